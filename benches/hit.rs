@@ -1,0 +1,4 @@
+//! What a hit costs.
+//!
+
+fn main() {}

@@ -1,0 +1,150 @@
+//! Who asks: the credential that a request presents, and the caller it stands for.
+//!
+//! A raw credential is borrowed from the request here and kept nowhere; what is remembered of a
+//! caller is a keyed hash, with a key that lives and dies with this process.
+
+use std::fmt;
+
+use http::header::{AUTHORIZATION, HOST};
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use super::BypassReason;
+
+/// The header that carries a token.
+pub const X_AUTH_TOKEN: HeaderName = HeaderName::from_static("x-auth-token");
+
+/// The credential of a request, or why it has none that counts.
+///
+/// # Errors
+/// With a token, whatever `Authorization` says besides is not the credential. Without one there is
+/// nothing here that could be trusted.
+pub fn credential(headers: &HeaderMap) -> Result<&HeaderValue, BypassReason> {
+    let mut tokens = headers.get_all(X_AUTH_TOKEN).iter();
+    match (tokens.next(), tokens.next()) {
+        (Some(_), Some(_)) => Err(BypassReason::RepeatedCredential),
+        (Some(token), None) if !is_blank(token) => Ok(token),
+        _ if has_signature(headers) => Err(BypassReason::UnverifiedSignature),
+        _ => Err(BypassReason::NoCredential),
+    }
+}
+
+/// Whether the request carries a signature that covers another `Host` than the upstream's.
+///
+/// Relayed, it is bound to fail there, and failures lock the access key: such a signature must
+/// never be sent on.
+pub fn signature_is_bound_elsewhere(headers: &HeaderMap, upstream_authority: &str) -> bool {
+    let covers_host = headers.get_all(AUTHORIZATION).iter().any(covers_host);
+    covers_host
+        && headers.get(HOST).is_none_or(|host| !host.as_bytes().eq_ignore_ascii_case(upstream_authority.as_bytes()))
+}
+
+/// Whether there is an `Authorization` that is not blank.
+pub fn has_signature(headers: &HeaderMap) -> bool {
+    headers.get_all(AUTHORIZATION).iter().any(|value| !is_blank(value))
+}
+
+/// `… SignedHeaders=content-type;host;x-sdk-date, Signature=…`, whatever the algorithm is called.
+fn covers_host(authorization: &HeaderValue) -> bool {
+    let lower = authorization.as_bytes().to_ascii_lowercase();
+    String::from_utf8_lossy(&lower)
+        .split([',', ' '])
+        .filter_map(|part| part.trim().strip_prefix("signedheaders="))
+        .any(|names| names.split(';').any(|name| name.trim() == "host"))
+}
+
+fn is_blank(value: &HeaderValue) -> bool {
+    value.as_bytes().iter().all(u8::is_ascii_whitespace)
+}
+
+/// A caller, known by a keyed hash of its credential.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Caller([u8; 32]);
+
+impl fmt::Debug for Caller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Even the hash stays out of logs: it would tell which requests share a credential.
+        f.write_str("Caller(…)")
+    }
+}
+
+/// Turns credentials into callers.
+pub struct Callers {
+    key: [u8; 32],
+}
+
+impl Callers {
+    /// With a key that should be random and told to nobody.
+    pub fn new(key: [u8; 32]) -> Self {
+        Self { key }
+    }
+
+    /// The caller that a token stands for.
+    pub fn of_token(&self, token: &HeaderValue) -> Caller {
+        Caller(*blake3::keyed_hash(&self.key, token.as_bytes()).as_bytes())
+    }
+}
+
+impl fmt::Debug for Callers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Callers(…)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+        pairs.iter().map(|&(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value))).collect()
+    }
+
+    #[test]
+    fn a_single_token_is_the_credential() {
+        for others in [&[][..], &[("authorization", "")], &[("authorization", "SDK-HMAC-SHA256 Access=A")]] {
+            let mut headers = headers(others);
+            headers.insert(X_AUTH_TOKEN, HeaderValue::from_static("t"));
+            assert_eq!(credential(&headers).map(HeaderValue::as_bytes), Ok(&b"t"[..]));
+        }
+    }
+
+    #[test]
+    fn anything_else_is_no_credential() {
+        for (pairs, reason) in [
+            (&[][..], BypassReason::NoCredential),
+            (&[("x-auth-token", "")], BypassReason::NoCredential),
+            (&[("x-auth-token", "  ")], BypassReason::NoCredential),
+            (&[("authorization", " ")], BypassReason::NoCredential),
+            (&[("authorization", "SDK-HMAC-SHA256 Access=A")], BypassReason::UnverifiedSignature),
+            (&[("x-auth-token", "t"), ("x-auth-token", "t")], BypassReason::RepeatedCredential),
+            (&[("x-auth-token", ""), ("x-auth-token", "t")], BypassReason::RepeatedCredential),
+        ] {
+            assert_eq!(credential(&headers(pairs)), Err(reason), "{pairs:?}");
+        }
+    }
+
+    #[test]
+    fn a_signature_over_another_host_is_recognised() {
+        let signed = "SDK-HMAC-SHA256 Access=A, SignedHeaders=content-type;host;x-sdk-date, Signature=00";
+        let unsigned = "SDK-HMAC-SHA256 Access=A, SignedHeaders=accept;x-sdk-date, Signature=00";
+        let bound = |authorization, host| {
+            signature_is_bound_elsewhere(
+                &headers(&[("authorization", authorization), ("host", host)]),
+                "upstream.example",
+            )
+        };
+        assert!(bound(signed, "127.0.0.1:8080"));
+        assert!(bound("X Access=A,SignedHeaders=Host,Signature=00", "127.0.0.1:8080"));
+        assert!(!bound(signed, "Upstream.Example"));
+        assert!(!bound(unsigned, "127.0.0.1:8080"));
+    }
+
+    #[test]
+    fn callers_differ_by_token_and_by_process_and_show_nothing() {
+        let (one, other) = (Callers::new([1; 32]), Callers::new([2; 32]));
+        let (a, b) = (HeaderValue::from_static("token-a"), HeaderValue::from_static("token-b"));
+        assert_eq!(one.of_token(&a), one.of_token(&a));
+        assert_ne!(one.of_token(&a), one.of_token(&b));
+        assert_ne!(one.of_token(&a), other.of_token(&a));
+        assert_eq!(format!("{:?} {one:?}", one.of_token(&a)), "Caller(…) Callers(…)");
+    }
+}

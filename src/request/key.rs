@@ -1,0 +1,135 @@
+//! The key: everything an answer may depend on, and all that is sent upstream to get it.
+//!
+//! The upstream request is built from the key and nothing else of the caller's request but its
+//! credential, so a header or spelling that is not in the key cannot change what is stored under it.
+
+use std::fmt;
+use std::sync::Arc;
+
+use http::header::{CACHE_CONTROL, IF_RANGE, PRAGMA, RANGE};
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderName, HeaderValue, Uri};
+
+use super::{BypassReason, query};
+use crate::catalogue::{Catalogue, Operation, Origin};
+
+const X_PROJECT_ID: HeaderName = HeaderName::from_static("x-project-id");
+
+/// What an answer is kept under, apart from whom it was given to.
+///
+/// Parts are separate fields, so no two different requests can run together into one key.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Key {
+    origin: Arc<Origin>,
+    operation: Arc<Operation>,
+    project_id: Box<str>,
+    query: Box<str>,
+    headers: Box<[(HeaderName, HeaderValue)]>,
+}
+
+impl Key {
+    /// Reads the key of a request for an operation. Its hop-by-hop headers are gone by now, so
+    /// whether it has a body is told, not read.
+    ///
+    /// # Errors
+    /// The reason to bypass, where the request has something that a key can't express.
+    pub fn read(
+        catalogue: &Catalogue,
+        operation: &Arc<Operation>,
+        project_id: &str,
+        query: Option<&str>,
+        headers: &HeaderMap,
+        has_body: bool,
+    ) -> Result<Self, BypassReason> {
+        if !is_project_id(project_id) {
+            return Err(BypassReason::ProjectId);
+        }
+        if headers.get_all(X_PROJECT_ID).iter().any(|named| named != project_id) {
+            return Err(BypassReason::ProjectMismatch);
+        }
+        if has_body {
+            return Err(BypassReason::Body);
+        }
+        if headers.contains_key(RANGE) || headers.contains_key(IF_RANGE) {
+            return Err(BypassReason::Range);
+        }
+        if headers.contains_key(CACHE_CONTROL) || headers.contains_key(PRAGMA) {
+            return Err(BypassReason::ClientCacheControl);
+        }
+        Ok(Self {
+            origin: Arc::clone(catalogue.origin(operation.service)),
+            operation: Arc::clone(operation),
+            project_id: project_id.into(),
+            query: query::canonical(query, operation.parameters)?,
+            headers: keyed_headers(catalogue.keyed_headers(), headers)?,
+        })
+    }
+
+    /// The operation asked for.
+    pub fn operation(&self) -> &Arc<Operation> {
+        &self.operation
+    }
+
+    /// The project it is asked in.
+    pub fn project_id(&self) -> &str {
+        &self.project_id
+    }
+
+    /// The canonical query, without the `?`.
+    pub fn query(&self) -> &str {
+        &self.query
+    }
+
+    /// The keyed headers that the request has, in the configured order.
+    pub fn headers(&self) -> &[(HeaderName, HeaderValue)] {
+        &self.headers
+    }
+
+    /// The service instance that is asked.
+    pub fn origin(&self) -> &Origin {
+        &self.origin
+    }
+
+    /// The URI to ask upstream.
+    pub fn uri(&self) -> Uri {
+        let mut target = self.operation.path(&self.project_id);
+        if !self.query.is_empty() {
+            target.push('?');
+            target.push_str(&self.query);
+        }
+        // Template, project id and canonical query hold URI characters only; an overlong one is
+        // refused before a key is read.
+        let target = PathAndQuery::try_from(target).unwrap_or_else(|_| PathAndQuery::from_static("/"));
+        self.origin.uri(target)
+    }
+
+    /// Bytes of memory it holds, roughly.
+    pub fn size(&self) -> usize {
+        let headers: usize = self.headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+        size_of::<Self>() + self.project_id.len() + self.query.len() + headers
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} {:?}", self.operation.name, self.uri(), self.headers)
+    }
+}
+
+fn is_project_id(text: &str) -> bool {
+    (1..=255).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte))
+}
+
+fn keyed_headers(names: &[HeaderName], headers: &HeaderMap) -> Result<Box<[(HeaderName, HeaderValue)]>, BypassReason> {
+    let mut keyed = Vec::new();
+    for name in names {
+        let mut values = headers.get_all(name).iter();
+        if let Some(value) = values.next() {
+            keyed.push((name.clone(), value.clone()));
+        }
+        if values.next().is_some() {
+            return Err(BypassReason::RepeatedHeader);
+        }
+    }
+    Ok(keyed.into_boxed_slice())
+}

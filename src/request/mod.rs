@@ -1,0 +1,119 @@
+//! What is asked, and by whom: pure functions from a request's head to a route, a caller and a key.
+//!
+//! Nothing here waits, reads a clock or touches a socket, so `serve`, `explain` and the property
+//! tests run the same code. What these functions don't fully understand becomes a
+//! [`BypassReason`], never a guess.
+
+pub mod caller;
+pub mod hop;
+pub mod key;
+pub mod query;
+pub mod route;
+
+/// Why a request for a known operation is forwarded as it is, and its answer not kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum BypassReason {
+    /// The operator has switched the cache off.
+    Mode,
+    /// No credential, or a blank one.
+    NoCredential,
+    /// The credential header is there more than once.
+    RepeatedCredential,
+    /// The only credential is a signature, which this gateway has not verified.
+    UnverifiedSignature,
+    /// A project id outside `[A-Za-z0-9_-]{1,255}`.
+    ProjectId,
+    /// `X-Project-Id` names another project than the path.
+    ProjectMismatch,
+    /// A header that is part of the key is there more than once.
+    RepeatedHeader,
+    /// A GET or HEAD with a body.
+    Body,
+    /// `Range` or `If-Range`.
+    Range,
+    /// The client gave caching directives of its own.
+    ClientCacheControl,
+    /// A query parameter is there more than once.
+    RepeatedParameter,
+    /// A `+` in the query: a space to some servers, a plus to others.
+    Plus,
+    /// A `;` in the query: a separator to some servers.
+    Semicolon,
+    /// A bad percent-escape, or bytes that are not UTF-8 once decoded.
+    Encoding,
+    /// A control character in the query.
+    ControlCharacter,
+    /// A query parameter without a name or without `=`.
+    MalformedParameter,
+    /// The answer was too large to hold; it was asked for again and streamed.
+    TooLarge,
+}
+
+impl BypassReason {
+    /// All of them, for tables and tests.
+    pub const ALL: [Self; 17] = [
+        Self::Mode,
+        Self::NoCredential,
+        Self::RepeatedCredential,
+        Self::UnverifiedSignature,
+        Self::ProjectId,
+        Self::ProjectMismatch,
+        Self::RepeatedHeader,
+        Self::Body,
+        Self::Range,
+        Self::ClientCacheControl,
+        Self::RepeatedParameter,
+        Self::Plus,
+        Self::Semicolon,
+        Self::Encoding,
+        Self::ControlCharacter,
+        Self::MalformedParameter,
+        Self::TooLarge,
+    ];
+
+    /// The name used alike as metric label, log field and `Cache-Status` detail.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Mode => "mode",
+            Self::NoCredential => "no-credential",
+            Self::RepeatedCredential => "repeated-credential",
+            Self::UnverifiedSignature => "unverified-signature",
+            Self::ProjectId => "project-id",
+            Self::ProjectMismatch => "project-mismatch",
+            Self::RepeatedHeader => "repeated-header",
+            Self::Body => "body",
+            Self::Range => "range",
+            Self::ClientCacheControl => "client-cache-control",
+            Self::RepeatedParameter => "repeated-parameter",
+            Self::Plus => "plus",
+            Self::Semicolon => "semicolon",
+            Self::Encoding => "encoding",
+            Self::ControlCharacter => "control-character",
+            Self::MalformedParameter => "malformed-parameter",
+            Self::TooLarge => "too-large",
+        }
+    }
+
+    /// The same for a person.
+    pub fn describe(self) -> &'static str {
+        match self {
+            Self::Mode => "the cache is switched off (mode = \"bypass\")",
+            Self::NoCredential => "no X-Auth-Token: upstream decides, and nothing is kept",
+            Self::RepeatedCredential => "X-Auth-Token is there more than once",
+            Self::UnverifiedSignature => "signed with an access key, which is not verified here",
+            Self::ProjectId => "the project id is not 1 to 255 of A-Z a-z 0-9 _ -",
+            Self::ProjectMismatch => "X-Project-Id names another project than the path",
+            Self::RepeatedHeader => "a header that is part of the key is there more than once",
+            Self::Body => "the request has a body",
+            Self::Range => "the request asks for a range",
+            Self::ClientCacheControl => "the request has Cache-Control or Pragma directives",
+            Self::RepeatedParameter => "a query parameter is there more than once",
+            Self::Plus => "the query has a '+', which servers read in two ways",
+            Self::Semicolon => "the query has a ';', which servers read in two ways",
+            Self::Encoding => "the query has a bad percent-escape or is not UTF-8",
+            Self::ControlCharacter => "the query has a control character",
+            Self::MalformedParameter => "a query parameter has no name or no '='",
+            Self::TooLarge => "the answer was too large to hold, so it was streamed",
+        }
+    }
+}
