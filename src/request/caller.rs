@@ -13,11 +13,10 @@ use super::BypassReason;
 /// The header that carries a token.
 pub const X_AUTH_TOKEN: HeaderName = HeaderName::from_static("x-auth-token");
 
-/// The credential of a request, or why it has none that counts.
+/// The credential of a request. With a token, whatever `Authorization` says besides is not it.
 ///
 /// # Errors
-/// With a token, whatever `Authorization` says besides is not the credential. Without one there is
-/// nothing here that could be trusted.
+/// Why the request has none that counts: nothing else here could be trusted.
 pub fn credential(headers: &HeaderMap) -> Result<&HeaderValue, BypassReason> {
     let mut tokens = headers.get_all(X_AUTH_TOKEN).iter();
     match (tokens.next(), tokens.next()) {
@@ -38,8 +37,13 @@ pub fn signature_is_bound_elsewhere(headers: &HeaderMap, upstream_authority: &st
         && headers.get(HOST).is_none_or(|host| !host.as_bytes().eq_ignore_ascii_case(upstream_authority.as_bytes()))
 }
 
+/// Whether there is a token that is not blank.
+pub fn has_token(headers: &HeaderMap) -> bool {
+    headers.get_all(X_AUTH_TOKEN).iter().any(|value| !is_blank(value))
+}
+
 /// Whether there is an `Authorization` that is not blank.
-pub fn has_signature(headers: &HeaderMap) -> bool {
+fn has_signature(headers: &HeaderMap) -> bool {
     headers.get_all(AUTHORIZATION).iter().any(|value| !is_blank(value))
 }
 

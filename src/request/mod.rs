@@ -6,9 +6,14 @@
 
 pub mod caller;
 pub mod hop;
+pub mod id;
 pub mod key;
 pub mod query;
 pub mod route;
+pub mod target;
+
+/// The header that names one request and its answer; never shared between answers.
+pub const X_REQUEST_ID: http::HeaderName = http::HeaderName::from_static("x-request-id");
 
 /// Why a request for a known operation is forwarded as it is, and its answer not kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -1,0 +1,173 @@
+//! Coalescing: at most one fetch in flight per key; everyone who asks meanwhile is fed from it.
+//!
+//! Knows nothing of what is fetched or how. Whoever boards first gets the [`Pilot`], to be flown in
+//! a task of its own: passengers who leave change nothing, and a pilot who is dropped without
+//! landing (a panic, say) lets its passengers go at once. Passengers are fed by the flight itself,
+//! never by reading the cache again, which may have refused the entry.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::watch;
+
+/// What is in flight.
+pub struct Flights<K, T> {
+    shared: Arc<Shared<K, T>>,
+}
+
+struct Shared<K, T> {
+    aloft: Mutex<HashMap<K, watch::Receiver<Option<T>>>>,
+    waiting: AtomicUsize,
+}
+
+impl<K, T> Default for Flights<K, T> {
+    fn default() -> Self {
+        Self { shared: Arc::new(Shared { aloft: Mutex::default(), waiting: AtomicUsize::new(0) }) }
+    }
+}
+
+impl<K: Eq + Hash + Clone, T: Clone> Flights<K, T> {
+    /// Boards the flight for a key. With a pilot, the flight is new and has to be flown.
+    pub fn board(&self, key: &K) -> (Passenger<K, T>, Option<Pilot<K, T>>) {
+        let mut aloft = self.shared.aloft();
+        if let Some(flight) = aloft.get(key) {
+            self.shared.waiting.fetch_add(1, Ordering::Relaxed);
+            let shared = Some(Arc::clone(&self.shared));
+            return (Passenger { flight: flight.clone(), shared }, None);
+        }
+        let (landing, flight) = watch::channel(None);
+        aloft.insert(key.clone(), flight.clone());
+        let pilot = Pilot { key: key.clone(), landing, shared: Arc::clone(&self.shared) };
+        (Passenger { flight, shared: None }, Some(pilot))
+    }
+
+    /// Lets nobody board the present flights any more; who is aboard arrives.
+    pub fn close_all(&self) {
+        self.shared.aloft().clear();
+    }
+
+    /// How many wait for a flight that another request began.
+    pub fn waiting(&self) -> usize {
+        self.shared.waiting.load(Ordering::Relaxed)
+    }
+}
+
+impl<K, T> Shared<K, T> {
+    fn aloft(&self) -> MutexGuard<'_, HashMap<K, watch::Receiver<Option<T>>>> {
+        self.aloft.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The duty to land a flight.
+pub struct Pilot<K: Eq + Hash, T> {
+    key: K,
+    landing: watch::Sender<Option<T>>,
+    shared: Arc<Shared<K, T>>,
+}
+
+impl<K: Eq + Hash, T> Pilot<K, T> {
+    /// What is being fetched.
+    pub fn key(&self) -> &K {
+        &self.key
+    }
+
+    /// Ends boarding, then gives everyone aboard the answer at once.
+    pub fn land(self, answer: T) {
+        self.end_boarding();
+        self.landing.send_replace(Some(answer));
+    }
+
+    fn end_boarding(&self) {
+        let mut aloft = self.shared.aloft();
+        // After `close_all` a newer flight may have the key.
+        if aloft.get(&self.key).is_some_and(|flight| flight.same_channel(&self.landing.subscribe())) {
+            aloft.remove(&self.key);
+        }
+    }
+}
+
+impl<K: Eq + Hash, T> Drop for Pilot<K, T> {
+    fn drop(&mut self) {
+        self.end_boarding();
+    }
+}
+
+/// Someone who waits for a flight to land.
+pub struct Passenger<K, T> {
+    flight: watch::Receiver<Option<T>>,
+    /// Present for those who didn't begin the flight, and so are counted as waiting.
+    shared: Option<Arc<Shared<K, T>>>,
+}
+
+impl<K, T: Clone> Passenger<K, T> {
+    /// Waits for the answer; `None` if the flight was lost.
+    pub async fn arrive(mut self) -> Option<T> {
+        self.flight.wait_for(Option::is_some).await.ok().and_then(|landed| landed.clone())
+    }
+}
+
+impl<K, T> Drop for Passenger<K, T> {
+    fn drop(&mut self) {
+        if let Some(shared) = &self.shared {
+            shared.waiting.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_first_aboard_flies_and_everyone_arrives() {
+        let flights = Flights::default();
+        let (first, pilot) = flights.board(&"key");
+        let (second, none) = flights.board(&"key");
+        assert!(none.is_none());
+        assert_eq!(flights.waiting(), 1);
+        pilot.unwrap().land(42);
+        assert_eq!((first.arrive().await, second.arrive().await), (Some(42), Some(42)));
+        assert_eq!(flights.waiting(), 0);
+        assert!(flights.board(&"key").1.is_some(), "a landed flight takes nobody aboard");
+    }
+
+    #[tokio::test]
+    async fn passengers_who_leave_change_nothing() {
+        let flights = Flights::default();
+        let (first, pilot) = flights.board(&"key");
+        let (second, _) = flights.board(&"key");
+        drop(first);
+        let (third, none) = flights.board(&"key");
+        assert!(none.is_none());
+        drop(third);
+        assert_eq!(flights.waiting(), 1);
+        pilot.unwrap().land(1);
+        assert_eq!(second.arrive().await, Some(1));
+    }
+
+    #[tokio::test]
+    async fn a_lost_flight_lets_its_passengers_go() {
+        let flights = Flights::<_, u8>::default();
+        let (first, pilot) = flights.board(&"key");
+        let (second, _) = flights.board(&"key");
+        drop(pilot);
+        assert_eq!((first.arrive().await, second.arrive().await), (None, None));
+        assert!(flights.board(&"key").1.is_some());
+    }
+
+    #[tokio::test]
+    async fn a_closed_flight_lands_without_touching_the_next() {
+        let flights = Flights::default();
+        let (old, old_pilot) = flights.board(&"key");
+        flights.close_all();
+        let (new, new_pilot) = flights.board(&"key");
+        old_pilot.unwrap().land("old");
+        let (late, none) = flights.board(&"key");
+        assert!(none.is_none(), "the new flight still takes passengers");
+        new_pilot.unwrap().land("new");
+        assert_eq!(old.arrive().await, Some("old"));
+        assert_eq!((new.arrive().await, late.arrive().await), (Some("new"), Some("new")));
+    }
+}

@@ -1,0 +1,113 @@
+//! Where entries are kept: the only file that knows moka.
+//!
+//! moka bounds memory and nothing else. Whether an entry may still be given is decided by
+//! [`super::freshness`]; moka's own time limit merely frees what that rule would never give again.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use moka::notification::RemovalCause;
+use moka::sync::Cache;
+
+use super::entry::Entry;
+use crate::request::caller::Caller;
+use crate::request::key::Key;
+
+/// Where an entry is kept: what was asked, and by whom. Entries are not shared between callers.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Slot {
+    /// Who asked.
+    pub caller: Caller,
+    /// What was asked.
+    pub key: Key,
+}
+
+/// What a purge removes. Conditions add up; none at all means everything.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Selection {
+    /// Only entries of this operation.
+    pub operation: Option<String>,
+    /// Only entries of this project.
+    pub project_id: Option<String>,
+}
+
+impl Selection {
+    fn holds(&self, key: &Key) -> bool {
+        self.operation.as_deref().is_none_or(|name| name == key.operation().name)
+            && self.project_id.as_deref().is_none_or(|project_id| project_id == key.project_id())
+    }
+}
+
+/// A moment between two purges.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Epoch(u64);
+
+/// The entries, bounded by bytes.
+pub struct Store {
+    entries: Cache<Slot, Arc<Entry>>,
+    epoch: AtomicU64,
+}
+
+/// What moka needs besides the bytes it is told of: its own nodes and our `Arc`. Estimated from
+/// moka's structures; being somewhat off shifts the bound, not correctness.
+const OVERHEAD: usize = 256;
+
+impl Store {
+    /// A store of at most `max_bytes`, freeing entries once they are older than `longest_ttl` and
+    /// telling `evicted` why whenever one has to go that nobody asked to remove.
+    pub fn new(max_bytes: u64, longest_ttl: Duration, evicted: impl Fn(&'static str) + Send + Sync + 'static) -> Self {
+        let entries = Cache::builder()
+            .max_capacity(max_bytes)
+            .weigher(|slot: &Slot, entry: &Arc<Entry>| {
+                u32::try_from(OVERHEAD + slot.key.size() + size_of::<Caller>() + entry.size()).unwrap_or(u32::MAX)
+            })
+            .time_to_live(longest_ttl)
+            .eviction_listener(move |_slot, _entry, cause| match cause {
+                RemovalCause::Size => evicted("size"),
+                RemovalCause::Expired => evicted("expired"),
+                RemovalCause::Explicit | RemovalCause::Replaced => {}
+            })
+            .build();
+        Self { entries, epoch: AtomicU64::new(0) }
+    }
+
+    /// The entry in a slot, fresh or not.
+    pub fn get(&self, slot: &Slot) -> Option<Arc<Entry>> {
+        self.entries.get(slot)
+    }
+
+    /// The present epoch; note it before asking upstream.
+    pub fn epoch(&self) -> Epoch {
+        Epoch(self.epoch.load(Ordering::SeqCst))
+    }
+
+    /// Keeps an entry, unless there was a purge since it was asked for. Says whether it did (though
+    /// moka may prefer what it has).
+    pub fn insert(&self, slot: Slot, entry: Arc<Entry>, asked: Epoch) -> bool {
+        if self.epoch() != asked {
+            return false;
+        }
+        self.entries.insert(slot.clone(), entry);
+        // A purge first begins a new epoch and then removes what it finds: either it found this
+        // entry, or this look finds the purge.
+        let kept = self.epoch() == asked;
+        if !kept {
+            self.entries.invalidate(&slot);
+        }
+        kept
+    }
+
+    /// Removes the selected entries and says how many. What is being fetched meanwhile is not kept.
+    pub fn purge(&self, selection: &Selection) -> usize {
+        self.epoch.fetch_add(1, Ordering::SeqCst);
+        let selected = self.entries.iter().filter(|(slot, _)| selection.holds(&slot.key));
+        selected.map(|(slot, _)| self.entries.invalidate(slot.as_ref())).count()
+    }
+
+    /// How many entries there are and how many bytes they hold.
+    pub fn usage(&self) -> (u64, u64) {
+        self.entries.run_pending_tasks();
+        (self.entries.entry_count(), self.entries.weighted_size())
+    }
+}

@@ -1,0 +1,238 @@
+//! Values with a form of their own: durations, sizes, addresses, URLs and names. Each is read from
+//! text in one place and says what is allowed when the text is wrong.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::net::SocketAddr;
+use std::str::FromStr;
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use http::header::{AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, HOST, TRANSFER_ENCODING};
+use http::uri::Scheme;
+use http::{HeaderName, Uri};
+use serde::de::{Error as _, Unexpected, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::catalogue::Origin;
+use crate::request::caller::X_AUTH_TOKEN;
+
+/// A duration greater than zero.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Span(pub Duration);
+
+/// A number of bytes greater than zero.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Size(pub u64);
+
+/// An address and port to listen on; port 0 lets the system choose.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Address(pub SocketAddr);
+
+/// The URL of an upstream service: scheme, host and port.
+#[derive(Clone, PartialEq, Eq)]
+pub struct BaseUrl(pub Origin);
+
+/// A request header that answers may depend on.
+#[derive(Clone, PartialEq, Eq)]
+pub struct HeaderField(pub HeaderName);
+
+/// The name of a region.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Region(String);
+
+/// A log level.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Level(pub tracing::Level);
+
+impl Size {
+    /// As a length in memory.
+    pub fn bytes(self) -> usize {
+        usize::try_from(self.0).unwrap_or(usize::MAX)
+    }
+}
+
+/// What is allowed, for the error.
+trait Allowed {
+    const ALLOWED: &'static str;
+}
+
+/// A wrong value as it may be shown: a password in a URL is not.
+fn without_user(text: &str) -> Cow<'_, str> {
+    match text.rsplit_once('@') {
+        Some((user, host)) => {
+            let scheme = user.split_once("://").map_or("", |(scheme, _)| scheme);
+            Cow::Owned(format!("{scheme}://…@{host}"))
+        }
+        None => Cow::Borrowed(text),
+    }
+}
+
+/// `FromStr` with our own words, and through it serde both ways.
+macro_rules! read_from_text {
+    ($type:ty, $allowed:literal, $parse:expr) => {
+        impl Allowed for $type {
+            const ALLOWED: &'static str = $allowed;
+        }
+
+        impl FromStr for $type {
+            type Err = String;
+
+            fn from_str(text: &str) -> Result<Self, String> {
+                let parse: fn(&str) -> Option<Self> = $parse;
+                parse(text)
+                    .ok_or_else(|| format!("{:?} is not allowed: expected {}", without_user(text), Self::ALLOWED))
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $type {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                struct Text;
+
+                impl Visitor<'_> for Text {
+                    type Value = $type;
+
+                    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                        f.write_str(<$type as Allowed>::ALLOWED)
+                    }
+
+                    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<$type, E> {
+                        text.parse().map_err(|_| E::invalid_value(Unexpected::Str(&without_user(text)), &self))
+                    }
+                }
+
+                deserializer.deserialize_str(Text).map_err(D::Error::custom)
+            }
+        }
+
+        impl Serialize for $type {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+
+        impl fmt::Debug for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{:?}", self.to_string())
+            }
+        }
+    };
+}
+
+read_from_text!(Span, "a duration of more than zero with a unit, such as \"500ms\", \"30s\" or \"5m\"", |text| {
+    humantime::parse_duration(text).ok().filter(|duration| !duration.is_zero()).map(Span)
+});
+
+read_from_text!(Size, "a size of more than zero with a unit, such as \"64KiB\" or \"64MiB\"", |text| {
+    // bytesize takes a bare number for bytes; a forgotten unit is more likely.
+    let has_unit = text.ends_with(|last: char| last.is_ascii_alphabetic());
+    text.parse::<ByteSize>().ok().map(|size| size.as_u64()).filter(|&bytes| has_unit && bytes > 0).map(Size)
+});
+
+read_from_text!(Address, "an IP address and a port, such as \"127.0.0.1:8080\"", |text| {
+    text.parse().ok().map(Address)
+});
+
+read_from_text!(BaseUrl, "an http or https URL of a host and maybe a port, with no path, query or user", |text| {
+    let parts = text.parse::<Uri>().ok()?.into_parts();
+    let scheme = parts.scheme.filter(|scheme| *scheme == Scheme::HTTP || *scheme == Scheme::HTTPS)?;
+    let authority =
+        parts.authority.filter(|authority| !authority.as_str().contains('@') && !authority.host().is_empty())?;
+    let has_path = parts.path_and_query.is_some_and(|path| path.as_str() != "/");
+    (!has_path).then(|| BaseUrl(Origin::new(scheme, authority)))
+});
+
+read_from_text!(HeaderField, "a header name, but not of a credential, of Host or of a body's framing", |text| {
+    let name = HeaderName::from_str(text).ok()?;
+    // A credential in the key would be kept in clear; the others are this gateway's own to set.
+    let forbidden =
+        [X_AUTH_TOKEN, AUTHORIZATION, COOKIE, HOST, CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING].contains(&name);
+    (!forbidden).then_some(HeaderField(name))
+});
+
+read_from_text!(Region, "1 to 64 of a-z 0-9 -, such as \"cn-north-4\"", |text| {
+    let is_name = text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-');
+    (is_name && (1..=64).contains(&text.len())).then(|| Region(text.to_owned()))
+});
+
+read_from_text!(Level, "error, warn, info, debug or trace", |text| {
+    let levels = ["error", "warn", "info", "debug", "trace"];
+    levels.contains(&text).then(|| text.parse().ok()).flatten().map(Level)
+});
+
+impl fmt::Display for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        humantime::format_duration(self.0).fmt(f)
+    }
+}
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The largest unit that loses nothing, so that what is printed can be read back.
+        let units = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
+        let (unit, name) = units.into_iter().find(|(unit, _)| self.0.is_multiple_of(*unit)).unwrap_or((1, "B"));
+        write!(f, "{}{name}", self.0 / unit)
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Display for BaseUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Display for HeaderField {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Display for Region {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Display for Level {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.as_str().to_ascii_lowercase())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_printed_can_be_read_back() {
+        for text in ["1ms", "35s", "5m", "1h 30m"] {
+            assert_eq!(text.parse::<Span>().unwrap().to_string(), text);
+        }
+        for text in ["1B", "1025B", "64KiB", "64MiB", "3GiB"] {
+            assert_eq!(text.parse::<Size>().unwrap().to_string(), text);
+        }
+        assert_eq!("1.5KiB".parse::<Size>().unwrap().to_string(), "1536B");
+        assert_eq!("https://h:8443/".parse::<BaseUrl>().unwrap().to_string(), "https://h:8443");
+    }
+
+    #[test]
+    fn what_is_not_allowed_says_what_is() {
+        for text in ["https://user:secret@h", "//h", "h", "https://", "https://h/p", "https://h?q", "https://h/?q"] {
+            let message = text.parse::<BaseUrl>().unwrap_err();
+            assert!(message.contains("expected an http or https URL"), "{message}");
+            assert!(!message.contains("secret"), "{message}");
+        }
+        for text in ["", "5", "-1s", "5 parsecs"] {
+            assert!(text.parse::<Span>().unwrap_err().contains("\"5m\""));
+        }
+        for text in ["", "5", "-1MiB", "0MiB", "5 apples"] {
+            assert!(text.parse::<Size>().unwrap_err().contains("\"64MiB\""));
+        }
+    }
+}

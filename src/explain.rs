@@ -1,0 +1,170 @@
+//! What the gateway would do with a request, and why: the very steps of the path, up to the point
+//! where something would be looked up or sent.
+
+use std::fmt;
+use std::sync::Arc;
+
+use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::{HeaderMap, HeaderValue, Method, Uri};
+use serde::Serialize;
+
+use crate::catalogue::{Catalogue, Operation};
+use crate::config::Mode;
+use crate::request::BypassReason;
+use crate::request::caller;
+use crate::request::hop::{self, Via};
+use crate::request::key::Key;
+use crate::request::route::{self, Route};
+use crate::upstream::client;
+
+/// A request to explain; a GET.
+pub struct Asked<'a> {
+    /// A path, or a URL whose host is not looked at.
+    pub url: &'a str,
+    /// Its headers.
+    pub headers: HeaderMap,
+}
+
+/// What would be done with a request.
+#[derive(Debug, Serialize)]
+pub struct Explanation {
+    /// In one sentence.
+    verdict: String,
+    /// What would be answered from memory, for one of the operations.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    operation: Option<AskedOperation>,
+    /// Where a request that is not answered from memory would go.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    forwarded_to: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct AskedOperation {
+    name: &'static str,
+    service: &'static str,
+    project_id: String,
+    credential: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key: Option<KeyParts>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bypass: Option<Bypass>,
+}
+
+#[derive(Debug, Serialize)]
+struct KeyParts {
+    canonical_query: String,
+    keyed_headers: Vec<String>,
+    ttl: String,
+    upstream_request: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct Bypass {
+    reason: &'static str,
+    because: &'static str,
+}
+
+/// Explains a request.
+///
+/// # Errors
+/// If the URL can't be read as one.
+pub fn explain(catalogue: &Catalogue, mode: Mode, asked: Asked<'_>) -> Result<Explanation, String> {
+    let uri: Uri = asked.url.parse().ok().filter(|uri: &Uri| uri.path().starts_with('/')).ok_or_else(|| {
+        format!("{:?} is not allowed: expected a path or a URL, such as /v2/PROJECT/products", asked.url)
+    })?;
+    let mut headers = asked.headers;
+    let has_body = declares_body(&headers);
+    hop::strip(&mut headers);
+    let target = uri.path_and_query().map_or("/", |target| target.as_str());
+
+    Ok(match route::find(catalogue, &Method::GET, uri.path()) {
+        Route::Operation(operation, project_id) => {
+            let credential = caller::credential(&headers);
+            let key = Key::read(catalogue, operation, project_id, uri.query(), &headers, has_body);
+            let bypass = match (mode, &credential, &key) {
+                (Mode::Bypass, _, _) => Some(BypassReason::Mode),
+                (_, Err(reason), _) | (_, _, Err(reason)) => Some(*reason),
+                _ => None,
+            };
+            let verdict = match bypass {
+                None => "answered from memory while fresh; otherwise asked of upstream, once, and kept".to_owned(),
+                Some(reason) => format!("forwarded as it is and not kept: {}", reason.describe()),
+            };
+            Explanation {
+                verdict,
+                forwarded_to: bypass.map(|_| format!("{}{target}", catalogue.origin(operation.service))),
+                operation: Some(AskedOperation {
+                    name: operation.name,
+                    service: operation.service.as_str(),
+                    project_id: project_id.to_owned(),
+                    credential: match credential {
+                        Ok(_) => "X-Auth-Token (not shown)",
+                        Err(reason) => reason.describe(),
+                    },
+                    key: key.ok().map(|key| key_parts(&key, operation)),
+                    bypass: bypass.map(|reason| Bypass { reason: reason.as_str(), because: reason.describe() }),
+                }),
+            }
+        }
+        Route::PassThrough(service) => Explanation {
+            verdict: format!("passed through to {}, streamed, never kept", service.as_str()),
+            operation: None,
+            forwarded_to: Some(format!("{}{target}", catalogue.origin(service))),
+        },
+        Route::Unknown => Explanation {
+            verdict: "answered 404 here: the path belongs to neither service".to_owned(),
+            operation: None,
+            forwarded_to: None,
+        },
+    })
+}
+
+fn declares_body(headers: &HeaderMap) -> bool {
+    headers.contains_key(TRANSFER_ENCODING) || headers.get_all(CONTENT_LENGTH).iter().any(|length| length != "0")
+}
+
+fn key_parts(key: &Key, operation: &Arc<Operation>) -> KeyParts {
+    let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+    let request = client::question(key, HeaderValue::from_static("-"), "-", &Via::new(0));
+    let mut upstream_request = vec![format!("GET {}", request.uri())];
+    // Three differ by caller, by request and by process.
+    upstream_request.extend(request.headers().iter().map(|(name, value)| match name.as_str() {
+        "x-auth-token" => format!("{name}: (the caller's, not shown)"),
+        "x-request-id" => format!("{name}: (32 hex digits)"),
+        "via" => format!("{name}: 1.1 workspace-gateway-(this process)"),
+        _ => format!("{name}: {}", text(value)),
+    }));
+    KeyParts {
+        canonical_query: key.query().to_owned(),
+        keyed_headers: key.headers().iter().map(|(name, value)| format!("{name}: {}", text(value))).collect(),
+        ttl: humantime::format_duration(operation.ttl).to_string(),
+        upstream_request,
+    }
+}
+
+impl fmt::Display for Explanation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "verdict          {}", self.verdict)?;
+        if let Some(operation) = &self.operation {
+            writeln!(f, "operation        {} of {}", operation.name, operation.service)?;
+            writeln!(f, "scope            {} in project {}", operation.name, operation.project_id)?;
+            writeln!(f, "credential       {}", operation.credential)?;
+            if let Some(bypass) = &operation.bypass {
+                writeln!(f, "bypass           {}", bypass.reason)?;
+            }
+            if let Some(key) = &operation.key {
+                let shown = |text: &str| if text.is_empty() { "(empty)".to_owned() } else { text.to_owned() };
+                writeln!(f, "canonical query  {}", shown(&key.canonical_query))?;
+                writeln!(f, "keyed headers    {}", shown(&key.keyed_headers.join(", ")))?;
+                writeln!(f, "ttl              {}", key.ttl)?;
+                for (index, line) in key.upstream_request.iter().enumerate() {
+                    writeln!(f, "{:<17}{line}", if index == 0 { "asked upstream" } else { "" })?;
+                }
+            }
+        }
+        if let Some(url) = &self.forwarded_to {
+            writeln!(f, "forwarded to     {url}")?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,432 @@
+//! THE PATH: the only file that knows the order of the steps.
+//!
+//! ```text
+//! accept → route → caller → key → look up → coalesce → fetch → store → compose → record
+//! ```
+//!
+//! The steps live in their own modules and never call each other; this file calls them, one after
+//! the other. A request enters and its answer leaves by [`Gateway::handle`].
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::header::AUTHORIZATION;
+use http::request::Parts;
+use http::{HeaderValue, Method, Request, Response};
+use http_body::Body;
+
+use crate::cache::admission;
+use crate::cache::entry::Entry;
+use crate::cache::flights::{Flights, Pilot};
+use crate::cache::freshness::{Freshness, Life};
+use crate::cache::store::{Epoch, Selection, Slot, Store};
+use crate::catalogue::{Catalogue, Operation, Service};
+use crate::clock::Clock;
+use crate::config::{Config, Mode};
+use crate::reply::body::{Content, ReplyBody};
+use crate::reply::compose::{self, CacheStatus, Forward};
+use crate::reply::error::{Blame, Problem};
+use crate::request::caller::{self, Callers};
+use crate::request::hop::{self, Via};
+use crate::request::id::RequestIds;
+use crate::request::key::Key;
+use crate::request::route::{self, Route};
+use crate::request::{BypassReason, target};
+use crate::telemetry::metrics::Metrics;
+use crate::telemetry::outcome::{Outcome, Record};
+use crate::upstream::client::{self, Limits, Upstream};
+use crate::upstream::{BoxError, StreamBody, UpstreamError};
+
+/// One gateway: what it knows, what it remembers, and whom it asks.
+pub struct Gateway {
+    catalogue: Catalogue,
+    callers: Callers,
+    request_ids: RequestIds,
+    via: Via,
+    max_head: usize,
+    bypassing: AtomicBool,
+    store: Arc<Store>,
+    flights: Arc<Flights<Slot, Landing>>,
+    upstream: Upstream,
+    metrics: Arc<Metrics>,
+    clock: Clock,
+}
+
+/// How a flight ended, for everyone aboard.
+#[derive(Clone)]
+enum Landing {
+    /// It was not flown: the one before had brought what was wanted.
+    Found {
+        entry: Arc<Entry>,
+        /// When it was found, and how long it was fresh then.
+        at: Instant,
+        left: Duration,
+    },
+    /// Upstream answered.
+    Answered(Arc<Answer>),
+    /// Upstream gave no whole answer.
+    Failed(UpstreamError),
+}
+
+/// A whole answer, and whether it was kept.
+struct Answer {
+    response: Arc<Response<Bytes>>,
+    life: Life,
+    not_kept: Option<&'static str>,
+}
+
+impl Gateway {
+    /// A gateway with an empty cache. Connects to nothing yet.
+    ///
+    /// # Errors
+    /// If `upstream.ca_file` is unusable or the system has no randomness.
+    pub fn new(config: &Config, clock: Clock) -> io::Result<Arc<Self>> {
+        let settings = &config.settings;
+        let mut caller_key = [0; 32];
+        getrandom::fill(&mut caller_key)?;
+        let via = Via::new(getrandom::u32()?);
+        let limits = Limits {
+            connect: settings.upstream.connect_timeout.0,
+            answer: settings.upstream.answer_timeout.0,
+            idle: settings.upstream.idle_timeout.0,
+            max_body: settings.cache.max_body_size.bytes(),
+        };
+        let metrics = Metrics::new().map_err(io::Error::other)?;
+        let longest_ttl = config.catalogue.operations().iter().map(|operation| operation.ttl).max();
+        let store =
+            Store::new(settings.cache.max_size.0, longest_ttl.unwrap_or(Duration::ZERO), metrics.eviction_counter());
+        let gateway = Arc::new(Self {
+            catalogue: config.catalogue.clone(),
+            callers: Callers::new(caller_key),
+            request_ids: RequestIds::new(getrandom::u64()?),
+            upstream: Upstream::new(settings.upstream.ca_file.as_deref(), limits, via.clone())?,
+            via,
+            max_head: settings.limits.max_head_size.bytes(),
+            bypassing: AtomicBool::new(settings.mode == Mode::Bypass),
+            store: Arc::new(store),
+            flights: Arc::default(),
+            metrics,
+            clock,
+        });
+        gateway.watch().map_err(io::Error::other)?;
+        Ok(gateway)
+    }
+
+    /// Shows what is remembered to Prometheus.
+    fn watch(&self) -> prometheus::Result<()> {
+        let store = Arc::downgrade(&self.store);
+        self.metrics.watch(
+            "workspace_gateway_entries",
+            "Entries in the cache, fresh or expired. A rise: more callers or more different questions.",
+            move || store.upgrade().map_or(0, |store| store.usage().0),
+        )?;
+        let store = Arc::downgrade(&self.store);
+        self.metrics.watch(
+            "workspace_gateway_entries_bytes",
+            "Bytes that entries hold, estimated. Near cache.max_size, entries are evicted.",
+            move || store.upgrade().map_or(0, |store| store.usage().1),
+        )?;
+        let flights = Arc::downgrade(&self.flights);
+        self.metrics.watch(
+            "workspace_gateway_coalesced_waiters",
+            "Requests that wait for an upstream call another request began. A rise: a stampede that upstream is \
+             spared.",
+            move || flights.upgrade().map_or(0, |flights| flights.waiting() as u64),
+        )
+    }
+
+    /// What operations there are and where they are asked.
+    pub fn catalogue(&self) -> &Catalogue {
+        &self.catalogue
+    }
+
+    /// The metrics of this gateway.
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+
+    /// Whether the cache is in use.
+    pub fn mode(&self) -> Mode {
+        if self.bypassing.load(Ordering::Relaxed) { Mode::Bypass } else { Mode::Cache }
+    }
+
+    /// Switches the cache on or off. Entries stay, and age.
+    pub fn set_mode(&self, mode: Mode) {
+        self.bypassing.store(mode == Mode::Bypass, Ordering::Relaxed);
+    }
+
+    /// Removes the selected entries and says how many there were. Nothing that was asked of upstream
+    /// before is stored or given to anyone who asks from now on.
+    pub fn purge(&self, selection: &Selection) -> usize {
+        let purged = self.store.purge(selection);
+        self.flights.close_all();
+        purged
+    }
+
+    /// Answers a request that came in by the address `local`.
+    pub async fn handle<B>(self: &Arc<Self>, request: Request<B>, local: SocketAddr) -> Response<ReplyBody>
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let (head, body) = request.into_parts();
+        let method = head.method.clone();
+        let mut record =
+            Record::begin(Arc::clone(&self.metrics), self.clock.clone(), self.request_ids.next(), method.clone());
+
+        let answer = self.answer(head, body, local, &mut record).await;
+        let mut response = answer.unwrap_or_else(|problem| {
+            match problem.blame() {
+                Blame::Client => record.answered(Outcome::Refused, problem.as_str()),
+                Blame::Upstream | Blame::Gateway => record.because(problem.as_str()),
+            }
+            problem.response(record.request_id())
+        });
+
+        compose::identify(response.headers_mut(), record.request_id());
+        if method == Method::HEAD {
+            response = compose::without_body(response);
+        }
+        record.head(response.status());
+        response.map(|content| ReplyBody::new(content, record))
+    }
+
+    /// Takes a request along its route.
+    async fn answer<B>(
+        self: &Arc<Self>,
+        mut head: Parts,
+        body: B,
+        local: SocketAddr,
+        record: &mut Record,
+    ) -> Result<Response<Content>, Problem>
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        if head_size(&head) > self.max_head {
+            return Err(Problem::HeadTooLarge { limit: self.max_head });
+        }
+        target::check(&head.method, &head.uri, local, &self.catalogue).map_err(Problem::Misdirected)?;
+        if self.via.is_in(&head.headers) {
+            return Err(Problem::Loop);
+        }
+        let has_body = !body.is_end_stream();
+        let body = client::stream(body);
+        hop::strip(&mut head.headers);
+
+        match route::find(&self.catalogue, &head.method, head.uri.path()) {
+            Route::Operation(operation, project_id) => {
+                record.is_for(operation);
+                let service = operation.service;
+                match self.read(&head, operation, project_id, has_body) {
+                    Ok((slot, token)) => match self.look_up_or_fetch(slot, token, record).await? {
+                        Some(response) => Ok(response),
+                        None => self.bypass(BypassReason::TooLarge, service, head, body, record).await,
+                    },
+                    Err(reason) => self.bypass(reason, service, head, body, record).await,
+                }
+            }
+            Route::PassThrough(service) => {
+                record.passes_to(service);
+                record.answered(Outcome::PassThrough, "");
+                self.forward(service, head, body, record).await
+            }
+            Route::Unknown => Err(Problem::NoSuchApi),
+        }
+    }
+
+    /// Reads who asks and for what, and what to ask upstream with.
+    fn read(
+        &self,
+        head: &Parts,
+        operation: &Arc<Operation>,
+        project_id: &str,
+        has_body: bool,
+    ) -> Result<(Slot, HeaderValue), BypassReason> {
+        if self.mode() == Mode::Bypass {
+            return Err(BypassReason::Mode);
+        }
+        let token = caller::credential(&head.headers)?;
+        let key = Key::read(&self.catalogue, operation, project_id, head.uri.query(), &head.headers, has_body)?;
+        Ok((Slot { caller: self.callers.of_token(token), key }, token.clone()))
+    }
+
+    /// Answers from memory, or from a flight. `None` if the answer is too large to hold.
+    async fn look_up_or_fetch(
+        self: &Arc<Self>,
+        slot: Slot,
+        token: HeaderValue,
+        record: &mut Record,
+    ) -> Result<Option<Response<Content>>, Problem> {
+        let found = self.store.get(&slot);
+        let now = self.clock.now();
+        if let Some(entry) = &found
+            && let Freshness::Fresh { left } = entry.life().freshness(now)
+        {
+            return Ok(Some(hit(entry, now, left, record)));
+        }
+        let why = if found.is_some() { Forward::Stale } else { Forward::UriMiss };
+
+        let (passenger, pilot) = self.flights.board(&slot);
+        let collapsed = pilot.is_none();
+        record.answered(
+            match (collapsed, why) {
+                (true, _) => Outcome::Coalesced,
+                (false, Forward::Stale) => Outcome::Expired,
+                (false, _) => Outcome::Miss,
+            },
+            "",
+        );
+        if let Some(pilot) = pilot {
+            // In a task of its own: a client that hangs up neither cancels nor poisons it.
+            tokio::spawn(Arc::clone(self).fly(pilot, token, record.request_id().to_owned()));
+        }
+
+        match passenger.arrive().await.ok_or(Problem::Internal)? {
+            Landing::Found { entry, at, left } => Ok(Some(hit(&entry, at, left, record))),
+            Landing::Answered(answer) => Ok(Some(self.fetched(&answer, why, collapsed, record))),
+            Landing::Failed(UpstreamError::TooLarge) => Ok(None),
+            Landing::Failed(error) => Ok(Some(failed(error, why, collapsed, record))),
+        }
+    }
+
+    /// An answer that a flight has brought.
+    fn fetched(&self, answer: &Answer, why: Forward, collapsed: bool, record: &mut Record) -> Response<Content> {
+        record.because(answer.not_kept.unwrap_or_default());
+        let mut response = compose::from_answer(&answer.response, answer.life.age(self.clock.now()), collapsed);
+        let status = CacheStatus::Forwarded {
+            why,
+            status: Some(response.status()),
+            stored: answer.not_kept.is_none(),
+            collapsed,
+            detail: answer.not_kept,
+        };
+        status.add_to(response.headers_mut());
+        response
+    }
+
+    /// Asks upstream, keeps the answer if it may be kept, and lets everyone aboard have it.
+    async fn fly(self: Arc<Self>, pilot: Pilot<Slot, Landing>, token: HeaderValue, request_id: String) {
+        let slot = pilot.key().clone();
+        let sent = self.clock.now();
+        // The flight before may have landed between the look-up and the boarding.
+        if let Some(entry) = self.store.get(&slot)
+            && let Freshness::Fresh { left } = entry.life().freshness(sent)
+        {
+            return pilot.land(Landing::Found { entry, at: sent, left });
+        }
+        let epoch = self.store.epoch();
+        let service = slot.key.operation().service;
+        let call = self.metrics.upstream_call(service);
+        let answer = self.upstream.ask(&slot.key, token, &request_id).await;
+        let status = answer.as_ref().map(Response::status).map_err(UpstreamError::as_str);
+        call.ended(status, self.clock.now().saturating_duration_since(sent));
+        pilot.land(match answer {
+            Ok(response) => Landing::Answered(Arc::new(self.keep(slot, response, sent, epoch))),
+            Err(error) => {
+                tracing::warn!(request_id, service = service.as_str(), %error, "upstream gave no whole answer");
+                Landing::Failed(error)
+            }
+        });
+    }
+
+    /// Keeps an answer if it may be kept.
+    fn keep(&self, slot: Slot, response: Response<Bytes>, sent: Instant, epoch: Epoch) -> Answer {
+        let admitted = admission::admit(&response);
+        let life = Life { sent, initial_age: admitted.unwrap_or_default(), ttl: slot.key.operation().ttl };
+        let not_kept = match admitted {
+            Ok(_) => {
+                let entry = Entry::new(response.headers().clone(), response.body().clone(), life);
+                let kept = self.store.insert(slot, Arc::new(entry), epoch);
+                (!kept).then_some("purged")
+            }
+            Err(reason) => {
+                self.metrics.unstored(reason);
+                Some(reason.as_str())
+            }
+        };
+        Answer { response: Arc::new(response), life, not_kept }
+    }
+
+    /// Forwards a request for an operation as it is, and says why.
+    async fn bypass(
+        &self,
+        reason: BypassReason,
+        service: Service,
+        head: Parts,
+        body: StreamBody,
+        record: &mut Record,
+    ) -> Result<Response<Content>, Problem> {
+        self.metrics.bypass(reason);
+        record.answered(Outcome::Bypass, reason.as_str());
+        let mut response = self.forward(service, head, body, record).await?;
+        let status = CacheStatus::Forwarded {
+            why: Forward::Bypass,
+            status: None,
+            stored: false,
+            collapsed: false,
+            detail: Some(reason.as_str()),
+        };
+        status.add_to(response.headers_mut());
+        Ok(response)
+    }
+
+    /// Sends a request on as it is, and streams the answer.
+    async fn forward(
+        &self,
+        service: Service,
+        mut head: Parts,
+        body: StreamBody,
+        record: &mut Record,
+    ) -> Result<Response<Content>, Problem> {
+        let origin = self.catalogue.origin(service);
+        if caller::signature_is_bound_elsewhere(&head.headers, origin.authority().as_str()) {
+            if !caller::has_token(&head.headers) {
+                return Err(Problem::SignatureBoundHere);
+            }
+            head.headers.remove(AUTHORIZATION);
+        }
+        let begun = self.clock.now();
+        let call = self.metrics.upstream_call(service);
+        let answer = self.upstream.relay(origin, &head, body).await;
+        let status = answer.as_ref().map(Response::status).map_err(UpstreamError::as_str);
+        call.ended(status, self.clock.now().saturating_duration_since(begun));
+        Ok(match answer {
+            Ok(response) => response.map(Content::Stream),
+            Err(error) => {
+                tracing::warn!(request_id = record.request_id(), service = service.as_str(), %error, "upstream gave no answer");
+                record.because(error.as_str());
+                Problem::Upstream(error).response(record.request_id())
+            }
+        })
+    }
+}
+
+/// An answer from memory.
+fn hit(entry: &Entry, now: Instant, left: Duration, record: &mut Record) -> Response<Content> {
+    record.answered(Outcome::Hit, "");
+    let mut response = compose::from_entry(entry, now);
+    CacheStatus::Hit { left }.add_to(response.headers_mut());
+    response
+}
+
+/// The answer to those aboard a flight that failed.
+fn failed(error: UpstreamError, why: Forward, collapsed: bool, record: &mut Record) -> Response<Content> {
+    let detail = error.as_str();
+    record.because(detail);
+    let mut response = Problem::Upstream(error).response(record.request_id());
+    let status = CacheStatus::Forwarded { why, status: None, stored: false, collapsed, detail: Some(detail) };
+    status.add_to(response.headers_mut());
+    response
+}
+
+/// Bytes of a request's line and headers, framing included.
+fn head_size(head: &Parts) -> usize {
+    let target = head.uri.path_and_query().map_or(0, |target| target.as_str().len());
+    let fields: usize = head.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
+    head.method.as_str().len() + target + fields
+}

@@ -1,0 +1,71 @@
+//! The body of an answer: whole or streamed. It carries the request's record, which is thereby
+//! written down when the answer has been sent, or given up.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+
+use crate::telemetry::outcome::Record;
+use crate::upstream::{BoxError, StreamBody};
+
+/// What an answer's body is made of.
+pub enum Content {
+    /// Bytes at hand; none once they are sent.
+    Whole(Option<Bytes>),
+    /// Bytes from upstream, as they arrive.
+    Stream(StreamBody),
+}
+
+impl From<Bytes> for Content {
+    fn from(bytes: Bytes) -> Self {
+        Self::Whole(Some(bytes).filter(|bytes| !bytes.is_empty()))
+    }
+}
+
+/// An answer's body and the record of its request.
+pub struct ReplyBody {
+    content: Content,
+    record: Record,
+}
+
+impl ReplyBody {
+    /// Hands the record to the body.
+    pub fn new(content: Content, record: Record) -> Self {
+        Self { content, record }
+    }
+}
+
+impl Body for ReplyBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let this = self.get_mut();
+        let frame = match &mut this.content {
+            Content::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Content::Stream(stream) => Pin::new(stream).poll_frame(context),
+        };
+        match &frame {
+            Poll::Ready(Some(Ok(frame))) => this.record.sent(frame.data_ref().map_or(0, Bytes::len)),
+            Poll::Ready(Some(Err(_))) => this.record.broke_off(),
+            _ => {}
+        }
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.content {
+            Content::Whole(bytes) => bytes.is_none(),
+            Content::Stream(stream) => stream.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.content {
+            Content::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+            Content::Stream(stream) => stream.size_hint(),
+        }
+    }
+}

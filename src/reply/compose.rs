@@ -1,0 +1,155 @@
+//! Puts answers together: status, headers that are told anew with each answer, body.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::header::{AGE, CONTENT_LENGTH, SET_COOKIE};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
+
+use super::body::Content;
+use crate::cache::entry::Entry;
+use crate::request::X_REQUEST_ID;
+
+const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
+
+/// How the cache handled a request, in the words of RFC 9211.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CacheStatus {
+    /// Answered from memory, and fresh for so long.
+    Hit {
+        /// What is left of its life.
+        left: Duration,
+    },
+    /// Asked upstream.
+    Forwarded {
+        /// Why.
+        why: Forward,
+        /// What upstream said, if anything.
+        status: Option<StatusCode>,
+        /// Whether the answer was stored.
+        stored: bool,
+        /// Whether it was another request's call that was answered.
+        collapsed: bool,
+        /// What else there is to say.
+        detail: Option<&'static str>,
+    },
+}
+
+/// Why upstream was asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Forward {
+    /// Nothing was stored.
+    UriMiss,
+    /// What was stored had expired.
+    Stale,
+    /// The cache was not to be used.
+    Bypass,
+}
+
+impl CacheStatus {
+    /// As a header's value.
+    fn value(self) -> Option<HeaderValue> {
+        let mut text = String::from("workspace-gateway");
+        match self {
+            Self::Hit { left } => {
+                let _ = write!(text, "; hit; ttl={}", left.as_secs());
+            }
+            Self::Forwarded { why, status, stored, collapsed, detail } => {
+                text.push_str(match why {
+                    Forward::UriMiss => "; fwd=uri-miss",
+                    Forward::Stale => "; fwd=stale",
+                    Forward::Bypass => "; fwd=bypass",
+                });
+                if let Some(status) = status {
+                    let _ = write!(text, "; fwd-status={}", status.as_u16());
+                }
+                text.push_str(if stored { "; stored" } else { "" });
+                text.push_str(if collapsed { "; collapsed" } else { "" });
+                if let Some(detail) = detail {
+                    let _ = write!(text, "; detail={detail}");
+                }
+            }
+        }
+        HeaderValue::try_from(text).ok()
+    }
+
+    /// Adds this cache's part to what caches further up have said.
+    pub fn add_to(self, headers: &mut HeaderMap) {
+        if let Some(value) = self.value() {
+            headers.append(CACHE_STATUS, value);
+        }
+    }
+}
+
+/// An answer from memory.
+pub fn from_entry(entry: &Entry, now: Instant) -> Response<Content> {
+    let mut response = Response::new(Content::from(entry.body().clone()));
+    *response.headers_mut() = entry.head().clone();
+    set_age(response.headers_mut(), entry.life().age(now));
+    response
+}
+
+/// An answer that has just come from upstream. Only the one whose request was sent gets what belongs
+/// to that very exchange.
+pub fn from_answer(answer: &Arc<Response<Bytes>>, age: Duration, collapsed: bool) -> Response<Content> {
+    let mut response = Response::new(Content::from(answer.body().clone()));
+    *response.status_mut() = answer.status();
+    *response.headers_mut() = answer.headers().clone();
+    let headers = response.headers_mut();
+    if collapsed {
+        headers.remove(SET_COOKIE);
+        headers.remove(X_REQUEST_ID);
+    }
+    set_age(headers, age);
+    response
+}
+
+fn set_age(headers: &mut HeaderMap, age: Duration) {
+    headers.insert(AGE, HeaderValue::from(age.as_secs()));
+}
+
+/// Gives the answer its id, unless it has upstream's.
+pub fn identify(headers: &mut HeaderMap, request_id: &str) {
+    if !headers.contains_key(X_REQUEST_ID)
+        && let Ok(id) = HeaderValue::from_str(request_id)
+    {
+        headers.insert(X_REQUEST_ID, id);
+    }
+}
+
+/// Makes an answer to HEAD of the answer to GET: all of its head, its length included, and no body.
+pub fn without_body(response: Response<Content>) -> Response<Content> {
+    let (mut head, content) = response.into_parts();
+    if let Content::Whole(Some(bytes)) = &content {
+        head.headers.insert(CONTENT_LENGTH, HeaderValue::from(bytes.len()));
+    }
+    Response::from_parts(head, Content::Whole(None))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cache_status_speaks_rfc_9211() {
+        let text = |status: CacheStatus| status.value().unwrap().to_str().unwrap().to_owned();
+        assert_eq!(text(CacheStatus::Hit { left: Duration::from_millis(9_900) }), "workspace-gateway; hit; ttl=9");
+        let forwarded = |why, status, stored, collapsed, detail| {
+            text(CacheStatus::Forwarded { why, status, stored, collapsed, detail })
+        };
+        assert_eq!(
+            forwarded(Forward::UriMiss, Some(StatusCode::OK), true, false, None),
+            "workspace-gateway; fwd=uri-miss; fwd-status=200; stored"
+        );
+        assert_eq!(
+            forwarded(Forward::Stale, Some(StatusCode::OK), false, true, Some("not-json")),
+            "workspace-gateway; fwd=stale; fwd-status=200; collapsed; detail=not-json"
+        );
+        assert_eq!(
+            forwarded(Forward::Bypass, None, false, false, Some("range")),
+            "workspace-gateway; fwd=bypass; detail=range"
+        );
+    }
+}

@@ -1,0 +1,149 @@
+//! Answers that the gateway makes itself because something went wrong, in upstream's own shape:
+//! `error_code`, `error_msg`, `request_id`.
+//!
+//! Each problem has somebody to blame (the client, upstream, us), and one match turns it into a
+//! status and words. The words say who speaks, what is wrong and what to do, and never repeat a
+//! credential.
+
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use http::{HeaderValue, Response, StatusCode};
+use serde_json::json;
+
+use super::body::Content;
+use crate::request::target::Misdirected;
+use crate::upstream::UpstreamError;
+
+/// What went wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Problem {
+    /// The client's request line and headers are too large.
+    HeadTooLarge {
+        /// What is allowed, in bytes.
+        limit: usize,
+    },
+    /// The request is meant for somebody else.
+    Misdirected(Misdirected),
+    /// The path belongs to neither service.
+    NoSuchApi,
+    /// The request has been here before.
+    Loop,
+    /// The request's only credential is a signature over this gateway's own address.
+    SignatureBoundHere,
+    /// Upstream gave no whole answer.
+    Upstream(UpstreamError),
+    /// The gateway failed at its own work.
+    Internal,
+}
+
+/// Whose fault a problem is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Blame {
+    /// The client's.
+    Client,
+    /// Upstream's, or the network's on the way there.
+    Upstream,
+    /// This gateway's.
+    Gateway,
+}
+
+impl Problem {
+    /// Whose fault it is.
+    pub fn blame(&self) -> Blame {
+        match self {
+            Self::HeadTooLarge { .. }
+            | Self::Misdirected(_)
+            | Self::NoSuchApi
+            | Self::Loop
+            | Self::SignatureBoundHere => Blame::Client,
+            Self::Upstream(_) => Blame::Upstream,
+            Self::Internal => Blame::Gateway,
+        }
+    }
+
+    /// The name used alike as log field and `Cache-Status` detail.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::HeadTooLarge { .. } => "head-too-large",
+            Self::Misdirected(Misdirected::Connect) => "connect-method",
+            Self::Misdirected(Misdirected::ForeignHost) => "foreign-host",
+            Self::NoSuchApi => "no-such-api",
+            Self::Loop => "loop",
+            Self::SignatureBoundHere => "signature-bound-here",
+            Self::Upstream(error) => error.as_str(),
+            Self::Internal => "internal",
+        }
+    }
+
+    /// Status, upstream's code for the like, and words.
+    fn say(&self) -> (StatusCode, &'static str, String) {
+        match self {
+            Self::HeadTooLarge { limit } => (
+                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                "APIGW.0201",
+                format!("request line and headers are larger than {limit} bytes (limits.max_head_size)"),
+            ),
+            Self::Misdirected(Misdirected::Connect) => {
+                (StatusCode::BAD_REQUEST, "APIGW.0201", "CONNECT is not offered: this is no forward proxy".to_owned())
+            }
+            Self::Misdirected(Misdirected::ForeignHost) => (
+                StatusCode::BAD_REQUEST,
+                "APIGW.0201",
+                "the request is for another host, and this is no forward proxy: expected a path, or the URL of this \
+                 gateway or of one of its upstream services"
+                    .to_owned(),
+            ),
+            Self::NoSuchApi => (
+                StatusCode::NOT_FOUND,
+                "APIGW.0101",
+                "The API does not exist or has not been published in the environment".to_owned(),
+            ),
+            Self::Loop => (
+                StatusCode::LOOP_DETECTED,
+                "APIGW.0201",
+                "the request has passed this gateway before: an upstream URL leads back here".to_owned(),
+            ),
+            Self::SignatureBoundHere => (
+                StatusCode::UNAUTHORIZED,
+                "APIGW.0301",
+                "Incorrect IAM authentication information: the AK/SK signature covers this gateway's own Host and \
+                 cannot be valid upstream, so it was not sent on. Send an X-Auth-Token instead"
+                    .to_owned(),
+            ),
+            Self::Upstream(error) => say_upstream(error),
+            Self::Internal => {
+                (StatusCode::INTERNAL_SERVER_ERROR, "APIGW.0601", "the gateway failed; its log has more".to_owned())
+            }
+        }
+    }
+
+    /// The answer to give.
+    pub fn response(&self, request_id: &str) -> Response<Content> {
+        let (status, code, words) = self.say();
+        let message = match self {
+            // Upstream's own words, which clients may know.
+            Self::NoSuchApi => words,
+            _ => format!("workspace-gateway: {words}"),
+        };
+        let body = json!({ "error_code": code, "error_msg": message, "request_id": request_id });
+        let mut response = Response::new(Content::from(Bytes::from(body.to_string())));
+        *response.status_mut() = status;
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        response
+    }
+}
+
+fn say_upstream(error: &UpstreamError) -> (StatusCode, &'static str, String) {
+    let status = match error {
+        UpstreamError::Timeout | UpstreamError::Idle => StatusCode::GATEWAY_TIMEOUT,
+        UpstreamError::Connect(_) | UpstreamError::Tls(_) | UpstreamError::Broken(_) | UpstreamError::TooLarge => {
+            StatusCode::BAD_GATEWAY
+        }
+    };
+    let advice = match error {
+        UpstreamError::Tls(_) => ". If upstream has a private certificate authority, name it in upstream.ca_file",
+        _ => "",
+    };
+    let kind = if status == StatusCode::GATEWAY_TIMEOUT { "Backend timeout" } else { "Backend unavailable" };
+    (status, "APIGW.0201", format!("{kind}: {error}{advice}"))
+}

@@ -1,0 +1,67 @@
+//! Whom a request is addressed to: this gateway, or a host that it is no proxy for.
+
+use std::net::SocketAddr;
+
+use http::uri::Authority;
+use http::{Method, Uri};
+
+use crate::catalogue::{Catalogue, Service};
+
+/// Why a request is none of this gateway's business.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Misdirected {
+    /// CONNECT asks for a tunnel.
+    Connect,
+    /// The target is the URL of another host.
+    ForeignHost,
+}
+
+/// Checks a request's target. A URL (absolute form) may name the address the request came in by, or
+/// one of the upstream services, for clients that take the gateway for their HTTP proxy.
+///
+/// # Errors
+/// If the request is meant for somebody else.
+pub fn check(method: &Method, uri: &Uri, local: SocketAddr, catalogue: &Catalogue) -> Result<(), Misdirected> {
+    if method == Method::CONNECT {
+        return Err(Misdirected::Connect);
+    }
+    match uri.authority() {
+        Some(authority) if !is_ours(authority, local, catalogue) => Err(Misdirected::ForeignHost),
+        _ => Ok(()),
+    }
+}
+
+fn is_ours(authority: &Authority, local: SocketAddr, catalogue: &Catalogue) -> bool {
+    let port = authority.port_u16().unwrap_or(80);
+    let host = authority.host();
+    let is_local = port == local.port()
+        && (host.eq_ignore_ascii_case("localhost") || host.trim_matches(['[', ']']).parse() == Ok(local.ip()));
+    is_local || Service::ALL.iter().any(|&service| catalogue.origin(service).authority() == authority)
+}
+
+#[cfg(test)]
+mod tests {
+    use http::uri::Scheme;
+
+    use super::*;
+    use crate::catalogue::Origin;
+
+    #[test]
+    fn only_our_own_address_and_upstreams_are_accepted() {
+        let origin = |host| Origin::new(Scheme::HTTPS, Authority::from_static(host));
+        let catalogue = Catalogue::new(origin("w.example"), origin("a.example"), Vec::new());
+        let check = |method, uri: &'static str| {
+            check(&method, &Uri::from_static(uri), SocketAddr::from(([127, 0, 0, 1], 8080)), &catalogue)
+        };
+        for ours in ["/v2/p/products", "*", "http://127.0.0.1:8080/", "http://LOCALHOST:8080/x", "http://a.example/v1"]
+        {
+            assert_eq!(check(Method::GET, ours), Ok(()), "{ours}");
+        }
+        for foreign in
+            ["http://127.0.0.1/", "http://example.com:8080/", "http://w.example:81/", "http://user@w.example/"]
+        {
+            assert_eq!(check(Method::GET, foreign), Err(Misdirected::ForeignHost), "{foreign}");
+        }
+        assert_eq!(check(Method::CONNECT, "w.example:443"), Err(Misdirected::Connect));
+    }
+}

@@ -1,0 +1,138 @@
+//! Listening: binds the three listeners, serves until told to stop, and then lets what is in flight
+//! finish.
+//!
+//! The caller owns the moment of stopping; this module owns the order: not ready, no new
+//! connections, finish, and only then stop showing metrics.
+
+mod accept;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use thiserror::Error;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::admin::{Operator, Probes};
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::gateway::Gateway;
+use accept::Connections;
+
+/// Why the gateway can't start.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// An address can't be listened on.
+    #[error("cannot listen on {address} ({setting}): {source}")]
+    Listen {
+        /// The setting that names the address.
+        setting: &'static str,
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// Something it needs is unusable.
+    #[error(transparent)]
+    Unusable(#[from] io::Error),
+}
+
+/// A gateway that listens.
+pub struct Server {
+    gateway: Arc<Gateway>,
+    proxy: SocketAddr,
+    metrics: SocketAddr,
+    admin: SocketAddr,
+    draining: watch::Sender<bool>,
+    proxying: JoinHandle<()>,
+    watching: [JoinHandle<()>; 2],
+}
+
+impl Server {
+    /// Binds and begins to serve. Does not touch upstream.
+    ///
+    /// # Errors
+    /// If an address can't be listened on, or `upstream.ca_file` is unusable.
+    pub async fn start(config: &Config, clock: Clock) -> Result<Self, StartError> {
+        let listen = &config.settings.listen;
+        let gateway = Gateway::new(config, clock)?;
+        let (proxy_listener, proxy) = bind("listen.proxy", listen.proxy.0).await?;
+        let (metrics_listener, metrics) = bind("listen.metrics", listen.metrics.0).await?;
+        let (admin_listener, admin) = bind("listen.admin", listen.admin.0).await?;
+
+        let limits = &config.settings.limits;
+        let (draining, drain) = watch::channel(false);
+        let connections = Connections {
+            head_timeout: limits.head_timeout.0,
+            // The gateway itself answers a head above the limit; beyond twice that, hyper hangs up.
+            buffer: limits.max_head_size.bytes().saturating_mul(2),
+            drain_timeout: limits.drain_timeout.0,
+        };
+        let proxying = tokio::spawn({
+            let gateway = Arc::clone(&gateway);
+            let open = gateway.metrics().connections.clone();
+            connections.serve(proxy_listener, drain.clone(), Some(open), move |request, local| {
+                let gateway = Arc::clone(&gateway);
+                async move { gateway.handle(request, local).await }
+            })
+        });
+        // These two go on until the server is gone, so that draining can be watched.
+        let (_, never) = watch::channel(false);
+        let connections = Connections { buffer: 64 * 1024, drain_timeout: Duration::ZERO, ..connections };
+        let probes = Arc::new(Probes::new(Arc::clone(gateway.metrics()), drain));
+        let operator = Arc::new(Operator::new(Arc::clone(&gateway)));
+        let watching = [
+            tokio::spawn(connections.serve(metrics_listener, never.clone(), None, move |request, _| {
+                let probes = Arc::clone(&probes);
+                async move { probes.answer(&request) }
+            })),
+            tokio::spawn(connections.serve(admin_listener, never, None, move |request, _| {
+                let operator = Arc::clone(&operator);
+                async move { operator.answer(request).await }
+            })),
+        ];
+        Ok(Self { gateway, proxy, metrics, admin, draining, proxying, watching })
+    }
+
+    /// The gateway that answers.
+    pub fn gateway(&self) -> &Arc<Gateway> {
+        &self.gateway
+    }
+
+    /// Where clients connect.
+    pub fn proxy_address(&self) -> SocketAddr {
+        self.proxy
+    }
+
+    /// Where Prometheus and health checks connect.
+    pub fn metrics_address(&self) -> SocketAddr {
+        self.metrics
+    }
+
+    /// Where the operator connects.
+    pub fn admin_address(&self) -> SocketAddr {
+        self.admin
+    }
+
+    /// Stops accepting, waits for what is in flight as long as `limits.drain_timeout` allows, and
+    /// ends.
+    pub async fn stop(self) {
+        self.draining.send_replace(true);
+        if let Err(error) = self.proxying.await {
+            tracing::error!(%error, "the proxy listener failed");
+        }
+        for listener in self.watching {
+            listener.abort();
+        }
+    }
+}
+
+async fn bind(setting: &'static str, address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
+    let failed = |source| StartError::Listen { setting, address, source };
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let bound = listener.local_addr().map_err(failed)?;
+    Ok((listener, bound))
+}

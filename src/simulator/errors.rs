@@ -1,0 +1,122 @@
+//! Every way the services say no: status, code and message as documented, and the body they make.
+//!
+//! The API gateway in front of the services answers with `APIGW.` codes and repeats the request id in
+//! the body; the services behind it have `WKS.` codes and don't.
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+use http::StatusCode;
+use serde::Serialize;
+
+/// A refusal.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Refusal {
+    pub(super) status: StatusCode,
+    code: &'static str,
+    message: Cow<'static, str>,
+}
+
+const fn refusal(status: StatusCode, code: &'static str, message: &'static str) -> Refusal {
+    Refusal { status, code, message: Cow::Borrowed(message) }
+}
+
+pub(super) const NO_TOKEN: Refusal =
+    refusal(StatusCode::UNAUTHORIZED, "APIGW.0301", "Incorrect IAM authentication information: x-auth-token not found");
+pub(super) const UNKNOWN_TOKEN: Refusal =
+    refusal(StatusCode::UNAUTHORIZED, "APIGW.0301", "Incorrect IAM authentication information: decrypt token fail");
+pub(super) const EXPIRED_TOKEN: Refusal = refusal(
+    StatusCode::UNAUTHORIZED,
+    "APIGW.0301",
+    "Incorrect IAM authentication information: token expires, expires_at: 2024-01-10T08:00:00.000000Z",
+);
+pub(super) const BAD_SIGNATURE: Refusal = refusal(
+    StatusCode::UNAUTHORIZED,
+    "APIGW.0301",
+    "Incorrect IAM authentication information: verify aksk signature fail",
+);
+pub(super) const REVOKED_TOKEN: Refusal = refusal(StatusCode::UNAUTHORIZED, "APIGW.0307", "The token must be updated");
+pub(super) const DENIED: Refusal =
+    refusal(StatusCode::FORBIDDEN, "APIGW.0302", "The IAM user is not authorized to access the API");
+/// The token is good, just not here: the service finds out, not the API gateway.
+pub(super) const OTHER_PROJECT: Refusal =
+    refusal(StatusCode::FORBIDDEN, "WKS.00081102", "No operation permissions on the project");
+pub(super) const THROTTLED: Refusal =
+    refusal(StatusCode::TOO_MANY_REQUESTS, "APIGW.0308", "The throttling threshold has been reached");
+pub(super) const NO_SUCH_API: Refusal =
+    refusal(StatusCode::NOT_FOUND, "APIGW.0101", "The API does not exist or has not been published in the environment");
+
+/// A query parameter outside its range.
+pub(super) fn bad_parameter(name: &str) -> Refusal {
+    let message = Cow::Owned(format!("Invalid parameter: {name}"));
+    Refusal { status: StatusCode::BAD_REQUEST, code: "WKS.00211102", message }
+}
+
+/// The documented error for a status, where nothing more is known about it.
+pub(super) fn of_status(status: StatusCode) -> Refusal {
+    let (code, message) = match status.as_u16() {
+        400 => ("WKS.00211102", "Invalid parameter"),
+        401 => return UNKNOWN_TOKEN,
+        403 => return DENIED,
+        404 => ("WKS.00211902", "The resource does not exist"),
+        405 => ("WKS.00000405", "The method is not allowed"),
+        413 => ("APIGW.0201", "Request entity too large"),
+        414 => ("APIGW.0201", "Request URI too large"),
+        429 => return THROTTLED,
+        494 => ("APIGW.0201", "Request headers too large"),
+        500 => ("WKS.00211401", "Internal service error"),
+        502 => ("APIGW.0201", "Backend unavailable"),
+        503 => ("WKS.00050902", "The service is unavailable"),
+        504 => ("APIGW.0201", "Backend timeout"),
+        _ => ("APIGW.0601", "Internal server error"),
+    };
+    refusal(status, code, message)
+}
+
+#[derive(Serialize)]
+struct ErrorBody<'a> {
+    error_code: &'a str,
+    error_msg: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    request_id: Option<&'a str>,
+}
+
+impl Refusal {
+    /// Its JSON; empty for a status that is no error, and has nothing to say.
+    pub(super) fn body(&self, request_id: &str) -> Bytes {
+        if !self.status.is_client_error() && !self.status.is_server_error() {
+            return Bytes::new();
+        }
+        let request_id = self.code.starts_with("APIGW.").then_some(request_id);
+        let body = ErrorBody { error_code: self.code, error_msg: &self.message, request_id };
+        // Strings under string keys: this can't fail.
+        serde_json::to_vec(&body).unwrap_or_default().into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_api_gateway_repeats_the_request_id() {
+        let text = |refusal: Refusal| String::from_utf8(refusal.body("id-1").to_vec()).unwrap();
+        assert_eq!(
+            text(REVOKED_TOKEN),
+            r#"{"error_code":"APIGW.0307","error_msg":"The token must be updated","request_id":"id-1"}"#
+        );
+        assert_eq!(
+            text(bad_parameter("limit")),
+            r#"{"error_code":"WKS.00211102","error_msg":"Invalid parameter: limit"}"#
+        );
+    }
+
+    #[test]
+    fn every_error_status_has_a_body_and_no_other_has() {
+        for code in (200..600).filter_map(|code| StatusCode::from_u16(code).ok()) {
+            let refusal = of_status(code);
+            assert_eq!(refusal.status, code);
+            assert_eq!(!refusal.body("id").is_empty(), code.as_u16() >= 400, "{code}");
+        }
+    }
+}

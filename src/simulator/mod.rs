@@ -1,0 +1,244 @@
+//! Both upstream services over real sockets, with a vocabulary to make them misbehave. It serves
+//! `demo`, the tests and the benches; this file is that vocabulary.
+//!
+//! The catalogue it shows is generated and always the same. What it says of tokens, filters, paging
+//! and errors follows the services' documentation. Anything the services offer besides the product
+//! lists is not modelled: with a valid token it echoes the request's body. Signatures are not
+//! modelled either: no access key is known here, so every one fails.
+//!
+//! ```text
+//! server      listeners, and the path of one request
+//! behaviour   what it has been told to do         tokens    who may ask
+//! log         what it has been asked              errors    every way to say no
+//! products    the generated catalogue             list      filters, paging, the JSON body
+//! ```
+
+mod behaviour;
+mod errors;
+mod list;
+mod log;
+mod products;
+mod server;
+#[cfg(test)]
+mod tests;
+mod tokens;
+
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::uri::{Authority, Scheme};
+use http::{HeaderName, HeaderValue, StatusCode};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+
+use crate::catalogue::{Catalogue, Origin, Service};
+use behaviour::Behaviour;
+use log::Log;
+pub use log::Seen;
+use server::{RequestIds, State};
+use tokens::{Standing, Tokens};
+
+/// A running pair of upstream services. Clones are handles to the same pair, which stops when the
+/// last one is dropped.
+///
+/// What it is told holds for both services, from the next request that gets to that step: a request
+/// waiting at the barrier meets what is said before [`release`](Self::release).
+#[derive(Clone)]
+pub struct Simulator {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    state: Arc<State>,
+    listeners: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        lock(&self.listeners).iter().for_each(JoinHandle::abort);
+    }
+}
+
+impl Simulator {
+    /// Starts both services on free ports of 127.0.0.1.
+    ///
+    /// # Errors
+    /// When there is no port to be had, or no randomness for tokens.
+    pub async fn start() -> io::Result<Self> {
+        let workspace = TcpListener::bind(("127.0.0.1", 0)).await?;
+        let appstream = TcpListener::bind(("127.0.0.1", 0)).await?;
+        let state = Arc::new(State {
+            catalogue: Catalogue::new(origin(&workspace)?, origin(&appstream)?, Vec::new()),
+            behaviour: Mutex::default(),
+            tokens: Mutex::new(Tokens::new(random()?)),
+            log: Log::default(),
+            ids: RequestIds::new(u64::from_ne_bytes(random()?)),
+        });
+        let listeners = [(Service::Workspace, workspace), (Service::AppStream, appstream)]
+            .map(|(service, listener)| tokio::spawn(server::listen(Arc::clone(&state), service, listener)));
+        Ok(Self { shared: Arc::new(Shared { state, listeners: Mutex::new(listeners.into()) }) })
+    }
+
+    /// Closes the listeners and their connections. Once this returns, connecting is refused.
+    pub async fn shut_down(&self) {
+        let listeners = std::mem::take(&mut *lock(&self.shared.listeners));
+        for listener in listeners {
+            listener.abort();
+            // Cancelled is how it is meant to end.
+            let _ = listener.await;
+        }
+    }
+
+    /// Where a service listens: `http://127.0.0.1:PORT`.
+    pub fn url(&self, service: Service) -> String {
+        self.shared.state.catalogue.origin(service).to_string()
+    }
+
+    /// Serves one stream accepted elsewhere, for example under TLS, until it closes.
+    pub async fn serve_stream<IO>(&self, service: Service, stream: IO)
+    where
+        IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        server::serve(Arc::clone(&self.shared.state), service, stream).await;
+    }
+
+    // Credentials.
+
+    /// Issues a valid token for a project, as long as real ones are. No two are equal.
+    pub fn token(&self, project_id: &str) -> String {
+        self.token_of_length(project_id, tokens::USUAL_LENGTH)
+    }
+
+    /// Issues a valid token of a given length. Below some 16 characters two may turn out equal.
+    pub fn token_of_length(&self, project_id: &str, length: usize) -> String {
+        lock(&self.shared.state.tokens).issue(project_id, length)
+    }
+
+    /// From now on this token has expired: 401.
+    pub fn expire(&self, token: &str) {
+        self.judge(token, Standing::Expired);
+    }
+
+    /// From now on this token is revoked: 401, with another code.
+    pub fn revoke(&self, token: &str) {
+        self.judge(token, Standing::Revoked);
+    }
+
+    /// From now on this token's user lacks the permission: 403.
+    pub fn deny(&self, token: &str) {
+        self.judge(token, Standing::Denied);
+    }
+
+    /// Makes the token valid again.
+    pub fn restore(&self, token: &str) {
+        self.judge(token, Standing::Valid);
+    }
+
+    /// From now on this token is shown a smaller catalogue: every product list lacks its first match.
+    pub fn views_differ(&self, token: &str) {
+        lock(&self.shared.state.tokens).narrow_view(token);
+    }
+
+    fn judge(&self, token: &str, standing: Standing) {
+        lock(&self.shared.state.tokens).judge(token, standing);
+    }
+
+    // Behaviour, until told otherwise.
+
+    /// Waits this long before the head of every answer.
+    pub fn delay(&self, latency: Duration) {
+        self.behaviour().delay = latency;
+    }
+
+    /// Answers every request with this status, and the documented error body if it is an error.
+    pub fn fail_with(&self, status: Option<StatusCode>) {
+        self.behaviour().fail_with = status;
+    }
+
+    /// Lets this many more requests through and answers 429 to those after them; `None`: never.
+    pub fn throttle(&self, after: Option<u32>) {
+        self.behaviour().requests_left = after;
+    }
+
+    /// Raises a barrier: requests that arrive are recorded and then wait for [`release`](Self::release).
+    pub fn hold(&self) {
+        self.behaviour().hold();
+    }
+
+    /// Lets all waiting requests go on, and later ones pass.
+    pub fn release(&self) {
+        self.behaviour().release();
+    }
+
+    /// Publishes a new version of the catalogue: every list that has products changes.
+    pub fn change_catalogue(&self) {
+        self.behaviour().version += 1;
+    }
+
+    /// Adds a header to every 200 from now on. It takes the place of what would be there by default;
+    /// added twice, it is there twice.
+    pub fn add_header(&self, name: HeaderName, value: HeaderValue) {
+        self.behaviour().headers.append(name, value);
+    }
+
+    /// Gives every product list this body instead of its own.
+    pub fn answer_with(&self, body: Option<Bytes>) {
+        self.behaviour().body = body;
+    }
+
+    /// Closes connections instead of answering.
+    pub fn reset_connection(&self, on: bool) {
+        self.behaviour().reset_connection = on;
+    }
+
+    /// Declares the whole length of a product list and closes half way through its body.
+    pub fn truncate(&self, on: bool) {
+        self.behaviour().truncate = on;
+    }
+
+    fn behaviour(&self) -> MutexGuard<'_, Behaviour> {
+        lock(&self.shared.state.behaviour)
+    }
+
+    // What it was asked.
+
+    /// Resolves once at least `n` requests have arrived, since the start or since they were last forgotten.
+    pub async fn arrived(&self, n: usize) {
+        self.shared.state.log.arrived(n).await;
+    }
+
+    /// How many requests have arrived since the start or since they were last forgotten.
+    pub fn request_count(&self) -> usize {
+        self.shared.state.log.count()
+    }
+
+    /// The requests that have arrived, in order of arrival (the last 10,000 of them).
+    pub fn requests_seen(&self) -> Vec<Seen> {
+        self.shared.state.log.seen()
+    }
+
+    /// Forgets them; [`arrived`](Self::arrived) counts from here.
+    pub fn forget_requests(&self) {
+        self.shared.state.log.clear();
+    }
+}
+
+fn origin(listener: &TcpListener) -> io::Result<Origin> {
+    let authority = Authority::try_from(listener.local_addr()?.to_string()).map_err(io::Error::other)?;
+    Ok(Origin::new(Scheme::HTTP, authority))
+}
+
+fn random<const N: usize>() -> io::Result<[u8; N]> {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes).map_err(|error| io::Error::other(error.to_string()))?;
+    Ok(bytes)
+}
+
+/// Nothing that holds one of these locks can leave half a change behind, so a poisoned one is as good
+/// as new: one failed test assertion must not turn into a cascade.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

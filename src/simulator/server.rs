@@ -1,0 +1,246 @@
+//! The listeners, and the path of one request from its arrival to its answer.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CONNECTION, CONTENT_TYPE, Entry, SERVER, TRANSFER_ENCODING};
+use http::request::Parts;
+use http::{HeaderName, HeaderValue, Request, Response, StatusCode};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+
+use super::behaviour::{Behaviour, Forced};
+use super::errors::{self, Refusal};
+use super::list::{self, View};
+use super::lock;
+use super::log::{Log, Seen};
+use super::tokens::{Token, Tokens};
+use crate::catalogue::{Catalogue, Operation, Service};
+use crate::request::route::{self, Route};
+
+/// Room for a token of the longest documented kind (102,400 characters), and a lot besides.
+const MAX_HEAD: usize = 512 * 1024;
+
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const JSON: HeaderValue = HeaderValue::from_static("application/json;charset=utf8");
+
+type AnyBody = UnsyncBoxBody<Bytes, io::Error>;
+
+/// What all connections of a simulator share.
+pub(super) struct State {
+    pub(super) catalogue: Catalogue,
+    pub(super) behaviour: Mutex<Behaviour>,
+    pub(super) tokens: Mutex<Tokens>,
+    pub(super) log: Log,
+    pub(super) ids: RequestIds,
+}
+
+/// Makes request ids: 32 hex digits, half of them naming the simulator, half counting.
+pub(super) struct RequestIds {
+    simulator: u64,
+    next: AtomicU64,
+}
+
+impl RequestIds {
+    pub(super) fn new(simulator: u64) -> Self {
+        Self { simulator, next: AtomicU64::new(0) }
+    }
+
+    fn next(&self) -> String {
+        format!("{:016x}{:016x}", self.simulator, self.next.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+/// Accepts connections until dropped, which closes them all.
+pub(super) async fn listen(state: Arc<State>, service: Service, listener: TcpListener) {
+    let mut connections = JoinSet::new();
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                // Without it small answers wait for the peer's delayed acknowledgement; with a socket
+                // that refuses it, the first read will tell.
+                let _ = stream.set_nodelay(true);
+                connections.spawn(serve(Arc::clone(&state), service, stream));
+            }
+            // Out of file descriptors, most likely: wait until some connection has ended.
+            Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+        }
+        while connections.try_join_next().is_some() {}
+    }
+}
+
+/// Serves one connection until it closes.
+pub(super) async fn serve<IO>(state: Arc<State>, service: Service, stream: IO)
+where
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let answer = service_fn(|request| answer(&state, service, request));
+    let connection = http1::Builder::new().max_buf_size(MAX_HEAD).serve_connection(TokioIo::new(stream), answer);
+    // Clients that go away and the failures made to order below end up here alike.
+    let _ = connection.await;
+}
+
+/// The path of one request. An error closes the connection without an answer.
+async fn answer(state: &State, service: Service, request: Request<Incoming>) -> io::Result<Response<AnyBody>> {
+    let (head, body) = request.into_parts();
+    // Asked for before the arrival is announced: who raises a barrier on seeing this request means the next.
+    let barrier = lock(&state.behaviour).barrier();
+    state.log.record(seen(service, &head, &body));
+    if let Some(mut barrier) = barrier {
+        // Nothing is ever sent; its end is the signal.
+        let _ = barrier.changed().await;
+    }
+    let delay = lock(&state.behaviour).delay;
+    if !delay.is_zero() {
+        tokio::time::sleep(delay).await;
+    }
+
+    let forced = lock(&state.behaviour).forced();
+    let answer = match forced {
+        Some(Forced::Reset) => return Err(io::ErrorKind::ConnectionReset.into()),
+        Some(Forced::Refuse(refusal)) => Err(refusal),
+        None => ask(state, service, &head, body),
+    };
+    let request_id = state.ids.next();
+    let mut response = answer.unwrap_or_else(|refusal| refuse(&refusal, &request_id));
+    dress(state, &mut response, &request_id);
+    Ok(response)
+}
+
+fn seen(service: Service, head: &Parts, body: &Incoming) -> Seen {
+    let target = head.uri.path_and_query().map_or_else(|| head.uri.to_string(), ToString::to_string);
+    Seen {
+        service,
+        method: head.method.clone(),
+        target,
+        headers: head.headers.clone(),
+        has_body: !body.is_end_stream(),
+    }
+}
+
+/// What the service itself makes of a request.
+fn ask(state: &State, service: Service, head: &Parts, body: Incoming) -> Result<Response<AnyBody>, Refusal> {
+    let route = route::find(&state.catalogue, &head.method, head.uri.path());
+    let at_home = match &route {
+        Route::Operation(operation, _) => operation.service == service,
+        Route::PassThrough(home) => *home == service,
+        Route::Unknown => false,
+    };
+    if !at_home {
+        return Err(errors::NO_SUCH_API);
+    }
+    let token = lock(&state.tokens).check(&head.headers)?;
+    match route {
+        Route::Operation(operation, project_id) => list_products(state, operation, project_id, &token, head),
+        _ => Ok(echo(head, body)),
+    }
+}
+
+fn list_products(
+    state: &State,
+    operation: &Operation,
+    project_id: &str,
+    token: &Token,
+    head: &Parts,
+) -> Result<Response<AnyBody>, Refusal> {
+    if token.project_id != project_id {
+        return Err(errors::OTHER_PROJECT);
+    }
+    let (version, instead, truncate) = {
+        let behaviour = lock(&state.behaviour);
+        (behaviour.version, behaviour.body.clone(), behaviour.truncate)
+    };
+    let view = View { version, narrow: token.narrow_view, language: list::language(&head.headers) };
+    let own = list::body(operation, head.uri.query().unwrap_or_default(), view)?;
+    let body = instead.unwrap_or(own);
+    Ok(Response::new(if truncate { Truncated::of(body).boxed_unsync() } else { whole(body) }))
+}
+
+/// Not modelled: what the request brought goes back, frame by frame as it arrives.
+fn echo(head: &Parts, body: Incoming) -> Response<AnyBody> {
+    let mut response = Response::new(body.map_err(io::Error::other).boxed_unsync());
+    if let Some(content_type) = head.headers.get(CONTENT_TYPE) {
+        response.headers_mut().insert(CONTENT_TYPE, content_type.clone());
+    }
+    response
+}
+
+fn refuse(refusal: &Refusal, request_id: &str) -> Response<AnyBody> {
+    let mut response = Response::new(whole(refusal.body(request_id)));
+    *response.status_mut() = refusal.status;
+    if refusal.status == StatusCode::UNAUTHORIZED {
+        // As captured from the real API gateway.
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        response.headers_mut().insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
+    response
+}
+
+/// The headers of every answer, and those asked for.
+fn dress(state: &State, response: &mut Response<AnyBody>, request_id: &str) {
+    let ok = response.status() == StatusCode::OK;
+    let headers = response.headers_mut();
+    if let Entry::Vacant(content_type) = headers.entry(CONTENT_TYPE) {
+        content_type.insert(JSON);
+    }
+    headers.insert(SERVER, HeaderValue::from_static("api-gateway"));
+    if let Ok(request_id) = HeaderValue::from_str(request_id) {
+        headers.insert(X_REQUEST_ID, request_id);
+    }
+    if ok {
+        headers.extend(lock(&state.behaviour).headers.clone());
+    }
+}
+
+fn whole(body: Bytes) -> AnyBody {
+    Full::new(body).map_err(|never| match never {}).boxed_unsync()
+}
+
+/// A body that announces its whole length and breaks off half way.
+struct Truncated {
+    length: u64,
+    half: Option<Bytes>,
+    flushed: bool,
+}
+
+impl Truncated {
+    fn of(body: Bytes) -> Self {
+        let half = body.slice(..body.len() / 2);
+        Self { length: body.len() as u64, half: Some(half), flushed: false }
+    }
+}
+
+impl Body for Truncated {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        let this = self.get_mut();
+        if let Some(half) = this.half.take() {
+            return Poll::Ready(Some(Ok(Frame::data(half))));
+        }
+        if !this.flushed {
+            // hyper drops what it has not written yet when a body fails, and writes when one is pending.
+            this.flushed = true;
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        Poll::Ready(Some(Err(io::ErrorKind::ConnectionReset.into())))
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.length)
+    }
+}

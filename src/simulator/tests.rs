@@ -1,0 +1,344 @@
+//! The simulator over real sockets, as a client meets it.
+
+use std::collections::HashSet;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, SERVER, SET_COOKIE, TRANSFER_ENCODING};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use serde_json::Value;
+use tokio::task::JoinSet;
+
+use super::Simulator;
+use crate::catalogue::Service;
+use crate::catalogue::Service::{AppStream, Workspace};
+use crate::request::caller::X_AUTH_TOKEN;
+
+const PRODUCTS: &str = "/v2/p/products";
+const SHARER: &str = "/v2/p/products/sharer";
+const V1: &str = "/v1/p/product";
+
+struct Bench {
+    simulator: Simulator,
+    client: Client<HttpConnector, Full<Bytes>>,
+    token: String,
+}
+
+impl Bench {
+    async fn new() -> Self {
+        let simulator = Simulator::start().await.unwrap();
+        let token = simulator.token("p");
+        Self { simulator, client: Client::builder(TokioExecutor::new()).build_http(), token }
+    }
+
+    async fn send(&self, service: Service, method: Method, target: &str, headers: &HeaderMap) -> Response<Bytes> {
+        let uri = self.simulator.url(service) + target;
+        let mut request = Request::builder().method(method).uri(uri).body(Full::default()).unwrap();
+        *request.headers_mut() = headers.clone();
+        let (head, body) = self.client.request(request).await.unwrap().into_parts();
+        Response::from_parts(head, body.collect().await.unwrap().to_bytes())
+    }
+
+    async fn get_as(&self, token: &str, service: Service, target: &str) -> Response<Bytes> {
+        self.send(service, Method::GET, target, &with_token(token)).await
+    }
+
+    async fn get(&self, service: Service, target: &str) -> Response<Bytes> {
+        self.get_as(&self.token, service, target).await
+    }
+
+    async fn body(&self) -> Bytes {
+        self.get(Workspace, PRODUCTS).await.into_body()
+    }
+
+    /// A connection that shows what really goes over the wire.
+    fn raw(&self) -> TcpStream {
+        TcpStream::connect(self.simulator.url(Workspace).strip_prefix("http://").unwrap()).unwrap()
+    }
+
+    fn raw_request(&self) -> String {
+        format!("GET {PRODUCTS} HTTP/1.1\r\nhost: w\r\nx-auth-token: {}\r\n\r\n", self.token)
+    }
+}
+
+fn with_token(token: &str) -> HeaderMap {
+    HeaderMap::from_iter([(X_AUTH_TOKEN, HeaderValue::from_str(token).unwrap())])
+}
+
+fn error(response: &Response<Bytes>) -> (u16, String) {
+    let body: Value = serde_json::from_slice(response.body()).unwrap();
+    let code = body["error_code"].as_str().unwrap().to_owned();
+    assert!(body["error_msg"].is_string());
+    if code.starts_with("APIGW.") {
+        assert_eq!(body["request_id"], response.headers()["x-request-id"].to_str().unwrap());
+    } else {
+        assert_eq!(body.get("request_id"), None);
+    }
+    (response.status().as_u16(), code)
+}
+
+#[tokio::test]
+async fn the_three_operations_answer_and_every_answer_has_its_headers() {
+    let bench = Bench::new().await;
+    let mut ids = HashSet::new();
+    for (service, path) in [(Workspace, PRODUCTS), (Workspace, SHARER), (AppStream, V1)] {
+        let response = bench.get(service, path).await;
+        assert_eq!(response.status(), StatusCode::OK);
+        assert_eq!(response.headers()[SERVER], "api-gateway");
+        assert_eq!(response.headers()[CONTENT_TYPE], "application/json;charset=utf8");
+        let id = response.headers()["x-request-id"].to_str().unwrap();
+        assert!(id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit()), "{id}");
+        assert!(ids.insert(id.to_owned()));
+        let body: Value = serde_json::from_slice(response.body()).unwrap();
+        assert!(!body["products"].as_array().unwrap().is_empty());
+
+        let head = bench.send(service, Method::HEAD, path, &with_token(&bench.token)).await;
+        assert_eq!(head.headers()[CONTENT_LENGTH], response.headers()[CONTENT_LENGTH]);
+        assert!(head.body().is_empty());
+    }
+}
+
+#[tokio::test]
+async fn tokens_are_checked() {
+    type Judge = fn(&Simulator, &str);
+    let bench = Bench::new().await;
+    let simulator = &bench.simulator;
+    let other = simulator.token("q");
+    let longest = simulator.token_of_length("p", 102_400);
+    assert_eq!(bench.get_as(&longest, Workspace, PRODUCTS).await.status(), StatusCode::OK);
+    assert_eq!(
+        error(&bench.send(Workspace, Method::GET, PRODUCTS, &HeaderMap::new()).await),
+        (401, "APIGW.0301".into())
+    );
+    assert_eq!(error(&bench.get_as("made-up", Workspace, PRODUCTS).await), (401, "APIGW.0301".into()));
+    assert_eq!(error(&bench.get_as(&other, Workspace, PRODUCTS).await), (403, "WKS.00081102".into()));
+
+    let judgements = [
+        (Simulator::expire as Judge, 401, "APIGW.0301"),
+        (Simulator::revoke, 401, "APIGW.0307"),
+        (Simulator::deny, 403, "APIGW.0302"),
+    ];
+    for (judge, status, code) in judgements {
+        judge(simulator, &bench.token);
+        let refused = bench.get(Workspace, PRODUCTS).await;
+        assert_eq!(error(&refused), (status, code.into()));
+        assert_eq!(refused.headers().contains_key(CONNECTION), status == 401);
+        assert_eq!(refused.headers().contains_key(TRANSFER_ENCODING), status == 401);
+        assert_eq!(bench.get_as(&longest, Workspace, PRODUCTS).await.status(), StatusCode::OK);
+    }
+    let head = bench.send(Workspace, Method::HEAD, PRODUCTS, &with_token("made-up")).await;
+    assert_eq!((head.status(), head.body().len()), (StatusCode::UNAUTHORIZED, 0));
+    simulator.restore(&bench.token);
+    assert_eq!(bench.get(Workspace, PRODUCTS).await.status(), StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_path_belongs_to_one_service() {
+    let bench = Bench::new().await;
+    for (service, path) in [(AppStream, PRODUCTS), (Workspace, V1), (AppStream, "/v2/p/desktops"), (Workspace, "/v9/p")]
+    {
+        assert_eq!(error(&bench.get(service, path).await), (404, "APIGW.0101".into()), "{path}");
+    }
+    assert_eq!(bench.get(AppStream, "/v2/p/job/1").await.status(), StatusCode::OK);
+    assert_eq!(error(&bench.get(Workspace, "/v2/p/products?limit=101").await), (400, "WKS.00211102".into()));
+}
+
+#[tokio::test]
+async fn failures_are_made_to_order() {
+    let bench = Bench::new().await;
+    for (status, code) in [
+        (400, "WKS.00211102"),
+        (404, "WKS.00211902"),
+        (500, "WKS.00211401"),
+        (502, "APIGW.0201"),
+        (503, "WKS.00050902"),
+        (504, "APIGW.0201"),
+    ] {
+        bench.simulator.fail_with(StatusCode::from_u16(status).ok());
+        assert_eq!(error(&bench.get(Workspace, PRODUCTS).await), (status, code.into()));
+    }
+    bench.simulator.fail_with(Some(StatusCode::NOT_MODIFIED));
+    assert!(bench.get(Workspace, PRODUCTS).await.body().is_empty());
+    bench.simulator.fail_with(None);
+
+    bench.simulator.throttle(Some(1));
+    assert_eq!(bench.get(Workspace, PRODUCTS).await.status(), StatusCode::OK);
+    assert_eq!(error(&bench.get(AppStream, V1).await), (429, "APIGW.0308".into()));
+    bench.simulator.throttle(None);
+    assert_eq!(bench.get(AppStream, V1).await.status(), StatusCode::OK);
+}
+
+#[tokio::test]
+async fn what_is_shown_changes_by_order_by_token_and_by_language() {
+    let bench = Bench::new().await;
+    let (first, other) = (bench.body().await, bench.simulator.token("p"));
+    assert_eq!(bench.body().await, first, "the same question has the same answer");
+    let mut headers = with_token(&bench.token);
+    headers.insert("x-language", HeaderValue::from_static("zh-cn"));
+    assert_ne!(bench.send(Workspace, Method::GET, PRODUCTS, &headers).await.body(), &first);
+
+    bench.simulator.change_catalogue();
+    let second = bench.body().await;
+    assert_ne!(second, first);
+    bench.simulator.views_differ(&other);
+    assert_ne!(bench.get_as(&other, Workspace, PRODUCTS).await.body(), &second);
+    assert_eq!(bench.body().await, second);
+
+    let name = HeaderName::from_static("cache-control");
+    bench.simulator.add_header(name.clone(), HeaderValue::from_static("no-store"));
+    bench.simulator.add_header(SET_COOKIE, HeaderValue::from_static("a=1"));
+    bench.simulator.add_header(SET_COOKIE, HeaderValue::from_static("b=2"));
+    bench.simulator.add_header(CONTENT_TYPE, HeaderValue::from_static("text/html"));
+    bench.simulator.answer_with(Some(Bytes::from_static(b"<html>")));
+    let odd = bench.get(Workspace, PRODUCTS).await;
+    assert_eq!(odd.body(), "<html>");
+    assert_eq!(
+        (&odd.headers()[&name], &odd.headers()[CONTENT_TYPE]),
+        (&"no-store".parse().unwrap(), &"text/html".parse().unwrap())
+    );
+    assert_eq!(odd.headers().get_all(SET_COOKIE).iter().count(), 2);
+    assert!(!bench.get(Workspace, "/v9").await.headers().contains_key(name), "on every 200 only");
+    bench.simulator.answer_with(None);
+    assert_eq!(bench.body().await, second);
+}
+
+#[tokio::test]
+async fn hundreds_wait_at_the_barrier_and_meet_what_was_said_meanwhile() {
+    const REQUESTS: usize = 300;
+    let bench = Bench::new().await;
+    bench.simulator.hold();
+    let mut waiting = JoinSet::new();
+    for _ in 0..REQUESTS {
+        let (client, uri) = (bench.client.clone(), bench.simulator.url(Workspace) + PRODUCTS);
+        let request = Request::get(uri).header(X_AUTH_TOKEN, &bench.token).body(Full::default()).unwrap();
+        waiting.spawn(async move { client.request(request).await.unwrap().status() });
+    }
+    bench.simulator.arrived(REQUESTS).await;
+    assert!(waiting.try_join_next().is_none());
+    bench.simulator.fail_with(Some(StatusCode::BAD_GATEWAY));
+    bench.simulator.release();
+    assert!(waiting.join_all().await.into_iter().all(|status| status == StatusCode::BAD_GATEWAY));
+    assert_eq!(bench.simulator.request_count(), REQUESTS);
+
+    bench.simulator.forget_requests();
+    bench.get(AppStream, "/v1/p/product?os_type=Windows").await;
+    bench.simulator.arrived(1).await;
+    let seen = bench.simulator.requests_seen();
+    assert_eq!(seen.len(), 1);
+    assert_eq!((seen[0].service, &seen[0].method), (AppStream, &Method::GET));
+    assert_eq!(seen[0].target, "/v1/p/product?os_type=Windows");
+    assert_eq!(seen[0].headers[X_AUTH_TOKEN], bench.token);
+    assert!(!seen[0].has_body);
+}
+
+#[tokio::test]
+async fn an_answer_can_be_slow() {
+    let bench = Bench::new().await;
+    bench.simulator.delay(Duration::from_secs(3_600));
+    let answer = bench.get(Workspace, PRODUCTS);
+    let arrived = bench.simulator.arrived(1);
+    tokio::select! {
+        _ = answer => panic!("answered at once"),
+        () = arrived => {}
+    }
+}
+
+#[tokio::test]
+async fn connections_break_to_order() {
+    let bench = Bench::new().await;
+    let whole = bench.body().await;
+    let request = bench.raw_request();
+    let exchange = || {
+        let (mut stream, request) = (bench.raw(), request.clone());
+        tokio::task::spawn_blocking(move || {
+            stream.write_all(request.as_bytes()).unwrap();
+            let mut received = Vec::new();
+            // Whether the end comes as an orderly close or as a reset is up to the kernel.
+            let _ = stream.read_to_end(&mut received);
+            String::from_utf8(received).unwrap()
+        })
+    };
+    bench.simulator.reset_connection(true);
+    assert_eq!(exchange().await.unwrap(), "");
+    bench.simulator.reset_connection(false);
+
+    bench.simulator.truncate(true);
+    let received = exchange().await.unwrap();
+    let (head, body) = received.split_once("\r\n\r\n").unwrap();
+    assert!(head.starts_with("HTTP/1.1 200 OK"), "{head}");
+    assert!(head.contains(&format!("content-length: {}", whole.len())), "{head}");
+    assert_eq!(body.as_bytes(), &whole[..whole.len() / 2]);
+    bench.simulator.truncate(false);
+    assert_eq!(bench.body().await, whole);
+}
+
+#[tokio::test]
+async fn the_rest_is_echoed_frame_by_frame() {
+    let bench = Bench::new().await;
+    let (mut stream, token) = (bench.raw(), bench.token.clone());
+    let exchange = tokio::task::spawn_blocking(move || {
+        let mut read_until = {
+            let (mut stream, mut text) = (stream.try_clone().unwrap(), String::new());
+            move |end: &str| {
+                while !text.contains(end) {
+                    let mut buffer = [0; 1024];
+                    let n = stream.read(&mut buffer).unwrap();
+                    assert!(n > 0, "closed after {text:?}");
+                    text.push_str(std::str::from_utf8(&buffer[..n]).unwrap());
+                }
+                text.clone()
+            }
+        };
+        let head = format!(
+            "POST /v2/p/desktops HTTP/1.1\r\nhost: w\r\nx-auth-token: {token}\r\ncontent-type: text/x-odd\r\n\
+             transfer-encoding: chunked\r\n\r\n5\r\nfirst\r\n"
+        );
+        stream.write_all(head.as_bytes()).unwrap();
+        // The second half is not sent before the first has come back.
+        read_until("first");
+        stream.write_all(b"6\r\nsecond\r\n0\r\n\r\n").unwrap();
+        read_until("second")
+    });
+    assert!(exchange.await.unwrap().contains("content-type: text/x-odd"));
+    assert!(bench.simulator.requests_seen()[0].has_body);
+}
+
+#[tokio::test]
+async fn it_serves_streams_accepted_elsewhere() {
+    let bench = Bench::new().await;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let uri = format!("http://{}{V1}", listener.local_addr().unwrap());
+    let request = Request::get(uri).header(X_AUTH_TOKEN, &bench.token).body(Full::default()).unwrap();
+    let serving = async {
+        let (stream, _) = listener.accept().await.unwrap();
+        bench.simulator.serve_stream(AppStream, stream).await;
+    };
+    tokio::select! {
+        response = bench.client.request(request) => assert_eq!(response.unwrap().status(), StatusCode::OK),
+        () = serving => panic!("closed before the answer"),
+    }
+}
+
+#[tokio::test]
+async fn it_stops_when_told_and_when_nobody_holds_it() {
+    let bench = Bench::new().await;
+    bench.get(Workspace, PRODUCTS).await;
+    let uri = bench.simulator.url(Workspace) + PRODUCTS;
+    bench.simulator.shut_down().await;
+    assert!(bench.client.get(uri.parse().unwrap()).await.is_err());
+
+    let simulator = Simulator::start().await.unwrap();
+    let mut stream = TcpStream::connect(simulator.url(AppStream).strip_prefix("http://").unwrap()).unwrap();
+    let other = simulator.clone();
+    drop(simulator);
+    assert!(bench.client.get(other.url(AppStream).parse().unwrap()).await.is_ok());
+    drop(other);
+    let end = tokio::task::spawn_blocking(move || stream.read(&mut [0; 16]));
+    assert_eq!(end.await.unwrap().unwrap_or(0), 0);
+}

@@ -1,0 +1,295 @@
+//! Every metric family, with what a rise means. Values that something else already knows (entries,
+//! bytes, waiters) are read when Prometheus asks.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::StatusCode;
+use prometheus::core::{Collector, Desc};
+use prometheus::proto::MetricFamily;
+use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
+
+use super::outcome::Outcome;
+use crate::cache::admission::Unstorable;
+use crate::catalogue::Service;
+use crate::request::BypassReason;
+
+/// From a hit in memory (50 µs) to an upstream at its limits (60 s), in seconds.
+const BUCKETS: [f64; 19] = [
+    50e-6, 100e-6, 250e-6, 500e-6, 1e-3, 2.5e-3, 5e-3, 10e-3, 25e-3, 50e-3, 100e-3, 250e-3, 500e-3, 1.0, 2.5, 5.0,
+    10.0, 30.0, 60.0,
+];
+
+/// The metrics of one gateway.
+pub struct Metrics {
+    registry: Registry,
+    /// Requests whose answer is not finished.
+    pub in_flight: IntGauge,
+    /// Open client connections.
+    pub connections: IntGauge,
+    requests: IntCounterVec,
+    durations: HistogramVec,
+    bypasses: IntCounterVec,
+    unstored: IntCounterVec,
+    upstream_requests: IntCounterVec,
+    upstream_durations: HistogramVec,
+    upstream_in_flight: IntGaugeVec,
+    evictions: IntCounterVec,
+}
+
+impl Metrics {
+    /// All families, registered.
+    ///
+    /// # Errors
+    /// Only if two families had one name.
+    pub fn new() -> prometheus::Result<Arc<Self>> {
+        let registry = Registry::new();
+        let metrics = Self {
+            in_flight: IntGauge::new(
+                "workspace_gateway_requests_in_flight",
+                "Requests whose answer is not finished. A rise without more traffic: upstream or clients are slower.",
+            )?,
+            connections: IntGauge::new(
+                "workspace_gateway_connections",
+                "Open client connections. A steady rise: clients that open one per call, or leave them open.",
+            )?,
+            requests: counters(
+                "workspace_gateway_requests_total",
+                "Requests by operation, result and status. More `hit` and `coalesced`: the gateway helps. More `miss`: \
+                 new questions, or entries evicted. More `bypass`: see workspace_gateway_bypasses_total. More \
+                 `aborted`: clients give up waiting.",
+                &["operation", "result", "status"],
+            )?,
+            durations: histograms(
+                "workspace_gateway_request_duration_seconds",
+                "From a request's head to its answer's end, in seconds. A rise of `hit`: this machine is short of CPU. \
+                 A rise of `miss`: upstream is slower.",
+                &["operation", "result"],
+            )?,
+            bypasses: counters(
+                "workspace_gateway_bypasses_total",
+                "Requests for an operation that were forwarded as they are, by reason. A rise: clients ask in a way \
+                 that cannot be answered from memory.",
+                &["reason"],
+            )?,
+            unstored: counters(
+                "workspace_gateway_unstored_answers_total",
+                "Answers that were passed on and not kept, by reason. A rise of `status`: upstream refuses or fails. \
+                 A rise of another: upstream's answers have changed.",
+                &["reason"],
+            )?,
+            upstream_requests: counters(
+                "workspace_gateway_upstream_requests_total",
+                "Calls to upstream by service and status, or how they failed. A rise of 429: the quota is used up. A \
+                 rise of `connect`, `tls`, `timeout`, `idle` or `broken`: upstream or the network is in trouble.",
+                &["service", "status"],
+            )?,
+            upstream_durations: histograms(
+                "workspace_gateway_upstream_duration_seconds",
+                "From asking upstream to its whole answer (pass-through: to its head), in seconds. A rise: upstream \
+                 is slower.",
+                &["service"],
+            )?,
+            upstream_in_flight: IntGaugeVec::new(
+                Opts::new(
+                    "workspace_gateway_upstream_requests_in_flight",
+                    "Calls to upstream that have no answer yet. A rise: upstream is slower, or questions differ more.",
+                ),
+                &["service"],
+            )?,
+            evictions: counters(
+                "workspace_gateway_evictions_total",
+                "Entries that had to go. A rise of `size`: cache.max_size is too small for what is asked. `expired`: \
+                 nobody asked for them any more.",
+                &["cause"],
+            )?,
+            registry,
+        };
+        metrics.register_all()?;
+        metrics.begin_at_zero();
+        Ok(Arc::new(metrics))
+    }
+
+    fn register_all(&self) -> prometheus::Result<()> {
+        let build = IntGaugeVec::new(
+            Opts::new("workspace_gateway_build_info", "Always 1; the labels tell what is running."),
+            &["version"],
+        )?;
+        build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        let families: [Box<dyn Collector>; 11] = [
+            Box::new(self.in_flight.clone()),
+            Box::new(self.connections.clone()),
+            Box::new(self.requests.clone()),
+            Box::new(self.durations.clone()),
+            Box::new(self.bypasses.clone()),
+            Box::new(self.unstored.clone()),
+            Box::new(self.upstream_requests.clone()),
+            Box::new(self.upstream_durations.clone()),
+            Box::new(self.upstream_in_flight.clone()),
+            Box::new(self.evictions.clone()),
+            Box::new(build),
+        ];
+        families.into_iter().try_for_each(|family| self.registry.register(family))?;
+        // Memory, CPU seconds, descriptors and threads of this process, where /proc tells them.
+        #[cfg(target_os = "linux")]
+        self.registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
+        Ok(())
+    }
+
+    /// A series that appears with its first event can't show a rate from zero.
+    fn begin_at_zero(&self) {
+        for reason in BypassReason::ALL {
+            self.bypasses.with_label_values(&[reason.as_str()]);
+        }
+        for reason in Unstorable::ALL {
+            self.unstored.with_label_values(&[reason.as_str()]);
+        }
+        for service in Service::ALL {
+            self.upstream_durations.with_label_values(&[service.as_str()]);
+            self.upstream_in_flight.with_label_values(&[service.as_str()]);
+        }
+        for cause in ["size", "expired"] {
+            self.evictions.with_label_values(&[cause]);
+        }
+    }
+
+    /// Adds a gauge that is read when Prometheus asks.
+    ///
+    /// # Errors
+    /// If there is one of that name already.
+    pub fn watch(
+        &self,
+        name: &str,
+        help: &str,
+        read: impl Fn() -> u64 + Send + Sync + 'static,
+    ) -> prometheus::Result<()> {
+        let gauge = IntGauge::new(name, help)?;
+        self.registry.register(Box::new(Watched { gauge, read }))
+    }
+
+    /// Counts a request that is over.
+    pub fn request(&self, operation: &'static str, outcome: Outcome, status: Option<StatusCode>, took: Duration) {
+        let result = outcome.as_str();
+        let status = status.map_or("none", status_label);
+        self.requests.with_label_values(&[operation, result, status]).inc();
+        self.durations.with_label_values(&[operation, result]).observe(took.as_secs_f64());
+    }
+
+    /// Counts a request for an operation that is forwarded as it is.
+    pub fn bypass(&self, reason: BypassReason) {
+        self.bypasses.with_label_values(&[reason.as_str()]).inc();
+    }
+
+    /// Counts an answer that is passed on and not kept.
+    pub fn unstored(&self, reason: Unstorable) {
+        self.unstored.with_label_values(&[reason.as_str()]).inc();
+    }
+
+    /// Counts entries that had to go, by cause.
+    pub fn eviction_counter(&self) -> impl Fn(&'static str) + Send + Sync + 'static {
+        let evictions = self.evictions.clone();
+        move |cause| evictions.with_label_values(&[cause]).inc()
+    }
+
+    /// Begins to count a call to upstream.
+    pub fn upstream_call(&self, service: Service) -> UpstreamCall<'_> {
+        self.upstream_in_flight.with_label_values(&[service.as_str()]).inc();
+        UpstreamCall { metrics: self, service }
+    }
+
+    /// Everything in Prometheus' text format.
+    ///
+    /// # Errors
+    /// If a family can't be written, which would be a mistake in this file.
+    pub fn encode(&self) -> prometheus::Result<String> {
+        TextEncoder::new().encode_to_string(&self.registry.gather())
+    }
+}
+
+/// A call to upstream that has no answer yet.
+pub struct UpstreamCall<'m> {
+    metrics: &'m Metrics,
+    service: Service,
+}
+
+impl UpstreamCall<'_> {
+    /// The call was answered, or failed in the named way.
+    pub fn ended(self, result: Result<StatusCode, &'static str>, took: Duration) {
+        let service = self.service.as_str();
+        let status = result.map_or_else(|failure| failure, status_label);
+        self.metrics.upstream_requests.with_label_values(&[service, status]).inc();
+        self.metrics.upstream_durations.with_label_values(&[service]).observe(took.as_secs_f64());
+    }
+}
+
+impl Drop for UpstreamCall<'_> {
+    fn drop(&mut self) {
+        self.metrics.upstream_in_flight.with_label_values(&[self.service.as_str()]).dec();
+    }
+}
+
+/// A gauge that is read when Prometheus asks.
+struct Watched<F> {
+    gauge: IntGauge,
+    read: F,
+}
+
+impl<F: Fn() -> u64 + Send + Sync> Collector for Watched<F> {
+    fn desc(&self) -> Vec<&Desc> {
+        self.gauge.desc()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        self.gauge.set(i64::try_from((self.read)()).unwrap_or(i64::MAX));
+        self.gauge.collect()
+    }
+}
+
+fn counters(name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntCounterVec> {
+    IntCounterVec::new(Opts::new(name, help), labels)
+}
+
+fn histograms(name: &str, help: &str, labels: &[&str]) -> prometheus::Result<HistogramVec> {
+    HistogramVec::new(HistogramOpts::new(name, help).buckets(BUCKETS.to_vec()), labels)
+}
+
+/// The statuses in the services' documentation and those a proxy makes; others by class, so that an
+/// upstream can't add series at will.
+fn status_label(status: StatusCode) -> &'static str {
+    const NAMED: [(u16, &str); 22] = [
+        (200, "200"),
+        (201, "201"),
+        (202, "202"),
+        (204, "204"),
+        (206, "206"),
+        (304, "304"),
+        (400, "400"),
+        (401, "401"),
+        (403, "403"),
+        (404, "404"),
+        (405, "405"),
+        (409, "409"),
+        (413, "413"),
+        (414, "414"),
+        (429, "429"),
+        (431, "431"),
+        (494, "494"),
+        (500, "500"),
+        (502, "502"),
+        (503, "503"),
+        (504, "504"),
+        (508, "508"),
+    ];
+    let named = NAMED.iter().find(|(code, _)| *code == status.as_u16());
+    named.map_or_else(
+        || match status.as_u16() / 100 {
+            1 => "1xx",
+            2 => "2xx",
+            3 => "3xx",
+            4 => "4xx",
+            5 => "5xx",
+            _ => "other",
+        },
+        |(_, label)| label,
+    )
+}

@@ -1,0 +1,8 @@
+//! What an operator sees: metrics, one log line per request, and the record both are made of.
+//!
+//! Labels and log fields come from enums and from the catalogue, never from a request, so nothing a
+//! client sends can add a metric series or show a credential.
+
+pub mod logs;
+pub mod metrics;
+pub mod outcome;

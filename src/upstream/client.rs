@@ -1,0 +1,172 @@
+//! The HTTP client: builds requests to upstream, and reads answers whole or as a stream.
+
+use std::io;
+use std::path::Path;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_TYPE, HOST, USER_AGENT, VIA};
+use http::request::Parts;
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderValue, Request, Response};
+use http_body::Body as _;
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::body::Incoming;
+use hyper_util::client::legacy::Client;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use tokio::sync::Notify;
+use tokio::time::{sleep, timeout};
+
+use super::connect::Connector;
+use super::idle::{IdleLimited, Watched};
+use super::{BoxError, StreamBody, UpstreamError};
+use crate::catalogue::Origin;
+use crate::request::X_REQUEST_ID;
+use crate::request::caller::X_AUTH_TOKEN;
+use crate::request::hop::{self, Via};
+use crate::request::key::Key;
+
+/// An idle connection is let go before upstream is likely to close it, so that few requests meet one
+/// that is just being closed.
+const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(15);
+
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+const AGENT: HeaderValue = HeaderValue::from_static(concat!("workspace-gateway/", env!("CARGO_PKG_VERSION")));
+
+/// How long and how much.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// For DNS, TCP and TLS together.
+    pub connect: Duration,
+    /// For a whole answer.
+    pub answer: Duration,
+    /// For a stream on which nothing moves.
+    pub idle: Duration,
+    /// The largest answer that is read whole.
+    pub max_body: usize,
+}
+
+/// Both upstream services.
+pub struct Upstream {
+    client: Client<Connector, StreamBody>,
+    limits: Limits,
+    via: Via,
+}
+
+impl Upstream {
+    /// A client that trusts the system's authorities and those in `ca_file`. Connects to nothing yet.
+    ///
+    /// # Errors
+    /// If `ca_file` has no usable certificates.
+    pub fn new(ca_file: Option<&Path>, limits: Limits, via: Via) -> io::Result<Self> {
+        let client = Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(POOL_IDLE_TIMEOUT)
+            .build(Connector::new(ca_file, limits.connect)?);
+        Ok(Self { client, limits, via })
+    }
+
+    /// Asks for a product list, and reads the answer whole within the deadline.
+    ///
+    /// # Errors
+    /// If there is no whole answer.
+    pub async fn ask(&self, key: &Key, token: HeaderValue, request_id: &str) -> Result<Response<Bytes>, UpstreamError> {
+        let request = question(key, token, request_id, &self.via);
+        let max_body = self.limits.max_body;
+        let answering = async {
+            let response = self.client.request(request).await.map_err(|error| UpstreamError::of_client(&error))?;
+            let (mut head, body) = response.into_parts();
+            self.take_over(&mut head.headers);
+            // Declared too large: no need to read it to find out.
+            if body.size_hint().lower() > max_body as u64 {
+                return Err(UpstreamError::TooLarge);
+            }
+            let body = Limited::new(body, max_body).collect().await.map_err(|error| UpstreamError::of_body(&error))?;
+            Ok(Response::from_parts(head, body.to_bytes()))
+        };
+        timeout(self.limits.answer, answering).await.unwrap_or(Err(UpstreamError::Timeout))
+    }
+
+    /// Sends a request on as it is, hop-by-hop headers apart, and streams both bodies.
+    ///
+    /// # Errors
+    /// If there is no answer's head.
+    pub async fn relay(
+        &self,
+        origin: &Origin,
+        head: &Parts,
+        body: StreamBody,
+    ) -> Result<Response<StreamBody>, UpstreamError> {
+        let moved = Arc::new(Notify::new());
+        let request = relayed(origin, head, Watched::new(body, Arc::clone(&moved)).boxed_unsync(), &self.via);
+        let mut answering = pin!(self.client.request(request));
+        let response = loop {
+            tokio::select! {
+                response = &mut answering => break response.map_err(|error| UpstreamError::of_client(&error))?,
+                // A part of the request's body has moved: wait anew.
+                () = moved.notified() => {}
+                () = sleep(self.limits.idle) => return Err(UpstreamError::Idle),
+            }
+        };
+        let mut response = response.map(|body: Incoming| IdleLimited::new(body, self.limits.idle).boxed_unsync());
+        self.take_over(response.headers_mut());
+        Ok(response)
+    }
+
+    /// Ends the hop that an answer came by.
+    fn take_over(&self, headers: &mut HeaderMap) {
+        hop::strip(headers);
+        self.via.add_to(headers);
+    }
+}
+
+/// The request for a product list: made of the key, the credential and constants, and nothing else.
+pub fn question(key: &Key, mut token: HeaderValue, request_id: &str, via: &Via) -> Request<StreamBody> {
+    token.set_sensitive(true);
+    let mut request = Request::new(Empty::new().map_err(|never| match never {}).boxed_unsync());
+    *request.uri_mut() = key.uri();
+    let headers = request.headers_mut();
+    headers.insert(HOST, authority_value(key.origin()));
+    headers.insert(X_AUTH_TOKEN, token);
+    headers.insert(ACCEPT, JSON);
+    headers.insert(CONTENT_TYPE, JSON);
+    headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    headers.insert(USER_AGENT, AGENT);
+    headers.insert(VIA, via.value().clone());
+    if let Ok(id) = HeaderValue::from_str(request_id) {
+        headers.insert(X_REQUEST_ID, id);
+    }
+    for (name, value) in key.headers() {
+        headers.insert(name, value.clone());
+    }
+    request
+}
+
+/// The request as it came, to another host.
+fn relayed(origin: &Origin, head: &Parts, body: StreamBody, via: &Via) -> Request<StreamBody> {
+    let mut request = Request::new(body);
+    *request.method_mut() = head.method.clone();
+    let target = head.uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"));
+    *request.uri_mut() = origin.uri(target);
+    *request.headers_mut() = head.headers.clone();
+    let headers = request.headers_mut();
+    headers.insert(HOST, authority_value(origin));
+    via.add_to(headers);
+    request
+}
+
+fn authority_value(origin: &Origin) -> HeaderValue {
+    // An authority is made of characters that a header value allows.
+    HeaderValue::from_str(origin.authority().as_str()).unwrap_or(HeaderValue::from_static(""))
+}
+
+/// Boxes a client's body, so that one client serves them all.
+pub fn stream<B>(body: B) -> StreamBody
+where
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    body.map_err(Into::into).boxed_unsync()
+}

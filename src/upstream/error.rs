@@ -1,0 +1,78 @@
+//! What can go wrong between here and upstream, in the words of a metric label and of a person.
+
+use std::error::Error;
+use std::io;
+
+use thiserror::Error;
+
+use super::BoxError;
+
+/// Why upstream gave no whole answer.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum UpstreamError {
+    /// Not resolved, not reached, or not in time.
+    #[error("cannot connect: {0}")]
+    Connect(String),
+    /// Reached, but it is not whom it should be.
+    #[error("TLS failed: {0}")]
+    Tls(String),
+    /// The whole answer did not arrive in time.
+    #[error("no whole answer in time")]
+    Timeout,
+    /// Nothing moved in either direction for too long.
+    #[error("nothing moved for too long")]
+    Idle,
+    /// The connection or the answer broke off, or was no HTTP.
+    #[error("the answer broke off: {0}")]
+    Broken(String),
+    /// The answer is too large to hold.
+    #[error("the answer is too large to hold")]
+    TooLarge,
+}
+
+impl UpstreamError {
+    /// The name used alike as metric label, log field and `Cache-Status` detail.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Connect(_) => "connect",
+            Self::Tls(_) => "tls",
+            Self::Timeout => "timeout",
+            Self::Idle => "idle",
+            Self::Broken(_) => "broken",
+            Self::TooLarge => "too-large",
+        }
+    }
+
+    /// Sorts a client's error by what was being done.
+    pub(super) fn of_client(error: &hyper_util::client::legacy::Error) -> Self {
+        let root = root_cause(error);
+        if !error.is_connect() {
+            return Self::Broken(root.to_string());
+        }
+        if is_tls(error) { Self::Tls(root.to_string()) } else { Self::Connect(root.to_string()) }
+    }
+
+    /// Sorts an error met while a body was read.
+    pub(super) fn of_body(error: &BoxError) -> Self {
+        if error.is::<http_body_util::LengthLimitError>() {
+            return Self::TooLarge;
+        }
+        Self::Broken(root_cause(error.as_ref()).to_string())
+    }
+}
+
+/// An `io::Error` reports its inner error's source as its own, so the chain is followed into it.
+fn causes<'e>(error: &'e (dyn Error + 'static)) -> impl Iterator<Item = &'e (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |&error| {
+        let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        inner.map(|inner| inner as &(dyn Error + 'static)).or_else(|| error.source())
+    })
+}
+
+fn root_cause<'e>(error: &'e (dyn Error + 'static)) -> &'e (dyn Error + 'static) {
+    causes(error).last().unwrap_or(error)
+}
+
+fn is_tls(error: &(dyn Error + 'static)) -> bool {
+    causes(error).any(|cause| cause.is::<rustls::Error>())
+}

@@ -1,0 +1,136 @@
+//! Streams that may take as long as they like, provided that something moves.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use tokio::sync::Notify;
+use tokio::time::{Sleep, sleep};
+
+use super::{BoxError, UpstreamError};
+
+/// A body that tells whenever a part of it has moved.
+pub(super) struct Watched<B> {
+    inner: B,
+    moved: Arc<Notify>,
+}
+
+impl<B> Watched<B> {
+    pub(super) fn new(inner: B, moved: Arc<Notify>) -> Self {
+        Self { inner, moved }
+    }
+}
+
+impl<B: Body<Data = Bytes> + Unpin> Body for Watched<B> {
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        let this = self.get_mut();
+        let frame = ready!(Pin::new(&mut this.inner).poll_frame(context));
+        this.moved.notify_one();
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+/// A body that fails when its next part is too long in coming. Time during which nobody asks for
+/// one (a client that reads slowly) does not count.
+pub(super) struct IdleLimited<B> {
+    inner: B,
+    limit: Duration,
+    waiting: Option<Pin<Box<Sleep>>>,
+}
+
+impl<B> IdleLimited<B> {
+    pub(super) fn new(inner: B, limit: Duration) -> Self {
+        Self { inner, limit, waiting: None }
+    }
+}
+
+impl<B> Body for IdleLimited<B>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: Into<BoxError>,
+{
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let this = self.get_mut();
+        if let Poll::Ready(frame) = Pin::new(&mut this.inner).poll_frame(context) {
+            this.waiting = None;
+            return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
+        }
+        let waiting = this.waiting.get_or_insert_with(|| Box::pin(sleep(this.limit)));
+        ready!(waiting.as_mut().poll(context));
+        Poll::Ready(Some(Err(UpstreamError::Idle.into())))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt;
+    use tokio::sync::mpsc;
+    use tokio::time::{Instant, advance};
+
+    use super::*;
+
+    struct Parts(mpsc::Receiver<Bytes>);
+
+    impl Body for Parts {
+        type Data = Bytes;
+        type Error = std::convert::Infallible;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            context: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+            self.0.poll_recv(context).map(|part| part.map(|part| Ok(Frame::data(part))))
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn parts_that_keep_coming_may_take_for_ever_and_a_pause_may_not() {
+        let (parts, receiver) = mpsc::channel(1);
+        let mut body = IdleLimited::new(Parts(receiver), Duration::from_secs(60));
+        for _ in 0..10 {
+            advance(Duration::from_secs(59)).await;
+            parts.send(Bytes::from_static(b"x")).await.unwrap();
+            body.frame().await.unwrap().unwrap();
+        }
+        let paused = Instant::now();
+        let error = body.frame().await.unwrap().unwrap_err();
+        assert_eq!(error.downcast_ref::<UpstreamError>(), Some(&UpstreamError::Idle));
+        assert_eq!(paused.elapsed().as_secs(), 60);
+    }
+
+    #[tokio::test]
+    async fn every_part_is_told() {
+        let moved = Arc::new(Notify::new());
+        let (parts, receiver) = mpsc::channel(1);
+        let mut body = Watched::new(Parts(receiver), Arc::clone(&moved));
+        parts.send(Bytes::from_static(b"x")).await.unwrap();
+        body.frame().await.unwrap().unwrap();
+        moved.notified().await;
+    }
+}
