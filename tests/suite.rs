@@ -1,1 +1,10 @@
-//! The test suite.
+//! The test suite: one binary, one file per feature, over real sockets on ports the system chooses.
+//!
+//! Nothing sleeps and nothing is tried again: time is a clock that tests move, and whatever runs at
+//! the same time is held and released at the simulator's barrier.
+
+#![allow(unreachable_pub, missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::float_cmp)]
+
+mod support;
+
+mod caching;

@@ -43,7 +43,7 @@ pub fn has_token(headers: &HeaderMap) -> bool {
 }
 
 /// Whether there is an `Authorization` that is not blank.
-fn has_signature(headers: &HeaderMap) -> bool {
+pub fn has_signature(headers: &HeaderMap) -> bool {
     headers.get_all(AUTHORIZATION).iter().any(|value| !is_blank(value))
 }
 

@@ -35,10 +35,11 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
 use crate::catalogue::{Catalogue, Origin, Service};
+use crate::request::id::RequestIds;
 use behaviour::Behaviour;
 use log::Log;
 pub use log::Seen;
-use server::{RequestIds, State};
+use server::State;
 use tokens::{Standing, Tokens};
 
 /// A running pair of upstream services. Clones are handles to the same pair, which stops when the

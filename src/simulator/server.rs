@@ -2,7 +2,6 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -28,6 +27,7 @@ use super::lock;
 use super::log::{Log, Seen};
 use super::tokens::{Token, Tokens};
 use crate::catalogue::{Catalogue, Operation, Service};
+use crate::request::id::RequestIds;
 use crate::request::route::{self, Route};
 
 /// Room for a token of the longest documented kind (102,400 characters), and a lot besides.
@@ -45,22 +45,6 @@ pub(super) struct State {
     pub(super) tokens: Mutex<Tokens>,
     pub(super) log: Log,
     pub(super) ids: RequestIds,
-}
-
-/// Makes request ids: 32 hex digits, half of them naming the simulator, half counting.
-pub(super) struct RequestIds {
-    simulator: u64,
-    next: AtomicU64,
-}
-
-impl RequestIds {
-    pub(super) fn new(simulator: u64) -> Self {
-        Self { simulator, next: AtomicU64::new(0) }
-    }
-
-    fn next(&self) -> String {
-        format!("{:016x}{:016x}", self.simulator, self.next.fetch_add(1, Ordering::Relaxed))
-    }
 }
 
 /// Accepts connections until dropped, which closes them all.

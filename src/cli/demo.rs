@@ -1,0 +1,235 @@
+//! `demo`: both upstream services simulated, the gateway before them, a short scripted load, and a
+//! table of what came of it.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body_util::{BodyExt, Empty};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use tokio::task::JoinSet;
+
+use super::serve::stop_signal;
+use super::{block_on, failure};
+use crate::catalogue::Service;
+use crate::clock::Clock;
+use crate::config::{Config, Mode, Override};
+use crate::request::caller::X_AUTH_TOKEN;
+use crate::server::Server;
+use crate::simulator::Simulator;
+use crate::upstream::BoxError;
+
+const PROJECT: &str = "00000000000000000000000000000001";
+const LATENCY: Duration = Duration::from_millis(150);
+const STAMPEDE: usize = 200;
+
+pub(super) fn run(once: bool, mode: Mode) -> ExitCode {
+    block_on(async {
+        match play(once, mode).await {
+            Ok(code) => code,
+            Err(error) => failure(1, &format!("the demo failed: {error}")),
+        }
+    })
+}
+
+async fn play(once: bool, mode: Mode) -> Result<ExitCode, BoxError> {
+    let simulator = Simulator::start().await?;
+    simulator.delay(LATENCY);
+    let server = Server::start(&config(&simulator, mode)?, Clock::System).await?;
+    let stage = Stage {
+        client: Client::builder(TokioExecutor::new()).build_http(),
+        gateway: format!("http://{}", server.proxy_address()),
+        simulator,
+        token: String::new(),
+    };
+    let stage = Stage { token: stage.simulator.token(PROJECT), ..stage };
+
+    println!("Two simulated services that take {LATENCY:?} to answer, and a gateway before them.\n");
+    let as_expected = stage.perform().await?;
+    if once {
+        server.stop().await;
+        return Ok(if as_expected { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+    }
+
+    invite(&server, &stage.simulator);
+    stop_signal().await?;
+    server.stop().await;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The gateway as `serve` would run it, on ports the system chooses.
+fn config(simulator: &Simulator, mode: Mode) -> Result<Config, BoxError> {
+    let given = |path, value: &str| Override { path, value: value.to_owned(), origin: "demo".to_owned() };
+    Ok(Config::load(
+        None,
+        &[
+            given(&["upstream", "workspace_url"], &simulator.url(Service::Workspace)),
+            given(&["upstream", "appstream_url"], &simulator.url(Service::AppStream)),
+            given(&["listen", "proxy"], "127.0.0.1:0"),
+            given(&["listen", "metrics"], "127.0.0.1:0"),
+            given(&["listen", "admin"], "127.0.0.1:0"),
+            given(&["mode"], mode.as_str()),
+        ],
+    )?)
+}
+
+/// One scene: what is asked, how often at once, and what should come of it.
+struct Scene {
+    target: String,
+    note: &'static str,
+    at_once: usize,
+    token: Option<&'static str>,
+    expected_status: StatusCode,
+    expected_calls: usize,
+}
+
+fn scenes() -> Vec<Scene> {
+    let scene = |path: &str, note, expected_calls| Scene {
+        target: path.replace("PROJECT", PROJECT),
+        note,
+        at_once: 1,
+        token: None,
+        expected_status: StatusCode::OK,
+        expected_calls,
+    };
+    let stampede = |path, note, expected_calls| Scene { at_once: STAMPEDE, ..scene(path, note, expected_calls) };
+    let refused = |path, note| Scene {
+        token: Some("not-a-token"),
+        expected_status: StatusCode::UNAUTHORIZED,
+        ..scene(path, note, 1)
+    };
+    vec![
+        scene("/v2/PROJECT/products?os_type=Linux", "the first time", 1),
+        scene("/v2/PROJECT/products?os_type=Linux", "the same again", 0),
+        scene("/v2/PROJECT/products?limit=100&offset=0&os_type=Linux", "with the defaults spelt out", 0),
+        scene("/v2/PROJECT/products?charge_mode=1&os_type=Windows", "another question", 1),
+        scene("/v2/PROJECT/products?os_type=Windows&charge_mode=1", "in another order", 0),
+        scene("/v2/PROJECT/products/sharer?is_gpu=0", "the second operation", 1),
+        scene("/v2/PROJECT/products/sharer?is_gpu=0", "the same again", 0),
+        scene("/v1/PROJECT/product?os_type=&package_type=general", "the third, of the other service", 1),
+        scene("/v1/PROJECT/product?package_type=general", "without the empty parameter", 0),
+        stampede("/v2/PROJECT/products?architecture=arm", "a stampede, nothing in memory", 1),
+        stampede("/v2/PROJECT/products?architecture=arm", "a stampede, from memory", 0),
+        refused("/v2/PROJECT/products?os_type=Linux", "a bad token: upstream's own 401"),
+        refused("/v2/PROJECT/products?os_type=Linux", "again: it is asked again"),
+    ]
+}
+
+/// What came of one request.
+struct Reply {
+    status: StatusCode,
+    from: String,
+    products: usize,
+}
+
+struct Stage {
+    client: Client<HttpConnector, Empty<Bytes>>,
+    gateway: String,
+    simulator: Simulator,
+    token: String,
+}
+
+impl Stage {
+    /// Plays all scenes and prints the table. Says whether upstream saw what it should have seen.
+    async fn perform(&self) -> Result<bool, BoxError> {
+        println!(
+            "{:<53} {:<33} {:>7} {:>9}  {:<26} {:>14}",
+            "request", "", "status", "latency", "answered from", "upstream calls"
+        );
+        let mut all_expected = true;
+        let mut expected_calls = 0;
+        for scene in scenes() {
+            let begun = Clock::System.now();
+            let replies = self.ask(&scene).await?;
+            let took = begun.elapsed();
+            expected_calls += scene.expected_calls;
+            let calls = self.simulator.requests_seen().len();
+            let honest = replies.iter().all(|reply| {
+                // Whoever upstream refuses is not shown a product.
+                reply.status == scene.expected_status && (reply.status == StatusCode::OK || reply.products == 0)
+            });
+            let as_expected = honest && calls == expected_calls;
+            let request = scene.target.replace(PROJECT, "…");
+            println!(
+                "{:<53} {:<33} {:>7} {:>9}  {:<26} {:>14}{}",
+                if scene.at_once > 1 { format!("{}× {request}", scene.at_once) } else { request },
+                scene.note,
+                scene.expected_status.as_u16(),
+                format!("{:.1} ms", took.as_secs_f64() * 1e3),
+                summary(&replies),
+                calls,
+                if as_expected { "" } else { "  ← unexpected" },
+            );
+            all_expected &= as_expected;
+        }
+        let asked: usize = scenes().iter().map(|scene| scene.at_once).sum();
+        let calls = self.simulator.requests_seen().len();
+        println!("\n{asked} requests, {calls} upstream calls; {expected_calls} were expected.");
+        Ok(all_expected)
+    }
+
+    async fn ask(&self, scene: &Scene) -> Result<Vec<Reply>, BoxError> {
+        let mut asking = JoinSet::new();
+        for _ in 0..scene.at_once {
+            let token = scene.token.unwrap_or(&self.token);
+            let request = Request::get(format!("{}{}", self.gateway, scene.target))
+                .header(X_AUTH_TOKEN, token)
+                .body(Empty::new())?;
+            let answering = self.client.request(request);
+            asking.spawn(async move {
+                let (head, body) = answering.await?.into_parts();
+                Ok::<_, BoxError>(reply(&Response::from_parts(head, body.collect().await?.to_bytes())))
+            });
+        }
+        asking.join_all().await.into_iter().collect()
+    }
+}
+
+fn reply(response: &Response<Bytes>) -> Reply {
+    let said = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let status = said("cache-status");
+    let from = if status.contains("; hit") {
+        "memory"
+    } else if status.contains("; collapsed") {
+        "another's upstream call"
+    } else {
+        "upstream"
+    };
+    let body = serde_json::from_slice::<serde_json::Value>(response.body()).unwrap_or_default();
+    let products = body["products"].as_array().map_or(0, Vec::len);
+    Reply { status: response.status(), from: from.to_owned(), products }
+}
+
+/// "upstream", or for many at once how many came from where.
+fn summary(replies: &[Reply]) -> String {
+    let count = |from: &str| replies.iter().filter(|reply| reply.from == from).count();
+    let parts = [("upstream", "upstream"), ("another's upstream call", "coalesced"), ("memory", "memory")];
+    let parts: Vec<_> = parts.iter().map(|(from, name)| (count(from), name)).filter(|(count, _)| *count > 0).collect();
+    match parts.as_slice() {
+        [(1, name)] => (*name).to_string(),
+        parts => parts.iter().map(|(count, name)| format!("{count} {name}")).collect::<Vec<_>>().join(", "),
+    }
+}
+
+fn invite(server: &Server, simulator: &Simulator) {
+    let (proxy, metrics, admin) = (server.proxy_address(), server.metrics_address(), server.admin_address());
+    // Short, so that it can be read and pasted; real ones have thousands of characters.
+    let token = simulator.token_of_length(PROJECT, 32);
+    println!(
+        "
+Try it:
+
+  curl -i -H 'X-Auth-Token: {token}' 'http://{proxy}/v2/{PROJECT}/products?limit=2'
+  curl -i -H 'X-Auth-Token: {token}' 'http://{proxy}/v2/{PROJECT}/products?offset=0&limit=2'
+  curl -i -H 'X-Auth-Token: wrong' 'http://{proxy}/v2/{PROJECT}/products?limit=2'
+  curl -s http://{metrics}/metrics | grep workspace_gateway_requests_total
+  curl -G --data-urlencode 'url=/v2/{PROJECT}/products?limit=100' http://{admin}/explain
+  curl -X POST 'http://{admin}/cache/purge?operation=ListProducts'
+  curl -X PUT -d bypass http://{admin}/mode
+
+Ctrl-C ends it."
+    );
+}

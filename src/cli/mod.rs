@@ -1,0 +1,228 @@
+//! The command line: which command, with which settings, and how it ends.
+
+mod demo;
+mod serve;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use crate::config::{Config, ConfigError, Override};
+use crate::explain::{self, Asked};
+
+/// A caching reverse proxy for the product-list APIs of Huawei Cloud Workspace.
+#[derive(Debug, Parser)]
+#[command(name = "workspace-gateway", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the gateway.
+    Serve(Settings),
+    /// Check a configuration and print what it amounts to.
+    Check(Settings),
+    /// Show what would be done with a GET of a path or URL, and why.
+    Explain {
+        /// A path, or a URL whose host is not looked at.
+        url: String,
+        /// A header of the request, such as 'X-Auth-Token: x'. Can be given more than once.
+        #[arg(long = "header", short = 'H', value_name = "NAME: VALUE")]
+        headers: Vec<String>,
+        #[command(flatten)]
+        settings: Settings,
+    },
+    /// See it work: both upstream services simulated, the gateway before them, and a short load.
+    Demo {
+        /// Exit after the load: 0 if upstream saw what it should have seen, 1 if not.
+        #[arg(long)]
+        once: bool,
+        /// cache, or bypass to see the same load without a cache.
+        #[arg(long, value_name = "MODE", default_value = "cache")]
+        mode: String,
+    },
+}
+
+/// Every setting may also be given in the environment: --listen as WORKSPACE_GATEWAY_LISTEN, and so
+/// on. A flag beats the environment, which beats the file.
+#[derive(Debug, Args)]
+struct Settings {
+    /// The configuration file (TOML).
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The region whose public endpoints are asked, such as cn-north-4.
+    #[arg(long, value_name = "NAME")]
+    region: Option<String>,
+    /// Where clients connect [default: 127.0.0.1:8080].
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Option<String>,
+    /// Where Prometheus and health checks connect [default: 127.0.0.1:9090].
+    #[arg(long, value_name = "ADDRESS")]
+    metrics_listen: Option<String>,
+    /// Where the operator connects; loopback only [default: 127.0.0.1:9091].
+    #[arg(long, value_name = "ADDRESS")]
+    admin_listen: Option<String>,
+    /// Where Workspace is, if not at the region's public endpoint.
+    #[arg(long, value_name = "URL")]
+    workspace_url: Option<String>,
+    /// Where Workspace Application is, if not at the region's public endpoint.
+    #[arg(long, value_name = "URL")]
+    appstream_url: Option<String>,
+    /// cache or bypass [default: cache].
+    #[arg(long, value_name = "MODE")]
+    mode: Option<String>,
+}
+
+impl Settings {
+    /// Puts flags, environment and file together.
+    fn load(self, environment: impl Fn(&str) -> Option<OsString>) -> Result<Config, ConfigError> {
+        let from_environment = |flag: &str| {
+            let name = variable(flag);
+            // Set but empty is how a template says "not set".
+            environment(&name).filter(|value| !value.is_empty()).map(|value| (name, value))
+        };
+        let given: [(Option<String>, &'static str, &'static [&'static str]); 7] = [
+            (self.region, "region", &["region"]),
+            (self.listen, "listen", &["listen", "proxy"]),
+            (self.metrics_listen, "metrics-listen", &["listen", "metrics"]),
+            (self.admin_listen, "admin-listen", &["listen", "admin"]),
+            (self.workspace_url, "workspace-url", &["upstream", "workspace_url"]),
+            (self.appstream_url, "appstream-url", &["upstream", "appstream_url"]),
+            (self.mode, "mode", &["mode"]),
+        ];
+        let overrides = given.into_iter().filter_map(|(value, flag, path)| {
+            let from_flag = value.map(|value| Override { path, value, origin: format!("--{flag}") });
+            from_flag.or_else(|| {
+                let (origin, value) = from_environment(flag)?;
+                Some(Override { path, value: value.to_string_lossy().into_owned(), origin })
+            })
+        });
+        let file = self.config.or_else(|| from_environment("config").map(|(_, value)| value.into()));
+        Config::load(file, &overrides.collect::<Vec<_>>())
+    }
+}
+
+/// The environment variable that stands for a flag.
+fn variable(flag: &str) -> String {
+    format!("WORKSPACE_GATEWAY_{}", flag.to_ascii_uppercase().replace('-', "_"))
+}
+
+/// Reads a header. Not clap's business, which repeats what it can't read.
+fn header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
+    let wrong = || "--header: not a header: expected NAME: VALUE, such as 'X-Language: en-us'".to_owned();
+    let (name, value) = text.split_once(':').ok_or_else(wrong)?;
+    Ok((name.trim().parse().map_err(|_| wrong())?, value.trim().parse().map_err(|_| wrong())?))
+}
+
+/// What the user got wrong, as opposed to what failed.
+const USAGE: u8 = 2;
+
+/// Runs the command line to its end.
+pub fn run() -> ExitCode {
+    match Cli::parse().command {
+        Command::Serve(settings) => with(settings, |config| serve::run(&config)),
+        Command::Check(settings) => with(settings, |config| {
+            print!("{}", config.to_toml());
+            ExitCode::SUCCESS
+        }),
+        Command::Explain { url, headers, settings } => with(settings, |config| {
+            let explanation =
+                headers.iter().map(|text| header(text)).collect::<Result<HeaderMap, _>>().and_then(|headers| {
+                    explain::explain(&config.catalogue, config.settings.mode, Asked { url: &url, headers })
+                });
+            match explanation {
+                Ok(explanation) => {
+                    print!("{explanation}");
+                    ExitCode::SUCCESS
+                }
+                Err(message) => failure(USAGE, &message),
+            }
+        }),
+        Command::Demo { once, mode } => match mode.parse() {
+            Ok(mode) => demo::run(once, mode),
+            Err(message) => failure(USAGE, &message),
+        },
+    }
+}
+
+fn with(settings: Settings, command: impl FnOnce(Config) -> ExitCode) -> ExitCode {
+    match settings.load(|name| std::env::var_os(name)) {
+        Ok(config) => command(config),
+        Err(error) => failure(USAGE, &error),
+    }
+}
+
+fn failure(code: u8, message: &dyn std::fmt::Display) -> ExitCode {
+    eprintln!("workspace-gateway: {message}");
+    ExitCode::from(code)
+}
+
+/// Runs a future to its end on a runtime of its own.
+fn block_on(future: impl Future<Output = ExitCode>) -> ExitCode {
+    match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime.block_on(future),
+        Err(error) => failure(1, &format!("cannot start: {error}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(arguments: &[&str], environment: &[(&str, &str)]) -> Result<Config, ConfigError> {
+        let line = ["workspace-gateway", "serve"].iter().chain(arguments);
+        let Command::Serve(settings) = Cli::parse_from(line).command else { unreachable!() };
+        settings.load(|name| environment.iter().find(|(known, _)| *known == name).map(|(_, value)| value.into()))
+    }
+
+    #[test]
+    fn a_flag_beats_the_environment() {
+        let environment = [("WORKSPACE_GATEWAY_REGION", "env"), ("WORKSPACE_GATEWAY_LISTEN", "127.0.0.1:1")];
+        let config = load(&["--listen", "127.0.0.1:2"], &environment).unwrap();
+        assert_eq!(config.settings.listen.proxy.to_string(), "127.0.0.1:2");
+        assert_eq!(config.settings.region.map(|region| region.to_string()).as_deref(), Some("env"));
+    }
+
+    #[test]
+    fn every_flag_and_variable_reaches_its_setting() {
+        let flags = [
+            ("--region", "r-1"),
+            ("--listen", "127.0.0.1:1"),
+            ("--metrics-listen", "127.0.0.1:2"),
+            ("--admin-listen", "127.0.0.1:3"),
+            ("--workspace-url", "https://w.example"),
+            ("--appstream-url", "https://a.example"),
+            ("--mode", "bypass"),
+        ];
+        let arguments: Vec<&str> = flags.iter().flat_map(|&(flag, value)| [flag, value]).collect();
+        let variables: Vec<String> = flags.iter().map(|(flag, _)| variable(flag.trim_start_matches('-'))).collect();
+        let environment: Vec<(&str, &str)> =
+            variables.iter().map(String::as_str).zip(flags.iter().map(|&(_, value)| value)).collect();
+        for config in [load(&arguments, &[]), load(&[], &environment)] {
+            let text = config.unwrap().to_toml();
+            for (flag, value) in flags {
+                assert!(text.contains(&format!("\"{value}\"")), "{flag}: {text}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_empty_variable_is_not_set_and_a_wrong_one_is_named() {
+        assert!(load(&["--region", "r"], &[("WORKSPACE_GATEWAY_MODE", "")]).is_ok());
+        let error = load(&["--region", "r"], &[("WORKSPACE_GATEWAY_MODE", "off")]).unwrap_err().to_string();
+        assert!(error.starts_with("WORKSPACE_GATEWAY_MODE: mode: ") && error.contains("`off`"), "{error}");
+    }
+
+    #[test]
+    fn a_wrong_header_is_refused_without_being_shown() {
+        assert!(header("X-Language: en-us").is_ok());
+        for wrong in ["secret", "a b: secret", "x: a\nsecret"] {
+            assert!(!header(wrong).unwrap_err().contains("secret"));
+        }
+    }
+}

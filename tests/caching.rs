@@ -1,0 +1,261 @@
+//! What is answered from memory, for how long, and what is never kept.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, Method, StatusCode};
+
+use crate::support::{PROJECT, World};
+
+const LIST: &str = "/v2/PROJECT/products?os_type=Linux";
+
+#[tokio::test]
+async fn all_three_operations_are_answered_from_memory_byte_for_byte() {
+    let world = World::new().await;
+    for (path, calls) in
+        [("/v2/PROJECT/products", 1), ("/v2/PROJECT/products/sharer?is_gpu=0", 2), ("/v1/PROJECT/product", 3)]
+    {
+        let first = world.get(path).await;
+        assert_eq!(first.status(), StatusCode::OK);
+        assert!(first.products() > 0, "{path}");
+        assert_eq!(first.cache_status(), "workspace-gateway; fwd=uri-miss; fwd-status=200; stored");
+        let second = world.get(path).await;
+        assert_eq!(second.cache_status(), "workspace-gateway; hit; ttl=300");
+        assert_eq!(second.body(), first.body());
+        assert_eq!(second.header("content-type"), first.header("content-type"));
+        assert_eq!(world.upstream_calls(), calls);
+    }
+    // The very bytes upstream sends, asked directly.
+    let direct = world
+        .http
+        .send(
+            Method::GET,
+            &(world.simulator.url(workspace_gateway::catalogue::Service::Workspace)
+                + &format!("/v2/{PROJECT}/products")),
+            &[("x-auth-token", &world.token)],
+            "",
+        )
+        .await;
+    assert_eq!(world.get("/v2/PROJECT/products").await.body(), direct.body());
+}
+
+#[tokio::test]
+async fn an_entry_ages_and_expires() {
+    let world = World::with("[operation.ListProducts]\nttl = \"2m\"").await;
+    world.get(LIST).await;
+    world.clock.advance(Duration::from_secs(119));
+    let old = world.get(LIST).await;
+    assert_eq!((old.header("age"), old.cache_status()), ("119", "workspace-gateway; hit; ttl=1"));
+    world.simulator.change_catalogue();
+    world.clock.advance(Duration::from_secs(1));
+    let new = world.get(LIST).await;
+    assert_eq!(new.cache_status(), "workspace-gateway; fwd=stale; fwd-status=200; stored");
+    assert_eq!(new.header("age"), "0");
+    assert_ne!(new.body(), old.body());
+    assert_eq!(world.get(LIST).await.body(), new.body());
+    assert_eq!(world.upstream_calls(), 2);
+}
+
+#[tokio::test]
+async fn one_entry_for_every_spelling_and_another_for_every_question() {
+    let world = World::new().await;
+    let first = world.get("/v2/PROJECT/products?os_type=Linux&architecture=x86").await;
+    for same in [
+        "/v2/PROJECT/products?architecture=x86&os_type=Linux",
+        "/v2/PROJECT/products?limit=100&offset=0&os_type=Linux&architecture=x86",
+        "/v2/PROJECT/products?%6Fs_type=%4cinux&architecture=x86",
+    ] {
+        assert_eq!(world.get(same).await.body(), first.body());
+    }
+    assert_eq!(world.upstream_calls(), 1);
+    for (calls, other) in [
+        (2, "/v2/PROJECT/products?architecture=x86&os_type=Windows"),
+        (3, "/v2/PROJECT/products?architecture=x86&os_type=Linux&limit=99"),
+        (4, "/v2/PROJECT/products?architecture=x86&os_type=linux"),
+        (5, "/v2/PROJECT/products?architecture=x86&os_type=Linux&status=normal"),
+        (6, "/v2/PROJECT/products/sharer?architecture=x86&os_type=Linux"),
+    ] {
+        world.get(other).await;
+        assert_eq!(world.upstream_calls(), calls, "{other}");
+    }
+}
+
+#[tokio::test]
+async fn keyed_headers_are_part_of_the_question() {
+    let world = World::new().await;
+    let chinese = world.get_with(LIST, &[("x-language", "zh-cn")]).await;
+    let english = world.get_with(LIST, &[("X-Language", "en-us")]).await;
+    assert_ne!(chinese.body(), english.body());
+    assert_eq!(world.get_with(LIST, &[("x-language", "zh-cn")]).await.body(), chinese.body());
+    assert_eq!(world.upstream_calls(), 2);
+}
+
+#[tokio::test]
+async fn entries_are_not_shared_between_callers() {
+    let world = World::new().await;
+    world.get(LIST).await;
+    let other = world.simulator.token(PROJECT);
+    let first = world.get_as(&other, LIST).await;
+    assert!(first.cache_status().contains("fwd=uri-miss"), "{first:?}");
+    assert!(world.get_as(&other, LIST).await.cache_status().contains("; hit"));
+    assert_eq!(world.upstream_calls(), 2);
+}
+
+#[tokio::test]
+async fn who_is_refused_sees_upstreams_refusal_and_nothing_else() {
+    let world = World::new().await;
+    world.get(LIST).await;
+    let stranger = world.simulator.token("another-project");
+    let denied = world.simulator.token(PROJECT);
+    world.simulator.deny(&denied);
+    let expired = world.simulator.token(PROJECT);
+    world.simulator.expire(&expired);
+    for (calls, (token, status, code)) in [
+        ("no-token-of-anyone", StatusCode::UNAUTHORIZED, "APIGW.0301"),
+        (&stranger, StatusCode::FORBIDDEN, "WKS.00081102"),
+        (&denied, StatusCode::FORBIDDEN, "APIGW.0302"),
+        (&expired, StatusCode::UNAUTHORIZED, "APIGW.0301"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let refused = world.get_as(token, LIST).await;
+        assert_eq!((refused.status(), refused.json()["error_code"].as_str()), (status, Some(code)));
+        assert_eq!(refused.products(), 0);
+        assert!(refused.cache_status().contains("fwd-status=4") && refused.cache_status().contains("detail=status"));
+        assert_eq!(world.upstream_calls(), 2 + calls, "each is asked of upstream");
+    }
+}
+
+#[tokio::test]
+async fn head_is_answered_from_a_stored_get() {
+    let world = World::new().await;
+    let head = |world: &World| {
+        let (http, url, token) = (world.http.clone(), world.url(LIST), world.token.clone());
+        async move { http.send(Method::HEAD, &url, &[("x-auth-token", &token)], "").await }
+    };
+    let cold = head(&world).await;
+    assert_eq!((cold.status(), cold.body().len()), (StatusCode::OK, 0));
+    assert!(cold.cache_status().contains("stored"));
+    assert_eq!(world.simulator.requests_seen()[0].method, Method::GET);
+
+    let full = world.get(LIST).await;
+    assert!(full.cache_status().contains("; hit"));
+    let warm = head(&world).await;
+    assert!(warm.cache_status().contains("; hit"));
+    for reply in [&cold, &warm] {
+        assert_eq!(reply.header("content-length"), full.body().len().to_string());
+    }
+    assert_eq!(world.upstream_calls(), 1);
+}
+
+#[tokio::test]
+async fn only_a_whole_product_list_is_kept() {
+    for (body, detail) in [
+        ("<html>maintenance</html>", "not-json"),
+        (r#"{"error_code":"WKS.00211401","error_msg":"x"}"#, "not-products"),
+        (r#"{"total_count":0}"#, "not-products"),
+        (r#"["products"]"#, "not-json"),
+        ("", "not-json"),
+    ] {
+        let world = World::new().await;
+        world.simulator.answer_with(Some(Bytes::from_static(body.as_bytes())));
+        for calls in 1..=2 {
+            let reply = world.get(LIST).await;
+            assert_eq!((reply.status(), reply.text()), (StatusCode::OK, body), "passed on as it is");
+            assert!(reply.cache_status().ends_with(&format!("detail={detail}")), "{reply:?}");
+            assert_eq!(world.upstream_calls(), calls);
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_empty_last_page_is_a_product_list() {
+    let world = World::new().await;
+    for _ in 0..2 {
+        let page = world.get("/v2/PROJECT/products?offset=5000").await;
+        assert_eq!((page.status(), page.products()), (StatusCode::OK, 0));
+    }
+    assert_eq!(world.upstream_calls(), 1);
+}
+
+#[tokio::test]
+async fn errors_are_passed_on_whole_and_not_kept() {
+    let world = World::new().await;
+    for status in [400, 404, 500, 503] {
+        world.simulator.fail_with(Some(StatusCode::from_u16(status).unwrap()));
+        let reply = world.get(LIST).await;
+        assert_eq!(reply.status().as_u16(), status);
+        assert!(reply.json()["error_code"].is_string());
+    }
+    world.simulator.fail_with(None);
+    world.simulator.throttle(Some(0));
+    let throttled = world.get(LIST).await;
+    assert_eq!((throttled.status().as_u16(), throttled.json()["error_code"].as_str()), (429, Some("APIGW.0308")));
+    world.simulator.throttle(None);
+    assert!(world.get(LIST).await.cache_status().contains("stored"));
+}
+
+#[tokio::test]
+async fn what_upstream_says_about_caching_is_not_overruled() {
+    for (name, value, detail) in [
+        ("cache-control", "no-store", "cache-directives"),
+        ("cache-control", "max-age=60", "cache-directives"),
+        ("expires", "0", "cache-directives"),
+        ("vary", "X-Auth-Token", "vary"),
+        ("age", "old", "bad-age"),
+    ] {
+        let world = World::new().await;
+        world.simulator.add_header(HeaderName::from_static(name), HeaderValue::from_static(value));
+        for calls in 1..=2 {
+            let reply = world.get(LIST).await;
+            assert!(reply.cache_status().ends_with(&format!("detail={detail}")), "{reply:?}");
+            assert_eq!(world.upstream_calls(), calls);
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_age_of_an_answer_from_another_cache_counts() {
+    let world = World::new().await;
+    world.simulator.add_header(HeaderName::from_static("age"), HeaderValue::from_static("290"));
+    assert_eq!(world.get(LIST).await.header("age"), "290");
+    world.clock.advance(Duration::from_secs(9));
+    assert_eq!(world.get(LIST).await.cache_status(), "workspace-gateway; hit; ttl=1");
+    world.clock.advance(Duration::from_secs(1));
+    assert!(world.get(LIST).await.cache_status().contains("fwd=stale"));
+}
+
+#[tokio::test]
+async fn what_belongs_to_one_answer_is_not_given_with_another() {
+    let world = World::new().await;
+    world.simulator.add_header(HeaderName::from_static("set-cookie"), HeaderValue::from_static("a=1"));
+    let miss = world.get(LIST).await;
+    let hit = world.get(LIST).await;
+    assert_eq!(miss.header("set-cookie"), "a=1");
+    assert!(!hit.headers().contains_key("set-cookie"));
+    assert_ne!(miss.header("x-request-id"), hit.header("x-request-id"));
+    assert_ne!(hit.header("x-request-id"), world.get(LIST).await.header("x-request-id"));
+}
+
+#[tokio::test]
+async fn memory_is_bounded_by_bytes() {
+    let world = World::with("[cache]\nmax_size = \"200KiB\"\nmax_body_size = \"200KiB\"").await;
+    for offset in 0..50 {
+        world.get(&format!("/v2/PROJECT/products?limit=20&offset={offset}")).await;
+        assert!(world.metric("workspace_gateway_entries_bytes") <= 200.0 * 1024.0);
+    }
+    assert!(world.metric("workspace_gateway_entries") > 0.0);
+    assert!(world.metric("workspace_gateway_evictions_total{cause=\"size\"}") > 0.0);
+}
+
+#[tokio::test]
+async fn an_answer_too_large_to_hold_is_streamed() {
+    let world = World::with("[cache]\nmax_body_size = \"1KiB\"").await;
+    for _ in 0..2 {
+        let reply = world.get(LIST).await;
+        assert!(reply.body().len() > 1024 && reply.products() > 0);
+        assert_eq!(reply.cache_status(), "workspace-gateway; fwd=bypass; detail=too-large");
+    }
+    assert_eq!(world.metric("workspace_gateway_bypasses_total{reason=\"too-large\"}"), 2.0);
+}

@@ -1,0 +1,215 @@
+//! A gateway before the simulator, and a client to ask it.
+
+use std::future::Future;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use workspace_gateway::catalogue::Service;
+use workspace_gateway::clock::{Clock, ManualClock};
+use workspace_gateway::config::{Config, Override};
+use workspace_gateway::server::Server;
+use workspace_gateway::simulator::Simulator;
+
+/// A project as they look in practice.
+pub const PROJECT: &str = "00000000000000000000000000000001";
+
+/// Far longer than anything here takes; reaching it is a failure, not a wait.
+pub const HANG: Duration = Duration::from_secs(60);
+
+/// A gateway, the upstream services behind it, and someone with a valid token.
+pub struct World {
+    pub simulator: Simulator,
+    pub server: Server,
+    pub clock: ManualClock,
+    pub token: String,
+    pub http: Http,
+}
+
+impl World {
+    /// With every setting at its default.
+    pub async fn new() -> Self {
+        Self::with("").await
+    }
+
+    /// With the settings of a configuration file.
+    pub async fn with(settings: &str) -> Self {
+        let simulator = Simulator::start().await.unwrap();
+        let (workspace, appstream) = (simulator.url(Service::Workspace), simulator.url(Service::AppStream));
+        Self::before(simulator, &workspace, &appstream, settings).await
+    }
+
+    /// Before upstream services that are somewhere else than the simulator says.
+    pub async fn before(simulator: Simulator, workspace: &str, appstream: &str, settings: &str) -> Self {
+        let clock = ManualClock::default();
+        let server =
+            Server::start(&config(workspace, appstream, settings), Clock::Manual(clock.clone())).await.unwrap();
+        let token = simulator.token(PROJECT);
+        Self { simulator, server, clock, token, http: Http::new() }
+    }
+
+    /// The URL of a path on the gateway; `PROJECT` in it stands for the project.
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}{}", self.server.proxy_address(), path.replace("PROJECT", PROJECT))
+    }
+
+    /// The URL of a path on the metrics listener.
+    pub fn metrics_url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.server.metrics_address())
+    }
+
+    /// The URL of a path on the admin listener.
+    pub fn admin_url(&self, path: &str) -> String {
+        format!("http://{}{}", self.server.admin_address(), path.replace("PROJECT", PROJECT))
+    }
+
+    /// GET with the valid token.
+    pub async fn get(&self, path: &str) -> Reply {
+        self.get_with(path, &[]).await
+    }
+
+    /// GET with the valid token and more headers.
+    pub async fn get_with(&self, path: &str, headers: &[(&str, &str)]) -> Reply {
+        let mut all = vec![("x-auth-token", self.token.as_str())];
+        all.extend(headers);
+        self.http.send(Method::GET, &self.url(path), &all, "").await
+    }
+
+    /// GET with another token.
+    pub async fn get_as(&self, token: &str, path: &str) -> Reply {
+        self.http.send(Method::GET, &self.url(path), &[("x-auth-token", token)], "").await
+    }
+
+    /// How many requests upstream has seen.
+    pub fn upstream_calls(&self) -> usize {
+        self.simulator.request_count()
+    }
+
+    /// The value of a metric series, written as in the text format; 0 if there is none yet.
+    pub fn metric(&self, series: &str) -> f64 {
+        let text = self.server.gateway().metrics().encode().unwrap();
+        let value = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+        value.map_or(0.0, |value| value.parse().unwrap())
+    }
+
+    /// Waits until a metric series has a value.
+    pub async fn until_metric(&self, series: &str, value: f64) {
+        within(async {
+            while (self.metric(series) - value).abs() > f64::EPSILON {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+    }
+}
+
+/// The settings of a configuration file, on ports the system chooses.
+pub fn config(workspace: &str, appstream: &str, settings: &str) -> Config {
+    let given = |path, value: &str| Override { path, value: value.to_owned(), origin: "test".to_owned() };
+    let overrides = [
+        given(&["upstream", "workspace_url"], workspace),
+        given(&["upstream", "appstream_url"], appstream),
+        given(&["listen", "proxy"], "127.0.0.1:0"),
+        given(&["listen", "metrics"], "127.0.0.1:0"),
+        given(&["listen", "admin"], "127.0.0.1:0"),
+    ];
+    Config::from_layers("test.toml", settings, &overrides).unwrap()
+}
+
+/// Fails instead of hanging.
+pub async fn within<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(HANG, future).await.expect("nothing came of it in a minute")
+}
+
+/// An HTTP client.
+#[derive(Clone)]
+pub struct Http(Client<HttpConnector, Full<Bytes>>);
+
+impl Http {
+    pub fn new() -> Self {
+        Self(Client::builder(TokioExecutor::new()).build_http())
+    }
+
+    pub async fn send(&self, method: Method, url: &str, headers: &[(&str, &str)], body: impl Into<Bytes>) -> Reply {
+        let mut request = Request::builder().method(method).uri(url);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(Full::new(body.into())).unwrap();
+        let (head, body) = within(self.0.request(request)).await.unwrap().into_parts();
+        let body = within(body.collect()).await.unwrap().to_bytes();
+        Reply(Response::from_parts(head, body))
+    }
+
+    pub async fn get(&self, url: &str) -> Reply {
+        self.send(Method::GET, url, &[], "").await
+    }
+}
+
+/// A whole answer.
+#[derive(Debug)]
+pub struct Reply(Response<Bytes>);
+
+impl Reply {
+    pub fn status(&self) -> StatusCode {
+        self.0.status()
+    }
+
+    pub fn headers(&self) -> &HeaderMap {
+        self.0.headers()
+    }
+
+    /// A header that must be there once, as text.
+    pub fn header(&self, name: &str) -> &str {
+        let mut values = self.headers().get_all(name).iter();
+        let value = values.next().unwrap_or_else(|| panic!("no {name} in {self:?}"));
+        assert_eq!(values.next(), None, "{name} twice in {self:?}");
+        value.to_str().unwrap()
+    }
+
+    pub fn cache_status(&self) -> &str {
+        self.header("cache-status")
+    }
+
+    pub fn body(&self) -> &Bytes {
+        self.0.body()
+    }
+
+    pub fn text(&self) -> &str {
+        std::str::from_utf8(self.body()).unwrap()
+    }
+
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_slice(self.body()).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+
+    /// How many products a list has.
+    pub fn products(&self) -> usize {
+        self.json()["products"].as_array().map_or(0, Vec::len)
+    }
+
+    /// Asserts that this is an error of the contract's shape, and gives its code and message.
+    pub fn error(&self) -> (String, String) {
+        let json = self.json();
+        let text = |name: &str| json[name].as_str().unwrap_or_else(|| panic!("no {name} in {json}")).to_owned();
+        assert_eq!(text("request_id"), self.header("x-request-id"));
+        assert_eq!(self.header("content-type"), "application/json");
+        (text("error_code"), text("error_msg"))
+    }
+}
+
+/// Writes bytes on a connection of their own and reads all that comes back until it is closed.
+pub async fn raw(address: std::net::SocketAddr, request: impl AsRef<[u8]>) -> String {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    // A server that has seen enough may close before it has read everything.
+    let _ = stream.write_all(request.as_ref()).await;
+    let mut answer = Vec::new();
+    within(async { while stream.read_buf(&mut answer).await.is_ok_and(|read| read > 0) {} }).await;
+    String::from_utf8_lossy(&answer).into_owned()
+}
