@@ -46,8 +46,8 @@ struct AskedOperation {
     credential: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     key: Option<KeyParts>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    bypass: Option<Bypass>,
+    /// Everything that stands in the way of an answer from memory; the first is the one recorded.
+    bypass: Vec<Bypass>,
 }
 
 #[derive(Debug, Serialize)]
@@ -62,6 +62,12 @@ struct KeyParts {
 struct Bypass {
     reason: &'static str,
     because: &'static str,
+}
+
+impl From<&BypassReason> for Bypass {
+    fn from(reason: &BypassReason) -> Self {
+        Self { reason: reason.as_str(), because: reason.describe() }
+    }
 }
 
 /// Explains a request.
@@ -81,28 +87,26 @@ pub fn explain(catalogue: &Catalogue, mode: Mode, asked: Asked<'_>) -> Result<Ex
         Route::Operation(operation, project_id) => {
             let credential = caller::credential(&headers);
             let key = Key::read(catalogue, operation, project_id, uri.query(), &headers, has_body);
-            let bypass = match (mode, &credential, &key) {
-                (Mode::Bypass, _, _) => Some(BypassReason::Mode),
-                (_, Err(reason), _) | (_, _, Err(reason)) => Some(*reason),
-                _ => None,
-            };
-            let verdict = match bypass {
+            let mode = (mode == Mode::Bypass).then_some(BypassReason::Mode);
+            let reasons = [mode, credential.as_ref().err().copied(), key.as_ref().err().copied()];
+            let reasons: Vec<BypassReason> = reasons.into_iter().flatten().collect();
+            let verdict = match reasons.first() {
                 None => "answered from memory while fresh; otherwise asked of upstream, once, and kept".to_owned(),
                 Some(reason) => format!("forwarded as it is and not kept: {}", reason.describe()),
             };
             Explanation {
                 verdict,
-                forwarded_to: bypass.map(|_| format!("{}{target}", catalogue.origin(operation.service))),
+                forwarded_to: (!reasons.is_empty()).then(|| format!("{}{target}", catalogue.origin(operation.service))),
                 operation: Some(AskedOperation {
                     name: operation.name,
                     service: operation.service.as_str(),
                     project_id: project_id.to_owned(),
                     credential: match credential {
                         Ok(_) => "X-Auth-Token (not shown)",
-                        Err(reason) => reason.describe(),
+                        Err(_) => "none that counts",
                     },
                     key: key.ok().map(|key| key_parts(&key, operation)),
-                    bypass: bypass.map(|reason| Bypass { reason: reason.as_str(), because: reason.describe() }),
+                    bypass: reasons.iter().map(Bypass::from).collect(),
                 }),
             }
         }
@@ -149,8 +153,8 @@ impl fmt::Display for Explanation {
             writeln!(f, "operation        {} of {}", operation.name, operation.service)?;
             writeln!(f, "scope            {} in project {}", operation.name, operation.project_id)?;
             writeln!(f, "credential       {}", operation.credential)?;
-            if let Some(bypass) = &operation.bypass {
-                writeln!(f, "bypass           {}", bypass.reason)?;
+            for bypass in &operation.bypass {
+                writeln!(f, "bypass           {} ({})", bypass.reason, bypass.because)?;
             }
             if let Some(key) = &operation.key {
                 let shown = |text: &str| if text.is_empty() { "(empty)".to_owned() } else { text.to_owned() };

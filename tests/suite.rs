@@ -7,4 +7,16 @@
 
 mod support;
 
+mod admin;
+mod bypass;
 mod caching;
+mod coalescing;
+mod commands;
+mod errors;
+mod fences;
+mod headers;
+mod keys;
+mod metrics;
+mod pass_through;
+mod serving;
+mod tls;

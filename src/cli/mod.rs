@@ -50,7 +50,7 @@ enum Command {
 
 /// Every setting may also be given in the environment: --listen as WORKSPACE_GATEWAY_LISTEN, and so
 /// on. A flag beats the environment, which beats the file.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 struct Settings {
     /// The configuration file (TOML).
     #[arg(long, value_name = "FILE")]
@@ -79,6 +79,14 @@ struct Settings {
 }
 
 impl Settings {
+    /// For a question that no upstream will be asked about: where upstream is need not be said.
+    fn or_any_region(self) -> Self {
+        match self.clone().load(|name| std::env::var_os(name)) {
+            Err(ConfigError::NoUpstream(_)) => Self { region: Some("any-region".to_owned()), ..self },
+            _ => self,
+        }
+    }
+
     /// Puts flags, environment and file together.
     fn load(self, environment: impl Fn(&str) -> Option<OsString>) -> Result<Config, ConfigError> {
         let from_environment = |flag: &str| {
@@ -130,7 +138,7 @@ pub fn run() -> ExitCode {
             print!("{}", config.to_toml());
             ExitCode::SUCCESS
         }),
-        Command::Explain { url, headers, settings } => with(settings, |config| {
+        Command::Explain { url, headers, settings } => with(settings.or_any_region(), |config| {
             let explanation =
                 headers.iter().map(|text| header(text)).collect::<Result<HeaderMap, _>>().and_then(|headers| {
                     explain::explain(&config.catalogue, config.settings.mode, Asked { url: &url, headers })

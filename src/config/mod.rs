@@ -32,6 +32,12 @@ pub enum ConfigError {
         /// Why.
         source: std::io::Error,
     },
+    /// Nobody has said where upstream is.
+    #[error(
+        "region is not set, and neither is upstream.{0}_url: expected one of them, for example --region cn-north-4 or \
+         --{0}-url https://{0}.example.com"
+    )]
+    NoUpstream(&'static str),
     /// The file is not TOML, or a setting is unknown or has a value that is not allowed.
     #[error("{origin}: {message}")]
     Invalid {
@@ -235,6 +241,7 @@ impl Config {
             set(&mut table, given.path, Value::String(given.value.clone()));
             settings = read(&table).map_err(|error| invalid(&given.origin, &error))?;
         }
+        locate(&mut settings)?;
         complete(settings).map_err(|message| invalid(file, &message))
     }
 
@@ -280,23 +287,22 @@ fn read(table: &Table) -> Result<Settings, String> {
     })
 }
 
-/// What no setting can tell alone.
-fn complete(mut settings: Settings) -> Result<Config, String> {
+/// Fills in where upstream is, from the region, where it is not said.
+fn locate(settings: &mut Settings) -> Result<(), ConfigError> {
     let upstream = &mut settings.upstream;
     for (service, url) in
         [(Service::Workspace, &mut upstream.workspace_url), (Service::AppStream, &mut upstream.appstream_url)]
     {
         if url.is_none() {
-            let region = settings.region.as_ref().ok_or_else(|| {
-                format!(
-                    "region is not set, and neither is upstream.{0}_url: expected one of them, for example \
-                     --region cn-north-4 or --{0}-url https://{0}.example.com",
-                    service.as_str()
-                )
-            })?;
-            *url = Some(service.url_in(&region.to_string()).parse()?);
+            let region = settings.region.as_ref().ok_or(ConfigError::NoUpstream(service.as_str()))?;
+            *url = service.url_in(&region.to_string()).parse().ok();
         }
     }
+    Ok(())
+}
+
+/// What no setting can tell alone.
+fn complete(settings: Settings) -> Result<Config, String> {
     if !settings.listen.admin.0.ip().is_loopback() {
         return Err(format!("listen.admin: {:?} is not allowed: expected a loopback address", settings.listen.admin));
     }

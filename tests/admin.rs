@@ -1,0 +1,124 @@
+//! What the operator can do, and who is not the operator.
+
+use http::{Method, StatusCode};
+use serde_json::json;
+
+use crate::support::{PROJECT, World};
+
+const LIST: &str = "/v2/PROJECT/products";
+const SHARER: &str = "/v2/PROJECT/products/sharer";
+
+async fn post(world: &World, path: &str) -> (StatusCode, String) {
+    let reply = world.http.send(Method::POST, &world.admin_url(path), &[], "").await;
+    (reply.status(), reply.text().to_owned())
+}
+
+async fn is_hit(world: &World, token: &str, path: &str) -> bool {
+    world.get_as(token, path).await.cache_status().contains("; hit")
+}
+
+#[tokio::test]
+async fn a_purge_removes_what_it_names_and_nothing_else() {
+    let world = World::new().await;
+    let other = world.simulator.token("p2");
+    let (mine, theirs) = (world.token.as_str(), other.as_str());
+    let fill = async || {
+        for (token, path) in [(mine, LIST), (mine, SHARER), (theirs, "/v2/p2/products")] {
+            world.get_as(token, path).await;
+        }
+    };
+    for (purge, purged, left) in [
+        ("/cache/purge?operation=ListProducts", 2, [false, true, false]),
+        ("/cache/purge?project=PROJECT", 2, [false, false, true]),
+        ("/cache/purge?operation=ListProducts&project=p2", 1, [true, true, false]),
+        ("/cache/purge?operation=ListProduct", 0, [true, true, true]),
+        ("/cache/purge?all=true", 3, [false, false, false]),
+    ] {
+        fill().await;
+        let (status, text) = post(&world, purge).await;
+        assert_eq!((status, serde_json::from_str(&text).ok()), (StatusCode::OK, Some(json!({ "purged": purged }))));
+        let hits = [
+            is_hit(&world, mine, LIST).await,
+            is_hit(&world, mine, SHARER).await,
+            is_hit(&world, theirs, "/v2/p2/products").await,
+        ];
+        assert_eq!(hits, left, "{purge}");
+    }
+}
+
+#[tokio::test]
+async fn a_purge_that_is_not_understood_removes_nothing() {
+    let world = World::new().await;
+    world.get(LIST).await;
+    for path in [
+        "/cache/purge",
+        "/cache/purge?operation=Products",
+        "/cache/purge?projct=p",
+        "/cache/purge?project=",
+        "/cache/purge?all=yes",
+        "/cache/purge?all=true&project=p",
+    ] {
+        let (status, text) = post(&world, path).await;
+        assert_eq!(status, StatusCode::BAD_REQUEST, "{path}: {text}");
+    }
+    let get = world.http.get(&world.admin_url("/cache/purge?all=true")).await;
+    assert_eq!((get.status(), get.header("allow")), (StatusCode::METHOD_NOT_ALLOWED, "POST"));
+    assert!(is_hit(&world, &world.token, LIST).await);
+}
+
+#[tokio::test]
+async fn the_mode_can_be_switched_at_run_time() {
+    let world = World::new().await;
+    let put = async |body: &'static str| world.http.send(Method::PUT, &world.admin_url("/mode"), &[], body).await;
+    world.get(LIST).await;
+    assert_eq!(put("bypass").await.json(), json!({ "mode": "bypass" }));
+    assert!(world.get(LIST).await.cache_status().ends_with("detail=mode"));
+    for wrong in ["", "off", "BYPASS", &"x".repeat(1000).leak()[..]] {
+        let reply = put(wrong).await;
+        assert_eq!(reply.status(), StatusCode::BAD_REQUEST);
+        assert!(reply.text().contains("expected cache or bypass"), "{}", reply.text());
+    }
+    assert_eq!(world.http.get(&world.admin_url("/mode")).await.json(), json!({ "mode": "bypass" }));
+    put("cache\n").await;
+    assert!(is_hit(&world, &world.token, LIST).await, "entries outlive the switch");
+}
+
+#[tokio::test]
+async fn explain_says_what_would_be_done() {
+    let world = World::new().await;
+    let explain = async |url: &str| {
+        let encoded: String = form_urlencoded::byte_serialize(url.as_bytes()).collect();
+        world.http.get(&world.admin_url(&format!("/explain?url={encoded}"))).await
+    };
+    let known = explain(&format!("http://any:1/v2/{PROJECT}/products?os_type=Linux&limit=100")).await.json();
+    assert_eq!(known["operation"]["name"], "ListProducts");
+    assert_eq!(known["operation"]["project_id"], PROJECT);
+    assert_eq!(known["operation"]["key"]["canonical_query"], "os_type=Linux");
+    assert_eq!(known["operation"]["key"]["ttl"], "5m");
+    assert_eq!(known["operation"]["bypass"][0]["reason"], "no-credential");
+    let odd = explain("/v1/p/product?a+b=1").await.json();
+    assert_eq!(odd["operation"]["bypass"][1]["reason"], "plus");
+    assert!(
+        explain("/v2/p/desktops").await.json()["verdict"].as_str().unwrap().contains("passed through to workspace")
+    );
+    assert!(explain("/nope").await.json()["verdict"].as_str().unwrap().contains("404"));
+    for wrong in ["", "not a url", "nope"] {
+        assert_eq!(explain(wrong).await.status(), StatusCode::BAD_REQUEST, "{wrong}");
+    }
+    assert_eq!(world.http.get(&world.admin_url("/explain")).await.status(), StatusCode::BAD_REQUEST);
+    assert_eq!(world.upstream_calls(), 0);
+}
+
+#[tokio::test]
+async fn a_web_page_cannot_drive_it() {
+    let world = World::new().await;
+    world.get(LIST).await;
+    let url = world.admin_url("/cache/purge?all=true");
+    for headers in [[("host", "evil.example")], [("origin", "http://127.0.0.1:9091")], [("origin", "null")]] {
+        let reply = world.http.send(Method::POST, &url, &headers, "").await;
+        assert_eq!(reply.status(), StatusCode::FORBIDDEN, "{headers:?}");
+    }
+    assert!(is_hit(&world, &world.token, LIST).await);
+    let unknown = world.http.get(&world.admin_url("/")).await;
+    assert_eq!(unknown.status(), StatusCode::NOT_FOUND);
+}

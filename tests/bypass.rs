@@ -1,0 +1,137 @@
+//! What is not fully understood goes upstream as it is and is never kept.
+
+use std::collections::BTreeSet;
+
+use http::{Method, StatusCode};
+use workspace_gateway::request::BypassReason;
+
+use crate::support::{PROJECT, World};
+
+const LIST: &str = "/v2/PROJECT/products";
+
+/// The reason expected of a path, headers and body.
+type Case<'a> = (BypassReason, String, Vec<(&'a str, &'a str)>, &'a str);
+
+#[tokio::test]
+async fn every_reason_to_bypass_is_told_and_nothing_is_kept() {
+    let world = World::with("[cache]\nmax_body_size = \"100KiB\"").await;
+    let token = world.token.clone();
+    let token = ("x-auth-token", token.as_str());
+    let long_project = format!("/v2/{}/products", "p".repeat(256));
+    let cases: Vec<Case> = [
+        (BypassReason::NoCredential, LIST, vec![], ""),
+        (BypassReason::NoCredential, LIST, vec![("x-auth-token", "")], ""),
+        (BypassReason::NoCredential, LIST, vec![("x-auth-token", "   ")], ""),
+        (BypassReason::NoCredential, LIST, vec![token, ("connection", "close, X-Auth-Token")], ""),
+        (BypassReason::RepeatedCredential, LIST, vec![token, token], ""),
+        (BypassReason::RepeatedCredential, LIST, vec![token, ("X-AUTH-TOKEN", "other")], ""),
+        (BypassReason::UnverifiedSignature, LIST, vec![("authorization", "SDK-HMAC-SHA256 Access=A")], ""),
+        (BypassReason::ProjectId, &long_project, vec![token], ""),
+        (BypassReason::ProjectId, "/v2/%30PROJECT/products", vec![token], ""),
+        (BypassReason::ProjectId, "/v2/a.b/products", vec![token], ""),
+        (BypassReason::ProjectMismatch, LIST, vec![token, ("x-project-id", "another")], ""),
+        (BypassReason::RepeatedHeader, LIST, vec![token, ("x-language", "a"), ("x-language", "b")], ""),
+        (BypassReason::Body, LIST, vec![token], "{}"),
+        (BypassReason::Range, LIST, vec![token, ("range", "bytes=0-1")], ""),
+        (BypassReason::ClientCacheControl, LIST, vec![token, ("cache-control", "no-cache")], ""),
+        (BypassReason::ClientCacheControl, LIST, vec![token, ("pragma", "no-cache")], ""),
+        (BypassReason::RepeatedParameter, "/v2/PROJECT/products?limit=100&limit=5", vec![token], ""),
+        (BypassReason::Plus, "/v2/PROJECT/products?product_id=a+b", vec![token], ""),
+        (BypassReason::Semicolon, "/v2/PROJECT/products?os_type=Linux;limit=1", vec![token], ""),
+        (BypassReason::Encoding, "/v2/PROJECT/products?os_type=%zz", vec![token], ""),
+        (BypassReason::Encoding, "/v2/PROJECT/products?os_type=%ff", vec![token], ""),
+        (BypassReason::ControlCharacter, "/v2/PROJECT/products?os_type=%00", vec![token], ""),
+        (BypassReason::MalformedParameter, "/v2/PROJECT/products?os_type", vec![token], ""),
+        (BypassReason::MalformedParameter, "/v2/PROJECT/products?&", vec![token], ""),
+    ]
+    .into_iter()
+    .map(|(reason, path, headers, body)| (reason, path.replace("PROJECT", PROJECT), headers, body))
+    .collect();
+
+    let mut calls = 0;
+    for (reason, path, headers, body) in &cases {
+        for _ in 0..2 {
+            let reply = world.http.send(Method::GET, &world.url(path), headers, *body).await;
+            calls += 1;
+            let expected = format!("workspace-gateway; fwd=bypass; detail={}", reason.as_str());
+            assert_eq!(reply.cache_status(), expected, "{path} {headers:?} {body:?}");
+            assert!(!reply.headers().contains_key("age"));
+            assert_eq!(world.upstream_calls(), calls, "{path}");
+            let seen = world.simulator.requests_seen().pop().unwrap();
+            assert_eq!((seen.target.as_str(), seen.has_body), (path.as_str(), !body.is_empty()), "as it came");
+        }
+    }
+    assert_eq!(world.metric("workspace_gateway_entries"), 0.0);
+
+    let shown: BTreeSet<_> = cases.iter().map(|(reason, ..)| reason.as_str()).collect();
+    // These two have tests of their own, here and in `caching`.
+    let elsewhere = [BypassReason::Mode.as_str(), BypassReason::TooLarge.as_str()];
+    let all: BTreeSet<_> = BypassReason::ALL.iter().map(|reason| reason.as_str()).collect();
+    assert_eq!(shown.union(&elsewhere.into()).copied().collect::<BTreeSet<_>>(), all);
+}
+
+#[tokio::test]
+async fn no_credential_gets_upstreams_own_refusal() {
+    let world = World::new().await;
+    world.get(LIST).await;
+    let refused = world.http.get(&world.url(LIST)).await;
+    assert_eq!(refused.status(), StatusCode::UNAUTHORIZED);
+    assert!(refused.text().contains("x-auth-token not found"));
+}
+
+#[tokio::test]
+async fn another_method_on_an_operation_passes_through() {
+    let world = World::new().await;
+    let token = [("x-auth-token", world.token.as_str())];
+    let reply = world.http.send(Method::POST, &world.url(LIST), &token, "{\"a\":1}").await;
+    assert_eq!((reply.status(), reply.text()), (StatusCode::OK, "{\"a\":1}"));
+    assert!(!reply.headers().contains_key("cache-status"));
+}
+
+#[tokio::test]
+async fn bypass_mode_switches_the_whole_cache_off_and_on_again() {
+    let world = World::with("mode = \"bypass\"").await;
+    for calls in 1..=2 {
+        assert_eq!(world.get(LIST).await.cache_status(), "workspace-gateway; fwd=bypass; detail=mode");
+        assert_eq!(world.upstream_calls(), calls);
+    }
+    world.server.gateway().set_mode(workspace_gateway::config::Mode::Cache);
+    world.get(LIST).await;
+    assert!(world.get(LIST).await.cache_status().contains("; hit"));
+    assert_eq!(world.upstream_calls(), 3);
+}
+
+#[tokio::test]
+async fn with_a_token_the_authorization_is_neither_looked_at_nor_sent() {
+    let world = World::new().await;
+    world.get(LIST).await;
+    for authorization in ["", "SDK-HMAC-SHA256 Access=A, SignedHeaders=host, Signature=0"] {
+        let reply = world.get_with(LIST, &[("authorization", authorization)]).await;
+        assert!(reply.cache_status().contains("; hit"), "{authorization:?}");
+    }
+    assert!(!world.simulator.requests_seen()[0].headers.contains_key("authorization"));
+}
+
+#[tokio::test]
+async fn a_signature_bound_to_the_gateways_address_never_reaches_upstream() {
+    let world = World::new().await;
+    let bound = "SDK-HMAC-SHA256 Access=A, SignedHeaders=content-type;host;x-sdk-date, Signature=0";
+    let free = "SDK-HMAC-SHA256 Access=A, SignedHeaders=accept;x-sdk-date, Signature=0";
+    for path in [LIST, "/v2/PROJECT/desktops"] {
+        let refused = world.http.send(Method::GET, &world.url(path), &[("authorization", bound)], "").await;
+        assert_eq!(refused.status(), StatusCode::UNAUTHORIZED);
+        let (code, message) = refused.error();
+        assert_eq!(code, "APIGW.0301");
+        assert!(message.contains("X-Auth-Token"), "{message}");
+    }
+    assert_eq!(world.upstream_calls(), 0);
+
+    // With a token the request is good without the signature.
+    let reply = world.get_with("/v2/PROJECT/desktops", &[("authorization", bound)]).await;
+    assert_eq!(reply.status(), StatusCode::OK);
+    assert!(!world.simulator.requests_seen()[0].headers.contains_key("authorization"));
+
+    // One that does not cover Host survives the relay.
+    world.http.send(Method::GET, &world.url(LIST), &[("authorization", free)], "").await;
+    assert_eq!(world.simulator.requests_seen()[1].headers["authorization"], free);
+}

@@ -1,0 +1,115 @@
+//! The commands as a person runs them.
+
+use std::process::{Command, Output};
+
+/// Runs the binary to its end, with nothing of the environment's settings.
+fn run(arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_workspace-gateway"));
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("WORKSPACE_GATEWAY_")) {
+        command.env_remove(name);
+    }
+    command.args(arguments).output().unwrap()
+}
+
+fn code(output: &Output) -> i32 {
+    output.status.code().unwrap()
+}
+
+fn stdout(output: &Output) -> &str {
+    std::str::from_utf8(&output.stdout).unwrap()
+}
+
+fn stderr(output: &Output) -> &str {
+    std::str::from_utf8(&output.stderr).unwrap()
+}
+
+fn file(name: &str, text: &str) -> String {
+    let path = format!("{}/{name}", env!("CARGO_TARGET_TMPDIR"));
+    std::fs::write(&path, text).unwrap();
+    path
+}
+
+#[test]
+fn check_prints_the_effective_configuration_which_check_accepts() {
+    let given = file("given.toml", "region = \"cn-north-4\"\n[cache]\nttl = \"90s\"\n");
+    let first = run(&["check", "--config", &given, "--listen", "127.0.0.1:18080"]);
+    assert_eq!(code(&first), 0, "{}", stderr(&first));
+    for line in ["proxy = \"127.0.0.1:18080\"", "ttl = \"1m 30s\"", "max_size = \"64MiB\""] {
+        assert!(stdout(&first).lines().any(|shown| shown == line), "{line}: {}", stdout(&first));
+    }
+    let again = run(&["check", "--config", &file("effective.toml", stdout(&first))]);
+    assert_eq!(stdout(&again), stdout(&first));
+}
+
+#[test]
+fn check_says_what_is_wrong_and_exits_2() {
+    let wrong = file("wrong.toml", "region = \"cn-north-4\"\n[cache]\nttl = \"5 parsecs\"\n");
+    for (arguments, expected) in [
+        (&["check", "--config", &wrong][..], "cache.ttl: invalid value: string \"5 parsecs\", expected a duration"),
+        (&["check", "--config", "/does/not/exist"], "cannot read /does/not/exist"),
+        (&["check"], "region is not set"),
+        (&["check", "--region", "cn-north-4", "--listen", "8080"], "--listen: listen.proxy: "),
+        (&["serve", "--region", "cn-north-4", "--mode", "off"], "--mode: mode: "),
+        (&["demo", "--mode", "off"], "expected cache or bypass"),
+        (&["explain", "nonsense", "--region", "cn-north-4"], "expected a path or a URL"),
+        (&["explain", "/", "--header", "secret"], "expected NAME: VALUE"),
+    ] {
+        let output = run(arguments);
+        assert_eq!(code(&output), 2, "{arguments:?}");
+        assert!(stderr(&output).contains(expected), "{arguments:?}: {}", stderr(&output));
+        assert!(!stderr(&output).contains("secret"));
+    }
+}
+
+#[test]
+fn explain_shows_the_key_and_what_upstream_would_be_asked() {
+    let output = run(&[
+        "explain",
+        "https://workspace.cn-north-4.myhuaweicloud.com/v2/p/products?os_type=Linux&limit=100",
+        "--region",
+        "cn-north-4",
+        "--header",
+        "X-Auth-Token: secret",
+        "--header",
+        "X-Language: en-us",
+    ]);
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    for line in [
+        "operation        ListProducts of workspace",
+        "scope            ListProducts in project p",
+        "canonical query  os_type=Linux",
+        "keyed headers    x-language: en-us",
+        "ttl              5m",
+        "asked upstream   GET https://workspace.cn-north-4.myhuaweicloud.com/v2/p/products?os_type=Linux",
+    ] {
+        assert!(stdout(&output).lines().any(|shown| shown == line), "{line}: {}", stdout(&output));
+    }
+    assert!(!stdout(&output).contains("secret"));
+
+    let bypass = run(&["explain", "/v2/p/products?a=b+c", "--header", "X-Auth-Token: x"]);
+    assert_eq!(code(&bypass), 0, "a region is not needed to be told");
+    assert!(stdout(&bypass).contains("bypass           plus ("), "{}", stdout(&bypass));
+}
+
+#[test]
+fn serve_that_cannot_listen_says_where_and_exits_1() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let output = run(&["serve", "--region", "cn-north-4", "--listen", &address]);
+    assert_eq!(code(&output), 1);
+    assert!(stderr(&output).contains(&format!("cannot listen on {address} (listen.proxy)")), "{}", stderr(&output));
+}
+
+#[test]
+fn the_demo_succeeds_only_if_upstream_saw_what_it_should_have_seen() {
+    let output = run(&["demo", "--once"]);
+    assert_eq!(code(&output), 0, "{}", stdout(&output));
+    for part in ["1 upstream, 199 coalesced", "200 memory", "411 requests, 7 upstream calls; 7 were expected."] {
+        assert!(stdout(&output).contains(part), "{part}: {}", stdout(&output));
+    }
+    assert!(!stdout(&output).contains("unexpected"));
+
+    let broken = run(&["demo", "--once", "--mode", "bypass"]);
+    assert_eq!(code(&broken), 1, "without its cache the demo must not pass");
+    assert!(stdout(&broken).contains("411 requests, 411 upstream calls; 7 were expected."));
+}

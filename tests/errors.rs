@@ -1,0 +1,122 @@
+//! What the gateway says when something goes wrong: upstream's own shape, a clear status, no hang.
+
+use http::{Method, StatusCode};
+use workspace_gateway::simulator::Simulator;
+
+use crate::support::{PROJECT, World, raw, within};
+
+const LIST: &str = "/v2/PROJECT/products?os_type=Linux";
+
+#[tokio::test]
+async fn an_unreachable_upstream_is_a_502_that_says_so() {
+    let world = World::new().await;
+    world.simulator.shut_down().await;
+    for path in [LIST, "/v2/PROJECT/desktops"] {
+        let reply = world.get(path).await;
+        assert_eq!(reply.status(), StatusCode::BAD_GATEWAY);
+        let (code, message) = reply.error();
+        assert_eq!(code, "APIGW.0201");
+        assert!(message.contains("Backend unavailable") && message.contains("refused"), "{message}");
+    }
+    let reply = world.get(LIST).await;
+    assert_eq!(reply.cache_status(), "workspace-gateway; fwd=uri-miss; detail=connect");
+}
+
+#[tokio::test]
+async fn a_host_that_cannot_be_resolved_is_a_502_and_no_reason_not_to_start() {
+    let simulator = Simulator::start().await.unwrap();
+    let nowhere = "http://does-not-exist.invalid";
+    let world = World::before(simulator, nowhere, nowhere, "[upstream]\nconnect_timeout = \"1s\"").await;
+    let ready = world.http.get(&world.metrics_url("/readyz")).await;
+    assert_eq!(ready.status(), StatusCode::OK);
+    let reply = world.get(LIST).await;
+    assert_eq!(reply.status(), StatusCode::BAD_GATEWAY);
+    reply.error();
+}
+
+#[tokio::test]
+async fn an_upstream_that_is_too_slow_is_a_504() {
+    let world = World::with("[upstream]\nanswer_timeout = \"50ms\"\nidle_timeout = \"1h\"").await;
+    world.simulator.hold();
+    let reply = world.get(LIST).await;
+    assert_eq!(reply.status(), StatusCode::GATEWAY_TIMEOUT);
+    assert!(reply.error().1.contains("Backend timeout"));
+    assert_eq!(reply.cache_status(), "workspace-gateway; fwd=uri-miss; detail=timeout");
+}
+
+#[tokio::test]
+async fn an_answer_that_breaks_off_is_a_502_and_not_kept() {
+    let world = World::new().await;
+    world.simulator.truncate(true);
+    let reply = world.get(LIST).await;
+    assert_eq!(reply.status(), StatusCode::BAD_GATEWAY);
+    assert!(reply.error().1.contains("broke off"));
+    world.simulator.truncate(false);
+    world.simulator.reset_connection(true);
+    let reply = world.get(LIST).await;
+    assert_eq!(reply.status(), StatusCode::BAD_GATEWAY);
+    assert_eq!(reply.cache_status(), "workspace-gateway; fwd=uri-miss; detail=broken");
+    world.simulator.reset_connection(false);
+    assert!(world.get(LIST).await.cache_status().contains("fwd=uri-miss"));
+}
+
+#[tokio::test]
+async fn a_head_above_the_limit_is_a_431_that_names_it() {
+    let world = World::with("[limits]\nmax_head_size = \"16KiB\"").await;
+    for name in ["x-auth-token", "x-anything"] {
+        let reply = world.http.send(Method::GET, &world.url(LIST), &[(name, &"x".repeat(20_000))], "").await;
+        assert_eq!(reply.status(), StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
+        assert!(reply.error().1.contains("16384 bytes (limits.max_head_size)"));
+    }
+    let long = format!("/v2/PROJECT/products?product_id={}", "x".repeat(20_000));
+    assert_eq!(world.get(&long).await.status(), StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
+    assert_eq!(world.upstream_calls(), 0);
+}
+
+#[tokio::test]
+async fn a_forward_proxy_is_not_offered() {
+    let world = World::new().await;
+    let address = world.server.proxy_address();
+    for request in [
+        "CONNECT workspace.example:443 HTTP/1.1\r\nHost: workspace.example:443\r\n".to_owned(),
+        "GET http://elsewhere.example/v2/p/products HTTP/1.1\r\nHost: elsewhere.example\r\n".to_owned(),
+        format!("GET http://{address}.evil.example/v2/p/products HTTP/1.1\r\nHost: {address}\r\n"),
+    ] {
+        let answer = raw(address, format!("{request}Connection: close\r\n\r\n")).await;
+        assert!(answer.starts_with("HTTP/1.1 400 Bad Request\r\n"), "{answer}");
+        assert!(answer.contains("\"error_code\":\"APIGW.0201\"") && answer.contains("no forward proxy"), "{answer}");
+    }
+    assert_eq!(world.upstream_calls(), 0);
+
+    let token = &world.token;
+    let target = format!("http://{address}/v2/{PROJECT}/products");
+    let own = format!("GET {target} HTTP/1.1\r\nHost: {address}\r\nX-Auth-Token: {token}\r\nConnection: close\r\n\r\n");
+    let answer = raw(address, own).await;
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+}
+
+#[tokio::test]
+async fn what_is_no_http_is_answered_400_and_the_connection_closed() {
+    let world = World::new().await;
+    for garbage in ["\0\0\0\0\r\n\r\n", "GET /\r\n\r\n", "GET / HTTP/1.1\r\nHost : x\r\n\r\n", "GET / HTTP/9.9\r\n\r\n"]
+    {
+        let answer = within(raw(world.server.proxy_address(), garbage)).await;
+        assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 400 "), "{garbage:?}: {answer}");
+    }
+    assert_eq!(world.get(LIST).await.status(), StatusCode::OK);
+}
+
+#[tokio::test]
+async fn two_ways_to_frame_a_body_are_not_relayed() {
+    let world = World::new().await;
+    let token = &world.token;
+    let smuggled = format!(
+        "POST /v2/{PROJECT}/desktops HTTP/1.1\r\nHost: x\r\nX-Auth-Token: {token}\r\nContent-Length: 4\r\n\
+         Transfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET /v2/{PROJECT}/smuggled HTTP/1.1\r\nHost: x\r\n\
+         X-Auth-Token: {token}\r\nConnection: close\r\n\r\n"
+    );
+    raw(world.server.proxy_address(), smuggled).await;
+    for seen in world.simulator.requests_seen() {
+        assert!(!seen.headers.contains_key("content-length") || !seen.headers.contains_key("transfer-encoding"));
+    }
+}

@@ -1,0 +1,144 @@
+//! What is sent upstream and what comes back, header by header.
+
+use std::collections::BTreeSet;
+
+use http::{HeaderName, HeaderValue, Method, StatusCode};
+use workspace_gateway::catalogue::Service;
+
+use crate::support::{PROJECT, World};
+
+const LIST: &str = "/v2/PROJECT/products?os_type=Linux";
+
+#[tokio::test]
+async fn what_is_not_in_the_key_is_not_sent() {
+    let world = World::new().await;
+    world
+        .get_with(
+            "/v2/PROJECT/products?offset=0&os_type=%4Cinux",
+            &[
+                ("x-language", "en-us"),
+                ("x-project-id", PROJECT),
+                ("accept", "text/html"),
+                ("accept-encoding", "gzip"),
+                ("accept-language", "de"),
+                ("user-agent", "evil/1.0"),
+                ("cookie", "a=1"),
+                ("x-forwarded-host", "evil.example"),
+                ("x-http-method-override", "DELETE"),
+                ("if-none-match", "\"x\""),
+                ("if-modified-since", "Sun, 22 Nov 2026 12:00:00 GMT"),
+                ("x-request-id", "mine"),
+                ("via", "1.1 someone"),
+            ],
+        )
+        .await;
+    let seen = world.simulator.requests_seen().pop().unwrap();
+    assert_eq!(seen.target, format!("/v2/{PROJECT}/products?os_type=Linux"));
+    let names: BTreeSet<_> = seen.headers.keys().map(HeaderName::as_str).collect();
+    let expected = [
+        "accept",
+        "accept-encoding",
+        "content-type",
+        "host",
+        "user-agent",
+        "via",
+        "x-auth-token",
+        "x-language",
+        "x-request-id",
+    ];
+    assert_eq!(names, expected.into());
+    assert_eq!(seen.headers["accept"], "application/json");
+    assert_eq!(seen.headers["accept-encoding"], "identity");
+    assert_eq!(seen.headers["x-language"], "en-us");
+    assert_eq!(seen.headers["x-auth-token"], world.token.as_str());
+    assert_ne!(seen.headers["x-request-id"], "mine");
+    assert!(world.simulator.url(Service::Workspace).ends_with(seen.headers["host"].to_str().unwrap()));
+}
+
+#[tokio::test]
+async fn hop_by_hop_headers_stay_on_their_hop_both_ways() {
+    let world = World::new().await;
+    for (name, value) in [("connection", "x-private"), ("x-private", "1"), ("keep-alive", "timeout=1"), ("x-kept", "1")]
+    {
+        world.simulator.add_header(HeaderName::from_static(name), HeaderValue::from_static(value));
+    }
+    let through = world
+        .get_with(
+            "/v2/PROJECT/desktops",
+            &[("connection", "x-mine"), ("x-mine", "1"), ("te", "trailers"), ("keep-alive", "1"), ("x-other", "1")],
+        )
+        .await;
+    let seen = world.simulator.requests_seen().pop().unwrap();
+    for gone in ["x-mine", "te", "keep-alive", "connection"] {
+        assert!(!seen.headers.contains_key(gone), "{gone}");
+    }
+    assert_eq!(seen.headers["x-other"], "1");
+    for reply in [through, world.get(LIST).await, world.get(LIST).await] {
+        assert_eq!(reply.header("x-kept"), "1");
+        for gone in ["x-private", "keep-alive"] {
+            assert!(!reply.headers().contains_key(gone), "{gone} in {reply:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn via_tells_of_the_gateway_both_ways_and_shows_a_loop() {
+    let world = World::new().await;
+    let reply = world.get_with("/v2/PROJECT/desktops", &[("via", "1.0 fred")]).await;
+    assert!(reply.header("via").starts_with("1.1 workspace-gateway-"));
+    let seen = world.simulator.requests_seen().pop().unwrap();
+    let trail: Vec<_> = seen.headers.get_all("via").iter().map(|via| via.to_str().unwrap()).collect();
+    assert_eq!(trail[0], "1.0 fred");
+    for path in [LIST, "/v2/PROJECT/desktops"] {
+        let looped = world.get_with(path, &[("via", &format!("1.0 fred, {}", trail[1]))]).await;
+        assert_eq!(looped.status(), StatusCode::LOOP_DETECTED);
+        looped.error();
+    }
+    for path in [LIST, LIST] {
+        assert!(world.get(path).await.header("via").starts_with("1.1 workspace-gateway-"));
+    }
+    assert_eq!(world.upstream_calls(), 2);
+}
+
+#[tokio::test]
+async fn every_answer_has_a_request_id_and_a_miss_keeps_upstreams() {
+    let world = World::new().await;
+    world.simulator.add_header(HeaderName::from_static("x-request-id"), HeaderValue::from_static("from-upstream"));
+    assert_eq!(world.get(LIST).await.header("x-request-id"), "from-upstream");
+    assert_ne!(world.get(LIST).await.header("x-request-id"), "from-upstream");
+    assert_eq!(world.get("/v2/PROJECT/desktops").await.header("x-request-id"), "from-upstream");
+    assert_eq!(world.get("/elsewhere").await.header("x-request-id").len(), 32);
+}
+
+#[tokio::test]
+async fn a_cache_further_up_keeps_its_say() {
+    let world = World::new().await;
+    world.simulator.add_header(HeaderName::from_static("cache-status"), HeaderValue::from_static("origin; hit"));
+    for expected in ["workspace-gateway; fwd=uri-miss; fwd-status=200; stored", "workspace-gateway; hit; ttl=300"] {
+        let reply = world.get(LIST).await;
+        let said: Vec<_> = reply.headers().get_all("cache-status").iter().collect();
+        assert_eq!(said, ["origin; hit", expected]);
+    }
+}
+
+#[tokio::test]
+async fn tokens_of_any_documented_length_work() {
+    let world = World::new().await;
+    for length in [32, 5_000, 102_400] {
+        let token = world.simulator.token_of_length(PROJECT, length);
+        for expected in ["stored", "; hit"] {
+            let reply = world.get_as(&token, LIST).await;
+            assert!(reply.cache_status().contains(expected), "{length}: {reply:?}");
+        }
+        let through = world.get_as(&token, "/v2/PROJECT/desktops").await;
+        assert_eq!(through.status(), StatusCode::OK);
+    }
+}
+
+#[tokio::test]
+async fn the_header_name_of_the_token_has_no_case() {
+    let world = World::new().await;
+    world.get(LIST).await;
+    let reply = world.http.send(Method::GET, &world.url(LIST), &[("X-AUTH-token", &world.token)], "").await;
+    assert!(reply.cache_status().contains("; hit"));
+}

@@ -1,0 +1,173 @@
+//! Properties of keys: spellings of one question share a key, different questions never do, and what
+//! upstream is asked is what the client asked.
+
+use std::collections::BTreeMap;
+
+use http::uri::{Authority, Scheme};
+use http::{HeaderMap, HeaderName, HeaderValue, Uri};
+use proptest::collection::{btree_map, vec};
+use proptest::prelude::*;
+use proptest::sample::select;
+use workspace_gateway::catalogue::{Catalogue, Origin};
+use workspace_gateway::request::BypassReason;
+use workspace_gateway::request::key::Key;
+
+const X_LANGUAGE: HeaderName = HeaderName::from_static("x-language");
+
+fn catalogue() -> Catalogue {
+    let origin = |host| Origin::new(Scheme::HTTPS, Authority::from_static(host));
+    Catalogue::new(origin("w.example"), origin("a.example"), vec![X_LANGUAGE])
+}
+
+fn key(path: &str, query: Option<&str>, headers: &HeaderMap) -> Result<Key, BypassReason> {
+    let catalogue = catalogue();
+    let (operation, project_id) = catalogue.operation(path).expect("one of the operations");
+    Key::read(&catalogue, operation, project_id, query, headers, false)
+}
+
+/// What a client wants to know, before it is written down.
+#[derive(Clone, Debug)]
+struct Question {
+    template: &'static str,
+    project_id: String,
+    parameters: BTreeMap<String, String>,
+    language: Option<String>,
+}
+
+impl Question {
+    /// The question without what the services document to mean nothing. Plainly, and apart from the
+    /// code under test.
+    fn meaning(&self) -> (&str, &str, Vec<(&str, &str)>, Option<&str>) {
+        let v1 =
+            ["product_id", "flavor_id", "availability_zone", "os_type", "charge_mode", "architecture", "package_type"];
+        let says_nothing = |name: &str, value: &str| match self.template {
+            "/v1/{project_id}/product" => value.is_empty() && v1.contains(&name),
+            _ => (name, value) == ("limit", "100") || (name, value) == ("offset", "0"),
+        };
+        let parameters = self.parameters.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        let said = parameters.filter(|(name, value)| !says_nothing(name, value)).collect();
+        (self.template, &self.project_id, said, self.language.as_deref())
+    }
+
+    /// Writes it down, in an order and with escapes that `how` decides.
+    fn spell(&self, how: &[u8]) -> (String, String, HeaderMap) {
+        let mut how = how.iter().copied().cycle();
+        let mut pairs: Vec<_> = self.parameters.iter().collect();
+        for index in (1..pairs.len()).rev() {
+            pairs.swap(index, usize::from(how.next().unwrap_or(0)) % (index + 1));
+        }
+        let mut escape = |text: &str| -> String {
+            let escaped = text.bytes().map(|byte| {
+                let plain = byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+                // Characters that a URI allows as they are.
+                let may_be_plain = plain || b"!$'()*,:@/?".contains(&byte);
+                match how.next().unwrap_or(0) % 3 {
+                    0 if may_be_plain => char::from(byte).to_string(),
+                    1 => format!("%{byte:02x}"),
+                    _ if plain => char::from(byte).to_string(),
+                    _ => format!("%{byte:02X}"),
+                }
+            });
+            escaped.collect()
+        };
+        let query: Vec<_> = pairs.iter().map(|(name, value)| format!("{}={}", escape(name), escape(value))).collect();
+        let mut headers = HeaderMap::new();
+        if let Some(language) = &self.language {
+            headers.insert(X_LANGUAGE, HeaderValue::from_str(language).unwrap());
+        }
+        (self.template.replace("{project_id}", &self.project_id), query.join("&"), headers)
+    }
+
+    fn key(&self, how: &[u8]) -> Key {
+        let (path, query, headers) = self.spell(how);
+        key(&path, Some(&query), &headers).unwrap_or_else(|reason| panic!("{path}?{query}: {reason:?}"))
+    }
+}
+
+/// Questions from a small world, so that equal and nearly equal ones are common.
+fn question() -> impl Strategy<Value = Question> {
+    let name = prop_oneof![
+        4 => select(vec!["limit", "offset", "os_type", "product_id", "status", "Limit", "a", "a=", "a&b"]).prop_map(str::to_owned),
+        1 => "[^\\p{Cc}]{1,3}",
+    ];
+    let value = prop_oneof![
+        4 => select(vec!["", "0", "100", "1", "Linux", "linux", "a=1", "1&a=1", " ", "+", "%", "%41", "A", "中"]).prop_map(str::to_owned),
+        1 => "[^\\p{Cc}]{0,4}",
+    ];
+    (
+        select(vec!["/v2/{project_id}/products", "/v2/{project_id}/products/sharer", "/v1/{project_id}/product"]),
+        prop_oneof![4 => select(vec!["p", "P", "p-1", "p_1"]).prop_map(str::to_owned), 1 => "[A-Za-z0-9_-]{1,255}"],
+        btree_map(name, value, 0..4),
+        proptest::option::of(select(vec!["zh-cn", "en-us", ""]).prop_map(str::to_owned)),
+    )
+        .prop_map(|(template, project_id, parameters, language)| Question {
+            template,
+            project_id,
+            parameters,
+            language,
+        })
+}
+
+fn decoded(uri: &Uri) -> Vec<(String, String)> {
+    form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes()).into_owned().collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 4096, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn spellings_of_one_question_share_a_key(question in question(), one in vec(any::<u8>(), 64), other in vec(any::<u8>(), 64)) {
+        prop_assert_eq!(question.key(&one), question.key(&other));
+    }
+
+    #[test]
+    fn two_questions_share_a_key_only_if_they_mean_the_same(one in question(), other in question(), how in vec(any::<u8>(), 64)) {
+        prop_assert_eq!(one.key(&how) == other.key(&how), one.meaning() == other.meaning());
+    }
+
+    #[test]
+    fn a_small_change_of_a_question_changes_its_key(one in question(), name in "[a-z&=%+ ]{1,3}", value in "[a-z&=%+ ]{1,3}", how in vec(any::<u8>(), 64)) {
+        let mut other = one.clone();
+        other.parameters.insert(name, value);
+        prop_assert_eq!(one.key(&how) == other.key(&how), one.meaning() == other.meaning());
+    }
+
+    #[test]
+    fn upstream_is_asked_what_the_client_asked(question in question(), how in vec(any::<u8>(), 64)) {
+        let uri = question.key(&how).uri();
+        let (template, project_id, parameters, _) = question.meaning();
+        prop_assert_eq!(uri.path(), template.replace("{project_id}", project_id));
+        let asked: Vec<_> = parameters.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+        prop_assert_eq!(decoded(&uri), asked);
+    }
+
+    #[test]
+    fn raw_queries_that_share_a_key_mean_the_same_to_any_server(one in "[a-c%=&+;0-9A-F]{0,12}", other in "[a-c%=&+;0-9A-F]{0,12}") {
+        let read = |query: &str| key("/v2/p/products", Some(query), &HeaderMap::new());
+        if let (Ok(one_key), Ok(other_key)) = (read(&one), read(&other)) {
+            let meaning = |query: &str| {
+                let mut pairs: Vec<_> = form_urlencoded::parse(query.as_bytes()).into_owned().collect();
+                pairs.sort();
+                pairs
+            };
+            prop_assert_eq!(one_key == other_key, meaning(&one) == meaning(&other), "{:?} {:?}", one, other);
+        }
+    }
+
+    #[test]
+    fn no_query_is_too_odd_to_read(query in "\\PC{0,40}") {
+        let _ = key("/v1/p/product", Some(&query), &HeaderMap::new());
+    }
+}
+
+#[test]
+fn another_upstream_is_another_key() {
+    let read = |host: &'static str| {
+        let origin = || Origin::new(Scheme::HTTPS, Authority::from_static(host));
+        let catalogue = Catalogue::new(origin(), origin(), Vec::new());
+        let (operation, project_id) = catalogue.operation("/v2/p/products").unwrap();
+        Key::read(&catalogue, operation, project_id, None, &HeaderMap::new(), false).unwrap()
+    };
+    assert_eq!(read("a.example"), read("a.example"));
+    assert_ne!(read("a.example"), read("b.example"));
+}

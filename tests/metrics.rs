@@ -1,0 +1,133 @@
+//! What Prometheus and health checks see.
+
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
+use http::{Method, Request, StatusCode};
+use http_body_util::{BodyExt, Empty};
+use workspace_gateway::clock::Clock;
+use workspace_gateway::gateway::Gateway;
+
+use crate::support::{PROJECT, World, config};
+
+const LIST: &str = "/v2/PROJECT/products?os_type=Linux";
+
+/// The series of a page of metrics, without their values.
+fn series(page: &str) -> BTreeSet<String> {
+    let lines = page.lines().filter(|line| !line.starts_with('#') && !line.starts_with("process_"));
+    lines.filter_map(|line| Some(line.rsplit_once(' ')?.0.to_owned())).collect()
+}
+
+#[tokio::test]
+async fn the_page_tells_what_happened() {
+    let world = World::new().await;
+    world.get(LIST).await;
+    world.get(LIST).await;
+    world.get("/v2/PROJECT/products?os_type=a+b").await;
+    world.get("/v2/PROJECT/desktops").await;
+    world.get("/nowhere").await;
+    let page = world.http.get(&world.metrics_url("/metrics")).await;
+    assert_eq!(page.status(), StatusCode::OK);
+    assert_eq!(page.header("content-type"), "text/plain; version=0.0.4");
+    for line in [
+        "workspace_gateway_requests_total{operation=\"ListProducts\",result=\"hit\",status=\"200\"} 1",
+        "workspace_gateway_requests_total{operation=\"ListProducts\",result=\"miss\",status=\"200\"} 1",
+        "workspace_gateway_requests_total{operation=\"ListProducts\",result=\"bypass\",status=\"200\"} 1",
+        "workspace_gateway_requests_total{operation=\"workspace\",result=\"pass-through\",status=\"200\"} 1",
+        "workspace_gateway_requests_total{operation=\"none\",result=\"refused\",status=\"404\"} 1",
+        "workspace_gateway_request_duration_seconds_count{operation=\"ListProducts\",result=\"hit\"} 1",
+        "workspace_gateway_request_duration_seconds_bucket{operation=\"ListProducts\",result=\"hit\",le=\"0.00005\"} 1",
+        "workspace_gateway_request_duration_seconds_bucket{operation=\"ListProducts\",result=\"hit\",le=\"60\"} 1",
+        "workspace_gateway_upstream_requests_total{service=\"workspace\",status=\"200\"} 3",
+        "workspace_gateway_upstream_duration_seconds_count{service=\"workspace\"} 3",
+        "workspace_gateway_upstream_requests_in_flight{service=\"workspace\"} 0",
+        "workspace_gateway_bypasses_total{reason=\"plus\"} 1",
+        "workspace_gateway_unstored_answers_total{reason=\"not-json\"} 0",
+        "workspace_gateway_coalesced_waiters 0",
+        "workspace_gateway_entries 1",
+        "workspace_gateway_evictions_total{cause=\"size\"} 0",
+        "workspace_gateway_requests_in_flight 0",
+        concat!("workspace_gateway_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
+    ] {
+        assert!(page.text().lines().any(|shown| shown == line), "no {line} in\n{}", page.text());
+    }
+    for name in ["workspace_gateway_entries_bytes", "process_resident_memory_bytes", "workspace_gateway_connections"] {
+        assert!(world.metric(name) > 0.0, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn every_family_says_what_a_rise_means() {
+    let world = World::new().await;
+    world.get(LIST).await;
+    let page = world.http.get(&world.metrics_url("/metrics")).await;
+    let families: Vec<_> =
+        page.text().lines().filter_map(|line| line.strip_prefix("# HELP workspace_gateway_")).collect();
+    assert_eq!(families.len(), 14);
+    for family in families.iter().filter(|family| !family.starts_with("build_info")) {
+        let says = ["rise", "More", "Near", "nobody asked"].iter().any(|word| family.contains(word));
+        assert!(says, "{family}");
+    }
+}
+
+#[tokio::test]
+async fn nothing_a_client_sends_adds_a_series() {
+    // Nothing listens on port 1, so that what passes through fails at once.
+    let nowhere = "http://127.0.0.1:1";
+    let gateway = Gateway::new(&config(nowhere, nowhere, ""), Clock::System).unwrap();
+    let ask = async |index: u32| {
+        let scramble = index.wrapping_mul(2_654_435_761);
+        let method = match index % 4 {
+            0 => Method::GET,
+            1 => Method::HEAD,
+            2 => Method::POST,
+            _ => Method::from_bytes(format!("M{scramble}").as_bytes()).unwrap(),
+        };
+        // Few of them reach for upstream: refused connections are what takes time here.
+        let path = match index % 64 {
+            0 => format!("/v2/{scramble}/products?x={scramble}"),
+            1 => format!("/v1/{scramble}/product"),
+            2 => format!("/v2/{scramble}/desktops/{scramble}"),
+            3 => format!("/v3/{scramble}"),
+            _ => format!("/{scramble}/{index}"),
+        };
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("x-auth-token", scramble)
+            .header(format!("x-{scramble}"), scramble)
+            .body(Empty::<Bytes>::new())
+            .unwrap();
+        let answer = gateway.handle(request, ([127, 0, 0, 1], 8080).into()).await;
+        answer.into_body().collect().await.unwrap();
+    };
+    for index in 0..1_000 {
+        ask(index).await;
+    }
+    let before = series(&gateway.metrics().encode().unwrap());
+    for index in 1_000..101_000 {
+        ask(index).await;
+    }
+    let after = series(&gateway.metrics().encode().unwrap());
+    assert_eq!(after.difference(&before).collect::<Vec<_>>(), Vec::<&String>::new());
+    assert!(!after.iter().any(|series| series.contains(PROJECT)));
+}
+
+#[tokio::test]
+async fn health_and_readiness() {
+    let world = World::new().await;
+    for (path, text) in [("/healthz", "ok\n"), ("/readyz", "ready\n")] {
+        let reply = world.http.get(&world.metrics_url(path)).await;
+        assert_eq!((reply.status(), reply.text()), (StatusCode::OK, text));
+    }
+    world.simulator.shut_down().await;
+    let reply = world.http.get(&world.metrics_url("/readyz")).await;
+    assert_eq!(reply.status(), StatusCode::OK, "an upstream that is down makes nobody unready");
+    let wrong = world.http.get(&world.metrics_url("/metricz")).await;
+    assert_eq!(
+        (wrong.status(), wrong.text()),
+        (StatusCode::NOT_FOUND, "no such page: expected /metrics, /healthz or /readyz\n")
+    );
+    let wrong = world.http.send(Method::POST, &world.metrics_url("/metrics"), &[], "").await;
+    assert_eq!((wrong.status(), wrong.header("allow")), (StatusCode::METHOD_NOT_ALLOWED, "GET, HEAD"));
+}

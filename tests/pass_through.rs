@@ -1,0 +1,118 @@
+//! Everything that is not one of the operations: streamed both ways, to the service it belongs to.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::{Method, Request, StatusCode};
+use http_body::{Body, Frame};
+use http_body_util::BodyExt;
+use hyper_util::client::legacy::Client;
+use hyper_util::rt::TokioExecutor;
+use tokio::sync::mpsc;
+use workspace_gateway::catalogue::Service;
+
+use crate::support::{World, within};
+
+/// A body whose parts are sent when the test says so.
+struct Parts(mpsc::Receiver<Bytes>);
+
+impl Body for Parts {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        self.0.poll_recv(context).map(|part| part.map(|part| Ok(Frame::data(part))))
+    }
+}
+
+#[tokio::test]
+async fn each_path_goes_to_its_service_and_the_rest_nowhere() {
+    let world = World::new().await;
+    for (path, service) in [
+        ("/v2/PROJECT/desktops", Service::Workspace),
+        ("/v3/PROJECT/x/y?z=1&z=2&a+b", Service::Workspace),
+        ("/v1/PROJECT/app-center/apps", Service::Workspace),
+        ("/v1/PROJECT/app-groups", Service::AppStream),
+        ("/v2/PROJECT/job/42", Service::AppStream),
+        ("/v2/PROJECT/%70roducts", Service::Workspace),
+        ("/v2//PROJECT/../x/./y/", Service::Workspace),
+    ] {
+        let reply = world.get(path).await;
+        assert_eq!(reply.status(), StatusCode::OK, "{path}");
+        let seen = world.simulator.requests_seen().pop().unwrap();
+        assert_eq!(
+            (seen.service, format!("http://h{}", seen.target)),
+            (service, world.url(path).replace(&world.server.proxy_address().to_string(), "h"))
+        );
+    }
+    let calls = world.upstream_calls();
+    for path in ["/", "/v4/PROJECT/products", "/metrics", "/v22/x"] {
+        let reply = world.get(path).await;
+        assert_eq!(reply.status(), StatusCode::NOT_FOUND, "{path}");
+        let expected = "The API does not exist or has not been published in the environment";
+        assert_eq!(reply.error(), ("APIGW.0101".to_owned(), expected.to_owned()));
+    }
+    assert_eq!(world.upstream_calls(), calls);
+}
+
+#[tokio::test]
+async fn any_method_and_size_goes_through_byte_for_byte() {
+    let world = World::new().await;
+    let token = [("x-auth-token", world.token.as_str()), ("content-type", "text/plain")];
+    let large: Bytes = (0..20_000_000u32).map(|index| (index % 251) as u8).collect();
+    for method in ["POST", "PUT", "PATCH", "DELETE", "OPTIONS", "PROPFIND"] {
+        let method = Method::from_bytes(method.as_bytes()).unwrap();
+        let reply = world.http.send(method.clone(), &world.url("/v2/PROJECT/desktops"), &token, "small").await;
+        assert_eq!((reply.status(), reply.text()), (StatusCode::OK, "small"), "{method}");
+        assert_eq!(reply.header("content-type"), "text/plain");
+    }
+    let reply = world.http.send(Method::POST, &world.url("/v1/PROJECT/anything"), &token, large.clone()).await;
+    assert!(reply.body() == &large, "{} bytes of {}", reply.body().len(), large.len());
+    let head = world.http.send(Method::HEAD, &world.url("/v2/PROJECT/desktops"), &token, "").await;
+    assert_eq!((head.status(), head.body().len()), (StatusCode::OK, 0));
+}
+
+#[tokio::test]
+async fn bodies_are_streamed_both_ways_as_they_come() {
+    let world = World::new().await;
+    let (parts, body) = mpsc::channel(1);
+    let client: Client<_, Parts> = Client::builder(TokioExecutor::new()).build_http();
+    let request = Request::post(world.url("/v2/PROJECT/desktops")).header("x-auth-token", &world.token);
+    let asking = tokio::spawn(client.request(request.body(Parts(body)).unwrap()));
+    parts.send(Bytes::from_static(b"first")).await.unwrap();
+    // The answer begins while the request has not ended.
+    let mut reply = within(asking).await.unwrap().unwrap().into_body();
+    for part in ["first", "second", "third"] {
+        if part != "first" {
+            parts.send(Bytes::from_static(part.as_bytes())).await.unwrap();
+        }
+        let frame = within(reply.frame()).await.unwrap().unwrap();
+        assert_eq!(frame.into_data().unwrap(), part);
+    }
+    drop(parts);
+    assert!(within(reply.frame()).await.is_none());
+}
+
+#[tokio::test]
+async fn a_pass_through_on_which_nothing_moves_ends_with_504() {
+    let world = World::with("[upstream]\nidle_timeout = \"50ms\"\nanswer_timeout = \"1h\"").await;
+    world.simulator.hold();
+    let reply = world.get("/v2/PROJECT/desktops").await;
+    assert_eq!(reply.status(), StatusCode::GATEWAY_TIMEOUT);
+    assert!(reply.error().1.contains("nothing moved"));
+}
+
+#[tokio::test]
+async fn a_pass_through_is_not_kept() {
+    let world = World::new().await;
+    for calls in 1..=2 {
+        let reply = world.get("/v2/PROJECT/desktops").await;
+        assert!(!reply.headers().contains_key("cache-status"));
+        assert_eq!(world.upstream_calls(), calls);
+    }
+}

@@ -1,0 +1,184 @@
+//! The gateway as a process: starting, logging, stopping, and what it never tells.
+
+use std::process::Stdio;
+use std::sync::Arc;
+
+use http::{Method, StatusCode};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader, Lines};
+use tokio::net::TcpStream;
+use tokio::process::{Child, ChildStderr, Command};
+use workspace_gateway::catalogue::Service;
+use workspace_gateway::simulator::Simulator;
+
+use crate::support::{Http, PROJECT, World, within};
+
+const LIST: &str = "/v2/PROJECT/products";
+
+/// A running `serve`.
+struct Process {
+    child: Child,
+    log: Lines<BufReader<ChildStderr>>,
+    proxy: String,
+    metrics: String,
+    said: String,
+}
+
+impl Process {
+    /// Starts it before the simulator and waits until it says that it is ready.
+    async fn start(simulator: &Simulator) -> Self {
+        let config = format!("{}/serve.toml", env!("CARGO_TARGET_TMPDIR"));
+        std::fs::write(&config, "[log]\nformat = \"json\"\nlevel = \"trace\"\n").unwrap();
+        let mut child = Command::new(env!("CARGO_BIN_EXE_workspace-gateway"))
+            .args(["serve", "--config", &config])
+            .args(["--workspace-url", &simulator.url(Service::Workspace)])
+            .env("WORKSPACE_GATEWAY_APPSTREAM_URL", simulator.url(Service::AppStream))
+            .args(["--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"])
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
+        let mut said = String::new();
+        loop {
+            let line = within(log.next_line()).await.unwrap().expect("it ended before it was ready");
+            said += &(line.clone() + "\n");
+            let event: serde_json::Value = serde_json::from_str(&line).unwrap();
+            if event["message"] == "ready" {
+                let address = |name: &str| format!("http://{}", event[name].as_str().unwrap());
+                return Self { child, log, proxy: address("proxy"), metrics: address("metrics"), said };
+            }
+        }
+    }
+
+    /// Sends SIGTERM and returns the exit code and everything it has logged.
+    async fn terminate(mut self) -> (Option<i32>, String) {
+        let id = self.child.id().unwrap().to_string();
+        assert!(std::process::Command::new("kill").arg(id).status().unwrap().success());
+        while let Some(line) = within(self.log.next_line()).await.unwrap() {
+            self.said += &(line + "\n");
+        }
+        (within(self.child.wait()).await.unwrap().code(), self.said)
+    }
+}
+
+#[tokio::test]
+async fn it_serves_logs_a_line_per_request_and_stops_when_told() {
+    let simulator = Simulator::start().await.unwrap();
+    let process = Process::start(&simulator).await;
+    let (http, token) = (Http::new(), simulator.token(PROJECT));
+    let url = format!("{}{}", process.proxy, LIST.replace("PROJECT", PROJECT));
+    let mut ids = Vec::new();
+    for _ in 0..2 {
+        let reply = http.send(Method::GET, &url, &[("x-auth-token", &token)], "").await;
+        assert_eq!(reply.status(), StatusCode::OK);
+        ids.push(reply.header("x-request-id").to_owned());
+    }
+    drop(http);
+    let (code, log) = process.terminate().await;
+    assert_eq!(code, Some(0), "{log}");
+    let lines: Vec<serde_json::Value> = log
+        .lines()
+        .filter_map(|line| serde_json::from_str(line).ok())
+        .filter(|event: &serde_json::Value| event["target"] == "workspace_gateway::access")
+        .collect();
+    assert_eq!(lines.len(), 2, "{log}");
+    for (line, result) in lines.iter().zip(["miss", "hit"]) {
+        assert_eq!(line["result"], result);
+        assert_eq!(
+            (&line["operation"], &line["status"], &line["method"]),
+            (&"ListProducts".into(), &200.into(), &"GET".into())
+        );
+        assert!(line["total_ms"].as_f64().unwrap() > 0.0 && line["bytes"].as_u64().unwrap() > 0);
+    }
+    assert_eq!(lines[1]["request_id"], ids[1].as_str());
+}
+
+#[tokio::test]
+async fn credentials_are_never_told() {
+    let simulator = Simulator::start().await.unwrap();
+    let process = Process::start(&simulator).await;
+    let http = Http::new();
+    // Long enough to be found in anything, and in no other text.
+    let (valid, invalid) = (simulator.token_of_length(PROJECT, 64), "deadbeefsecret".repeat(4));
+    let signature = "SDK-HMAC-SHA256 Access=AKSECRET, SignedHeaders=accept, Signature=deadbeefsignature";
+    let bound = "SDK-HMAC-SHA256 Access=AKSECRET, SignedHeaders=host, Signature=deadbeefsignature";
+    let list = LIST.replace("PROJECT", PROJECT);
+    let mut told = String::new();
+    for path in [
+        list.as_str(),
+        "/v2/p/desktops",
+        "/nowhere",
+        "/v2/p/products?a+b",
+        &format!("/v2/{}/products", "p".repeat(300)),
+    ] {
+        for headers in [
+            vec![("x-auth-token", valid.as_str())],
+            vec![("x-auth-token", invalid.as_str())],
+            vec![("x-auth-token", valid.as_str()), ("x-auth-token", invalid.as_str())],
+            vec![("x-auth-token", valid.as_str()), ("via", "1.1 workspace-gateway-00000000")],
+            vec![("authorization", signature)],
+            vec![("authorization", bound)],
+            vec![("cookie", invalid.as_str())],
+        ] {
+            let reply = http.send(Method::GET, &format!("{}{path}", process.proxy), &headers, "").await;
+            told += &format!("{reply:?}");
+        }
+    }
+    simulator.shut_down().await;
+    let refused =
+        http.send(Method::GET, &format!("{}/v2/p/desktops", process.proxy), &[("x-auth-token", &valid)], "").await;
+    told += &format!("{refused:?}");
+    told += http.get(&format!("{}/metrics", process.metrics)).await.text();
+    drop(http);
+    let (_, log) = process.terminate().await;
+    assert!(log.contains("upstream gave no answer"), "the log is there to be searched");
+    told += &log;
+    for secret in [valid.as_str(), &invalid, "deadbeef", "AKSECRET"] {
+        assert!(!told.contains(secret), "{secret} in {told}");
+    }
+}
+
+#[tokio::test]
+async fn stopping_finishes_what_is_in_flight_and_takes_nothing_new() {
+    let world = Arc::new(World::new().await);
+    world.simulator.hold();
+    let (http, token, url) = (world.http.clone(), world.token.clone(), world.url(LIST));
+    let asking = tokio::spawn(async move { http.send(Method::GET, &url, &[("x-auth-token", &token)], "").await });
+    within(world.simulator.arrived(1)).await;
+
+    let World { simulator, server, http, .. } = Arc::try_unwrap(world).unwrap_or_else(|_| panic!("still in use"));
+    let (proxy, metrics) = (server.proxy_address(), server.metrics_address());
+    let stopping = tokio::spawn(server.stop());
+    within(async {
+        while http.get(&format!("http://{metrics}/readyz")).await.status() != StatusCode::SERVICE_UNAVAILABLE {}
+    })
+    .await;
+    within(async { while TcpStream::connect(proxy).await.is_ok() {} }).await;
+    assert!(!stopping.is_finished());
+    simulator.release();
+    let reply = within(asking).await.unwrap();
+    assert_eq!(reply.status(), StatusCode::OK);
+    within(stopping).await.unwrap();
+}
+
+#[tokio::test]
+async fn stopping_waits_no_longer_than_it_may() {
+    let world = World::with("[limits]\ndrain_timeout = \"50ms\"").await;
+    world.simulator.hold();
+    let (http, token, url) = (world.http.clone(), world.token.clone(), world.url(LIST));
+    let asking = tokio::spawn(async move { http.send(Method::GET, &url, &[("x-auth-token", &token)], "").await });
+    within(world.simulator.arrived(1)).await;
+    within(world.server.stop()).await;
+    assert!(!asking.is_finished());
+    asking.abort();
+}
+
+#[tokio::test]
+async fn a_client_that_never_finishes_its_head_is_hung_up_on() {
+    let world = World::with("[limits]\nhead_timeout = \"50ms\"").await;
+    let mut stream = TcpStream::connect(world.server.proxy_address()).await.unwrap();
+    tokio::io::AsyncWriteExt::write_all(&mut stream, b"GET / HTTP/1.1\r\nHost:").await.unwrap();
+    let mut rest = Vec::new();
+    within(stream.read_to_end(&mut rest)).await.unwrap();
+    assert!(!String::from_utf8_lossy(&rest).contains("200"));
+}

@@ -1,0 +1,104 @@
+//! HTTPS to upstream: a private authority is trusted once it is named, and nobody else is.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use http::StatusCode;
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rustls::pki_types::PrivateKeyDer;
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
+use workspace_gateway::catalogue::Service;
+use workspace_gateway::gateway::Gateway;
+use workspace_gateway::simulator::Simulator;
+
+use crate::support::{PROJECT, World, config};
+
+const LIST: &str = "/v2/PROJECT/products";
+
+/// The simulator behind TLS, under a certificate of an authority of its own. Gives its URL and the
+/// authority's file.
+async fn serve_tls(simulator: &Simulator, name: &str) -> (String, PathBuf) {
+    let mut authority = CertificateParams::new(Vec::new()).unwrap();
+    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let authority = CertifiedIssuer::self_signed(authority, KeyPair::generate().unwrap()).unwrap();
+    let key = KeyPair::generate().unwrap();
+    let certificate =
+        CertificateParams::new(vec!["localhost".to_owned()]).unwrap().signed_by(&key, &authority).unwrap();
+
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let tls = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate.der().clone()], PrivateKeyDer::Pkcs8(key.serialize_der().into()))
+        .unwrap();
+    let acceptor = TlsAcceptor::from(Arc::new(tls));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let simulator = simulator.clone();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            // A client that does not trust us hangs up here.
+            if let Ok(stream) = acceptor.accept(stream).await {
+                let simulator = simulator.clone();
+                tokio::spawn(async move { simulator.serve_stream(Service::Workspace, stream).await });
+            }
+        }
+    });
+    let file = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}.pem"));
+    std::fs::write(&file, authority.pem()).unwrap();
+    (format!("https://localhost:{port}"), file)
+}
+
+#[tokio::test]
+async fn a_private_authority_is_trusted_once_it_is_named() {
+    let simulator = Simulator::start().await.unwrap();
+    let (url, ca_file) = serve_tls(&simulator, "trusted").await;
+    let settings = format!("[upstream]\nca_file = {ca_file:?}");
+    let world = World::before(simulator, &url, &url, &settings).await;
+    assert!(world.get(LIST).await.cache_status().ends_with("; stored"));
+    assert!(world.get(LIST).await.cache_status().contains("; hit"));
+    assert_eq!(world.get("/v2/PROJECT/desktops").await.status(), StatusCode::OK);
+    assert_eq!(world.upstream_calls(), 2);
+}
+
+#[tokio::test]
+async fn an_authority_nobody_named_is_not_trusted_and_the_502_says_so() {
+    let simulator = Simulator::start().await.unwrap();
+    let (url, _) = serve_tls(&simulator, "untrusted").await;
+    let world = World::before(simulator, &url, &url, "").await;
+    let reply = world.get(LIST).await;
+    assert_eq!(reply.status(), StatusCode::BAD_GATEWAY);
+    assert_eq!(reply.cache_status(), "workspace-gateway; fwd=uri-miss; detail=tls");
+    let (code, message) = reply.error();
+    assert_eq!(code, "APIGW.0201");
+    for part in ["TLS failed", "UnknownIssuer", "upstream.ca_file"] {
+        assert!(message.contains(part), "{message}");
+    }
+    assert_eq!(world.upstream_calls(), 0, "no token left the gateway");
+}
+
+#[tokio::test]
+async fn a_certificate_for_another_name_is_not_trusted() {
+    let simulator = Simulator::start().await.unwrap();
+    let (url, ca_file) = serve_tls(&simulator, "another-name").await;
+    let url = url.replace("localhost", "127.0.0.1");
+    let world = World::before(simulator, &url, &url, &format!("[upstream]\nca_file = {ca_file:?}")).await;
+    let reply = world.get(&format!("/v2/{PROJECT}/products")).await;
+    assert_eq!(reply.status(), StatusCode::BAD_GATEWAY);
+    assert!(reply.error().1.contains("not valid for"), "{reply:?}");
+}
+
+#[tokio::test]
+async fn an_unusable_authority_file_is_refused_at_start() {
+    let file = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("no-certificates.pem");
+    std::fs::write(&file, "nothing here").unwrap();
+    for path in [file, PathBuf::from("/does/not/exist.pem")] {
+        let config = config("https://w", "https://a", &format!("[upstream]\nca_file = {path:?}"));
+        let Err(error) = Gateway::new(&config, workspace_gateway::clock::Clock::System) else {
+            panic!("{path:?} was accepted")
+        };
+        assert!(error.to_string().contains(path.to_str().unwrap()), "{error}");
+    }
+}
