@@ -10,7 +10,7 @@ use crate::support::{PROJECT, World};
 const LIST: &str = "/v2/PROJECT/products";
 
 /// The reason expected of a path, headers and body.
-type Case<'a> = (BypassReason, String, Vec<(&'a str, &'a str)>, &'a str);
+type Case<'a> = (BypassReason, &'a str, Vec<(&'a str, &'a str)>, &'static str);
 
 #[tokio::test]
 async fn every_reason_to_bypass_is_told_and_nothing_is_kept() {
@@ -18,7 +18,7 @@ async fn every_reason_to_bypass_is_told_and_nothing_is_kept() {
     let token = world.token.clone();
     let token = ("x-auth-token", token.as_str());
     let long_project = format!("/v2/{}/products", "p".repeat(256));
-    let cases: Vec<Case> = [
+    let cases: Vec<Case<'_>> = vec![
         (BypassReason::NoCredential, LIST, vec![], ""),
         (BypassReason::NoCredential, LIST, vec![("x-auth-token", "")], ""),
         (BypassReason::NoCredential, LIST, vec![("x-auth-token", "   ")], ""),
@@ -43,15 +43,13 @@ async fn every_reason_to_bypass_is_told_and_nothing_is_kept() {
         (BypassReason::ControlCharacter, "/v2/PROJECT/products?os_type=%00", vec![token], ""),
         (BypassReason::MalformedParameter, "/v2/PROJECT/products?os_type", vec![token], ""),
         (BypassReason::MalformedParameter, "/v2/PROJECT/products?&", vec![token], ""),
-    ]
-    .into_iter()
-    .map(|(reason, path, headers, body)| (reason, path.replace("PROJECT", PROJECT), headers, body))
-    .collect();
+    ];
 
     let mut calls = 0;
     for (reason, path, headers, body) in &cases {
         for _ in 0..2 {
-            let reply = world.http.send(Method::GET, &world.url(path), headers, *body).await;
+            let path = path.replace("PROJECT", PROJECT);
+            let reply = world.http.send(Method::GET, &world.url(&path), headers, *body).await;
             calls += 1;
             let expected = format!("workspace-gateway; fwd=bypass; detail={}", reason.as_str());
             assert_eq!(reply.cache_status(), expected, "{path} {headers:?} {body:?}");
