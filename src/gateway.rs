@@ -37,7 +37,8 @@ use crate::request::key::Key;
 use crate::request::route::{self, Route};
 use crate::request::{BypassReason, target};
 use crate::telemetry::metrics::Metrics;
-use crate::telemetry::outcome::{Outcome, Record};
+use crate::telemetry::outcome::Outcome;
+use crate::telemetry::record::Record;
 use crate::upstream::client::{self, Limits, Upstream};
 use crate::upstream::{BoxError, StreamBody, UpstreamError};
 

@@ -12,6 +12,7 @@ mod bypass;
 mod caching;
 mod coalescing;
 mod commands;
+mod docs;
 mod errors;
 mod fences;
 mod headers;

@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
-use crate::telemetry::outcome::Record;
+use crate::telemetry::record::Record;
 use crate::upstream::{BoxError, StreamBody};
 
 /// What an answer's body is made of.

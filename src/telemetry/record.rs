@@ -1,0 +1,128 @@
+//! One record per request: begun when its head has arrived, filled in along the path, and written
+//! down once when it is dropped: at the end of the answer's body, or when the client hangs up.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http::{Method, StatusCode};
+
+use super::metrics::Metrics;
+use super::outcome::Outcome;
+use crate::catalogue::{Operation, Service};
+use crate::clock::Clock;
+
+/// What is known of a request while it is being answered.
+pub struct Record {
+    metrics: Arc<Metrics>,
+    clock: Clock,
+    begun: Instant,
+    request_id: String,
+    method: Method,
+    operation: &'static str,
+    outcome: Outcome,
+    detail: &'static str,
+    status: Option<StatusCode>,
+    head_after: Option<Duration>,
+    sent_bytes: u64,
+    broken: bool,
+}
+
+impl Record {
+    /// Begins the record of a request.
+    pub fn begin(metrics: Arc<Metrics>, clock: Clock, request_id: String, method: Method) -> Self {
+        metrics.in_flight.inc();
+        let begun = clock.now();
+        Self {
+            metrics,
+            clock,
+            begun,
+            request_id,
+            method,
+            operation: "none",
+            outcome: Outcome::Aborted,
+            detail: "",
+            status: None,
+            head_after: None,
+            sent_bytes: 0,
+            broken: false,
+        }
+    }
+
+    /// The id this gateway gave the request.
+    pub fn request_id(&self) -> &str {
+        &self.request_id
+    }
+
+    /// It asks for this operation.
+    pub fn is_for(&mut self, operation: &Operation) {
+        self.operation = operation.name;
+    }
+
+    /// It is for this service, and none of the operations.
+    pub fn passes_to(&mut self, service: Service) {
+        self.operation = service.as_str();
+    }
+
+    /// How it is being answered, and the reason where there is one.
+    pub fn answered(&mut self, outcome: Outcome, detail: &'static str) {
+        self.outcome = outcome;
+        self.detail = detail;
+    }
+
+    /// What more there is to say of it.
+    pub fn because(&mut self, detail: &'static str) {
+        self.detail = detail;
+    }
+
+    /// The answer's head is ready.
+    pub fn head(&mut self, status: StatusCode) {
+        self.status = Some(status);
+        self.head_after = Some(self.clock.now().saturating_duration_since(self.begun));
+    }
+
+    /// Part of the answer's body was handed to the connection.
+    pub fn sent(&mut self, bytes: usize) {
+        self.sent_bytes += bytes as u64;
+    }
+
+    /// The answer's body broke off.
+    pub fn broke_off(&mut self) {
+        self.broken = true;
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        let took = self.clock.now().saturating_duration_since(self.begun);
+        // Without a head the client left before there was one, whatever was under way for it.
+        let outcome = if self.status.is_some() { self.outcome } else { Outcome::Aborted };
+        self.metrics.in_flight.dec();
+        self.metrics.request(self.operation, outcome, self.status, took);
+        tracing::info!(
+            target: "workspace_gateway::access",
+            request_id = self.request_id,
+            method = method_name(&self.method),
+            operation = self.operation,
+            result = outcome.as_str(),
+            detail = self.detail,
+            status = self.status.map_or(0, |status| status.as_u16()),
+            head_ms = milliseconds(self.head_after.unwrap_or(took)),
+            total_ms = milliseconds(took),
+            bytes = self.sent_bytes,
+            broken = self.broken,
+            "request",
+        );
+    }
+}
+
+/// Microseconds are enough, and shorter to read than a float's every digit.
+#[allow(clippy::cast_precision_loss)]
+fn milliseconds(duration: Duration) -> f64 {
+    duration.as_micros() as f64 / 1e3
+}
+
+/// A method that is not in the standard is a client's own text, and stays out of the log.
+fn method_name(method: &Method) -> &str {
+    let standard = ["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT"];
+    if standard.contains(&method.as_str()) { method.as_str() } else { "other" }
+}

@@ -1,0 +1,57 @@
+//! The README tells of everything there is: settings, metrics, reasons.
+
+use workspace_gateway::config::REFERENCE;
+use workspace_gateway::request::BypassReason;
+use workspace_gateway::telemetry::outcome::Outcome;
+
+use crate::support::World;
+
+const README: &str = include_str!("../README.md");
+
+/// The settings of a table as dotted names.
+fn settings(prefix: &str, table: &toml::Table) -> Vec<String> {
+    let names = table.iter().flat_map(|(name, value)| match value {
+        toml::Value::Table(inner) => settings(&format!("{prefix}{name}."), inner),
+        _ => vec![format!("{prefix}{name}")],
+    });
+    names.collect()
+}
+
+#[test]
+fn every_setting_is_told_with_its_default() {
+    // What has no default is commented out, and so is uncommented here.
+    let all = REFERENCE.replace("# region =", "region =").replace("# workspace_url", "workspace_url");
+    let all = all.replace("# appstream_url", "appstream_url").replace("# ca_file", "ca_file");
+    let settings = settings("", &toml::from_str(&all).unwrap());
+    assert_eq!(settings.len(), 20);
+    for name in settings {
+        assert!(README.contains(&format!("| `{name}` |")), "{name}");
+    }
+    let defaults: toml::Table = toml::from_str(REFERENCE).unwrap();
+    for (section, values) in defaults {
+        for (name, value) in values.as_table().into_iter().flatten() {
+            let row = README.lines().find(|line| line.starts_with(&format!("| `{section}.{name}` |"))).unwrap();
+            let shown = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+            assert!(row.contains(&format!("`{shown}`")), "{section}.{name} is {shown}: {row}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn every_metric_is_told() {
+    let world = World::new().await;
+    world.get("/v2/PROJECT/products").await;
+    let page = world.server.gateway().metrics().encode().unwrap();
+    for line in page.lines().filter_map(|line| line.strip_prefix("# TYPE workspace_gateway_")) {
+        let name = line.split(' ').next().unwrap();
+        assert!(README.contains(&format!("`{name}`")), "{name}");
+    }
+}
+
+#[test]
+fn every_result_and_reason_is_told() {
+    let names = BypassReason::ALL.iter().map(|reason| reason.as_str()).chain(Outcome::ALL.iter().map(|o| o.as_str()));
+    for name in names {
+        assert!(README.contains(&format!("`{name}`")), "{name}");
+    }
+}
