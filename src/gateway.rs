@@ -341,7 +341,7 @@ impl Gateway {
         let life = Life { sent, initial_age: admitted.unwrap_or_default(), ttl: slot.key.operation().ttl };
         let not_kept = match admitted {
             Ok(_) => {
-                let entry = Entry::new(response.headers().clone(), response.body().clone(), life);
+                let entry = Entry::new(response.headers(), response.body(), life);
                 let kept = self.store.insert(slot, Arc::new(entry), epoch);
                 (!kept).then_some("purged")
             }

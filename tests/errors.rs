@@ -74,6 +74,12 @@ async fn a_head_above_the_limit_is_a_431_that_names_it() {
 }
 
 #[tokio::test]
+async fn however_low_the_limit_it_is_answered_for() {
+    let world = World::with("[limits]\nmax_head_size = \"1B\"").await;
+    assert_eq!(world.get(LIST).await.status(), StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
+}
+
+#[tokio::test]
 async fn a_forward_proxy_is_not_offered() {
     let world = World::new().await;
     let address = world.server.proxy_address();

@@ -10,7 +10,7 @@ use http::header::{CACHE_CONTROL, IF_RANGE, PRAGMA, RANGE};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Uri};
 
-use super::{BypassReason, query};
+use super::{BypassReason, copied, query};
 use crate::catalogue::{Catalogue, Operation, Origin};
 
 const X_PROJECT_ID: HeaderName = HeaderName::from_static("x-project-id");
@@ -125,11 +125,34 @@ fn keyed_headers(names: &[HeaderName], headers: &HeaderMap) -> Result<Box<[(Head
     for name in names {
         let mut values = headers.get_all(name).iter();
         if let Some(value) = values.next() {
-            keyed.push((name.clone(), value.clone()));
+            keyed.push((name.clone(), copied(value)));
         }
         if values.next().is_some() {
             return Err(BypassReason::RepeatedHeader);
         }
     }
     Ok(keyed.into_boxed_slice())
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use http::uri::{Authority, Scheme};
+
+    use super::*;
+
+    #[test]
+    fn a_key_holds_no_read_buffer() {
+        let origin = || Origin::new(Scheme::HTTPS, Authority::from_static("u.example"));
+        let name = HeaderName::from_static("x-language");
+        let catalogue = Catalogue::new(origin(), origin(), vec![name.clone()]);
+        let (operation, project_id) = catalogue.operation("/v2/p/products").unwrap();
+        let buffer = Bytes::from(vec![b'x'; 1 << 20]);
+        let mut headers = HeaderMap::new();
+        headers.insert(name, HeaderValue::from_maybe_shared(buffer.slice(..5)).unwrap());
+        let key = Key::read(&catalogue, operation, project_id, None, &headers, false).unwrap();
+        drop(headers);
+        assert!(buffer.is_unique(), "the key holds on to the buffer");
+        assert_eq!(key.headers()[0].1, "xxxxx");
+    }
 }

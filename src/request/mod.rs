@@ -12,8 +12,16 @@ pub mod query;
 pub mod route;
 pub mod target;
 
+use http::HeaderValue;
+
 /// The header that names one request and its answer; never shared between answers.
 pub const X_REQUEST_ID: http::HeaderName = http::HeaderName::from_static("x-request-id");
+
+/// A copy of a header's value that doesn't hold on to the read buffer it came in.
+pub fn copied(value: &HeaderValue) -> HeaderValue {
+    // What was a header's value is one.
+    HeaderValue::from_bytes(value.as_bytes()).unwrap_or(HeaderValue::from_static(""))
+}
 
 /// Why a request for a known operation is forwarded as it is, and its answer not kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

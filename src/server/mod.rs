@@ -68,7 +68,8 @@ impl Server {
         let connections = Connections {
             head_timeout: limits.head_timeout.0,
             // The gateway itself answers a head above the limit; beyond twice that, hyper hangs up.
-            buffer: limits.max_head_size.bytes().saturating_mul(2),
+            // (It insists on at least 8 KiB.)
+            buffer: limits.max_head_size.bytes().saturating_mul(2).max(8 * 1024),
             drain_timeout: limits.drain_timeout.0,
         };
         let proxying = tokio::spawn({
