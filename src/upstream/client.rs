@@ -76,7 +76,8 @@ impl Upstream {
         let request = question(key, token, request_id, &self.via);
         let max_body = self.limits.max_body;
         let answering = async {
-            let response = self.client.request(request).await.map_err(|error| UpstreamError::of_client(&error))?;
+            let response = self.client.request(request).await;
+            let response = response.map_err(|error| UpstreamError::of_client(&error, key.origin()))?;
             let (mut head, body) = response.into_parts();
             self.take_over(&mut head.headers);
             // Declared too large: no need to read it to find out.
@@ -104,7 +105,9 @@ impl Upstream {
         let mut answering = pin!(self.client.request(request));
         let response = loop {
             tokio::select! {
-                response = &mut answering => break response.map_err(|error| UpstreamError::of_client(&error))?,
+                response = &mut answering => {
+                    break response.map_err(|error| UpstreamError::of_client(&error, origin))?;
+                }
                 // A part of the request's body has moved: wait anew.
                 () = moved.notified() => {}
                 () = sleep(self.limits.idle) => return Err(UpstreamError::Idle),

@@ -6,15 +6,16 @@ use std::io;
 use thiserror::Error;
 
 use super::BoxError;
+use crate::catalogue::Origin;
 
 /// Why upstream gave no whole answer.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum UpstreamError {
     /// Not resolved, not reached, or not in time.
-    #[error("cannot connect: {0}")]
+    #[error("cannot connect to {0}")]
     Connect(String),
     /// Reached, but it is not whom it should be.
-    #[error("TLS failed: {0}")]
+    #[error("TLS failed with {0}")]
     Tls(String),
     /// The whole answer did not arrive in time.
     #[error("no whole answer in time")]
@@ -44,12 +45,13 @@ impl UpstreamError {
     }
 
     /// Sorts a client's error by what was being done.
-    pub(super) fn of_client(error: &hyper_util::client::legacy::Error) -> Self {
+    pub(super) fn of_client(error: &hyper_util::client::legacy::Error, origin: &Origin) -> Self {
         let root = root_cause(error);
+        let host = origin.authority();
         if !error.is_connect() {
             return Self::Broken(root.to_string());
         }
-        if is_tls(error) { Self::Tls(root.to_string()) } else { Self::Connect(root.to_string()) }
+        if is_tls(error) { Self::Tls(format!("{host}: {root}")) } else { Self::Connect(format!("{host}: {root}")) }
     }
 
     /// Sorts an error met while a body was read.
