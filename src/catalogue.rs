@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderName;
-use http::uri::{Authority, PathAndQuery, Scheme, Uri};
+use http::uri::{Authority, Scheme, Uri};
 
 /// One of the two upstream services. Their paths never collide, so one listener serves both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -62,14 +62,12 @@ impl Origin {
         self.scheme == Scheme::HTTP
     }
 
-    /// The absolute URI of a path on this origin.
-    pub fn uri(&self, path_and_query: PathAndQuery) -> Uri {
-        let mut parts = http::uri::Parts::default();
-        parts.scheme = Some(self.scheme.clone());
-        parts.authority = Some(self.authority.clone());
-        parts.path_and_query = Some(path_and_query);
-        // All three parts are present and valid on their own, which is all `from_parts` asks.
-        Uri::from_parts(parts).unwrap_or_default()
+    /// The absolute URI of a target on this origin.
+    ///
+    /// # Errors
+    /// If the target is no path and query, or too long for a URI.
+    pub fn uri(&self, target: &str) -> Result<Uri, http::Error> {
+        Uri::builder().scheme(self.scheme.clone()).authority(self.authority.clone()).path_and_query(target).build()
     }
 }
 

@@ -12,10 +12,10 @@ use crate::catalogue::{Catalogue, Operation};
 use crate::config::Mode;
 use crate::request::BypassReason;
 use crate::request::caller;
-use crate::request::hop::{self, Via};
+use crate::request::hop;
 use crate::request::key::Key;
 use crate::request::route::{self, Route};
-use crate::upstream::client;
+use crate::upstream::client::{self, Errand};
 
 /// A request to explain; a GET.
 pub struct Asked<'a> {
@@ -82,6 +82,16 @@ pub fn explain(catalogue: &Catalogue, mode: Mode, asked: Asked<'_>) -> Result<Ex
     let has_body = declares_body(&headers);
     hop::strip(&mut headers);
     let target = uri.path_and_query().map_or("/", |target| target.as_str());
+    // Whatever goes upstream as it is, a signature over another host does not.
+    let forwarded = |service, verdict, operation| {
+        let origin = catalogue.origin(service);
+        let is_bound = caller::signature_is_bound_elsewhere(&headers, origin.authority().as_str());
+        if is_bound && !caller::has_token(&headers) {
+            let verdict = "answered 401 here: the signature covers another Host than upstream's".to_owned();
+            return Explanation { verdict, operation, forwarded_to: None };
+        }
+        Explanation { verdict, operation, forwarded_to: Some(format!("{origin}{target}")) }
+    };
 
     Ok(match route::find(catalogue, &Method::GET, uri.path()) {
         Route::Operation(operation, project_id) => {
@@ -90,31 +100,29 @@ pub fn explain(catalogue: &Catalogue, mode: Mode, asked: Asked<'_>) -> Result<Ex
             let mode = (mode == Mode::Bypass).then_some(BypassReason::Mode);
             let reasons = [mode, credential.as_ref().err().copied(), key.as_ref().err().copied()];
             let reasons: Vec<BypassReason> = reasons.into_iter().flatten().collect();
-            let verdict = match reasons.first() {
-                None => "answered from memory while fresh; otherwise asked of upstream, once, and kept".to_owned(),
-                Some(reason) => format!("forwarded as it is and not kept: {}", reason.describe()),
+            let asked = AskedOperation {
+                name: operation.name,
+                service: operation.service.as_str(),
+                project_id: project_id.to_owned(),
+                credential: if credential.is_ok() { "X-Auth-Token (not shown)" } else { "none that counts" },
+                key: key.ok().map(|key| key_parts(&key, operation)).transpose()?,
+                bypass: reasons.iter().map(Bypass::from).collect(),
             };
-            Explanation {
-                verdict,
-                forwarded_to: (!reasons.is_empty()).then(|| format!("{}{target}", catalogue.origin(operation.service))),
-                operation: Some(AskedOperation {
-                    name: operation.name,
-                    service: operation.service.as_str(),
-                    project_id: project_id.to_owned(),
-                    credential: match credential {
-                        Ok(_) => "X-Auth-Token (not shown)",
-                        Err(_) => "none that counts",
-                    },
-                    key: key.ok().map(|key| key_parts(&key, operation)),
-                    bypass: reasons.iter().map(Bypass::from).collect(),
-                }),
+            match reasons.first() {
+                None => Explanation {
+                    verdict: "answered from memory while fresh; otherwise asked of upstream, once, and kept".to_owned(),
+                    operation: Some(asked),
+                    forwarded_to: None,
+                },
+                Some(reason) => {
+                    let verdict = format!("forwarded as it is and not kept: {}", reason.describe());
+                    forwarded(operation.service, verdict, Some(asked))
+                }
             }
         }
-        Route::PassThrough(service) => Explanation {
-            verdict: format!("passed through to {}, streamed, never kept", service.as_str()),
-            operation: None,
-            forwarded_to: Some(format!("{}{target}", catalogue.origin(service))),
-        },
+        Route::PassThrough(service) => {
+            forwarded(service, format!("passed through to {}, streamed, never kept", service.as_str()), None)
+        }
         Route::Unknown => Explanation {
             verdict: "answered 404 here: the path belongs to neither service".to_owned(),
             operation: None,
@@ -127,9 +135,11 @@ fn declares_body(headers: &HeaderMap) -> bool {
     headers.contains_key(TRANSFER_ENCODING) || headers.get_all(CONTENT_LENGTH).iter().any(|length| length != "0")
 }
 
-fn key_parts(key: &Key, operation: &Arc<Operation>) -> KeyParts {
+fn key_parts(key: &Key, operation: &Arc<Operation>) -> Result<KeyParts, String> {
     let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
-    let request = client::question(key, HeaderValue::from_static("-"), "-", &Via::new(0));
+    let placeholder = HeaderValue::from_static("-");
+    let errand = Errand { token: placeholder.clone(), request_id: "-".to_owned(), via: placeholder };
+    let request = client::question(key, errand).map_err(|error| error.to_string())?;
     let mut upstream_request = vec![format!("GET {}", request.uri())];
     // Three differ by caller, by request and by process.
     upstream_request.extend(request.headers().iter().map(|(name, value)| match name.as_str() {
@@ -138,12 +148,12 @@ fn key_parts(key: &Key, operation: &Arc<Operation>) -> KeyParts {
         "via" => format!("{name}: 1.1 workspace-gateway-(this process)"),
         _ => format!("{name}: {}", text(value)),
     }));
-    KeyParts {
+    Ok(KeyParts {
         canonical_query: key.query().to_owned(),
         keyed_headers: key.headers().iter().map(|(name, value)| format!("{name}: {}", text(value))).collect(),
         ttl: humantime::format_duration(operation.ttl).to_string(),
         upstream_request,
-    }
+    })
 }
 
 impl fmt::Display for Explanation {

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::header::AUTHORIZATION;
 use http::request::Parts;
-use http::{HeaderValue, Method, Request, Response};
+use http::{HeaderMap, Method, Request, Response};
 use http_body::Body;
 
 use crate::cache::admission;
@@ -35,11 +35,11 @@ use crate::request::hop::{self, Via};
 use crate::request::id::RequestIds;
 use crate::request::key::Key;
 use crate::request::route::{self, Route};
-use crate::request::{BypassReason, target};
+use crate::request::{BypassReason, X_REQUEST_ID, target};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::outcome::Outcome;
 use crate::telemetry::record::Record;
-use crate::upstream::client::{self, Limits, Upstream};
+use crate::upstream::client::{self, Errand, Limits, Upstream};
 use crate::upstream::{BoxError, StreamBody, UpstreamError};
 
 /// One gateway: what it knows, what it remembers, and whom it asks.
@@ -98,8 +98,9 @@ impl Gateway {
         };
         let metrics = Metrics::new().map_err(io::Error::other)?;
         let longest_ttl = config.catalogue.operations().iter().map(|operation| operation.ttl).max();
-        let store =
-            Store::new(settings.cache.max_size.0, longest_ttl.unwrap_or(Duration::ZERO), metrics.eviction_counter());
+        // Twice as long: that an entry has expired is worth telling from that there was none.
+        let longest_life = 2 * longest_ttl.unwrap_or_default();
+        let store = Store::new(settings.cache.max_size.0, longest_life, metrics.eviction_counter());
         let gateway = Arc::new(Self {
             catalogue: config.catalogue.clone(),
             callers: Callers::new(caller_key),
@@ -188,6 +189,7 @@ impl Gateway {
             problem.response(record.request_id())
         });
 
+        record.upstream_id(response.headers().get(X_REQUEST_ID));
         compose::identify(response.headers_mut(), record.request_id());
         if method == Method::HEAD {
             response = compose::without_body(response);
@@ -224,7 +226,7 @@ impl Gateway {
                 record.is_for(operation);
                 let service = operation.service;
                 match self.read(&head, operation, project_id, has_body) {
-                    Ok((slot, token)) => match self.look_up_or_fetch(slot, token, record).await? {
+                    Ok(slot) => match self.look_up_or_fetch(slot, &head.headers, record).await? {
                         Some(response) => Ok(response),
                         None => self.bypass(BypassReason::TooLarge, service, head, body, record).await,
                     },
@@ -240,27 +242,27 @@ impl Gateway {
         }
     }
 
-    /// Reads who asks and for what, and what to ask upstream with.
+    /// Reads who asks and for what.
     fn read(
         &self,
         head: &Parts,
         operation: &Arc<Operation>,
         project_id: &str,
         has_body: bool,
-    ) -> Result<(Slot, HeaderValue), BypassReason> {
+    ) -> Result<Slot, BypassReason> {
         if self.mode() == Mode::Bypass {
             return Err(BypassReason::Mode);
         }
         let token = caller::credential(&head.headers)?;
         let key = Key::read(&self.catalogue, operation, project_id, head.uri.query(), &head.headers, has_body)?;
-        Ok((Slot { caller: self.callers.of_token(token), key }, token.clone()))
+        Ok(Slot { caller: self.callers.of_token(token), key })
     }
 
     /// Answers from memory, or from a flight. `None` if the answer is too large to hold.
     async fn look_up_or_fetch(
         self: &Arc<Self>,
         slot: Slot,
-        token: HeaderValue,
+        headers: &HeaderMap,
         record: &mut Record,
     ) -> Result<Option<Response<Content>>, Problem> {
         let found = self.store.get(&slot);
@@ -283,8 +285,13 @@ impl Gateway {
             "",
         );
         if let Some(pilot) = pilot {
+            let errand = Errand {
+                token: caller::credential(headers).map_err(|_| Problem::Internal)?.clone(),
+                request_id: record.request_id().to_owned(),
+                via: self.via.trail(headers),
+            };
             // In a task of its own: a client that hangs up neither cancels nor poisons it.
-            tokio::spawn(Arc::clone(self).fly(pilot, token, record.request_id().to_owned()));
+            tokio::spawn(Arc::clone(self).fly(pilot, errand));
         }
 
         match passenger.arrive().await.ok_or(Problem::Internal)? {
@@ -311,7 +318,7 @@ impl Gateway {
     }
 
     /// Asks upstream, keeps the answer if it may be kept, and lets everyone aboard have it.
-    async fn fly(self: Arc<Self>, pilot: Pilot<Slot, Landing>, token: HeaderValue, request_id: String) {
+    async fn fly(self: Arc<Self>, pilot: Pilot<Slot, Landing>, errand: Errand) {
         let slot = pilot.key().clone();
         let sent = self.clock.now();
         // The flight before may have landed between the look-up and the boarding.
@@ -323,7 +330,8 @@ impl Gateway {
         let epoch = self.store.epoch();
         let service = slot.key.operation().service;
         let call = self.metrics.upstream_call(service);
-        let answer = self.upstream.ask(&slot.key, token, &request_id).await;
+        let request_id = errand.request_id.clone();
+        let answer = self.upstream.ask(&slot.key, errand).await;
         let status = answer.as_ref().map(Response::status).map_err(UpstreamError::as_str);
         call.ended(status, self.clock.now().saturating_duration_since(sent));
         pilot.land(match answer {
@@ -337,7 +345,8 @@ impl Gateway {
 
     /// Keeps an answer if it may be kept.
     fn keep(&self, slot: Slot, response: Response<Bytes>, sent: Instant, epoch: Epoch) -> Answer {
-        let admitted = admission::admit(&response);
+        let is_fixed = |name: &_| client::is_constant(name) || self.catalogue.keyed_headers().contains(name);
+        let admitted = admission::admit(&response, is_fixed);
         let life = Life { sent, initial_age: admitted.unwrap_or_default(), ttl: slot.key.operation().ttl };
         let not_kept = match admitted {
             Ok(_) => {

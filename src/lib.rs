@@ -40,7 +40,8 @@
 //!
 //! 1. **What isn't in the key isn't sent.** A request for a product list is built from its key, the
 //!    caller's credential and constants ([`upstream::client::question`]), so nothing else can change
-//!    what is stored under the key.
+//!    what is stored under the key. (One trace goes along: the gateways of this kind that it has come
+//!    through, in `Via`, or two that ask each other would not see the loop.)
 //! 2. **Nothing is shared between callers.** An entry and a flight belong to one credential, known by
 //!    a keyed hash ([`request::caller`]); upstream has answered that very credential well.
 //! 3. **Only upstream's good answers are kept.** A whole 200 that is a product list

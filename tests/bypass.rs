@@ -17,6 +17,7 @@ async fn every_reason_to_bypass_is_told_and_nothing_is_kept() {
     let world = World::with("[cache]\nmax_body_size = \"100KiB\"").await;
     let token = world.token.clone();
     let token = ("x-auth-token", token.as_str());
+    let long_query = format!("/v2/PROJECT/products?a={}", "/".repeat(22_000));
     let long_project = format!("/v2/{}/products", "p".repeat(256));
     let cases: Vec<Case<'_>> = vec![
         (BypassReason::NoCredential, LIST, vec![], ""),
@@ -25,7 +26,7 @@ async fn every_reason_to_bypass_is_told_and_nothing_is_kept() {
         (BypassReason::NoCredential, LIST, vec![token, ("connection", "close, X-Auth-Token")], ""),
         (BypassReason::RepeatedCredential, LIST, vec![token, token], ""),
         (BypassReason::RepeatedCredential, LIST, vec![token, ("X-AUTH-TOKEN", "other")], ""),
-        (BypassReason::UnverifiedSignature, LIST, vec![("authorization", "SDK-HMAC-SHA256 Access=A")], ""),
+        (BypassReason::UnverifiedSignature, LIST, vec![("authorization", "SDK-HMAC-SHA256 SignedHeaders=accept")], ""),
         (BypassReason::ProjectId, &long_project, vec![token], ""),
         (BypassReason::ProjectId, "/v2/%30PROJECT/products", vec![token], ""),
         (BypassReason::ProjectId, "/v2/a.b/products", vec![token], ""),
@@ -43,6 +44,7 @@ async fn every_reason_to_bypass_is_told_and_nothing_is_kept() {
         (BypassReason::ControlCharacter, "/v2/PROJECT/products?os_type=%00", vec![token], ""),
         (BypassReason::MalformedParameter, "/v2/PROJECT/products?os_type", vec![token], ""),
         (BypassReason::MalformedParameter, "/v2/PROJECT/products?&", vec![token], ""),
+        (BypassReason::LongQuery, &long_query, vec![token], ""),
     ];
 
     let mut calls = 0;

@@ -216,6 +216,15 @@ async fn what_upstream_says_about_caching_is_not_overruled() {
 }
 
 #[tokio::test]
+async fn an_answer_may_vary_on_what_the_key_fixes() {
+    for vary in ["Accept-Encoding", "x-language, accept"] {
+        let world = World::new().await;
+        world.simulator.add_header(HeaderName::from_static("vary"), HeaderValue::from_static(vary));
+        assert!(world.get(LIST).await.cache_status().ends_with("; stored"), "{vary}");
+    }
+}
+
+#[tokio::test]
 async fn the_age_of_an_answer_from_another_cache_counts() {
     let world = World::new().await;
     world.simulator.add_header(HeaderName::from_static("age"), HeaderValue::from_static("290"));

@@ -3,7 +3,7 @@
 use http::{Method, StatusCode};
 use workspace_gateway::simulator::Simulator;
 
-use crate::support::{PROJECT, World, raw, within};
+use crate::support::{PROJECT, World, origin_answering, raw, within};
 
 const LIST: &str = "/v2/PROJECT/products?os_type=Linux";
 
@@ -58,6 +58,18 @@ async fn an_answer_that_breaks_off_is_a_502_and_not_kept() {
     assert_eq!(reply.cache_status(), "workspace-gateway; fwd=uri-miss; detail=broken");
     world.simulator.reset_connection(false);
     assert!(world.get(LIST).await.cache_status().contains("fwd=uri-miss"));
+}
+
+#[tokio::test]
+async fn an_upstream_that_switches_protocols_unasked_is_a_502() {
+    let answer = "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n";
+    let url = origin_answering(answer).await;
+    let world = World::before(Simulator::start().await.unwrap(), &url, &url, "").await;
+    for path in [LIST, "/v2/PROJECT/desktops"] {
+        let reply = world.get(path).await;
+        assert_eq!(reply.status(), StatusCode::BAD_GATEWAY);
+        assert!(reply.error().1.contains("switches protocols"));
+    }
 }
 
 #[tokio::test]

@@ -3,9 +3,13 @@
 use std::collections::BTreeSet;
 
 use http::{HeaderName, HeaderValue, Method, StatusCode};
+use tokio::net::{TcpListener, TcpStream};
 use workspace_gateway::catalogue::Service;
+use workspace_gateway::clock::Clock;
+use workspace_gateway::server::Server;
+use workspace_gateway::simulator::Simulator;
 
-use crate::support::{PROJECT, World};
+use crate::support::{PROJECT, World, config};
 
 const LIST: &str = "/v2/PROJECT/products?os_type=Linux";
 
@@ -98,6 +102,29 @@ async fn via_tells_of_the_gateway_both_ways_and_shows_a_loop() {
         assert!(world.get(path).await.header("via").starts_with("1.1 workspace-gateway-"));
     }
     assert_eq!(world.upstream_calls(), 2);
+}
+
+#[tokio::test]
+async fn a_loop_through_two_gateways_is_seen() {
+    // The first asks the second, the second asks a door that leads back to the first.
+    let door = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let door_url = format!("http://{}", door.local_addr().unwrap());
+    let second = Server::start(&config(&door_url, &door_url, ""), Clock::System).await.unwrap();
+    let second_url = format!("http://{}", second.proxy_address());
+    let simulator = Simulator::start().await.unwrap();
+    let first = World::before(simulator, &second_url, &second_url, "").await;
+    let back = first.server.proxy_address();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = door.accept().await {
+            tokio::spawn(async move {
+                let mut onward = TcpStream::connect(back).await.unwrap();
+                let _ = tokio::io::copy_bidirectional(&mut stream, &mut onward).await;
+            });
+        }
+    });
+    for path in [LIST, "/v2/PROJECT/desktops"] {
+        assert_eq!(first.get(path).await.status(), StatusCode::LOOP_DETECTED, "{path}");
+    }
 }
 
 #[tokio::test]

@@ -93,6 +93,8 @@ fn question() -> impl Strategy<Value = Question> {
     let value = prop_oneof![
         4 => select(vec!["", "0", "100", "1", "Linux", "linux", "a=1", "1&a=1", " ", "+", "%", "%41", "A", "中"]).prop_map(str::to_owned),
         1 => "[^\\p{Cc}]{0,4}",
+        // Long enough to matter, short enough for four of them to be a key.
+        1 => (1..1_300usize).prop_map(|length| "/".repeat(length)),
     ];
     (
         select(vec!["/v2/{project_id}/products", "/v2/{project_id}/products/sharer", "/v1/{project_id}/product"]),
@@ -134,7 +136,7 @@ proptest! {
 
     #[test]
     fn upstream_is_asked_what_the_client_asked(question in question(), how in vec(any::<u8>(), 64)) {
-        let uri = question.key(&how).uri();
+        let uri = question.key(&how).uri().unwrap();
         let (template, project_id, parameters, _) = question.meaning();
         prop_assert_eq!(uri.path(), template.replace("{project_id}", project_id));
         let asked: Vec<_> = parameters.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
@@ -170,4 +172,18 @@ fn another_upstream_is_another_key() {
     };
     assert_eq!(read("a.example"), read("a.example"));
     assert_ne!(read("a.example"), read("b.example"));
+}
+
+#[test]
+fn the_longest_query_that_is_read_can_be_asked() {
+    let mut longest = None;
+    for length in (0..16_384 / 3 + 2).rev() {
+        if let Ok(key) = key("/v2/p/products", Some(&format!("a={}", "/".repeat(length))), &HeaderMap::new()) {
+            longest = Some((length, key.uri().unwrap()));
+            break;
+        }
+    }
+    let (length, uri) = longest.unwrap();
+    assert_eq!(uri.query().unwrap().len(), 2 + 3 * length);
+    assert!(length > 5_000);
 }

@@ -10,6 +10,8 @@ use http_body::{Body, Frame};
 use http_body_util::BodyExt;
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use workspace_gateway::catalogue::Service;
 
@@ -105,6 +107,34 @@ async fn a_pass_through_on_which_nothing_moves_ends_with_504() {
     let reply = world.get("/v2/PROJECT/desktops").await;
     assert_eq!(reply.status(), StatusCode::GATEWAY_TIMEOUT);
     assert!(reply.error().1.contains("nothing moved"));
+}
+
+#[tokio::test]
+async fn an_upload_that_stalls_ends_though_the_answer_has_come() {
+    let world = World::with("[upstream]\nidle_timeout = \"50ms\"").await;
+    // Without a credential the simulator answers at once and doesn't read on.
+    let mut stream = TcpStream::connect(world.server.proxy_address()).await.unwrap();
+    let head = "POST /v2/p/desktops HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\nabc";
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    within(stream.read_to_end(&mut answer)).await.unwrap();
+    assert!(answer.starts_with(b"HTTP/1.1 401 "), "{}", String::from_utf8_lossy(&answer));
+    world.until_metric("workspace_gateway_connections", 0.0).await;
+}
+
+#[tokio::test]
+async fn a_call_that_a_client_gives_up_is_counted() {
+    let world = World::new().await;
+    world.simulator.hold();
+    let mut stream = TcpStream::connect(world.server.proxy_address()).await.unwrap();
+    stream.write_all(b"GET /v2/p/desktops HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    within(world.simulator.arrived(1)).await;
+    drop(stream);
+    world
+        .until_metric("workspace_gateway_upstream_requests_total{service=\"workspace\",status=\"abandoned\"}", 1.0)
+        .await;
+    assert_eq!(world.metric("workspace_gateway_upstream_requests_in_flight{service=\"workspace\"}"), 0.0);
+    assert_eq!(world.metric("workspace_gateway_requests_in_flight"), 0.0);
 }
 
 #[tokio::test]

@@ -94,6 +94,15 @@ async fn it_serves_logs_a_line_per_request_and_stops_when_told() {
 }
 
 #[tokio::test]
+async fn told_to_stop_as_soon_as_it_is_ready_it_stops_in_order() {
+    let simulator = Simulator::start().await.unwrap();
+    for _ in 0..5 {
+        let (code, log) = Process::start(&simulator).await.terminate().await;
+        assert_eq!(code, Some(0), "{log}");
+    }
+}
+
+#[tokio::test]
 async fn credentials_are_never_told() {
     let simulator = Simulator::start().await.unwrap();
     let process = Process::start(&simulator).await;

@@ -10,7 +10,7 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 use workspace_gateway::catalogue::Service;
 use workspace_gateway::clock::{Clock, ManualClock};
 use workspace_gateway::config::{Config, Override};
@@ -202,6 +202,26 @@ impl Reply {
         assert_eq!(self.header("content-type"), "application/json");
         (text("error_code"), text("error_msg"))
     }
+}
+
+/// An upstream that answers every connection's first request with these very bytes, and closes.
+pub async fn origin_answering(answer: &'static str) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut request = Vec::new();
+                while !request.windows(4).any(|end| end == b"\r\n\r\n") {
+                    if stream.read_buf(&mut request).await.is_ok_and(|read| read == 0) {
+                        return;
+                    }
+                }
+                let _ = stream.write_all(answer.as_bytes()).await;
+            });
+        }
+    });
+    url
 }
 
 /// Writes bytes on a connection of their own and reads all that comes back until it is closed.

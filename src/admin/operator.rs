@@ -3,6 +3,7 @@
 //! A browser on this machine must not be made to drive it: requests that name another host than
 //! this machine, or that a web page has sent, are refused.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -117,7 +118,11 @@ const EXPLAIN_USAGE: &str = "expected one parameter, url, percent-encoded: curl 
 fn selection(query: &str) -> Result<Selection, String> {
     let mut selection = Selection::default();
     let mut all = false;
+    let mut seen = HashSet::new();
     for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+        if !seen.insert(name.clone()) {
+            return Err(format!("{name} is there more than once: expected one value for each"));
+        }
         match (name.as_ref(), value.as_ref()) {
             ("all", "true") => all = true,
             ("operation", name) if operation_names().any(|known| known == name) => {
@@ -164,7 +169,9 @@ mod tests {
         assert_eq!(selection("all=true"), Ok(of(None, None)));
         assert_eq!(selection("operation=ListProduct"), Ok(of(Some("ListProduct"), None)));
         assert_eq!(selection("project=p&operation=ListProduct"), Ok(of(Some("ListProduct"), Some("p"))));
-        for wrong in ["", "all=false", "all=true&project=p", "operation=List", "projct=p", "project="] {
+        for wrong in
+            ["", "all=false", "all=true&project=p", "operation=List", "projct=p", "project=", "project=a&project=b"]
+        {
             assert!(selection(wrong).unwrap_err().contains("expected") || wrong.contains('&'), "{wrong}");
         }
     }

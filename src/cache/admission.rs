@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{AGE, CACHE_CONTROL, EXPIRES, PRAGMA, VARY};
-use http::{HeaderMap, Response, StatusCode};
+use http::{HeaderMap, HeaderName, Response, StatusCode};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
@@ -23,7 +23,7 @@ pub enum Unstorable {
     NotProducts,
     /// `Cache-Control`, `Expires` or `Pragma`.
     CacheDirectives,
-    /// `Vary`.
+    /// It varies on more than the key fixes.
     Vary,
     /// An `Age` that is not a number of seconds.
     BadAge,
@@ -47,11 +47,12 @@ impl Unstorable {
     }
 }
 
-/// Decides whether a whole answer may be kept, and how old it is already.
+/// Decides whether a whole answer may be kept, and how old it is already. `is_fixed` says which
+/// request headers are the same for everyone who asks under one key; on those an answer may vary.
 ///
 /// # Errors
 /// The reason why it may not.
-pub fn admit(answer: &Response<Bytes>) -> Result<Duration, Unstorable> {
+pub fn admit(answer: &Response<Bytes>, is_fixed: impl Fn(&HeaderName) -> bool) -> Result<Duration, Unstorable> {
     let headers = answer.headers();
     if answer.status() != StatusCode::OK {
         return Err(Unstorable::Status);
@@ -59,12 +60,20 @@ pub fn admit(answer: &Response<Bytes>) -> Result<Duration, Unstorable> {
     if [CACHE_CONTROL, EXPIRES, PRAGMA].iter().any(|name| headers.contains_key(name)) {
         return Err(Unstorable::CacheDirectives);
     }
-    if headers.contains_key(VARY) {
+    if !varies_on(headers).all(|name| name.is_some_and(|name| is_fixed(&name))) {
         return Err(Unstorable::Vary);
     }
     let age = age(headers).ok_or(Unstorable::BadAge)?;
     check_body(answer.body())?;
     Ok(age)
+}
+
+/// The names in `Vary`; `None` for what is none, `*` above all.
+fn varies_on(headers: &HeaderMap) -> impl Iterator<Item = Option<HeaderName>> {
+    let names = headers.get_all(VARY).iter().flat_map(|value| value.as_bytes().split(|&byte| byte == b','));
+    let names = names.map(<[u8]>::trim_ascii).filter(|name| !name.is_empty());
+    // `*` is a valid header name by its characters.
+    names.map(|name| HeaderName::from_bytes(name).ok().filter(|name| name != "*"))
 }
 
 fn age(headers: &HeaderMap) -> Option<Duration> {
@@ -102,11 +111,16 @@ mod tests {
         builder.body(Bytes::from_static(body.as_bytes())).unwrap()
     }
 
+    fn admit(answer: &Response<Bytes>) -> Result<Duration, Unstorable> {
+        super::admit(answer, |name| name == "accept")
+    }
+
     #[test]
     fn a_product_list_is_kept() {
         for body in [r#"{"products":[]}"#, r#"{"total_count":1,"products":{"product_id":"p"}}"#] {
             assert_eq!(admit(&answer(200, &[], body)), Ok(Duration::ZERO), "{body}");
         }
+        assert_eq!(admit(&answer(200, &[("vary", "Accept,, accept")], r#"{"products":[]}"#)), Ok(Duration::ZERO));
         assert_eq!(admit(&answer(200, &[("age", "7")], r#"{"products":[]}"#)), Ok(Duration::from_secs(7)));
     }
 
@@ -126,7 +140,9 @@ mod tests {
             (answer(200, &[], r#"{"products":null}"#), Unstorable::NotProducts),
             (answer(200, &[("cache-control", "max-age=60")], list), Unstorable::CacheDirectives),
             (answer(200, &[("expires", "0")], list), Unstorable::CacheDirectives),
-            (answer(200, &[("vary", "accept")], list), Unstorable::Vary),
+            (answer(200, &[("vary", "*")], list), Unstorable::Vary),
+            (answer(200, &[("vary", "accept, cookie")], list), Unstorable::Vary),
+            (answer(200, &[("vary", "accept"), ("vary", "a b")], list), Unstorable::Vary),
             (answer(200, &[("age", "+7")], list), Unstorable::BadAge),
             (answer(200, &[("age", "")], list), Unstorable::BadAge),
             (answer(200, &[("age", "1"), ("age", "2")], list), Unstorable::BadAge),

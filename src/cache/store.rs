@@ -3,8 +3,7 @@
 //! moka bounds memory and nothing else. Whether an entry may still be given is decided by
 //! [`super::freshness`]; moka's own time limit merely frees what that rule would never give again.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
 use moka::notification::RemovalCause;
@@ -46,7 +45,8 @@ pub struct Epoch(u64);
 /// The entries, bounded by bytes.
 pub struct Store {
     entries: Cache<Slot, Arc<Entry>>,
-    epoch: AtomicU64,
+    /// Read for as long as an entry goes in, written when a purge begins.
+    epoch: RwLock<u64>,
 }
 
 /// What moka needs besides the bytes it is told of: its own nodes and our `Arc`. Estimated from
@@ -54,22 +54,22 @@ pub struct Store {
 const OVERHEAD: usize = 256;
 
 impl Store {
-    /// A store of at most `max_bytes`, freeing entries once they are older than `longest_ttl` and
+    /// A store of at most `max_bytes`, freeing entries once they are older than `longest_life` and
     /// telling `evicted` why whenever one has to go that nobody asked to remove.
-    pub fn new(max_bytes: u64, longest_ttl: Duration, evicted: impl Fn(&'static str) + Send + Sync + 'static) -> Self {
+    pub fn new(max_bytes: u64, longest_life: Duration, evicted: impl Fn(&'static str) + Send + Sync + 'static) -> Self {
         let entries = Cache::builder()
             .max_capacity(max_bytes)
             .weigher(|slot: &Slot, entry: &Arc<Entry>| {
                 u32::try_from(OVERHEAD + slot.key.size() + size_of::<Caller>() + entry.size()).unwrap_or(u32::MAX)
             })
-            .time_to_live(longest_ttl)
+            .time_to_live(longest_life)
             .eviction_listener(move |_slot, _entry, cause| match cause {
                 RemovalCause::Size => evicted("size"),
                 RemovalCause::Expired => evicted("expired"),
                 RemovalCause::Explicit | RemovalCause::Replaced => {}
             })
             .build();
-        Self { entries, epoch: AtomicU64::new(0) }
+        Self { entries, epoch: RwLock::new(0) }
     }
 
     /// The entry in a slot, fresh or not.
@@ -79,30 +79,31 @@ impl Store {
 
     /// The present epoch; note it before asking upstream.
     pub fn epoch(&self) -> Epoch {
-        Epoch(self.epoch.load(Ordering::SeqCst))
+        Epoch(*self.read_epoch())
     }
 
     /// Keeps an entry, unless there was a purge since it was asked for. Says whether it did (though
     /// moka may prefer what it has).
     pub fn insert(&self, slot: Slot, entry: Arc<Entry>, asked: Epoch) -> bool {
-        if self.epoch() != asked {
-            return false;
+        // Held until the entry is in, so that a purge comes either before the comparison or after
+        // the entry, and removes it.
+        let epoch = self.read_epoch();
+        let in_time = Epoch(*epoch) == asked;
+        if in_time {
+            self.entries.insert(slot, entry);
         }
-        self.entries.insert(slot.clone(), entry);
-        // A purge first begins a new epoch and then removes what it finds: either it found this
-        // entry, or this look finds the purge.
-        let kept = self.epoch() == asked;
-        if !kept {
-            self.entries.invalidate(&slot);
-        }
-        kept
+        in_time
     }
 
     /// Removes the selected entries and says how many. What is being fetched meanwhile is not kept.
     pub fn purge(&self, selection: &Selection) -> usize {
-        self.epoch.fetch_add(1, Ordering::SeqCst);
+        *self.epoch.write().unwrap_or_else(PoisonError::into_inner) += 1;
         let selected = self.entries.iter().filter(|(slot, _)| selection.holds(&slot.key));
         selected.map(|(slot, _)| self.entries.invalidate(slot.as_ref())).count()
+    }
+
+    fn read_epoch(&self) -> RwLockReadGuard<'_, u64> {
+        self.epoch.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How many entries there are and how many bytes they hold.

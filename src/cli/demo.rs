@@ -12,7 +12,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use tokio::task::JoinSet;
 
-use super::serve::stop_signal;
+use super::serve::StopSignals;
 use super::{block_on, failure};
 use crate::catalogue::Service;
 use crate::clock::Clock;
@@ -36,6 +36,7 @@ pub(super) fn run(once: bool, mode: Mode) -> ExitCode {
 }
 
 async fn play(once: bool, mode: Mode) -> Result<ExitCode, BoxError> {
+    let mut signals = StopSignals::new()?;
     let simulator = Simulator::start().await?;
     simulator.delay(LATENCY);
     let server = Server::start(&config(&simulator, mode)?, Clock::System).await?;
@@ -48,14 +49,17 @@ async fn play(once: bool, mode: Mode) -> Result<ExitCode, BoxError> {
     let stage = Stage { token: stage.simulator.token(PROJECT), ..stage };
 
     println!("Two simulated services that take {LATENCY:?} to answer, and a gateway before them.\n");
-    let as_expected = stage.perform().await?;
+    let as_expected = tokio::select! {
+        performed = stage.perform() => performed?,
+        () = signals.received() => return Ok(ExitCode::FAILURE),
+    };
     if once {
         server.stop().await;
         return Ok(if as_expected { ExitCode::SUCCESS } else { ExitCode::FAILURE });
     }
 
     invite(&server, &stage.simulator);
-    stop_signal().await?;
+    signals.received().await;
     server.stop().await;
     Ok(ExitCode::SUCCESS)
 }

@@ -10,8 +10,10 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
+use crate::clock::Clock;
 use crate::config::{Config, ConfigError, Override};
 use crate::explain::{self, Asked};
+use crate::gateway::Gateway;
 
 /// A caching reverse proxy for the product-list APIs of Huawei Cloud Workspace.
 #[derive(Debug, Parser)]
@@ -134,9 +136,13 @@ const USAGE: u8 = 2;
 pub fn run() -> ExitCode {
     match Cli::parse().command {
         Command::Serve(settings) => with(settings, |config| serve::run(&config)),
-        Command::Check(settings) => with(settings, |config| {
-            print!("{}", config.to_toml());
-            ExitCode::SUCCESS
+        Command::Check(settings) => with(settings, |config| match Gateway::new(&config, Clock::System) {
+            Ok(_) => {
+                print!("{}", config.to_toml());
+                ExitCode::SUCCESS
+            }
+            // What only shows when it is used, such as a file of certificates.
+            Err(error) => failure(USAGE, &error),
         }),
         Command::Explain { url, headers, settings } => with(settings.or_any_region(), |config| {
             let explanation =
@@ -153,7 +159,7 @@ pub fn run() -> ExitCode {
         }),
         Command::Demo { once, mode } => match mode.parse() {
             Ok(mode) => demo::run(once, mode),
-            Err(message) => failure(USAGE, &message),
+            Err(message) => failure(USAGE, &format!("--mode: {message}")),
         },
     }
 }
@@ -223,7 +229,7 @@ mod tests {
     fn an_empty_variable_is_not_set_and_a_wrong_one_is_named() {
         assert!(load(&["--region", "r"], &[("WORKSPACE_GATEWAY_MODE", "")]).is_ok());
         let error = load(&["--region", "r"], &[("WORKSPACE_GATEWAY_MODE", "off")]).unwrap_err().to_string();
-        assert!(error.starts_with("WORKSPACE_GATEWAY_MODE: mode: ") && error.contains("`off`"), "{error}");
+        assert!(error.starts_with("WORKSPACE_GATEWAY_MODE: mode: ") && error.contains("\"off\""), "{error}");
     }
 
     #[test]

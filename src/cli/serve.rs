@@ -3,7 +3,7 @@
 use std::io;
 use std::process::ExitCode;
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{block_on, failure};
 use crate::catalogue::Service;
@@ -15,17 +15,25 @@ use crate::telemetry::logs;
 pub(super) fn run(config: &Config) -> ExitCode {
     logs::init(&config.settings.log);
     block_on(async {
-        let server = match Server::start(config, Clock::System).await {
+        // Before anyone is told that it is ready: whoever stops it then must not kill it.
+        let mut signals = match StopSignals::new() {
+            Ok(signals) => signals,
+            Err(error) => return failure(1, &format!("cannot wait for signals: {error}")),
+        };
+        let mut server = match Server::start(config, Clock::System).await {
             Ok(server) => server,
             Err(error) => return failure(1, &error),
         };
         announce(config, &server);
-        if let Err(error) = stop_signal().await {
-            return failure(1, &format!("cannot wait for signals: {error}"));
+        tokio::select! {
+            () = signals.received() => {}
+            () = server.failed() => return failure(1, &"the proxy listener has failed; its log has more"),
         }
         tracing::info!("stopping: no new connections, finishing what is in flight");
-        server.stop().await;
-        tracing::info!("stopped");
+        tokio::select! {
+            () = server.stop() => tracing::info!("stopped"),
+            () = signals.received() => tracing::warn!("stopped at once, being told again"),
+        }
         ExitCode::SUCCESS
     })
 }
@@ -59,13 +67,22 @@ fn is_this_machine(host: &str) -> bool {
     host == "localhost" || address.is_ok_and(|address| address.is_loopback())
 }
 
-/// Resolves on SIGTERM or Ctrl-C.
-pub(super) async fn stop_signal() -> io::Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+/// SIGTERM and Ctrl-C. From its making on, they no longer kill the process.
+pub(super) struct StopSignals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl StopSignals {
+    pub(super) fn new() -> io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
     }
-    Ok(())
+
+    /// Resolves on the next of them.
+    pub(super) async fn received(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
 }

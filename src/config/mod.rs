@@ -4,19 +4,20 @@
 //! and `check` prints what all layers together amount to, in the same form. Every error names the
 //! setting, its value and what is allowed.
 
+pub mod settings;
 pub mod units;
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use toml::{Table, Value};
 
 use crate::catalogue::{Catalogue, Service, operation_names};
-use units::{Address, BaseUrl, HeaderField, Level, Region, Size, Span};
+pub use settings::Settings;
+use units::BaseUrl;
+pub use units::{LogFormat, Mode};
 
 /// All settings with their defaults, as documented.
 pub const REFERENCE: &str = include_str!("../../config/workspace-gateway.toml");
@@ -46,144 +47,6 @@ pub enum ConfigError {
         /// Which setting, its value, what is allowed.
         message: String,
     },
-}
-
-/// Whether the cache is in use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Mode {
-    /// Product lists are answered from memory.
-    Cache,
-    /// Everything is forwarded, nothing is kept.
-    Bypass,
-}
-
-impl Mode {
-    /// The name used in the configuration, on the admin listener and in logs.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Cache => "cache",
-            Self::Bypass => "bypass",
-        }
-    }
-}
-
-impl std::str::FromStr for Mode {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        [Self::Cache, Self::Bypass]
-            .into_iter()
-            .find(|mode| mode.as_str() == text)
-            .ok_or_else(|| format!("mode = {text:?} is not allowed: expected cache or bypass"))
-    }
-}
-
-/// The settings, as in the reference file.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Settings {
-    /// Whether the cache is in use at start.
-    pub mode: Mode,
-    /// The region whose public endpoints are asked.
-    pub region: Option<Region>,
-    /// Addresses to listen on.
-    pub listen: Listen,
-    /// Where and how to ask.
-    pub upstream: Upstream,
-    /// What is kept.
-    pub cache: Cache,
-    /// What differs for single operations.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub operation: BTreeMap<String, OperationSettings>,
-    /// What clients may do.
-    pub limits: Limits,
-    /// What is written down.
-    pub log: Log,
-}
-
-/// `[listen]`
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Listen {
-    /// For clients.
-    pub proxy: Address,
-    /// For Prometheus and health checks.
-    pub metrics: Address,
-    /// For the operator.
-    pub admin: Address,
-}
-
-/// `[upstream]`
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Upstream {
-    /// Where Workspace is.
-    pub workspace_url: Option<BaseUrl>,
-    /// Where Workspace Application is.
-    pub appstream_url: Option<BaseUrl>,
-    /// Authorities to trust besides the system's.
-    pub ca_file: Option<PathBuf>,
-    /// For DNS, TCP and TLS together.
-    pub connect_timeout: Span,
-    /// For a whole product list.
-    pub answer_timeout: Span,
-    /// For a pass-through on which nothing moves.
-    pub idle_timeout: Span,
-}
-
-/// `[cache]`
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Cache {
-    /// Memory for entries.
-    pub max_size: Size,
-    /// The largest answer that is kept.
-    pub max_body_size: Size,
-    /// How long an answer is fresh.
-    pub ttl: Span,
-    /// Request headers that answers depend on.
-    pub keyed_headers: Vec<HeaderField>,
-}
-
-/// `[operation.NAME]`
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct OperationSettings {
-    /// How long its answers are fresh.
-    pub ttl: Span,
-}
-
-/// `[limits]`
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Limits {
-    /// Request line and headers together.
-    pub max_head_size: Size,
-    /// For a client to send them.
-    pub head_timeout: Span,
-    /// For what is in flight when the gateway stops.
-    pub drain_timeout: Span,
-}
-
-/// `[log]`
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Log {
-    /// The form of a line.
-    pub format: LogFormat,
-    /// The least serious level that is written.
-    pub level: Level,
-}
-
-/// The form of a log line.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum LogFormat {
-    /// For people.
-    Text,
-    /// For machines.
-    Json,
 }
 
 /// A setting given outside the file, and where.
@@ -236,13 +99,18 @@ impl Config {
             .map_err(|error| ConfigError::Invalid { origin: file.to_owned(), message: format!("not TOML\n{error}") })?;
         merge(&mut table, given);
         // Layer by layer, so that an error is blamed on the layer that brought it.
-        let mut settings = read(&table).map_err(|error| invalid(file, &error))?;
+        let mut checked = check(&table).map_err(|wrong| (wrong, file));
         for given in overrides {
             set(&mut table, given.path, Value::String(given.value.clone()));
-            settings = read(&table).map_err(|error| invalid(&given.origin, &error))?;
+            checked = check(&table).map_err(|wrong| match checked {
+                Err((earlier, origin)) if earlier == wrong => (wrong, origin),
+                _ => (wrong, given.origin.as_str()),
+            });
         }
-        locate(&mut settings)?;
-        complete(settings).map_err(|message| invalid(file, &message))
+        checked.map_err(|(wrong, origin)| match wrong {
+            Wrong::NoUpstream(service) => ConfigError::NoUpstream(service),
+            Wrong::Setting(message) => invalid(origin, &message),
+        })
     }
 
     /// The settings in the form of the file.
@@ -277,6 +145,20 @@ fn set(table: &mut Table, path: &[&str], value: Value) {
     }
 }
 
+/// What is wrong with the layers so far.
+#[derive(PartialEq)]
+enum Wrong {
+    NoUpstream(&'static str),
+    Setting(String),
+}
+
+/// Reads and checks the layers so far.
+fn check(table: &Table) -> Result<Config, Wrong> {
+    let mut settings = read(table).map_err(Wrong::Setting)?;
+    locate(&mut settings)?;
+    complete(settings).map_err(Wrong::Setting)
+}
+
 /// Reads a table, naming the setting first in what it says is wrong.
 fn read(table: &Table) -> Result<Settings, String> {
     serde_path_to_error::deserialize(Value::Table(table.clone())).map_err(|error| {
@@ -288,13 +170,13 @@ fn read(table: &Table) -> Result<Settings, String> {
 }
 
 /// Fills in where upstream is, from the region, where it is not said.
-fn locate(settings: &mut Settings) -> Result<(), ConfigError> {
+fn locate(settings: &mut Settings) -> Result<(), Wrong> {
     let upstream = &mut settings.upstream;
     for (service, url) in
         [(Service::Workspace, &mut upstream.workspace_url), (Service::AppStream, &mut upstream.appstream_url)]
     {
         if url.is_none() {
-            let region = settings.region.as_ref().ok_or(ConfigError::NoUpstream(service.as_str()))?;
+            let region = settings.region.as_ref().ok_or(Wrong::NoUpstream(service.as_str()))?;
             *url = service.url_in(&region.to_string()).parse().ok();
         }
     }
@@ -311,6 +193,11 @@ fn complete(settings: Settings) -> Result<Config, String> {
         ("listen.metrics", settings.listen.metrics.0),
         ("listen.admin", settings.listen.admin.0),
     ])?;
+    let mut headers = settings.cache.keyed_headers.clone();
+    headers.sort_by(|a, b| a.0.as_str().cmp(b.0.as_str()));
+    if let Some(twice) = headers.windows(2).find(|two| two[0] == two[1]) {
+        return Err(format!("cache.keyed_headers: {:?} is there twice: expected each once", twice[0]));
+    }
     if settings.cache.max_body_size.0 > settings.cache.max_size.0 {
         return Err(format!(
             "cache.max_body_size: {:?} is not allowed: expected at most cache.max_size, {:?}",
@@ -395,20 +282,28 @@ mod tests {
     fn errors_name_the_setting_the_value_and_what_is_allowed() {
         for (text, expected) in [
             ("", &["region", "--region cn-north-4"][..]),
-            ("region = \"x\"\nmode = \"on\"", &["mode", "`on`", "`cache` or `bypass`"]),
+            ("region = \"x\"\nmode = \"on\"", &["mode", "\"on\"", "cache or bypass"]),
+            ("region = \"x\"\nmode = true", &["mode", "`true`", "cache or bypass"]),
+            ("region = \"x\"\nlisten = \"y\"", &["listen", "\"y\"", "a table of settings"]),
             ("region = \"CN North\"", &["region", "CN North", "a-z 0-9 -"]),
             ("region = \"x\"\nmood = 1", &["unknown field `mood`", "`mode`"]),
             ("region = \"x\"\n[listen]\nprox = \"y\"", &["listen", "`prox`", "`proxy`"]),
             ("region = \"x\"\n[cache]\nttl = 300", &["cache.ttl", "300", "\"5m\""]),
             ("region = \"x\"\n[cache]\nttl = \"300\"", &["cache.ttl", "300", "\"5m\""]),
-            ("region = \"x\"\n[cache]\nttl = \"0s\"", &["cache.ttl", "0s", "more than zero"]),
+            ("region = \"x\"\n[cache]\nttl = \"0s\"", &["cache.ttl", "0s", "1ms"]),
+            ("region = \"x\"\n[cache]\nttl = \"2000y\"", &["cache.ttl", "2000y", "a year"]),
             ("region = \"x\"\n[cache]\nmax_size = \"64\"", &["cache.max_size", "64", "\"64MiB\""]),
             ("region = \"x\"\n[cache]\nmax_size = \"1MiB\"", &["cache.max_body_size", "at most cache.max_size"]),
-            ("region = \"x\"\n[cache]\nkeyed_headers = [\"a b\"]", &["cache.keyed_headers[0]", "a b", "header name"]),
+            (
+                "region = \"x\"\n[cache]\nkeyed_headers = [\"a b\"]",
+                &["cache.keyed_headers[0]", "a b", "name of a header"],
+            ),
             (
                 "region = \"x\"\n[cache]\nkeyed_headers = [\"X-Auth-Token\"]",
-                &["keyed_headers[0]", "X-Auth-Token", "not of a credential"],
+                &["keyed_headers[0]", "X-Auth-Token", "no credential"],
             ),
+            ("region = \"x\"\n[cache]\nkeyed_headers = [\"via\"]", &["keyed_headers[0]", "via"]),
+            ("region = \"x\"\n[cache]\nkeyed_headers = [\"x-a\", \"X-A\"]", &["keyed_headers", "x-a", "each once"]),
             ("region = \"x\"\n[listen]\nproxy = \"localhost\"", &["listen.proxy", "localhost", "127.0.0.1:8080"]),
             ("region = \"x\"\n[listen]\nadmin = \"0.0.0.0:9091\"", &["listen.admin", "0.0.0.0:9091", "loopback"]),
             ("region = \"x\"\n[listen]\nadmin = \"127.0.0.1:8080\"", &["listen.admin", "8080", "listen.proxy"]),
@@ -430,5 +325,9 @@ mod tests {
         let wrong = [given(&["region"], "r"), given(&["listen", "proxy"], "8080")];
         let message = Config::from_layers("f", "", &wrong).unwrap_err().to_string();
         assert!(message.starts_with("--listen-proxy: listen.proxy: "), "{message}");
+        // So is one that is only wrong beside the others.
+        let wrong = [given(&["listen", "admin"], "0.0.0.0:1"), given(&["region"], "r"), given(&["mode"], "cache")];
+        let message = Config::from_layers("f", "region = \"r\"", &wrong).unwrap_err().to_string();
+        assert!(message.starts_with("--listen-admin: listen.admin: "), "{message}");
     }
 }

@@ -8,14 +8,12 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use http::header::{AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, HOST, TRANSFER_ENCODING};
 use http::uri::Scheme;
 use http::{HeaderName, Uri};
 use serde::de::{Error as _, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::catalogue::Origin;
-use crate::request::caller::X_AUTH_TOKEN;
 
 /// A duration greater than zero.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -44,6 +42,44 @@ pub struct Region(String);
 /// A log level.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Level(pub tracing::Level);
+
+/// Whether the cache is in use.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Product lists are answered from memory.
+    Cache,
+    /// Everything is forwarded, nothing is kept.
+    Bypass,
+}
+
+impl Mode {
+    /// The name used in the configuration, on the admin listener and in logs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Cache => "cache",
+            Self::Bypass => "bypass",
+        }
+    }
+}
+
+/// The form of a log line.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// For machines.
+    Json,
+}
+
+impl LogFormat {
+    /// The name used in the configuration.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Text => "text",
+            Self::Json => "json",
+        }
+    }
+}
 
 impl Size {
     /// As a length in memory.
@@ -119,8 +155,12 @@ macro_rules! read_from_text {
     };
 }
 
-read_from_text!(Span, "a duration of more than zero with a unit, such as \"500ms\", \"30s\" or \"5m\"", |text| {
-    humantime::parse_duration(text).ok().filter(|duration| !duration.is_zero()).map(Span)
+/// Clocks can't count to the end of time.
+const LONGEST: Duration = Duration::from_secs(366 * 24 * 60 * 60);
+
+read_from_text!(Span, "a duration from 1ms to a year with a unit, such as \"500ms\", \"30s\" or \"5m\"", |text| {
+    let duration = humantime::parse_duration(text).ok()?;
+    (Duration::from_millis(1)..=LONGEST).contains(&duration).then_some(Span(duration))
 });
 
 read_from_text!(Size, "a size of more than zero with a unit, such as \"64KiB\" or \"64MiB\"", |text| {
@@ -134,20 +174,39 @@ read_from_text!(Address, "an IP address and a port, such as \"127.0.0.1:8080\"",
 });
 
 read_from_text!(BaseUrl, "an http or https URL of a host and maybe a port, with no path, query or user", |text| {
-    let parts = text.parse::<Uri>().ok()?.into_parts();
+    // The URI parser drops a fragment and lets any digits be a port.
+    let is_whole = !text.contains('#');
+    let parts = text.parse::<Uri>().ok().filter(|_| is_whole)?.into_parts();
     let scheme = parts.scheme.filter(|scheme| *scheme == Scheme::HTTP || *scheme == Scheme::HTTPS)?;
-    let authority =
-        parts.authority.filter(|authority| !authority.as_str().contains('@') && !authority.host().is_empty())?;
+    let authority = parts.authority.filter(|authority| !authority.host().is_empty())?;
+    let is_host_and_port = match authority.as_str().strip_prefix(authority.host()) {
+        Some("") => true,
+        Some(_) => authority.port_u16().is_some_and(|port| port > 0),
+        None => false,
+    };
     let has_path = parts.path_and_query.is_some_and(|path| path.as_str() != "/");
-    (!has_path).then(|| BaseUrl(Origin::new(scheme, authority)))
+    (is_host_and_port && !has_path).then(|| BaseUrl(Origin::new(scheme, authority)))
 });
 
-read_from_text!(HeaderField, "a header name, but not of a credential, of Host or of a body's framing", |text| {
+read_from_text!(HeaderField, "the name of a header that is no credential and that the gateway does not set", |text| {
+    // A credential in the key would be kept in clear, and the others would have no or a wrong effect.
+    let forbidden = [
+        ["x-auth-token", "authorization", "x-security-token", "cookie", "proxy-authorization", "x-subject-token"],
+        ["host", "accept", "accept-encoding", "content-type", "user-agent", "via"],
+        ["x-request-id", "range", "if-range", "cache-control", "pragma", "x-project-id"],
+        ["connection", "content-length", "transfer-encoding", "te", "trailer", "upgrade"],
+        ["keep-alive", "proxy-connection", "proxy-authenticate", "expect", "if-none-match", "if-modified-since"],
+    ];
     let name = HeaderName::from_str(text).ok()?;
-    // A credential in the key would be kept in clear; the others are this gateway's own to set.
-    let forbidden =
-        [X_AUTH_TOKEN, AUTHORIZATION, COOKIE, HOST, CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING].contains(&name);
-    (!forbidden).then_some(HeaderField(name))
+    (!forbidden.as_flattened().contains(&name.as_str())).then_some(HeaderField(name))
+});
+
+read_from_text!(Mode, "cache or bypass", |text| {
+    [Mode::Cache, Mode::Bypass].into_iter().find(|mode| mode.as_str() == text)
+});
+
+read_from_text!(LogFormat, "text or json", |text| {
+    [LogFormat::Text, LogFormat::Json].into_iter().find(|format| format.as_str() == text)
 });
 
 read_from_text!(Region, "1 to 64 of a-z 0-9 -, such as \"cn-north-4\"", |text| {
@@ -199,6 +258,18 @@ impl fmt::Display for Region {
     }
 }
 
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl fmt::Display for LogFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
 impl fmt::Display for Level {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0.as_str().to_ascii_lowercase())
@@ -223,7 +294,19 @@ mod tests {
 
     #[test]
     fn what_is_not_allowed_says_what_is() {
-        for text in ["https://user:secret@h", "//h", "h", "https://", "https://h/p", "https://h?q", "https://h/?q"] {
+        for text in [
+            "https://user:secret@h",
+            "//h",
+            "h",
+            "https://",
+            "https://h/p",
+            "https://h?q",
+            "https://h/?q",
+            "https://h#x",
+            "https://h:",
+            "https://h:0",
+            "https://h:99999",
+        ] {
             let message = text.parse::<BaseUrl>().unwrap_err();
             assert!(message.contains("expected an http or https URL"), "{message}");
             assert!(!message.contains("secret"), "{message}");

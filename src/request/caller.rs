@@ -33,8 +33,8 @@ pub fn credential(headers: &HeaderMap) -> Result<&HeaderValue, BypassReason> {
 /// never be sent on.
 pub fn signature_is_bound_elsewhere(headers: &HeaderMap, upstream_authority: &str) -> bool {
     let covers_host = headers.get_all(AUTHORIZATION).iter().any(covers_host);
-    covers_host
-        && headers.get(HOST).is_none_or(|host| !host.as_bytes().eq_ignore_ascii_case(upstream_authority.as_bytes()))
+    // Byte for byte: the signature covers the Host as typed, and upstream will see its own spelling.
+    covers_host && headers.get(HOST).is_none_or(|host| host != upstream_authority)
 }
 
 /// Whether there is a token that is not blank.
@@ -47,13 +47,19 @@ pub fn has_signature(headers: &HeaderMap) -> bool {
     headers.get_all(AUTHORIZATION).iter().any(|value| !is_blank(value))
 }
 
-/// `… SignedHeaders=content-type;host;x-sdk-date, Signature=…`, whatever the algorithm is called.
+/// Whether a signature covers `Host`: `… SignedHeaders=content-type;host;x-sdk-date, Signature=…`,
+/// whatever the algorithm is called. One whose list can't be found is taken to cover it.
 fn covers_host(authorization: &HeaderValue) -> bool {
-    let lower = authorization.as_bytes().to_ascii_lowercase();
-    String::from_utf8_lossy(&lower)
-        .split([',', ' '])
-        .filter_map(|part| part.trim().strip_prefix("signedheaders="))
-        .any(|names| names.split(';').any(|name| name.trim() == "host"))
+    let text = String::from_utf8_lossy(authorization.as_bytes()).to_ascii_lowercase();
+    let list = text.split_once("signedheaders").and_then(|(_, rest)| rest.trim_start().strip_prefix('='));
+    match list {
+        Some(list) => {
+            let list = list.split(',').next().unwrap_or_default();
+            list.split([';', ' ', '\t']).any(|name| name == "host")
+        }
+        // Bearer, Basic and their like sign nothing.
+        None => text.contains("signature") || text.contains("hmac"),
+    }
 }
 
 fn is_blank(value: &HeaderValue) -> bool {
@@ -138,7 +144,11 @@ mod tests {
         };
         assert!(bound(signed, "127.0.0.1:8080"));
         assert!(bound("X Access=A,SignedHeaders=Host,Signature=00", "127.0.0.1:8080"));
-        assert!(!bound(signed, "Upstream.Example"));
+        assert!(bound("SDK-HMAC-SHA256\tSignedHeaders = content-type;host , Access=A", "127.0.0.1:8080"));
+        assert!(bound("SDK-HMAC-SHA256 Access=A, Signature=00", "127.0.0.1:8080"));
+        assert!(bound(signed, "Upstream.Example"));
+        assert!(!bound(signed, "upstream.example"));
+        assert!(!bound("Bearer abc", "127.0.0.1:8080"));
         assert!(!bound(unsigned, "127.0.0.1:8080"));
     }
 

@@ -33,6 +33,12 @@ pub fn strip(headers: &mut HeaderMap) {
     }
 }
 
+/// What the names of gateways begin with.
+const NAME: &str = "workspace-gateway-";
+
+/// How many gateways before this one are named to upstream. More in a row are a loop or a mistake.
+const LONGEST_TRAIL: usize = 8;
+
 /// This gateway's own entry in `Via`. The name ends in a number of this process, so that a chain of
 /// gateways is told from a loop.
 #[derive(Clone, Debug)]
@@ -44,16 +50,20 @@ pub struct Via {
 impl Via {
     /// With the number that tells this process from others.
     pub fn new(instance: u32) -> Self {
-        let pseudonym = format!("workspace-gateway-{instance:08x}");
+        let pseudonym = format!("{NAME}{instance:08x}");
         // A token of letters, digits and dashes is always a valid header value.
         let value = HeaderValue::try_from(format!("1.1 {pseudonym}"))
             .unwrap_or(HeaderValue::from_static("1.1 workspace-gateway"));
         Self { pseudonym, value }
     }
 
-    /// The value to send.
-    pub fn value(&self) -> &HeaderValue {
-        &self.value
+    /// The trail of a question: gateways of this kind that the request has come through, and this
+    /// one. Other hops are the client's own words and not sent on.
+    pub fn trail(&self, headers: &HeaderMap) -> HeaderValue {
+        let gateways = received_by(headers).filter(|name| is_pseudonym(name)).take(LONGEST_TRAIL);
+        let mut trail: Vec<u8> = gateways.flat_map(|name| [b"1.1 ", name, b", "].concat()).collect();
+        trail.extend_from_slice(self.value.as_bytes());
+        HeaderValue::from_bytes(&trail).unwrap_or_else(|_| self.value.clone())
     }
 
     /// Adds this hop to the trail.
@@ -63,13 +73,19 @@ impl Via {
 
     /// Whether a request has been here before.
     pub fn is_in(&self, headers: &HeaderMap) -> bool {
-        headers
-            .get_all(VIA)
-            .iter()
-            .flat_map(|value| value.as_bytes().split(|&byte| byte == b','))
-            .filter_map(|hop| hop.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty()).nth(1))
-            .any(|received_by| received_by.eq_ignore_ascii_case(self.pseudonym.as_bytes()))
+        received_by(headers).any(|name| name.eq_ignore_ascii_case(self.pseudonym.as_bytes()))
     }
+}
+
+/// Who has received a request on its way here, as `Via` tells.
+fn received_by(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
+    let hops = headers.get_all(VIA).iter().flat_map(|value| value.as_bytes().split(|&byte| byte == b','));
+    hops.filter_map(|hop| hop.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty()).nth(1))
+}
+
+fn is_pseudonym(name: &[u8]) -> bool {
+    let instance = name.strip_prefix(NAME.as_bytes());
+    instance.is_some_and(|digits| digits.len() == 8 && digits.iter().all(u8::is_ascii_hexdigit))
 }
 
 #[cfg(test)]
@@ -96,6 +112,22 @@ mod tests {
         }
         strip(&mut headers);
         assert_eq!(headers.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["accept"]);
+    }
+
+    #[test]
+    fn a_question_names_gateways_and_nobody_else() {
+        let trail = |value: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(VIA, HeaderValue::from_str(value).unwrap());
+            Via::new(7).trail(&headers).to_str().unwrap().to_owned()
+        };
+        assert_eq!(trail("1.1 fred"), "1.1 workspace-gateway-00000007");
+        assert_eq!(
+            trail("1.0 fred, 1.1 workspace-gateway-0000000a (x), 1.1 workspace-gateway-evil"),
+            "1.1 workspace-gateway-0000000a, 1.1 workspace-gateway-00000007"
+        );
+        let endless = "1.1 workspace-gateway-0000000a,".repeat(1000);
+        assert_eq!(trail(&endless).split(',').count(), LONGEST_TRAIL + 1);
     }
 
     #[test]

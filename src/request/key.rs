@@ -7,7 +7,6 @@ use std::fmt;
 use std::sync::Arc;
 
 use http::header::{CACHE_CONTROL, IF_RANGE, PRAGMA, RANGE};
-use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Uri};
 
 use super::{BypassReason, copied, query};
@@ -91,16 +90,16 @@ impl Key {
     }
 
     /// The URI to ask upstream.
-    pub fn uri(&self) -> Uri {
+    ///
+    /// # Errors
+    /// None for a key that was read: all its parts are made of URI characters, and not too many.
+    pub fn uri(&self) -> Result<Uri, http::Error> {
         let mut target = self.operation.path(&self.project_id);
         if !self.query.is_empty() {
             target.push('?');
             target.push_str(&self.query);
         }
-        // Template, project id and canonical query hold URI characters only; an overlong one is
-        // refused before a key is read.
-        let target = PathAndQuery::try_from(target).unwrap_or_else(|_| PathAndQuery::from_static("/"));
-        self.origin.uri(target)
+        self.origin.uri(&target)
     }
 
     /// Bytes of memory it holds, roughly.
@@ -112,7 +111,7 @@ impl Key {
 
 impl fmt::Debug for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {} {:?}", self.operation.name, self.uri(), self.headers)
+        write!(f, "{} {} {} {:?}", self.operation.name, self.project_id, self.query, self.headers)
     }
 }
 

@@ -58,13 +58,15 @@ pub enum BypassReason {
     ControlCharacter,
     /// A query parameter without a name or without `=`.
     MalformedParameter,
+    /// A query longer than any key should be.
+    LongQuery,
     /// The answer was too large to hold; it was asked for again and streamed.
     TooLarge,
 }
 
 impl BypassReason {
     /// All of them, for tables and tests.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::Mode,
         Self::NoCredential,
         Self::RepeatedCredential,
@@ -81,6 +83,7 @@ impl BypassReason {
         Self::Encoding,
         Self::ControlCharacter,
         Self::MalformedParameter,
+        Self::LongQuery,
         Self::TooLarge,
     ];
 
@@ -103,6 +106,7 @@ impl BypassReason {
             Self::Encoding => "encoding",
             Self::ControlCharacter => "control-character",
             Self::MalformedParameter => "malformed-parameter",
+            Self::LongQuery => "long-query",
             Self::TooLarge => "too-large",
         }
     }
@@ -125,6 +129,7 @@ impl BypassReason {
             Self::Semicolon => "the query has a ';', which servers read in two ways",
             Self::Encoding => "the query has a bad percent-escape or is not UTF-8",
             Self::ControlCharacter => "the query has a control character",
+            Self::LongQuery => "the query is longer than 16 KiB once escaped",
             Self::MalformedParameter => "a query parameter has no name or no '='",
             Self::TooLarge => "the answer was too large to hold, so it was streamed",
         }

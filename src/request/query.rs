@@ -11,6 +11,10 @@ use crate::catalogue::Parameter;
 /// Everything but RFC 3986's unreserved characters is escaped.
 const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 
+/// The longest canonical query, in bytes. Escaping can triple a query's length, and a URI has an end
+/// (65,534 bytes in the http crate); nobody lists products with a query near either.
+const LONGEST: usize = 16 * 1024;
+
 /// The canonical form of a query, given what the operation documents.
 ///
 /// # Errors
@@ -35,6 +39,9 @@ pub fn canonical(raw: Option<&str>, documented: &[Parameter]) -> Result<Box<str>
         canonical.extend(utf8_percent_encode(name, ESCAPED));
         canonical.push('=');
         canonical.extend(utf8_percent_encode(value, ESCAPED));
+    }
+    if canonical.len() > LONGEST {
+        return Err(BypassReason::LongQuery);
     }
     Ok(canonical.into_boxed_str())
 }
@@ -149,6 +156,7 @@ mod tests {
             ("a=1&", BypassReason::MalformedParameter),
             ("&a=1", BypassReason::MalformedParameter),
             ("a=1&&b=2", BypassReason::MalformedParameter),
+            (&format!("a={}", "/".repeat(16_000)), BypassReason::LongQuery),
         ] {
             assert_eq!(of(raw), Err(reason), "{raw}");
         }

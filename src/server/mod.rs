@@ -118,6 +118,13 @@ impl Server {
         self.admin
     }
 
+    /// Resolves if the proxy listener ends without being told to.
+    pub async fn failed(&mut self) {
+        if let Err(error) = (&mut self.proxying).await {
+            tracing::error!(%error, "the proxy listener failed");
+        }
+    }
+
     /// Stops accepting, waits for what is in flight as long as `limits.drain_timeout` allows, and
     /// ends.
     pub async fn stop(self) {

@@ -7,7 +7,8 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, fmt, registry};
 
-use crate::config::{Log, LogFormat};
+use crate::config::LogFormat;
+use crate::config::settings::Log;
 
 /// Begins to log. Does nothing if something in this process logs already.
 pub fn init(settings: &Log) {

@@ -81,7 +81,8 @@ impl Metrics {
             upstream_requests: counters(
                 "workspace_gateway_upstream_requests_total",
                 "Calls to upstream by service and status, or how they failed. A rise of 429: the quota is used up. A \
-                 rise of `connect`, `tls`, `timeout`, `idle` or `broken`: upstream or the network is in trouble.",
+                 rise of `connect`, `tls`, `timeout`, `idle` or `broken`: upstream or the network is in trouble. Of \
+                 `abandoned`: clients hang up on what passes through.",
                 &["service", "status"],
             )?,
             upstream_durations: histograms(
@@ -99,8 +100,8 @@ impl Metrics {
             )?,
             evictions: counters(
                 "workspace_gateway_evictions_total",
-                "Entries that had to go. A rise of `size`: cache.max_size is too small for what is asked. `expired`: \
-                 nobody asked for them any more.",
+                "Entries that had to go. A rise of `size`: cache.max_size is too small for what is asked. Of \
+                 `expired`: long expired, and nobody asked again.",
                 &["cause"],
             )?,
             registry,
@@ -194,7 +195,7 @@ impl Metrics {
     /// Begins to count a call to upstream.
     pub fn upstream_call(&self, service: Service) -> UpstreamCall<'_> {
         self.upstream_in_flight.with_label_values(&[service.as_str()]).inc();
-        UpstreamCall { metrics: self, service }
+        UpstreamCall { metrics: self, service, ended: false }
     }
 
     /// Everything in Prometheus' text format.
@@ -210,20 +211,30 @@ impl Metrics {
 pub struct UpstreamCall<'m> {
     metrics: &'m Metrics,
     service: Service,
+    ended: bool,
 }
 
 impl UpstreamCall<'_> {
     /// The call was answered, or failed in the named way.
-    pub fn ended(self, result: Result<StatusCode, &'static str>, took: Duration) {
+    pub fn ended(mut self, result: Result<StatusCode, &'static str>, took: Duration) {
+        self.ended = true;
         let service = self.service.as_str();
-        let status = result.map_or_else(|failure| failure, status_label);
-        self.metrics.upstream_requests.with_label_values(&[service, status]).inc();
+        self.count(result.map_or_else(|failure| failure, status_label));
         self.metrics.upstream_durations.with_label_values(&[service]).observe(took.as_secs_f64());
+    }
+}
+
+impl UpstreamCall<'_> {
+    fn count(&self, status: &'static str) {
+        self.metrics.upstream_requests.with_label_values(&[self.service.as_str(), status]).inc();
     }
 }
 
 impl Drop for UpstreamCall<'_> {
     fn drop(&mut self) {
+        if !self.ended {
+            self.count("abandoned");
+        }
         self.metrics.upstream_in_flight.with_label_values(&[self.service.as_str()]).dec();
     }
 }

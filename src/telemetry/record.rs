@@ -4,12 +4,15 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::{Method, StatusCode};
+use http::{HeaderValue, Method, StatusCode};
 
 use super::metrics::Metrics;
 use super::outcome::Outcome;
 use crate::catalogue::{Operation, Service};
 use crate::clock::Clock;
+
+/// Upstream's ids have 32 characters; what is much longer is none and stays out of the log.
+const LONGEST_ID: usize = 128;
 
 /// What is known of a request while it is being answered.
 pub struct Record {
@@ -17,6 +20,7 @@ pub struct Record {
     clock: Clock,
     begun: Instant,
     request_id: String,
+    upstream_id: String,
     method: Method,
     operation: &'static str,
     outcome: Outcome,
@@ -37,6 +41,7 @@ impl Record {
             clock,
             begun,
             request_id,
+            upstream_id: String::new(),
             method,
             operation: "none",
             outcome: Outcome::Aborted,
@@ -51,6 +56,12 @@ impl Record {
     /// The id this gateway gave the request.
     pub fn request_id(&self) -> &str {
         &self.request_id
+    }
+
+    /// The id upstream gave the answer, which is the one the client sees then.
+    pub fn upstream_id(&mut self, id: Option<&HeaderValue>) {
+        let id = id.and_then(|id| id.to_str().ok()).filter(|id| id.len() <= LONGEST_ID);
+        self.upstream_id = id.unwrap_or_default().to_owned();
     }
 
     /// It asks for this operation.
@@ -101,6 +112,7 @@ impl Drop for Record {
         tracing::info!(
             target: "workspace_gateway::access",
             request_id = self.request_id,
+            upstream_request_id = self.upstream_id,
             method = method_name(&self.method),
             operation = self.operation,
             result = outcome.as_str(),

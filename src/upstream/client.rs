@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_TYPE, HOST, USER_AGENT, VIA};
 use http::request::Parts;
 use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderValue, Request, Response};
+use http::{HeaderName, HeaderValue, Request, Response, StatusCode};
 use http_body::Body as _;
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::body::Incoming;
@@ -48,6 +48,16 @@ pub struct Limits {
     pub max_body: usize,
 }
 
+/// What goes upstream with a question and is not part of it.
+pub struct Errand {
+    /// The caller's credential.
+    pub token: HeaderValue,
+    /// The id of the request that is answered.
+    pub request_id: String,
+    /// The gateways it has come through, this one included.
+    pub via: HeaderValue,
+}
+
 /// Both upstream services.
 pub struct Upstream {
     client: Client<Connector, StreamBody>,
@@ -72,14 +82,13 @@ impl Upstream {
     ///
     /// # Errors
     /// If there is no whole answer.
-    pub async fn ask(&self, key: &Key, token: HeaderValue, request_id: &str) -> Result<Response<Bytes>, UpstreamError> {
-        let request = question(key, token, request_id, &self.via);
+    pub async fn ask(&self, key: &Key, errand: Errand) -> Result<Response<Bytes>, UpstreamError> {
+        let request = question(key, errand).map_err(|error| UpstreamError::Broken(error.to_string()))?;
         let max_body = self.limits.max_body;
         let answering = async {
             let response = self.client.request(request).await;
             let response = response.map_err(|error| UpstreamError::of_client(&error, key.origin()))?;
-            let (mut head, body) = response.into_parts();
-            self.take_over(&mut head.headers);
+            let (head, body) = self.take_over(response)?.into_parts();
             // Declared too large: no need to read it to find out.
             if body.size_hint().lower() > max_body as u64 {
                 return Err(UpstreamError::TooLarge);
@@ -101,7 +110,10 @@ impl Upstream {
         body: StreamBody,
     ) -> Result<Response<StreamBody>, UpstreamError> {
         let moved = Arc::new(Notify::new());
-        let request = relayed(origin, head, Watched::new(body, Arc::clone(&moved)).boxed_unsync(), &self.via);
+        // The upload has a limit of its own: it may go on when the answer has begun, or ended.
+        let body = Watched::new(IdleLimited::new(body, self.limits.idle), Arc::clone(&moved)).boxed_unsync();
+        let request =
+            relayed(origin, head, body, &self.via).map_err(|error| UpstreamError::Broken(error.to_string()))?;
         let mut answering = pin!(self.client.request(request));
         let response = loop {
             tokio::select! {
@@ -113,23 +125,31 @@ impl Upstream {
                 () = sleep(self.limits.idle) => return Err(UpstreamError::Idle),
             }
         };
-        let mut response = response.map(|body: Incoming| IdleLimited::new(body, self.limits.idle).boxed_unsync());
-        self.take_over(response.headers_mut());
-        Ok(response)
+        let response = self.take_over(response)?;
+        Ok(response.map(|body| IdleLimited::new(body, self.limits.idle).boxed_unsync()))
     }
 
     /// Ends the hop that an answer came by.
-    fn take_over(&self, headers: &mut HeaderMap) {
-        hop::strip(headers);
-        self.via.add_to(headers);
+    fn take_over(&self, mut response: Response<Incoming>) -> Result<Response<Incoming>, UpstreamError> {
+        // `Upgrade` never leaves the gateway, so nobody can have asked for it.
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            return Err(UpstreamError::Broken("it switches protocols unasked".to_owned()));
+        }
+        hop::strip(response.headers_mut());
+        self.via.add_to(response.headers_mut());
+        Ok(response)
     }
 }
 
 /// The request for a product list: made of the key, the credential and constants, and nothing else.
-pub fn question(key: &Key, mut token: HeaderValue, request_id: &str, via: &Via) -> Request<StreamBody> {
+///
+/// # Errors
+/// None for a key that was read from a request.
+pub fn question(key: &Key, errand: Errand) -> Result<Request<StreamBody>, http::Error> {
+    let Errand { mut token, request_id, via } = errand;
     token.set_sensitive(true);
     let mut request = Request::new(Empty::new().map_err(|never| match never {}).boxed_unsync());
-    *request.uri_mut() = key.uri();
+    *request.uri_mut() = key.uri()?;
     let headers = request.headers_mut();
     headers.insert(HOST, authority_value(key.origin()));
     headers.insert(X_AUTH_TOKEN, token);
@@ -137,27 +157,29 @@ pub fn question(key: &Key, mut token: HeaderValue, request_id: &str, via: &Via) 
     headers.insert(CONTENT_TYPE, JSON);
     headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     headers.insert(USER_AGENT, AGENT);
-    headers.insert(VIA, via.value().clone());
-    if let Ok(id) = HeaderValue::from_str(request_id) {
-        headers.insert(X_REQUEST_ID, id);
-    }
+    headers.insert(VIA, via);
+    headers.insert(X_REQUEST_ID, HeaderValue::try_from(request_id)?);
     for (name, value) in key.headers() {
         headers.insert(name, value.clone());
     }
-    request
+    Ok(request)
+}
+
+/// Whether every question has the same value for this header.
+pub fn is_constant(name: &HeaderName) -> bool {
+    [HOST, ACCEPT, CONTENT_TYPE, ACCEPT_ENCODING, USER_AGENT].contains(name)
 }
 
 /// The request as it came, to another host.
-fn relayed(origin: &Origin, head: &Parts, body: StreamBody, via: &Via) -> Request<StreamBody> {
+fn relayed(origin: &Origin, head: &Parts, body: StreamBody, via: &Via) -> Result<Request<StreamBody>, http::Error> {
     let mut request = Request::new(body);
     *request.method_mut() = head.method.clone();
-    let target = head.uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"));
-    *request.uri_mut() = origin.uri(target);
+    *request.uri_mut() = origin.uri(head.uri.path_and_query().map_or("/", PathAndQuery::as_str))?;
     *request.headers_mut() = head.headers.clone();
     let headers = request.headers_mut();
     headers.insert(HOST, authority_value(origin));
     via.add_to(headers);
-    request
+    Ok(request)
 }
 
 fn authority_value(origin: &Origin) -> HeaderValue {

@@ -36,6 +36,8 @@ impl Connector {
         let mut tcp = HttpConnector::new();
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
+        // Shared out among a host's addresses, so that one dead address doesn't use it all up.
+        tcp.set_connect_timeout(Some(limit));
         // HTTP/1 only: one answer, one connection, nothing another's stream could hold up.
         let inner =
             HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().wrap_connector(tcp);

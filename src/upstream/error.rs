@@ -46,6 +46,9 @@ impl UpstreamError {
 
     /// Sorts a client's error by what was being done.
     pub(super) fn of_client(error: &hyper_util::client::legacy::Error, origin: &Origin) -> Self {
+        if causes(error).any(|cause| matches!(cause.downcast_ref(), Some(Self::Idle))) {
+            return Self::Idle;
+        }
         let root = root_cause(error);
         let host = origin.authority();
         if !error.is_connect() {

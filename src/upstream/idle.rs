@@ -46,7 +46,7 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Watched<B> {
 }
 
 /// A body that fails when its next part is too long in coming. Time during which nobody asks for
-/// one (a client that reads slowly) does not count.
+/// one does not count: whoever reads slowly keeps the other side waiting, within TCP's bounds.
 pub(super) struct IdleLimited<B> {
     inner: B,
     limit: Duration,

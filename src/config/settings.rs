@@ -1,0 +1,105 @@
+//! The settings, as in the reference file: what there is, and what each is made of.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::units::{Address, BaseUrl, HeaderField, Level, LogFormat, Mode, Region, Size, Span};
+
+/// The settings, as in the reference file.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table of settings")]
+pub struct Settings {
+    /// Whether the cache is in use at start.
+    pub mode: Mode,
+    /// The region whose public endpoints are asked.
+    pub region: Option<Region>,
+    /// Addresses to listen on.
+    pub listen: Listen,
+    /// Where and how to ask.
+    pub upstream: Upstream,
+    /// What is kept.
+    pub cache: Cache,
+    /// What differs for single operations.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub operation: BTreeMap<String, OperationSettings>,
+    /// What clients may do.
+    pub limits: Limits,
+    /// What is written down.
+    pub log: Log,
+}
+
+/// `[listen]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table of settings")]
+pub struct Listen {
+    /// For clients.
+    pub proxy: Address,
+    /// For Prometheus and health checks.
+    pub metrics: Address,
+    /// For the operator.
+    pub admin: Address,
+}
+
+/// `[upstream]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table of settings")]
+pub struct Upstream {
+    /// Where Workspace is.
+    pub workspace_url: Option<BaseUrl>,
+    /// Where Workspace Application is.
+    pub appstream_url: Option<BaseUrl>,
+    /// Authorities to trust besides the system's.
+    pub ca_file: Option<PathBuf>,
+    /// For DNS, TCP and TLS together.
+    pub connect_timeout: Span,
+    /// For a whole product list.
+    pub answer_timeout: Span,
+    /// For a pass-through on which nothing moves.
+    pub idle_timeout: Span,
+}
+
+/// `[cache]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table of settings")]
+pub struct Cache {
+    /// Memory for entries.
+    pub max_size: Size,
+    /// The largest answer that is kept.
+    pub max_body_size: Size,
+    /// How long an answer is fresh.
+    pub ttl: Span,
+    /// Request headers that answers depend on.
+    pub keyed_headers: Vec<HeaderField>,
+}
+
+/// `[operation.NAME]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table of settings")]
+pub struct OperationSettings {
+    /// How long its answers are fresh.
+    pub ttl: Span,
+}
+
+/// `[limits]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table of settings")]
+pub struct Limits {
+    /// Request line and headers together.
+    pub max_head_size: Size,
+    /// For a client to send them.
+    pub head_timeout: Span,
+    /// For what is in flight when the gateway stops.
+    pub drain_timeout: Span,
+}
+
+/// `[log]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table of settings")]
+pub struct Log {
+    /// The form of a line.
+    pub format: LogFormat,
+    /// The least serious level that is written.
+    pub level: Level,
+}
