@@ -19,5 +19,6 @@ mod headers;
 mod keys;
 mod metrics;
 mod pass_through;
+mod python_sdk;
 mod serving;
 mod tls;
