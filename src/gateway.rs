@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::header::AUTHORIZATION;
 use http::request::Parts;
-use http::{HeaderMap, Method, Request, Response};
+use http::{HeaderMap, HeaderValue, Method, Request, Response};
 use http_body::Body;
 
 use crate::cache::admission;
@@ -36,7 +36,7 @@ use crate::request::id::RequestIds;
 use crate::request::key::Key;
 use crate::request::route::{self, Route};
 use crate::request::{BypassReason, X_REQUEST_ID, target};
-use crate::telemetry::metrics::Metrics;
+use crate::telemetry::metrics::{Metrics, Usage};
 use crate::telemetry::outcome::Outcome;
 use crate::telemetry::record::Record;
 use crate::upstream::client::{self, Errand, Limits, Upstream};
@@ -97,11 +97,20 @@ impl Gateway {
             max_body: settings.cache.max_body_size.bytes(),
         };
         let metrics = Metrics::new().map_err(io::Error::other)?;
+        let flights = Arc::new(Flights::default());
         let longest_ttl = config.catalogue.operations().iter().map(|operation| operation.ttl).max();
         // Twice as long: that an entry has expired is worth telling from that there was none.
         let longest_life = 2 * longest_ttl.unwrap_or_default();
-        let store = Store::new(settings.cache.max_size.0, longest_life, metrics.eviction_counter());
-        let gateway = Arc::new(Self {
+        let store = Arc::new(Store::new(settings.cache.max_size.0, longest_life, metrics.eviction_counter()));
+        // Weak, for the store counts its evictions in these very metrics.
+        let (remembered, aloft) = (Arc::downgrade(&store), Arc::downgrade(&flights));
+        metrics
+            .watch(move || Usage {
+                entries: remembered.upgrade().map_or((0, 0), |store| store.usage()),
+                waiting: aloft.upgrade().map_or(0, |flights| flights.waiting()),
+            })
+            .map_err(io::Error::other)?;
+        Ok(Arc::new(Self {
             catalogue: config.catalogue.clone(),
             callers: Callers::new(caller_key),
             request_ids: RequestIds::new(getrandom::u64()?),
@@ -109,36 +118,11 @@ impl Gateway {
             via,
             max_head: settings.limits.max_head_size.bytes(),
             bypassing: AtomicBool::new(settings.mode == Mode::Bypass),
-            store: Arc::new(store),
-            flights: Arc::default(),
+            store,
+            flights,
             metrics,
             clock,
-        });
-        gateway.watch().map_err(io::Error::other)?;
-        Ok(gateway)
-    }
-
-    /// Shows what is remembered to Prometheus.
-    fn watch(&self) -> prometheus::Result<()> {
-        let store = Arc::downgrade(&self.store);
-        self.metrics.watch(
-            "workspace_gateway_entries",
-            "Entries in the cache, fresh or expired. A rise: more callers or more different questions.",
-            move || store.upgrade().map_or(0, |store| store.usage().0),
-        )?;
-        let store = Arc::downgrade(&self.store);
-        self.metrics.watch(
-            "workspace_gateway_entries_bytes",
-            "Bytes that entries hold, estimated. Near cache.max_size, entries are evicted.",
-            move || store.upgrade().map_or(0, |store| store.usage().1),
-        )?;
-        let flights = Arc::downgrade(&self.flights);
-        self.metrics.watch(
-            "workspace_gateway_coalesced_waiters",
-            "Requests that wait for an upstream call another request began. A rise: a stampede that upstream is \
-             spared.",
-            move || flights.upgrade().map_or(0, |flights| flights.waiting() as u64),
-        )
+        }))
     }
 
     /// What operations there are and where they are asked.
@@ -226,7 +210,7 @@ impl Gateway {
                 record.is_for(operation);
                 let service = operation.service;
                 match self.read(&head, operation, project_id, has_body) {
-                    Ok(slot) => match self.look_up_or_fetch(slot, &head.headers, record).await? {
+                    Ok((slot, token)) => match self.look_up_or_fetch(slot, token, &head.headers, record).await? {
                         Some(response) => Ok(response),
                         None => self.bypass(BypassReason::TooLarge, service, head, body, record).await,
                     },
@@ -242,26 +226,27 @@ impl Gateway {
         }
     }
 
-    /// Reads who asks and for what.
+    /// Reads who asks and for what, and the credential to ask upstream with.
     fn read(
         &self,
         head: &Parts,
         operation: &Arc<Operation>,
         project_id: &str,
         has_body: bool,
-    ) -> Result<Slot, BypassReason> {
+    ) -> Result<(Slot, HeaderValue), BypassReason> {
         if self.mode() == Mode::Bypass {
             return Err(BypassReason::Mode);
         }
         let token = caller::credential(&head.headers)?;
         let key = Key::read(&self.catalogue, operation, project_id, head.uri.query(), &head.headers, has_body)?;
-        Ok(Slot { caller: self.callers.of_token(token), key })
+        Ok((Slot { caller: self.callers.of_token(token), key }, token.clone()))
     }
 
     /// Answers from memory, or from a flight. `None` if the answer is too large to hold.
     async fn look_up_or_fetch(
         self: &Arc<Self>,
         slot: Slot,
+        token: HeaderValue,
         headers: &HeaderMap,
         record: &mut Record,
     ) -> Result<Option<Response<Content>>, Problem> {
@@ -285,11 +270,7 @@ impl Gateway {
             "",
         );
         if let Some(pilot) = pilot {
-            let errand = Errand {
-                token: caller::credential(headers).map_err(|_| Problem::Internal)?.clone(),
-                request_id: record.request_id().to_owned(),
-                via: self.via.trail(headers),
-            };
+            let errand = Errand { token, request_id: record.request_id().to_owned(), via: self.via.trail(headers) };
             // In a task of its own: a client that hangs up neither cancels nor poisons it.
             tokio::spawn(Arc::clone(self).fly(pilot, errand));
         }

@@ -154,18 +154,28 @@ impl Metrics {
         }
     }
 
-    /// Adds a gauge that is read when Prometheus asks.
+    /// Adds the gauges of what is remembered, which are read when Prometheus asks.
     ///
     /// # Errors
-    /// If there is one of that name already.
-    pub fn watch(
-        &self,
-        name: &str,
-        help: &str,
-        read: impl Fn() -> u64 + Send + Sync + 'static,
-    ) -> prometheus::Result<()> {
-        let gauge = IntGauge::new(name, help)?;
-        self.registry.register(Box::new(Watched { gauge, read }))
+    /// If they were added before.
+    pub fn watch(&self, usage: impl Fn() -> Usage + Send + Sync + 'static) -> prometheus::Result<()> {
+        let gauges = Watched {
+            entries: IntGauge::new(
+                "workspace_gateway_entries",
+                "Entries in the cache, fresh or expired. A rise: more callers or more different questions.",
+            )?,
+            bytes: IntGauge::new(
+                "workspace_gateway_entries_bytes",
+                "Bytes that entries hold, estimated. Near cache.max_size, entries are evicted.",
+            )?,
+            waiters: IntGauge::new(
+                "workspace_gateway_coalesced_waiters",
+                "Requests that wait for an upstream call another request began. A rise: a stampede that upstream is \
+                 spared.",
+            )?,
+            usage,
+        };
+        self.registry.register(Box::new(gauges))
     }
 
     /// Counts a request that is over.
@@ -239,20 +249,34 @@ impl Drop for UpstreamCall<'_> {
     }
 }
 
-/// A gauge that is read when Prometheus asks.
-struct Watched<F> {
-    gauge: IntGauge,
-    read: F,
+/// What is remembered at a moment.
+pub struct Usage {
+    /// How many entries there are, and how many bytes they hold.
+    pub entries: (u64, u64),
+    /// How many requests wait for a flight that another began.
+    pub waiting: usize,
 }
 
-impl<F: Fn() -> u64 + Send + Sync> Collector for Watched<F> {
+/// The gauges of what is remembered.
+struct Watched<F> {
+    entries: IntGauge,
+    bytes: IntGauge,
+    waiters: IntGauge,
+    usage: F,
+}
+
+impl<F: Fn() -> Usage + Send + Sync> Collector for Watched<F> {
     fn desc(&self) -> Vec<&Desc> {
-        self.gauge.desc()
+        [&self.entries, &self.bytes, &self.waiters].into_iter().flat_map(Collector::desc).collect()
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
-        self.gauge.set(i64::try_from((self.read)()).unwrap_or(i64::MAX));
-        self.gauge.collect()
+        let usage = (self.usage)();
+        let gauge = |value| i64::try_from(value).unwrap_or(i64::MAX);
+        self.entries.set(gauge(usage.entries.0));
+        self.bytes.set(gauge(usage.entries.1));
+        self.waiters.set(gauge(usage.waiting as u64));
+        [&self.entries, &self.bytes, &self.waiters].into_iter().flat_map(Collector::collect).collect()
     }
 }
 
