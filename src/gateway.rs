@@ -75,7 +75,7 @@ enum Landing {
 
 /// A whole answer, and whether it was kept.
 struct Answer {
-    response: Arc<Response<Bytes>>,
+    response: Response<Bytes>,
     life: Life,
     not_kept: Option<&'static str>,
 }
@@ -340,7 +340,7 @@ impl Gateway {
                 Some(reason.as_str())
             }
         };
-        Answer { response: Arc::new(response), life, not_kept }
+        Answer { response, life, not_kept }
     }
 
     /// Forwards a request for an operation as it is, and says why.

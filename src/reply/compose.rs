@@ -1,7 +1,6 @@
 //! Puts answers together: status, headers that are told anew with each answer, body.
 
 use std::fmt::Write as _;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -93,7 +92,7 @@ pub fn from_entry(entry: &Entry, now: Instant) -> Response<Content> {
 
 /// An answer that has just come from upstream. Only the one whose request was sent gets what belongs
 /// to that very exchange.
-pub fn from_answer(answer: &Arc<Response<Bytes>>, age: Duration, collapsed: bool) -> Response<Content> {
+pub fn from_answer(answer: &Response<Bytes>, age: Duration, collapsed: bool) -> Response<Content> {
     let mut response = Response::new(Content::from(answer.body().clone()));
     *response.status_mut() = answer.status();
     *response.headers_mut() = answer.headers().clone();
