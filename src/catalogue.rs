@@ -268,6 +268,15 @@ impl Catalogue {
     }
 }
 
+#[cfg(test)]
+impl Catalogue {
+    /// For unit tests: both services at `https://upstream.example`, with these keyed headers.
+    pub(crate) fn for_tests(keyed_headers: Vec<HeaderName>) -> Self {
+        let origin = || Origin::new(Scheme::HTTPS, Authority::from_static("upstream.example"));
+        Self::new(origin(), origin(), keyed_headers)
+    }
+}
+
 /// The names of the built-in operations.
 pub fn operation_names() -> impl Iterator<Item = &'static str> {
     BUILT_IN.iter().map(|operation| operation.name)
@@ -301,8 +310,7 @@ mod tests {
     use super::*;
 
     fn catalogue() -> Catalogue {
-        let origin = |host| Origin::new(Scheme::HTTPS, Authority::from_static(host));
-        Catalogue::new(origin("w.example"), origin("a.example"), Vec::new())
+        Catalogue::for_tests(Vec::new())
     }
 
     #[test]

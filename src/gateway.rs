@@ -7,6 +7,9 @@
 //! The steps live in their own modules and never call each other; this file calls them, one after
 //! the other. A request enters and its answer leaves by [`Gateway::handle`].
 
+#[cfg(test)]
+mod tests;
+
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -111,6 +111,13 @@ async fn explain_says_what_would_be_done() {
 }
 
 #[tokio::test]
+async fn explain_knows_the_mode() {
+    let world = World::with("mode = \"bypass\"").await;
+    let told = world.http.get(&world.admin_url("/explain?url=/v2/p/products")).await.json();
+    assert_eq!(told["operation"]["bypass"][0]["reason"], "mode");
+}
+
+#[tokio::test]
 async fn a_web_page_cannot_drive_it() {
     let world = World::new().await;
     world.get(LIST).await;

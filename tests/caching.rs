@@ -1,11 +1,12 @@
 //! What is answered from memory, for how long, and what is never kept.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 
-use crate::support::{PROJECT, World};
+use crate::support::{PROJECT, World, within};
 
 const LIST: &str = "/v2/PROJECT/products?os_type=Linux";
 
@@ -202,6 +203,7 @@ async fn what_upstream_says_about_caching_is_not_overruled() {
         ("cache-control", "no-store", "cache-directives"),
         ("cache-control", "max-age=60", "cache-directives"),
         ("expires", "0", "cache-directives"),
+        ("pragma", "no-cache", "cache-directives"),
         ("vary", "X-Auth-Token", "vary"),
         ("age", "old", "bad-age"),
     ] {
@@ -236,6 +238,22 @@ async fn the_age_of_an_answer_from_another_cache_counts() {
 }
 
 #[tokio::test]
+async fn time_spent_waiting_for_upstream_counts_as_age() {
+    let world = Arc::new(World::new().await);
+    world.simulator.hold();
+    let asking = tokio::spawn({
+        let world = Arc::clone(&world);
+        async move { world.get(LIST).await }
+    });
+    within(world.simulator.arrived(1)).await;
+    world.clock.advance(Duration::from_secs(20));
+    world.simulator.release();
+    assert_eq!(within(asking).await.unwrap().header("age"), "20");
+    let hit = world.get(LIST).await;
+    assert_eq!((hit.header("age"), hit.cache_status()), ("20", "workspace-gateway; hit; ttl=280"));
+}
+
+#[tokio::test]
 async fn what_belongs_to_one_answer_is_not_given_with_another() {
     let world = World::new().await;
     world.simulator.add_header(HeaderName::from_static("set-cookie"), HeaderValue::from_static("a=1"));
@@ -267,6 +285,22 @@ async fn an_answer_too_large_to_hold_is_streamed() {
         assert_eq!(reply.cache_status(), "workspace-gateway; fwd=bypass; detail=too-large");
     }
     assert_eq!(world.metric("workspace_gateway_bypasses_total{reason=\"too-large\"}"), 2.0);
+}
+
+#[tokio::test]
+async fn an_answer_that_does_not_say_how_large_it_is_is_limited_all_the_same() {
+    let world = World::with("[cache]\nmax_body_size = \"16B\"").await;
+    // The simulator's 401 is chunked, as the real one is.
+    let reply = world.get_as("nobody", LIST).await;
+    assert_eq!(reply.status(), StatusCode::UNAUTHORIZED);
+    assert_eq!(reply.cache_status(), "workspace-gateway; fwd=bypass; detail=too-large");
+}
+
+#[tokio::test]
+async fn an_entry_lives_as_long_as_its_own_operation_says() {
+    let world = World::with("[operation.ListSharerProducts]\nttl = \"1ms\"").await;
+    world.get(LIST).await;
+    assert!(world.get(LIST).await.cache_status().contains("; hit"));
 }
 
 /// As captured from the Terraform provider: its headers, its order of parameters, paging until a

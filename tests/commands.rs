@@ -89,6 +89,10 @@ fn explain_shows_the_key_and_what_upstream_would_be_asked() {
     let bypass = run(&["explain", "/v2/p/products?a=b+c", "--header", "X-Auth-Token: x"]);
     assert_eq!(code(&bypass), 0, "a region is not needed to be told");
     assert!(stdout(&bypass).contains("bypass           plus ("), "{}", stdout(&bypass));
+    let body = run(&["explain", "/v2/p/products", "-H", "X-Auth-Token: x", "-H", "Content-Length: 2"]);
+    assert!(stdout(&body).contains("bypass           body ("), "{}", stdout(&body));
+    let bound = ["explain", "/v2/p/desktops", "-H", "Authorization: SDK-HMAC-SHA256 SignedHeaders=host, Signature=0"];
+    assert!(stdout(&run(&bound)).contains("answered 401 here"));
 }
 
 #[test]

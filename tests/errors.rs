@@ -1,9 +1,10 @@
 //! What the gateway says when something goes wrong: upstream's own shape, a clear status, no hang.
 
 use http::{Method, StatusCode};
+use tokio::net::TcpListener;
 use workspace_gateway::simulator::Simulator;
 
-use crate::support::{PROJECT, World, origin_answering, raw, within};
+use crate::support::{PROJECT, World, raw, within};
 
 const LIST: &str = "/v2/PROJECT/products?os_type=Linux";
 
@@ -45,6 +46,29 @@ async fn an_upstream_that_is_too_slow_is_a_504() {
 }
 
 #[tokio::test]
+async fn an_answer_whose_body_is_too_slow_is_a_504() {
+    let head_and_a_bit = "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{\"products\":[";
+    let world = World::before_one_that_says(head_and_a_bit, "[upstream]\nanswer_timeout = \"50ms\"").await;
+    let reply = world.get(LIST).await;
+    assert_eq!(reply.status(), StatusCode::GATEWAY_TIMEOUT);
+    assert_eq!(reply.cache_status(), "workspace-gateway; fwd=uri-miss; detail=timeout");
+}
+
+#[tokio::test]
+async fn connecting_is_limited_with_tls_included() {
+    // Connected to by the system, and never greeted by anyone.
+    let mute = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("https://{}", mute.local_addr().unwrap());
+    let settings = "[upstream]\nconnect_timeout = \"50ms\"\nanswer_timeout = \"1h\"\nidle_timeout = \"1h\"";
+    let world = World::before(Simulator::start().await.unwrap(), &url, &url, settings).await;
+    for path in [LIST, "/v2/PROJECT/desktops"] {
+        let reply = world.get(path).await;
+        assert_eq!(reply.status(), StatusCode::BAD_GATEWAY);
+        assert!(reply.error().1.contains("not connected within 50ms"), "{reply:?}");
+    }
+}
+
+#[tokio::test]
 async fn an_answer_that_breaks_off_is_a_502_and_not_kept() {
     let world = World::new().await;
     world.simulator.truncate(true);
@@ -63,8 +87,7 @@ async fn an_answer_that_breaks_off_is_a_502_and_not_kept() {
 #[tokio::test]
 async fn an_upstream_that_switches_protocols_unasked_is_a_502() {
     let answer = "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n";
-    let url = origin_answering(answer).await;
-    let world = World::before(Simulator::start().await.unwrap(), &url, &url, "").await;
+    let world = World::before_one_that_says(answer, "").await;
     for path in [LIST, "/v2/PROJECT/desktops"] {
         let reply = world.get(path).await;
         assert_eq!(reply.status(), StatusCode::BAD_GATEWAY);

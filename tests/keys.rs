@@ -175,6 +175,15 @@ fn another_upstream_is_another_key() {
 }
 
 #[test]
+fn another_project_or_operation_is_another_key() {
+    let paths = ["/v2/p/products", "/v2/q/products", "/v2/p/products/sharer", "/v1/p/product"];
+    let keys: Vec<_> = paths.iter().map(|path| key(path, None, &HeaderMap::new()).unwrap()).collect();
+    for (index, one) in keys.iter().enumerate() {
+        assert!(keys[..index].iter().all(|other| other != one), "{one:?}");
+    }
+}
+
+#[test]
 fn the_longest_query_that_is_read_can_be_asked() {
     let mut longest = None;
     for length in (0..16_384 / 3 + 2).rev() {

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt, Empty};
+use tokio::net::TcpStream;
 use workspace_gateway::clock::Clock;
 use workspace_gateway::gateway::Gateway;
 
@@ -111,6 +112,25 @@ async fn nothing_a_client_sends_adds_a_series() {
     let after = series(&gateway.metrics().encode().unwrap());
     assert_eq!(after.difference(&before).collect::<Vec<_>>(), Vec::<&String>::new());
     assert!(!after.iter().any(|series| series.contains(PROJECT)));
+}
+
+#[tokio::test]
+async fn nothing_upstream_says_adds_a_series() {
+    let odd = "HTTP/1.1 418 Odd\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
+    let world = World::before_one_that_says(odd, "").await;
+    for path in [LIST, "/v2/PROJECT/desktops"] {
+        assert_eq!(world.get(path).await.status(), StatusCode::IM_A_TEAPOT);
+    }
+    assert_eq!(world.metric("workspace_gateway_upstream_requests_total{service=\"workspace\",status=\"4xx\"}"), 2.0);
+}
+
+#[tokio::test]
+async fn connections_are_counted_while_they_are_open() {
+    let world = World::new().await;
+    let stream = TcpStream::connect(world.server.proxy_address()).await.unwrap();
+    world.until_metric("workspace_gateway_connections", 1.0).await;
+    drop(stream);
+    world.until_metric("workspace_gateway_connections", 0.0).await;
 }
 
 #[tokio::test]

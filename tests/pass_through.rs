@@ -15,7 +15,7 @@ use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use workspace_gateway::catalogue::Service;
 
-use crate::support::{World, within};
+use crate::support::{World, raw, within};
 
 /// A body whose parts are sent when the test says so.
 struct Parts(mpsc::Receiver<Bytes>);
@@ -107,6 +107,15 @@ async fn a_pass_through_on_which_nothing_moves_ends_with_504() {
     let reply = world.get("/v2/PROJECT/desktops").await;
     assert_eq!(reply.status(), StatusCode::GATEWAY_TIMEOUT);
     assert!(reply.error().1.contains("nothing moved"));
+}
+
+#[tokio::test]
+async fn an_answer_on_which_nothing_moves_breaks_off() {
+    let head_and_a_bit = "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nabc";
+    let world = World::before_one_that_says(head_and_a_bit, "[upstream]\nidle_timeout = \"50ms\"").await;
+    // Ends only because the gateway hangs up.
+    let answer = raw(world.server.proxy_address(), "GET /v2/p/desktops HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("abc"), "{answer}");
 }
 
 #[tokio::test]

@@ -172,7 +172,7 @@ async fn stopping_finishes_what_is_in_flight_and_takes_nothing_new() {
 
 #[tokio::test]
 async fn stopping_waits_no_longer_than_it_may() {
-    let world = World::with("[limits]\ndrain_timeout = \"50ms\"").await;
+    let world = World::with("[upstream]\nanswer_timeout = \"1h\"\n[limits]\ndrain_timeout = \"50ms\"").await;
     world.simulator.hold();
     let (http, token, url) = (world.http.clone(), world.token.clone(), world.url(LIST));
     let asking = tokio::spawn(async move { http.send(Method::GET, &url, &[("x-auth-token", &token)], "").await });

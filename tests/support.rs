@@ -54,6 +54,13 @@ impl World {
         Self { simulator, server, clock, token, http: Http::new() }
     }
 
+    /// Before an upstream that says these very bytes on each connection, once it has been asked, then
+    /// nothing more, and doesn't hang up.
+    pub async fn before_one_that_says(bytes: &'static str, settings: &str) -> Self {
+        let url = upstream_that_says(bytes).await;
+        Self::before(Simulator::start().await.unwrap(), &url, &url, settings).await
+    }
+
     /// The URL of a path on the gateway; `PROJECT` in it stands for the project.
     pub fn url(&self, path: &str) -> String {
         format!("http://{}{}", self.server.proxy_address(), path.replace("PROJECT", PROJECT))
@@ -204,21 +211,16 @@ impl Reply {
     }
 }
 
-/// An upstream that answers every connection's first request with these very bytes, and closes.
-pub async fn origin_answering(answer: &'static str) -> String {
+async fn upstream_that_says(bytes: &'static str) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     tokio::spawn(async move {
+        let mut open = Vec::new();
         while let Ok((mut stream, _)) = listener.accept().await {
-            tokio::spawn(async move {
-                let mut request = Vec::new();
-                while !request.windows(4).any(|end| end == b"\r\n\r\n") {
-                    if stream.read_buf(&mut request).await.is_ok_and(|read| read == 0) {
-                        return;
-                    }
-                }
-                let _ = stream.write_all(answer.as_bytes()).await;
-            });
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") && stream.read_buf(&mut head).await.is_ok_and(|read| read > 0) {}
+            let _ = stream.write_all(bytes.as_bytes()).await;
+            open.push(stream);
         }
     });
     url

@@ -112,3 +112,33 @@ impl Store {
         (self.entries.entry_count(), self.entries.weighted_size())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderMap, HeaderValue};
+
+    use super::*;
+    use crate::cache::freshness::Life;
+    use crate::catalogue::Catalogue;
+    use crate::clock::Clock;
+    use crate::request::caller::Callers;
+
+    #[test]
+    fn an_answer_from_before_a_purge_leaves_what_came_after_alone() {
+        let catalogue = Catalogue::for_tests(Vec::new());
+        let (operation, project_id) = catalogue.operation("/v2/p/products").unwrap();
+        let key = Key::read(&catalogue, operation, project_id, None, &HeaderMap::new(), false).unwrap();
+        let slot = Slot { caller: Callers::new([0; 32]).of_token(&HeaderValue::from_static("t")), key };
+        let life = Life { sent: Clock::System.now(), initial_age: Duration::ZERO, ttl: Duration::from_secs(60) };
+        let entry = |body: &str| Arc::new(Entry::new(&HeaderMap::new(), body.as_bytes(), life));
+
+        let store = Store::new(1 << 20, Duration::from_secs(60), |_| {});
+        let before = store.epoch();
+        assert_eq!(store.purge(&Selection::default()), 0);
+        assert!(store.insert(slot.clone(), entry("new"), store.epoch()));
+        assert!(!store.insert(slot.clone(), entry("old"), before));
+        assert_eq!(store.get(&slot).unwrap().body(), "new");
+        assert_eq!(store.purge(&Selection::default()), 1);
+        assert!(store.get(&slot).is_none());
+    }
+}

@@ -2,7 +2,6 @@
 
 use std::io;
 use std::path::Path;
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,10 +16,10 @@ use hyper::body::Incoming;
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::sync::Notify;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
 use super::connect::Connector;
-use super::idle::{IdleLimited, Watched};
+use super::idle::{self, IdleLimited, Watched};
 use super::{BoxError, StreamBody, UpstreamError};
 use crate::catalogue::Origin;
 use crate::request::X_REQUEST_ID;
@@ -114,17 +113,8 @@ impl Upstream {
         let body = Watched::new(IdleLimited::new(body, self.limits.idle), Arc::clone(&moved)).boxed_unsync();
         let request =
             relayed(origin, head, body, &self.via).map_err(|error| UpstreamError::Broken(error.to_string()))?;
-        let mut answering = pin!(self.client.request(request));
-        let response = loop {
-            tokio::select! {
-                response = &mut answering => {
-                    break response.map_err(|error| UpstreamError::of_client(&error, origin))?;
-                }
-                // A part of the request's body has moved: wait anew.
-                () = moved.notified() => {}
-                () = sleep(self.limits.idle) => return Err(UpstreamError::Idle),
-            }
-        };
+        let answer = idle::while_it_moves(self.client.request(request), &moved, self.limits.idle).await;
+        let response = answer.ok_or(UpstreamError::Idle)?.map_err(|error| UpstreamError::of_client(&error, origin))?;
         let response = self.take_over(response)?;
         Ok(response.map(|body| IdleLimited::new(body, self.limits.idle).boxed_unsync()))
     }
@@ -194,4 +184,24 @@ where
     B::Error: Into<BoxError>,
 {
     body.map_err(Into::into).boxed_unsync()
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderMap;
+
+    use super::*;
+    use crate::catalogue::Catalogue;
+
+    #[test]
+    fn a_token_does_not_print() {
+        let catalogue = Catalogue::for_tests(Vec::new());
+        let (operation, project_id) = catalogue.operation("/v2/p/products").unwrap();
+        let key = Key::read(&catalogue, operation, project_id, None, &HeaderMap::new(), false).unwrap();
+        let token = HeaderValue::from_static("secret");
+        let errand = Errand { token, request_id: "id".to_owned(), via: HeaderValue::from_static("v") };
+        let request = question(&key, errand).unwrap();
+        assert_eq!(request.headers()[X_AUTH_TOKEN], "secret");
+        assert!(!format!("{:?}", request.headers()).contains("secret"));
+    }
 }

@@ -1,7 +1,7 @@
 //! Streams that may take as long as they like, provided that something moves.
 
 use std::future::Future;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -12,6 +12,18 @@ use tokio::sync::Notify;
 use tokio::time::{Sleep, sleep};
 
 use super::{BoxError, UpstreamError};
+
+/// Waits for something, as long as no pause between parts that move is longer than the limit.
+pub(super) async fn while_it_moves<F: Future>(awaited: F, moved: &Notify, limit: Duration) -> Option<F::Output> {
+    let mut awaited = pin!(awaited);
+    loop {
+        tokio::select! {
+            output = &mut awaited => return Some(output),
+            () = moved.notified() => {}
+            () = sleep(limit) => return None,
+        }
+    }
+}
 
 /// A body that tells whenever a part of it has moved.
 pub(super) struct Watched<B> {
@@ -91,7 +103,7 @@ where
 mod tests {
     use http_body_util::BodyExt;
     use tokio::sync::mpsc;
-    use tokio::time::{Instant, advance};
+    use tokio::time::{Instant, advance, timeout};
 
     use super::*;
 
@@ -119,9 +131,27 @@ mod tests {
             body.frame().await.unwrap().unwrap();
         }
         let paused = Instant::now();
-        let error = body.frame().await.unwrap().unwrap_err();
+        // Bounded, for a paused clock that no timer moves stands still for ever.
+        let frame = timeout(Duration::from_secs(3600), body.frame()).await.unwrap();
+        let error = frame.unwrap().unwrap_err();
         assert_eq!(error.downcast_ref::<UpstreamError>(), Some(&UpstreamError::Idle));
         assert_eq!(paused.elapsed().as_secs(), 60);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_keeps_moving_is_waited_for() {
+        let moved = Notify::new();
+        let limit = Duration::from_secs(60);
+        let waiting = while_it_moves(std::future::pending::<()>(), &moved, limit);
+        let moving = async {
+            for _ in 0..10 {
+                sleep(Duration::from_secs(59)).await;
+                moved.notify_one();
+            }
+        };
+        let begun = Instant::now();
+        let (given_up, ()) = tokio::join!(waiting, moving);
+        assert_eq!((given_up, begun.elapsed().as_secs()), (None, 10 * 59 + 60));
     }
 
     #[tokio::test]
