@@ -104,9 +104,9 @@ fn without_user(text: &str) -> Cow<'_, str> {
     }
 }
 
-/// `FromStr` with our own words, and through it serde both ways.
-macro_rules! read_from_text {
-    ($type:ty, $allowed:literal, $parse:expr) => {
+/// Reading from text and writing as text, with our own words where that fails, and through both serde.
+macro_rules! written_as_text {
+    ($type:ty, $allowed:literal, $parse:expr, $show:expr) => {
         impl Allowed for $type {
             const ALLOWED: &'static str = $allowed;
         }
@@ -118,6 +118,13 @@ macro_rules! read_from_text {
                 let parse: fn(&str) -> Option<Self> = $parse;
                 parse(text)
                     .ok_or_else(|| format!("{:?} is not allowed: expected {}", without_user(text), Self::ALLOWED))
+            }
+        }
+
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                let show: fn(&Self) -> String = $show;
+                f.write_str(&show(self))
             }
         }
 
@@ -158,123 +165,110 @@ macro_rules! read_from_text {
 /// Clocks can't count to the end of time.
 const LONGEST: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 
-read_from_text!(Span, "a duration from 1ms to a year with a unit, such as \"500ms\", \"30s\" or \"5m\"", |text| {
-    let duration = humantime::parse_duration(text).ok()?;
-    (Duration::from_millis(1)..=LONGEST).contains(&duration).then_some(Span(duration))
-});
+written_as_text!(
+    Span,
+    "a duration from 1ms to a year with a unit, such as \"500ms\", \"30s\" or \"5m\"",
+    |text| {
+        let duration = humantime::parse_duration(text).ok()?;
+        (Duration::from_millis(1)..=LONGEST).contains(&duration).then_some(Span(duration))
+    },
+    |span| humantime::format_duration(span.0).to_string()
+);
 
-read_from_text!(Size, "a size of more than zero with a unit, such as \"64KiB\" or \"64MiB\"", |text| {
-    // bytesize takes a bare number for bytes; a forgotten unit is more likely.
-    let has_unit = text.ends_with(|last: char| last.is_ascii_alphabetic());
-    text.parse::<ByteSize>().ok().map(|size| size.as_u64()).filter(|&bytes| has_unit && bytes > 0).map(Size)
-});
-
-read_from_text!(Address, "an IP address and a port, such as \"127.0.0.1:8080\"", |text| {
-    text.parse().ok().map(Address)
-});
-
-read_from_text!(BaseUrl, "an http or https URL of a host and maybe a port, with no path, query or user", |text| {
-    // The URI parser drops a fragment and lets any digits be a port.
-    let is_whole = !text.contains('#');
-    let parts = text.parse::<Uri>().ok().filter(|_| is_whole)?.into_parts();
-    let scheme = parts.scheme.filter(|scheme| *scheme == Scheme::HTTP || *scheme == Scheme::HTTPS)?;
-    let authority = parts.authority.filter(|authority| !authority.host().is_empty())?;
-    let is_host_and_port = match authority.as_str().strip_prefix(authority.host()) {
-        Some("") => true,
-        Some(_) => authority.port_u16().is_some_and(|port| port > 0),
-        None => false,
-    };
-    let has_path = parts.path_and_query.is_some_and(|path| path.as_str() != "/");
-    (is_host_and_port && !has_path).then(|| BaseUrl(Origin::new(scheme, authority)))
-});
-
-read_from_text!(HeaderField, "the name of a header that is no credential and that the gateway does not set", |text| {
-    // A credential in the key would be kept in clear, and the others would have no or a wrong effect.
-    let forbidden = [
-        ["x-auth-token", "authorization", "x-security-token", "cookie", "proxy-authorization", "x-subject-token"],
-        ["host", "accept", "accept-encoding", "content-type", "user-agent", "via"],
-        ["x-request-id", "range", "if-range", "cache-control", "pragma", "x-project-id"],
-        ["connection", "content-length", "transfer-encoding", "te", "trailer", "upgrade"],
-        ["keep-alive", "proxy-connection", "proxy-authenticate", "expect", "if-none-match", "if-modified-since"],
-    ];
-    let name = HeaderName::from_str(text).ok()?;
-    (!forbidden.as_flattened().contains(&name.as_str())).then_some(HeaderField(name))
-});
-
-read_from_text!(Mode, "cache or bypass", |text| {
-    [Mode::Cache, Mode::Bypass].into_iter().find(|mode| mode.as_str() == text)
-});
-
-read_from_text!(LogFormat, "text or json", |text| {
-    [LogFormat::Text, LogFormat::Json].into_iter().find(|format| format.as_str() == text)
-});
-
-read_from_text!(Region, "1 to 64 of a-z 0-9 -, such as \"cn-north-4\"", |text| {
-    let is_name = text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-');
-    (is_name && (1..=64).contains(&text.len())).then(|| Region(text.to_owned()))
-});
-
-read_from_text!(Level, "error, warn, info, debug or trace", |text| {
-    let levels = ["error", "warn", "info", "debug", "trace"];
-    levels.contains(&text).then(|| text.parse().ok()).flatten().map(Level)
-});
-
-impl fmt::Display for Span {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        humantime::format_duration(self.0).fmt(f)
-    }
-}
-
-impl fmt::Display for Size {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+written_as_text!(
+    Size,
+    "a size of more than zero with a unit, such as \"64KiB\" or \"64MiB\"",
+    |text| {
+        // bytesize takes a bare number for bytes; a forgotten unit is more likely.
+        let has_unit = text.ends_with(|last: char| last.is_ascii_alphabetic());
+        text.parse::<ByteSize>().ok().map(|size| size.as_u64()).filter(|&bytes| has_unit && bytes > 0).map(Size)
+    },
+    |size| {
         // The largest unit that loses nothing, so that what is printed can be read back.
         let units = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
-        let (unit, name) = units.into_iter().find(|(unit, _)| self.0.is_multiple_of(*unit)).unwrap_or((1, "B"));
-        write!(f, "{}{name}", self.0 / unit)
+        let (unit, name) = units.into_iter().find(|(unit, _)| size.0.is_multiple_of(*unit)).unwrap_or((1, "B"));
+        format!("{}{name}", size.0 / unit)
     }
-}
+);
 
-impl fmt::Display for Address {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
+written_as_text!(
+    Address,
+    "an IP address and a port, such as \"127.0.0.1:8080\"",
+    |text| { text.parse().ok().map(Address) },
+    |address| address.0.to_string()
+);
 
-impl fmt::Display for BaseUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
+written_as_text!(
+    BaseUrl,
+    "an http or https URL of a host and maybe a port, with no path, query or user",
+    |text| {
+        // The URI parser drops a fragment and lets any digits be a port.
+        let is_whole = !text.contains('#');
+        let parts = text.parse::<Uri>().ok().filter(|_| is_whole)?.into_parts();
+        let scheme = parts.scheme.filter(|scheme| *scheme == Scheme::HTTP || *scheme == Scheme::HTTPS)?;
+        let authority = parts.authority.filter(|authority| !authority.host().is_empty())?;
+        let is_host_and_port = match authority.as_str().strip_prefix(authority.host()) {
+            Some("") => true,
+            Some(_) => authority.port_u16().is_some_and(|port| port > 0),
+            None => false,
+        };
+        let has_path = parts.path_and_query.is_some_and(|path| path.as_str() != "/");
+        (is_host_and_port && !has_path).then(|| BaseUrl(Origin::new(scheme, authority)))
+    },
+    |url| url.0.to_string()
+);
 
-impl fmt::Display for HeaderField {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
+written_as_text!(
+    HeaderField,
+    "the name of a header that is no credential and that the gateway does not set",
+    |text| {
+        // A credential in the key would be kept in clear, and the others would have no or a wrong effect.
+        let forbidden = [
+            ["x-auth-token", "authorization", "x-security-token", "cookie", "proxy-authorization", "x-subject-token"],
+            ["host", "accept", "accept-encoding", "content-type", "user-agent", "via"],
+            ["x-request-id", "range", "if-range", "cache-control", "pragma", "x-project-id"],
+            ["connection", "content-length", "transfer-encoding", "te", "trailer", "upgrade"],
+            ["keep-alive", "proxy-connection", "proxy-authenticate", "expect", "if-none-match", "if-modified-since"],
+        ];
+        let name = HeaderName::from_str(text).ok()?;
+        (!forbidden.as_flattened().contains(&name.as_str())).then_some(HeaderField(name))
+    },
+    |header| header.0.to_string()
+);
 
-impl fmt::Display for Region {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
+written_as_text!(
+    Mode,
+    "cache or bypass",
+    |text| { [Mode::Cache, Mode::Bypass].into_iter().find(|mode| mode.as_str() == text) },
+    |mode| mode.as_str().to_owned()
+);
 
-impl fmt::Display for Mode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
+written_as_text!(
+    LogFormat,
+    "text or json",
+    |text| { [LogFormat::Text, LogFormat::Json].into_iter().find(|format| format.as_str() == text) },
+    |format| format.as_str().to_owned()
+);
 
-impl fmt::Display for LogFormat {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
+written_as_text!(
+    Region,
+    "1 to 64 of a-z 0-9 -, such as \"cn-north-4\"",
+    |text| {
+        let is_name = text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-');
+        (is_name && (1..=64).contains(&text.len())).then(|| Region(text.to_owned()))
+    },
+    |region| region.0.clone()
+);
 
-impl fmt::Display for Level {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0.as_str().to_ascii_lowercase())
-    }
-}
+written_as_text!(
+    Level,
+    "error, warn, info, debug or trace",
+    |text| {
+        let levels = ["error", "warn", "info", "debug", "trace"];
+        levels.contains(&text).then(|| text.parse().ok()).flatten().map(Level)
+    },
+    |level| level.0.as_str().to_ascii_lowercase()
+);
 
 #[cfg(test)]
 mod tests {
