@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
-use http::{HeaderMap, HeaderValue, Method, Uri};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 use serde::Serialize;
 
 use crate::catalogue::{Catalogue, Operation};
@@ -23,6 +23,16 @@ pub struct Asked<'a> {
     pub url: &'a str,
     /// Its headers.
     pub headers: HeaderMap,
+}
+
+/// Reads a header written as `NAME: VALUE`.
+///
+/// # Errors
+/// What was expected, without what was given: it may be a credential.
+pub fn header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
+    let wrong = || "not a header: expected NAME: VALUE, such as 'X-Language: en-us'".to_owned();
+    let (name, value) = text.split_once(':').ok_or_else(wrong)?;
+    Ok((name.trim().parse().map_err(|_| wrong())?, value.trim().parse().map_err(|_| wrong())?))
 }
 
 /// What would be done with a request.
@@ -55,6 +65,7 @@ struct KeyParts {
     canonical_query: String,
     keyed_headers: Vec<String>,
     ttl: String,
+    /// Which is sent unless the request is bypassed.
     upstream_request: Vec<String>,
 }
 
@@ -87,7 +98,7 @@ pub fn explain(catalogue: &Catalogue, mode: Mode, asked: Asked<'_>) -> Result<Ex
         let origin = catalogue.origin(service);
         let is_bound = caller::signature_is_bound_elsewhere(&headers, origin.authority().as_str());
         if is_bound && !caller::has_token(&headers) {
-            let verdict = "answered 401 here: the signature covers another Host than upstream's".to_owned();
+            let verdict = "answered 401 here: the AK/SK signature is not over upstream's Host".to_owned();
             return Explanation { verdict, operation, forwarded_to: None };
         }
         Explanation { verdict, operation, forwarded_to: Some(format!("{origin}{target}")) }
@@ -115,7 +126,10 @@ pub fn explain(catalogue: &Catalogue, mode: Mode, asked: Asked<'_>) -> Result<Ex
                     forwarded_to: None,
                 },
                 Some(reason) => {
-                    let verdict = format!("forwarded as it is and not kept: {}", reason.describe());
+                    let only_a_token_is_missing = reasons == [BypassReason::NoCredential];
+                    let hope =
+                        if only_a_token_is_missing { ". With a token: answered from memory while fresh" } else { "" };
+                    let verdict = format!("forwarded as it is and not kept: {}{hope}", reason.describe());
                     forwarded(operation.service, verdict, Some(asked))
                 }
             }
@@ -171,8 +185,15 @@ impl fmt::Display for Explanation {
                 writeln!(f, "canonical query  {}", shown(&key.canonical_query))?;
                 writeln!(f, "keyed headers    {}", shown(&key.keyed_headers.join(", ")))?;
                 writeln!(f, "ttl              {}", key.ttl)?;
-                for (index, line) in key.upstream_request.iter().enumerate() {
-                    writeln!(f, "{:<17}{line}", if index == 0 { "asked upstream" } else { "" })?;
+                let reasons: Vec<_> = operation.bypass.iter().map(|bypass| bypass.reason).collect();
+                let label = match reasons.as_slice() {
+                    [] => "asked upstream",
+                    ["no-credential"] => "with a token",
+                    // What is forwarded as it is, is not asked in our words.
+                    _ => "",
+                };
+                for (index, line) in key.upstream_request.iter().enumerate().filter(|_| !label.is_empty()) {
+                    writeln!(f, "{:<17}{line}", if index == 0 { label } else { "" })?;
                 }
             }
         }

@@ -164,8 +164,7 @@ impl Gateway {
     {
         let (head, body) = request.into_parts();
         let method = head.method.clone();
-        let mut record =
-            Record::begin(Arc::clone(&self.metrics), self.clock.clone(), self.request_ids.next(), method.clone());
+        let mut record = Record::begin(Arc::clone(&self.metrics), self.clock.clone(), self.request_ids.next(), &head);
 
         let answer = self.answer(head, body, local, &mut record).await;
         let mut response = answer.unwrap_or_else(|problem| {
@@ -200,7 +199,7 @@ impl Gateway {
         if head_size(&head) > self.max_head {
             return Err(Problem::HeadTooLarge { limit: self.max_head });
         }
-        target::check(&head.method, &head.uri, local, &self.catalogue).map_err(Problem::Misdirected)?;
+        target::check(&head, local, &self.catalogue).map_err(Problem::Misdirected)?;
         if self.via.is_in(&head.headers) {
             return Err(Problem::Loop);
         }
@@ -355,9 +354,9 @@ impl Gateway {
         body: StreamBody,
         record: &mut Record,
     ) -> Result<Response<Content>, Problem> {
-        self.metrics.bypass(reason);
         record.answered(Outcome::Bypass, reason.as_str());
         let mut response = self.forward(service, head, body, record).await?;
+        self.metrics.bypass(reason);
         let status = CacheStatus::Forwarded {
             why: Forward::Bypass,
             status: None,

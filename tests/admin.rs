@@ -97,6 +97,13 @@ async fn explain_says_what_would_be_done() {
     assert_eq!(known["operation"]["key"]["canonical_query"], "os_type=Linux");
     assert_eq!(known["operation"]["key"]["ttl"], "5m");
     assert_eq!(known["operation"]["bypass"][0]["reason"], "no-credential");
+    let with_token = form_urlencoded::Serializer::new(String::new())
+        .extend_pairs([("url", "/v2/p/products"), ("header", "X-Auth-Token: secret"), ("header", "X-Language: en-us")])
+        .finish();
+    let told = world.http.get(&world.admin_url(&format!("/explain?{with_token}"))).await;
+    assert!(told.json()["verdict"].as_str().unwrap().starts_with("answered from memory"));
+    assert_eq!(told.json()["operation"]["key"]["keyed_headers"][0], "x-language: en-us");
+    assert!(!told.text().contains("secret"));
     let odd = explain("/v1/p/product?a+b=1").await.json();
     assert_eq!(odd["operation"]["bypass"][1]["reason"], "plus");
     assert!(

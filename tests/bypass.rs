@@ -126,6 +126,7 @@ async fn a_signature_bound_to_the_gateways_address_never_reaches_upstream() {
         assert!(message.contains("X-Auth-Token"), "{message}");
     }
     assert_eq!(world.upstream_calls(), 0);
+    assert_eq!(world.metric("workspace_gateway_bypasses_total{reason=\"unverified-signature\"}"), 0.0);
 
     // With a token the request is good without the signature.
     let reply = world.get_with("/v2/PROJECT/desktops", &[("authorization", bound)]).await;

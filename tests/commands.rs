@@ -34,7 +34,12 @@ fn check_prints_the_effective_configuration_which_check_accepts() {
     let given = file("given.toml", "region = \"cn-north-4\"\n[cache]\nttl = \"90s\"\n");
     let first = run(&["check", "--config", &given, "--listen", "127.0.0.1:18080"]);
     assert_eq!(code(&first), 0, "{}", stderr(&first));
-    for line in ["proxy = \"127.0.0.1:18080\"", "ttl = \"1m 30s\"", "max_size = \"64MiB\""] {
+    for line in [
+        "# workspace is asked at https://workspace.cn-north-4.myhuaweicloud.com",
+        "proxy = \"127.0.0.1:18080\"",
+        "ttl = \"1m 30s\"",
+        "max_size = \"64MiB\"",
+    ] {
         assert!(stdout(&first).lines().any(|shown| shown == line), "{line}: {}", stdout(&first));
     }
     let again = run(&["check", "--config", &file("effective.toml", stdout(&first))]);
@@ -44,6 +49,7 @@ fn check_prints_the_effective_configuration_which_check_accepts() {
 #[test]
 fn check_says_what_is_wrong_and_exits_2() {
     let wrong = file("wrong.toml", "region = \"cn-north-4\"\n[cache]\nttl = \"5 parsecs\"\n");
+    let no_ca = file("no-ca.toml", "region = \"cn-north-4\"\nupstream.ca_file = \"/does/not/exist.pem\"\n");
     for (arguments, expected) in [
         (&["check", "--config", &wrong][..], "cache.ttl: invalid value: string \"5 parsecs\", expected a duration"),
         (&["check", "--config", "/does/not/exist"], "cannot read /does/not/exist"),
@@ -52,7 +58,9 @@ fn check_says_what_is_wrong_and_exits_2() {
         (&["serve", "--region", "cn-north-4", "--mode", "off"], "--mode: mode: "),
         (&["demo", "--mode", "off"], "expected cache or bypass"),
         (&["explain", "nonsense", "--region", "cn-north-4"], "expected a path or a URL"),
-        (&["explain", "/", "--header", "secret"], "expected NAME: VALUE"),
+        (&["explain", "/", "--header", "secret"], "--header: not a header: expected NAME: VALUE"),
+        (&["serve", "--config", &no_ca], "upstream.ca_file /does/not/exist.pem"),
+        (&["check", "--config", &no_ca], "upstream.ca_file /does/not/exist.pem"),
     ] {
         let output = run(arguments);
         assert_eq!(code(&output), 2, "{arguments:?}");

@@ -1,5 +1,6 @@
 //! The README tells of everything there is: settings, metrics, reasons.
 
+use workspace_gateway::cache::admission::Unstorable;
 use workspace_gateway::config::REFERENCE;
 use workspace_gateway::request::BypassReason;
 use workspace_gateway::telemetry::outcome::Outcome;
@@ -50,7 +51,9 @@ async fn every_metric_is_told() {
 
 #[test]
 fn every_result_and_reason_is_told() {
-    let names = BypassReason::ALL.iter().map(|reason| reason.as_str()).chain(Outcome::ALL.iter().map(|o| o.as_str()));
+    let bypasses = BypassReason::ALL.iter().map(|reason| reason.as_str());
+    let unstorable = Unstorable::ALL.iter().map(|reason| reason.as_str());
+    let names = bypasses.chain(unstorable).chain(Outcome::ALL.iter().map(|outcome| outcome.as_str()));
     for name in names {
         assert!(README.contains(&format!("`{name}`")), "{name}");
     }

@@ -137,6 +137,19 @@ async fn a_forward_proxy_is_not_offered() {
 }
 
 #[tokio::test]
+async fn http_1_1_names_one_host() {
+    let world = World::new().await;
+    for hosts in ["", "Host: a\r\nHost: b\r\n"] {
+        let request = format!("GET /v2/p/products HTTP/1.1\r\n{hosts}Connection: close\r\n\r\n");
+        let answer = raw(world.server.proxy_address(), request).await;
+        assert!(answer.starts_with("HTTP/1.1 400 ") && answer.contains("expected one Host header"), "{answer}");
+    }
+    let old = raw(world.server.proxy_address(), "GET /v2/p/products HTTP/1.0\r\n\r\n").await;
+    assert!(old.starts_with("HTTP/1.0 401 ") || old.starts_with("HTTP/1.1 401 "), "{old}");
+    assert_eq!(world.upstream_calls(), 1);
+}
+
+#[tokio::test]
 async fn what_is_no_http_is_answered_400_and_the_connection_closed() {
     let world = World::new().await;
     for garbage in ["\0\0\0\0\r\n\r\n", "GET /\r\n\r\n", "GET / HTTP/1.1\r\nHost : x\r\n\r\n", "GET / HTTP/9.9\r\n\r\n"]

@@ -96,6 +96,7 @@ async fn nothing_a_client_sends_adds_a_series() {
             .method(method)
             .uri(path)
             .header("x-auth-token", scramble)
+            .header("host", "any")
             .header(format!("x-{scramble}"), scramble)
             .body(Empty::<Bytes>::new())
             .unwrap();

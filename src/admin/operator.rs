@@ -73,15 +73,10 @@ impl Operator {
     }
 
     fn explain(&self, query: &str) -> Page {
-        let parameters: Vec<_> = form_urlencoded::parse(query.as_bytes()).collect();
-        let [(name, url)] = parameters.as_slice() else {
-            return text(StatusCode::BAD_REQUEST, EXPLAIN_USAGE);
-        };
-        if name != "url" {
-            return text(StatusCode::BAD_REQUEST, EXPLAIN_USAGE);
-        }
-        let asked = Asked { url, headers: HeaderMap::new() };
-        match explain::explain(self.gateway.catalogue(), self.gateway.mode(), asked) {
+        let explained = asked(query).and_then(|(url, headers)| {
+            explain::explain(self.gateway.catalogue(), self.gateway.mode(), Asked { url: &url, headers })
+        });
+        match explained {
             Ok(explanation) => json_page(StatusCode::OK, &explanation),
             Err(message) => text(StatusCode::BAD_REQUEST, message),
         }
@@ -110,8 +105,24 @@ impl Operator {
     }
 }
 
-const EXPLAIN_USAGE: &str = "expected one parameter, url, percent-encoded: curl -G --data-urlencode \
-                             'url=/v2/PROJECT/products?limit=10' http://127.0.0.1:9091/explain";
+const EXPLAIN_USAGE: &str = "expected url once and header=NAME: VALUE any number of times, percent-encoded: curl -G \
+                             --data-urlencode 'url=/v2/PROJECT/products' --data-urlencode 'header=X-Language: en-us' …";
+
+/// The request that a query asks to explain.
+fn asked(query: &str) -> Result<(String, HeaderMap), String> {
+    let (mut url, mut headers) = (None, HeaderMap::new());
+    for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+        match name.as_ref() {
+            "url" if url.is_none() => url = Some(value.into_owned()),
+            "header" => {
+                let (name, value) = explain::header(&value)?;
+                headers.append(name, value);
+            }
+            _ => return Err(EXPLAIN_USAGE.to_owned()),
+        }
+    }
+    Ok((url.ok_or(EXPLAIN_USAGE)?, headers))
+}
 
 /// Everything has to be asked for by name: a purge whose condition was misspelt must not empty the
 /// cache.

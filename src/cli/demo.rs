@@ -1,6 +1,7 @@
 //! `demo`: both upstream services simulated, the gateway before them, a short scripted load, and a
 //! table of what came of it.
 
+use std::io::{self, Write as _};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -48,17 +49,17 @@ async fn play(once: bool, mode: Mode) -> Result<ExitCode, BoxError> {
     };
     let stage = Stage { token: stage.simulator.token(PROJECT), ..stage };
 
-    println!("Two simulated services that take {LATENCY:?} to answer, and a gateway before them.\n");
+    writeln!(io::stdout(), "Two simulated services that take {LATENCY:?} to answer, and a gateway before them.\n")?;
     let as_expected = tokio::select! {
         performed = stage.perform() => performed?,
-        () = signals.received() => return Ok(ExitCode::FAILURE),
+        () = signals.received() => return Ok(failure(1, &"stopped before the end")),
     };
     if once {
         server.stop().await;
         return Ok(if as_expected { ExitCode::SUCCESS } else { ExitCode::FAILURE });
     }
 
-    invite(&server, &stage.simulator);
+    invite(&server, &stage.simulator)?;
     signals.received().await;
     server.stop().await;
     Ok(ExitCode::SUCCESS)
@@ -82,7 +83,8 @@ fn config(simulator: &Simulator, mode: Mode) -> Result<Config, BoxError> {
 
 /// One scene: what is asked, how often at once, and what should come of it.
 struct Scene {
-    target: String,
+    path: &'static str,
+    query: &'static str,
     note: &'static str,
     at_once: usize,
     token: Option<&'static str>,
@@ -91,34 +93,38 @@ struct Scene {
 }
 
 fn scenes() -> Vec<Scene> {
-    let scene = |path: &str, note, expected_calls| Scene {
-        target: path.replace("PROJECT", PROJECT),
+    let scene = |path, query, note, expected_calls| Scene {
+        path,
+        query,
         note,
         at_once: 1,
         token: None,
         expected_status: StatusCode::OK,
         expected_calls,
     };
-    let stampede = |path, note, expected_calls| Scene { at_once: STAMPEDE, ..scene(path, note, expected_calls) };
-    let refused = |path, note| Scene {
+    let stampede = |note, expected_calls| Scene {
+        at_once: STAMPEDE,
+        ..scene("/v2/PROJECT/products", "architecture=arm", note, expected_calls)
+    };
+    let refused = |note| Scene {
         token: Some("not-a-token"),
         expected_status: StatusCode::UNAUTHORIZED,
-        ..scene(path, note, 1)
+        ..scene("/v2/PROJECT/products", "os_type=Linux", note, 1)
     };
     vec![
-        scene("/v2/PROJECT/products?os_type=Linux", "the first time", 1),
-        scene("/v2/PROJECT/products?os_type=Linux", "the same again", 0),
-        scene("/v2/PROJECT/products?limit=100&offset=0&os_type=Linux", "with the defaults spelt out", 0),
-        scene("/v2/PROJECT/products?charge_mode=1&os_type=Windows", "another question", 1),
-        scene("/v2/PROJECT/products?os_type=Windows&charge_mode=1", "in another order", 0),
-        scene("/v2/PROJECT/products/sharer?is_gpu=0", "the second operation", 1),
-        scene("/v2/PROJECT/products/sharer?is_gpu=0", "the same again", 0),
-        scene("/v1/PROJECT/product?os_type=&package_type=general", "the third, of the other service", 1),
-        scene("/v1/PROJECT/product?package_type=general", "without the empty parameter", 0),
-        stampede("/v2/PROJECT/products?architecture=arm", "a stampede, nothing in memory", 1),
-        stampede("/v2/PROJECT/products?architecture=arm", "a stampede, from memory", 0),
-        refused("/v2/PROJECT/products?os_type=Linux", "a bad token: upstream's own 401"),
-        refused("/v2/PROJECT/products?os_type=Linux", "again: it is asked again"),
+        scene("/v2/PROJECT/products", "os_type=Linux", "the first time", 1),
+        scene("/v2/PROJECT/products", "os_type=Linux", "the same again", 0),
+        scene("/v2/PROJECT/products", "limit=100&offset=0&os_type=Linux", "the defaults spelt out", 0),
+        scene("/v2/PROJECT/products", "charge_mode=1&os_type=Windows", "another question", 1),
+        scene("/v2/PROJECT/products", "os_type=Windows&charge_mode=1", "in another order", 0),
+        scene("/v2/PROJECT/products/sharer", "is_gpu=0", "the first time", 1),
+        scene("/v2/PROJECT/products/sharer", "is_gpu=0", "the same again", 0),
+        scene("/v1/PROJECT/product", "os_type=&package_type=general", "the first time", 1),
+        scene("/v1/PROJECT/product", "package_type=general", "no empty parameter", 0),
+        stampede("200 at once, the first time", 1),
+        stampede("200 at once, again", 0),
+        refused("a bad token: upstream's 401"),
+        refused("the same: asked again"),
     ]
 }
 
@@ -139,39 +145,35 @@ struct Stage {
 impl Stage {
     /// Plays all scenes and prints the table. Says whether upstream saw what it should have seen.
     async fn perform(&self) -> Result<bool, BoxError> {
-        println!(
-            "{:<53} {:<33} {:>7} {:>9}  {:<26} {:>14}",
-            "request", "", "status", "latency", "answered from", "upstream calls"
-        );
+        let mut out = io::stdout();
         let mut all_expected = true;
         let mut expected_calls = 0;
+        let mut path = "";
+        writeln!(out, "{}", row("query", "", "", "latency", "answered from", "upstream calls"))?;
         for scene in scenes() {
+            if scene.path != path {
+                path = scene.path;
+                writeln!(out, "GET {path}")?;
+            }
             let begun = Clock::System.now();
             let replies = self.ask(&scene).await?;
             let took = begun.elapsed();
             expected_calls += scene.expected_calls;
-            let calls = self.simulator.requests_seen().len();
+            let calls = self.simulator.request_count();
             let honest = replies.iter().all(|reply| {
                 // Whoever upstream refuses is not shown a product.
                 reply.status == scene.expected_status && (reply.status == StatusCode::OK || reply.products == 0)
             });
             let as_expected = honest && calls == expected_calls;
-            let request = scene.target.replace(PROJECT, "…");
-            println!(
-                "{:<53} {:<33} {:>7} {:>9}  {:<26} {:>14}{}",
-                if scene.at_once > 1 { format!("{}× {request}", scene.at_once) } else { request },
-                scene.note,
-                scene.expected_status.as_u16(),
-                format!("{:.1} ms", took.as_secs_f64() * 1e3),
-                summary(&replies),
-                calls,
-                if as_expected { "" } else { "  ← unexpected" },
-            );
+            let status = scene.expected_status.as_u16().to_string();
+            let latency = format!("{:.1} ms", took.as_secs_f64() * 1e3);
+            let row = row(scene.query, scene.note, &status, &latency, &summary(&replies), &calls.to_string());
+            writeln!(out, "{row}{}", if as_expected { "" } else { "  ← unexpected" })?;
             all_expected &= as_expected;
         }
         let asked: usize = scenes().iter().map(|scene| scene.at_once).sum();
-        let calls = self.simulator.requests_seen().len();
-        println!("\n{asked} requests, {calls} upstream calls; {expected_calls} were expected.");
+        let calls = self.simulator.request_count();
+        writeln!(out, "\n{asked} requests, {calls} upstream calls; {expected_calls} were expected.")?;
         Ok(all_expected)
     }
 
@@ -179,9 +181,9 @@ impl Stage {
         let mut asking = JoinSet::new();
         for _ in 0..scene.at_once {
             let token = scene.token.unwrap_or(&self.token);
-            let request = Request::get(format!("{}{}", self.gateway, scene.target))
-                .header(X_AUTH_TOKEN, token)
-                .body(Empty::new())?;
+            let target = format!("{}?{}", scene.path.replace("PROJECT", PROJECT), scene.query);
+            let request =
+                Request::get(format!("{}{target}", self.gateway)).header(X_AUTH_TOKEN, token).body(Empty::new())?;
             let answering = self.client.request(request);
             asking.spawn(async move {
                 let (head, body) = answering.await?.into_parts();
@@ -207,6 +209,11 @@ fn reply(response: &Response<Bytes>) -> Reply {
     Reply { status: response.status(), from: from.to_owned(), products }
 }
 
+/// A row of the table, 120 columns wide.
+fn row(query: &str, note: &str, status: &str, latency: &str, from: &str, calls: &str) -> String {
+    format!("  {query:<33} {note:<28} {status:>3} {latency:>9}  {from:<25} {calls:>14}")
+}
+
 /// "upstream", or for many at once how many came from where.
 fn summary(replies: &[Reply]) -> String {
     let count = |from: &str| replies.iter().filter(|reply| reply.from == from).count();
@@ -218,13 +225,14 @@ fn summary(replies: &[Reply]) -> String {
     }
 }
 
-fn invite(server: &Server, simulator: &Simulator) {
+fn invite(server: &Server, simulator: &Simulator) -> io::Result<()> {
     let (proxy, metrics, admin) = (server.proxy_address(), server.metrics_address(), server.admin_address());
     // Short, so that it can be read and pasted; real ones have thousands of characters.
     let token = simulator.token_of_length(PROJECT, 32);
-    println!(
+    writeln!(
+        io::stdout(),
         "
-Try it:
+Try it (the services answer the three product lists; to any other path they echo what they are sent):
 
   curl -i -H 'X-Auth-Token: {token}' 'http://{proxy}/v2/{PROJECT}/products?limit=2'
   curl -i -H 'X-Auth-Token: {token}' 'http://{proxy}/v2/{PROJECT}/products?offset=0&limit=2'
@@ -232,8 +240,8 @@ Try it:
   curl -s http://{metrics}/metrics | grep workspace_gateway_requests_total
   curl -G --data-urlencode 'url=/v2/{PROJECT}/products?limit=100' http://{admin}/explain
   curl -X POST 'http://{admin}/cache/purge?operation=ListProducts'
-  curl -X PUT -d bypass http://{admin}/mode
+  curl -X PUT -d bypass http://{admin}/mode     # and back: -d cache
 
 Ctrl-C ends it."
-    );
+    )
 }

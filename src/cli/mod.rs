@@ -4,11 +4,12 @@ mod demo;
 mod serve;
 
 use std::ffi::OsString;
+use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::HeaderMap;
 
 use crate::clock::Clock;
 use crate::config::{Config, ConfigError, Override};
@@ -44,38 +45,37 @@ enum Command {
         /// Exit after the load: 0 if upstream saw what it should have seen, 1 if not.
         #[arg(long)]
         once: bool,
-        /// cache, or bypass to see the same load without a cache.
+        /// cache, or bypass to see the demo notice that nothing is answered from memory.
         #[arg(long, value_name = "MODE", default_value = "cache")]
         mode: String,
     },
 }
 
-/// Every setting may also be given in the environment: --listen as WORKSPACE_GATEWAY_LISTEN, and so
-/// on. A flag beats the environment, which beats the file.
+/// A flag beats the environment, which beats the file.
 #[derive(Clone, Debug, Args)]
 struct Settings {
-    /// The configuration file (TOML).
+    /// The configuration file (TOML). [env: WORKSPACE_GATEWAY_CONFIG]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// The region whose public endpoints are asked, such as cn-north-4.
+    /// The region whose public endpoints are asked, such as cn-north-4. [env: WORKSPACE_GATEWAY_REGION]
     #[arg(long, value_name = "NAME")]
     region: Option<String>,
-    /// Where clients connect [default: 127.0.0.1:8080].
+    /// Where clients connect [default: 127.0.0.1:8080]. [env: WORKSPACE_GATEWAY_LISTEN]
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<String>,
-    /// Where Prometheus and health checks connect [default: 127.0.0.1:9090].
+    /// Where Prometheus and health checks connect [default: 127.0.0.1:9090]. [env: WORKSPACE_GATEWAY_METRICS_LISTEN]
     #[arg(long, value_name = "ADDRESS")]
     metrics_listen: Option<String>,
-    /// Where the operator connects; loopback only [default: 127.0.0.1:9091].
+    /// Where the operator connects; loopback only [default: 127.0.0.1:9091]. [env: WORKSPACE_GATEWAY_ADMIN_LISTEN]
     #[arg(long, value_name = "ADDRESS")]
     admin_listen: Option<String>,
-    /// Where Workspace is, if not at the region's public endpoint.
+    /// Where Workspace is, if not at the region's public endpoint. [env: WORKSPACE_GATEWAY_WORKSPACE_URL]
     #[arg(long, value_name = "URL")]
     workspace_url: Option<String>,
-    /// Where Workspace Application is, if not at the region's public endpoint.
+    /// Where Workspace Application is, if not at the region's public endpoint. [env: WORKSPACE_GATEWAY_APPSTREAM_URL]
     #[arg(long, value_name = "URL")]
     appstream_url: Option<String>,
-    /// cache or bypass [default: cache].
+    /// cache or bypass [default: cache]. [env: WORKSPACE_GATEWAY_MODE]
     #[arg(long, value_name = "MODE")]
     mode: Option<String>,
 }
@@ -84,7 +84,7 @@ impl Settings {
     /// For a question that no upstream will be asked about: where upstream is need not be said.
     fn or_any_region(self) -> Self {
         match self.clone().load(|name| std::env::var_os(name)) {
-            Err(ConfigError::NoUpstream(_)) => Self { region: Some("any-region".to_owned()), ..self },
+            Err(ConfigError::NoUpstream) => Self { region: Some("no-region-set".to_owned()), ..self },
             _ => self,
         }
     }
@@ -117,16 +117,29 @@ impl Settings {
     }
 }
 
-/// The environment variable that stands for a flag.
-fn variable(flag: &str) -> String {
-    format!("WORKSPACE_GATEWAY_{}", flag.to_ascii_uppercase().replace('-', "_"))
+/// Flags that may be given in the environment.
+const IN_ENVIRONMENT: [&str; 8] =
+    ["config", "region", "listen", "metrics-listen", "admin-listen", "workspace-url", "appstream-url", "mode"];
+
+/// Warns of variables that look like settings and are none. Kubernetes makes some of its own where a
+/// service has this program's name.
+fn unknown_variables(names: impl Iterator<Item = String>) -> Vec<String> {
+    let is_kubernetes = |rest: &str| rest.starts_with("PORT") || rest.starts_with("SERVICE_");
+    let is_unknown = |name: &String| {
+        let rest = name.strip_prefix(VARIABLE);
+        let is_test = |rest: &str| rest.starts_with("TEST_");
+        rest.is_some_and(|rest| !is_kubernetes(rest) && !is_test(rest))
+            && !IN_ENVIRONMENT.iter().any(|flag| variable(flag) == *name)
+    };
+    names.filter(is_unknown).collect()
 }
 
-/// Reads a header. Not clap's business, which repeats what it can't read.
-fn header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
-    let wrong = || "--header: not a header: expected NAME: VALUE, such as 'X-Language: en-us'".to_owned();
-    let (name, value) = text.split_once(':').ok_or_else(wrong)?;
-    Ok((name.trim().parse().map_err(|_| wrong())?, value.trim().parse().map_err(|_| wrong())?))
+/// What the names of variables begin with.
+const VARIABLE: &str = "WORKSPACE_GATEWAY_";
+
+/// The environment variable that stands for a flag.
+fn variable(flag: &str) -> String {
+    format!("{VARIABLE}{}", flag.to_ascii_uppercase().replace('-', "_"))
 }
 
 /// What the user got wrong, as opposed to what failed.
@@ -137,23 +150,17 @@ pub fn run() -> ExitCode {
     match Cli::parse().command {
         Command::Serve(settings) => with(settings, |config| serve::run(&config)),
         Command::Check(settings) => with(settings, |config| match Gateway::new(&config, Clock::System) {
-            Ok(_) => {
-                print!("{}", config.to_toml());
-                ExitCode::SUCCESS
-            }
+            Ok(_) => print(&config.to_toml()),
             // What only shows when it is used, such as a file of certificates.
             Err(error) => failure(USAGE, &error),
         }),
         Command::Explain { url, headers, settings } => with(settings.or_any_region(), |config| {
-            let explanation =
-                headers.iter().map(|text| header(text)).collect::<Result<HeaderMap, _>>().and_then(|headers| {
-                    explain::explain(&config.catalogue, config.settings.mode, Asked { url: &url, headers })
-                });
+            let headers = headers.iter().map(|text| explain::header(text)).collect::<Result<HeaderMap, _>>();
+            let explanation = headers.map_err(|wrong| format!("--header: {wrong}")).and_then(|headers| {
+                explain::explain(&config.catalogue, config.settings.mode, Asked { url: &url, headers })
+            });
             match explanation {
-                Ok(explanation) => {
-                    print!("{explanation}");
-                    ExitCode::SUCCESS
-                }
+                Ok(explanation) => print(&explanation),
                 Err(message) => failure(USAGE, &message),
             }
         }),
@@ -165,14 +172,27 @@ pub fn run() -> ExitCode {
 }
 
 fn with(settings: Settings, command: impl FnOnce(Config) -> ExitCode) -> ExitCode {
+    for name in unknown_variables(std::env::vars_os().filter_map(|(name, _)| name.into_string().ok())) {
+        let known = IN_ENVIRONMENT.map(variable).join(", ");
+        eprintln!("workspace-gateway: {name} is no setting and is ignored: expected one of {known}");
+    }
     match settings.load(|name| std::env::var_os(name)) {
         Ok(config) => command(config),
         Err(error) => failure(USAGE, &error),
     }
 }
 
+/// Prints a result. Whoever reads only its beginning has what they wanted.
+fn print(result: &dyn std::fmt::Display) -> ExitCode {
+    match write!(io::stdout(), "{result}").and_then(|()| io::stdout().flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => failure(1, &format!("cannot print: {error}")),
+        _ => ExitCode::SUCCESS,
+    }
+}
+
 fn failure(code: u8, message: &dyn std::fmt::Display) -> ExitCode {
-    eprintln!("workspace-gateway: {message}");
+    // If even this can't be said, the exit code says it.
+    let _ = writeln!(io::stderr(), "workspace-gateway: {message}");
     ExitCode::from(code)
 }
 
@@ -226,6 +246,14 @@ mod tests {
     }
 
     #[test]
+    fn a_variable_that_is_no_setting_is_told() {
+        let names = ["WORKSPACE_GATEWAY_LISTN", "WORKSPACE_GATEWAY_CACHE_TTL", "WORKSPACE_GATEWAY_LISTEN", "PATH"];
+        let kubernetes = ["WORKSPACE_GATEWAY_PORT_8080_TCP", "WORKSPACE_GATEWAY_SERVICE_HOST"];
+        let unknown = unknown_variables(names.iter().chain(&kubernetes).map(ToString::to_string));
+        assert_eq!(unknown, ["WORKSPACE_GATEWAY_LISTN", "WORKSPACE_GATEWAY_CACHE_TTL"]);
+    }
+
+    #[test]
     fn an_empty_variable_is_not_set_and_a_wrong_one_is_named() {
         assert!(load(&["--region", "r"], &[("WORKSPACE_GATEWAY_MODE", "")]).is_ok());
         let error = load(&["--region", "r"], &[("WORKSPACE_GATEWAY_MODE", "off")]).unwrap_err().to_string();
@@ -234,9 +262,9 @@ mod tests {
 
     #[test]
     fn a_wrong_header_is_refused_without_being_shown() {
-        assert!(header("X-Language: en-us").is_ok());
+        assert!(explain::header("X-Language: en-us").is_ok());
         for wrong in ["secret", "a b: secret", "x: a\nsecret"] {
-            assert!(!header(wrong).unwrap_err().contains("secret"));
+            assert!(!explain::header(wrong).unwrap_err().contains("secret"));
         }
     }
 }

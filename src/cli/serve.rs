@@ -5,11 +5,11 @@ use std::process::ExitCode;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::{block_on, failure};
+use super::{USAGE, block_on, failure};
 use crate::catalogue::Service;
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::server::Server;
+use crate::server::{Server, StartError};
 use crate::telemetry::logs;
 
 pub(super) fn run(config: &Config) -> ExitCode {
@@ -22,6 +22,7 @@ pub(super) fn run(config: &Config) -> ExitCode {
         };
         let mut server = match Server::start(config, Clock::System).await {
             Ok(server) => server,
+            Err(error @ StartError::Unusable(_)) => return failure(USAGE, &error),
             Err(error) => return failure(1, &error),
         };
         announce(config, &server);

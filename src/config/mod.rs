@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use thiserror::Error;
 use toml::{Table, Value};
 
-use crate::catalogue::{Catalogue, Service, operation_names};
+use crate::catalogue::{Catalogue, Origin, Service, operation_names};
 pub use settings::Settings;
 use units::BaseUrl;
 pub use units::{LogFormat, Mode};
@@ -35,10 +35,10 @@ pub enum ConfigError {
     },
     /// Nobody has said where upstream is.
     #[error(
-        "region is not set, and neither is upstream.{0}_url: expected one of them, for example --region cn-north-4 or \
-         --{0}-url https://{0}.example.com"
+        "region is not set, and neither are both upstream URLs: expected --region cn-north-4, or --workspace-url and \
+         --appstream-url, or the same in the environment or the file"
     )]
-    NoUpstream(&'static str),
+    NoUpstream,
     /// The file is not TOML, or a setting is unknown or has a value that is not allowed.
     #[error("{origin}: {message}")]
     Invalid {
@@ -63,7 +63,7 @@ pub struct Override {
 /// Checked settings, and the catalogue they amount to.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The settings, with the upstream URLs filled in.
+    /// The settings.
     pub settings: Settings,
     /// The operations and where they are asked.
     pub catalogue: Catalogue,
@@ -108,15 +108,20 @@ impl Config {
             });
         }
         checked.map_err(|(wrong, origin)| match wrong {
-            Wrong::NoUpstream(service) => ConfigError::NoUpstream(service),
+            Wrong::NoUpstream => ConfigError::NoUpstream,
             Wrong::Setting(message) => invalid(origin, &message),
         })
     }
 
-    /// The settings in the form of the file.
+    /// The settings in the form of the file. Where upstream is in the region is told in a comment: as
+    /// a setting it would outlive a change of region.
     pub fn to_toml(&self) -> String {
         // Every setting is a string, a list or a table of these, which TOML can always express.
-        toml::to_string(&self.settings).unwrap_or_default()
+        let mut text = toml::to_string(&self.settings).unwrap_or_default();
+        for service in Service::ALL {
+            text += &format!("# {} is asked at {}\n", service.as_str(), self.catalogue.origin(service));
+        }
+        text
     }
 }
 
@@ -148,15 +153,17 @@ fn set(table: &mut Table, path: &[&str], value: Value) {
 /// What is wrong with the layers so far.
 #[derive(PartialEq)]
 enum Wrong {
-    NoUpstream(&'static str),
+    NoUpstream,
     Setting(String),
 }
 
 /// Reads and checks the layers so far.
 fn check(table: &Table) -> Result<Config, Wrong> {
-    let mut settings = read(table).map_err(Wrong::Setting)?;
-    locate(&mut settings)?;
-    complete(settings).map_err(Wrong::Setting)
+    let settings = read(table).map_err(Wrong::Setting)?;
+    let (workspace, appstream) = (locate(&settings, Service::Workspace)?, locate(&settings, Service::AppStream)?);
+    consistent(&settings).map_err(Wrong::Setting)?;
+    let catalogue = catalogue(&settings, workspace, appstream).map_err(Wrong::Setting)?;
+    Ok(Config { settings, catalogue })
 }
 
 /// Reads a table, naming the setting first in what it says is wrong.
@@ -169,22 +176,22 @@ fn read(table: &Table) -> Result<Settings, String> {
     })
 }
 
-/// Fills in where upstream is, from the region, where it is not said.
-fn locate(settings: &mut Settings) -> Result<(), Wrong> {
-    let upstream = &mut settings.upstream;
-    for (service, url) in
-        [(Service::Workspace, &mut upstream.workspace_url), (Service::AppStream, &mut upstream.appstream_url)]
-    {
-        if url.is_none() {
-            let region = settings.region.as_ref().ok_or(Wrong::NoUpstream(service.as_str()))?;
-            *url = service.url_in(&region.to_string()).parse().ok();
-        }
+/// Where a service is: as given, or in the region.
+fn locate(settings: &Settings, service: Service) -> Result<Origin, Wrong> {
+    let given = match service {
+        Service::Workspace => &settings.upstream.workspace_url,
+        Service::AppStream => &settings.upstream.appstream_url,
+    };
+    if let Some(url) = given {
+        return Ok(url.0.clone());
     }
-    Ok(())
+    let region = settings.region.as_ref().ok_or(Wrong::NoUpstream)?;
+    let url: BaseUrl = service.url_in(&region.to_string()).parse().map_err(Wrong::Setting)?;
+    Ok(url.0)
 }
 
 /// What no setting can tell alone.
-fn complete(settings: Settings) -> Result<Config, String> {
+fn consistent(settings: &Settings) -> Result<(), String> {
     if !settings.listen.admin.0.ip().is_loopback() {
         return Err(format!("listen.admin: {:?} is not allowed: expected a loopback address", settings.listen.admin));
     }
@@ -204,8 +211,7 @@ fn complete(settings: Settings) -> Result<Config, String> {
             settings.cache.max_body_size, settings.cache.max_size
         ));
     }
-    let catalogue = catalogue(&settings)?;
-    Ok(Config { settings, catalogue })
+    Ok(())
 }
 
 fn distinct(addresses: &[(&str, SocketAddr)]) -> Result<(), String> {
@@ -218,11 +224,9 @@ fn distinct(addresses: &[(&str, SocketAddr)]) -> Result<(), String> {
     Ok(())
 }
 
-fn catalogue(settings: &Settings) -> Result<Catalogue, String> {
-    let url = |url: &Option<BaseUrl>| url.clone().map(|url| url.0).ok_or("an upstream URL is missing");
+fn catalogue(settings: &Settings, workspace: Origin, appstream: Origin) -> Result<Catalogue, String> {
     let headers = settings.cache.keyed_headers.iter().map(|header| header.0.clone()).collect();
-    let mut catalogue =
-        Catalogue::new(url(&settings.upstream.workspace_url)?, url(&settings.upstream.appstream_url)?, headers);
+    let mut catalogue = Catalogue::new(workspace, appstream, headers);
     for name in operation_names() {
         catalogue.set_ttl(name, settings.cache.ttl.0);
     }
@@ -276,6 +280,14 @@ mod tests {
         let ttl = |name| config.catalogue.operations().iter().find(|operation| operation.name == name).map(|o| o.ttl);
         assert_eq!(ttl("ListProduct"), Some(std::time::Duration::from_secs(5400)));
         assert_eq!(ttl("ListProducts"), Some(crate::catalogue::DEFAULT_TTL));
+    }
+
+    #[test]
+    fn a_region_can_be_changed_over_an_effective_configuration() {
+        let config = Config::from_layers("f", "region = \"r-1\"", &[]).unwrap();
+        let moved = Config::from_layers("f", &config.to_toml(), &[given(&["region"], "r-2")]).unwrap();
+        assert!(moved.catalogue.origin(Service::Workspace).to_string().contains(".r-2."));
+        assert!(moved.to_toml().contains("# workspace is asked at https://workspace.r-2.myhuaweicloud.com"));
     }
 
     #[test]

@@ -67,6 +67,7 @@ impl Problem {
             Self::HeadTooLarge { .. } => "head-too-large",
             Self::Misdirected(Misdirected::Connect) => "connect-method",
             Self::Misdirected(Misdirected::ForeignHost) => "foreign-host",
+            Self::Misdirected(Misdirected::Host) => "host",
             Self::NoSuchApi => "no-such-api",
             Self::Loop => "loop",
             Self::SignatureBoundHere => "signature-bound-here",
@@ -93,10 +94,15 @@ impl Problem {
                  gateway or of one of its upstream services"
                     .to_owned(),
             ),
+            Self::Misdirected(Misdirected::Host) => {
+                (StatusCode::BAD_REQUEST, "APIGW.0201", "expected one Host header (RFC 9112 §3.2)".to_owned())
+            }
             Self::NoSuchApi => (
                 StatusCode::NOT_FOUND,
                 "APIGW.0101",
-                "The API does not exist or has not been published in the environment".to_owned(),
+                "The API does not exist or has not been published in the environment: expected a path under /v1, /v2 \
+                 or /v3"
+                    .to_owned(),
             ),
             Self::Loop => (
                 StatusCode::LOOP_DETECTED,
@@ -106,8 +112,8 @@ impl Problem {
             Self::SignatureBoundHere => (
                 StatusCode::UNAUTHORIZED,
                 "APIGW.0301",
-                "Incorrect IAM authentication information: the AK/SK signature covers this gateway's own Host and \
-                 cannot be valid upstream, so it was not sent on. Send an X-Auth-Token instead"
+                "Incorrect IAM authentication information: the AK/SK signature is not over upstream's Host, so it \
+                 cannot be valid there and was not sent on. Send an X-Auth-Token instead"
                     .to_owned(),
             ),
             Self::Upstream(error) => say_upstream(error),
@@ -120,11 +126,7 @@ impl Problem {
     /// The answer to give.
     pub fn response(&self, request_id: &str) -> Response<Content> {
         let (status, code, words) = self.say();
-        let message = match self {
-            // Upstream's own words, which clients may know.
-            Self::NoSuchApi => words,
-            _ => format!("workspace-gateway: {words}"),
-        };
+        let message = format!("workspace-gateway: {words}");
         let body = json!({ "error_code": code, "error_msg": message, "request_id": request_id });
         let mut response = Response::new(Content::from(Bytes::from(body.to_string())));
         *response.status_mut() = status;
@@ -141,7 +143,9 @@ fn say_upstream(error: &UpstreamError) -> (StatusCode, &'static str, String) {
         }
     };
     let advice = match error {
-        UpstreamError::Tls(_) => ". If upstream has a private certificate authority, name it in upstream.ca_file",
+        UpstreamError::Tls(cause) if cause.contains("certificate") => {
+            ". If upstream has a private certificate authority, name it in upstream.ca_file"
+        }
         _ => "",
     };
     let kind = if status == StatusCode::GATEWAY_TIMEOUT { "Backend timeout" } else { "Backend unavailable" };

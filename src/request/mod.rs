@@ -127,7 +127,7 @@ impl BypassReason {
             Self::RepeatedParameter => "a query parameter is there more than once",
             Self::Plus => "the query has a '+', which servers read in two ways",
             Self::Semicolon => "the query has a ';', which servers read in two ways",
-            Self::Encoding => "the query has a bad percent-escape or is not UTF-8",
+            Self::Encoding => "the query has a bad percent-escape, unescaped bytes outside ASCII, or is not UTF-8",
             Self::ControlCharacter => "the query has a control character",
             Self::LongQuery => "the query is longer than 16 KiB once escaped",
             Self::MalformedParameter => "a query parameter has no name or no '='",

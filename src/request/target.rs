@@ -2,8 +2,10 @@
 
 use std::net::SocketAddr;
 
+use http::header::HOST;
+use http::request::Parts;
 use http::uri::Authority;
-use http::{Method, Uri};
+use http::{Method, Version};
 
 use crate::catalogue::{Catalogue, Service};
 
@@ -14,6 +16,8 @@ pub enum Misdirected {
     Connect,
     /// The target is the URL of another host.
     ForeignHost,
+    /// HTTP/1.1 with no `Host`, or more than one: it can't be told whom it is for.
+    Host,
 }
 
 /// Checks a request's target. A URL (absolute form) may name the address the request came in by, or
@@ -21,11 +25,14 @@ pub enum Misdirected {
 ///
 /// # Errors
 /// If the request is meant for somebody else.
-pub fn check(method: &Method, uri: &Uri, local: SocketAddr, catalogue: &Catalogue) -> Result<(), Misdirected> {
-    if method == Method::CONNECT {
+pub fn check(head: &Parts, local: SocketAddr, catalogue: &Catalogue) -> Result<(), Misdirected> {
+    if head.method == Method::CONNECT {
         return Err(Misdirected::Connect);
     }
-    match uri.authority() {
+    if head.version == Version::HTTP_11 && head.headers.get_all(HOST).iter().count() != 1 {
+        return Err(Misdirected::Host);
+    }
+    match head.uri.authority() {
         Some(authority) if !is_ours(authority, local, catalogue) => Err(Misdirected::ForeignHost),
         _ => Ok(()),
     }
@@ -41,6 +48,7 @@ fn is_ours(authority: &Authority, local: SocketAddr, catalogue: &Catalogue) -> b
 
 #[cfg(test)]
 mod tests {
+    use http::Request;
     use http::uri::Scheme;
 
     use super::*;
@@ -50,8 +58,9 @@ mod tests {
     fn only_our_own_address_and_upstreams_are_accepted() {
         let origin = |host| Origin::new(Scheme::HTTPS, Authority::from_static(host));
         let catalogue = Catalogue::new(origin("w.example"), origin("a.example"), Vec::new());
-        let check = |method, uri: &'static str| {
-            check(&method, &Uri::from_static(uri), SocketAddr::from(([127, 0, 0, 1], 8080)), &catalogue)
+        let check = |method: Method, uri: &str| {
+            let request = Request::builder().method(method).uri(uri).header(HOST, "any").body(());
+            check(&request.unwrap().into_parts().0, SocketAddr::from(([127, 0, 0, 1], 8080)), &catalogue)
         };
         for ours in ["/v2/p/products", "*", "http://127.0.0.1:8080/", "http://LOCALHOST:8080/x", "http://a.example/v1"]
         {

@@ -35,7 +35,7 @@ pub enum StartError {
         /// Why.
         source: io::Error,
     },
-    /// Something it needs is unusable.
+    /// Something that a setting names is unusable.
     #[error(transparent)]
     Unusable(#[from] io::Error),
 }

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use http::request::Parts;
 use http::{HeaderValue, Method, StatusCode};
 
 use super::metrics::Metrics;
@@ -14,6 +15,9 @@ use crate::clock::Clock;
 /// Upstream's ids have 32 characters; what is much longer is none and stays out of the log.
 const LONGEST_ID: usize = 128;
 
+/// Some way above the longest path of an operation, whose project id may have 255 characters.
+const LONGEST_PATH: usize = 300;
+
 /// What is known of a request while it is being answered.
 pub struct Record {
     metrics: Arc<Metrics>,
@@ -21,7 +25,8 @@ pub struct Record {
     begun: Instant,
     request_id: String,
     upstream_id: String,
-    method: Method,
+    method: &'static str,
+    path: String,
     operation: &'static str,
     outcome: Outcome,
     detail: &'static str,
@@ -33,7 +38,7 @@ pub struct Record {
 
 impl Record {
     /// Begins the record of a request.
-    pub fn begin(metrics: Arc<Metrics>, clock: Clock, request_id: String, method: Method) -> Self {
+    pub fn begin(metrics: Arc<Metrics>, clock: Clock, request_id: String, head: &Parts) -> Self {
         metrics.in_flight.inc();
         let begun = clock.now();
         Self {
@@ -42,7 +47,8 @@ impl Record {
             begun,
             request_id,
             upstream_id: String::new(),
-            method,
+            method: method_name(&head.method),
+            path: shortened(head.uri.path()),
             operation: "none",
             outcome: Outcome::Aborted,
             detail: "",
@@ -113,12 +119,13 @@ impl Drop for Record {
             target: "workspace_gateway::access",
             request_id = self.request_id,
             upstream_request_id = self.upstream_id,
-            method = method_name(&self.method),
+            method = self.method,
+            path = self.path,
             operation = self.operation,
             result = outcome.as_str(),
             detail = self.detail,
             status = self.status.map_or(0, |status| status.as_u16()),
-            head_ms = milliseconds(self.head_after.unwrap_or(took)),
+            head_ms = self.head_after.map(milliseconds),
             total_ms = milliseconds(took),
             bytes = self.sent_bytes,
             broken = self.broken,
@@ -134,7 +141,12 @@ fn milliseconds(duration: Duration) -> f64 {
 }
 
 /// A method that is not in the standard is a client's own text, and stays out of the log.
-fn method_name(method: &Method) -> &str {
+fn method_name(method: &Method) -> &'static str {
     let standard = ["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT"];
-    if standard.contains(&method.as_str()) { method.as_str() } else { "other" }
+    standard.into_iter().find(|name| method == name).unwrap_or("other")
+}
+
+/// A path as it may be logged: no query, and no longer than any that means something.
+fn shortened(path: &str) -> String {
+    path.chars().take(LONGEST_PATH).collect()
 }

@@ -82,7 +82,11 @@ impl Service<Uri> for Connector {
         let limit = self.limit;
         Box::pin(async move {
             tokio::time::timeout(limit, connecting).await.unwrap_or_else(|_| {
-                Err(io::Error::new(io::ErrorKind::TimedOut, format!("not connected within {limit:?}")).into())
+                Err(io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    format!("not connected within {limit:?} (upstream.connect_timeout)"),
+                )
+                .into())
             })
         })
     }

@@ -18,10 +18,10 @@ pub enum UpstreamError {
     #[error("TLS failed with {0}")]
     Tls(String),
     /// The whole answer did not arrive in time.
-    #[error("no whole answer in time")]
+    #[error("no whole answer in time (upstream.answer_timeout)")]
     Timeout,
     /// Nothing moved in either direction for too long.
-    #[error("nothing moved for too long")]
+    #[error("nothing moved for too long (upstream.idle_timeout)")]
     Idle,
     /// The connection or the answer broke off, or was no HTTP.
     #[error("the answer broke off: {0}")]
