@@ -149,7 +149,7 @@ impl Stage {
         let mut all_expected = true;
         let mut expected_calls = 0;
         let mut path = "";
-        writeln!(out, "{}", row("query", "", "", "latency", "answered from", "upstream calls"))?;
+        writeln!(out, "{}", row("query", "", "", "latency", "upstream calls", "answered from"))?;
         for scene in scenes() {
             if scene.path != path {
                 path = scene.path;
@@ -167,7 +167,7 @@ impl Stage {
             let as_expected = honest && calls == expected_calls;
             let status = scene.expected_status.as_u16().to_string();
             let latency = format!("{:.1} ms", took.as_secs_f64() * 1e3);
-            let row = row(scene.query, scene.note, &status, &latency, &summary(&replies), &calls.to_string());
+            let row = row(scene.query, scene.note, &status, &latency, &calls.to_string(), &summary(&replies));
             writeln!(out, "{row}{}", if as_expected { "" } else { "  ← unexpected" })?;
             all_expected &= as_expected;
         }
@@ -209,9 +209,9 @@ fn reply(response: &Response<Bytes>) -> Reply {
     Reply { status: response.status(), from: from.to_owned(), products }
 }
 
-/// A row of the table, 120 columns wide.
-fn row(query: &str, note: &str, status: &str, latency: &str, from: &str, calls: &str) -> String {
-    format!("  {query:<33} {note:<28} {status:>3} {latency:>9}  {from:<25} {calls:>14}")
+/// A row of the table, hardly ever more than 120 columns wide.
+fn row(query: &str, note: &str, status: &str, latency: &str, calls: &str, from: &str) -> String {
+    format!("  {query:<33} {note:<28} {status:>3} {latency:>9} {calls:>14}  {from}")
 }
 
 /// "upstream", or for many at once how many came from where.
