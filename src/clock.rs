@@ -2,7 +2,7 @@
 //! can let five minutes pass at once.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 /// Where "now" comes from.
 #[derive(Clone, Debug, Default)]
@@ -21,6 +21,16 @@ impl Clock {
         match self {
             Self::System => Instant::now(),
             Self::Manual(clock) => *clock.0.lock().unwrap_or_else(PoisonError::into_inner),
+        }
+    }
+
+    /// The date of the present moment, for headers.
+    #[allow(clippy::disallowed_methods)]
+    pub fn date(&self) -> SystemTime {
+        let machine = SystemTime::now();
+        match self {
+            Self::System => machine,
+            Self::Manual(_) => machine + self.now().saturating_duration_since(Self::System.now()),
         }
     }
 }

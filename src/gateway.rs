@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::header::AUTHORIZATION;
+use http::header::{self, AUTHORIZATION, DATE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Response};
 use http_body::Body;
@@ -39,11 +39,12 @@ use crate::request::id::RequestIds;
 use crate::request::key::Key;
 use crate::request::route::{self, Route};
 use crate::request::{BypassReason, X_REQUEST_ID, target};
+use crate::stream::{BoxError, StreamBody, stream};
 use crate::telemetry::metrics::{Metrics, Usage};
 use crate::telemetry::outcome::Outcome;
 use crate::telemetry::record::Record;
+use crate::upstream::UpstreamError;
 use crate::upstream::client::{self, Errand, Limits, Upstream};
-use crate::upstream::{BoxError, StreamBody, UpstreamError};
 
 /// One gateway: what it knows, what it remembers, and whom it asks.
 pub struct Gateway {
@@ -80,6 +81,8 @@ enum Landing {
 struct Answer {
     response: Response<Bytes>,
     life: Life,
+    /// Whether upstream has told the answer's age in a way that can be read.
+    age_is_known: bool,
     not_kept: Option<&'static str>,
 }
 
@@ -204,7 +207,7 @@ impl Gateway {
             return Err(Problem::Loop);
         }
         let has_body = !body.is_end_stream();
-        let body = client::stream(body);
+        let body = stream(body);
         hop::strip(&mut head.headers);
 
         match route::find(&self.catalogue, &head.method, head.uri.path()) {
@@ -259,7 +262,7 @@ impl Gateway {
         {
             return Ok(Some(hit(entry, now, left, record)));
         }
-        let why = if found.is_some() { Forward::Stale } else { Forward::UriMiss };
+        let why = if found.is_some() { Forward::Stale } else { Forward::Miss };
 
         let (passenger, pilot) = self.flights.board(&slot);
         let collapsed = pilot.is_none();
@@ -288,7 +291,8 @@ impl Gateway {
     /// An answer that a flight has brought.
     fn fetched(&self, answer: &Answer, why: Forward, collapsed: bool, record: &mut Record) -> Response<Content> {
         record.because(answer.not_kept.unwrap_or_default());
-        let mut response = compose::from_answer(&answer.response, answer.life.age(self.clock.now()), collapsed);
+        let age = answer.age_is_known.then(|| answer.life.age(self.clock.now()));
+        let mut response = compose::from_answer(&answer.response, age, collapsed);
         let status = CacheStatus::Forwarded {
             why,
             status: Some(response.status()),
@@ -320,19 +324,28 @@ impl Gateway {
         pilot.land(match answer {
             Ok(response) => Landing::Answered(Arc::new(self.keep(slot, response, sent, epoch))),
             Err(error) => {
-                tracing::warn!(request_id, service = service.as_str(), %error, "upstream gave no whole answer");
+                if error != UpstreamError::TooLarge {
+                    tracing::warn!(request_id, service = service.as_str(), %error, "upstream gave no whole answer");
+                }
                 Landing::Failed(error)
             }
         });
     }
 
     /// Keeps an answer if it may be kept.
-    fn keep(&self, slot: Slot, response: Response<Bytes>, sent: Instant, epoch: Epoch) -> Answer {
+    fn keep(&self, slot: Slot, mut response: Response<Bytes>, sent: Instant, epoch: Epoch) -> Answer {
+        // RFC 9110 §6.6.1: without one, an answer is dated when it comes, and not each time it is given.
+        if let header::Entry::Vacant(date) = response.headers_mut().entry(DATE)
+            && let Ok(now) = HeaderValue::from_str(&httpdate::fmt_http_date(self.clock.date()))
+        {
+            date.insert(now);
+        }
         let is_fixed = |name: &_| client::is_constant(name) || self.catalogue.keyed_headers().contains(name);
         let admitted = admission::admit(&response, is_fixed);
-        let life = Life { sent, initial_age: admitted.unwrap_or_default(), ttl: slot.key.operation().ttl };
+        let age = admission::age(response.headers());
+        let life = Life { sent, initial_age: age.unwrap_or_default(), ttl: slot.key.operation().ttl };
         let not_kept = match admitted {
-            Ok(_) => {
+            Ok(()) => {
                 let entry = Entry::new(response.headers(), response.body(), life);
                 let kept = self.store.insert(slot, Arc::new(entry), epoch);
                 (!kept).then_some("purged")
@@ -342,7 +355,7 @@ impl Gateway {
                 Some(reason.as_str())
             }
         };
-        Answer { response, life, not_kept }
+        Answer { response, life, age_is_known: age.is_some(), not_kept }
     }
 
     /// Forwards a request for an operation as it is, and says why.

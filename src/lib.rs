@@ -20,18 +20,18 @@
 //!
 //! # Who may know whom
 //!
-//! Imports run one way, and `tests/fences.rs` holds them to it.
+//! Imports run one way, and `tests/fences.rs` has the whole table.
 //!
 //! ```text
-//! main → cli → server → admin ─┐
-//!           └→ simulator       ├→ gateway → reply → telemetry → cache → request → catalogue
-//!                    explain ──┘          → upstream ──────────────────────┘
+//! main → cli → server → admin ─┬→ gateway → reply ─┬→ telemetry → cache → request → catalogue
+//!           ├→ simulator       └→ explain ─────────┴→ upstream ────────────┘
+//!           └→ config → catalogue                     everyone → clock, stream
 //! ```
 //!
 //! - [`catalogue`] is data: the operations, and whose path is whose.
 //! - [`request`] is pure: no socket, no clock, no runtime. [`explain`] runs the very same functions.
 //! - [`cache`] knows no HTTP client; only `cache/store.rs` knows moka, only `cache/flights.rs` waits.
-//! - [`upstream`] has the only HTTP client.
+//! - [`upstream`] has the only HTTP client of the gateway.
 //! - [`clock`] has the only clock; everything else is told the time.
 //! - [`simulator`] is both upstream services. It is part of the program because `demo` runs it; the
 //!   gateway doesn't know it.
@@ -48,6 +48,8 @@
 //!    ([`cache::admission`]); refusals and failures are passed on and change nothing.
 //! 4. **One question at a time.** At most one upstream request per key and caller is in flight; it
 //!    runs in a task of its own, and everyone who asks meanwhile is fed from it ([`cache::flights`]).
+//!    (Two exceptions: who asks after a purge doesn't join a flight from before it, and an answer too
+//!    large to hold is streamed to each who asks.)
 //! 5. **In doubt, forward.** What isn't fully understood goes upstream as it is and is never stored;
 //!    the reason is a value ([`request::BypassReason`]).
 //! 6. **Bounded by bytes.** Entries by `cache.max_size`, answers by `cache.max_body_size`, heads by
@@ -57,10 +59,10 @@
 //!
 //! # Deliberately absent
 //!
-//! No layers or middleware: there is one path, and it can be read from top to bottom. No retries: a
-//! failed call is answered, and the client decides. No configuration of what may be cached: an
-//! operation is understood or it is passed through. No HTTP/2, no TLS towards clients: they are on
-//! the same machine.
+//! No layers or middleware: there is one path, and it can be read from top to bottom. No retries of
+//! what has been sent: a failed call is answered, and the client decides. No configuration of what may be cached: an
+//! operation is understood or it is passed through. No HTTP/2, no TLS towards clients:
+//! they are on the same machine, or where their tokens may be seen.
 
 pub mod admin;
 pub mod cache;
@@ -74,5 +76,6 @@ pub mod reply;
 pub mod request;
 pub mod server;
 pub mod simulator;
+pub mod stream;
 pub mod telemetry;
 pub mod upstream;

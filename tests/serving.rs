@@ -88,6 +88,7 @@ async fn it_serves_logs_a_line_per_request_and_stops_when_told() {
             (&line["operation"], &line["status"], &line["method"]),
             (&"ListProducts".into(), &200.into(), &"GET".into())
         );
+        assert_eq!(line["whole"], true);
         assert!(line["total_ms"].as_f64().unwrap() > 0.0 && line["bytes"].as_u64().unwrap() > 0);
     }
     assert_eq!(lines[1]["request_id"], ids[1].as_str());

@@ -201,7 +201,7 @@ impl Reply {
         self.json()["products"].as_array().map_or(0, Vec::len)
     }
 
-    /// Asserts that this is an error of the contract's shape, and gives its code and message.
+    /// Asserts that this is an error of upstream's shape, and gives its code and message.
     pub fn error(&self) -> (String, String) {
         let json = self.json();
         let text = |name: &str| json[name].as_str().unwrap_or_else(|| panic!("no {name} in {json}")).to_owned();

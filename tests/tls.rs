@@ -70,7 +70,7 @@ async fn an_authority_nobody_named_is_not_trusted_and_the_502_says_so() {
     let world = World::before(simulator, &url, &url, "").await;
     let reply = world.get(LIST).await;
     assert_eq!(reply.status(), StatusCode::BAD_GATEWAY);
-    assert_eq!(reply.cache_status(), "workspace-gateway; fwd=uri-miss; detail=tls");
+    assert_eq!(reply.cache_status(), "workspace-gateway; fwd=miss; detail=tls");
     let (code, message) = reply.error();
     assert_eq!(code, "APIGW.0201");
     for part in ["TLS failed", "UnknownIssuer", "upstream.ca_file"] {

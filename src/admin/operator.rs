@@ -21,7 +21,7 @@ use crate::catalogue::operation_names;
 use crate::config::Mode;
 use crate::explain::{self, Asked};
 use crate::gateway::Gateway;
-use crate::upstream::BoxError;
+use crate::stream::BoxError;
 
 /// What the operator can do.
 pub struct Operator {

@@ -47,12 +47,12 @@ impl Unstorable {
     }
 }
 
-/// Decides whether a whole answer may be kept, and how old it is already. `is_fixed` says which
+/// Decides whether a whole answer may be kept. `is_fixed` says which
 /// request headers are the same for everyone who asks under one key; on those an answer may vary.
 ///
 /// # Errors
 /// The reason why it may not.
-pub fn admit(answer: &Response<Bytes>, is_fixed: impl Fn(&HeaderName) -> bool) -> Result<Duration, Unstorable> {
+pub fn admit(answer: &Response<Bytes>, is_fixed: impl Fn(&HeaderName) -> bool) -> Result<(), Unstorable> {
     let headers = answer.headers();
     if answer.status() != StatusCode::OK {
         return Err(Unstorable::Status);
@@ -63,9 +63,10 @@ pub fn admit(answer: &Response<Bytes>, is_fixed: impl Fn(&HeaderName) -> bool) -
     if !varies_on(headers).all(|name| name.is_some_and(|name| is_fixed(&name))) {
         return Err(Unstorable::Vary);
     }
-    let age = age(headers).ok_or(Unstorable::BadAge)?;
-    check_body(answer.body())?;
-    Ok(age)
+    if age(headers).is_none() {
+        return Err(Unstorable::BadAge);
+    }
+    check_body(answer.body())
 }
 
 /// The names in `Vary`; `None` for what is none, `*` above all.
@@ -76,7 +77,8 @@ fn varies_on(headers: &HeaderMap) -> impl Iterator<Item = Option<HeaderName>> {
     names.map(|name| HeaderName::from_bytes(name).ok().filter(|name| name != "*"))
 }
 
-fn age(headers: &HeaderMap) -> Option<Duration> {
+/// How old an answer was when it came: its `Age`, zero without one. `None` if that can't be read.
+pub fn age(headers: &HeaderMap) -> Option<Duration> {
     let mut values = headers.get_all(AGE).iter();
     let Some(value) = values.next() else { return Some(Duration::ZERO) };
     let seconds = value.to_str().ok()?;
@@ -91,6 +93,10 @@ fn check_body(body: &[u8]) -> Result<(), Unstorable> {
     struct ProductList {
         products: Option<IgnoredAny>,
         error_code: Option<IgnoredAny>,
+    }
+    // An array would do for a struct, too.
+    if !body.trim_ascii_start().starts_with(b"{") {
+        return Err(Unstorable::NotJson);
     }
     let list: ProductList = serde_json::from_slice(body).map_err(|_| Unstorable::NotJson)?;
     match (list.products, list.error_code) {
@@ -111,17 +117,18 @@ mod tests {
         builder.body(Bytes::from_static(body.as_bytes())).unwrap()
     }
 
-    fn admit(answer: &Response<Bytes>) -> Result<Duration, Unstorable> {
+    fn admit(answer: &Response<Bytes>) -> Result<(), Unstorable> {
         super::admit(answer, |name| name == "accept")
     }
 
     #[test]
     fn a_product_list_is_kept() {
         for body in [r#"{"products":[]}"#, r#"{"total_count":1,"products":{"product_id":"p"}}"#] {
-            assert_eq!(admit(&answer(200, &[], body)), Ok(Duration::ZERO), "{body}");
+            assert_eq!(admit(&answer(200, &[], body)), Ok(()), "{body}");
         }
-        assert_eq!(admit(&answer(200, &[("vary", "Accept,, accept")], r#"{"products":[]}"#)), Ok(Duration::ZERO));
-        assert_eq!(admit(&answer(200, &[("age", "7")], r#"{"products":[]}"#)), Ok(Duration::from_secs(7)));
+        assert_eq!(admit(&answer(200, &[("vary", "Accept,, accept")], r#"{"products":[]}"#)), Ok(()));
+        let aged = answer(200, &[("age", "7")], r#"{"products":[]}"#);
+        assert_eq!((admit(&aged), age(aged.headers())), (Ok(()), Some(Duration::from_secs(7))));
     }
 
     #[test]
@@ -135,6 +142,7 @@ mod tests {
             (answer(200, &[], r#"{"products":[]"#), Unstorable::NotJson),
             (answer(200, &[], r#"{"products":[]}x"#), Unstorable::NotJson),
             (answer(200, &[], "[]"), Unstorable::NotJson),
+            (answer(200, &[], "[1,null]"), Unstorable::NotJson),
             (answer(200, &[], r#"{"error_code":"WKS.00211401","error_msg":"x"}"#), Unstorable::NotProducts),
             (answer(200, &[], r#"{"error_code":"WKS.00211401","products":[]}"#), Unstorable::NotProducts),
             (answer(200, &[], r#"{"products":null}"#), Unstorable::NotProducts),

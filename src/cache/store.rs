@@ -98,8 +98,12 @@ impl Store {
     /// Removes the selected entries and says how many. What is being fetched meanwhile is not kept.
     pub fn purge(&self, selection: &Selection) -> usize {
         *self.epoch.write().unwrap_or_else(PoisonError::into_inner) += 1;
-        let selected = self.entries.iter().filter(|(slot, _)| selection.holds(&slot.key));
-        selected.map(|(slot, _)| self.entries.invalidate(slot.as_ref())).count()
+        let mut purged = 0;
+        for (slot, _) in self.entries.iter().filter(|(slot, _)| selection.holds(&slot.key)) {
+            self.entries.invalidate(slot.as_ref());
+            purged += 1;
+        }
+        purged
     }
 
     fn read_epoch(&self) -> RwLockReadGuard<'_, u64> {

@@ -20,8 +20,8 @@ use crate::clock::Clock;
 use crate::config::{Config, Mode, Override};
 use crate::request::caller::X_AUTH_TOKEN;
 use crate::server::Server;
-use crate::simulator::Simulator;
-use crate::upstream::BoxError;
+use crate::simulator::{Seen, Simulator};
+use crate::stream::BoxError;
 
 const PROJECT: &str = "00000000000000000000000000000001";
 const LATENCY: Duration = Duration::from_millis(150);
@@ -89,40 +89,44 @@ struct Scene {
     at_once: usize,
     token: Option<&'static str>,
     expected_status: StatusCode,
-    expected_calls: usize,
+    /// The query that upstream should be asked, once; nothing if the answer should be at hand.
+    asks: Option<&'static str>,
 }
 
 fn scenes() -> Vec<Scene> {
-    let scene = |path, query, note, expected_calls| Scene {
+    let scene = |path, query, note, asks| Scene {
         path,
         query,
         note,
         at_once: 1,
         token: None,
         expected_status: StatusCode::OK,
-        expected_calls,
+        asks,
     };
-    let stampede = |note, expected_calls| Scene {
-        at_once: STAMPEDE,
-        ..scene("/v2/PROJECT/products", "architecture=arm", note, expected_calls)
-    };
+    let stampede =
+        |note, asks| Scene { at_once: STAMPEDE, ..scene("/v2/PROJECT/products", "architecture=arm", note, asks) };
     let refused = |note| Scene {
         token: Some("not-a-token"),
         expected_status: StatusCode::UNAUTHORIZED,
-        ..scene("/v2/PROJECT/products", "os_type=Linux", note, 1)
+        ..scene("/v2/PROJECT/products", "os_type=Linux", note, Some("os_type=Linux"))
     };
     vec![
-        scene("/v2/PROJECT/products", "os_type=Linux", "the first time", 1),
-        scene("/v2/PROJECT/products", "os_type=Linux", "the same again", 0),
-        scene("/v2/PROJECT/products", "limit=100&offset=0&os_type=Linux", "the defaults spelt out", 0),
-        scene("/v2/PROJECT/products", "charge_mode=1&os_type=Windows", "another question", 1),
-        scene("/v2/PROJECT/products", "os_type=Windows&charge_mode=1", "in another order", 0),
-        scene("/v2/PROJECT/products/sharer", "is_gpu=0", "the first time", 1),
-        scene("/v2/PROJECT/products/sharer", "is_gpu=0", "the same again", 0),
-        scene("/v1/PROJECT/product", "os_type=&package_type=general", "the first time", 1),
-        scene("/v1/PROJECT/product", "package_type=general", "no empty parameter", 0),
-        stampede("200 at once, the first time", 1),
-        stampede("200 at once, again", 0),
+        scene("/v2/PROJECT/products", "os_type=Linux", "the first time", Some("os_type=Linux")),
+        scene("/v2/PROJECT/products", "os_type=Linux", "the same again", None),
+        scene("/v2/PROJECT/products", "limit=100&offset=0&os_type=Linux", "the defaults spelt out", None),
+        scene(
+            "/v2/PROJECT/products",
+            "os_type=Windows&charge_mode=1",
+            "another question",
+            Some("charge_mode=1&os_type=Windows"),
+        ),
+        scene("/v2/PROJECT/products", "charge_mode=1&os_type=Windows", "in another order", None),
+        scene("/v2/PROJECT/products/sharer", "is_gpu=0", "the first time", Some("is_gpu=0")),
+        scene("/v2/PROJECT/products/sharer", "is_gpu=0", "the same again", None),
+        scene("/v1/PROJECT/product", "os_type=&package_type=general", "the first time", Some("package_type=general")),
+        scene("/v1/PROJECT/product", "package_type=general", "no empty parameter", None),
+        stampede("200 at once, the first time", Some("architecture=arm")),
+        stampede("200 at once, again", None),
         refused("a bad token: upstream's 401"),
         refused("the same: asked again"),
     ]
@@ -147,7 +151,7 @@ impl Stage {
     async fn perform(&self) -> Result<bool, BoxError> {
         let mut out = io::stdout();
         let mut all_expected = true;
-        let mut expected_calls = 0;
+        let mut expected: Vec<(String, &str)> = Vec::new();
         let mut path = "";
         writeln!(out, "{}", row("query", "", "", "latency", "upstream calls", "answered from"))?;
         for scene in scenes() {
@@ -157,14 +161,19 @@ impl Stage {
             }
             let begun = Clock::System.now();
             let replies = self.ask(&scene).await?;
-            let took = begun.elapsed();
-            expected_calls += scene.expected_calls;
-            let calls = self.simulator.request_count();
+            let took = Clock::System.now().saturating_duration_since(begun);
+            if let Some(query) = scene.asks {
+                let target = format!("{}?{query}", scene.path.replace("PROJECT", PROJECT));
+                expected.push((target, scene.token.unwrap_or(&self.token)));
+            }
             let honest = replies.iter().all(|reply| {
-                // Whoever upstream refuses is not shown a product.
-                reply.status == scene.expected_status && (reply.status == StatusCode::OK || reply.products == 0)
+                // Whoever is answered well is shown products, and whoever upstream refuses is not.
+                let answered_well = reply.status == StatusCode::OK;
+                reply.status == scene.expected_status && answered_well == (reply.products > 0)
             });
-            let as_expected = honest && calls == expected_calls;
+            let seen = self.simulator.requests_seen();
+            let as_expected = honest && self.saw(&seen, &expected);
+            let calls = seen.len();
             let status = scene.expected_status.as_u16().to_string();
             let latency = format!("{:.1} ms", took.as_secs_f64() * 1e3);
             let row = row(scene.query, scene.note, &status, &latency, &calls.to_string(), &summary(&replies));
@@ -172,9 +181,20 @@ impl Stage {
             all_expected &= as_expected;
         }
         let asked: usize = scenes().iter().map(|scene| scene.at_once).sum();
-        let calls = self.simulator.request_count();
-        writeln!(out, "\n{asked} requests, {calls} upstream calls; {expected_calls} were expected.")?;
+        let (calls, expected) = (self.simulator.request_count(), expected.len());
+        writeln!(out, "\n{asked} requests, {calls} upstream calls; {expected} were expected.")?;
         Ok(all_expected)
+    }
+
+    /// Whether upstream saw just these targets, each with its token and at the service it belongs to.
+    fn saw(&self, seen: &[Seen], expected: &[(String, &str)]) -> bool {
+        seen.len() == expected.len()
+            && seen.iter().zip(expected).all(|(seen, (target, token))| {
+                let service = if target.starts_with("/v1/") { Service::AppStream } else { Service::Workspace };
+                seen.service == service
+                    && seen.target == *target
+                    && seen.headers.get(X_AUTH_TOKEN).is_some_and(|sent| sent == token)
+            })
     }
 
     async fn ask(&self, scene: &Scene) -> Result<Vec<Reply>, BoxError> {

@@ -177,11 +177,12 @@ written_as_text!(
 
 written_as_text!(
     Size,
-    "a size of more than zero with a unit, such as \"64KiB\" or \"64MiB\"",
+    "a size from 1B to 1TiB with a unit, such as \"64KiB\" or \"64MiB\"",
     |text| {
         // bytesize takes a bare number for bytes; a forgotten unit is more likely.
         let has_unit = text.ends_with(|last: char| last.is_ascii_alphabetic());
-        text.parse::<ByteSize>().ok().map(|size| size.as_u64()).filter(|&bytes| has_unit && bytes > 0).map(Size)
+        let bytes = text.parse::<ByteSize>().ok().filter(|_| has_unit)?.as_u64();
+        (1..=1 << 40).contains(&bytes).then_some(Size(bytes))
     },
     |size| {
         // The largest unit that loses nothing, so that what is printed can be read back.
@@ -308,7 +309,7 @@ mod tests {
         for text in ["", "5", "-1s", "5 parsecs"] {
             assert!(text.parse::<Span>().unwrap_err().contains("\"5m\""));
         }
-        for text in ["", "5", "-1MiB", "0MiB", "5 apples"] {
+        for text in ["", "5", "-1MiB", "0MiB", "5 apples", "2TiB", "99999999999GiB"] {
             assert!(text.parse::<Size>().unwrap_err().contains("\"64MiB\""));
         }
     }

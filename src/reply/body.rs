@@ -7,8 +7,8 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
+use crate::stream::{BoxError, StreamBody};
 use crate::telemetry::record::Record;
-use crate::upstream::{BoxError, StreamBody};
 
 /// What an answer's body is made of.
 pub enum Content {
@@ -33,7 +33,16 @@ pub struct ReplyBody {
 impl ReplyBody {
     /// Hands the record to the body.
     pub fn new(content: Content, record: Record) -> Self {
-        Self { content, record }
+        let mut body = Self { content, record };
+        body.note_the_end();
+        body
+    }
+
+    /// hyper doesn't ask again once it knows that a body has ended.
+    fn note_the_end(&mut self) {
+        if self.is_end_stream() {
+            self.record.is_whole();
+        }
     }
 }
 
@@ -48,9 +57,12 @@ impl Body for ReplyBody {
             Content::Stream(stream) => Pin::new(stream).poll_frame(context),
         };
         match &frame {
-            Poll::Ready(Some(Ok(frame))) => this.record.sent(frame.data_ref().map_or(0, Bytes::len)),
-            Poll::Ready(Some(Err(_))) => this.record.broke_off(),
-            _ => {}
+            Poll::Ready(Some(Ok(frame))) => {
+                this.record.sent(frame.data_ref().map_or(0, Bytes::len));
+                this.note_the_end();
+            }
+            Poll::Ready(None) => this.record.is_whole(),
+            Poll::Ready(Some(Err(_))) | Poll::Pending => {}
         }
         frame
     }

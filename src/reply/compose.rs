@@ -39,8 +39,8 @@ pub enum CacheStatus {
 /// Why upstream was asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Forward {
-    /// Nothing was stored.
-    UriMiss,
+    /// Nothing that could be given was stored.
+    Miss,
     /// What was stored had expired.
     Stale,
     /// The cache was not to be used.
@@ -57,7 +57,7 @@ impl CacheStatus {
             }
             Self::Forwarded { why, status, stored, collapsed, detail } => {
                 text.push_str(match why {
-                    Forward::UriMiss => "; fwd=uri-miss",
+                    Forward::Miss => "; fwd=miss",
                     Forward::Stale => "; fwd=stale",
                     Forward::Bypass => "; fwd=bypass",
                 });
@@ -91,8 +91,8 @@ pub fn from_entry(entry: &Entry, now: Instant) -> Response<Content> {
 }
 
 /// An answer that has just come from upstream. Only the one whose request was sent gets what belongs
-/// to that very exchange.
-pub fn from_answer(answer: &Response<Bytes>, age: Duration, collapsed: bool) -> Response<Content> {
+/// to that very exchange. Without an age it keeps what upstream says of it.
+pub fn from_answer(answer: &Response<Bytes>, age: Option<Duration>, collapsed: bool) -> Response<Content> {
     let mut response = Response::new(Content::from(answer.body().clone()));
     *response.status_mut() = answer.status();
     *response.headers_mut() = answer.headers().clone();
@@ -101,7 +101,9 @@ pub fn from_answer(answer: &Response<Bytes>, age: Duration, collapsed: bool) -> 
         headers.remove(SET_COOKIE);
         headers.remove(X_REQUEST_ID);
     }
-    set_age(headers, age);
+    if let Some(age) = age {
+        set_age(headers, age);
+    }
     response
 }
 
@@ -139,8 +141,8 @@ mod tests {
             text(CacheStatus::Forwarded { why, status, stored, collapsed, detail })
         };
         assert_eq!(
-            forwarded(Forward::UriMiss, Some(StatusCode::OK), true, false, None),
-            "workspace-gateway; fwd=uri-miss; fwd-status=200; stored"
+            forwarded(Forward::Miss, Some(StatusCode::OK), true, false, None),
+            "workspace-gateway; fwd=miss; fwd-status=200; stored"
         );
         assert_eq!(
             forwarded(Forward::Stale, Some(StatusCode::OK), false, true, Some("not-json")),

@@ -94,9 +94,11 @@ impl Problem {
                  gateway or of one of its upstream services"
                     .to_owned(),
             ),
-            Self::Misdirected(Misdirected::Host) => {
-                (StatusCode::BAD_REQUEST, "APIGW.0201", "expected one Host header (RFC 9112 §3.2)".to_owned())
-            }
+            Self::Misdirected(Misdirected::Host) => (
+                StatusCode::BAD_REQUEST,
+                "APIGW.0201",
+                "expected one Host header, and a host in it (RFC 9112 §3.2)".to_owned(),
+            ),
             Self::NoSuchApi => (
                 StatusCode::NOT_FOUND,
                 "APIGW.0101",

@@ -58,7 +58,10 @@ fn covers_host(authorization: &HeaderValue) -> bool {
             list.split([';', ' ', '\t']).any(|name| name == "host")
         }
         // Bearer, Basic and their like sign nothing.
-        None => text.contains("signature") || text.contains("hmac"),
+        None => {
+            let scheme = text.split_ascii_whitespace().next().unwrap_or_default();
+            scheme.starts_with("sdk-") || scheme.contains("hmac") || text.contains("signature=")
+        }
     }
 }
 
@@ -148,7 +151,7 @@ mod tests {
         assert!(bound("SDK-HMAC-SHA256 Access=A, Signature=00", "127.0.0.1:8080"));
         assert!(bound(signed, "Upstream.Example"));
         assert!(!bound(signed, "upstream.example"));
-        assert!(!bound("Bearer abc", "127.0.0.1:8080"));
+        assert!(!bound("Bearer eyJ.aaHmAcbb.signature", "127.0.0.1:8080"));
         assert!(!bound(unsigned, "127.0.0.1:8080"));
     }
 

@@ -3,7 +3,7 @@
 use http::header::{
     CONNECTION, EXPECT, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, VIA,
 };
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, Version};
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
@@ -45,6 +45,7 @@ const LONGEST_TRAIL: usize = 8;
 pub struct Via {
     pseudonym: String,
     value: HeaderValue,
+    value_1_0: HeaderValue,
 }
 
 impl Via {
@@ -52,9 +53,11 @@ impl Via {
     pub fn new(instance: u32) -> Self {
         let pseudonym = format!("{NAME}{instance:08x}");
         // A token of letters, digits and dashes is always a valid header value.
-        let value = HeaderValue::try_from(format!("1.1 {pseudonym}"))
-            .unwrap_or(HeaderValue::from_static("1.1 workspace-gateway"));
-        Self { pseudonym, value }
+        let value = |version| {
+            HeaderValue::try_from(format!("{version} {pseudonym}"))
+                .unwrap_or(HeaderValue::from_static("1.1 workspace-gateway"))
+        };
+        Self { value: value("1.1"), value_1_0: value("1.0"), pseudonym }
     }
 
     /// The trail of a question: gateways of this kind that the request has come through, and this
@@ -66,9 +69,10 @@ impl Via {
         HeaderValue::from_bytes(&trail).unwrap_or_else(|_| self.value.clone())
     }
 
-    /// Adds this hop to the trail.
-    pub fn add_to(&self, headers: &mut HeaderMap) {
-        headers.append(VIA, self.value.clone());
+    /// Adds this hop to the trail of a message that was received in a version of HTTP.
+    pub fn add_to(&self, headers: &mut HeaderMap, received: Version) {
+        let value = if received == Version::HTTP_10 { &self.value_1_0 } else { &self.value };
+        headers.append(VIA, value.clone());
     }
 
     /// Whether a request has been here before.

@@ -1,7 +1,7 @@
 //! The canonical query: one spelling for every way to write the same question.
 //!
 //! Decode, sort, drop what is documented to mean nothing, encode one way. A query that upstream
-//! could read in more than one way is not canonicalised but bypassed (DESIGN: never guess).
+//! could read in more than one way is not canonicalised but bypassed: in doubt, forward.
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use http::header::HOST;
 use http::request::Parts;
 use http::uri::Authority;
-use http::{Method, Version};
+use http::{HeaderValue, Method, Version};
 
 use crate::catalogue::{Catalogue, Service};
 
@@ -16,7 +16,7 @@ pub enum Misdirected {
     Connect,
     /// The target is the URL of another host.
     ForeignHost,
-    /// HTTP/1.1 with no `Host`, or more than one: it can't be told whom it is for.
+    /// A `Host` that is none, or HTTP/1.1 without exactly one: it can't be told whom it is for.
     Host,
 }
 
@@ -29,8 +29,11 @@ pub fn check(head: &Parts, local: SocketAddr, catalogue: &Catalogue) -> Result<(
     if head.method == Method::CONNECT {
         return Err(Misdirected::Connect);
     }
-    if head.version == Version::HTTP_11 && head.headers.get_all(HOST).iter().count() != 1 {
-        return Err(Misdirected::Host);
+    let mut hosts = head.headers.get_all(HOST).iter();
+    match (hosts.next(), hosts.next()) {
+        (Some(host), None) if is_host(host) => {}
+        (None, None) if head.version < Version::HTTP_11 => {}
+        _ => return Err(Misdirected::Host),
     }
     match head.uri.authority() {
         Some(authority) if !is_ours(authority, local, catalogue) => Err(Misdirected::ForeignHost),
@@ -38,11 +41,17 @@ pub fn check(head: &Parts, local: SocketAddr, catalogue: &Catalogue) -> Result<(
     }
 }
 
+/// Empty is allowed, for a target that has no host (RFC 9110 §7.2).
+fn is_host(host: &HeaderValue) -> bool {
+    host.is_empty() || Authority::try_from(host.as_bytes()).is_ok_and(|host| !host.as_str().contains('@'))
+}
+
 fn is_ours(authority: &Authority, local: SocketAddr, catalogue: &Catalogue) -> bool {
     let port = authority.port_u16().unwrap_or(80);
     let host = authority.host();
     let is_local = port == local.port()
-        && (host.eq_ignore_ascii_case("localhost") || host.trim_matches(['[', ']']).parse() == Ok(local.ip()));
+        && (host.eq_ignore_ascii_case("localhost")
+            || host.trim_matches(['[', ']']).parse() == Ok(local.ip().to_canonical()));
     is_local || Service::ALL.iter().any(|&service| catalogue.origin(service).authority() == authority)
 }
 

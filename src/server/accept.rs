@@ -17,7 +17,7 @@ use prometheus::IntGauge;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
-use crate::upstream::BoxError;
+use crate::stream::BoxError;
 
 /// How long to wait when no connection can be accepted, for want of file descriptors most likely:
 /// trying again at once would burn the CPU that closing connections needs.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_TYPE, Entry, SERVER, TRANSFER_ENCODING};
 use http::request::Parts;
-use http::{HeaderName, HeaderValue, Request, Response, StatusCode};
+use http::{HeaderValue, Request, Response, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
@@ -27,13 +27,13 @@ use super::lock;
 use super::log::{Log, Seen};
 use super::tokens::{Token, Tokens};
 use crate::catalogue::{Catalogue, Operation, Service};
+use crate::request::X_REQUEST_ID;
 use crate::request::id::RequestIds;
 use crate::request::route::{self, Route};
 
 /// Room for a token of the longest documented kind (102,400 characters), and a lot besides.
 const MAX_HEAD: usize = 512 * 1024;
 
-const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const JSON: HeaderValue = HeaderValue::from_static("application/json;charset=utf8");
 
 type AnyBody = UnsyncBoxBody<Bytes, io::Error>;

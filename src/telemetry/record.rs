@@ -33,7 +33,7 @@ pub struct Record {
     status: Option<StatusCode>,
     head_after: Option<Duration>,
     sent_bytes: u64,
-    broken: bool,
+    whole: bool,
 }
 
 impl Record {
@@ -55,7 +55,7 @@ impl Record {
             status: None,
             head_after: None,
             sent_bytes: 0,
-            broken: false,
+            whole: false,
         }
     }
 
@@ -102,9 +102,9 @@ impl Record {
         self.sent_bytes += bytes as u64;
     }
 
-    /// The answer's body broke off.
-    pub fn broke_off(&mut self) {
-        self.broken = true;
+    /// All of the answer's body was handed to the connection.
+    pub fn is_whole(&mut self) {
+        self.whole = true;
     }
 }
 
@@ -128,7 +128,7 @@ impl Drop for Record {
             head_ms = self.head_after.map(milliseconds),
             total_ms = milliseconds(took),
             bytes = self.sent_bytes,
-            broken = self.broken,
+            whole = self.whole,
             "request",
         );
     }

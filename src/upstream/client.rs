@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_TYPE, HOST, USER_AGENT, VIA};
+use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST, TRANSFER_ENCODING, USER_AGENT, VIA};
 use http::request::Parts;
 use http::uri::PathAndQuery;
-use http::{HeaderName, HeaderValue, Request, Response, StatusCode};
+use http::{HeaderName, HeaderValue, Request, Response, StatusCode, Version};
 use http_body::Body as _;
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::body::Incoming;
@@ -18,14 +18,15 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
+use super::UpstreamError;
 use super::connect::Connector;
 use super::idle::{self, IdleLimited, Watched};
-use super::{BoxError, StreamBody, UpstreamError};
 use crate::catalogue::Origin;
 use crate::request::X_REQUEST_ID;
 use crate::request::caller::X_AUTH_TOKEN;
 use crate::request::hop::{self, Via};
 use crate::request::key::Key;
+use crate::stream::StreamBody;
 
 /// An idle connection is let go before upstream is likely to close it, so that few requests meet one
 /// that is just being closed.
@@ -125,8 +126,14 @@ impl Upstream {
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             return Err(UpstreamError::Broken("it switches protocols unasked".to_owned()));
         }
+        // Two ways to tell a body's length: the chunks were believed, so the other goes (RFC 9112 §6.3),
+        // or the client would take the rest of the body for its next answer.
+        if response.headers().contains_key(TRANSFER_ENCODING) {
+            response.headers_mut().remove(CONTENT_LENGTH);
+        }
         hop::strip(response.headers_mut());
-        self.via.add_to(response.headers_mut());
+        let received = std::mem::replace(response.version_mut(), Version::HTTP_11);
+        self.via.add_to(response.headers_mut(), received);
         Ok(response)
     }
 }
@@ -168,22 +175,13 @@ fn relayed(origin: &Origin, head: &Parts, body: StreamBody, via: &Via) -> Result
     *request.headers_mut() = head.headers.clone();
     let headers = request.headers_mut();
     headers.insert(HOST, authority_value(origin));
-    via.add_to(headers);
+    via.add_to(headers, head.version);
     Ok(request)
 }
 
 fn authority_value(origin: &Origin) -> HeaderValue {
     // An authority is made of characters that a header value allows.
     HeaderValue::from_str(origin.authority().as_str()).unwrap_or(HeaderValue::from_static(""))
-}
-
-/// Boxes a client's body, so that one client serves them all.
-pub fn stream<B>(body: B) -> StreamBody
-where
-    B: http_body::Body<Data = Bytes> + Send + 'static,
-    B::Error: Into<BoxError>,
-{
-    body.map_err(Into::into).boxed_unsync()
 }
 
 #[cfg(test)]

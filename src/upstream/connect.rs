@@ -15,7 +15,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
 use tower_service::Service;
 
-use super::BoxError;
+use crate::stream::BoxError;
 
 /// Connects to http and https origins, giving up after a while.
 #[derive(Clone)]

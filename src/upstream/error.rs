@@ -5,8 +5,8 @@ use std::io;
 
 use thiserror::Error;
 
-use super::BoxError;
 use crate::catalogue::Origin;
+use crate::stream::BoxError;
 
 /// Why upstream gave no whole answer.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]

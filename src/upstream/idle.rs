@@ -11,7 +11,8 @@ use http_body::{Body, Frame, SizeHint};
 use tokio::sync::Notify;
 use tokio::time::{Sleep, sleep};
 
-use super::{BoxError, UpstreamError};
+use super::UpstreamError;
+use crate::stream::BoxError;
 
 /// Waits for something, as long as no pause between parts that move is longer than the limit.
 pub(super) async fn while_it_moves<F: Future>(awaited: F, moved: &Notify, limit: Duration) -> Option<F::Output> {

@@ -9,9 +9,3 @@ mod error;
 mod idle;
 
 pub use error::UpstreamError;
-
-/// Any error, of a body or a connection.
-pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
-
-/// A body that is read as it arrives.
-pub type StreamBody = http_body_util::combinators::UnsyncBoxBody<bytes::Bytes, BoxError>;
