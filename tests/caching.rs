@@ -212,6 +212,7 @@ async fn what_upstream_says_about_caching_is_not_overruled() {
         for calls in 1..=2 {
             let reply = world.get(LIST).await;
             assert!(reply.cache_status().ends_with(&format!("detail={detail}")), "{reply:?}");
+            assert_eq!(reply.header(name), value, "passed on as it is");
             assert_eq!(world.upstream_calls(), calls);
         }
     }
@@ -257,7 +258,10 @@ async fn time_spent_waiting_for_upstream_counts_as_age() {
 async fn an_undated_answer_is_dated_when_it_comes() {
     let undated = "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 15\r\n\r\n{\"products\":[]}";
     let world = World::before_one_that_says(undated, "").await;
+    // Away from the machine's time, which the HTTP library would take for the date.
+    world.clock.advance(Duration::from_secs(5000));
     let miss = world.get(LIST).await;
+    assert_ne!(miss.header("date"), world.get("/nowhere").await.header("date"));
     world.clock.advance(Duration::from_secs(100));
     let hit = world.get(LIST).await;
     assert_eq!((hit.header("age"), hit.header("date")), ("100", miss.header("date")));

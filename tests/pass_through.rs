@@ -122,8 +122,9 @@ async fn an_answer_on_which_nothing_moves_breaks_off() {
 
 #[tokio::test]
 async fn an_upload_that_stalls_ends_though_the_answer_has_come() {
-    let world = World::with("[upstream]\nidle_timeout = \"50ms\"").await;
-    // Without a credential the simulator answers at once and doesn't read on.
+    // It answers at once, doesn't read on, and doesn't hang up either.
+    let refusal = "HTTP/1.1 401 Unauthorized\r\nContent-Length: 2\r\n\r\n{}";
+    let world = World::before_one_that_says(refusal, "[upstream]\nidle_timeout = \"50ms\"").await;
     let mut stream = TcpStream::connect(world.server.proxy_address()).await.unwrap();
     let head = "POST /v2/p/desktops HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\nabc";
     stream.write_all(head.as_bytes()).await.unwrap();

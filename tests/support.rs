@@ -218,7 +218,8 @@ async fn upstream_that_says(bytes: &'static str) -> String {
         let mut open = Vec::new();
         while let Ok((mut stream, _)) = listener.accept().await {
             let mut head = Vec::new();
-            while !head.ends_with(b"\r\n\r\n") && stream.read_buf(&mut head).await.is_ok_and(|read| read > 0) {}
+            let has_ended = |head: &[u8]| head.windows(4).any(|end| end == b"\r\n\r\n");
+            while !has_ended(&head) && stream.read_buf(&mut head).await.is_ok_and(|read| read > 0) {}
             let _ = stream.write_all(bytes.as_bytes()).await;
             open.push(stream);
         }
