@@ -17,14 +17,15 @@ use crate::explain::{self, Asked};
 use crate::gateway::Gateway;
 
 /// A caching reverse proxy for the product-list APIs of Huawei Cloud Workspace.
-#[derive(Debug, Parser)]
+// No Debug from here to the headers: one of them may be a credential.
+#[derive(Parser)]
 #[command(name = "workspace-gateway", version)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
 }
 
-#[derive(Debug, Subcommand)]
+#[derive(Subcommand)]
 enum Command {
     /// Run the gateway.
     Serve(Settings),
@@ -121,7 +122,7 @@ impl Settings {
 const IN_ENVIRONMENT: [&str; 8] =
     ["config", "region", "listen", "metrics-listen", "admin-listen", "workspace-url", "appstream-url", "mode"];
 
-/// Warns of variables that look like settings and are none. Kubernetes makes some of its own where a
+/// The variables that look like settings and are none. Kubernetes makes some of its own where a
 /// service has this program's name.
 fn unknown_variables(names: impl Iterator<Item = String>) -> Vec<String> {
     let is_kubernetes = |rest: &str| rest.starts_with("PORT") || rest.starts_with("SERVICE_");
@@ -174,7 +175,8 @@ pub fn run() -> ExitCode {
 fn with(settings: Settings, command: impl FnOnce(Config) -> ExitCode) -> ExitCode {
     for name in unknown_variables(std::env::vars_os().filter_map(|(name, _)| name.into_string().ok())) {
         let known = IN_ENVIRONMENT.map(variable).join(", ");
-        eprintln!("workspace-gateway: {name} is no setting and is ignored: expected one of {known}");
+        let _ =
+            writeln!(io::stderr(), "workspace-gateway: {name} is no setting and is ignored: expected one of {known}");
     }
     match settings.load(|name| std::env::var_os(name)) {
         Ok(config) => command(config),
