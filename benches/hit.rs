@@ -16,7 +16,7 @@ use tokio::runtime::Runtime;
 use workspace_gateway::catalogue::Service;
 use workspace_gateway::clock::Clock;
 use workspace_gateway::config::{Config, Override};
-use workspace_gateway::gateway::Gateway;
+use workspace_gateway::gateway::{Connection, Gateway};
 use workspace_gateway::request::caller::{Callers, X_AUTH_TOKEN};
 use workspace_gateway::request::key::Key;
 use workspace_gateway::simulator::Simulator;
@@ -61,9 +61,9 @@ fn full_hit(criterion: &mut Criterion) {
     let runtime = Runtime::new().expect("a runtime");
     let simulator = runtime.block_on(Simulator::start()).expect("a simulator");
     let gateway = Gateway::new(&config(&simulator), Clock::System).expect("a gateway");
-    let local = SocketAddr::from(([127, 0, 0, 1], 8080));
+    let connection = Connection::new(SocketAddr::from(([127, 0, 0, 1], 8080)));
     let ask = async |token: &str| {
-        let answer = gateway.handle(request(token, &format!("{PATH}?{QUERY}")), local).await;
+        let answer = gateway.handle(request(token, &format!("{PATH}?{QUERY}")), &connection).await;
         let status = answer.headers()["cache-status"].clone();
         (status, answer.into_body().collect().await.expect("a whole answer").to_bytes())
     };

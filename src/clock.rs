@@ -7,7 +7,8 @@ use std::time::{Duration, Instant, SystemTime};
 /// Where "now" comes from.
 #[derive(Clone, Debug, Default)]
 pub enum Clock {
-    /// The machine's monotonic clock.
+    /// The machine's monotonic clock, by way of the runtime: where a test pauses that, rules and timers
+    /// agree on the time.
     #[default]
     System,
     /// A clock that stands still until it is moved.
@@ -19,7 +20,7 @@ impl Clock {
     #[allow(clippy::disallowed_methods)]
     pub fn now(&self) -> Instant {
         match self {
-            Self::System => Instant::now(),
+            Self::System => tokio::time::Instant::now().into_std(),
             Self::Manual(clock) => *clock.0.lock().unwrap_or_else(PoisonError::into_inner),
         }
     }

@@ -7,6 +7,7 @@
 //! The steps live in their own modules and never call each other; this file calls them, one after
 //! the other. A request enters and its answer leaves by [`Gateway::handle`].
 
+mod forward;
 #[cfg(test)]
 mod tests;
 
@@ -17,7 +18,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::header::{self, AUTHORIZATION, DATE};
+use http::header::{self, DATE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Response};
 use http_body::Body;
@@ -27,24 +28,24 @@ use crate::cache::entry::Entry;
 use crate::cache::flights::{Flights, Pilot};
 use crate::cache::freshness::{Freshness, Life};
 use crate::cache::store::{Epoch, Selection, Slot, Store};
-use crate::catalogue::{Catalogue, Operation, Service};
+use crate::catalogue::{Catalogue, Operation};
 use crate::clock::Clock;
 use crate::config::{Config, Mode};
 use crate::reply::body::{Content, ReplyBody};
 use crate::reply::compose::{self, CacheStatus, Forward};
 use crate::reply::error::{Blame, Problem};
-use crate::request::caller::{self, Callers};
+use crate::request::caller::{self, Callers, LastCredential};
 use crate::request::hop::{self, Via};
 use crate::request::id::RequestIds;
 use crate::request::key::Key;
 use crate::request::route::{self, Route};
 use crate::request::{BypassReason, X_REQUEST_ID, target};
-use crate::stream::{BoxError, StreamBody, stream};
+use crate::stream::{BoxError, stream};
 use crate::telemetry::metrics::{Metrics, Usage};
 use crate::telemetry::outcome::Outcome;
 use crate::telemetry::record::Record;
-use crate::upstream::UpstreamError;
-use crate::upstream::client::{self, Errand, Limits, Upstream};
+use crate::upstream::client::{self, Errand, HttpClient, Limits};
+use crate::upstream::{Upstream, UpstreamError};
 
 /// One gateway: what it knows, what it remembers, and whom it asks.
 pub struct Gateway {
@@ -56,9 +57,22 @@ pub struct Gateway {
     bypassing: AtomicBool,
     store: Arc<Store>,
     flights: Arc<Flights<Slot, Landing>>,
-    upstream: Upstream,
+    upstream: Arc<dyn Upstream>,
     metrics: Arc<Metrics>,
     clock: Clock,
+}
+
+/// What the gateway knows of a client's connection.
+pub struct Connection {
+    local: SocketAddr,
+    credential: LastCredential,
+}
+
+impl Connection {
+    /// One that came in by the address `local`.
+    pub fn new(local: SocketAddr) -> Self {
+        Self { local, credential: LastCredential::default() }
+    }
 }
 
 /// How a flight ended, for everyone aboard.
@@ -93,8 +107,6 @@ impl Gateway {
     /// If `upstream.ca_file` is unusable or the system has no randomness.
     pub fn new(config: &Config, clock: Clock) -> io::Result<Arc<Self>> {
         let settings = &config.settings;
-        let mut caller_key = [0; 32];
-        getrandom::fill(&mut caller_key)?;
         let via = Via::new(getrandom::u32()?);
         let limits = Limits {
             connect: settings.upstream.connect_timeout.0,
@@ -102,6 +114,22 @@ impl Gateway {
             idle: settings.upstream.idle_timeout.0,
             max_body: settings.cache.max_body_size.bytes(),
         };
+        let upstream = HttpClient::new(settings.upstream.ca_file.as_deref(), limits, via.clone())?;
+        Self::assemble(config, clock, via, Arc::new(upstream))
+    }
+
+    /// The same before an upstream that is not asked over HTTP, for tests.
+    ///
+    /// # Errors
+    /// If the system has no randomness.
+    pub fn before(upstream: Arc<dyn Upstream>, config: &Config, clock: Clock) -> io::Result<Arc<Self>> {
+        Self::assemble(config, clock, Via::new(getrandom::u32()?), upstream)
+    }
+
+    fn assemble(config: &Config, clock: Clock, via: Via, upstream: Arc<dyn Upstream>) -> io::Result<Arc<Self>> {
+        let settings = &config.settings;
+        let mut caller_key = [0; 32];
+        getrandom::fill(&mut caller_key)?;
         let metrics = Metrics::new().map_err(io::Error::other)?;
         let flights = Arc::new(Flights::default());
         let longest_ttl = config.catalogue.operations().iter().map(|operation| operation.ttl).max();
@@ -120,7 +148,7 @@ impl Gateway {
             catalogue: config.catalogue.clone(),
             callers: Callers::new(caller_key),
             request_ids: RequestIds::new(getrandom::u64()?),
-            upstream: Upstream::new(settings.upstream.ca_file.as_deref(), limits, via.clone())?,
+            upstream,
             via,
             max_head: settings.limits.max_head_size.bytes(),
             bypassing: AtomicBool::new(settings.mode == Mode::Bypass),
@@ -159,8 +187,8 @@ impl Gateway {
         purged
     }
 
-    /// Answers a request that came in by the address `local`.
-    pub async fn handle<B>(self: &Arc<Self>, request: Request<B>, local: SocketAddr) -> Response<ReplyBody>
+    /// Answers a request that came in by a connection.
+    pub async fn handle<B>(self: &Arc<Self>, request: Request<B>, connection: &Connection) -> Response<ReplyBody>
     where
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
@@ -169,7 +197,7 @@ impl Gateway {
         let method = head.method.clone();
         let mut record = Record::begin(Arc::clone(&self.metrics), self.clock.clone(), self.request_ids.next(), &head);
 
-        let answer = self.answer(head, body, local, &mut record).await;
+        let answer = self.answer(head, body, connection, &mut record).await;
         let mut response = answer.unwrap_or_else(|problem| {
             match problem.blame() {
                 Blame::Client => record.answered(Outcome::Refused, problem.as_str()),
@@ -192,7 +220,7 @@ impl Gateway {
         self: &Arc<Self>,
         mut head: Parts,
         body: B,
-        local: SocketAddr,
+        connection: &Connection,
         record: &mut Record,
     ) -> Result<Response<Content>, Problem>
     where
@@ -202,7 +230,7 @@ impl Gateway {
         if head_size(&head) > self.max_head {
             return Err(Problem::HeadTooLarge { limit: self.max_head });
         }
-        target::check(&head, local, &self.catalogue).map_err(Problem::Misdirected)?;
+        target::check(&head, connection.local, &self.catalogue).map_err(Problem::Misdirected)?;
         if self.via.is_in(&head.headers) {
             return Err(Problem::Loop);
         }
@@ -214,7 +242,7 @@ impl Gateway {
             Route::Operation(operation, project_id) => {
                 record.is_for(operation);
                 let service = operation.service;
-                match self.read(&head, operation, project_id, has_body) {
+                match self.read(&head, operation, project_id, has_body, &connection.credential) {
                     Ok((slot, token)) => match self.look_up_or_fetch(slot, token, &head.headers, record).await? {
                         Some(response) => Ok(response),
                         None => self.bypass(BypassReason::TooLarge, service, head, body, record).await,
@@ -238,13 +266,14 @@ impl Gateway {
         operation: &Arc<Operation>,
         project_id: &str,
         has_body: bool,
+        last: &LastCredential,
     ) -> Result<(Slot, HeaderValue), BypassReason> {
         if self.mode() == Mode::Bypass {
             return Err(BypassReason::Mode);
         }
         let token = caller::credential(&head.headers)?;
         let key = Key::read(&self.catalogue, operation, project_id, head.uri.query(), &head.headers, has_body)?;
-        Ok((Slot { caller: self.callers.of_token(token), key }, token.clone()))
+        Ok((Slot { caller: self.callers.recognise(token, last), key }, token.clone()))
     }
 
     /// Answers from memory, or from a flight. `None` if the answer is too large to hold.
@@ -356,59 +385,6 @@ impl Gateway {
             }
         };
         Answer { response, life, age_is_known: age.is_some(), not_kept }
-    }
-
-    /// Forwards a request for an operation as it is, and says why.
-    async fn bypass(
-        &self,
-        reason: BypassReason,
-        service: Service,
-        head: Parts,
-        body: StreamBody,
-        record: &mut Record,
-    ) -> Result<Response<Content>, Problem> {
-        record.answered(Outcome::Bypass, reason.as_str());
-        let mut response = self.forward(service, head, body, record).await?;
-        self.metrics.bypass(reason);
-        let status = CacheStatus::Forwarded {
-            why: Forward::Bypass,
-            status: None,
-            stored: false,
-            collapsed: false,
-            detail: Some(reason.as_str()),
-        };
-        status.add_to(response.headers_mut());
-        Ok(response)
-    }
-
-    /// Sends a request on as it is, and streams the answer.
-    async fn forward(
-        &self,
-        service: Service,
-        mut head: Parts,
-        body: StreamBody,
-        record: &mut Record,
-    ) -> Result<Response<Content>, Problem> {
-        let origin = self.catalogue.origin(service);
-        if caller::signature_is_bound_elsewhere(&head.headers, origin.authority().as_str()) {
-            if !caller::has_token(&head.headers) {
-                return Err(Problem::SignatureBoundHere);
-            }
-            head.headers.remove(AUTHORIZATION);
-        }
-        let begun = self.clock.now();
-        let call = self.metrics.upstream_call(service);
-        let answer = self.upstream.relay(origin, &head, body).await;
-        let status = answer.as_ref().map(Response::status).map_err(UpstreamError::as_str);
-        call.ended(status, self.clock.now().saturating_duration_since(begun));
-        Ok(match answer {
-            Ok(response) => response.map(Content::Stream),
-            Err(error) => {
-                tracing::warn!(request_id = record.request_id(), service = service.as_str(), %error, "upstream gave no answer");
-                record.because(error.as_str());
-                Problem::Upstream(error).response(record.request_id())
-            }
-        })
     }
 }
 

@@ -7,7 +7,7 @@ use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt, Empty};
 use tokio::net::TcpStream;
 use workspace_gateway::clock::Clock;
-use workspace_gateway::gateway::Gateway;
+use workspace_gateway::gateway::{Connection, Gateway};
 
 use crate::support::{PROJECT, World, config};
 
@@ -100,7 +100,7 @@ async fn nothing_a_client_sends_adds_a_series() {
             .header(format!("x-{scramble}"), scramble)
             .body(Empty::<Bytes>::new())
             .unwrap();
-        let answer = gateway.handle(request, ([127, 0, 0, 1], 8080).into()).await;
+        let answer = gateway.handle(request, &Connection::new(([127, 0, 0, 1], 8080).into())).await;
         answer.into_body().collect().await.unwrap();
     };
     for index in 0..1_000 {

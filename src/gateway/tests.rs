@@ -1,6 +1,7 @@
 //! What can't be brought about from outside: the order of steps within a flight.
 
 use super::*;
+use crate::catalogue::Service;
 use crate::config::Override;
 use crate::simulator::Simulator;
 
@@ -55,7 +56,7 @@ async fn an_answer_to_head_has_no_body_of_any_kind() {
         let ask = async |method: Method| {
             let request = Request::builder().method(method).uri(path).header("host", "any").header("x-auth-token", "t");
             let request = request.body(http_body_util::Empty::<Bytes>::new()).unwrap();
-            gateway.handle(request, ([127, 0, 0, 1], 8080).into()).await
+            gateway.handle(request, &Connection::new(([127, 0, 0, 1], 8080).into())).await
         };
         let length = ask(Method::GET).await.into_body().size_hint().exact().unwrap();
         let head = ask(Method::HEAD).await;

@@ -1,14 +1,16 @@
 //! Who asks: the credential that a request presents, and the caller it stands for.
 //!
-//! A raw credential is borrowed from the request here and kept nowhere; what is remembered of a
-//! caller is a keyed hash, with a key that lives and dies with this process.
+//! What is remembered of a caller is a keyed hash, with a key that lives and dies with this process.
+//! A raw credential is kept in one place only: in the memory of the connection it came by.
 
 use std::fmt;
+use std::sync::{Mutex, PoisonError};
 
+use constant_time_eq::constant_time_eq;
 use http::header::{AUTHORIZATION, HOST};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use super::BypassReason;
+use super::{BypassReason, copied};
 
 /// The header that carries a token.
 pub const X_AUTH_TOKEN: HeaderName = HeaderName::from_static("x-auth-token");
@@ -97,6 +99,27 @@ impl Callers {
     }
 }
 
+impl Callers {
+    /// The same, quickly where a connection repeats its last credential, as they mostly do.
+    pub fn recognise(&self, token: &HeaderValue, last: &LastCredential) -> Caller {
+        let mut last = last.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // In constant time: a connection may be a proxy's and have carried somebody else before.
+        if let Some((known, caller)) = last.as_ref()
+            && constant_time_eq(known.as_bytes(), token.as_bytes())
+        {
+            return *caller;
+        }
+        let caller = self.of_token(token);
+        *last = Some((copied(token), caller));
+        caller
+    }
+}
+
+/// A connection's memory of the credential it presented last, and whose that was. It ends with the
+/// connection and can't be printed.
+#[derive(Default)]
+pub struct LastCredential(Mutex<Option<(HeaderValue, Caller)>>);
+
 impl fmt::Debug for Callers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Callers(…)")
@@ -153,6 +176,16 @@ mod tests {
         assert!(!bound(signed, "upstream.example"));
         assert!(!bound("Bearer eyJ.aaHmAcbb.signature", "127.0.0.1:8080"));
         assert!(!bound(unsigned, "127.0.0.1:8080"));
+    }
+
+    #[test]
+    fn a_connection_that_changes_its_credential_changes_its_caller() {
+        let callers = Callers::new([1; 32]);
+        let last = LastCredential::default();
+        for token in ["token-a", "token-a", "token-b", "token-bb", "token-a", ""] {
+            let token = HeaderValue::from_static(token);
+            assert_eq!(callers.recognise(&token, &last), callers.of_token(&token));
+        }
     }
 
     #[test]

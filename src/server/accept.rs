@@ -35,15 +35,17 @@ pub(super) struct Connections {
 }
 
 impl Connections {
-    /// Serves a listener until `drain` says so and what is in flight is done.
-    pub(super) async fn serve<S, F, B>(
+    /// Serves a listener until `drain` says so and what is in flight is done. Each connection, known by
+    /// the address it came in by, is welcomed once and then answered by what that gave.
+    pub(super) async fn serve<W, S, F, B>(
         self,
         listener: TcpListener,
         mut drain: watch::Receiver<bool>,
         open: Option<IntGauge>,
-        answer: S,
+        welcome: W,
     ) where
-        S: Fn(Request<Incoming>, SocketAddr) -> F + Clone + Send + 'static,
+        W: Fn(SocketAddr) -> S,
+        S: Fn(Request<Incoming>) -> F + Send + 'static,
         F: Future<Output = Response<B>> + Send,
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
@@ -63,7 +65,10 @@ impl Connections {
                     },
                     () = &mut draining => break,
                 };
-                self.spawn(stream, &graceful, open.clone(), answer.clone());
+                // Without an address it is gone already; nothing to serve.
+                if let Ok(local) = stream.local_addr() {
+                    self.spawn(stream, &graceful, open.clone(), welcome(local));
+                }
             }
         }
         drop(listener);
@@ -75,17 +80,15 @@ impl Connections {
 
     fn spawn<S, F, B>(self, stream: TcpStream, graceful: &GracefulShutdown, open: Option<IntGauge>, answer: S)
     where
-        S: Fn(Request<Incoming>, SocketAddr) -> F + Send + 'static,
+        S: Fn(Request<Incoming>) -> F + Send + 'static,
         F: Future<Output = Response<B>> + Send,
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
-        // Gone already; nothing to serve.
-        let Ok(local) = stream.local_addr() else { return };
         // Small answers must not wait for the client's delayed acknowledgement.
         let _ = stream.set_nodelay(true);
         let service = service_fn(move |request| {
-            let answering = answer(request, local);
+            let answering = answer(request);
             async move { Ok::<_, std::convert::Infallible>(answering.await) }
         });
         let connection = http1::Builder::new()

@@ -19,7 +19,7 @@ use tokio::task::JoinHandle;
 use crate::admin::{Operator, Probes};
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::gateway::Gateway;
+use crate::gateway::{Connection, Gateway};
 use accept::Connections;
 
 /// Why the gateway can't start.
@@ -75,9 +75,12 @@ impl Server {
         let proxying = tokio::spawn({
             let gateway = Arc::clone(&gateway);
             let open = gateway.metrics().connections.clone();
-            connections.serve(proxy_listener, drain.clone(), Some(open), move |request, local| {
-                let gateway = Arc::clone(&gateway);
-                async move { gateway.handle(request, local).await }
+            connections.serve(proxy_listener, drain.clone(), Some(open), move |local| {
+                let (gateway, connection) = (Arc::clone(&gateway), Arc::new(Connection::new(local)));
+                move |request| {
+                    let (gateway, connection) = (Arc::clone(&gateway), Arc::clone(&connection));
+                    async move { gateway.handle(request, &connection).await }
+                }
             })
         });
         // These two go on until the server is gone, so that draining can be watched.
@@ -86,13 +89,19 @@ impl Server {
         let probes = Arc::new(Probes::new(Arc::clone(gateway.metrics()), drain));
         let operator = Arc::new(Operator::new(Arc::clone(&gateway)));
         let watching = [
-            tokio::spawn(connections.serve(metrics_listener, never.clone(), None, move |request, _| {
+            tokio::spawn(connections.serve(metrics_listener, never.clone(), None, move |_| {
                 let probes = Arc::clone(&probes);
-                async move { probes.answer(&request) }
+                move |request| {
+                    let probes = Arc::clone(&probes);
+                    async move { probes.answer(&request) }
+                }
             })),
-            tokio::spawn(connections.serve(admin_listener, never, None, move |request, _| {
+            tokio::spawn(connections.serve(admin_listener, never, None, move |_| {
                 let operator = Arc::clone(&operator);
-                async move { operator.answer(request).await }
+                move |request| {
+                    let operator = Arc::clone(&operator);
+                    async move { operator.answer(request).await }
+                }
             })),
         ];
         Ok(Self { gateway, proxy, metrics, admin, draining, proxying, watching })

@@ -18,9 +18,9 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
-use super::UpstreamError;
 use super::connect::Connector;
 use super::idle::{self, IdleLimited, Watched};
+use super::{Answering, Upstream, UpstreamError};
 use crate::catalogue::Origin;
 use crate::request::X_REQUEST_ID;
 use crate::request::caller::X_AUTH_TOKEN;
@@ -58,14 +58,14 @@ pub struct Errand {
     pub via: HeaderValue,
 }
 
-/// Both upstream services.
-pub struct Upstream {
+/// Both upstream services, over HTTP.
+pub struct HttpClient {
     client: Client<Connector, StreamBody>,
     limits: Limits,
     via: Via,
 }
 
-impl Upstream {
+impl HttpClient {
     /// A client that trusts the system's authorities and those in `ca_file`. Connects to nothing yet.
     ///
     /// # Errors
@@ -78,11 +78,7 @@ impl Upstream {
         Ok(Self { client, limits, via })
     }
 
-    /// Asks for a product list, and reads the answer whole within the deadline.
-    ///
-    /// # Errors
-    /// If there is no whole answer.
-    pub async fn ask(&self, key: &Key, errand: Errand) -> Result<Response<Bytes>, UpstreamError> {
+    async fn ask(&self, key: &Key, errand: Errand) -> Result<Response<Bytes>, UpstreamError> {
         let request = question(key, errand).map_err(|error| UpstreamError::Broken(error.to_string()))?;
         let max_body = self.limits.max_body;
         let answering = async {
@@ -99,11 +95,7 @@ impl Upstream {
         timeout(self.limits.answer, answering).await.unwrap_or(Err(UpstreamError::Timeout))
     }
 
-    /// Sends a request on as it is, hop-by-hop headers apart, and streams both bodies.
-    ///
-    /// # Errors
-    /// If there is no answer's head.
-    pub async fn relay(
+    async fn relay(
         &self,
         origin: &Origin,
         head: &Parts,
@@ -135,6 +127,16 @@ impl Upstream {
         let received = std::mem::replace(response.version_mut(), Version::HTTP_11);
         self.via.add_to(response.headers_mut(), received);
         Ok(response)
+    }
+}
+
+impl Upstream for HttpClient {
+    fn ask<'a>(&'a self, key: &'a Key, errand: Errand) -> Answering<'a, Bytes> {
+        Box::pin(self.ask(key, errand))
+    }
+
+    fn relay<'a>(&'a self, origin: &'a Origin, head: &'a Parts, body: StreamBody) -> Answering<'a, StreamBody> {
+        Box::pin(self.relay(origin, head, body))
     }
 }
 

@@ -104,9 +104,10 @@ where
 mod tests {
     use http_body_util::BodyExt;
     use tokio::sync::mpsc;
-    use tokio::time::{Instant, advance, timeout};
+    use tokio::time::{advance, timeout};
 
     use super::*;
+    use crate::clock::Clock;
 
     struct Parts(mpsc::Receiver<Bytes>);
 
@@ -131,12 +132,12 @@ mod tests {
             parts.send(Bytes::from_static(b"x")).await.unwrap();
             body.frame().await.unwrap().unwrap();
         }
-        let paused = Instant::now();
+        let paused = Clock::System.now();
         // Bounded, for a paused clock that no timer moves stands still for ever.
         let frame = timeout(Duration::from_secs(3600), body.frame()).await.unwrap();
         let error = frame.unwrap().unwrap_err();
         assert_eq!(error.downcast_ref::<UpstreamError>(), Some(&UpstreamError::Idle));
-        assert_eq!(paused.elapsed().as_secs(), 60);
+        assert_eq!((Clock::System.now() - paused).as_secs(), 60);
     }
 
     #[tokio::test(start_paused = true)]
@@ -150,9 +151,9 @@ mod tests {
                 moved.notify_one();
             }
         };
-        let begun = Instant::now();
+        let begun = Clock::System.now();
         let (given_up, ()) = tokio::join!(waiting, moving);
-        assert_eq!((given_up, begun.elapsed().as_secs()), (None, 10 * 59 + 60));
+        assert_eq!((given_up, (Clock::System.now() - begun).as_secs()), (None, 10 * 59 + 60));
     }
 
     #[tokio::test]

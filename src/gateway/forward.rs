@@ -1,0 +1,71 @@
+//! Forwarding: what is not answered from memory goes upstream as it is, and its answer is streamed.
+
+use http::Response;
+use http::header::AUTHORIZATION;
+use http::request::Parts;
+
+use super::Gateway;
+use crate::catalogue::Service;
+use crate::reply::body::Content;
+use crate::reply::compose::{CacheStatus, Forward};
+use crate::reply::error::Problem;
+use crate::request::{BypassReason, caller};
+use crate::stream::StreamBody;
+use crate::telemetry::outcome::Outcome;
+use crate::telemetry::record::Record;
+use crate::upstream::UpstreamError;
+
+impl Gateway {
+    /// Forwards a request for an operation as it is, and says why.
+    pub(super) async fn bypass(
+        &self,
+        reason: BypassReason,
+        service: Service,
+        head: Parts,
+        body: StreamBody,
+        record: &mut Record,
+    ) -> Result<Response<Content>, Problem> {
+        record.answered(Outcome::Bypass, reason.as_str());
+        let mut response = self.forward(service, head, body, record).await?;
+        self.metrics.bypass(reason);
+        let status = CacheStatus::Forwarded {
+            why: Forward::Bypass,
+            status: None,
+            stored: false,
+            collapsed: false,
+            detail: Some(reason.as_str()),
+        };
+        status.add_to(response.headers_mut());
+        Ok(response)
+    }
+
+    /// Sends a request on as it is, and streams the answer.
+    pub(super) async fn forward(
+        &self,
+        service: Service,
+        mut head: Parts,
+        body: StreamBody,
+        record: &mut Record,
+    ) -> Result<Response<Content>, Problem> {
+        let origin = self.catalogue.origin(service);
+        if caller::signature_is_bound_elsewhere(&head.headers, origin.authority().as_str()) {
+            if !caller::has_token(&head.headers) {
+                return Err(Problem::SignatureBoundHere);
+            }
+            head.headers.remove(AUTHORIZATION);
+        }
+        let begun = self.clock.now();
+        let call = self.metrics.upstream_call(service);
+        let answer = self.upstream.relay(origin, &head, body).await;
+        let status = answer.as_ref().map(Response::status).map_err(UpstreamError::as_str);
+        call.ended(status, self.clock.now().saturating_duration_since(begun));
+        Ok(match answer {
+            Ok(response) => response.map(Content::Stream),
+            Err(error) => {
+                tracing::warn!(request_id = record.request_id(), service = service.as_str(), %error, "upstream gave no answer");
+                record.because(error.as_str());
+                Problem::Upstream(error).response(record.request_id())
+            }
+        })
+    }
+}
