@@ -94,6 +94,25 @@ pub struct Parameter {
     pub empty_is_absent: bool,
 }
 
+/// Between whom the answers of an operation are shared.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Sharing {
+    /// Between all callers whom upstream has proved in the project: they would be told the same.
+    Project,
+    /// Between nobody: each caller has entries of its own.
+    Caller,
+}
+
+impl Sharing {
+    /// The name used in the configuration and by `explain`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Project => "project",
+            Self::Caller => "caller",
+        }
+    }
+}
+
 /// An operation whose answers may be kept.
 #[derive(Clone, Debug)]
 pub struct Operation {
@@ -107,6 +126,10 @@ pub struct Operation {
     pub parameters: &'static [Parameter],
     /// How long an answer stays fresh.
     pub ttl: Duration,
+    /// How much longer it may be given when upstream fails.
+    pub stale_if_error: Duration,
+    /// Between whom answers are shared.
+    pub sharing: Sharing,
 }
 
 impl Operation {
@@ -150,6 +173,9 @@ const fn v1(name: &'static str) -> Parameter {
 /// How long answers stay fresh unless the configuration says otherwise.
 pub const DEFAULT_TTL: Duration = Duration::from_secs(5 * 60);
 
+/// How much longer they may be given in an outage, unless the configuration says otherwise.
+const DEFAULT_STALE_IF_ERROR: Duration = Duration::from_secs(60 * 60);
+
 static BUILT_IN: [Operation; 3] = [
     Operation {
         name: "ListProducts",
@@ -166,6 +192,8 @@ static BUILT_IN: [Operation; 3] = [
             v2_with_default("offset", "0"),
         ],
         ttl: DEFAULT_TTL,
+        stale_if_error: DEFAULT_STALE_IF_ERROR,
+        sharing: Sharing::Project,
     },
     Operation {
         name: "ListSharerProducts",
@@ -181,6 +209,8 @@ static BUILT_IN: [Operation; 3] = [
             v2_with_default("offset", "0"),
         ],
         ttl: DEFAULT_TTL,
+        stale_if_error: DEFAULT_STALE_IF_ERROR,
+        sharing: Sharing::Project,
     },
     Operation {
         name: "ListProduct",
@@ -196,6 +226,8 @@ static BUILT_IN: [Operation; 3] = [
             v1("package_type"),
         ],
         ttl: DEFAULT_TTL,
+        stale_if_error: DEFAULT_STALE_IF_ERROR,
+        sharing: Sharing::Project,
     },
 ];
 
@@ -234,10 +266,10 @@ impl Catalogue {
         &self.operations
     }
 
-    /// Replaces one operation's TTL; `false` if there is no operation of that name.
-    pub fn set_ttl(&mut self, name: &str, ttl: Duration) -> bool {
+    /// An operation, to be adjusted to the configuration.
+    pub fn operation_mut(&mut self, name: &str) -> Option<&mut Operation> {
         let found = self.operations.iter_mut().find(|operation| operation.name == name);
-        found.map(|operation| Arc::make_mut(operation).ttl = ttl).is_some()
+        found.map(Arc::make_mut)
     }
 
     /// Request headers that are part of every key, and are sent upstream.

@@ -1,13 +1,15 @@
 //! THE PATH: the only file that knows the order of the steps.
 //!
 //! ```text
-//! accept → route → caller → key → look up → coalesce → fetch → store → compose → record
+//! accept → route → caller → key → look up → coalesce → fetch → store → release → compose → record
 //! ```
 //!
 //! The steps live in their own modules and never call each other; this file calls them, one after
 //! the other. A request enters and its answer leaves by [`Gateway::handle`].
 
+mod fetch;
 mod forward;
+mod release;
 #[cfg(test)]
 mod tests;
 
@@ -18,19 +20,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::header::{self, DATE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Response};
 use http_body::Body;
 
-use crate::cache::admission;
+use crate::cache::admission::Unstorable;
 use crate::cache::entry::Entry;
-use crate::cache::flights::{Flights, Pilot};
-use crate::cache::freshness::{Freshness, Life};
-use crate::cache::store::{Epoch, Selection, Slot, Store};
+use crate::cache::flights::{Bounds, Flights};
+use crate::cache::freshness::Freshness;
+use crate::cache::grants::{Grantee, Grants, Standing, Terms};
+use crate::cache::store::{Selection, Slot, Store};
 use crate::catalogue::{Catalogue, Operation};
 use crate::clock::Clock;
-use crate::config::{Config, Mode};
+use crate::config::{Config, Mode, OnOutage};
 use crate::reply::body::{Content, ReplyBody};
 use crate::reply::compose::{self, CacheStatus, Forward};
 use crate::reply::error::{Blame, Problem};
@@ -41,11 +43,16 @@ use crate::request::key::Key;
 use crate::request::route::{self, Route};
 use crate::request::{BypassReason, X_REQUEST_ID, target};
 use crate::stream::{BoxError, stream};
-use crate::telemetry::metrics::{Metrics, Usage};
+use crate::telemetry::metrics::{InUse, Metrics};
 use crate::telemetry::outcome::Outcome;
 use crate::telemetry::record::Record;
-use crate::upstream::client::{self, Errand, HttpClient, Limits};
-use crate::upstream::{Upstream, UpstreamError};
+use crate::upstream::Upstream;
+use crate::upstream::client::{Errand, HttpClient, Limits};
+use fetch::Landing;
+use release::{Release, Seat};
+
+/// How often a request waits for another leader after the one before was refused. Then it asks alone.
+const MAX_ELECTIONS: u32 = 3;
 
 /// One gateway: what it knows, what it remembers, and whom it asks.
 pub struct Gateway {
@@ -55,6 +62,8 @@ pub struct Gateway {
     via: Via,
     max_head: usize,
     bypassing: AtomicBool,
+    answer_timeout: Duration,
+    grants: Arc<Grants>,
     store: Arc<Store>,
     flights: Arc<Flights<Slot, Landing>>,
     upstream: Arc<dyn Upstream>,
@@ -75,29 +84,23 @@ impl Connection {
     }
 }
 
-/// How a flight ended, for everyone aboard.
+/// Who asks for what, and with which credential.
 #[derive(Clone)]
-enum Landing {
-    /// It was not flown: the one before had brought what was wanted.
-    Found {
-        entry: Arc<Entry>,
-        /// When it was found, and how long it was fresh then.
-        at: Instant,
-        left: Duration,
-    },
-    /// Upstream answered.
-    Answered(Arc<Answer>),
-    /// Upstream gave no whole answer.
-    Failed(UpstreamError),
+struct Question {
+    grantee: Grantee,
+    key: Arc<Key>,
+    token: HeaderValue,
 }
 
-/// A whole answer, and whether it was kept.
-struct Answer {
-    response: Response<Bytes>,
-    life: Life,
-    /// Whether upstream has told the answer's age in a way that can be read.
-    age_is_known: bool,
-    not_kept: Option<&'static str>,
+/// What memory has for a question.
+enum LookUp {
+    /// An answer for one who holds a grant, fresh for so long.
+    Hit(Arc<Entry>, Duration),
+    /// A refusal from just now, which is said again for so long.
+    Denied(Arc<Entry>, Duration),
+    /// Nothing to be given without asking. Where the answer is going to be kept, and whether there
+    /// is an old one, as far as this caller may know.
+    Ask(Slot, Forward),
 }
 
 impl Gateway {
@@ -131,17 +134,27 @@ impl Gateway {
         let mut caller_key = [0; 32];
         getrandom::fill(&mut caller_key)?;
         let metrics = Metrics::new().map_err(io::Error::other)?;
-        let flights = Arc::new(Flights::default());
-        let longest_ttl = config.catalogue.operations().iter().map(|operation| operation.ttl).max();
-        // Twice as long: that an entry has expired is worth telling from that there was none.
-        let longest_life = 2 * longest_ttl.unwrap_or_default();
+        let grants = Arc::new(Grants::new(Terms {
+            grant_ttl: settings.grants.grant_ttl.0,
+            denial_ttl: settings.grants.denial_ttl.0,
+            outage_grace: (settings.grants.on_outage == OnOutage::Serve).then_some(settings.grants.outage_grace.0),
+            max_grants: settings.grants.max_grants.0,
+        }));
+        let flights = Arc::new(Flights::new(Bounds {
+            flights: settings.limits.max_flights.0,
+            waiting: settings.limits.max_waiters.0,
+        }));
+        let lives = config.catalogue.operations().iter().map(|operation| operation.ttl + operation.stale_if_error);
+        let longest_life = lives.max().unwrap_or_default();
         let store = Arc::new(Store::new(settings.cache.max_size.0, longest_life, metrics.eviction_counter()));
         // Weak, for the store counts its evictions in these very metrics.
         let (remembered, aloft) = (Arc::downgrade(&store), Arc::downgrade(&flights));
+        let (granted, time) = (Arc::downgrade(&grants), clock.clone());
         metrics
-            .watch(move || Usage {
-                entries: remembered.upgrade().map_or((0, 0), |store| store.usage()),
+            .watch(move || InUse {
+                store: remembered.upgrade().map(|store| store.usage()).unwrap_or_default(),
                 waiting: aloft.upgrade().map_or(0, |flights| flights.waiting()),
+                grants: granted.upgrade().map_or(0, |grants| grants.live(time.now())),
             })
             .map_err(io::Error::other)?;
         Ok(Arc::new(Self {
@@ -152,6 +165,8 @@ impl Gateway {
             via,
             max_head: settings.limits.max_head_size.bytes(),
             bypassing: AtomicBool::new(settings.mode == Mode::Bypass),
+            answer_timeout: settings.upstream.answer_timeout.0,
+            grants,
             store,
             flights,
             metrics,
@@ -180,7 +195,7 @@ impl Gateway {
     }
 
     /// Removes the selected entries and says how many there were. Nothing that was asked of upstream
-    /// before is stored or given to anyone who asks from now on.
+    /// before is stored, or given to anyone but the one whose request it answers. Grants stay.
     pub fn purge(&self, selection: &Selection) -> usize {
         let purged = self.store.purge(selection);
         self.flights.close_all();
@@ -243,7 +258,7 @@ impl Gateway {
                 record.is_for(operation);
                 let service = operation.service;
                 match self.read(&head, operation, project_id, has_body, &connection.credential) {
-                    Ok((slot, token)) => match self.look_up_or_fetch(slot, token, &head.headers, record).await? {
+                    Ok(question) => match self.product_list(&question, &head.headers, record).await? {
                         Some(response) => Ok(response),
                         None => self.bypass(BypassReason::TooLarge, service, head, body, record).await,
                     },
@@ -267,124 +282,97 @@ impl Gateway {
         project_id: &str,
         has_body: bool,
         last: &LastCredential,
-    ) -> Result<(Slot, HeaderValue), BypassReason> {
+    ) -> Result<Question, BypassReason> {
         if self.mode() == Mode::Bypass {
             return Err(BypassReason::Mode);
         }
         let token = caller::credential(&head.headers)?;
         let key = Key::read(&self.catalogue, operation, project_id, head.uri.query(), &head.headers, has_body)?;
-        Ok((Slot { caller: self.callers.recognise(token, last), key }, token.clone()))
+        let caller = self.callers.recognise(token, last);
+        let grantee = Grantee { caller, scope: key.scope().clone() };
+        Ok(Question { grantee, key: Arc::new(key), token: token.clone() })
     }
 
     /// Answers from memory, or from a flight. `None` if the answer is too large to hold.
-    async fn look_up_or_fetch(
+    async fn product_list(
         self: &Arc<Self>,
-        slot: Slot,
-        token: HeaderValue,
+        question: &Question,
         headers: &HeaderMap,
         record: &mut Record,
     ) -> Result<Option<Response<Content>>, Problem> {
-        let found = self.store.get(&slot);
-        let now = self.clock.now();
-        if let Some(entry) = &found
-            && let Freshness::Fresh { left } = entry.life().freshness(now)
-        {
-            return Ok(Some(hit(entry, now, left, record)));
-        }
-        let why = if found.is_some() { Forward::Stale } else { Forward::Miss };
-
-        let (passenger, pilot) = self.flights.board(&slot);
-        let collapsed = pilot.is_none();
-        record.answered(
-            match (collapsed, why) {
-                (true, _) => Outcome::Coalesced,
-                (false, Forward::Stale) => Outcome::Expired,
-                (false, _) => Outcome::Miss,
-            },
-            "",
-        );
-        if let Some(pilot) = pilot {
-            let errand = Errand { token, request_id: record.request_id().to_owned(), via: self.via.trail(headers) };
-            // In a task of its own: a client that hangs up neither cancels nor poisons it.
-            tokio::spawn(Arc::clone(self).fly(pilot, errand));
-        }
-
-        match passenger.arrive().await.ok_or(Problem::Internal)? {
-            Landing::Found { entry, at, left } => Ok(Some(hit(&entry, at, left, record))),
-            Landing::Answered(answer) => Ok(Some(self.fetched(&answer, why, collapsed, record))),
-            Landing::Failed(UpstreamError::TooLarge) => Ok(None),
-            Landing::Failed(error) => Ok(Some(failed(error, why, collapsed, record))),
-        }
-    }
-
-    /// An answer that a flight has brought.
-    fn fetched(&self, answer: &Answer, why: Forward, collapsed: bool, record: &mut Record) -> Response<Content> {
-        record.because(answer.not_kept.unwrap_or_default());
-        let age = answer.age_is_known.then(|| answer.life.age(self.clock.now()));
-        let mut response = compose::from_answer(&answer.response, age, collapsed);
-        let status = CacheStatus::Forwarded {
-            why,
-            status: Some(response.status()),
-            stored: answer.not_kept.is_none(),
-            collapsed,
-            detail: answer.not_kept,
-        };
-        status.add_to(response.headers_mut());
-        response
-    }
-
-    /// Asks upstream, keeps the answer if it may be kept, and lets everyone aboard have it.
-    async fn fly(self: Arc<Self>, pilot: Pilot<Slot, Landing>, errand: Errand) {
-        let slot = pilot.key().clone();
-        let sent = self.clock.now();
-        // The flight before may have landed between the look-up and the boarding.
-        if let Some(entry) = self.store.get(&slot)
-            && let Freshness::Fresh { left } = entry.life().freshness(sent)
-        {
-            return pilot.land(Landing::Found { entry, at: sent, left });
-        }
-        let epoch = self.store.epoch();
-        let service = slot.key.operation().service;
-        let call = self.metrics.upstream_call(service);
-        let request_id = errand.request_id.clone();
-        let answer = self.upstream.ask(&slot.key, errand).await;
-        let status = answer.as_ref().map(Response::status).map_err(UpstreamError::as_str);
-        call.ended(status, self.clock.now().saturating_duration_since(sent));
-        pilot.land(match answer {
-            Ok(response) => Landing::Answered(Arc::new(self.keep(slot, response, sent, epoch))),
-            Err(error) => {
-                if error != UpstreamError::TooLarge {
-                    tracing::warn!(request_id, service = service.as_str(), %error, "upstream gave no whole answer");
+        let mut deadline = None;
+        let mut flown: u32 = 0;
+        loop {
+            let now = self.clock.now();
+            let (slot, why) = match self.look_up(question, now) {
+                LookUp::Hit(entry, left) => return Ok(Some(hit(&entry, now, left, record))),
+                LookUp::Denied(refusal, left) => return Ok(Some(self.denied(&refusal, now, left, record))),
+                LookUp::Ask(slot, why) => (slot, why),
+            };
+            let uncacheable = self.store.uncacheable(&slot, now);
+            if uncacheable == Some(Unstorable::TooLarge) {
+                return Ok(None);
+            }
+            // Answers that nobody else may be given are not worth waiting for, and neither is yet
+            // another leader.
+            let solo = uncacheable.is_some() || flown > MAX_ELECTIONS;
+            let (passenger, pilot) = if solo { self.flights.solo() } else { self.flights.board(&slot) };
+            let mut seat = Seat { leads: pilot.is_some(), elected: false, slot, why };
+            record.answered(seat.outcome(), "");
+            if let Some(pilot) = pilot {
+                seat.elected = flown > 0 && !solo && seat.slot.owner.is_none();
+                if seat.elected {
+                    self.metrics.elections.inc();
                 }
-                Landing::Failed(error)
+                let errand = Errand {
+                    token: question.token.clone(),
+                    request_id: record.request_id().to_owned(),
+                    via: self.via.trail(headers),
+                };
+                // In a task of its own: a client that hangs up neither cancels nor poisons it.
+                tokio::spawn(Arc::clone(self).fly(pilot, question.clone(), seat.slot.clone(), errand));
             }
-        });
+            let deadline = deadline.get_or_insert_with(|| Box::pin(tokio::time::sleep(self.answer_timeout)));
+            let landing = tokio::select! {
+                biased;
+                landing = passenger.arrive() => landing.ok_or(Problem::Internal)?,
+                () = deadline => return Ok(Some(self.timed_out(question, &seat, record))),
+            };
+            match self.release(question, &seat, &landing, record) {
+                Release::Answer(response) => return Ok(Some(response)),
+                Release::Stream => return Ok(None),
+                Release::GoAgain => flown += 1,
+            }
+        }
     }
 
-    /// Keeps an answer if it may be kept.
-    fn keep(&self, slot: Slot, mut response: Response<Bytes>, sent: Instant, epoch: Epoch) -> Answer {
-        // RFC 9110 §6.6.1: without one, an answer is dated when it comes, and not each time it is given.
-        if let header::Entry::Vacant(date) = response.headers_mut().entry(DATE)
-            && let Ok(now) = HeaderValue::from_str(&httpdate::fmt_http_date(self.clock.date()))
-        {
-            date.insert(now);
+    /// Looks up what may be given to this caller without asking upstream.
+    fn look_up(&self, question: &Question, now: Instant) -> LookUp {
+        let caller = question.grantee.caller;
+        match self.grants.standing(&question.grantee, now) {
+            Standing::Denied { refusal, left } => LookUp::Denied(refusal, left),
+            Standing::Granted => {
+                let slot = self.store.slot(&question.key, caller);
+                match self.store.get(&slot).map(|entry| (entry.life().freshness(now), entry)) {
+                    Some((Freshness::Fresh { left }, entry)) => LookUp::Hit(entry, left),
+                    Some(_) => LookUp::Ask(slot, Forward::Stale),
+                    None => LookUp::Ask(slot, Forward::Miss),
+                }
+            }
+            // Alone, and without a word on what there is: upstream has to speak first.
+            Standing::Lapsed | Standing::Unproved => {
+                LookUp::Ask(Slot { owner: Some(caller), key: Arc::clone(&question.key) }, Forward::Miss)
+            }
         }
-        let is_fixed = |name: &_| client::is_constant(name) || self.catalogue.keyed_headers().contains(name);
-        let admitted = admission::admit(&response, is_fixed);
-        let age = admission::age(response.headers());
-        let life = Life { sent, initial_age: age.unwrap_or_default(), ttl: slot.key.operation().ttl };
-        let not_kept = match admitted {
-            Ok(()) => {
-                let entry = Entry::new(response.headers(), response.body(), life);
-                let kept = self.store.insert(slot, Arc::new(entry), epoch);
-                (!kept).then_some("purged")
-            }
-            Err(reason) => {
-                self.metrics.unstored(reason);
-                Some(reason.as_str())
-            }
-        };
-        Answer { response, life, age_is_known: age.is_some(), not_kept }
+    }
+
+    /// Upstream's refusal from just now, once more.
+    fn denied(&self, refusal: &Entry, now: Instant, left: Duration, record: &mut Record) -> Response<Content> {
+        self.metrics.denial("memory");
+        record.answered(Outcome::Denied, "");
+        let mut response = compose::from_entry(refusal, now);
+        CacheStatus::Hit { left, detail: Some("denied") }.add_to(response.headers_mut());
+        response
     }
 }
 
@@ -392,17 +380,7 @@ impl Gateway {
 fn hit(entry: &Entry, now: Instant, left: Duration, record: &mut Record) -> Response<Content> {
     record.answered(Outcome::Hit, "");
     let mut response = compose::from_entry(entry, now);
-    CacheStatus::Hit { left }.add_to(response.headers_mut());
-    response
-}
-
-/// The answer to those aboard a flight that failed.
-fn failed(error: UpstreamError, why: Forward, collapsed: bool, record: &mut Record) -> Response<Content> {
-    let detail = error.as_str();
-    record.because(detail);
-    let mut response = Problem::Upstream(error).response(record.request_id());
-    let status = CacheStatus::Forwarded { why, status: None, stored: false, collapsed, detail: Some(detail) };
-    status.add_to(response.headers_mut());
+    CacheStatus::Hit { left, detail: None }.add_to(response.headers_mut());
     response
 }
 

@@ -7,16 +7,19 @@
 //! # The path
 //!
 //! ```text
-//!            request/                cache/                  upstream/        reply/     telemetry/
-//! accept → route → caller → key → look up → coalesce → fetch ────→ store → compose → record
-//!            │        │       │       │                                        ↑
-//!            │        └───────┴── a reason to bypass ──→ relayed as it is ──────┤
-//!            └── none of the operations ───────────────→ relayed as it is ──────┤
-//!                                     └── fresh: from memory ───────────────────┘
+//!            request/                cache/                  upstream/    cache/              reply/    telemetry/
+//! accept → route → caller → key → look up → coalesce → fetch ────→ store → release → compose → record
+//!            │        │       │       │ ↑                                     │          ↑
+//!            │        │       │       │ └────────── not for this caller ──────┘          │
+//!            │        └───────┴───────│─ a reason to bypass ──→ relayed as it is ────────┤
+//!            └── none of the operations ───────────────────────→ relayed as it is ───────┤
+//!                                     └── granted and fresh: from memory ────────────────┘
 //! ```
 //!
-//! [`gateway`] is the only file that knows the order of the steps. The steps are plain functions in
-//! modules that do not know each other's callers; nothing is layered, nothing is registered.
+//! [`gateway`] is the only place that knows the order of the steps: `gateway.rs` has the path; below it are
+//! `fetch.rs` (what an answer changes), `release.rs` (who is given it) and `forward.rs`. The steps are
+//! plain functions in modules that do not know each other's callers; nothing is layered, nothing is
+//! registered.
 //!
 //! # Who may know whom
 //!
@@ -42,18 +45,23 @@
 //!    caller's credential and constants ([`upstream::client::question`]), so nothing else can change
 //!    what is stored under the key. (One trace goes along: the gateways of this kind that it has come
 //!    through, in `Via`, or two that ask each other would not see the loop.)
-//! 2. **Nothing is shared between callers.** An entry and a flight belong to one credential, known by
-//!    a keyed hash ([`request::caller`]); upstream has answered that very credential well.
-//! 3. **Only upstream's good answers are kept.** A whole 200 that is a product list
-//!    ([`cache::admission`]); refusals and failures are passed on and change nothing.
-//! 4. **One question at a time.** At most one upstream request per key and caller is in flight; it
-//!    runs in a task of its own, and everyone who asks meanwhile is fed from it ([`cache::flights`]).
-//!    (Two exceptions: who asks after a purge doesn't join a flight from before it, and an answer too
-//!    large to hold is streamed to each who asks.)
+//! 2. **No proof, no share.** A stored answer is shown only to a caller whom upstream itself has answered
+//!    well, asked with that caller's own credential, in that scope (operation and project), within the
+//!    grant's life ([`cache::grants`]). A denial ends the grant at once. Callers are known by a keyed hash
+//!    ([`request::caller`]).
+//! 3. **Only a proved or granted caller changes what others see.** Who has no grant asks alone, and what
+//!    it is answered is neither kept, nor marks anything, nor is waited for by others, unless it is
+//!    itself the proof. What is kept is a whole 200 that is a product list ([`cache::admission`]).
+//! 4. **One question at a time.** At most one upstream request per key is in flight for those who may
+//!    share its answer; it runs in a task of its own, and everyone who asks meanwhile is fed from it
+//!    ([`cache::flights`]). Nobody inherits another's refusal: when they are released, each is checked
+//!    anew (`gateway/release.rs`). (Not so for answers that can't be shared, past the bounds, and for who
+//!    asks after a purge: these don't wait for one another.)
 //! 5. **In doubt, forward.** What isn't fully understood goes upstream as it is and is never stored;
 //!    the reason is a value ([`request::BypassReason`]).
 //! 6. **Bounded by bytes.** Entries by `cache.max_size`, answers by `cache.max_body_size`, heads by
-//!    `limits.max_head_size`, metric series by enums.
+//!    `limits.max_head_size`, metric series by enums; what has a fixed size, by number: grants, flights,
+//!    waiters, remembered refusals. Past a bound more is asked of upstream, and nothing else changes.
 //! 7. **Never worse than no gateway.** Bodies pass byte for byte, errors in upstream's own shape,
 //!    everything else streamed; `mode = "bypass"` switches the cache off at run time.
 //!

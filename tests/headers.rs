@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use std::time::Duration;
+
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 use tokio::net::{TcpListener, TcpStream};
 use workspace_gateway::catalogue::Service;
@@ -141,7 +143,9 @@ async fn every_answer_has_a_request_id_and_a_miss_keeps_upstreams() {
 async fn a_cache_further_up_keeps_its_say() {
     let world = World::new().await;
     world.simulator.add_header(HeaderName::from_static("cache-status"), HeaderValue::from_static("origin; hit"));
-    for expected in ["workspace-gateway; fwd=miss; fwd-status=200; stored", "workspace-gateway; hit; ttl=300"] {
+    for expected in
+        ["workspace-gateway; fwd=miss; fwd-status=200; stored; detail=proved", "workspace-gateway; hit; ttl=300"]
+    {
         let reply = world.get(LIST).await;
         let said: Vec<_> = reply.headers().get_all("cache-status").iter().collect();
         assert_eq!(said, ["origin; hit", expected]);
@@ -153,6 +157,7 @@ async fn tokens_of_any_documented_length_work() {
     let world = World::new().await;
     for length in [32, 5_000, 102_400] {
         let token = world.simulator.token_of_length(PROJECT, length);
+        world.clock.advance(Duration::from_secs(1));
         for expected in ["stored", "; hit"] {
             let reply = world.get_as(&token, LIST).await;
             assert!(reply.cache_status().contains(expected), "{length}: {reply:?}");

@@ -1,5 +1,6 @@
 //! A gateway before the simulator, and a client to ask it.
 
+use std::fmt;
 use std::future::Future;
 use std::time::Duration;
 
@@ -160,8 +161,14 @@ impl Http {
 }
 
 /// A whole answer.
-#[derive(Debug)]
 pub struct Reply(Response<Bytes>);
+
+impl fmt::Debug for Reply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let body = String::from_utf8_lossy(&self.body()[..self.body().len().min(300)]);
+        write!(f, "{} {:?} {body}", self.status(), self.headers())
+    }
+}
 
 impl Reply {
     pub fn status(&self) -> StatusCode {

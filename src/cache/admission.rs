@@ -1,5 +1,6 @@
-//! Which answers may be kept. A status alone proves nothing: the services document errors against
-//! 200, so only a whole JSON body with `products` and without `error_code` counts.
+//! What an answer means: for the caller who asked, for the others who want the same, and for the
+//! cache. A status alone proves nothing: the services document errors against 200, so only a whole
+//! JSON body with `products` and without `error_code` counts.
 //!
 //! Until upstream's own caching directives are obeyed in full, an answer that has any is passed on
 //! and not kept.
@@ -8,9 +9,26 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{AGE, CACHE_CONTROL, EXPIRES, PRAGMA, VARY};
-use http::{HeaderMap, HeaderName, Response, StatusCode};
+use http::{HeaderMap, HeaderName, Response};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
+
+/// What an answer means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// A product list: upstream has proved the caller. Whether it may be kept is another question.
+    Proof(Result<(), Unstorable>),
+    /// A 200 that is none, which nobody else should be given.
+    NoList(Unstorable),
+    /// The credential was refused.
+    Denial,
+    /// It depends on who asked, or in what way: too large a token, say.
+    Personal,
+    /// There is no such thing, whoever asks.
+    Negative,
+    /// Upstream failed, or had been asked too often.
+    Failure,
+}
 
 /// Why an answer is not kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,12 +45,21 @@ pub enum Unstorable {
     Vary,
     /// An `Age` that is not a number of seconds.
     BadAge,
+    /// Too large to hold.
+    TooLarge,
 }
 
 impl Unstorable {
     /// All of them, for tables and tests.
-    pub const ALL: [Self; 6] =
-        [Self::Status, Self::NotJson, Self::NotProducts, Self::CacheDirectives, Self::Vary, Self::BadAge];
+    pub const ALL: [Self; 7] = [
+        Self::Status,
+        Self::NotJson,
+        Self::NotProducts,
+        Self::CacheDirectives,
+        Self::Vary,
+        Self::BadAge,
+        Self::TooLarge,
+    ];
 
     /// The name used alike as metric label, log field and `Cache-Status` detail.
     pub fn as_str(self) -> &'static str {
@@ -43,30 +70,35 @@ impl Unstorable {
             Self::CacheDirectives => "cache-directives",
             Self::Vary => "vary",
             Self::BadAge => "bad-age",
+            Self::TooLarge => "too-large",
         }
     }
 }
 
-/// Decides whether a whole answer may be kept. `is_fixed` says which
-/// request headers are the same for everyone who asks under one key; on those an answer may vary.
-///
-/// # Errors
-/// The reason why it may not.
-pub fn admit(answer: &Response<Bytes>, is_fixed: impl Fn(&HeaderName) -> bool) -> Result<(), Unstorable> {
-    let headers = answer.headers();
-    if answer.status() != StatusCode::OK {
-        return Err(Unstorable::Status);
+/// Says what a whole answer means. `is_fixed` says which request headers are the same for everyone
+/// who asks under one key; on those an answer may vary.
+pub fn judge(answer: &Response<Bytes>, is_fixed: impl Fn(&HeaderName) -> bool) -> Verdict {
+    match answer.status().as_u16() {
+        200 => match check_body(answer.body()) {
+            Ok(()) => Verdict::Proof(check_headers(answer.headers(), is_fixed)),
+            Err(reason) => Verdict::NoList(reason),
+        },
+        401 | 403 => Verdict::Denial,
+        400 | 404 | 405 => Verdict::Negative,
+        // 508: the trail of gateways that this very request has come through.
+        429 | 500..=507 | 509..=599 => Verdict::Failure,
+        _ => Verdict::Personal,
     }
+}
+
+fn check_headers(headers: &HeaderMap, is_fixed: impl Fn(&HeaderName) -> bool) -> Result<(), Unstorable> {
     if [CACHE_CONTROL, EXPIRES, PRAGMA].iter().any(|name| headers.contains_key(name)) {
         return Err(Unstorable::CacheDirectives);
     }
     if !varies_on(headers).all(|name| name.is_some_and(|name| is_fixed(&name))) {
         return Err(Unstorable::Vary);
     }
-    if age(headers).is_none() {
-        return Err(Unstorable::BadAge);
-    }
-    check_body(answer.body())
+    age(headers).map(|_| ()).ok_or(Unstorable::BadAge)
 }
 
 /// The names in `Vary`; `None` for what is none, `*` above all.
@@ -117,45 +149,68 @@ mod tests {
         builder.body(Bytes::from_static(body.as_bytes())).unwrap()
     }
 
-    fn admit(answer: &Response<Bytes>) -> Result<(), Unstorable> {
-        super::admit(answer, |name| name == "accept")
+    fn judge(answer: &Response<Bytes>) -> Verdict {
+        super::judge(answer, |name| name == "accept")
     }
 
     #[test]
-    fn a_product_list_is_kept() {
+    fn a_product_list_is_proof_and_kept() {
         for body in [r#"{"products":[]}"#, r#"{"total_count":1,"products":{"product_id":"p"}}"#] {
-            assert_eq!(admit(&answer(200, &[], body)), Ok(()), "{body}");
+            assert_eq!(judge(&answer(200, &[], body)), Verdict::Proof(Ok(())), "{body}");
         }
-        assert_eq!(admit(&answer(200, &[("vary", "Accept,, accept")], r#"{"products":[]}"#)), Ok(()));
-        let aged = answer(200, &[("age", "7")], r#"{"products":[]}"#);
-        assert_eq!((admit(&aged), age(aged.headers())), (Ok(()), Some(Duration::from_secs(7))));
+        let list = r#"{"products":[]}"#;
+        assert_eq!(judge(&answer(200, &[("vary", "Accept,, accept")], list)), Verdict::Proof(Ok(())));
+        let aged = answer(200, &[("age", "7")], list);
+        assert_eq!((judge(&aged), age(aged.headers())), (Verdict::Proof(Ok(())), Some(Duration::from_secs(7))));
     }
 
     #[test]
-    fn anything_else_is_not() {
-        let list = r#"{"products":[]}"#;
-        for (answer, reason) in [
-            (answer(203, &[], list), Unstorable::Status),
-            (answer(401, &[], list), Unstorable::Status),
-            (answer(200, &[], ""), Unstorable::NotJson),
-            (answer(200, &[], "<html>"), Unstorable::NotJson),
-            (answer(200, &[], r#"{"products":[]"#), Unstorable::NotJson),
-            (answer(200, &[], r#"{"products":[]}x"#), Unstorable::NotJson),
-            (answer(200, &[], "[]"), Unstorable::NotJson),
-            (answer(200, &[], "[1,null]"), Unstorable::NotJson),
-            (answer(200, &[], r#"{"error_code":"WKS.00211401","error_msg":"x"}"#), Unstorable::NotProducts),
-            (answer(200, &[], r#"{"error_code":"WKS.00211401","products":[]}"#), Unstorable::NotProducts),
-            (answer(200, &[], r#"{"products":null}"#), Unstorable::NotProducts),
-            (answer(200, &[("cache-control", "max-age=60")], list), Unstorable::CacheDirectives),
-            (answer(200, &[("expires", "0")], list), Unstorable::CacheDirectives),
-            (answer(200, &[("vary", "*")], list), Unstorable::Vary),
-            (answer(200, &[("vary", "accept, cookie")], list), Unstorable::Vary),
-            (answer(200, &[("vary", "accept"), ("vary", "a b")], list), Unstorable::Vary),
-            (answer(200, &[("age", "+7")], list), Unstorable::BadAge),
-            (answer(200, &[("age", "")], list), Unstorable::BadAge),
-            (answer(200, &[("age", "1"), ("age", "2")], list), Unstorable::BadAge),
+    fn proof_is_proof_even_where_it_may_not_be_kept() {
+        for (name, value, reason) in [
+            ("cache-control", "max-age=60", Unstorable::CacheDirectives),
+            ("expires", "0", Unstorable::CacheDirectives),
+            ("vary", "*", Unstorable::Vary),
+            ("vary", "accept, cookie", Unstorable::Vary),
+            ("vary", "accept, a b", Unstorable::Vary),
+            ("age", "+7", Unstorable::BadAge),
+            ("age", "", Unstorable::BadAge),
+            ("age", "1, 2", Unstorable::BadAge),
         ] {
-            assert_eq!(admit(&answer), Err(reason), "{answer:?}");
+            let verdict = judge(&answer(200, &[(name, value)], r#"{"products":[]}"#));
+            assert_eq!(verdict, Verdict::Proof(Err(reason)), "{name}: {value}");
+        }
+        let twice = answer(200, &[("age", "1"), ("age", "1")], r#"{"products":[]}"#);
+        assert_eq!(judge(&twice), Verdict::Proof(Err(Unstorable::BadAge)));
+    }
+
+    #[test]
+    fn a_status_alone_proves_nothing() {
+        for (body, reason) in [
+            ("", Unstorable::NotJson),
+            ("<html>", Unstorable::NotJson),
+            (r#"{"products":[]"#, Unstorable::NotJson),
+            (r#"{"products":[]}x"#, Unstorable::NotJson),
+            ("[]", Unstorable::NotJson),
+            ("[1,null]", Unstorable::NotJson),
+            (r#"{"error_code":"WKS.00211401","error_msg":"x"}"#, Unstorable::NotProducts),
+            (r#"{"error_code":"WKS.00211401","products":[]}"#, Unstorable::NotProducts),
+            (r#"{"products":null}"#, Unstorable::NotProducts),
+        ] {
+            assert_eq!(judge(&answer(200, &[], body)), Verdict::NoList(reason), "{body}");
+        }
+    }
+
+    #[test]
+    fn every_other_status_has_its_meaning_whatever_the_body() {
+        for (verdict, statuses) in [
+            (Verdict::Denial, &[401, 403][..]),
+            (Verdict::Negative, &[400, 404, 405]),
+            (Verdict::Failure, &[429, 500, 502, 503, 504, 599]),
+            (Verdict::Personal, &[201, 203, 204, 206, 301, 304, 402, 407, 409, 413, 414, 431, 494, 508, 600]),
+        ] {
+            for &status in statuses {
+                assert_eq!(judge(&answer(status, &[], r#"{"products":[]}"#)), verdict, "{status}");
+            }
         }
     }
 }

@@ -2,25 +2,30 @@
 
 use bytes::Bytes;
 use http::header::{AGE, CONTENT_LENGTH, SET_COOKIE};
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
 
 use super::freshness::Life;
+use super::tripwire::Views;
 use crate::request::{X_REQUEST_ID, copied};
 
-/// A kept answer. Its status is 200.
+/// A kept answer.
 #[derive(Debug)]
 pub struct Entry {
+    status: StatusCode,
     head: HeaderMap,
     body: Bytes,
     life: Life,
+    /// The answers that led up to this one.
+    pub(super) views: Views,
 }
 
 impl Entry {
-    /// Makes an entry of an answer's end-to-end headers and its whole body.
+    /// Makes an entry of a whole answer with end-to-end headers only.
     ///
-    /// Both are copied: off the wire they are slices of a read buffer, which would be held whole for
-    /// as long as the entry lives, and counted by nobody.
-    pub fn new(head: &HeaderMap, body: &[u8], life: Life) -> Self {
+    /// Head and body are copied: off the wire they are slices of a read buffer, which would be held whole
+    /// for as long as the entry lives, and counted by nobody.
+    pub fn new(answer: &Response<Bytes>, life: Life) -> Self {
+        let (head, body) = (answer.headers(), answer.body());
         // These belong to one answer, or are told anew with each.
         let told_anew = [SET_COOKIE, X_REQUEST_ID, AGE, CONTENT_LENGTH];
         let kept = head.iter().filter(|(name, _)| !told_anew.contains(name));
@@ -29,7 +34,12 @@ impl Entry {
             head.append(name, copied(value));
         }
         head.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
-        Self { head, body: Bytes::copy_from_slice(body), life }
+        Self { status: answer.status(), head, body: Bytes::copy_from_slice(body), life, views: Views::default() }
+    }
+
+    /// Its status.
+    pub fn status(&self) -> StatusCode {
+        self.status
     }
 
     /// The headers every answer made of this entry has.
@@ -50,7 +60,7 @@ impl Entry {
     /// Bytes of memory it holds, roughly.
     pub fn size(&self) -> usize {
         let head: usize = self.head.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
-        size_of::<Self>() + head + self.body.len()
+        size_of::<Self>() + head + self.body.len() + self.views.size()
     }
 }
 
@@ -64,13 +74,15 @@ mod tests {
     #[test]
     fn an_entry_holds_no_read_buffer() {
         let buffer = Bytes::from(vec![b'x'; 1 << 20]);
-        let mut head = HeaderMap::new();
+        let mut answer = Response::new(buffer.slice(..5));
+        let head = answer.headers_mut();
         head.append("x-a", HeaderValue::from_maybe_shared(buffer.slice(..9)).unwrap());
         head.append("x-a", HeaderValue::from_static("second"));
         head.append(SET_COOKIE, HeaderValue::from_static("a=1"));
-        let life = Life { sent: Clock::System.now(), initial_age: Duration::ZERO, ttl: Duration::ZERO };
-        let entry = Entry::new(&head, &buffer.slice(..5), life);
-        drop(head);
+        let none = Duration::ZERO;
+        let life = Life { sent: Clock::System.now(), initial_age: none, ttl: none, stale_if_error: none };
+        let entry = Entry::new(&answer, life);
+        drop(answer);
         assert!(buffer.is_unique(), "the entry holds on to the buffer");
         assert_eq!(entry.body(), "xxxxx");
         let values: Vec<_> = entry.head().get_all("x-a").iter().collect();

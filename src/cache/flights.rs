@@ -3,7 +3,8 @@
 //! Knows nothing of what is fetched or how. Whoever boards first gets the [`Pilot`], to be flown in
 //! a task of its own: passengers who leave change nothing, and a pilot who is dropped without
 //! landing (a panic, say) lets its passengers go at once. Passengers are fed by the flight itself,
-//! never by reading the cache again, which may have refused the entry.
+//! never by reading the cache again, which may have refused the entry. Past the bounds on flights and
+//! passengers everyone flies solo.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -17,29 +18,53 @@ pub struct Flights<K, T> {
     shared: Arc<Shared<K, T>>,
 }
 
+/// How many there may be.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// Flights that can be boarded.
+    pub flights: usize,
+    /// Passengers who wait for a flight that another began, on all flights together.
+    pub waiting: usize,
+}
+
 struct Shared<K, T> {
+    bounds: Bounds,
     aloft: Mutex<HashMap<K, watch::Receiver<Option<T>>>>,
     waiting: AtomicUsize,
 }
 
-impl<K, T> Default for Flights<K, T> {
-    fn default() -> Self {
-        Self { shared: Arc::new(Shared { aloft: Mutex::default(), waiting: AtomicUsize::new(0) }) }
-    }
-}
-
 impl<K: Eq + Hash + Clone, T: Clone> Flights<K, T> {
+    /// None so far, and never more than the bounds allow.
+    pub fn new(bounds: Bounds) -> Self {
+        Self { shared: Arc::new(Shared { bounds, aloft: Mutex::default(), waiting: AtomicUsize::new(0) }) }
+    }
+
     /// Boards the flight for a key. With a pilot, the flight is new and has to be flown.
     pub fn board(&self, key: &K) -> (Passenger<K, T>, Option<Pilot<K, T>>) {
+        let bounds = self.shared.bounds;
         let mut aloft = self.shared.aloft();
         if let Some(flight) = aloft.get(key) {
+            // Counted up under the lock, so that the bound holds; counted down without.
+            if self.shared.waiting.load(Ordering::Relaxed) >= bounds.waiting {
+                return self.solo();
+            }
             self.shared.waiting.fetch_add(1, Ordering::Relaxed);
             let shared = Some(Arc::clone(&self.shared));
             return (Passenger { flight: flight.clone(), shared }, None);
         }
+        if aloft.len() >= bounds.flights {
+            return self.solo();
+        }
         let (landing, flight) = watch::channel(None);
         aloft.insert(key.clone(), flight.clone());
-        let pilot = Pilot { key: key.clone(), landing, shared: Arc::clone(&self.shared) };
+        let pilot = Pilot { key: Some(key.clone()), landing, shared: Arc::clone(&self.shared) };
+        (Passenger { flight, shared: None }, Some(pilot))
+    }
+
+    /// A new flight that nobody else can board.
+    pub fn solo(&self) -> (Passenger<K, T>, Option<Pilot<K, T>>) {
+        let (landing, flight) = watch::channel(None);
+        let pilot = Pilot { key: None, landing, shared: Arc::clone(&self.shared) };
         (Passenger { flight, shared: None }, Some(pilot))
     }
 
@@ -62,17 +87,13 @@ impl<K, T> Shared<K, T> {
 
 /// The duty to land a flight.
 pub struct Pilot<K: Eq + Hash, T> {
-    key: K,
+    /// None for a solo flight.
+    key: Option<K>,
     landing: watch::Sender<Option<T>>,
     shared: Arc<Shared<K, T>>,
 }
 
 impl<K: Eq + Hash, T> Pilot<K, T> {
-    /// What is being fetched.
-    pub fn key(&self) -> &K {
-        &self.key
-    }
-
     /// Ends boarding, then gives everyone aboard the answer at once.
     pub fn land(self, answer: T) {
         self.end_boarding();
@@ -80,10 +101,11 @@ impl<K: Eq + Hash, T> Pilot<K, T> {
     }
 
     fn end_boarding(&self) {
+        let Some(key) = &self.key else { return };
         let mut aloft = self.shared.aloft();
         // After `close_all` a newer flight may have the key.
-        if aloft.get(&self.key).is_some_and(|flight| flight.same_channel(&self.landing.subscribe())) {
-            aloft.remove(&self.key);
+        if aloft.get(key).is_some_and(|flight| flight.same_channel(&self.landing.subscribe())) {
+            aloft.remove(key);
         }
     }
 }
@@ -120,9 +142,36 @@ impl<K, T> Drop for Passenger<K, T> {
 mod tests {
     use super::*;
 
+    fn flights<T: Clone>() -> Flights<&'static str, T> {
+        Flights::new(Bounds { flights: 2, waiting: 2 })
+    }
+
+    #[tokio::test]
+    async fn past_the_bounds_everyone_flies_solo() {
+        let flights = flights();
+        let (first, pilot) = flights.board(&"key");
+        let waiting: Vec<_> = (0..2).map(|_| flights.board(&"key")).collect();
+        assert!(waiting.iter().all(|(_, pilot)| pilot.is_none()));
+        let (one_too_many, solo) = flights.board(&"key");
+        solo.unwrap().land("solo");
+        assert_eq!(one_too_many.arrive().await, Some("solo"));
+        let (_second, _pilot) = flights.board(&"another");
+        let (third, solo) = flights.board(&"a third");
+        let (fourth, another_solo) = flights.board(&"a third");
+        solo.unwrap().land("third");
+        another_solo.unwrap().land("fourth");
+        assert_eq!((third.arrive().await, fourth.arrive().await), (Some("third"), Some("fourth")));
+        pilot.unwrap().land("shared");
+        assert_eq!(first.arrive().await, Some("shared"));
+        for (passenger, _) in waiting {
+            assert_eq!(passenger.arrive().await, Some("shared"));
+        }
+        assert_eq!(flights.waiting(), 0);
+    }
+
     #[tokio::test]
     async fn the_first_aboard_flies_and_everyone_arrives() {
-        let flights = Flights::default();
+        let flights = flights();
         let (first, pilot) = flights.board(&"key");
         let (second, none) = flights.board(&"key");
         assert!(none.is_none());
@@ -135,7 +184,7 @@ mod tests {
 
     #[tokio::test]
     async fn passengers_who_leave_change_nothing() {
-        let flights = Flights::default();
+        let flights = flights();
         let (first, pilot) = flights.board(&"key");
         let (second, _) = flights.board(&"key");
         drop(first);
@@ -149,7 +198,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_lost_flight_lets_its_passengers_go() {
-        let flights = Flights::<_, u8>::default();
+        let flights = flights::<u8>();
         let (first, pilot) = flights.board(&"key");
         let (second, _) = flights.board(&"key");
         drop(pilot);
@@ -159,7 +208,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_closed_flight_lands_without_touching_the_next() {
-        let flights = Flights::default();
+        let flights = flights();
         let (old, old_pilot) = flights.board(&"key");
         flights.close_all();
         let (new, new_pilot) = flights.board(&"key");

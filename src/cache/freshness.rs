@@ -12,6 +12,8 @@ pub struct Life {
     pub initial_age: Duration,
     /// How long it is fresh, from age zero.
     pub ttl: Duration,
+    /// How much longer it may be given when upstream fails.
+    pub stale_if_error: Duration,
 }
 
 /// Whether an answer may be given without asking upstream.
@@ -22,8 +24,10 @@ pub enum Freshness {
         /// How long it may still be given.
         left: Duration,
     },
-    /// It may not.
-    Expired,
+    /// Only when upstream has been asked and has failed.
+    Stale,
+    /// Not at all.
+    Gone,
 }
 
 impl Life {
@@ -34,9 +38,13 @@ impl Life {
 
     /// Whether the answer is fresh at a moment. At the very end of its life it is not.
     pub fn freshness(&self, now: Instant) -> Freshness {
-        match self.ttl.checked_sub(self.age(now)) {
-            Some(left) if !left.is_zero() => Freshness::Fresh { left },
-            _ => Freshness::Expired,
+        let age = self.age(now);
+        if age < self.ttl {
+            Freshness::Fresh { left: self.ttl - age }
+        } else if age < self.ttl.saturating_add(self.stale_if_error) {
+            Freshness::Stale
+        } else {
+            Freshness::Gone
         }
     }
 }
@@ -48,30 +56,37 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
+    fn life(initial_age: Duration, ttl: u32, stale_if_error: u32) -> Life {
+        let sent = Clock::System.now();
+        Life { sent, initial_age, ttl: ttl * SECOND, stale_if_error: stale_if_error * SECOND }
+    }
+
     #[test]
     fn an_answer_is_fresh_until_its_ttl_and_not_a_moment_longer() {
-        let sent = Clock::System.now();
-        let life = Life { sent, initial_age: Duration::ZERO, ttl: 10 * SECOND };
-        assert_eq!(life.freshness(sent), Freshness::Fresh { left: 10 * SECOND });
-        assert_eq!(life.freshness(sent + 9 * SECOND), Freshness::Fresh { left: SECOND });
-        assert_eq!(life.freshness(sent + 10 * SECOND), Freshness::Expired);
-        assert_eq!(life.freshness(sent + 11 * SECOND), Freshness::Expired);
+        let life = life(Duration::ZERO, 10, 5);
+        for (age, freshness) in [
+            (0, Freshness::Fresh { left: 10 * SECOND }),
+            (9, Freshness::Fresh { left: SECOND }),
+            (10, Freshness::Stale),
+            (14, Freshness::Stale),
+            (15, Freshness::Gone),
+        ] {
+            assert_eq!(life.freshness(life.sent + age * SECOND), freshness, "{age}");
+        }
     }
 
     #[test]
     fn the_age_upstream_gave_counts() {
-        let sent = Clock::System.now();
-        let life = Life { sent, initial_age: 4 * SECOND, ttl: 10 * SECOND };
-        assert_eq!(life.age(sent + SECOND), 5 * SECOND);
-        assert_eq!(life.freshness(sent + 6 * SECOND), Freshness::Expired);
-        let ancient = Life { initial_age: Duration::MAX, ..life };
-        assert_eq!(ancient.freshness(sent + SECOND), Freshness::Expired);
+        let young = life(4 * SECOND, 10, 0);
+        assert_eq!(young.age(young.sent + SECOND), 5 * SECOND);
+        assert_eq!(young.freshness(young.sent + 6 * SECOND), Freshness::Gone);
+        let ancient = life(Duration::MAX, 10, 10);
+        assert_eq!(ancient.freshness(ancient.sent + SECOND), Freshness::Gone);
     }
 
     #[test]
     fn a_ttl_of_zero_is_never_fresh() {
-        let sent = Clock::System.now();
-        let life = Life { sent, initial_age: Duration::ZERO, ttl: Duration::ZERO };
-        assert_eq!(life.freshness(sent), Freshness::Expired);
+        let life = life(Duration::ZERO, 0, 0);
+        assert_eq!(life.freshness(life.sent), Freshness::Gone);
     }
 }

@@ -1,9 +1,13 @@
-//! What is remembered: entries, how long they are fresh, and the flights that fetch them.
+//! What is remembered: entries, how long they are fresh, who may see them, and the flights that fetch
+//! them.
 //!
-//! Nothing here knows an HTTP client, and nothing but [`store`] knows moka.
+//! Nothing here knows an HTTP client, nothing but [`store`] knows moka, and only [`flights`] waits.
 
 pub mod admission;
 pub mod entry;
 pub mod flights;
 pub mod freshness;
+mod generations;
+pub mod grants;
 pub mod store;
+pub mod tripwire;

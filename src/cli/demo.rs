@@ -44,10 +44,9 @@ async fn play(once: bool, mode: Mode) -> Result<ExitCode, BoxError> {
     let stage = Stage {
         client: Client::builder(TokioExecutor::new()).build_http(),
         gateway: format!("http://{}", server.proxy_address()),
+        callers: [simulator.token(PROJECT), simulator.token(PROJECT)],
         simulator,
-        token: String::new(),
     };
-    let stage = Stage { token: stage.simulator.token(PROJECT), ..stage };
 
     writeln!(io::stdout(), "Two simulated services that take {LATENCY:?} to answer, and a gateway before them.\n")?;
     let as_expected = tokio::select! {
@@ -81,13 +80,24 @@ fn config(simulator: &Simulator, mode: Mode) -> Result<Config, BoxError> {
     )?)
 }
 
-/// One scene: what is asked, how often at once, and what should come of it.
+/// Who asks.
+#[derive(Clone, Copy)]
+enum Who {
+    First,
+    Second,
+    /// These two by turns.
+    Both,
+    /// Somebody with a bad token.
+    Stranger,
+}
+
+/// One scene: what is asked, by whom, how often at once, and what should come of it.
 struct Scene {
     path: &'static str,
     query: &'static str,
     note: &'static str,
     at_once: usize,
-    token: Option<&'static str>,
+    who: Who,
     expected_status: StatusCode,
     /// The query that upstream should be asked, once; nothing if the answer should be at hand.
     asks: Option<&'static str>,
@@ -99,16 +109,20 @@ fn scenes() -> Vec<Scene> {
         query,
         note,
         at_once: 1,
-        token: None,
+        who: Who::First,
         expected_status: StatusCode::OK,
         asks,
     };
-    let stampede =
-        |note, asks| Scene { at_once: STAMPEDE, ..scene("/v2/PROJECT/products", "architecture=arm", note, asks) };
-    let refused = |note| Scene {
-        token: Some("not-a-token"),
+    let second = |query, note, asks| Scene { who: Who::Second, ..scene("/v2/PROJECT/products", query, note, asks) };
+    let stampede = |note, asks| Scene {
+        at_once: STAMPEDE,
+        who: Who::Both,
+        ..scene("/v2/PROJECT/products", "architecture=arm", note, asks)
+    };
+    let refused = |note, asks| Scene {
+        who: Who::Stranger,
         expected_status: StatusCode::UNAUTHORIZED,
-        ..scene("/v2/PROJECT/products", "os_type=Linux", note, Some("os_type=Linux"))
+        ..scene("/v2/PROJECT/products", "os_type=Linux", note, asks)
     };
     vec![
         scene("/v2/PROJECT/products", "os_type=Linux", "the first time", Some("os_type=Linux")),
@@ -125,10 +139,12 @@ fn scenes() -> Vec<Scene> {
         scene("/v2/PROJECT/products/sharer", "is_gpu=0", "the same again", None),
         scene("/v1/PROJECT/product", "os_type=&package_type=general", "the first time", Some("package_type=general")),
         scene("/v1/PROJECT/product", "package_type=general", "no empty parameter", None),
-        stampede("200 at once, the first time", Some("architecture=arm")),
-        stampede("200 at once, again", None),
-        refused("a bad token: upstream's 401"),
-        refused("the same: asked again"),
+        second("os_type=Linux", "a second caller is proved", Some("os_type=Linux")),
+        second("charge_mode=1&os_type=Windows", "and shares what is there", None),
+        stampede("200 of both, the first time", Some("architecture=arm")),
+        stampede("200 of both, again", None),
+        refused("a bad token: upstream's 401", Some("os_type=Linux")),
+        refused("the same, a moment later", None),
     ]
 }
 
@@ -143,7 +159,7 @@ struct Stage {
     client: Client<HttpConnector, Empty<Bytes>>,
     gateway: String,
     simulator: Simulator,
-    token: String,
+    callers: [String; 2],
 }
 
 impl Stage {
@@ -151,7 +167,7 @@ impl Stage {
     async fn perform(&self) -> Result<bool, BoxError> {
         let mut out = io::stdout();
         let mut all_expected = true;
-        let mut expected: Vec<(String, &str)> = Vec::new();
+        let mut expected: Vec<(String, Who)> = Vec::new();
         let mut path = "";
         writeln!(out, "{}", row("query", "", "", "latency", "upstream calls", "answered from"))?;
         for scene in scenes() {
@@ -164,7 +180,7 @@ impl Stage {
             let took = Clock::System.now().saturating_duration_since(begun);
             if let Some(query) = scene.asks {
                 let target = format!("{}?{query}", scene.path.replace("PROJECT", PROJECT));
-                expected.push((target, scene.token.unwrap_or(&self.token)));
+                expected.push((target, scene.who));
             }
             let honest = replies.iter().all(|reply| {
                 // Whoever is answered well is shown products, and whoever upstream refuses is not.
@@ -186,21 +202,32 @@ impl Stage {
         Ok(all_expected)
     }
 
-    /// Whether upstream saw just these targets, each with its token and at the service it belongs to.
-    fn saw(&self, seen: &[Seen], expected: &[(String, &str)]) -> bool {
+    /// Whether upstream saw just these targets, each with its caller's token and at the service it
+    /// belongs to.
+    fn saw(&self, seen: &[Seen], expected: &[(String, Who)]) -> bool {
         seen.len() == expected.len()
-            && seen.iter().zip(expected).all(|(seen, (target, token))| {
+            && seen.iter().zip(expected).all(|(seen, (target, who))| {
+                let tokens = self.tokens(*who);
                 let service = if target.starts_with("/v1/") { Service::AppStream } else { Service::Workspace };
                 seen.service == service
                     && seen.target == *target
-                    && seen.headers.get(X_AUTH_TOKEN).is_some_and(|sent| sent == token)
+                    && seen.headers.get(X_AUTH_TOKEN).is_some_and(|sent| tokens.iter().any(|token| sent == token))
             })
+    }
+
+    fn tokens(&self, who: Who) -> Vec<&str> {
+        let [first, second] = &self.callers;
+        match who {
+            Who::First => vec![first],
+            Who::Second => vec![second],
+            Who::Both => vec![first, second],
+            Who::Stranger => vec!["not-a-token"],
+        }
     }
 
     async fn ask(&self, scene: &Scene) -> Result<Vec<Reply>, BoxError> {
         let mut asking = JoinSet::new();
-        for _ in 0..scene.at_once {
-            let token = scene.token.unwrap_or(&self.token);
+        for token in self.tokens(scene.who).into_iter().cycle().take(scene.at_once) {
             let target = format!("{}?{}", scene.path.replace("PROJECT", PROJECT), scene.query);
             let request =
                 Request::get(format!("{}{target}", self.gateway)).header(X_AUTH_TOKEN, token).body(Empty::new())?;

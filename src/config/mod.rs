@@ -17,7 +17,7 @@ use toml::{Table, Value};
 use crate::catalogue::{Catalogue, Origin, Service, operation_names};
 pub use settings::Settings;
 use units::BaseUrl;
-pub use units::{LogFormat, Mode};
+pub use units::{LogFormat, Mode, OnOutage};
 
 /// All settings with their defaults, as documented.
 pub const REFERENCE: &str = include_str!("../../config/workspace-gateway.toml");
@@ -227,14 +227,17 @@ fn distinct(addresses: &[(&str, SocketAddr)]) -> Result<(), String> {
 fn catalogue(settings: &Settings, workspace: Origin, appstream: Origin) -> Result<Catalogue, String> {
     let headers = settings.cache.keyed_headers.iter().map(|header| header.0.clone()).collect();
     let mut catalogue = Catalogue::new(workspace, appstream, headers);
+    let cache = &settings.cache;
     for name in operation_names() {
-        catalogue.set_ttl(name, settings.cache.ttl.0);
+        let Some(operation) = catalogue.operation_mut(name) else { continue };
+        let own = settings.operation.get(name);
+        operation.ttl = own.and_then(|own| own.ttl).unwrap_or(cache.ttl).0;
+        operation.sharing = own.and_then(|own| own.sharing).unwrap_or(cache.sharing);
+        operation.stale_if_error = cache.stale_if_error.0;
     }
-    for (name, operation) in &settings.operation {
-        if !catalogue.set_ttl(name, operation.ttl.0) {
-            let known: Vec<_> = operation_names().collect();
-            return Err(format!("operation.{name} is not an operation: expected one of {}", known.join(", ")));
-        }
+    let known: Vec<_> = operation_names().collect();
+    if let Some(name) = settings.operation.keys().find(|name| !known.contains(&name.as_str())) {
+        return Err(format!("operation.{name} is not an operation: expected one of {}", known.join(", ")));
     }
     Ok(catalogue)
 }
@@ -322,6 +325,13 @@ mod tests {
             ("region = \"x\"\n[upstream]\nworkspace_url = \"ftp://x\"", &["upstream.workspace_url", "ftp://x", "http"]),
             ("region = \"x\"\n[upstream]\nworkspace_url = \"https://x/y\"", &["upstream.workspace_url", "no path"]),
             ("region = \"x\"\n[operation.ListDesktops]\nttl = \"5m\"", &["operation.ListDesktops", "ListProducts"]),
+            (
+                "region = \"x\"\n[operation.ListProduct]\nsharing = \"all\"",
+                &["operation.ListProduct.sharing", "\"all\"", "project or caller"],
+            ),
+            ("region = \"x\"\n[grants]\non_outage = \"x\"", &["grants.on_outage", "\"x\"", "serve or refuse"]),
+            ("region = \"x\"\n[grants]\nmax_grants = 0", &["grants.max_grants", "0", "from 1 to 10000000"]),
+            ("region = \"x\"\n[limits]\nmax_waiters = \"9\"", &["limits.max_waiters", "9", "a number from 1"]),
             ("region = \"x\"\n[log]\nlevel = \"loud\"", &["log.level", "loud", "error, warn, info, debug or trace"]),
             ("region = ", &["test.toml", "line 1"]),
         ] {

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::units::{Address, BaseUrl, HeaderField, Level, LogFormat, Mode, Region, Size, Span};
+use super::units::{Address, BaseUrl, Count, HeaderField, Level, LogFormat, Mode, OnOutage, Region, Size, Span};
+use crate::catalogue::Sharing;
 
 /// The settings, as in the reference file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -21,6 +22,8 @@ pub struct Settings {
     pub upstream: Upstream,
     /// What is kept.
     pub cache: Cache,
+    /// Who may see it.
+    pub grants: Grants,
     /// What differs for single operations.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub operation: BTreeMap<String, OperationSettings>,
@@ -70,8 +73,28 @@ pub struct Cache {
     pub max_body_size: Size,
     /// How long an answer is fresh.
     pub ttl: Span,
+    /// How much longer it may be given when upstream fails.
+    pub stale_if_error: Span,
+    /// Between whom answers are shared.
+    pub sharing: Sharing,
     /// Request headers that answers depend on.
     pub keyed_headers: Vec<HeaderField>,
+}
+
+/// `[grants]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table of settings")]
+pub struct Grants {
+    /// How long a caller may be answered from memory after proof.
+    pub grant_ttl: Span,
+    /// How long upstream's refusal is given again without asking.
+    pub denial_ttl: Span,
+    /// How long after the last proof an outage is bridged.
+    pub outage_grace: Span,
+    /// Whether it is.
+    pub on_outage: OnOutage,
+    /// How many grants there may be.
+    pub max_grants: Count,
 }
 
 /// `[operation.NAME]`
@@ -79,7 +102,9 @@ pub struct Cache {
 #[serde(deny_unknown_fields, expecting = "a table of settings")]
 pub struct OperationSettings {
     /// How long its answers are fresh.
-    pub ttl: Span,
+    pub ttl: Option<Span>,
+    /// Between whom they are shared.
+    pub sharing: Option<Sharing>,
 }
 
 /// `[limits]`
@@ -90,6 +115,10 @@ pub struct Limits {
     pub max_head_size: Size,
     /// For a client to send them.
     pub head_timeout: Span,
+    /// Upstream calls that others may wait for.
+    pub max_flights: Count,
+    /// Requests that wait for another's upstream call.
+    pub max_waiters: Count,
     /// For what is in flight when the gateway stops.
     pub drain_timeout: Span,
 }

@@ -13,7 +13,7 @@ use http::{HeaderName, Uri};
 use serde::de::{Error as _, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::catalogue::Origin;
+use crate::catalogue::{Origin, Sharing};
 
 /// A duration greater than zero.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -78,6 +78,56 @@ impl LogFormat {
             Self::Text => "text",
             Self::Json => "json",
         }
+    }
+}
+
+/// What becomes of callers whose grant has lapsed when upstream can't be asked.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum OnOutage {
+    /// They are given stale answers for a while.
+    Serve,
+    /// They are told of the outage.
+    Refuse,
+}
+
+impl OnOutage {
+    /// The name used in the configuration.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Serve => "serve",
+            Self::Refuse => "refuse",
+        }
+    }
+}
+
+/// How many, at least one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Count(pub usize);
+
+impl<'de> Deserialize<'de> for Count {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Number;
+
+        impl Visitor<'_> for Number {
+            type Value = Count;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a number from 1 to 10000000")
+            }
+
+            fn visit_i64<E: serde::de::Error>(self, number: i64) -> Result<Count, E> {
+                let count = usize::try_from(number).ok().filter(|count| (1..=10_000_000).contains(count));
+                count.map(Count).ok_or_else(|| E::invalid_value(Unexpected::Signed(number), &self))
+            }
+        }
+
+        deserializer.deserialize_i64(Number)
+    }
+}
+
+impl Serialize for Count {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u64(self.0 as u64)
     }
 }
 
@@ -242,6 +292,20 @@ written_as_text!(
     "cache or bypass",
     |text| { [Mode::Cache, Mode::Bypass].into_iter().find(|mode| mode.as_str() == text) },
     |mode| mode.as_str().to_owned()
+);
+
+written_as_text!(
+    Sharing,
+    "project or caller",
+    |text| { [Sharing::Project, Sharing::Caller].into_iter().find(|sharing| sharing.as_str() == text) },
+    |sharing| sharing.as_str().to_owned()
+);
+
+written_as_text!(
+    OnOutage,
+    "serve or refuse",
+    |text| { [OnOutage::Serve, OnOutage::Refuse].into_iter().find(|on_outage| on_outage.as_str() == text) },
+    |on_outage| on_outage.as_str().to_owned()
 );
 
 written_as_text!(

@@ -11,42 +11,32 @@ fn gateway(url: &str) -> Arc<Gateway> {
     Gateway::new(&Config::from_layers("test.toml", "", &overrides).unwrap(), Clock::System).unwrap()
 }
 
-fn slot(gateway: &Gateway, token: &HeaderValue) -> Slot {
+fn question(gateway: &Gateway, token: HeaderValue) -> Question {
     let (operation, project_id) = gateway.catalogue.operation("/v2/p/products").unwrap();
     let key = Key::read(&gateway.catalogue, operation, project_id, None, &HeaderMap::new(), false).unwrap();
-    Slot { caller: gateway.callers.of_token(token), key }
+    let grantee = Grantee { caller: gateway.callers.of_token(&token), scope: key.scope().clone() };
+    Question { grantee, key: Arc::new(key), token }
 }
 
-fn errand(gateway: &Gateway, token: HeaderValue) -> Errand {
-    Errand { token, request_id: gateway.request_ids.next(), via: gateway.via.trail(&HeaderMap::new()) }
-}
-
-#[tokio::test]
-async fn what_the_flight_before_has_brought_is_not_asked_for_again() {
-    // Nobody listens there: asking would fail.
-    let gateway = gateway("http://127.0.0.1:1");
-    let token = HeaderValue::from_static("t");
-    let slot = slot(&gateway, &token);
-    let life = Life { sent: gateway.clock.now(), initial_age: Duration::ZERO, ttl: Duration::from_secs(60) };
-    let entry = Arc::new(Entry::new(&HeaderMap::new(), b"{}", life));
-    assert!(gateway.store.insert(slot.clone(), entry, gateway.store.epoch()));
+/// Flies for a question, and says how it ended.
+async fn fly(gateway: &Arc<Gateway>, question: &Question) -> Landing {
+    let slot = gateway.store.slot(&question.key, question.grantee.caller);
     let (passenger, pilot) = gateway.flights.board(&slot);
-    let errand = errand(&gateway, token);
-    Arc::clone(&gateway).fly(pilot.unwrap(), errand).await;
-    assert!(matches!(passenger.arrive().await, Some(Landing::Found { .. })));
+    let via = gateway.via.trail(&HeaderMap::new());
+    let errand = Errand { token: question.token.clone(), request_id: gateway.request_ids.next(), via };
+    tokio::spawn(Arc::clone(gateway).fly(pilot.unwrap(), question.clone(), slot, errand));
+    passenger.arrive().await.unwrap()
 }
 
 #[tokio::test]
-async fn what_has_landed_is_there_to_be_found() {
+async fn what_the_flight_before_has_brought_is_there_and_not_asked_for_again() {
     let simulator = Simulator::start().await.unwrap();
     let gateway = gateway(&simulator.url(Service::Workspace));
-    let token = HeaderValue::try_from(simulator.token("p")).unwrap();
-    let slot = slot(&gateway, &token);
-    let (passenger, pilot) = gateway.flights.board(&slot);
-    let errand = errand(&gateway, token);
-    tokio::spawn(Arc::clone(&gateway).fly(pilot.unwrap(), errand));
-    assert!(matches!(passenger.arrive().await, Some(Landing::Answered(_))));
-    assert!(gateway.store.get(&slot).is_some());
+    let question = question(&gateway, HeaderValue::try_from(simulator.token("p")).unwrap());
+    assert!(matches!(fly(&gateway, &question).await, Landing::Flown { answer: Ok(_), .. }));
+    assert!(matches!(gateway.look_up(&question, gateway.clock.now()), LookUp::Hit(..)));
+    assert!(matches!(fly(&gateway, &question).await, Landing::NotFlown));
+    assert_eq!(simulator.request_count(), 1);
 }
 
 #[tokio::test]

@@ -20,6 +20,8 @@ pub enum CacheStatus {
     Hit {
         /// What is left of its life.
         left: Duration,
+        /// What else there is to say.
+        detail: Option<&'static str>,
     },
     /// Asked upstream.
     Forwarded {
@@ -41,7 +43,7 @@ pub enum CacheStatus {
 pub enum Forward {
     /// Nothing that could be given was stored.
     Miss,
-    /// What was stored had expired.
+    /// What is stored has expired. (Also where it is given all the same, because upstream has failed.)
     Stale,
     /// The cache was not to be used.
     Bypass,
@@ -52,8 +54,9 @@ impl CacheStatus {
     fn value(self) -> Option<HeaderValue> {
         let mut text = String::from("workspace-gateway");
         match self {
-            Self::Hit { left } => {
+            Self::Hit { left, detail } => {
                 let _ = write!(text, "; hit; ttl={}", left.as_secs());
+                add_detail(&mut text, detail);
             }
             Self::Forwarded { why, status, stored, collapsed, detail } => {
                 text.push_str(match why {
@@ -66,9 +69,7 @@ impl CacheStatus {
                 }
                 text.push_str(if stored { "; stored" } else { "" });
                 text.push_str(if collapsed { "; collapsed" } else { "" });
-                if let Some(detail) = detail {
-                    let _ = write!(text, "; detail={detail}");
-                }
+                add_detail(&mut text, detail);
             }
         }
         HeaderValue::try_from(text).ok()
@@ -82,9 +83,16 @@ impl CacheStatus {
     }
 }
 
+fn add_detail(text: &mut String, detail: Option<&str>) {
+    if let Some(detail) = detail {
+        let _ = write!(text, "; detail={detail}");
+    }
+}
+
 /// An answer from memory.
 pub fn from_entry(entry: &Entry, now: Instant) -> Response<Content> {
     let mut response = Response::new(Content::from(entry.body().clone()));
+    *response.status_mut() = entry.status();
     *response.headers_mut() = entry.head().clone();
     set_age(response.headers_mut(), entry.life().age(now));
     response
@@ -136,7 +144,9 @@ mod tests {
     #[test]
     fn cache_status_speaks_rfc_9211() {
         let text = |status: CacheStatus| status.value().unwrap().to_str().unwrap().to_owned();
-        assert_eq!(text(CacheStatus::Hit { left: Duration::from_millis(9_900) }), "workspace-gateway; hit; ttl=9");
+        let hit = |detail| text(CacheStatus::Hit { left: Duration::from_millis(9_900), detail });
+        assert_eq!(hit(None), "workspace-gateway; hit; ttl=9");
+        assert_eq!(hit(Some("denied")), "workspace-gateway; hit; ttl=9; detail=denied");
         let forwarded = |why, status, stored, collapsed, detail| {
             text(CacheStatus::Forwarded { why, status, stored, collapsed, detail })
         };

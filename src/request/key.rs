@@ -4,6 +4,7 @@
 //! credential, so a header or spelling that is not in the key cannot change what is stored under it.
 
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use http::header::{CACHE_CONTROL, IF_RANGE, PRAGMA, RANGE};
@@ -14,14 +15,47 @@ use crate::catalogue::{Catalogue, Operation, Origin};
 
 const X_PROJECT_ID: HeaderName = HeaderName::from_static("x-project-id");
 
+/// Where a credential counts: one operation in one project, asked of one service instance. Who has
+/// been proved in a scope may be shown the answers in it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Scope {
+    origin: Arc<Origin>,
+    operation: Arc<Operation>,
+    project_id: Arc<str>,
+}
+
+impl Scope {
+    /// The operation asked for.
+    pub fn operation(&self) -> &Arc<Operation> {
+        &self.operation
+    }
+
+    /// The project it is asked in.
+    pub fn project_id(&self) -> &str {
+        &self.project_id
+    }
+}
+
+impl Hash for Scope {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        // Not the origin: the operation tells the service, whose origin hardly ever changes.
+        self.operation.hash(state);
+        self.project_id.hash(state);
+    }
+}
+
+impl fmt::Debug for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.operation.name, self.project_id)
+    }
+}
+
 /// What an answer is kept under, apart from whom it was given to.
 ///
 /// Parts are separate fields, so no two different requests can run together into one key.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Key {
-    origin: Arc<Origin>,
-    operation: Arc<Operation>,
-    project_id: Box<str>,
+    scope: Scope,
     query: Box<str>,
     headers: Box<[(HeaderName, HeaderValue)]>,
 }
@@ -56,22 +90,29 @@ impl Key {
             return Err(BypassReason::ClientCacheControl);
         }
         Ok(Self {
-            origin: Arc::clone(catalogue.origin(operation.service)),
-            operation: Arc::clone(operation),
-            project_id: project_id.into(),
+            scope: Scope {
+                origin: Arc::clone(catalogue.origin(operation.service)),
+                operation: Arc::clone(operation),
+                project_id: project_id.into(),
+            },
             query: query::canonical(query, operation.parameters)?,
             headers: keyed_headers(catalogue.keyed_headers(), headers)?,
         })
     }
 
+    /// Where it is asked.
+    pub fn scope(&self) -> &Scope {
+        &self.scope
+    }
+
     /// The operation asked for.
     pub fn operation(&self) -> &Arc<Operation> {
-        &self.operation
+        &self.scope.operation
     }
 
     /// The project it is asked in.
     pub fn project_id(&self) -> &str {
-        &self.project_id
+        &self.scope.project_id
     }
 
     /// The canonical query, without the `?`.
@@ -86,7 +127,7 @@ impl Key {
 
     /// The service instance that is asked.
     pub fn origin(&self) -> &Origin {
-        &self.origin
+        &self.scope.origin
     }
 
     /// The URI to ask upstream.
@@ -94,24 +135,24 @@ impl Key {
     /// # Errors
     /// None for a key that was read: all its parts are made of URI characters, and not too many.
     pub fn uri(&self) -> Result<Uri, http::Error> {
-        let mut target = self.operation.path(&self.project_id);
+        let mut target = self.operation().path(self.project_id());
         if !self.query.is_empty() {
             target.push('?');
             target.push_str(&self.query);
         }
-        self.origin.uri(&target)
+        self.origin().uri(&target)
     }
 
     /// Bytes of memory it holds, roughly.
     pub fn size(&self) -> usize {
         let headers: usize = self.headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
-        size_of::<Self>() + self.project_id.len() + self.query.len() + headers
+        size_of::<Self>() + self.project_id().len() + self.query.len() + headers
     }
 }
 
 impl fmt::Debug for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {} {} {:?}", self.operation.name, self.project_id, self.query, self.headers)
+        write!(f, "{:?} {} {:?}", self.scope, self.query, self.headers)
     }
 }
 

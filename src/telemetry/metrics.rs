@@ -7,10 +7,14 @@ use std::time::Duration;
 use http::StatusCode;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
-use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
+use prometheus::{
+    HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+};
 
 use super::outcome::Outcome;
 use crate::cache::admission::Unstorable;
+use crate::cache::grants::Proof;
+use crate::cache::store::Usage;
 use crate::catalogue::Service;
 use crate::request::BypassReason;
 
@@ -31,6 +35,10 @@ pub struct Metrics {
     durations: HistogramVec,
     bypasses: IntCounterVec,
     unstored: IntCounterVec,
+    proofs: IntCounterVec,
+    denials: IntCounterVec,
+    /// New leaders, after the one before was refused.
+    pub elections: IntCounter,
     upstream_requests: IntCounterVec,
     upstream_durations: HistogramVec,
     upstream_in_flight: IntGaugeVec,
@@ -56,7 +64,8 @@ impl Metrics {
             requests: counters(
                 "workspace_gateway_requests_total",
                 "Requests by operation, result and status. More `hit` and `coalesced`: the gateway helps. More `miss`: \
-                 new questions, or entries evicted. More `bypass`: see workspace_gateway_bypasses_total. More \
+                 new questions, new callers, or entries evicted. More `stale`: upstream fails. More \
+                 `denied`: a loop with a dead credential. More `bypass`: see workspace_gateway_bypasses_total. More \
                  `aborted`: clients give up waiting.",
                 &["operation", "result", "status"],
             )?,
@@ -77,6 +86,24 @@ impl Metrics {
                 "Answers that were passed on and not kept, by reason. A rise of `status`: upstream refuses or fails. \
                  A rise of another: upstream's answers have changed.",
                 &["reason"],
+            )?,
+            proofs: counters(
+                "workspace_gateway_proofs_total",
+                "Calls by which upstream has proved a caller. `granted`: one that had no grant; a rise: new \
+                 credentials, or grants that lapse between calls. `renewed`: one that had. `late`: one that was denied \
+                 meanwhile, so that it counts for nothing.",
+                &["result"],
+            )?,
+            denials: counters(
+                "workspace_gateway_denials_total",
+                "Refused credentials. `upstream`: by a 401 or 403; a rise: expired or revoked ones in use. `memory`: \
+                 given again without asking; a rise: a loop with a dead one.",
+                &["source"],
+            )?,
+            elections: IntCounter::new(
+                "workspace_gateway_elections_total",
+                "New leaders of a shared upstream call, after the one before was refused. A rise: callers whose \
+                 credential dies while they have a grant.",
             )?,
             upstream_requests: counters(
                 "workspace_gateway_upstream_requests_total",
@@ -117,13 +144,16 @@ impl Metrics {
             &["version"],
         )?;
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
-        let families: [Box<dyn Collector>; 11] = [
+        let families: [Box<dyn Collector>; 14] = [
             Box::new(self.in_flight.clone()),
             Box::new(self.connections.clone()),
             Box::new(self.requests.clone()),
             Box::new(self.durations.clone()),
             Box::new(self.bypasses.clone()),
             Box::new(self.unstored.clone()),
+            Box::new(self.proofs.clone()),
+            Box::new(self.denials.clone()),
+            Box::new(self.elections.clone()),
             Box::new(self.upstream_requests.clone()),
             Box::new(self.upstream_durations.clone()),
             Box::new(self.upstream_in_flight.clone()),
@@ -145,6 +175,12 @@ impl Metrics {
         for reason in Unstorable::ALL {
             self.unstored.with_label_values(&[reason.as_str()]);
         }
+        for proof in Proof::ALL {
+            self.proofs.with_label_values(&[proof.as_str()]);
+        }
+        for source in ["upstream", "memory"] {
+            self.denials.with_label_values(&[source]);
+        }
         for service in Service::ALL {
             self.upstream_durations.with_label_values(&[service.as_str()]);
             self.upstream_in_flight.with_label_values(&[service.as_str()]);
@@ -154,28 +190,60 @@ impl Metrics {
         }
     }
 
-    /// Adds the gauges of what is remembered, which are read when Prometheus asks.
+    /// Adds the gauges of what is in use, which are read when Prometheus asks.
     ///
     /// # Errors
     /// If they were added before.
-    pub fn watch(&self, usage: impl Fn() -> Usage + Send + Sync + 'static) -> prometheus::Result<()> {
-        let gauges = Watched {
-            entries: IntGauge::new(
-                "workspace_gateway_entries",
-                "Entries in the cache, fresh or expired. A rise: more callers or more different questions.",
-            )?,
-            bytes: IntGauge::new(
-                "workspace_gateway_entries_bytes",
-                "Bytes that entries hold, estimated. Near cache.max_size, entries are evicted.",
-            )?,
-            waiters: IntGauge::new(
-                "workspace_gateway_coalesced_waiters",
-                "Requests that wait for an upstream call another request began. A rise: a stampede that upstream is \
-                 spared.",
-            )?,
-            usage,
-        };
-        self.registry.register(Box::new(gauges))
+    pub fn watch(&self, usage: impl Fn() -> InUse + Send + Sync + 'static) -> prometheus::Result<()> {
+        let gauges: Vec<(IntGauge, Reading)> = vec![
+            (
+                IntGauge::new(
+                    "workspace_gateway_entries",
+                    "Entries in the cache, fresh or not. A rise: more different questions.",
+                )?,
+                |usage| usage.store.entries,
+            ),
+            (
+                IntGauge::new(
+                    "workspace_gateway_entries_bytes",
+                    "Bytes that entries hold, estimated. Near cache.max_size, entries are evicted.",
+                )?,
+                |usage| usage.store.bytes,
+            ),
+            (
+                IntGauge::new(
+                    "workspace_gateway_uncacheable_keys",
+                    "Questions whose answers could not be kept lately, so that nobody waits for another's. A rise: \
+                     see workspace_gateway_unstored_answers_total.",
+                )?,
+                |usage| usage.store.uncacheable,
+            ),
+            (
+                IntGauge::new(
+                    "workspace_gateway_private_scopes",
+                    "Operations in a project in which nothing is shared, because callers were given different answers \
+                     to one question. Anything but 0: set sharing = \"caller\" for the operation, or find out why.",
+                )?,
+                |usage| usage.store.private_scopes as u64,
+            ),
+            (
+                IntGauge::new(
+                    "workspace_gateway_grants",
+                    "Callers that may be answered from memory, each in one operation and project. Near \
+                     grants.max_grants, the least recently used are proved again.",
+                )?,
+                |usage| usage.grants as u64,
+            ),
+            (
+                IntGauge::new(
+                    "workspace_gateway_coalesced_waiters",
+                    "Requests that wait for an upstream call another request began. A rise: a stampede that upstream \
+                     is spared.",
+                )?,
+                |usage| usage.waiting as u64,
+            ),
+        ];
+        self.registry.register(Box::new(Watched { gauges, usage }))
     }
 
     /// Counts a request that is over.
@@ -194,6 +262,16 @@ impl Metrics {
     /// Counts an answer that is passed on and not kept.
     pub fn unstored(&self, reason: Unstorable) {
         self.unstored.with_label_values(&[reason.as_str()]).inc();
+    }
+
+    /// Counts a call by which upstream has proved a caller.
+    pub fn proof(&self, proof: Proof) {
+        self.proofs.with_label_values(&[proof.as_str()]).inc();
+    }
+
+    /// Counts a refused credential: refused by `upstream`, or from `memory`.
+    pub fn denial(&self, source: &'static str) {
+        self.denials.with_label_values(&[source]).inc();
     }
 
     /// Counts entries that had to go, by cause.
@@ -249,34 +327,37 @@ impl Drop for UpstreamCall<'_> {
     }
 }
 
-/// What is remembered at a moment.
-pub struct Usage {
-    /// How many entries there are, and how many bytes they hold.
-    pub entries: (u64, u64),
+/// What is in use at a moment.
+#[derive(Default)]
+pub struct InUse {
+    /// What is kept.
+    pub store: Usage,
+    /// How many grants live.
+    pub grants: usize,
     /// How many requests wait for a flight that another began.
     pub waiting: usize,
 }
 
-/// The gauges of what is remembered.
+/// What a gauge shows of what is in use.
+type Reading = fn(&InUse) -> u64;
+
+/// The gauges of what is in use.
 struct Watched<F> {
-    entries: IntGauge,
-    bytes: IntGauge,
-    waiters: IntGauge,
+    gauges: Vec<(IntGauge, Reading)>,
     usage: F,
 }
 
-impl<F: Fn() -> Usage + Send + Sync> Collector for Watched<F> {
+impl<F: Fn() -> InUse + Send + Sync> Collector for Watched<F> {
     fn desc(&self) -> Vec<&Desc> {
-        [&self.entries, &self.bytes, &self.waiters].into_iter().flat_map(Collector::desc).collect()
+        self.gauges.iter().flat_map(|(gauge, _)| gauge.desc()).collect()
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
         let usage = (self.usage)();
-        let gauge = |value| i64::try_from(value).unwrap_or(i64::MAX);
-        self.entries.set(gauge(usage.entries.0));
-        self.bytes.set(gauge(usage.entries.1));
-        self.waiters.set(gauge(usage.waiting as u64));
-        [&self.entries, &self.bytes, &self.waiters].into_iter().flat_map(Collector::collect).collect()
+        for (gauge, read) in &self.gauges {
+            gauge.set(i64::try_from(read(&usage)).unwrap_or(i64::MAX));
+        }
+        self.gauges.iter().flat_map(|(gauge, _)| gauge.collect()).collect()
     }
 }
 

@@ -11,6 +11,10 @@ pub enum Outcome {
     Expired,
     /// From an upstream call that another request had begun.
     Coalesced,
+    /// From memory, though no longer fresh: upstream has failed.
+    Stale,
+    /// From memory: upstream's refusal from just before.
+    Denied,
     /// Forwarded as it is, though it is one of the operations.
     Bypass,
     /// Forwarded, as everything that is not one of the operations.
@@ -23,11 +27,13 @@ pub enum Outcome {
 
 impl Outcome {
     /// All of them, for tables and tests.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::Hit,
         Self::Miss,
         Self::Expired,
         Self::Coalesced,
+        Self::Stale,
+        Self::Denied,
         Self::Bypass,
         Self::PassThrough,
         Self::Refused,
@@ -41,6 +47,8 @@ impl Outcome {
             Self::Miss => "miss",
             Self::Expired => "expired",
             Self::Coalesced => "coalesced",
+            Self::Stale => "stale",
+            Self::Denied => "denied",
             Self::Bypass => "bypass",
             Self::PassThrough => "pass-through",
             Self::Refused => "refused",

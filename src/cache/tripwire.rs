@@ -1,0 +1,119 @@
+//! Watches the one assumption that sharing rests on: within a project, an answer depends on the
+//! question alone. Where answers to one question alternate between two bodies by caller (one, other,
+//! one, other, each asked for after the one before had come), it does not hold. A single difference
+//! is a change of the catalogue. Pure: it is told who saw what, and when.
+
+use std::time::Instant;
+
+use crate::request::caller::Caller;
+
+/// A hash of a body.
+pub type Digest = [u8; 32];
+
+/// An answer to the question.
+#[derive(Clone, Copy, Debug)]
+pub struct View {
+    /// What was seen.
+    pub digest: Digest,
+    /// Who saw it.
+    pub caller: Caller,
+    /// When it was asked for.
+    pub sent: Instant,
+    /// When it had come.
+    pub received: Instant,
+}
+
+/// How many answers have to alternate.
+const TRIPS_AT: usize = 4;
+
+/// The latest answers to one question, as far as they alternate.
+#[derive(Clone, Debug, Default)]
+pub struct Views(Vec<View>);
+
+impl Views {
+    /// Adds an answer. Says whether they alternate by caller now.
+    pub fn add(&mut self, view: View) -> bool {
+        let Some(&last) = self.0.last() else {
+            self.0.push(view);
+            return false;
+        };
+        // Overlapping requests are not compared: which of them upstream answered first is not known.
+        if view.sent < last.received {
+            return false;
+        }
+        let before_last = self.0.len().checked_sub(2).map(|index| self.0[index].digest);
+        if self.0.iter().any(|earlier| earlier.caller == view.caller && earlier.digest != view.digest) {
+            // This caller is shown something else than before, so the catalogue has changed.
+            self.0 = vec![view];
+        } else if view.digest == last.digest {
+            self.0.pop();
+            self.0.push(View { received: view.received, ..last });
+        } else if before_last.is_none_or(|digest| digest == view.digest) {
+            self.0.push(view);
+        } else {
+            self.0 = vec![last, view];
+        }
+        self.0.len() >= TRIPS_AT
+    }
+
+    /// Bytes of memory they hold, roughly.
+    pub(super) fn size(&self) -> usize {
+        self.0.capacity() * size_of::<View>()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use http::HeaderValue;
+
+    use super::*;
+    use crate::clock::Clock;
+    use crate::request::caller::Callers;
+
+    /// Plays answers, each written as who saw what: "A1". One in brackets was asked for before the
+    /// one before it had come.
+    fn trips(answers: &str) -> bool {
+        let callers = Callers::new([0; 32]);
+        let begun = Clock::System.now();
+        let mut views = Views::default();
+        let mut tripped = false;
+        for (index, answer) in (0_u32..).zip(answers.split(' ')) {
+            let overlaps = answer.starts_with('[');
+            let answer = answer.trim_matches(['[', ']']).as_bytes();
+            let at = |tenths: u32| begun + Duration::from_millis(100) * tenths;
+            tripped |= views.add(View {
+                digest: [answer[1]; 32],
+                caller: callers.of_token(&HeaderValue::from_bytes(&answer[..1]).unwrap()),
+                sent: at(10 * index - if overlaps { 9 } else { 0 }),
+                received: at(10 * index + 5),
+            });
+        }
+        tripped
+    }
+
+    #[test]
+    fn alternating_by_caller_trips_it() {
+        assert!(trips("A1 B2 A1 B2"));
+        assert!(trips("A1 B2 C1 D2"));
+        assert!(trips("A1 A1 B2 B2 A1 C1 B2"));
+        assert!(trips("A9 A1 B2 A1 B2"), "after a change");
+        assert!(trips("A1 B2 [A1] A1 B2"));
+    }
+
+    #[test]
+    fn a_changing_catalogue_does_not() {
+        assert!(!trips("A1 B2 A2 B2 A2"));
+        assert!(!trips("A1 B2 A3 B4 A5 B6"));
+        assert!(!trips("A1 B2 C3 A1 B2"));
+        assert!(!trips("A1 B2 B1 A2"), "the same caller sees both");
+        assert!(!trips("A1 A2 A1 A2"));
+        assert!(!trips("A1 B2 A1"));
+    }
+
+    #[test]
+    fn overlapping_answers_are_not_compared() {
+        assert!(!trips("A1 [B2] A1 [B2] A1 [B2]"));
+    }
+}
