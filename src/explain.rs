@@ -8,7 +8,7 @@ use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 use serde::Serialize;
 
-use crate::catalogue::{Catalogue, Operation};
+use crate::catalogue::{Catalogue, Operation, Sharing};
 use crate::config::Mode;
 use crate::request::BypassReason;
 use crate::request::caller;
@@ -56,6 +56,9 @@ struct AskedOperation {
     credential: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     key: Option<KeyParts>,
+    /// What a running gateway knows of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    now: Option<Now>,
     /// Everything that stands in the way of an answer from memory; the first is the one recorded.
     bypass: Vec<Bypass>,
 }
@@ -65,8 +68,21 @@ struct KeyParts {
     canonical_query: String,
     keyed_headers: Vec<String>,
     ttl: String,
+    /// Between whom answers are shared.
+    sharing: &'static str,
     /// Which is sent unless the request is bypassed.
     upstream_request: Vec<String>,
+}
+
+/// What a running gateway knows of a question and of the caller, in words.
+#[derive(Debug, Serialize)]
+pub struct Now {
+    /// How the caller stands in the scope.
+    pub caller: String,
+    /// Whether callers share answers there.
+    pub shared: bool,
+    /// What is stored.
+    pub stored: String,
 }
 
 #[derive(Debug, Serialize)]
@@ -81,11 +97,16 @@ impl From<&BypassReason> for Bypass {
     }
 }
 
-/// Explains a request.
+/// Explains a request. A running gateway adds what it knows of the question now.
 ///
 /// # Errors
 /// If the URL can't be read as one.
-pub fn explain(catalogue: &Catalogue, mode: Mode, asked: Asked<'_>) -> Result<Explanation, String> {
+pub fn explain(
+    catalogue: &Catalogue,
+    mode: Mode,
+    asked: Asked<'_>,
+    look: impl FnOnce(Key, &HeaderValue) -> Option<Now>,
+) -> Result<Explanation, String> {
     let uri: Uri = asked.url.parse().ok().filter(|uri: &Uri| uri.path().starts_with('/')).ok_or_else(|| {
         format!("{:?} is not allowed: expected a path or a URL, such as /v2/PROJECT/products", asked.url)
     })?;
@@ -111,24 +132,33 @@ pub fn explain(catalogue: &Catalogue, mode: Mode, asked: Asked<'_>) -> Result<Ex
             let mode = (mode == Mode::Bypass).then_some(BypassReason::Mode);
             let reasons = [mode, credential.as_ref().err().copied(), key.as_ref().err().copied()];
             let reasons: Vec<BypassReason> = reasons.into_iter().flatten().collect();
+            let parts = key.as_ref().ok().map(|key| key_parts(key, operation)).transpose()?;
+            let now = credential.ok().zip(key.ok()).and_then(|(token, key)| look(key, token));
             let asked = AskedOperation {
                 name: operation.name,
                 service: operation.service.as_str(),
                 project_id: project_id.to_owned(),
                 credential: if credential.is_ok() { "X-Auth-Token (not shown)" } else { "none that counts" },
-                key: key.ok().map(|key| key_parts(&key, operation)).transpose()?,
+                key: parts,
+                now,
                 bypass: reasons.iter().map(Bypass::from).collect(),
             };
             match reasons.first() {
                 None => Explanation {
-                    verdict: "answered from memory while fresh; otherwise asked of upstream, once, and kept".to_owned(),
+                    verdict:
+                        "answered from memory while fresh, once upstream has answered this token well in this scope; \
+                              otherwise asked of upstream"
+                            .to_owned(),
                     operation: Some(asked),
                     forwarded_to: None,
                 },
                 Some(reason) => {
                     let only_a_token_is_missing = reasons == [BypassReason::NoCredential];
-                    let hope =
-                        if only_a_token_is_missing { ". With a token: answered from memory while fresh" } else { "" };
+                    let hope = if only_a_token_is_missing {
+                        ". With a token that upstream has answered well: from memory"
+                    } else {
+                        ""
+                    };
                     let verdict = format!("forwarded as it is and not kept: {}{hope}", reason.describe());
                     forwarded(operation.service, verdict, Some(asked))
                 }
@@ -166,6 +196,10 @@ fn key_parts(key: &Key, operation: &Arc<Operation>) -> Result<KeyParts, String> 
         canonical_query: key.query().to_owned(),
         keyed_headers: key.headers().iter().map(|(name, value)| format!("{name}: {}", text(value))).collect(),
         ttl: humantime::format_duration(operation.ttl).to_string(),
+        sharing: match operation.sharing {
+            Sharing::Project => "between all callers that upstream has answered well in this scope",
+            Sharing::Caller => "none: each caller has answers of its own (sharing = \"caller\")",
+        },
         upstream_request,
     })
 }
@@ -185,6 +219,7 @@ impl fmt::Display for Explanation {
                 writeln!(f, "canonical query  {}", shown(&key.canonical_query))?;
                 writeln!(f, "keyed headers    {}", shown(&key.keyed_headers.join(", ")))?;
                 writeln!(f, "ttl              {}", key.ttl)?;
+                writeln!(f, "sharing          {}", key.sharing)?;
                 let reasons: Vec<_> = operation.bypass.iter().map(|bypass| bypass.reason).collect();
                 let label = match reasons.as_slice() {
                     [] => "asked upstream",

@@ -84,6 +84,18 @@ impl Connection {
     }
 }
 
+/// What is known of a question at a moment.
+pub struct Inspection {
+    /// How the caller stands in the scope.
+    pub standing: Standing,
+    /// Whether callers share answers there.
+    pub is_shared: bool,
+    /// Whether there is an answer, and how fresh it is.
+    pub entry: Option<Freshness>,
+    /// Why answers can't be kept, if that is so.
+    pub uncacheable: Option<Unstorable>,
+}
+
 /// Who asks for what, and with which credential.
 #[derive(Clone)]
 struct Question {
@@ -202,6 +214,19 @@ impl Gateway {
         purged
     }
 
+    /// What is known of a question at present, for a person who asks why.
+    pub fn inspect(&self, key: Key, token: &HeaderValue) -> Inspection {
+        let (now, caller) = (self.clock.now(), self.callers.of_token(token));
+        let slot = self.store.slot(&Arc::new(key), caller);
+        let grantee = Grantee { caller, scope: slot.key.scope().clone() };
+        Inspection {
+            standing: self.grants.standing(&grantee, now),
+            is_shared: slot.owner.is_none(),
+            entry: self.store.get(&slot).map(|entry| entry.life().freshness(now)),
+            uncacheable: self.store.uncacheable(&slot, now),
+        }
+    }
+
     /// Answers a request that came in by a connection.
     pub async fn handle<B>(self: &Arc<Self>, request: Request<B>, connection: &Connection) -> Response<ReplyBody>
     where
@@ -309,21 +334,18 @@ impl Gateway {
                 LookUp::Denied(refusal, left) => return Ok(Some(self.denied(&refusal, now, left, record))),
                 LookUp::Ask(slot, why) => (slot, why),
             };
-            let uncacheable = self.store.uncacheable(&slot, now);
-            if uncacheable == Some(Unstorable::TooLarge) {
-                return Ok(None);
-            }
-            // Answers that nobody else may be given are not worth waiting for, and neither is yet
-            // another leader.
-            let solo = uncacheable.is_some() || flown > MAX_ELECTIONS;
+            let solo = match self.store.uncacheable(&slot, now) {
+                Some(Unstorable::TooLarge) => return Ok(None),
+                // An answer that nobody else may be given is not worth waiting for, and neither is
+                // yet another leader.
+                uncacheable => uncacheable.is_some() || flown > MAX_ELECTIONS,
+            };
             let (passenger, pilot) = if solo { self.flights.solo() } else { self.flights.board(&slot) };
-            let mut seat = Seat { leads: pilot.is_some(), elected: false, slot, why };
+            let elected = pilot.is_some() && slot.owner.is_none() && !solo && flown > 0;
+            let seat = Seat { leads: pilot.is_some(), elected, slot, why };
             record.answered(seat.outcome(), "");
             if let Some(pilot) = pilot {
-                seat.elected = flown > 0 && !solo && seat.slot.owner.is_none();
-                if seat.elected {
-                    self.metrics.elections.inc();
-                }
+                self.metrics.elections.inc_by(u64::from(elected));
                 let errand = Errand {
                     token: question.token.clone(),
                     request_id: record.request_id().to_owned(),
@@ -332,6 +354,7 @@ impl Gateway {
                 // In a task of its own: a client that hangs up neither cancels nor poisons it.
                 tokio::spawn(Arc::clone(self).fly(pilot, question.clone(), seat.slot.clone(), errand));
             }
+            // Each waits until its own deadline, however often it goes again.
             let deadline = deadline.get_or_insert_with(|| Box::pin(tokio::time::sleep(self.answer_timeout)));
             let landing = tokio::select! {
                 biased;

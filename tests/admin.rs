@@ -1,6 +1,8 @@
 //! What the operator can do, and who is not the operator.
 
-use http::{Method, StatusCode};
+use std::time::Duration;
+
+use http::{HeaderName, HeaderValue, Method, StatusCode};
 use serde_json::json;
 
 use crate::support::{PROJECT, World};
@@ -115,6 +117,39 @@ async fn explain_says_what_would_be_done() {
     }
     assert_eq!(world.http.get(&world.admin_url("/explain")).await.status(), StatusCode::BAD_REQUEST);
     assert_eq!(world.upstream_calls(), 0);
+}
+
+#[tokio::test]
+async fn explain_knows_how_a_caller_stands_and_what_is_stored() {
+    let world = World::new().await;
+    let second = world.simulator.token(PROJECT);
+    let explain = async |token: &str| {
+        let query = form_urlencoded::Serializer::new(String::new())
+            .extend_pairs([("url", LIST.replace("PROJECT", PROJECT)), ("header", format!("X-Auth-Token: {token}"))])
+            .finish();
+        let told = world.http.get(&world.admin_url(&format!("/explain?{query}"))).await.json();
+        let now = &told["operation"]["now"];
+        let [caller, stored] = ["caller", "stored"].map(|name| now[name].as_str().unwrap().to_owned());
+        assert_eq!(now["shared"], true);
+        (caller.split(':').next().unwrap().to_owned(), stored)
+    };
+    let told = |caller: &str, stored: &str| (caller.to_owned(), stored.to_owned());
+    assert_eq!(explain(&second).await, told("not granted", "nothing"));
+    world.get(LIST).await;
+    assert_eq!(explain(&second).await, told("not granted", "an answer, fresh for another 5m"));
+    assert_eq!(explain(&world.token).await, told("granted", "an answer, fresh for another 5m"));
+    world.simulator.deny(&second);
+    world.get_as(&second, LIST).await;
+    assert_eq!(explain(&second).await, told("denied", "an answer, fresh for another 5m"));
+    world.clock.advance(Duration::from_secs(300));
+    let if_it_fails = "an answer that is given only if upstream fails";
+    assert_eq!(explain(&world.token).await, told("not granted any more", if_it_fails));
+    world.simulator.add_header(HeaderName::from_static("expires"), HeaderValue::from_static("0"));
+    world.clock.advance(Duration::from_secs(3600));
+    world.get(LIST).await;
+    let unkeepable = "nothing: answers cannot be kept (cache-directives)";
+    assert_eq!(explain(&world.token).await, told("granted", unkeepable));
+    assert_eq!(world.upstream_calls(), 3);
 }
 
 #[tokio::test]

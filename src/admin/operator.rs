@@ -6,21 +6,24 @@
 use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{HOST, ORIGIN};
 use http::uri::Authority;
-use http::{HeaderMap, Method, Request, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
 use http_body::Body;
 use http_body_util::{BodyExt, Limited};
 use serde_json::json;
 
 use super::{Page, json as json_page, not_allowed, not_found, text};
+use crate::cache::freshness::Freshness;
+use crate::cache::grants::Standing;
 use crate::cache::store::Selection;
 use crate::catalogue::operation_names;
 use crate::config::Mode;
-use crate::explain::{self, Asked};
-use crate::gateway::Gateway;
+use crate::explain::{self, Asked, Now};
+use crate::gateway::{Gateway, Inspection};
 use crate::stream::BoxError;
 
 /// What the operator can do.
@@ -74,7 +77,8 @@ impl Operator {
 
     fn explain(&self, query: &str) -> Page {
         let explained = asked(query).and_then(|(url, headers)| {
-            explain::explain(self.gateway.catalogue(), self.gateway.mode(), Asked { url: &url, headers })
+            let look = |key, token: &HeaderValue| Some(in_words(&self.gateway.inspect(key, token)));
+            explain::explain(self.gateway.catalogue(), self.gateway.mode(), Asked { url: &url, headers }, look)
         });
         match explained {
             Ok(explanation) => json_page(StatusCode::OK, &explanation),
@@ -103,6 +107,28 @@ impl Operator {
             Err(message) => text(StatusCode::BAD_REQUEST, message),
         }
     }
+}
+
+/// What the gateway knows, to be read by a person.
+fn in_words(known: &Inspection) -> Now {
+    let seconds = |left: Duration| humantime::format_duration(Duration::from_secs(left.as_secs())).to_string();
+    let caller = match &known.standing {
+        Standing::Granted => "granted: upstream has answered it well lately".to_owned(),
+        Standing::Lapsed => {
+            "not granted any more: asks alone; stale answers if that fails, but for a refusal".to_owned()
+        }
+        Standing::Unproved => "not granted: asks alone, and is told what upstream answers".to_owned(),
+        Standing::Denied { left, .. } => {
+            format!("denied: upstream's refusal is repeated for another {}", seconds(*left))
+        }
+    };
+    let stored = match (known.entry, known.uncacheable) {
+        (Some(Freshness::Fresh { left }), _) => format!("an answer, fresh for another {}", seconds(left)),
+        (Some(Freshness::Stale), _) => "an answer that is given only if upstream fails".to_owned(),
+        (_, Some(reason)) => format!("nothing: answers cannot be kept ({})", reason.as_str()),
+        (Some(Freshness::Gone) | None, None) => "nothing".to_owned(),
+    };
+    Now { caller, shared: known.is_shared, stored }
 }
 
 const EXPLAIN_USAGE: &str = "expected url once and header=NAME: VALUE any number of times, percent-encoded: curl -G \

@@ -158,7 +158,7 @@ pub fn run() -> ExitCode {
         Command::Explain { url, headers, settings } => with(settings.or_any_region(), |config| {
             let headers = headers.iter().map(|text| explain::header(text)).collect::<Result<HeaderMap, _>>();
             let explanation = headers.map_err(|wrong| format!("--header: {wrong}")).and_then(|headers| {
-                explain::explain(&config.catalogue, config.settings.mode, Asked { url: &url, headers })
+                explain::explain(&config.catalogue, config.settings.mode, Asked { url: &url, headers }, |_, _| None)
             });
             match explanation {
                 Ok(explanation) => print(&explanation),
