@@ -15,8 +15,8 @@ mod tests;
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -39,9 +39,9 @@ use crate::reply::error::{Blame, Problem};
 use crate::request::caller::{self, Callers, LastCredential};
 use crate::request::hop::{self, Via};
 use crate::request::id::RequestIds;
-use crate::request::key::Key;
+use crate::request::key::{Key, Scope};
 use crate::request::route::{self, Route};
-use crate::request::{BypassReason, X_REQUEST_ID, target};
+use crate::request::{BypassReason, X_REQUEST_ID, copied, target};
 use crate::stream::{BoxError, stream};
 use crate::telemetry::metrics::{InUse, Metrics};
 use crate::telemetry::outcome::Outcome;
@@ -65,7 +65,10 @@ pub struct Gateway {
     answer_timeout: Duration,
     grants: Arc<Grants>,
     store: Arc<Store>,
-    flights: Arc<Flights<Slot, Landing>>,
+    shared_flights: Arc<Flights<Slot, Landing>>,
+    /// Of callers for themselves. Bounded apart, so that those without a grant can't take the room of
+    /// those with one.
+    lone_flights: Arc<Flights<Slot, Landing>>,
     upstream: Arc<dyn Upstream>,
     metrics: Arc<Metrics>,
     clock: Clock,
@@ -96,12 +99,11 @@ pub struct Inspection {
     pub uncacheable: Option<Unstorable>,
 }
 
-/// Who asks for what, and with which credential.
+/// Who asks for what.
 #[derive(Clone)]
 struct Question {
     grantee: Grantee,
     key: Arc<Key>,
-    token: HeaderValue,
 }
 
 /// What memory has for a question.
@@ -152,20 +154,19 @@ impl Gateway {
             outage_grace: (settings.grants.on_outage == OnOutage::Serve).then_some(settings.grants.outage_grace.0),
             max_grants: settings.grants.max_grants.0,
         }));
-        let flights = Arc::new(Flights::new(Bounds {
-            flights: settings.limits.max_flights.0,
-            waiting: settings.limits.max_waiters.0,
-        }));
+        let bounds = Bounds { flights: settings.limits.max_flights.0, waiting: settings.limits.max_waiters.0 };
+        let [shared_flights, lone_flights] = [bounds; 2].map(|bounds| Arc::new(Flights::new(bounds)));
         let lives = config.catalogue.operations().iter().map(|operation| operation.ttl + operation.stale_if_error);
         let longest_life = lives.max().unwrap_or_default();
         let store = Arc::new(Store::new(settings.cache.max_size.0, longest_life, metrics.eviction_counter()));
         // Weak, for the store counts its evictions in these very metrics.
-        let (remembered, aloft) = (Arc::downgrade(&store), Arc::downgrade(&flights));
+        let remembered = Arc::downgrade(&store);
+        let aloft = [&shared_flights, &lone_flights].map(Arc::downgrade);
         let (granted, time) = (Arc::downgrade(&grants), clock.clone());
         metrics
             .watch(move || InUse {
                 store: remembered.upgrade().map(|store| store.usage()).unwrap_or_default(),
-                waiting: aloft.upgrade().map_or(0, |flights| flights.waiting()),
+                waiting: aloft.iter().filter_map(Weak::upgrade).map(|flights| flights.waiting()).sum(),
                 grants: granted.upgrade().map_or(0, |grants| grants.live(time.now())),
             })
             .map_err(io::Error::other)?;
@@ -180,7 +181,8 @@ impl Gateway {
             answer_timeout: settings.upstream.answer_timeout.0,
             grants,
             store,
-            flights,
+            shared_flights,
+            lone_flights,
             metrics,
             clock,
         }))
@@ -210,7 +212,8 @@ impl Gateway {
     /// before is stored, or given to anyone but the one whose request it answers. Grants stay.
     pub fn purge(&self, selection: &Selection) -> usize {
         let purged = self.store.purge(selection);
-        self.flights.close_all();
+        self.shared_flights.close_all();
+        self.lone_flights.close_all();
         purged
     }
 
@@ -281,25 +284,27 @@ impl Gateway {
         match route::find(&self.catalogue, &head.method, head.uri.path()) {
             Route::Operation(operation, project_id) => {
                 record.is_for(operation);
-                let service = operation.service;
-                match self.read(&head, operation, project_id, has_body, &connection.credential) {
+                let last = &connection.credential;
+                let (reason, grantee) = match self.read(&head, operation, project_id, has_body, last) {
                     Ok(question) => match self.product_list(&question, &head.headers, record).await? {
-                        Some(response) => Ok(response),
-                        None => self.bypass(BypassReason::TooLarge, service, head, body, record).await,
+                        Some(response) => return Ok(response),
+                        None => (BypassReason::TooLarge, Some(question.grantee)),
                     },
-                    Err(reason) => self.bypass(reason, service, head, body, record).await,
-                }
+                    Err(reason) => (reason, self.grantee(&head.headers, operation, project_id, last)),
+                };
+                let service = operation.service;
+                self.bypass(reason, service, grantee, head, body, record).await
             }
             Route::PassThrough(service) => {
                 record.passes_to(service);
                 record.answered(Outcome::PassThrough, "");
-                self.forward(service, head, body, record).await
+                self.forward(service, None, head, body, record).await
             }
             Route::Unknown => Err(Problem::NoSuchApi),
         }
     }
 
-    /// Reads who asks and for what, and the credential to ask upstream with.
+    /// Reads who asks for what.
     fn read(
         &self,
         head: &Parts,
@@ -313,9 +318,21 @@ impl Gateway {
         }
         let token = caller::credential(&head.headers)?;
         let key = Key::read(&self.catalogue, operation, project_id, head.uri.query(), &head.headers, has_body)?;
-        let caller = self.callers.recognise(token, last);
-        let grantee = Grantee { caller, scope: key.scope().clone() };
-        Ok(Question { grantee, key: Arc::new(key), token: token.clone() })
+        let grantee = Grantee { caller: self.callers.recognise(token, last), scope: key.scope().clone() };
+        Ok(Question { grantee, key: Arc::new(key) })
+    }
+
+    /// Reads who asks where, of a request that can't be answered from memory: it may be denied.
+    fn grantee(
+        &self,
+        headers: &HeaderMap,
+        operation: &Arc<Operation>,
+        project_id: &str,
+        last: &LastCredential,
+    ) -> Option<Grantee> {
+        let token = caller::credential(headers).ok()?;
+        let scope = Scope::read(&self.catalogue, operation, project_id).ok()?;
+        Some(Grantee { caller: self.callers.recognise(token, last), scope })
     }
 
     /// Answers from memory, or from a flight. `None` if the answer is too large to hold.
@@ -326,7 +343,7 @@ impl Gateway {
         record: &mut Record,
     ) -> Result<Option<Response<Content>>, Problem> {
         let mut deadline = None;
-        let mut flown: u32 = 0;
+        let (mut flown, mut refused) = (0, false);
         loop {
             let now = self.clock.now();
             let (slot, why) = match self.look_up(question, now) {
@@ -340,14 +357,15 @@ impl Gateway {
                 // yet another leader.
                 uncacheable => uncacheable.is_some() || flown > MAX_ELECTIONS,
             };
-            let (passenger, pilot) = if solo { self.flights.solo() } else { self.flights.board(&slot) };
-            let elected = pilot.is_some() && slot.owner.is_none() && !solo && flown > 0;
-            let seat = Seat { leads: pilot.is_some(), elected, slot, why };
+            let flights = if slot.owner.is_none() { &self.shared_flights } else { &self.lone_flights };
+            let (passenger, pilot) = if solo { flights.solo() } else { flights.board(&slot) };
+            let elected = refused && pilot.is_some() && slot.owner.is_none();
+            let seat = Seat { leads: pilot.is_some(), elected, is_last: flown >= MAX_ELECTIONS, slot, why };
             record.answered(seat.outcome(), "");
             if let Some(pilot) = pilot {
                 self.metrics.elections.inc_by(u64::from(elected));
                 let errand = Errand {
-                    token: question.token.clone(),
+                    token: copied(caller::credential(headers).map_err(|_| Problem::Internal)?),
                     request_id: record.request_id().to_owned(),
                     via: self.via.trail(headers),
                 };
@@ -364,8 +382,10 @@ impl Gateway {
             match self.release(question, &seat, &landing, record) {
                 Release::Answer(response) => return Ok(Some(response)),
                 Release::Stream => return Ok(None),
-                Release::GoAgain => flown += 1,
+                Release::Elect => refused = true,
+                Release::GoAgain => {}
             }
+            flown += 1;
         }
     }
 

@@ -55,13 +55,14 @@
 //! 4. **One question at a time.** At most one upstream request per key is in flight for those who may
 //!    share its answer; it runs in a task of its own, and everyone who asks meanwhile is fed from it
 //!    ([`cache::flights`]). Nobody inherits another's refusal: when they are released, each is checked
-//!    anew (`gateway/release.rs`). (Not so for answers that can't be shared, past the bounds, and for who
-//!    asks after a purge: these don't wait for one another.)
+//!    anew (`gateway/release.rs`). (Not so for answers that can't be shared, past the bounds, after three
+//!    elections, and for who asks after a purge: these don't wait for one another.)
 //! 5. **In doubt, forward.** What isn't fully understood goes upstream as it is and is never stored;
 //!    the reason is a value ([`request::BypassReason`]).
 //! 6. **Bounded by bytes.** Entries by `cache.max_size`, answers by `cache.max_body_size`, heads by
 //!    `limits.max_head_size`, metric series by enums; what has a fixed size, by number: grants, flights,
-//!    waiters, remembered refusals. Past a bound more is asked of upstream, and nothing else changes.
+//!    waiters, remembered refusals. Past a bound more is asked of upstream, and nothing else changes. (How
+//!    many connections clients open, and how many different questions are under way, is not bounded yet.)
 //! 7. **Never worse than no gateway.** Bodies pass byte for byte, errors in upstream's own shape,
 //!    everything else streamed; `mode = "bypass"` switches the cache off at run time.
 //!

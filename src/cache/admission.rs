@@ -26,7 +26,9 @@ pub enum Verdict {
     Personal,
     /// There is no such thing, whoever asks.
     Negative,
-    /// Upstream failed, or had been asked too often.
+    /// Asked too often, by this caller or by all: which of them is not said.
+    Throttled,
+    /// Upstream failed.
     Failure,
 }
 
@@ -86,7 +88,8 @@ pub fn judge(answer: &Response<Bytes>, is_fixed: impl Fn(&HeaderName) -> bool) -
         401 | 403 => Verdict::Denial,
         400 | 404 | 405 => Verdict::Negative,
         // 508: the trail of gateways that this very request has come through.
-        429 | 500..=507 | 509..=599 => Verdict::Failure,
+        429 => Verdict::Throttled,
+        500..=507 | 509..=599 => Verdict::Failure,
         _ => Verdict::Personal,
     }
 }
@@ -205,7 +208,8 @@ mod tests {
         for (verdict, statuses) in [
             (Verdict::Denial, &[401, 403][..]),
             (Verdict::Negative, &[400, 404, 405]),
-            (Verdict::Failure, &[429, 500, 502, 503, 504, 599]),
+            (Verdict::Throttled, &[429]),
+            (Verdict::Failure, &[500, 502, 503, 504, 599]),
             (Verdict::Personal, &[201, 203, 204, 206, 301, 304, 402, 407, 409, 413, 414, 431, 494, 508, 600]),
         ] {
             for &status in statuses {

@@ -1,12 +1,46 @@
 //! An answer that is kept: its body byte for byte, its head made ready, and its life.
 
 use bytes::Bytes;
-use http::header::{AGE, CONTENT_LENGTH, SET_COOKIE};
-use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use http::header::CONTENT_LENGTH;
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 
 use super::freshness::Life;
 use super::tripwire::Views;
-use crate::request::{X_REQUEST_ID, copied};
+use crate::request::copied;
+
+/// The headers that describe an answer, whoever asked. Any other may tell something of the one who did
+/// (what is left of its quota, its session, a new token), and goes to that one alone.
+const SHAREABLE: [&str; 24] = [
+    "cache-control",
+    "cache-status",
+    "content-disposition",
+    "content-encoding",
+    "content-language",
+    "content-security-policy",
+    "content-type",
+    "cross-origin-resource-policy",
+    "date",
+    "etag",
+    "expires",
+    "last-modified",
+    "link",
+    "permissions-policy",
+    "pragma",
+    "referrer-policy",
+    "server",
+    "strict-transport-security",
+    "vary",
+    "via",
+    "www-authenticate",
+    "x-content-type-options",
+    "x-frame-options",
+    "x-xss-protection",
+];
+
+/// The headers of one answer that may be given to others.
+pub fn shareable(head: &HeaderMap) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
+    head.iter().filter(|(name, _)| SHAREABLE.contains(&name.as_str()))
+}
 
 /// A kept answer.
 #[derive(Debug)]
@@ -25,14 +59,9 @@ impl Entry {
     /// Head and body are copied: off the wire they are slices of a read buffer, which would be held whole
     /// for as long as the entry lives, and counted by nobody.
     pub fn new(answer: &Response<Bytes>, life: Life) -> Self {
-        let (head, body) = (answer.headers(), answer.body());
-        // These belong to one answer, or are told anew with each.
-        let told_anew = [SET_COOKIE, X_REQUEST_ID, AGE, CONTENT_LENGTH];
-        let kept = head.iter().filter(|(name, _)| !told_anew.contains(name));
-        let mut head: HeaderMap = HeaderMap::with_capacity(head.len());
-        for (name, value) in kept {
-            head.append(name, copied(value));
-        }
+        let body = answer.body();
+        let mut head: HeaderMap =
+            shareable(answer.headers()).map(|(name, value)| (name.clone(), copied(value))).collect();
         head.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
         Self { status: answer.status(), head, body: Bytes::copy_from_slice(body), life, views: Views::default() }
     }
@@ -72,21 +101,24 @@ mod tests {
     use crate::clock::Clock;
 
     #[test]
-    fn an_entry_holds_no_read_buffer() {
+    fn an_entry_holds_no_read_buffer_and_nothing_of_the_one_who_asked() {
         let buffer = Bytes::from(vec![b'x'; 1 << 20]);
         let mut answer = Response::new(buffer.slice(..5));
         let head = answer.headers_mut();
-        head.append("x-a", HeaderValue::from_maybe_shared(buffer.slice(..9)).unwrap());
-        head.append("x-a", HeaderValue::from_static("second"));
-        head.append(SET_COOKIE, HeaderValue::from_static("a=1"));
+        head.append("link", HeaderValue::from_maybe_shared(buffer.slice(..9)).unwrap());
+        head.append("link", HeaderValue::from_static("second"));
+        for name in ["set-cookie", "x-request-id", "x-ratelimit-remaining", "x-subject-token", "age"] {
+            head.append(name, HeaderValue::from_static("1"));
+        }
         let none = Duration::ZERO;
         let life = Life { sent: Clock::System.now(), initial_age: none, ttl: none, stale_if_error: none };
         let entry = Entry::new(&answer, life);
         drop(answer);
         assert!(buffer.is_unique(), "the entry holds on to the buffer");
         assert_eq!(entry.body(), "xxxxx");
-        let values: Vec<_> = entry.head().get_all("x-a").iter().collect();
+        let values: Vec<_> = entry.head().get_all("link").iter().collect();
         assert_eq!(values, ["xxxxxxxxx", "second"]);
-        assert!(!entry.head().contains_key(SET_COOKIE));
+        let names: Vec<_> = entry.head().keys().map(HeaderName::as_str).collect();
+        assert_eq!(names, ["link", "content-length"], "what is one caller's stays out");
     }
 }

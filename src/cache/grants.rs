@@ -28,7 +28,7 @@ pub struct Terms {
     pub denial_ttl: Duration,
     /// How long after the last proof an outage is bridged; `None` if it isn't.
     pub outage_grace: Option<Duration>,
-    /// How many grants there may be.
+    /// How many grants there may be. The most recently used half of them stay for sure.
     pub max_grants: usize,
 }
 
@@ -187,8 +187,9 @@ impl Departure<'_> {
         if lived { Proof::Renewed } else { Proof::Granted }
     }
 
-    /// Upstream has refused the credential, and now is the moment.
-    pub fn denied(self, refusal: Entry, now: Instant) {
+    /// Upstream has refused the credential, and now is the moment. What it said is repeated for a
+    /// while, where it is known.
+    pub fn denied(self, refusal: Option<Entry>, now: Instant) {
         let mut books = self.grants.books();
         if let Some(aloft) = books.aloft.get_mut(&self.grantee) {
             aloft.denied = aloft.denied.max(Some(self.sent));
@@ -196,7 +197,7 @@ impl Departure<'_> {
         let proved = books.proved.remove(&self.grantee);
         // Where a later request has been proved, upstream has changed its mind since.
         let is_latest = proved.is_none_or(|proved| proved <= self.sent);
-        if is_latest && refusal.size() <= MAX_REFUSAL_SIZE {
+        if let Some(refusal) = refusal.filter(|refusal| is_latest && refusal.size() <= MAX_REFUSAL_SIZE) {
             let until = now + self.grants.terms.denial_ttl;
             books.refused.insert(self.grantee.clone(), Refusal { answer: Arc::new(refusal), until });
         }
@@ -243,11 +244,11 @@ mod tests {
         Grantee { caller, scope: key.scope().clone() }
     }
 
-    fn refusal(body: &'static [u8], now: Instant) -> Entry {
+    fn refusal(body: &'static [u8], now: Instant) -> Option<Entry> {
         let mut answer = Response::new(Bytes::from_static(body));
         *answer.status_mut() = StatusCode::UNAUTHORIZED;
         let none = Duration::ZERO;
-        Entry::new(&answer, Life { sent: now, initial_age: none, ttl: none, stale_if_error: none })
+        Some(Entry::new(&answer, Life { sent: now, initial_age: none, ttl: none, stale_if_error: none }))
     }
 
     /// How the standing reads, second by second.

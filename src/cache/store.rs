@@ -95,7 +95,7 @@ struct Mark {
 struct Rules {
     purges: u64,
     private: HashSet<Scope>,
-    /// There are more private scopes than are kept, so that every scope is one.
+    /// There are more private scopes than are kept, so that every scope is one until all is purged.
     all_private: bool,
 }
 
@@ -172,30 +172,24 @@ impl Store {
         if before.as_ref().is_some_and(|before| before.life().sent >= entry.life().sent) {
             return Kept::Outdated;
         }
-        let mut kept = Kept::Stored;
+        let mut tripped = false;
         if slot.owner.is_none() {
             entry.views = before.map(|before| before.views.clone()).unwrap_or_default();
-            if entry.views.add(view) {
-                entry.views = Views::default();
-                slot = self.make_private(&mut rules, &slot, view.caller);
-                kept = Kept::Tripped;
-            }
+            tripped = entry.views.add(view);
         }
-        self.uncacheable.invalidate(&slot);
+        if tripped {
+            entry.views = Views::default();
+            rules.make_private(key.scope());
+            slot = rules.slot(key, view.caller);
+        }
         self.entries.insert(slot, Arc::new(entry));
-        kept
-    }
-
-    /// Shares nothing in the scope of this slot any more, and tells which slot takes its place.
-    fn make_private(&self, rules: &mut Rules, slot: &Slot, caller: Caller) -> Slot {
-        let scope = slot.key.scope();
-        if rules.private.len() < MAX_PRIVATE_SCOPES {
-            rules.private.insert(scope.clone());
-        } else {
-            rules.all_private = true;
+        drop(rules);
+        if !tripped {
+            return Kept::Stored;
         }
-        self.remove(|kept| kept.owner.is_none() && rules.is_private(kept.key.scope()));
-        Slot { owner: Some(caller), key: Arc::clone(&slot.key) }
+        // Without the lock, which hits wait for: nobody looks into a shared slot there any more.
+        self.remove(|kept| kept.owner.is_none() && kept.key.scope() == key.scope());
+        Kept::Tripped
     }
 
     /// Notes that answers for a slot can't be kept.
@@ -218,8 +212,12 @@ impl Store {
     pub fn purge(&self, selection: &Selection) -> usize {
         let mut rules = self.write();
         rules.purges += 1;
-        rules.private.retain(|scope| !selection.holds(scope));
-        rules.all_private &= *selection != Selection::default();
+        if *selection == Selection::default() {
+            rules.all_private = false;
+        }
+        if !rules.all_private {
+            rules.private.retain(|scope| !selection.holds(scope));
+        }
         drop(rules);
         for (slot, _) in self.uncacheable.iter().filter(|(slot, _)| selection.holds(slot.key.scope())) {
             self.uncacheable.invalidate(slot.as_ref());
@@ -244,7 +242,7 @@ impl Store {
             entries: self.entries.entry_count(),
             bytes: self.entries.weighted_size(),
             uncacheable: self.uncacheable.entry_count(),
-            private_scopes: self.read().private.len(),
+            private_scopes: self.read().private_scopes(),
         }
     }
 
@@ -258,6 +256,18 @@ impl Store {
 }
 
 impl Rules {
+    fn make_private(&mut self, scope: &Scope) {
+        if self.private.len() < MAX_PRIVATE_SCOPES {
+            self.private.insert(scope.clone());
+        } else {
+            self.all_private = true;
+        }
+    }
+
+    fn private_scopes(&self) -> usize {
+        self.private.len() + usize::from(self.all_private)
+    }
+
     fn is_private(&self, scope: &Scope) -> bool {
         self.all_private || scope.operation().sharing == Sharing::Caller || self.private.contains(scope)
     }

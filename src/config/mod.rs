@@ -330,7 +330,7 @@ mod tests {
                 &["operation.ListProduct.sharing", "\"all\"", "project or caller"],
             ),
             ("region = \"x\"\n[grants]\non_outage = \"x\"", &["grants.on_outage", "\"x\"", "serve or refuse"]),
-            ("region = \"x\"\n[grants]\nmax_grants = 0", &["grants.max_grants", "0", "from 1 to 10000000"]),
+            ("region = \"x\"\n[grants]\nmax_grants = 0", &["grants.max_grants", "0", "from 1 to 1000000"]),
             ("region = \"x\"\n[limits]\nmax_waiters = \"9\"", &["limits.max_waiters", "9", "a number from 1"]),
             ("region = \"x\"\n[log]\nlevel = \"loud\"", &["log.level", "loud", "error, warn, info, debug or trace"]),
             ("region = ", &["test.toml", "line 1"]),

@@ -112,11 +112,11 @@ impl<'de> Deserialize<'de> for Count {
             type Value = Count;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a number from 1 to 10000000")
+                f.write_str("a number from 1 to 1000000")
             }
 
             fn visit_i64<E: serde::de::Error>(self, number: i64) -> Result<Count, E> {
-                let count = usize::try_from(number).ok().filter(|count| (1..=10_000_000).contains(count));
+                let count = usize::try_from(number).ok().filter(|count| (1..=1_000_000).contains(count));
                 count.map(Count).ok_or_else(|| E::invalid_value(Unexpected::Signed(number), &self))
             }
         }

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use http::header::{self, DATE};
-use http::{HeaderValue, Response};
+use http::{HeaderValue, Response, StatusCode};
 
 use super::{Gateway, LookUp, Question};
 use crate::cache::admission::{self, Unstorable, Verdict};
@@ -29,8 +29,8 @@ pub(super) enum Landing {
     Flown {
         /// Whose request was sent.
         leader: Caller,
-        /// What others had boarded for.
-        slot: Slot,
+        /// Whether nothing was sent but the key, the credential and constants.
+        is_plain: bool,
         /// Between which purges it was sent.
         asked: Epoch,
         /// What came of it.
@@ -72,6 +72,7 @@ impl Gateway {
             return pilot.land(Landing::NotFlown);
         }
         let asked = self.store.epoch();
+        let is_plain = self.via.is_own(&errand.via);
         let departure = self.grants.depart(question.grantee.clone(), sent);
         let service = question.key.operation().service;
         let call = self.metrics.upstream_call(service);
@@ -82,17 +83,30 @@ impl Gateway {
         call.ended(status, times.received.saturating_duration_since(sent));
 
         let answer = match answer {
-            Ok(response) => Ok(Arc::new(self.settle(&question, &slot, departure, response, times, asked))),
-            Err(UpstreamError::TooLarge) => {
-                self.mark_uncacheable(&slot, Unstorable::TooLarge, times.received);
-                Err(UpstreamError::TooLarge)
+            Ok(response) => {
+                let mut answer = self.settle(&question, &slot, departure, response, times, asked);
+                // It may be about what was sent besides, of which the others have sent nothing.
+                if answer.verdict == Verdict::Negative && !(is_plain && self.is_trusted(&question, &slot, times)) {
+                    answer.verdict = Verdict::Personal;
+                }
+                Ok(Arc::new(answer))
+            }
+            Err(UpstreamError::TooLarge(status)) => {
+                self.settle_too_large(&question, &slot, departure, status, times);
+                Err(UpstreamError::TooLarge(status))
             }
             Err(error) => {
                 tracing::warn!(request_id, service = service.as_str(), %error, "upstream gave no whole answer");
                 Err(error)
             }
         };
-        pilot.land(Landing::Flown { leader: question.grantee.caller, slot, asked, answer });
+        pilot.land(Landing::Flown { leader: question.grantee.caller, is_plain, asked, answer });
+    }
+
+    /// Whether what a caller is answered may change what the others meet who boarded for a slot: it is
+    /// its own, or the caller holds a grant to this moment.
+    fn is_trusted(&self, question: &Question, slot: &Slot, times: Times) -> bool {
+        slot.owner.is_some() || self.grants.stands(&question.grantee, times.received)
     }
 
     /// Everything that an answer changes: who has a grant, and what is kept.
@@ -133,19 +147,17 @@ impl Gateway {
                     (_, Err(reason)) => {
                         let kept_in = self.store.slot(&question.key, question.grantee.caller);
                         self.store.mark_uncacheable(kept_in, reason, times.received);
-                        Some(self.mark_uncacheable(slot, reason, times.received))
+                        Some(self.mark_uncacheable(question, slot, reason, times))
                     }
                 }
             }
-            // No proof, so that this can only be a mark on the slot of one who was granted before, or
-            // on the caller's own.
-            Verdict::NoList(reason) => Some(self.mark_uncacheable(slot, reason, times.received)),
+            Verdict::NoList(reason) => Some(self.mark_uncacheable(question, slot, reason, times)),
             Verdict::Denial => {
                 self.metrics.denial("upstream");
-                departure.denied(Entry::new(&response, life), times.received);
+                departure.denied(Some(Entry::new(&response, life)), times.received);
                 Some("denied")
             }
-            Verdict::Negative | Verdict::Personal | Verdict::Failure => {
+            Verdict::Negative | Verdict::Personal | Verdict::Throttled | Verdict::Failure => {
                 self.metrics.unstored(Unstorable::Status);
                 Some(Unstorable::Status.as_str())
             }
@@ -178,9 +190,33 @@ impl Gateway {
         }
     }
 
-    fn mark_uncacheable(&self, slot: &Slot, reason: Unstorable, now: Instant) -> &'static str {
+    /// What changes though the answer could not be read whole.
+    fn settle_too_large(
+        &self,
+        question: &Question,
+        slot: &Slot,
+        departure: Departure<'_>,
+        status: StatusCode,
+        times: Times,
+    ) {
+        match status {
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+                self.metrics.denial("upstream");
+                departure.denied(None, times.received);
+            }
+            StatusCode::OK => {
+                self.mark_uncacheable(question, slot, Unstorable::TooLarge, times);
+            }
+            _ => self.metrics.unstored(Unstorable::Status),
+        }
+    }
+
+    /// Lets nobody wait any more for answers that can't be kept.
+    fn mark_uncacheable(&self, question: &Question, slot: &Slot, reason: Unstorable, times: Times) -> &'static str {
         self.metrics.unstored(reason);
-        self.store.mark_uncacheable(slot.clone(), reason, now);
+        if self.is_trusted(question, slot, times) {
+            self.store.mark_uncacheable(slot.clone(), reason, times.received);
+        }
         reason.as_str()
     }
 }

@@ -1,10 +1,11 @@
 //! Forwarding: what is not answered from memory goes upstream as it is, and its answer is streamed.
 
-use http::Response;
 use http::header::AUTHORIZATION;
 use http::request::Parts;
+use http::{Response, StatusCode};
 
 use super::Gateway;
+use crate::cache::grants::Grantee;
 use crate::catalogue::Service;
 use crate::reply::body::Content;
 use crate::reply::compose::{CacheStatus, Forward};
@@ -21,12 +22,13 @@ impl Gateway {
         &self,
         reason: BypassReason,
         service: Service,
+        grantee: Option<Grantee>,
         head: Parts,
         body: StreamBody,
         record: &mut Record,
     ) -> Result<Response<Content>, Problem> {
         record.answered(Outcome::Bypass, reason.as_str());
-        let mut response = self.forward(service, head, body, record).await?;
+        let mut response = self.forward(service, grantee, head, body, record).await?;
         self.metrics.bypass(reason);
         let status = CacheStatus::Forwarded {
             why: Forward::Bypass,
@@ -39,10 +41,12 @@ impl Gateway {
         Ok(response)
     }
 
-    /// Sends a request on as it is, and streams the answer.
+    /// Sends a request on as it is, and streams the answer. It is no proof, for nobody has read it
+    /// whole; where it refuses the credential, a grant ends all the same.
     pub(super) async fn forward(
         &self,
         service: Service,
+        grantee: Option<Grantee>,
         mut head: Parts,
         body: StreamBody,
         record: &mut Record,
@@ -55,10 +59,15 @@ impl Gateway {
             head.headers.remove(AUTHORIZATION);
         }
         let begun = self.clock.now();
+        let departure = grantee.map(|grantee| self.grants.depart(grantee, begun));
         let call = self.metrics.upstream_call(service);
         let answer = self.upstream.relay(origin, &head, body).await;
         let status = answer.as_ref().map(Response::status).map_err(UpstreamError::as_str);
         call.ended(status, self.clock.now().saturating_duration_since(begun));
+        if let (Some(departure), Ok(StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)) = (departure, status) {
+            self.metrics.denial("upstream");
+            departure.denied(None, self.clock.now());
+        }
         Ok(match answer {
             Ok(response) => response.map(Content::Stream),
             Err(error) => {

@@ -14,7 +14,7 @@ use crate::cache::admission::{Unstorable, Verdict};
 use crate::cache::entry::Entry;
 use crate::cache::freshness::Freshness;
 use crate::cache::grants::{Proof, Standing};
-use crate::cache::store::{Epoch, Slot};
+use crate::cache::store::Slot;
 use crate::reply::body::Content;
 use crate::reply::compose::{self, CacheStatus, Forward};
 use crate::reply::error::Problem;
@@ -28,6 +28,8 @@ pub(super) struct Seat {
     pub(super) leads: bool,
     /// Whether it leads because the leader before was refused.
     pub(super) elected: bool,
+    /// Whether it won't wait for another leader after this one.
+    pub(super) is_last: bool,
     /// What it has boarded for.
     pub(super) slot: Slot,
     /// Why it isn't answered from memory.
@@ -40,7 +42,9 @@ pub(super) enum Release {
     Answer(Response<Content>),
     /// It is forwarded as it is: the answer is too large to hold.
     Stream,
-    /// What has landed is not for this caller.
+    /// It goes again: the leader was refused, or met something that is its own.
+    Elect,
+    /// It goes again: what has landed is not for this caller, or not any more.
     GoAgain,
 }
 
@@ -58,47 +62,40 @@ impl Seat {
 impl Gateway {
     /// Gives a request what its flight has brought, if it may have it.
     pub(super) fn release(&self, question: &Question, seat: &Seat, landing: &Landing, record: &mut Record) -> Release {
-        let Landing::Flown { leader, slot, asked, answer } = landing else { return Release::GoAgain };
+        let Landing::Flown { leader, is_plain, asked, answer } = landing else { return Release::GoAgain };
         let now = self.clock.now();
         let is_own = *leader == question.grantee.caller;
-        match answer {
-            Err(UpstreamError::TooLarge) if seat.leads => Release::Stream,
-            Err(UpstreamError::TooLarge) => Release::GoAgain,
-            Err(error) if is_own || self.grants.stands(&question.grantee, now) => {
-                Release::Answer(self.failed(question, seat, error, is_own, record))
-            }
-            Err(_) => Release::GoAgain,
-            Ok(answer) if seat.leads || self.may_have(question, answer, is_own, slot, *asked, now) => {
-                let stale = (answer.verdict == Verdict::Failure).then(|| self.excusable(question, is_own, now));
-                Release::Answer(match stale.flatten() {
-                    Some(entry) => {
-                        stale_answer(&entry, now, Some(answer.response.status()), Unstorable::Status.as_str(), record)
-                    }
-                    None => self.fetched(question, answer, seat, record),
-                })
-            }
-            Ok(_) => Release::GoAgain,
-        }
-    }
-
-    /// Whether a caller who didn't lead may have the answer.
-    fn may_have(
-        &self,
-        question: &Question,
-        answer: &Answer,
-        is_own: bool,
-        slot: &Slot,
-        asked: Epoch,
-        now: Instant,
-    ) -> bool {
         let stands = || self.grants.stands(&question.grantee, now);
-        let may_share = || stands() && self.store.may_share(slot, asked);
+        // With something of the client's own sent along, a failure may be of its own making.
+        let stale = || self.excusable(question, is_own && *is_plain, now);
+        let answer = match answer {
+            Ok(answer) => answer,
+            Err(UpstreamError::TooLarge(_)) => return if seat.leads { Release::Stream } else { Release::GoAgain },
+            Err(error) if is_own || stands() => return Release::Answer(self.failed(error, stale(), seat, now, record)),
+            Err(_) => return Release::GoAgain,
+        };
+        let may_share = || stands() && self.store.may_share(&seat.slot, *asked);
+        let may_have = seat.leads
+            || match answer.verdict {
+                Verdict::Proof(Ok(())) => answer.proof != Some(Proof::Late) && may_share(),
+                Verdict::Proof(Err(_)) | Verdict::NoList(_) => false,
+                Verdict::Denial | Verdict::Personal => is_own,
+                Verdict::Negative => is_own || may_share(),
+                Verdict::Throttled | Verdict::Failure => is_own || stands(),
+            };
         match answer.verdict {
-            Verdict::Proof(Ok(())) => answer.proof != Some(Proof::Late) && may_share(),
-            Verdict::Proof(Err(_)) | Verdict::NoList(_) => false,
-            Verdict::Denial | Verdict::Personal => is_own,
-            Verdict::Negative => is_own || may_share(),
-            Verdict::Failure => is_own || stands(),
+            Verdict::Denial | Verdict::Personal if !may_have => Release::Elect,
+            _ if !may_have => Release::GoAgain,
+            Verdict::Throttled | Verdict::Failure => match stale() {
+                Some(entry) => {
+                    let status = Some(answer.response.status());
+                    Release::Answer(stale_answer(&entry, now, status, Unstorable::Status.as_str(), seat, record))
+                }
+                // It may be the leader alone who has asked too often. But not everyone tries in turn.
+                None if answer.verdict == Verdict::Throttled && !is_own && !seat.is_last => Release::Elect,
+                None => Release::Answer(self.fetched(question, answer, seat, record)),
+            },
+            _ => Release::Answer(self.fetched(question, answer, seat, record)),
         }
     }
 
@@ -125,24 +122,26 @@ impl Gateway {
         response
     }
 
-    /// The answer to one whose time is up.
+    /// The answer to one whose time is up. Who leads the shared flight of another isn't known here,
+    /// so that the failure counts as another's.
     pub(super) fn timed_out(&self, question: &Question, seat: &Seat, record: &mut Record) -> Response<Content> {
+        let now = self.clock.now();
         let is_own = seat.leads || seat.slot.owner.is_some();
-        self.failed(question, seat, &UpstreamError::Timeout, is_own, record)
+        self.failed(&UpstreamError::Timeout, self.excusable(question, is_own, now), seat, now, record)
     }
 
     /// The answer where upstream gave none: a stale one, or the failure.
     fn failed(
         &self,
-        question: &Question,
-        seat: &Seat,
         error: &UpstreamError,
-        is_own: bool,
+        stale: Option<Arc<Entry>>,
+        seat: &Seat,
+        now: Instant,
         record: &mut Record,
     ) -> Response<Content> {
-        let (now, detail) = (self.clock.now(), error.as_str());
-        if let Some(entry) = self.excusable(question, is_own, now) {
-            return stale_answer(&entry, now, None, detail, record);
+        let detail = error.as_str();
+        if let Some(entry) = stale {
+            return stale_answer(&entry, now, None, detail, seat, record);
         }
         record.because(detail);
         let mut response = Problem::Upstream(error.clone()).response(record.request_id());
@@ -175,12 +174,13 @@ fn stale_answer(
     now: Instant,
     status: Option<StatusCode>,
     detail: &'static str,
+    seat: &Seat,
     record: &mut Record,
 ) -> Response<Content> {
     record.answered(Outcome::Stale, detail);
     let mut response = compose::from_entry(entry, now);
-    let status =
-        CacheStatus::Forwarded { why: Forward::Stale, status, stored: false, collapsed: false, detail: Some(detail) };
+    let why = Forward::Stale;
+    let status = CacheStatus::Forwarded { why, status, stored: false, collapsed: !seat.leads, detail: Some(detail) };
     status.add_to(response.headers_mut());
     response
 }

@@ -11,19 +11,19 @@ fn gateway(url: &str) -> Arc<Gateway> {
     Gateway::new(&Config::from_layers("test.toml", "", &overrides).unwrap(), Clock::System).unwrap()
 }
 
-fn question(gateway: &Gateway, token: HeaderValue) -> Question {
+fn question(gateway: &Gateway, token: &HeaderValue) -> Question {
     let (operation, project_id) = gateway.catalogue.operation("/v2/p/products").unwrap();
     let key = Key::read(&gateway.catalogue, operation, project_id, None, &HeaderMap::new(), false).unwrap();
-    let grantee = Grantee { caller: gateway.callers.of_token(&token), scope: key.scope().clone() };
-    Question { grantee, key: Arc::new(key), token }
+    let grantee = Grantee { caller: gateway.callers.of_token(token), scope: key.scope().clone() };
+    Question { grantee, key: Arc::new(key) }
 }
 
 /// Flies for a question, and says how it ended.
-async fn fly(gateway: &Arc<Gateway>, question: &Question) -> Landing {
+async fn fly(gateway: &Arc<Gateway>, question: &Question, token: &HeaderValue) -> Landing {
     let slot = gateway.store.slot(&question.key, question.grantee.caller);
-    let (passenger, pilot) = gateway.flights.board(&slot);
+    let (passenger, pilot) = gateway.shared_flights.board(&slot);
     let via = gateway.via.trail(&HeaderMap::new());
-    let errand = Errand { token: question.token.clone(), request_id: gateway.request_ids.next(), via };
+    let errand = Errand { token: token.clone(), request_id: gateway.request_ids.next(), via };
     tokio::spawn(Arc::clone(gateway).fly(pilot.unwrap(), question.clone(), slot, errand));
     passenger.arrive().await.unwrap()
 }
@@ -32,10 +32,11 @@ async fn fly(gateway: &Arc<Gateway>, question: &Question) -> Landing {
 async fn what_the_flight_before_has_brought_is_there_and_not_asked_for_again() {
     let simulator = Simulator::start().await.unwrap();
     let gateway = gateway(&simulator.url(Service::Workspace));
-    let question = question(&gateway, HeaderValue::try_from(simulator.token("p")).unwrap());
-    assert!(matches!(fly(&gateway, &question).await, Landing::Flown { answer: Ok(_), .. }));
+    let token = HeaderValue::try_from(simulator.token("p")).unwrap();
+    let question = question(&gateway, &token);
+    assert!(matches!(fly(&gateway, &question, &token).await, Landing::Flown { answer: Ok(_), .. }));
     assert!(matches!(gateway.look_up(&question, gateway.clock.now()), LookUp::Hit(..)));
-    assert!(matches!(fly(&gateway, &question).await, Landing::NotFlown));
+    assert!(matches!(fly(&gateway, &question, &token).await, Landing::NotFlown));
     assert_eq!(simulator.request_count(), 1);
 }
 

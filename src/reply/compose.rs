@@ -4,11 +4,11 @@ use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::header::{AGE, CONTENT_LENGTH, SET_COOKIE};
+use http::header::{AGE, CONTENT_LENGTH};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 
 use super::body::Content;
-use crate::cache::entry::Entry;
+use crate::cache::entry::{self, Entry};
 use crate::request::X_REQUEST_ID;
 
 const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
@@ -98,16 +98,15 @@ pub fn from_entry(entry: &Entry, now: Instant) -> Response<Content> {
     response
 }
 
-/// An answer that has just come from upstream. Only the one whose request was sent gets what belongs
-/// to that very exchange. Without an age it keeps what upstream says of it.
+/// An answer that has just come from upstream. Only the one whose request was sent gets all of its
+/// headers. Without an age it keeps what upstream says of it.
 pub fn from_answer(answer: &Response<Bytes>, age: Option<Duration>, collapsed: bool) -> Response<Content> {
     let mut response = Response::new(Content::from(answer.body().clone()));
     *response.status_mut() = answer.status();
     *response.headers_mut() = answer.headers().clone();
     let headers = response.headers_mut();
     if collapsed {
-        headers.remove(SET_COOKIE);
-        headers.remove(X_REQUEST_ID);
+        *headers = entry::shareable(answer.headers()).map(|(name, value)| (name.clone(), value.clone())).collect();
     }
     if let Some(age) = age {
         set_age(headers, age);

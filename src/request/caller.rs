@@ -1,7 +1,8 @@
 //! Who asks: the credential that a request presents, and the caller it stands for.
 //!
 //! What is remembered of a caller is a keyed hash, with a key that lives and dies with this process.
-//! A raw credential is kept in one place only: in the memory of the connection it came by.
+//! A raw credential is kept in two places only: in the memory of the connection it came by, and in the
+//! flight that presents it.
 
 use std::fmt;
 use std::sync::{Mutex, PoisonError};

@@ -69,6 +69,11 @@ impl Via {
         HeaderValue::from_bytes(&trail).unwrap_or_else(|_| self.value.clone())
     }
 
+    /// Whether a trail names this gateway and no other, so that nothing of the client's is in it.
+    pub fn is_own(&self, trail: &HeaderValue) -> bool {
+        *trail == self.value
+    }
+
     /// Adds this hop to the trail of a message that was received in a version of HTTP.
     pub fn add_to(&self, headers: &mut HeaderMap, received: Version) {
         let value = if received == Version::HTTP_10 { &self.value_1_0 } else { &self.value };
@@ -126,6 +131,8 @@ mod tests {
             Via::new(7).trail(&headers).to_str().unwrap().to_owned()
         };
         assert_eq!(trail("1.1 fred"), "1.1 workspace-gateway-00000007");
+        assert!(Via::new(7).is_own(&trail("1.1 fred").parse().unwrap()));
+        assert!(!Via::new(7).is_own(&trail("1.1 workspace-gateway-0000000a").parse().unwrap()));
         assert_eq!(
             trail("1.0 fred, 1.1 workspace-gateway-0000000a (x), 1.1 workspace-gateway-evil"),
             "1.1 workspace-gateway-0000000a, 1.1 workspace-gateway-00000007"

@@ -25,6 +25,21 @@ pub struct Scope {
 }
 
 impl Scope {
+    /// Reads the scope of a request for an operation.
+    ///
+    /// # Errors
+    /// If that is no project id.
+    pub fn read(catalogue: &Catalogue, operation: &Arc<Operation>, project_id: &str) -> Result<Self, BypassReason> {
+        if !is_project_id(project_id) {
+            return Err(BypassReason::ProjectId);
+        }
+        Ok(Self {
+            origin: Arc::clone(catalogue.origin(operation.service)),
+            operation: Arc::clone(operation),
+            project_id: project_id.into(),
+        })
+    }
+
     /// The operation asked for.
     pub fn operation(&self) -> &Arc<Operation> {
         &self.operation
@@ -74,9 +89,7 @@ impl Key {
         headers: &HeaderMap,
         has_body: bool,
     ) -> Result<Self, BypassReason> {
-        if !is_project_id(project_id) {
-            return Err(BypassReason::ProjectId);
-        }
+        let scope = Scope::read(catalogue, operation, project_id)?;
         if headers.get_all(X_PROJECT_ID).iter().any(|named| named != project_id) {
             return Err(BypassReason::ProjectMismatch);
         }
@@ -90,11 +103,7 @@ impl Key {
             return Err(BypassReason::ClientCacheControl);
         }
         Ok(Self {
-            scope: Scope {
-                origin: Arc::clone(catalogue.origin(operation.service)),
-                operation: Arc::clone(operation),
-                project_id: project_id.into(),
-            },
+            scope,
             query: query::canonical(query, operation.parameters)?,
             headers: keyed_headers(catalogue.keyed_headers(), headers)?,
         })

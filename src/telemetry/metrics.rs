@@ -83,7 +83,7 @@ impl Metrics {
             )?,
             unstored: counters(
                 "workspace_gateway_unstored_answers_total",
-                "Answers that were passed on and not kept, by reason. A rise of `status`: upstream refuses or fails. \
+                "Answers that were passed on and not kept, by reason. A rise of `status`: upstream fails. \
                  A rise of another: upstream's answers have changed.",
                 &["reason"],
             )?,
@@ -102,8 +102,8 @@ impl Metrics {
             )?,
             elections: IntCounter::new(
                 "workspace_gateway_elections_total",
-                "New leaders of a shared upstream call, after the one before was refused. A rise: callers whose \
-                 credential dies while they have a grant.",
+                "New leaders of a shared upstream call, after the one before was refused or throttled. A rise: callers \
+                 whose credential dies while they have a grant.",
             )?,
             upstream_requests: counters(
                 "workspace_gateway_upstream_requests_total",
@@ -229,8 +229,8 @@ impl Metrics {
             (
                 IntGauge::new(
                     "workspace_gateway_grants",
-                    "Callers that may be answered from memory, each in one operation and project. Near \
-                     grants.max_grants, the least recently used are proved again.",
+                    "Callers that may be answered from memory, each in one operation and project. Near half of \
+                     grants.max_grants, the least recently used may have to be proved again.",
                 )?,
                 |usage| usage.grants as u64,
             ),

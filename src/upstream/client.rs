@@ -87,9 +87,10 @@ impl HttpClient {
             let (head, body) = self.take_over(response)?.into_parts();
             // Declared too large: no need to read it to find out.
             if body.size_hint().lower() > max_body as u64 {
-                return Err(UpstreamError::TooLarge);
+                return Err(UpstreamError::TooLarge(head.status));
             }
-            let body = Limited::new(body, max_body).collect().await.map_err(|error| UpstreamError::of_body(&error))?;
+            let body = Limited::new(body, max_body).collect().await;
+            let body = body.map_err(|error| UpstreamError::of_body(&error, head.status))?;
             Ok(Response::from_parts(head, body.to_bytes()))
         };
         timeout(self.limits.answer, answering).await.unwrap_or(Err(UpstreamError::Timeout))

@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::io;
 
+use http::StatusCode;
 use thiserror::Error;
 
 use crate::catalogue::Origin;
@@ -26,9 +27,9 @@ pub enum UpstreamError {
     /// The connection or the answer broke off, or was no HTTP.
     #[error("the answer broke off: {0}")]
     Broken(String),
-    /// The answer is too large to hold.
+    /// The answer, of this status, is too large to hold.
     #[error("the answer is too large to hold")]
-    TooLarge,
+    TooLarge(StatusCode),
 }
 
 impl UpstreamError {
@@ -40,7 +41,7 @@ impl UpstreamError {
             Self::Timeout => "timeout",
             Self::Idle => "idle",
             Self::Broken(_) => "broken",
-            Self::TooLarge => "too-large",
+            Self::TooLarge(_) => "too-large",
         }
     }
 
@@ -57,10 +58,10 @@ impl UpstreamError {
         if is_tls(error) { Self::Tls(format!("{host}: {root}")) } else { Self::Connect(format!("{host}: {root}")) }
     }
 
-    /// Sorts an error met while a body was read.
-    pub(super) fn of_body(error: &BoxError) -> Self {
+    /// Sorts an error met while the body of an answer of this status was read.
+    pub(super) fn of_body(error: &BoxError, status: StatusCode) -> Self {
         if error.is::<http_body_util::LengthLimitError>() {
-            return Self::TooLarge;
+            return Self::TooLarge(status);
         }
         Self::Broken(root_cause(error.as_ref()).to_string())
     }
