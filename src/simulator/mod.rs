@@ -36,7 +36,7 @@ use tokio::task::JoinHandle;
 
 use crate::catalogue::{Catalogue, Origin, Service};
 use crate::request::id::RequestIds;
-use behaviour::Behaviour;
+use behaviour::{Behaviour, Held};
 use log::Log;
 pub use log::Seen;
 use server::State;
@@ -164,14 +164,49 @@ impl Simulator {
         self.behaviour().requests_left = after;
     }
 
-    /// Raises a barrier: requests that arrive are recorded and then wait for [`release`](Self::release).
-    pub fn hold(&self) {
-        self.behaviour().hold();
+    /// Answers those who present this token with this status, and nobody else.
+    pub fn fail_token(&self, token: &str, status: Option<StatusCode>) {
+        self.behaviour().fail_token(token, status);
     }
 
-    /// Lets all waiting requests go on, and later ones pass.
+    /// Throttles those who present this token, and nobody else: 429.
+    pub fn throttle_token(&self, token: &str, on: bool) {
+        self.fail_token(token, on.then_some(StatusCode::TOO_MANY_REQUESTS));
+    }
+
+    /// Answers longer tokens with this status, unseen, as a gateway does whose heads are limited.
+    pub fn longest_token(&self, limit: Option<(usize, StatusCode)>) {
+        self.behaviour().longest_token = limit;
+    }
+
+    /// Raises a barrier: requests that arrive are recorded and then wait for [`release`](Self::release).
+    pub fn hold(&self) {
+        self.behaviour().hold(Held::Everyone);
+    }
+
+    /// Lets all who wait there go on, and later ones pass.
     pub fn release(&self) {
-        self.behaviour().release();
+        self.behaviour().release(&Held::Everyone);
+    }
+
+    /// Raises a barrier for those alone who present this token.
+    pub fn hold_token(&self, token: &str) {
+        self.behaviour().hold(Held::Token(token.to_owned()));
+    }
+
+    /// Lets them go on.
+    pub fn release_token(&self, token: &str) {
+        self.behaviour().release(&Held::Token(token.to_owned()));
+    }
+
+    /// Raises a barrier for those alone who ask for this path and query.
+    pub fn hold_target(&self, target: &str) {
+        self.behaviour().hold(Held::Target(target.to_owned()));
+    }
+
+    /// Lets them go on.
+    pub fn release_target(&self, target: &str) {
+        self.behaviour().release(&Held::Target(target.to_owned()));
     }
 
     /// Publishes a new version of the catalogue: every list that has products changes.
@@ -183,6 +218,11 @@ impl Simulator {
     /// added twice, it is there twice.
     pub fn add_header(&self, name: HeaderName, value: HeaderValue) {
         self.behaviour().headers.append(name, value);
+    }
+
+    /// Adds none of them any more.
+    pub fn remove_headers(&self) {
+        self.behaviour().headers.clear();
     }
 
     /// Gives every product list this body instead of its own.

@@ -80,9 +80,10 @@ where
 async fn answer(state: &State, service: Service, request: Request<Incoming>) -> io::Result<Response<AnyBody>> {
     let (head, body) = request.into_parts();
     // Asked for before the arrival is announced: who raises a barrier on seeing this request means the next.
-    let barrier = lock(&state.behaviour).barrier();
-    state.log.record(seen(service, &head, &body));
-    if let Some(mut barrier) = barrier {
+    let seen = seen(service, &head, &body);
+    let barriers = lock(&state.behaviour).barriers(&seen.target, &seen.headers);
+    state.log.record(seen);
+    for mut barrier in barriers {
         // Nothing is ever sent; its end is the signal.
         let _ = barrier.changed().await;
     }
@@ -91,7 +92,7 @@ async fn answer(state: &State, service: Service, request: Request<Incoming>) -> 
         tokio::time::sleep(delay).await;
     }
 
-    let forced = lock(&state.behaviour).forced();
+    let forced = lock(&state.behaviour).forced(&head.headers);
     let answer = match forced {
         Some(Forced::Reset) => return Err(io::ErrorKind::ConnectionReset.into()),
         Some(Forced::Refuse(refusal)) => Err(refusal),

@@ -175,6 +175,62 @@ async fn failures_are_made_to_order() {
 }
 
 #[tokio::test]
+async fn one_token_can_fail_alone() {
+    let bench = Bench::new().await;
+    let other = bench.simulator.token("p");
+    bench.simulator.throttle_token(&other, true);
+    for service in [Workspace, AppStream] {
+        let path = if service == Workspace { PRODUCTS } else { V1 };
+        assert_eq!(error(&bench.get_as(&other, service, path).await), (429, "APIGW.0308".into()));
+        assert_eq!(bench.get(service, path).await.status(), StatusCode::OK);
+    }
+    bench.simulator.throttle_token(&other, false);
+    bench.simulator.fail_token(&bench.token, Some(StatusCode::SERVICE_UNAVAILABLE));
+    assert_eq!(error(&bench.get(Workspace, PRODUCTS).await), (503, "WKS.00050902".into()));
+    assert_eq!(bench.get_as(&other, Workspace, PRODUCTS).await.status(), StatusCode::OK);
+}
+
+#[tokio::test]
+async fn tokens_can_be_too_long() {
+    let bench = Bench::new().await;
+    let long = bench.simulator.token_of_length("p", 9_000);
+    for (status, code) in [(StatusCode::BAD_REQUEST, "WKS.00211102"), (StatusCode::URI_TOO_LONG, "APIGW.0201")] {
+        bench.simulator.longest_token(Some((8_999, status)));
+        assert_eq!(error(&bench.get_as(&long, Workspace, PRODUCTS).await), (status.as_u16(), code.into()));
+        assert_eq!(error(&bench.get_as(&"x".repeat(9_000), Workspace, "/v2/p").await).0, status.as_u16());
+        assert_eq!(bench.get(Workspace, PRODUCTS).await.status(), StatusCode::OK);
+    }
+    bench.simulator.longest_token(None);
+    assert_eq!(bench.get_as(&long, Workspace, PRODUCTS).await.status(), StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_barrier_can_be_for_one_token_or_one_target() {
+    type Let = fn(&Simulator, &str);
+    let bench = Bench::new().await;
+    let token = bench.token.clone();
+    for (hold, release, whose) in [
+        (Simulator::hold_token as Let, Simulator::release_token as Let, token.as_str()),
+        (Simulator::hold_target, Simulator::release_target, "/v2/p/products?os_type=Linux"),
+    ] {
+        bench.simulator.forget_requests();
+        hold(&bench.simulator, whose);
+        let held = bench.get(Workspace, "/v2/p/products?os_type=Linux");
+        tokio::pin!(held);
+        tokio::select! {
+            _ = &mut held => panic!("answered"),
+            () = bench.simulator.arrived(1) => {}
+        }
+        let other = bench.simulator.token("p");
+        assert_eq!(bench.get_as(&other, Workspace, PRODUCTS).await.status(), StatusCode::OK);
+        bench.simulator.fail_with(Some(StatusCode::BAD_GATEWAY));
+        release(&bench.simulator, whose);
+        assert_eq!(held.await.status(), StatusCode::BAD_GATEWAY, "it has met what was said meanwhile");
+        bench.simulator.fail_with(None);
+    }
+}
+
+#[tokio::test]
 async fn what_is_shown_changes_by_order_by_token_and_by_language() {
     let bench = Bench::new().await;
     let (first, other) = (bench.body().await, bench.simulator.token("p"));
@@ -203,9 +259,11 @@ async fn what_is_shown_changes_by_order_by_token_and_by_language() {
         (&"no-store".parse().unwrap(), &"text/html".parse().unwrap())
     );
     assert_eq!(odd.headers().get_all(SET_COOKIE).iter().count(), 2);
-    assert!(!bench.get(Workspace, "/v9").await.headers().contains_key(name), "on every 200 only");
+    assert!(!bench.get(Workspace, "/v9").await.headers().contains_key(&name), "on every 200 only");
+    bench.simulator.remove_headers();
     bench.simulator.answer_with(None);
-    assert_eq!(bench.body().await, second);
+    let usual = bench.get(Workspace, PRODUCTS).await;
+    assert_eq!((usual.body(), usual.headers().contains_key(name)), (&second, false));
 }
 
 #[tokio::test]
