@@ -8,10 +8,9 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
-use crate::support::{PROJECT, Reply, World, within};
+use crate::support::{PROJECT, Reply, WAITERS, World, within};
 
 const LIST: &str = "/v2/PROJECT/products?os_type=Linux";
-const WAITERS: &str = "workspace_gateway_coalesced_waiters";
 
 /// Begins many identical requests and returns once all but the first wait for the first.
 async fn stampede(world: &Arc<World>, size: usize) -> JoinSet<Reply> {

@@ -2,24 +2,40 @@
 
 use std::fmt;
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::request::Parts;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
-use http_body_util::{BodyExt, Full};
+use http_body_util::{BodyExt, Empty, Full};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use workspace_gateway::catalogue::Service;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+use workspace_gateway::cache::store::Selection;
+use workspace_gateway::catalogue::{Origin, Service};
 use workspace_gateway::clock::{Clock, ManualClock};
 use workspace_gateway::config::{Config, Override};
+use workspace_gateway::gateway::{Connection, Gateway};
+use workspace_gateway::request::key::Key;
 use workspace_gateway::server::Server;
 use workspace_gateway::simulator::Simulator;
+use workspace_gateway::stream::StreamBody;
+use workspace_gateway::upstream::client::Errand;
+use workspace_gateway::upstream::{Answering, Upstream, UpstreamError};
 
 /// A project as they look in practice.
 pub const PROJECT: &str = "00000000000000000000000000000001";
+
+/// A question that proves who asks it and has an answer of a few bytes.
+pub const PROOF: &str = "/v2/PROJECT/products?limit=0";
+
+/// How many requests wait for another's upstream call.
+pub const WAITERS: &str = "workspace_gateway_coalesced_waiters";
 
 /// Far longer than anything here takes; reaching it is a failure, not a wait.
 pub const HANG: Duration = Duration::from_secs(60);
@@ -94,6 +110,62 @@ impl World {
         self.http.send(Method::GET, &self.url(path), &[("x-auth-token", token)], "").await
     }
 
+    /// Begins a GET with a token, to be waited for later.
+    pub fn begin(&self, token: &str, path: &str) -> JoinHandle<Reply> {
+        let (http, url, token) = (self.http.clone(), self.url(path), token.to_owned());
+        tokio::spawn(async move { http.send(Method::GET, &url, &[("x-auth-token", &token)], "").await })
+    }
+
+    /// Begins a GET, and returns once upstream has seen that many requests.
+    pub async fn begin_and_arrive(&self, token: &str, path: &str, calls: usize) -> JoinHandle<Reply> {
+        let asking = self.begin(token, path);
+        within(self.simulator.arrived(calls)).await;
+        asking
+    }
+
+    /// Begins a GET that has to wait for another's upstream call, and returns once that many do.
+    pub async fn begin_and_wait(&self, token: &str, path: &str, waiting: usize) -> JoinHandle<Reply> {
+        let asking = self.begin(token, path);
+        self.until_metric(WAITERS, waiting as f64).await;
+        asking
+    }
+
+    /// Has the first of these tokens lead a flight, and returns once it and the others wait at the barrier.
+    pub async fn board(&self, tokens: &[String], path: &str) -> (JoinHandle<Reply>, Vec<JoinHandle<Reply>>) {
+        self.simulator.hold();
+        let leading = self.begin_and_arrive(&tokens[0], path, 1).await;
+        let following = tokens[1..].iter().map(|token| self.begin(token, path)).collect();
+        self.until_metric(WAITERS, (tokens.len() - 1) as f64).await;
+        (leading, following)
+    }
+
+    /// Issues tokens and has upstream prove each for the product lists; what that took is forgotten.
+    pub async fn granted<const N: usize>(&self) -> [String; N] {
+        let tokens = std::array::from_fn(|_| self.simulator.token(PROJECT));
+        for token in &tokens {
+            let proof = self.get_as(token, PROOF).await;
+            assert_eq!(proof.status(), StatusCode::OK);
+        }
+        self.simulator.forget_requests();
+        tokens
+    }
+
+    /// The tokens that upstream has seen, in order of arrival.
+    pub fn tokens_seen(&self) -> Vec<String> {
+        let token = |headers: &HeaderMap| headers["x-auth-token"].to_str().unwrap().to_owned();
+        self.simulator.requests_seen().iter().map(|seen| token(&seen.headers)).collect()
+    }
+
+    /// Lets time pass.
+    pub fn seconds_pass(&self, seconds: u64) {
+        self.clock.advance(Duration::from_secs(seconds));
+    }
+
+    /// Removes everything from the cache.
+    pub fn purge(&self) {
+        self.server.gateway().purge(&Selection::default());
+    }
+
     /// How many requests upstream has seen.
     pub fn upstream_calls(&self) -> usize {
         self.simulator.request_count()
@@ -133,6 +205,15 @@ pub fn config(workspace: &str, appstream: &str, settings: &str) -> Config {
 /// Fails instead of hanging.
 pub async fn within<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(HANG, future).await.expect("nothing came of it in a minute")
+}
+
+/// What all of these are answered.
+pub async fn all(asking: Vec<JoinHandle<Reply>>) -> Vec<Reply> {
+    let mut replies = Vec::new();
+    for asking in asking {
+        replies.push(within(asking).await.unwrap());
+    }
+    replies
 }
 
 /// An HTTP client.
@@ -191,6 +272,18 @@ impl Reply {
         self.header("cache-status")
     }
 
+    /// Asserts that it is a refusal or failure in upstream's shape, and shows no product.
+    pub fn assert_refused(&self, status: StatusCode) {
+        assert_eq!(self.status(), status, "{self:?}");
+        let json = self.json();
+        assert!(json["error_code"].is_string() && json.get("products").is_none(), "{self:?}");
+    }
+
+    /// Whether it was answered from memory, and well.
+    pub fn is_hit(&self) -> bool {
+        self.status() == StatusCode::OK && self.cache_status().contains("; hit")
+    }
+
     pub fn body(&self) -> &Bytes {
         self.0.body()
     }
@@ -216,6 +309,53 @@ impl Reply {
         assert_eq!(self.header("content-type"), "application/json");
         (text("error_code"), text("error_msg"))
     }
+}
+
+/// An upstream that a test answers for, call by call. Without sockets, thousands may ask at once.
+pub struct Scripted(mpsc::UnboundedSender<Call>);
+
+/// A call that waits for its answer.
+pub struct Call {
+    pub token: String,
+    answer: oneshot::Sender<Result<Response<Bytes>, UpstreamError>>,
+}
+
+impl Call {
+    pub fn answer(self, status: StatusCode, body: impl Into<Bytes>) {
+        let mut response = Response::new(body.into());
+        *response.status_mut() = status;
+        self.answer.send(Ok(response)).expect("the call was given up");
+    }
+}
+
+impl Scripted {
+    /// The upstream, and the calls as they come in.
+    pub fn new() -> (Arc<Self>, mpsc::UnboundedReceiver<Call>) {
+        let (sender, calls) = mpsc::unbounded_channel();
+        (Arc::new(Self(sender)), calls)
+    }
+}
+
+impl Upstream for Scripted {
+    fn ask<'a>(&'a self, _: &'a Key, errand: Errand) -> Answering<'a, Bytes> {
+        let (answer, answered) = oneshot::channel();
+        self.0.send(Call { token: errand.token.to_str().unwrap().to_owned(), answer }).unwrap();
+        Box::pin(async { answered.await.unwrap() })
+    }
+
+    fn relay<'a>(&'a self, _: &'a Origin, _: &'a Parts, _: StreamBody) -> Answering<'a, StreamBody> {
+        panic!("nothing is to be relayed")
+    }
+}
+
+/// Asks a gateway without a socket in between.
+pub async fn ask(gateway: &Arc<Gateway>, token: &str, path: &str) -> Reply {
+    let request =
+        Request::get(path.replace("PROJECT", PROJECT)).header("host", "gateway").header("x-auth-token", token);
+    let request = request.body(Empty::<Bytes>::new()).unwrap();
+    let connection = Connection::new(([127, 0, 0, 1], 8080).into());
+    let (head, body) = gateway.handle(request, &connection).await.into_parts();
+    Reply(Response::from_parts(head, body.collect().await.unwrap().to_bytes()))
 }
 
 async fn upstream_that_says(bytes: &'static str) -> String {

@@ -1,0 +1,113 @@
+//! Upstream fails for reasons other than anybody's credential: who is given a stale answer then, and
+//! for how long.
+
+use http::StatusCode;
+
+use crate::support::{PROJECT, World};
+
+const LIST: &str = "/v2/PROJECT/products?os_type=Linux";
+
+/// A failure and how it is brought about.
+type Failure = (fn(&World, bool), StatusCode);
+
+/// Everything that is no answer to the question and says nothing about who asked it.
+const FAILURES: [Failure; 8] = [
+    (fail_with::<500>, StatusCode::INTERNAL_SERVER_ERROR),
+    (fail_with::<502>, StatusCode::BAD_GATEWAY),
+    (fail_with::<503>, StatusCode::SERVICE_UNAVAILABLE),
+    (fail_with::<504>, StatusCode::GATEWAY_TIMEOUT),
+    (fail_with::<511>, StatusCode::NETWORK_AUTHENTICATION_REQUIRED),
+    (|world, on| world.simulator.throttle(on.then_some(0)), StatusCode::TOO_MANY_REQUESTS),
+    (|world, on| world.simulator.reset_connection(on), StatusCode::BAD_GATEWAY),
+    (|world, on| world.simulator.truncate(on), StatusCode::BAD_GATEWAY),
+];
+
+fn fail_with<const STATUS: u16>(world: &World, on: bool) {
+    world.simulator.fail_with(on.then(|| StatusCode::from_u16(STATUS).unwrap()));
+}
+
+#[tokio::test]
+async fn in_an_outage_a_lapsed_grant_is_good_for_stale_answers_until_the_grace_ends() {
+    let world = World::with("[cache]\nstale_if_error = \"1d\"").await;
+    let before = world.get(LIST).await;
+    world.seconds_pass(3_590);
+    for (calls, (fail, _)) in (2..).zip(FAILURES) {
+        fail(&world, true);
+        world.seconds_pass(1);
+        let stale = world.get(LIST).await;
+        assert_eq!((stale.status(), stale.body()), (StatusCode::OK, before.body()), "{stale:?}");
+        assert!(stale.cache_status().contains("fwd=stale") && !stale.cache_status().contains("hit"), "{stale:?}");
+        assert_eq!(stale.header("age"), (3_589 + calls).to_string());
+        assert_eq!(world.upstream_calls(), calls, "its own call comes first");
+        fail(&world, false);
+    }
+    world.seconds_pass(10 - FAILURES.len() as u64);
+    for (fail, status) in FAILURES {
+        fail(&world, true);
+        world.get(LIST).await.assert_refused(status);
+        fail(&world, false);
+    }
+    assert_eq!(world.get(LIST).await.status(), StatusCode::OK);
+}
+
+#[tokio::test]
+async fn who_never_was_proved_is_told_of_the_outage() {
+    let world = World::new().await;
+    world.get(LIST).await;
+    let second = world.simulator.token(PROJECT);
+    for (fail, status) in FAILURES {
+        fail(&world, true);
+        world.get_as(&second, LIST).await.assert_refused(status);
+        fail(&world, false);
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_outage_is_told_as_it_is() {
+    let world = World::new().await;
+    world.get(LIST).await;
+    world.seconds_pass(600);
+    for status in [400, 404, 405, 413, 414, 431, 508] {
+        let status = StatusCode::from_u16(status).unwrap();
+        world.simulator.fail_with(Some(status));
+        world.get(LIST).await.assert_refused(status);
+    }
+}
+
+#[tokio::test]
+async fn there_are_no_stale_answers_after_a_denial() {
+    for status in [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN] {
+        let world = World::new().await;
+        world.get(LIST).await;
+        world.seconds_pass(600);
+        world.simulator.fail_with(Some(status));
+        world.get(LIST).await.assert_refused(status);
+        world.seconds_pass(2);
+        world.simulator.fail_with(Some(StatusCode::SERVICE_UNAVAILABLE));
+        world.get(LIST).await.assert_refused(StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(world.upstream_calls(), 3);
+    }
+}
+
+#[tokio::test]
+async fn an_answer_is_too_old_even_for_an_outage_some_day() {
+    let world = World::with("[cache]\nttl = \"1m\"\nstale_if_error = \"10m\"").await;
+    world.get(LIST).await;
+    world.simulator.fail_with(Some(StatusCode::SERVICE_UNAVAILABLE));
+    world.seconds_pass(659);
+    assert_eq!(world.get(LIST).await.status(), StatusCode::OK);
+    world.seconds_pass(1);
+    world.get(LIST).await.assert_refused(StatusCode::SERVICE_UNAVAILABLE);
+}
+
+#[tokio::test]
+async fn an_outage_can_be_refused_to_lapsed_grants() {
+    let world = World::with("[cache]\nttl = \"1m\"\n[grants]\non_outage = \"refuse\"").await;
+    world.get(LIST).await;
+    world.simulator.fail_with(Some(StatusCode::SERVICE_UNAVAILABLE));
+    world.seconds_pass(299);
+    assert_eq!(world.get(LIST).await.status(), StatusCode::OK, "its grant has not lapsed");
+    assert_eq!(world.upstream_calls(), 2);
+    world.seconds_pass(1);
+    world.get(LIST).await.assert_refused(StatusCode::SERVICE_UNAVAILABLE);
+}
