@@ -8,6 +8,7 @@
 mod support;
 
 mod admin;
+mod attacks;
 mod bypass;
 mod caching;
 mod coalescing;
