@@ -3,7 +3,8 @@
 use std::process::Stdio;
 use std::sync::Arc;
 
-use http::{Method, StatusCode};
+use http::header::AGE;
+use http::{HeaderValue, Method, StatusCode};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader, Lines};
 use tokio::net::TcpStream;
 use tokio::process::{Child, ChildStderr, Command};
@@ -146,6 +147,26 @@ async fn credentials_are_never_told() {
     for secret in [valid.as_str(), &invalid, "deadbeef", "AKSECRET"] {
         assert!(!told.contains(secret), "{secret} in {told}");
     }
+}
+
+#[tokio::test]
+async fn that_callers_are_shown_different_things_is_told_loudly() {
+    let simulator = Simulator::start().await.unwrap();
+    // As old as an answer may get, so that each request is a call.
+    simulator.add_header(AGE, HeaderValue::from_static("300"));
+    let (whole, part) = (simulator.token(PROJECT), simulator.token(PROJECT));
+    simulator.views_differ(&part);
+    let process = Process::start(&simulator).await;
+    let (http, url) = (Http::new(), format!("{}{}", process.proxy, LIST.replace("PROJECT", PROJECT)));
+    for token in [&whole, &part, &whole, &part] {
+        http.send(Method::GET, &url, &[("x-auth-token", token)], "").await;
+    }
+    drop(http);
+    let (_, log) = process.terminate().await;
+    let events = log.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    let loud: Vec<_> = events.filter(|event| event["level"] == "ERROR").collect();
+    assert_eq!(loud.len(), 1, "{log}");
+    assert_eq!((&loud[0]["operation"], &loud[0]["project_id"]), (&"ListProducts".into(), &PROJECT.into()));
 }
 
 #[tokio::test]

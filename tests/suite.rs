@@ -27,3 +27,4 @@ mod serving;
 mod sharing;
 mod tls;
 mod unshareable;
+mod views;

@@ -1,0 +1,254 @@
+//! Sharing rests on one assumption: within a project, an answer depends on the question alone. Here it
+//! is wrong. What can be seen before that is noticed is shown, and that nothing is after it.
+
+use std::fmt;
+
+use bytes::Bytes;
+use http::Method;
+use tokio::task::JoinHandle;
+use workspace_gateway::cache::store::Selection;
+use workspace_gateway::catalogue::Service;
+
+use crate::support::{PROJECT, Reply, World, within};
+
+const LIST: &str = "/v2/PROJECT/products?os_type=Linux";
+const OTHER: &str = "/v2/PROJECT/products?os_type=Windows";
+const SHARER: &str = "/v2/PROJECT/products/sharer";
+
+/// How many scopes are private.
+const PRIVATE: &str = "workspace_gateway_private_scopes";
+
+/// Entries expire long before grants do.
+const SETTINGS: &str = "[cache]\nttl = \"1m\"";
+
+/// What a caller is shown. Printed as its length, which differs by view.
+#[derive(Clone, PartialEq)]
+struct View(Bytes);
+
+impl View {
+    /// What one who asks will be shown.
+    async fn of(asking: JoinHandle<Reply>) -> Self {
+        Self(within(asking).await.unwrap().body().clone())
+    }
+}
+
+impl fmt::Debug for View {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes", self.0.len())
+    }
+}
+
+/// A caller who is shown everything and one who is shown less, both proved in `LIST`'s scope and in
+/// `SHARER`'s, and what upstream shows each of them of a question.
+struct Pair {
+    world: World,
+    wide: String,
+    narrow: String,
+}
+
+impl Pair {
+    async fn new() -> Self {
+        let world = World::with(SETTINGS).await;
+        let [wide, narrow] = world.granted().await;
+        world.simulator.views_differ(&narrow);
+        for token in [&wide, &narrow] {
+            world.get_as(token, "/v2/PROJECT/products/sharer?limit=0").await;
+        }
+        world.simulator.forget_requests();
+        Self { world, wide, narrow }
+    }
+
+    /// What each of them is shown by upstream itself.
+    async fn views(&self, path: &str) -> (View, View) {
+        let url = self.world.simulator.url(Service::Workspace) + &path.replace("PROJECT", PROJECT);
+        let mut views = Vec::new();
+        for token in [&self.wide, &self.narrow] {
+            let token = [("x-auth-token", token.as_str())];
+            let reply = self.world.http.send(Method::GET, &url, &token, "").await;
+            views.push(View(reply.body().clone()));
+        }
+        self.world.simulator.forget_requests();
+        assert_ne!(views[0], views[1]);
+        (views[0].clone(), views[1].clone())
+    }
+
+    /// What a caller is shown, and whether it was spared an upstream call.
+    async fn shown(&self, token: &str, path: &str) -> (View, bool) {
+        let reply = self.world.get_as(token, path).await;
+        (View(reply.body().clone()), reply.is_hit())
+    }
+
+    fn expire(&self) {
+        self.world.seconds_pass(60);
+    }
+
+    /// Has answers to `LIST` alternate: wide, narrow, wide.
+    async fn alternate(&self) {
+        for token in [&self.wide, &self.narrow, &self.wide] {
+            self.expire();
+            self.world.get_as(token, LIST).await;
+        }
+        assert_eq!(self.world.metric(PRIVATE), 0.0);
+    }
+
+    /// Has them alternate once more, which is one too many.
+    async fn trip(&self) {
+        self.alternate().await;
+        self.expire();
+        self.world.get_as(&self.narrow, LIST).await;
+        assert_eq!(self.world.metric(PRIVATE), 1.0);
+    }
+}
+
+#[tokio::test]
+async fn what_is_seen_before_the_tripwire_and_that_nothing_is_after_it() {
+    let pair = Pair::new().await;
+    let (whole, part) = pair.views(LIST).await;
+    let (wide, narrow) = (&pair.wide, &pair.narrow);
+    let (spared, asked) = (true, false);
+
+    // Before: whoever asks first shows both of them its own view, for as long as an answer is fresh.
+    for (leader, follower, view) in [(wide, narrow, &whole), (narrow, wide, &part), (wide, narrow, &whole)] {
+        pair.expire();
+        assert_eq!(pair.shown(leader, LIST).await, (view.clone(), asked));
+        assert_eq!(pair.shown(follower, LIST).await, (view.clone(), spared));
+        assert_eq!(pair.world.metric(PRIVATE), 0.0);
+    }
+    assert_eq!(pair.world.upstream_calls(), 3);
+
+    // The fourth answer is the one too many: it is its own caller's and no other's.
+    pair.expire();
+    assert_eq!(pair.shown(narrow, LIST).await, (part.clone(), asked));
+    assert_eq!(pair.world.metric(PRIVATE), 1.0);
+    assert_eq!(pair.shown(wide, LIST).await, (whole.clone(), asked));
+
+    // After: each sees its own view, from its own memory, for good.
+    for _ in 0..5 {
+        assert_eq!(pair.shown(wide, LIST).await, (whole.clone(), spared));
+        assert_eq!(pair.shown(narrow, LIST).await, (part.clone(), spared));
+        pair.expire();
+        assert_eq!(pair.shown(narrow, LIST).await, (part.clone(), asked));
+        assert_eq!(pair.shown(wide, LIST).await, (whole.clone(), asked));
+    }
+    assert_eq!(pair.world.metric(PRIVATE), 1.0);
+}
+
+#[tokio::test]
+async fn a_private_scope_is_private_for_every_question() {
+    let pair = Pair::new().await;
+    let (whole, part) = pair.views(OTHER).await;
+    pair.alternate().await;
+    pair.expire();
+    // Shared a moment before the tripwire, and fresh after it.
+    assert_eq!(pair.shown(&pair.wide, OTHER).await, (whole.clone(), false));
+    assert_eq!(pair.shown(&pair.narrow, OTHER).await, (whole.clone(), true));
+    pair.world.get_as(&pair.narrow, LIST).await;
+    assert_eq!(pair.world.metric(PRIVATE), 1.0);
+    assert_eq!(pair.shown(&pair.narrow, OTHER).await, (part, false));
+    assert_eq!(pair.shown(&pair.wide, OTHER).await, (whole, false));
+}
+
+#[tokio::test]
+async fn another_scope_is_shared_as_before() {
+    let pair = Pair::new().await;
+    let (whole, _) = pair.views(SHARER).await;
+    pair.trip().await;
+    assert_eq!(pair.shown(&pair.wide, SHARER).await, (whole.clone(), false));
+    assert_eq!(pair.shown(&pair.narrow, SHARER).await, (whole, true));
+}
+
+#[tokio::test]
+async fn callers_of_a_private_scope_do_not_share_a_flight() {
+    let pair = Pair::new().await;
+    pair.trip().await;
+    pair.world.simulator.forget_requests();
+    pair.world.simulator.hold();
+    let wide = pair.world.begin_and_arrive(&pair.wide, OTHER, 1).await;
+    let narrow = pair.world.begin_and_arrive(&pair.narrow, OTHER, 2).await;
+    pair.world.simulator.release();
+    assert_eq!((View::of(wide).await, View::of(narrow).await), pair.views(OTHER).await);
+}
+
+#[tokio::test]
+async fn a_scope_that_turns_private_during_a_flight_is_private_for_who_waits() {
+    let pair = Pair::new().await;
+    let (whole, part) = pair.views(OTHER).await;
+    pair.alternate().await;
+    pair.expire();
+    pair.world.simulator.forget_requests();
+    let target = OTHER.replace("PROJECT", PROJECT);
+    pair.world.simulator.hold_target(&target);
+    let leading = pair.world.begin_and_arrive(&pair.wide, OTHER, 1).await;
+    let following = pair.world.begin_and_wait(&pair.narrow, OTHER, 1).await;
+    pair.world.get_as(&pair.narrow, LIST).await;
+    assert_eq!(pair.world.metric(PRIVATE), 1.0);
+    pair.world.simulator.release_target(&target);
+    assert_eq!(View::of(leading).await, whole);
+    assert_eq!(View::of(following).await, part, "it asks for itself");
+    assert_eq!(pair.world.upstream_calls(), 3);
+    // What the flight has brought is its leader's alone.
+    assert_eq!(pair.shown(&pair.wide, OTHER).await, (whole, true));
+    assert_eq!(pair.shown(&pair.narrow, OTHER).await, (part, true));
+}
+
+#[tokio::test]
+async fn a_purge_of_the_scope_lifts_it() {
+    let pair = Pair::new().await;
+    pair.trip().await;
+    let gateway = pair.world.server.gateway();
+    for (operation, project_id, private) in [
+        (Some("ListSharerProducts"), None, 1.0),
+        (Some("ListProducts"), Some("another"), 1.0),
+        (Some("ListProducts"), Some(PROJECT), 0.0),
+    ] {
+        let own = |name: Option<&str>| name.map(str::to_owned);
+        gateway.purge(&Selection { operation: own(operation), project_id: own(project_id) });
+        assert_eq!(pair.world.metric(PRIVATE), private, "{operation:?} {project_id:?}");
+    }
+    let (whole, _) = pair.views(LIST).await;
+    assert_eq!(pair.shown(&pair.wide, LIST).await, (whole.clone(), false));
+    assert_eq!(pair.shown(&pair.narrow, LIST).await, (whole, true), "they share again, as before");
+}
+
+#[tokio::test]
+async fn a_catalogue_that_changes_is_no_difference_of_views() {
+    for (callers, changes) in [(2, 1), (2, 6), (8, 6)] {
+        let world = World::with(&format!("{SETTINGS}\n[grants]\ngrant_ttl = \"1h\"")).await;
+        let tokens: [String; 8] = world.granted().await;
+        for round in 0..8 {
+            world.seconds_pass(60);
+            let led = world.get_as(&tokens[round % callers], LIST).await;
+            let followed = world.get_as(&tokens[(round + 1) % callers], LIST).await;
+            assert!(!led.is_hit() && followed.is_hit(), "{round}");
+            assert_eq!(led.body(), followed.body());
+            if round < changes {
+                world.simulator.change_catalogue();
+            }
+        }
+        assert_eq!((world.metric(PRIVATE), world.upstream_calls()), (0.0, 8));
+    }
+}
+
+#[tokio::test]
+async fn answers_that_overlap_are_not_compared() {
+    let world = World::with(SETTINGS).await;
+    for _ in 0..6 {
+        world.seconds_pass(60);
+        world.simulator.forget_requests();
+        let (wide, narrow) = (world.simulator.token(PROJECT), world.simulator.token(PROJECT));
+        world.simulator.views_differ(&narrow);
+        let mut asking = Vec::new();
+        for (calls, token) in (1..).zip([&wide, &narrow]) {
+            world.simulator.hold_token(token);
+            asking.push(world.begin_and_arrive(token, LIST, calls).await);
+            world.seconds_pass(1);
+        }
+        let mut views = Vec::new();
+        for (token, asking) in [&wide, &narrow].into_iter().zip(asking) {
+            world.simulator.release_token(token);
+            views.push(View::of(asking).await);
+        }
+        assert_ne!(views[0], views[1]);
+    }
+    assert_eq!(world.metric(PRIVATE), 0.0);
+}
