@@ -99,9 +99,9 @@ struct Rules {
     all_private: bool,
 }
 
-/// What moka needs besides the bytes it is told of: its own nodes and our `Arc`. Estimated from
-/// moka's structures; being somewhat off shifts the bound, not correctness.
-const OVERHEAD: usize = 256;
+/// What moka needs besides the bytes it is told of: its own nodes, our `Arc`s, and the allocator's
+/// share of each. Measured; being somewhat off shifts the bound, not correctness.
+const OVERHEAD: usize = 512;
 
 /// How long it is remembered that a question's answers can't be kept, and in how many bytes.
 const UNCACHEABLE_FOR: Duration = Duration::from_secs(60);

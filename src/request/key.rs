@@ -154,7 +154,7 @@ impl Key {
 
     /// Bytes of memory it holds, roughly.
     pub fn size(&self) -> usize {
-        let headers: usize = self.headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+        let headers: usize = self.headers.iter().map(|field| size_of_val(field) + field.1.len()).sum();
         size_of::<Self>() + self.project_id().len() + self.query.len() + headers
     }
 }
