@@ -18,6 +18,7 @@ mod errors;
 mod fences;
 mod flights;
 mod headers;
+mod isolation;
 mod keys;
 mod metrics;
 mod outages;
