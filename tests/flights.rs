@@ -267,7 +267,12 @@ async fn where_there_is_a_stale_answer_a_failure_is_not_noticed() {
 
 #[tokio::test]
 async fn who_loses_its_grant_while_it_waits_asks_for_itself() {
-    for fails in [false, true] {
+    let ways: [fn(&World); 3] = [
+        |_| {},
+        |world| world.simulator.fail_with(Some(StatusCode::SERVICE_UNAVAILABLE)),
+        |world| world.simulator.reset_connection(true),
+    ];
+    for (way, fail) in ways.into_iter().enumerate() {
         let world = World::with("[cache]\nttl = \"1m\"").await;
         let [follower] = world.granted().await;
         world.seconds_pass(100);
@@ -278,14 +283,32 @@ async fn who_loses_its_grant_while_it_waits_asks_for_itself() {
 
         let (leading, following) = world.board(&[leader.clone(), follower.clone()], LIST).await;
         world.seconds_pass(20);
-        world.simulator.fail_with(fails.then_some(StatusCode::SERVICE_UNAVAILABLE));
+        fail(&world);
         world.simulator.release();
         let mut replies = all(following).await;
         replies.push(within(leading).await.unwrap());
         // In an outage its own failed call excuses it, and another's would not.
         assert!(replies.iter().all(|reply| reply.status() == StatusCode::OK && reply.body() == before.body()));
-        assert_eq!(world.tokens_seen(), [leader, follower], "fails: {fails}");
+        assert_eq!(world.tokens_seen(), [leader, follower], "{way}");
     }
+}
+
+#[tokio::test]
+async fn what_its_leader_is_given_late_is_for_nobody_else() {
+    let world = World::new().await;
+    let [leader, follower] = world.granted().await;
+    let target = LIST.replace("PROJECT", PROJECT);
+    world.simulator.hold_target(&target);
+    let leading = world.begin_and_arrive(&leader, LIST, 1).await;
+    let following = world.begin_and_wait(&follower, LIST, 1).await;
+    world.simulator.deny(&leader);
+    assert_eq!(world.get_as(&leader, OTHER).await.status(), StatusCode::FORBIDDEN);
+    world.simulator.restore(&leader);
+    world.simulator.release_target(&target);
+    for asking in [leading, following] {
+        assert!(within(asking).await.unwrap().products() > 0);
+    }
+    assert_eq!(world.tokens_seen(), [leader.clone(), leader, follower]);
 }
 
 #[tokio::test]

@@ -75,6 +75,23 @@ async fn that_an_answer_must_not_be_shared_is_forgotten_after_a_minute() {
 }
 
 #[tokio::test]
+async fn once_an_answer_may_be_shared_the_next_is_waited_for() {
+    let world = World::with("[cache]\nttl = \"10s\"").await;
+    let [one, two] = world.granted().await;
+    world.simulator.add_header(HeaderName::from_static("cache-control"), HeaderValue::from_static("no-store"));
+    world.get_as(&one, LIST).await;
+    world.simulator.remove_headers();
+    world.get_as(&one, LIST).await;
+    world.seconds_pass(10);
+    world.simulator.forget_requests();
+    let (leading, following) = world.board(&[one, two], LIST).await;
+    world.simulator.release();
+    all(following).await;
+    within(leading).await.unwrap();
+    assert_eq!(world.upstream_calls(), 1);
+}
+
+#[tokio::test]
 async fn an_answer_that_is_not_to_be_kept_leaves_the_entry_alone() {
     let world = World::with("[cache]\nttl = \"1m\"").await;
     let kept = world.get(LIST).await;
