@@ -21,6 +21,7 @@ mod headers;
 mod isolation;
 mod keys;
 mod metrics;
+mod model;
 mod outages;
 mod pass_through;
 mod python_sdk;

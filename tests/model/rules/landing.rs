@@ -1,0 +1,237 @@
+//! What an answer changes, and who is given it.
+
+use super::super::script::Begun;
+use super::super::steps::Settings;
+use super::super::world::{CallerId, Failure, Ms, RequestId, Said, scope_of};
+use super::{Call, Effect, Entry, Grant, How, Link, Mark, Refusal, Reply, Rules, Slot, Waiting};
+
+/// Longer refusals are not remembered.
+const LONGEST_REFUSAL: usize = 8 * 1024;
+
+/// To whom what a call has brought is given, besides the one who leads it.
+#[derive(PartialEq)]
+enum Share {
+    /// Nobody.
+    None,
+    /// The leader's caller.
+    Caller,
+    /// All who are granted, if nothing has come in between.
+    Granted,
+    /// The same, and the leader's caller in any case.
+    GrantedAndCaller,
+    /// A failure: the leader's caller and all who are granted, or something stale in its place.
+    Failure,
+}
+
+impl Rules {
+    /// Calls end at the same moment, in this order: first everything changes, then those aboard are
+    /// released. `seen` are the calls that began then, in order.
+    pub fn land(&mut self, landed: &[(RequestId, Said)], seen: &[Begun]) -> Result<Vec<Effect>, String> {
+        let mut ended = Vec::new();
+        for (id, said) in landed {
+            let place = self.calls.iter().position(|call| call.id == *id).expect("it is in the air");
+            let call = self.calls.remove(place);
+            let share = self.change(&call, said);
+            ended.push((call, said, share));
+        }
+        let (mut effects, mut again) = (Vec::new(), Vec::new());
+        for (call, said, share) in &ended {
+            self.release(call, said, share, &mut effects, &mut again);
+        }
+        effects.extend(self.go_again(again, seen)?);
+        Ok(effects)
+    }
+
+    /// What the end of a call changes, and for whom it is.
+    fn change(&mut self, call: &Call, said: &Said) -> Share {
+        match said {
+            _ if said.is_failure() => {
+                self.note("failure");
+                Share::Failure
+            }
+            Said::Failed(_) => {
+                self.note("too large");
+                self.set_mark(call.boarding, true);
+                Share::None
+            }
+            Said::Whole { body, no_store, .. } if said.is_list() => self.proof(call, body, *no_store),
+            Said::Whole { status: 200, .. } => {
+                self.note("not a list");
+                self.set_mark(call.boarding, false);
+                Share::None
+            }
+            Said::Whole { status: status @ (401 | 403), body, .. } => {
+                self.denial(call, *status, body);
+                Share::Caller
+            }
+            Said::Whole { status: 400 | 404 | 405, .. } => Share::GrantedAndCaller,
+            Said::Whole { .. } => Share::Caller,
+        }
+    }
+
+    /// What a product list changes.
+    fn proof(&mut self, call: &Call, body: &str, no_store: bool) -> Share {
+        let to = (call.caller, scope_of(call.key));
+        if call.is_late {
+            self.note("late");
+            return Share::None;
+        }
+        self.note("proof");
+        let proved = self.proved(to).unwrap_or(0).max(call.sent);
+        self.grants.retain(|grant| grant.to != to);
+        self.grants.push(Grant { to, proved });
+        self.refusals.retain(|refusal| refusal.to != to);
+        let slot = self.slot(call.caller, call.key);
+        if no_store {
+            self.note("not to be kept");
+            self.set_mark(slot, false);
+            self.set_mark(call.boarding, false);
+            return Share::None;
+        }
+        self.marks.retain(|mark| mark.slot != slot && mark.slot != call.boarding);
+        self.keep(call, slot, body);
+        Share::Granted
+    }
+
+    /// Keeps an answer, if nothing speaks against it.
+    fn keep(&mut self, call: &Call, slot: Slot, body: &str) {
+        if call.was_purged {
+            return self.note("answered after a purge");
+        }
+        let before = self.entries.iter().position(|entry| entry.slot == slot);
+        if before.is_some_and(|place| self.entries[place].sent >= call.sent) {
+            return self.note("outdated");
+        }
+        let mut entry = Entry { slot, body: body.to_owned(), sent: call.sent, chain: Vec::new() };
+        let before = before.map_or(Vec::new(), |place| self.entries.remove(place).chain);
+        if slot.owner.is_none() {
+            let link = Link { body: body.to_owned(), caller: call.caller, received: self.now };
+            entry.chain = chain(before, link, call.sent);
+        }
+        if entry.chain.len() == 4 {
+            self.note("tripped");
+            let scope = scope_of(call.key);
+            self.private.push(scope);
+            self.entries.retain(|entry| entry.slot.owner.is_some() || scope_of(entry.slot.key) != scope);
+            entry.slot.owner = Some(call.caller);
+            entry.chain.clear();
+            self.entries.retain(|other| other.slot != entry.slot);
+        }
+        self.entries.push(entry);
+    }
+
+    /// What a refusal changes.
+    fn denial(&mut self, call: &Call, status: u16, body: &str) {
+        let to = (call.caller, scope_of(call.key));
+        let proved = self.proved(to);
+        self.note(if proved.is_some() { "denial of a grant" } else { "denial" });
+        self.grants.retain(|grant| grant.to != to);
+        // Who was proved by what was sent later is not refused because of this one.
+        if proved.is_none_or(|proved| proved <= call.sent) && body.len() <= LONGEST_REFUSAL {
+            self.refusals.retain(|refusal| refusal.to != to);
+            let until = self.now + Settings::DENIAL_TTL;
+            self.refusals.push(Refusal { to, until, status, body: body.to_owned() });
+        }
+        for other in &mut self.calls {
+            other.is_late |= (other.caller, scope_of(other.key)) == to && other.sent <= call.sent;
+        }
+    }
+
+    fn set_mark(&mut self, slot: Slot, is_too_large: bool) {
+        self.marks.retain(|mark| mark.slot != slot);
+        self.marks.push(Mark { slot, is_too_large, until: self.now + Settings::MARK_TTL });
+    }
+
+    /// Gives those aboard what the call has brought, if they may have it; the others go again.
+    fn release(
+        &mut self,
+        call: &Call,
+        said: &Said,
+        share: &Share,
+        effects: &mut Vec<Effect>,
+        again: &mut Vec<Waiting>,
+    ) {
+        let scope = scope_of(call.key);
+        let has_turned_private = call.boarding.owner.is_none() && self.is_private(scope);
+        let (aboard, elsewhere) = self.waiting.drain(..).partition(|request| request.aboard == call.id);
+        self.waiting = elsewhere;
+        for request in aboard {
+            let leads = request.id == call.id;
+            let is_callers = request.caller == call.caller;
+            let is_granted = self.is_granted((request.caller, scope));
+            let may_share = is_granted && !call.was_purged && !has_turned_private;
+            let is_given = leads
+                || match share {
+                    Share::None => false,
+                    Share::Caller => is_callers,
+                    Share::Granted => may_share,
+                    Share::GrantedAndCaller => may_share || is_callers,
+                    Share::Failure => is_granted || is_callers,
+                };
+            if !is_given {
+                if *share == Share::Granted {
+                    self.note("withheld at release");
+                }
+                again.push(request);
+                continue;
+            }
+            let how = if leads { How::Led } else { How::Followed };
+            let reply = match said {
+                Said::Whole { status, body, .. } => Reply { status: *status, body: Some(body.clone()), how },
+                Said::Failed(Failure::Connect) => Reply { status: 502, body: None, how },
+                Said::Failed(Failure::Timeout) => Reply { status: 504, body: None, how },
+                Said::Failed(Failure::TooLarge) => {
+                    effects.push(Effect::Relay(Begun { id: request.id, caller: request.caller, key: request.key }));
+                    continue;
+                }
+            };
+            effects.push(if *share == Share::Failure {
+                self.fail(&request, Some(call.caller), reply)
+            } else {
+                if how == How::Followed {
+                    self.note("followed");
+                }
+                Effect::Answer(request.id, reply)
+            });
+        }
+    }
+
+    /// What a request is given when a call has failed it: something stale, if it may have that.
+    pub(super) fn fail(&mut self, request: &Waiting, leader: Option<CallerId>, failure: Reply) -> Effect {
+        let to = (request.caller, scope_of(request.key));
+        let is_granted = self.is_granted(to);
+        let is_excused = self.is_excused(to) && leader == Some(request.caller);
+        let stale = self.young(self.slot(request.caller, request.key), Settings::STALE_IF_ERROR);
+        let reply = match stale {
+            Some(body) if is_granted || is_excused => {
+                self.note(if is_granted { "stale for a grant" } else { "stale by grace" });
+                Reply { status: 200, body: Some(body), how: How::Stale }
+            }
+            _ => failure,
+        };
+        Effect::Answer(request.id, reply)
+    }
+}
+
+/// The tripwire: the chain of those who were shown different bodies in turn.
+fn chain(mut chain: Vec<Link>, new: Link, sent: Ms) -> Vec<Link> {
+    let Some(last) = chain.last_mut() else { return vec![new] };
+    if sent < last.received {
+        return chain;
+    }
+    let is_same = last.body == new.body;
+    if is_same {
+        last.received = new.received;
+    }
+    if chain.iter().any(|link| link.caller == new.caller && link.body != new.body) {
+        return vec![new];
+    }
+    if is_same {
+        return chain;
+    }
+    if chain.len() >= 2 && chain[chain.len() - 2].body != new.body {
+        chain = chain.split_off(chain.len() - 1);
+    }
+    chain.push(new);
+    chain
+}

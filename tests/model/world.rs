@@ -1,0 +1,215 @@
+//! The small world of the model: five callers, three scopes, four questions, and what upstream would
+//! answer to whom at every moment of it.
+//!
+//! Small, so that requests meet. What upstream holds to be true is kept here with its whole past, and
+//! nothing in it knows of the gateway: it is what a body that was served is judged by in the end.
+
+use std::fmt;
+
+/// Milliseconds since a sequence began.
+pub type Ms = u64;
+
+/// Numbers of callers, scopes and keys; those of requests go on counting through a sequence.
+pub type CallerId = usize;
+pub type ScopeId = usize;
+pub type KeyId = usize;
+pub type RequestId = u32;
+
+pub const CALLERS: usize = 5;
+
+/// An operation in a project.
+pub struct Scope {
+    pub operation: &'static str,
+    pub project: &'static str,
+    /// Whether callers share its answers, by configuration.
+    pub is_shared: bool,
+}
+
+/// Any two differ in the operation or in the project, so that a purge of either takes two of them.
+pub const SCOPES: [Scope; 3] = [
+    Scope { operation: "ListProducts", project: "p1", is_shared: true },
+    Scope { operation: "ListProducts", project: "p2", is_shared: true },
+    Scope { operation: "ListProduct", project: "p1", is_shared: false },
+];
+
+/// What can be asked: a scope, and the target to ask it at.
+pub const KEYS: [(ScopeId, &str); 4] =
+    [(0, "/v2/p1/products"), (0, "/v2/p1/products?os_type=Linux"), (1, "/v2/p2/products"), (2, "/v1/p1/product")];
+
+pub fn scope_of(key: KeyId) -> ScopeId {
+    KEYS[key].0
+}
+
+/// The credential a caller presents.
+pub fn token(caller: CallerId) -> String {
+    format!("token-{caller}")
+}
+
+/// What upstream says to one request.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Said {
+    /// A whole answer, perhaps one that forbids keeping it.
+    Whole { status: u16, body: String, no_store: bool },
+    /// None.
+    Failed(Failure),
+}
+
+/// Why there is no whole answer.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Failure {
+    Connect,
+    Timeout,
+    TooLarge,
+}
+
+impl Said {
+    pub fn whole(status: u16, body: impl Into<String>) -> Self {
+        Self::Whole { status, body: body.into(), no_store: false }
+    }
+
+    /// The same, with a header that forbids to keep it.
+    pub fn not_to_be_kept(self) -> Self {
+        match self {
+            Self::Whole { status, body, .. } => Self::Whole { status, body, no_store: true },
+            failed @ Self::Failed(_) => failed,
+        }
+    }
+
+    /// The same in many words, if it is a refusal.
+    pub fn wordy(self) -> Self {
+        match self {
+            Self::Whole { status, body, no_store } if status != 200 => {
+                Self::Whole { status, body: body + &" ".repeat(9_000), no_store }
+            }
+            short => short,
+        }
+    }
+
+    /// Whether it proves the caller it was said to.
+    pub fn is_list(&self) -> bool {
+        matches!(self, Self::Whole { status: 200, body, .. } if is_list(body))
+    }
+
+    pub fn is_denial(&self) -> bool {
+        matches!(self, Self::Whole { status: 401 | 403, .. })
+    }
+
+    /// Whether it says nothing of the credential or the question, only that upstream is not well.
+    pub fn is_failure(&self) -> bool {
+        match self {
+            Self::Whole { status, .. } => matches!(status, 500..=507 | 509..=599 | 429),
+            Self::Failed(failure) => *failure != Failure::TooLarge,
+        }
+    }
+}
+
+/// Whether a body is one of this world's product lists.
+pub fn is_list(body: &str) -> bool {
+    body.starts_with(r#"{"products":["#)
+}
+
+/// What upstream holds to be true at a moment.
+#[derive(Clone, Debug)]
+pub struct Truth {
+    is_valid: [bool; CALLERS],
+    is_permitted: [[bool; SCOPES.len()]; CALLERS],
+    catalogue: u8,
+    views_differ: [bool; SCOPES.len()],
+}
+
+/// How the truth changes.
+#[derive(Clone, Debug)]
+pub enum Change {
+    /// A token is revoked or expires.
+    Revoke(CallerId),
+    /// It is valid, again.
+    Restore(CallerId),
+    /// A caller loses a permission.
+    Forbid(CallerId, ScopeId),
+    /// It has the permission, again.
+    Permit(CallerId, ScopeId),
+    /// The products are those of this catalogue.
+    Catalogue(u8),
+    /// Whether callers are shown different products.
+    Views(ScopeId, bool),
+}
+
+impl Truth {
+    /// Everyone is known in the first scope. The last caller's token is of no other project, and the one
+    /// before has no other permission.
+    pub fn new(views_differ: bool) -> Self {
+        let mut is_permitted = [[true; SCOPES.len()]; CALLERS];
+        is_permitted[CALLERS - 1][1] = false;
+        is_permitted[CALLERS - 2] = [true, false, false];
+        Self { is_valid: [true; CALLERS], is_permitted, catalogue: 0, views_differ: [views_differ, false, true] }
+    }
+
+    fn change(&mut self, change: &Change) {
+        match *change {
+            Change::Revoke(caller) => self.is_valid[caller] = false,
+            Change::Restore(caller) => self.is_valid[caller] = true,
+            Change::Forbid(caller, scope) => self.is_permitted[caller][scope] = false,
+            Change::Permit(caller, scope) => self.is_permitted[caller][scope] = true,
+            Change::Catalogue(catalogue) => self.catalogue = catalogue,
+            Change::Views(scope, differ) => self.views_differ[scope] = differ,
+        }
+    }
+
+    /// Whether a caller's credential is good for a scope.
+    pub fn proves(&self, caller: CallerId, scope: ScopeId) -> bool {
+        self.is_valid[caller] && self.is_permitted[caller][scope]
+    }
+
+    /// The products that a caller would be shown. There are two views where views differ.
+    pub fn list(&self, caller: CallerId, key: KeyId) -> String {
+        let view = if self.views_differ[scope_of(key)] { caller % 2 } else { 0 };
+        format!(r#"{{"products":["key {key} catalogue {} view {view}"]}}"#, self.catalogue)
+    }
+
+    /// The answer to a question.
+    pub fn answer(&self, caller: CallerId, key: KeyId) -> Said {
+        if !self.is_valid[caller] {
+            return Said::whole(401, format!(r#"{{"error_code":"APIGW.0307","error_msg":"token of {caller}"}}"#));
+        }
+        if !self.is_permitted[caller][scope_of(key)] {
+            return Said::whole(403, format!(r#"{{"error_code":"WKS.0403","error_msg":"policy of {caller}"}}"#));
+        }
+        Said::whole(200, self.list(caller, key))
+    }
+}
+
+/// The truth, and all that it has been.
+pub struct History(Vec<(Ms, Truth)>);
+
+impl History {
+    pub fn new(truth: Truth) -> Self {
+        Self(vec![(0, truth)])
+    }
+
+    /// The truth at present.
+    pub fn now(&self) -> &Truth {
+        &self.0.last().expect("there is a truth from the beginning").1
+    }
+
+    pub fn change(&mut self, at: Ms, change: &Change) {
+        let mut truth = self.now().clone();
+        truth.change(change);
+        self.0.push((at, truth));
+    }
+
+    /// Everything that was true at some moment from `from` on.
+    pub fn since(&self, from: Ms) -> impl Iterator<Item = &Truth> {
+        // What was true when the next began is no longer.
+        let ends = self.0.iter().skip(1).map(|(at, _)| *at).chain([Ms::MAX]);
+        self.0.iter().zip(ends).filter(move |(_, end)| *end > from).map(|((_, truth), _)| truth)
+    }
+}
+
+/// How long something is, for a person: `12.345`.
+pub struct Seconds(pub Ms);
+
+impl fmt::Display for Seconds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{:03}", self.0 / 1000, self.0 % 1000)
+    }
+}
