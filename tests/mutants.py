@@ -1,0 +1,343 @@
+#!/usr/bin/env python3
+"""Shows that the model of the sharing rules (tests/model) has teeth.
+
+Each mutation breaks one rule in a scratch copy of the sources, and the model has to notice: a run that
+passes, doesn't compile or dies of something else is a survivor. A mutation whose text isn't in the sources
+exactly once has been overtaken by them and must be written anew.
+
+    tests/mutants.py                 all of them
+    tests/mutants.py NAME…           some
+    SEQUENCES=9000 tests/mutants.py  look longer for each
+"""
+
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).resolve()
+# Always the same place, so that only this crate is built again; and under a version of its own, so that
+# what is built here is never taken for the real thing.
+SCRATCH = TARGET / "mutants"
+PACKAGE = 'name = "workspace-gateway"\nversion = "'
+
+GRANTS, STORE, TRIPWIRE = "src/cache/grants.rs", "src/cache/store.rs", "src/cache/tripwire.rs"
+PATH, FETCH, RELEASE = "src/gateway.rs", "src/gateway/fetch.rs", "src/gateway/release.rs"
+ADMISSION, FRESHNESS, FLIGHTS = "src/cache/admission.rs", "src/cache/freshness.rs", "src/cache/flights.rs"
+
+# Name, what it breaks in DESIGN, file, text, text instead.
+MUTATIONS = [
+    (
+        "an-error-proves",
+        "§4 proof: a status alone proves nothing",
+        ADMISSION,
+        "        (Some(_), None) => Ok(()),",
+        "        _ => Ok(()),",
+    ),
+    (
+        "life-from-landing",
+        "§4 a grant lives from when its proof was sent",
+        FETCH,
+        "self.grants.depart(question.grantee.clone(), sent)",
+        "self.grants.depart(question.grantee.clone(), sent + self.answer_timeout / 2)",
+    ),
+    (
+        "denial-keeps-the-grant",
+        "§4 401/403 removes the grant at once",
+        GRANTS,
+        "let proved = books.proved.remove(&self.grantee);",
+        "let proved = books.proved.get(&self.grantee).copied();",
+    ),
+    (
+        "late-answers-grant",
+        "§4 what was sent before a denied request grants nothing",
+        GRANTS,
+        "denied.is_some_and(|denied| denied >= self.sent)",
+        "denied.is_some_and(|_| false)",
+    ),
+    (
+        "denial-forgotten",
+        "§4 a denial is remembered for denial_ttl",
+        GRANTS,
+        "        if is_latest && refusal.size()",
+        "        if false && is_latest && refusal.size()",
+    ),
+    (
+        "denial-remembered-on",
+        "§4 and no longer",
+        GRANTS,
+        "let until = now + self.grants.terms.denial_ttl;",
+        "let until = now + 2 * self.grants.terms.denial_ttl;",
+    ),
+    (
+        "old-denial-refuses",
+        "§4 a denial of what was sent before the proof is not remembered",
+        GRANTS,
+        "proved.is_none_or(|proved| proved <= self.sent)",
+        "proved.is_none_or(|_| true)",
+    ),
+    (
+        "grant-in-every-scope",
+        "§4 a grant and a denial are for operation and project",
+        GRANTS,
+        "#[derive(Clone, Debug, PartialEq, Eq, Hash)]\npub struct Grantee {",
+        "impl PartialEq for Grantee {\n    fn eq(&self, other: &Self) -> bool {\n        self.caller == other.caller\n    }\n}\n"
+        "impl Eq for Grantee {}\n"
+        "impl std::hash::Hash for Grantee {\n    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {\n"
+        "        self.caller.hash(state);\n    }\n}\n"
+        "#[derive(Clone, Debug)]\npub struct Grantee {",
+    ),
+    (
+        "grant-for-every-caller",
+        "§4 a grant and a denial are for one credential",
+        GRANTS,
+        "#[derive(Clone, Debug, PartialEq, Eq, Hash)]\npub struct Grantee {",
+        "impl PartialEq for Grantee {\n    fn eq(&self, other: &Self) -> bool {\n        self.scope == other.scope\n    }\n}\n"
+        "impl Eq for Grantee {}\n"
+        "impl std::hash::Hash for Grantee {\n    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {\n"
+        "        self.scope.hash(state);\n    }\n}\n"
+        "#[derive(Clone, Debug)]\npub struct Grantee {",
+    ),
+    (
+        "no-proof-needed",
+        "§2.2 no proof, no share",
+        PATH,
+        "            Standing::Granted => {",
+        "            Standing::Granted | Standing::Unproved => {",
+    ),
+    (
+        "lapsed-is-granted",
+        "§4 a lapsed grant shows nothing until the caller's own call has failed",
+        PATH,
+        "            Standing::Granted => {",
+        "            Standing::Granted | Standing::Lapsed => {",
+    ),
+    (
+        "unproved-board-shared-flights",
+        "§5 a caller without a grant flies alone",
+        PATH,
+        "LookUp::Ask(Slot { owner: Some(caller), key: Arc::clone(&question.key) }, Forward::Miss)",
+        "LookUp::Ask(self.store.slot(&question.key, caller), Forward::Miss)",
+    ),
+    (
+        "refusal-to-followers",
+        "§5 nobody inherits another caller's refusal",
+        RELEASE,
+        "Verdict::Denial | Verdict::Personal => is_own,",
+        "Verdict::Denial | Verdict::Personal => true,",
+    ),
+    (
+        "not-rechecked-at-release",
+        "§4 the grant is checked again when followers are released",
+        RELEASE,
+        "let may_share = || stands() && self.store.may_share(slot, asked);",
+        "let may_share = || self.store.may_share(slot, asked);",
+    ),
+    (
+        "failure-to-everyone",
+        "§5 a failure goes to those whose grant stands",
+        RELEASE,
+        "Verdict::Failure => is_own || stands(),",
+        "Verdict::Failure => true,",
+    ),
+    (
+        "purge-ignored-at-release",
+        "§4 purge epochs are checked when followers are released",
+        STORE,
+        "Epoch(rules.purges) == asked && (slot",
+        "(slot",
+    ),
+    (
+        "purge-ignored-at-store",
+        "§4 purge epochs are checked when an answer is stored",
+        STORE,
+        "if Epoch(rules.purges) != asked {",
+        "if false && Epoch(rules.purges) != asked {",
+    ),
+    (
+        "older-replaces-newer",
+        "§4 newer means sent later",
+        STORE,
+        "before.life().sent >= entry.life().sent",
+        "false && before.life().sent >= entry.life().sent",
+    ),
+    (
+        "grace-for-another's-failure",
+        "§4 grace is for the caller's own failed attempt",
+        RELEASE,
+        "Standing::Lapsed if is_own => {}",
+        "Standing::Lapsed => {}",
+    ),
+    (
+        "grace-unbounded",
+        "§4 grace ends outage_grace after the last proof",
+        GRANTS,
+        "self.terms.outage_grace.is_some_and(|grace| age < grace)",
+        "self.terms.outage_grace.is_some()",
+    ),
+    (
+        "grace-where-refused",
+        '§4 on_outage = "refuse" turns grace off',
+        PATH,
+        "(settings.grants.on_outage == OnOutage::Serve).then_some(",
+        "true.then_some(",
+    ),
+    (
+        "stale-without-end",
+        "§6 stale answers end stale_if_error after their ttl",
+        FRESHNESS,
+        "} else if age < self.ttl.saturating_add(self.stale_if_error) {",
+        "} else if age < self.ttl.saturating_add(2 * self.stale_if_error) {",
+    ),
+    (
+        "tripwire-off",
+        "§4 alternating views turn a scope private",
+        STORE,
+        "if entry.views.add(view) {",
+        "if entry.views.add(view) && false {",
+    ),
+    (
+        "tripwire-jumpy",
+        "§4 a single difference is a catalogue change",
+        TRIPWIRE,
+        "const TRIPS_AT: usize = 4;",
+        "const TRIPS_AT: usize = 2;",
+    ),
+    (
+        "overlaps-compared",
+        "§4 overlapping requests are never compared",
+        TRIPWIRE,
+        "if view.sent < last.received {",
+        "if view.sent < last.sent {",
+    ),
+    (
+        "sharing-caller-ignored",
+        '§4 sharing = "caller" keeps answers apart',
+        STORE,
+        "self.all_private || scope.operation().sharing == Sharing::Caller || self.private",
+        "self.all_private || self.private",
+    ),
+    (
+        "uncacheable-forgotten",
+        "§5 what must not be shared is remembered",
+        STORE,
+        "filter(|mark| now < mark.until)",
+        "filter(|mark| now > mark.until)",
+    ),
+    (
+        "no-store-to-followers",
+        "§5 what must not be shared goes to its leader",
+        RELEASE,
+        "Verdict::Proof(Err(_)) | Verdict::NoList(_) => false,",
+        "Verdict::Proof(Err(_)) | Verdict::NoList(_) => stands(),",
+    ),
+    (
+        "unproved-mark-for-all",
+        "§2.3 an unproved caller marks nothing that others meet",
+        FETCH,
+        "Verdict::NoList(reason) => Some(self.mark_uncacheable(slot, reason, times.received)),",
+        "Verdict::NoList(reason) => Some(self.mark_uncacheable(\n"
+        "&self.store.slot(&question.key, question.grantee.caller), reason, times.received)),",
+    ),
+    (
+        "elections-without-end",
+        "§5 three elections at most, then alone",
+        PATH,
+        "flown > MAX_ELECTIONS",
+        "flown > 1_000",
+    ),
+    (
+        "deadline-ignored",
+        "§5 followers wait until their own deadline",
+        PATH,
+        "tokio::time::sleep(self.answer_timeout)",
+        "tokio::time::sleep(2 * self.answer_timeout)",
+    ),
+    (
+        "waiters-unbounded",
+        "§5 past the bounds a request flies uncoalesced",
+        FLIGHTS,
+        ">= bounds.waiting {",
+        ">= usize::MAX {",
+    ),
+    (
+        "flights-unbounded",
+        "§5 past the bounds a request flies uncoalesced",
+        FLIGHTS,
+        "if aloft.len() >= bounds.flights {",
+        "if aloft.len() == usize::MAX {",
+    ),
+    (
+        "flights-survive-a-purge",
+        "§4 nobody boards a flight from before a purge",
+        PATH,
+        "        self.flights.close_all();\n",
+        "",
+    ),
+]
+
+
+def copy_sources() -> None:
+    shutil.rmtree(SCRATCH, ignore_errors=True)
+    SCRATCH.mkdir(parents=True)
+    # Not their times: what was built here before is older than any of it.
+    shutil.copyfile(ROOT / "README.md", SCRATCH / "README.md")
+    for name in ["Cargo.toml", "Cargo.lock"]:
+        text = (ROOT / name).read_text()
+        (SCRATCH / name).write_text(text.replace(PACKAGE, PACKAGE + "0.0.0-mutant."))
+    for name in ["src", "tests", "benches", "config"]:
+        shutil.copytree(ROOT / name, SCRATCH / name, copy_function=shutil.copyfile)
+
+
+def run_model(sequences: str) -> tuple[str, str]:
+    """What came of the model: `passes`, `caught`, or what else went wrong; and its words."""
+    environment = {
+        **os.environ,
+        "CARGO_TARGET_DIR": str(TARGET),
+        "CARGO_INCREMENTAL": "1",
+        "WORKSPACE_GATEWAY_MODEL_SEQUENCES": sequences,
+        "WORKSPACE_GATEWAY_MODEL_AS_FOUND": "1",
+    }
+    build = ["cargo", "test", "--quiet", "--locked", "--test", "suite", "model::"]
+    try:
+        ran = subprocess.run(build, cwd=SCRATCH, env=environment, capture_output=True, text=True, timeout=600)
+    except subprocess.TimeoutExpired:
+        return "hangs", ""
+    if ran.returncode == 0:
+        return "passes", ran.stdout
+    wrong = re.search(r"^(PROPERTY|RULES): .*", ran.stdout + ran.stderr, re.MULTILINE)
+    return ("caught", wrong[0]) if wrong else ("broken", ran.stdout + ran.stderr)
+
+
+def main() -> int:
+    chosen = [mutation for mutation in MUTATIONS if not sys.argv[1:] or mutation[0] in sys.argv[1:]]
+    sequences = os.environ.get("SEQUENCES", "2000")
+    copy_sources()
+    came, words = run_model("100")
+    if came != "passes":
+        print(f"The sources as they are: {came}\n{words}")
+        return 1
+    survivors = 0
+    for name, rule, file, text, instead in chosen:
+        path = SCRATCH / file
+        source = path.read_text()
+        begun = time.monotonic()
+        if source.count(text) == 1:
+            path.write_text(source.replace(text, instead))
+            came, words = run_model(sequences)
+            path.write_text(source)
+        else:
+            came, words = "overtaken", f"{file} has the text {source.count(text)} times"
+        survivors += came != "caught"
+        print(f"{came:<9} {time.monotonic() - begun:4.0f} s  {name:<31} {rule}", flush=True)
+        print(f"{'':17} {(words.strip() or '-').splitlines()[-1][:110]}", flush=True)
+    print(f"{len(chosen) - survivors} of {len(chosen)} caught")
+    return 1 if survivors else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
