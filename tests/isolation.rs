@@ -185,7 +185,7 @@ async fn who_was_refused_meanwhile_decides_nothing_for_others() {
 
 /// A request that says it has come through other gateways of this kind.
 async fn through_others(world: &World, token: &str, path: &str) -> Reply {
-    let trail = vec!["1.1 workspace-gateway-0000000a"; 8].join(", ");
+    let trail = ["1.1 workspace-gateway-0000000a"; 8].join(", ");
     world.http.send(Method::GET, &world.url(path), &[("x-auth-token", token), ("via", &trail)], "").await
 }
 

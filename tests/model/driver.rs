@@ -21,7 +21,7 @@ use workspace_gateway::gateway::{Connection, Gateway};
 
 use super::property::Property;
 use super::rules::{Effect, How, Reply, Rules, Tally};
-use super::script::{Begun, Script, via};
+use super::script::{Begun, Script, X_NUMBER, trail};
 use super::steps::{Edge, Outcome, Pass, Sequence, Settings, Step};
 use super::world::{History, KEYS, Ms, RequestId, SCOPES, Said, Scope, Seconds, Truth, is_list, token};
 use crate::support;
@@ -60,7 +60,10 @@ impl fmt::Display for Event {
             Self::Asked(id) => write!(f, "    #{id} comes in"),
             Self::Landed(id, said) => write!(f, "    the call of #{id} lands: {said:?}"),
             Self::HungUp(id) => write!(f, "    #{id} hangs up"),
-            Self::Began(Begun { id, caller, key }) => write!(f, "    #{id} (caller {caller}, key {key}) begins a call"),
+            Self::Began(Begun { id, caller, key, is_plain }) => {
+                let way = if *is_plain { "" } else { ", by another gateway" };
+                write!(f, "    #{id} (caller {caller}, key {key}{way}) begins a call")
+            }
             Self::Relayed(Begun { id, .. }) => write!(f, "    #{id} is relayed"),
             Self::Done(done) => {
                 let Done { request, status, body, cache_status, .. } = done;
@@ -126,7 +129,7 @@ fn settings_and_configs() -> &'static [(Settings, Config)] {
 
 impl Driver {
     fn new(settings: Settings, config: &Config, truth: Truth, lingers: bool) -> Self {
-        let script = Arc::new(Script::new(truth.clone()));
+        let script = Arc::new(Script::default());
         let upstream: Arc<Script> = Arc::clone(&script);
         Self {
             gateway: Gateway::before(upstream, config, Clock::System).unwrap(),
@@ -168,13 +171,14 @@ impl Driver {
 
     async fn step(&mut self, step: &Step) -> Result<(), String> {
         match step {
-            Step::Ask { key, callers } => {
+            Step::Ask { key, callers, is_plain } => {
                 let mut effects = Vec::new();
                 for &caller in callers {
                     let id = self.next;
                     self.next += 1;
-                    self.come_in(Begun { id, caller, key: *key });
-                    effects.extend(self.rules.ask(id, caller, *key));
+                    let request = Begun { id, caller, key: *key, is_plain: *is_plain };
+                    self.come_in(request);
+                    effects.extend(self.rules.ask(request));
                 }
                 self.expect(effects).await?;
             }
@@ -214,7 +218,6 @@ impl Driver {
             }
             Step::Change(change) => {
                 self.history.change(self.now, change);
-                self.script.set_truth(self.history.now());
             }
             Step::HangUp(pick) => {
                 let waiting = self.rules.waiting();
@@ -225,6 +228,7 @@ impl Driver {
                     let client = self.clients.iter().find(|(client, _)| *client == id);
                     client.expect("who waits has come in").1.abort();
                     self.expect(Vec::new()).await?;
+                    self.script.forget();
                 }
             }
             Step::Purge { operation, project } => {
@@ -254,9 +258,9 @@ impl Driver {
         let asked = Request::get(KEYS[request.key].1)
             .header("host", "gateway.test")
             .header("x-auth-token", token(request.caller))
-            .header("via", via(request.id))
-            .body(Empty::<Bytes>::new())
-            .unwrap();
+            .header(X_NUMBER, request.id);
+        let mut asked = asked.body(Empty::<Bytes>::new()).unwrap();
+        asked.headers_mut().extend(trail(request.is_plain));
         let client = tokio::spawn(async move {
             let (head, body) = gateway.handle(asked, &connection).await.into_parts();
             let body = body.collect().await.unwrap().to_bytes();
@@ -328,17 +332,16 @@ impl Driver {
         let (begun, relayed) = self.script.news();
         for &call in &begun {
             self.tell(Event::Began(call));
-            self.property.begun(call, self.now, &self.history);
+            self.property.begun(call, false, self.now, &self.history);
         }
         for &request in &relayed {
             self.tell(Event::Relayed(request));
+            self.property.begun(request, true, self.now, &self.history);
         }
         let done = std::mem::take(&mut *self.done.lock().unwrap());
         self.story.extend(done.iter().map(|done| (done.at, Event::Done(done.clone()))));
         for done in done.iter().filter(|done| done.status == 200 && is_list(&done.body)) {
-            if !relayed.contains(&done.request) {
-                self.property.check(done, &self.history, self.rules.is_private(KEYS[done.request.key].0))?;
-            }
+            self.property.check(done, &self.history, self.rules.is_private(KEYS[done.request.key].0))?;
         }
         Ok(News { begun, relayed, done })
     }
@@ -349,14 +352,7 @@ impl Driver {
         for effect in effects {
             match effect {
                 Effect::Call(call) => calls.push(call),
-                Effect::Relay(request) => {
-                    relays.push(request);
-                    let Said::Whole { status, body, .. } = self.history.now().answer(request.caller, request.key)
-                    else {
-                        unreachable!("the truth is whole")
-                    };
-                    answers.push((request.id, Reply { status, body: Some(body), how: How::Relayed }));
-                }
+                Effect::Relay(request) => relays.push(request),
                 Effect::Answer(id, reply) => answers.push((id, reply)),
             }
         }
@@ -393,10 +389,11 @@ fn agree(done: &Done, reply: &Reply) -> Result<(), &'static str> {
         None if !done.body.contains(r#""error_msg":"workspace-gateway: "#) => return Err("not the gateway's words"),
         _ => {}
     }
-    if done.at > done.arrived + Settings::ANSWER_TIMEOUT {
+    // What is streamed takes as long as it takes.
+    if done.at > done.arrived + Settings::ANSWER_TIMEOUT && reply.how != How::Relayed {
         return Err("too late");
     }
-    if done.has_cookie && reply.how != How::Led {
+    if done.has_cookie && !matches!(reply.how, How::Led | How::Relayed) {
         return Err("with a cookie that was not for it");
     }
     if says("; hit") != matches!(reply.how, How::Hit | How::Refused) {

@@ -14,6 +14,8 @@ use super::world::{CALLERS, Failure, History, Ms, RequestId, Said, Truth, scope_
 /// A call to upstream, what was true when it was sent, and its end once it has one.
 struct Call {
     begun: Begun,
+    /// Whether a request went on as it was: nobody reads such an answer whole, so that it proves nothing.
+    is_relay: bool,
     sent: Ms,
     truth: Truth,
     end: Option<(Ms, Said)>,
@@ -39,18 +41,18 @@ impl Property {
         Self { settings, calls: Vec::new() }
     }
 
-    pub fn begun(&mut self, begun: Begun, sent: Ms, history: &History) {
-        self.calls.push(Call { begun, sent, truth: history.now().clone(), end: None });
+    pub fn begun(&mut self, begun: Begun, is_relay: bool, sent: Ms, history: &History) {
+        self.calls.push(Call { begun, is_relay, sent, truth: history.now().clone(), end: None });
     }
 
     pub fn landed(&mut self, id: RequestId, at: Ms, said: &Said) {
-        let call = self.calls.iter_mut().find(|call| call.begun.id == id).expect("it has begun");
+        let call = self.calls.iter_mut().rfind(|call| call.begun.id == id).expect("it has begun");
         call.end = Some((at, said.clone()));
     }
 
     /// What upstream says at the end of a call.
     pub fn answer(&self, id: RequestId, outcome: &Outcome, history: &History) -> Said {
-        let call = self.calls.iter().find(|call| call.begun.id == id).expect("it has begun");
+        let call = self.calls.iter().rfind(|call| call.begun.id == id).expect("it has begun");
         let Begun { caller, key, .. } = call.begun;
         let truth = |truth: &Truth| truth.answer(caller, key);
         match *outcome {
@@ -64,15 +66,17 @@ impl Property {
             Outcome::Status(status) => Said::whole(status, format!(r#"{{"error_code":"{status}","caller":{caller}}}"#)),
             Outcome::Unreachable => Said::Failed(Failure::Connect),
             Outcome::TimedOut => Said::Failed(Failure::Timeout),
-            Outcome::TooLarge => Said::Failed(Failure::TooLarge),
+            // What is streamed is never too large.
+            Outcome::TooLarge if call.is_relay => truth(history.now()),
+            Outcome::TooLarge => truth(history.now()).too_large(),
         }
     }
 
     /// Judges a list that was served, by another way than from upstream straight to the one who asked.
     pub fn check(&self, done: &Done, history: &History, is_private: bool) -> Result<(), String> {
-        let Begun { id, caller, key } = done.request;
+        let Begun { id, caller, key, .. } = done.request;
         let scope = scope_of(key);
-        let own = self.calls.iter().find(|call| call.begun.id == id).and_then(|call| call.landed(done.at));
+        let own = self.calls.iter().rfind(|call| call.begun.id == id).and_then(|call| call.landed(done.at));
         if own.is_some_and(|(_, said)| matches!(said, Said::Whole { body, .. } if *body == done.body)) {
             return Ok(());
         }
@@ -99,7 +103,9 @@ impl Property {
             })
         };
         let is_proved = own_scope().any(|call| match call.landed(done.at) {
-            Some((landed, said)) => said.is_list() && call.sent + life > done.at && !is_denied_since(call.sent, landed),
+            Some((landed, said)) => {
+                said.is_list() && !call.is_relay && call.sent + life > done.at && !is_denied_since(call.sent, landed)
+            }
             None => false,
         });
         if !is_proved {

@@ -67,6 +67,9 @@ struct Call {
     id: RequestId,
     caller: CallerId,
     key: KeyId,
+    is_plain: bool,
+    /// Whether the request went on as it was.
+    is_relay: bool,
     boarding: Slot,
     sent: Ms,
     /// Whether it can be boarded: not if it flies solo, or was there before a purge.
@@ -81,7 +84,9 @@ struct Waiting {
     id: RequestId,
     caller: CallerId,
     key: KeyId,
-    arrived: Ms,
+    is_plain: bool,
+    /// When its time is up; what is streamed has none.
+    deadline: Option<Ms>,
     elections: u32,
     aboard: RequestId,
 }
@@ -123,7 +128,7 @@ pub enum Effect {
 #[derive(Debug)]
 enum Way {
     Answered(Reply),
-    Relay,
+    Relay(Slot),
     Lead(Slot),
     Follow(RequestId),
     Solo(Slot),
@@ -203,7 +208,7 @@ impl Rules {
                 [end, end + Settings::STALE_IF_ERROR]
             }))
             .chain(self.marks.iter().map(|mark| mark.until))
-            .chain(self.waiting.iter().map(|request| request.arrived + Settings::ANSWER_TIMEOUT))
+            .chain(self.waiting.iter().filter_map(|request| request.deadline))
             .filter(|moment| *moment > self.now)
             .collect();
         moments.sort_unstable();
@@ -246,8 +251,15 @@ impl Rules {
         self.marks.iter().find(|mark| mark.slot == slot && mark.until > self.now)
     }
 
-    fn followers(&self) -> usize {
-        self.waiting.iter().filter(|request| request.aboard != request.id).count()
+    /// How many wait for another's call: those of shared flights, or of lone ones.
+    fn followers(&self, are_shared: bool) -> usize {
+        let follows = |request: &&Waiting| request.aboard != request.id;
+        let calls = self.waiting.iter().filter(follows).map(|request| self.call(request.aboard));
+        calls.filter(|call| call.boarding.owner.is_none() == are_shared).count()
+    }
+
+    fn call(&self, id: RequestId) -> &Call {
+        self.calls.iter().find(|call| call.id == id).expect("who waits, waits for a call in the air")
     }
 
     // What a request meets.
@@ -265,14 +277,17 @@ impl Rules {
         }
         let boarding = if is_granted { slot } else { Slot { key, owner: Some(caller) } };
         if let Some(mark) = self.mark(boarding) {
-            return if mark.is_too_large { Way::Relay } else { Way::Solo(boarding) };
+            return if mark.is_too_large { Way::Relay(boarding) } else { Way::Solo(boarding) };
         }
         if elections > ELECTIONS {
             return Way::Solo(boarding);
         }
-        let open: Vec<_> = self.calls.iter().filter(|call| call.is_open).collect();
+        // Shared and lone flights have bounds of their own.
+        let is_shared = boarding.owner.is_none();
+        let is_alike = |call: &&Call| call.is_open && call.boarding.owner.is_none() == is_shared;
+        let open: Vec<_> = self.calls.iter().filter(is_alike).collect();
         match open.iter().find(|call| call.boarding == boarding) {
-            Some(flight) if self.followers() < self.settings.max_waiters => Way::Follow(flight.id),
+            Some(flight) if self.followers(is_shared) < self.settings.max_waiters => Way::Follow(flight.id),
             None if open.len() < self.settings.max_flights => Way::Lead(boarding),
             _ => Way::Solo(boarding),
         }
@@ -280,24 +295,23 @@ impl Rules {
 
     /// A request goes its way.
     fn go(&mut self, mut request: Waiting, way: Way) -> Option<Effect> {
-        let Waiting { id, caller, key, .. } = request;
+        let Waiting { id, caller, key, is_plain, .. } = request;
+        let begun = Begun { id, caller, key, is_plain };
         match way {
             Way::Answered(reply) => {
-                self.note(match reply.how {
-                    How::Refused => "refused from memory",
-                    _ => "hit",
-                });
-                return Some(Effect::Answer(id, reply));
-            }
-            Way::Relay => {
-                self.note("relayed at once");
-                return Some(Effect::Relay(Begun { id, caller, key }));
+                self.note(if reply.how == How::Refused { "refused from memory" } else { "hit" });
+                Some(Effect::Answer(id, reply))
             }
             Way::Follow(flight) => {
                 self.note("boarded");
                 request.aboard = flight;
                 self.waiting.push(request);
-                return None;
+                None
+            }
+            Way::Relay(boarding) => {
+                self.note("relayed at once");
+                self.relay(request, boarding);
+                Some(Effect::Relay(begun))
             }
             Way::Lead(boarding) | Way::Solo(boarding) => {
                 let is_open = matches!(way, Way::Lead(_));
@@ -305,18 +319,32 @@ impl Rules {
                 if !is_open && request.elections > ELECTIONS {
                     self.note("solo after elections");
                 }
-                let sent = self.now;
-                self.calls.push(Call { id, caller, key, boarding, sent, is_open, was_purged: false, is_late: false });
+                self.depart(request, boarding, is_open, false);
+                Some(Effect::Call(begun))
             }
         }
+    }
+
+    /// A request goes on as it is.
+    fn relay(&mut self, mut request: Waiting, boarding: Slot) {
+        request.deadline = None;
+        self.depart(request, boarding, false, true);
+    }
+
+    /// A call begins.
+    fn depart(&mut self, mut request: Waiting, boarding: Slot, is_open: bool, is_relay: bool) {
+        let Waiting { id, caller, key, is_plain, .. } = request;
+        let (sent, was_purged, is_late) = (self.now, false, false);
+        self.calls.push(Call { id, caller, key, is_plain, is_relay, boarding, sent, is_open, was_purged, is_late });
         request.aboard = id;
         self.waiting.push(request);
-        Some(Effect::Call(Begun { id, caller, key }))
     }
 
     /// A request comes in.
-    pub fn ask(&mut self, id: RequestId, caller: CallerId, key: KeyId) -> Option<Effect> {
-        let request = Waiting { id, caller, key, arrived: self.now, elections: 0, aboard: id };
+    pub fn ask(&mut self, request: Begun) -> Option<Effect> {
+        let Begun { id, caller, key, is_plain } = request;
+        let deadline = Some(self.now + Settings::ANSWER_TIMEOUT);
+        let request = Waiting { id, caller, key, is_plain, deadline, elections: 0, aboard: id };
         let way = self.way(caller, key, 0);
         self.go(request, way)
     }
@@ -324,7 +352,7 @@ impl Rules {
     /// Requests go again that a landed call had nothing for. `seen` are the calls that began, in order.
     fn go_again(&mut self, requests: Vec<Waiting>, seen: &[Begun]) -> Result<Vec<Effect>, String> {
         // Those who have yet to wake may still count as waiting when the first of them boards again.
-        let crowd = self.followers() + requests.len();
+        let crowd = self.followers(true).max(self.followers(false)) + requests.len();
         let turn = |request: &Waiting| seen.iter().position(|begun| begun.id == request.id);
         let (mut callers, others): (Vec<_>, Vec<_>) = requests.into_iter().partition(|request| turn(request).is_some());
         callers.sort_by_key(turn);
@@ -365,31 +393,28 @@ impl Rules {
     /// Time passes, and with it that of those who wait.
     pub fn pass(&mut self, to: Ms) -> Vec<Effect> {
         let mut effects = Vec::new();
-        let end = |request: &Waiting| request.arrived + Settings::ANSWER_TIMEOUT;
+        let end = |request: &Waiting| request.deadline.unwrap_or(Ms::MAX);
         while let Some(next) = (0..self.waiting.len()).min_by_key(|&place| end(&self.waiting[place]))
             && end(&self.waiting[next]) <= to
         {
             let request = self.waiting.remove(next);
             self.now = end(&request);
             self.note("out of time");
-            let leader = self.known_leader(&request);
+            // Whose call it has waited for is known of its own, and of those that fly for a slot of its
+            // own. The flight of a shared one is taken for another's.
+            let call = self.call(request.aboard);
+            let is_own = call.id == request.id || call.boarding.owner.is_some();
             let failure = Reply { status: 504, body: None, how: How::TimedOut };
-            effects.push(self.fail(&request, leader, failure));
+            effects.push(self.fail(&request, is_own, failure));
         }
         self.now = to;
         effects
     }
 
-    /// Whose call a request waits for, as far as that is known before it lands: a request knows its own
-    /// and who flies in a slot that is nobody else's. In a shared one it could be anyone's.
-    fn known_leader(&self, request: &Waiting) -> Option<CallerId> {
-        let call = self.calls.iter().find(|call| call.id == request.aboard)?;
-        (call.id == request.id || call.boarding.owner.is_some()).then_some(call.caller)
-    }
-
-    /// A client hangs up. Its call, if it leads one, goes on.
+    /// A client hangs up. Its call, if it leads one, goes on; what is streamed for it doesn't.
     pub fn hang_up(&mut self, id: RequestId) {
         self.note("hung up");
+        self.calls.retain(|call| call.id != id || !call.is_relay);
         self.waiting.retain(|request| request.id != id);
     }
 

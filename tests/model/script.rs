@@ -1,14 +1,14 @@
 //! An upstream that says what it is told to, when it is told to.
 //!
 //! Each call waits in the air until it is landed, so calls overlap and their answers come in any
-//! order. It decides nothing itself, but for what is relayed: that is answered at once by the truth.
+//! order. It decides nothing itself.
 
 use std::sync::{Mutex, MutexGuard};
 
 use bytes::Bytes;
 use http::header::VIA;
 use http::request::Parts;
-use http::{HeaderValue, Response};
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use http_body_util::Full;
 use tokio::sync::oneshot;
 use workspace_gateway::catalogue::Origin;
@@ -18,7 +18,10 @@ use workspace_gateway::stream::{StreamBody, stream};
 use workspace_gateway::upstream::client::Errand;
 use workspace_gateway::upstream::{Answering, Upstream, UpstreamError};
 
-use super::world::{CALLERS, CallerId, Failure, KEYS, KeyId, RequestId, Said, Truth, token};
+use super::world::{CALLERS, CallerId, Failure, KEYS, KeyId, RequestId, Said, token};
+
+/// The header that tells a client's request from others. Relayed, it goes along.
+pub const X_NUMBER: &str = "x-number";
 
 /// A call that has reached upstream: whose request leads it, and what it asks with whose credential.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -26,29 +29,23 @@ pub struct Begun {
     pub id: RequestId,
     pub caller: CallerId,
     pub key: KeyId,
+    /// Whether the request has come straight from a client, by no other gateway.
+    pub is_plain: bool,
 }
 
+#[derive(Default)]
 pub struct Script(Mutex<Inner>);
 
+#[derive(Default)]
 struct Inner {
-    truth: Truth,
     air: Vec<(RequestId, oneshot::Sender<Said>)>,
     begun: Vec<Begun>,
     relayed: Vec<Begun>,
 }
 
 impl Script {
-    pub fn new(truth: Truth) -> Self {
-        Self(Mutex::new(Inner { truth, air: Vec::new(), begun: Vec::new(), relayed: Vec::new() }))
-    }
-
     fn inner(&self) -> MutexGuard<'_, Inner> {
         self.0.lock().unwrap()
-    }
-
-    /// What is relayed from now on is answered by this.
-    pub fn set_truth(&self, truth: &Truth) {
-        self.inner().truth = truth.clone();
     }
 
     /// The calls that have begun since this was asked last, in their order, and what was relayed.
@@ -63,63 +60,70 @@ impl Script {
         let place = inner.air.iter().position(|(call, _)| *call == id).expect("it is in the air");
         inner.air.remove(place).1.send(said).is_ok()
     }
+
+    /// Forgets the calls that nobody listens to any more.
+    pub fn forget(&self) {
+        self.inner().air.retain(|(_, landing)| !landing.is_closed());
+    }
 }
 
 impl Upstream for Script {
     fn ask<'a>(&'a self, key: &'a Key, errand: Errand) -> Answering<'a, Bytes> {
-        let begun = Begun {
-            id: request_id(&errand.via),
-            caller: caller(&errand.token),
-            key: key_id(&key.uri().unwrap().path_and_query().unwrap().to_string()),
-        };
+        let target = key.uri().unwrap().path_and_query().unwrap().to_string();
+        let id = number_of(&errand.request_id);
+        // A gateway before this one is named first, this one always.
+        let is_plain = !errand.via.to_str().unwrap().contains(',');
+        let begun = Begun { id, caller: caller(&errand.token), key: key_id(&target), is_plain };
         let (landing, landed) = oneshot::channel();
         let mut inner = self.inner();
         inner.begun.push(begun);
-        inner.air.push((begun.id, landing));
+        inner.air.push((id, landing));
         drop(inner);
-        Box::pin(async move {
-            match landed.await.expect("every call is landed") {
-                Said::Whole { status, body, no_store } => {
-                    let mut response =
-                        Response::builder().status(status).header("set-cookie", format!("l={}", begun.id));
-                    if no_store {
-                        response = response.header("cache-control", "no-store");
-                    }
-                    Ok(response.body(Bytes::from(body)).unwrap())
-                }
-                Said::Failed(Failure::Connect) => Err(UpstreamError::Connect("upstream".to_owned())),
-                Said::Failed(Failure::Timeout) => Err(UpstreamError::Timeout),
-                Said::Failed(Failure::TooLarge) => Err(UpstreamError::TooLarge),
-            }
-        })
+        Box::pin(async move { answer(id, landed.await.expect("every call is landed")) })
     }
 
     fn relay<'a>(&'a self, _origin: &'a Origin, head: &'a Parts, _body: StreamBody) -> Answering<'a, StreamBody> {
+        let id = head.headers[X_NUMBER].to_str().unwrap().parse().unwrap();
+        let target = head.uri.path_and_query().unwrap().to_string();
+        let is_plain = !head.headers.contains_key(VIA);
+        let begun = Begun { id, caller: caller(&head.headers[X_AUTH_TOKEN]), key: key_id(&target), is_plain };
+        let (landing, landed) = oneshot::channel();
+        let mut inner = self.inner();
+        inner.relayed.push(begun);
+        inner.air.push((id, landing));
+        drop(inner);
         Box::pin(async move {
-            let begun = Begun {
-                id: request_id(&head.headers[VIA]),
-                caller: caller(&head.headers[X_AUTH_TOKEN]),
-                key: key_id(&head.uri.path_and_query().unwrap().to_string()),
-            };
-            let mut inner = self.inner();
-            inner.relayed.push(begun);
-            let Said::Whole { status, body, .. } = inner.truth.answer(begun.caller, begun.key) else {
-                unreachable!("the truth is whole")
-            };
-            Ok(Response::builder().status(status).body(stream(Full::new(Bytes::from(body)))).unwrap())
+            let whole = answer(id, landed.await.expect("every call is landed"))?;
+            Ok(whole.map(|body| stream(Full::new(body))))
         })
     }
 }
 
-/// A client writes the number of its request into `Via`, the one thing besides its credential that goes
-/// upstream with its question. That is how a call is known to be led by it.
-pub fn via(id: RequestId) -> String {
-    format!("1.1 workspace-gateway-{id:08x}")
+fn answer(id: RequestId, said: Said) -> Result<Response<Bytes>, UpstreamError> {
+    match said {
+        Said::Whole { status, body, no_store } => {
+            let mut response = Response::builder().status(status).header("set-cookie", format!("leader={id}"));
+            if no_store {
+                response = response.header("cache-control", "no-store");
+            }
+            Ok(response.body(Bytes::from(body)).unwrap())
+        }
+        Said::Failed(Failure::Connect) => Err(UpstreamError::Connect("upstream".to_owned())),
+        Said::Failed(Failure::Timeout) => Err(UpstreamError::Timeout),
+        Said::Failed(Failure::TooLarge(status)) => Err(UpstreamError::TooLarge(StatusCode::from_u16(status).unwrap())),
+    }
 }
 
-fn request_id(via: &HeaderValue) -> RequestId {
-    let number = via.to_str().ok().and_then(|trail| trail.strip_prefix("1.1 workspace-gateway-")?.get(..8));
-    RequestId::from_str_radix(number.expect("the client's own part comes first"), 16).unwrap()
+/// A request has to look as if it had come by another gateway, or not.
+pub fn trail(is_plain: bool) -> HeaderMap {
+    let via = HeaderValue::from_static("1.1 workspace-gateway-0000002a");
+    if is_plain { HeaderMap::new() } else { HeaderMap::from_iter([(VIA, via)]) }
+}
+
+/// The gateway numbers its requests as they come; so do the clients. That is how it is known who leads a
+/// call, of which nothing else need tell.
+fn number_of(request_id: &str) -> RequestId {
+    RequestId::from_str_radix(&request_id[24..], 16).unwrap()
 }
 
 fn caller(credential: &HeaderValue) -> CallerId {

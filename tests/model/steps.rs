@@ -79,8 +79,8 @@ pub type Pick = usize;
 /// A millisecond passes before each.
 #[derive(Clone, Debug)]
 pub enum Step {
-    /// Requests come in at the same moment, in this order.
-    Ask { key: KeyId, callers: Vec<CallerId> },
+    /// Requests come in at the same moment, in this order; straight from clients or by another gateway.
+    Ask { key: KeyId, callers: Vec<CallerId>, is_plain: bool },
     /// Calls in the air end, all at the same moment and in this order.
     Land(Vec<(Pick, Outcome)>),
     /// The call that most wait for ends, and so on, six times alike, perhaps each after a purge.
@@ -114,11 +114,11 @@ impl Step {
     /// Steps that do less, to be tried in place of this one when a failure is made smaller.
     pub fn simpler(&self) -> Vec<Self> {
         match self {
-            Self::Ask { key, callers } if callers.len() > 1 => (0..callers.len())
+            Self::Ask { key, callers, is_plain } if callers.len() > 1 => (0..callers.len())
                 .map(|left_out| {
                     let mut callers = callers.clone();
                     callers.remove(left_out);
-                    Self::Ask { key: *key, callers }
+                    Self::Ask { key: *key, callers, is_plain: *is_plain }
                 })
                 .collect(),
             Self::Land(ends) => {
@@ -167,6 +167,8 @@ pub enum Outcome {
     },
     /// With the truth, and a header that forbids to keep it.
     NoStore,
+    /// With the truth, at such length that it can't be held.
+    TooLarge,
     /// With the truth; if that is a refusal, in more words than are remembered.
     Wordy,
     /// With an error against 200.
@@ -175,7 +177,6 @@ pub enum Outcome {
     Status(u16),
     Unreachable,
     TimedOut,
-    TooLarge,
 }
 
 /// What happens, from an empty cache on.
@@ -198,10 +199,9 @@ pub fn sequence() -> impl Strategy<Value = Sequence> {
 
 fn step() -> impl Strategy<Value = Step> {
     let pick = 0..64_usize;
+    let ask = (key(), callers(), prop_oneof![3 => Just(true), 1 => Just(false)]);
     prop_oneof![
-        34 => (key(), vec(caller(), 1..=3)).prop_map(|(key, callers)| Step::Ask { key, callers }),
-        3 => (key(), vec(0..CALLERS, 4..=8)).prop_map(|(key, callers)| Step::Ask { key, callers }),
-        1 => (key(), caller(), 6..=8_usize).prop_map(|(key, caller, times)| Step::Ask { key, callers: [caller].repeat(times) }),
+        38 => ask.prop_map(|(key, callers, is_plain)| Step::Ask { key, callers, is_plain }),
         34 => (pick.clone(), outcome()).prop_map(|end| Step::Land(vec![end])),
         4 => vec((pick.clone(), outcome()), 2..=4).prop_map(Step::Land),
         1 => (outcome(), any::<bool>()).prop_map(|(outcome, purges)| Step::Series { outcome, purges }),
@@ -212,6 +212,15 @@ fn step() -> impl Strategy<Value = Step> {
             operation: (which & 1 == 1).then_some(one),
             project: (which & 2 == 2).then_some(other),
         }),
+    ]
+}
+
+/// A few, or everyone, or one many times.
+fn callers() -> impl Strategy<Value = Vec<CallerId>> {
+    prop_oneof![
+        34 => vec(caller(), 1..=3),
+        3 => vec(0..CALLERS, 4..=8),
+        1 => (caller(), 6..=8_usize).prop_map(|(caller, times)| [caller].repeat(times)),
     ]
 }
 

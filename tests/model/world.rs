@@ -59,7 +59,8 @@ pub enum Said {
 pub enum Failure {
     Connect,
     Timeout,
-    TooLarge,
+    /// It was too large to be read whole; this was its status.
+    TooLarge(u16),
 }
 
 impl Said {
@@ -71,6 +72,14 @@ impl Said {
     pub fn not_to_be_kept(self) -> Self {
         match self {
             Self::Whole { status, body, .. } => Self::Whole { status, body, no_store: true },
+            failed @ Self::Failed(_) => failed,
+        }
+    }
+
+    /// The same, but too large.
+    pub fn too_large(self) -> Self {
+        match self {
+            Self::Whole { status, .. } => Self::Failed(Failure::TooLarge(status)),
             failed @ Self::Failed(_) => failed,
         }
     }
@@ -91,14 +100,14 @@ impl Said {
     }
 
     pub fn is_denial(&self) -> bool {
-        matches!(self, Self::Whole { status: 401 | 403, .. })
+        matches!(self, Self::Whole { status: 401 | 403, .. } | Self::Failed(Failure::TooLarge(401 | 403)))
     }
 
     /// Whether it says nothing of the credential or the question, only that upstream is not well.
     pub fn is_failure(&self) -> bool {
         match self {
             Self::Whole { status, .. } => matches!(status, 500..=507 | 509..=599 | 429),
-            Self::Failed(failure) => *failure != Failure::TooLarge,
+            Self::Failed(failure) => !matches!(failure, Failure::TooLarge(_)),
         }
     }
 }

@@ -2,8 +2,8 @@
 
 use super::super::script::Begun;
 use super::super::steps::Settings;
-use super::super::world::{CallerId, Failure, Ms, RequestId, Said, scope_of};
-use super::{Call, Effect, Entry, Grant, How, Link, Mark, Refusal, Reply, Rules, Slot, Waiting};
+use super::super::world::{Failure, Ms, RequestId, Said, scope_of};
+use super::{Call, ELECTIONS, Effect, Entry, Grant, How, Link, Mark, Refusal, Reply, Rules, Slot, Waiting};
 
 /// Longer refusals are not remembered.
 const LONGEST_REFUSAL: usize = 8 * 1024;
@@ -45,27 +45,48 @@ impl Rules {
     /// What the end of a call changes, and for whom it is.
     fn change(&mut self, call: &Call, said: &Said) -> Share {
         match said {
+            Said::Whole { status: status @ (401 | 403), body, .. } => {
+                // Nobody reads what is streamed, so that it can't be said again.
+                self.denial(call, *status, Some(body).filter(|_| !call.is_relay));
+                Share::Caller
+            }
+            _ if call.is_relay => Share::None,
             _ if said.is_failure() => {
                 self.note("failure");
                 Share::Failure
             }
-            Said::Failed(_) => {
+            Said::Failed(Failure::TooLarge(status)) => {
                 self.note("too large");
-                self.set_mark(call.boarding, true);
+                match status {
+                    401 | 403 => self.denial(call, *status, None),
+                    200 => self.mark_boarding(call, true),
+                    _ => {}
+                }
                 Share::None
             }
+            Said::Failed(_) => unreachable!("other failures are failures"),
             Said::Whole { body, no_store, .. } if said.is_list() => self.proof(call, body, *no_store),
             Said::Whole { status: 200, .. } => {
                 self.note("not a list");
-                self.set_mark(call.boarding, false);
+                self.mark_boarding(call, false);
                 Share::None
             }
-            Said::Whole { status: status @ (401 | 403), body, .. } => {
-                self.denial(call, *status, body);
-                Share::Caller
+            Said::Whole { status: 400 | 404 | 405, .. } if call.is_plain && self.is_trusted(call) => {
+                Share::GrantedAndCaller
             }
-            Said::Whole { status: 400 | 404 | 405, .. } => Share::GrantedAndCaller,
             Said::Whole { .. } => Share::Caller,
+        }
+    }
+
+    /// Whether what a call brings may change what others meet: it flew for its caller alone, or its caller
+    /// has a grant to this moment.
+    fn is_trusted(&self, call: &Call) -> bool {
+        call.boarding.owner.is_some() || self.is_granted((call.caller, scope_of(call.key)))
+    }
+
+    fn mark_boarding(&mut self, call: &Call, is_too_large: bool) {
+        if self.is_trusted(call) {
+            self.set_mark(call.boarding, is_too_large);
         }
     }
 
@@ -85,7 +106,7 @@ impl Rules {
         if no_store {
             self.note("not to be kept");
             self.set_mark(slot, false);
-            self.set_mark(call.boarding, false);
+            self.mark_boarding(call, false);
             return Share::None;
         }
         self.marks.retain(|mark| mark.slot != slot && mark.slot != call.boarding);
@@ -121,13 +142,16 @@ impl Rules {
     }
 
     /// What a refusal changes.
-    fn denial(&mut self, call: &Call, status: u16, body: &str) {
+    fn denial(&mut self, call: &Call, status: u16, body: Option<&String>) {
         let to = (call.caller, scope_of(call.key));
         let proved = self.proved(to);
         self.note(if proved.is_some() { "denial of a grant" } else { "denial" });
         self.grants.retain(|grant| grant.to != to);
         // Who was proved by what was sent later is not refused because of this one.
-        if proved.is_none_or(|proved| proved <= call.sent) && body.len() <= LONGEST_REFUSAL {
+        let body = body.filter(|body| body.len() <= LONGEST_REFUSAL);
+        if let Some(body) = body
+            && proved.is_none_or(|proved| proved <= call.sent)
+        {
             self.refusals.retain(|refusal| refusal.to != to);
             let until = self.now + Settings::DENIAL_TTL;
             self.refusals.push(Refusal { to, until, status, body: body.to_owned() });
@@ -175,32 +199,48 @@ impl Rules {
                 again.push(request);
                 continue;
             }
-            let how = if leads { How::Led } else { How::Followed };
+            if let Said::Failed(Failure::TooLarge(_)) = said {
+                let Waiting { id, caller, key, is_plain, .. } = request;
+                self.relay(request, call.boarding);
+                effects.push(Effect::Relay(Begun { id, caller, key, is_plain }));
+                continue;
+            }
+            let how = match (leads, call.is_relay) {
+                (true, true) => How::Relayed,
+                (true, false) => How::Led,
+                (false, _) => How::Followed,
+            };
             let reply = match said {
                 Said::Whole { status, body, .. } => Reply { status: *status, body: Some(body.clone()), how },
-                Said::Failed(Failure::Connect) => Reply { status: 502, body: None, how },
                 Said::Failed(Failure::Timeout) => Reply { status: 504, body: None, how },
-                Said::Failed(Failure::TooLarge) => {
-                    effects.push(Effect::Relay(Begun { id: request.id, caller: request.caller, key: request.key }));
-                    continue;
-                }
+                Said::Failed(_) => Reply { status: 502, body: None, how },
             };
-            effects.push(if *share == Share::Failure {
-                self.fail(&request, Some(call.caller), reply)
-            } else {
+            if *share != Share::Failure {
                 if how == How::Followed {
                     self.note("followed");
                 }
-                Effect::Answer(request.id, reply)
-            });
+                effects.push(Effect::Answer(request.id, reply));
+                continue;
+            }
+            let is_throttled = reply.status == 429;
+            // What a client sends besides may be what made its call fail.
+            let effect = self.fail(&request, is_callers && call.is_plain, reply);
+            let is_stale = matches!(&effect, Effect::Answer(_, Reply { how: How::Stale, .. }));
+            // It may be the leader alone who has asked too often. But not everyone tries in turn.
+            if is_throttled && !is_stale && !is_callers && request.elections < ELECTIONS {
+                self.note("throttled leader");
+                again.push(request);
+            } else {
+                effects.push(effect);
+            }
         }
     }
 
     /// What a request is given when a call has failed it: something stale, if it may have that.
-    pub(super) fn fail(&mut self, request: &Waiting, leader: Option<CallerId>, failure: Reply) -> Effect {
+    pub(super) fn fail(&mut self, request: &Waiting, is_own: bool, failure: Reply) -> Effect {
         let to = (request.caller, scope_of(request.key));
         let is_granted = self.is_granted(to);
-        let is_excused = self.is_excused(to) && leader == Some(request.caller);
+        let is_excused = self.is_excused(to) && is_own;
         let stale = self.young(self.slot(request.caller, request.key), Settings::STALE_IF_ERROR);
         let reply = match stale {
             Some(body) if is_granted || is_excused => {
