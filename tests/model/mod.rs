@@ -47,7 +47,7 @@ const SEQUENCES: u64 = 10_000;
 const BATCH: u64 = 100;
 
 /// What has to happen often in so many sequences, or they have gone blind to a rule.
-const RULES: [&str; 27] = [
+const RULES: [&str; 28] = [
     "answered after a purge",
     "boarded",
     "denial",
@@ -71,6 +71,7 @@ const RULES: [&str; 27] = [
     "solo after elections",
     "stale by grace",
     "stale for a grant",
+    "throttled in turn",
     "throttled leader",
     "too large",
     "tripped",

@@ -193,8 +193,25 @@ pub struct Sequence {
 
 pub fn sequence() -> impl Strategy<Value = Sequence> {
     let seldom = prop_oneof![3 => Just(false), 1 => Just(true)];
-    (0..Settings::all().len(), any::<bool>(), seldom, vec(step(), STEPS))
+    let crowd = prop_oneof![3 => Just(None), 1 => crowd().prop_map(Some)];
+    let steps = (crowd, vec(step(), STEPS)).prop_map(|(crowd, mut steps)| {
+        steps.splice(..crowd.as_ref().map_or(0, Vec::len), crowd.unwrap_or_default());
+        steps
+    });
+    (0..Settings::all().len(), any::<bool>(), seldom, steps)
         .prop_map(|(settings, views_differ, lingers, steps)| Sequence { settings, views_differ, lingers, steps })
+}
+
+/// What hardly comes about by chance: everyone is known, nothing is there, all ask, and one leader after the
+/// other has something to show for it, or not.
+fn crowd() -> impl Strategy<Value = Vec<Step>> {
+    let outcome = prop_oneof![Just(Outcome::Status(429)), outcome()];
+    (outcome, any::<bool>()).prop_map(|(outcome, purges)| {
+        let ask = || Step::Ask { key: 0, callers: (0..CALLERS).collect(), is_plain: true };
+        let prove = Step::Land(vec![(0, Outcome::Truth { as_sent: true }); CALLERS]);
+        let purge = Step::Purge { operation: None, project: None };
+        vec![ask(), prove, purge, ask(), Step::Series { outcome, purges }]
+    })
 }
 
 fn step() -> impl Strategy<Value = Step> {

@@ -227,12 +227,16 @@ impl Rules {
             let effect = self.fail(&request, is_callers && call.is_plain, reply);
             let is_stale = matches!(&effect, Effect::Answer(_, Reply { how: How::Stale, .. }));
             // It may be the leader alone who has asked too often. But not everyone tries in turn.
-            if is_throttled && !is_stale && !is_callers && request.elections < ELECTIONS {
+            let is_others = is_throttled && !is_stale && !is_callers;
+            if is_others && request.elections < ELECTIONS {
                 self.note("throttled leader");
                 again.push(request);
-            } else {
-                effects.push(effect);
+                continue;
             }
+            if is_others {
+                self.note("throttled in turn");
+            }
+            effects.push(effect);
         }
     }
 
