@@ -363,6 +363,9 @@ def copy_sources() -> None:
         (SCRATCH / name).write_text(text.replace(PACKAGE, PACKAGE + "0.0.0-mutant."))
     for name in ["src", "tests", "benches", "config"]:
         shutil.copytree(ROOT / name, SCRATCH / name, copy_function=shutil.copyfile)
+    # The model alone: the rest of the suite would be built again for each.
+    suite = (ROOT / "tests/suite.rs").read_text()
+    (SCRATCH / "tests/suite.rs").write_text(re.sub(r"^mod (?!support|model)\w+;\n", "", suite, flags=re.MULTILINE))
 
 
 def run_model(sequences: str) -> tuple[str, str]:
