@@ -377,6 +377,21 @@ mod tests {
     }
 
     #[test]
+    fn where_more_scopes_are_private_than_can_be_remembered_all_are() {
+        let catalogue = Catalogue::for_tests(Vec::new());
+        let scope = |number: usize| {
+            let (operation, _) = catalogue.operation("/v2/p/products").unwrap();
+            Scope::read(&catalogue, operation, &number.to_string()).unwrap()
+        };
+        let mut rules = Rules::default();
+        (0..MAX_PRIVATE_SCOPES).for_each(|number| rules.make_private(&scope(number)));
+        assert!(!rules.is_private(&scope(MAX_PRIVATE_SCOPES)));
+        rules.make_private(&scope(MAX_PRIVATE_SCOPES));
+        assert!(rules.is_private(&scope(MAX_PRIVATE_SCOPES)) && rules.is_private(&scope(usize::MAX)));
+        assert_eq!(rules.private_scopes(), MAX_PRIVATE_SCOPES + 1);
+    }
+
+    #[test]
     fn what_cannot_be_kept_is_remembered_for_a_while() {
         let bench = Bench::new();
         let slot = bench.store.slot(&bench.key, Bench::caller("a"));
