@@ -27,6 +27,7 @@ mod pass_through;
 mod python_sdk;
 mod serving;
 mod sharing;
+mod telling;
 mod tls;
 mod unshareable;
 mod views;
