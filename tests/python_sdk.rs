@@ -123,7 +123,8 @@ async fn lists_everything_and_repeats_are_hits(base_url: BaseUrl, options: &[&st
         let ids = plain["products"].as_array().unwrap().iter().map(|product| product["product_id"].as_str().unwrap());
         assert!(ids.eq(first.products.iter().map(String::as_str)), "{operation}");
 
-        assert_eq!(first.headers["cache-status"], "workspace-gateway; fwd=miss; fwd-status=200; stored");
+        let proved = "workspace-gateway; fwd=miss; fwd-status=200; stored; detail=proved";
+        assert_eq!(first.headers["cache-status"], proved, "each operation is a scope of its own");
         assert_eq!(repeat.headers["cache-status"], "workspace-gateway; hit; ttl=300");
         assert_ne!(first.headers["x-request-id"], repeat.headers["x-request-id"], "{operation}");
         // The SDK's repeat and the plain client's.
