@@ -374,8 +374,8 @@ def run_model(sequences: str) -> tuple[str, str]:
         **os.environ,
         "CARGO_TARGET_DIR": str(TARGET),
         "CARGO_INCREMENTAL": "1",
-        "WORKSPACE_GATEWAY_MODEL_SEQUENCES": sequences,
-        "WORKSPACE_GATEWAY_MODEL_AS_FOUND": "1",
+        "WORKSPACE_GATEWAY_TEST_MODEL_SEQUENCES": sequences,
+        "WORKSPACE_GATEWAY_TEST_MODEL_AS_FOUND": "1",
     }
     build = ["cargo", "test", "--quiet", "--locked", "--test", "suite", "model::"]
     try:

@@ -15,9 +15,9 @@
 //! - [`property`]: the judge.
 //! - [`driver`]: runs a sequence.
 //!
-//! A failure prints its seed, to be given back in `WORKSPACE_GATEWAY_MODEL_SEED`.
-//! `WORKSPACE_GATEWAY_MODEL_SEQUENCES` says how many sequences to run, and with
-//! `WORKSPACE_GATEWAY_MODEL_AS_FOUND` a failure is told as it was found, not made smaller first. That there
+//! A failure prints its seed, to be given back in `WORKSPACE_GATEWAY_TEST_MODEL_SEED`.
+//! `WORKSPACE_GATEWAY_TEST_MODEL_SEQUENCES` says how many sequences to run, and with
+//! `WORKSPACE_GATEWAY_TEST_MODEL_AS_FOUND` a failure is told as it was found, not made smaller first. That there
 //! is no rule that could be broken unnoticed is shown by `tests/mutants.py`.
 
 mod driver;
@@ -36,9 +36,9 @@ use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use rules::Tally;
 use steps::Sequence;
 
-const SEED: &str = "WORKSPACE_GATEWAY_MODEL_SEED";
-const NUMBER: &str = "WORKSPACE_GATEWAY_MODEL_SEQUENCES";
-const AS_FOUND: &str = "WORKSPACE_GATEWAY_MODEL_AS_FOUND";
+const SEED: &str = "WORKSPACE_GATEWAY_TEST_MODEL_SEED";
+const NUMBER: &str = "WORKSPACE_GATEWAY_TEST_MODEL_SEQUENCES";
+const AS_FOUND: &str = "WORKSPACE_GATEWAY_TEST_MODEL_AS_FOUND";
 
 /// How many sequences run unless the environment says otherwise.
 const SEQUENCES: u64 = 10_000;
