@@ -44,7 +44,8 @@
 //! 1. **What isn't in the key isn't sent.** A request for a product list is built from its key, the
 //!    caller's credential and constants ([`upstream::client::question`]), so nothing else can change
 //!    what is stored under the key. (One trace goes along: the gateways of this kind that it has come
-//!    through, in `Via`, or two that ask each other would not see the loop.)
+//!    through, in `Via`, or two that ask each other would not see the loop. What that brings about is
+//!    for the one who named them alone.)
 //! 2. **No proof, no share.** A stored answer is shown only to a caller whom upstream itself has answered
 //!    well, asked with that caller's own credential, in that scope (operation and project), within the
 //!    grant's life ([`cache::grants`]). A denial ends the grant at once. Callers are known by a keyed hash

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method, StatusCode};
+use tokio::task::JoinHandle;
 
-use crate::support::{PROJECT, PROOF, World, within};
+use crate::support::{PROJECT, PROOF, Reply, World, within};
 
 const LIST: &str = "/v2/PROJECT/products?os_type=Linux";
 const OTHER: &str = "/v2/PROJECT/products?os_type=Windows";
@@ -208,16 +209,21 @@ fn target(path: &str) -> String {
     path.replace("PROJECT", PROJECT)
 }
 
+/// Two calls of a caller, the second sent a second later, each held by a barrier of its own.
+async fn two_calls_held(world: &World, caller: &str) -> [JoinHandle<Reply>; 2] {
+    for path in [LIST, OTHER] {
+        world.simulator.hold_target(&target(path));
+    }
+    let first = world.begin_and_arrive(caller, LIST, 1).await;
+    world.seconds_pass(1);
+    [first, world.begin_and_arrive(caller, OTHER, 2).await]
+}
+
 #[tokio::test]
 async fn an_answer_that_comes_after_a_later_denial_grants_nothing() {
     let world = World::new().await;
     let [caller, other] = world.granted().await;
-    for path in [LIST, OTHER] {
-        world.simulator.hold_target(&target(path));
-    }
-    let first = world.begin_and_arrive(&caller, LIST, 1).await;
-    world.seconds_pass(1);
-    let second = world.begin_and_arrive(&caller, OTHER, 2).await;
+    let [first, second] = two_calls_held(&world, &caller).await;
     world.simulator.deny(&caller);
     world.simulator.release_target(&target(OTHER));
     within(second).await.unwrap().assert_refused(StatusCode::FORBIDDEN);
@@ -239,12 +245,7 @@ async fn an_answer_that_comes_after_a_later_denial_grants_nothing() {
 async fn an_answer_to_a_call_sent_after_the_denied_one_grants() {
     let world = World::new().await;
     let caller = world.simulator.token(PROJECT);
-    for path in [LIST, OTHER] {
-        world.simulator.hold_target(&target(path));
-    }
-    let first = world.begin_and_arrive(&caller, LIST, 1).await;
-    world.seconds_pass(1);
-    let second = world.begin_and_arrive(&caller, OTHER, 2).await;
+    let [first, second] = two_calls_held(&world, &caller).await;
     world.simulator.deny(&caller);
     world.simulator.release_target(&target(LIST));
     within(first).await.unwrap().assert_refused(StatusCode::FORBIDDEN);

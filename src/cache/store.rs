@@ -210,19 +210,20 @@ impl Store {
     /// Removes the selected entries and says how many. What is being fetched meanwhile is not kept,
     /// and what was known of the selected keys and scopes is forgotten.
     pub fn purge(&self, selection: &Selection) -> usize {
+        self.write().purges += 1;
+        for (slot, _) in self.uncacheable.iter().filter(|(slot, _)| selection.holds(slot.key.scope())) {
+            self.uncacheable.invalidate(slot.as_ref());
+        }
+        let purged = self.remove(|slot| selection.holds(slot.key.scope()));
+        // Only now: what was shared before the tripwire must be gone before anything is shared again.
         let mut rules = self.write();
-        rules.purges += 1;
         if *selection == Selection::default() {
             rules.all_private = false;
         }
         if !rules.all_private {
             rules.private.retain(|scope| !selection.holds(scope));
         }
-        drop(rules);
-        for (slot, _) in self.uncacheable.iter().filter(|(slot, _)| selection.holds(slot.key.scope())) {
-            self.uncacheable.invalidate(slot.as_ref());
-        }
-        self.remove(|slot| selection.holds(slot.key.scope()))
+        purged
     }
 
     fn remove(&self, condition: impl Fn(&Slot) -> bool) -> usize {

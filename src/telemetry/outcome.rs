@@ -11,7 +11,7 @@ pub enum Outcome {
     Expired,
     /// From an upstream call that another request had begun.
     Coalesced,
-    /// From memory, though no longer fresh: upstream has failed.
+    /// From memory, though the answer or the grant is no longer fresh: upstream has failed.
     Stale,
     /// From memory: upstream's refusal from just before.
     Denied,
