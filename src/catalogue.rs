@@ -126,7 +126,9 @@ pub struct Operation {
     pub parameters: &'static [Parameter],
     /// How long an answer stays fresh.
     pub ttl: Duration,
-    /// How much longer it may be given when upstream fails.
+    /// How much longer it may be given while upstream is asked again.
+    pub stale_while_revalidate: Duration,
+    /// How much longer than its `ttl` it may be given when upstream fails.
     pub stale_if_error: Duration,
     /// Between whom answers are shared.
     pub sharing: Sharing,
@@ -173,6 +175,9 @@ const fn v1(name: &'static str) -> Parameter {
 /// How long answers stay fresh unless the configuration says otherwise.
 pub const DEFAULT_TTL: Duration = Duration::from_secs(5 * 60);
 
+/// How much longer they may be given while upstream is asked again, unless the configuration says otherwise.
+const DEFAULT_STALE_WHILE_REVALIDATE: Duration = Duration::from_secs(10 * 60);
+
 /// How much longer they may be given in an outage, unless the configuration says otherwise.
 const DEFAULT_STALE_IF_ERROR: Duration = Duration::from_secs(60 * 60);
 
@@ -192,6 +197,7 @@ static BUILT_IN: [Operation; 3] = [
             v2_with_default("offset", "0"),
         ],
         ttl: DEFAULT_TTL,
+        stale_while_revalidate: DEFAULT_STALE_WHILE_REVALIDATE,
         stale_if_error: DEFAULT_STALE_IF_ERROR,
         sharing: Sharing::Project,
     },
@@ -209,6 +215,7 @@ static BUILT_IN: [Operation; 3] = [
             v2_with_default("offset", "0"),
         ],
         ttl: DEFAULT_TTL,
+        stale_while_revalidate: DEFAULT_STALE_WHILE_REVALIDATE,
         stale_if_error: DEFAULT_STALE_IF_ERROR,
         sharing: Sharing::Project,
     },
@@ -226,6 +233,7 @@ static BUILT_IN: [Operation; 3] = [
             v1("package_type"),
         ],
         ttl: DEFAULT_TTL,
+        stale_while_revalidate: DEFAULT_STALE_WHILE_REVALIDATE,
         stale_if_error: DEFAULT_STALE_IF_ERROR,
         sharing: Sharing::Project,
     },

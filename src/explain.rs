@@ -15,6 +15,7 @@ use crate::request::caller;
 use crate::request::hop;
 use crate::request::key::Key;
 use crate::request::route::{self, Route};
+use crate::request::wish::Wish;
 use crate::upstream::client::{self, Errand};
 
 /// A request to explain; a GET.
@@ -130,7 +131,8 @@ pub fn explain(
             let credential = caller::credential(&headers);
             let key = Key::read(catalogue, operation, project_id, uri.query(), &headers, has_body);
             let mode = (mode == Mode::Bypass).then_some(BypassReason::Mode);
-            let reasons = [mode, credential.as_ref().err().copied(), key.as_ref().err().copied()];
+            let wish = Wish::read(&headers).err();
+            let reasons = [mode, credential.as_ref().err().copied(), wish, key.as_ref().err().copied()];
             let reasons: Vec<BypassReason> = reasons.into_iter().flatten().collect();
             let parts = key.as_ref().ok().map(|key| key_parts(key, operation)).transpose()?;
             let now = credential.ok().zip(key.ok()).and_then(|(token, key)| look(key, token));
@@ -182,7 +184,7 @@ fn declares_body(headers: &HeaderMap) -> bool {
 fn key_parts(key: &Key, operation: &Arc<Operation>) -> Result<KeyParts, String> {
     let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
     let placeholder = HeaderValue::from_static("-");
-    let errand = Errand { token: placeholder.clone(), request_id: "-".to_owned(), via: placeholder };
+    let errand = Errand { token: placeholder.clone(), request_id: "-".to_owned(), via: placeholder, validator: None };
     let request = client::question(key, errand).map_err(|error| error.to_string())?;
     let mut upstream_request = vec![format!("GET {}", request.uri())];
     // Three differ by caller, by request and by process.

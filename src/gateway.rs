@@ -7,49 +7,56 @@
 //! The steps live in their own modules and never call each other; this file calls them, one after
 //! the other. A request enters and its answer leaves by [`Gateway::handle`].
 
+mod assemble;
 mod fetch;
 mod forward;
+mod look_up;
 mod release;
+mod settle;
 #[cfg(test)]
 mod tests;
+mod wait;
 
-use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Method, Request, Response};
+use http::{HeaderMap, Method, Request, Response};
 use http_body::Body;
 
 use crate::cache::admission::Unstorable;
-use crate::cache::entry::Entry;
-use crate::cache::flights::{Bounds, Flights};
+use crate::cache::flights::Flights;
 use crate::cache::freshness::Freshness;
-use crate::cache::grants::{Grantee, Grants, Standing, Terms};
-use crate::cache::store::{Selection, Slot, Store};
+use crate::cache::grants::{Grantee, Grants, Standing};
+use crate::cache::pauses::Pauses;
+use crate::cache::store::{Slot, Store};
 use crate::catalogue::{Catalogue, Operation};
 use crate::clock::Clock;
-use crate::config::{Config, Mode, OnOutage};
+use crate::config::Mode;
+use crate::config::units::Percent;
 use crate::reply::body::{Content, ReplyBody};
-use crate::reply::compose::{self, CacheStatus, Forward};
+use crate::reply::compose;
 use crate::reply::error::{Blame, Problem};
 use crate::request::caller::{self, Callers, LastCredential};
 use crate::request::hop::{self, Via};
 use crate::request::id::RequestIds;
 use crate::request::key::{Key, Scope};
 use crate::request::route::{self, Route};
+use crate::request::wish::Wish;
 use crate::request::{BypassReason, X_REQUEST_ID, copied, target};
 use crate::stream::{BoxError, stream};
-use crate::telemetry::metrics::{InUse, Metrics};
+use crate::telemetry::metrics::Metrics;
 use crate::telemetry::outcome::Outcome;
 use crate::telemetry::record::Record;
 use crate::upstream::Upstream;
-use crate::upstream::client::{Errand, HttpClient, Limits};
-use fetch::Landing;
+use crate::upstream::client::Errand;
+use fetch::{Flight, Landing};
+use look_up::{LookUp, Memory};
 use release::{Release, Seat};
+use wait::{Timers, Waited};
 
 /// How often a request waits for another leader after the one before was refused. Then it asks alone.
 const MAX_ELECTIONS: u32 = 3;
@@ -63,8 +70,12 @@ pub struct Gateway {
     max_head: usize,
     bypassing: AtomicBool,
     answer_timeout: Duration,
+    patience: Duration,
+    error_ttl: Duration,
+    ttl_jitter: Percent,
     grants: Arc<Grants>,
     store: Arc<Store>,
+    pauses: Pauses,
     shared_flights: Arc<Flights<Slot, Landing>>,
     /// Of callers for themselves. Bounded apart, so that those without a grant can't take the room of
     /// those with one.
@@ -95,141 +106,21 @@ pub struct Inspection {
     pub is_shared: bool,
     /// Whether there is an answer, and how fresh it is.
     pub entry: Option<Freshness>,
+    /// Whether upstream is not asked at present, if there is something stale to give.
+    pub is_paused: bool,
     /// Why answers can't be kept, if that is so.
     pub uncacheable: Option<Unstorable>,
 }
 
-/// Who asks for what.
+/// Who asks for what, and with what wishes.
 #[derive(Clone)]
 struct Question {
     grantee: Grantee,
     key: Arc<Key>,
-}
-
-/// What memory has for a question.
-enum LookUp {
-    /// An answer for one who holds a grant, fresh for so long.
-    Hit(Arc<Entry>, Duration),
-    /// A refusal from just now, which is said again for so long.
-    Denied(Arc<Entry>, Duration),
-    /// Nothing to be given without asking. Where the answer is going to be kept, and whether there
-    /// is an old one, as far as this caller may know.
-    Ask(Slot, Forward),
+    wish: Wish,
 }
 
 impl Gateway {
-    /// A gateway with an empty cache. Connects to nothing yet.
-    ///
-    /// # Errors
-    /// If `upstream.ca_file` is unusable or the system has no randomness.
-    pub fn new(config: &Config, clock: Clock) -> io::Result<Arc<Self>> {
-        let settings = &config.settings;
-        let via = Via::new(getrandom::u32()?);
-        let limits = Limits {
-            connect: settings.upstream.connect_timeout.0,
-            answer: settings.upstream.answer_timeout.0,
-            idle: settings.upstream.idle_timeout.0,
-            max_body: settings.cache.max_body_size.bytes(),
-        };
-        let upstream = HttpClient::new(settings.upstream.ca_file.as_deref(), limits, via.clone())?;
-        Self::assemble(config, clock, via, Arc::new(upstream))
-    }
-
-    /// The same before an upstream that is not asked over HTTP, for tests.
-    ///
-    /// # Errors
-    /// If the system has no randomness.
-    pub fn before(upstream: Arc<dyn Upstream>, config: &Config, clock: Clock) -> io::Result<Arc<Self>> {
-        Self::assemble(config, clock, Via::new(getrandom::u32()?), upstream)
-    }
-
-    fn assemble(config: &Config, clock: Clock, via: Via, upstream: Arc<dyn Upstream>) -> io::Result<Arc<Self>> {
-        let settings = &config.settings;
-        let mut caller_key = [0; 32];
-        getrandom::fill(&mut caller_key)?;
-        let metrics = Metrics::new().map_err(io::Error::other)?;
-        let grants = Arc::new(Grants::new(Terms {
-            grant_ttl: settings.grants.grant_ttl.0,
-            denial_ttl: settings.grants.denial_ttl.0,
-            outage_grace: (settings.grants.on_outage == OnOutage::Serve).then_some(settings.grants.outage_grace.0),
-            max_grants: settings.grants.max_grants.0,
-        }));
-        let bounds = Bounds { flights: settings.limits.max_flights.0, waiting: settings.limits.max_waiters.0 };
-        let [shared_flights, lone_flights] = [bounds; 2].map(|bounds| Arc::new(Flights::new(bounds)));
-        let lives = config.catalogue.operations().iter().map(|operation| operation.ttl + operation.stale_if_error);
-        let longest_life = lives.max().unwrap_or_default();
-        let store = Arc::new(Store::new(settings.cache.max_size.0, longest_life, metrics.eviction_counter()));
-        // Weak, for the store counts its evictions in these very metrics.
-        let remembered = Arc::downgrade(&store);
-        let aloft = [&shared_flights, &lone_flights].map(Arc::downgrade);
-        let (granted, time) = (Arc::downgrade(&grants), clock.clone());
-        metrics
-            .watch(move || InUse {
-                store: remembered.upgrade().map(|store| store.usage()).unwrap_or_default(),
-                waiting: aloft.iter().filter_map(Weak::upgrade).map(|flights| flights.waiting()).sum(),
-                grants: granted.upgrade().map_or(0, |grants| grants.live(time.now())),
-            })
-            .map_err(io::Error::other)?;
-        Ok(Arc::new(Self {
-            catalogue: config.catalogue.clone(),
-            callers: Callers::new(caller_key),
-            request_ids: RequestIds::new(getrandom::u64()?),
-            upstream,
-            via,
-            max_head: settings.limits.max_head_size.bytes(),
-            bypassing: AtomicBool::new(settings.mode == Mode::Bypass),
-            answer_timeout: settings.upstream.answer_timeout.0,
-            grants,
-            store,
-            shared_flights,
-            lone_flights,
-            metrics,
-            clock,
-        }))
-    }
-
-    /// What operations there are and where they are asked.
-    pub fn catalogue(&self) -> &Catalogue {
-        &self.catalogue
-    }
-
-    /// The metrics of this gateway.
-    pub fn metrics(&self) -> &Arc<Metrics> {
-        &self.metrics
-    }
-
-    /// Whether the cache is in use.
-    pub fn mode(&self) -> Mode {
-        if self.bypassing.load(Ordering::Relaxed) { Mode::Bypass } else { Mode::Cache }
-    }
-
-    /// Switches the cache on or off. Entries stay, and age.
-    pub fn set_mode(&self, mode: Mode) {
-        self.bypassing.store(mode == Mode::Bypass, Ordering::Relaxed);
-    }
-
-    /// Removes the selected entries and says how many there were. Nothing that was asked of upstream
-    /// before is stored, or given to anyone but the one whose request it answers. Grants stay.
-    pub fn purge(&self, selection: &Selection) -> usize {
-        let purged = self.store.purge(selection);
-        self.shared_flights.close_all();
-        self.lone_flights.close_all();
-        purged
-    }
-
-    /// What is known of a question at present, for a person who asks why.
-    pub fn inspect(&self, key: Key, token: &HeaderValue) -> Inspection {
-        let (now, caller) = (self.clock.now(), self.callers.of_token(token));
-        let slot = self.store.slot(&Arc::new(key), caller);
-        let grantee = Grantee { caller, scope: slot.key.scope().clone() };
-        Inspection {
-            standing: self.grants.standing(&grantee, now),
-            is_shared: slot.owner.is_none(),
-            entry: self.store.get(&slot).map(|entry| entry.life().freshness(now)),
-            uncacheable: self.store.uncacheable(&slot, now),
-        }
-    }
-
     /// Answers a request that came in by a connection.
     pub async fn handle<B>(self: &Arc<Self>, request: Request<B>, connection: &Connection) -> Response<ReplyBody>
     where
@@ -287,7 +178,7 @@ impl Gateway {
                 let last = &connection.credential;
                 let (reason, grantee) = match self.read(&head, operation, project_id, has_body, last) {
                     Ok(question) => match self.product_list(&question, &head.headers, record).await? {
-                        Some(response) => return Ok(response),
+                        Some(response) => return Ok(compose::unless_current(response, &head.headers)),
                         None => (BypassReason::TooLarge, Some(question.grantee)),
                     },
                     Err(reason) => (reason, self.grantee(&head.headers, operation, project_id, last)),
@@ -318,8 +209,9 @@ impl Gateway {
         }
         let token = caller::credential(&head.headers)?;
         let key = Key::read(&self.catalogue, operation, project_id, head.uri.query(), &head.headers, has_body)?;
+        let wish = Wish::read(&head.headers)?;
         let grantee = Grantee { caller: self.callers.recognise(token, last), scope: key.scope().clone() };
-        Ok(Question { grantee, key: Arc::new(key) })
+        Ok(Question { grantee, key: Arc::new(key), wish })
     }
 
     /// Reads who asks where, of a request that can't be answered from memory: it may be denied.
@@ -342,42 +234,53 @@ impl Gateway {
         headers: &HeaderMap,
         record: &mut Record,
     ) -> Result<Option<Response<Content>>, Problem> {
-        let mut deadline = None;
+        let mut timers = None;
         let (mut flown, mut refused) = (0, false);
         loop {
             let now = self.clock.now();
-            let (slot, why) = match self.look_up(question, now) {
-                LookUp::Hit(entry, left) => return Ok(Some(hit(&entry, now, left, record))),
-                LookUp::Denied(refusal, left) => return Ok(Some(self.denied(&refusal, now, left, record))),
-                LookUp::Ask(slot, why) => (slot, why),
+            let (slot, why, is_patient) = match self.look_up(question, now) {
+                LookUp::Given(entry, memory) => return Ok(Some(self.remembered(&entry, memory, now, record))),
+                LookUp::Refresh(entry, slot) => {
+                    if !question.wish.only_if_cached {
+                        self.refresh(question, slot, headers, record)?;
+                    }
+                    return Ok(Some(self.remembered(&entry, Memory::Revalidating, now, record)));
+                }
+                LookUp::Ask { .. } if question.wish.only_if_cached => return Err(Problem::NotCached),
+                LookUp::Ask { slot, why, is_patient, .. } => (slot, why, is_patient),
             };
             let solo = match self.store.uncacheable(&slot, now) {
                 Some(Unstorable::TooLarge) => return Ok(None),
                 // An answer that nobody else may be given is not worth waiting for, and neither is
-                // yet another leader.
-                uncacheable => uncacheable.is_some() || flown > MAX_ELECTIONS,
+                // yet another leader; who wants none from before now joins no flight from before.
+                uncacheable => uncacheable.is_some() || flown > MAX_ELECTIONS || question.wish.no_cache,
             };
-            let flights = if slot.owner.is_none() { &self.shared_flights } else { &self.lone_flights };
-            let (passenger, pilot) = if solo { flights.solo() } else { flights.board(&slot) };
+            let flights = self.flights(&slot);
+            let (mut passenger, pilot) = if solo { flights.solo() } else { flights.board(&slot) };
             let elected = refused && pilot.is_some() && slot.owner.is_none();
             let seat = Seat { leads: pilot.is_some(), elected, is_last: flown >= MAX_ELECTIONS, slot, why };
             record.answered(seat.outcome(), "");
             if let Some(pilot) = pilot {
                 self.metrics.elections.inc_by(u64::from(elected));
-                let errand = Errand {
-                    token: copied(caller::credential(headers).map_err(|_| Problem::Internal)?),
-                    request_id: record.request_id().to_owned(),
-                    via: self.via.trail(headers),
-                };
+                let flight = self.flight(question, seat.slot.clone(), headers, record)?;
                 // In a task of its own: a client that hangs up neither cancels nor poisons it.
-                tokio::spawn(Arc::clone(self).fly(pilot, question.clone(), seat.slot.clone(), errand));
+                tokio::spawn(Arc::clone(self).fly(pilot, flight));
             }
             // Each waits until its own deadline, however often it goes again.
-            let deadline = deadline.get_or_insert_with(|| Box::pin(tokio::time::sleep(self.answer_timeout)));
-            let landing = tokio::select! {
-                biased;
-                landing = passenger.arrive() => landing.ok_or(Problem::Internal)?,
-                () = deadline => return Ok(Some(self.timed_out(question, &seat, record))),
+            let timers = timers.get_or_insert_with(|| Timers::begin(self.answer_timeout, self.patience));
+            let landing = loop {
+                match timers.wait_for(&mut passenger, is_patient).await {
+                    Waited::Landed(landing) => break landing.ok_or(Problem::Internal)?,
+                    Waited::OutOfPatience => {
+                        if let Some(response) = self.out_of_patience(question, &seat, record) {
+                            return Ok(Some(response));
+                        }
+                    }
+                    Waited::OutOfTime => {
+                        let was_asked = passenger.has_departed();
+                        return Ok(Some(self.out_of_time(question, &seat, was_asked, record)));
+                    }
+                }
             };
             match self.release(question, &seat, &landing, record) {
                 Release::Answer(response) => return Ok(Some(response)),
@@ -389,42 +292,35 @@ impl Gateway {
         }
     }
 
-    /// Looks up what may be given to this caller without asking upstream.
-    fn look_up(&self, question: &Question, now: Instant) -> LookUp {
-        let caller = question.grantee.caller;
-        match self.grants.standing(&question.grantee, now) {
-            Standing::Denied { refusal, left } => LookUp::Denied(refusal, left),
-            Standing::Granted => {
-                let slot = self.store.slot(&question.key, caller);
-                match self.store.get(&slot).map(|entry| (entry.life().freshness(now), entry)) {
-                    Some((Freshness::Fresh { left }, entry)) => LookUp::Hit(entry, left),
-                    Some(_) => LookUp::Ask(slot, Forward::Stale),
-                    None => LookUp::Ask(slot, Forward::Miss),
-                }
-            }
-            // Alone, and without a word on what there is: upstream has to speak first.
-            Standing::Lapsed | Standing::Unproved => {
-                LookUp::Ask(Slot { owner: Some(caller), key: Arc::clone(&question.key) }, Forward::Miss)
-            }
+    /// Has what is in a slot asked for again, on behalf of one who doesn't wait for it.
+    fn refresh(
+        self: &Arc<Self>,
+        question: &Question,
+        slot: Slot,
+        headers: &HeaderMap,
+        record: &Record,
+    ) -> Result<(), Problem> {
+        if let Some(pilot) = self.flights(&slot).begin(&slot) {
+            let flight = self.flight(question, slot, headers, record)?;
+            self.metrics.refreshes.inc();
+            tokio::spawn(Arc::clone(self).fly(pilot, flight));
         }
+        Ok(())
     }
 
-    /// Upstream's refusal from just now, once more.
-    fn denied(&self, refusal: &Entry, now: Instant, left: Duration, record: &mut Record) -> Response<Content> {
-        self.metrics.denial("memory");
-        record.answered(Outcome::Denied, "");
-        let mut response = compose::from_entry(refusal, now);
-        CacheStatus::Hit { left, detail: Some("denied") }.add_to(response.headers_mut());
-        response
+    fn flights(&self, slot: &Slot) -> &Flights<Slot, Landing> {
+        if slot.owner.is_none() { &self.shared_flights } else { &self.lone_flights }
     }
-}
 
-/// An answer from memory.
-fn hit(entry: &Entry, now: Instant, left: Duration, record: &mut Record) -> Response<Content> {
-    record.answered(Outcome::Hit, "");
-    let mut response = compose::from_entry(entry, now);
-    CacheStatus::Hit { left, detail: None }.add_to(response.headers_mut());
-    response
+    fn flight(&self, question: &Question, slot: Slot, headers: &HeaderMap, record: &Record) -> Result<Flight, Problem> {
+        let errand = Errand {
+            token: copied(caller::credential(headers).map_err(|_| Problem::Internal)?),
+            request_id: record.request_id().to_owned(),
+            via: self.via.trail(headers),
+            validator: None,
+        };
+        Ok(Flight { question: question.clone(), slot, errand })
+    }
 }
 
 /// Bytes of a request's line and headers, framing included.

@@ -142,9 +142,9 @@ async fn explain_knows_how_a_caller_stands_and_what_is_stored() {
     world.get_as(&second, LIST).await;
     assert_eq!(explain(&second).await, told("denied", "an answer, fresh for another 5m"));
     world.clock.advance(Duration::from_secs(300));
-    let if_it_fails = "an answer that is given only if upstream fails";
+    let if_it_fails = "a stale answer, given at once while it is asked for again";
     assert_eq!(explain(&world.token).await, told("not granted any more", if_it_fails));
-    world.simulator.add_header(HeaderName::from_static("expires"), HeaderValue::from_static("0"));
+    world.simulator.add_header(HeaderName::from_static("cache-control"), HeaderValue::from_static("no-store"));
     world.clock.advance(Duration::from_secs(3600));
     world.get(LIST).await;
     let unkeepable = "nothing: answers cannot be kept (cache-directives)";

@@ -11,7 +11,7 @@ use workspace_gateway::clock::Clock;
 use workspace_gateway::server::Server;
 use workspace_gateway::simulator::Simulator;
 
-use crate::support::{PROJECT, Reply, WAITERS, World, config, raw, within};
+use crate::support::{PROJECT, Reply, WAITERS, WAITING, World, config, raw, within};
 
 const LIST: &str = "/v2/PROJECT/products?os_type=Linux";
 const OTHER: &str = "/v2/PROJECT/products?os_type=Windows";
@@ -40,6 +40,7 @@ const REFUSED: (u16, usize) = (401, 1);
 const FORBIDDEN: (u16, usize) = (403, 1);
 const TURNED_AWAY: (u16, usize) = (401, 0);
 const NOWHERE: (u16, usize) = (404, 0);
+const NOT_CACHED: (u16, usize) = (504, 0);
 
 const GET: &str = "GET /v2/{project}/products?os_type=Linux";
 
@@ -110,7 +111,7 @@ fn attacks() -> Vec<Attack<'static>> {
         attack(GET, &["X-Auth-Token: {their}", "X-Project-Id: {project}", "X-Project-Id: {theirs}"], FORBIDDEN),
         attack(GET, &["X-Auth-Token: {dead}", "Range: bytes=0-9"], REFUSED),
         attack(GET, &["X-Auth-Token: {dead}", "If-None-Match: *"], REFUSED),
-        attack(GET, &["X-Auth-Token: {dead}", "Cache-Control: only-if-cached"], REFUSED),
+        attack(GET, &["X-Auth-Token: {dead}", "Cache-Control: only-if-cached"], NOT_CACHED),
         attack(GET, &["X-Auth-Token: {dead}", "X-HTTP-Method-Override: HEAD"], REFUSED),
         attack("POST /v2/{project}/products?os_type=Linux", &["X-Auth-Token: {dead}"], REFUSED),
     ]
@@ -175,7 +176,7 @@ async fn in_doubt_upstream_is_asked_even_by_one_who_has_a_grant() {
         vec![token, token],
         vec![token, ("x-project-id", "another")],
         vec![token, ("range", "bytes=0-9")],
-        vec![token, ("cache-control", "no-cache")],
+        vec![token, ("cache-control", "no-store")],
     ]) {
         let reply = world.http.send(Method::GET, &world.url(LIST), &headers, "").await;
         assert!(reply.cache_status().contains("fwd=bypass"), "{headers:?} {reply:?}");
@@ -251,7 +252,7 @@ async fn a_bad_token_cannot_purge_or_replace_what_is_kept() {
 
 #[tokio::test]
 async fn a_caller_throttled_on_its_own_is_alone_with_it() {
-    let world = World::with("[cache]\nttl = \"1m\"").await;
+    let world = World::with(&format!("[cache]\nttl = \"1m\"\n{WAITING}")).await;
     let [throttled, other] = world.granted().await;
     let newcomer = world.simulator.token(PROJECT);
     for token in [&throttled, &newcomer] {

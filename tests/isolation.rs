@@ -6,7 +6,7 @@ use std::sync::Arc;
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 use tokio::task::JoinHandle;
 
-use crate::support::{PROJECT, PROOF, Reply, WAITERS, World, all, within};
+use crate::support::{PROJECT, PROOF, Reply, WAITERS, WAITING, World, all, within};
 
 const LIST: &str = "/v2/PROJECT/products?os_type=Linux";
 const OTHER: &str = "/v2/PROJECT/products?os_type=Windows";
@@ -39,7 +39,7 @@ async fn where_everyone_is_throttled_not_everyone_finds_out_for_itself() {
 
 #[tokio::test]
 async fn a_throttled_leader_is_not_noticed_where_there_is_a_stale_answer() {
-    let world = World::with("[cache]\nttl = \"1m\"").await;
+    let world = World::with(&format!("[cache]\nttl = \"1m\"\n{WAITING}")).await;
     let tokens: [String; 5] = world.granted().await;
     let kept = world.get_as(&tokens[0], LIST).await;
     world.seconds_pass(60);
@@ -75,8 +75,8 @@ async fn callers_without_a_grant_do_not_take_the_room_of_those_with_one() {
 
 #[tokio::test]
 async fn a_refusal_ends_a_grant_by_whatever_way_it_comes() {
-    // A repeated parameter and a client's own cache directive are forwarded as they are.
-    for (path, headers) in [(LIST, &[("cache-control", "no-cache")][..]), (&format!("{LIST}&limit=1&limit=2"), &[])] {
+    // A repeated parameter and a client's no-store are forwarded as they are.
+    for (path, headers) in [(LIST, &[("cache-control", "no-store")][..]), (&format!("{LIST}&limit=1&limit=2"), &[])] {
         let world = World::new().await;
         assert_eq!(world.get(LIST).await.status(), StatusCode::OK);
         world.simulator.deny(&world.token);

@@ -27,6 +27,7 @@ PACKAGE = 'name = "workspace-gateway"\nversion = "'
 
 GRANTS, STORE, TRIPWIRE = "src/cache/grants.rs", "src/cache/store.rs", "src/cache/tripwire.rs"
 PATH, FETCH, RELEASE = "src/gateway.rs", "src/gateway/fetch.rs", "src/gateway/release.rs"
+LOOK_UP, SETTLE, ASSEMBLE = "src/gateway/look_up.rs", "src/gateway/settle.rs", "src/gateway/assemble.rs"
 ADMISSION, FRESHNESS, FLIGHTS = "src/cache/admission.rs", "src/cache/freshness.rs", "src/cache/flights.rs"
 
 # Name, what it breaks in DESIGN, file, text, text instead.
@@ -105,23 +106,23 @@ MUTATIONS = [
     (
         "no-proof-needed",
         "§2.2 no proof, no share",
-        PATH,
-        "            Standing::Granted => {",
-        "            Standing::Granted | Standing::Unproved => {",
+        LOOK_UP,
+        "            Standing::Granted => return",
+        "            Standing::Granted | Standing::Unproved => return",
     ),
     (
         "lapsed-is-granted",
         "§4 a lapsed grant shows nothing until the caller's own call has failed",
-        PATH,
-        "            Standing::Granted => {",
-        "            Standing::Granted | Standing::Lapsed => {",
+        LOOK_UP,
+        "            Standing::Granted => return",
+        "            Standing::Granted | Standing::Lapsed => return",
     ),
     (
         "unproved-board-shared-flights",
         "§5 a caller without a grant flies alone",
-        PATH,
-        "LookUp::Ask(Slot { owner: Some(caller), key: Arc::clone(&question.key) }, Forward::Miss)",
-        "LookUp::Ask(self.store.slot(&question.key, caller), Forward::Miss)",
+        LOOK_UP,
+        "let slot = Slot { owner: Some(caller), key: Arc::clone(&question.key) };",
+        "let slot = self.store.slot(&question.key, caller);",
     ),
     (
         "refusal-to-followers",
@@ -176,7 +177,7 @@ MUTATIONS = [
         "purge-ignored-at-release",
         "§4 purge epochs are checked when followers are released",
         STORE,
-        "Epoch(rules.purges) == asked && (slot",
+        "Epoch(self.purges) == asked && (slot",
         "(slot",
     ),
     (
@@ -210,7 +211,7 @@ MUTATIONS = [
     (
         "grace-where-refused",
         '§4 on_outage = "refuse" turns grace off',
-        PATH,
+        ASSEMBLE,
         "(settings.grants.on_outage == OnOutage::Serve).then_some(",
         "true.then_some(",
     ),
@@ -218,8 +219,8 @@ MUTATIONS = [
         "stale-without-end",
         "§6 stale answers end stale_if_error after their ttl",
         FRESHNESS,
-        "} else if age < self.ttl.saturating_add(self.stale_if_error) {",
-        "} else if age < self.ttl.saturating_add(2 * self.stale_if_error) {",
+        "} else if age < ttl.saturating_add(stale_if_error) {",
+        "} else if age < ttl.saturating_add(2 * stale_if_error) {",
     ),
     (
         "tripwire-off",
@@ -266,26 +267,26 @@ MUTATIONS = [
     (
         "unproved-mark-for-all",
         "§2.3 an unproved caller marks nothing that others meet",
-        FETCH,
-        "Verdict::NoList(reason) => Some(self.mark_uncacheable(question, slot, reason, times)),",
+        SETTLE,
+        "Verdict::NoList(reason) => Some(self.mark_uncacheable(call, reason)),",
         "Verdict::NoList(reason) => {\n"
-        "let slot = self.store.slot(&question.key, question.grantee.caller);\n"
-        "self.store.mark_uncacheable(slot, reason, times.received);\n"
+        "let slot = self.store.slot(&call.question.key, call.question.grantee.caller);\n"
+        "self.store.mark_uncacheable(slot, reason, call.times.received);\n"
         "Some(reason.as_str())\n}",
     ),
     (
         "denied-leader-is-trusted",
         "§2.3 nor does one who has been denied meanwhile",
-        FETCH,
-        "slot.owner.is_some() || self.grants.stands(&question.grantee, times.received)",
-        "slot.owner.is_some() || times.received >= times.sent",
+        SETTLE,
+        "call.slot.owner.is_some() || self.grants.stands(&call.question.grantee, call.times.received)",
+        "slot.owner.is_some() || call.times.received >= call.times.sent",
     ),
     (
         "foul-404-for-all",
         "§2.1 what was sent besides the key decides nothing for others",
         FETCH,
-        "!(is_plain && self.is_trusted(&question, &slot, times))",
-        "!(self.is_trusted(&question, &slot, times) || is_plain)",
+        "!(is_plain && self.is_trusted(&call))",
+        "!(self.is_trusted(&call) || is_plain)",
     ),
     (
         "streamed-denial-unheard",
@@ -297,8 +298,8 @@ MUTATIONS = [
     (
         "large-denial-unheard",
         "§4 and however large it is",
-        FETCH,
-        "                departure.denied(None, times.received);",
+        SETTLE,
+        "                departure.denied(None, call.times.received);",
         "                drop(departure);",
     ),
     (
@@ -312,8 +313,8 @@ MUTATIONS = [
         "deadline-ignored",
         "§5 followers wait until their own deadline",
         PATH,
-        "tokio::time::sleep(self.answer_timeout)",
-        "tokio::time::sleep(2 * self.answer_timeout)",
+        "Timers::begin(self.answer_timeout,",
+        "Timers::begin(2 * self.answer_timeout,",
     ),
     (
         "waiters-unbounded",
@@ -332,14 +333,14 @@ MUTATIONS = [
     (
         "flights-survive-a-purge",
         "§4 nobody boards a flight from before a purge",
-        PATH,
+        ASSEMBLE,
         "        self.shared_flights.close_all();\n",
         "",
     ),
     (
         "lone-flights-survive-a-purge",
         "§4 of whatever kind it is",
-        PATH,
+        ASSEMBLE,
         "        self.lone_flights.close_all();\n",
         "",
     ),

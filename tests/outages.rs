@@ -3,7 +3,7 @@
 
 use http::StatusCode;
 
-use crate::support::{PROJECT, World};
+use crate::support::{PROJECT, WAITING, World};
 
 const LIST: &str = "/v2/PROJECT/products?os_type=Linux";
 
@@ -28,7 +28,7 @@ fn fail_with<const STATUS: u16>(world: &World, on: bool) {
 
 #[tokio::test]
 async fn in_an_outage_a_lapsed_grant_is_good_for_stale_answers_until_the_grace_ends() {
-    let world = World::with("[cache]\nstale_if_error = \"1d\"").await;
+    let world = World::with(&format!("[cache]\nstale_if_error = \"1d\"\n{WAITING}")).await;
     let before = world.get(LIST).await;
     world.seconds_pass(3_590);
     for (calls, (fail, _)) in (2..).zip(FAILURES) {

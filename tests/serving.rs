@@ -152,8 +152,8 @@ async fn credentials_are_never_told() {
 #[tokio::test]
 async fn that_callers_are_shown_different_things_is_told_loudly() {
     let simulator = Simulator::start().await.unwrap();
-    // As old as an answer may get, so that each request is a call.
-    simulator.add_header(AGE, HeaderValue::from_static("300"));
+    // Too old to be given before upstream has been asked, so that each request is a call.
+    simulator.add_header(AGE, HeaderValue::from_static("1000"));
     let (whole, part) = (simulator.token(PROJECT), simulator.token(PROJECT));
     simulator.views_differ(&part);
     let process = Process::start(&simulator).await;

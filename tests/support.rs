@@ -34,6 +34,10 @@ pub const PROJECT: &str = "00000000000000000000000000000001";
 /// A question that proves who asks it and has an answer of a few bytes.
 pub const PROOF: &str = "/v2/PROJECT/products?limit=0";
 
+/// Settings of the cache by which whoever finds something stale waits for upstream, and by which nothing
+/// is remembered of failures.
+pub const WAITING: &str = "stale_while_revalidate = \"0s\"\npatience = \"60s\"\nerror_ttl = \"0s\"\n";
+
 /// How many requests wait for another's upstream call.
 pub const WAITERS: &str = "workspace_gateway_coalesced_waiters";
 
@@ -198,6 +202,8 @@ pub fn config(workspace: &str, appstream: &str, settings: &str) -> Config {
         given(&["listen", "proxy"], "127.0.0.1:0"),
         given(&["listen", "metrics"], "127.0.0.1:0"),
         given(&["listen", "admin"], "127.0.0.1:0"),
+        // Tests foretell when what is fresh.
+        given(&["cache", "ttl_jitter"], "0%"),
     ];
     Config::from_layers("test.toml", settings, &overrides).unwrap()
 }

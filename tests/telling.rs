@@ -2,7 +2,7 @@
 
 use http::{HeaderName, HeaderValue, StatusCode};
 
-use crate::support::{PROJECT, Reply, World, all, within};
+use crate::support::{PROJECT, Reply, WAITING, World, all, within};
 
 const LIST: &str = "/v2/PROJECT/products?os_type=Linux";
 const OTHER: &str = "/v2/PROJECT/products?os_type=Windows";
@@ -86,7 +86,7 @@ async fn a_flight_that_a_purge_has_overtaken_elects_nobody() {
 
 #[tokio::test]
 async fn stale_answers() {
-    let world = World::new().await;
+    let world = World::with(&format!("[cache]\n{WAITING}")).await;
     let [token] = world.granted().await;
     world.get_as(&token, LIST).await;
     world.seconds_pass(300);

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode};
 
-use crate::support::{WAITERS, World, all, within};
+use crate::support::{WAITERS, WAITING, World, all, within};
 
 const LIST: &str = "/v2/PROJECT/products?os_type=Linux";
 
@@ -76,7 +76,7 @@ async fn that_an_answer_must_not_be_shared_is_forgotten_after_a_minute() {
 
 #[tokio::test]
 async fn once_an_answer_may_be_shared_the_next_is_waited_for() {
-    let world = World::with("[cache]\nttl = \"10s\"").await;
+    let world = World::with(&format!("[cache]\nttl = \"10s\"\n{WAITING}")).await;
     let [one, two] = world.granted().await;
     world.simulator.add_header(HeaderName::from_static("cache-control"), HeaderValue::from_static("no-store"));
     world.get_as(&one, LIST).await;
@@ -93,7 +93,7 @@ async fn once_an_answer_may_be_shared_the_next_is_waited_for() {
 
 #[tokio::test]
 async fn an_answer_that_is_not_to_be_kept_leaves_the_entry_alone() {
-    let world = World::with("[cache]\nttl = \"1m\"").await;
+    let world = World::with(&format!("[cache]\nttl = \"1m\"\n{WAITING}")).await;
     let kept = world.get(LIST).await;
     world.seconds_pass(60);
     world.simulator.add_header(HeaderName::from_static("cache-control"), HeaderValue::from_static("no-store"));

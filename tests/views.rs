@@ -19,7 +19,8 @@ const SHARER: &str = "/v2/PROJECT/products/sharer";
 const PRIVATE: &str = "workspace_gateway_private_scopes";
 
 /// Entries expire long before grants do.
-const SETTINGS: &str = "[cache]\nttl = \"1m\"";
+/// Answers are soon stale, and then waited for.
+const SETTINGS: &str = "[cache]\nttl = \"1m\"\nstale_while_revalidate = \"0s\"\npatience = \"60s\"\n";
 
 /// What a caller is shown. Printed as its length, which differs by view.
 #[derive(Clone, PartialEq)]

@@ -124,7 +124,15 @@ fn in_words(known: &Inspection) -> Now {
     };
     let stored = match (known.entry, known.uncacheable) {
         (Some(Freshness::Fresh { left }), _) => format!("an answer, fresh for another {}", seconds(left)),
-        (Some(Freshness::Stale), _) => "an answer that is given only if upstream fails".to_owned(),
+        (Some(Freshness::WhileRevalidate | Freshness::IfError), _) if known.is_paused => {
+            "a stale answer, given at once: upstream has failed, and is left alone for a while".to_owned()
+        }
+        (Some(Freshness::WhileRevalidate), None) => {
+            "a stale answer, given at once while it is asked for again".to_owned()
+        }
+        (Some(Freshness::WhileRevalidate | Freshness::IfError), _) => {
+            "a stale answer, given only if upstream fails or is slow".to_owned()
+        }
         (_, Some(reason)) => format!("nothing: answers cannot be kept ({})", reason.as_str()),
         (Some(Freshness::Gone) | None, None) => "nothing".to_owned(),
     };

@@ -1,23 +1,20 @@
 //! What an answer means: for the caller who asked, for the others who want the same, and for the
 //! cache. A status alone proves nothing: the services document errors against 200, so only a whole
 //! JSON body with `products` and without `error_code` counts.
-//!
-//! Until upstream's own caching directives are obeyed in full, an answer that has any is passed on
-//! and not kept.
-
-use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{AGE, CACHE_CONTROL, EXPIRES, PRAGMA, VARY};
+use http::header::VARY;
 use http::{HeaderMap, HeaderName, Response};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
+
+use super::lifetime;
 
 /// What an answer means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// A product list: upstream has proved the caller. Whether it may be kept is another question.
-    Proof(Result<(), Unstorable>),
+    Proof(Result<Audience, Unstorable>),
     /// A 200 that is none, which nobody else should be given.
     NoList(Unstorable),
     /// The credential was refused.
@@ -32,6 +29,26 @@ pub enum Verdict {
     Failure,
 }
 
+/// For whom an answer may be kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Audience {
+    /// For all who are proved.
+    All,
+    /// For the caller who asked: upstream says that it varies on the credential.
+    Caller,
+}
+
+/// What a request header is to an answer that varies on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// The same for everyone who asks under one key.
+    Fixed,
+    /// What callers are told apart by.
+    Credential,
+    /// Anything a client may send.
+    Free,
+}
+
 /// Why an answer is not kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unstorable {
@@ -41,7 +58,7 @@ pub enum Unstorable {
     NotJson,
     /// JSON, but no product list.
     NotProducts,
-    /// `Cache-Control`, `Expires` or `Pragma`.
+    /// `Cache-Control` or `Pragma` forbids it, or can't be read.
     CacheDirectives,
     /// It varies on more than the key fixes.
     Vary,
@@ -77,12 +94,11 @@ impl Unstorable {
     }
 }
 
-/// Says what a whole answer means. `is_fixed` says which request headers are the same for everyone
-/// who asks under one key; on those an answer may vary.
-pub fn judge(answer: &Response<Bytes>, is_fixed: impl Fn(&HeaderName) -> bool) -> Verdict {
+/// Says what a whole answer means. `role` says what request headers are to an answer that varies on them.
+pub fn judge(answer: &Response<Bytes>, role: impl Fn(&HeaderName) -> Role) -> Verdict {
     match answer.status().as_u16() {
         200 => match check_body(answer.body()) {
-            Ok(()) => Verdict::Proof(check_headers(answer.headers(), is_fixed)),
+            Ok(()) => Verdict::Proof(check_headers(answer.headers(), role)),
             Err(reason) => Verdict::NoList(reason),
         },
         401 | 403 => Verdict::Denial,
@@ -94,14 +110,19 @@ pub fn judge(answer: &Response<Bytes>, is_fixed: impl Fn(&HeaderName) -> bool) -
     }
 }
 
-fn check_headers(headers: &HeaderMap, is_fixed: impl Fn(&HeaderName) -> bool) -> Result<(), Unstorable> {
-    if [CACHE_CONTROL, EXPIRES, PRAGMA].iter().any(|name| headers.contains_key(name)) {
+fn check_headers(headers: &HeaderMap, role: impl Fn(&HeaderName) -> Role) -> Result<Audience, Unstorable> {
+    if lifetime::forbids_keeping(headers) {
         return Err(Unstorable::CacheDirectives);
     }
-    if !varies_on(headers).all(|name| name.is_some_and(|name| is_fixed(&name))) {
-        return Err(Unstorable::Vary);
+    let mut audience = Audience::All;
+    for name in varies_on(headers) {
+        match name.map_or(Role::Free, |name| role(&name)) {
+            Role::Fixed => {}
+            Role::Credential => audience = Audience::Caller,
+            Role::Free => return Err(Unstorable::Vary),
+        }
     }
-    age(headers).map(|_| ()).ok_or(Unstorable::BadAge)
+    lifetime::age(headers).map(|_| audience).ok_or(Unstorable::BadAge)
 }
 
 /// The names in `Vary`; `None` for what is none, `*` above all.
@@ -110,16 +131,6 @@ fn varies_on(headers: &HeaderMap) -> impl Iterator<Item = Option<HeaderName>> {
     let names = names.map(<[u8]>::trim_ascii).filter(|name| !name.is_empty());
     // `*` is a valid header name by its characters.
     names.map(|name| HeaderName::from_bytes(name).ok().filter(|name| name != "*"))
-}
-
-/// How old an answer was when it came: its `Age`, zero without one. `None` if that can't be read.
-pub fn age(headers: &HeaderMap) -> Option<Duration> {
-    let mut values = headers.get_all(AGE).iter();
-    let Some(value) = values.next() else { return Some(Duration::ZERO) };
-    let seconds = value.to_str().ok()?;
-    // `parse` would take a sign as well.
-    let is_number = values.next().is_none() && seconds.bytes().all(|byte| byte.is_ascii_digit());
-    is_number.then(|| seconds.parse().ok()).flatten().map(Duration::from_secs)
 }
 
 /// Reads the body once from end to end, so that a truncated one can't pass, and keeps nothing.
@@ -153,25 +164,35 @@ mod tests {
     }
 
     fn judge(answer: &Response<Bytes>) -> Verdict {
-        super::judge(answer, |name| name == "accept")
+        super::judge(answer, |name| match name.as_str() {
+            "accept" => Role::Fixed,
+            "x-auth-token" => Role::Credential,
+            _ => Role::Free,
+        })
     }
 
     #[test]
     fn a_product_list_is_proof_and_kept() {
         for body in [r#"{"products":[]}"#, r#"{"total_count":1,"products":{"product_id":"p"}}"#] {
-            assert_eq!(judge(&answer(200, &[], body)), Verdict::Proof(Ok(())), "{body}");
+            assert_eq!(judge(&answer(200, &[], body)), Verdict::Proof(Ok(Audience::All)), "{body}");
         }
         let list = r#"{"products":[]}"#;
-        assert_eq!(judge(&answer(200, &[("vary", "Accept,, accept")], list)), Verdict::Proof(Ok(())));
-        let aged = answer(200, &[("age", "7")], list);
-        assert_eq!((judge(&aged), age(aged.headers())), (Verdict::Proof(Ok(())), Some(Duration::from_secs(7))));
+        assert_eq!(judge(&answer(200, &[("vary", "Accept,, accept")], list)), Verdict::Proof(Ok(Audience::All)));
+        assert_eq!(
+            judge(&answer(200, &[("age", "7"), ("cache-control", "max-age=1")], list)),
+            Verdict::Proof(Ok(Audience::All))
+        );
+        let personal = answer(200, &[("vary", "accept, X-Auth-Token")], list);
+        assert_eq!(judge(&personal), Verdict::Proof(Ok(Audience::Caller)));
     }
 
     #[test]
     fn proof_is_proof_even_where_it_may_not_be_kept() {
         for (name, value, reason) in [
-            ("cache-control", "max-age=60", Unstorable::CacheDirectives),
-            ("expires", "0", Unstorable::CacheDirectives),
+            ("cache-control", "max-age=60, no-store", Unstorable::CacheDirectives),
+            ("cache-control", "private=\"", Unstorable::CacheDirectives),
+            ("pragma", "no-cache", Unstorable::CacheDirectives),
+            ("vary", "x-auth-token, cookie", Unstorable::Vary),
             ("vary", "*", Unstorable::Vary),
             ("vary", "accept, cookie", Unstorable::Vary),
             ("vary", "accept, a b", Unstorable::Vary),

@@ -1,11 +1,14 @@
 //! An answer that is kept: its body byte for byte, its head made ready, and its life.
 
+use std::time::Duration;
+
 use bytes::Bytes;
-use http::header::CONTENT_LENGTH;
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 
-use super::freshness::Life;
+use super::freshness::{Life, Lifetime};
 use super::tripwire::Views;
+use crate::request::condition::Validator;
 use crate::request::copied;
 
 /// The headers that describe an answer, whoever asked. Any other may tell something of the one who did
@@ -37,6 +40,10 @@ const SHAREABLE: [&str; 24] = [
     "x-xss-protection",
 ];
 
+/// A 304 has no body, so what it says of one is not believed.
+const DESCRIBE_THE_BODY: [HeaderName; 5] =
+    [CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, TRANSFER_ENCODING];
+
 /// The headers of one answer that may be given to others.
 pub fn shareable(head: &HeaderMap) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
     head.iter().filter(|(name, _)| SHAREABLE.contains(&name.as_str()))
@@ -47,6 +54,9 @@ pub fn shareable(head: &HeaderMap) -> impl Iterator<Item = (&HeaderName, &Header
 const FIELD: usize = 112;
 const TEXT: usize = 48;
 
+/// How long an answer is kept only to ask upstream whether it still holds.
+const VALIDATOR_FOR: Duration = Duration::from_secs(3600);
+
 /// A kept answer.
 #[derive(Debug)]
 pub struct Entry {
@@ -54,6 +64,8 @@ pub struct Entry {
     head: HeaderMap,
     body: Bytes,
     life: Life,
+    /// What upstream can be asked about instead of sending all again.
+    validator: Option<Validator>,
     /// The answers that led up to this one.
     pub(super) views: Views,
 }
@@ -63,12 +75,13 @@ impl Entry {
     ///
     /// Head and body are copied: off the wire they are slices of a read buffer, which would be held whole
     /// for as long as the entry lives, and counted by nobody.
-    pub fn new(answer: &Response<Bytes>, life: Life) -> Self {
+    pub fn new(answer: &Response<Bytes>, life: Life, validator: Option<Validator>) -> Self {
         let body = answer.body();
         let mut head: HeaderMap =
             shareable(answer.headers()).map(|(name, value)| (name.clone(), copied(value))).collect();
         head.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
-        Self { status: answer.status(), head, body: Bytes::copy_from_slice(body), life, views: Views::default() }
+        let (status, body) = (answer.status(), Bytes::copy_from_slice(body));
+        Self { status, head, body, life, validator, views: Views::default() }
     }
 
     /// Its status.
@@ -91,6 +104,40 @@ impl Entry {
         self.life
     }
 
+    /// How long it is of any use: until it may not be given any more, and for a while after that if
+    /// upstream can be asked whether it still holds.
+    pub(super) fn useful_for(&self) -> Duration {
+        let Lifetime { ttl, stale_while_revalidate, stale_if_error } = self.life.lifetime;
+        let given = ttl.saturating_add(stale_while_revalidate.max(stale_if_error));
+        let asked_about = if self.validator.is_some() { VALIDATOR_FOR } else { Duration::ZERO };
+        // Something, so that what is never fresh is an entry all the same.
+        given.saturating_add(asked_about).max(Duration::from_secs(1))
+    }
+
+    /// What upstream can be asked about instead of sending all again, if it has said so.
+    pub fn validator(&self) -> Option<&Validator> {
+        self.validator.as_ref()
+    }
+
+    /// The answer that upstream means by a 304 to a question about this one: this very body, and what
+    /// the 304 says anew of its head (RFC 9111 §3.2).
+    pub fn revalidated(&self, not_modified: &Response<Bytes>) -> Response<Bytes> {
+        let mut answer = Response::new(self.body.clone());
+        let head = answer.headers_mut();
+        *head = self.head.clone();
+        if !matches!(self.validator, Some(Validator::EntityTag(_))) {
+            // The tag is this gateway's, not upstream's.
+            head.remove(ETAG);
+        }
+        for name in not_modified.headers().keys().filter(|name| !DESCRIBE_THE_BODY.contains(name)) {
+            head.remove(name);
+            for value in not_modified.headers().get_all(name) {
+                head.append(name.clone(), value.clone());
+            }
+        }
+        answer
+    }
+
     /// Bytes of memory it holds, roughly.
     pub fn size(&self) -> usize {
         let values: usize = self.head.values().map(|value| TEXT + value.len()).sum();
@@ -100,8 +147,6 @@ impl Entry {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::clock::Clock;
 
@@ -115,9 +160,8 @@ mod tests {
         for name in ["set-cookie", "x-request-id", "x-ratelimit-remaining", "x-subject-token", "age"] {
             head.append(name, HeaderValue::from_static("1"));
         }
-        let none = Duration::ZERO;
-        let life = Life { sent: Clock::System.now(), initial_age: none, ttl: none, stale_if_error: none };
-        let entry = Entry::new(&answer, life);
+        let life = Life { sent: Clock::System.now(), initial_age: Duration::ZERO, lifetime: Lifetime::default() };
+        let entry = Entry::new(&answer, life, None);
         drop(answer);
         assert!(buffer.is_unique(), "the entry holds on to the buffer");
         assert_eq!(entry.body(), "xxxxx");
@@ -125,5 +169,25 @@ mod tests {
         assert_eq!(values, ["xxxxxxxxx", "second"]);
         let names: Vec<_> = entry.head().keys().map(HeaderName::as_str).collect();
         assert_eq!(names, ["link", "content-length"], "what is one caller's stays out");
+    }
+
+    #[test]
+    fn a_304_says_anew_what_describes_the_answer_and_nothing_of_its_body() {
+        let life = Life { sent: Clock::System.now(), initial_age: Duration::ZERO, lifetime: Lifetime::default() };
+        let validator = Some(Validator::EntityTag(HeaderValue::from_static("\"a\"")));
+        let answer = Response::builder().header("etag", "\"a\"").header("content-type", "application/json");
+        let entry =
+            Entry::new(&answer.header("server", "old").body(Bytes::from_static(b"{}")).unwrap(), life, validator);
+        let said = Response::builder().status(304).header("content-type", "text/html").header("content-length", "7");
+        let said = said.header("cache-control", "max-age=5").header("server", "new").body(Bytes::new()).unwrap();
+        let answer = entry.revalidated(&said);
+        let text =
+            |name| answer.headers().get_all(name).iter().map(|value| value.to_str().unwrap()).collect::<Vec<_>>();
+        assert_eq!((answer.status(), answer.body().as_ref()), (StatusCode::OK, b"{}".as_ref()));
+        assert_eq!(
+            [text("etag"), text("content-type"), text("content-length")],
+            [["\"a\""], ["application/json"], ["2"]]
+        );
+        assert_eq!([text("cache-control"), text("server")], [["max-age=5"], ["new"]]);
     }
 }

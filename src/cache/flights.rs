@@ -8,7 +8,7 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
@@ -29,8 +29,20 @@ pub struct Bounds {
 
 struct Shared<K, T> {
     bounds: Bounds,
-    aloft: Mutex<HashMap<K, watch::Receiver<Option<T>>>>,
+    aloft: Mutex<HashMap<K, Flight<T>>>,
     waiting: AtomicUsize,
+}
+
+/// One flight, as those aboard see it.
+struct Flight<T> {
+    landing: watch::Receiver<Option<T>>,
+    has_departed: Arc<AtomicBool>,
+}
+
+impl<T> Clone for Flight<T> {
+    fn clone(&self) -> Self {
+        Self { landing: self.landing.clone(), has_departed: Arc::clone(&self.has_departed) }
+    }
 }
 
 impl<K: Eq + Hash + Clone, T: Clone> Flights<K, T> {
@@ -55,17 +67,33 @@ impl<K: Eq + Hash + Clone, T: Clone> Flights<K, T> {
         if aloft.len() >= bounds.flights {
             return self.solo();
         }
-        let (landing, flight) = watch::channel(None);
+        let (flight, pilot) = self.new_flight(Some(key.clone()));
         aloft.insert(key.clone(), flight.clone());
-        let pilot = Pilot { key: Some(key.clone()), landing, shared: Arc::clone(&self.shared) };
         (Passenger { flight, shared: None }, Some(pilot))
+    }
+
+    /// Begins the flight for a key with nobody aboard, unless there is one already or no room.
+    pub fn begin(&self, key: &K) -> Option<Pilot<K, T>> {
+        let mut aloft = self.shared.aloft();
+        if aloft.contains_key(key) || aloft.len() >= self.shared.bounds.flights {
+            return None;
+        }
+        let (flight, pilot) = self.new_flight(Some(key.clone()));
+        aloft.insert(key.clone(), flight);
+        Some(pilot)
     }
 
     /// A new flight that nobody else can board.
     pub fn solo(&self) -> (Passenger<K, T>, Option<Pilot<K, T>>) {
-        let (landing, flight) = watch::channel(None);
-        let pilot = Pilot { key: None, landing, shared: Arc::clone(&self.shared) };
+        let (flight, pilot) = self.new_flight(None);
         (Passenger { flight, shared: None }, Some(pilot))
+    }
+
+    fn new_flight(&self, key: Option<K>) -> (Flight<T>, Pilot<K, T>) {
+        let (landing, landed) = watch::channel(None);
+        let flight = Flight { landing: landed, has_departed: Arc::default() };
+        let has_departed = Arc::clone(&flight.has_departed);
+        (flight, Pilot { key, landing, has_departed, shared: Arc::clone(&self.shared) })
     }
 
     /// Lets nobody board the present flights any more; who is aboard arrives.
@@ -80,7 +108,7 @@ impl<K: Eq + Hash + Clone, T: Clone> Flights<K, T> {
 }
 
 impl<K, T> Shared<K, T> {
-    fn aloft(&self) -> MutexGuard<'_, HashMap<K, watch::Receiver<Option<T>>>> {
+    fn aloft(&self) -> MutexGuard<'_, HashMap<K, Flight<T>>> {
         self.aloft.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -90,10 +118,16 @@ pub struct Pilot<K: Eq + Hash, T> {
     /// None for a solo flight.
     key: Option<K>,
     landing: watch::Sender<Option<T>>,
+    has_departed: Arc<AtomicBool>,
     shared: Arc<Shared<K, T>>,
 }
 
 impl<K: Eq + Hash, T> Pilot<K, T> {
+    /// Notes that upstream is being asked from now on; before, the flight waits for its turn.
+    pub fn depart(&self) {
+        self.has_departed.store(true, Ordering::Relaxed);
+    }
+
     /// Ends boarding, then gives everyone aboard the answer at once.
     pub fn land(self, answer: T) {
         self.end_boarding();
@@ -104,7 +138,7 @@ impl<K: Eq + Hash, T> Pilot<K, T> {
         let Some(key) = &self.key else { return };
         let mut aloft = self.shared.aloft();
         // After `close_all` a newer flight may have the key.
-        if aloft.get(key).is_some_and(|flight| flight.same_channel(&self.landing.subscribe())) {
+        if aloft.get(key).is_some_and(|flight| flight.landing.same_channel(&self.landing.subscribe())) {
             aloft.remove(key);
         }
     }
@@ -118,15 +152,20 @@ impl<K: Eq + Hash, T> Drop for Pilot<K, T> {
 
 /// Someone who waits for a flight to land.
 pub struct Passenger<K, T> {
-    flight: watch::Receiver<Option<T>>,
+    flight: Flight<T>,
     /// Present for those who didn't begin the flight, and so are counted as waiting.
     shared: Option<Arc<Shared<K, T>>>,
 }
 
 impl<K, T: Clone> Passenger<K, T> {
     /// Waits for the answer; `None` if the flight was lost.
-    pub async fn arrive(mut self) -> Option<T> {
-        self.flight.wait_for(Option::is_some).await.ok().and_then(|landed| landed.clone())
+    pub async fn arrive(&mut self) -> Option<T> {
+        self.flight.landing.wait_for(Option::is_some).await.ok().and_then(|landed| landed.clone())
+    }
+
+    /// Whether upstream is being asked already.
+    pub fn has_departed(&self) -> bool {
+        self.flight.has_departed.load(Ordering::Relaxed)
     }
 }
 
@@ -149,21 +188,21 @@ mod tests {
     #[tokio::test]
     async fn past_the_bounds_everyone_flies_solo() {
         let flights = flights();
-        let (first, pilot) = flights.board(&"key");
+        let (mut first, pilot) = flights.board(&"key");
         let waiting: Vec<_> = (0..2).map(|_| flights.board(&"key")).collect();
         assert!(waiting.iter().all(|(_, pilot)| pilot.is_none()));
-        let (one_too_many, solo) = flights.board(&"key");
+        let (mut one_too_many, solo) = flights.board(&"key");
         solo.unwrap().land("solo");
         assert_eq!(one_too_many.arrive().await, Some("solo"));
         let (_second, _pilot) = flights.board(&"another");
-        let (third, solo) = flights.board(&"a third");
-        let (fourth, another_solo) = flights.board(&"a third");
+        let (mut third, solo) = flights.board(&"a third");
+        let (mut fourth, another_solo) = flights.board(&"a third");
         solo.unwrap().land("third");
         another_solo.unwrap().land("fourth");
         assert_eq!((third.arrive().await, fourth.arrive().await), (Some("third"), Some("fourth")));
         pilot.unwrap().land("shared");
         assert_eq!(first.arrive().await, Some("shared"));
-        for (passenger, _) in waiting {
+        for (mut passenger, _) in waiting {
             assert_eq!(passenger.arrive().await, Some("shared"));
         }
         assert_eq!(flights.waiting(), 0);
@@ -172,12 +211,13 @@ mod tests {
     #[tokio::test]
     async fn the_first_aboard_flies_and_everyone_arrives() {
         let flights = flights();
-        let (first, pilot) = flights.board(&"key");
-        let (second, none) = flights.board(&"key");
+        let (mut first, pilot) = flights.board(&"key");
+        let (mut second, none) = flights.board(&"key");
         assert!(none.is_none());
         assert_eq!(flights.waiting(), 1);
         pilot.unwrap().land(42);
         assert_eq!((first.arrive().await, second.arrive().await), (Some(42), Some(42)));
+        drop((first, second));
         assert_eq!(flights.waiting(), 0);
         assert!(flights.board(&"key").1.is_some(), "a landed flight takes nobody aboard");
     }
@@ -186,7 +226,7 @@ mod tests {
     async fn passengers_who_leave_change_nothing() {
         let flights = flights();
         let (first, pilot) = flights.board(&"key");
-        let (second, _) = flights.board(&"key");
+        let (mut second, _) = flights.board(&"key");
         drop(first);
         let (third, none) = flights.board(&"key");
         assert!(none.is_none());
@@ -199,8 +239,8 @@ mod tests {
     #[tokio::test]
     async fn a_lost_flight_lets_its_passengers_go() {
         let flights = flights::<u8>();
-        let (first, pilot) = flights.board(&"key");
-        let (second, _) = flights.board(&"key");
+        let (mut first, pilot) = flights.board(&"key");
+        let (mut second, _) = flights.board(&"key");
         drop(pilot);
         assert_eq!((first.arrive().await, second.arrive().await), (None, None));
         assert!(flights.board(&"key").1.is_some());
@@ -209,14 +249,30 @@ mod tests {
     #[tokio::test]
     async fn a_closed_flight_lands_without_touching_the_next() {
         let flights = flights();
-        let (old, old_pilot) = flights.board(&"key");
+        let (mut old, old_pilot) = flights.board(&"key");
         flights.close_all();
-        let (new, new_pilot) = flights.board(&"key");
+        let (mut new, new_pilot) = flights.board(&"key");
         old_pilot.unwrap().land("old");
-        let (late, none) = flights.board(&"key");
+        let (mut late, none) = flights.board(&"key");
         assert!(none.is_none(), "the new flight still takes passengers");
         new_pilot.unwrap().land("new");
         assert_eq!(old.arrive().await, Some("old"));
         assert_eq!((new.arrive().await, late.arrive().await), (Some("new"), Some("new")));
+    }
+
+    #[tokio::test]
+    async fn a_flight_with_nobody_aboard_can_be_boarded_and_is_begun_once() {
+        let flights = flights();
+        let pilot = flights.begin(&"key").unwrap();
+        assert!(flights.begin(&"key").is_none());
+        let (mut late, none) = flights.board(&"key");
+        assert!(none.is_none() && !late.has_departed());
+        pilot.depart();
+        assert!(late.has_departed());
+        let _second = flights.begin(&"second");
+        assert!(flights.begin(&"third").is_none(), "there is no room");
+        pilot.land(1);
+        assert_eq!(late.arrive().await, Some(1));
+        assert!(flights.begin(&"key").is_some());
     }
 }

@@ -42,6 +42,12 @@ impl<K: Eq + Hash, V> Generations<K, V> {
         self.young.remove(key).or_else(|| self.old.remove(key))
     }
 
+    /// Forgets the keys for which the condition doesn't hold.
+    pub(super) fn retain(&mut self, condition: impl Fn(&K) -> bool) {
+        self.young.retain(|key, _| condition(key));
+        self.old.retain(|key, _| condition(key));
+    }
+
     /// All values.
     pub(super) fn values(&self) -> impl Iterator<Item = &V> {
         self.young.values().chain(self.old.values())

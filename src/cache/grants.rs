@@ -222,7 +222,7 @@ mod tests {
     use http::{HeaderMap, HeaderValue, Response, StatusCode};
 
     use super::*;
-    use crate::cache::freshness::Life;
+    use crate::cache::freshness::{Life, Lifetime};
     use crate::catalogue::Catalogue;
     use crate::clock::Clock;
     use crate::request::caller::Callers;
@@ -247,8 +247,8 @@ mod tests {
     fn refusal(body: &'static [u8], now: Instant) -> Option<Entry> {
         let mut answer = Response::new(Bytes::from_static(body));
         *answer.status_mut() = StatusCode::UNAUTHORIZED;
-        let none = Duration::ZERO;
-        Some(Entry::new(&answer, Life { sent: now, initial_age: none, ttl: none, stale_if_error: none }))
+        let life = Life { sent: now, initial_age: Duration::ZERO, lifetime: Lifetime::default() };
+        Some(Entry::new(&answer, life, None))
     }
 
     /// How the standing reads, second by second.

@@ -9,5 +9,7 @@ pub mod flights;
 pub mod freshness;
 mod generations;
 pub mod grants;
+pub mod lifetime;
+pub mod pauses;
 pub mod store;
 pub mod tripwire;

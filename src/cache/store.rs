@@ -6,14 +6,18 @@
 //! What goes in is checked here, under one lock: it was asked for after the last purge and after what
 //! is there already, and its scope is not private.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::HashSet;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
+use moka::Expiry;
 use moka::notification::RemovalCause;
 use moka::sync::Cache;
 
-use super::admission::Unstorable;
+use super::admission::{Audience, Unstorable};
 use super::entry::Entry;
 use super::tripwire::{View, Views};
 use crate::catalogue::Sharing;
@@ -39,7 +43,8 @@ pub struct Selection {
 }
 
 impl Selection {
-    fn holds(&self, scope: &Scope) -> bool {
+    /// Whether a scope is among what is selected.
+    pub fn holds(&self, scope: &Scope) -> bool {
         self.operation.as_deref().is_none_or(|name| name == scope.operation().name)
             && self.project_id.as_deref().is_none_or(|project_id| project_id == scope.project_id())
     }
@@ -58,8 +63,8 @@ pub enum Kept {
     Outdated,
     /// There was a purge since it was asked for.
     Purged,
-    /// It was, for its caller alone: it has shown that callers are told different things, and the
-    /// scope is private from now on.
+    /// It was, for its caller alone: callers have been shown to be told different things, or upstream
+    /// says that they are, and the scope is private from now on.
     Tripped,
 }
 
@@ -79,6 +84,8 @@ pub struct Usage {
 /// The entries, bounded by bytes.
 pub struct Store {
     entries: Cache<Slot, Arc<Entry>>,
+    /// The latest word of upstream where that was no: apart, so that it displaces no answer.
+    negatives: Cache<Slot, Arc<Entry>>,
     uncacheable: Cache<Slot, Mark>,
     /// Written whenever something goes in or a purge begins.
     rules: RwLock<Rules>,
@@ -107,6 +114,23 @@ const OVERHEAD: usize = 512;
 const UNCACHEABLE_FOR: Duration = Duration::from_secs(60);
 const MAX_UNCACHEABLE_BYTES: u64 = 1 << 20;
 
+/// How long it is remembered that upstream's latest word was no, and in how many bytes.
+const NEGATIVE_FOR: Duration = Duration::from_secs(3600);
+const MAX_NEGATIVE_BYTES: u64 = 4 << 20;
+
+/// When moka may free an entry. That bounds memory only: whether an entry may be given is told by its life.
+struct UntilUseless;
+
+impl Expiry<Slot, Arc<Entry>> for UntilUseless {
+    fn expire_after_create(&self, _: &Slot, entry: &Arc<Entry>, _: Instant) -> Option<Duration> {
+        Some(entry.useful_for())
+    }
+
+    fn expire_after_update(&self, _: &Slot, entry: &Arc<Entry>, _: Instant, _: Option<Duration>) -> Option<Duration> {
+        Some(entry.useful_for())
+    }
+}
+
 /// Each takes two callers with different views to come about.
 const MAX_PRIVATE_SCOPES: usize = 1_024;
 
@@ -115,25 +139,30 @@ fn weight(slot: &Slot, bytes: usize) -> u32 {
 }
 
 impl Store {
-    /// A store of at most `max_bytes`, freeing entries once they are older than `longest_life` and
-    /// telling `evicted` why whenever one has to go that nobody asked to remove.
-    pub fn new(max_bytes: u64, longest_life: Duration, evicted: impl Fn(&'static str) + Send + Sync + 'static) -> Self {
+    /// A store of at most `max_bytes`, freeing entries once they are of no more use and telling `evicted`
+    /// why whenever one has to go that nobody asked to remove.
+    pub fn new(max_bytes: u64, evicted: impl Fn(&'static str) + Send + Sync + 'static) -> Self {
         let entries = Cache::builder()
             .max_capacity(max_bytes)
             .weigher(|slot: &Slot, entry: &Arc<Entry>| weight(slot, entry.size()))
-            .time_to_live(longest_life)
+            .expire_after(UntilUseless)
             .eviction_listener(move |_slot, _entry, cause| match cause {
                 RemovalCause::Size => evicted("size"),
                 RemovalCause::Expired => evicted("expired"),
                 RemovalCause::Explicit | RemovalCause::Replaced => {}
             })
             .build();
+        let negatives = Cache::builder()
+            .max_capacity(MAX_NEGATIVE_BYTES)
+            .weigher(|slot: &Slot, entry: &Arc<Entry>| weight(slot, entry.size()))
+            .time_to_live(NEGATIVE_FOR)
+            .build();
         let uncacheable = Cache::builder()
             .max_capacity(MAX_UNCACHEABLE_BYTES)
             .weigher(|slot: &Slot, _: &Mark| weight(slot, size_of::<Mark>()))
             .time_to_live(UNCACHEABLE_FOR)
             .build();
-        Self { entries, uncacheable, rules: RwLock::default() }
+        Self { entries, negatives, uncacheable, rules: RwLock::default() }
     }
 
     /// Where a caller's answer to a question is kept at present.
@@ -146,6 +175,12 @@ impl Store {
         self.entries.get(slot)
     }
 
+    /// Upstream's no to what is asked in a slot, if that is its latest word. Whether it may be said again
+    /// is told by its life; until upstream says otherwise, nothing stale is given in its place.
+    pub fn negative(&self, slot: &Slot) -> Option<Arc<Entry>> {
+        self.negatives.get(slot)
+    }
+
     /// The present epoch; note it before asking upstream.
     pub fn epoch(&self) -> Epoch {
         Epoch(self.read().purges)
@@ -154,13 +189,12 @@ impl Store {
     /// Whether an answer that was asked for at an epoch, to be kept in a slot, may be given to others
     /// than the one who asked for it: no purge since, and not shared in a scope that has become private.
     pub fn may_share(&self, slot: &Slot, asked: Epoch) -> bool {
-        let rules = self.read();
-        Epoch(rules.purges) == asked && (slot.owner.is_some() || !rules.is_private(slot.key.scope()))
+        self.read().may_share(slot, asked)
     }
 
     /// Keeps what a caller was answered, unless something newer is known. Whoever was shown what
     /// before is remembered with the entry, for the tripwire.
-    pub fn keep(&self, key: &Arc<Key>, mut entry: Entry, view: View, asked: Epoch) -> Kept {
+    pub fn keep(&self, key: &Arc<Key>, mut entry: Entry, audience: Audience, view: View, asked: Epoch) -> Kept {
         // Held until the entry is in, so that a purge comes either before the comparison or after
         // the entry, and removes it.
         let mut rules = self.write();
@@ -176,11 +210,16 @@ impl Store {
         if slot.owner.is_none() {
             entry.views = before.map(|before| before.views.clone()).unwrap_or_default();
             tripped = entry.views.add(view);
+            tripped |= audience == Audience::Caller;
         }
         if tripped {
             entry.views = Views::default();
             rules.make_private(key.scope());
             slot = rules.slot(key, view.caller);
+        }
+        let was_denied_later = |no: &Arc<Entry>| no.life().sent > entry.life().sent;
+        if !self.negative(&slot).as_ref().is_some_and(was_denied_later) {
+            self.negatives.invalidate(&slot);
         }
         self.entries.insert(slot, Arc::new(entry));
         drop(rules);
@@ -190,6 +229,20 @@ impl Store {
         // Without the lock, which hits wait for: nobody looks into a shared slot there any more.
         self.remove(|kept| kept.owner.is_none() && kept.key.scope() == key.scope());
         Kept::Tripped
+    }
+
+    /// Keeps upstream's no to what is asked in a slot, unless something newer is known.
+    pub fn keep_negative(&self, slot: &Slot, no: Entry, asked: Epoch) -> Kept {
+        let rules = self.write();
+        if !rules.may_share(slot, asked) {
+            return Kept::Purged;
+        }
+        let known = [self.get(slot), self.negative(slot)];
+        if known.iter().flatten().any(|known| known.life().sent >= no.life().sent) {
+            return Kept::Outdated;
+        }
+        self.negatives.insert(slot.clone(), Arc::new(no));
+        Kept::Stored
     }
 
     /// Notes that answers for a slot can't be kept.
@@ -213,6 +266,9 @@ impl Store {
         self.write().purges += 1;
         for (slot, _) in self.uncacheable.iter().filter(|(slot, _)| selection.holds(slot.key.scope())) {
             self.uncacheable.invalidate(slot.as_ref());
+        }
+        for (slot, _) in self.negatives.iter().filter(|(slot, _)| selection.holds(slot.key.scope())) {
+            self.negatives.invalidate(slot.as_ref());
         }
         let purged = self.remove(|slot| selection.holds(slot.key.scope()));
         // Only now: what was shared before the tripwire must be gone before anything is shared again.
@@ -239,6 +295,7 @@ impl Store {
     pub fn usage(&self) -> Usage {
         self.entries.run_pending_tasks();
         self.uncacheable.run_pending_tasks();
+        self.negatives.run_pending_tasks();
         Usage {
             entries: self.entries.entry_count(),
             bytes: self.entries.weighted_size(),
@@ -257,6 +314,10 @@ impl Store {
 }
 
 impl Rules {
+    fn may_share(&self, slot: &Slot, asked: Epoch) -> bool {
+        Epoch(self.purges) == asked && (slot.owner.is_some() || !self.is_private(slot.key.scope()))
+    }
+
     fn make_private(&mut self, scope: &Scope) {
         if self.private.len() < MAX_PRIVATE_SCOPES {
             self.private.insert(scope.clone());
@@ -275,134 +336,5 @@ impl Rules {
 
     fn slot(&self, key: &Arc<Key>, caller: Caller) -> Slot {
         Slot { owner: self.is_private(key.scope()).then_some(caller), key: Arc::clone(key) }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use bytes::Bytes;
-    use http::{HeaderMap, HeaderValue, Response};
-
-    use super::*;
-    use crate::cache::freshness::Life;
-    use crate::catalogue::Catalogue;
-    use crate::clock::Clock;
-    use crate::request::caller::Callers;
-
-    const SECOND: Duration = Duration::from_secs(1);
-
-    /// A store, and one question.
-    struct Bench {
-        store: Store,
-        key: Arc<Key>,
-        begun: Instant,
-    }
-
-    impl Bench {
-        fn new() -> Self {
-            let catalogue = Catalogue::for_tests(Vec::new());
-            let (operation, project_id) = catalogue.operation("/v2/p/products").unwrap();
-            let key = Key::read(&catalogue, operation, project_id, None, &HeaderMap::new(), false).unwrap();
-            let store = Store::new(1 << 20, 60 * SECOND, |_| {});
-            Self { store, key: Arc::new(key), begun: Clock::System.now() }
-        }
-
-        fn caller(name: &'static str) -> Caller {
-            Callers::new([0; 32]).of_token(&HeaderValue::from_static(name))
-        }
-
-        /// What a caller was answered, having asked in this second.
-        fn keep(&self, caller: &'static str, body: &'static str, second: u32, asked: Epoch) -> Kept {
-            let sent = self.begun + second * SECOND;
-            let life = Life { sent, initial_age: Duration::ZERO, ttl: 60 * SECOND, stale_if_error: SECOND };
-            let entry = Entry::new(&Response::new(Bytes::from_static(body.as_bytes())), life);
-            let digest = *blake3::hash(body.as_bytes()).as_bytes();
-            self.store.keep(
-                &self.key,
-                entry,
-                View { digest, caller: Self::caller(caller), sent, received: sent },
-                asked,
-            )
-        }
-
-        fn get(&self, caller: &'static str) -> Option<Bytes> {
-            let slot = self.store.slot(&self.key, Self::caller(caller));
-            self.store.get(&slot).map(|entry| entry.body().clone())
-        }
-    }
-
-    #[test]
-    fn an_answer_from_before_a_purge_leaves_what_came_after_alone() {
-        let bench = Bench::new();
-        let before = bench.store.epoch();
-        assert_eq!(bench.store.purge(&Selection::default()), 0);
-        assert_eq!(bench.keep("a", "new", 1, bench.store.epoch()), Kept::Stored);
-        assert_eq!(bench.keep("a", "old", 2, before), Kept::Purged);
-        assert_eq!(bench.get("b").unwrap(), "new");
-        assert_eq!(bench.store.purge(&Selection::default()), 1);
-        assert_eq!(bench.get("b"), None);
-    }
-
-    #[test]
-    fn newer_means_sent_later() {
-        let bench = Bench::new();
-        let epoch = bench.store.epoch();
-        assert_eq!(bench.keep("a", "second", 2, epoch), Kept::Stored);
-        assert_eq!(bench.keep("a", "first", 1, epoch), Kept::Outdated);
-        assert_eq!(bench.keep("b", "at once", 2, epoch), Kept::Outdated);
-        assert_eq!(bench.get("c").unwrap(), "second");
-    }
-
-    #[test]
-    fn a_scope_that_has_tripped_is_private_until_purged() {
-        let bench = Bench::new();
-        let epoch = bench.store.epoch();
-        let shared = bench.store.slot(&bench.key, Bench::caller("a"));
-        for (second, caller, body) in [(1, "a", "one"), (2, "b", "two"), (3, "a", "one")] {
-            assert_eq!(bench.keep(caller, body, second, epoch), Kept::Stored);
-        }
-        assert!(bench.store.may_share(&shared, epoch));
-        assert_eq!(bench.keep("b", "two", 4, epoch), Kept::Tripped);
-        assert!(!bench.store.may_share(&shared, epoch));
-        assert_eq!((bench.get("b").unwrap(), bench.get("a"), bench.get("c")), ("two".into(), None, None));
-        assert_eq!(bench.keep("a", "one", 5, epoch), Kept::Stored);
-        assert_eq!((bench.get("b").unwrap(), bench.get("a").unwrap()), ("two".into(), "one".into()));
-        assert_eq!(bench.store.usage().private_scopes, 1);
-
-        let elsewhere = Selection { project_id: Some("other".to_owned()), ..Selection::default() };
-        bench.store.purge(&elsewhere);
-        assert_eq!(bench.store.usage().private_scopes, 1);
-        assert_eq!(bench.store.purge(&Selection::default()), 2);
-        assert_eq!(bench.keep("a", "one", 6, bench.store.epoch()), Kept::Stored);
-        assert_eq!(bench.get("c").unwrap(), "one");
-    }
-
-    #[test]
-    fn where_more_scopes_are_private_than_can_be_remembered_all_are() {
-        let catalogue = Catalogue::for_tests(Vec::new());
-        let scope = |number: usize| {
-            let (operation, _) = catalogue.operation("/v2/p/products").unwrap();
-            Scope::read(&catalogue, operation, &number.to_string()).unwrap()
-        };
-        let mut rules = Rules::default();
-        (0..MAX_PRIVATE_SCOPES).for_each(|number| rules.make_private(&scope(number)));
-        assert!(!rules.is_private(&scope(MAX_PRIVATE_SCOPES)));
-        rules.make_private(&scope(MAX_PRIVATE_SCOPES));
-        assert!(rules.is_private(&scope(MAX_PRIVATE_SCOPES)) && rules.is_private(&scope(usize::MAX)));
-        assert_eq!(rules.private_scopes(), MAX_PRIVATE_SCOPES + 1);
-    }
-
-    #[test]
-    fn what_cannot_be_kept_is_remembered_for_a_while() {
-        let bench = Bench::new();
-        let slot = bench.store.slot(&bench.key, Bench::caller("a"));
-        bench.store.mark_uncacheable(slot.clone(), Unstorable::Vary, bench.begun);
-        let after = |second| bench.store.uncacheable(&slot, bench.begun + second * SECOND);
-        assert_eq!((after(59), after(60)), (Some(Unstorable::Vary), None));
-        bench.store.unmark(&slot);
-        assert_eq!(after(0), None);
-        bench.store.mark_uncacheable(slot.clone(), Unstorable::Vary, bench.begun);
-        bench.store.purge(&Selection::default());
-        assert_eq!(after(0), None);
     }
 }

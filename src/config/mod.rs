@@ -233,6 +233,7 @@ fn catalogue(settings: &Settings, workspace: Origin, appstream: Origin) -> Resul
         let own = settings.operation.get(name);
         operation.ttl = own.and_then(|own| own.ttl).unwrap_or(cache.ttl).0;
         operation.sharing = own.and_then(|own| own.sharing).unwrap_or(cache.sharing);
+        operation.stale_while_revalidate = cache.stale_while_revalidate.0;
         operation.stale_if_error = cache.stale_if_error.0;
     }
     let known: Vec<_> = operation_names().collect();

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::units::{Address, BaseUrl, Count, HeaderField, Level, LogFormat, Mode, OnOutage, Region, Size, Span};
+use super::units::{
+    Address, BaseUrl, Count, HeaderField, Level, LogFormat, Mode, OnOutage, Percent, Region, Size, Span, Window,
+};
 use crate::catalogue::Sharing;
 
 /// The settings, as in the reference file.
@@ -73,8 +75,16 @@ pub struct Cache {
     pub max_body_size: Size,
     /// How long an answer is fresh.
     pub ttl: Span,
-    /// How much longer it may be given when upstream fails.
-    pub stale_if_error: Span,
+    /// By how much that is shortened at random.
+    pub ttl_jitter: Percent,
+    /// How much longer it may be given while upstream is asked again.
+    pub stale_while_revalidate: Window,
+    /// How much longer than its ttl it may be given when upstream fails.
+    pub stale_if_error: Window,
+    /// How long a negative answer is given again, and a failed upstream is left alone.
+    pub error_ttl: Window,
+    /// How long one waits who could be given a stale answer.
+    pub patience: Span,
     /// Between whom answers are shared.
     pub sharing: Sharing,
     /// Request headers that answers depend on.

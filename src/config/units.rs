@@ -19,6 +19,14 @@ use crate::catalogue::{Origin, Sharing};
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Span(pub Duration);
 
+/// A duration that may be zero, which means never.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Window(pub Duration);
+
+/// A part of a whole, in hundredths.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Percent(pub u8);
+
 /// A number of bytes greater than zero.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Size(pub u64);
@@ -223,6 +231,20 @@ written_as_text!(
         (Duration::from_millis(1)..=LONGEST).contains(&duration).then_some(Span(duration))
     },
     |span| humantime::format_duration(span.0).to_string()
+);
+
+written_as_text!(
+    Window,
+    "a duration from 0s to a year with a unit, such as \"0s\", \"30s\" or \"5m\"",
+    |text| humantime::parse_duration(text).ok().filter(|duration| *duration <= LONGEST).map(Window),
+    |span| humantime::format_duration(span.0).to_string()
+);
+
+written_as_text!(
+    Percent,
+    "a part from 0% to 50%, such as \"10%\"",
+    |text| text.strip_suffix('%')?.parse().ok().filter(|part| *part <= 50).map(Percent),
+    |part| format!("{}%", part.0)
 );
 
 written_as_text!(

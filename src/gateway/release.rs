@@ -8,7 +8,8 @@ use std::time::Instant;
 
 use http::{Response, StatusCode};
 
-use super::fetch::{Answer, Landing};
+use super::fetch::Landing;
+use super::settle::Answer;
 use super::{Gateway, Question};
 use crate::cache::admission::{Unstorable, Verdict};
 use crate::cache::entry::Entry;
@@ -77,7 +78,7 @@ impl Gateway {
         let may_share = || stands() && self.store.may_share(&seat.slot, *asked);
         let may_have = seat.leads
             || match answer.verdict {
-                Verdict::Proof(Ok(())) => answer.proof != Some(Proof::Late) && may_share(),
+                Verdict::Proof(Ok(_)) => answer.proof != Some(Proof::Late) && may_share(),
                 Verdict::Proof(Err(_)) | Verdict::NoList(_) => false,
                 Verdict::Denial | Verdict::Personal => is_own,
                 Verdict::Negative => is_own || may_share(),
@@ -88,8 +89,8 @@ impl Gateway {
             _ if !may_have => Release::GoAgain,
             Verdict::Throttled | Verdict::Failure => match stale() {
                 Some(entry) => {
-                    let status = Some(answer.response.status());
-                    Release::Answer(stale_answer(&entry, now, status, Unstorable::Status.as_str(), seat, record))
+                    let why = (Outcome::Stale, Unstorable::Status.as_str());
+                    Release::Answer(stale_answer(&entry, now, Some(answer.said), why, seat, record))
                 }
                 // It may be the leader alone who has asked too often. But not everyone tries in turn.
                 None if answer.verdict == Verdict::Throttled && !is_own && !seat.is_last => Release::Elect,
@@ -113,7 +114,7 @@ impl Gateway {
         let mut response = compose::from_answer(&answer.response, age, !seat.leads);
         let status = CacheStatus::Forwarded {
             why: seat.why,
-            status: Some(response.status()),
+            status: Some(answer.said),
             stored: answer.not_kept.is_none(),
             collapsed: !seat.leads,
             detail,
@@ -122,12 +123,33 @@ impl Gateway {
         response
     }
 
+    /// A stale answer for one who has waited long enough, if there still is one. Upstream hasn't failed,
+    /// so that only a grant that stands will do.
+    pub(super) fn out_of_patience(
+        &self,
+        question: &Question,
+        seat: &Seat,
+        record: &mut Record,
+    ) -> Option<Response<Content>> {
+        let now = self.clock.now();
+        let entry = self.excusable(question, false, now)?;
+        let why = (Outcome::Patience, Outcome::Patience.as_str());
+        Some(stale_answer(&entry, now, None, why, seat, record))
+    }
+
     /// The answer to one whose time is up. Who leads the shared flight of another isn't known here,
     /// so that the failure counts as another's.
-    pub(super) fn timed_out(&self, question: &Question, seat: &Seat, record: &mut Record) -> Response<Content> {
+    pub(super) fn out_of_time(
+        &self,
+        question: &Question,
+        seat: &Seat,
+        was_asked: bool,
+        record: &mut Record,
+    ) -> Response<Content> {
         let now = self.clock.now();
         let is_own = seat.leads || seat.slot.owner.is_some();
-        self.failed(&UpstreamError::Timeout, self.excusable(question, is_own, now), seat, now, record)
+        let error = if was_asked { UpstreamError::Timeout } else { UpstreamError::Busy };
+        self.failed(&error, self.excusable(question, is_own, now), seat, now, record)
     }
 
     /// The answer where upstream gave none: a stale one, or the failure.
@@ -141,7 +163,7 @@ impl Gateway {
     ) -> Response<Content> {
         let detail = error.as_str();
         if let Some(entry) = stale {
-            return stale_answer(&entry, now, None, detail, seat, record);
+            return stale_answer(&entry, now, None, (Outcome::Stale, detail), seat, record);
         }
         record.because(detail);
         let mut response = Problem::Upstream(error.clone()).response(record.request_id());
@@ -168,16 +190,16 @@ impl Gateway {
     }
 }
 
-/// A stale answer in place of a failure.
+/// A stale answer in place of a failure, or of waiting.
 fn stale_answer(
     entry: &Entry,
     now: Instant,
     status: Option<StatusCode>,
-    detail: &'static str,
+    (outcome, detail): (Outcome, &'static str),
     seat: &Seat,
     record: &mut Record,
 ) -> Response<Content> {
-    record.answered(Outcome::Stale, detail);
+    record.answered(outcome, detail);
     let mut response = compose::from_entry(entry, now);
     let why = Forward::Stale;
     let status = CacheStatus::Forwarded { why, status, stored: false, collapsed: !seat.leads, detail: Some(detail) };

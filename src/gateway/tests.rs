@@ -2,8 +2,9 @@
 
 use super::*;
 use crate::catalogue::Service;
-use crate::config::Override;
+use crate::config::{Config, Override};
 use crate::simulator::Simulator;
+use http::HeaderValue;
 
 fn gateway(url: &str) -> Arc<Gateway> {
     let given = |path| Override { path, value: url.to_owned(), origin: "test".to_owned() };
@@ -15,16 +16,17 @@ fn question(gateway: &Gateway, token: &HeaderValue) -> Question {
     let (operation, project_id) = gateway.catalogue.operation("/v2/p/products").unwrap();
     let key = Key::read(&gateway.catalogue, operation, project_id, None, &HeaderMap::new(), false).unwrap();
     let grantee = Grantee { caller: gateway.callers.of_token(token), scope: key.scope().clone() };
-    Question { grantee, key: Arc::new(key) }
+    Question { grantee, key: Arc::new(key), wish: Wish::default() }
 }
 
 /// Flies for a question, and says how it ended.
 async fn fly(gateway: &Arc<Gateway>, question: &Question, token: &HeaderValue) -> Landing {
     let slot = gateway.store.slot(&question.key, question.grantee.caller);
-    let (passenger, pilot) = gateway.shared_flights.board(&slot);
+    let (mut passenger, pilot) = gateway.shared_flights.board(&slot);
     let via = gateway.via.trail(&HeaderMap::new());
-    let errand = Errand { token: token.clone(), request_id: gateway.request_ids.next(), via };
-    tokio::spawn(Arc::clone(gateway).fly(pilot.unwrap(), question.clone(), slot, errand));
+    let errand = Errand { token: token.clone(), request_id: gateway.request_ids.next(), via, validator: None };
+    let flight = Flight { question: question.clone(), slot, errand };
+    tokio::spawn(Arc::clone(gateway).fly(pilot.unwrap(), flight));
     passenger.arrive().await.unwrap()
 }
 
@@ -35,7 +37,7 @@ async fn what_the_flight_before_has_brought_is_there_and_not_asked_for_again() {
     let token = HeaderValue::try_from(simulator.token("p")).unwrap();
     let question = question(&gateway, &token);
     assert!(matches!(fly(&gateway, &question, &token).await, Landing::Flown { answer: Ok(_), .. }));
-    assert!(matches!(gateway.look_up(&question, gateway.clock.now()), LookUp::Hit(..)));
+    assert!(matches!(gateway.look_up(&question, gateway.clock.now()), LookUp::Given(_, Memory::Fresh)));
     assert!(matches!(fly(&gateway, &question, &token).await, Landing::NotFlown));
     assert_eq!(simulator.request_count(), 1);
 }

@@ -4,22 +4,22 @@ use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::header::{AGE, CONTENT_LENGTH};
+use http::header::{AGE, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_LOCATION, DATE, ETAG, EXPIRES, VARY};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 
 use super::body::Content;
 use crate::cache::entry::{self, Entry};
-use crate::request::X_REQUEST_ID;
+use crate::request::{X_REQUEST_ID, condition};
 
 const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 
 /// How the cache handled a request, in the words of RFC 9211.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CacheStatus {
-    /// Answered from memory, and fresh for so long.
+    /// Answered from memory.
     Hit {
-        /// What is left of its life.
-        left: Duration,
+        /// For how many seconds the answer stays fresh; below zero, for how many it has not been.
+        ttl: i64,
         /// What else there is to say.
         detail: Option<&'static str>,
     },
@@ -54,8 +54,8 @@ impl CacheStatus {
     fn value(self) -> Option<HeaderValue> {
         let mut text = String::from("workspace-gateway");
         match self {
-            Self::Hit { left, detail } => {
-                let _ = write!(text, "; hit; ttl={}", left.as_secs());
+            Self::Hit { ttl, detail } => {
+                let _ = write!(text, "; hit; ttl={ttl}");
                 add_detail(&mut text, detail);
             }
             Self::Forwarded { why, status, stored, collapsed, detail } => {
@@ -127,6 +127,25 @@ pub fn identify(headers: &mut HeaderMap, request_id: &str) {
     }
 }
 
+/// What a 304 still has to say, for those who will use what they have (RFC 9110 §15.4.5), and what every
+/// answer of this gateway says.
+const OF_NOT_MODIFIED: [HeaderName; 9] =
+    [AGE, CACHE_CONTROL, CACHE_STATUS, CONTENT_LOCATION, DATE, ETAG, EXPIRES, VARY, X_REQUEST_ID];
+
+/// The answer, or a 304 for a client that has said to have it already. Who hasn't said so never gets one:
+/// some take it for an empty list.
+pub fn unless_current(response: Response<Content>, asked: &HeaderMap) -> Response<Content> {
+    let tag = response.headers().get(ETAG).filter(|_| response.status() == StatusCode::OK);
+    if !tag.is_some_and(|tag| condition::is_current(asked, tag)) {
+        return response;
+    }
+    let kept = response.headers().iter().filter(|(name, _)| OF_NOT_MODIFIED.contains(name));
+    let mut not_modified = Response::new(Content::Whole(None));
+    *not_modified.headers_mut() = kept.map(|(name, value)| (name.clone(), value.clone())).collect();
+    *not_modified.status_mut() = StatusCode::NOT_MODIFIED;
+    not_modified
+}
+
 /// Makes an answer to HEAD of the answer to GET: all of its head, its length included, and no body.
 pub fn without_body(response: Response<Content>) -> Response<Content> {
     let (mut head, content) = response.into_parts();
@@ -143,9 +162,11 @@ mod tests {
     #[test]
     fn cache_status_speaks_rfc_9211() {
         let text = |status: CacheStatus| status.value().unwrap().to_str().unwrap().to_owned();
-        let hit = |detail| text(CacheStatus::Hit { left: Duration::from_millis(9_900), detail });
+        let hit = |detail| text(CacheStatus::Hit { ttl: 9, detail });
         assert_eq!(hit(None), "workspace-gateway; hit; ttl=9");
         assert_eq!(hit(Some("denied")), "workspace-gateway; hit; ttl=9; detail=denied");
+        let stale = CacheStatus::Hit { ttl: -9, detail: Some("paused") };
+        assert_eq!(text(stale), "workspace-gateway; hit; ttl=-9; detail=paused");
         let forwarded = |why, status, stored, collapsed, detail| {
             text(CacheStatus::Forwarded { why, status, stored, collapsed, detail })
         };

@@ -30,6 +30,8 @@ pub enum Problem {
     Loop,
     /// The request's only credential is a signature over this gateway's own address.
     SignatureBoundHere,
+    /// The client wants an answer from memory or none, and there is none.
+    NotCached,
     /// Upstream gave no whole answer.
     Upstream(UpstreamError),
     /// The gateway failed at its own work.
@@ -55,7 +57,8 @@ impl Problem {
             | Self::Misdirected(_)
             | Self::NoSuchApi
             | Self::Loop
-            | Self::SignatureBoundHere => Blame::Client,
+            | Self::SignatureBoundHere
+            | Self::NotCached => Blame::Client,
             Self::Upstream(_) => Blame::Upstream,
             Self::Internal => Blame::Gateway,
         }
@@ -71,6 +74,7 @@ impl Problem {
             Self::NoSuchApi => "no-such-api",
             Self::Loop => "loop",
             Self::SignatureBoundHere => "signature-bound-here",
+            Self::NotCached => "only-if-cached",
             Self::Upstream(error) => error.as_str(),
             Self::Internal => "internal",
         }
@@ -118,6 +122,13 @@ impl Problem {
                  cannot be valid there and was not sent on. Send an X-Auth-Token instead"
                     .to_owned(),
             ),
+            Self::NotCached => (
+                StatusCode::GATEWAY_TIMEOUT,
+                "APIGW.0201",
+                "there is no answer in memory that this caller may be given now, and the request says Cache-Control: \
+                 only-if-cached, so upstream was not asked"
+                    .to_owned(),
+            ),
             Self::Upstream(error) => say_upstream(error),
             Self::Internal => {
                 (StatusCode::INTERNAL_SERVER_ERROR, "APIGW.0601", "the gateway failed; its log has more".to_owned())
@@ -140,6 +151,7 @@ impl Problem {
 fn say_upstream(error: &UpstreamError) -> (StatusCode, &'static str, String) {
     let status = match error {
         UpstreamError::Timeout | UpstreamError::Idle => StatusCode::GATEWAY_TIMEOUT,
+        UpstreamError::Busy => StatusCode::SERVICE_UNAVAILABLE,
         UpstreamError::Connect(_) | UpstreamError::Tls(_) | UpstreamError::Broken(_) | UpstreamError::TooLarge(_) => {
             StatusCode::BAD_GATEWAY
         }

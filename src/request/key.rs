@@ -7,7 +7,7 @@ use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
-use http::header::{CACHE_CONTROL, IF_RANGE, PRAGMA, RANGE};
+use http::header::{IF_RANGE, RANGE};
 use http::{HeaderMap, HeaderName, HeaderValue, Uri};
 
 use super::{BypassReason, copied, query};
@@ -98,9 +98,6 @@ impl Key {
         }
         if headers.contains_key(RANGE) || headers.contains_key(IF_RANGE) {
             return Err(BypassReason::Range);
-        }
-        if headers.contains_key(CACHE_CONTROL) || headers.contains_key(PRAGMA) {
-            return Err(BypassReason::ClientCacheControl);
         }
         Ok(Self {
             scope,

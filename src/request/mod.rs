@@ -5,12 +5,15 @@
 //! [`BypassReason`], never a guess.
 
 pub mod caller;
+pub mod condition;
+pub mod directives;
 pub mod hop;
 pub mod id;
 pub mod key;
 pub mod query;
 pub mod route;
 pub mod target;
+pub mod wish;
 
 use http::HeaderValue;
 
@@ -44,8 +47,8 @@ pub enum BypassReason {
     Body,
     /// `Range` or `If-Range`.
     Range,
-    /// The client gave caching directives of its own.
-    ClientCacheControl,
+    /// The client says that the answer must not be kept.
+    ClientNoStore,
     /// A query parameter is there more than once.
     RepeatedParameter,
     /// A `+` in the query: a space to some servers, a plus to others.
@@ -76,7 +79,7 @@ impl BypassReason {
         Self::RepeatedHeader,
         Self::Body,
         Self::Range,
-        Self::ClientCacheControl,
+        Self::ClientNoStore,
         Self::RepeatedParameter,
         Self::Plus,
         Self::Semicolon,
@@ -99,7 +102,7 @@ impl BypassReason {
             Self::RepeatedHeader => "repeated-header",
             Self::Body => "body",
             Self::Range => "range",
-            Self::ClientCacheControl => "client-cache-control",
+            Self::ClientNoStore => "client-no-store",
             Self::RepeatedParameter => "repeated-parameter",
             Self::Plus => "plus",
             Self::Semicolon => "semicolon",
@@ -123,7 +126,7 @@ impl BypassReason {
             Self::RepeatedHeader => "a header that is part of the key is there more than once",
             Self::Body => "the request has a body",
             Self::Range => "the request asks for a range",
-            Self::ClientCacheControl => "the request has Cache-Control or Pragma directives",
+            Self::ClientNoStore => "the request says Cache-Control: no-store",
             Self::RepeatedParameter => "a query parameter is there more than once",
             Self::Plus => "the query has a '+', which servers read in two ways",
             Self::Semicolon => "the query has a ';', which servers read in two ways",

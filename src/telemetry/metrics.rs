@@ -14,6 +14,7 @@ use prometheus::{
 use super::outcome::Outcome;
 use crate::cache::admission::Unstorable;
 use crate::cache::grants::Proof;
+use crate::cache::pauses::Cause;
 use crate::cache::store::Usage;
 use crate::catalogue::Service;
 use crate::request::BypassReason;
@@ -39,6 +40,9 @@ pub struct Metrics {
     denials: IntCounterVec,
     /// New leaders, after the one before was refused.
     pub elections: IntCounter,
+    /// Answers asked for again though nobody waited.
+    pub refreshes: IntCounter,
+    pauses: IntCounterVec,
     upstream_requests: IntCounterVec,
     upstream_durations: HistogramVec,
     upstream_in_flight: IntGaugeVec,
@@ -64,8 +68,9 @@ impl Metrics {
             requests: counters(
                 "workspace_gateway_requests_total",
                 "Requests by operation, result and status. More `hit` and `coalesced`: the gateway helps. More `miss`: \
-                 new questions, new callers, or entries evicted. More `stale`: upstream fails. More \
-                 `denied`: a loop with a dead credential. More `bypass`: see workspace_gateway_bypasses_total. More \
+                 new questions, new callers, or entries evicted. More `stale` or `paused`: upstream fails or \
+                 throttles. More `patience`: it is slow. More `revalidating`: stale answers, each asked for again. More \
+                 `negative`: upstream says 400, 404 or 405. More `denied`: a loop with a dead credential. More `bypass`: see workspace_gateway_bypasses_total. More \
                  `aborted`: clients give up waiting.",
                 &["operation", "result", "status"],
             )?,
@@ -104,6 +109,18 @@ impl Metrics {
                 "workspace_gateway_elections_total",
                 "New leaders of a shared upstream call, after the one before was refused or throttled. A rise: callers \
                  whose credential dies while they have a grant.",
+            )?,
+            refreshes: IntCounter::new(
+                "workspace_gateway_refreshes_total",
+                "Stale answers that were given at once and asked for again in the background. A rise: more questions \
+                 that are asked less often than every cache.ttl.",
+            )?,
+            pauses: counters(
+                "workspace_gateway_pauses_total",
+                "Failed calls after which upstream is left alone for a while, where there is something stale to give. \
+                 `failure`: it gave no answer, or a 5xx. `throttled`: 429; a rise: the quota is used up. `unavailable`: \
+                 503 that says when to ask again.",
+                &["cause"],
             )?,
             upstream_requests: counters(
                 "workspace_gateway_upstream_requests_total",
@@ -144,7 +161,7 @@ impl Metrics {
             &["version"],
         )?;
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
-        let families: [Box<dyn Collector>; 14] = [
+        let families: [Box<dyn Collector>; 16] = [
             Box::new(self.in_flight.clone()),
             Box::new(self.connections.clone()),
             Box::new(self.requests.clone()),
@@ -154,6 +171,8 @@ impl Metrics {
             Box::new(self.proofs.clone()),
             Box::new(self.denials.clone()),
             Box::new(self.elections.clone()),
+            Box::new(self.refreshes.clone()),
+            Box::new(self.pauses.clone()),
             Box::new(self.upstream_requests.clone()),
             Box::new(self.upstream_durations.clone()),
             Box::new(self.upstream_in_flight.clone()),
@@ -177,6 +196,9 @@ impl Metrics {
         }
         for proof in Proof::ALL {
             self.proofs.with_label_values(&[proof.as_str()]);
+        }
+        for cause in Cause::ALL {
+            self.pauses.with_label_values(&[cause.as_str()]);
         }
         for source in ["upstream", "memory"] {
             self.denials.with_label_values(&[source]);
@@ -267,6 +289,11 @@ impl Metrics {
     /// Counts a call by which upstream has proved a caller.
     pub fn proof(&self, proof: Proof) {
         self.proofs.with_label_values(&[proof.as_str()]).inc();
+    }
+
+    /// Counts a failed call after which upstream is left alone for a while.
+    pub fn pause(&self, cause: Cause) {
+        self.pauses.with_label_values(&[cause.as_str()]).inc();
     }
 
     /// Counts a refused credential: refused by `upstream`, or from `memory`.

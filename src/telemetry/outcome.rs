@@ -13,6 +13,14 @@ pub enum Outcome {
     Coalesced,
     /// From memory, though the answer or the grant is no longer fresh: upstream has failed.
     Stale,
+    /// From memory, though it is no longer fresh: it is being asked for again.
+    Revalidating,
+    /// From memory, though it is no longer fresh: upstream has failed just before, or wishes to be left alone.
+    Paused,
+    /// From memory, though it is no longer fresh: upstream is slow.
+    Patience,
+    /// From memory: upstream's 400, 404 or 405 from just before.
+    Negative,
     /// From memory: upstream's refusal from just before.
     Denied,
     /// Forwarded as it is, though it is one of the operations.
@@ -27,12 +35,16 @@ pub enum Outcome {
 
 impl Outcome {
     /// All of them, for tables and tests.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 14] = [
         Self::Hit,
         Self::Miss,
         Self::Expired,
         Self::Coalesced,
         Self::Stale,
+        Self::Revalidating,
+        Self::Paused,
+        Self::Patience,
+        Self::Negative,
         Self::Denied,
         Self::Bypass,
         Self::PassThrough,
@@ -48,6 +60,10 @@ impl Outcome {
             Self::Expired => "expired",
             Self::Coalesced => "coalesced",
             Self::Stale => "stale",
+            Self::Revalidating => "revalidating",
+            Self::Paused => "paused",
+            Self::Patience => "patience",
+            Self::Negative => "negative",
             Self::Denied => "denied",
             Self::Bypass => "bypass",
             Self::PassThrough => "pass-through",

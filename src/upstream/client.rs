@@ -24,6 +24,7 @@ use super::{Answering, Upstream, UpstreamError};
 use crate::catalogue::Origin;
 use crate::request::X_REQUEST_ID;
 use crate::request::caller::X_AUTH_TOKEN;
+use crate::request::condition::Validator;
 use crate::request::hop::{self, Via};
 use crate::request::key::Key;
 use crate::stream::StreamBody;
@@ -56,6 +57,9 @@ pub struct Errand {
     pub request_id: String,
     /// The gateways it has come through, this one included.
     pub via: HeaderValue,
+    /// What upstream has said of the answer that is kept for this very question. If that still holds,
+    /// it says so with a 304.
+    pub validator: Option<Validator>,
 }
 
 /// Both upstream services, over HTTP.
@@ -146,7 +150,7 @@ impl Upstream for HttpClient {
 /// # Errors
 /// None for a key that was read from a request.
 pub fn question(key: &Key, errand: Errand) -> Result<Request<StreamBody>, http::Error> {
-    let Errand { mut token, request_id, via } = errand;
+    let Errand { mut token, request_id, via, validator } = errand;
     token.set_sensitive(true);
     let mut request = Request::new(Empty::new().map_err(|never| match never {}).boxed_unsync());
     *request.uri_mut() = key.uri()?;
@@ -159,6 +163,10 @@ pub fn question(key: &Key, errand: Errand) -> Result<Request<StreamBody>, http::
     headers.insert(USER_AGENT, AGENT);
     headers.insert(VIA, via);
     headers.insert(X_REQUEST_ID, HeaderValue::try_from(request_id)?);
+    if let Some(validator) = validator {
+        let (name, value) = validator.header();
+        headers.insert(name, value.clone());
+    }
     for (name, value) in key.headers() {
         headers.insert(name, value.clone());
     }
@@ -200,7 +208,7 @@ mod tests {
         let (operation, project_id) = catalogue.operation("/v2/p/products").unwrap();
         let key = Key::read(&catalogue, operation, project_id, None, &HeaderMap::new(), false).unwrap();
         let token = HeaderValue::from_static("secret");
-        let errand = Errand { token, request_id: "id".to_owned(), via: HeaderValue::from_static("v") };
+        let errand = Errand { token, request_id: "id".to_owned(), via: HeaderValue::from_static("v"), validator: None };
         let request = question(&key, errand).unwrap();
         assert_eq!(request.headers()[X_AUTH_TOKEN], "secret");
         assert!(!format!("{:?}", request.headers()).contains("secret"));

@@ -24,6 +24,9 @@ pub enum UpstreamError {
     /// Nothing moved in either direction for too long.
     #[error("nothing moved for too long (upstream.idle_timeout)")]
     Idle,
+    /// Too much is asked of upstream already.
+    #[error("too many calls were under way (upstream.max_calls, upstream.max_calls_per_caller)")]
+    Busy,
     /// The connection or the answer broke off, or was no HTTP.
     #[error("the answer broke off: {0}")]
     Broken(String),
@@ -40,6 +43,7 @@ impl UpstreamError {
             Self::Tls(_) => "tls",
             Self::Timeout => "timeout",
             Self::Idle => "idle",
+            Self::Busy => "busy",
             Self::Broken(_) => "broken",
             Self::TooLarge(_) => "too-large",
         }

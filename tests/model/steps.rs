@@ -3,6 +3,7 @@
 //! A step says "the third of the calls in the air", never "call 17": whatever else is left out when a
 //! failing sequence is made smaller, the rest still means something.
 
+use crate::support::WAITING;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -54,7 +55,7 @@ impl Settings {
     pub fn to_toml(self) -> String {
         let seconds = |ms: Ms| format!("\"{}s\"", ms / SECOND);
         format!(
-            "[cache]\nttl = {}\nstale_if_error = {}\n\
+            "[cache]\nttl = {}\nstale_if_error = {}\n{WAITING}\
              [grants]\ngrant_ttl = {}\ndenial_ttl = {}\noutage_grace = {}\non_outage = \"{}\"\n\
              [operation.ListProduct]\nttl = {}\nsharing = \"caller\"\n\
              [upstream]\nanswer_timeout = {}\n\
@@ -263,7 +264,7 @@ fn outcome() -> impl Strategy<Value = Outcome> {
         8 => select(vec![500, 502, 503, 504]).prop_map(Outcome::Status),
         3 => Just(Outcome::Status(429)),
         4 => select(vec![400, 404, 405]).prop_map(Outcome::Status),
-        3 => select(vec![204, 302, 304, 413, 414, 431, 494, 508]).prop_map(Outcome::Status),
+        3 => select(vec![204, 302, 409, 413, 414, 431, 494, 508]).prop_map(Outcome::Status),
         4 => Just(Outcome::Unreachable),
         3 => Just(Outcome::TimedOut),
         2 => Just(Outcome::TooLarge),

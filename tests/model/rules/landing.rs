@@ -45,9 +45,9 @@ impl Rules {
     /// What the end of a call changes, and for whom it is.
     fn change(&mut self, call: &Call, said: &Said) -> Share {
         match said {
-            Said::Whole { status: status @ (401 | 403), body, .. } => {
+            Said::Whole { status: status @ (401 | 403), body, no_store } => {
                 // Nobody reads what is streamed, so that it can't be said again.
-                self.denial(call, *status, Some(body).filter(|_| !call.is_relay));
+                self.denial(call, *status, Some(body).filter(|_| !call.is_relay && !no_store));
                 Share::Caller
             }
             _ if call.is_relay => Share::None,

@@ -1,0 +1,141 @@
+//! Putting a gateway together, and what its operator may ask of it.
+
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+
+use http::HeaderValue;
+
+use super::{Gateway, Inspection};
+use crate::cache::flights::{Bounds, Flights};
+use crate::cache::grants::{Grantee, Grants, Terms};
+use crate::cache::pauses::Pauses;
+use crate::cache::store::{Selection, Store};
+use crate::catalogue::Catalogue;
+use crate::clock::Clock;
+use crate::config::{Config, Mode, OnOutage};
+use crate::request::caller::Callers;
+use crate::request::hop::Via;
+use crate::request::id::RequestIds;
+use crate::request::key::Key;
+use crate::telemetry::metrics::{InUse, Metrics};
+use crate::upstream::Upstream;
+use crate::upstream::client::{HttpClient, Limits};
+
+impl Gateway {
+    /// A gateway with an empty cache. Connects to nothing yet.
+    ///
+    /// # Errors
+    /// If `upstream.ca_file` is unusable or the system has no randomness.
+    pub fn new(config: &Config, clock: Clock) -> io::Result<Arc<Self>> {
+        let settings = &config.settings;
+        let via = Via::new(getrandom::u32()?);
+        let limits = Limits {
+            connect: settings.upstream.connect_timeout.0,
+            answer: settings.upstream.answer_timeout.0,
+            idle: settings.upstream.idle_timeout.0,
+            max_body: settings.cache.max_body_size.bytes(),
+        };
+        let upstream = HttpClient::new(settings.upstream.ca_file.as_deref(), limits, via.clone())?;
+        Self::assemble(config, clock, via, Arc::new(upstream))
+    }
+
+    /// The same before an upstream that is not asked over HTTP, for tests.
+    ///
+    /// # Errors
+    /// If the system has no randomness.
+    pub fn before(upstream: Arc<dyn Upstream>, config: &Config, clock: Clock) -> io::Result<Arc<Self>> {
+        Self::assemble(config, clock, Via::new(getrandom::u32()?), upstream)
+    }
+
+    fn assemble(config: &Config, clock: Clock, via: Via, upstream: Arc<dyn Upstream>) -> io::Result<Arc<Self>> {
+        let settings = &config.settings;
+        let mut caller_key = [0; 32];
+        getrandom::fill(&mut caller_key)?;
+        let metrics = Metrics::new().map_err(io::Error::other)?;
+        let grants = Arc::new(Grants::new(Terms {
+            grant_ttl: settings.grants.grant_ttl.0,
+            denial_ttl: settings.grants.denial_ttl.0,
+            outage_grace: (settings.grants.on_outage == OnOutage::Serve).then_some(settings.grants.outage_grace.0),
+            max_grants: settings.grants.max_grants.0,
+        }));
+        let bounds = Bounds { flights: settings.limits.max_flights.0, waiting: settings.limits.max_waiters.0 };
+        let [shared_flights, lone_flights] = [bounds; 2].map(|bounds| Arc::new(Flights::new(bounds)));
+        let store = Arc::new(Store::new(settings.cache.max_size.0, metrics.eviction_counter()));
+        // Weak, for the store counts its evictions in these very metrics.
+        let remembered = Arc::downgrade(&store);
+        let aloft = [&shared_flights, &lone_flights].map(Arc::downgrade);
+        let (granted, time) = (Arc::downgrade(&grants), clock.clone());
+        metrics
+            .watch(move || InUse {
+                store: remembered.upgrade().map(|store| store.usage()).unwrap_or_default(),
+                waiting: aloft.iter().filter_map(Weak::upgrade).map(|flights| flights.waiting()).sum(),
+                grants: granted.upgrade().map_or(0, |grants| grants.live(time.now())),
+            })
+            .map_err(io::Error::other)?;
+        Ok(Arc::new(Self {
+            catalogue: config.catalogue.clone(),
+            callers: Callers::new(caller_key),
+            request_ids: RequestIds::new(getrandom::u64()?),
+            upstream,
+            via,
+            max_head: settings.limits.max_head_size.bytes(),
+            bypassing: AtomicBool::new(settings.mode == Mode::Bypass),
+            answer_timeout: settings.upstream.answer_timeout.0,
+            patience: settings.cache.patience.0,
+            error_ttl: settings.cache.error_ttl.0,
+            ttl_jitter: settings.cache.ttl_jitter,
+            grants,
+            store,
+            pauses: Pauses::new(),
+            shared_flights,
+            lone_flights,
+            metrics,
+            clock,
+        }))
+    }
+
+    /// What operations there are and where they are asked.
+    pub fn catalogue(&self) -> &Catalogue {
+        &self.catalogue
+    }
+
+    /// The metrics of this gateway.
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+
+    /// Whether the cache is in use.
+    pub fn mode(&self) -> Mode {
+        if self.bypassing.load(Ordering::Relaxed) { Mode::Bypass } else { Mode::Cache }
+    }
+
+    /// Switches the cache on or off. Entries stay, and age.
+    pub fn set_mode(&self, mode: Mode) {
+        self.bypassing.store(mode == Mode::Bypass, Ordering::Relaxed);
+    }
+
+    /// Removes the selected entries and says how many there were. Nothing that was asked of upstream
+    /// before is stored, or given to anyone but the one whose request it answers. Grants stay.
+    pub fn purge(&self, selection: &Selection) -> usize {
+        let purged = self.store.purge(selection);
+        self.pauses.purge(selection);
+        self.shared_flights.close_all();
+        self.lone_flights.close_all();
+        purged
+    }
+
+    /// What is known of a question at present, for a person who asks why.
+    pub fn inspect(&self, key: Key, token: &HeaderValue) -> Inspection {
+        let (now, caller) = (self.clock.now(), self.callers.of_token(token));
+        let slot = self.store.slot(&Arc::new(key), caller);
+        let grantee = Grantee { caller, scope: slot.key.scope().clone() };
+        Inspection {
+            standing: self.grants.standing(&grantee, now),
+            is_shared: slot.owner.is_none(),
+            entry: self.store.get(&slot).map(|entry| entry.life().freshness(now)),
+            is_paused: self.pauses.hold(&slot, &grantee, now),
+            uncacheable: self.store.uncacheable(&slot, now),
+        }
+    }
+}

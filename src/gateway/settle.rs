@@ -1,0 +1,260 @@
+//! What the end of a call changes: who has a grant, what is kept, what is remembered of upstream.
+//!
+//! Only a caller that is proved or holds a grant changes what others meet.
+
+use bytes::Bytes;
+use http::header::{AUTHORIZATION, DATE, ETAG, Entry as Field};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
+
+use super::{Gateway, Question};
+use crate::cache::admission::{self, Audience, Role, Unstorable, Verdict};
+use crate::cache::entry::Entry;
+use crate::cache::freshness::{Life, Lifetime};
+use crate::cache::grants::{Departure, Proof, Standing};
+use crate::cache::lifetime::{self, Times};
+use crate::cache::pauses::{self, Cause};
+use crate::cache::store::{Epoch, Kept, Slot};
+use crate::cache::tripwire::{Digest, View};
+use crate::catalogue::Operation;
+use crate::request::caller::X_AUTH_TOKEN;
+use crate::request::condition::Validator;
+use crate::upstream::{UpstreamError, client};
+
+/// One call, as it was made.
+pub(super) struct Call<'f> {
+    pub(super) question: &'f Question,
+    /// What others may have boarded for.
+    pub(super) slot: &'f Slot,
+    /// Whether nothing was sent but the key, the credential and constants.
+    pub(super) is_plain: bool,
+    /// Between which purges it was sent.
+    pub(super) asked: Epoch,
+    pub(super) times: Times,
+}
+
+/// A whole answer, and what was made of it.
+pub(super) struct Answer {
+    pub(super) response: Response<Bytes>,
+    /// The status that upstream gave: 304, where the answer is the one that it was asked about.
+    pub(super) said: StatusCode,
+    pub(super) life: Life,
+    /// Whether upstream has told the answer's age in a way that can be read.
+    pub(super) age_is_known: bool,
+    pub(super) verdict: Verdict,
+    /// What the answer has proved, if it is a proof.
+    pub(super) proof: Option<Proof>,
+    /// Why it was not kept, if it wasn't.
+    pub(super) not_kept: Option<&'static str>,
+}
+
+impl Gateway {
+    /// Whether what a caller is answered may change what the others meet who boarded for a slot: it is
+    /// its own, or the caller holds a grant to this moment.
+    pub(super) fn is_trusted(&self, call: &Call<'_>) -> bool {
+        call.slot.owner.is_some() || self.grants.stands(&call.question.grantee, call.times.received)
+    }
+
+    /// Everything that an answer changes.
+    pub(super) fn settle(
+        &self,
+        call: &Call<'_>,
+        departure: Departure<'_>,
+        mut response: Response<Bytes>,
+        said: StatusCode,
+    ) -> Answer {
+        let times = call.times;
+        // RFC 9110 §6.6.1: without one, an answer is dated when it comes, and not each time it is given.
+        if let Field::Vacant(date) = response.headers_mut().entry(DATE)
+            && let Ok(now) = HeaderValue::from_str(&httpdate::fmt_http_date(times.date))
+        {
+            date.insert(now);
+        }
+        let verdict = admission::judge(&response, |name| self.role(name));
+        let age_is_known = lifetime::age(response.headers()).is_some();
+        let configured = self.lifetime(call.question.key.operation());
+        let life = lifetime::life(response.headers(), times, configured);
+        let mut proof = None;
+        let not_kept = match verdict {
+            Verdict::Proof(storable) => {
+                let proved = departure.proved(times.received);
+                self.metrics.proof(proved);
+                proof = Some(proved);
+                match (proved, storable) {
+                    (Proof::Late, _) => Some("late"),
+                    (_, Ok(audience)) => self.keep(call, &mut response, life, audience),
+                    (_, Err(reason)) => {
+                        let kept_in = self.store.slot(&call.question.key, call.question.grantee.caller);
+                        self.store.mark_uncacheable(kept_in, reason, times.received);
+                        Some(self.mark_uncacheable(call, reason))
+                    }
+                }
+            }
+            Verdict::NoList(reason) => Some(self.mark_uncacheable(call, reason)),
+            Verdict::Denial => {
+                self.metrics.denial("upstream");
+                let may_be_said_again = !lifetime::forbids_keeping(response.headers());
+                departure.denied(may_be_said_again.then(|| Entry::new(&response, life, None)), times.received);
+                Some("denied")
+            }
+            Verdict::Negative => self.keep_negative(call, &response),
+            Verdict::Throttled | Verdict::Failure => {
+                self.metrics.unstored(Unstorable::Status);
+                self.pause(call, Some((response.status(), response.headers())));
+                Some(Unstorable::Status.as_str())
+            }
+            Verdict::Personal => {
+                self.metrics.unstored(Unstorable::Status);
+                Some(Unstorable::Status.as_str())
+            }
+        };
+        Answer { response, said, life, age_is_known, verdict, proof, not_kept }
+    }
+
+    /// What a request header is to an answer that varies on it.
+    fn role(&self, name: &HeaderName) -> Role {
+        if client::is_constant(name) || self.catalogue.keyed_headers().contains(name) {
+            Role::Fixed
+        } else if *name == X_AUTH_TOKEN || *name == AUTHORIZATION {
+            Role::Credential
+        } else {
+            Role::Free
+        }
+    }
+
+    /// How long an answer of this operation may be given, where upstream says nothing of it.
+    fn lifetime(&self, operation: &Operation) -> Lifetime {
+        let mut ttl = operation.ttl;
+        // Without randomness, without jitter.
+        if self.ttl_jitter.0 > 0
+            && let Ok(random) = getrandom::u32()
+        {
+            let part = f64::from(self.ttl_jitter.0) / 100.0 * (f64::from(random) / f64::from(u32::MAX));
+            ttl = ttl.mul_f64(1.0 - part);
+        }
+        let (stale_while_revalidate, stale_if_error) = (operation.stale_while_revalidate, operation.stale_if_error);
+        Lifetime { ttl, stale_while_revalidate, stale_if_error }
+    }
+
+    /// Keeps an answer, for as many as may see it. Says why, if it wasn't kept.
+    fn keep(
+        &self,
+        call: &Call<'_>,
+        response: &mut Response<Bytes>,
+        life: Life,
+        audience: Audience,
+    ) -> Option<&'static str> {
+        let Call { question, slot, asked, times, .. } = call;
+        let caller = question.grantee.caller;
+        let kept_in = self.store.slot(&question.key, caller);
+        for slot in [slot, &kept_in] {
+            self.store.unmark(slot);
+            self.pauses.end(slot);
+        }
+        let digest = *blake3::hash(response.body()).as_bytes();
+        let validator = Validator::of(response.headers());
+        if let Field::Vacant(tag) = response.headers_mut().entry(ETAG) {
+            tag.insert(entity_tag(&digest));
+        }
+        let entry = Entry::new(response, life, validator);
+        let view = View { digest, caller, sent: times.sent, received: times.received };
+        match self.store.keep(&question.key, entry, audience, view, *asked) {
+            Kept::Stored => None,
+            Kept::Outdated => Some("outdated"),
+            Kept::Purged => Some("purged"),
+            Kept::Tripped => {
+                let scope = question.key.scope();
+                let why = match audience {
+                    Audience::All => "callers are given different answers to one question",
+                    Audience::Caller => "upstream says that its answers vary on the credential",
+                };
+                tracing::error!(
+                    operation = scope.operation().name,
+                    project_id = scope.project_id(),
+                    "{why}: from now on nothing is shared between callers here, until this is purged or the gateway \
+                     restarted. Set sharing = \"caller\" for the operation if that is how it is meant to be"
+                );
+                None
+            }
+        }
+    }
+
+    /// Keeps upstream's no for a while, if it can be about nothing but the question. Says why, if it
+    /// wasn't kept.
+    fn keep_negative(&self, call: &Call<'_>, response: &Response<Bytes>) -> Option<&'static str> {
+        let Call { question, is_plain, asked, times, .. } = call;
+        let configured = Lifetime { ttl: self.error_ttl, ..Lifetime::default() };
+        let mut life = lifetime::life(response.headers(), *times, configured);
+        life.lifetime = Lifetime { ttl: life.lifetime.ttl.min(self.error_ttl), ..Lifetime::default() };
+        let is_granted = self.grants.stands(&question.grantee, times.received);
+        let not_kept = if !is_plain || !is_granted || life.lifetime.ttl.is_zero() {
+            Some(Unstorable::Status)
+        } else if lifetime::forbids_keeping(response.headers()) {
+            Some(Unstorable::CacheDirectives)
+        } else {
+            None
+        };
+        if let Some(reason) = not_kept {
+            self.metrics.unstored(reason);
+            return Some(reason.as_str());
+        }
+        let kept_in = self.store.slot(&question.key, question.grantee.caller);
+        match self.store.keep_negative(&kept_in, Entry::new(response, life, None), *asked) {
+            Kept::Stored | Kept::Tripped => None,
+            Kept::Outdated => Some("outdated"),
+            Kept::Purged => Some("purged"),
+        }
+    }
+
+    /// What changes though there is no whole answer.
+    pub(super) fn settle_failure(&self, call: &Call<'_>, departure: Departure<'_>, error: &UpstreamError) {
+        match error {
+            UpstreamError::TooLarge(StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => {
+                self.metrics.denial("upstream");
+                departure.denied(None, call.times.received);
+            }
+            UpstreamError::TooLarge(StatusCode::OK) => {
+                self.mark_uncacheable(call, Unstorable::TooLarge);
+            }
+            UpstreamError::TooLarge(_) => self.metrics.unstored(Unstorable::Status),
+            _ => self.pause(call, None),
+        }
+    }
+
+    /// Leaves upstream alone for a while, where there is something stale to give. For the others only if
+    /// the failure can't be of the caller's own making.
+    fn pause(&self, call: &Call<'_>, said: Option<(StatusCode, &HeaderMap)>) {
+        let Call { question, slot, times, .. } = call;
+        let is_known = match self.grants.standing(&question.grantee, times.received) {
+            Standing::Granted => true,
+            Standing::Lapsed => slot.owner.is_some(),
+            Standing::Unproved | Standing::Denied { .. } => false,
+        };
+        if !call.is_plain || !is_known {
+            return;
+        }
+        let wished = said.and_then(|(_, headers)| pauses::retry_after(headers, times.date));
+        let (cause, span) = match (said.map(|(status, _)| status), wished) {
+            (Some(StatusCode::TOO_MANY_REQUESTS), wished) => (Cause::Throttled, wished.unwrap_or(self.error_ttl)),
+            (Some(StatusCode::SERVICE_UNAVAILABLE), Some(wished)) => (Cause::Unavailable, wished),
+            _ => (Cause::Failure, self.error_ttl),
+        };
+        self.metrics.pause(cause);
+        self.pauses.begin(slot, &question.grantee, cause, span, times.received);
+    }
+
+    /// Lets nobody wait any more for answers that can't be kept.
+    fn mark_uncacheable(&self, call: &Call<'_>, reason: Unstorable) -> &'static str {
+        self.metrics.unstored(reason);
+        if self.is_trusted(call) {
+            self.store.mark_uncacheable(call.slot.clone(), reason, call.times.received);
+        }
+        reason.as_str()
+    }
+}
+
+/// An entity tag for an answer to which upstream has given none: the same for the same bytes.
+fn entity_tag(digest: &Digest) -> HeaderValue {
+    let hex: String = digest[..16].iter().map(|byte| format!("{byte:02x}")).collect();
+    // Hex digits in quotes are a header's value.
+    HeaderValue::try_from(format!("\"{hex}\"")).unwrap_or(HeaderValue::from_static("\"\""))
+}
