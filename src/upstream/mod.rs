@@ -6,6 +6,7 @@
 pub mod client;
 mod connect;
 mod error;
+pub mod gate;
 mod idle;
 
 use std::future::Future;
