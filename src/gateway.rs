@@ -24,6 +24,7 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Response};
 use http_body::Body;
 
+use crate::cache::acquaintances::Acquaintances;
 use crate::cache::admission::Unstorable;
 use crate::cache::entry::Entry;
 use crate::cache::flights::{Bounds, Flights};
@@ -48,6 +49,7 @@ use crate::telemetry::outcome::Outcome;
 use crate::telemetry::record::Record;
 use crate::upstream::Upstream;
 use crate::upstream::client::{Errand, HttpClient, Limits};
+use crate::upstream::gate::Gate;
 use fetch::Landing;
 use release::{Release, Seat};
 
@@ -70,6 +72,10 @@ pub struct Gateway {
     /// those with one.
     lone_flights: Arc<Flights<Slot, Landing>>,
     upstream: Arc<dyn Upstream>,
+    gate: Arc<Gate>,
+    /// For what is relayed. Apart, for streams may take as long as they like.
+    relay_gate: Arc<Gate>,
+    acquaintances: Acquaintances,
     metrics: Arc<Metrics>,
     clock: Clock,
 }
@@ -156,6 +162,7 @@ impl Gateway {
         }));
         let bounds = Bounds { flights: settings.limits.max_flights.0, waiting: settings.limits.max_waiters.0 };
         let [shared_flights, lone_flights] = [bounds; 2].map(|bounds| Arc::new(Flights::new(bounds)));
+        let [gate, relay_gate] = forward::gates(&settings.upstream, &metrics)?;
         let lives = config.catalogue.operations().iter().map(|operation| operation.ttl + operation.stale_if_error);
         let longest_life = lives.max().unwrap_or_default();
         let store = Arc::new(Store::new(settings.cache.max_size.0, longest_life, metrics.eviction_counter()));
@@ -183,6 +190,9 @@ impl Gateway {
             store,
             shared_flights,
             lone_flights,
+            gate,
+            relay_gate,
+            acquaintances: Acquaintances::default(),
             metrics,
             clock,
         }))

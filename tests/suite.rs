@@ -25,6 +25,7 @@ mod model;
 mod outages;
 mod pass_through;
 mod python_sdk;
+mod queueing;
 mod serving;
 mod sharing;
 mod telling;

@@ -61,6 +61,10 @@ pub struct Upstream {
     pub answer_timeout: Span,
     /// For a pass-through on which nothing moves.
     pub idle_timeout: Span,
+    /// Calls under way to each service.
+    pub max_calls: Count,
+    /// Those of one caller.
+    pub max_calls_per_caller: Count,
 }
 
 /// `[cache]`

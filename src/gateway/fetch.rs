@@ -13,7 +13,7 @@ use crate::cache::admission::{self, Unstorable, Verdict};
 use crate::cache::entry::Entry;
 use crate::cache::flights::Pilot;
 use crate::cache::freshness::Life;
-use crate::cache::grants::{Departure, Proof};
+use crate::cache::grants::{Departure, Proof, Standing};
 use crate::cache::store::{Epoch, Kept, Slot};
 use crate::cache::tripwire::View;
 use crate::request::caller::Caller;
@@ -67,6 +67,11 @@ impl Gateway {
         slot: Slot,
         errand: Errand,
     ) {
+        // Those who wait have deadlines of their own; whoever gets an answer late still has it kept.
+        let standing = self.grants.standing(&question.grantee, self.clock.now());
+        let is_known = matches!(standing, Standing::Granted | Standing::Lapsed);
+        let service = question.key.operation().service;
+        let _permit = self.gate.enter(service, question.grantee.caller, is_known).await;
         let sent = self.clock.now();
         if !matches!(self.look_up(&question, sent), LookUp::Ask(..)) {
             return pilot.land(Landing::NotFlown);
@@ -74,7 +79,6 @@ impl Gateway {
         let asked = self.store.epoch();
         let is_plain = self.via.is_own(&errand.via);
         let departure = self.grants.depart(question.grantee.clone(), sent);
-        let service = question.key.operation().service;
         let call = self.metrics.upstream_call(service);
         let request_id = errand.request_id.clone();
         let answer = self.upstream.ask(&question.key, errand).await;

@@ -30,6 +30,8 @@ pub enum Problem {
     Loop,
     /// The request's only credential is a signature over this gateway's own address.
     SignatureBoundHere,
+    /// Too many calls to upstream are under way, and the request's turn has not come in time.
+    Busy,
     /// Upstream gave no whole answer.
     Upstream(UpstreamError),
     /// The gateway failed at its own work.
@@ -57,7 +59,7 @@ impl Problem {
             | Self::Loop
             | Self::SignatureBoundHere => Blame::Client,
             Self::Upstream(_) => Blame::Upstream,
-            Self::Internal => Blame::Gateway,
+            Self::Busy | Self::Internal => Blame::Gateway,
         }
     }
 
@@ -71,6 +73,7 @@ impl Problem {
             Self::NoSuchApi => "no-such-api",
             Self::Loop => "loop",
             Self::SignatureBoundHere => "signature-bound-here",
+            Self::Busy => "busy",
             Self::Upstream(error) => error.as_str(),
             Self::Internal => "internal",
         }
@@ -116,6 +119,14 @@ impl Problem {
                 "APIGW.0301",
                 "Incorrect IAM authentication information: the AK/SK signature is not over upstream's Host, so it \
                  cannot be valid there and was not sent on. Send an X-Auth-Token instead"
+                    .to_owned(),
+            ),
+            // Upstream's codes for a 503 blame IAM or the service, which have not even been asked.
+            Self::Busy => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "APIGW.0201",
+                "too many calls to upstream are under way, and this one's turn has not come in time \
+                 (upstream.max_calls, upstream.max_calls_per_caller, upstream.answer_timeout)"
                     .to_owned(),
             ),
             Self::Upstream(error) => say_upstream(error),

@@ -246,6 +246,10 @@ impl Metrics {
         self.registry.register(Box::new(Watched { gauges, usage }))
     }
 
+    pub(super) fn register(&self, family: Box<dyn Collector>) -> prometheus::Result<()> {
+        self.registry.register(family)
+    }
+
     /// Counts a request that is over.
     pub fn request(&self, operation: &'static str, outcome: Outcome, status: Option<StatusCode>, took: Duration) {
         let result = outcome.as_str();
