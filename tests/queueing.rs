@@ -51,7 +51,8 @@ async fn invented_tokens_leave_half_to_those_that_are_proved() {
 
 #[tokio::test]
 async fn those_without_a_token_are_one_caller_and_a_503_says_what_is_full() {
-    let settings = "[upstream]\nmax_calls = 4\nmax_calls_per_caller = 1\nanswer_timeout = \"50ms\"";
+    let settings = "[upstream]\nmax_calls = 4\nmax_calls_per_caller = 1\nanswer_timeout = \"50ms\"\n\
+                    first_byte_timeout = \"50ms\"\nconnect_timeout = \"50ms\"";
     let world = World::with(settings).await;
     world.simulator.hold();
     let first = world.begin_and_arrive("", "/v2/PROJECT/desktops", 1).await;

@@ -343,7 +343,7 @@ impl Upstream for Scripted {
         Box::pin(async { answered.await.unwrap() })
     }
 
-    fn relay<'a>(&'a self, _: &'a Origin, _: &'a Parts, _: StreamBody) -> Answering<'a, StreamBody> {
+    fn relay<'a>(&'a self, _: Service, _: &'a Origin, _: &'a Parts, _: StreamBody) -> Answering<'a, StreamBody> {
         panic!("nothing is to be relayed")
     }
 }

@@ -1,8 +1,5 @@
 //! Forwarding: what is not answered from memory goes upstream as it is, and its answer is streamed.
 
-use std::io;
-use std::sync::Arc;
-
 use http::header::AUTHORIZATION;
 use http::request::Parts;
 use http::{Response, StatusCode};
@@ -10,35 +7,16 @@ use http::{Response, StatusCode};
 use super::Gateway;
 use crate::cache::grants::Grantee;
 use crate::catalogue::Service;
-use crate::config::settings;
 use crate::reply::body::Content;
 use crate::reply::compose::{CacheStatus, Forward};
 use crate::reply::error::Problem;
 use crate::request::BypassReason;
 use crate::request::caller::{self, Caller};
 use crate::stream::StreamBody;
-use crate::telemetry::lanes::Lane;
-use crate::telemetry::metrics::Metrics;
 use crate::telemetry::outcome::Outcome;
 use crate::telemetry::record::Record;
 use crate::upstream::UpstreamError;
-use crate::upstream::gate::{self, Gate, Permit};
-
-/// The gates before upstream: for product lists, and for what is relayed.
-pub(super) fn gates(settings: &settings::Upstream, metrics: &Metrics) -> io::Result<[Arc<Gate>; 2]> {
-    let bounds = gate::Bounds { calls: settings.max_calls.0, per_caller: settings.max_calls_per_caller.0 };
-    let gates = [bounds; 2].map(|bounds| Arc::new(Gate::new(bounds)));
-    let watched = gates.clone();
-    let read = move || {
-        let kinds = ["product-list", "relay"].into_iter().zip(&watched);
-        let lanes = kinds.flat_map(|(kind, gate)| Service::ALL.map(|service| (kind, service, gate.usage(service))));
-        lanes
-            .map(|(kind, service, usage)| Lane { kind, service, under_way: usage.under_way, queued: usage.queued })
-            .collect()
-    };
-    metrics.watch_lanes(read).map_err(io::Error::other)?;
-    Ok(gates)
-}
+use crate::upstream::gate::Permit;
 
 impl Gateway {
     /// Forwards a request for an operation as it is, and says why.
@@ -87,7 +65,7 @@ impl Gateway {
         let begun = self.clock.now();
         let departure = grantee.map(|grantee| self.grants.depart(grantee, begun));
         let call = self.metrics.upstream_call(service);
-        let answer = self.upstream.relay(origin, &head, body).await;
+        let answer = self.upstream.relay(service, origin, &head, body).await;
         let status = answer.as_ref().map(Response::status).map_err(UpstreamError::as_str);
         call.ended(status, self.clock.now().saturating_duration_since(begun));
         if let (Some(caller), Ok(status)) = (caller, status) {

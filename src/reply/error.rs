@@ -150,7 +150,7 @@ impl Problem {
 
 fn say_upstream(error: &UpstreamError) -> (StatusCode, &'static str, String) {
     let status = match error {
-        UpstreamError::Timeout | UpstreamError::Idle => StatusCode::GATEWAY_TIMEOUT,
+        UpstreamError::FirstByte | UpstreamError::Timeout | UpstreamError::Idle => StatusCode::GATEWAY_TIMEOUT,
         UpstreamError::Connect(_) | UpstreamError::Tls(_) | UpstreamError::Broken(_) | UpstreamError::TooLarge(_) => {
             StatusCode::BAD_GATEWAY
         }

@@ -42,6 +42,7 @@ pub struct Metrics {
     upstream_requests: IntCounterVec,
     upstream_durations: HistogramVec,
     upstream_in_flight: IntGaugeVec,
+    upstream_retries: IntCounterVec,
     evictions: IntCounterVec,
 }
 
@@ -108,7 +109,7 @@ impl Metrics {
             upstream_requests: counters(
                 "workspace_gateway_upstream_requests_total",
                 "Calls to upstream by service and status, or how they failed. A rise of 429: the quota is used up. A \
-                 rise of `connect`, `tls`, `timeout`, `idle` or `broken`: upstream or the network is in trouble. Of \
+                 rise of `connect`, `tls`, `first-byte`, `timeout`, `idle` or `broken`: upstream or the network is in trouble. Of \
                  `abandoned`: clients hang up on what passes through.",
                 &["service", "status"],
             )?,
@@ -123,6 +124,12 @@ impl Metrics {
                     "workspace_gateway_upstream_requests_in_flight",
                     "Calls to upstream that have no answer yet. A rise: upstream is slower, or questions differ more.",
                 ),
+                &["service"],
+            )?,
+            upstream_retries: counters(
+                "workspace_gateway_upstream_retries_total",
+                "Calls that were made once more, because a connection broke before there was an answer. A rise: \
+                 upstream, or something on the way there, closes connections that are in use.",
                 &["service"],
             )?,
             evictions: counters(
@@ -144,7 +151,7 @@ impl Metrics {
             &["version"],
         )?;
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
-        let families: [Box<dyn Collector>; 14] = [
+        let families: [Box<dyn Collector>; 15] = [
             Box::new(self.in_flight.clone()),
             Box::new(self.connections.clone()),
             Box::new(self.requests.clone()),
@@ -157,6 +164,7 @@ impl Metrics {
             Box::new(self.upstream_requests.clone()),
             Box::new(self.upstream_durations.clone()),
             Box::new(self.upstream_in_flight.clone()),
+            Box::new(self.upstream_retries.clone()),
             Box::new(self.evictions.clone()),
             Box::new(build),
         ];
@@ -184,6 +192,7 @@ impl Metrics {
         for service in Service::ALL {
             self.upstream_durations.with_label_values(&[service.as_str()]);
             self.upstream_in_flight.with_label_values(&[service.as_str()]);
+            self.upstream_retries.with_label_values(&[service.as_str()]);
         }
         for cause in ["size", "expired"] {
             self.evictions.with_label_values(&[cause]);
@@ -282,6 +291,12 @@ impl Metrics {
     pub fn eviction_counter(&self) -> impl Fn(&'static str) + Send + Sync + 'static {
         let evictions = self.evictions.clone();
         move |cause| evictions.with_label_values(&[cause]).inc()
+    }
+
+    /// Counts calls that are made once more.
+    pub fn retry_counter(&self) -> impl Fn(Service) + Send + Sync + 'static {
+        let retries = self.upstream_retries.clone();
+        move |service| retries.with_label_values(&[service.as_str()]).inc()
     }
 
     /// Begins to count a call to upstream.
