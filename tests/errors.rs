@@ -51,7 +51,8 @@ async fn an_upstream_that_is_too_slow_is_a_504() {
 #[tokio::test]
 async fn an_answer_whose_body_is_too_slow_is_a_504() {
     let head_and_a_bit = "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{\"products\":[";
-    let settings = "[upstream]\nconnect_timeout = \"40ms\"\nfirst_byte_timeout = \"40ms\"\nanswer_timeout = \"50ms\"";
+    let settings =
+        "[upstream]\nconnect_timeout = \"200ms\"\nfirst_byte_timeout = \"200ms\"\nanswer_timeout = \"200ms\"";
     let world = World::before_one_that_says(head_and_a_bit, settings).await;
     let reply = world.get(LIST).await;
     assert_eq!(reply.status(), StatusCode::GATEWAY_TIMEOUT);

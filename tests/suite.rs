@@ -31,4 +31,5 @@ mod sharing;
 mod telling;
 mod tls;
 mod unshareable;
+mod upstream;
 mod views;

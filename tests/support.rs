@@ -1,5 +1,7 @@
 //! A gateway before the simulator, and a client to ask it.
 
+pub mod raw;
+
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;

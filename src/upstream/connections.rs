@@ -20,7 +20,8 @@ use crate::stream::StreamBody;
 /// that is just being closed.
 const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// Far more than any answer's head has. hyper would buffer 400 KB of one, for each connection.
+/// Far more than any answer's head has. hyper would buffer 400 KB of one, for each connection; it stops
+/// reading here, give or take what it has read at once.
 const MAX_HEAD_SIZE: usize = 64 * 1024;
 
 /// The connections to both services.
