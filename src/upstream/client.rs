@@ -61,7 +61,7 @@ pub struct Errand {
 }
 
 /// Told of every request that is sent again.
-pub type OnRetry = Box<dyn Fn(Service) + Send + Sync>;
+type OnRetry = Box<dyn Fn(Service) + Send + Sync>;
 
 /// Both upstream services, over HTTP.
 pub struct HttpClient {
