@@ -11,6 +11,7 @@ mod assemble;
 mod fetch;
 mod forward;
 mod look_up;
+mod outward;
 mod release;
 mod settle;
 #[cfg(test)]
@@ -27,6 +28,7 @@ use http::request::Parts;
 use http::{HeaderMap, Method, Request, Response};
 use http_body::Body;
 
+use crate::cache::acquaintances::Acquaintances;
 use crate::cache::admission::Unstorable;
 use crate::cache::flights::Flights;
 use crate::cache::freshness::Freshness;
@@ -53,6 +55,7 @@ use crate::telemetry::outcome::Outcome;
 use crate::telemetry::record::Record;
 use crate::upstream::Upstream;
 use crate::upstream::client::Errand;
+use crate::upstream::gate::Gate;
 use fetch::{Flight, Landing};
 use look_up::{LookUp, Memory};
 use release::{Release, Seat};
@@ -81,6 +84,10 @@ pub struct Gateway {
     /// those with one.
     lone_flights: Arc<Flights<Slot, Landing>>,
     upstream: Arc<dyn Upstream>,
+    gate: Arc<Gate>,
+    /// For what is relayed. Apart, for streams may take as long as they like.
+    relay_gate: Arc<Gate>,
+    acquaintances: Acquaintances,
     metrics: Arc<Metrics>,
     clock: Clock,
 }

@@ -62,16 +62,19 @@
 //!    the reason is a value ([`request::BypassReason`]).
 //! 6. **Bounded by bytes.** Entries by `cache.max_size`, answers by `cache.max_body_size`, heads by
 //!    `limits.max_head_size`, metric series by enums; what has a fixed size, by number: grants, flights,
-//!    waiters, remembered refusals. Past a bound more is asked of upstream, and nothing else changes. (How
-//!    many connections clients open, and how many different questions are under way, is not bounded yet.)
+//!    waiters, remembered refusals. Past a bound more is asked of upstream, and nothing else changes. What
+//!    is asked of it at a time is bounded too, with bounds of their own for each caller and for those without
+//!    a grant ([`upstream::gate`]); past these a request waits for its turn, then gets a 503. (How many
+//!    connections clients open, and so how many requests wait, is not bounded yet.)
 //! 7. **Never worse than no gateway.** Bodies pass byte for byte, errors in upstream's own shape,
 //!    everything else streamed; `mode = "bypass"` switches the cache off at run time.
 //!
 //! # Deliberately absent
 //!
-//! No layers or middleware: there is one path, and it can be read from top to bottom. No retries of
-//! what has been sent: a failed call is answered, and the client decides. No configuration of what may be cached: an
-//! operation is understood or it is passed through. No HTTP/2, no TLS towards clients:
+//! No layers or middleware: there is one path, and it can be read from top to bottom. No retries but
+//! one, of a connection that broke before there was an answer, where asking again can't do anything twice
+//! ([`upstream::client`]); whatever else fails is answered, and the client decides. No configuration of what
+//! may be cached: an operation is understood or it is passed through. No HTTP/2, no TLS towards clients:
 //! they are on the same machine, or where their tokens may be seen.
 
 pub mod admin;

@@ -37,18 +37,23 @@ async fn a_host_that_cannot_be_resolved_is_a_502_and_no_reason_not_to_start() {
 
 #[tokio::test]
 async fn an_upstream_that_is_too_slow_is_a_504() {
-    let world = World::with("[upstream]\nanswer_timeout = \"50ms\"\nidle_timeout = \"1h\"").await;
+    let settings = "[upstream]\nconnect_timeout = \"50ms\"\nfirst_byte_timeout = \"50ms\"\nanswer_timeout = \"1h\"\n\
+                    idle_timeout = \"1h\"";
+    let world = World::with(settings).await;
     world.simulator.hold();
     let reply = world.get(LIST).await;
     assert_eq!(reply.status(), StatusCode::GATEWAY_TIMEOUT);
-    assert!(reply.error().1.contains("Backend timeout"));
-    assert_eq!(reply.cache_status(), "workspace-gateway; fwd=miss; detail=timeout");
+    let (_, message) = reply.error();
+    assert!(message.contains("Backend timeout") && message.contains("upstream.first_byte_timeout"), "{message}");
+    assert_eq!(reply.cache_status(), "workspace-gateway; fwd=miss; detail=first-byte");
 }
 
 #[tokio::test]
 async fn an_answer_whose_body_is_too_slow_is_a_504() {
     let head_and_a_bit = "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{\"products\":[";
-    let world = World::before_one_that_says(head_and_a_bit, "[upstream]\nanswer_timeout = \"50ms\"").await;
+    let settings =
+        "[upstream]\nconnect_timeout = \"200ms\"\nfirst_byte_timeout = \"200ms\"\nanswer_timeout = \"200ms\"";
+    let world = World::before_one_that_says(head_and_a_bit, settings).await;
     let reply = world.get(LIST).await;
     assert_eq!(reply.status(), StatusCode::GATEWAY_TIMEOUT);
     assert_eq!(reply.cache_status(), "workspace-gateway; fwd=miss; detail=timeout");

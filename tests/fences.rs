@@ -78,7 +78,7 @@ fn rooms_know_only_whom_they_may() {
         ("request", &["catalogue"]),
         ("cache", &["request", "catalogue"]),
         ("config", &["catalogue"]),
-        ("upstream", &["request", "catalogue", "stream"]),
+        ("upstream", &["request", "catalogue", "clock", "stream"]),
         ("telemetry", &["cache", "request", "catalogue", "config", "clock"]),
         ("reply", &["cache", "request", "telemetry", "upstream", "stream"]),
         ("explain", &["catalogue", "config", "request", "upstream"]),

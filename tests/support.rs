@@ -1,5 +1,7 @@
 //! A gateway before the simulator, and a client to ask it.
 
+pub mod raw;
+
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
@@ -349,7 +351,7 @@ impl Upstream for Scripted {
         Box::pin(async { answered.await.unwrap() })
     }
 
-    fn relay<'a>(&'a self, _: &'a Origin, _: &'a Parts, _: StreamBody) -> Answering<'a, StreamBody> {
+    fn relay<'a>(&'a self, _: Service, _: &'a Origin, _: &'a Parts, _: StreamBody) -> Answering<'a, StreamBody> {
         panic!("nothing is to be relayed")
     }
 }

@@ -3,6 +3,7 @@
 //!
 //! Nothing here knows an HTTP client, nothing but [`store`] knows moka, and only [`flights`] waits.
 
+pub mod acquaintances;
 pub mod admission;
 pub mod entry;
 pub mod flights;

@@ -211,6 +211,17 @@ fn consistent(settings: &Settings) -> Result<(), String> {
             settings.cache.max_body_size, settings.cache.max_size
         ));
     }
+    let upstream = &settings.upstream;
+    for (shorter, one, longer, other) in [
+        ("connect_timeout", upstream.connect_timeout, "first_byte_timeout", upstream.first_byte_timeout),
+        ("first_byte_timeout", upstream.first_byte_timeout, "answer_timeout", upstream.answer_timeout),
+    ] {
+        if one.0 > other.0 {
+            return Err(format!(
+                "upstream.{longer}: {other:?} is not allowed: expected at least upstream.{shorter}, {one:?}"
+            ));
+        }
+    }
     Ok(())
 }
 
@@ -325,6 +336,14 @@ mod tests {
             ("region = \"x\"\n[listen]\nadmin = \"127.0.0.1:8080\"", &["listen.admin", "8080", "listen.proxy"]),
             ("region = \"x\"\n[upstream]\nworkspace_url = \"ftp://x\"", &["upstream.workspace_url", "ftp://x", "http"]),
             ("region = \"x\"\n[upstream]\nworkspace_url = \"https://x/y\"", &["upstream.workspace_url", "no path"]),
+            (
+                "region = \"x\"\n[upstream]\nanswer_timeout = \"20s\"",
+                &["upstream.answer_timeout: \"20s\"", "at least upstream.first_byte_timeout, \"32s\""],
+            ),
+            (
+                "region = \"x\"\n[upstream]\nfirst_byte_timeout = \"2s\"",
+                &["upstream.first_byte_timeout: \"2s\"", "at least upstream.connect_timeout, \"3s\""],
+            ),
             ("region = \"x\"\n[operation.ListDesktops]\nttl = \"5m\"", &["operation.ListDesktops", "ListProducts"]),
             (
                 "region = \"x\"\n[operation.ListProduct]\nsharing = \"all\"",

@@ -59,10 +59,18 @@ pub struct Upstream {
     pub ca_file: Option<PathBuf>,
     /// For DNS, TCP and TLS together.
     pub connect_timeout: Span,
+    /// For the head of one.
+    pub first_byte_timeout: Span,
     /// For a whole product list.
     pub answer_timeout: Span,
     /// For a pass-through on which nothing moves.
     pub idle_timeout: Span,
+    /// For a connection to be used again.
+    pub connection_max_age: Span,
+    /// Calls under way to each service.
+    pub max_calls: Count,
+    /// Those of one caller.
+    pub max_calls_per_caller: Count,
 }
 
 /// `[cache]`

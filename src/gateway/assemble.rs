@@ -6,7 +6,8 @@ use std::sync::{Arc, Weak};
 
 use http::HeaderValue;
 
-use super::{Gateway, Inspection};
+use super::{Gateway, Inspection, outward};
+use crate::cache::acquaintances::Acquaintances;
 use crate::cache::flights::{Bounds, Flights};
 use crate::cache::grants::{Grantee, Grants, Terms};
 use crate::cache::pauses::Pauses;
@@ -20,7 +21,6 @@ use crate::request::id::RequestIds;
 use crate::request::key::Key;
 use crate::telemetry::metrics::{InUse, Metrics};
 use crate::upstream::Upstream;
-use crate::upstream::client::{HttpClient, Limits};
 
 impl Gateway {
     /// A gateway with an empty cache. Connects to nothing yet.
@@ -28,16 +28,9 @@ impl Gateway {
     /// # Errors
     /// If `upstream.ca_file` is unusable or the system has no randomness.
     pub fn new(config: &Config, clock: Clock) -> io::Result<Arc<Self>> {
-        let settings = &config.settings;
-        let via = Via::new(getrandom::u32()?);
-        let limits = Limits {
-            connect: settings.upstream.connect_timeout.0,
-            answer: settings.upstream.answer_timeout.0,
-            idle: settings.upstream.idle_timeout.0,
-            max_body: settings.cache.max_body_size.bytes(),
-        };
-        let upstream = HttpClient::new(settings.upstream.ca_file.as_deref(), limits, via.clone())?;
-        Self::assemble(config, clock, via, Arc::new(upstream))
+        let (via, metrics) = (Via::new(getrandom::u32()?), Metrics::new().map_err(io::Error::other)?);
+        let upstream = outward::client(&config.settings, via.clone(), clock.clone(), &metrics)?;
+        Self::assemble(config, clock, via, metrics, Arc::new(upstream))
     }
 
     /// The same before an upstream that is not asked over HTTP, for tests.
@@ -45,14 +38,20 @@ impl Gateway {
     /// # Errors
     /// If the system has no randomness.
     pub fn before(upstream: Arc<dyn Upstream>, config: &Config, clock: Clock) -> io::Result<Arc<Self>> {
-        Self::assemble(config, clock, Via::new(getrandom::u32()?), upstream)
+        let metrics = Metrics::new().map_err(io::Error::other)?;
+        Self::assemble(config, clock, Via::new(getrandom::u32()?), metrics, upstream)
     }
 
-    fn assemble(config: &Config, clock: Clock, via: Via, upstream: Arc<dyn Upstream>) -> io::Result<Arc<Self>> {
+    fn assemble(
+        config: &Config,
+        clock: Clock,
+        via: Via,
+        metrics: Arc<Metrics>,
+        upstream: Arc<dyn Upstream>,
+    ) -> io::Result<Arc<Self>> {
         let settings = &config.settings;
         let mut caller_key = [0; 32];
         getrandom::fill(&mut caller_key)?;
-        let metrics = Metrics::new().map_err(io::Error::other)?;
         let grants = Arc::new(Grants::new(Terms {
             grant_ttl: settings.grants.grant_ttl.0,
             denial_ttl: settings.grants.denial_ttl.0,
@@ -61,6 +60,7 @@ impl Gateway {
         }));
         let bounds = Bounds { flights: settings.limits.max_flights.0, waiting: settings.limits.max_waiters.0 };
         let [shared_flights, lone_flights] = [bounds; 2].map(|bounds| Arc::new(Flights::new(bounds)));
+        let [gate, relay_gate] = outward::gates(&settings.upstream, &metrics)?;
         let store = Arc::new(Store::new(settings.cache.max_size.0, metrics.eviction_counter()));
         // Weak, for the store counts its evictions in these very metrics.
         let remembered = Arc::downgrade(&store);
@@ -90,6 +90,9 @@ impl Gateway {
             pauses: Pauses::new(),
             shared_flights,
             lone_flights,
+            gate,
+            relay_gate,
+            acquaintances: Acquaintances::default(),
             metrics,
             clock,
         }))

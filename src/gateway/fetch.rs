@@ -12,6 +12,7 @@ use super::{Gateway, Question};
 use crate::cache::admission::Verdict;
 use crate::cache::entry::Entry;
 use crate::cache::flights::Pilot;
+use crate::cache::grants::Standing;
 use crate::cache::lifetime::Times;
 use crate::cache::store::{Epoch, Slot};
 use crate::request::caller::Caller;
@@ -49,7 +50,16 @@ impl Gateway {
     pub(super) async fn fly(self: Arc<Self>, pilot: Pilot<Slot, Landing>, flight: Flight) {
         let Flight { question, slot, mut errand } = flight;
         let leader = question.grantee.caller;
+        let service = question.key.operation().service;
         let is_plain = self.via.is_own(&errand.via);
+        let standing = self.grants.standing(&question.grantee, self.clock.now());
+        let is_known = matches!(standing, Standing::Granted | Standing::Lapsed);
+        let turn = self.gate.enter(service, leader, is_known);
+        // By then nobody waits any more.
+        let Ok(_permit) = tokio::time::timeout(self.answer_timeout, turn).await else {
+            let (asked, answer) = (self.store.epoch(), Err(UpstreamError::Busy));
+            return pilot.land(Landing::Flown { leader, is_plain, asked, answer });
+        };
         pilot.depart();
         let sent = self.clock.now();
         let before = match self.look_up(&question, sent) {
@@ -60,7 +70,6 @@ impl Gateway {
         errand.validator = before.as_ref().and_then(|entry| entry.validator().cloned());
         let asked = self.store.epoch();
         let departure = self.grants.depart(question.grantee.clone(), sent);
-        let service = question.key.operation().service;
         let counted = self.metrics.upstream_call(service);
         let request_id = errand.request_id.clone();
         let answer = self.upstream.ask(&question.key, errand).await;

@@ -10,11 +10,13 @@ use crate::catalogue::Service;
 use crate::reply::body::Content;
 use crate::reply::compose::{CacheStatus, Forward};
 use crate::reply::error::Problem;
-use crate::request::{BypassReason, caller};
+use crate::request::BypassReason;
+use crate::request::caller::{self, Caller};
 use crate::stream::StreamBody;
 use crate::telemetry::outcome::Outcome;
 use crate::telemetry::record::Record;
 use crate::upstream::UpstreamError;
+use crate::upstream::gate::Permit;
 
 impl Gateway {
     /// Forwards a request for an operation as it is, and says why.
@@ -58,23 +60,41 @@ impl Gateway {
             }
             head.headers.remove(AUTHORIZATION);
         }
+        let caller = caller::credential(&head.headers).ok().map(|token| self.callers.of_token(token));
+        let permit = self.turn(service, caller, grantee.as_ref()).await?;
         let begun = self.clock.now();
         let departure = grantee.map(|grantee| self.grants.depart(grantee, begun));
         let call = self.metrics.upstream_call(service);
-        let answer = self.upstream.relay(origin, &head, body).await;
+        let answer = self.upstream.relay(service, origin, &head, body).await;
         let status = answer.as_ref().map(Response::status).map_err(UpstreamError::as_str);
         call.ended(status, self.clock.now().saturating_duration_since(begun));
+        if let (Some(caller), Ok(status)) = (caller, status) {
+            self.acquaintances.note(caller, status);
+        }
         if let (Some(departure), Ok(StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)) = (departure, status) {
             self.metrics.denial("upstream");
             departure.denied(None, self.clock.now());
         }
         Ok(match answer {
-            Ok(response) => response.map(Content::Stream),
+            Ok(response) => response.map(|body| Content::Stream(permit.hold(body))),
             Err(error) => {
                 tracing::warn!(request_id = record.request_id(), service = service.as_str(), %error, "upstream gave no answer");
                 record.because(error.as_str());
                 Problem::Upstream(error).response(record.request_id())
             }
         })
+    }
+
+    /// Waits for the turn of what is to be relayed: its body's end ends it.
+    async fn turn(
+        &self,
+        service: Service,
+        caller: Option<Caller>,
+        grantee: Option<&Grantee>,
+    ) -> Result<Permit, Problem> {
+        let is_granted = || grantee.is_some_and(|grantee| self.grants.stands(grantee, self.clock.now()));
+        let is_known = caller.is_some_and(|caller| self.acquaintances.includes(&caller)) || is_granted();
+        let turn = self.relay_gate.enter(service, caller, is_known);
+        tokio::time::timeout(self.answer_timeout, turn).await.map_err(|_| Problem::Upstream(UpstreamError::Busy))
     }
 }

@@ -59,8 +59,8 @@ impl Problem {
             | Self::Loop
             | Self::SignatureBoundHere
             | Self::NotCached => Blame::Client,
+            Self::Upstream(UpstreamError::Busy) | Self::Internal => Blame::Gateway,
             Self::Upstream(_) => Blame::Upstream,
-            Self::Internal => Blame::Gateway,
         }
     }
 
@@ -150,8 +150,9 @@ impl Problem {
 
 fn say_upstream(error: &UpstreamError) -> (StatusCode, &'static str, String) {
     let status = match error {
-        UpstreamError::Timeout | UpstreamError::Idle => StatusCode::GATEWAY_TIMEOUT,
-        UpstreamError::Busy => StatusCode::SERVICE_UNAVAILABLE,
+        // Upstream's codes for a 503 blame IAM or the service, which have not even been asked.
+        UpstreamError::Busy => return (StatusCode::SERVICE_UNAVAILABLE, "APIGW.0201", error.to_string()),
+        UpstreamError::FirstByte | UpstreamError::Timeout | UpstreamError::Idle => StatusCode::GATEWAY_TIMEOUT,
         UpstreamError::Connect(_) | UpstreamError::Tls(_) | UpstreamError::Broken(_) | UpstreamError::TooLarge(_) => {
             StatusCode::BAD_GATEWAY
         }

@@ -12,6 +12,7 @@ use prometheus::{
 };
 
 use super::outcome::Outcome;
+use super::status::status_label;
 use crate::cache::admission::Unstorable;
 use crate::cache::grants::Proof;
 use crate::cache::pauses::Cause;
@@ -46,6 +47,7 @@ pub struct Metrics {
     upstream_requests: IntCounterVec,
     upstream_durations: HistogramVec,
     upstream_in_flight: IntGaugeVec,
+    upstream_retries: IntCounterVec,
     evictions: IntCounterVec,
 }
 
@@ -125,7 +127,7 @@ impl Metrics {
             upstream_requests: counters(
                 "workspace_gateway_upstream_requests_total",
                 "Calls to upstream by service and status, or how they failed. A rise of 429: the quota is used up. A \
-                 rise of `connect`, `tls`, `timeout`, `idle` or `broken`: upstream or the network is in trouble. Of \
+                 rise of `connect`, `tls`, `first-byte`, `timeout`, `idle` or `broken`: upstream or the network is in trouble. Of \
                  `abandoned`: clients hang up on what passes through.",
                 &["service", "status"],
             )?,
@@ -140,6 +142,12 @@ impl Metrics {
                     "workspace_gateway_upstream_requests_in_flight",
                     "Calls to upstream that have no answer yet. A rise: upstream is slower, or questions differ more.",
                 ),
+                &["service"],
+            )?,
+            upstream_retries: counters(
+                "workspace_gateway_upstream_retries_total",
+                "Calls that were made once more, because a connection broke before there was an answer. A rise: \
+                 upstream, or something on the way there, closes connections that are in use.",
                 &["service"],
             )?,
             evictions: counters(
@@ -161,7 +169,7 @@ impl Metrics {
             &["version"],
         )?;
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
-        let families: [Box<dyn Collector>; 16] = [
+        let families: [Box<dyn Collector>; 17] = [
             Box::new(self.in_flight.clone()),
             Box::new(self.connections.clone()),
             Box::new(self.requests.clone()),
@@ -176,6 +184,7 @@ impl Metrics {
             Box::new(self.upstream_requests.clone()),
             Box::new(self.upstream_durations.clone()),
             Box::new(self.upstream_in_flight.clone()),
+            Box::new(self.upstream_retries.clone()),
             Box::new(self.evictions.clone()),
             Box::new(build),
         ];
@@ -206,6 +215,7 @@ impl Metrics {
         for service in Service::ALL {
             self.upstream_durations.with_label_values(&[service.as_str()]);
             self.upstream_in_flight.with_label_values(&[service.as_str()]);
+            self.upstream_retries.with_label_values(&[service.as_str()]);
         }
         for cause in ["size", "expired"] {
             self.evictions.with_label_values(&[cause]);
@@ -268,6 +278,10 @@ impl Metrics {
         self.registry.register(Box::new(Watched { gauges, usage }))
     }
 
+    pub(super) fn register(&self, family: Box<dyn Collector>) -> prometheus::Result<()> {
+        self.registry.register(family)
+    }
+
     /// Counts a request that is over.
     pub fn request(&self, operation: &'static str, outcome: Outcome, status: Option<StatusCode>, took: Duration) {
         let result = outcome.as_str();
@@ -305,6 +319,12 @@ impl Metrics {
     pub fn eviction_counter(&self) -> impl Fn(&'static str) + Send + Sync + 'static {
         let evictions = self.evictions.clone();
         move |cause| evictions.with_label_values(&[cause]).inc()
+    }
+
+    /// Counts calls that are made once more.
+    pub fn retry_counter(&self) -> impl Fn(Service) + Send + Sync + 'static {
+        let retries = self.upstream_retries.clone();
+        move |service| retries.with_label_values(&[service.as_str()]).inc()
     }
 
     /// Begins to count a call to upstream.
@@ -394,45 +414,4 @@ fn counters(name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntCo
 
 fn histograms(name: &str, help: &str, labels: &[&str]) -> prometheus::Result<HistogramVec> {
     HistogramVec::new(HistogramOpts::new(name, help).buckets(BUCKETS.to_vec()), labels)
-}
-
-/// The statuses in the services' documentation and those a proxy makes; others by class, so that an
-/// upstream can't add series at will.
-fn status_label(status: StatusCode) -> &'static str {
-    const NAMED: [(u16, &str); 22] = [
-        (200, "200"),
-        (201, "201"),
-        (202, "202"),
-        (204, "204"),
-        (206, "206"),
-        (304, "304"),
-        (400, "400"),
-        (401, "401"),
-        (403, "403"),
-        (404, "404"),
-        (405, "405"),
-        (409, "409"),
-        (413, "413"),
-        (414, "414"),
-        (429, "429"),
-        (431, "431"),
-        (494, "494"),
-        (500, "500"),
-        (502, "502"),
-        (503, "503"),
-        (504, "504"),
-        (508, "508"),
-    ];
-    let named = NAMED.iter().find(|(code, _)| *code == status.as_u16());
-    named.map_or_else(
-        || match status.as_u16() / 100 {
-            1 => "1xx",
-            2 => "2xx",
-            3 => "3xx",
-            4 => "4xx",
-            5 => "5xx",
-            _ => "other",
-        },
-        |(_, label)| label,
-    )
 }

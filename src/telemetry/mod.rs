@@ -3,7 +3,9 @@
 //! Labels and log fields come from enums and from the catalogue, never from a request, so nothing a
 //! client sends can add a metric series or show a credential.
 
+pub mod lanes;
 pub mod logs;
 pub mod metrics;
 pub mod outcome;
 pub mod record;
+mod status;

@@ -13,25 +13,23 @@ use http::{HeaderName, HeaderValue, Request, Response, StatusCode, Version};
 use http_body::Body as _;
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::body::Incoming;
-use hyper_util::client::legacy::Client;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
+use hyper_util::client::legacy;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use super::connect::Connector;
+use super::connections::Connections;
+use super::error::{is_broken, is_unsent};
 use super::idle::{self, IdleLimited, Watched};
 use super::{Answering, Upstream, UpstreamError};
-use crate::catalogue::Origin;
+use crate::catalogue::{Origin, Service};
+use crate::clock::Clock;
 use crate::request::X_REQUEST_ID;
 use crate::request::caller::X_AUTH_TOKEN;
 use crate::request::condition::Validator;
 use crate::request::hop::{self, Via};
 use crate::request::key::Key;
 use crate::stream::StreamBody;
-
-/// An idle connection is let go before upstream is likely to close it, so that few requests meet one
-/// that is just being closed.
-const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(15);
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const AGENT: HeaderValue = HeaderValue::from_static(concat!("workspace-gateway/", env!("CARGO_PKG_VERSION")));
@@ -41,10 +39,14 @@ const AGENT: HeaderValue = HeaderValue::from_static(concat!("workspace-gateway/"
 pub struct Limits {
     /// For DNS, TCP and TLS together.
     pub connect: Duration,
+    /// From asking for a product list to the head of the answer.
+    pub first_byte: Duration,
     /// For a whole answer.
     pub answer: Duration,
     /// For a stream on which nothing moves.
     pub idle: Duration,
+    /// For a connection, after which it takes no more requests.
+    pub age: Duration,
     /// The largest answer that is read whole.
     pub max_body: usize,
 }
@@ -62,11 +64,15 @@ pub struct Errand {
     pub validator: Option<Validator>,
 }
 
+/// Told of every request that is sent again.
+type OnRetry = Box<dyn Fn(Service) + Send + Sync>;
+
 /// Both upstream services, over HTTP.
 pub struct HttpClient {
-    client: Client<Connector, StreamBody>,
+    connections: Connections,
     limits: Limits,
     via: Via,
+    on_retry: OnRetry,
 }
 
 impl HttpClient {
@@ -74,19 +80,40 @@ impl HttpClient {
     ///
     /// # Errors
     /// If `ca_file` has no usable certificates.
-    pub fn new(ca_file: Option<&Path>, limits: Limits, via: Via) -> io::Result<Self> {
-        let client = Client::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(POOL_IDLE_TIMEOUT)
-            .build(Connector::new(ca_file, limits.connect)?);
-        Ok(Self { client, limits, via })
+    pub fn new(
+        ca_file: Option<&Path>,
+        limits: Limits,
+        via: Via,
+        clock: Clock,
+        on_retry: impl Fn(Service) + Send + Sync + 'static,
+    ) -> io::Result<Self> {
+        let connections = Connections::new(Connector::new(ca_file, limits.connect)?, limits.age, clock);
+        Ok(Self { connections, limits, via, on_retry: Box::new(on_retry) })
+    }
+
+    /// Sends a request, and sends it once more if the connection breaks before there is a head of an
+    /// answer, provided that this can't do anything twice: it is safe (RFC 9110 §9.2.1), or nothing of
+    /// it was written. What has a body is gone by then. (While nothing was written, hyper-util by
+    /// itself looks for another connection, body or not, when the one from its pool turns out dead.)
+    async fn send(&self, service: Service, request: Request<StreamBody>) -> Result<Response<Incoming>, legacy::Error> {
+        let again = request.body().is_end_stream().then(|| without_body(&request));
+        match (self.connections.send(request).await, again) {
+            (Err(error), Some(again)) if is_broken(&error) && (again.method().is_safe() || is_unsent(&error)) => {
+                tracing::debug!(service = service.as_str(), %error, "the connection broke, asking again");
+                (self.on_retry)(service);
+                // The others in the pool may be as dead.
+                self.connections.send_apart(again).await
+            }
+            (answer, _) => answer,
+        }
     }
 
     async fn ask(&self, key: &Key, errand: Errand) -> Result<Response<Bytes>, UpstreamError> {
         let request = question(key, errand).map_err(|error| UpstreamError::Broken(error.to_string()))?;
         let max_body = self.limits.max_body;
         let answering = async {
-            let response = self.client.request(request).await;
+            let asking = self.send(key.operation().service, request);
+            let response = timeout(self.limits.first_byte, asking).await.map_err(|_| UpstreamError::FirstByte)?;
             let response = response.map_err(|error| UpstreamError::of_client(&error, key.origin()))?;
             let (head, body) = self.take_over(response)?.into_parts();
             // Declared too large: no need to read it to find out.
@@ -102,6 +129,7 @@ impl HttpClient {
 
     async fn relay(
         &self,
+        service: Service,
         origin: &Origin,
         head: &Parts,
         body: StreamBody,
@@ -111,7 +139,7 @@ impl HttpClient {
         let body = Watched::new(IdleLimited::new(body, self.limits.idle), Arc::clone(&moved)).boxed_unsync();
         let request =
             relayed(origin, head, body, &self.via).map_err(|error| UpstreamError::Broken(error.to_string()))?;
-        let answer = idle::while_it_moves(self.client.request(request), &moved, self.limits.idle).await;
+        let answer = idle::while_it_moves(self.send(service, request), &moved, self.limits.idle).await;
         let response = answer.ok_or(UpstreamError::Idle)?.map_err(|error| UpstreamError::of_client(&error, origin))?;
         let response = self.take_over(response)?;
         Ok(response.map(|body| IdleLimited::new(body, self.limits.idle).boxed_unsync()))
@@ -140,8 +168,14 @@ impl Upstream for HttpClient {
         Box::pin(self.ask(key, errand))
     }
 
-    fn relay<'a>(&'a self, origin: &'a Origin, head: &'a Parts, body: StreamBody) -> Answering<'a, StreamBody> {
-        Box::pin(self.relay(origin, head, body))
+    fn relay<'a>(
+        &'a self,
+        service: Service,
+        origin: &'a Origin,
+        head: &'a Parts,
+        body: StreamBody,
+    ) -> Answering<'a, StreamBody> {
+        Box::pin(self.relay(service, origin, head, body))
     }
 }
 
@@ -152,7 +186,7 @@ impl Upstream for HttpClient {
 pub fn question(key: &Key, errand: Errand) -> Result<Request<StreamBody>, http::Error> {
     let Errand { mut token, request_id, via, validator } = errand;
     token.set_sensitive(true);
-    let mut request = Request::new(Empty::new().map_err(|never| match never {}).boxed_unsync());
+    let mut request = Request::new(no_body());
     *request.uri_mut() = key.uri()?;
     let headers = request.headers_mut();
     headers.insert(HOST, authority_value(key.origin()));
@@ -188,6 +222,19 @@ fn relayed(origin: &Origin, head: &Parts, body: StreamBody, via: &Via) -> Result
     headers.insert(HOST, authority_value(origin));
     via.add_to(headers, head.version);
     Ok(request)
+}
+
+/// The same request once more, if it has no body.
+fn without_body(request: &Request<StreamBody>) -> Request<StreamBody> {
+    let mut again = Request::new(no_body());
+    *again.method_mut() = request.method().clone();
+    *again.uri_mut() = request.uri().clone();
+    *again.headers_mut() = request.headers().clone();
+    again
+}
+
+fn no_body() -> StreamBody {
+    Empty::new().map_err(|never| match never {}).boxed_unsync()
 }
 
 fn authority_value(origin: &Origin) -> HeaderValue {

@@ -4,6 +4,7 @@ use std::error::Error;
 use std::io;
 
 use http::StatusCode;
+use hyper_util::client::legacy;
 use thiserror::Error;
 
 use crate::catalogue::Origin;
@@ -18,6 +19,9 @@ pub enum UpstreamError {
     /// Reached, but it is not whom it should be.
     #[error("TLS failed with {0}")]
     Tls(String),
+    /// Not even an answer's head arrived in time.
+    #[error("no answer begun in time (upstream.first_byte_timeout)")]
+    FirstByte,
     /// The whole answer did not arrive in time.
     #[error("no whole answer in time (upstream.answer_timeout)")]
     Timeout,
@@ -25,7 +29,10 @@ pub enum UpstreamError {
     #[error("nothing moved for too long (upstream.idle_timeout)")]
     Idle,
     /// Too much is asked of upstream already.
-    #[error("too many calls were under way (upstream.max_calls, upstream.max_calls_per_caller)")]
+    #[error(
+        "too many calls to upstream are under way, and this one's turn has not come in time (upstream.max_calls, \
+         upstream.max_calls_per_caller, upstream.answer_timeout)"
+    )]
     Busy,
     /// The connection or the answer broke off, or was no HTTP.
     #[error("the answer broke off: {0}")]
@@ -41,6 +48,7 @@ impl UpstreamError {
         match self {
             Self::Connect(_) => "connect",
             Self::Tls(_) => "tls",
+            Self::FirstByte => "first-byte",
             Self::Timeout => "timeout",
             Self::Idle => "idle",
             Self::Busy => "busy",
@@ -50,7 +58,7 @@ impl UpstreamError {
     }
 
     /// Sorts a client's error by what was being done.
-    pub(super) fn of_client(error: &hyper_util::client::legacy::Error, origin: &Origin) -> Self {
+    pub(super) fn of_client(error: &legacy::Error, origin: &Origin) -> Self {
         if causes(error).any(|cause| matches!(cause.downcast_ref(), Some(Self::Idle))) {
             return Self::Idle;
         }
@@ -69,6 +77,25 @@ impl UpstreamError {
         }
         Self::Broken(root_cause(error.as_ref()).to_string())
     }
+}
+
+/// Whether a connection that was there broke while an answer's head was waited for: closed, reset, or
+/// found dead. An answer that is wrong is none of this, nor is one that doesn't come.
+pub(super) fn is_broken(error: &legacy::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, NotConnected, UnexpectedEof};
+    let broke = |kind| matches!(kind, BrokenPipe | ConnectionAborted | ConnectionReset | NotConnected | UnexpectedEof);
+    !error.is_connect()
+        && causes(error).any(|cause| {
+            let by_hyper = cause.downcast_ref::<hyper::Error>();
+            by_hyper.is_some_and(|error| error.is_incomplete_message() || error.is_canceled() || error.is_closed())
+                || cause.downcast_ref::<io::Error>().is_some_and(|error| broke(error.kind()))
+        })
+}
+
+/// Whether nothing of the request was written: hyper says "canceled" only of a request that it could
+/// give back whole (`TrySendError::message`).
+pub(super) fn is_unsent(error: &legacy::Error) -> bool {
+    causes(error).any(|cause| cause.downcast_ref().is_some_and(hyper::Error::is_canceled))
 }
 
 /// An `io::Error` reports its inner error's source as its own, so the chain is followed into it.

@@ -5,7 +5,9 @@
 
 pub mod client;
 mod connect;
+mod connections;
 mod error;
+pub mod gate;
 mod idle;
 
 use std::future::Future;
@@ -15,7 +17,7 @@ use bytes::Bytes;
 use http::Response;
 use http::request::Parts;
 
-use crate::catalogue::Origin;
+use crate::catalogue::{Origin, Service};
 use crate::request::key::Key;
 use crate::stream::StreamBody;
 use client::Errand;
@@ -32,5 +34,11 @@ pub trait Upstream: Send + Sync {
 
     /// Sends a request on as it is, hop-by-hop headers apart, and streams both bodies. Fails if there
     /// is no answer's head.
-    fn relay<'a>(&'a self, origin: &'a Origin, head: &'a Parts, body: StreamBody) -> Answering<'a, StreamBody>;
+    fn relay<'a>(
+        &'a self,
+        service: Service,
+        origin: &'a Origin,
+        head: &'a Parts,
+        body: StreamBody,
+    ) -> Answering<'a, StreamBody>;
 }

@@ -11,7 +11,7 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use http_body_util::Full;
 use tokio::sync::oneshot;
-use workspace_gateway::catalogue::Origin;
+use workspace_gateway::catalogue::{Origin, Service};
 use workspace_gateway::request::caller::X_AUTH_TOKEN;
 use workspace_gateway::request::key::Key;
 use workspace_gateway::stream::{StreamBody, stream};
@@ -82,7 +82,7 @@ impl Upstream for Script {
         Box::pin(async move { answer(id, landed.await.expect("every call is landed")) })
     }
 
-    fn relay<'a>(&'a self, _origin: &'a Origin, head: &'a Parts, _body: StreamBody) -> Answering<'a, StreamBody> {
+    fn relay<'a>(&'a self, _: Service, _: &'a Origin, head: &'a Parts, _: StreamBody) -> Answering<'a, StreamBody> {
         let id = head.headers[X_NUMBER].to_str().unwrap().parse().unwrap();
         let target = head.uri.path_and_query().unwrap().to_string();
         let is_plain = !head.headers.contains_key(VIA);

@@ -1,0 +1,43 @@
+//! What a gateway is given to ask upstream with: the client, and the gates before it.
+
+use std::io;
+use std::sync::Arc;
+
+use crate::catalogue::Service;
+use crate::clock::Clock;
+use crate::config::{Settings, settings};
+use crate::request::hop::Via;
+use crate::telemetry::lanes::Lane;
+use crate::telemetry::metrics::Metrics;
+use crate::upstream::client::{HttpClient, Limits};
+use crate::upstream::gate::{self, Gate};
+
+/// The client of both services.
+pub(super) fn client(settings: &Settings, via: Via, clock: Clock, metrics: &Metrics) -> io::Result<HttpClient> {
+    let upstream = &settings.upstream;
+    let limits = Limits {
+        connect: upstream.connect_timeout.0,
+        first_byte: upstream.first_byte_timeout.0,
+        answer: upstream.answer_timeout.0,
+        idle: upstream.idle_timeout.0,
+        age: upstream.connection_max_age.0,
+        max_body: settings.cache.max_body_size.bytes(),
+    };
+    HttpClient::new(upstream.ca_file.as_deref(), limits, via, clock, metrics.retry_counter())
+}
+
+/// The gates before upstream: for product lists, and for what is relayed.
+pub(super) fn gates(settings: &settings::Upstream, metrics: &Metrics) -> io::Result<[Arc<Gate>; 2]> {
+    let bounds = gate::Bounds { calls: settings.max_calls.0, per_caller: settings.max_calls_per_caller.0 };
+    let gates = [bounds; 2].map(|bounds| Arc::new(Gate::new(bounds)));
+    let watched = gates.clone();
+    let read = move || {
+        let kinds = ["product-list", "relay"].into_iter().zip(&watched);
+        let lanes = kinds.flat_map(|(kind, gate)| Service::ALL.map(|service| (kind, service, gate.usage(service))));
+        lanes
+            .map(|(kind, service, usage)| Lane { kind, service, under_way: usage.under_way, queued: usage.queued })
+            .collect()
+    };
+    metrics.watch_lanes(read).map_err(io::Error::other)?;
+    Ok(gates)
+}
