@@ -14,6 +14,9 @@ use http::{HeaderMap, HeaderName};
 use super::freshness::{Life, Lifetime};
 use crate::request::directives::{self, Directives};
 
+/// Of dates in headers.
+const RESOLUTION: Duration = Duration::from_secs(1);
+
 /// When an answer was asked for, and when it had come.
 #[derive(Clone, Copy, Debug)]
 pub struct Times {
@@ -87,11 +90,11 @@ fn explicit_ttl(headers: &HeaderMap, directives: &Directives, received: SystemTi
     Some(span.unwrap_or_default())
 }
 
-/// How old an answer looks by its `Date`. What it took to come counts already, for its age is counted
-/// from when it was asked for.
+/// How old an answer looks by its `Date`, which doesn't tell parts of a second. What it took to come
+/// counts already, for its age is counted from when it was asked for.
 fn apparent_age(headers: &HeaderMap, times: Times) -> Duration {
-    let made = date(headers, &DATE).and_then(|made| times.date.duration_since(made).ok()).unwrap_or_default();
-    made.saturating_sub(times.received.saturating_duration_since(times.sent))
+    let made = date(headers, &DATE).and_then(|made| times.date.duration_since(made + RESOLUTION).ok());
+    made.unwrap_or_default().saturating_sub(times.received.saturating_duration_since(times.sent))
 }
 
 fn date(headers: &HeaderMap, name: &HeaderName) -> Option<SystemTime> {
@@ -179,7 +182,7 @@ mod tests {
     fn expires_counts_from_date() {
         let in_a_minute = ("expires", "Sun, 06 Nov 1994 08:50:37 GMT");
         assert_eq!(life(&[in_a_minute]), [0, 60, 0, 3600]);
-        assert_eq!(life(&[in_a_minute, ("date", "Sun, 06 Nov 1994 08:49:17 GMT")]), [18, 80, 0, 3600]);
+        assert_eq!(life(&[in_a_minute, ("date", "Sun, 06 Nov 1994 08:49:17 GMT")]), [17, 80, 0, 3600]);
         assert_eq!(life(&[in_a_minute, ("cache-control", "max-age=5")]), [0, 5, 0, 3600]);
         assert_eq!(life(&[in_a_minute, ("date", "Sun, 06 Nov 1994 09:49:37 GMT")]), [0, 0, 0, 3600]);
         for wrong in ["0", "-1", "soon", ""] {
@@ -193,7 +196,7 @@ mod tests {
     fn the_older_of_age_and_date_counts_where_upstream_gives_a_lifetime() {
         let date = ("date", "Sun, 06 Nov 1994 08:49:07 GMT");
         let control = ("cache-control", "max-age=60");
-        assert_eq!(life(&[control, date]), [28, 60, 0, 3600]);
+        assert_eq!(life(&[control, date]), [27, 60, 0, 3600]);
         assert_eq!(life(&[control, date, ("age", "40")]), [40, 60, 0, 3600]);
         assert_eq!(life(&[control, ("date", "Sun, 06 Nov 1994 09:49:07 GMT")]), [0, 60, 0, 3600]);
     }

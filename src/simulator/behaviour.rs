@@ -23,7 +23,7 @@ pub(super) struct Behaviour {
     pub(super) requests_left: Option<u32>,
     pub(super) reset_connection: bool,
     pub(super) truncate: bool,
-    /// Extra headers of every 200.
+    /// Extra headers of every answer.
     pub(super) headers: HeaderMap,
     /// What product lists say instead.
     pub(super) body: Option<Bytes>,

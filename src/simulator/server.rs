@@ -175,7 +175,6 @@ fn refuse(refusal: &Refusal, request_id: &str) -> Response<AnyBody> {
 
 /// The headers of every answer, and those asked for.
 fn dress(state: &State, response: &mut Response<AnyBody>, request_id: &str) {
-    let ok = response.status() == StatusCode::OK;
     let headers = response.headers_mut();
     if let Entry::Vacant(content_type) = headers.entry(CONTENT_TYPE) {
         content_type.insert(JSON);
@@ -184,9 +183,7 @@ fn dress(state: &State, response: &mut Response<AnyBody>, request_id: &str) {
     if let Ok(request_id) = HeaderValue::from_str(request_id) {
         headers.insert(X_REQUEST_ID, request_id);
     }
-    if ok {
-        headers.extend(lock(&state.behaviour).headers.clone());
-    }
+    headers.extend(lock(&state.behaviour).headers.clone());
 }
 
 fn whole(body: Bytes) -> AnyBody {
