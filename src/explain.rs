@@ -50,7 +50,7 @@ pub struct Explanation {
 
 #[derive(Debug, Serialize)]
 struct AskedOperation {
-    name: &'static str,
+    name: String,
     service: &'static str,
     project_id: String,
     credential: &'static str,
@@ -126,18 +126,18 @@ pub fn explain(
     };
 
     Ok(match route::find(catalogue, &Method::GET, uri.path()) {
-        Route::Operation(operation, project_id) => {
+        Route::Operation(operation, place) => {
             let credential = caller::credential(&headers);
-            let key = Key::read(catalogue, operation, project_id, uri.query(), &headers, has_body);
+            let key = Key::read(catalogue, operation, place, uri.query(), &headers, has_body);
             let mode = (mode == Mode::Bypass).then_some(BypassReason::Mode);
             let reasons = [mode, credential.as_ref().err().copied(), key.as_ref().err().copied()];
             let reasons: Vec<BypassReason> = reasons.into_iter().flatten().collect();
             let parts = key.as_ref().ok().map(|key| key_parts(key, operation)).transpose()?;
             let now = credential.ok().zip(key.ok()).and_then(|(token, key)| look(key, token));
             let asked = AskedOperation {
-                name: operation.name,
+                name: operation.name.to_string(),
                 service: operation.service.as_str(),
-                project_id: project_id.to_owned(),
+                project_id: operation.template.project_id(place.path()).to_owned(),
                 credential: if credential.is_ok() { "X-Auth-Token (not shown)" } else { "none that counts" },
                 key: parts,
                 now,

@@ -30,7 +30,7 @@ use crate::cache::flights::{Bounds, Flights};
 use crate::cache::freshness::Freshness;
 use crate::cache::grants::{Grantee, Grants, Standing, Terms};
 use crate::cache::store::{Selection, Slot, Store};
-use crate::catalogue::{Catalogue, Operation};
+use crate::catalogue::{Catalogue, Operation, Place};
 use crate::clock::Clock;
 use crate::config::{Config, Mode, OnOutage};
 use crate::reply::body::{Content, ReplyBody};
@@ -282,15 +282,15 @@ impl Gateway {
         hop::strip(&mut head.headers);
 
         match route::find(&self.catalogue, &head.method, head.uri.path()) {
-            Route::Operation(operation, project_id) => {
+            Route::Operation(operation, place) => {
                 record.is_for(operation);
                 let last = &connection.credential;
-                let (reason, grantee) = match self.read(&head, operation, project_id, has_body, last) {
+                let (reason, grantee) = match self.read(&head, operation, place, has_body, last) {
                     Ok(question) => match self.product_list(&question, &head.headers, record).await? {
                         Some(response) => return Ok(response),
                         None => (BypassReason::TooLarge, Some(question.grantee)),
                     },
-                    Err(reason) => (reason, self.grantee(&head.headers, operation, project_id, last)),
+                    Err(reason) => (reason, self.grantee(&head.headers, operation, place, last)),
                 };
                 let service = operation.service;
                 self.bypass(reason, service, grantee, head, body, record).await
@@ -309,7 +309,7 @@ impl Gateway {
         &self,
         head: &Parts,
         operation: &Arc<Operation>,
-        project_id: &str,
+        place: Place<'_>,
         has_body: bool,
         last: &LastCredential,
     ) -> Result<Question, BypassReason> {
@@ -317,7 +317,7 @@ impl Gateway {
             return Err(BypassReason::Mode);
         }
         let token = caller::credential(&head.headers)?;
-        let key = Key::read(&self.catalogue, operation, project_id, head.uri.query(), &head.headers, has_body)?;
+        let key = Key::read(&self.catalogue, operation, place, head.uri.query(), &head.headers, has_body)?;
         let grantee = Grantee { caller: self.callers.recognise(token, last), scope: key.scope().clone() };
         Ok(Question { grantee, key: Arc::new(key) })
     }
@@ -327,11 +327,11 @@ impl Gateway {
         &self,
         headers: &HeaderMap,
         operation: &Arc<Operation>,
-        project_id: &str,
+        place: Place<'_>,
         last: &LastCredential,
     ) -> Option<Grantee> {
         let token = caller::credential(headers).ok()?;
-        let scope = Scope::read(&self.catalogue, operation, project_id).ok()?;
+        let scope = Scope::read(&self.catalogue, operation, place).ok()?;
         Some(Grantee { caller: self.callers.recognise(token, last), scope })
     }
 

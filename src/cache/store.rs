@@ -40,7 +40,7 @@ pub struct Selection {
 
 impl Selection {
     fn holds(&self, scope: &Scope) -> bool {
-        self.operation.as_deref().is_none_or(|name| name == scope.operation().name)
+        self.operation.as_deref().is_none_or(|name| *name == *scope.operation().name)
             && self.project_id.as_deref().is_none_or(|project_id| project_id == scope.project_id())
     }
 }
@@ -381,8 +381,9 @@ mod tests {
     fn where_more_scopes_are_private_than_can_be_remembered_all_are() {
         let catalogue = Catalogue::for_tests(Vec::new());
         let scope = |number: usize| {
-            let (operation, _) = catalogue.operation("/v2/p/products").unwrap();
-            Scope::read(&catalogue, operation, &number.to_string()).unwrap()
+            let path = format!("/v2/{number}/products");
+            let (operation, place) = catalogue.operation(&path).unwrap();
+            Scope::read(&catalogue, operation, place).unwrap()
         };
         let mut rules = Rules::default();
         (0..MAX_PRIVATE_SCOPES).for_each(|number| rules.make_private(&scope(number)));

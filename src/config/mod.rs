@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use thiserror::Error;
 use toml::{Table, Value};
 
-use crate::catalogue::{Catalogue, Origin, Service, operation_names};
+use crate::catalogue::{Catalogue, Origin, Service};
 pub use settings::Settings;
 use units::BaseUrl;
 pub use units::{LogFormat, Mode, OnOutage};
@@ -160,7 +160,8 @@ enum Wrong {
 /// Reads and checks the layers so far.
 fn check(table: &Table) -> Result<Config, Wrong> {
     let settings = read(table).map_err(Wrong::Setting)?;
-    let (workspace, appstream) = (locate(&settings, Service::Workspace)?, locate(&settings, Service::AppStream)?);
+    let workspace = locate(&settings, Service::Workspace, settings.upstream.workspace_url.as_ref())?;
+    let appstream = locate(&settings, Service::AppStream, settings.upstream.appstream_url.as_ref())?;
     consistent(&settings).map_err(Wrong::Setting)?;
     let catalogue = catalogue(&settings, workspace, appstream).map_err(Wrong::Setting)?;
     Ok(Config { settings, catalogue })
@@ -177,11 +178,7 @@ fn read(table: &Table) -> Result<Settings, String> {
 }
 
 /// Where a service is: as given, or in the region.
-fn locate(settings: &Settings, service: Service) -> Result<Origin, Wrong> {
-    let given = match service {
-        Service::Workspace => &settings.upstream.workspace_url,
-        Service::AppStream => &settings.upstream.appstream_url,
-    };
+fn locate(settings: &Settings, service: Service, given: Option<&BaseUrl>) -> Result<Origin, Wrong> {
     if let Some(url) = given {
         return Ok(url.0.clone());
     }
@@ -228,15 +225,15 @@ fn catalogue(settings: &Settings, workspace: Origin, appstream: Origin) -> Resul
     let headers = settings.cache.keyed_headers.iter().map(|header| header.0.clone()).collect();
     let mut catalogue = Catalogue::new(workspace, appstream, headers);
     let cache = &settings.cache;
-    for name in operation_names() {
+    let known: Vec<_> = catalogue.operations().iter().map(|operation| operation.name.to_string()).collect();
+    for name in &known {
         let Some(operation) = catalogue.operation_mut(name) else { continue };
         let own = settings.operation.get(name);
         operation.ttl = own.and_then(|own| own.ttl).unwrap_or(cache.ttl).0;
         operation.sharing = own.and_then(|own| own.sharing).unwrap_or(cache.sharing);
         operation.stale_if_error = cache.stale_if_error.0;
     }
-    let known: Vec<_> = operation_names().collect();
-    if let Some(name) = settings.operation.keys().find(|name| !known.contains(&name.as_str())) {
+    if let Some(name) = settings.operation.keys().find(|name| !known.contains(name)) {
         return Err(format!("operation.{name} is not an operation: expected one of {}", known.join(", ")));
     }
     Ok(catalogue)
@@ -280,7 +277,8 @@ mod tests {
         let config = Config::from_layers("f", text, &[]).unwrap();
         let again = Config::from_layers("f", &config.to_toml(), &[]).unwrap();
         assert_eq!(config.settings, again.settings);
-        let ttl = |name| config.catalogue.operations().iter().find(|operation| operation.name == name).map(|o| o.ttl);
+        let ttl =
+            |name: &str| config.catalogue.operations().iter().find(|operation| *operation.name == *name).map(|o| o.ttl);
         assert_eq!(ttl("ListProduct"), Some(std::time::Duration::from_secs(5400)));
         assert_eq!(ttl("ListProducts"), Some(crate::catalogue::DEFAULT_TTL));
     }

@@ -125,10 +125,10 @@ impl Gateway {
         {
             date.insert(now);
         }
-        let is_fixed = |name: &_| client::is_constant(name) || self.catalogue.keyed_headers().contains(name);
+        let operation = question.key.operation();
+        let is_fixed = |name: &_| client::is_constant(name) || operation.keyed_headers.contains(name);
         let verdict = admission::judge(&response, is_fixed);
         let age = admission::age(response.headers());
-        let operation = question.key.operation();
         let life = Life {
             sent: times.sent,
             initial_age: age.unwrap_or_default(),
@@ -179,7 +179,7 @@ impl Gateway {
             Kept::Tripped => {
                 let scope = question.key.scope();
                 tracing::error!(
-                    operation = scope.operation().name,
+                    operation = &*scope.operation().name,
                     project_id = scope.project_id(),
                     "callers are given different answers to one question: from now on nothing is shared between \
                      callers here, until this is purged or the gateway restarted. Set sharing = \"caller\" for the \

@@ -36,6 +36,8 @@ pub enum BypassReason {
     UnverifiedSignature,
     /// A project id outside `[A-Za-z0-9_-]{1,255}`.
     ProjectId,
+    /// Another segment that the path captures may have more than one spelling or meaning.
+    PathSegment,
     /// `X-Project-Id` names another project than the path.
     ProjectMismatch,
     /// A header that is part of the key is there more than once.
@@ -66,12 +68,13 @@ pub enum BypassReason {
 
 impl BypassReason {
     /// All of them, for tables and tests.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::Mode,
         Self::NoCredential,
         Self::RepeatedCredential,
         Self::UnverifiedSignature,
         Self::ProjectId,
+        Self::PathSegment,
         Self::ProjectMismatch,
         Self::RepeatedHeader,
         Self::Body,
@@ -95,6 +98,7 @@ impl BypassReason {
             Self::RepeatedCredential => "repeated-credential",
             Self::UnverifiedSignature => "unverified-signature",
             Self::ProjectId => "project-id",
+            Self::PathSegment => "path-segment",
             Self::ProjectMismatch => "project-mismatch",
             Self::RepeatedHeader => "repeated-header",
             Self::Body => "body",
@@ -119,6 +123,7 @@ impl BypassReason {
             Self::RepeatedCredential => "X-Auth-Token is there more than once",
             Self::UnverifiedSignature => "signed with an access key, which is not verified here",
             Self::ProjectId => "the project id is not 1 to 255 of A-Z a-z 0-9 _ -",
+            Self::PathSegment => "a segment of the path is not 1 to 255 of A-Z a-z 0-9 - . _ ~, or is . or ..",
             Self::ProjectMismatch => "X-Project-Id names another project than the path",
             Self::RepeatedHeader => "a header that is part of the key is there more than once",
             Self::Body => "the request has a body",

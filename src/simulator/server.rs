@@ -128,7 +128,7 @@ fn ask(state: &State, service: Service, head: &Parts, body: Incoming) -> Result<
     }
     let token = lock(&state.tokens).check(&head.headers)?;
     match route {
-        Route::Operation(operation, project_id) => list_products(state, operation, project_id, &token, head),
+        Route::Operation(operation, _) => list_products(state, operation, &token, head),
         _ => Ok(echo(head, body)),
     }
 }
@@ -136,11 +136,10 @@ fn ask(state: &State, service: Service, head: &Parts, body: Incoming) -> Result<
 fn list_products(
     state: &State,
     operation: &Operation,
-    project_id: &str,
     token: &Token,
     head: &Parts,
 ) -> Result<Response<AnyBody>, Refusal> {
-    if token.project_id != project_id {
+    if token.project_id != operation.template.project_id(head.uri.path()) {
         return Err(errors::OTHER_PROJECT);
     }
     let (version, instead, truncate) = {
