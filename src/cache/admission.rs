@@ -1,6 +1,7 @@
 //! What an answer means: for the caller who asked, for the others who want the same, and for the
 //! cache. A status alone proves nothing: the services document errors against 200, so only a whole
-//! JSON body with `products` and without `error_code` counts.
+//! JSON body with `products` and without `error_code` counts, or what else an operation asks for
+//! ([`super::body`]).
 //!
 //! Until upstream's own caching directives are obeyed in full, an answer that has any is passed on
 //! and not kept.
@@ -10,13 +11,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{AGE, CACHE_CONTROL, EXPIRES, PRAGMA, VARY};
 use http::{HeaderMap, HeaderName, Response};
-use serde::Deserialize;
-use serde::de::IgnoredAny;
+
+use super::body;
+use crate::catalogue::BodyCheck;
 
 /// What an answer means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// A product list: upstream has proved the caller. Whether it may be kept is another question.
+    /// An answer, such as a product list: upstream has proved the caller. Whether it may be kept is another question.
     Proof(Result<(), Unstorable>),
     /// A 200 that is none, which nobody else should be given.
     NoList(Unstorable),
@@ -37,9 +39,9 @@ pub enum Verdict {
 pub enum Unstorable {
     /// Not a 200.
     Status,
-    /// A 200 that is not JSON, or not a JSON object.
+    /// A 200 that is not JSON, or no JSON object where a field is asked for.
     NotJson,
-    /// JSON, but no product list.
+    /// JSON, but no product list, or what else the operation's body check asks for.
     NotProducts,
     /// `Cache-Control`, `Expires` or `Pragma`.
     CacheDirectives,
@@ -77,11 +79,11 @@ impl Unstorable {
     }
 }
 
-/// Says what a whole answer means. `is_fixed` says which request headers are the same for everyone
+/// Says what a whole answer means, given what the operation asks of a body. `is_fixed` says which request headers are the same for everyone
 /// who asks under one key; on those an answer may vary.
-pub fn judge(answer: &Response<Bytes>, is_fixed: impl Fn(&HeaderName) -> bool) -> Verdict {
+pub fn judge(answer: &Response<Bytes>, check: &BodyCheck, is_fixed: impl Fn(&HeaderName) -> bool) -> Verdict {
     match answer.status().as_u16() {
-        200 => match check_body(answer.body()) {
+        200 => match body::check(answer.body(), check) {
             Ok(()) => Verdict::Proof(check_headers(answer.headers(), is_fixed)),
             Err(reason) => Verdict::NoList(reason),
         },
@@ -122,24 +124,6 @@ pub fn age(headers: &HeaderMap) -> Option<Duration> {
     is_number.then(|| seconds.parse().ok()).flatten().map(Duration::from_secs)
 }
 
-/// Reads the body once from end to end, so that a truncated one can't pass, and keeps nothing.
-fn check_body(body: &[u8]) -> Result<(), Unstorable> {
-    #[derive(Deserialize)]
-    struct ProductList {
-        products: Option<IgnoredAny>,
-        error_code: Option<IgnoredAny>,
-    }
-    // An array would do for a struct, too.
-    if !body.trim_ascii_start().starts_with(b"{") {
-        return Err(Unstorable::NotJson);
-    }
-    let list: ProductList = serde_json::from_slice(body).map_err(|_| Unstorable::NotJson)?;
-    match (list.products, list.error_code) {
-        (Some(_), None) => Ok(()),
-        _ => Err(Unstorable::NotProducts),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -153,7 +137,7 @@ mod tests {
     }
 
     fn judge(answer: &Response<Bytes>) -> Verdict {
-        super::judge(answer, |name| name == "accept")
+        super::judge(answer, &BodyCheck::Field("products".into()), |name| name == "accept")
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! Nothing here knows an HTTP client, nothing but [`store`] knows moka, and only [`flights`] waits.
 
 pub mod admission;
+mod body;
 pub mod entry;
 pub mod flights;
 pub mod freshness;

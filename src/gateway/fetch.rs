@@ -127,7 +127,7 @@ impl Gateway {
         }
         let operation = question.key.operation();
         let is_fixed = |name: &_| client::is_constant(name) || operation.keyed_headers.contains(name);
-        let verdict = admission::judge(&response, is_fixed);
+        let verdict = admission::judge(&response, &operation.body, is_fixed);
         let age = admission::age(response.headers());
         let life = Life {
             sent: times.sent,
