@@ -69,7 +69,7 @@ impl Unshareable {
 }
 
 /// What the body of a 200 must be to count as an answer: proof for its caller, and to be kept.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum BodyCheck {
     /// A JSON object that has this field, not null, and no `error_code`.
     Field(Box<str>),
