@@ -37,6 +37,7 @@ use crate::reply::body::{Content, ReplyBody};
 use crate::reply::compose::{self, CacheStatus, Forward};
 use crate::reply::error::{Blame, Problem};
 use crate::request::caller::{self, Callers, LastCredential};
+use crate::request::forwarded;
 use crate::request::hop::{self, Via};
 use crate::request::id::RequestIds;
 use crate::request::key::{Key, Scope};
@@ -368,6 +369,7 @@ impl Gateway {
                     token: copied(caller::credential(headers).map_err(|_| Problem::Internal)?),
                     request_id: record.request_id().to_owned(),
                     via: self.via.trail(headers),
+                    forwarded: forwarded::select(question.key.operation(), headers),
                 };
                 // In a task of its own: a client that hangs up neither cancels nor poisons it.
                 tokio::spawn(Arc::clone(self).fly(pilot, question.clone(), seat.slot.clone(), errand));

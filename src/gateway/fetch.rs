@@ -72,7 +72,7 @@ impl Gateway {
             return pilot.land(Landing::NotFlown);
         }
         let asked = self.store.epoch();
-        let is_plain = self.via.is_own(&errand.via);
+        let is_plain = self.via.is_own(&errand.via) && errand.forwarded.is_empty();
         let departure = self.grants.depart(question.grantee.clone(), sent);
         let service = question.key.operation().service;
         let call = self.metrics.upstream_call(service);

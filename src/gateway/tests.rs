@@ -23,7 +23,8 @@ async fn fly(gateway: &Arc<Gateway>, question: &Question, token: &HeaderValue) -
     let slot = gateway.store.slot(&question.key, question.grantee.caller);
     let (passenger, pilot) = gateway.shared_flights.board(&slot);
     let via = gateway.via.trail(&HeaderMap::new());
-    let errand = Errand { token: token.clone(), request_id: gateway.request_ids.next(), via };
+    let errand =
+        Errand { token: token.clone(), request_id: gateway.request_ids.next(), via, forwarded: HeaderMap::new() };
     tokio::spawn(Arc::clone(gateway).fly(pilot.unwrap(), question.clone(), slot, errand));
     passenger.arrive().await.unwrap()
 }

@@ -5,6 +5,7 @@
 //! [`BypassReason`], never a guess.
 
 pub mod caller;
+pub mod forwarded;
 pub mod hop;
 pub mod id;
 pub mod key;
