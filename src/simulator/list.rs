@@ -104,12 +104,12 @@ pub(super) fn body(operation: &Operation, query: &str, view: View) -> Result<Byt
 
 /// The documented parameters of a query, decoded the way servers do. Others are ignored, and so is
 /// all but the first of a repeated name.
-struct Query<'a> {
+pub(super) struct Query<'a> {
     values: Vec<(&'a str, Cow<'a, str>)>,
 }
 
 impl<'a> Query<'a> {
-    fn of(operation: &'a Operation, raw: &'a str) -> Self {
+    pub(super) fn of(operation: &'a Operation, raw: &'a str) -> Self {
         let pairs: Vec<_> = raw
             .split('&')
             .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
@@ -123,7 +123,7 @@ impl<'a> Query<'a> {
         Self { values: values.collect() }
     }
 
-    fn value(&self, name: &str) -> Option<&str> {
+    pub(super) fn value(&self, name: &str) -> Option<&str> {
         self.values.iter().find(|(known, _)| *known == name).map(|(_, value)| value.as_ref())
     }
 
