@@ -1,7 +1,7 @@
 //! What an answer means: for the caller who asked, for the others who want the same, and for the
 //! cache. A status alone proves nothing: the services document errors against 200, so only a whole
 //! JSON body with `products` and without `error_code` counts, or what else an operation asks for
-//! ([`super::body`]).
+//! (`cache/body.rs`).
 //!
 //! Until upstream's own caching directives are obeyed in full, an answer that has any is passed on
 //! and not kept.

@@ -169,6 +169,10 @@ fn new(entry: &OperationSettings, catalogue: &mut Catalogue, built_in: &[String]
             built_in.join(", ")
         ));
     };
+    // What counts as proof is not for us to guess.
+    if entry.body.is_none() {
+        return Err(format!("operation.{name}.body is not set: expected products, field:NAME, json or none"));
+    }
     let service = match (&entry.service, &entry.upstream) {
         (Some(_), Some(upstream)) => return Err(wrong(entry, "upstream", upstream, "this or service, not both")),
         (Some(service), None) => service.0,

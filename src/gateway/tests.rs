@@ -12,8 +12,8 @@ fn gateway(url: &str) -> Arc<Gateway> {
 }
 
 fn question(gateway: &Gateway, token: &HeaderValue) -> Question {
-    let (operation, project_id) = gateway.catalogue.operation("/v2/p/products").unwrap();
-    let key = Key::read(&gateway.catalogue, operation, project_id, None, &HeaderMap::new(), false).unwrap();
+    let (operation, place) = gateway.catalogue.operation("/v2/p/products").unwrap();
+    let key = Key::read(&gateway.catalogue, operation, place, None, &HeaderMap::new(), false).unwrap();
     let grantee = Grantee { caller: gateway.callers.of_token(token), scope: key.scope().clone() };
     Question { grantee, key: Arc::new(key) }
 }

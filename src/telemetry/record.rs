@@ -15,7 +15,7 @@ use crate::clock::Clock;
 /// Upstream's ids have 32 characters; what is much longer is none and stays out of the log.
 const LONGEST_ID: usize = 128;
 
-/// Some way above the longest path of an operation, whose project id may have 255 characters.
+/// Some way above the longest path of a product list, whose project id may have 255 characters.
 const LONGEST_PATH: usize = 300;
 
 /// What is known of a request while it is being answered.
