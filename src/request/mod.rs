@@ -39,7 +39,7 @@ pub enum BypassReason {
     ProjectId,
     /// Another segment that the path captures may have more than one spelling or meaning.
     PathSegment,
-    /// `X-Project-Id` names another project than the path.
+    /// `X-Project-Id` names another project than the path, or the path names none.
     ProjectMismatch,
     /// A header that is part of the key is there more than once.
     RepeatedHeader,
@@ -125,7 +125,7 @@ impl BypassReason {
             Self::UnverifiedSignature => "signed with an access key, which is not verified here",
             Self::ProjectId => "the project id is not 1 to 255 of A-Z a-z 0-9 _ -",
             Self::PathSegment => "a segment of the path is not 1 to 255 of A-Z a-z 0-9 - . _ ~, or is . or ..",
-            Self::ProjectMismatch => "X-Project-Id names another project than the path",
+            Self::ProjectMismatch => "X-Project-Id names another project than the path, or the path names none",
             Self::RepeatedHeader => "a header that is part of the key is there more than once",
             Self::Body => "the request has a body",
             Self::Range => "the request asks for a range",
