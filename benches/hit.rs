@@ -43,10 +43,10 @@ fn key_building(criterion: &mut Criterion) {
     let runtime = Runtime::new().expect("a runtime");
     let simulator = runtime.block_on(Simulator::start()).expect("a simulator");
     let catalogue = config(&simulator).catalogue;
-    let (operation, project_id) = catalogue.operation(PATH).expect("an operation");
+    let (operation, place) = catalogue.operation(PATH).expect("an operation");
     let headers = HeaderMap::new();
     criterion.bench_function("key/read, four parameters", |bencher| {
-        bencher.iter(|| Key::read(&catalogue, operation, project_id, Some(black_box(QUERY)), &headers, false));
+        bencher.iter(|| Key::read(&catalogue, operation, place, Some(black_box(QUERY)), &headers, false));
     });
     let callers = Callers::new([7; 32]);
     for length in [32, 4_800] {

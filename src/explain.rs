@@ -1,6 +1,7 @@
 //! What the gateway would do with a request, and why: the very steps of the path, up to the point
 //! where something would be looked up or sent.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -8,10 +9,12 @@ use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 use serde::Serialize;
 
-use crate::catalogue::{Catalogue, Operation, Sharing};
+use crate::catalogue::template::PROJECT_ID;
+use crate::catalogue::{Catalogue, Forwarded, Operation, Sharing};
 use crate::config::Mode;
 use crate::request::BypassReason;
 use crate::request::caller;
+use crate::request::forwarded;
 use crate::request::hop;
 use crate::request::key::Key;
 use crate::request::route::{self, Route};
@@ -51,9 +54,13 @@ pub struct Explanation {
 
 #[derive(Debug, Serialize)]
 struct AskedOperation {
-    name: &'static str,
+    name: String,
     service: &'static str,
+    /// The paths it has.
+    template: String,
     project_id: String,
+    /// What the path says for the names in the template.
+    segments: BTreeMap<String, String>,
     credential: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     key: Option<KeyParts>,
@@ -68,9 +75,16 @@ struct AskedOperation {
 struct KeyParts {
     canonical_query: String,
     keyed_headers: Vec<String>,
+    /// What is sent upstream though it is not in the key, if the operation does so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    forward_headers: Option<String>,
     ttl: String,
-    /// Between whom answers are shared.
-    sharing: &'static str,
+    stale_while_revalidate: String,
+    stale_if_error: String,
+    /// What a 200 must be, to prove the caller and to be kept.
+    body: String,
+    /// Between whom answers are shared, and why, if that can't be otherwise.
+    sharing: String,
     /// Which is sent unless the request is bypassed.
     upstream_request: Vec<String>,
 }
@@ -127,19 +141,25 @@ pub fn explain(
     };
 
     Ok(match route::find(catalogue, &Method::GET, uri.path()) {
-        Route::Operation(operation, project_id) => {
+        Route::Operation(operation, place) => {
             let credential = caller::credential(&headers);
-            let key = Key::read(catalogue, operation, project_id, uri.query(), &headers, has_body);
+            let key = Key::read(catalogue, operation, place, uri.query(), &headers, has_body);
             let mode = (mode == Mode::Bypass).then_some(BypassReason::Mode);
             let wish = Wish::read(&headers).err();
             let reasons = [mode, credential.as_ref().err().copied(), wish, key.as_ref().err().copied()];
             let reasons: Vec<BypassReason> = reasons.into_iter().flatten().collect();
-            let parts = key.as_ref().ok().map(|key| key_parts(key, operation)).transpose()?;
+            let parts = key
+                .as_ref()
+                .ok()
+                .map(|key| key_parts(key, operation, forwarded::select(operation, &headers)))
+                .transpose()?;
             let now = credential.ok().zip(key.ok()).and_then(|(token, key)| look(key, token));
             let asked = AskedOperation {
-                name: operation.name,
+                name: operation.name.to_string(),
                 service: operation.service.as_str(),
-                project_id: project_id.to_owned(),
+                template: operation.template.to_string(),
+                project_id: operation.template.project_id(place.path()).to_owned(),
+                segments: operation.template.captures(place.path()).map(owned).collect(),
                 credential: if credential.is_ok() { "X-Auth-Token (not shown)" } else { "none that counts" },
                 key: parts,
                 now,
@@ -177,14 +197,19 @@ pub fn explain(
     })
 }
 
+fn owned((name, value): (&str, &str)) -> (String, String) {
+    (name.to_owned(), value.to_owned())
+}
+
 fn declares_body(headers: &HeaderMap) -> bool {
     headers.contains_key(TRANSFER_ENCODING) || headers.get_all(CONTENT_LENGTH).iter().any(|length| length != "0")
 }
 
-fn key_parts(key: &Key, operation: &Arc<Operation>) -> Result<KeyParts, String> {
+fn key_parts(key: &Key, operation: &Arc<Operation>, forwarded: HeaderMap) -> Result<KeyParts, String> {
     let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
     let placeholder = HeaderValue::from_static("-");
-    let errand = Errand { token: placeholder.clone(), request_id: "-".to_owned(), via: placeholder, validator: None };
+    let (token, via) = (placeholder.clone(), placeholder);
+    let errand = Errand { token, request_id: "-".to_owned(), via, validator: None, forwarded };
     let request = client::question(key, errand).map_err(|error| error.to_string())?;
     let mut upstream_request = vec![format!("GET {}", request.uri())];
     // Three differ by caller, by request and by process.
@@ -197,10 +222,21 @@ fn key_parts(key: &Key, operation: &Arc<Operation>) -> Result<KeyParts, String> 
     Ok(KeyParts {
         canonical_query: key.query().to_owned(),
         keyed_headers: key.headers().iter().map(|(name, value)| format!("{name}: {}", text(value))).collect(),
+        forward_headers: match &operation.forwarded {
+            Forwarded::All => Some("*".to_owned()),
+            Forwarded::Named(names) if names.is_empty() => None,
+            Forwarded::Named(names) => Some(names.iter().map(HeaderName::as_str).collect::<Vec<_>>().join(", ")),
+        },
         ttl: humantime::format_duration(operation.ttl).to_string(),
-        sharing: match operation.sharing {
-            Sharing::Project => "between all callers that upstream has answered well in this scope",
-            Sharing::Caller => "none: each caller has answers of its own (sharing = \"caller\")",
+        stale_while_revalidate: humantime::format_duration(operation.stale_while_revalidate).to_string(),
+        stale_if_error: humantime::format_duration(operation.stale_if_error).to_string(),
+        body: operation.body.to_string(),
+        sharing: match (operation.sharing, operation.unshareable()) {
+            (Sharing::Project, _) => "between all callers that upstream has answered well in this scope".to_owned(),
+            (Sharing::Caller, None) => "none: each caller has answers of its own (sharing = \"caller\")".to_owned(),
+            (Sharing::Caller, Some(because)) => {
+                format!("none: each caller has answers of its own, because {}", because.describe())
+            }
         },
         upstream_request,
     })
@@ -211,7 +247,14 @@ impl fmt::Display for Explanation {
         writeln!(f, "verdict          {}", self.verdict)?;
         if let Some(operation) = &self.operation {
             writeln!(f, "operation        {} of {}", operation.name, operation.service)?;
-            writeln!(f, "scope            {} in project {}", operation.name, operation.project_id)?;
+            write!(f, "scope            {}", operation.name)?;
+            if !operation.project_id.is_empty() {
+                write!(f, " in project {}", operation.project_id)?;
+            }
+            for (name, value) in operation.segments.iter().filter(|(name, _)| *name != PROJECT_ID) {
+                write!(f, ", {name} = {value}")?;
+            }
+            writeln!(f)?;
             writeln!(f, "credential       {}", operation.credential)?;
             for bypass in &operation.bypass {
                 writeln!(f, "bypass           {} ({})", bypass.reason, bypass.because)?;
@@ -220,7 +263,11 @@ impl fmt::Display for Explanation {
                 let shown = |text: &str| if text.is_empty() { "(empty)".to_owned() } else { text.to_owned() };
                 writeln!(f, "canonical query  {}", shown(&key.canonical_query))?;
                 writeln!(f, "keyed headers    {}", shown(&key.keyed_headers.join(", ")))?;
+                if let Some(names) = &key.forward_headers {
+                    writeln!(f, "sent along       {names} (not in the key)")?;
+                }
                 writeln!(f, "ttl              {}", key.ttl)?;
+                writeln!(f, "body             {}", key.body)?;
                 writeln!(f, "sharing          {}", key.sharing)?;
                 let reasons: Vec<_> = operation.bypass.iter().map(|bypass| bypass.reason).collect();
                 let label = match reasons.as_slice() {

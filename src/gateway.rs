@@ -35,7 +35,7 @@ use crate::cache::freshness::Freshness;
 use crate::cache::grants::{Grantee, Grants, Standing};
 use crate::cache::pauses::Pauses;
 use crate::cache::store::{Slot, Store};
-use crate::catalogue::{Catalogue, Operation};
+use crate::catalogue::{Catalogue, Operation, Place};
 use crate::clock::Clock;
 use crate::config::Mode;
 use crate::config::units::Percent;
@@ -43,6 +43,7 @@ use crate::reply::body::{Content, ReplyBody};
 use crate::reply::compose;
 use crate::reply::error::{Blame, Problem};
 use crate::request::caller::{self, Callers, LastCredential};
+use crate::request::forwarded;
 use crate::request::hop::{self, Via};
 use crate::request::id::RequestIds;
 use crate::request::key::{Key, Scope};
@@ -180,15 +181,15 @@ impl Gateway {
         hop::strip(&mut head.headers);
 
         match route::find(&self.catalogue, &head.method, head.uri.path()) {
-            Route::Operation(operation, project_id) => {
+            Route::Operation(operation, place) => {
                 record.is_for(operation);
                 let last = &connection.credential;
-                let (reason, grantee) = match self.read(&head, operation, project_id, has_body, last) {
+                let (reason, grantee) = match self.read(&head, operation, place, has_body, last) {
                     Ok(question) => match self.product_list(&question, &head.headers, record).await? {
                         Some(response) => return Ok(compose::unless_current(response, &head.headers)),
                         None => (BypassReason::TooLarge, Some(question.grantee)),
                     },
-                    Err(reason) => (reason, self.grantee(&head.headers, operation, project_id, last)),
+                    Err(reason) => (reason, self.grantee(&head.headers, operation, place, last)),
                 };
                 let service = operation.service;
                 self.bypass(reason, service, grantee, head, body, record).await
@@ -207,7 +208,7 @@ impl Gateway {
         &self,
         head: &Parts,
         operation: &Arc<Operation>,
-        project_id: &str,
+        place: Place<'_>,
         has_body: bool,
         last: &LastCredential,
     ) -> Result<Question, BypassReason> {
@@ -215,7 +216,7 @@ impl Gateway {
             return Err(BypassReason::Mode);
         }
         let token = caller::credential(&head.headers)?;
-        let key = Key::read(&self.catalogue, operation, project_id, head.uri.query(), &head.headers, has_body)?;
+        let key = Key::read(&self.catalogue, operation, place, head.uri.query(), &head.headers, has_body)?;
         let wish = Wish::read(&head.headers)?;
         let grantee = Grantee { caller: self.callers.recognise(token, last), scope: key.scope().clone() };
         Ok(Question { grantee, key: Arc::new(key), wish })
@@ -226,11 +227,11 @@ impl Gateway {
         &self,
         headers: &HeaderMap,
         operation: &Arc<Operation>,
-        project_id: &str,
+        place: Place<'_>,
         last: &LastCredential,
     ) -> Option<Grantee> {
         let token = caller::credential(headers).ok()?;
-        let scope = Scope::read(&self.catalogue, operation, project_id).ok()?;
+        let scope = Scope::read(&self.catalogue, operation, place).ok()?;
         Some(Grantee { caller: self.callers.recognise(token, last), scope })
     }
 
@@ -325,6 +326,7 @@ impl Gateway {
             request_id: record.request_id().to_owned(),
             via: self.via.trail(headers),
             validator: None,
+            forwarded: forwarded::select(question.key.operation(), headers),
         };
         Ok(Flight { question: question.clone(), slot, errand })
     }

@@ -1,7 +1,7 @@
 //! A caching reverse proxy for the product-list APIs of Huawei Cloud Workspace.
 //!
-//! It runs beside an application, answers three slow, rate-limited calls from memory and passes
-//! everything else through. This page tells the architecture once; each file tells its own job in
+//! It runs beside an application, answers three slow, rate-limited calls from memory (and those that an
+//! operator adds) and passes everything else through. This page tells the architecture once; each file tells its own job in
 //! its first lines.
 //!
 //! # The path
@@ -31,7 +31,7 @@
 //!           └→ config → catalogue                     everyone → clock, stream
 //! ```
 //!
-//! - [`catalogue`] is data: the operations, and whose path is whose.
+//! - [`catalogue`] is data: the operations, built in or an operator's, and whose path is whose.
 //! - [`request`] is pure: no socket, no clock, no runtime. [`explain`] runs the very same functions.
 //! - [`cache`] knows no HTTP client; only `cache/store.rs` knows moka, only `cache/flights.rs` waits.
 //! - [`upstream`] has the only HTTP client of the gateway.
@@ -43,16 +43,20 @@
 //!
 //! 1. **What isn't in the key isn't sent.** A request for a product list is built from its key, the
 //!    caller's credential and constants ([`upstream::client::question`]), so nothing else can change
-//!    what is stored under the key. (One trace goes along: the gateways of this kind that it has come
+//!    what is stored under the key. The answers of an operation that is configured to send more
+//!    (`forward_headers`, [`request::forwarded`]) are no other caller's to see
+//!    ([`catalogue::Operation::unshareable`]); only W3C traces, which no service answers by, leave it shared. No
+//!    credential but the token is ever sent. (One trace goes along: the gateways of this kind that it has come
 //!    through, in `Via`, or two that ask each other would not see the loop. What that brings about is
 //!    for the one who named them alone.)
 //! 2. **No proof, no share.** A stored answer is shown only to a caller whom upstream itself has answered
-//!    well, asked with that caller's own credential, in that scope (operation and project), within the
-//!    grant's life ([`cache::grants`]). A denial ends the grant at once. Callers are known by a keyed hash
+//!    well, asked with that caller's own credential, in that scope (operation, project and whatever
+//!    else its path captures), within the grant's life ([`cache::grants`]). A denial ends the grant at once. Callers are known by a keyed hash
 //!    ([`request::caller`]).
 //! 3. **Only a proved or granted caller changes what others see.** Who has no grant asks alone, and what
 //!    it is answered is neither kept, nor marks anything, nor is waited for by others, unless it is
-//!    itself the proof. What is kept is a whole 200 that is a product list ([`cache::admission`]).
+//!    itself the proof. What is kept is a whole 200 that is a product list, or what else its operation asks
+//!    for ([`cache::admission`]).
 //! 4. **One question at a time.** At most one upstream request per key is in flight for those who may
 //!    share its answer; it runs in a task of its own, and everyone who asks meanwhile is fed from it
 //!    ([`cache::flights`]). Nobody inherits another's refusal: when they are released, each is checked
@@ -73,8 +77,9 @@
 //!
 //! No layers or middleware: there is one path, and it can be read from top to bottom. No retries but
 //! one, of a connection that broke before there was an answer, where asking again can't do anything twice
-//! ([`upstream::client`]); whatever else fails is answered, and the client decides. No configuration of what
-//! may be cached: an operation is understood or it is passed through. No HTTP/2, no TLS towards clients:
+//! ([`upstream::client`]); whatever else fails is answered, and the client decides. No rules by pattern or
+//! header of what may be cached: an operation is described as a whole, and alike whoever describes it, or it
+//! is passed through. No HTTP/2, no TLS towards clients:
 //! they are on the same machine, or where their tokens may be seen.
 
 pub mod admin;

@@ -42,7 +42,8 @@ async fn all_three_operations_are_answered_from_memory_byte_for_byte() {
 
 #[tokio::test]
 async fn an_entry_ages_and_expires() {
-    let world = World::with(&format!("[operation.ListProducts]\nttl = \"2m\"\n[cache]\n{WAITING}")).await;
+    let settings = format!("[[operation]]\nname = \"ListProducts\"\nttl = \"2m\"\n[cache]\n{WAITING}");
+    let world = World::with(&settings).await;
     world.get(LIST).await;
     world.clock.advance(Duration::from_secs(119));
     let old = world.get(LIST).await;
@@ -301,7 +302,7 @@ async fn an_answer_that_does_not_say_how_large_it_is_is_limited_all_the_same() {
 
 #[tokio::test]
 async fn an_entry_lives_as_long_as_its_own_operation_says() {
-    let world = World::with("[operation.ListSharerProducts]\nttl = \"1ms\"").await;
+    let world = World::with("[[operation]]\nname = \"ListSharerProducts\"\nttl = \"1ms\"").await;
     world.get(LIST).await;
     assert!(world.get(LIST).await.cache_status().contains("; hit"));
 }

@@ -104,6 +104,48 @@ fn explain_shows_the_key_and_what_upstream_would_be_asked() {
 }
 
 #[test]
+fn an_operators_own_operation_is_checked_and_explained() {
+    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/config/operations.toml");
+    let checked = run(&["check", "--config", example, "--region", "cn-north-4"]);
+    assert_eq!(code(&checked), 0, "{}", stderr(&checked));
+    let told = "# ListVolumeProductInfo: GET /v2/{project_id}/volume/products of workspace, sharing = \"project\"";
+    assert!(stdout(&checked).lines().any(|shown| shown == told), "{}", stdout(&checked));
+
+    let mut text = std::fs::read_to_string(example).unwrap();
+    text +=
+        "[[operation]]\nname = \"Disk\"\npath = \"/v3/{zone}/disks/{id}\"\nbody = \"json\"\nforward_headers = \"*\"\n";
+    let own = file("own.toml", &text);
+    let explain =
+        |url: &str| run(&["explain", url, "--config", &own, "-H", "X-Auth-Token: secret", "-H", "X-Team: blue"]);
+    for (url, lines) in [
+        ("/v2/p/volume/products", &["scope            ListVolumeProductInfo in project p", "ttl              30m"][..]),
+        (
+            "/v3/z/disks/d",
+            &[
+                "operation        Disk of workspace",
+                "scope            Disk, id = d, zone = z",
+                "sent along       * (not in the key)",
+                "body             json",
+                "sharing          none: each caller has answers of its own, because its path has no {project_id}",
+                "                 x-team: blue",
+            ],
+        ),
+        (
+            "/v3/z/disks/..",
+            &[
+                "bypass           path-segment (a segment of the path is not 1 to 255 of A-Z a-z 0-9 - . _ ~, or is . or ..)",
+            ],
+        ),
+    ] {
+        let output = explain(url);
+        for line in lines {
+            assert!(stdout(&output).lines().any(|shown| shown == *line), "{line}: {}", stdout(&output));
+        }
+        assert!(!stdout(&output).contains("secret"));
+    }
+}
+
+#[test]
 fn serve_that_cannot_listen_says_where_and_exits_1() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();

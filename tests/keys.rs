@@ -2,34 +2,52 @@
 //! upstream is asked is what the client asked.
 
 use std::collections::BTreeMap;
+use std::sync::LazyLock;
 
 use http::uri::{Authority, Scheme};
 use http::{HeaderMap, HeaderName, HeaderValue, Uri};
 use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
 use proptest::sample::select;
-use workspace_gateway::catalogue::{Catalogue, Origin};
+use workspace_gateway::catalogue::{Catalogue, Operation, Origin, Service};
 use workspace_gateway::request::BypassReason;
 use workspace_gateway::request::key::Key;
 
 const X_LANGUAGE: HeaderName = HeaderName::from_static("x-language");
 
-fn catalogue() -> Catalogue {
+/// Some that an operator might add, alike in all but what is captured where.
+const ADDED: [&str; 4] = [
+    "/v2/{project_id}/a/{x}",
+    "/v2/{project_id}/a/{x}/{y}",
+    "/v2/{project_id}/b/{x}/{y}",
+    "/v3/b/{x}/{y}/{project_id}",
+];
+
+static CATALOGUE: LazyLock<Catalogue> = LazyLock::new(|| {
     let origin = |host| Origin::new(Scheme::HTTPS, Authority::from_static(host));
-    Catalogue::new(origin("w.example"), origin("a.example"), vec![X_LANGUAGE])
-}
+    let mut catalogue = Catalogue::new(origin("w.example"), origin("a.example"), vec![X_LANGUAGE]);
+    for template in ADDED {
+        let path = template.parse().unwrap();
+        catalogue.add(Operation::new(template, Service::Workspace, path, vec![X_LANGUAGE])).unwrap();
+    }
+    catalogue
+});
 
 fn key(path: &str, query: Option<&str>, headers: &HeaderMap) -> Result<Key, BypassReason> {
-    let catalogue = catalogue();
-    let (operation, project_id) = catalogue.operation(path).expect("one of the operations");
-    Key::read(&catalogue, operation, project_id, query, headers, false)
+    let (operation, place) = CATALOGUE.operation(path).expect("one of the operations");
+    Key::read(&CATALOGUE, operation, place, query, headers, false)
 }
+
+/// Path template, captured segments, query, language.
+type Meaning<'a> = (&'a str, Vec<&'a str>, Vec<(&'a str, &'a str)>, Option<&'a str>);
 
 /// What a client wants to know, before it is written down.
 #[derive(Clone, Debug)]
 struct Question {
     template: &'static str,
     project_id: String,
+    /// What stands for `{x}` and `{y}`, where the template has them.
+    segments: [String; 2],
     parameters: BTreeMap<String, String>,
     language: Option<String>,
 }
@@ -37,16 +55,27 @@ struct Question {
 impl Question {
     /// The question without what the services document to mean nothing. Plainly, and apart from the
     /// code under test.
-    fn meaning(&self) -> (&str, &str, Vec<(&str, &str)>, Option<&str>) {
+    fn meaning(&self) -> Meaning<'_> {
         let v1 =
             ["product_id", "flavor_id", "availability_zone", "os_type", "charge_mode", "architecture", "package_type"];
         let says_nothing = |name: &str, value: &str| match self.template {
             "/v1/{project_id}/product" => value.is_empty() && v1.contains(&name),
+            added if ADDED.contains(&added) => false,
             _ => (name, value) == ("limit", "100") || (name, value) == ("offset", "0"),
         };
         let parameters = self.parameters.iter().map(|(name, value)| (name.as_str(), value.as_str()));
         let said = parameters.filter(|(name, value)| !says_nothing(name, value)).collect();
-        (self.template, &self.project_id, said, self.language.as_deref())
+        let captured = self.captured().filter(|(name, _)| self.template.contains(name)).map(|(_, value)| value);
+        (self.template, captured.collect(), said, self.language.as_deref())
+    }
+
+    fn captured(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let [x, y] = &self.segments;
+        [("{project_id}", self.project_id.as_str()), ("{x}", x), ("{y}", y)].into_iter()
+    }
+
+    fn path(&self) -> String {
+        self.captured().fold(self.template.to_owned(), |path, (name, value)| path.replace(name, value))
     }
 
     /// Writes it down, in an order and with escapes that `how` decides.
@@ -75,13 +104,18 @@ impl Question {
         if let Some(language) = &self.language {
             headers.insert(X_LANGUAGE, HeaderValue::from_str(language).unwrap());
         }
-        (self.template.replace("{project_id}", &self.project_id), query.join("&"), headers)
+        (self.path(), query.join("&"), headers)
     }
 
     fn key(&self, how: &[u8]) -> Key {
         let (path, query, headers) = self.spell(how);
         key(&path, Some(&query), &headers).unwrap_or_else(|reason| panic!("{path}?{query}: {reason:?}"))
     }
+}
+
+/// Segments that could run into their neighbours or be taken for them.
+fn segment() -> impl Strategy<Value = String> {
+    prop_oneof![4 => select(vec!["a", "b", "p", "ab", "a.", "...", "~", "-"]).prop_map(str::to_owned), 1 => "[A-Za-z0-9_~-]{1,9}"]
 }
 
 /// Questions from a small world, so that equal and nearly equal ones are common.
@@ -97,14 +131,19 @@ fn question() -> impl Strategy<Value = Question> {
         1 => (1..1_300usize).prop_map(|length| "/".repeat(length)),
     ];
     (
-        select(vec!["/v2/{project_id}/products", "/v2/{project_id}/products/sharer", "/v1/{project_id}/product"]),
+        prop_oneof![
+            select(vec!["/v2/{project_id}/products", "/v2/{project_id}/products/sharer", "/v1/{project_id}/product"]),
+            select(ADDED.to_vec()),
+        ],
         prop_oneof![4 => select(vec!["p", "P", "p-1", "p_1"]).prop_map(str::to_owned), 1 => "[A-Za-z0-9_-]{1,255}"],
+        [segment(), segment()],
         btree_map(name, value, 0..4),
         proptest::option::of(select(vec!["zh-cn", "en-us", ""]).prop_map(str::to_owned)),
     )
-        .prop_map(|(template, project_id, parameters, language)| Question {
+        .prop_map(|(template, project_id, segments, parameters, language)| Question {
             template,
             project_id,
+            segments,
             parameters,
             language,
         })
@@ -135,10 +174,19 @@ proptest! {
     }
 
     #[test]
+    fn segments_that_change_places_are_another_question(one in question(), how in vec(any::<u8>(), 64)) {
+        let mut other = one.clone();
+        other.segments.reverse();
+        prop_assert_eq!(one.key(&how) == other.key(&how), one.meaning() == other.meaning());
+        let is_same_scope = one.key(&how).scope() == other.key(&how).scope();
+        prop_assert_eq!(is_same_scope, one.meaning().1 == other.meaning().1);
+    }
+
+    #[test]
     fn upstream_is_asked_what_the_client_asked(question in question(), how in vec(any::<u8>(), 64)) {
         let uri = question.key(&how).uri().unwrap();
-        let (template, project_id, parameters, _) = question.meaning();
-        prop_assert_eq!(uri.path(), template.replace("{project_id}", project_id));
+        let (_, _, parameters, _) = question.meaning();
+        prop_assert_eq!(uri.path(), question.path());
         let asked: Vec<_> = parameters.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
         prop_assert_eq!(decoded(&uri), asked);
     }
@@ -167,8 +215,8 @@ fn another_upstream_is_another_key() {
     let read = |host: &'static str| {
         let origin = || Origin::new(Scheme::HTTPS, Authority::from_static(host));
         let catalogue = Catalogue::new(origin(), origin(), Vec::new());
-        let (operation, project_id) = catalogue.operation("/v2/p/products").unwrap();
-        Key::read(&catalogue, operation, project_id, None, &HeaderMap::new(), false).unwrap()
+        let (operation, place) = catalogue.operation("/v2/p/products").unwrap();
+        Key::read(&catalogue, operation, place, None, &HeaderMap::new(), false).unwrap()
     };
     assert_eq!(read("a.example"), read("a.example"));
     assert_ne!(read("a.example"), read("b.example"));

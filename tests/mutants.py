@@ -28,16 +28,16 @@ PACKAGE = 'name = "workspace-gateway"\nversion = "'
 GRANTS, STORE, TRIPWIRE = "src/cache/grants.rs", "src/cache/store.rs", "src/cache/tripwire.rs"
 PATH, FETCH, RELEASE = "src/gateway.rs", "src/gateway/fetch.rs", "src/gateway/release.rs"
 LOOK_UP, SETTLE, ASSEMBLE = "src/gateway/look_up.rs", "src/gateway/settle.rs", "src/gateway/assemble.rs"
-ADMISSION, FRESHNESS, FLIGHTS = "src/cache/admission.rs", "src/cache/freshness.rs", "src/cache/flights.rs"
+BODY, FRESHNESS, FLIGHTS = "src/cache/body.rs", "src/cache/freshness.rs", "src/cache/flights.rs"
 
 # Name, what it breaks in DESIGN, file, text, text instead.
 MUTATIONS = [
     (
         "an-error-proves",
         "§4 proof: a status alone proves nothing",
-        ADMISSION,
-        "        (Some(_), None) => Ok(()),",
-        "        _ => Ok(()),",
+        BODY,
+        "(true, false) => Ok(()),",
+        "_ if true => Ok(()),",
     ),
     (
         "life-from-landing",

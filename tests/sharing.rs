@@ -293,7 +293,7 @@ async fn grants_are_bounded_and_losing_one_costs_one_call() {
 
 #[tokio::test]
 async fn an_operation_can_be_shared_by_nobody() {
-    let world = World::with("[operation.ListSharerProducts]\nsharing = \"caller\"").await;
+    let world = World::with("[[operation]]\nname = \"ListSharerProducts\"\nsharing = \"caller\"").await;
     let tokens: [String; 2] = [world.simulator.token(PROJECT), world.simulator.token(PROJECT)];
     for token in &tokens {
         for path in [PROOF, "/v2/PROJECT/products/sharer?limit=0"] {
@@ -324,7 +324,7 @@ async fn an_operation_can_be_shared_by_nobody() {
 
 #[tokio::test]
 async fn sharing_can_be_switched_off_for_all_and_on_for_one() {
-    let settings = "[cache]\nsharing = \"caller\"\n[operation.ListSharerProducts]\nsharing = \"project\"";
+    let settings = "[cache]\nsharing = \"caller\"\n[[operation]]\nname = \"ListSharerProducts\"\nsharing = \"project\"";
     let world = World::with(settings).await;
     let second = world.simulator.token(PROJECT);
     for token in [&world.token, &second] {

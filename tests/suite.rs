@@ -23,6 +23,7 @@ mod isolation;
 mod keys;
 mod metrics;
 mod model;
+mod operations;
 mod outages;
 mod pass_through;
 mod python_sdk;

@@ -20,7 +20,7 @@ use super::{Page, json as json_page, not_allowed, not_found, text};
 use crate::cache::freshness::Freshness;
 use crate::cache::grants::Standing;
 use crate::cache::store::Selection;
-use crate::catalogue::operation_names;
+use crate::catalogue::Catalogue;
 use crate::config::Mode;
 use crate::explain::{self, Asked, Now};
 use crate::gateway::{Gateway, Inspection};
@@ -60,7 +60,7 @@ impl Operator {
     }
 
     fn purge(&self, query: &str) -> Page {
-        match selection(query) {
+        match selection(query, self.gateway.catalogue()) {
             Ok(selection) => {
                 let purged = self.gateway.purge(&selection);
                 tracing::info!(
@@ -160,7 +160,8 @@ fn asked(query: &str) -> Result<(String, HeaderMap), String> {
 
 /// Everything has to be asked for by name: a purge whose condition was misspelt must not empty the
 /// cache.
-fn selection(query: &str) -> Result<Selection, String> {
+fn selection(query: &str, catalogue: &Catalogue) -> Result<Selection, String> {
+    let names = || catalogue.operations().iter().map(|operation| &*operation.name);
     let mut selection = Selection::default();
     let mut all = false;
     let mut seen = HashSet::new();
@@ -170,11 +171,11 @@ fn selection(query: &str) -> Result<Selection, String> {
         }
         match (name.as_ref(), value.as_ref()) {
             ("all", "true") => all = true,
-            ("operation", name) if operation_names().any(|known| known == name) => {
+            ("operation", name) if names().any(|known| known == name) => {
                 selection.operation = Some(name.to_owned());
             }
             ("operation", name) => {
-                let known: Vec<_> = operation_names().collect();
+                let known: Vec<_> = names().collect();
                 return Err(format!("operation = {name:?} is not an operation: expected one of {}", known.join(", ")));
             }
             ("project", "") => return Err("project is empty: expected a project id".to_owned()),
@@ -211,6 +212,8 @@ mod tests {
             operation: operation.map(str::to_owned),
             project_id: project_id.map(str::to_owned),
         };
+        let catalogue = Catalogue::for_tests(Vec::new());
+        let selection = |query| selection(query, &catalogue);
         assert_eq!(selection("all=true"), Ok(of(None, None)));
         assert_eq!(selection("operation=ListProduct"), Ok(of(Some("ListProduct"), None)));
         assert_eq!(selection("project=p&operation=ListProduct"), Ok(of(Some("ListProduct"), Some("p"))));

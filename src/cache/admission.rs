@@ -1,19 +1,20 @@
 //! What an answer means: for the caller who asked, for the others who want the same, and for the
 //! cache. A status alone proves nothing: the services document errors against 200, so only a whole
-//! JSON body with `products` and without `error_code` counts.
+//! JSON body with `products` and without `error_code` counts, or what else an operation asks for
+//! (`cache/body.rs`).
 
 use bytes::Bytes;
 use http::header::VARY;
 use http::{HeaderMap, HeaderName, Response};
-use serde::Deserialize;
-use serde::de::IgnoredAny;
 
-use super::lifetime;
+use super::{body, lifetime};
+use crate::catalogue::BodyCheck;
 
 /// What an answer means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// A product list: upstream has proved the caller. Whether it may be kept is another question.
+    /// An answer, such as a product list: upstream has proved the caller. Whether it may be kept is
+    /// another question.
     Proof(Result<Audience, Unstorable>),
     /// A 200 that is none, which nobody else should be given.
     NoList(Unstorable),
@@ -54,9 +55,9 @@ pub enum Role {
 pub enum Unstorable {
     /// Not a 200.
     Status,
-    /// A 200 that is not JSON, or not a JSON object.
+    /// A 200 that is not JSON, or no JSON object where a field is asked for.
     NotJson,
-    /// JSON, but no product list.
+    /// JSON, but no product list, or what else the operation's body check asks for.
     NotProducts,
     /// `Cache-Control` or `Pragma` forbids it, or can't be read.
     CacheDirectives,
@@ -94,10 +95,11 @@ impl Unstorable {
     }
 }
 
-/// Says what a whole answer means. `role` says what request headers are to an answer that varies on them.
-pub fn judge(answer: &Response<Bytes>, role: impl Fn(&HeaderName) -> Role) -> Verdict {
+/// Says what a whole answer means, given what the operation asks of a body. `role` says what request headers
+/// are to an answer that varies on them.
+pub fn judge(answer: &Response<Bytes>, check: &BodyCheck, role: impl Fn(&HeaderName) -> Role) -> Verdict {
     match answer.status().as_u16() {
-        200 => match check_body(answer.body()) {
+        200 => match body::check(answer.body(), check) {
             Ok(()) => Verdict::Proof(check_headers(answer.headers(), role)),
             Err(reason) => Verdict::NoList(reason),
         },
@@ -133,24 +135,6 @@ fn varies_on(headers: &HeaderMap) -> impl Iterator<Item = Option<HeaderName>> {
     names.map(|name| HeaderName::from_bytes(name).ok().filter(|name| name != "*"))
 }
 
-/// Reads the body once from end to end, so that a truncated one can't pass, and keeps nothing.
-fn check_body(body: &[u8]) -> Result<(), Unstorable> {
-    #[derive(Deserialize)]
-    struct ProductList {
-        products: Option<IgnoredAny>,
-        error_code: Option<IgnoredAny>,
-    }
-    // An array would do for a struct, too.
-    if !body.trim_ascii_start().starts_with(b"{") {
-        return Err(Unstorable::NotJson);
-    }
-    let list: ProductList = serde_json::from_slice(body).map_err(|_| Unstorable::NotJson)?;
-    match (list.products, list.error_code) {
-        (Some(_), None) => Ok(()),
-        _ => Err(Unstorable::NotProducts),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -164,7 +148,7 @@ mod tests {
     }
 
     fn judge(answer: &Response<Bytes>) -> Verdict {
-        super::judge(answer, |name| match name.as_str() {
+        super::judge(answer, &BodyCheck::Field("products".into()), |name| match name.as_str() {
             "accept" => Role::Fixed,
             "x-auth-token" => Role::Credential,
             _ => Role::Free,

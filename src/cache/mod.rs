@@ -5,6 +5,7 @@
 
 pub mod acquaintances;
 pub mod admission;
+mod body;
 pub mod entry;
 pub mod flights;
 pub mod freshness;

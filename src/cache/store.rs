@@ -45,7 +45,7 @@ pub struct Selection {
 impl Selection {
     /// Whether a scope is among what is selected.
     pub fn holds(&self, scope: &Scope) -> bool {
-        self.operation.as_deref().is_none_or(|name| name == scope.operation().name)
+        self.operation.as_deref().is_none_or(|name| *name == *scope.operation().name)
             && self.project_id.as_deref().is_none_or(|project_id| project_id == scope.project_id())
     }
 }

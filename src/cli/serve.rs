@@ -6,7 +6,6 @@ use std::process::ExitCode;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{USAGE, block_on, failure};
-use crate::catalogue::Service;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::server::{Server, StartError};
@@ -40,7 +39,7 @@ pub(super) fn run(config: &Config) -> ExitCode {
 }
 
 fn announce(config: &Config, server: &Server) {
-    for service in Service::ALL {
+    for service in config.catalogue.services() {
         let origin = config.catalogue.origin(service);
         tracing::info!(service = service.as_str(), url = %origin, "upstream");
         if origin.is_plaintext() && !is_this_machine(origin.authority().host()) {

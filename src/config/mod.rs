@@ -4,6 +4,7 @@
 //! and `check` prints what all layers together amount to, in the same form. Every error names the
 //! setting, its value and what is allowed.
 
+pub mod operations;
 pub mod settings;
 pub mod units;
 
@@ -14,7 +15,7 @@ use std::path::PathBuf;
 use thiserror::Error;
 use toml::{Table, Value};
 
-use crate::catalogue::{Catalogue, Origin, Service, operation_names};
+use crate::catalogue::{Catalogue, Origin, Service};
 pub use settings::Settings;
 use units::BaseUrl;
 pub use units::{LogFormat, Mode, OnOutage};
@@ -113,13 +114,16 @@ impl Config {
         })
     }
 
-    /// The settings in the form of the file. Where upstream is in the region is told in a comment: as
-    /// a setting it would outlive a change of region.
+    /// The settings in the form of the file. Where upstream is in the region is told in a comment (as
+    /// a setting it would outlive a change of region), and so is what there is to be asked.
     pub fn to_toml(&self) -> String {
         // Every setting is a string, a list or a table of these, which TOML can always express.
         let mut text = toml::to_string(&self.settings).unwrap_or_default();
         for service in Service::ALL {
             text += &format!("# {} is asked at {}\n", service.as_str(), self.catalogue.origin(service));
+        }
+        for operation in self.catalogue.operations() {
+            text += &format!("# {}\n", operations::describe(operation, &self.catalogue));
         }
         text
     }
@@ -160,28 +164,35 @@ enum Wrong {
 /// Reads and checks the layers so far.
 fn check(table: &Table) -> Result<Config, Wrong> {
     let settings = read(table).map_err(Wrong::Setting)?;
-    let (workspace, appstream) = (locate(&settings, Service::Workspace)?, locate(&settings, Service::AppStream)?);
+    let workspace = locate(&settings, Service::Workspace, settings.upstream.workspace_url.as_ref())?;
+    let appstream = locate(&settings, Service::AppStream, settings.upstream.appstream_url.as_ref())?;
     consistent(&settings).map_err(Wrong::Setting)?;
-    let catalogue = catalogue(&settings, workspace, appstream).map_err(Wrong::Setting)?;
+    let catalogue = operations::catalogue(&settings, workspace, appstream).map_err(Wrong::Setting)?;
     Ok(Config { settings, catalogue })
 }
 
 /// Reads a table, naming the setting first in what it says is wrong.
 fn read(table: &Table) -> Result<Settings, String> {
     serde_path_to_error::deserialize(Value::Table(table.clone())).map_err(|error| {
-        let path = error.path().to_string();
+        let path = by_name(&error.path().to_string(), table);
         let message = error.into_inner();
         let message = message.message();
         if path == "." { message.to_owned() } else { format!("{path}: {message}") }
     })
 }
 
-/// Where a service is: as given, or in the region.
-fn locate(settings: &Settings, service: Service) -> Result<Origin, Wrong> {
-    let given = match service {
-        Service::Workspace => &settings.upstream.workspace_url,
-        Service::AppStream => &settings.upstream.appstream_url,
+/// Names an operation in a path by what it is called, not by its place in the file.
+fn by_name(path: &str, table: &Table) -> String {
+    let find = || {
+        let (index, field) = path.strip_prefix("operation[")?.split_once(']')?;
+        let entry = table.get("operation")?.get(index.parse::<usize>().ok()?)?;
+        Some(format!("operation.{}{field}", entry.get("name")?.as_str()?))
     };
+    find().unwrap_or_else(|| path.to_owned())
+}
+
+/// Where a service is: as given, or in the region.
+fn locate(settings: &Settings, service: Service, given: Option<&BaseUrl>) -> Result<Origin, Wrong> {
     if let Some(url) = given {
         return Ok(url.0.clone());
     }
@@ -235,25 +246,6 @@ fn distinct(addresses: &[(&str, SocketAddr)]) -> Result<(), String> {
     Ok(())
 }
 
-fn catalogue(settings: &Settings, workspace: Origin, appstream: Origin) -> Result<Catalogue, String> {
-    let headers = settings.cache.keyed_headers.iter().map(|header| header.0.clone()).collect();
-    let mut catalogue = Catalogue::new(workspace, appstream, headers);
-    let cache = &settings.cache;
-    for name in operation_names() {
-        let Some(operation) = catalogue.operation_mut(name) else { continue };
-        let own = settings.operation.get(name);
-        operation.ttl = own.and_then(|own| own.ttl).unwrap_or(cache.ttl).0;
-        operation.sharing = own.and_then(|own| own.sharing).unwrap_or(cache.sharing);
-        operation.stale_while_revalidate = cache.stale_while_revalidate.0;
-        operation.stale_if_error = cache.stale_if_error.0;
-    }
-    let known: Vec<_> = operation_names().collect();
-    if let Some(name) = settings.operation.keys().find(|name| !known.contains(&name.as_str())) {
-        return Err(format!("operation.{name} is not an operation: expected one of {}", known.join(", ")));
-    }
-    Ok(catalogue)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -288,11 +280,14 @@ mod tests {
 
     #[test]
     fn the_effective_configuration_can_be_fed_back() {
-        let text = "region = \"r\"\n[operation.ListProduct]\nttl = \"1h 30m\"\n[cache]\nmax_size = \"100MiB\"";
+        let text = "region = \"r\"\n[[operation]]\nname = \"ListProduct\"\nttl = \"1h 30m\"\n[[operation]]\nname = \"Zones\"\n\
+                    path = \"/v2/{project_id}/zones/{id}\"\nforward_headers = [\"tracestate\"]\n\
+                    defaults = { limit = \"10\" }\nbody = \"field:zones\"\nstale_if_error = \"0s\"\n[cache]\nmax_size = \"100MiB\"";
         let config = Config::from_layers("f", text, &[]).unwrap();
         let again = Config::from_layers("f", &config.to_toml(), &[]).unwrap();
         assert_eq!(config.settings, again.settings);
-        let ttl = |name| config.catalogue.operations().iter().find(|operation| operation.name == name).map(|o| o.ttl);
+        let ttl =
+            |name: &str| config.catalogue.operations().iter().find(|operation| *operation.name == *name).map(|o| o.ttl);
         assert_eq!(ttl("ListProduct"), Some(std::time::Duration::from_secs(5400)));
         assert_eq!(ttl("ListProducts"), Some(crate::catalogue::DEFAULT_TTL));
     }
@@ -344,11 +339,7 @@ mod tests {
                 "region = \"x\"\n[upstream]\nfirst_byte_timeout = \"2s\"",
                 &["upstream.first_byte_timeout: \"2s\"", "at least upstream.connect_timeout, \"3s\""],
             ),
-            ("region = \"x\"\n[operation.ListDesktops]\nttl = \"5m\"", &["operation.ListDesktops", "ListProducts"]),
-            (
-                "region = \"x\"\n[operation.ListProduct]\nsharing = \"all\"",
-                &["operation.ListProduct.sharing", "\"all\"", "project or caller"],
-            ),
+            ("region = \"x\"\n[cache]\nstale_if_error = \"0\"", &["cache.stale_if_error", "\"0\"", "from 0s"]),
             ("region = \"x\"\n[grants]\non_outage = \"x\"", &["grants.on_outage", "\"x\"", "serve or refuse"]),
             ("region = \"x\"\n[grants]\nmax_grants = 0", &["grants.max_grants", "0", "from 1 to 1000000"]),
             ("region = \"x\"\n[limits]\nmax_waiters = \"9\"", &["limits.max_waiters", "9", "a number from 1"]),

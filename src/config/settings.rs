@@ -1,10 +1,10 @@
 //! The settings, as in the reference file: what there is, and what each is made of.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::operations::{self, OperationSettings};
 use super::units::{
     Address, BaseUrl, Count, HeaderField, Level, LogFormat, Mode, OnOutage, Percent, Region, Size, Span, Window,
 };
@@ -26,9 +26,9 @@ pub struct Settings {
     pub cache: Cache,
     /// Who may see it.
     pub grants: Grants,
-    /// What differs for single operations.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub operation: BTreeMap<String, OperationSettings>,
+    /// More operations, and what differs for single ones.
+    #[serde(default, deserialize_with = "operations::entries", skip_serializing_if = "Vec::is_empty")]
+    pub operation: Vec<OperationSettings>,
     /// What clients may do.
     pub limits: Limits,
     /// What is written down.
@@ -113,16 +113,6 @@ pub struct Grants {
     pub on_outage: OnOutage,
     /// How many grants there may be.
     pub max_grants: Count,
-}
-
-/// `[operation.NAME]`
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, expecting = "a table of settings")]
-pub struct OperationSettings {
-    /// How long its answers are fresh.
-    pub ttl: Option<Span>,
-    /// Between whom they are shared.
-    pub sharing: Option<Sharing>,
 }
 
 /// `[limits]`

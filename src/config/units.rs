@@ -13,7 +13,8 @@ use http::{HeaderName, Uri};
 use serde::de::{Error as _, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::catalogue::{Origin, Sharing};
+use crate::catalogue::headers::is_open;
+use crate::catalogue::{BodyCheck, Origin, Service, Sharing, Template};
 
 /// A duration greater than zero.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -39,7 +40,19 @@ pub struct Address(pub SocketAddr);
 #[derive(Clone, PartialEq, Eq)]
 pub struct BaseUrl(pub Origin);
 
-/// A request header that answers may depend on.
+/// The name of an operation.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct OperationName(pub String);
+
+/// The paths of an operation.
+#[derive(Clone, PartialEq, Eq)]
+pub struct PathTemplate(pub Template);
+
+/// One of the two services.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct ServiceName(pub Service);
+
+/// A request header that is a client's to set.
 #[derive(Clone, PartialEq, Eq)]
 pub struct HeaderField(pub HeaderName);
 
@@ -236,8 +249,13 @@ written_as_text!(
 written_as_text!(
     Window,
     "a duration from 0s to a year with a unit, such as \"0s\", \"30s\" or \"5m\"",
-    |text| humantime::parse_duration(text).ok().filter(|duration| *duration <= LONGEST).map(Window),
-    |span| humantime::format_duration(span.0).to_string()
+    |text| {
+        // humantime takes a bare 0.
+        let has_unit = text.ends_with(|last: char| last.is_ascii_alphabetic());
+        let duration = humantime::parse_duration(text).ok().filter(|_| has_unit)?;
+        (duration <= LONGEST).then_some(Window(duration))
+    },
+    |window| humantime::format_duration(window.0).to_string()
 );
 
 written_as_text!(
@@ -296,17 +314,57 @@ written_as_text!(
     "the name of a header that is no credential and that the gateway does not set",
     |text| {
         // A credential in the key would be kept in clear, and the others would have no or a wrong effect.
-        let forbidden = [
-            ["x-auth-token", "authorization", "x-security-token", "cookie", "proxy-authorization", "x-subject-token"],
-            ["host", "accept", "accept-encoding", "content-type", "user-agent", "via"],
-            ["x-request-id", "range", "if-range", "cache-control", "pragma", "x-project-id"],
-            ["connection", "content-length", "transfer-encoding", "te", "trailer", "upgrade"],
-            ["keep-alive", "proxy-connection", "proxy-authenticate", "expect", "if-none-match", "if-modified-since"],
-        ];
-        let name = HeaderName::from_str(text).ok()?;
-        (!forbidden.as_flattened().contains(&name.as_str())).then_some(HeaderField(name))
+        HeaderName::from_str(text).ok().filter(is_open).map(HeaderField)
     },
     |header| header.0.to_string()
+);
+
+written_as_text!(
+    OperationName,
+    "1 to 64 of A-Z a-z 0-9 _ -, and none of the words none, workspace, appstream and own",
+    |text| {
+        let is_name = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte));
+        // These stand in the same metrics for what is no operation.
+        let is_taken = ["none", "workspace", "appstream", "own"].contains(&text);
+        (is_name && !is_taken && (1..=64).contains(&text.len())).then(|| OperationName(text.to_owned()))
+    },
+    |name| name.0.clone()
+);
+
+written_as_text!(
+    PathTemplate,
+    "a path of up to 16 segments, each of A-Z a-z 0-9 - . _ ~ or a {name} that is there once, such as \
+     \"/v2/{project_id}/availability-zones\"",
+    |text| text.parse().ok().map(PathTemplate),
+    |path| path.0.to_string()
+);
+
+written_as_text!(
+    ServiceName,
+    "workspace or appstream",
+    |text| { Service::ALL.into_iter().find(|service| service.as_str() == text).map(ServiceName) },
+    |service| service.0.as_str().to_owned()
+);
+
+written_as_text!(
+    BodyCheck,
+    "products, field:NAME, json or none",
+    |text| match text {
+        "products" => Some(BodyCheck::Field("products".into())),
+        "json" => Some(BodyCheck::Json),
+        "none" => Some(BodyCheck::None),
+        _ => {
+            let name = text.strip_prefix("field:")?;
+            let is_name = (1..=128).contains(&name.len()) && !name.chars().any(char::is_control);
+            is_name.then(|| BodyCheck::Field(name.into()))
+        }
+    },
+    |check| match check {
+        BodyCheck::Field(name) if **name == *"products" => "products".to_owned(),
+        BodyCheck::Field(name) => format!("field:{name}"),
+        BodyCheck::Json => "json".to_owned(),
+        BodyCheck::None => "none".to_owned(),
+    }
 );
 
 written_as_text!(
@@ -369,6 +427,12 @@ mod tests {
         for text in ["1B", "1025B", "64KiB", "64MiB", "3GiB"] {
             assert_eq!(text.parse::<Size>().unwrap().to_string(), text);
         }
+        for text in ["0s", "1ms", "10m"] {
+            assert_eq!(text.parse::<Window>().unwrap().to_string(), text);
+        }
+        for text in ["products", "field:availability_zones", "json", "none"] {
+            assert_eq!(text.parse::<BodyCheck>().unwrap().to_string(), text);
+        }
         assert_eq!("1.5KiB".parse::<Size>().unwrap().to_string(), "1536B");
         assert_eq!("https://h:8443/".parse::<BaseUrl>().unwrap().to_string(), "https://h:8443");
     }
@@ -394,6 +458,9 @@ mod tests {
         }
         for text in ["", "5", "-1s", "5 parsecs"] {
             assert!(text.parse::<Span>().unwrap_err().contains("\"5m\""));
+        }
+        for text in ["", "0", "5", "-1s"] {
+            assert!(text.parse::<Window>().unwrap_err().contains("\"0s\""));
         }
         for text in ["", "5", "-1MiB", "0MiB", "5 apples", "2TiB", "99999999999GiB"] {
             assert!(text.parse::<Size>().unwrap_err().contains("\"64MiB\""));

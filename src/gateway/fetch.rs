@@ -51,7 +51,7 @@ impl Gateway {
         let Flight { question, slot, mut errand } = flight;
         let leader = question.grantee.caller;
         let service = question.key.operation().service;
-        let is_plain = self.via.is_own(&errand.via);
+        let is_plain = self.via.is_own(&errand.via) && errand.forwarded.is_empty();
         let standing = self.grants.standing(&question.grantee, self.clock.now());
         let is_known = matches!(standing, Standing::Granted | Standing::Lapsed);
         let turn = self.gate.enter(service, leader, is_known);

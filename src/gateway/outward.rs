@@ -33,11 +33,24 @@ pub(super) fn gates(settings: &settings::Upstream, metrics: &Metrics) -> io::Res
     let watched = gates.clone();
     let read = move || {
         let kinds = ["product-list", "relay"].into_iter().zip(&watched);
-        let lanes = kinds.flat_map(|(kind, gate)| Service::ALL.map(|service| (kind, service, gate.usage(service))));
-        lanes
-            .map(|(kind, service, usage)| Lane { kind, service, under_way: usage.under_way, queued: usage.queued })
-            .collect()
+        kinds.flat_map(|(kind, gate)| lanes(kind, gate)).collect()
     };
     metrics.watch_lanes(read).map_err(io::Error::other)?;
     Ok(gates)
+}
+
+/// The calls of one kind, by service; those to an operator's own services under one name.
+fn lanes(kind: &'static str, gate: &Gate) -> Vec<Lane> {
+    let lane = |service: Service| Lane { kind, service: service.as_str(), under_way: 0, queued: 0 };
+    let mut lanes: Vec<_> = Service::ALL.map(lane).into();
+    for service in gate.services() {
+        let usage = gate.usage(service);
+        let place = lanes.iter().position(|lane| lane.service == service.as_str()).unwrap_or_else(|| {
+            lanes.push(lane(service));
+            lanes.len() - 1
+        });
+        lanes[place].under_way += usage.under_way;
+        lanes[place].queued += usage.queued;
+    }
+    lanes
 }

@@ -69,9 +69,10 @@ impl Gateway {
         {
             date.insert(now);
         }
-        let verdict = admission::judge(&response, |name| self.role(name));
+        let operation = call.question.key.operation();
+        let verdict = admission::judge(&response, &operation.body, |name| role(operation, name));
         let age_is_known = lifetime::age(response.headers()).is_some();
-        let configured = self.lifetime(call.question.key.operation());
+        let configured = self.lifetime(operation);
         let life = lifetime::life(response.headers(), times, configured);
         let mut proof = None;
         let not_kept = match verdict {
@@ -108,17 +109,6 @@ impl Gateway {
             }
         };
         Answer { response, said, life, age_is_known, verdict, proof, not_kept }
-    }
-
-    /// What a request header is to an answer that varies on it.
-    fn role(&self, name: &HeaderName) -> Role {
-        if client::is_constant(name) || self.catalogue.keyed_headers().contains(name) {
-            Role::Fixed
-        } else if *name == X_AUTH_TOKEN || *name == AUTHORIZATION {
-            Role::Credential
-        } else {
-            Role::Free
-        }
     }
 
     /// How long an answer of this operation may be given, where upstream says nothing of it.
@@ -168,7 +158,7 @@ impl Gateway {
                     Audience::Caller => "upstream says that its answers vary on the credential",
                 };
                 tracing::error!(
-                    operation = scope.operation().name,
+                    operation = &*scope.operation().name,
                     project_id = scope.project_id(),
                     "{why}: from now on nothing is shared between callers here, until this is purged or the gateway \
                      restarted. Set sharing = \"caller\" for the operation if that is how it is meant to be"
@@ -249,6 +239,17 @@ impl Gateway {
             self.store.mark_uncacheable(call.slot.clone(), reason, call.times.received);
         }
         reason.as_str()
+    }
+}
+
+/// What a request header is to an answer that varies on it.
+fn role(operation: &Operation, name: &HeaderName) -> Role {
+    if client::is_constant(name) || operation.keyed_headers.contains(name) {
+        Role::Fixed
+    } else if *name == X_AUTH_TOKEN || *name == AUTHORIZATION {
+        Role::Credential
+    } else {
+        Role::Free
     }
 }
 

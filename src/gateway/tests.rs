@@ -13,8 +13,8 @@ fn gateway(url: &str) -> Arc<Gateway> {
 }
 
 fn question(gateway: &Gateway, token: &HeaderValue) -> Question {
-    let (operation, project_id) = gateway.catalogue.operation("/v2/p/products").unwrap();
-    let key = Key::read(&gateway.catalogue, operation, project_id, None, &HeaderMap::new(), false).unwrap();
+    let (operation, place) = gateway.catalogue.operation("/v2/p/products").unwrap();
+    let key = Key::read(&gateway.catalogue, operation, place, None, &HeaderMap::new(), false).unwrap();
     let grantee = Grantee { caller: gateway.callers.of_token(token), scope: key.scope().clone() };
     Question { grantee, key: Arc::new(key), wish: Wish::default() }
 }
@@ -24,7 +24,8 @@ async fn fly(gateway: &Arc<Gateway>, question: &Question, token: &HeaderValue) -
     let slot = gateway.store.slot(&question.key, question.grantee.caller);
     let (mut passenger, pilot) = gateway.shared_flights.board(&slot);
     let via = gateway.via.trail(&HeaderMap::new());
-    let errand = Errand { token: token.clone(), request_id: gateway.request_ids.next(), via, validator: None };
+    let (request_id, forwarded) = (gateway.request_ids.next(), HeaderMap::new());
+    let errand = Errand { token: token.clone(), request_id, via, validator: None, forwarded };
     let flight = Flight { question: question.clone(), slot, errand };
     tokio::spawn(Arc::clone(gateway).fly(pilot.unwrap(), flight));
     passenger.arrive().await.unwrap()

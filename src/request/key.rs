@@ -11,32 +11,41 @@ use http::header::{IF_RANGE, RANGE};
 use http::{HeaderMap, HeaderName, HeaderValue, Uri};
 
 use super::{BypassReason, copied, query};
-use crate::catalogue::{Catalogue, Operation, Origin};
+use crate::catalogue::template::{PROJECT_ID, is_plain};
+use crate::catalogue::{Catalogue, Operation, Origin, Place};
 
 const X_PROJECT_ID: HeaderName = HeaderName::from_static("x-project-id");
 
-/// Where a credential counts: one operation in one project, asked of one service instance. Who has
-/// been proved in a scope may be shown the answers in it.
+/// Where a credential counts: one operation with the segments that its path captures (the project
+/// above all), asked of one service instance. Who has been proved in a scope may be shown the answers
+/// in it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Scope {
     origin: Arc<Origin>,
     operation: Arc<Operation>,
-    project_id: Arc<str>,
+    /// A path of the operation, so that it differs exactly where the captured segments do.
+    path: Arc<str>,
 }
 
 impl Scope {
     /// Reads the scope of a request for an operation.
     ///
     /// # Errors
-    /// If that is no project id.
-    pub fn read(catalogue: &Catalogue, operation: &Arc<Operation>, project_id: &str) -> Result<Self, BypassReason> {
-        if !is_project_id(project_id) {
-            return Err(BypassReason::ProjectId);
+    /// If a captured segment is not what it should be.
+    pub fn read(catalogue: &Catalogue, operation: &Arc<Operation>, place: Place<'_>) -> Result<Self, BypassReason> {
+        for (name, value) in operation.template.captures(place.path()) {
+            match name {
+                PROJECT_ID if !is_project_id(value) => return Err(BypassReason::ProjectId),
+                PROJECT_ID => {}
+                // Dots, escapes and what servers strip or cut at: it might be read as another path.
+                _ if !is_plain(value) => return Err(BypassReason::PathSegment),
+                _ => {}
+            }
         }
         Ok(Self {
             origin: Arc::clone(catalogue.origin(operation.service)),
             operation: Arc::clone(operation),
-            project_id: project_id.into(),
+            path: place.path().into(),
         })
     }
 
@@ -45,23 +54,28 @@ impl Scope {
         &self.operation
     }
 
-    /// The project it is asked in.
+    /// The project it is asked in; empty for an operation that is asked in none.
     pub fn project_id(&self) -> &str {
-        &self.project_id
+        self.operation.template.project_id(&self.path)
+    }
+
+    /// The path it is asked by.
+    pub fn path(&self) -> &str {
+        &self.path
     }
 }
 
 impl Hash for Scope {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        // Not the origin: the operation tells the service, whose origin hardly ever changes.
-        self.operation.hash(state);
-        self.project_id.hash(state);
+        // No two operations have a path in common, and the operation tells the service, whose origin
+        // hardly ever changes.
+        self.path.hash(state);
     }
 }
 
 impl fmt::Debug for Scope {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.operation.name, self.project_id)
+        write!(f, "{} {}", self.operation.name, self.path)
     }
 }
 
@@ -84,12 +98,13 @@ impl Key {
     pub fn read(
         catalogue: &Catalogue,
         operation: &Arc<Operation>,
-        project_id: &str,
+        place: Place<'_>,
         query: Option<&str>,
         headers: &HeaderMap,
         has_body: bool,
     ) -> Result<Self, BypassReason> {
-        let scope = Scope::read(catalogue, operation, project_id)?;
+        let scope = Scope::read(catalogue, operation, place)?;
+        let project_id = scope.project_id();
         if headers.get_all(X_PROJECT_ID).iter().any(|named| named != project_id) {
             return Err(BypassReason::ProjectMismatch);
         }
@@ -100,9 +115,9 @@ impl Key {
             return Err(BypassReason::Range);
         }
         Ok(Self {
+            query: query::canonical(query, &operation.parameters)?,
+            headers: keyed_headers(&operation.keyed_headers, headers)?,
             scope,
-            query: query::canonical(query, operation.parameters)?,
-            headers: keyed_headers(catalogue.keyed_headers(), headers)?,
         })
     }
 
@@ -114,11 +129,6 @@ impl Key {
     /// The operation asked for.
     pub fn operation(&self) -> &Arc<Operation> {
         &self.scope.operation
-    }
-
-    /// The project it is asked in.
-    pub fn project_id(&self) -> &str {
-        &self.scope.project_id
     }
 
     /// The canonical query, without the `?`.
@@ -141,7 +151,7 @@ impl Key {
     /// # Errors
     /// None for a key that was read: all its parts are made of URI characters, and not too many.
     pub fn uri(&self) -> Result<Uri, http::Error> {
-        let mut target = self.operation().path(self.project_id());
+        let mut target = self.scope.path().to_owned();
         if !self.query.is_empty() {
             target.push('?');
             target.push_str(&self.query);
@@ -152,7 +162,7 @@ impl Key {
     /// Bytes of memory it holds, roughly.
     pub fn size(&self) -> usize {
         let headers: usize = self.headers.iter().map(|field| size_of_val(field) + field.1.len()).sum();
-        size_of::<Self>() + self.project_id().len() + self.query.len() + headers
+        size_of::<Self>() + self.scope.path().len() + self.query.len() + headers
     }
 }
 
@@ -190,11 +200,11 @@ mod tests {
     fn a_key_holds_no_read_buffer() {
         let name = HeaderName::from_static("x-language");
         let catalogue = Catalogue::for_tests(vec![name.clone()]);
-        let (operation, project_id) = catalogue.operation("/v2/p/products").unwrap();
+        let (operation, place) = catalogue.operation("/v2/p/products").unwrap();
         let buffer = Bytes::from(vec![b'x'; 1 << 20]);
         let mut headers = HeaderMap::new();
         headers.insert(name, HeaderValue::from_maybe_shared(buffer.slice(..5)).unwrap());
-        let key = Key::read(&catalogue, operation, project_id, None, &headers, false).unwrap();
+        let key = Key::read(&catalogue, operation, place, None, &headers, false).unwrap();
         drop(headers);
         assert!(buffer.is_unique(), "the key holds on to the buffer");
         assert_eq!(key.headers()[0].1, "xxxxx");

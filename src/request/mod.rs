@@ -7,6 +7,7 @@
 pub mod caller;
 pub mod condition;
 pub mod directives;
+pub mod forwarded;
 pub mod hop;
 pub mod id;
 pub mod key;
@@ -39,7 +40,9 @@ pub enum BypassReason {
     UnverifiedSignature,
     /// A project id outside `[A-Za-z0-9_-]{1,255}`.
     ProjectId,
-    /// `X-Project-Id` names another project than the path.
+    /// Another segment that the path captures may have more than one spelling or meaning.
+    PathSegment,
+    /// `X-Project-Id` names another project than the path, or the path names none.
     ProjectMismatch,
     /// A header that is part of the key is there more than once.
     RepeatedHeader,
@@ -69,12 +72,13 @@ pub enum BypassReason {
 
 impl BypassReason {
     /// All of them, for tables and tests.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::Mode,
         Self::NoCredential,
         Self::RepeatedCredential,
         Self::UnverifiedSignature,
         Self::ProjectId,
+        Self::PathSegment,
         Self::ProjectMismatch,
         Self::RepeatedHeader,
         Self::Body,
@@ -98,6 +102,7 @@ impl BypassReason {
             Self::RepeatedCredential => "repeated-credential",
             Self::UnverifiedSignature => "unverified-signature",
             Self::ProjectId => "project-id",
+            Self::PathSegment => "path-segment",
             Self::ProjectMismatch => "project-mismatch",
             Self::RepeatedHeader => "repeated-header",
             Self::Body => "body",
@@ -122,7 +127,8 @@ impl BypassReason {
             Self::RepeatedCredential => "X-Auth-Token is there more than once",
             Self::UnverifiedSignature => "signed with an access key, which is not verified here",
             Self::ProjectId => "the project id is not 1 to 255 of A-Z a-z 0-9 _ -",
-            Self::ProjectMismatch => "X-Project-Id names another project than the path",
+            Self::PathSegment => "a segment of the path is not 1 to 255 of A-Z a-z 0-9 - . _ ~, or is . or ..",
+            Self::ProjectMismatch => "X-Project-Id names another project than the path, or the path names none",
             Self::RepeatedHeader => "a header that is part of the key is there more than once",
             Self::Body => "the request has a body",
             Self::Range => "the request asks for a range",

@@ -88,19 +88,20 @@ fn hex_digit(byte: u8) -> Option<u8> {
 
 /// Whether the operation documents that this pair equals its absence.
 fn means_nothing(name: &str, value: &str, documented: &[Parameter]) -> bool {
-    documented
-        .iter()
-        .find(|parameter| parameter.name == name)
-        .is_some_and(|parameter| parameter.default == Some(value) || (parameter.empty_is_absent && value.is_empty()))
+    documented.iter().find(|parameter| parameter.name == name).is_some_and(|parameter| {
+        parameter.default.as_deref() == Some(value) || (parameter.empty_is_absent && value.is_empty())
+    })
 }
 
 #[cfg(test)]
 mod tests {
+    use std::borrow::Cow;
+
     use super::*;
 
     const DOCUMENTED: &[Parameter] = &[
-        Parameter { name: "limit", default: Some("100"), empty_is_absent: false },
-        Parameter { name: "zone", default: None, empty_is_absent: true },
+        Parameter { name: Cow::Borrowed("limit"), default: Some(Cow::Borrowed("100")), empty_is_absent: false },
+        Parameter { name: Cow::Borrowed("zone"), default: None, empty_is_absent: true },
     ];
 
     fn of(raw: &str) -> Result<String, BypassReason> {

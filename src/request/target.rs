@@ -7,7 +7,7 @@ use http::request::Parts;
 use http::uri::Authority;
 use http::{HeaderValue, Method, Version};
 
-use crate::catalogue::{Catalogue, Service};
+use crate::catalogue::Catalogue;
 
 /// Why a request is none of this gateway's business.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,7 +52,7 @@ fn is_ours(authority: &Authority, local: SocketAddr, catalogue: &Catalogue) -> b
     let is_local = port == local.port()
         && (host.eq_ignore_ascii_case("localhost")
             || host.trim_matches(['[', ']']).parse() == Ok(local.ip().to_canonical()));
-    is_local || Service::ALL.iter().any(|&service| catalogue.origin(service).authority() == authority)
+    is_local || catalogue.services().any(|service| catalogue.origin(service).authority() == authority)
 }
 
 #[cfg(test)]

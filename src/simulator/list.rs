@@ -83,7 +83,7 @@ pub(super) fn body(operation: &Operation, query: &str, view: View) -> Result<Byt
     let query = Query::of(operation, query);
     let limit = query.number("limit", MAX_LIMIT, MAX_LIMIT)?;
     let offset = query.number("offset", 0, MAX_OFFSET)?;
-    let matching: Vec<_> = products::of(operation.name)
+    let matching: Vec<_> = products::of(&operation.name)
         .iter()
         .filter(|product| query.filters().all(|(name, value)| product.matches(name, value)))
         .skip(usize::from(view.narrow))
@@ -104,26 +104,26 @@ pub(super) fn body(operation: &Operation, query: &str, view: View) -> Result<Byt
 
 /// The documented parameters of a query, decoded the way servers do. Others are ignored, and so is
 /// all but the first of a repeated name.
-struct Query<'a> {
-    values: Vec<(&'static str, Cow<'a, str>)>,
+pub(super) struct Query<'a> {
+    values: Vec<(&'a str, Cow<'a, str>)>,
 }
 
 impl<'a> Query<'a> {
-    fn of(operation: &Operation, raw: &'a str) -> Self {
+    pub(super) fn of(operation: &'a Operation, raw: &'a str) -> Self {
         let pairs: Vec<_> = raw
             .split('&')
             .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
             .map(|(name, value)| (decode(name), decode(value)))
             .collect();
         let values = operation.parameters.iter().filter_map(|parameter| {
-            let (_, value) = pairs.iter().find(|(name, _)| name == parameter.name)?;
+            let (_, value) = pairs.iter().find(|(name, _)| *name == parameter.name)?;
             let absent = parameter.empty_is_absent && value.is_empty();
-            (!absent).then(|| (parameter.name, value.clone()))
+            (!absent).then(|| (parameter.name.as_ref(), value.clone()))
         });
         Self { values: values.collect() }
     }
 
-    fn value(&self, name: &str) -> Option<&str> {
+    pub(super) fn value(&self, name: &str) -> Option<&str> {
         self.values.iter().find(|(known, _)| *known == name).map(|(_, value)| value.as_ref())
     }
 
@@ -135,7 +135,7 @@ impl<'a> Query<'a> {
     }
 
     /// The parameters that pick products rather than a page of them.
-    fn filters(&self) -> impl Iterator<Item = (&'static str, &str)> {
+    fn filters(&self) -> impl Iterator<Item = (&str, &str)> {
         let filters = self.values.iter().filter(|(name, _)| !matches!(*name, "limit" | "offset"));
         filters.map(|(name, value)| (*name, value.as_ref()))
     }

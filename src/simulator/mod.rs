@@ -3,7 +3,8 @@
 //!
 //! The catalogue it shows is generated and always the same. What it says of tokens, filters, paging
 //! and errors follows the services' documentation. Anything the services offer besides the product
-//! lists is not modelled: with a valid token it echoes the request's body. Signatures are not
+//! lists, availability zones and disks is not modelled: with a valid token it echoes the request's
+//! body. Signatures are not
 //! modelled either: no access key is known here, so every one fails.
 //!
 //! ```text
@@ -11,12 +12,14 @@
 //! behaviour   what it has been told to do         tokens    who may ask
 //! log         what it has been asked              errors    every way to say no
 //! products    the generated catalogue             list      filters, paging, the JSON body
+//! others      availability zones and disks
 //! ```
 
 mod behaviour;
 mod errors;
 mod list;
 mod log;
+mod others;
 mod products;
 mod server;
 #[cfg(test)]
@@ -71,8 +74,10 @@ impl Simulator {
     pub async fn start() -> io::Result<Self> {
         let workspace = TcpListener::bind(("127.0.0.1", 0)).await?;
         let appstream = TcpListener::bind(("127.0.0.1", 0)).await?;
+        let mut catalogue = Catalogue::new(origin(&workspace)?, origin(&appstream)?, Vec::new());
+        others::add_to(&mut catalogue)?;
         let state = Arc::new(State {
-            catalogue: Catalogue::new(origin(&workspace)?, origin(&appstream)?, Vec::new()),
+            catalogue,
             behaviour: Mutex::default(),
             tokens: Mutex::new(Tokens::new(random()?)),
             log: Log::default(),

@@ -25,6 +25,7 @@ use super::errors::{self, Refusal};
 use super::list::{self, View};
 use super::lock;
 use super::log::{Log, Seen};
+use super::others;
 use super::tokens::{Token, Tokens};
 use crate::catalogue::{Catalogue, Operation, Service};
 use crate::request::X_REQUEST_ID;
@@ -128,19 +129,18 @@ fn ask(state: &State, service: Service, head: &Parts, body: Incoming) -> Result<
     }
     let token = lock(&state.tokens).check(&head.headers)?;
     match route {
-        Route::Operation(operation, project_id) => list_products(state, operation, project_id, &token, head),
+        Route::Operation(operation, _) => list_products(state, operation, &token, head),
         _ => Ok(echo(head, body)),
     }
 }
 
 fn list_products(
     state: &State,
-    operation: &Operation,
-    project_id: &str,
+    operation: &Arc<Operation>,
     token: &Token,
     head: &Parts,
 ) -> Result<Response<AnyBody>, Refusal> {
-    if token.project_id != project_id {
+    if token.project_id != operation.template.project_id(head.uri.path()) {
         return Err(errors::OTHER_PROJECT);
     }
     let (version, instead, truncate) = {
@@ -148,7 +148,8 @@ fn list_products(
         (behaviour.version, behaviour.body.clone(), behaviour.truncate)
     };
     let view = View { version, narrow: token.narrow_view, language: list::language(&head.headers) };
-    let own = list::body(operation, head.uri.query().unwrap_or_default(), view)?;
+    let query = head.uri.query().unwrap_or_default();
+    let own = others::body(operation, query, view).map_or_else(|| list::body(operation, query, view), Ok)?;
     let body = instead.unwrap_or(own);
     Ok(Response::new(if truncate { Truncated::of(body).boxed_unsync() } else { whole(body) }))
 }

@@ -5,14 +5,13 @@ use prometheus::proto::MetricFamily;
 use prometheus::{IntGaugeVec, Opts};
 
 use super::metrics::Metrics;
-use crate::catalogue::Service;
 
 /// The calls of one kind to one service at a moment.
 pub struct Lane {
     /// What kind of calls.
     pub kind: &'static str,
     /// To which service.
-    pub service: Service,
+    pub service: &'static str,
     /// How many have been let through and are not over.
     pub under_way: usize,
     /// How many wait for their turn.
@@ -54,7 +53,7 @@ impl<F: Fn() -> Vec<Lane> + Send + Sync> Collector for Lanes<F> {
 
     fn collect(&self) -> Vec<MetricFamily> {
         for lane in (self.read)() {
-            let labels = [lane.service.as_str(), lane.kind];
+            let labels = [lane.service, lane.kind];
             let value = |calls| i64::try_from(calls).unwrap_or(i64::MAX);
             self.under_way.with_label_values(&labels).set(value(lane.under_way));
             self.queued.with_label_values(&labels).set(value(lane.queued));

@@ -283,7 +283,7 @@ impl Metrics {
     }
 
     /// Counts a request that is over.
-    pub fn request(&self, operation: &'static str, outcome: Outcome, status: Option<StatusCode>, took: Duration) {
+    pub fn request(&self, operation: &str, outcome: Outcome, status: Option<StatusCode>, took: Duration) {
         let result = outcome.as_str();
         let status = status.map_or("none", status_label);
         self.requests.with_label_values(&[operation, result, status]).inc();

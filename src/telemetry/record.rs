@@ -15,7 +15,7 @@ use crate::clock::Clock;
 /// Upstream's ids have 32 characters; what is much longer is none and stays out of the log.
 const LONGEST_ID: usize = 128;
 
-/// Some way above the longest path of an operation, whose project id may have 255 characters.
+/// Some way above the longest path of a product list, whose project id may have 255 characters.
 const LONGEST_PATH: usize = 300;
 
 /// What is known of a request while it is being answered.
@@ -27,13 +27,28 @@ pub struct Record {
     upstream_id: String,
     method: &'static str,
     path: String,
-    operation: &'static str,
+    operation: Label,
     outcome: Outcome,
     detail: &'static str,
     status: Option<StatusCode>,
     head_after: Option<Duration>,
     sent_bytes: u64,
     whole: bool,
+}
+
+/// What a request is counted under.
+enum Label {
+    Fixed(&'static str),
+    Operation(Arc<str>),
+}
+
+impl Label {
+    fn as_str(&self) -> &str {
+        match self {
+            Self::Fixed(name) => name,
+            Self::Operation(name) => name,
+        }
+    }
 }
 
 impl Record {
@@ -49,7 +64,7 @@ impl Record {
             upstream_id: String::new(),
             method: method_name(&head.method),
             path: shortened(head.uri.path()),
-            operation: "none",
+            operation: Label::Fixed("none"),
             outcome: Outcome::Aborted,
             detail: "",
             status: None,
@@ -72,12 +87,12 @@ impl Record {
 
     /// It asks for this operation.
     pub fn is_for(&mut self, operation: &Operation) {
-        self.operation = operation.name;
+        self.operation = Label::Operation(Arc::clone(&operation.name));
     }
 
     /// It is for this service, and none of the operations.
     pub fn passes_to(&mut self, service: Service) {
-        self.operation = service.as_str();
+        self.operation = Label::Fixed(service.as_str());
     }
 
     /// How it is being answered, and the reason where there is one.
@@ -114,14 +129,15 @@ impl Drop for Record {
         // Without a head the client left before there was one, whatever was under way for it.
         let outcome = if self.status.is_some() { self.outcome } else { Outcome::Aborted };
         self.metrics.in_flight.dec();
-        self.metrics.request(self.operation, outcome, self.status, took);
+        let operation = self.operation.as_str();
+        self.metrics.request(operation, outcome, self.status, took);
         tracing::info!(
             target: "workspace_gateway::access",
             request_id = self.request_id,
             upstream_request_id = self.upstream_id,
             method = self.method,
             path = self.path,
-            operation = self.operation,
+            operation,
             result = outcome.as_str(),
             detail = self.detail,
             status = self.status.map_or(0, |status| status.as_u16()),

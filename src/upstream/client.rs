@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST, TRANSFER_ENCODING, USER_AGENT, VIA};
 use http::request::Parts;
 use http::uri::PathAndQuery;
-use http::{HeaderName, HeaderValue, Request, Response, StatusCode, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Version};
 use http_body::Body as _;
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::body::Incoming;
@@ -62,6 +62,8 @@ pub struct Errand {
     /// What upstream has said of the answer that is kept for this very question. If that still holds,
     /// it says so with a 304.
     pub validator: Option<Validator>,
+    /// What the operation sends of the client's besides.
+    pub forwarded: HeaderMap,
 }
 
 /// Told of every request that is sent again.
@@ -179,15 +181,18 @@ impl Upstream for HttpClient {
     }
 }
 
-/// The request for a product list: made of the key, the credential and constants, and nothing else.
+/// The request for a product list: made of the key, the credential and constants, and nothing else but
+/// what the operation is configured to send along.
 ///
 /// # Errors
 /// None for a key that was read from a request.
 pub fn question(key: &Key, errand: Errand) -> Result<Request<StreamBody>, http::Error> {
-    let Errand { mut token, request_id, via, validator } = errand;
+    let Errand { mut token, request_id, via, validator, forwarded } = errand;
     token.set_sensitive(true);
     let mut request = Request::new(no_body());
     *request.uri_mut() = key.uri()?;
+    // First, so that what is said below can't be gainsaid.
+    *request.headers_mut() = forwarded;
     let headers = request.headers_mut();
     headers.insert(HOST, authority_value(key.origin()));
     headers.insert(X_AUTH_TOKEN, token);
@@ -244,20 +249,40 @@ fn authority_value(origin: &Origin) -> HeaderValue {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderMap;
-
     use super::*;
     use crate::catalogue::Catalogue;
 
     #[test]
     fn a_token_does_not_print() {
         let catalogue = Catalogue::for_tests(Vec::new());
-        let (operation, project_id) = catalogue.operation("/v2/p/products").unwrap();
-        let key = Key::read(&catalogue, operation, project_id, None, &HeaderMap::new(), false).unwrap();
+        let (operation, place) = catalogue.operation("/v2/p/products").unwrap();
+        let key = Key::read(&catalogue, operation, place, None, &HeaderMap::new(), false).unwrap();
         let token = HeaderValue::from_static("secret");
-        let errand = Errand { token, request_id: "id".to_owned(), via: HeaderValue::from_static("v"), validator: None };
+        let (via, forwarded) = (HeaderValue::from_static("v"), HeaderMap::new());
+        let errand = Errand { token, request_id: "id".to_owned(), via, validator: None, forwarded };
         let request = question(&key, errand).unwrap();
         assert_eq!(request.headers()[X_AUTH_TOKEN], "secret");
         assert!(!format!("{:?}", request.headers()).contains("secret"));
+    }
+
+    #[test]
+    fn what_is_sent_along_replaces_nothing() {
+        let name = HeaderName::from_static("x-language");
+        let catalogue = Catalogue::for_tests(vec![name.clone()]);
+        let (operation, place) = catalogue.operation("/v2/p/products").unwrap();
+        let headers = HeaderMap::from_iter([(name.clone(), HeaderValue::from_static("en-us"))]);
+        let key = Key::read(&catalogue, operation, place, None, &headers, false).unwrap();
+        let mut forwarded = HeaderMap::from_iter([(HeaderName::from_static("x-a"), HeaderValue::from_static("1"))]);
+        let ours = [HOST, X_AUTH_TOKEN, ACCEPT, CONTENT_TYPE, ACCEPT_ENCODING, USER_AGENT, VIA, X_REQUEST_ID, name];
+        for name in &ours {
+            forwarded.append(name, HeaderValue::from_static("theirs"));
+            forwarded.append(name, HeaderValue::from_static("theirs"));
+        }
+        let token = HeaderValue::from_static("secret");
+        let via = HeaderValue::from_static("v");
+        let errand = Errand { token, request_id: "id".to_owned(), via, validator: None, forwarded };
+        let request = question(&key, errand).unwrap();
+        assert!(request.headers().values().all(|value| value != "theirs"), "{:?}", request.headers());
+        assert_eq!((request.headers().len(), &request.headers()["x-a"]), (ours.len() + 1, &"1".parse().unwrap()));
     }
 }

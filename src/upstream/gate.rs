@@ -39,23 +39,24 @@ pub struct Usage {
     pub queued: usize,
 }
 
-/// The gate before both services. What goes through one of its sides is not bounded by the other.
+/// The gate before all services. What goes through one of its sides is not bounded by another.
 pub struct Gate {
-    workspace: Arc<Side>,
-    appstream: Arc<Side>,
+    bounds: Bounds,
+    /// As many as the catalogue has services, at most.
+    sides: Mutex<HashMap<Service, Arc<Side>>>,
 }
 
 impl Gate {
     /// With the same bounds for each service.
     pub fn new(bounds: Bounds) -> Self {
-        Self { workspace: Arc::new(Side::new(bounds)), appstream: Arc::new(Side::new(bounds)) }
+        Self { bounds, sides: Mutex::default() }
     }
 
     /// Waits for the turn of a caller's call; those without a credential are one caller. May be given
     /// up at any time.
     pub async fn enter(&self, service: Service, caller: impl Into<Option<Caller>>, is_known: bool) -> Permit {
         let side = self.side(service);
-        let place = Place::take(side, caller.into());
+        let place = Place::take(&side, caller.into());
         // None of them is ever closed, so there is no turn that doesn't come.
         let own = Arc::clone(&place.turns).acquire_owned().await.ok();
         let strangers = match is_known {
@@ -74,11 +75,18 @@ impl Gate {
         Usage { under_way, queued: present.saturating_sub(under_way) }
     }
 
-    fn side(&self, service: Service) -> &Arc<Side> {
-        match service {
-            Service::Workspace => &self.workspace,
-            Service::AppStream => &self.appstream,
-        }
+    /// The services of which there has been a call so far.
+    pub fn services(&self) -> Vec<Service> {
+        self.sides().keys().copied().collect()
+    }
+
+    fn side(&self, service: Service) -> Arc<Side> {
+        let new = || Arc::new(Side::new(self.bounds));
+        Arc::clone(self.sides().entry(service).or_insert_with(new))
+    }
+
+    fn sides(&self) -> MutexGuard<'_, HashMap<Service, Arc<Side>>> {
+        self.sides.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -289,7 +297,7 @@ mod tests {
         let unaware = [come(&gate, caller("e"), true), come(&gate, caller("e"), true)];
         drop((own, stranger));
         drop(unaware);
-        assert!(gate.workspace.callers().is_empty());
+        assert!(gate.side(WORKSPACE).callers().is_empty());
         assert_eq!(gate.usage(WORKSPACE), usage(0, 0));
         assert!(come(&gate, caller("a"), false).is_ok());
     }
@@ -300,11 +308,11 @@ mod tests {
         let names: Vec<String> = (0..1000).map(|number| number.to_string()).collect();
         let calls: Vec<_> =
             names.iter().flat_map(|name| [true, false].map(|known| come(&gate, caller(name), known))).collect();
-        assert_eq!(gate.workspace.callers().len(), 1000);
+        assert_eq!(gate.side(WORKSPACE).callers().len(), 1000);
         drop(calls);
-        assert!(gate.workspace.callers().is_empty());
-        assert_eq!(gate.workspace.calls.available_permits(), 64);
-        assert_eq!(gate.workspace.strangers.available_permits(), 32);
+        assert!(gate.side(WORKSPACE).callers().is_empty());
+        assert_eq!(gate.side(WORKSPACE).calls.available_permits(), 64);
+        assert_eq!(gate.side(WORKSPACE).strangers.available_permits(), 32);
     }
 
     #[test]

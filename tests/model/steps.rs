@@ -57,7 +57,7 @@ impl Settings {
         format!(
             "[cache]\nttl = {}\nstale_if_error = {}\n{WAITING}\
              [grants]\ngrant_ttl = {}\ndenial_ttl = {}\noutage_grace = {}\non_outage = \"{}\"\n\
-             [operation.ListProduct]\nttl = {}\nsharing = \"caller\"\n\
+             [[operation]]\nname = \"ListProduct\"\nttl = {}\nsharing = \"caller\"\n\
              [upstream]\nanswer_timeout = {}\n\
              [limits]\nmax_flights = {}\nmax_waiters = {}\n",
             seconds(Self::ttl(0)),

@@ -21,8 +21,8 @@ struct Bench {
 impl Bench {
     fn new() -> Self {
         let catalogue = Catalogue::for_tests(Vec::new());
-        let (operation, project_id) = catalogue.operation("/v2/p/products").unwrap();
-        let key = Key::read(&catalogue, operation, project_id, None, &HeaderMap::new(), false).unwrap();
+        let (operation, place) = catalogue.operation("/v2/p/products").unwrap();
+        let key = Key::read(&catalogue, operation, place, None, &HeaderMap::new(), false).unwrap();
         let store = Store::new(1 << 20, |_| {});
         Self { store, key: Arc::new(key), begun: Clock::System.now() }
     }
@@ -103,8 +103,9 @@ fn a_scope_that_has_tripped_is_private_until_purged() {
 fn where_more_scopes_are_private_than_can_be_remembered_all_are() {
     let catalogue = Catalogue::for_tests(Vec::new());
     let scope = |number: usize| {
-        let (operation, _) = catalogue.operation("/v2/p/products").unwrap();
-        Scope::read(&catalogue, operation, &number.to_string()).unwrap()
+        let path = format!("/v2/{number}/products");
+        let (operation, place) = catalogue.operation(&path).unwrap();
+        Scope::read(&catalogue, operation, place).unwrap()
     };
     let mut rules = Rules::default();
     (0..MAX_PRIVATE_SCOPES).for_each(|number| rules.make_private(&scope(number)));

@@ -1,0 +1,288 @@
+//! Path templates: literal segments, and names in braces that stand for one segment each.
+//!
+//! Paths are matched as written: nothing is decoded, so an encoded spelling of a known path is an
+//! unknown path. What a captured segment may be made of is for [`crate::request::key`] to say.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// The name of the segment that says whose answers these are.
+pub const PROJECT_ID: &str = "project_id";
+
+/// The most segments of a template. A longer path is no operation's.
+pub const MAX_SEGMENTS: usize = 16;
+
+/// The longest template, so that what is made of one stays short.
+const LONGEST: usize = 256;
+
+/// The path of an operation, such as `/v2/{project_id}/products`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Template {
+    text: Box<str>,
+    segments: Box<[Segment]>,
+    /// Which segment is the project id.
+    project: Option<usize>,
+}
+
+#[derive(Clone, PartialEq, Eq)]
+enum Segment {
+    Literal(Box<str>),
+    /// Stands for any segment that is not empty.
+    Name(Box<str>),
+}
+
+/// How the paths of a template lie to those of a pattern.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Relation {
+    /// All of them match it.
+    Within,
+    /// Some may.
+    Across,
+    /// None does.
+    Apart,
+}
+
+/// A path that an operation of the catalogue has: only [`super::Catalogue::operation`] finds one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place<'p>(&'p str);
+
+impl<'p> Place<'p> {
+    /// The path as written.
+    pub fn path(self) -> &'p str {
+        self.0
+    }
+}
+
+/// A path that was taken apart once, to be held against many templates.
+pub(super) struct Split<'p> {
+    path: &'p str,
+    segments: [&'p str; MAX_SEGMENTS],
+    count: usize,
+}
+
+impl<'p> Split<'p> {
+    /// `None` for what no template can match.
+    pub(super) fn of(path: &'p str) -> Option<Self> {
+        let mut split = Self { path, segments: [""; MAX_SEGMENTS], count: 0 };
+        for segment in path.strip_prefix('/')?.split('/') {
+            *split.segments.get_mut(split.count)? = segment;
+            split.count += 1;
+        }
+        Some(split)
+    }
+
+    pub(super) fn place(&self) -> Place<'p> {
+        Place(self.path)
+    }
+}
+
+impl Template {
+    pub(super) fn matches(&self, path: &Split<'_>) -> bool {
+        self.segments.len() == path.count
+            && self.segments.iter().zip(path.segments).all(|(expected, segment)| match expected {
+                Segment::Literal(literal) => **literal == *segment,
+                Segment::Name(_) => !segment.is_empty(),
+            })
+    }
+
+    /// Whether there is a path that both match.
+    pub(super) fn overlaps(&self, other: &Self) -> bool {
+        self.segments.len() == other.segments.len()
+            && self.segments.iter().zip(&other.segments).all(|pair| match pair {
+                (Segment::Literal(one), Segment::Literal(other)) => one == other,
+                _ => true,
+            })
+    }
+
+    /// How its paths lie to a pattern in which `{name}` stands for one segment and a final `**` for
+    /// any that follow.
+    pub(super) fn relation(&self, pattern: &str) -> Relation {
+        let mut relation = Relation::Within;
+        let mut segments = self.segments.iter();
+        for expected in pattern.split('/').skip(1) {
+            if expected == "**" {
+                return relation;
+            }
+            match segments.next() {
+                None => return Relation::Apart,
+                Some(_) if expected.starts_with('{') => {}
+                Some(Segment::Literal(literal)) if **literal == *expected => {}
+                Some(Segment::Literal(_)) => return Relation::Apart,
+                Some(Segment::Name(_)) => relation = Relation::Across,
+            }
+        }
+        if segments.next().is_none() { relation } else { Relation::Apart }
+    }
+
+    /// What the names stand for in a path that matches.
+    pub fn captures<'t, 'p>(&'t self, path: &'p str) -> impl Iterator<Item = (&'t str, &'p str)> {
+        let pairs = self.segments.iter().zip(path.split('/').skip(1));
+        pairs.filter_map(|(segment, value)| match segment {
+            Segment::Name(name) => Some((name.as_ref(), value)),
+            Segment::Literal(_) => None,
+        })
+    }
+
+    /// Whether a project is named in its paths.
+    pub fn has_project(&self) -> bool {
+        self.project.is_some()
+    }
+
+    /// The project that a matching path names; empty if none is.
+    pub fn project_id<'p>(&self, path: &'p str) -> &'p str {
+        self.project.and_then(|index| path.split('/').nth(index + 1)).unwrap_or_default()
+    }
+}
+
+/// What stands in the way of a template, for whoever writes one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BadTemplate;
+
+impl FromStr for Template {
+    type Err = BadTemplate;
+
+    fn from_str(text: &str) -> Result<Self, BadTemplate> {
+        let path = text.strip_prefix('/').filter(|_| text.len() <= LONGEST).ok_or(BadTemplate)?;
+        let segments = path.split('/').map(segment).collect::<Option<Box<[_]>>>().ok_or(BadTemplate)?;
+        let names = || segments.iter().enumerate().filter(|(_, segment)| matches!(segment, Segment::Name(_)));
+        let is_repeated = names().any(|(index, name)| segments[..index].contains(name));
+        if is_repeated || segments.len() > MAX_SEGMENTS {
+            return Err(BadTemplate);
+        }
+        let project = segments.iter().position(|segment| *segment == Segment::Name(PROJECT_ID.into()));
+        Ok(Self { text: text.into(), segments, project })
+    }
+}
+
+fn segment(text: &str) -> Option<Segment> {
+    match text.strip_prefix('{') {
+        Some(rest) => {
+            let name = rest.strip_suffix('}')?;
+            let is_name = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+            (is_name && !name.is_empty()).then(|| Segment::Name(name.into()))
+        }
+        None => is_plain(text).then(|| Segment::Literal(text.into())),
+    }
+}
+
+/// Whether a segment has one spelling only, and means itself: characters that never need an escape
+/// (RFC 3986 §2.3), and no step up or down.
+pub fn is_plain(segment: &str) -> bool {
+    let is_unreserved = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+    (1..=255).contains(&segment.len()) && segment.bytes().all(is_unreserved) && segment != "." && segment != ".."
+}
+
+impl fmt::Display for Template {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl fmt::Debug for Template {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn template(text: &str) -> Template {
+        text.parse().unwrap_or_else(|_| panic!("{text}"))
+    }
+
+    #[test]
+    fn what_is_no_template_is_refused() {
+        for text in [
+            "",
+            "v2/x",
+            "/",
+            "//",
+            "/v2/",
+            "/v2//x",
+            "/v2/**",
+            "/v2/*",
+            "/v2/x?y=1",
+            "/v2/x#y",
+            "/v2/%61",
+            "/v2/a b",
+            "/v2/.",
+            "/v2/../x",
+            "/v2/{}",
+            "/v2/{a",
+            "/v2/a}",
+            "/v2/{a}b",
+            "/v2/{a b}",
+            "/v2/{a}/{a}",
+            "/v2/中",
+            &"/a".repeat(MAX_SEGMENTS + 1),
+            &format!("/{}", "a".repeat(LONGEST)),
+        ] {
+            assert_eq!(text.parse::<Template>(), Err(BadTemplate), "{text}");
+        }
+        for text in ["/a", "/v2/{project_id}/a.b/{x}", "/{a}/{b}", &"/a".repeat(MAX_SEGMENTS)] {
+            assert_eq!(template(text).to_string(), text);
+        }
+    }
+
+    #[test]
+    fn a_path_matches_as_written_and_its_names_stand_for_segments() {
+        let template = template("/v2/{project_id}/zones/{zone}");
+        let matches = |path| Split::of(path).is_some_and(|split| template.matches(&split));
+        for path in ["/v2/p/zones/z", "/v2/%41/zones/.."] {
+            assert!(matches(path), "{path}");
+        }
+        for path in
+            ["/v2/p/zones", "/v2/p/zones/", "/v2//zones/z", "/v2/p/Zones/z", "/v2/p/zones/z/", "v2/p/zones/z", "*"]
+        {
+            assert!(!matches(path), "{path}");
+        }
+        assert!(!matches(&"/a".repeat(1_000)));
+        let captured: Vec<_> = template.captures("/v2/p/zones/z").collect();
+        assert_eq!(captured, [("project_id", "p"), ("zone", "z")]);
+        assert_eq!(template.project_id("/v2/p/zones/z"), "p");
+        assert_eq!(self::template("/v2/{zone}").project_id("/v2/z"), "");
+    }
+
+    #[test]
+    fn templates_overlap_where_one_path_matches_both() {
+        for (one, other, overlap) in [
+            ("/a/{x}", "/a/{y}", true),
+            ("/a/{x}", "/a/b", true),
+            ("/{x}/b", "/a/{y}", true),
+            ("/a/b", "/a/c", false),
+            ("/a/{x}", "/a/{x}/b", false),
+            ("/a/{x}/b", "/a/{x}/c", false),
+        ] {
+            assert_eq!(template(one).overlaps(&template(other)), overlap, "{one} {other}");
+            assert_eq!(template(other).overlaps(&template(one)), overlap, "{other} {one}");
+        }
+    }
+
+    #[test]
+    fn a_template_lies_within_a_pattern_across_it_or_apart() {
+        for (text, pattern, relation) in [
+            ("/v2/{a}/b", "/v2/**", Relation::Within),
+            ("/v2", "/v2/**", Relation::Within),
+            ("/{v}/b", "/v2/**", Relation::Across),
+            ("/v1/b", "/v2/**", Relation::Apart),
+            ("/v2/{p}/job/{n}", "/v2/{project_id}/job/{id}", Relation::Within),
+            ("/v2/{p}/{kind}/{n}", "/v2/{project_id}/job/{id}", Relation::Across),
+            ("/v2/{p}/job", "/v2/{project_id}/job/{id}", Relation::Apart),
+            ("/v2/{p}/job/1/2", "/v2/{project_id}/job/{id}", Relation::Apart),
+        ] {
+            assert_eq!(template(text).relation(pattern), relation, "{text} {pattern}");
+        }
+    }
+
+    #[test]
+    fn plain_segments_have_one_spelling() {
+        for plain in ["a", "A-1._~", "...", &"a".repeat(255)] {
+            assert!(is_plain(plain), "{plain}");
+        }
+        for odd in ["", ".", "..", "a%2F", "a+b", "a;b", "a b", "é", "a:b", "a@b", &"a".repeat(256)] {
+            assert!(!is_plain(odd), "{odd}");
+        }
+    }
+}
