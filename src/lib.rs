@@ -62,8 +62,10 @@
 //!    the reason is a value ([`request::BypassReason`]).
 //! 6. **Bounded by bytes.** Entries by `cache.max_size`, answers by `cache.max_body_size`, heads by
 //!    `limits.max_head_size`, metric series by enums; what has a fixed size, by number: grants, flights,
-//!    waiters, remembered refusals. Past a bound more is asked of upstream, and nothing else changes. (How
-//!    many connections clients open, and how many different questions are under way, is not bounded yet.)
+//!    waiters, remembered refusals. Past a bound more is asked of upstream, and nothing else changes.
+//!    Connections are bounded by number (the next one waits to be accepted), requests on one in HTTP/2 too, and
+//!    by time whatever a client keeps waiting: a head, an answer that isn't read, a connection without a request
+//!    ([`server`]). (How many different questions are under way is not bounded yet.)
 //! 7. **Never worse than no gateway.** Bodies pass byte for byte, errors in upstream's own shape,
 //!    everything else streamed; `mode = "bypass"` switches the cache off at run time.
 //!
@@ -71,8 +73,9 @@
 //!
 //! No layers or middleware: there is one path, and it can be read from top to bottom. No retries of
 //! what has been sent: a failed call is answered, and the client decides. No configuration of what may be cached: an
-//! operation is understood or it is passed through. No HTTP/2, no TLS towards clients:
-//! they are on the same machine, or where their tokens may be seen.
+//! operation is understood or it is passed through. No TLS towards clients:
+//! they are on the same machine, or where their tokens may be seen. No HTTP/2 but for clients that begin with it: it is
+//! told in terms of HTTP/1 at once ([`request::target::translate`]), and upstream is asked in HTTP/1.
 
 pub mod admin;
 pub mod cache;
