@@ -179,7 +179,7 @@ async fn whom_a_request_is_for_is_checked_as_in_http1() {
     let mut sender = connect(world.server.proxy_address()).await;
     let get = |uri: &str, host: Option<&str>| {
         let mut request = Request::get(uri).header("x-auth-token", &world.token);
-        for host in host {
+        if let Some(host) = host {
             request = request.header("host", host);
         }
         request.body(()).unwrap()

@@ -42,7 +42,7 @@ impl Drop for Half {
 /// An answer that isn't over, or not even begun.
 struct Answering {
     half: Half,
-    whole: bool,
+    over: bool,
     /// In HTTP/2, where a client can take back a request and leave the connection open.
     is_http2: bool,
 }
@@ -50,7 +50,7 @@ struct Answering {
 impl Drop for Answering {
     fn drop(&mut self) {
         if self.is_http2 {
-            self.half.0.answered(self.whole);
+            self.half.0.answered(self.over);
         }
     }
 }
@@ -73,7 +73,7 @@ where
         pulse.head_is_whole();
     }
     let half = || Half(Arc::clone(pulse));
-    let answering = Answering { half: half(), whole: false, is_http2 };
+    let answering = Answering { half: half(), over: false, is_http2 };
     let too_many = is_http2 && request.headers().len() > MAX_FIELDS;
     let request = request.map(|incoming| Upload { incoming, _half: has_body.then(half) });
     let answered = (!too_many).then(|| answer(request));
@@ -127,8 +127,8 @@ impl<B: Body<Data = Bytes>> Answer<B> {
 
     /// Whether it is the client now who is waited for.
     fn note(&mut self, is_clients_turn: bool) {
-        let is_whole = self.rest.is_empty() && self.body.as_ref().is_none_or(Body::is_end_stream);
-        self.answering.whole |= is_whole;
+        let is_over = self.rest.is_empty() && self.body.as_ref().is_none_or(Body::is_end_stream);
+        self.answering.over |= is_over;
         if let Some(progress) = &self.progress {
             progress.note(is_clients_turn);
         }
@@ -163,9 +163,13 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Answer<B> {
                 }
                 Some(Ok(Ok(data))) => Some(Ok(Frame::data(data))),
                 Some(Ok(Err(other))) => Some(Ok(other)),
-                Some(Err(error)) => Some(Err(error)),
+                Some(Err(error)) => {
+                    // Upstream's doing as a rule; nobody has taken anything back.
+                    this.answering.over = true;
+                    Some(Err(error))
+                }
                 None => {
-                    this.answering.whole = true;
+                    this.answering.over = true;
                     None
                 }
             }

@@ -147,8 +147,8 @@ impl Pulse {
     }
 
     /// HTTP/2: an answer is over, or its request was taken back.
-    pub(super) fn answered(&self, whole: bool) {
-        let count = if whole { &self.answered } else { &self.taken_back };
+    pub(super) fn answered(&self, over: bool) {
+        let count = if over { &self.answered } else { &self.taken_back };
         count.fetch_add(1, Ordering::Relaxed);
     }
 

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::convert::Infallible;
+use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -31,27 +31,30 @@ const LARGE: usize = 400_000;
 /// What fits between the two ends.
 const BETWEEN: usize = 4 * 1024;
 
-/// A body whose parts are sent when the test says so.
-struct Parts(mpsc::Receiver<Bytes>);
+/// A body whose parts are sent when the test says so, and then perhaps it breaks.
+struct Parts(mpsc::Receiver<io::Result<Bytes>>);
 
 impl Parts {
     /// All there from the beginning.
     fn whole(bytes: Bytes) -> Self {
-        let (sender, parts) = mpsc::channel(1);
-        sender.try_send(bytes).unwrap();
+        Self::of([Ok(bytes)])
+    }
+
+    fn of<const N: usize>(all: [io::Result<Bytes>; N]) -> Self {
+        let (sender, parts) = mpsc::channel(N);
+        for part in all {
+            sender.try_send(part).unwrap();
+        }
         Self(parts)
     }
 }
 
 impl Body for Parts {
     type Data = Bytes;
-    type Error = Infallible;
+    type Error = io::Error;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        self.0.poll_recv(context).map(|part| part.map(|part| Ok(Frame::data(part))))
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        self.0.poll_recv(context).map(|part| part.map(|part| part.map(Frame::data)))
     }
 }
 
@@ -63,11 +66,11 @@ struct Served {
     dropped: IntCounterVec,
     drain: watch::Sender<bool>,
     /// Of the one answer that comes bit by bit.
-    parts: mpsc::Sender<Bytes>,
+    parts: mpsc::Sender<io::Result<Bytes>>,
 }
 
 impl Served {
-    /// `/small`, `/large`, `/never`, and `/parts` for one request.
+    /// `/small`, `/large`, `/broken`, `/never`, and `/parts` for one request.
     fn new() -> Self {
         let (client, server) = duplex(BETWEEN);
         let dropped = IntCounterVec::new(Opts::new("dropped", "By cause."), &["cause"]).unwrap();
@@ -82,6 +85,10 @@ impl Served {
             async move {
                 match path.as_str() {
                     "/never" => std::future::pending().await,
+                    "/broken" => Response::new(Parts::of([
+                        Ok(Bytes::from_static(b"a")),
+                        Err(io::ErrorKind::ConnectionReset.into()),
+                    ])),
                     "/large" => Response::new(Parts::whole(Bytes::from(vec![b'x'; LARGE]))),
                     _ => Response::new(parts.unwrap_or_else(|| Parts::whole(Bytes::from_static(b"small")))),
                 }
@@ -132,6 +139,15 @@ impl Served {
         let all = ["head-timeout", "keepalive-timeout", "write-timeout", "resets", "farewell"];
         let counted = all.map(|cause| (cause, self.dropped.with_label_values(&[cause]).get()));
         counted.into_iter().filter(|&(_, count)| count > 0).collect()
+    }
+}
+
+/// Reads on, to the error.
+async fn while_it_comes(mut body: h2::RecvStream) -> h2::Error {
+    loop {
+        if let Err(error) = body.data().await.expect("it breaks off") {
+            return error;
+        }
     }
 }
 
@@ -264,7 +280,7 @@ async fn http2_gives_up_an_answer_that_is_not_read_and_no_other() {
     assert_eq!(served.causes(), [("write-timeout", 1)]);
     assert!(served.seconds() > 100);
     // Nobody but the service is waited for here, so that is not held against the client.
-    served.parts.send(Bytes::from_static(b"at last")).await.unwrap();
+    served.parts.send(Ok(Bytes::from_static(b"at last"))).await.unwrap();
     let mut waiting = waiting;
     assert_eq!(waiting.data().await.unwrap().unwrap(), "at last");
     drop(unread);
@@ -306,6 +322,21 @@ async fn http2_ends_a_connection_on_which_requests_are_mostly_taken_back() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn http2_does_not_blame_its_client_for_answers_that_break_off() {
+    let mut served = Served::new();
+    let (mut sender, _connection) = served.http2().await;
+    for _ in 0..600 {
+        sender = sender.ready().await.unwrap();
+        // The stream is reset, perhaps before its head has left.
+        assert!(match sender.send_request(get("/broken"), true).unwrap().0.await {
+            Ok(answer) => while_it_comes(answer.into_body()).await.is_reset(),
+            Err(error) => error.is_reset(),
+        });
+    }
+    assert_eq!(served.causes(), []);
+}
+
+#[tokio::test(start_paused = true)]
 async fn to_drain_is_to_finish_what_is_under_way() {
     for begun in ["", "PRI"] {
         let mut served = Served::new();
@@ -322,7 +353,7 @@ async fn to_drain_is_to_finish_what_is_under_way() {
     assert!(!served.serving.is_finished());
     assert!(sender.ready().await.is_err(), "nothing new is taken");
     let (parts, _) = mpsc::channel(1);
-    std::mem::replace(&mut served.parts, parts).send(Bytes::from_static(b"last")).await.unwrap();
+    std::mem::replace(&mut served.parts, parts).send(Ok(Bytes::from_static(b"last"))).await.unwrap();
     assert_eq!(answer.data().await.unwrap().unwrap(), "last");
     while let Some(more) = answer.data().await {
         assert!(more.unwrap().is_empty());
