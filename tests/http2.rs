@@ -288,6 +288,24 @@ async fn a_flood_of_requests_taken_back_at_once_is_ended_and_hurts_nobody() {
     world.until_metric("workspace_gateway_connections", 1.0).await;
 }
 
+#[tokio::test]
+async fn who_takes_back_all_it_has_under_way_is_no_flood() {
+    let world = World::with("[limits]\nkeepalive_timeout = \"50ms\"\nwrite_timeout = \"50ms\"").await;
+    let mut stream = TcpStream::connect(world.server.proxy_address()).await.unwrap();
+    let asked = |id| frame(HEADERS, END_STREAM | END_HEADERS, id, &head("/nowhere", "t"));
+    let mut all = PREFACE.to_vec();
+    for id in (0..100).map(|index| 2 * index + 1) {
+        all.extend([asked(id), frame(RST_STREAM, 0, id, &[0, 0, 0, 8])].concat());
+    }
+    all.extend(asked(201));
+    stream.write_all(&all).await.unwrap();
+    // Until it has been idle for too long.
+    let kinds = frames(&mut stream).await;
+    assert!(kinds.contains(&HEADERS), "{kinds:?}");
+    assert_eq!(world.metric(RESETS), 0.0);
+    assert_eq!(world.metric("workspace_gateway_connections_ended_total{cause=\"keepalive-timeout\"}"), 1.0);
+}
+
 const RESETS: &str = "workspace_gateway_connections_ended_total{cause=\"resets\"}";
 
 #[tokio::test]
