@@ -135,7 +135,8 @@ impl Gateway {
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
-        let (head, body) = request.into_parts();
+        let (mut head, body) = request.into_parts();
+        target::translate(&mut head);
         let method = head.method.clone();
         let mut record = Record::begin(Arc::clone(&self.metrics), self.clock.clone(), self.request_ids.next(), &head);
 

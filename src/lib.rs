@@ -68,8 +68,10 @@
 //!    `limits.max_head_size`, metric series by enums; what has a fixed size, by number: grants, flights,
 //!    waiters, remembered refusals. Past a bound more is asked of upstream, and nothing else changes. What
 //!    is asked of it at a time is bounded too, with bounds of their own for each caller and for those without
-//!    a grant ([`upstream::gate`]); past these a request waits for its turn, then gets a 503. (How many
-//!    connections clients open, and so how many requests wait, is not bounded yet.)
+//!    a grant ([`upstream::gate`]); past these a request waits for its turn, then gets a 503. Connections
+//!    are bounded by number (the next one waits to be accepted), requests on one in HTTP/2 too, and by time
+//!    whatever a client keeps waiting: a head, an answer that isn't read, a connection without a request
+//!    ([`server`]).
 //! 7. **Never worse than no gateway.** Bodies pass byte for byte, errors in upstream's own shape,
 //!    everything else streamed; `mode = "bypass"` switches the cache off at run time.
 //!
@@ -79,8 +81,9 @@
 //! one, of a connection that broke before there was an answer, where asking again can't do anything twice
 //! ([`upstream::client`]); whatever else fails is answered, and the client decides. No rules by pattern or
 //! header of what may be cached: an operation is described as a whole, and alike whoever describes it, or it
-//! is passed through. No HTTP/2, no TLS towards clients:
-//! they are on the same machine, or where their tokens may be seen.
+//! is passed through. No TLS towards clients: they are on the same machine, or where their tokens may be
+//! seen. No HTTP/2 but for clients that begin with it: it is told in terms of HTTP/1 at once
+//! ([`request::target::translate`]), and upstream is asked in HTTP/1.
 
 pub mod admin;
 pub mod cache;

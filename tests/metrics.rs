@@ -48,6 +48,8 @@ async fn the_page_tells_what_happened() {
         "workspace_gateway_entries 1",
         "workspace_gateway_evictions_total{cause=\"size\"} 0",
         "workspace_gateway_requests_in_flight 0",
+        "workspace_gateway_connections_ended_total{cause=\"write-timeout\"} 0",
+        "workspace_gateway_accept_pauses_total 0",
         concat!("workspace_gateway_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
     ] {
         assert!(page.text().lines().any(|shown| shown == line), "no {line} in\n{}", page.text());
@@ -64,7 +66,7 @@ async fn every_family_says_what_a_rise_means() {
     let page = world.http.get(&world.metrics_url("/metrics")).await;
     let families: Vec<_> =
         page.text().lines().filter_map(|line| line.strip_prefix("# HELP workspace_gateway_")).collect();
-    assert_eq!(families.len(), 25);
+    assert_eq!(families.len(), 27);
     for family in families.iter().filter(|family| !family.starts_with("build_info")) {
         let says = ["rise", "More", "Near", "nobody asked", "Anything but 0"].iter().any(|word| family.contains(word));
         assert!(says, "{family}");

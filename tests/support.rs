@@ -234,6 +234,11 @@ impl Http {
         Self(Client::builder(TokioExecutor::new()).build_http())
     }
 
+    /// One that speaks HTTP/2 from the first byte on.
+    pub fn http2() -> Self {
+        Self(Client::builder(TokioExecutor::new()).http2_only(true).build_http())
+    }
+
     pub async fn send(&self, method: Method, url: &str, headers: &[(&str, &str)], body: impl Into<Bytes>) -> Reply {
         let mut request = Request::builder().method(method).uri(url);
         for (name, value) in headers {

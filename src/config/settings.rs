@@ -123,6 +123,12 @@ pub struct Limits {
     pub max_head_size: Size,
     /// For a client to send them.
     pub head_timeout: Span,
+    /// For a connection without a request.
+    pub keepalive_timeout: Span,
+    /// For a client to make room for more of an answer.
+    pub write_timeout: Span,
+    /// Open connections of clients.
+    pub max_connections: Count,
     /// Upstream calls that others may wait for.
     pub max_flights: Count,
     /// Requests that wait for another's upstream call.

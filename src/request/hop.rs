@@ -46,6 +46,7 @@ pub struct Via {
     pseudonym: String,
     value: HeaderValue,
     value_1_0: HeaderValue,
+    value_2_0: HeaderValue,
 }
 
 impl Via {
@@ -57,7 +58,7 @@ impl Via {
             HeaderValue::try_from(format!("{version} {pseudonym}"))
                 .unwrap_or(HeaderValue::from_static("1.1 workspace-gateway"))
         };
-        Self { value: value("1.1"), value_1_0: value("1.0"), pseudonym }
+        Self { value: value("1.1"), value_1_0: value("1.0"), value_2_0: value("2.0"), pseudonym }
     }
 
     /// The trail of a question: gateways of this kind that the request has come through, and this
@@ -76,7 +77,11 @@ impl Via {
 
     /// Adds this hop to the trail of a message that was received in a version of HTTP.
     pub fn add_to(&self, headers: &mut HeaderMap, received: Version) {
-        let value = if received == Version::HTTP_10 { &self.value_1_0 } else { &self.value };
+        let value = match received {
+            Version::HTTP_10 => &self.value_1_0,
+            Version::HTTP_2 => &self.value_2_0,
+            _ => &self.value,
+        };
         headers.append(VIA, value.clone());
     }
 

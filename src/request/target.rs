@@ -2,10 +2,10 @@
 
 use std::net::SocketAddr;
 
-use http::header::HOST;
+use http::header::{COOKIE, HOST};
 use http::request::Parts;
 use http::uri::Authority;
-use http::{HeaderValue, Method, Version};
+use http::{HeaderValue, Method, Uri, Version};
 
 use crate::catalogue::Catalogue;
 
@@ -18,6 +18,27 @@ pub enum Misdirected {
     ForeignHost,
     /// A `Host` that is none, or HTTP/1.1 without exactly one: it can't be told whom it is for.
     Host,
+}
+
+/// Tells a request of HTTP/2 in the terms of HTTP/1, which is what everything after this and upstream understand:
+/// `:authority` is its `Host` (RFC 9113 §8.3.1; if it has another besides, it has two), and cookies that came one by
+/// one are one header (§8.2.3).
+pub fn translate(head: &mut Parts) {
+    if head.version != Version::HTTP_2 || head.method == Method::CONNECT {
+        return;
+    }
+    if let Some(authority) = head.uri.authority().and_then(|host| HeaderValue::from_str(host.as_str()).ok()) {
+        if head.headers.get(HOST).is_none_or(|host| *host != authority) {
+            head.headers.append(HOST, authority);
+        }
+        head.uri = head.uri.path_and_query().cloned().map(Uri::from).unwrap_or_default();
+    }
+    let cookies: Vec<&[u8]> = head.headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if cookies.len() > 1
+        && let Ok(cookies) = HeaderValue::from_bytes(&cookies.join(&b"; "[..]))
+    {
+        head.headers.insert(COOKIE, cookies);
+    }
 }
 
 /// Checks a request's target. A URL (absolute form) may name the address the request came in by, or
@@ -81,5 +102,27 @@ mod tests {
             assert_eq!(check(Method::GET, foreign), Err(Misdirected::ForeignHost), "{foreign}");
         }
         assert_eq!(check(Method::CONNECT, "w.example:443"), Err(Misdirected::Connect));
+    }
+
+    #[test]
+    fn http2_is_told_in_terms_of_http1() {
+        let translated = |version, uri: &str, headers: &[(&'static str, &'static str)]| {
+            let mut head = Request::builder().version(version).uri(uri).body(()).unwrap().into_parts().0;
+            for &(name, value) in headers {
+                head.headers.append(name, HeaderValue::from_static(value));
+            }
+            translate(&mut head);
+            let all = |name| head.headers.get_all(name).iter().map(|value| value.to_str().unwrap()).collect::<Vec<_>>();
+            format!("{} {:?} {:?}", head.uri, all(HOST), all(COOKIE))
+        };
+        let two = Version::HTTP_2;
+        assert_eq!(translated(two, "http://g:1/x?a=1", &[]), r#"/x?a=1 ["g:1"] []"#);
+        assert_eq!(translated(two, "http://g", &[("host", "g")]), r#"/ ["g"] []"#);
+        assert_eq!(translated(two, "http://g/", &[("host", "other")]), r#"/ ["other", "g"] []"#);
+        assert_eq!(translated(two, "/x", &[("host", "g")]), r#"/x ["g"] []"#);
+        let cookies = [("cookie", "a=1"), ("cookie", "b=2; c=3")];
+        assert_eq!(translated(two, "http://g/", &cookies), r#"/ ["g"] ["a=1; b=2; c=3"]"#);
+        let untouched = translated(Version::HTTP_11, "http://g/", &cookies);
+        assert_eq!(untouched, r#"http://g/ [] ["a=1", "b=2; c=3"]"#);
     }
 }

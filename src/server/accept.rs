@@ -1,131 +1,139 @@
-//! Accepting connections and serving HTTP/1 on each, until told to drain.
+//! Accepting connections, so many at once, until told to drain.
 
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::pin;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
-use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
-use prometheus::IntGauge;
+use prometheus::{IntCounter, IntGauge};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::exchange::Upload;
+use super::serve::{Serving, draining};
+use crate::clock::Clock;
 use crate::stream::BoxError;
 
 /// How long to wait when no connection can be accepted, for want of file descriptors most likely:
 /// trying again at once would burn the CPU that closing connections needs.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// How connections are served.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Connections {
-    /// For a client to send a head; an idle connection is closed after it too.
-    pub(super) head_timeout: Duration,
-    /// For a head, in bytes.
-    pub(super) buffer: usize,
+/// How often it is told that there are too many connections; each one that ends lets in the next, so that it would
+/// be told with each.
+const TELL_AGAIN: Duration = Duration::from_secs(60);
+
+/// How connections are accepted.
+#[derive(Clone)]
+pub(super) struct Accepting {
+    pub(super) serving: Serving,
+    /// For logs.
+    pub(super) listener: &'static str,
+    /// How many there may be at once.
+    pub(super) max_connections: usize,
     /// For what is in flight when it is time to drain.
     pub(super) drain_timeout: Duration,
+    /// Counts those that are open, and how often there was no room for more.
+    pub(super) tally: Option<(IntGauge, IntCounter)>,
 }
 
-impl Connections {
-    /// Serves a listener until `drain` says so and what is in flight is done. Each connection, known by
+impl Accepting {
+    /// Serves a listener until it is time to drain and what is in flight is done. Each connection, known by
     /// the address it came in by, is welcomed once and then answered by what that gave.
-    pub(super) async fn serve<W, S, F, B>(
-        self,
-        listener: TcpListener,
-        mut drain: watch::Receiver<bool>,
-        open: Option<IntGauge>,
-        welcome: W,
-    ) where
-        W: Fn(SocketAddr) -> S,
-        S: Fn(Request<Incoming>) -> F + Send + 'static,
-        F: Future<Output = Response<B>> + Send,
-        B: Body<Data = Bytes> + Send + 'static,
+    pub(super) async fn serve<W, A, F, B>(self, listener: TcpListener, welcome: W)
+    where
+        W: Fn(SocketAddr) -> A,
+        A: Fn(Request<Upload>) -> F + Send + 'static,
+        F: Future<Output = Response<B>> + Send + 'static,
+        B: Body<Data = Bytes> + Unpin + Send + 'static,
         B::Error: Into<BoxError>,
     {
-        let graceful = GracefulShutdown::new();
-        {
-            let mut draining = pin!(draining(&mut drain));
-            loop {
-                let stream = tokio::select! {
-                    accepted = listener.accept() => match accepted {
-                        Ok((stream, _)) => stream,
-                        Err(error) => {
-                            tracing::warn!(%error, "cannot accept a connection");
-                            tokio::time::sleep(ACCEPT_PAUSE).await;
-                            continue;
-                        }
-                    },
-                    () = &mut draining => break,
-                };
-                // Without an address it is gone already; nothing to serve.
-                if let Ok(local) = stream.local_addr() {
-                    self.spawn(stream, &graceful, open.clone(), welcome(local));
+        let room = Arc::new(Semaphore::new(self.max_connections));
+        let mut drain = self.serving.drain.clone();
+        let mut draining = pin!(draining(&mut drain));
+        let mut told = None;
+        loop {
+            // Room first: who is not accepted waits in the kernel and costs nothing here.
+            let accepted = async {
+                let place = self.place(&room, &mut told).await;
+                (place, listener.accept().await)
+            };
+            let (place, accepted) = tokio::select! {
+                accepted = accepted => accepted,
+                () = &mut draining => break,
+            };
+            match accepted {
+                Ok((stream, _)) => self.spawn(stream, place, &welcome),
+                Err(error) => {
+                    tracing::warn!(listener = self.listener, %error, "cannot accept a connection");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }
         }
         drop(listener);
-        let left = graceful.count();
-        if tokio::time::timeout(self.drain_timeout, graceful.shutdown()).await.is_err() {
+        let left = self.max_connections - room.available_permits();
+        let all = u32::try_from(self.max_connections).unwrap_or(u32::MAX);
+        if tokio::time::timeout(self.drain_timeout, room.acquire_many(all)).await.is_err() {
             tracing::warn!(connections = left, limit = ?self.drain_timeout, "not everything in flight was done in time");
         }
     }
 
-    fn spawn<S, F, B>(self, stream: TcpStream, graceful: &GracefulShutdown, open: Option<IntGauge>, answer: S)
+    /// Room for one more connection, as soon as there is any. None only if nobody can wait for it any more.
+    async fn place(&self, room: &Arc<Semaphore>, told: &mut Option<Instant>) -> Option<OwnedSemaphorePermit> {
+        if let Ok(place) = Arc::clone(room).try_acquire_owned() {
+            return Some(place);
+        }
+        if let Some((_, full)) = &self.tally {
+            full.inc();
+        }
+        let now = Clock::System.now();
+        if told.is_none_or(|told| now.saturating_duration_since(told) >= TELL_AGAIN) {
+            *told = Some(now);
+            tracing::warn!(
+                listener = self.listener,
+                connections = self.max_connections,
+                "no more connections are accepted until one of these ends"
+            );
+        }
+        Arc::clone(room).acquire_owned().await.ok()
+    }
+
+    fn spawn<W, A, F, B>(&self, stream: TcpStream, place: Option<OwnedSemaphorePermit>, welcome: &W)
     where
-        S: Fn(Request<Incoming>) -> F + Send + 'static,
-        F: Future<Output = Response<B>> + Send,
-        B: Body<Data = Bytes> + Send + 'static,
+        W: Fn(SocketAddr) -> A,
+        A: Fn(Request<Upload>) -> F + Send + 'static,
+        F: Future<Output = Response<B>> + Send + 'static,
+        B: Body<Data = Bytes> + Unpin + Send + 'static,
         B::Error: Into<BoxError>,
     {
+        // Without an address it is gone already; nothing to serve.
+        let Ok(local) = stream.local_addr() else { return };
         // Small answers must not wait for the client's delayed acknowledgement.
         let _ = stream.set_nodelay(true);
-        let service = service_fn(move |request| {
-            let answering = answer(request);
-            async move { Ok::<_, std::convert::Infallible>(answering.await) }
-        });
-        let connection = http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(self.head_timeout)
-            .max_buf_size(self.buffer)
-            .serve_connection(TokioIo::new(stream), service);
-        let connection = graceful.watch(connection);
+        let counted = self.tally.as_ref().map(|(open, _)| Counted::new(open));
+        let (serving, answer) = (self.serving.clone(), welcome(local));
         tokio::spawn(async move {
-            let _counted = open.as_ref().map(Counted::new);
-            if let Err(error) = connection.await {
-                // A client's doing as a rule: it hung up, or spoke no HTTP.
-                tracing::debug!(%error, "connection ended early");
-            }
+            let _open = (counted, place);
+            serving.serve(stream, answer).await;
         });
     }
 }
 
 /// Counts a connection while it is open, however it ends.
-struct Counted<'g>(&'g IntGauge);
+struct Counted(IntGauge);
 
-impl<'g> Counted<'g> {
-    fn new(gauge: &'g IntGauge) -> Self {
+impl Counted {
+    fn new(gauge: &IntGauge) -> Self {
         gauge.inc();
-        Self(gauge)
+        Self(gauge.clone())
     }
 }
 
-impl Drop for Counted<'_> {
+impl Drop for Counted {
     fn drop(&mut self) {
         self.0.dec();
-    }
-}
-
-/// Resolves when it is time to drain; if nobody can say so any more, never.
-async fn draining(drain: &mut watch::Receiver<bool>) {
-    if drain.wait_for(|&draining| draining).await.is_err() {
-        std::future::pending().await
     }
 }

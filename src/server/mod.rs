@@ -2,9 +2,17 @@
 //! finish.
 //!
 //! The caller owns the moment of stopping; this module owns the order: not ready, no new
-//! connections, finish, and only then stop showing metrics.
+//! connections, finish, and only then stop showing metrics. What a single client may do is in `serve.rs`
+//! (versions of HTTP, sizes) and `pulse.rs` (times); that there are not too many is in `accept.rs`.
 
 mod accept;
+mod exchange;
+mod frames;
+mod pulse;
+mod serve;
+#[cfg(test)]
+mod tests;
+mod wire;
 
 use std::io;
 use std::net::SocketAddr;
@@ -12,7 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use thiserror::Error;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -20,7 +28,20 @@ use crate::admin::{Operator, Probes};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::gateway::{Connection, Gateway};
-use accept::Connections;
+use accept::Accepting;
+use pulse::Terms;
+use serve::Serving;
+
+/// How many connections the listeners for metrics and for the operator accept at once, each. So few that
+/// they take nothing from clients; so many that whoever is in charge gets through.
+const MAX_WATCHING: usize = 64;
+
+/// What the kernel holds for a client that doesn't read, in bytes (Linux takes twice that). Left to itself it
+/// holds megabytes; then a client that reads slowly but steadily would seem to stand still for minutes.
+const SEND_BUFFER: u32 = 128 * 1024;
+
+/// How many connections wait in the kernel to be accepted.
+const BACKLOG: u32 = 1024;
 
 /// Why the gateway can't start.
 #[derive(Debug, Error)]
@@ -59,44 +80,58 @@ impl Server {
     pub async fn start(config: &Config, clock: Clock) -> Result<Self, StartError> {
         let listen = &config.settings.listen;
         let gateway = Gateway::new(config, clock)?;
-        let (proxy_listener, proxy) = bind("listen.proxy", listen.proxy.0).await?;
-        let (metrics_listener, metrics) = bind("listen.metrics", listen.metrics.0).await?;
-        let (admin_listener, admin) = bind("listen.admin", listen.admin.0).await?;
+        let (proxy_listener, proxy) = bind("listen.proxy", listen.proxy.0)?;
+        let (metrics_listener, metrics) = bind("listen.metrics", listen.metrics.0)?;
+        let (admin_listener, admin) = bind("listen.admin", listen.admin.0)?;
 
         let limits = &config.settings.limits;
         let (draining, drain) = watch::channel(false);
-        let connections = Connections {
-            head_timeout: limits.head_timeout.0,
-            // The gateway itself answers a head above the limit; beyond twice that, hyper hangs up.
-            // (It insists on at least 8 KiB.)
-            buffer: limits.max_head_size.bytes().saturating_mul(2).max(8 * 1024),
+        let metrics_of = gateway.metrics();
+        let accepting = Accepting {
+            serving: Serving {
+                terms: Terms {
+                    head: limits.head_timeout.0,
+                    idle: limits.keepalive_timeout.0,
+                    write: limits.write_timeout.0,
+                },
+                // The gateway itself answers a head above the limit; beyond twice that, hyper does.
+                // (It insists on at least 8 KiB.)
+                buffer: limits.max_head_size.bytes().saturating_mul(2).max(8 * 1024),
+                http2: true,
+                dropped: Some(metrics_of.connections_ended.clone()),
+                drain: drain.clone(),
+            },
+            listener: "proxy",
+            max_connections: limits.max_connections.0,
             drain_timeout: limits.drain_timeout.0,
+            tally: Some((metrics_of.connections.clone(), metrics_of.accept_pauses.clone())),
         };
-        let proxying = tokio::spawn({
-            let gateway = Arc::clone(&gateway);
-            let open = gateway.metrics().connections.clone();
-            connections.serve(proxy_listener, drain.clone(), Some(open), move |local| {
-                let (gateway, connection) = (Arc::clone(&gateway), Arc::new(Connection::new(local)));
-                move |request| {
-                    let (gateway, connection) = (Arc::clone(&gateway), Arc::clone(&connection));
-                    async move { gateway.handle(request, &connection).await }
-                }
-            })
-        });
         // These two go on until the server is gone, so that draining can be watched.
         let (_, never) = watch::channel(false);
-        let connections = Connections { buffer: 64 * 1024, drain_timeout: Duration::ZERO, ..connections };
+        let apart = |listener| Accepting {
+            serving: Serving {
+                buffer: 64 * 1024,
+                http2: false,
+                dropped: None,
+                drain: never.clone(),
+                ..accepting.serving.clone()
+            },
+            listener,
+            max_connections: MAX_WATCHING,
+            drain_timeout: Duration::ZERO,
+            tally: None,
+        };
         let probes = Arc::new(Probes::new(Arc::clone(gateway.metrics()), drain));
         let operator = Arc::new(Operator::new(Arc::clone(&gateway)));
         let watching = [
-            tokio::spawn(connections.serve(metrics_listener, never.clone(), None, move |_| {
+            tokio::spawn(apart("metrics").serve(metrics_listener, move |_| {
                 let probes = Arc::clone(&probes);
                 move |request| {
                     let probes = Arc::clone(&probes);
                     async move { probes.answer(&request) }
                 }
             })),
-            tokio::spawn(connections.serve(admin_listener, never, None, move |_| {
+            tokio::spawn(apart("admin").serve(admin_listener, move |_| {
                 let operator = Arc::clone(&operator);
                 move |request| {
                     let operator = Arc::clone(&operator);
@@ -104,6 +139,16 @@ impl Server {
                 }
             })),
         ];
+        let proxying = tokio::spawn({
+            let gateway = Arc::clone(&gateway);
+            accepting.serve(proxy_listener, move |local| {
+                let (gateway, connection) = (Arc::clone(&gateway), Arc::new(Connection::new(local)));
+                move |request| {
+                    let (gateway, connection) = (Arc::clone(&gateway), Arc::clone(&connection));
+                    async move { gateway.handle(request, &connection).await }
+                }
+            })
+        });
         Ok(Self { gateway, proxy, metrics, admin, draining, proxying, watching })
     }
 
@@ -147,9 +192,20 @@ impl Server {
     }
 }
 
-async fn bind(setting: &'static str, address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
+fn bind(setting: &'static str, address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
     let failed = |source| StartError::Listen { setting, address, source };
-    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let listener = listen(address).map_err(failed)?;
     let bound = listener.local_addr().map_err(failed)?;
     Ok((listener, bound))
+}
+
+/// As `TcpListener::bind` does it, and accepted connections have this listener's buffer.
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // Or a gateway that is started again could not listen while connections of the last one linger.
+    #[cfg(unix)]
+    socket.set_reuseaddr(true)?;
+    socket.set_send_buffer_size(SEND_BUFFER)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }

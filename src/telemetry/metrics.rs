@@ -33,6 +33,10 @@ pub struct Metrics {
     pub in_flight: IntGauge,
     /// Open client connections.
     pub connections: IntGauge,
+    /// Client connections that were ended here, by cause.
+    pub connections_ended: IntCounterVec,
+    /// How often no more client connections were accepted.
+    pub accept_pauses: IntCounter,
     requests: IntCounterVec,
     durations: HistogramVec,
     bypasses: IntCounterVec,
@@ -66,6 +70,18 @@ impl Metrics {
             connections: IntGauge::new(
                 "workspace_gateway_connections",
                 "Open client connections. A steady rise: clients that open one per call, or leave them open.",
+            )?,
+            connections_ended: counters(
+                "workspace_gateway_connections_ended_total",
+                "Client connections (of `write-timeout` also single streams in HTTP/2) that the gateway has ended, by \
+                 cause. A rise of `keepalive-timeout`: clients that leave connections open. Of `head-timeout`, \
+                 `write-timeout`, `resets` or `farewell`: clients that are cut off, broken, or mean harm.",
+                &["cause"],
+            )?,
+            accept_pauses: IntCounter::new(
+                "workspace_gateway_accept_pauses_total",
+                "How often limits.max_connections were open, so that new ones had to wait. A rise: clients that open \
+                 one per call or leave them open, or a flood.",
             )?,
             requests: counters(
                 "workspace_gateway_requests_total",
@@ -169,9 +185,11 @@ impl Metrics {
             &["version"],
         )?;
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
-        let families: [Box<dyn Collector>; 17] = [
+        let families: [Box<dyn Collector>; 19] = [
             Box::new(self.in_flight.clone()),
             Box::new(self.connections.clone()),
+            Box::new(self.connections_ended.clone()),
+            Box::new(self.accept_pauses.clone()),
             Box::new(self.requests.clone()),
             Box::new(self.durations.clone()),
             Box::new(self.bypasses.clone()),
@@ -216,6 +234,9 @@ impl Metrics {
             self.upstream_durations.with_label_values(&[service.as_str()]);
             self.upstream_in_flight.with_label_values(&[service.as_str()]);
             self.upstream_retries.with_label_values(&[service.as_str()]);
+        }
+        for cause in ["head-timeout", "keepalive-timeout", "write-timeout", "resets", "farewell"] {
+            self.connections_ended.with_label_values(&[cause]);
         }
         for cause in ["size", "expired"] {
             self.evictions.with_label_values(&[cause]);

@@ -1,0 +1,177 @@
+//! Serving one connection: which version of HTTP it speaks, within which bounds, and when it has to end.
+
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
+use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use hyper_util::server::graceful::GracefulConnection;
+use prometheus::IntCounterVec;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::watch;
+use tokio::time::{sleep, sleep_until};
+
+use super::exchange::{Streams, Upload, exchange};
+use super::pulse::{Cause, Pulse, Terms, Verdict};
+use super::wire::Wire;
+use crate::clock::Clock;
+use crate::stream::BoxError;
+
+/// How many requests may be under way on one connection in HTTP/2. What each may hold is bounded: its head by
+/// `buffer`, its answer by a piece or two, its upload by the window.
+const MAX_STREAMS: u32 = 128;
+
+/// How much of one upload may come before it is read. The sum has a bound of its own, below what the streams could
+/// take together.
+const STREAM_WINDOW: u32 = 64 * 1024;
+const CONNECTION_WINDOW: u32 = 1024 * 1024;
+
+/// What serves a connection apart from the connection.
+#[derive(Clone)]
+pub(super) struct Serving {
+    pub(super) terms: Terms,
+    /// For a head, in bytes.
+    pub(super) buffer: usize,
+    /// Whether HTTP/2 is spoken besides HTTP/1.
+    pub(super) http2: bool,
+    /// Counts the connections, and streams, that didn't keep to the terms.
+    pub(super) dropped: Option<IntCounterVec>,
+    /// Says when it is time to end in good order.
+    pub(super) drain: watch::Receiver<bool>,
+}
+
+impl Serving {
+    /// Serves a connection to its end.
+    pub(super) async fn serve<IO, A, F, B>(mut self, io: IO, answer: A)
+    where
+        IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        A: Fn(Request<Upload>) -> F + Send + 'static,
+        F: Future<Output = Response<B>> + Send + 'static,
+        B: Body<Data = Bytes> + Unpin + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let ended = self.run(io, answer).await;
+        match &ended {
+            Ok(()) => {}
+            Err(Ending::Dropped(cause)) => {
+                tracing::debug!(cause = cause.as_str(), "connection ended by the gateway");
+                if let Some(dropped) = &self.dropped {
+                    dropped.with_label_values(&[cause.as_str()]).inc();
+                }
+            }
+            // A client's doing as a rule: it hung up, or spoke no HTTP.
+            Err(Ending::Broken(error)) => tracing::debug!(%error, "connection ended early"),
+        }
+    }
+
+    async fn run<IO, A, F, B>(&mut self, io: IO, answer: A) -> Result<(), Ending>
+    where
+        IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        A: Fn(Request<Upload>) -> F + Send + 'static,
+        F: Future<Output = Response<B>> + Send + 'static,
+        B: Body<Data = Bytes> + Unpin + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let pulse = Arc::new(Pulse::new());
+        let wire = tokio::select! {
+            wire = Wire::of(io, Arc::clone(&pulse)) => wire.map_err(|error| Ending::Broken(error.into()))?,
+            () = sleep(self.terms.head) => return Err(Ending::Dropped(Cause::Head)),
+            () = draining(&mut self.drain) => return Ok(()),
+        };
+        let is_http2 = self.http2 && wire.is_http2();
+        let service = service_fn({
+            let pulse = Arc::clone(&pulse);
+            move |request: Request<Incoming>| exchange(&pulse, is_http2, request, &answer)
+        });
+        if is_http2 {
+            let streams = Streams { write: self.terms.write, dropped: self.dropped.clone() };
+            let connection = self.http2(streams).serve_connection(TokioIo::new(wire), service);
+            self.supervise(connection, is_http2, &pulse).await
+        } else {
+            let connection = self.http1().serve_connection(TokioIo::new(wire), service);
+            self.supervise(connection, is_http2, &pulse).await
+        }
+    }
+
+    fn http1(&self) -> http1::Builder {
+        let mut builder = http1::Builder::new();
+        // hyper's own timer for heads is off: it would also run while nothing is asked.
+        builder.header_read_timeout(None).max_buf_size(self.buffer);
+        builder
+    }
+
+    fn http2(&self, streams: Streams) -> http2::Builder<Streams> {
+        let mut builder = http2::Builder::new(streams);
+        builder
+            .max_concurrent_streams(MAX_STREAMS)
+            // 16 KiB by default, which a token alone may have. The client is told.
+            .max_header_list_size(u32::try_from(self.buffer).unwrap_or(u32::MAX))
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_frame_size(16 * 1024)
+            .max_send_buf_size(64 * 1024)
+            // Requests taken back before they were looked at: 20 by default, which a client that gives up all that it
+            // has under way at once would exceed.
+            .max_pending_accept_reset_streams(MAX_STREAMS as usize)
+            // Streams reset for the client's own mistakes: 1024 by default.
+            .max_local_error_reset_streams(MAX_STREAMS as usize);
+        // Not pinged: a client that is gone has no request under way, or doesn't read its answer, and there is a limit
+        // to both.
+        builder
+    }
+
+    /// Lets a connection go on until it is over, or has to be.
+    async fn supervise<C>(&mut self, connection: C, is_http2: bool, pulse: &Pulse) -> Result<(), Ending>
+    where
+        C: GracefulConnection,
+        C::Error: Into<BoxError>,
+    {
+        let mut connection = pin!(connection);
+        let mut draining = pin!(draining(&mut self.drain));
+        let mut timer = pin!(sleep_until(pulse.first(&self.terms).into()));
+        let mut closing = None;
+        loop {
+            let is_idle = tokio::select! {
+                biased;
+                ended = connection.as_mut() => return ended.map_err(|error| {
+                    if pulse.is_flooded() { Ending::Dropped(Cause::Resets) } else { Ending::Broken(error.into()) }
+                }),
+                () = draining.as_mut(), if closing.is_none() => false,
+                () = timer.as_mut() => match pulse.judge(&self.terms, is_http2, closing) {
+                    Verdict::Wait(until) => {
+                        timer.as_mut().reset(until.into());
+                        continue;
+                    }
+                    Verdict::Drop(cause) => return Err(Ending::Dropped(cause)),
+                    Verdict::Idle => true,
+                },
+            };
+            if let (true, Some(dropped)) = (is_idle, &self.dropped) {
+                dropped.with_label_values(&[Cause::Idle.as_str()]).inc();
+            }
+            connection.as_mut().graceful_shutdown();
+            let now = Clock::System.now();
+            closing = Some(now);
+            timer.as_mut().reset(now.into());
+        }
+    }
+}
+
+/// Why a connection has ended before its client wished.
+enum Ending {
+    Dropped(Cause),
+    Broken(BoxError),
+}
+
+/// Resolves when it is time to drain; if nobody can say so any more, never.
+pub(super) async fn draining(drain: &mut watch::Receiver<bool>) {
+    if drain.wait_for(|&draining| draining).await.is_err() {
+        std::future::pending().await
+    }
+}

@@ -1,0 +1,117 @@
+//! A client's bytes, in and out: passed on as they are, and noted.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+
+use super::frames::Frames;
+use super::pulse::Pulse;
+
+/// How a client of HTTP/2 that knows what it talks to begins (RFC 9113 §3.4). No request line of HTTP/1 does.
+const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// A connection whose first bytes have been looked at.
+pub(super) struct Wire<IO> {
+    io: IO,
+    /// What was looked at and is still to be read.
+    begun: [u8; PREFACE.len()],
+    unread: std::ops::Range<usize>,
+    /// Where there are any, that is in HTTP/2.
+    frames: Option<Frames>,
+    pulse: Arc<Pulse>,
+}
+
+impl<IO: AsyncRead + Unpin> Wire<IO> {
+    /// Reads as much as it takes to tell the two versions apart: until the first byte that isn't the preface's.
+    ///
+    /// # Errors
+    /// If the client has gone.
+    pub(super) async fn of(mut io: IO, pulse: Arc<Pulse>) -> io::Result<Self> {
+        let (mut begun, mut read) = ([0; PREFACE.len()], 0);
+        while read < begun.len() && begun[..read] == PREFACE[..read] {
+            match io.read(&mut begun[read..]).await? {
+                0 if read == 0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                0 => break,
+                more => read += more,
+            }
+        }
+        let frames = (begun == *PREFACE).then(Frames::new);
+        Ok(Self { io, begun, unread: 0..read, frames, pulse })
+    }
+
+    /// Whether the client speaks HTTP/2.
+    pub(super) fn is_http2(&self) -> bool {
+        self.frames.is_some()
+    }
+}
+
+impl<IO: AsyncRead + Unpin> AsyncRead for Wire<IO> {
+    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if !this.unread.is_empty() {
+            let here = this.unread.len().min(buffer.remaining());
+            buffer.put_slice(&this.begun[this.unread.start..][..here]);
+            this.unread.start += here;
+            return Poll::Ready(Ok(()));
+        }
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut this.io).poll_read(context, buffer);
+        let news = &buffer.filled()[before..];
+        if !news.is_empty() {
+            match &mut this.frames {
+                None => this.pulse.heard(),
+                Some(frames) => {
+                    if this.pulse.is_flooded() {
+                        return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+                    }
+                    this.pulse.heard_frames(frames.follow(news));
+                }
+            }
+        }
+        read
+    }
+}
+
+impl<IO: AsyncWrite + Unpin> Wire<IO> {
+    fn note(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        match written {
+            Poll::Pending => self.pulse.blocked(),
+            Poll::Ready(Ok(1..)) => self.pulse.wrote(),
+            Poll::Ready(_) => {}
+        }
+        written
+    }
+}
+
+impl<IO: AsyncWrite + Unpin> AsyncWrite for Wire<IO> {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let written = Pin::new(&mut this.io).poll_write(context, bytes);
+        this.note(written)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        parts: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let written = Pin::new(&mut this.io).poll_write_vectored(context, parts);
+        this.note(written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().io).poll_flush(context)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().io).poll_shutdown(context)
+    }
+}
