@@ -58,14 +58,14 @@ fn the_cache_knows_no_http_client_and_one_file_knows_moka() {
 #[test]
 fn one_place_has_an_http_client() {
     // The demo is a client of the gateway.
-    must_not_name(&[""], &["client::legacy"], &["upstream", "cli/demo.rs"]);
+    must_not_name(&[""], &["client::legacy"], &["upstream", "cli/demo"]);
 }
 
 #[test]
 fn steps_do_not_know_the_path() {
     let steps = ["catalogue", "request", "cache", "upstream", "reply", "telemetry", "explain.rs"];
     must_not_name(&steps, &["crate::gateway", "crate::server", "crate::admin", "crate::cli"], &[]);
-    must_not_name(&[""], &["crate::simulator"], &["simulator", "cli/demo.rs"]);
+    must_not_name(&[""], &["crate::simulator"], &["simulator", "cli/demo"]);
 }
 
 #[test]

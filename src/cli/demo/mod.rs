@@ -1,12 +1,15 @@
 //! `demo`: both upstream services simulated, the gateway before them, a short scripted load, and a
 //! table of what came of it.
 
+mod scenes;
+
 use std::io::{self, Write as _};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response, StatusCode};
+use http::header::RETRY_AFTER;
+use http::{HeaderValue, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Empty};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -22,10 +25,13 @@ use crate::request::caller::X_AUTH_TOKEN;
 use crate::server::Server;
 use crate::simulator::{Seen, Simulator};
 use crate::stream::BoxError;
+use scenes::{SETTINGS, Scene, Weather, Who};
 
 const PROJECT: &str = "00000000000000000000000000000001";
 const LATENCY: Duration = Duration::from_millis(150);
-const STAMPEDE: usize = 200;
+
+/// How long a call in the background may take to arrive. Reaching it is a failure.
+const HANG: Duration = Duration::from_secs(5);
 
 pub(super) fn run(once: bool, mode: Mode) -> ExitCode {
     block_on(async {
@@ -44,11 +50,15 @@ async fn play(once: bool, mode: Mode) -> Result<ExitCode, BoxError> {
     let stage = Stage {
         client: Client::builder(TokioExecutor::new()).build_http(),
         gateway: format!("http://{}", server.proxy_address()),
-        callers: [simulator.token(PROJECT), simulator.token(PROJECT)],
+        callers: [(); 3].map(|()| simulator.token(PROJECT)),
         simulator,
     };
 
-    writeln!(io::stdout(), "Two simulated services that take {LATENCY:?} to answer, and a gateway before them.\n")?;
+    writeln!(
+        io::stdout(),
+        "Two simulated services that take {LATENCY:?} to answer, and a gateway before them. The sharer list is fresh for 1.5 s,\n\
+         and stale for another second without waiting.\n"
+    )?;
     let as_expected = tokio::select! {
         performed = stage.perform() => performed?,
         () = signals.received() => return Ok(failure(1, &"stopped before the end")),
@@ -67,8 +77,9 @@ async fn play(once: bool, mode: Mode) -> Result<ExitCode, BoxError> {
 /// The gateway as `serve` would run it, on ports the system chooses.
 fn config(simulator: &Simulator, mode: Mode) -> Result<Config, BoxError> {
     let given = |path, value: &str| Override { path, value: value.to_owned(), origin: "demo".to_owned() };
-    Ok(Config::load(
-        None,
+    Ok(Config::from_layers(
+        "demo",
+        SETTINGS,
         &[
             given(&["upstream", "workspace_url"], &simulator.url(Service::Workspace)),
             given(&["upstream", "appstream_url"], &simulator.url(Service::AppStream)),
@@ -78,74 +89,6 @@ fn config(simulator: &Simulator, mode: Mode) -> Result<Config, BoxError> {
             given(&["mode"], mode.as_str()),
         ],
     )?)
-}
-
-/// Who asks.
-#[derive(Clone, Copy)]
-enum Who {
-    First,
-    Second,
-    /// These two by turns.
-    Both,
-    /// Somebody with a bad token.
-    Stranger,
-}
-
-/// One scene: what is asked, by whom, how often at once, and what should come of it.
-struct Scene {
-    path: &'static str,
-    query: &'static str,
-    note: &'static str,
-    at_once: usize,
-    who: Who,
-    expected_status: StatusCode,
-    /// The query that upstream should be asked, once; nothing if the answer should be at hand.
-    asks: Option<&'static str>,
-}
-
-fn scenes() -> Vec<Scene> {
-    let scene = |path, query, note, asks| Scene {
-        path,
-        query,
-        note,
-        at_once: 1,
-        who: Who::First,
-        expected_status: StatusCode::OK,
-        asks,
-    };
-    let second = |query, note, asks| Scene { who: Who::Second, ..scene("/v2/PROJECT/products", query, note, asks) };
-    let stampede = |note, asks| Scene {
-        at_once: STAMPEDE,
-        who: Who::Both,
-        ..scene("/v2/PROJECT/products", "architecture=arm", note, asks)
-    };
-    let refused = |note, asks| Scene {
-        who: Who::Stranger,
-        expected_status: StatusCode::UNAUTHORIZED,
-        ..scene("/v2/PROJECT/products", "os_type=Linux", note, asks)
-    };
-    vec![
-        scene("/v2/PROJECT/products", "os_type=Linux", "the first time", Some("os_type=Linux")),
-        scene("/v2/PROJECT/products", "os_type=Linux", "the same again", None),
-        scene("/v2/PROJECT/products", "limit=100&offset=0&os_type=Linux", "the defaults spelt out", None),
-        scene(
-            "/v2/PROJECT/products",
-            "os_type=Windows&charge_mode=1",
-            "another question",
-            Some("charge_mode=1&os_type=Windows"),
-        ),
-        scene("/v2/PROJECT/products", "charge_mode=1&os_type=Windows", "in another order", None),
-        scene("/v2/PROJECT/products/sharer", "is_gpu=0", "the first time", Some("is_gpu=0")),
-        scene("/v2/PROJECT/products/sharer", "is_gpu=0", "the same again", None),
-        scene("/v1/PROJECT/product", "os_type=&package_type=general", "the first time", Some("package_type=general")),
-        scene("/v1/PROJECT/product", "package_type=general", "no empty parameter", None),
-        second("os_type=Linux", "a second caller is proved", Some("os_type=Linux")),
-        second("charge_mode=1&os_type=Windows", "and shares what is there", None),
-        stampede("200 of both, the first time", Some("architecture=arm")),
-        stampede("200 of both, again", None),
-        refused("a bad token: upstream's 401", Some("os_type=Linux")),
-        refused("the same, a moment later", None),
-    ]
 }
 
 /// What came of one request.
@@ -159,7 +102,7 @@ struct Stage {
     client: Client<HttpConnector, Empty<Bytes>>,
     gateway: String,
     simulator: Simulator,
-    callers: [String; 2],
+    callers: [String; 3],
 }
 
 impl Stage {
@@ -170,7 +113,9 @@ impl Stage {
         let mut expected: Vec<(String, Who)> = Vec::new();
         let mut path = "";
         writeln!(out, "{}", row("query", "", "", "latency", "upstream calls", "answered from"))?;
-        for scene in scenes() {
+        for scene in scenes::all() {
+            self.set(scene.weather);
+            tokio::time::sleep(Duration::from_millis(scene.later)).await;
             if scene.path != path {
                 path = scene.path;
                 writeln!(out, "GET {path}")?;
@@ -187,6 +132,8 @@ impl Stage {
                 let answered_well = reply.status == StatusCode::OK;
                 reply.status == scene.expected_status && answered_well == (reply.products > 0)
             });
+            // What is asked in the background may still be on its way.
+            let _ = tokio::time::timeout(HANG, self.simulator.arrived(expected.len())).await;
             let seen = self.simulator.requests_seen();
             let as_expected = honest && self.saw(&seen, &expected);
             let calls = seen.len();
@@ -196,10 +143,28 @@ impl Stage {
             writeln!(out, "{row}{}", if as_expected { "" } else { "  ← unexpected" })?;
             all_expected &= as_expected;
         }
-        let asked: usize = scenes().iter().map(|scene| scene.at_once).sum();
+        let asked: usize = scenes::all().iter().map(|scene| scene.at_once).sum();
         let (calls, expected) = (self.simulator.request_count(), expected.len());
         writeln!(out, "\n{asked} requests, {calls} upstream calls; {expected} were expected.")?;
         Ok(all_expected)
+    }
+
+    fn set(&self, weather: Weather) {
+        match weather {
+            Weather::Same => {}
+            Weather::Fine => {
+                self.simulator.fail_with(None);
+                self.simulator.throttle(None);
+                self.simulator.remove_headers();
+                self.simulator.delay(LATENCY);
+            }
+            Weather::Down => self.simulator.fail_with(Some(StatusCode::SERVICE_UNAVAILABLE)),
+            Weather::Throttled(seconds) => {
+                self.simulator.throttle(Some(0));
+                self.simulator.add_header(RETRY_AFTER, HeaderValue::from(seconds));
+            }
+            Weather::Slow(latency) => self.simulator.delay(latency),
+        }
     }
 
     /// Whether upstream saw just these targets, each with its caller's token and at the service it
@@ -216,11 +181,12 @@ impl Stage {
     }
 
     fn tokens(&self, who: Who) -> Vec<&str> {
-        let [first, second] = &self.callers;
+        let [first, second, newcomer] = &self.callers;
         match who {
             Who::First => vec![first],
             Who::Second => vec![second],
             Who::Both => vec![first, second],
+            Who::Newcomer => vec![newcomer],
             Who::Stranger => vec!["not-a-token"],
         }
     }
@@ -244,10 +210,18 @@ impl Stage {
 fn reply(response: &Response<Bytes>) -> Reply {
     let said = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let status = said("cache-status");
-    let from = if status.contains("; hit") {
+    let from = if status.contains("detail=revalidating") {
+        "memory, stale: asked for again"
+    } else if status.contains("detail=paused") {
+        "memory, stale: has failed just now"
+    } else if status.contains("detail=patience") {
+        "memory, stale: upstream is slow"
+    } else if status.contains("fwd=stale") && response.headers().get("age").is_some_and(|age| age != "0") {
+        "memory, stale: upstream has failed"
+    } else if status.contains("; hit") {
         "memory"
     } else if status.contains("; collapsed") {
-        "another's upstream call"
+        "coalesced"
     } else {
         "upstream"
     };
@@ -263,12 +237,17 @@ fn row(query: &str, note: &str, status: &str, latency: &str, calls: &str, from: 
 
 /// "upstream", or for many at once how many came from where.
 fn summary(replies: &[Reply]) -> String {
-    let count = |from: &str| replies.iter().filter(|reply| reply.from == from).count();
-    let parts = [("upstream", "upstream"), ("another's upstream call", "coalesced"), ("memory", "memory")];
-    let parts: Vec<_> = parts.iter().map(|(from, name)| (count(from), name)).filter(|(count, _)| *count > 0).collect();
-    match parts.as_slice() {
-        [(1, name)] => (*name).to_string(),
-        parts => parts.iter().map(|(count, name)| format!("{count} {name}")).collect::<Vec<_>>().join(", "),
+    let mut counts: Vec<(&str, usize)> = Vec::new();
+    for reply in replies {
+        match counts.iter_mut().find(|(from, _)| *from == reply.from) {
+            Some((_, count)) => *count += 1,
+            None => counts.push((&reply.from, 1)),
+        }
+    }
+    counts.sort_unstable();
+    match counts.as_slice() {
+        [(from, 1)] => (*from).to_owned(),
+        counts => counts.iter().map(|(from, count)| format!("{count} {from}")).collect::<Vec<_>>().join(", "),
     }
 }
 
@@ -279,7 +258,8 @@ fn invite(server: &Server, simulator: &Simulator) -> io::Result<()> {
     writeln!(
         io::stdout(),
         "
-Try it (the services answer the three product lists; to any other path they echo what they are sent):
+Try it (the services answer the three product lists; to any other path they echo what they are sent. The sharer
+list is fresh for 1.5 s here, the others for 5 min):
 
   curl -i -H 'X-Auth-Token: {token}' 'http://{proxy}/v2/{PROJECT}/products?limit=2'
   curl -i -H 'X-Auth-Token: {token}' 'http://{proxy}/v2/{PROJECT}/products?offset=0&limit=2'
