@@ -5,7 +5,8 @@
 //! Nothing here waits in real time, and nothing runs at the same time as anything else: one thread,
 //! and each step goes on until no task can.
 
-use std::fmt;
+mod story;
+
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
@@ -20,62 +21,18 @@ use workspace_gateway::config::Config;
 use workspace_gateway::gateway::{Connection, Gateway};
 
 use super::property::Property;
-use super::rules::{Effect, How, Reply, Rules, Tally};
+use super::rules::{Effect, Rules, Tally};
 use super::script::{Begun, Script, X_NUMBER, trail};
-use super::steps::{Edge, Outcome, Pass, Sequence, Settings, Step};
-use super::world::{History, KEYS, Ms, RequestId, SCOPES, Said, Scope, Seconds, Truth, is_list, token};
+use super::settings::Settings;
+use super::steps::{Edge, Outcome, Pass, Sequence, Step};
+use super::world::{History, KEYS, Ms, Question, RequestId, SCOPES, Scope, Seconds, Truth, scope_of, token};
 use crate::support;
+pub use story::Done;
+use story::{Event, agree};
 
 /// How often the driver steps aside before a step is over. Each time the runtime runs tasks until none
 /// can run, or until it has run some sixty: far more than there are, a few times over.
 const TURNS: usize = 4;
-
-/// A request that was answered.
-#[derive(Clone, Debug)]
-pub struct Done {
-    pub request: Begun,
-    pub arrived: Ms,
-    pub at: Ms,
-    pub status: u16,
-    pub body: String,
-    cache_status: String,
-    has_cookie: bool,
-}
-
-/// What happened, to be told if something goes wrong.
-enum Event {
-    Step(Step),
-    Asked(RequestId),
-    Landed(RequestId, Said),
-    HungUp(RequestId),
-    Began(Begun),
-    Relayed(Begun),
-    Done(Done),
-}
-
-impl fmt::Display for Event {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Step(step) => write!(f, "{step:?}"),
-            Self::Asked(id) => write!(f, "    #{id} comes in"),
-            Self::Landed(id, said) => write!(f, "    the call of #{id} lands: {said:?}"),
-            Self::HungUp(id) => write!(f, "    #{id} hangs up"),
-            Self::Began(Begun { id, caller, key, is_plain }) => {
-                let way = if *is_plain { "" } else { ", by another gateway" };
-                write!(f, "    #{id} (caller {caller}, key {key}{way}) begins a call")
-            }
-            Self::Relayed(Begun { id, .. }) => write!(f, "    #{id} is relayed"),
-            Self::Done(done) => {
-                let Done { request, status, body, cache_status, .. } = done;
-                write!(
-                    f,
-                    "    #{} (caller {}) is answered: {status} {body} [{cache_status}]",
-                    request.id, request.caller
-                )
-            }
-        }
-    }
-}
 
 /// What has happened since one looked last: calls, relayed requests, answers.
 struct News {
@@ -171,14 +128,14 @@ impl Driver {
 
     async fn step(&mut self, step: &Step) -> Result<(), String> {
         match step {
-            Step::Ask { key, callers, is_plain } => {
+            Step::Ask { key, callers, is_plain, wish, has } => {
                 let mut effects = Vec::new();
                 for &caller in callers {
                     let id = self.next;
                     self.next += 1;
-                    let request = Begun { id, caller, key: *key, is_plain: *is_plain };
-                    self.come_in(request);
-                    effects.extend(self.rules.ask(request));
+                    let question = Question { id, caller, key: *key, is_plain: *is_plain, wish: *wish, has: *has };
+                    self.come_in(question);
+                    effects.extend(self.rules.ask(question));
                 }
                 self.expect(effects).await?;
             }
@@ -243,16 +200,19 @@ impl Driver {
     async fn purge(&mut self, operation: Option<&str>, project: Option<&str>) -> Result<(), String> {
         let (name, id) = (operation.map(str::to_owned), project.map(str::to_owned));
         self.gateway.purge(&Selection { operation: name, project_id: id });
-        self.rules.purge(|scope| {
+        let is_selected = |scope| {
             let Scope { operation: its_operation, project: its_project, .. } = SCOPES[scope];
             operation.is_none_or(|name| name == its_operation) && project.is_none_or(|id| id == its_project)
-        });
+        };
+        self.rules.purge(is_selected);
+        self.property.purged(self.now, is_selected);
         self.expect(Vec::new()).await
     }
 
     /// A client sends a request and reads the answer.
-    fn come_in(&mut self, request: Begun) {
-        self.tell(Event::Asked(request.id));
+    fn come_in(&mut self, request: Question) {
+        self.tell(Event::Asked(request));
+        self.property.asked(request, self.now);
         let (gateway, connection) = (Arc::clone(&self.gateway), Arc::clone(&self.connection));
         let (done, began, arrived) = (Arc::clone(&self.done), self.began, self.now);
         let asked = Request::get(KEYS[request.key].1)
@@ -261,6 +221,9 @@ impl Driver {
             .header(X_NUMBER, request.id);
         let mut asked = asked.body(Empty::<Bytes>::new()).unwrap();
         asked.headers_mut().extend(trail(request.is_plain));
+        for (name, value) in request.headers() {
+            asked.headers_mut().insert(name, value.parse().unwrap());
+        }
         let client = tokio::spawn(async move {
             let (head, body) = gateway.handle(asked, &connection).await.into_parts();
             let body = body.collect().await.unwrap().to_bytes();
@@ -332,22 +295,26 @@ impl Driver {
         let (begun, relayed) = self.script.news();
         for &call in &begun {
             self.tell(Event::Began(call));
-            self.property.begun(call, false, self.now, &self.history);
         }
         for &request in &relayed {
             self.tell(Event::Relayed(request));
-            self.property.begun(request, true, self.now, &self.history);
+            self.property.relayed(request, self.now, &self.history);
         }
         let done = std::mem::take(&mut *self.done.lock().unwrap());
         self.story.extend(done.iter().map(|done| (done.at, Event::Done(done.clone()))));
-        for done in done.iter().filter(|done| done.status == 200 && is_list(&done.body)) {
-            self.property.check(done, &self.history, self.rules.is_private(KEYS[done.request.key].0))?;
+        for done in &done {
+            self.property.check(done, &self.history, self.rules.is_private(scope_of(done.request.key)))?;
         }
         Ok(News { begun, relayed, done })
     }
 
     /// Holds what happened against what had to.
-    fn compare(&self, effects: Vec<Effect>, news: &News) -> Result<(), String> {
+    fn compare(&mut self, effects: Vec<Effect>, news: &News) -> Result<(), String> {
+        // Only now is it known whether callers still share their calls.
+        for &call in &news.begun {
+            let is_private = self.rules.is_private(scope_of(call.key));
+            self.property.begun(call, is_private, self.now, &self.history)?;
+        }
         let (mut calls, mut relays, mut answers) = (Vec::new(), Vec::new(), Vec::new());
         for effect in effects {
             match effect {
@@ -376,34 +343,4 @@ impl Driver {
             None => Ok(()),
         }
     }
-}
-
-/// Whether an answer is what it had to be.
-fn agree(done: &Done, reply: &Reply) -> Result<(), &'static str> {
-    let says = |word| done.cache_status.contains(word);
-    if done.status != reply.status {
-        return Err("wrong status");
-    }
-    match &reply.body {
-        Some(body) if *body != done.body => return Err("wrong body"),
-        None if !done.body.contains(r#""error_msg":"workspace-gateway: "#) => return Err("not the gateway's words"),
-        _ => {}
-    }
-    // What is streamed takes as long as it takes.
-    if done.at > done.arrived + Settings::ANSWER_TIMEOUT && reply.how != How::Relayed {
-        return Err("too late");
-    }
-    if done.has_cookie && !matches!(reply.how, How::Led | How::Relayed) {
-        return Err("with a cookie that was not for it");
-    }
-    if says("; hit") != matches!(reply.how, How::Hit | How::Refused) {
-        return Err("wrong word on whether it was a hit");
-    }
-    let is_told_right = match reply.how {
-        How::Followed => says("; collapsed"),
-        How::Relayed => says("; fwd=bypass"),
-        How::Led => !says("; collapsed"),
-        How::Hit | How::Stale | How::Refused | How::TimedOut => true,
-    };
-    if is_told_right { Ok(()) } else { Err("wrong word on how it was answered") }
 }

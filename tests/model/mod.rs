@@ -1,14 +1,15 @@
 //! The sharing rules, held against a model of them.
 //!
 //! Random sequences of fifty steps run in process against the real gateway and a reference model: requests
-//! of several callers, alone and at once; answers that come out of order; revocations, catalogue changes,
-//! failures, purges, clients that hang up, and time. Model and gateway have to agree on every answer and
-//! every call to upstream; and whatever both of them say, every list that is served is judged by what
-//! upstream held to be true. Who changes a rule changes `rules` with it.
+//! of several callers, alone and at once, with wishes or without; answers that come out of order;
+//! revocations, catalogue changes, failures, purges, clients that hang up, and time. Model and gateway have
+//! to agree on every answer and every call to upstream; and whatever both of them say, everything that is
+//! served is judged by what upstream held to be true. Who changes a rule changes `rules` with it.
 //!
 //! Nothing in here may use code of the gateway to say what the gateway should do.
 //!
 //! - [`world`]: callers, scopes, keys, and what is true upstream.
+//! - [`settings`]: the limits.
 //! - [`steps`]: what can happen.
 //! - [`script`]: upstream, as told.
 //! - [`rules`]: the model.
@@ -24,6 +25,7 @@ mod driver;
 mod property;
 mod rules;
 mod script;
+mod settings;
 mod steps;
 mod world;
 
@@ -47,28 +49,50 @@ const SEQUENCES: u64 = 10_000;
 const BATCH: u64 = 100;
 
 /// What has to happen often in so many sequences, or they have gone blind to a rule.
-const RULES: [&str; 28] = [
+const RULES: [&str; 50] = [
+    "304",
+    "304 for nothing",
     "answered after a purge",
+    "asked by wish",
     "boarded",
+    "boarded what nobody waits for",
+    "caller's pause",
     "denial",
     "denial of a grant",
     "elected",
+    "everybody's pause",
     "failure",
     "followed",
+    "given while revalidated",
     "hit",
     "hung up",
+    "known to the client",
     "late",
     "led",
+    "lone pause",
+    "negative",
+    "negative from memory",
     "not a list",
+    "not as wished",
+    "not cached",
     "not to be kept",
     "out of time",
     "outdated",
+    "patience",
+    "patient for nothing",
+    "paused",
+    "paused by grace",
     "proof",
     "purged",
+    "refreshed",
     "refused from memory",
     "relayed at once",
+    "relayed by wish",
+    "scope's pause",
+    "slot's pause",
     "solo",
     "solo after elections",
+    "spoken against",
     "stale by grace",
     "stale for a grant",
     "throttled in turn",

@@ -2,19 +2,23 @@
 //!
 //! Written from the rules alone and sharing nothing with the gateway, not even its words for durations.
 //! It says what must follow from each thing that happens: which requests are answered and how, and which
-//! calls begin. This file has what is remembered and what a request meets; `landing` has what an answer
-//! changes and who is given it.
+//! calls begin. This file has what there is and what can happen to it; `memory` what is remembered, `way`
+//! what a request meets, `landing` what an answer changes, `release` who is given it.
 //!
 //! One thing it doesn't foretell: in which order those who wait for the same flight wake up. Who of them
 //! is first to call upstream is taken as seen, if that may be.
 
 mod landing;
+mod memory;
+mod release;
+mod way;
 
 use std::collections::BTreeMap;
 
 use super::script::Begun;
-use super::steps::Settings;
-use super::world::{CallerId, KeyId, Ms, RequestId, SCOPES, ScopeId, scope_of};
+use super::settings::Settings;
+use super::world::{CallerId, KeyId, Ms, Question, RequestId, Said, ScopeId, Version, scope_of};
+use way::Way;
 
 /// How often a request goes again for a flight that others may board. After that it flies alone.
 const ELECTIONS: u32 = 3;
@@ -44,6 +48,8 @@ struct Refusal {
 struct Entry {
     slot: Slot,
     body: String,
+    /// Upstream's tag of it.
+    tag: Option<Version>,
     sent: Ms,
     chain: Vec<Link>,
 }
@@ -56,13 +62,34 @@ struct Link {
     received: Ms,
 }
 
+/// That there is no such thing. It stands beside the entry.
+struct Negative {
+    slot: Slot,
+    status: u16,
+    body: String,
+    sent: Ms,
+}
+
 struct Mark {
     slot: Slot,
     is_too_large: bool,
     until: Ms,
 }
 
-/// A call in the air. It is known by the request that leads it.
+/// Upstream is not asked for what can be given stale.
+struct Pause {
+    of: Paused,
+    until: Ms,
+}
+
+#[derive(PartialEq)]
+enum Paused {
+    Slot(Slot),
+    Caller(Grantee),
+    Scope(ScopeId),
+}
+
+/// A call in the air. It is known by the request that has brought it about.
 struct Call {
     id: RequestId,
     caller: CallerId,
@@ -71,6 +98,8 @@ struct Call {
     /// Whether the request went on as it was.
     is_relay: bool,
     boarding: Slot,
+    /// The list it asks about.
+    asked: Option<Version>,
     sent: Ms,
     /// Whether it can be boarded: not if it flies solo, or was there before a purge.
     is_open: bool,
@@ -81,12 +110,14 @@ struct Call {
 /// A request that waits for a call, its own or another's.
 #[derive(Clone, Debug)]
 struct Waiting {
-    id: RequestId,
-    caller: CallerId,
-    key: KeyId,
-    is_plain: bool,
+    question: Question,
+    arrived: Ms,
     /// When its time is up; what is streamed has none.
     deadline: Option<Ms>,
+    /// When it takes something stale instead, if it may.
+    patience: Option<Ms>,
+    /// Whether it wasn't to have any, when that time came.
+    is_resigned: bool,
     elections: u32,
     aboard: RequestId,
 }
@@ -94,8 +125,18 @@ struct Waiting {
 /// How a request was answered.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum How {
-    Hit,
+    /// From memory: with what is fresh for so long.
+    Hit(i64),
+    /// With what says that there is no such thing.
+    Negative(i64),
+    /// With what has been stale for so long, for upstream is not to be asked.
+    Paused(i64),
+    /// The same, for somebody else does ask.
+    Revalidating(i64),
+    /// With something stale in place of a failure.
     Stale,
+    /// With something stale rather than have it wait on.
+    Patience,
     /// With a refusal that was remembered.
     Refused,
     /// With what its own call brought.
@@ -106,6 +147,8 @@ pub enum How {
     Relayed,
     /// With nothing but that its time was up.
     TimedOut,
+    /// With nothing but that there is nothing.
+    NotCached,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -113,7 +156,21 @@ pub struct Reply {
     pub status: u16,
     /// None where the gateway says in its own words what is wrong.
     pub body: Option<String>,
+    /// Upstream's tag of a list.
+    pub tag: Option<Version>,
     pub how: How,
+}
+
+impl Reply {
+    /// What is not about a list.
+    fn new(status: u16, body: Option<String>, how: How) -> Self {
+        Self { status, body, tag: None, how }
+    }
+
+    /// The list of an entry.
+    fn of(entry: &Entry, how: How) -> Self {
+        Self { status: 200, body: Some(entry.body.clone()), tag: entry.tag, how }
+    }
 }
 
 /// What must follow.
@@ -122,16 +179,6 @@ pub enum Effect {
     Answer(RequestId, Reply),
     Call(Begun),
     Relay(Begun),
-}
-
-/// What a request meets.
-#[derive(Debug)]
-enum Way {
-    Answered(Reply),
-    Relay(Slot),
-    Lead(Slot),
-    Follow(RequestId),
-    Solo(Slot),
 }
 
 /// How often each rule had a say.
@@ -143,8 +190,10 @@ pub struct Rules {
     grants: Vec<Grant>,
     refusals: Vec<Refusal>,
     entries: Vec<Entry>,
+    negatives: Vec<Negative>,
     private: Vec<ScopeId>,
     marks: Vec<Mark>,
+    pauses: Vec<Pause>,
     calls: Vec<Call>,
     waiting: Vec<Waiting>,
     pub tally: Tally,
@@ -158,8 +207,10 @@ impl Rules {
             grants: Vec::new(),
             refusals: Vec::new(),
             entries: Vec::new(),
+            negatives: Vec::new(),
             private: Vec::new(),
             marks: Vec::new(),
+            pauses: Vec::new(),
             calls: Vec::new(),
             waiting: Vec::new(),
             tally: Tally::new(),
@@ -168,6 +219,16 @@ impl Rules {
 
     fn note(&mut self, rule: &'static str) {
         *self.tally.entry(rule).or_default() += 1;
+    }
+
+    /// A request is answered. Who has the list is not sent it again, except where nobody looks at it.
+    fn answer(&mut self, question: &Question, reply: Reply) -> Effect {
+        let is_known = reply.tag.is_some() && reply.tag == question.has && reply.how != How::Relayed;
+        if !is_known {
+            return Effect::Answer(question.id, reply);
+        }
+        self.note("known to the client");
+        Effect::Answer(question.id, Reply { status: 304, body: Some(String::new()), ..reply })
     }
 
     /// Calls in the air.
@@ -189,26 +250,25 @@ impl Rules {
 
     /// Requests without an answer.
     pub fn waiting(&self) -> Vec<RequestId> {
-        self.waiting.iter().map(|request| request.id).collect()
-    }
-
-    /// Whether callers are shown nothing in a scope but what is their own.
-    pub fn is_private(&self, scope: ScopeId) -> bool {
-        !SCOPES[scope].is_shared || self.private.contains(&scope)
+        self.waiting.iter().map(|request| request.question.id).collect()
     }
 
     /// The moments to come at which something ends, in their order.
     pub fn moments(&self) -> Vec<Ms> {
+        let Settings { grant_ttl, stale_while_revalidate, stale_if_error, error_ttl, .. } = self.settings;
         let grants = self.grants.iter();
         let mut moments: Vec<Ms> = grants
-            .flat_map(|grant| [grant.proved + self.settings.grant_ttl, grant.proved + Settings::OUTAGE_GRACE])
+            .flat_map(|grant| [grant.proved + grant_ttl, grant.proved + Settings::OUTAGE_GRACE])
             .chain(self.refusals.iter().map(|refusal| refusal.until))
             .chain(self.entries.iter().flat_map(|entry| {
                 let end = entry.sent + Settings::ttl(scope_of(entry.slot.key));
-                [end, end + Settings::STALE_IF_ERROR]
+                [end, end + stale_while_revalidate, end + stale_if_error]
             }))
+            .chain(self.negatives.iter().map(|negative| negative.sent + error_ttl))
             .chain(self.marks.iter().map(|mark| mark.until))
+            .chain(self.pauses.iter().map(|pause| pause.until))
             .chain(self.waiting.iter().filter_map(|request| request.deadline))
+            .chain(self.waiting.iter().filter_map(|request| request.patience))
             .filter(|moment| *moment > self.now)
             .collect();
         moments.sort_unstable();
@@ -216,162 +276,64 @@ impl Rules {
         moments
     }
 
-    // What is remembered.
-
-    fn proved(&self, to: Grantee) -> Option<Ms> {
-        self.grants.iter().find(|grant| grant.to == to).map(|grant| grant.proved)
-    }
-
-    fn is_granted(&self, to: Grantee) -> bool {
-        self.proved(to).is_some_and(|proved| self.now < proved + self.settings.grant_ttl)
-    }
-
-    fn is_excused(&self, to: Grantee) -> bool {
-        self.settings.serves_in_outage
-            && self.proved(to).is_some_and(|proved| self.now < proved + Settings::OUTAGE_GRACE)
-    }
-
-    /// Where the answer to a key is kept for a caller, as things stand.
-    fn slot(&self, caller: CallerId, key: KeyId) -> Slot {
-        Slot { key, owner: self.is_private(scope_of(key)).then_some(caller) }
-    }
-
-    fn entry(&self, slot: Slot) -> Option<&Entry> {
-        self.entries.iter().find(|entry| entry.slot == slot)
-    }
-
-    /// An answer in a slot that is not older than its ttl, or than so much more.
-    fn young(&self, slot: Slot, more: Ms) -> Option<String> {
-        let entry = self.entry(slot)?;
-        let is_young = self.now - entry.sent < Settings::ttl(scope_of(slot.key)) + more;
-        is_young.then(|| entry.body.clone())
-    }
-
-    fn mark(&self, slot: Slot) -> Option<&Mark> {
-        self.marks.iter().find(|mark| mark.slot == slot && mark.until > self.now)
-    }
-
-    /// How many wait for another's call: those of shared flights, or of lone ones.
-    fn followers(&self, are_shared: bool) -> usize {
-        let follows = |request: &&Waiting| request.aboard != request.id;
-        let calls = self.waiting.iter().filter(follows).map(|request| self.call(request.aboard));
-        calls.filter(|call| call.boarding.owner.is_none() == are_shared).count()
-    }
-
-    fn call(&self, id: RequestId) -> &Call {
-        self.calls.iter().find(|call| call.id == id).expect("who waits, waits for a call in the air")
-    }
-
-    // What a request meets.
-
-    fn way(&self, caller: CallerId, key: KeyId, elections: u32) -> Way {
-        let to = (caller, scope_of(key));
-        if let Some(refusal) = self.refusals.iter().find(|refusal| refusal.to == to && refusal.until > self.now) {
-            let (status, body) = (refusal.status, Some(refusal.body.clone()));
-            return Way::Answered(Reply { status, body, how: How::Refused });
-        }
-        let slot = self.slot(caller, key);
-        let is_granted = self.is_granted(to);
-        if is_granted && let Some(body) = self.young(slot, 0) {
-            return Way::Answered(Reply { status: 200, body: Some(body), how: How::Hit });
-        }
-        let boarding = if is_granted { slot } else { Slot { key, owner: Some(caller) } };
-        if let Some(mark) = self.mark(boarding) {
-            return if mark.is_too_large { Way::Relay(boarding) } else { Way::Solo(boarding) };
-        }
-        if elections > ELECTIONS {
-            return Way::Solo(boarding);
-        }
-        // Shared and lone flights have bounds of their own.
-        let is_shared = boarding.owner.is_none();
-        let is_alike = |call: &&Call| call.is_open && call.boarding.owner.is_none() == is_shared;
-        let open: Vec<_> = self.calls.iter().filter(is_alike).collect();
-        match open.iter().find(|call| call.boarding == boarding) {
-            Some(flight) if self.followers(is_shared) < self.settings.max_waiters => Way::Follow(flight.id),
-            None if open.len() < self.settings.max_flights => Way::Lead(boarding),
-            _ => Way::Solo(boarding),
-        }
-    }
-
-    /// A request goes its way.
-    fn go(&mut self, mut request: Waiting, way: Way) -> Option<Effect> {
-        let Waiting { id, caller, key, is_plain, .. } = request;
-        let begun = Begun { id, caller, key, is_plain };
-        match way {
-            Way::Answered(reply) => {
-                self.note(if reply.how == How::Refused { "refused from memory" } else { "hit" });
-                Some(Effect::Answer(id, reply))
-            }
-            Way::Follow(flight) => {
-                self.note("boarded");
-                request.aboard = flight;
-                self.waiting.push(request);
-                None
-            }
-            Way::Relay(boarding) => {
-                self.note("relayed at once");
-                self.relay(request, boarding);
-                Some(Effect::Relay(begun))
-            }
-            Way::Lead(boarding) | Way::Solo(boarding) => {
-                let is_open = matches!(way, Way::Lead(_));
-                self.note(if is_open { "led" } else { "solo" });
-                if !is_open && request.elections > ELECTIONS {
-                    self.note("solo after elections");
-                }
-                self.depart(request, boarding, is_open, false);
-                Some(Effect::Call(begun))
-            }
-        }
-    }
-
-    /// A request goes on as it is.
-    fn relay(&mut self, mut request: Waiting, boarding: Slot) {
-        request.deadline = None;
-        self.depart(request, boarding, false, true);
-    }
-
-    /// A call begins.
-    fn depart(&mut self, mut request: Waiting, boarding: Slot, is_open: bool, is_relay: bool) {
-        let Waiting { id, caller, key, is_plain, .. } = request;
-        let (sent, was_purged, is_late) = (self.now, false, false);
-        self.calls.push(Call { id, caller, key, is_plain, is_relay, boarding, sent, is_open, was_purged, is_late });
-        request.aboard = id;
-        self.waiting.push(request);
-    }
-
     /// A request comes in.
-    pub fn ask(&mut self, request: Begun) -> Option<Effect> {
-        let Begun { id, caller, key, is_plain } = request;
-        let deadline = Some(self.now + Settings::ANSWER_TIMEOUT);
-        let request = Waiting { id, caller, key, is_plain, deadline, elections: 0, aboard: id };
-        let way = self.way(caller, key, 0);
+    pub fn ask(&mut self, question: Question) -> Vec<Effect> {
+        let arrived = self.now;
+        let deadline = Some(arrived + Settings::ANSWER_TIMEOUT);
+        let request = Waiting {
+            question,
+            arrived,
+            deadline,
+            patience: None,
+            is_resigned: false,
+            elections: 0,
+            aboard: question.id,
+        };
+        let way = self.way(&question, 0);
         self.go(request, way)
+    }
+
+    /// Calls end at the same moment, in this order: first everything changes, then those aboard are
+    /// released. `seen` are the calls that began then, in order.
+    pub fn land(&mut self, landed: &[(RequestId, Said)], seen: &[Begun]) -> Result<Vec<Effect>, String> {
+        let mut ended = Vec::new();
+        for (id, said) in landed {
+            let place = self.calls.iter().position(|call| call.id == *id).expect("it is in the air");
+            let call = self.calls.remove(place);
+            let share = self.change(&call, said);
+            ended.push((call, said, share));
+        }
+        let (mut effects, mut again) = (Vec::new(), Vec::new());
+        for (call, said, share) in &ended {
+            self.release(call, said, share, &mut effects, &mut again);
+        }
+        effects.extend(self.go_again(again, seen)?);
+        Ok(effects)
     }
 
     /// Requests go again that a landed call had nothing for. `seen` are the calls that began, in order.
     fn go_again(&mut self, requests: Vec<Waiting>, seen: &[Begun]) -> Result<Vec<Effect>, String> {
         // Those who have yet to wake may still count as waiting when the first of them boards again.
         let crowd = self.followers(true).max(self.followers(false)) + requests.len();
-        let turn = |request: &Waiting| seen.iter().position(|begun| begun.id == request.id);
+        let turn = |request: &Waiting| seen.iter().position(|begun| begun.id == request.question.id);
         let (mut callers, others): (Vec<_>, Vec<_>) = requests.into_iter().partition(|request| turn(request).is_some());
         callers.sort_by_key(turn);
         let mut effects = Vec::new();
         for mut request in callers {
             request.elections += 1;
-            let way = match self.way(request.caller, request.key, request.elections) {
-                Way::Follow(_) if crowd >= self.settings.max_waiters => Way::Solo(self.boarding(&request)),
-                way @ (Way::Lead(_) | Way::Solo(_)) => way,
-                way => return Err(format!("#{} began a call, but {way:?} was its way", request.id)),
+            let way = match self.way(&request.question, request.elections) {
+                Way::Follow(_) if crowd >= self.settings.max_waiters => Way::Solo(self.boarding(&request.question)),
+                way if way.begins_a_call() => way,
+                way => return Err(format!("#{} began a call, but {way:?} was its way", request.question.id)),
             };
             self.note("elected");
             effects.extend(self.go(request, way));
         }
         for mut request in others {
             request.elections += 1;
-            match self.way(request.caller, request.key, request.elections) {
-                way @ (Way::Lead(_) | Way::Solo(_)) => {
-                    return Err(format!("#{} began no call, but {way:?} was its way", request.id));
+            match self.way(&request.question, request.elections) {
+                way if way.begins_a_call() => {
+                    return Err(format!("#{} began no call, but {way:?} was its way", request.question.id));
                 }
                 way => effects.extend(self.go(request, way)),
             }
@@ -379,33 +341,17 @@ impl Rules {
         Ok(effects)
     }
 
-    fn boarding(&self, request: &Waiting) -> Slot {
-        let is_granted = self.is_granted((request.caller, scope_of(request.key)));
-        if is_granted {
-            self.slot(request.caller, request.key)
-        } else {
-            Slot { key: request.key, owner: Some(request.caller) }
-        }
-    }
-
-    // What else happens.
-
     /// Time passes, and with it that of those who wait.
     pub fn pass(&mut self, to: Ms) -> Vec<Effect> {
         let mut effects = Vec::new();
-        let end = |request: &Waiting| request.deadline.unwrap_or(Ms::MAX);
+        let end = |request: &Waiting| request.patience.unwrap_or(Ms::MAX).min(request.deadline.unwrap_or(Ms::MAX));
         while let Some(next) = (0..self.waiting.len()).min_by_key(|&place| end(&self.waiting[place]))
             && end(&self.waiting[next]) <= to
         {
             let request = self.waiting.remove(next);
             self.now = end(&request);
-            self.note("out of time");
-            // Whose call it has waited for is known of its own, and of those that fly for a slot of its
-            // own. The flight of a shared one is taken for another's.
-            let call = self.call(request.aboard);
-            let is_own = call.id == request.id || call.boarding.owner.is_some();
-            let failure = Reply { status: 504, body: None, how: How::TimedOut };
-            effects.push(self.fail(&request, is_own, failure));
+            let is_tired = request.patience == Some(self.now);
+            effects.extend(if is_tired { self.tire(request) } else { Some(self.time_out(&request)) });
         }
         self.now = to;
         effects
@@ -415,15 +361,20 @@ impl Rules {
     pub fn hang_up(&mut self, id: RequestId) {
         self.note("hung up");
         self.calls.retain(|call| call.id != id || !call.is_relay);
-        self.waiting.retain(|request| request.id != id);
+        self.waiting.retain(|request| request.question.id != id);
     }
 
     /// The operator purges some scopes.
     pub fn purge(&mut self, selected: impl Fn(ScopeId) -> bool) {
         self.note("purged");
         self.entries.retain(|entry| !selected(scope_of(entry.slot.key)));
+        self.negatives.retain(|negative| !selected(scope_of(negative.slot.key)));
         self.marks.retain(|mark| !selected(scope_of(mark.slot.key)));
         self.private.retain(|scope| !selected(*scope));
+        self.pauses.retain(|pause| match pause.of {
+            Paused::Slot(slot) => !selected(scope_of(slot.key)),
+            Paused::Caller((_, scope)) | Paused::Scope(scope) => !selected(scope),
+        });
         for call in &mut self.calls {
             call.is_open = false;
             call.was_purged = true;

@@ -6,24 +6,26 @@
 use std::sync::{Mutex, MutexGuard};
 
 use bytes::Bytes;
-use http::header::VIA;
+use http::header::{CACHE_CONTROL, ETAG, RETRY_AFTER, SET_COOKIE, VIA};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use http_body_util::Full;
 use tokio::sync::oneshot;
 use workspace_gateway::catalogue::{Origin, Service};
 use workspace_gateway::request::caller::X_AUTH_TOKEN;
+use workspace_gateway::request::condition::Validator;
 use workspace_gateway::request::key::Key;
 use workspace_gateway::stream::{StreamBody, stream};
 use workspace_gateway::upstream::client::Errand;
 use workspace_gateway::upstream::{Answering, Upstream, UpstreamError};
 
-use super::world::{CALLERS, CallerId, Failure, KEYS, KeyId, RequestId, Said, token};
+use super::world::{Besides, CALLERS, CallerId, Failure, KEYS, KeyId, RequestId, SECOND, Said, Version, token};
 
 /// The header that tells a client's request from others. Relayed, it goes along.
 pub const X_NUMBER: &str = "x-number";
 
-/// A call that has reached upstream: whose request leads it, and what it asks with whose credential.
+/// A call that has reached upstream: whose request has brought it about, and what it asks with whose
+/// credential.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Begun {
     pub id: RequestId,
@@ -31,6 +33,8 @@ pub struct Begun {
     pub key: KeyId,
     /// Whether the request has come straight from a client, by no other gateway.
     pub is_plain: bool,
+    /// The list it asks about: whether that is still the one.
+    pub asked: Option<Version>,
 }
 
 #[derive(Default)]
@@ -73,7 +77,8 @@ impl Upstream for Script {
         let id = number_of(&errand.request_id);
         // A gateway before this one is named first, this one always.
         let is_plain = !errand.via.to_str().unwrap().contains(',');
-        let begun = Begun { id, caller: caller(&errand.token), key: key_id(&target), is_plain };
+        let asked = errand.validator.map(|validator| version(&validator));
+        let begun = Begun { id, caller: caller(&errand.token), key: key_id(&target), is_plain, asked };
         let (landing, landed) = oneshot::channel();
         let mut inner = self.inner();
         inner.begun.push(begun);
@@ -86,7 +91,8 @@ impl Upstream for Script {
         let id = head.headers[X_NUMBER].to_str().unwrap().parse().unwrap();
         let target = head.uri.path_and_query().unwrap().to_string();
         let is_plain = !head.headers.contains_key(VIA);
-        let begun = Begun { id, caller: caller(&head.headers[X_AUTH_TOKEN]), key: key_id(&target), is_plain };
+        let caller = caller(&head.headers[X_AUTH_TOKEN]);
+        let begun = Begun { id, caller, key: key_id(&target), is_plain, asked: None };
         let (landing, landed) = oneshot::channel();
         let mut inner = self.inner();
         inner.relayed.push(begun);
@@ -100,18 +106,26 @@ impl Upstream for Script {
 }
 
 fn answer(id: RequestId, said: Said) -> Result<Response<Bytes>, UpstreamError> {
-    match said {
-        Said::Whole { status, body, no_store } => {
-            let mut response = Response::builder().status(status).header("set-cookie", format!("leader={id}"));
-            if no_store {
-                response = response.header("cache-control", "no-store");
-            }
-            Ok(response.body(Bytes::from(body)).unwrap())
+    let (status, body, tag, besides) = match said {
+        Said::Whole { status, body, tag, besides } => (status, body, tag, besides),
+        Said::NotModified(tag) => (304, String::new(), tag, Besides::Nothing),
+        Said::Failed(Failure::Connect) => return Err(UpstreamError::Connect("upstream".to_owned())),
+        Said::Failed(Failure::Timeout) => return Err(UpstreamError::Timeout),
+        Said::Failed(Failure::TooLarge(status)) => {
+            return Err(UpstreamError::TooLarge(StatusCode::from_u16(status).unwrap()));
         }
-        Said::Failed(Failure::Connect) => Err(UpstreamError::Connect("upstream".to_owned())),
-        Said::Failed(Failure::Timeout) => Err(UpstreamError::Timeout),
-        Said::Failed(Failure::TooLarge(status)) => Err(UpstreamError::TooLarge(StatusCode::from_u16(status).unwrap())),
+    };
+    let mut response = Response::builder().status(status).header(SET_COOKIE, format!("leader={id}"));
+    if let Some(tag) = tag {
+        response = response.header(ETAG, tag.to_tag());
     }
+    response = match besides {
+        Besides::Nothing => response,
+        Besides::NoStore => response.header(CACHE_CONTROL, "no-store"),
+        Besides::RetryAfter(Some(ms)) => response.header(RETRY_AFTER, ms / SECOND),
+        Besides::RetryAfter(None) => response.header(RETRY_AFTER, "soon"),
+    };
+    Ok(response.body(Bytes::from(body)).unwrap())
 }
 
 /// A request has to look as if it had come by another gateway, or not.
@@ -124,6 +138,11 @@ pub fn trail(is_plain: bool) -> HeaderMap {
 /// call, of which nothing else need tell.
 fn number_of(request_id: &str) -> RequestId {
     RequestId::from_str_radix(&request_id[24..], 16).unwrap()
+}
+
+fn version(validator: &Validator) -> Version {
+    let Validator::EntityTag(tag) = validator else { panic!("nothing here has a date of its own") };
+    Version::from_tag(tag.to_str().unwrap()).expect("one of the tags")
 }
 
 fn caller(credential: &HeaderValue) -> CallerId {

@@ -1,78 +1,17 @@
-//! What can happen: the steps of a sequence, the settings it runs with, and how likely each is.
+//! What can happen: the steps of a sequence, and how likely each is.
 //!
 //! A step says "the third of the calls in the air", never "call 17": whatever else is left out when a
 //! failing sequence is made smaller, the rest still means something.
 
-use crate::support::WAITING;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
 
-use super::world::{CALLERS, CallerId, Change, KeyId, Ms, SCOPES, ScopeId};
+use super::settings::Settings;
+use super::world::{CALLERS, CallerId, Change, KeyId, Ms, SCOPES, SECOND, ScopeId, Version, Wish};
 
 /// How many steps a sequence has.
 pub const STEPS: usize = 50;
-
-pub const SECOND: Ms = 1000;
-
-/// The settings that the rules read, short and different, so that each limit is met apart from others.
-#[derive(Clone, Copy, Debug)]
-pub struct Settings {
-    pub grant_ttl: Ms,
-    pub serves_in_outage: bool,
-    pub max_flights: usize,
-    pub max_waiters: usize,
-}
-
-impl Settings {
-    pub const STALE_IF_ERROR: Ms = 300 * SECOND;
-    pub const OUTAGE_GRACE: Ms = 200 * SECOND;
-    pub const DENIAL_TTL: Ms = 2 * SECOND;
-    pub const ANSWER_TIMEOUT: Ms = 35 * SECOND;
-    /// Not a setting: how long it is remembered that an answer can't be kept.
-    pub const MARK_TTL: Ms = 60 * SECOND;
-
-    /// How long an answer in a scope is fresh.
-    pub fn ttl(scope: ScopeId) -> Ms {
-        if SCOPES[scope].is_shared { 60 * SECOND } else { 30 * SECOND }
-    }
-
-    /// Grants that end while a call is in the air, before and after the answers they give access to; with
-    /// and without grace; with bounds that are met or not.
-    pub fn all() -> Vec<Self> {
-        let mut all = Vec::new();
-        for (max_flights, max_waiters) in [(4096, 65536), (4096, 65536), (2, 65536), (4096, 2)] {
-            for grant_ttl in [20 * SECOND, 45 * SECOND, 90 * SECOND] {
-                for serves_in_outage in [true, true, false] {
-                    all.push(Self { grant_ttl, serves_in_outage, max_flights, max_waiters });
-                }
-            }
-        }
-        all
-    }
-
-    /// As the gateway's configuration file has them.
-    pub fn to_toml(self) -> String {
-        let seconds = |ms: Ms| format!("\"{}s\"", ms / SECOND);
-        format!(
-            "[cache]\nttl = {}\nstale_if_error = {}\n{WAITING}\
-             [grants]\ngrant_ttl = {}\ndenial_ttl = {}\noutage_grace = {}\non_outage = \"{}\"\n\
-             [[operation]]\nname = \"ListProduct\"\nttl = {}\nsharing = \"caller\"\n\
-             [upstream]\nanswer_timeout = {}\n\
-             [limits]\nmax_flights = {}\nmax_waiters = {}\n",
-            seconds(Self::ttl(0)),
-            seconds(Self::STALE_IF_ERROR),
-            seconds(self.grant_ttl),
-            seconds(Self::DENIAL_TTL),
-            seconds(Self::OUTAGE_GRACE),
-            if self.serves_in_outage { "serve" } else { "refuse" },
-            seconds(Self::ttl(2)),
-            seconds(Self::ANSWER_TIMEOUT),
-            self.max_flights,
-            self.max_waiters,
-        )
-    }
-}
 
 /// One of so many: whatever the number, it is taken modulo what there is.
 pub type Pick = usize;
@@ -81,7 +20,7 @@ pub type Pick = usize;
 #[derive(Clone, Debug)]
 pub enum Step {
     /// Requests come in at the same moment, in this order; straight from clients or by another gateway.
-    Ask { key: KeyId, callers: Vec<CallerId>, is_plain: bool },
+    Ask { key: KeyId, callers: Vec<CallerId>, is_plain: bool, wish: Wish, has: Option<Version> },
     /// Calls in the air end, all at the same moment and in this order.
     Land(Vec<(Pick, Outcome)>),
     /// The call that most wait for ends, and so on, six times alike, perhaps each after a purge.
@@ -115,13 +54,24 @@ impl Step {
     /// Steps that do less, to be tried in place of this one when a failure is made smaller.
     pub fn simpler(&self) -> Vec<Self> {
         match self {
-            Self::Ask { key, callers, is_plain } if callers.len() > 1 => (0..callers.len())
-                .map(|left_out| {
-                    let mut callers = callers.clone();
-                    callers.remove(left_out);
-                    Self::Ask { key: *key, callers, is_plain: *is_plain }
-                })
-                .collect(),
+            Self::Ask { key, callers, is_plain, wish, has } => {
+                let ask = |callers, is_plain, wish| Self::Ask { key: *key, callers, is_plain, wish, has: *has };
+                let mut simpler = Vec::new();
+                if !is_plain {
+                    simpler.push(ask(callers.clone(), true, *wish));
+                }
+                if *wish != Wish::Nothing {
+                    simpler.push(ask(callers.clone(), *is_plain, Wish::Nothing));
+                }
+                if callers.len() > 1 {
+                    simpler.extend((0..callers.len()).map(|left_out| {
+                        let mut callers = callers.clone();
+                        callers.remove(left_out);
+                        ask(callers, *is_plain, *wish)
+                    }));
+                }
+                simpler
+            }
             Self::Land(ends) => {
                 let without = |left_out| {
                     let mut ends = ends.clone();
@@ -176,6 +126,10 @@ pub enum Outcome {
     ErrorInDisguise,
     /// With a status that no truth decides.
     Status(u16),
+    /// With one that says when to ask again, though perhaps in words that can't be read.
+    RetryAfter(u16, Option<Ms>),
+    /// With a 304 that tells nothing to the one who asked.
+    NotModified,
     Unreachable,
     TimedOut,
 }
@@ -194,13 +148,21 @@ pub struct Sequence {
 
 pub fn sequence() -> impl Strategy<Value = Sequence> {
     let seldom = prop_oneof![3 => Just(false), 1 => Just(true)];
-    let crowd = prop_oneof![3 => Just(None), 1 => crowd().prop_map(Some)];
-    let steps = (crowd, vec(step(), STEPS)).prop_map(|(crowd, mut steps)| {
-        steps.splice(..crowd.as_ref().map_or(0, Vec::len), crowd.unwrap_or_default());
+    let before = prop_oneof![4 => Just(Vec::new()), 2 => crowd(), 3 => aged()];
+    let steps = (before, vec(step(), STEPS)).prop_map(|(before, mut steps)| {
+        steps.splice(..before.len(), before);
         steps
     });
     (0..Settings::all().len(), any::<bool>(), seldom, steps)
         .prop_map(|(settings, views_differ, lingers, steps)| Sequence { settings, views_differ, lingers, steps })
+}
+
+fn all_ask(key: KeyId) -> Step {
+    Step::Ask { key, callers: (0..CALLERS).collect(), is_plain: true, wish: Wish::Nothing, has: None }
+}
+
+fn all_are_proved() -> Step {
+    Step::Land(vec![(0, Outcome::Truth { as_sent: true }); CALLERS])
 }
 
 /// What hardly comes about by chance: everyone is known, nothing is there, all ask, and one leader after the
@@ -208,18 +170,38 @@ pub fn sequence() -> impl Strategy<Value = Sequence> {
 fn crowd() -> impl Strategy<Value = Vec<Step>> {
     let outcome = prop_oneof![Just(Outcome::Status(429)), outcome()];
     (outcome, any::<bool>()).prop_map(|(outcome, purges)| {
-        let ask = || Step::Ask { key: 0, callers: (0..CALLERS).collect(), is_plain: true };
-        let prove = Step::Land(vec![(0, Outcome::Truth { as_sent: true }); CALLERS]);
         let purge = Step::Purge { operation: None, project: None };
-        vec![ask(), prove, purge, ask(), Step::Series { outcome, purges }]
+        vec![all_ask(0), all_are_proved(), purge, all_ask(0), Step::Series { outcome, purges }]
     })
+}
+
+/// And neither does this: something is there that has expired, while everyone has been proved by another
+/// question since.
+fn aged() -> impl Strategy<Value = Vec<Step>> {
+    let some = prop_oneof![1 => Just(Vec::new()), 1 => vec((caller(), trouble()), 1..=4)];
+    (select(vec![4, 10, 45]), some).prop_map(|(seconds, some)| {
+        let pass = |seconds| Step::Pass(Pass::Span(seconds * SECOND));
+        let mut steps = vec![all_ask(0), all_are_proved(), pass(37), all_ask(1), all_are_proved(), pass(seconds)];
+        if !some.is_empty() {
+            let (callers, outcomes): (Vec<_>, Vec<_>) = some.into_iter().unzip();
+            steps.push(Step::Ask { key: 0, callers, is_plain: true, wish: Wish::NoCache, has: None });
+            steps.extend(outcomes.into_iter().map(|outcome| Step::Land(vec![(0, outcome)])));
+        }
+        steps
+    })
+}
+
+/// What upstream may say that has consequences for more than the one who asked.
+fn trouble() -> impl Strategy<Value = Outcome> {
+    let status = select(vec![400, 404, 429, 429, 500, 503]).prop_map(Outcome::Status);
+    prop_oneof![3 => status, 3 => retry_after(), 1 => Just(Outcome::NoStore), 1 => Just(Outcome::Unreachable)]
 }
 
 fn step() -> impl Strategy<Value = Step> {
     let pick = 0..64_usize;
-    let ask = (key(), callers(), prop_oneof![3 => Just(true), 1 => Just(false)]);
+    let ask = (key(), callers(), prop_oneof![3 => Just(true), 1 => Just(false)], wish(), has());
     prop_oneof![
-        38 => ask.prop_map(|(key, callers, is_plain)| Step::Ask { key, callers, is_plain }),
+        38 => ask.prop_map(|(key, callers, is_plain, wish, has)| Step::Ask { key, callers, is_plain, wish, has }),
         34 => (pick.clone(), outcome()).prop_map(|end| Step::Land(vec![end])),
         4 => vec((pick.clone(), outcome()), 2..=4).prop_map(Step::Land),
         1 => (outcome(), any::<bool>()).prop_map(|(outcome, purges)| Step::Series { outcome, purges }),
@@ -254,6 +236,22 @@ fn scope() -> impl Strategy<Value = ScopeId> {
     prop_oneof![3 => Just(0), 1 => 0..SCOPES.len()]
 }
 
+/// Mostly none. The ages are met before and after each of the limits.
+fn wish() -> impl Strategy<Value = Wish> {
+    prop_oneof![
+        40 => Just(Wish::Nothing),
+        4 => Just(Wish::NoCache),
+        2 => select(vec![3, 35, 50, 100]).prop_map(|seconds| Wish::MaxAge(seconds * SECOND)),
+        1 => select(vec![3, 20]).prop_map(|seconds| Wish::MinFresh(seconds * SECOND)),
+        2 => Just(Wish::OnlyIfCached),
+        1 => Just(Wish::NoStore),
+    ]
+}
+
+fn has() -> impl Strategy<Value = Option<Version>> {
+    prop_oneof![6 => Just(None), 1 => (0..2_u8, 0..2_u8).prop_map(|(catalogue, view)| Some(Version { catalogue, view }))]
+}
+
 fn outcome() -> impl Strategy<Value = Outcome> {
     prop_oneof![
         28 => Just(Outcome::Truth { as_sent: false }),
@@ -263,12 +261,20 @@ fn outcome() -> impl Strategy<Value = Outcome> {
         3 => Just(Outcome::ErrorInDisguise),
         8 => select(vec![500, 502, 503, 504]).prop_map(Outcome::Status),
         3 => Just(Outcome::Status(429)),
+        4 => retry_after(),
+        1 => Just(Outcome::NotModified),
         4 => select(vec![400, 404, 405]).prop_map(Outcome::Status),
-        3 => select(vec![204, 302, 409, 413, 414, 431, 494, 508]).prop_map(Outcome::Status),
+        3 => select(vec![204, 302, 413, 414, 431, 494, 508]).prop_map(Outcome::Status),
         4 => Just(Outcome::Unreachable),
         3 => Just(Outcome::TimedOut),
         2 => Just(Outcome::TooLarge),
     ]
+}
+
+/// A 500 has no say in it.
+fn retry_after() -> impl Strategy<Value = Outcome> {
+    let after = select(vec![Some(3 * SECOND), Some(12 * SECOND), Some(90 * SECOND), None]);
+    (select(vec![429, 429, 429, 503, 503, 500]), after).prop_map(|(status, after)| Outcome::RetryAfter(status, after))
 }
 
 fn pass() -> impl Strategy<Value = Pass> {

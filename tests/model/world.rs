@@ -9,6 +9,8 @@ use std::fmt;
 /// Milliseconds since a sequence began.
 pub type Ms = u64;
 
+pub const SECOND: Ms = 1000;
+
 /// Numbers of callers, scopes and keys; those of requests go on counting through a sequence.
 pub type CallerId = usize;
 pub type ScopeId = usize;
@@ -40,18 +42,113 @@ pub fn scope_of(key: KeyId) -> ScopeId {
     KEYS[key].0
 }
 
+/// A request of a client.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Question {
+    pub id: RequestId,
+    pub caller: CallerId,
+    pub key: KeyId,
+    /// Whether it comes straight from a client, by no other gateway.
+    pub is_plain: bool,
+    pub wish: Wish,
+    /// The list that the client has already, and need not be sent again.
+    pub has: Option<Version>,
+}
+
+/// What a client wishes for besides.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Wish {
+    Nothing,
+    /// Nothing from memory.
+    NoCache,
+    /// Nothing older.
+    MaxAge(Ms),
+    /// Nothing that is fresh for less.
+    MinFresh(Ms),
+    /// Only from memory.
+    OnlyIfCached,
+    /// Nothing that is kept.
+    NoStore,
+}
+
+impl Wish {
+    /// Name and value of the header that says so. There are several ways to say some.
+    fn header(self, id: RequestId) -> Option<(&'static str, String)> {
+        let control = |text: String| Some(("cache-control", text));
+        match self {
+            Self::Nothing => None,
+            Self::NoCache => match id % 3 {
+                0 => Some(("pragma", "no-cache".to_owned())),
+                1 => control("max-age=0".to_owned()),
+                _ => control("no-cache".to_owned()),
+            },
+            Self::MaxAge(ms) => control(format!("max-age={}", ms / SECOND)),
+            Self::MinFresh(ms) => control(format!("min-fresh={}", ms / SECOND)),
+            Self::OnlyIfCached => control("only-if-cached".to_owned()),
+            Self::NoStore => control("no-store".to_owned()),
+        }
+    }
+}
+
+impl Question {
+    /// Names and values of the headers that say what the client wishes for.
+    pub fn headers(&self) -> impl Iterator<Item = (&'static str, String)> {
+        let has = self.has.map(|has| ("if-none-match", format!("{}, W/{}", r#""another""#, has.to_tag())));
+        self.wish.header(self.id).into_iter().chain(has)
+    }
+}
+
 /// The credential a caller presents.
 pub fn token(caller: CallerId) -> String {
     format!("token-{caller}")
 }
 
+/// Which list it is: there is one for each catalogue and view. Upstream tags some of them (`ETag`).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Version {
+    pub catalogue: u8,
+    pub view: u8,
+}
+
+impl Version {
+    pub fn list(self, key: KeyId) -> String {
+        format!(r#"{{"products":["key {key} catalogue {} view {}"]}}"#, self.catalogue, self.view)
+    }
+
+    /// Upstream's tag of it, where it gives one.
+    pub fn tagged(self, key: KeyId) -> Option<Self> {
+        (self.catalogue != 2 && scope_of(key) != 1).then_some(self)
+    }
+
+    pub fn to_tag(self) -> String {
+        format!(r#""c{}v{}""#, self.catalogue, self.view)
+    }
+
+    pub fn from_tag(tag: &str) -> Option<Self> {
+        let (catalogue, view) = tag.strip_prefix("\"c")?.strip_suffix('"')?.split_once('v')?;
+        Some(Self { catalogue: catalogue.parse().ok()?, view: view.parse().ok()? })
+    }
+}
+
 /// What upstream says to one request.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Said {
-    /// A whole answer, perhaps one that forbids keeping it.
-    Whole { status: u16, body: String, no_store: bool },
+    /// A whole answer.
+    Whole { status: u16, body: String, tag: Option<Version>, besides: Besides },
+    /// 304: the one asked about is still the one, or another that it names.
+    NotModified(Option<Version>),
     /// None.
     Failed(Failure),
+}
+
+/// What a whole answer's head says besides.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Besides {
+    Nothing,
+    /// That it is not to be kept.
+    NoStore,
+    /// When to ask again; or nothing that can be read.
+    RetryAfter(Option<Ms>),
 }
 
 /// Why there is no whole answer.
@@ -65,14 +162,14 @@ pub enum Failure {
 
 impl Said {
     pub fn whole(status: u16, body: impl Into<String>) -> Self {
-        Self::Whole { status, body: body.into(), no_store: false }
+        Self::Whole { status, body: body.into(), tag: None, besides: Besides::Nothing }
     }
 
-    /// The same, with a header that forbids to keep it.
-    pub fn not_to_be_kept(self) -> Self {
+    /// The same, with more in its head.
+    pub fn with(self, besides: Besides) -> Self {
         match self {
-            Self::Whole { status, body, .. } => Self::Whole { status, body, no_store: true },
-            failed @ Self::Failed(_) => failed,
+            Self::Whole { status, body, tag, .. } => Self::Whole { status, body, tag, besides },
+            other => other,
         }
     }
 
@@ -80,33 +177,43 @@ impl Said {
     pub fn too_large(self) -> Self {
         match self {
             Self::Whole { status, .. } => Self::Failed(Failure::TooLarge(status)),
-            failed @ Self::Failed(_) => failed,
+            other => other,
         }
     }
 
     /// The same in many words, if it is a refusal.
     pub fn wordy(self) -> Self {
         match self {
-            Self::Whole { status, body, no_store } if status != 200 => {
-                Self::Whole { status, body: body + &" ".repeat(9_000), no_store }
+            Self::Whole { status, body, tag, besides } if status != 200 => {
+                Self::Whole { status, body: body + &" ".repeat(9_000), tag, besides }
             }
             short => short,
         }
     }
 
-    /// Whether it proves the caller it was said to.
-    pub fn is_list(&self) -> bool {
-        matches!(self, Self::Whole { status: 200, body, .. } if is_list(body))
+    /// The list that it amounts to, said to a call that has asked about one or not. With one it proves the
+    /// caller it was said to.
+    pub fn list(&self, key: KeyId, asked: Option<Version>) -> Option<String> {
+        match self {
+            Self::Whole { status: 200, body, .. } if is_list(body) => Some(body.clone()),
+            Self::NotModified(named) => {
+                let asked = asked.filter(|asked| named.is_none_or(|named| named == *asked))?;
+                Some(asked.list(key))
+            }
+            _ => None,
+        }
     }
 
     pub fn is_denial(&self) -> bool {
         matches!(self, Self::Whole { status: 401 | 403, .. } | Self::Failed(Failure::TooLarge(401 | 403)))
     }
 
-    /// Whether it says nothing of the credential or the question, only that upstream is not well.
-    pub fn is_failure(&self) -> bool {
+    /// Whether it says nothing of the credential or the question, only that upstream is not well. A call
+    /// that has asked about another list, or about none, can make nothing of a 304.
+    pub fn is_failure(&self, asked: Option<Version>) -> bool {
         match self {
             Self::Whole { status, .. } => matches!(status, 500..=507 | 509..=599 | 429),
+            Self::NotModified(_) => self.list(0, asked).is_none(),
             Self::Failed(failure) => !matches!(failure, Failure::TooLarge(_)),
         }
     }
@@ -170,20 +277,25 @@ impl Truth {
     }
 
     /// The products that a caller would be shown. There are two views where views differ.
-    pub fn list(&self, caller: CallerId, key: KeyId) -> String {
-        let view = if self.views_differ[scope_of(key)] { caller % 2 } else { 0 };
-        format!(r#"{{"products":["key {key} catalogue {} view {view}"]}}"#, self.catalogue)
+    pub fn version(&self, caller: CallerId, key: KeyId) -> Version {
+        let view = if self.views_differ[scope_of(key)] && caller % 2 == 1 { 1 } else { 0 };
+        Version { catalogue: self.catalogue, view }
     }
 
-    /// The answer to a question.
-    pub fn answer(&self, caller: CallerId, key: KeyId) -> Said {
+    /// The answer to a question, by one who perhaps has a list already.
+    pub fn answer(&self, caller: CallerId, key: KeyId, asked: Option<Version>) -> Said {
         if !self.is_valid[caller] {
             return Said::whole(401, format!(r#"{{"error_code":"APIGW.0307","error_msg":"token of {caller}"}}"#));
         }
         if !self.is_permitted[caller][scope_of(key)] {
             return Said::whole(403, format!(r#"{{"error_code":"WKS.0403","error_msg":"policy of {caller}"}}"#));
         }
-        Said::whole(200, self.list(caller, key))
+        let version = self.version(caller, key);
+        if asked == Some(version) {
+            // It should name it, and doesn't always.
+            return Said::NotModified(Some(version).filter(|version| version.catalogue == 0));
+        }
+        Said::Whole { status: 200, body: version.list(key), tag: version.tagged(key), besides: Besides::Nothing }
     }
 }
 

@@ -1,16 +1,15 @@
-//! What an answer changes, and who is given it.
+//! What an answer changes.
 
-use super::super::script::Begun;
-use super::super::steps::Settings;
-use super::super::world::{Failure, Ms, RequestId, Said, scope_of};
-use super::{Call, ELECTIONS, Effect, Entry, Grant, How, Link, Mark, Refusal, Reply, Rules, Slot, Waiting};
+use super::super::settings::Settings;
+use super::super::world::{Besides, Failure, Ms, Said, Version, scope_of};
+use super::{Call, Entry, Grant, Link, Mark, Negative, Pause, Paused, Refusal, Rules, Slot};
 
 /// Longer refusals are not remembered.
 const LONGEST_REFUSAL: usize = 8 * 1024;
 
 /// To whom what a call has brought is given, besides the one who leads it.
 #[derive(PartialEq)]
-enum Share {
+pub(super) enum Share {
     /// Nobody.
     None,
     /// The leader's caller.
@@ -24,36 +23,30 @@ enum Share {
 }
 
 impl Rules {
-    /// Calls end at the same moment, in this order: first everything changes, then those aboard are
-    /// released. `seen` are the calls that began then, in order.
-    pub fn land(&mut self, landed: &[(RequestId, Said)], seen: &[Begun]) -> Result<Vec<Effect>, String> {
-        let mut ended = Vec::new();
-        for (id, said) in landed {
-            let place = self.calls.iter().position(|call| call.id == *id).expect("it is in the air");
-            let call = self.calls.remove(place);
-            let share = self.change(&call, said);
-            ended.push((call, said, share));
-        }
-        let (mut effects, mut again) = (Vec::new(), Vec::new());
-        for (call, said, share) in &ended {
-            self.release(call, said, share, &mut effects, &mut again);
-        }
-        effects.extend(self.go_again(again, seen)?);
-        Ok(effects)
-    }
-
     /// What the end of a call changes, and for whom it is.
-    fn change(&mut self, call: &Call, said: &Said) -> Share {
-        match said {
-            Said::Whole { status: status @ (401 | 403), body, no_store } => {
+    pub(super) fn change(&mut self, call: &Call, said: &Said) -> Share {
+        if call.is_relay {
+            return match said {
                 // Nobody reads what is streamed, so that it can't be said again.
-                self.denial(call, *status, Some(body).filter(|_| !call.is_relay && !no_store));
+                Said::Whole { status: status @ (401 | 403), .. } => {
+                    self.denial(call, *status, None);
+                    Share::Caller
+                }
+                _ => Share::None,
+            };
+        }
+        if said.is_failure(call.asked) {
+            self.note(if matches!(said, Said::NotModified(_)) { "304 for nothing" } else { "failure" });
+            self.pause(call, said);
+            return Share::Failure;
+        }
+        if let Some(body) = said.list(call.key, call.asked) {
+            return self.proof(call, &body, said);
+        }
+        match said {
+            Said::Whole { status: status @ (401 | 403), body, besides, .. } => {
+                self.denial(call, *status, Some(body).filter(|_| *besides != Besides::NoStore));
                 Share::Caller
-            }
-            _ if call.is_relay => Share::None,
-            _ if said.is_failure() => {
-                self.note("failure");
-                Share::Failure
             }
             Said::Failed(Failure::TooLarge(status)) => {
                 self.note("too large");
@@ -64,14 +57,14 @@ impl Rules {
                 }
                 Share::None
             }
-            Said::Failed(_) => unreachable!("other failures are failures"),
-            Said::Whole { body, no_store, .. } if said.is_list() => self.proof(call, body, *no_store),
+            Said::Failed(_) | Said::NotModified(_) => unreachable!("they are failures or lists"),
             Said::Whole { status: 200, .. } => {
                 self.note("not a list");
                 self.mark_boarding(call, false);
                 Share::None
             }
-            Said::Whole { status: 400 | 404 | 405, .. } if call.is_plain && self.is_trusted(call) => {
+            Said::Whole { status: status @ (400 | 404 | 405), body, .. } if call.is_plain && self.is_trusted(call) => {
+                self.keep_negative(call, *status, body);
                 Share::GrantedAndCaller
             }
             Said::Whole { .. } => Share::Caller,
@@ -91,7 +84,7 @@ impl Rules {
     }
 
     /// What a product list changes.
-    fn proof(&mut self, call: &Call, body: &str, no_store: bool) -> Share {
+    fn proof(&mut self, call: &Call, body: &str, said: &Said) -> Share {
         let to = (call.caller, scope_of(call.key));
         if call.is_late {
             self.note("late");
@@ -103,19 +96,27 @@ impl Rules {
         self.grants.push(Grant { to, proved });
         self.refusals.retain(|refusal| refusal.to != to);
         let slot = self.slot(call.caller, call.key);
-        if no_store {
-            self.note("not to be kept");
-            self.set_mark(slot, false);
-            self.mark_boarding(call, false);
-            return Share::None;
-        }
+        let tag = match said {
+            Said::Whole { besides: Besides::NoStore, .. } => {
+                self.note("not to be kept");
+                self.set_mark(slot, false);
+                self.mark_boarding(call, false);
+                return Share::None;
+            }
+            Said::Whole { tag, .. } => *tag,
+            _ => {
+                self.note("304");
+                call.asked
+            }
+        };
         self.marks.retain(|mark| mark.slot != slot && mark.slot != call.boarding);
-        self.keep(call, slot, body);
+        self.pauses.retain(|pause| pause.of != Paused::Slot(slot) && pause.of != Paused::Slot(call.boarding));
+        self.keep(call, slot, body, tag);
         Share::Granted
     }
 
     /// Keeps an answer, if nothing speaks against it.
-    fn keep(&mut self, call: &Call, slot: Slot, body: &str) {
+    fn keep(&mut self, call: &Call, slot: Slot, body: &str, tag: Option<Version>) {
         if call.was_purged {
             return self.note("answered after a purge");
         }
@@ -123,7 +124,8 @@ impl Rules {
         if before.is_some_and(|place| self.entries[place].sent >= call.sent) {
             return self.note("outdated");
         }
-        let mut entry = Entry { slot, body: body.to_owned(), sent: call.sent, chain: Vec::new() };
+        self.negatives.retain(|negative| negative.slot != slot || negative.sent > call.sent);
+        let mut entry = Entry { slot, body: body.to_owned(), tag, sent: call.sent, chain: Vec::new() };
         let before = before.map_or(Vec::new(), |place| self.entries.remove(place).chain);
         if slot.owner.is_none() {
             let link = Link { body: body.to_owned(), caller: call.caller, received: self.now };
@@ -139,6 +141,21 @@ impl Rules {
             self.entries.retain(|other| other.slot != entry.slot);
         }
         self.entries.push(entry);
+    }
+
+    /// Keeps in mind that there is no such thing, if it was one of those who share the answer that was told,
+    /// and nothing newer is known.
+    fn keep_negative(&mut self, call: &Call, status: u16, body: &str) {
+        let slot = self.slot(call.caller, call.key);
+        let is_older = self.entry(slot).is_some_and(|entry| entry.sent >= call.sent)
+            || self.negatives.iter().any(|negative| negative.slot == slot && negative.sent >= call.sent);
+        let is_granted = self.is_granted((call.caller, scope_of(call.key)));
+        if self.settings.error_ttl == 0 || !is_granted || call.was_purged || is_older {
+            return;
+        }
+        self.note("negative");
+        self.negatives.retain(|negative| negative.slot != slot);
+        self.negatives.push(Negative { slot, status, body: body.to_owned(), sent: call.sent });
     }
 
     /// What a refusal changes.
@@ -166,94 +183,54 @@ impl Rules {
         self.marks.push(Mark { slot, is_too_large, until: self.now + Settings::MARK_TTL });
     }
 
-    /// Gives those aboard what the call has brought, if they may have it; the others go again.
-    fn release(
-        &mut self,
-        call: &Call,
-        said: &Said,
-        share: &Share,
-        effects: &mut Vec<Effect>,
-        again: &mut Vec<Waiting>,
-    ) {
+    /// What a failure changes: what can be given stale is, without asking, for a while. What a client has
+    /// sent besides may be what made its call fail.
+    fn pause(&mut self, call: &Call, said: &Said) {
         let scope = scope_of(call.key);
-        let has_turned_private = call.boarding.owner.is_none() && self.is_private(scope);
-        let (aboard, elsewhere) = self.waiting.drain(..).partition(|request| request.aboard == call.id);
-        self.waiting = elsewhere;
-        for request in aboard {
-            let leads = request.id == call.id;
-            let is_callers = request.caller == call.caller;
-            let is_granted = self.is_granted((request.caller, scope));
-            let may_share = is_granted && !call.was_purged && !has_turned_private;
-            let is_given = leads
-                || match share {
-                    Share::None => false,
-                    Share::Caller => is_callers,
-                    Share::Granted => may_share,
-                    Share::GrantedAndCaller => may_share || is_callers,
-                    Share::Failure => is_granted || is_callers,
-                };
-            if !is_given {
-                if *share == Share::Granted {
-                    self.note("withheld at release");
-                }
-                again.push(request);
-                continue;
-            }
-            if let Said::Failed(Failure::TooLarge(_)) = said {
-                let Waiting { id, caller, key, is_plain, .. } = request;
-                self.relay(request, call.boarding);
-                effects.push(Effect::Relay(Begun { id, caller, key, is_plain }));
-                continue;
-            }
-            let how = match (leads, call.is_relay) {
-                (true, true) => How::Relayed,
-                (true, false) => How::Led,
-                (false, _) => How::Followed,
+        // Nothing stale is given to strangers, so that nothing of their failures is remembered.
+        let is_known = self.is_known((call.caller, scope)) && self.is_trusted(call);
+        if !call.is_plain || !is_known {
+            return;
+        }
+        let (status, after) = match said {
+            Said::Whole { status: status @ (429 | 503), besides: Besides::RetryAfter(after), .. } => (*status, *after),
+            Said::Whole { status, .. } => (*status, None),
+            _ => (0, None),
+        };
+        let after = after.map(|after| after.min(Settings::LONGEST_PAUSE));
+        let span = after.unwrap_or(self.settings.error_ttl);
+        if call.boarding.owner.is_some() {
+            self.note("lone pause");
+            self.set_pause(Paused::Slot(call.boarding), span);
+        } else if status == 429 || status == 503 && after.is_some() {
+            let is_of_others = |pause: &Pause| match pause.of {
+                Paused::Caller((caller, its)) => its == scope && caller != call.caller,
+                Paused::Scope(its) => its == scope,
+                Paused::Slot(_) => false,
             };
-            let reply = match said {
-                Said::Whole { status, body, .. } => Reply { status: *status, body: Some(body.clone()), how },
-                Said::Failed(Failure::Timeout) => Reply { status: 504, body: None, how },
-                Said::Failed(_) => Reply { status: 502, body: None, how },
+            let is_alone = !self.pauses.iter().any(|pause| pause.until > self.now && is_of_others(pause));
+            let of = if status == 429 && is_alone {
+                self.note("caller's pause");
+                Paused::Caller((call.caller, scope))
+            } else {
+                self.note(if status == 429 { "everybody's pause" } else { "scope's pause" });
+                Paused::Scope(scope)
             };
-            if *share != Share::Failure {
-                if how == How::Followed {
-                    self.note("followed");
-                }
-                effects.push(Effect::Answer(request.id, reply));
-                continue;
-            }
-            let is_throttled = reply.status == 429;
-            // What a client sends besides may be what made its call fail.
-            let effect = self.fail(&request, is_callers && call.is_plain, reply);
-            let is_stale = matches!(&effect, Effect::Answer(_, Reply { how: How::Stale, .. }));
-            // It may be the leader alone who has asked too often. But not everyone tries in turn.
-            let is_others = is_throttled && !is_stale && !is_callers;
-            if is_others && request.elections < ELECTIONS {
-                self.note("throttled leader");
-                again.push(request);
-                continue;
-            }
-            if is_others {
-                self.note("throttled in turn");
-            }
-            effects.push(effect);
+            // There is one at a time in a scope.
+            self.pauses.retain(|pause| match pause.of {
+                Paused::Caller((_, its)) | Paused::Scope(its) => its != scope,
+                Paused::Slot(_) => true,
+            });
+            self.set_pause(of, span);
+        } else {
+            self.note("slot's pause");
+            self.set_pause(Paused::Slot(call.boarding), span);
         }
     }
 
-    /// What a request is given when a call has failed it: something stale, if it may have that.
-    pub(super) fn fail(&mut self, request: &Waiting, is_own: bool, failure: Reply) -> Effect {
-        let to = (request.caller, scope_of(request.key));
-        let is_granted = self.is_granted(to);
-        let is_excused = self.is_excused(to) && is_own;
-        let stale = self.young(self.slot(request.caller, request.key), Settings::STALE_IF_ERROR);
-        let reply = match stale {
-            Some(body) if is_granted || is_excused => {
-                self.note(if is_granted { "stale for a grant" } else { "stale by grace" });
-                Reply { status: 200, body: Some(body), how: How::Stale }
-            }
-            _ => failure,
-        };
-        Effect::Answer(request.id, reply)
+    fn set_pause(&mut self, of: Paused, span: Ms) {
+        self.pauses.retain(|pause| pause.of != of);
+        self.pauses.push(Pause { of, until: self.now + span });
     }
 }
 

@@ -1,0 +1,104 @@
+//! What is remembered, as it is to be read at a moment.
+
+use super::super::settings::Settings;
+use super::super::world::{CallerId, KeyId, Ms, RequestId, SCOPES, ScopeId, Wish, scope_of};
+use super::{Call, Entry, Grantee, Mark, Paused, Rules, Slot, Waiting};
+
+impl Rules {
+    /// Whether callers are shown nothing in a scope but what is their own.
+    pub fn is_private(&self, scope: ScopeId) -> bool {
+        !SCOPES[scope].is_shared || self.private.contains(&scope)
+    }
+
+    pub(super) fn proved(&self, to: Grantee) -> Option<Ms> {
+        self.grants.iter().find(|grant| grant.to == to).map(|grant| grant.proved)
+    }
+
+    pub(super) fn is_granted(&self, to: Grantee) -> bool {
+        self.proved(to).is_some_and(|proved| self.now < proved + self.settings.grant_ttl)
+    }
+
+    /// Whether a caller is granted, or at least excused.
+    pub(super) fn is_known(&self, to: Grantee) -> bool {
+        self.is_granted(to) || self.is_excused(to)
+    }
+
+    pub(super) fn is_excused(&self, to: Grantee) -> bool {
+        self.settings.serves_in_outage
+            && self.proved(to).is_some_and(|proved| self.now < proved + Settings::OUTAGE_GRACE)
+    }
+
+    /// Where the answer to a key is kept for a caller, as things stand.
+    pub(super) fn slot(&self, caller: CallerId, key: KeyId) -> Slot {
+        Slot { key, owner: self.is_private(scope_of(key)).then_some(caller) }
+    }
+
+    pub(super) fn entry(&self, slot: Slot) -> Option<&Entry> {
+        self.entries.iter().find(|entry| entry.slot == slot)
+    }
+
+    /// How old an entry is.
+    pub(super) fn age(&self, entry: &Entry) -> Ms {
+        self.now - entry.sent
+    }
+
+    /// How long an entry stays fresh; less than nothing if it isn't any more.
+    pub(super) fn left(&self, entry: &Entry) -> i64 {
+        Settings::ttl(scope_of(entry.slot.key)).cast_signed() - self.age(entry).cast_signed()
+    }
+
+    /// An entry that may be given, be it stale.
+    pub(super) fn usable(&self, slot: Slot) -> Option<&Entry> {
+        let ttl = Settings::ttl(scope_of(slot.key));
+        self.entry(slot).filter(|entry| self.age(entry) < ttl + self.settings.stale())
+    }
+
+    /// Whether an entry may be given stale though nothing has failed: not if there is known to be no
+    /// such thing any more, or nothing that can be kept.
+    pub(super) fn may_be_stale(&self, entry: &Entry) -> bool {
+        let is_outspoken =
+            self.negatives.iter().any(|negative| negative.slot == entry.slot && negative.sent > entry.sent);
+        !is_outspoken && self.mark(entry.slot).is_none()
+    }
+
+    pub(super) fn mark(&self, slot: Slot) -> Option<&Mark> {
+        self.marks.iter().find(|mark| mark.slot == slot && mark.until > self.now)
+    }
+
+    /// Whether something is paused.
+    pub(super) fn is_paused(&self, of: &Paused) -> bool {
+        self.pauses.iter().any(|pause| pause.of == *of && pause.until > self.now)
+    }
+
+    /// Whether upstream is not to be asked by a caller for a slot.
+    pub(super) fn is_paused_for(&self, caller: CallerId, slot: Slot) -> bool {
+        let scope = scope_of(slot.key);
+        [Paused::Slot(slot), Paused::Caller((caller, scope)), Paused::Scope(scope)].iter().any(|of| self.is_paused(of))
+    }
+
+    /// How many wait for another's call: those of shared flights, or of lone ones.
+    pub(super) fn followers(&self, are_shared: bool) -> usize {
+        let follows = |request: &&Waiting| request.aboard != request.question.id;
+        let calls = self.waiting.iter().filter(follows).map(|request| self.call(request.aboard));
+        calls.filter(|call| call.boarding.owner.is_none() == are_shared).count()
+    }
+
+    pub(super) fn call(&self, id: RequestId) -> &Call {
+        self.calls.iter().find(|call| call.id == id).expect("who waits, waits for a call in the air")
+    }
+}
+
+/// Whether something so old, fresh for so long, is what a client wishes for.
+pub(super) fn meets(wish: Wish, age: Ms, left: i64) -> bool {
+    match wish {
+        Wish::NoCache | Wish::NoStore => false,
+        Wish::MaxAge(most) => age <= most,
+        Wish::MinFresh(least) => left >= least.cast_signed(),
+        Wish::Nothing | Wish::OnlyIfCached => true,
+    }
+}
+
+/// Whether a client takes something stale though nothing has failed.
+pub(super) fn takes_stale(wish: Wish) -> bool {
+    matches!(wish, Wish::Nothing | Wish::OnlyIfCached)
+}

@@ -1,0 +1,260 @@
+//! What a request meets, and where it goes.
+
+use super::super::script::Begun;
+use super::super::settings::Settings;
+use super::super::world::{Question, RequestId, Wish, scope_of};
+use super::memory::{meets, takes_stale};
+use super::{Call, ELECTIONS, Effect, How, Paused, Reply, Rules, Slot, Waiting};
+
+#[derive(Debug)]
+pub(super) enum Way {
+    Answered(Reply),
+    /// Answered, while a call begins that it doesn't wait for.
+    Refreshed(Reply, Slot),
+    Relay(Slot),
+    Lead(Slot),
+    Follow(RequestId),
+    Solo(Slot),
+}
+
+impl Way {
+    pub(super) fn begins_a_call(&self) -> bool {
+        matches!(self, Self::Refreshed(..) | Self::Lead(_) | Self::Solo(_))
+    }
+}
+
+impl Rules {
+    /// What a request meets that has gone again so often.
+    pub(super) fn way(&self, question: &Question, elections: u32) -> Way {
+        let Question { caller, key, wish, .. } = *question;
+        let to = (caller, scope_of(key));
+        let boarding = self.boarding(question);
+        if wish == Wish::NoStore {
+            return Way::Relay(boarding);
+        }
+        if let Some(refusal) = self.refusals.iter().find(|refusal| refusal.to == to && refusal.until > self.now) {
+            return Way::Answered(Reply::new(refusal.status, Some(refusal.body.clone()), How::Refused));
+        }
+        // Shared and lone flights have bounds of their own.
+        let is_shared = boarding.owner.is_none();
+        let is_alike = |call: &&Call| call.is_open && call.boarding.owner.is_none() == is_shared;
+        let open: Vec<_> = self.calls.iter().filter(is_alike).collect();
+        let flight = open.iter().find(|call| call.boarding == boarding);
+        if let Some(reply) = self.remembered(question) {
+            let is_refreshed = matches!(reply.how, How::Revalidating(_))
+                && wish != Wish::OnlyIfCached
+                && flight.is_none()
+                && open.len() < self.settings.max_flights;
+            return if is_refreshed { Way::Refreshed(reply, boarding) } else { Way::Answered(reply) };
+        }
+        if wish == Wish::OnlyIfCached {
+            return Way::Answered(Reply::new(504, None, How::NotCached));
+        }
+        if let Some(mark) = self.mark(boarding) {
+            return if mark.is_too_large { Way::Relay(boarding) } else { Way::Solo(boarding) };
+        }
+        if elections > ELECTIONS || wish == Wish::NoCache {
+            return Way::Solo(boarding);
+        }
+        match flight {
+            Some(flight) if self.followers(is_shared) < self.settings.max_waiters => Way::Follow(flight.id),
+            None if open.len() < self.settings.max_flights => Way::Lead(boarding),
+            _ => Way::Solo(boarding),
+        }
+    }
+
+    /// Which flight a request boards: that of all, or one of its caller's own.
+    pub(super) fn boarding(&self, question: &Question) -> Slot {
+        let Question { caller, key, .. } = *question;
+        if self.is_granted((caller, scope_of(key))) {
+            self.slot(caller, key)
+        } else {
+            Slot { key, owner: Some(caller) }
+        }
+    }
+
+    /// What is given without asking, though perhaps upstream is asked afterwards.
+    fn remembered(&self, question: &Question) -> Option<Reply> {
+        let Question { caller, key, wish, .. } = *question;
+        let slot = self.slot(caller, key);
+        let to = (caller, scope_of(key));
+        if !self.is_granted(to) {
+            // Whose own attempt has failed just before need not try again at once.
+            let own = Slot { key, owner: Some(caller) };
+            let is_paused = self.is_paused(&Paused::Slot(own));
+            let entry = self.usable(slot).filter(|_| is_paused && takes_stale(wish) && self.is_excused(to))?;
+            return Some(Reply::of(entry, How::Paused(self.left(entry))));
+        }
+        let entry = self.usable(slot);
+        if let Some(entry) = entry
+            && self.left(entry) > 0
+            && meets(wish, self.age(entry), self.left(entry))
+        {
+            return Some(Reply::of(entry, How::Hit(self.left(entry))));
+        }
+        if let Some(negative) = self.negatives.iter().find(|negative| negative.slot == slot) {
+            let age = self.now - negative.sent;
+            let left = self.settings.error_ttl.cast_signed() - age.cast_signed();
+            if left > 0 && meets(wish, age, left) {
+                return Some(Reply::new(negative.status, Some(negative.body.clone()), How::Negative(left)));
+            }
+        }
+        let entry = entry.filter(|entry| takes_stale(wish) && self.may_be_stale(entry))?;
+        let left = self.left(entry);
+        if self.is_paused_for(caller, slot) {
+            return Some(Reply::of(entry, How::Paused(left)));
+        }
+        let is_revalidated = left + self.settings.stale_while_revalidate.cast_signed() > 0;
+        is_revalidated.then(|| Reply::of(entry, How::Revalidating(left)))
+    }
+
+    /// Whether a request would rather take something stale than wait on.
+    fn is_patient(&self, question: &Question) -> bool {
+        let Question { caller, key, wish, .. } = *question;
+        let entry = self.usable(self.slot(caller, key));
+        let is_granted = self.is_granted((caller, scope_of(key)));
+        is_granted && takes_stale(wish) && entry.is_some_and(|entry| self.may_be_stale(entry))
+    }
+
+    /// A request goes its way.
+    pub(super) fn go(&mut self, mut request: Waiting, way: Way) -> Vec<Effect> {
+        let id = request.question.id;
+        request.patience = None;
+        match way {
+            Way::Answered(reply) => {
+                self.note(word(reply.how));
+                let Question { caller, key, .. } = request.question;
+                if matches!(reply.how, How::Paused(_)) && !self.is_granted((caller, scope_of(key))) {
+                    self.note("paused by grace");
+                }
+                return vec![self.answer(&request.question, reply)];
+            }
+            Way::Refreshed(reply, slot) => {
+                self.note(word(reply.how));
+                self.note("refreshed");
+                let begun = self.depart(&request.question, slot, true, false);
+                return vec![self.answer(&request.question, reply), Effect::Call(begun)];
+            }
+            Way::Relay(slot) => {
+                self.note(if request.question.wish == Wish::NoStore { "relayed by wish" } else { "relayed at once" });
+                return vec![Effect::Relay(self.relay(request, slot))];
+            }
+            Way::Follow(_) | Way::Lead(_) | Way::Solo(_) => {}
+        }
+        self.note_why(&request.question);
+        if self.is_patient(&request.question) && !request.is_resigned {
+            request.patience = Some(request.arrived + self.settings.patience);
+        }
+        let mut effects = Vec::new();
+        match way {
+            Way::Follow(flight) => {
+                self.note("boarded");
+                if !self.waiting.iter().any(|request| request.question.id == flight) {
+                    self.note("boarded what nobody waits for");
+                }
+                request.aboard = flight;
+            }
+            Way::Lead(slot) | Way::Solo(slot) => {
+                let is_open = matches!(way, Way::Lead(_));
+                self.note(if is_open { "led" } else { "solo" });
+                if !is_open && request.elections > ELECTIONS {
+                    self.note("solo after elections");
+                }
+                request.aboard = id;
+                effects.push(Effect::Call(self.depart(&request.question, slot, is_open, false)));
+            }
+            Way::Answered(_) | Way::Refreshed(..) | Way::Relay(_) => unreachable!("it is gone"),
+        }
+        if request.patience.is_some_and(|end| end <= self.now) {
+            effects.extend(self.tire(request));
+        } else {
+            self.waiting.push(request);
+        }
+        effects
+    }
+
+    /// Why upstream is asked for what could be given.
+    fn note_why(&mut self, question: &Question) {
+        let Question { caller, key, wish, .. } = *question;
+        let Some(entry) = self.usable(self.slot(caller, key)) else { return };
+        let may_be_stale = self.may_be_stale(entry);
+        match wish {
+            _ if !self.is_granted((caller, scope_of(key))) => {}
+            Wish::NoCache => self.note("asked by wish"),
+            _ if !takes_stale(wish) => self.note("not as wished"),
+            _ if !may_be_stale => self.note("spoken against"),
+            _ => {}
+        }
+    }
+
+    /// A request goes on as it is.
+    pub(super) fn relay(&mut self, mut request: Waiting, slot: Slot) -> Begun {
+        (request.deadline, request.patience, request.aboard) = (None, None, request.question.id);
+        let begun = self.depart(&request.question, slot, false, true);
+        self.waiting.push(request);
+        begun
+    }
+
+    /// A call begins. Who is granted asks about what is there.
+    fn depart(&mut self, question: &Question, boarding: Slot, is_open: bool, is_relay: bool) -> Begun {
+        let Question { id, caller, key, is_plain, .. } = *question;
+        let may_ask = self.is_granted((caller, scope_of(key))) && !is_relay;
+        let asked = self.entry(boarding).filter(|_| may_ask).and_then(|entry| entry.tag);
+        if asked.is_some() {
+            self.note("asked about");
+        }
+        let (sent, was_purged, is_late) = (self.now, false, false);
+        self.calls.push(Call {
+            id,
+            caller,
+            key,
+            is_plain,
+            is_relay,
+            boarding,
+            asked,
+            sent,
+            is_open,
+            was_purged,
+            is_late,
+        });
+        Begun { id, caller, key, is_plain, asked }
+    }
+
+    /// A request has waited for as long as its patience goes.
+    pub(super) fn tire(&mut self, mut request: Waiting) -> Option<Effect> {
+        let Question { caller, key, .. } = request.question;
+        let is_granted = self.is_granted((caller, scope_of(key)));
+        let Some(entry) = self.usable(self.slot(caller, key)).filter(|_| is_granted) else {
+            self.note("patient for nothing");
+            (request.patience, request.is_resigned) = (None, true);
+            self.waiting.push(request);
+            return None;
+        };
+        let reply = Reply::of(entry, How::Patience);
+        self.note("patience");
+        Some(self.answer(&request.question, reply))
+    }
+
+    /// The time of a request is up.
+    pub(super) fn time_out(&mut self, request: &Waiting) -> Effect {
+        self.note("out of time");
+        // Whose call it has waited for is known of its own, and of those that fly for a slot of its
+        // own. The flight of a shared one is taken for another's.
+        let call = self.call(request.aboard);
+        let is_own = call.id == request.question.id || call.boarding.owner.is_some();
+        debug_assert!(request.deadline == Some(request.arrived + Settings::ANSWER_TIMEOUT));
+        self.fail(&request.question, is_own, Reply::new(504, None, How::TimedOut))
+    }
+}
+
+/// What is noted of an answer from memory.
+fn word(how: How) -> &'static str {
+    match how {
+        How::Refused => "refused from memory",
+        How::Negative(_) => "negative from memory",
+        How::Paused(_) => "paused",
+        How::Revalidating(_) => "given while revalidated",
+        How::NotCached => "not cached",
+        _ => "hit",
+    }
+}
