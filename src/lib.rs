@@ -1,8 +1,8 @@
 //! A caching reverse proxy for the product-list APIs of Huawei Cloud Workspace.
 //!
 //! It runs beside an application, answers three slow, rate-limited calls from memory (and those that an
-//! operator adds) and passes everything else through. This page tells the architecture once; each file tells its own job in
-//! its first lines.
+//! operator adds) and passes everything else through. This page tells the architecture once; each file
+//! tells its own job in its first lines.
 //!
 //! # The path
 //!
@@ -13,13 +13,17 @@
 //!            │        │       │       │ └────────── not for this caller ──────┘          │
 //!            │        └───────┴───────│─ a reason to bypass ──→ relayed as it is ────────┤
 //!            └── none of the operations ───────────────────────→ relayed as it is ───────┤
-//!                                     └── granted and fresh: from memory ────────────────┘
+//!                                     └── granted, and fresh enough: from memory ────────┘
 //! ```
 //!
 //! [`gateway`] is the only place that knows the order of the steps: `gateway.rs` has the path; below it are
-//! `fetch.rs` (what an answer changes), `release.rs` (who is given it) and `forward.rs`. The steps are
-//! plain functions in modules that do not know each other's callers; nothing is layered, nothing is
-//! registered.
+//! `look_up.rs` (what memory has for this caller), `fetch.rs` (one call), `settle.rs` (what its end changes),
+//! `wait.rs`, `release.rs` (who is given what it brought) and `forward.rs`. The steps are plain functions in
+//! modules that do not know each other's callers; nothing is layered, nothing is registered.
+//!
+//! How long an answer lives is told in [`cache::freshness`], what upstream has to say of that in
+//! [`cache::lifetime`], and when upstream is left alone in [`cache::pauses`]: fresh, then stale while it is
+//! asked again, then stale if upstream fails or is slow, then gone.
 //!
 //! # Who may know whom
 //!
@@ -43,25 +47,27 @@
 //!
 //! 1. **What isn't in the key isn't sent.** A request for a product list is built from its key, the
 //!    caller's credential and constants ([`upstream::client::question`]), so nothing else can change
-//!    what is stored under the key. The answers of an operation that is configured to send more
+//!    what is stored under the key. (Where an answer is kept under it already, upstream may be asked whether
+//!    that still holds, in its own words.) The answers of an operation that is configured to send more
 //!    (`forward_headers`, [`request::forwarded`]) are no other caller's to see
-//!    ([`catalogue::Operation::unshareable`]); only W3C traces, which no service answers by, leave it shared. No
-//!    credential but the token is ever sent. (One trace goes along: the gateways of this kind that it has come
+//!    ([`catalogue::Operation::unshareable`]); only W3C traces, which no service answers by, leave it shared.
+//!    No credential but the token is ever sent. (One trace goes along: the gateways of this kind that it has come
 //!    through, in `Via`, or two that ask each other would not see the loop. What that brings about is
 //!    for the one who named them alone.)
 //! 2. **No proof, no share.** A stored answer is shown only to a caller whom upstream itself has answered
 //!    well, asked with that caller's own credential, in that scope (operation, project and whatever
-//!    else its path captures), within the grant's life ([`cache::grants`]). A denial ends the grant at once. Callers are known by a keyed hash
-//!    ([`request::caller`]).
+//!    else its path captures), within the grant's life ([`cache::grants`]). A denial ends the grant at once.
+//!    Callers are known by a keyed hash ([`request::caller`]).
 //! 3. **Only a proved or granted caller changes what others see.** Who has no grant asks alone, and what
-//!    it is answered is neither kept, nor marks anything, nor is waited for by others, unless it is
+//!    it is answered is neither kept, nor marks or pauses anything, nor is waited for by others, unless it is
 //!    itself the proof. What is kept is a whole 200 that is a product list, or what else its operation asks
-//!    for ([`cache::admission`]).
+//!    for ([`cache::admission`]), and, apart and for seconds, a 400, 404 or 405.
 //! 4. **One question at a time.** At most one upstream request per key is in flight for those who may
 //!    share its answer; it runs in a task of its own, and everyone who asks meanwhile is fed from it
 //!    ([`cache::flights`]). Nobody inherits another's refusal: when they are released, each is checked
 //!    anew (`gateway/release.rs`). (Not so for answers that can't be shared, past the bounds, after three
-//!    elections, and for who asks after a purge: these don't wait for one another.)
+//!    elections, for who asks after a purge, and for clients that want an answer from after they asked: these
+//!    don't wait for one another.)
 //! 5. **In doubt, forward.** What isn't fully understood goes upstream as it is and is never stored;
 //!    the reason is a value ([`request::BypassReason`]).
 //! 6. **Bounded by bytes.** Entries by `cache.max_size`, answers by `cache.max_body_size`, heads by
