@@ -17,9 +17,9 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use crate::support::HANG;
-use behaviours::Behaviour;
+use behaviours::{Behaviour, Meaning};
 use cell::{Clients, Place};
-use rules::expected;
+use rules::{Body, expected};
 use states::{STATES, State, Wish};
 
 /// How many rows are gone through at the same time, in each of the tests.
@@ -139,4 +139,50 @@ fn the_most_telling_cells_are_as_they_are_told() {
         let expected = cells.get(name).unwrap_or_else(|| panic!("there is no {name}"));
         assert_eq!(told, expected, "{name}");
     }
+}
+
+/// What the README says of a request without wishes.
+fn in_the_readme(behaviour: &Behaviour, state: &State) -> String {
+    let answer = expected(behaviour, state, Wish::Nothing).now;
+    match (answer.body, behaviour.meaning) {
+        (Body::Old, _) => "kept".to_owned(),
+        (Body::Own(word), _) => format!("{} `{word}`", answer.status),
+        (_, Meaning::List { .. } | Meaning::Late | Meaning::Unkept) => "new".to_owned(),
+        _ => "as it is".to_owned(),
+    }
+}
+
+#[test]
+fn the_readme_tells_what_an_application_sees() {
+    let readme = include_str!("../README.md");
+    let (_, section) = readme.split_once("## What your application sees when upstream …\n").unwrap();
+    let (section, _) = section.split_once("\n## ").unwrap();
+    let rows = section.lines().filter(|line| line.starts_with('|')).skip(2);
+    let behaviours = behaviours::all();
+    let mut told = Vec::new();
+    for row in rows {
+        let cells: Vec<&str> = row.trim_matches('|').split(" | ").map(str::trim).collect();
+        let names = cells[0].split('`').skip(1).step_by(2);
+        for behaviour in names.filter_map(|name| behaviours.iter().find(|behaviour| behaviour.name == name)) {
+            told.push(behaviour.name);
+            let columns: [&[&str]; 5] = [
+                &["nothing kept", "unproved, nothing kept", "unproved, fresh"],
+                &["fresh"],
+                &["stale"],
+                &["old"],
+                &["gone"],
+            ];
+            assert_eq!(cells.len(), 1 + columns.len(), "{row}");
+            for (cell, names) in cells[1..].iter().zip(columns) {
+                for state in STATES.iter().filter(|state| names.contains(&state.name)) {
+                    let said = cell.split(';').next().unwrap();
+                    assert_eq!(said, in_the_readme(behaviour, state), "{} × {}", behaviour.name, state.name);
+                }
+            }
+        }
+    }
+    let mut all: Vec<&str> = behaviours.iter().map(|behaviour| behaviour.name).collect();
+    told.sort_unstable();
+    all.sort_unstable();
+    assert_eq!(told, all, "each once");
 }
