@@ -8,6 +8,8 @@
 mod behaviours;
 mod cell;
 mod rules;
+mod seen;
+mod staged;
 mod states;
 mod told;
 
@@ -18,12 +20,13 @@ use tokio::task::JoinSet;
 
 use crate::support::HANG;
 use behaviours::{Behaviour, Meaning};
-use cell::{Clients, Place};
+use cell::Place;
 use rules::{Body, expected};
+use staged::Clients;
 use states::{STATES, State, Wish};
 
 /// How many rows are gone through at the same time, in each of the tests.
-const AT_ONCE: usize = 16;
+const AT_ONCE: usize = 32;
 
 /// Cells in which the gateway is known to break the rules: behaviours, states and wishes, each with each.
 /// That it still does is held, so that this list gets shorter.

@@ -10,6 +10,8 @@ pub(super) const OLD: &str = r#"{"total_count":1,"products":[{"product_id":"old"
 pub(super) const NEW: &str = r#"{"total_count":1,"products":[{"product_id":"new"}]}"#;
 /// The one that it gives once all is well again.
 pub(super) const NEXT: &str = r#"{"total_count":1,"products":[{"product_id":"next"}]}"#;
+/// What upstream said a second ago, where it didn't say well.
+pub(super) const BEFORE: &str = r#"{"error_code":"WKS.00000000","error_msg":"a second ago"}"#;
 
 /// The largest answer that is held here.
 pub(super) const MAX_BODY: usize = 32 * 1024;

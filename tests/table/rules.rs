@@ -101,7 +101,7 @@ struct Pause {
 
 impl Entry {
     fn new(body: Body, age: u64, ttl: Option<u64>, has_validator: bool) -> Self {
-        // B1: where upstream gives a lifetime, the configured window is closed.
+        // Where upstream gives a lifetime, the configured window is closed.
         let stale_while_revalidate = if ttl.is_none() { STALE_WHILE_REVALIDATE } else { 0 };
         Self { body, age, ttl: ttl.unwrap_or(TTL), stale_while_revalidate, has_validator }
     }
@@ -200,10 +200,10 @@ impl Memory {
 
     fn answer(&mut self, upstream: &Upstream<'_>, wish: Wish) -> Answer {
         if wish == Wish::NoStore {
-            return self.relayed(upstream, "client-no-store"); // B3
+            return self.relayed(upstream, "client-no-store");
         }
         let answer = self.product_list(upstream, wish);
-        // B3: a 304 for any product list that has an ETag, as has all that may be kept.
+        // A 304 for any product list that has an ETag, as has all that may be kept.
         let is_list = match (answer.body, upstream) {
             (Body::New, Upstream::New(new)) => matches!(new.meaning, Meaning::List { .. } | Meaning::Late),
             (body, _) => matches!(body, Body::Old | Body::Next),
@@ -215,38 +215,38 @@ impl Memory {
     }
 
     fn product_list(&mut self, upstream: &Upstream<'_>, wish: Wish) -> Answer {
-        // B2.1. Nothing goes before it (B3).
+        // Nothing goes before a refusal, whatever is wished.
         if let Some(refusal) = self.refusal {
             return refusal.hit(DENIAL_TTL, "denied");
         }
         let (place, is_granted) = (self.place(), self.standing == Standing::Granted);
         let usable = self.entry.filter(Entry::is_usable);
-        // B2.2
+        // Upstream's latest word.
         if let Some(no) = self.no.filter(|no| is_granted && no.age < ERROR_TTL && wish.accepts(no.age)) {
             return no.hit(ERROR_TTL, "negative");
         }
-        // B2.3
+        // Then what is fresh.
         if let Some(entry) = self.entry.filter(|entry| is_granted && entry.is_fresh() && wish.accepts(entry.age)) {
             return entry.hit("");
         }
         let takes_stale = wish.takes_stale() && self.no.is_none() && self.marks[place].is_none();
         let stale = usable.filter(|_| takes_stale && self.standing != Standing::Unproved);
-        // B2.4; of lapsed grants, only after their own failure.
+        // What is stale, while upstream is left alone; to a lapsed grant only after its own failure.
         if let Some(entry) = stale.filter(|_| self.pauses[place].is_some()) {
             return entry.hit("; detail=paused");
         }
-        // B2.5
+        // What is stale, while it is asked for again, unless that must not be.
         if let Some(entry) = stale.filter(|entry| is_granted && entry.age < entry.ttl + entry.stale_while_revalidate) {
             let calls = if wish == Wish::OnlyIfCached { 0 } else { self.call(upstream).1 };
             return Answer { calls, ..entry.hit("; detail=revalidating") };
         }
         if wish == Wish::OnlyIfCached {
-            return own("only-if-cached", String::new(), 0); // B3
+            return own("only-if-cached", String::new(), 0);
         }
         if self.marks[place] == Some(Mark::TooLarge) {
             return self.relayed(upstream, "too-large");
         }
-        // B2.6
+        // Else upstream is asked. Who has something stale waits for a while only.
         let is_late = matches!(upstream, Upstream::New(behaviour) if behaviour.meaning == Meaning::Late);
         let was = self.standing;
         let (brought, calls) = self.call(upstream);
@@ -256,7 +256,7 @@ impl Memory {
         match brought {
             Brought::Answer(answer) => Answer { calls, ..answer },
             Brought::Failure(answer, said) => match usable.filter(|_| was != Standing::Unproved) {
-                Some(entry) => Answer { calls, ..entry.stale(&said) }, // B5
+                Some(entry) => Answer { calls, ..entry.stale(&said) },
                 None => Answer { calls, ..answer },
             },
             Brought::Relay => {
@@ -270,7 +270,7 @@ impl Memory {
     fn call(&mut self, upstream: &Upstream<'_>) -> (Brought, usize) {
         let (place, is_granted) = (self.place(), self.standing == Standing::Granted);
         let why = if is_granted && self.entry.is_some() { "fwd=stale" } else { "fwd=miss" };
-        // B4: only for those who are granted, and only if upstream gave a validator.
+        // Only for those who are granted, and only if upstream gave a validator.
         let asked_about = self.entry.filter(|entry| is_granted && entry.has_validator);
         let proved = if is_granted { "" } else { "; detail=proved" };
         let Upstream::New(behaviour) = upstream else {
