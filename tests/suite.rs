@@ -32,6 +32,7 @@ mod python_sdk;
 mod queueing;
 mod serving;
 mod sharing;
+mod table;
 mod telling;
 mod tls;
 mod unshareable;

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, watch};
+use tokio::task::{AbortHandle, JoinSet};
 
 use super::within;
 
@@ -77,6 +78,14 @@ struct Seen {
 pub struct RawUpstream {
     url: String,
     shared: Arc<Shared>,
+    listening: AbortHandle,
+}
+
+/// All of its connections end with it.
+impl Drop for RawUpstream {
+    fn drop(&mut self) {
+        self.listening.abort();
+    }
 }
 
 struct Shared {
@@ -98,13 +107,14 @@ impl RawUpstream {
             going_on: Notify::new(),
         });
         let serving = Arc::clone(&shared);
-        tokio::spawn(async move {
+        let listening = tokio::spawn(async move {
+            let mut connections = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
                 serving.seen.send_modify(|seen| seen.connections += 1);
-                tokio::spawn(serve(stream, Arc::clone(&serving)));
+                connections.spawn(serve(stream, Arc::clone(&serving)));
             }
         });
-        Self { url, shared }
+        Self { url, shared, listening: listening.abort_handle() }
     }
 
     pub fn url(&self) -> &str {
