@@ -187,7 +187,7 @@ impl Gateway {
                 let last = &connection.credential;
                 let (reason, grantee) = match self.read(&head, operation, place, has_body, last) {
                     Ok(question) => match self.product_list(&question, &head.headers, record).await? {
-                        Some(response) => return Ok(compose::unless_current(response, &head.headers)),
+                        Some(response) => return Ok(response),
                         None => (BypassReason::TooLarge, Some(question.grantee)),
                     },
                     Err(reason) => (reason, self.grantee(&head.headers, operation, place, last)),
@@ -243,17 +243,18 @@ impl Gateway {
         headers: &HeaderMap,
         record: &mut Record,
     ) -> Result<Option<Response<Content>>, Problem> {
+        let current = |response| Ok(Some(compose::unless_current(response, headers)));
         let mut timers = None;
         let (mut flown, mut refused) = (0, false);
         loop {
             let now = self.clock.now();
             let (slot, why, is_patient) = match self.look_up(question, now) {
-                LookUp::Given(entry, memory) => return Ok(Some(self.remembered(&entry, memory, now, record))),
+                LookUp::Given(entry, memory) => return current(self.remembered(&entry, memory, now, record)),
                 LookUp::Refresh(entry, slot) => {
                     if !question.wish.only_if_cached {
                         self.refresh(question, slot, headers, record)?;
                     }
-                    return Ok(Some(self.remembered(&entry, Memory::Revalidating, now, record)));
+                    return current(self.remembered(&entry, Memory::Revalidating, now, record));
                 }
                 LookUp::Ask { .. } if question.wish.only_if_cached => return Err(Problem::NotCached),
                 LookUp::Ask { slot, why, is_patient, .. } => (slot, why, is_patient),
@@ -282,17 +283,18 @@ impl Gateway {
                     Waited::Landed(landing) => break landing.ok_or(Problem::Internal)?,
                     Waited::OutOfPatience => {
                         if let Some(response) = self.out_of_patience(question, &seat, record) {
-                            return Ok(Some(response));
+                            return current(response);
                         }
                     }
                     Waited::OutOfTime => {
                         let was_asked = passenger.has_departed();
-                        return Ok(Some(self.out_of_time(question, &seat, was_asked, record)));
+                        return current(self.out_of_time(question, &seat, was_asked, record));
                     }
                 }
             };
             match self.release(question, &seat, &landing, record) {
-                Release::Answer(response) => return Ok(Some(response)),
+                Release::Answer(response) => return current(response),
+                Release::AsItIs(response) => return Ok(Some(response)),
                 Release::Stream => return Ok(None),
                 Release::Elect => refused = true,
                 Release::GoAgain => {}

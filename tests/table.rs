@@ -28,34 +28,6 @@ use states::{STATES, State, Wish};
 /// How many rows are gone through at the same time, in each of the tests.
 const AT_ONCE: usize = 32;
 
-/// Cells in which the gateway is known to break the rules: behaviours, states and wishes, each with each.
-/// That it still does is held, so that this list gets shorter.
-const KNOWN_WRONG: [(&[&str], &[&str], &[&str]); 2] = [
-    // What upstream said last was no, but the fresh answer from before is given.
-    (&["400", "404", "405"], &["fresh"], &["no-cache", "max-age=50"]),
-    // A 304 for what is no product list.
-    (
-        &["200 with HTML", "200 with error_code"],
-        &[
-            "unproved, nothing kept",
-            "unproved, fresh",
-            "nothing kept",
-            "old",
-            "old with ETag",
-            "gone",
-            "gone with ETag",
-            "lapsed",
-        ],
-        &["if-none-match"],
-    ),
-];
-
-fn is_known_wrong(behaviour: &Behaviour, state: &State, wish: Wish) -> bool {
-    KNOWN_WRONG.iter().any(|(behaviours, states, wishes)| {
-        behaviours.contains(&behaviour.name) && states.contains(&state.name) && wishes.contains(&wish.as_str())
-    })
-}
-
 fn name(behaviour: &Behaviour, state: &State, wish: Wish) -> String {
     format!("{} × {} × {wish}", behaviour.name, state.name)
 }
@@ -96,11 +68,7 @@ async fn what_is_wrong(place: &Place<'_>, behaviour: &Behaviour, state: &State, 
         Err(_) => Some("    a hang".to_owned()),
     };
     let name = name(behaviour, state, wish);
-    match (got, is_known_wrong(behaviour, state, wish)) {
-        (Some(got), false) => Some(format!("{name}\n  expected\n{expected}\n  got\n{got}")),
-        (None, true) => Some(format!("{name}\n  is right by now, and no longer to be listed as wrong")),
-        (None, false) | (Some(_), true) => None,
-    }
+    got.map(|got| format!("{name}\n  expected\n{expected}\n  got\n{got}"))
 }
 
 #[tokio::test]

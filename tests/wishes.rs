@@ -30,7 +30,7 @@ async fn whoever_wants_upstreams_own_answer_gets_it_and_the_next_has_it_too() {
         world.simulator.change_catalogue();
         world.seconds_pass(1);
         let fresh = world.get_with(LIST, &[(name, value)]).await;
-        assert_eq!(told(&fresh), "fwd=stale; fwd-status=200; stored", "{value}");
+        assert_eq!(told(&fresh), "fwd=request; fwd-status=200; stored", "{value}");
         assert_ne!(fresh.body(), before.body());
         assert_eq!(world.get(LIST).await.body(), fresh.body());
         assert_eq!(world.upstream_calls(), 2);
@@ -61,7 +61,7 @@ async fn where_upstream_fails_a_wish_for_its_answer_is_granted_as_well_as_can_be
     let before = world.get(LIST).await;
     world.simulator.fail_with(Some(StatusCode::SERVICE_UNAVAILABLE));
     let stale = wish(&world, "no-cache").await;
-    assert_eq!((told(&stale), stale.body()), ("fwd=stale; fwd-status=503; detail=status", before.body()));
+    assert_eq!((told(&stale), stale.body()), ("fwd=request; fwd-status=503; detail=status", before.body()));
     world.simulator.deny(&world.token);
     world.simulator.fail_with(None);
     wish(&world, "no-cache").await.assert_refused(StatusCode::FORBIDDEN);
@@ -75,8 +75,8 @@ async fn ages_are_held_against_the_wish() {
         ("min-fresh=290", "hit; ttl=290"),
         ("max-stale=60", "hit; ttl=290"),
         ("unheard-of, max-age=10", "hit; ttl=290"),
-        ("max-age=9", "fwd=stale; fwd-status=200; stored"),
-        ("min-fresh=301", "fwd=stale; fwd-status=200; stored"),
+        ("max-age=9", "fwd=request; fwd-status=200; stored"),
+        ("min-fresh=301", "fwd=request; fwd-status=200; stored"),
     ] {
         let world = World::new().await;
         world.get(LIST).await;

@@ -115,7 +115,11 @@ impl Gateway {
                 Freshness::Fresh { .. } | Freshness::IfError => is_patient = true,
             }
         }
-        let why = if entry.is_some() { Forward::Stale } else { Forward::Miss };
+        let why = match entry.as_ref().map(|entry| entry.life().freshness(now)) {
+            None => Forward::Miss,
+            Some(Freshness::Fresh { .. }) => Forward::Request,
+            Some(_) => Forward::Stale,
+        };
         LookUp::Ask { slot, why, before: entry, is_patient }
     }
 

@@ -41,6 +41,8 @@ pub(super) struct Seat {
 pub(super) enum Release {
     /// It is answered.
     Answer(Response<Content>),
+    /// It is answered with something that is no answer to what it asked.
+    AsItIs(Response<Content>),
     /// It is forwarded as it is: the answer is too large to hold.
     Stream,
     /// It goes again: the leader was refused, or met something that is its own.
@@ -54,7 +56,7 @@ impl Seat {
     pub(super) fn outcome(&self) -> Outcome {
         match (self.leads, self.why) {
             (false, _) => Outcome::Coalesced,
-            (true, Forward::Stale) => Outcome::Expired,
+            (true, Forward::Stale | Forward::Request) => Outcome::Expired,
             (true, _) => Outcome::Miss,
         }
     }
@@ -96,6 +98,7 @@ impl Gateway {
                 None if answer.verdict == Verdict::Throttled && !is_own && !seat.is_last => Release::Elect,
                 None => Release::Answer(self.fetched(question, answer, seat, record)),
             },
+            Verdict::NoList(_) => Release::AsItIs(self.fetched(question, answer, seat, record)),
             _ => Release::Answer(self.fetched(question, answer, seat, record)),
         }
     }
@@ -201,7 +204,8 @@ fn stale_answer(
 ) -> Response<Content> {
     record.answered(outcome, detail);
     let mut response = compose::from_entry(entry, now);
-    let why = Forward::Stale;
+    // With a fresh one, it is the wish that had it asked for.
+    let why = if seat.why == Forward::Request { Forward::Request } else { Forward::Stale };
     let status = CacheStatus::Forwarded { why, status, stored: false, collapsed: !seat.leads, detail: Some(detail) };
     status.add_to(response.headers_mut());
     response

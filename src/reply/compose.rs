@@ -45,6 +45,8 @@ pub enum Forward {
     Miss,
     /// What is stored has expired. (Also where it is given all the same, because upstream has failed.)
     Stale,
+    /// What is stored is fresh, and the client wants none from before it asked.
+    Request,
     /// The cache was not to be used.
     Bypass,
 }
@@ -62,6 +64,7 @@ impl CacheStatus {
                 text.push_str(match why {
                     Forward::Miss => "; fwd=miss",
                     Forward::Stale => "; fwd=stale",
+                    Forward::Request => "; fwd=request",
                     Forward::Bypass => "; fwd=bypass",
                 });
                 if let Some(status) = status {

@@ -7,7 +7,7 @@ pub enum Outcome {
     Hit,
     /// From upstream; nothing was stored.
     Miss,
-    /// From upstream; what was stored had expired.
+    /// From upstream; what was stored had expired, or was not wanted.
     Expired,
     /// From an upstream call that another request had begun.
     Coalesced,

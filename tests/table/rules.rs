@@ -125,7 +125,12 @@ impl Entry {
     }
 
     fn stale(&self, said: &str) -> Answer {
-        from_memory(200, self.body, self.age, format!("fwd=stale{said}"))
+        from_memory(200, self.body, self.age, format!("{}{said}", self.why()))
+    }
+
+    /// Why upstream is asked though this is kept.
+    fn why(&self) -> &'static str {
+        if self.is_fresh() { "fwd=request" } else { "fwd=stale" }
     }
 }
 
@@ -221,13 +226,13 @@ impl Memory {
         }
         let (place, is_granted) = (self.place(), self.standing == Standing::Granted);
         let usable = self.entry.filter(Entry::is_usable);
-        // Upstream's latest word.
-        if let Some(no) = self.no.filter(|no| is_granted && no.age < ERROR_TTL && wish.accepts(no.age)) {
-            return no.hit(ERROR_TTL, "negative");
-        }
-        // Then what is fresh.
+        // What is fresh: no later no displaces it.
         if let Some(entry) = self.entry.filter(|entry| is_granted && entry.is_fresh() && wish.accepts(entry.age)) {
             return entry.hit("");
+        }
+        // Then upstream's latest word.
+        if let Some(no) = self.no.filter(|no| is_granted && no.age < ERROR_TTL && wish.accepts(no.age)) {
+            return no.hit(ERROR_TTL, "negative");
         }
         let takes_stale = wish.takes_stale() && self.no.is_none() && self.marks[place].is_none();
         let stale = usable.filter(|_| takes_stale && self.standing != Standing::Unproved);
@@ -269,7 +274,10 @@ impl Memory {
     /// Asks upstream for the product list. What that brings, and how often it was asked.
     fn call(&mut self, upstream: &Upstream<'_>) -> (Brought, usize) {
         let (place, is_granted) = (self.place(), self.standing == Standing::Granted);
-        let why = if is_granted && self.entry.is_some() { "fwd=stale" } else { "fwd=miss" };
+        let why = match self.entry.filter(|_| is_granted) {
+            Some(entry) => entry.why(),
+            None => "fwd=miss",
+        };
         // Only for those who are granted, and only if upstream gave a validator.
         let asked_about = self.entry.filter(|entry| is_granted && entry.has_validator);
         let proved = if is_granted { "" } else { "; detail=proved" };
@@ -301,7 +309,8 @@ impl Memory {
             }
             Meaning::NotModified { names_another: false } if let Some(entry) = asked_about => {
                 self.keep(Entry { age: 0, ..entry });
-                Brought::Answer(answered(200, entry.body, "fwd=stale; fwd-status=304; stored".to_owned(), Some(0)))
+                let said = format!("{why}; fwd-status=304; stored");
+                Brought::Answer(answered(200, entry.body, said, Some(0)))
             }
             Meaning::NotModified { .. } => {
                 self.pause(place, ERROR_TTL, false);

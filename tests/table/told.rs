@@ -27,11 +27,11 @@ pub(super) const CELLS: &str = "
     then 200 old, hit; ttl=199, age 101, 0 asked
 
 200 × fresh × no-cache
-    200 new, fwd=stale; fwd-status=200; stored, age 0, 1 asked
+    200 new, fwd=request; fwd-status=200; stored, age 0, 1 asked
     then 200 new, hit; ttl=299, age 1, 0 asked
 
 200 × fresh × max-age=50
-    200 new, fwd=stale; fwd-status=200; stored, age 0, 1 asked
+    200 new, fwd=request; fwd-status=200; stored, age 0, 1 asked
     then 200 new, hit; ttl=299, age 1, 0 asked
 
 200 × fresh × no-store
@@ -132,7 +132,7 @@ pub(super) const CELLS: &str = "
     then 200 next, fwd=miss; fwd-status=200; stored; detail=proved, age 0, 1 asked
 
 200 with error_code × fresh × no-cache
-    200 new, fwd=stale; fwd-status=200; detail=not-products, 1 asked
+    200 new, fwd=request; fwd-status=200; detail=not-products, 1 asked
     then 200 old, hit; ttl=199, age 101, 0 asked
 
 Content-Length too short × gone × no wish
@@ -186,7 +186,7 @@ Content-Length too short × gone × no wish
     then 405 new, hit; ttl=4; detail=negative, age 1, 0 asked
 
 401 × fresh × no-cache
-    401 new, fwd=stale; fwd-status=401; detail=denied, 1 asked
+    401 new, fwd=request; fwd-status=401; detail=denied, 1 asked
     then 401 new, hit; ttl=1; detail=denied, age 1, 0 asked
 
 401 × stale × no wish
@@ -237,7 +237,7 @@ Content-Length too short × gone × no wish
     then 200 old, hit; ttl=199, age 101, 0 asked
 
 500 × fresh × no-cache
-    200 old, fwd=stale; fwd-status=500; detail=status, age 100, 1 asked
+    200 old, fwd=request; fwd-status=500; detail=status, age 100, 1 asked
     then 200 old, hit; ttl=199, age 101, 0 asked
 
 500 × stale × no wish

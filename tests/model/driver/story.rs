@@ -126,7 +126,7 @@ pub(super) fn agree(done: &Done, reply: &Reply) -> Result<(), &'static str> {
         How::Paused(_) => done.detail() == Some("paused"),
         How::Revalidating(_) => done.detail() == Some("revalidating"),
         How::Patience => done.says("; fwd=stale") && done.detail() == Some("patience"),
-        How::Stale => done.says("; fwd=stale") && done.detail() != Some("patience"),
+        How::Stale => (done.says("; fwd=stale") || done.says("; fwd=request")) && done.detail() != Some("patience"),
         How::Followed => done.says("; collapsed"),
         How::Relayed if done.request.wish == Wish::NoStore => done.detail() == Some("client-no-store"),
         How::Relayed => done.says("; fwd=bypass"),
