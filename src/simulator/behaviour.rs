@@ -29,6 +29,10 @@ pub(super) struct Behaviour {
     pub(super) body: Option<Bytes>,
     /// The version of the catalogue.
     pub(super) version: u32,
+    /// Whether it names the project that it is shown to.
+    pub(super) names_projects: bool,
+    /// Whether lists have an `ETag`.
+    pub(super) tags_lists: bool,
     /// Each `hold` has a barrier of its own, open once its sender is gone: holding again at once
     /// can't trap those whom the release before was meant for.
     barriers: HashMap<Held, watch::Sender<()>>,

@@ -27,14 +27,15 @@ mod tests;
 mod tokens;
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::uri::{Authority, Scheme};
-use http::{HeaderName, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::task::JoinHandle;
 
 use crate::catalogue::{Catalogue, Origin, Service};
@@ -58,6 +59,8 @@ pub struct Simulator {
 struct Shared {
     state: Arc<State>,
     listeners: Mutex<Vec<JoinHandle<()>>>,
+    /// The addresses of those that were shut down, kept from anybody else.
+    vacant: Mutex<Vec<(Service, TcpSocket)>>,
 }
 
 impl Drop for Shared {
@@ -83,9 +86,11 @@ impl Simulator {
             log: Log::default(),
             ids: RequestIds::new(u64::from_ne_bytes(random()?)),
         });
-        let listeners = [(Service::Workspace, workspace), (Service::AppStream, appstream)]
-            .map(|(service, listener)| tokio::spawn(server::listen(Arc::clone(&state), service, listener)));
-        Ok(Self { shared: Arc::new(Shared { state, listeners: Mutex::new(listeners.into()) }) })
+        let shared = Arc::new(Shared { state, listeners: Mutex::default(), vacant: Mutex::default() });
+        let simulator = Self { shared };
+        simulator.listen(Service::Workspace, workspace);
+        simulator.listen(Service::AppStream, appstream);
+        Ok(simulator)
     }
 
     /// Closes the listeners and their connections. Once this returns, connecting is refused.
@@ -96,6 +101,42 @@ impl Simulator {
             // Cancelled is how it is meant to end.
             let _ = listener.await;
         }
+        // Without a place to come back to, coming back will say so.
+        lock(&self.shared.vacant).extend(Service::ALL.into_iter().filter_map(|service| {
+            let socket = self.keep_vacant(service).ok()?;
+            Some((service, socket))
+        }));
+    }
+
+    /// Listens again where it did before it was shut down.
+    ///
+    /// # Errors
+    /// When an address could not be kept.
+    pub fn come_back(&self) -> io::Result<()> {
+        let vacant = std::mem::take(&mut *lock(&self.shared.vacant));
+        if vacant.len() < Service::ALL.len() {
+            return Err(io::ErrorKind::AddrNotAvailable.into());
+        }
+        for (service, socket) in vacant {
+            self.listen(service, socket.listen(BACKLOG)?);
+        }
+        Ok(())
+    }
+
+    fn listen(&self, service: Service, listener: TcpListener) {
+        let listening = tokio::spawn(server::listen(Arc::clone(&self.shared.state), service, listener));
+        lock(&self.shared.listeners).push(listening);
+    }
+
+    /// Takes a service's address without listening: connecting is refused, and nobody else can have it.
+    fn keep_vacant(&self, service: Service) -> io::Result<TcpSocket> {
+        let authority = self.shared.state.catalogue.origin(service).authority();
+        let address: SocketAddr = authority.as_str().parse().map_err(io::Error::other)?;
+        let socket = TcpSocket::new_v4()?;
+        // Connections that were open a moment ago still have it.
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        Ok(socket)
     }
 
     /// Where a service listens: `http://127.0.0.1:PORT`.
@@ -219,6 +260,23 @@ impl Simulator {
         self.behaviour().version += 1;
     }
 
+    /// Has every list name the project that it is shown to, so that no two projects have the same.
+    pub fn name_projects(&self, on: bool) {
+        self.behaviour().names_projects = on;
+    }
+
+    /// What whoever presents this token, once it is good, is shown at a path and query with these headers
+    /// by a version of the catalogue, the first being 0. None if that is no product list.
+    pub fn product_list(&self, token: &str, target: &str, headers: &HeaderMap, version: u32) -> Option<Bytes> {
+        let token = lock(&self.shared.state.tokens).known(token)?;
+        server::product_list(&self.shared.state, target, headers, &token, version)
+    }
+
+    /// Gives every list an `ETag`, and a 304 to whoever has it.
+    pub fn tag_lists(&self, on: bool) {
+        self.behaviour().tags_lists = on;
+    }
+
     /// Adds a header to every 200 from now on. It takes the place of what would be there by default;
     /// added twice, it is there twice.
     pub fn add_header(&self, name: HeaderName, value: HeaderValue) {
@@ -282,6 +340,9 @@ fn random<const N: usize>() -> io::Result<[u8; N]> {
     getrandom::fill(&mut bytes).map_err(|error| io::Error::other(error.to_string()))?;
     Ok(bytes)
 }
+
+/// How many connections may wait to be accepted: as many as tokio's own listeners let.
+const BACKLOG: u32 = 1024;
 
 /// Nothing that holds one of these locks can leave half a change behind, so a poisoned one is as good
 /// as new: one failed test assertion must not turn into a cascade.

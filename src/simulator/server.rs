@@ -7,9 +7,9 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_TYPE, Entry, SERVER, TRANSFER_ENCODING};
+use http::header::{CONNECTION, CONTENT_TYPE, ETAG, Entry, IF_NONE_MATCH, SERVER, TRANSFER_ENCODING};
 use http::request::Parts;
-use http::{HeaderValue, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
@@ -148,10 +148,51 @@ fn list_products(
         (behaviour.version, behaviour.body.clone(), behaviour.truncate)
     };
     let view = View { version, narrow: token.narrow_view, language: list::language(&head.headers) };
-    let query = head.uri.query().unwrap_or_default();
-    let own = others::body(operation, query, view).map_or_else(|| list::body(operation, query, view), Ok)?;
-    let body = instead.unwrap_or(own);
-    Ok(Response::new(if truncate { Truncated::of(body).boxed_unsync() } else { whole(body) }))
+    let own = list(operation, head.uri.query().unwrap_or_default(), view)?;
+    let body = instead.unwrap_or_else(|| of_project(state, own, token));
+    let tag = tag(state, &body);
+    if tag.is_some() && head.headers.get(IF_NONE_MATCH) == tag.as_ref() {
+        let mut response = Response::new(whole(Bytes::new()));
+        *response.status_mut() = StatusCode::NOT_MODIFIED;
+        response.headers_mut().extend(tag.map(|tag| (ETAG, tag)));
+        return Ok(response);
+    }
+    let mut response = Response::new(if truncate { Truncated::of(body).boxed_unsync() } else { whole(body) });
+    response.headers_mut().extend(tag.map(|tag| (ETAG, tag)));
+    Ok(response)
+}
+
+fn list(operation: &Arc<Operation>, query: &str, view: View) -> Result<Bytes, Refusal> {
+    others::body(operation, query, view).map_or_else(|| list::body(operation, query, view), Ok)
+}
+
+/// What the bearer of a good token is shown at a path and query by a version of the catalogue.
+pub(super) fn product_list(
+    state: &State,
+    target: &str,
+    headers: &HeaderMap,
+    token: &Token,
+    version: u32,
+) -> Option<Bytes> {
+    let (path, query) = target.split_once('?').unwrap_or((target, ""));
+    let Route::Operation(operation, _) = route::find(&state.catalogue, &Method::GET, path) else { return None };
+    let view = View { version, narrow: token.narrow_view, language: list::language(headers) };
+    Some(of_project(state, list(operation, query, view).ok()?, token))
+}
+
+/// The list, which names the project if it is to.
+fn of_project(state: &State, list: Bytes, token: &Token) -> Bytes {
+    if !lock(&state.behaviour).names_projects {
+        return list;
+    }
+    let name = format!(r#"{{"project_id":"{}","#, token.project_id);
+    [name.as_bytes(), &list[1..]].concat().into()
+}
+
+/// The tag of a list, if they are to have some.
+fn tag(state: &State, list: &Bytes) -> Option<HeaderValue> {
+    let has_tag = lock(&state.behaviour).tags_lists;
+    has_tag.then(|| HeaderValue::try_from(format!("\"{}\"", blake3::hash(list).to_hex())).ok())?
 }
 
 /// Not modelled: what the request brought goes back, frame by frame as it arrives.

@@ -384,12 +384,61 @@ async fn it_serves_streams_accepted_elsewhere() {
 }
 
 #[tokio::test]
+async fn what_it_would_show_is_what_it_shows() {
+    let bench = Bench::new().await;
+    let chinese = HeaderMap::from_iter([(HeaderName::from_static("x-language"), HeaderValue::from_static("zh-cn"))]);
+    let mut shown = HashSet::new();
+    for (names_projects, version, narrow) in [(false, 0, false), (true, 1, false), (true, 2, true)] {
+        bench.simulator.name_projects(names_projects);
+        if version > 0 {
+            bench.simulator.change_catalogue();
+        }
+        if narrow {
+            bench.simulator.views_differ(&bench.token);
+        }
+        for language in [&HeaderMap::new(), &chinese] {
+            let expected = bench.simulator.product_list(&bench.token, PRODUCTS, language, version).unwrap();
+            let mut headers = with_token(&bench.token);
+            headers.extend(language.clone());
+            assert_eq!(bench.send(Workspace, Method::GET, PRODUCTS, &headers).await.body(), &expected);
+            assert_eq!(expected.starts_with(br#"{"project_id":"p","#), names_projects);
+            assert!(shown.insert(expected), "{version}, {language:?}");
+        }
+    }
+    for no_list in ["/v2/p/products?limit=101", "/v2/p/desktops", "/"] {
+        assert_eq!(bench.simulator.product_list(&bench.token, no_list, &HeaderMap::new(), 0), None);
+    }
+}
+
+#[tokio::test]
+async fn lists_can_be_tagged() {
+    let bench = Bench::new().await;
+    assert!(!bench.get(Workspace, PRODUCTS).await.headers().contains_key("etag"));
+    bench.simulator.tag_lists(true);
+    let tag = bench.get(Workspace, PRODUCTS).await.headers()["etag"].clone();
+    let mut headers = with_token(&bench.token);
+    headers.insert("if-none-match", tag.clone());
+    let current = bench.send(Workspace, Method::GET, PRODUCTS, &headers).await;
+    assert_eq!((current.status(), &current.headers()["etag"]), (StatusCode::NOT_MODIFIED, &tag));
+    assert!(current.body().is_empty());
+    bench.simulator.change_catalogue();
+    let changed = bench.send(Workspace, Method::GET, PRODUCTS, &headers).await;
+    assert!(changed.status() == StatusCode::OK && changed.headers()["etag"] != tag);
+}
+
+#[tokio::test]
 async fn it_stops_when_told_and_when_nobody_holds_it() {
     let bench = Bench::new().await;
     bench.get(Workspace, PRODUCTS).await;
     let uri = bench.simulator.url(Workspace) + PRODUCTS;
     bench.simulator.shut_down().await;
     assert!(bench.client.get(uri.parse().unwrap()).await.is_err());
+
+    bench.simulator.come_back().unwrap();
+    for service in Service::ALL {
+        assert_eq!(bench.get(service, "/v2/p/products").await.status() == StatusCode::OK, service == Workspace);
+    }
+    assert!(bench.simulator.come_back().is_err(), "it is there");
 
     let simulator = Simulator::start().await.unwrap();
     let mut stream = TcpStream::connect(simulator.url(AppStream).strip_prefix("http://").unwrap()).unwrap();

@@ -67,6 +67,11 @@ impl Tokens {
         }
     }
 
+    /// A token that was issued, good or not.
+    pub(super) fn known(&self, token: &str) -> Option<Token> {
+        self.known.get(token).cloned()
+    }
+
     /// The token of a request, if it is good.
     pub(super) fn check(&self, headers: &HeaderMap) -> Result<Token, Refusal> {
         let text = headers.get(X_AUTH_TOKEN).filter(|value| !value.is_empty());
