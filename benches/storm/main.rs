@@ -1,0 +1,191 @@
+//! A storm: two hundred clients over real sockets (every fifth by HTTP/2), and an upstream that is healthy,
+//! slow, stuck, failing, throttling, resetting and dead by turns, while callers are revoked and restored
+//! and the catalogue changes. Every single answer is judged by what was true and by what the gateway
+//! promises.
+//!
+//! `cargo bench --bench storm` prints how many answers of each kind there were and fails if one was wrong,
+//! late or missing, or if the gateway has more in use afterwards than before. `-- --seconds 10`,
+//! `--clients 50` and `--seed 7` change what their names say. (The seed fixes what is done, not what comes of
+//! it: the machine has a part in that.)
+//!
+//! ```text
+//! world      who asks for what, and what was true when       gateway    in a process of its own
+//! conductor  makes the weather                               client     asks
+//! told       what the gateway says of an answer              judge      what may be answered
+//! settings   what the gateway is told                        report     what came of it
+//! ```
+
+#![allow(missing_docs, clippy::expect_used)]
+
+mod client;
+mod conductor;
+mod gateway;
+mod judge;
+mod report;
+mod settings;
+mod told;
+mod world;
+
+use std::process::ExitCode;
+use std::str::FromStr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rand::SeedableRng;
+use rand::rngs::SmallRng;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use workspace_gateway::catalogue::Service;
+use workspace_gateway::clock::Clock;
+use workspace_gateway::simulator::Simulator;
+
+use client::Client;
+use gateway::{Gateway, InUse};
+use judge::Judge;
+use report::Report;
+use world::{Journal, World};
+
+/// How long everything that is still under way may take to end.
+const QUIET: Duration = Duration::from_secs(20);
+/// In how many parts memory is looked at.
+const PARTS: u32 = 6;
+/// How much more memory there may be in use than after the warm-up, in percent.
+const MORE_MEMORY: usize = 10;
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().collect();
+    if let Some(flag) = arguments.iter().position(|argument| argument == gateway::FLAG) {
+        gateway::serve(&arguments[flag + 1]);
+        return ExitCode::SUCCESS;
+    }
+    if !arguments.iter().any(|argument| argument == "--bench") {
+        println!("nothing to test here: cargo bench --bench storm runs it");
+        return ExitCode::SUCCESS;
+    }
+    let storm = Storm {
+        seconds: number(&arguments, "--seconds", 60),
+        clients: number(&arguments, "--clients", 200),
+        seed: number(&arguments, "--seed", 1),
+    };
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    if runtime.block_on(storm.run()) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn number<T: FromStr>(arguments: &[String], flag: &str, default: T) -> T {
+    let at = arguments.iter().position(|argument| argument == flag);
+    let given = at.map(|at| arguments.get(at + 1).and_then(|text| text.parse().ok()));
+    given.map_or(default, |given| given.unwrap_or_else(|| panic!("{flag} NUMBER")))
+}
+
+struct Storm {
+    seconds: u64,
+    clients: usize,
+    seed: u64,
+}
+
+impl Storm {
+    async fn run(&self) -> bool {
+        let simulator = Simulator::start().await.expect("a simulator");
+        let settings = settings::toml(&simulator.url(Service::Workspace), &simulator.url(Service::AppStream));
+        let mut gateway = Gateway::start(&settings);
+        let world = Arc::new(World::new(simulator));
+        let journal = Arc::new(Mutex::new(Journal::new(&world, Clock::System.now())));
+        let judge = Arc::new(Mutex::new((Judge::new(Arc::clone(&world), Arc::clone(&journal)), Report::default())));
+
+        // Whatever is only there once something has been asked is not to be taken for a leak.
+        let mut first = Client::new(0, Arc::clone(&world), gateway.address, SmallRng::seed_from_u64(self.seed));
+        for _ in 0..20 {
+            first.ask().await;
+        }
+        drop(first);
+        let before = calm_down(&world, &mut gateway, None).await;
+
+        let (stop, stopped) = watch::channel(false);
+        let conductor = conductor::conduct(Arc::clone(&world), Arc::clone(&journal), self.seed, stopped.clone());
+        let conducting = tokio::spawn(conductor);
+        let mut asking = JoinSet::new();
+        for number in 0..self.clients {
+            let dice = SmallRng::seed_from_u64(self.seed << 16 | number as u64);
+            let client = Client::new(number, Arc::clone(&world), gateway.address, dice);
+            asking.spawn(go_on_asking(client, Arc::clone(&judge), stopped.clone()));
+        }
+
+        // The same as what follows, so that all memory that it takes is taken.
+        let warm_up = (self.seconds / 3).max(3);
+        tokio::time::sleep(Duration::from_secs(warm_up)).await;
+        let mut memory = vec![gateway.memory()];
+        for _ in 0..PARTS {
+            tokio::time::sleep(Duration::from_secs(self.seconds) / PARTS).await;
+            memory.push(gateway.memory());
+        }
+        let calls = world.simulator.request_count();
+        stop.send_replace(true);
+        while let Some(ended) = asking.join_next().await {
+            ended.expect("no client panics");
+        }
+        conducting.await.expect("the conductor doesn't panic");
+        let after = calm_down(&world, &mut gateway, Some(before)).await;
+
+        let (_, report) = &mut *lock(&judge);
+        println!("{} clients for {} s after {warm_up} s to warm up, seed {}", self.clients, self.seconds, self.seed);
+        tell_weather(&lock(&journal));
+        report.print();
+        println!("upstream was asked {calls} times for {} answers", report.answers());
+        let (warm, end) = (memory[0], memory[memory.len() - 1]);
+        let mib = memory.iter().map(|&bytes| format!("{:.1}", bytes as f64 / f64::from(1 << 20)));
+        let share = end as f64 / warm as f64;
+        println!(
+            "memory after the warm-up and on to the end: {} MiB, {share:.2} times as much",
+            mib.collect::<Vec<_>>().join(", ")
+        );
+        println!("in use before: {before}\nin use after:  {after}");
+        let failures = [
+            (report.wrongs > 0).then(|| format!("{} wrong answers", report.wrongs)),
+            (end * 100 > warm * (100 + MORE_MEMORY)).then(|| "it takes more and more memory".to_owned()),
+            (!after.is_back_at(&before)).then(|| "something is still in use".to_owned()),
+        ];
+        failures.iter().flatten().for_each(|failure| println!("FAILED: {failure}"));
+        failures.iter().all(Option::is_none)
+    }
+}
+
+async fn go_on_asking(mut client: Client, judge: Arc<Mutex<(Judge, Report)>>, stopped: watch::Receiver<bool>) {
+    while !*stopped.borrow() {
+        client.think().await;
+        let exchange = client.ask().await;
+        let (judge, report) = &mut *lock(&judge);
+        let verdict = judge.judge(&exchange);
+        report.count(&exchange, verdict, &client.world);
+    }
+}
+
+/// Waits until what the gateway has in use is as it was, or doesn't change any more. Upstream goes away
+/// for that, and comes back: the gateway's connections to it are none that it has forgotten to close.
+async fn calm_down(world: &World, gateway: &mut Gateway, before: Option<InUse>) -> InUse {
+    world.simulator.shut_down().await;
+    let begun = Clock::System.now();
+    let mut last = gateway.in_use();
+    loop {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let now = gateway.in_use();
+        let is_calm = before.map_or(now == last, |before| now.is_back_at(&before));
+        if is_calm || Clock::System.now().saturating_duration_since(begun) > QUIET {
+            world.simulator.come_back().expect("its addresses were kept");
+            return now;
+        }
+        last = now;
+    }
+}
+
+fn tell_weather(journal: &Journal) {
+    let mut counts = std::collections::BTreeMap::<_, usize>::new();
+    journal.weather.all().for_each(|weather| *counts.entry(weather.name()).or_default() += 1);
+    let weather: Vec<_> = counts.iter().map(|(name, count)| format!("{count} × {name}")).collect();
+    let standings: usize = journal.standing.iter().map(|standing| standing.all().count() - 1).sum();
+    println!("upstream: {}", weather.join(", "));
+    println!("{} versions of the catalogue, {standings} tokens revoked or restored", journal.version.all().count());
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,69 @@
+//! What the gateway in the storm is told: lives so short that a minute sees each of them end, many times.
+
+use std::time::Duration;
+
+pub(crate) const TTL: Duration = Duration::from_millis(400);
+pub(crate) const STALE_WHILE_REVALIDATE: Duration = Duration::from_millis(600);
+pub(crate) const STALE_IF_ERROR: Duration = Duration::from_millis(3_000);
+/// A life may be shorter by so much, in percent.
+pub(crate) const JITTER: u32 = 10;
+pub(crate) const ERROR_TTL: Duration = Duration::from_millis(250);
+pub(crate) const PATIENCE: Duration = Duration::from_millis(200);
+pub(crate) const GRANT_TTL: Duration = Duration::from_millis(1_500);
+pub(crate) const OUTAGE_GRACE: Duration = Duration::from_millis(4_000);
+pub(crate) const DENIAL_TTL: Duration = Duration::from_millis(200);
+pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_millis(1_500);
+
+/// An answer that lets itself be given stale at all is never older.
+pub(crate) fn longest_life() -> Duration {
+    TTL + STALE_WHILE_REVALIDATE.max(STALE_IF_ERROR)
+}
+
+/// How long upstream asks to be left alone, where it does. (It has to say so in whole seconds.)
+pub(crate) const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// The configuration file.
+pub(crate) fn toml(workspace: &str, appstream: &str) -> String {
+    let ms = |span: Duration| format!("\"{}ms\"", span.as_millis());
+    let [ttl, answer_timeout] = [TTL, ANSWER_TIMEOUT].map(ms);
+    let [stale_while_revalidate, stale_if_error] = [STALE_WHILE_REVALIDATE, STALE_IF_ERROR].map(ms);
+    let [error_ttl, patience] = [ERROR_TTL, PATIENCE].map(ms);
+    let [grant_ttl, outage_grace, denial_ttl] = [GRANT_TTL, OUTAGE_GRACE, DENIAL_TTL].map(ms);
+    format!(
+        r#"
+        [listen]
+        proxy = "127.0.0.1:0"
+        metrics = "127.0.0.1:0"
+        admin = "127.0.0.1:0"
+
+        [upstream]
+        workspace_url = "{workspace}"
+        appstream_url = "{appstream}"
+        connect_timeout = {answer_timeout}
+        first_byte_timeout = {answer_timeout}
+        answer_timeout = {answer_timeout}
+        idle_timeout = {answer_timeout}
+        connection_max_age = "3s"
+        max_calls = 40
+        max_calls_per_caller = 10
+
+        [cache]
+        ttl = {ttl}
+        ttl_jitter = "{JITTER}%"
+        stale_while_revalidate = {stale_while_revalidate}
+        stale_if_error = {stale_if_error}
+        error_ttl = {error_ttl}
+        patience = {patience}
+
+        [grants]
+        grant_ttl = {grant_ttl}
+        outage_grace = {outage_grace}
+        denial_ttl = {denial_ttl}
+
+        # Its callers are told different things.
+        [[operation]]
+        name = "ListProduct"
+        sharing = "caller"
+        "#
+    )
+}
