@@ -14,6 +14,7 @@ mod caching;
 mod clients;
 mod coalescing;
 mod commands;
+mod dead_hours;
 mod docs;
 mod errors;
 mod fences;
