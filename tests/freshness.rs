@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use http::{HeaderName, HeaderValue, StatusCode};
+use http::{HeaderName, HeaderValue, Method, StatusCode};
 use workspace_gateway::clock::Clock;
 
 use crate::support::{PROJECT, Reply, WAITERS, World, all, within};
@@ -74,7 +74,7 @@ async fn who_will_not_have_it_stale_boards_the_refresh() {
     let (url, http) = (world.url(LIST), world.http.clone());
     let picky = tokio::spawn(async move {
         let headers = [("x-auth-token", two.as_str()), ("cache-control", "max-age=30")];
-        http.send(http::Method::GET, &url, &headers, "").await
+        http.send(Method::GET, &url, &headers, "").await
     });
     world.until_metric(WAITERS, 1.0).await;
     world.simulator.release();
@@ -276,10 +276,13 @@ async fn a_purge_ends_what_is_remembered_of_failures() {
 
 #[tokio::test]
 async fn upstream_is_asked_whether_an_answer_still_holds() {
-    for (name, value, asked) in
-        [("etag", "W/\"v1\"", "if-none-match"), ("last-modified", "Sun, 06 Nov 1994 08:49:37 GMT", "if-modified-since")]
-    {
-        let world = World::with(SETTINGS).await;
+    // Different things may have been last modified at the same time: a date is for one caller alone.
+    for (sharing, name, value, asked) in [
+        ("project", "etag", "W/\"v1\"", Some("if-none-match")),
+        ("caller", "last-modified", "Sun, 06 Nov 1994 08:49:37 GMT", Some("if-modified-since")),
+        ("project", "last-modified", "Sun, 06 Nov 1994 08:49:37 GMT", None),
+    ] {
+        let world = World::with(&SETTINGS.replace("[cache]", &format!("[cache]\nsharing = \"{sharing}\""))).await;
         let [one, two] = world.granted().await;
         header(&world, name, value);
         let before = world.get_as(&one, LIST).await;
@@ -287,14 +290,20 @@ async fn upstream_is_asked_whether_an_answer_still_holds() {
         world.seconds_pass(120);
         header(&world, "cache-control", "max-age=7");
         header(&world, "date", &httpdate::fmt_http_date(Clock::System.date() + Duration::from_secs(120)));
+        let Some(asked) = asked else {
+            world.get_as(&two, LIST).await;
+            assert!(!world.simulator.requests_seen()[0].headers.contains_key("if-modified-since"));
+            continue;
+        };
         fail(&world, 304);
-        let valid = world.get_as(&two, LIST).await;
+        let asking = if sharing == "caller" { &one } else { &two };
+        let valid = world.get_as(asking, LIST).await;
         assert_eq!((valid.status(), valid.body()), (StatusCode::OK, before.body()), "{name}");
-        assert_eq!(told(&valid), "fwd=stale; fwd-status=304; stored");
+        assert!(told(&valid).starts_with("fwd=stale; fwd-status=304; stored"), "{valid:?}");
         assert_eq!(world.simulator.requests_seen()[0].headers[asked], value);
         assert_eq!(valid.header("content-type"), before.header("content-type"));
         assert_eq!(told(&world.get_as(&one, LIST).await), "hit; ttl=7", "a new life, by what the 304 says");
-        // It was proof for the one who asked: the grant of the other ends before.
+        // It was proof for the one who asked: the other's grant ends before.
         world.seconds_pass(3_500);
         assert_eq!(world.metric("workspace_gateway_grants"), 1.0);
     }
@@ -330,6 +339,12 @@ async fn a_304_about_another_answer_is_a_failure() {
     fail(&world, 304);
     let stale = world.get_as(&one, LIST).await;
     assert_eq!((told(&stale), stale.body()), ("fwd=stale; detail=broken", before.body()));
+    // And not asked for again: upstream doesn't understand the question.
+    world.seconds_pass(5);
+    world.simulator.fail_with(None);
+    assert_eq!(told(&world.get_as(&one, LIST).await), "fwd=stale; fwd-status=200; stored");
+    let seen = world.simulator.requests_seen();
+    assert!(!seen.last().unwrap().headers.contains_key("if-none-match"));
 }
 
 #[tokio::test]
@@ -397,4 +412,41 @@ async fn lives_end_at_different_times() {
     assert!(left.iter().all(|left| (150..=300).contains(left)), "{left:?}");
     // That 40 of them lie within a third of the span is about as likely as 10^-17.
     assert!(left.iter().max().unwrap() - left.iter().min().unwrap() > 50, "{left:?}");
+}
+
+#[tokio::test]
+async fn a_no_that_is_one_callers_own_is_nobody_elses() {
+    for (name, value) in
+        [("cache-control", "private"), ("cache-control", "no-store"), ("vary", "X-Auth-Token"), ("vary", "*")]
+    {
+        let world = World::with(SETTINGS).await;
+        let tokens: [String; 3] = world.granted().await;
+        let (leading, following) = world.board(&tokens[..2], LIST).await;
+        header(&world, name, value);
+        world.simulator.fail_token(&tokens[0], Some(StatusCode::NOT_FOUND));
+        world.simulator.release();
+        assert_eq!(within(leading).await.unwrap().status(), StatusCode::NOT_FOUND);
+        assert!(all(following).await.iter().all(|reply| reply.products() > 0), "{value}");
+        world.simulator.remove_headers();
+        assert!(world.get_as(&tokens[2], LIST).await.products() > 0, "{value}");
+    }
+}
+
+#[tokio::test]
+async fn behind_another_gateway_too_upstream_is_left_alone() {
+    let world = World::with(SETTINGS).await;
+    let [one, two] = world.granted().await;
+    world.get_as(&one, LIST).await;
+    world.seconds_pass(120);
+    world.simulator.forget_requests();
+    fail(&world, 503);
+    header(&world, "retry-after", "30");
+    let via = ("via", "1.1 workspace-gateway-0123abcd");
+    for expected in ["fwd=stale; fwd-status=503; detail=status", "hit; ttl=-60; detail=paused"] {
+        let reply = world.http.send(Method::GET, &world.url(LIST), &[("x-auth-token", &one), via], "").await;
+        assert_eq!(told(&reply), expected);
+    }
+    // What may be of that one's own making is nothing to the others.
+    assert!(told(&world.get_as(&two, LIST).await).starts_with("fwd=stale; fwd-status=503"));
+    assert_eq!(world.upstream_calls(), 2);
 }

@@ -529,16 +529,16 @@ MUTATIONS = [
     ),
     (
         "foul-failure-pauses",
-        "§2.1 a failure of the client's own making pauses nothing",
+        "§2.1 a failure of the client's own making pauses nothing of others",
         SETTLE,
-        "if !call.is_plain || !is_known {",
-        "if !is_known {",
+        "        if call.is_plain {\n            self.pauses.begin(",
+        "        if call.is_plain || true {\n            self.pauses.begin(",
     ),
     (
         "stranger-pauses",
         "§2.3 nor does a stranger's",
         SETTLE,
-        "Standing::Lapsed => slot.owner.is_some(),\n            Standing::Unproved | Standing::Denied { .. } => false,",
+        "Standing::Lapsed => slot.owner.is_some() && call.is_plain,\n            Standing::Unproved | Standing::Denied { .. } => false,",
         "Standing::Lapsed | Standing::Unproved | Standing::Denied { .. } => true,",
     ),
     (

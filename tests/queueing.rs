@@ -82,3 +82,31 @@ async fn a_stream_is_under_way_until_its_end() {
     asking.abort();
     world.until_metric(&format!("{CALLS}{RELAY}"), 0.0).await;
 }
+
+#[tokio::test]
+async fn who_waits_behind_itself_leads_nobody() {
+    let world = World::with("[upstream]\nmax_calls_per_caller = 1").await;
+    let [looping, other] = world.granted().await;
+    world.simulator.hold();
+    let first = world.begin_and_arrive(&looping, &list(1), 1).await;
+    let queued = world.begin(&looping, &list(2));
+    world.until_metric(&format!("{QUEUED}{LIST}"), 1.0).await;
+    // The same question of another goes at once, and answers both.
+    let asking = world.begin_and_arrive(&other, &list(2), 2).await;
+    world.simulator.release();
+    assert!(all(vec![first, queued, asking]).await.iter().all(|reply| reply.status() == StatusCode::OK));
+}
+
+#[tokio::test]
+async fn what_nobody_wants_any_more_does_not_queue() {
+    let world = World::with("[upstream]\nmax_calls = 2\n[limits]\nmax_flights = 1").await;
+    world.simulator.hold();
+    let first = world.begin_and_arrive("first", &list(0), 1).await;
+    let asking: Vec<_> = (1..20).map(|number| world.begin(&format!("invented-{number}"), &list(number))).collect();
+    world.until_metric(&format!("{QUEUED}{LIST}"), 19.0).await;
+    asking.iter().for_each(tokio::task::JoinHandle::abort);
+    world.until_metric(&format!("{QUEUED}{LIST}"), 0.0).await;
+    world.simulator.release();
+    assert_eq!(within(first).await.unwrap().status(), StatusCode::UNAUTHORIZED);
+    assert_eq!(world.upstream_calls(), 1);
+}

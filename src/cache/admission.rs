@@ -100,10 +100,12 @@ impl Unstorable {
 pub fn judge(answer: &Response<Bytes>, check: &BodyCheck, role: impl Fn(&HeaderName) -> Role) -> Verdict {
     match answer.status().as_u16() {
         200 => match body::check(answer.body(), check) {
-            Ok(()) => Verdict::Proof(check_headers(answer.headers(), role)),
+            Ok(()) => Verdict::Proof(check_headers(answer.headers(), &role)),
             Err(reason) => Verdict::NoList(reason),
         },
         401 | 403 => Verdict::Denial,
+        // Said to be about the one who asked, it is; likewise if what it says of that can't be read.
+        400 | 404 | 405 if check_headers(answer.headers(), &role) != Ok(Audience::All) => Verdict::Personal,
         400 | 404 | 405 => Verdict::Negative,
         // 508: the trail of gateways that this very request has come through.
         429 => Verdict::Throttled,

@@ -1,9 +1,10 @@
 //! An answer that is kept: its body byte for byte, its head made ready, and its life.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, TRANSFER_ENCODING};
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, DATE, ETAG, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 
 use super::freshness::{Life, Lifetime};
@@ -66,6 +67,8 @@ pub struct Entry {
     life: Life,
     /// What upstream can be asked about instead of sending all again.
     validator: Option<Validator>,
+    /// Whether upstream has answered that with a 304 about something else.
+    is_misunderstood: AtomicBool,
     /// The answers that led up to this one.
     pub(super) views: Views,
 }
@@ -81,7 +84,7 @@ impl Entry {
             shareable(answer.headers()).map(|(name, value)| (name.clone(), copied(value))).collect();
         head.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
         let (status, body) = (answer.status(), Bytes::copy_from_slice(body));
-        Self { status, head, body, life, validator, views: Views::default() }
+        Self { status, head, body, life, validator, is_misunderstood: AtomicBool::new(false), views: Views::default() }
     }
 
     /// Its status.
@@ -116,7 +119,12 @@ impl Entry {
 
     /// What upstream can be asked about instead of sending all again, if it has said so.
     pub fn validator(&self) -> Option<&Validator> {
-        self.validator.as_ref()
+        self.validator.as_ref().filter(|_| !self.is_misunderstood.load(Ordering::Relaxed))
+    }
+
+    /// Notes that upstream doesn't understand the question, so that it is not asked again.
+    pub fn misunderstood(&self) {
+        self.is_misunderstood.store(true, Ordering::Relaxed);
     }
 
     /// The answer that upstream means by a 304 to a question about this one: this very body, and what
@@ -125,6 +133,8 @@ impl Entry {
         let mut answer = Response::new(self.body.clone());
         let head = answer.headers_mut();
         *head = self.head.clone();
+        // An answer is dated anew, if not by upstream then when it comes.
+        head.remove(DATE);
         if !matches!(self.validator, Some(Validator::EntityTag(_))) {
             // The tag is this gateway's, not upstream's.
             head.remove(ETAG);

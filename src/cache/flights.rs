@@ -128,6 +128,16 @@ impl<K: Eq + Hash, T> Pilot<K, T> {
         self.has_departed.store(true, Ordering::Relaxed);
     }
 
+    /// Whether others can board, or could.
+    pub fn takes_others(&self) -> bool {
+        self.key.is_some()
+    }
+
+    /// Waits until nobody is aboard any more and nobody can board.
+    pub async fn deserted(&self) {
+        self.landing.closed().await;
+    }
+
     /// Ends boarding, then gives everyone aboard the answer at once.
     pub fn land(self, answer: T) {
         self.end_boarding();

@@ -109,6 +109,18 @@ impl Pauses {
         books.scopes.insert(grantee.scope.clone(), ScopePause { until, of });
     }
 
+    /// A caller's call has failed in a way that may be of its own making: its refreshes in the scope
+    /// pause, and nobody else's.
+    pub fn begin_own(&self, grantee: &Grantee, span: Duration, now: Instant) {
+        let mut books = self.books();
+        // What holds for another, or for all, is not changed by that.
+        let is_free = |pause: &mut ScopePause| now >= pause.until || pause.of == Some(grantee.caller);
+        if books.scopes.get(&grantee.scope).is_none_or(is_free) {
+            let pause = ScopePause { until: now + span, of: Some(grantee.caller) };
+            books.scopes.insert(grantee.scope.clone(), pause);
+        }
+    }
+
     /// A call for a slot has succeeded.
     pub fn end(&self, slot: &Slot) {
         self.books().slots.remove(slot);

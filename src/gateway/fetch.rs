@@ -54,11 +54,22 @@ impl Gateway {
         let is_plain = self.via.is_own(&errand.via) && errand.forwarded.is_empty();
         let standing = self.grants.standing(&question.grantee, self.clock.now());
         let is_known = matches!(standing, Standing::Granted | Standing::Lapsed);
+        // Who has to wait behind itself leads nobody.
+        if pilot.takes_others() && slot.owner.is_none() && self.gate.is_full_for(service, leader) {
+            return pilot.land(Landing::NotFlown);
+        }
         let turn = self.gate.enter(service, leader, is_known);
-        // By then nobody waits any more.
-        let Ok(_permit) = tokio::time::timeout(self.answer_timeout, turn).await else {
-            let (asked, answer) = (self.store.epoch(), Err(UpstreamError::Busy));
-            return pilot.land(Landing::Flown { leader, is_plain, asked, answer });
+        let _permit = tokio::select! {
+            biased;
+            turn = tokio::time::timeout(self.answer_timeout, turn) => match turn {
+                Ok(permit) => permit,
+                Err(_) => {
+                    let (asked, answer) = (self.store.epoch(), Err(UpstreamError::Busy));
+                    return pilot.land(Landing::Flown { leader, is_plain, asked, answer });
+                }
+            },
+            // Nothing has been sent, and nobody is left who wants it.
+            () = pilot.deserted() => return,
         };
         pilot.depart();
         let sent = self.clock.now();
@@ -108,6 +119,10 @@ fn whole(response: Response<Bytes>, before: Option<&Entry>) -> Result<(Response<
     }
     let asked_about =
         before.filter(|entry| entry.validator().is_some_and(|asked| asked.is_meant_by(response.headers())));
-    let unasked = || UpstreamError::Broken("a 304 that was not asked for".to_owned());
-    asked_about.map(|entry| (entry.revalidated(&response), said)).ok_or_else(unasked)
+    match (asked_about, before) {
+        (Some(entry), _) => return Ok((entry.revalidated(&response), said)),
+        (None, Some(entry)) => entry.misunderstood(),
+        (None, None) => {}
+    }
+    Err(UpstreamError::Broken("a 304 that was not asked for".to_owned()))
 }

@@ -11,7 +11,7 @@ use http::{Response, StatusCode};
 use super::fetch::Landing;
 use super::settle::Answer;
 use super::{Gateway, Question};
-use crate::cache::admission::{Unstorable, Verdict};
+use crate::cache::admission::{Audience, Unstorable, Verdict};
 use crate::cache::entry::Entry;
 use crate::cache::freshness::Freshness;
 use crate::cache::grants::{Proof, Standing};
@@ -80,6 +80,7 @@ impl Gateway {
         let may_share = || stands() && self.store.may_share(&seat.slot, *asked);
         let may_have = seat.leads
             || match answer.verdict {
+                Verdict::Proof(Ok(Audience::Caller)) if !is_own => false,
                 Verdict::Proof(Ok(_)) => answer.proof != Some(Proof::Late) && may_share(),
                 Verdict::Proof(Err(_)) | Verdict::NoList(_) => false,
                 Verdict::Denial | Verdict::Personal => is_own,

@@ -141,7 +141,9 @@ impl Gateway {
             self.pauses.end(slot);
         }
         let digest = *blake3::hash(response.body()).as_bytes();
-        let validator = Validator::of(response.headers());
+        // Callers may be shown different things that were last modified at the same time.
+        let is_own = kept_in.owner.is_some();
+        let validator = Validator::of(response.headers()).filter(|it| is_own || matches!(it, Validator::EntityTag(_)));
         if let Field::Vacant(tag) = response.headers_mut().entry(ETAG) {
             tag.insert(entity_tag(&digest));
         }
@@ -176,16 +178,9 @@ impl Gateway {
         let mut life = lifetime::life(response.headers(), *times, configured);
         life.lifetime = Lifetime { ttl: life.lifetime.ttl.min(self.error_ttl), ..Lifetime::default() };
         let is_granted = self.grants.stands(&question.grantee, times.received);
-        let not_kept = if !is_plain || !is_granted || life.lifetime.ttl.is_zero() {
-            Some(Unstorable::Status)
-        } else if lifetime::forbids_keeping(response.headers()) {
-            Some(Unstorable::CacheDirectives)
-        } else {
-            None
-        };
-        if let Some(reason) = not_kept {
-            self.metrics.unstored(reason);
-            return Some(reason.as_str());
+        if !is_plain || !is_granted || life.lifetime.ttl.is_zero() {
+            self.metrics.unstored(Unstorable::Status);
+            return Some(Unstorable::Status.as_str());
         }
         let kept_in = self.store.slot(&question.key, question.grantee.caller);
         match self.store.keep_negative(&kept_in, Entry::new(response, life, None), *asked) {
@@ -216,10 +211,11 @@ impl Gateway {
         let Call { question, slot, times, .. } = call;
         let is_known = match self.grants.standing(&question.grantee, times.received) {
             Standing::Granted => true,
-            Standing::Lapsed => slot.owner.is_some(),
+            // What may be of the caller's own making is no excuse.
+            Standing::Lapsed => slot.owner.is_some() && call.is_plain,
             Standing::Unproved | Standing::Denied { .. } => false,
         };
-        if !call.is_plain || !is_known {
+        if !is_known {
             return;
         }
         let wished = said.and_then(|(_, headers)| pauses::retry_after(headers, times.date));
@@ -229,7 +225,12 @@ impl Gateway {
             _ => (Cause::Failure, self.error_ttl),
         };
         self.metrics.pause(cause);
-        self.pauses.begin(slot, &question.grantee, cause, span, times.received);
+        // Nor is it anything to the others.
+        if call.is_plain {
+            self.pauses.begin(slot, &question.grantee, cause, span, times.received);
+        } else {
+            self.pauses.begin_own(&question.grantee, span, times.received);
+        }
     }
 
     /// Lets nobody wait any more for answers that can't be kept.

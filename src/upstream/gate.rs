@@ -67,6 +67,12 @@ impl Gate {
         Permit { _turns: [service, strangers, own], _place: place }
     }
 
+    /// Whether a caller has as many calls under way as it may, so that another has to wait for these.
+    pub fn is_full_for(&self, service: Service, caller: Caller) -> bool {
+        let side = self.side(service);
+        side.callers().get(&Some(caller)).is_some_and(|own| own.turns.available_permits() == 0)
+    }
+
     /// How many calls there are to a service.
     pub fn usage(&self, service: Service) -> Usage {
         let side = self.side(service);

@@ -189,7 +189,7 @@ impl Rules {
         let scope = scope_of(call.key);
         // Nothing stale is given to strangers, so that nothing of their failures is remembered.
         let is_known = self.is_known((call.caller, scope)) && self.is_trusted(call);
-        if !call.is_plain || !is_known {
+        if !is_known || (!call.is_plain && !self.is_granted((call.caller, scope))) {
             return;
         }
         let (status, after) = match said {
@@ -199,16 +199,21 @@ impl Rules {
         };
         let after = after.map(|after| after.min(Settings::LONGEST_PAUSE));
         let span = after.unwrap_or(self.settings.error_ttl);
-        if call.boarding.owner.is_some() {
+        let is_of_others = |pause: &Pause| match pause.of {
+            Paused::Caller((caller, its)) => its == scope && caller != call.caller,
+            Paused::Scope(its) => its == scope,
+            Paused::Slot(_) => false,
+        };
+        let is_alone = !self.pauses.iter().any(|pause| pause.until > self.now && is_of_others(pause));
+        if call.boarding.owner.is_some() && call.is_plain {
             self.note("lone pause");
             self.set_pause(Paused::Slot(call.boarding), span);
+        } else if !call.is_plain {
+            if is_alone {
+                self.note("foul pause");
+                self.set_pause(Paused::Caller((call.caller, scope)), span);
+            }
         } else if status == 429 || status == 503 && after.is_some() {
-            let is_of_others = |pause: &Pause| match pause.of {
-                Paused::Caller((caller, its)) => its == scope && caller != call.caller,
-                Paused::Scope(its) => its == scope,
-                Paused::Slot(_) => false,
-            };
-            let is_alone = !self.pauses.iter().any(|pause| pause.until > self.now && is_of_others(pause));
             let of = if status == 429 && is_alone {
                 self.note("caller's pause");
                 Paused::Caller((call.caller, scope))
