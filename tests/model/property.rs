@@ -29,9 +29,16 @@ struct Call {
     sent: Ms,
     truth: Truth,
     end: Option<(Ms, Said)>,
+    /// Whether its caller had proof when it ended.
+    was_proved: bool,
 }
 
 impl Call {
+    fn new(begun: Begun, is_relay: bool, sent: Ms, truth: Truth) -> Self {
+        let (is_shared, may_be_alone, end, was_proved) = (false, is_relay, None, false);
+        Self { begun, is_relay, is_shared, may_be_alone, sent, truth, end, was_proved }
+    }
+
     fn landed(&self, by: Ms) -> Option<(Ms, &Said)> {
         self.end.as_ref().filter(|(landed, _)| *landed <= by).map(|(landed, said)| (*landed, said))
     }
@@ -95,20 +102,23 @@ impl Property {
         {
             return Err(format!("PROPERTY: #{id} begins a call, and that of #{} would do", another.begun.id));
         }
-        let truth = history.now().clone();
-        self.calls.push(Call { begun, is_relay: false, is_shared, may_be_alone, sent, truth, end: None });
+        let call = Call::new(begun, false, sent, history.now().clone());
+        self.calls.push(Call { is_shared, may_be_alone, ..call });
         Ok(())
     }
 
     /// A request goes on as it is.
     pub fn relayed(&mut self, begun: Begun, sent: Ms, history: &History) {
-        let truth = history.now().clone();
-        self.calls.push(Call { begun, is_relay: true, is_shared: false, may_be_alone: true, sent, truth, end: None });
+        self.calls.push(Call::new(begun, true, sent, history.now().clone()));
     }
 
     pub fn landed(&mut self, id: RequestId, at: Ms, said: &Said) {
-        let call = self.calls.iter_mut().rfind(|call| call.begun.id == id).expect("it has begun");
-        call.end = Some((at, said.clone()));
+        let place = self.calls.iter().rposition(|call| call.begun.id == id).expect("it has begun");
+        let Begun { caller, key, .. } = self.calls[place].begun;
+        // Others may end at the same moment, and be a denial: it is this order that counts.
+        let was_proved = self.is_proved(caller, scope_of(key), self.settings.grant_ttl, at);
+        let call = &mut self.calls[place];
+        (call.end, call.was_proved) = (Some((at, said.clone())), was_proved);
     }
 
     /// What upstream says at the end of a call.
@@ -165,8 +175,7 @@ impl Property {
             let since = if is_negative { call.sent } else { landed };
             let is_recent = call.begun.id == id || if done.is_hit() { since + life > at } else { landed == at };
             let may_be_all = is_negative && is_plain && its == key && !is_private && !call.is_relay;
-            let is_for_all = || may_be_all && self.is_proved(leader, scope_of(key), grant, landed);
-            is_it && is_recent && (leader == caller || is_for_all())
+            is_it && is_recent && (leader == caller || may_be_all && call.was_proved)
         });
         let has_proof = || self.is_proved(caller, scope_of(key), grant, at);
         if is_told && (!(is_negative && done.is_hit()) || has_proof()) {
