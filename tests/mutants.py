@@ -409,13 +409,6 @@ MUTATIONS = [
         "|known| false && known.life().sent >= no.life().sent",
     ),
     (
-        "older-yes-ends-no",
-        "§4 and of a list after a no",
-        STORE,
-        "if !self.negative(&slot).as_ref().is_some_and(was_denied_later) {",
-        "if true || !self.negative(&slot).as_ref().is_some_and(was_denied_later) {",
-    ),
-    (
         "impatient",
         "§5 nobody with something stale in hand waits before patience is over",
         WAIT,
