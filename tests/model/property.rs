@@ -29,14 +29,16 @@ struct Call {
     sent: Ms,
     truth: Truth,
     end: Option<(Ms, Said)>,
+    /// How many have ended before it, some perhaps at the same moment.
+    place: usize,
     /// Whether its caller had proof when it ended.
     was_proved: bool,
 }
 
 impl Call {
     fn new(begun: Begun, is_relay: bool, sent: Ms, truth: Truth) -> Self {
-        let (is_shared, may_be_alone, end, was_proved) = (false, is_relay, None, false);
-        Self { begun, is_relay, is_shared, may_be_alone, sent, truth, end, was_proved }
+        let (is_shared, may_be_alone, end, place, was_proved) = (false, is_relay, None, 0, false);
+        Self { begun, is_relay, is_shared, may_be_alone, sent, truth, end, place, was_proved }
     }
 
     fn landed(&self, by: Ms) -> Option<(Ms, &Said)> {
@@ -113,12 +115,13 @@ impl Property {
     }
 
     pub fn landed(&mut self, id: RequestId, at: Ms, said: &Said) {
-        let place = self.calls.iter().rposition(|call| call.begun.id == id).expect("it has begun");
-        let Begun { caller, key, .. } = self.calls[place].begun;
+        let index = self.calls.iter().rposition(|call| call.begun.id == id).expect("it has begun");
+        let Begun { caller, key, .. } = self.calls[index].begun;
         // Others may end at the same moment, and be a denial: it is this order that counts.
         let was_proved = self.is_proved(caller, scope_of(key), self.settings.grant_ttl, at);
-        let call = &mut self.calls[place];
-        (call.end, call.was_proved) = (Some((at, said.clone())), was_proved);
+        let place = self.calls.iter().filter(|call| call.end.is_some()).count();
+        let call = &mut self.calls[index];
+        (call.end, call.place, call.was_proved) = (Some((at, said.clone())), place, was_proved);
     }
 
     /// What upstream says at the end of a call.
@@ -263,18 +266,17 @@ impl Property {
     /// Whether upstream has proved a caller within so long, and has not denied it since.
     fn is_proved(&self, caller: CallerId, scope: ScopeId, life: Ms, at: Ms) -> bool {
         let own = || self.calls.iter().filter(|call| (call.begun.caller, scope_of(call.begun.key)) == (caller, scope));
-        let is_denied_since = |sent: Ms, proved: Ms| {
+        let is_denied_since = |proof: &Call| {
             own().any(|call| match call.landed(at) {
-                Some((landed, said)) if said.is_denial() => landed > proved || landed > sent && call.sent >= sent,
+                Some((landed, said)) if said.is_denial() => {
+                    call.place > proof.place || landed > proof.sent && call.sent >= proof.sent
+                }
                 _ => false,
             })
         };
-        own().any(|call| match call.landed(at) {
-            Some((landed, _)) => {
-                let is_proof = call.list(at).is_some() && !call.is_relay && call.sent + life > at;
-                is_proof && !is_denied_since(call.sent, landed)
-            }
-            None => false,
+        own().any(|call| {
+            let is_proof = !call.is_relay && call.sent + life > at && call.list(at).is_some();
+            is_proof && !is_denied_since(call)
         })
     }
 
