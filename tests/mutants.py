@@ -496,15 +496,15 @@ MUTATIONS = [
         "one-stops-all",
         "§6 who is throttled alone stops nobody else",
         PAUSES,
-        "let of = is_own.then_some(grantee.caller);",
-        "let of = is_own.then_some(grantee.caller).filter(|_| false);",
+        "Cause::Throttled => pause.stop(grantee.caller, until, now),",
+        "Cause::Throttled => pause.stop_everybody(until),",
     ),
     (
         "many-stop-none",
         "§6 when two are throttled all pause",
         PAUSES,
-        ".is_none_or(is_alone);",
-        ".is_none_or(|_| true);",
+        "if self.throttled.iter().any(",
+        "if false && self.throttled.iter().any(",
     ),
     (
         "paused-as-upstream-wishes",
@@ -512,6 +512,13 @@ MUTATIONS = [
         PAUSES,
         "const LONGEST: Duration = Duration::from_secs(60);",
         "const LONGEST: Duration = Duration::from_secs(600);",
+    ),
+    (
+        "pause-cut-short",
+        "§6 and no pause is cut short by another",
+        PAUSES,
+        "self.everybody = self.everybody.max(Some(until));",
+        "self.everybody = Some(until);",
     ),
     (
         "retry-after-ignored",

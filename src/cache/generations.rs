@@ -28,13 +28,22 @@ impl<K: Eq + Hash, V> Generations<K, V> {
         self.young.get_mut(key)
     }
 
+    /// The value of a key, which is thereby used; a new one if there is none.
+    pub(super) fn get_or_insert_with(&mut self, key: &K, new: impl FnOnce() -> V) -> &mut V
+    where
+        K: Clone,
+    {
+        let value = self.remove(key).unwrap_or_else(new);
+        self.insert(key.clone(), value)
+    }
+
     /// Sets the value of a key.
-    pub(super) fn insert(&mut self, key: K, value: V) {
+    pub(super) fn insert(&mut self, key: K, value: V) -> &mut V {
         self.old.remove(&key);
         if self.young.len() >= self.half && !self.young.contains_key(&key) {
             self.old = std::mem::take(&mut self.young);
         }
-        self.young.insert(key, value);
+        self.young.entry(key).insert_entry(value).into_mut()
     }
 
     /// Forgets a key.

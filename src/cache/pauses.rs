@@ -23,6 +23,9 @@ const LONGEST: Duration = Duration::from_secs(60);
 /// How many pauses are remembered of each kind. Forgetting one costs an upstream call.
 const MAX_PAUSES: usize = 4_096;
 
+/// How many callers of a scope are remembered by failures that may be of their own making.
+const MAX_FOUL: usize = 16;
+
 /// All pauses.
 pub struct Pauses(Mutex<Books>);
 
@@ -31,10 +34,52 @@ struct Books {
     slots: Generations<Slot, Instant>,
 }
 
+impl Books {
+    fn scope(&mut self, scope: &Scope) -> &mut ScopePause {
+        self.scopes.get_or_insert_with(scope, ScopePause::default)
+    }
+}
+
+/// The pauses of a scope. None of them is cut short by another.
+#[derive(Default)]
 struct ScopePause {
-    until: Instant,
-    /// Whose refreshes pause; `None`: everybody's.
-    of: Option<Caller>,
+    /// Until when everybody's refreshes pause.
+    everybody: Option<Instant>,
+    /// Until when those of throttled callers do. The two that last longest will do: who is throttled while
+    /// another is has everybody pause for as long.
+    throttled: Vec<(Caller, Instant)>,
+    /// Until when those of callers do whose calls have failed in a way that may be of their own making. That
+    /// says nothing of the others.
+    foul: Vec<(Caller, Instant)>,
+}
+
+impl ScopePause {
+    fn holds(&self, caller: Caller, now: Instant) -> bool {
+        let of_caller = |(throttled, until): &(Caller, Instant)| *throttled == caller && now < *until;
+        self.everybody.is_some_and(|until| now < until) || self.throttled.iter().chain(&self.foul).any(of_caller)
+    }
+
+    fn stop_everybody(&mut self, until: Instant) {
+        self.everybody = self.everybody.max(Some(until));
+    }
+
+    fn stop(&mut self, caller: Caller, until: Instant, now: Instant) {
+        // Two callers that are throttled at the same time have not both asked too often.
+        if self.throttled.iter().any(|(throttled, until)| *throttled != caller && now < *until) {
+            self.stop_everybody(until);
+        }
+        remember(&mut self.throttled, caller, until, 2);
+    }
+}
+
+/// Adds a caller's pause to a list that is ordered by length and has so many places.
+fn remember(pauses: &mut Vec<(Caller, Instant)>, caller: Caller, until: Instant, places: usize) {
+    match pauses.iter_mut().find(|(paused, _)| *paused == caller) {
+        Some((_, before)) => *before = until.max(*before),
+        None => pauses.push((caller, until)),
+    }
+    pauses.sort_by_key(|(_, until)| std::cmp::Reverse(*until));
+    pauses.truncate(places);
 }
 
 /// What makes a pause.
@@ -84,8 +129,7 @@ impl Pauses {
     /// Whether a caller's refreshes of a slot pause at a moment.
     pub fn hold(&self, slot: &Slot, grantee: &Grantee, now: Instant) -> bool {
         let mut books = self.books();
-        let of_scope = books.scopes.get(&grantee.scope);
-        of_scope.is_some_and(|pause| now < pause.until && pause.of.is_none_or(|caller| caller == grantee.caller))
+        books.scopes.get(&grantee.scope).is_some_and(|pause| pause.holds(grantee.caller, now))
             || books.slots.get(slot).is_some_and(|until| now < *until)
     }
 
@@ -99,26 +143,22 @@ impl Pauses {
         let until = now + span;
         let mut books = self.books();
         if slot.owner.is_some() || cause == Cause::Failure {
-            books.slots.insert(slot.clone(), until);
+            let before = books.slots.get(slot).copied();
+            books.slots.insert(slot.clone(), before.map_or(until, |before| until.max(before)));
             return;
         }
-        // Two callers that are throttled at the same time have not both asked too often.
-        let is_alone = |pause: &mut ScopePause| now >= pause.until || pause.of == Some(grantee.caller);
-        let is_own = cause == Cause::Throttled && books.scopes.get(&grantee.scope).is_none_or(is_alone);
-        let of = is_own.then_some(grantee.caller);
-        books.scopes.insert(grantee.scope.clone(), ScopePause { until, of });
+        let pause = books.scope(&grantee.scope);
+        match cause {
+            Cause::Throttled => pause.stop(grantee.caller, until, now),
+            Cause::Failure | Cause::Unavailable => pause.stop_everybody(until),
+        }
     }
 
     /// A caller's call has failed in a way that may be of its own making: its refreshes in the scope
     /// pause, and nobody else's.
     pub fn begin_own(&self, grantee: &Grantee, span: Duration, now: Instant) {
         let mut books = self.books();
-        // What holds for another, or for all, is not changed by that.
-        let is_free = |pause: &mut ScopePause| now >= pause.until || pause.of == Some(grantee.caller);
-        if books.scopes.get(&grantee.scope).is_none_or(is_free) {
-            let pause = ScopePause { until: now + span, of: Some(grantee.caller) };
-            books.scopes.insert(grantee.scope.clone(), pause);
-        }
+        remember(&mut books.scope(&grantee.scope).foul, grantee.caller, now + span, MAX_FOUL);
     }
 
     /// A call for a slot has succeeded.

@@ -86,6 +86,8 @@ struct Pause {
 enum Paused {
     Slot(Slot),
     Caller(Grantee),
+    /// Those of a caller whose call has failed in a way that may be of its own making.
+    Foul(Grantee),
     Scope(ScopeId),
 }
 
@@ -373,7 +375,7 @@ impl Rules {
         self.private.retain(|scope| !selected(*scope));
         self.pauses.retain(|pause| match pause.of {
             Paused::Slot(slot) => !selected(scope_of(slot.key)),
-            Paused::Caller((_, scope)) | Paused::Scope(scope) => !selected(scope),
+            Paused::Caller((_, scope)) | Paused::Foul((_, scope)) | Paused::Scope(scope) => !selected(scope),
         });
         for call in &mut self.calls {
             call.is_open = false;

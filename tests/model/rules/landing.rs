@@ -199,43 +199,39 @@ impl Rules {
         };
         let after = after.map(|after| after.min(Settings::LONGEST_PAUSE));
         let span = after.unwrap_or(self.settings.error_ttl);
-        let is_of_others = |pause: &Pause| match pause.of {
-            Paused::Caller((caller, its)) => its == scope && caller != call.caller,
-            Paused::Scope(its) => its == scope,
-            Paused::Slot(_) => false,
-        };
-        let is_alone = !self.pauses.iter().any(|pause| pause.until > self.now && is_of_others(pause));
         if call.boarding.owner.is_some() && call.is_plain {
             self.note("lone pause");
             self.set_pause(Paused::Slot(call.boarding), span);
         } else if !call.is_plain {
-            if is_alone {
-                self.note("foul pause");
-                self.set_pause(Paused::Caller((call.caller, scope)), span);
-            }
-        } else if status == 429 || status == 503 && after.is_some() {
-            let of = if status == 429 && is_alone {
-                self.note("caller's pause");
-                Paused::Caller((call.caller, scope))
-            } else {
-                self.note(if status == 429 { "everybody's pause" } else { "scope's pause" });
-                Paused::Scope(scope)
+            self.note("foul pause");
+            self.set_pause(Paused::Foul((call.caller, scope)), span);
+        } else if status == 429 {
+            self.note("caller's pause");
+            let is_anothers = |pause: &Pause| match pause.of {
+                Paused::Caller((caller, its)) => its == scope && caller != call.caller,
+                Paused::Slot(_) | Paused::Scope(_) | Paused::Foul(_) => false,
             };
-            // There is one at a time in a scope.
-            self.pauses.retain(|pause| match pause.of {
-                Paused::Caller((_, its)) | Paused::Scope(its) => its != scope,
-                Paused::Slot(_) => true,
-            });
-            self.set_pause(of, span);
+            if self.pauses.iter().any(|pause| pause.until > self.now && is_anothers(pause)) {
+                self.note("everybody's pause");
+                self.set_pause(Paused::Scope(scope), span);
+            }
+            self.set_pause(Paused::Caller((call.caller, scope)), span);
+        } else if status == 503 && after.is_some() {
+            self.note("scope's pause");
+            self.set_pause(Paused::Scope(scope), span);
         } else {
             self.note("slot's pause");
             self.set_pause(Paused::Slot(call.boarding), span);
         }
     }
 
+    /// A shorter one doesn't end one that is longer.
     fn set_pause(&mut self, of: Paused, span: Ms) {
-        self.pauses.retain(|pause| pause.of != of);
-        self.pauses.push(Pause { of, until: self.now + span });
+        let until = self.now + span;
+        match self.pauses.iter_mut().find(|pause| pause.of == of) {
+            Some(pause) => pause.until = pause.until.max(until),
+            None => self.pauses.push(Pause { of, until }),
+        }
     }
 }
 

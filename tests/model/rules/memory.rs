@@ -73,7 +73,9 @@ impl Rules {
     /// Whether upstream is not to be asked by a caller for a slot.
     pub(super) fn is_paused_for(&self, caller: CallerId, slot: Slot) -> bool {
         let scope = scope_of(slot.key);
-        [Paused::Slot(slot), Paused::Caller((caller, scope)), Paused::Scope(scope)].iter().any(|of| self.is_paused(of))
+        let caller = (caller, scope);
+        let all = [Paused::Slot(slot), Paused::Caller(caller), Paused::Foul(caller), Paused::Scope(scope)];
+        all.iter().any(|of| self.is_paused(of))
     }
 
     /// How many wait for another's call: those of shared flights, or of lone ones.
