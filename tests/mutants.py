@@ -423,13 +423,6 @@ MUTATIONS = [
         "sleep(2 * patience)",
     ),
     (
-        "patience-for-the-lapsed",
-        "§4 without a grant upstream has to fail first",
-        RELEASE,
-        "self.excusable(question, false, now)?",
-        "self.excusable(question, true, now)?",
-    ),
-    (
         "strangers-ask-whether",
         "§4 proof flights are unconditional",
         LOOK_UP,

@@ -9,6 +9,7 @@ use std::time::Instant;
 use http::{Response, StatusCode};
 
 use super::fetch::Landing;
+use super::look_up::{LookUp, Memory};
 use super::settle::Answer;
 use super::{Gateway, Question};
 use crate::cache::admission::{Audience, Unstorable, Verdict};
@@ -136,7 +137,15 @@ impl Gateway {
         record: &mut Record,
     ) -> Option<Response<Content>> {
         let now = self.clock.now();
-        let entry = self.excusable(question, false, now)?;
+        if !self.grants.stands(&question.grantee, now) {
+            return None;
+        }
+        // It may have become known meanwhile that there is no such thing any more, or nothing to keep.
+        let entry = match self.look_up(question, now) {
+            LookUp::Given(entry, Memory::Fresh | Memory::Paused) | LookUp::Refresh(entry, _) => entry,
+            LookUp::Ask { before: Some(entry), is_patient: true, .. } => entry,
+            LookUp::Given(..) | LookUp::Ask { .. } => return None,
+        };
         let why = (Outcome::Patience, Outcome::Patience.as_str());
         Some(stale_answer(&entry, now, None, why, seat, record))
     }

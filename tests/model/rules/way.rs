@@ -113,7 +113,8 @@ impl Rules {
         let Question { caller, key, wish, .. } = *question;
         let entry = self.usable(self.slot(caller, key));
         let is_granted = self.is_granted((caller, scope_of(key)));
-        is_granted && takes_stale(wish) && entry.is_some_and(|entry| self.may_be_stale(entry))
+        let may_be_given = |entry| self.left(entry) > 0 || self.may_be_stale(entry);
+        is_granted && takes_stale(wish) && entry.is_some_and(may_be_given)
     }
 
     /// A request goes its way.
@@ -223,8 +224,8 @@ impl Rules {
     /// A request has waited for as long as its patience goes.
     pub(super) fn tire(&mut self, mut request: Waiting) -> Option<Effect> {
         let Question { caller, key, .. } = request.question;
-        let is_granted = self.is_granted((caller, scope_of(key)));
-        let Some(entry) = self.usable(self.slot(caller, key)).filter(|_| is_granted) else {
+        let may_have = self.is_patient(&request.question);
+        let Some(entry) = self.usable(self.slot(caller, key)).filter(|_| may_have) else {
             self.note("patient for nothing");
             (request.patience, request.is_resigned) = (None, true);
             self.waiting.push(request);
