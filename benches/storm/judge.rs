@@ -98,6 +98,12 @@ impl Judge {
     pub(crate) fn judge(&mut self, exchange: &Exchange) -> Verdict {
         let (status, headers, body) = match &exchange.end {
             End::HungUp => return Ok("(the client hung up)".to_owned()),
+            // By HTTP/2 the end of what is streamed may overtake its head.
+            End::Broken(error) if exchange.wish == Wish::NoStore && error.contains("Reset(") => {
+                let has_broken = lock(&self.journal).was(ago(exchange.begun, NEWS), exchange.decided, breaks);
+                let kind = "(what was streamed broke off as upstream did)".to_owned();
+                return if has_broken { Ok(kind) } else { Err(error.clone()) };
+            }
             End::Broken(error) => return Err(error.clone()),
             End::Answered { status, headers, body } => (*status, headers, body),
         };

@@ -45,6 +45,8 @@ use judge::Judge;
 use report::Report;
 use world::{Journal, World};
 
+/// Long enough for every kind of weather once.
+const WARM_UP: Duration = Duration::from_secs(20);
 /// How long everything that is still under way may take to end.
 const QUIET: Duration = Duration::from_secs(20);
 /// In how many parts memory is looked at.
@@ -111,8 +113,7 @@ impl Storm {
         }
 
         // The same as what follows, so that all memory that it takes is taken.
-        let warm_up = (self.seconds / 3).max(3);
-        tokio::time::sleep(Duration::from_secs(warm_up)).await;
+        tokio::time::sleep(WARM_UP).await;
         let mut memory = vec![gateway.memory()];
         for _ in 0..PARTS {
             tokio::time::sleep(Duration::from_secs(self.seconds) / PARTS).await;
@@ -127,7 +128,7 @@ impl Storm {
         let after = calm_down(&world, &mut gateway, Some(before)).await;
 
         let (_, report) = &mut *lock(&judge);
-        println!("{} clients for {} s after {warm_up} s to warm up, seed {}", self.clients, self.seconds, self.seed);
+        println!("{} clients for {} s after {WARM_UP:?} to warm up, seed {}", self.clients, self.seconds, self.seed);
         tell_weather(&lock(&journal));
         report.print();
         println!("upstream was asked {calls} times for {} answers", report.answers());
