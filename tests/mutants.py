@@ -433,8 +433,8 @@ MUTATIONS = [
         "any-304-will-do",
         "§4 a 304 is proof of what was asked about",
         FETCH,
-        "before.filter(|entry| entry.validator().is_some_and(|asked| asked.is_meant_by(response.headers())))",
-        "before.filter(|entry| entry.validator().is_some())",
+        "if validator.is_meant_by(response.headers()) => {",
+        "if validator.is_meant_by(response.headers()) || true => {",
     ),
     (
         "no-cache-boards",

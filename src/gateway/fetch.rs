@@ -16,6 +16,7 @@ use crate::cache::grants::Standing;
 use crate::cache::lifetime::Times;
 use crate::cache::store::{Epoch, Slot};
 use crate::request::caller::Caller;
+use crate::request::condition::Validator;
 use crate::upstream::UpstreamError;
 use crate::upstream::client::Errand;
 
@@ -78,7 +79,8 @@ impl Gateway {
             LookUp::Refresh(entry, _) => Some(entry),
             LookUp::Ask { before, .. } => before,
         };
-        errand.validator = before.as_ref().and_then(|entry| entry.validator().cloned());
+        let asked_about = before.and_then(|entry| entry.validator().cloned().map(|validator| (entry, validator)));
+        errand.validator = asked_about.as_ref().map(|(_, validator)| validator.clone());
         let asked = self.store.epoch();
         let departure = self.grants.depart(question.grantee.clone(), sent);
         let counted = self.metrics.upstream_call(service);
@@ -89,7 +91,7 @@ impl Gateway {
         counted.ended(status, times.received.saturating_duration_since(sent));
 
         let call = Call { question: &question, slot: &slot, is_plain, asked, times };
-        let answer = match answer.and_then(|response| whole(response, before.as_deref())) {
+        let answer = match answer.and_then(|response| whole(response, asked_about.as_ref())) {
             Ok((response, said)) => {
                 let mut answer = self.settle(&call, departure, response, said);
                 // It may be about what was sent besides, of which the others have sent nothing.
@@ -112,17 +114,21 @@ impl Gateway {
 
 /// The answer and the status that upstream gave: a 304 stands for the answer that it was asked about. One
 /// that wasn't asked for is no answer; to some clients it would be an empty list.
-fn whole(response: Response<Bytes>, before: Option<&Entry>) -> Result<(Response<Bytes>, StatusCode), UpstreamError> {
+fn whole(
+    response: Response<Bytes>,
+    asked_about: Option<&(Arc<Entry>, Validator)>,
+) -> Result<(Response<Bytes>, StatusCode), UpstreamError> {
     let said = response.status();
-    if said != StatusCode::NOT_MODIFIED {
-        return Ok((response, said));
+    match asked_about {
+        _ if said != StatusCode::NOT_MODIFIED => Ok((response, said)),
+        Some((entry, validator)) if validator.is_meant_by(response.headers()) => {
+            Ok((entry.revalidated(&response), said))
+        }
+        other => {
+            if let Some((entry, _)) = other {
+                entry.misunderstood();
+            }
+            Err(UpstreamError::Broken("a 304 that was not asked for".to_owned()))
+        }
     }
-    let asked_about =
-        before.filter(|entry| entry.validator().is_some_and(|asked| asked.is_meant_by(response.headers())));
-    match (asked_about, before) {
-        (Some(entry), _) => return Ok((entry.revalidated(&response), said)),
-        (None, Some(entry)) => entry.misunderstood(),
-        (None, None) => {}
-    }
-    Err(UpstreamError::Broken("a 304 that was not asked for".to_owned()))
 }

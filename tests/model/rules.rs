@@ -50,6 +50,8 @@ struct Entry {
     body: String,
     /// Upstream's tag of it.
     tag: Option<Version>,
+    /// Whether upstream has answered a question about it with a 304 about something else.
+    is_misunderstood: bool,
     sent: Ms,
     chain: Vec<Link>,
 }
@@ -102,6 +104,8 @@ struct Call {
     boarding: Slot,
     /// The list it asks about.
     asked: Option<Version>,
+    /// When that had been sent for.
+    asked_sent: Option<Ms>,
     sent: Ms,
     /// Whether it can be boarded: not if it flies solo, or was there before a purge.
     is_open: bool,

@@ -38,6 +38,12 @@ impl Rules {
         if said.is_failure(call.asked) {
             self.note(if matches!(said, Said::NotModified(_)) { "304 for nothing" } else { "failure" });
             self.pause(call, said);
+            let is_about = |entry: &&mut Entry| entry.slot == call.boarding && Some(entry.sent) == call.asked_sent;
+            if matches!(said, Said::NotModified(_))
+                && let Some(entry) = self.entries.iter_mut().find(is_about)
+            {
+                entry.is_misunderstood = true;
+            }
             return Share::Failure;
         }
         if let Some(body) = said.list(call.key, call.asked) {
@@ -125,7 +131,8 @@ impl Rules {
             return self.note("outdated");
         }
         self.negatives.retain(|negative| negative.slot != slot || negative.sent > call.sent);
-        let mut entry = Entry { slot, body: body.to_owned(), tag, sent: call.sent, chain: Vec::new() };
+        let mut entry =
+            Entry { slot, body: body.to_owned(), tag, is_misunderstood: false, sent: call.sent, chain: Vec::new() };
         let before = before.map_or(Vec::new(), |place| self.entries.remove(place).chain);
         if slot.owner.is_none() {
             let link = Link { body: body.to_owned(), caller: call.caller, received: self.now };

@@ -200,7 +200,9 @@ impl Rules {
     fn depart(&mut self, question: &Question, boarding: Slot, is_open: bool, is_relay: bool) -> Begun {
         let Question { id, caller, key, is_plain, .. } = *question;
         let may_ask = self.is_granted((caller, scope_of(key))) && !is_relay;
-        let asked = self.entry(boarding).filter(|_| may_ask).and_then(|entry| entry.tag);
+        let about = self.entry(boarding).filter(|entry| may_ask && !entry.is_misunderstood);
+        let asked = about.and_then(|entry| entry.tag);
+        let asked_sent = about.map(|entry| entry.sent);
         if asked.is_some() {
             self.note("asked about");
         }
@@ -213,6 +215,7 @@ impl Rules {
             is_relay,
             boarding,
             asked,
+            asked_sent,
             sent,
             is_open,
             was_purged,
