@@ -175,6 +175,20 @@ async fn a_no_of_which_upstream_says_so_is_not_kept() {
 }
 
 #[tokio::test]
+async fn a_no_that_is_not_to_be_kept_is_the_latest_word_all_the_same() {
+    let world = World::with(SETTINGS).await;
+    let [one, two] = world.granted().await;
+    world.get_as(&one, LIST).await;
+    world.simulator.forget_requests();
+    world.seconds_pass(60);
+    header(&world, "cache-control", "no-store");
+    fail(&world, 404);
+    assert_eq!(told(&world.get_as(&one, LIST).await), "hit; ttl=-1; detail=revalidating");
+    landed(&world, 1).await;
+    assert_eq!(world.get_as(&two, LIST).await.status(), StatusCode::NOT_FOUND, "and not stale for ever");
+}
+
+#[tokio::test]
 async fn after_a_failure_upstream_is_left_alone_for_error_ttl() {
     let world = World::with(SETTINGS).await;
     let [one, two] = world.granted().await;

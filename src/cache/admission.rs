@@ -5,7 +5,7 @@
 
 use bytes::Bytes;
 use http::header::VARY;
-use http::{HeaderMap, HeaderName, Response};
+use http::{HeaderMap, HeaderName, Response, StatusCode};
 
 use super::{body, lifetime};
 use crate::catalogue::BodyCheck;
@@ -105,13 +105,20 @@ pub fn judge(answer: &Response<Bytes>, check: &BodyCheck, role: impl Fn(&HeaderN
         },
         401 | 403 => Verdict::Denial,
         // Said to be about the one who asked, it is; likewise if what it says of that can't be read.
-        400 | 404 | 405 if check_headers(answer.headers(), &role) != Ok(Audience::All) => Verdict::Personal,
-        400 | 404 | 405 => Verdict::Negative,
+        _ if is_negative(answer.status()) => match check_headers(answer.headers(), &role) {
+            Ok(Audience::All) => Verdict::Negative,
+            _ => Verdict::Personal,
+        },
         // 508: the trail of gateways that this very request has come through.
         429 => Verdict::Throttled,
         500..=507 | 509..=599 => Verdict::Failure,
         _ => Verdict::Personal,
     }
+}
+
+/// Whether a status says that there is no such thing.
+pub fn is_negative(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 400 | 404 | 405)
 }
 
 fn check_headers(headers: &HeaderMap, role: impl Fn(&HeaderName) -> Role) -> Result<Audience, Unstorable> {

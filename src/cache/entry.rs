@@ -151,7 +151,9 @@ impl Entry {
     /// Bytes of memory it holds, roughly.
     pub fn size(&self) -> usize {
         let values: usize = self.head.values().map(|value| TEXT + value.len()).sum();
-        size_of::<Self>() + self.head.capacity() * FIELD + values + TEXT + self.body.len() + self.views.size()
+        let validator = self.validator.as_ref().map_or(0, |validator| TEXT + validator.header().1.len());
+        let fixed = size_of::<Self>() + self.head.capacity() * FIELD + TEXT;
+        fixed + values + validator + self.body.len() + self.views.size()
     }
 }
 

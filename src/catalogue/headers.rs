@@ -6,7 +6,16 @@ use http::HeaderName;
 /// Never taken over from a client by name: a credential, one hop's own, about a body that isn't
 /// there, about what the client has cached, or what the gateway says itself.
 const RESERVED: [&[&str]; 5] = [
-    &["x-auth-token", "authorization", "cookie", "cookie2", "set-cookie", "x-sdk-date", "x-sdk-content-sha256"],
+    &[
+        "x-auth-token",
+        "authorization",
+        "cookie",
+        "cookie2",
+        "set-cookie",
+        "x-sdk-date",
+        "x-sdk-content-sha256",
+        "apikey",
+    ],
     &["host", "accept", "accept-encoding", "user-agent", "via", "x-request-id", "x-project-id"],
     &["range", "cache-control", "pragma", "expect", "max-forwards"],
     &["connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade", "http2-settings"],
@@ -16,16 +25,17 @@ const RESERVED: [&[&str]; 5] = [
 /// Families of the same: `Content-Length`, `If-None-Match`, `Proxy-Authorization`.
 const RESERVED_PREFIXES: [&str; 3] = ["content-", "if-", "proxy-"];
 
-/// What tokens are called: `X-Security-Token`, `X-Subject-Token` and whatever comes next.
-const RESERVED_SUFFIX: &str = "-token";
+/// What credentials are called: `X-Security-Token`, `X-Api-Key` and whatever comes next.
+const RESERVED_SUFFIXES: [&str; 2] = ["-token", "-key"];
 
 /// Whether a header is neither a credential nor the gateway's own affair, so that an operator may
 /// name it.
 pub fn is_open(name: &HeaderName) -> bool {
-    let name = name.as_str();
-    let is_reserved = RESERVED.iter().any(|names| names.contains(&name))
+    // To some servers `_` is `-`.
+    let name = name.as_str().replace('_', "-");
+    let is_reserved = RESERVED.iter().any(|names| names.contains(&&*name))
         || RESERVED_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
-        || name.ends_with(RESERVED_SUFFIX);
+        || RESERVED_SUFFIXES.iter().any(|suffix| name.ends_with(suffix));
     !is_reserved
 }
 

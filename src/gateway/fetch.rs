@@ -54,7 +54,7 @@ impl Gateway {
         let service = question.key.operation().service;
         let is_plain = self.via.is_own(&errand.via) && errand.forwarded.is_empty();
         let standing = self.grants.standing(&question.grantee, self.clock.now());
-        let is_known = matches!(standing, Standing::Granted | Standing::Lapsed);
+        let is_known = matches!(standing, Standing::Granted | Standing::Lapsed) || self.acquaintances.includes(&leader);
         // Who has to wait behind itself leads nobody.
         if pilot.takes_others() && slot.owner.is_none() && self.gate.is_full_for(service, leader) {
             return pilot.land(Landing::NotFlown);

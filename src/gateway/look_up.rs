@@ -96,8 +96,8 @@ impl Gateway {
             Some(entry) if accepted(&entry) => return LookUp::Given(entry, Memory::Fresh),
             entry => entry,
         };
-        // Upstream's latest word counts: where that was no, or an answer that can't be kept, nothing
-        // older is given in its place unless upstream fails.
+        // Nothing displaces what is fresh. But of what is not, upstream's latest word counts: where that
+        // was no, or an answer that can't be kept, nothing older is given unless upstream fails.
         let is_later = |no: &Arc<Entry>| entry.as_ref().is_none_or(|entry| entry.life().sent < no.life().sent);
         let no = self.store.negative(&slot).filter(is_later);
         if let Some(no) = no.as_ref().filter(|no| accepted(no)) {

@@ -103,6 +103,10 @@ impl Gateway {
                 self.pause(call, Some((response.status(), response.headers())));
                 Some(Unstorable::Status.as_str())
             }
+            // A no that is not to be kept is upstream's latest word all the same.
+            Verdict::Personal if call.is_plain && admission::is_negative(response.status()) => {
+                Some(self.mark_uncacheable(call, Unstorable::CacheDirectives))
+            }
             Verdict::Personal => {
                 self.metrics.unstored(Unstorable::Status);
                 Some(Unstorable::Status.as_str())

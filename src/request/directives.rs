@@ -7,6 +7,9 @@ use std::time::Duration;
 use http::HeaderMap;
 use http::header::{CACHE_CONTROL, PRAGMA};
 
+/// More than anyone has to say; each directive takes memory.
+const LONGEST: usize = 4 * 1024;
+
 /// The directives of a message, their names in lower case.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Directives(Vec<(String, Option<String>)>);
@@ -24,6 +27,9 @@ impl Directives {
     pub fn read(headers: &HeaderMap) -> Result<Self, Malformed> {
         let name = if headers.contains_key(CACHE_CONTROL) { CACHE_CONTROL } else { PRAGMA };
         let is_pragma = name == PRAGMA;
+        if headers.get_all(&name).iter().map(|value| value.len()).sum::<usize>() > LONGEST {
+            return Err(Malformed);
+        }
         let mut directives = Vec::new();
         for value in headers.get_all(name) {
             let text = value.to_str().map_err(|_| Malformed)?;
