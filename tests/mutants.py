@@ -280,7 +280,7 @@ MUTATIONS = [
         "§2.3 nor does one who has been denied meanwhile",
         SETTLE,
         "call.slot.owner.is_some() || self.grants.stands(&call.question.grantee, call.times.received)",
-        "slot.owner.is_some() || call.times.received >= call.times.sent",
+        "call.slot.owner.is_some() || call.times.received >= call.times.sent",
     ),
     (
         "foul-404-for-all",
@@ -510,8 +510,8 @@ MUTATIONS = [
         "pause-cut-short",
         "§6 and no pause is cut short by another",
         PAUSES,
-        "self.everybody = self.everybody.max(Some(until));",
-        "self.everybody = Some(until);",
+        "before.map_or(until, |before| until.max(before))",
+        "before.map_or(until, |before| until.min(before))",
     ),
     (
         "retry-after-ignored",
