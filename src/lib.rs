@@ -102,6 +102,7 @@ pub mod gateway;
 pub mod reply;
 pub mod request;
 pub mod server;
+pub mod signing;
 pub mod simulator;
 pub mod stream;
 pub mod telemetry;

@@ -37,7 +37,7 @@ fn must_not_name(places: &[&str], words: &[&str], except: &[&str]) {
 
 #[test]
 fn reading_a_request_is_pure() {
-    must_not_name(&["request", "catalogue"], &["tokio", "hyper", "crate::clock", "Instant", "SystemTime"], &[]);
+    must_not_name(&["request", "catalogue", "signing"], &["tokio", "hyper", "crate::clock", "Instant", "SystemTime::now"], &[]);
 }
 
 #[test]
@@ -71,8 +71,9 @@ fn steps_do_not_know_the_path() {
 #[test]
 fn rooms_know_only_whom_they_may() {
     // Each room of `src`, and the rooms it may import; itself always. Sorted from the ground up.
-    let table: [(&str, &[&str]); 16] = [
+    let table: [(&str, &[&str]); 17] = [
         ("catalogue", &[]),
+        ("signing", &[]),
         ("clock", &[]),
         ("stream", &[]),
         ("request", &["catalogue"]),

@@ -1,0 +1,108 @@
+//! The `Authorization` header of a signed request:
+//! `SDK-HMAC-SHA256 Access=…, SignedHeaders=…, Signature=…`.
+
+use http::header::AUTHORIZATION;
+use http::{HeaderMap, HeaderValue};
+
+use super::SCHEME;
+
+/// What the header says, in the one spelling that clients have.
+#[derive(Clone, Copy)]
+pub struct Authorization<'a> {
+    /// The id of the access key. Public: it proves nothing.
+    pub access: &'a str,
+    /// Names of the headers that are signed: lower case, sorted, joined with `;`.
+    pub signed_headers: &'a str,
+    /// The signature, in lower-case hexadecimal digits.
+    pub signature: &'a str,
+}
+
+impl<'a> Authorization<'a> {
+    /// Reads it strictly: another spelling is not worth a guess.
+    pub fn read(value: &'a HeaderValue) -> Option<Self> {
+        let parts = value.to_str().ok()?.strip_prefix(SCHEME)?.strip_prefix(' ')?;
+        let mut parts = parts.split(", ");
+        let mut part = |name| parts.next()?.strip_prefix(name)?.strip_prefix('=');
+        let (access, signed_headers, signature) = (part("Access")?, part("SignedHeaders")?, part("Signature")?);
+        let is_whole = parts.next().is_none() && !access.is_empty();
+        let names = || signed_headers.split(';');
+        let is_sorted = names().is_sorted_by(|one, next| one < next);
+        let is_named = names().all(|name| !name.is_empty() && !name.bytes().any(|byte| byte.is_ascii_uppercase()));
+        (is_whole && is_sorted && is_named).then_some(Self { access, signed_headers, signature })
+    }
+
+    /// The names of the headers that are signed.
+    pub fn names(&self) -> impl Iterator<Item = &'a str> + use<'a> {
+        self.signed_headers.split(';')
+    }
+}
+
+/// Whether there is an `Authorization` that is not blank.
+pub fn has_signature(headers: &HeaderMap) -> bool {
+    headers.get_all(AUTHORIZATION).iter().any(|value| !value.as_bytes().iter().all(u8::is_ascii_whitespace))
+}
+
+/// The id of the access key that a header seems to name, however it is spelled, if its scheme is the one
+/// that is verified here.
+pub(super) fn claimed(value: &HeaderValue) -> Option<&str> {
+    let text = value.to_str().ok()?.trim_start();
+    let (scheme, rest) = text.split_once(|byte: char| byte.is_ascii_whitespace())?;
+    if !scheme.eq_ignore_ascii_case(SCHEME) {
+        return None;
+    }
+    let words = rest.split([',', ' ', '\t']);
+    words.filter_map(|word| word.split_once('=')).find(|(name, _)| name.eq_ignore_ascii_case("access")).map(|it| it.1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WELL_SPELLED: &str = "SDK-HMAC-SHA256 Access=A, SignedHeaders=host;x-sdk-date, Signature=00";
+
+    #[test]
+    fn one_spelling_is_read() {
+        let value = HeaderValue::from_static(WELL_SPELLED);
+        let read = Authorization::read(&value).unwrap();
+        assert_eq!((read.access, read.signed_headers, read.signature), ("A", "host;x-sdk-date", "00"));
+        assert_eq!(read.names().collect::<Vec<_>>(), ["host", "x-sdk-date"]);
+    }
+
+    #[test]
+    fn others_are_not_but_tell_whose_they_claim_to_be() {
+        for other in [
+            "sdk-hmac-sha256 Access=A, SignedHeaders=host;x-sdk-date, Signature=00",
+            "SDK-HMAC-SHA256  Access=A, SignedHeaders=host;x-sdk-date, Signature=00",
+            "SDK-HMAC-SHA256 Access=A,SignedHeaders=host;x-sdk-date,Signature=00",
+            "SDK-HMAC-SHA256 access=A, SignedHeaders=host;x-sdk-date, Signature=00",
+            "SDK-HMAC-SHA256 SignedHeaders=host;x-sdk-date, Access=A, Signature=00",
+            "SDK-HMAC-SHA256 Access=A, SignedHeaders=host;x-sdk-date, Signature=00, Signature=01",
+            "SDK-HMAC-SHA256 Access=A, SignedHeaders=Host;x-sdk-date, Signature=00",
+            "SDK-HMAC-SHA256 Access=A, SignedHeaders=x-sdk-date;host, Signature=00",
+            "SDK-HMAC-SHA256 Access=A, SignedHeaders=host;host, Signature=00",
+            "SDK-HMAC-SHA256 Access=A, SignedHeaders=, Signature=00",
+            "SDK-HMAC-SHA256 Access=A, Signature=00",
+            "SDK-HMAC-SHA256 Access=A",
+        ] {
+            let value = HeaderValue::from_static(other);
+            assert!(Authorization::read(&value).is_none(), "{other}");
+            assert_eq!(claimed(&value), Some("A"), "{other}");
+        }
+    }
+
+    #[test]
+    fn other_schemes_claim_nothing() {
+        for other in [
+            "SDK-HMAC-SM3 Access=A, SignedHeaders=host, Signature=00",
+            "SDK-ECDSA-P256-SHA256 Access=A, SignedHeaders=host, Signature=00",
+            "SDK-SM2-SM3 Access=A, SignedHeaders=host, Signature=00",
+            "V11-HMAC-SHA256 Credential=A/20261122/region/service, SignedHeaders=host, Signature=00",
+            "Bearer Access=A",
+            "SDK-HMAC-SHA256",
+            "",
+        ] {
+            let value = HeaderValue::from_static(other);
+            assert!(Authorization::read(&value).is_none() && claimed(&value).is_none(), "{other}");
+        }
+    }
+}

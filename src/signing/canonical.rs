@@ -1,0 +1,191 @@
+//! What is signed: a request in one spelling, so that both sides compute the same whatever a proxy or a
+//! library has done to its escapes.
+
+use http::{HeaderMap, Method, Uri};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode, percent_encode};
+use ring::digest::{SHA256, digest};
+
+use super::SCHEME;
+
+/// Everything but RFC 3986's unreserved characters is escaped.
+const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
+
+/// Where a request goes, as its client typed it.
+#[derive(Clone, Copy)]
+pub struct Target<'a> {
+    /// The path.
+    pub path: &'a str,
+    /// What follows the `?`.
+    pub query: Option<&'a str>,
+}
+
+impl<'a> From<&'a Uri> for Target<'a> {
+    fn from(uri: &'a Uri) -> Self {
+        Self { path: uri.path(), query: uri.query() }
+    }
+}
+
+/// What stands for the body in what is signed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Payload(String);
+
+impl Payload {
+    /// What a client says instead of a hash, for a body that is not signed.
+    pub const UNSIGNED: &'static str = "UNSIGNED-PAYLOAD";
+
+    /// The hash of a body.
+    pub fn of(body: &[u8]) -> Self {
+        Self(sha256(body))
+    }
+
+    /// For a body that is not signed.
+    pub fn unsigned() -> Self {
+        Self(Self::UNSIGNED.to_owned())
+    }
+
+    /// As it is signed.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// The canonical request. `None` if a header that is signed is missing, or there twice: nobody could say what
+/// was signed.
+pub fn canonical_request(
+    method: &Method,
+    target: Target<'_>,
+    headers: &HeaderMap,
+    signed_headers: &str,
+    payload: &Payload,
+) -> Option<Vec<u8>> {
+    let mut text = Vec::with_capacity(512);
+    text.extend_from_slice(method.as_str().as_bytes());
+    text.push(b'\n');
+    path(target.path, &mut text);
+    text.push(b'\n');
+    query(target.query.unwrap_or_default(), &mut text);
+    text.push(b'\n');
+    for name in signed_headers.split(';') {
+        let mut values = headers.get_all(name).iter();
+        let (Some(value), None) = (values.next(), values.next()) else { return None };
+        text.extend_from_slice(name.as_bytes());
+        text.push(b':');
+        text.extend_from_slice(value.as_bytes().trim_ascii());
+        text.push(b'\n');
+    }
+    text.push(b'\n');
+    text.extend_from_slice(signed_headers.as_bytes());
+    text.push(b'\n');
+    text.extend_from_slice(payload.as_str().as_bytes());
+    Some(text)
+}
+
+/// What the key signs.
+pub fn string_to_sign(date: &str, canonical_request: &[u8]) -> String {
+    format!("{SCHEME}\n{date}\n{}", sha256(canonical_request))
+}
+
+fn path(path: &str, text: &mut Vec<u8>) {
+    let decoded: Vec<u8> = percent_decode(path.as_bytes()).collect();
+    for (index, segment) in decoded.split(|&byte| byte == b'/').enumerate() {
+        if index > 0 {
+            text.push(b'/');
+        }
+        escape(segment, text);
+    }
+    if decoded.last() != Some(&b'/') {
+        text.push(b'/');
+    }
+}
+
+fn query(query: &str, text: &mut Vec<u8>) {
+    let mut pairs: Vec<(Vec<u8>, Vec<u8>)> = query
+        .split('&')
+        .filter(|pair| !pair.is_empty())
+        .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
+        .map(|(name, value)| (decode(name), decode(value)))
+        .collect();
+    pairs.sort();
+    for (index, (name, value)) in pairs.iter().enumerate() {
+        if index > 0 {
+            text.push(b'&');
+        }
+        escape(name, text);
+        text.push(b'=');
+        escape(value, text);
+    }
+}
+
+/// A `+` is a space, as Go reads it: of the clients that sign, those in Go alone write one.
+fn decode(text: &str) -> Vec<u8> {
+    percent_decode(text.replace('+', " ").as_bytes()).collect()
+}
+
+fn escape(bytes: &[u8], text: &mut Vec<u8>) {
+    percent_encode(bytes, ESCAPED).for_each(|part| text.extend_from_slice(part.as_bytes()));
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    hex(digest(&SHA256, bytes).as_ref())
+}
+
+/// In lower-case hexadecimal digits.
+pub(super) fn hex(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let digits = bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]);
+    digits.map(|digit| char::from(DIGITS[usize::from(digit)])).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    fn canonical(target: &str) -> String {
+        let uri: Uri = target.parse().unwrap();
+        let headers = HeaderMap::from_iter([(http::header::HOST, HeaderValue::from_static("h"))]);
+        let text = canonical_request(&Method::GET, (&uri).into(), &headers, "host", &Payload::of(b"")).unwrap();
+        let text = String::from_utf8(text).unwrap();
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!([lines[0], lines[3], lines[5]], ["GET", "host:h", "host"]);
+        format!("{}?{}", lines[1], lines[2])
+    }
+
+    #[test]
+    fn spellings_of_one_target_are_one() {
+        for (target, expected) in [
+            ("/", "/?"),
+            ("/a/b", "/a/b/?"),
+            ("/a/b/", "/a/b/?"),
+            ("//a", "//a/?"),
+            ("/%61/%7Eb", "/a/~b/?"),
+            ("/a%20b(c)", "/a%20b%28c%29/?"),
+            ("/a%zz", "/a%25zz/?"),
+            ("/a?b=2&a=1", "/a/?a=1&b=2"),
+            ("/a?b=2&a=2&a=1", "/a/?a=1&a=2&b=2"),
+            ("/a?b=&c", "/a/?b=&c="),
+            ("/a?&b=1&&", "/a/?b=1"),
+            ("/a?b=x+y%2Bz", "/a/?b=x%20y%2Bz"),
+            ("/a?b=%e4%b8%ad", "/a/?b=%E4%B8%AD"),
+            ("/a?b=%ff", "/a/?b=%FF"),
+            ("/a?b=c=d", "/a/?b=c%3Dd"),
+        ] {
+            assert_eq!(canonical(target), expected, "{target}");
+        }
+    }
+
+    #[test]
+    fn a_header_that_is_missing_or_there_twice_can_not_be_signed() {
+        let mut headers = HeaderMap::new();
+        let of = |headers: &HeaderMap| {
+            let target = Target { path: "/", query: None };
+            canonical_request(&Method::GET, target, headers, "x-a", &Payload::unsigned())
+        };
+        assert!(of(&headers).is_none());
+        headers.append("x-a", HeaderValue::from_static("1"));
+        assert!(of(&headers).is_some());
+        headers.append("x-a", HeaderValue::from_static("1"));
+        assert!(of(&headers).is_none());
+    }
+}

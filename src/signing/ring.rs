@@ -1,0 +1,218 @@
+//! The key ring: the access keys that the operator has configured, and whose signature a request carries.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use constant_time_eq::constant_time_eq;
+use http::header::{AUTHORIZATION, VIA};
+use http::{HeaderMap, HeaderValue, Method};
+
+use super::authorization::claimed;
+use super::key::{AccessKey, Unsignable};
+use super::{Authorization, Payload, Target, X_SDK_CONTENT_SHA256, X_SDK_DATE, canonical_request, date};
+
+/// How far a client's clock may be off.
+const MAX_SKEW: Duration = Duration::from_secs(15 * 60);
+
+/// The access keys that are known here.
+#[derive(Debug, Default)]
+pub struct KeyRing {
+    keys: HashMap<String, Arc<AccessKey>>,
+}
+
+/// A request that says it is signed with a key of the ring. Anyone can say so.
+pub struct Claim {
+    /// The key.
+    pub key: Arc<AccessKey>,
+}
+
+/// A request whose signature is good.
+#[derive(Clone, Debug)]
+pub struct Signed {
+    /// Whose it is.
+    pub key: Arc<AccessKey>,
+    covered: String,
+    payload: Payload,
+}
+
+/// Why a request that claims a known key is refused here, and not sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// `Authorization` is there twice, or not spelled as clients do.
+    Malformed,
+    /// `X-Sdk-Date` is missing, there twice, or no date.
+    Date,
+    /// It is too far from the time here.
+    Skew,
+    /// `X-Security-Token` is not the one that goes with the key, or shouldn't be there.
+    SecurityToken,
+    /// `X-Sdk-Content-Sha256` is not the body's hash.
+    Content,
+    /// The signature is not this key's, over this request.
+    Signature,
+    /// The key is good, and not for this project.
+    Project,
+    /// Upstream has refused what this key has signed, and it is not presented again for a while.
+    Held,
+}
+
+impl Refusal {
+    /// All of them, for tables and tests.
+    pub const ALL: [Self; 8] = [
+        Self::Malformed,
+        Self::Date,
+        Self::Skew,
+        Self::SecurityToken,
+        Self::Content,
+        Self::Signature,
+        Self::Project,
+        Self::Held,
+    ];
+
+    /// The name used alike as metric label, log field and by `explain`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Malformed => "signature-malformed",
+            Self::Date => "signature-date",
+            Self::Skew => "signature-skew",
+            Self::SecurityToken => "security-token",
+            Self::Content => "signature-content",
+            Self::Signature => "signature-wrong",
+            Self::Project => "key-project",
+            Self::Held => "key-held",
+        }
+    }
+
+    /// The same for a person: what is wrong, and what to do.
+    pub fn describe(self) -> &'static str {
+        match self {
+            Self::Malformed => {
+                "expected one Authorization of the form SDK-HMAC-SHA256 Access=…, SignedHeaders=…, Signature=…, with the \
+                 names in lower case and in order"
+            }
+            Self::Date => "expected one X-Sdk-Date of the form 20261122T120000Z, in UTC",
+            Self::Skew => "X-Sdk-Date is more than 15 minutes from the gateway's clock: set the clocks right",
+            Self::SecurityToken => {
+                "X-Security-Token is not the one that is configured for this access key: temporary credentials have \
+                 one, permanent ones have none"
+            }
+            Self::Content => "X-Sdk-Content-Sha256 is not the SHA-256 of the body",
+            Self::Signature => {
+                "the signature is not the one that the secret configured for this access key makes of this request: \
+                 compare the secrets; gateway explain shows what should have been signed"
+            }
+            Self::Project => "the gateway's configuration doesn't have this project among those of this access key",
+            Self::Held => {
+                "upstream has refused what was signed with this access key several times, so that it is not presented \
+                 for five minutes, or it would be locked: check the secret in the gateway's configuration, and the clock"
+            }
+        }
+    }
+}
+
+/// What is signed with a key, and not yet said to be good: the body's part.
+///
+/// # Errors
+/// If the client says that the body has another hash than it has.
+pub fn payload(headers: &HeaderMap, body: &[u8]) -> Result<Payload, Refusal> {
+    let payload = Payload::of(body);
+    let said = headers.get(X_SDK_CONTENT_SHA256).filter(|_| !body.is_empty());
+    if said.is_some_and(|said| !constant_time_eq(said.as_bytes(), payload.as_str().as_bytes())) {
+        return Err(Refusal::Content);
+    }
+    Ok(payload)
+}
+
+/// Whether the client says that its body is not signed.
+pub fn leaves_body_unsigned(headers: &HeaderMap) -> bool {
+    headers.get(X_SDK_CONTENT_SHA256).is_some_and(|said| said == Payload::UNSIGNED)
+}
+
+impl KeyRing {
+    /// With these keys. No two may have one id.
+    pub fn new(keys: impl IntoIterator<Item = AccessKey>) -> Self {
+        Self { keys: keys.into_iter().map(|key| (key.id().to_owned(), Arc::new(key))).collect() }
+    }
+
+    /// Its keys, in no order.
+    pub fn keys(&self) -> impl Iterator<Item = &Arc<AccessKey>> {
+        self.keys.values()
+    }
+
+    /// The known key that a request claims to be signed with.
+    pub fn claim(&self, headers: &HeaderMap) -> Option<Claim> {
+        if self.keys.is_empty() {
+            return None;
+        }
+        let mut ids = headers.get_all(AUTHORIZATION).iter().filter_map(claimed);
+        ids.find_map(|id| self.keys.get(id)).map(|key| Claim { key: Arc::clone(key) })
+    }
+}
+
+impl Claim {
+    /// Looks at what can be told without the body.
+    ///
+    /// # Errors
+    /// Why the request is refused.
+    pub fn examine(&self, headers: &HeaderMap, now: SystemTime) -> Result<(), Refusal> {
+        only(headers, &AUTHORIZATION).and_then(Authorization::read).ok_or(Refusal::Malformed)?;
+        let date = signed_at(headers).and_then(date::parse).ok_or(Refusal::Date)?;
+        let skew = now.duration_since(date).unwrap_or_else(|ahead| ahead.duration());
+        if skew > MAX_SKEW {
+            return Err(Refusal::Skew);
+        }
+        if self.key.goes_with(headers) { Ok(()) } else { Err(Refusal::SecurityToken) }
+    }
+
+    /// Says whether the signature is good for a request that was sent to a target, as its client typed it.
+    ///
+    /// # Errors
+    /// Why the request is refused.
+    pub fn verify(
+        self,
+        method: &Method,
+        target: Target<'_>,
+        headers: &HeaderMap,
+        payload: Payload,
+        now: SystemTime,
+    ) -> Result<Signed, Refusal> {
+        self.examine(headers, now)?;
+        let said = only(headers, &AUTHORIZATION).and_then(Authorization::read).ok_or(Refusal::Malformed)?;
+        let date = signed_at(headers).ok_or(Refusal::Date)?;
+        let canonical =
+            canonical_request(method, target, headers, said.signed_headers, &payload).ok_or(Refusal::Signature)?;
+        if !self.key.has_signed(said.signature, date, &canonical) {
+            return Err(Refusal::Signature);
+        }
+        Ok(Signed { key: self.key, covered: said.signed_headers.to_owned(), payload })
+    }
+}
+
+impl Signed {
+    /// Signs the request anew, as it is now: what its client has covered, and `Host`.
+    ///
+    /// # Errors
+    /// If something that was covered is not there any more.
+    pub fn renew(
+        &self,
+        method: &Method,
+        target: Target<'_>,
+        headers: &mut HeaderMap,
+        now: SystemTime,
+    ) -> Result<(), Unsignable> {
+        // The trail grows on its way.
+        let covered = self.covered.split(';').filter(|name| *name != VIA.as_str());
+        self.key.sign(method, target, headers, covered, &self.payload, now)
+    }
+}
+
+fn signed_at(headers: &HeaderMap) -> Option<&str> {
+    only(headers, &X_SDK_DATE).and_then(|date| date.to_str().ok())
+}
+
+/// The value of a header that is there once.
+fn only<'h>(headers: &'h HeaderMap, name: &http::HeaderName) -> Option<&'h HeaderValue> {
+    let mut values = headers.get_all(name).iter();
+    values.next().filter(|_| values.next().is_none())
+}

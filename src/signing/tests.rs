@@ -1,0 +1,256 @@
+//! The captured and computed signatures of real clients (`tests/sign_vectors.json`), both ways.
+
+use std::time::{Duration, SystemTime};
+
+use http::header::{AUTHORIZATION, HOST};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
+use serde::Deserialize;
+
+use super::ring::{Claim, KeyRing, Refusal, Signed, leaves_body_unsigned, payload};
+use super::*;
+
+#[derive(Clone, Deserialize)]
+struct Vector {
+    name: String,
+    ak: String,
+    sk: String,
+    method: String,
+    request_target: String,
+    headers: std::collections::BTreeMap<String, String>,
+    body: String,
+    signed_headers: Vec<String>,
+    canonical_request: String,
+    string_to_sign: String,
+    signature: String,
+    authorization: String,
+}
+
+fn vectors() -> Vec<Vector> {
+    let vectors: Vec<Vector> = serde_json::from_str(include_str!("../../tests/sign_vectors.json")).unwrap();
+    assert_eq!(vectors.len(), 6);
+    vectors
+}
+
+impl Vector {
+    fn headers(&self) -> HeaderMap {
+        let named = |(name, value): (&String, &String)| {
+            (HeaderName::try_from(name.as_str()).unwrap(), HeaderValue::try_from(value.as_str()).unwrap())
+        };
+        let mut headers: HeaderMap = self.headers.iter().map(named).collect();
+        headers.insert(AUTHORIZATION, HeaderValue::try_from(self.authorization.as_str()).unwrap());
+        headers
+    }
+
+    fn uri(&self) -> Uri {
+        self.request_target.parse().unwrap()
+    }
+
+    fn method(&self) -> Method {
+        self.method.parse().unwrap()
+    }
+
+    fn date(&self) -> SystemTime {
+        parse_date(&self.headers["X-Sdk-Date"]).unwrap()
+    }
+
+    fn key(&self) -> AccessKey {
+        let token = self.headers.get("X-Security-Token").map(|token| HeaderValue::try_from(token.as_str()).unwrap());
+        AccessKey::new(self.ak.clone(), self.sk.as_bytes(), token, Projects::Any)
+    }
+
+    fn verify(&self, method: &Method, uri: &Uri, headers: &HeaderMap, body: &[u8]) -> Result<Signed, Refusal> {
+        let claim = KeyRing::new([self.key()]).claim(headers).ok_or(Refusal::Malformed)?;
+        claim.verify(method, uri.into(), headers, payload(headers, body)?, self.date())
+    }
+}
+
+#[test]
+fn every_vector_is_verified_and_made() {
+    for vector in vectors() {
+        let (method, uri, headers) = (vector.method(), vector.uri(), vector.headers());
+        let covered = vector.signed_headers.join(";");
+        let payload = Payload::of(vector.body.as_bytes());
+        let canonical = canonical_request(&method, (&uri).into(), &headers, &covered, &payload).unwrap();
+        assert_eq!(String::from_utf8_lossy(&canonical), vector.canonical_request, "{}", vector.name);
+        assert_eq!(string_to_sign(&vector.headers["X-Sdk-Date"], &canonical), vector.string_to_sign, "{}", vector.name);
+        assert!(vector.key().has_signed(&vector.signature, &vector.headers["X-Sdk-Date"], &canonical));
+        vector.verify(&method, &uri, &headers, vector.body.as_bytes()).unwrap();
+
+        // As a signer: from a request that has neither date nor signature. (Terraform leaves Host out, we never do.)
+        let mut unsigned = headers.clone();
+        unsigned.remove(AUTHORIZATION);
+        unsigned.remove(X_SDK_DATE);
+        unsigned.remove(X_SECURITY_TOKEN);
+        let names = vector.signed_headers.iter().map(String::as_str);
+        vector.key().sign(&method, (&uri).into(), &mut unsigned, names, &payload, vector.date()).unwrap();
+        if vector.signed_headers.iter().any(|name| name == "host") {
+            assert_eq!(unsigned[AUTHORIZATION], vector.authorization, "{}", vector.name);
+        }
+        vector.verify(&method, &uri, &unsigned, vector.body.as_bytes()).unwrap();
+    }
+}
+
+#[test]
+fn a_flipped_bit_anywhere_in_what_is_signed_fails() {
+    let mut flips = 0;
+    for vector in vectors() {
+        let (method, uri, headers) = (vector.method(), vector.uri(), vector.headers());
+        let mut must_fail = |what: &str, method: &Method, uri: &Uri, headers: &HeaderMap, body: &[u8]| {
+            flips += 1;
+            assert!(vector.verify(method, uri, headers, body).is_err(), "{}: {what}", vector.name);
+        };
+        must_fail("method", &Method::POST, &uri, &headers, b"");
+        must_fail("a body", &method, &uri, &headers, b"{}");
+        for (place, bit) in bits(&vector.request_target) {
+            let Ok(other) = flipped(&vector.request_target, place, bit).parse::<Uri>() else { continue };
+            // Another spelling of the same target is the same target.
+            if same_target(&other, &uri) {
+                continue;
+            }
+            must_fail(&format!("target {other}"), &method, &other, &headers, b"");
+        }
+        let covered = vector.signed_headers.iter().map(String::as_str);
+        for name in covered.chain([AUTHORIZATION.as_str(), X_SDK_DATE.as_str()]) {
+            let text = headers[name].to_str().unwrap();
+            for (place, bit) in bits(text) {
+                let Ok(value) = HeaderValue::try_from(flipped(text, place, bit)) else { continue };
+                let mut other = headers.clone();
+                other.insert(HeaderName::try_from(name).unwrap(), value);
+                must_fail(&format!("{name}, bit {bit} of {place}"), &method, &uri, &other, b"");
+            }
+            let mut other = headers.clone();
+            other.remove(name);
+            must_fail(&format!("no {name}"), &method, &uri, &other, b"");
+            let mut other = headers.clone();
+            other.append(HeaderName::try_from(name).unwrap(), headers[name].clone());
+            must_fail(&format!("{name} twice"), &method, &uri, &other, b"");
+        }
+    }
+    assert!(flips > 5_000, "{flips}");
+}
+
+fn bits(text: &str) -> impl Iterator<Item = (usize, u8)> + use<> {
+    (0..text.len()).flat_map(|place| (0..7).map(move |bit| (place, bit)))
+}
+
+fn flipped(text: &str, place: usize, bit: u8) -> String {
+    let mut bytes = text.as_bytes().to_vec();
+    bytes[place] ^= 1 << bit;
+    String::from_utf8(bytes).unwrap()
+}
+
+/// Whether two targets are spellings of one, by another decoder than the one under test.
+fn same_target(one: &Uri, other: &Uri) -> bool {
+    let pairs = |uri: &Uri| {
+        let query = uri.query().unwrap_or_default().to_owned();
+        let mut pairs: Vec<_> = form_urlencoded::parse(query.as_bytes()).into_owned().collect();
+        pairs.sort();
+        pairs
+    };
+    let path = |uri: &Uri| percent_encoding::percent_decode_str(uri.path()).collect::<Vec<u8>>();
+    path(one) == path(other) && pairs(one) == pairs(other)
+}
+
+#[test]
+fn fifteen_minutes_of_skew_are_allowed() {
+    let vector = &vectors()[0];
+    let (method, uri, headers) = (vector.method(), vector.uri(), vector.headers());
+    let at = |now| {
+        let claim = KeyRing::new([vector.key()]).claim(&headers).unwrap();
+        claim.verify(&method, (&uri).into(), &headers, Payload::of(b""), now).map(drop)
+    };
+    let (minutes, second) = (Duration::from_secs(15 * 60), Duration::from_secs(1));
+    for (now, expected) in [
+        (vector.date() + minutes, Ok(())),
+        (vector.date() - minutes, Ok(())),
+        (vector.date() + minutes + second, Err(Refusal::Skew)),
+        (vector.date() - minutes - second, Err(Refusal::Skew)),
+    ] {
+        assert_eq!(at(now), expected);
+    }
+}
+
+#[test]
+fn what_is_wrong_is_told_apart() {
+    let vector = &vectors()[1];
+    let verify = |change: &dyn Fn(&mut HeaderMap)| {
+        let mut headers = vector.headers();
+        change(&mut headers);
+        vector.verify(&vector.method(), &vector.uri(), &headers, b"").map(drop)
+    };
+    let set = |name: HeaderName, value: &'static str| {
+        move |headers: &mut HeaderMap| drop(headers.insert(name.clone(), HeaderValue::from_static(value)))
+    };
+    assert_eq!(verify(&|_| ()), Ok(()));
+    assert_eq!(verify(&set(X_SDK_DATE, "yesterday")), Err(Refusal::Date));
+    assert_eq!(verify(&set(X_SDK_DATE, "20261122T110000Z")), Err(Refusal::Skew));
+    assert_eq!(verify(&set(X_SECURITY_TOKEN, "OTHER")), Err(Refusal::SecurityToken));
+    assert_eq!(verify(&|headers| drop(headers.remove(X_SECURITY_TOKEN))), Err(Refusal::SecurityToken));
+    assert_eq!(verify(&set(HOST, "elsewhere")), Err(Refusal::Signature));
+    let lower = "sdk-hmac-sha256 Access=EXAMPLEAK0EXAMPLEAK0, SignedHeaders=host, Signature=00";
+    assert_eq!(verify(&set(AUTHORIZATION, lower)), Err(Refusal::Malformed));
+    // Permanent credentials have none.
+    let permanent = &vectors()[0];
+    let mut headers = permanent.headers();
+    headers.insert(X_SECURITY_TOKEN, HeaderValue::from_static("T"));
+    let refused = permanent.verify(&permanent.method(), &permanent.uri(), &headers, b"").map(drop);
+    assert_eq!(refused, Err(Refusal::SecurityToken));
+}
+
+#[test]
+fn keys_that_are_not_in_the_ring_and_other_schemes_claim_nothing() {
+    let vector = &vectors()[0];
+    let ring = KeyRing::new([vector.key()]);
+    let claims = |authorization: String| {
+        ring.claim(&HeaderMap::from_iter([(AUTHORIZATION, HeaderValue::try_from(authorization).unwrap())])).is_some()
+    };
+    assert!(claims(vector.authorization.clone()));
+    assert!(!claims(vector.authorization.replace(&vector.ak, "ANOTHER")));
+    for scheme in ["SDK-HMAC-SM3", "SDK-ECDSA-P256-SHA256", "SDK-SM2-SM3", "V11-HMAC-SHA256"] {
+        assert!(!claims(vector.authorization.replace(SCHEME, scheme)), "{scheme}");
+    }
+    assert!(KeyRing::default().claim(&vector.headers()).is_none());
+}
+
+#[test]
+fn a_body_is_covered_by_its_hash() {
+    let vector = &vectors()[0];
+    let (uri, date) = (vector.uri(), vector.date());
+    let sign = |body: &Payload, said: Option<&str>| {
+        let mut headers = vector.headers();
+        if let Some(said) = said {
+            headers.insert(X_SDK_CONTENT_SHA256, HeaderValue::try_from(said).unwrap());
+        }
+        vector.key().sign(&Method::POST, (&uri).into(), &mut headers, [], body, date).unwrap();
+        headers
+    };
+    let body = Payload::of(b"{\"a\":1}");
+    for said in [None, Some(body.as_str())] {
+        let headers = sign(&body, said);
+        assert!(vector.verify(&Method::POST, &uri, &headers, b"{\"a\":1}").is_ok());
+        let expected = if said.is_some() { Refusal::Content } else { Refusal::Signature };
+        assert_eq!(vector.verify(&Method::POST, &uri, &headers, b"{\"a\":2}").map(drop), Err(expected));
+    }
+    let headers = sign(&Payload::unsigned(), Some(Payload::UNSIGNED));
+    assert!(leaves_body_unsigned(&headers));
+    let claim: Claim = KeyRing::new([vector.key()]).claim(&headers).unwrap();
+    assert!(claim.verify(&Method::POST, (&uri).into(), &headers, Payload::unsigned(), date).is_ok());
+}
+
+#[test]
+fn what_was_good_is_good_again_for_another_host_and_date() {
+    for vector in vectors() {
+        let (method, uri, mut headers) = (vector.method(), vector.uri(), vector.headers());
+        let signed = vector.verify(&method, &uri, &headers, b"").unwrap();
+        headers.insert(HOST, HeaderValue::from_static("workspace.example"));
+        let later = vector.date() + Duration::from_secs(600);
+        signed.renew(&method, (&uri).into(), &mut headers, later).unwrap();
+        assert_eq!(headers[X_SDK_DATE], show_date(later));
+        let said = Authorization::read(&headers[AUTHORIZATION]).unwrap();
+        let mut covered: Vec<&str> = vector.signed_headers.iter().map(String::as_str).chain(["host"]).collect();
+        covered.sort_unstable();
+        covered.dedup();
+        assert_eq!(said.names().collect::<Vec<_>>(), covered, "{}", vector.name);
+        vector.verify(&method, &uri, &headers, b"").unwrap();
+    }
+}
