@@ -10,6 +10,7 @@
 mod assemble;
 mod fetch;
 mod forward;
+mod live;
 mod look_up;
 mod outward;
 mod release;
@@ -19,9 +20,8 @@ mod tests;
 mod wait;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::Duration;
+use std::sync::{Arc, RwLock};
 
 use bytes::Bytes;
 use http::request::Parts;
@@ -35,10 +35,9 @@ use crate::cache::freshness::Freshness;
 use crate::cache::grants::{Grantee, Grants, Standing};
 use crate::cache::pauses::Pauses;
 use crate::cache::store::{Slot, Store};
-use crate::catalogue::{Catalogue, Operation, Place};
+use crate::catalogue::{Operation, Place};
 use crate::clock::Clock;
 use crate::config::Mode;
-use crate::config::units::Percent;
 use crate::reply::body::{Content, ReplyBody};
 use crate::reply::compose;
 use crate::reply::error::{Blame, Problem};
@@ -54,10 +53,10 @@ use crate::stream::{BoxError, stream};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::outcome::Outcome;
 use crate::telemetry::record::Record;
-use crate::upstream::Upstream;
 use crate::upstream::client::Errand;
 use crate::upstream::gate::Gate;
 use fetch::{Flight, Landing};
+pub use live::Live;
 use look_up::{LookUp, Memory};
 use release::{Release, Seat};
 use wait::{Timers, Waited};
@@ -67,16 +66,11 @@ const MAX_ELECTIONS: u32 = 3;
 
 /// One gateway: what it knows, what it remembers, and whom it asks.
 pub struct Gateway {
-    catalogue: Catalogue,
+    live: RwLock<Arc<Live>>,
     callers: Callers,
     request_ids: RequestIds,
     via: Via,
-    max_head: usize,
     bypassing: AtomicBool,
-    answer_timeout: Duration,
-    patience: Duration,
-    error_ttl: Duration,
-    ttl_jitter: Percent,
     grants: Arc<Grants>,
     store: Arc<Store>,
     pauses: Pauses,
@@ -84,7 +78,6 @@ pub struct Gateway {
     /// Of callers for themselves. Bounded apart, so that those without a grant can't take the room of
     /// those with one.
     lone_flights: Arc<Flights<Slot, Landing>>,
-    upstream: Arc<dyn Upstream>,
     gate: Arc<Gate>,
     /// For what is relayed. Apart, for streams may take as long as they like.
     relay_gate: Arc<Gate>,
@@ -123,6 +116,8 @@ pub struct Inspection {
 /// Who asks for what, and with what wishes.
 #[derive(Clone)]
 struct Question {
+    /// What was in force when it was asked.
+    live: Arc<Live>,
     grantee: Grantee,
     key: Arc<Key>,
     wish: Wish,
@@ -170,10 +165,11 @@ impl Gateway {
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
-        if head_size(&head) > self.max_head {
-            return Err(Problem::HeadTooLarge { limit: self.max_head });
+        let live = self.live();
+        if head_size(&head) > live.max_head {
+            return Err(Problem::HeadTooLarge { limit: live.max_head });
         }
-        target::check(&head, connection.local, &self.catalogue).map_err(Problem::Misdirected)?;
+        target::check(&head, connection.local, &live.catalogue).map_err(Problem::Misdirected)?;
         if self.via.is_in(&head.headers) {
             return Err(Problem::Loop);
         }
@@ -181,24 +177,24 @@ impl Gateway {
         let body = stream(body);
         hop::strip(&mut head.headers);
 
-        match route::find(&self.catalogue, &head.method, head.uri.path()) {
+        match route::find(&live.catalogue, &head.method, head.uri.path()) {
             Route::Operation(operation, place) => {
                 record.is_for(operation);
                 let last = &connection.credential;
-                let (reason, grantee) = match self.read(&head, operation, place, has_body, last) {
+                let (reason, grantee) = match self.read(&live, &head, operation, place, has_body, last) {
                     Ok(question) => match self.product_list(&question, &head.headers, record).await? {
                         Some(response) => return Ok(response),
                         None => (BypassReason::TooLarge, Some(question.grantee)),
                     },
-                    Err(reason) => (reason, self.grantee(&head.headers, operation, place, last)),
+                    Err(reason) => (reason, self.grantee(&live, &head.headers, operation, place, last)),
                 };
                 let service = operation.service;
-                self.bypass(reason, service, grantee, head, body, record).await
+                self.bypass(&live, reason, service, grantee, Request::from_parts(head, body), record).await
             }
             Route::PassThrough(service) => {
                 record.passes_to(service);
                 record.answered(Outcome::PassThrough, "");
-                self.forward(service, None, head, body, record).await
+                self.forward(&live, service, None, Request::from_parts(head, body), record).await
             }
             Route::Unknown => Err(Problem::NoSuchApi),
         }
@@ -207,6 +203,7 @@ impl Gateway {
     /// Reads who asks for what.
     fn read(
         &self,
+        live: &Arc<Live>,
         head: &Parts,
         operation: &Arc<Operation>,
         place: Place<'_>,
@@ -217,22 +214,23 @@ impl Gateway {
             return Err(BypassReason::Mode);
         }
         let token = caller::credential(&head.headers)?;
-        let key = Key::read(&self.catalogue, operation, place, head.uri.query(), &head.headers, has_body)?;
+        let key = Key::read(&live.catalogue, operation, place, head.uri.query(), &head.headers, has_body)?;
         let wish = Wish::read(&head.headers)?;
         let grantee = Grantee { caller: self.callers.recognise(token, last), scope: key.scope().clone() };
-        Ok(Question { grantee, key: Arc::new(key), wish })
+        Ok(Question { live: Arc::clone(live), grantee, key: Arc::new(key), wish })
     }
 
     /// Reads who asks where, of a request that can't be answered from memory: it may be denied.
     fn grantee(
         &self,
+        live: &Live,
         headers: &HeaderMap,
         operation: &Arc<Operation>,
         place: Place<'_>,
         last: &LastCredential,
     ) -> Option<Grantee> {
         let token = caller::credential(headers).ok()?;
-        let scope = Scope::read(&self.catalogue, operation, place).ok()?;
+        let scope = Scope::read(&live.catalogue, operation, place).ok()?;
         Some(Grantee { caller: self.callers.recognise(token, last), scope })
     }
 
@@ -277,7 +275,8 @@ impl Gateway {
                 tokio::spawn(Arc::clone(self).fly(pilot, flight));
             }
             // Each waits until its own deadline, however often it goes again.
-            let timers = timers.get_or_insert_with(|| Timers::begin(self.answer_timeout, self.patience));
+            let live = &question.live;
+            let timers = timers.get_or_insert_with(|| Timers::begin(live.answer_timeout, live.patience));
             let landing = loop {
                 match timers.wait_for(&mut passenger, is_patient).await {
                     Waited::Landed(landing) => break landing.ok_or(Problem::Internal)?,

@@ -45,7 +45,7 @@ MUTATIONS = [
         "§4 a grant lives from when its proof was sent",
         FETCH,
         "self.grants.depart(question.grantee.clone(), sent)",
-        "self.grants.depart(question.grantee.clone(), sent + self.answer_timeout / 2)",
+        "self.grants.depart(question.grantee.clone(), sent + question.live.answer_timeout / 2)",
     ),
     (
         "denial-keeps-the-grant",
@@ -314,8 +314,8 @@ MUTATIONS = [
         "deadline-ignored",
         "§5 followers wait until their own deadline",
         PATH,
-        "Timers::begin(self.answer_timeout,",
-        "Timers::begin(2 * self.answer_timeout,",
+        "Timers::begin(live.answer_timeout,",
+        "Timers::begin(2 * live.answer_timeout,",
     ),
     (
         "waiters-unbounded",
@@ -517,8 +517,8 @@ MUTATIONS = [
         "retry-after-ignored",
         "§6 Retry-After is heard",
         SETTLE,
-        "(Cause::Throttled, wished.unwrap_or(self.error_ttl))",
-        "(Cause::Throttled, self.error_ttl)",
+        "(Cause::Throttled, wished.unwrap_or(error_ttl))",
+        "(Cause::Throttled, error_ttl)",
     ),
     (
         "foul-failure-pauses",

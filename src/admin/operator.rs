@@ -60,7 +60,7 @@ impl Operator {
     }
 
     fn purge(&self, query: &str) -> Page {
-        match selection(query, self.gateway.catalogue()) {
+        match selection(query, self.gateway.live().catalogue()) {
             Ok(selection) => {
                 let purged = self.gateway.purge(&selection);
                 tracing::info!(
@@ -78,7 +78,7 @@ impl Operator {
     fn explain(&self, query: &str) -> Page {
         let explained = asked(query).and_then(|(url, headers)| {
             let look = |key, token: &HeaderValue| Some(in_words(&self.gateway.inspect(key, token)));
-            explain::explain(self.gateway.catalogue(), self.gateway.mode(), Asked { url: &url, headers }, look)
+            explain::explain(self.gateway.live().catalogue(), self.gateway.mode(), Asked { url: &url, headers }, look)
         });
         match explained {
             Ok(explanation) => json_page(StatusCode::OK, &explanation),

@@ -2,17 +2,16 @@
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, RwLock, Weak};
 
 use http::HeaderValue;
 
-use super::{Gateway, Inspection, outward};
+use super::{Gateway, Inspection, Live, outward};
 use crate::cache::acquaintances::Acquaintances;
 use crate::cache::flights::{Bounds, Flights};
 use crate::cache::grants::{Grantee, Grants, Terms};
 use crate::cache::pauses::Pauses;
 use crate::cache::store::{Selection, Store};
-use crate::catalogue::Catalogue;
 use crate::clock::Clock;
 use crate::config::{Config, Mode, OnOutage};
 use crate::request::caller::Callers;
@@ -74,17 +73,11 @@ impl Gateway {
             })
             .map_err(io::Error::other)?;
         Ok(Arc::new(Self {
-            catalogue: config.catalogue.clone(),
+            live: RwLock::new(Arc::new(Live::new(settings, config.catalogue.clone(), upstream))),
             callers: Callers::new(caller_key),
             request_ids: RequestIds::new(getrandom::u64()?),
-            upstream,
             via,
-            max_head: settings.limits.max_head_size.bytes(),
             bypassing: AtomicBool::new(settings.mode == Mode::Bypass),
-            answer_timeout: settings.upstream.answer_timeout.0,
-            patience: settings.cache.patience.0,
-            error_ttl: settings.cache.error_ttl.0,
-            ttl_jitter: settings.cache.ttl_jitter,
             grants,
             store,
             pauses: Pauses::new(),
@@ -96,11 +89,6 @@ impl Gateway {
             metrics,
             clock,
         }))
-    }
-
-    /// What operations there are and where they are asked.
-    pub fn catalogue(&self) -> &Catalogue {
-        &self.catalogue
     }
 
     /// The metrics of this gateway.

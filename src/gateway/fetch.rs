@@ -62,7 +62,7 @@ impl Gateway {
         let turn = self.gate.enter(service, leader, is_known);
         let _permit = tokio::select! {
             biased;
-            turn = tokio::time::timeout(self.answer_timeout, turn) => match turn {
+            turn = tokio::time::timeout(question.live.answer_timeout, turn) => match turn {
                 Ok(permit) => permit,
                 Err(_) => {
                     let (asked, answer) = (self.store.epoch(), Err(UpstreamError::Busy));
@@ -85,7 +85,7 @@ impl Gateway {
         let departure = self.grants.depart(question.grantee.clone(), sent);
         let counted = self.metrics.upstream_call(service);
         let request_id = errand.request_id.clone();
-        let answer = self.upstream.ask(&question.key, errand).await;
+        let answer = question.live.upstream.ask(&question.key, errand).await;
         let times = Times { sent, received: self.clock.now(), date: self.clock.date() };
         let status = answer.as_ref().map(Response::status).map_err(UpstreamError::as_str);
         counted.ended(status, times.received.saturating_duration_since(sent));

@@ -1,10 +1,9 @@
 //! Forwarding: what is not answered from memory goes upstream as it is, and its answer is streamed.
 
 use http::header::AUTHORIZATION;
-use http::request::Parts;
-use http::{Response, StatusCode};
+use http::{Request, Response, StatusCode};
 
-use super::Gateway;
+use super::{Gateway, Live};
 use crate::cache::grants::Grantee;
 use crate::catalogue::Service;
 use crate::reply::body::Content;
@@ -22,15 +21,15 @@ impl Gateway {
     /// Forwards a request for an operation as it is, and says why.
     pub(super) async fn bypass(
         &self,
+        live: &Live,
         reason: BypassReason,
         service: Service,
         grantee: Option<Grantee>,
-        head: Parts,
-        body: StreamBody,
+        request: Request<StreamBody>,
         record: &mut Record,
     ) -> Result<Response<Content>, Problem> {
         record.answered(Outcome::Bypass, reason.as_str());
-        let mut response = self.forward(service, grantee, head, body, record).await?;
+        let mut response = self.forward(live, service, grantee, request, record).await?;
         self.metrics.bypass(reason);
         let status = CacheStatus::Forwarded {
             why: Forward::Bypass,
@@ -47,13 +46,14 @@ impl Gateway {
     /// whole; where it refuses the credential, a grant ends all the same.
     pub(super) async fn forward(
         &self,
+        live: &Live,
         service: Service,
         grantee: Option<Grantee>,
-        mut head: Parts,
-        body: StreamBody,
+        request: Request<StreamBody>,
         record: &mut Record,
     ) -> Result<Response<Content>, Problem> {
-        let origin = self.catalogue.origin(service);
+        let (mut head, body) = request.into_parts();
+        let origin = live.catalogue.origin(service);
         if caller::signature_is_bound_elsewhere(&head.headers, origin.authority().as_str()) {
             if !caller::has_token(&head.headers) {
                 return Err(Problem::SignatureBoundHere);
@@ -61,11 +61,11 @@ impl Gateway {
             head.headers.remove(AUTHORIZATION);
         }
         let caller = caller::credential(&head.headers).ok().map(|token| self.callers.of_token(token));
-        let permit = self.turn(service, caller, grantee.as_ref()).await?;
+        let permit = self.turn(live, service, caller, grantee.as_ref()).await?;
         let begun = self.clock.now();
         let departure = grantee.map(|grantee| self.grants.depart(grantee, begun));
         let call = self.metrics.upstream_call(service);
-        let answer = self.upstream.relay(service, origin, &head, body).await;
+        let answer = live.upstream.relay(service, origin, &head, body).await;
         let status = answer.as_ref().map(Response::status).map_err(UpstreamError::as_str);
         call.ended(status, self.clock.now().saturating_duration_since(begun));
         if let (Some(caller), Ok(status)) = (caller, status) {
@@ -88,6 +88,7 @@ impl Gateway {
     /// Waits for the turn of what is to be relayed: its body's end ends it.
     async fn turn(
         &self,
+        live: &Live,
         service: Service,
         caller: Option<Caller>,
         grantee: Option<&Grantee>,
@@ -95,6 +96,6 @@ impl Gateway {
         let is_granted = || grantee.is_some_and(|grantee| self.grants.stands(grantee, self.clock.now()));
         let is_known = caller.is_some_and(|caller| self.acquaintances.includes(&caller)) || is_granted();
         let turn = self.relay_gate.enter(service, caller, is_known);
-        tokio::time::timeout(self.answer_timeout, turn).await.map_err(|_| Problem::Upstream(UpstreamError::Busy))
+        tokio::time::timeout(live.answer_timeout, turn).await.map_err(|_| Problem::Upstream(UpstreamError::Busy))
     }
 }

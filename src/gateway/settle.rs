@@ -72,7 +72,7 @@ impl Gateway {
         let operation = call.question.key.operation();
         let verdict = admission::judge(&response, &operation.body, |name| role(operation, name));
         let age_is_known = lifetime::age(response.headers()).is_some();
-        let configured = self.lifetime(operation);
+        let configured = call.question.live.lifetime(operation);
         let life = lifetime::life(response.headers(), times, configured);
         let mut proof = None;
         let not_kept = match verdict {
@@ -113,20 +113,6 @@ impl Gateway {
             }
         };
         Answer { response, said, life, age_is_known, verdict, proof, not_kept }
-    }
-
-    /// How long an answer of this operation may be given, where upstream says nothing of it.
-    fn lifetime(&self, operation: &Operation) -> Lifetime {
-        let mut ttl = operation.ttl;
-        // Without randomness, without jitter.
-        if self.ttl_jitter.0 > 0
-            && let Ok(random) = getrandom::u32()
-        {
-            let part = f64::from(self.ttl_jitter.0) / 100.0 * (f64::from(random) / f64::from(u32::MAX));
-            ttl = ttl.mul_f64(1.0 - part);
-        }
-        let (stale_while_revalidate, stale_if_error) = (operation.stale_while_revalidate, operation.stale_if_error);
-        Lifetime { ttl, stale_while_revalidate, stale_if_error }
     }
 
     /// Keeps an answer, for as many as may see it. Says why, if it wasn't kept.
@@ -178,9 +164,10 @@ impl Gateway {
     /// wasn't kept.
     fn keep_negative(&self, call: &Call<'_>, response: &Response<Bytes>) -> Option<&'static str> {
         let Call { question, is_plain, asked, times, .. } = call;
-        let configured = Lifetime { ttl: self.error_ttl, ..Lifetime::default() };
+        let error_ttl = question.live.error_ttl;
+        let configured = Lifetime { ttl: error_ttl, ..Lifetime::default() };
         let mut life = lifetime::life(response.headers(), *times, configured);
-        life.lifetime = Lifetime { ttl: life.lifetime.ttl.min(self.error_ttl), ..Lifetime::default() };
+        life.lifetime = Lifetime { ttl: life.lifetime.ttl.min(error_ttl), ..Lifetime::default() };
         let is_granted = self.grants.stands(&question.grantee, times.received);
         if !is_plain || !is_granted || life.lifetime.ttl.is_zero() {
             self.metrics.unstored(Unstorable::Status);
@@ -223,10 +210,11 @@ impl Gateway {
             return;
         }
         let wished = said.and_then(|(_, headers)| pauses::retry_after(headers, times.date));
+        let error_ttl = question.live.error_ttl;
         let (cause, span) = match (said.map(|(status, _)| status), wished) {
-            (Some(StatusCode::TOO_MANY_REQUESTS), wished) => (Cause::Throttled, wished.unwrap_or(self.error_ttl)),
+            (Some(StatusCode::TOO_MANY_REQUESTS), wished) => (Cause::Throttled, wished.unwrap_or(error_ttl)),
             (Some(StatusCode::SERVICE_UNAVAILABLE), Some(wished)) => (Cause::Unavailable, wished),
-            _ => (Cause::Failure, self.error_ttl),
+            _ => (Cause::Failure, error_ttl),
         };
         self.metrics.pause(cause);
         // Nor is it anything to the others.

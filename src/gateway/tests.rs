@@ -13,10 +13,11 @@ fn gateway(url: &str) -> Arc<Gateway> {
 }
 
 fn question(gateway: &Gateway, token: &HeaderValue) -> Question {
-    let (operation, place) = gateway.catalogue.operation("/v2/p/products").unwrap();
-    let key = Key::read(&gateway.catalogue, operation, place, None, &HeaderMap::new(), false).unwrap();
+    let live = gateway.live();
+    let (operation, place) = live.catalogue.operation("/v2/p/products").unwrap();
+    let key = Key::read(&live.catalogue, operation, place, None, &HeaderMap::new(), false).unwrap();
     let grantee = Grantee { caller: gateway.callers.of_token(token), scope: key.scope().clone() };
-    Question { grantee, key: Arc::new(key), wish: Wish::default() }
+    Question { live: Arc::clone(&live), grantee, key: Arc::new(key), wish: Wish::default() }
 }
 
 /// Flies for a question, and says how it ended.

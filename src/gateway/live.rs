@@ -1,0 +1,65 @@
+//! What may change while the gateway runs: one value, which is replaced as a whole and never altered.
+//!
+//! A request looks at it once, when it comes in, and goes by what it saw to its end; so does the call that
+//! it brings about. Nobody is answered by half of the old settings and half of the new.
+
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use super::Gateway;
+use crate::cache::freshness::Lifetime;
+use crate::catalogue::{Catalogue, Operation};
+use crate::config::Settings;
+use crate::config::units::Percent;
+use crate::upstream::Upstream;
+
+/// The settings in force, and what is built from them.
+pub struct Live {
+    pub(super) catalogue: Catalogue,
+    pub(super) upstream: Arc<dyn Upstream>,
+    pub(super) max_head: usize,
+    pub(super) answer_timeout: Duration,
+    pub(super) patience: Duration,
+    pub(super) error_ttl: Duration,
+    ttl_jitter: Percent,
+}
+
+impl Live {
+    pub(super) fn new(settings: &Settings, catalogue: Catalogue, upstream: Arc<dyn Upstream>) -> Self {
+        Self {
+            catalogue,
+            upstream,
+            max_head: settings.limits.max_head_size.bytes(),
+            answer_timeout: settings.upstream.answer_timeout.0,
+            patience: settings.cache.patience.0,
+            error_ttl: settings.cache.error_ttl.0,
+            ttl_jitter: settings.cache.ttl_jitter,
+        }
+    }
+
+    /// What operations there are and where they are asked.
+    pub fn catalogue(&self) -> &Catalogue {
+        &self.catalogue
+    }
+
+    /// How long an answer of an operation may be given, where upstream says nothing of it.
+    pub(super) fn lifetime(&self, operation: &Operation) -> Lifetime {
+        let mut ttl = operation.ttl;
+        // Without randomness, without jitter.
+        if self.ttl_jitter.0 > 0
+            && let Ok(random) = getrandom::u32()
+        {
+            let part = f64::from(self.ttl_jitter.0) / 100.0 * (f64::from(random) / f64::from(u32::MAX));
+            ttl = ttl.mul_f64(1.0 - part);
+        }
+        let (stale_while_revalidate, stale_if_error) = (operation.stale_while_revalidate, operation.stale_if_error);
+        Lifetime { ttl, stale_while_revalidate, stale_if_error }
+    }
+}
+
+impl Gateway {
+    /// What is in force now. To be looked at once for each request: the next look may show something else.
+    pub fn live(&self) -> Arc<Live> {
+        Arc::clone(&self.live.read().unwrap_or_else(PoisonError::into_inner))
+    }
+}
