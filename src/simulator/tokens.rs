@@ -5,7 +5,8 @@ use std::collections::HashMap;
 use http::HeaderMap;
 
 use super::errors::{self, Refusal};
-use crate::request::caller::{X_AUTH_TOKEN, has_signature};
+use crate::request::caller::X_AUTH_TOKEN;
+use crate::signing::has_signature;
 
 /// About as long as the tokens of an ordinary account.
 pub(super) const USUAL_LENGTH: usize = 4_800;
