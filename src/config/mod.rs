@@ -4,9 +4,11 @@
 //! and `check` prints what all layers together amount to, in the same form. Every error names the
 //! setting, its value and what is allowed.
 
+pub mod changes;
 pub mod operations;
 pub mod settings;
 pub mod units;
+pub mod watch;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -16,9 +18,11 @@ use thiserror::Error;
 use toml::{Table, Value};
 
 use crate::catalogue::{Catalogue, Origin, Service};
+pub use changes::Changes;
 pub use settings::Settings;
 use units::BaseUrl;
 pub use units::{LogFormat, Mode, OnOutage};
+pub use watch::Source;
 
 /// All settings with their defaults, as documented.
 pub const REFERENCE: &str = include_str!("../../config/workspace-gateway.toml");
@@ -112,6 +116,12 @@ impl Config {
             Wrong::NoUpstream => ConfigError::NoUpstream,
             Wrong::Setting(message) => invalid(origin, &message),
         })
+    }
+
+    /// The files that settings name. What is in them belongs to the configuration: when it changes, everything is read
+    /// again.
+    pub fn named_files(&self) -> Vec<PathBuf> {
+        self.settings.upstream.ca_file.iter().cloned().collect()
     }
 
     /// The settings in the form of the file. Where upstream is in the region is told in a comment (as
