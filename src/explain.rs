@@ -1,11 +1,14 @@
 //! What the gateway would do with a request, and why: the very steps of the path, up to the point
 //! where something would be looked up or sent.
 
+mod signature;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
+use std::time::SystemTime;
 
-use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 use serde::Serialize;
 
@@ -13,17 +16,33 @@ use crate::catalogue::template::PROJECT_ID;
 use crate::catalogue::{Catalogue, Forwarded, Operation, Sharing};
 use crate::config::Mode;
 use crate::request::BypassReason;
-use crate::request::caller;
+use crate::request::caller::{self, Credential};
 use crate::request::forwarded;
 use crate::request::hop;
 use crate::request::key::Key;
 use crate::request::route::{self, Route};
 use crate::request::wish::Wish;
+use crate::signing;
+use crate::signing::ring::{KeyRing, Refusal};
 use crate::upstream::client::{self, Errand};
+use signature::{Presented, Signature};
+
+/// What a gateway goes by.
+#[derive(Clone, Copy)]
+pub struct Rules<'a> {
+    /// What operations there are.
+    pub catalogue: &'a Catalogue,
+    /// Whose signatures are verified.
+    pub keys: &'a KeyRing,
+    /// Whether the cache is in use.
+    pub mode: Mode,
+    /// The present date.
+    pub date: SystemTime,
+}
 
 /// A request to explain; a GET.
 pub struct Asked<'a> {
-    /// A path, or a URL whose host is not looked at.
+    /// A path, or a URL; its host counts for a signature, if no header says another.
     pub url: &'a str,
     /// Its headers.
     pub headers: HeaderMap,
@@ -47,6 +66,9 @@ pub struct Explanation {
     /// What would be answered from memory, for one of the operations.
     #[serde(skip_serializing_if = "Option::is_none")]
     operation: Option<AskedOperation>,
+    /// What its signature is worth, if that is what shows who asks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    signature: Option<Signature>,
     /// Where a request that is not answered from memory would go.
     #[serde(skip_serializing_if = "Option::is_none")]
     forwarded_to: Option<String>,
@@ -61,7 +83,7 @@ struct AskedOperation {
     project_id: String,
     /// What the path says for the names in the template.
     segments: BTreeMap<String, String>,
-    credential: &'static str,
+    credential: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     key: Option<KeyParts>,
     /// What a running gateway knows of it.
@@ -117,32 +139,49 @@ impl From<&BypassReason> for Bypass {
 /// # Errors
 /// If the URL can't be read as one.
 pub fn explain(
-    catalogue: &Catalogue,
-    mode: Mode,
+    rules: Rules<'_>,
     asked: Asked<'_>,
-    look: impl FnOnce(Key, &HeaderValue) -> Option<Now>,
+    look: impl FnOnce(Key, &Credential) -> Option<Now>,
 ) -> Result<Explanation, String> {
+    let Rules { catalogue, keys, mode, date } = rules;
     let uri: Uri = asked.url.parse().ok().filter(|uri: &Uri| uri.path().starts_with('/')).ok_or_else(|| {
         format!("{:?} is not allowed: expected a path or a URL, such as /v2/PROJECT/products", asked.url)
     })?;
     let mut headers = asked.headers;
     let has_body = declares_body(&headers);
     hop::strip(&mut headers);
+    if let (Some(host), false) = (uri.authority(), headers.contains_key(HOST)) {
+        headers.insert(HOST, HeaderValue::from_str(host.as_str()).map_err(|error| error.to_string())?);
+    }
+    let Presented { credential, refusal, signature } = signature::identify(keys, &headers, &uri, date);
     let target = uri.path_and_query().map_or("/", |target| target.as_str());
-    // Whatever goes upstream as it is, a signature over another host does not.
+    let answered_here =
+        |verdict: String, operation| Explanation { verdict, operation, signature: None, forwarded_to: None };
+    // Whatever goes upstream as it is, a signature that can't be valid there does not.
     let forwarded = |service, verdict, operation| {
         let origin = catalogue.origin(service);
-        let is_bound = caller::signature_is_bound_elsewhere(&headers, origin.authority().as_str());
-        if is_bound && !caller::has_token(&headers) {
-            let verdict = "answered 401 here: the AK/SK signature is not over upstream's Host".to_owned();
-            return Explanation { verdict, operation, forwarded_to: None };
+        let is_signed = matches!(credential, Ok(Credential::Signed(_)));
+        let survives = is_signed || signing::survives(&headers, origin.authority().as_str(), true);
+        if !survives && !caller::has_token(&headers) {
+            let verdict = "answered 401 here: the AK/SK signature is not over upstream's Host, and its key is not \
+                           configured here"
+                .to_owned();
+            return answered_here(verdict, operation);
         }
-        Explanation { verdict, operation, forwarded_to: Some(format!("{origin}{target}")) }
+        let verdict = if is_signed { format!("{verdict}; signed anew for upstream's Host") } else { verdict };
+        Explanation { forwarded_to: Some(format!("{origin}{target}")), ..answered_here(verdict, operation) }
     };
 
-    Ok(match route::find(catalogue, &Method::GET, uri.path()) {
+    let explanation = match route::find(catalogue, &Method::GET, uri.path()) {
+        Route::Unknown => answered_here("answered 404 here: the path belongs to neither service".to_owned(), None),
+        _ if let Some(refusal) = refusal => {
+            let status = if refusal == Refusal::Project { 403 } else { 401 };
+            answered_here(format!("answered {status} here, and not sent on: {}", refusal.describe()), None)
+        }
+        Route::PassThrough(service) => {
+            forwarded(service, format!("passed through to {}, streamed, never kept", service.as_str()), None)
+        }
         Route::Operation(operation, place) => {
-            let credential = caller::credential(&headers);
             let key = Key::read(catalogue, operation, place, uri.query(), &headers, has_body);
             let mode = (mode == Mode::Bypass).then_some(BypassReason::Mode);
             let wish = Wish::read(&headers).err();
@@ -151,29 +190,33 @@ pub fn explain(
             let parts = key
                 .as_ref()
                 .ok()
-                .map(|key| key_parts(key, operation, forwarded::select(operation, &headers)))
+                .map(|key| {
+                    key_parts(key, operation, credential.as_ref().ok(), forwarded::select(operation, &headers), date)
+                })
                 .transpose()?;
-            let now = credential.ok().zip(key.ok()).and_then(|(token, key)| look(key, token));
+            let now = credential.as_ref().ok().zip(key.ok()).and_then(|(credential, key)| look(key, credential));
             let asked = AskedOperation {
                 name: operation.name.to_string(),
                 service: operation.service.as_str(),
                 template: operation.template.to_string(),
                 project_id: operation.template.project_id(place.path()).to_owned(),
                 segments: operation.template.captures(place.path()).map(owned).collect(),
-                credential: if credential.is_ok() { "X-Auth-Token (not shown)" } else { "none that counts" },
+                credential: match &credential {
+                    Ok(Credential::Token(_)) => "X-Auth-Token (not shown)".to_owned(),
+                    Ok(Credential::Signed(signed)) => format!("access key {} (signature verified)", signed.key.id()),
+                    Err(_) => "none that counts".to_owned(),
+                },
                 key: parts,
                 now,
                 bypass: reasons.iter().map(Bypass::from).collect(),
             };
             match reasons.first() {
-                None => Explanation {
-                    verdict:
-                        "answered from memory while fresh, once upstream has answered this token well in this scope; \
-                              otherwise asked of upstream"
-                            .to_owned(),
-                    operation: Some(asked),
-                    forwarded_to: None,
-                },
+                None => answered_here(
+                    "answered from memory while fresh, once upstream has answered this caller well in this scope; \
+                     otherwise asked of upstream"
+                        .to_owned(),
+                    Some(asked),
+                ),
                 Some(reason) => {
                     let only_a_token_is_missing = reasons == [BypassReason::NoCredential];
                     let hope = if only_a_token_is_missing {
@@ -186,15 +229,8 @@ pub fn explain(
                 }
             }
         }
-        Route::PassThrough(service) => {
-            forwarded(service, format!("passed through to {}, streamed, never kept", service.as_str()), None)
-        }
-        Route::Unknown => Explanation {
-            verdict: "answered 404 here: the path belongs to neither service".to_owned(),
-            operation: None,
-            forwarded_to: None,
-        },
-    })
+    };
+    Ok(Explanation { signature, ..explanation })
 }
 
 fn owned((name, value): (&str, &str)) -> (String, String) {
@@ -205,16 +241,23 @@ fn declares_body(headers: &HeaderMap) -> bool {
     headers.contains_key(TRANSFER_ENCODING) || headers.get_all(CONTENT_LENGTH).iter().any(|length| length != "0")
 }
 
-fn key_parts(key: &Key, operation: &Arc<Operation>, forwarded: HeaderMap) -> Result<KeyParts, String> {
+fn key_parts(
+    key: &Key,
+    operation: &Arc<Operation>,
+    credential: Option<&Credential>,
+    forwarded: HeaderMap,
+    date: SystemTime,
+) -> Result<KeyParts, String> {
     let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
     let placeholder = HeaderValue::from_static("-");
-    let (token, via) = (placeholder.clone(), placeholder);
-    let errand = Errand { token, request_id: "-".to_owned(), via, validator: None, forwarded };
+    let credential = credential.cloned().unwrap_or(Credential::Token(placeholder.clone()));
+    let errand = Errand { credential, date, request_id: "-".to_owned(), via: placeholder, validator: None, forwarded };
     let request = client::question(key, errand).map_err(|error| error.to_string())?;
     let mut upstream_request = vec![format!("GET {}", request.uri())];
-    // Three differ by caller, by request and by process.
+    // These differ by caller, by request and by process.
     upstream_request.extend(request.headers().iter().map(|(name, value)| match name.as_str() {
-        "x-auth-token" => format!("{name}: (the caller's, not shown)"),
+        "x-auth-token" | "x-security-token" => format!("{name}: (the caller's, not shown)"),
+        "authorization" => format!("{name}: (signed anew with the caller's access key)"),
         "x-request-id" => format!("{name}: (32 hex digits)"),
         "via" => format!("{name}: 1.1 workspace-gateway-(this process)"),
         _ => format!("{name}: {}", text(value)),
@@ -245,6 +288,12 @@ fn key_parts(key: &Key, operation: &Arc<Operation>, forwarded: HeaderMap) -> Res
 impl fmt::Display for Explanation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "verdict          {}", self.verdict)?;
+        if let Some(signature) = &self.signature {
+            writeln!(f, "signature        {} ({})", signature.result, signature.because)?;
+            for (label, line) in signature.lines() {
+                writeln!(f, "{label:<17}{line}")?;
+            }
+        }
         if let Some(operation) = &self.operation {
             writeln!(f, "operation        {} of {}", operation.name, operation.service)?;
             write!(f, "scope            {}", operation.name)?;

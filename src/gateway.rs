@@ -10,6 +10,7 @@
 mod assemble;
 mod fetch;
 mod forward;
+mod identify;
 mod live;
 mod look_up;
 mod outward;
@@ -27,6 +28,7 @@ use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderMap, Method, Request, Response};
 use http_body::Body;
+use tokio::sync::Semaphore;
 
 use crate::cache::acquaintances::Acquaintances;
 use crate::cache::admission::Unstorable;
@@ -41,21 +43,23 @@ use crate::config::Mode;
 use crate::reply::body::{Content, ReplyBody};
 use crate::reply::compose;
 use crate::reply::error::{Blame, Problem};
-use crate::request::caller::{self, Callers, LastCredential};
+use crate::request::caller::{Callers, Credential, LastCredential};
 use crate::request::forwarded;
 use crate::request::hop::{self, Via};
 use crate::request::id::RequestIds;
 use crate::request::key::{Key, Scope};
 use crate::request::route::{self, Route};
 use crate::request::wish::Wish;
-use crate::request::{BypassReason, X_REQUEST_ID, copied, target};
+use crate::request::{BypassReason, X_REQUEST_ID, target};
 use crate::stream::{BoxError, stream};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::outcome::Outcome;
 use crate::telemetry::record::Record;
 use crate::upstream::client::Errand;
 use crate::upstream::gate::Gate;
+use crate::upstream::probation::Probation;
 use fetch::{Flight, Landing};
+use identify::Identity;
 pub use live::Live;
 use look_up::{LookUp, Memory};
 use release::{Release, Seat};
@@ -81,6 +85,9 @@ pub struct Gateway {
     gate: Arc<Gate>,
     /// For what is relayed. Apart, for streams may take as long as they like.
     relay_gate: Arc<Gate>,
+    probation: Arc<Probation>,
+    /// Room for bodies that are read to verify their signatures, in bytes.
+    signed_bodies: Arc<Semaphore>,
     acquaintances: Acquaintances,
     metrics: Arc<Metrics>,
     clock: Clock,
@@ -107,10 +114,30 @@ pub struct Inspection {
     pub is_shared: bool,
     /// Whether there is an answer, and how fresh it is.
     pub entry: Option<Freshness>,
+    /// Whether the caller's access key is not used at present, for upstream has refused it.
+    pub is_held: bool,
     /// Whether upstream is not asked at present, if there is something stale to give.
     pub is_paused: bool,
     /// Why answers can't be kept, if that is so.
     pub uncacheable: Option<Unstorable>,
+}
+
+/// Who asks, and how.
+struct Asker {
+    /// What was in force when the request came.
+    live: Arc<Live>,
+    identity: Identity,
+    /// Whether its path is the one that its client typed.
+    as_typed: bool,
+}
+
+impl Asker {
+    /// Who asks where, of a request that can't be answered from memory: it may be denied.
+    fn grantee(&self, operation: &Arc<Operation>, place: Place<'_>) -> Option<Grantee> {
+        let (_, caller) = *self.identity.as_ref().ok()?;
+        let scope = Scope::read(&self.live.catalogue, operation, place).ok()?;
+        Some(Grantee { caller, scope })
+    }
 }
 
 /// Who asks for what, and with what wishes.
@@ -118,6 +145,7 @@ pub struct Inspection {
 struct Question {
     /// What was in force when it was asked.
     live: Arc<Live>,
+    credential: Credential,
     grantee: Grantee,
     key: Arc<Key>,
     wish: Wish,
@@ -173,28 +201,29 @@ impl Gateway {
         if self.via.is_in(&head.headers) {
             return Err(Problem::Loop);
         }
+        let typed = head.uri.clone();
         let has_body = !body.is_end_stream();
-        let body = stream(body);
         hop::strip(&mut head.headers);
+        let (identity, body) = self.identify(&live, &head, &typed, stream(body), &connection.credential).await?;
+        let asker = Asker { live, identity, as_typed: typed.path() == head.uri.path() };
 
-        match route::find(&live.catalogue, &head.method, head.uri.path()) {
+        match route::find(&asker.live.catalogue, &head.method, head.uri.path()) {
             Route::Operation(operation, place) => {
                 record.is_for(operation);
-                let last = &connection.credential;
-                let (reason, grantee) = match self.read(&live, &head, operation, place, has_body, last) {
+                let (reason, grantee) = match self.read(&asker, &head, operation, place, has_body) {
                     Ok(question) => match self.product_list(&question, &head.headers, record).await? {
                         Some(response) => return Ok(response),
                         None => (BypassReason::TooLarge, Some(question.grantee)),
                     },
-                    Err(reason) => (reason, self.grantee(&live, &head.headers, operation, place, last)),
+                    Err(reason) => (reason, asker.grantee(operation, place)),
                 };
                 let service = operation.service;
-                self.bypass(&live, reason, service, grantee, Request::from_parts(head, body), record).await
+                self.bypass(&asker, reason, service, grantee, Request::from_parts(head, body), record).await
             }
             Route::PassThrough(service) => {
                 record.passes_to(service);
                 record.answered(Outcome::PassThrough, "");
-                self.forward(&live, service, None, Request::from_parts(head, body), record).await
+                self.forward(&asker, service, None, Request::from_parts(head, body), record).await
             }
             Route::Unknown => Err(Problem::NoSuchApi),
         }
@@ -203,35 +232,21 @@ impl Gateway {
     /// Reads who asks for what.
     fn read(
         &self,
-        live: &Arc<Live>,
+        asker: &Asker,
         head: &Parts,
         operation: &Arc<Operation>,
         place: Place<'_>,
         has_body: bool,
-        last: &LastCredential,
     ) -> Result<Question, BypassReason> {
         if self.mode() == Mode::Bypass {
             return Err(BypassReason::Mode);
         }
-        let token = caller::credential(&head.headers)?;
+        let Asker { live, identity, .. } = asker;
+        let (credential, caller) = identity.clone()?;
         let key = Key::read(&live.catalogue, operation, place, head.uri.query(), &head.headers, has_body)?;
         let wish = Wish::read(&head.headers)?;
-        let grantee = Grantee { caller: self.callers.recognise(token, last), scope: key.scope().clone() };
-        Ok(Question { live: Arc::clone(live), grantee, key: Arc::new(key), wish })
-    }
-
-    /// Reads who asks where, of a request that can't be answered from memory: it may be denied.
-    fn grantee(
-        &self,
-        live: &Live,
-        headers: &HeaderMap,
-        operation: &Arc<Operation>,
-        place: Place<'_>,
-        last: &LastCredential,
-    ) -> Option<Grantee> {
-        let token = caller::credential(headers).ok()?;
-        let scope = Scope::read(&live.catalogue, operation, place).ok()?;
-        Some(Grantee { caller: self.callers.recognise(token, last), scope })
+        let grantee = Grantee { caller, scope: key.scope().clone() };
+        Ok(Question { live: Arc::clone(live), credential, grantee, key: Arc::new(key), wish })
     }
 
     /// Answers from memory, or from a flight. `None` if the answer is too large to hold.
@@ -250,7 +265,7 @@ impl Gateway {
                 LookUp::Given(entry, memory) => return current(self.remembered(&entry, memory, now, record)),
                 LookUp::Refresh(entry, slot) => {
                     if !question.wish.only_if_cached {
-                        self.refresh(question, slot, headers, record)?;
+                        self.refresh(question, slot, headers, record);
                     }
                     return current(self.remembered(&entry, Memory::Revalidating, now, record));
                 }
@@ -270,7 +285,7 @@ impl Gateway {
             record.answered(seat.outcome(), "");
             if let Some(pilot) = pilot {
                 self.metrics.elections.inc_by(u64::from(elected));
-                let flight = self.flight(question, seat.slot.clone(), headers, record)?;
+                let flight = self.flight(question, seat.slot.clone(), headers, record);
                 // In a task of its own: a client that hangs up neither cancels nor poisons it.
                 tokio::spawn(Arc::clone(self).fly(pilot, flight));
             }
@@ -295,6 +310,7 @@ impl Gateway {
                 Release::Answer(response) => return current(response),
                 Release::AsItIs(response) => return Ok(Some(response)),
                 Release::Stream => return Ok(None),
+                Release::Refuse(problem) => return Err(problem),
                 Release::Elect => refused = true,
                 Release::GoAgain => {}
             }
@@ -303,34 +319,28 @@ impl Gateway {
     }
 
     /// Has what is in a slot asked for again, on behalf of one who doesn't wait for it.
-    fn refresh(
-        self: &Arc<Self>,
-        question: &Question,
-        slot: Slot,
-        headers: &HeaderMap,
-        record: &Record,
-    ) -> Result<(), Problem> {
+    fn refresh(self: &Arc<Self>, question: &Question, slot: Slot, headers: &HeaderMap, record: &Record) {
         if let Some(pilot) = self.flights(&slot).begin(&slot) {
-            let flight = self.flight(question, slot, headers, record)?;
+            let flight = self.flight(question, slot, headers, record);
             self.metrics.refreshes.inc();
             tokio::spawn(Arc::clone(self).fly(pilot, flight));
         }
-        Ok(())
     }
 
     fn flights(&self, slot: &Slot) -> &Flights<Slot, Landing> {
         if slot.owner.is_none() { &self.shared_flights } else { &self.lone_flights }
     }
 
-    fn flight(&self, question: &Question, slot: Slot, headers: &HeaderMap, record: &Record) -> Result<Flight, Problem> {
+    fn flight(&self, question: &Question, slot: Slot, headers: &HeaderMap, record: &Record) -> Flight {
         let errand = Errand {
-            token: copied(caller::credential(headers).map_err(|_| Problem::Internal)?),
+            credential: question.credential.kept(),
+            date: self.clock.date(),
             request_id: record.request_id().to_owned(),
             via: self.via.trail(headers),
             validator: None,
             forwarded: forwarded::select(question.key.operation(), headers),
         };
-        Ok(Flight { question: question.clone(), slot, errand })
+        Flight { question: question.clone(), slot, errand }
     }
 }
 

@@ -124,7 +124,7 @@ struct Services {
 impl Upstream for Services {
     fn ask<'a>(&'a self, key: &'a Key, errand: Errand) -> Answering<'a, Bytes> {
         let mood = *self.mood.lock().unwrap();
-        let caller = errand.token.to_str().unwrap().parse().unwrap();
+        let caller = errand.credential.token().unwrap().to_str().unwrap().parse().unwrap();
         let key = KEYS.iter().position(|target| is_of(key, target)).unwrap();
         let call = Call { caller, key, sent: Clock::System.now(), is_good: mood == Mood::Well };
         self.calls.lock().unwrap().push(call);

@@ -3,6 +3,7 @@
 use workspace_gateway::cache::admission::Unstorable;
 use workspace_gateway::config::REFERENCE;
 use workspace_gateway::request::BypassReason;
+use workspace_gateway::signing::ring::Refusal;
 use workspace_gateway::telemetry::outcome::Outcome;
 
 use crate::support::World;
@@ -53,7 +54,8 @@ async fn every_metric_is_told() {
 fn every_result_and_reason_is_told() {
     let bypasses = BypassReason::ALL.iter().map(|reason| reason.as_str());
     let unstorable = Unstorable::ALL.iter().map(|reason| reason.as_str());
-    let names = bypasses.chain(unstorable).chain(Outcome::ALL.iter().map(|outcome| outcome.as_str()));
+    let refusals = Refusal::ALL.iter().map(|refusal| refusal.as_str());
+    let names = bypasses.chain(unstorable).chain(refusals).chain(Outcome::ALL.iter().map(|outcome| outcome.as_str()));
     for name in names {
         assert!(README.contains(&format!("`{name}`")), "{name}");
     }

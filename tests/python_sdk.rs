@@ -176,7 +176,7 @@ async fn a_signature_alone_is_refused_here_and_the_exception_says_why() {
     for call in &calls {
         let error = call.error.as_ref().unwrap_or_else(|| panic!("{call:?}"));
         assert_eq!((error.kind.as_str(), call.status), ("ClientRequestException", 401));
-        assert!(error.message.contains("is not over upstream's Host"), "{error:?}");
+        assert!(error.message.contains("over this gateway's address"), "{error:?}");
         assert_eq!(error.request_id, call.headers["x-request-id"]);
     }
     assert_eq!(world.upstream_calls(), 0);

@@ -357,7 +357,7 @@ impl Scripted {
 impl Upstream for Scripted {
     fn ask<'a>(&'a self, _: &'a Key, errand: Errand) -> Answering<'a, Bytes> {
         let (answer, answered) = oneshot::channel();
-        self.0.send(Call { token: errand.token.to_str().unwrap().to_owned(), answer }).unwrap();
+        self.0.send(Call { token: errand.credential.token().unwrap().to_str().unwrap().to_owned(), answer }).unwrap();
         Box::pin(async { answered.await.unwrap() })
     }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{HOST, ORIGIN};
 use http::uri::Authority;
-use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
+use http::{HeaderMap, Method, Request, StatusCode};
 use http_body::Body;
 use http_body_util::{BodyExt, Limited};
 use serde_json::json;
@@ -22,8 +22,9 @@ use crate::cache::grants::Standing;
 use crate::cache::store::Selection;
 use crate::catalogue::Catalogue;
 use crate::config::Mode;
-use crate::explain::{self, Asked, Now};
+use crate::explain::{self, Asked, Now, Rules};
 use crate::gateway::{Gateway, Inspection};
+use crate::request::caller::Credential;
 use crate::stream::BoxError;
 
 /// What the operator can do.
@@ -77,8 +78,15 @@ impl Operator {
 
     fn explain(&self, query: &str) -> Page {
         let explained = asked(query).and_then(|(url, headers)| {
-            let look = |key, token: &HeaderValue| Some(in_words(&self.gateway.inspect(key, token)));
-            explain::explain(self.gateway.live().catalogue(), self.gateway.mode(), Asked { url: &url, headers }, look)
+            let live = self.gateway.live();
+            let rules = Rules {
+                catalogue: live.catalogue(),
+                keys: live.keys(),
+                mode: self.gateway.mode(),
+                date: self.gateway.date(),
+            };
+            let look = |key, credential: &Credential| Some(in_words(&self.gateway.inspect(key, credential)));
+            explain::explain(rules, Asked { url: &url, headers }, look)
         });
         match explained {
             Ok(explanation) => json_page(StatusCode::OK, &explanation),
@@ -113,6 +121,9 @@ impl Operator {
 fn in_words(known: &Inspection) -> Now {
     let seconds = |left: Duration| humantime::format_duration(Duration::from_secs(left.as_secs())).to_string();
     let caller = match &known.standing {
+        _ if known.is_held => {
+            "held: upstream has refused its access key several times; it is used again in minutes".to_owned()
+        }
         Standing::Granted => "granted: upstream has answered it well lately".to_owned(),
         Standing::Lapsed => {
             "not granted any more: asks alone; stale answers if that fails, but for a refusal".to_owned()

@@ -13,7 +13,7 @@ use http::HeaderMap;
 
 use crate::clock::Clock;
 use crate::config::{Config, ConfigError, Override};
-use crate::explain::{self, Asked};
+use crate::explain::{self, Asked, Rules};
 use crate::gateway::Gateway;
 
 /// A caching reverse proxy for the product-list APIs of Huawei Cloud Workspace.
@@ -33,7 +33,7 @@ enum Command {
     Check(Settings),
     /// Show what would be done with a GET of a path or URL, and why.
     Explain {
-        /// A path, or a URL whose host is not looked at.
+        /// A path, or a URL; its host counts only for a signature, where no header says another.
         url: String,
         /// A header of the request, such as 'X-Auth-Token: x'. Can be given more than once.
         #[arg(long = "header", short = 'H', value_name = "NAME: VALUE")]
@@ -158,7 +158,13 @@ pub fn run() -> ExitCode {
         Command::Explain { url, headers, settings } => with(settings.or_any_region(), |config| {
             let headers = headers.iter().map(|text| explain::header(text)).collect::<Result<HeaderMap, _>>();
             let explanation = headers.map_err(|wrong| format!("--header: {wrong}")).and_then(|headers| {
-                explain::explain(&config.catalogue, config.settings.mode, Asked { url: &url, headers }, |_, _| None)
+                let rules = Rules {
+                    catalogue: &config.catalogue,
+                    keys: &config.keys,
+                    mode: config.settings.mode,
+                    date: Clock::System.date(),
+                };
+                explain::explain(rules, Asked { url: &url, headers }, |_, _| None)
             });
             match explanation {
                 Ok(explanation) => print(&explanation),

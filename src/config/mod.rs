@@ -4,6 +4,7 @@
 //! and `check` prints what all layers together amount to, in the same form. Every error names the
 //! setting, its value and what is allowed.
 
+pub mod access_keys;
 pub mod operations;
 pub mod settings;
 pub mod units;
@@ -11,11 +12,13 @@ pub mod units;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use thiserror::Error;
 use toml::{Table, Value};
 
 use crate::catalogue::{Catalogue, Origin, Service};
+use crate::signing::ring::KeyRing;
 pub use settings::Settings;
 use units::BaseUrl;
 pub use units::{LogFormat, Mode, OnOutage};
@@ -68,6 +71,8 @@ pub struct Config {
     pub settings: Settings,
     /// The operations and where they are asked.
     pub catalogue: Catalogue,
+    /// The access keys whose signatures are verified here.
+    pub keys: Arc<KeyRing>,
 }
 
 impl Config {
@@ -95,9 +100,8 @@ impl Config {
             message: message.to_string().trim_end().replace('\n', " "),
         };
         let mut table: Table = toml::from_str(REFERENCE).map_err(|error| invalid("built-in defaults", &error))?;
-        // A syntax error keeps its many lines: they point at the place.
         let given: Table = toml::from_str(text)
-            .map_err(|error| ConfigError::Invalid { origin: file.to_owned(), message: format!("not TOML\n{error}") })?;
+            .map_err(|error| ConfigError::Invalid { origin: file.to_owned(), message: not_toml(&error, text) })?;
         merge(&mut table, given);
         // Layer by layer, so that an error is blamed on the layer that brought it.
         let mut checked = check(&table).map_err(|wrong| (wrong, file));
@@ -108,10 +112,13 @@ impl Config {
                 _ => (wrong, given.origin.as_str()),
             });
         }
-        checked.map_err(|(wrong, origin)| match wrong {
+        let mut config = checked.map_err(|(wrong, origin)| match wrong {
             Wrong::NoUpstream => ConfigError::NoUpstream,
             Wrong::Setting(message) => invalid(origin, &message),
-        })
+        })?;
+        let keys = access_keys::ring(&config.settings.access_key).map_err(|message| invalid(file, &message))?;
+        config.keys = Arc::new(keys);
+        Ok(config)
     }
 
     /// The settings in the form of the file. Where upstream is in the region is told in a comment (as
@@ -168,7 +175,18 @@ fn check(table: &Table) -> Result<Config, Wrong> {
     let appstream = locate(&settings, Service::AppStream, settings.upstream.appstream_url.as_ref())?;
     consistent(&settings).map_err(Wrong::Setting)?;
     let catalogue = operations::catalogue(&settings, workspace, appstream).map_err(Wrong::Setting)?;
-    Ok(Config { settings, catalogue })
+    Ok(Config { settings, catalogue, keys: Arc::default() })
+}
+
+/// What keeps a file from being TOML. A syntax error keeps its many lines, for they point at the place; but
+/// not where they may show a secret.
+fn not_toml(error: &toml::de::Error, text: &str) -> String {
+    if !["secret", "security_token"].iter().any(|name| text.contains(name)) {
+        return format!("not TOML\n{error}");
+    }
+    let before = text.get(..error.span().map_or(0, |span| span.start)).unwrap_or_default();
+    let line = before.matches('\n').count() + 1;
+    format!("not TOML: line {line} (not shown, for the file has secrets)")
 }
 
 /// Reads a table, naming the setting first in what it says is wrong.
@@ -181,14 +199,14 @@ fn read(table: &Table) -> Result<Settings, String> {
     })
 }
 
-/// Names an operation in a path by what it is called, not by its place in the file.
+/// Names an entry in a path by what it is called, not by its place in the file.
 fn by_name(path: &str, table: &Table) -> String {
-    let find = || {
-        let (index, field) = path.strip_prefix("operation[")?.split_once(']')?;
-        let entry = table.get("operation")?.get(index.parse::<usize>().ok()?)?;
-        Some(format!("operation.{}{field}", entry.get("name")?.as_str()?))
+    let find = |list: &str, name: &str| {
+        let (index, field) = path.strip_prefix(list)?.strip_prefix('[')?.split_once(']')?;
+        let entry = table.get(list)?.get(index.parse::<usize>().ok()?)?;
+        Some(format!("{list}.{}{field}", entry.get(name)?.as_str()?))
     };
-    find().unwrap_or_else(|| path.to_owned())
+    find("operation", "name").or_else(|| find("access_key", "id")).unwrap_or_else(|| path.to_owned())
 }
 
 /// Where a service is: as given, or in the region.

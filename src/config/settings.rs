@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::access_keys::AccessKeySettings;
 use super::operations::{self, OperationSettings};
 use super::units::{
     Address, BaseUrl, Count, HeaderField, Level, LogFormat, Mode, OnOutage, Percent, Region, Size, Span, Window,
@@ -29,6 +30,9 @@ pub struct Settings {
     /// More operations, and what differs for single ones.
     #[serde(default, deserialize_with = "operations::entries", skip_serializing_if = "Vec::is_empty")]
     pub operation: Vec<OperationSettings>,
+    /// The access keys that clients may sign with.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub access_key: Vec<AccessKeySettings>,
     /// What clients may do.
     pub limits: Limits,
     /// What is written down.

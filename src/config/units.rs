@@ -56,6 +56,14 @@ pub struct ServiceName(pub Service);
 #[derive(Clone, PartialEq, Eq)]
 pub struct HeaderField(pub HeaderName);
 
+/// The public half of an access key.
+#[derive(Clone, PartialEq, Eq)]
+pub struct AccessKeyId(pub String);
+
+/// The id of a project.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ProjectId(pub String);
+
 /// The name of a region.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Region(String);
@@ -320,13 +328,31 @@ written_as_text!(
 );
 
 written_as_text!(
+    AccessKeyId,
+    "1 to 128 of A-Z a-z 0-9 _ -",
+    |text| is_plain_word(text, 128).then(|| AccessKeyId(text.to_owned())),
+    |id| id.0.clone()
+);
+
+written_as_text!(
+    ProjectId,
+    "1 to 255 of A-Z a-z 0-9 _ -",
+    |text| is_plain_word(text, 255).then(|| ProjectId(text.to_owned())),
+    |id| id.0.clone()
+);
+
+fn is_plain_word(text: &str, longest: usize) -> bool {
+    (1..=longest).contains(&text.len())
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte))
+}
+
+written_as_text!(
     OperationName,
     "1 to 64 of A-Z a-z 0-9 _ -, and none of the words none, workspace, appstream and own",
     |text| {
-        let is_name = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte));
         // These stand in the same metrics for what is no operation.
         let is_taken = ["none", "workspace", "appstream", "own"].contains(&text);
-        (is_name && !is_taken && (1..=64).contains(&text.len())).then(|| OperationName(text.to_owned()))
+        (is_plain_word(text, 64) && !is_taken).then(|| OperationName(text.to_owned()))
     },
     |name| name.0.clone()
 );

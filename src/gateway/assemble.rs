@@ -3,9 +3,11 @@
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, RwLock, Weak};
+use std::time::SystemTime;
 
-use http::HeaderValue;
+use tokio::sync::Semaphore;
 
+use super::identify::SIGNED_BODIES;
 use super::{Gateway, Inspection, Live, outward};
 use crate::cache::acquaintances::Acquaintances;
 use crate::cache::flights::{Bounds, Flights};
@@ -14,12 +16,13 @@ use crate::cache::pauses::Pauses;
 use crate::cache::store::{Selection, Store};
 use crate::clock::Clock;
 use crate::config::{Config, Mode, OnOutage};
-use crate::request::caller::Callers;
+use crate::request::caller::{Callers, Credential};
 use crate::request::hop::Via;
 use crate::request::id::RequestIds;
 use crate::request::key::Key;
 use crate::telemetry::metrics::{InUse, Metrics};
 use crate::upstream::Upstream;
+use crate::upstream::probation::Probation;
 
 impl Gateway {
     /// A gateway with an empty cache. Connects to nothing yet.
@@ -73,7 +76,7 @@ impl Gateway {
             })
             .map_err(io::Error::other)?;
         Ok(Arc::new(Self {
-            live: RwLock::new(Arc::new(Live::new(settings, config.catalogue.clone(), upstream))),
+            live: RwLock::new(Arc::new(Live::new(config, upstream))),
             callers: Callers::new(caller_key),
             request_ids: RequestIds::new(getrandom::u64()?),
             via,
@@ -85,6 +88,8 @@ impl Gateway {
             lone_flights,
             gate,
             relay_gate,
+            probation: Probation::new(clock.clone()),
+            signed_bodies: Arc::new(Semaphore::new(SIGNED_BODIES)),
             acquaintances: Acquaintances::default(),
             metrics,
             clock,
@@ -94,6 +99,11 @@ impl Gateway {
     /// The metrics of this gateway.
     pub fn metrics(&self) -> &Arc<Metrics> {
         &self.metrics
+    }
+
+    /// The present date.
+    pub fn date(&self) -> SystemTime {
+        self.clock.date()
     }
 
     /// Whether the cache is in use.
@@ -117,14 +127,15 @@ impl Gateway {
     }
 
     /// What is known of a question at present, for a person who asks why.
-    pub fn inspect(&self, key: Key, token: &HeaderValue) -> Inspection {
-        let (now, caller) = (self.clock.now(), self.callers.of_token(token));
+    pub fn inspect(&self, key: Key, credential: &Credential) -> Inspection {
+        let (now, caller) = (self.clock.now(), self.callers.of(credential));
         let slot = self.store.slot(&Arc::new(key), caller);
         let grantee = Grantee { caller, scope: slot.key.scope().clone() };
         Inspection {
             standing: self.grants.standing(&grantee, now),
             is_shared: slot.owner.is_none(),
             entry: self.store.get(&slot).map(|entry| entry.life().freshness(now)),
+            is_held: credential.signed().is_some_and(|signed| self.probation.holds(&signed.key)),
             is_paused: self.pauses.hold(&slot, &grantee, now),
             uncacheable: self.store.uncacheable(&slot, now),
         }

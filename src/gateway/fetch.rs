@@ -19,6 +19,7 @@ use crate::request::caller::Caller;
 use crate::request::condition::Validator;
 use crate::upstream::UpstreamError;
 use crate::upstream::client::Errand;
+use crate::upstream::probation::{Held, Reception};
 
 /// A question that is going to be asked.
 pub(super) struct Flight {
@@ -33,6 +34,11 @@ pub(super) struct Flight {
 pub(super) enum Landing {
     /// It was not flown: what was wanted has become known between the look-up and the departure.
     NotFlown,
+    /// It was not flown: the leader's access key is held.
+    Held {
+        /// Whose request was to be sent.
+        leader: Caller,
+    },
     /// Upstream answered, or failed to.
     Flown {
         /// Whose request was sent.
@@ -59,11 +65,15 @@ impl Gateway {
         if pilot.takes_others() && slot.owner.is_none() && self.gate.is_full_for(service, leader) {
             return pilot.land(Landing::NotFlown);
         }
-        let turn = self.gate.enter(service, leader, is_known);
-        let _permit = tokio::select! {
+        let turn = async {
+            let leave = self.leave(errand.credential.signed()).await?;
+            Ok((leave, self.gate.enter(service, leader, is_known).await))
+        };
+        let (leave, _permit) = tokio::select! {
             biased;
             turn = tokio::time::timeout(question.live.answer_timeout, turn) => match turn {
-                Ok(permit) => permit,
+                Ok(Ok(turn)) => turn,
+                Ok(Err(Held)) => return pilot.land(Landing::Held { leader }),
                 Err(_) => {
                     let (asked, answer) = (self.store.epoch(), Err(UpstreamError::Busy));
                     return pilot.land(Landing::Flown { leader, is_plain, asked, answer });
@@ -85,10 +95,18 @@ impl Gateway {
         let departure = self.grants.depart(question.grantee.clone(), sent);
         let counted = self.metrics.upstream_call(service);
         let request_id = errand.request_id.clone();
+        errand.date = self.clock.date();
         let answer = question.live.upstream.ask(&question.key, errand).await;
         let times = Times { sent, received: self.clock.now(), date: self.clock.date() };
         let status = answer.as_ref().map(Response::status).map_err(UpstreamError::as_str);
         counted.ended(status, times.received.saturating_duration_since(sent));
+        if let Some(leave) = leave {
+            leave.ended(match &answer {
+                Ok(response) => Reception::of(response.status(), response.body()),
+                Err(UpstreamError::TooLarge(status)) => Reception::of(*status, b""),
+                Err(_) => Reception::Unknown,
+            });
+        }
 
         let call = Call { question: &question, slot: &slot, is_plain, asked, times };
         let answer = match answer.and_then(|response| whole(response, asked_about.as_ref())) {

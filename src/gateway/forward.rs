@@ -1,27 +1,37 @@
 //! Forwarding: what is not answered from memory goes upstream as it is, and its answer is streamed.
 
-use http::header::AUTHORIZATION;
-use http::{Request, Response, StatusCode};
+use bytes::Bytes;
+use http::header::{AUTHORIZATION, HOST};
+use http::request::Parts;
+use http::{HeaderValue, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full};
+use tokio::time::timeout;
 
-use super::{Gateway, Live};
+use super::{Asker, Gateway};
 use crate::cache::grants::Grantee;
-use crate::catalogue::Service;
+use crate::catalogue::{Origin, Service};
 use crate::reply::body::Content;
 use crate::reply::compose::{CacheStatus, Forward};
 use crate::reply::error::Problem;
 use crate::request::BypassReason;
-use crate::request::caller::{self, Caller};
-use crate::stream::StreamBody;
+use crate::request::caller;
+use crate::signing::ring::{Refusal, Signed};
+use crate::signing::{self, Target};
+use crate::stream::{StreamBody, limited, stream};
 use crate::telemetry::outcome::Outcome;
 use crate::telemetry::record::Record;
 use crate::upstream::UpstreamError;
 use crate::upstream::gate::Permit;
+use crate::upstream::probation::{Held, Leave, Reception};
+
+/// The largest refusal that is read to see whether it is about the signature.
+const MAX_REFUSAL: usize = 64 * 1024;
 
 impl Gateway {
     /// Forwards a request for an operation as it is, and says why.
     pub(super) async fn bypass(
         &self,
-        live: &Live,
+        asker: &Asker,
         reason: BypassReason,
         service: Service,
         grantee: Option<Grantee>,
@@ -29,7 +39,7 @@ impl Gateway {
         record: &mut Record,
     ) -> Result<Response<Content>, Problem> {
         record.answered(Outcome::Bypass, reason.as_str());
-        let mut response = self.forward(live, service, grantee, request, record).await?;
+        let mut response = self.forward(asker, service, grantee, request, record).await?;
         self.metrics.bypass(reason);
         let status = CacheStatus::Forwarded {
             why: Forward::Bypass,
@@ -46,35 +56,39 @@ impl Gateway {
     /// whole; where it refuses the credential, a grant ends all the same.
     pub(super) async fn forward(
         &self,
-        live: &Live,
+        asker: &Asker,
         service: Service,
         grantee: Option<Grantee>,
         request: Request<StreamBody>,
         record: &mut Record,
     ) -> Result<Response<Content>, Problem> {
         let (mut head, body) = request.into_parts();
-        let origin = live.catalogue.origin(service);
-        if caller::signature_is_bound_elsewhere(&head.headers, origin.authority().as_str()) {
-            if !caller::has_token(&head.headers) {
-                return Err(Problem::SignatureBoundHere);
-            }
-            head.headers.remove(AUTHORIZATION);
+        let origin = asker.live.catalogue.origin(service);
+        let signed = asker.identity.as_ref().ok().and_then(|(credential, _)| credential.signed());
+        if signed.is_none() {
+            self.check_signature(asker, &mut head, origin)?;
         }
-        let caller = caller::credential(&head.headers).ok().map(|token| self.callers.of_token(token));
-        let permit = self.turn(live, service, caller, grantee.as_ref()).await?;
+        let (leave, permit) = self.turn(asker, signed, service, grantee.as_ref()).await?;
+        if let Some(signed) = signed {
+            self.renew(signed, &mut head, origin)?;
+        }
         let begun = self.clock.now();
         let departure = grantee.map(|grantee| self.grants.depart(grantee, begun));
         let call = self.metrics.upstream_call(service);
-        let answer = live.upstream.relay(service, origin, &head, body).await;
+        let answer = asker.live.upstream.relay(service, origin, &head, body).await;
         let status = answer.as_ref().map(Response::status).map_err(UpstreamError::as_str);
         call.ended(status, self.clock.now().saturating_duration_since(begun));
-        if let (Some(caller), Ok(status)) = (caller, status) {
-            self.acquaintances.note(caller, status);
+        if let (Ok((_, caller)), Ok(status)) = (&asker.identity, status) {
+            self.acquaintances.note(*caller, status);
         }
         if let (Some(departure), Ok(StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)) = (departure, status) {
             self.metrics.denial("upstream");
             departure.denied(None, self.clock.now());
         }
+        let answer = match (leave, answer) {
+            (Some(leave), Ok(response)) => received(leave, response).await,
+            (_, answer) => answer,
+        };
         Ok(match answer {
             Ok(response) => response.map(|body| Content::Stream(permit.hold(body))),
             Err(error) => {
@@ -85,17 +99,70 @@ impl Gateway {
         })
     }
 
+    /// Looks after a signature that isn't verified here: it is sent on only where it may be valid upstream, and
+    /// not beside a token if it may not.
+    fn check_signature(&self, asker: &Asker, head: &mut Parts, origin: &Origin) -> Result<(), Problem> {
+        if !signing::has_signature(&head.headers) {
+            return Ok(());
+        }
+        let survives = signing::survives(&head.headers, origin.authority().as_str(), asker.as_typed);
+        if caller::has_token(&head.headers) {
+            if !survives || asker.live.keys.claim(&head.headers).is_some() {
+                head.headers.remove(AUTHORIZATION);
+            }
+            return Ok(());
+        }
+        self.metrics.signature(if survives { "unknown-key" } else { Problem::SignatureBoundHere.as_str() });
+        if survives { Ok(()) } else { Err(Problem::SignatureBoundHere) }
+    }
+
+    /// Signs a request for the host that it is sent to.
+    fn renew(&self, signed: &Signed, head: &mut Parts, origin: &Origin) -> Result<(), Problem> {
+        let host = HeaderValue::from_str(origin.authority().as_str()).map_err(|_| Problem::Internal)?;
+        head.headers.insert(HOST, host);
+        let Parts { method, uri, headers, .. } = head;
+        signed.renew(method, Target::from(&*uri), headers, self.clock.date()).map_err(|_| Problem::Internal)
+    }
+
     /// Waits for the turn of what is to be relayed: its body's end ends it.
     async fn turn(
         &self,
-        live: &Live,
+        asker: &Asker,
+        signed: Option<&Signed>,
         service: Service,
-        caller: Option<Caller>,
         grantee: Option<&Grantee>,
-    ) -> Result<Permit, Problem> {
+    ) -> Result<(Option<Leave>, Permit), Problem> {
+        let caller = asker.identity.as_ref().ok().map(|(_, caller)| *caller);
         let is_granted = || grantee.is_some_and(|grantee| self.grants.stands(grantee, self.clock.now()));
         let is_known = caller.is_some_and(|caller| self.acquaintances.includes(&caller)) || is_granted();
-        let turn = self.relay_gate.enter(service, caller, is_known);
-        tokio::time::timeout(live.answer_timeout, turn).await.map_err(|_| Problem::Upstream(UpstreamError::Busy))
+        let turn = async {
+            let leave = self.leave(signed).await?;
+            Ok((leave, self.relay_gate.enter(service, caller, is_known).await))
+        };
+        let turn =
+            timeout(asker.live.answer_timeout, turn).await.map_err(|_| Problem::Upstream(UpstreamError::Busy))?;
+        turn.map_err(|Held| Problem::Signature(Refusal::Held))
     }
+
+    /// Leave to use an access key, if one is used.
+    pub(super) async fn leave(&self, signed: Option<&Signed>) -> Result<Option<Leave>, Held> {
+        match signed {
+            Some(signed) => self.probation.enter(&signed.key).await.map(Some),
+            None => Ok(None),
+        }
+    }
+}
+
+/// Notes what upstream made of a signature. Only a refusal is read for it, and then passed on.
+async fn received(leave: Leave, response: Response<StreamBody>) -> Result<Response<StreamBody>, UpstreamError> {
+    let status = response.status();
+    if status != StatusCode::UNAUTHORIZED {
+        leave.ended(Reception::of(status, b""));
+        return Ok(response);
+    }
+    let (head, body) = response.into_parts();
+    let body = limited(body, MAX_REFUSAL).collect().await.map(|body| body.to_bytes());
+    leave.ended(Reception::of(status, body.as_ref().map_or(&b""[..], Bytes::as_ref)));
+    let body = body.map_err(|error| UpstreamError::Broken(error.to_string()))?;
+    Ok(Response::from_parts(head, stream(Full::new(body))))
 }

@@ -9,14 +9,16 @@ use std::time::Duration;
 use super::Gateway;
 use crate::cache::freshness::Lifetime;
 use crate::catalogue::{Catalogue, Operation};
-use crate::config::Settings;
+use crate::config::Config;
 use crate::config::units::Percent;
+use crate::signing::ring::KeyRing;
 use crate::upstream::Upstream;
 
 /// The settings in force, and what is built from them.
 pub struct Live {
     pub(super) catalogue: Catalogue,
     pub(super) upstream: Arc<dyn Upstream>,
+    pub(super) keys: Arc<KeyRing>,
     pub(super) max_head: usize,
     pub(super) answer_timeout: Duration,
     pub(super) patience: Duration,
@@ -25,10 +27,12 @@ pub struct Live {
 }
 
 impl Live {
-    pub(super) fn new(settings: &Settings, catalogue: Catalogue, upstream: Arc<dyn Upstream>) -> Self {
+    pub(super) fn new(config: &Config, upstream: Arc<dyn Upstream>) -> Self {
+        let settings = &config.settings;
         Self {
-            catalogue,
+            catalogue: config.catalogue.clone(),
             upstream,
+            keys: Arc::clone(&config.keys),
             max_head: settings.limits.max_head_size.bytes(),
             answer_timeout: settings.upstream.answer_timeout.0,
             patience: settings.cache.patience.0,
@@ -40,6 +44,11 @@ impl Live {
     /// What operations there are and where they are asked.
     pub fn catalogue(&self) -> &Catalogue {
         &self.catalogue
+    }
+
+    /// The access keys whose signatures are verified.
+    pub fn keys(&self) -> &KeyRing {
+        &self.keys
     }
 
     /// How long an answer of an operation may be given, where upstream says nothing of it.

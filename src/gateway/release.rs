@@ -20,6 +20,7 @@ use crate::cache::store::Slot;
 use crate::reply::body::Content;
 use crate::reply::compose::{self, CacheStatus, Forward};
 use crate::reply::error::Problem;
+use crate::signing::ring::Refusal;
 use crate::telemetry::outcome::Outcome;
 use crate::telemetry::record::Record;
 use crate::upstream::UpstreamError;
@@ -46,6 +47,8 @@ pub(super) enum Release {
     AsItIs(Response<Content>),
     /// It is forwarded as it is: the answer is too large to hold.
     Stream,
+    /// It is refused here.
+    Refuse(Problem),
     /// It goes again: the leader was refused, or met something that is its own.
     Elect,
     /// It goes again: what has landed is not for this caller, or not any more.
@@ -66,7 +69,15 @@ impl Seat {
 impl Gateway {
     /// Gives a request what its flight has brought, if it may have it.
     pub(super) fn release(&self, question: &Question, seat: &Seat, landing: &Landing, record: &mut Record) -> Release {
-        let Landing::Flown { leader, is_plain, asked, answer } = landing else { return Release::GoAgain };
+        let (leader, is_plain, asked, answer) = match landing {
+            Landing::NotFlown => return Release::GoAgain,
+            Landing::Held { leader } if *leader == question.grantee.caller => {
+                self.metrics.signature(Refusal::Held.as_str());
+                return Release::Refuse(Problem::Signature(Refusal::Held));
+            }
+            Landing::Held { .. } => return Release::Elect,
+            Landing::Flown { leader, is_plain, asked, answer } => (leader, is_plain, asked, answer),
+        };
         let now = self.clock.now();
         let is_own = *leader == question.grantee.caller;
         let stands = || self.grants.stands(&question.grantee, now);

@@ -17,16 +17,18 @@ fn question(gateway: &Gateway, token: &HeaderValue) -> Question {
     let (operation, place) = live.catalogue.operation("/v2/p/products").unwrap();
     let key = Key::read(&live.catalogue, operation, place, None, &HeaderMap::new(), false).unwrap();
     let grantee = Grantee { caller: gateway.callers.of_token(token), scope: key.scope().clone() };
-    Question { live: Arc::clone(&live), grantee, key: Arc::new(key), wish: Wish::default() }
+    let credential = Credential::Token(token.clone());
+    Question { live: Arc::clone(&live), credential, grantee, key: Arc::new(key), wish: Wish::default() }
 }
 
 /// Flies for a question, and says how it ended.
-async fn fly(gateway: &Arc<Gateway>, question: &Question, token: &HeaderValue) -> Landing {
+async fn fly(gateway: &Arc<Gateway>, question: &Question) -> Landing {
     let slot = gateway.store.slot(&question.key, question.grantee.caller);
     let (mut passenger, pilot) = gateway.shared_flights.board(&slot);
     let via = gateway.via.trail(&HeaderMap::new());
+    let credential = question.credential.clone();
     let (request_id, forwarded) = (gateway.request_ids.next(), HeaderMap::new());
-    let errand = Errand { token: token.clone(), request_id, via, validator: None, forwarded };
+    let errand = Errand { credential, date: gateway.clock.date(), request_id, via, validator: None, forwarded };
     let flight = Flight { question: question.clone(), slot, errand };
     tokio::spawn(Arc::clone(gateway).fly(pilot.unwrap(), flight));
     passenger.arrive().await.unwrap()
@@ -38,9 +40,9 @@ async fn what_the_flight_before_has_brought_is_there_and_not_asked_for_again() {
     let gateway = gateway(&simulator.url(Service::Workspace));
     let token = HeaderValue::try_from(simulator.token("p")).unwrap();
     let question = question(&gateway, &token);
-    assert!(matches!(fly(&gateway, &question, &token).await, Landing::Flown { answer: Ok(_), .. }));
+    assert!(matches!(fly(&gateway, &question).await, Landing::Flown { answer: Ok(_), .. }));
     assert!(matches!(gateway.look_up(&question, gateway.clock.now()), LookUp::Given(_, Memory::Fresh)));
-    assert!(matches!(fly(&gateway, &question, &token).await, Landing::NotFlown));
+    assert!(matches!(fly(&gateway, &question).await, Landing::NotFlown));
     assert_eq!(simulator.request_count(), 1);
 }
 

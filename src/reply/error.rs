@@ -12,6 +12,7 @@ use serde_json::json;
 
 use super::body::Content;
 use crate::request::target::Misdirected;
+use crate::signing::ring::Refusal;
 use crate::upstream::UpstreamError;
 
 /// What went wrong.
@@ -28,8 +29,17 @@ pub enum Problem {
     NoSuchApi,
     /// The request has been here before.
     Loop,
-    /// The request's only credential is a signature over this gateway's own address.
+    /// The request's only credential is a signature that can't be verified here, and couldn't be valid upstream.
     SignatureBoundHere,
+    /// The request is signed with a known access key, and not as it should be.
+    Signature(Refusal),
+    /// A signed body that is too large to be verified.
+    BodyTooLarge {
+        /// What is allowed, in bytes.
+        limit: usize,
+    },
+    /// A signed body that doesn't come to its end, or not in time.
+    BodyIncomplete,
     /// The client wants an answer from memory or none, and there is none.
     NotCached,
     /// Upstream gave no whole answer.
@@ -58,6 +68,9 @@ impl Problem {
             | Self::NoSuchApi
             | Self::Loop
             | Self::SignatureBoundHere
+            | Self::Signature(_)
+            | Self::BodyTooLarge { .. }
+            | Self::BodyIncomplete
             | Self::NotCached => Blame::Client,
             Self::Upstream(UpstreamError::Busy) | Self::Internal => Blame::Gateway,
             Self::Upstream(_) => Blame::Upstream,
@@ -74,6 +87,9 @@ impl Problem {
             Self::NoSuchApi => "no-such-api",
             Self::Loop => "loop",
             Self::SignatureBoundHere => "signature-bound-here",
+            Self::Signature(refusal) => refusal.as_str(),
+            Self::BodyTooLarge { .. } => "body-too-large",
+            Self::BodyIncomplete => "body-incomplete",
             Self::NotCached => "only-if-cached",
             Self::Upstream(error) => error.as_str(),
             Self::Internal => "internal",
@@ -118,8 +134,25 @@ impl Problem {
             Self::SignatureBoundHere => (
                 StatusCode::UNAUTHORIZED,
                 "APIGW.0301",
-                "Incorrect IAM authentication information: the AK/SK signature is not over upstream's Host, so it \
-                 cannot be valid there and was not sent on. Send an X-Auth-Token instead"
+                "Incorrect IAM authentication information: verify aksk signature fail: the signature is over this \
+                 gateway's address, so that it cannot be valid upstream, and the access key is not configured here, so \
+                 that the request cannot be signed anew. It was not sent on. Add the key to the gateway's configuration \
+                 ([[access_key]]), or send an X-Auth-Token"
+                    .to_owned(),
+            ),
+            Self::Signature(refusal) => say_refusal(*refusal),
+            Self::BodyTooLarge { limit } => (
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "APIGW.0201",
+                format!(
+                    "the body of a request that is signed is read before it is sent on: expected at most {limit} bytes"
+                ),
+            ),
+            Self::BodyIncomplete => (
+                StatusCode::REQUEST_TIMEOUT,
+                "APIGW.0201",
+                "the body of a request that is signed is read before it is sent on, and it has not come to its end in \
+                 time"
                     .to_owned(),
             ),
             Self::NotCached => (
@@ -146,6 +179,23 @@ impl Problem {
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         response
     }
+}
+
+/// In the words that upstream has for the like, and what is wrong.
+fn say_refusal(refusal: Refusal) -> (StatusCode, &'static str, String) {
+    let upstreams = match refusal {
+        Refusal::Project => {
+            let words = format!("Incorrect IAM authentication information: {}", refusal.describe());
+            return (StatusCode::FORBIDDEN, "APIGW.0302", words);
+        }
+        Refusal::Skew => "calc aksk signature fail:signature expired",
+        Refusal::Held => "AK access failed to reach the limit,forbidden",
+        Refusal::Malformed | Refusal::Date | Refusal::SecurityToken | Refusal::Content | Refusal::Signature => {
+            "verify aksk signature fail"
+        }
+    };
+    let words = format!("Incorrect IAM authentication information: {upstreams}: {}", refusal.describe());
+    (StatusCode::UNAUTHORIZED, "APIGW.0301", words)
 }
 
 fn say_upstream(error: &UpstreamError) -> (StatusCode, &'static str, String) {

@@ -36,7 +36,7 @@ pub enum BypassReason {
     NoCredential,
     /// The credential header is there more than once.
     RepeatedCredential,
-    /// The only credential is a signature, which this gateway has not verified.
+    /// The only credential is a signature that this gateway can't verify.
     UnverifiedSignature,
     /// A project id outside `[A-Za-z0-9_-]{1,255}`.
     ProjectId,
@@ -123,9 +123,11 @@ impl BypassReason {
     pub fn describe(self) -> &'static str {
         match self {
             Self::Mode => "the cache is switched off (mode = \"bypass\")",
-            Self::NoCredential => "no X-Auth-Token: upstream decides, and nothing is kept",
+            Self::NoCredential => "neither X-Auth-Token nor a signature: upstream decides, and nothing is kept",
             Self::RepeatedCredential => "X-Auth-Token is there more than once",
-            Self::UnverifiedSignature => "signed with an access key, which is not verified here",
+            Self::UnverifiedSignature => {
+                "signed with an access key that is not configured here, or in another way than SDK-HMAC-SHA256"
+            }
             Self::ProjectId => "the project id is not 1 to 255 of A-Z a-z 0-9 _ -",
             Self::PathSegment => "a segment of the path is not 1 to 255 of A-Z a-z 0-9 - . _ ~, or is . or ..",
             Self::ProjectMismatch => "X-Project-Id names another project than the path, or the path names none",

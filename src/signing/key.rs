@@ -7,6 +7,7 @@ use constant_time_eq::constant_time_eq;
 use http::header::{AUTHORIZATION, HOST};
 use http::{HeaderMap, HeaderValue, Method};
 use ring::hmac;
+use thiserror::Error;
 
 use super::canonical::hex;
 use super::{
@@ -37,8 +38,9 @@ impl fmt::Debug for AccessKey {
     }
 }
 
-/// A request can't be signed: a header that should be covered is missing, or there twice.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A request can't be signed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("a header that should be signed is missing, or there twice")]
 pub struct Unsignable;
 
 impl AccessKey {

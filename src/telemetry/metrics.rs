@@ -19,6 +19,7 @@ use crate::cache::pauses::Cause;
 use crate::cache::store::Usage;
 use crate::catalogue::Service;
 use crate::request::BypassReason;
+use crate::signing::ring::Refusal;
 
 /// From a hit in memory (50 µs) to an upstream at its limits (60 s), in seconds.
 const BUCKETS: [f64; 19] = [
@@ -43,6 +44,7 @@ pub struct Metrics {
     unstored: IntCounterVec,
     proofs: IntCounterVec,
     denials: IntCounterVec,
+    signatures: IntCounterVec,
     /// New leaders, after the one before was refused.
     pub elections: IntCounter,
     /// Answers asked for again though nobody waited.
@@ -123,6 +125,13 @@ impl Metrics {
                  given again without asking; a rise: a loop with a dead one.",
                 &["source"],
             )?,
+            signatures: counters(
+                "workspace_gateway_signatures_total",
+                "Requests signed with an access key and without a token, by what became of the signature. More \
+                 `unknown-key` or `signature-bound-here`: keys in use that are not configured. More `key-held`: upstream \
+                 refuses a configured key. More of the others: clients whose secret or clock is wrong.",
+                &["result"],
+            )?,
             elections: IntCounter::new(
                 "workspace_gateway_elections_total",
                 "New leaders of a shared upstream call, after the one before was refused or throttled. A rise: callers \
@@ -185,7 +194,7 @@ impl Metrics {
             &["version"],
         )?;
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
-        let families: [Box<dyn Collector>; 19] = [
+        let families: [Box<dyn Collector>; 20] = [
             Box::new(self.in_flight.clone()),
             Box::new(self.connections.clone()),
             Box::new(self.connections_ended.clone()),
@@ -196,6 +205,7 @@ impl Metrics {
             Box::new(self.unstored.clone()),
             Box::new(self.proofs.clone()),
             Box::new(self.denials.clone()),
+            Box::new(self.signatures.clone()),
             Box::new(self.elections.clone()),
             Box::new(self.refreshes.clone()),
             Box::new(self.pauses.clone()),
@@ -215,31 +225,22 @@ impl Metrics {
 
     /// A series that appears with its first event can't show a rate from zero.
     fn begin_at_zero(&self) {
-        for reason in BypassReason::ALL {
-            self.bypasses.with_label_values(&[reason.as_str()]);
+        fn begin(counters: &IntCounterVec, labels: impl IntoIterator<Item = &'static str>) {
+            labels.into_iter().for_each(|label| drop(counters.with_label_values(&[label])));
         }
-        for reason in Unstorable::ALL {
-            self.unstored.with_label_values(&[reason.as_str()]);
-        }
-        for proof in Proof::ALL {
-            self.proofs.with_label_values(&[proof.as_str()]);
-        }
-        for cause in Cause::ALL {
-            self.pauses.with_label_values(&[cause.as_str()]);
-        }
-        for source in ["upstream", "memory"] {
-            self.denials.with_label_values(&[source]);
-        }
+        begin(&self.bypasses, BypassReason::ALL.map(BypassReason::as_str));
+        begin(&self.unstored, Unstorable::ALL.map(Unstorable::as_str));
+        begin(&self.proofs, Proof::ALL.map(Proof::as_str));
+        begin(&self.signatures, ["verified", "unknown-key", "signature-bound-here"]);
+        begin(&self.signatures, Refusal::ALL.map(Refusal::as_str));
+        begin(&self.pauses, Cause::ALL.map(Cause::as_str));
+        begin(&self.denials, ["upstream", "memory"]);
+        begin(&self.connections_ended, ["head-timeout", "keepalive-timeout", "write-timeout", "resets", "farewell"]);
+        begin(&self.evictions, ["size", "expired"]);
         for service in Service::ALL {
             self.upstream_durations.with_label_values(&[service.as_str()]);
             self.upstream_in_flight.with_label_values(&[service.as_str()]);
             self.upstream_retries.with_label_values(&[service.as_str()]);
-        }
-        for cause in ["head-timeout", "keepalive-timeout", "write-timeout", "resets", "farewell"] {
-            self.connections_ended.with_label_values(&[cause]);
-        }
-        for cause in ["size", "expired"] {
-            self.evictions.with_label_values(&[cause]);
         }
     }
 
@@ -314,6 +315,11 @@ impl Metrics {
     /// Counts a request for an operation that is forwarded as it is.
     pub fn bypass(&self, reason: BypassReason) {
         self.bypasses.with_label_values(&[reason.as_str()]).inc();
+    }
+
+    /// Counts a request that is signed and has no token, and what became of the signature.
+    pub fn signature(&self, result: &'static str) {
+        self.signatures.with_label_values(&[result]).inc();
     }
 
     /// Counts an answer that is passed on and not kept.

@@ -3,13 +3,13 @@
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST, TRANSFER_ENCODING, USER_AGENT, VIA};
 use http::request::Parts;
 use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body::Body as _;
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::body::Incoming;
@@ -25,11 +25,12 @@ use super::{Answering, Upstream, UpstreamError};
 use crate::catalogue::{Origin, Service};
 use crate::clock::Clock;
 use crate::request::X_REQUEST_ID;
-use crate::request::caller::X_AUTH_TOKEN;
+use crate::request::caller::{Credential, X_AUTH_TOKEN};
 use crate::request::condition::Validator;
 use crate::request::hop::{self, Via};
 use crate::request::key::Key;
-use crate::stream::StreamBody;
+use crate::signing::{Payload, X_PROJECT_ID};
+use crate::stream::{BoxError, StreamBody};
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const AGENT: HeaderValue = HeaderValue::from_static(concat!("workspace-gateway/", env!("CARGO_PKG_VERSION")));
@@ -54,7 +55,9 @@ pub struct Limits {
 /// What goes upstream with a question and is not part of it.
 pub struct Errand {
     /// The caller's credential.
-    pub token: HeaderValue,
+    pub credential: Credential,
+    /// When it is presented, for what is signed.
+    pub date: SystemTime,
     /// The id of the request that is answered.
     pub request_id: String,
     /// The gateways it has come through, this one included.
@@ -186,16 +189,14 @@ impl Upstream for HttpClient {
 ///
 /// # Errors
 /// None for a key that was read from a request.
-pub fn question(key: &Key, errand: Errand) -> Result<Request<StreamBody>, http::Error> {
-    let Errand { mut token, request_id, via, validator, forwarded } = errand;
-    token.set_sensitive(true);
+pub fn question(key: &Key, errand: Errand) -> Result<Request<StreamBody>, BoxError> {
+    let Errand { credential, date, request_id, via, validator, forwarded } = errand;
     let mut request = Request::new(no_body());
     *request.uri_mut() = key.uri()?;
     // First, so that what is said below can't be gainsaid.
     *request.headers_mut() = forwarded;
     let headers = request.headers_mut();
     headers.insert(HOST, authority_value(key.origin()));
-    headers.insert(X_AUTH_TOKEN, token);
     headers.insert(ACCEPT, JSON);
     headers.insert(CONTENT_TYPE, JSON);
     headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
@@ -208,6 +209,23 @@ pub fn question(key: &Key, errand: Errand) -> Result<Request<StreamBody>, http::
     }
     for (name, value) in key.headers() {
         headers.insert(name, value.clone());
+    }
+    match credential {
+        Credential::Token(mut token) => {
+            token.set_sensitive(true);
+            headers.insert(X_AUTH_TOKEN, token);
+        }
+        Credential::Signed(signed) => {
+            let project_id = key.scope().project_id();
+            if !project_id.is_empty() {
+                headers.insert(X_PROJECT_ID, HeaderValue::from_str(project_id)?);
+            }
+            let covered = [CONTENT_TYPE, X_PROJECT_ID].into_iter().filter(|name| headers.contains_key(name));
+            let covered: Vec<HeaderName> = covered.collect();
+            let uri = key.uri()?;
+            let names = covered.iter().map(HeaderName::as_str);
+            signed.key.sign(&Method::GET, (&uri).into(), headers, names, &Payload::of(b""), date)?;
+        }
     }
     Ok(request)
 }
@@ -252,14 +270,18 @@ mod tests {
     use super::*;
     use crate::catalogue::Catalogue;
 
+    fn errand(credential: Credential, forwarded: HeaderMap) -> Errand {
+        let (date, via) = (SystemTime::UNIX_EPOCH, HeaderValue::from_static("v"));
+        Errand { credential, date, request_id: "id".to_owned(), via, validator: None, forwarded }
+    }
+
     #[test]
     fn a_token_does_not_print() {
         let catalogue = Catalogue::for_tests(Vec::new());
         let (operation, place) = catalogue.operation("/v2/p/products").unwrap();
         let key = Key::read(&catalogue, operation, place, None, &HeaderMap::new(), false).unwrap();
         let token = HeaderValue::from_static("secret");
-        let (via, forwarded) = (HeaderValue::from_static("v"), HeaderMap::new());
-        let errand = Errand { token, request_id: "id".to_owned(), via, validator: None, forwarded };
+        let errand = errand(Credential::Token(token), HeaderMap::new());
         let request = question(&key, errand).unwrap();
         assert_eq!(request.headers()[X_AUTH_TOKEN], "secret");
         assert!(!format!("{:?}", request.headers()).contains("secret"));
@@ -279,8 +301,7 @@ mod tests {
             forwarded.append(name, HeaderValue::from_static("theirs"));
         }
         let token = HeaderValue::from_static("secret");
-        let via = HeaderValue::from_static("v");
-        let errand = Errand { token, request_id: "id".to_owned(), via, validator: None, forwarded };
+        let errand = errand(Credential::Token(token), forwarded);
         let request = question(&key, errand).unwrap();
         assert!(request.headers().values().all(|value| value != "theirs"), "{:?}", request.headers());
         assert_eq!((request.headers().len(), &request.headers()["x-a"]), (ours.len() + 1, &"1".parse().unwrap()));

@@ -9,6 +9,7 @@ mod connections;
 mod error;
 pub mod gate;
 mod idle;
+pub mod probation;
 
 use std::future::Future;
 use std::pin::Pin;

@@ -78,7 +78,8 @@ impl Upstream for Script {
         // A gateway before this one is named first, this one always.
         let is_plain = !errand.via.to_str().unwrap().contains(',');
         let asked = errand.validator.map(|validator| version(&validator));
-        let begun = Begun { id, caller: caller(&errand.token), key: key_id(&target), is_plain, asked };
+        let begun =
+            Begun { id, caller: caller(errand.credential.token().unwrap()), key: key_id(&target), is_plain, asked };
         let (landing, landed) = oneshot::channel();
         let mut inner = self.inner();
         inner.begun.push(begun);

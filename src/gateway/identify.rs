@@ -1,0 +1,116 @@
+//! Who asks: the credential of a request. A signature that claims a known access key is verified here, for
+//! which its body may have to be read; what can't be verified is no credential.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::Uri;
+use http::request::Parts;
+use http_body::Body as _;
+use http_body_util::{BodyExt, Full};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::timeout;
+
+use super::{Gateway, Live};
+use crate::reply::error::Problem;
+use crate::request::BypassReason;
+use crate::request::caller::{self, Caller, Credential, LastCredential};
+use crate::signing::ring::{self, Refusal};
+use crate::signing::{Payload, Target};
+use crate::stream::{StreamBody, limited, stream};
+
+/// The largest body that is read to verify its signature: upstream takes none that is larger.
+const MAX_SIGNED_BODY: usize = 12 * 1024 * 1024;
+
+/// For all bodies that are being read, or have been and are being sent on. Further ones wait for room.
+pub(super) const SIGNED_BODIES: usize = 64 * 1024 * 1024;
+
+/// For such a body to come, room for it included.
+const READING: Duration = Duration::from_secs(120);
+
+/// A credential and whose it is, or why the request has none that counts.
+pub(super) type Identity = Result<(Credential, Caller), BypassReason>;
+
+impl Gateway {
+    /// Says who asks. A request is signed as it was typed, apart from what belongs to its connection.
+    pub(super) async fn identify(
+        &self,
+        live: &Live,
+        head: &Parts,
+        typed: &Uri,
+        body: StreamBody,
+        last: &LastCredential,
+    ) -> Result<(Identity, StreamBody), Problem> {
+        let reason = match caller::token(&head.headers) {
+            Ok(token) => {
+                let credential = Credential::Token(token.clone());
+                let caller = self.callers.recognise(&credential, last);
+                return Ok((Ok((credential, caller)), body));
+            }
+            Err(reason) => reason,
+        };
+        let claim = match reason {
+            BypassReason::UnverifiedSignature => live.keys.claim(&head.headers),
+            _ => None,
+        };
+        let Some(claim) = claim else { return Ok((Err(reason), body)) };
+
+        let now = self.clock.date();
+        let refused = |refusal: Refusal| {
+            self.metrics.signature(refusal.as_str());
+            Problem::Signature(refusal)
+        };
+        claim.examine(&head.headers, now).map_err(refused)?;
+        let (payload, body) = if body.is_end_stream() {
+            (Payload::of(b""), body)
+        } else if ring::leaves_body_unsigned(&head.headers) {
+            (Payload::unsigned(), body)
+        } else {
+            let (bytes, room) = self.read_signed(body).await?;
+            let payload = ring::payload(&head.headers, &bytes).map_err(refused)?;
+            (payload, holding(bytes, room))
+        };
+        let signed = claim.verify(&head.method, Target::from(typed), &head.headers, payload, now);
+        let signed = signed.map_err(refused)?;
+        if !signed.key.may_ask(head.uri.path()) {
+            return Err(refused(Refusal::Project));
+        }
+        if self.probation.holds(&signed.key) {
+            return Err(refused(Refusal::Held));
+        }
+        self.metrics.signature("verified");
+        let credential = Credential::Signed(Arc::new(signed));
+        let caller = self.callers.of(&credential);
+        Ok((Ok((credential, caller)), body))
+    }
+
+    /// Reads a body whole, where there is room for it.
+    async fn read_signed(&self, body: StreamBody) -> Result<(Bytes, OwnedSemaphorePermit), Problem> {
+        let too_large = || Problem::BodyTooLarge { limit: MAX_SIGNED_BODY };
+        let size = match (body.size_hint().lower(), body.size_hint().upper()) {
+            (least, _) if least > MAX_SIGNED_BODY as u64 => return Err(too_large()),
+            (_, Some(most)) => usize::try_from(most).unwrap_or(MAX_SIGNED_BODY).min(MAX_SIGNED_BODY),
+            (_, None) => MAX_SIGNED_BODY,
+        };
+        let size = u32::try_from(size).map_err(|_| Problem::Internal)?;
+        let reading = async {
+            let room = Arc::clone(&self.signed_bodies).acquire_many_owned(size).await;
+            let room = room.map_err(|_| Problem::Internal)?;
+            let whole = limited(body, MAX_SIGNED_BODY).collect().await.map_err(|error| {
+                let is_too_large = error.is::<http_body_util::LengthLimitError>();
+                if is_too_large { too_large() } else { Problem::BodyIncomplete }
+            })?;
+            Ok((whole.to_bytes(), room))
+        };
+        timeout(READING, reading).await.unwrap_or(Err(Problem::BodyIncomplete))
+    }
+}
+
+/// The body again. The room is taken until it has been sent.
+fn holding(bytes: Bytes, room: OwnedSemaphorePermit) -> StreamBody {
+    stream(Full::new(bytes).map_frame(move |frame| {
+        let _ = &room;
+        frame
+    }))
+}
