@@ -72,6 +72,9 @@ impl World {
     /// Before upstream services that are somewhere else than the simulator says.
     pub async fn before(simulator: Simulator, workspace: &str, appstream: &str, settings: &str) -> Self {
         let clock = ManualClock::default();
+        // What the gateway signs when time has passed is not from the future.
+        let date = Clock::Manual(clock.clone());
+        simulator.take_date_from(move || date.date());
         let server =
             Server::start(&config(workspace, appstream, settings), Clock::Manual(clock.clone())).await.unwrap();
         let token = simulator.token(PROJECT);

@@ -4,18 +4,20 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::header::AUTHORIZATION;
 use http::{HeaderMap, StatusCode};
 use tokio::sync::watch;
 
 use super::errors::{self, Refusal};
 use crate::request::caller::X_AUTH_TOKEN;
+use crate::signing::Authorization;
 
 /// The orders in force.
 #[derive(Default)]
 pub(super) struct Behaviour {
     pub(super) delay: Duration,
     pub(super) fail_with: Option<StatusCode>,
-    /// The tokens whose bearers alone are failed.
+    /// The credentials whose bearers alone are failed.
     fail_token: HashMap<String, StatusCode>,
     /// The longest token that is looked at, and what is said to longer ones.
     pub(super) longest_token: Option<(usize, StatusCode)>,
@@ -42,7 +44,7 @@ pub(super) struct Behaviour {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Held {
     Everyone,
-    /// Those who present this token.
+    /// Those who present this token, or sign with the key of this id.
     Token(String),
     /// Those who ask for this path and query.
     Target(String),
@@ -69,12 +71,12 @@ impl Behaviour {
         if self.barriers.is_empty() {
             return Vec::new();
         }
-        let token = token(headers).map(|token| Held::Token(token.to_owned()));
-        let whose = [Some(Held::Everyone), token, Some(Held::Target(target.to_owned()))];
+        let own = credential(headers).map(|credential| Held::Token(credential.to_owned()));
+        let whose = [Some(Held::Everyone), own, Some(Held::Target(target.to_owned()))];
         whose.iter().flatten().filter_map(|held| self.barriers.get(held)).map(watch::Sender::subscribe).collect()
     }
 
-    /// Fails those who present this token, or no longer.
+    /// Fails those who present this credential, or no longer.
     pub(super) fn fail_token(&mut self, token: &str, status: Option<StatusCode>) {
         match status {
             Some(status) => self.fail_token.insert(token.to_owned(), status),
@@ -89,7 +91,7 @@ impl Behaviour {
         }
         let length = headers.get(X_AUTH_TOKEN).map_or(0, |token| token.len());
         let too_long = self.longest_token.filter(|(longest, _)| length > *longest).map(|(_, status)| status);
-        let of_token = || self.fail_token.get(token(headers)?).copied();
+        let of_token = || self.fail_token.get(credential(headers)?).copied();
         if let Some(status) = too_long.or(self.fail_with).or_else(of_token) {
             return Some(Forced::Refuse(errors::of_status(status)));
         }
@@ -104,9 +106,13 @@ impl Behaviour {
     }
 }
 
-/// The token of a request, where it is text as all that were issued are.
-fn token(headers: &HeaderMap) -> Option<&str> {
-    headers.get(X_AUTH_TOKEN)?.to_str().ok()
+/// The token of a request, where it is text as all that were issued are; without one, the id of the access key
+/// that it says it is signed with.
+fn credential(headers: &HeaderMap) -> Option<&str> {
+    match headers.get(X_AUTH_TOKEN) {
+        Some(token) => token.to_str().ok(),
+        None => Authorization::read(headers.get(AUTHORIZATION)?).map(|signature| signature.access),
+    }
 }
 
 #[cfg(test)]

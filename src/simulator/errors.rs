@@ -35,6 +35,16 @@ pub(super) const BAD_SIGNATURE: Refusal = refusal(
     "APIGW.0301",
     "Incorrect IAM authentication information: verify aksk signature fail",
 );
+pub(super) const EXPIRED_SIGNATURE: Refusal = refusal(
+    StatusCode::UNAUTHORIZED,
+    "APIGW.0301",
+    "Incorrect IAM authentication information: calc aksk signature fail:signature expired",
+);
+pub(super) const LOCKED: Refusal = refusal(
+    StatusCode::UNAUTHORIZED,
+    "APIGW.0301",
+    "Incorrect IAM authentication information: AK access failed to reach the limit,forbidden",
+);
 pub(super) const REVOKED_TOKEN: Refusal = refusal(StatusCode::UNAUTHORIZED, "APIGW.0307", "The token must be updated");
 pub(super) const DENIED: Refusal =
     refusal(StatusCode::FORBIDDEN, "APIGW.0302", "The IAM user is not authorized to access the API");

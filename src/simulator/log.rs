@@ -11,11 +11,12 @@ use tokio::sync::watch;
 use super::lock;
 use crate::catalogue::Service;
 use crate::request::caller::X_AUTH_TOKEN;
+use crate::signing::{Authorization, X_SECURITY_TOKEN};
 
 /// Each holds a token of some kilobytes, and `demo` may run for days.
 const REMEMBERED: usize = 10_000;
 
-const SECRETS: [HeaderName; 3] = [X_AUTH_TOKEN, AUTHORIZATION, HeaderName::from_static("x-security-token")];
+const SECRETS: [HeaderName; 3] = [X_AUTH_TOKEN, AUTHORIZATION, X_SECURITY_TOKEN];
 
 /// A request as it arrived.
 #[derive(Clone)]
@@ -32,6 +33,13 @@ pub struct Seen {
     pub has_body: bool,
 }
 
+impl Seen {
+    /// The signature that was presented, good or not, with the id of its key and the headers it covers.
+    pub fn signature(&self) -> Option<Authorization<'_>> {
+        self.headers.get(AUTHORIZATION).and_then(Authorization::read)
+    }
+}
+
 impl fmt::Debug for Seen {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut headers = self.headers.clone();
@@ -44,6 +52,7 @@ impl fmt::Debug for Seen {
             .field("method", &self.method)
             .field("target", &self.target)
             .field("headers", &headers)
+            .field("access_key", &self.signature().map(|signature| signature.access))
             .field("has_body", &self.has_body)
             .finish()
     }

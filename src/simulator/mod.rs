@@ -3,20 +3,21 @@
 //!
 //! The catalogue it shows is generated and always the same. What it says of tokens, filters, paging
 //! and errors follows the services' documentation. Anything the services offer besides the product
-//! lists, availability zones and disks is not modelled: with a valid token it echoes the request's
-//! body. Signatures are not
-//! modelled either: no access key is known here, so every one fails.
+//! lists, availability zones and disks is not modelled: with a valid credential it echoes the request's
+//! body. A request without a token is judged by its signature, over what has arrived here; of the schemes
+//! to sign with, the SDKs' usual one is modelled.
 //!
 //! ```text
 //! server      listeners, and the path of one request
 //! behaviour   what it has been told to do         tokens    who may ask
-//! log         what it has been asked              errors    every way to say no
-//! products    the generated catalogue             list      filters, paging, the JSON body
-//! others      availability zones and disks
+//! log         what it has been asked              keys      who may ask, by signature
+//! products    the generated catalogue             errors    every way to say no
+//! others      availability zones and disks        list      filters, paging, the JSON body
 //! ```
 
 mod behaviour;
 mod errors;
+mod keys;
 mod list;
 mod log;
 mod others;
@@ -29,7 +30,7 @@ mod tokens;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http::uri::{Authority, Scheme};
@@ -39,8 +40,11 @@ use tokio::net::{TcpListener, TcpSocket};
 use tokio::task::JoinHandle;
 
 use crate::catalogue::{Catalogue, Origin, Service};
+use crate::clock::Clock;
 use crate::request::id::RequestIds;
 use behaviour::{Behaviour, Held};
+pub use keys::AccessKey;
+use keys::Keys;
 use log::Log;
 pub use log::Seen;
 use server::State;
@@ -83,6 +87,8 @@ impl Simulator {
             catalogue,
             behaviour: Mutex::default(),
             tokens: Mutex::new(Tokens::new(random()?)),
+            keys: Mutex::new(Keys::new(random()?)),
+            date: Mutex::new(Arc::new(|| Clock::System.date())),
             log: Log::default(),
             ids: RequestIds::new(u64::from_ne_bytes(random()?)),
         });
@@ -164,33 +170,77 @@ impl Simulator {
         lock(&self.shared.state.tokens).issue(project_id, length)
     }
 
-    /// From now on this token has expired: 401.
-    pub fn expire(&self, token: &str) {
-        self.judge(token, Standing::Expired);
+    /// Creates an access key for a project, one that doesn't expire. No two are equal.
+    pub fn access_key(&self, project_id: &str) -> AccessKey {
+        self.keys().create(project_id, false)
     }
 
-    /// From now on this token is revoked: 401, with another code.
-    pub fn revoke(&self, token: &str) {
-        self.judge(token, Standing::Revoked);
+    /// Creates temporary credentials for a project: a key with a security token.
+    pub fn temporary_access_key(&self, project_id: &str) -> AccessKey {
+        self.keys().create(project_id, true)
     }
 
-    /// From now on this token's user lacks the permission: 403.
-    pub fn deny(&self, token: &str) {
-        self.judge(token, Standing::Denied);
+    /// Makes an access key known that was created elsewhere.
+    pub fn add_access_key(&self, project_id: &str, key: &AccessKey) {
+        self.keys().add(project_id, key);
     }
 
-    /// Makes the token valid again.
-    pub fn restore(&self, token: &str) {
-        self.judge(token, Standing::Valid);
+    // Here and below a credential is a token or the id of an access key.
+
+    /// From now on this credential has expired: 401.
+    pub fn expire(&self, credential: &str) {
+        self.judge(credential, Standing::Expired);
     }
 
-    /// From now on this token is shown a smaller catalogue: every product list lacks its first match.
-    pub fn views_differ(&self, token: &str) {
-        lock(&self.shared.state.tokens).narrow_view(token);
+    /// From now on this credential is revoked: 401, for a token with another code.
+    pub fn revoke(&self, credential: &str) {
+        self.judge(credential, Standing::Revoked);
     }
 
-    fn judge(&self, token: &str, standing: Standing) {
-        lock(&self.shared.state.tokens).judge(token, standing);
+    /// From now on this credential's user lacks the permission: 403.
+    pub fn deny(&self, credential: &str) {
+        self.judge(credential, Standing::Denied);
+    }
+
+    /// Makes the credential valid again.
+    pub fn restore(&self, credential: &str) {
+        self.judge(credential, Standing::Valid);
+    }
+
+    /// From now on who presents this is shown a smaller catalogue: every product list lacks its first match.
+    pub fn views_differ(&self, credential: &str) {
+        lock(&self.shared.state.tokens).narrow_view(credential);
+        self.keys().narrow_view(credential);
+    }
+
+    fn judge(&self, credential: &str, standing: Standing) {
+        lock(&self.shared.state.tokens).judge(credential, standing);
+        self.keys().judge(credential, standing);
+    }
+
+    /// Has the date, which signatures are held against, told by this instead of the machine's clock.
+    pub fn take_date_from(&self, date: impl Fn() -> SystemTime + Send + Sync + 'static) {
+        *lock(&self.shared.state.date) = Arc::new(date);
+    }
+
+    /// How many signatures were not taken since the start: wrong ones, and all of a locked key.
+    pub fn signature_failures(&self) -> usize {
+        self.keys().failures()
+    }
+
+    /// How many signatures with this access key failed since one was good. The sixth locks it.
+    pub fn failures_in_a_row(&self, id: &str) -> u32 {
+        self.keys().failures_in_a_row(id)
+    }
+
+    /// Whether this access key is locked.
+    pub fn is_locked(&self, id: &str) -> bool {
+        let now = self.shared.state.date();
+        self.keys().is_locked(id, now)
+    }
+
+    fn keys(&self) -> MutexGuard<'_, Keys> {
+        lock(&self.shared.state.keys)
     }
 
     // Behaviour, until told otherwise.
@@ -210,7 +260,7 @@ impl Simulator {
         self.behaviour().requests_left = after;
     }
 
-    /// Answers those who present this token with this status, and nobody else.
+    /// Answers those who present this credential with this status, and nobody else.
     pub fn fail_token(&self, token: &str, status: Option<StatusCode>) {
         self.behaviour().fail_token(token, status);
     }
@@ -235,7 +285,7 @@ impl Simulator {
         self.behaviour().release(&Held::Everyone);
     }
 
-    /// Raises a barrier for those alone who present this token.
+    /// Raises a barrier for those alone who present this credential.
     pub fn hold_token(&self, token: &str) {
         self.behaviour().hold(Held::Token(token.to_owned()));
     }
@@ -265,11 +315,11 @@ impl Simulator {
         self.behaviour().names_projects = on;
     }
 
-    /// What whoever presents this token, once it is good, is shown at a path and query with these headers
+    /// What whoever presents this credential, once it is good, is shown at a path and query with these headers
     /// by a version of the catalogue, the first being 0. None if that is no product list.
     pub fn product_list(&self, token: &str, target: &str, headers: &HeaderMap, version: u32) -> Option<Bytes> {
-        let token = lock(&self.shared.state.tokens).known(token)?;
-        server::product_list(&self.shared.state, target, headers, &token, version)
+        let bearer = lock(&self.shared.state.tokens).known(token).or_else(|| self.keys().known(token))?;
+        server::product_list(&self.shared.state, target, headers, &bearer, version)
     }
 
     /// Gives every list an `ETag`, and a 304 to whoever has it.

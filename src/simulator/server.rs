@@ -4,14 +4,14 @@ use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_TYPE, ETAG, Entry, IF_NONE_MATCH, SERVER, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt, Full};
+use http_body_util::{BodyExt, Collected, Full, Limited};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -22,20 +22,26 @@ use tokio::task::JoinSet;
 
 use super::behaviour::{Behaviour, Forced};
 use super::errors::{self, Refusal};
+use super::keys::{Keys, Signed};
 use super::list::{self, View};
 use super::lock;
 use super::log::{Log, Seen};
 use super::others;
-use super::tokens::{Token, Tokens};
+use super::tokens::{Bearer, Tokens};
 use crate::catalogue::{Catalogue, Operation, Service};
 use crate::request::X_REQUEST_ID;
+use crate::request::caller::has_token;
 use crate::request::id::RequestIds;
 use crate::request::route::{self, Route};
+use crate::signing::has_signature;
 
 /// Room for a token of the longest documented kind (102,400 characters), and a lot besides.
 const MAX_HEAD: usize = 512 * 1024;
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json;charset=utf8");
+
+/// What the API gateway takes of a body.
+const MAX_BODY: usize = 12 * 1024 * 1024;
 
 type AnyBody = UnsyncBoxBody<Bytes, io::Error>;
 
@@ -44,8 +50,18 @@ pub(super) struct State {
     pub(super) catalogue: Catalogue,
     pub(super) behaviour: Mutex<Behaviour>,
     pub(super) tokens: Mutex<Tokens>,
+    pub(super) keys: Mutex<Keys>,
+    pub(super) date: Mutex<Arc<dyn Fn() -> SystemTime + Send + Sync>>,
     pub(super) log: Log,
     pub(super) ids: RequestIds,
+}
+
+impl State {
+    /// What signatures are held against.
+    pub(super) fn date(&self) -> SystemTime {
+        let date = Arc::clone(&lock(&self.date));
+        date()
+    }
 }
 
 /// Accepts connections until dropped, which closes them all.
@@ -97,7 +113,7 @@ async fn answer(state: &State, service: Service, request: Request<Incoming>) -> 
     let answer = match forced {
         Some(Forced::Reset) => return Err(io::ErrorKind::ConnectionReset.into()),
         Some(Forced::Refuse(refusal)) => Err(refusal),
-        None => ask(state, service, &head, body),
+        None => ask(state, service, &head, body).await,
     };
     let request_id = state.ids.next();
     let mut response = answer.unwrap_or_else(|refusal| refuse(&refusal, &request_id));
@@ -117,7 +133,7 @@ fn seen(service: Service, head: &Parts, body: &Incoming) -> Seen {
 }
 
 /// What the service itself makes of a request.
-fn ask(state: &State, service: Service, head: &Parts, body: Incoming) -> Result<Response<AnyBody>, Refusal> {
+async fn ask(state: &State, service: Service, head: &Parts, body: Incoming) -> Result<Response<AnyBody>, Refusal> {
     let route = route::find(&state.catalogue, &head.method, head.uri.path());
     let at_home = match &route {
         Route::Operation(operation, _) => operation.service == service,
@@ -127,29 +143,43 @@ fn ask(state: &State, service: Service, head: &Parts, body: Incoming) -> Result<
     if !at_home {
         return Err(errors::NO_SUCH_API);
     }
-    let token = lock(&state.tokens).check(&head.headers)?;
+    let (bearer, body) = if !has_token(&head.headers) && has_signature(&head.headers) {
+        let body = gather(body).await?;
+        let signed = Signed { method: &head.method, target: (&head.uri).into(), headers: &head.headers, body: &body };
+        let now = state.date();
+        (lock(&state.keys).check(signed, now)?, whole(body))
+    } else {
+        (lock(&state.tokens).check(&head.headers)?, body.map_err(io::Error::other).boxed_unsync())
+    };
     match route {
-        Route::Operation(operation, _) => list_products(state, operation, &token, head),
+        Route::Operation(operation, _) => list_products(state, operation, &bearer, head),
         _ => Ok(echo(head, body)),
     }
+}
+
+/// A body as a whole: its hash is part of what is signed.
+async fn gather(body: Incoming) -> Result<Bytes, Refusal> {
+    let whole = Limited::new(body, MAX_BODY).collect().await;
+    // One that breaks off takes its connection along, and nobody is there to read the answer.
+    whole.map(Collected::to_bytes).map_err(|_| errors::of_status(StatusCode::PAYLOAD_TOO_LARGE))
 }
 
 fn list_products(
     state: &State,
     operation: &Arc<Operation>,
-    token: &Token,
+    bearer: &Bearer,
     head: &Parts,
 ) -> Result<Response<AnyBody>, Refusal> {
-    if token.project_id != operation.template.project_id(head.uri.path()) {
+    if bearer.project_id != operation.template.project_id(head.uri.path()) {
         return Err(errors::OTHER_PROJECT);
     }
     let (version, instead, truncate) = {
         let behaviour = lock(&state.behaviour);
         (behaviour.version, behaviour.body.clone(), behaviour.truncate)
     };
-    let view = View { version, narrow: token.narrow_view, language: list::language(&head.headers) };
+    let view = View { version, narrow: bearer.narrow_view, language: list::language(&head.headers) };
     let own = list(operation, head.uri.query().unwrap_or_default(), view)?;
-    let body = instead.unwrap_or_else(|| of_project(state, own, token));
+    let body = instead.unwrap_or_else(|| of_project(state, own, bearer));
     let tag = tag(state, &body);
     if tag.is_some() && head.headers.get(IF_NONE_MATCH) == tag.as_ref() {
         let mut response = Response::new(whole(Bytes::new()));
@@ -166,26 +196,26 @@ fn list(operation: &Arc<Operation>, query: &str, view: View) -> Result<Bytes, Re
     others::body(operation, query, view).map_or_else(|| list::body(operation, query, view), Ok)
 }
 
-/// What the bearer of a good token is shown at a path and query by a version of the catalogue.
+/// What the bearer of a good credential is shown at a path and query by a version of the catalogue.
 pub(super) fn product_list(
     state: &State,
     target: &str,
     headers: &HeaderMap,
-    token: &Token,
+    bearer: &Bearer,
     version: u32,
 ) -> Option<Bytes> {
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
     let Route::Operation(operation, _) = route::find(&state.catalogue, &Method::GET, path) else { return None };
-    let view = View { version, narrow: token.narrow_view, language: list::language(headers) };
-    Some(of_project(state, list(operation, query, view).ok()?, token))
+    let view = View { version, narrow: bearer.narrow_view, language: list::language(headers) };
+    Some(of_project(state, list(operation, query, view).ok()?, bearer))
 }
 
 /// The list, which names the project if it is to.
-fn of_project(state: &State, list: Bytes, token: &Token) -> Bytes {
+fn of_project(state: &State, list: Bytes, bearer: &Bearer) -> Bytes {
     if !lock(&state.behaviour).names_projects {
         return list;
     }
-    let name = format!(r#"{{"project_id":"{}","#, token.project_id);
+    let name = format!(r#"{{"project_id":"{}","#, bearer.project_id);
     [name.as_bytes(), &list[1..]].concat().into()
 }
 
@@ -196,8 +226,8 @@ fn tag(state: &State, list: &Bytes) -> Option<HeaderValue> {
 }
 
 /// Not modelled: what the request brought goes back, frame by frame as it arrives.
-fn echo(head: &Parts, body: Incoming) -> Response<AnyBody> {
-    let mut response = Response::new(body.map_err(io::Error::other).boxed_unsync());
+fn echo(head: &Parts, body: AnyBody) -> Response<AnyBody> {
+    let mut response = Response::new(body);
     if let Some(content_type) = head.headers.get(CONTENT_TYPE) {
         response.headers_mut().insert(CONTENT_TYPE, content_type.clone());
     }
