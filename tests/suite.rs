@@ -33,6 +33,7 @@ mod python_sdk;
 mod queueing;
 mod serving;
 mod sharing;
+mod signatures;
 mod table;
 mod telling;
 mod tls;

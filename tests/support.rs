@@ -1,6 +1,7 @@
 //! A gateway before the simulator, and a client to ask it.
 
 pub mod raw;
+pub mod signer;
 pub mod wire;
 
 use std::fmt;
