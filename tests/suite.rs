@@ -16,6 +16,7 @@ mod coalescing;
 mod commands;
 mod dead_hours;
 mod docs;
+mod egress;
 mod errors;
 mod fences;
 mod flights;
