@@ -33,6 +33,7 @@ mod pass_through;
 mod python_sdk;
 mod queueing;
 mod serving;
+mod shapes;
 mod sharing;
 mod table;
 mod telling;

@@ -223,12 +223,17 @@ pub fn is_constant(name: &HeaderName) -> bool {
 
 /// The request as it came, to another host.
 fn relayed(origin: &Origin, head: &Parts, body: StreamBody, via: &Via) -> Result<Request<StreamBody>, http::Error> {
+    let has_body = !body.is_end_stream();
     let mut request = Request::new(body);
     *request.method_mut() = head.method.clone();
     *request.uri_mut() = origin.uri(head.uri.path_and_query().map_or("/", PathAndQuery::as_str))?;
     *request.headers_mut() = head.headers.clone();
     let headers = request.headers_mut();
     headers.insert(HOST, authority_value(origin));
+    // Said here, for hyper takes a GET or HEAD of no known length for one without a body, and drops that.
+    if has_body && !headers.contains_key(CONTENT_LENGTH) {
+        headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
     via.add_to(headers, head.version);
     Ok(request)
 }
