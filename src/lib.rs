@@ -33,13 +33,14 @@
 //! ```text
 //! main → cli → server → admin ─┬→ gateway → reply ─┬→ telemetry → cache → request → catalogue
 //!           ├→ simulator       └→ explain ─────────┴→ upstream ────────────┘
-//!           └→ config → catalogue                     everyone → clock, stream
+//!           └→ config → catalogue, egress             everyone → clock, stream; upstream → egress
 //! ```
 //!
 //! - [`catalogue`] is data: the operations, built in or an operator's, and whose path is whose.
 //! - [`request`] is pure: no socket, no clock, no runtime. [`explain`] runs the very same functions.
 //! - [`cache`] knows no HTTP client; only `cache/store.rs` knows moka, only `cache/flights.rs` waits.
-//! - [`upstream`] has the only HTTP client of the gateway.
+//! - [`upstream`] has the only HTTP client of the gateway. It goes the way that [`egress`] tells, which has only words
+//!   for it.
 //! - [`clock`] has the only clock; everything else is told the time.
 //! - [`simulator`] is both upstream services. It is part of the program because `demo` runs it; the
 //!   gateway doesn't know it.
@@ -98,6 +99,7 @@ pub mod catalogue;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod egress;
 pub mod explain;
 pub mod gateway;
 pub mod reply;

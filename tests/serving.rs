@@ -11,15 +11,15 @@ use tokio::process::{Child, ChildStderr, Command};
 use workspace_gateway::catalogue::Service;
 use workspace_gateway::simulator::Simulator;
 
-use crate::support::{Http, PROJECT, World, within};
+use crate::support::{Http, PROJECT, PROXY_VARIABLES, World, within};
 
 const LIST: &str = "/v2/PROJECT/products";
 
 /// A running `serve`.
-struct Process {
+pub struct Process {
     child: Child,
     log: Lines<BufReader<ChildStderr>>,
-    proxy: String,
+    pub proxy: String,
     metrics: String,
     said: String,
 }
@@ -27,12 +27,23 @@ struct Process {
 impl Process {
     /// Starts it before the simulator and waits until it says that it is ready.
     async fn start(simulator: &Simulator) -> Self {
+        let [workspace, appstream] = Service::ALL.map(|service| simulator.url(service));
+        Self::start_before(&workspace, &appstream, &[]).await
+    }
+
+    /// Starts it before these upstreams, with these variables.
+    pub async fn start_before(workspace: &str, appstream: &str, environment: &[(&str, &str)]) -> Self {
         let config = format!("{}/serve.toml", env!("CARGO_TARGET_TMPDIR"));
         std::fs::write(&config, "[log]\nformat = \"json\"\nlevel = \"trace\"\n").unwrap();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_workspace-gateway"))
+        let mut command = Command::new(env!("CARGO_BIN_EXE_workspace-gateway"));
+        for name in PROXY_VARIABLES {
+            command.env_remove(name);
+        }
+        let mut child = command
+            .envs(environment.iter().copied())
             .args(["serve", "--config", &config])
-            .args(["--workspace-url", &simulator.url(Service::Workspace)])
-            .env("WORKSPACE_GATEWAY_APPSTREAM_URL", simulator.url(Service::AppStream))
+            .args(["--workspace-url", workspace])
+            .env("WORKSPACE_GATEWAY_APPSTREAM_URL", appstream)
             .args(["--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"])
             .stderr(Stdio::piped())
             .kill_on_drop(true)
@@ -52,7 +63,7 @@ impl Process {
     }
 
     /// Sends SIGTERM and returns the exit code and everything it has logged.
-    async fn terminate(mut self) -> (Option<i32>, String) {
+    pub async fn terminate(mut self) -> (Option<i32>, String) {
         let id = self.child.id().unwrap().to_string();
         assert!(std::process::Command::new("kill").arg(id).status().unwrap().success());
         while let Some(line) = within(self.log.next_line()).await.unwrap() {

@@ -2,6 +2,7 @@
 
 pub mod raw;
 pub mod signer;
+pub mod tls;
 pub mod wire;
 
 use std::fmt;
@@ -42,6 +43,9 @@ pub const PROOF: &str = "/v2/PROJECT/products?limit=0";
 /// is remembered of failures.
 pub const WAITING: &str = "stale_while_revalidate = \"0s\"\npatience = \"60s\"\nerror_ttl = \"0s\"\n";
 
+/// The variables that tell the way to upstream. Where the tests run they may be set.
+pub const PROXY_VARIABLES: [&str; 4] = ["https_proxy", "HTTPS_PROXY", "no_proxy", "NO_PROXY"];
+
 /// How many requests wait for another's upstream call.
 pub const WAITERS: &str = "workspace_gateway_coalesced_waiters";
 
@@ -72,12 +76,16 @@ impl World {
 
     /// Before upstream services that are somewhere else than the simulator says.
     pub async fn before(simulator: Simulator, workspace: &str, appstream: &str, settings: &str) -> Self {
+        Self::configured(simulator, &config(workspace, appstream, settings)).await
+    }
+
+    /// With settings, and with what no file tells.
+    pub async fn configured(simulator: Simulator, config: &Config) -> Self {
         let clock = ManualClock::default();
         // What the gateway signs when time has passed is not from the future.
         let date = Clock::Manual(clock.clone());
         simulator.take_date_from(move || date.date());
-        let server =
-            Server::start(&config(workspace, appstream, settings), Clock::Manual(clock.clone())).await.unwrap();
+        let server = Server::start(config, Clock::Manual(clock.clone())).await.unwrap();
         let token = simulator.token(PROJECT);
         Self { simulator, server, clock, token, http: Http::new() }
     }

@@ -13,6 +13,7 @@ use http::HeaderMap;
 
 use crate::clock::Clock;
 use crate::config::{Config, ConfigError, Override};
+use crate::egress::Egress;
 use crate::explain::{self, Asked, Rules};
 use crate::gateway::Gateway;
 
@@ -90,7 +91,7 @@ impl Settings {
         }
     }
 
-    /// Puts flags, environment and file together.
+    /// Puts flags, environment and file together. The environment also tells the way to upstream.
     fn load(self, environment: impl Fn(&str) -> Option<OsString>) -> Result<Config, ConfigError> {
         let from_environment = |flag: &str| {
             let name = variable(flag);
@@ -114,7 +115,8 @@ impl Settings {
             })
         });
         let file = self.config.or_else(|| from_environment("config").map(|(_, value)| value.into()));
-        Config::load(file, &overrides.collect::<Vec<_>>())
+        let config = Config::load(file, &overrides.collect::<Vec<_>>())?;
+        Ok(Config { egress: Egress::read(environment)?, ..config })
     }
 }
 

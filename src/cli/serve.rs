@@ -41,7 +41,8 @@ pub(super) fn run(config: &Config) -> ExitCode {
 fn announce(config: &Config, server: &Server) {
     for service in config.catalogue.services() {
         let origin = config.catalogue.origin(service);
-        tracing::info!(service = service.as_str(), url = %origin, "upstream");
+        let way = config.egress.way_to(origin.authority(), origin.is_plaintext());
+        tracing::info!(service = service.as_str(), url = %origin, reached = %way, "upstream");
         if origin.is_plaintext() && !is_this_machine(origin.authority().host()) {
             tracing::warn!(url = %origin, "tokens will travel to upstream in the clear");
         }

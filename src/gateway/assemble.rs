@@ -31,7 +31,7 @@ impl Gateway {
     /// If `upstream.ca_file` is unusable or the system has no randomness.
     pub fn new(config: &Config, clock: Clock) -> io::Result<Arc<Self>> {
         let (via, metrics) = (Via::new(getrandom::u32()?), Metrics::new().map_err(io::Error::other)?);
-        let upstream = outward::client(&config.settings, via.clone(), clock.clone(), &metrics)?;
+        let upstream = outward::client(config, via.clone(), clock.clone(), &metrics)?;
         Self::assemble(config, clock, via, metrics, Arc::new(upstream))
     }
 

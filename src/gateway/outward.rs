@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::catalogue::Service;
 use crate::clock::Clock;
-use crate::config::{Settings, settings};
+use crate::config::{Config, settings};
 use crate::request::hop::Via;
 use crate::telemetry::lanes::Lane;
 use crate::telemetry::metrics::Metrics;
@@ -13,17 +13,18 @@ use crate::upstream::client::{HttpClient, Limits};
 use crate::upstream::gate::{self, Gate};
 
 /// The client of both services.
-pub(super) fn client(settings: &Settings, via: Via, clock: Clock, metrics: &Metrics) -> io::Result<HttpClient> {
-    let upstream = &settings.upstream;
+pub(super) fn client(config: &Config, via: Via, clock: Clock, metrics: &Metrics) -> io::Result<HttpClient> {
+    let upstream = &config.settings.upstream;
     let limits = Limits {
         connect: upstream.connect_timeout.0,
         first_byte: upstream.first_byte_timeout.0,
         answer: upstream.answer_timeout.0,
         idle: upstream.idle_timeout.0,
         age: upstream.connection_max_age.0,
-        max_body: settings.cache.max_body_size.bytes(),
+        max_body: config.settings.cache.max_body_size.bytes(),
     };
-    HttpClient::new(upstream.ca_file.as_deref(), limits, via, clock, metrics.retry_counter())
+    let (ca_file, egress) = (upstream.ca_file.as_deref(), config.egress.clone());
+    HttpClient::new(ca_file, egress, limits, via, clock, metrics.retry_counter())
 }
 
 /// The gates before upstream: for product lists, and for what is relayed.
