@@ -1,7 +1,8 @@
 //! Where settings are read from, again and again, and whether that has changed since.
 //!
 //! Files are known by their contents. Kubernetes swaps a symlink to a folder, editors rename, network file
-//! systems tell nobody: what a path leads to, read as a whole, shows all of these alike.
+//! systems tell nobody: what a path leads to, read as a whole, shows all of these alike. A file that is written
+//! in place may be seen when it is half there, and good TOML all the same; so it has to look the same twice.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -13,8 +14,12 @@ pub struct Source {
     file: Option<PathBuf>,
     overrides: Vec<Override>,
     /// The file and those that its settings name, as they were just before they were read.
-    seen: BTreeMap<PathBuf, Sight>,
+    seen: Sights,
+    /// The same files, as they were when they were looked at last.
+    glimpsed: Sights,
 }
+
+type Sights = BTreeMap<PathBuf, Sight>;
 
 /// What a file has in it. Nothing, if it can't be read.
 type Sight = Option<blake3::Hash>;
@@ -26,7 +31,7 @@ fn look_at(path: &Path) -> Sight {
 impl Source {
     /// Nothing is read yet.
     pub fn new(file: Option<PathBuf>, overrides: Vec<Override>) -> Self {
-        Self { file, overrides, seen: BTreeMap::new() }
+        Self { file, overrides, seen: Sights::new(), glimpsed: Sights::new() }
     }
 
     /// The file, if there is one.
@@ -55,9 +60,13 @@ impl Source {
         Ok(config)
     }
 
-    /// Whether a file has something else in it than when it was read last, for better or worse.
-    pub fn has_changed(&self) -> bool {
-        self.seen.iter().any(|(path, sight)| look_at(path) != *sight)
+    /// Whether a file has something else in it than when it was read last, for better or worse, and had the same
+    /// when this was asked before.
+    pub fn has_changed(&mut self) -> bool {
+        let now: Sights = self.seen.keys().map(|path| (path.clone(), look_at(path))).collect();
+        let is_settled = now == self.glimpsed;
+        self.glimpsed = now;
+        is_settled && self.glimpsed != self.seen
     }
 
     fn read(&self) -> Result<Config, ConfigError> {
@@ -77,6 +86,27 @@ mod tests {
         folder
     }
 
+    /// Looks at it twice.
+    fn has_changed(source: &mut Source) -> bool {
+        source.has_changed() | source.has_changed()
+    }
+
+    #[test]
+    fn what_is_being_written_is_not_read_yet() {
+        let folder = folder("written");
+        let path = folder.join("config.toml");
+        std::fs::write(&path, "region = \"r-1\"\n").unwrap();
+        let mut source = Source::new(Some(path.clone()), Vec::new());
+        source.load().unwrap();
+        for text in ["", "region = \"r-1\"\n", "region = \"r-1\"\n[cache]\n", "region = \"r-1\"\n[cache]\nttl = \"1h\""]
+        {
+            std::fs::write(&path, text).unwrap();
+            assert!(!source.has_changed(), "{text}");
+        }
+        assert!(source.has_changed());
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+
     #[test]
     fn a_file_has_changed_when_its_contents_have() {
         let folder = folder("contents");
@@ -85,21 +115,21 @@ mod tests {
         std::fs::write(&path, text).unwrap();
         let mut source = Source::new(Some(path.clone()), Vec::new());
         source.load().unwrap();
-        assert!(!source.has_changed());
+        assert!(!has_changed(&mut source));
         std::fs::write(&path, text).unwrap();
-        assert!(!source.has_changed(), "written again, with the same in it");
+        assert!(!has_changed(&mut source), "written again, with the same in it");
         std::fs::write(&path, "region = \"r-2\"").unwrap();
-        assert!(source.has_changed());
+        assert!(has_changed(&mut source));
         assert_eq!(source.load().unwrap().settings.region.unwrap().to_string(), "r-2");
-        assert!(!source.has_changed());
+        assert!(!has_changed(&mut source));
         std::fs::remove_file(&path).unwrap();
-        assert!(source.has_changed());
+        assert!(has_changed(&mut source));
         assert!(source.load().unwrap_err().to_string().contains("config.toml"));
-        assert!(!source.has_changed(), "that it is gone is told once");
+        assert!(!has_changed(&mut source), "that it is gone is told once");
         let other = folder.join("other.toml");
         std::fs::write(&other, "region = \"r-2\"").unwrap();
         std::fs::rename(&other, &path).unwrap();
-        assert!(source.has_changed());
+        assert!(has_changed(&mut source));
         source.load().unwrap();
         std::fs::remove_dir_all(folder).unwrap();
     }
@@ -111,10 +141,10 @@ mod tests {
         let mut source = Source::new(Some(path.clone()), Vec::new());
         for bad in ["region = \"r", "region = 1", "regoin = \"r-1\""] {
             std::fs::write(&path, bad).unwrap();
-            assert!(source.load().is_err() && !source.has_changed(), "{bad}");
+            assert!(source.load().is_err() && !has_changed(&mut source), "{bad}");
         }
         std::fs::write(&path, "region = \"r-1\"").unwrap();
-        assert!(source.has_changed() && source.load().is_ok());
+        assert!(has_changed(&mut source) && source.load().is_ok());
         std::fs::remove_dir_all(folder).unwrap();
     }
 
@@ -125,16 +155,16 @@ mod tests {
         std::fs::write(&path, format!("region = \"r-1\"\n[upstream]\nca_file = {named:?}\n")).unwrap();
         let mut source = Source::new(Some(path.clone()), Vec::new());
         source.load().unwrap();
-        assert!(!source.has_changed(), "it isn't there, and wasn't");
+        assert!(!has_changed(&mut source), "it isn't there, and wasn't");
         std::fs::write(&named, "one").unwrap();
-        assert!(source.has_changed());
+        assert!(has_changed(&mut source));
         source.load().unwrap();
         std::fs::write(&named, "two").unwrap();
-        assert!(source.has_changed());
+        assert!(has_changed(&mut source));
         std::fs::write(&path, "region = \"r-1\"").unwrap();
         source.load().unwrap();
         std::fs::write(&named, "three").unwrap();
-        assert!(!source.has_changed());
+        assert!(!has_changed(&mut source));
         std::fs::remove_dir_all(folder).unwrap();
     }
 
@@ -154,7 +184,7 @@ mod tests {
         source.load().unwrap();
         symlink("..2", folder.join("..data_tmp")).unwrap();
         std::fs::rename(folder.join("..data_tmp"), folder.join("..data")).unwrap();
-        assert!(source.has_changed());
+        assert!(has_changed(&mut source));
         assert_eq!(source.load().unwrap().settings.region.unwrap().to_string(), "r-2");
         std::fs::remove_dir_all(folder).unwrap();
     }
@@ -164,6 +194,6 @@ mod tests {
         let region = Override { path: &["region"], value: "r-1".to_owned(), origin: "--region".to_owned() };
         let mut source = Source::new(None, vec![region]);
         source.load().unwrap();
-        assert!(!source.has_changed() && source.file().is_none());
+        assert!(!has_changed(&mut source) && source.file().is_none());
     }
 }
