@@ -84,7 +84,7 @@ fn rooms_know_only_whom_they_may() {
         ("explain", &["catalogue", "config", "request", "upstream"]),
         ("gateway", &["cache", "catalogue", "clock", "config", "reply", "request", "stream", "telemetry", "upstream"]),
         ("admin", &["cache", "catalogue", "config", "explain", "gateway", "stream", "telemetry"]),
-        ("server", &["admin", "clock", "config", "gateway", "stream"]),
+        ("server", &["admin", "clock", "config", "gateway", "stream", "telemetry"]),
         ("simulator", &["catalogue", "request"]),
         (
             "cli",

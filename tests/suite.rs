@@ -31,6 +31,7 @@ mod outages;
 mod pass_through;
 mod python_sdk;
 mod queueing;
+mod reload;
 mod serving;
 mod sharing;
 mod table;

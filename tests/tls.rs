@@ -18,7 +18,7 @@ const LIST: &str = "/v2/PROJECT/products";
 
 /// The simulator behind TLS, under a certificate of an authority of its own. Gives its URL and the
 /// authority's file.
-async fn serve_tls(simulator: &Simulator, name: &str) -> (String, PathBuf) {
+pub async fn serve_tls(simulator: &Simulator, name: &str) -> (String, PathBuf) {
     let mut authority = CertificateParams::new(Vec::new()).unwrap();
     authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let authority = CertifiedIssuer::self_signed(authority, KeyPair::generate().unwrap()).unwrap();
