@@ -32,6 +32,7 @@ mod pass_through;
 mod python_sdk;
 mod queueing;
 mod reload;
+mod reload_process;
 mod serving;
 mod sharing;
 mod table;
