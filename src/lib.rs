@@ -20,7 +20,9 @@
 //! `look_up.rs` (what memory has for this caller), `fetch.rs` (one call), `settle.rs` (what its end changes),
 //! `wait.rs`, `release.rs` (who is given what it brought) and `forward.rs`. The steps are plain functions in
 //! modules that do not know each other's callers; nothing is layered, nothing is registered. What may change at
-//! run time is one value, in `live.rs`; a request goes to its end by the one it began with.
+//! run time is one value, in `live.rs`; a request goes to its end by the one it began with. `cli/reload.rs` sees
+//! that settings have changed, `config/` reads and compares them, and `server/reload.rs` and `gateway/reload.rs` put
+//! them in force, all or none.
 //!
 //! How long an answer lives is told in [`cache::freshness`], what upstream has to say of that in
 //! [`cache::lifetime`], and when upstream is left alone in [`cache::pauses`]: fresh, then stale while it is

@@ -12,7 +12,7 @@ use workspace_gateway::egress::Egress;
 use workspace_gateway::simulator::Simulator;
 
 use crate::commands::{code, file, run_in, stderr, stdout};
-use crate::serving::Process;
+use crate::support::process::{Process, folder};
 use crate::support::raw::{RawUpstream, closes, says, silent};
 use crate::support::{Http, PROJECT, World, config, tls};
 
@@ -284,7 +284,10 @@ async fn serve_says_how_upstream_is_reached_and_never_the_password() {
     let proxy = RawUpstream::start([says("HTTP/1.1 407 No\r\n\r\n")]).await;
     let at = proxy.url().replace("http://", "http://me%40corp:sEcr%65t@");
     let environment = [("HTTPS_PROXY", &*at), ("NO_PROXY", "appstream.example")];
-    let process = Process::start_before("https://workspace.example", "https://appstream.example", &environment).await;
+    let file = folder("egress").join("serve.toml");
+    std::fs::write(&file, "[log]\nformat = \"json\"\nlevel = \"trace\"\n").unwrap();
+    let upstream = ["https://workspace.example", "https://appstream.example"];
+    let process = Process::start_before(upstream[0], upstream[1], &file, &environment).await;
     let http = Http::new();
     for path in [LIST, OTHER] {
         let url = format!("{}{}", process.proxy, path.replace("PROJECT", PROJECT));

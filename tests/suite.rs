@@ -32,6 +32,8 @@ mod outages;
 mod pass_through;
 mod python_sdk;
 mod queueing;
+mod reload;
+mod reload_process;
 mod serving;
 mod shapes;
 mod sharing;

@@ -11,7 +11,7 @@ use crate::support::{PROJECT, World, config, tls};
 const LIST: &str = "/v2/PROJECT/products";
 
 /// Gives the simulator's URL, and the authority's file.
-async fn serve_tls(simulator: &Simulator, name: &str) -> (String, PathBuf) {
+pub async fn serve_tls(simulator: &Simulator, name: &str) -> (String, PathBuf) {
     let (acceptor, file) = tls::acceptor(name);
     (tls::serve(simulator, acceptor).await, file)
 }

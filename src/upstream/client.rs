@@ -38,7 +38,7 @@ pub(super) const AGENT: HeaderValue =
     HeaderValue::from_static(concat!("workspace-gateway/", env!("CARGO_PKG_VERSION")));
 
 /// How long and how much.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// For DNS, TCP, a proxy's tunnel and TLS together.
     pub connect: Duration,
