@@ -10,6 +10,7 @@ use super::Gateway;
 use crate::cache::freshness::Lifetime;
 use crate::catalogue::{Catalogue, Operation};
 use crate::config::Config;
+use crate::config::prefix::PathPrefix;
 use crate::config::units::Percent;
 use crate::signing::ring::KeyRing;
 use crate::upstream::Upstream;
@@ -20,6 +21,7 @@ pub struct Live {
     pub(super) upstream: Arc<dyn Upstream>,
     pub(super) keys: Arc<KeyRing>,
     pub(super) max_head: usize,
+    pub(super) path_prefixes: Vec<PathPrefix>,
     pub(super) answer_timeout: Duration,
     pub(super) patience: Duration,
     pub(super) error_ttl: Duration,
@@ -34,6 +36,7 @@ impl Live {
             upstream,
             keys: Arc::clone(&config.keys),
             max_head: settings.limits.max_head_size.bytes(),
+            path_prefixes: settings.listen.path_prefixes.clone(),
             answer_timeout: settings.upstream.answer_timeout.0,
             patience: settings.cache.patience.0,
             error_ttl: settings.cache.error_ttl.0,
@@ -49,6 +52,11 @@ impl Live {
     /// The access keys whose signatures are verified.
     pub fn keys(&self) -> &KeyRing {
         &self.keys
+    }
+
+    /// What a client's base URL may have in front of the paths.
+    pub fn path_prefixes(&self) -> &[PathPrefix] {
+        &self.path_prefixes
     }
 
     /// How long an answer of an operation may be given, where upstream says nothing of it.
