@@ -72,8 +72,8 @@ MUTATIONS = [
         "denial-remembered-on",
         "§4 and no longer",
         GRANTS,
-        "let until = now + self.grants.terms.denial_ttl;",
-        "let until = now + 2 * self.grants.terms.denial_ttl;",
+        "let until = now + books.terms.denial_ttl;",
+        "let until = now + 2 * books.terms.denial_ttl;",
     ),
     (
         "old-denial-refuses",
@@ -206,8 +206,8 @@ MUTATIONS = [
         "grace-unbounded",
         "§4 grace ends outage_grace after the last proof",
         GRANTS,
-        "self.terms.outage_grace.is_some_and(|grace| age < grace)",
-        "self.terms.outage_grace.is_some()",
+        "books.terms.outage_grace.is_some_and(|grace| age < grace)",
+        "books.terms.outage_grace.is_some()",
     ),
     (
         "grace-where-refused",

@@ -35,6 +35,7 @@ mod queueing;
 mod sdk;
 mod serving;
 mod sharing;
+mod signatures;
 mod table;
 mod telling;
 mod tls;

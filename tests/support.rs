@@ -2,6 +2,7 @@
 
 pub mod keys;
 pub mod raw;
+pub mod signer;
 pub mod wire;
 
 use std::fmt;

@@ -9,7 +9,7 @@
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use tokio::sync::watch;
 
@@ -28,7 +28,7 @@ pub struct Bounds {
 }
 
 struct Shared<K, T> {
-    bounds: Bounds,
+    bounds: RwLock<Bounds>,
     aloft: Mutex<HashMap<K, Flight<T>>>,
     waiting: AtomicUsize,
 }
@@ -48,12 +48,18 @@ impl<T> Clone for Flight<T> {
 impl<K: Eq + Hash + Clone, T: Clone> Flights<K, T> {
     /// None so far, and never more than the bounds allow.
     pub fn new(bounds: Bounds) -> Self {
-        Self { shared: Arc::new(Shared { bounds, aloft: Mutex::default(), waiting: AtomicUsize::new(0) }) }
+        let (bounds, aloft) = (RwLock::new(bounds), Mutex::default());
+        Self { shared: Arc::new(Shared { bounds, aloft, waiting: AtomicUsize::new(0) }) }
+    }
+
+    /// Other bounds for those who come from now on. Who is aboard stays.
+    pub fn set_bounds(&self, bounds: Bounds) {
+        *self.shared.bounds.write().unwrap_or_else(PoisonError::into_inner) = bounds;
     }
 
     /// Boards the flight for a key. With a pilot, the flight is new and has to be flown.
     pub fn board(&self, key: &K) -> (Passenger<K, T>, Option<Pilot<K, T>>) {
-        let bounds = self.shared.bounds;
+        let bounds = self.shared.bounds();
         let mut aloft = self.shared.aloft();
         if let Some(flight) = aloft.get(key) {
             // Counted up under the lock, so that the bound holds; counted down without.
@@ -75,7 +81,7 @@ impl<K: Eq + Hash + Clone, T: Clone> Flights<K, T> {
     /// Begins the flight for a key with nobody aboard, unless there is one already or no room.
     pub fn begin(&self, key: &K) -> Option<Pilot<K, T>> {
         let mut aloft = self.shared.aloft();
-        if aloft.contains_key(key) || aloft.len() >= self.shared.bounds.flights {
+        if aloft.contains_key(key) || aloft.len() >= self.shared.bounds().flights {
             return None;
         }
         let (flight, pilot) = self.new_flight(Some(key.clone()));
@@ -108,6 +114,10 @@ impl<K: Eq + Hash + Clone, T: Clone> Flights<K, T> {
 }
 
 impl<K, T> Shared<K, T> {
+    fn bounds(&self) -> Bounds {
+        *self.bounds.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn aloft(&self) -> MutexGuard<'_, HashMap<K, Flight<T>>> {
         self.aloft.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -216,6 +226,19 @@ mod tests {
             assert_eq!(passenger.arrive().await, Some("shared"));
         }
         assert_eq!(flights.waiting(), 0);
+    }
+
+    #[test]
+    fn other_bounds_hold_for_those_who_come_then() {
+        let flights = flights::<()>();
+        let (_first, _pilot) = flights.board(&"key");
+        let (_second, none) = flights.board(&"key");
+        flights.set_bounds(Bounds { flights: 1, waiting: 1 });
+        assert!(none.is_none() && flights.waiting() == 1);
+        assert!(flights.board(&"key").1.is_some(), "one too many waits");
+        assert!(flights.begin(&"another").is_none(), "one too many flies");
+        flights.set_bounds(Bounds { flights: 2, waiting: 2 });
+        assert!(flights.board(&"key").1.is_none() && flights.begin(&"another").is_some());
     }
 
     #[tokio::test]

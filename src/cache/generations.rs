@@ -20,6 +20,19 @@ impl<K: Eq + Hash, V> Generations<K, V> {
         Self { young: HashMap::new(), old: HashMap::new(), half: capacity.div_ceil(2).max(1) }
     }
 
+    /// For another number of keys from now on. Where there are more, some go, whichever.
+    pub(super) fn resize(&mut self, capacity: usize) {
+        self.half = capacity.div_ceil(2).max(1);
+        for keys in [&mut self.young, &mut self.old] {
+            let mut room = self.half;
+            keys.retain(|_, _| {
+                let stays = room > 0;
+                room = room.saturating_sub(1);
+                stays
+            });
+        }
+    }
+
     /// The value of a key, which is thereby used.
     pub(super) fn get(&mut self, key: &K) -> Option<&mut V> {
         if let Some((key, value)) = self.old.remove_entry(key) {
@@ -79,6 +92,17 @@ mod tests {
         }
         assert_eq!(map.get(&"0"), None);
         assert_eq!(map.get(&"999"), Some(&mut 1));
+    }
+
+    #[test]
+    fn it_is_resized_at_once() {
+        let mut map = Generations::new(10);
+        (0..10).for_each(|key| _ = map.insert(key, ()));
+        map.resize(4);
+        assert_eq!(map.values().count(), 4);
+        map.resize(100);
+        (10..50).for_each(|key| _ = map.insert(key, ()));
+        assert_eq!(map.values().count(), 44);
     }
 
     #[test]

@@ -86,11 +86,11 @@ impl Proof {
 
 /// All grants, and what was denied.
 pub struct Grants {
-    terms: Terms,
     books: Mutex<Books>,
 }
 
 struct Books {
+    terms: Terms,
     /// When the request of the latest proof was sent.
     proved: Generations<Grantee, Instant>,
     refused: Generations<Grantee, Refusal>,
@@ -114,11 +114,22 @@ impl Grants {
     /// None so far.
     pub fn new(terms: Terms) -> Self {
         let books = Books {
+            terms,
             proved: Generations::new(terms.max_grants),
             refused: Generations::new(MAX_REFUSALS),
             aloft: HashMap::new(),
         };
-        Self { terms, books: Mutex::new(books) }
+        Self { books: Mutex::new(books) }
+    }
+
+    /// Other terms from now on, for the grants there are too. A refusal is given again for as long as it was
+    /// going to be.
+    pub fn set_terms(&self, terms: Terms) {
+        let mut books = self.books();
+        if terms.max_grants != books.terms.max_grants {
+            books.proved.resize(terms.max_grants);
+        }
+        books.terms = terms;
     }
 
     /// How a caller stands in a scope at a moment.
@@ -133,9 +144,9 @@ impl Grants {
         }
         let Some(proved) = books.proved.get(grantee) else { return Standing::Unproved };
         let age = now.saturating_duration_since(*proved);
-        if age < self.terms.grant_ttl {
+        if age < books.terms.grant_ttl {
             Standing::Granted
-        } else if self.terms.outage_grace.is_some_and(|grace| age < grace) {
+        } else if books.terms.outage_grace.is_some_and(|grace| age < grace) {
             Standing::Lapsed
         } else {
             Standing::Unproved
@@ -155,8 +166,9 @@ impl Grants {
 
     /// How many grants live at a moment.
     pub fn live(&self, now: Instant) -> usize {
-        let lives = |proved: &&Instant| now.saturating_duration_since(**proved) < self.terms.grant_ttl;
-        self.books().proved.values().filter(lives).count()
+        let books = self.books();
+        let lives = |proved: &&Instant| now.saturating_duration_since(**proved) < books.terms.grant_ttl;
+        books.proved.values().filter(lives).count()
     }
 
     fn books(&self) -> MutexGuard<'_, Books> {
@@ -183,7 +195,7 @@ impl Departure<'_> {
         let before = books.proved.get(&self.grantee).copied();
         let proved = before.map_or(self.sent, |before| before.max(self.sent));
         books.proved.insert(self.grantee.clone(), proved);
-        let lived = before.is_some_and(|before| now.saturating_duration_since(before) < self.grants.terms.grant_ttl);
+        let lived = before.is_some_and(|before| now.saturating_duration_since(before) < books.terms.grant_ttl);
         if lived { Proof::Renewed } else { Proof::Granted }
     }
 
@@ -198,7 +210,7 @@ impl Departure<'_> {
         // Where a later request has been proved, upstream has changed its mind since.
         let is_latest = proved.is_none_or(|proved| proved <= self.sent);
         if let Some(refusal) = refusal.filter(|refusal| is_latest && refusal.size() <= MAX_REFUSAL_SIZE) {
-            let until = now + self.grants.terms.denial_ttl;
+            let until = now + books.terms.denial_ttl;
             books.refused.insert(self.grantee.clone(), Refusal { answer: Arc::new(refusal), until });
         }
     }
@@ -331,6 +343,23 @@ mod tests {
         let (me, begun) = (grantee("a", "/v2/p/products"), Clock::System.now());
         grants.depart(me.clone(), begun).denied(refusal(&[b'x'; MAX_REFUSAL_SIZE], begun), begun);
         assert_eq!(standing(&grants, &me, begun), "unproved");
+    }
+
+    #[test]
+    fn other_terms_hold_for_the_grants_there_are() {
+        let grants = Grants::new(TERMS);
+        let (me, begun) = (grantee("a", "/v2/p/products"), Clock::System.now());
+        grants.depart(me.clone(), begun).proved(begun);
+        grants.depart(grantee("b", "/v2/p/products"), begun).denied(refusal(b"no", begun), begun);
+        grants.set_terms(Terms { grant_ttl: SECOND, denial_ttl: 9 * SECOND, outage_grace: None, max_grants: 2 });
+        assert_eq!(standing(&grants, &me, begun), "granted");
+        assert_eq!((standing(&grants, &me, begun + SECOND), grants.live(begun + SECOND)), ("unproved", 0));
+        let refused = standing(&grants, &grantee("b", "/v2/p/products"), begun + 3 * SECOND);
+        assert_eq!(refused, "unproved", "said again for longer than it was going to be");
+        for number in 0..100 {
+            grants.depart(grantee(&number.to_string(), "/v2/p/products"), begun).proved(begun);
+        }
+        assert_eq!(grants.live(begun), 2);
     }
 
     #[test]

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use http::HeaderName;
 use http::uri::{Authority, Scheme, Uri};
 
+use operation::Edition;
 pub use operation::{BodyCheck, DEFAULT_TTL, Forwarded, Operation, Parameter, Sharing, Unshareable, is_built_in};
 pub use template::{Place, Template};
 use template::{Relation, Split};
@@ -114,6 +115,8 @@ pub struct Catalogue {
     workspace: Arc<Origin>,
     appstream: Arc<Origin>,
     own: Vec<Arc<Origin>>,
+    /// How many catalogues came before, one in force after the other.
+    edition: Edition,
 }
 
 /// Why an operation can't be added beside another.
@@ -138,7 +141,26 @@ impl Catalogue {
             workspace: Arc::new(workspace),
             appstream: Arc::new(appstream),
             own: Vec::new(),
+            edition: Edition::default(),
         }
+    }
+
+    /// Makes this the catalogue that is in force after another. Operations stay the same ones if they are described
+    /// in the same words; the others are new, also if an earlier catalogue had described them so.
+    pub fn succeed(&mut self, before: &Self) {
+        let origins: Vec<_> = self.operations.iter().map(|it| Arc::clone(self.origin(it.service))).collect();
+        self.edition = Edition(before.edition.0 + 1);
+        for (operation, origin) in self.operations.iter_mut().zip(origins) {
+            let is_same =
+                |known: &&Arc<Operation>| known.is_described_as(operation) && *before.origin(known.service) == origin;
+            let edition = before.operations.iter().find(is_same).map_or(self.edition, |known| known.edition);
+            Arc::make_mut(operation).edition = edition;
+        }
+    }
+
+    /// The operations that another catalogue has and this one hasn't, or describes in other words.
+    pub fn without<'c>(&self, before: &'c Self) -> impl Iterator<Item = &'c Arc<Operation>> {
+        before.operations.iter().filter(|operation| !self.operations.contains(operation))
     }
 
     /// The operations, in the order of the table.
@@ -321,6 +343,52 @@ mod tests {
         let more = Operation::new("More", Service::Workspace, path, Vec::new());
         assert!(matches!(catalogue.add(more), Err(Clash::Full)));
         assert_eq!(catalogue.operation("/v3/63").map(|(operation, _)| operation.name.to_string()).unwrap(), "63");
+    }
+
+    #[test]
+    fn an_operation_is_the_same_as_long_as_it_is_described_in_the_same_words() {
+        let before = catalogue();
+        let gone = |next: &Catalogue| {
+            let mut next = next.clone();
+            next.succeed(&before);
+            next.without(&before).map(|operation| operation.name.to_string()).collect::<Vec<_>>()
+        };
+        type Change = fn(&mut Operation);
+        let longer: Change = |it| (it.ttl, it.stale_while_revalidate, it.stale_if_error) = Default::default();
+        let changes: [(Change, usize); 7] = [
+            (longer, 0),
+            (|it| it.template = "/v2/{project_id}/other".parse().unwrap(), 1),
+            (|it| it.parameters.clear(), 1),
+            (|it| it.sharing = Sharing::Caller, 1),
+            (|it| it.keyed_headers = vec![HeaderName::from_static("x-a")], 1),
+            (|it| it.forwarded = Forwarded::All, 1),
+            (|it| it.body = BodyCheck::None, 1),
+        ];
+        for (index, (change, changed)) in changes.into_iter().enumerate() {
+            let mut next = catalogue();
+            change(next.operation_mut("ListProducts").unwrap());
+            assert_eq!(gone(&next).len(), changed, "change {index}");
+        }
+        let elsewhere = Origin::new(Scheme::HTTPS, Authority::from_static("other.example"));
+        let moved = Catalogue { workspace: Arc::new(elsewhere), ..catalogue() };
+        assert_eq!(gone(&moved), ["ListProducts", "ListSharerProducts"]);
+        let fewer = Catalogue { operations: before.operations[1..].to_vec(), ..catalogue() };
+        assert_eq!(gone(&fewer), ["ListProducts"]);
+    }
+
+    #[test]
+    fn what_was_described_so_before_and_not_since_is_new() {
+        let first = catalogue();
+        let mut second = catalogue();
+        second.operation_mut("ListProduct").unwrap().sharing = Sharing::Caller;
+        second.succeed(&first);
+        let mut third = catalogue();
+        third.succeed(&second);
+        let mut fourth = catalogue();
+        fourth.succeed(&third);
+        let operation = |catalogue: &Catalogue, index: usize| Arc::clone(&catalogue.operations[index]);
+        assert!(operation(&third, 2) != operation(&second, 2) && operation(&third, 2) != operation(&first, 2));
+        assert!(operation(&fourth, 2) == operation(&third, 2) && operation(&fourth, 0) == operation(&first, 0));
     }
 
     #[test]

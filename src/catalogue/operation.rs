@@ -13,7 +13,7 @@ use super::headers::is_trace;
 use super::template::Template;
 
 /// A query parameter that an operation documents. Others are part of the request all the same.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Parameter {
     /// Its name, case-sensitive.
     pub name: Cow<'static, str>,
@@ -128,7 +128,13 @@ pub struct Operation {
     pub forwarded: Forwarded,
     /// What counts as an answer.
     pub body: BodyCheck,
+    /// Since which catalogue it has been described in these words.
+    pub edition: Edition,
 }
+
+/// Which of those that have had a name, one after the other. Only a catalogue makes one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Edition(pub(super) u64);
 
 /// How long answers stay fresh unless the configuration says otherwise.
 pub const DEFAULT_TTL: Duration = Duration::from_secs(5 * 60);
@@ -153,7 +159,35 @@ impl Operation {
             keyed_headers,
             forwarded: Forwarded::none(),
             body: BodyCheck::Field("products".into()),
+            edition: Edition::default(),
         }
+    }
+
+    /// Whether another is asked, answered and shared alike, where it is asked apart. How long its answers
+    /// live is not compared: each is given a life when it comes, and keeps that.
+    pub(super) fn is_described_as(&self, other: &Self) -> bool {
+        // Whatever is added here has to be compared, or named as one that doesn't matter.
+        let Self {
+            name,
+            service: _,
+            template,
+            parameters,
+            ttl: _,
+            stale_while_revalidate: _,
+            stale_if_error: _,
+            sharing,
+            keyed_headers,
+            forwarded,
+            body,
+            edition: _,
+        } = self;
+        *name == other.name
+            && *template == other.template
+            && *parameters == other.parameters
+            && *sharing == other.sharing
+            && *keyed_headers == other.keyed_headers
+            && *forwarded == other.forwarded
+            && *body == other.body
     }
 
     /// Why its answers must not be shared, if that is so.
@@ -168,10 +202,11 @@ impl Operation {
     }
 }
 
-/// An operation is known by its name.
+/// An operation is known by its name, as long as it is described in the same words. What has its name after that is
+/// another, and nothing that is remembered of the one is remembered of the other.
 impl PartialEq for Operation {
     fn eq(&self, other: &Self) -> bool {
-        self.name == other.name
+        self.name == other.name && self.edition == other.edition
     }
 }
 

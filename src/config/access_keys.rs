@@ -125,25 +125,29 @@ pub(super) fn files(entries: &[AccessKeySettings]) -> impl Iterator<Item = &Path
         .filter_map(Secret::file)
 }
 
-/// The key ring that the entries amount to.
-pub(super) fn ring(entries: &[AccessKeySettings]) -> Result<KeyRing, String> {
+/// The key ring that the entries amount to. What is wrong with one, and the file that should have its secret, are
+/// told apart, so that somebody can wait for that file.
+pub(super) fn ring(entries: &[AccessKeySettings]) -> Result<KeyRing, (String, Option<PathBuf>)> {
     let mut seen = HashSet::new();
     let mut keys = Vec::new();
     for entry in entries {
         let id = &entry.id.0;
         if !seen.insert(id) {
-            return Err(format!("access_key.{id}: is there twice: expected each id once"));
+            return Err((format!("access_key.{id}: is there twice: expected each id once"), None));
         }
-        let secret = entry.secret.look_up().map_err(|wrong| format!("access_key.{id}.secret: {wrong}"))?;
-        let token = entry.security_token.as_ref().map(Secret::look_up).transpose();
-        let token = token.map_err(|wrong| format!("access_key.{id}.security_token: {wrong}"))?;
+        let look_up = |name: &str, secret: &Secret| {
+            let wrong = |wrong| (format!("access_key.{id}.{name}: {wrong}"), secret.file().map(Path::to_owned));
+            secret.look_up().map_err(wrong)
+        };
+        let secret = look_up("secret", &entry.secret)?;
+        let token = entry.security_token.as_ref().map(|token| look_up("security_token", token)).transpose()?;
         let token = token.map(HeaderValue::try_from).transpose();
-        let token = token.map_err(|_| format!("access_key.{id}.security_token: is not the value of a header"))?;
+        let not_a_value = |_| (format!("access_key.{id}.security_token: is not the value of a header"), None);
         let projects = match &entry.projects {
             None => Projects::Any,
             Some(projects) => Projects::These(projects.iter().map(|project| project.0.clone()).collect()),
         };
-        keys.push(AccessKey::new(id.clone(), secret.as_bytes(), token, projects));
+        keys.push(AccessKey::new(id.clone(), secret.as_bytes(), token.map_err(not_a_value)?, projects));
     }
     Ok(KeyRing::new(keys))
 }

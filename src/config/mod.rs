@@ -5,13 +5,15 @@
 //! setting, its value and what is allowed.
 
 pub mod access_keys;
+pub mod changes;
 pub mod operations;
 pub mod settings;
 pub mod units;
+pub mod watch;
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use thiserror::Error;
@@ -19,9 +21,11 @@ use toml::{Table, Value};
 
 use crate::catalogue::{Catalogue, Origin, Service};
 use crate::signing::ring::KeyRing;
+pub use changes::Changes;
 pub use settings::Settings;
 use units::BaseUrl;
 pub use units::{LogFormat, Mode, OnOutage};
+pub use watch::Source;
 
 /// All settings with their defaults, as documented.
 pub const REFERENCE: &str = include_str!("../../config/workspace-gateway.toml");
@@ -43,6 +47,16 @@ pub enum ConfigError {
          --appstream-url, or the same in the environment or the file"
     )]
     NoUpstream,
+    /// An access key is not what it should be, or its secret isn't where it should be.
+    #[error("{origin}: {message}")]
+    AccessKey {
+        /// Where it comes from.
+        origin: String,
+        /// Which key, and what is wrong. No secret is in it.
+        message: String,
+        /// The file that its secret should be in.
+        file: Option<PathBuf>,
+    },
     /// The file is not TOML, or a setting is unknown or has a value that is not allowed.
     #[error("{origin}: {message}")]
     Invalid {
@@ -116,9 +130,17 @@ impl Config {
             Wrong::NoUpstream => ConfigError::NoUpstream,
             Wrong::Setting(message) => invalid(origin, &message),
         })?;
-        let keys = access_keys::ring(&config.settings.access_key).map_err(|message| invalid(file, &message))?;
-        config.keys = Arc::new(keys);
+        let keys = access_keys::ring(&config.settings.access_key);
+        let origin = file.to_owned();
+        config.keys = Arc::new(keys.map_err(|(message, file)| ConfigError::AccessKey { origin, message, file })?);
         Ok(config)
+    }
+
+    /// The files that settings name. What is in them belongs to the configuration: when it changes, everything is read
+    /// again.
+    pub fn named_files(&self) -> Vec<PathBuf> {
+        let secrets = access_keys::files(&self.settings.access_key).map(Path::to_owned);
+        self.settings.upstream.ca_file.iter().cloned().chain(secrets).collect()
     }
 
     /// The settings in the form of the file. Where upstream is in the region is told in a comment (as

@@ -1,0 +1,199 @@
+//! What differs between the settings in force and those that have been read since, and which of it takes a
+//! restart. Settings are told by name, values only of those that take a restart: none of them is a secret.
+
+use std::collections::BTreeMap;
+
+use toml::{Table, Value};
+
+use super::Settings;
+
+/// The settings that stay as they are for as long as the process runs. `config/workspace-gateway.toml` says so of
+/// each.
+pub const AT_RESTART: [&str; 8] = [
+    "listen.proxy",
+    "listen.metrics",
+    "listen.admin",
+    "upstream.max_calls",
+    "upstream.max_calls_per_caller",
+    "cache.max_size",
+    "limits.max_connections",
+    "log.format",
+];
+
+/// What becomes of settings that have been read while others were in force.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// The settings that change.
+    pub applied: Vec<String>,
+    /// Those that would have to.
+    pub at_restart: Vec<AtRestart>,
+}
+
+/// A setting that has one value in force and another where settings are read from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AtRestart {
+    /// Its name.
+    pub setting: String,
+    /// Its value until the restart.
+    pub in_force: String,
+    /// Its value from then on.
+    pub given: String,
+}
+
+impl Changes {
+    /// What changes, or would, when these settings take the place of those in force.
+    pub fn between(in_force: &Settings, given: &Settings) -> Self {
+        let (old, new) = (named_values(in_force), named_values(given));
+        let differing = old.keys().chain(new.keys().filter(|name| !old.contains_key(*name)));
+        let differing = differing.filter(|name| old.get(*name) != new.get(*name));
+        let (at_restart, mut applied): (Vec<_>, Vec<_>) =
+            differing.cloned().partition(|name| AT_RESTART.contains(&name.as_str()));
+        // Entries are told apart by what they are called. Their order is the order in which they are shown.
+        if applied.is_empty() && given.clone().at_run_time(in_force) != *in_force {
+            applied.push("the order of entries".to_owned());
+        }
+        let value = |values: &BTreeMap<String, Value>, name: &str| values.get(name).map_or_else(String::new, told);
+        let at_restart = at_restart.into_iter().map(|setting| AtRestart {
+            in_force: value(&old, &setting),
+            given: value(&new, &setting),
+            setting,
+        });
+        Self { applied, at_restart: at_restart.collect() }
+    }
+}
+
+impl Settings {
+    /// These settings, but for those that take a restart: they are as they are in force.
+    pub fn at_run_time(mut self, in_force: &Self) -> Self {
+        self.listen = in_force.listen.clone();
+        self.upstream.max_calls = in_force.upstream.max_calls;
+        self.upstream.max_calls_per_caller = in_force.upstream.max_calls_per_caller;
+        self.cache.max_size = in_force.cache.max_size;
+        self.limits.max_connections = in_force.limits.max_connections;
+        self.log.format = in_force.log.format;
+        self
+    }
+}
+
+/// Values by the names of their settings, as in `operation.ListProduct.ttl`.
+fn named_values(settings: &Settings) -> BTreeMap<String, Value> {
+    let mut values = BTreeMap::new();
+    // Every setting is a string, a number, a list or a table of these, which TOML can always express.
+    collect("", Table::try_from(settings).unwrap_or_default(), &mut values);
+    values
+}
+
+fn collect(prefix: &str, table: Table, values: &mut BTreeMap<String, Value>) {
+    for (name, value) in table {
+        let name = if prefix.is_empty() { name } else { format!("{prefix}.{name}") };
+        match value {
+            Value::Table(inner) => collect(&name, inner, values),
+            Value::Array(entries) if entries.iter().any(Value::is_table) => {
+                for (index, entry) in entries.into_iter().enumerate() {
+                    let called = ["name", "id"].iter().find_map(|field| entry.get(field)?.as_str().map(str::to_owned));
+                    let called = called.unwrap_or_else(|| index.to_string());
+                    collect(&name, Table::from_iter([(called, entry)]), values);
+                }
+            }
+            value => {
+                values.insert(name, value);
+            }
+        }
+    }
+}
+
+/// A value as one would say it: a string without its quotes.
+fn told(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Config, REFERENCE};
+
+    fn settings(text: &str) -> Settings {
+        Config::from_layers("test.toml", &format!("region = \"r-1\"\n{text}"), &[]).unwrap().settings
+    }
+
+    #[test]
+    fn what_differs_is_told_by_name() {
+        let in_force = settings(
+            "[[operation]]\nname = \"Zones\"\npath = \"/v2/{project_id}/zones\"\nbody = \"json\"\n\
+             [[operation]]\nname = \"ListProduct\"\nttl = \"1h\"\n[upstream]\nca_file = \"a.pem\"",
+        );
+        let given = settings(
+            "mode = \"bypass\"\n[cache]\nkeyed_headers = []\n[[operation]]\nname = \"ListProduct\"\nttl = \"2h\"\n\
+             [[operation]]\nname = \"Zones\"\npath = \"/v2/{project_id}/zones\"\nbody = \"json\"\ndefaults = { a = \"b\" }",
+        );
+        let changes = Changes::between(&in_force, &given);
+        let expected = [
+            "cache.keyed_headers",
+            "mode",
+            "operation.ListProduct.ttl",
+            "operation.Zones.defaults.a",
+            "upstream.ca_file",
+        ];
+        let mut applied = changes.applied;
+        applied.sort();
+        assert_eq!((applied.as_slice(), changes.at_restart), (expected.map(str::to_owned).as_slice(), Vec::new()));
+        assert_eq!(Changes::between(&given, &given), Changes::default());
+    }
+
+    #[test]
+    fn an_order_is_a_change_too() {
+        let entries = ["[[operation]]\nname = \"ListProduct\"\n", "[[operation]]\nname = \"ListProducts\"\n"];
+        let changes = Changes::between(&settings(&entries.concat()), &settings(&(entries[1].to_owned() + entries[0])));
+        assert_eq!(changes.applied, ["the order of entries"]);
+    }
+
+    #[test]
+    fn what_takes_a_restart_is_told_with_both_values_and_stays() {
+        let in_force = settings("");
+        let given = settings(
+            "[listen]\nproxy = \"127.0.0.1:1\"\nmetrics = \"127.0.0.1:2\"\nadmin = \"127.0.0.1:3\"\n\
+             [upstream]\nmax_calls = 1\nmax_calls_per_caller = 2\n[cache]\nmax_size = \"9MiB\"\nttl = \"1s\"\n\
+             [limits]\nmax_connections = 3\n[log]\nformat = \"json\"",
+        );
+        let changes = Changes::between(&in_force, &given);
+        assert_eq!(changes.applied, ["cache.ttl"]);
+        let mut told: Vec<_> = changes.at_restart.iter().map(|it| it.setting.as_str()).collect();
+        let mut all = AT_RESTART;
+        told.sort_unstable();
+        all.sort_unstable();
+        assert_eq!(told, all);
+        let proxy = changes.at_restart.iter().find(|it| it.setting == "listen.proxy").unwrap();
+        assert_eq!((proxy.in_force.as_str(), proxy.given.as_str()), ("127.0.0.1:8080", "127.0.0.1:1"));
+        let effective = given.clone().at_run_time(&in_force);
+        assert_eq!(Changes::between(&in_force, &effective).at_restart, []);
+        assert_eq!(Changes::between(&effective, &given).applied, Vec::<String>::new());
+    }
+
+    #[test]
+    fn the_reference_says_which_settings_need_a_restart() {
+        let mut section = String::new();
+        let (mut prose, mut marked) = (String::new(), Vec::new());
+        for line in REFERENCE.lines() {
+            if let Some(name) = line.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+                section = format!("{name}.");
+            } else if let Some(comment) = line.strip_prefix('#') {
+                prose += comment;
+                continue;
+            } else if let Some((name, _)) = line.split_once(" = ") {
+                if prose.contains("eeds a restart") {
+                    marked.push(format!("{section}{name}"));
+                }
+                // What is told of two settings at once stands before the first.
+                if prose.contains("need a restart") {
+                    marked.push(format!("{section}{name}"));
+                    continue;
+                }
+            }
+            prose.clear();
+        }
+        marked.sort();
+        let mut all = AT_RESTART.map(str::to_owned);
+        all.sort();
+        assert_eq!(marked, all);
+    }
+}
