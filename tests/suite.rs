@@ -38,6 +38,7 @@ mod sharing;
 mod signatures;
 mod table;
 mod telling;
+mod terraform;
 mod tls;
 mod unshareable;
 mod upstream;

@@ -1,6 +1,5 @@
 //! A gateway before the simulator, and a client to ask it.
 
-pub mod keys;
 pub mod raw;
 pub mod signer;
 pub mod wire;

@@ -8,7 +8,7 @@ use workspace_gateway::catalogue::Service;
 use workspace_gateway::simulator::{AccessKey, Simulator};
 
 use super::{Call, Client, OPERATIONS, Sdk};
-use crate::support::keys::key_ring;
+use crate::support::signer::entry;
 use crate::support::{PROJECT, World};
 
 /// How the gateway itself says it.
@@ -53,7 +53,7 @@ impl Scene {
 
 async fn before(simulator: Simulator, keys: &[&AccessKey]) -> World {
     let (workspace, appstream) = (simulator.url(Service::Workspace), simulator.url(Service::AppStream));
-    World::before(simulator, &workspace, &appstream, &key_ring(keys.iter().copied())).await
+    World::before(simulator, &workspace, &appstream, &keys.iter().map(|key| entry(key, "")).collect::<String>()).await
 }
 
 /// Lists everything with every kind of credential: of each operation one call upstream per credential, and answers
