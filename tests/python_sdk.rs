@@ -7,7 +7,7 @@ async fn all_are_answered_and_repeats_are_hits() {
     scenes::all_are_answered_and_repeats_are_hits(Sdk::Python, |scene| {
         vec![
             scene.permanent("permanent key, asynchronously").asynchronous(),
-            scene.temporary("temporary key, asynchronously").asynchronous(),
+            scene.another("new temporary key, asynchronously").asynchronous(),
             scene.token("token and signature, asynchronously").asynchronous(),
             Client { signs: false, ..scene.token("token alone") },
             // The environment alone points it at the gateway.

@@ -19,14 +19,17 @@ pub struct Scene {
     pub world: World,
     permanent: AccessKey,
     temporary: AccessKey,
+    /// Temporary, too.
+    another: AccessKey,
 }
 
 impl Scene {
     pub async fn new() -> Self {
         let simulator = Simulator::start().await.unwrap();
-        let (permanent, temporary) = (simulator.access_key(PROJECT), simulator.temporary_access_key(PROJECT));
-        let world = before(simulator, &[&permanent, &temporary]).await;
-        Self { world, permanent, temporary }
+        let permanent = simulator.access_key(PROJECT);
+        let [temporary, another] = [(); 2].map(|()| simulator.temporary_access_key(PROJECT));
+        let world = before(simulator, &[&permanent, &temporary, &another]).await;
+        Self { world, permanent, temporary, another }
     }
 
     /// Someone with a key that doesn't expire.
@@ -37,6 +40,11 @@ impl Scene {
     /// Someone with temporary credentials.
     pub fn temporary(&self, name: &'static str) -> Client {
         Client::with_key(name, &self.world.url(""), &self.temporary)
+    }
+
+    /// Someone with temporary credentials that nobody else has.
+    pub fn another(&self, name: &'static str) -> Client {
+        Client::with_key(name, &self.world.url(""), &self.another)
     }
 
     /// Someone with a token.
@@ -123,7 +131,7 @@ fn upstream_saw_each_once(scene: &Scene, credentials: &HashSet<&String>) {
             }
             (None, Some(signature)) => {
                 assert!(signature.names().any(|name| name == "host"), "{seen:?}");
-                assert_eq!(has_security_token, signature.access == scene.temporary.id, "{seen:?}");
+                assert_eq!(has_security_token, signature.access != scene.permanent.id, "{seen:?}");
                 signature.access
             }
             _ => panic!("{seen:?}"),
