@@ -306,38 +306,3 @@ async fn an_entry_lives_as_long_as_its_own_operation_says() {
     world.get(LIST).await;
     assert!(world.get(LIST).await.cache_status().contains("; hit"));
 }
-
-/// As captured from the Terraform provider: its headers, its order of parameters, paging until a
-/// page is empty, and a new token for every run.
-#[tokio::test]
-async fn terraform_pages_to_the_empty_page() {
-    let world = World::new().await;
-    let run = async |token: &str| {
-        let headers = [
-            ("x-auth-token", token),
-            ("accept", "application/json"),
-            ("content-type", "application/json;charset=utf8"),
-            ("accept-encoding", "gzip"),
-            ("user-agent", "terraform-provider-iac golangsdk/2.0.0"),
-        ];
-        let (mut pages, mut offset, mut hits) = (0, 0, 0);
-        loop {
-            let page_2 = if offset == 0 { String::new() } else { format!("&offset={offset}") };
-            let path = format!("/v2/PROJECT/products?charge_mode=1{page_2}&os_type=Windows&status=normal");
-            let page = world.http.send(Method::GET, &world.url(&path), &headers, "").await;
-            assert!(page.header("content-type").starts_with("application/json"));
-            pages += 1;
-            hits += usize::from(page.cache_status().contains("; hit"));
-            if page.products() == 0 {
-                return (pages, hits);
-            }
-            offset += page.products();
-        }
-    };
-    let (pages, hits) = run(&world.token).await;
-    assert!(pages > 1 && hits == 0);
-    assert_eq!(run(&world.token).await, (pages, pages));
-    assert_eq!(run(&world.simulator.token(PROJECT)).await, (pages, pages - 1), "a new token proves itself once");
-    assert_eq!(world.upstream_calls(), pages + 1);
-    assert!(world.simulator.requests_seen()[0].target.ends_with("&status=normal"));
-}

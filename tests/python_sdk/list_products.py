@@ -1,60 +1,60 @@
-"""Lists all three kinds of products with the official SDK, each of them twice.
+"""Lists all three kinds of products with the official SDK, once per round, for each client of a plan.
 
-usage: list_products.py PROJECT_ID ENDPOINT [--no-token] [--no-signature]
-
-ENDPOINT is the gateway's base URL, or "region" to leave the base URL to the SDK, which looks for
-HUAWEICLOUD_SDK_REGION_WORKSPACE_CN_NORTH_4 and HUAWEICLOUD_SDK_REGION_WORKSPACEAPP_CN_NORTH_4.
-The token is taken from the environment variable TOKEN. Prints one JSON object per call.
+The plan is a JSON object on the standard input: the project's id, and how each client is built. Both SDKs under
+test take the same plan; tests/sdk/mod.rs has its fields. Prints "call " and a JSON object for each call.
 """
 
 import faulthandler
 import json
-import os
 import sys
+from urllib.parse import urlsplit
 
 from huaweicloudsdkcore.auth.credentials import BasicCredentials
 from huaweicloudsdkcore.exceptions.exceptions import ServiceResponseException
 from huaweicloudsdkcore.http.http_handler import HttpHandler
-from huaweicloudsdkworkspace.v2 import ListProductsRequest, ListSharerProductsRequest, WorkspaceClient
+from huaweicloudsdkworkspace.v2 import (
+    ListProductsRequest,
+    ListSharerProductsRequest,
+    WorkspaceAsyncClient,
+    WorkspaceClient,
+)
 from huaweicloudsdkworkspace.v2.region.workspace_region import WorkspaceRegion
-from huaweicloudsdkworkspaceapp.v1 import ListProductRequest, WorkspaceAppClient
+from huaweicloudsdkworkspaceapp.v1 import ListProductRequest, WorkspaceAppAsyncClient, WorkspaceAppClient
 from huaweicloudsdkworkspaceapp.v1.region.workspaceapp_region import WorkspaceAppRegion
 
 # Whatever hangs is shown and ended; the SDK's own timeout is two minutes.
 faulthandler.dump_traceback_later(50, exit=True)
 
-project_id, endpoint, *options = sys.argv[1:]
+plan = json.load(sys.stdin)
 headers = {}
 
 
 def remember_headers(response, **_):
     """The SDK's models leave headers out; its handlers see them."""
-    headers.clear()
-    headers.update({name.lower(): value for name, value in response.headers.items()})
+    path = urlsplit(response.request.url).path
+    headers[path] = {name.lower(): value for name, value in response.headers.items()}
 
 
-def client(kind, regions):
-    # A key is needed even where only the token counts. This one exists nowhere.
-    credentials = BasicCredentials("AKEXAMPLE", "sk-example").with_project_id(project_id)
+def build(kind, regions, client, endpoint):
+    credentials = BasicCredentials(client["id"], client["secret"]).with_project_id(plan["project_id"])
+    if client["security_token"]:
+        credentials = credentials.with_security_token(client["security_token"])
     builder = kind.new_builder().with_credentials(credentials)
     builder = builder.with_http_handler(HttpHandler().add_response_handler(remember_headers))
-    if endpoint == "region":
-        builder = builder.with_region(regions.value_of("cn-north-4"))
-    else:
-        builder = builder.with_endpoint(endpoint)
+    # Without an endpoint the SDK looks for HUAWEICLOUD_SDK_REGION_WORKSPACE_CN_NORTH_4 and …_WORKSPACEAPP_….
+    builder = builder.with_endpoint(endpoint) if endpoint else builder.with_region(regions.value_of("cn-north-4"))
     built = builder.build()
-    if "--no-token" not in options:
-        built.preset_headers["X-Auth-Token"] = os.environ["TOKEN"]
-    if "--no-signature" in options:
+    if client["token"] is not None:
+        built.preset_headers["X-Auth-Token"] = client["token"]
+    if not client["signs"]:
         built.preset_headers["Authorization"] = ""
     return built
 
 
-def call(operation, function, request):
-    headers.clear()
-    result = {"operation": operation}
+def show(client, operation, path, answer):
+    result = {"client": client["name"], "operation": operation}
     try:
-        response = function(request)
+        response = answer()
         result["status"] = response.status_code
         result["products"] = [product.product_id for product in response.products]
     except ServiceResponseException as error:
@@ -65,13 +65,32 @@ def call(operation, function, request):
             "message": error.error_msg,
             "request_id": error.request_id,
         }
-    result["headers"] = dict(headers)
-    print(json.dumps(result), flush=True)
+    # Of a 429 the SDK looks at nothing but the status.
+    result["headers"] = headers.pop(path.replace("PROJECT", plan["project_id"]), {})
+    print("call " + json.dumps(result), flush=True)
 
 
-workspace = client(WorkspaceClient, WorkspaceRegion)
-app = client(WorkspaceAppClient, WorkspaceAppRegion)
-for _ in range(2):
-    call("ListProducts", workspace.list_products, ListProductsRequest(os_type="Linux", limit=100))
-    call("ListSharerProducts", workspace.list_sharer_products, ListSharerProductsRequest())
-    call("ListProduct", app.list_product, ListProductRequest())
+def run(client):
+    is_async = client["style"] == "async"
+    kinds = (WorkspaceAsyncClient, WorkspaceAppAsyncClient) if is_async else (WorkspaceClient, WorkspaceAppClient)
+    workspace = build(kinds[0], WorkspaceRegion, client, client["workspace"])
+    app = build(kinds[1], WorkspaceAppRegion, client, client["appstream"])
+    products, sharers = ListProductsRequest(os_type="Linux", limit=100), ListSharerProductsRequest()
+    operations = [
+        ("ListProducts", "/v2/PROJECT/products", workspace, "list_products", products),
+        ("ListSharerProducts", "/v2/PROJECT/products/sharer", workspace, "list_sharer_products", sharers),
+        ("ListProduct", "/v1/PROJECT/product", app, "list_product", ListProductRequest()),
+    ]
+    for _ in range(client["rounds"]):
+        if is_async:
+            # All are on their way before the first is waited for.
+            pending = [getattr(built, name + "_async")(request) for _, _, built, name, request in operations]
+            for (operation, path, *_), future in zip(operations, pending):
+                show(client, operation, path, future.result)
+        else:
+            for operation, path, built, name, request in operations:
+                show(client, operation, path, lambda: getattr(built, name)(request))
+
+
+for client in plan["clients"]:
+    run(client)
