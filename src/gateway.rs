@@ -48,7 +48,7 @@ use crate::request::caller::{Callers, Credential, LastCredential};
 use crate::request::forwarded;
 use crate::request::hop::{self, Via};
 use crate::request::id::RequestIds;
-use crate::request::key::{Key, Scope};
+use crate::request::key::Key;
 use crate::request::route::{self, Route};
 use crate::request::wish::Wish;
 use crate::request::{BypassReason, X_REQUEST_ID, target};
@@ -61,7 +61,7 @@ use crate::upstream::client::Errand;
 use crate::upstream::gate::Gate;
 use crate::upstream::probation::Probation;
 use fetch::{Flight, Landing};
-use identify::Identity;
+use identify::Asker;
 pub use live::Live;
 use look_up::{LookUp, Memory};
 use release::{Release, Seat};
@@ -125,24 +125,6 @@ pub struct Inspection {
     pub is_paused: bool,
     /// Why answers can't be kept, if that is so.
     pub uncacheable: Option<Unstorable>,
-}
-
-/// Who asks, and how.
-struct Asker {
-    /// What was in force when the request came.
-    live: Arc<Live>,
-    identity: Identity,
-    /// Whether its path is the one that its client typed.
-    as_typed: bool,
-}
-
-impl Asker {
-    /// Who asks where, of a request that can't be answered from memory: it may be denied.
-    fn grantee(&self, operation: &Arc<Operation>, place: Place<'_>) -> Option<Grantee> {
-        let (_, caller) = *self.identity.as_ref().ok()?;
-        let scope = Scope::read(&self.live.catalogue, operation, place).ok()?;
-        Some(Grantee { caller, scope })
-    }
 }
 
 /// Who asks for what, and with what wishes.
@@ -210,12 +192,12 @@ impl Gateway {
         target::rebase(&mut head, &live.path_prefixes, &live.catalogue);
         let has_body = !body.is_end_stream();
         hop::strip(&mut head.headers);
-        let (identity, body) = self.identify(&live, &head, &typed, stream(body), &connection.credential).await?;
-        let asker = Asker { live, identity, as_typed: typed.path() == head.uri.path() };
+        let body = stream(body);
 
-        match route::find(&asker.live.catalogue, &head.method, head.uri.path()) {
+        match route::find(&live.catalogue, &head.method, head.uri.path()) {
             Route::Operation(operation, place) => {
                 record.is_for(operation);
+                let (asker, body) = self.identify(&live, &head, &typed, body, connection).await?;
                 let (reason, grantee) = match self.read(&asker, &head, operation, place, has_body) {
                     Ok(question) => match self.product_list(&question, &head.headers, record).await? {
                         Some(response) => return Ok(response),
@@ -228,6 +210,7 @@ impl Gateway {
             }
             Route::PassThrough(service) => {
                 record.passes_to(service);
+                let (asker, body) = self.identify(&live, &head, &typed, body, connection).await?;
                 record.answered(Outcome::PassThrough, "");
                 self.forward(&asker, service, None, Request::from_parts(head, body), record).await
             }

@@ -7,7 +7,7 @@
 //! # The path
 //!
 //! ```text
-//!            request/                cache/                  upstream/    cache/              reply/    telemetry/
+//!            request/ signing/       cache/                  upstream/    cache/              reply/    telemetry/
 //! accept → route → caller → key → look up → coalesce → fetch ────→ store → release → compose → record
 //!            │        │       │       │ ↑                                     │          ↑
 //!            │        │       │       │ └────────── not for this caller ──────┘          │
@@ -17,12 +17,13 @@
 //! ```
 //!
 //! [`gateway`] is the only place that knows the order of the steps: `gateway.rs` has the path; below it are
-//! `look_up.rs` (what memory has for this caller), `fetch.rs` (one call), `settle.rs` (what its end changes),
-//! `wait.rs`, `release.rs` (who is given what it brought) and `forward.rs`. The steps are plain functions in
-//! modules that do not know each other's callers; nothing is layered, nothing is registered. What may change at
-//! run time is one value, in `live.rs`; a request goes to its end by the one it began with. `cli/reload.rs` sees
-//! that settings have changed, `config/` reads and compares them, and `server/reload.rs` and `gateway/reload.rs` put
-//! them in force, all or none.
+//! `identify.rs` (who asks), `look_up.rs` (what memory has for this caller), `fetch.rs` (one call), `settle.rs`
+//! (what its end changes), `wait.rs`, `release.rs` (who is given what it brought) and `forward.rs`. The steps are
+//! plain functions in modules that do not know each other's callers; nothing is layered, nothing is registered.
+//!
+//! What may change at run time is one value, in `gateway/live.rs`; a request goes to its end by the one it began
+//! with. `cli/reload.rs` sees that settings have changed, `config/` reads and compares them, and `server/reload.rs`
+//! and `gateway/reload.rs` put them in force, all or none.
 //!
 //! How long an answer lives is told in [`cache::freshness`], what upstream has to say of that in
 //! [`cache::lifetime`], and when upstream is left alone in [`cache::pauses`]: fresh, then stale while it is
@@ -33,12 +34,14 @@
 //! Imports run one way, and `tests/fences.rs` has the whole table.
 //!
 //! ```text
-//! main → cli → server → admin ─┬→ gateway → reply ─┬→ telemetry → cache → request → catalogue
+//! main → cli → server → admin ─┬→ gateway → reply ─┬→ telemetry → cache → request → catalogue, signing
 //!           ├→ simulator       └→ explain ─────────┴→ upstream ────────────┘
-//!           └→ config → catalogue, egress             everyone → clock, stream; upstream → egress
+//!           └→ config → catalogue, signing, egress    everyone → clock, stream; upstream → egress
 //! ```
 //!
 //! - [`catalogue`] is data: the operations, built in or an operator's, and whose path is whose.
+//! - [`signing`] is pure, too: what a signature covers, whether it is a known access key's, and making one. Secrets don't
+//!   leave it.
 //! - [`request`] is pure: no socket, no clock, no runtime. [`explain`] runs the very same functions.
 //! - [`cache`] knows no HTTP client; only `cache/store.rs` knows moka, only `cache/flights.rs` waits.
 //! - [`upstream`] has the only HTTP client of the gateway. It goes the way that [`egress`] tells, which has only words
@@ -55,13 +58,15 @@
 //!    that still holds, in its own words.) The answers of an operation that is configured to send more
 //!    (`forward_headers`, [`request::forwarded`]) are no other caller's to see
 //!    ([`catalogue::Operation::unshareable`]); only W3C traces, which no service answers by, leave it shared.
-//!    No credential but the token is ever sent. (One trace goes along: the gateways of this kind that it has come
+//!    No credential but the caller's is ever sent: its token, or a signature of ours with its access key. (One trace goes along: the gateways of this kind that it has come
 //!    through, in `Via`, or two that ask each other would not see the loop. What that brings about is
 //!    for the one who named them alone.)
 //! 2. **No proof, no share.** A stored answer is shown only to a caller whom upstream itself has answered
 //!    well, asked with that caller's own credential, in that scope (operation, project and whatever
 //!    else its path captures), within the grant's life ([`cache::grants`]). A denial ends the grant at once.
-//!    Callers are known by a keyed hash ([`request::caller`]).
+//!    Callers are known by a keyed hash ([`request::caller`]): of a token, which upstream judges, or of an access key of
+//!    which the gateway itself has seen that it has signed the request ([`signing::ring`]). A signature that isn't
+//!    verified is nobody's.
 //! 3. **Only a proved or granted caller changes what others see.** Who has no grant asks alone, and what
 //!    it is answered is neither kept, nor marks or pauses anything, nor is waited for by others, unless it is
 //!    itself the proof. What is kept is a whole 200 that is a product list, or what else its operation asks
@@ -78,7 +83,9 @@
 //!    `limits.max_head_size`, metric series by enums; what has a fixed size, by number: grants, flights,
 //!    waiters, remembered refusals. Past a bound more is asked of upstream, and nothing else changes. What
 //!    is asked of it at a time is bounded too, with bounds of their own for each caller and for those without
-//!    a grant ([`upstream::gate`]); past these a request waits for its turn, then gets a 503. Connections
+//!    a grant ([`upstream::gate`]), and what may fail with an access key ([`upstream::probation`]); past these a
+//!    request waits for its turn, then gets a 503. Signed bodies, which are read before they are sent, have 64 MiB
+//!    in all. Connections
 //!    are bounded by number (the next one waits to be accepted), requests on one in HTTP/2 too, and by time
 //!    whatever a client keeps waiting: a head, an answer that isn't read, a connection without a request
 //!    ([`server`]).

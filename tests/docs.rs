@@ -60,3 +60,13 @@ fn every_result_and_reason_is_told() {
         assert!(README.contains(&format!("`{name}`")), "{name}");
     }
 }
+
+#[test]
+fn every_client_has_a_page_that_the_readme_links() {
+    let pages = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/clients");
+    let pages: Vec<_> = pages.read_dir().unwrap().map(|page| page.unwrap().file_name()).collect();
+    assert!(!pages.is_empty());
+    for page in pages {
+        assert!(README.contains(&format!("(deploy/clients/{})", page.display())), "{}", page.display());
+    }
+}

@@ -332,6 +332,87 @@ async fn over_http2_the_authority_is_the_host_that_is_signed() {
 }
 
 #[tokio::test]
+async fn a_reload_brings_keys_and_takes_them_away() {
+    let create = |simulator: &Simulator| [simulator.access_key(PROJECT), simulator.access_key(PROJECT)];
+    let (world, [one, other]) = world(create, |_| String::new()).await;
+    let status = async |key: &AccessKey| Signed::get(&world, key, LIST).send(&world).await.status();
+    assert_eq!([status(&one).await, status(&other).await], [StatusCode::UNAUTHORIZED; 2]);
+    let wrong = AccessKey { secret: "mistyped".to_owned(), ..one.clone() };
+    world.reload(&entry(&wrong, "")).unwrap();
+    assert_eq!(status(&one).await, StatusCode::UNAUTHORIZED, "its secret is another");
+    let changes = world.reload(&(entry(&one, "") + &entry(&other, ""))).unwrap();
+    assert!(changes.applied.contains(&format!("access_key.{} (its secret)", one.id)), "{changes:?}");
+    assert_eq!([status(&one).await, status(&other).await], [StatusCode::OK; 2]);
+    world.reload(&entry(&other, "")).unwrap();
+    assert_eq!([status(&one).await, status(&other).await], [StatusCode::UNAUTHORIZED, StatusCode::OK]);
+    // A bad file is refused as a whole.
+    let twice = entry(&one, "") + &entry(&one, "");
+    assert!(world.reload(&twice).unwrap_err().to_string().contains("twice"));
+    assert_eq!([status(&one).await, status(&other).await], [StatusCode::UNAUTHORIZED, StatusCode::OK]);
+    assert_eq!((world.upstream_calls(), world.simulator.signature_failures()), (2, 0));
+}
+
+#[tokio::test]
+async fn a_request_under_way_goes_on_though_its_key_is_gone() {
+    let (world, key) = one_key().await;
+    world.simulator.hold();
+    let (list, desktops) = (Signed::get(&world, &key, LIST), Signed::get(&world, &key, DESKTOPS));
+    let asking = futures([list.send(&world), desktops.send(&world)].into_iter());
+    let taken_away = async {
+        within(world.simulator.arrived(2)).await;
+        world.reload("").unwrap();
+        world.simulator.release();
+    };
+    let (replies, ()) = tokio::join!(asking, taken_away);
+    assert!(replies.iter().all(|reply| reply.status() == StatusCode::OK), "{replies:?}");
+    assert_eq!(list.send(&world).await.status(), StatusCode::UNAUTHORIZED);
+}
+
+#[tokio::test]
+async fn explain_shows_what_is_signed_and_what_that_is_worth() {
+    let create = |simulator: &Simulator| [simulator.access_key(PROJECT), simulator.temporary_access_key(PROJECT)];
+    let (world, [stranger, key]) = world(create, |[_, key]| entry(key, "")).await;
+    let explain = async |request: &Signed| {
+        let mut query = form_urlencoded::Serializer::new(String::new());
+        query.append_pair("url", &request.url);
+        for (name, value) in &request.headers {
+            query.append_pair("header", &format!("{name}: {}", value.to_str().unwrap()));
+        }
+        let explained = world.http.get(&world.admin_url(&format!("/explain?{}", query.finish()))).await;
+        for secret in [&key.secret, key.security_token.as_ref().unwrap()] {
+            assert!(!explained.text().contains(secret.as_str()), "{}", explained.text());
+        }
+        explained.json()
+    };
+    let request = Signed::get(&world, &key, LIST);
+    let good = explain(&request).await;
+    assert_eq!(good["signature"]["result"], "verified");
+    assert_eq!(good["signature"]["access_key"], key.id);
+    assert_eq!(good["operation"]["credential"], format!("access key {} (signature verified)", key.id));
+    assert!(good["operation"]["now"]["caller"].as_str().unwrap().starts_with("not granted"));
+    let canonical = &good["signature"]["canonical_request"];
+    let list = format!("/v2/{PROJECT}/products/");
+    assert_eq!([&canonical[0], &canonical[1], &canonical[2]], ["GET", &list, "os_type=Linux"]);
+    let shown = canonical.as_array().unwrap();
+    assert!(shown.iter().any(|line| line == "x-security-token:(not shown)"), "{shown:?}");
+    let sent = good["operation"]["key"]["upstream_request"].as_array().unwrap();
+    assert!(sent.iter().any(|line| line == "authorization: (signed anew with the caller's access key)"), "{sent:?}");
+
+    let bad = explain(&request.clone().with("content-type", "text/plain")).await;
+    assert_eq!(bad["signature"]["result"], "signature-wrong");
+    assert!(bad["verdict"].as_str().unwrap().starts_with("answered 401 here, and not sent on"), "{bad}");
+    assert!(bad["signature"]["canonical_request"].to_string().contains("content-type:text/plain"), "{bad}");
+    let unknown = explain(&Signed::get(&world, &stranger, LIST)).await;
+    assert_eq!(unknown["signature"]["result"], "unknown-key");
+    assert!(unknown["verdict"].as_str().unwrap().contains("401 here"), "{unknown}");
+    let passes = explain(&Signed::get(&world, &key, DESKTOPS)).await;
+    assert!(passes["verdict"].as_str().unwrap().ends_with("signed anew for upstream's Host"), "{passes}");
+    assert_eq!(world.upstream_calls(), 0);
+    request.send(&world).await;
+    assert!(explain(&request).await["operation"]["now"]["caller"].as_str().unwrap().starts_with("granted"));
+}
+
+#[tokio::test]
 async fn secrets_are_never_told() {
     let (world, key) = one_key().await;
     let signed = Signed::get(&world, &key, LIST);

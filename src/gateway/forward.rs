@@ -7,7 +7,8 @@ use http::{HeaderValue, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use tokio::time::timeout;
 
-use super::{Asker, Gateway};
+use super::Gateway;
+use super::identify::Asker;
 use crate::cache::grants::Grantee;
 use crate::catalogue::{Origin, Service};
 use crate::reply::body::Content;

@@ -12,10 +12,13 @@ use http_body_util::{BodyExt, Full};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 
-use super::{Gateway, Live};
+use super::{Connection, Gateway, Live};
+use crate::cache::grants::Grantee;
+use crate::catalogue::{Operation, Place};
 use crate::reply::error::Problem;
 use crate::request::BypassReason;
-use crate::request::caller::{self, Caller, Credential, LastCredential};
+use crate::request::caller::{self, Caller, Credential};
+use crate::request::key::Scope;
 use crate::signing::ring::{self, Refusal};
 use crate::signing::{Payload, Target};
 use crate::stream::{StreamBody, limited, stream};
@@ -29,33 +32,58 @@ pub(super) const SIGNED_BODIES: usize = 64 * 1024 * 1024;
 /// For such a body to come, room for it included.
 const READING: Duration = Duration::from_secs(120);
 
-/// A credential and whose it is, or why the request has none that counts.
-pub(super) type Identity = Result<(Credential, Caller), BypassReason>;
+/// Who asks, and how.
+pub(super) struct Asker {
+    /// What was in force when the request came.
+    pub(super) live: Arc<Live>,
+    /// A credential and whose it is, or why the request has none that counts.
+    pub(super) identity: Result<(Credential, Caller), BypassReason>,
+    /// Whether the request's path is the one that its client typed.
+    pub(super) as_typed: bool,
+}
+
+impl Asker {
+    /// Who asks where, of a request that can't be answered from memory: it may be denied.
+    pub(super) fn grantee(&self, operation: &Arc<Operation>, place: Place<'_>) -> Option<Grantee> {
+        let (_, caller) = *self.identity.as_ref().ok()?;
+        let scope = Scope::read(&self.live.catalogue, operation, place).ok()?;
+        Some(Grantee { caller, scope })
+    }
+}
 
 impl Gateway {
     /// Says who asks. A request is signed as it was typed, apart from what belongs to its connection.
     pub(super) async fn identify(
         &self,
+        live: &Arc<Live>,
+        head: &Parts,
+        typed: &Uri,
+        body: StreamBody,
+        connection: &Connection,
+    ) -> Result<(Asker, StreamBody), Problem> {
+        let (credential, body) = match caller::token(&head.headers) {
+            Ok(token) => (Ok(Credential::Token(token.clone())), body),
+            Err(BypassReason::UnverifiedSignature) => self.verify(live, head, typed, body).await?,
+            Err(reason) => (Err(reason), body),
+        };
+        let identity = credential.map(|credential| {
+            let caller = self.callers.recognise(&credential, &connection.credential);
+            (credential, caller)
+        });
+        Ok((Asker { live: Arc::clone(live), identity, as_typed: typed.path() == head.uri.path() }, body))
+    }
+
+    /// Verifies a signature, if a known access key is claimed.
+    async fn verify(
+        &self,
         live: &Live,
         head: &Parts,
         typed: &Uri,
         body: StreamBody,
-        last: &LastCredential,
-    ) -> Result<(Identity, StreamBody), Problem> {
-        let reason = match caller::token(&head.headers) {
-            Ok(token) => {
-                let credential = Credential::Token(token.clone());
-                let caller = self.callers.recognise(&credential, last);
-                return Ok((Ok((credential, caller)), body));
-            }
-            Err(reason) => reason,
+    ) -> Result<(Result<Credential, BypassReason>, StreamBody), Problem> {
+        let Some(claim) = live.keys.claim(&head.headers) else {
+            return Ok((Err(BypassReason::UnverifiedSignature), body));
         };
-        let claim = match reason {
-            BypassReason::UnverifiedSignature => live.keys.claim(&head.headers),
-            _ => None,
-        };
-        let Some(claim) = claim else { return Ok((Err(reason), body)) };
-
         let now = self.clock.date();
         let refused = |refusal: Refusal| {
             self.metrics.signature(refusal.as_str());
@@ -80,9 +108,7 @@ impl Gateway {
             return Err(refused(Refusal::Held));
         }
         self.metrics.signature("verified");
-        let credential = Credential::Signed(Arc::new(signed));
-        let caller = self.callers.of(&credential);
-        Ok((Ok((credential, caller)), body))
+        Ok((Ok(Credential::Signed(Arc::new(signed))), body))
     }
 
     /// Reads a body whole, where there is room for it.
