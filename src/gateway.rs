@@ -15,6 +15,7 @@ mod live;
 mod look_up;
 mod outward;
 mod release;
+mod reload;
 mod settle;
 #[cfg(test)]
 mod tests;
@@ -22,7 +23,7 @@ mod wait;
 
 use std::net::SocketAddr;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, Mutex, RwLock};
 
 use bytes::Bytes;
 use http::request::Parts;
@@ -55,6 +56,7 @@ use crate::stream::{BoxError, stream};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::outcome::Outcome;
 use crate::telemetry::record::Record;
+use crate::telemetry::reloads::Reloads;
 use crate::upstream::client::Errand;
 use crate::upstream::gate::Gate;
 use crate::upstream::probation::Probation;
@@ -71,6 +73,8 @@ const MAX_ELECTIONS: u32 = 3;
 /// One gateway: what it knows, what it remembers, and whom it asks.
 pub struct Gateway {
     live: RwLock<Arc<Live>>,
+    /// Held while another takes its place.
+    reloading: Mutex<()>,
     callers: Callers,
     request_ids: RequestIds,
     via: Via,
@@ -90,6 +94,7 @@ pub struct Gateway {
     signed_bodies: Arc<Semaphore>,
     acquaintances: Acquaintances,
     metrics: Arc<Metrics>,
+    reloads: Reloads,
     clock: Clock,
 }
 

@@ -20,7 +20,9 @@
 //! `look_up.rs` (what memory has for this caller), `fetch.rs` (one call), `settle.rs` (what its end changes),
 //! `wait.rs`, `release.rs` (who is given what it brought) and `forward.rs`. The steps are plain functions in
 //! modules that do not know each other's callers; nothing is layered, nothing is registered. What may change at
-//! run time is one value, in `live.rs`; a request goes to its end by the one it began with.
+//! run time is one value, in `live.rs`; a request goes to its end by the one it began with. `cli/reload.rs` sees
+//! that settings have changed, `config/` reads and compares them, and `server/reload.rs` and `gateway/reload.rs` put
+//! them in force, all or none.
 //!
 //! How long an answer lives is told in [`cache::freshness`], what upstream has to say of that in
 //! [`cache::lifetime`], and when upstream is left alone in [`cache::pauses`]: fresh, then stale while it is
@@ -33,13 +35,14 @@
 //! ```text
 //! main → cli → server → admin ─┬→ gateway → reply ─┬→ telemetry → cache → request → catalogue
 //!           ├→ simulator       └→ explain ─────────┴→ upstream ────────────┘
-//!           └→ config → catalogue                     everyone → clock, stream
+//!           └→ config → catalogue, egress             everyone → clock, stream; upstream → egress
 //! ```
 //!
 //! - [`catalogue`] is data: the operations, built in or an operator's, and whose path is whose.
 //! - [`request`] is pure: no socket, no clock, no runtime. [`explain`] runs the very same functions.
 //! - [`cache`] knows no HTTP client; only `cache/store.rs` knows moka, only `cache/flights.rs` waits.
-//! - [`upstream`] has the only HTTP client of the gateway.
+//! - [`upstream`] has the only HTTP client of the gateway. It goes the way that [`egress`] tells, which has only words
+//!   for it.
 //! - [`clock`] has the only clock; everything else is told the time.
 //! - [`simulator`] is both upstream services. It is part of the program because `demo` runs it; the
 //!   gateway doesn't know it.
@@ -98,6 +101,7 @@ pub mod catalogue;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod egress;
 pub mod explain;
 pub mod gateway;
 pub mod reply;

@@ -2,28 +2,38 @@
 
 use std::process::{Command, Output};
 
+use crate::support::PROXY_VARIABLES;
+
 /// Runs the binary to its end, with nothing of the environment's settings.
-fn run(arguments: &[&str]) -> Output {
+pub fn run(arguments: &[&str]) -> Output {
+    run_in(&[], arguments)
+}
+
+/// The same with these variables.
+pub fn run_in(environment: &[(&str, &str)], arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_workspace-gateway"));
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("WORKSPACE_GATEWAY_")) {
         command.env_remove(name);
     }
-    command.args(arguments).output().unwrap()
+    for name in PROXY_VARIABLES {
+        command.env_remove(name);
+    }
+    command.envs(environment.iter().copied()).args(arguments).output().unwrap()
 }
 
-fn code(output: &Output) -> i32 {
+pub fn code(output: &Output) -> i32 {
     output.status.code().unwrap()
 }
 
-fn stdout(output: &Output) -> &str {
+pub fn stdout(output: &Output) -> &str {
     std::str::from_utf8(&output.stdout).unwrap()
 }
 
-fn stderr(output: &Output) -> &str {
+pub fn stderr(output: &Output) -> &str {
     std::str::from_utf8(&output.stderr).unwrap()
 }
 
-fn file(name: &str, text: &str) -> String {
+pub fn file(name: &str, text: &str) -> String {
     let path = format!("{}/{name}", env!("CARGO_TARGET_TMPDIR"));
     std::fs::write(&path, text).unwrap();
     path

@@ -213,7 +213,7 @@ MUTATIONS = [
         "grace-where-refused",
         '§4 on_outage = "refuse" turns grace off',
         ASSEMBLE,
-        "(settings.grants.on_outage == OnOutage::Serve).then_some(",
+        "(grants.on_outage == OnOutage::Serve).then_some(",
         "true.then_some(",
     ),
     (

@@ -1,71 +1,28 @@
 //! The gateway as a process: starting, logging, stopping, and what it never tells.
 
-use std::process::Stdio;
 use std::sync::Arc;
 
 use http::header::AGE;
 use http::{HeaderValue, Method, StatusCode};
-use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::net::TcpStream;
-use tokio::process::{Child, ChildStderr, Command};
-use workspace_gateway::catalogue::Service;
 use workspace_gateway::simulator::Simulator;
 
+use crate::support::process::{Process, folder};
 use crate::support::{Http, PROJECT, World, within};
 
 const LIST: &str = "/v2/PROJECT/products";
 
-/// A running `serve`.
-struct Process {
-    child: Child,
-    log: Lines<BufReader<ChildStderr>>,
-    proxy: String,
-    metrics: String,
-    said: String,
-}
-
-impl Process {
-    /// Starts it before the simulator and waits until it says that it is ready.
-    async fn start(simulator: &Simulator) -> Self {
-        let config = format!("{}/serve.toml", env!("CARGO_TARGET_TMPDIR"));
-        std::fs::write(&config, "[log]\nformat = \"json\"\nlevel = \"trace\"\n").unwrap();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_workspace-gateway"))
-            .args(["serve", "--config", &config])
-            .args(["--workspace-url", &simulator.url(Service::Workspace)])
-            .env("WORKSPACE_GATEWAY_APPSTREAM_URL", simulator.url(Service::AppStream))
-            .args(["--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"])
-            .stderr(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .unwrap();
-        let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
-        let mut said = String::new();
-        loop {
-            let line = within(log.next_line()).await.unwrap().expect("it ended before it was ready");
-            said += &(line.clone() + "\n");
-            let event: serde_json::Value = serde_json::from_str(&line).unwrap();
-            if event["message"] == "ready" {
-                let address = |name: &str| format!("http://{}", event[name].as_str().unwrap());
-                return Self { child, log, proxy: address("proxy"), metrics: address("metrics"), said };
-            }
-        }
-    }
-
-    /// Sends SIGTERM and returns the exit code and everything it has logged.
-    async fn terminate(mut self) -> (Option<i32>, String) {
-        let id = self.child.id().unwrap().to_string();
-        assert!(std::process::Command::new("kill").arg(id).status().unwrap().success());
-        while let Some(line) = within(self.log.next_line()).await.unwrap() {
-            self.said += &(line + "\n");
-        }
-        (within(self.child.wait()).await.unwrap().code(), self.said)
-    }
+/// Starts it before the simulator, with everything logged.
+async fn start(simulator: &Simulator, name: &str) -> Process {
+    let file = folder(name).join("serve.toml");
+    std::fs::write(&file, "[log]\nformat = \"json\"\nlevel = \"trace\"\n").unwrap();
+    Process::start(simulator, &file).await
 }
 
 #[tokio::test]
 async fn it_serves_logs_a_line_per_request_and_stops_when_told() {
     let simulator = Simulator::start().await.unwrap();
-    let process = Process::start(&simulator).await;
+    let process = start(&simulator, "serving-lines").await;
     let (http, token) = (Http::new(), simulator.token(PROJECT));
     let url = format!("{}{}", process.proxy, LIST.replace("PROJECT", PROJECT));
     let mut ids = Vec::new();
@@ -99,7 +56,7 @@ async fn it_serves_logs_a_line_per_request_and_stops_when_told() {
 async fn told_to_stop_as_soon_as_it_is_ready_it_stops_in_order() {
     let simulator = Simulator::start().await.unwrap();
     for _ in 0..5 {
-        let (code, log) = Process::start(&simulator).await.terminate().await;
+        let (code, log) = start(&simulator, "serving-stop").await.terminate().await;
         assert_eq!(code, Some(0), "{log}");
     }
 }
@@ -107,7 +64,7 @@ async fn told_to_stop_as_soon_as_it_is_ready_it_stops_in_order() {
 #[tokio::test]
 async fn credentials_are_never_told() {
     let simulator = Simulator::start().await.unwrap();
-    let process = Process::start(&simulator).await;
+    let process = start(&simulator, "serving-secrets").await;
     let http = Http::new();
     // Long enough to be found in anything, and in no other text.
     let (valid, invalid) = (simulator.token_of_length(PROJECT, 64), "deadbeefsecret".repeat(4));
@@ -156,7 +113,7 @@ async fn that_callers_are_shown_different_things_is_told_loudly() {
     simulator.add_header(AGE, HeaderValue::from_static("1000"));
     let (whole, part) = (simulator.token(PROJECT), simulator.token(PROJECT));
     simulator.views_differ(&part);
-    let process = Process::start(&simulator).await;
+    let process = start(&simulator, "serving-views").await;
     let (http, url) = (Http::new(), format!("{}{}", process.proxy, LIST.replace("PROJECT", PROJECT)));
     for token in [&whole, &part, &whole, &part] {
         http.send(Method::GET, &url, &[("x-auth-token", token)], "").await;

@@ -1,7 +1,9 @@
 //! A gateway before the simulator, and a client to ask it.
 
+pub mod process;
 pub mod raw;
 pub mod signer;
+pub mod tls;
 pub mod wire;
 
 use std::fmt;
@@ -23,10 +25,10 @@ use tokio::task::JoinHandle;
 use workspace_gateway::cache::store::Selection;
 use workspace_gateway::catalogue::{Origin, Service};
 use workspace_gateway::clock::{Clock, ManualClock};
-use workspace_gateway::config::{Config, Override};
+use workspace_gateway::config::{Changes, Config, ConfigError, Override};
 use workspace_gateway::gateway::{Connection, Gateway};
 use workspace_gateway::request::key::Key;
-use workspace_gateway::server::Server;
+use workspace_gateway::server::{Refused, Server};
 use workspace_gateway::simulator::Simulator;
 use workspace_gateway::stream::StreamBody;
 use workspace_gateway::upstream::client::Errand;
@@ -41,6 +43,9 @@ pub const PROOF: &str = "/v2/PROJECT/products?limit=0";
 /// Settings of the cache by which whoever finds something stale waits for upstream, and by which nothing
 /// is remembered of failures.
 pub const WAITING: &str = "stale_while_revalidate = \"0s\"\npatience = \"60s\"\nerror_ttl = \"0s\"\n";
+
+/// The variables that tell the way to upstream. Where the tests run they may be set.
+pub const PROXY_VARIABLES: [&str; 4] = ["https_proxy", "HTTPS_PROXY", "no_proxy", "NO_PROXY"];
 
 /// How many requests wait for another's upstream call.
 pub const WAITERS: &str = "workspace_gateway_coalesced_waiters";
@@ -72,12 +77,16 @@ impl World {
 
     /// Before upstream services that are somewhere else than the simulator says.
     pub async fn before(simulator: Simulator, workspace: &str, appstream: &str, settings: &str) -> Self {
+        Self::configured(simulator, &config(workspace, appstream, settings)).await
+    }
+
+    /// With settings, and with what no file tells.
+    pub async fn configured(simulator: Simulator, config: &Config) -> Self {
         let clock = ManualClock::default();
         // What the gateway signs when time has passed is not from the future.
         let date = Clock::Manual(clock.clone());
         simulator.take_date_from(move || date.date());
-        let server =
-            Server::start(&config(workspace, appstream, settings), Clock::Manual(clock.clone())).await.unwrap();
+        let server = Server::start(config, Clock::Manual(clock.clone())).await.unwrap();
         let token = simulator.token(PROJECT);
         Self { simulator, server, clock, token, http: Http::new() }
     }
@@ -87,6 +96,17 @@ impl World {
     pub async fn before_one_that_says(bytes: &'static str, settings: &str) -> Self {
         let url = upstream_that_says(bytes).await;
         Self::before(Simulator::start().await.unwrap(), &url, &url, settings).await
+    }
+
+    /// Has the gateway read other settings, while it runs.
+    pub fn reload(&self, settings: &str) -> Result<Changes, Refused> {
+        let url = |service| self.simulator.url(service);
+        self.reload_before(&url(Service::Workspace), &url(Service::AppStream), settings)
+    }
+
+    /// The same with upstream services somewhere else.
+    pub fn reload_before(&self, workspace: &str, appstream: &str, settings: &str) -> Result<Changes, Refused> {
+        self.server.reloading().apply(read(workspace, appstream, settings))
     }
 
     /// The URL of a path on the gateway; `PROJECT` in it stands for the project.
@@ -202,6 +222,11 @@ impl World {
 
 /// The settings of a configuration file, on ports the system chooses.
 pub fn config(workspace: &str, appstream: &str, settings: &str) -> Config {
+    read(workspace, appstream, settings).unwrap()
+}
+
+/// The same, whatever comes of it.
+pub fn read(workspace: &str, appstream: &str, settings: &str) -> Result<Config, ConfigError> {
     let given = |path, value: &str| Override { path, value: value.to_owned(), origin: "test".to_owned() };
     let overrides = [
         given(&["upstream", "workspace_url"], workspace),
@@ -213,7 +238,7 @@ pub fn config(workspace: &str, appstream: &str, settings: &str) -> Config {
     // Tests foretell what is fresh when.
     let steady = (!settings.contains("ttl_jitter")).then(|| given(&["cache", "ttl_jitter"], "0%"));
     let overrides: Vec<_> = overrides.into_iter().chain(steady).collect();
-    Config::from_layers("test.toml", settings, &overrides).unwrap()
+    Config::from_layers("test.toml", settings, &overrides)
 }
 
 /// Fails instead of hanging.

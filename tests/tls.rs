@@ -1,54 +1,19 @@
 //! HTTPS to upstream: a private authority is trusted once it is named, and nobody else is.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use http::StatusCode;
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
-use rustls::pki_types::PrivateKeyDer;
-use tokio::net::TcpListener;
-use tokio_rustls::TlsAcceptor;
-use workspace_gateway::catalogue::Service;
 use workspace_gateway::gateway::Gateway;
 use workspace_gateway::simulator::Simulator;
 
-use crate::support::{PROJECT, World, config};
+use crate::support::{PROJECT, World, config, tls};
 
 const LIST: &str = "/v2/PROJECT/products";
 
-/// The simulator behind TLS, under a certificate of an authority of its own. Gives its URL and the
-/// authority's file.
-async fn serve_tls(simulator: &Simulator, name: &str) -> (String, PathBuf) {
-    let mut authority = CertificateParams::new(Vec::new()).unwrap();
-    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let authority = CertifiedIssuer::self_signed(authority, KeyPair::generate().unwrap()).unwrap();
-    let key = KeyPair::generate().unwrap();
-    let certificate =
-        CertificateParams::new(vec!["localhost".to_owned()]).unwrap().signed_by(&key, &authority).unwrap();
-
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let tls = rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(vec![certificate.der().clone()], PrivateKeyDer::Pkcs8(key.serialize_der().into()))
-        .unwrap();
-    let acceptor = TlsAcceptor::from(Arc::new(tls));
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = listener.local_addr().unwrap().port();
-    let simulator = simulator.clone();
-    tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            // A client that does not trust us hangs up here.
-            if let Ok(stream) = acceptor.accept(stream).await {
-                let simulator = simulator.clone();
-                tokio::spawn(async move { simulator.serve_stream(Service::Workspace, stream).await });
-            }
-        }
-    });
-    let file = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}.pem"));
-    std::fs::write(&file, authority.pem()).unwrap();
-    (format!("https://localhost:{port}"), file)
+/// Gives the simulator's URL, and the authority's file.
+pub async fn serve_tls(simulator: &Simulator, name: &str) -> (String, PathBuf) {
+    let (acceptor, file) = tls::acceptor(name);
+    (tls::serve(simulator, acceptor).await, file)
 }
 
 #[tokio::test]

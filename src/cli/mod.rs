@@ -1,6 +1,7 @@
 //! The command line: which command, with which settings, and how it ends.
 
 mod demo;
+mod reload;
 mod serve;
 
 use std::ffi::OsString;
@@ -12,7 +13,8 @@ use clap::{Args, Parser, Subcommand};
 use http::HeaderMap;
 
 use crate::clock::Clock;
-use crate::config::{Config, ConfigError, Override};
+use crate::config::{Config, ConfigError, Override, Source};
+use crate::egress::Egress;
 use crate::explain::{self, Asked, Rules};
 use crate::gateway::Gateway;
 
@@ -84,14 +86,14 @@ struct Settings {
 impl Settings {
     /// For a question that no upstream will be asked about: where upstream is need not be said.
     fn or_any_region(self) -> Self {
-        match self.clone().load(|name| std::env::var_os(name)) {
+        match self.clone().source(|name| std::env::var_os(name)).and_then(|mut source| source.load()) {
             Err(ConfigError::NoUpstream) => Self { region: Some("no-region-set".to_owned()), ..self },
             _ => self,
         }
     }
 
-    /// Puts flags, environment and file together.
-    fn load(self, environment: impl Fn(&str) -> Option<OsString>) -> Result<Config, ConfigError> {
+    /// Flags, environment and file together. The environment also tells the way to upstream.
+    fn source(self, environment: impl Fn(&str) -> Option<OsString>) -> Result<Source, ConfigError> {
         let from_environment = |flag: &str| {
             let name = variable(flag);
             // Set but empty is how a template says "not set".
@@ -114,7 +116,7 @@ impl Settings {
             })
         });
         let file = self.config.or_else(|| from_environment("config").map(|(_, value)| value.into()));
-        Config::load(file, &overrides.collect::<Vec<_>>())
+        Ok(Source::new(file, overrides.collect(), Egress::read(environment)?))
     }
 }
 
@@ -149,13 +151,13 @@ const USAGE: u8 = 2;
 /// Runs the command line to its end.
 pub fn run() -> ExitCode {
     match Cli::parse().command {
-        Command::Serve(settings) => with(settings, |config| serve::run(&config)),
-        Command::Check(settings) => with(settings, |config| match Gateway::new(&config, Clock::System) {
+        Command::Serve(settings) => with(settings, |config, source| serve::run(&config, source)),
+        Command::Check(settings) => with(settings, |config, _| match Gateway::new(&config, Clock::System) {
             Ok(_) => print(&config.to_toml()),
             // What only shows when it is used, such as a file of certificates.
             Err(error) => failure(USAGE, &error),
         }),
-        Command::Explain { url, headers, settings } => with(settings.or_any_region(), |config| {
+        Command::Explain { url, headers, settings } => with(settings.or_any_region(), |config, _| {
             let headers = headers.iter().map(|text| explain::header(text)).collect::<Result<HeaderMap, _>>();
             let explanation = headers.map_err(|wrong| format!("--header: {wrong}")).and_then(|headers| {
                 let rules = Rules {
@@ -178,14 +180,15 @@ pub fn run() -> ExitCode {
     }
 }
 
-fn with(settings: Settings, command: impl FnOnce(Config) -> ExitCode) -> ExitCode {
+fn with(settings: Settings, command: impl FnOnce(Config, Source) -> ExitCode) -> ExitCode {
     for name in unknown_variables(std::env::vars_os().filter_map(|(name, _)| name.into_string().ok())) {
         let known = IN_ENVIRONMENT.map(variable).join(", ");
         let _ =
             writeln!(io::stderr(), "workspace-gateway: {name} is no setting and is ignored: expected one of {known}");
     }
-    match settings.load(|name| std::env::var_os(name)) {
-        Ok(config) => command(config),
+    let loaded = settings.source(|name| std::env::var_os(name)).and_then(|mut source| Ok((source.load()?, source)));
+    match loaded {
+        Ok((config, source)) => command(config, source),
         Err(error) => failure(USAGE, &error),
     }
 }
@@ -207,7 +210,12 @@ fn failure(code: u8, message: &dyn std::fmt::Display) -> ExitCode {
 /// Runs a future to its end on a runtime of its own.
 fn block_on(future: impl Future<Output = ExitCode>) -> ExitCode {
     match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime.block_on(future),
+        Ok(runtime) => {
+            let code = runtime.block_on(future);
+            // Not waiting for a file that is being read: it may be on a file system that hangs.
+            runtime.shutdown_background();
+            code
+        }
         Err(error) => failure(1, &format!("cannot start: {error}")),
     }
 }
@@ -219,7 +227,8 @@ mod tests {
     fn load(arguments: &[&str], environment: &[(&str, &str)]) -> Result<Config, ConfigError> {
         let line = ["workspace-gateway", "serve"].iter().chain(arguments);
         let Command::Serve(settings) = Cli::parse_from(line).command else { unreachable!() };
-        settings.load(|name| environment.iter().find(|(known, _)| *known == name).map(|(_, value)| value.into()))
+        let find = |name: &str| environment.iter().find(|(known, _)| *known == name).map(|(_, value)| value.into());
+        settings.source(find)?.load()
     }
 
     #[test]

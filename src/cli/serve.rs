@@ -2,20 +2,25 @@
 
 use std::io;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use super::reload::Watching;
 use super::{USAGE, block_on, failure};
+use crate::catalogue::Catalogue;
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{Config, Source};
+use crate::egress::Egress;
 use crate::server::{Server, StartError};
 use crate::telemetry::logs;
 
-pub(super) fn run(config: &Config) -> ExitCode {
-    logs::init(&config.settings.log);
+pub(super) fn run(config: &Config, source: Source) -> ExitCode {
+    let verbosity = logs::init(&config.settings.log);
     block_on(async {
         // Before anyone is told that it is ready: whoever stops it then must not kill it.
-        let mut signals = match StopSignals::new() {
+        let (mut signals, hangups) = match StopSignals::new().and_then(|stop| Ok((stop, signal(SignalKind::hangup())?)))
+        {
             Ok(signals) => signals,
             Err(error) => return failure(1, &format!("cannot wait for signals: {error}")),
         };
@@ -25,8 +30,10 @@ pub(super) fn run(config: &Config) -> ExitCode {
             Err(error) => return failure(1, &error),
         };
         announce(config, &server);
+        let watching = Watching::new(source, Arc::clone(server.reloading()), verbosity);
         tokio::select! {
             () = signals.received() => {}
+            () = watching.run(hangups) => {}
             () = server.failed() => return failure(1, &"the proxy listener has failed; its log has more"),
         }
         tracing::info!("stopping: no new connections, finishing what is in flight");
@@ -39,13 +46,7 @@ pub(super) fn run(config: &Config) -> ExitCode {
 }
 
 fn announce(config: &Config, server: &Server) {
-    for service in config.catalogue.services() {
-        let origin = config.catalogue.origin(service);
-        tracing::info!(service = service.as_str(), url = %origin, "upstream");
-        if origin.is_plaintext() && !is_this_machine(origin.authority().host()) {
-            tracing::warn!(url = %origin, "tokens will travel to upstream in the clear");
-        }
-    }
+    announce_upstream(&config.catalogue, &config.egress);
     if !server.proxy_address().ip().is_loopback() {
         tracing::warn!(
             address = %server.proxy_address(),
@@ -60,6 +61,18 @@ fn announce(config: &Config, server: &Server) {
         admin = %server.admin_address(),
         "ready"
     );
+}
+
+/// Tells where upstream is, and how it is reached.
+pub(super) fn announce_upstream(catalogue: &Catalogue, egress: &Egress) {
+    for service in catalogue.services() {
+        let origin = catalogue.origin(service);
+        let way = egress.way_to(origin.authority(), origin.is_plaintext());
+        tracing::info!(service = service.as_str(), url = %origin, reached = %way, "upstream");
+        if origin.is_plaintext() && !is_this_machine(origin.authority().host()) {
+            tracing::warn!(url = %origin, "tokens will travel to upstream in the clear");
+        }
+    }
 }
 
 fn is_this_machine(host: &str) -> bool {

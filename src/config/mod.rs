@@ -20,6 +20,7 @@ use thiserror::Error;
 use toml::{Table, Value};
 
 use crate::catalogue::{Catalogue, Origin, Service};
+use crate::egress::{Egress, WrongProxy};
 use crate::signing::ring::KeyRing;
 pub use changes::Changes;
 pub use settings::Settings;
@@ -65,6 +66,9 @@ pub enum ConfigError {
         /// Which setting, its value, what is allowed.
         message: String,
     },
+    /// The environment names a proxy that can't be used.
+    #[error(transparent)]
+    Proxy(#[from] WrongProxy),
 }
 
 /// A setting given outside the file, and where.
@@ -87,6 +91,8 @@ pub struct Config {
     pub catalogue: Catalogue,
     /// The access keys whose signatures are verified here.
     pub keys: Arc<KeyRing>,
+    /// The way there, which no file tells: direct, until whoever has read the environment says otherwise.
+    pub egress: Egress,
 }
 
 impl Config {
@@ -144,12 +150,17 @@ impl Config {
     }
 
     /// The settings in the form of the file. Where upstream is in the region is told in a comment (as
-    /// a setting it would outlive a change of region), and so is what there is to be asked.
+    /// a setting it would outlive a change of region), and so are the way there and what there is to be asked.
     pub fn to_toml(&self) -> String {
         // Every setting is a string, a list or a table of these, which TOML can always express.
         let mut text = toml::to_string(&self.settings).unwrap_or_default();
         for service in Service::ALL {
             text += &format!("# {} is asked at {}\n", service.as_str(), self.catalogue.origin(service));
+        }
+        for service in self.catalogue.services().filter(|_| self.egress.has_proxy()) {
+            let origin = self.catalogue.origin(service);
+            text +=
+                &format!("# {origin} is reached {}\n", self.egress.way_to(origin.authority(), origin.is_plaintext()));
         }
         for operation in self.catalogue.operations() {
             text += &format!("# {}\n", operations::describe(operation, &self.catalogue));
@@ -197,7 +208,7 @@ fn check(table: &Table) -> Result<Config, Wrong> {
     let appstream = locate(&settings, Service::AppStream, settings.upstream.appstream_url.as_ref())?;
     consistent(&settings).map_err(Wrong::Setting)?;
     let catalogue = operations::catalogue(&settings, workspace, appstream).map_err(Wrong::Setting)?;
-    Ok(Config { settings, catalogue, keys: Arc::default() })
+    Ok(Config { settings, catalogue, keys: Arc::default(), egress: Egress::default() })
 }
 
 /// What keeps a file from being TOML. A syntax error keeps its many lines, for they point at the place; but

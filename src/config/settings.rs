@@ -61,7 +61,7 @@ pub struct Upstream {
     pub appstream_url: Option<BaseUrl>,
     /// Authorities to trust besides the system's.
     pub ca_file: Option<PathBuf>,
-    /// For DNS, TCP and TLS together.
+    /// For DNS, TCP, the tunnel through a proxy and TLS together.
     pub connect_timeout: Span,
     /// For the head of one.
     pub first_byte_timeout: Span,

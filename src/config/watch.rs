@@ -1,20 +1,28 @@
 //! Where settings are read from, again and again, and whether that has changed since.
 //!
 //! Files are known by their contents. Kubernetes swaps a symlink to a folder, editors rename, network file
-//! systems tell nobody: what a path leads to, read as a whole, shows all of these alike.
+//! systems tell nobody: what a path leads to, read as a whole, shows all of these alike. A file that is written
+//! in place may be seen when it is half there, and good TOML all the same; so it has to look the same twice.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::{Config, ConfigError, Override};
+use crate::egress::Egress;
 
 /// A file, if there is one, and the settings that beat it.
 pub struct Source {
     file: Option<PathBuf>,
     overrides: Vec<Override>,
+    /// What the environment says, which stays as it is.
+    egress: Egress,
     /// The file and those that its settings name, as they were just before they were read.
-    seen: BTreeMap<PathBuf, Sight>,
+    seen: Sights,
+    /// The same files, as they were when they were looked at last.
+    glimpsed: Sights,
 }
+
+type Sights = BTreeMap<PathBuf, Sight>;
 
 /// What a file has in it. Nothing, if it can't be read.
 type Sight = Option<blake3::Hash>;
@@ -25,13 +33,18 @@ fn look_at(path: &Path) -> Sight {
 
 impl Source {
     /// Nothing is read yet.
-    pub fn new(file: Option<PathBuf>, overrides: Vec<Override>) -> Self {
-        Self { file, overrides, seen: BTreeMap::new() }
+    pub fn new(file: Option<PathBuf>, overrides: Vec<Override>, egress: Egress) -> Self {
+        Self { file, overrides, egress, seen: Sights::new(), glimpsed: Sights::new() }
     }
 
     /// The file, if there is one.
     pub fn file(&self) -> Option<&Path> {
         self.file.as_deref()
+    }
+
+    /// The way to upstream.
+    pub fn egress(&self) -> &Egress {
+        &self.egress
     }
 
     /// Reads everything, as it is now.
@@ -60,13 +73,18 @@ impl Source {
         Ok(config)
     }
 
-    /// Whether a file has something else in it than when it was read last, for better or worse.
-    pub fn has_changed(&self) -> bool {
-        self.seen.iter().any(|(path, sight)| look_at(path) != *sight)
+    /// Whether a file has something else in it than when it was read last, for better or worse, and had the same
+    /// when this was asked before.
+    pub fn has_changed(&mut self) -> bool {
+        let now: Sights = self.seen.keys().map(|path| (path.clone(), look_at(path))).collect();
+        let is_settled = now == self.glimpsed;
+        self.glimpsed = now;
+        is_settled && self.glimpsed != self.seen
     }
 
     fn read(&self) -> Result<Config, ConfigError> {
-        Config::load(self.file.clone(), &self.overrides)
+        let config = Config::load(self.file.clone(), &self.overrides)?;
+        Ok(Config { egress: self.egress.clone(), ..config })
     }
 }
 
@@ -82,29 +100,50 @@ mod tests {
         folder
     }
 
+    /// Looks at it twice.
+    fn has_changed(source: &mut Source) -> bool {
+        source.has_changed() | source.has_changed()
+    }
+
+    #[test]
+    fn what_is_being_written_is_not_read_yet() {
+        let folder = folder("written");
+        let path = folder.join("config.toml");
+        std::fs::write(&path, "region = \"r-1\"\n").unwrap();
+        let mut source = Source::new(Some(path.clone()), Vec::new(), Egress::default());
+        source.load().unwrap();
+        for text in ["", "region = \"r-1\"\n", "region = \"r-1\"\n[cache]\n", "region = \"r-1\"\n[cache]\nttl = \"1h\""]
+        {
+            std::fs::write(&path, text).unwrap();
+            assert!(!source.has_changed(), "{text}");
+        }
+        assert!(source.has_changed());
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+
     #[test]
     fn a_file_has_changed_when_its_contents_have() {
         let folder = folder("contents");
         let path = folder.join("config.toml");
         let text = "region = \"r-1\"\n";
         std::fs::write(&path, text).unwrap();
-        let mut source = Source::new(Some(path.clone()), Vec::new());
+        let mut source = Source::new(Some(path.clone()), Vec::new(), Egress::default());
         source.load().unwrap();
-        assert!(!source.has_changed());
+        assert!(!has_changed(&mut source));
         std::fs::write(&path, text).unwrap();
-        assert!(!source.has_changed(), "written again, with the same in it");
+        assert!(!has_changed(&mut source), "written again, with the same in it");
         std::fs::write(&path, "region = \"r-2\"").unwrap();
-        assert!(source.has_changed());
+        assert!(has_changed(&mut source));
         assert_eq!(source.load().unwrap().settings.region.unwrap().to_string(), "r-2");
-        assert!(!source.has_changed());
+        assert!(!has_changed(&mut source));
         std::fs::remove_file(&path).unwrap();
-        assert!(source.has_changed());
+        assert!(has_changed(&mut source));
         assert!(source.load().unwrap_err().to_string().contains("config.toml"));
-        assert!(!source.has_changed(), "that it is gone is told once");
+        assert!(!has_changed(&mut source), "that it is gone is told once");
         let other = folder.join("other.toml");
         std::fs::write(&other, "region = \"r-2\"").unwrap();
         std::fs::rename(&other, &path).unwrap();
-        assert!(source.has_changed());
+        assert!(has_changed(&mut source));
         source.load().unwrap();
         std::fs::remove_dir_all(folder).unwrap();
     }
@@ -115,18 +154,18 @@ mod tests {
         let (path, secret) = (folder.join("config.toml"), folder.join("secret"));
         let text = format!("region = \"r\"\n[[access_key]]\nid = \"AK\"\nsecret = {{ file = {secret:?} }}");
         std::fs::write(&path, text).unwrap();
-        let mut source = Source::new(Some(path), Vec::new());
+        let mut source = Source::new(Some(path), Vec::new(), Egress::default());
         assert!(source.load().unwrap_err().to_string().contains("access_key.AK.secret: cannot read"));
-        assert!(!source.has_changed(), "told once");
+        assert!(!has_changed(&mut source), "told once");
         std::fs::write(&secret, "\n").unwrap();
-        assert!(source.has_changed());
+        assert!(has_changed(&mut source));
         assert!(source.load().unwrap_err().to_string().contains("is empty"));
-        assert!(!source.has_changed(), "told once");
+        assert!(!has_changed(&mut source), "told once");
         std::fs::write(&secret, "first\n").unwrap();
-        assert!(source.has_changed());
+        assert!(has_changed(&mut source));
         let first = *source.load().unwrap().keys.keys().next().unwrap().fingerprint();
         std::fs::write(&secret, "second\n").unwrap();
-        assert!(source.has_changed());
+        assert!(has_changed(&mut source));
         assert_ne!(*source.load().unwrap().keys.keys().next().unwrap().fingerprint(), first);
         std::fs::remove_dir_all(folder).unwrap();
     }
@@ -135,13 +174,13 @@ mod tests {
     fn a_bad_file_is_read_again_when_it_changes_next() {
         let folder = folder("bad");
         let path = folder.join("config.toml");
-        let mut source = Source::new(Some(path.clone()), Vec::new());
+        let mut source = Source::new(Some(path.clone()), Vec::new(), Egress::default());
         for bad in ["region = \"r", "region = 1", "regoin = \"r-1\""] {
             std::fs::write(&path, bad).unwrap();
-            assert!(source.load().is_err() && !source.has_changed(), "{bad}");
+            assert!(source.load().is_err() && !has_changed(&mut source), "{bad}");
         }
         std::fs::write(&path, "region = \"r-1\"").unwrap();
-        assert!(source.has_changed() && source.load().is_ok());
+        assert!(has_changed(&mut source) && source.load().is_ok());
         std::fs::remove_dir_all(folder).unwrap();
     }
 
@@ -150,18 +189,18 @@ mod tests {
         let folder = folder("named");
         let (path, named) = (folder.join("config.toml"), folder.join("ca.pem"));
         std::fs::write(&path, format!("region = \"r-1\"\n[upstream]\nca_file = {named:?}\n")).unwrap();
-        let mut source = Source::new(Some(path.clone()), Vec::new());
+        let mut source = Source::new(Some(path.clone()), Vec::new(), Egress::default());
         source.load().unwrap();
-        assert!(!source.has_changed(), "it isn't there, and wasn't");
+        assert!(!has_changed(&mut source), "it isn't there, and wasn't");
         std::fs::write(&named, "one").unwrap();
-        assert!(source.has_changed());
+        assert!(has_changed(&mut source));
         source.load().unwrap();
         std::fs::write(&named, "two").unwrap();
-        assert!(source.has_changed());
+        assert!(has_changed(&mut source));
         std::fs::write(&path, "region = \"r-1\"").unwrap();
         source.load().unwrap();
         std::fs::write(&named, "three").unwrap();
-        assert!(!source.has_changed());
+        assert!(!has_changed(&mut source));
         std::fs::remove_dir_all(folder).unwrap();
     }
 
@@ -177,11 +216,11 @@ mod tests {
         }
         symlink("..1", folder.join("..data")).unwrap();
         symlink("..data/config.toml", folder.join("config.toml")).unwrap();
-        let mut source = Source::new(Some(folder.join("config.toml")), Vec::new());
+        let mut source = Source::new(Some(folder.join("config.toml")), Vec::new(), Egress::default());
         source.load().unwrap();
         symlink("..2", folder.join("..data_tmp")).unwrap();
         std::fs::rename(folder.join("..data_tmp"), folder.join("..data")).unwrap();
-        assert!(source.has_changed());
+        assert!(has_changed(&mut source));
         assert_eq!(source.load().unwrap().settings.region.unwrap().to_string(), "r-2");
         std::fs::remove_dir_all(folder).unwrap();
     }
@@ -189,8 +228,8 @@ mod tests {
     #[test]
     fn without_a_file_nothing_changes() {
         let region = Override { path: &["region"], value: "r-1".to_owned(), origin: "--region".to_owned() };
-        let mut source = Source::new(None, vec![region]);
+        let mut source = Source::new(None, vec![region], Egress::default());
         source.load().unwrap();
-        assert!(!source.has_changed() && source.file().is_none());
+        assert!(!has_changed(&mut source) && source.file().is_none());
     }
 }

@@ -2,25 +2,27 @@
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, RwLock, Weak};
+use std::sync::{Arc, Mutex, RwLock, Weak};
 use std::time::SystemTime;
 
 use tokio::sync::Semaphore;
 
 use super::identify::SIGNED_BODIES;
-use super::{Gateway, Inspection, Live, outward};
+use super::outward::{self, Blueprint};
+use super::{Gateway, Inspection, Live};
 use crate::cache::acquaintances::Acquaintances;
 use crate::cache::flights::{Bounds, Flights};
 use crate::cache::grants::{Grantee, Grants, Terms};
 use crate::cache::pauses::Pauses;
 use crate::cache::store::{Selection, Store};
 use crate::clock::Clock;
-use crate::config::{Config, Mode, OnOutage};
+use crate::config::{Config, Mode, OnOutage, Settings};
 use crate::request::caller::{Callers, Credential};
 use crate::request::hop::Via;
 use crate::request::id::RequestIds;
 use crate::request::key::Key;
 use crate::telemetry::metrics::{InUse, Metrics};
+use crate::telemetry::reloads::Reloads;
 use crate::upstream::Upstream;
 use crate::upstream::probation::Probation;
 
@@ -31,8 +33,9 @@ impl Gateway {
     /// If `upstream.ca_file` is unusable or the system has no randomness.
     pub fn new(config: &Config, clock: Clock) -> io::Result<Arc<Self>> {
         let (via, metrics) = (Via::new(getrandom::u32()?), Metrics::new().map_err(io::Error::other)?);
-        let upstream = outward::client(&config.settings, via.clone(), clock.clone(), &metrics)?;
-        Self::assemble(config, clock, via, metrics, Arc::new(upstream))
+        let blueprint = outward::blueprint(&config.settings)?;
+        let upstream = outward::client(config, &blueprint, via.clone(), clock.clone(), &metrics)?;
+        Self::assemble(config, clock, via, metrics, (Arc::new(upstream), Some(blueprint)))
     }
 
     /// The same before an upstream that is not asked over HTTP, for tests.
@@ -41,7 +44,7 @@ impl Gateway {
     /// If the system has no randomness.
     pub fn before(upstream: Arc<dyn Upstream>, config: &Config, clock: Clock) -> io::Result<Arc<Self>> {
         let metrics = Metrics::new().map_err(io::Error::other)?;
-        Self::assemble(config, clock, Via::new(getrandom::u32()?), metrics, upstream)
+        Self::assemble(config, clock, Via::new(getrandom::u32()?), metrics, (upstream, None))
     }
 
     fn assemble(
@@ -49,18 +52,13 @@ impl Gateway {
         clock: Clock,
         via: Via,
         metrics: Arc<Metrics>,
-        upstream: Arc<dyn Upstream>,
+        (upstream, blueprint): (Arc<dyn Upstream>, Option<Blueprint>),
     ) -> io::Result<Arc<Self>> {
         let settings = &config.settings;
         let mut caller_key = [0; 32];
         getrandom::fill(&mut caller_key)?;
-        let grants = Arc::new(Grants::new(Terms {
-            grant_ttl: settings.grants.grant_ttl.0,
-            denial_ttl: settings.grants.denial_ttl.0,
-            outage_grace: (settings.grants.on_outage == OnOutage::Serve).then_some(settings.grants.outage_grace.0),
-            max_grants: settings.grants.max_grants.0,
-        }));
-        let bounds = Bounds { flights: settings.limits.max_flights.0, waiting: settings.limits.max_waiters.0 };
+        let grants = Arc::new(Grants::new(terms(settings)));
+        let bounds = bounds(settings);
         let [shared_flights, lone_flights] = [bounds; 2].map(|bounds| Arc::new(Flights::new(bounds)));
         let [gate, relay_gate] = outward::gates(&settings.upstream, &metrics)?;
         let store = Arc::new(Store::new(settings.cache.max_size.0, metrics.eviction_counter()));
@@ -76,7 +74,8 @@ impl Gateway {
             })
             .map_err(io::Error::other)?;
         Ok(Arc::new(Self {
-            live: RwLock::new(Arc::new(Live::new(config, upstream))),
+            live: RwLock::new(Arc::new(Live::new(config.clone(), upstream, blueprint))),
+            reloading: Mutex::default(),
             callers: Callers::new(caller_key),
             request_ids: RequestIds::new(getrandom::u64()?),
             via,
@@ -91,6 +90,7 @@ impl Gateway {
             probation: Probation::new(clock.clone()),
             signed_bodies: Arc::new(Semaphore::new(SIGNED_BODIES)),
             acquaintances: Acquaintances::default(),
+            reloads: Reloads::new(&metrics).map_err(io::Error::other)?,
             metrics,
             clock,
         }))
@@ -104,6 +104,11 @@ impl Gateway {
     /// The present date.
     pub fn date(&self) -> SystemTime {
         self.clock.date()
+    }
+
+    /// How often its settings were read again.
+    pub fn reloads(&self) -> &Reloads {
+        &self.reloads
     }
 
     /// Whether the cache is in use.
@@ -140,4 +145,20 @@ impl Gateway {
             uncacheable: self.store.uncacheable(&slot, now),
         }
     }
+}
+
+/// What holds for every grant.
+pub(super) fn terms(settings: &Settings) -> Terms {
+    let grants = &settings.grants;
+    Terms {
+        grant_ttl: grants.grant_ttl.0,
+        denial_ttl: grants.denial_ttl.0,
+        outage_grace: (grants.on_outage == OnOutage::Serve).then_some(grants.outage_grace.0),
+        max_grants: grants.max_grants.0,
+    }
+}
+
+/// How many flights there may be, of callers with a grant and of the others, and how many who wait for them.
+pub(super) fn bounds(settings: &Settings) -> Bounds {
+    Bounds { flights: settings.limits.max_flights.0, waiting: settings.limits.max_waiters.0 }
 }

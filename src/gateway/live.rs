@@ -7,38 +7,46 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use super::Gateway;
+use super::outward::Blueprint;
 use crate::cache::freshness::Lifetime;
 use crate::catalogue::{Catalogue, Operation};
-use crate::config::Config;
-use crate::config::units::Percent;
+use crate::config::{Config, Settings};
 use crate::signing::ring::KeyRing;
 use crate::upstream::Upstream;
 
 /// The settings in force, and what is built from them.
 pub struct Live {
+    pub(super) settings: Settings,
     pub(super) catalogue: Catalogue,
     pub(super) upstream: Arc<dyn Upstream>,
     pub(super) keys: Arc<KeyRing>,
+    /// What that was made by; `None` if not here.
+    pub(super) blueprint: Option<Blueprint>,
     pub(super) max_head: usize,
     pub(super) answer_timeout: Duration,
     pub(super) patience: Duration,
     pub(super) error_ttl: Duration,
-    ttl_jitter: Percent,
 }
 
 impl Live {
-    pub(super) fn new(config: &Config, upstream: Arc<dyn Upstream>) -> Self {
-        let settings = &config.settings;
+    pub(super) fn new(config: Config, upstream: Arc<dyn Upstream>, blueprint: Option<Blueprint>) -> Self {
+        let Config { settings, catalogue, keys, .. } = config;
         Self {
-            catalogue: config.catalogue.clone(),
+            catalogue,
             upstream,
-            keys: Arc::clone(&config.keys),
+            keys,
+            blueprint,
             max_head: settings.limits.max_head_size.bytes(),
             answer_timeout: settings.upstream.answer_timeout.0,
             patience: settings.cache.patience.0,
             error_ttl: settings.cache.error_ttl.0,
-            ttl_jitter: settings.cache.ttl_jitter,
+            settings,
         }
+    }
+
+    /// The settings in force.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
     }
 
     /// What operations there are and where they are asked.
@@ -55,10 +63,11 @@ impl Live {
     pub(super) fn lifetime(&self, operation: &Operation) -> Lifetime {
         let mut ttl = operation.ttl;
         // Without randomness, without jitter.
-        if self.ttl_jitter.0 > 0
+        let jitter = self.settings.cache.ttl_jitter.0;
+        if jitter > 0
             && let Ok(random) = getrandom::u32()
         {
-            let part = f64::from(self.ttl_jitter.0) / 100.0 * (f64::from(random) / f64::from(u32::MAX));
+            let part = f64::from(jitter) / 100.0 * (f64::from(random) / f64::from(u32::MAX));
             ttl = ttl.mul_f64(1.0 - part);
         }
         let (stale_while_revalidate, stale_if_error) = (operation.stale_while_revalidate, operation.stale_if_error);

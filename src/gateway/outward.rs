@@ -1,20 +1,41 @@
 //! What a gateway is given to ask upstream with: the client, and the gates before it.
 
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::catalogue::Service;
 use crate::clock::Clock;
-use crate::config::{Settings, settings};
+use crate::config::{Config, Settings, settings};
 use crate::request::hop::Via;
 use crate::telemetry::lanes::Lane;
 use crate::telemetry::metrics::Metrics;
 use crate::upstream::client::{HttpClient, Limits};
 use crate::upstream::gate::{self, Gate};
 
-/// The client of both services.
-pub(super) fn client(settings: &Settings, via: Via, clock: Clock, metrics: &Metrics) -> io::Result<HttpClient> {
+/// What a client is made by. Another is made only where this has changed, for it has connections of its own.
+#[derive(Clone, PartialEq)]
+pub(super) struct Blueprint {
+    limits: Limits,
+    /// What the file of certificates has in it.
+    trusted: Option<blake3::Hash>,
+}
+
+impl Blueprint {
+    /// Whether it is other authorities that are trusted besides the system's.
+    pub(super) fn trusts_others_than(&self, other: &Self) -> bool {
+        self.trusted != other.trusted
+    }
+}
+
+/// What the client of these settings is made by.
+pub(super) fn blueprint(settings: &Settings) -> io::Result<Blueprint> {
     let upstream = &settings.upstream;
+    // Before the client reads it: should it change in between, it will be seen to differ.
+    let hash = |path: &PathBuf| match std::fs::read(path) {
+        Ok(bytes) => Ok(blake3::hash(&bytes)),
+        Err(error) => Err(io::Error::other(format!("upstream.ca_file {}: {error}", path.display()))),
+    };
     let limits = Limits {
         connect: upstream.connect_timeout.0,
         first_byte: upstream.first_byte_timeout.0,
@@ -23,7 +44,19 @@ pub(super) fn client(settings: &Settings, via: Via, clock: Clock, metrics: &Metr
         age: upstream.connection_max_age.0,
         max_body: settings.cache.max_body_size.bytes(),
     };
-    HttpClient::new(upstream.ca_file.as_deref(), limits, via, clock, metrics.retry_counter())
+    Ok(Blueprint { limits, trusted: upstream.ca_file.as_ref().map(hash).transpose()? })
+}
+
+/// The client of both services.
+pub(super) fn client(
+    config: &Config,
+    blueprint: &Blueprint,
+    via: Via,
+    clock: Clock,
+    metrics: &Metrics,
+) -> io::Result<HttpClient> {
+    let (ca_file, egress) = (config.settings.upstream.ca_file.as_deref(), config.egress.clone());
+    HttpClient::new(ca_file, egress, blueprint.limits, via, clock, metrics.retry_counter())
 }
 
 /// The gates before upstream: for product lists, and for what is relayed.

@@ -6,6 +6,8 @@ use http::header::{
 use http::{HeaderMap, HeaderName, HeaderValue, Version};
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+/// How a client of HTTP/1.1 asks for HTTP/2, which it is not given.
+const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
 /// Removes the hop-by-hop headers, those that `Connection` names included. `Expect` goes with
@@ -27,6 +29,7 @@ pub fn strip(headers: &mut HeaderMap) {
         TRAILER,
         TRANSFER_ENCODING,
         UPGRADE,
+        HTTP2_SETTINGS,
         EXPECT,
     ]) {
         headers.remove(name);
@@ -116,6 +119,7 @@ mod tests {
             ("te", "trailers"),
             ("transfer-encoding", "chunked"),
             ("upgrade", "websocket"),
+            ("http2-settings", "AAMAAABkAAQAAP__"),
             ("expect", "100-continue"),
             ("proxy-authorization", "Basic x"),
             ("x-auth-token", "t"),

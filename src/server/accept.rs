@@ -11,9 +11,10 @@ use http::{Request, Response};
 use http_body::Body;
 use prometheus::{IntCounter, IntGauge};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use super::exchange::Upload;
+use super::reload::Bounds;
 use super::serve::{Serving, draining};
 use crate::clock::Clock;
 use crate::stream::BoxError;
@@ -30,12 +31,12 @@ const TELL_AGAIN: Duration = Duration::from_secs(60);
 #[derive(Clone)]
 pub(super) struct Accepting {
     pub(super) serving: Serving,
+    /// What holds for those that are accepted now.
+    pub(super) bounds: watch::Receiver<Bounds>,
     /// For logs.
     pub(super) listener: &'static str,
     /// How many there may be at once.
     pub(super) max_connections: usize,
-    /// For what is in flight when it is time to drain.
-    pub(super) drain_timeout: Duration,
     /// Counts those that are open, and how often there was no room for more.
     pub(super) tally: Option<(IntGauge, IntCounter)>,
 }
@@ -76,8 +77,9 @@ impl Accepting {
         drop(listener);
         let left = self.max_connections - room.available_permits();
         let all = u32::try_from(self.max_connections).unwrap_or(u32::MAX);
-        if tokio::time::timeout(self.drain_timeout, room.acquire_many(all)).await.is_err() {
-            tracing::warn!(connections = left, limit = ?self.drain_timeout, "not everything in flight was done in time");
+        let limit = self.bounds.borrow().drain_timeout;
+        if tokio::time::timeout(limit, room.acquire_many(all)).await.is_err() {
+            tracing::warn!(connections = left, ?limit, "not everything in flight was done in time");
         }
     }
 
@@ -114,7 +116,8 @@ impl Accepting {
         // Small answers must not wait for the client's delayed acknowledgement.
         let _ = stream.set_nodelay(true);
         let counted = self.tally.as_ref().map(|(open, _)| Counted::new(open));
-        let (serving, answer) = (self.serving.clone(), welcome(local));
+        let serving = Serving { bounds: *self.bounds.borrow(), ..self.serving.clone() };
+        let answer = welcome(local);
         tokio::spawn(async move {
             let _open = (counted, place);
             serving.serve(stream, answer).await;

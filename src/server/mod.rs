@@ -3,12 +3,14 @@
 //!
 //! The caller owns the moment of stopping; this module owns the order: not ready, no new
 //! connections, finish, and only then stop showing metrics. What a single client may do is in `serve.rs`
-//! (versions of HTTP, sizes) and `pulse.rs` (times); that there are not too many is in `accept.rs`.
+//! (versions of HTTP, sizes) and `pulse.rs` (times); that there are not too many is in `accept.rs`. What a reload
+//! changes of that is in `reload.rs`.
 
 mod accept;
 mod exchange;
 mod frames;
 mod pulse;
+mod reload;
 mod serve;
 #[cfg(test)]
 mod tests;
@@ -17,7 +19,6 @@ mod wire;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use thiserror::Error;
 use tokio::net::{TcpListener, TcpSocket};
@@ -29,7 +30,8 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::gateway::{Connection, Gateway};
 use accept::Accepting;
-use pulse::Terms;
+use reload::Bounds;
+pub use reload::{Refused, Reloading};
 use serve::Serving;
 
 /// How many connections the listeners for metrics and for the operator accept at once, each. So few that
@@ -64,6 +66,7 @@ pub enum StartError {
 /// A gateway that listens.
 pub struct Server {
     gateway: Arc<Gateway>,
+    reloading: Arc<Reloading>,
     proxy: SocketAddr,
     metrics: SocketAddr,
     admin: SocketAddr,
@@ -86,39 +89,33 @@ impl Server {
 
         let limits = &config.settings.limits;
         let (draining, drain) = watch::channel(false);
+        let (clients, for_clients) = watch::channel(Bounds::for_clients(limits));
+        let (watchers, for_watchers) = watch::channel(Bounds::for_watchers(limits));
         let metrics_of = gateway.metrics();
         let accepting = Accepting {
             serving: Serving {
-                terms: Terms {
-                    head: limits.head_timeout.0,
-                    idle: limits.keepalive_timeout.0,
-                    write: limits.write_timeout.0,
-                },
-                // The gateway itself answers a head above the limit; beyond twice that, hyper does.
-                // (It insists on at least 8 KiB.)
-                buffer: limits.max_head_size.bytes().saturating_mul(2).max(8 * 1024),
+                bounds: Bounds::for_clients(limits),
                 http2: true,
                 dropped: Some(metrics_of.connections_ended.clone()),
                 drain: drain.clone(),
             },
+            bounds: for_clients,
             listener: "proxy",
             max_connections: limits.max_connections.0,
-            drain_timeout: limits.drain_timeout.0,
             tally: Some((metrics_of.connections.clone(), metrics_of.accept_pauses.clone())),
         };
         // These two go on until the server is gone, so that draining can be watched.
         let (_, never) = watch::channel(false);
         let apart = |listener| Accepting {
             serving: Serving {
-                buffer: 64 * 1024,
+                bounds: Bounds::for_watchers(limits),
                 http2: false,
                 dropped: None,
                 drain: never.clone(),
-                ..accepting.serving.clone()
             },
+            bounds: for_watchers.clone(),
             listener,
             max_connections: MAX_WATCHING,
-            drain_timeout: Duration::ZERO,
             tally: None,
         };
         let probes = Arc::new(Probes::new(Arc::clone(gateway.metrics()), drain));
@@ -149,12 +146,18 @@ impl Server {
                 }
             })
         });
-        Ok(Self { gateway, proxy, metrics, admin, draining, proxying, watching })
+        let reloading = Arc::new(Reloading::new(Arc::clone(&gateway), clients, watchers));
+        Ok(Self { gateway, reloading, proxy, metrics, admin, draining, proxying, watching })
     }
 
     /// The gateway that answers.
     pub fn gateway(&self) -> &Arc<Gateway> {
         &self.gateway
+    }
+
+    /// What gives it other settings.
+    pub fn reloading(&self) -> &Arc<Reloading> {
+        &self.reloading
     }
 
     /// Where clients connect.

@@ -18,7 +18,8 @@ use tokio::sync::watch;
 use tokio::time::{sleep, sleep_until};
 
 use super::exchange::{Streams, Upload, exchange};
-use super::pulse::{Cause, Pulse, Terms, Verdict};
+use super::pulse::{Cause, Pulse, Verdict};
+use super::reload::Bounds;
 use super::wire::Wire;
 use crate::clock::Clock;
 use crate::stream::BoxError;
@@ -35,9 +36,7 @@ const CONNECTION_WINDOW: u32 = 1024 * 1024;
 /// What serves a connection apart from the connection.
 #[derive(Clone)]
 pub(super) struct Serving {
-    pub(super) terms: Terms,
-    /// For a head, in bytes.
-    pub(super) buffer: usize,
+    pub(super) bounds: Bounds,
     /// Whether HTTP/2 is spoken besides HTTP/1.
     pub(super) http2: bool,
     /// Counts the connections, and streams, that didn't keep to the terms.
@@ -81,7 +80,7 @@ impl Serving {
         let pulse = Arc::new(Pulse::new());
         let wire = tokio::select! {
             wire = Wire::of(io, Arc::clone(&pulse)) => wire.map_err(|error| Ending::Broken(error.into()))?,
-            () = sleep(self.terms.head) => return Err(Ending::Dropped(Cause::Head)),
+            () = sleep(self.bounds.terms.head) => return Err(Ending::Dropped(Cause::Head)),
             () = draining(&mut self.drain) => return Ok(()),
         };
         let is_http2 = self.http2 && wire.is_http2();
@@ -90,7 +89,7 @@ impl Serving {
             move |request: Request<Incoming>| exchange(&pulse, is_http2, request, &answer)
         });
         if is_http2 {
-            let streams = Streams { write: self.terms.write, dropped: self.dropped.clone() };
+            let streams = Streams { write: self.bounds.terms.write, dropped: self.dropped.clone() };
             let connection = self.http2(streams).serve_connection(TokioIo::new(wire), service);
             self.supervise(connection, is_http2, &pulse).await
         } else {
@@ -102,7 +101,7 @@ impl Serving {
     fn http1(&self) -> http1::Builder {
         let mut builder = http1::Builder::new();
         // hyper's own timer for heads is off: it would also run while nothing is asked.
-        builder.header_read_timeout(None).max_buf_size(self.buffer);
+        builder.header_read_timeout(None).max_buf_size(self.bounds.buffer);
         builder
     }
 
@@ -111,7 +110,7 @@ impl Serving {
         builder
             .max_concurrent_streams(MAX_STREAMS)
             // 16 KiB by default, which a token alone may have. The client is told.
-            .max_header_list_size(u32::try_from(self.buffer).unwrap_or(u32::MAX))
+            .max_header_list_size(u32::try_from(self.bounds.buffer).unwrap_or(u32::MAX))
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_frame_size(16 * 1024)
@@ -134,7 +133,7 @@ impl Serving {
     {
         let mut connection = pin!(connection);
         let mut draining = pin!(draining(&mut self.drain));
-        let mut timer = pin!(sleep_until(pulse.first(&self.terms).into()));
+        let mut timer = pin!(sleep_until(pulse.first(&self.bounds.terms).into()));
         let mut closing = None;
         loop {
             let is_idle = tokio::select! {
@@ -143,7 +142,7 @@ impl Serving {
                     if pulse.is_flooded() { Ending::Dropped(Cause::Resets) } else { Ending::Broken(error.into()) }
                 }),
                 () = draining.as_mut(), if closing.is_none() => false,
-                () = timer.as_mut() => match pulse.judge(&self.terms, is_http2, closing) {
+                () = timer.as_mut() => match pulse.judge(&self.bounds.terms, is_http2, closing) {
                     Verdict::Wait(until) => {
                         timer.as_mut().reset(until.into());
                         continue;

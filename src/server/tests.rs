@@ -19,6 +19,7 @@ use tokio::time::{sleep, timeout};
 
 use super::exchange::Upload;
 use super::pulse::Terms;
+use super::reload::Bounds;
 use super::serve::Serving;
 use crate::clock::Clock;
 
@@ -75,8 +76,8 @@ impl Served {
         let (client, server) = duplex(BETWEEN);
         let dropped = IntCounterVec::new(Opts::new("dropped", "By cause."), &["cause"]).unwrap();
         let (drain, draining) = watch::channel(false);
-        let serving =
-            Serving { terms: TERMS, buffer: 64 * 1024, http2: true, dropped: Some(dropped.clone()), drain: draining };
+        let bounds = Bounds { terms: TERMS, buffer: 64 * 1024, drain_timeout: Duration::ZERO };
+        let serving = Serving { bounds, http2: true, dropped: Some(dropped.clone()), drain: draining };
         let (parts, mut body) = mpsc::channel(1);
         let body = std::sync::Mutex::new(Some(std::mem::replace(&mut body, mpsc::channel(1).1)));
         let answer = move |request: Request<Upload>| {

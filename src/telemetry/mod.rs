@@ -8,4 +8,5 @@ pub mod logs;
 pub mod metrics;
 pub mod outcome;
 pub mod record;
+pub mod reloads;
 mod status;

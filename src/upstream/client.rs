@@ -24,6 +24,7 @@ use super::idle::{self, IdleLimited, Watched};
 use super::{Answering, Upstream, UpstreamError};
 use crate::catalogue::{Origin, Service};
 use crate::clock::Clock;
+use crate::egress::Egress;
 use crate::request::X_REQUEST_ID;
 use crate::request::caller::{Credential, X_AUTH_TOKEN};
 use crate::request::condition::Validator;
@@ -33,12 +34,13 @@ use crate::signing::{Payload, X_PROJECT_ID};
 use crate::stream::{BoxError, StreamBody};
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
-const AGENT: HeaderValue = HeaderValue::from_static(concat!("workspace-gateway/", env!("CARGO_PKG_VERSION")));
+pub(super) const AGENT: HeaderValue =
+    HeaderValue::from_static(concat!("workspace-gateway/", env!("CARGO_PKG_VERSION")));
 
 /// How long and how much.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// For DNS, TCP and TLS together.
+    /// For DNS, TCP, a proxy's tunnel and TLS together.
     pub connect: Duration,
     /// From asking for a product list to the head of the answer.
     pub first_byte: Duration,
@@ -81,18 +83,20 @@ pub struct HttpClient {
 }
 
 impl HttpClient {
-    /// A client that trusts the system's authorities and those in `ca_file`. Connects to nothing yet.
+    /// A client that trusts the system's authorities and those in `ca_file`, and goes the ways that are set.
+    /// Connects to nothing yet.
     ///
     /// # Errors
     /// If `ca_file` has no usable certificates.
     pub fn new(
         ca_file: Option<&Path>,
+        egress: Egress,
         limits: Limits,
         via: Via,
         clock: Clock,
         on_retry: impl Fn(Service) + Send + Sync + 'static,
     ) -> io::Result<Self> {
-        let connections = Connections::new(Connector::new(ca_file, limits.connect)?, limits.age, clock);
+        let connections = Connections::new(Connector::new(ca_file, limits.connect, egress)?, limits.age, clock);
         Ok(Self { connections, limits, via, on_retry: Box::new(on_retry) })
     }
 
@@ -237,12 +241,17 @@ pub fn is_constant(name: &HeaderName) -> bool {
 
 /// The request as it came, to another host.
 fn relayed(origin: &Origin, head: &Parts, body: StreamBody, via: &Via) -> Result<Request<StreamBody>, http::Error> {
+    let has_body = !body.is_end_stream();
     let mut request = Request::new(body);
     *request.method_mut() = head.method.clone();
     *request.uri_mut() = origin.uri(head.uri.path_and_query().map_or("/", PathAndQuery::as_str))?;
     *request.headers_mut() = head.headers.clone();
     let headers = request.headers_mut();
     headers.insert(HOST, authority_value(origin));
+    // Said here, for hyper takes a GET or HEAD of no known length for one without a body, and drops that.
+    if has_body && !headers.contains_key(CONTENT_LENGTH) {
+        headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
     via.add_to(headers, head.version);
     Ok(request)
 }

@@ -1,4 +1,4 @@
-//! Connecting: DNS, TCP and TLS, all three within one limit.
+//! Connecting: DNS, TCP, a proxy's tunnel if it takes one, and TLS, all within one limit.
 
 use std::future::Future;
 use std::io;
@@ -15,18 +15,22 @@ use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
 use tower_service::Service;
 
+use super::tunnel::Reach;
+use crate::egress::Egress;
 use crate::stream::BoxError;
 
 /// Connects to http and https origins, giving up after a while.
 #[derive(Clone)]
 pub(super) struct Connector {
-    inner: HttpsConnector<HttpConnector>,
+    inner: HttpsConnector<Reach>,
+    /// The same that `inner` goes by, which keeps it to itself.
+    reach: Reach,
     limit: Duration,
 }
 
 impl Connector {
-    /// Trusts the system's authorities and those in `ca_file`.
-    pub(super) fn new(ca_file: Option<&Path>, limit: Duration) -> io::Result<Self> {
+    /// Trusts the system's authorities and those in `ca_file`, proxies' certificates included.
+    pub(super) fn new(ca_file: Option<&Path>, limit: Duration, egress: Egress) -> io::Result<Self> {
         let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
         let tls = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
@@ -39,9 +43,9 @@ impl Connector {
         // Shared out among a host's addresses, so that one dead address doesn't use it all up.
         tcp.set_connect_timeout(Some(limit));
         // HTTP/1 only: one answer, one connection, nothing another's stream could hold up.
-        let inner =
-            HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().wrap_connector(tcp);
-        Ok(Self { inner, limit })
+        let https = || HttpsConnectorBuilder::new().with_tls_config(tls.clone()).https_or_http().enable_http1();
+        let reach = Reach::new(tcp.clone(), https().wrap_connector(tcp), egress);
+        Ok(Self { inner: https().wrap_connector(reach.clone()), reach, limit })
     }
 }
 
@@ -69,7 +73,7 @@ fn roots(ca_file: Option<&Path>) -> io::Result<RootCertStore> {
 }
 
 impl Service<Uri> for Connector {
-    type Response = <HttpsConnector<HttpConnector> as Service<Uri>>::Response;
+    type Response = <HttpsConnector<Reach> as Service<Uri>>::Response;
     type Error = BoxError;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, BoxError>> + Send>>;
 
@@ -78,13 +82,14 @@ impl Service<Uri> for Connector {
     }
 
     fn call(&mut self, uri: Uri) -> Self::Future {
+        let through = self.reach.proxy_to(&uri).map(|proxy| format!(" through the proxy {proxy}")).unwrap_or_default();
         let connecting = self.inner.call(uri);
         let limit = self.limit;
         Box::pin(async move {
             tokio::time::timeout(limit, connecting).await.unwrap_or_else(|_| {
                 Err(io::Error::new(
                     io::ErrorKind::TimedOut,
-                    format!("not connected within {limit:?} (upstream.connect_timeout)"),
+                    format!("not connected{through} within {limit:?} (upstream.connect_timeout)"),
                 )
                 .into())
             })

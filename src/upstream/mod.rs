@@ -10,6 +10,7 @@ mod error;
 pub mod gate;
 mod idle;
 pub mod probation;
+mod tunnel;
 
 use std::future::Future;
 use std::pin::Pin;

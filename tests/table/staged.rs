@@ -11,6 +11,7 @@ use http_body_util::{BodyExt, Full};
 use tokio::sync::watch;
 use workspace_gateway::catalogue::{Origin, Service};
 use workspace_gateway::clock::Clock;
+use workspace_gateway::egress::Egress;
 use workspace_gateway::request::hop::Via;
 use workspace_gateway::request::key::Key;
 use workspace_gateway::stream::StreamBody;
@@ -51,7 +52,8 @@ impl Clients {
             age: Duration::ZERO,
             max_body: MAX_BODY,
         };
-        let client = Arc::new(HttpClient::new(None, limits, Via::new(1), Clock::System, |_| {}).unwrap());
+        let client =
+            Arc::new(HttpClient::new(None, Egress::default(), limits, Via::new(1), Clock::System, |_| {}).unwrap());
         self.0.push((pace, Arc::clone(&client)));
         client
     }

@@ -1,0 +1,87 @@
+//! Reading the settings again, on SIGHUP and when their file changes, and telling what came of it.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::signal::unix::Signal;
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::serve::announce_upstream;
+use crate::config::{Changes, Source};
+use crate::egress::Egress;
+use crate::server::Reloading;
+use crate::telemetry::logs::Verbosity;
+
+/// How often files are looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+/// Where settings come from, and where they go.
+pub(super) struct Watching {
+    source: Mutex<Source>,
+    reloading: Arc<Reloading>,
+    verbosity: Verbosity,
+}
+
+impl Watching {
+    pub(super) fn new(source: Source, reloading: Arc<Reloading>, verbosity: Verbosity) -> Arc<Self> {
+        Arc::new(Self { source: Mutex::new(source), reloading, verbosity })
+    }
+
+    /// Goes on for ever.
+    pub(super) async fn run(self: Arc<Self>, mut hangups: Signal) {
+        let mut look = interval(LOOK_EVERY);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let is_told = tokio::select! {
+                Some(()) = hangups.recv() => true,
+                _ = look.tick() => false,
+            };
+            // Apart, for a file system may take its time, and requests are answered here.
+            let this = Arc::clone(&self);
+            if let Err(error) = tokio::task::spawn_blocking(move || this.look(is_told)).await {
+                tracing::error!(%error, "settings could not be read again");
+            }
+        }
+    }
+
+    /// Has everything read again if it has changed, or if somebody says so.
+    fn look(&self, is_told: bool) {
+        let mut source = self.source.lock().unwrap_or_else(PoisonError::into_inner);
+        if !is_told && !source.has_changed() {
+            return;
+        }
+        if source.file().is_none() {
+            tracing::info!("there is no configuration file to read again, only what flags and environment name");
+        }
+        let applied = self.reloading.apply(source.load());
+        match applied {
+            Ok(changes) => self.tell(&changes, source.egress()),
+            Err(error) => tracing::error!(%error, "settings not reloaded: those from before stay in force"),
+        }
+    }
+
+    fn tell(&self, changes: &Changes, egress: &Egress) {
+        let live = self.reloading.gateway().live();
+        if changes.applied.is_empty() {
+            tracing::info!("settings read again: nothing has changed that can at run time");
+        } else {
+            self.verbosity.set(&live.settings().log);
+            tracing::info!(changed = changes.applied.join(", "), "settings reloaded");
+            if changes.applied.iter().any(|name| tells_where_upstream_is(name)) {
+                announce_upstream(live.catalogue(), egress);
+            }
+        }
+        for other in &changes.at_restart {
+            tracing::warn!(
+                setting = other.setting,
+                in_force = other.in_force,
+                given = other.given,
+                "this setting takes a restart, and stays as it is until then"
+            );
+        }
+    }
+}
+
+fn tells_where_upstream_is(setting: &str) -> bool {
+    setting == "region" || setting.ends_with("_url") || setting.starts_with("operation.")
+}

@@ -1,0 +1,329 @@
+//! Which way upstream is reached: directly, or through the proxy that the environment names.
+//!
+//! `HTTPS_PROXY` and `NO_PROXY` are a machine's, not this program's, so they are no settings; they are read once,
+//! at start. A proxy's URL may hold a password: nothing here prints it, neither does `Debug`. No sockets here:
+//! [`crate::upstream`] goes the way that this tells.
+
+use std::borrow::Cow;
+use std::ffi::OsString;
+use std::fmt;
+use std::net::IpAddr;
+
+use http::uri::Authority;
+use http::{HeaderValue, Uri};
+use hyper_util::client::proxy::matcher::{Intercept, Matcher};
+use percent_encoding::percent_decode_str;
+use thiserror::Error;
+
+/// The names of each variable; the first that is set counts, as with curl.
+const PROXY: [&str; 2] = ["https_proxy", "HTTPS_PROXY"];
+const NO_PROXY: [&str; 2] = ["no_proxy", "NO_PROXY"];
+
+/// The ways out. By default the direct one.
+#[derive(Clone, Debug, Default)]
+pub struct Egress {
+    proxy: Option<Proxy>,
+    direct: Vec<Exempt>,
+}
+
+/// A proxy that makes tunnels (RFC 9110 §9.3.6), and what it is to be told of who asks.
+#[derive(Clone)]
+pub struct Proxy(Intercept);
+
+/// What is reached directly.
+#[derive(Clone, Debug)]
+enum Exempt {
+    Everything,
+    /// A name and all below it, an address or a network; on one port or on all.
+    Hosts(String, Option<u16>),
+}
+
+/// The way to one upstream.
+#[derive(Clone, Copy, Debug)]
+pub enum Way<'a> {
+    /// No proxy is set.
+    Direct,
+    /// `NO_PROXY` covers it.
+    Exempt,
+    /// It is asked in the clear, so it is on this machine or in a mesh, and no tunnel leads there.
+    Plaintext,
+    /// By the proxy.
+    Through(&'a Proxy),
+}
+
+/// A proxy that can't be used.
+#[derive(Debug, Error)]
+#[error(
+    "{variable}: {shown:?} is not allowed: expected the URL of an HTTP proxy, http://HOST:PORT or https://HOST:PORT, \
+     maybe with USER:PASSWORD@ before the host, where whatever is not A-Z a-z 0-9 - . _ ~ is escaped (%40 for @)"
+)]
+pub struct WrongProxy {
+    variable: &'static str,
+    shown: String,
+}
+
+impl Egress {
+    /// Reads the variables. Set but empty is how a template says "not set".
+    ///
+    /// # Errors
+    /// If there is a proxy that can't be used: to go around it would be nobody's wish.
+    pub fn read(environment: impl Fn(&str) -> Option<OsString>) -> Result<Self, WrongProxy> {
+        let first = |names: [&'static str; 2]| {
+            let mut set = names.into_iter().filter_map(|name| Some((name, environment(name)?)));
+            set.find(|(_, value)| !value.is_empty())
+        };
+        let proxy = first(PROXY).map(|(variable, value)| {
+            let text = value.to_string_lossy();
+            proxy(&text).ok_or_else(|| WrongProxy { variable, shown: without_secrets(&text) })
+        });
+        let list = first(NO_PROXY).map(|(_, value)| value.to_string_lossy().into_owned()).unwrap_or_default();
+        let entries = list.split(|c: char| c == ',' || c.is_whitespace()).filter(|entry| !entry.is_empty());
+        Ok(Self { proxy: proxy.transpose()?, direct: entries.map(exempt).collect() })
+    }
+
+    /// The way to an upstream.
+    pub fn way_to(&self, authority: &Authority, is_plaintext: bool) -> Way<'_> {
+        match &self.proxy {
+            None => Way::Direct,
+            Some(_) if is_plaintext => Way::Plaintext,
+            Some(_) if self.is_exempt(authority) => Way::Exempt,
+            Some(proxy) => Way::Through(proxy),
+        }
+    }
+
+    /// Whether there is a proxy, for whoever it is.
+    pub fn has_proxy(&self) -> bool {
+        self.proxy.is_some()
+    }
+
+    /// Names, addresses and networks are compared by hyper-util, which knows neither ports nor that `*` is also an
+    /// address.
+    fn is_exempt(&self, authority: &Authority) -> bool {
+        let port = authority.port_u16().unwrap_or(443);
+        let host = Uri::builder().scheme("https").authority(authority.host()).path_and_query("/").build();
+        self.direct.iter().any(|exempt| match exempt {
+            Exempt::Everything => true,
+            Exempt::Hosts(_, Some(only)) if *only != port => false,
+            Exempt::Hosts(hosts, _) => {
+                let matcher = Matcher::builder().https("http://proxy").no(hosts).build();
+                host.as_ref().is_ok_and(|host| matcher.intercept(host).is_none())
+            }
+        })
+    }
+}
+
+impl Proxy {
+    /// Where it is, without credentials.
+    pub fn uri(&self) -> &Uri {
+        self.0.uri()
+    }
+
+    /// What it is to be told in `Proxy-Authorization`.
+    pub fn credentials(&self) -> Option<&HeaderValue> {
+        self.0.basic_auth()
+    }
+}
+
+/// Reads a proxy's URL; hyper-util makes something of nearly anything, and here a part left out may be half of a
+/// password.
+fn proxy(text: &str) -> Option<Proxy> {
+    let text = if text.contains("://") { Cow::Borrowed(text) } else { Cow::Owned(format!("http://{text}")) };
+    let uri = text.parse::<Uri>().ok().filter(|_| !text.contains('#'))?;
+    if !matches!(uri.scheme_str(), Some("http" | "https")) || uri.path() != "/" || uri.query().is_some() {
+        return None;
+    }
+    let (user, host) = match uri.authority()?.as_str().split_once('@') {
+        Some((user, host)) => (user, host.parse::<Authority>().ok()?),
+        None => ("", uri.authority()?.clone()),
+    };
+    let is_text = percent_decode_str(user).decode_utf8().is_ok();
+    let is_port = match host.as_str().strip_prefix(host.host())? {
+        "" => true,
+        _ => host.port_u16().is_some_and(|port| port > 0),
+    };
+    if host.host().is_empty() || host.as_str().contains('@') || !is_text || !is_port {
+        return None;
+    }
+    let anywhere = Uri::from_static("https://upstream");
+    Matcher::builder().https(&*text).build().intercept(&anywhere).map(Proxy)
+}
+
+/// Reads an entry of `NO_PROXY`: `host`, `.host`, `*.host`, an address, a network, each but the last maybe with a
+/// port; or `*`.
+fn exempt(entry: &str) -> Exempt {
+    let is_address = entry.parse::<IpAddr>().is_ok() || entry.contains('/');
+    let with_port = entry.rsplit_once(':').filter(|_| !is_address);
+    let with_port = with_port.and_then(|(hosts, port)| Some((hosts, Some(port.parse().ok()?))));
+    let (hosts, port) = with_port.unwrap_or((entry, None));
+    match hosts.trim_matches(['[', ']']) {
+        "*" if port.is_none() => Exempt::Everything,
+        hosts => Exempt::Hosts(hosts.strip_prefix('*').unwrap_or(hosts).to_owned(), port),
+    }
+}
+
+/// A wrong value as it may be shown: what may be a password is not, wherever it has ended up.
+fn without_secrets(text: &str) -> String {
+    let (scheme, rest) = text.split_once("://").map_or(("", text), |(scheme, rest)| (scheme, rest));
+    let separator = if scheme.len() < text.len() && rest.len() < text.len() { "://" } else { "" };
+    match rest.rsplit_once('@') {
+        Some((_, host)) => format!("{scheme}{separator}…@{host}"),
+        // Somebody may have escaped that one, too.
+        None if rest.contains('%') => format!("{scheme}{separator}…"),
+        None => text.to_owned(),
+    }
+}
+
+impl fmt::Display for Proxy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let uri = self.uri();
+        write!(f, "{}://{}", uri.scheme_str().unwrap_or_default(), uri.authority().map_or("", Authority::as_str))
+    }
+}
+
+impl fmt::Debug for Proxy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl fmt::Display for Way<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Direct => f.write_str("directly"),
+            Self::Exempt => f.write_str("directly (NO_PROXY)"),
+            Self::Plaintext => f.write_str("directly (no proxy for http)"),
+            Self::Through(proxy) => write!(f, "through the proxy {proxy} (HTTPS_PROXY)"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn egress(variables: &[(&str, &str)]) -> Result<Egress, String> {
+        let find = |name: &str| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| value.into());
+        Egress::read(find).map_err(|wrong| wrong.to_string())
+    }
+
+    fn way(egress: &Egress, host: &'static str) -> String {
+        egress.way_to(&Authority::from_static(host), false).to_string()
+    }
+
+    #[test]
+    fn the_first_variable_that_is_set_counts() {
+        for (variables, proxy) in [
+            (&[][..], None),
+            (&[("HTTPS_PROXY", "")], None),
+            (&[("HTTP_PROXY", "http://a"), ("ALL_PROXY", "http://a")], None),
+            (&[("HTTPS_PROXY", "http://a:1")], Some("http://a:1")),
+            (&[("HTTPS_PROXY", "http://a:1"), ("https_proxy", "http://b:2/")], Some("http://b:2")),
+            (&[("HTTPS_PROXY", "http://a:1"), ("https_proxy", "")], Some("http://a:1")),
+            (&[("https_proxy", "a.corp:3128")], Some("http://a.corp:3128")),
+            (&[("https_proxy", "HTTPS://[::1]:3128")], Some("https://[::1]:3128")),
+        ] {
+            let expected = proxy.map_or("directly".to_owned(), |at| format!("through the proxy {at} (HTTPS_PROXY)"));
+            assert_eq!(way(&egress(variables).unwrap(), "w.example"), expected, "{variables:?}");
+        }
+    }
+
+    #[test]
+    fn credentials_are_decoded_and_never_shown() {
+        for (url, credentials) in [
+            ("http://proxy", None),
+            ("http://user:secret@proxy:3128", Some("Basic dXNlcjpzZWNyZXQ=")),
+            ("user:secret@proxy", Some("Basic dXNlcjpzZWNyZXQ=")),
+            ("http://user@proxy", Some("Basic dXNlcjo=")),
+            // me@corp, and s:e/c#r?e%t ä
+            ("http://me%40corp:s%3Ae%2Fc%23r%3Fe%25t%20%C3%A4@proxy", Some("Basic bWVAY29ycDpzOmUvYyNyP2UldCDDpA==")),
+        ] {
+            let egress = egress(&[("https_proxy", url)]).unwrap();
+            let Way::Through(proxy) = egress.way_to(&Authority::from_static("w.example"), false) else { panic!() };
+            assert_eq!(proxy.credentials().map(|value| value.to_str().unwrap()), credentials, "{url}");
+            let shown = format!("{egress:?} {proxy} {:?} {:?}", proxy.uri(), proxy.credentials());
+            for secret in ["user", "secret", "corp", "dXNl"] {
+                assert!(!shown.contains(secret), "{shown}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_proxy_that_cannot_be_used_is_refused_without_its_password() {
+        for (url, shown) in [
+            ("socks5://user:secret@proxy:1080", "\"socks5://…@proxy:1080\""),
+            ("ftp://proxy", "\"ftp://proxy\""),
+            ("http://", "\"http://\""),
+            ("http://:3128", "\"http://:3128\""),
+            ("http://proxy:0", "\"http://proxy:0\""),
+            ("http://proxy:99999", "\"http://proxy:99999\""),
+            ("http://proxy/path", "\"http://proxy/path\""),
+            ("http://proxy?query", "\"http://proxy?query\""),
+            ("http://user:sec#ret@proxy", "\"http://…@proxy\""),
+            ("http://user:sec/ret@proxy", "\"http://…@proxy\""),
+            ("http://user:12/secret@proxy", "\"http://…@proxy\""),
+            ("http://user:sec@ret@proxy", "\"http://…@proxy\""),
+            ("http://user:%ffsecret@proxy", "\"http://…@proxy\""),
+            ("http://user:secret@", "\"http://…@\""),
+            ("http://user:secret%40proxy", "\"http://…\""),
+            ("user:secret%40proxy", "\"…\""),
+            ("user:se cret@proxy", "\"…@proxy\""),
+        ] {
+            for variable in PROXY {
+                let error = egress(&[(variable, url)]).unwrap_err();
+                assert!(error.starts_with(&format!("{variable}: {shown} is not allowed: expected the URL")), "{error}");
+                assert!(!error.contains("cret"), "{error}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_no_proxy_covers_is_reached_directly() {
+        let covers = |list: &str, host: &'static str| {
+            let egress = egress(&[("https_proxy", "http://proxy"), ("NO_PROXY", list)]).unwrap();
+            match way(&egress, host).as_str() {
+                "directly (NO_PROXY)" => true,
+                "through the proxy http://proxy (HTTPS_PROXY)" => false,
+                other => panic!("{other}"),
+            }
+        };
+        for (list, covered, others) in [
+            (
+                "w.example",
+                &["w.example", "W.EXAMPLE:8443", "a.w.example"][..],
+                &["aw.example", "example", "1.2.3.4"][..],
+            ),
+            (".example", &["w.example", "a.w.example:1"], &["w.example.org", "wexample"]),
+            ("*.example", &["w.example"], &["w.example.org"]),
+            ("a, ,b  c,", &["a", "b", "c"], &["d"]),
+            ("*", &["w.example", "1.2.3.4:5", "[::1]"], &[]),
+            ("a,*", &["w.example"], &[]),
+            ("w.example:8443", &["w.example:8443", "a.w.example:8443"], &["w.example", "w.example:84"]),
+            (".example:443", &["w.example", "w.example:443"], &["w.example:8443"]),
+            (
+                "10.0.0.0/8,fd00::/8",
+                &["10.1.2.3", "10.1.2.3:8443", "[fd00::1]:1"],
+                &["11.1.2.3", "[fe00::1]", "w.example"],
+            ),
+            ("1.2.3.4,::1", &["1.2.3.4", "[::1]", "[::1]:8443"], &["1.2.3.5", "[::2]"]),
+            ("1.2.3.4:5,[::1]:5,[::2]", &["1.2.3.4:5", "[::1]:5", "[::2]:5"], &["1.2.3.4", "[::1]:6", "[::3]:5"]),
+            ("", &[], &["w.example"]),
+        ] {
+            for host in covered {
+                assert!(covers(list, host), "{list:?} {host}");
+            }
+            for host in others {
+                assert!(!covers(list, host), "{list:?} {host}");
+            }
+        }
+        let both = egress(&[("https_proxy", "http://proxy"), ("NO_PROXY", "a"), ("no_proxy", "b")]).unwrap();
+        assert_eq!(way(&both, "b"), "directly (NO_PROXY)");
+        assert_ne!(way(&both, "a"), "directly (NO_PROXY)");
+    }
+
+    #[test]
+    fn who_is_asked_in_the_clear_is_asked_directly() {
+        let egress = egress(&[("https_proxy", "http://proxy")]).unwrap();
+        let way = egress.way_to(&Authority::from_static("w.example"), true);
+        assert_eq!(way.to_string(), "directly (no proxy for http)");
+    }
+}

@@ -1,0 +1,84 @@
+//! Other settings for a running gateway: all of them, or none.
+//!
+//! Whatever can fail is done before anything changes. Then what is in force is swapped, and a request that comes
+//! in meets the old or the new. Those under way go on as they began: with the catalogue, the client and the times that
+//! they saw, and fed by the calls that they wait for. No connection is closed; to upstream, new calls use connections
+//! of their own where the client is another.
+//!
+//! What is remembered stays, with the life that it was given, as long as its operation is described in the same
+//! words. If it isn't, the operation is another one ([`crate::catalogue::Operation`]), so that no entry, flight,
+//! grant, denial or pause of the one counts for the other, whoever is still under way. What was kept is purged, for it
+//! would only take room; grants lapse by themselves, so that those under way are not all sent alone. Who upstream knows
+//! is remembered wherever upstream is: that shows nobody anything.
+//!
+//! Settings of grants hold at once, for those there are, too. A shorter `denial_ttl` doesn't take back what was
+//! said already.
+
+use std::io;
+use std::sync::{Arc, PoisonError};
+
+use super::{Gateway, Live, assemble, outward};
+use crate::cache::store::Selection;
+use crate::config::{Changes, Config, Settings};
+use crate::signing::ring::KeyRing;
+
+impl Gateway {
+    /// Puts other settings in force and says what has changed. `mode` is one of them only if it isn't configured as it
+    /// was: what an operator has switched stays so.
+    ///
+    /// # Errors
+    /// If `upstream.ca_file` is unusable. Nothing has changed then.
+    pub fn reload(&self, config: &Config) -> io::Result<Changes> {
+        // One after the other, for each is compared with the one before.
+        let _turn = self.reloading.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = self.live();
+        let mut changes = Changes::between(&before.settings, &config.settings);
+        changes.applied.extend(other_secrets(&before.keys, &config.keys, &changes.applied));
+        let settings = config.settings.clone().at_run_time(&before.settings);
+        let mut config = Config { settings, ..config.clone() };
+        config.catalogue.succeed(&before.catalogue);
+        let (mut upstream, mut blueprint) = (Arc::clone(&before.upstream), before.blueprint.clone());
+        if let Some(known) = &before.blueprint {
+            let wanted = outward::blueprint(&config.settings)?;
+            if wanted != *known {
+                let ca_file = |settings: &Settings| settings.upstream.ca_file.clone();
+                if wanted.trusts_others_than(known) && ca_file(&config.settings) == ca_file(&before.settings) {
+                    changes.applied.push("upstream.ca_file (what is in it)".to_owned());
+                }
+                let client = outward::client(&config, &wanted, self.via.clone(), self.clock.clone(), &self.metrics)?;
+                (upstream, blueprint) = (Arc::new(client), Some(wanted));
+            }
+        }
+        if changes.applied.is_empty() {
+            return Ok(changes);
+        }
+
+        self.grants.set_terms(assemble::terms(&config.settings));
+        for flights in [&self.shared_flights, &self.lone_flights] {
+            flights.set_bounds(assemble::bounds(&config.settings));
+        }
+        if config.settings.mode != before.settings.mode {
+            self.set_mode(config.settings.mode);
+        }
+        let live = Arc::new(Live::new(config, upstream, blueprint));
+        *self.live.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&live);
+        self.probation.keep_only(&live.keys);
+        for gone in live.catalogue.without(&before.catalogue) {
+            self.purge(&Selection { operation: Some(gone.name.to_string()), project_id: None });
+        }
+        Ok(changes)
+    }
+}
+
+/// The keys that have another secret, or security token, though nothing is said of them that has changed.
+fn other_secrets(before: &KeyRing, now: &KeyRing, changed: &[String]) -> Vec<String> {
+    let is_told = |id: &str| changed.iter().any(|name| name.starts_with(&format!("access_key.{id}.")));
+    let mut ids: Vec<&str> = now
+        .keys()
+        .filter(|key| !is_told(key.id()))
+        .filter(|key| before.keys().any(|known| known.id() == key.id() && known.fingerprint() != key.fingerprint()))
+        .map(|key| key.id())
+        .collect();
+    ids.sort_unstable();
+    ids.iter().map(|id| format!("access_key.{id} (its secret)")).collect()
+}

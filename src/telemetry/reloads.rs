@@ -1,0 +1,54 @@
+//! How often settings were read again, and what came of it.
+
+use prometheus::{IntCounterVec, Opts};
+
+use super::metrics::Metrics;
+
+/// What came of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reload {
+    /// Other settings are in force from then on.
+    Applied,
+    /// Something was wrong, and nothing has changed.
+    Refused,
+    /// Nothing was different that can change at run time.
+    Unchanged,
+}
+
+impl Reload {
+    const ALL: [Self; 3] = [Self::Applied, Self::Refused, Self::Unchanged];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Applied => "applied",
+            Self::Refused => "refused",
+            Self::Unchanged => "unchanged",
+        }
+    }
+}
+
+/// Counts them.
+pub struct Reloads(IntCounterVec);
+
+impl Reloads {
+    /// None so far.
+    ///
+    /// # Errors
+    /// If they are counted there already.
+    pub fn new(metrics: &Metrics) -> prometheus::Result<Self> {
+        let help = "Times that settings were read again, on a signal or because a file had changed. A rise of \
+                    `refused`: there is a mistake in the file, the log names it, and the settings from before stay in \
+                    force.";
+        let reloads = IntCounterVec::new(Opts::new("workspace_gateway_reloads_total", help), &["result"])?;
+        for result in Reload::ALL {
+            reloads.with_label_values(&[result.as_str()]);
+        }
+        metrics.register(Box::new(reloads.clone()))?;
+        Ok(Self(reloads))
+    }
+
+    /// Counts one.
+    pub fn count(&self, result: Reload) {
+        self.0.with_label_values(&[result.as_str()]).inc();
+    }
+}

@@ -1,0 +1,353 @@
+//! Upstream is reached through the proxy that the environment names, and nobody is told its password.
+
+use std::ffi::OsString;
+use std::sync::{Arc, Mutex};
+
+use http::{Method, StatusCode};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
+use workspace_gateway::config::Config;
+use workspace_gateway::egress::Egress;
+use workspace_gateway::simulator::Simulator;
+
+use crate::commands::{code, file, run_in, stderr, stdout};
+use crate::support::process::{Process, folder};
+use crate::support::raw::{RawUpstream, closes, says, silent};
+use crate::support::{Http, PROJECT, World, config, tls};
+
+const LIST: &str = "/v2/PROJECT/products";
+const OTHER: &str = "/v2/PROJECT/desktops";
+
+/// A proxy that leads wherever it is asked to.
+struct LeadingProxy {
+    port: u16,
+    heads: Arc<Mutex<Vec<String>>>,
+}
+
+impl LeadingProxy {
+    async fn start(acceptor: Option<TlsAcceptor>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let heads = Arc::new(Mutex::new(Vec::new()));
+        let seen = Arc::clone(&heads);
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let (seen, acceptor) = (Arc::clone(&seen), acceptor.clone());
+                tokio::spawn(async move {
+                    match acceptor {
+                        None => lead(stream, &seen).await,
+                        Some(acceptor) => lead(acceptor.accept(stream).await.unwrap(), &seen).await,
+                    }
+                });
+            }
+        });
+        Self { port, heads }
+    }
+
+    /// The heads of all requests so far.
+    fn heads(&self) -> Vec<String> {
+        self.heads.lock().unwrap().clone()
+    }
+
+    /// Where it was asked to lead.
+    fn targets(&self) -> Vec<String> {
+        let target = |head: &String| head.strip_prefix("CONNECT ").unwrap().split(' ').next().unwrap().to_owned();
+        self.heads().iter().map(target).collect()
+    }
+}
+
+async fn lead(mut client: impl AsyncRead + AsyncWrite + Unpin, seen: &Mutex<Vec<String>>) {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(client.read_u8().await.unwrap());
+    }
+    let head = String::from_utf8(head).unwrap();
+    let target = head.split(' ').nth(1).unwrap().to_owned();
+    seen.lock().unwrap().push(head);
+    let mut upstream = TcpStream::connect(target).await.unwrap();
+    // As many proxies put it.
+    client.write_all(b"HTTP/1.0 200 Connection established\r\n\r\n").await.unwrap();
+    let _ = tokio::io::copy_bidirectional(&mut client, &mut upstream).await;
+}
+
+/// The simulator behind TLS, and the settings by which it is believed.
+async fn upstream(name: &str) -> (Simulator, String, String) {
+    let simulator = Simulator::start().await.unwrap();
+    let (acceptor, ca_file) = tls::acceptor(name);
+    let url = tls::serve(&simulator, acceptor).await;
+    (simulator, url, format!("[upstream]\nca_file = {ca_file:?}\n"))
+}
+
+/// These settings, where the environment has these variables.
+fn config_in(environment: &[(&str, &str)], url: &str, settings: &str) -> Config {
+    let find =
+        |name: &str| environment.iter().find(|(known, _)| *known == name).map(|(_, value)| OsString::from(value));
+    Config { egress: Egress::read(find).unwrap(), ..config(url, url, settings) }
+}
+
+fn authority(url: &str) -> String {
+    url.split_once("://").unwrap().1.to_owned()
+}
+
+#[tokio::test]
+async fn upstream_is_reached_through_the_proxy_by_one_tunnel_for_many_requests() {
+    let (simulator, url, settings) = upstream("egress").await;
+    let proxy = LeadingProxy::start(None).await;
+    let at = format!("http://127.0.0.1:{}", proxy.port);
+    let world = World::configured(simulator, &config_in(&[("HTTPS_PROXY", &at)], &url, &settings)).await;
+    assert!(world.get(LIST).await.cache_status().contains("; stored"));
+    assert!(world.get(LIST).await.is_hit());
+    for _ in 0..2 {
+        let reply = world.http.send(Method::POST, &world.url(OTHER), &[("x-auth-token", &world.token)], "body").await;
+        assert_eq!((reply.status(), reply.text()), (StatusCode::OK, "body"));
+    }
+    assert_eq!(world.upstream_calls(), 3);
+    assert_eq!(proxy.targets(), [authority(&url)]);
+    let head = proxy.heads().remove(0);
+    let fields: Vec<&str> = head.trim_end().split("\r\n").skip(1).collect();
+    let agent = concat!("user-agent: workspace-gateway/", env!("CARGO_PKG_VERSION"));
+    assert_eq!(fields, [&format!("host: {}", authority(&url)), agent], "nothing of the client's is told");
+}
+
+#[tokio::test]
+async fn the_proxy_is_told_who_asks() {
+    for (user, expected) in [
+        ("user:secret", "Basic dXNlcjpzZWNyZXQ="),
+        ("user", "Basic dXNlcjo="),
+        // me@corp and s:e/cret%
+        ("me%40corp:s%3Ae%2Fcret%25", "Basic bWVAY29ycDpzOmUvY3JldCU="),
+    ] {
+        let (simulator, url, settings) = upstream("egress-credentials").await;
+        let proxy = LeadingProxy::start(None).await;
+        let at = format!("http://{user}@localhost:{}", proxy.port);
+        let world = World::configured(simulator, &config_in(&[("https_proxy", &at)], &url, &settings)).await;
+        assert_eq!(world.get(LIST).await.status(), StatusCode::OK);
+        let head = proxy.heads().remove(0);
+        assert!(head.contains(&format!("\r\nproxy-authorization: {expected}\r\n")), "{head}");
+        assert!(!world.simulator.requests_seen()[0].headers.contains_key("proxy-authorization"));
+    }
+}
+
+#[tokio::test]
+async fn a_proxy_may_speak_tls() {
+    let simulator = Simulator::start().await.unwrap();
+    let (acceptor, ca_file) = tls::acceptor("egress-tls");
+    let url = tls::serve(&simulator, acceptor.clone()).await;
+    let proxy = LeadingProxy::start(Some(acceptor)).await;
+    let at = format!("https://user:secret@localhost:{}", proxy.port);
+    let settings = format!("[upstream]\nca_file = {ca_file:?}");
+    let world = World::configured(simulator, &config_in(&[("HTTPS_PROXY", &at)], &url, &settings)).await;
+    assert_eq!(world.get(LIST).await.status(), StatusCode::OK);
+    assert_eq!(proxy.targets(), [authority(&url)]);
+    assert!(proxy.heads()[0].contains("\r\nproxy-authorization: Basic "));
+}
+
+#[tokio::test]
+async fn what_no_proxy_covers_is_asked_directly() {
+    let (simulator, url, settings) = upstream("egress-no-proxy").await;
+    let port = url.rsplit(':').next().unwrap();
+    let with_port = format!("localhost:{port}");
+    for (list, is_covered) in [
+        ("localhost", true),
+        ("example,.localhost", true),
+        ("*", true),
+        (&*with_port, true),
+        ("localhost:1", false),
+        ("host,example.localhost,127.0.0.1", false),
+    ] {
+        let proxy = LeadingProxy::start(None).await;
+        let at = format!("http://127.0.0.1:{}", proxy.port);
+        let environment = [("HTTPS_PROXY", &*at), ("NO_PROXY", list)];
+        let world = World::configured(simulator.clone(), &config_in(&environment, &url, &settings)).await;
+        assert_eq!(world.get(LIST).await.status(), StatusCode::OK, "{list}");
+        assert_eq!(proxy.targets().len(), usize::from(!is_covered), "{list}");
+    }
+}
+
+#[tokio::test]
+async fn an_upstream_of_the_operators_own_is_reached_through_it_too_and_one_in_the_clear_is_not() {
+    let (simulator, own, settings) = upstream("egress-own").await;
+    let proxy = LeadingProxy::start(None).await;
+    let at = format!("http://127.0.0.1:{}", proxy.port);
+    let settings = format!(
+        "{settings}[[operation]]\nname = \"Own\"\npath = \"/v2/{{project_id}}/own\"\nupstream = \"{own}\"\nbody = \"none\"\n"
+    );
+    let plain = simulator.url(workspace_gateway::catalogue::Service::Workspace);
+    let world = World::configured(simulator, &config_in(&[("HTTPS_PROXY", &at)], &plain, &settings)).await;
+    assert_eq!(world.get(LIST).await.status(), StatusCode::OK);
+    assert_eq!(proxy.targets(), [""; 0]);
+    assert!(world.get("/v2/PROJECT/own").await.cache_status().contains("; stored"));
+    assert_eq!(proxy.targets(), [authority(&own)]);
+    assert_eq!(world.upstream_calls(), 2);
+}
+
+#[tokio::test]
+async fn a_proxy_that_does_not_lead_there_is_a_502_that_says_what_it_said() {
+    for (turn, said) in [
+        (says("HTTP/1.1 403 No Way\r\nContent-Length: 4\r\n\r\nuser"), "it answers 403 Forbidden"),
+        (says("HTTP/1.1 407 user:secret\r\n\r\n"), "it answers 407 Proxy Authentication Required"),
+        (says("HTTP/1.0 502 x\r\n\r\n").then_closes(), "it answers 502 Bad Gateway"),
+        (says("HTTP/1.1 302 x\r\nLocation: http://user:secret@x/\r\n\r\n"), "it answers 302 Found"),
+        (says("HTTP/1.1 200 OK\r\n\r\nmore"), "it says more than it was asked"),
+        (says("SSH-2.0-x\r\n\r\n"), "invalid HTTP version parsed"),
+        (closes(), "connection closed before message completed"),
+        (says("HTTP/1.1 200 OK\r\nX: ").then_closes(), "connection closed before message completed"),
+    ] {
+        let proxy = RawUpstream::start([turn]).await;
+        let at = proxy.url().replace("http://", "http://user:secret@");
+        let config = config_in(&[("HTTPS_PROXY", &at)], "https://upstream.example", "");
+        let world = World::configured(Simulator::start().await.unwrap(), &config).await;
+        for path in [LIST, OTHER] {
+            let reply = world.get(path).await;
+            assert_eq!(reply.status(), StatusCode::BAD_GATEWAY);
+            let expected = format!(
+                "workspace-gateway: Backend unavailable: cannot connect to upstream.example: the proxy {}: {said}",
+                proxy.url()
+            );
+            assert_eq!(reply.error(), ("APIGW.0201".to_owned(), expected));
+            if path == LIST {
+                assert_eq!(reply.cache_status(), "workspace-gateway; fwd=miss; detail=connect");
+            }
+        }
+        assert_eq!(proxy.requests(), 2, "{said}: nobody is asked twice");
+        assert!(
+            proxy.heads()[0].starts_with("CONNECT upstream.example:443 HTTP/1.1\r\nhost: upstream.example:443\r\n")
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_proxy_that_wants_to_know_who_asks_is_told_of_as_such() {
+    let proxy = RawUpstream::start([says("HTTP/1.1 407 x\r\nProxy-Authenticate: Basic\r\n\r\n")]).await;
+    let config = config_in(&[("HTTPS_PROXY", proxy.url())], "https://upstream.example", "");
+    let world = World::configured(Simulator::start().await.unwrap(), &config).await;
+    let (_, message) = world.get(LIST).await.error();
+    assert!(message.ends_with("407 Proxy Authentication Required, and HTTPS_PROXY has no USER:PASSWORD@"), "{message}");
+}
+
+#[tokio::test]
+async fn a_proxy_that_is_not_there_is_a_502() {
+    let gone = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let config = config_in(&[("HTTPS_PROXY", &format!("user:secret@{gone}"))], "https://upstream.example", "");
+    let world = World::configured(Simulator::start().await.unwrap(), &config).await;
+    let (_, message) = world.get(LIST).await.error();
+    assert!(message.contains(&format!("the proxy http://{gone}: Connection refused")), "{message}");
+}
+
+#[tokio::test]
+async fn a_proxy_that_is_not_believed_is_no_fault_of_upstreams() {
+    let (acceptor, _) = tls::acceptor("egress-untrusted");
+    let port = {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                assert!(acceptor.accept(stream).await.is_err(), "it was told a password");
+            }
+        });
+        port
+    };
+    let at = format!("https://user:secret@localhost:{port}");
+    let config = config_in(&[("HTTPS_PROXY", &at)], "https://upstream.example", "");
+    let world = World::configured(Simulator::start().await.unwrap(), &config).await;
+    let reply = world.get(LIST).await;
+    assert_eq!(reply.cache_status(), "workspace-gateway; fwd=miss; detail=connect");
+    let (_, message) = reply.error();
+    assert!(message.contains(&format!("the proxy https://localhost:{port}: ")), "{message}");
+    assert!(message.contains("UnknownIssuer") && !message.contains("secret"), "{message}");
+}
+
+#[tokio::test]
+async fn a_proxy_has_no_longer_than_connecting_may_take() {
+    // Silent at once, and silent when asked for TLS.
+    for turn in [silent(), says("HTTP/1.1 200 OK\r\n\r\n")] {
+        let proxy = RawUpstream::start([turn]).await;
+        let at = proxy.url().replace("http://", "http://user:secret@");
+        let config = config_in(
+            &[("HTTPS_PROXY", &at)],
+            "https://upstream.example",
+            "[upstream]\nconnect_timeout = \"50ms\"\nfirst_byte_timeout = \"1h\"\nanswer_timeout = \"1h\"",
+        );
+        let world = World::configured(Simulator::start().await.unwrap(), &config).await;
+        let reply = world.get(LIST).await;
+        assert_eq!(reply.cache_status(), "workspace-gateway; fwd=miss; detail=connect");
+        let expected =
+            format!("not connected through the proxy {} within 50ms (upstream.connect_timeout)", proxy.url());
+        assert!(reply.error().1.ends_with(&expected), "{reply:?}");
+        proxy.hung_up(1).await;
+    }
+}
+
+#[tokio::test]
+async fn serve_says_how_upstream_is_reached_and_never_the_password() {
+    let proxy = RawUpstream::start([says("HTTP/1.1 407 No\r\n\r\n")]).await;
+    let at = proxy.url().replace("http://", "http://me%40corp:sEcr%65t@");
+    let environment = [("HTTPS_PROXY", &*at), ("NO_PROXY", "appstream.example")];
+    let file = folder("egress").join("serve.toml");
+    std::fs::write(&file, "[log]\nformat = \"json\"\nlevel = \"trace\"\n").unwrap();
+    let upstream = ["https://workspace.example", "https://appstream.example"];
+    let process = Process::start_before(upstream[0], upstream[1], &file, &environment).await;
+    let http = Http::new();
+    for path in [LIST, OTHER] {
+        let url = format!("{}{}", process.proxy, path.replace("PROJECT", PROJECT));
+        let reply = http.send(Method::GET, &url, &[("x-auth-token", "token-of-mine")], "").await;
+        assert_eq!(reply.status(), StatusCode::BAD_GATEWAY);
+        assert!(!format!("{reply:?}").contains("sEcr"));
+    }
+    drop(http);
+    let (_, log) = process.terminate().await;
+    for (url, reached) in [
+        ("https://workspace.example", format!("through the proxy {} (HTTPS_PROXY)", proxy.url())),
+        ("https://appstream.example", "directly (NO_PROXY)".to_owned()),
+    ] {
+        let events = log.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+        let told: Vec<_> = events.filter(|event| event["message"] == "upstream" && event["url"] == url).collect();
+        assert_eq!(told.len(), 1, "{log}");
+        assert_eq!(told[0]["reached"], reached.as_str());
+    }
+    assert!(log.contains("407 Proxy Authentication Required"), "{log}");
+    // In clear, escaped, and as it is sent.
+    for secret in ["sEcret", "sEcr%65t", "corp", "bWVAY29ycDpzRWNyZXQ"] {
+        assert!(!log.contains(secret), "{secret} in {log}");
+    }
+    assert!(proxy.heads()[0].contains("bWVAY29ycDpzRWNyZXQ"));
+}
+
+#[test]
+fn check_says_how_upstream_is_reached_and_never_the_password() {
+    let environment = [("HTTPS_PROXY", "http://user:secret@proxy.corp:3128"), ("no_proxy", "*.example")];
+    let given = file(
+        "egress.toml",
+        "region = \"r-1\"\n[[operation]]\nname = \"A\"\npath = \"/v2/{project_id}/a\"\nupstream = \"https://a.example\"\n\
+         body = \"json\"\n[[operation]]\nname = \"B\"\npath = \"/v2/{project_id}/b\"\nupstream = \"http://b.local\"\nbody = \"json\"\n",
+    );
+    let checked = run_in(&environment, &["check", "--config", &given]);
+    assert_eq!(code(&checked), 0, "{}", stderr(&checked));
+    for line in [
+        "# https://workspace.r-1.myhuaweicloud.com is reached through the proxy http://proxy.corp:3128 (HTTPS_PROXY)",
+        "# https://appstream.r-1.myhuaweicloud.com is reached through the proxy http://proxy.corp:3128 (HTTPS_PROXY)",
+        "# https://a.example is reached directly (NO_PROXY)",
+        "# http://b.local is reached directly (no proxy for http)",
+    ] {
+        assert!(stdout(&checked).lines().any(|shown| shown == line), "{line}: {}", stdout(&checked));
+    }
+    assert!(!stdout(&checked).contains("secret"));
+    let again = run_in(&environment, &["check", "--config", &file("egress-effective.toml", stdout(&checked))]);
+    assert_eq!(stdout(&again), stdout(&checked));
+    let without = run_in(&[("HTTPS_PROXY", "")], &["check", "--config", &given]);
+    assert!(!stdout(&without).contains("is reached"), "{}", stdout(&without));
+}
+
+#[test]
+fn a_proxy_of_another_kind_is_refused_at_start() {
+    for command in ["check", "serve"] {
+        let environment = [("HTTPS_PROXY", "socks5://user:secret@proxy.corp:1080")];
+        let output = run_in(&environment, &[command, "--region", "r-1"]);
+        assert_eq!(code(&output), 2);
+        let expected = "workspace-gateway: HTTPS_PROXY: \"socks5://…@proxy.corp:1080\" is not allowed: expected the URL of an \
+                        HTTP proxy, http://HOST:PORT or https://HOST:PORT";
+        assert!(stderr(&output).starts_with(expected), "{}", stderr(&output));
+        assert!(!stderr(&output).contains("secret"));
+    }
+}

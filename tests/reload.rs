@@ -1,0 +1,299 @@
+//! Other settings for a running gateway: what they change, what they don't, and what they never disturb.
+
+use std::path::PathBuf;
+
+use http::StatusCode;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use workspace_gateway::catalogue::Service;
+use workspace_gateway::config::Mode;
+use workspace_gateway::simulator::Simulator;
+
+use crate::support::{PROJECT, PROOF, WAITERS, World, all, within};
+use crate::tls::serve_tls;
+
+const LIST: &str = "/v2/PROJECT/products?os_type=Linux";
+const OTHER: &str = "/v2/PROJECT/products?os_type=Windows";
+const ZONES: &str = "/v2/PROJECT/availability-zones";
+const ADDED: &str =
+    "[[operation]]\nname = \"Zones\"\npath = \"/v2/{project_id}/availability-zones\"\nbody = \"json\"\n";
+
+fn reloads(world: &World) -> [f64; 3] {
+    ["applied", "refused", "unchanged"]
+        .map(|result| world.metric(&format!("workspace_gateway_reloads_total{{result=\"{result}\"}}")))
+}
+
+/// For how many seconds an answer from memory is fresh.
+async fn ttl(world: &World, path: &str) -> i64 {
+    let reply = world.get(path).await;
+    assert!(reply.is_hit(), "{reply:?}");
+    reply.cache_status().split("ttl=").nth(1).unwrap().split(';').next().unwrap().parse().unwrap()
+}
+
+#[tokio::test]
+async fn what_is_kept_keeps_its_life_and_what_comes_has_another() {
+    let world = World::new().await;
+    world.get(LIST).await;
+    assert_eq!(world.reload("[cache]\nttl = \"1h\"").unwrap().applied, ["cache.ttl"]);
+    world.get(OTHER).await;
+    assert_eq!((ttl(&world, LIST).await, ttl(&world, OTHER).await), (300, 3600));
+    let (shorter, name) = ("[[operation]]\nname = \"ListProducts\"\nttl = \"1m\"", "operation.ListProducts.ttl");
+    assert_eq!(world.reload(shorter).unwrap().applied, ["cache.ttl", "operation.ListProducts.name", name]);
+    world.get(PROOF).await;
+    assert_eq!((ttl(&world, OTHER).await, ttl(&world, PROOF).await), (3600, 60));
+    assert_eq!((world.upstream_calls(), reloads(&world)), (3, [2.0, 0.0, 0.0]));
+}
+
+#[tokio::test]
+async fn grants_there_are_go_by_the_new_terms() {
+    let world = World::with("[cache]\nttl = \"1h\"").await;
+    world.get(LIST).await;
+    world.seconds_pass(100);
+    world.reload("[cache]\nttl = \"1h\"\n[grants]\ngrant_ttl = \"100s\"").unwrap();
+    assert!(!world.get(LIST).await.is_hit());
+    world.simulator.fail_with(Some(StatusCode::SERVICE_UNAVAILABLE));
+    world.seconds_pass(101);
+    assert_eq!(world.get(LIST).await.status(), StatusCode::OK, "an outage is bridged");
+    world
+        .reload("[cache]\nttl = \"1h\"\nerror_ttl = \"0s\"\n[grants]\ngrant_ttl = \"100s\"\non_outage = \"refuse\"")
+        .unwrap();
+    assert_eq!(world.get(LIST).await.status(), StatusCode::SERVICE_UNAVAILABLE);
+}
+
+#[tokio::test]
+async fn limits_of_requests_and_answers_hold_for_the_next() {
+    let world = World::new().await;
+    world.get(LIST).await;
+    world.reload("[limits]\nmax_head_size = \"100B\"").unwrap();
+    assert_eq!(world.get(LIST).await.status(), StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
+    world.reload("[cache]\nmax_body_size = \"10B\"").unwrap();
+    assert!(world.get(LIST).await.is_hit());
+    assert!(world.get(OTHER).await.cache_status().contains("too-large"));
+    world
+        .reload("[upstream]\nconnect_timeout = \"40ms\"\nfirst_byte_timeout = \"40ms\"\nanswer_timeout = \"50ms\"")
+        .unwrap();
+    world.simulator.hold();
+    assert_eq!(world.get(PROOF).await.status(), StatusCode::GATEWAY_TIMEOUT);
+}
+
+#[tokio::test]
+async fn the_mode_changes_if_the_setting_does_and_not_if_an_operator_has_switched_it() {
+    let world = World::new().await;
+    let gateway = world.server.gateway();
+    assert_eq!(world.reload("mode = \"bypass\"").unwrap().applied, ["mode"]);
+    assert!(world.get(LIST).await.cache_status().contains("detail=mode"));
+    gateway.set_mode(Mode::Cache);
+    world.reload("mode = \"bypass\"\n[cache]\nttl = \"1h\"").unwrap();
+    assert!(gateway.mode() == Mode::Cache);
+    world.reload("").unwrap();
+    gateway.set_mode(Mode::Bypass);
+    world.reload("[cache]\nttl = \"2h\"").unwrap();
+    assert!(gateway.mode() == Mode::Bypass);
+}
+
+#[tokio::test]
+async fn another_upstream_is_asked_and_nothing_of_the_one_before_is_given() {
+    let world = World::new().await;
+    let other = Simulator::start().await.unwrap();
+    world.get(LIST).await;
+    let (workspace, appstream) = (other.url(Service::Workspace), other.url(Service::AppStream));
+    let changes = world.reload_before(&workspace, &appstream, "").unwrap();
+    assert_eq!(changes.applied, ["upstream.appstream_url", "upstream.workspace_url"]);
+    assert_eq!(world.get(LIST).await.status(), StatusCode::UNAUTHORIZED, "the other knows no such token");
+    let token = other.token(PROJECT);
+    assert!(!world.get_as(&token, LIST).await.is_hit());
+    assert!(world.get_as(&token, LIST).await.is_hit());
+    assert_eq!((world.upstream_calls(), other.request_count()), (1, 2));
+    // Back again: what was granted and kept there before is not there any more.
+    world.reload("").unwrap();
+    assert!(!world.get(LIST).await.is_hit());
+    assert_eq!(world.upstream_calls(), 2);
+}
+
+#[tokio::test]
+async fn operations_come_and_go() {
+    let world = World::new().await;
+    // What passes through has no word of a cache. What has the same name and path again is a new operation.
+    for (settings, is_operation) in [("", false), (ADDED, true), ("", false), (ADDED, true)] {
+        world.reload(settings).unwrap();
+        let replies = [world.get(ZONES).await, world.get(ZONES).await];
+        let told = replies
+            .iter()
+            .map(|reply| reply.headers().contains_key("cache-status") && reply.is_hit())
+            .collect::<Vec<_>>();
+        assert_eq!(
+            (replies[0].headers().contains_key("cache-status"), told),
+            (is_operation, vec![false, is_operation])
+        );
+    }
+    assert_eq!(world.upstream_calls(), 6);
+}
+
+#[tokio::test]
+async fn what_was_shared_is_no_others_once_nothing_is_shared() {
+    let world = World::new().await;
+    let [one, other] = world.granted().await;
+    world.get_as(&one, LIST).await;
+    assert!(world.get_as(&other, LIST).await.is_hit());
+    for (settings, name) in [
+        ("[cache]\nsharing = \"caller\"", "cache.sharing"),
+        (
+            "[[operation]]\nname = \"ListProducts\"\nforward_headers = [\"x-a\"]",
+            "operation.ListProducts.forward_headers",
+        ),
+    ] {
+        assert!(world.reload(settings).unwrap().applied.contains(&name.to_owned()), "{name}");
+        assert!(!world.get_as(&other, LIST).await.is_hit());
+        assert!(!world.get_as(&one, LIST).await.is_hit());
+        assert!(world.get_as(&one, LIST).await.is_hit());
+    }
+    assert_eq!(world.metric("workspace_gateway_entries"), 2.0, "nothing is kept that nobody can be given");
+}
+
+#[tokio::test]
+async fn a_denial_in_between_ends_a_grant_from_before() {
+    let world = World::new().await;
+    world.get(LIST).await;
+    world.reload("[cache]\nsharing = \"caller\"").unwrap();
+    world.simulator.revoke(&world.token);
+    assert_eq!(world.get(LIST).await.status(), StatusCode::UNAUTHORIZED);
+    world.reload("").unwrap();
+    assert_eq!(world.get(LIST).await.status(), StatusCode::UNAUTHORIZED);
+}
+
+#[tokio::test]
+async fn other_keyed_headers_make_other_keys() {
+    let world = World::new().await;
+    let english = [("x-language", "en-us")];
+    world.get_with(LIST, &english).await;
+    assert!(world.get_with(LIST, &english).await.is_hit());
+    world.reload("[cache]\nkeyed_headers = []").unwrap();
+    assert!(!world.get_with(LIST, &english).await.is_hit());
+    assert!(world.get(LIST).await.is_hit());
+    let seen = world.simulator.requests_seen();
+    assert!(seen[0].headers.contains_key("x-language") && !seen[1].headers.contains_key("x-language"));
+}
+
+#[tokio::test]
+async fn an_authority_is_trusted_once_it_is_in_the_file() {
+    let simulator = Simulator::start().await.unwrap();
+    let (url, right) = serve_tls(&simulator, "reload-right").await;
+    let (_, wrong) = serve_tls(&simulator, "reload-wrong").await;
+    let named = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("reload-named.pem");
+    std::fs::copy(wrong, &named).unwrap();
+    let settings = format!("[upstream]\nca_file = {named:?}");
+    let world = World::before(simulator, &url, &url, &settings).await;
+    assert!(world.get(LIST).await.cache_status().contains("detail=tls"));
+    assert_eq!(world.reload_before(&url, &url, &settings).unwrap().applied, Vec::<String>::new());
+    std::fs::copy(right, &named).unwrap();
+    let changes = world.reload_before(&url, &url, &settings).unwrap();
+    assert_eq!(changes.applied, ["upstream.ca_file (what is in it)"]);
+    assert_eq!(world.get(LIST).await.status(), StatusCode::OK);
+    std::fs::write(&named, "none").unwrap();
+    let error = world.reload_before(&url, &url, &settings).unwrap_err().to_string();
+    assert!(error.contains("upstream.ca_file") && error.contains("found none"), "{error}");
+    assert_eq!(world.get(OTHER).await.status(), StatusCode::OK);
+    assert_eq!(reloads(&world), [1.0, 1.0, 1.0]);
+}
+
+#[tokio::test]
+async fn a_mistake_changes_nothing_and_is_named() {
+    let before = "mode = \"cache\"\n[cache]\nttl = \"1h\"";
+    let world = World::with(before).await;
+    world.get(LIST).await;
+    let good = "mode = \"bypass\"\n[limits]\nmax_head_size = \"1B\"\n[cache]\nttl = \"1s\"\nsharing = \"caller\"\n";
+    for (bad, parts) in [
+        ("[[operation", &["test.toml", "not TOML"][..]),
+        ("kept = true", &["cache", "kept"]),
+        ("patience = \"soon\"", &["cache.patience", "\"soon\"", "\"5m\""]),
+        ("[upstream]\nca_file = \"/does/not/exist.pem\"", &["upstream.ca_file /does/not/exist.pem"]),
+    ] {
+        let error = world.reload(&format!("{good}{bad}")).unwrap_err().to_string();
+        assert!(parts.iter().all(|part| error.contains(part)), "{error}");
+        assert_eq!(ttl(&world, LIST).await, 3600);
+    }
+    assert_eq!(reloads(&world), [0.0, 4.0, 0.0]);
+    assert_eq!(world.reload(before).unwrap().applied, Vec::<String>::new());
+    assert_eq!(reloads(&world), [0.0, 4.0, 1.0]);
+}
+
+#[tokio::test]
+async fn what_takes_a_restart_says_so_each_time_and_the_rest_is_applied() {
+    let world = World::new().await;
+    let settings = "[cache]\nmax_size = \"9MiB\"\nttl = \"1h\"\n[log]\nformat = \"json\"\n[upstream]\nmax_calls = 1";
+    for applied in [vec!["cache.ttl".to_owned()], Vec::new()] {
+        let changes = world.reload(settings).unwrap();
+        let at_restart: Vec<_> = changes
+            .at_restart
+            .iter()
+            .map(|it| [it.setting.as_str(), it.in_force.as_str(), it.given.as_str()])
+            .collect();
+        assert_eq!(changes.applied, applied);
+        assert_eq!(
+            at_restart,
+            [["cache.max_size", "64MiB", "9MiB"], ["log.format", "text", "json"], ["upstream.max_calls", "128", "1"]]
+        );
+    }
+    assert_eq!(reloads(&world), [1.0, 0.0, 1.0]);
+}
+
+#[tokio::test]
+async fn requests_in_flight_finish_as_they_began() {
+    let world = World::new().await;
+    let other = Simulator::start().await.unwrap();
+    let [token, another] = world.granted().await;
+    world.simulator.hold();
+    let path = |index: usize| format!("/v2/PROJECT/products?os_type=Linux&offset={}", index % 20 + 1);
+    let asking: Vec<_> = (0..180).map(|index| world.begin(&token, &path(index))).collect();
+    world.until_metric(WAITERS, 160.0).await;
+    let relayed: Vec<_> = (0..20).map(|_| world.begin(&another, "/v2/PROJECT/desktops")).collect();
+    within(world.simulator.arrived(40)).await;
+
+    let moved =
+        |settings| world.reload_before(&other.url(Service::Workspace), &other.url(Service::AppStream), settings);
+    world.reload("[cache]\nttl = \"1h\"\n[limits]\nmax_waiters = 1\nmax_flights = 1").unwrap();
+    world.reload("[cache]\nsharing = \"caller\"\n[upstream]\nanswer_timeout = \"34s\"").unwrap();
+    moved("[limits]\nmax_head_size = \"64KiB\"\n[grants]\nmax_grants = 50").unwrap();
+    world.reload("[[operation").unwrap_err();
+    world.simulator.release();
+    for reply in all(asking).await.into_iter().chain(all(relayed).await) {
+        assert_eq!(reply.status(), StatusCode::OK, "{reply:?}");
+    }
+    assert_eq!(other.request_count(), 0);
+    assert_eq!(reloads(&world), [3.0, 1.0, 0.0]);
+    assert_eq!(
+        world.get_as(&token, LIST).await.status(),
+        StatusCode::UNAUTHORIZED,
+        "now it is the other that is asked"
+    );
+}
+
+#[tokio::test]
+async fn connections_stay_open_and_only_new_ones_keep_to_new_times() {
+    let world = World::new().await;
+    let request = format!(
+        "GET {} HTTP/1.1\r\nHost: gateway\r\nX-Auth-Token: {}\r\n\r\n",
+        LIST.replace("PROJECT", PROJECT),
+        world.token
+    );
+    let mut old = TcpStream::connect(world.server.proxy_address()).await.unwrap();
+    world.until_metric("workspace_gateway_connections", 1.0).await;
+    world.reload("[limits]\nhead_timeout = \"30ms\"\nkeepalive_timeout = \"30ms\"").unwrap();
+    let mut silent = TcpStream::connect(world.server.proxy_address()).await.unwrap();
+    assert_eq!(within(silent.read(&mut [0; 1])).await.unwrap(), 0, "closed");
+    old.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = vec![0; 15];
+    within(old.read_exact(&mut answer)).await.unwrap();
+    assert_eq!(answer, b"HTTP/1.1 200 OK");
+}
+
+#[tokio::test]
+async fn draining_takes_no_longer_than_it_may_by_then() {
+    let world = World::with("[limits]\ndrain_timeout = \"1h\"").await;
+    world.simulator.hold();
+    let held = world.begin_and_arrive(&world.token, LIST, 1).await;
+    world.reload("[limits]\ndrain_timeout = \"50ms\"").unwrap();
+    within(world.server.stop()).await;
+    assert!(!held.is_finished());
+    held.abort();
+}

@@ -1,0 +1,250 @@
+//! Requests of odd shapes, as real clients make them: each is served or refused on purpose.
+//!
+//! HTTP/2 by prior knowledge is in `http2`, what is no HTTP and what is for other hosts in `errors`.
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
+use workspace_gateway::catalogue::Service;
+use workspace_gateway::simulator::Simulator;
+
+use crate::support::raw::{RawUpstream, says};
+use crate::support::{PROJECT, World, raw, within};
+
+const LIST: &str = "/v2/PROJECT/products";
+const OTHER: &str = "/v2/PROJECT/desktops";
+
+/// A world that has the list in memory.
+async fn primed(settings: &str) -> World {
+    let world = World::with(settings).await;
+    assert!(world.get(LIST).await.cache_status().contains("; stored"));
+    world.simulator.forget_requests();
+    world
+}
+
+/// A head up to its last field, with the token.
+fn head(world: &World, line: &str, fields: &str) -> String {
+    format!("{line}\r\nX-Auth-Token: {}\r\n{fields}\r\n", world.token).replace("PROJECT", PROJECT)
+}
+
+/// What comes back to a request that is the last on its connection.
+async fn ask(world: &World, line: &str, fields: &str, body: &str) -> String {
+    raw(world.server.proxy_address(), head(world, line, fields) + body).await
+}
+
+fn is_hit(answer: &str) -> bool {
+    answer.contains(" 200 OK\r\n") && answer.contains("cache-status: workspace-gateway; hit;")
+}
+
+/// Reads until these bytes have come.
+async fn until(stream: &mut TcpStream, end: &str) -> String {
+    let mut read = Vec::new();
+    within(async {
+        while !read.ends_with(end.as_bytes()) {
+            let more = stream.read_buf(&mut read).await.unwrap();
+            assert!(more > 0, "{}", String::from_utf8_lossy(&read));
+        }
+    })
+    .await;
+    String::from_utf8(read).unwrap()
+}
+
+#[tokio::test]
+async fn clients_that_take_the_gateway_for_their_proxy_are_answered() {
+    let world = primed("").await;
+    let port = world.server.proxy_address().port();
+    let [workspace, appstream] = Service::ALL.map(|service| world.simulator.url(service));
+    for origin in [&workspace, &appstream, &format!("http://127.0.0.1:{port}"), &format!("http://LocalHost:{port}")] {
+        let host = origin.replace("http://", "Host: ") + "\r\nConnection: close\r\n";
+        assert!(is_hit(&ask(&world, &format!("GET {origin}{LIST} HTTP/1.1"), &host, "").await), "{origin}");
+        // Whatever host they name, it is the path that tells the service.
+        let length = format!("{host}Proxy-Connection: keep-alive\r\nContent-Length: 4\r\n");
+        let answer = ask(&world, &format!("POST {origin}{OTHER}?a HTTP/1.1"), &length, "body").await;
+        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("body"), "{answer}");
+        let seen = world.simulator.requests_seen().pop().unwrap();
+        assert_eq!((seen.service, seen.target), (Service::Workspace, format!("/v2/{PROJECT}/desktops?a")));
+        assert_eq!(format!("http://{}", seen.headers["host"].to_str().unwrap()), workspace);
+        assert!(!seen.headers.contains_key("proxy-connection"));
+    }
+}
+
+#[tokio::test]
+async fn who_expects_100_continue_is_told_when_the_body_is_wanted() {
+    let world = primed("").await;
+    let mut stream = TcpStream::connect(world.server.proxy_address()).await.unwrap();
+    let expecting = "Host: x\r\nExpect: 100-Continue\r\nContent-Length: 4\r\n";
+    stream.write_all(head(&world, &format!("POST {OTHER} HTTP/1.1"), expecting).as_bytes()).await.unwrap();
+    assert_eq!(until(&mut stream, "\r\n\r\n").await, "HTTP/1.1 100 Continue\r\n\r\n");
+    stream.write_all(b"body").await.unwrap();
+    let answer = until(&mut stream, "body").await;
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+    // On the same connection: one without a body wants none.
+    let bare =
+        head(&world, &format!("GET {LIST} HTTP/1.1"), "Host: x\r\nExpect: 100-continue\r\nConnection: close\r\n");
+    stream.write_all(bare.as_bytes()).await.unwrap();
+    let mut rest = String::new();
+    within(stream.read_to_string(&mut rest)).await.unwrap();
+    assert!(rest.starts_with("HTTP/1.1 200 OK\r\n") && is_hit(&rest), "{rest}");
+    assert!(!world.simulator.requests_seen()[0].headers.contains_key("expect"));
+}
+
+#[tokio::test]
+async fn who_expects_100_continue_where_no_body_is_wanted_is_answered_at_once() {
+    let world = World::new().await;
+    let expecting = "Host: x\r\nExpect: 100-continue\r\nContent-Length: 4\r\n";
+    let answer = ask(&world, "POST /nowhere HTTP/1.1", expecting, "").await;
+    assert!(answer.starts_with("HTTP/1.1 404 "), "{answer}");
+    // In HTTP/1.0 there is no such thing (RFC 9110 §10.1.1).
+    let old =
+        ask(&world, &format!("POST {OTHER} HTTP/1.0"), "Expect: 100-continue\r\nContent-Length: 4\r\n", "body").await;
+    assert!(old.starts_with("HTTP/1.0 200 OK\r\n") && old.ends_with("\r\n\r\nbody"), "{old}");
+}
+
+#[tokio::test]
+async fn an_expectation_that_nobody_knows_is_not_passed_on_and_no_reason_to_refuse() {
+    let world = primed("").await;
+    let unknown = "Host: x\r\nExpect: a-miracle\r\nConnection: close\r\n";
+    assert!(is_hit(&ask(&world, &format!("GET {LIST} HTTP/1.1"), unknown, "").await));
+    let length = format!("{unknown}Content-Length: 4\r\n");
+    let answer = ask(&world, &format!("POST {OTHER} HTTP/1.1"), &length, "body").await;
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("body"), "{answer}");
+    assert!(!world.simulator.requests_seen()[0].headers.contains_key("expect"));
+}
+
+#[tokio::test]
+async fn an_upgrade_to_http2_is_not_taken_up() {
+    let world = primed("").await;
+    for connection in ["close, Upgrade, HTTP2-Settings", "close, upgrade", "close"] {
+        let fields = format!(
+            "Host: x\r\nConnection: {connection}\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\nX-Kept: 1\r\n"
+        );
+        let answer = ask(&world, &format!("GET {LIST} HTTP/1.1"), &fields, "").await;
+        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && is_hit(&answer), "{answer}");
+        assert!(!answer.to_lowercase().contains("\r\nupgrade:"), "{answer}");
+        let through = ask(&world, &format!("GET {OTHER} HTTP/1.1"), &fields, "").await;
+        assert!(through.starts_with("HTTP/1.1 200 OK\r\n"), "{through}");
+        let seen = world.simulator.requests_seen().pop().unwrap();
+        assert_eq!(seen.headers["x-kept"], "1");
+        for gone in ["upgrade", "http2-settings", "connection"] {
+            assert!(!seen.headers.contains_key(gone), "{gone} with {connection}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_get_that_says_it_has_no_body_is_a_get() {
+    let world = primed("").await;
+    for fields in ["Content-Type: application/json;charset=utf8\r\n", "Content-Length: 0\r\nContent-Type: a/b\r\n"] {
+        let fields = format!("Host: x\r\nConnection: close\r\n{fields}");
+        assert!(is_hit(&ask(&world, &format!("GET {LIST} HTTP/1.1"), &fields, "").await), "{fields}");
+    }
+    assert_eq!(world.upstream_calls(), 0);
+}
+
+/// An upstream that is asked once, for a request in chunks, and gives what it was sent.
+async fn upstream_for_chunks() -> (String, JoinHandle<String>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let asked = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let request = until(&mut stream, "\r\n0\r\n\r\n").await;
+        let answer =
+            b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 15\r\n\r\n{\"products\":[]}";
+        stream.write_all(answer).await.unwrap();
+        request
+    });
+    (url, asked)
+}
+
+#[tokio::test]
+async fn a_get_with_a_body_in_chunks_is_forwarded_whole_and_not_kept() {
+    for (method, chunks, sent) in [
+        ("GET", "5\r\nfirst\r\n6;x=y\r\nsecond\r\n0\r\n\r\n", "firstsecond"),
+        // That it is empty shows when it is read, and then it is on its way.
+        ("GET", "0\r\n\r\n", ""),
+        ("HEAD", "5\r\nfirst\r\n0\r\n\r\n", "first"),
+    ] {
+        let (url, asked) = upstream_for_chunks().await;
+        let world = World::before(Simulator::start().await.unwrap(), &url, &url, "").await;
+        let fields = "Host: x\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n";
+        let answer = ask(&world, &format!("{method} {LIST} HTTP/1.1"), fields, chunks).await;
+        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+        assert!(answer.contains("cache-status: workspace-gateway; fwd=bypass; detail=body\r\n"), "{answer}");
+        let request = within(asked).await.unwrap();
+        let (head, body) = request.split_once("\r\n\r\n").map_or((&*request, ""), |(head, body)| (head, body));
+        assert!(head.starts_with(&format!("{method} /v2/{PROJECT}/products HTTP/1.1\r\n")), "{head}");
+        let data: String = body.split("\r\n").skip(1).step_by(2).collect();
+        assert_eq!(data, sent, "{request:?}");
+        assert_eq!(world.metric("workspace_gateway_entries"), 0.0);
+    }
+}
+
+#[tokio::test]
+async fn http_1_0_is_answered_in_its_own_terms() {
+    let world = primed("").await;
+    for host in ["", "Host: x\r\n"] {
+        let answer = ask(&world, &format!("GET {LIST} HTTP/1.0"), host, "").await;
+        assert!(answer.starts_with("HTTP/1.0 200 OK\r\n") && is_hit(&answer), "{answer}");
+        assert!(!answer.to_lowercase().contains("keep-alive"), "it is closed: {answer}");
+    }
+    // Who asks for it may go on.
+    let mut stream = TcpStream::connect(world.server.proxy_address()).await.unwrap();
+    let lasting = head(&world, &format!("GET {LIST} HTTP/1.0"), "Connection: keep-alive\r\n");
+    stream.write_all(lasting.as_bytes()).await.unwrap();
+    let first = until(&mut stream, "]}").await;
+    assert!(first.starts_with("HTTP/1.0 200 OK\r\n") && first.contains("connection: keep-alive\r\n"), "{first}");
+    stream.write_all(head(&world, &format!("GET {LIST} HTTP/1.0"), "").as_bytes()).await.unwrap();
+    let mut second = String::new();
+    within(stream.read_to_string(&mut second)).await.unwrap();
+    assert!(is_hit(&second) && second.split("\r\n\r\n").nth(1) == first.split("\r\n\r\n").nth(1), "{second}");
+    assert_eq!(world.upstream_calls(), 0);
+}
+
+#[tokio::test]
+async fn what_comes_in_chunks_does_not_go_to_http_1_0_in_chunks() {
+    let chunked = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nfirst\r\n6\r\nsecond\r\n0\r\n\r\n";
+    let upstream = RawUpstream::start([says(chunked)]).await;
+    let world = World::before(Simulator::start().await.unwrap(), upstream.url(), upstream.url(), "").await;
+    // Its end is the connection's, whatever the client would rather (and hyper then says).
+    for connection in ["", "Connection: keep-alive\r\n"] {
+        let answer = ask(&world, &format!("GET {OTHER} HTTP/1.0"), connection, "").await;
+        assert!(answer.starts_with("HTTP/1.0 200 OK\r\n") && answer.ends_with("\r\n\r\nfirstsecond"), "{answer}");
+        assert!(!answer.contains("transfer-encoding"), "{answer}");
+    }
+    // And upstream is asked in HTTP/1.1 all the same.
+    assert!(upstream.heads()[0].starts_with(&format!("GET /v2/{PROJECT}/desktops HTTP/1.1\r\n")));
+    let new = ask(&world, &format!("GET {OTHER} HTTP/1.1"), "Host: x\r\nConnection: close\r\n", "").await;
+    assert!(new.contains("transfer-encoding: chunked\r\n") && new.ends_with("\r\n0\r\n\r\n"), "{new}");
+}
+
+#[tokio::test]
+async fn requests_that_do_not_wait_for_answers_get_them_in_order() {
+    let world = primed("").await;
+    world.simulator.hold();
+    let one = |line: &str, fields: &str| head(&world, line, &format!("Host: x\r\n{fields}"));
+    let requests = [
+        one(&format!("GET {LIST} HTTP/1.1"), ""),
+        one(&format!("GET {LIST}?limit=1 HTTP/1.1"), ""),
+        one(&format!("GET {LIST} HTTP/1.1"), ""),
+        one(&format!("POST {OTHER} HTTP/1.1"), "Content-Length: 4\r\n") + "body",
+        one("GET /nowhere HTTP/1.1", ""),
+        one(&format!("GET {LIST}?limit=1 HTTP/1.1"), "Connection: close\r\n"),
+    ];
+    let mut stream = TcpStream::connect(world.server.proxy_address()).await.unwrap();
+    stream.write_all(requests.concat().as_bytes()).await.unwrap();
+    within(world.simulator.arrived(1)).await;
+    // The third could be answered, and waits for the second.
+    assert_eq!(world.metric("workspace_gateway_requests_in_flight"), 1.0);
+    world.simulator.release();
+    let mut all = String::new();
+    within(stream.read_to_string(&mut all)).await.unwrap();
+    let answers: Vec<&str> = all.split("HTTP/1.1 ").skip(1).collect();
+    let told = answers.iter().map(|answer| {
+        let status = answer.lines().find_map(|line| line.strip_prefix("cache-status: workspace-gateway; "));
+        format!("{} {}", &answer[..3], status.unwrap_or_default().split("; ").next().unwrap())
+    });
+    assert_eq!(told.collect::<Vec<_>>(), ["200 hit", "200 fwd=miss", "200 hit", "200 ", "404 ", "200 hit"], "{all}");
+    let body = |index: usize| answers[index].split_once("\r\n\r\n").unwrap().1;
+    assert!(body(0) == body(2) && body(1) == body(5) && body(0) != body(1) && body(3) == "body", "{all}");
+    assert_eq!(world.upstream_calls(), 2);
+}
