@@ -15,12 +15,14 @@ use serde::Serialize;
 use crate::catalogue::template::PROJECT_ID;
 use crate::catalogue::{Catalogue, Forwarded, Operation, Sharing};
 use crate::config::Mode;
+use crate::config::prefix::PathPrefix;
 use crate::request::BypassReason;
 use crate::request::caller::{self, Credential};
 use crate::request::forwarded;
 use crate::request::hop;
 use crate::request::key::Key;
 use crate::request::route::{self, Route};
+use crate::request::target;
 use crate::request::wish::Wish;
 use crate::signing;
 use crate::signing::ring::{KeyRing, Refusal};
@@ -32,6 +34,8 @@ use signature::{Presented, Signature};
 pub struct Rules<'a> {
     /// What operations there are.
     pub catalogue: &'a Catalogue,
+    /// What a client's base URL may have in front of the paths.
+    pub path_prefixes: &'a [PathPrefix],
     /// Whose signatures are verified.
     pub keys: &'a KeyRing,
     /// Whether the cache is in use.
@@ -63,6 +67,9 @@ pub fn header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
 pub struct Explanation {
     /// In one sentence.
     verdict: String,
+    /// The target that is meant, where the base URL has put something in front of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    taken_as: Option<String>,
     /// What would be answered from memory, for one of the operations.
     #[serde(skip_serializing_if = "Option::is_none")]
     operation: Option<AskedOperation>,
@@ -143,28 +150,36 @@ pub fn explain(
     asked: Asked<'_>,
     look: impl FnOnce(Key, &Credential) -> Option<Now>,
 ) -> Result<Explanation, String> {
-    let Rules { catalogue, keys, mode, date } = rules;
-    let uri: Uri = asked.url.parse().ok().filter(|uri: &Uri| uri.path().starts_with('/')).ok_or_else(|| {
+    let Rules { catalogue, path_prefixes, keys, mode, date } = rules;
+    let typed: Uri = asked.url.parse().ok().filter(|uri: &Uri| uri.path().starts_with('/')).ok_or_else(|| {
         format!("{:?} is not allowed: expected a path or a URL, such as /v2/PROJECT/products", asked.url)
     })?;
     let mut headers = asked.headers;
     let has_body = declares_body(&headers);
     hop::strip(&mut headers);
-    if let (Some(host), false) = (uri.authority(), headers.contains_key(HOST)) {
+    if let (Some(host), false) = (typed.authority(), headers.contains_key(HOST)) {
         headers.insert(HOST, HeaderValue::from_str(host.as_str()).map_err(|error| error.to_string())?);
     }
-    let Presented { credential, refusal, signature } = signature::identify(keys, &headers, &uri, date);
+    let rebased = target::rebased(&typed, path_prefixes, catalogue);
+    let as_typed = rebased.is_none();
+    let uri = rebased.unwrap_or_else(|| typed.clone());
+    let Presented { credential, refusal, signature } = signature::identify(keys, &headers, &typed, uri.path(), date);
     let target = uri.path_and_query().map_or("/", |target| target.as_str());
-    let answered_here =
-        |verdict: String, operation| Explanation { verdict, operation, signature: None, forwarded_to: None };
+    let answered_here = |verdict: String, operation| Explanation {
+        verdict,
+        taken_as: None,
+        operation,
+        signature: None,
+        forwarded_to: None,
+    };
     // Whatever goes upstream as it is, a signature that can't be valid there does not.
     let forwarded = |service, verdict, operation| {
         let origin = catalogue.origin(service);
         let is_signed = matches!(credential, Ok(Credential::Signed(_)));
-        let survives = is_signed || signing::survives(&headers, origin.authority().as_str(), true);
+        let survives = is_signed || signing::survives(&headers, origin.authority().as_str(), as_typed);
         if !survives && !caller::has_token(&headers) {
-            let verdict = "answered 401 here: the AK/SK signature is not over upstream's Host, and its key is not \
-                           configured here"
+            let verdict = "answered 401 here: the AK/SK signature is not over upstream's Host and path, and its key \
+                           is not configured here"
                 .to_owned();
             return answered_here(verdict, operation);
         }
@@ -230,7 +245,8 @@ pub fn explain(
             }
         }
     };
-    Ok(Explanation { signature, ..explanation })
+    let taken_as = (!as_typed).then(|| target.to_owned());
+    Ok(Explanation { taken_as, signature, ..explanation })
 }
 
 fn owned((name, value): (&str, &str)) -> (String, String) {
@@ -288,6 +304,9 @@ fn key_parts(
 impl fmt::Display for Explanation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "verdict          {}", self.verdict)?;
+        if let Some(target) = &self.taken_as {
+            writeln!(f, "taken as         {target}")?;
+        }
         if let Some(signature) = &self.signature {
             writeln!(f, "signature        {} ({})", signature.result, signature.because)?;
             for (label, line) in signature.lines() {

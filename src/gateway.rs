@@ -207,6 +207,7 @@ impl Gateway {
             return Err(Problem::Loop);
         }
         let typed = head.uri.clone();
+        target::rebase(&mut head, &live.path_prefixes, &live.catalogue);
         let has_body = !body.is_end_stream();
         hop::strip(&mut head.headers);
         let (identity, body) = self.identify(&live, &head, &typed, stream(body), &connection.credential).await?;

@@ -104,7 +104,10 @@ fn attacks() -> Vec<Attack<'static>> {
         attack("GET /v2/{project}/%70roducts?os_type=Linux", &["X-Auth-Token: {dead}"], REFUSED),
         attack("GET /v2/{project}/products/?os_type=Linux", &["X-Auth-Token: {dead}"], REFUSED),
         attack("GET /V2/{project}/products?os_type=Linux", &["X-Auth-Token: {good}"], NOWHERE),
-        attack("GET //v2/{project}/products?os_type=Linux", &["X-Auth-Token: {good}"], NOWHERE),
+        attack("GET //v2/{project}/products?os_type=Linux", &["X-Auth-Token: {their}"], FORBIDDEN),
+        attack("GET /workspace//v2/{project}/products?os_type=Linux", &["X-Auth-Token: {their}"], FORBIDDEN),
+        attack("GET /workspace/workspace/v2/{project}/products", &["X-Auth-Token: {good}"], NOWHERE),
+        attack("GET /workspace/../v2/{project}/products", &["X-Auth-Token: {good}"], NOWHERE),
         // The project said differently.
         attack(GET, &["X-Auth-Token: {their}", "X-Project-Id: {theirs}"], FORBIDDEN),
         attack(GET, &["X-Auth-Token: {their}", "X-Project-Id: {project}"], FORBIDDEN),

@@ -114,6 +114,28 @@ fn explain_shows_the_key_and_what_upstream_would_be_asked() {
 }
 
 #[test]
+fn explain_takes_off_what_a_base_url_has_in_front() {
+    let explain = |url: &str, header: &str| run(&["explain", url, "--region", "r-1", "-H", header]);
+    let token = "X-Auth-Token: x";
+    for url in
+        ["/workspace/v2/p/products?a=//b", "//v2/p/products?a=//b", "http://any:1/appstream//v2/p/products?a=//b"]
+    {
+        let output = explain(url, token);
+        for line in ["taken as         /v2/p/products?a=//b", "operation        ListProducts of workspace"] {
+            assert!(stdout(&output).lines().any(|shown| shown == line), "{url}: {}", stdout(&output));
+        }
+    }
+    let through = explain("/workspace/v1/p/x", token);
+    let expected = "forwarded to     https://appstream.r-1.myhuaweicloud.com/v1/p/x";
+    assert!(stdout(&through).lines().any(|shown| shown == expected), "{}", stdout(&through));
+    assert!(stdout(&explain("/workspace/workspace/v2", token)).contains("answered 404 here"));
+    assert!(!stdout(&explain("/v2/p/products", token)).contains("taken as"));
+    let signed = "Authorization: SDK-HMAC-SHA256 Access=A, SignedHeaders=accept;x-sdk-date, Signature=0";
+    assert!(stdout(&explain("/workspace/v2/p/x", signed)).contains("answered 401 here"));
+    assert!(!stdout(&explain("/v2/p/x", signed)).contains("answered 401 here"));
+}
+
+#[test]
 fn an_operators_own_operation_is_checked_and_explained() {
     let example = concat!(env!("CARGO_MANIFEST_DIR"), "/config/operations.toml");
     let checked = run(&["check", "--config", example, "--region", "cn-north-4"]);

@@ -25,7 +25,7 @@ fn every_setting_is_told_with_its_default() {
     let all = REFERENCE.replace("# region =", "region =").replace("# workspace_url", "workspace_url");
     let all = all.replace("# appstream_url", "appstream_url").replace("# ca_file", "ca_file");
     let settings = settings("", &toml::from_str(&all).unwrap());
-    assert_eq!(settings.len(), 40);
+    assert_eq!(settings.len(), 41);
     for name in settings {
         assert!(README.contains(&format!("| `{name}` |")), "{name}");
     }

@@ -2,6 +2,7 @@
 //!
 //! HTTP/2 by prior knowledge is in `http2`, what is no HTTP and what is for other hosts in `errors`.
 
+use http::{Method, StatusCode};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
@@ -9,7 +10,8 @@ use workspace_gateway::catalogue::Service;
 use workspace_gateway::simulator::Simulator;
 
 use crate::support::raw::{RawUpstream, says};
-use crate::support::{PROJECT, World, raw, within};
+use crate::support::signer::{Signed, entry};
+use crate::support::{Http, PROJECT, World, raw, within};
 
 const LIST: &str = "/v2/PROJECT/products";
 const OTHER: &str = "/v2/PROJECT/desktops";
@@ -47,6 +49,108 @@ async fn until(stream: &mut TcpStream, end: &str) -> String {
     })
     .await;
     String::from_utf8(read).unwrap()
+}
+
+#[tokio::test]
+async fn a_base_url_may_have_a_path_and_a_slash_at_its_end() {
+    let world = primed("").await;
+    for path in [
+        "/workspace/v2/PROJECT/products",
+        "/appstream/v2/PROJECT/products",
+        "//v2/PROJECT/products",
+        "/workspace//v2/PROJECT/products?limit=100",
+        "//workspace/v2/PROJECT/products",
+    ] {
+        assert!(world.get(path).await.is_hit(), "{path}");
+        let token = [("x-auth-token", world.token.as_str())];
+        assert!(Http::http2().send(Method::GET, &world.url(path), &token, "").await.is_hit(), "{path}");
+        let line = format!("GET http://{}{path} HTTP/1.1", world.server.proxy_address());
+        assert!(is_hit(&ask(&world, &line, "Host: x\r\nConnection: close\r\n", "").await), "{path}");
+    }
+    assert_eq!(world.upstream_calls(), 0);
+    // It is the path that tells the service, and what else is in it goes there as it was typed.
+    for (path, service, target) in [
+        ("/workspace/v1/PROJECT/app-groups?a=//b", Service::AppStream, "/v1/PROJECT/app-groups?a=//b"),
+        ("/appstream//v2/PROJECT//x/%2F/./y/", Service::Workspace, "/v2/PROJECT//x/%2F/./y/"),
+        ("//v3/PROJECT/workspace/v2", Service::Workspace, "/v3/PROJECT/workspace/v2"),
+        ("/workspace/v2/PROJECT/products/", Service::Workspace, "/v2/PROJECT/products/"),
+        ("/v2/PROJECT/products/", Service::Workspace, "/v2/PROJECT/products/"),
+    ] {
+        let reply = world.http.send(Method::POST, &world.url(path), &[("x-auth-token", &world.token)], "b").await;
+        assert_eq!((reply.status(), reply.text()), (StatusCode::OK, "b"), "{path}");
+        let seen = world.simulator.requests_seen().pop().unwrap();
+        assert_eq!((seen.service, seen.target), (service, target.replace("PROJECT", PROJECT)), "{path}");
+    }
+    // A list with a slash at its end is no list that is known.
+    let slash = world.get("/v2/PROJECT/products/").await;
+    assert!(!slash.headers().contains_key("cache-status"), "{slash:?}");
+    let calls = world.upstream_calls();
+    for path in ["/workspace/workspace/v2/PROJECT/products", "/workspace", "/workspace/", "/Workspace/v2/x", "//"] {
+        let refused = world.get(path).await;
+        assert_eq!((refused.status(), refused.error().0.as_str()), (StatusCode::NOT_FOUND, "APIGW.0101"), "{path}");
+    }
+    assert_eq!(world.upstream_calls(), calls);
+}
+
+#[tokio::test]
+async fn which_paths_a_base_url_may_have_is_a_setting() {
+    let world = primed("[listen]\npath_prefixes = [\"/team\", \"/team/a\"]").await;
+    for (path, status) in [
+        ("/team/v2/PROJECT/products", StatusCode::OK),
+        ("/team/a/v2/PROJECT/products", StatusCode::OK),
+        ("/team/b/v2/PROJECT/products", StatusCode::NOT_FOUND),
+        ("/workspace/v2/PROJECT/products", StatusCode::NOT_FOUND),
+    ] {
+        assert_eq!(world.get(path).await.status(), status, "{path}");
+    }
+    let world = primed("[listen]\npath_prefixes = []").await;
+    assert!(world.get("//v2/PROJECT/products").await.is_hit());
+    assert_eq!(world.get("/workspace/v2/PROJECT/products").await.status(), StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn a_signature_over_another_path_than_upstream_gets_is_not_sent_on() {
+    let world = World::new().await;
+    let signed = ("authorization", "SDK-HMAC-SHA256 Access=A, SignedHeaders=accept;x-sdk-date, Signature=0");
+    for path in ["/workspace/v2/PROJECT/desktops", "//v2/PROJECT/desktops", "/workspace/v2/PROJECT/products"] {
+        let refused = world.http.send(Method::GET, &world.url(path), &[signed], "").await;
+        assert_eq!((refused.status(), refused.error().0.as_str()), (StatusCode::UNAUTHORIZED, "APIGW.0301"), "{path}");
+        let through = world.get_with(path, &[signed]).await;
+        assert_eq!(through.status(), StatusCode::OK, "a token is enough");
+    }
+    let basic = ("authorization", "Basic eDp5");
+    world.http.send(Method::GET, &world.url("/workspace/v2/PROJECT/desktops"), &[basic], "").await;
+    let seen = world.simulator.requests_seen();
+    assert_eq!(seen.len(), 4);
+    assert!(seen[..3].iter().all(|seen| !seen.headers.contains_key("authorization")));
+    assert_eq!(seen[3].headers["authorization"], basic.1);
+}
+
+#[tokio::test]
+async fn what_is_signed_is_the_path_as_it_was_typed() {
+    let simulator = Simulator::start().await.unwrap();
+    let key = simulator.access_key(PROJECT);
+    let [workspace, appstream] = Service::ALL.map(|service| simulator.url(service));
+    let settings = entry(&key, &format!("projects = [{PROJECT:?}]"));
+    let world = World::before(simulator, &workspace, &appstream, &settings).await;
+    for (path, is_hit) in [
+        ("/workspace/v2/PROJECT/products", false),
+        ("/workspace//v2/PROJECT/products", true),
+        ("//v2/PROJECT/products", true),
+        ("/workspace/v2/PROJECT/desktops", false),
+    ] {
+        let reply = Signed::get(&world, &key, path).send(&world).await;
+        assert_eq!(
+            (reply.status(), reply.headers().contains_key("cache-status")),
+            (StatusCode::OK, !path.ends_with("desktops"))
+        );
+        assert_eq!(reply.headers().contains_key("cache-status") && reply.is_hit(), is_hit, "{path}: {reply:?}");
+        // The same headers with what is meant.
+        let meant = world.url(&path.replace("/workspace", "").replace("//", "/"));
+        let other = Signed { url: meant, ..Signed::get(&world, &key, path) };
+        assert_eq!(other.send(&world).await.status(), StatusCode::UNAUTHORIZED, "{path}: another was signed");
+    }
+    assert_eq!((world.upstream_calls(), world.simulator.signature_failures()), (2, 0));
 }
 
 #[tokio::test]

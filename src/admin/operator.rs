@@ -81,6 +81,7 @@ impl Operator {
             let live = self.gateway.live();
             let rules = Rules {
                 catalogue: live.catalogue(),
+                path_prefixes: live.path_prefixes(),
                 keys: live.keys(),
                 mode: self.gateway.mode(),
                 date: self.gateway.date(),

@@ -162,6 +162,7 @@ pub fn run() -> ExitCode {
             let explanation = headers.map_err(|wrong| format!("--header: {wrong}")).and_then(|headers| {
                 let rules = Rules {
                     catalogue: &config.catalogue,
+                    path_prefixes: &config.settings.listen.path_prefixes,
                     keys: &config.keys,
                     mode: config.settings.mode,
                     date: Clock::System.date(),

@@ -65,7 +65,9 @@ impl Changes {
 impl Settings {
     /// These settings, but for those that take a restart: they are as they are in force.
     pub fn at_run_time(mut self, in_force: &Self) -> Self {
-        self.listen = in_force.listen.clone();
+        self.listen.proxy = in_force.listen.proxy;
+        self.listen.metrics = in_force.listen.metrics;
+        self.listen.admin = in_force.listen.admin;
         self.upstream.max_calls = in_force.upstream.max_calls;
         self.upstream.max_calls_per_caller = in_force.upstream.max_calls_per_caller;
         self.cache.max_size = in_force.cache.max_size;

@@ -7,6 +7,7 @@
 pub mod access_keys;
 pub mod changes;
 pub mod operations;
+pub mod prefix;
 pub mod settings;
 pub mod units;
 pub mod watch;
@@ -378,6 +379,10 @@ mod tests {
             ("region = \"x\"\n[cache]\nkeyed_headers = [\"via\"]", &["keyed_headers[0]", "via"]),
             ("region = \"x\"\n[cache]\nkeyed_headers = [\"x-a\", \"X-A\"]", &["keyed_headers", "x-a", "each once"]),
             ("region = \"x\"\n[listen]\nproxy = \"localhost\"", &["listen.proxy", "localhost", "127.0.0.1:8080"]),
+            (
+                "region = \"x\"\n[listen]\npath_prefixes = [\"/a\", \"b\"]",
+                &["listen.path_prefixes[1]", "\"b\" is not", "\"/workspace\""],
+            ),
             ("region = \"x\"\n[listen]\nadmin = \"0.0.0.0:9091\"", &["listen.admin", "0.0.0.0:9091", "loopback"]),
             ("region = \"x\"\n[listen]\nadmin = \"127.0.0.1:8080\"", &["listen.admin", "8080", "listen.proxy"]),
             ("region = \"x\"\n[upstream]\nworkspace_url = \"ftp://x\"", &["upstream.workspace_url", "ftp://x", "http"]),

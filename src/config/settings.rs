@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::access_keys::AccessKeySettings;
 use super::operations::{self, OperationSettings};
+use super::prefix::PathPrefix;
 use super::units::{
     Address, BaseUrl, Count, HeaderField, Level, LogFormat, Mode, OnOutage, Percent, Region, Size, Span, Window,
 };
@@ -49,6 +50,8 @@ pub struct Listen {
     pub metrics: Address,
     /// For the operator.
     pub admin: Address,
+    /// What paths may have in front, and upstream doesn't get.
+    pub path_prefixes: Vec<PathPrefix>,
 }
 
 /// `[upstream]`

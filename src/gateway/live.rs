@@ -10,6 +10,7 @@ use super::Gateway;
 use super::outward::Blueprint;
 use crate::cache::freshness::Lifetime;
 use crate::catalogue::{Catalogue, Operation};
+use crate::config::prefix::PathPrefix;
 use crate::config::{Config, Settings};
 use crate::signing::ring::KeyRing;
 use crate::upstream::Upstream;
@@ -19,10 +20,11 @@ pub struct Live {
     pub(super) settings: Settings,
     pub(super) catalogue: Catalogue,
     pub(super) upstream: Arc<dyn Upstream>,
-    pub(super) keys: Arc<KeyRing>,
     /// What that was made by; `None` if not here.
     pub(super) blueprint: Option<Blueprint>,
+    pub(super) keys: Arc<KeyRing>,
     pub(super) max_head: usize,
+    pub(super) path_prefixes: Vec<PathPrefix>,
     pub(super) answer_timeout: Duration,
     pub(super) patience: Duration,
     pub(super) error_ttl: Duration,
@@ -37,6 +39,7 @@ impl Live {
             keys,
             blueprint,
             max_head: settings.limits.max_head_size.bytes(),
+            path_prefixes: settings.listen.path_prefixes.clone(),
             answer_timeout: settings.upstream.answer_timeout.0,
             patience: settings.cache.patience.0,
             error_ttl: settings.cache.error_ttl.0,
@@ -57,6 +60,11 @@ impl Live {
     /// The access keys whose signatures are verified.
     pub fn keys(&self) -> &KeyRing {
         &self.keys
+    }
+
+    /// What a client's base URL may have in front of the paths.
+    pub fn path_prefixes(&self) -> &[PathPrefix] {
+        &self.path_prefixes
     }
 
     /// How long an answer of an operation may be given, where upstream says nothing of it.

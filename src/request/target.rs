@@ -1,4 +1,4 @@
-//! Whom a request is addressed to: this gateway, or a host that it is no proxy for.
+//! Whom a request is addressed to: this gateway, or a host that it is no proxy for; and by what base URL.
 
 use std::net::SocketAddr;
 
@@ -62,6 +62,40 @@ pub fn check(head: &Parts, local: SocketAddr, catalogue: &Catalogue) -> Result<(
     }
 }
 
+/// Takes off what the base URL of a client has put in front of a path. A signature is over what there was before.
+pub fn rebase(head: &mut Parts, prefixes: &[impl AsRef<str>], catalogue: &Catalogue) {
+    if let Some(rebased) = rebased(&head.uri, prefixes, catalogue) {
+        head.uri = rebased;
+    }
+}
+
+/// The URI that is meant, if it differs: without the longest of the prefixes that its path begins with, taken off
+/// once, and with one slash at its beginning, for `http://gateway/` and `/v2` make `//v2`. An operation's path is meant
+/// as it is. Whatever follows stays as it was typed.
+pub fn rebased(uri: &Uri, prefixes: &[impl AsRef<str>], catalogue: &Catalogue) -> Option<Uri> {
+    let received = uri.path();
+    let path = one_slash(received);
+    let without = |prefix: &str| path.strip_prefix(prefix).filter(|rest| rest.starts_with('/'));
+    let rest = prefixes.iter().filter_map(|prefix| without(prefix.as_ref())).min_by_key(|rest| rest.len());
+    let path = match rest {
+        Some(rest) if catalogue.operation(path).is_none() => one_slash(rest),
+        _ => path,
+    };
+    if path.len() == received.len() {
+        return None;
+    }
+    let query = uri.query().map(|query| format!("?{query}")).unwrap_or_default();
+    let mut parts = uri.clone().into_parts();
+    parts.path_and_query = Some(format!("{path}{query}").parse().ok()?);
+    Uri::from_parts(parts).ok()
+}
+
+/// The path from its last leading slash on.
+fn one_slash(path: &str) -> &str {
+    let more = path.bytes().take_while(|&byte| byte == b'/').count().saturating_sub(1);
+    &path[more..]
+}
+
 /// Empty is allowed, for a target that has no host (RFC 9110 §7.2).
 fn is_host(host: &HeaderValue) -> bool {
     host.is_empty() || Authority::try_from(host.as_bytes()).is_ok_and(|host| !host.as_str().contains('@'))
@@ -102,6 +136,49 @@ mod tests {
             assert_eq!(check(Method::GET, foreign), Err(Misdirected::ForeignHost), "{foreign}");
         }
         assert_eq!(check(Method::CONNECT, "w.example:443"), Err(Misdirected::Connect));
+    }
+
+    #[test]
+    fn a_base_urls_path_is_taken_off_once() {
+        let mut catalogue = Catalogue::for_tests(Vec::new());
+        let template = "/workspace/own/{id}".parse().unwrap();
+        let listed = catalogue.operations()[0].as_ref().clone();
+        catalogue.add(crate::catalogue::Operation { name: "Own".into(), template, ..listed }).unwrap();
+        let prefixes = ["/workspace", "/a", "/a/b"];
+        for (received, meant) in [
+            ("/v2/p/products?a=//b", None),
+            ("//v2/p/products?a=//b", Some("/v2/p/products?a=//b")),
+            ("///v2//p/", Some("/v2//p/")),
+            ("/workspace/v2/p", Some("/v2/p")),
+            ("/workspace//v2/p/?", Some("/v2/p/?")),
+            ("//workspace/v2/p", Some("/v2/p")),
+            ("/workspace/workspace/v2/p", Some("/workspace/v2/p")),
+            ("/a/v2", Some("/v2")),
+            ("/a/b/v2", Some("/v2")),
+            ("/a/bc/v2", Some("/bc/v2")),
+            ("/workspace/", Some("/")),
+            ("//", Some("/")),
+            ("/workspace", None),
+            ("/workspace?/v2", None),
+            ("/workspaces/v2", None),
+            ("/Workspace/v2", None),
+            ("/%77orkspace/v2", None),
+            ("/v2/workspace/p", None),
+            ("/workspace/own/1", None),
+            ("/workspace/own/1/2", Some("/own/1/2")),
+            ("http://h:1/workspace/v2?a", Some("http://h:1/v2?a")),
+            ("http://h//v2", Some("http://h/v2")),
+            ("http://h", None),
+            ("*", None),
+        ] {
+            let mut head = Request::builder().uri(received).body(()).unwrap().into_parts().0;
+            let before = head.uri.clone();
+            rebase(&mut head, &prefixes, &catalogue);
+            assert_eq!(head.uri.to_string(), meant.unwrap_or(&before.to_string()), "{received}");
+        }
+        let none: [&str; 0] = [];
+        assert_eq!(rebased(&Uri::from_static("/workspace/v2"), &none, &catalogue), None);
+        assert_eq!(rebased(&Uri::from_static("//v2"), &none, &catalogue).unwrap(), "/v2");
     }
 
     #[test]
