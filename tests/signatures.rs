@@ -269,6 +269,13 @@ async fn a_wrong_secret_in_the_configuration_does_not_lock_the_key() {
         assert_eq!(reply.status(), StatusCode::UNAUTHORIZED);
     }
     assert_eq!((world.simulator.failures_in_a_row(&key.id), world.simulator.is_locked(&key.id)), (4, false));
+    for _ in 0..30 {
+        world.seconds_pass(300);
+        assert_eq!(asked(LIST).send(&world).await.status(), StatusCode::UNAUTHORIZED);
+    }
+    assert_eq!((world.simulator.failures_in_a_row(&key.id), world.simulator.is_locked(&key.id)), (5, false));
+    world.reload(&entry(&key, "")).unwrap();
+    assert_eq!(Signed::get(&world, &key, LIST).send(&world).await.status(), StatusCode::OK);
 }
 
 /// Awaits all of them at once.

@@ -123,7 +123,8 @@ fn in_words(known: &Inspection) -> Now {
     let seconds = |left: Duration| humantime::format_duration(Duration::from_secs(left.as_secs())).to_string();
     let caller = match &known.standing {
         _ if known.is_held => {
-            "held: upstream has refused its access key several times; it is used again in minutes".to_owned()
+            "held: upstream has refused its access key several times in a row, so that it is not used for now"
+                .to_owned()
         }
         Standing::Granted => "granted: upstream has answered it well lately".to_owned(),
         Standing::Lapsed => {

@@ -104,8 +104,8 @@ impl Refusal {
             }
             Self::Project => "the gateway's configuration doesn't have this project among those of this access key",
             Self::Held => {
-                "upstream has refused what was signed with this access key several times, so that it is not presented \
-                 for five minutes, or it would be locked: check the secret in the gateway's configuration, and the clock"
+                "upstream has refused what was signed with this access key several times in a row, so that it is not used \
+                 for now, or it would be locked: check its secret in the gateway's configuration, and the clock"
             }
         }
     }

@@ -1,9 +1,10 @@
 //! How often upstream may refuse what is signed with an access key before the key is left alone.
 //!
-//! Upstream locks a key after some failures in a row, for everyone who uses it. So a key is on probation until
+//! Upstream locks a key at the sixth failure in a row, for everyone who uses it. So a key is on probation until
 //! upstream has accepted its signature: no more calls are under way with it than may still fail. After three
-//! failures in a row it is held for five minutes, and then one call tries it. A key that upstream has accepted is
-//! free, until it is refused again.
+//! failures in a row it is held for five minutes, and then one call tries it; after five it is held until its
+//! secret is changed, or the settings are read again. A key that upstream has accepted is free, until it is refused
+//! again.
 
 use std::collections::HashMap;
 use std::pin::pin;
@@ -23,6 +24,9 @@ const MAX_REFUSALS: u32 = 3;
 
 /// How long it is held then.
 const HOLD: Duration = Duration::from_secs(5 * 60);
+
+/// How many there may be before it is held for good. Held for a while each time, it would be locked all the same.
+const LAST_REFUSAL: u32 = 5;
 
 /// All keys that have been used, and how upstream has taken it.
 pub struct Probation {
@@ -123,10 +127,12 @@ impl Probation {
         self.trials().get(key.id()).is_some_and(|trial| trial.is_held(key, now))
     }
 
-    /// Forgets keys that are not in the ring any more.
-    pub fn keep_only(&self, ring: &KeyRing) {
+    /// Forgets keys that are not in the ring any more, and lets those that are held be tried once.
+    pub fn settings_were_read(&self, ring: &KeyRing) {
         let is_known = |id: &str| ring.keys().any(|key| key.id() == id);
-        self.trials().retain(|id, trial| trial.under_way > 0 || is_known(id));
+        let mut trials = self.trials();
+        trials.retain(|id, trial| trial.under_way > 0 || is_known(id));
+        trials.values_mut().for_each(|trial| trial.last_refusal = None);
     }
 
     fn attempt(&self, key: &AccessKey) -> Attempt {
@@ -163,9 +169,10 @@ impl Probation {
 
 impl Trial {
     fn is_held(&self, key: &AccessKey, now: Instant) -> bool {
+        let is_recent = |at: Instant| self.refusals >= LAST_REFUSAL || now.saturating_duration_since(at) < HOLD;
         self.refusals >= MAX_REFUSALS
             && self.fingerprint == *key.fingerprint()
-            && self.last_refusal.is_some_and(|at| now.saturating_duration_since(at) < HOLD)
+            && self.last_refusal.is_some_and(is_recent)
     }
 }
 
@@ -188,11 +195,16 @@ impl Leave {
                 trial.is_accepted = false;
                 trial.refusals = trial.refusals.saturating_add(1);
                 trial.last_refusal = Some(now);
-                if trial.refusals == MAX_REFUSALS {
+                if trial.refusals >= MAX_REFUSALS {
+                    let for_how_long = match trial.refusals {
+                        LAST_REFUSAL.. => "until its secret is changed or the settings are read again (SIGHUP)",
+                        _ => "for five minutes",
+                    };
                     tracing::error!(
                         access_key = self.id,
-                        "upstream has refused the signature of this access key {MAX_REFUSALS} times in a row: it is not \
-                         used for five minutes. Check its secret in the configuration, and the clock"
+                        in_a_row = trial.refusals,
+                        "upstream refuses the signature of this access key: it is not used {for_how_long}. Check its \
+                         secret in the configuration, and the clock"
                     );
                 }
             }
@@ -265,7 +277,14 @@ mod tests {
         leave.ended(Reception::Refused);
         assert!(bench.call(&wrong).unwrap().is_err());
         bench.clock.advance(HOLD);
-        bench.call(&wrong).unwrap().unwrap().ended(Reception::Accepted);
+        bench.call(&wrong).unwrap().unwrap().ended(Reception::Refused);
+        // The next one would lock it.
+        bench.clock.advance(HOLD * 1_000);
+        assert!(bench.call(&wrong).unwrap().is_err());
+        bench.probation.settings_were_read(&KeyRing::new([key("wrong")]));
+        let leave = bench.call(&wrong).unwrap().unwrap();
+        assert!(bench.call(&wrong).is_none());
+        leave.ended(Reception::Accepted);
         let free: Vec<_> = (0..100).map(|_| bench.call(&wrong).unwrap().unwrap()).collect();
         assert_eq!(free.len(), 100);
     }
@@ -343,10 +362,10 @@ mod tests {
     fn keys_that_are_gone_are_forgotten() {
         let (bench, key) = (Bench::new(), key("s"));
         let leave = bench.call(&key).unwrap().unwrap();
-        bench.probation.keep_only(&KeyRing::default());
+        bench.probation.settings_were_read(&KeyRing::default());
         assert_eq!(bench.probation.trials().len(), 1, "a call is under way");
         drop(leave);
-        bench.probation.keep_only(&KeyRing::default());
+        bench.probation.settings_were_read(&KeyRing::default());
         assert_eq!(bench.probation.trials().len(), 0);
     }
 }
