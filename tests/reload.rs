@@ -111,6 +111,22 @@ async fn another_upstream_is_asked_and_nothing_of_the_one_before_is_given() {
 }
 
 #[tokio::test]
+async fn the_paths_of_base_urls_come_and_go() {
+    let world = World::new().await;
+    let team = LIST.replace("/v2", "/team/v2");
+    let workspace = LIST.replace("/v2", "/workspace/v2");
+    assert_eq!(world.get(&workspace).await.status(), StatusCode::OK);
+    assert_eq!(world.get(&team).await.status(), StatusCode::NOT_FOUND);
+    let changes = world.reload("[listen]\npath_prefixes = [\"/team\"]").unwrap();
+    assert_eq!(
+        (changes.applied.as_slice(), changes.at_restart.len()),
+        (["listen.path_prefixes".to_owned()].as_slice(), 0)
+    );
+    assert!(world.get(&team).await.is_hit());
+    assert_eq!(world.get(&workspace).await.status(), StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
 async fn operations_come_and_go() {
     let world = World::new().await;
     // What passes through has no word of a cache. What has the same name and path again is a new operation.

@@ -106,6 +106,16 @@ mod tests {
     }
 
     #[test]
+    fn whatever_is_read_again_the_way_to_upstream_stays() {
+        let proxy = |name: &str| (name == "https_proxy").then(|| "http://proxy:3128".into());
+        let region = Override { path: &["region"], value: "r-1".to_owned(), origin: "--region".to_owned() };
+        let mut source = Source::new(None, vec![region], Egress::read(proxy).unwrap());
+        for _ in 0..2 {
+            assert!(source.load().unwrap().egress.has_proxy());
+        }
+    }
+
+    #[test]
     fn what_is_being_written_is_not_read_yet() {
         let folder = folder("written");
         let path = folder.join("config.toml");
