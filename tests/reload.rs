@@ -77,6 +77,20 @@ async fn limits_of_requests_and_answers_hold_for_the_next() {
 }
 
 #[tokio::test]
+async fn bounds_of_flights_hold_for_those_who_come_then() {
+    let world = World::new().await;
+    let [token] = world.granted().await;
+    world.reload("[limits]\nmax_flights = 1").unwrap();
+    world.simulator.hold();
+    let shared = world.begin_and_arrive(&token, LIST, 1).await;
+    let alone = world.begin_and_arrive(&token, OTHER, 2).await;
+    let alone_too = world.begin_and_arrive(&token, OTHER, 3).await;
+    world.simulator.release();
+    let replies = all(vec![shared, alone, alone_too]).await;
+    assert!(replies.iter().all(|reply| reply.status() == StatusCode::OK));
+}
+
+#[tokio::test]
 async fn the_mode_changes_if_the_setting_does_and_not_if_an_operator_has_switched_it() {
     let world = World::new().await;
     let gateway = world.server.gateway();
@@ -169,12 +183,16 @@ async fn what_was_shared_is_no_others_once_nothing_is_shared() {
 #[tokio::test]
 async fn a_denial_in_between_ends_a_grant_from_before() {
     let world = World::new().await;
-    world.get(LIST).await;
+    let [one, other] = world.granted().await;
+    world.get_as(&one, LIST).await;
     world.reload("[cache]\nsharing = \"caller\"").unwrap();
-    world.simulator.revoke(&world.token);
-    assert_eq!(world.get(LIST).await.status(), StatusCode::UNAUTHORIZED);
+    world.simulator.revoke(&one);
+    assert_eq!(world.get_as(&one, LIST).await.status(), StatusCode::UNAUTHORIZED);
     world.reload("").unwrap();
-    assert_eq!(world.get(LIST).await.status(), StatusCode::UNAUTHORIZED);
+    for _ in 0..2 {
+        assert_eq!(world.get_as(&other, LIST).await.status(), StatusCode::OK);
+    }
+    assert_eq!(world.get_as(&one, LIST).await.status(), StatusCode::UNAUTHORIZED);
 }
 
 #[tokio::test]
@@ -295,8 +313,10 @@ async fn connections_stay_open_and_only_new_ones_keep_to_new_times() {
     let mut old = TcpStream::connect(world.server.proxy_address()).await.unwrap();
     world.until_metric("workspace_gateway_connections", 1.0).await;
     world.reload("[limits]\nhead_timeout = \"30ms\"\nkeepalive_timeout = \"30ms\"").unwrap();
-    let mut silent = TcpStream::connect(world.server.proxy_address()).await.unwrap();
-    assert_eq!(within(silent.read(&mut [0; 1])).await.unwrap(), 0, "closed");
+    for address in [world.server.proxy_address(), world.server.metrics_address()] {
+        let mut silent = TcpStream::connect(address).await.unwrap();
+        assert_eq!(within(silent.read(&mut [0; 1])).await.unwrap(), 0, "closed");
+    }
     old.write_all(request.as_bytes()).await.unwrap();
     let mut answer = vec![0; 15];
     within(old.read_exact(&mut answer)).await.unwrap();
@@ -305,10 +325,14 @@ async fn connections_stay_open_and_only_new_ones_keep_to_new_times() {
 
 #[tokio::test]
 async fn draining_takes_no_longer_than_it_may_by_then() {
-    let world = World::with("[limits]\ndrain_timeout = \"1h\"").await;
+    let settings = |drain_timeout: &str| {
+        let upstream = "[upstream]\nfirst_byte_timeout = \"1h\"\nanswer_timeout = \"1h\"";
+        format!("{upstream}\n[limits]\ndrain_timeout = \"{drain_timeout}\"")
+    };
+    let world = World::with(&settings("1h")).await;
     world.simulator.hold();
     let held = world.begin_and_arrive(&world.token, LIST, 1).await;
-    world.reload("[limits]\ndrain_timeout = \"50ms\"").unwrap();
+    world.reload(&settings("50ms")).unwrap();
     within(world.server.stop()).await;
     assert!(!held.is_finished());
     held.abort();

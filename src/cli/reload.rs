@@ -83,5 +83,5 @@ impl Watching {
 }
 
 fn tells_where_upstream_is(setting: &str) -> bool {
-    setting == "region" || setting.ends_with("_url") || setting.starts_with("operation.")
+    setting == "region" || setting.ends_with("_url") || setting.starts_with("operation")
 }

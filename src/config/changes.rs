@@ -48,9 +48,11 @@ impl Changes {
         let differing = differing.filter(|name| old.get(*name) != new.get(*name));
         let (at_restart, mut applied): (Vec<_>, Vec<_>) =
             differing.cloned().partition(|name| AT_RESTART.contains(&name.as_str()));
-        // Entries are told apart by what they are called. Their order is the order in which they are shown.
-        if applied.is_empty() && given.clone().at_run_time(in_force) != *in_force {
-            applied.push("the order of entries".to_owned());
+        // What can differ without a value that does: the order of entries, which are told apart by what they are called.
+        for (section, differs) in [("operation", in_force.operation != given.operation)] {
+            if differs && !applied.iter().any(|name| name.starts_with(section)) {
+                applied.push(section.to_owned());
+            }
         }
         let value = |values: &BTreeMap<String, Value>, name: &str| values.get(name).map_or_else(String::new, told);
         let at_restart = at_restart.into_iter().map(|setting| AtRestart {
@@ -146,7 +148,7 @@ mod tests {
     fn an_order_is_a_change_too() {
         let entries = ["[[operation]]\nname = \"ListProduct\"\n", "[[operation]]\nname = \"ListProducts\"\n"];
         let changes = Changes::between(&settings(&entries.concat()), &settings(&(entries[1].to_owned() + entries[0])));
-        assert_eq!(changes.applied, ["the order of entries"]);
+        assert_eq!(changes.applied, ["operation"]);
     }
 
     #[test]
