@@ -2,8 +2,9 @@
 //!
 //! Whatever can fail is done before anything changes. Then what is in force is swapped, and a request that comes
 //! in meets the old or the new. Those under way go on as they began: with the catalogue, the client and the times that
-//! they saw, and fed by the calls that they wait for. No connection is closed; to upstream, new calls use connections
-//! of their own where the client is another.
+//! they saw, and fed by the calls that they wait for (or, after the purge below, by one more: nobody is given what
+//! was asked for another before it). No connection is closed; to upstream, new calls use connections of their own where
+//! the client is another.
 //!
 //! What is remembered stays, with the life that it was given, as long as its operation is described in the same
 //! words. If it isn't, the operation is another one ([`crate::catalogue::Operation`]), so that no entry, flight,
