@@ -214,7 +214,7 @@ pub async fn a_wrong_secret_in_the_configuration_locks_no_key(sdk: Sdk) {
         assert_eq!((status, code), (401, "APIGW.0301"), "{message}");
     }
     let (_, _, last) = calls[0][11].refusal();
-    assert!(last.contains("check the secret in the gateway's configuration"), "{last}");
+    assert!(last.contains("check its secret in the gateway's configuration"), "{last}");
     assert_eq!((world.simulator.signature_failures(), world.upstream_calls()), (3, 3));
     assert_eq!((world.simulator.failures_in_a_row(&key.id), world.simulator.is_locked(&key.id)), (3, false));
 }
