@@ -117,6 +117,7 @@ fn rooms_know_only_whom_they_may() {
                 "gateway",
                 "request",
                 "server",
+                "signing",
                 "simulator",
                 "stream",
                 "telemetry",

@@ -8,7 +8,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::RETRY_AFTER;
+use http::header::{HOST, RETRY_AFTER};
+use http::uri::Authority;
 use http::{HeaderValue, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Empty};
 use hyper_util::client::legacy::Client;
@@ -23,7 +24,8 @@ use crate::clock::Clock;
 use crate::config::{Config, Mode, Override};
 use crate::request::caller::X_AUTH_TOKEN;
 use crate::server::Server;
-use crate::simulator::{Seen, Simulator};
+use crate::signing::{self, Payload, Projects};
+use crate::simulator::{AccessKey, Seen, Simulator};
 use crate::stream::BoxError;
 use scenes::{SETTINGS, Scene, Weather, Who};
 
@@ -46,11 +48,13 @@ async fn play(once: bool, mode: Mode) -> Result<ExitCode, BoxError> {
     let mut signals = StopSignals::new()?;
     let simulator = Simulator::start().await?;
     simulator.delay(LATENCY);
-    let server = Server::start(&config(&simulator, mode)?, Clock::System).await?;
+    let keys = [(); 2].map(|()| simulator.access_key(PROJECT));
+    let server = Server::start(&config(&simulator, mode, &keys[0])?, Clock::System).await?;
     let stage = Stage {
         client: Client::builder(TokioExecutor::new()).build_http(),
         gateway: format!("http://{}", server.proxy_address()),
         callers: [(); 3].map(|()| simulator.token(PROJECT)),
+        keys,
         simulator,
     };
 
@@ -68,18 +72,18 @@ async fn play(once: bool, mode: Mode) -> Result<ExitCode, BoxError> {
         return Ok(if as_expected { ExitCode::SUCCESS } else { ExitCode::FAILURE });
     }
 
-    invite(&server, &stage.simulator)?;
+    invite(&server, &stage)?;
     signals.received().await;
     server.stop().await;
     Ok(ExitCode::SUCCESS)
 }
 
 /// The gateway as `serve` would run it, on ports the system chooses.
-fn config(simulator: &Simulator, mode: Mode) -> Result<Config, BoxError> {
+fn config(simulator: &Simulator, mode: Mode, key: &AccessKey) -> Result<Config, BoxError> {
     let given = |path, value: &str| Override { path, value: value.to_owned(), origin: "demo".to_owned() };
     Ok(Config::from_layers(
         "demo",
-        SETTINGS,
+        &format!("{SETTINGS}\n[[access_key]]\nid = {:?}\nsecret = {:?}\n", key.id, key.secret),
         &[
             given(&["upstream", "workspace_url"], &simulator.url(Service::Workspace)),
             given(&["upstream", "appstream_url"], &simulator.url(Service::AppStream)),
@@ -103,6 +107,8 @@ struct Stage {
     gateway: String,
     simulator: Simulator,
     callers: [String; 3],
+    /// The first is known to the gateway.
+    keys: [AccessKey; 2],
 }
 
 impl Stage {
@@ -167,36 +173,43 @@ impl Stage {
         }
     }
 
-    /// Whether upstream saw just these targets, each with its caller's token and at the service it
+    /// Whether upstream saw just these targets, each with its caller's credential and at the service it
     /// belongs to.
     fn saw(&self, seen: &[Seen], expected: &[(String, Who)]) -> bool {
         seen.len() == expected.len()
             && seen.iter().zip(expected).all(|(seen, (target, who))| {
-                let tokens = self.tokens(*who);
+                let credentials = self.credentials(*who);
+                let shown = match seen.signature() {
+                    Some(signature) => Some(signature.access),
+                    None => seen.headers.get(X_AUTH_TOKEN).and_then(|token| token.to_str().ok()),
+                };
                 let service = if target.starts_with("/v1/") { Service::AppStream } else { Service::Workspace };
                 seen.service == service
                     && seen.target == *target
-                    && seen.headers.get(X_AUTH_TOKEN).is_some_and(|sent| tokens.iter().any(|token| sent == token))
+                    && shown.is_some_and(|shown| credentials.iter().any(|credential| credential.name() == shown))
             })
     }
 
-    fn tokens(&self, who: Who) -> Vec<&str> {
-        let [first, second, newcomer] = &self.callers;
+    fn credentials(&self, who: Who) -> Vec<Credential<'_>> {
+        let [first, second, newcomer] = self.callers.each_ref().map(|token| Credential::Token(token));
+        let [known, unknown] = self.keys.each_ref().map(Credential::Key);
         match who {
             Who::First => vec![first],
             Who::Second => vec![second],
             Who::Both => vec![first, second],
             Who::Newcomer => vec![newcomer],
-            Who::Stranger => vec!["not-a-token"],
+            Who::Stranger => vec![Credential::Token("not-a-token")],
+            Who::Signer => vec![known],
+            Who::UnknownSigner => vec![unknown],
         }
     }
 
     async fn ask(&self, scene: &Scene) -> Result<Vec<Reply>, BoxError> {
         let mut asking = JoinSet::new();
-        for token in self.tokens(scene.who).into_iter().cycle().take(scene.at_once) {
+        for credential in self.credentials(scene.who).into_iter().cycle().take(scene.at_once) {
             let target = format!("{}?{}", scene.path.replace("PROJECT", PROJECT), scene.query);
-            let request =
-                Request::get(format!("{}{target}", self.gateway)).header(X_AUTH_TOKEN, token).body(Empty::new())?;
+            let mut request = Request::get(format!("{}{target}", self.gateway)).body(Empty::new())?;
+            credential.present_in(&mut request)?;
             let answering = self.client.request(request);
             asking.spawn(async move {
                 let (head, body) = answering.await?.into_parts();
@@ -204,6 +217,38 @@ impl Stage {
             });
         }
         asking.join_all().await.into_iter().collect()
+    }
+}
+
+/// What a caller presents.
+#[derive(Clone, Copy)]
+enum Credential<'a> {
+    Token(&'a str),
+    Key(&'a AccessKey),
+}
+
+impl Credential<'_> {
+    /// What upstream sees of it.
+    fn name(&self) -> &str {
+        match self {
+            Self::Token(token) => token,
+            Self::Key(key) => &key.id,
+        }
+    }
+
+    fn present_in(self, request: &mut Request<Empty<Bytes>>) -> Result<(), BoxError> {
+        let (method, uri) = (request.method().clone(), request.uri().clone());
+        let headers = request.headers_mut();
+        match self {
+            Self::Token(token) => drop(headers.insert(X_AUTH_TOKEN, HeaderValue::from_str(token)?)),
+            Self::Key(key) => {
+                let host = uri.authority().map_or("", Authority::as_str);
+                headers.insert(HOST, HeaderValue::from_str(host)?);
+                let key = signing::AccessKey::new(key.id.clone(), key.secret.as_bytes(), None, Projects::Any);
+                key.sign(&method, (&uri).into(), headers, [], &Payload::of(b""), Clock::System.date())?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -222,6 +267,8 @@ fn reply(response: &Response<Bytes>) -> Reply {
         "memory"
     } else if status.contains("; collapsed") {
         "coalesced"
+    } else if status.is_empty() {
+        "nobody: refused here"
     } else {
         "upstream"
     };
@@ -251,10 +298,11 @@ fn summary(replies: &[Reply]) -> String {
     }
 }
 
-fn invite(server: &Server, simulator: &Simulator) -> io::Result<()> {
+fn invite(server: &Server, stage: &Stage) -> io::Result<()> {
     let (proxy, metrics, admin) = (server.proxy_address(), server.metrics_address(), server.admin_address());
     // Short, so that it can be read and pasted; real ones have thousands of characters.
-    let token = simulator.token_of_length(PROJECT, 32);
+    let token = stage.simulator.token_of_length(PROJECT, 32);
+    let AccessKey { id, secret, .. } = &stage.keys[0];
     writeln!(
         io::stdout(),
         "
@@ -269,6 +317,9 @@ list is fresh for 1.5 s here, the others for 5 min):
        --data-urlencode 'header=X-Auth-Token: {token}' http://{admin}/explain
   curl -X POST 'http://{admin}/cache/purge?operation=ListProducts'
   curl -X PUT -d bypass http://{admin}/mode     # and back: -d cache
+
+For an SDK: endpoint http://{proxy}, project {PROJECT},
+access key {id}, secret {secret} (both made up for this demo).
 
 Ctrl-C ends it."
     )

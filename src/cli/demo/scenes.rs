@@ -31,6 +31,10 @@ pub(super) enum Who {
     Newcomer,
     /// Somebody with a bad token.
     Stranger,
+    /// Somebody who signs with an access key that the gateway knows.
+    Signer,
+    /// Somebody who signs with one that it doesn't.
+    UnknownSigner,
 }
 
 /// What upstream is like from then on.
@@ -97,6 +101,7 @@ fn fine_weather() -> Vec<Scene> {
         expected_status: StatusCode::UNAUTHORIZED,
         ..scene(PRODUCTS, "os_type=Linux", note, asks)
     };
+    let signer = |who, note, asks| Scene { who, ..scene(PRODUCTS, "os_type=Linux", note, asks) };
     vec![
         scene(PRODUCTS, "os_type=Linux", "the first time", Some("os_type=Linux")),
         scene(PRODUCTS, "os_type=Linux", "the same again", None),
@@ -111,6 +116,12 @@ fn fine_weather() -> Vec<Scene> {
         stampede("200 of both, again", None),
         refused("a bad token: upstream's 401", Some("os_type=Linux")),
         refused("the same, a moment later", None),
+        signer(Who::Signer, "signed (AK/SK), known key", Some("os_type=Linux")),
+        signer(Who::Signer, "signed again", None),
+        Scene {
+            expected_status: StatusCode::UNAUTHORIZED,
+            ..signer(Who::UnknownSigner, "with a key unknown here", None)
+        },
     ]
 }
 
