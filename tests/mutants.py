@@ -593,6 +593,8 @@ def run_model(sequences: str) -> tuple[str, str]:
         **os.environ,
         "CARGO_TARGET_DIR": str(TARGET),
         "CARGO_INCREMENTAL": "1",
+        # Half of each build would be for a debugger.
+        "CARGO_PROFILE_DEV_DEBUG": "0",
         "WORKSPACE_GATEWAY_TEST_MODEL_SEQUENCES": sequences,
         "WORKSPACE_GATEWAY_TEST_MODEL_AS_FOUND": "1",
     }
