@@ -107,14 +107,12 @@ async fn nobody_waits_longer_than_patience_with_a_stale_answer_in_hand() {
 
 #[tokio::test]
 async fn patience_excuses_no_lapsed_grant() {
-    let world = World::with(
-        "[cache]\npatience = \"1ms\"\n[upstream]\nanswer_timeout = \"200ms\"\n\
-                             first_byte_timeout = \"200ms\"\nconnect_timeout = \"200ms\"",
-    )
-    .await;
+    let world = World::with("[cache]\npatience = \"1ms\"").await;
     let before = world.get(LIST).await;
     world.seconds_pass(300);
     world.simulator.hold();
+    let short = "answer_timeout = \"200ms\"\nfirst_byte_timeout = \"200ms\"\nconnect_timeout = \"200ms\"";
+    world.reload(&format!("[cache]\npatience = \"1ms\"\n[upstream]\n{short}")).unwrap();
     // Only when its own call has failed, which takes as long as it takes.
     let stale = world.get(LIST).await;
     assert_eq!(stale.body(), before.body());
@@ -122,6 +120,7 @@ async fn patience_excuses_no_lapsed_grant() {
     assert_eq!(told(&world.get(LIST).await), "hit; ttl=-1; detail=paused", "and so soon after not again");
     world.seconds_pass(5);
     world.simulator.release();
+    world.reload("").unwrap();
     assert_eq!(told(&world.get(LIST).await), "fwd=miss; fwd-status=200; stored; detail=proved");
 }
 
@@ -389,6 +388,9 @@ async fn what_upstream_says_of_an_answers_life_wins() {
     ] {
         let world = World::with(SETTINGS).await;
         header(&world, "cache-control", control);
+        // However long it is on its way.
+        let date = Clock::System.date() + Duration::from_secs(3600);
+        header(&world, "date", &httpdate::fmt_http_date(date));
         world.get(LIST).await;
         world.seconds_pass(seconds);
         assert_eq!(told(&world.get(LIST).await), expected, "{control} after {seconds} s");
