@@ -24,7 +24,7 @@ use crate::request::key::Key;
 use crate::request::route::{self, Route};
 use crate::request::target;
 use crate::request::wish::Wish;
-use crate::signing;
+use crate::signing::Binding;
 use crate::signing::ring::{KeyRing, Refusal};
 use crate::upstream::client::{self, Errand};
 use signature::{Presented, Signature};
@@ -176,8 +176,8 @@ pub fn explain(
     let forwarded = |service, verdict, operation| {
         let origin = catalogue.origin(service);
         let is_signed = matches!(credential, Ok(Credential::Signed(_)));
-        let survives = is_signed || signing::survives(&headers, origin.authority().as_str(), as_typed);
-        if !survives && !caller::has_token(&headers) {
+        let binding = Binding::of(&headers, origin.authority().as_str(), as_typed);
+        if binding == Binding::Bound && !is_signed && !caller::has_token(&headers) {
             let verdict = "answered 401 here: the AK/SK signature is not over upstream's Host and path, and its key \
                            is not configured here"
                 .to_owned();

@@ -278,6 +278,34 @@ async fn a_wrong_secret_in_the_configuration_does_not_lock_the_key() {
     assert_eq!(Signed::get(&world, &key, LIST).send(&world).await.status(), StatusCode::OK);
 }
 
+#[tokio::test]
+async fn what_upstream_refuses_counts_though_the_client_has_hung_up() {
+    let create = |simulator: &Simulator| [simulator.access_key(PROJECT)];
+    let wrong = |key: &AccessKey| AccessKey { secret: "mistyped".to_owned(), ..key.clone() };
+    let (world, [key]) = world(create, |[key]| entry(&wrong(key), "")).await;
+    let request = Signed::get(&world, &wrong(&key), DESKTOPS);
+    world.simulator.hold();
+    {
+        let crowd = futures((0..3).map(|_| request.send(&world)));
+        let seen = within(world.simulator.arrived(3));
+        tokio::pin!(crowd);
+        tokio::select! {
+            _ = &mut crowd => panic!("nobody is answered yet"),
+            () = seen => {}
+        }
+    }
+    world.simulator.release();
+    within(async {
+        while world.simulator.failures_in_a_row(&key.id) < 3 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    let held = request.send(&world).await;
+    assert!(held.error().1.contains("AK access failed to reach the limit,forbidden"), "{held:?}");
+    assert_eq!(world.simulator.failures_in_a_row(&key.id), 3);
+}
+
 /// Awaits all of them at once.
 async fn futures<F: Future + Send>(futures: impl Iterator<Item = F>) -> Vec<F::Output> {
     let mut pending: Vec<_> = futures.map(|future| (Box::pin(future), None)).collect();

@@ -52,7 +52,7 @@ pub(super) fn identify(keys: &KeyRing, headers: &HeaderMap, typed: &Uri, path: &
     let id = claim.key.id().to_owned();
     let verified = claim
         .examine(headers, date)
-        .and_then(|()| claim.verify(&Method::GET, Target::from(typed), headers, Payload::of(b""), date))
+        .and_then(|examined| examined.verify(&Method::GET, Target::from(typed), Payload::of(b"")))
         .and_then(|signed| if signed.key.may_ask(path) { Ok(signed) } else { Err(Refusal::Project) });
     let refusal = verified.as_ref().err().copied();
     let signature = Signature {

@@ -1,5 +1,7 @@
 //! Forwarding: what is not answered from memory goes upstream as it is, and its answer is streamed.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, HOST};
 use http::request::Parts;
@@ -17,7 +19,7 @@ use crate::reply::error::Problem;
 use crate::request::BypassReason;
 use crate::request::caller;
 use crate::signing::ring::{Refusal, Signed};
-use crate::signing::{self, Target};
+use crate::signing::{Binding, Target};
 use crate::stream::{StreamBody, limited, stream};
 use crate::telemetry::outcome::Outcome;
 use crate::telemetry::record::Record;
@@ -76,7 +78,19 @@ impl Gateway {
         let begun = self.clock.now();
         let departure = grantee.map(|grantee| self.grants.depart(grantee, begun));
         let call = self.metrics.upstream_call(service);
-        let answer = asker.live.upstream.relay(service, origin, &head, body).await;
+        let (answer, permit) = match leave {
+            None => (asker.live.upstream.relay(service, origin, &head, body).await, permit),
+            Some(leave) => {
+                // In a task of its own: what upstream makes of the signature is to be known, though the client hangs up.
+                let live = Arc::clone(&asker.live);
+                let relaying = tokio::spawn(async move {
+                    let origin = live.catalogue.origin(service);
+                    let answer = live.upstream.relay(service, origin, &head, body).await;
+                    (received(leave, answer).await, permit)
+                });
+                relaying.await.map_err(|_| Problem::Internal)?
+            }
+        };
         let status = answer.as_ref().map(Response::status).map_err(UpstreamError::as_str);
         call.ended(status, self.clock.now().saturating_duration_since(begun));
         if let (Ok((_, caller)), Ok(status)) = (&asker.identity, status) {
@@ -86,10 +100,6 @@ impl Gateway {
             self.metrics.denial("upstream");
             departure.denied(None, self.clock.now());
         }
-        let answer = match (leave, answer) {
-            (Some(leave), Ok(response)) => received(leave, response).await,
-            (_, answer) => answer,
-        };
         Ok(match answer {
             Ok(response) => response.map(|body| Content::Stream(permit.hold(body))),
             Err(error) => {
@@ -103,18 +113,24 @@ impl Gateway {
     /// Looks after a signature that isn't verified here: it is sent on only where it may be valid upstream, and
     /// not beside a token if it may not.
     fn check_signature(&self, asker: &Asker, head: &mut Parts, origin: &Origin) -> Result<(), Problem> {
-        if !signing::has_signature(&head.headers) {
-            return Ok(());
-        }
-        let survives = signing::survives(&head.headers, origin.authority().as_str(), asker.as_typed);
+        let binding = Binding::of(&head.headers, origin.authority().as_str(), asker.as_typed);
         if caller::has_token(&head.headers) {
-            if !survives || asker.live.keys.claim(&head.headers).is_some() {
+            if binding == Binding::Bound || asker.live.keys.claim(&head.headers).is_some() {
                 head.headers.remove(AUTHORIZATION);
             }
             return Ok(());
         }
-        self.metrics.signature(if survives { "unknown-key" } else { Problem::SignatureBoundHere.as_str() });
-        if survives { Ok(()) } else { Err(Problem::SignatureBoundHere) }
+        match binding {
+            Binding::Unsigned => Ok(()),
+            Binding::Free => {
+                self.metrics.signature("unknown-key");
+                Ok(())
+            }
+            Binding::Bound => {
+                self.metrics.signature(Problem::SignatureBoundHere.as_str());
+                Err(Problem::SignatureBoundHere)
+            }
+        }
     }
 
     /// Signs a request for the host that it is sent to.
@@ -155,7 +171,11 @@ impl Gateway {
 }
 
 /// Notes what upstream made of a signature. Only a refusal is read for it, and then passed on.
-async fn received(leave: Leave, response: Response<StreamBody>) -> Result<Response<StreamBody>, UpstreamError> {
+async fn received(
+    leave: Leave,
+    answer: Result<Response<StreamBody>, UpstreamError>,
+) -> Result<Response<StreamBody>, UpstreamError> {
+    let response = answer?;
     let status = response.status();
     if status != StatusCode::UNAUTHORIZED {
         leave.ended(Reception::of(status, b""));

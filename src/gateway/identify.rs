@@ -84,12 +84,11 @@ impl Gateway {
         let Some(claim) = live.keys.claim(&head.headers) else {
             return Ok((Err(BypassReason::UnverifiedSignature), body));
         };
-        let now = self.clock.date();
         let refused = |refusal: Refusal| {
             self.metrics.signature(refusal.as_str());
             Problem::Signature(refusal)
         };
-        claim.examine(&head.headers, now).map_err(refused)?;
+        let examined = claim.examine(&head.headers, self.clock.date()).map_err(refused)?;
         let (payload, body) = if body.is_end_stream() {
             (Payload::of(b""), body)
         } else if ring::leaves_body_unsigned(&head.headers) {
@@ -99,8 +98,7 @@ impl Gateway {
             let payload = ring::payload(&head.headers, &bytes).map_err(refused)?;
             (payload, holding(bytes, room))
         };
-        let signed = claim.verify(&head.method, Target::from(typed), &head.headers, payload, now);
-        let signed = signed.map_err(refused)?;
+        let signed = examined.verify(&head.method, Target::from(typed), payload).map_err(refused)?;
         if !signed.key.may_ask(head.uri.path()) {
             return Err(refused(Refusal::Project));
         }

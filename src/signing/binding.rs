@@ -8,22 +8,40 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 /// What a relay changes, besides `Host`.
 const CHANGED: [HeaderName; 7] = [CONNECTION, EXPECT, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, VIA];
 
-/// Whether every signature of a request survives being relayed: its path is sent as it was typed, it covers no
-/// `Host` but upstream's, and nothing else that isn't sent as it came. Credentials that sign nothing survive
-/// anything.
-pub fn survives(headers: &HeaderMap, upstream_authority: &str, path_as_typed: bool) -> bool {
-    headers.get_all(AUTHORIZATION).iter().all(|value| match covered(value) {
-        Covered::Nothing => true,
-        Covered::Unknown => false,
-        Covered::Headers(names) => {
+/// What becomes of the signatures of a request that is relayed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Binding {
+    /// There are none. Credentials that sign nothing are as good anywhere.
+    Unsigned,
+    /// They survive: the path is sent as it was typed, and they cover no `Host` but upstream's, and nothing else
+    /// that isn't sent as it came.
+    Free,
+    /// One doesn't.
+    Bound,
+}
+
+impl Binding {
+    /// Of a request that is sent to an upstream.
+    pub fn of(headers: &HeaderMap, upstream_authority: &str, path_as_typed: bool) -> Self {
+        let survives = |names: &[String]| {
             path_as_typed
                 && names.iter().all(|name| match name.as_str() {
                     // Byte for byte: it covers the Host as typed, and upstream will see its own spelling.
                     name if name == HOST.as_str() => headers.get(HOST).is_some_and(|host| host == upstream_authority),
                     name => !CHANGED.iter().any(|changed| name == changed.as_str()),
                 })
-        }
-    })
+        };
+        let bindings = headers.get_all(AUTHORIZATION).iter().map(|value| match covered(value) {
+            Covered::Nothing => Self::Unsigned,
+            Covered::Headers(names) if survives(&names) => Self::Free,
+            Covered::Unknown | Covered::Headers(_) => Self::Bound,
+        });
+        bindings.fold(Self::Unsigned, |all, one| match (all, one) {
+            (Self::Bound, _) | (_, Self::Bound) => Self::Bound,
+            (Self::Unsigned, Self::Unsigned) => Self::Unsigned,
+            _ => Self::Free,
+        })
+    }
 }
 
 enum Covered {
@@ -62,9 +80,9 @@ mod tests {
 
     #[test]
     fn what_would_fail_upstream_is_recognised() {
-        let survives = |authorization, host, as_typed| {
+        let of = |authorization, host, as_typed| {
             let headers = headers(&[("authorization", authorization), ("host", host), ("x-sdk-date", "d")]);
-            survives(&headers, "upstream.example", as_typed)
+            Binding::of(&headers, "upstream.example", as_typed)
         };
         let signed = "SDK-HMAC-SHA256 Access=A, SignedHeaders=host;x-sdk-date, Signature=00";
         let unsigned = "SDK-HMAC-SHA256 Access=A, SignedHeaders=x-sdk-date, Signature=00";
@@ -79,19 +97,24 @@ mod tests {
             ("SDK-HMAC-SM3 Access=A, SignedHeaders=via, Signature=00", there),
             ("SDK-HMAC-SHA256 Access=A, SignedHeaders=connection, Signature=00", there),
         ] {
-            assert!(!survives(authorization, host, true), "{authorization} for {host}");
+            assert_eq!(of(authorization, host, true), Binding::Bound, "{authorization} for {host}");
         }
-        assert!(survives(signed, there, true) && survives(unsigned, here, true));
-        assert!(!survives(signed, there, false) && !survives(unsigned, here, false));
-        assert!(survives("Bearer eyJ.aaHmAcbb.signature", here, false) && survives("", here, false));
+        assert_eq!([of(signed, there, true), of(unsigned, here, true)], [Binding::Free; 2]);
+        assert_eq!([of(signed, there, false), of(unsigned, here, false)], [Binding::Bound; 2]);
+        assert_eq!([of("Bearer eyJ.aaHmAcbb.signature", here, false), of("", here, false)], [Binding::Unsigned; 2]);
     }
 
     #[test]
     fn each_of_several_has_to_survive() {
         let free = ("authorization", "X SignedHeaders=x-a, Signature=00");
         let bound = ("authorization", "X SignedHeaders=host, Signature=00");
-        let common = [("host", "g"), ("x-a", "1")];
-        assert!(survives(&headers(&[common[0], common[1], free, free]), "u", true));
-        assert!(!survives(&headers(&[common[0], common[1], free, bound]), "u", true));
+        let plain = ("authorization", "Bearer x");
+        let of = |of: &[(&'static str, &'static str)]| {
+            Binding::of(&headers(&[&[("host", "g"), ("x-a", "1")], of].concat()), "u", true)
+        };
+        assert_eq!(of(&[free, free]), Binding::Free);
+        assert_eq!([of(&[plain, free]), of(&[free, plain])], [Binding::Free; 2]);
+        assert_eq!([of(&[free, bound]), of(&[bound, plain])], [Binding::Bound; 2]);
+        assert_eq!(of(&[plain, plain]), Binding::Unsigned);
     }
 }

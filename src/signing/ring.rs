@@ -27,6 +27,14 @@ pub struct Claim {
     pub key: Arc<AccessKey>,
 }
 
+/// A claim that is well put: the date is about now, and the security token is the key's.
+pub struct Examined<'h> {
+    key: Arc<AccessKey>,
+    headers: &'h HeaderMap,
+    said: Authorization<'h>,
+    date: &'h str,
+}
+
 /// A request whose signature is good.
 #[derive(Clone, Debug)]
 pub struct Signed {
@@ -155,37 +163,33 @@ impl Claim {
     ///
     /// # Errors
     /// Why the request is refused.
-    pub fn examine(&self, headers: &HeaderMap, now: SystemTime) -> Result<(), Refusal> {
-        only(headers, &AUTHORIZATION).and_then(Authorization::read).ok_or(Refusal::Malformed)?;
-        let date = signed_at(headers).and_then(date::parse).ok_or(Refusal::Date)?;
+    pub fn examine(self, headers: &HeaderMap, now: SystemTime) -> Result<Examined<'_>, Refusal> {
+        let said = only(headers, &AUTHORIZATION).and_then(Authorization::read).ok_or(Refusal::Malformed)?;
+        let text = only(headers, &X_SDK_DATE).and_then(|date| date.to_str().ok()).ok_or(Refusal::Date)?;
+        let date = date::parse(text).ok_or(Refusal::Date)?;
         let skew = now.duration_since(date).unwrap_or_else(|ahead| ahead.duration());
         if skew > MAX_SKEW {
             return Err(Refusal::Skew);
         }
-        if self.key.goes_with(headers) { Ok(()) } else { Err(Refusal::SecurityToken) }
+        if !self.key.goes_with(headers) {
+            return Err(Refusal::SecurityToken);
+        }
+        Ok(Examined { key: self.key, headers, said, date: text })
     }
+}
 
+impl Examined<'_> {
     /// Says whether the signature is good for a request that was sent to a target, as its client typed it.
     ///
     /// # Errors
     /// Why the request is refused.
-    pub fn verify(
-        self,
-        method: &Method,
-        target: Target<'_>,
-        headers: &HeaderMap,
-        payload: Payload,
-        now: SystemTime,
-    ) -> Result<Signed, Refusal> {
-        self.examine(headers, now)?;
-        let said = only(headers, &AUTHORIZATION).and_then(Authorization::read).ok_or(Refusal::Malformed)?;
-        let date = signed_at(headers).ok_or(Refusal::Date)?;
-        let canonical =
-            canonical_request(method, target, headers, said.signed_headers, &payload).ok_or(Refusal::Signature)?;
-        if !self.key.has_signed(said.signature, date, &canonical) {
+    pub fn verify(self, method: &Method, target: Target<'_>, payload: Payload) -> Result<Signed, Refusal> {
+        let covered = self.said.signed_headers;
+        let canonical = canonical_request(method, target, self.headers, covered, &payload).ok_or(Refusal::Signature)?;
+        if !self.key.has_signed(self.said.signature, self.date, &canonical) {
             return Err(Refusal::Signature);
         }
-        Ok(Signed { key: self.key, covered: said.signed_headers.to_owned(), payload })
+        Ok(Signed { key: self.key, covered: covered.to_owned(), payload })
     }
 }
 
@@ -205,10 +209,6 @@ impl Signed {
         let covered = self.covered.split(';').filter(|name| *name != VIA.as_str());
         self.key.sign(method, target, headers, covered, &self.payload, now)
     }
-}
-
-fn signed_at(headers: &HeaderMap) -> Option<&str> {
-    only(headers, &X_SDK_DATE).and_then(|date| date.to_str().ok())
 }
 
 /// The value of a header that is there once.

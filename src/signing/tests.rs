@@ -6,7 +6,7 @@ use http::header::{AUTHORIZATION, HOST};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 use serde::Deserialize;
 
-use super::ring::{Claim, KeyRing, Refusal, Signed, leaves_body_unsigned, payload};
+use super::ring::{KeyRing, Refusal, Signed, leaves_body_unsigned, payload};
 use super::*;
 
 #[derive(Clone, Deserialize)]
@@ -60,7 +60,7 @@ impl Vector {
 
     fn verify(&self, method: &Method, uri: &Uri, headers: &HeaderMap, body: &[u8]) -> Result<Signed, Refusal> {
         let claim = KeyRing::new([self.key()]).claim(headers).ok_or(Refusal::Malformed)?;
-        claim.verify(method, uri.into(), headers, payload(headers, body)?, self.date())
+        claim.examine(headers, self.date())?.verify(method, uri.into(), payload(headers, body)?)
     }
 }
 
@@ -157,7 +157,7 @@ fn fifteen_minutes_of_skew_are_allowed() {
     let (method, uri, headers) = (vector.method(), vector.uri(), vector.headers());
     let at = |now| {
         let claim = KeyRing::new([vector.key()]).claim(&headers).unwrap();
-        claim.verify(&method, (&uri).into(), &headers, Payload::of(b""), now).map(drop)
+        claim.examine(&headers, now)?.verify(&method, (&uri).into(), Payload::of(b"")).map(drop)
     };
     let (minutes, second) = (Duration::from_secs(15 * 60), Duration::from_secs(1));
     for (now, expected) in [
@@ -233,8 +233,9 @@ fn a_body_is_covered_by_its_hash() {
     }
     let headers = sign(&Payload::unsigned(), Some(Payload::UNSIGNED));
     assert!(leaves_body_unsigned(&headers));
-    let claim: Claim = KeyRing::new([vector.key()]).claim(&headers).unwrap();
-    assert!(claim.verify(&Method::POST, (&uri).into(), &headers, Payload::unsigned(), date).is_ok());
+    let claim = KeyRing::new([vector.key()]).claim(&headers).unwrap();
+    let examined = claim.examine(&headers, date).unwrap();
+    assert!(examined.verify(&Method::POST, (&uri).into(), Payload::unsigned()).is_ok());
 }
 
 #[test]

@@ -214,7 +214,8 @@ fn verify(key: &Known, request: Signed<'_>, now: SystemTime) -> Result<(Bearer, 
     }
     let payload = if leaves_body_unsigned(headers) { Ok(Payload::unsigned()) } else { ring::payload(headers, body) };
     let claim = key.ring.claim(headers).ok_or(errors::BAD_SIGNATURE)?;
-    let verdict = payload.and_then(|payload| claim.verify(method, target, headers, payload, now));
+    let examined = claim.examine(headers, now);
+    let verdict = payload.and_then(|payload| examined?.verify(method, target, payload));
     verdict.map(|_| (key.bearer.clone(), key.standing)).map_err(|refusal| match refusal {
         ring::Refusal::Skew => errors::EXPIRED_SIGNATURE,
         _ => errors::BAD_SIGNATURE,
