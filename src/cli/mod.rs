@@ -1,5 +1,6 @@
 //! The command line: which command, with which settings, and how it ends.
 
+mod announce;
 mod demo;
 mod reload;
 mod serve;

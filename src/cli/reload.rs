@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::signal::unix::Signal;
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::serve::announce_upstream;
+use super::announce;
 use crate::config::{Changes, Source};
 use crate::egress::Egress;
 use crate::server::Reloading;
@@ -68,7 +68,7 @@ impl Watching {
             self.verbosity.set(&live.settings().log);
             tracing::info!(changed = changes.applied.join(", "), "settings reloaded");
             if changes.applied.iter().any(|name| tells_where_upstream_is(name)) {
-                announce_upstream(live.catalogue(), egress);
+                announce::upstream(live.catalogue(), egress);
             }
         }
         for other in &changes.at_restart {

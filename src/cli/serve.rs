@@ -7,11 +7,9 @@ use std::sync::Arc;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::reload::Watching;
-use super::{USAGE, block_on, failure};
-use crate::catalogue::Catalogue;
+use super::{USAGE, announce, block_on, failure};
 use crate::clock::Clock;
 use crate::config::{Config, Source};
-use crate::egress::Egress;
 use crate::server::{Server, StartError};
 use crate::telemetry::logs;
 
@@ -29,7 +27,7 @@ pub(super) fn run(config: &Config, source: Source) -> ExitCode {
             Err(error @ StartError::Unusable(_)) => return failure(USAGE, &error),
             Err(error) => return failure(1, &error),
         };
-        announce(config, &server);
+        announce::ready(config, &server);
         let watching = Watching::new(source, Arc::clone(server.reloading()), verbosity);
         tokio::select! {
             () = signals.received() => {}
@@ -43,41 +41,6 @@ pub(super) fn run(config: &Config, source: Source) -> ExitCode {
         }
         ExitCode::SUCCESS
     })
-}
-
-fn announce(config: &Config, server: &Server) {
-    announce_upstream(&config.catalogue, &config.egress);
-    if !server.proxy_address().ip().is_loopback() {
-        tracing::warn!(
-            address = %server.proxy_address(),
-            "clients' tokens travel in the clear to this address: keep it inside a pod or a trusted network"
-        );
-    }
-    tracing::info!(
-        version = env!("CARGO_PKG_VERSION"),
-        mode = config.settings.mode.as_str(),
-        proxy = %server.proxy_address(),
-        metrics = %server.metrics_address(),
-        admin = %server.admin_address(),
-        "ready"
-    );
-}
-
-/// Tells where upstream is, and how it is reached.
-pub(super) fn announce_upstream(catalogue: &Catalogue, egress: &Egress) {
-    for service in catalogue.services() {
-        let origin = catalogue.origin(service);
-        let way = egress.way_to(origin.authority(), origin.is_plaintext());
-        tracing::info!(service = service.as_str(), url = %origin, reached = %way, "upstream");
-        if origin.is_plaintext() && !is_this_machine(origin.authority().host()) {
-            tracing::warn!(url = %origin, "tokens will travel to upstream in the clear");
-        }
-    }
-}
-
-fn is_this_machine(host: &str) -> bool {
-    let address = host.trim_matches(['[', ']']).parse::<std::net::IpAddr>();
-    host == "localhost" || address.is_ok_and(|address| address.is_loopback())
 }
 
 /// SIGTERM and Ctrl-C. From its making on, they no longer kill the process.

@@ -21,7 +21,7 @@ use super::connect::Connector;
 use super::connections::Connections;
 use super::error::{is_broken, is_unsent};
 use super::idle::{self, IdleLimited, Watched};
-use super::{Answering, Upstream, UpstreamError};
+use super::{AGENT, Answering, Upstream, UpstreamError};
 use crate::catalogue::{Origin, Service};
 use crate::clock::Clock;
 use crate::egress::Egress;
@@ -34,8 +34,6 @@ use crate::signing::{Payload, X_PROJECT_ID};
 use crate::stream::{BoxError, StreamBody};
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
-pub(super) const AGENT: HeaderValue =
-    HeaderValue::from_static(concat!("workspace-gateway/", env!("CARGO_PKG_VERSION")));
 
 /// How long and how much.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -16,14 +16,17 @@ use std::future::Future;
 use std::pin::Pin;
 
 use bytes::Bytes;
-use http::Response;
 use http::request::Parts;
+use http::{HeaderValue, Response};
 
 use crate::catalogue::{Origin, Service};
 use crate::request::key::Key;
 use crate::stream::StreamBody;
 use client::Errand;
 pub use error::UpstreamError;
+
+/// What upstream, and a proxy on the way there, is told who asks.
+const AGENT: HeaderValue = HeaderValue::from_static(concat!("workspace-gateway/", env!("CARGO_PKG_VERSION")));
 
 /// An answer that is under way.
 pub type Answering<'a, T> = Pin<Box<dyn Future<Output = Result<Response<T>, UpstreamError>> + Send + 'a>>;

@@ -21,7 +21,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tower_service::Service;
 
-use super::client::AGENT;
+use super::AGENT;
 use super::error::root_cause;
 use crate::egress::{Egress, Proxy, Way};
 use crate::stream::BoxError;
