@@ -68,7 +68,8 @@ impl Credential {
 pub fn token(headers: &HeaderMap) -> Result<&HeaderValue, BypassReason> {
     let mut tokens = headers.get_all(X_AUTH_TOKEN).iter();
     match (tokens.next(), tokens.next()) {
-        (Some(_), Some(_)) => Err(BypassReason::RepeatedCredential),
+        // Several blank ones are none.
+        (Some(_), Some(_)) if has_token(headers) => Err(BypassReason::RepeatedCredential),
         (Some(token), None) if !is_blank(token) => Ok(token),
         _ if has_signature(headers) => Err(BypassReason::UnverifiedSignature),
         _ => Err(BypassReason::NoCredential),
@@ -178,6 +179,7 @@ mod tests {
             (&[("authorization", "SDK-HMAC-SHA256 Access=A")], BypassReason::UnverifiedSignature),
             (&[("x-auth-token", "t"), ("x-auth-token", "t")], BypassReason::RepeatedCredential),
             (&[("x-auth-token", ""), ("x-auth-token", "t")], BypassReason::RepeatedCredential),
+            (&[("x-auth-token", ""), ("x-auth-token", "")], BypassReason::NoCredential),
         ] {
             assert_eq!(token(&headers(pairs)), Err(reason), "{pairs:?}");
         }

@@ -42,16 +42,13 @@ pub fn has_signature(headers: &HeaderMap) -> bool {
     headers.get_all(AUTHORIZATION).iter().any(|value| !value.as_bytes().iter().all(u8::is_ascii_whitespace))
 }
 
-/// The id of the access key that a header seems to name, however it is spelled, if its scheme is the one
-/// that is verified here.
-pub(super) fn claimed(value: &HeaderValue) -> Option<&str> {
-    let text = value.to_str().ok()?.trim_start();
-    let (scheme, rest) = text.split_once(|byte: char| byte.is_ascii_whitespace())?;
-    if !scheme.eq_ignore_ascii_case(SCHEME) {
-        return None;
-    }
-    let words = rest.split([',', ' ', '\t']);
-    words.filter_map(|word| word.split_once('=')).find(|(name, _)| name.eq_ignore_ascii_case("access")).map(|it| it.1)
+/// The words of a header of the scheme that is verified here, however it is spelled. One of them may be the id of an
+/// access key: whoever else reads the header may find it where nobody here would look.
+pub(super) fn words(value: &HeaderValue) -> impl Iterator<Item = &str> {
+    let is_part = |byte: &u8| byte.is_ascii_alphanumeric() || b"_-".contains(byte);
+    let mut words = value.as_bytes().split(move |byte| !is_part(byte)).filter(|word| !word.is_empty());
+    let is_scheme = words.next().is_some_and(|scheme| scheme.eq_ignore_ascii_case(SCHEME.as_bytes()));
+    words.filter(move |_| is_scheme).filter_map(|word| std::str::from_utf8(word).ok())
 }
 
 #[cfg(test)]
@@ -83,11 +80,22 @@ mod tests {
             "SDK-HMAC-SHA256 Access=A, SignedHeaders=, Signature=00",
             "SDK-HMAC-SHA256 Access=A, Signature=00",
             "SDK-HMAC-SHA256 Access=A",
+            "SDK-HMAC-SHA256 Access = A, SignedHeaders=host, Signature=00",
+            "SDK-HMAC-SHA256 Access=B, Access=A, SignedHeaders=host, Signature=00",
+            "SDK-HMAC-SHA256,Access=A;SignedHeaders=host;Signature=00",
         ] {
             let value = HeaderValue::from_static(other);
             assert!(Authorization::read(&value).is_none(), "{other}");
-            assert_eq!(claimed(&value), Some("A"), "{other}");
+            assert!(words(&value).any(|word| word == "A"), "{other}");
         }
+    }
+
+    #[test]
+    fn what_is_quoted_or_not_text_tells_too() {
+        let quoted = HeaderValue::from_static("SDK-HMAC-SHA256 Access=\"A\", SignedHeaders=host, Signature=00");
+        assert!(words(&quoted).any(|word| word == "A"));
+        let value = HeaderValue::from_bytes(b"SDK-HMAC-SHA256 Access=A, SignedHeaders=host, Signature=00\xe9").unwrap();
+        assert!(Authorization::read(&value).is_none() && words(&value).any(|word| word == "A"));
     }
 
     #[test]
@@ -99,10 +107,11 @@ mod tests {
             "V11-HMAC-SHA256 Credential=A/20261122/region/service, SignedHeaders=host, Signature=00",
             "Bearer Access=A",
             "SDK-HMAC-SHA256",
+            "SDK-HMAC-SHA256-2 Access=A",
             "",
         ] {
             let value = HeaderValue::from_static(other);
-            assert!(Authorization::read(&value).is_none() && claimed(&value).is_none(), "{other}");
+            assert!(Authorization::read(&value).is_none() && words(&value).next().is_none(), "{other}");
         }
     }
 }

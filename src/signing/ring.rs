@@ -8,7 +8,7 @@ use constant_time_eq::constant_time_eq;
 use http::header::{AUTHORIZATION, VIA};
 use http::{HeaderMap, HeaderValue, Method};
 
-use super::authorization::claimed;
+use super::authorization::words;
 use super::key::{AccessKey, Unsignable};
 use super::{Authorization, Payload, Target, X_SDK_CONTENT_SHA256, X_SDK_DATE, canonical_request, date};
 
@@ -153,7 +153,7 @@ impl KeyRing {
         if self.keys.is_empty() {
             return None;
         }
-        let mut ids = headers.get_all(AUTHORIZATION).iter().filter_map(claimed);
+        let mut ids = headers.get_all(AUTHORIZATION).iter().flat_map(words);
         ids.find_map(|id| self.keys.get(id)).map(|key| Claim { key: Arc::clone(key) })
     }
 }
