@@ -24,8 +24,8 @@ use crate::request::key::Key;
 use crate::request::route::{self, Route};
 use crate::request::target;
 use crate::request::wish::Wish;
-use crate::signing::Binding;
 use crate::signing::ring::{KeyRing, Refusal};
+use crate::signing::{Binding, Changes};
 use crate::upstream::client::{self, Errand};
 use signature::{Presented, Signature};
 
@@ -156,14 +156,16 @@ pub fn explain(
     })?;
     let mut headers = asked.headers;
     let has_body = declares_body(&headers);
-    hop::strip(&mut headers);
+    let removed = hop::strip(&mut headers);
     if let (Some(host), false) = (typed.authority(), headers.contains_key(HOST)) {
         headers.insert(HOST, HeaderValue::from_str(host.as_str()).map_err(|error| error.to_string())?);
     }
     let rebased = target::rebased(&typed, path_prefixes, catalogue);
     let as_typed = rebased.is_none();
     let uri = rebased.unwrap_or_else(|| typed.clone());
-    let Presented { credential, refusal, signature } = signature::identify(keys, &headers, &typed, uri.path(), date);
+    let project = route::project(catalogue, uri.path());
+    let Presented { credential, refusal, signature } = signature::identify(keys, &headers, &typed, project, date);
+    let changes = Changes { path: !as_typed, removed };
     let target = uri.path_and_query().map_or("/", |target| target.as_str());
     let answered_here = |verdict: String, operation| Explanation {
         verdict,
@@ -176,7 +178,7 @@ pub fn explain(
     let forwarded = |service, verdict, operation| {
         let origin = catalogue.origin(service);
         let is_signed = matches!(credential, Ok(Credential::Signed(_)));
-        let binding = Binding::of(&headers, origin.authority().as_str(), as_typed);
+        let binding = Binding::of(&headers, origin.authority().as_str(), &changes);
         if binding == Binding::Bound && !is_signed && !caller::has_token(&headers) {
             let verdict = "answered 401 here: the AK/SK signature is not over upstream's Host and path, and its key \
                            is not configured here"

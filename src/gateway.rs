@@ -52,6 +52,7 @@ use crate::request::key::Key;
 use crate::request::route::{self, Route};
 use crate::request::wish::Wish;
 use crate::request::{BypassReason, X_REQUEST_ID, target};
+use crate::signing::Changes;
 use crate::stream::{BoxError, stream};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::outcome::Outcome;
@@ -61,7 +62,7 @@ use crate::upstream::client::Errand;
 use crate::upstream::gate::Gate;
 use crate::upstream::probation::Probation;
 use fetch::{Flight, Landing};
-use identify::Asker;
+use identify::{Asker, Typed};
 pub use live::Live;
 use look_up::{LookUp, Memory};
 use release::{Release, Seat};
@@ -191,13 +192,15 @@ impl Gateway {
         let typed = head.uri.clone();
         target::rebase(&mut head, &live.path_prefixes, &live.catalogue);
         let has_body = !body.is_end_stream();
-        hop::strip(&mut head.headers);
+        let removed = hop::strip(&mut head.headers);
+        let typed = Typed { changes: Changes { path: typed.path() != head.uri.path(), removed }, uri: typed };
         let body = stream(body);
 
         match route::find(&live.catalogue, &head.method, head.uri.path()) {
             Route::Operation(operation, place) => {
                 record.is_for(operation);
-                let (asker, body) = self.identify(&live, &head, &typed, body, connection).await?;
+                let service = operation.service;
+                let (asker, body) = self.identify(&live, &head, typed, body, service, connection).await?;
                 let (reason, grantee) = match self.read(&asker, &head, operation, place, has_body) {
                     Ok(question) => match self.product_list(&question, &head.headers, record).await? {
                         Some(response) => return Ok(response),
@@ -205,12 +208,11 @@ impl Gateway {
                     },
                     Err(reason) => (reason, asker.grantee(operation, place)),
                 };
-                let service = operation.service;
                 self.bypass(&asker, reason, service, grantee, Request::from_parts(head, body), record).await
             }
             Route::PassThrough(service) => {
                 record.passes_to(service);
-                let (asker, body) = self.identify(&live, &head, &typed, body, connection).await?;
+                let (asker, body) = self.identify(&live, &head, typed, body, service, connection).await?;
                 record.answered(Outcome::PassThrough, "");
                 self.forward(&asker, service, None, Request::from_parts(head, body), record).await
             }

@@ -8,32 +8,14 @@ use workspace_gateway::catalogue::Service;
 use workspace_gateway::signing::{Payload, SCHEME};
 use workspace_gateway::simulator::{AccessKey, Simulator};
 
-use crate::support::signer::{Signed, date, entry};
-use crate::support::{Http, PROJECT, World, within};
+use crate::support::signer::{Signed, at_once, date, entry, one_key, world};
+use crate::support::{Http, PROJECT, within};
 
 const LIST: &str = "/v2/PROJECT/products?os_type=Linux";
 const DESKTOPS: &str = "/v2/PROJECT/desktops";
 
 fn signatures(result: &str) -> String {
     format!("workspace_gateway_signatures_total{{result=\"{result}\"}}")
-}
-
-/// A gateway that knows these keys, of those that were created.
-async fn world<const N: usize>(
-    create: impl FnOnce(&Simulator) -> [AccessKey; N],
-    settings: impl FnOnce(&[AccessKey; N]) -> String,
-) -> (World, [AccessKey; N]) {
-    let simulator = Simulator::start().await.unwrap();
-    let keys = create(&simulator);
-    let (workspace, appstream) = (simulator.url(Service::Workspace), simulator.url(Service::AppStream));
-    let settings = settings(&keys);
-    (World::before(simulator, &workspace, &appstream, &settings).await, keys)
-}
-
-/// A gateway that knows one key.
-async fn one_key() -> (World, AccessKey) {
-    let (world, [key]) = world(|simulator| [simulator.access_key(PROJECT)], |[key]| entry(key, "")).await;
-    (world, key)
 }
 
 #[tokio::test]
@@ -251,7 +233,7 @@ async fn a_wrong_secret_in_the_configuration_does_not_lock_the_key() {
     let asked = |path: &'static str| Signed::get(&world, &wrong, path);
     let (list, desktops) = (asked(LIST), asked(DESKTOPS));
     let crowd = std::iter::repeat_n([&list, &desktops], 20).flatten().map(|request| request.send(&world));
-    for reply in within(futures(crowd)).await {
+    for reply in within(at_once(crowd)).await {
         assert_eq!(
             (reply.status(), reply.json()["error_code"].as_str()),
             (StatusCode::UNAUTHORIZED, Some("APIGW.0301"))
@@ -265,7 +247,7 @@ async fn a_wrong_secret_in_the_configuration_does_not_lock_the_key() {
     // Then it is tried, once at a time.
     world.seconds_pass(300);
     let again = asked(LIST);
-    for reply in within(futures((0..10).map(|_| again.send(&world)))).await {
+    for reply in within(at_once((0..10).map(|_| again.send(&world)))).await {
         assert_eq!(reply.status(), StatusCode::UNAUTHORIZED);
     }
     assert_eq!((world.simulator.failures_in_a_row(&key.id), world.simulator.is_locked(&key.id)), (4, false));
@@ -286,7 +268,7 @@ async fn what_upstream_refuses_counts_though_the_client_has_hung_up() {
     let request = Signed::get(&world, &wrong(&key), DESKTOPS);
     world.simulator.hold();
     {
-        let crowd = futures((0..3).map(|_| request.send(&world)));
+        let crowd = at_once((0..3).map(|_| request.send(&world)));
         let seen = within(world.simulator.arrived(3));
         tokio::pin!(crowd);
         tokio::select! {
@@ -306,33 +288,12 @@ async fn what_upstream_refuses_counts_though_the_client_has_hung_up() {
     assert_eq!(world.simulator.failures_in_a_row(&key.id), 3);
 }
 
-/// Awaits all of them at once.
-async fn futures<F: Future + Send>(futures: impl Iterator<Item = F>) -> Vec<F::Output> {
-    let mut pending: Vec<_> = futures.map(|future| (Box::pin(future), None)).collect();
-    std::future::poll_fn(|context| {
-        for (future, output) in &mut pending {
-            if output.is_none()
-                && let std::task::Poll::Ready(ready) = future.as_mut().poll(context)
-            {
-                *output = Some(ready);
-            }
-        }
-        if pending.iter().all(|(_, output)| output.is_some()) {
-            std::task::Poll::Ready(())
-        } else {
-            std::task::Poll::Pending
-        }
-    })
-    .await;
-    pending.into_iter().filter_map(|(_, output)| output).collect()
-}
-
 #[tokio::test]
 async fn a_crowd_that_signs_with_a_key_nobody_has_used_is_answered() {
     let (world, key) = one_key().await;
     let (list, desktops) = (Signed::get(&world, &key, LIST), Signed::get(&world, &key, DESKTOPS));
     let crowd = std::iter::repeat_n([&list, &desktops], 30).flatten().map(|request| request.send(&world));
-    assert!(within(futures(crowd)).await.iter().all(|reply| reply.status() == StatusCode::OK));
+    assert!(within(at_once(crowd)).await.iter().all(|reply| reply.status() == StatusCode::OK));
     assert_eq!(
         (world.upstream_calls(), world.simulator.signature_failures()),
         (31, 0),
@@ -392,7 +353,7 @@ async fn a_request_under_way_goes_on_though_its_key_is_gone() {
     let (world, key) = one_key().await;
     world.simulator.hold();
     let (list, desktops) = (Signed::get(&world, &key, LIST), Signed::get(&world, &key, DESKTOPS));
-    let asking = futures([list.send(&world), desktops.send(&world)].into_iter());
+    let asking = at_once([list.send(&world), desktops.send(&world)].into_iter());
     let taken_away = async {
         within(world.simulator.arrived(2)).await;
         world.reload("").unwrap();

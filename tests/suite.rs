@@ -24,6 +24,7 @@ mod freshness;
 mod headers;
 mod http2;
 mod isolation;
+mod key_abuse;
 mod keys;
 mod metrics;
 mod model;

@@ -53,6 +53,9 @@ impl Watching {
         if source.file().is_none() {
             tracing::info!("there is no configuration file to read again, only what flags and environment name");
         }
+        if is_told {
+            self.reloading.gateway().try_held_keys();
+        }
         let applied = self.reloading.apply(source.load());
         match applied {
             Ok(changes) => self.tell(&changes, source.egress()),

@@ -33,7 +33,7 @@ pub(super) struct Presented {
 }
 
 /// Says who asks for a path, as `serve` does; what is signed is what was typed. The request has no body.
-pub(super) fn identify(keys: &KeyRing, headers: &HeaderMap, typed: &Uri, path: &str, date: SystemTime) -> Presented {
+pub(super) fn identify(keys: &KeyRing, headers: &HeaderMap, typed: &Uri, project: &str, date: SystemTime) -> Presented {
     let reason = match caller::token(headers) {
         Ok(token) => {
             let credential = Ok(Credential::Token(token.clone()));
@@ -53,7 +53,7 @@ pub(super) fn identify(keys: &KeyRing, headers: &HeaderMap, typed: &Uri, path: &
     let verified = claim
         .examine(headers, date)
         .and_then(|examined| examined.verify(&Method::GET, Target::from(typed), Payload::of(b"")))
-        .and_then(|signed| if signed.key.may_ask(path) { Ok(signed) } else { Err(Refusal::Project) });
+        .and_then(|signed| if signed.key.may_ask(project, headers) { Ok(signed) } else { Err(Refusal::Project) });
     let refusal = verified.as_ref().err().copied();
     let signature = Signature {
         access_key: Some(id),

@@ -134,13 +134,14 @@ impl Gateway {
     /// What is known of a question at present, for a person who asks why.
     pub fn inspect(&self, key: Key, credential: &Credential) -> Inspection {
         let (now, caller) = (self.clock.now(), self.callers.of(credential));
+        let service = key.operation().service;
         let slot = self.store.slot(&Arc::new(key), caller);
         let grantee = Grantee { caller, scope: slot.key.scope().clone() };
         Inspection {
             standing: self.grants.standing(&grantee, now),
             is_shared: slot.owner.is_none(),
             entry: self.store.get(&slot).map(|entry| entry.life().freshness(now)),
-            is_held: credential.signed().is_some_and(|signed| self.probation.holds(&signed.key)),
+            is_held: credential.signed().is_some_and(|signed| self.probation.holds(&signed.key, service)),
             is_paused: self.pauses.hold(&slot, &grantee, now),
             uncacheable: self.store.uncacheable(&slot, now),
         }

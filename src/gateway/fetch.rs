@@ -17,6 +17,7 @@ use crate::cache::lifetime::Times;
 use crate::cache::store::{Epoch, Slot};
 use crate::request::caller::Caller;
 use crate::request::condition::Validator;
+use crate::signing::ring::Signed;
 use crate::upstream::UpstreamError;
 use crate::upstream::client::Errand;
 use crate::upstream::probation::{Held, Reception};
@@ -62,11 +63,15 @@ impl Gateway {
         let standing = self.grants.standing(&question.grantee, self.clock.now());
         let is_known = matches!(standing, Standing::Granted | Standing::Lapsed) || self.acquaintances.includes(&leader);
         // Who has to wait behind itself leads nobody.
-        if pilot.takes_others() && slot.owner.is_none() && self.gate.is_full_for(service, leader) {
+        let has_to_wait = || {
+            let is_busy = |signed: &Signed| self.probation.is_busy(&signed.key, service);
+            self.gate.is_full_for(service, leader) || errand.credential.signed().is_some_and(is_busy)
+        };
+        if pilot.takes_others() && slot.owner.is_none() && has_to_wait() {
             return pilot.land(Landing::NotFlown);
         }
         let turn = async {
-            let leave = self.leave(errand.credential.signed()).await?;
+            let leave = self.leave(errand.credential.signed(), service).await?;
             Ok((leave, self.gate.enter(service, leader, is_known).await))
         };
         let (leave, _permit) = tokio::select! {

@@ -2,11 +2,9 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use http::header::{AUTHORIZATION, HOST};
 use http::request::Parts;
 use http::{HeaderValue, Request, Response, StatusCode};
-use http_body_util::{BodyExt, Full};
 use tokio::time::timeout;
 
 use super::Gateway;
@@ -20,14 +18,14 @@ use crate::request::BypassReason;
 use crate::request::caller;
 use crate::signing::ring::{Refusal, Signed};
 use crate::signing::{Binding, Target};
-use crate::stream::{StreamBody, limited, stream};
+use crate::stream::{StreamBody, peek};
 use crate::telemetry::outcome::Outcome;
 use crate::telemetry::record::Record;
 use crate::upstream::UpstreamError;
 use crate::upstream::gate::Permit;
 use crate::upstream::probation::{Held, Leave, Reception};
 
-/// The largest refusal that is read to see whether it is about the signature.
+/// How much of an error is read to see whether it is about the signature.
 const MAX_REFUSAL: usize = 64 * 1024;
 
 impl Gateway {
@@ -113,7 +111,7 @@ impl Gateway {
     /// Looks after a signature that isn't verified here: it is sent on only where it may be valid upstream, and
     /// not beside a token if it may not.
     fn check_signature(&self, asker: &Asker, head: &mut Parts, origin: &Origin) -> Result<(), Problem> {
-        let binding = Binding::of(&head.headers, origin.authority().as_str(), asker.as_typed);
+        let binding = Binding::of(&head.headers, origin.authority().as_str(), &asker.changes);
         if caller::has_token(&head.headers) {
             if binding == Binding::Bound || asker.live.keys.claim(&head.headers).is_some() {
                 head.headers.remove(AUTHORIZATION);
@@ -153,7 +151,7 @@ impl Gateway {
         let is_granted = || grantee.is_some_and(|grantee| self.grants.stands(grantee, self.clock.now()));
         let is_known = caller.is_some_and(|caller| self.acquaintances.includes(&caller)) || is_granted();
         let turn = async {
-            let leave = self.leave(signed).await?;
+            let leave = self.leave(signed, service).await?;
             Ok((leave, self.relay_gate.enter(service, caller, is_known).await))
         };
         let turn =
@@ -162,28 +160,27 @@ impl Gateway {
     }
 
     /// Leave to use an access key, if one is used.
-    pub(super) async fn leave(&self, signed: Option<&Signed>) -> Result<Option<Leave>, Held> {
+    pub(super) async fn leave(&self, signed: Option<&Signed>, service: Service) -> Result<Option<Leave>, Held> {
         match signed {
-            Some(signed) => self.probation.enter(&signed.key).await.map(Some),
+            Some(signed) => self.probation.enter(&signed.key, service).await.map(Some),
             None => Ok(None),
         }
     }
 }
 
-/// Notes what upstream made of a signature. Only a refusal is read for it, and then passed on.
+/// Notes what upstream made of a signature. Only an error is looked into for it, and then passed on.
 async fn received(
     leave: Leave,
     answer: Result<Response<StreamBody>, UpstreamError>,
 ) -> Result<Response<StreamBody>, UpstreamError> {
     let response = answer?;
     let status = response.status();
-    if status != StatusCode::UNAUTHORIZED {
+    if status.as_u16() < 400 {
         leave.ended(Reception::of(status, b""));
         return Ok(response);
     }
     let (head, body) = response.into_parts();
-    let body = limited(body, MAX_REFUSAL).collect().await.map(|body| body.to_bytes());
-    leave.ended(Reception::of(status, body.as_ref().map_or(&b""[..], Bytes::as_ref)));
-    let body = body.map_err(|error| UpstreamError::Broken(error.to_string()))?;
-    Ok(Response::from_parts(head, stream(Full::new(body))))
+    let (beginning, body) = peek(body, MAX_REFUSAL).await;
+    leave.ended(Reception::of(status, &beginning));
+    Ok(Response::from_parts(head, body))
 }

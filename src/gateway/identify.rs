@@ -8,20 +8,22 @@ use bytes::Bytes;
 use http::Uri;
 use http::request::Parts;
 use http_body::Body as _;
-use http_body_util::{BodyExt, Full};
+use http_body_util::{BodyExt, Full, LengthLimitError};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 
 use super::{Connection, Gateway, Live};
 use crate::cache::grants::Grantee;
-use crate::catalogue::{Operation, Place};
+use crate::catalogue::{Operation, Place, Service};
 use crate::reply::error::Problem;
 use crate::request::BypassReason;
 use crate::request::caller::{self, Caller, Credential};
 use crate::request::key::Scope;
+use crate::request::route;
 use crate::signing::ring::{self, Refusal};
-use crate::signing::{Payload, Target};
+use crate::signing::{Changes, Payload, Target};
 use crate::stream::{StreamBody, limited, stream};
+use crate::upstream::UpstreamError;
 
 /// The largest body that is read to verify its signature: upstream takes none that is larger.
 const MAX_SIGNED_BODY: usize = 12 * 1024 * 1024;
@@ -29,8 +31,11 @@ const MAX_SIGNED_BODY: usize = 12 * 1024 * 1024;
 /// For all bodies that are being read, or have been and are being sent on. Further ones wait for room.
 pub(super) const SIGNED_BODIES: usize = 64 * 1024 * 1024;
 
-/// For such a body to come, room for it included.
-const READING: Duration = Duration::from_secs(120);
+/// What takes none of that room: such bodies are bounded by the number of connections.
+const SMALL_BODY: usize = 64 * 1024;
+
+/// For a body to come, once there is room for it.
+const READING: Duration = Duration::from_secs(60);
 
 /// Who asks, and how.
 pub(super) struct Asker {
@@ -38,8 +43,14 @@ pub(super) struct Asker {
     pub(super) live: Arc<Live>,
     /// A credential and whose it is, or why the request has none that counts.
     pub(super) identity: Result<(Credential, Caller), BypassReason>,
-    /// Whether the request's path is the one that its client typed.
-    pub(super) as_typed: bool,
+    /// How the request differs from the one that its client typed.
+    pub(super) changes: Changes,
+}
+
+/// A request as its client typed it, where it differs.
+pub(super) struct Typed {
+    pub(super) uri: Uri,
+    pub(super) changes: Changes,
 }
 
 impl Asker {
@@ -57,20 +68,21 @@ impl Gateway {
         &self,
         live: &Arc<Live>,
         head: &Parts,
-        typed: &Uri,
+        typed: Typed,
         body: StreamBody,
+        service: Service,
         connection: &Connection,
     ) -> Result<(Asker, StreamBody), Problem> {
         let (credential, body) = match caller::token(&head.headers) {
             Ok(token) => (Ok(Credential::Token(token.clone())), body),
-            Err(BypassReason::UnverifiedSignature) => self.verify(live, head, typed, body).await?,
+            Err(BypassReason::UnverifiedSignature) => self.verify(live, head, &typed.uri, body, service).await?,
             Err(reason) => (Err(reason), body),
         };
         let identity = credential.map(|credential| {
             let caller = self.callers.recognise(&credential, &connection.credential);
             (credential, caller)
         });
-        Ok((Asker { live: Arc::clone(live), identity, as_typed: typed.path() == head.uri.path() }, body))
+        Ok((Asker { live: Arc::clone(live), identity, changes: typed.changes }, body))
     }
 
     /// Verifies a signature, if a known access key is claimed.
@@ -80,6 +92,7 @@ impl Gateway {
         head: &Parts,
         typed: &Uri,
         body: StreamBody,
+        service: Service,
     ) -> Result<(Result<Credential, BypassReason>, StreamBody), Problem> {
         let Some(claim) = live.keys.claim(&head.headers) else {
             return Ok((Err(BypassReason::UnverifiedSignature), body));
@@ -94,45 +107,52 @@ impl Gateway {
         } else if ring::leaves_body_unsigned(&head.headers) {
             (Payload::unsigned(), body)
         } else {
-            let (bytes, room) = self.read_signed(body).await?;
+            let (bytes, room) = self.read_signed(live, body).await?;
             let payload = ring::payload(&head.headers, &bytes).map_err(refused)?;
             (payload, holding(bytes, room))
         };
         let signed = examined.verify(&head.method, Target::from(typed), payload).map_err(refused)?;
-        if !signed.key.may_ask(head.uri.path()) {
+        if !signed.key.may_ask(route::project(&live.catalogue, head.uri.path()), &head.headers) {
             return Err(refused(Refusal::Project));
         }
-        if self.probation.holds(&signed.key) {
+        if self.probation.holds(&signed.key, service) {
             return Err(refused(Refusal::Held));
         }
         self.metrics.signature("verified");
         Ok((Ok(Credential::Signed(Arc::new(signed))), body))
     }
 
-    /// Reads a body whole, where there is room for it.
-    async fn read_signed(&self, body: StreamBody) -> Result<(Bytes, OwnedSemaphorePermit), Problem> {
+    /// Reads a body whole, when there is room for it.
+    async fn read_signed(&self, live: &Live, body: StreamBody) -> Result<(Bytes, Room), Problem> {
         let too_large = || Problem::BodyTooLarge { limit: MAX_SIGNED_BODY };
-        let size = match (body.size_hint().lower(), body.size_hint().upper()) {
-            (least, _) if least > MAX_SIGNED_BODY as u64 => return Err(too_large()),
-            (_, Some(most)) => usize::try_from(most).unwrap_or(MAX_SIGNED_BODY).min(MAX_SIGNED_BODY),
-            (_, None) => MAX_SIGNED_BODY,
-        };
+        let size = body.size_hint();
+        if size.lower() > MAX_SIGNED_BODY as u64 {
+            return Err(too_large());
+        }
+        let most = usize::try_from(size.upper().unwrap_or(u64::MAX)).unwrap_or(usize::MAX).min(MAX_SIGNED_BODY);
+        let room = if most <= SMALL_BODY { None } else { Some(self.room(live, most).await?) };
+        let reading = limited(body, MAX_SIGNED_BODY).collect();
+        let whole = timeout(READING, reading).await.map_err(|_| Problem::BodyIncomplete)?.map_err(|error| {
+            let is_too_large = error.is::<LengthLimitError>();
+            if is_too_large { too_large() } else { Problem::BodyIncomplete }
+        })?;
+        Ok((whole.to_bytes(), room))
+    }
+
+    /// Waits for room for a body.
+    async fn room(&self, live: &Live, size: usize) -> Result<OwnedSemaphorePermit, Problem> {
         let size = u32::try_from(size).map_err(|_| Problem::Internal)?;
-        let reading = async {
-            let room = Arc::clone(&self.signed_bodies).acquire_many_owned(size).await;
-            let room = room.map_err(|_| Problem::Internal)?;
-            let whole = limited(body, MAX_SIGNED_BODY).collect().await.map_err(|error| {
-                let is_too_large = error.is::<http_body_util::LengthLimitError>();
-                if is_too_large { too_large() } else { Problem::BodyIncomplete }
-            })?;
-            Ok((whole.to_bytes(), room))
-        };
-        timeout(READING, reading).await.unwrap_or(Err(Problem::BodyIncomplete))
+        let room = Arc::clone(&self.signed_bodies).acquire_many_owned(size);
+        let room = timeout(live.answer_timeout, room).await.map_err(|_| Problem::Upstream(UpstreamError::Busy))?;
+        room.map_err(|_| Problem::Internal)
     }
 }
 
+/// What a body takes of the room for all; small ones take none.
+type Room = Option<OwnedSemaphorePermit>;
+
 /// The body again. The room is taken until it has been sent.
-fn holding(bytes: Bytes, room: OwnedSemaphorePermit) -> StreamBody {
+fn holding(bytes: Bytes, room: Room) -> StreamBody {
     stream(Full::new(bytes).map_frame(move |frame| {
         let _ = &room;
         frame

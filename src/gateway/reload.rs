@@ -50,7 +50,6 @@ impl Gateway {
                 (upstream, blueprint) = (Arc::new(client), Some(wanted));
             }
         }
-        self.probation.settings_were_read(&config.keys);
         if changes.applied.is_empty() {
             return Ok(changes);
         }
@@ -64,10 +63,16 @@ impl Gateway {
         }
         let live = Arc::new(Live::new(config, upstream, blueprint));
         *self.live.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&live);
+        self.probation.keep_only(&live.keys);
         for gone in live.catalogue.without(&before.catalogue) {
             self.purge(&Selection { operation: Some(gone.name.to_string()), project_id: None });
         }
         Ok(changes)
+    }
+
+    /// Has each access key that upstream has refused too often tried once more.
+    pub fn try_held_keys(&self) {
+        self.probation.try_again();
     }
 }
 

@@ -135,9 +135,9 @@ impl Problem {
                 StatusCode::UNAUTHORIZED,
                 "APIGW.0301",
                 "Incorrect IAM authentication information: verify aksk signature fail: the signature is over this \
-                 gateway's address, so that it cannot be valid upstream, and the access key is not configured here, so \
-                 that the request cannot be signed anew. It was not sent on. Add the key to the gateway's configuration \
-                 ([[access_key]]), or send an X-Auth-Token"
+                 gateway's address, or a path or header that is not sent on as it is, so that it cannot be valid \
+                 upstream; and the access key is not configured here, so that the request cannot be signed anew. It was \
+                 not sent on. Add the key to the gateway's configuration ([[access_key]]), or send an X-Auth-Token"
                     .to_owned(),
             ),
             Self::Signature(refusal) => say_refusal(*refusal),

@@ -10,9 +10,9 @@ const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
-/// Removes the hop-by-hop headers, those that `Connection` names included. `Expect` goes with
+/// Removes the hop-by-hop headers, those that `Connection` names included, which are told. `Expect` goes with
 /// them: it was met on this side of the gateway.
-pub fn strip(headers: &mut HeaderMap) {
+pub fn strip(headers: &mut HeaderMap) -> Vec<HeaderName> {
     let named: Vec<HeaderName> = headers
         .get_all(CONNECTION)
         .iter()
@@ -34,6 +34,7 @@ pub fn strip(headers: &mut HeaderMap) {
     ]) {
         headers.remove(name);
     }
+    named
 }
 
 /// What the names of gateways begin with.

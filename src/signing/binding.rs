@@ -2,11 +2,21 @@
 //!
 //! One that wouldn't must never be sent: upstream would count it against the key, and lock that after a few.
 
-use http::header::{AUTHORIZATION, CONNECTION, EXPECT, HOST, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, VIA};
+use http::header::{AUTHORIZATION, HOST};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-/// What a relay changes, besides `Host`.
-const CHANGED: [HeaderName; 7] = [CONNECTION, EXPECT, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, VIA];
+/// What a relay changes or leaves out, besides `Host`.
+const CHANGED: [&str; 9] =
+    ["connection", "expect", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade", "via"];
+
+/// How a request that is relayed differs from the one that its client typed.
+#[derive(Clone, Debug, Default)]
+pub struct Changes {
+    /// Whether its path does.
+    pub path: bool,
+    /// The headers that the client has said belong to the connection.
+    pub removed: Vec<HeaderName>,
+}
 
 /// What becomes of the signatures of a request that is relayed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,13 +32,14 @@ pub enum Binding {
 
 impl Binding {
     /// Of a request that is sent to an upstream.
-    pub fn of(headers: &HeaderMap, upstream_authority: &str, path_as_typed: bool) -> Self {
+    pub fn of(headers: &HeaderMap, upstream_authority: &str, changes: &Changes) -> Self {
+        let is_removed = |name: &str| changes.removed.iter().any(|removed| removed.as_str() == name);
         let survives = |names: &[String]| {
-            path_as_typed
+            !changes.path
                 && names.iter().all(|name| match name.as_str() {
                     // Byte for byte: it covers the Host as typed, and upstream will see its own spelling.
                     name if name == HOST.as_str() => headers.get(HOST).is_some_and(|host| host == upstream_authority),
-                    name => !CHANGED.iter().any(|changed| name == changed.as_str()),
+                    name => !CHANGED.contains(&name) && !is_removed(name),
                 })
         };
         let bindings = headers.get_all(AUTHORIZATION).iter().map(|value| match covered(value) {
@@ -80,9 +91,10 @@ mod tests {
 
     #[test]
     fn what_would_fail_upstream_is_recognised() {
-        let of = |authorization, host, as_typed| {
+        let of = |authorization, host, as_typed: bool| {
             let headers = headers(&[("authorization", authorization), ("host", host), ("x-sdk-date", "d")]);
-            Binding::of(&headers, "upstream.example", as_typed)
+            let removed = vec![HeaderName::from_static("x-hop")];
+            Binding::of(&headers, "upstream.example", &Changes { path: !as_typed, removed })
         };
         let signed = "SDK-HMAC-SHA256 Access=A, SignedHeaders=host;x-sdk-date, Signature=00";
         let unsigned = "SDK-HMAC-SHA256 Access=A, SignedHeaders=x-sdk-date, Signature=00";
@@ -96,6 +108,8 @@ mod tests {
             ("V11-HMAC-SHA256 Credential=A/20261122/r/s, SignedHeaders=host, Signature=00", here),
             ("SDK-HMAC-SM3 Access=A, SignedHeaders=via, Signature=00", there),
             ("SDK-HMAC-SHA256 Access=A, SignedHeaders=connection, Signature=00", there),
+            ("SDK-HMAC-SHA256 Access=A, SignedHeaders=keep-alive, Signature=00", there),
+            ("SDK-HMAC-SHA256 Access=A, SignedHeaders=x-hop;x-sdk-date, Signature=00", there),
         ] {
             assert_eq!(of(authorization, host, true), Binding::Bound, "{authorization} for {host}");
         }
@@ -110,7 +124,7 @@ mod tests {
         let bound = ("authorization", "X SignedHeaders=host, Signature=00");
         let plain = ("authorization", "Bearer x");
         let of = |of: &[(&'static str, &'static str)]| {
-            Binding::of(&headers(&[&[("host", "g"), ("x-a", "1")], of].concat()), "u", true)
+            Binding::of(&headers(&[&[("host", "g"), ("x-a", "1")], of].concat()), "u", &Changes::default())
         };
         assert_eq!(of(&[free, free]), Binding::Free);
         assert_eq!([of(&[plain, free]), of(&[free, plain])], [Binding::Free; 2]);

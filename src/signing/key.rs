@@ -11,7 +11,8 @@ use thiserror::Error;
 
 use super::canonical::hex;
 use super::{
-    Authorization, Payload, SCHEME, Target, X_SDK_DATE, X_SECURITY_TOKEN, canonical_request, date, string_to_sign,
+    Authorization, Payload, SCHEME, Target, X_PROJECT_ID, X_SDK_DATE, X_SECURITY_TOKEN, canonical_request, date,
+    string_to_sign,
 };
 
 /// The projects that a key may be used for.
@@ -70,12 +71,13 @@ impl AccessKey {
         &self.fingerprint
     }
 
-    /// Whether it may be used for what is at a path: `/v2/{project_id}/…`.
-    pub fn may_ask(&self, path: &str) -> bool {
+    /// Whether it may be used for a request in a project.
+    pub fn may_ask(&self, project: &str, headers: &HeaderMap) -> bool {
         match &self.projects {
             Projects::Any => true,
             Projects::These(projects) => {
-                path.split('/').nth(2).is_some_and(|project| projects.iter().any(|known| known == project))
+                projects.iter().any(|known| known == project)
+                    && headers.get_all(X_PROJECT_ID).iter().all(|named| named == project)
             }
         }
     }
@@ -187,12 +189,12 @@ mod tests {
             let projects = Projects::These(projects.iter().map(ToString::to_string).collect());
             AccessKey::new("a".to_owned(), b"b", None, projects)
         };
-        assert!(key("a", "b", None).may_ask("/anything"));
-        for (path, may) in
-            [("/v2/p/products", true), ("/v1/q/product", true), ("/v2/r/products", false), ("/v2", false)]
-        {
-            assert_eq!(of(&["p", "q"]).may_ask(path), may, "{path}");
+        let (none, named) = (HeaderMap::new(), HeaderMap::from_iter([(X_PROJECT_ID, HeaderValue::from_static("p"))]));
+        assert!(key("a", "b", None).may_ask("", &named));
+        for (project, may) in [("p", true), ("q", true), ("r", false), ("", false)] {
+            assert_eq!(of(&["p", "q"]).may_ask(project, &none), may, "{project}");
         }
-        assert!(!of(&[]).may_ask("/v2/p/products"));
+        assert!(of(&["p", "q"]).may_ask("p", &named) && !of(&["p", "q"]).may_ask("q", &named));
+        assert!(!of(&[]).may_ask("p", &none));
     }
 }

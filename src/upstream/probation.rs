@@ -1,10 +1,13 @@
 //! How often upstream may refuse what is signed with an access key before the key is left alone.
 //!
 //! Upstream locks a key at the sixth failure in a row, for everyone who uses it. So a key is on probation until
-//! upstream has accepted its signature: no more calls are under way with it than may still fail. After three
-//! failures in a row it is held for five minutes, and then one call tries it; after five it is held until its
-//! secret is changed, or the settings are read again. A key that upstream has accepted is free, until it is refused
-//! again.
+//! upstream has accepted its signature: no more calls are under way with it than may fail. After three refusals in a
+//! row it is held for five minutes, and then one call tries it; after five it is held until its secret is changed, or
+//! the operator says so. A key that upstream has accepted is free, until it is refused again.
+//!
+//! What upstream counts is an id, whatever the secret was: so refusals count from one secret to the next, and
+//! though a key is taken out of the configuration for a while. (What comes of a call whose answer is lost isn't known,
+//! and counts for nothing.)
 
 use std::collections::HashMap;
 use std::pin::pin;
@@ -15,34 +18,48 @@ use http::StatusCode;
 use serde::Deserialize;
 use tokio::sync::Notify;
 
+use crate::catalogue::Service;
 use crate::clock::Clock;
 use crate::signing::AccessKey;
 use crate::signing::ring::KeyRing;
 
-/// How many failures in a row there may be before a key is held.
+/// How many refusals in a row there may be before a key is held.
 const MAX_REFUSALS: u32 = 3;
 
 /// How long it is held then.
 const HOLD: Duration = Duration::from_secs(5 * 60);
 
-/// How many there may be before it is held for good. Held for a while each time, it would be locked all the same.
+/// How many there may be before it is held for good. The next one would lock it.
 const LAST_REFUSAL: u32 = 5;
 
-/// All keys that have been used, and how upstream has taken it.
+/// How many secrets that were refused for one id are told apart.
+const MAX_SECRETS: usize = 8;
+
+/// All keys that have been used, and how upstream has taken them.
 pub struct Probation {
-    trials: Mutex<HashMap<String, Trial>>,
+    trials: Mutex<HashMap<Office, Trial>>,
     ended: Notify,
     clock: Clock,
 }
 
+/// Who judges which key: the two services have one judge, and an operator's own upstream has its own.
+type Office = (String, Option<Service>);
+
+/// Tells one secret from another.
+type Fingerprint = [u8; 32];
+
 /// How upstream takes one key.
+#[derive(Default)]
 struct Trial {
-    /// Of the credential that was used last: another secret for the same id is worth another try.
-    fingerprint: [u8; 32],
-    /// Whether upstream has accepted it since it was last refused.
-    is_accepted: bool,
-    refusals: u32,
+    /// The secret that upstream has accepted, and not refused since.
+    accepted: Option<Fingerprint>,
+    /// Those that it has refused since it accepted one.
+    refused: Vec<Fingerprint>,
+    in_a_row: u32,
+    /// Since this was told last, if it holds.
     last_refusal: Option<Instant>,
+    /// How many there have been at all.
+    refusals: u64,
     under_way: u32,
 }
 
@@ -53,8 +70,10 @@ pub struct Held;
 /// Leave to use a key once. How that ended is to be said; unsaid, it changes nothing.
 pub struct Leave {
     probation: Arc<Probation>,
-    id: String,
-    fingerprint: [u8; 32],
+    office: Office,
+    fingerprint: Fingerprint,
+    /// How many refusals there had been when it was given.
+    refusals: u64,
 }
 
 /// What an answer says of the signature.
@@ -69,21 +88,21 @@ pub enum Reception {
 }
 
 impl Reception {
-    /// Reads it off an answer, of whose body only a refusal's is looked at.
+    /// Reads it off an answer. Of bodies only those of errors are looked at.
     pub fn of(status: StatusCode, body: &[u8]) -> Self {
         #[derive(Deserialize)]
         struct Error {
             error_code: String,
         }
+        if status.as_u16() < 400 || status == StatusCode::FORBIDDEN {
+            return Self::Accepted;
+        }
+        // The service's own codes come from behind the API gateway, which has checked the signature.
+        let error = serde_json::from_slice::<Error>(body);
+        let is_service = error.is_ok_and(|error| !error.error_code.starts_with("APIGW."));
         match status {
-            StatusCode::UNAUTHORIZED => {
-                // The service's own codes come from behind the API gateway, which has checked the signature.
-                let error = serde_json::from_slice::<Error>(body);
-                let is_service = error.is_ok_and(|error| !error.error_code.starts_with("APIGW."));
-                if is_service { Self::Accepted } else { Self::Refused }
-            }
-            StatusCode::FORBIDDEN => Self::Accepted,
-            status if status.as_u16() < 400 => Self::Accepted,
+            _ if is_service => Self::Accepted,
+            StatusCode::UNAUTHORIZED => Self::Refused,
             _ => Self::Unknown,
         }
     }
@@ -105,74 +124,102 @@ impl Probation {
     ///
     /// # Errors
     /// If the key is held.
-    pub async fn enter(self: &Arc<Self>, key: &AccessKey) -> Result<Leave, Held> {
+    pub async fn enter(self: &Arc<Self>, key: &AccessKey, service: Service) -> Result<Leave, Held> {
+        let office = office(key, service);
         loop {
             let mut ended = pin!(self.ended.notified());
             // Before looking, or an end in between would be missed.
             ended.as_mut().enable();
-            match self.attempt(key) {
-                Attempt::Granted => {
-                    let (id, fingerprint) = (key.id().to_owned(), *key.fingerprint());
-                    return Ok(Leave { probation: Arc::clone(self), id, fingerprint });
+            {
+                let mut trials = self.trials();
+                let trial = trials.entry(office.clone()).or_default();
+                match trial.attempt(key.fingerprint(), self.clock.now()) {
+                    Attempt::Granted => {
+                        trial.under_way += 1;
+                        let (fingerprint, refusals) = (*key.fingerprint(), trial.refusals);
+                        drop(trials);
+                        return Ok(Leave { probation: Arc::clone(self), office, fingerprint, refusals });
+                    }
+                    Attempt::Held => return Err(Held),
+                    Attempt::Later => {}
                 }
-                Attempt::Held => return Err(Held),
-                Attempt::Later => ended.await,
             }
+            ended.await;
         }
     }
 
     /// Whether a key is held at present.
-    pub fn holds(&self, key: &AccessKey) -> bool {
-        let now = self.clock.now();
-        self.trials().get(key.id()).is_some_and(|trial| trial.is_held(key, now))
+    pub fn holds(&self, key: &AccessKey, service: Service) -> bool {
+        matches!(self.attempt(key, service), Attempt::Held)
     }
 
-    /// Forgets keys that are not in the ring any more, and lets those that are held be tried once.
-    pub fn settings_were_read(&self, ring: &KeyRing) {
+    /// Whether a call with a key would have to wait for others.
+    pub fn is_busy(&self, key: &AccessKey, service: Service) -> bool {
+        matches!(self.attempt(key, service), Attempt::Later)
+    }
+
+    /// Lets each key that is held be tried once more.
+    pub fn try_again(&self) {
+        self.trials().values_mut().for_each(|trial| trial.last_refusal = None);
+    }
+
+    /// Forgets keys that are not in the ring any more, and of which upstream has nothing against.
+    pub fn keep_only(&self, ring: &KeyRing) {
         let is_known = |id: &str| ring.keys().any(|key| key.id() == id);
-        let mut trials = self.trials();
-        trials.retain(|id, trial| trial.under_way > 0 || is_known(id));
-        trials.values_mut().for_each(|trial| trial.last_refusal = None);
+        self.trials().retain(|(id, _), trial| trial.under_way > 0 || trial.in_a_row > 0 || is_known(id));
     }
 
-    fn attempt(&self, key: &AccessKey) -> Attempt {
-        let now = self.clock.now();
-        let mut trials = self.trials();
-        let trial = trials.entry(key.id().to_owned()).or_insert_with(|| Trial {
-            fingerprint: *key.fingerprint(),
-            is_accepted: false,
-            refusals: 0,
-            last_refusal: None,
-            under_way: 0,
-        });
-        if trial.is_held(key, now) {
-            return Attempt::Held;
-        }
-        if trial.fingerprint != *key.fingerprint() {
-            trial.fingerprint = *key.fingerprint();
-            trial.is_accepted = false;
-            trial.last_refusal = None;
-        }
-        // Refused before, and tried again: one more failure at a time.
-        let room = if trial.is_accepted { u32::MAX } else { MAX_REFUSALS.saturating_sub(trial.refusals).max(1) };
-        if trial.under_way >= room {
-            return Attempt::Later;
-        }
-        trial.under_way += 1;
-        Attempt::Granted
+    fn attempt(&self, key: &AccessKey, service: Service) -> Attempt {
+        let trials = self.trials();
+        let trial = trials.get(&office(key, service));
+        trial.map_or(Attempt::Granted, |trial| trial.attempt(key.fingerprint(), self.clock.now()))
     }
 
-    fn trials(&self) -> MutexGuard<'_, HashMap<String, Trial>> {
+    fn trials(&self) -> MutexGuard<'_, HashMap<Office, Trial>> {
         self.trials.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
+fn office(key: &AccessKey, service: Service) -> Office {
+    let own = (!Service::ALL.contains(&service)).then_some(service);
+    (key.id().to_owned(), own)
+}
+
 impl Trial {
-    fn is_held(&self, key: &AccessKey, now: Instant) -> bool {
-        let is_recent = |at: Instant| self.refusals >= LAST_REFUSAL || now.saturating_duration_since(at) < HOLD;
-        self.refusals >= MAX_REFUSALS
-            && self.fingerprint == *key.fingerprint()
-            && self.last_refusal.is_some_and(is_recent)
+    fn attempt(&self, fingerprint: &Fingerprint, now: Instant) -> Attempt {
+        if self.accepted.as_ref() == Some(fingerprint) {
+            return Attempt::Granted;
+        }
+        let holds = |at| self.in_a_row >= LAST_REFUSAL || now.saturating_duration_since(at) < HOLD;
+        let is_known = self.in_a_row >= MAX_REFUSALS && self.refused.contains(fingerprint);
+        if is_known && self.last_refusal.is_some_and(holds) {
+            return Attempt::Held;
+        }
+        // Tried though it was refused, or in place of one that was: one more refusal at a time.
+        let room = MAX_REFUSALS.saturating_sub(self.in_a_row).max(1);
+        if self.under_way < room { Attempt::Granted } else { Attempt::Later }
+    }
+
+    fn refused(&mut self, fingerprint: Fingerprint, now: Instant) {
+        if self.accepted == Some(fingerprint) {
+            self.accepted = None;
+        }
+        if !self.refused.contains(&fingerprint) {
+            self.refused.push(fingerprint);
+            // The oldest is no one's any more.
+            let old = self.refused.len().saturating_sub(MAX_SECRETS);
+            self.refused.drain(..old);
+        }
+        self.refusals += 1;
+        self.in_a_row = self.in_a_row.saturating_add(1);
+        self.last_refusal = Some(now);
+    }
+
+    fn accepted(&mut self, fingerprint: Fingerprint) {
+        self.accepted = Some(fingerprint);
+        self.refused.clear();
+        self.in_a_row = 0;
+        self.last_refusal = None;
     }
 }
 
@@ -181,32 +228,25 @@ impl Leave {
     pub fn ended(self, reception: Reception) {
         let now = self.probation.clock.now();
         let mut trials = self.probation.trials();
-        // Of a secret that has been replaced meanwhile, nothing is learned about the new one.
-        let Some(trial) = trials.get_mut(&self.id).filter(|trial| trial.fingerprint == self.fingerprint) else {
-            return;
-        };
+        let Some(trial) = trials.get_mut(&self.office) else { return };
         match reception {
             Reception::Unknown => {}
-            Reception::Accepted => {
-                trial.is_accepted = true;
-                trial.refusals = 0;
-            }
+            // What has been refused since it was presented is later news.
+            Reception::Accepted if trial.refusals == self.refusals => trial.accepted(self.fingerprint),
+            Reception::Accepted => {}
             Reception::Refused => {
-                trial.is_accepted = false;
-                trial.refusals = trial.refusals.saturating_add(1);
-                trial.last_refusal = Some(now);
-                if trial.refusals >= MAX_REFUSALS {
-                    let for_how_long = match trial.refusals {
-                        LAST_REFUSAL.. => "until its secret is changed or the settings are read again (SIGHUP)",
-                        _ => "for five minutes",
-                    };
-                    tracing::error!(
-                        access_key = self.id,
-                        in_a_row = trial.refusals,
-                        "upstream refuses the signature of this access key: it is not used {for_how_long}. Check its \
-                         secret in the configuration, and the clock"
-                    );
-                }
+                trial.refused(self.fingerprint, now);
+                let for_how_long = match trial.in_a_row {
+                    LAST_REFUSAL.. => "until its secret is changed, or SIGHUP has it tried once more",
+                    MAX_REFUSALS.. => "for five minutes",
+                    _ => return,
+                };
+                tracing::error!(
+                    access_key = self.office.0,
+                    in_a_row = trial.in_a_row,
+                    "upstream refuses the signature of this access key: it is not used {for_how_long}. Check its secret \
+                     in the configuration, and the clock"
+                );
             }
         }
     }
@@ -214,7 +254,7 @@ impl Leave {
 
 impl Drop for Leave {
     fn drop(&mut self) {
-        if let Some(trial) = self.probation.trials().get_mut(&self.id) {
+        if let Some(trial) = self.probation.trials().get_mut(&self.office) {
             trial.under_way = trial.under_way.saturating_sub(1);
         }
         self.probation.ended.notify_waiters();
@@ -223,7 +263,10 @@ impl Drop for Leave {
 
 #[cfg(test)]
 mod tests {
+    use http::uri::{Authority, Scheme};
+
     use super::*;
+    use crate::catalogue::{Catalogue, Origin};
     use crate::clock::ManualClock;
     use crate::signing::Projects;
 
@@ -238,9 +281,13 @@ mod tests {
             Self { probation: Probation::new(Clock::Manual(clock.clone())), clock }
         }
 
+        fn holds(&self, key: &AccessKey) -> bool {
+            self.probation.holds(key, Service::Workspace)
+        }
+
         /// What becomes of one more call now: let through, held, or to wait.
         fn call(&self, key: &AccessKey) -> Option<Result<Leave, Held>> {
-            let mut entering = poll_once(self.probation.enter(key));
+            let mut entering = poll_once(self.probation.enter(key, Service::Workspace));
             entering()
         }
     }
@@ -264,10 +311,10 @@ mod tests {
         let leaves: Vec<_> = (0..3).map(|_| bench.call(&wrong).unwrap().unwrap()).collect();
         assert!(bench.call(&wrong).is_none(), "the fourth waits");
         for leave in leaves {
-            assert!(!bench.probation.holds(&wrong));
+            assert!(!bench.holds(&wrong));
             leave.ended(Reception::Refused);
         }
-        assert!(bench.probation.holds(&wrong) && bench.call(&wrong).unwrap().is_err());
+        assert!(bench.holds(&wrong) && bench.call(&wrong).unwrap().is_err());
         bench.clock.advance(HOLD - Duration::from_millis(1));
         assert!(bench.call(&wrong).unwrap().is_err());
         // Then one tries it, and the others wait for how that ends.
@@ -281,7 +328,7 @@ mod tests {
         // The next one would lock it.
         bench.clock.advance(HOLD * 1_000);
         assert!(bench.call(&wrong).unwrap().is_err());
-        bench.probation.settings_were_read(&KeyRing::new([key("wrong")]));
+        bench.probation.try_again();
         let leave = bench.call(&wrong).unwrap().unwrap();
         assert!(bench.call(&wrong).is_none());
         leave.ended(Reception::Accepted);
@@ -293,7 +340,7 @@ mod tests {
     fn who_waits_goes_on_when_one_is_accepted() {
         let (bench, good) = (Bench::new(), key("good"));
         let mut leaves: Vec<_> = (0..3).map(|_| bench.call(&good).unwrap().unwrap()).collect();
-        let mut waiting = poll_once(bench.probation.enter(&good));
+        let mut waiting = poll_once(bench.probation.enter(&good, Service::AppStream));
         assert!(waiting().is_none());
         leaves.pop().unwrap().ended(Reception::Accepted);
         assert!(waiting().unwrap().is_ok());
@@ -306,11 +353,11 @@ mod tests {
         for _ in 0..3 {
             drop(bench.call(&wrong).unwrap().unwrap());
             bench.call(&wrong).unwrap().unwrap().ended(Reception::Unknown);
-            assert!(!bench.probation.holds(&wrong));
+            assert!(!bench.holds(&wrong));
             bench.clock.advance(HOLD * 2);
             bench.call(&wrong).unwrap().unwrap().ended(Reception::Refused);
         }
-        assert!(bench.probation.holds(&wrong), "in a row, however far apart");
+        assert!(bench.holds(&wrong), "in a row, however far apart");
     }
 
     #[test]
@@ -319,23 +366,53 @@ mod tests {
         for _ in 0..3 {
             bench.call(&wrong).unwrap().unwrap().ended(Reception::Refused);
         }
-        assert!(bench.probation.holds(&wrong) && !bench.probation.holds(&right));
+        assert!(bench.holds(&wrong) && !bench.holds(&right));
         let leave = bench.call(&right).unwrap().unwrap();
         assert!(bench.call(&right).is_none(), "one");
         leave.ended(Reception::Accepted);
-        assert!(bench.call(&right).unwrap().is_ok() && !bench.probation.holds(&right));
+        assert!(bench.call(&right).unwrap().is_ok() && !bench.holds(&right));
     }
 
     #[test]
-    fn what_the_old_secret_meets_late_tells_nothing_of_the_new_one() {
-        let (bench, old, new) = (Bench::new(), key("old"), key("new"));
-        for _ in 0..2 {
-            bench.call(&old).unwrap().unwrap().ended(Reception::Refused);
+    fn refusals_count_from_one_secret_to_the_next() {
+        let (bench, one, two) = (Bench::new(), key("one"), key("two"));
+        let leaves: Vec<_> = (0..3).map(|_| bench.call(&one).unwrap().unwrap()).collect();
+        assert!(bench.call(&two).is_none(), "they may all fail");
+        assert!(bench.probation.is_busy(&two, Service::Workspace));
+        leaves.into_iter().for_each(|leave| leave.ended(Reception::Refused));
+        assert!(bench.holds(&one) && !bench.holds(&two));
+        bench.call(&two).unwrap().unwrap().ended(Reception::Refused);
+        // Whoever still has the old one, and whoever has the new one, by turns.
+        for _ in 0..100 {
+            assert!(bench.call(&one).unwrap().is_err() && bench.call(&two).unwrap().is_err());
         }
-        let late = bench.call(&old).unwrap().unwrap();
-        assert!(bench.call(&new).is_none(), "it may be the third that fails");
-        late.ended(Reception::Refused);
-        assert!(bench.call(&new).unwrap().is_ok() && !bench.probation.holds(&new));
+        // Nor is it forgotten when the key is taken out for a while.
+        bench.probation.keep_only(&KeyRing::default());
+        assert!(bench.holds(&one) && bench.holds(&two));
+    }
+
+    #[test]
+    fn what_was_presented_before_a_refusal_lifts_nothing() {
+        let (bench, key) = (Bench::new(), key("s"));
+        bench.call(&key).unwrap().unwrap().ended(Reception::Accepted);
+        let mut leaves: Vec<_> = (0..4).map(|_| bench.call(&key).unwrap().unwrap()).collect();
+        let late = leaves.pop().unwrap();
+        leaves.into_iter().for_each(|leave| leave.ended(Reception::Refused));
+        late.ended(Reception::Accepted);
+        assert!(bench.holds(&key));
+    }
+
+    #[test]
+    fn an_operators_own_upstream_judges_for_itself() {
+        let (bench, key) = (Bench::new(), key("s"));
+        let mut catalogue = Catalogue::for_tests(Vec::new());
+        let origin = Origin::new(Scheme::HTTPS, Authority::from_static("own.example"));
+        let own = catalogue.service_at(origin).unwrap();
+        for _ in 0..3 {
+            poll_once(bench.probation.enter(&key, own))().unwrap().unwrap().ended(Reception::Refused);
+        }
+        assert!(bench.probation.holds(&key, own));
+        assert!(!bench.holds(&key) && !bench.probation.holds(&key, Service::AppStream));
     }
 
     #[test]
@@ -351,6 +428,8 @@ mod tests {
             (401, service, Reception::Accepted),
             (403, "", Reception::Accepted),
             (404, "", Reception::Unknown),
+            (404, gateway, Reception::Unknown),
+            (404, service, Reception::Accepted),
             (429, "", Reception::Unknown),
             (503, gateway, Reception::Unknown),
         ] {
@@ -362,10 +441,10 @@ mod tests {
     fn keys_that_are_gone_are_forgotten() {
         let (bench, key) = (Bench::new(), key("s"));
         let leave = bench.call(&key).unwrap().unwrap();
-        bench.probation.settings_were_read(&KeyRing::default());
+        bench.probation.keep_only(&KeyRing::default());
         assert_eq!(bench.probation.trials().len(), 1, "a call is under way");
         drop(leave);
-        bench.probation.settings_were_read(&KeyRing::default());
+        bench.probation.keep_only(&KeyRing::default());
         assert_eq!(bench.probation.trials().len(), 0);
     }
 }

@@ -4,11 +4,13 @@ use std::time::SystemTime;
 
 use http::header::{CONTENT_TYPE, HOST};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
+use tokio::task::JoinHandle;
+use workspace_gateway::catalogue::Service;
 use workspace_gateway::clock::Clock;
 use workspace_gateway::signing::{self, Payload, Projects};
-use workspace_gateway::simulator::AccessKey;
+use workspace_gateway::simulator::{AccessKey, Simulator};
 
-use super::{Reply, World};
+use super::{Http, PROJECT, Reply, World};
 
 /// The entry of a configuration file that makes an access key known to a gateway.
 pub fn entry(key: &AccessKey, more: &str) -> String {
@@ -59,15 +61,64 @@ impl Signed {
         self
     }
 
+    /// Begins to send it, to be waited for later.
+    pub fn begin(&self, world: &World) -> JoinHandle<Reply> {
+        let (this, http) = (self.clone(), world.http.clone());
+        tokio::spawn(async move { this.send_by(&http).await })
+    }
+
     /// Sends it.
     pub async fn send(&self, world: &World) -> Reply {
+        self.send_by(&world.http).await
+    }
+
+    async fn send_by(&self, http: &Http) -> Reply {
         let headers = self.headers.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap()));
         let headers: Vec<_> = headers.collect();
-        world.http.send(self.method.clone(), &self.url, &headers, self.body.clone()).await
+        http.send(self.method.clone(), &self.url, &headers, self.body.clone()).await
     }
 }
 
 /// The date in a world.
 pub fn date(world: &World) -> SystemTime {
     Clock::Manual(world.clock.clone()).date()
+}
+
+/// A gateway that knows these keys, of those that were created.
+pub async fn world<const N: usize>(
+    create: impl FnOnce(&Simulator) -> [AccessKey; N],
+    settings: impl FnOnce(&[AccessKey; N]) -> String,
+) -> (World, [AccessKey; N]) {
+    let simulator = Simulator::start().await.unwrap();
+    let keys = create(&simulator);
+    let (workspace, appstream) = (simulator.url(Service::Workspace), simulator.url(Service::AppStream));
+    let settings = settings(&keys);
+    (World::before(simulator, &workspace, &appstream, &settings).await, keys)
+}
+
+/// A gateway that knows one key.
+pub async fn one_key() -> (World, AccessKey) {
+    let (world, [key]) = world(|simulator| [simulator.access_key(PROJECT)], |[key]| entry(key, "")).await;
+    (world, key)
+}
+
+/// Awaits all of them at once.
+pub async fn at_once<F: Future + Send>(futures: impl Iterator<Item = F>) -> Vec<F::Output> {
+    let mut pending: Vec<_> = futures.map(|future| (Box::pin(future), None)).collect();
+    std::future::poll_fn(|context| {
+        for (future, output) in &mut pending {
+            if output.is_none()
+                && let std::task::Poll::Ready(ready) = future.as_mut().poll(context)
+            {
+                *output = Some(ready);
+            }
+        }
+        if pending.iter().all(|(_, output)| output.is_some()) {
+            std::task::Poll::Ready(())
+        } else {
+            std::task::Poll::Pending
+        }
+    })
+    .await;
+    pending.into_iter().filter_map(|(_, output)| output).collect()
 }

@@ -1,0 +1,192 @@
+//! What must not be done with access keys: by those who only know an id, by wrong secrets, and by upstreams that say
+//! what they like.
+
+use http::{Method, StatusCode};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use workspace_gateway::catalogue::Service;
+use workspace_gateway::signing::{Payload, show_date};
+use workspace_gateway::simulator::{AccessKey, Simulator};
+
+use crate::support::raw::{RawUpstream, says};
+use crate::support::signer::{Signed, date, entry, one_key, world};
+use crate::support::{PROJECT, World, raw, within};
+
+const LIST: &str = "/v2/PROJECT/products?os_type=Linux";
+const DESKTOPS: &str = "/v2/PROJECT/desktops";
+const VERIFIED: &str = "workspace_gateway_signatures_total{result=\"verified\"}";
+
+fn with_secret(key: &AccessKey, secret: &str) -> AccessKey {
+    AccessKey { secret: secret.to_owned(), ..key.clone() }
+}
+
+#[tokio::test]
+async fn whoever_names_a_known_key_is_held_to_it_however_that_is_spelled() {
+    let (world, key) = one_key().await;
+    let plain = "SDK-HMAC-SHA256 Access=AK, SignedHeaders=x-sdk-date, Signature=00";
+    for (tokens, said) in [
+        ("", plain),
+        ("X-Auth-Token: \r\nX-Auth-Token: \r\n", plain),
+        ("", "SDK-HMAC-SHA256 Access=NOBODY, Access=AK, SignedHeaders=x-sdk-date, Signature=00"),
+        ("", "SDK-HMAC-SHA256 Access = AK, SignedHeaders=x-sdk-date, Signature=00"),
+        ("", "SDK-HMAC-SHA256 Access=\"AK\", SignedHeaders=x-sdk-date, Signature=00"),
+        ("", "SDK-HMAC-SHA256,Access=AK;SignedHeaders=x-sdk-date;Signature=00"),
+        ("", "SDK-HMAC-SHA256 Access=AK, SignedHeaders=x-sdk-date, Signature=00\u{e9}"),
+        ("", "Basic AAAA\r\nAuthorization: SDK-HMAC-SHA256 Access=AK, SignedHeaders=x-sdk-date, Signature=00"),
+    ] {
+        let said = said.replace("AK", &key.id);
+        let head = format!("GET /v2/{PROJECT}/desktops HTTP/1.1\r\nHost: gw\r\nConnection: close\r\n{tokens}");
+        let date = show_date(date(&world));
+        let request = format!("{head}X-Sdk-Date: {date}\r\nAuthorization: {said}\r\n\r\n");
+        let answer = raw(world.server.proxy_address(), request).await;
+        assert!(answer.starts_with("HTTP/1.1 401 "), "{tokens}{said}: {answer}");
+    }
+    assert_eq!(world.upstream_calls(), 0);
+}
+
+#[tokio::test]
+async fn what_a_relay_leaves_out_makes_a_strangers_signature_useless() {
+    for (name, connection) in [("keep-alive", ""), ("proxy-connection", ""), ("x-custom", "x-custom")] {
+        let (world, [stranger]) = world(|simulator| [simulator.access_key(PROJECT)], |_| String::new()).await;
+        let upstream = world.simulator.url(Service::Workspace).replace("http://", "");
+        let request = Signed::get(&world, &stranger, DESKTOPS).with("host", &upstream).with(name, "1");
+        let request = request.sign(&stranger, &["content-type", name], &Payload::of(b""), date(&world));
+        let reply = request.with("connection", connection).send(&world).await;
+        assert_eq!((reply.status(), world.upstream_calls()), (StatusCode::UNAUTHORIZED, 0), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_key_leads_to_no_other_project_than_its_own() {
+    let create = |simulator: &Simulator| [simulator.access_key(PROJECT)];
+    let own = "[[operation]]\nname = \"Own\"\npath = \"/own/{name}/{project_id}\"\nbody = \"json\"\n\
+               service = \"workspace\"\n";
+    let settings = |[key]: &[AccessKey; 1]| format!("{own}{}", entry(key, &format!("projects = [{PROJECT:?}]")));
+    let (world, [key]) = world(create, settings).await;
+    for path in [
+        "/v2/other/desktops",
+        "/v2/PROJECT/../other/desktops",
+        "/v2/PROJECT/%2e%2e/other/desktops",
+        "/v2/PROJECT%2f..%2fother/desktops",
+        "/own/PROJECT/other",
+    ] {
+        let reply = Signed::get(&world, &key, path).send(&world).await;
+        assert_eq!((reply.status(), world.upstream_calls()), (StatusCode::FORBIDDEN, 0), "{path}");
+    }
+    let named = Signed::get(&world, &key, DESKTOPS).with("x-project-id", "other").send(&world).await;
+    assert_eq!((named.status(), world.upstream_calls()), (StatusCode::FORBIDDEN, 0));
+    for path in ["/own/name/PROJECT", DESKTOPS, LIST] {
+        assert_ne!(Signed::get(&world, &key, path).send(&world).await.status(), StatusCode::FORBIDDEN, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn uploads_that_never_come_hold_up_none_that_are_small() {
+    let (world, key) = one_key().await;
+    let mut silent = Vec::new();
+    for _ in 0..6 {
+        let head = format!(
+            "POST /v2/{PROJECT}/desktops HTTP/1.1\r\nHost: gw\r\nX-Sdk-Date: {}\r\nContent-Length: 12582912\r\n\
+             Authorization: SDK-HMAC-SHA256 Access={}, SignedHeaders=host;x-sdk-date, Signature=00\r\n\r\nx",
+            show_date(date(&world)),
+            key.id
+        );
+        let mut stream = TcpStream::connect(world.server.proxy_address()).await.unwrap();
+        stream.write_all(head.as_bytes()).await.unwrap();
+        silent.push(stream);
+    }
+    let small = Signed::new(&world, &key, Method::POST, DESKTOPS, "{}");
+    world.until_metric("workspace_gateway_requests_in_flight", 6.0).await;
+    assert_eq!(small.send(&world).await.status(), StatusCode::OK);
+    drop(silent);
+}
+
+#[tokio::test]
+async fn one_wrong_secret_after_the_other_does_not_lock_a_key() {
+    let create = |simulator: &Simulator| [simulator.access_key(PROJECT)];
+    let (world, [key]) = world(create, |[key]| entry(&with_secret(key, "one"), "")).await;
+    let [one, two] = ["one", "two"].map(|secret| with_secret(&key, secret));
+    world.simulator.hold();
+    let mut calls: Vec<_> = (0..3).map(|_| Signed::get(&world, &one, DESKTOPS).begin(&world)).collect();
+    within(world.simulator.arrived(3)).await;
+    // Upstream counts ids, not secrets.
+    world.reload(&entry(&two, "")).unwrap();
+    calls.extend((0..4).map(|_| Signed::get(&world, &two, DESKTOPS).begin(&world)));
+    world.until_metric(VERIFIED, 7.0).await;
+    world.simulator.release();
+    for call in calls {
+        assert_eq!(within(call).await.unwrap().status(), StatusCode::UNAUTHORIZED);
+    }
+    assert_eq!((world.simulator.failures_in_a_row(&key.id), world.simulator.is_locked(&key.id)), (4, false));
+}
+
+#[tokio::test]
+async fn a_key_that_has_to_wait_holds_up_nobody_with_a_token() {
+    let (world, key) = one_key().await;
+    let third = "/v2/PROJECT/products?os_type=Other";
+    // Both hold a grant.
+    assert_eq!(Signed::get(&world, &key, LIST).send(&world).await.status(), StatusCode::OK);
+    assert_eq!(world.get("/v2/PROJECT/products?limit=0").await.status(), StatusCode::OK);
+    // The key is refused once, elsewhere. Two more calls may be under way with it, and are.
+    world.simulator.revoke(&key.id);
+    assert_eq!(Signed::get(&world, &key, DESKTOPS).send(&world).await.status(), StatusCode::UNAUTHORIZED);
+    world.simulator.hold_target(&DESKTOPS.replace("PROJECT", PROJECT));
+    let slow = [(); 2].map(|()| Signed::get(&world, &key, DESKTOPS).begin(&world));
+    within(world.simulator.arrived(5)).await;
+    let waiting = Signed::get(&world, &key, third).begin(&world);
+    world.until_metric(VERIFIED, 5.0).await;
+    assert_eq!(within(world.get(third)).await.status(), StatusCode::OK, "while the key waits");
+    world.simulator.release_target(&DESKTOPS.replace("PROJECT", PROJECT));
+    for call in slow.into_iter().chain([waiting]) {
+        within(call).await.unwrap();
+    }
+}
+
+/// A gateway that also asks an upstream of the operator's own, which always says the same.
+async fn beside_one_that_says(answer: &str, secret: Option<&str>) -> (World, AccessKey, RawUpstream) {
+    let own = RawUpstream::start([says(answer)]).await;
+    let create = |simulator: &Simulator| [simulator.access_key(PROJECT)];
+    let settings = |[key]: &[AccessKey; 1]| {
+        let key = secret.map_or_else(|| key.clone(), |secret| with_secret(key, secret));
+        let operation = "[[operation]]\nname = \"Own\"\npath = \"/own/{name}/{project_id}\"\nbody = \"json\"";
+        format!("{operation}\nupstream = {:?}\n{}", own.url(), entry(&key, ""))
+    };
+    let (world, [key]) = world(create, settings).await;
+    let key = secret.map_or_else(|| key.clone(), |secret| with_secret(&key, secret));
+    (world, key, own)
+}
+
+#[tokio::test]
+async fn what_an_operators_own_upstream_refuses_holds_no_key_elsewhere() {
+    let answer = "HTTP/1.1 401 Unauthorized\r\nContent-Length: 2\r\n\r\n{}";
+    let (world, key, _own) = beside_one_that_says(answer, None).await;
+    for name in ["a", "b", "c", "d"] {
+        let reply = Signed::get(&world, &key, &format!("/own/{name}/PROJECT")).send(&world).await;
+        assert_eq!(reply.status(), StatusCode::UNAUTHORIZED);
+    }
+    assert_eq!(Signed::get(&world, &key, LIST).send(&world).await.status(), StatusCode::OK);
+}
+
+#[tokio::test]
+async fn what_an_operators_own_upstream_accepts_says_nothing_elsewhere() {
+    let answer = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}";
+    let (world, key, _own) = beside_one_that_says(answer, Some("mistyped")).await;
+    for name in ["a", "b", "c", "d"] {
+        Signed::get(&world, &key, DESKTOPS).send(&world).await;
+        let reply = Signed::get(&world, &key, &format!("/own/{name}/PROJECT")).send(&world).await;
+        assert_eq!(reply.status(), StatusCode::OK);
+    }
+    assert_eq!(world.simulator.failures_in_a_row(&key.id), 3);
+}
+
+#[tokio::test]
+async fn a_refusal_of_any_size_is_passed_on_whole() {
+    let body = "x".repeat(70_000);
+    let answer = format!("HTTP/1.1 401 Unauthorized\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+    let upstream = RawUpstream::start([says(&answer)]).await;
+    let simulator = Simulator::start().await.unwrap();
+    let key = simulator.access_key(PROJECT);
+    let world = World::before(simulator, upstream.url(), upstream.url(), &entry(&key, "")).await;
+    let reply = Signed::get(&world, &key, DESKTOPS).send(&world).await;
+    assert_eq!((reply.status(), reply.text()), (StatusCode::UNAUTHORIZED, body.as_str()));
+}
