@@ -84,7 +84,7 @@ async fn a_key_leads_to_no_other_project_than_its_own() {
 async fn uploads_that_never_come_hold_up_none_that_are_small() {
     let (world, key) = one_key().await;
     let mut silent = Vec::new();
-    for _ in 0..6 {
+    for _ in 0..12 {
         let head = format!(
             "POST /v2/{PROJECT}/desktops HTTP/1.1\r\nHost: gw\r\nX-Sdk-Date: {}\r\nContent-Length: 12582912\r\n\
              Authorization: SDK-HMAC-SHA256 Access={}, SignedHeaders=host;x-sdk-date, Signature=00\r\n\r\nx",
@@ -96,8 +96,10 @@ async fn uploads_that_never_come_hold_up_none_that_are_small() {
         silent.push(stream);
     }
     let small = Signed::new(&world, &key, Method::POST, DESKTOPS, "{}");
-    world.until_metric("workspace_gateway_requests_in_flight", 6.0).await;
+    let in_flight = "workspace_gateway_requests_in_flight";
+    world.until_metric(in_flight, 12.0).await;
     assert_eq!(small.send(&world).await.status(), StatusCode::OK);
+    assert!(world.metric(in_flight) >= 12.0, "while all of the others are waited for");
     drop(silent);
 }
 

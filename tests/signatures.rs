@@ -111,6 +111,8 @@ async fn what_a_known_key_has_not_signed_is_refused_here() {
     let token = Signed::get(&world, &temporary, LIST);
     let posted = Signed::new(&world, &key, Method::POST, DESKTOPS, "body");
     let hash = Payload::of(b"another");
+    let mut unsent = good.clone();
+    unsent.headers.remove("content-type");
     for (request, reason, words) in [
         (elsewhere, "signature-wrong", "verify aksk signature fail"),
         (good.clone().with("content-type", "text/plain"), "signature-wrong", "verify aksk"),
@@ -121,6 +123,7 @@ async fn what_a_known_key_has_not_signed_is_refused_here() {
         (Signed { body: b"other".into(), ..posted.clone() }, "signature-wrong", "verify aksk"),
         (posted.with("x-sdk-content-sha256", hash.as_str()), "signature-content", "X-Sdk-Content-Sha256"),
         (old, "signature-skew", "signature expired"),
+        (unsent, "signature-coverage", "covers is missing"),
         (good.clone().with("x-sdk-date", "today"), "signature-date", "20261122T120000Z"),
         (
             good.clone().with("authorization", &said.replace(SCHEME, "sdk-hmac-sha256")),
@@ -140,7 +143,8 @@ async fn what_a_known_key_has_not_signed_is_refused_here() {
         if request.method != Method::HEAD {
             let (code, message) = reply.error();
             assert!(code.starts_with("APIGW.030") && message.contains(words), "{what}");
-            assert!(message.starts_with("workspace-gateway: Incorrect IAM authentication information: "), "{what}");
+            let begins = if reason == "key-project" { "the " } else { "Incorrect IAM authentication information: " };
+            assert!(message.starts_with(&format!("workspace-gateway: {begins}")), "{what}");
         }
         assert!((world.metric(&signatures(reason)) - before - 1.0).abs() < f64::EPSILON, "{what}");
     }

@@ -19,7 +19,7 @@ pub(super) struct Signature {
     access_key: Option<String>,
     pub(super) result: &'static str,
     pub(super) because: String,
-    /// What the signature is made of, for a request of this kind, line by line.
+    /// What the signature is made of, for a GET without a body, line by line.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     canonical_request: Vec<String>,
 }

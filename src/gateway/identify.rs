@@ -97,8 +97,10 @@ impl Gateway {
         let Some(claim) = live.keys.claim(&head.headers) else {
             return Ok((Err(BypassReason::UnverifiedSignature), body));
         };
+        let id = claim.key.id().to_owned();
         let refused = |refusal: Refusal| {
             self.metrics.signature(refusal.as_str());
+            tracing::info!(access_key = id, reason = refusal.as_str(), "a signature is refused");
             Problem::Signature(refusal)
         };
         let examined = claim.examine(&head.headers, self.clock.date()).map_err(refused)?;

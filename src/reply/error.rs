@@ -136,8 +136,8 @@ impl Problem {
                 "APIGW.0301",
                 "Incorrect IAM authentication information: verify aksk signature fail: the signature is over this \
                  gateway's address, or a path or header that is not sent on as it is, so that it cannot be valid \
-                 upstream; and the access key is not configured here, so that the request cannot be signed anew. It was \
-                 not sent on. Add the key to the gateway's configuration ([[access_key]]), or send an X-Auth-Token"
+                 upstream; and the access key is not configured here, or this is not SDK-HMAC-SHA256, so that the request \
+                 cannot be signed anew. It was not sent on. Add the key to the gateway's configuration ([[access_key]]), or send an X-Auth-Token"
                     .to_owned(),
             ),
             Self::Signature(refusal) => say_refusal(*refusal),
@@ -185,14 +185,11 @@ impl Problem {
 fn say_refusal(refusal: Refusal) -> (StatusCode, &'static str, String) {
     let upstreams = match refusal {
         Refusal::Project => {
-            let words = format!("Incorrect IAM authentication information: {}", refusal.describe());
-            return (StatusCode::FORBIDDEN, "APIGW.0302", words);
+            return (StatusCode::FORBIDDEN, "APIGW.0302", refusal.describe().to_owned());
         }
         Refusal::Skew => "calc aksk signature fail:signature expired",
         Refusal::Held => "AK access failed to reach the limit,forbidden",
-        Refusal::Malformed | Refusal::Date | Refusal::SecurityToken | Refusal::Content | Refusal::Signature => {
-            "verify aksk signature fail"
-        }
+        _ => "verify aksk signature fail",
     };
     let words = format!("Incorrect IAM authentication information: {upstreams}: {}", refusal.describe());
     (StatusCode::UNAUTHORIZED, "APIGW.0301", words)

@@ -57,6 +57,8 @@ pub enum Refusal {
     SecurityToken,
     /// `X-Sdk-Content-Sha256` is not the body's hash.
     Content,
+    /// A header that is signed is missing, or there twice.
+    Coverage,
     /// The signature is not this key's, over this request.
     Signature,
     /// The key is good, and not for this project.
@@ -67,12 +69,13 @@ pub enum Refusal {
 
 impl Refusal {
     /// All of them, for tables and tests.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Malformed,
         Self::Date,
         Self::Skew,
         Self::SecurityToken,
         Self::Content,
+        Self::Coverage,
         Self::Signature,
         Self::Project,
         Self::Held,
@@ -86,6 +89,7 @@ impl Refusal {
             Self::Skew => "signature-skew",
             Self::SecurityToken => "security-token",
             Self::Content => "signature-content",
+            Self::Coverage => "signature-coverage",
             Self::Signature => "signature-wrong",
             Self::Project => "key-project",
             Self::Held => "key-held",
@@ -106,9 +110,10 @@ impl Refusal {
                  one, permanent ones have none"
             }
             Self::Content => "X-Sdk-Content-Sha256 is not the SHA-256 of the body",
+            Self::Coverage => "a header that the signature covers is missing, or there twice",
             Self::Signature => {
                 "the signature is not the one that the secret configured for this access key makes of this request: \
-                 compare the secrets; gateway explain shows what should have been signed"
+                 compare the secrets, and what is signed (workspace-gateway explain shows that of a GET)"
             }
             Self::Project => "the gateway's configuration doesn't have this project among those of this access key",
             Self::Held => {
@@ -185,7 +190,7 @@ impl Examined<'_> {
     /// Why the request is refused.
     pub fn verify(self, method: &Method, target: Target<'_>, payload: Payload) -> Result<Signed, Refusal> {
         let covered = self.said.signed_headers;
-        let canonical = canonical_request(method, target, self.headers, covered, &payload).ok_or(Refusal::Signature)?;
+        let canonical = canonical_request(method, target, self.headers, covered, &payload).ok_or(Refusal::Coverage)?;
         if !self.key.has_signed(self.said.signature, self.date, &canonical) {
             return Err(Refusal::Signature);
         }

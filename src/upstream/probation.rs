@@ -160,7 +160,15 @@ impl Probation {
 
     /// Lets each key that is held be tried once more.
     pub fn try_again(&self) {
-        self.trials().values_mut().for_each(|trial| trial.last_refusal = None);
+        for ((id, _), trial) in self.trials().iter_mut() {
+            if trial.last_refusal.take().is_some() && trial.in_a_row >= MAX_REFUSALS {
+                tracing::info!(
+                    access_key = id,
+                    in_a_row = trial.in_a_row,
+                    "a key that was held is going to be tried once"
+                );
+            }
+        }
     }
 
     /// Forgets keys that are not in the ring any more, and of which upstream has nothing against.
