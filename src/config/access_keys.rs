@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use http::HeaderValue;
 use serde::de::Error as _;
@@ -11,6 +11,7 @@ use serde::ser::SerializeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use toml::Value;
 
+use super::files::Files;
 use super::units::{AccessKeyId, ProjectId};
 use crate::signing::ring::KeyRing;
 use crate::signing::{AccessKey, Projects};
@@ -90,11 +91,11 @@ impl<'de> Deserialize<'de> for Secret {
 
 impl Secret {
     /// What it is. Files and variables end with a line break more often than secrets do.
-    fn look_up(&self) -> Result<String, String> {
+    fn look_up(&self, files: &mut Files) -> Result<String, String> {
         let text = match self {
             Self::Inline(text) => text.clone(),
             Self::File(path) => {
-                let text = std::fs::read_to_string(path);
+                let text = files.read(path);
                 text.map_err(|error| format!("cannot read {}: {error}", path.display()))?
             }
             Self::Environment(name) => {
@@ -106,43 +107,24 @@ impl Secret {
         let text = text.trim_end_matches(['\r', '\n']);
         if text.is_empty() { Err(format!("{self:?} is empty: {ALLOWED}")) } else { Ok(text.to_owned()) }
     }
-
-    /// The file that it is in.
-    pub fn file(&self) -> Option<&Path> {
-        match self {
-            Self::File(path) => Some(path),
-            Self::Inline(_) | Self::Environment(_) => None,
-        }
-    }
 }
 
-/// The files that the entries name.
-pub(super) fn files(entries: &[AccessKeySettings]) -> impl Iterator<Item = &Path> {
-    entries
-        .iter()
-        .flat_map(|entry| [Some(&entry.secret), entry.security_token.as_ref()])
-        .flatten()
-        .filter_map(Secret::file)
-}
-
-/// The key ring that the entries amount to. What is wrong with one, and the file that should have its secret, are
-/// told apart, so that somebody can wait for that file.
-pub(super) fn ring(entries: &[AccessKeySettings]) -> Result<KeyRing, (String, Option<PathBuf>)> {
+/// The key ring that the entries amount to, or what is wrong with one.
+pub(super) fn ring(entries: &[AccessKeySettings], files: &mut Files) -> Result<KeyRing, String> {
     let mut seen = HashSet::new();
     let mut keys = Vec::new();
     for entry in entries {
         let id = &entry.id.0;
         if !seen.insert(id) {
-            return Err((format!("access_key.{id}: is there twice: expected each id once"), None));
+            return Err(format!("access_key.{id}: is there twice: expected each id once"));
         }
-        let look_up = |name: &str, secret: &Secret| {
-            let wrong = |wrong| (format!("access_key.{id}.{name}: {wrong}"), secret.file().map(Path::to_owned));
-            secret.look_up().map_err(wrong)
+        let mut look_up = |name: &str, secret: &Secret| {
+            secret.look_up(files).map_err(|wrong| format!("access_key.{id}.{name}: {wrong}"))
         };
         let secret = look_up("secret", &entry.secret)?;
         let token = entry.security_token.as_ref().map(|token| look_up("security_token", token)).transpose()?;
         let token = token.map(HeaderValue::try_from).transpose();
-        let not_a_value = |_| (format!("access_key.{id}.security_token: is not the value of a header"), None);
+        let not_a_value = |_| format!("access_key.{id}.security_token: is not the value of a header");
         let projects = match &entry.projects {
             None => Projects::Any,
             Some(projects) => Projects::These(projects.iter().map(|project| project.0.clone()).collect()),
