@@ -9,10 +9,10 @@ use http::HeaderValue;
 use serde::de::Error as _;
 use serde::ser::SerializeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use toml::Value;
+use toml::{Table, Value};
 
 use super::files::Files;
-use super::units::{AccessKeyId, ProjectId};
+use super::units::{AccessKeyId, Allowed, ProjectId};
 use crate::signing::ring::KeyRing;
 use crate::signing::{AccessKey, Projects};
 
@@ -109,6 +109,23 @@ impl Secret {
     }
 }
 
+/// Checks what is shown of entries, or in place of them, before anything is: it may be a secret in the wrong place.
+pub(super) fn are_entries(table: &Table) -> Result<(), String> {
+    let Some(value) = table.get("access_key") else { return Ok(()) };
+    let entries = value.as_array().filter(|entries| entries.iter().all(Value::is_table));
+    let expected = "access_key: expected entries of the form [[access_key]], each with an id and a secret";
+    for (index, entry) in entries.ok_or(expected)?.iter().enumerate() {
+        let is_id = |id: &Value| id.as_str().is_some_and(|id| id.parse::<AccessKeyId>().is_ok());
+        if entry.get("id").is_some_and(|id| !is_id(id)) {
+            return Err(format!(
+                "access_key[{index}].id: (not shown, for it may be the secret) is not allowed: expected {}",
+                AccessKeyId::ALLOWED
+            ));
+        }
+    }
+    Ok(())
+}
+
 /// The key ring that the entries amount to, or what is wrong with one.
 pub(super) fn ring(entries: &[AccessKeySettings], files: &mut Files) -> Result<KeyRing, String> {
     let mut seen = HashSet::new();
@@ -182,7 +199,9 @@ mod tests {
             (key("secret = \"s\"\nprojects = [\"a/b\"]"), &["access_key.AK.projects[0]", "a/b", "A-Z a-z 0-9"]),
             (key("secret = \"s\"\nsecert = \"hush\""), &["access_key", "unknown field `secert`", "`secret`"]),
             (key("secret = \"s\"\n[[access_key]]\nid = \"AK\"\nsecret = \"t\""), &["access_key.AK", "twice"]),
-            ("id = \"a b\"\nsecret = \"hush\"".to_owned(), &["access_key.a b.id", "a b", "A-Z a-z 0-9"]),
+            ("id = \"hush/+=\"\nsecret = \"AK\"".to_owned(), &["access_key[0].id: (not shown", "A-Z a-z 0-9"]),
+            ("id = 4711\nsecret = \"AK\"".to_owned(), &["access_key[0].id: (not shown", "A-Z a-z 0-9"]),
+            (key("secret = \"s\"\n[[access_key]]\nid = \"hu sh\""), &["access_key[1].id: (not shown"]),
             (key("secret = \"hush"), &["not TOML", "line 4"]),
             (key("secret = hush"), &["not TOML", "line 4"]),
         ] {
@@ -190,6 +209,24 @@ mod tests {
             for part in expected {
                 assert!(error.contains(part), "{entry}\n{error}\n{part}");
             }
+            assert!(!error.contains("hush") && !error.contains("4711"), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_stands_where_entries_should_is_not_shown() {
+        for wrong in [
+            "access_key = \"hush\"",
+            "access_key = [\"hush\"]",
+            "access_key = [{ id = \"AK\", secret = \"hush\" }, \"hush\"]",
+            "access_key = 4711",
+            "access_key = 4711.0",
+            "access_key = { id = \"AK\", secret = \"hush\" }",
+            "[access_key]\nAK = \"hush\"",
+        ] {
+            let text = format!("region = \"r\"\n{wrong}");
+            let error = Config::from_layers("test.toml", &text, &[]).unwrap_err().to_string();
+            assert!(error.starts_with("test.toml: access_key: expected entries of the form [[access_key]]"), "{error}");
             assert!(!error.contains("hush") && !error.contains("4711"), "{error}");
         }
     }

@@ -187,19 +187,18 @@ fn check(table: &Table) -> Result<Config, Wrong> {
     Ok(Config { settings, catalogue, keys: Arc::default(), egress: Egress::default() })
 }
 
-/// What keeps a file from being TOML. A syntax error keeps its many lines, for they point at the place; but
-/// not where they may show a secret.
+/// What keeps a file from being TOML, and where. Not what is there: it may be a secret, however its setting is spelled.
 fn not_toml(error: &toml::de::Error, text: &str) -> String {
-    if !["secret", "security_token"].iter().any(|name| text.contains(name)) {
-        return format!("not TOML\n{error}");
-    }
     let before = text.get(..error.span().map_or(0, |span| span.start)).unwrap_or_default();
     let line = before.matches('\n').count() + 1;
-    format!("not TOML: line {line} (not shown, for the file has secrets)")
+    let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+    let what = error.message().trim_end().replace('\n', " ");
+    format!("not TOML: line {line}, column {column}: {what}")
 }
 
 /// Reads a table, naming the setting first in what it says is wrong.
 fn read(table: &Table) -> Result<Settings, String> {
+    access_keys::are_entries(table)?;
     serde_path_to_error::deserialize(Value::Table(table.clone())).map_err(|error| {
         let path = by_name(&error.path().to_string(), table);
         let message = error.into_inner();
@@ -381,6 +380,22 @@ mod tests {
             for part in expected {
                 assert!(message.contains(part), "{text:?}: {message:?} lacks {part:?}");
             }
+        }
+    }
+
+    #[test]
+    fn a_syntax_error_is_told_by_its_place_and_never_by_what_is_there() {
+        // Whatever a secret's setting was meant to be called.
+        for (line, place) in [
+            ("secert = \"hush", "line 3, column 15: "),
+            ("sk = hush", "line 3, column 6: "),
+            ("\"ä\" = hush", "line 3, column 7: "),
+            ("hush", "line 3, column 5: "),
+            ("hush = 1\n\nhush = 2", "line 5, column 1: duplicate key"),
+        ] {
+            let message = error(&format!("region = \"r\"\n[[acces_key]]\n{line}"));
+            assert!(message.starts_with(&format!("test.toml: not TOML: {place}")), "{message}");
+            assert!(!message.contains("hush") && !message.contains('\n'), "{message}");
         }
     }
 
