@@ -3,15 +3,16 @@
 
 use std::collections::HashSet;
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use http::HeaderValue;
 use serde::de::Error as _;
 use serde::ser::SerializeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use toml::Value;
+use toml::{Table, Value};
 
-use super::units::{AccessKeyId, ProjectId};
+use super::files::Files;
+use super::units::{AccessKeyId, Allowed, ProjectId};
 use crate::signing::ring::KeyRing;
 use crate::signing::{AccessKey, Projects};
 
@@ -90,11 +91,11 @@ impl<'de> Deserialize<'de> for Secret {
 
 impl Secret {
     /// What it is. Files and variables end with a line break more often than secrets do.
-    fn look_up(&self) -> Result<String, String> {
+    fn look_up(&self, files: &mut Files) -> Result<String, String> {
         let text = match self {
             Self::Inline(text) => text.clone(),
             Self::File(path) => {
-                let text = std::fs::read_to_string(path);
+                let text = files.read(path);
                 text.map_err(|error| format!("cannot read {}: {error}", path.display()))?
             }
             Self::Environment(name) => {
@@ -106,43 +107,41 @@ impl Secret {
         let text = text.trim_end_matches(['\r', '\n']);
         if text.is_empty() { Err(format!("{self:?} is empty: {ALLOWED}")) } else { Ok(text.to_owned()) }
     }
+}
 
-    /// The file that it is in.
-    pub fn file(&self) -> Option<&Path> {
-        match self {
-            Self::File(path) => Some(path),
-            Self::Inline(_) | Self::Environment(_) => None,
+/// Checks what is shown of entries, or in place of them, before anything is: it may be a secret in the wrong place.
+pub(super) fn are_entries(table: &Table) -> Result<(), String> {
+    let Some(value) = table.get("access_key") else { return Ok(()) };
+    let entries = value.as_array().filter(|entries| entries.iter().all(Value::is_table));
+    let expected = "access_key: expected entries of the form [[access_key]], each with an id and a secret";
+    for (index, entry) in entries.ok_or(expected)?.iter().enumerate() {
+        let is_id = |id: &Value| id.as_str().is_some_and(|id| id.parse::<AccessKeyId>().is_ok());
+        if entry.get("id").is_some_and(|id| !is_id(id)) {
+            return Err(format!(
+                "access_key[{index}].id: (not shown, for it may be the secret) is not allowed: expected {}",
+                AccessKeyId::ALLOWED
+            ));
         }
     }
+    Ok(())
 }
 
-/// The files that the entries name.
-pub(super) fn files(entries: &[AccessKeySettings]) -> impl Iterator<Item = &Path> {
-    entries
-        .iter()
-        .flat_map(|entry| [Some(&entry.secret), entry.security_token.as_ref()])
-        .flatten()
-        .filter_map(Secret::file)
-}
-
-/// The key ring that the entries amount to. What is wrong with one, and the file that should have its secret, are
-/// told apart, so that somebody can wait for that file.
-pub(super) fn ring(entries: &[AccessKeySettings]) -> Result<KeyRing, (String, Option<PathBuf>)> {
+/// The key ring that the entries amount to, or what is wrong with one.
+pub(super) fn ring(entries: &[AccessKeySettings], files: &mut Files) -> Result<KeyRing, String> {
     let mut seen = HashSet::new();
     let mut keys = Vec::new();
     for entry in entries {
         let id = &entry.id.0;
         if !seen.insert(id) {
-            return Err((format!("access_key.{id}: is there twice: expected each id once"), None));
+            return Err(format!("access_key.{id}: is there twice: expected each id once"));
         }
-        let look_up = |name: &str, secret: &Secret| {
-            let wrong = |wrong| (format!("access_key.{id}.{name}: {wrong}"), secret.file().map(Path::to_owned));
-            secret.look_up().map_err(wrong)
+        let mut look_up = |name: &str, secret: &Secret| {
+            secret.look_up(files).map_err(|wrong| format!("access_key.{id}.{name}: {wrong}"))
         };
         let secret = look_up("secret", &entry.secret)?;
         let token = entry.security_token.as_ref().map(|token| look_up("security_token", token)).transpose()?;
         let token = token.map(HeaderValue::try_from).transpose();
-        let not_a_value = |_| (format!("access_key.{id}.security_token: is not the value of a header"), None);
+        let not_a_value = |_| format!("access_key.{id}.security_token: is not the value of a header");
         let projects = match &entry.projects {
             None => Projects::Any,
             Some(projects) => Projects::These(projects.iter().map(|project| project.0.clone()).collect()),
@@ -200,7 +199,9 @@ mod tests {
             (key("secret = \"s\"\nprojects = [\"a/b\"]"), &["access_key.AK.projects[0]", "a/b", "A-Z a-z 0-9"]),
             (key("secret = \"s\"\nsecert = \"hush\""), &["access_key", "unknown field `secert`", "`secret`"]),
             (key("secret = \"s\"\n[[access_key]]\nid = \"AK\"\nsecret = \"t\""), &["access_key.AK", "twice"]),
-            ("id = \"a b\"\nsecret = \"hush\"".to_owned(), &["access_key.a b.id", "a b", "A-Z a-z 0-9"]),
+            ("id = \"hush/+=\"\nsecret = \"AK\"".to_owned(), &["access_key[0].id: (not shown", "A-Z a-z 0-9"]),
+            ("id = 4711\nsecret = \"AK\"".to_owned(), &["access_key[0].id: (not shown", "A-Z a-z 0-9"]),
+            (key("secret = \"s\"\n[[access_key]]\nid = \"hu sh\""), &["access_key[1].id: (not shown"]),
             (key("secret = \"hush"), &["not TOML", "line 4"]),
             (key("secret = hush"), &["not TOML", "line 4"]),
         ] {
@@ -208,6 +209,24 @@ mod tests {
             for part in expected {
                 assert!(error.contains(part), "{entry}\n{error}\n{part}");
             }
+            assert!(!error.contains("hush") && !error.contains("4711"), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_stands_where_entries_should_is_not_shown() {
+        for wrong in [
+            "access_key = \"hush\"",
+            "access_key = [\"hush\"]",
+            "access_key = [{ id = \"AK\", secret = \"hush\" }, \"hush\"]",
+            "access_key = 4711",
+            "access_key = 4711.0",
+            "access_key = { id = \"AK\", secret = \"hush\" }",
+            "[access_key]\nAK = \"hush\"",
+        ] {
+            let text = format!("region = \"r\"\n{wrong}");
+            let error = Config::from_layers("test.toml", &text, &[]).unwrap_err().to_string();
+            assert!(error.starts_with("test.toml: access_key: expected entries of the form [[access_key]]"), "{error}");
             assert!(!error.contains("hush") && !error.contains("4711"), "{error}");
         }
     }

@@ -6,6 +6,7 @@
 
 pub mod access_keys;
 pub mod changes;
+mod files;
 pub mod operations;
 pub mod prefix;
 pub mod settings;
@@ -14,7 +15,7 @@ pub mod watch;
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use thiserror::Error;
@@ -24,6 +25,7 @@ use crate::catalogue::{Catalogue, Origin, Service};
 use crate::egress::{Egress, WrongProxy};
 use crate::signing::ring::KeyRing;
 pub use changes::Changes;
+use files::Files;
 pub use settings::Settings;
 use units::BaseUrl;
 pub use units::{LogFormat, Mode, OnOutage};
@@ -49,16 +51,6 @@ pub enum ConfigError {
          --appstream-url, or the same in the environment or the file"
     )]
     NoUpstream,
-    /// An access key is not what it should be, or its secret isn't where it should be.
-    #[error("{origin}: {message}")]
-    AccessKey {
-        /// Where it comes from.
-        origin: String,
-        /// Which key, and what is wrong. No secret is in it.
-        message: String,
-        /// The file that its secret should be in.
-        file: Option<PathBuf>,
-    },
     /// The file is not TOML, or a setting is unknown or has a value that is not allowed.
     #[error("{origin}: {message}")]
     Invalid {
@@ -97,25 +89,16 @@ pub struct Config {
 }
 
 impl Config {
-    /// Puts the layers together and checks the result.
-    ///
-    /// # Errors
-    /// The first thing that is wrong.
-    pub fn load(file: Option<PathBuf>, overrides: &[Override]) -> Result<Self, ConfigError> {
-        let text = match &file {
-            Some(path) => std::fs::read_to_string(path)
-                .map_err(|source| ConfigError::Unreadable { path: path.clone(), source })?,
-            None => String::new(),
-        };
-        let name = file.map_or_else(|| "configuration".to_owned(), |path| path.display().to_string());
-        Self::from_layers(&name, &text, overrides)
-    }
-
-    /// The same from a file's text.
+    /// Puts the layers together, with this text as the file's, and checks the result.
     ///
     /// # Errors
     /// The first thing that is wrong.
     pub fn from_layers(file: &str, text: &str, overrides: &[Override]) -> Result<Self, ConfigError> {
+        Self::from_files(file, text, overrides, &mut Files::default())
+    }
+
+    /// The same with secrets from these files.
+    fn from_files(file: &str, text: &str, overrides: &[Override], files: &mut Files) -> Result<Self, ConfigError> {
         let invalid = |origin: &str, message: &dyn fmt::Display| ConfigError::Invalid {
             origin: origin.to_owned(),
             message: message.to_string().trim_end().replace('\n', " "),
@@ -137,17 +120,9 @@ impl Config {
             Wrong::NoUpstream => ConfigError::NoUpstream,
             Wrong::Setting(message) => invalid(origin, &message),
         })?;
-        let keys = access_keys::ring(&config.settings.access_key);
-        let origin = file.to_owned();
-        config.keys = Arc::new(keys.map_err(|(message, file)| ConfigError::AccessKey { origin, message, file })?);
+        let keys = access_keys::ring(&config.settings.access_key, files);
+        config.keys = Arc::new(keys.map_err(|message| invalid(file, &message))?);
         Ok(config)
-    }
-
-    /// The files that settings name. What is in them belongs to the configuration: when it changes, everything is read
-    /// again.
-    pub fn named_files(&self) -> Vec<PathBuf> {
-        let secrets = access_keys::files(&self.settings.access_key).map(Path::to_owned);
-        self.settings.upstream.ca_file.iter().cloned().chain(secrets).collect()
     }
 
     /// The settings in the form of the file. Where upstream is in the region is told in a comment (as
@@ -212,19 +187,18 @@ fn check(table: &Table) -> Result<Config, Wrong> {
     Ok(Config { settings, catalogue, keys: Arc::default(), egress: Egress::default() })
 }
 
-/// What keeps a file from being TOML. A syntax error keeps its many lines, for they point at the place; but
-/// not where they may show a secret.
+/// What keeps a file from being TOML, and where. Not what is there: it may be a secret, however its setting is spelled.
 fn not_toml(error: &toml::de::Error, text: &str) -> String {
-    if !["secret", "security_token"].iter().any(|name| text.contains(name)) {
-        return format!("not TOML\n{error}");
-    }
     let before = text.get(..error.span().map_or(0, |span| span.start)).unwrap_or_default();
     let line = before.matches('\n').count() + 1;
-    format!("not TOML: line {line} (not shown, for the file has secrets)")
+    let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+    let what = error.message().trim_end().replace('\n', " ");
+    format!("not TOML: line {line}, column {column}: {what}")
 }
 
 /// Reads a table, naming the setting first in what it says is wrong.
 fn read(table: &Table) -> Result<Settings, String> {
+    access_keys::are_entries(table)?;
     serde_path_to_error::deserialize(Value::Table(table.clone())).map_err(|error| {
         let path = by_name(&error.path().to_string(), table);
         let message = error.into_inner();
@@ -406,6 +380,22 @@ mod tests {
             for part in expected {
                 assert!(message.contains(part), "{text:?}: {message:?} lacks {part:?}");
             }
+        }
+    }
+
+    #[test]
+    fn a_syntax_error_is_told_by_its_place_and_never_by_what_is_there() {
+        // Whatever a secret's setting was meant to be called.
+        for (line, place) in [
+            ("secert = \"hush", "line 3, column 15: "),
+            ("sk = hush", "line 3, column 6: "),
+            ("\"ä\" = hush", "line 3, column 7: "),
+            ("hush", "line 3, column 5: "),
+            ("hush = 1\n\nhush = 2", "line 5, column 1: duplicate key"),
+        ] {
+            let message = error(&format!("region = \"r\"\n[[acces_key]]\n{line}"));
+            assert!(message.starts_with(&format!("test.toml: not TOML: {place}")), "{message}");
+            assert!(!message.contains("hush") && !message.contains('\n'), "{message}");
         }
     }
 

@@ -168,7 +168,7 @@ impl Size {
 }
 
 /// What is allowed, for the error.
-trait Allowed {
+pub(super) trait Allowed {
     const ALLOWED: &'static str;
 }
 

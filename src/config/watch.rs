@@ -4,9 +4,9 @@
 //! systems tell nobody: what a path leads to, read as a whole, shows all of these alike. A file that is written
 //! in place may be seen when it is half there, and good TOML all the same; so it has to look the same twice.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use super::files::{Files, Sights};
 use super::{Config, ConfigError, Override};
 use crate::egress::Egress;
 
@@ -16,25 +16,16 @@ pub struct Source {
     overrides: Vec<Override>,
     /// What the environment says, which stays as it is.
     egress: Egress,
-    /// The file and those that its settings name, as they were just before they were read.
-    seen: Sights,
+    /// The file and those that its settings name, as they were read.
+    files: Files,
     /// The same files, as they were when they were looked at last.
     glimpsed: Sights,
-}
-
-type Sights = BTreeMap<PathBuf, Sight>;
-
-/// What a file has in it. Nothing, if it can't be read.
-type Sight = Option<blake3::Hash>;
-
-fn look_at(path: &Path) -> Sight {
-    std::fs::read(path).ok().map(|bytes| blake3::hash(&bytes))
 }
 
 impl Source {
     /// Nothing is read yet.
     pub fn new(file: Option<PathBuf>, overrides: Vec<Override>, egress: Egress) -> Self {
-        Self { file, overrides, egress, seen: Sights::new(), glimpsed: Sights::new() }
+        Self { file, overrides, egress, files: Files::default(), glimpsed: Sights::new() }
     }
 
     /// The file, if there is one.
@@ -52,44 +43,41 @@ impl Source {
     /// # Errors
     /// The first thing that is wrong.
     pub fn load(&mut self) -> Result<Config, ConfigError> {
-        // Looked at before they are read, so that what changes in between is seen to have changed.
-        self.seen.extend(self.file.clone().map(|path| (path, None)));
-        for (path, sight) in &mut self.seen {
-            *sight = look_at(path);
-        }
-        let mut config = self.read().inspect_err(|error| {
-            // It is worth another try when there is something in the file that is missing.
-            if let ConfigError::AccessKey { file: Some(file), .. } = error {
-                self.seen.entry(file.clone()).or_insert_with(|| look_at(file));
-            }
-        })?;
-        let named = config.named_files();
-        let new: Vec<_> = named.iter().filter(|path| !self.seen.contains_key(*path)).cloned().collect();
-        self.seen.retain(|path, _| named.contains(path) || self.file.as_ref() == Some(path));
-        if !new.is_empty() {
-            self.seen.extend(new.into_iter().map(|path| (path.clone(), look_at(&path))));
-            config = self.read()?;
-        }
-        Ok(config)
+        self.files.begin();
+        let config = self.read();
+        self.files.end();
+        config
     }
 
     /// Whether a file has something else in it than when it was read last, for better or worse, and had the same
     /// when this was asked before.
     pub fn has_changed(&mut self) -> bool {
-        let now: Sights = self.seen.keys().map(|path| (path.clone(), look_at(path))).collect();
+        let now = self.files.look();
         let is_settled = now == self.glimpsed;
         self.glimpsed = now;
-        is_settled && self.glimpsed != self.seen
+        is_settled && self.glimpsed != *self.files.sights()
     }
 
-    fn read(&self) -> Result<Config, ConfigError> {
-        let config = Config::load(self.file.clone(), &self.overrides)?;
+    fn read(&mut self) -> Result<Config, ConfigError> {
+        let (name, text) = match &self.file {
+            Some(path) => {
+                let text = self.files.read(path);
+                let unreadable = |source| ConfigError::Unreadable { path: path.clone(), source };
+                (path.display().to_string(), text.map_err(unreadable)?)
+            }
+            None => ("configuration".to_owned(), String::new()),
+        };
+        let config = Config::from_files(&name, &text, &self.overrides, &mut self.files)?;
+        // Before it is read, so that what changes in between is seen to have changed.
+        config.settings.upstream.ca_file.iter().for_each(|path| self.files.note(path));
         Ok(Config { egress: self.egress.clone(), ..config })
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     /// A folder of a test's own.
@@ -232,6 +220,74 @@ mod tests {
         std::fs::rename(folder.join("..data_tmp"), folder.join("..data")).unwrap();
         assert!(has_changed(&mut source));
         assert_eq!(source.load().unwrap().settings.region.unwrap().to_string(), "r-2");
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+
+    /// What a shell makes of `<(…)`: text that can be read once.
+    #[cfg(unix)]
+    fn pipe(text: &str) -> (std::io::PipeReader, PathBuf) {
+        use std::io::Write;
+        use std::os::fd::AsRawFd;
+        let (reader, mut writer) = std::io::pipe().unwrap();
+        writer.write_all(text.as_bytes()).unwrap();
+        let path = PathBuf::from(format!("/dev/fd/{}", reader.as_raw_fd()));
+        (reader, path)
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn what_can_be_read_once_is_read_once_and_stays() {
+        let folder = folder("pipe");
+        let path = folder.join("config.toml");
+        let (_reader, pipe) = pipe("region = \"r-1\"");
+        std::os::unix::fs::symlink(pipe, &path).unwrap();
+        let mut source = Source::new(Some(path.clone()), Vec::new(), Egress::default());
+        for _ in 0..2 {
+            assert_eq!(source.load().unwrap().settings.region.unwrap().to_string(), "r-1");
+            assert!(!has_changed(&mut source));
+        }
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(&path, "region = \"r-2\"").unwrap();
+        assert!(has_changed(&mut source), "a file has come in its place");
+        assert_eq!(source.load().unwrap().settings.region.unwrap().to_string(), "r-2");
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_secret_may_come_from_a_pipe() {
+        let folder = folder("piped-secret");
+        let path = folder.join("config.toml");
+        let (_reader, pipe) = pipe("hush\n");
+        let key = |id: &str| format!("[[access_key]]\nid = \"{id}\"\nsecret = {{ file = {pipe:?} }}\n");
+        let text = format!("region = \"r-1\"\n{}{}", key("A"), key("B"));
+        std::fs::write(&path, &text).unwrap();
+        let mut source = Source::new(Some(path.clone()), Vec::new(), Egress::default());
+        let fingerprints = |config: &Config| config.keys.keys().map(|key| *key.fingerprint()).collect::<BTreeSet<_>>();
+        let first = fingerprints(&source.load().unwrap());
+        assert!(first.len() == 2 && !has_changed(&mut source));
+        // A file that is wrong for a while doesn't have the secret forgotten.
+        for wrong in ["[", "", "region = \"r-1\"\n[[access_key]]"] {
+            std::fs::write(&path, wrong).unwrap();
+            assert!(has_changed(&mut source) && source.load().is_err(), "{wrong}");
+        }
+        std::fs::write(&path, text).unwrap();
+        assert!(has_changed(&mut source));
+        assert_eq!(fingerprints(&source.load().unwrap()), first);
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn what_others_read_once_is_left_to_them() {
+        let folder = folder("left");
+        let path = folder.join("config.toml");
+        let (_reader, pipe) = pipe("authorities");
+        std::fs::write(&path, format!("region = \"r-1\"\n[upstream]\nca_file = {pipe:?}\n")).unwrap();
+        let mut source = Source::new(Some(path), Vec::new(), Egress::default());
+        source.load().unwrap();
+        assert!(!has_changed(&mut source));
+        assert_eq!(std::fs::read_to_string(pipe).unwrap(), "authorities");
         std::fs::remove_dir_all(folder).unwrap();
     }
 
