@@ -105,7 +105,14 @@ impl Secret {
             }
         };
         let text = text.trim_end_matches(['\r', '\n']);
-        if text.is_empty() { Err(format!("{self:?} is empty: {ALLOWED}")) } else { Ok(text.to_owned()) }
+        if text.is_empty() {
+            return Err(format!("is empty: {ALLOWED}"));
+        }
+        // A file with a heading, or with the id beside it, would be a secret that nobody has.
+        if text.contains(|c: char| c.is_whitespace() || c.is_control()) {
+            return Err(format!("has blanks or line breaks in it: {ALLOWED}, and nothing besides"));
+        }
+        Ok(text.to_owned())
     }
 }
 
@@ -124,6 +131,16 @@ pub(super) fn are_entries(table: &Table) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// What an entry amounts to, for a person.
+pub(super) fn describe(entry: &AccessKeySettings) -> String {
+    let projects = match &entry.projects {
+        None => "any project".to_owned(),
+        Some(projects) => projects.iter().map(|project| project.0.as_str()).collect::<Vec<_>>().join(", "),
+    };
+    let kind = if entry.security_token.is_some() { "temporary access key" } else { "access key" };
+    format!("{kind} {}: its signatures are verified, for {projects}", entry.id)
 }
 
 /// The key ring that the entries amount to, or what is wrong with one.
@@ -155,8 +172,6 @@ pub(super) fn ring(entries: &[AccessKeySettings], files: &mut Files) -> Result<K
 mod tests {
     use super::super::Config;
 
-    const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/rust-toolchain.toml");
-
     fn load(entry: &str) -> Result<Config, String> {
         let text = format!("region = \"r\"\n[[access_key]]\n{entry}");
         Config::from_layers("test.toml", &text, &[]).map_err(|error| error.to_string())
@@ -164,10 +179,13 @@ mod tests {
 
     #[test]
     fn a_secret_may_be_in_three_places() {
-        for secret in ["\"s\"".to_owned(), format!("{{ file = \"{FILE}\" }}"), "{ env = \"PATH\" }".to_owned()] {
+        let file = std::env::temp_dir().join(format!("workspace-gateway-secret-{}", std::process::id()));
+        std::fs::write(&file, "s\n").unwrap();
+        for secret in ["\"s\"", &format!("{{ file = {file:?} }}"), "{ env = \"CARGO_PKG_NAME\" }"] {
             let config = load(&format!("id = \"AK\"\nsecret = {secret}")).unwrap();
             assert_eq!(config.keys.keys().map(|key| key.id()).collect::<Vec<_>>(), ["AK"], "{secret}");
         }
+        std::fs::remove_file(file).unwrap();
     }
 
     #[test]
@@ -179,7 +197,7 @@ mod tests {
         let fed_back = Config::from_layers("f", &config.to_toml(), &[]).unwrap_err().to_string();
         assert!(fed_back.contains("access_key.AK.secret") && fed_back.contains("`check` shows"), "{fed_back}");
         // What is elsewhere can be fed back.
-        let config = load("id = \"AK\"\nsecret = { env = \"PATH\" }").unwrap();
+        let config = load("id = \"AK\"\nsecret = { env = \"CARGO_PKG_NAME\" }").unwrap();
         assert_eq!(Config::from_layers("f", &config.to_toml(), &[]).unwrap().settings, config.settings);
     }
 
@@ -195,7 +213,9 @@ mod tests {
             (key("secret = { env = \"NO_SUCH_VARIABLE\" }"), &["AK.secret", "NO_SUCH_VARIABLE is not set"]),
             (key("secret = { vault = \"hush\" }"), &["access_key.AK.secret", "expected a text, { file = "]),
             (key("secret = { file = \"hush\", env = \"hush\" }"), &["access_key.AK.secret", "expected a text"]),
-            (key("secret = \"s\"\nsecurity_token = \"hush\\nhush\""), &["AK.security_token", "value of a header"]),
+            (key("secret = \"s\"\nsecurity_token = \"hush\\nhush\""), &["AK.security_token", "line breaks"]),
+            (key("secret = \"s\"\nsecurity_token = \"hush\\u007f\""), &["AK.security_token", "line breaks"]),
+            (key("secret = \" hush\""), &["access_key.AK.secret", "has blanks", "nothing besides"]),
             (key("secret = \"s\"\nprojects = [\"a/b\"]"), &["access_key.AK.projects[0]", "a/b", "A-Z a-z 0-9"]),
             (key("secret = \"s\"\nsecert = \"hush\""), &["access_key", "unknown field `secert`", "`secret`"]),
             (key("secret = \"s\"\n[[access_key]]\nid = \"AK\"\nsecret = \"t\""), &["access_key.AK", "twice"]),

@@ -138,6 +138,9 @@ impl Config {
             text +=
                 &format!("# {origin} is reached {}\n", self.egress.way_to(origin.authority(), origin.is_plaintext()));
         }
+        for entry in &self.settings.access_key {
+            text += &format!("# {}\n", access_keys::describe(entry));
+        }
         for operation in self.catalogue.operations() {
             text += &format!("# {}\n", operations::describe(operation, &self.catalogue));
         }
