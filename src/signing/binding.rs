@@ -82,8 +82,21 @@ mod tests {
             assert!(!survives(authorization, host, true), "{authorization} for {host}");
         }
         assert!(survives(signed, there, true) && survives(unsigned, here, true));
+        // Told by one word alone, and not what it covers.
+        for authorization in ["SDK-X Access=A", "AWS4-HMAC-SHA256 Credential=A", "X Signature=00"] {
+            assert!(!survives(authorization, there, true), "{authorization}");
+        }
         assert!(!survives(signed, there, false) && !survives(unsigned, here, false));
         assert!(survives("Bearer eyJ.aaHmAcbb.signature", here, false) && survives("", here, false));
+    }
+
+    #[test]
+    fn what_a_relay_changes_or_there_is_none_of_can_not_be_covered() {
+        for name in ["connection", "expect", "te", "trailer", "transfer-encoding", "upgrade", "via", "host"] {
+            let covers = format!("X SignedHeaders=x-a;{name}, Signature=00");
+            let headers = HeaderMap::from_iter([(AUTHORIZATION, HeaderValue::try_from(covers).unwrap())]);
+            assert!(!super::survives(&headers, "u", true), "{name}");
+        }
     }
 
     #[test]
