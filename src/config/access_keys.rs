@@ -155,6 +155,7 @@ pub(super) fn ring(entries: &[AccessKeySettings]) -> Result<KeyRing, (String, Op
 #[cfg(test)]
 mod tests {
     use super::super::Config;
+    use super::*;
 
     const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/rust-toolchain.toml");
 
@@ -169,6 +170,28 @@ mod tests {
             let config = load(&format!("id = \"AK\"\nsecret = {secret}")).unwrap();
             assert_eq!(config.keys.keys().map(|key| key.id()).collect::<Vec<_>>(), ["AK"], "{secret}");
         }
+    }
+
+    #[test]
+    fn line_breaks_at_its_end_are_no_part_of_a_secret() {
+        let key = |secret: &str| {
+            let config = load(&format!("id = \"AK\"\nsecret = {secret:?}")).unwrap();
+            config.keys.keys().map(|key| *key.fingerprint()).next()
+        };
+        for same in ["s\n", "s\r\n", "s\n\n"] {
+            assert_eq!(key(same), key("s"), "{same:?}");
+        }
+        for other in [" s", "\ns", "s "] {
+            assert_ne!(key(other), key("s"), "{other:?}");
+        }
+    }
+
+    #[test]
+    fn the_files_of_both_halves_are_known_and_the_one_that_is_missing_is_told() {
+        let entry = "id = \"AK\"\nsecret = { file = \"/no/one\" }\nsecurity_token = { file = \"/no/other\" }";
+        let entries = [toml::from_str::<AccessKeySettings>(entry).unwrap()];
+        assert_eq!(files(&entries).collect::<Vec<_>>(), [Path::new("/no/one"), Path::new("/no/other")]);
+        assert_eq!(ring(&entries).unwrap_err().1, Some(PathBuf::from("/no/one")));
     }
 
     #[test]
