@@ -32,6 +32,7 @@ mod node_sdk;
 mod operations;
 mod outages;
 mod pass_through;
+mod probation;
 mod python_sdk;
 mod queueing;
 mod reload;

@@ -189,6 +189,17 @@ mod tests {
     }
 
     #[test]
+    fn line_breaks_at_its_end_are_no_part_of_a_secret() {
+        let key = |secret: &str| {
+            let config = load(&format!("id = \"AK\"\nsecret = {secret:?}")).unwrap();
+            config.keys.keys().map(|key| *key.fingerprint()).next()
+        };
+        for same in ["s\n", "s\r\n", "s\n\n"] {
+            assert_eq!(key(same), key("s"), "{same:?}");
+        }
+    }
+
+    #[test]
     fn no_secret_is_shown() {
         let entry = "id = \"AK\"\nsecret = \"hush-1\"\nsecurity_token = \"hush-2\"\nprojects = [\"p\"]";
         let config = load(entry).unwrap();

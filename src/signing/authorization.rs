@@ -83,6 +83,8 @@ mod tests {
             "SDK-HMAC-SHA256 Access = A, SignedHeaders=host, Signature=00",
             "SDK-HMAC-SHA256 Access=B, Access=A, SignedHeaders=host, Signature=00",
             "SDK-HMAC-SHA256,Access=A;SignedHeaders=host;Signature=00",
+            "SDK-HMAC-SHA256\tAccess=A, SignedHeaders=host;x-sdk-date, Signature=00",
+            "SDK-HMAC-SHA256 SignedHeaders=host;x-sdk-date\tAccess=A",
         ] {
             let value = HeaderValue::from_static(other);
             assert!(Authorization::read(&value).is_none(), "{other}");
@@ -96,6 +98,22 @@ mod tests {
         assert!(words(&quoted).any(|word| word == "A"));
         let value = HeaderValue::from_bytes(b"SDK-HMAC-SHA256 Access=A, SignedHeaders=host, Signature=00\xe9").unwrap();
         assert!(Authorization::read(&value).is_none() && words(&value).any(|word| word == "A"));
+    }
+
+    #[test]
+    fn nobody_is_no_key() {
+        let nobody = HeaderValue::from_static("SDK-HMAC-SHA256 Access=, SignedHeaders=host, Signature=00");
+        assert!(Authorization::read(&nobody).is_none());
+    }
+
+    #[test]
+    fn one_that_is_not_blank_is_a_signature() {
+        let has = |values: &[&'static str]| {
+            let values = values.iter().map(|value| (AUTHORIZATION, HeaderValue::from_static(value)));
+            has_signature(&values.collect())
+        };
+        assert!(!has(&[]) && !has(&["", " \t"]));
+        assert!(has(&[WELL_SPELLED]) && has(&["", WELL_SPELLED]));
     }
 
     #[test]

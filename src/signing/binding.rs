@@ -116,6 +116,19 @@ mod tests {
         assert_eq!([of(signed, there, true), of(unsigned, here, true)], [Binding::Free; 2]);
         assert_eq!([of(signed, there, false), of(unsigned, here, false)], [Binding::Bound; 2]);
         assert_eq!([of("Bearer eyJ.aaHmAcbb.signature", here, false), of("", here, false)], [Binding::Unsigned; 2]);
+        // Told by one word alone, and not what it covers.
+        for authorization in ["SDK-X Access=A", "AWS4-HMAC-SHA256 Credential=A", "X Signature=00"] {
+            assert_eq!(of(authorization, there, true), Binding::Bound, "{authorization}");
+        }
+    }
+
+    #[test]
+    fn what_a_relay_changes_or_there_is_none_of_can_not_be_covered() {
+        for name in ["connection", "expect", "te", "trailer", "transfer-encoding", "upgrade", "via", "host"] {
+            let covers = format!("X SignedHeaders=x-a;{name}, Signature=00");
+            let headers = HeaderMap::from_iter([(AUTHORIZATION, HeaderValue::try_from(covers).unwrap())]);
+            assert_eq!(Binding::of(&headers, "u", &Changes::default()), Binding::Bound, "{name}");
+        }
     }
 
     #[test]

@@ -176,6 +176,17 @@ mod tests {
     }
 
     #[test]
+    fn blanks_around_a_value_are_not_signed() {
+        let of = |value: &'static str| {
+            let headers = HeaderMap::from_iter([("x-a".parse().unwrap(), HeaderValue::from_static(value))]);
+            let target = Target { path: "/", query: None };
+            canonical_request(&Method::GET, target, &headers, "x-a", &Payload::unsigned()).unwrap()
+        };
+        assert_eq!(of(" \ta b "), of("a b"));
+        assert_ne!(of("a  b"), of("a b"));
+    }
+
+    #[test]
     fn a_header_that_is_missing_or_there_twice_can_not_be_signed() {
         let mut headers = HeaderMap::new();
         let of = |headers: &HeaderMap| {

@@ -165,6 +165,7 @@ mod tests {
             key("a", "bd", None),
             key("a", "b", None),
             key("a", "b", Some("d")),
+            key("c", "b", None),
         ];
         for (index, one) in keys.iter().enumerate() {
             assert!(keys[..index].iter().all(|other| other.fingerprint() != one.fingerprint()), "{index}");
@@ -181,6 +182,18 @@ mod tests {
         key.sign(&Method::GET, target, &mut headers, [], &Payload::of(b""), SystemTime::UNIX_EPOCH).unwrap();
         let shown = format!("{headers:?}");
         assert!(!shown.contains("the-token") && !shown.contains("Signature"), "{shown}");
+    }
+
+    #[test]
+    fn permanent_credentials_send_no_token() {
+        let mut headers = HeaderMap::from_iter([
+            (HOST, HeaderValue::from_static("h")),
+            (X_SECURITY_TOKEN, HeaderValue::from_static("of another")),
+        ]);
+        let target = Target { path: "/", query: None };
+        let key = key("id", "secret", None);
+        key.sign(&Method::GET, target, &mut headers, [], &Payload::of(b""), SystemTime::UNIX_EPOCH).unwrap();
+        assert!(!headers.contains_key(X_SECURITY_TOKEN), "{headers:?}");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use http::header::{AUTHORIZATION, HOST};
+use http::header::{AUTHORIZATION, HOST, VIA};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 use serde::Deserialize;
 
@@ -186,6 +186,11 @@ fn what_is_wrong_is_told_apart() {
     assert_eq!(verify(&set(X_SDK_DATE, "20261122T110000Z")), Err(Refusal::Skew));
     assert_eq!(verify(&set(X_SECURITY_TOKEN, "OTHER")), Err(Refusal::SecurityToken));
     assert_eq!(verify(&|headers| drop(headers.remove(X_SECURITY_TOKEN))), Err(Refusal::SecurityToken));
+    let twice = |headers: &mut HeaderMap| {
+        let token = headers[X_SECURITY_TOKEN].clone();
+        headers.append(X_SECURITY_TOKEN, token);
+    };
+    assert_eq!(verify(&twice), Err(Refusal::SecurityToken));
     assert_eq!(verify(&set(HOST, "elsewhere")), Err(Refusal::Signature));
     let lower = "sdk-hmac-sha256 Access=EXAMPLEAK0EXAMPLEAK0, SignedHeaders=host, Signature=00";
     assert_eq!(verify(&set(AUTHORIZATION, lower)), Err(Refusal::Malformed));
@@ -210,6 +215,13 @@ fn keys_that_are_not_in_the_ring_and_other_schemes_claim_nothing() {
         assert!(!claims(vector.authorization.replace(SCHEME, scheme)), "{scheme}");
     }
     assert!(KeyRing::default().claim(&vector.headers()).is_none());
+    // Whichever of several names it: they are refused together, and not sent on.
+    let mut headers = vector.headers();
+    let other = vector.authorization.replace(&vector.ak, "ANOTHER");
+    let known = headers.insert(AUTHORIZATION, HeaderValue::try_from(other).unwrap()).unwrap();
+    headers.append(AUTHORIZATION, known);
+    let claim = ring.claim(&headers).unwrap();
+    assert_eq!(claim.examine(&headers, vector.date()).map(drop), Err(Refusal::Malformed));
 }
 
 #[test]
@@ -231,6 +243,9 @@ fn a_body_is_covered_by_its_hash() {
         let expected = if said.is_some() { Refusal::Content } else { Refusal::Signature };
         assert_eq!(vector.verify(&Method::POST, &uri, &headers, b"{\"a\":2}").map(drop), Err(expected));
     }
+    // An empty one needs no hash: some clients say one all the same.
+    let headers = sign(&Payload::of(b""), Some("of nothing"));
+    assert!(vector.verify(&Method::POST, &uri, &headers, b"").is_ok());
     let headers = sign(&Payload::unsigned(), Some(Payload::UNSIGNED));
     assert!(leaves_body_unsigned(&headers));
     let claim = KeyRing::new([vector.key()]).claim(&headers).unwrap();
@@ -254,4 +269,15 @@ fn what_was_good_is_good_again_for_another_host_and_date() {
         assert_eq!(said.names().collect::<Vec<_>>(), covered, "{}", vector.name);
         vector.verify(&method, &uri, &headers, b"").unwrap();
     }
+}
+
+#[test]
+fn the_trail_is_not_covered_for_it_grows() {
+    let vector = &vectors()[0];
+    let (method, uri, mut headers) = (vector.method(), vector.uri(), vector.headers());
+    headers.insert(VIA, HeaderValue::from_static("1.1 before"));
+    vector.key().sign(&method, (&uri).into(), &mut headers, ["via"], &Payload::of(b""), vector.date()).unwrap();
+    let signed = vector.verify(&method, &uri, &headers, b"").unwrap();
+    signed.renew(&method, (&uri).into(), &mut headers, vector.date()).unwrap();
+    assert_eq!(Authorization::read(&headers[AUTHORIZATION]).unwrap().signed_headers, "host;x-sdk-date");
 }

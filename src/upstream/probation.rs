@@ -382,6 +382,27 @@ mod tests {
     }
 
     #[test]
+    fn what_is_accepted_begins_anew_and_a_refusal_ends_that() {
+        let (bench, key) = (Bench::new(), key("s"));
+        for reception in [Reception::Refused, Reception::Refused, Reception::Accepted, Reception::Refused] {
+            bench.call(&key).unwrap().unwrap().ended(reception);
+        }
+        let leaves = [bench.call(&key), bench.call(&key)].map(|leave| leave.unwrap().unwrap());
+        assert!(bench.call(&key).is_none(), "two more may fail");
+        leaves.into_iter().for_each(|leave| leave.ended(Reception::Refused));
+        assert!(bench.holds(&key));
+    }
+
+    #[test]
+    fn a_new_secret_is_not_accepted_because_the_old_one_was() {
+        let (bench, old, new) = (Bench::new(), key("old"), key("new"));
+        bench.call(&old).unwrap().unwrap().ended(Reception::Accepted);
+        let leaves: Vec<_> = (0..3).map(|_| bench.call(&new).unwrap().unwrap()).collect();
+        assert!(bench.call(&new).is_none());
+        drop(leaves);
+    }
+
+    #[test]
     fn refusals_count_from_one_secret_to_the_next() {
         let (bench, one, two) = (Bench::new(), key("one"), key("two"));
         let leaves: Vec<_> = (0..3).map(|_| bench.call(&one).unwrap().unwrap()).collect();
