@@ -12,8 +12,8 @@
 //! would only take room; grants lapse by themselves, so that those under way are not all sent alone. Who upstream knows
 //! is remembered wherever upstream is: that shows nobody anything.
 //!
-//! Settings of grants hold at once, for those there are, too. A shorter `denial_ttl` doesn't take back what was
-//! said already.
+//! Settings of grants, bounds on flights and the mode hold at once, for what there is and who is under way, too. A
+//! shorter `denial_ttl` doesn't take back what was said already.
 
 use std::io;
 use std::sync::{Arc, PoisonError};

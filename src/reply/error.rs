@@ -137,7 +137,8 @@ impl Problem {
                 "Incorrect IAM authentication information: verify aksk signature fail: the signature is over this \
                  gateway's address, or a path or header that is not sent on as it is, so that it cannot be valid \
                  upstream; and the access key is not configured here, or this is not SDK-HMAC-SHA256, so that the request \
-                 cannot be signed anew. It was not sent on. Add the key to the gateway's configuration ([[access_key]]), or send an X-Auth-Token"
+                 cannot be signed anew. It was not sent on. Add the key to the gateway's configuration \
+                 ([[access_key]]), or send an X-Auth-Token"
                     .to_owned(),
             ),
             Self::Signature(refusal) => say_refusal(*refusal),
@@ -184,9 +185,7 @@ impl Problem {
 /// In the words that upstream has for the like, and what is wrong.
 fn say_refusal(refusal: Refusal) -> (StatusCode, &'static str, String) {
     let upstreams = match refusal {
-        Refusal::Project => {
-            return (StatusCode::FORBIDDEN, "APIGW.0302", refusal.describe().to_owned());
-        }
+        Refusal::Project => return (StatusCode::FORBIDDEN, "APIGW.0302", refusal.describe().to_owned()),
         Refusal::Skew => "calc aksk signature fail:signature expired",
         Refusal::Held => "AK access failed to reach the limit,forbidden",
         _ => "verify aksk signature fail",
