@@ -134,6 +134,11 @@ struct Question {
     /// What was in force when it was asked.
     live: Arc<Live>,
     credential: Credential,
+    asked: Arc<Asked>,
+}
+
+/// What is asked by whom, without the credential.
+struct Asked {
     grantee: Grantee,
     key: Arc<Key>,
     wish: Wish,
@@ -204,7 +209,7 @@ impl Gateway {
                 let (reason, grantee) = match self.read(&asker, &head, operation, place, has_body) {
                     Ok(question) => match self.product_list(&question, &head.headers, record).await? {
                         Some(response) => return Ok(response),
-                        None => (BypassReason::TooLarge, Some(question.grantee)),
+                        None => (BypassReason::TooLarge, Some(question.asked.grantee.clone())),
                     },
                     Err(reason) => (reason, asker.grantee(operation, place)),
                 };
@@ -237,7 +242,8 @@ impl Gateway {
         let key = Key::read(&live.catalogue, operation, place, head.uri.query(), &head.headers, has_body)?;
         let wish = Wish::read(&head.headers)?;
         let grantee = Grantee { caller, scope: key.scope().clone() };
-        Ok(Question { live: Arc::clone(live), credential, grantee, key: Arc::new(key), wish })
+        let asked = Arc::new(Asked { grantee, key: Arc::new(key), wish });
+        Ok(Question { live: Arc::clone(live), credential, asked })
     }
 
     /// Answers from memory, or from a flight. `None` if the answer is too large to hold.
@@ -255,19 +261,19 @@ impl Gateway {
             let (slot, why, is_patient) = match self.look_up(question, now) {
                 LookUp::Given(entry, memory) => return current(self.remembered(&entry, memory, now, record)),
                 LookUp::Refresh(entry, slot) => {
-                    if !question.wish.only_if_cached {
+                    if !question.asked.wish.only_if_cached {
                         self.refresh(question, slot, headers, record);
                     }
                     return current(self.remembered(&entry, Memory::Revalidating, now, record));
                 }
-                LookUp::Ask { .. } if question.wish.only_if_cached => return Err(Problem::NotCached),
+                LookUp::Ask { .. } if question.asked.wish.only_if_cached => return Err(Problem::NotCached),
                 LookUp::Ask { slot, why, is_patient, .. } => (slot, why, is_patient),
             };
             let solo = match self.store.uncacheable(&slot, now) {
                 Some(Unstorable::TooLarge) => return Ok(None),
                 // An answer that nobody else may be given is not worth waiting for, and neither is
                 // yet another leader; who wants none from before now joins no flight from before.
-                uncacheable => uncacheable.is_some() || flown > MAX_ELECTIONS || question.wish.no_cache,
+                uncacheable => uncacheable.is_some() || flown > MAX_ELECTIONS || question.asked.wish.no_cache,
             };
             let flights = self.flights(&slot);
             let (mut passenger, pilot) = if solo { flights.solo() } else { flights.board(&slot) };
@@ -329,7 +335,7 @@ impl Gateway {
             request_id: record.request_id().to_owned(),
             via: self.via.trail(headers),
             validator: None,
-            forwarded: forwarded::select(question.key.operation(), headers),
+            forwarded: forwarded::select(question.asked.key.operation(), headers),
         };
         Flight { question: question.clone(), slot, errand }
     }

@@ -57,10 +57,10 @@ impl Gateway {
     /// Asks upstream, draws the consequences, and lets everyone aboard know.
     pub(super) async fn fly(self: Arc<Self>, pilot: Pilot<Slot, Landing>, flight: Flight) {
         let Flight { question, slot, mut errand } = flight;
-        let leader = question.grantee.caller;
-        let service = question.key.operation().service;
+        let leader = question.asked.grantee.caller;
+        let service = question.asked.key.operation().service;
         let is_plain = self.via.is_own(&errand.via) && errand.forwarded.is_empty();
-        let standing = self.grants.standing(&question.grantee, self.clock.now());
+        let standing = self.grants.standing(&question.asked.grantee, self.clock.now());
         let is_known = matches!(standing, Standing::Granted | Standing::Lapsed) || self.acquaintances.includes(&leader);
         // Who has to wait behind itself leads nobody.
         let has_to_wait = || {
@@ -97,11 +97,11 @@ impl Gateway {
         let asked_about = before.and_then(|entry| entry.validator().cloned().map(|validator| (entry, validator)));
         errand.validator = asked_about.as_ref().map(|(_, validator)| validator.clone());
         let asked = self.store.epoch();
-        let departure = self.grants.depart(question.grantee.clone(), sent);
+        let departure = self.grants.depart(question.asked.grantee.clone(), sent);
         let counted = self.metrics.upstream_call(service);
         let request_id = errand.request_id.clone();
         errand.date = self.clock.date();
-        let answer = question.live.upstream.ask(&question.key, errand).await;
+        let answer = question.live.upstream.ask(&question.asked.key, errand).await;
         let times = Times { sent, received: self.clock.now(), date: self.clock.date() };
         let status = answer.as_ref().map(Response::status).map_err(UpstreamError::as_str);
         counted.ended(status, times.received.saturating_duration_since(sent));

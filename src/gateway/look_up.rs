@@ -65,18 +65,18 @@ impl Memory {
 impl Gateway {
     /// Looks up what may be given to this caller without asking upstream.
     pub(super) fn look_up(&self, question: &Question, now: Instant) -> LookUp {
-        let caller = question.grantee.caller;
-        let standing = self.grants.standing(&question.grantee, now);
+        let caller = question.asked.grantee.caller;
+        let standing = self.grants.standing(&question.asked.grantee, now);
         match standing {
             Standing::Denied { refusal, left } => return LookUp::Given(refusal, Memory::Denied(left)),
-            Standing::Granted => return self.look_into(question, self.store.slot(&question.key, caller), now),
+            Standing::Granted => return self.look_into(question, self.store.slot(&question.asked.key, caller), now),
             Standing::Lapsed | Standing::Unproved => {}
         }
         // Alone, and without a word on what there is: upstream has to speak first. Where it has just
         // failed to, that is excused for a while.
-        let slot = Slot { owner: Some(caller), key: Arc::clone(&question.key) };
-        if matches!(standing, Standing::Lapsed) && question.wish.takes_stale() && self.pauses.hold_slot(&slot, now) {
-            let kept_in = self.store.slot(&question.key, caller);
+        let slot = Slot { owner: Some(caller), key: Arc::clone(&question.asked.key) };
+        if matches!(standing, Standing::Lapsed) && question.asked.wish.takes_stale() && self.pauses.hold_slot(&slot, now) {
+            let kept_in = self.store.slot(&question.asked.key, caller);
             if let Some(entry) = self.store.get(&kept_in).filter(|entry| entry.life().freshness(now) != Freshness::Gone)
             {
                 return LookUp::Given(entry, Memory::Paused);
@@ -87,7 +87,7 @@ impl Gateway {
 
     /// Looks into a slot, for a caller who may see what is there.
     fn look_into(&self, question: &Question, slot: Slot, now: Instant) -> LookUp {
-        let wish = question.wish;
+        let wish = question.asked.wish;
         let accepted = |entry: &Entry| match entry.life().freshness(now) {
             Freshness::Fresh { left } => wish.accepts(entry.life().age(now), left),
             _ => false,
@@ -108,7 +108,7 @@ impl Gateway {
         if takes_stale && let Some(entry) = &entry {
             match entry.life().freshness(now) {
                 Freshness::Gone => {}
-                _ if self.pauses.hold(&slot, &question.grantee, now) => {
+                _ if self.pauses.hold(&slot, &question.asked.grantee, now) => {
                     return LookUp::Given(Arc::clone(entry), Memory::Paused);
                 }
                 Freshness::WhileRevalidate => return LookUp::Refresh(Arc::clone(entry), slot),

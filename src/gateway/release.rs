@@ -71,7 +71,7 @@ impl Gateway {
     pub(super) fn release(&self, question: &Question, seat: &Seat, landing: &Landing, record: &mut Record) -> Release {
         let (leader, is_plain, asked, answer) = match landing {
             Landing::NotFlown => return Release::GoAgain,
-            Landing::Held { leader } if *leader == question.grantee.caller => {
+            Landing::Held { leader } if *leader == question.asked.grantee.caller => {
                 self.metrics.signature(Refusal::Held.as_str());
                 return Release::Refuse(Problem::Signature(Refusal::Held));
             }
@@ -79,8 +79,8 @@ impl Gateway {
             Landing::Flown { leader, is_plain, asked, answer } => (leader, is_plain, asked, answer),
         };
         let now = self.clock.now();
-        let is_own = *leader == question.grantee.caller;
-        let stands = || self.grants.stands(&question.grantee, now);
+        let is_own = *leader == question.asked.grantee.caller;
+        let stands = || self.grants.stands(&question.asked.grantee, now);
         // With something of the client's own sent along, a failure may be of its own making.
         let stale = || self.excusable(question, is_own && *is_plain, now);
         let answer = match answer {
@@ -118,7 +118,7 @@ impl Gateway {
 
     /// An answer that a flight has brought.
     fn fetched(&self, question: &Question, answer: &Answer, seat: &Seat, record: &mut Record) -> Response<Content> {
-        let is_private = || self.store.slot(&question.key, question.grantee.caller).owner.is_some();
+        let is_private = || self.store.slot(&question.asked.key, question.asked.grantee.caller).owner.is_some();
         let detail = match answer.not_kept {
             Some(reason) => Some(reason),
             None if seat.leads && answer.proof == Some(Proof::Granted) => Some("proved"),
@@ -148,7 +148,7 @@ impl Gateway {
         record: &mut Record,
     ) -> Option<Response<Content>> {
         let now = self.clock.now();
-        if !self.grants.stands(&question.grantee, now) {
+        if !self.grants.stands(&question.asked.grantee, now) {
             return None;
         }
         // It may have become known meanwhile that there is no such thing any more, or nothing to keep.
@@ -204,12 +204,12 @@ impl Gateway {
 
     /// What this caller may be given though upstream has failed, by a call of its own or another's.
     fn excusable(&self, question: &Question, is_own: bool, now: Instant) -> Option<Arc<Entry>> {
-        match self.grants.standing(&question.grantee, now) {
+        match self.grants.standing(&question.asked.grantee, now) {
             Standing::Granted => {}
             Standing::Lapsed if is_own => {}
             Standing::Lapsed | Standing::Unproved | Standing::Denied { .. } => return None,
         }
-        let slot = self.store.slot(&question.key, question.grantee.caller);
+        let slot = self.store.slot(&question.asked.key, question.asked.grantee.caller);
         self.store.get(&slot).filter(|entry| entry.life().freshness(now) != Freshness::Gone)
     }
 }

@@ -51,7 +51,7 @@ impl Gateway {
     /// Whether what a caller is answered may change what the others meet who boarded for a slot: it is
     /// its own, or the caller holds a grant to this moment.
     pub(super) fn is_trusted(&self, call: &Call<'_>) -> bool {
-        call.slot.owner.is_some() || self.grants.stands(&call.question.grantee, call.times.received)
+        call.slot.owner.is_some() || self.grants.stands(&call.question.asked.grantee, call.times.received)
     }
 
     /// Everything that an answer changes.
@@ -69,7 +69,7 @@ impl Gateway {
         {
             date.insert(now);
         }
-        let operation = call.question.key.operation();
+        let operation = call.question.asked.key.operation();
         let verdict = admission::judge(&response, &operation.body, |name| role(operation, name));
         let age_is_known = lifetime::age(response.headers()).is_some();
         let configured = call.question.live.lifetime(operation);
@@ -84,7 +84,7 @@ impl Gateway {
                     (Proof::Late, _) => Some("late"),
                     (_, Ok(audience)) => self.keep(call, &mut response, life, audience),
                     (_, Err(reason)) => {
-                        let kept_in = self.store.slot(&call.question.key, call.question.grantee.caller);
+                        let kept_in = self.store.slot(&call.question.asked.key, call.question.asked.grantee.caller);
                         self.store.mark_uncacheable(kept_in, reason, times.received);
                         Some(self.mark_uncacheable(call, reason))
                     }
@@ -124,8 +124,8 @@ impl Gateway {
         audience: Audience,
     ) -> Option<&'static str> {
         let Call { question, slot, asked, times, .. } = call;
-        let caller = question.grantee.caller;
-        let kept_in = self.store.slot(&question.key, caller);
+        let caller = question.asked.grantee.caller;
+        let kept_in = self.store.slot(&question.asked.key, caller);
         for slot in [slot, &kept_in] {
             self.store.unmark(slot);
             self.pauses.end(slot);
@@ -139,12 +139,12 @@ impl Gateway {
         }
         let entry = Entry::new(response, life, validator);
         let view = View { digest, caller, sent: times.sent, received: times.received };
-        match self.store.keep(&question.key, entry, audience, view, *asked) {
+        match self.store.keep(&question.asked.key, entry, audience, view, *asked) {
             Kept::Stored => None,
             Kept::Outdated => Some("outdated"),
             Kept::Purged => Some("purged"),
             Kept::Tripped => {
-                let scope = question.key.scope();
+                let scope = question.asked.key.scope();
                 let why = match audience {
                     Audience::All => "callers are given different answers to one question",
                     Audience::Caller => "upstream says that its answers vary on the credential",
@@ -168,12 +168,12 @@ impl Gateway {
         let configured = Lifetime { ttl: error_ttl, ..Lifetime::default() };
         let mut life = lifetime::life(response.headers(), *times, configured);
         life.lifetime = Lifetime { ttl: life.lifetime.ttl.min(error_ttl), ..Lifetime::default() };
-        let is_granted = self.grants.stands(&question.grantee, times.received);
+        let is_granted = self.grants.stands(&question.asked.grantee, times.received);
         if !is_plain || !is_granted || life.lifetime.ttl.is_zero() {
             self.metrics.unstored(Unstorable::Status);
             return Some(Unstorable::Status.as_str());
         }
-        let kept_in = self.store.slot(&question.key, question.grantee.caller);
+        let kept_in = self.store.slot(&question.asked.key, question.asked.grantee.caller);
         match self.store.keep_negative(&kept_in, Entry::new(response, life, None), *asked) {
             Kept::Stored | Kept::Tripped => None,
             Kept::Outdated => Some("outdated"),
@@ -200,7 +200,7 @@ impl Gateway {
     /// the failure can't be of the caller's own making.
     fn pause(&self, call: &Call<'_>, said: Option<(StatusCode, &HeaderMap)>) {
         let Call { question, slot, times, .. } = call;
-        let is_known = match self.grants.standing(&question.grantee, times.received) {
+        let is_known = match self.grants.standing(&question.asked.grantee, times.received) {
             Standing::Granted => true,
             // What may be of the caller's own making is no excuse.
             Standing::Lapsed => slot.owner.is_some() && call.is_plain,
@@ -219,9 +219,9 @@ impl Gateway {
         self.metrics.pause(cause);
         // Nor is it anything to the others.
         if call.is_plain {
-            self.pauses.begin(slot, &question.grantee, cause, span, times.received);
+            self.pauses.begin(slot, &question.asked.grantee, cause, span, times.received);
         } else {
-            self.pauses.begin_own(&question.grantee, span, times.received);
+            self.pauses.begin_own(&question.asked.grantee, span, times.received);
         }
     }
 

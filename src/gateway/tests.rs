@@ -18,12 +18,13 @@ fn question(gateway: &Gateway, token: &HeaderValue) -> Question {
     let key = Key::read(&live.catalogue, operation, place, None, &HeaderMap::new(), false).unwrap();
     let grantee = Grantee { caller: gateway.callers.of_token(token), scope: key.scope().clone() };
     let credential = Credential::Token(token.clone());
-    Question { live: Arc::clone(&live), credential, grantee, key: Arc::new(key), wish: Wish::default() }
+    let asked = Asked { grantee, key: Arc::new(key), wish: Wish::default() };
+    Question { live: Arc::clone(&live), credential, asked: Arc::new(asked) }
 }
 
 /// Flies for a question, and says how it ended.
 async fn fly(gateway: &Arc<Gateway>, question: &Question) -> Landing {
-    let slot = gateway.store.slot(&question.key, question.grantee.caller);
+    let slot = gateway.store.slot(&question.asked.key, question.asked.grantee.caller);
     let (mut passenger, pilot) = gateway.shared_flights.board(&slot);
     let via = gateway.via.trail(&HeaderMap::new());
     let credential = question.credential.clone();
