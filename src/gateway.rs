@@ -16,6 +16,7 @@ mod look_up;
 mod outward;
 mod release;
 mod reload;
+mod repeat;
 mod settle;
 #[cfg(test)]
 mod tests;
@@ -36,6 +37,7 @@ use crate::cache::admission::Unstorable;
 use crate::cache::flights::Flights;
 use crate::cache::freshness::Freshness;
 use crate::cache::grants::{Grantee, Grants, Standing};
+use crate::cache::heads::Heads;
 use crate::cache::pauses::Pauses;
 use crate::cache::store::{Slot, Store};
 use crate::catalogue::{Operation, Place};
@@ -46,6 +48,7 @@ use crate::reply::compose;
 use crate::reply::error::{Blame, Problem};
 use crate::request::caller::{Callers, Credential, LastCredential};
 use crate::request::forwarded;
+use crate::request::head::{Fingerprint, Fingerprints};
 use crate::request::hop::{self, Via};
 use crate::request::id::RequestIds;
 use crate::request::key::Key;
@@ -58,6 +61,7 @@ use crate::telemetry::metrics::Metrics;
 use crate::telemetry::outcome::Outcome;
 use crate::telemetry::record::Record;
 use crate::telemetry::reloads::Reloads;
+use crate::telemetry::repeats::Repeats;
 use crate::upstream::client::Errand;
 use crate::upstream::gate::Gate;
 use crate::upstream::probation::Probation;
@@ -66,6 +70,7 @@ use identify::{Asker, Typed};
 pub use live::Live;
 use look_up::{LookUp, Memory};
 use release::{Release, Seat};
+use repeat::{Hearing, Known};
 use wait::{Timers, Waited};
 
 /// How often a request waits for another leader after the one before was refused. Then it asks alone.
@@ -77,6 +82,8 @@ pub struct Gateway {
     /// Held while another takes its place.
     reloading: Mutex<()>,
     callers: Callers,
+    fingerprints: Fingerprints,
+    heads: Heads<Arc<Known>>,
     request_ids: RequestIds,
     via: Via,
     bypassing: AtomicBool,
@@ -96,6 +103,7 @@ pub struct Gateway {
     acquaintances: Acquaintances,
     metrics: Arc<Metrics>,
     reloads: Reloads,
+    repeats: Repeats,
     clock: Clock,
 }
 
@@ -103,12 +111,13 @@ pub struct Gateway {
 pub struct Connection {
     local: SocketAddr,
     credential: LastCredential,
+    hearing: Hearing,
 }
 
 impl Connection {
     /// One that came in by the address `local`.
     pub fn new(local: SocketAddr) -> Self {
-        Self { local, credential: LastCredential::default() }
+        Self { local, credential: LastCredential::default(), hearing: Hearing::default() }
     }
 }
 
@@ -153,10 +162,11 @@ impl Gateway {
     {
         let (mut head, body) = request.into_parts();
         target::translate(&mut head);
+        let heard = connection.asks(&head, !body.is_end_stream());
         let method = head.method.clone();
         let mut record = Record::begin(Arc::clone(&self.metrics), self.clock.clone(), self.request_ids.next(), &head);
 
-        let answer = self.answer(head, body, connection, &mut record).await;
+        let answer = self.answer(head, body, (connection, heard), &mut record).await;
         let mut response = answer.unwrap_or_else(|problem| {
             match problem.blame() {
                 Blame::Client => record.answered(Outcome::Refused, problem.as_str()),
@@ -179,7 +189,7 @@ impl Gateway {
         self: &Arc<Self>,
         mut head: Parts,
         body: B,
-        connection: &Connection,
+        (connection, heard): (&Connection, Option<Fingerprint>),
         record: &mut Record,
     ) -> Result<Response<Content>, Problem>
     where
@@ -208,7 +218,12 @@ impl Gateway {
                 let (asker, body) = self.identify(&live, &head, typed, body, service, connection).await?;
                 let (reason, grantee) = match self.read(&asker, &head, operation, place, has_body) {
                     Ok(question) => match self.product_list(&question, &head.headers, record).await? {
-                        Some(response) => return Ok(response),
+                        Some(response) => {
+                            if let (Some(heard), Outcome::Hit) = (heard, record.outcome()) {
+                                self.learn(heard, &question, record, connection);
+                            }
+                            return Ok(response);
+                        }
                         None => (BypassReason::TooLarge, Some(question.asked.grantee.clone())),
                     },
                     Err(reason) => (reason, asker.grantee(operation, place)),

@@ -21,6 +21,11 @@
 //! (what its end changes), `wait.rs`, `release.rs` (who is given what it brought) and `forward.rs`. The steps are
 //! plain functions in modules that do not know each other's callers; nothing is layered, nothing is registered.
 //!
+//! A head that has come before, byte for byte, asks what it asked then. It takes a short way: from `server/shortcut.rs`,
+//! before hyper has seen it, to where memory is looked up, and out again if there is a fresh answer for its caller
+//! (`gateway/repeat.rs`). If not, it goes the whole way. Only what reading a head tells is remembered, under a keyed hash of
+//! the head ([`cache::heads`]); everything that is decided is decided each time.
+//!
 //! What may change at run time is one value, in `gateway/live.rs`; a request goes to its end by the one it began
 //! with. `cli/reload.rs` sees that settings have changed, `config/` reads and compares them, and `server/reload.rs`
 //! and `gateway/reload.rs` put them in force, all or none.

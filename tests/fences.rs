@@ -104,7 +104,7 @@ fn rooms_know_only_whom_they_may() {
             ],
         ),
         ("admin", &["cache", "catalogue", "config", "explain", "gateway", "request", "stream", "telemetry"]),
-        ("server", &["admin", "clock", "config", "gateway", "stream", "telemetry"]),
+        ("server", &["admin", "clock", "config", "gateway", "request", "stream", "telemetry"]),
         ("simulator", &["catalogue", "clock", "request", "signing"]),
         (
             "cli",

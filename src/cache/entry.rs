@@ -63,6 +63,8 @@ const VALIDATOR_FOR: Duration = Duration::from_secs(3600);
 pub struct Entry {
     status: StatusCode,
     head: HeaderMap,
+    /// The same as it goes over the wire in HTTP/1.1.
+    head_text: Box<[u8]>,
     body: Bytes,
     life: Life,
     /// What upstream can be asked about instead of sending all again.
@@ -84,7 +86,16 @@ impl Entry {
             shareable(answer.headers()).map(|(name, value)| (name.clone(), copied(value))).collect();
         head.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
         let (status, body) = (answer.status(), Bytes::copy_from_slice(body));
-        Self { status, head, body, life, validator, is_misunderstood: AtomicBool::new(false), views: Views::default() }
+        Self {
+            head_text: head_text(status, &head),
+            status,
+            head,
+            body,
+            life,
+            validator,
+            is_misunderstood: AtomicBool::new(false),
+            views: Views::default(),
+        }
     }
 
     /// Its status.
@@ -95,6 +106,12 @@ impl Entry {
     /// The headers every answer made of this entry has.
     pub fn head(&self) -> &HeaderMap {
         &self.head
+    }
+
+    /// The status line and the same headers as text, each with its line break, for what is written without a look
+    /// at what it says.
+    pub fn head_text(&self) -> &[u8] {
+        &self.head_text
     }
 
     /// The body, as upstream sent it.
@@ -153,8 +170,19 @@ impl Entry {
         let values: usize = self.head.values().map(|value| TEXT + value.len()).sum();
         let validator = self.validator.as_ref().map_or(0, |validator| TEXT + validator.header().1.len());
         let fixed = size_of::<Self>() + self.head.capacity() * FIELD + TEXT;
-        fixed + values + validator + self.body.len() + self.views.size()
+        fixed + values + validator + self.head_text.len() + self.body.len() + self.views.size()
     }
+}
+
+fn head_text(status: StatusCode, head: &HeaderMap) -> Box<[u8]> {
+    let reason = status.canonical_reason().unwrap_or_default();
+    let mut text = format!("HTTP/1.1 {} {reason}\r\n", status.as_str()).into_bytes();
+    for (name, value) in head {
+        for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
+            text.extend_from_slice(part);
+        }
+    }
+    text.into_boxed_slice()
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ pub mod flights;
 pub mod freshness;
 mod generations;
 pub mod grants;
+pub mod heads;
 pub mod lifetime;
 pub mod pauses;
 pub mod store;

@@ -13,16 +13,19 @@ use super::{Gateway, Inspection, Live};
 use crate::cache::acquaintances::Acquaintances;
 use crate::cache::flights::{Bounds, Flights};
 use crate::cache::grants::{Grantee, Grants, Terms};
+use crate::cache::heads::Heads;
 use crate::cache::pauses::Pauses;
 use crate::cache::store::{Selection, Store};
 use crate::clock::Clock;
 use crate::config::{Config, Mode, OnOutage, Settings};
 use crate::request::caller::{Callers, Credential};
+use crate::request::head::Fingerprints;
 use crate::request::hop::Via;
 use crate::request::id::RequestIds;
 use crate::request::key::Key;
 use crate::telemetry::metrics::{InUse, Metrics};
 use crate::telemetry::reloads::Reloads;
+use crate::telemetry::repeats::Repeats;
 use crate::upstream::Upstream;
 use crate::upstream::probation::Probation;
 
@@ -57,6 +60,8 @@ impl Gateway {
         let settings = &config.settings;
         let mut caller_key = [0; 32];
         getrandom::fill(&mut caller_key)?;
+        let random = |_| getrandom::u64();
+        let [a, b, c, d] = [0; 4].map(random);
         let grants = Arc::new(Grants::new(terms(settings)));
         let bounds = bounds(settings);
         let [shared_flights, lone_flights] = [bounds; 2].map(|bounds| Arc::new(Flights::new(bounds)));
@@ -77,6 +82,8 @@ impl Gateway {
             live: RwLock::new(Arc::new(Live::new(config.clone(), upstream, blueprint))),
             reloading: Mutex::default(),
             callers: Callers::new(caller_key),
+            fingerprints: Fingerprints::new([a?, b?, c?, d?]),
+            heads: Heads::default(),
             request_ids: RequestIds::new(getrandom::u64()?),
             via,
             bypassing: AtomicBool::new(settings.mode == Mode::Bypass),
@@ -91,6 +98,7 @@ impl Gateway {
             signed_bodies: Arc::new(Semaphore::new(SIGNED_BODIES)),
             acquaintances: Acquaintances::default(),
             reloads: Reloads::new(&metrics).map_err(io::Error::other)?,
+            repeats: Repeats::new(&metrics).map_err(io::Error::other)?,
             metrics,
             clock,
         }))

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use http::Response;
 
-use super::{Gateway, Question};
+use super::{Asked, Gateway, Question};
 use crate::cache::entry::Entry;
 use crate::cache::freshness::Freshness;
 use crate::cache::grants::Standing;
@@ -62,6 +62,16 @@ impl Memory {
     }
 }
 
+impl Asked {
+    /// Whether an answer is fresh, and fresh enough for who asks.
+    fn accepts(&self, entry: &Entry, now: Instant) -> bool {
+        match entry.life().freshness(now) {
+            Freshness::Fresh { left } => self.wish.accepts(entry.life().age(now), left),
+            Freshness::WhileRevalidate | Freshness::IfError | Freshness::Gone => false,
+        }
+    }
+}
+
 impl Gateway {
     /// Looks up what may be given to this caller without asking upstream.
     pub(super) fn look_up(&self, question: &Question, now: Instant) -> LookUp {
@@ -75,7 +85,10 @@ impl Gateway {
         // Alone, and without a word on what there is: upstream has to speak first. Where it has just
         // failed to, that is excused for a while.
         let slot = Slot { owner: Some(caller), key: Arc::clone(&question.asked.key) };
-        if matches!(standing, Standing::Lapsed) && question.asked.wish.takes_stale() && self.pauses.hold_slot(&slot, now) {
+        if matches!(standing, Standing::Lapsed)
+            && question.asked.wish.takes_stale()
+            && self.pauses.hold_slot(&slot, now)
+        {
             let kept_in = self.store.slot(&question.asked.key, caller);
             if let Some(entry) = self.store.get(&kept_in).filter(|entry| entry.life().freshness(now) != Freshness::Gone)
             {
@@ -85,13 +98,19 @@ impl Gateway {
         LookUp::Ask { slot, why: Forward::Miss, before: None, is_patient: false }
     }
 
+    /// The fresh answer to what is asked, for a caller who may be given it at once.
+    pub(super) fn fresh(&self, asked: &Asked, now: Instant) -> Option<Arc<Entry>> {
+        if !self.grants.stands(&asked.grantee, now) {
+            return None;
+        }
+        let entry = self.store.get(&self.store.slot(&asked.key, asked.grantee.caller))?;
+        asked.accepts(&entry, now).then_some(entry)
+    }
+
     /// Looks into a slot, for a caller who may see what is there.
     fn look_into(&self, question: &Question, slot: Slot, now: Instant) -> LookUp {
         let wish = question.asked.wish;
-        let accepted = |entry: &Entry| match entry.life().freshness(now) {
-            Freshness::Fresh { left } => wish.accepts(entry.life().age(now), left),
-            _ => false,
-        };
+        let accepted = |entry: &Entry| question.asked.accepts(entry, now);
         let entry = match self.store.get(&slot) {
             Some(entry) if accepted(&entry) => return LookUp::Given(entry, Memory::Fresh),
             entry => entry,

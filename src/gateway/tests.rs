@@ -28,7 +28,7 @@ async fn fly(gateway: &Arc<Gateway>, question: &Question) -> Landing {
     let (mut passenger, pilot) = gateway.shared_flights.board(&slot);
     let via = gateway.via.trail(&HeaderMap::new());
     let credential = question.credential.clone();
-    let (request_id, forwarded) = (gateway.request_ids.next(), HeaderMap::new());
+    let (request_id, forwarded) = (gateway.request_ids.next().as_str().to_owned(), HeaderMap::new());
     let errand = Errand { credential, date: gateway.clock.date(), request_id, via, validator: None, forwarded };
     let flight = Flight { question: question.clone(), slot, errand };
     tokio::spawn(Arc::clone(gateway).fly(pilot.unwrap(), flight));

@@ -1,6 +1,7 @@
 //! Puts answers together: status, headers that are told anew with each answer, body.
 
-use std::fmt::Write as _;
+use std::fmt;
+use std::io::Write as _;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -52,43 +53,39 @@ pub enum Forward {
 }
 
 impl CacheStatus {
-    /// As a header's value.
-    fn value(self) -> Option<HeaderValue> {
-        let mut text = String::from("workspace-gateway");
-        match self {
-            Self::Hit { ttl, detail } => {
-                let _ = write!(text, "; hit; ttl={ttl}");
-                add_detail(&mut text, detail);
-            }
-            Self::Forwarded { why, status, stored, collapsed, detail } => {
-                text.push_str(match why {
-                    Forward::Miss => "; fwd=miss",
-                    Forward::Stale => "; fwd=stale",
-                    Forward::Request => "; fwd=request",
-                    Forward::Bypass => "; fwd=bypass",
-                });
-                if let Some(status) = status {
-                    let _ = write!(text, "; fwd-status={}", status.as_u16());
-                }
-                text.push_str(if stored { "; stored" } else { "" });
-                text.push_str(if collapsed { "; collapsed" } else { "" });
-                add_detail(&mut text, detail);
-            }
-        }
-        HeaderValue::try_from(text).ok()
-    }
-
     /// Adds this cache's part to what caches further up have said.
     pub fn add_to(self, headers: &mut HeaderMap) {
-        if let Some(value) = self.value() {
+        if let Ok(value) = HeaderValue::try_from(self.to_string()) {
             headers.append(CACHE_STATUS, value);
         }
     }
 }
 
-fn add_detail(text: &mut String, detail: Option<&str>) {
-    if let Some(detail) = detail {
-        let _ = write!(text, "; detail={detail}");
+/// As a header's value.
+impl fmt::Display for CacheStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("workspace-gateway")?;
+        let detail = match *self {
+            Self::Hit { ttl, detail } => {
+                write!(f, "; hit; ttl={ttl}")?;
+                detail
+            }
+            Self::Forwarded { why, status, stored, collapsed, detail } => {
+                f.write_str(match why {
+                    Forward::Miss => "; fwd=miss",
+                    Forward::Stale => "; fwd=stale",
+                    Forward::Request => "; fwd=request",
+                    Forward::Bypass => "; fwd=bypass",
+                })?;
+                if let Some(status) = status {
+                    write!(f, "; fwd-status={}", status.as_u16())?;
+                }
+                f.write_str(if stored { "; stored" } else { "" })?;
+                f.write_str(if collapsed { "; collapsed" } else { "" })?;
+                detail
+            }
+        };
+        detail.map_or(Ok(()), |detail| write!(f, "; detail={detail}"))
     }
 }
 
@@ -99,6 +96,16 @@ pub fn from_entry(entry: &Entry, now: Instant) -> Response<Content> {
     *response.headers_mut() = entry.head().clone();
     set_age(response.headers_mut(), entry.life().age(now));
     response
+}
+
+/// The head of an answer from memory, as text: a fresh one's, which says what [`from_entry`], [`CacheStatus::add_to`]
+/// and [`identify`] would have it say.
+pub fn write_hit(entry: &Entry, now: Instant, request_id: &str, text: &mut Vec<u8>) {
+    let (age, status) =
+        (entry.life().age(now).as_secs(), CacheStatus::Hit { ttl: entry.life().seconds_left(now), detail: None });
+    text.extend_from_slice(entry.head_text());
+    // Nothing can go wrong with memory for a target.
+    let _ = write!(text, "{AGE}: {age}\r\n{CACHE_STATUS}: {status}\r\n{X_REQUEST_ID}: {request_id}\r\n\r\n");
 }
 
 /// An answer that has just come from upstream. Only the one whose request was sent gets all of its
@@ -164,7 +171,7 @@ mod tests {
 
     #[test]
     fn cache_status_speaks_rfc_9211() {
-        let text = |status: CacheStatus| status.value().unwrap().to_str().unwrap().to_owned();
+        let text = |status: CacheStatus| status.to_string();
         let hit = |detail| text(CacheStatus::Hit { ttl: 9, detail });
         assert_eq!(hit(None), "workspace-gateway; hit; ttl=9");
         assert_eq!(hit(Some("denied")), "workspace-gateway; hit; ttl=9; detail=denied");

@@ -2,6 +2,27 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+/// The id of one request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RequestId([u8; 32]);
+
+impl RequestId {
+    fn new(process: u64, number: u64) -> Self {
+        let numbers = (u128::from(process) << 64) | u128::from(number);
+        let digit = |place: usize| (numbers >> (4 * (31 - place)) & 0xf) as u8;
+        Self(std::array::from_fn(|place| match digit(place) {
+            digit @ 0..=9 => b'0' + digit,
+            digit => b'a' + digit - 10,
+        }))
+    }
+
+    /// Its digits.
+    pub fn as_str(&self) -> &str {
+        // Digits are ASCII.
+        std::str::from_utf8(&self.0).unwrap_or_default()
+    }
+}
+
 /// Hands out request ids.
 #[derive(Debug)]
 pub struct RequestIds {
@@ -16,7 +37,20 @@ impl RequestIds {
     }
 
     /// The next id.
-    pub fn next(&self) -> String {
-        format!("{:016x}{:016x}", self.process, self.next.fetch_add(1, Ordering::Relaxed))
+    pub fn next(&self) -> RequestId {
+        RequestId::new(self.process, self.next.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_is_the_process_and_a_number() {
+        let ids = RequestIds::new(0x0123_4567_89ab_cdef);
+        assert_eq!(ids.next().as_str(), "0123456789abcdef0000000000000000");
+        assert_eq!(ids.next().as_str(), "0123456789abcdef0000000000000001");
+        assert_eq!(RequestId::new(u64::MAX, u64::MAX - 1).as_str(), format!("{}e", "f".repeat(31)));
     }
 }

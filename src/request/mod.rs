@@ -8,6 +8,7 @@ pub mod caller;
 pub mod condition;
 pub mod directives;
 pub mod forwarded;
+pub mod head;
 pub mod hop;
 pub mod id;
 pub mod key;

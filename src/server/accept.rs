@@ -16,6 +16,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use super::exchange::Upload;
 use super::reload::Bounds;
 use super::serve::{Serving, draining};
+use super::shortcut::Shortcut;
 use crate::clock::Clock;
 use crate::stream::BoxError;
 
@@ -43,10 +44,11 @@ pub(super) struct Accepting {
 
 impl Accepting {
     /// Serves a listener until it is time to drain and what is in flight is done. Each connection, known by
-    /// the address it came in by, is welcomed once and then answered by what that gave.
+    /// the address it came in by, is welcomed once and then answered by what that gave: the way for every request, and
+    /// perhaps a short one.
     pub(super) async fn serve<W, A, F, B>(self, listener: TcpListener, welcome: W)
     where
-        W: Fn(SocketAddr) -> A,
+        W: Fn(SocketAddr) -> (A, Option<Shortcut>),
         A: Fn(Request<Upload>) -> F + Send + 'static,
         F: Future<Output = Response<B>> + Send + 'static,
         B: Body<Data = Bytes> + Unpin + Send + 'static,
@@ -105,7 +107,7 @@ impl Accepting {
 
     fn spawn<W, A, F, B>(&self, stream: TcpStream, place: Option<OwnedSemaphorePermit>, welcome: &W)
     where
-        W: Fn(SocketAddr) -> A,
+        W: Fn(SocketAddr) -> (A, Option<Shortcut>),
         A: Fn(Request<Upload>) -> F + Send + 'static,
         F: Future<Output = Response<B>> + Send + 'static,
         B: Body<Data = Bytes> + Unpin + Send + 'static,
@@ -117,10 +119,10 @@ impl Accepting {
         let _ = stream.set_nodelay(true);
         let counted = self.tally.as_ref().map(|(open, _)| Counted::new(open));
         let serving = Serving { bounds: *self.bounds.borrow(), ..self.serving.clone() };
-        let answer = welcome(local);
+        let (answer, shortcut) = welcome(local);
         tokio::spawn(async move {
             let _open = (counted, place);
-            serving.serve(stream, answer).await;
+            serving.serve(stream, shortcut, answer).await;
         });
     }
 }

@@ -12,6 +12,7 @@ mod frames;
 mod pulse;
 mod reload;
 mod serve;
+mod shortcut;
 #[cfg(test)]
 mod tests;
 mod wire;
@@ -33,6 +34,7 @@ use accept::Accepting;
 use reload::Bounds;
 pub use reload::{Refused, Reloading};
 use serve::Serving;
+use shortcut::Shortcut;
 
 /// How many connections the listeners for metrics and for the operator accept at once, each. So few that
 /// they take nothing from clients; so many that whoever is in charge gets through.
@@ -123,27 +125,31 @@ impl Server {
         let watching = [
             tokio::spawn(apart("metrics").serve(metrics_listener, move |_| {
                 let probes = Arc::clone(&probes);
-                move |request| {
+                let answer = move |request| {
                     let probes = Arc::clone(&probes);
                     async move { probes.answer(&request) }
-                }
+                };
+                (answer, None)
             })),
             tokio::spawn(apart("admin").serve(admin_listener, move |_| {
                 let operator = Arc::clone(&operator);
-                move |request| {
+                let answer = move |request| {
                     let operator = Arc::clone(&operator);
                     async move { operator.answer(request).await }
-                }
+                };
+                (answer, None)
             })),
         ];
         let proxying = tokio::spawn({
             let gateway = Arc::clone(&gateway);
             accepting.serve(proxy_listener, move |local| {
                 let (gateway, connection) = (Arc::clone(&gateway), Arc::new(Connection::new(local)));
-                move |request| {
+                let shortcut = Shortcut::new(Arc::clone(&gateway), Arc::clone(&connection));
+                let answer = move |request| {
                     let (gateway, connection) = (Arc::clone(&gateway), Arc::clone(&connection));
                     async move { gateway.handle(request, &connection).await }
-                }
+                };
+                (answer, Some(shortcut))
             })
         });
         let reloading = Arc::new(Reloading::new(Arc::clone(&gateway), clients, watchers));

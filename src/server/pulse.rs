@@ -1,7 +1,9 @@
 //! What a connection is doing, as far as its time limits go. Those who read, write and answer note it here, and
 //! one timer per connection asks; so nothing on the way of a request has a timer to set.
 
+use std::io;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use crate::clock::Clock;
@@ -158,8 +160,29 @@ impl Pulse {
         taken_back > TAKEN_BACK && taken_back > self.answered.load(Ordering::Relaxed)
     }
 
+    /// HTTP/1: a request has come and was answered, both at once.
+    pub(super) fn answered_at_once(&self) {
+        self.head_is_whole();
+        self.idle_since.store(self.now(), Ordering::Release);
+    }
+
+    /// Whether nothing is being answered, and nothing waits to be written.
+    pub(super) fn is_free(&self) -> bool {
+        self.halves.load(Ordering::Acquire) == 0 && self.blocked_since.load(Ordering::Relaxed) == NEVER
+    }
+
+    /// Something was tried to be written.
+    pub(super) fn note(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        match written {
+            Poll::Pending => self.blocked(),
+            Poll::Ready(Ok(1..)) => self.wrote(),
+            Poll::Ready(_) => {}
+        }
+        written
+    }
+
     /// Something was written. Where it had to wait, the connection was not idle until now.
-    pub(super) fn wrote(&self) {
+    fn wrote(&self) {
         if self.blocked_since.load(Ordering::Relaxed) != NEVER {
             self.blocked_since.store(NEVER, Ordering::Relaxed);
             self.idle_since.store(self.now(), Ordering::Relaxed);
@@ -167,7 +190,7 @@ impl Pulse {
     }
 
     /// Nothing could be written.
-    pub(super) fn blocked(&self) {
+    fn blocked(&self) {
         if self.blocked_since.load(Ordering::Relaxed) == NEVER {
             self.blocked_since.store(self.now(), Ordering::Relaxed);
         }

@@ -20,6 +20,7 @@ use tokio::time::{sleep, sleep_until};
 use super::exchange::{Streams, Upload, exchange};
 use super::pulse::{Cause, Pulse, Verdict};
 use super::reload::Bounds;
+use super::shortcut::Shortcut;
 use super::wire::Wire;
 use crate::clock::Clock;
 use crate::stream::BoxError;
@@ -47,7 +48,7 @@ pub(super) struct Serving {
 
 impl Serving {
     /// Serves a connection to its end.
-    pub(super) async fn serve<IO, A, F, B>(mut self, io: IO, answer: A)
+    pub(super) async fn serve<IO, A, F, B>(mut self, io: IO, shortcut: Option<Shortcut>, answer: A)
     where
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
         A: Fn(Request<Upload>) -> F + Send + 'static,
@@ -55,7 +56,7 @@ impl Serving {
         B: Body<Data = Bytes> + Unpin + Send + 'static,
         B::Error: Into<BoxError>,
     {
-        let ended = self.run(io, answer).await;
+        let ended = self.run(io, shortcut, answer).await;
         match &ended {
             Ok(()) => {}
             Err(Ending::Dropped(cause)) => {
@@ -69,7 +70,7 @@ impl Serving {
         }
     }
 
-    async fn run<IO, A, F, B>(&mut self, io: IO, answer: A) -> Result<(), Ending>
+    async fn run<IO, A, F, B>(&mut self, io: IO, shortcut: Option<Shortcut>, answer: A) -> Result<(), Ending>
     where
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
         A: Fn(Request<Upload>) -> F + Send + 'static,
@@ -79,7 +80,7 @@ impl Serving {
     {
         let pulse = Arc::new(Pulse::new());
         let wire = tokio::select! {
-            wire = Wire::of(io, Arc::clone(&pulse)) => wire.map_err(|error| Ending::Broken(error.into()))?,
+            wire = Wire::of(io, shortcut, Arc::clone(&pulse)) => wire.map_err(|error| Ending::Broken(error.into()))?,
             () = sleep(self.bounds.terms.head) => return Err(Ending::Dropped(Cause::Head)),
             () = draining(&mut self.drain) => return Ok(()),
         };

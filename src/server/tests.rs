@@ -95,7 +95,7 @@ impl Served {
                 }
             }
         };
-        let serving = tokio::spawn(serving.serve(server, answer));
+        let serving = tokio::spawn(serving.serve(server, None, answer));
         Self { client: Some(client), serving, began: Clock::System.now(), dropped, drain, parts }
     }
 

@@ -1,14 +1,15 @@
-//! A client's bytes, in and out: passed on as they are, and noted.
+//! A client's bytes, in and out: passed on as they are, and noted; but for heads that can be answered by the short way.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
 use super::frames::Frames;
 use super::pulse::Pulse;
+use super::shortcut::Shortcut;
 
 /// How a client of HTTP/2 that knows what it talks to begins (RFC 9113 §3.4). No request line of HTTP/1 does.
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -21,6 +22,8 @@ pub(super) struct Wire<IO> {
     unread: std::ops::Range<usize>,
     /// Where there are any, that is in HTTP/2.
     frames: Option<Frames>,
+    /// Where there is one, that is in HTTP/1, and on the listener for clients.
+    shortcut: Option<Shortcut>,
     pulse: Arc<Pulse>,
 }
 
@@ -29,7 +32,7 @@ impl<IO: AsyncRead + Unpin> Wire<IO> {
     ///
     /// # Errors
     /// If the client has gone.
-    pub(super) async fn of(mut io: IO, pulse: Arc<Pulse>) -> io::Result<Self> {
+    pub(super) async fn of(mut io: IO, shortcut: Option<Shortcut>, pulse: Arc<Pulse>) -> io::Result<Self> {
         let (mut begun, mut read) = ([0; PREFACE.len()], 0);
         while read < begun.len() && begun[..read] == PREFACE[..read] {
             match io.read(&mut begun[read..]).await? {
@@ -39,7 +42,8 @@ impl<IO: AsyncRead + Unpin> Wire<IO> {
             }
         }
         let frames = (begun == *PREFACE).then(Frames::new);
-        Ok(Self { io, begun, unread: 0..read, frames, pulse })
+        let shortcut = shortcut.filter(|_| frames.is_none());
+        Ok(Self { io, begun, unread: 0..read, frames, shortcut, pulse })
     }
 
     /// Whether the client speaks HTTP/2.
@@ -48,49 +52,56 @@ impl<IO: AsyncRead + Unpin> Wire<IO> {
     }
 }
 
-impl<IO: AsyncRead + Unpin> AsyncRead for Wire<IO> {
+impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncRead for Wire<IO> {
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if !this.unread.is_empty() {
-            let here = this.unread.len().min(buffer.remaining());
-            buffer.put_slice(&this.begun[this.unread.start..][..here]);
-            this.unread.start += here;
-            return Poll::Ready(Ok(()));
-        }
-        let before = buffer.filled().len();
-        let read = Pin::new(&mut this.io).poll_read(context, buffer);
-        let news = &buffer.filled()[before..];
-        if !news.is_empty() {
+        loop {
+            // Until a client has read an answer, it is not asked what else it wants.
+            ready!(this.poll_finish(context))?;
+            let before = buffer.filled().len();
+            let begun = this.unread.len().min(buffer.remaining());
+            buffer.put_slice(&this.begun[this.unread.start..][..begun]);
+            this.unread.start += begun;
+            let read = Pin::new(&mut this.io).poll_read(context, buffer);
+            let news = &buffer.filled()[before..];
+            if news.is_empty() {
+                return read;
+            }
+            if this.shortcut.as_mut().is_some_and(|shortcut| shortcut.takes(news, &this.pulse)) {
+                buffer.set_filled(before);
+                continue;
+            }
             match &mut this.frames {
                 None => this.pulse.heard(),
+                // The preface, which is no frame, was looked at.
                 Some(frames) => {
                     if this.pulse.is_flooded() {
                         return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
                     }
-                    this.pulse.heard_frames(frames.follow(news));
+                    this.pulse.heard_frames(frames.follow(&news[begun..]));
                 }
             }
+            // What has come before may be read, whatever has become of the connection since.
+            return Poll::Ready(Ok(()));
         }
-        read
     }
 }
 
 impl<IO: AsyncWrite + Unpin> Wire<IO> {
-    fn note(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        match written {
-            Poll::Pending => self.pulse.blocked(),
-            Poll::Ready(Ok(1..)) => self.pulse.wrote(),
-            Poll::Ready(_) => {}
+    /// What was answered here goes before what hyper writes.
+    fn poll_finish(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.shortcut {
+            Some(shortcut) => shortcut.poll_finish(&mut self.io, context, &self.pulse),
+            None => Poll::Ready(Ok(())),
         }
-        written
     }
 }
 
 impl<IO: AsyncWrite + Unpin> AsyncWrite for Wire<IO> {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        let written = Pin::new(&mut this.io).poll_write(context, bytes);
-        this.note(written)
+        ready!(this.poll_finish(context))?;
+        this.pulse.note(Pin::new(&mut this.io).poll_write(context, bytes))
     }
 
     fn poll_write_vectored(
@@ -99,8 +110,8 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Wire<IO> {
         parts: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        let written = Pin::new(&mut this.io).poll_write_vectored(context, parts);
-        this.note(written)
+        ready!(this.poll_finish(context))?;
+        this.pulse.note(Pin::new(&mut this.io).poll_write_vectored(context, parts))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -108,10 +119,14 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Wire<IO> {
     }
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().io).poll_flush(context)
+        let this = self.get_mut();
+        ready!(this.poll_finish(context))?;
+        Pin::new(&mut this.io).poll_flush(context)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().io).poll_shutdown(context)
+        let this = self.get_mut();
+        ready!(this.poll_finish(context))?;
+        Pin::new(&mut this.io).poll_shutdown(context)
     }
 }

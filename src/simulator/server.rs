@@ -116,8 +116,8 @@ async fn answer(state: &State, service: Service, request: Request<Incoming>) -> 
         None => ask(state, service, &head, body).await,
     };
     let request_id = state.ids.next();
-    let mut response = answer.unwrap_or_else(|refusal| refuse(&refusal, &request_id));
-    dress(state, &mut response, &request_id);
+    let mut response = answer.unwrap_or_else(|refusal| refuse(&refusal, request_id.as_str()));
+    dress(state, &mut response, request_id.as_str());
     Ok(response)
 }
 

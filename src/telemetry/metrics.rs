@@ -38,8 +38,8 @@ pub struct Metrics {
     pub connections_ended: IntCounterVec,
     /// How often no more client connections were accepted.
     pub accept_pauses: IntCounter,
-    requests: IntCounterVec,
-    durations: HistogramVec,
+    pub(super) requests: IntCounterVec,
+    pub(super) durations: HistogramVec,
     bypasses: IntCounterVec,
     unstored: IntCounterVec,
     proofs: IntCounterVec,

@@ -9,4 +9,5 @@ pub mod metrics;
 pub mod outcome;
 pub mod record;
 pub mod reloads;
+pub mod repeats;
 mod status;

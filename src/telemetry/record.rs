@@ -6,11 +6,17 @@ use std::time::{Duration, Instant};
 
 use http::request::Parts;
 use http::{HeaderValue, Method, StatusCode};
+use tracing::Level;
 
 use super::metrics::Metrics;
 use super::outcome::Outcome;
+use super::repeats::Series;
 use crate::catalogue::{Operation, Service};
 use crate::clock::Clock;
+use crate::request::id::RequestId;
+
+/// What the access log's events are from, by which they can be told from others.
+const ACCESS: &str = "workspace_gateway::access";
 
 /// Upstream's ids have 32 characters; what is much longer is none and stays out of the log.
 const LONGEST_ID: usize = 128;
@@ -23,11 +29,14 @@ pub struct Record {
     metrics: Arc<Metrics>,
     clock: Clock,
     begun: Instant,
-    request_id: String,
+    request_id: RequestId,
     upstream_id: String,
     method: &'static str,
-    path: String,
+    /// Only if it is logged.
+    path: Option<Arc<str>>,
     operation: Label,
+    /// What it is counted in, where that is known from the beginning.
+    series: Option<Arc<Series>>,
     outcome: Outcome,
     detail: &'static str,
     status: Option<StatusCode>,
@@ -36,35 +45,64 @@ pub struct Record {
     whole: bool,
 }
 
-/// What a request is counted under.
+/// What is said of a request.
 enum Label {
     Fixed(&'static str),
-    Operation(Arc<str>),
+    Shared(Arc<str>),
 }
 
 impl Label {
     fn as_str(&self) -> &str {
         match self {
             Self::Fixed(name) => name,
-            Self::Operation(name) => name,
+            Self::Shared(name) => name,
         }
     }
 }
 
 impl Record {
     /// Begins the record of a request.
-    pub fn begin(metrics: Arc<Metrics>, clock: Clock, request_id: String, head: &Parts) -> Self {
-        metrics.in_flight.inc();
+    pub fn begin(metrics: Arc<Metrics>, clock: Clock, request_id: RequestId, head: &Parts) -> Self {
+        let path = tracing::enabled!(target: ACCESS, Level::INFO).then(|| shortened(head.uri.path()));
         let begun = clock.now();
+        Self::of(metrics, clock, begun, request_id, method_name(&head.method), path)
+    }
+
+    /// The record of a GET, begun now, that is a hit because such a one was before.
+    pub fn repeat(
+        metrics: Arc<Metrics>,
+        clock: Clock,
+        now: Instant,
+        request_id: RequestId,
+        (path, operation, series): (Option<&Arc<str>>, &Operation, &Arc<Series>),
+    ) -> Self {
+        let mut record = Self::of(metrics, clock, now, request_id, "GET", path.cloned());
+        record.is_for(operation);
+        record.series = Some(Arc::clone(series));
+        record.answered(Outcome::Hit, "");
+        record.head(StatusCode::OK);
+        record
+    }
+
+    fn of(
+        metrics: Arc<Metrics>,
+        clock: Clock,
+        begun: Instant,
+        request_id: RequestId,
+        method: &'static str,
+        path: Option<Arc<str>>,
+    ) -> Self {
+        metrics.in_flight.inc();
         Self {
             metrics,
             clock,
             begun,
             request_id,
             upstream_id: String::new(),
-            method: method_name(&head.method),
-            path: shortened(head.uri.path()),
+            method,
+            path,
             operation: Label::Fixed("none"),
+            series: None,
             outcome: Outcome::Aborted,
             detail: "",
             status: None,
@@ -76,7 +114,17 @@ impl Record {
 
     /// The id this gateway gave the request.
     pub fn request_id(&self) -> &str {
-        &self.request_id
+        self.request_id.as_str()
+    }
+
+    /// What is logged of its path, if anything is.
+    pub fn path(&self) -> Option<&Arc<str>> {
+        self.path.as_ref()
+    }
+
+    /// How it is being answered.
+    pub fn outcome(&self) -> Outcome {
+        self.outcome
     }
 
     /// The id upstream gave the answer, which is the one the client sees then.
@@ -87,7 +135,7 @@ impl Record {
 
     /// It asks for this operation.
     pub fn is_for(&mut self, operation: &Operation) {
-        self.operation = Label::Operation(Arc::clone(&operation.name));
+        self.operation = Label::Shared(Arc::clone(&operation.name));
     }
 
     /// It is for this service, and none of the operations.
@@ -109,7 +157,8 @@ impl Record {
     /// The answer's head is ready.
     pub fn head(&mut self, status: StatusCode) {
         self.status = Some(status);
-        self.head_after = Some(self.clock.now().saturating_duration_since(self.begun));
+        // Only the log tells.
+        self.head_after = self.path.is_some().then(|| self.clock.now().saturating_duration_since(self.begun));
     }
 
     /// Part of the answer's body was handed to the connection.
@@ -130,13 +179,17 @@ impl Drop for Record {
         let outcome = if self.status.is_some() { self.outcome } else { Outcome::Aborted };
         self.metrics.in_flight.dec();
         let operation = self.operation.as_str();
-        self.metrics.request(operation, outcome, self.status, took);
+        match &self.series {
+            Some(series) => series.count(took),
+            None => self.metrics.request(operation, outcome, self.status, took),
+        }
+        let Some(path) = &self.path else { return };
         tracing::info!(
-            target: "workspace_gateway::access",
-            request_id = self.request_id,
+            target: ACCESS,
+            request_id = self.request_id.as_str(),
             upstream_request_id = self.upstream_id,
             method = self.method,
-            path = self.path,
+            path = &**path,
             operation,
             result = outcome.as_str(),
             detail = self.detail,
@@ -163,6 +216,6 @@ fn method_name(method: &Method) -> &'static str {
 }
 
 /// A path as it may be logged: no query, and no longer than any that means something.
-fn shortened(path: &str) -> String {
-    path.chars().take(LONGEST_PATH).collect()
+fn shortened(path: &str) -> Arc<str> {
+    path.char_indices().nth(LONGEST_PATH).map_or(path, |(end, _)| &path[..end]).into()
 }
