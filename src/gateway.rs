@@ -56,7 +56,7 @@ use crate::request::route::{self, Route};
 use crate::request::wish::Wish;
 use crate::request::{BypassReason, X_REQUEST_ID, target};
 use crate::signing::Changes;
-use crate::stream::{BoxError, stream};
+use crate::stream::{BoxError, nothing, stream};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::outcome::Outcome;
 use crate::telemetry::record::Record;
@@ -209,7 +209,7 @@ impl Gateway {
         let has_body = !body.is_end_stream();
         let removed = hop::strip(&mut head.headers);
         let typed = Typed { changes: Changes { path: typed.path() != head.uri.path(), removed }, uri: typed };
-        let body = stream(body);
+        let body = if has_body { stream(body) } else { nothing() };
 
         match route::find(&live.catalogue, &head.method, head.uri.path()) {
             Route::Operation(operation, place) => {

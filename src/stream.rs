@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame};
 use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt, Limited};
+use http_body_util::{BodyExt, Empty, Limited};
 
 /// Any error, of a body or a connection.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -22,6 +22,11 @@ where
     B::Error: Into<BoxError>,
 {
     body.map_err(Into::into).boxed_unsync()
+}
+
+/// No body, which takes no memory.
+pub fn nothing() -> StreamBody {
+    stream(Empty::new())
 }
 
 /// The body, which fails with a `LengthLimitError` once it is longer than this.

@@ -44,8 +44,8 @@ MUTATIONS = [
         "life-from-landing",
         "§4 a grant lives from when its proof was sent",
         FETCH,
-        "self.grants.depart(question.grantee.clone(), sent)",
-        "self.grants.depart(question.grantee.clone(), sent + question.live.answer_timeout / 2)",
+        "self.grants.depart(question.asked.grantee.clone(), sent)",
+        "self.grants.depart(question.asked.grantee.clone(), sent + question.live.answer_timeout / 2)",
     ),
     (
         "denial-keeps-the-grant",
@@ -122,8 +122,8 @@ MUTATIONS = [
         "unproved-board-shared-flights",
         "§5 a caller without a grant flies alone",
         LOOK_UP,
-        "let slot = Slot { owner: Some(caller), key: Arc::clone(&question.key) };",
-        "let slot = self.store.slot(&question.key, caller);",
+        "let slot = Slot { owner: Some(caller), key: Arc::clone(&question.asked.key) };",
+        "let slot = self.store.slot(&question.asked.key, caller);",
     ),
     (
         "refusal-to-followers",
@@ -271,7 +271,7 @@ MUTATIONS = [
         SETTLE,
         "Verdict::NoList(reason) => Some(self.mark_uncacheable(call, reason)),",
         "Verdict::NoList(reason) => {\n"
-        "let slot = self.store.slot(&call.question.key, call.question.grantee.caller);\n"
+        "let slot = self.store.slot(&call.question.asked.key, call.question.asked.grantee.caller);\n"
         "self.store.mark_uncacheable(slot, reason, call.times.received);\n"
         "Some(reason.as_str())\n}",
     ),
@@ -279,7 +279,7 @@ MUTATIONS = [
         "denied-leader-is-trusted",
         "§2.3 nor does one who has been denied meanwhile",
         SETTLE,
-        "call.slot.owner.is_some() || self.grants.stands(&call.question.grantee, call.times.received)",
+        "call.slot.owner.is_some() || self.grants.stands(&call.question.asked.grantee, call.times.received)",
         "call.slot.owner.is_some() || call.times.received >= call.times.sent",
     ),
     (
@@ -427,7 +427,7 @@ MUTATIONS = [
         "§4 proof flights are unconditional",
         LOOK_UP,
         "why: Forward::Miss, before: None,",
-        "why: Forward::Miss, before: self.store.get(&self.store.slot(&question.key, caller)),",
+        "why: Forward::Miss, before: self.store.get(&self.store.slot(&question.asked.key, caller)),",
     ),
     (
         "any-304-will-do",
@@ -440,7 +440,7 @@ MUTATIONS = [
         "no-cache-boards",
         "§6 no-cache joins no flight from before",
         PATH,
-        "|| flown > MAX_ELECTIONS || question.wish.no_cache,",
+        "|| flown > MAX_ELECTIONS || question.asked.wish.no_cache,",
         "|| flown > MAX_ELECTIONS,",
     ),
     (
@@ -475,15 +475,15 @@ MUTATIONS = [
         "only-if-cached-asks",
         "§6 only-if-cached asks nobody",
         PATH,
-        "LookUp::Ask { .. } if question.wish.only_if_cached =>",
-        "LookUp::Ask { .. } if false && question.wish.only_if_cached =>",
+        "LookUp::Ask { .. } if question.asked.wish.only_if_cached =>",
+        "LookUp::Ask { .. } if false && question.asked.wish.only_if_cached =>",
     ),
     (
         "only-if-cached-refreshes",
         "§6 not even in the background",
         PATH,
-        "if !question.wish.only_if_cached {",
-        "if !question.wish.only_if_cached || true {",
+        "if !question.asked.wish.only_if_cached {",
+        "if !question.asked.wish.only_if_cached || true {",
     ),
     (
         "one-stops-all",
@@ -552,8 +552,8 @@ MUTATIONS = [
         "grace-without-attempt",
         "§4 grace takes an attempt of the caller's own",
         LOOK_UP,
-        "&& self.pauses.hold_slot(&slot, now) {",
-        "&& !self.pauses.hold_slot(&slot, now) {",
+        "&& self.pauses.hold_slot(&slot, now)\n",
+        "&& !self.pauses.hold_slot(&slot, now)\n",
     ),
     (
         "no-store-kept",

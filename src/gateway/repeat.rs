@@ -81,7 +81,7 @@ impl Gateway {
         let Question { live, credential: Credential::Token(_), asked } = question else { return };
         if asked.key.size() <= MAX_KEY {
             let (asked, path, live) = (Arc::clone(asked), record.path().cloned(), Arc::downgrade(live));
-            let series = Arc::new(self.repeats.of(&self.metrics, &asked.key.operation().name));
+            let series = self.repeats.of(&self.metrics, asked.key.operation());
             self.heads.insert(head, Arc::new(Known { asked, path, live, local: connection.local, series }));
         }
     }

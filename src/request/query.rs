@@ -3,6 +3,8 @@
 //! Decode, sort, drop what is documented to mean nothing, encode one way. A query that upstream
 //! could read in more than one way is not canonicalised but bypassed: in doubt, forward.
 
+use std::borrow::Cow;
+
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::BypassReason;
@@ -47,7 +49,7 @@ pub fn canonical(raw: Option<&str>, documented: &[Parameter]) -> Result<Box<str>
 }
 
 /// Splits and decodes `name=value`.
-fn pair(raw: &str) -> Result<(String, String), BypassReason> {
+fn pair(raw: &str) -> Result<(Cow<'_, str>, Cow<'_, str>), BypassReason> {
     let (name, value) = raw.split_once('=').ok_or(BypassReason::MalformedParameter)?;
     if name.is_empty() {
         return Err(BypassReason::MalformedParameter);
@@ -56,7 +58,11 @@ fn pair(raw: &str) -> Result<(String, String), BypassReason> {
 }
 
 /// Decodes percent-escapes, strictly: what a lenient decoder would let through is refused.
-fn decode(raw: &str) -> Result<String, BypassReason> {
+fn decode(raw: &str) -> Result<Cow<'_, str>, BypassReason> {
+    // Most have nothing to decode, and are what they seem.
+    if raw.bytes().all(|byte| byte.is_ascii_graphic() && !b"%+;".contains(&byte)) {
+        return Ok(Cow::Borrowed(raw));
+    }
     let mut bytes = Vec::with_capacity(raw.len());
     let mut rest = raw.bytes();
     while let Some(byte) = rest.next() {
@@ -79,7 +85,7 @@ fn decode(raw: &str) -> Result<String, BypassReason> {
     if decoded.chars().any(char::is_control) {
         return Err(BypassReason::ControlCharacter);
     }
-    Ok(decoded)
+    Ok(Cow::Owned(decoded))
 }
 
 fn hex_digit(byte: u8) -> Option<u8> {
@@ -95,8 +101,6 @@ fn means_nothing(name: &str, value: &str, documented: &[Parameter]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::borrow::Cow;
-
     use super::*;
 
     const DOCUMENTED: &[Parameter] = &[

@@ -98,7 +98,13 @@ fn one_slash(path: &str) -> &str {
 
 /// Empty is allowed, for a target that has no host (RFC 9110 §7.2).
 fn is_host(host: &HeaderValue) -> bool {
-    host.is_empty() || Authority::try_from(host.as_bytes()).is_ok_and(|host| !host.as_str().contains('@'))
+    // Mostly a name or an IPv4 address, and perhaps a port. To look closer takes a copy.
+    let is_name = |byte: &u8| byte.is_ascii_alphanumeric() || b"-.".contains(byte);
+    let mut parts = host.as_bytes().splitn(2, |&byte| byte == b':');
+    let name = parts.next().unwrap_or_default();
+    let is_port = |port: &[u8]| (1..5).contains(&port.len()) && port.iter().all(u8::is_ascii_digit) && !name.is_empty();
+    let is_plain = name.iter().all(is_name) && parts.next().is_none_or(is_port);
+    is_plain || Authority::try_from(host.as_bytes()).is_ok_and(|host| !host.as_str().contains('@'))
 }
 
 fn is_ours(authority: &Authority, local: SocketAddr, catalogue: &Catalogue) -> bool {

@@ -1,5 +1,7 @@
 //! Hits whose head had come before, counted in series that are looked up once, when the head is remembered.
 
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use http::StatusCode;
@@ -8,9 +10,14 @@ use prometheus::{Histogram, IntCounter};
 use super::metrics::Metrics;
 use super::outcome::Outcome;
 use super::status::status_label;
+use crate::catalogue::Operation;
 
 /// Counts those of all operations.
-pub struct Repeats(IntCounter);
+pub struct Repeats {
+    repeats: IntCounter,
+    /// By operation.
+    series: Mutex<HashMap<Arc<str>, Arc<Series>>>,
+}
 
 /// Counts those of one operation.
 pub struct Series {
@@ -32,17 +39,23 @@ impl Repeats {
              trace, an id), or speak HTTP/2.",
         )?;
         metrics.register(Box::new(repeats.clone()))?;
-        Ok(Self(repeats))
+        Ok(Self { repeats, series: Mutex::default() })
     }
 
     /// The series of an operation.
-    pub fn of(&self, metrics: &Metrics, operation: &str) -> Series {
-        let (hit, ok) = (Outcome::Hit.as_str(), status_label(StatusCode::OK));
-        Series {
-            repeats: self.0.clone(),
-            requests: metrics.requests.with_label_values(&[operation, hit, ok]),
-            durations: metrics.durations.with_label_values(&[operation, hit]),
+    pub fn of(&self, metrics: &Metrics, operation: &Operation) -> Arc<Series> {
+        let mut known = self.series.lock().unwrap_or_else(PoisonError::into_inner);
+        let (name, hit, ok) = (&operation.name, Outcome::Hit.as_str(), status_label(StatusCode::OK));
+        if let Some(series) = known.get(name) {
+            return Arc::clone(series);
         }
+        let series = Arc::new(Series {
+            repeats: self.repeats.clone(),
+            requests: metrics.requests.with_label_values(&[name, hit, ok]),
+            durations: metrics.durations.with_label_values(&[name, hit]),
+        });
+        known.insert(Arc::clone(name), Arc::clone(&series));
+        series
     }
 }
 

@@ -11,7 +11,7 @@ use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body::Body as _;
-use http_body_util::{BodyExt, Empty, Limited};
+use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use hyper_util::client::legacy;
 use tokio::sync::Notify;
@@ -31,7 +31,7 @@ use crate::request::condition::Validator;
 use crate::request::hop::{self, Via};
 use crate::request::key::Key;
 use crate::signing::{Payload, X_PROJECT_ID};
-use crate::stream::{BoxError, StreamBody};
+use crate::stream::{BoxError, StreamBody, nothing};
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
@@ -193,7 +193,7 @@ impl Upstream for HttpClient {
 /// None for a key that was read from a request.
 pub fn question(key: &Key, errand: Errand) -> Result<Request<StreamBody>, BoxError> {
     let Errand { credential, date, request_id, via, validator, forwarded } = errand;
-    let mut request = Request::new(no_body());
+    let mut request = Request::new(nothing());
     *request.uri_mut() = key.uri()?;
     // First, so that what is said below can't be gainsaid.
     *request.headers_mut() = forwarded;
@@ -256,15 +256,11 @@ fn relayed(origin: &Origin, head: &Parts, body: StreamBody, via: &Via) -> Result
 
 /// The same request once more, if it has no body.
 fn without_body(request: &Request<StreamBody>) -> Request<StreamBody> {
-    let mut again = Request::new(no_body());
+    let mut again = Request::new(nothing());
     *again.method_mut() = request.method().clone();
     *again.uri_mut() = request.uri().clone();
     *again.headers_mut() = request.headers().clone();
     again
-}
-
-fn no_body() -> StreamBody {
-    Empty::new().map_err(|never| match never {}).boxed_unsync()
 }
 
 fn authority_value(origin: &Origin) -> HeaderValue {
