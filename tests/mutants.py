@@ -549,6 +549,20 @@ MUTATIONS = [
         "",
     ),
     (
+        "short-way-without-grant",
+        "§4 who repeats a head needs a grant, too",
+        LOOK_UP,
+        "if !self.grants.stands(&asked.grantee, now) {",
+        "if false {",
+    ),
+    (
+        "short-way-to-what-is-stale",
+        "§6 what is repeated is fresh",
+        LOOK_UP,
+        "asked.accepts(&entry, now).then_some(entry)",
+        "Some(entry)",
+    ),
+    (
         "grace-without-attempt",
         "§4 grace takes an attempt of the caller's own",
         LOOK_UP,
