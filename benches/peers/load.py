@@ -1,4 +1,4 @@
-"""Loading a server, and reading what wrk and oha say of it."""
+"""Loading a server, and reading what wrk, oha and paced say of it."""
 
 import json
 import os
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import ask
-from peers import LOAD_CPU
+from peers import LOAD_CPU, SERVERS
 
 SCRIPT = Path(__file__).resolve().parent / "wrk.lua"
 SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0}
@@ -65,11 +65,13 @@ def wrk(port: int, questions: Questions, connections: int, seconds: float, threa
     }
 
 
-def oha(port: int, questions: Questions, connections: int, seconds: float, rate: int):
-    """An open loop: so many requests are due each second, and waiting counts from when they are."""
+def oha(port: int, questions: Questions, connections: int, seconds: float, rate: int = 0):
+    """An open loop: so many requests are due each second, and waiting counts from when they are. Without a rate, a
+    closed one."""
     target, token = next(questions.pairs())
     command = ["taskset", "-c", LOAD_CPU, "oha", "--no-tui", "--output-format", "json", "--worker-threads", "1"]
-    command += ["--latency-correction", "-w", "-z", f"{seconds:g}s", "-q", str(rate), "-c", str(connections), "-H", f"X-Auth-Token: {token}"]
+    command += ["-w", "-z", f"{seconds:g}s", "-c", str(connections), "-H", f"X-Auth-Token: {token}"]
+    command += ["--latency-correction", "-q", str(rate)] if rate else []
     told = json.loads(output([*command, f"http://127.0.0.1:{port}{target}"]))
     statuses, errors = told["statusCodeDistribution"], told["errorDistribution"]
     wrong = {status: count for status, count in statuses.items() if status != "200"}
@@ -82,6 +84,15 @@ def oha(port: int, questions: Questions, connections: int, seconds: float, rate:
         "p99.9": percentiles["p99.9"],
         "errors": ", ".join(f"{count} × {what}" for what, count in {**wrong, **errors}.items()),
     }
+
+
+def paced(port: int, questions: Questions, connections: int, seconds: float, rate: int):
+    """An open loop like oha's, of ours, which can ask for more with one core."""
+    target, _ = next(questions.pairs())
+    told = [f"127.0.0.1:{port}", target, questions.token_bytes, connections, rate, seconds]
+    per_second, *nanoseconds = output(["taskset", "-c", LOAD_CPU, str(SERVERS / "paced"), *map(str, told)]).split()
+    p50, p99, p999 = (int(time) / 1e9 for time in nanoseconds)
+    return {"rate": float(per_second), "p50": p50, "p99": p99, "p99.9": p999, "errors": ""}
 
 
 def output(command: list[str], environment: dict[str, str] | None = None) -> str:

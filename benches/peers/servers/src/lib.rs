@@ -1,4 +1,6 @@
-//! What the programs here have in common: they are started by `run.py` with words in a fixed order.
+//! What the programs here have in common. They are started by modules of `run.py` with words in a fixed order.
+
+pub mod client;
 
 /// The arguments, if there are as many as the usage has words.
 pub fn arguments<const N: usize>(usage: &str) -> Result<[String; N], String> {
