@@ -8,13 +8,13 @@ import load
 import meter
 import table
 from field import Field
-from peers import Server, start
+from peers import LOAD_CPU, SERVER_CPU, Server, pinned, start
 from workloads import BODY, LISTS, LONG_BODY, TOKEN
 
 FULL = 50 << 20
 STARTS = 20
 QUESTIONS = load.Questions(LISTS, TOKEN)
-BOTH_CPUS = "0,1"
+BOTH_CPUS = SERVER_CPU | LOAD_CPU
 
 
 def measure(_peers: list[str], rounds: int, seconds: float, say) -> dict:
@@ -72,7 +72,8 @@ def with_workers(threads: int, seconds: float) -> dict:
         gateway = field.peer("gateway", cpus=BOTH_CPUS, environment=workers)
         field.prime(gateway, QUESTIONS)
         cpu = meter.cpu_seconds(gateway.pid)
-        result = load.wrk(gateway.port, QUESTIONS, 64, seconds, threads=2, cpus=BOTH_CPUS)
+        with pinned(BOTH_CPUS):
+            result = load.wrk(gateway.port, QUESTIONS, 64, seconds, threads=2)
         cpu = meter.cpu_seconds(gateway.pid) - cpu
         return {**result, **meter.memory(gateway.pid), "cpu": cpu, "per_cpu_second": result["requests"] / cpu}
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import ask
-from peers import LOAD_CPU, SERVERS
+from peers import SERVERS
 
 SCRIPT = Path(__file__).resolve().parent / "wrk.lua"
 SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0}
@@ -38,9 +38,9 @@ class Questions:
         return {f"PEERS_{name}": str(value) for name, value in told.items()}
 
 
-def wrk(port: int, questions: Questions, connections: int, seconds: float, threads: int = 1, cpus: str = LOAD_CPU):
+def wrk(port: int, questions: Questions, connections: int, seconds: float, threads: int = 1):
     """A closed loop: each connection asks again when it is answered."""
-    command = ["taskset", "-c", cpus, "wrk", f"-t{threads}", f"-c{connections}", f"-d{seconds:g}s", "--latency"]
+    command = ["wrk", f"-t{threads}", f"-c{connections}", f"-d{seconds:g}s", "--latency"]
     command += ["--timeout", "30s", "-s", str(SCRIPT), f"http://127.0.0.1:{port}"]
     text = output(command, questions.environment())
 
@@ -69,7 +69,7 @@ def oha(port: int, questions: Questions, connections: int, seconds: float, rate:
     """An open loop: so many requests are due each second, and waiting counts from when they are. Without a rate, a
     closed one."""
     target, token = next(questions.pairs())
-    command = ["taskset", "-c", LOAD_CPU, "oha", "--no-tui", "--output-format", "json", "--worker-threads", "1"]
+    command = ["oha", "--no-tui", "--output-format", "json", "--worker-threads", "1"]
     command += ["-w", "-z", f"{seconds:g}s", "-c", str(connections), "-H", f"X-Auth-Token: {token}"]
     command += ["--latency-correction", "-q", str(rate)] if rate else []
     told = json.loads(output([*command, f"http://127.0.0.1:{port}{target}"]))
@@ -90,7 +90,7 @@ def paced(port: int, questions: Questions, connections: int, seconds: float, rat
     """An open loop like oha's, of ours, which can ask for more with one core."""
     target, _ = next(questions.pairs())
     told = [f"127.0.0.1:{port}", target, questions.token_bytes, connections, rate, seconds]
-    per_second, *nanoseconds = output(["taskset", "-c", LOAD_CPU, str(SERVERS / "paced"), *map(str, told)]).split()
+    per_second, *nanoseconds = output([str(SERVERS / "paced"), *map(str, told)]).split()
     p50, p99, p999 = (int(time) / 1e9 for time in nanoseconds)
     return {"rate": float(per_second), "p50": p50, "p99": p99, "p99.9": p999, "errors": ""}
 

@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,8 +14,8 @@ ROOT = HERE.parent.parent
 GATEWAY = ROOT / "target/release/workspace-gateway"
 SERVERS = HERE / "servers/target/release"
 
-SERVER_CPU, LOAD_CPU = "0", "1"
-"""Who is measured has a core for itself, what loads it and the origin have the other."""
+SERVER_CPU, LOAD_CPU = {0}, {1}
+"""Who is measured has a core for itself, what loads it and the origin have the other, as do we."""
 
 PORTS = iter(range(20000, 32000, 3))
 """None is taken twice, and none is one that the system gives to clients."""
@@ -115,11 +116,11 @@ PEERS = {
 class Server:
     """A process of ours that listens on a port; stopped at the end of its `with`."""
 
-    def __init__(self, command: list, port: int, log: Path, cpus: str = SERVER_CPU, environment: dict | None = None):
+    def __init__(self, command: list, port: int, log: Path, cpus: set[int] = SERVER_CPU, environment: dict | None = None):
         self.port, self.log = port, log
-        with log.open("wb") as output:
+        with log.open("wb") as output, pinned(cpus):
             self.process = subprocess.Popen(
-                ["taskset", "-c", cpus, *map(str, command)],
+                [str(word) for word in command],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -153,6 +154,17 @@ class Server:
                 raise RuntimeError(f"{self.process.args} doesn't listen; it says: {self.log.read_text()[-2000:]}")
             time.sleep(0.01)
         return self
+
+
+@contextmanager
+def pinned(cpus: set[int]):
+    """Whatever is started within this has these cores."""
+    own = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cpus)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, own)
 
 
 def start(name: str, setup: Setup, **options) -> Server:

@@ -4,6 +4,7 @@ and prints what a CPU-second of theirs brings. See ../RESULTS.md."""
 
 import argparse
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -14,7 +15,7 @@ import latency
 import stampede
 import table
 import tools
-from peers import PEERS
+from peers import LOAD_CPU, PEERS
 from workloads import WORKLOADS
 
 
@@ -22,6 +23,7 @@ def main() -> None:
     options = arguments()
     tools.check()
     tools.build()
+    os.sched_setaffinity(0, LOAD_CPU)
     raw = {"versions": tools.versions()}
     print("\n".join(f"- {name}: {version}" for name, version in raw["versions"].items()), flush=True)
     for workload in WORKLOADS:

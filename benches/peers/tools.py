@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 
-from peers import GATEWAY, HERE, ROOT
+from peers import GATEWAY, HERE, LOAD_CPU, ROOT, SERVER_CPU
 
 PACKAGES = {
     "nginx": "nginx",
@@ -15,7 +15,6 @@ PACKAGES = {
     "wrk": "wrk",
     "cmake": "cmake",
     "cc": "gcc",
-    "taskset": "util-linux",
 }
 VERSIONS = {
     "nginx": ["nginx", "-v"],
@@ -40,7 +39,7 @@ def check() -> None:
         missing.append("cargo install oha --locked")
     if missing:
         sys.exit(f"something is missing; this installs it: {' && '.join(missing)}")
-    if len(os.sched_getaffinity(0)) < 2 or not {0, 1} <= os.sched_getaffinity(0):
+    if not SERVER_CPU | LOAD_CPU <= os.sched_getaffinity(0):
         sys.exit("cores 0 and 1 have to be there: one for the server, one for what loads it")
 
 

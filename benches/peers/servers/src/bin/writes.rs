@@ -11,6 +11,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let [address, answer, connections] = arguments("writes ADDRESS ANSWER_FILE CONNECTIONS")?;
     let answer = std::fs::read(answer)?;
     let listener = TcpListener::bind(address)?;
+    // Nobody is hung up on while others of the same round still read.
+    let mut served = Vec::new();
     loop {
         let mut clients = Vec::new();
         while clients.len() < connections.parse()? {
@@ -18,12 +20,14 @@ fn main() -> Result<(), Box<dyn Error>> {
             client.set_nodelay(true)?;
             clients.push(client);
         }
+        served.clear();
         for client in &mut clients {
             read_head(client)?;
         }
         for client in &mut clients {
             client.write_all(&answer)?;
         }
+        served.append(&mut clients);
     }
 }
 
