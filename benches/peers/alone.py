@@ -17,7 +17,7 @@ QUESTIONS = load.Questions(LISTS, TOKEN)
 BOTH_CPUS = SERVER_CPU | LOAD_CPU
 
 
-def measure(_peers: list[str], rounds: int, seconds: float, say) -> dict:
+def measure(_peers: list[str], rounds: int, seconds: int, say) -> dict:
     say("alone: memory")
     idle, full, entries = memory()
     say("alone: starts")
@@ -65,7 +65,7 @@ def start_to_answer() -> float:
                         raise
 
 
-def with_workers(threads: int, seconds: float) -> dict:
+def with_workers(threads: int, seconds: int) -> dict:
     """Hits with so many threads, on both cores; the load is on both, too."""
     with Field(BODY) as field:
         workers = {"TOKIO_WORKER_THREADS": str(threads)}

@@ -9,7 +9,7 @@ STRAY_CALLS = 0.001
 """The part of the requests answered from memory that the origin may be asked after all."""
 
 
-def measure(workload: Workload, peers: list[str], rounds: int, seconds: float, say) -> dict[str, list[dict]]:
+def measure(workload: Workload, peers: list[str], rounds: int, seconds: int, say) -> dict[str, list[dict]]:
     """What each row came to in each round."""
     rows = [row for row in workload.rows if row.peer in peers]
     results: dict[str, list[dict]] = {row.label: [] for row in rows}
@@ -29,7 +29,7 @@ def questions(workload: Workload, row: Row, fresh: str = "") -> load.Questions:
     return load.Questions(workload.path, workload.token, row.keys, row.callers, fresh)
 
 
-def run(field: Field, workload: Workload, row: Row, number: int, seconds: float) -> dict:
+def run(field: Field, workload: Workload, row: Row, number: int, seconds: int) -> dict:
     """One run against one server."""
     server = field.peer(row.peer)
     fresh = f"{number}-{row.peer[:2]}" if workload.asks_origin == "afresh" else ""

@@ -13,7 +13,7 @@ CONNECTIONS = 64
 QUESTIONS = load.Questions(LISTS, TOKEN)
 
 
-def measure(peers: list[str], rounds: int, seconds: float, say) -> dict[str, dict]:
+def measure(peers: list[str], rounds: int, seconds: int, say) -> dict[str, dict]:
     """For each tool, the rate, and each peer's percentiles in each round."""
     names = [name for name in ("gateway", *CACHES, *LIMITS) if name in peers]
     measured = {}

@@ -38,9 +38,9 @@ class Questions:
         return {f"PEERS_{name}": str(value) for name, value in told.items()}
 
 
-def wrk(port: int, questions: Questions, connections: int, seconds: float, threads: int = 1):
+def wrk(port: int, questions: Questions, connections: int, seconds: int, threads: int = 1):
     """A closed loop: each connection asks again when it is answered."""
-    command = ["wrk", f"-t{threads}", f"-c{connections}", f"-d{seconds:g}s", "--latency"]
+    command = ["wrk", f"-t{threads}", f"-c{connections}", f"-d{seconds}s", "--latency"]
     command += ["--timeout", "30s", "-s", str(SCRIPT), f"http://127.0.0.1:{port}"]
     text = output(command, questions.environment())
 
@@ -65,12 +65,12 @@ def wrk(port: int, questions: Questions, connections: int, seconds: float, threa
     }
 
 
-def oha(port: int, questions: Questions, connections: int, seconds: float, rate: int = 0):
+def oha(port: int, questions: Questions, connections: int, seconds: int, rate: int = 0):
     """An open loop: so many requests are due each second, and waiting counts from when they are. Without a rate, a
     closed one."""
     target, token = next(questions.pairs())
     command = ["oha", "--no-tui", "--output-format", "json", "--worker-threads", "1"]
-    command += ["-w", "-z", f"{seconds:g}s", "-c", str(connections), "-H", f"X-Auth-Token: {token}"]
+    command += ["-w", "-z", f"{seconds}s", "-c", str(connections), "-H", f"X-Auth-Token: {token}"]
     command += ["--latency-correction", "-q", str(rate)] if rate else []
     told = json.loads(output([*command, f"http://127.0.0.1:{port}{target}"]))
     statuses, errors = told["statusCodeDistribution"], told["errorDistribution"]
@@ -86,7 +86,7 @@ def oha(port: int, questions: Questions, connections: int, seconds: float, rate:
     }
 
 
-def paced(port: int, questions: Questions, connections: int, seconds: float, rate: int):
+def paced(port: int, questions: Questions, connections: int, seconds: int, rate: int):
     """An open loop like oha's, of ours, which can ask for more with one core."""
     target, _ = next(questions.pairs())
     told = [f"127.0.0.1:{port}", target, questions.token_bytes, connections, rate, seconds]

@@ -45,7 +45,7 @@ def arguments() -> argparse.Namespace:
     names = [*(workload.name for workload in WORKLOADS), *OTHERS]
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3, help="how often each is measured (3)")
-    parser.add_argument("--seconds", type=float, default=4, help="how long each time (4)")
+    parser.add_argument("--seconds", type=int, default=4, help="how long each time (4)")
     parser.add_argument("--only", type=choice(names), default=names, help=f"workloads, of {', '.join(names)}")
     parser.add_argument("--peers", type=choice(list(PEERS)), default=list(PEERS), help=f"peers, of {', '.join(PEERS)}")
     parser.add_argument("--quick", action="store_true", help="one round of one second, to see that it works")

@@ -14,7 +14,7 @@ DELAY = 200
 """Milliseconds that the origin takes, so that all have asked before there is an answer."""
 
 
-def measure(_peers: list[str], rounds: int, _seconds: float, say) -> dict[str, list[dict]]:
+def measure(_peers: list[str], rounds: int, _seconds: int, say) -> dict[str, list[dict]]:
     """How long the answers took to go out, from the first one's first byte to the last one's last, in seconds."""
     results: dict[str, list[dict]] = {"gateway": [], "bare writes": []}
     with Field(BODY) as field:

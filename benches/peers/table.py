@@ -23,7 +23,7 @@ def middle(results: list[dict], what: str) -> float:
     return median(result[what] for result in results)
 
 
-def duration(seconds: float) -> str:
+def duration(seconds: int) -> str:
     """In the unit in which it is read best."""
     if seconds < 1e-3:
         return f"{seconds * 1e6:.0f} µs"
