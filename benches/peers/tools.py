@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 from peers import GATEWAY, HERE, LOAD_CPU, ROOT, SERVER_CPU
 
@@ -22,7 +23,7 @@ VERSIONS = {
     "haproxy": ["haproxy", "-v"],
     "wrk": ["wrk", "-v"],
     "oha": ["oha", "--version"],
-    "rustc": ["rustc", "--version"],
+    "cargo": ["cargo", "--version"],
     "kernel": ["uname", "-sr"],
 }
 
@@ -61,5 +62,8 @@ def versions() -> dict[str, str]:
         found[crate] = re.search(rf'name = "{crate}"\nversion = "([^"]+)"', lock)[1]
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
     found["gateway"] = f"{GATEWAY.name} {commit.stdout.strip()}"
-    found["cpu"] = re.search(r"model name\s*: (.*)", open("/proc/cpuinfo").read())[1]
+    model = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())[1]
+    found["machine"] = f"{model}, {os.cpu_count()} cores"
+    # Anything but nearly nothing is somebody else, and the figures are worth less for it.
+    found["load average before"] = f"{os.getloadavg()[0]:.2f}"
     return found
