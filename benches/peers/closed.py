@@ -37,7 +37,8 @@ def run(field: Field, workload: Workload, row: Row, number: int, seconds: int) -
     result = load.wrk(server.port, questions(workload, row, fresh), workload.connections, seconds)
     cpu, calls = meter.cpu_seconds(server.pid) - cpu, field.calls() - calls
     check_calls(workload, row, calls, result["requests"])
-    return {**result, **meter.memory(server.pid), "cpu": cpu, "calls": calls, "per_cpu_second": result["requests"] / cpu}
+    per_cpu_second = result["requests"] / cpu
+    return {**result, **meter.memory(server.pid), "cpu": cpu, "calls": calls, "per_cpu_second": per_cpu_second}
 
 
 def check_calls(workload: Workload, row: Row, calls: int, requests: int) -> None:

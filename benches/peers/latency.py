@@ -37,5 +37,7 @@ def measure(peers: list[str], rounds: int, seconds: int, say) -> dict[str, dict]
 
 def markdown(measured: dict[str, dict]) -> str:
     title = "Latency at {:,} requests/s, half of what HAProxy can do (open loop, {})"
-    tables = [table.open_loop(title.format(it["rate"], tool), it["results"]) for tool, it in measured.items()]
+    tables = []
+    for tool, it in measured.items():
+        tables.append(table.open_loop(title.format(it["rate"], tool), it["rate"], it["results"]))
     return "\n".join(tables)

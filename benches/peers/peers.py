@@ -116,7 +116,7 @@ PEERS = {
 class Server:
     """A process of ours that listens on a port; stopped at the end of its `with`."""
 
-    def __init__(self, command: list, port: int, log: Path, cpus: set[int] = SERVER_CPU, environment: dict | None = None):
+    def __init__(self, command: list, port: int, log: Path, cpus=SERVER_CPU, environment: dict[str, str] | None = None):
         self.port, self.log = port, log
         with log.open("wb") as output, pinned(cpus):
             self.process = subprocess.Popen(

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""The gateway beside every cache that could be used instead: starts them all before the same origin, loads each in turn,
-and prints what a CPU-second of theirs brings. See ../RESULTS.md."""
+"""The gateway beside every cache that could be used instead: starts them all before the same origin, loads each in
+turn, and prints what a CPU-second of theirs brings. See ../RESULTS.md."""
 
 import argparse
 import json

@@ -2,6 +2,9 @@
 
 from statistics import median
 
+KEEPING_UP = 0.97
+"""The part of an open loop's rate that a server has to reach for its latency to mean anything."""
+
 
 def markdown(columns: list[str], lines: list[list[str]]) -> str:
     """A table whose first column is words and whose others are numbers."""
@@ -59,13 +62,16 @@ def closed_loop(title: str, results: dict[str, list[dict]]) -> str:
     return f"### {title}\n\n{markdown(columns, lines)}{complaints(results)}"
 
 
-def open_loop(title: str, results: dict[str, list[dict]]) -> str:
-    """The latency at a fixed rate."""
+def open_loop(title: str, asked: int, results: dict[str, list[dict]]) -> str:
+    """The latency at a fixed rate. Who can't keep up with it has none, only a queue that grows."""
     first, base = next(iter(results.items()))
-    columns = ["", "requests/s", "p50", "p99", "p99.9", f"p99 of {first} ÷ its"]
+    percentiles = ["p50", "p99", "p99.9"]
     lines = []
     for label, rounds in results.items():
-        times = [duration(middle(rounds, percentile)) for percentile in ("p50", "p99", "p99.9")]
-        ratio = "" if label == first else spread(ratios(base, rounds, "p99"))
-        lines.append([label, f"{middle(rounds, 'rate'):,.0f}", *times, ratio])
+        rate = middle(rounds, "rate")
+        keeps_up = rate > KEEPING_UP * asked
+        times = [duration(middle(rounds, it)) if keeps_up else "overloaded" for it in percentiles]
+        ratio = "" if label == first or not keeps_up else spread(ratios(base, rounds, "p99"))
+        lines.append([label, f"{rate:,.0f}", *times, ratio])
+    columns = ["", "requests/s", *percentiles, f"p99 of {first} ÷ its"]
     return f"### {title}\n\n{markdown(columns, lines)}{complaints(results)}"

@@ -65,8 +65,8 @@ def many(token: int) -> Workload:
         Row("gateway, one caller", "gateway", MANY, 1),
     )
     all_rows = rows(CACHES, MANY, MANY)
-    return Workload(f"many-{token}", f"Hits, 10,000 keys × 10,000 callers, token of {token:,} bytes, body of 600 bytes",
-                    (*all_rows[:1], *alone, *all_rows[1:]), token=token, mebibytes=256)
+    title = f"Hits, 10,000 keys × 10,000 callers, token of {token:,} bytes, body of 600 bytes, 64 connections"
+    return Workload(f"many-{token}", title, (*all_rows[:1], *alone, *all_rows[1:]), token=token, mebibytes=256)
 
 
 WORKLOADS = (
