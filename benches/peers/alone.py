@@ -71,11 +71,10 @@ def with_workers(threads: int, seconds: int) -> dict:
         workers = {"TOKIO_WORKER_THREADS": str(threads)}
         gateway = field.peer("gateway", cpus=BOTH_CPUS, environment=workers)
         field.prime(gateway, QUESTIONS)
-        cpu = meter.cpu_seconds(gateway.pid)
+        costs = meter.Costs(gateway.pid, [field.origin.pid])
         with pinned(BOTH_CPUS):
             result = load.wrk(gateway.port, QUESTIONS, 64, seconds, threads=2)
-        cpu = meter.cpu_seconds(gateway.pid) - cpu
-        return {**result, **meter.memory(gateway.pid), "cpu": cpu, "per_cpu_second": result["requests"] / cpu}
+        return result | costs.of(result["requests"], seconds)
 
 
 def markdown(measured: dict) -> str:

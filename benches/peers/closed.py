@@ -33,12 +33,13 @@ def run(field: Field, workload: Workload, row: Row, number: int, seconds: int) -
     """One run against one server."""
     server = field.peer(row.peer)
     fresh = f"{number}-{row.peer[:2]}" if workload.asks_origin == "afresh" else ""
-    calls, cpu = field.calls(), meter.cpu_seconds(server.pid)
+    ours = [field.origin.pid, *(running.pid for running in field.servers.values())]
+    calls, costs = field.calls(), meter.Costs(server.pid, ours)
     result = load.wrk(server.port, questions(workload, row, fresh), workload.connections, seconds)
-    cpu, calls = meter.cpu_seconds(server.pid) - cpu, field.calls() - calls
-    check_calls(workload, row, calls, result["requests"])
-    per_cpu_second = result["requests"] / cpu
-    return {**result, **meter.memory(server.pid), "cpu": cpu, "calls": calls, "per_cpu_second": per_cpu_second}
+    result |= costs.of(result["requests"], seconds)
+    result["calls"] = field.calls() - calls
+    check_calls(workload, row, result["calls"], result["requests"])
+    return result
 
 
 def check_calls(workload: Workload, row: Row, calls: int, requests: int) -> None:

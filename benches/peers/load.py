@@ -65,13 +65,12 @@ def wrk(port: int, questions: Questions, connections: int, seconds: int, threads
     }
 
 
-def oha(port: int, questions: Questions, connections: int, seconds: int, rate: int = 0):
-    """An open loop: so many requests are due each second, and waiting counts from when they are. Without a rate, a
-    closed one."""
+def oha(port: int, questions: Questions, connections: int, seconds: int, rate: int):
+    """An open loop: so many requests are due each second, and waiting counts from when they are."""
     target, token = next(questions.pairs())
     command = ["oha", "--no-tui", "--output-format", "json", "--worker-threads", "1"]
-    command += ["-w", "-z", f"{seconds}s", "-c", str(connections), "-H", f"X-Auth-Token: {token}"]
-    command += ["--latency-correction", "-q", str(rate)] if rate else []
+    command += ["--latency-correction", "-q", str(rate), "-w", "-z", f"{seconds}s", "-c", str(connections)]
+    command += ["-H", f"X-Auth-Token: {token}"]
     told = json.loads(output([*command, f"http://127.0.0.1:{port}{target}"]))
     statuses, errors = told["statusCodeDistribution"], told["errorDistribution"]
     wrong = {status: count for status, count in statuses.items() if status != "200"}

@@ -1,6 +1,7 @@
 """What a server costs: CPU time and memory of its process and all that come from it, as Linux counts them."""
 
 import os
+import resource
 import time
 from pathlib import Path
 
@@ -37,6 +38,15 @@ def cpu_seconds(root: int) -> float:
     return total
 
 
+def others_seconds(ours: list[int]) -> float:
+    """CPU time so far of all that is neither one of these processes, nor we, nor any that we have waited for: what
+    somebody else had of the machine, and the machine of its host. By ticks, so good for some per cent."""
+    user, nice, system, _, _, irq, softirq, steal = Path("/proc/stat").read_text().split(None, 9)[1:9]
+    busy = sum(map(int, (user, nice, system, irq, softirq, steal))) / TICKS
+    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return busy - sum(map(cpu_seconds, ours)) - sum(usage.ru_utime + usage.ru_stime for usage in usages)
+
+
 def memory(root: int) -> dict[str, int]:
     """Resident bytes: "rss" counts shared pages in each process, "pss" shares them out."""
     sums = {"rss": 0, "pss": 0}
@@ -46,3 +56,17 @@ def memory(root: int) -> dict[str, int]:
             if name.lower() in sums:
                 sums[name.lower()] += int(rest.split()[0]) * 1024
     return sums
+
+
+class Costs:
+    """What a server costs from here on."""
+
+    def __init__(self, server: int, ours: list[int]):
+        self.server, self.ours = server, [server, *(pid for pid in ours if pid != server)]
+        self.others, self.cpu = others_seconds(self.ours), cpu_seconds(server)
+
+    def of(self, requests: int, seconds: float) -> dict[str, float]:
+        """For so many requests in so much time."""
+        cpu = cpu_seconds(self.server) - self.cpu
+        others = (others_seconds(self.ours) - self.others) / seconds
+        return {"cpu": cpu, "per_cpu_second": requests / cpu, "others": others, **memory(self.server)}

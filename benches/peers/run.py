@@ -5,6 +5,7 @@ turn, and prints what a CPU-second of theirs brings. See ../RESULTS.md."""
 import argparse
 import json
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -21,6 +22,8 @@ from workloads import WORKLOADS
 
 def main() -> None:
     options = arguments()
+    # So that whoever ends us ends what we have started.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     tools.check()
     tools.build()
     os.sched_setaffinity(0, LOAD_CPU)

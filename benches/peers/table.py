@@ -5,6 +5,9 @@ from statistics import median
 KEEPING_UP = 0.97
 """The part of an open loop's rate that a server has to reach for its latency to mean anything."""
 
+COMPANY = 0.1
+"""The part of a core that others may have without being spoken of."""
+
 
 def markdown(columns: list[str], lines: list[list[str]]) -> str:
     """A table whose first column is words and whose others are numbers."""
@@ -59,7 +62,15 @@ def closed_loop(title: str, results: dict[str, list[dict]]) -> str:
             mebibytes(middle(rounds, "rss")),
             "" if label == first else spread(ratios(base, rounds, "per_cpu_second")),
         ])
-    return f"### {title}\n\n{markdown(columns, lines)}{complaints(results)}"
+    return f"### {title}\n\n{markdown(columns, lines)}{complaints(results)}{company(results)}"
+
+
+def company(results: dict[str, list[dict]]) -> str:
+    """Whether somebody else had a part of the machine, which makes the figures worth less."""
+    shares = [result["others"] for rounds in results.values() for result in rounds]
+    if max(shares) < COMPANY:
+        return ""
+    return f"\n**NOT ALONE** others took {median(shares):.0%} of a core in the middle, {max(shares):.0%} at most.\n"
 
 
 def open_loop(title: str, asked: int, results: dict[str, list[dict]]) -> str:
