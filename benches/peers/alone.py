@@ -71,10 +71,10 @@ def with_workers(threads: int, seconds: int) -> dict:
         workers = {"TOKIO_WORKER_THREADS": str(threads)}
         gateway = field.peer("gateway", cpus=BOTH_CPUS, environment=workers)
         field.prime(gateway, QUESTIONS)
-        costs = meter.Costs(gateway.pid, [field.origin.pid])
+        costs = meter.Costs(gateway.pid, field.pids())
         with pinned(BOTH_CPUS):
             result = load.wrk(gateway.port, QUESTIONS, 64, seconds, threads=2)
-        return result | costs.of(result["requests"], seconds)
+        return result | costs.of(result["requests"])
 
 
 def markdown(measured: dict) -> str:

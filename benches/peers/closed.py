@@ -33,10 +33,9 @@ def run(field: Field, workload: Workload, row: Row, number: int, seconds: int) -
     """One run against one server."""
     server = field.peer(row.peer)
     fresh = f"{number}-{row.peer[:2]}" if workload.asks_origin == "afresh" else ""
-    ours = [field.origin.pid, *(running.pid for running in field.servers.values())]
-    calls, costs = field.calls(), meter.Costs(server.pid, ours)
+    calls, costs = field.calls(), meter.Costs(server.pid, field.pids())
     result = load.wrk(server.port, questions(workload, row, fresh), workload.connections, seconds)
-    result |= costs.of(result["requests"], seconds)
+    result |= costs.of(result["requests"])
     result["calls"] = field.calls() - calls
     check_calls(workload, row, result["calls"], result["requests"])
     return result

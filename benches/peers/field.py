@@ -56,6 +56,10 @@ class Field:
         if body != ask.get(self.origin.port, target)[1]:
             raise RuntimeError(f"not what the origin says: {body[:200]!r}; see {server.log}")
 
+    def pids(self) -> list[int]:
+        """Of all that runs here, without what that has started."""
+        return [self.origin.pid, *(server.pid for server in self.servers.values())]
+
     def calls(self) -> int:
         """How often the origin was asked."""
         return ask.calls(self.origin.port)

@@ -2,6 +2,7 @@
 the server does."""
 
 import load
+import meter
 import table
 from field import Field
 from workloads import BODY, CACHES, LIMITS, LISTS, TOKEN
@@ -27,7 +28,10 @@ def measure(peers: list[str], rounds: int, seconds: int, say) -> dict[str, dict]
             results: dict[str, list[dict]] = {name: [] for name in names}
             for number in range(rounds):
                 for name in names:
-                    result = open_loop(field.peer(name).port, QUESTIONS, CONNECTIONS, seconds, rate)
+                    server = field.peer(name)
+                    costs = meter.Costs(server.pid, field.pids())
+                    result = open_loop(server.port, QUESTIONS, CONNECTIONS, seconds, rate)
+                    result |= costs.of(rate * seconds)
                     say(f"latency, {tool}, round {number + 1}, {name}: p99 {table.duration(result['p99'])}")
                     results[name].append(result)
             measured[tool] = {"rate": rate, "results": results}

@@ -63,10 +63,10 @@ class Costs:
 
     def __init__(self, server: int, ours: list[int]):
         self.server, self.ours = server, [server, *(pid for pid in ours if pid != server)]
-        self.others, self.cpu = others_seconds(self.ours), cpu_seconds(server)
+        self.others, self.begun, self.cpu = others_seconds(self.ours), time.monotonic(), cpu_seconds(server)
 
-    def of(self, requests: int, seconds: float) -> dict[str, float]:
-        """For so many requests in so much time."""
+    def of(self, requests: float) -> dict[str, float]:
+        """What so many requests came to."""
         cpu = cpu_seconds(self.server) - self.cpu
-        others = (others_seconds(self.ours) - self.others) / seconds
+        others = (others_seconds(self.ours) - self.others) / (time.monotonic() - self.begun)
         return {"cpu": cpu, "per_cpu_second": requests / cpu, "others": others, **memory(self.server)}

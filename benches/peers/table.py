@@ -85,4 +85,4 @@ def open_loop(title: str, asked: int, results: dict[str, list[dict]]) -> str:
         ratio = "" if label == first or not keeps_up else spread(ratios(base, rounds, "p99"))
         lines.append([label, f"{rate:,.0f}", *times, ratio])
     columns = ["", "requests/s", *percentiles, f"p99 of {first} ÷ its"]
-    return f"### {title}\n\n{markdown(columns, lines)}{complaints(results)}"
+    return f"### {title}\n\n{markdown(columns, lines)}{complaints(results)}{company(results)}"
