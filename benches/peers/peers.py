@@ -134,17 +134,17 @@ class Server:
         return self
 
     def __exit__(self, *_):
-        if self.process.poll() is None:
-            self.process.terminate()
-            try:
-                self.process.wait(timeout=5)
-            except subprocess.TimeoutExpired:
-                pass
         try:
-            os.killpg(self.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass  # Nobody is left.
-        self.process.wait()
+            self.process.terminate()
+            self.process.wait(timeout=1)
+        except subprocess.TimeoutExpired:
+            pass  # It would like to finish what it does; there is nothing.
+        finally:
+            try:
+                os.killpg(self.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass  # Nobody is left.
+            self.process.wait()
 
     def is_up(self) -> "Server":
         """Waits until it listens."""
