@@ -1,0 +1,202 @@
+"""The servers that are compared, and the origin: how each is started, and stopped again."""
+
+import os
+import signal
+import socket
+import subprocess
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+GATEWAY = ROOT / "target/release/workspace-gateway"
+SERVERS = HERE / "servers/target/release"
+
+SERVER_CPU, LOAD_CPU = {0}, {1}
+"""Who is measured has a core for itself, what loads it and the origin have the other, as do we."""
+
+PORTS = iter(range(20000, 32000, 3))
+"""None is taken twice, and none is one that the system gives to clients."""
+
+
+@dataclass
+class Setup:
+    """Where a server is, and before what."""
+
+    directory: Path
+    """Its own, in memory if there is a tmpfs."""
+    port: int
+    origin: int
+    mebibytes: int
+    """What its cache may take."""
+    answer: Path
+    """A file with what the gateway was heard to answer, for those that only repeat it."""
+
+    def config(self, name: str) -> Path:
+        """A copy of a file of configs/ with its @WORDS@ filled in."""
+        words = {
+            "PORT": self.port,
+            "ORIGIN": self.origin,
+            "MEBIBYTES": self.mebibytes,
+            "DIRECTORY": self.directory,
+            "METRICS": self.port + 1,
+            "ADMIN": self.port + 2,
+        }
+        text = (HERE / "configs" / name).read_text()
+        for word, value in words.items():
+            text = text.replace(f"@{word}@", str(value))
+        path = self.directory / name
+        path.write_text(text)
+        return path
+
+
+def gateway(setup: Setup) -> list:
+    return [GATEWAY, "serve", "--config", setup.config("gateway.toml")]
+
+
+def haproxy(setup: Setup) -> list:
+    return ["haproxy", "-db", "-f", setup.config("haproxy.cfg")]
+
+
+def nginx(setup: Setup) -> list:
+    return ["nginx", "-p", setup.directory, "-e", setup.directory / "nginx.log", "-c", setup.config("nginx.conf")]
+
+
+def nginx_plain(setup: Setup) -> list:
+    return ["nginx", "-p", setup.directory, "-e", setup.directory / "nginx.log", "-c", setup.config("nginx-plain.conf")]
+
+
+def varnish(setup: Setup) -> list:
+    parameters = {
+        # A thread for each connection that is active.
+        "thread_pools": 1,
+        "thread_pool_min": 100,
+        "thread_pool_max": 1200,
+        "listen_depth": 4096,
+        "timeout_idle": 75,
+        # Room for tokens as they are documented.
+        "http_req_hdr_len": "128k",
+        "http_req_size": "160k",
+        "workspace_client": "256k",
+        "workspace_backend": "256k",
+    }
+    options = [word for name, value in parameters.items() for word in ("-p", f"{name}={value}")]
+    where = ["-n", setup.directory, "-a", f"127.0.0.1:{setup.port},HTTP", "-T", "none"]
+    memory = ["-s", f"malloc,{setup.mebibytes}m"]
+    return ["varnishd", "-F", "-j", "none", *where, "-f", setup.config("varnish.vcl"), *memory, *options]
+
+
+def pingora(setup: Setup) -> list:
+    return [SERVERS / "pingora", f"127.0.0.1:{setup.port}", f"127.0.0.1:{setup.origin}", setup.mebibytes]
+
+
+def bare_hyper(setup: Setup) -> list:
+    return [SERVERS / "bare-hyper", f"127.0.0.1:{setup.port}", setup.answer]
+
+
+def wire(setup: Setup) -> list:
+    return [SERVERS / "wire", f"127.0.0.1:{setup.port}", setup.answer]
+
+
+PEERS = {
+    "gateway": gateway,
+    "haproxy": haproxy,
+    "nginx": nginx,
+    "nginx plain": nginx_plain,
+    "varnish": varnish,
+    "pingora": pingora,
+    "bare hyper": bare_hyper,
+    "wire": wire,
+}
+"""How to start each: the gateway before all, for some repeat what it says."""
+
+
+class Server:
+    """A process of ours that listens on a port; stopped at the end of its `with`."""
+
+    def __init__(self, command: list, port: int, log: Path, cpus=SERVER_CPU, environment: dict[str, str] | None = None):
+        self.port, self.log = port, log
+        with log.open("wb") as output, pinned(cpus):
+            self.process = subprocess.Popen(
+                [str(word) for word in command],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env={**os.environ, **(environment or {})},
+                # A group of its own, to be stopped as a whole.
+                start_new_session=True,
+            )
+        self.pid = self.process.pid
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        try:
+            self.process.terminate()
+            self.process.wait(timeout=1)
+        except subprocess.TimeoutExpired:
+            pass  # It would like to finish what it does; there is nothing.
+        finally:
+            try:
+                os.killpg(self.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass  # Nobody is left.
+            self.process.wait()
+
+    def is_up(self) -> "Server":
+        """Waits until it listens."""
+        deadline = time.monotonic() + 20
+        while not is_listening(self.port):
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"{self.process.args} doesn't listen; it says: {self.log.read_text()[-2000:]}")
+            time.sleep(0.01)
+        return self
+
+
+@contextmanager
+def pinned(cpus: set[int]):
+    """Whatever is started within this has these cores."""
+    own = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cpus)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, own)
+
+
+def start(name: str, setup: Setup, **options) -> Server:
+    """Starts one of PEERS."""
+    setup.directory.mkdir()
+    return Server(PEERS[name](setup), setup.port, setup.directory / "output", **options)
+
+
+def start_origin(directory: Path, body_bytes: int) -> Server:
+    """Starts the origin, on the core of the load."""
+    port = free_port()
+    command = [SERVERS / "origin", f"127.0.0.1:{port}", body_bytes]
+    return Server(command, port, directory / "origin.output", cpus=LOAD_CPU)
+
+
+def is_listening(port: int) -> bool:
+    """Whether anybody listens on a port, without connecting to it."""
+    wanted = f":{port:04X}"
+    lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
+    return any(fields[1].endswith(wanted) and fields[3] == "0A" for fields in map(str.split, lines))
+
+
+def free_port() -> int:
+    """The first of three ports in a row on which nobody listens."""
+    return next(port for port in PORTS if all(is_free(port + offset) for offset in range(3)))
+
+
+def is_free(port: int) -> bool:
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True

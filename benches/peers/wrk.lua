@@ -1,0 +1,48 @@
+-- What wrk asks: GETs of a path with a token. The environment says how they differ (see load.py): by key, by caller,
+-- or, for misses, by a number that was never used before. What doesn't differ is made before the first request.
+
+local function number(name) return tonumber(os.getenv("PEERS_" .. name)) end
+
+local path, fresh = os.getenv("PEERS_PATH"), os.getenv("PEERS_FRESH")
+local keys, callers = number("KEYS"), number("CALLERS")
+local filler = string.rep("t", number("TOKEN_BYTES") - 8)
+
+local function token(caller) return filler .. string.format("%08d", caller) end
+local function target(key) return path .. "?product_id=" .. key end
+
+-- Without a function called "request", wrk sends this one and doesn't come back to Lua.
+wrk.path = target(0)
+wrk.headers["X-Auth-Token"] = token(0)
+
+if fresh then
+  local before, after, count = "GET " .. target(fresh) .. "-", nil, 0
+
+  function init()
+    after = " HTTP/1.1\r\nHost: " .. wrk.headers["Host"] .. "\r\nX-Auth-Token: " .. token(0) .. "\r\n\r\n"
+  end
+
+  function request()
+    count = count + 1
+    return before .. count .. after
+  end
+elseif keys > 1 or callers > 1 then
+  -- Request i has key i and caller i, in an order that is no order, and the same each time.
+  local requests, count = {}, 0
+
+  function init()
+    for i = 1, math.max(keys, callers) do
+      local headers = { ["X-Auth-Token"] = token((i - 1) % callers) }
+      requests[i] = wrk.format("GET", target((i - 1) % keys), headers)
+    end
+    math.randomseed(6)
+    for i = #requests, 2, -1 do
+      local other = math.random(i)
+      requests[i], requests[other] = requests[other], requests[i]
+    end
+  end
+
+  function request()
+    count = count % #requests + 1
+    return requests[count]
+  end
+end
