@@ -162,7 +162,7 @@ impl Gateway {
     {
         let (mut head, body) = request.into_parts();
         target::translate(&mut head);
-        let heard = connection.asks(&head, !body.is_end_stream());
+        let heard = connection.asks(&head, !body.is_end_stream()).filter(|head| self.heads.have_seen(head));
         let method = head.method.clone();
         let mut record = Record::begin(Arc::clone(&self.metrics), self.clock.clone(), self.request_ids.next(), &head);
 

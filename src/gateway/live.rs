@@ -3,7 +3,8 @@
 //! A request looks at it once, when it comes in, and goes by what it saw to its end; so does the call that
 //! it brings about. Nobody is answered by half of the old settings and half of the new.
 
-use std::sync::{Arc, PoisonError};
+use std::ptr;
+use std::sync::{Arc, PoisonError, Weak};
 use std::time::Duration;
 
 use super::Gateway;
@@ -87,5 +88,10 @@ impl Gateway {
     /// What is in force now. To be looked at once for each request: the next look may show something else.
     pub fn live(&self) -> Arc<Live> {
         Arc::clone(&self.live.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Whether these are the settings in force.
+    pub(super) fn is_in_force(&self, live: &Weak<Live>) -> bool {
+        ptr::eq(live.as_ptr(), Arc::as_ptr(&self.live.read().unwrap_or_else(PoisonError::into_inner)))
     }
 }

@@ -6,7 +6,6 @@
 //! signed request, for a signature counts for a while only.
 
 use std::net::SocketAddr;
-use std::ptr;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use bytes::Bytes;
@@ -90,8 +89,7 @@ impl Gateway {
     /// None if it has not come before, or has to go the whole way.
     pub fn repeat(&self, head: &Fingerprint, connection: &Connection, text: &mut Vec<u8>) -> Option<(Bytes, Record)> {
         let known = self.heads.get(head)?;
-        let is_in_force = ptr::eq(known.live.as_ptr(), Arc::as_ptr(&self.live()));
-        if !is_in_force || known.local != connection.local || self.mode() == Mode::Bypass {
+        if !self.is_in_force(&known.live) || known.local != connection.local || self.mode() == Mode::Bypass {
             return None;
         }
         let now = self.clock.now();

@@ -14,6 +14,14 @@ use memchr::memchr_iter;
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Fingerprint([u64; 4]);
 
+impl Fingerprint {
+    /// A part of it that tells it from most others, and its place among so many.
+    pub fn mark(&self, places: usize) -> (usize, u64) {
+        // A remainder of a number below another fits.
+        (usize::try_from(self.0[1] % places.max(1) as u64).unwrap_or(0), self.0[2])
+    }
+}
+
 impl Hash for Fingerprint {
     fn hash<H: Hasher>(&self, state: &mut H) {
         state.write_u64(self.0[0]);
