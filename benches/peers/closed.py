@@ -26,7 +26,7 @@ def measure(workload: Workload, peers: list[str], rounds: int, seconds: int, say
 
 
 def questions(workload: Workload, row: Row, fresh: str = "") -> load.Questions:
-    return load.Questions(workload.path, workload.token, row.keys, row.callers, fresh)
+    return load.Questions(workload.path, workload.token, row.keys, row.callers, fresh, workload.traced)
 
 
 def run(field: Field, workload: Workload, row: Row, number: int, seconds: int) -> dict:

@@ -24,6 +24,8 @@ class Questions:
     callers: int = 1
     fresh: str = ""
     """If said, each request has a key of its own that begins with this, instead."""
+    traced: bool = False
+    """Whether each request has a header of its own that nobody cares for."""
 
     def pairs(self):
         """Each target with each token that it comes with, once."""
@@ -35,6 +37,8 @@ class Questions:
         told = {"PATH": self.path, "TOKEN_BYTES": self.token_bytes, "KEYS": self.keys, "CALLERS": self.callers}
         if self.fresh:
             told["FRESH"] = self.fresh
+        if self.traced:
+            told["TRACED"] = 1
         return {f"PEERS_{name}": str(value) for name, value in told.items()}
 
 

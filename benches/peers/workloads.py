@@ -38,6 +38,8 @@ class Workload:
     asks_origin: str = "never"
     """never: it is asked by hardly any request; always: by every one, for nothing is kept; afresh: by every one, for
     each has a key that was never asked for."""
+    traced: bool = False
+    """Whether no two heads are the same, for each has a trace of its own."""
     mebibytes: int = 64
     """What each cache may take."""
 
@@ -74,6 +76,8 @@ WORKLOADS = (
     hits(SHORT_TOKEN, BODY),
     hits(TOKEN, LONG_BODY),
     hits(SHORT_TOKEN, LONG_BODY),
+    Workload("traced", "Hits, each head with a trace of its own, token of 4,800 bytes, body of 600 bytes, 64 connections",
+             rows(CACHES + LIMITS), traced=True),
     connections(1),
     connections(1_000),
     many(TOKEN),

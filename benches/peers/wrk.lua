@@ -1,9 +1,9 @@
 -- What wrk asks: GETs of a path with a token. The environment says how they differ (see load.py): by key, by caller,
--- or, for misses, by a number that was never used before. What doesn't differ is made before the first request.
+-- or by a number that was never used before: in the key, for misses, or in a header. What doesn't differ is made before the first request.
 
 local function number(name) return tonumber(os.getenv("PEERS_" .. name)) end
 
-local path, fresh = os.getenv("PEERS_PATH"), os.getenv("PEERS_FRESH")
+local path, fresh, traced = os.getenv("PEERS_PATH"), os.getenv("PEERS_FRESH"), os.getenv("PEERS_TRACED")
 local keys, callers = number("KEYS"), number("CALLERS")
 local filler = string.rep("t", number("TOKEN_BYTES") - 8)
 
@@ -14,11 +14,16 @@ local function target(key) return path .. "?product_id=" .. key end
 wrk.path = target(0)
 wrk.headers["X-Auth-Token"] = token(0)
 
-if fresh then
-  local before, after, count = "GET " .. target(fresh) .. "-", nil, 0
+if fresh or traced then
+  local before, after, count = nil, nil, 0
 
   function init()
-    after = " HTTP/1.1\r\nHost: " .. wrk.headers["Host"] .. "\r\nX-Auth-Token: " .. token(0) .. "\r\n\r\n"
+    local fields = " HTTP/1.1\r\nHost: " .. wrk.headers["Host"] .. "\r\nX-Auth-Token: " .. token(0) .. "\r\n"
+    if fresh then
+      before, after = "GET " .. target(fresh) .. "-", fields .. "\r\n"
+    else
+      before, after = "GET " .. target(0) .. fields .. "Traceparent: ", "\r\n\r\n"
+    end
   end
 
   function request()
