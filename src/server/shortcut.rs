@@ -82,6 +82,7 @@ impl Shortcut {
             } else {
                 body
             };
+            pulse.head_is_whole();
             self.answer = Some(Answer { written: 0, body, size, record });
             return true;
         }
@@ -133,7 +134,7 @@ impl Shortcut {
         answer.record.sent(answer.size);
         answer.record.is_whole();
         self.answer = None;
-        pulse.answered_at_once();
+        pulse.answered_here();
         Poll::Ready(Ok(()))
     }
 }

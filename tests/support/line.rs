@@ -156,5 +156,8 @@ impl World {
 /// The head of a GET with a token.
 pub fn head_as(token: &str, path: &str, lines: &[&str]) -> String {
     let lines: String = lines.iter().map(|line| format!("{line}\r\n")).collect();
-    format!("GET {} HTTP/1.1\r\nhost: gateway\r\nx-auth-token: {token}\r\n{lines}\r\n", path.replace("PROJECT", PROJECT))
+    format!(
+        "GET {} HTTP/1.1\r\nhost: gateway\r\nx-auth-token: {token}\r\n{lines}\r\n",
+        path.replace("PROJECT", PROJECT)
+    )
 }
