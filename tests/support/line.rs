@@ -62,7 +62,10 @@ impl Line {
     }
 
     pub async fn at(address: SocketAddr) -> Self {
-        Self { stream: within(TcpStream::connect(address)).await.unwrap(), heard: Vec::new() }
+        let stream = within(TcpStream::connect(address)).await.unwrap();
+        // Each piece is sent at once.
+        stream.set_nodelay(true).unwrap();
+        Self { stream, heard: Vec::new() }
     }
 
     /// Says this, and returns once the gateway has seen it: what is said next is another piece.
@@ -71,9 +74,15 @@ impl Line {
         seen().await;
     }
 
+    /// Says this, if the gateway has not closed yet.
+    pub async fn says_if_it_can(&mut self, bytes: impl AsRef<[u8]>) {
+        let _ = within(self.stream.write_all(bytes.as_ref())).await;
+        seen().await;
+    }
+
     /// Says no more, but listens.
     pub async fn says_no_more(&mut self) {
-        self.stream.shutdown().await.unwrap();
+        let _ = self.stream.shutdown().await;
         seen().await;
     }
 
@@ -96,6 +105,12 @@ impl Line {
         }
         assert!(self.heard.is_empty(), "{:?}", String::from_utf8_lossy(&self.heard));
         answers
+    }
+
+    /// All bytes that come until the gateway closes.
+    pub async fn hears_bytes(&mut self) -> Vec<u8> {
+        within(async { while self.more().await.is_some() {} }).await;
+        std::mem::take(&mut self.heard)
     }
 
     /// Asserts that what was said so far has no more answers.
