@@ -187,6 +187,51 @@ async fn what_a_refused_upload_leaves_behind_is_not_a_request() {
     }
 }
 
+/// This head, made as long as what is read at once at first, so that what is behind it in the same piece is read alone.
+fn as_long_as_a_read(head: &str) -> String {
+    let padding = "x".repeat(8192 - head.len() - "x-p: \r\n".len());
+    let end = head.len() - "\r\n".len();
+    format!("{}x-p: {padding}\r\n\r\n", &head[..end])
+}
+
+#[tokio::test]
+async fn what_is_read_by_itself_is_not_a_request_for_that() {
+    let (world, known) = knowing().await;
+    // A body that nobody wants, and that is there already when its request has been refused.
+    let length = format!("content-length: {}\r\n", known.len());
+    for head in [post("/nowhere", &length), world.head("/nowhere", &[length.trim_end()])] {
+        let mut line = Line::to(&world).await;
+        assert_eq!(line.asks(as_long_as_a_read(&head) + &known).await.status(), 404);
+        line.hears_nothing().await;
+        assert!(is_hit(&line.asks(&known).await));
+        line.hears_nothing().await;
+        assert_eq!(world.repeated(), 1);
+    }
+    // A request whose turn has not come.
+    let mut line = Line::to(&world).await;
+    line.says(as_long_as_a_read(&world.head("/nowhere", &[])) + &known).await;
+    assert_eq!(line.hears().await.status(), 404);
+    assert!(is_hit(&line.hears().await));
+    assert_eq!(world.repeated(), 1);
+}
+
+#[tokio::test]
+async fn heads_that_are_read_one_by_one_are_answered_one_by_one() {
+    let (world, known) = knowing().await;
+    let long = as_long_as_a_read(&known);
+    world.learns(&long).await;
+    for (last, repeated) in [("", 3), (world.head(OTHER, &[]).as_str(), 3), ("GET / HTTP/1.1\r\n", 3)] {
+        let before = world.repeated();
+        let mut line = Line::to(&world).await;
+        line.says(long.repeat(3) + last).await;
+        line.says_no_more().await;
+        let answers = line.hears_out().await;
+        assert!(answers.len() >= 3 && answers[..3].iter().all(is_hit), "{last:?} {answers:?}");
+        assert!(!answers[3..].iter().any(is_hit), "{last:?} {answers:?}");
+        assert_eq!(world.repeated(), before + repeated, "{last:?}");
+    }
+}
+
 #[tokio::test]
 async fn what_is_no_head_is_refused_though_a_known_one_follows() {
     let (world, known) = knowing().await;
