@@ -21,6 +21,9 @@ const OTHER: &str = "/v2/PROJECT/products?os_type=Windows";
 /// Entries and grants that last.
 const LASTING: &str = "[cache]\nttl = \"1h\"\n[grants]\ngrant_ttl = \"1h\"\n";
 
+/// What an operator does.
+type Change = fn(&World);
+
 /// A world in which a head is known, and that head.
 async fn knowing(settings: &str) -> (World, String) {
     let world = World::with(settings).await;
@@ -209,7 +212,7 @@ async fn a_grant_that_has_lapsed_and_an_entry_that_has_expired_end_the_short_way
 
 #[tokio::test]
 async fn a_purge_bypassing_and_other_settings_end_the_short_way() {
-    let changes: [(&str, fn(&World)); 4] = [
+    let changes: [(&str, Change); 4] = [
         ("fwd=miss", |world| world.purge()),
         ("fwd=bypass", |world| world.server.gateway().set_mode(Mode::Bypass)),
         ("; hit", |world| drop(world.reload("[cache]\npatience = \"3s\"").unwrap())),

@@ -199,7 +199,14 @@ async fn what_is_read_by_itself_is_not_a_request_for_that() {
     let (world, known) = knowing().await;
     // A body that nobody wants, and that is there already when its request has been refused.
     let length = format!("content-length: {}\r\n", known.len());
-    for head in [post("/nowhere", &length), world.head("/nowhere", &[length.trim_end()])] {
+    let expects = format!("{length}expect: 100-continue\r\n");
+    for head in [
+        post("/nowhere", &length),
+        world.head("/nowhere", &[length.trim_end()]),
+        // Not read before it is wanted, and so when its request is over.
+        post("/nowhere", &expects),
+        world.head("/nowhere", &[length.trim_end(), "expect: 100-continue"]),
+    ] {
         let mut line = Line::to(&world).await;
         assert_eq!(line.asks(as_long_as_a_read(&head) + &known).await.status(), 404);
         line.hears_nothing().await;
