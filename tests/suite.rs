@@ -41,6 +41,8 @@ mod sdk;
 mod serving;
 mod shapes;
 mod sharing;
+mod short_way;
+mod short_way_attacks;
 mod signatures;
 mod table;
 mod telling;

@@ -1,5 +1,6 @@
 //! A gateway before the simulator, and a client to ask it.
 
+pub mod line;
 pub mod process;
 pub mod raw;
 pub mod signer;

@@ -45,7 +45,7 @@ enum Heard {
     Nothing,
     /// A whole head, and its fingerprint if it came in one piece.
     Head(Option<Fingerprint>),
-    /// A request that more may belong to than its head.
+    /// A request that more may belong to than its head, or nobody knows what.
     More,
 }
 
@@ -53,6 +53,12 @@ impl Connection {
     /// Notes that a whole head has come and is going to be read. Its fingerprint is told if it came in one piece.
     pub fn hears(&self, head: Option<Fingerprint>) {
         *self.hearing.0.lock().unwrap_or_else(PoisonError::into_inner) = Heard::Head(head);
+    }
+
+    /// Notes that from now on it isn't known which bytes a request was read from. What looked like a whole head may not
+    /// have been one (blank lines before a request are not), and is not to be taken for the request that follows it.
+    pub fn loses_track(&self) {
+        *self.hearing.0.lock().unwrap_or_else(PoisonError::into_inner) = Heard::More;
     }
 
     /// Whether what comes next begins a request, for each head that has come has become one, and was all of it.

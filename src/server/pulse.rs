@@ -160,9 +160,8 @@ impl Pulse {
         taken_back > TAKEN_BACK && taken_back > self.answered.load(Ordering::Relaxed)
     }
 
-    /// HTTP/1: a request has come and was answered, both at once.
-    pub(super) fn answered_at_once(&self) {
-        self.head_is_whole();
+    /// HTTP/1: a request that never had halves is over.
+    pub(super) fn answered_here(&self) {
         self.idle_since.store(self.now(), Ordering::Release);
     }
 

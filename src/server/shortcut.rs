@@ -60,9 +60,9 @@ impl Shortcut {
     /// Takes what has come, if it can be answered here. If not, it is hyper's.
     pub(super) fn takes(&mut self, news: &[u8], pulse: &Pulse) -> bool {
         let scan = match self.place {
+            Place::Unknown => return false,
             _ if !pulse.is_free() => return self.gives_up(),
             Place::Between if !self.connection.is_between_requests() => return self.gives_up(),
-            Place::Unknown => return false,
             Place::Within(scan) => {
                 self.follow(scan, news, None);
                 return false;
@@ -82,6 +82,7 @@ impl Shortcut {
             } else {
                 body
             };
+            pulse.head_is_whole();
             self.answer = Some(Answer { written: 0, body, size, record });
             return true;
         }
@@ -91,6 +92,7 @@ impl Shortcut {
 
     fn gives_up(&mut self) -> bool {
         self.place = Place::Unknown;
+        self.connection.loses_track();
         false
     }
 
@@ -132,7 +134,7 @@ impl Shortcut {
         answer.record.sent(answer.size);
         answer.record.is_whole();
         self.answer = None;
-        pulse.answered_at_once();
+        pulse.answered_here();
         Poll::Ready(Ok(()))
     }
 }

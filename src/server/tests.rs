@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod short_way;
+
+use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -21,7 +24,9 @@ use super::exchange::Upload;
 use super::pulse::Terms;
 use super::reload::Bounds;
 use super::serve::Serving;
+use super::shortcut::Shortcut;
 use crate::clock::Clock;
+use crate::stream::BoxError;
 
 const TERMS: Terms =
     Terms { head: Duration::from_secs(10), idle: Duration::from_secs(75), write: Duration::from_secs(30) };
@@ -73,11 +78,6 @@ struct Served {
 impl Served {
     /// `/small`, `/large`, `/broken`, `/never`, and `/parts` for one request.
     fn new() -> Self {
-        let (client, server) = duplex(BETWEEN);
-        let dropped = IntCounterVec::new(Opts::new("dropped", "By cause."), &["cause"]).unwrap();
-        let (drain, draining) = watch::channel(false);
-        let bounds = Bounds { terms: TERMS, buffer: 64 * 1024, drain_timeout: Duration::ZERO };
-        let serving = Serving { bounds, http2: true, dropped: Some(dropped.clone()), drain: draining };
         let (parts, mut body) = mpsc::channel(1);
         let body = std::sync::Mutex::new(Some(std::mem::replace(&mut body, mpsc::channel(1).1)));
         let answer = move |request: Request<Upload>| {
@@ -95,8 +95,25 @@ impl Served {
                 }
             }
         };
-        let serving = tokio::spawn(serving.serve(server, None, answer));
-        Self { client: Some(client), serving, began: Clock::System.now(), dropped, drain, parts }
+        Self { parts, ..Self::by(None, answer) }
+    }
+
+    /// By other means.
+    fn by<A, F, B>(shortcut: Option<Shortcut>, answer: A) -> Self
+    where
+        A: Fn(Request<Upload>) -> F + Send + 'static,
+        F: Future<Output = Response<B>> + Send + 'static,
+        B: Body<Data = Bytes> + Unpin + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let (client, server) = duplex(BETWEEN);
+        let dropped = IntCounterVec::new(Opts::new("dropped", "By cause."), &["cause"]).unwrap();
+        let (drain, draining) = watch::channel(false);
+        let bounds = Bounds { terms: TERMS, buffer: 64 * 1024, drain_timeout: Duration::ZERO };
+        let serving = Serving { bounds, http2: true, dropped: Some(dropped.clone()), drain: draining };
+        let serving = tokio::spawn(serving.serve(server, shortcut, answer));
+        let (began, parts) = (Clock::System.now(), mpsc::channel(1).0);
+        Self { client: Some(client), serving, began, dropped, drain, parts }
     }
 
     fn client(&mut self) -> &mut DuplexStream {
