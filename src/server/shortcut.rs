@@ -69,8 +69,8 @@ impl Shortcut {
             }
             Place::Between => Scan::default(),
         };
-        let fingerprint =
-            (news.len() <= LARGEST && news.ends_with(b"\r\n\r\n")).then(|| self.gateway.fingerprint(news));
+        let is_one = news.len() <= LARGEST && news.starts_with(b"GET ") && news.ends_with(b"\r\n\r\n");
+        let fingerprint = is_one.then(|| self.gateway.fingerprint(news));
         self.text.clear();
         if let Some(head) = &fingerprint
             && let Some((body, record)) = self.gateway.repeat(head, &self.connection, &mut self.text)
