@@ -71,7 +71,8 @@
 //!    else its path captures), within the grant's life ([`cache::grants`]). A denial ends the grant at once.
 //!    Callers are known by a keyed hash ([`request::caller`]): of a token, which upstream judges, or of an access key of
 //!    which the gateway itself has seen that it has signed the request ([`signing::ring`]). A signature that isn't
-//!    verified is nobody's.
+//!    verified is nobody's. A head that has come before, byte for byte, stands for the caller and the question that it was
+//!    read as, if that was a token's ([`request::head`]); what they may be shown is looked up each time.
 //! 3. **Only a proved or granted caller changes what others see.** Who has no grant asks alone, and what
 //!    it is answered is neither kept, nor marks or pauses anything, nor is waited for by others, unless it is
 //!    itself the proof. What is kept is a whole 200 that is a product list, or what else its operation asks
@@ -85,8 +86,8 @@
 //! 5. **In doubt, forward.** What isn't fully understood goes upstream as it is and is never stored;
 //!    the reason is a value ([`request::BypassReason`]).
 //! 6. **Bounded by bytes.** Entries by `cache.max_size`, answers by `cache.max_body_size`, heads by
-//!    `limits.max_head_size`, metric series by enums; what has a fixed size, by number: grants, flights,
-//!    waiters, remembered refusals. Past a bound more is asked of upstream, and nothing else changes. What
+//!    `limits.max_head_size`, metric series by enums; what has a fixed size, by number: grants, known
+//!    heads, flights, waiters, remembered refusals. Past a bound more is asked of upstream, and nothing else changes. What
 //!    is asked of it at a time is bounded too, with bounds of their own for each caller and for those without
 //!    a grant ([`upstream::gate`]), and what may fail with an access key ([`upstream::probation`]); past these a
 //!    request waits for its turn, then gets a 503. Signed bodies, which are read before they are sent, have 64 MiB

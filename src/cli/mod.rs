@@ -12,6 +12,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use http::HeaderMap;
+use tokio::runtime::Builder;
 
 use crate::clock::Clock;
 use crate::config::{Config, ConfigError, Override, Source};
@@ -211,7 +212,11 @@ fn failure(code: u8, message: &dyn std::fmt::Display) -> ExitCode {
 
 /// Runs a future to its end on a runtime of its own.
 fn block_on(future: impl Future<Output = ExitCode>) -> ExitCode {
-    match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    // With one core a pool of threads has nothing to give, and its queues are less fair: of a thousand connections
+    // some were kept waiting seven times as long.
+    let has_one_core = std::thread::available_parallelism().is_ok_and(|cores| cores.get() == 1);
+    let mut builder = if has_one_core { Builder::new_current_thread() } else { Builder::new_multi_thread() };
+    match builder.enable_all().build() {
         Ok(runtime) => {
             let code = runtime.block_on(future);
             // Not waiting for a file that is being read: it may be on a file system that hangs.

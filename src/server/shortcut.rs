@@ -134,6 +134,10 @@ impl Shortcut {
         answer.record.sent(answer.size);
         answer.record.is_whole();
         self.answer = None;
+        // Kept for the next one, but for what hardly any answer takes.
+        if self.text.capacity() > 4 * SMALL {
+            self.text = Vec::new();
+        }
         pulse.answered_here();
         Poll::Ready(Ok(()))
     }
