@@ -331,7 +331,7 @@ impl Gateway {
     }
 
     /// Has what is in a slot asked for again, on behalf of one who doesn't wait for it.
-    fn refresh(self: &Arc<Self>, question: &Question, slot: Slot, headers: &HeaderMap, record: &Record) {
+    fn refresh(self: &Arc<Self>, question: &Question, slot: Slot, headers: &HeaderMap, record: &mut Record) {
         if let Some(pilot) = self.flights(&slot).begin(&slot) {
             let flight = self.flight(question, slot, headers, record);
             self.metrics.refreshes.inc();
@@ -343,13 +343,14 @@ impl Gateway {
         if slot.owner.is_none() { &self.shared_flights } else { &self.lone_flights }
     }
 
-    fn flight(&self, question: &Question, slot: Slot, headers: &HeaderMap, record: &Record) -> Flight {
+    fn flight(&self, question: &Question, slot: Slot, headers: &HeaderMap, record: &mut Record) -> Flight {
         let errand = Errand {
             credential: question.credential.kept(),
             date: self.clock.date(),
             request_id: record.request_id().to_owned(),
             via: self.via.trail(headers),
             validator: None,
+            trace: record.traced(headers),
             forwarded: forwarded::select(question.asked.key.operation(), headers),
         };
         Flight { question: question.clone(), slot, errand }

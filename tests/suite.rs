@@ -48,6 +48,7 @@ mod table;
 mod telling;
 mod terraform;
 mod tls;
+mod tracing;
 mod unshareable;
 mod upstream;
 mod views;
