@@ -1,0 +1,198 @@
+// A browser, a server that plays the gateway's admin listener, and time that passes only when it is told to.
+//
+// WORKSPACE_GATEWAY_TEST_PAGE_MODULES is the node_modules that `npm ci` makes of this directory. The browser is the system's
+// own (Debian's chromium, or CHROMIUM).
+
+import assert from "node:assert/strict";
+import { createHash } from "node:crypto";
+import { readFileSync } from "node:fs";
+import { createServer } from "node:http";
+import { createRequire } from "node:module";
+import { join, resolve } from "node:path";
+
+import { CONFIG, STARTED, entries, fresh } from "./fixtures/status.mjs";
+
+const modules = process.env.WORKSPACE_GATEWAY_TEST_PAGE_MODULES;
+assert.ok(modules, "WORKSPACE_GATEWAY_TEST_PAGE_MODULES is not set");
+const require = createRequire(join(resolve(modules), "page.js"));
+const { chromium } = require("playwright-core");
+export const AXE = require.resolve("axe-core/axe.min.js");
+
+export const DESKTOP = { width: 1280, height: 900 };
+export const PHONE = { width: 360, height: 740 };
+
+const SOURCES = join(import.meta.dirname ?? new URL(".", import.meta.url).pathname, "../../src/admin/page");
+const SCRIPTS = ["format.js", "charts.js", "tables.js", "page.js"];
+
+/** The document as the gateway puts it together, with the policy that it is served with. */
+function documentAndPolicy() {
+    const read = (name) => readFileSync(join(SOURCES, name), "utf8");
+    const [style, script] = [read("page.css"), SCRIPTS.map(read).join("")];
+    const hash = (text) => `'sha256-${createHash("sha256").update(text).digest("base64")}'`;
+    const html = read("page.html").replace("/*STYLE*/", () => style).replace("/*SCRIPT*/", () => script);
+    const policy =
+        `default-src 'none'; style-src ${hash(style)}; script-src ${hash(script)}; connect-src 'self'; img-src data:; ` +
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+    return { html, policy };
+}
+
+/** What plays the gateway. Tests change what it says, and see what it was asked. */
+export class Gateway {
+    status = () => fresh();
+    entries = [];
+    total = null;
+    config = CONFIG;
+    token = null;
+    isGone = false;
+    /** If set, answers wait for it. */
+    held = null;
+    /** Answers under way. */
+    open = 0;
+    most = 0;
+
+    static async start() {
+        const gateway = new Gateway();
+        const { html, policy } = documentAndPolicy();
+        gateway.server = createServer((request, response) => void gateway.#answer(request, response, html, policy));
+        await new Promise((done) => gateway.server.listen(0, "127.0.0.1", done));
+        gateway.origin = `http://127.0.0.1:${gateway.server.address().port}`;
+        return gateway;
+    }
+
+    async stop() {
+        this.server.closeAllConnections();
+        await new Promise((done) => this.server.close(done));
+    }
+
+    async #answer(request, response, html, policy) {
+        const url = new URL(request.url, this.origin);
+        if (this.isGone && url.pathname !== "/") {
+            request.socket.destroy();
+            return;
+        }
+        const send = (status, type, body, headers = {}) =>
+            response.writeHead(status, { "Content-Type": type, "Cache-Control": "no-store", ...headers }).end(body);
+        if (url.pathname === "/") {
+            send(200, "text/html; charset=utf-8", html, { "Content-Security-Policy": policy });
+            return;
+        }
+        this.open += 1;
+        this.most = Math.max(this.most, this.open);
+        await this.held;
+        this.open -= 1;
+        if (this.token !== null && request.headers.authorization !== `Bearer ${this.token}`) {
+            send(401, "text/plain; charset=utf-8", "expected Authorization: Bearer with listen.admin_token\n", { "WWW-Authenticate": "Bearer" });
+        } else if (url.pathname === "/status") {
+            send(200, "application/json", JSON.stringify(this.status()));
+        } else if (url.pathname === "/cache/entries") {
+            const limit = Number(url.searchParams.get("limit") ?? 100);
+            const shown = [...this.entries].sort((one, other) => other.hits - one.hits).slice(0, limit);
+            send(200, "application/json", JSON.stringify({ total: this.total ?? this.entries.length, entries: shown }));
+        } else if (url.pathname === "/config") {
+            send(200, "text/plain; charset=utf-8", this.config);
+        } else {
+            send(404, "text/plain; charset=utf-8", "no such page\n");
+        }
+    }
+}
+
+/** The browser, once for all tests of a file. */
+export function launch() {
+    return chromium.launch({
+        executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
+        headless: true,
+        args: [
+            "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+            "--disable-component-update", "--disable-sync",
+        ],
+    });
+}
+
+/** A tab with a clock of its own. Whatever it does that a good page doesn't is remembered. */
+export class Tab {
+    /** What was written to the console as a mistake; requests elsewhere; what the policy forbids. */
+    mistakes = [];
+    strangers = [];
+    /** What it has asked for, in order. (The browser itself asks again when a connection that was kept turns out closed.) */
+    asked = [];
+
+    static async open(browser, gateway, { viewport = DESKTOP, scheme = "light", fakeClock = true, ...more } = {}) {
+        const tab = new Tab();
+        tab.gateway = gateway;
+        tab.context = await browser.newContext({ viewport, colorScheme: scheme, timezoneId: "Asia/Shanghai", locale: "en-GB", ...more });
+        tab.page = await tab.context.newPage();
+        tab.page.on("console", (message) => {
+            // A browser says so itself when a request fails; what the page makes of that is looked at where it is meant to.
+            if (message.type() === "error" && !message.text().startsWith("Failed to load resource")) {
+                tab.mistakes.push(message.text());
+            }
+        });
+        tab.page.on("pageerror", (error) => tab.mistakes.push(String(error)));
+        tab.page.on("request", (request) => {
+            tab.asked.push(request.url().slice(gateway.origin.length));
+            if (!request.url().startsWith(`${gateway.origin}/`) && !request.url().startsWith("data:")) {
+                tab.strangers.push(request.url());
+            }
+        });
+        await tab.page.addInitScript(() => {
+            window.violations = [];
+            document.addEventListener("securitypolicyviolation", (event) => window.violations.push(`${event.violatedDirective} ${event.blockedURI}`));
+        });
+        if (fakeClock) {
+            await tab.page.clock.install({ time: STARTED + 4_711_200 });
+            await tab.page.clock.pauseAt(STARTED + 4_712_000);
+        }
+        await tab.page.goto(`${gateway.origin}/`);
+        return tab;
+    }
+
+    polls() {
+        return this.asked.filter((path) => path === "/status").length;
+    }
+
+    /** Waits until this holds in the page. */
+    async until(what, argument) {
+        await this.page.waitForFunction(what, argument, { timeout: 15_000 });
+    }
+
+    async state(name) {
+        await this.until((wanted) => document.body.dataset.state === wanted, name);
+    }
+
+    /** Lets so much time pass, in steps of a poll, each of which is shown before the next. */
+    async pass(seconds) {
+        for (let step = 0; step < seconds / 2; step += 1) {
+            const before = this.polls();
+            await this.page.clock.runFor(2000);
+            await this.settled(before + 1);
+        }
+    }
+
+    /** So many polls were made, and the page isn't waiting for one. */
+    async settled(polls) {
+        await this.until(() => state.isAsking === false);
+        assert.equal(this.polls(), polls);
+    }
+
+    text(selector) {
+        return this.page.locator(selector).innerText();
+    }
+
+    /** What every figure on the page says, and was read as. */
+    figures() {
+        return this.page.evaluate(() =>
+            [...document.querySelectorAll("[data-figure]")].map((place) => ({
+                name: place.dataset.figure,
+                value: JSON.parse(place.dataset.value),
+                text: place.textContent,
+            })));
+    }
+
+    async close() {
+        const violations = await this.page.evaluate(() => window.violations);
+        await this.context.close();
+        assert.deepEqual({ mistakes: this.mistakes, strangers: this.strangers, violations }, { mistakes: [], strangers: [], violations: [] });
+    }
+}
+
+export { entries };
