@@ -13,6 +13,7 @@ mod forward;
 mod identify;
 mod live;
 mod look_up;
+mod notable;
 mod outward;
 mod release;
 mod reload;
@@ -25,6 +26,7 @@ mod wait;
 use std::net::SocketAddr;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, RwLock};
+use std::time::Instant;
 
 use bytes::Bytes;
 use http::request::Parts;
@@ -57,6 +59,9 @@ use crate::request::wish::Wish;
 use crate::request::{BypassReason, X_REQUEST_ID, target};
 use crate::signing::Changes;
 use crate::stream::{BoxError, nothing, stream};
+use crate::telemetry::events::Events;
+use crate::telemetry::fetches::Fetches;
+use crate::telemetry::health::Healths;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::outcome::Outcome;
 use crate::telemetry::record::Record;
@@ -103,6 +108,10 @@ pub struct Gateway {
     acquaintances: Acquaintances,
     metrics: Arc<Metrics>,
     reloads: Reloads,
+    fetches: Fetches,
+    events: Events,
+    healths: Healths,
+    started: Instant,
     repeats: Repeats,
     clock: Clock,
 }

@@ -13,6 +13,8 @@ const README: &str = include_str!("../README.md");
 /// The settings of a table as dotted names.
 fn settings(prefix: &str, table: &toml::Table) -> Vec<String> {
     let names = table.iter().flat_map(|(name, value)| match value {
+        // Where a secret is.
+        toml::Value::Table(inner) if inner.contains_key("file") => vec![format!("{prefix}{name}")],
         toml::Value::Table(inner) => settings(&format!("{prefix}{name}."), inner),
         _ => vec![format!("{prefix}{name}")],
     });
@@ -24,8 +26,9 @@ fn every_setting_is_told_with_its_default() {
     // What has no default is commented out, and so is uncommented here.
     let all = REFERENCE.replace("# region =", "region =").replace("# workspace_url", "workspace_url");
     let all = all.replace("# appstream_url", "appstream_url").replace("# ca_file", "ca_file");
+    let all = all.replace("# admin_token", "admin_token");
     let settings = settings("", &toml::from_str(&all).unwrap());
-    assert_eq!(settings.len(), 41);
+    assert_eq!(settings.len(), 42);
     for name in settings {
         assert!(README.contains(&format!("| `{name}` |")), "{name}");
     }

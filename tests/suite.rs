@@ -8,6 +8,8 @@
 mod support;
 
 mod admin;
+mod admin_attacks;
+mod admin_status;
 mod attacks;
 mod bypass;
 mod caching;

@@ -67,7 +67,7 @@ impl Label {
 impl Record {
     /// Begins the record of a request.
     pub fn begin(metrics: Arc<Metrics>, clock: Clock, request_id: RequestId, head: &Parts) -> Self {
-        let path = tracing::enabled!(target: ACCESS, Level::INFO).then(|| shortened(head.uri.path()));
+        let path = is_logged().then(|| shortened(head.uri.path()));
         let begun = clock.now();
         let mut record = Self::of(metrics, clock, begun, request_id, method_name(&head.method), path);
         record.trace = Trace::read(&head.headers);
@@ -219,6 +219,11 @@ impl Drop for Record {
             "request",
         );
     }
+}
+
+/// Whether the log tells of each request at present.
+pub fn is_logged() -> bool {
+    tracing::enabled!(target: ACCESS, Level::INFO)
 }
 
 /// Microseconds are enough, and shorter to read than a float's every digit.
