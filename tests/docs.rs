@@ -1,4 +1,4 @@
-//! The README tells of everything there is: settings, metrics, reasons.
+//! The documents tell of everything there is: settings, metrics, reasons.
 
 use workspace_gateway::cache::admission::Unstorable;
 use workspace_gateway::config::REFERENCE;
@@ -9,6 +9,7 @@ use workspace_gateway::telemetry::outcome::Outcome;
 use crate::support::World;
 
 const README: &str = include_str!("../README.md");
+const METRICS: &str = include_str!("../deploy/metrics.md");
 
 /// The settings of a table as dotted names.
 fn settings(prefix: &str, table: &toml::Table) -> Vec<String> {
@@ -49,7 +50,7 @@ async fn every_metric_is_told() {
     let page = world.server.gateway().metrics().encode().unwrap();
     for line in page.lines().filter_map(|line| line.strip_prefix("# TYPE workspace_gateway_")) {
         let name = line.split(' ').next().unwrap();
-        assert!(README.contains(&format!("`{name}`")), "{name}");
+        assert!(METRICS.contains(&format!("`{name}`")), "{name}");
     }
 }
 

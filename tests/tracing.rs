@@ -98,6 +98,12 @@ async fn the_log_tells_the_trace_and_the_gateways_part_in_it() {
         http.send(http::Method::GET, &url, &headers, "").await;
         told.push(gateway.says("request").await);
     }
+    // All fields are told, the traces' among them.
+    let operating = include_str!("../deploy/operating.md");
+    let standard = ["timestamp", "level", "message", "target"];
+    for field in told[0].as_object().unwrap().keys().filter(|field| !standard.contains(&&***field)) {
+        assert!(operating.contains(&format!("`{field}`")), "{field}");
+    }
     let sent = simulator.requests_seen().pop().unwrap().headers["traceparent"].to_str().unwrap().to_owned();
     assert_eq!(told[0]["span_id"], sent.split('-').nth(2).unwrap());
     for event in &told {
