@@ -95,9 +95,8 @@ impl Gateway {
     /// None if it has not come before, or has to go the whole way.
     pub fn repeat(&self, head: &Fingerprint, connection: &Connection, text: &mut Vec<u8>) -> Option<(Bytes, Record)> {
         let known = self.heads.get(head)?;
-        let is_logged = record::is_logged();
         // The log may have begun to tell of requests since.
-        if is_logged && known.path.is_none() {
+        if known.path.is_none() && record::is_logged() {
             return None;
         }
         if !self.is_in_force(&known.live) || known.local != connection.local || self.mode() == Mode::Bypass {
@@ -107,7 +106,7 @@ impl Gateway {
         let entry = self.fresh(&known.asked, now)?;
         entry.hit();
         let (metrics, clock) = (Arc::clone(&self.metrics), self.clock.clone());
-        let what = (known.path.as_ref().filter(|_| is_logged), &**known.asked.key.operation(), &known.series);
+        let what = (known.path.as_ref(), &**known.asked.key.operation(), &known.series);
         let record = Record::repeat(metrics, clock, now, self.request_ids.next(), what);
         compose::write_hit(&entry, now, record.request_id(), text);
         Some((entry.body().clone(), record))
