@@ -2,6 +2,7 @@
 
 mod announce;
 mod demo;
+mod inherit;
 mod reload;
 mod serve;
 

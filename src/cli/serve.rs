@@ -7,7 +7,7 @@ use std::sync::Arc;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::reload::Watching;
-use super::{USAGE, announce, block_on, failure};
+use super::{USAGE, announce, block_on, failure, inherit};
 use crate::clock::Clock;
 use crate::config::{Config, Source};
 use crate::server::{Server, StartError};
@@ -15,6 +15,10 @@ use crate::telemetry::logs;
 
 pub(super) fn run(config: &Config, source: Source) -> ExitCode {
     let verbosity = logs::init(&config.settings.log);
+    let inherited = match inherit::sockets() {
+        Ok(inherited) => inherited,
+        Err(error) => return failure(USAGE, &error),
+    };
     block_on(async {
         // Before anyone is told that it is ready: whoever stops it then must not kill it.
         let (mut signals, hangups) = match StopSignals::new().and_then(|stop| Ok((stop, signal(SignalKind::hangup())?)))
@@ -22,9 +26,9 @@ pub(super) fn run(config: &Config, source: Source) -> ExitCode {
             Ok(signals) => signals,
             Err(error) => return failure(1, &format!("cannot wait for signals: {error}")),
         };
-        let mut server = match Server::start(config, Clock::System).await {
+        let mut server = match Server::start_on(inherited, config, Clock::System).await {
             Ok(server) => server,
-            Err(error @ StartError::Unusable(_)) => return failure(USAGE, &error),
+            Err(error @ (StartError::Unusable(_) | StartError::NotAllowed(_))) => return failure(USAGE, &error),
             Err(error) => return failure(1, &error),
         };
         announce::ready(config, &server);
