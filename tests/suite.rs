@@ -44,6 +44,7 @@ mod sharing;
 mod short_way;
 mod short_way_attacks;
 mod signatures;
+mod supervised;
 mod table;
 mod telling;
 mod terraform;

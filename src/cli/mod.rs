@@ -5,6 +5,7 @@ mod demo;
 mod inherit;
 mod reload;
 mod serve;
+mod supervisor;
 
 use std::ffi::OsString;
 use std::io::{self, Write as _};

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::reload::Watching;
+use super::supervisor::Supervisor;
 use super::{USAGE, announce, block_on, failure, inherit};
 use crate::clock::Clock;
 use crate::config::{Config, Source};
@@ -19,6 +20,7 @@ pub(super) fn run(config: &Config, source: Source) -> ExitCode {
         Ok(inherited) => inherited,
         Err(error) => return failure(USAGE, &error),
     };
+    let supervisor = Supervisor::from_environment();
     block_on(async {
         // Before anyone is told that it is ready: whoever stops it then must not kill it.
         let (mut signals, hangups) = match StopSignals::new().and_then(|stop| Ok((stop, signal(SignalKind::hangup())?)))
@@ -32,12 +34,14 @@ pub(super) fn run(config: &Config, source: Source) -> ExitCode {
             Err(error) => return failure(1, &error),
         };
         announce::ready(config, &server);
-        let watching = Watching::new(source, Arc::clone(server.reloading()), verbosity);
+        supervisor.ready(&format!("clients connect to {}", server.proxy_address()));
+        let watching = Watching::new(source, Arc::clone(server.reloading()), verbosity, supervisor.clone());
         tokio::select! {
             () = signals.received() => {}
             () = watching.run(hangups) => {}
             () = server.failed() => return failure(1, &"the proxy listener has failed; its log has more"),
         }
+        supervisor.stopping();
         tracing::info!("stopping: no new connections, finishing what is in flight");
         tokio::select! {
             () = server.stop() => tracing::info!("stopped"),
