@@ -22,6 +22,7 @@ mod fences;
 mod flights;
 mod freshness;
 mod headers;
+mod health;
 mod http2;
 mod isolation;
 mod key_abuse;
