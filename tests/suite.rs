@@ -51,6 +51,7 @@ mod telling;
 mod terraform;
 mod tls;
 mod unshareable;
+mod upgrade;
 mod upstream;
 mod views;
 mod wishes;
