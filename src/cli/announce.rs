@@ -14,6 +14,9 @@ pub(super) fn ready(config: &Config, server: &Server) {
             "clients' tokens travel in the clear to this address: keep it inside a pod or a trusted network"
         );
     }
+    for (listener, address) in server.inherited() {
+        tracing::info!(listener, %address, "listening on a socket that was handed down");
+    }
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         mode = config.settings.mode.as_str(),

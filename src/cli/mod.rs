@@ -2,8 +2,11 @@
 
 mod announce;
 mod demo;
+mod health;
+mod inherit;
 mod reload;
 mod serve;
+mod supervisor;
 
 use std::ffi::OsString;
 use std::io::{self, Write as _};
@@ -42,6 +45,14 @@ enum Command {
         /// A header of the request, such as 'X-Auth-Token: x'. Can be given more than once.
         #[arg(long = "header", short = 'H', value_name = "NAME: VALUE")]
         headers: Vec<String>,
+        #[command(flatten)]
+        settings: Settings,
+    },
+    /// Ask a gateway that runs here with the same settings whether it is alive: exit 0 if so, 1 if not.
+    Health {
+        /// Whether it takes requests, which it no longer does when it is stopping.
+        #[arg(long)]
+        ready: bool,
         #[command(flatten)]
         settings: Settings,
     },
@@ -176,6 +187,7 @@ pub fn run() -> ExitCode {
                 Err(message) => failure(USAGE, &message),
             }
         }),
+        Command::Health { ready, settings } => with(settings.or_any_region(), |config, _| health::run(&config, ready)),
         Command::Demo { once, mode } => match mode.parse() {
             Ok(mode) => demo::run(once, mode),
             Err(message) => failure(USAGE, &format!("--mode: {message}")),

@@ -239,17 +239,13 @@ fn locate(settings: &Settings, service: Service, given: Option<&BaseUrl>) -> Res
 
 /// What no setting can tell alone.
 fn consistent(settings: &Settings) -> Result<(), String> {
-    if !settings.listen.admin.0.ip().is_loopback() && settings.listen.admin_token.is_none() {
-        return Err(format!(
-            "listen.admin: {:?} is not allowed: expected a loopback address, or a listen.admin_token",
-            settings.listen.admin
-        ));
+    let listen = &settings.listen;
+    let addresses =
+        [("listen.proxy", listen.proxy.0), ("listen.metrics", listen.metrics.0), ("listen.admin", listen.admin.0)];
+    for (setting, address) in addresses {
+        may_listen(listen, setting, address)?;
     }
-    distinct(&[
-        ("listen.proxy", settings.listen.proxy.0),
-        ("listen.metrics", settings.listen.metrics.0),
-        ("listen.admin", settings.listen.admin.0),
-    ])?;
+    distinct(&addresses)?;
     let mut headers = settings.cache.keyed_headers.clone();
     headers.sort_by(|a, b| a.0.as_str().cmp(b.0.as_str()));
     if let Some(twice) = headers.windows(2).find(|two| two[0] == two[1]) {
@@ -271,6 +267,20 @@ fn consistent(settings: &Settings) -> Result<(), String> {
                 "upstream.{longer}: {other:?} is not allowed: expected at least upstream.{shorter}, {one:?}"
             ));
         }
+    }
+    Ok(())
+}
+
+/// Whether a listener may be where it is: the one that this setting of `[listen]` is for, at the address that the setting
+/// names, or that a socket has which was handed down for it.
+///
+/// # Errors
+/// Why not.
+pub fn may_listen(listen: &settings::Listen, setting: &str, address: SocketAddr) -> Result<(), String> {
+    if setting == "listen.admin" && !address.ip().is_loopback() && listen.admin_token.is_none() {
+        return Err(format!(
+            "{setting}: \"{address}\" is not allowed: expected a loopback address, or a listen.admin_token"
+        ));
     }
     Ok(())
 }

@@ -14,8 +14,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use super::exchange::Upload;
+use super::leaving::Exit;
 use super::reload::Bounds;
-use super::serve::{Serving, draining};
+use super::serve::Serving;
 use super::shortcut::Shortcut;
 use crate::clock::Clock;
 use crate::stream::BoxError;
@@ -29,9 +30,10 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const TELL_AGAIN: Duration = Duration::from_secs(60);
 
 /// How connections are accepted.
-#[derive(Clone)]
 pub(super) struct Accepting {
     pub(super) serving: Serving,
+    /// When that ends, and how.
+    pub(super) exit: Exit,
     /// What holds for those that are accepted now.
     pub(super) bounds: watch::Receiver<Bounds>,
     /// For logs.
@@ -55,8 +57,7 @@ impl Accepting {
         B::Error: Into<BoxError>,
     {
         let room = Arc::new(Semaphore::new(self.max_connections));
-        let mut drain = self.serving.drain.clone();
-        let mut draining = pin!(draining(&mut drain));
+        let mut exit = pin!(self.exit.wanted());
         let mut told = None;
         loop {
             // Room first: who is not accepted waits in the kernel and costs nothing here.
@@ -66,7 +67,7 @@ impl Accepting {
             };
             let (place, accepted) = tokio::select! {
                 accepted = accepted => accepted,
-                () = &mut draining => break,
+                () = &mut exit => break,
             };
             match accepted {
                 Ok((stream, _)) => self.spawn(stream, place, &welcome),
@@ -80,7 +81,7 @@ impl Accepting {
         let left = self.max_connections - room.available_permits();
         let all = u32::try_from(self.max_connections).unwrap_or(u32::MAX);
         let limit = self.bounds.borrow().drain_timeout;
-        if tokio::time::timeout(limit, room.acquire_many(all)).await.is_err() {
+        if !self.exit.close(|| room.acquire_many(all), limit).await {
             tracing::warn!(connections = left, ?limit, "not everything in flight was done in time");
         }
     }

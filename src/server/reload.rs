@@ -34,9 +34,9 @@ impl Bounds {
         Self { terms, buffer, drain_timeout: limits.drain_timeout.0 }
     }
 
-    /// Of the listeners for metrics and for the operator. Nobody waits for these.
+    /// Of the listeners for metrics and for the operator.
     pub(super) fn for_watchers(limits: &Limits) -> Self {
-        Self { buffer: 64 * 1024, drain_timeout: Duration::ZERO, ..Self::for_clients(limits) }
+        Self { buffer: 64 * 1024, ..Self::for_clients(limits) }
     }
 }
 

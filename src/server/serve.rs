@@ -5,7 +5,8 @@ use std::pin::pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::header::CONNECTION;
+use http::{HeaderValue, Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
@@ -18,6 +19,7 @@ use tokio::sync::watch;
 use tokio::time::{sleep, sleep_until};
 
 use super::exchange::{Streams, Upload, exchange};
+use super::leaving::Leaving;
 use super::pulse::{Cause, Pulse, Verdict};
 use super::reload::Bounds;
 use super::shortcut::Shortcut;
@@ -44,6 +46,8 @@ pub(super) struct Serving {
     pub(super) dropped: Option<IntCounterVec>,
     /// Says when it is time to end in good order.
     pub(super) drain: watch::Receiver<bool>,
+    /// Says when that is near.
+    pub(super) leaving: Leaving,
 }
 
 impl Serving {
@@ -80,14 +84,26 @@ impl Serving {
     {
         let pulse = Arc::new(Pulse::new());
         let wire = tokio::select! {
-            wire = Wire::of(io, shortcut, Arc::clone(&pulse)) => wire.map_err(|error| Ending::Broken(error.into()))?,
+            wire = Wire::of(io, shortcut, &self.leaving, Arc::clone(&pulse)) => wire.map_err(|error| Ending::Broken(error.into()))?,
             () = sleep(self.bounds.terms.head) => return Err(Ending::Dropped(Cause::Head)),
             () = draining(&mut self.drain) => return Ok(()),
         };
         let is_http2 = self.http2 && wire.is_http2();
         let service = service_fn({
-            let pulse = Arc::clone(&pulse);
-            move |request: Request<Incoming>| exchange(&pulse, is_http2, request, &answer)
+            let (pulse, leaving) = (Arc::clone(&pulse), self.leaving.clone());
+            move |request: Request<Incoming>| {
+                let (answered, leaving) = (exchange(&pulse, is_http2, request, &answer), leaving.clone());
+                async move {
+                    let mut answered = answered.await;
+                    if let Ok(answer) = &mut answered
+                        && !is_http2
+                        && leaving.is_begun()
+                    {
+                        answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                    }
+                    answered
+                }
+            }
         });
         if is_http2 {
             let streams = Streams { write: self.bounds.terms.write, dropped: self.dropped.clone() };
@@ -134,6 +150,8 @@ impl Serving {
     {
         let mut connection = pin!(connection);
         let mut draining = pin!(draining(&mut self.drain));
+        let mut leaving = pin!(self.leaving.begun());
+        let mut is_leaving = false;
         let mut timer = pin!(sleep_until(pulse.first(&self.bounds.terms).into()));
         let mut closing = None;
         loop {
@@ -143,6 +161,11 @@ impl Serving {
                     if pulse.is_flooded() { Ending::Dropped(Cause::Resets) } else { Ending::Broken(error.into()) }
                 }),
                 () = draining.as_mut(), if closing.is_none() => false,
+                // In HTTP/2 that is told at once (`goaway.rs`): the connection is only to be looked at.
+                () = leaving.as_mut(), if is_http2 && !is_leaving => {
+                    is_leaving = true;
+                    continue;
+                }
                 () = timer.as_mut() => match pulse.judge(&self.bounds.terms, is_http2, closing) {
                     Verdict::Wait(until) => {
                         timer.as_mut().reset(until.into());

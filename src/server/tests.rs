@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod leaving;
 mod short_way;
 
 use std::future::Future;
@@ -21,6 +22,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
 use super::exchange::Upload;
+use super::leaving::Exit;
 use super::pulse::Terms;
 use super::reload::Bounds;
 use super::serve::Serving;
@@ -70,7 +72,7 @@ struct Served {
     serving: JoinHandle<()>,
     began: Instant,
     dropped: IntCounterVec,
-    drain: watch::Sender<bool>,
+    exit: Exit,
     /// Of the one answer that comes bit by bit.
     parts: mpsc::Sender<io::Result<Bytes>>,
 }
@@ -95,11 +97,11 @@ impl Served {
                 }
             }
         };
-        Self { parts, ..Self::by(None, answer) }
+        Self { parts, ..Self::by(Exit::new(watch::channel(false).1, false), None, answer) }
     }
 
     /// By other means.
-    fn by<A, F, B>(shortcut: Option<Shortcut>, answer: A) -> Self
+    fn by<A, F, B>(exit: Exit, shortcut: Option<Shortcut>, answer: A) -> Self
     where
         A: Fn(Request<Upload>) -> F + Send + 'static,
         F: Future<Output = Response<B>> + Send + 'static,
@@ -108,12 +110,17 @@ impl Served {
     {
         let (client, server) = duplex(BETWEEN);
         let dropped = IntCounterVec::new(Opts::new("dropped", "By cause."), &["cause"]).unwrap();
-        let (drain, draining) = watch::channel(false);
         let bounds = Bounds { terms: TERMS, buffer: 64 * 1024, drain_timeout: Duration::ZERO };
-        let serving = Serving { bounds, http2: true, dropped: Some(dropped.clone()), drain: draining };
+        let serving = Serving {
+            bounds,
+            http2: true,
+            dropped: Some(dropped.clone()),
+            drain: exit.draining(),
+            leaving: exit.leaving(),
+        };
         let serving = tokio::spawn(serving.serve(server, shortcut, answer));
         let (began, parts) = (Clock::System.now(), mpsc::channel(1).0);
-        Self { client: Some(client), serving, began, dropped, drain, parts }
+        Self { client: Some(client), serving, began, dropped, exit, parts }
     }
 
     fn client(&mut self) -> &mut DuplexStream {
@@ -360,14 +367,14 @@ async fn to_drain_is_to_finish_what_is_under_way() {
     for begun in ["", "PRI"] {
         let mut served = Served::new();
         served.write(begun).await;
-        served.drain.send_replace(true);
+        served.exit.drain();
         assert_eq!(served.ended().await, (0, vec![]), "{begun:?}");
     }
     let mut served = Served::new();
     let (sender, connection) = served.http2().await;
     let mut sender = sender.ready().await.unwrap();
     let mut answer = sender.send_request(get("/parts"), true).unwrap().0.await.unwrap().into_body();
-    served.drain.send_replace(true);
+    served.exit.drain();
     sleep(Duration::from_secs(60)).await;
     assert!(!served.serving.is_finished());
     assert!(sender.ready().await.is_err(), "nothing new is taken");

@@ -54,9 +54,10 @@ impl Knowing {
     /// A connection that it serves.
     fn served(&self) -> Served {
         let connection = Arc::new(Connection::new(([127, 0, 0, 1], 8080).into()));
-        let shortcut = Shortcut::new(Arc::clone(&self.gateway), Arc::clone(&connection));
         let gateway = Arc::clone(&self.gateway);
-        Served::by(Some(shortcut), move |request| {
+        let exit = Exit::new(watch::channel(false).1, false);
+        let shortcut = Shortcut::new(Arc::clone(&self.gateway), Arc::clone(&connection), exit.leaving());
+        Served::by(exit, Some(shortcut), move |request| {
             let (gateway, connection) = (Arc::clone(&gateway), Arc::clone(&connection));
             async move { gateway.handle(request, &connection).await }
         })
@@ -173,7 +174,7 @@ async fn to_drain_is_to_finish_what_the_short_way_has_begun() {
         let before = knowing.repeated();
         served.write(HEAD).await;
         sleep(Duration::from_secs(1)).await;
-        served.drain.send_replace(true);
+        served.exit.drain();
         sleep(Duration::from_secs(1)).await;
         assert!(!served.serving.is_finished());
         knowing.is_answered(&mut served, Duration::from_secs(20)).await;
@@ -185,7 +186,7 @@ async fn to_drain_is_to_finish_what_the_short_way_has_begun() {
     let mut served = knowing.served();
     served.write(HEAD).await;
     sleep(Duration::from_secs(1)).await;
-    served.drain.send_replace(true);
+    served.exit.drain();
     assert_eq!(served.ended().await, (30, vec![("write-timeout", 1)]));
 }
 
@@ -198,4 +199,19 @@ async fn a_client_that_says_no_more_is_answered_whole() {
     knowing.is_answered(&mut served, Duration::from_millis(1)).await;
     assert_eq!(served.client().read(&mut [0]).await.unwrap(), 0);
     assert_eq!((served.ended().await.1, knowing.repeated()), (vec![], 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_has_to_say_that_the_connection_ends_goes_the_long_way() {
+    let knowing = Knowing::of(1).await;
+    let mut served = knowing.served();
+    knowing.asks(&mut served).await;
+    assert_eq!(knowing.repeated(), 1);
+    served.exit.leave();
+    served.write(HEAD).await;
+    let mut answer = String::new();
+    served.client().read_to_string(&mut answer).await.unwrap();
+    assert!(answer.contains("\r\ncache-status: workspace-gateway; hit"), "{answer}");
+    assert!(answer.contains("\r\nconnection: close\r\n"), "{answer}");
+    assert_eq!((served.ended().await, knowing.repeated()), ((0, vec![]), 1));
 }
