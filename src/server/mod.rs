@@ -3,8 +3,8 @@
 //!
 //! The caller owns the moment of stopping; this module owns the order: not ready, no new
 //! connections, finish, and only then stop showing metrics. What a single client may do is in `serve.rs`
-//! (versions of HTTP, sizes) and `pulse.rs` (times); that there are not too many is in `accept.rs`. What a reload
-//! changes of that is in `reload.rs`.
+//! (versions of HTTP, sizes) and `pulse.rs` (times), what it has to speak below HTTP in `tls.rs`; that there are not
+//! too many is in `accept.rs`. What a reload changes of that is in `reload.rs`.
 
 mod accept;
 mod exchange;
@@ -15,6 +15,8 @@ mod serve;
 mod shortcut;
 #[cfg(test)]
 mod tests;
+mod tls;
+mod transport;
 mod wire;
 
 use std::io;
@@ -35,6 +37,7 @@ use reload::Bounds;
 pub use reload::{Refused, Reloading};
 use serve::Serving;
 use shortcut::Shortcut;
+use tls::Speech;
 
 /// How many connections the listeners for metrics and for the operator accept at once, each. So few that
 /// they take nothing from clients; so many that whoever is in charge gets through.
@@ -81,13 +84,15 @@ impl Server {
     /// Binds and begins to serve. Does not touch upstream.
     ///
     /// # Errors
-    /// If an address can't be listened on, or `upstream.ca_file` is unusable.
+    /// If an address can't be listened on, or not in plain text, or a file that a setting names is unusable.
     pub async fn start(config: &Config, clock: Clock) -> Result<Self, StartError> {
         let listen = &config.settings.listen;
         let gateway = Gateway::new(config, clock)?;
         let (proxy_listener, proxy) = bind("listen.proxy", listen.proxy.0)?;
         let (metrics_listener, metrics) = bind("listen.metrics", listen.metrics.0)?;
         let (admin_listener, admin) = bind("listen.admin", listen.admin.0)?;
+        let speech = Speech::new(listen, proxy, admin)?;
+        let [with_clients, with_operator] = speech.spoken();
 
         let limits = &config.settings.limits;
         let (draining, drain) = watch::channel(false);
@@ -98,24 +103,29 @@ impl Server {
             serving: Serving {
                 bounds: Bounds::for_clients(limits),
                 http2: true,
+                tls: None,
                 dropped: Some(metrics_of.connections_ended.clone()),
                 drain: drain.clone(),
             },
             bounds: for_clients,
+            tls: with_clients,
             listener: "proxy",
             max_connections: limits.max_connections.0,
             tally: Some((metrics_of.connections.clone(), metrics_of.accept_pauses.clone())),
         };
         // These two go on until the server is gone, so that draining can be watched.
         let (_, never) = watch::channel(false);
-        let apart = |listener| Accepting {
+        let (_, plain) = watch::channel(None);
+        let apart = |listener, tls| Accepting {
             serving: Serving {
                 bounds: Bounds::for_watchers(limits),
                 http2: false,
+                tls: None,
                 dropped: None,
                 drain: never.clone(),
             },
             bounds: for_watchers.clone(),
+            tls,
             listener,
             max_connections: MAX_WATCHING,
             tally: None,
@@ -123,7 +133,7 @@ impl Server {
         let probes = Arc::new(Probes::new(Arc::clone(gateway.metrics()), drain));
         let operator = Arc::new(Operator::new(Arc::clone(&gateway)));
         let watching = [
-            tokio::spawn(apart("metrics").serve(metrics_listener, move |_| {
+            tokio::spawn(apart("metrics", plain).serve(metrics_listener, move |_| {
                 let probes = Arc::clone(&probes);
                 let answer = move |request| {
                     let probes = Arc::clone(&probes);
@@ -131,7 +141,7 @@ impl Server {
                 };
                 (answer, None)
             })),
-            tokio::spawn(apart("admin").serve(admin_listener, move |_| {
+            tokio::spawn(apart("admin", with_operator).serve(admin_listener, move |_| {
                 let operator = Arc::clone(&operator);
                 let answer = move |request| {
                     let operator = Arc::clone(&operator);
@@ -152,8 +162,17 @@ impl Server {
                 (answer, Some(shortcut))
             })
         });
-        let reloading = Arc::new(Reloading::new(Arc::clone(&gateway), clients, watchers));
+        let reloading = Arc::new(Reloading::new(Arc::clone(&gateway), clients, watchers, speech));
         Ok(Self { gateway, reloading, proxy, metrics, admin, draining, proxying, watching })
+    }
+
+    /// Whether it could start with these settings, as far as files are concerned.
+    ///
+    /// # Errors
+    /// Which file is unusable.
+    pub fn check(config: &Config) -> Result<(), StartError> {
+        Gateway::new(config, Clock::System)?;
+        Ok(tls::prepare(&config.settings.listen).map(drop)?)
     }
 
     /// The gateway that answers.

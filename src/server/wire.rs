@@ -46,6 +46,11 @@ impl<IO: AsyncRead + Unpin> Wire<IO> {
         Ok(Self { io, begun, unread: 0..read, frames, shortcut, pulse })
     }
 
+    /// Whether the client begins as in TLS, with a handshake (RFC 8446 §5.1).
+    pub(super) fn is_tls(&self) -> bool {
+        self.begun[..self.unread.end].starts_with(b"\x16\x03")
+    }
+
     /// Whether the client speaks HTTP/2.
     pub(super) fn is_http2(&self) -> bool {
         self.frames.is_some()
@@ -101,7 +106,7 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Wire<IO> {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         ready!(this.poll_finish(context))?;
-        this.pulse.note(Pin::new(&mut this.io).poll_write(context, bytes))
+        Pin::new(&mut this.io).poll_write(context, bytes)
     }
 
     fn poll_write_vectored(
@@ -111,7 +116,7 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Wire<IO> {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         ready!(this.poll_finish(context))?;
-        this.pulse.note(Pin::new(&mut this.io).poll_write_vectored(context, parts))
+        Pin::new(&mut this.io).poll_write_vectored(context, parts)
     }
 
     fn is_write_vectored(&self) -> bool {
