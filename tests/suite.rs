@@ -48,6 +48,8 @@ mod table;
 mod telling;
 mod terraform;
 mod tls;
+mod tls_files;
+mod tls_listener;
 mod unshareable;
 mod upstream;
 mod views;

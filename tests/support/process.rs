@@ -43,14 +43,18 @@ impl Process {
         for name in PROXY_VARIABLES {
             command.env_remove(name);
         }
+        command.arg("serve");
+        // A flag would beat what is asked for.
+        if !environment.iter().any(|(name, _)| *name == "WORKSPACE_GATEWAY_LISTEN") {
+            command.args(["--listen", "127.0.0.1:0"]);
+        }
         let mut child = command
-            .arg("serve")
             .arg("--config")
             .arg(file)
             .envs(environment.iter().copied())
             .args(["--workspace-url", workspace])
             .env("WORKSPACE_GATEWAY_APPSTREAM_URL", appstream)
-            .args(["--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"])
+            .args(["--metrics-listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"])
             .stderr(Stdio::piped())
             .kill_on_drop(true)
             .spawn()
