@@ -52,6 +52,8 @@ mod table;
 mod telling;
 mod terraform;
 mod tls;
+mod tls_files;
+mod tls_listener;
 mod tracing;
 mod unshareable;
 mod upgrade;

@@ -87,6 +87,9 @@ impl Watching {
             if changes.applied.iter().any(|name| tells_where_upstream_is(name)) {
                 announce::upstream(live.catalogue(), egress);
             }
+            if changes.applied.iter().any(|name| tells_what_is_spoken(name)) {
+                announce::exposed(&self.reloading);
+            }
         }
         for other in &changes.at_restart {
             tracing::warn!(
@@ -97,6 +100,10 @@ impl Watching {
             );
         }
     }
+}
+
+fn tells_what_is_spoken(setting: &str) -> bool {
+    ["listen.cert_file", "listen.insecure_plaintext"].contains(&setting)
 }
 
 fn tells_where_upstream_is(setting: &str) -> bool {

@@ -31,7 +31,7 @@ pub(super) fn run(config: &Config, source: Source) -> ExitCode {
         };
         let mut server = match Server::start_on(inherited, config, Clock::System).await {
             Ok(server) => server,
-            Err(error @ (StartError::Unusable(_) | StartError::NotAllowed(_))) => return failure(USAGE, &error),
+            Err(error @ StartError::Unusable(_)) => return failure(USAGE, &error),
             Err(error) => return failure(1, &error),
         };
         announce::ready(config, &server);

@@ -18,6 +18,7 @@ use super::leaving::Exit;
 use super::reload::Bounds;
 use super::serve::Serving;
 use super::shortcut::Shortcut;
+use super::tls::Spoken;
 use crate::clock::Clock;
 use crate::stream::BoxError;
 
@@ -36,6 +37,8 @@ pub(super) struct Accepting {
     pub(super) exit: Exit,
     /// What holds for those that are accepted now.
     pub(super) bounds: watch::Receiver<Bounds>,
+    /// What is spoken with them.
+    pub(super) tls: Spoken,
     /// For logs.
     pub(super) listener: &'static str,
     /// How many there may be at once.
@@ -119,7 +122,7 @@ impl Accepting {
         // Small answers must not wait for the client's delayed acknowledgement.
         let _ = stream.set_nodelay(true);
         let counted = self.tally.as_ref().map(|(open, _)| Counted::new(open));
-        let serving = Serving { bounds: *self.bounds.borrow(), ..self.serving.clone() };
+        let serving = Serving { bounds: *self.bounds.borrow(), tls: self.tls.borrow().clone(), ..self.serving.clone() };
         let (answer, shortcut) = welcome(local);
         tokio::spawn(async move {
             let _open = (counted, place);

@@ -12,7 +12,6 @@ use tokio::io::AsyncWrite;
 
 use super::frames::Frames;
 use super::leaving::Leaving;
-use super::pulse::Pulse;
 
 /// A GOAWAY that leaves every stream be, those that the client has yet to hear of it for included.
 const GOAWAY: [u8; 17] = [0, 0, 8, 7, 0, 0, 0, 0, 0, 0x7f, 0xff, 0xff, 0xff, 0, 0, 0, 0];
@@ -36,13 +35,12 @@ impl Notice {
         &mut self,
         io: &mut IO,
         context: &mut Context<'_>,
-        pulse: &Pulse,
     ) -> Poll<io::Result<()>> {
         if self.is_flushed || (self.written == 0 && !(self.leaving.is_begun() && self.frames.may_go_away())) {
             return Poll::Ready(Ok(()));
         }
         while self.written < GOAWAY.len() {
-            let written = ready!(pulse.note(Pin::new(&mut *io).poll_write(context, &GOAWAY[self.written..])))?;
+            let written = ready!(Pin::new(&mut *io).poll_write(context, &GOAWAY[self.written..]))?;
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }

@@ -3,9 +3,9 @@
 //!
 //! The caller owns the moment of stopping; this module owns the order: not ready, no new
 //! connections, finish, and only then stop showing metrics. Which sockets these are is in `listeners.rs`, what clients
-//! see when one closes in `leaving.rs`. What a single client may do is in `serve.rs`
-//! (versions of HTTP, sizes) and `pulse.rs` (times); that there are not too many is in `accept.rs`. What a reload
-//! changes of that is in `reload.rs`.
+//! see when one closes in `leaving.rs`. What a single client may do is in `serve.rs` (versions of HTTP, sizes) and
+//! `pulse.rs` (times), what it has to speak below HTTP in `tls.rs`; that there are not too many is in `accept.rs`. What
+//! a reload changes of that is in `reload.rs`.
 
 mod accept;
 mod exchange;
@@ -19,6 +19,8 @@ mod serve;
 mod shortcut;
 #[cfg(test)]
 mod tests;
+mod tls;
+mod transport;
 mod wire;
 
 use std::io;
@@ -41,6 +43,7 @@ use reload::Bounds;
 pub use reload::{Refused, Reloading};
 use serve::Serving;
 use shortcut::Shortcut;
+use tls::Speech;
 
 /// How many connections the listeners for metrics and for the operator accept at once, each. So few that
 /// they take nothing from clients; so many that whoever is in charge gets through.
@@ -59,9 +62,6 @@ pub enum StartError {
         /// Why.
         source: io::Error,
     },
-    /// A socket that was handed down has an address that its listener may not have.
-    #[error("handed down as {0}")]
-    NotAllowed(String),
     /// Something that a setting names is unusable.
     #[error(transparent)]
     Unusable(#[from] io::Error),
@@ -84,7 +84,7 @@ impl Server {
     /// Binds and begins to serve. Does not touch upstream.
     ///
     /// # Errors
-    /// If an address can't be listened on, or `upstream.ca_file` is unusable.
+    /// If an address can't be listened on, or not in plain text, or a file that a setting names is unusable.
     pub async fn start(config: &Config, clock: Clock) -> Result<Self, StartError> {
         Self::start_on(Inherited::default(), config, clock).await
     }
@@ -100,6 +100,8 @@ impl Server {
         let inherited = inherited.map(|(name, listener)| (name, listener.address)).collect();
         let [proxy, metrics, admin] = listeners;
         let addresses = [proxy.address, metrics.address, admin.address];
+        let speech = Speech::new(&config.settings.listen, proxy.address, admin.address)?;
+        let [with_clients, with_operator] = speech.spoken();
 
         let limits = &config.settings.limits;
         let (draining, drain) = watch::channel(false);
@@ -112,12 +114,14 @@ impl Server {
             serving: Serving {
                 bounds: Bounds::for_clients(limits),
                 http2: true,
+                tls: None,
                 dropped: Some(metrics_of.connections_ended.clone()),
                 drain: exit.draining(),
                 leaving: leaving.clone(),
             },
             exit,
             bounds: for_clients,
+            tls: with_clients,
             listener: "proxy",
             max_connections: limits.max_connections.0,
             tally: Some((metrics_of.connections.clone(), metrics_of.accept_pauses.clone())),
@@ -125,19 +129,22 @@ impl Server {
         // These two go on until the server is gone, so that draining can be watched; unless they were handed down,
         // for then it is another process that is asked there.
         let (_, never) = watch::channel(false);
-        let apart = |name, listener: &Listener| {
+        let (_, plain) = watch::channel(None);
+        let apart = |name, listener: &Listener, tls| {
             let exit =
                 Exit::new(if listener.is_inherited { drain.clone() } else { never.clone() }, listener.is_inherited);
             Accepting {
                 serving: Serving {
                     bounds: Bounds::for_watchers(limits),
                     http2: false,
+                    tls: None,
                     dropped: None,
                     drain: exit.draining(),
                     leaving: exit.leaving(),
                 },
                 exit,
                 bounds: for_watchers.clone(),
+                tls,
                 listener: name,
                 max_connections: MAX_WATCHING,
                 tally: None,
@@ -146,7 +153,7 @@ impl Server {
         let probes = Arc::new(Probes::new(Arc::clone(gateway.metrics()), drain.clone()));
         let operator = Arc::new(Operator::new(Arc::clone(&gateway)));
         let watching = [
-            tokio::spawn(apart("metrics", &metrics).serve(metrics.socket, move |_| {
+            tokio::spawn(apart("metrics", &metrics, plain).serve(metrics.socket, move |_| {
                 let probes = Arc::clone(&probes);
                 let answer = move |request| {
                     let probes = Arc::clone(&probes);
@@ -154,7 +161,7 @@ impl Server {
                 };
                 (answer, None)
             })),
-            tokio::spawn(apart("admin", &admin).serve(admin.socket, move |local| {
+            tokio::spawn(apart("admin", &admin, with_operator).serve(admin.socket, move |local| {
                 let operator = Arc::clone(&operator);
                 let answer = move |request| {
                     let operator = Arc::clone(&operator);
@@ -175,9 +182,18 @@ impl Server {
                 (answer, Some(shortcut))
             })
         });
-        let reloading = Arc::new(Reloading::new(Arc::clone(&gateway), clients, watchers));
+        let reloading = Arc::new(Reloading::new(Arc::clone(&gateway), clients, watchers, speech));
         let [proxy, metrics, admin] = addresses;
         Ok(Self { gateway, reloading, proxy, metrics, admin, inherited, draining, proxying, watching })
+    }
+
+    /// Whether it could start with these settings, as far as files are concerned.
+    ///
+    /// # Errors
+    /// Which file is unusable.
+    pub fn check(config: &Config) -> Result<(), StartError> {
+        Gateway::new(config, Clock::System)?;
+        Ok(tls::prepare(&config.settings.listen).map(drop)?)
     }
 
     /// The gateway that answers.

@@ -23,6 +23,8 @@ use super::leaving::Leaving;
 use super::pulse::{Cause, Pulse, Verdict};
 use super::reload::Bounds;
 use super::shortcut::Shortcut;
+use super::tls::{Failed, Tls};
+use super::transport::{Socket, Transport};
 use super::wire::Wire;
 use crate::clock::Clock;
 use crate::stream::BoxError;
@@ -42,6 +44,8 @@ pub(super) struct Serving {
     pub(super) bounds: Bounds,
     /// Whether HTTP/2 is spoken besides HTTP/1.
     pub(super) http2: bool,
+    /// What the client has to speak, unless it is plain text.
+    pub(super) tls: Option<Tls>,
     /// Counts the connections, and streams, that didn't keep to the terms.
     pub(super) dropped: Option<IntCounterVec>,
     /// Says when it is time to end in good order.
@@ -69,6 +73,13 @@ impl Serving {
                     dropped.with_label_values(&[cause.as_str()]).inc();
                 }
             }
+            // At no higher level: whoever can connect could fill the log.
+            Err(Ending::Handshake(error)) => {
+                tracing::debug!(%error, "TLS handshake failed");
+                if let Some(dropped) = &self.dropped {
+                    dropped.with_label_values(&[HANDSHAKE]).inc();
+                }
+            }
             // A client's doing as a rule: it hung up, or spoke no HTTP.
             Err(Ending::Broken(error)) => tracing::debug!(%error, "connection ended early"),
         }
@@ -83,11 +94,25 @@ impl Serving {
         B::Error: Into<BoxError>,
     {
         let pulse = Arc::new(Pulse::new());
+        let (socket, tls) = (Socket::new(io, Arc::clone(&pulse)), self.tls.take());
+        let opening = async {
+            let transport = match tls {
+                None => Transport::Plain(socket),
+                // Apart, so that only connections that come by here have its size.
+                Some(tls) => Transport::Tls(Box::pin(tls.accept(socket)).await?),
+            };
+            Wire::of(transport, shortcut, &self.leaving, Arc::clone(&pulse))
+                .await
+                .map_err(|error| Ending::Broken(error.into()))
+        };
         let wire = tokio::select! {
-            wire = Wire::of(io, shortcut, &self.leaving, Arc::clone(&pulse)) => wire.map_err(|error| Ending::Broken(error.into()))?,
+            wire = opening => wire?,
             () = sleep(self.bounds.terms.head) => return Err(Ending::Dropped(Cause::Head)),
             () = draining(&mut self.drain) => return Ok(()),
         };
+        if wire.is_tls() {
+            tracing::debug!("the client speaks TLS, and plain text is spoken here");
+        }
         let is_http2 = self.http2 && wire.is_http2();
         let service = service_fn({
             let (pulse, leaving) = (Arc::clone(&pulse), self.leaving.clone());
@@ -186,10 +211,23 @@ impl Serving {
     }
 }
 
+/// Counted like the causes that there are once a connection stands.
+const HANDSHAKE: &str = "handshake";
+
 /// Why a connection has ended before its client wished.
 enum Ending {
     Dropped(Cause),
+    Handshake(std::io::Error),
     Broken(BoxError),
+}
+
+impl From<Failed> for Ending {
+    fn from(failed: Failed) -> Self {
+        match failed {
+            Failed::Silent(error) => Self::Broken(error.into()),
+            Failed::Handshake(error) => Self::Handshake(error),
+        }
+    }
 }
 
 /// Resolves when it is time to drain; if nobody can say so any more, never.

@@ -129,7 +129,7 @@ impl Shortcut {
             } else {
                 Pin::new(&mut *io).poll_write_vectored(context, &[IoSlice::new(text), IoSlice::new(&answer.body)])
             };
-            let written = ready!(pulse.note(written))?;
+            let written = ready!(written)?;
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
@@ -137,6 +137,8 @@ impl Shortcut {
             answer.written += of_text;
             answer.body.advance(written - of_text);
         }
+        // With TLS it is not sent until then.
+        ready!(Pin::new(io).poll_flush(context))?;
         answer.record.sent(answer.size);
         answer.record.is_whole();
         self.answer = None;

@@ -4,6 +4,7 @@
 
 mod leaving;
 mod short_way;
+mod tls;
 
 use std::future::Future;
 use std::io;
@@ -16,7 +17,7 @@ use h2::client::SendRequest;
 use http::{Request, Response};
 use http_body::{Body, Frame};
 use prometheus::{IntCounterVec, Opts};
-use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
@@ -27,6 +28,7 @@ use super::pulse::Terms;
 use super::reload::Bounds;
 use super::serve::Serving;
 use super::shortcut::Shortcut;
+use super::tls::Tls;
 use crate::clock::Clock;
 use crate::stream::BoxError;
 
@@ -35,6 +37,9 @@ const TERMS: Terms =
 
 /// Larger than what fits between the two ends, and than a window.
 const LARGE: usize = 400_000;
+
+/// Larger than what fits between the two ends, and smaller than what TLS takes beyond that.
+const MEDIUM: usize = 40_000;
 
 /// What fits between the two ends.
 const BETWEEN: usize = 4 * 1024;
@@ -78,8 +83,13 @@ struct Served {
 }
 
 impl Served {
-    /// `/small`, `/large`, `/broken`, `/never`, and `/parts` for one request.
+    /// `/small`, `/medium`, `/large`, `/broken`, `/never`, and `/parts` for one request.
     fn new() -> Self {
+        Self::new_in(None)
+    }
+
+    /// The same in TLS.
+    fn new_in(tls: Option<Tls>) -> Self {
         let (parts, mut body) = mpsc::channel(1);
         let body = std::sync::Mutex::new(Some(std::mem::replace(&mut body, mpsc::channel(1).1)));
         let answer = move |request: Request<Upload>| {
@@ -92,16 +102,17 @@ impl Served {
                         Ok(Bytes::from_static(b"a")),
                         Err(io::ErrorKind::ConnectionReset.into()),
                     ])),
+                    "/medium" => Response::new(Parts::whole(Bytes::from(vec![b'x'; MEDIUM]))),
                     "/large" => Response::new(Parts::whole(Bytes::from(vec![b'x'; LARGE]))),
                     _ => Response::new(parts.unwrap_or_else(|| Parts::whole(Bytes::from_static(b"small")))),
                 }
             }
         };
-        Self { parts, ..Self::by(Exit::new(watch::channel(false).1, false), None, answer) }
+        Self { parts, ..Self::by(Exit::new(watch::channel(false).1, false), tls, None, answer) }
     }
 
     /// By other means.
-    fn by<A, F, B>(exit: Exit, shortcut: Option<Shortcut>, answer: A) -> Self
+    fn by<A, F, B>(exit: Exit, tls: Option<Tls>, shortcut: Option<Shortcut>, answer: A) -> Self
     where
         A: Fn(Request<Upload>) -> F + Send + 'static,
         F: Future<Output = Response<B>> + Send + 'static,
@@ -114,6 +125,7 @@ impl Served {
         let serving = Serving {
             bounds,
             http2: true,
+            tls,
             dropped: Some(dropped.clone()),
             drain: exit.draining(),
             leaving: exit.leaving(),
@@ -161,7 +173,7 @@ impl Served {
     }
 
     fn causes(&self) -> Vec<(&'static str, u64)> {
-        let all = ["head-timeout", "keepalive-timeout", "write-timeout", "resets", "farewell"];
+        let all = ["head-timeout", "keepalive-timeout", "write-timeout", "resets", "farewell", "handshake"];
         let counted = all.map(|cause| (cause, self.dropped.with_label_values(&[cause]).get()));
         counted.into_iter().filter(|&(_, count)| count > 0).collect()
     }

@@ -56,6 +56,11 @@ impl<IO: AsyncRead + Unpin> Wire<IO> {
         Ok(Self { io, begun, unread: 0..read, frames, notice, shortcut, pulse })
     }
 
+    /// Whether the client begins as in TLS, with a handshake (RFC 8446 §5.1).
+    pub(super) fn is_tls(&self) -> bool {
+        self.begun[..self.unread.end].starts_with(b"\x16\x03")
+    }
+
     /// Whether the client speaks HTTP/2.
     pub(super) fn is_http2(&self) -> bool {
         self.frames.is_some()
@@ -105,7 +110,7 @@ impl<IO: AsyncWrite + Unpin> Wire<IO> {
     /// What is said here goes between what hyper writes.
     fn poll_notice(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.notice {
-            Some(notice) => notice.poll(&mut self.io, context, &self.pulse),
+            Some(notice) => notice.poll(&mut self.io, context),
             None => Poll::Ready(Ok(())),
         }
     }
@@ -119,7 +124,7 @@ impl<IO: AsyncWrite + Unpin> Wire<IO> {
         if let (Some(notice), Poll::Ready(Ok(written))) = (&mut self.notice, &written) {
             notice.follow(parts, *written);
         }
-        self.pulse.note(written)
+        written
     }
 
     /// What was answered here goes before what hyper writes.

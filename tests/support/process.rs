@@ -24,10 +24,13 @@ pub struct Process {
     said: String,
 }
 
+/// A port that is free.
+const ANY: &str = "127.0.0.1:0";
+
 const BINARY: &str = env!("CARGO_BIN_EXE_workspace-gateway");
 
 /// `serve`, started by this program, on ports that the system chooses.
-fn serve(program: &str) -> Command {
+fn serve(program: &str, proxy: &str) -> Command {
     let mut command = Command::new(program);
     for name in PROXY_VARIABLES {
         command.env_remove(name);
@@ -37,13 +40,13 @@ fn serve(program: &str) -> Command {
         command.args(["-c", "LISTEN_PID=$$ exec \"$0\" \"$@\"", BINARY]);
     }
     command.arg("serve");
-    command.args(["--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]);
+    command.args(["--listen", proxy, "--metrics-listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]);
     command
 }
 
 /// The same, handed down these open files by these names.
 pub fn handed_down<F: AsFd>(files: &[(&str, F)]) -> Command {
-    let mut command = serve("sh");
+    let mut command = serve("sh", ANY);
     let names: Vec<&str> = files.iter().map(|(name, _)| *name).collect();
     command.env("LISTEN_FDS", files.len().to_string()).env("LISTEN_FDNAMES", names.join(":"));
     let parent = files.iter().map(|(_, file)| file.as_fd().try_clone_to_owned().unwrap());
@@ -78,7 +81,9 @@ impl Process {
 
     /// The same before these upstreams, with these variables.
     pub async fn start_before(workspace: &str, appstream: &str, file: &Path, environment: &[(&str, &str)]) -> Self {
-        let mut command = serve(BINARY);
+        // A flag would beat what is asked for.
+        let listen = environment.iter().find(|(name, _)| *name == "WORKSPACE_GATEWAY_LISTEN");
+        let mut command = serve(BINARY, listen.map_or(ANY, |(_, address)| address));
         command.arg("--config").arg(file).envs(environment.iter().copied());
         command.args(["--workspace-url", workspace]).env("WORKSPACE_GATEWAY_APPSTREAM_URL", appstream);
         Self::of(command).await

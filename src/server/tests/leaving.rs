@@ -55,7 +55,7 @@ async fn who_is_being_answered_is_told_too() {
             Response::new(Parts::whole(Bytes::from_static(b"small")))
         }
     };
-    let mut served = Served::by(Exit::new(watch::channel(false).1, true), None, answer);
+    let mut served = Served::by(Exit::new(watch::channel(false).1, true), None, None, answer);
     served.write(SMALL).await;
     sleep(Duration::from_secs(1)).await;
     served.exit.leave();
