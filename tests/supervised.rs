@@ -121,7 +121,7 @@ async fn what_it_cannot_use_is_told_and_it_exits_2() {
         (vec![("proxy", tcp()), ("metrics", udp)], &[], "LISTEN_FDS: metrics: fd 4 is not a valid tcp socket"),
         (vec![("proxy", connected)], &[], "LISTEN_FDS: the socket for \"proxy\" does not listen"),
         (vec![], &[("LISTEN_FDS", "1"), ("LISTEN_FDNAMES", "admin")], "LISTEN_FDS: admin: fd 3 is not a socket"),
-        (vec![("admin", open)], &[], "handed down as listen.admin: \"0.0.0.0:"),
+        (vec![("admin", open)], &[], "listen.admin: \"0.0.0.0:"),
     ] {
         let output = refused(files, environment).await;
         assert!(stderr(&output).contains(expected), "{expected}: {}", stderr(&output));

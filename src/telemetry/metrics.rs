@@ -51,9 +51,9 @@ pub struct Metrics {
     /// Answers asked for again though nobody waited.
     pub refreshes: IntCounter,
     pauses: IntCounterVec,
-    upstream_requests: IntCounterVec,
-    upstream_durations: HistogramVec,
-    upstream_in_flight: IntGaugeVec,
+    pub(super) upstream_requests: IntCounterVec,
+    pub(super) upstream_durations: HistogramVec,
+    pub(super) upstream_in_flight: IntGaugeVec,
     upstream_retries: IntCounterVec,
     evictions: IntCounterVec,
 }
@@ -359,12 +359,6 @@ impl Metrics {
         move |service| retries.with_label_values(&[service.as_str()]).inc()
     }
 
-    /// Begins to count a call to upstream.
-    pub fn upstream_call(&self, service: Service) -> UpstreamCall<'_> {
-        self.upstream_in_flight.with_label_values(&[service.as_str()]).inc();
-        UpstreamCall { metrics: self, service, ended: false }
-    }
-
     /// Everything as it is now, to be read by name.
     pub fn figures(&self) -> Figures {
         Figures::new(self.registry.gather())
@@ -376,38 +370,6 @@ impl Metrics {
     /// If a family can't be written, which would be a mistake in this file.
     pub fn encode(&self) -> prometheus::Result<String> {
         TextEncoder::new().encode_to_string(&self.registry.gather())
-    }
-}
-
-/// A call to upstream that has no answer yet.
-pub struct UpstreamCall<'m> {
-    metrics: &'m Metrics,
-    service: Service,
-    ended: bool,
-}
-
-impl UpstreamCall<'_> {
-    /// The call was answered, or failed in the named way.
-    pub fn ended(mut self, result: Result<StatusCode, &'static str>, took: Duration) {
-        self.ended = true;
-        let service = self.service.as_str();
-        self.count(result.map_or_else(|failure| failure, status_label));
-        self.metrics.upstream_durations.with_label_values(&[service]).observe(took.as_secs_f64());
-    }
-}
-
-impl UpstreamCall<'_> {
-    fn count(&self, status: &'static str) {
-        self.metrics.upstream_requests.with_label_values(&[self.service.as_str(), status]).inc();
-    }
-}
-
-impl Drop for UpstreamCall<'_> {
-    fn drop(&mut self) {
-        if !self.ended {
-            self.count("abandoned");
-        }
-        self.metrics.upstream_in_flight.with_label_values(&[self.service.as_str()]).dec();
     }
 }
 

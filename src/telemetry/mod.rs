@@ -4,6 +4,7 @@
 //! client sends can add a metric series or show a credential.
 
 pub mod benefit;
+pub mod calls;
 pub mod events;
 pub mod fetches;
 pub mod figures;

@@ -1,0 +1,49 @@
+//! Counts one call to upstream, however it ends.
+
+use std::time::Duration;
+
+use http::StatusCode;
+
+use super::metrics::Metrics;
+use super::status::status_label;
+use crate::catalogue::Service;
+
+impl Metrics {
+    /// Begins to count a call to upstream.
+    pub fn upstream_call(&self, service: Service) -> UpstreamCall<'_> {
+        self.upstream_in_flight.with_label_values(&[service.as_str()]).inc();
+        UpstreamCall { metrics: self, service, ended: false }
+    }
+}
+
+/// A call to upstream that has no answer yet.
+pub struct UpstreamCall<'m> {
+    metrics: &'m Metrics,
+    service: Service,
+    ended: bool,
+}
+
+impl UpstreamCall<'_> {
+    /// The call was answered, or failed in the named way.
+    pub fn ended(mut self, result: Result<StatusCode, &'static str>, took: Duration) {
+        self.ended = true;
+        let service = self.service.as_str();
+        self.count(result.map_or_else(|failure| failure, status_label));
+        self.metrics.upstream_durations.with_label_values(&[service]).observe(took.as_secs_f64());
+    }
+}
+
+impl UpstreamCall<'_> {
+    fn count(&self, status: &'static str) {
+        self.metrics.upstream_requests.with_label_values(&[self.service.as_str(), status]).inc();
+    }
+}
+
+impl Drop for UpstreamCall<'_> {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.count("abandoned");
+        }
+        self.metrics.upstream_in_flight.with_label_values(&[self.service.as_str()]).dec();
+    }
+}
