@@ -68,7 +68,7 @@ function showResults(requests) {
         table.tBodies[0],
         [...byName.keys()],
         (name) => element("tr", {}, element("th", { scope: "row" }, name), element("td", {}, element("dl", { class: "tally inline" }))),
-        (row, name) => tally(row.querySelector("dl"), `requests.operations.${name}`, byName.get(name)),
+        (row, name) => tally(row.querySelector("dl"), `requests.operations.${name}`, counted(byName.get(name))),
     );
     table.hidden = byName.size === 0;
 }
@@ -175,7 +175,7 @@ function queryWords({ query, headers, sharing }) {
     }
     const keyed = Object.entries(headers ?? {}).map(([name, value]) => `${name}: ${value}`);
     const more = sharing === "caller" ? [...keyed, "one caller’s own"] : keyed;
-    return [...words, ...more.map((word) => element("span", { class: "tag" }, word))];
+    return [...words, ...more.flatMap((word) => [" ", element("span", { class: "tag" }, word)])];
 }
 
 function updateEntry(row, entry) {
