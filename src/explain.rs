@@ -23,6 +23,7 @@ use crate::request::hop;
 use crate::request::key::Key;
 use crate::request::route::{self, Route};
 use crate::request::target;
+use crate::request::trace::Trace;
 use crate::request::wish::Wish;
 use crate::signing::ring::{KeyRing, Refusal};
 use crate::signing::{Binding, Changes};
@@ -207,9 +208,7 @@ pub fn explain(
             let parts = key
                 .as_ref()
                 .ok()
-                .map(|key| {
-                    key_parts(key, operation, credential.as_ref().ok(), forwarded::select(operation, &headers), date)
-                })
+                .map(|key| key_parts(key, operation, credential.as_ref().ok(), &headers, date))
                 .transpose()?;
             let now = credential.as_ref().ok().zip(key.ok()).and_then(|(credential, key)| look(key, credential));
             let asked = AskedOperation {
@@ -263,13 +262,21 @@ fn key_parts(
     key: &Key,
     operation: &Arc<Operation>,
     credential: Option<&Credential>,
-    forwarded: HeaderMap,
+    headers: &HeaderMap,
     date: SystemTime,
 ) -> Result<KeyParts, String> {
     let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
     let placeholder = HeaderValue::from_static("-");
     let credential = credential.cloned().unwrap_or(Credential::Token(placeholder.clone()));
-    let errand = Errand { credential, date, request_id: "-".to_owned(), via: placeholder, validator: None, forwarded };
+    let errand = Errand {
+        credential,
+        date,
+        request_id: "-".to_owned(),
+        via: placeholder,
+        validator: None,
+        trace: Trace::read(headers).and_then(|trace| trace.continued(0)),
+        forwarded: forwarded::select(operation, headers),
+    };
     let request = client::question(key, errand).map_err(|error| error.to_string())?;
     let mut upstream_request = vec![format!("GET {}", request.uri())];
     // These differ by caller, by request and by process.
@@ -277,6 +284,7 @@ fn key_parts(
         "x-auth-token" | "x-security-token" => format!("{name}: (the caller's, not shown)"),
         "authorization" => format!("{name}: (signed anew with the caller's access key)"),
         "x-request-id" => format!("{name}: (32 hex digits)"),
+        "traceparent" => format!("{name}: {}", text(value).replace("-0000000000000000-", "-(16 hex digits)-")),
         "via" => format!("{name}: 1.1 workspace-gateway-(this process)"),
         _ => format!("{name}: {}", text(value)),
     }));

@@ -13,6 +13,7 @@ mod forward;
 mod identify;
 mod live;
 mod look_up;
+mod notable;
 mod outward;
 mod release;
 mod reload;
@@ -25,6 +26,7 @@ mod wait;
 use std::net::SocketAddr;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, RwLock};
+use std::time::Instant;
 
 use bytes::Bytes;
 use http::request::Parts;
@@ -57,6 +59,9 @@ use crate::request::wish::Wish;
 use crate::request::{BypassReason, X_REQUEST_ID, target};
 use crate::signing::Changes;
 use crate::stream::{BoxError, nothing, stream};
+use crate::telemetry::events::Events;
+use crate::telemetry::fetches::Fetches;
+use crate::telemetry::health::Healths;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::outcome::Outcome;
 use crate::telemetry::record::Record;
@@ -103,6 +108,10 @@ pub struct Gateway {
     acquaintances: Acquaintances,
     metrics: Arc<Metrics>,
     reloads: Reloads,
+    fetches: Fetches,
+    events: Events,
+    healths: Healths,
+    started: Instant,
     repeats: Repeats,
     clock: Clock,
 }
@@ -331,7 +340,7 @@ impl Gateway {
     }
 
     /// Has what is in a slot asked for again, on behalf of one who doesn't wait for it.
-    fn refresh(self: &Arc<Self>, question: &Question, slot: Slot, headers: &HeaderMap, record: &Record) {
+    fn refresh(self: &Arc<Self>, question: &Question, slot: Slot, headers: &HeaderMap, record: &mut Record) {
         if let Some(pilot) = self.flights(&slot).begin(&slot) {
             let flight = self.flight(question, slot, headers, record);
             self.metrics.refreshes.inc();
@@ -343,13 +352,14 @@ impl Gateway {
         if slot.owner.is_none() { &self.shared_flights } else { &self.lone_flights }
     }
 
-    fn flight(&self, question: &Question, slot: Slot, headers: &HeaderMap, record: &Record) -> Flight {
+    fn flight(&self, question: &Question, slot: Slot, headers: &HeaderMap, record: &mut Record) -> Flight {
         let errand = Errand {
             credential: question.credential.kept(),
             date: self.clock.date(),
             request_id: record.request_id().to_owned(),
             via: self.via.trail(headers),
             validator: None,
+            trace: record.traced(headers),
             forwarded: forwarded::select(question.asked.key.operation(), headers),
         };
         Flight { question: question.clone(), slot, errand }

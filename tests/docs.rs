@@ -1,4 +1,4 @@
-//! The README tells of everything there is: settings, metrics, reasons.
+//! The documents tell of everything there is: settings, metrics, reasons.
 
 use workspace_gateway::cache::admission::Unstorable;
 use workspace_gateway::config::REFERENCE;
@@ -9,10 +9,13 @@ use workspace_gateway::telemetry::outcome::Outcome;
 use crate::support::World;
 
 const README: &str = include_str!("../README.md");
+const METRICS: &str = include_str!("../deploy/metrics.md");
 
 /// The settings of a table as dotted names.
 fn settings(prefix: &str, table: &toml::Table) -> Vec<String> {
     let names = table.iter().flat_map(|(name, value)| match value {
+        // Where a secret is.
+        toml::Value::Table(inner) if inner.contains_key("file") => vec![format!("{prefix}{name}")],
         toml::Value::Table(inner) => settings(&format!("{prefix}{name}."), inner),
         _ => vec![format!("{prefix}{name}")],
     });
@@ -24,8 +27,9 @@ fn every_setting_is_told_with_its_default() {
     // What has no default is commented out, and so is uncommented here.
     let all = REFERENCE.replace("# region =", "region =").replace("# workspace_url", "workspace_url");
     let all = all.replace("# appstream_url", "appstream_url").replace("# ca_file", "ca_file");
+    let all = all.replace("# admin_token", "admin_token");
     let settings = settings("", &toml::from_str(&all).unwrap());
-    assert_eq!(settings.len(), 41);
+    assert_eq!(settings.len(), 42);
     for name in settings {
         assert!(README.contains(&format!("| `{name}` |")), "{name}");
     }
@@ -46,7 +50,7 @@ async fn every_metric_is_told() {
     let page = world.server.gateway().metrics().encode().unwrap();
     for line in page.lines().filter_map(|line| line.strip_prefix("# TYPE workspace_gateway_")) {
         let name = line.split(' ').next().unwrap();
-        assert!(README.contains(&format!("`{name}`")), "{name}");
+        assert!(METRICS.contains(&format!("`{name}`")), "{name}");
     }
 }
 

@@ -23,6 +23,7 @@ TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).resol
 # Always the same place, so that only this crate is built again; and under a version of its own, so that
 # what is built here is never taken for the real thing.
 SCRATCH = TARGET / "mutants"
+BIN = '[[bin]]\nname = "workspace-gateway"\npath = "src/main.rs"\n'
 PACKAGE = 'name = "workspace-gateway"\nversion = "'
 
 GRANTS, STORE, TRIPWIRE = "src/cache/grants.rs", "src/cache/store.rs", "src/cache/tripwire.rs"
@@ -592,8 +593,9 @@ def copy_sources() -> None:
     # Not their times: what was built here before is older than any of it.
     shutil.copyfile(ROOT / "README.md", SCRATCH / "README.md")
     for name in ["Cargo.toml", "Cargo.lock"]:
-        text = (ROOT / name).read_text()
-        (SCRATCH / name).write_text(text.replace(PACKAGE, PACKAGE + "0.0.0-mutant."))
+        text = (ROOT / name).read_text().replace(PACKAGE, PACKAGE + "0.0.0-mutant.")
+        # The model doesn't start the program, which would be linked again for each.
+        (SCRATCH / name).write_text(text.replace("autotests = false", "autotests = false\nautobins = false").replace(BIN, ""))
     for name in ["src", "tests", "benches", "config"]:
         shutil.copytree(ROOT / name, SCRATCH / name, copy_function=shutil.copyfile)
     # The model alone: the rest of the suite would be built again for each.
@@ -609,6 +611,7 @@ def run_model(sequences: str) -> tuple[str, str]:
         "CARGO_INCREMENTAL": "1",
         # Half of each build would be for a debugger.
         "CARGO_PROFILE_DEV_DEBUG": "0",
+        "CARGO_BIN_EXE_workspace-gateway": "there is none",
         "WORKSPACE_GATEWAY_TEST_MODEL_SEQUENCES": sequences,
         "WORKSPACE_GATEWAY_TEST_MODEL_AS_FOUND": "1",
     }

@@ -8,6 +8,8 @@
 mod support;
 
 mod admin;
+mod admin_attacks;
+mod admin_status;
 mod attacks;
 mod bypass;
 mod caching;
@@ -48,6 +50,7 @@ mod table;
 mod telling;
 mod terraform;
 mod tls;
+mod tracing;
 mod unshareable;
 mod upstream;
 mod views;

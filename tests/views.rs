@@ -203,7 +203,7 @@ async fn a_purge_of_the_scope_lifts_it() {
         (Some("ListProducts"), Some(PROJECT), 0.0),
     ] {
         let own = |name: Option<&str>| name.map(str::to_owned);
-        gateway.purge(&Selection { operation: own(operation), project_id: own(project_id) });
+        gateway.purge(&Selection { operation: own(operation), project_id: own(project_id), query: None });
         assert_eq!(pair.world.metric(PRIVATE), private, "{operation:?} {project_id:?}");
     }
     let (whole, _) = pair.views(LIST).await;

@@ -1,12 +1,18 @@
 //! The two listeners beside the proxy: probes and metrics, which change nothing and hold no secret,
-//! and the operator's, which is for this machine only.
+//! and the operator's, which is for this machine, or for who shows a token.
 
+mod document;
+mod entries;
+mod explain;
+mod guard;
 mod operator;
 mod probes;
+mod purge;
+mod status;
 
 use bytes::Bytes;
-use http::header::{ALLOW, CONTENT_TYPE};
-use http::{HeaderValue, Response, StatusCode};
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS};
+use http::{HeaderName, HeaderValue, Response, StatusCode};
 use http_body_util::Full;
 
 pub use operator::Operator;
@@ -14,10 +20,23 @@ pub use probes::Probes;
 
 type Page = Response<Full<Bytes>>;
 
+/// What every answer says: it is of this moment, what it says it is, and nothing for other sites to show, load or be told of.
+const ALWAYS: [(HeaderName, &str); 5] = [
+    (CACHE_CONTROL, "no-store"),
+    (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    (X_FRAME_OPTIONS, "DENY"),
+    (REFERRER_POLICY, "no-referrer"),
+    (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+];
+
 fn page(status: StatusCode, content_type: &'static str, text: impl Into<Bytes>) -> Page {
     let mut page = Response::new(Full::new(text.into()));
     *page.status_mut() = status;
-    page.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    let headers = page.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    for (name, value) in ALWAYS {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
     page
 }
 

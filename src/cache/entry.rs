@@ -1,6 +1,7 @@
 //! An answer that is kept: its body byte for byte, its head made ready, and its life.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -73,6 +74,8 @@ pub struct Entry {
     is_misunderstood: AtomicBool,
     /// The answers that led up to this one.
     pub(super) views: Views,
+    /// How often the question was answered from memory, by this answer or those before it.
+    pub(super) hits: Arc<AtomicU64>,
 }
 
 impl Entry {
@@ -95,6 +98,7 @@ impl Entry {
             validator,
             is_misunderstood: AtomicBool::new(false),
             views: Views::default(),
+            hits: Arc::default(),
         }
     }
 
@@ -122,6 +126,16 @@ impl Entry {
     /// Its life.
     pub fn life(&self) -> Life {
         self.life
+    }
+
+    /// Notes that it was given from memory.
+    pub fn hit(&self) {
+        self.hits.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How often its question was answered from memory since it was asked first and kept ever since.
+    pub fn hits(&self) -> u64 {
+        self.hits.load(Ordering::Relaxed)
     }
 
     /// How long it is of any use: until it may not be given any more, and for a while after that if

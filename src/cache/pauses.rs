@@ -169,8 +169,8 @@ impl Pauses {
     /// Forgets the pauses of what is purged.
     pub fn purge(&self, selection: &Selection) {
         let mut books = self.books();
-        books.scopes.retain(|scope| !selection.holds(scope));
-        books.slots.retain(|slot| !selection.holds(slot.key.scope()));
+        books.scopes.retain(|scope| !selection.holds_all_of(scope));
+        books.slots.retain(|slot| !selection.holds(&slot.key));
     }
 
     fn books(&self) -> MutexGuard<'_, Books> {

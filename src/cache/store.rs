@@ -40,11 +40,22 @@ pub struct Selection {
     pub operation: Option<String>,
     /// Only entries of this project.
     pub project_id: Option<String>,
+    /// Only answers to this canonical query.
+    pub query: Option<String>,
 }
 
 impl Selection {
-    /// Whether a scope is among what is selected.
-    pub fn holds(&self, scope: &Scope) -> bool {
+    /// Whether what is kept under a key is among what is selected.
+    pub fn holds(&self, key: &Key) -> bool {
+        self.query.as_deref().is_none_or(|query| query == key.query()) && self.reaches(key.scope())
+    }
+
+    /// Whether all of a scope is among it, so that what is known of the scope as a whole is, too.
+    pub fn holds_all_of(&self, scope: &Scope) -> bool {
+        self.query.is_none() && self.reaches(scope)
+    }
+
+    fn reaches(&self, scope: &Scope) -> bool {
         self.operation.as_deref().is_none_or(|name| *name == *scope.operation().name)
             && self.project_id.as_deref().is_none_or(|project_id| project_id == scope.project_id())
     }
@@ -208,6 +219,9 @@ impl Store {
         if !varies && before.as_ref().is_some_and(|before| before.life().sent >= entry.life().sent) {
             return Kept::Outdated;
         }
+        if let Some(before) = &before {
+            entry.hits = Arc::clone(&before.hits);
+        }
         let mut tripped = varies;
         if slot.owner.is_none() && !varies {
             entry.views = before.map(|before| before.views.clone()).unwrap_or_default();
@@ -265,20 +279,20 @@ impl Store {
     /// and what was known of the selected keys and scopes is forgotten.
     pub fn purge(&self, selection: &Selection) -> usize {
         self.write().purges += 1;
-        for (slot, _) in self.uncacheable.iter().filter(|(slot, _)| selection.holds(slot.key.scope())) {
+        for (slot, _) in self.uncacheable.iter().filter(|(slot, _)| selection.holds(&slot.key)) {
             self.uncacheable.invalidate(slot.as_ref());
         }
-        for (slot, _) in self.negatives.iter().filter(|(slot, _)| selection.holds(slot.key.scope())) {
+        for (slot, _) in self.negatives.iter().filter(|(slot, _)| selection.holds(&slot.key)) {
             self.negatives.invalidate(slot.as_ref());
         }
-        let purged = self.remove(|slot| selection.holds(slot.key.scope()));
+        let purged = self.remove(|slot| selection.holds(&slot.key));
         // Only now: what was shared before the tripwire must be gone before anything is shared again.
         let mut rules = self.write();
         if *selection == Selection::default() {
             rules.all_private = false;
         }
         if !rules.all_private {
-            rules.private.retain(|scope| !selection.holds(scope));
+            rules.private.retain(|scope| !selection.holds_all_of(scope));
         }
         purged
     }
@@ -290,6 +304,11 @@ impl Store {
             removed += 1;
         }
         removed
+    }
+
+    /// Each entry, and where it is kept. Takes its time where there are many.
+    pub fn entries(&self) -> impl Iterator<Item = (Arc<Slot>, Arc<Entry>)> {
+        self.entries.iter()
     }
 
     /// What is in use at present.

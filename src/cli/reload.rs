@@ -10,7 +10,7 @@ use super::announce;
 use crate::config::{Changes, Source};
 use crate::egress::Egress;
 use crate::server::Reloading;
-use crate::telemetry::logs::Verbosity;
+use crate::telemetry::logs;
 
 /// How often files are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
@@ -19,12 +19,11 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 pub(super) struct Watching {
     source: Mutex<Source>,
     reloading: Arc<Reloading>,
-    verbosity: Verbosity,
 }
 
 impl Watching {
-    pub(super) fn new(source: Source, reloading: Arc<Reloading>, verbosity: Verbosity) -> Arc<Self> {
-        Arc::new(Self { source: Mutex::new(source), reloading, verbosity })
+    pub(super) fn new(source: Source, reloading: Arc<Reloading>) -> Arc<Self> {
+        Arc::new(Self { source: Mutex::new(source), reloading })
     }
 
     /// Goes on for ever.
@@ -68,7 +67,10 @@ impl Watching {
         if changes.applied.is_empty() {
             tracing::info!("settings read again: nothing has changed that can at run time");
         } else {
-            self.verbosity.set(&live.settings().log);
+            // What an operator has switched stays so until the setting itself changes.
+            if changes.applied.iter().any(|name| name == "log.level") {
+                logs::set_level(live.settings().log.level);
+            }
             tracing::info!(changed = changes.applied.join(", "), "settings reloaded");
             if changes.applied.iter().any(|name| tells_where_upstream_is(name)) {
                 announce::upstream(live.catalogue(), egress);

@@ -11,10 +11,11 @@ use super::{USAGE, announce, block_on, failure};
 use crate::clock::Clock;
 use crate::config::{Config, Source};
 use crate::server::{Server, StartError};
+use crate::telemetry::events::Event;
 use crate::telemetry::logs;
 
 pub(super) fn run(config: &Config, source: Source) -> ExitCode {
-    let verbosity = logs::init(&config.settings.log);
+    logs::init(&config.settings.log);
     block_on(async {
         // Before anyone is told that it is ready: whoever stops it then must not kill it.
         let (mut signals, hangups) = match StopSignals::new().and_then(|stop| Ok((stop, signal(SignalKind::hangup())?)))
@@ -28,12 +29,13 @@ pub(super) fn run(config: &Config, source: Source) -> ExitCode {
             Err(error) => return failure(1, &error),
         };
         announce::ready(config, &server);
-        let watching = Watching::new(source, Arc::clone(server.reloading()), verbosity);
+        let watching = Watching::new(source, Arc::clone(server.reloading()));
         tokio::select! {
             () = signals.received() => {}
             () = watching.run(hangups) => {}
             () = server.failed() => return failure(1, &"the proxy listener has failed; its log has more"),
         }
+        server.gateway().notable(Event::Stopping, "stopping: no new connections, finishing what is in flight", None);
         tracing::info!("stopping: no new connections, finishing what is in flight");
         tokio::select! {
             () = server.stop() => tracing::info!("stopped"),

@@ -2,16 +2,13 @@
 //! files, the environment or the configuration itself, and go to the key ring; nothing shows them.
 
 use std::collections::HashSet;
-use std::fmt;
-use std::path::PathBuf;
 
 use http::HeaderValue;
-use serde::de::Error as _;
-use serde::ser::SerializeMap;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
 use super::files::Files;
+use super::secret::Secret;
 use super::units::{AccessKeyId, Allowed, ProjectId};
 use crate::signing::ring::KeyRing;
 use crate::signing::{AccessKey, Projects};
@@ -28,92 +25,6 @@ pub struct AccessKeySettings {
     pub security_token: Option<Secret>,
     /// The projects that it may be used for; any, if it doesn't say.
     pub projects: Option<Vec<ProjectId>>,
-}
-
-/// Something secret, or where it is.
-#[derive(Clone, PartialEq)]
-pub enum Secret {
-    /// In the configuration.
-    Inline(String),
-    /// In a file, which has nothing else in it.
-    File(PathBuf),
-    /// In a variable of the environment.
-    Environment(String),
-}
-
-/// What stands for a secret where the configuration is shown.
-const HIDDEN: &str = "(not shown)";
-
-const ALLOWED: &str = "expected a text, { file = \"/path\" } or { env = \"NAME\" }";
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Inline(_) => f.write_str(HIDDEN),
-            Self::File(path) => write!(f, "file {}", path.display()),
-            Self::Environment(name) => write!(f, "variable {name}"),
-        }
-    }
-}
-
-impl Serialize for Secret {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut place = match self {
-            Self::Inline(_) => return serializer.serialize_str(HIDDEN),
-            Self::File(_) | Self::Environment(_) => serializer.serialize_map(Some(1))?,
-        };
-        match self {
-            Self::File(path) => place.serialize_entry("file", path)?,
-            Self::Environment(name) => place.serialize_entry("env", name)?,
-            Self::Inline(_) => {}
-        }
-        place.end()
-    }
-}
-
-impl<'de> Deserialize<'de> for Secret {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        // Any value first: whatever is wrong with it may be the secret, and no error shows it.
-        match Value::deserialize(deserializer)? {
-            Value::String(text) if text == HIDDEN => Err(D::Error::custom(format!(
-                "{HIDDEN:?} is what `check` shows in place of a secret that is in the file: {ALLOWED}"
-            ))),
-            Value::String(text) => Ok(Self::Inline(text)),
-            Value::Table(place) if place.len() == 1 => match place.into_iter().next() {
-                Some((name, Value::String(path))) if name == "file" => Ok(Self::File(path.into())),
-                Some((name, Value::String(variable))) if name == "env" => Ok(Self::Environment(variable)),
-                _ => Err(D::Error::custom(ALLOWED)),
-            },
-            _ => Err(D::Error::custom(ALLOWED)),
-        }
-    }
-}
-
-impl Secret {
-    /// What it is. Files and variables end with a line break more often than secrets do.
-    fn look_up(&self, files: &mut Files) -> Result<String, String> {
-        let text = match self {
-            Self::Inline(text) => text.clone(),
-            Self::File(path) => {
-                let text = files.read(path);
-                text.map_err(|error| format!("cannot read {}: {error}", path.display()))?
-            }
-            Self::Environment(name) => {
-                // What is set but isn't text is not shown.
-                let text = std::env::var(name);
-                text.map_err(|_| format!("the variable {name} is not set in the environment, or is not UTF-8"))?
-            }
-        };
-        let text = text.trim_end_matches(['\r', '\n']);
-        if text.is_empty() {
-            return Err(format!("is empty: {ALLOWED}"));
-        }
-        // A file with a heading, or with the id beside it, would be a secret that nobody has.
-        if text.contains(|c: char| c.is_whitespace() || c.is_control()) {
-            return Err(format!("has blanks or line breaks in it: {ALLOWED}, and nothing besides"));
-        }
-        Ok(text.to_owned())
-    }
 }
 
 /// Checks what is shown of entries, or in place of them, before anything is: it may be a secret in the wrong place.

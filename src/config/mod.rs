@@ -9,6 +9,7 @@ pub mod changes;
 mod files;
 pub mod operations;
 pub mod prefix;
+pub mod secret;
 pub mod settings;
 pub mod units;
 pub mod watch;
@@ -26,6 +27,7 @@ use crate::egress::{Egress, WrongProxy};
 use crate::signing::ring::KeyRing;
 pub use changes::Changes;
 use files::Files;
+use secret::AdminToken;
 pub use settings::Settings;
 use units::BaseUrl;
 pub use units::{LogFormat, Mode, OnOutage};
@@ -84,6 +86,8 @@ pub struct Config {
     pub catalogue: Catalogue,
     /// The access keys whose signatures are verified here.
     pub keys: Arc<KeyRing>,
+    /// What the admin listener asks for, if it does.
+    pub admin_token: Option<AdminToken>,
     /// The way there, which no file tells: direct, until whoever has read the environment says otherwise.
     pub egress: Egress,
 }
@@ -122,6 +126,9 @@ impl Config {
         })?;
         let keys = access_keys::ring(&config.settings.access_key, files);
         config.keys = Arc::new(keys.map_err(|message| invalid(file, &message))?);
+        let token = config.settings.listen.admin_token.as_ref();
+        let token = token.map(|secret| AdminToken::look_up(secret, files)).transpose();
+        config.admin_token = token.map_err(|message| invalid(file, &message))?;
         Ok(config)
     }
 
@@ -187,7 +194,7 @@ fn check(table: &Table) -> Result<Config, Wrong> {
     let appstream = locate(&settings, Service::AppStream, settings.upstream.appstream_url.as_ref())?;
     consistent(&settings).map_err(Wrong::Setting)?;
     let catalogue = operations::catalogue(&settings, workspace, appstream).map_err(Wrong::Setting)?;
-    Ok(Config { settings, catalogue, keys: Arc::default(), egress: Egress::default() })
+    Ok(Config { settings, catalogue, keys: Arc::default(), admin_token: None, egress: Egress::default() })
 }
 
 /// What keeps a file from being TOML, and where. Not what is there: it may be a secret, however its setting is spelled.
@@ -232,8 +239,11 @@ fn locate(settings: &Settings, service: Service, given: Option<&BaseUrl>) -> Res
 
 /// What no setting can tell alone.
 fn consistent(settings: &Settings) -> Result<(), String> {
-    if !settings.listen.admin.0.ip().is_loopback() {
-        return Err(format!("listen.admin: {:?} is not allowed: expected a loopback address", settings.listen.admin));
+    if !settings.listen.admin.0.ip().is_loopback() && settings.listen.admin_token.is_none() {
+        return Err(format!(
+            "listen.admin: {:?} is not allowed: expected a loopback address, or a listen.admin_token",
+            settings.listen.admin
+        ));
     }
     distinct(&[
         ("listen.proxy", settings.listen.proxy.0),

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::access_keys::AccessKeySettings;
 use super::operations::{self, OperationSettings};
 use super::prefix::PathPrefix;
+use super::secret::Secret;
 use super::units::{
     Address, BaseUrl, Count, HeaderField, Level, LogFormat, Mode, OnOutage, Percent, Region, Size, Span, Window,
 };
@@ -50,6 +51,8 @@ pub struct Listen {
     pub metrics: Address,
     /// For the operator.
     pub admin: Address,
+    /// What the operator has to show.
+    pub admin_token: Option<Secret>,
     /// What paths may have in front, and upstream doesn't get.
     pub path_prefixes: Vec<PathPrefix>,
 }

@@ -23,6 +23,9 @@ use crate::request::head::Fingerprints;
 use crate::request::hop::Via;
 use crate::request::id::RequestIds;
 use crate::request::key::Key;
+use crate::telemetry::events::Events;
+use crate::telemetry::fetches::Fetches;
+use crate::telemetry::health::Healths;
 use crate::telemetry::metrics::{InUse, Metrics};
 use crate::telemetry::reloads::Reloads;
 use crate::telemetry::repeats::Repeats;
@@ -78,6 +81,8 @@ impl Gateway {
                 grants: granted.upgrade().map_or(0, |grants| grants.live(time.now())),
             })
             .map_err(io::Error::other)?;
+        let fetches = Fetches::new(&metrics).map_err(io::Error::other)?;
+        fetches.begin(config.catalogue.operations());
         Ok(Arc::new(Self {
             live: RwLock::new(Arc::new(Live::new(config.clone(), upstream, blueprint))),
             reloading: Mutex::default(),
@@ -98,6 +103,10 @@ impl Gateway {
             signed_bodies: Arc::new(Semaphore::new(SIGNED_BODIES)),
             acquaintances: Acquaintances::default(),
             reloads: Reloads::new(&metrics).map_err(io::Error::other)?,
+            fetches,
+            events: Events::default(),
+            healths: Healths::default(),
+            started: clock.now(),
             repeats: Repeats::new(&metrics).map_err(io::Error::other)?,
             metrics,
             clock,

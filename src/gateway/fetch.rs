@@ -99,12 +99,14 @@ impl Gateway {
         let asked = self.store.epoch();
         let departure = self.grants.depart(question.asked.grantee.clone(), sent);
         let counted = self.metrics.upstream_call(service);
+        self.fetches.count(question.asked.key.operation());
         let request_id = errand.request_id.clone();
         errand.date = self.clock.date();
         let answer = question.live.upstream.ask(&question.asked.key, errand).await;
         let times = Times { sent, received: self.clock.now(), date: self.clock.date() };
         let status = answer.as_ref().map(Response::status).map_err(UpstreamError::as_str);
         counted.ended(status, times.received.saturating_duration_since(sent));
+        self.heard(service, status);
         if let Some(leave) = leave {
             leave.ended(match &answer {
                 Ok(response) => Reception::of(response.status(), response.body()),

@@ -9,6 +9,7 @@ use tokio::time::timeout;
 
 use super::Gateway;
 use super::identify::Asker;
+use super::settle::DENIED;
 use crate::cache::grants::Grantee;
 use crate::catalogue::{Origin, Service};
 use crate::reply::body::Content;
@@ -19,6 +20,7 @@ use crate::request::caller;
 use crate::signing::ring::{Refusal, Signed};
 use crate::signing::{Binding, Target};
 use crate::stream::{StreamBody, peek};
+use crate::telemetry::events::Event;
 use crate::telemetry::outcome::Outcome;
 use crate::telemetry::record::Record;
 use crate::upstream::UpstreamError;
@@ -74,6 +76,7 @@ impl Gateway {
             self.renew(signed, &mut head, origin)?;
         }
         let begun = self.clock.now();
+        let scope = grantee.as_ref().map(|grantee| grantee.scope.clone());
         let departure = grantee.map(|grantee| self.grants.depart(grantee, begun));
         let call = self.metrics.upstream_call(service);
         let (answer, permit) = match leave {
@@ -91,11 +94,13 @@ impl Gateway {
         };
         let status = answer.as_ref().map(Response::status).map_err(UpstreamError::as_str);
         call.ended(status, self.clock.now().saturating_duration_since(begun));
+        self.heard(service, status);
         if let (Ok((_, caller)), Ok(status)) = (&asker.identity, status) {
             self.acquaintances.note(*caller, status);
         }
         if let (Some(departure), Ok(StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)) = (departure, status) {
             self.metrics.denial("upstream");
+            self.notable(Event::Denial, DENIED, scope.as_ref());
             departure.denied(None, self.clock.now());
         }
         Ok(match answer {
@@ -162,7 +167,10 @@ impl Gateway {
     /// Leave to use an access key, if one is used.
     pub(super) async fn leave(&self, signed: Option<&Signed>, service: Service) -> Result<Option<Leave>, Held> {
         match signed {
-            Some(signed) => self.probation.enter(&signed.key, service).await.map(Some),
+            Some(signed) => self.probation.enter(&signed.key, service).await.map(Some).inspect_err(|_| {
+                let what = format!("access key {} is not used: upstream has refused it several times", signed.key.id());
+                self.notable(Event::KeyHeld, what, None);
+            }),
             None => Ok(None),
         }
     }

@@ -12,6 +12,7 @@ use super::outward::Blueprint;
 use crate::cache::freshness::Lifetime;
 use crate::catalogue::{Catalogue, Operation};
 use crate::config::prefix::PathPrefix;
+use crate::config::secret::AdminToken;
 use crate::config::{Config, Settings};
 use crate::signing::ring::KeyRing;
 use crate::upstream::Upstream;
@@ -19,6 +20,9 @@ use crate::upstream::Upstream;
 /// The settings in force, and what is built from them.
 pub struct Live {
     pub(super) settings: Settings,
+    admin_token: Option<AdminToken>,
+    /// All of it as text, for an operator.
+    text: String,
     pub(super) catalogue: Catalogue,
     pub(super) upstream: Arc<dyn Upstream>,
     /// What that was made by; `None` if not here.
@@ -33,8 +37,11 @@ pub struct Live {
 
 impl Live {
     pub(super) fn new(config: Config, upstream: Arc<dyn Upstream>, blueprint: Option<Blueprint>) -> Self {
-        let Config { settings, catalogue, keys, .. } = config;
+        let text = config.to_toml();
+        let Config { settings, catalogue, keys, admin_token, .. } = config;
         Self {
+            text,
+            admin_token,
             catalogue,
             upstream,
             keys,
@@ -51,6 +58,16 @@ impl Live {
     /// The settings in force.
     pub fn settings(&self) -> &Settings {
         &self.settings
+    }
+
+    /// What the admin listener asks for, if it does.
+    pub fn admin_token(&self) -> Option<&AdminToken> {
+        self.admin_token.as_ref()
+    }
+
+    /// All that is in force, in the form of the file, without secrets.
+    pub fn in_words(&self) -> &str {
+        &self.text
     }
 
     /// What operations there are and where they are asked.

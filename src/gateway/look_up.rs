@@ -151,6 +151,7 @@ impl Gateway {
         record: &mut Record,
     ) -> Response<Content> {
         let outcome = memory.outcome();
+        entry.hit();
         record.answered(outcome, "");
         let ttl = match memory {
             Memory::Denied(left) => {

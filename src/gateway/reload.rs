@@ -50,6 +50,10 @@ impl Gateway {
                 (upstream, blueprint) = (Arc::new(client), Some(wanted));
             }
         }
+        let is_told = changes.applied.iter().any(|name| name.starts_with("listen.admin_token"));
+        if config.admin_token.as_ref() != before.admin_token() && !is_told {
+            changes.applied.push("listen.admin_token (what it is)".to_owned());
+        }
         if changes.applied.is_empty() {
             return Ok(changes);
         }
@@ -61,11 +65,12 @@ impl Gateway {
         if config.settings.mode != before.settings.mode {
             self.set_mode(config.settings.mode);
         }
+        self.fetches.begin(config.catalogue.operations());
         let live = Arc::new(Live::new(config, upstream, blueprint));
         *self.live.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&live);
         self.probation.keep_only(&live.keys);
         for gone in live.catalogue.without(&before.catalogue) {
-            self.purge(&Selection { operation: Some(gone.name.to_string()), project_id: None });
+            self.purge(&Selection { operation: Some(gone.name.to_string()), ..Selection::default() });
         }
         Ok(changes)
     }

@@ -16,7 +16,7 @@ use crate::config::Mode;
 use crate::reply::compose;
 use crate::request::caller::Credential;
 use crate::request::head::{self, Fingerprint};
-use crate::telemetry::record::Record;
+use crate::telemetry::record::{self, Record};
 use crate::telemetry::repeats::Series;
 
 /// What a longer key would take is better spent on others.
@@ -95,11 +95,16 @@ impl Gateway {
     /// None if it has not come before, or has to go the whole way.
     pub fn repeat(&self, head: &Fingerprint, connection: &Connection, text: &mut Vec<u8>) -> Option<(Bytes, Record)> {
         let known = self.heads.get(head)?;
+        // The log may have begun to tell of requests since.
+        if known.path.is_none() && record::is_logged() {
+            return None;
+        }
         if !self.is_in_force(&known.live) || known.local != connection.local || self.mode() == Mode::Bypass {
             return None;
         }
         let now = self.clock.now();
         let entry = self.fresh(&known.asked, now)?;
+        entry.hit();
         let (metrics, clock) = (Arc::clone(&self.metrics), self.clock.clone());
         let what = (known.path.as_ref(), &**known.asked.key.operation(), &known.series);
         let record = Record::repeat(metrics, clock, now, self.request_ids.next(), what);

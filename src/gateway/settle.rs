@@ -18,7 +18,11 @@ use crate::cache::tripwire::{Digest, View};
 use crate::catalogue::Operation;
 use crate::request::caller::X_AUTH_TOKEN;
 use crate::request::condition::Validator;
+use crate::telemetry::events::Event;
 use crate::upstream::{UpstreamError, client};
+
+/// What is told of a caller that upstream has refused.
+pub(super) const DENIED: &str = "upstream has refused a caller";
 
 /// One call, as it was made.
 pub(super) struct Call<'f> {
@@ -93,6 +97,7 @@ impl Gateway {
             Verdict::NoList(reason) => Some(self.mark_uncacheable(call, reason)),
             Verdict::Denial => {
                 self.metrics.denial("upstream");
+                self.notable(Event::Denial, DENIED, Some(call.question.asked.key.scope()));
                 let may_be_said_again = !lifetime::forbids_keeping(response.headers());
                 departure.denied(may_be_said_again.then(|| Entry::new(&response, life, None)), times.received);
                 Some("denied")
@@ -155,6 +160,7 @@ impl Gateway {
                     "{why}: from now on nothing is shared between callers here, until this is purged or the gateway \
                      restarted. Set sharing = \"caller\" for the operation if that is how it is meant to be"
                 );
+                self.notable(Event::PrivateScope, why, Some(scope));
                 None
             }
         }
@@ -186,6 +192,7 @@ impl Gateway {
         match error {
             UpstreamError::TooLarge(StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => {
                 self.metrics.denial("upstream");
+                self.notable(Event::Denial, DENIED, Some(call.question.asked.key.scope()));
                 departure.denied(None, call.times.received);
             }
             UpstreamError::TooLarge(StatusCode::OK) => {
@@ -209,6 +216,7 @@ impl Gateway {
         if !is_known {
             return;
         }
+        let scope = Some(question.asked.key.scope());
         let wished = said.and_then(|(_, headers)| pauses::retry_after(headers, times.date));
         let error_ttl = question.live.error_ttl;
         let (cause, span) = match (said.map(|(status, _)| status), wished) {
@@ -217,6 +225,11 @@ impl Gateway {
             _ => (Cause::Failure, error_ttl),
         };
         self.metrics.pause(cause);
+        match cause {
+            Cause::Failure => {}
+            Cause::Throttled => self.notable(Event::Throttled, "upstream is asked too often (429)", scope),
+            Cause::Unavailable => self.notable(Event::Throttled, "upstream wishes to be left alone (503)", scope),
+        }
         // Nor is it anything to the others.
         if call.is_plain {
             self.pauses.begin(slot, &question.asked.grantee, cause, span, times.received);

@@ -29,7 +29,8 @@ async fn fly(gateway: &Arc<Gateway>, question: &Question) -> Landing {
     let via = gateway.via.trail(&HeaderMap::new());
     let credential = question.credential.clone();
     let (request_id, forwarded) = (gateway.request_ids.next().as_str().to_owned(), HeaderMap::new());
-    let errand = Errand { credential, date: gateway.clock.date(), request_id, via, validator: None, forwarded };
+    let errand =
+        Errand { credential, date: gateway.clock.date(), request_id, via, validator: None, trace: None, forwarded };
     let flight = Flight { question: question.clone(), slot, errand };
     tokio::spawn(Arc::clone(gateway).fly(pilot.unwrap(), flight));
     passenger.arrive().await.unwrap()

@@ -10,6 +10,8 @@ use http::request::Parts;
 use http::{Method, Version};
 use memchr::memchr_iter;
 
+use super::trace::TRACEPARENT;
+
 /// A head, known by a keyed hash of all of its bytes.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Fingerprint([u64; 4]);
@@ -117,11 +119,13 @@ pub fn is_all(head: &Parts) -> bool {
 }
 
 /// Whether a head asks for the same each time it comes, as far as it alone can tell, and is answered by an answer and
-/// nothing else: with no word on the connection but that it stays, and no condition that an answer has to be held against.
+/// nothing else: with no word on the connection but that it stays, no condition that an answer has to be held against, and
+/// no trace, of which the log would have to tell (and which is another one each time).
 pub fn is_repeatable(head: &Parts) -> bool {
     let stays =
         head.headers.get_all(CONNECTION).iter().all(|value| value.as_bytes().eq_ignore_ascii_case(b"keep-alive"));
-    let is_plain = || [UPGRADE, EXPECT, TE, IF_NONE_MATCH].iter().all(|name| !head.headers.contains_key(name));
+    let is_plain =
+        || [UPGRADE, EXPECT, TE, IF_NONE_MATCH, TRACEPARENT].iter().all(|name| !head.headers.contains_key(name));
     head.method == Method::GET && head.version == Version::HTTP_11 && stays && is_plain()
 }
 
@@ -194,6 +198,7 @@ mod tests {
             ("expect", "100-continue"),
             ("te", "trailers"),
             ("if-none-match", "*"),
+            ("traceparent", "odd"),
         ] {
             assert!(!is_repeatable("GET", &[(name, value)]), "{name}: {value}");
         }

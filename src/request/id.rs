@@ -16,6 +16,16 @@ impl RequestId {
         }))
     }
 
+    /// The number by which the request is known in a trace that it is part of (W3C Trace Context, parent id): another for
+    /// each request, and never zero.
+    pub fn span(&self) -> u64 {
+        let half = |digits| u64::from_str_radix(digits, 16).unwrap_or_default();
+        let (process, number) = self.as_str().split_at(16);
+        // Odd, so that different numbers stay different; and those of two processes don't come one after the other.
+        let spread = half(number).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        (half(process) ^ spread).max(1)
+    }
+
     /// Its digits.
     pub fn as_str(&self) -> &str {
         // Digits are ASCII.
@@ -45,6 +55,13 @@ impl RequestIds {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn spans_differ_and_are_never_zero() {
+        let ids = RequestIds::new(0);
+        let spans: std::collections::HashSet<u64> = (0..1_000).map(|_| ids.next().span()).collect();
+        assert!(spans.len() == 1_000 && !spans.contains(&0));
+    }
 
     #[test]
     fn an_id_is_the_process_and_a_number() {

@@ -59,6 +59,16 @@ impl Scope {
         self.operation.template.project_id(&self.path)
     }
 
+    /// As much of the project's id as tells a person which one it is, and no more.
+    pub fn project_in_short(&self) -> String {
+        let id = self.project_id();
+        // Ids are ASCII.
+        match (id.get(..4), id.len().checked_sub(4).and_then(|end| id.get(end..))) {
+            (Some(first), Some(last)) if id.len() > 9 => format!("{first}…{last}"),
+            _ => id.to_owned(),
+        }
+    }
+
     /// The path it is asked by.
     pub fn path(&self) -> &str {
         &self.path

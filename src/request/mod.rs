@@ -15,6 +15,7 @@ pub mod key;
 pub mod query;
 pub mod route;
 pub mod target;
+pub mod trace;
 pub mod wish;
 
 use http::HeaderValue;

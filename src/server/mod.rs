@@ -131,11 +131,11 @@ impl Server {
                 };
                 (answer, None)
             })),
-            tokio::spawn(apart("admin").serve(admin_listener, move |_| {
+            tokio::spawn(apart("admin").serve(admin_listener, move |local| {
                 let operator = Arc::clone(&operator);
                 let answer = move |request| {
                     let operator = Arc::clone(&operator);
-                    async move { operator.answer(request).await }
+                    async move { operator.answer(request, local).await }
                 };
                 (answer, None)
             })),

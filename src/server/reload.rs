@@ -10,6 +10,7 @@ use super::pulse::Terms;
 use crate::config::settings::Limits;
 use crate::config::{Changes, Config, ConfigError};
 use crate::gateway::Gateway;
+use crate::telemetry::events::Event;
 use crate::telemetry::reloads::Reload;
 
 /// What may change about how clients are served. A connection keeps what it began with.
@@ -80,6 +81,17 @@ impl Reloading {
             }
             Err(_) => Reload::Refused,
         };
+        match &applied {
+            Ok(changes) if changes.applied.is_empty() => {}
+            Ok(changes) => {
+                self.gateway.notable(Event::Reload, format!("settings reloaded: {}", changes.applied.join(", ")), None);
+            }
+            // What is wrong may be told only where it can't be a secret that was put into the wrong place: in the log.
+            Err(_) => {
+                let what = "settings not reloaded, for they have a mistake: the log tells which";
+                self.gateway.notable(Event::ReloadRefused, what, None);
+            }
+        }
         self.gateway.reloads().count(result);
         applied
     }

@@ -11,6 +11,7 @@ use prometheus::{
     HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
+use super::figures::Figures;
 use super::outcome::Outcome;
 use super::status::status_label;
 use crate::cache::admission::Unstorable;
@@ -358,6 +359,11 @@ impl Metrics {
     pub fn upstream_call(&self, service: Service) -> UpstreamCall<'_> {
         self.upstream_in_flight.with_label_values(&[service.as_str()]).inc();
         UpstreamCall { metrics: self, service, ended: false }
+    }
+
+    /// Everything as it is now, to be read by name.
+    pub fn figures(&self) -> Figures {
+        Figures::new(self.registry.gather())
     }
 
     /// Everything in Prometheus' text format.

@@ -3,6 +3,11 @@
 //! Labels and log fields come from enums and from the catalogue, never from a request, so nothing a
 //! client sends can add a metric series or show a credential.
 
+pub mod benefit;
+pub mod events;
+pub mod fetches;
+pub mod figures;
+pub mod health;
 pub mod lanes;
 pub mod logs;
 pub mod metrics;

@@ -52,6 +52,17 @@ impl Outcome {
         Self::Aborted,
     ];
 
+    /// Whether `Cache-Status` calls it a hit: given from memory without waiting for a call.
+    pub fn is_hit(self) -> bool {
+        matches!(self, Self::Hit | Self::Revalidating | Self::Paused | Self::Negative | Self::Denied)
+    }
+
+    /// Whether it is an answer to one of the operations in which the cache had its part.
+    pub fn is_answer(self) -> bool {
+        let was_asked = matches!(self, Self::Miss | Self::Expired | Self::Coalesced | Self::Stale | Self::Patience);
+        self.is_hit() || was_asked
+    }
+
     /// The name used alike as metric label and log field.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::request::Parts;
-use http::{HeaderValue, Method, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use tracing::Level;
 
 use super::metrics::Metrics;
@@ -14,6 +14,7 @@ use super::repeats::Series;
 use crate::catalogue::{Operation, Service};
 use crate::clock::Clock;
 use crate::request::id::RequestId;
+use crate::request::trace::Trace;
 
 /// What the access log's events are from, by which they can be told from others.
 const ACCESS: &str = "workspace_gateway::access";
@@ -31,6 +32,9 @@ pub struct Record {
     begun: Instant,
     request_id: RequestId,
     upstream_id: String,
+    trace: Option<Trace>,
+    /// Where upstream was asked as a part of that.
+    span: Option<u64>,
     method: &'static str,
     /// Only if it is logged.
     path: Option<Arc<str>>,
@@ -63,9 +67,11 @@ impl Label {
 impl Record {
     /// Begins the record of a request.
     pub fn begin(metrics: Arc<Metrics>, clock: Clock, request_id: RequestId, head: &Parts) -> Self {
-        let path = tracing::enabled!(target: ACCESS, Level::INFO).then(|| shortened(head.uri.path()));
+        let path = is_logged().then(|| shortened(head.uri.path()));
         let begun = clock.now();
-        Self::of(metrics, clock, begun, request_id, method_name(&head.method), path)
+        let mut record = Self::of(metrics, clock, begun, request_id, method_name(&head.method), path);
+        record.trace = Trace::read(&head.headers);
+        record
     }
 
     /// The record of a GET, begun now, that is a hit because such a one was before.
@@ -99,6 +105,8 @@ impl Record {
             begun,
             request_id,
             upstream_id: String::new(),
+            trace: None,
+            span: None,
             method,
             path,
             operation: Label::Fixed("none"),
@@ -125,6 +133,14 @@ impl Record {
     /// How it is being answered.
     pub fn outcome(&self) -> Outcome {
         self.outcome
+    }
+
+    /// How upstream is to be told of the trace that the request is a part of, if what is left of its headers names one.
+    pub fn traced(&mut self, headers: &HeaderMap) -> Option<HeaderValue> {
+        let span = self.request_id.span();
+        let told = Trace::read(headers)?.continued(span);
+        self.span = told.is_some().then_some(span);
+        told
     }
 
     /// The id upstream gave the answer, which is the one the client sees then.
@@ -188,6 +204,8 @@ impl Drop for Record {
             target: ACCESS,
             request_id = self.request_id.as_str(),
             upstream_request_id = self.upstream_id,
+            trace_id = self.trace.as_ref().map(Trace::id),
+            span_id = self.span.map(|span| format!("{span:016x}")),
             method = self.method,
             path = &**path,
             operation,
@@ -201,6 +219,11 @@ impl Drop for Record {
             "request",
         );
     }
+}
+
+/// Whether the log tells of each request at present.
+pub fn is_logged() -> bool {
+    tracing::enabled!(target: ACCESS, Level::INFO)
 }
 
 /// Microseconds are enough, and shorter to read than a float's every digit.

@@ -30,6 +30,7 @@ use crate::request::caller::{Credential, X_AUTH_TOKEN};
 use crate::request::condition::Validator;
 use crate::request::hop::{self, Via};
 use crate::request::key::Key;
+use crate::request::trace::TRACEPARENT;
 use crate::signing::{Payload, X_PROJECT_ID};
 use crate::stream::{BoxError, StreamBody, nothing};
 
@@ -65,6 +66,8 @@ pub struct Errand {
     /// What upstream has said of the answer that is kept for this very question. If that still holds,
     /// it says so with a 304.
     pub validator: Option<Validator>,
+    /// The trace that it is a part of, in words of ours.
+    pub trace: Option<HeaderValue>,
     /// What the operation sends of the client's besides.
     pub forwarded: HeaderMap,
 }
@@ -192,7 +195,7 @@ impl Upstream for HttpClient {
 /// # Errors
 /// None for a key that was read from a request.
 pub fn question(key: &Key, errand: Errand) -> Result<Request<StreamBody>, BoxError> {
-    let Errand { credential, date, request_id, via, validator, forwarded } = errand;
+    let Errand { credential, date, request_id, via, validator, trace, forwarded } = errand;
     let mut request = Request::new(nothing());
     *request.uri_mut() = key.uri()?;
     // First, so that what is said below can't be gainsaid.
@@ -205,6 +208,9 @@ pub fn question(key: &Key, errand: Errand) -> Result<Request<StreamBody>, BoxErr
     headers.insert(USER_AGENT, AGENT);
     headers.insert(VIA, via);
     headers.insert(X_REQUEST_ID, HeaderValue::try_from(request_id)?);
+    if let Some(trace) = trace {
+        headers.insert(TRACEPARENT, trace);
+    }
     if let Some(validator) = validator {
         let (name, value) = validator.header();
         headers.insert(name, value.clone());
@@ -275,7 +281,7 @@ mod tests {
 
     fn errand(credential: Credential, forwarded: HeaderMap) -> Errand {
         let (date, via) = (SystemTime::UNIX_EPOCH, HeaderValue::from_static("v"));
-        Errand { credential, date, request_id: "id".to_owned(), via, validator: None, forwarded }
+        Errand { credential, date, request_id: "id".to_owned(), via, validator: None, trace: None, forwarded }
     }
 
     #[test]

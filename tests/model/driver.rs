@@ -200,7 +200,7 @@ impl Driver {
     /// The operator purges.
     async fn purge(&mut self, operation: Option<&str>, project: Option<&str>) -> Result<(), String> {
         let (name, id) = (operation.map(str::to_owned), project.map(str::to_owned));
-        self.gateway.purge(&Selection { operation: name, project_id: id });
+        self.gateway.purge(&Selection { operation: name, project_id: id, query: None });
         let is_selected = |scope| {
             let Scope { operation: its_operation, project: its_project, .. } = SCOPES[scope];
             operation.is_none_or(|name| name == its_operation) && project.is_none_or(|id| id == its_project)

@@ -312,6 +312,7 @@ list is fresh for 1.5 s here, the others for 5 min):
   curl -i -H 'X-Auth-Token: {token}' 'http://{proxy}/v2/{PROJECT}/products?limit=2'
   curl -i -H 'X-Auth-Token: {token}' 'http://{proxy}/v2/{PROJECT}/products?offset=0&limit=2'
   curl -i -H 'X-Auth-Token: wrong' 'http://{proxy}/v2/{PROJECT}/products?limit=2'
+  http://{admin}/     # the status page, for a browser
   curl -s http://{metrics}/metrics | grep workspace_gateway_requests_total
   curl -G --data-urlencode 'url=/v2/{PROJECT}/products?limit=2' \\
        --data-urlencode 'header=X-Auth-Token: {token}' http://{admin}/explain

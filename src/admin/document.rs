@@ -1,0 +1,49 @@
+//! The status page: one document with all that it is made of. It has no figure in it and no secret; what it shows it asks
+//! for, from where it came, and from nowhere else.
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use bytes::Bytes;
+use http::header::CONTENT_SECURITY_POLICY;
+use http::{HeaderValue, StatusCode};
+
+use super::{Page, page};
+
+const HTML: &str = include_str!("page/page.html");
+const STYLE: &str = include_str!("page/page.css");
+/// In the order in which they need one another.
+const SCRIPT: &str = concat!(
+    include_str!("page/format.js"),
+    include_str!("page/charts.js"),
+    include_str!("page/tables.js"),
+    include_str!("page/page.js"),
+);
+
+/// The page, put together.
+pub(super) struct Document {
+    html: Bytes,
+    policy: HeaderValue,
+}
+
+impl Document {
+    pub(super) fn new() -> Self {
+        let html = HTML.replace("/*STYLE*/", STYLE).replace("/*SCRIPT*/", SCRIPT);
+        // What isn't this very text isn't run, whatever else finds its way into the page.
+        let hash = |text: &str| BASE64_STANDARD.encode(ring::digest::digest(&ring::digest::SHA256, text.as_bytes()));
+        let policy = format!(
+            "default-src 'none'; style-src 'sha256-{}'; script-src 'sha256-{}'; connect-src 'self'; img-src data:; \
+             base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+            hash(STYLE),
+            hash(SCRIPT),
+        );
+        // Without a policy that can be said, nothing may be loaded at all.
+        let policy = HeaderValue::try_from(policy).unwrap_or(HeaderValue::from_static("default-src 'none'"));
+        Self { html: html.into(), policy }
+    }
+
+    pub(super) fn page(&self) -> Page {
+        let mut page = page(StatusCode::OK, "text/html; charset=utf-8", self.html.clone());
+        page.headers_mut().insert(CONTENT_SECURITY_POLICY, self.policy.clone());
+        page
+    }
+}

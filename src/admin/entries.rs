@@ -1,0 +1,97 @@
+//! What is in the cache, in JSON: which questions, and how their answers fare. Not the answers, and not whose they are.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use http::StatusCode;
+use serde::Serialize;
+use serde_json::json;
+
+use super::{Page, json as json_page, text};
+use crate::cache::entry::Entry;
+use crate::cache::freshness::Freshness;
+use crate::cache::store::Slot;
+use crate::gateway::Gateway;
+
+/// How many are told, if nothing else is said, and at most.
+const SOME: usize = 100;
+const MOST: usize = 1_000;
+
+#[derive(Serialize)]
+struct Listed {
+    operation: String,
+    project: String,
+    /// What else there is in the path.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    segments: BTreeMap<String, String>,
+    query: String,
+    headers: BTreeMap<String, String>,
+    sharing: &'static str,
+    state: &'static str,
+    age_seconds: f64,
+    ttl_seconds: f64,
+    hits: u64,
+    bytes: usize,
+}
+
+/// Those that are asked for most.
+pub(super) fn page(gateway: &Gateway, query: &str) -> Page {
+    let limit = match limit(query) {
+        Ok(limit) => limit,
+        Err(message) => return text(StatusCode::BAD_REQUEST, message),
+    };
+    let mut all: Vec<_> = gateway.entries().collect();
+    let total = all.len();
+    let rank = |(slot, entry): &(std::sync::Arc<Slot>, std::sync::Arc<Entry>)| {
+        // Those that nobody has asked for again come by name, so that they don't dance.
+        (std::cmp::Reverse(entry.hits()), slot.key.scope().path().to_owned(), slot.key.query().to_owned())
+    };
+    if let Some(last) = limit.checked_sub(1).filter(|&last| last < total) {
+        all.select_nth_unstable_by_key(last, rank);
+    }
+    all.truncate(limit);
+    all.sort_by_cached_key(rank);
+    let now = gateway.now();
+    let entries: Vec<Listed> = all.iter().map(|(slot, entry)| listed(slot, entry, now)).collect();
+    json_page(StatusCode::OK, &json!({ "total": total, "entries": entries }))
+}
+
+fn listed(slot: &Slot, entry: &Entry, now: Instant) -> Listed {
+    let (key, scope, life) = (&slot.key, slot.key.scope(), entry.life());
+    let segments = scope.operation().template.captures(scope.path()).filter(|(name, _)| *name != "project_id");
+    let (age, ttl) = (life.age(now).as_secs_f64(), life.lifetime.ttl.as_secs_f64());
+    Listed {
+        operation: scope.operation().name.to_string(),
+        project: scope.project_in_short(),
+        segments: segments.map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
+        query: key.query().to_owned(),
+        headers: key
+            .headers()
+            .iter()
+            .map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned()))
+            .collect(),
+        sharing: if slot.owner.is_none() { "project" } else { "caller" },
+        state: match life.freshness(now) {
+            Freshness::Fresh { .. } => "fresh",
+            Freshness::WhileRevalidate => "revalidate",
+            Freshness::IfError => "if-error",
+            Freshness::Gone => "gone",
+        },
+        age_seconds: age,
+        ttl_seconds: ttl - age,
+        hits: entry.hits(),
+        bytes: entry.size(),
+    }
+}
+
+fn limit(query: &str) -> Result<usize, String> {
+    let mut limit = None;
+    for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+        let given = value.parse().ok().filter(|given| (1..=MOST).contains(given));
+        match (name.as_ref(), given, limit) {
+            ("limit", Some(given), None) => limit = Some(given),
+            _ => return Err(format!("{name} = {value:?} is not allowed: expected limit once, from 1 to {MOST}")),
+        }
+    }
+    Ok(limit.unwrap_or(SOME))
+}

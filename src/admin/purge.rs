@@ -1,0 +1,121 @@
+//! Removing from the cache what is asked for by name.
+
+use std::collections::HashSet;
+
+use http::StatusCode;
+use serde_json::json;
+
+use super::{Page, json as json_page, text};
+use crate::cache::store::Selection;
+use crate::catalogue::Catalogue;
+use crate::gateway::Gateway;
+use crate::request::query as queries;
+use crate::telemetry::events::Event;
+
+/// Purges what a query selects.
+pub(super) fn page(gateway: &Gateway, query: &str) -> Page {
+    let selection = match selection(query, gateway.live().catalogue()) {
+        Ok(selection) => selection,
+        Err(message) => return text(StatusCode::BAD_REQUEST, message),
+    };
+    let purged = gateway.purge(&selection);
+    tracing::info!(operation = selection.operation, project_id = selection.project_id, purged, "cache purged");
+    let of = |what: &str, value: Option<&String>| value.map(|value| format!(" of {what} {value}")).unwrap_or_default();
+    // The project stays out of it: it is shown where only a part of it may be.
+    let what = format!(
+        "removed from the cache: {purged} {}{}{}",
+        if purged == 1 { "entry" } else { "entries" },
+        of("operation", selection.operation.as_ref()),
+        if selection.project_id.is_some() { " in one project" } else { "" },
+    );
+    gateway.notable(Event::Purge, what, None);
+    json_page(StatusCode::OK, &json!({ "purged": purged }))
+}
+
+/// Everything has to be asked for by name: a purge whose condition was misspelt must not empty the
+/// cache.
+fn selection(query: &str, catalogue: &Catalogue) -> Result<Selection, String> {
+    let names = || catalogue.operations().iter().map(|operation| &*operation.name);
+    let mut selection = Selection::default();
+    let (mut all, mut asked) = (false, None);
+    let mut seen = HashSet::new();
+    for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+        if !seen.insert(name.clone()) {
+            return Err(format!("{name} is there more than once: expected one value for each"));
+        }
+        match (name.as_ref(), value.as_ref()) {
+            ("all", "true") => all = true,
+            ("operation", name) if names().any(|known| known == name) => {
+                selection.operation = Some(name.to_owned());
+            }
+            ("operation", name) => {
+                let known: Vec<_> = names().collect();
+                return Err(format!("operation = {name:?} is not an operation: expected one of {}", known.join(", ")));
+            }
+            ("project", "") => return Err("project is empty: expected a project id".to_owned()),
+            ("project", id) => selection.project_id = Some(id.to_owned()),
+            ("query", text) => asked = Some(text.to_owned()),
+            (name, value) => {
+                return Err(format!(
+                    "{name} = {value:?} is not allowed: expected operation, project, query or all=true"
+                ));
+            }
+        }
+    }
+    // Read as that of a request is, so that any spelling of a question will do.
+    let operation = selection
+        .operation
+        .as_ref()
+        .and_then(|name| catalogue.operations().iter().find(|operation| *operation.name == **name));
+    selection.query = match (asked, operation) {
+        (None, _) => None,
+        (Some(_), None) => return Err("query goes with an operation: expected operation=NAME, too".to_owned()),
+        (Some(text), Some(operation)) => match queries::canonical(Some(&text), &operation.parameters) {
+            Ok(canonical) => Some(canonical.into()),
+            Err(reason) => {
+                return Err(format!(
+                    "query = {text:?} is none that is kept ({}): expected name=value&…",
+                    reason.as_str()
+                ));
+            }
+        },
+    };
+    match (all, selection == Selection::default()) {
+        (true, false) => Err("all=true goes with neither operation, project nor query".to_owned()),
+        (false, true) => Err("expected operation=NAME, project=ID, both, or all=true".to_owned()),
+        _ => Ok(selection),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_purge_names_what_it_removes() {
+        let of = |operation: Option<&str>, project_id: Option<&str>| Selection {
+            operation: operation.map(str::to_owned),
+            project_id: project_id.map(str::to_owned),
+            query: None,
+        };
+        let catalogue = Catalogue::for_tests(Vec::new());
+        let selection = |query: &str| selection(query, &catalogue);
+        assert_eq!(selection("all=true"), Ok(of(None, None)));
+        assert_eq!(selection("operation=ListProduct"), Ok(of(Some("ListProduct"), None)));
+        assert_eq!(selection("project=p&operation=ListProduct"), Ok(of(Some("ListProduct"), Some("p"))));
+        let query = |text: &str| selection(text).map(|selection| selection.query);
+        let canonical = Ok(Some("a=1&b=2".to_owned()));
+        assert_eq!(query("operation=ListProducts&query=b%3D2%26a%3D1%26limit%3D100"), canonical);
+        assert_eq!(query("operation=ListProducts&query="), Ok(Some(String::new())));
+        for wrong in
+            ["query=a%3D1", "operation=ListProducts&query=a%3D1%26a%3D2", "all=true&operation=ListProducts&query="]
+        {
+            assert!(selection(wrong).is_err(), "{wrong}");
+        }
+        for wrong in
+            ["", "all=false", "all=true&project=p", "operation=List", "projct=p", "project=", "project=a&project=b"]
+        {
+            assert!(selection(wrong).unwrap_err().contains("expected") || wrong.contains('&'), "{wrong}");
+        }
+    }
+}

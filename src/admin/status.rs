@@ -1,0 +1,260 @@
+//! What there is to know of the gateway at a moment, in JSON: what the status page shows. Figures are those of `/metrics`.
+//! Nothing in it tells who the callers are.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime};
+
+use http::StatusCode;
+use serde::Serialize;
+
+use super::{Page, json};
+use crate::catalogue::Service;
+use crate::config::Mode;
+use crate::gateway::{Gateway, Live};
+use crate::telemetry::benefit::Benefit;
+use crate::telemetry::events::Noted;
+use crate::telemetry::figures::{Figures, Spread};
+use crate::telemetry::logs;
+use crate::telemetry::outcome::Outcome;
+
+/// Numbers by what they count.
+type Counts = BTreeMap<String, u64>;
+
+#[derive(Serialize)]
+struct Status {
+    version: &'static str,
+    time_ms: u64,
+    uptime_seconds: f64,
+    mode: Mode,
+    log_level: Option<String>,
+    helping: Helping,
+    requests: Requests,
+    latency: Latency,
+    cache: Cache,
+    callers: Callers,
+    upstream: Vec<Upstream>,
+    bypasses: Counts,
+    pauses: Counts,
+    events: Vec<Happened>,
+}
+
+#[derive(Serialize)]
+struct Helping {
+    answered: u64,
+    hits: u64,
+    hit_ratio: Option<f64>,
+    upstream_calls: u64,
+    calls_saved: u64,
+    seconds_saved: Option<f64>,
+}
+
+#[derive(Serialize)]
+struct Requests {
+    in_flight: u64,
+    connections: u64,
+    results: Counts,
+    operations: Vec<OfOperation>,
+}
+
+#[derive(Serialize)]
+struct OfOperation {
+    operation: String,
+    results: Counts,
+}
+
+#[derive(Serialize)]
+struct Latency {
+    bounds: Vec<f64>,
+    hits: Durations,
+    others: Durations,
+}
+
+#[derive(Serialize)]
+struct Durations {
+    count: u64,
+    sum: f64,
+    buckets: Vec<u64>,
+}
+
+#[derive(Serialize)]
+struct Cache {
+    entries: u64,
+    bytes: u64,
+    max_bytes: u64,
+    evictions: Counts,
+    uncacheable_keys: u64,
+    private_scopes: u64,
+    refreshes: u64,
+}
+
+#[derive(Serialize)]
+struct Callers {
+    grants: u64,
+    max_grants: usize,
+    proofs: Counts,
+    denials: Counts,
+    signatures: Counts,
+}
+
+#[derive(Serialize)]
+struct Upstream {
+    service: &'static str,
+    url: String,
+    requests: Counts,
+    in_flight: u64,
+    queued: u64,
+    retries: u64,
+    count: u64,
+    seconds: f64,
+    health: Healthy,
+}
+
+#[derive(Serialize)]
+struct Healthy {
+    state: &'static str,
+    since_seconds: Option<f64>,
+    last_answer_seconds: Option<f64>,
+    last_failure: Option<&'static str>,
+}
+
+#[derive(Serialize)]
+struct Happened {
+    kind: &'static str,
+    is_bad: bool,
+    what: String,
+    operation: Option<String>,
+    project: Option<String>,
+    first_ms: u64,
+    last_ms: u64,
+    count: u64,
+}
+
+/// All of it.
+pub(super) fn page(gateway: &Gateway) -> Page {
+    json(StatusCode::OK, &status(gateway))
+}
+
+fn status(gateway: &Gateway) -> Status {
+    let (live, figures) = (gateway.live(), gateway.metrics().figures());
+    let sum = |name: &str| figures.sum(&family(name), &[]);
+    let by = |name: &str, label: &str| figures.by(&family(name), label, &[]);
+    Status {
+        version: env!("CARGO_PKG_VERSION"),
+        time_ms: milliseconds(gateway.date()),
+        uptime_seconds: gateway.uptime().as_secs_f64(),
+        mode: gateway.mode(),
+        log_level: logs::level().map(|level| level.to_string()),
+        helping: helping(&figures),
+        requests: Requests {
+            in_flight: sum("requests_in_flight"),
+            connections: sum("connections"),
+            results: Outcome::ALL
+                .into_iter()
+                .map(|outcome| outcome.as_str())
+                .map(|result| (result.to_owned(), figures.sum(&family("requests_total"), &[("result", result)])))
+                .collect(),
+            operations: by("fetches_total", "operation").into_keys().map(|name| of_operation(&figures, name)).collect(),
+        },
+        latency: latency(&figures),
+        cache: Cache {
+            entries: sum("entries"),
+            bytes: sum("entries_bytes"),
+            max_bytes: live.settings().cache.max_size.0,
+            evictions: by("evictions_total", "cause"),
+            uncacheable_keys: sum("uncacheable_keys"),
+            private_scopes: sum("private_scopes"),
+            refreshes: sum("refreshes_total"),
+        },
+        callers: Callers {
+            grants: sum("grants"),
+            max_grants: live.settings().grants.max_grants.0,
+            proofs: by("proofs_total", "result"),
+            denials: by("denials_total", "source"),
+            signatures: by("signatures_total", "result"),
+        },
+        upstream: live.catalogue().services().map(|service| upstream(gateway, &live, &figures, service)).collect(),
+        bypasses: by("bypasses_total", "reason"),
+        pauses: by("pauses_total", "cause"),
+        events: gateway.events().recent().into_iter().map(happened).collect(),
+    }
+}
+
+fn family(name: &str) -> String {
+    format!("workspace_gateway_{name}")
+}
+
+fn helping(figures: &Figures) -> Helping {
+    let benefit = Benefit::of(figures);
+    Helping {
+        answered: benefit.answered,
+        hits: benefit.hits,
+        hit_ratio: benefit.hit_ratio(),
+        upstream_calls: benefit.upstream_calls,
+        calls_saved: benefit.calls_saved(),
+        seconds_saved: benefit.seconds_saved,
+    }
+}
+
+fn of_operation(figures: &Figures, operation: String) -> OfOperation {
+    let results = figures.by(&family("requests_total"), "result", &[("operation", &operation)]);
+    OfOperation { operation, results }
+}
+
+/// Of the operations, as far as the cache had its part.
+fn latency(figures: &Figures) -> Latency {
+    let spread = |is_meant: fn(Outcome) -> bool| {
+        let is_chosen = |result: &str| Outcome::ALL.into_iter().any(|it| is_meant(it) && it.as_str() == result);
+        figures.spread(&family("request_duration_seconds"), &[], "result", is_chosen)
+    };
+    let hits = spread(Outcome::is_hit);
+    let others = spread(|outcome| outcome.is_answer() && !outcome.is_hit());
+    let durations = |spread: Spread| Durations { count: spread.count, sum: spread.sum, buckets: spread.buckets };
+    Latency { bounds: hits.bounds.clone(), hits: durations(hits), others: durations(others) }
+}
+
+fn upstream(gateway: &Gateway, live: &Live, figures: &Figures, service: Service) -> Upstream {
+    let of_service = [("service", service.as_str())];
+    let spread = figures.spread(&family("upstream_duration_seconds"), &of_service, "service", |_| true);
+    let sum = |name: &str| figures.sum(&family(name), &of_service);
+    let (now, health) = (gateway.now(), gateway.health(service));
+    let ago = |then| now.saturating_duration_since(then).as_secs_f64();
+    Upstream {
+        service: service.as_str(),
+        url: live.catalogue().origin(service).to_string(),
+        requests: figures.by(&family("upstream_requests_total"), "status", &of_service),
+        in_flight: sum("upstream_requests_in_flight"),
+        queued: sum("upstream_calls_queued"),
+        retries: sum("upstream_retries_total"),
+        count: spread.count,
+        seconds: spread.sum,
+        health: Healthy {
+            state: match health {
+                None => "unknown",
+                Some(health) if health.is_failing => "failing",
+                Some(_) => "good",
+            },
+            since_seconds: health.map(|health| ago(health.since)),
+            last_answer_seconds: health.and_then(|health| health.last_answer).map(ago),
+            last_failure: health.and_then(|health| health.last_failure),
+        },
+    }
+}
+
+fn happened(noted: Noted) -> Happened {
+    Happened {
+        kind: noted.event.as_str(),
+        is_bad: noted.event.is_bad(),
+        what: noted.what.into_owned(),
+        operation: noted.operation.map(|operation| operation.to_string()),
+        project: noted.project,
+        first_ms: milliseconds(noted.first),
+        last_ms: milliseconds(noted.last),
+        count: noted.count,
+    }
+}
+
+/// Since 1970.
+fn milliseconds(date: SystemTime) -> u64 {
+    let since = date.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,223 @@
+//! The operator's listener, attacked: whatever is tried, the answer is a clear refusal, and the proxy doesn't notice.
+
+use std::sync::Arc;
+
+use http::{Method, StatusCode};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::support::{World, raw, within};
+
+const LIST: &str = "/v2/PROJECT/products";
+const TOKEN: &str = "0123456789abcdef-0123456789abcdef";
+
+async fn is_hit(world: &World) -> bool {
+    world.get(LIST).await.is_hit()
+}
+
+/// Everything that changes something.
+const CHANGES: [(Method, &str, &str); 3] = [
+    (Method::POST, "/cache/purge?all=true", ""),
+    (Method::PUT, "/mode", "bypass"),
+    (Method::PUT, "/log-level", "error"),
+];
+
+/// Everything that tells something.
+const TELLS: [&str; 6] = ["/status", "/cache/entries", "/config", "/explain?url=/v2/p/products", "/mode", "/log-level"];
+
+#[tokio::test]
+async fn a_web_page_cannot_drive_it() {
+    let world = World::new().await;
+    world.get(LIST).await;
+    let own = format!("http://{}", world.server.admin_address());
+    let sent_by_pages: [&[(&str, &str)]; 8] = [
+        // A name of its own that it has given this machine's address.
+        &[("host", "evil.example:9091")],
+        &[("host", "evil.example:9091"), ("origin", "http://evil.example:9091")],
+        &[("host", "evil.example:9091"), ("sec-fetch-site", "same-origin")],
+        // Another site's form, script, frame or image.
+        &[("origin", "http://evil.example")],
+        &[("origin", "null")],
+        &[("origin", "http://localhost:1")],
+        &[("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "navigate")],
+        &[("sec-fetch-site", "same-site")],
+    ];
+    let reads = TELLS.map(|path| (Method::GET, path, ""));
+    for headers in sent_by_pages {
+        for (method, path, body) in CHANGES.iter().chain(&reads) {
+            let reply = world.http.send(method.clone(), &world.admin_url(path), headers, *body).await;
+            assert_eq!(reply.status(), StatusCode::FORBIDDEN, "{method} {path} {headers:?}");
+            assert!(reply.text().starts_with("refused: expected"), "{}", reply.text());
+        }
+    }
+    // What a form can send without asking first, and what a page of this listener's own sends.
+    for (method, path, body) in &CHANGES {
+        let form = [("content-type", "text/plain"), ("origin", "https://evil.example")];
+        let reply = world.http.send(method.clone(), &world.admin_url(path), &form, *body).await;
+        assert_eq!(reply.status(), StatusCode::FORBIDDEN);
+    }
+    assert!(is_hit(&world).await);
+    let reply = world.http.send(Method::GET, &world.admin_url("/status"), &[("origin", &own)], "").await;
+    assert_eq!(reply.status(), StatusCode::OK);
+    assert_eq!(reply.header("cross-origin-resource-policy"), "same-origin");
+    assert!(!reply.headers().contains_key("access-control-allow-origin"));
+    let preflight = world.http.send(Method::OPTIONS, &world.admin_url("/mode"), &[("origin", &own)], "").await;
+    assert_eq!(preflight.status(), StatusCode::METHOD_NOT_ALLOWED);
+}
+
+#[tokio::test]
+async fn nothing_is_told_or_changed_without_the_token() {
+    let world = World::with(&format!("[listen]\nadmin_token = \"{TOKEN}\"")).await;
+    world.get(LIST).await;
+    let reads = TELLS.map(|path| (Method::GET, path, ""));
+    let short = format!("Bearer {}", &TOKEN[1..]);
+    for shown in ["", "Bearer", "Bearer x", "Basic eDp4", TOKEN, &short] {
+        for (method, path, body) in CHANGES.iter().chain(&reads) {
+            let reply =
+                world.http.send(method.clone(), &world.admin_url(path), &[("authorization", shown)], *body).await;
+            assert_eq!((reply.status(), reply.header("www-authenticate")), (StatusCode::UNAUTHORIZED, "Bearer"));
+            assert!(!reply.text().contains(TOKEN));
+        }
+    }
+    let in_query = world.http.get(&world.admin_url(&format!("/status?token={TOKEN}&access_token={TOKEN}"))).await;
+    assert_eq!(in_query.status(), StatusCode::UNAUTHORIZED);
+    assert_eq!(world.http.get(&world.admin_url("/")).await.status(), StatusCode::OK, "the page asks for it");
+    assert!(is_hit(&world).await);
+    let shown = format!("Bearer {TOKEN}");
+    for (method, path, body) in reads.iter().chain(&CHANGES[..2]) {
+        let reply = world.http.send(method.clone(), &world.admin_url(path), &[("authorization", &shown)], *body).await;
+        assert_eq!(reply.status(), StatusCode::OK, "{method} {path}");
+    }
+    assert!(!is_hit(&world).await, "purged, and switched off");
+    // Another one, at run time.
+    world.reload("[listen]\nadmin_token = \"another-one-of-16\"").unwrap();
+    let reply = world.http.send(Method::GET, &world.admin_url("/status"), &[("authorization", &shown)], "").await;
+    assert_eq!(reply.status(), StatusCode::UNAUTHORIZED);
+}
+
+#[tokio::test]
+async fn paths_and_methods_that_are_not_there_are_refused() {
+    let world = World::new().await;
+    world.get(LIST).await;
+    let address = world.server.admin_address();
+    for path in [
+        "/cache",
+        "/cache/",
+        "/cache/purge/",
+        "//cache/purge?all=true",
+        "/./mode",
+        "/../mode",
+        "/%6dode",
+        "/mode%00",
+        "/MODE",
+        "/status/..",
+        "/metrics",
+        "/healthz",
+        "/page/page.js",
+        "/etc/passwd",
+        "/..%2f..%2fetc/passwd",
+        "/;/mode",
+        "*",
+    ] {
+        let answer =
+            raw(address, format!("POST {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")).await;
+        assert!(answer.starts_with("HTTP/1.1 40"), "{path}: {answer}");
+    }
+    for (method, path) in [
+        ("DELETE", "/mode"),
+        ("POST", "/mode"),
+        ("POST", "/status"),
+        ("PUT", "/cache/purge"),
+        ("GET", "/cache/purge"),
+        ("TRACE", "/"),
+        ("X", "/config"),
+    ] {
+        let answer =
+            raw(address, format!("{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")).await;
+        assert!(answer.starts_with("HTTP/1.1 405") && answer.contains("allow: "), "{method} {path}: {answer}");
+    }
+    for line in ["CONNECT evil.example:443", "GET http://evil.example/status", "GET http://localhost:1/status"] {
+        let answer = raw(address, format!("{line} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")).await;
+        assert!(answer.starts_with("HTTP/1.1 40"), "{line}: {answer}");
+    }
+    for hosts in [
+        "",
+        "Host: localhost\r\nHost: evil.example\r\n",
+        "Host: localhost, evil.example\r\n",
+        "Host: user@localhost@evil\r\n",
+    ] {
+        let answer = raw(address, format!("GET /status HTTP/1.1\r\n{hosts}Connection: close\r\n\r\n")).await;
+        assert!(answer.starts_with("HTTP/1.1 40"), "{hosts}: {answer}");
+    }
+    assert!(is_hit(&world).await);
+}
+
+#[tokio::test]
+async fn a_giant_body_is_not_read() {
+    let world = World::new().await;
+    world.get(LIST).await;
+    for (method, path) in [("PUT", "/mode"), ("POST", "/cache/purge"), ("PUT", "/log-level")] {
+        let mut stream = TcpStream::connect(world.server.admin_address()).await.unwrap();
+        let head = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10000000000\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        // As much as it takes; it stops taking more long before a hundredth of that.
+        let mut sent = 0_usize;
+        while sent < 100_000_000 {
+            match within(stream.write(&[b'x'; 64 * 1024])).await {
+                Ok(more) => sent += more,
+                Err(_) => break,
+            }
+        }
+        assert!(sent < 100_000_000, "{path}");
+        let mut answer = Vec::new();
+        // The answer may have been lost with the connection, for what was sent was not read.
+        if within(stream.read_to_end(&mut answer)).await.is_ok() && !answer.is_empty() {
+            assert!(answer.starts_with(b"HTTP/1.1 4"), "{path}");
+        }
+    }
+    assert!(is_hit(&world).await);
+}
+
+#[tokio::test]
+async fn ten_thousand_purges_that_may_not_be_made_change_nothing() {
+    let world = Arc::new(World::with(&format!("[listen]\nadmin_token = \"{TOKEN}\"")).await);
+    world.get(LIST).await;
+    let mut asking = Vec::new();
+    for _ in 0..20 {
+        let world = Arc::clone(&world);
+        asking.push(tokio::spawn(async move {
+            let url = world.admin_url("/cache/purge?all=true");
+            for _ in 0..500 {
+                let reply = world.http.send(Method::POST, &url, &[], "").await;
+                assert_eq!(reply.status(), StatusCode::UNAUTHORIZED);
+            }
+        }));
+    }
+    while !asking.iter().all(tokio::task::JoinHandle::is_finished) {
+        assert!(is_hit(&world).await, "all the while");
+    }
+    for asked in asking {
+        asked.await.unwrap();
+    }
+    assert_eq!(world.upstream_calls(), 1);
+}
+
+#[tokio::test]
+async fn purges_without_end_leave_the_proxy_its_turn() {
+    let world = Arc::new(World::new().await);
+    let purging = tokio::spawn({
+        let world = Arc::clone(&world);
+        async move {
+            let url = world.admin_url("/cache/purge?all=true");
+            for _ in 0..500 {
+                assert_eq!(world.http.send(Method::POST, &url, &[], "").await.status(), StatusCode::OK);
+            }
+        }
+    });
+    while !purging.is_finished() {
+        assert_eq!(world.get(LIST).await.status(), StatusCode::OK);
+    }
+    purging.await.unwrap();
+    world.get(LIST).await;
+    assert!(is_hit(&world).await);
+}

@@ -1,0 +1,297 @@
+//! What the operator is shown: figures that are those of `/metrics`, what is kept, what has happened, what is in force.
+
+use std::time::Duration;
+
+use http::{Method, StatusCode};
+use serde_json::{Value, json};
+use workspace_gateway::catalogue::Service;
+use workspace_gateway::simulator::Simulator;
+
+use crate::support::process::{Process, folder};
+use crate::support::{Http, PROJECT, World};
+
+const LIST: &str = "/v2/PROJECT/products";
+const SHARER: &str = "/v2/PROJECT/products/sharer";
+
+async fn status(world: &World) -> Value {
+    world.http.get(&world.admin_url("/status")).await.json()
+}
+
+/// The events of a kind, the latest first.
+async fn events(world: &World, kind: &str) -> Vec<Value> {
+    let events = status(world).await["events"].as_array().unwrap().clone();
+    events.into_iter().filter(|event| event["kind"] == kind).collect()
+}
+
+#[tokio::test]
+async fn before_anything_was_asked_it_says_so() {
+    let world = World::new().await;
+    let told = status(&world).await;
+    assert_eq!(
+        told["helping"],
+        json!({ "answered": 0, "hits": 0, "hit_ratio": null, "upstream_calls": 0, "calls_saved": 0, "seconds_saved": null })
+    );
+    assert_eq!(told["upstream"].as_array().unwrap().len(), 2);
+    for upstream in told["upstream"].as_array().unwrap() {
+        assert_eq!(
+            upstream["health"],
+            json!({ "state": "unknown", "since_seconds": null, "last_answer_seconds": null, "last_failure": null })
+        );
+    }
+    assert_eq!((&told["mode"], &told["events"], &told["log_level"]), (&json!("cache"), &json!([]), &Value::Null));
+    assert_eq!(told["requests"]["results"].as_object().unwrap().len(), 14);
+}
+
+#[tokio::test]
+async fn its_figures_are_those_of_the_metrics() {
+    let world = World::new().await;
+    for _ in 0..4 {
+        world.get(LIST).await;
+    }
+    world.get(&format!("{LIST}?a=1&a=2")).await;
+    world.get("/v2/PROJECT/desktops").await;
+    world.get_as("dead", LIST).await;
+    let told = status(&world).await;
+    let metric = |series: &str| world.metric(&format!("workspace_gateway_{series}"));
+    let hits = metric("requests_total{operation=\"ListProducts\",result=\"hit\",status=\"200\"}");
+    assert_eq!((hits, &told["helping"]["hits"]), (3.0, &json!(3)));
+    // The first one, and the one that was refused, were calls.
+    assert_eq!(metric("fetches_total{operation=\"ListProducts\"}"), 2.0);
+    let helping = &told["helping"];
+    assert_eq!(helping["answered"], 5);
+    assert_eq!((&helping["upstream_calls"], &helping["calls_saved"]), (&json!(2), &json!(3)));
+    assert_eq!(helping["hit_ratio"], 0.6);
+    let sum = |result: &str| {
+        metric(&format!("request_duration_seconds_sum{{operation=\"ListProducts\",result=\"{result}\"}}"))
+    };
+    let saved = 3.0 * sum("miss") / 2.0 - sum("hit");
+    assert!((helping["seconds_saved"].as_f64().unwrap() - saved).abs() < 1e-9, "{helping} {saved}");
+    let results = &told["requests"]["results"];
+    assert_eq!((&results["hit"], &results["miss"], &results["bypass"]), (&json!(3), &json!(2), &json!(1)));
+    assert_eq!(results["pass-through"], 1);
+    let operations = told["requests"]["operations"].as_array().unwrap();
+    let of_list = operations.iter().find(|it| it["operation"] == "ListProducts").unwrap();
+    assert_eq!(of_list["results"], json!({ "bypass": 1, "hit": 3, "miss": 2 }));
+    assert_eq!(operations.len(), 3);
+    let latency = &told["latency"];
+    assert_eq!((&latency["hits"]["count"], &latency["others"]["count"]), (&json!(3), &json!(2)));
+    for which in ["hits", "others"] {
+        let buckets = latency[which]["buckets"].as_array().unwrap();
+        assert_eq!(buckets.len(), latency["bounds"].as_array().unwrap().len());
+        assert_eq!(buckets.last(), Some(&latency[which]["count"]));
+    }
+    assert_eq!(told["cache"]["entries"], 1);
+    assert_eq!(told["cache"]["bytes"].as_f64(), Some(metric("entries_bytes")));
+    assert_eq!(told["cache"]["max_bytes"], 64 << 20);
+    let callers = &told["callers"];
+    assert_eq!((&callers["grants"], &callers["denials"]["upstream"]), (&json!(1), &json!(1)));
+    assert_eq!(told["bypasses"]["repeated-parameter"], 1);
+    let workspace = &told["upstream"][0];
+    assert_eq!(workspace["url"], world.simulator.url(Service::Workspace));
+    assert_eq!(workspace["count"], 4);
+    assert_eq!(workspace["requests"]["401"], metric("upstream_requests_total{service=\"workspace\",status=\"401\"}"));
+}
+
+#[tokio::test]
+async fn entries_are_told_without_their_answers_and_callers() {
+    let world =
+        World::with("[[operation]]\nname = \"Disk\"\npath = \"/v2/{project_id}/disks/{id}\"\nbody = \"none\"").await;
+    for path in [LIST, LIST, LIST, "/v2/PROJECT/products?os_type=Linux&limit=100", SHARER, "/v2/PROJECT/disks/d1"] {
+        world.get_with(path, &[("x-language", "en-us")]).await;
+    }
+    world.clock.advance(Duration::from_secs(100));
+    let page = world.http.get(&world.admin_url("/cache/entries")).await;
+    let told = page.json();
+    assert!(!page.text().contains(PROJECT) && !page.text().contains(&world.token), "{}", page.text());
+    let entries = told["entries"].as_array().unwrap();
+    assert_eq!((&told["total"], entries.len()), (&json!(4), 4));
+    let first = &entries[0];
+    assert_eq!((&first["operation"], &first["query"], &first["hits"]), (&json!("ListProducts"), &json!(""), &json!(2)));
+    assert_eq!((&first["project"], &first["headers"]), (&json!("0000…0001"), &json!({ "x-language": "en-us" })));
+    assert_eq!((&first["state"], &first["sharing"]), (&json!("fresh"), &json!("project")));
+    assert!(first["bytes"].as_u64().unwrap() > 500, "{first}");
+    let [age, left] = ["age_seconds", "ttl_seconds"].map(|name| first[name].as_f64().unwrap());
+    assert!((100.0..101.0).contains(&age) && (199.0..200.1).contains(&left), "{first}");
+    assert!(entries.iter().any(|entry| entry["query"] == "os_type=Linux"), "canonical");
+    let disk = entries.iter().find(|entry| entry["operation"] == "Disk").unwrap();
+    assert_eq!(disk["segments"], json!({ "id": "d1" }));
+
+    world.clock.advance(Duration::from_secs(300));
+    let later = world.http.get(&world.admin_url("/cache/entries?limit=1")).await.json();
+    assert_eq!((later["entries"].as_array().unwrap().len(), &later["total"]), (1, &json!(4)));
+    assert_eq!(later["entries"][0]["state"], "revalidate");
+    assert!(later["entries"][0]["ttl_seconds"].as_f64().unwrap() < -99.0);
+    for wrong in ["limit=0", "limit=1001", "limit=x", "limit=1&limit=2", "lmit=1"] {
+        let reply = world.http.get(&world.admin_url(&format!("/cache/entries?{wrong}"))).await;
+        assert_eq!(reply.status(), StatusCode::BAD_REQUEST, "{wrong}");
+        assert!(reply.text().contains("expected limit once, from 1 to 1000"), "{}", reply.text());
+    }
+}
+
+#[tokio::test]
+async fn hits_are_counted_on_when_an_answer_is_replaced_and_from_zero_after_a_purge() {
+    let world = World::new().await;
+    let hits = async || {
+        let told = world.http.get(&world.admin_url("/cache/entries")).await.json();
+        told["entries"][0]["hits"].as_u64()
+    };
+    for _ in 0..3 {
+        world.get(LIST).await;
+    }
+    assert_eq!(hits().await, Some(2));
+    world.clock.advance(Duration::from_secs(4_000));
+    world.get(LIST).await;
+    world.get(LIST).await;
+    assert_eq!(hits().await, Some(3));
+    world.purge();
+    assert_eq!(hits().await, None);
+    world.get(LIST).await;
+    assert_eq!(hits().await, Some(0));
+}
+
+#[tokio::test]
+async fn what_has_happened_is_told_without_saying_to_whom() {
+    let world = World::new().await;
+    world.get(LIST).await;
+    let dead = world.simulator.token(PROJECT);
+    world.simulator.deny(&dead);
+    for limit in 1..4 {
+        world.get_as(&dead, &format!("{LIST}?limit={limit}")).await;
+        world.clock.advance(Duration::from_secs(3));
+    }
+    let denials = events(&world, "denial").await;
+    assert_eq!(denials.len(), 1);
+    let denial = &denials[0];
+    assert_eq!(
+        (&denial["count"], &denial["operation"], &denial["project"]),
+        (&json!(3), &json!("ListProducts"), &json!("0000…0001"))
+    );
+    let [first, last] = ["first_ms", "last_ms"].map(|name| denial[name].as_u64().unwrap());
+    assert!((5_000..7_000).contains(&(last - first)), "{denial}");
+    assert_eq!(denial["is_bad"], true);
+
+    world.simulator.fail_with(Some(StatusCode::SERVICE_UNAVAILABLE));
+    for limit in 10..13 {
+        world.get(&format!("{LIST}?limit={limit}")).await;
+    }
+    assert_eq!(status(&world).await["upstream"][0]["health"]["state"], "failing");
+    world.simulator.fail_with(None);
+    world.get(&format!("{LIST}?limit=20")).await;
+    let health = status(&world).await["upstream"][0]["health"].clone();
+    assert_eq!((&health["state"], &health["last_failure"]), (&json!("good"), &json!("503")));
+    assert_eq!(events(&world, "outage").await[0]["what"], "workspace has begun to fail: 503");
+    assert_eq!(events(&world, "recovery").await.len(), 1);
+
+    world.http.send(Method::PUT, &world.admin_url("/mode"), &[], "bypass").await;
+    world.http.send(Method::POST, &world.admin_url("/cache/purge?project=PROJECT"), &[], "").await;
+    assert_eq!(events(&world, "mode").await[0]["what"], "mode set to bypass");
+    assert!(events(&world, "purge").await[0]["what"].as_str().unwrap().ends_with("in one project"));
+    world.reload("[cache]\nttl = \"1m\"").unwrap();
+    world.reload("[cache]\nttl = \"odd\"").unwrap_err();
+    assert_eq!(events(&world, "reload").await[0]["what"], "settings reloaded: cache.ttl");
+    assert_eq!(events(&world, "reload-refused").await.len(), 1);
+    let all = world.http.get(&world.admin_url("/status")).await;
+    for secret in [PROJECT, &world.token, &dead] {
+        assert!(!all.text().contains(secret), "{}", all.text());
+    }
+}
+
+#[tokio::test]
+async fn a_private_scope_is_an_event() {
+    let world = World::new().await;
+    let other = world.simulator.token(PROJECT);
+    world.simulator.views_differ(&other);
+    for token in [&world.token, &other, &world.token, &other] {
+        world.get_as(token, LIST).await;
+        world.clock.advance(Duration::from_secs(4_000));
+    }
+    assert_eq!(events(&world, "private-scope").await.len(), 1);
+    assert_eq!(status(&world).await["cache"]["private_scopes"], 1);
+}
+
+#[tokio::test]
+async fn the_settings_in_force_are_told_and_no_secret() {
+    let key = "[[access_key]]\nid = \"AK\"\nsecret = \"hush-hush-hush\"\n";
+    let world =
+        World::with(&format!("{key}[cache]\nttl = \"7m\"\n[listen]\nadmin_token = \"0123456789abcdefgh\"")).await;
+    let with_token = [("authorization", "Bearer 0123456789abcdefgh")];
+    let page = world.http.send(Method::GET, &world.admin_url("/config"), &with_token, "").await;
+    assert_eq!(page.header("content-type"), "text/plain; charset=utf-8");
+    assert!(page.text().contains("ttl = \"7m\"") && page.text().contains("(not shown)"), "{}", page.text());
+    for secret in ["hush", "0123456789abcdefgh"] {
+        assert!(!page.text().contains(secret), "{}", page.text());
+    }
+    world.reload("[cache]\nttl = \"8m\"").unwrap();
+    let page = world.http.get(&world.admin_url("/config")).await;
+    assert!(page.text().contains("ttl = \"8m\"") && !page.text().contains("(not shown)"), "{}", page.text());
+}
+
+#[tokio::test]
+async fn the_page_is_whole_and_may_run_nothing_else() {
+    let world = World::new().await;
+    let page = world.http.get(&world.admin_url("/")).await;
+    assert_eq!((page.status(), page.header("content-type")), (StatusCode::OK, "text/html; charset=utf-8"));
+    let text = page.text();
+    for (begin, end, directive) in [("<style>", "</style>", "style-src"), ("<script>", "</script>", "script-src")] {
+        let (_, rest) = text.split_once(begin).unwrap();
+        let (inner, rest) = rest.split_once(end).unwrap();
+        assert!(!rest.contains(begin) && inner.len() > 100, "one, and not empty");
+        let hash = ring::digest::digest(&ring::digest::SHA256, inner.as_bytes());
+        let hash = base64::Engine::encode(&base64::prelude::BASE64_STANDARD, hash);
+        assert!(
+            page.header("content-security-policy").contains(&format!("{directive} 'sha256-{hash}'")),
+            "{directive}"
+        );
+    }
+    for elsewhere in ["src=\"http", "href=\"http", "@import", "url(http", "//cdn"] {
+        assert!(!text.contains(elsewhere), "{elsewhere}");
+    }
+    assert_eq!((page.header("x-frame-options"), page.header("cache-control")), ("DENY", "no-store"));
+}
+
+#[tokio::test]
+async fn the_log_level_can_be_switched_at_run_time() {
+    let folder = folder("log-level");
+    let file = folder.join("config.toml");
+    std::fs::write(&file, "[log]\nformat = \"json\"\n").unwrap();
+    let simulator = Simulator::start().await.unwrap();
+    let mut gateway = Process::start(&simulator, &file).await;
+    let (http, token, url) =
+        (Http::new(), simulator.token(PROJECT), format!("{}/v2/{PROJECT}/products", gateway.proxy));
+    let ask = async || http.send(Method::GET, &url, &[("x-auth-token", &token)], "").await;
+    let level = format!("{}/log-level", gateway.admin);
+    let put = async |level_name: &'static str| http.send(Method::PUT, &level, &[], level_name).await;
+    assert_eq!(http.get(&level).await.json(), json!({ "log_level": "info" }));
+    assert_eq!(put("warn\n").await.json(), json!({ "log_level": "warn" }));
+    // Often enough to be known by their head, while the log doesn't tell of requests.
+    for _ in 0..4 {
+        ask().await;
+    }
+    assert_eq!(put("info").await.json(), json!({ "log_level": "info" }));
+    gateway.says("log level set").await;
+    for _ in 0..3 {
+        ask().await;
+        let event = gateway.says("request").await;
+        assert_eq!((&event["result"], &event["path"]), (&json!("hit"), &json!(format!("/v2/{PROJECT}/products"))));
+    }
+    // Known by their head again: what isn't to be logged any more isn't.
+    put("warn").await;
+    ask().await;
+    for wrong in ["", "loud", "INFO", "info,debug"] {
+        let reply = http.send(Method::PUT, &level, &[], wrong).await;
+        assert_eq!(reply.status(), StatusCode::BAD_REQUEST);
+        assert!(reply.text().contains("expected error, warn, info, debug or trace"), "{}", reply.text());
+    }
+    // Another setting's change doesn't switch it back; its own does.
+    std::fs::write(&file, "[log]\nformat = \"json\"\n[cache]\nttl = \"1m\"").unwrap();
+    gateway.signal("HUP");
+    std::fs::write(&file, "[log]\nformat = \"json\"\nlevel = \"debug\"\n[cache]\nttl = \"1m\"").unwrap();
+    gateway.signal("HUP");
+    let told = gateway.says("settings reloaded").await;
+    assert!(told["changed"].as_str().unwrap().contains("log.level"), "{told}");
+    assert_eq!(http.get(&level).await.json(), json!({ "log_level": "debug" }));
+    let (_, said) = gateway.terminate().await;
+    let told = said.lines().filter(|line| line.contains("\"result\":\"hit\"")).count();
+    assert_eq!(told, 3, "{said}");
+    std::fs::remove_dir_all(folder).unwrap();
+}
