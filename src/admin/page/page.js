@@ -200,8 +200,7 @@ function showHelping({ helping, mode, requests }) {
         nameProxy();
     }
     byId("invitation").hidden = !isNew;
-    say(byId("saved-why"), hits === 0 ? "Nothing was answered from memory yet."
-        : "What a call takes isn’t known yet for an operation that was answered from memory, so there is nothing to compare with.");
+    say(byId("saved-why"), answered === 0 ? "Nothing was answered yet." : "No answer has come from upstream yet that would tell what a call takes.");
     say(byId("saved-exact"), spared === null ? "" : `${decimal(3).format(spared)} s, by what calls to upstream take on average`);
     document.title = `${isIdle ? "" : `${ratio(hits / answered)} from memory · `}workspace-gateway`;
     if (isIdle) {

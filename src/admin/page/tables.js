@@ -145,7 +145,7 @@ class Entries {
         // Entries of single callers may have all this in common.
         const times = new Map();
         const byKey = new Map(sorted.map((entry) => {
-            const name = JSON.stringify([entry.operation, entry.project, entry.query, entry.headers, entry.sharing]);
+            const name = JSON.stringify([entry.operation, entry.project, entry.segments, entry.query, entry.headers, entry.sharing]);
             times.set(name, (times.get(name) ?? 0) + 1);
             return [`${name} ${times.get(name)}`, entry];
         }));
@@ -158,13 +158,13 @@ function entryRow(entry) {
     const cells = COLUMNS.map(({ key, name, isNumber }) =>
         element("td", { role: "cell", "data-label": name, class: `${key.replace(/_.*/, "")}${isNumber ? " num" : ""}` }));
     const [query, operation, project] = cells;
-    query.append(...queryWords(entry));
-    operation.append(entry.operation);
-    project.append(entry.project === "" ? "–" : entry.project);
+    add(query, ...queryWords(entry));
+    add(operation, entry.operation);
+    add(project, entry.project === "" ? "–" : entry.project);
     return element("tr", { role: "row" }, ...cells);
 }
 
-function queryWords({ query, headers, sharing }) {
+function queryWords({ query, segments, headers, sharing }) {
     const words = [];
     if (query === "") {
         words.push(element("span", { class: "note" }, "no query"));
@@ -173,7 +173,7 @@ function queryWords({ query, headers, sharing }) {
     } else {
         words.push(query);
     }
-    const keyed = Object.entries(headers ?? {}).map(([name, value]) => `${name}: ${value}`);
+    const keyed = Object.entries({ ...segments, ...headers }).map(([name, value]) => `${name}: ${value}`);
     const more = sharing === "caller" ? [...keyed, "one caller’s own"] : keyed;
     return [...words, ...more.flatMap((word) => [" ", element("span", { class: "tag" }, word)])];
 }
