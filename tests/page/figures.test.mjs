@@ -216,6 +216,7 @@ test("every figure is what /metrics tells", async () => {
     const page = await tab.page.locator("html").innerText();
     assert.ok(!page.includes(demo.token) && !page.includes(demo.project));
     if (process.env.SCREENSHOTS) {
+        await tab.page.evaluate(() => scrollTo(0, 0));
         await tab.page.screenshot({ path: `${process.env.SCREENSHOTS}/demo-light-desktop.png`, fullPage: true });
     }
     await tab.close();

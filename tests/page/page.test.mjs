@@ -411,6 +411,12 @@ test("pause stops asking, and says so", async () => {
     assert.equal(await tab.text("#liveness"), "Paused · as of 30 s ago");
     await button.click();
     await tab.settled(polls + 1);
+    await tab.pass(2);
+    // For less than it may take to answer, too.
+    await button.click();
+    await tab.page.clock.runFor(6000);
+    await button.click();
+    await tab.settled(polls + 3);
     assert.equal(await tab.page.locator("#announce").textContent(), "Live again.");
     // Nobody has looked meanwhile.
     assert.equal(await said("rate"), "Now: no data");
@@ -438,6 +444,22 @@ test("a hidden tab asks nothing", async () => {
     assert.match(await said("rate"), /^Now \(over 2 s\)/);
 });
 
+test("what a slow answer tells, it tells of all the time since the one before", async () => {
+    works();
+    await open();
+    await tab.state("live");
+    await tab.pass(2);
+    let release;
+    gateway.held = new Promise((done) => (release = done));
+    await tab.page.clock.runFor(2000);
+    await tab.until(() => state.isAsking);
+    await tab.page.clock.runFor(6000);
+    gateway.held = null;
+    release();
+    await tab.until(() => state.isAsking === false);
+    assert.match(await said("rate"), /^Now \(over 8 s\)/);
+});
+
 test("a slow answer is waited for, and nothing else is asked meanwhile", async () => {
     works();
     await open();
@@ -449,6 +471,9 @@ test("a slow answer is waited for, and nothing else is asked meanwhile", async (
     await tab.page.clock.runFor(2000);
     await tab.until(() => state.isAsking);
     await tab.page.clock.runFor(6000);
+    // Nor by who is impatient.
+    await tab.page.locator("#pause").click();
+    await tab.page.locator("#pause").click();
     assert.equal(tab.polls(), polls + 1);
     gateway.held = null;
     release();
@@ -456,10 +481,33 @@ test("a slow answer is waited for, and nothing else is asked meanwhile", async (
     await tab.until(() => state.isAsking === false);
     // Both at a time are the status and the entries.
     assert.equal(gateway.most, 2);
-    // It tells of all eight seconds.
-    assert.match(await said("rate"), /^Now \(over 8 s\)/);
+    assert.equal(await tab.page.locator("#announce").textContent(), "Live again.");
     await tab.page.clock.runFor(10);
     await tab.settled(polls + 2);
+});
+
+test("who listens to it finds landmarks, headings in order, and tables with captions", async () => {
+    works();
+    gateway.entries = entries(3);
+    await open();
+    await tab.state("live");
+    await tab.page.locator("#results-details > summary").click();
+    const captions = await tab.page.locator("table").evaluateAll((all) => all.map((table) => table.caption?.textContent));
+    assert.deepEqual(captions, ["By result, since the start", "By operation", "Entries"]);
+    const headings = await tab.page.locator("#content h2").allTextContents();
+    assert.deepEqual(headings, ["Is it helping?", "Requests", "In the cache", "Callers", "Upstream", "What has happened", "Configuration"]);
+    for (const name of headings) {
+        assert.equal(await tab.page.getByRole("region", { name, exact: true }).count(), 1, name);
+    }
+    for (const landmark of ["banner", "main", "contentinfo"]) {
+        assert.equal(await tab.page.getByRole(landmark).count(), 1, landmark);
+    }
+    const levels = await tab.page.locator("h1, h2, h3, h4").evaluateAll((all) => all.filter((title) => title.checkVisibility()).map((title) => Number(title.tagName[1])));
+    assert.ok(levels.every((level, index) => level <= (levels[index - 1] ?? 0) + 1), String(levels));
+    // What changes every two seconds is announced by nobody.
+    const live = await tab.page.locator("[aria-live], [role=status], [role=alert], [role=log]").evaluateAll((all) => all.map((place) => place.id));
+    assert.deepEqual(live, ["announce", "token-wrong"]);
+    assert.equal(await tab.page.getByRole("table", { name: "Entries" }).getByRole("columnheader").count(), 8);
 });
 
 test("everything is reached with Tab, in the order in which it is read, and is seen to have the focus", async () => {

@@ -298,7 +298,7 @@ const LATENCIES = {
     ],
     isStacked: false,
     tick: brief,
-    value: (value) => (value === null || value === undefined ? "no answers" : brief(value)),
+    value: (value) => (value === null || value === undefined ? "none" : brief(value)),
 
     /** Whole powers of ten around all there was. */
     scale(steps) {

@@ -266,7 +266,7 @@ function eventItem(event) {
     return element("li", { class: event.is_bad ? "is-bad" : "" },
         element("time"),
         element("span", { class: "kind" }, kind),
-        element("span", { class: "what" }, event.what, where === "" ? "" : element("span", { class: "note" }, ` ${where}`),
+        element("span", { class: "what" }, event.what, where === "" ? "" : element("span", { class: "note" }, ` · ${where}`),
             element("span", { class: "times" })));
 }
 
@@ -275,5 +275,5 @@ function updateEvent(item, event) {
     time.dateTime = new Date(event.last_ms).toISOString();
     time.title = fullTime(event.last_ms);
     say(time, clockTime(event.last_ms));
-    say(item.querySelector(".times"), event.count > 1 ? ` ${count(event.count)} times since ${clockTime(event.first_ms)}` : "");
+    say(item.querySelector(".times"), event.count > 1 ? ` · ${count(event.count)} times since ${clockTime(event.first_ms)}` : "");
 }
