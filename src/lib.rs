@@ -105,9 +105,9 @@
 //! one, of a connection that broke before there was an answer, where asking again can't do anything twice
 //! ([`upstream::client`]); whatever else fails is answered, and the client decides. No rules by pattern or
 //! header of what may be cached: an operation is described as a whole, and alike whoever describes it, or it
-//! is passed through. No TLS towards clients: they are on the same machine, or where their tokens may be
-//! seen. No HTTP/2 but for clients that begin with it: it is told in terms of HTTP/1 at once
-//! ([`request::target::translate`]), and upstream is asked in HTTP/1.
+//! is passed through. No plain text beyond this machine, unless somebody has said so ([`config::exposure`]), and in
+//! TLS no choice of certificates, versions or ciphers. No HTTP/2 but for clients that choose it, or begin with it: it is
+//! told in terms of HTTP/1 at once ([`request::target::translate`]), and upstream is asked in HTTP/1.
 
 pub mod admin;
 pub mod cache;

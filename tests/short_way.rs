@@ -300,6 +300,7 @@ async fn an_address_by_which_a_target_is_not_ours_does_not_answer_it() {
         given(&["upstream", "workspace_url"], simulator.url(Service::Workspace)),
         given(&["upstream", "appstream_url"], simulator.url(Service::AppStream)),
         given(&["listen", "proxy"], "0.0.0.0:0".to_owned()),
+        given(&["listen", "insecure_plaintext"], "true".to_owned()),
         local(&["listen", "metrics"]),
         local(&["listen", "admin"]),
     ];

@@ -29,7 +29,7 @@ use workspace_gateway::clock::{Clock, ManualClock};
 use workspace_gateway::config::{Changes, Config, ConfigError, Override};
 use workspace_gateway::gateway::{Connection, Gateway};
 use workspace_gateway::request::key::Key;
-use workspace_gateway::server::{Refused, Server};
+use workspace_gateway::server::{Inherited, Refused, Server};
 use workspace_gateway::simulator::Simulator;
 use workspace_gateway::stream::StreamBody;
 use workspace_gateway::upstream::client::Errand;
@@ -81,13 +81,24 @@ impl World {
         Self::configured(simulator, &config(workspace, appstream, settings)).await
     }
 
+    /// On sockets that were handed down, with every setting at its default.
+    pub async fn on(inherited: Inherited) -> Self {
+        let simulator = Simulator::start().await.unwrap();
+        let (workspace, appstream) = (simulator.url(Service::Workspace), simulator.url(Service::AppStream));
+        Self::start(inherited, simulator, &config(&workspace, &appstream, "")).await
+    }
+
     /// With settings, and with what no file tells.
     pub async fn configured(simulator: Simulator, config: &Config) -> Self {
+        Self::start(Inherited::default(), simulator, config).await
+    }
+
+    async fn start(inherited: Inherited, simulator: Simulator, config: &Config) -> Self {
         let clock = ManualClock::default();
         // What the gateway signs when time has passed is not from the future.
         let date = Clock::Manual(clock.clone());
         simulator.take_date_from(move || date.date());
-        let server = Server::start(config, Clock::Manual(clock.clone())).await.unwrap();
+        let server = Server::start_on(inherited, config, Clock::Manual(clock.clone())).await.unwrap();
         let token = simulator.token(PROJECT);
         Self { simulator, server, clock, token, http: Http::new() }
     }

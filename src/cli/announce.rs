@@ -2,17 +2,16 @@
 
 use crate::catalogue::Catalogue;
 use crate::config::Config;
+use crate::config::settings::Listen;
 use crate::egress::Egress;
-use crate::server::Server;
+use crate::server::{Reloading, Server};
 
 /// Tells everything that an operator should know at start.
 pub(super) fn ready(config: &Config, server: &Server) {
     upstream(&config.catalogue, &config.egress);
-    if !server.proxy_address().ip().is_loopback() {
-        tracing::warn!(
-            address = %server.proxy_address(),
-            "clients' tokens travel in the clear to this address: keep it inside a pod or a trusted network"
-        );
+    exposed(server.reloading());
+    for (listener, address) in server.inherited() {
+        tracing::info!(listener, %address, "listening on a socket that was handed down");
     }
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
@@ -21,8 +20,28 @@ pub(super) fn ready(config: &Config, server: &Server) {
         proxy = %server.proxy_address(),
         metrics = %server.metrics_address(),
         admin = %server.admin_address(),
+        tls = spoken(&config.settings.listen),
         "ready"
     );
+}
+
+/// Warns of what the operator has allowed.
+pub(super) fn exposed(reloading: &Reloading) {
+    for (setting, address) in reloading.exposed() {
+        tracing::warn!(
+            setting,
+            %address,
+            "tokens travel in the clear to this address: keep it inside a pod or a trusted network"
+        );
+    }
+}
+
+fn spoken(listen: &Listen) -> &'static str {
+    match (listen.has_tls(), &listen.client_ca_file) {
+        (false, _) => "off",
+        (true, None) => "on",
+        (true, Some(_)) => "on, with clients' certificates",
+    }
 }
 
 /// Tells where upstream is, and how it is reached.

@@ -2,8 +2,11 @@
 
 mod announce;
 mod demo;
+mod health;
+mod inherit;
 mod reload;
 mod serve;
+mod supervisor;
 
 use std::ffi::OsString;
 use std::io::{self, Write as _};
@@ -18,7 +21,7 @@ use crate::clock::Clock;
 use crate::config::{Config, ConfigError, Override, Source};
 use crate::egress::Egress;
 use crate::explain::{self, Asked, Rules};
-use crate::gateway::Gateway;
+use crate::server::Server;
 
 /// A caching reverse proxy for the product-list APIs of Huawei Cloud Workspace.
 // No Debug from here to the headers: one of them may be a credential.
@@ -42,6 +45,14 @@ enum Command {
         /// A header of the request, such as 'X-Auth-Token: x'. Can be given more than once.
         #[arg(long = "header", short = 'H', value_name = "NAME: VALUE")]
         headers: Vec<String>,
+        #[command(flatten)]
+        settings: Settings,
+    },
+    /// Ask a gateway that runs here with the same settings whether it is alive: exit 0 if so, 1 if not.
+    Health {
+        /// Whether it takes requests, which it no longer does when it is stopping.
+        #[arg(long)]
+        ready: bool,
         #[command(flatten)]
         settings: Settings,
     },
@@ -74,6 +85,9 @@ struct Settings {
     /// Where the operator connects; loopback only [default: 127.0.0.1:9091]. [env: WORKSPACE_GATEWAY_ADMIN_LISTEN]
     #[arg(long, value_name = "ADDRESS")]
     admin_listen: Option<String>,
+    /// true to speak plain text beyond loopback, where tokens can be read [default: false]. [env: WORKSPACE_GATEWAY_INSECURE_PLAINTEXT]
+    #[arg(long, value_name = "BOOL")]
+    insecure_plaintext: Option<String>,
     /// Where Workspace is, if not at the region's public endpoint. [env: WORKSPACE_GATEWAY_WORKSPACE_URL]
     #[arg(long, value_name = "URL")]
     workspace_url: Option<String>,
@@ -101,11 +115,12 @@ impl Settings {
             // Set but empty is how a template says "not set".
             environment(&name).filter(|value| !value.is_empty()).map(|value| (name, value))
         };
-        let given: [(Option<String>, &'static str, &'static [&'static str]); 7] = [
+        let given: [(Option<String>, &'static str, &'static [&'static str]); 8] = [
             (self.region, "region", &["region"]),
             (self.listen, "listen", &["listen", "proxy"]),
             (self.metrics_listen, "metrics-listen", &["listen", "metrics"]),
             (self.admin_listen, "admin-listen", &["listen", "admin"]),
+            (self.insecure_plaintext, "insecure-plaintext", &["listen", "insecure_plaintext"]),
             (self.workspace_url, "workspace-url", &["upstream", "workspace_url"]),
             (self.appstream_url, "appstream-url", &["upstream", "appstream_url"]),
             (self.mode, "mode", &["mode"]),
@@ -123,8 +138,17 @@ impl Settings {
 }
 
 /// Flags that may be given in the environment.
-const IN_ENVIRONMENT: [&str; 8] =
-    ["config", "region", "listen", "metrics-listen", "admin-listen", "workspace-url", "appstream-url", "mode"];
+const IN_ENVIRONMENT: [&str; 9] = [
+    "config",
+    "region",
+    "listen",
+    "metrics-listen",
+    "admin-listen",
+    "insecure-plaintext",
+    "workspace-url",
+    "appstream-url",
+    "mode",
+];
 
 /// The variables that look like settings and are none. Kubernetes makes some of its own where a
 /// service has this program's name.
@@ -154,8 +178,8 @@ const USAGE: u8 = 2;
 pub fn run() -> ExitCode {
     match Cli::parse().command {
         Command::Serve(settings) => with(settings, |config, source| serve::run(&config, source)),
-        Command::Check(settings) => with(settings, |config, _| match Gateway::new(&config, Clock::System) {
-            Ok(_) => print(&config.to_toml()),
+        Command::Check(settings) => with(settings, |config, _| match Server::check(&config) {
+            Ok(()) => print(&config.to_toml()),
             // What only shows when it is used, such as a file of certificates.
             Err(error) => failure(USAGE, &error),
         }),
@@ -176,6 +200,7 @@ pub fn run() -> ExitCode {
                 Err(message) => failure(USAGE, &message),
             }
         }),
+        Command::Health { ready, settings } => with(settings.or_any_region(), |config, _| health::run(&config, ready)),
         Command::Demo { once, mode } => match mode.parse() {
             Ok(mode) => demo::run(once, mode),
             Err(message) => failure(USAGE, &format!("--mode: {message}")),
@@ -253,6 +278,7 @@ mod tests {
             ("--listen", "127.0.0.1:1"),
             ("--metrics-listen", "127.0.0.1:2"),
             ("--admin-listen", "127.0.0.1:3"),
+            ("--insecure-plaintext", "true"),
             ("--workspace-url", "https://w.example"),
             ("--appstream-url", "https://a.example"),
             ("--mode", "bypass"),
@@ -264,7 +290,8 @@ mod tests {
         for config in [load(&arguments, &[]), load(&[], &environment)] {
             let text = config.unwrap().to_toml();
             for (flag, value) in flags {
-                assert!(text.contains(&format!("\"{value}\"")), "{flag}: {text}");
+                let shown = if value == "true" { "insecure_plaintext = true" } else { &format!("\"{value}\"") };
+                assert!(text.contains(shown), "{flag}: {text}");
             }
         }
     }

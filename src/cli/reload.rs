@@ -7,6 +7,7 @@ use tokio::signal::unix::Signal;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::announce;
+use super::supervisor::Supervisor;
 use crate::config::{Changes, Source};
 use crate::egress::Egress;
 use crate::server::Reloading;
@@ -19,11 +20,12 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 pub(super) struct Watching {
     source: Mutex<Source>,
     reloading: Arc<Reloading>,
+    supervisor: Supervisor,
 }
 
 impl Watching {
-    pub(super) fn new(source: Source, reloading: Arc<Reloading>) -> Arc<Self> {
-        Arc::new(Self { source: Mutex::new(source), reloading })
+    pub(super) fn new(source: Source, reloading: Arc<Reloading>, supervisor: Supervisor) -> Arc<Self> {
+        Arc::new(Self { source: Mutex::new(source), reloading, supervisor })
     }
 
     /// Goes on for ever.
@@ -49,6 +51,7 @@ impl Watching {
         if !is_told && !source.has_changed() {
             return;
         }
+        self.supervisor.reloading();
         if source.file().is_none() {
             tracing::info!("there is no configuration file to read again, only what flags and environment name");
         }
@@ -57,8 +60,17 @@ impl Watching {
         }
         let applied = self.reloading.apply(source.load());
         match applied {
-            Ok(changes) => self.tell(&changes, source.egress()),
-            Err(error) => tracing::error!(%error, "settings not reloaded: those from before stay in force"),
+            Ok(changes) => {
+                self.tell(&changes, source.egress());
+                self.supervisor.ready(match changes.applied.as_slice() {
+                    [] => "settings read again: nothing has changed that can at run time",
+                    _ => "settings reloaded",
+                });
+            }
+            Err(error) => {
+                tracing::error!(%error, "settings not reloaded: those from before stay in force");
+                self.supervisor.ready(&format!("settings not reloaded: {error}"));
+            }
         }
     }
 
@@ -75,6 +87,9 @@ impl Watching {
             if changes.applied.iter().any(|name| tells_where_upstream_is(name)) {
                 announce::upstream(live.catalogue(), egress);
             }
+            if changes.applied.iter().any(|name| tells_what_is_spoken(name)) {
+                announce::exposed(&self.reloading);
+            }
         }
         for other in &changes.at_restart {
             tracing::warn!(
@@ -85,6 +100,10 @@ impl Watching {
             );
         }
     }
+}
+
+fn tells_what_is_spoken(setting: &str) -> bool {
+    ["listen.cert_file", "listen.insecure_plaintext"].contains(&setting)
 }
 
 fn tells_where_upstream_is(setting: &str) -> bool {

@@ -6,6 +6,7 @@
 
 pub mod access_keys;
 pub mod changes;
+pub mod exposure;
 mod files;
 pub mod operations;
 pub mod prefix;
@@ -239,16 +240,13 @@ fn locate(settings: &Settings, service: Service, given: Option<&BaseUrl>) -> Res
 
 /// What no setting can tell alone.
 fn consistent(settings: &Settings) -> Result<(), String> {
-    if !settings.listen.admin.0.ip().is_loopback() && settings.listen.admin_token.is_none() {
-        return Err(format!(
-            "listen.admin: {:?} is not allowed: expected a loopback address, or a listen.admin_token",
-            settings.listen.admin
-        ));
-    }
+    let listen = &settings.listen;
+    listen.files_are_consistent()?;
+    listen.may_be_at(listen.proxy.0, listen.admin.0)?;
     distinct(&[
-        ("listen.proxy", settings.listen.proxy.0),
-        ("listen.metrics", settings.listen.metrics.0),
-        ("listen.admin", settings.listen.admin.0),
+        ("listen.proxy", listen.proxy.0),
+        ("listen.metrics", listen.metrics.0),
+        ("listen.admin", listen.admin.0),
     ])?;
     let mut headers = settings.cache.keyed_headers.clone();
     headers.sort_by(|a, b| a.0.as_str().cmp(b.0.as_str()));
@@ -371,6 +369,25 @@ mod tests {
                 &["listen.path_prefixes[1]", "\"b\" is not", "\"/workspace\""],
             ),
             ("region = \"x\"\n[listen]\nadmin = \"0.0.0.0:9091\"", &["listen.admin", "0.0.0.0:9091", "loopback"]),
+            (
+                "region = \"x\"\n[listen]\nproxy = \"0.0.0.0:8080\"",
+                &["listen.proxy", "\"0.0.0.0:8080\"", "loopback", "listen.cert_file", "insecure_plaintext = true"],
+            ),
+            (
+                "region = \"x\"\n[listen]\nproxy = \"[::ffff:127.0.0.1]:1\"\ninsecure_plaintext = false",
+                &["listen.proxy", "\"[::ffff:127.0.0.1]:1\"", "loopback"],
+            ),
+            (
+                "region = \"x\"\n[listen]\ninsecure_plaintext = \"yes\"",
+                &["listen.insecure_plaintext", "\"yes\"", "true or false"],
+            ),
+            ("region = \"x\"\n[listen]\ninsecure_plaintext = 1", &["insecure_plaintext", "`1`", "true or false"]),
+            ("region = \"x\"\n[listen]\ncert_file = \"c.pem\"", &["listen.cert_file", "c.pem", "listen.key_file"]),
+            ("region = \"x\"\n[listen]\nkey_file = \"k.pem\"", &["listen.key_file", "k.pem", "listen.cert_file"]),
+            (
+                "region = \"x\"\n[listen]\nclient_ca_file = \"a.pem\"",
+                &["listen.client_ca_file", "a.pem", "listen.cert_file and listen.key_file"],
+            ),
             ("region = \"x\"\n[listen]\nadmin = \"127.0.0.1:8080\"", &["listen.admin", "8080", "listen.proxy"]),
             ("region = \"x\"\n[upstream]\nworkspace_url = \"ftp://x\"", &["upstream.workspace_url", "ftp://x", "http"]),
             ("region = \"x\"\n[upstream]\nworkspace_url = \"https://x/y\"", &["upstream.workspace_url", "no path"]),
@@ -421,5 +438,25 @@ mod tests {
         let wrong = [given(&["listen", "admin"], "0.0.0.0:1"), given(&["region"], "r"), given(&["mode"], "cache")];
         let message = Config::from_layers("f", "region = \"r\"", &wrong).unwrap_err().to_string();
         assert!(message.starts_with("--listen-admin: listen.admin: "), "{message}");
+    }
+
+    #[test]
+    fn plain_text_leaves_this_machine_only_if_somebody_says_so() {
+        let accepted = |text: &str| Config::from_layers("f", &format!("region = \"r\"\n[listen]\n{text}"), &[]).is_ok();
+        for proxy in ["proxy = \"0.0.0.0:1\"\n", "proxy = \"[::]:1\"\n", "proxy = \"192.0.2.1:1\"\n"] {
+            assert!(!accepted(proxy));
+            assert!(accepted(&format!("{proxy}insecure_plaintext = true")));
+            assert!(accepted(&format!("{proxy}cert_file = \"c\"\nkey_file = \"k\"")));
+        }
+        for proxy in ["proxy = \"127.1.2.3:1\"", "proxy = \"[::1]:1\"", "metrics = \"0.0.0.0:1\""] {
+            assert!(accepted(proxy), "{proxy}");
+        }
+        let flags = [given(&["listen", "proxy"], "0.0.0.0:1"), given(&["listen", "insecure_plaintext"], "true")];
+        assert!(Config::from_layers("f", "region = \"r\"", &flags).unwrap().settings.listen.insecure_plaintext.0);
+        // The operator's address is as much of a matter, wherever it may be.
+        let listen = Config::from_layers("f", "region = \"r\"", &[]).unwrap().settings.listen;
+        let [here, there] = ["127.0.0.1:1", "192.0.2.1:1"].map(|address| address.parse().unwrap());
+        assert_eq!(listen.may_be_at(here, here), Ok(()));
+        assert!(listen.may_be_at(here, there).unwrap_err().starts_with("listen.admin: \"192.0.2.1:1\""));
     }
 }

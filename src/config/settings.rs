@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::access_keys::AccessKeySettings;
+use super::exposure::Insecure;
 use super::operations::{self, OperationSettings};
 use super::prefix::PathPrefix;
 use super::secret::Secret;
@@ -53,6 +54,14 @@ pub struct Listen {
     pub admin: Address,
     /// What the operator has to show.
     pub admin_token: Option<Secret>,
+    /// Whether plain text may be spoken to other machines.
+    pub insecure_plaintext: Insecure,
+    /// The certificate of this gateway, and those that lead to its authority; with it there is TLS.
+    pub cert_file: Option<PathBuf>,
+    /// The certificate's private key.
+    pub key_file: Option<PathBuf>,
+    /// The authorities of clients' certificates; with it clients need one.
+    pub client_ca_file: Option<PathBuf>,
     /// What paths may have in front, and upstream doesn't get.
     pub path_prefixes: Vec<PathPrefix>,
 }

@@ -69,7 +69,9 @@ impl Source {
         };
         let config = Config::from_files(&name, &text, &self.overrides, &mut self.files)?;
         // Before it is read, so that what changes in between is seen to have changed.
-        config.settings.upstream.ca_file.iter().for_each(|path| self.files.note(path));
+        let listen = &config.settings.listen;
+        let named = [&config.settings.upstream.ca_file, &listen.cert_file, &listen.key_file, &listen.client_ca_file];
+        named.into_iter().flatten().for_each(|path| self.files.note(path));
         Ok(Config { egress: self.egress.clone(), ..config })
     }
 }
@@ -199,6 +201,16 @@ mod tests {
         source.load().unwrap();
         std::fs::write(&named, "three").unwrap();
         assert!(!has_changed(&mut source));
+        let files = ["cert_file", "key_file", "client_ca_file"];
+        let text = files.map(|name| format!("{name} = {:?}\n", folder.join(name))).concat();
+        std::fs::write(&path, format!("region = \"r-1\"\n[listen]\n{text}")).unwrap();
+        source.load().unwrap();
+        for name in files {
+            std::fs::write(folder.join(name), "one").unwrap();
+            assert!(has_changed(&mut source), "{name}");
+            source.load().unwrap();
+            assert!(!has_changed(&mut source));
+        }
         std::fs::remove_dir_all(folder).unwrap();
     }
 

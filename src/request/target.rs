@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use http::header::{COOKIE, HOST};
 use http::request::Parts;
-use http::uri::Authority;
+use http::uri::{Authority, Scheme};
 use http::{HeaderValue, Method, Uri, Version};
 
 use crate::catalogue::Catalogue;
@@ -57,7 +57,7 @@ pub fn check(head: &Parts, local: SocketAddr, catalogue: &Catalogue) -> Result<(
         _ => return Err(Misdirected::Host),
     }
     match head.uri.authority() {
-        Some(authority) if !is_ours(authority, local, catalogue) => Err(Misdirected::ForeignHost),
+        Some(authority) if !is_ours(authority, head.uri.scheme(), local, catalogue) => Err(Misdirected::ForeignHost),
         _ => Ok(()),
     }
 }
@@ -107,8 +107,8 @@ fn is_host(host: &HeaderValue) -> bool {
     is_plain || Authority::try_from(host.as_bytes()).is_ok_and(|host| !host.as_str().contains('@'))
 }
 
-fn is_ours(authority: &Authority, local: SocketAddr, catalogue: &Catalogue) -> bool {
-    let port = authority.port_u16().unwrap_or(80);
+fn is_ours(authority: &Authority, scheme: Option<&Scheme>, local: SocketAddr, catalogue: &Catalogue) -> bool {
+    let port = authority.port_u16().unwrap_or(if scheme == Some(&Scheme::HTTPS) { 443 } else { 80 });
     let host = authority.host();
     let is_local = port == local.port()
         && (host.eq_ignore_ascii_case("localhost")
@@ -119,7 +119,6 @@ fn is_ours(authority: &Authority, local: SocketAddr, catalogue: &Catalogue) -> b
 #[cfg(test)]
 mod tests {
     use http::Request;
-    use http::uri::Scheme;
 
     use super::*;
     use crate::catalogue::Origin;
@@ -128,10 +127,11 @@ mod tests {
     fn only_our_own_address_and_upstreams_are_accepted() {
         let origin = |host| Origin::new(Scheme::HTTPS, Authority::from_static(host));
         let catalogue = Catalogue::new(origin("w.example"), origin("a.example"), Vec::new());
-        let check = |method: Method, uri: &str| {
+        let check_at = |port: u16, method: Method, uri: &str| {
             let request = Request::builder().method(method).uri(uri).header(HOST, "any").body(());
-            check(&request.unwrap().into_parts().0, SocketAddr::from(([127, 0, 0, 1], 8080)), &catalogue)
+            check(&request.unwrap().into_parts().0, SocketAddr::from(([127, 0, 0, 1], port)), &catalogue)
         };
+        let check = |method: Method, uri: &str| check_at(8080, method, uri);
         for ours in ["/v2/p/products", "*", "http://127.0.0.1:8080/", "http://LOCALHOST:8080/x", "http://a.example/v1"]
         {
             assert_eq!(check(Method::GET, ours), Ok(()), "{ours}");
@@ -140,6 +140,12 @@ mod tests {
             ["http://127.0.0.1/", "http://example.com:8080/", "http://w.example:81/", "http://user@w.example/"]
         {
             assert_eq!(check(Method::GET, foreign), Err(Misdirected::ForeignHost), "{foreign}");
+        }
+        for (port, uri) in [(80, "http://127.0.0.1/"), (443, "https://127.0.0.1/"), (8080, "https://127.0.0.1:8080/")] {
+            assert_eq!(check_at(port, Method::GET, uri), Ok(()), "{uri}");
+        }
+        for (port, uri) in [(443, "http://127.0.0.1/"), (80, "https://127.0.0.1/")] {
+            assert_eq!(check_at(port, Method::GET, uri), Err(Misdirected::ForeignHost), "{uri}");
         }
         assert_eq!(check(Method::CONNECT, "w.example:443"), Err(Misdirected::Connect));
     }

@@ -14,9 +14,11 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use super::exchange::Upload;
+use super::leaving::Exit;
 use super::reload::Bounds;
-use super::serve::{Serving, draining};
+use super::serve::Serving;
 use super::shortcut::Shortcut;
+use super::tls::Spoken;
 use crate::clock::Clock;
 use crate::stream::BoxError;
 
@@ -29,11 +31,14 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const TELL_AGAIN: Duration = Duration::from_secs(60);
 
 /// How connections are accepted.
-#[derive(Clone)]
 pub(super) struct Accepting {
     pub(super) serving: Serving,
+    /// When that ends, and how.
+    pub(super) exit: Exit,
     /// What holds for those that are accepted now.
     pub(super) bounds: watch::Receiver<Bounds>,
+    /// What is spoken with them.
+    pub(super) tls: Spoken,
     /// For logs.
     pub(super) listener: &'static str,
     /// How many there may be at once.
@@ -55,8 +60,7 @@ impl Accepting {
         B::Error: Into<BoxError>,
     {
         let room = Arc::new(Semaphore::new(self.max_connections));
-        let mut drain = self.serving.drain.clone();
-        let mut draining = pin!(draining(&mut drain));
+        let mut exit = pin!(self.exit.wanted());
         let mut told = None;
         loop {
             // Room first: who is not accepted waits in the kernel and costs nothing here.
@@ -66,7 +70,7 @@ impl Accepting {
             };
             let (place, accepted) = tokio::select! {
                 accepted = accepted => accepted,
-                () = &mut draining => break,
+                () = &mut exit => break,
             };
             match accepted {
                 Ok((stream, _)) => self.spawn(stream, place, &welcome),
@@ -80,7 +84,7 @@ impl Accepting {
         let left = self.max_connections - room.available_permits();
         let all = u32::try_from(self.max_connections).unwrap_or(u32::MAX);
         let limit = self.bounds.borrow().drain_timeout;
-        if tokio::time::timeout(limit, room.acquire_many(all)).await.is_err() {
+        if !self.exit.close(|| room.acquire_many(all), limit).await {
             tracing::warn!(connections = left, ?limit, "not everything in flight was done in time");
         }
     }
@@ -118,7 +122,7 @@ impl Accepting {
         // Small answers must not wait for the client's delayed acknowledgement.
         let _ = stream.set_nodelay(true);
         let counted = self.tally.as_ref().map(|(open, _)| Counted::new(open));
-        let serving = Serving { bounds: *self.bounds.borrow(), ..self.serving.clone() };
+        let serving = Serving { bounds: *self.bounds.borrow(), tls: self.tls.borrow().clone(), ..self.serving.clone() };
         let (answer, shortcut) = welcome(local);
         tokio::spawn(async move {
             let _open = (counted, place);

@@ -1,11 +1,12 @@
 //! Where the frames of HTTP/2 begin and end (RFC 9113 §4.1), and nothing of what is in them: enough to tell
-//! whether a client has left a head unfinished.
+//! whether a client has left a head unfinished, and where something can be said between two frames.
 
 const HEADERS: u8 = 0x1;
+const GOAWAY: u8 = 0x7;
 const CONTINUATION: u8 = 0x9;
 const END_HEADERS: u8 = 0x4;
 
-/// Follows what a client sends, from after its preface.
+/// Follows what one side sends; a client, from after its preface.
 pub(super) struct Frames {
     /// Length, type, flags and stream; as much of it as there is.
     header: [u8; 9],
@@ -18,11 +19,13 @@ pub(super) struct Frames {
     is_last: bool,
     /// Whether there was a whole frame. The first one completes the preface (RFC 9113 §3.4).
     begun: bool,
+    /// Whether there was a GOAWAY.
+    is_going: bool,
 }
 
 impl Frames {
     pub(super) fn new() -> Self {
-        Self { header: [0; 9], have: 0, left: 0, in_head: false, is_last: false, begun: false }
+        Self { header: [0; 9], have: 0, left: 0, in_head: false, is_last: false, begun: false, is_going: false }
     }
 
     /// Takes note of what has come. Says whether a head, or the preface, or the few bytes before a frame are
@@ -48,9 +51,15 @@ impl Frames {
         !self.begun || self.in_head || (1..self.header.len()).contains(&self.have)
     }
 
+    /// Whether a first GOAWAY can be said here.
+    pub(super) fn may_go_away(&self) -> bool {
+        self.begun && self.have == 0 && !self.in_head && !self.is_going
+    }
+
     fn begin(&mut self) {
         let [high, middle, low, kind, flags, ..] = self.header;
         self.left = u32::from_be_bytes([0, high, middle, low]) as usize;
+        self.is_going |= kind == GOAWAY;
         if [HEADERS, CONTINUATION].contains(&kind) {
             self.in_head = true;
             self.is_last = flags & END_HEADERS != 0;
@@ -95,6 +104,26 @@ mod tests {
                 let (last, before) = unfinished.split_last().unwrap();
                 assert!(!last && before.iter().all(|&unfinished| unfinished), "{size} {round}");
             }
+        }
+    }
+
+    #[test]
+    fn to_go_away_is_said_once_between_frames_that_do_not_belong_together() {
+        let mut frames = Frames::new();
+        assert!(!frames.may_go_away(), "settings come first");
+        for (more, may) in [
+            (frame(SETTINGS, 0, 0), true),
+            (frame(HEADERS, 0, 40), false),
+            (frame(CONTINUATION, END_HEADERS, 1), true),
+            (frame(DATA, 0, 9)[..17].to_vec(), false),
+            (vec![0], true),
+            (vec![0], false),
+            (frame(DATA, 0, 0)[1..].to_vec(), true),
+            (frame(GOAWAY, 0, 8), false),
+            (frame(DATA, 0, 1), false),
+        ] {
+            frames.follow(&more);
+            assert_eq!(frames.may_go_away(), may, "{more:?}");
         }
     }
 

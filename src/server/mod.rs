@@ -1,20 +1,26 @@
-//! Listening: binds the three listeners, serves until told to stop, and then lets what is in flight
+//! Listening: opens the three listeners, serves until told to stop, and then lets what is in flight
 //! finish.
 //!
 //! The caller owns the moment of stopping; this module owns the order: not ready, no new
-//! connections, finish, and only then stop showing metrics. What a single client may do is in `serve.rs`
-//! (versions of HTTP, sizes) and `pulse.rs` (times); that there are not too many is in `accept.rs`. What a reload
-//! changes of that is in `reload.rs`.
+//! connections, finish, and only then stop showing metrics. Which sockets these are is in `listeners.rs`, what clients
+//! see when one closes in `leaving.rs`. What a single client may do is in `serve.rs` (versions of HTTP, sizes) and
+//! `pulse.rs` (times), what it has to speak below HTTP in `tls.rs`; that there are not too many is in `accept.rs`. What
+//! a reload changes of that is in `reload.rs`.
 
 mod accept;
 mod exchange;
 mod frames;
+mod goaway;
+mod leaving;
+mod listeners;
 mod pulse;
 mod reload;
 mod serve;
 mod shortcut;
 #[cfg(test)]
 mod tests;
+mod tls;
+mod transport;
 mod wire;
 
 use std::io;
@@ -22,7 +28,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use thiserror::Error;
-use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -31,21 +36,18 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::gateway::{Connection, Gateway};
 use accept::Accepting;
+use leaving::Exit;
+use listeners::Listener;
+pub use listeners::{Inherited, NAMES};
 use reload::Bounds;
 pub use reload::{Refused, Reloading};
 use serve::Serving;
 use shortcut::Shortcut;
+use tls::Speech;
 
 /// How many connections the listeners for metrics and for the operator accept at once, each. So few that
 /// they take nothing from clients; so many that whoever is in charge gets through.
 const MAX_WATCHING: usize = 64;
-
-/// What the kernel holds for a client that doesn't read, in bytes (Linux takes twice that). Left to itself it
-/// holds megabytes; then a client that reads slowly but steadily would seem to stand still for minutes.
-const SEND_BUFFER: u32 = 128 * 1024;
-
-/// How many connections wait in the kernel to be accepted.
-const BACKLOG: u32 = 1024;
 
 /// Why the gateway can't start.
 #[derive(Debug, Error)]
@@ -72,6 +74,7 @@ pub struct Server {
     proxy: SocketAddr,
     metrics: SocketAddr,
     admin: SocketAddr,
+    inherited: Vec<(&'static str, SocketAddr)>,
     draining: watch::Sender<bool>,
     proxying: JoinHandle<()>,
     watching: [JoinHandle<()>; 2],
@@ -81,49 +84,76 @@ impl Server {
     /// Binds and begins to serve. Does not touch upstream.
     ///
     /// # Errors
-    /// If an address can't be listened on, or `upstream.ca_file` is unusable.
+    /// If an address can't be listened on, or not in plain text, or a file that a setting names is unusable.
     pub async fn start(config: &Config, clock: Clock) -> Result<Self, StartError> {
-        let listen = &config.settings.listen;
+        Self::start_on(Inherited::default(), config, clock).await
+    }
+
+    /// The same on sockets that were handed down, as far as there are any.
+    ///
+    /// # Errors
+    /// Likewise, and if one of them has an address that its listener may not have.
+    pub async fn start_on(inherited: Inherited, config: &Config, clock: Clock) -> Result<Self, StartError> {
         let gateway = Gateway::new(config, clock)?;
-        let (proxy_listener, proxy) = bind("listen.proxy", listen.proxy.0)?;
-        let (metrics_listener, metrics) = bind("listen.metrics", listen.metrics.0)?;
-        let (admin_listener, admin) = bind("listen.admin", listen.admin.0)?;
+        let listeners = listeners::open(&config.settings.listen, inherited)?;
+        let inherited = NAMES.into_iter().zip(&listeners).filter(|(_, listener)| listener.is_inherited);
+        let inherited = inherited.map(|(name, listener)| (name, listener.address)).collect();
+        let [proxy, metrics, admin] = listeners;
+        let addresses = [proxy.address, metrics.address, admin.address];
+        let speech = Speech::new(&config.settings.listen, proxy.address, admin.address)?;
+        let [with_clients, with_operator] = speech.spoken();
 
         let limits = &config.settings.limits;
         let (draining, drain) = watch::channel(false);
         let (clients, for_clients) = watch::channel(Bounds::for_clients(limits));
         let (watchers, for_watchers) = watch::channel(Bounds::for_watchers(limits));
         let metrics_of = gateway.metrics();
+        let exit = Exit::new(drain.clone(), proxy.is_inherited);
+        let leaving = exit.leaving();
         let accepting = Accepting {
             serving: Serving {
                 bounds: Bounds::for_clients(limits),
                 http2: true,
+                tls: None,
                 dropped: Some(metrics_of.connections_ended.clone()),
-                drain: drain.clone(),
+                drain: exit.draining(),
+                leaving: leaving.clone(),
             },
+            exit,
             bounds: for_clients,
+            tls: with_clients,
             listener: "proxy",
             max_connections: limits.max_connections.0,
             tally: Some((metrics_of.connections.clone(), metrics_of.accept_pauses.clone())),
         };
-        // These two go on until the server is gone, so that draining can be watched.
+        // These two go on until the server is gone, so that draining can be watched; unless they were handed down,
+        // for then it is another process that is asked there.
         let (_, never) = watch::channel(false);
-        let apart = |listener| Accepting {
-            serving: Serving {
-                bounds: Bounds::for_watchers(limits),
-                http2: false,
-                dropped: None,
-                drain: never.clone(),
-            },
-            bounds: for_watchers.clone(),
-            listener,
-            max_connections: MAX_WATCHING,
-            tally: None,
+        let (_, plain) = watch::channel(None);
+        let apart = |name, listener: &Listener, tls| {
+            let exit =
+                Exit::new(if listener.is_inherited { drain.clone() } else { never.clone() }, listener.is_inherited);
+            Accepting {
+                serving: Serving {
+                    bounds: Bounds::for_watchers(limits),
+                    http2: false,
+                    tls: None,
+                    dropped: None,
+                    drain: exit.draining(),
+                    leaving: exit.leaving(),
+                },
+                exit,
+                bounds: for_watchers.clone(),
+                tls,
+                listener: name,
+                max_connections: MAX_WATCHING,
+                tally: None,
+            }
         };
-        let probes = Arc::new(Probes::new(Arc::clone(gateway.metrics()), drain));
+        let probes = Arc::new(Probes::new(Arc::clone(gateway.metrics()), drain.clone()));
         let operator = Arc::new(Operator::new(Arc::clone(&gateway)));
         let watching = [
-            tokio::spawn(apart("metrics").serve(metrics_listener, move |_| {
+            tokio::spawn(apart("metrics", &metrics, plain).serve(metrics.socket, move |_| {
                 let probes = Arc::clone(&probes);
                 let answer = move |request| {
                     let probes = Arc::clone(&probes);
@@ -131,7 +161,7 @@ impl Server {
                 };
                 (answer, None)
             })),
-            tokio::spawn(apart("admin").serve(admin_listener, move |local| {
+            tokio::spawn(apart("admin", &admin, with_operator).serve(admin.socket, move |local| {
                 let operator = Arc::clone(&operator);
                 let answer = move |request| {
                     let operator = Arc::clone(&operator);
@@ -142,9 +172,9 @@ impl Server {
         ];
         let proxying = tokio::spawn({
             let gateway = Arc::clone(&gateway);
-            accepting.serve(proxy_listener, move |local| {
+            accepting.serve(proxy.socket, move |local| {
                 let (gateway, connection) = (Arc::clone(&gateway), Arc::new(Connection::new(local)));
-                let shortcut = Shortcut::new(Arc::clone(&gateway), Arc::clone(&connection));
+                let shortcut = Shortcut::new(Arc::clone(&gateway), Arc::clone(&connection), leaving.clone());
                 let answer = move |request| {
                     let (gateway, connection) = (Arc::clone(&gateway), Arc::clone(&connection));
                     async move { gateway.handle(request, &connection).await }
@@ -152,8 +182,18 @@ impl Server {
                 (answer, Some(shortcut))
             })
         });
-        let reloading = Arc::new(Reloading::new(Arc::clone(&gateway), clients, watchers));
-        Ok(Self { gateway, reloading, proxy, metrics, admin, draining, proxying, watching })
+        let reloading = Arc::new(Reloading::new(Arc::clone(&gateway), clients, watchers, speech));
+        let [proxy, metrics, admin] = addresses;
+        Ok(Self { gateway, reloading, proxy, metrics, admin, inherited, draining, proxying, watching })
+    }
+
+    /// Whether it could start with these settings, as far as files are concerned.
+    ///
+    /// # Errors
+    /// Which file is unusable.
+    pub fn check(config: &Config) -> Result<(), StartError> {
+        Gateway::new(config, Clock::System)?;
+        Ok(tls::prepare(&config.settings.listen).map(drop)?)
     }
 
     /// The gateway that answers.
@@ -181,6 +221,11 @@ impl Server {
         self.admin
     }
 
+    /// The listeners whose sockets were handed down, and where they are.
+    pub fn inherited(&self) -> &[(&'static str, SocketAddr)] {
+        &self.inherited
+    }
+
     /// Resolves if the proxy listener ends without being told to.
     pub async fn failed(&mut self) {
         if let Err(error) = (&mut self.proxying).await {
@@ -199,22 +244,4 @@ impl Server {
             listener.abort();
         }
     }
-}
-
-fn bind(setting: &'static str, address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
-    let failed = |source| StartError::Listen { setting, address, source };
-    let listener = listen(address).map_err(failed)?;
-    let bound = listener.local_addr().map_err(failed)?;
-    Ok((listener, bound))
-}
-
-/// As `TcpListener::bind` does it, and accepted connections have this listener's buffer.
-fn listen(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-    // Or a gateway that is started again could not listen while connections of the last one linger.
-    #[cfg(unix)]
-    socket.set_reuseaddr(true)?;
-    socket.set_send_buffer_size(SEND_BUFFER)?;
-    socket.bind(address)?;
-    socket.listen(BACKLOG)
 }

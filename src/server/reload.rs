@@ -1,5 +1,6 @@
 //! Other settings for a running server: of the gateway, and of the connections that are accepted from then on.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,6 +8,7 @@ use thiserror::Error;
 use tokio::sync::watch;
 
 use super::pulse::Terms;
+use super::tls::Speech;
 use crate::config::settings::Limits;
 use crate::config::{Changes, Config, ConfigError};
 use crate::gateway::Gateway;
@@ -34,9 +36,9 @@ impl Bounds {
         Self { terms, buffer, drain_timeout: limits.drain_timeout.0 }
     }
 
-    /// Of the listeners for metrics and for the operator. Nobody waits for these.
+    /// Of the listeners for metrics and for the operator.
     pub(super) fn for_watchers(limits: &Limits) -> Self {
-        Self { buffer: 64 * 1024, drain_timeout: Duration::ZERO, ..Self::for_clients(limits) }
+        Self { buffer: 64 * 1024, ..Self::for_clients(limits) }
     }
 }
 
@@ -56,11 +58,17 @@ pub struct Reloading {
     gateway: Arc<Gateway>,
     clients: watch::Sender<Bounds>,
     watchers: watch::Sender<Bounds>,
+    speech: Speech,
 }
 
 impl Reloading {
-    pub(super) fn new(gateway: Arc<Gateway>, clients: watch::Sender<Bounds>, watchers: watch::Sender<Bounds>) -> Self {
-        Self { gateway, clients, watchers }
+    pub(super) fn new(
+        gateway: Arc<Gateway>,
+        clients: watch::Sender<Bounds>,
+        watchers: watch::Sender<Bounds>,
+        speech: Speech,
+    ) -> Self {
+        Self { gateway, clients, watchers, speech }
     }
 
     /// Puts in force what has been read, as far as that takes no restart, and counts what came of it. May read files,
@@ -69,7 +77,12 @@ impl Reloading {
     /// # Errors
     /// What is wrong with it. Everything is as it was then.
     pub fn apply(&self, read: Result<Config, ConfigError>) -> Result<Changes, Refused> {
-        let applied = read.map_err(Refused::from).and_then(|config| Ok(self.gateway.reload(&config)?));
+        let applied = read.map_err(Refused::from).and_then(|config| {
+            let turn = self.speech.turn(&config.settings.listen)?;
+            let mut changes = self.gateway.reload(&config)?;
+            changes.applied.extend(turn.take());
+            Ok(changes)
+        });
         let result = match &applied {
             Ok(changes) if changes.applied.is_empty() => Reload::Unchanged,
             Ok(_) => {
@@ -94,6 +107,12 @@ impl Reloading {
         }
         self.gateway.reloads().count(result);
         applied
+    }
+
+    /// The addresses, by their settings, at which plain text is spoken with other machines.
+    pub fn exposed(&self) -> Vec<(&'static str, SocketAddr)> {
+        let live = self.gateway.live();
+        self.speech.exposed(&live.settings().listen)
     }
 
     /// The gateway that is given them.

@@ -5,7 +5,8 @@ use std::pin::pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::header::CONNECTION;
+use http::{HeaderValue, Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
@@ -18,9 +19,12 @@ use tokio::sync::watch;
 use tokio::time::{sleep, sleep_until};
 
 use super::exchange::{Streams, Upload, exchange};
+use super::leaving::Leaving;
 use super::pulse::{Cause, Pulse, Verdict};
 use super::reload::Bounds;
 use super::shortcut::Shortcut;
+use super::tls::{Failed, Tls};
+use super::transport::{Socket, Transport};
 use super::wire::Wire;
 use crate::clock::Clock;
 use crate::stream::BoxError;
@@ -40,10 +44,14 @@ pub(super) struct Serving {
     pub(super) bounds: Bounds,
     /// Whether HTTP/2 is spoken besides HTTP/1.
     pub(super) http2: bool,
+    /// What the client has to speak, unless it is plain text.
+    pub(super) tls: Option<Tls>,
     /// Counts the connections, and streams, that didn't keep to the terms.
     pub(super) dropped: Option<IntCounterVec>,
     /// Says when it is time to end in good order.
     pub(super) drain: watch::Receiver<bool>,
+    /// Says when that is near.
+    pub(super) leaving: Leaving,
 }
 
 impl Serving {
@@ -65,6 +73,13 @@ impl Serving {
                     dropped.with_label_values(&[cause.as_str()]).inc();
                 }
             }
+            // At no higher level: whoever can connect could fill the log.
+            Err(Ending::Handshake(error)) => {
+                tracing::debug!(%error, "TLS handshake failed");
+                if let Some(dropped) = &self.dropped {
+                    dropped.with_label_values(&[HANDSHAKE]).inc();
+                }
+            }
             // A client's doing as a rule: it hung up, or spoke no HTTP.
             Err(Ending::Broken(error)) => tracing::debug!(%error, "connection ended early"),
         }
@@ -79,15 +94,41 @@ impl Serving {
         B::Error: Into<BoxError>,
     {
         let pulse = Arc::new(Pulse::new());
+        let (socket, tls) = (Socket::new(io, Arc::clone(&pulse)), self.tls.take());
+        let opening = async {
+            let transport = match tls {
+                None => Transport::Plain(socket),
+                // Apart, so that only connections that come by here have its size.
+                Some(tls) => Transport::Tls(Box::pin(tls.accept(socket)).await?),
+            };
+            Wire::of(transport, shortcut, &self.leaving, Arc::clone(&pulse))
+                .await
+                .map_err(|error| Ending::Broken(error.into()))
+        };
         let wire = tokio::select! {
-            wire = Wire::of(io, shortcut, Arc::clone(&pulse)) => wire.map_err(|error| Ending::Broken(error.into()))?,
+            wire = opening => wire?,
             () = sleep(self.bounds.terms.head) => return Err(Ending::Dropped(Cause::Head)),
             () = draining(&mut self.drain) => return Ok(()),
         };
+        if wire.is_tls() {
+            tracing::debug!("the client speaks TLS, and plain text is spoken here");
+        }
         let is_http2 = self.http2 && wire.is_http2();
         let service = service_fn({
-            let pulse = Arc::clone(&pulse);
-            move |request: Request<Incoming>| exchange(&pulse, is_http2, request, &answer)
+            let (pulse, leaving) = (Arc::clone(&pulse), self.leaving.clone());
+            move |request: Request<Incoming>| {
+                let (answered, leaving) = (exchange(&pulse, is_http2, request, &answer), leaving.clone());
+                async move {
+                    let mut answered = answered.await;
+                    if let Ok(answer) = &mut answered
+                        && !is_http2
+                        && leaving.is_begun()
+                    {
+                        answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                    }
+                    answered
+                }
+            }
         });
         if is_http2 {
             let streams = Streams { write: self.bounds.terms.write, dropped: self.dropped.clone() };
@@ -134,6 +175,8 @@ impl Serving {
     {
         let mut connection = pin!(connection);
         let mut draining = pin!(draining(&mut self.drain));
+        let mut leaving = pin!(self.leaving.begun());
+        let mut is_leaving = false;
         let mut timer = pin!(sleep_until(pulse.first(&self.bounds.terms).into()));
         let mut closing = None;
         loop {
@@ -143,6 +186,11 @@ impl Serving {
                     if pulse.is_flooded() { Ending::Dropped(Cause::Resets) } else { Ending::Broken(error.into()) }
                 }),
                 () = draining.as_mut(), if closing.is_none() => false,
+                // In HTTP/2 that is told at once (`goaway.rs`): the connection is only to be looked at.
+                () = leaving.as_mut(), if is_http2 && !is_leaving => {
+                    is_leaving = true;
+                    continue;
+                }
                 () = timer.as_mut() => match pulse.judge(&self.bounds.terms, is_http2, closing) {
                     Verdict::Wait(until) => {
                         timer.as_mut().reset(until.into());
@@ -163,10 +211,23 @@ impl Serving {
     }
 }
 
+/// Counted like the causes that there are once a connection stands.
+const HANDSHAKE: &str = "handshake";
+
 /// Why a connection has ended before its client wished.
 enum Ending {
     Dropped(Cause),
+    Handshake(std::io::Error),
     Broken(BoxError),
+}
+
+impl From<Failed> for Ending {
+    fn from(failed: Failed) -> Self {
+        match failed {
+            Failed::Silent(error) => Self::Broken(error.into()),
+            Failed::Handshake(error) => Self::Handshake(error),
+        }
+    }
 }
 
 /// Resolves when it is time to drain; if nobody can say so any more, never.

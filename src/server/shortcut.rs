@@ -3,7 +3,7 @@
 //!
 //! That may only be where hyper is between two requests and has nothing left to write, and where it is certain that
 //! what has come is one head and no more. A connection by which anything else has come (a body, a request before
-//! the last was answered) is hyper's from then on.
+//! the last was answered) is hyper's from then on, and so are those whose listener closes.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -13,6 +13,7 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf, Bytes};
 use tokio::io::AsyncWrite;
 
+use super::leaving::Leaving;
 use super::pulse::Pulse;
 use crate::gateway::{Connection, Gateway};
 use crate::request::head::{Fingerprint, Scan};
@@ -28,6 +29,7 @@ const LARGEST: usize = 64 * 1024;
 pub(super) struct Shortcut {
     gateway: Arc<Gateway>,
     connection: Arc<Connection>,
+    leaving: Leaving,
     place: Place,
     /// What is being written.
     text: Vec<u8>,
@@ -53,8 +55,8 @@ struct Answer {
 }
 
 impl Shortcut {
-    pub(super) fn new(gateway: Arc<Gateway>, connection: Arc<Connection>) -> Self {
-        Self { gateway, connection, place: Place::Between, text: Vec::new(), answer: None }
+    pub(super) fn new(gateway: Arc<Gateway>, connection: Arc<Connection>, leaving: Leaving) -> Self {
+        Self { gateway, connection, leaving, place: Place::Between, text: Vec::new(), answer: None }
     }
 
     /// Takes what has come, if it can be answered here. If not, it is hyper's.
@@ -69,7 +71,11 @@ impl Shortcut {
             }
             Place::Between => Scan::default(),
         };
-        let is_one = news.len() <= LARGEST && news.starts_with(b"GET ") && news.ends_with(b"\r\n\r\n");
+        // What has to be said in an answer then is not known here.
+        let is_one = !self.leaving.is_begun()
+            && news.len() <= LARGEST
+            && news.starts_with(b"GET ")
+            && news.ends_with(b"\r\n\r\n");
         let fingerprint = is_one.then(|| self.gateway.fingerprint(news));
         self.text.clear();
         if let Some(head) = &fingerprint
@@ -123,7 +129,7 @@ impl Shortcut {
             } else {
                 Pin::new(&mut *io).poll_write_vectored(context, &[IoSlice::new(text), IoSlice::new(&answer.body)])
             };
-            let written = ready!(pulse.note(written))?;
+            let written = ready!(written)?;
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
@@ -131,6 +137,8 @@ impl Shortcut {
             answer.written += of_text;
             answer.body.advance(written - of_text);
         }
+        // With TLS it is not sent until then.
+        ready!(Pin::new(io).poll_flush(context))?;
         answer.record.sent(answer.size);
         answer.record.is_whole();
         self.answer = None;

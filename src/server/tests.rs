@@ -2,7 +2,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod leaving;
 mod short_way;
+mod tls;
 
 use std::future::Future;
 use std::io;
@@ -15,16 +17,18 @@ use h2::client::SendRequest;
 use http::{Request, Response};
 use http_body::{Body, Frame};
 use prometheus::{IntCounterVec, Opts};
-use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
 use super::exchange::Upload;
+use super::leaving::Exit;
 use super::pulse::Terms;
 use super::reload::Bounds;
 use super::serve::Serving;
 use super::shortcut::Shortcut;
+use super::tls::Tls;
 use crate::clock::Clock;
 use crate::stream::BoxError;
 
@@ -33,6 +37,9 @@ const TERMS: Terms =
 
 /// Larger than what fits between the two ends, and than a window.
 const LARGE: usize = 400_000;
+
+/// Larger than what fits between the two ends, and smaller than what TLS takes beyond that.
+const MEDIUM: usize = 40_000;
 
 /// What fits between the two ends.
 const BETWEEN: usize = 4 * 1024;
@@ -70,14 +77,19 @@ struct Served {
     serving: JoinHandle<()>,
     began: Instant,
     dropped: IntCounterVec,
-    drain: watch::Sender<bool>,
+    exit: Exit,
     /// Of the one answer that comes bit by bit.
     parts: mpsc::Sender<io::Result<Bytes>>,
 }
 
 impl Served {
-    /// `/small`, `/large`, `/broken`, `/never`, and `/parts` for one request.
+    /// `/small`, `/medium`, `/large`, `/broken`, `/never`, and `/parts` for one request.
     fn new() -> Self {
+        Self::new_in(None)
+    }
+
+    /// The same in TLS.
+    fn new_in(tls: Option<Tls>) -> Self {
         let (parts, mut body) = mpsc::channel(1);
         let body = std::sync::Mutex::new(Some(std::mem::replace(&mut body, mpsc::channel(1).1)));
         let answer = move |request: Request<Upload>| {
@@ -90,16 +102,17 @@ impl Served {
                         Ok(Bytes::from_static(b"a")),
                         Err(io::ErrorKind::ConnectionReset.into()),
                     ])),
+                    "/medium" => Response::new(Parts::whole(Bytes::from(vec![b'x'; MEDIUM]))),
                     "/large" => Response::new(Parts::whole(Bytes::from(vec![b'x'; LARGE]))),
                     _ => Response::new(parts.unwrap_or_else(|| Parts::whole(Bytes::from_static(b"small")))),
                 }
             }
         };
-        Self { parts, ..Self::by(None, answer) }
+        Self { parts, ..Self::by(Exit::new(watch::channel(false).1, false), tls, None, answer) }
     }
 
     /// By other means.
-    fn by<A, F, B>(shortcut: Option<Shortcut>, answer: A) -> Self
+    fn by<A, F, B>(exit: Exit, tls: Option<Tls>, shortcut: Option<Shortcut>, answer: A) -> Self
     where
         A: Fn(Request<Upload>) -> F + Send + 'static,
         F: Future<Output = Response<B>> + Send + 'static,
@@ -108,12 +121,18 @@ impl Served {
     {
         let (client, server) = duplex(BETWEEN);
         let dropped = IntCounterVec::new(Opts::new("dropped", "By cause."), &["cause"]).unwrap();
-        let (drain, draining) = watch::channel(false);
         let bounds = Bounds { terms: TERMS, buffer: 64 * 1024, drain_timeout: Duration::ZERO };
-        let serving = Serving { bounds, http2: true, dropped: Some(dropped.clone()), drain: draining };
+        let serving = Serving {
+            bounds,
+            http2: true,
+            tls,
+            dropped: Some(dropped.clone()),
+            drain: exit.draining(),
+            leaving: exit.leaving(),
+        };
         let serving = tokio::spawn(serving.serve(server, shortcut, answer));
         let (began, parts) = (Clock::System.now(), mpsc::channel(1).0);
-        Self { client: Some(client), serving, began, dropped, drain, parts }
+        Self { client: Some(client), serving, began, dropped, exit, parts }
     }
 
     fn client(&mut self) -> &mut DuplexStream {
@@ -154,7 +173,7 @@ impl Served {
     }
 
     fn causes(&self) -> Vec<(&'static str, u64)> {
-        let all = ["head-timeout", "keepalive-timeout", "write-timeout", "resets", "farewell"];
+        let all = ["head-timeout", "keepalive-timeout", "write-timeout", "resets", "farewell", "handshake"];
         let counted = all.map(|cause| (cause, self.dropped.with_label_values(&[cause]).get()));
         counted.into_iter().filter(|&(_, count)| count > 0).collect()
     }
@@ -360,14 +379,14 @@ async fn to_drain_is_to_finish_what_is_under_way() {
     for begun in ["", "PRI"] {
         let mut served = Served::new();
         served.write(begun).await;
-        served.drain.send_replace(true);
+        served.exit.drain();
         assert_eq!(served.ended().await, (0, vec![]), "{begun:?}");
     }
     let mut served = Served::new();
     let (sender, connection) = served.http2().await;
     let mut sender = sender.ready().await.unwrap();
     let mut answer = sender.send_request(get("/parts"), true).unwrap().0.await.unwrap().into_body();
-    served.drain.send_replace(true);
+    served.exit.drain();
     sleep(Duration::from_secs(60)).await;
     assert!(!served.serving.is_finished());
     assert!(sender.ready().await.is_err(), "nothing new is taken");

@@ -8,6 +8,8 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
 use super::frames::Frames;
+use super::goaway::Notice;
+use super::leaving::Leaving;
 use super::pulse::Pulse;
 use super::shortcut::Shortcut;
 
@@ -22,6 +24,8 @@ pub(super) struct Wire<IO> {
     unread: std::ops::Range<usize>,
     /// Where there are any, that is in HTTP/2.
     frames: Option<Frames>,
+    /// Likewise.
+    notice: Option<Notice>,
     /// Where there is one, that is in HTTP/1, and on the listener for clients.
     shortcut: Option<Shortcut>,
     pulse: Arc<Pulse>,
@@ -32,7 +36,12 @@ impl<IO: AsyncRead + Unpin> Wire<IO> {
     ///
     /// # Errors
     /// If the client has gone.
-    pub(super) async fn of(mut io: IO, shortcut: Option<Shortcut>, pulse: Arc<Pulse>) -> io::Result<Self> {
+    pub(super) async fn of(
+        mut io: IO,
+        shortcut: Option<Shortcut>,
+        leaving: &Leaving,
+        pulse: Arc<Pulse>,
+    ) -> io::Result<Self> {
         let (mut begun, mut read) = ([0; PREFACE.len()], 0);
         while read < begun.len() && begun[..read] == PREFACE[..read] {
             match io.read(&mut begun[read..]).await? {
@@ -43,7 +52,13 @@ impl<IO: AsyncRead + Unpin> Wire<IO> {
         }
         let frames = (begun == *PREFACE).then(Frames::new);
         let shortcut = shortcut.filter(|_| frames.is_none());
-        Ok(Self { io, begun, unread: 0..read, frames, shortcut, pulse })
+        let notice = frames.is_some().then(|| Notice::new(leaving.clone()));
+        Ok(Self { io, begun, unread: 0..read, frames, notice, shortcut, pulse })
+    }
+
+    /// Whether the client begins as in TLS, with a handshake (RFC 8446 §5.1).
+    pub(super) fn is_tls(&self) -> bool {
+        self.begun[..self.unread.end].starts_with(b"\x16\x03")
     }
 
     /// Whether the client speaks HTTP/2.
@@ -58,6 +73,10 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncRead for Wire<IO> {
         loop {
             // Until a client has read an answer, it is not asked what else it wants.
             ready!(this.poll_finish(context))?;
+            // What it wants is answered even if it doesn't read that it should go.
+            if let Poll::Ready(said) = this.poll_notice(context) {
+                said?;
+            }
             let before = buffer.filled().len();
             let begun = this.unread.len().min(buffer.remaining());
             buffer.put_slice(&this.begun[this.unread.start..][..begun]);
@@ -88,6 +107,26 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncRead for Wire<IO> {
 }
 
 impl<IO: AsyncWrite + Unpin> Wire<IO> {
+    /// What is said here goes between what hyper writes.
+    fn poll_notice(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.notice {
+            Some(notice) => notice.poll(&mut self.io, context),
+            None => Poll::Ready(Ok(())),
+        }
+    }
+
+    /// Takes note of what hyper has written.
+    fn wrote<'a>(
+        &mut self,
+        parts: impl IntoIterator<Item = &'a [u8]>,
+        written: Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
+        if let (Some(notice), Poll::Ready(Ok(written))) = (&mut self.notice, &written) {
+            notice.follow(parts, *written);
+        }
+        written
+    }
+
     /// What was answered here goes before what hyper writes.
     fn poll_finish(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.shortcut {
@@ -101,7 +140,9 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Wire<IO> {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         ready!(this.poll_finish(context))?;
-        this.pulse.note(Pin::new(&mut this.io).poll_write(context, bytes))
+        ready!(this.poll_notice(context))?;
+        let written = Pin::new(&mut this.io).poll_write(context, bytes);
+        this.wrote([bytes], written)
     }
 
     fn poll_write_vectored(
@@ -111,7 +152,9 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Wire<IO> {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         ready!(this.poll_finish(context))?;
-        this.pulse.note(Pin::new(&mut this.io).poll_write_vectored(context, parts))
+        ready!(this.poll_notice(context))?;
+        let written = Pin::new(&mut this.io).poll_write_vectored(context, parts);
+        this.wrote(parts.iter().map(|part| &**part), written)
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -78,7 +78,8 @@ impl Metrics {
                 "workspace_gateway_connections_ended_total",
                 "Client connections (of `write-timeout` also single streams in HTTP/2) that the gateway has ended, by \
                  cause. A rise of `keepalive-timeout`: clients that leave connections open. Of `head-timeout`, \
-                 `write-timeout`, `resets` or `farewell`: clients that are cut off, broken, or mean harm.",
+                 `write-timeout`, `resets` or `farewell`: clients that are cut off, broken, or mean harm. Of `handshake`: \
+                 clients that don't trust the certificate, have none of their own, or speak plain HTTP where TLS is spoken.",
                 &["cause"],
             )?,
             accept_pauses: IntCounter::new(
@@ -236,7 +237,10 @@ impl Metrics {
         begin(&self.signatures, Refusal::ALL.map(Refusal::as_str));
         begin(&self.pauses, Cause::ALL.map(Cause::as_str));
         begin(&self.denials, ["upstream", "memory"]);
-        begin(&self.connections_ended, ["head-timeout", "keepalive-timeout", "write-timeout", "resets", "farewell"]);
+        begin(
+            &self.connections_ended,
+            ["head-timeout", "keepalive-timeout", "write-timeout", "resets", "farewell", "handshake"],
+        );
         begin(&self.evictions, ["size", "expired"]);
         for service in Service::ALL {
             self.upstream_durations.with_label_values(&[service.as_str()]);

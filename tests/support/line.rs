@@ -3,7 +3,7 @@
 use std::fmt;
 use std::net::SocketAddr;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::{PROJECT, World, within};
@@ -12,8 +12,8 @@ use super::{PROJECT, World, within};
 pub const REPEATED: &str = "workspace_gateway_repeated_hits_total";
 
 /// A connection to the gateway.
-pub struct Line {
-    stream: TcpStream,
+pub struct Line<S = TcpStream> {
+    stream: S,
     heard: Vec<u8>,
 }
 
@@ -65,12 +65,19 @@ impl Line {
         let stream = within(TcpStream::connect(address)).await.unwrap();
         // Each piece is sent at once.
         stream.set_nodelay(true).unwrap();
+        Self::over(stream)
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
+    pub fn over(stream: S) -> Self {
         Self { stream, heard: Vec::new() }
     }
 
     /// Says this, and returns once the gateway has seen it: what is said next is another piece.
     pub async fn says(&mut self, bytes: impl AsRef<[u8]>) {
         within(self.stream.write_all(bytes.as_ref())).await.unwrap();
+        within(self.stream.flush()).await.unwrap();
         seen().await;
     }
 
@@ -116,9 +123,13 @@ impl Line {
     /// Asserts that what was said so far has no more answers.
     pub async fn hears_nothing(&mut self) {
         seen().await;
-        let more = self.stream.try_read_buf(&mut self.heard).map_err(|error| error.kind());
+        let more = tokio::select! {
+            biased;
+            more = self.stream.read_buf(&mut self.heard) => Some(more),
+            () = std::future::ready(()) => None,
+        };
         let heard = String::from_utf8_lossy(&self.heard);
-        assert!(matches!(more, Err(std::io::ErrorKind::WouldBlock)) && self.heard.is_empty(), "{more:?} {heard:?}");
+        assert!(more.is_none() && self.heard.is_empty(), "{more:?} {heard:?}");
     }
 
     /// None if the connection is closed before there is a whole one.

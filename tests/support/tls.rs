@@ -1,30 +1,113 @@
-//! The simulator behind TLS, under a certificate of an authority of its own.
+//! The simulator behind TLS, under a certificate of an authority of its own; and what it takes to be the gateway's client
+//! in TLS.
 
+use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
-use rustls::pki_types::PrivateKeyDer;
-use tokio::net::TcpListener;
-use tokio_rustls::TlsAcceptor;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::client::TlsStream;
+use tokio_rustls::{TlsAcceptor, TlsConnector};
 use workspace_gateway::catalogue::Service;
 use workspace_gateway::simulator::Simulator;
 
+/// Who certifies.
+pub struct Authority(CertifiedIssuer<'static, KeyPair>);
+
+/// A certificate and its key, as they stand in files.
+pub struct Certified {
+    pub certificate: String,
+    pub key: String,
+}
+
+impl Authority {
+    pub fn new() -> Self {
+        let mut parameters = CertificateParams::new(Vec::new()).unwrap();
+        parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        Self(CertifiedIssuer::self_signed(parameters, KeyPair::generate().unwrap()).unwrap())
+    }
+
+    /// Its own certificate.
+    pub fn pem(&self) -> String {
+        self.0.pem()
+    }
+
+    /// Certifies that somebody is who has this name.
+    pub fn certifies(&self, name: &str) -> Certified {
+        let key = KeyPair::generate().unwrap();
+        let certificate = CertificateParams::new(vec![name.to_owned()]).unwrap().signed_by(&key, &self.0).unwrap();
+        Certified { certificate: certificate.pem(), key: key.serialize_pem() }
+    }
+}
+
+impl Certified {
+    pub fn der(&self) -> CertificateDer<'static> {
+        CertificateDer::from_pem_slice(self.certificate.as_bytes()).unwrap()
+    }
+
+    fn key(&self) -> PrivateKeyDer<'static> {
+        PrivateKeyDer::from_pem_slice(self.key.as_bytes()).unwrap()
+    }
+}
+
+/// Somebody who trusts an authority.
+pub struct Client<'a> {
+    pub authority: &'a Authority,
+    /// Its own certificate, if it has one.
+    pub certified: Option<&'a Certified>,
+    /// What it offers to speak (ALPN).
+    pub offers: &'a [&'a str],
+    pub versions: &'a [&'static SupportedProtocolVersion],
+}
+
+impl<'a> Client<'a> {
+    pub fn of(authority: &'a Authority) -> Self {
+        Self { authority, certified: None, offers: &[], versions: rustls::ALL_VERSIONS }
+    }
+
+    pub fn connector(&self) -> TlsConnector {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.authority.0.der().clone()).unwrap();
+        let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_protocol_versions(self.versions)
+            .unwrap()
+            .with_root_certificates(roots);
+        let mut config = match self.certified {
+            None => config.with_no_client_auth(),
+            Some(certified) => config.with_client_auth_cert(vec![certified.der()], certified.key()).unwrap(),
+        };
+        config.alpn_protocols = self.offers.iter().map(|name| name.as_bytes().to_vec()).collect();
+        TlsConnector::from(Arc::new(config))
+    }
+
+    /// Connects to `localhost` at an address.
+    pub async fn connect(&self, address: SocketAddr) -> io::Result<TlsStream<TcpStream>> {
+        connect_by(&self.connector(), address).await
+    }
+}
+
+/// The same as somebody who may have been there before.
+pub async fn connect_by(connector: &TlsConnector, address: SocketAddr) -> io::Result<TlsStream<TcpStream>> {
+    let stream = TcpStream::connect(address).await?;
+    stream.set_nodelay(true)?;
+    connector.connect(ServerName::try_from("localhost").unwrap(), stream).await
+}
+
 /// What it takes to be `localhost`, and the authority's file, which has this name.
 pub fn acceptor(name: &str) -> (TlsAcceptor, PathBuf) {
-    let mut authority = CertificateParams::new(Vec::new()).unwrap();
-    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let authority = CertifiedIssuer::self_signed(authority, KeyPair::generate().unwrap()).unwrap();
-    let key = KeyPair::generate().unwrap();
-    let certificate =
-        CertificateParams::new(vec!["localhost".to_owned()]).unwrap().signed_by(&key, &authority).unwrap();
-
+    let authority = Authority::new();
+    let certified = authority.certifies("localhost");
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let tls = rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_no_client_auth()
-        .with_single_cert(vec![certificate.der().clone()], PrivateKeyDer::Pkcs8(key.serialize_der().into()))
+        .with_single_cert(vec![certified.der()], certified.key())
         .unwrap();
     let file = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}.pem"));
     std::fs::write(&file, authority.pem()).unwrap();

@@ -13,7 +13,7 @@ use crate::stream::StreamBody;
 use crate::upstream::client::Errand;
 use crate::upstream::{Answering, Upstream};
 
-const HEAD: &str = "GET /v2/p/products HTTP/1.1\r\nhost: x\r\nx-auth-token: t\r\n\r\n";
+pub(super) const HEAD: &str = "GET /v2/p/products HTTP/1.1\r\nhost: x\r\nx-auth-token: t\r\n\r\n";
 
 /// Answers every question with this.
 struct Fixed(Bytes);
@@ -29,13 +29,13 @@ impl Upstream for Fixed {
 }
 
 /// A gateway that knows the head and has an answer of some size.
-struct Knowing {
+pub(super) struct Knowing {
     gateway: Arc<Gateway>,
     body: Bytes,
 }
 
 impl Knowing {
-    async fn of(size: usize) -> Self {
+    pub(super) async fn of(size: usize) -> Self {
         let body = Bytes::from(format!("{{\"products\":[\"{}\"]}}", "x".repeat(size)));
         let given = |path| Override { path, value: "http://127.0.0.1:1".to_owned(), origin: "test".to_owned() };
         let overrides = [given(&["upstream", "workspace_url"]), given(&["upstream", "appstream_url"])];
@@ -53,10 +53,16 @@ impl Knowing {
 
     /// A connection that it serves.
     fn served(&self) -> Served {
+        self.served_in(None)
+    }
+
+    /// The same in TLS.
+    pub(super) fn served_in(&self, tls: Option<Tls>) -> Served {
         let connection = Arc::new(Connection::new(([127, 0, 0, 1], 8080).into()));
-        let shortcut = Shortcut::new(Arc::clone(&self.gateway), Arc::clone(&connection));
         let gateway = Arc::clone(&self.gateway);
-        Served::by(Some(shortcut), move |request| {
+        let exit = Exit::new(watch::channel(false).1, false);
+        let shortcut = Shortcut::new(Arc::clone(&self.gateway), Arc::clone(&connection), exit.leaving());
+        Served::by(exit, tls, Some(shortcut), move |request| {
             let (gateway, connection) = (Arc::clone(&gateway), Arc::clone(&connection));
             async move { gateway.handle(request, &connection).await }
         })
@@ -69,23 +75,28 @@ impl Knowing {
 
     /// Reads the answer to its end and no further, with a pause before each piece.
     async fn is_answered(&self, served: &mut Served, pause: Duration) {
+        self.answers(served.client(), pause).await;
+    }
+
+    pub(super) async fn answers<S: AsyncRead + Unpin>(&self, client: &mut S, pause: Duration) {
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
-            head.push(served.client().read_u8().await.unwrap());
+            head.push(client.read_u8().await.unwrap());
         }
         assert!(head.starts_with(b"HTTP/1.1 200 OK\r\n"), "{}", String::from_utf8_lossy(&head));
-        let mut body = Vec::new();
+        // With room for it, or the first pieces would be smaller.
+        let mut body = Vec::with_capacity(self.body.len());
         while body.len() < self.body.len() {
             sleep(pause).await;
             let left = BETWEEN.min(self.body.len() - body.len());
-            let read = (&mut *served.client()).take(left as u64).read_buf(&mut body).await.unwrap();
+            let read = (&mut *client).take(left as u64).read_buf(&mut body).await.unwrap();
             assert!(read > 0, "{}", body.len());
         }
         assert!(body == self.body);
     }
 
     /// How many answers have gone the short way.
-    fn repeated(&self) -> u64 {
+    pub(super) fn repeated(&self) -> u64 {
         let text = self.gateway.metrics().encode().unwrap();
         let count = text.lines().find_map(|line| line.strip_prefix("workspace_gateway_repeated_hits_total "));
         count.unwrap().parse().unwrap()
@@ -173,7 +184,7 @@ async fn to_drain_is_to_finish_what_the_short_way_has_begun() {
         let before = knowing.repeated();
         served.write(HEAD).await;
         sleep(Duration::from_secs(1)).await;
-        served.drain.send_replace(true);
+        served.exit.drain();
         sleep(Duration::from_secs(1)).await;
         assert!(!served.serving.is_finished());
         knowing.is_answered(&mut served, Duration::from_secs(20)).await;
@@ -185,7 +196,7 @@ async fn to_drain_is_to_finish_what_the_short_way_has_begun() {
     let mut served = knowing.served();
     served.write(HEAD).await;
     sleep(Duration::from_secs(1)).await;
-    served.drain.send_replace(true);
+    served.exit.drain();
     assert_eq!(served.ended().await, (30, vec![("write-timeout", 1)]));
 }
 
@@ -198,4 +209,19 @@ async fn a_client_that_says_no_more_is_answered_whole() {
     knowing.is_answered(&mut served, Duration::from_millis(1)).await;
     assert_eq!(served.client().read(&mut [0]).await.unwrap(), 0);
     assert_eq!((served.ended().await.1, knowing.repeated()), (vec![], 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_has_to_say_that_the_connection_ends_goes_the_long_way() {
+    let knowing = Knowing::of(1).await;
+    let mut served = knowing.served();
+    knowing.asks(&mut served).await;
+    assert_eq!(knowing.repeated(), 1);
+    served.exit.leave();
+    served.write(HEAD).await;
+    let mut answer = String::new();
+    served.client().read_to_string(&mut answer).await.unwrap();
+    assert!(answer.contains("\r\ncache-status: workspace-gateway; hit"), "{answer}");
+    assert!(answer.contains("\r\nconnection: close\r\n"), "{answer}");
+    assert_eq!((served.ended().await, knowing.repeated()), ((0, vec![]), 1));
 }

@@ -1,0 +1,142 @@
+//! Where a server listens: on sockets that were handed down to it, and for the rest on addresses that its settings name.
+
+use std::io;
+use std::net::SocketAddr;
+
+use socket2::SockRef;
+use tokio::net::{TcpListener, TcpSocket};
+
+use super::StartError;
+use crate::config::settings::Listen;
+
+/// What the kernel holds for a client that doesn't read, in bytes (Linux takes twice that). Left to itself it
+/// holds megabytes; then a client that reads slowly but steadily would seem to stand still for minutes.
+const SEND_BUFFER: u32 = 128 * 1024;
+
+/// How many connections wait in the kernel to be accepted.
+const BACKLOG: u32 = 1024;
+
+/// The names of the listeners, in the order in which sockets without names stand for them.
+pub const NAMES: [&str; 3] = ["proxy", "metrics", "admin"];
+
+/// Sockets that listen already, one for a listener at most. Others may accept from them, too: whoever had them before,
+/// until it ends, and whoever will be handed them next.
+#[derive(Default)]
+pub struct Inherited([Option<std::net::TcpListener>; 3]);
+
+impl Inherited {
+    /// Takes over a socket for the listener of this name.
+    ///
+    /// # Errors
+    /// If there is no such listener, it has one already, or the socket is none that connections can be accepted from.
+    pub fn add(&mut self, name: &str, socket: std::net::TcpListener) -> Result<(), String> {
+        let index = NAMES.iter().position(|known| *known == name);
+        let place = index.and_then(|index| self.0.get_mut(index));
+        let place = place.ok_or_else(|| format!("{name:?} is no listener: expected {}", NAMES.join(", ")))?;
+        if place.is_some() {
+            return Err(format!("{name:?} is there twice: expected each once"));
+        }
+        match SockRef::from(&socket).is_listener() {
+            Ok(true) => {}
+            Ok(false) => return Err(format!("the socket for {name:?} does not listen")),
+            Err(error) => return Err(format!("the socket for {name:?} is unusable: {error}")),
+        }
+        *place = Some(socket);
+        Ok(())
+    }
+}
+
+/// One of the three.
+pub(super) struct Listener {
+    pub(super) socket: TcpListener,
+    pub(super) address: SocketAddr,
+    /// Whether others may go on accepting from it.
+    pub(super) is_inherited: bool,
+}
+
+/// Opens all three: for clients, for probes and for the operator.
+pub(super) fn open(settings: &Listen, inherited: Inherited) -> Result<[Listener; 3], StartError> {
+    let Inherited([proxy, metrics, admin]) = inherited;
+    Ok([
+        one("listen.proxy", settings.proxy.0, proxy)?,
+        one("listen.metrics", settings.metrics.0, metrics)?,
+        one("listen.admin", settings.admin.0, admin)?,
+    ])
+}
+
+fn one(
+    setting: &'static str,
+    address: SocketAddr,
+    inherited: Option<std::net::TcpListener>,
+) -> Result<Listener, StartError> {
+    let failed = |source| StartError::Listen { setting, address, source };
+    let is_inherited = inherited.is_some();
+    let socket = inherited.map_or_else(|| bind(address), adopt).map_err(failed)?;
+    let address = socket.local_addr().map_err(failed)?;
+    Ok(Listener { socket, address, is_inherited })
+}
+
+/// As `TcpListener::bind` does it, and accepted connections have this listener's buffer.
+fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // Or a gateway that is started again could not listen while connections of the last one linger.
+    #[cfg(unix)]
+    socket.set_reuseaddr(true)?;
+    socket.set_send_buffer_size(SEND_BUFFER)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+/// Connections that wait already to be accepted keep the buffer that they have.
+fn adopt(socket: std::net::TcpListener) -> io::Result<TcpListener> {
+    SockRef::from(&socket).set_send_buffer_size(SEND_BUFFER as usize)?;
+    socket.set_nonblocking(true)?;
+    TcpListener::from_std(socket)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn listening(address: &str) -> std::net::TcpListener {
+        std::net::TcpListener::bind(address).unwrap()
+    }
+
+    fn settings(text: &str) -> Listen {
+        let text = format!("region = \"r\"\n[listen]\n{text}");
+        crate::config::Config::from_layers("f", &text, &[]).unwrap().settings.listen
+    }
+
+    const ANY_PORT: &str = "proxy = \"127.0.0.1:0\"\nmetrics = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:0\"";
+
+    #[tokio::test]
+    async fn what_is_handed_down_is_used_and_the_rest_is_bound() {
+        let (metrics, mut inherited) = (listening("127.0.0.1:0"), Inherited::default());
+        let address = metrics.local_addr().unwrap();
+        inherited.add("metrics", metrics).unwrap();
+        let listeners = open(&settings(ANY_PORT), inherited).unwrap();
+        assert_eq!(listeners.each_ref().map(|listener| listener.is_inherited), [false, true, false]);
+        assert_eq!(listeners[1].address, address);
+        for listener in listeners {
+            // Linux tells what it has set aside, which is twice what was asked for.
+            let buffer = SockRef::from(&listener.socket).send_buffer_size().unwrap();
+            assert_eq!(buffer, 2 * SEND_BUFFER as usize);
+            let client = std::net::TcpStream::connect(listener.address).unwrap();
+            let (accepted, _) = listener.socket.accept().await.unwrap();
+            assert_eq!(SockRef::from(&accepted).send_buffer_size().unwrap(), buffer);
+            drop(client);
+        }
+    }
+
+    #[test]
+    fn a_socket_that_nobody_can_use_is_refused() {
+        let mut inherited = Inherited::default();
+        inherited.add("proxy", listening("127.0.0.1:0")).unwrap();
+        let twice = inherited.add("proxy", listening("127.0.0.1:0")).unwrap_err();
+        assert_eq!(twice, "\"proxy\" is there twice: expected each once");
+        let unknown = inherited.add("http", listening("127.0.0.1:0")).unwrap_err();
+        assert_eq!(unknown, "\"http\" is no listener: expected proxy, metrics, admin");
+        let silent = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        assert_eq!(inherited.add("admin", silent.into()).unwrap_err(), "the socket for \"admin\" does not listen");
+    }
+}

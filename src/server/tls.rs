@@ -1,0 +1,242 @@
+//! TLS towards clients: what it is made of, which is read from files again and again, and how a connection comes to
+//! speak it.
+//!
+//! A connection keeps what it began with. What a private key is like is told to nobody: not what is in its file, and not
+//! what a library says of it.
+
+use std::fmt::Display;
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::{Acceptor, WebPkiClientVerifier};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::{Error, InconsistentKeys, RootCertStore, ServerConfig};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::sync::watch;
+use tokio_rustls::LazyConfigAcceptor;
+use tokio_rustls::server::TlsStream;
+
+use crate::config::settings::Listen;
+
+/// What a client is answered that speaks plain HTTP here. It may be read by a program that knows upstream's errors, or
+/// by a person.
+const PLAIN_HTTP: &str = "HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\ncontent-length: 115\r\n\
+    connection: close\r\n\r\n\
+    {\"error_code\":\"APIGW.0201\",\"error_msg\":\"workspace-gateway: plain HTTP where TLS is spoken: expected an https URL\"}\n";
+
+/// TLS on one listener.
+#[derive(Clone)]
+pub(super) struct Tls(Arc<ServerConfig>);
+
+/// What a listener speaks from now on: TLS, or plain text.
+pub(super) type Spoken = watch::Receiver<Option<Tls>>;
+
+/// Why a connection has come to nothing.
+pub(super) enum Failed {
+    /// The client hung up without a word.
+    Silent(io::Error),
+    /// It spoke something else, or the two don't agree.
+    Handshake(io::Error),
+}
+
+impl Tls {
+    /// Has a client speak TLS. (What it has chosen by ALPN shows in how it goes on.)
+    pub(super) async fn accept<IO>(self, mut io: IO) -> Result<Box<TlsStream<IO>>, Failed>
+    where
+        IO: AsyncRead + AsyncWrite + Unpin,
+    {
+        let first = io.read_u8().await.map_err(Failed::Silent)?;
+        if first.is_ascii_alphabetic() || b"\r\n".contains(&first) {
+            let told = tell_of_tls(&mut io).await;
+            return Err(Failed::Handshake(
+                told.err().unwrap_or_else(|| io::Error::other("the client speaks plain HTTP")),
+            ));
+        }
+        let handshake = async {
+            let mut acceptor = Acceptor::default();
+            acceptor.read_tls(&mut [first].as_slice())?;
+            LazyConfigAcceptor::new(acceptor, io).await?.into_stream(self.0).await
+        };
+        handshake.await.map(Box::new).map_err(Failed::Handshake)
+    }
+}
+
+/// Answers plain HTTP. What else the client sends is read until it hangs up: to close before would be to reset the
+/// connection, and the answer might be lost.
+async fn tell_of_tls<IO: AsyncRead + AsyncWrite + Unpin>(io: &mut IO) -> io::Result<()> {
+    io.write_all(PLAIN_HTTP.as_bytes()).await?;
+    io.shutdown().await?;
+    let mut rest = [0; 512];
+    while io.read(&mut rest).await? > 0 {}
+    Ok(())
+}
+
+/// TLS that has been read, and is not in force yet.
+pub(super) struct Prepared {
+    /// For clients, and for an operator elsewhere.
+    tls: Option<[Tls; 2]>,
+    files: Vec<Known>,
+}
+
+/// A file, and what is in it.
+#[derive(Clone, PartialEq)]
+struct Known {
+    setting: &'static str,
+    path: PathBuf,
+    contents: blake3::Hash,
+}
+
+/// Reads what the settings name.
+///
+/// # Errors
+/// Which file is unusable, and why.
+pub(super) fn prepare(listen: &Listen) -> io::Result<Prepared> {
+    let mut files = Vec::new();
+    let mut read = |setting, path: &Path| {
+        let bytes = read(path).map_err(|error| unusable(setting, path, &error))?;
+        files.push(Known { setting, path: path.to_owned(), contents: blake3::hash(&bytes) });
+        Ok::<_, io::Error>(bytes)
+    };
+    let (Some(cert_file), Some(key_file)) = (&listen.cert_file, &listen.key_file) else {
+        return Ok(Prepared { tls: None, files });
+    };
+    let chain = certificates(CERT, cert_file, &read(CERT, cert_file)?)?;
+    // What keeps a key from being read could show what is there.
+    let key = PrivateKeyDer::from_pem_slice(&read(KEY, key_file)?)
+        .map_err(|_| unusable(KEY, key_file, &"expected a PEM file with a private key that is not encrypted"))?;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let key = provider.key_provider.load_private_key(key).map_err(|_| {
+        unusable(KEY, key_file, &"expected an RSA key of 2048 bits or more, ECDSA on P-256 or P-384, or Ed25519")
+    })?;
+    let certified = CertifiedKey::new(chain, key);
+    match certified.keys_match() {
+        Ok(()) | Err(Error::InconsistentKeys(InconsistentKeys::Unknown)) => {}
+        Err(Error::InconsistentKeys(_)) => {
+            let other = format!("not the key of the certificate in listen.cert_file {}", cert_file.display());
+            return Err(unusable(KEY, key_file, &other));
+        }
+        Err(error) => return Err(unusable(CERT, cert_file, &error)),
+    }
+    let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()
+        .map_err(io::Error::other)?;
+    let builder = match &listen.client_ca_file {
+        None => builder.with_no_client_auth(),
+        Some(path) => {
+            let mut authorities = RootCertStore::empty();
+            for certificate in certificates(CLIENT_CA, path, &read(CLIENT_CA, path)?)? {
+                authorities.add(certificate).map_err(|error| unusable(CLIENT_CA, path, &error))?;
+            }
+            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(authorities), provider).build();
+            builder.with_client_cert_verifier(verifier.map_err(|error| unusable(CLIENT_CA, path, &error))?)
+        }
+    };
+    let mut for_operator = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(certified)));
+    for_operator.alpn_protocols = vec![b"http/1.1".to_vec()];
+    let mut for_clients = for_operator.clone();
+    for_clients.alpn_protocols.insert(0, b"h2".to_vec());
+    let tls = [for_clients, for_operator].map(|config| Tls(Arc::new(config)));
+    Ok(Prepared { tls: Some(tls), files })
+}
+
+const CERT: &str = "listen.cert_file";
+const KEY: &str = "listen.key_file";
+const CLIENT_CA: &str = "listen.client_ca_file";
+
+fn unusable(setting: &str, path: &Path, why: &dyn Display) -> io::Error {
+    io::Error::other(format!("{setting} {}: {why}", path.display()))
+}
+
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    // A pipe could be read once, and this is read again.
+    if !std::fs::metadata(path)?.is_file() {
+        return Err(io::Error::other("expected a regular file"));
+    }
+    std::fs::read(path)
+}
+
+fn certificates(setting: &str, path: &Path, pem: &[u8]) -> io::Result<Vec<CertificateDer<'static>>> {
+    // Nor do these errors show what is there: somebody may have named the key's file.
+    let not_pem = |_| unusable(setting, path, &"expected a PEM file of certificates");
+    let certificates = CertificateDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>().map_err(not_pem)?;
+    if certificates.is_empty() {
+        return Err(unusable(setting, path, &"expected a PEM file with at least one certificate, found none"));
+    }
+    Ok(certificates)
+}
+
+/// What the listeners speak, and will.
+pub(super) struct Speech {
+    proxy: SocketAddr,
+    admin: SocketAddr,
+    clients: watch::Sender<Option<Tls>>,
+    operator: watch::Sender<Option<Tls>>,
+    /// What that was made of.
+    files: Mutex<Vec<Known>>,
+}
+
+impl Speech {
+    /// For listeners at these addresses, which aren't always those that the settings name: they stay until a restart.
+    ///
+    /// # Errors
+    /// If a file is unusable, or plain text not allowed where it would be spoken.
+    pub(super) fn new(listen: &Listen, proxy: SocketAddr, admin: SocketAddr) -> io::Result<Self> {
+        let [clients, operator] = [(); 2].map(|()| watch::channel(None).0);
+        let speech = Self { proxy, admin, clients, operator, files: Mutex::default() };
+        speech.turn(listen)?.take();
+        Ok(speech)
+    }
+
+    /// For clients, and for the operator.
+    pub(super) fn spoken(&self) -> [Spoken; 2] {
+        [self.clients.subscribe(), self.operator.subscribe()]
+    }
+
+    /// Where plain text is spoken with other machines.
+    pub(super) fn exposed(&self, listen: &Listen) -> Vec<(&'static str, SocketAddr)> {
+        listen.exposed(self.proxy, self.admin).collect()
+    }
+
+    /// Prepares for other settings. Until the turn is over nobody else has one.
+    ///
+    /// # Errors
+    /// As at the beginning. What is spoken stays then.
+    pub(super) fn turn(&self, listen: &Listen) -> io::Result<Turn<'_>> {
+        let files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        let prepared = prepare(listen)?;
+        listen.may_be_at(self.proxy, self.admin).map_err(io::Error::other)?;
+        Ok(Turn { speech: self, files, prepared })
+    }
+}
+
+/// What is going to be spoken, unless it isn't taken.
+pub(super) struct Turn<'s> {
+    speech: &'s Speech,
+    files: MutexGuard<'s, Vec<Known>>,
+    prepared: Prepared,
+}
+
+impl Turn<'_> {
+    /// Has it spoken from now on. Gives the settings whose file has something else in it, though it is the same file.
+    pub(super) fn take(mut self) -> Vec<String> {
+        let Prepared { tls, files } = self.prepared;
+        // What is the same goes on: it knows the clients that come again.
+        if files == *self.files {
+            return Vec::new();
+        }
+        let is_other = |now: &&Known| {
+            self.files.iter().any(|known| known.path == now.path && known.setting == now.setting && known != *now)
+        };
+        let others = files.iter().filter(is_other).map(|file| format!("{} (what is in it)", file.setting)).collect();
+        let [clients, operator] = tls.map_or([None, None], |tls| tls.map(Some));
+        self.speech.clients.send_replace(clients);
+        // Whoever is on this machine needs none.
+        self.speech.operator.send_replace(operator.filter(|_| !self.speech.admin.ip().is_loopback()));
+        *self.files = files;
+        others
+    }
+}

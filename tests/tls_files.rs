@@ -1,0 +1,300 @@
+//! The files of TLS: what is wrong with them is told, and what changes in them is taken up without anybody's noticing.
+
+use std::path::Path;
+
+use http::StatusCode;
+use rustls::HandshakeKind;
+use rustls::pki_types::CertificateDer;
+use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
+use workspace_gateway::config::Config;
+use workspace_gateway::server::Server;
+use workspace_gateway::simulator::Simulator;
+
+use crate::commands::{code, run, stderr};
+use crate::support::line::{Line, head_as};
+use crate::support::process::Process;
+use crate::support::tls::{Authority, Client, connect_by};
+use crate::support::{PROJECT, World, config, raw, within};
+use crate::tls_listener::{Files, line};
+
+const LIST: &str = "/v2/PROJECT/products?os_type=Linux";
+const IN_IT: [&str; 2] = ["listen.cert_file (what is in it)", "listen.key_file (what is in it)"];
+
+async fn connect(world: &World, authority: &Authority) -> TlsStream<TcpStream> {
+    within(Client::of(authority).connect(world.server.proxy_address())).await.unwrap()
+}
+
+fn shown(stream: &TlsStream<TcpStream>) -> CertificateDer<'static> {
+    stream.get_ref().1.peer_certificates().unwrap()[0].clone().into_owned()
+}
+
+#[tokio::test]
+async fn a_renewed_certificate_holds_for_new_connections_and_the_others_go_on() {
+    let (files, authority) = (Files::new("tls-renewed"), Authority::new());
+    let [first, second] = [(); 2].map(|()| authority.certifies("localhost"));
+    files.write(&first);
+    let world = World::with(&files.settings()).await;
+    let head = world.head(LIST, &[]);
+    let old = connect(&world, &authority).await;
+    assert_eq!(shown(&old), first.der());
+    let mut old = Line::over(old);
+    assert_eq!(old.asks(&head).await.status(), 200);
+    // One that is under way.
+    world.simulator.hold();
+    let mut waiting = line(&world, &Client::of(&authority)).await;
+    waiting.says(world.head("/v2/PROJECT/products?os_type=Windows", &[])).await;
+    within(world.simulator.arrived(2)).await;
+
+    assert_eq!(world.reload(&files.settings()).unwrap().applied, Vec::<String>::new());
+    files.write(&second);
+    assert_eq!(world.reload(&files.settings()).unwrap().applied, IN_IT);
+    let new = connect(&world, &authority).await;
+    assert_eq!(shown(&new), second.der());
+    let mut new = Line::over(new);
+    assert_eq!(new.asks(&head).await.status(), 200);
+    world.simulator.release();
+    assert_eq!(waiting.hears().await.status(), 200);
+    assert_eq!(old.asks(&head).await.status(), 200);
+    assert_eq!(world.metric("workspace_gateway_connections"), 3.0);
+}
+
+#[tokio::test]
+async fn a_file_that_is_no_good_changes_nothing() {
+    let (files, authority) = (Files::new("tls-refused"), Authority::new());
+    let [first, second] = [(); 2].map(|()| authority.certifies("localhost"));
+    files.write(&first);
+    files.write_client_ca(&authority);
+    let world = World::with(&files.settings()).await;
+    for (name, text, parts) in [
+        ("tls.crt", second.certificate.as_str(), &["listen.key_file ", "tls.key", "not the key of", "tls.crt"][..]),
+        ("tls.crt", &first.key, &["listen.cert_file ", "tls.crt", "found none"]),
+        ("tls.crt", "", &["listen.cert_file ", "found none"]),
+        ("tls.crt", "-----BEGIN CERTIFICATE-----\nhush", &["listen.cert_file ", "expected a PEM file"]),
+        (
+            "tls.crt",
+            "-----BEGIN CERTIFICATE-----\naHVzaA==\n-----END CERTIFICATE-----",
+            &["listen.cert_file ", "tls.crt"],
+        ),
+        ("tls.key", &second.key, &["listen.key_file ", "tls.key", "not the key of"]),
+        ("tls.key", &first.certificate, &["listen.key_file ", "tls.key", "private key that is not encrypted"]),
+        ("tls.key", "-----BEGIN hush", &["listen.key_file ", "expected a PEM file"]),
+        ("tls.key", "-----BEGIN PRIVATE KEY-----\nhush", &["listen.key_file ", "expected a PEM file"]),
+        ("tls.key", "-----BEGIN PRIVATE KEY-----\naHVzaA==\n-----END PRIVATE KEY-----", &["listen.key_file ", "RSA"]),
+        ("clients.pem", "nothing", &["listen.client_ca_file ", "clients.pem", "found none"]),
+    ] {
+        let before = std::fs::read_to_string(files.0.join(name)).unwrap();
+        std::fs::write(files.0.join(name), text).unwrap();
+        let wrong = format!("mode = \"bypass\"\n{}", files.settings_with_client_ca());
+        let error = world.reload(&wrong).unwrap_err().to_string();
+        assert!(parts.iter().all(|part| error.contains(part)) && !error.contains("hush"), "{error}");
+        assert_eq!(shown(&connect(&world, &authority).await), first.der(), "{text}");
+        std::fs::write(files.0.join(name), before).unwrap();
+    }
+    std::fs::remove_file(files.0.join("tls.key")).unwrap();
+    let error = world.reload(&files.settings()).unwrap_err().to_string();
+    assert!(error.contains("listen.key_file ") && error.contains("No such file"), "{error}");
+    std::fs::create_dir(files.0.join("tls.key")).unwrap();
+    assert!(world.reload(&files.settings()).unwrap_err().to_string().contains("a regular file"));
+    assert_eq!(world.metric("workspace_gateway_reloads_total{result=\"refused\"}"), 13.0);
+    let mut line = line(&world, &Client::of(&authority)).await;
+    assert!(!line.asks(world.head(LIST, &[])).await.header("cache-status").contains("bypass"), "nor anything else");
+    // The other way round: with another thing wrong, nor has TLS changed.
+    files.0.join("tls.key").read_dir().unwrap();
+    std::fs::remove_dir(files.0.join("tls.key")).unwrap();
+    files.write(&second);
+    let wrong = format!("{}[upstream]\nca_file = \"/does/not/exist.pem\"\n", files.settings());
+    assert!(world.reload(&wrong).unwrap_err().to_string().contains("upstream.ca_file"));
+    assert_eq!(shown(&connect(&world, &authority).await), first.der());
+}
+
+#[tokio::test]
+async fn tls_and_clients_certificates_come_and_go() {
+    let (files, authority) = (Files::new("tls-switched"), Authority::new());
+    files.write(&authority.certifies("localhost"));
+    files.write_client_ca(&authority);
+    let world = World::new().await;
+    let head = world.head(LIST, &[]);
+    let mut plain = Line::to(&world).await;
+    assert_eq!(plain.asks(&head).await.status(), 200);
+    let changes = world.reload(&files.settings()).unwrap();
+    assert_eq!(changes.applied, ["listen.cert_file", "listen.key_file"]);
+    let mut secured = line(&world, &Client::of(&authority)).await;
+    assert_eq!((secured.asks(&head).await.status(), plain.asks(&head).await.status()), (200, 200));
+    assert!(raw(world.server.proxy_address(), &head).await.starts_with("HTTP/1.1 400 "));
+
+    assert_eq!(world.reload(&files.settings_with_client_ca()).unwrap().applied, ["listen.client_ca_file"]);
+    let versions = &[&rustls::version::TLS12];
+    let stranger = Client { versions, ..Client::of(&authority) };
+    assert!(within(stranger.connect(world.server.proxy_address())).await.is_err());
+    let certified = authority.certifies("client");
+    let known = Client { certified: Some(&certified), ..stranger };
+    let (connector, address) = (known.connector(), world.server.proxy_address());
+    for kind in [HandshakeKind::Full, HandshakeKind::Resumed] {
+        let stream = within(connect_by(&connector, address)).await.unwrap();
+        assert_eq!(stream.get_ref().1.handshake_kind(), Some(kind));
+        assert_eq!(Line::over(stream).asks(&head).await.status(), 200);
+    }
+    // Other authorities hold at once, whoever was known before.
+    let other = Authority::new();
+    files.write_client_ca(&other);
+    let changes = world.reload(&files.settings_with_client_ca()).unwrap();
+    assert_eq!(changes.applied, ["listen.client_ca_file (what is in it)"]);
+    assert!(within(connect_by(&connector, address)).await.is_err());
+
+    world.reload("").unwrap();
+    assert_eq!(world.get(LIST).await.status(), StatusCode::OK);
+    assert_eq!((secured.asks(&head).await.status(), plain.asks(&head).await.status()), (200, 200));
+}
+
+/// Settings for every address of the machine.
+fn everywhere(simulator: &Simulator, settings: &str) -> Config {
+    let url = simulator.url(workspace_gateway::catalogue::Service::Workspace);
+    let mut config = config(&url, &url, settings);
+    config.settings.listen.proxy = "0.0.0.0:0".parse().unwrap();
+    config
+}
+
+#[tokio::test]
+async fn plain_text_is_refused_where_the_listener_is_and_not_only_where_it_will_be() {
+    let (files, authority) = (Files::new("tls-exposed"), Authority::new());
+    files.write(&authority.certifies("localhost"));
+    let simulator = Simulator::start().await.unwrap();
+    // As an address that was not read from settings.
+    let Err(error) = Server::start(&everywhere(&simulator, ""), workspace_gateway::clock::Clock::System).await else {
+        panic!("tokens would travel in the clear")
+    };
+    assert!(error.to_string().starts_with("listen.proxy: \"0.0.0.0:"), "{error}");
+
+    let config = everywhere(&simulator, &files.settings());
+    let world = World::configured(simulator, &config).await;
+    // By then it is to be on loopback, but that takes a restart.
+    let error = world.reload("").unwrap_err().to_string();
+    assert!(error.starts_with("listen.proxy: \"0.0.0.0:") && error.contains("insecure_plaintext"), "{error}");
+    assert!(world.server.reloading().exposed().is_empty());
+    let port = world.server.proxy_address().port();
+    let client = Client::of(&authority);
+    let connected = client.connect(([127, 0, 0, 1], port).into());
+    assert!(within(connected).await.is_ok(), "it is still TLS");
+    let allowed = "[listen]\ninsecure_plaintext = true\n";
+    world.reload(allowed).unwrap();
+    assert_eq!(world.server.reloading().exposed(), [("listen.proxy", world.server.proxy_address())]);
+    let head = world.head(LIST, &[]);
+    assert_eq!(Line::at(([127, 0, 0, 1], port).into()).await.asks(&head).await.status(), 200);
+    // It can't be taken back while it is so.
+    assert!(world.reload("").is_err());
+    assert!(world.reload(&files.settings()).is_ok());
+    assert!(world.reload("").is_err());
+}
+
+#[test]
+fn check_finds_files_that_are_no_good() {
+    let (files, authority) = (Files::new("tls-check"), Authority::new());
+    let [one, other] = [(); 2].map(|()| authority.certifies("localhost"));
+    files.write(&one);
+    let file = files.0.join("config.toml");
+    std::fs::write(&file, format!("region = \"r\"\n{}", files.settings())).unwrap();
+    let file = file.to_str().unwrap();
+    let checked = run(&["check", "--config", file, "--listen", "0.0.0.0:1"]);
+    assert_eq!(code(&checked), 0, "{}", stderr(&checked));
+    std::fs::write(files.0.join("tls.key"), &other.key).unwrap();
+    for command in ["check", "serve"] {
+        let output = run(&[command, "--config", file]);
+        assert_eq!(code(&output), 2);
+        assert!(stderr(&output).contains("listen.key_file ") && stderr(&output).contains("not the key of"));
+        let line = other.key.lines().nth(1).unwrap();
+        assert!(!stderr(&output).contains(line), "{}", stderr(&output));
+    }
+    for (arguments, expected) in [
+        (&["--listen", "0.0.0.0:1"][..], "--listen: listen.proxy: \"0.0.0.0:1\" is not allowed in plain text"),
+        (
+            &["--insecure-plaintext", "maybe"],
+            "--insecure-plaintext: listen.insecure_plaintext: \"maybe\" is not allowed",
+        ),
+    ] {
+        let output = run(&[&["check", "--region", "r"], arguments].concat());
+        assert_eq!(code(&output), 2);
+        assert!(stderr(&output).contains(expected), "{}", stderr(&output));
+    }
+    let allowed = run(&["check", "--region", "r", "--listen", "0.0.0.0:1", "--insecure-plaintext", "true"]);
+    assert_eq!(code(&allowed), 0, "{}", stderr(&allowed));
+}
+
+async fn start(simulator: &Simulator, file: &Path, listen: &str) -> Process {
+    let url = simulator.url(workspace_gateway::catalogue::Service::Workspace);
+    let environment = [("WORKSPACE_GATEWAY_LISTEN", listen)];
+    Process::start_before(&url, &url, file, &environment).await
+}
+
+#[tokio::test]
+async fn the_program_notices_renewed_files_and_says_what_is_spoken() {
+    let (files, authority) = (Files::new("tls-process"), Authority::new());
+    let [first, second] = [(); 2].map(|()| authority.certifies("localhost"));
+    files.write(&first);
+    let simulator = Simulator::start().await.unwrap();
+    let file = files.0.join("config.toml");
+    let log = "[log]\nformat = \"json\"\n";
+    std::fs::write(&file, format!("{}{log}", files.settings())).unwrap();
+    let mut process = start(&simulator, &file, "0.0.0.0:0").await;
+    let port = process.proxy.rsplit_once(':').unwrap().1.parse().unwrap();
+    let address = ([127, 0, 0, 1], port).into();
+    let client = Client::of(&authority);
+    let stream = within(client.connect(address)).await.unwrap();
+    assert_eq!(shown(&stream), first.der());
+    let mut old = Line::over(stream);
+    let head = head_as(&simulator.token(PROJECT), LIST, &[]);
+    assert_eq!(old.asks(&head).await.status(), 200);
+    // One after the other, so that in between they don't fit.
+    std::fs::write(files.0.join("tls.key"), &second.key).unwrap();
+    let refused = process.says("settings not reloaded").await;
+    assert!(refused["error"].as_str().unwrap().contains("listen.key_file"), "{refused}");
+    std::fs::write(files.0.join("tls.crt"), &second.certificate).unwrap();
+    assert_eq!(process.says("settings reloaded").await["changed"], IN_IT.join(", "));
+    assert_eq!(shown(&within(client.connect(address)).await.unwrap()), second.der());
+    assert_eq!(old.asks(&head).await.status(), 200);
+    // Whatever comes to the port is no more than counted.
+    for _ in 0..20 {
+        raw(address, "GET / HTTP/1.1\r\n\r\n").await;
+        raw(address, "\u{16}\u{3}\u{1}\0\u{4}\u{2}\0\0\0").await;
+    }
+    std::fs::write(&file, format!("[listen]\ninsecure_plaintext = true\n{log}level = \"debug\"\n")).unwrap();
+    let warned = process.says("tokens travel in the clear").await;
+    assert_eq!((&warned["level"], &warned["setting"]), (&"WARN".into(), &"listen.proxy".into()));
+    assert!(within(client.connect(address)).await.is_err());
+    process.says("the client speaks TLS, and plain text is spoken here").await;
+    drop(old);
+    let (exit, log) = process.terminate().await;
+    assert_eq!(exit, Some(0));
+    assert_eq!(log.matches("handshake").count(), 0, "{log}");
+    let ready = log.lines().find(|line| line.contains("\"ready\"")).unwrap();
+    assert!(ready.contains("\"tls\":\"on\"") && log.matches("tokens travel").count() == 1, "{log}");
+    for secret in [&first, &second] {
+        assert!(!log.contains(secret.key.lines().nth(1).unwrap()));
+    }
+}
+
+#[tokio::test]
+async fn the_program_warns_of_plain_text_and_tells_why_handshakes_fail_if_asked() {
+    let (files, authority) = (Files::new("tls-warned"), Authority::new());
+    files.write(&authority.certifies("localhost"));
+    files.write_client_ca(&authority);
+    let simulator = Simulator::start().await.unwrap();
+    let file = files.0.join("config.toml");
+    let log = "[log]\nformat = \"json\"\nlevel = \"debug\"\n";
+    std::fs::write(&file, format!("[listen]\ninsecure_plaintext = true\n{log}")).unwrap();
+    let (_, told) = start(&simulator, &file, "0.0.0.0:0").await.terminate().await;
+    assert!(told.matches("tokens travel in the clear").count() == 1 && told.contains("\"tls\":\"off\""), "{told}");
+
+    std::fs::write(&file, format!("{}{log}", files.settings_with_client_ca())).unwrap();
+    let mut process = start(&simulator, &file, "127.0.0.1:0").await;
+    let address = process.proxy.strip_prefix("http://").unwrap().parse().unwrap();
+    raw(address, "GET / HTTP/1.1\r\n\r\n").await;
+    let failed = process.says("TLS handshake failed").await;
+    assert_eq!((&failed["level"], &failed["error"]), (&"DEBUG".into(), &"the client speaks plain HTTP".into()));
+    let client = Client { versions: &[&rustls::version::TLS12], ..Client::of(&authority) };
+    assert!(within(client.connect(address)).await.is_err());
+    let failed = process.says("TLS handshake failed").await;
+    assert!(failed["error"].as_str().unwrap().contains("certificate"), "{failed}");
+    let (_, told) = process.terminate().await;
+    assert!(told.contains("\"tls\":\"on, with clients' certificates\"") && !told.contains("tokens travel"), "{told}");
+}
