@@ -152,6 +152,7 @@ test("a moment can be read with the pointer and with the keyboard", async () => 
     assert.match(await said("rate"), /^39 s ago \(over 2 s\): from memory \d/);
     await tab.page.keyboard.press("ArrowRight");
     assert.match(await said("rate"), /^37 s ago/);
+    assert.match(await said("latency"), /^37 s ago/);
     assert.equal(await plot.getAttribute("aria-valuenow"), "-37");
     const [first] = (await said("rate")).match(/[\d,.]+\/s/);
     assert.equal(await tab.text("#rate-chart [data-series=hits] b"), first);

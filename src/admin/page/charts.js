@@ -85,6 +85,8 @@ const MARGIN = { top: 8, right: 10, bottom: 22, left: 58 };
 
 /** A chart: its legend, which is also where values are read, and its drawing. */
 class Chart {
+    /** Other charts of the same time. */
+    peers = [];
     #moment = null;
     #past = null;
 
@@ -131,8 +133,9 @@ class Chart {
             drawing.append(shape("path", { class: "axis", d: `M${at} ${bottom}v4` }));
             drawing.append(shape("text", { class: "tick", x: minute === 0 ? at + MARGIN.right : at, y: height - 5, "text-anchor": minute === 0 ? "end" : "middle" }, label));
         }
-        this.#drawGaps(drawing, past, x, bottom);
+        const names = this.#drawGaps(drawing, past, x, bottom);
         this.kind.draw(drawing, runs(past.steps), x, y);
+        drawing.append(...names);
         if (this.#moment !== null) {
             drawing.append(shape("path", { class: "cursor", d: `M${x(this.#moment)} ${MARGIN.top}V${bottom}` }));
         }
@@ -140,7 +143,9 @@ class Chart {
         this.#write();
     }
 
+    /** Their names, which go over what else is drawn. */
     #drawGaps(drawing, { steps }, x, bottom) {
+        const names = [];
         let open = null;
         for (const step of [...steps, { isGap: false }]) {
             if (step.isGap) {
@@ -149,15 +154,16 @@ class Chart {
                 const [from, to] = [x(open.from), x(open.to)];
                 drawing.append(shape("rect", { class: "gap", x: from, y: MARGIN.top, width: Math.max(0, to - from), height: bottom - MARGIN.top }));
                 if (to - from > 56) {
-                    drawing.append(shape("text", { class: "gap-name", x: (from + to) / 2, y: (MARGIN.top + bottom) / 2, "text-anchor": "middle" }, "no data"));
+                    names.push(shape("text", { class: "gap-name", x: (from + to) / 2, y: (MARGIN.top + bottom) / 2, "text-anchor": "middle" }, "no data"));
                 }
                 open = null;
             }
         }
         for (const { to } of steps.filter((step) => step.isRestart)) {
             drawing.append(shape("path", { class: "restart", d: `M${x(to)} ${MARGIN.top}V${bottom}` }));
-            drawing.append(shape("text", { class: "gap-name", x: x(to) - 4, y: MARGIN.top + 11, "text-anchor": "end" }, "restart"));
+            names.push(shape("text", { class: "gap-name", x: x(to) - 4, y: MARGIN.top + 11, "text-anchor": "end" }, "restart"));
         }
+        return names;
     }
 
     #point(event) {
@@ -185,9 +191,12 @@ class Chart {
         this.#describe();
     }
 
+    /** The same moment is read in the other charts. */
     #read(moment) {
-        this.#moment = moment;
-        this.draw(this.#past);
+        for (const chart of [this, ...this.peers]) {
+            chart.#moment = moment;
+            chart.draw(this.#past);
+        }
     }
 
     /** The step that is read: the latest, if no other is pointed at. */

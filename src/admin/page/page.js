@@ -8,6 +8,8 @@ const TOKEN = "workspace-gateway-admin-token";
 const past = new Past();
 const rates = new Chart(byId("rate-chart"), RATES);
 const latencies = new Chart(byId("latency-chart"), LATENCIES);
+rates.peers.push(latencies);
+latencies.peers.push(rates);
 const entries = new Entries();
 
 const seconds = () => performance.now() / 1000;
@@ -212,7 +214,7 @@ function showHelping({ helping, mode, requests }) {
     const lists = answered === 1 ? "the one product-list request" : `${count(answered)} product-list requests`;
     const memory = `Of ${lists} since the start, ${hits === 0 ? "none" : count(hits)} ${hits === 1 ? "was" : "were"} answered from memory.`;
     const called = `The service was called ${calls === 1 ? "once" : `${count(calls)} times`} instead of ${count(answered)}`;
-    const waited = spared > 0 ? `, and clients waited ${span(spared)} less in all.` : ".";
+    const waited = spared > 0 ? `, and clients waited ${span(spared).replaceAll(" ", "\u00a0")} less in all.` : ".";
     const opening = mode === "bypass" ? "Not now: it is switched off." : saved === 0 ? "Not yet." : hits / answered >= 0.5 ? "Yes." : "A little.";
     sentence(verdict, opening, saved === 0 ? memory : `${memory} ${called}${waited}`);
 }
