@@ -34,6 +34,7 @@ mod model;
 mod node_sdk;
 mod operations;
 mod outages;
+mod page;
 mod pass_through;
 mod probation;
 mod python_sdk;

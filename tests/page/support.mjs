@@ -189,8 +189,7 @@ export class Tab {
     }
 
     async close() {
-        const violations = await this.page.evaluate(() => window.violations);
-        await this.context.close();
+        const violations = await this.page.evaluate(() => window.violations).finally(() => this.context.close());
         assert.deepEqual({ mistakes: this.mistakes, strangers: this.strangers, violations }, { mistakes: [], strangers: [], violations: [] });
     }
 }

@@ -42,7 +42,7 @@ function difference(before, after) {
 }
 
 /** What the charts show: steps from one moment to another, in seconds of this page's own clock. */
-class History {
+class Past {
     steps = [];
     end = null;
     #last = null;
@@ -85,8 +85,10 @@ const MARGIN = { top: 8, right: 10, bottom: 22, left: 58 };
 
 /** A chart: its legend, which is also where values are read, and its drawing. */
 class Chart {
+    /** Other charts of the same time. */
+    peers = [];
     #moment = null;
-    #history = null;
+    #past = null;
 
     /** `kind` has the series, how a value is written, and how a step's values are drawn. */
     constructor(root, kind) {
@@ -106,20 +108,20 @@ class Chart {
         this.plot.addEventListener("blur", () => this.#read(null));
         this.plot.addEventListener("focus", () => this.#describe());
         this.plot.addEventListener("keydown", (event) => this.#key(event));
-        new ResizeObserver(() => this.draw(this.#history)).observe(this.plot);
+        new ResizeObserver(() => this.draw(this.#past)).observe(this.plot);
     }
 
-    draw(history) {
-        this.#history = history;
+    draw(past) {
+        this.#past = past;
         const [width, height] = [this.plot.clientWidth, this.plot.clientHeight];
-        if (history === null || width === 0) {
+        if (past === null || width === 0) {
             return;
         }
-        const end = history.end ?? 0;
+        const end = past.end ?? 0;
         const [left, right, bottom] = [MARGIN.left, width - MARGIN.right, height - MARGIN.bottom];
         const x = (time) => Math.max(left, right + ((time - end) / WINDOW) * (right - left));
         const drawing = shape("svg", { width, height, "aria-hidden": "true", focusable: "false" });
-        const scale = this.kind.scale(history.steps.filter((step) => !step.isGap));
+        const scale = this.kind.scale(past.steps.filter((step) => !step.isGap));
         const y = (value) => bottom - scale.part(value) * (bottom - MARGIN.top);
         for (const tick of scale.ticks) {
             drawing.append(shape("path", { class: tick === scale.ticks[0] ? "axis" : "grid", d: `M${left} ${y(tick)}H${right}` }));
@@ -131,8 +133,9 @@ class Chart {
             drawing.append(shape("path", { class: "axis", d: `M${at} ${bottom}v4` }));
             drawing.append(shape("text", { class: "tick", x: minute === 0 ? at + MARGIN.right : at, y: height - 5, "text-anchor": minute === 0 ? "end" : "middle" }, label));
         }
-        this.#drawGaps(drawing, history, x, bottom);
-        this.kind.draw(drawing, runs(history.steps), x, y);
+        const names = this.#drawGaps(drawing, past, x, bottom);
+        this.kind.draw(drawing, runs(past.steps), x, y);
+        drawing.append(...names);
         if (this.#moment !== null) {
             drawing.append(shape("path", { class: "cursor", d: `M${x(this.#moment)} ${MARGIN.top}V${bottom}` }));
         }
@@ -140,7 +143,9 @@ class Chart {
         this.#write();
     }
 
+    /** Their names, which go over what else is drawn. */
     #drawGaps(drawing, { steps }, x, bottom) {
+        const names = [];
         let open = null;
         for (const step of [...steps, { isGap: false }]) {
             if (step.isGap) {
@@ -149,26 +154,27 @@ class Chart {
                 const [from, to] = [x(open.from), x(open.to)];
                 drawing.append(shape("rect", { class: "gap", x: from, y: MARGIN.top, width: Math.max(0, to - from), height: bottom - MARGIN.top }));
                 if (to - from > 56) {
-                    drawing.append(shape("text", { class: "gap-name", x: (from + to) / 2, y: (MARGIN.top + bottom) / 2, "text-anchor": "middle" }, "no data"));
+                    names.push(shape("text", { class: "gap-name", x: (from + to) / 2, y: (MARGIN.top + bottom) / 2, "text-anchor": "middle" }, "no data"));
                 }
                 open = null;
             }
         }
         for (const { to } of steps.filter((step) => step.isRestart)) {
             drawing.append(shape("path", { class: "restart", d: `M${x(to)} ${MARGIN.top}V${bottom}` }));
-            drawing.append(shape("text", { class: "gap-name", x: x(to) - 4, y: MARGIN.top + 11, "text-anchor": "end" }, "restart"));
+            names.push(shape("text", { class: "gap-name", x: x(to) - 4, y: MARGIN.top + 11, "text-anchor": "end" }, "restart"));
         }
+        return names;
     }
 
     #point(event) {
         const box = this.plot.getBoundingClientRect();
         const width = box.width - MARGIN.left - MARGIN.right;
         const part = (event.clientX - box.left - MARGIN.left) / width;
-        this.#read(this.#history.end - (1 - Math.min(1, Math.max(0, part))) * WINDOW);
+        this.#read(this.#past.end - (1 - Math.min(1, Math.max(0, part))) * WINDOW);
     }
 
     #key(event) {
-        const steps = this.#history?.steps ?? [];
+        const steps = this.#past?.steps ?? [];
         if (steps.length === 0) {
             return;
         }
@@ -185,14 +191,17 @@ class Chart {
         this.#describe();
     }
 
+    /** The same moment is read in the other charts. */
     #read(moment) {
-        this.#moment = moment;
-        this.draw(this.#history);
+        for (const chart of [this, ...this.peers]) {
+            chart.#moment = moment;
+            chart.draw(this.#past);
+        }
     }
 
     /** The step that is read: the latest, if no other is pointed at. */
     #step() {
-        const { steps, end } = this.#history;
+        const { steps, end } = this.#past;
         if (this.#moment !== null && this.#moment < end - WINDOW) {
             this.#moment = null;
         }
@@ -210,7 +219,7 @@ class Chart {
     }
 
     #when(step) {
-        const { end, steps } = this.#history;
+        const { end, steps } = this.#past;
         const back = Math.round(end - (this.#moment ?? end));
         const when = this.#moment === null || back === 0 ? "Now" : ago(back);
         if (step === undefined) {
@@ -220,13 +229,13 @@ class Chart {
     }
 
     #describe() {
-        if (this.#history === null) {
+        if (this.#past === null) {
             return;
         }
         const step = this.#step();
         const said = this.kind.series.map(([key, name]) => `${name} ${this.kind.value(step?.[key])}`);
         const text = step && !step.isGap ? `${this.#when(step)}: ${said.join("; ")}` : this.#when(step);
-        this.plot.setAttribute("aria-valuenow", String(this.#moment === null ? 0 : Math.round(this.#moment - this.#history.end)));
+        this.plot.setAttribute("aria-valuenow", String(this.#moment === null ? 0 : Math.round(this.#moment - this.#past.end)));
         this.plot.setAttribute("aria-valuetext", text);
     }
 }
@@ -267,7 +276,7 @@ const RATES = {
     scale(steps) {
         const most = Math.max(1, ...steps.map((step) => step.hits + step.others + step.passed));
         const size = 10 ** Math.floor(Math.log10(most / 4));
-        const distance = [1, 2, 5, 10].map((factor) => factor * size).find((step) => step * 4 >= most) ?? 10 * size;
+        const distance = [1, 2, 2.5, 5, 10].map((factor) => factor * size).find((step) => step * 4 >= most) ?? 10 * size;
         return { ticks: [0, 1, 2, 3, 4].map((index) => index * distance), part: (value) => value / (4 * distance) };
     },
 
@@ -298,7 +307,7 @@ const LATENCIES = {
     ],
     isStacked: false,
     tick: brief,
-    value: (value) => (value === null || value === undefined ? "no answers" : brief(value)),
+    value: (value) => (value === null || value === undefined ? "none" : brief(value)),
 
     /** Whole powers of ten around all there was. */
     scale(steps) {

@@ -94,14 +94,25 @@ const AS = {
 
 const byId = (id) => document.getElementById(id);
 
+/** Text in which nothing hides, nor turns the rest around: control characters, and those that set a direction, by number. */
+function visible(text) {
+    const code = (hidden) => `\\u{${hidden.codePointAt(0).toString(16)}}`;
+    return text.replace(/[\0-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]/g, code);
+}
+
 /** An element. Strings among its children become text, whatever they contain. */
 function element(tag, attributes = {}, ...children) {
     const made = document.createElement(tag);
     for (const [name, value] of Object.entries(attributes)) {
         made.setAttribute(name, value);
     }
-    made.append(...children);
-    return made;
+    return add(made, ...children);
+}
+
+/** Puts elements and text at the end of one. */
+function add(parent, ...children) {
+    parent.append(...children.map((child) => (typeof child === "string" ? visible(child) : child)));
+    return parent;
 }
 
 /** The same in a drawing. */
@@ -116,8 +127,9 @@ function shape(tag, attributes = {}, text = "") {
 
 /** Says it, if it doesn't say so already: what is selected stays selected, and nothing is announced twice. */
 function say(place, text) {
-    if (place.textContent !== text) {
-        place.textContent = text;
+    const shown = visible(text);
+    if (place.textContent !== shown) {
+        place.textContent = shown;
     }
 }
 
@@ -128,7 +140,7 @@ function show(place, value, as = place.dataset.as) {
     place.classList.toggle("unknown", !isKnown);
     place.classList.toggle("zero", value === 0);
     place.classList.toggle("bad", place.dataset.bad === "above-zero" && value > 0);
-    say(place, isKnown ? AS[as](value) : UNKNOWN);
+    say(place, isKnown ? AS[as](value) : (place.dataset.none ?? UNKNOWN));
 }
 
 /** An element for a figure, of which there are as many as the gateway tells of. */

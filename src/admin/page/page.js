@@ -5,9 +5,11 @@ const EVERY = 2000;
 const TIMEOUT = 10_000;
 const TOKEN = "workspace-gateway-admin-token";
 
-const history = new History();
+const past = new Past();
 const rates = new Chart(byId("rate-chart"), RATES);
 const latencies = new Chart(byId("latency-chart"), LATENCIES);
+rates.peers.push(latencies);
+latencies.peers.push(rates);
 const entries = new Entries();
 
 const seconds = () => performance.now() / 1000;
@@ -137,14 +139,14 @@ function fail(trouble) {
         announce(`No answer from the gateway: ${trouble}.`);
     }
     state.trouble = trouble;
-    history.gap(seconds());
+    past.gap(seconds());
     drawCharts();
     showLiveness();
 }
 
 function render(status) {
     const wasTrouble = state.trouble;
-    const isRestart = history.add(status, seconds());
+    const isRestart = past.add(status, seconds());
     const before = state.mode;
     Object.assign(state, { status, at: seconds(), trouble: null, mode: status.mode, version: state.version ?? status.version });
 
@@ -170,6 +172,7 @@ function render(status) {
     say(byId("mean-others"), others > 0 ? ` (${brief(otherSeconds / others)} on average)` : "");
     byId("cache-bar").style.width = `${Math.min(100, (100 * status.cache.bytes) / status.cache.max_bytes)}%`;
     byId("banner-bypass").hidden = status.mode !== "bypass";
+    say(byId("authorization"), token.value === null ? "" : "-H \"Authorization: Bearer $TOKEN\" ");
     showVersion(status.version);
     drawCharts();
     showLiveness();
@@ -199,6 +202,7 @@ function showHelping({ helping, mode, requests }) {
         nameProxy();
     }
     byId("invitation").hidden = !isNew;
+    say(byId("saved-why"), answered === 0 ? "Nothing was answered yet." : "No answer has come from upstream yet that would tell what a call takes.");
     say(byId("saved-exact"), spared === null ? "" : `${decimal(3).format(spared)} s, by what calls to upstream take on average`);
     document.title = `${isIdle ? "" : `${ratio(hits / answered)} from memory · `}workspace-gateway`;
     if (isIdle) {
@@ -209,8 +213,8 @@ function showHelping({ helping, mode, requests }) {
     }
     const lists = answered === 1 ? "the one product-list request" : `${count(answered)} product-list requests`;
     const memory = `Of ${lists} since the start, ${hits === 0 ? "none" : count(hits)} ${hits === 1 ? "was" : "were"} answered from memory.`;
-    const called = `The service was called ${calls === 1 ? "once" : `${count(calls)} times`} instead of ${count(answered)} times`;
-    const waited = spared > 0 ? `, and clients waited ${span(spared)} less in all.` : ".";
+    const called = `The service was called ${calls === 1 ? "once" : `${count(calls)} times`} instead of ${count(answered)}`;
+    const waited = spared > 0 ? `, and clients waited ${span(spared).replaceAll(" ", "\u00a0")} less in all.` : ".";
     const opening = mode === "bypass" ? "Not now: it is switched off." : saved === 0 ? "Not yet." : hits / answered >= 0.5 ? "Yes." : "A little.";
     sentence(verdict, opening, saved === 0 ? memory : `${memory} ${called}${waited}`);
 }
@@ -237,8 +241,8 @@ function sentence(place, opening, rest) {
 }
 
 function drawCharts() {
-    rates.draw(history);
-    latencies.draw(history);
+    rates.draw(past);
+    latencies.draw(past);
 }
 
 /** Whether what is shown is what is, said where it can be seen from anywhere on the page. */
@@ -248,7 +252,8 @@ function showLiveness() {
     const kind = state.needsToken ? "locked" : state.trouble !== null ? "stale" : state.isPaused ? "paused" : state.status === null ? "starting" : "live";
     document.body.dataset.state = kind;
     const words = { locked: "Token needed", stale: "No answer", paused: "Paused", starting: "Connecting", live: "Live" }[kind];
-    say(byId("liveness"), isOld && age !== "" && !state.needsToken ? `${words}, ${age}` : words);
+    say(byId("liveness"), isOld && age !== "" && !state.needsToken ? `${words} · ${age}` : words);
+    byId("pause").hidden = state.needsToken;
     for (const title of document.querySelectorAll("#content h2")) {
         if (isOld && age !== "") {
             title.dataset.age = age;
@@ -259,7 +264,7 @@ function showLiveness() {
     const banner = byId("banner-stale");
     banner.hidden = kind !== "stale";
     if (kind === "stale") {
-        const figures = state.status === null ? "There is nothing to show yet." : `All figures are ${age}.`;
+        const figures = state.status === null ? "There is nothing to show yet." : `All figures are from ${ago(seconds() - state.at)}.`;
         sentence(banner, "No answer from the gateway.", `${figures} Asked every 2 s; ${state.trouble}.`);
         if (state.status !== null) {
             document.title = "No answer · workspace-gateway";
@@ -277,7 +282,7 @@ function askForToken() {
     state.needsToken = true;
     state.status = null;
     state.trouble = null;
-    history.clear();
+    past.clear();
     byId("content").hidden = byId("facts").hidden = byId("forget").hidden = byId("banner-bypass").hidden = true;
     byId("token-form").hidden = false;
     say(byId("token-wrong"), wasWrong ? "That token isn’t right: the gateway answers 401." : "");
@@ -324,7 +329,7 @@ function resumeOrRest() {
     clearTimeout(state.timer);
     showLiveness();
     if (isLive()) {
-        history.gap(seconds());
+        past.gap(seconds());
         poll();
     }
 }

@@ -68,7 +68,7 @@ function showResults(requests) {
         table.tBodies[0],
         [...byName.keys()],
         (name) => element("tr", {}, element("th", { scope: "row" }, name), element("td", {}, element("dl", { class: "tally inline" }))),
-        (row, name) => tally(row.querySelector("dl"), `requests.operations.${name}`, byName.get(name)),
+        (row, name) => tally(row.querySelector("dl"), `requests.operations.${name}`, counted(byName.get(name))),
     );
     table.hidden = byName.size === 0;
 }
@@ -145,7 +145,7 @@ class Entries {
         // Entries of single callers may have all this in common.
         const times = new Map();
         const byKey = new Map(sorted.map((entry) => {
-            const name = JSON.stringify([entry.operation, entry.project, entry.query, entry.headers, entry.sharing]);
+            const name = JSON.stringify([entry.operation, entry.project, entry.segments, entry.query, entry.headers, entry.sharing]);
             times.set(name, (times.get(name) ?? 0) + 1);
             return [`${name} ${times.get(name)}`, entry];
         }));
@@ -158,13 +158,13 @@ function entryRow(entry) {
     const cells = COLUMNS.map(({ key, name, isNumber }) =>
         element("td", { role: "cell", "data-label": name, class: `${key.replace(/_.*/, "")}${isNumber ? " num" : ""}` }));
     const [query, operation, project] = cells;
-    query.append(...queryWords(entry));
-    operation.append(entry.operation);
-    project.append(entry.project === "" ? "–" : entry.project);
+    add(query, ...queryWords(entry));
+    add(operation, entry.operation);
+    add(project, entry.project === "" ? "–" : entry.project);
     return element("tr", { role: "row" }, ...cells);
 }
 
-function queryWords({ query, headers, sharing }) {
+function queryWords({ query, segments, headers, sharing }) {
     const words = [];
     if (query === "") {
         words.push(element("span", { class: "note" }, "no query"));
@@ -173,9 +173,9 @@ function queryWords({ query, headers, sharing }) {
     } else {
         words.push(query);
     }
-    const keyed = Object.entries(headers ?? {}).map(([name, value]) => `${name}: ${value}`);
+    const keyed = Object.entries({ ...segments, ...headers }).map(([name, value]) => `${name}: ${value}`);
     const more = sharing === "caller" ? [...keyed, "one caller’s own"] : keyed;
-    return [...words, ...more.map((word) => element("span", { class: "tag" }, word))];
+    return [...words, ...more.flatMap((word) => [" ", element("span", { class: "tag" }, word)])];
 }
 
 function updateEntry(row, entry) {
@@ -266,7 +266,7 @@ function eventItem(event) {
     return element("li", { class: event.is_bad ? "is-bad" : "" },
         element("time"),
         element("span", { class: "kind" }, kind),
-        element("span", { class: "what" }, event.what, where === "" ? "" : element("span", { class: "note" }, ` ${where}`),
+        element("span", { class: "what" }, event.what, where === "" ? "" : element("span", { class: "note" }, ` · ${where}`),
             element("span", { class: "times" })));
 }
 
@@ -275,5 +275,5 @@ function updateEvent(item, event) {
     time.dateTime = new Date(event.last_ms).toISOString();
     time.title = fullTime(event.last_ms);
     say(time, clockTime(event.last_ms));
-    say(item.querySelector(".times"), event.count > 1 ? ` ${count(event.count)} times since ${clockTime(event.first_ms)}` : "");
+    say(item.querySelector(".times"), event.count > 1 ? ` · ${count(event.count)} times since ${clockTime(event.first_ms)}` : "");
 }

@@ -1,0 +1,223 @@
+// The program itself: once nothing happens any more, every figure on its page is what /metrics tells.
+//
+// WORKSPACE_GATEWAY_TEST_PROGRAM is the program.
+
+import assert from "node:assert/strict";
+import { spawn } from "node:child_process";
+import http from "node:http";
+import { after, before, test } from "node:test";
+
+import { Tab, launch } from "./support.mjs";
+
+const program = process.env.WORKSPACE_GATEWAY_TEST_PROGRAM;
+assert.ok(program, "WORKSPACE_GATEWAY_TEST_PROGRAM is not set");
+
+let browser, demo;
+before(async () => {
+    browser = await launch();
+    demo = await Demo.start();
+});
+after(async () => {
+    await browser.close();
+    await demo?.stop();
+});
+
+/** `demo`, which has played its scenes, and stays up. */
+class Demo {
+    static async start() {
+        const demo = new Demo();
+        demo.process = spawn(program, ["demo"], { stdio: ["ignore", "pipe", "inherit"] });
+        demo.ended = new Promise((done) => demo.process.on("exit", done));
+        let said = "";
+        for await (const piece of demo.process.stdout) {
+            said += piece;
+            if (said.includes("Ctrl-C ends it.")) {
+                break;
+            }
+        }
+        const find = (what) => what.exec(said)?.[1] ?? assert.fail(`${what} is not in:\n${said}`);
+        demo.proxy = `http://${find(/'http:\/\/([^/']+)\/v2\//)}`;
+        demo.metrics = `http://${find(/http:\/\/([^/ ]+)\/metrics/)}`;
+        demo.admin = `http://${find(/http:\/\/([^/ ]+)\/explain/)}`;
+        demo.token = find(/'X-Auth-Token: ([^']+)'/);
+        demo.project = find(/'http:\/\/[^/']+\/v2\/([^/]+)\/products/);
+        return demo;
+    }
+
+    async stop() {
+        this.process.kill("SIGTERM");
+        await this.ended;
+    }
+
+    /** Asks as a client, on a connection of its own. */
+    ask(path, headers = {}) {
+        return read(`${this.proxy}${path.replace("PROJECT", this.project)}`, { "X-Auth-Token": this.token, ...headers });
+    }
+}
+
+function read(url, headers = {}) {
+    return new Promise((done, failed) => {
+        http.get(url, { agent: false, headers }, (response) => {
+            let text = "";
+            response.setEncoding("utf8").on("data", (piece) => (text += piece)).on("end", () => done({ status: response.statusCode, text })).on("error", failed);
+        }).on("error", failed);
+    });
+}
+
+/** The gateway's own series: their names, labels and values. */
+class Metrics {
+    constructor(text) {
+        this.text = text.split("\n").filter((line) => line.startsWith("workspace_gateway_")).join("\n");
+        this.start = Number(/^process_start_time_seconds (.+)$/m.exec(text)?.[1]);
+        this.series = this.text.split("\n").map((line) => {
+            const [, name, labels = "", value] = /^workspace_gateway_(\w+?)(?:\{(.*)\})? (\S+)$/.exec(line) ?? assert.fail(line);
+            return { name, labels: Object.fromEntries([...labels.matchAll(/(\w+)="((?:[^"\\]|\\.)*)"/g)].map(([, key, text]) => [key, text])), value: Number(value) };
+        });
+    }
+
+    static async read(demo) {
+        return new Metrics((await read(`${demo.metrics}/metrics`)).text);
+    }
+
+    /** The sum over all series of this name whose labels are these. A condition is a value, or a set of them. */
+    sum(name, conditions = {}) {
+        const fits = ({ labels }) => Object.entries(conditions).every(([label, wanted]) => (wanted instanceof Set ? wanted.has(labels[label]) : labels[label] === wanted));
+        return this.series.filter((series) => series.name === name && fits(series)).reduce((sum, { value }) => sum + value, 0);
+    }
+
+    values(name, label) {
+        return new Set(this.series.filter((series) => series.name === name).map(({ labels }) => labels[label]));
+    }
+}
+
+const HITS = new Set(["hit", "revalidating", "paused", "negative", "denied"]);
+const OTHERS = new Set(["miss", "expired", "coalesced", "stale", "patience"]);
+const CALLS = new Set(["miss", "expired"]);
+const NO_OPERATIONS = new Set(["workspace", "appstream", "own", "none"]);
+
+function helping(metrics) {
+    const operations = new Set([...metrics.values("requests_total", "operation")].filter((name) => !NO_OPERATIONS.has(name)));
+    const requests = (result) => metrics.sum("requests_total", { operation: operations, result });
+    const answered = requests(HITS) + requests(OTHERS);
+    const calls = metrics.sum("fetches_total");
+    let saved = null;
+    for (const operation of operations) {
+        const of = (part, result) => metrics.sum(`request_duration_seconds_${part}`, { operation, result });
+        if (of("count", CALLS) > 0) {
+            saved = (saved ?? 0) + (of("count", HITS) * of("sum", CALLS)) / of("count", CALLS) - of("sum", HITS);
+        }
+    }
+    return {
+        answered, hits: requests(HITS), hit_ratio: answered > 0 ? requests(HITS) / answered : null, upstream_calls: calls,
+        calls_saved: Math.max(0, answered - calls), seconds_saved: saved,
+    };
+}
+
+/** What a figure has to be, by what /metrics tells; undefined if it tells nothing of it. */
+function expected(name, metrics) {
+    const [, ...rest] = name.split(".");
+    const last = rest.at(-1);
+    const rows = [
+        [/^helping\./, () => helping(metrics)[last]],
+        [/^requests\.in_flight$/, () => metrics.sum("requests_in_flight")],
+        [/^requests\.connections$/, () => metrics.sum("connections")],
+        [/^requests\.results\./, () => metrics.sum("requests_total", { result: last })],
+        [/^requests\.operations\./, () => metrics.sum("requests_total", { operation: rest[1], result: last })],
+        [/^latency\.hits\./, () => metrics.sum(`request_duration_seconds_${last}`, { result: HITS })],
+        [/^latency\.others\./, () => metrics.sum(`request_duration_seconds_${last}`, { result: OTHERS })],
+        [/^(cache\.entries|entries\.total)$/, () => metrics.sum("entries")],
+        [/^cache\.bytes$/, () => metrics.sum("entries_bytes")],
+        [/^cache\.evictions\./, () => metrics.sum("evictions_total", { cause: last })],
+        [/^cache\.(uncacheable_keys|private_scopes)$/, () => metrics.sum(last)],
+        [/^cache\.refreshes$/, () => metrics.sum("refreshes_total")],
+        [/^callers\.grants$/, () => metrics.sum("grants")],
+        [/^callers\.proofs\./, () => metrics.sum("proofs_total", { result: last })],
+        [/^callers\.denials\./, () => metrics.sum("denials_total", { source: last })],
+        [/^callers\.signatures\./, () => metrics.sum("signatures_total", { result: last })],
+        [/^upstream\.\w+\.requests\./, () => metrics.sum("upstream_requests_total", { service: rest[0], status: last })],
+        [/^upstream\.\w+\.in_flight$/, () => metrics.sum("upstream_requests_in_flight", { service: rest[0] })],
+        [/^upstream\.\w+\.queued$/, () => metrics.sum("upstream_calls_queued", { service: rest[0] })],
+        [/^upstream\.\w+\.retries$/, () => metrics.sum("upstream_retries_total", { service: rest[0] })],
+        [/^upstream\.\w+\.count$/, () => metrics.sum("upstream_duration_seconds_count", { service: rest[0] })],
+        [/^upstream\.\w+\.seconds$/, () => metrics.sum("upstream_duration_seconds_sum", { service: rest[0] })],
+        [/^bypasses\./, () => metrics.sum("bypasses_total", { reason: last })],
+        [/^pauses\./, () => metrics.sum("pauses_total", { cause: last })],
+        [/^version$/, () => [...metrics.values("build_info", "version")][0]],
+    ];
+    return rows.find(([what]) => what.test(name))?.[1]();
+}
+
+/** What no metric tells, with what it is once nothing happens. The limits are the default settings. */
+const UNTOLD = {
+    mode: "cache",
+    // It writes none.
+    log_level: null,
+    "cache.max_bytes": 64 * 1024 * 1024,
+    "callers.max_grants": 100_000,
+};
+
+const isClose = (one, other) => one === other || (typeof one === "number" && Math.abs(one - other) <= 1e-9 * Math.max(1, Math.abs(other)));
+
+test("every figure is what /metrics tells", async () => {
+    // What the scenes of the demo don't have.
+    const { status } = await demo.ask("/v2/PROJECT/products?os_type=Linux");
+    assert.equal(status, 200);
+    await demo.ask("/v2/PROJECT/products?os_type=Linux", { Range: "bytes=0-9" });
+    await demo.ask("/v2/PROJECT/products?os_type=Linux&os_type=Windows");
+    await demo.ask("/v2/PROJECT/something-else");
+    await demo.ask("/nothing/here");
+    await demo.ask("/v1/PROJECT/product?package_type=general");
+
+    const tab = await Tab.open(browser, { origin: demo.admin }, { fakeClock: false });
+    await tab.state("live");
+    await tab.page.locator("#results-details > summary").click();
+    // Once nothing happens: before and after what the page was told, /metrics told the same.
+    let [metrics, figures] = [await Metrics.read(demo), []];
+    for (;;) {
+        await tab.page.evaluate(() => new Promise((done) => {
+            const asked = state.at;
+            const wait = () => (state.at > asked && !state.isAsking ? done() : setTimeout(wait, 20));
+            wait();
+        }));
+        figures = await tab.figures();
+        const now = await Metrics.read(demo);
+        if (now.text === metrics.text && now.sum("requests_in_flight") === 0 && now.sum("upstream_requests_in_flight") === 0) {
+            break;
+        }
+        metrics = now;
+    }
+    const wrong = [];
+    for (const { name, value, text } of figures) {
+        if (name === "uptime_seconds") {
+            assert.ok(Math.abs(Date.now() / 1000 - metrics.start - value) < 10, `up ${value}`);
+            continue;
+        }
+        const wanted = name in UNTOLD ? UNTOLD[name] : expected(name, metrics);
+        if (!isClose(value, wanted)) {
+            wrong.push(`${name} is ${value} (${text}), and should be ${wanted}`);
+        }
+    }
+    assert.deepEqual(wrong, []);
+    // And none is missing.
+    const names = new Set(figures.map(({ name }) => name));
+    const results = [...metrics.values("requests_total", "result")].map((result) => `requests.results.${result}`);
+    const services = ["workspace", "appstream"].flatMap((service) => [...metrics.values("upstream_requests_total", "status")]
+        .filter((status) => metrics.sum("upstream_requests_total", { service, status }) > 0).map((status) => `upstream.${service}.requests.${status}`));
+    const missing = [...results, ...services, "helping.hit_ratio", "helping.seconds_saved", "bypasses.range"].filter((name) => !names.has(name));
+    assert.deepEqual(missing, []);
+    assert.ok(figures.find(({ name }) => name === "helping.hits").value > 200);
+
+    // The cache is what was asked, and the configuration has no secret.
+    const rows = await tab.page.locator("#entries tbody tr").allInnerTexts();
+    assert.equal(rows.length, metrics.sum("entries"));
+    assert.ok(rows.some((row) => row.includes("os_type=Linux") && row.includes("ListProducts")));
+    await tab.page.locator("#config > summary").click();
+    await tab.until(() => document.getElementById("config-text").textContent.includes("[listen]"));
+    const page = await tab.page.locator("html").innerText();
+    assert.ok(!page.includes(demo.token) && !page.includes(demo.project));
+    if (process.env.SCREENSHOTS) {
+        await tab.page.evaluate(() => scrollTo(0, 0));
+        await tab.page.screenshot({ path: `${process.env.SCREENSHOTS}/demo-light-desktop.png`, fullPage: true });
+    }
+    await tab.close();
+});

@@ -1,0 +1,541 @@
+// The status page in a real browser, before a server that plays every mood of a gateway.
+
+import assert from "node:assert/strict";
+import { after, before, beforeEach, afterEach, test } from "node:test";
+
+import { HOSTILE, RESULTS, bypass, busy, entries, fresh, hostile, unknown } from "./fixtures/status.mjs";
+import { Gateway, PHONE, Tab, launch } from "./support.mjs";
+
+let browser, gateway, tab;
+before(async () => void (browser = await launch()));
+after(() => browser.close());
+beforeEach(async () => {
+    gateway = await Gateway.start();
+    tab = undefined;
+});
+afterEach(async () => {
+    try {
+        await tab?.close();
+    } finally {
+        await gateway.stop();
+    }
+});
+
+async function open(options) {
+    tab = await Tab.open(browser, gateway, options);
+    return tab;
+}
+
+/** A gateway at work, two seconds older each time it is asked. */
+function works(from = 4000, more) {
+    let uptime = from;
+    gateway.status = () => busy((uptime += 2), more);
+}
+
+const isHidden = (selector) => tab.page.locator(selector).isHidden();
+
+/** What a chart says of the moment that is read. */
+const said = (chart) => tab.page.locator(`#${chart}-chart .plot`).getAttribute("aria-valuetext");
+
+test("a fresh start says that nothing was asked, and how to ask", async () => {
+    await open();
+    await tab.state("live");
+    assert.equal(await tab.text("#verdict"), "Nothing asked yet. No client has sent a request since the start.");
+    assert.match(await tab.text("#invitation pre"), /^curl -i -H "X-Auth-Token: \$TOKEN" "http:\/\/127\.0\.0\.1:(18080|8080)\/v2\/\$PROJECT\/products"$/);
+    // The address is the configured one.
+    await tab.until(() => document.getElementById("proxy").textContent === "127.0.0.1:18080");
+    const { text } = (await tab.figures()).find(({ name }) => name === "helping.hit_ratio");
+    assert.equal(text, "not known yet");
+    assert.equal(await tab.text("[data-why='helping.hit_ratio']"), "Nothing was answered yet.");
+    assert.equal(await tab.text("#entries-note"), "0 entries. What is answered well by upstream appears here.");
+    assert.match(await tab.text("#no-events"), /^Nothing notable since the start/);
+    assert.equal(await said("rate"), "The first values come with the next answer");
+    // Answered, though by nothing that helps: that isn't nothing.
+    gateway.status = () => ({ ...fresh(9), requests: { ...fresh().requests, results: { ...fresh().requests.results, "pass-through": 7 } } });
+    await tab.pass(2);
+    assert.match(await tab.text("#verdict"), /^Nothing to help with yet\..* 7 requests went through/);
+    assert.ok(await isHidden("#invitation"));
+});
+
+test("a busy gateway: every figure is what it says, with all digits", async () => {
+    gateway.status = () => busy();
+    gateway.entries = entries(40);
+    gateway.total = 1234;
+    await open();
+    await tab.state("live");
+    const status = busy();
+    const { helping } = status;
+    const grouped = (value) => value.toLocaleString("en");
+    const verdict = await tab.text("#verdict");
+    for (const part of ["Yes.", grouped(helping.answered), grouped(helping.hits), grouped(helping.upstream_calls)]) {
+        assert.ok(verdict.includes(part), `${part}: ${verdict}`);
+    }
+    // Every figure is there, and each is what is below its name in what was said.
+    const figures = await tab.figures();
+    const flat = new Map(leaves(status));
+    for (const { name, value, text } of figures.filter(({ name }) => name !== "entries.total")) {
+        assert.ok(flat.has(name) || value === 0, name);
+        assert.deepEqual(value, flat.get(name) ?? 0, name);
+        if (Number.isInteger(value) && !/seconds|sum/.test(name)) {
+            assert.equal(text, grouped(value), name);
+        }
+    }
+    const names = new Set(figures.map(({ name }) => name));
+    const shown = [...flat].filter(([name, value]) => value !== 0 || RESULTS.some((result) => name === `requests.results.${result}`));
+    assert.deepEqual(shown.map(([name]) => name).filter((name) => !names.has(name)), ["time_ms"]);
+    assert.equal(names.size, figures.length);
+});
+
+/** Names of what `/status` says, as the page has them, with the values. What isn't a figure is left out. */
+function* leaves(value, path = []) {
+    for (const [name, inner] of Object.entries(value)) {
+        const here = [...path, name];
+        if (["events", "latency.bounds", "latency.hits.buckets", "latency.others.buckets"].includes(here.join("."))) {
+            continue;
+        }
+        if (here.join(".") === "requests.operations") {
+            for (const { operation, results } of inner) {
+                yield* leaves(results, [...here, operation]);
+            }
+        } else if (here.join(".") === "upstream") {
+            for (const { service, url, health, ...rest } of inner) {
+                yield* leaves(rest, ["upstream", service]);
+            }
+        } else if (inner !== null && typeof inner === "object") {
+            yield* leaves(inner, here);
+        } else {
+            yield [here.join("."), inner];
+        }
+    }
+}
+
+test("charts tell rates and percentiles of the last two seconds", async () => {
+    const statuses = [busy(4000), busy(4000), busy(4002)];
+    // 100 hits, half of them within 100 µs and all within 250 µs; 10 others, half within 100 ms, all within 1 s.
+    const [, before, now] = statuses;
+    Object.assign(now, structuredClone(before), { uptime_seconds: before.uptime_seconds + 2 });
+    now.helping.hits += 100;
+    now.helping.answered += 110;
+    now.requests.results.hit += 100;
+    now.requests.results.miss += 10;
+    now.requests.results["pass-through"] += 4;
+    for (const [kind, steps, total] of [["hits", [[100e-6, 50], [250e-6, 100]], 100], ["others", [[0.1, 5], [1, 10]], 10]]) {
+        now.latency[kind].count += total;
+        now.latency[kind].buckets = now.latency[kind].buckets.map((value, index) => {
+            const step = [...steps].reverse().find(([bound]) => now.latency.bounds[index] >= bound);
+            return value + (step?.[1] ?? 0);
+        });
+    }
+    gateway.status = () => statuses.shift() ?? now;
+    await open();
+    await tab.state("live");
+    // Twice the same: no time has passed there, so that nothing can be said.
+    await tab.pass(2);
+    assert.match(await said("rate"), /^Now: no data$/);
+    await tab.pass(2);
+    assert.equal(await said("rate"), "Now (over 2 s): from memory 50/s; upstream was asked 5/s; not for the cache 2/s");
+    assert.equal(
+        await said("latency"),
+        "Now (over 2 s): from memory, p50 100 µs; from memory, p99 247 µs; upstream was asked, p50 100 ms; upstream was asked, p99 990 ms",
+    );
+});
+
+test("a moment can be read with the pointer and with the keyboard", async () => {
+    works();
+    await open();
+    await tab.state("live");
+    await tab.pass(40);
+    const now = await said("rate");
+    const plot = tab.page.locator("#rate-chart .plot");
+    await plot.focus();
+    await tab.page.keyboard.press("Home");
+    assert.match(await said("rate"), /^39 s ago \(over 2 s\): from memory \d/);
+    await tab.page.keyboard.press("ArrowRight");
+    assert.match(await said("rate"), /^37 s ago/);
+    assert.match(await said("latency"), /^37 s ago/);
+    assert.equal(await plot.getAttribute("aria-valuenow"), "-37");
+    const [first] = (await said("rate")).match(/[\d,.]+\/s/);
+    assert.equal(await tab.text("#rate-chart [data-series=hits] b"), first);
+    // Time goes on: it is still that moment that is read.
+    await tab.pass(4);
+    assert.match(await tab.text("#rate-chart .moment"), /^41 s ago/);
+    assert.equal(await tab.text("#rate-chart [data-series=hits] b"), first);
+    await tab.page.keyboard.press("Escape");
+    assert.match(await said("rate"), /^Now \(over 2 s\)/);
+    assert.notEqual(await said("rate"), now);
+    await tab.page.locator("#pause").focus();
+    const box = await plot.boundingBox();
+    await tab.page.mouse.move(box.x + box.width - 20, box.y + 30);
+    assert.match(await tab.text("#rate-chart .moment"), /^\d+ s ago \(over 2 s\)/);
+    await tab.page.mouse.move(box.x + 80, box.y + 30);
+    assert.match(await tab.text("#rate-chart .moment"), /ago: before this page was opened$/);
+    await tab.page.mouse.move(5, 5);
+    assert.match(await tab.text("#rate-chart .moment"), /^Now/);
+});
+
+test("an outage is seen: who fails, since when, and what of", async () => {
+    gateway.status = () => busy(4711.2, { failing: true });
+    await open();
+    await tab.state("live");
+    assert.equal(await tab.text("#upstream .service:first-child .health"), "▲ fails, for 47 s; last answer 2 s ago; last failure: 503");
+    const events = await tab.page.locator("#events li").allInnerTexts();
+    const times = await tab.page.locator("#events time").evaluateAll((all) => all.map((time) => time.dateTime));
+    assert.deepEqual(times, [...times].sort().reverse());
+    const outage = events.find((text) => text.includes("fails (503)"));
+    assert.match(outage, /▲ outage/);
+    assert.match(outage, /31 times since 23:17:43/);
+    const time = tab.page.locator("#events time").first();
+    assert.match(await time.getAttribute("title"), /^Monday.*2026.*GMT\+08:00\)$/);
+    const scopes = tab.page.locator("[data-figure='cache.private_scopes']");
+    assert.equal(await scopes.getAttribute("class"), "bad");
+});
+
+test("bypass is a banner, and says how to end it", async () => {
+    gateway.status = () => bypass();
+    await open();
+    await tab.state("live");
+    assert.equal(
+        await tab.text("#banner-bypass"),
+        `The cache is switched off (mode = bypass). Every request is forwarded as it is, and nothing is kept. Back on: curl -X PUT -d cache ${gateway.origin}/mode`,
+    );
+    assert.match(await tab.text("#verdict"), /^Not now: it is switched off\./);
+    gateway.status = () => busy(4715);
+    await tab.pass(2);
+    assert.ok(await isHidden("#banner-bypass"));
+    assert.equal(await tab.page.locator("#announce").textContent(), "The mode is now cache.");
+});
+
+test("a token is asked for if the gateway wants one, and only then", async () => {
+    await open();
+    await tab.state("live");
+    assert.ok(await isHidden("#token-form"));
+    assert.ok(await isHidden("#forget"));
+    gateway.token = "s3cret-of-the-operator";
+    await tab.pass(2);
+    assert.equal(await tab.page.evaluate(() => document.body.dataset.state), "locked");
+    assert.ok(await isHidden("#content"));
+    // Nobody asks without one.
+    const polls = tab.polls();
+    await tab.page.clock.runFor(60_000);
+    assert.equal(tab.polls(), polls);
+    const field = tab.page.locator("#token");
+    assert.ok(await field.evaluate((input) => input === document.activeElement));
+    assert.equal(await tab.text("#token-form .wrong"), "");
+
+    await field.fill("two words");
+    await tab.page.keyboard.press("Enter");
+    assert.match(await tab.page.locator("#token-wrong").textContent(), /^A token has no spaces/);
+    assert.equal(tab.polls(), polls);
+    await field.fill("guess");
+    await tab.page.keyboard.press("Enter");
+    await tab.until(() => document.getElementById("token-wrong").textContent === "That token isn’t right: the gateway answers 401.");
+    assert.equal(await tab.page.evaluate(() => sessionStorage.length), 0);
+
+    await field.fill(gateway.token);
+    await tab.page.keyboard.press("Enter");
+    await tab.state("live");
+    assert.ok(await isHidden("#token-form"));
+    // For the entries and the configuration, too, and after a reload.
+    await tab.page.locator("#config summary").click();
+    await tab.until(() => document.getElementById("config-text").textContent.includes("[listen]"));
+    await tab.page.reload();
+    await tab.state("live");
+    assert.ok(tab.asked.every((path) => !path.includes("s3cret")));
+    assert.ok(!tab.page.url().includes("s3cret"));
+    assert.equal(await tab.page.evaluate(() => localStorage.length), 0);
+
+    await tab.page.locator("#forget").click();
+    assert.equal(await tab.page.evaluate(() => document.body.dataset.state), "locked");
+    assert.equal(await tab.page.evaluate(() => sessionStorage.length), 0);
+    assert.equal(await tab.page.locator("#token-wrong").textContent(), "");
+    assert.equal(await tab.page.locator("#config-text").textContent(), "");
+    await tab.page.reload();
+    await tab.state("locked");
+});
+
+test("a gateway that is gone is told at once, and found again", async () => {
+    works();
+    gateway.entries = entries(3);
+    await open();
+    await tab.state("live");
+    await tab.pass(20);
+    const answered = await tab.text("[data-figure='helping.answered']");
+    gateway.isGone = true;
+    await tab.pass(10);
+    assert.equal(await tab.page.evaluate(() => document.body.dataset.state), "stale");
+    assert.equal(await tab.text("#banner-stale"), "No answer from the gateway. All figures are from 10 s ago. Asked every 2 s; it cannot be reached.");
+    assert.equal(await tab.text("#liveness"), "No answer · as of 10 s ago");
+    const ages = await tab.page.locator("#content h2").evaluateAll((all) => all.map((title) => title.dataset.age));
+    assert.deepEqual([...new Set(ages)], ["as of 10 s ago"]);
+    // What is shown is what was last said.
+    assert.equal(await tab.text("[data-figure='helping.answered']"), answered);
+    assert.equal(await tab.page.locator("#announce").textContent(), "No answer from the gateway: it cannot be reached.");
+    assert.equal(await said("rate"), "Now: no data");
+    assert.equal(await tab.page.title(), "No answer · workspace-gateway");
+    // Between two polls the age grows all the same.
+    await tab.page.clock.runFor(1000);
+    assert.equal(await tab.text("#liveness"), "No answer · as of 11 s ago");
+    await tab.page.clock.runFor(1000);
+    await tab.until(() => state.isAsking === false);
+
+    gateway.isGone = false;
+    await tab.pass(2);
+    assert.equal(await tab.page.evaluate(() => document.body.dataset.state), "live");
+    assert.ok(await isHidden("#banner-stale"));
+    assert.equal(await tab.page.locator("#announce").textContent(), "The gateway answers again.");
+    // The gap reaches to the answer that ended it, and is drawn in both charts.
+    assert.equal(await said("rate"), "Now: no data");
+    for (const chart of ["rate", "latency"]) {
+        assert.equal(await tab.page.locator(`#${chart}-chart .gap`).count(), 1);
+    }
+    const gap = await tab.page.evaluate(() => past.steps.filter((step) => step.isGap).reduce((sum, step) => sum + step.to - step.from, 0));
+    assert.equal(Math.round(gap), 14);
+    await tab.pass(2);
+    assert.match(await said("rate"), /^Now \(over 2 s\): from memory/);
+});
+
+test("answers that make no sense are none", async () => {
+    works();
+    await open();
+    await tab.state("live");
+    gateway.status = () => ({ hello: "world" });
+    await tab.pass(2);
+    assert.match(await tab.text("#banner-stale"), /what it answers is not what this page expects\.$/);
+    gateway.status = () => busy(5000);
+    await tab.pass(2);
+    assert.equal(await tab.page.evaluate(() => document.body.dataset.state), "live");
+});
+
+test("after a restart nothing is compared with before", async () => {
+    works();
+    await open();
+    await tab.state("live");
+    await tab.pass(6);
+    works(0);
+    await tab.pass(2);
+    assert.equal(await tab.page.locator("#announce").textContent(), "The gateway was restarted. Its figures begin again.");
+    assert.equal(await said("rate"), "Now: no data");
+    assert.equal(await tab.page.locator("#rate-chart .restart").count(), 1);
+    await tab.pass(2);
+    assert.match(await said("rate"), /^Now \(over 2 s\): from memory \d/);
+    // The page may be of an older version than what runs by now.
+    gateway.status = () => ({ ...busy(20), version: "0.2.0" });
+    await tab.pass(2);
+    assert.equal(await tab.text("#banner-version"), "The gateway is now version 0.2.0, and this page is of 0.1.0: reload it.");
+});
+
+test("what isn't known is not a number", async () => {
+    gateway.status = () => unknown();
+    await open();
+    await tab.state("live");
+    const saved = tab.page.locator("[data-figure='helping.seconds_saved']");
+    assert.equal(await saved.innerText(), "not known yet");
+    assert.equal(await saved.getAttribute("data-value"), "null");
+    assert.equal(await tab.text("#saved-why"), "No answer has come from upstream yet that would tell what a call takes.");
+    assert.equal(await tab.text("[data-figure='helping.hit_ratio']"), "100 %");
+    assert.equal(await tab.text("#upstream .service:first-child .health"), "○ not asked yet");
+    assert.ok(!(await tab.text("main")).match(/NaN|undefined|null|Infinity/));
+});
+
+test("a thousand entries, sorted with the keyboard", async () => {
+    const queries = Array.from({ length: 1000 }, (_, index) => `n=${String(index).padStart(4, "0")}`);
+    queries[7] = `long=${"x".repeat(4000)}`;
+    gateway.entries = entries(1000, queries);
+    gateway.total = 1234;
+    works();
+    await open();
+    await tab.state("live");
+    const rows = tab.page.locator("#entries tbody tr");
+    assert.equal(await rows.count(), 100);
+    assert.equal(await tab.text("#entries-note"), "1,234 entries; here are the 100 with most hits.");
+    await tab.page.locator("#more-entries").click();
+    await tab.until(() => document.querySelectorAll("#entries tbody tr").length === 1000);
+    assert.ok(tab.asked.includes("/cache/entries?limit=1000"));
+    assert.ok(await isHidden("#more-entries"));
+    const header = tab.page.locator("#entries th").first();
+    await header.locator("button").focus();
+    await tab.page.keyboard.press("Enter");
+    assert.equal(await header.getAttribute("aria-sort"), "ascending");
+    assert.match(await rows.first().innerText(), /^long=x+…/);
+    await tab.page.keyboard.press("Enter");
+    assert.equal(await header.getAttribute("aria-sort"), "descending");
+    assert.match(await rows.first().innerText(), /^n=0999/);
+    assert.equal(await tab.page.locator("#entries th[aria-sort=none]").count(), 7);
+    // A long one unfolds, and stays so; so does the focus.
+    await tab.page.keyboard.press("Enter");
+    const fold = rows.first().locator("summary");
+    await fold.focus();
+    await tab.page.keyboard.press("Enter");
+    const before = await rows.first().innerText();
+    assert.ok(before.includes("x".repeat(4000)));
+    gateway.entries.unshift({ ...entries(1)[0], query: "a=1", hits: 99999 });
+    await tab.pass(2);
+    assert.match(await rows.first().innerText(), /^a=1/);
+    assert.ok(await tab.page.evaluate(() => document.activeElement.tagName === "SUMMARY" && document.activeElement.parentElement.open));
+    // Numbers are numbers.
+    await tab.page.locator("#entries th", { hasText: "Size" }).locator("button").click();
+    const sizes = await tab.page.locator("#entries td.bytes").evaluateAll((all) => all.map((cell) => Number(cell.title.replace(/\D/g, ""))));
+    assert.deepEqual(sizes, [...sizes].sort((one, other) => other - one));
+});
+
+test("hostile words are words", async () => {
+    gateway.status = () => hostile();
+    gateway.entries = entries(HOSTILE.length, HOSTILE).map((entry, index) => ({
+        ...entry, project: HOSTILE[index], operation: HOSTILE[0], state: index === 0 ? HOSTILE[1] : "fresh", headers: { [HOSTILE[2]]: HOSTILE[0] },
+    }));
+    gateway.config = `# ${HOSTILE.join("\n# ")}`;
+    await open();
+    await tab.state("live");
+    await tab.page.locator("#config summary").click();
+    await tab.until(() => document.getElementById("config-text").textContent.includes("onerror"));
+    await tab.pass(4);
+    assert.equal(await tab.page.evaluate(() => window.hurt), undefined);
+    assert.equal(await tab.page.locator("main img, main script, main a, main svg svg, main [onerror], main [onload]").count(), 0);
+    const shown = await tab.page.locator("#entries td.query").evaluateAll((all) => all.map((cell) => cell.firstChild.textContent));
+    const [bidi] = HOSTILE.filter((text) => text.includes("\u202E"));
+    assert.deepEqual(new Set(shown), new Set(HOSTILE.map((text) => (text === bidi ? "\\u{202e}evil\\u{202c} \\u{0}\\u{7}" : text))));
+});
+
+test("pause stops asking, and says so", async () => {
+    works();
+    await open();
+    await tab.state("live");
+    await tab.pass(6);
+    const button = tab.page.locator("#pause");
+    assert.equal(await button.innerText(), "Pause");
+    await button.click();
+    assert.equal(await button.innerText(), "Resume");
+    assert.equal(await tab.page.locator("#announce").textContent(), "Paused.");
+    const polls = tab.polls();
+    await tab.page.clock.runFor(30_000);
+    assert.equal(tab.polls(), polls);
+    assert.equal(await tab.text("#liveness"), "Paused · as of 30 s ago");
+    await button.click();
+    await tab.settled(polls + 1);
+    await tab.pass(2);
+    // For less than it may take to answer, too.
+    await button.click();
+    await tab.page.clock.runFor(6000);
+    await button.click();
+    await tab.settled(polls + 3);
+    assert.equal(await tab.page.locator("#announce").textContent(), "Live again.");
+    // Nobody has looked meanwhile.
+    assert.equal(await said("rate"), "Now: no data");
+    await tab.pass(2);
+    assert.match(await said("rate"), /^Now \(over 2 s\): from memory/);
+});
+
+test("a hidden tab asks nothing", async () => {
+    works();
+    await open();
+    await tab.state("live");
+    await tab.pass(4);
+    const turn = (isHidden) => tab.page.evaluate((hidden) => {
+        Object.defineProperty(document, "hidden", { configurable: true, get: () => hidden });
+        document.dispatchEvent(new Event("visibilitychange"));
+    }, isHidden);
+    await turn(true);
+    const polls = tab.polls();
+    await tab.page.clock.runFor(120_000);
+    assert.equal(tab.polls(), polls);
+    await turn(false);
+    await tab.settled(polls + 1);
+    assert.equal(await said("rate"), "Now: no data");
+    await tab.pass(2);
+    assert.match(await said("rate"), /^Now \(over 2 s\)/);
+});
+
+test("what a slow answer tells, it tells of all the time since the one before", async () => {
+    works();
+    await open();
+    await tab.state("live");
+    await tab.pass(2);
+    let release;
+    gateway.held = new Promise((done) => (release = done));
+    await tab.page.clock.runFor(2000);
+    await tab.until(() => state.isAsking);
+    await tab.page.clock.runFor(6000);
+    gateway.held = null;
+    release();
+    await tab.until(() => state.isAsking === false);
+    assert.match(await said("rate"), /^Now \(over 8 s\)/);
+});
+
+test("a slow answer is waited for, and nothing else is asked meanwhile", async () => {
+    works();
+    await open();
+    await tab.state("live");
+    await tab.pass(2);
+    let release;
+    gateway.held = new Promise((done) => (release = done));
+    const polls = tab.polls();
+    await tab.page.clock.runFor(2000);
+    await tab.until(() => state.isAsking);
+    await tab.page.clock.runFor(6000);
+    // Nor by who is impatient.
+    await tab.page.locator("#pause").click();
+    await tab.page.locator("#pause").click();
+    assert.equal(tab.polls(), polls + 1);
+    gateway.held = null;
+    release();
+    // The next one comes at once, and one only.
+    await tab.until(() => state.isAsking === false);
+    // Both at a time are the status and the entries.
+    assert.equal(gateway.most, 2);
+    assert.equal(await tab.page.locator("#announce").textContent(), "Live again.");
+    await tab.page.clock.runFor(10);
+    await tab.settled(polls + 2);
+});
+
+test("who listens to it finds landmarks, headings in order, and tables with captions", async () => {
+    works();
+    gateway.entries = entries(3);
+    await open();
+    await tab.state("live");
+    await tab.page.locator("#results-details > summary").click();
+    const captions = await tab.page.locator("table").evaluateAll((all) => all.map((table) => table.caption?.textContent));
+    assert.deepEqual(captions, ["By result, since the start", "By operation", "Entries"]);
+    const headings = await tab.page.locator("#content h2").allTextContents();
+    assert.deepEqual(headings, ["Is it helping?", "Requests", "In the cache", "Callers", "Upstream", "What has happened", "Configuration"]);
+    for (const name of headings) {
+        assert.equal(await tab.page.getByRole("region", { name, exact: true }).count(), 1, name);
+    }
+    for (const landmark of ["banner", "main", "contentinfo"]) {
+        assert.equal(await tab.page.getByRole(landmark).count(), 1, landmark);
+    }
+    const levels = await tab.page.locator("h1, h2, h3, h4").evaluateAll((all) => all.filter((title) => title.checkVisibility()).map((title) => Number(title.tagName[1])));
+    assert.ok(levels.every((level, index) => level <= (levels[index - 1] ?? 0) + 1), String(levels));
+    // What changes every two seconds is announced by nobody.
+    const live = await tab.page.locator("[aria-live], [role=status], [role=alert], [role=log]").evaluateAll((all) => all.map((place) => place.id));
+    assert.deepEqual(live, ["announce", "token-wrong"]);
+    assert.equal(await tab.page.getByRole("table", { name: "Entries" }).getByRole("columnheader").count(), 8);
+});
+
+test("everything is reached with Tab, in the order in which it is read, and is seen to have the focus", async () => {
+    works();
+    gateway.entries = entries(3);
+    await open({ viewport: PHONE });
+    await tab.state("live");
+    await tab.pass(2);
+    const reached = [];
+    for (;;) {
+        await tab.page.keyboard.press("Tab");
+        const here = await tab.page.evaluate(() => {
+            const place = document.activeElement;
+            const { outlineStyle, outlineWidth } = getComputedStyle(place);
+            const name = place.id || place.closest("[id]")?.id || place.tagName;
+            return { name, top: place.getBoundingClientRect().top + scrollY, isSeen: outlineStyle !== "none" && parseFloat(outlineWidth) >= 2, isEnd: place === document.body };
+        });
+        if (here.isEnd) {
+            break;
+        }
+        assert.ok(here.isSeen, here.name);
+        reached.push(here);
+    }
+    assert.deepEqual(
+        reached.map(({ name }) => name),
+        ["pause", "rate-chart", "latency-chart", "results-details", "cache-scroll", ...Array(8).fill("entries"), "config"],
+    );
+    const tops = reached.map(({ top }) => top);
+    assert.deepEqual(tops, [...tops].sort((one, other) => one - other));
+});
