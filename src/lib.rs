@@ -30,6 +30,11 @@
 //! with. `cli/reload.rs` sees that settings have changed, `config/` reads and compares them, and `server/reload.rs`
 //! and `gateway/reload.rs` put them in force, all or none.
 //!
+//! A process can be replaced and no client notices: it listens on sockets that were handed down to it (`cli/inherit.rs`,
+//! `server/listeners.rs`), tells whoever does that when it can be asked (`cli/supervisor.rs`), and on its way out has
+//! clients come again, to the next one (`server/leaving.rs`). What is in memory is not handed on: what a caller may see is
+//! proved to each process anew.
+//!
 //! How long an answer lives is told in [`cache::freshness`], what upstream has to say of that in
 //! [`cache::lifetime`], and when upstream is left alone in [`cache::pauses`]: fresh, then stale while it is
 //! asked again, then stale if upstream fails or is slow, then gone.
