@@ -131,6 +131,8 @@ async fn an_answer_that_is_not_read_ends_the_connection() {
     let mut client = agree(&mut served, &connector).await;
     client.write_all(HEAD.as_bytes()).await.unwrap();
     client.flush().await.unwrap();
+    sleep(Duration::from_secs(29)).await;
+    assert_eq!(knowing.in_flight(), 1, "what only TLS has taken is not sent");
     assert_eq!((served.ended().await, knowing.repeated()), ((30, vec![("write-timeout", 1)]), 1), "by the short way");
 }
 
