@@ -9,11 +9,15 @@ use http::Request;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
+use workspace_gateway::catalogue::Service;
+use workspace_gateway::clock::Clock;
+use workspace_gateway::server::Server;
+use workspace_gateway::simulator::Simulator;
 
 use crate::support::line::Line;
 use crate::support::process::folder;
 use crate::support::tls::{Authority, Certified, Client};
-use crate::support::{PROJECT, World, raw, within};
+use crate::support::{PROJECT, World, raw, read, within};
 
 const LIST: &str = "/v2/PROJECT/products?os_type=Linux";
 
@@ -210,6 +214,51 @@ async fn tls_is_not_spoken_where_nobody_said_so() {
     // What it says in its own way.
     let answer = raw(plain.server.proxy_address(), b"\x16\x03\x01\0\x7f\x01\0\0\x7b\x03\x03").await;
     assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+}
+
+/// A gateway whose operator may come from elsewhere.
+async fn open_to_operators(settings: &str) -> Result<World, String> {
+    let simulator = Simulator::start().await.unwrap();
+    let [workspace, appstream] = Service::ALL.map(|service| simulator.url(service));
+    let mut config = read(&workspace, &appstream, settings).map_err(|error| error.to_string())?;
+    config.settings.listen.admin.0 = ([0, 0, 0, 0], 0).into();
+    let started = Server::start(&config, Clock::System).await;
+    started.map_err(|error| error.to_string())?.stop().await;
+    Ok(World::configured(simulator, &config).await)
+}
+
+#[tokio::test]
+async fn an_operator_elsewhere_speaks_tls_and_shows_the_token() {
+    let (files, authority) = (Files::new("tls-operator"), Authority::new());
+    files.write(&authority.certifies("localhost"));
+    let token = "admin_token = \"0123456789abcdef\"\n";
+    for (settings, expected) in [
+        (files.settings(), "or a listen.admin_token"),
+        (format!("[listen]\n{token}"), "is not allowed in plain text, for tokens travel on it"),
+    ] {
+        let refused = open_to_operators(&settings).await.err().unwrap();
+        assert!(refused.starts_with("listen.admin: \"0.0.0.0:") && refused.contains(expected), "{refused}");
+    }
+    assert!(open_to_operators(&format!("[listen]\n{token}insecure_plaintext = true\n")).await.is_ok());
+    let world = open_to_operators(&format!("{}{token}", files.settings())).await.unwrap();
+    let address = SocketAddr::from(([127, 0, 0, 1], world.server.admin_address().port()));
+    let answer = raw(address, format!("GET /status HTTP/1.1\r\nHost: {address}\r\n\r\n")).await;
+    assert!(answer.starts_with("HTTP/1.1 400 ") && answer.contains("expected an https URL"), "{answer}");
+    let mut line = Line::over(within(Client::of(&authority).connect(address)).await.unwrap());
+    for (path, shown, status) in [
+        ("/", "", 200),
+        ("/status", "", 401),
+        ("/status", "Authorization: Bearer 0123456789abcdeF\r\n", 401),
+        ("/status", "Authorization: Bearer 0123456789abcdef\r\n", 200),
+    ] {
+        let head = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\n{shown}\r\n");
+        assert_eq!(line.asks(head).await.status(), status, "{path} {shown}");
+    }
+    // A reload that would have it open to everyone is refused as a whole.
+    let refused = world.reload(&files.settings()).unwrap_err().to_string();
+    assert!(refused.contains("or a listen.admin_token"), "{refused}");
+    let head = format!("GET /status HTTP/1.1\r\nHost: {address}\r\n\r\n");
+    assert_eq!(line.asks(head).await.status(), 401);
 }
 
 #[tokio::test]
