@@ -86,6 +86,23 @@ test("a busy gateway: every figure is what it says, with all digits", async () =
     assert.equal(names.size, figures.length);
 });
 
+test("it helps much, a little, or not yet, by what is answered from memory and by what upstream is spared", async () => {
+    let uptime = 100;
+    const helps = (hits, calls) => {
+        const helping = { answered: 100, hits, hit_ratio: hits / 100, upstream_calls: calls, calls_saved: Math.max(0, 100 - calls), seconds_saved: hits * 0.2 };
+        gateway.status = () => ({ ...busy((uptime += 2)), helping });
+    };
+    helps(97, 3);
+    await open();
+    await tab.state("live");
+    assert.match(await tab.text("#verdict"), /^Yes\. Of 100 product-list requests since the start, 97 were .* called 3 times instead of 100, and clients waited 19\ss less/);
+    for (const [hits, calls, opening] of [[40, 5, "Yes."], [10, 90, "A little."], [1, 99, "A little."], [0, 110, "Not yet."]]) {
+        helps(hits, calls);
+        await tab.pass(2);
+        assert.ok((await tab.text("#verdict")).startsWith(`${opening} Of 100`), opening);
+    }
+});
+
 /** Names of what `/status` says, as the page has them, with the values. What isn't a figure is left out. */
 function* leaves(value, path = []) {
     for (const [name, inner] of Object.entries(value)) {

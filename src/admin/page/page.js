@@ -215,7 +215,9 @@ function showHelping({ helping, mode, requests }) {
     const memory = `Of ${lists} since the start, ${hits === 0 ? "none" : count(hits)} ${hits === 1 ? "was" : "were"} answered from memory.`;
     const called = `The service was called ${calls === 1 ? "once" : `${count(calls)} times`} instead of ${count(answered)}`;
     const waited = spared > 0 ? `, and clients waited ${span(spared).replaceAll(" ", "\u00a0")} less in all.` : ".";
-    const opening = mode === "bypass" ? "Not now: it is switched off." : saved === 0 ? "Not yet." : hits / answered >= 0.5 ? "Yes." : "A little.";
+    // Who waits for another's call is answered by upstream, and spares it a call all the same.
+    const isMuch = Math.max(hits, saved) / answered >= 0.5;
+    const opening = mode === "bypass" ? "Not now: it is switched off." : saved === 0 ? "Not yet." : isMuch ? "Yes." : "A little.";
     sentence(verdict, opening, saved === 0 ? memory : `${memory} ${called}${waited}`);
 }
 
