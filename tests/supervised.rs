@@ -104,7 +104,7 @@ async fn refused(files: Vec<(&str, OwnedFd)>, environment: &[(&str, &str)]) -> O
 async fn what_it_cannot_use_is_told_and_it_exits_2() {
     let tcp = || OwnedFd::from(listening());
     let udp = OwnedFd::from(UdpSocket::bind("127.0.0.1:0").unwrap());
-    let open = OwnedFd::from(TcpListener::bind("0.0.0.0:0").unwrap());
+    let open = || OwnedFd::from(TcpListener::bind("0.0.0.0:0").unwrap());
     let connected = OwnedFd::from(std::net::TcpStream::connect(listening().local_addr().unwrap()).unwrap());
     let file = OwnedFd::from(std::fs::File::open("Cargo.toml").unwrap());
     for (files, environment, expected) in [
@@ -121,7 +121,9 @@ async fn what_it_cannot_use_is_told_and_it_exits_2() {
         (vec![("proxy", tcp()), ("metrics", udp)], &[], "LISTEN_FDS: metrics: fd 4 is not a valid tcp socket"),
         (vec![("proxy", connected)], &[], "LISTEN_FDS: the socket for \"proxy\" does not listen"),
         (vec![], &[("LISTEN_FDS", "1"), ("LISTEN_FDNAMES", "admin")], "LISTEN_FDS: admin: fd 3 is not a socket"),
-        (vec![("admin", open)], &[], "listen.admin: \"0.0.0.0:"),
+        (vec![("admin", open())], &[], "listen.admin: \"0.0.0.0:"),
+        // Whatever listen.proxy says: it is here that tokens would travel.
+        (vec![("proxy", open())], &[], "listen.proxy: \"0.0.0.0:"),
     ] {
         let output = refused(files, environment).await;
         assert!(stderr(&output).contains(expected), "{expected}: {}", stderr(&output));
