@@ -199,7 +199,8 @@ fn check_finds_files_that_are_no_good() {
     assert_eq!(code(&checked), 0, "{}", stderr(&checked));
     std::fs::write(files.0.join("tls.key"), &other.key).unwrap();
     for command in ["check", "serve"] {
-        let output = run(&[command, "--config", file]);
+        let ports = ["--listen", "--metrics-listen", "--admin-listen"].map(|flag| [flag, "127.0.0.1:0"]);
+        let output = run(&[&[command, "--config", file], ports.as_flattened()].concat());
         assert_eq!(code(&output), 2);
         assert!(stderr(&output).contains("listen.key_file ") && stderr(&output).contains("not the key of"));
         let line = other.key.lines().nth(1).unwrap();
