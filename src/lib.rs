@@ -68,7 +68,8 @@
 //!    that still holds, in its own words.) The answers of an operation that is configured to send more
 //!    (`forward_headers`, [`request::forwarded`]) are no other caller's to see
 //!    ([`catalogue::Operation::unshareable`]); only W3C traces, which no service answers by, leave it shared.
-//!    A client's `traceparent` always goes along, made anew, so that it is hex digits and nothing else ([`request::trace`]).
+//!    A client's `traceparent`, if it can be read, goes along as well, made anew: hex digits and nothing else
+//!    ([`request::trace`]).
 //!    No credential but the caller's is ever sent: its token, or a signature of ours with its access key. (One trace goes along: the gateways of this kind that it has come
 //!    through, in `Via`, or two that ask each other would not see the loop. What that brings about is
 //!    for the one who named them alone.)

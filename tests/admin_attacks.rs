@@ -221,3 +221,46 @@ async fn purges_without_end_leave_the_proxy_its_turn() {
     world.get(LIST).await;
     assert!(is_hit(&world).await);
 }
+
+#[tokio::test]
+async fn who_does_not_send_what_it_promised_keeps_nobody_out() {
+    let world = World::with("[limits]\nhead_timeout = \"40ms\"").await;
+    let address = world.server.admin_address();
+    // As many as there is room for.
+    let mut silent = Vec::new();
+    for path in ["/mode", "/log-level"].into_iter().cycle().take(64) {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let head = format!("PUT {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\nde");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        silent.push(stream);
+    }
+    assert_eq!(within(world.http.get(&world.admin_url("/mode"))).await.status(), StatusCode::OK);
+    for mut stream in silent {
+        let mut answer = String::new();
+        within(stream.read_to_string(&mut answer)).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 408 ") && answer.contains("has not come in time"), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn who_is_unknown_does_not_make_upstream_look_ill() {
+    let world = World::new().await;
+    let health = async || {
+        let told = world.http.get(&world.admin_url("/status")).await.json();
+        assert_eq!(told["events"], serde_json::json!([]), "{}", told["events"]);
+        told["upstream"][0]["health"]["state"].as_str().unwrap().to_owned()
+    };
+    for body in ["ZZ\r\n", "5\r\nhello\r\nZZ\r\n"] {
+        let head = "POST /v2/p/desktops HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n";
+        let answer = raw(world.server.proxy_address(), format!("{head}{body}")).await;
+        assert!(answer.starts_with("HTTP/1.1 400 ") && answer.contains("the request's body broke off"), "{answer}");
+    }
+    world.simulator.fail_with(Some(StatusCode::INTERNAL_SERVER_ERROR));
+    world.get_as("made-up", LIST).await;
+    world.get_as("made-up", "/v2/PROJECT/desktops").await;
+    assert_eq!(health().await, "unknown");
+    world.simulator.fail_with(None);
+    world.get(LIST).await;
+    assert_eq!(health().await, "good");
+    assert_eq!(world.metric("workspace_gateway_upstream_requests_total{service=\"workspace\",status=\"upload\"}"), 2.0);
+}

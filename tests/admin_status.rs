@@ -40,6 +40,7 @@ async fn before_anything_was_asked_it_says_so() {
     }
     assert_eq!((&told["mode"], &told["events"], &told["log_level"]), (&json!("cache"), &json!([]), &Value::Null));
     assert_eq!(told["requests"]["results"].as_object().unwrap().len(), 14);
+    assert_eq!(told["proxy"], format!("http://{}", world.server.proxy_address()));
 }
 
 #[tokio::test]

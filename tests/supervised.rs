@@ -221,7 +221,10 @@ async fn a_supervisor_is_told_how_it_goes() {
     assert_eq!(told.reload().await, "READY=1\nSTATUS=settings read again: nothing has changed that can at run time\n");
     for (text, expected) in [
         (format!("mode = \"bypass\"\n{LOG}"), "READY=1\nSTATUS=settings reloaded\n"),
-        (format!("mode = \"on\"\n{LOG}"), "READY=1\nSTATUS=settings not reloaded: "),
+        (
+            format!("mode = \"on\"\n{LOG}"),
+            "READY=1\nSTATUS=settings not reloaded, for they have a mistake: the log tells which\n",
+        ),
     ] {
         // At once and as a whole, so that it is read once; it is noticed without a signal.
         let new = file.with_extension("new");

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use bytes::Bytes;
 use h2::client::SendRequest;
 use http::Request;
+use rustls::HandshakeKind;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
@@ -16,7 +17,7 @@ use workspace_gateway::simulator::Simulator;
 
 use crate::support::line::Line;
 use crate::support::process::folder;
-use crate::support::tls::{Authority, Certified, Client};
+use crate::support::tls::{Authority, Certified, Client, connect_by};
 use crate::support::{PROJECT, World, raw, read, within};
 
 const LIST: &str = "/v2/PROJECT/products?os_type=Linux";
@@ -227,6 +228,38 @@ async fn open_to_operators(settings: &str) -> Result<World, String> {
     Ok(World::configured(simulator, &config).await)
 }
 
+/// Whether a client that comes again is known by what it was told before, and not asked for a certificate.
+async fn is_known_again(world: &World, client: &Client<'_>) -> bool {
+    let connector = client.connector();
+    let mut kinds = Vec::new();
+    for _ in 0..2 {
+        let stream = within(connect_by(&connector, world.server.proxy_address())).await.unwrap();
+        let mut line = Line::over(stream);
+        // With the answer, if not before, has come what it may be known by.
+        assert_eq!(line.asks(world.head(LIST, &[])).await.status(), 200);
+        kinds.push(line.into_stream().get_ref().1.handshake_kind().unwrap());
+    }
+    assert_eq!(kinds[0], HandshakeKind::Full);
+    kinds[1] != HandshakeKind::Full
+}
+
+#[tokio::test]
+async fn clients_show_their_certificate_each_time() {
+    let (files, authority) = (Files::new("tls-sessions"), Authority::new());
+    files.write(&authority.certifies("localhost"));
+    files.write_client_ca(&authority);
+    let certified = authority.certifies("client");
+    for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
+        let versions = &[version];
+        let client = Client { certified: Some(&certified), versions, offers: &["http/1.1"], ..Client::of(&authority) };
+        // What it had when it was known may have expired since.
+        let world = World::with(&files.settings_with_client_ca()).await;
+        assert!(!is_known_again(&world, &client).await, "{version:?}");
+        let world = World::with(&files.settings()).await;
+        assert!(is_known_again(&world, &client).await, "{version:?}: where there is nothing to show");
+    }
+}
+
 #[tokio::test]
 async fn an_operator_elsewhere_speaks_tls_and_shows_the_token() {
     let (files, authority) = (Files::new("tls-operator"), Authority::new());
@@ -244,7 +277,9 @@ async fn an_operator_elsewhere_speaks_tls_and_shows_the_token() {
     let address = SocketAddr::from(([127, 0, 0, 1], world.server.admin_address().port()));
     let answer = raw(address, format!("GET /status HTTP/1.1\r\nHost: {address}\r\n\r\n")).await;
     assert!(answer.starts_with("HTTP/1.1 400 ") && answer.contains("expected an https URL"), "{answer}");
-    let mut line = Line::over(within(Client::of(&authority).connect(address)).await.unwrap());
+    let asks = async |head: String| {
+        Line::over(within(Client::of(&authority).connect(address)).await.unwrap()).asks(head).await.status()
+    };
     for (path, shown, status) in [
         ("/", "", 200),
         ("/status", "", 401),
@@ -252,13 +287,13 @@ async fn an_operator_elsewhere_speaks_tls_and_shows_the_token() {
         ("/status", "Authorization: Bearer 0123456789abcdef\r\n", 200),
     ] {
         let head = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\n{shown}\r\n");
-        assert_eq!(line.asks(head).await.status(), status, "{path} {shown}");
+        assert_eq!(asks(head).await, status, "{path} {shown}");
     }
     // A reload that would have it open to everyone is refused as a whole.
     let refused = world.reload(&files.settings()).unwrap_err().to_string();
     assert!(refused.contains("or a listen.admin_token"), "{refused}");
     let head = format!("GET /status HTTP/1.1\r\nHost: {address}\r\n\r\n");
-    assert_eq!(line.asks(head).await.status(), 401);
+    assert_eq!(asks(head).await, 401);
 }
 
 #[tokio::test]

@@ -1,14 +1,16 @@
 //! The operator's listener: what there is on it, and what is done where. Who may ask at all is in `guard.rs`.
 
 use std::net::SocketAddr;
+use std::str::FromStr;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{Method, Request, StatusCode};
 use http_body::Body;
-use http_body_util::{BodyExt, Limited};
+use http_body_util::{BodyExt, Collected, Limited};
 use serde_json::json;
 use tokio::sync::Semaphore;
+use tokio::time::timeout;
 
 use super::document::Document;
 use super::{Page, entries, explain, guard, json as json_page, not_allowed, not_found, purge, status, text};
@@ -25,15 +27,17 @@ const LONGEST_WORD: usize = 64;
 /// What the operator can do.
 pub struct Operator {
     gateway: Arc<Gateway>,
+    /// Where clients connect.
+    proxy: SocketAddr,
     document: Document,
     /// Going through all entries takes its time: one does at a time, and never a thread that answers requests.
-    turn: Semaphore,
+    turn: Arc<Semaphore>,
 }
 
 impl Operator {
-    /// To this gateway.
-    pub fn new(gateway: Arc<Gateway>) -> Self {
-        Self { gateway, document: Document::new(), turn: Semaphore::new(1) }
+    /// To this gateway, whose clients connect to the address `proxy`.
+    pub fn new(gateway: Arc<Gateway>, proxy: SocketAddr) -> Self {
+        Self { gateway, proxy, document: Document::new(), turn: Arc::new(Semaphore::new(1)) }
     }
 
     /// Answers a request that came in by the address `local`.
@@ -61,31 +65,45 @@ impl Operator {
         }
         match head.uri.path() {
             "/" => self.document.page(),
-            "/status" => status::page(&self.gateway),
+            "/status" => status::page(&self.gateway, self.proxy),
             "/cache/entries" => self.aside(move |gateway| entries::page(gateway, &query)).await,
             "/cache/purge" => self.aside(move |gateway| purge::page(gateway, &query)).await,
             "/config" => text(StatusCode::OK, self.gateway.live().in_words().trim_end()),
             "/explain" => explain::page(&self.gateway, &query),
             "/mode" if is_read => self.mode(),
-            "/mode" => match word::<Mode, _>(body).await {
-                Ok(mode) => self.set_mode(mode),
-                Err(message) => text(StatusCode::BAD_REQUEST, message),
-            },
+            "/mode" => self.word(body).await.map_or_else(|refused| refused, |mode| self.set_mode(mode)),
             _ if is_read => log_level(),
-            _ => match word::<Level, _>(body).await {
-                Ok(level) => self.set_log_level(level),
-                Err(message) => text(StatusCode::BAD_REQUEST, message),
-            },
+            _ => self.word(body).await.map_or_else(|refused| refused, |level| self.set_log_level(level)),
         }
     }
 
     /// Does something that takes its time.
     async fn aside(&self, page: impl FnOnce(&Gateway) -> Page + Send + 'static) -> Page {
         let gateway = Arc::clone(&self.gateway);
-        let turn = self.turn.acquire().await;
-        let page = tokio::task::spawn_blocking(move || page(&gateway)).await;
-        drop(turn);
+        let turn = Arc::clone(&self.turn).acquire_owned().await;
+        let page = tokio::task::spawn_blocking(move || {
+            // Here, for the client may hang up, and this goes on.
+            let _turn = turn;
+            page(&gateway)
+        })
+        .await;
         page.unwrap_or_else(|error| text(StatusCode::INTERNAL_SERVER_ERROR, format!("this went wrong: {error}")))
+    }
+
+    /// A word that a body consists of. Who doesn't send it has no longer than for a head, or a few of them would keep
+    /// everyone out.
+    async fn word<T, B>(&self, body: B) -> Result<T, Page>
+    where
+        T: FromStr<Err = String>,
+        B: Body<Data = Bytes>,
+        B::Error: Into<BoxError>,
+    {
+        let limit = self.gateway.live().settings().limits.head_timeout.0;
+        let body = timeout(limit, Limited::new(body, LONGEST_WORD).collect()).await;
+        let body = body.map_err(|_| text(StatusCode::REQUEST_TIMEOUT, "refused: the body has not come in time"))?;
+        let body = body.map(Collected::to_bytes).unwrap_or_default();
+        let given = String::from_utf8_lossy(&body);
+        given.trim().parse().map_err(|message| text(StatusCode::BAD_REQUEST, message))
     }
 
     fn mode(&self) -> Page {
@@ -113,14 +131,34 @@ fn log_level() -> Page {
     json_page(StatusCode::OK, &json!({ "log_level": logs::level().map(|level| level.to_string()) }))
 }
 
-/// A word that a body consists of.
-async fn word<T, B>(body: B) -> Result<T, String>
-where
-    T: std::str::FromStr<Err = String>,
-    B: Body<Data = Bytes>,
-    B::Error: Into<BoxError>,
-{
-    let body = Limited::new(body, LONGEST_WORD).collect().await.map(http_body_util::Collected::to_bytes);
-    let given = body.ok().map(|body| String::from_utf8_lossy(&body).trim().to_owned()).unwrap_or_default();
-    given.parse()
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::clock::Clock;
+    use crate::config::Config;
+
+    #[tokio::test]
+    async fn what_takes_its_time_is_done_one_after_the_other_whoever_hangs_up() {
+        let config = Config::from_layers("f", "region = \"r\"", &[]).unwrap();
+        let gateway = Gateway::new(&config, Clock::System).unwrap();
+        let operator = Operator::new(gateway, ([127, 0, 0, 1], 1).into());
+        let ((begin, begun), (end, ended)) = (mpsc::channel(), mpsc::channel::<()>());
+        let first = operator.aside(move |_| {
+            begin.send(()).unwrap();
+            ended.recv().unwrap();
+            text(StatusCode::OK, "first")
+        });
+        {
+            let mut first = Box::pin(first);
+            while begun.try_recv().is_err() {
+                assert!(timeout(Duration::from_millis(1), first.as_mut()).await.is_err());
+            }
+        }
+        assert_eq!(operator.turn.available_permits(), 0, "though nobody waits for it any more");
+        end.send(()).unwrap();
+        assert_eq!(operator.aside(|_| text(StatusCode::OK, "second")).await.status(), StatusCode::OK);
+    }
 }

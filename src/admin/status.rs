@@ -2,6 +2,7 @@
 //! Nothing in it tells who the callers are.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
 use http::StatusCode;
@@ -26,6 +27,8 @@ struct Status {
     time_ms: u64,
     uptime_seconds: f64,
     mode: Mode,
+    /// Where clients connect.
+    proxy: String,
     log_level: Option<String>,
     helping: Helping,
     requests: Requests,
@@ -130,11 +133,11 @@ struct Happened {
 }
 
 /// All of it.
-pub(super) fn page(gateway: &Gateway) -> Page {
-    json(StatusCode::OK, &status(gateway))
+pub(super) fn page(gateway: &Gateway, proxy: SocketAddr) -> Page {
+    json(StatusCode::OK, &status(gateway, proxy))
 }
 
-fn status(gateway: &Gateway) -> Status {
+fn status(gateway: &Gateway, proxy: SocketAddr) -> Status {
     let (live, figures) = (gateway.live(), gateway.metrics().figures());
     let sum = |name: &str| figures.sum(&family(name), &[]);
     let by = |name: &str, label: &str| figures.by(&family(name), label, &[]);
@@ -143,6 +146,7 @@ fn status(gateway: &Gateway) -> Status {
         time_ms: milliseconds(gateway.date()),
         uptime_seconds: gateway.uptime().as_secs_f64(),
         mode: gateway.mode(),
+        proxy: format!("{}://{proxy}", if live.settings().listen.has_tls() { "https" } else { "http" }),
         log_level: logs::level().map(|level| level.to_string()),
         helping: helping(&figures),
         requests: Requests {

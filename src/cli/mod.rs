@@ -82,7 +82,7 @@ struct Settings {
     /// Where Prometheus and health checks connect [default: 127.0.0.1:9090]. [env: WORKSPACE_GATEWAY_METRICS_LISTEN]
     #[arg(long, value_name = "ADDRESS")]
     metrics_listen: Option<String>,
-    /// Where the operator connects; loopback only [default: 127.0.0.1:9091]. [env: WORKSPACE_GATEWAY_ADMIN_LISTEN]
+    /// Where the operator connects [default: 127.0.0.1:9091]. [env: WORKSPACE_GATEWAY_ADMIN_LISTEN]
     #[arg(long, value_name = "ADDRESS")]
     admin_listen: Option<String>,
     /// true to speak plain text beyond loopback, where tokens can be read [default: false]. [env: WORKSPACE_GATEWAY_INSECURE_PLAINTEXT]

@@ -69,7 +69,8 @@ impl Watching {
             }
             Err(error) => {
                 tracing::error!(%error, "settings not reloaded: those from before stay in force");
-                self.supervisor.ready(&format!("settings not reloaded: {error}"));
+                // Not which: everyone may read that, and it may be a secret in the wrong place.
+                self.supervisor.ready("settings not reloaded, for they have a mistake: the log tells which");
             }
         }
     }

@@ -273,7 +273,11 @@ fn consistent(settings: &Settings) -> Result<(), String> {
     Ok(())
 }
 
-fn distinct(addresses: &[(&str, SocketAddr)]) -> Result<(), String> {
+/// Whether no two listeners have one address, but for ports that the system is to choose.
+///
+/// # Errors
+/// Which of them have.
+pub fn distinct(addresses: &[(&str, SocketAddr)]) -> Result<(), String> {
     for (index, (name, address)) in addresses.iter().enumerate() {
         let same = addresses[..index].iter().find(|(_, other)| other == address && address.port() != 0);
         if let Some((other, _)) = same {

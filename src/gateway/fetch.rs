@@ -106,7 +106,6 @@ impl Gateway {
         let times = Times { sent, received: self.clock.now(), date: self.clock.date() };
         let status = answer.as_ref().map(Response::status).map_err(UpstreamError::as_str);
         counted.ended(status, times.received.saturating_duration_since(sent));
-        self.heard(service, status);
         if let Some(leave) = leave {
             leave.ended(match &answer {
                 Ok(response) => Reception::of(response.status(), response.body()),
@@ -133,6 +132,8 @@ impl Gateway {
                 Err(error)
             }
         };
+        let is_proved = answer.as_ref().is_ok_and(|answer| answer.proof.is_some());
+        self.heard(service, status, is_known || is_proved);
         pilot.land(Landing::Flown { leader, is_plain, asked, answer });
     }
 }

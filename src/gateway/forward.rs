@@ -94,10 +94,11 @@ impl Gateway {
         };
         let status = answer.as_ref().map(Response::status).map_err(UpstreamError::as_str);
         call.ended(status, self.clock.now().saturating_duration_since(begun));
-        self.heard(service, status);
         if let (Ok((_, caller)), Ok(status)) = (&asker.identity, status) {
             self.acquaintances.note(*caller, status);
         }
+        let is_known = asker.identity.as_ref().is_ok_and(|(_, caller)| self.acquaintances.includes(caller));
+        self.heard(service, status, is_known);
         if let (Some(departure), Ok(StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)) = (departure, status) {
             self.metrics.denial("upstream");
             self.notable(Event::Denial, DENIED, scope.as_ref());

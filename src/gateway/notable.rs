@@ -24,9 +24,9 @@ impl Gateway {
         self.events.note(event, what, scope, self.clock.date());
     }
 
-    /// Notes what came of a call.
-    pub(super) fn heard(&self, service: Service, result: Result<StatusCode, &'static str>) {
-        match self.healths.heard(service, result, self.clock.now()) {
+    /// Notes what came of a call of a caller whom upstream knows, or doesn't.
+    pub(super) fn heard(&self, service: Service, result: Result<StatusCode, &'static str>, is_known: bool) {
+        match self.healths.heard(service, result, is_known, self.clock.now()) {
             None => {}
             Some(Turn::Fails(failure)) => {
                 self.notable(Event::Outage, format!("{} has begun to fail: {failure}", service.as_str()), None);

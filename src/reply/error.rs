@@ -72,6 +72,7 @@ impl Problem {
             | Self::BodyTooLarge { .. }
             | Self::BodyIncomplete
             | Self::NotCached => Blame::Client,
+            Self::Upstream(UpstreamError::Upload(_)) => Blame::Client,
             Self::Upstream(UpstreamError::Busy) | Self::Internal => Blame::Gateway,
             Self::Upstream(_) => Blame::Upstream,
         }
@@ -198,6 +199,7 @@ fn say_upstream(error: &UpstreamError) -> (StatusCode, &'static str, String) {
     let status = match error {
         // Upstream's codes for a 503 blame IAM or the service, which have not even been asked.
         UpstreamError::Busy => return (StatusCode::SERVICE_UNAVAILABLE, "APIGW.0201", error.to_string()),
+        UpstreamError::Upload(_) => return (StatusCode::BAD_REQUEST, "APIGW.0201", error.to_string()),
         UpstreamError::FirstByte | UpstreamError::Timeout | UpstreamError::Idle => StatusCode::GATEWAY_TIMEOUT,
         UpstreamError::Connect(_) | UpstreamError::Tls(_) | UpstreamError::Broken(_) | UpstreamError::TooLarge(_) => {
             StatusCode::BAD_GATEWAY

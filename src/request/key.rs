@@ -59,13 +59,14 @@ impl Scope {
         self.operation.template.project_id(&self.path)
     }
 
-    /// As much of the project's id as tells a person which one it is, and no more.
+    /// As much of the project's id as tells a person which one it is: half of it at most. Nothing, if there is none.
     pub fn project_in_short(&self) -> String {
         let id = self.project_id();
+        let shown = (id.len() / 4).min(4);
         // Ids are ASCII.
-        match (id.get(..4), id.len().checked_sub(4).and_then(|end| id.get(end..))) {
-            (Some(first), Some(last)) if id.len() > 9 => format!("{first}…{last}"),
-            _ => id.to_owned(),
+        match (id.get(..shown), id.get(id.len() - shown..)) {
+            (Some(first), Some(last)) if !id.is_empty() => format!("{first}…{last}"),
+            _ => String::new(),
         }
     }
 

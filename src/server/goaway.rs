@@ -36,7 +36,7 @@ impl Notice {
         io: &mut IO,
         context: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.is_flushed || (self.written == 0 && !(self.leaving.is_begun() && self.frames.may_go_away())) {
+        if self.is_flushed || (self.written == 0 && !(self.leaving.is_last_round() && self.frames.may_go_away())) {
             return Poll::Ready(Ok(()));
         }
         while self.written < GOAWAY.len() {

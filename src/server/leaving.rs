@@ -5,7 +5,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -17,11 +17,15 @@ use super::serve::draining;
 /// connection has ended before it asks again.
 const LAST_ROUND: Duration = Duration::from_secs(1);
 
+/// How far it has come, from nothing.
+const LEAVING: u8 = 1;
+const DRAINING: u8 = 2;
+
 /// Closes a listener.
 pub(super) struct Exit {
     wanted: watch::Receiver<bool>,
     is_inherited: bool,
-    is_leaving: Arc<AtomicBool>,
+    stage: Arc<AtomicU8>,
     leaving: watch::Sender<bool>,
     draining: watch::Sender<bool>,
 }
@@ -29,8 +33,8 @@ pub(super) struct Exit {
 /// Whether the connections of a listener are about to end.
 #[derive(Clone)]
 pub(super) struct Leaving {
-    /// For those who ask with each request: cheaper than the channel.
-    is_begun: Arc<AtomicBool>,
+    /// For those who ask with each request: cheaper than the channels.
+    stage: Arc<AtomicU8>,
     begun: watch::Receiver<bool>,
 }
 
@@ -38,12 +42,12 @@ impl Exit {
     /// When it is wanted, from a listener that was handed down or not.
     pub(super) fn new(wanted: watch::Receiver<bool>, is_inherited: bool) -> Self {
         let channel = || watch::channel(false).0;
-        Self { wanted, is_inherited, is_leaving: Arc::default(), leaving: channel(), draining: channel() }
+        Self { wanted, is_inherited, stage: Arc::default(), leaving: channel(), draining: channel() }
     }
 
     /// What tells connections that their time is coming.
     pub(super) fn leaving(&self) -> Leaving {
-        Leaving { is_begun: Arc::clone(&self.is_leaving), begun: self.leaving.subscribe() }
+        Leaving { stage: Arc::clone(&self.stage), begun: self.leaving.subscribe() }
     }
 
     /// What tells them that it has come.
@@ -59,33 +63,41 @@ impl Exit {
 
     /// Has the connections end in good order, and waits until they are `gone`: false if they were not in time.
     pub(super) async fn close<F: Future>(&self, gone: impl Fn() -> F, limit: Duration) -> bool {
-        let round = if self.is_inherited { LAST_ROUND.min(limit / 2) } else { Duration::ZERO };
+        let mut left = limit;
         if self.is_inherited {
             self.leave();
+            let round = LAST_ROUND.min(limit / 2);
             if timeout(round, gone()).await.is_ok() {
                 return true;
             }
+            left -= round;
         }
         self.drain();
-        timeout(limit - round, gone()).await.is_ok()
+        timeout(left, gone()).await.is_ok()
     }
 
     /// From now on answers say that their connection ends.
     pub(super) fn leave(&self) {
-        self.is_leaving.store(true, Ordering::Release);
+        self.stage.store(LEAVING, Ordering::Release);
         self.leaving.send_replace(true);
     }
 
     /// From now on idle connections end.
     pub(super) fn drain(&self) {
+        self.stage.store(DRAINING, Ordering::Release);
         self.draining.send_replace(true);
     }
 }
 
 impl Leaving {
-    /// Whether they are.
+    /// Whether they are, so that what is answered now is the last answer.
     pub(super) fn is_begun(&self) -> bool {
-        self.is_begun.load(Ordering::Acquire)
+        self.stage.load(Ordering::Acquire) >= LEAVING
+    }
+
+    /// Whether this is the time in which they are told, and nothing else is done.
+    pub(super) fn is_last_round(&self) -> bool {
+        self.stage.load(Ordering::Acquire) == LEAVING
     }
 
     /// Resolves when they are; if nobody can say so any more, never.

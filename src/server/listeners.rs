@@ -7,6 +7,7 @@ use socket2::SockRef;
 use tokio::net::{TcpListener, TcpSocket};
 
 use super::StartError;
+use crate::config::distinct;
 use crate::config::settings::Listen;
 
 /// What the kernel holds for a client that doesn't read, in bytes (Linux takes twice that). Left to itself it
@@ -57,11 +58,16 @@ pub(super) struct Listener {
 /// Opens all three: for clients, for probes and for the operator.
 pub(super) fn open(settings: &Listen, inherited: Inherited) -> Result<[Listener; 3], StartError> {
     let Inherited([proxy, metrics, admin]) = inherited;
-    Ok([
+    let listeners = [
         one("listen.proxy", settings.proxy.0, proxy)?,
         one("listen.metrics", settings.metrics.0, metrics)?,
         one("listen.admin", settings.admin.0, admin)?,
-    ])
+    ];
+    // Handed down as two, one socket would give each of them a part of the connections.
+    let addresses = NAMES.iter().zip(&listeners).map(|(name, listener)| (*name, listener.address));
+    let addresses: Vec<_> = addresses.collect();
+    distinct(&addresses).map_err(io::Error::other)?;
+    Ok(listeners)
 }
 
 fn one(
@@ -126,6 +132,15 @@ mod tests {
             assert_eq!(SockRef::from(&accepted).send_buffer_size().unwrap(), buffer);
             drop(client);
         }
+    }
+
+    #[tokio::test]
+    async fn one_socket_is_no_two() {
+        let (proxy, mut inherited) = (listening("127.0.0.1:0"), Inherited::default());
+        inherited.add("admin", proxy.try_clone().unwrap()).unwrap();
+        inherited.add("proxy", proxy).unwrap();
+        let refused = open(&settings(ANY_PORT), inherited).err().unwrap().to_string();
+        assert!(refused.starts_with("admin: ") && refused.ends_with("proxy listens there already"), "{refused}");
     }
 
     #[test]

@@ -151,7 +151,7 @@ impl Server {
             }
         };
         let probes = Arc::new(Probes::new(Arc::clone(gateway.metrics()), drain.clone()));
-        let operator = Arc::new(Operator::new(Arc::clone(&gateway)));
+        let operator = Arc::new(Operator::new(Arc::clone(&gateway), proxy.address));
         let watching = [
             tokio::spawn(apart("metrics", &metrics, plain).serve(metrics.socket, move |_| {
                 let probes = Arc::clone(&probes);

@@ -141,6 +141,11 @@ impl Pulse {
         self.head_since.store(NEVER, Ordering::Relaxed);
     }
 
+    /// Whether one is.
+    pub(super) fn is_in_head(&self) -> bool {
+        self.head_since.load(Ordering::Relaxed) != NEVER
+    }
+
     /// One half of an exchange is over.
     pub(super) fn ends(&self) {
         if self.halves.fetch_sub(1, Ordering::AcqRel) == 1 {

@@ -1,8 +1,9 @@
 //! Serving one connection: which version of HTTP it speaks, within which bounds, and when it has to end.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 
 use bytes::Bytes;
 use http::header::CONNECTION;
@@ -106,6 +107,8 @@ impl Serving {
                 .map_err(|error| Ending::Broken(error.into()))
         };
         let wire = tokio::select! {
+            // In this order: what has come already is looked at, even if it is time to go.
+            biased;
             wire = opening => wire?,
             () = sleep(self.bounds.terms.head) => return Err(Ending::Dropped(Cause::Head)),
             () = draining(&mut self.drain) => return Ok(()),
@@ -174,7 +177,13 @@ impl Serving {
         C::Error: Into<BoxError>,
     {
         let mut connection = pin!(connection);
-        let mut draining = pin!(draining(&mut self.drain));
+        let mut drain = self.drain.clone();
+        let draining = async {
+            draining(&mut drain).await;
+            // Who has begun to ask is answered first. It is polled with the connection, and so whenever more has come.
+            poll_fn(|_| if !is_http2 && pulse.is_in_head() { Poll::Pending } else { Poll::Ready(()) }).await;
+        };
+        let mut draining = pin!(draining);
         let mut leaving = pin!(self.leaving.begun());
         let mut is_leaving = false;
         let mut timer = pin!(sleep_until(pulse.first(&self.bounds.terms).into()));

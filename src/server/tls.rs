@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::{Acceptor, WebPkiClientVerifier};
+use rustls::server::{Acceptor, NoServerSessionStorage, ServerSessionMemoryCache, WebPkiClientVerifier};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{Error, InconsistentKeys, RootCertStore, ServerConfig};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -27,6 +27,9 @@ use crate::config::settings::Listen;
 const PLAIN_HTTP: &str = "HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\ncontent-length: 115\r\n\
     connection: close\r\n\r\n\
     {\"error_code\":\"APIGW.0201\",\"error_msg\":\"workspace-gateway: plain HTTP where TLS is spoken: expected an https URL\"}\n";
+
+/// How many sessions are remembered, for clients that come again: as many as in rustls by itself.
+const SESSIONS: usize = 256;
 
 /// TLS on one listener.
 #[derive(Clone)]
@@ -135,10 +138,21 @@ pub(super) fn prepare(listen: &Listen) -> io::Result<Prepared> {
             builder.with_client_cert_verifier(verifier.map_err(|error| unusable(CLIENT_CA, path, &error))?)
         }
     };
+    let has_client_ca = listen.client_ca_file.is_some();
     let mut for_operator = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(certified)));
     for_operator.alpn_protocols = vec![b"http/1.1".to_vec()];
     let mut for_clients = for_operator.clone();
     for_clients.alpn_protocols.insert(0, b"h2".to_vec());
+    for config in [&mut for_clients, &mut for_operator] {
+        if has_client_ca {
+            // Who comes again would be known by its session, whatever has become of its certificate since.
+            config.session_storage = Arc::new(NoServerSessionStorage {});
+            config.send_tls13_tickets = 0;
+        } else {
+            // Each its own.
+            config.session_storage = ServerSessionMemoryCache::new(SESSIONS);
+        }
+    }
     let tls = [for_clients, for_operator].map(|config| Tls(Arc::new(config)));
     Ok(Prepared { tls: Some(tls), files })
 }

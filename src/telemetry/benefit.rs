@@ -8,8 +8,8 @@ const REQUESTS: &str = "workspace_gateway_requests_total";
 const DURATIONS: &str = "workspace_gateway_request_duration_seconds";
 const FETCHES: &str = "workspace_gateway_fetches_total";
 
-/// What came of all requests for the operations since the start. Those that were forwarded as they are, refused here, or
-/// given up by their client don't count.
+/// What came of all requests for the operations since the start. Those that were forwarded as they are, refused (by
+/// upstream and again from memory, or here), or given up by their client don't count.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Benefit {
     /// Requests that were answered.
@@ -95,8 +95,8 @@ mod tests {
         (0..3).for_each(|_| fetches.count(&find("ListProducts")));
         count("ListProducts", Outcome::Hit, 8, 250);
         count("ListProducts", Outcome::Coalesced, 2, 500);
-        count("ListProduct", Outcome::Denied, 3, 250);
-        for none in [Outcome::Bypass, Outcome::Refused, Outcome::Aborted] {
+        count("ListProduct", Outcome::Negative, 3, 250);
+        for none in [Outcome::Denied, Outcome::Bypass, Outcome::Refused, Outcome::Aborted] {
             count("ListProducts", none, 100, 9_000);
         }
         count("workspace", Outcome::PassThrough, 100, 9_000);

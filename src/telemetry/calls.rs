@@ -31,9 +31,7 @@ impl UpstreamCall<'_> {
         self.count(result.map_or_else(|failure| failure, status_label));
         self.metrics.upstream_durations.with_label_values(&[service]).observe(took.as_secs_f64());
     }
-}
 
-impl UpstreamCall<'_> {
     fn count(&self, status: &'static str) {
         self.metrics.upstream_requests.with_label_values(&[self.service.as_str(), status]).inc();
     }

@@ -36,14 +36,26 @@ pub enum Turn {
 pub struct Healths(Mutex<HashMap<Service, Health>>);
 
 impl Healths {
-    /// Notes what came of a call: its status, or how it failed.
-    pub fn heard(&self, service: Service, result: Result<StatusCode, &'static str>, now: Instant) -> Option<Turn> {
+    /// Notes what came of a call: its status, or how it failed. What a caller is answered whom upstream does not know counts
+    /// for nothing, for it may be of that one's making; that there is no way to upstream, or is again, is nobody's.
+    pub fn heard(
+        &self,
+        service: Service,
+        result: Result<StatusCode, &'static str>,
+        is_known: bool,
+        now: Instant,
+    ) -> Option<Turn> {
         let failure = match result {
             // Perhaps the client's doing, or the gateway's own: that tells nothing of the service.
-            Err("idle" | "busy") => return None,
+            Err("idle" | "busy" | "upload") => return None,
             result => failure(result),
         };
         let mut healths = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let had_no_way =
+            || healths.get(&service).is_some_and(|health| health.is_failing && has_no_way(health.last_failure));
+        if !is_known && !has_no_way(failure) && !(failure.is_none() && had_no_way()) {
+            return None;
+        }
         let before = healths.get(&service).copied();
         let was_failing = before.is_some_and(|before| before.is_failing);
         let since = before.filter(|_| was_failing == failure.is_some()).map_or(now, |before| before.since);
@@ -76,6 +88,11 @@ fn failure(result: Result<StatusCode, &'static str>) -> Option<&'static str> {
     }
 }
 
+/// Whether a service could not even be reached.
+fn has_no_way(failure: Option<&str>) -> bool {
+    matches!(failure, Some("connect" | "tls"))
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -86,7 +103,8 @@ mod tests {
     #[test]
     fn it_turns_when_a_call_ends_otherwise_than_the_one_before() {
         let (healths, began) = (Healths::default(), Clock::System.now());
-        let heard = |second, result| healths.heard(Service::Workspace, result, began + Duration::from_secs(second));
+        let heard =
+            |second, result| healths.heard(Service::Workspace, result, true, began + Duration::from_secs(second));
         assert_eq!(healths.of(Service::Workspace), None);
         assert_eq!(heard(1, Ok(StatusCode::OK)), None);
         assert_eq!(heard(2, Ok(StatusCode::TOO_MANY_REQUESTS)), None);
@@ -101,5 +119,19 @@ mod tests {
         let health = healths.of(Service::Workspace).unwrap();
         assert_eq!((health.is_failing, health.since, health.last_failure), (false, at(5), Some("502")));
         assert_eq!(healths.of(Service::AppStream), None);
+    }
+
+    #[test]
+    fn who_is_not_known_tells_only_whether_there_is_a_way() {
+        let (healths, now) = (Healths::default(), Clock::System.now());
+        let heard = |result, is_known| healths.heard(Service::Workspace, result, is_known, now);
+        for told in [Ok(StatusCode::OK), Ok(StatusCode::BAD_GATEWAY), Err("broken"), Err("first-byte")] {
+            assert_eq!((heard(told, false), healths.of(Service::Workspace)), (None, None), "{told:?}");
+        }
+        assert_eq!(heard(Err("connect"), false), Some(Turn::Fails("connect")));
+        assert_eq!(heard(Ok(StatusCode::UNAUTHORIZED), false), Some(Turn::Recovers));
+        assert_eq!(heard(Err("broken"), true), Some(Turn::Fails("broken")));
+        assert_eq!(heard(Ok(StatusCode::UNAUTHORIZED), false), None);
+        assert_eq!(heard(Ok(StatusCode::NOT_FOUND), true), Some(Turn::Recovers));
     }
 }

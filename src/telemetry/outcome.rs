@@ -52,9 +52,10 @@ impl Outcome {
         Self::Aborted,
     ];
 
-    /// Whether `Cache-Status` calls it a hit: given from memory without waiting for a call.
+    /// Whether it helps who asks: given from memory, without waiting for a call. (A refusal that is given again is a hit, too,
+    /// to `Cache-Status`. But a loop with a dead credential is nobody's benefit, and would be most of it.)
     pub fn is_hit(self) -> bool {
-        matches!(self, Self::Hit | Self::Revalidating | Self::Paused | Self::Negative | Self::Denied)
+        matches!(self, Self::Hit | Self::Revalidating | Self::Paused | Self::Negative)
     }
 
     /// Whether it is an answer to one of the operations in which the cache had its part.

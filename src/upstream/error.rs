@@ -34,6 +34,9 @@ pub enum UpstreamError {
          upstream.max_calls_per_caller, upstream.answer_timeout)"
     )]
     Busy,
+    /// The client's body broke off, or was no HTTP.
+    #[error("the request's body broke off: {0}")]
+    Upload(String),
     /// The connection or the answer broke off, or was no HTTP.
     #[error("the answer broke off: {0}")]
     Broken(String),
@@ -52,6 +55,7 @@ impl UpstreamError {
             Self::Timeout => "timeout",
             Self::Idle => "idle",
             Self::Busy => "busy",
+            Self::Upload(_) => "upload",
             Self::Broken(_) => "broken",
             Self::TooLarge(_) => "too-large",
         }
@@ -64,6 +68,10 @@ impl UpstreamError {
         }
         let root = root_cause(error);
         let host = origin.authority();
+        // What hyper calls the user's is here the body that it was given to send.
+        if causes(error).any(|cause| cause.downcast_ref().is_some_and(hyper::Error::is_user)) {
+            return Self::Upload(root.to_string());
+        }
         if !error.is_connect() {
             return Self::Broken(root.to_string());
         }

@@ -90,7 +90,7 @@ class Metrics {
     }
 }
 
-const HITS = new Set(["hit", "revalidating", "paused", "negative", "denied"]);
+const HITS = new Set(["hit", "revalidating", "paused", "negative"]);
 const OTHERS = new Set(["miss", "expired", "coalesced", "stale", "patience"]);
 const CALLS = new Set(["miss", "expired"]);
 const NO_OPERATIONS = new Set(["workspace", "appstream", "own", "none"]);

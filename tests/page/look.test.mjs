@@ -48,7 +48,7 @@ const STATES = {
         gateway.status = () => fresh();
         const tab = await open();
         await tab.state("live");
-        await tab.until(() => document.getElementById("proxy-note").hidden);
+        await tab.until(() => !document.getElementById("invitation").hidden);
         return tab;
     },
     stale: async (gateway, open) => {

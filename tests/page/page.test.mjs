@@ -42,8 +42,8 @@ test("a fresh start says that nothing was asked, and how to ask", async () => {
     await tab.state("live");
     assert.equal(await tab.text("#verdict"), "Nothing asked yet. No client has sent a request since the start.");
     assert.match(await tab.text("#invitation pre"), /^curl -i -H "X-Auth-Token: \$TOKEN" "http:\/\/127\.0\.0\.1:(18080|8080)\/v2\/\$PROJECT\/products"$/);
-    // The address is the configured one.
-    await tab.until(() => document.getElementById("proxy").textContent === "127.0.0.1:18080");
+    // The address is the one that clients connect to.
+    await tab.until(() => document.getElementById("proxy").textContent === "http://127.0.0.1:18080");
     const { text } = (await tab.figures()).find(({ name }) => name === "helping.hit_ratio");
     assert.equal(text, "not known yet");
     assert.equal(await tab.text("[data-why='helping.hit_ratio']"), "Nothing was answered yet.");

@@ -99,6 +99,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
     }
 
     /// Says this and hears the answer.
+    /// What it is a client on.
+    pub fn into_stream(self) -> S {
+        self.stream
+    }
+
     pub async fn asks(&mut self, bytes: impl AsRef<[u8]>) -> Heard {
         self.says(bytes).await;
         self.hears().await

@@ -192,14 +192,14 @@ function showVersion(version) {
 }
 
 /** The answer to the question, for who asks nothing else. */
-function showHelping({ helping, mode, requests }) {
+function showHelping({ helping, mode, proxy, requests }) {
     const { answered, hits, upstream_calls: calls, calls_saved: saved, seconds_saved: spared } = helping;
     const passed = Object.values(requests.results).reduce((sum, value) => sum + value, 0) - answered;
     const verdict = byId("verdict");
     const isIdle = answered === 0;
     const isNew = isIdle && passed === 0;
     if (isNew && byId("invitation").hidden) {
-        nameProxy();
+        nameProxy(proxy);
     }
     byId("invitation").hidden = !isNew;
     say(byId("saved-why"), answered === 0 ? "Nothing was answered yet." : "No answer has come from upstream yet that would tell what a call takes.");
@@ -221,19 +221,9 @@ function showHelping({ helping, mode, requests }) {
     sentence(verdict, opening, saved === 0 ? memory : `${memory} ${called}${waited}`);
 }
 
-/** Where clients connect, in the command to try: as the configuration has it, if that names a port. */
-async function nameProxy() {
-    try {
-        const text = await (await ask("config", AbortSignal.timeout(TIMEOUT))).text();
-        const listen = text.split(/^\[listen\]\s*$/m)[1]?.split(/^\[/m)[0] ?? "";
-        const proxy = /^proxy = "([^"]+:[1-9]\d*)"$/m.exec(listen)?.[1];
-        if (proxy !== undefined) {
-            say(byId("proxy"), proxy.replace(/^(0\.0\.0\.0|\[::\])(?=:)/, location.hostname));
-            byId("proxy-note").hidden = true;
-        }
-    } catch {
-        // The command has the address that is the default, and the note says so.
-    }
+/** Where clients connect, in the command to try. All addresses are none that a client could be given. */
+function nameProxy(proxy) {
+    say(byId("proxy"), proxy.replace(/^(https?:\/\/)(0\.0\.0\.0|\[::\])(?=:)/, `$1${location.hostname}`));
 }
 
 function sentence(place, opening, rest) {
