@@ -91,7 +91,7 @@ pub struct Gateway {
     heads: Heads<Arc<Known>>,
     request_ids: RequestIds,
     via: Via,
-    bypassing: AtomicBool,
+    bypassing: Arc<AtomicBool>,
     grants: Arc<Grants>,
     store: Arc<Store>,
     pauses: Pauses,

@@ -64,6 +64,8 @@ async fn a_purge_that_is_not_understood_removes_nothing() {
         "/cache/purge?project=a&project=PROJECT",
         "/cache/purge?all=true&project=p",
         "/cache/purge?query=",
+        "/cache/purge?project=0000%E2%80%A60001",
+        "/cache/purge?project=a/b",
         "/cache/purge?operation=ListProducts&query=a%3D1%26a%3D2",
     ] {
         let (status, text) = post(&world, path).await;

@@ -89,6 +89,13 @@ async fn nothing_is_told_or_changed_without_the_token() {
         assert_eq!(reply.status(), StatusCode::OK, "{method} {path}");
     }
     assert!(!is_hit(&world).await, "purged, and switched off");
+    let events =
+        world.http.send(Method::GET, &world.admin_url("/status"), &[("authorization", &shown)], "").await.json();
+    let told = events["events"].as_array().unwrap().iter().find(|event| event["kind"] == "intruder").unwrap();
+    assert_eq!(
+        (&told["what"], told["count"].as_u64()),
+        (&"the admin listener was shown a wrong token".into(), Some(54))
+    );
     // Another one, at run time.
     world.reload("[listen]\nadmin_token = \"another-one-of-16\"").unwrap();
     let reply = world.http.send(Method::GET, &world.admin_url("/status"), &[("authorization", &shown)], "").await;

@@ -32,6 +32,16 @@ pub(super) enum Refused {
 }
 
 impl Refused {
+    /// For who may ask.
+    pub(super) fn in_words(self) -> &'static str {
+        match self {
+            Self::Host => "the admin listener was asked by the name of another host",
+            Self::Origin => "a web page of another site has asked the admin listener",
+            Self::Open => "the admin listener was asked from elsewhere, without a token to show",
+            Self::Token => "the admin listener was shown a wrong token",
+        }
+    }
+
     /// The connection ends with it: there are few, and whoever may ask is to get one.
     pub(super) fn page(self) -> Page {
         let mut page = self.say();

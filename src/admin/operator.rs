@@ -5,6 +5,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use http::header::AUTHORIZATION;
 use http::{Method, Request, StatusCode};
 use http_body::Body;
 use http_body_util::{BodyExt, Collected, Limited};
@@ -13,6 +14,7 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::document::Document;
+use super::guard::Refused;
 use super::{Page, entries, explain, guard, json as json_page, not_allowed, not_found, purge, status, text};
 use crate::config::Mode;
 use crate::config::units::Level;
@@ -48,6 +50,10 @@ impl Operator {
     {
         let (head, body) = request.into_parts();
         if let Err(refused) = guard::admit(&head, local, self.gateway.live().admin_token()) {
+            // Counted there, where the log could be flooded. The page asks without a token to see whether it takes one.
+            if refused != Refused::Token || head.headers.contains_key(AUTHORIZATION) {
+                self.gateway.notable(Event::Intruder, refused.in_words(), None);
+            }
             return refused.page();
         }
         let query = head.uri.query().unwrap_or_default().to_owned();

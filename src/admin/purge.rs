@@ -8,6 +8,7 @@ use serde_json::json;
 use super::{Page, json as json_page, text};
 use crate::cache::store::Selection;
 use crate::catalogue::Catalogue;
+use crate::config::units::ProjectId;
 use crate::gateway::Gateway;
 use crate::request::query as queries;
 use crate::telemetry::events::Event;
@@ -52,8 +53,11 @@ fn selection(query: &str, catalogue: &Catalogue) -> Result<Selection, String> {
                 let known: Vec<_> = names().collect();
                 return Err(format!("operation = {name:?} is not an operation: expected one of {}", known.join(", ")));
             }
-            ("project", "") => return Err("project is empty: expected a project id".to_owned()),
-            ("project", id) => selection.project_id = Some(id.to_owned()),
+            ("project", id) => {
+                let id =
+                    id.parse::<ProjectId>().map_err(|message| format!("project: {message} (whole, not shortened)"))?;
+                selection.project_id = Some(id.0);
+            }
             ("query", text) => asked = Some(text.to_owned()),
             (name, value) => {
                 return Err(format!(

@@ -15,18 +15,16 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::{USAGE, block_on, failure};
-use crate::config::Config;
+use super::{block_on, failure};
 use crate::stream::BoxError;
 
 /// For everything. A gateway answers this at once, whatever else it has to do.
 const LIMIT: Duration = Duration::from_secs(2);
 
 /// Asks the metrics listener whether the gateway is alive, or whether it takes requests.
-pub(super) fn run(config: &Config, is_ready_wanted: bool) -> ExitCode {
-    let listens = config.settings.listen.metrics.0;
+pub(super) fn run(listens: SocketAddr, is_ready_wanted: bool) -> ExitCode {
     if listens.port() == 0 {
-        return failure(USAGE, &format!("listen.metrics: \"{listens}\" names no port that could be asked"));
+        return failure(1, &format!("listen.metrics: \"{listens}\" names no port that could be asked"));
     }
     let address = reachable(listens);
     let path = if is_ready_wanted { "/readyz" } else { "/healthz" };

@@ -10,6 +10,7 @@ mod supervisor;
 
 use std::ffi::OsString;
 use std::io::{self, Write as _};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -18,7 +19,7 @@ use http::HeaderMap;
 use tokio::runtime::Builder;
 
 use crate::clock::Clock;
-use crate::config::{Config, ConfigError, Override, Source};
+use crate::config::{self, Config, ConfigError, Override, Source};
 use crate::egress::Egress;
 use crate::explain::{self, Asked, Rules};
 use crate::server::Server;
@@ -106,6 +107,20 @@ impl Settings {
             Err(ConfigError::NoUpstream) => Self { region: Some("no-region-set".to_owned()), ..self },
             _ => self,
         }
+    }
+
+    /// Where the metrics listener is. Nothing else is looked at: a gateway that has refused what is wrong with its file by
+    /// now is well.
+    fn metrics_address(self, environment: impl Fn(&str) -> Option<OsString>) -> Result<SocketAddr, ConfigError> {
+        let from_environment = |flag: &str| environment(&variable(flag)).filter(|value| !value.is_empty());
+        let origin = || "--metrics-listen".to_owned();
+        let given = self.metrics_listen.map(|value| (value, origin())).or_else(|| {
+            let value = from_environment("metrics-listen")?;
+            Some((value.to_string_lossy().into_owned(), variable("metrics-listen")))
+        });
+        let given = given.map(|(value, origin)| Override { path: &["listen", "metrics"], value, origin });
+        let file = self.config.or_else(|| from_environment("config").map(PathBuf::from));
+        config::metrics_address(given.as_ref(), file.as_deref())
     }
 
     /// Flags, environment and file together. The environment also tells the way to upstream.
@@ -200,7 +215,10 @@ pub fn run() -> ExitCode {
                 Err(message) => failure(USAGE, &message),
             }
         }),
-        Command::Health { ready, settings } => with(settings.or_any_region(), |config, _| health::run(&config, ready)),
+        Command::Health { ready, settings } => match settings.metrics_address(|name| std::env::var_os(name)) {
+            Ok(address) => health::run(address, ready),
+            Err(error) => failure(1, &error),
+        },
         Command::Demo { once, mode } => match mode.parse() {
             Ok(mode) => demo::run(once, mode),
             Err(message) => failure(USAGE, &format!("--mode: {message}")),

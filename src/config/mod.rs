@@ -17,7 +17,7 @@ pub mod watch;
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use thiserror::Error;
@@ -30,7 +30,7 @@ pub use changes::Changes;
 use files::Files;
 use secret::AdminToken;
 pub use settings::Settings;
-use units::BaseUrl;
+use units::{Address, BaseUrl};
 pub use units::{LogFormat, Mode, OnOutage};
 pub use watch::Source;
 
@@ -181,6 +181,25 @@ fn set(table: &mut Table, path: &[&str], value: Value) {
     }
 }
 
+/// Where the metrics listener is, of all settings the only one: as given outside the file (by which flag or variable),
+/// as the file says, or by default. A file that can't be read, or is wrong, says nothing.
+///
+/// # Errors
+/// If what is given is no address.
+pub fn metrics_address(given: Option<&Override>, file: Option<&Path>) -> Result<SocketAddr, ConfigError> {
+    if let Some(Override { value, origin, .. }) = given {
+        let wrong =
+            |message| ConfigError::Invalid { origin: origin.clone(), message: format!("listen.metrics: {message}") };
+        return Ok(value.parse::<Address>().map_err(wrong)?.0);
+    }
+    let named = |text: &str| {
+        let table: Table = toml::from_str(text).ok()?;
+        Some(table.get("listen")?.get("metrics")?.as_str()?.parse::<Address>().ok()?.0)
+    };
+    let in_file = file.and_then(|path| named(&std::fs::read_to_string(path).ok()?));
+    in_file.or_else(|| named(REFERENCE)).ok_or(ConfigError::NoUpstream)
+}
+
 /// What is wrong with the layers so far.
 #[derive(PartialEq)]
 enum Wrong {
@@ -191,10 +210,19 @@ enum Wrong {
 /// Reads and checks the layers so far.
 fn check(table: &Table) -> Result<Config, Wrong> {
     let settings = read(table).map_err(Wrong::Setting)?;
-    let workspace = locate(&settings, Service::Workspace, settings.upstream.workspace_url.as_ref())?;
-    let appstream = locate(&settings, Service::AppStream, settings.upstream.appstream_url.as_ref())?;
     consistent(&settings).map_err(Wrong::Setting)?;
-    let catalogue = operations::catalogue(&settings, workspace, appstream).map_err(Wrong::Setting)?;
+    let workspace = locate(&settings, Service::Workspace, settings.upstream.workspace_url.as_ref());
+    let appstream = locate(&settings, Service::AppStream, settings.upstream.appstream_url.as_ref());
+    // Last, for it is the one mistake that a later layer mends: the others are its own who made them.
+    let is_told = workspace.is_ok() && appstream.is_ok();
+    let [workspace, appstream] = [workspace, appstream].map(|origin| match origin {
+        Err(Wrong::NoUpstream) => locate_anywhere(),
+        origin => origin,
+    });
+    let catalogue = operations::catalogue(&settings, workspace?, appstream?).map_err(Wrong::Setting)?;
+    if !is_told {
+        return Err(Wrong::NoUpstream);
+    }
     Ok(Config { settings, catalogue, keys: Arc::default(), admin_token: None, egress: Egress::default() })
 }
 
@@ -235,6 +263,12 @@ fn locate(settings: &Settings, service: Service, given: Option<&BaseUrl>) -> Res
     }
     let region = settings.region.as_ref().ok_or(Wrong::NoUpstream)?;
     let url: BaseUrl = service.url_in(&region.to_string()).parse().map_err(Wrong::Setting)?;
+    Ok(url.0)
+}
+
+/// Where a service would be, to see whether anything else is wrong.
+fn locate_anywhere() -> Result<Origin, Wrong> {
+    let url: BaseUrl = "https://nowhere.invalid".parse().map_err(Wrong::Setting)?;
     Ok(url.0)
 }
 
@@ -297,6 +331,23 @@ mod tests {
 
     fn given(path: &'static [&'static str], value: &str) -> Override {
         Override { path, value: value.to_owned(), origin: format!("--{}", path.join("-")) }
+    }
+
+    #[test]
+    fn a_mistake_is_blamed_on_the_layer_that_made_it() {
+        let region = given(&["region"], "r");
+        for text in [
+            "[[operation]]\nname = \"Foo\"",
+            "[listen]\ncert_file = \"/x\"",
+            "[cache]\nmax_body_size = \"1GiB\"",
+            "[listen]\nproxy = \"0.0.0.0:1\"",
+        ] {
+            let error = Config::from_layers("file.toml", text, std::slice::from_ref(&region)).unwrap_err().to_string();
+            assert!(error.starts_with("file.toml: "), "{error}");
+        }
+        let address = given(&["listen", "proxy"], "0.0.0.0:1");
+        let error = Config::from_layers("file.toml", "", &[address, region]).unwrap_err().to_string();
+        assert!(error.starts_with("--listen-proxy: listen.proxy: "), "{error}");
     }
 
     #[test]

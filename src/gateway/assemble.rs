@@ -74,11 +74,14 @@ impl Gateway {
         let remembered = Arc::downgrade(&store);
         let aloft = [&shared_flights, &lone_flights].map(Arc::downgrade);
         let (granted, time) = (Arc::downgrade(&grants), clock.clone());
+        let bypassing = Arc::new(AtomicBool::new(settings.mode == Mode::Bypass));
+        let is_bypassing = Arc::clone(&bypassing);
         metrics
             .watch(move || InUse {
                 store: remembered.upgrade().map(|store| store.usage()).unwrap_or_default(),
                 waiting: aloft.iter().filter_map(Weak::upgrade).map(|flights| flights.waiting()).sum(),
                 grants: granted.upgrade().map_or(0, |grants| grants.live(time.now())),
+                is_bypassing: is_bypassing.load(Ordering::Relaxed),
             })
             .map_err(io::Error::other)?;
         let fetches = Fetches::new(&metrics).map_err(io::Error::other)?;
@@ -91,7 +94,7 @@ impl Gateway {
             heads: Heads::default(),
             request_ids: RequestIds::new(getrandom::u64()?),
             via,
-            bypassing: AtomicBool::new(settings.mode == Mode::Bypass),
+            bypassing,
             grants,
             store,
             pauses: Pauses::new(),

@@ -122,7 +122,9 @@ pub(super) fn prepare(listen: &Listen) -> io::Result<Prepared> {
             let other = format!("not the key of the certificate in listen.cert_file {}", cert_file.display());
             return Err(unusable(KEY, key_file, &other));
         }
-        Err(error) => return Err(unusable(CERT, cert_file, &error)),
+        Err(error) => {
+            return Err(unusable(CERT, cert_file, &format!("expected an X.509 certificate of version 3: {error}")));
+        }
     }
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()

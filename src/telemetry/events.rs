@@ -26,6 +26,8 @@ pub enum Event {
     Recovery,
     /// Upstream is asked too often.
     Throttled,
+    /// Somebody has asked the operator's listener who may not.
+    Intruder,
     /// An access key is not used for a while.
     KeyHeld,
     /// Other settings are in force.
@@ -51,6 +53,7 @@ impl Event {
             Self::Outage => "outage",
             Self::Recovery => "recovery",
             Self::Throttled => "throttled",
+            Self::Intruder => "intruder",
             Self::KeyHeld => "key-held",
             Self::Reload => "reload",
             Self::ReloadRefused => "reload-refused",
@@ -63,8 +66,8 @@ impl Event {
 
     /// Whether somebody should look into it.
     pub fn is_bad(self) -> bool {
-        use Event::{Denial, KeyHeld, Outage, PrivateScope, ReloadRefused, Throttled};
-        matches!(self, Denial | PrivateScope | Outage | Throttled | KeyHeld | ReloadRefused)
+        use Event::{Denial, Intruder, KeyHeld, Outage, PrivateScope, ReloadRefused, Throttled};
+        matches!(self, Denial | PrivateScope | Outage | Throttled | Intruder | KeyHeld | ReloadRefused)
     }
 }
 

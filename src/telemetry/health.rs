@@ -53,7 +53,8 @@ impl Healths {
         let mut healths = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let had_no_way =
             || healths.get(&service).is_some_and(|health| health.is_failing && has_no_way(health.last_failure));
-        if !is_known && !has_no_way(failure) && !(failure.is_none() && had_no_way()) {
+        let counts = is_known || has_no_way(failure) || (failure.is_none() && had_no_way());
+        if !counts {
             return None;
         }
         let before = healths.get(&service).copied();

@@ -301,6 +301,14 @@ impl Metrics {
                 )?,
                 |usage| usage.waiting as u64,
             ),
+            (
+                IntGauge::new(
+                    "workspace_gateway_bypassing",
+                    "Whether the cache is switched off (mode): 1, or 0. A rise: somebody has, and nothing is answered from \
+                     memory until it is switched on again.",
+                )?,
+                |usage| u64::from(usage.is_bypassing),
+            ),
         ];
         self.registry.register(Box::new(Watched { gauges, usage }))
     }
@@ -382,6 +390,8 @@ pub struct InUse {
     pub grants: usize,
     /// How many requests wait for a flight that another began.
     pub waiting: usize,
+    /// Whether the cache is switched off.
+    pub is_bypassing: bool,
 }
 
 /// What a gauge shows of what is in use.

@@ -1,6 +1,6 @@
 //! How often settings were read again, and what came of it.
 
-use prometheus::{IntCounterVec, Opts};
+use prometheus::{IntCounterVec, IntGauge, Opts};
 
 use super::metrics::Metrics;
 
@@ -28,7 +28,10 @@ impl Reload {
 }
 
 /// Counts them.
-pub struct Reloads(IntCounterVec);
+pub struct Reloads {
+    reloads: IntCounterVec,
+    last: IntGauge,
+}
 
 impl Reloads {
     /// None so far.
@@ -44,11 +47,17 @@ impl Reloads {
             reloads.with_label_values(&[result.as_str()]);
         }
         metrics.register(Box::new(reloads.clone()))?;
-        Ok(Self(reloads))
+        let help = "Whether the settings that were read last were in order: 1, or 0. Anything but 1: there is a mistake in \
+                    the file, and a restart would end with status 2.";
+        let last = IntGauge::new("workspace_gateway_last_reload_successful", help)?;
+        last.set(1);
+        metrics.register(Box::new(last.clone()))?;
+        Ok(Self { reloads, last })
     }
 
     /// Counts one.
     pub fn count(&self, result: Reload) {
-        self.0.with_label_values(&[result.as_str()]).inc();
+        self.reloads.with_label_values(&[result.as_str()]).inc();
+        self.last.set(i64::from(result != Reload::Refused));
     }
 }

@@ -82,7 +82,7 @@ test("a busy gateway: every figure is what it says, with all digits", async () =
     }
     const names = new Set(figures.map(({ name }) => name));
     const shown = [...flat].filter(([name, value]) => value !== 0 || RESULTS.some((result) => name === `requests.results.${result}`));
-    assert.deepEqual(shown.map(([name]) => name).filter((name) => !names.has(name)), ["time_ms"]);
+    assert.deepEqual(shown.map(([name]) => name).filter((name) => !names.has(name)), ["time_ms", "proxy"]);
     assert.equal(names.size, figures.length);
 });
 

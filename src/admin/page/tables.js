@@ -244,7 +244,7 @@ function updateUpstream(block, service) {
 
 const KINDS = {
     denial: "refused", "private-scope": "turned private", outage: "outage", recovery: "recovered", throttled: "throttled",
-    "key-held": "key held", reload: "reloaded", "reload-refused": "reload refused", purge: "purged", mode: "mode",
+    intruder: "not let in", "key-held": "key held", reload: "reloaded", "reload-refused": "reload refused", purge: "purged", mode: "mode",
     "log-level": "log level", stopping: "stopping",
 };
 
