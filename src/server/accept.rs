@@ -21,6 +21,7 @@ use super::shortcut::Shortcut;
 use super::tls::Spoken;
 use crate::clock::Clock;
 use crate::stream::BoxError;
+use crate::telemetry::metrics::Metrics;
 
 /// How long to wait when no connection can be accepted, for want of file descriptors most likely:
 /// trying again at once would burn the CPU that closing connections needs.
@@ -30,24 +31,49 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// be told with each.
 const TELL_AGAIN: Duration = Duration::from_secs(60);
 
+/// How many connections the listeners for metrics and for the operator accept at once, each: so few that they take
+/// nothing from clients.
+const MAX_WATCHING: usize = 64;
+
 /// How connections are accepted.
 pub(super) struct Accepting {
-    pub(super) serving: Serving,
+    serving: Serving,
     /// When that ends, and how.
-    pub(super) exit: Exit,
+    exit: Exit,
     /// What holds for those that are accepted now.
-    pub(super) bounds: watch::Receiver<Bounds>,
+    bounds: watch::Receiver<Bounds>,
     /// What is spoken with them.
-    pub(super) tls: Spoken,
+    tls: Spoken,
     /// For logs.
-    pub(super) listener: &'static str,
+    listener: &'static str,
     /// How many there may be at once.
-    pub(super) max_connections: usize,
+    max_connections: usize,
     /// Counts those that are open, and how often there was no room for more.
-    pub(super) tally: Option<(IntGauge, IntCounter)>,
+    tally: Option<(IntGauge, IntCounter)>,
 }
 
 impl Accepting {
+    /// On a listener of this name, until that closes: few at once, uncounted, and in HTTP/1 alone.
+    pub(super) fn new(listener: &'static str, exit: Exit, bounds: watch::Receiver<Bounds>, tls: Spoken) -> Self {
+        let serving = Serving {
+            bounds: *bounds.borrow(),
+            http2: false,
+            tls: None,
+            dropped: None,
+            drain: exit.draining(),
+            leaving: exit.leaving(),
+        };
+        Self { serving, exit, bounds, tls, listener, max_connections: MAX_WATCHING, tally: None }
+    }
+
+    /// So many, counted, and in HTTP/2, too.
+    pub(super) fn many(mut self, max_connections: usize, metrics: &Metrics) -> Self {
+        self.serving.http2 = true;
+        self.serving.dropped = Some(metrics.connections_ended.clone());
+        self.tally = Some((metrics.connections.clone(), metrics.accept_pauses.clone()));
+        Self { max_connections, ..self }
+    }
+
     /// Serves a listener until it is time to drain and what is in flight is done. Each connection, known by
     /// the address it came in by, is welcomed once and then answered by what that gave: the way for every request, and
     /// perhaps a short one.

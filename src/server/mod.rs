@@ -41,13 +41,8 @@ use listeners::Listener;
 pub use listeners::{Inherited, NAMES};
 use reload::Bounds;
 pub use reload::{Refused, Reloading};
-use serve::Serving;
 use shortcut::Shortcut;
 use tls::Speech;
-
-/// How many connections the listeners for metrics and for the operator accept at once, each. So few that
-/// they take nothing from clients; so many that whoever is in charge gets through.
-const MAX_WATCHING: usize = 64;
 
 /// Why the gateway can't start.
 #[derive(Debug, Error)]
@@ -107,48 +102,17 @@ impl Server {
         let (draining, drain) = watch::channel(false);
         let (clients, for_clients) = watch::channel(Bounds::for_clients(limits));
         let (watchers, for_watchers) = watch::channel(Bounds::for_watchers(limits));
-        let metrics_of = gateway.metrics();
         let exit = Exit::new(drain.clone(), proxy.is_inherited);
         let leaving = exit.leaving();
-        let accepting = Accepting {
-            serving: Serving {
-                bounds: Bounds::for_clients(limits),
-                http2: true,
-                tls: None,
-                dropped: Some(metrics_of.connections_ended.clone()),
-                drain: exit.draining(),
-                leaving: leaving.clone(),
-            },
-            exit,
-            bounds: for_clients,
-            tls: with_clients,
-            listener: "proxy",
-            max_connections: limits.max_connections.0,
-            tally: Some((metrics_of.connections.clone(), metrics_of.accept_pauses.clone())),
-        };
+        let accepting =
+            Accepting::new("proxy", exit, for_clients, with_clients).many(limits.max_connections.0, gateway.metrics());
         // These two go on until the server is gone, so that draining can be watched; unless they were handed down,
         // for then it is another process that is asked there.
         let (_, never) = watch::channel(false);
         let (_, plain) = watch::channel(None);
         let apart = |name, listener: &Listener, tls| {
-            let exit =
-                Exit::new(if listener.is_inherited { drain.clone() } else { never.clone() }, listener.is_inherited);
-            Accepting {
-                serving: Serving {
-                    bounds: Bounds::for_watchers(limits),
-                    http2: false,
-                    tls: None,
-                    dropped: None,
-                    drain: exit.draining(),
-                    leaving: exit.leaving(),
-                },
-                exit,
-                bounds: for_watchers.clone(),
-                tls,
-                listener: name,
-                max_connections: MAX_WATCHING,
-                tally: None,
-            }
+            let wanted = if listener.is_inherited { drain.clone() } else { never.clone() };
+            Accepting::new(name, Exit::new(wanted, listener.is_inherited), for_watchers.clone(), tls)
         };
         let probes = Arc::new(Probes::new(Arc::clone(gateway.metrics()), drain.clone()));
         let operator = Arc::new(Operator::new(Arc::clone(&gateway), proxy.address));
