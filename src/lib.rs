@@ -35,6 +35,9 @@
 //! clients come again, to the next one (`server/leaving.rs`). What is in memory is not handed on: what a caller may see is
 //! proved to each process anew.
 //!
+//! What an operator is shown and may do is in `admin/`, and who that is in `admin/guard.rs`. Its figures are read from the
+//! very metrics that Prometheus gets ([`telemetry::figures`]); what happened lately is in [`telemetry::events`].
+//!
 //! How long an answer lives is told in [`cache::freshness`], what upstream has to say of that in
 //! [`cache::lifetime`], and when upstream is left alone in [`cache::pauses`]: fresh, then stale while it is
 //! asked again, then stale if upstream fails or is slow, then gone.
