@@ -197,7 +197,10 @@ pub fn metrics_address(given: Option<&Override>, file: Option<&Path>) -> Result<
         Some(table.get("listen")?.get("metrics")?.as_str()?.parse::<Address>().ok()?.0)
     };
     let in_file = file.and_then(|path| named(&std::fs::read_to_string(path).ok()?));
-    in_file.or_else(|| named(REFERENCE)).ok_or(ConfigError::NoUpstream)
+    in_file.or_else(|| named(REFERENCE)).ok_or_else(|| ConfigError::Invalid {
+        origin: "built-in defaults".to_owned(),
+        message: "listen.metrics: is not there".to_owned(),
+    })
 }
 
 /// What is wrong with the layers so far.
