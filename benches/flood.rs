@@ -1,5 +1,5 @@
 //! A flood: a million distinct tokens that upstream refuses, a million that it accepts, and a million
-//! distinct questions of one caller, thrown at the real program. Its memory has to stay within what is
+//! distinct questions of one caller, thrown at the real program; then, for some seconds, all loads of `loads/`. Its memory has to stay within what is
 //! configured and a fixed overhead, and a good caller has to be given right answers from memory meanwhile.
 //!
 //! `cargo bench --bench flood` prints a table and fails if it isn't so; `-- --requests 100000` makes the
@@ -8,6 +8,7 @@
 
 #![allow(missing_docs, clippy::expect_used)]
 
+mod loads;
 mod wire;
 
 use std::io::{BufRead, BufReader};
@@ -15,8 +16,10 @@ use std::net::SocketAddr;
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use loads::Running;
+use loads::client::Target;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use wire::{HANG, Wire};
@@ -31,6 +34,12 @@ const GRANTS: usize = 50_000;
 const GRANT: usize = 256;
 /// What the program may take besides: itself, its connections, and what the allocator doesn't give back.
 const OVERHEAD: usize = 48 * MIB;
+/// What the loads may make it hold besides, `limits.memory`.
+const BUDGET: usize = 32 * MIB;
+
+/// How long the loads last, and one in how many of their connections there are.
+const LOADED: Duration = Duration::from_secs(10);
+const LOADED_ONE_IN: usize = 4;
 
 const CONNECTIONS: usize = 64;
 /// Requests written at once on a connection, so that the gateway is never idle for want of them.
@@ -42,6 +51,8 @@ const LONG_TOKEN: usize = 4_800;
 const PACE: Duration = Duration::from_millis(5);
 const HITS_IN_PERCENT: usize = 95;
 const PATIENCE: Duration = Duration::from_secs(2);
+/// How long beside the loads, which take most of two cores themselves.
+const LOADED_PATIENCE: Duration = Duration::from_secs(10);
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().collect();
@@ -130,10 +141,41 @@ async fn run(requests: usize) -> bool {
         failures.iter().for_each(|failure| println!("FAILED: {failure}"));
         passed &= failures.is_empty();
     }
-    passed
+    let failures = load(&gateway, &answers).await;
+    failures.iter().for_each(|failure| println!("FAILED: {failure}"));
+    passed && failures.is_empty()
 }
 
-/// Runs a phase, prints a line of figures, and tells what is not as it should be.
+/// What a phase has come to.
+struct Course {
+    name: &'static str,
+    begun: Instant,
+    requests: usize,
+    /// MiB of memory, now and then.
+    quarters: Vec<usize>,
+    /// MiB that it may take at most.
+    bound: usize,
+    /// How long the good caller may wait.
+    patience: Duration,
+}
+
+/// Has all loads come at once.
+async fn load(gateway: &Gateway, answers: &Answers) -> Vec<String> {
+    answers.lock().expect("nobody panics with it").clear();
+    let begun = Clock::System.now();
+    let loads = Running::begin_all(&Target { address: gateway.proxy, tls: None }, LOADED_ONE_IN);
+    let mut quarters = Vec::new();
+    for _ in 0..4 {
+        tokio::time::sleep(LOADED / 4).await;
+        quarters.push(gateway.memory("VmRSS"));
+    }
+    let requests = loads.iter().map(Running::placed).sum();
+    drop(loads);
+    let bound = (CACHE + GRANTS * GRANT + OVERHEAD + BUDGET) / MIB;
+    tell(Course { name: "loads", begun, requests, quarters, bound, patience: LOADED_PATIENCE }, gateway, answers).await
+}
+
+/// Runs a phase and tells what is not as it should be.
 async fn flood(phase: Phase, requests: usize, gateway: &Gateway, answers: &Answers) -> Vec<String> {
     let mut failures = Vec::new();
     answers.lock().expect("nobody panics with it").clear();
@@ -154,8 +196,18 @@ async fn flood(phase: Phase, requests: usize, gateway: &Gateway, answers: &Answe
             }
         }
     }
-    let seconds = Clock::System.now().saturating_duration_since(begun).as_secs_f64();
     quarters.push(gateway.memory("VmRSS"));
+    let bound = (CACHE + GRANTS * GRANT + OVERHEAD) / MIB;
+    let course = Course { name: phase.name, begun, requests, quarters, bound, patience: PATIENCE };
+    failures.extend(tell(course, gateway, answers).await);
+    failures
+}
+
+/// Prints a line of figures, and tells what is not as it should be.
+async fn tell(course: Course, gateway: &Gateway, answers: &Answers) -> Vec<String> {
+    let Course { name, begun, requests, quarters, bound, patience } = course;
+    let mut failures = Vec::new();
+    let seconds = Clock::System.now().saturating_duration_since(begun).as_secs_f64();
     let peak = gateway.memory("VmHWM");
     let metrics = gateway.metrics().await;
     let mut answers = std::mem::take(&mut *answers.lock().expect("nobody panics with it"));
@@ -166,7 +218,7 @@ async fn flood(phase: Phase, requests: usize, gateway: &Gateway, answers: &Answe
     let [p50, p99, worst] = [50, 99, 100].map(|percent| took(percent).unwrap_or(HANG).as_secs_f64() * 1e3);
     println!(
         "{:>14}{seconds:>9.1}{:>9.0}{:>23}{peak:>7}{:>10}{:>6.0}{:>9}{asked:>14}{misses:>10}{p50:>6.1}{p99:>6.1}{worst:>8.1}",
-        phase.name,
+        name,
         requests as f64 / seconds,
         format!("{quarters:?}"),
         metrics("entries"),
@@ -174,12 +226,11 @@ async fn flood(phase: Phase, requests: usize, gateway: &Gateway, answers: &Answe
         metrics("grants"),
     );
 
-    let bound = (CACHE + GRANTS * GRANT + OVERHEAD) / MIB;
     if peak > bound {
         failures.push(format!("it took {peak} MiB, and may take {bound}"));
     }
     failures.extend(answers.iter().find_map(|answer| answer.wrong.clone()));
-    if misses * 100 > asked * (100 - HITS_IN_PERCENT) || took(100).is_none_or(|worst| worst > PATIENCE) {
+    if misses * 100 > asked * (100 - HITS_IN_PERCENT) || took(100).is_none_or(|worst| worst > patience) {
         failures.push("the good caller had too few hits, or waited too long for one".to_owned());
     }
     failures
@@ -242,6 +293,7 @@ impl Gateway {
     fn start(upstream: SocketAddr) -> Self {
         let file = concat!(env!("CARGO_TARGET_TMPDIR"), "/flood.toml");
         let settings = format!("[cache]\nmax_size = \"{CACHE}B\"\nttl = \"1h\"\n[grants]\nmax_grants = {GRANTS}\n");
+        let settings = format!("{settings}[limits]\nmemory = \"{BUDGET}B\"\n{}", loads::settings());
         std::fs::write(file, settings).expect("a configuration file");
         let mut command = Command::new(env!("CARGO_BIN_EXE_workspace-gateway"));
         command.args(["serve", "--config", file, "--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0"]);

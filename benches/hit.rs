@@ -6,7 +6,6 @@
 #![allow(missing_docs, clippy::expect_used)]
 
 use std::hint::black_box;
-use std::net::SocketAddr;
 
 use bytes::Bytes;
 use criterion::{Criterion, criterion_group, criterion_main};
@@ -17,11 +16,16 @@ use tokio::runtime::Runtime;
 use workspace_gateway::catalogue::Service;
 use workspace_gateway::clock::Clock;
 use workspace_gateway::config::{Config, Override};
-use workspace_gateway::gateway::{Connection, Gateway};
+use workspace_gateway::gateway::Gateway;
 use workspace_gateway::request::caller::{Callers, X_AUTH_TOKEN};
 use workspace_gateway::request::key::Key;
 use workspace_gateway::signing::{AccessKey, Payload, Projects, X_PROJECT_ID};
 use workspace_gateway::simulator::Simulator;
+
+/// The program's.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 const PROJECT: &str = "00000000000000000000000000000001";
 const PATH: &str = "/v2/00000000000000000000000000000001/products";
@@ -63,7 +67,7 @@ fn full_hit(criterion: &mut Criterion) {
     let runtime = Runtime::new().expect("a runtime");
     let simulator = runtime.block_on(Simulator::start()).expect("a simulator");
     let gateway = Gateway::new(&config(&simulator, ""), Clock::System).expect("a gateway");
-    let connection = Connection::new(SocketAddr::from(([127, 0, 0, 1], 8080)));
+    let connection = gateway.connection(([127, 0, 0, 1], 8080).into(), [127, 0, 0, 1].into());
     let ask = async |token: &str| {
         let answer = gateway.handle(request(token, &format!("{PATH}?{QUERY}")), &connection).await;
         let status = answer.headers()["cache-status"].clone();
@@ -87,7 +91,7 @@ fn signed_hit(criterion: &mut Criterion) {
     let key = simulator.access_key(PROJECT);
     let settings = format!("[[access_key]]\nid = {:?}\nsecret = {:?}", key.id, key.secret);
     let gateway = Gateway::new(&config(&simulator, &settings), Clock::System).expect("a gateway");
-    let connection = Connection::new(SocketAddr::from(([127, 0, 0, 1], 8080)));
+    let connection = gateway.connection(([127, 0, 0, 1], 8080).into(), [127, 0, 0, 1].into());
     let target = format!("{PATH}?{QUERY}");
     let uri = target.parse::<Uri>().expect("a target");
     let mut headers = HeaderMap::from_iter([

@@ -1,54 +1,61 @@
-//! The only place that reads the machine's clock. Everything else is told what time it is, so tests
+//! The only place that reads the machine's clocks. Everything else is told what time it is, so tests
 //! can let five minutes pass at once.
+//!
+//! There are three times, and each has a type of its own, so that they are not compared by accident:
+//!
+//! - [`Clock::now`], a [`std::time::Instant`], is for rules: how old an answer or a proof is, how long a denial or a backoff
+//!   lasts, what was sent before what. It includes the time in which the machine was suspended.
+//! - [`Clock::timer_now`], a [`tokio::time::Instant`], is for timers and measured durations. It stands still while the machine
+//!   is suspended, as the runtime's timers do.
+//! - [`Clock::date`], a [`SystemTime`], is the wall clock: for signatures and for dates in headers and logs.
+//!
+//! The first is the second plus a skew that never decreases (`clock/skew.rs`). No `Instant` of the first kind may reach a
+//! timer, and the two are never compared; `clippy.toml` forbids `from_std` and `into_std` elsewhere, but not `into`.
 
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+mod manual;
+mod skew;
+mod system;
+
+use std::time::{Instant, SystemTime};
+
+pub use self::manual::ManualClock;
 
 /// Where "now" comes from.
 #[derive(Clone, Debug, Default)]
 pub enum Clock {
-    /// The machine's monotonic clock, by way of the runtime: where a test pauses that, rules and timers
+    /// The machine's clocks; the monotonic one by way of the runtime: where a test pauses that, rules and timers
     /// agree on the time.
     #[default]
     System,
-    /// A clock that stands still until it is moved.
+    /// Clocks that stand still until they are moved.
     Manual(ManualClock),
 }
 
 impl Clock {
-    /// The present moment.
-    #[allow(clippy::disallowed_methods)]
+    /// The present moment, for rules. The time between two of them is at least what has passed on `CLOCK_BOOTTIME` (to the
+    /// millisecond) and on the wall clock (less 30 s of drift); a wall clock that is set back changes nothing.
+    ///
+    /// Each call reads the clocks: the first request after a suspension sees it.
     pub fn now(&self) -> Instant {
         match self {
-            Self::System => tokio::time::Instant::now().into_std(),
-            Self::Manual(clock) => *clock.0.lock().unwrap_or_else(PoisonError::into_inner),
+            Self::System => system::now(),
+            Self::Manual(clock) => clock.now(),
         }
     }
 
-    /// The date of the present moment, for headers.
-    #[allow(clippy::disallowed_methods)]
-    pub fn date(&self) -> SystemTime {
-        let machine = SystemTime::now();
+    /// The present moment for timers and measured durations: the runtime's monotonic clock, without suspension.
+    pub fn timer_now(&self) -> tokio::time::Instant {
         match self {
-            Self::System => machine,
-            Self::Manual(_) => machine + self.now().saturating_duration_since(Self::System.now()),
+            Self::System => system::timer_now(),
+            Self::Manual(clock) => clock.timer_now(),
         }
     }
-}
 
-/// A clock for tests; clones show the same time.
-#[derive(Clone, Debug)]
-pub struct ManualClock(Arc<Mutex<Instant>>);
-
-impl ManualClock {
-    /// Lets time pass.
-    pub fn advance(&self, by: Duration) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) += by;
-    }
-}
-
-impl Default for ManualClock {
-    fn default() -> Self {
-        Self(Arc::new(Mutex::new(Clock::System.now())))
+    /// The date of the present moment by the wall clock, for signatures, headers and logs.
+    pub fn date(&self) -> SystemTime {
+        match self {
+            Self::System => system::date(),
+            Self::Manual(clock) => clock.date(),
+        }
     }
 }

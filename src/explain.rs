@@ -5,49 +5,45 @@ mod signature;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri, Version};
 use serde::Serialize;
 
 use crate::catalogue::template::PROJECT_ID;
-use crate::catalogue::{Catalogue, Forwarded, Operation, Sharing};
-use crate::config::Mode;
-use crate::config::prefix::PathPrefix;
+use crate::catalogue::{Forwarded, Operation, Sharing};
 use crate::request::BypassReason;
-use crate::request::caller::{self, Credential};
+use crate::request::caller::Credential;
+use crate::request::decide::{Action, Authorization, Bypass, Decision, Facts, Plan, Presentation, Rules, decide};
 use crate::request::forwarded;
-use crate::request::hop;
 use crate::request::key::Key;
-use crate::request::route::{self, Route};
-use crate::request::target;
+use crate::request::rejection::Rejection;
+use crate::request::route;
 use crate::request::trace::Trace;
+use crate::request::validate;
 use crate::request::wish::Wish;
-use crate::signing::ring::{KeyRing, Refusal};
-use crate::signing::{Binding, Changes};
+use crate::signing::ring::Refusal;
 use crate::upstream::client::{self, Errand};
 use signature::{Presented, Signature};
 
 /// What a gateway goes by.
 #[derive(Clone, Copy)]
-pub struct Rules<'a> {
-    /// What operations there are.
-    pub catalogue: &'a Catalogue,
-    /// What a client's base URL may have in front of the paths.
-    pub path_prefixes: &'a [PathPrefix],
-    /// Whose signatures are verified.
-    pub keys: &'a KeyRing,
-    /// Whether the cache is in use.
-    pub mode: Mode,
+pub struct Context<'a> {
+    /// The settings that decide.
+    pub rules: Rules<'a>,
+    /// The address that the gateway listens on for clients.
+    pub listen: SocketAddr,
     /// The present date.
     pub date: SystemTime,
 }
 
 /// A request to explain; a GET.
 pub struct Asked<'a> {
-    /// A path, or a URL; its host counts for a signature, if no header says another.
+    /// A path; or a URL, as a client sends it to an HTTP proxy. Its host is the `Host`, if no header says another.
     pub url: &'a str,
     /// Its headers.
     pub headers: HeaderMap,
@@ -60,7 +56,8 @@ pub struct Asked<'a> {
 pub fn header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
     let wrong = || "not a header: expected NAME: VALUE, such as 'X-Language: en-us'".to_owned();
     let (name, value) = text.split_once(':').ok_or_else(wrong)?;
-    Ok((name.trim().parse().map_err(|_| wrong())?, value.trim().parse().map_err(|_| wrong())?))
+    let trimmed = |text: &str| text.trim_matches([' ', '\t']).to_owned();
+    Ok((trimmed(name).parse().map_err(|_| wrong())?, trimmed(value).parse().map_err(|_| wrong())?))
 }
 
 /// What would be done with a request.
@@ -68,6 +65,8 @@ pub fn header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
 pub struct Explanation {
     /// In one sentence.
     verdict: String,
+    /// The same for a program.
+    decided: Decided,
     /// The target that is meant, where the base URL has put something in front of it.
     #[serde(skip_serializing_if = "Option::is_none")]
     taken_as: Option<String>,
@@ -80,6 +79,20 @@ pub struct Explanation {
     /// Where a request that is not answered from memory would go.
     #[serde(skip_serializing_if = "Option::is_none")]
     forwarded_to: Option<String>,
+}
+
+/// What is decided about a request.
+#[derive(Debug, Serialize)]
+#[serde(tag = "action", rename_all = "kebab-case")]
+enum Decided {
+    /// Answered here.
+    Answered,
+    /// Answered here with an error.
+    Refused { status: u16, reason: &'static str },
+    /// Sent on as it is.
+    Relayed { reason: &'static str },
+    /// Looked up in memory.
+    LookedUp,
 }
 
 #[derive(Debug, Serialize)]
@@ -98,7 +111,7 @@ struct AskedOperation {
     #[serde(skip_serializing_if = "Option::is_none")]
     now: Option<Now>,
     /// Everything that stands in the way of an answer from memory; the first is the one recorded.
-    bypass: Vec<Bypass>,
+    bypass: Vec<Bypassed>,
 }
 
 #[derive(Debug, Serialize)]
@@ -131,131 +144,175 @@ pub struct Now {
 }
 
 #[derive(Debug, Serialize)]
-struct Bypass {
+struct Bypassed {
     reason: &'static str,
     because: &'static str,
 }
 
-impl From<&BypassReason> for Bypass {
+impl From<&BypassReason> for Bypassed {
     fn from(reason: &BypassReason) -> Self {
         Self { reason: reason.as_str(), because: reason.describe() }
     }
 }
 
-/// Explains a request. A running gateway adds what it knows of the question now.
+/// Explains a request: decides it as `serve` does, and tells what comes of that. A running gateway adds what it knows of the
+/// key now.
 ///
 /// # Errors
 /// If the URL can't be read as one.
 pub fn explain(
-    rules: Rules<'_>,
+    context: Context<'_>,
     asked: Asked<'_>,
     look: impl FnOnce(Key, &Credential) -> Option<Now>,
 ) -> Result<Explanation, String> {
-    let Rules { catalogue, path_prefixes, keys, mode, date } = rules;
-    let typed: Uri = asked.url.parse().ok().filter(|uri: &Uri| uri.path().starts_with('/')).ok_or_else(|| {
+    let Context { rules, date, .. } = context;
+    let (mut head, facts) = request(&asked, context.listen)?;
+    let decision =
+        validate::normalize(&mut head).map_err(Rejection::Invalid).and_then(|()| decide(&mut head, facts, rules));
+    let plan = match decision {
+        Ok(Decision::Proceed(plan)) => plan,
+        Ok(Decision::AnswerOptions) => {
+            return Ok(Explanation::of("answered 200 here, with the methods that are relayed".to_owned()));
+        }
+        Err(rejection) => return Ok(Explanation::rejected(rejection)),
+    };
+    let Plan { service, presentation: Presentation { credential, typed, authorization }, action } = plan;
+    let project = route::project(rules.catalogue, head.uri.path());
+    let Presented { credential, refusal, signature } = signature::judge(credential, &head, &typed, project, date);
+    let target = head.uri.path_and_query().map_or("/", |target| target.as_str());
+    let taken_as = (head.uri.path() != typed.path()).then(|| target.to_owned());
+    let of = |verdict, decided| Explanation { decided, signature, taken_as, ..Explanation::of(verdict) };
+    if let Some(refusal) = refusal {
+        let status = if refusal == Refusal::Project { 403 } else { 401 };
+        let verdict = format!("answered {status} here, and not sent on: {}", refusal.describe());
+        return Ok(of(verdict, Decided::Refused { status, reason: refusal.as_str() }));
+    }
+    let operation = match &action {
+        Action::LookUp { key, .. } => Some(asked_operation(key.operation(), Some(key), &credential, &[], &head, date)?),
+        Action::Bypass(Bypass { operation, reason, others, key, .. }) => {
+            let reasons = [&[*reason], &others[..]].concat();
+            Some(asked_operation(operation, key.as_ref(), &credential, &reasons, &head, date)?)
+        }
+        Action::PassThrough => None,
+    };
+    let (verdict, decided, key) = match action {
+        Action::LookUp { key, directives } => (look_up_verdict(directives), Decided::LookedUp, Some(key)),
+        _ if authorization == Authorization::Bound => {
+            let verdict = "answered 401 here: the AK/SK signature is not over upstream's Host and path, and its key \
+                           is not configured here";
+            (verdict.to_owned(), Decided::Refused { status: 401, reason: "signature-bound-here" }, None)
+        }
+        Action::Bypass(bypass) => {
+            let only_a_token_is_missing = bypass.reason == BypassReason::NoCredential && bypass.others.is_empty();
+            let hope = if only_a_token_is_missing {
+                ". With a token that upstream has answered well: from memory"
+            } else {
+                ""
+            };
+            let reason = bypass.reason;
+            let verdict = format!("forwarded as it is and not kept: {}{hope}", reason.describe());
+            (verdict, Decided::Relayed { reason: reason.as_str() }, bypass.key)
+        }
+        Action::PassThrough => {
+            let verdict = format!("passed through to {}, streamed, never kept", service.as_str());
+            (verdict, Decided::Relayed { reason: "pass-through" }, None)
+        }
+    };
+    let is_relayed = matches!(decided, Decided::Relayed { .. });
+    let is_signed_anew = is_relayed && authorization == Authorization::Renewed;
+    let verdict = if is_signed_anew { format!("{verdict}; signed anew for upstream's Host") } else { verdict };
+    let forwarded_to = is_relayed.then(|| format!("{}{target}", rules.catalogue.origin(service)));
+    let now = credential.as_ref().zip(key).and_then(|(credential, key)| look(key, credential));
+    let operation = operation.map(|operation| AskedOperation { now, ..operation });
+    Ok(Explanation { operation, forwarded_to, ..of(verdict, decided) })
+}
+
+/// What comes of a look-up, by what the client demands of a cache.
+fn look_up_verdict(directives: Wish) -> String {
+    let otherwise = if directives.only_if_cached {
+        "answered 504 here: the request says only-if-cached"
+    } else {
+        "asked of upstream"
+    };
+    if directives.no_cache {
+        return format!("{otherwise}; not answered from memory, because the request says no-cache or max-age=0");
+    }
+    let demanded = if directives.limits_age() { " and as its max-age and min-fresh demand" } else { "" };
+    format!(
+        "answered from memory while fresh{demanded}, once upstream has answered this caller well in this scope; \
+         otherwise {otherwise}"
+    )
+}
+
+/// The request as a client would send it: with a path, or, as to a proxy, with a URL.
+fn request(asked: &Asked<'_>, listen: SocketAddr) -> Result<(Parts, Facts), String> {
+    let url: Uri = asked.url.parse().ok().filter(|uri: &Uri| uri.path().starts_with('/')).ok_or_else(|| {
         format!("{:?} is not allowed: expected a path or a URL, such as /v2/PROJECT/products", asked.url)
     })?;
-    let mut headers = asked.headers;
-    let has_body = declares_body(&headers);
-    let removed = hop::strip(&mut headers);
-    if let (Some(host), false) = (typed.authority(), headers.contains_key(HOST)) {
-        headers.insert(HOST, HeaderValue::from_str(host.as_str()).map_err(|error| error.to_string())?);
+    let (mut head, ()) = Request::new(()).into_parts();
+    head.headers.clone_from(&asked.headers);
+    let mut local = listen;
+    match (url.authority(), head.headers.contains_key(HOST)) {
+        (Some(host), false) => {
+            let host = HeaderValue::from_str(host.as_str()).map_err(|error| error.to_string())?;
+            head.headers.insert(HOST, host);
+        }
+        // A path alone does not tell the Host: as in HTTP/1.0, where it may be missing.
+        (None, false) => head.version = Version::HTTP_10,
+        _ => {}
     }
-    let rebased = target::rebased(&typed, path_prefixes, catalogue);
-    let as_typed = rebased.is_none();
-    let uri = rebased.unwrap_or_else(|| typed.clone());
-    let project = route::project(catalogue, uri.path());
-    let Presented { credential, refusal, signature } = signature::identify(keys, &headers, &typed, project, date);
-    let changes = Changes { path: !as_typed, removed };
-    let target = uri.path_and_query().map_or("/", |target| target.as_str());
-    let answered_here = |verdict: String, operation| Explanation {
-        verdict,
-        taken_as: None,
-        operation,
-        signature: None,
-        forwarded_to: None,
-    };
-    // Whatever goes upstream as it is, a signature that can't be valid there does not.
-    let forwarded = |service, verdict, operation| {
-        let origin = catalogue.origin(service);
-        let is_signed = matches!(credential, Ok(Credential::Signed(_)));
-        let binding = Binding::of(&headers, origin.authority().as_str(), &changes);
-        if binding == Binding::Bound && !is_signed && !caller::has_token(&headers) {
-            let verdict = "answered 401 here: the AK/SK signature is not over upstream's Host and path, and its key \
-                           is not configured here"
-                .to_owned();
-            return answered_here(verdict, operation);
-        }
-        let verdict = if is_signed { format!("{verdict}; signed anew for upstream's Host") } else { verdict };
-        Explanation { forwarded_to: Some(format!("{origin}{target}")), ..answered_here(verdict, operation) }
-    };
+    // A gateway that listens on all addresses of a machine is reached by each of them, and one that listens on port 0 by a
+    // port that is not in its settings.
+    if let Some(address) = url.host().and_then(|host| host.trim_matches(['[', ']']).parse().ok())
+        && listen.ip().is_unspecified()
+    {
+        local.set_ip(address);
+    }
+    if listen.port() == 0 {
+        local.set_port(url.port_u16().unwrap_or(80));
+    }
+    head.uri = url;
+    let facts = Facts { local, has_body: declares_body(&head.headers) };
+    Ok((head, facts))
+}
 
-    let explanation = match route::find(catalogue, &Method::GET, uri.path()) {
-        Route::Unknown => answered_here("answered 404 here: the path belongs to neither service".to_owned(), None),
-        _ if let Some(refusal) = refusal => {
-            let status = if refusal == Refusal::Project { 403 } else { 401 };
-            answered_here(format!("answered {status} here, and not sent on: {}", refusal.describe()), None)
-        }
-        Route::PassThrough(service) => {
-            forwarded(service, format!("passed through to {}, streamed, never kept", service.as_str()), None)
-        }
-        Route::Operation(operation, place) => {
-            let key = Key::read(catalogue, operation, place, uri.query(), &headers, has_body);
-            let mode = (mode == Mode::Bypass).then_some(BypassReason::Mode);
-            let wish = Wish::read(&headers).err();
-            let reasons = [mode, credential.as_ref().err().copied(), wish, key.as_ref().err().copied()];
-            let reasons: Vec<BypassReason> = reasons.into_iter().flatten().collect();
-            let parts = key
-                .as_ref()
-                .ok()
-                .map(|key| key_parts(key, operation, credential.as_ref().ok(), &headers, date))
-                .transpose()?;
-            let now = credential.as_ref().ok().zip(key.ok()).and_then(|(credential, key)| look(key, credential));
-            let asked = AskedOperation {
-                name: operation.name.to_string(),
-                service: operation.service.as_str(),
-                template: operation.template.to_string(),
-                project_id: operation.template.project_id(place.path()).to_owned(),
-                segments: operation.template.captures(place.path()).map(owned).collect(),
-                credential: match &credential {
-                    Ok(Credential::Token(_)) => "X-Auth-Token (not shown)".to_owned(),
-                    Ok(Credential::Signed(signed)) => format!("access key {} (signature verified)", signed.key.id()),
-                    Err(_) => "none that counts".to_owned(),
-                },
-                key: parts,
-                now,
-                bypass: reasons.iter().map(Bypass::from).collect(),
-            };
-            match reasons.first() {
-                None => answered_here(
-                    "answered from memory while fresh, once upstream has answered this caller well in this scope; \
-                     otherwise asked of upstream"
-                        .to_owned(),
-                    Some(asked),
-                ),
-                Some(reason) => {
-                    let only_a_token_is_missing = reasons == [BypassReason::NoCredential];
-                    let hope = if only_a_token_is_missing {
-                        ". With a token that upstream has answered well: from memory"
-                    } else {
-                        ""
-                    };
-                    let verdict = format!("forwarded as it is and not kept: {}{hope}", reason.describe());
-                    forwarded(operation.service, verdict, Some(asked))
-                }
-            }
-        }
-    };
-    let taken_as = (!as_typed).then(|| target.to_owned());
-    Ok(Explanation { taken_as, signature, ..explanation })
+/// What is asked of an operation.
+fn asked_operation(
+    operation: &Arc<Operation>,
+    key: Option<&Key>,
+    credential: &Option<Credential>,
+    reasons: &[BypassReason],
+    head: &Parts,
+    date: SystemTime,
+) -> Result<AskedOperation, String> {
+    let path = head.uri.path();
+    Ok(AskedOperation {
+        name: operation.name.to_string(),
+        service: operation.service.as_str(),
+        template: operation.template.to_string(),
+        project_id: operation.template.project_id(path).to_owned(),
+        segments: operation.template.captures(path).map(owned).collect(),
+        credential: match credential {
+            Some(Credential::Token(_)) => "X-Auth-Token (not shown)".to_owned(),
+            Some(Credential::Signed(signed)) => format!("access key {} (signature verified)", signed.key.id()),
+            None => "none that counts".to_owned(),
+        },
+        key: key.map(|key| key_parts(key, operation, credential.as_ref(), &head.headers, date)).transpose()?,
+        now: None,
+        bypass: reasons.iter().map(Bypassed::from).collect(),
+    })
 }
 
 fn owned((name, value): (&str, &str)) -> (String, String) {
     (name.to_owned(), value.to_owned())
 }
 
+fn is_zero(length: &HeaderValue) -> bool {
+    !length.is_empty() && length.as_bytes().iter().all(|&digit| digit == b'0')
+}
+
 fn declares_body(headers: &HeaderMap) -> bool {
-    headers.contains_key(TRANSFER_ENCODING) || headers.get_all(CONTENT_LENGTH).iter().any(|length| length != "0")
+    headers.contains_key(TRANSFER_ENCODING) || headers.get_all(CONTENT_LENGTH).iter().any(|length| !is_zero(length))
 }
 
 fn key_parts(
@@ -309,6 +366,20 @@ fn key_parts(
         },
         upstream_request,
     })
+}
+
+impl Explanation {
+    fn of(verdict: String) -> Self {
+        let decided = Decided::Answered;
+        Self { verdict, decided, taken_as: None, operation: None, signature: None, forwarded_to: None }
+    }
+
+    /// Of a head that is not read any further.
+    fn rejected(rejection: Rejection) -> Self {
+        let (status, reason) = (rejection.status().as_u16(), rejection.as_str());
+        let verdict = format!("answered {status} here, and not sent on: {reason}: {}", rejection.describe());
+        Self { decided: Decided::Refused { status, reason }, ..Self::of(verdict) }
+    }
 }
 
 impl fmt::Display for Explanation {

@@ -1,82 +1,84 @@
-//! THE PATH: the only file that knows the order of the steps.
+//! The sequence of a request. It enters and its answer leaves by [`Gateway::handle`]; `fetch.rs` has the sequence of a call to
+//! upstream.
 //!
 //! ```text
-//! accept → route → caller → key → look up → coalesce → fetch → store → release → compose → record
+//! request:  normalize → charge → decide → identify → look up → join a flight → wait → release → compose
+//!                                             └─ or relay as it is ──────────────────────────────┘
+//! fetch:    wait for a turn → look up again → ask → settle → tell all who wait
 //! ```
 //!
-//! The steps live in their own modules and never call each other; this file calls them, one after
-//! the other. A request enters and its answer leaves by [`Gateway::handle`].
+//! The steps are functions of the parts that they are given: [`Memory`] (grants, entries, backoff), [`Fetcher`] (flights, queue,
+//! key breaker) and [`Observer`] (metrics, events, health). Besides the two sequences, these see the whole gateway:
+//! `identify.rs`, `charge.rs` and `forward.rs`, and `coalesce.rs`, which decides what becomes of a request while it waits.
 
 mod assemble;
+mod charge;
+mod coalesce;
 mod fetch;
+mod fetch_result;
+mod fetcher;
 mod forward;
 mod identify;
+mod invalidate;
+mod known;
 mod live;
 mod look_up;
-mod notable;
+mod memory;
+mod observer;
 mod outward;
+pub mod probe;
 mod release;
 mod reload;
-mod repeat;
+mod remembered;
 mod settle;
 #[cfg(test)]
 mod tests;
 mod wait;
 
-use std::net::SocketAddr;
-use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, RwLock};
-use std::time::Instant;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderMap, Method, Request, Response};
 use http_body::Body;
-use tokio::sync::Semaphore;
 
-use crate::cache::acquaintances::Acquaintances;
-use crate::cache::admission::Unstorable;
-use crate::cache::flights::Flights;
+use crate::budget::{Account, Budget};
 use crate::cache::freshness::Freshness;
-use crate::cache::grants::{Grantee, Grants, Standing};
-use crate::cache::heads::Heads;
-use crate::cache::pauses::Pauses;
-use crate::cache::store::{Slot, Store};
-use crate::catalogue::{Operation, Place};
+use crate::cache::grants::{Grantee, Standing};
+use crate::cache::unstorable::Unstorable;
 use crate::clock::Clock;
-use crate::config::Mode;
+use crate::fast_path::{FastPath, RequestTracker};
+use crate::random::Random;
 use crate::reply::body::{Content, ReplyBody};
 use crate::reply::compose;
 use crate::reply::error::{Blame, Problem};
-use crate::request::caller::{Callers, Credential, LastCredential};
-use crate::request::forwarded;
-use crate::request::head::{Fingerprint, Fingerprints};
-use crate::request::hop::{self, Via};
+use crate::request::caller::{Caller, Callers, Credential, LastCredential};
+use crate::request::decide::{Action, Decision, Facts, Plan, Rules, decide};
+use crate::request::fingerprint::{Fingerprint, Fingerprints};
+use crate::request::half_close::HalfClose;
+use crate::request::hop::Via;
 use crate::request::id::RequestIds;
 use crate::request::key::Key;
-use crate::request::route::{self, Route};
 use crate::request::wish::Wish;
-use crate::request::{BypassReason, X_REQUEST_ID, target};
-use crate::signing::Changes;
+use crate::request::{BypassReason, X_REQUEST_ID, validate};
 use crate::stream::{BoxError, nothing, stream};
-use crate::telemetry::events::Events;
-use crate::telemetry::fetches::Fetches;
-use crate::telemetry::health::Healths;
-use crate::telemetry::metrics::Metrics;
+use crate::sync::{Mutex, RwLock};
 use crate::telemetry::outcome::Outcome;
 use crate::telemetry::record::Record;
-use crate::telemetry::reloads::Reloads;
-use crate::telemetry::repeats::Repeats;
-use crate::upstream::client::Errand;
-use crate::upstream::gate::Gate;
-use crate::upstream::probation::Probation;
-use fetch::{Flight, Landing};
-use identify::{Asker, Typed};
+use crate::upstream::gate::Client;
+pub use assemble::REQUEST_IDS;
+use coalesce::{Rounds, WaitEnd};
+use fetch_result::Additional;
+use fetcher::Fetcher;
 pub use live::Live;
-use look_up::{LookUp, Memory};
-use release::{Release, Seat};
-use repeat::{Hearing, Known};
-use wait::{Timers, Waited};
+use look_up::{HitKind, LookUp, remembered};
+use memory::Memory;
+pub use observer::Observer;
+use release::{Release, Releasing, Seat};
+pub use remembered::RememberedLookup;
+use wait::{DEADLINE_MARGIN, Timers};
 
 /// How often a request waits for another leader after the one before was refused. Then it asks alone.
 const MAX_ELECTIONS: u32 = 3;
@@ -88,45 +90,46 @@ pub struct Gateway {
     reloading: Mutex<()>,
     callers: Callers,
     fingerprints: Fingerprints,
-    heads: Heads<Arc<Known>>,
+    fast_path: FastPath<RememberedLookup>,
     request_ids: RequestIds,
     via: Via,
     bypassing: Arc<AtomicBool>,
-    grants: Arc<Grants>,
-    store: Arc<Store>,
-    pauses: Pauses,
-    shared_flights: Arc<Flights<Slot, Landing>>,
-    /// Of callers for themselves. Bounded apart, so that those without a grant can't take the room of
-    /// those with one.
-    lone_flights: Arc<Flights<Slot, Landing>>,
-    gate: Arc<Gate>,
-    /// For what is relayed. Apart, for streams may take as long as they like.
-    relay_gate: Arc<Gate>,
-    probation: Arc<Probation>,
-    /// Room for bodies that are read to verify their signatures, in bytes.
-    signed_bodies: Arc<Semaphore>,
-    acquaintances: Acquaintances,
-    metrics: Arc<Metrics>,
-    reloads: Reloads,
-    fetches: Fetches,
-    events: Events,
-    healths: Healths,
-    started: Instant,
-    repeats: Repeats,
+    memory: Memory,
+    fetcher: Fetcher,
+    observer: Observer,
+    /// For all that is held for clients, the cache apart.
+    budget: Arc<Budget>,
     clock: Clock,
+    random: Random,
 }
 
 /// What the gateway knows of a client's connection.
 pub struct Connection {
     local: SocketAddr,
+    peer: IpAddr,
+    /// No other connection of this process has it.
+    id: u64,
     credential: LastCredential,
-    hearing: Hearing,
+    tracker: RequestTracker,
+    account: Account,
+    half_close: Arc<HalfClose>,
 }
 
 impl Connection {
-    /// One that came in by the address `local`.
-    pub fn new(local: SocketAddr) -> Self {
-        Self { local, credential: LastCredential::default(), hearing: Hearing::default() }
+    /// Whose request on it this is.
+    fn client(&self, live: &Live, caller: Option<Caller>) -> Client {
+        Client { caller, peer: live.peer(self.peer), connection: self.id }
+    }
+
+    /// What its client holds of the memory budget, and how far its callers are known. The gateway raises its class with its
+    /// requests.
+    pub fn account(&self) -> &Account {
+        &self.account
+    }
+
+    /// By which the gateway is told that the client has closed its sending side.
+    pub fn half_close(&self) -> &Arc<HalfClose> {
+        &self.half_close
     }
 }
 
@@ -138,6 +141,8 @@ pub struct Inspection {
     pub is_shared: bool,
     /// Whether there is an answer, and how fresh it is.
     pub entry: Option<Freshness>,
+    /// Whether there is one that may be given only after upstream has confirmed it.
+    pub needs_confirmation: bool,
     /// Whether the caller's access key is not used at present, for upstream has refused it.
     pub is_held: bool,
     /// Whether upstream is not asked at present, if there is something stale to give.
@@ -152,6 +157,11 @@ struct Question {
     /// What was in force when it was asked.
     live: Arc<Live>,
     credential: Credential,
+    client: Client,
+    /// Where an answer that is read for it is charged.
+    account: Account,
+    /// Of the connection that it came by.
+    half_close: Arc<HalfClose>,
     asked: Arc<Asked>,
 }
 
@@ -163,6 +173,20 @@ struct Asked {
 }
 
 impl Gateway {
+    /// A connection that came in by the address `local` from the address `peer`.
+    pub fn connection(&self, local: SocketAddr, peer: IpAddr) -> Connection {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        Connection {
+            local,
+            peer,
+            id: NEXT.fetch_add(1, Ordering::Relaxed),
+            credential: LastCredential::default(),
+            tracker: RequestTracker::default(),
+            account: Account::open(&self.budget, self.live().peer(peer)),
+            half_close: Arc::default(),
+        }
+    }
+
     /// Answers a request that came in by a connection.
     pub async fn handle<B>(self: &Arc<Self>, request: Request<B>, connection: &Connection) -> Response<ReplyBody>
     where
@@ -170,16 +194,24 @@ impl Gateway {
         B::Error: Into<BoxError>,
     {
         let (mut head, body) = request.into_parts();
-        target::translate(&mut head);
-        let heard = connection.asks(&head, !body.is_end_stream()).filter(|head| self.heads.have_seen(head));
+        let form = validate::normalize(&mut head);
+        let known_head = self.fast_path.begin_request(&connection.tracker, &head, !body.is_end_stream());
         let method = head.method.clone();
-        let mut record = Record::begin(Arc::clone(&self.metrics), self.clock.clone(), self.request_ids.next(), &head);
+        let (metrics, clock, id) = (Arc::clone(&self.observer.metrics), self.clock.clone(), self.request_ids.next());
+        let mut record = Record::begin(metrics, clock, id, &head, connection.peer);
 
-        let answer = self.answer(head, body, (connection, heard), &mut record).await;
+        self.classify_head(&head, connection);
+        let charge = self.charge(&head, !body.is_end_stream(), connection).await;
+        let answer = match (form, &charge) {
+            (Ok(()), Some(_)) => self.answer(head, body, (connection, known_head), &mut record).await,
+            (Ok(()), None) => Err(Problem::NoMemory),
+            (Err(invalid), _) => Err(Problem::Rejected(invalid.into())),
+        };
+        let charge = charge.unwrap_or_else(|| charge::of_refusal(connection));
         let mut response = answer.unwrap_or_else(|problem| {
             match problem.blame() {
                 Blame::Client => record.answered(Outcome::Refused, problem.as_str()),
-                Blame::Upstream | Blame::Gateway => record.because(problem.as_str()),
+                Blame::Upstream | Blame::Gateway => record.failed(problem.as_str()),
             }
             problem.response(record.request_id())
         });
@@ -190,7 +222,7 @@ impl Gateway {
             response = compose::without_body(response);
         }
         record.head(response.status());
-        response.map(|content| ReplyBody::new(content, record))
+        response.map(|content| ReplyBody::new(content, record, charge))
     }
 
     /// Takes a request along its route.
@@ -198,7 +230,7 @@ impl Gateway {
         self: &Arc<Self>,
         mut head: Parts,
         body: B,
-        (connection, heard): (&Connection, Option<Fingerprint>),
+        (connection, known_head): (&Connection, Option<Fingerprint>),
         record: &mut Record,
     ) -> Result<Response<Content>, Problem>
     where
@@ -206,68 +238,61 @@ impl Gateway {
         B::Error: Into<BoxError>,
     {
         let live = self.live();
-        if head_size(&head) > live.max_head {
-            return Err(Problem::HeadTooLarge { limit: live.max_head });
+        let facts = Facts { local: connection.local, has_body: !body.is_end_stream() };
+        let Plan { service, presentation, action } = match decide(&mut head, facts, self.rules(&live)) {
+            Ok(Decision::Proceed(plan)) => plan,
+            Ok(Decision::AnswerOptions) => {
+                record.answered(Outcome::Refused, "options");
+                return Ok(compose::allowed_methods());
+            }
+            Err(rejection) => return Err(Problem::Rejected(rejection)),
+        };
+        match action.operation() {
+            Some(operation) => record.is_for(operation),
+            None => record.passes_to(service),
         }
-        target::check(&head, connection.local, &live.catalogue).map_err(Problem::Misdirected)?;
-        if self.via.is_in(&head.headers) {
-            return Err(Problem::Loop);
-        }
-        let typed = head.uri.clone();
-        target::rebase(&mut head, &live.path_prefixes, &live.catalogue);
-        let has_body = !body.is_end_stream();
-        let removed = hop::strip(&mut head.headers);
-        let typed = Typed { changes: Changes { path: typed.path() != head.uri.path(), removed }, uri: typed };
-        let body = if has_body { stream(body) } else { nothing() };
-
-        match route::find(&live.catalogue, &head.method, head.uri.path()) {
-            Route::Operation(operation, place) => {
-                record.is_for(operation);
-                let service = operation.service;
-                let (asker, body) = self.identify(&live, &head, typed, body, service, connection).await?;
-                let (reason, grantee) = match self.read(&asker, &head, operation, place, has_body) {
-                    Ok(question) => match self.product_list(&question, &head.headers, record).await? {
-                        Some(response) => {
-                            if let (Some(heard), Outcome::Hit) = (heard, record.outcome()) {
-                                self.learn(heard, &question, record, connection);
-                            }
-                            return Ok(response);
+        let body = if facts.has_body { stream(body) } else { nothing() };
+        let (asker, body) = self.identify(&live, &head, body, (service, presentation), connection).await?;
+        let (reason, scope) = match action {
+            Action::LookUp { key, directives } => {
+                let scope = key.scope().clone();
+                // Only a request with a credential is looked up.
+                let question = asker.question(key, directives).ok_or(Problem::Internal)?;
+                match self.product_list(&question, &head.headers, record).await? {
+                    Some(response) => {
+                        self.classify_asker(connection, &asker, Some(&question.asked.grantee));
+                        if let (Some(known_head), Outcome::Hit) = (known_head, record.outcome()) {
+                            self.remember(known_head, &question, record, connection);
                         }
-                        None => (BypassReason::TooLarge, Some(question.asked.grantee.clone())),
-                    },
-                    Err(reason) => (reason, asker.grantee(operation, place)),
-                };
-                self.bypass(&asker, reason, service, grantee, Request::from_parts(head, body), record).await
+                        return Ok(response);
+                    }
+                    None => (Some(BypassReason::TooLarge), Some(scope)),
+                }
             }
-            Route::PassThrough(service) => {
-                record.passes_to(service);
-                let (asker, body) = self.identify(&live, &head, typed, body, service, connection).await?;
+            Action::Bypass(bypass) => (Some(bypass.reason), bypass.scope),
+            Action::PassThrough => (None, None),
+        };
+        let grantee = scope.and_then(|scope| asker.grantee(scope));
+        let request = Request::from_parts(head, body);
+        let answer = match reason {
+            Some(reason) => self.bypass(&asker, reason, service, grantee, request, record).await,
+            None => {
                 record.answered(Outcome::PassThrough, "");
-                self.forward(&asker, service, None, Request::from_parts(head, body), record).await
+                self.forward(&asker, service, grantee, request, record).await
             }
-            Route::Unknown => Err(Problem::NoSuchApi),
-        }
+        };
+        self.classify_asker(connection, &asker, None);
+        answer
     }
 
-    /// Reads who asks for what.
-    fn read(
-        &self,
-        asker: &Asker,
-        head: &Parts,
-        operation: &Arc<Operation>,
-        place: Place<'_>,
-        has_body: bool,
-    ) -> Result<Question, BypassReason> {
-        if self.mode() == Mode::Bypass {
-            return Err(BypassReason::Mode);
-        }
-        let Asker { live, identity, .. } = asker;
-        let (credential, caller) = identity.clone()?;
-        let key = Key::read(&live.catalogue, operation, place, head.uri.query(), &head.headers, has_body)?;
-        let wish = Wish::read(&head.headers)?;
-        let grantee = Grantee { caller, scope: key.scope().clone() };
-        let asked = Arc::new(Asked { grantee, key: Arc::new(key), wish });
-        Ok(Question { live: Arc::clone(live), credential, asked })
+    /// What decisions about requests go by now.
+    pub fn rules<'a>(&'a self, live: &'a Live) -> Rules<'a> {
+        live.rules(&self.via, self.mode())
+    }
+
+    /// A request that waited in a seat, as things stand now.
+    fn releasing<'g>(&'g self, question: &'g Question, seat: &'g Seat) -> Releasing<'g> {
+        Releasing { memory: &self.memory, observer: &self.observer, question, seat, now: self.clock.now() }
     }
 
     /// Answers from memory, or from a flight. `None` if the answer is too large to hold.
@@ -278,97 +303,57 @@ impl Gateway {
         record: &mut Record,
     ) -> Result<Option<Response<Content>>, Problem> {
         let current = |response| Ok(Some(compose::unless_current(response, headers)));
+        record.asked_by(|| self.observer.digests.of_caller(question.asked.grantee.caller));
         let mut timers = None;
-        let (mut flown, mut refused) = (0, false);
+        let mut rounds = Rounds::default();
         loop {
             let now = self.clock.now();
-            let (slot, why, is_patient) = match self.look_up(question, now) {
-                LookUp::Given(entry, memory) => return current(self.remembered(&entry, memory, now, record)),
+            let (slot, why, is_patient) = match self.memory.look_up(question, now) {
+                LookUp::Given(entry, memory) => {
+                    return current(remembered(&self.observer, question, &entry, memory, now, record));
+                }
                 LookUp::Refresh(entry, slot) => {
                     if !question.asked.wish.only_if_cached {
                         self.refresh(question, slot, headers, record);
                     }
-                    return current(self.remembered(&entry, Memory::Revalidating, now, record));
+                    return current(remembered(&self.observer, question, &entry, HitKind::Revalidating, now, record));
                 }
-                LookUp::Ask { .. } if question.asked.wish.only_if_cached => return Err(Problem::NotCached),
-                LookUp::Ask { slot, why, is_patient, .. } => (slot, why, is_patient),
+                LookUp::Ask { slot, why, is_patient, .. } => {
+                    record.missed(why, || self.observer.digests.of_key(&question.asked.key));
+                    if question.asked.wish.only_if_cached {
+                        return Err(Problem::NotCached);
+                    }
+                    (slot, why, is_patient)
+                }
             };
-            let solo = match self.store.uncacheable(&slot, now) {
-                Some(Unstorable::TooLarge) => return Ok(None),
-                // An answer that nobody else may be given is not worth waiting for, and neither is
-                // yet another leader; who wants none from before now joins no flight from before.
-                uncacheable => uncacheable.is_some() || flown > MAX_ELECTIONS || question.asked.wish.no_cache,
-            };
-            let flights = self.flights(&slot);
-            let (mut passenger, pilot) = if solo { flights.solo() } else { flights.board(&slot) };
-            let elected = refused && pilot.is_some() && slot.owner.is_none();
-            let seat = Seat { leads: pilot.is_some(), elected, is_last: flown >= MAX_ELECTIONS, slot, why };
-            record.answered(seat.outcome(), "");
-            if let Some(pilot) = pilot {
-                self.metrics.elections.inc_by(u64::from(elected));
-                let flight = self.flight(question, seat.slot.clone(), headers, record);
-                // In a task of its own: a client that hangs up neither cancels nor poisons it.
-                tokio::spawn(Arc::clone(self).fly(pilot, flight));
+            let uncacheable = self.memory.store.uncacheable(&slot, question.asked.grantee.caller, now);
+            if uncacheable == Some(Unstorable::TooLarge) {
+                return Ok(None);
             }
+            // An answer that nobody else may be given is not worth waiting for, and neither is
+            // yet another leader; who wants none from before now joins no flight from before.
+            let solo = uncacheable.is_some() || rounds.number > MAX_ELECTIONS || question.asked.wish.no_cache;
+            let (waiter, seat) = self.join(question, (slot, why, solo), headers, &mut rounds, record);
             // Each waits until its own deadline, however often it goes again.
-            let live = &question.live;
-            let timers = timers.get_or_insert_with(|| Timers::begin(live.answer_timeout, live.patience));
-            let landing = loop {
-                match timers.wait_for(&mut passenger, is_patient).await {
-                    Waited::Landed(landing) => break landing.ok_or(Problem::Internal)?,
-                    Waited::OutOfPatience => {
-                        if let Some(response) = self.out_of_patience(question, &seat, record) {
-                            return current(response);
-                        }
-                    }
-                    Waited::OutOfTime => {
-                        let was_asked = passenger.has_departed();
-                        return current(self.out_of_time(question, &seat, was_asked, record));
-                    }
-                }
+            let timers = timers.get_or_insert_with(|| {
+                Timers::begin(question.live.answer_timeout + DEADLINE_MARGIN, question.live.patience)
+            });
+            let given = match self.wait(question, (waiter, &seat, is_patient), headers, timers, record).await {
+                WaitEnd::Given(given) => given.ok_or(Problem::Internal)?,
+                WaitEnd::Answered(response) => return current(response),
             };
-            match self.release(question, &seat, &landing, record) {
+            let seat = Seat { leads: given.is_own, ..seat };
+            record.answered(seat.outcome(), "");
+            match self.releasing(question, &seat).release(&given.result, record) {
                 Release::Answer(response) => return current(response),
                 Release::AsItIs(response) => return Ok(Some(response)),
                 Release::Stream => return Ok(None),
                 Release::Refuse(problem) => return Err(problem),
-                Release::Elect => refused = true,
+                Release::Elect => rounds.refused = true,
+                Release::Repeat => (rounds.has_repeated, rounds.additional) = (true, Some(Additional::Failed)),
                 Release::GoAgain => {}
             }
-            flown += 1;
+            rounds.number += 1;
         }
     }
-
-    /// Has what is in a slot asked for again, on behalf of one who doesn't wait for it.
-    fn refresh(self: &Arc<Self>, question: &Question, slot: Slot, headers: &HeaderMap, record: &mut Record) {
-        if let Some(pilot) = self.flights(&slot).begin(&slot) {
-            let flight = self.flight(question, slot, headers, record);
-            self.metrics.refreshes.inc();
-            tokio::spawn(Arc::clone(self).fly(pilot, flight));
-        }
-    }
-
-    fn flights(&self, slot: &Slot) -> &Flights<Slot, Landing> {
-        if slot.owner.is_none() { &self.shared_flights } else { &self.lone_flights }
-    }
-
-    fn flight(&self, question: &Question, slot: Slot, headers: &HeaderMap, record: &mut Record) -> Flight {
-        let errand = Errand {
-            credential: question.credential.kept(),
-            date: self.clock.date(),
-            request_id: record.request_id().to_owned(),
-            via: self.via.trail(headers),
-            validator: None,
-            trace: record.traced(headers),
-            forwarded: forwarded::select(question.asked.key.operation(), headers),
-        };
-        Flight { question: question.clone(), slot, errand }
-    }
-}
-
-/// Bytes of a request's line and headers, framing included.
-fn head_size(head: &Parts) -> usize {
-    let target = head.uri.path_and_query().map_or(0, |target| target.as_str().len());
-    let fields: usize = head.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
-    head.method.as_str().len() + target + fields
 }

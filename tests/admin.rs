@@ -100,7 +100,7 @@ async fn explain_says_what_would_be_done() {
         let encoded: String = form_urlencoded::byte_serialize(url.as_bytes()).collect();
         world.http.get(&world.admin_url(&format!("/explain?url={encoded}"))).await
     };
-    let known = explain(&format!("http://any:1/v2/{PROJECT}/products?os_type=Linux&limit=100")).await.json();
+    let known = explain(&world.url("/v2/PROJECT/products?os_type=Linux&limit=100")).await.json();
     assert_eq!(known["operation"]["name"], "ListProducts");
     assert_eq!(known["operation"]["project_id"], PROJECT);
     assert_eq!(known["operation"]["key"]["canonical_query"], "os_type=Linux");

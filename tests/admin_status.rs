@@ -180,7 +180,7 @@ async fn what_has_happened_is_told_without_saying_to_whom() {
     world.get(&format!("{LIST}?limit=20")).await;
     let health = status(&world).await["upstream"][0]["health"].clone();
     assert_eq!((&health["state"], &health["last_failure"]), (&json!("good"), &json!("503")));
-    assert_eq!(events(&world, "outage").await[0]["what"], "workspace has begun to fail: 503");
+    assert_eq!(events(&world, "outage").await[0]["what"], "workspace is failing: 503 Service Unavailable");
     assert_eq!(events(&world, "recovery").await.len(), 1);
 
     world.http.send(Method::PUT, &world.admin_url("/mode"), &[], "bypass").await;

@@ -117,9 +117,11 @@ fn explain_shows_the_key_and_what_upstream_would_be_asked() {
 fn explain_takes_off_what_a_base_url_has_in_front() {
     let explain = |url: &str, header: &str| run(&["explain", url, "--region", "r-1", "-H", header]);
     let token = "X-Auth-Token: x";
-    for url in
-        ["/workspace/v2/p/products?a=//b", "//v2/p/products?a=//b", "http://any:1/appstream//v2/p/products?a=//b"]
-    {
+    for url in [
+        "/workspace/v2/p/products?a=//b",
+        "//v2/p/products?a=//b",
+        "http://127.0.0.1:8080/appstream//v2/p/products?a=//b",
+    ] {
         let output = explain(url, token);
         for line in ["taken as         /v2/p/products?a=//b", "operation        ListProducts of workspace"] {
             assert!(stdout(&output).lines().any(|shown| shown == line), "{url}: {}", stdout(&output));
@@ -184,6 +186,11 @@ fn serve_that_cannot_listen_says_where_and_exits_1() {
     let output = run(&["serve", "--region", "cn-north-4", "--listen", &address]);
     assert_eq!(code(&output), 1);
     assert!(stderr(&output).contains(&format!("cannot listen on {address} (listen.proxy)")), "{}", stderr(&output));
+    assert!(
+        stderr(&output).contains(". Another process listens there: expected another address"),
+        "{}",
+        stderr(&output)
+    );
 }
 
 #[test]

@@ -1,49 +1,96 @@
 //! The documents tell of everything there is: settings, metrics, reasons.
 
-use workspace_gateway::cache::admission::Unstorable;
+use std::collections::BTreeMap;
+
+use workspace_gateway::cache::miss::Miss;
+use workspace_gateway::cache::unstorable::Unstorable;
 use workspace_gateway::config::REFERENCE;
+use workspace_gateway::config::table::{Applies, Setting};
 use workspace_gateway::request::BypassReason;
+use workspace_gateway::request::validate::Invalid;
 use workspace_gateway::signing::ring::Refusal;
+use workspace_gateway::telemetry::events::Event;
 use workspace_gateway::telemetry::outcome::Outcome;
+use workspace_gateway::upstream::Failure;
 
 use crate::support::World;
 
 const README: &str = include_str!("../README.md");
 const METRICS: &str = include_str!("../deploy/metrics.md");
 
-/// The settings of a table as dotted names.
-fn settings(prefix: &str, table: &toml::Table) -> Vec<String> {
-    let names = table.iter().flat_map(|(name, value)| match value {
-        // Where a secret is.
-        toml::Value::Table(inner) if inner.contains_key("file") => vec![format!("{prefix}{name}")],
-        toml::Value::Table(inner) => settings(&format!("{prefix}{name}."), inner),
-        _ => vec![format!("{prefix}{name}")],
-    });
-    names.collect()
+/// What the reference says of each setting: its default, as far as it has one, and the prose before it. Settings that
+/// follow one another without a comment in between share their prose.
+fn in_the_reference() -> BTreeMap<String, (Option<String>, String)> {
+    let mut told = BTreeMap::new();
+    let (mut section, mut prose, mut is_told) = (String::new(), String::new(), false);
+    for line in REFERENCE.lines() {
+        let comment = line.strip_prefix("# ");
+        let text = comment.unwrap_or(line);
+        let entry = text.strip_prefix("[[").and_then(|rest| rest.strip_suffix("]]"));
+        let table = line.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+        let name = entry.map(str::to_owned).or_else(|| Some(format!("{section}{}", text.split_once(" = ")?.0)));
+        let is_setting = |name: &String| Setting::all().iter().any(|setting| setting.name() == *name);
+        if let Some(name) = name.filter(is_setting) {
+            let default = text.split_once(" = ").filter(|_| comment.is_none()).map(|(_, value)| value.replace('"', ""));
+            assert!(told.insert(name.clone(), (default, prose.clone())).is_none(), "{name} is there twice");
+            is_told = true;
+        } else if let Some(name) = table {
+            (section, prose) = (format!("{name}."), String::new());
+        } else if line.is_empty() || is_told {
+            (prose, is_told) = (text.to_owned(), false);
+        } else {
+            prose = format!("{prose} {text}");
+        }
+    }
+    told
+}
+
+/// The row of the README's table of settings, by its cells.
+fn in_the_readme(name: &str) -> Vec<&'static str> {
+    let beginnings = [format!("| `{name}` | "), format!("| `[[{name}]]` | ")];
+    let is_it = |line: &&str| beginnings.iter().any(|beginning| line.starts_with(beginning));
+    let rows: Vec<_> = README.lines().filter(is_it).collect();
+    assert_eq!(rows.len(), 1, "{name}: {rows:?}");
+    rows[0].trim_matches('|').split('|').map(str::trim).collect()
 }
 
 #[test]
-fn every_setting_is_told_with_its_default() {
-    // What has no default is commented out, and so is uncommented here.
-    let all = REFERENCE.replace("# region =", "region =").replace("# workspace_url", "workspace_url");
-    let all = all.replace("# appstream_url", "appstream_url").replace("# ca_file", "ca_file");
-    let all = all.replace("# admin_token", "admin_token");
-    let all = ["cert_file", "key_file", "client_ca_file"]
-        .iter()
-        .fold(all, |all, name| all.replace(&format!("# {name} ="), &format!("{name} =")));
-    let settings = settings("", &toml::from_str(&all).unwrap());
-    assert_eq!(settings.len(), 46);
-    for name in settings {
-        assert!(README.contains(&format!("| `{name}` |")), "{name}");
-    }
-    let defaults: toml::Table = toml::from_str(REFERENCE).unwrap();
-    for (section, values) in defaults {
-        for (name, value) in values.as_table().into_iter().flatten() {
-            let row = README.lines().find(|line| line.starts_with(&format!("| `{section}.{name}` |"))).unwrap();
-            let shown = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-            assert!(row.contains(&format!("`{shown}`")), "{section}.{name} is {shown}: {row}");
+fn every_setting_is_told_with_its_default_and_its_flag() {
+    let reference = in_the_reference();
+    for setting in Setting::all() {
+        let name = setting.name();
+        let (default, prose) = reference.get(&name).unwrap_or_else(|| panic!("{name} is not in the reference"));
+        let cells = in_the_readme(&name);
+        match setting.flag.map(|flag| flag.name) {
+            Some(flag) => {
+                let variable = flag.to_ascii_uppercase().replace('-', "_");
+                assert!(prose.contains(&format!("--{flag}")), "{name}: {prose}");
+                assert!(prose.contains(&format!("WORKSPACE_GATEWAY_{variable}")), "{name}: {prose}");
+                assert_eq!(cells[1], format!("`--{flag}`, `{variable}`"), "{name}");
+            }
+            None => assert!(!prose.contains("--") && !cells[1].contains("--"), "{name} has no flag: {prose}"),
+        }
+        if let Some(default) = default {
+            assert_eq!(cells[2].replace('"', ""), format!("`{default}`"), "{name}");
         }
     }
+}
+
+#[test]
+fn every_setting_that_needs_a_restart_says_so() {
+    let mut at_restart = Vec::new();
+    for setting in Setting::all() {
+        let (_, prose) = &in_the_reference()[&setting.name()];
+        let says_so = ["Needs a restart.", "need a restart."].iter().any(|words| prose.contains(words));
+        assert_eq!(says_so, setting.applies == Applies::AtRestart, "{}: {prose}", setting.name());
+        at_restart.extend(says_so.then(|| setting.name()));
+    }
+    let (_, list) = README.split_once("- These need a restart, and the log says so when they differ: ").unwrap();
+    let (list, _) = list.split_once("\n- ").unwrap();
+    let mut told: Vec<_> = list.split('`').skip(1).step_by(2).collect();
+    told.sort_unstable();
+    at_restart.sort();
+    assert_eq!(told, at_restart);
 }
 
 #[tokio::test]
@@ -62,9 +109,31 @@ fn every_result_and_reason_is_told() {
     let bypasses = BypassReason::ALL.iter().map(|reason| reason.as_str());
     let unstorable = Unstorable::ALL.iter().map(|reason| reason.as_str());
     let refusals = Refusal::ALL.iter().map(|refusal| refusal.as_str());
-    let names = bypasses.chain(unstorable).chain(refusals).chain(Outcome::ALL.iter().map(|outcome| outcome.as_str()));
+    let invalid = Invalid::ALL.iter().map(|invalid| invalid.as_str());
+    let names = bypasses
+        .chain(unstorable)
+        .chain(refusals)
+        .chain(invalid)
+        .chain(Miss::ALL.iter().map(|miss| miss.as_str()))
+        .chain(Failure::ALL.iter().map(|failure| failure.as_str()))
+        .chain(Outcome::ALL.iter().map(|outcome| outcome.as_str()));
     for name in names {
         assert!(README.contains(&format!("`{name}`")), "{name}");
+    }
+}
+
+#[test]
+fn every_event_is_told_with_its_level_its_meaning_and_an_action() {
+    let operating = include_str!("../deploy/operating.md");
+    for event in Event::ALL {
+        let row = format!("| `{}` | ", event.as_str());
+        let row =
+            operating.lines().find_map(|line| line.strip_prefix(&row)).unwrap_or_else(|| panic!("{}", event.as_str()));
+        let cells: Vec<_> = row.trim_end_matches(" |").split(" | ").collect();
+        // Those for somebody to act are warnings, and say what to do. A refused caller is a matter of the client's.
+        let is_warning = event.is_bad() && event != Event::Denial;
+        assert_eq!(cells[0], if is_warning { "`warn`" } else { "`info`" }, "{row}");
+        assert!(cells.len() == 3 && !(is_warning && cells[2].starts_with("none")), "{row}");
     }
 }
 
@@ -75,5 +144,29 @@ fn every_client_has_a_page_that_the_readme_links() {
     assert!(!pages.is_empty());
     for page in pages {
         assert!(README.contains(&format!("(deploy/clients/{})", page.display())), "{}", page.display());
+    }
+}
+
+#[test]
+fn every_page_of_a_client_answers_the_same_questions() {
+    let parts = [
+        "\n## Errors\n",
+        "\n## Timeouts and retries\n",
+        "\n## TLS and proxies\n",
+        "\n## Check\n",
+        "401",
+        "429",
+        "503",
+        "cached",
+    ];
+    let pages = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/clients");
+    for page in pages.read_dir().unwrap() {
+        let path = page.unwrap().path();
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(text.lines().nth(2).is_some_and(|first| first.starts_with("For ")), "{}", path.display());
+        for part in parts {
+            assert!(text.contains(part), "{}: {part}", path.display());
+        }
+        assert!(text.lines().all(|line| line.chars().count() <= 120), "{}", path.display());
     }
 }

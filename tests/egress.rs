@@ -25,8 +25,16 @@ struct LeadingProxy {
     heads: Arc<Mutex<Vec<String>>>,
 }
 
+/// As many proxies put it.
+const LEADS: &str = "HTTP/1.0 200 Connection established\r\n\r\n";
+
 impl LeadingProxy {
     async fn start(acceptor: Option<TlsAcceptor>) -> Self {
+        Self::saying(LEADS, acceptor).await
+    }
+
+    /// One that says this before it leads.
+    async fn saying(answer: &'static str, acceptor: Option<TlsAcceptor>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let heads = Arc::new(Mutex::new(Vec::new()));
@@ -36,8 +44,8 @@ impl LeadingProxy {
                 let (seen, acceptor) = (Arc::clone(&seen), acceptor.clone());
                 tokio::spawn(async move {
                     match acceptor {
-                        None => lead(stream, &seen).await,
-                        Some(acceptor) => lead(acceptor.accept(stream).await.unwrap(), &seen).await,
+                        None => lead(stream, answer, &seen).await,
+                        Some(acceptor) => lead(acceptor.accept(stream).await.unwrap(), answer, &seen).await,
                     }
                 });
             }
@@ -57,7 +65,7 @@ impl LeadingProxy {
     }
 }
 
-async fn lead(mut client: impl AsyncRead + AsyncWrite + Unpin, seen: &Mutex<Vec<String>>) {
+async fn lead(mut client: impl AsyncRead + AsyncWrite + Unpin, answer: &str, seen: &Mutex<Vec<String>>) {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         head.push(client.read_u8().await.unwrap());
@@ -66,8 +74,7 @@ async fn lead(mut client: impl AsyncRead + AsyncWrite + Unpin, seen: &Mutex<Vec<
     let target = head.split(' ').nth(1).unwrap().to_owned();
     seen.lock().unwrap().push(head);
     let mut upstream = TcpStream::connect(target).await.unwrap();
-    // As many proxies put it.
-    client.write_all(b"HTTP/1.0 200 Connection established\r\n\r\n").await.unwrap();
+    client.write_all(answer.as_bytes()).await.unwrap();
     let _ = tokio::io::copy_bidirectional(&mut client, &mut upstream).await;
 }
 
@@ -144,6 +151,25 @@ async fn a_proxy_may_speak_tls() {
 }
 
 #[tokio::test]
+async fn every_2xx_of_a_proxy_begins_the_tunnel() {
+    for answer in [
+        "HTTP/1.1 201 Created\r\n\r\n",
+        "HTTP/1.1 202 Accepted\r\nContent-Length: 5\r\n\r\n",
+        "HTTP/1.1 204 No Content\r\nTransfer-Encoding: chunked\r\n\r\n",
+        "HTTP/1.1 299 x\r\n\r\n",
+        "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n\r\n",
+    ] {
+        let (simulator, url, settings) = upstream("egress-2xx").await;
+        let proxy = LeadingProxy::saying(answer, None).await;
+        let at = format!("http://127.0.0.1:{}", proxy.port);
+        let world = World::configured(simulator, &config_in(&[("HTTPS_PROXY", &at)], &url, &settings)).await;
+        let reply = world.get(LIST).await;
+        assert_eq!(reply.status(), StatusCode::OK, "{answer}: {reply:?}");
+        assert_eq!(proxy.targets(), [authority(&url)]);
+    }
+}
+
+#[tokio::test]
 async fn what_no_proxy_covers_is_asked_directly() {
     let (simulator, url, settings) = upstream("egress-no-proxy").await;
     let port = url.rsplit(':').next().unwrap();
@@ -183,31 +209,43 @@ async fn an_upstream_of_the_operators_own_is_reached_through_it_too_and_one_in_t
 }
 
 #[tokio::test]
-async fn a_proxy_that_does_not_lead_there_is_a_502_that_says_what_it_said() {
-    for (turn, said) in [
-        (says("HTTP/1.1 403 No Way\r\nContent-Length: 4\r\n\r\nuser"), "it answers 403 Forbidden"),
-        (says("HTTP/1.1 407 user:secret\r\n\r\n"), "it answers 407 Proxy Authentication Required"),
-        (says("HTTP/1.0 502 x\r\n\r\n").then_closes(), "it answers 502 Bad Gateway"),
-        (says("HTTP/1.1 302 x\r\nLocation: http://user:secret@x/\r\n\r\n"), "it answers 302 Found"),
-        (says("HTTP/1.1 200 OK\r\n\r\nmore"), "it says more than it was asked"),
-        (says("SSH-2.0-x\r\n\r\n"), "invalid HTTP version parsed"),
-        (closes(), "connection closed before message completed"),
-        (says("HTTP/1.1 200 OK\r\nX: ").then_closes(), "connection closed before message completed"),
+async fn a_proxy_that_does_not_lead_there_is_a_502_or_if_it_refuses_a_503_that_says_what_it_said() {
+    let endless = format!("HTTP/1.1 200 OK\r\nX: {}", "x".repeat(20_000));
+    let many = format!("HTTP/1.1 200 OK\r\n{}\r\n", "X: x\r\n".repeat(101));
+    for (turn, is_local, said) in [
+        (says("HTTP/1.1 403 No Way\r\nContent-Length: 4\r\n\r\nuser"), true, "it answers 403 Forbidden"),
+        (says("HTTP/1.1 407 user:secret\r\n\r\n"), true, "it answers 407 Proxy Authentication Required"),
+        (says("HTTP/1.0 502 x\r\n\r\n").then_closes(), false, "it answers 502 Bad Gateway"),
+        (says("HTTP/1.1 302 x\r\nLocation: http://user:secret@x/\r\n\r\n"), true, "it answers 302 Found"),
+        (says("HTTP/1.1 200 OK\r\n\r\nmore"), false, "it says more than it was asked"),
+        (says("HTTP/1.1 204 OK\r\n\r\nmore"), false, "it says more than it was asked"),
+        (says("HTTP/1.1 101 x\r\n\r\n"), true, "it answers 101 Switching Protocols"),
+        (says("SSH-2.0-x\r\n\r\n"), false, "its answer is no HTTP: invalid HTTP version"),
+        (says("HTTP/1.1 099 x\r\n\r\n"), false, "its answer is no HTTP: invalid status code"),
+        (says(&many), true, "its answer has more than 100 fields"),
+        (says(&endless), true, "its answer has a head of more than 16 KiB"),
+        (closes(), false, "connection closed before message completed"),
+        (says("HTTP/1.1 200 OK\r\nX: ").then_closes(), false, "connection closed before message completed"),
     ] {
+        let (status, kind, detail) = if is_local {
+            (StatusCode::SERVICE_UNAVAILABLE, "the gateway could not make the call", "local")
+        } else {
+            (StatusCode::BAD_GATEWAY, "Backend unavailable", "connect")
+        };
         let proxy = RawUpstream::start([turn]).await;
         let at = proxy.url().replace("http://", "http://user:secret@");
         let config = config_in(&[("HTTPS_PROXY", &at)], "https://upstream.example", "");
         let world = World::configured(Simulator::start().await.unwrap(), &config).await;
         for path in [LIST, OTHER] {
             let reply = world.get(path).await;
-            assert_eq!(reply.status(), StatusCode::BAD_GATEWAY);
+            assert_eq!(reply.status(), status);
             let expected = format!(
-                "workspace-gateway: Backend unavailable: cannot connect to upstream.example: the proxy {}: {said}",
+                "workspace-gateway: {kind}: cannot connect to upstream.example: the proxy {}: {said}",
                 proxy.url()
             );
             assert_eq!(reply.error(), ("APIGW.0201".to_owned(), expected));
             if path == LIST {
-                assert_eq!(reply.cache_status(), "workspace-gateway; fwd=miss; detail=connect");
+                assert_eq!(reply.cache_status(), format!("workspace-gateway; fwd=miss; detail={detail}"));
             }
         }
         assert_eq!(proxy.requests(), 2, "{said}: nobody is asked twice");
@@ -252,7 +290,7 @@ async fn a_proxy_that_is_not_believed_is_no_fault_of_upstreams() {
     let config = config_in(&[("HTTPS_PROXY", &at)], "https://upstream.example", "");
     let world = World::configured(Simulator::start().await.unwrap(), &config).await;
     let reply = world.get(LIST).await;
-    assert_eq!(reply.cache_status(), "workspace-gateway; fwd=miss; detail=connect");
+    assert_eq!(reply.cache_status(), "workspace-gateway; fwd=miss; detail=local");
     let (_, message) = reply.error();
     assert!(message.contains(&format!("the proxy https://localhost:{port}: ")), "{message}");
     assert!(message.contains("UnknownIssuer") && !message.contains("secret"), "{message}");
@@ -292,7 +330,7 @@ async fn serve_says_how_upstream_is_reached_and_never_the_password() {
     for path in [LIST, OTHER] {
         let url = format!("{}{}", process.proxy, path.replace("PROJECT", PROJECT));
         let reply = http.send(Method::GET, &url, &[("x-auth-token", "token-of-mine")], "").await;
-        assert_eq!(reply.status(), StatusCode::BAD_GATEWAY);
+        assert_eq!(reply.status(), StatusCode::SERVICE_UNAVAILABLE);
         assert!(!format!("{reply:?}").contains("sEcr"));
     }
     drop(http);

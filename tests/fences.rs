@@ -1,5 +1,6 @@
 //! Who may know whom: the architecture's fences, held against the sources.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// All sources below a folder or file of `src`, with their text up to their tests; files that are
@@ -66,35 +67,68 @@ fn one_place_has_an_http_client() {
 }
 
 #[test]
+fn one_place_has_randomness() {
+    must_not_name(&[""], &["getrandom", "SystemRandom"], &["random.rs"]);
+}
+
+#[test]
+fn one_place_has_locks() {
+    must_not_name(&[""], &["parking_lot", "PoisonError"], &["sync.rs"]);
+    for (file, code) in sources("") {
+        let mut of_std = code.lines().filter(|line| line.contains("std::sync"));
+        let lock = of_std.find(|line| ["Mutex", "RwLock", "Condvar"].iter().any(|lock| line.contains(lock)));
+        assert!(lock.is_none(), "{file} has a lock of its own: {lock:?}");
+    }
+}
+
+#[test]
 fn steps_do_not_know_the_path() {
-    let steps = ["catalogue", "request", "cache", "upstream", "reply", "telemetry", "explain.rs"];
+    let steps = ["catalogue", "request", "cache", "upstream", "reply", "telemetry", "fast_path", "explain.rs"];
     must_not_name(&steps, &["crate::gateway", "crate::server", "crate::admin", "crate::cli"], &[]);
     must_not_name(&[""], &["crate::simulator"], &["simulator", "cli/demo"]);
 }
 
 #[test]
+fn the_fast_path_is_used_through_its_interface_alone() {
+    // Its modules are private, so that the compiler lets nobody use what `mod.rs` does not name.
+    let interface = sources("fast_path/mod.rs").remove(0).1;
+    for line in interface.lines().filter(|line| line.ends_with(';')) {
+        assert!(!line.contains("pub mod") && !line.contains(") mod "), "{line}");
+    }
+    // The gateway tells it what to remember and what is fresh. The server gives it bytes and a place to write.
+    let users = ["gateway.rs", "gateway/assemble.rs", "gateway/remembered.rs", "server/wire.rs"];
+    must_not_name(&[""], &["fast_path::"], &[&["fast_path"], &users[..]].concat());
+}
+
+#[test]
 fn rooms_know_only_whom_they_may() {
     // Each room of `src`, and the rooms it may import; itself always. Sorted from the ground up.
-    let table: [(&str, &[&str]); 18] = [
+    let table: [(&str, &[&str]); 22] = [
+        ("words", &[]),
         ("catalogue", &[]),
         ("signing", &[]),
         ("clock", &[]),
         ("egress", &[]),
+        ("certificate", &[]),
         ("stream", &[]),
         ("request", &["catalogue", "signing"]),
-        ("cache", &["request", "catalogue"]),
+        ("budget", &["request"]),
+        ("cache", &["budget", "request", "catalogue"]),
         ("config", &["catalogue", "egress", "signing"]),
-        ("upstream", &["request", "catalogue", "clock", "egress", "signing", "stream"]),
-        ("telemetry", &["cache", "request", "catalogue", "config", "clock", "signing"]),
-        ("reply", &["cache", "request", "signing", "telemetry", "upstream", "stream"]),
+        ("upstream", &["budget", "certificate", "request", "catalogue", "clock", "egress", "signing", "stream"]),
+        ("telemetry", &["budget", "cache", "request", "catalogue", "config", "clock", "signing", "upstream"]),
+        ("reply", &["budget", "cache", "request", "signing", "telemetry", "upstream", "stream"]),
+        ("fast_path", &["cache", "catalogue", "clock", "reply", "request", "telemetry"]),
         ("explain", &["catalogue", "config", "request", "signing", "upstream"]),
         (
             "gateway",
             &[
+                "budget",
                 "cache",
                 "catalogue",
                 "clock",
                 "config",
+                "fast_path",
                 "reply",
                 "request",
                 "signing",
@@ -103,13 +137,29 @@ fn rooms_know_only_whom_they_may() {
                 "upstream",
             ],
         ),
-        ("admin", &["cache", "catalogue", "config", "explain", "gateway", "request", "stream", "telemetry"]),
-        ("server", &["admin", "clock", "config", "gateway", "request", "stream", "telemetry"]),
+        ("admin", &["budget", "cache", "catalogue", "config", "explain", "gateway", "request", "stream", "telemetry"]),
+        (
+            "server",
+            &[
+                "admin",
+                "budget",
+                "certificate",
+                "clock",
+                "config",
+                "fast_path",
+                "gateway",
+                "request",
+                "stream",
+                "telemetry",
+            ],
+        ),
         ("simulator", &["catalogue", "clock", "request", "signing"]),
         (
             "cli",
             &[
+                "budget",
                 "catalogue",
+                "certificate",
                 "clock",
                 "config",
                 "egress",
@@ -127,16 +177,71 @@ fn rooms_know_only_whom_they_may() {
     ];
     for (file, code) in sources("") {
         let room = file.trim_end_matches(".rs").split('/').next().unwrap();
-        if room == "lib" {
+        if ["lib", "random", "sync"].contains(&room) {
             continue;
         }
         let (_, allowed) = table.iter().find(|(name, _)| *name == room).unwrap_or_else(|| panic!("{room} is new"));
         let code = code.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n");
         for named in code.split("crate::").skip(1) {
             let named = named.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap();
-            assert!(named == room || allowed.contains(&named), "{file} imports {named}");
+            // Everyone may use what has to be in one place.
+            let is_seam = ["random", "sync"].contains(&named);
+            assert!(named == room || is_seam || allowed.contains(&named), "{file} imports {named}");
         }
     }
+}
+
+/// The files of each folder of `src`, and which of its neighbours each of them names.
+fn neighbours() -> BTreeMap<String, BTreeMap<String, BTreeSet<String>>> {
+    let mut folders: BTreeMap<String, BTreeMap<String, BTreeSet<String>>> = BTreeMap::new();
+    let files: Vec<(String, String)> = sources("").into_iter().filter(|(file, _)| file.contains('/')).collect();
+    for (file, code) in &files {
+        let (folder, name) = file.trim_end_matches(".rs").rsplit_once('/').unwrap();
+        let path = format!("crate::{}::", folder.replace('/', "::"));
+        let code = code.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n");
+        // One name, or several in braces.
+        let words = |text: &str| {
+            let words = text.strip_prefix('{').map_or_else(|| text.split(':').next(), |group| group.split('}').next());
+            let words = words.unwrap_or_default().split(|c: char| !c.is_alphanumeric() && c != '_');
+            words.map(str::to_owned).collect::<Vec<_>>()
+        };
+        let by_super = code.split("use super::").skip(1).chain(code.split(" super::").skip(1));
+        let named = by_super.chain(code.split(&path).skip(1)).flat_map(words).filter(|named| named != name);
+        let is_file = |named: &String| files.iter().any(|(file, _)| *file == format!("{folder}/{named}.rs"));
+        let named = if name == "mod" { BTreeSet::new() } else { named.filter(is_file).collect() };
+        folders.entry(folder.to_owned()).or_default().insert(name.to_owned(), named);
+    }
+    folders
+}
+
+/// A way from a file back to itself.
+fn cycle(files: &BTreeMap<String, BTreeSet<String>>, way: &mut Vec<String>) -> Option<String> {
+    let last = way.last().unwrap().clone();
+    for next in files.get(&last).into_iter().flatten() {
+        if *next == way[0] {
+            return Some(format!("{} → {next}", way.join(" → ")));
+        }
+        if !way.contains(next) {
+            way.push(next.clone());
+            let found = cycle(files, way);
+            way.pop();
+            if found.is_some() {
+                return found;
+            }
+        }
+    }
+    None
+}
+
+#[test]
+fn files_of_a_folder_do_not_know_each_other_in_circles() {
+    let found: Vec<String> = neighbours()
+        .iter()
+        .flat_map(|(folder, files)| {
+            files.keys().filter_map(move |file| Some(format!("{folder}: {}", cycle(files, &mut vec![file.clone()])?)))
+        })
+        .collect();
+    assert!(found.is_empty(), "{found:#?}");
 }
 
 #[test]

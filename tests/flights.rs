@@ -10,6 +10,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::task::JoinSet;
 use workspace_gateway::clock::Clock;
 use workspace_gateway::gateway::Gateway;
+use workspace_gateway::random::Random;
 
 use crate::support::{Call, PROJECT, PROOF, Reply, Scripted, WAITERS, WAITING, World, all, ask, config, within};
 
@@ -22,7 +23,7 @@ const LIST_OF_NOTHING: &str = r#"{"products":[]}"#;
 fn scripted(settings: &str) -> (Arc<Gateway>, UnboundedReceiver<Call>) {
     let (upstream, calls) = Scripted::new();
     let nowhere = "http://127.0.0.1:1";
-    (Gateway::before(upstream, &config(nowhere, nowhere, settings), Clock::System).unwrap(), calls)
+    (Gateway::before(upstream, &config(nowhere, nowhere, settings), Clock::System, Random::System).unwrap(), calls)
 }
 
 #[tokio::test]
@@ -418,10 +419,10 @@ async fn a_request_waits_until_its_own_deadline_whoever_leads() {
     first.answer(StatusCode::FORBIDDEN, r#"{"error_code":"APIGW.0302"}"#);
     assert_eq!(within(leading).await.unwrap(), (StatusCode::FORBIDDEN, Duration::from_secs(20)));
 
-    // A new call is under way, which has another 35 seconds; they don't.
+    // A new call is under way, which has another 35 seconds; they have a second more than that in all.
     let second = within(calls.recv()).await.unwrap();
-    assert_eq!(within(one).await.unwrap(), (StatusCode::GATEWAY_TIMEOUT, Duration::from_secs(35)));
-    assert_eq!(within(two).await.unwrap(), (StatusCode::GATEWAY_TIMEOUT, Duration::from_secs(45)));
+    assert_eq!(within(one).await.unwrap(), (StatusCode::GATEWAY_TIMEOUT, Duration::from_secs(36)));
+    assert_eq!(within(two).await.unwrap(), (StatusCode::GATEWAY_TIMEOUT, Duration::from_secs(46)));
     // What it brings is there for whoever asks next.
     second.answer(StatusCode::OK, LIST_OF_NOTHING);
     assert_eq!(within(begin("one")).await.unwrap().0, StatusCode::OK);

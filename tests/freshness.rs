@@ -78,7 +78,7 @@ async fn who_will_not_have_it_stale_boards_the_refresh() {
     });
     world.until_metric(WAITERS, 1.0).await;
     world.simulator.release();
-    assert_eq!(told(&within(picky).await.unwrap()), "fwd=stale; fwd-status=200; stored; collapsed");
+    assert_eq!(told(&within(picky).await.unwrap()), "fwd=stale; fwd-status=200; stored; collapsed; detail=expired");
     assert_eq!(world.upstream_calls(), 1);
 }
 
@@ -134,7 +134,10 @@ async fn upstreams_no_takes_the_place_of_waiting_and_of_nothing_kept() {
         world.seconds_pass(120);
         fail(&world, status);
         let no = world.get_as(&one, LIST).await;
-        assert_eq!((no.status().as_u16(), told(&no)), (status, &*format!("fwd=stale; fwd-status={status}; stored")));
+        assert_eq!(
+            (no.status().as_u16(), told(&no)),
+            (status, &*format!("fwd=stale; fwd-status={status}; stored; detail=expired"))
+        );
         world.seconds_pass(4);
         let again = world.get_as(&two, LIST).await;
         assert_eq!((again.status().as_u16(), told(&again)), (status, "hit; ttl=1; detail=negative"));
@@ -190,22 +193,59 @@ async fn a_no_that_is_not_to_be_kept_is_the_latest_word_all_the_same() {
 #[tokio::test]
 async fn after_a_failure_upstream_is_left_alone_for_error_ttl() {
     let world = World::with(SETTINGS).await;
-    let [one, two] = world.granted().await;
+    let [one, two, three] = world.granted().await;
     world.get_as(&one, LIST).await;
     world.get_as(&one, OTHER).await;
     world.simulator.forget_requests();
     world.seconds_pass(120);
     fail(&world, 500);
     assert_eq!(told(&world.get_as(&one, LIST).await), "fwd=stale; fwd-status=500; detail=status");
+    assert_eq!(told(&world.get_as(&one, LIST).await), "hit; ttl=-60; detail=paused");
+    assert_eq!(told(&world.get_as(&two, LIST).await), "fwd=stale; fwd-status=500; detail=status", "may be one's own");
     world.seconds_pass(4);
-    assert_eq!(told(&world.get_as(&two, LIST).await), "hit; ttl=-64; detail=paused");
-    assert_eq!(world.upstream_calls(), 1);
+    assert_eq!(told(&world.get_as(&three, LIST).await), "hit; ttl=-64; detail=paused");
+    assert_eq!(world.upstream_calls(), 2);
     // Another question may fare better.
     world.simulator.fail_with(None);
-    assert_eq!(told(&world.get_as(&two, OTHER).await), "fwd=stale; fwd-status=200; stored");
+    assert_eq!(told(&world.get_as(&two, OTHER).await), "fwd=stale; fwd-status=200; stored; detail=expired");
     world.seconds_pass(1);
-    assert_eq!(told(&world.get_as(&two, LIST).await), "fwd=stale; fwd-status=200; stored");
-    assert_eq!(world.metric("workspace_gateway_pauses_total{cause=\"failure\"}"), 1.0);
+    assert_eq!(told(&world.get_as(&three, LIST).await), "fwd=stale; fwd-status=200; stored; detail=expired");
+    assert_eq!(world.metric("workspace_gateway_pauses_total{cause=\"failure\"}"), 2.0);
+}
+
+#[tokio::test]
+async fn a_success_ends_the_pause_of_a_question() {
+    let world = World::with(SETTINGS).await;
+    let [one, two] = world.granted().await;
+    world.get_as(&one, LIST).await;
+    world.seconds_pass(120);
+    fail(&world, 500);
+    for caller in [&one, &two] {
+        assert_eq!(told(&world.get_as(caller, LIST).await), "fwd=stale; fwd-status=500; detail=status");
+    }
+    assert_eq!(told(&world.get_as(&one, LIST).await), "hit; ttl=-60; detail=paused");
+    world.simulator.fail_with(None);
+    header(&world, "cache-control", "max-age=1");
+    let headers = [("x-auth-token", two.as_str()), ("cache-control", "no-cache")];
+    let asked = world.http.send(Method::GET, &world.url(LIST), &headers, "").await;
+    assert_eq!(asked.status(), StatusCode::OK);
+    world.seconds_pass(2);
+    assert_eq!(told(&world.get_as(&one, LIST).await), "fwd=stale; fwd-status=200; stored; detail=expired");
+}
+
+#[tokio::test]
+async fn a_caller_whose_calls_all_fail_keeps_nobody_else_from_fresh_answers() {
+    let world = World::with(SETTINGS).await;
+    let [failing, other] = world.granted().await;
+    world.get_as(&other, LIST).await;
+    for _ in 1..=3 {
+        world.seconds_pass(120);
+        fail(&world, 500);
+        assert_eq!(told(&world.get_as(&failing, LIST).await), "fwd=stale; fwd-status=500; detail=status");
+        world.simulator.fail_with(None);
+        assert_eq!(told(&world.get_as(&other, LIST).await), "fwd=stale; fwd-status=200; stored; detail=expired");
+        assert!(world.get_as(&failing, LIST).await.is_hit(), "what another has fetched is everybody's");
+    }
 }
 
 #[tokio::test]
@@ -213,7 +253,7 @@ async fn a_503_that_says_when_to_ask_again_is_heeded_within_reason() {
     let in_20_s = httpdate::fmt_http_date(Clock::System.date() + Duration::from_secs(120 + 20));
     for (value, at_least, at_most) in [("20", 20, 20), (&*in_20_s, 15, 21), ("86400", 60, 60), ("soon", 5, 5)] {
         let world = World::with(SETTINGS).await;
-        let [one, two] = world.granted().await;
+        let [one] = world.granted().await;
         world.get_as(&one, LIST).await;
         world.get_as(&one, OTHER).await;
         world.seconds_pass(120);
@@ -223,16 +263,14 @@ async fn a_503_that_says_when_to_ask_again_is_heeded_within_reason() {
         assert!(told(&world.get_as(&one, LIST).await).contains("fwd-status=503"));
         world.simulator.fail_with(None);
         world.seconds_pass(at_least - 1);
-        assert!(told(&world.get_as(&two, LIST).await).ends_with("detail=paused"), "{value}");
+        assert!(told(&world.get_as(&one, LIST).await).ends_with("detail=paused"), "{value}");
         if at_least > 5 {
-            assert!(
-                told(&world.get_as(&two, OTHER).await).ends_with("detail=paused"),
-                "the service said so, not the key"
-            );
+            let other = world.get_as(&one, OTHER).await;
+            assert!(told(&other).ends_with("detail=paused"), "the service said so, not the key");
         }
         assert_eq!(world.upstream_calls(), 1);
         world.seconds_pass(at_most - at_least + 1);
-        assert!(told(&world.get_as(&two, LIST).await).contains("fwd-status=200"), "{value}");
+        assert!(told(&world.get_as(&one, LIST).await).contains("fwd-status=200"), "{value}");
     }
 }
 
@@ -249,7 +287,13 @@ async fn with_nothing_stale_a_pause_means_nothing() {
 }
 
 #[tokio::test]
-async fn a_429_stops_the_refreshes_of_its_caller_and_a_second_everybodys() {
+async fn a_429_or_503_stops_the_refreshes_of_its_caller_and_a_second_everybodys() {
+    for status in [429, 503] {
+        refreshes_stop_with_a_second(status).await;
+    }
+}
+
+async fn refreshes_stop_with_a_second(status: u16) {
     let world = World::with(SETTINGS).await;
     let [one, two, three] = world.granted().await;
     let lists: Vec<_> = (0..4).map(|limit| format!("{LIST}&limit={limit}")).collect();
@@ -259,17 +303,19 @@ async fn a_429_stops_the_refreshes_of_its_caller_and_a_second_everybodys() {
     world.seconds_pass(120);
     world.simulator.forget_requests();
     header(&world, "retry-after", "30");
-    world.simulator.throttle_token(&one, true);
-    world.simulator.throttle_token(&two, true);
+    for token in [&one, &two] {
+        world.simulator.fail_token(token, Some(StatusCode::from_u16(status).unwrap()));
+    }
+    let refused = format!("fwd-status={status}; detail=status");
     let detail = async |token: &str, list: usize| {
         let reply = world.get_as(token, &lists[list]).await;
         assert_eq!(reply.status(), StatusCode::OK);
         told(&reply).split_once("; ").unwrap().1.to_owned()
     };
-    assert_eq!(detail(&one, 0).await, "fwd-status=429; detail=status");
+    assert_eq!(detail(&one, 0).await, refused);
     assert!(detail(&one, 1).await.ends_with("paused"), "its own refreshes pause");
     assert!(detail(&three, 1).await.starts_with("fwd-status=200"), "and nobody else's");
-    assert_eq!(detail(&two, 2).await, "fwd-status=429; detail=status");
+    assert_eq!(detail(&two, 2).await, refused);
     assert!(detail(&three, 3).await.ends_with("paused"), "two have not both asked too often");
     assert_eq!(world.upstream_calls(), 3);
     world.seconds_pass(30);
@@ -355,7 +401,7 @@ async fn a_304_about_another_answer_is_a_failure() {
     // And not asked for again: upstream doesn't understand the question.
     world.seconds_pass(5);
     world.simulator.fail_with(None);
-    assert_eq!(told(&world.get_as(&one, LIST).await), "fwd=stale; fwd-status=200; stored");
+    assert_eq!(told(&world.get_as(&one, LIST).await), "fwd=stale; fwd-status=200; stored; detail=expired");
     let seen = world.simulator.requests_seen();
     assert!(!seen.last().unwrap().headers.contains_key("if-none-match"));
 }
@@ -377,13 +423,13 @@ async fn an_answer_that_varies_on_the_credential_makes_its_scope_private() {
 async fn what_upstream_says_of_an_answers_life_wins() {
     for (control, seconds, expected) in [
         ("max-age=7", 6, "hit; ttl=1"),
-        ("max-age=7", 7, "fwd=stale; fwd-status=200; stored"),
+        ("max-age=7", 7, "fwd=stale; fwd-status=200; stored; detail=expired"),
         ("max-age=7, stale-while-revalidate=9", 15, "hit; ttl=-8; detail=revalidating"),
-        ("max-age=7, stale-while-revalidate=9", 16, "fwd=stale; fwd-status=200; stored"),
-        ("s-maxage=3, max-age=7", 3, "fwd=stale; fwd-status=200; stored"),
-        ("max-age=x", 1, "fwd=stale; fwd-status=200; stored"),
+        ("max-age=7, stale-while-revalidate=9", 16, "fwd=stale; fwd-status=200; stored; detail=expired"),
+        ("s-maxage=3, max-age=7", 3, "fwd=stale; fwd-status=200; stored; detail=expired"),
+        ("max-age=x", 1, "fwd=stale; fwd-status=200; stored; detail=expired"),
         ("must-revalidate", 59, "hit; ttl=1"),
-        ("must-revalidate", 60, "fwd=stale; fwd-status=200; stored"),
+        ("must-revalidate", 60, "fwd=stale; fwd-status=200; stored; detail=expired"),
         ("public", 60, "hit; ttl=-1; detail=revalidating"),
     ] {
         let world = World::with(SETTINGS).await;

@@ -8,18 +8,12 @@ use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use crate::support::frames::{
+    CONTINUATION, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PREFACE, RST_STREAM, field, frame, head,
+};
 use crate::support::{Http, PROJECT, Reply, WAITERS, World, within};
 
 const LIST: &str = "/v2/PROJECT/products";
-
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
-
-const HEADERS: u8 = 0x1;
-const RST_STREAM: u8 = 0x3;
-const GOAWAY: u8 = 0x7;
-const CONTINUATION: u8 = 0x9;
-const END_STREAM: u8 = 0x1;
-const END_HEADERS: u8 = 0x4;
 
 /// A world whose client speaks HTTP/2.
 async fn world(settings: &str) -> World {
@@ -46,36 +40,6 @@ async fn send(sender: &mut SendRequest<Bytes>, request: Request<()>) -> Result<R
         Ok(Response::from_parts(head, whole.into()))
     })
     .await
-}
-
-/// A frame as it is sent.
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
-    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
-}
-
-/// A field as HPACK has it that is in no table (RFC 7541 §6.2.2), without Huffman's code.
-fn field(name: &str, value: &str) -> Vec<u8> {
-    let text = |text: &str| {
-        let mut length = text.len();
-        let mut bytes = vec![u8::try_from(length.min(127)).unwrap()];
-        if length >= 127 {
-            length -= 127;
-            while length >= 128 {
-                bytes.push(u8::try_from(length % 128).unwrap() | 128);
-                length /= 128;
-            }
-            bytes.push(u8::try_from(length).unwrap());
-        }
-        [bytes, text.as_bytes().to_vec()].concat()
-    };
-    [vec![0], text(name), text(value)].concat()
-}
-
-fn head(path: &str, token: &str) -> Vec<u8> {
-    let fields =
-        [(":method", "GET"), (":scheme", "http"), (":authority", "g"), (":path", path), ("x-auth-token", token)];
-    fields.iter().flat_map(|(name, value)| field(name, value)).collect()
 }
 
 /// The kinds of all frames that come until the gateway hangs up.
@@ -223,7 +187,7 @@ async fn heads_have_bounds_and_cost_no_connection() {
         (1, 9_000, 431, "limits.max_head_size"),
         (1, 20_000, 431, ""),
         (1, 60_000, 431, ""),
-        (101, 1, 431, ""),
+        (101, 1, 400, "APIGW"),
         (90, 1, 401, "APIGW"),
     ] {
         let answer = send(&mut sender, get(fields, size)).await.unwrap();
@@ -232,6 +196,29 @@ async fn heads_have_bounds_and_cost_no_connection() {
     }
     // Two calls for a token that isn't there; nothing of the rest was let through.
     assert_eq!(world.upstream_calls(), 2);
+}
+
+#[tokio::test]
+async fn too_many_fields_are_refused_in_upstreams_shape_and_counted() {
+    let world = World::new().await;
+    let mut sender = connect(world.server.proxy_address()).await;
+    for (requests, (name, fields)) in
+        [("a", 101), ("cookie", 101), ("content-length", 101), ("a", 1_000), ("cookie", 5_000)].into_iter().enumerate()
+    {
+        let mut request = Request::get(format!("http://g/v2/{PROJECT}/products"));
+        for _ in 0..fields {
+            request = request.header(name, "0");
+        }
+        let answer = send(&mut sender, request.body(()).unwrap()).await.unwrap();
+        assert_eq!(answer.status(), StatusCode::BAD_REQUEST, "{fields} of {name}");
+        assert_eq!(answer.headers()["content-type"], "application/json");
+        let error: serde_json::Value = serde_json::from_slice(answer.body()).unwrap();
+        assert_eq!(error["error_msg"], "workspace-gateway: expected at most 100 header fields");
+        assert_eq!(error["request_id"], answer.headers()["x-request-id"].to_str().unwrap());
+        let refused = "workspace_gateway_requests_total{operation=\"none\",result=\"refused\",status=\"400\"}";
+        world.until_metric(refused, (requests + 1) as f64).await;
+    }
+    assert_eq!((world.upstream_calls(), world.metric("workspace_gateway_connections")), (0, 1.0));
 }
 
 #[tokio::test]
@@ -425,14 +412,8 @@ async fn stopping_finishes_what_is_under_way_and_says_goodbye() {
     let World { simulator, server, .. } = world;
     let metrics = server.metrics_address();
     let stopping = tokio::spawn(server.stop());
-    // The door is shut, and the client told, before what is under way is done.
+    // The door is shut. The client is told when what is under way is done.
     within(async { while TcpStream::connect(address).await.is_ok() {} }).await;
-    within(async {
-        while sender.clone().ready().await.is_ok() {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
     let probe = async |path: &str| {
         let reply = Http::new().get(&format!("http://{metrics}{path}")).await;
         (reply.status(), reply.text().to_owned())
@@ -444,6 +425,12 @@ async fn stopping_finishes_what_is_under_way_and_says_goodbye() {
     let mut answer = within(answer).await.unwrap();
     assert_eq!(answer.status(), StatusCode::OK);
     within(async { while answer.body_mut().data().await.is_some_and(|part| part.is_ok()) {} }).await;
+    within(async {
+        while sender.clone().ready().await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
     within(stopping).await.unwrap();
 }
 

@@ -5,7 +5,10 @@ use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 use tokio::task::JoinHandle;
+use workspace_gateway::simulator::Simulator;
 
+use crate::support::raw::{RawUpstream, says};
+use crate::support::signer::{Signed, entry};
 use crate::support::{PROJECT, PROOF, Reply, WAITERS, WAITING, World, all, within};
 
 const LIST: &str = "/v2/PROJECT/products?os_type=Linux";
@@ -98,13 +101,77 @@ async fn a_refusal_ends_a_grant_by_whatever_way_it_comes() {
 }
 
 #[tokio::test]
-async fn a_refusal_too_large_to_hold_ends_a_grant() {
+async fn a_refusal_is_read_whole_and_ends_a_grant_though_it_is_larger_than_what_is_kept() {
     let world = World::with("[cache]\nmax_body_size = \"60B\"").await;
     world.simulator.answer_with(Some(r#"{"products":[]}"#.into()));
     assert_eq!(world.get(LIST).await.status(), StatusCode::OK);
     world.simulator.revoke(&world.token);
+    world.simulator.forget_requests();
     world.get(OTHER).await.assert_refused(StatusCode::UNAUTHORIZED);
+    assert_eq!(world.upstream_calls(), 1, "it is not asked for again to be streamed");
     world.get(LIST).await.assert_refused(StatusCode::UNAUTHORIZED);
+}
+
+/// A product list and then a refusal, whose body goes on so.
+async fn before_a_refusal(status: u16, framing: &str, body: &str) -> (World, RawUpstream) {
+    let list = says("HTTP/1.1 200 OK\r\nContent-Length: 15\r\n\r\n{\"products\":[]}");
+    let refusal = says(format!("HTTP/1.1 {status} No\r\n{framing}\r\n\r\n{body}"));
+    let upstream = RawUpstream::start([list, refusal]).await;
+    let world = World::before(Simulator::start().await.unwrap(), upstream.url(), upstream.url(), "").await;
+    (world, upstream)
+}
+
+#[tokio::test]
+async fn a_refusal_whose_body_does_not_end_is_told_by_the_gateway_and_ends_a_grant() {
+    let huge = "x".repeat(64 * 1024 + 1);
+    for (status, code, framing, body) in [
+        (401, "APIGW.0301", "Content-Length: 100", "{"),
+        (403, "APIGW.0302", "Transfer-Encoding: chunked", "1\r\n{\r\n"),
+        (401, "APIGW.0301", "Content-Length: 65537", ""),
+        (403, "APIGW.0302", "Content-Length: 65537", &*huge),
+        (401, "APIGW.0301", "Transfer-Encoding: chunked", "what\r\n"),
+    ] {
+        let (world, upstream) = before_a_refusal(status, framing, body).await;
+        assert_eq!(world.get(LIST).await.status(), StatusCode::OK);
+        let reply = world.get(OTHER).await;
+        assert_eq!((reply.status().as_u16(), reply.error().0.as_str()), (status, code), "{reply:?}");
+        assert!(reply.cache_status().ends_with("detail=refusal-incomplete"), "{reply:?}");
+        assert!(reply.error().1.contains("upstream refused the request"), "{reply:?}");
+        assert_eq!(upstream.requests(), 2, "it is not asked for again to be streamed");
+        assert_eq!(world.metric("workspace_gateway_denials_total{source=\"upstream\"}"), 1.0);
+        // Nothing of it is remembered, and the grant is over.
+        assert_eq!(world.get(LIST).await.status().as_u16(), status);
+        assert_eq!(upstream.requests(), 3);
+    }
+}
+
+#[tokio::test]
+async fn what_is_relayed_for_an_access_key_ends_its_grant_at_the_head_of_a_refusal() {
+    let list = says("HTTP/1.1 200 OK\r\nContent-Length: 15\r\n\r\n{\"products\":[]}");
+    let endless = says("HTTP/1.1 401 No\r\nContent-Length: 10\r\n\r\n{").then_waits().then_says("\"a\":true}");
+    let upstream = RawUpstream::start([list, endless]).await;
+    let simulator = Simulator::start().await.unwrap();
+    let key = simulator.access_key(PROJECT);
+    let world = World::before(simulator, upstream.url(), upstream.url(), &entry(&key, "")).await;
+    assert_eq!(Signed::get(&world, &key, LIST).send(&world).await.status(), StatusCode::OK);
+    let relaying = Signed::get(&world, &key, OTHER).with("cache-control", "no-store").begin(&world);
+    world.until_metric("workspace_gateway_denials_total{source=\"upstream\"}", 1.0).await;
+    assert!(!relaying.is_finished());
+    // The head is passed on within 2 s, though the body has not ended, and nothing of the body is lost.
+    let answered = "workspace_gateway_upstream_requests_total{service=\"workspace\",status=\"401\"}";
+    world.until_metric(answered, 1.0).await;
+    upstream.go_on();
+    let reply = within(relaying).await.unwrap();
+    assert_eq!((reply.status(), reply.text()), (StatusCode::UNAUTHORIZED, "{\"a\":true}"));
+}
+
+#[tokio::test]
+async fn a_refusal_of_64_kib_is_passed_as_it_is() {
+    let body = "x".repeat(64 * 1024);
+    let (world, _upstream) = before_a_refusal(401, "Content-Length: 65536", &body).await;
+    assert_eq!(world.get(LIST).await.status(), StatusCode::OK);
+    let reply = world.get(OTHER).await;
+    assert_eq!((reply.status(), reply.text()), (StatusCode::UNAUTHORIZED, &*body));
 }
 
 #[tokio::test]
@@ -208,16 +275,20 @@ async fn what_a_trail_of_gateways_brings_about_is_for_who_named_them() {
 }
 
 #[tokio::test]
-async fn a_trail_of_gateways_earns_no_stale_answer_for_a_lapsed_grant() {
+async fn a_trail_of_gateways_shows_a_lapsed_grant_what_it_covered_and_nothing_newer() {
     let world = World::new().await;
-    let [token] = world.granted().await;
+    let [token, other] = world.granted().await;
     assert_eq!(world.get_as(&token, LIST).await.status(), StatusCode::OK);
     world.seconds_pass(300);
     world.simulator.reset_connection(true);
+    let covered = through_others(&world, &token, LIST).await;
+    assert!(covered.products() > 0 && covered.cache_status().contains("fwd=stale"), "{covered:?}");
+    world.simulator.reset_connection(false);
+    world.seconds_pass(10);
+    assert!(world.get_as(&other, LIST).await.cache_status().contains("; stored"));
+    world.simulator.reset_connection(true);
     assert_eq!(through_others(&world, &token, LIST).await.status(), StatusCode::BAD_GATEWAY);
-    let plain = world.get_as(&token, LIST).await;
-    assert!(plain.products() > 0 && plain.cache_status().contains("fwd=stale"), "{plain:?}");
-    // With a grant that stands, whoever is to blame doesn't matter.
+    // Whoever is to blame, a grant that stands shows what is kept.
     world.simulator.reset_connection(false);
     assert_eq!(world.get_as(&token, PROOF).await.status(), StatusCode::OK);
     world.simulator.reset_connection(true);

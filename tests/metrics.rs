@@ -7,7 +7,7 @@ use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt, Empty};
 use tokio::net::TcpStream;
 use workspace_gateway::clock::Clock;
-use workspace_gateway::gateway::{Connection, Gateway};
+use workspace_gateway::gateway::Gateway;
 
 use crate::support::{PROJECT, World, config};
 
@@ -50,6 +50,7 @@ async fn the_page_tells_what_happened() {
         "workspace_gateway_requests_in_flight 0",
         "workspace_gateway_connections_ended_total{cause=\"write-timeout\"} 0",
         "workspace_gateway_accept_pauses_total 0",
+        "workspace_gateway_accept_errors_total{listener=\"proxy\"} 0",
         concat!("workspace_gateway_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
     ] {
         assert!(page.text().lines().any(|shown| shown == line), "no {line} in\n{}", page.text());
@@ -66,7 +67,7 @@ async fn every_family_says_what_a_rise_means() {
     let page = world.http.get(&world.metrics_url("/metrics")).await;
     let families: Vec<_> =
         page.text().lines().filter_map(|line| line.strip_prefix("# HELP workspace_gateway_")).collect();
-    assert_eq!(families.len(), 33);
+    assert_eq!(families.len(), 43);
     for family in families.iter().filter(|family| !family.starts_with("build_info")) {
         let says = ["rise", "More", "Near", "nobody asked", "Anything but"].iter().any(|word| family.contains(word));
         assert!(says, "{family}");
@@ -102,7 +103,8 @@ async fn nothing_a_client_sends_adds_a_series() {
             .header(format!("x-{scramble}"), scramble)
             .body(Empty::<Bytes>::new())
             .unwrap();
-        let answer = gateway.handle(request, &Connection::new(([127, 0, 0, 1], 8080).into())).await;
+        let answer =
+            gateway.handle(request, &gateway.connection(([127, 0, 0, 1], 8080).into(), [127, 0, 0, 1].into())).await;
         answer.into_body().collect().await.unwrap();
     };
     for index in 0..1_000 {

@@ -422,7 +422,7 @@ async fn documented_defaults_and_keyed_headers_are_each_operations_own() {
     assert_eq!(world.simulator.requests_seen().pop().unwrap().headers["x-tenant"], "t");
     // On what is keyed, an answer may vary.
     world.simulator.add_header(http::header::VARY, http::HeaderValue::from_static("x-tenant"));
-    assert!(world.get(&format!("{ZONES}?vary=1")).await.cache_status().ends_with("; stored"));
+    assert!(world.get(&format!("{ZONES}?vary=1")).await.cache_status().contains("; stored"));
     let list = "/v2/PROJECT/products";
     assert!(world.get(&format!("{list}?limit=1")).await.cache_status().ends_with("detail=vary"));
     world.simulator.remove_headers();

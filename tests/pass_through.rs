@@ -1,12 +1,7 @@
 //! Everything that is not one of the operations: streamed both ways, to the service it belongs to.
 
-use std::convert::Infallible;
-use std::pin::Pin;
-use std::task::{Context, Poll};
-
 use bytes::Bytes;
 use http::{Method, Request, StatusCode};
-use http_body::{Body, Frame};
 use http_body_util::BodyExt;
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
@@ -15,22 +10,7 @@ use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use workspace_gateway::catalogue::Service;
 
-use crate::support::{World, raw, within};
-
-/// A body whose parts are sent when the test says so.
-struct Parts(mpsc::Receiver<Bytes>);
-
-impl Body for Parts {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        self.0.poll_recv(context).map(|part| part.map(|part| Ok(Frame::data(part))))
-    }
-}
+use crate::support::{Parts, World, raw, within};
 
 #[tokio::test]
 async fn each_path_goes_to_its_service_and_the_rest_nowhere() {
@@ -141,6 +121,8 @@ async fn a_call_that_a_client_gives_up_is_counted() {
     let mut stream = TcpStream::connect(world.server.proxy_address()).await.unwrap();
     stream.write_all(b"GET /v2/p/desktops HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
     within(world.simulator.arrived(1)).await;
+    // With a reset: after a mere end of what it sends it may still wait for the answer.
+    stream.set_zero_linger().unwrap();
     drop(stream);
     world
         .until_metric("workspace_gateway_upstream_requests_total{service=\"workspace\",status=\"abandoned\"}", 1.0)

@@ -13,6 +13,7 @@ use crate::support::{PROJECT, World, raw, within};
 
 const LIST: &str = "/v2/PROJECT/products?os_type=Linux";
 const OTHER: &str = "/v2/PROJECT/products?os_type=Windows";
+const APP_LIST: &str = "/v1/PROJECT/product";
 const DESKTOPS: &str = "/v2/PROJECT/desktops";
 const HELD: &str = "workspace_gateway_signatures_total{result=\"key-held\"}";
 
@@ -38,13 +39,14 @@ fn begin(world: &Arc<World>, key: &AccessKey, path: &str) -> tokio::task::JoinHa
 #[tokio::test]
 async fn what_is_in_memory_is_not_given_for_a_key_that_is_held() {
     let (world, key) = one_key("").await;
-    assert_eq!(ask(&world, &key, LIST).await, StatusCode::OK);
+    assert_eq!(ask(&world, &key, APP_LIST).await, StatusCode::OK);
     world.simulator.expire(&key.id);
     for _ in 0..3 {
-        assert!(Signed::get(&world, &key, LIST).send(&world).await.is_hit(), "the grant stands");
+        // A 401 ends the grants of the service that has said it. Both services have one judge of keys.
+        assert!(Signed::get(&world, &key, APP_LIST).send(&world).await.is_hit(), "the grant stands");
         assert_eq!(ask(&world, &key, DESKTOPS).await, StatusCode::UNAUTHORIZED);
     }
-    let held = Signed::get(&world, &key, LIST).send(&world).await;
+    let held = Signed::get(&world, &key, APP_LIST).send(&world).await;
     assert_eq!(held.status(), StatusCode::UNAUTHORIZED, "{held:?}");
     assert_eq!((world.upstream_calls(), world.metric(HELD)), (4, 1.0));
 }

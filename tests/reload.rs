@@ -217,7 +217,7 @@ async fn an_authority_is_trusted_once_it_is_in_the_file() {
     std::fs::copy(wrong, &named).unwrap();
     let settings = format!("[upstream]\nca_file = {named:?}");
     let world = World::before(simulator, &url, &url, &settings).await;
-    assert!(world.get(LIST).await.cache_status().contains("detail=tls"));
+    assert!(world.get(LIST).await.cache_status().contains("detail=local"));
     assert_eq!(world.reload_before(&url, &url, &settings).unwrap().applied, Vec::<String>::new());
     std::fs::copy(right, &named).unwrap();
     let changes = world.reload_before(&url, &url, &settings).unwrap();

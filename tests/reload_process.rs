@@ -94,7 +94,7 @@ async fn it_reads_everything_again_on_sighup() {
     std::fs::write(&file, LOG).unwrap();
     let mut process = Process::start(&simulator, &file).await;
     process.signal("HUP");
-    process.says("settings read again: nothing has changed").await;
+    process.says("settings read again: nothing to apply").await;
     // Whichever comes first, the signal or the look at the file; the other finds nothing.
     std::fs::write(&file, format!("{LOG}level = \"debug\"")).unwrap();
     process.signal("HUP");

@@ -231,7 +231,7 @@ def check(scratch, root, user, entrypoint, serve, health):
     with serving(scratch) as (port, crt):
         with Gateway(run, entrypoint + serve, address, port) as gateway:
             status, _, body = gateway.get(f"/v2/{PROJECT}/products")
-            expect("an authority that is not in it is not trusted", status == 502 and b"certificate" in body.lower(), body)
+            expect("an authority that is not in it is not trusted", status == 503 and b"certificate" in body.lower(), body)
             gateway.stop()
         expect("those that are in it could all be read", "certificate authorities" not in gateway.log, gateway.log)
 

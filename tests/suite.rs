@@ -2,33 +2,56 @@
 //!
 //! Nothing sleeps and nothing is tried again: time is a clock that tests move, and whatever runs at
 //! the same time is held and released at the simulator's barrier.
+//!
+//! With `WORKSPACE_GATEWAY_TEST_FAST_PATH=off` gateways start with the fast path off, but for tests that set it, and for
+//! the program as a process of its own.
 
 #![allow(unreachable_pub, missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::float_cmp)]
 
 mod support;
 
+mod access_log;
 mod admin;
 mod admin_attacks;
 mod admin_status;
 mod attacks;
+mod budget;
 mod bypass;
 mod caching;
+mod certificates;
+mod check;
 mod clients;
+mod clocks;
 mod coalescing;
 mod commands;
 mod dead_hours;
+mod deploy;
 mod docs;
+mod edges;
 mod egress;
 mod errors;
+mod event_log;
+mod explained;
+mod fairness;
+mod fast_path;
+mod fast_path_attacks;
+mod faults;
 mod fences;
 mod flights;
 mod freshness;
+mod half_close;
 mod headers;
+mod heads;
 mod health;
 mod http2;
+mod http2_edges;
+mod invalidation;
 mod isolation;
 mod key_abuse;
 mod keys;
+mod listeners;
+mod local_failures;
+mod log_target;
 mod metrics;
 mod model;
 mod node_sdk;
@@ -39,14 +62,17 @@ mod pass_through;
 mod probation;
 mod python_sdk;
 mod queueing;
+mod reasons;
+mod refusals;
 mod reload;
 mod reload_process;
 mod sdk;
+mod second_calls;
+mod secrets;
 mod serving;
 mod shapes;
 mod sharing;
-mod short_way;
-mod short_way_attacks;
+mod signals;
 mod signatures;
 mod supervised;
 mod table;
@@ -56,6 +82,7 @@ mod tls;
 mod tls_files;
 mod tls_listener;
 mod tracing;
+mod trailers;
 mod unshareable;
 mod upgrade;
 mod upstream;

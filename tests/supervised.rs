@@ -218,7 +218,7 @@ async fn a_supervisor_is_told_how_it_goes() {
     assert_eq!(told.next().await, ready);
 
     process.signal("HUP");
-    assert_eq!(told.reload().await, "READY=1\nSTATUS=settings read again: nothing has changed that can at run time\n");
+    assert_eq!(told.reload().await, "READY=1\nSTATUS=settings read again: nothing to apply\n");
     for (text, expected) in [
         (format!("mode = \"bypass\"\n{LOG}"), "READY=1\nSTATUS=settings reloaded\n"),
         (
@@ -259,5 +259,51 @@ async fn a_supervisor_that_cannot_be_told_does_not_keep_it_from_working() {
         let process = Process::start_on(&[], &simulator, &file, &[("NOTIFY_SOCKET", name)]).await;
         let (code, log) = process.terminate().await;
         assert_eq!((code, log.matches("the supervisor").count()), (Some(0), expected), "{log}");
+    }
+}
+
+const ALIVE: &str = "WATCHDOG=1\n";
+
+#[tokio::test]
+async fn the_watchdog_is_told_as_long_as_requests_are_answered() {
+    let simulator = Simulator::start().await.unwrap();
+    let file = settings("watchdog");
+    let path = file.with_file_name("notify");
+    let told = Told::at(StdDatagram::bind(&path).unwrap());
+    let environment = [("NOTIFY_SOCKET", path.to_str().unwrap()), ("WATCHDOG_USEC", "300000")];
+    let mut process = Process::start_on(&[], &simulator, &file, &environment).await;
+    assert!(told.next().await.starts_with("READY=1\n"));
+    for _ in 0..3 {
+        assert_eq!(told.next().await, ALIVE);
+    }
+
+    // No connection can be accepted, by whoever it is made.
+    process.limit_open_files(3);
+    let fails = "the watchdog is not told";
+    process.says(fails).await;
+    while told.0.try_recv(&mut [0; 100]).is_ok() {}
+    for _ in 0..3 {
+        process.says(fails).await;
+    }
+    assert!(told.0.try_recv(&mut [0; 100]).is_err(), "it was told while nothing was answered");
+
+    process.limit_open_files(1024);
+    assert_eq!(told.next().await, ALIVE);
+    assert_eq!(process.terminate().await.0, Some(0));
+}
+
+#[tokio::test]
+async fn a_watchdog_of_nobody_or_of_another_process_is_not_told() {
+    let simulator = Simulator::start().await.unwrap();
+    let file = settings("no-watchdog");
+    let path = file.with_file_name("notify");
+    let told = Told::at(StdDatagram::bind(&path).unwrap());
+    let notify = ("NOTIFY_SOCKET", path.to_str().unwrap());
+    for watchdog in [vec![("WATCHDOG_USEC", "0")], vec![("WATCHDOG_USEC", "1000"), ("WATCHDOG_PID", "1")]] {
+        let environment = [&[notify][..], &watchdog].concat();
+        let process = Process::start_on(&[], &simulator, &file, &environment).await;
+        assert!(told.next().await.starts_with("READY=1\n"));
+        assert_eq!(process.terminate().await.0, Some(0));
+        assert_eq!(told.next().await, STOPPING);
     }
 }

@@ -1,5 +1,7 @@
 //! A gateway before the simulator, and a client to ask it.
 
+pub mod clocks;
+pub mod frames;
 pub mod line;
 pub mod process;
 pub mod raw;
@@ -7,14 +9,19 @@ pub mod signer;
 pub mod tls;
 pub mod wire;
 
+use std::convert::Infallible;
 use std::fmt;
 use std::future::Future;
-use std::sync::Arc;
+use std::io::Write as _;
+use std::pin::Pin;
+use std::sync::{Arc, LazyLock};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::request::Parts;
+use http::request;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http_body::{Body, Frame};
 use http_body_util::{BodyExt, Empty, Full};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -23,17 +30,18 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
+use workspace_gateway::budget::Account;
 use workspace_gateway::cache::store::Selection;
 use workspace_gateway::catalogue::{Origin, Service};
 use workspace_gateway::clock::{Clock, ManualClock};
 use workspace_gateway::config::{Changes, Config, ConfigError, Override};
-use workspace_gateway::gateway::{Connection, Gateway};
+use workspace_gateway::gateway::Gateway;
 use workspace_gateway::request::key::Key;
 use workspace_gateway::server::{Inherited, Refused, Server};
 use workspace_gateway::simulator::Simulator;
-use workspace_gateway::stream::StreamBody;
+use workspace_gateway::stream::{BoxError, StreamBody, stream};
 use workspace_gateway::upstream::client::Errand;
-use workspace_gateway::upstream::{Answering, Upstream, UpstreamError};
+use workspace_gateway::upstream::{Answered, Answering, Upstream, UpstreamError};
 
 /// A project as they look in practice.
 pub const PROJECT: &str = "00000000000000000000000000000001";
@@ -47,6 +55,17 @@ pub const WAITING: &str = "stale_while_revalidate = \"0s\"\npatience = \"60s\"\n
 
 /// The variables that tell the way to upstream. Where the tests run they may be set.
 pub const PROXY_VARIABLES: [&str; 4] = ["https_proxy", "HTTPS_PROXY", "no_proxy", "NO_PROXY"];
+
+/// Set to `off`, it starts the gateways of this process with the fast path off, but for tests that set it.
+const FAST_PATH: &str = "WORKSPACE_GATEWAY_TEST_FAST_PATH";
+
+static IS_FAST_PATH_OFF: LazyLock<bool> = LazyLock::new(|| {
+    let Some(value) = std::env::var_os(FAST_PATH) else { return false };
+    assert_eq!(value, "off", "{FAST_PATH}");
+    // Straight to the terminal: what goes through `eprintln!` is shown for failed tests only.
+    let _ = writeln!(std::io::stderr(), "{FAST_PATH}=off: gateways start with the fast path off.");
+    true
+});
 
 /// How many requests wait for another's upstream call.
 pub const WAITERS: &str = "workspace_gateway_coalesced_waiters";
@@ -221,6 +240,16 @@ impl World {
         value.map_or(0.0, |value| value.parse().unwrap())
     }
 
+    /// Waits until a metric series is greater than this.
+    pub async fn until_metric_over(&self, series: &str, value: f64) {
+        within(async {
+            while self.metric(series) <= value {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+    }
+
     /// Waits until a metric series has a value.
     pub async fn until_metric(&self, series: &str, value: f64) {
         within(async {
@@ -250,7 +279,19 @@ pub fn read(workspace: &str, appstream: &str, settings: &str) -> Result<Config, 
     // Tests foretell what is fresh when.
     let steady = (!settings.contains("ttl_jitter")).then(|| given(&["cache", "ttl_jitter"], "0%"));
     let overrides: Vec<_> = overrides.into_iter().chain(steady).collect();
-    Config::from_layers("test.toml", settings, &overrides)
+    let is_off = *IS_FAST_PATH_OFF && !settings.contains("fast_path");
+    let switched_off = is_off.then(|| with_fast_path(false, settings));
+    Config::from_layers("test.toml", switched_off.as_deref().unwrap_or(settings), &overrides)
+}
+
+/// These settings with the fast path on or off.
+pub fn with_fast_path(is_on: bool, settings: &str) -> String {
+    let listen = format!("[listen]\nfast_path = {is_on}\n");
+    if settings.contains("[listen]") {
+        settings.replacen("[listen]", listen.trim_end(), 1)
+    } else {
+        format!("{settings}\n{listen}")
+    }
 }
 
 /// Fails instead of hanging.
@@ -289,7 +330,7 @@ impl Http {
         let request = request.body(Full::new(body.into())).unwrap();
         let (head, body) = within(self.0.request(request)).await.unwrap().into_parts();
         let body = within(body.collect()).await.unwrap().to_bytes();
-        Reply(Response::from_parts(head, body))
+        Reply::new(Response::from_parts(head, body))
     }
 
     pub async fn get(&self, url: &str) -> Reply {
@@ -298,7 +339,11 @@ impl Http {
 }
 
 /// A whole answer.
-pub struct Reply(Response<Bytes>);
+pub struct Reply {
+    response: Response<Bytes>,
+    /// Without the key's digest, which nobody foresees.
+    cache_status: Option<String>,
+}
 
 impl fmt::Debug for Reply {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -307,13 +352,26 @@ impl fmt::Debug for Reply {
     }
 }
 
+/// What a `Cache-Status` says, but for the digest of the key; and the digest.
+pub fn without_key(cache_status: &str) -> (String, Option<String>) {
+    let Some((before, rest)) = cache_status.split_once("; key=\"") else { return (cache_status.to_owned(), None) };
+    let (key, after) = rest.split_once('"').unwrap();
+    (format!("{before}{after}"), Some(key.to_owned()))
+}
+
 impl Reply {
+    fn new(response: Response<Bytes>) -> Self {
+        let status = response.headers().get("cache-status").and_then(|status| status.to_str().ok());
+        let cache_status = status.map(|status| without_key(status).0);
+        Self { response, cache_status }
+    }
+
     pub fn status(&self) -> StatusCode {
-        self.0.status()
+        self.response.status()
     }
 
     pub fn headers(&self) -> &HeaderMap {
-        self.0.headers()
+        self.response.headers()
     }
 
     /// A header that must be there once, as text.
@@ -325,7 +383,13 @@ impl Reply {
     }
 
     pub fn cache_status(&self) -> &str {
-        self.header("cache-status")
+        self.header("cache-status");
+        self.cache_status.as_deref().unwrap()
+    }
+
+    /// The digest of its cache key, if it tells one.
+    pub fn key(&self) -> Option<String> {
+        without_key(self.header("cache-status")).1
     }
 
     /// Asserts that it is a refusal or failure in upstream's shape, and shows no product.
@@ -341,7 +405,7 @@ impl Reply {
     }
 
     pub fn body(&self) -> &Bytes {
-        self.0.body()
+        self.response.body()
     }
 
     pub fn text(&self) -> &str {
@@ -382,6 +446,18 @@ impl Call {
         *response.status_mut() = status;
         self.answer.send(Ok(response)).expect("the call was given up");
     }
+
+    /// The same; what is relayed ends with this body.
+    pub fn answer_whole(self, status: StatusCode, body: impl Into<Bytes>) {
+        let mut response = Response::new(body.into());
+        *response.status_mut() = status;
+        response.extensions_mut().insert(Whole);
+        self.answer.send(Ok(response)).expect("the call was given up");
+    }
+
+    pub fn fail(self, error: UpstreamError) {
+        self.answer.send(Err(error)).expect("the call was given up");
+    }
 }
 
 impl Scripted {
@@ -393,25 +469,83 @@ impl Scripted {
 }
 
 impl Upstream for Scripted {
-    fn ask<'a>(&'a self, _: &'a Key, errand: Errand) -> Answering<'a, Bytes> {
+    fn ask<'a>(&'a self, _: &'a Key, errand: Errand, _: &'a Account) -> Answering<'a, Answered> {
         let (answer, answered) = oneshot::channel();
         self.0.send(Call { token: errand.credential.token().unwrap().to_str().unwrap().to_owned(), answer }).unwrap();
-        Box::pin(async { answered.await.unwrap() })
+        Box::pin(async { answered.await.unwrap().map(Answered::read) })
     }
 
-    fn relay<'a>(&'a self, _: Service, _: &'a Origin, _: &'a Parts, _: StreamBody) -> Answering<'a, StreamBody> {
-        panic!("nothing is to be relayed")
+    /// The body of the answer begins as the test says, and does not end unless the answer is whole.
+    fn relay<'a>(
+        &'a self,
+        _: Service,
+        _: &'a Origin,
+        head: &'a request::Parts,
+        _: StreamBody,
+    ) -> Answering<'a, Response<StreamBody>> {
+        let (answer, answered) = oneshot::channel();
+        let token = head.headers.get("x-auth-token").map_or("", |token| token.to_str().unwrap()).to_owned();
+        self.0.send(Call { token, answer }).unwrap();
+        Box::pin(async move {
+            let (head, beginning) = answered.await.unwrap()?.into_parts();
+            let is_whole = head.extensions.get::<Whole>().is_some();
+            Ok(Response::from_parts(
+                head,
+                if is_whole { stream(Full::new(beginning)) } else { Endless(Some(beginning)).boxed_unsync() },
+            ))
+        })
+    }
+}
+
+/// Marks an answer whose body ends.
+#[derive(Clone, Copy)]
+struct Whole;
+
+/// A body whose parts are sent when the test says so.
+pub struct Parts(pub mpsc::Receiver<Bytes>);
+
+impl Body for Parts {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        self.0.poll_recv(context).map(|part| part.map(|part| Ok(Frame::data(part))))
+    }
+}
+
+/// A body that does not end.
+struct Endless(Option<Bytes>);
+
+impl Body for Endless {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        self.0.take().map_or(Poll::Pending, |beginning| Poll::Ready(Some(Ok(Frame::data(beginning)))))
     }
 }
 
 /// Asks a gateway without a socket in between.
 pub async fn ask(gateway: &Arc<Gateway>, token: &str, path: &str) -> Reply {
+    ask_with(gateway, token, path, &[]).await
+}
+
+/// The same, with more headers.
+pub async fn ask_with(gateway: &Arc<Gateway>, token: &str, path: &str, headers: &[(&str, &str)]) -> Reply {
     let request =
         Request::get(path.replace("PROJECT", PROJECT)).header("host", "gateway").header("x-auth-token", token);
+    handle(gateway, headers.iter().fold(request, |request, (name, value)| request.header(*name, *value))).await
+}
+
+/// Hands a gateway a request without a body.
+pub async fn handle(gateway: &Arc<Gateway>, request: http::request::Builder) -> Reply {
     let request = request.body(Empty::<Bytes>::new()).unwrap();
-    let connection = Connection::new(([127, 0, 0, 1], 8080).into());
+    let connection = gateway.connection(([127, 0, 0, 1], 8080).into(), [127, 0, 0, 1].into());
     let (head, body) = gateway.handle(request, &connection).await.into_parts();
-    Reply(Response::from_parts(head, body.collect().await.unwrap().to_bytes()))
+    Reply::new(Response::from_parts(head, body.collect().await.unwrap().to_bytes()))
 }
 
 async fn upstream_that_says(bytes: &'static str) -> String {

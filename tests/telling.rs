@@ -22,7 +22,7 @@ async fn proofs_and_grants() {
     let [first, second] = [world.simulator.token(PROJECT), world.simulator.token(PROJECT)];
     assert_eq!(counted(&world, "grants"), 0.0);
     assert_eq!(told(&world.get_as(&first, LIST).await), "fwd=miss; fwd-status=200; stored; detail=proved");
-    assert_eq!(told(&world.get_as(&first, OTHER).await), "fwd=miss; fwd-status=200; stored");
+    assert_eq!(told(&world.get_as(&first, OTHER).await), "fwd=miss; fwd-status=200; stored; detail=no-entry");
     world.seconds_pass(1);
     assert_eq!(told(&world.get_as(&second, LIST).await), "fwd=miss; fwd-status=200; stored; detail=proved");
     assert_eq!(told(&world.get_as(&second, OTHER).await), "hit; ttl=299");
@@ -67,7 +67,10 @@ async fn elections() {
     told.sort_unstable();
     assert_eq!(
         told,
-        ["fwd=miss; fwd-status=200; stored; collapsed", "fwd=miss; fwd-status=200; stored; detail=elected"]
+        [
+            "fwd=miss; fwd-status=200; stored; collapsed; detail=no-entry",
+            "fwd=miss; fwd-status=200; stored; detail=elected",
+        ]
     );
     assert_eq!(counted(&world, "elections_total"), 1.0);
 }
@@ -80,7 +83,7 @@ async fn a_flight_that_a_purge_has_overtaken_elects_nobody() {
     world.purge();
     world.simulator.release();
     assert_eq!(told(&within(leading).await.unwrap()), "fwd=miss; fwd-status=200; detail=purged");
-    assert_eq!(told(&all(following).await[0]), "fwd=miss; fwd-status=200; stored");
+    assert_eq!(told(&all(following).await[0]), "fwd=miss; fwd-status=200; stored; detail=no-entry");
     assert_eq!(counted(&world, "elections_total"), 0.0);
 }
 

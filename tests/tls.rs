@@ -29,13 +29,13 @@ async fn a_private_authority_is_trusted_once_it_is_named() {
 }
 
 #[tokio::test]
-async fn an_authority_nobody_named_is_not_trusted_and_the_502_says_so() {
+async fn an_authority_nobody_named_is_not_trusted_and_the_503_says_so() {
     let simulator = Simulator::start().await.unwrap();
     let (url, _) = serve_tls(&simulator, "untrusted").await;
     let world = World::before(simulator, &url, &url, "").await;
     let reply = world.get(LIST).await;
-    assert_eq!(reply.status(), StatusCode::BAD_GATEWAY);
-    assert_eq!(reply.cache_status(), "workspace-gateway; fwd=miss; detail=tls");
+    assert_eq!(reply.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(reply.cache_status(), "workspace-gateway; fwd=miss; detail=local");
     let (code, message) = reply.error();
     assert_eq!(code, "APIGW.0201");
     for part in ["TLS failed", "UnknownIssuer", "upstream.ca_file"] {
@@ -51,7 +51,7 @@ async fn a_certificate_for_another_name_is_not_trusted() {
     let url = url.replace("localhost", "127.0.0.1");
     let world = World::before(simulator, &url, &url, &format!("[upstream]\nca_file = {ca_file:?}")).await;
     let reply = world.get(&format!("/v2/{PROJECT}/products")).await;
-    assert_eq!(reply.status(), StatusCode::BAD_GATEWAY);
+    assert_eq!(reply.status(), StatusCode::SERVICE_UNAVAILABLE);
     assert!(reply.error().1.contains("not valid for"), "{reply:?}");
 }
 

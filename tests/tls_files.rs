@@ -1,11 +1,13 @@
 //! The files of TLS: what is wrong with them is told, and what changes in them is taken up without anybody's noticing.
 
 use std::path::Path;
+use std::time::{Duration, SystemTime};
 
 use http::StatusCode;
 use rustls::pki_types::CertificateDer;
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
+use workspace_gateway::clock::Clock;
 use workspace_gateway::config::Config;
 use workspace_gateway::server::Server;
 use workspace_gateway::simulator::Simulator;
@@ -66,21 +68,21 @@ async fn a_file_that_is_no_good_changes_nothing() {
     files.write_client_ca(&authority);
     let world = World::with(&files.settings()).await;
     for (name, text, parts) in [
-        ("tls.crt", second.certificate.as_str(), &["listen.key_file ", "tls.key", "not the key of", "tls.crt"][..]),
-        ("tls.crt", &first.key, &["listen.cert_file ", "tls.crt", "found none"]),
-        ("tls.crt", "", &["listen.cert_file ", "found none"]),
-        ("tls.crt", "-----BEGIN CERTIFICATE-----\nhush", &["listen.cert_file ", "expected a PEM file"]),
+        ("tls.crt", second.certificate.as_str(), &["listen.key_file: ", "tls.key", "not the key of", "tls.crt"][..]),
+        ("tls.crt", &first.key, &["listen.cert_file: ", "tls.crt", "found none"]),
+        ("tls.crt", "", &["listen.cert_file: ", "found none"]),
+        ("tls.crt", "-----BEGIN CERTIFICATE-----\nhush", &["listen.cert_file: ", "expected a PEM file"]),
         (
             "tls.crt",
             "-----BEGIN CERTIFICATE-----\naHVzaA==\n-----END CERTIFICATE-----",
-            &["listen.cert_file ", "tls.crt"],
+            &["listen.cert_file: ", "tls.crt"],
         ),
-        ("tls.key", &second.key, &["listen.key_file ", "tls.key", "not the key of"]),
-        ("tls.key", &first.certificate, &["listen.key_file ", "tls.key", "private key that is not encrypted"]),
-        ("tls.key", "-----BEGIN hush", &["listen.key_file ", "expected a PEM file"]),
-        ("tls.key", "-----BEGIN PRIVATE KEY-----\nhush", &["listen.key_file ", "expected a PEM file"]),
-        ("tls.key", "-----BEGIN PRIVATE KEY-----\naHVzaA==\n-----END PRIVATE KEY-----", &["listen.key_file ", "RSA"]),
-        ("clients.pem", "nothing", &["listen.client_ca_file ", "clients.pem", "found none"]),
+        ("tls.key", &second.key, &["listen.key_file: ", "tls.key", "not the key of"]),
+        ("tls.key", &first.certificate, &["listen.key_file: ", "tls.key", "private key that is not encrypted"]),
+        ("tls.key", "-----BEGIN hush", &["listen.key_file: ", "expected a PEM file"]),
+        ("tls.key", "-----BEGIN PRIVATE KEY-----\nhush", &["listen.key_file: ", "expected a PEM file"]),
+        ("tls.key", "-----BEGIN PRIVATE KEY-----\naHVzaA==\n-----END PRIVATE KEY-----", &["listen.key_file: ", "RSA"]),
+        ("clients.pem", "nothing", &["listen.client_ca_file: ", "clients.pem", "found none"]),
     ] {
         let before = std::fs::read_to_string(files.0.join(name)).unwrap();
         std::fs::write(files.0.join(name), text).unwrap();
@@ -92,7 +94,7 @@ async fn a_file_that_is_no_good_changes_nothing() {
     }
     std::fs::remove_file(files.0.join("tls.key")).unwrap();
     let error = world.reload(&files.settings()).unwrap_err().to_string();
-    assert!(error.contains("listen.key_file ") && error.contains("No such file"), "{error}");
+    assert!(error.contains("listen.key_file: ") && error.contains("No such file"), "{error}");
     std::fs::create_dir(files.0.join("tls.key")).unwrap();
     assert!(world.reload(&files.settings()).unwrap_err().to_string().contains("a regular file"));
     assert_eq!(world.metric("workspace_gateway_reloads_total{result=\"refused\"}"), 13.0);
@@ -198,7 +200,7 @@ fn check_finds_files_that_are_no_good() {
         let ports = ["--listen", "--metrics-listen", "--admin-listen"].map(|flag| [flag, "127.0.0.1:0"]);
         let output = run(&[&[command, "--config", file], ports.as_flattened()].concat());
         assert_eq!(code(&output), 2);
-        assert!(stderr(&output).contains("listen.key_file ") && stderr(&output).contains("not the key of"));
+        assert!(stderr(&output).contains("listen.key_file: ") && stderr(&output).contains("not the key of"));
         let line = other.key.lines().nth(1).unwrap();
         assert!(!stderr(&output).contains(line), "{}", stderr(&output));
     }
@@ -294,4 +296,42 @@ async fn the_program_warns_of_plain_text_and_tells_why_handshakes_fail_if_asked(
     assert!(failed["error"].as_str().unwrap().contains("certificate"), "{failed}");
     let (_, told) = process.terminate().await;
     assert!(told.contains("\"tls\":\"on, with clients' certificates\"") && !told.contains("tokens travel"), "{told}");
+}
+
+#[tokio::test]
+async fn the_end_of_the_certificate_is_a_metric_and_warned_of_14_days_before() {
+    let (files, authority) = (Files::new("tls-end"), Authority::new());
+    let day = Duration::from_secs(24 * 60 * 60);
+    let ends = |days: u32| authority.certifies_until_moment("localhost", Clock::System.date() + days * day);
+    let end =
+        |days: u32| (Clock::System.date() + days * day).duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs_f64();
+    files.write(&ends(30));
+    let metric = "workspace_gateway_tls_certificate_not_after_seconds";
+    let world = World::with(&files.settings()).await;
+    assert!((world.metric(metric) - end(30)).abs() < 60.0, "{}", world.metric(metric));
+    files.write(&ends(10));
+    assert_eq!(world.reload(&files.settings()).unwrap().applied, IN_IT);
+    assert!((world.metric(metric) - end(10)).abs() < 60.0, "{}", world.metric(metric));
+    world.reload("").unwrap();
+    assert_eq!(world.metric(metric), 0.0);
+
+    let file = files.0.join("config.toml");
+    std::fs::write(&file, format!("{}[log]\nformat = \"json\"\n", files.settings())).unwrap();
+    let check = || {
+        let output = run(&["check", "--region", "cn-north-4", "--config", file.to_str().unwrap()]);
+        assert_eq!(code(&output), 0, "{}", stderr(&output));
+        stderr(&output).to_owned()
+    };
+    let soon = "listen.cert_file: the certificate ends on ";
+    assert!(check().contains(&format!("warning: {soon}")), "{}", check());
+    let (_, log) = Process::start(&world.simulator, &file).await.terminate().await;
+    assert_eq!(log.matches(soon).count(), 1, "{log}");
+    files.write(&authority.certifies_until("localhost", 2020));
+    assert!(
+        check().contains("warning: listen.cert_file: the certificate expired on 2020-01-01T00:00:00Z"),
+        "{}",
+        check()
+    );
+    files.write(&ends(15));
+    assert!(!check().contains("cert_file"), "{}", check());
 }

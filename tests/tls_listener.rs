@@ -18,7 +18,7 @@ use workspace_gateway::simulator::Simulator;
 use crate::support::line::Line;
 use crate::support::process::folder;
 use crate::support::tls::{Authority, Certified, Client, connect_by};
-use crate::support::{PROJECT, World, raw, read, within};
+use crate::support::{PROJECT, World, raw, read, within, without_key};
 
 const LIST: &str = "/v2/PROJECT/products?os_type=Linux";
 
@@ -58,7 +58,7 @@ async fn secured(name: &str, settings: &str) -> (World, Authority) {
     (world, authority)
 }
 
-/// The short way is for those of one connection, too, so that more is said on it.
+/// The fast path is for those of one connection, too, so that more is said on it.
 pub async fn line(world: &World, client: &Client<'_>) -> Line<TlsStream<TcpStream>> {
     Line::over(within(client.connect(world.server.proxy_address())).await.unwrap())
 }
@@ -92,11 +92,32 @@ async fn clients_choose_the_versions_of_tls_and_http() {
         let stream = within(client.connect(world.server.proxy_address())).await.unwrap();
         assert_eq!(chosen(&stream), Some("h2"), "the better one, whatever is named first");
         let (status, cache_status) = ask_in_http2(stream, &world).await;
-        assert_eq!((status, cache_status.as_str()), (200, "workspace-gateway; hit; ttl=300"));
+        assert_eq!((status, &*without_key(&cache_status).0), (200, "workspace-gateway; hit; ttl=300"));
     }
     let client = Client { offers: &["spdy/3"], ..Client::of(&authority) };
     assert!(within(client.connect(world.server.proxy_address())).await.is_err());
     assert_eq!((world.upstream_calls(), failed(&world)), (1, 1.0));
+}
+
+#[tokio::test]
+async fn who_speaks_another_protocol_than_was_negotiated_is_disconnected() {
+    let (world, authority) = secured("tls-alpn", "").await;
+    let (http1, http2) = (world.head(LIST, &[]), "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0".to_owned());
+    for (offers, says, is_answered) in [
+        (&["h2"][..], &http1, false),
+        (&["http/1.1"], &http2, false),
+        (&["h2"], &http2, true),
+        (&["http/1.1"], &http1, true),
+        (&[], &http1, true),
+        (&[], &http2, true),
+    ] {
+        let client = Client { offers, ..Client::of(&authority) };
+        let mut stream = within(client.connect(world.server.proxy_address())).await.unwrap();
+        within(stream.write_all(says.as_bytes())).await.unwrap();
+        let read = within(stream.read(&mut [0; 64])).await;
+        assert_eq!(read.is_ok_and(|read| read > 0), is_answered, "{offers:?}, {says}");
+    }
+    assert_eq!(failed(&world), 2.0);
 }
 
 async fn ask_in_http2(stream: TlsStream<TcpStream>, world: &World) -> (u16, String) {
@@ -110,10 +131,10 @@ async fn ask_in_http2(stream: TlsStream<TcpStream>, world: &World) -> (u16, Stri
 }
 
 #[tokio::test]
-async fn a_miss_a_hit_and_the_short_way_say_the_same_in_tls() {
+async fn a_miss_a_hit_and_the_fast_path_say_the_same_in_tls() {
     let large = format!("{{\"products\":[{{\"name\":\"{}\"}}]}}", "x".repeat(300 * 1024));
     for body in [None, Some(large)] {
-        let (world, authority) = secured("tls-short-way", "").await;
+        let (world, authority) = secured("tls-fast-path", "fast_path = true\n").await;
         world.simulator.answer_with(body.clone().map(Bytes::from));
         let head = world.head(LIST, &[]);
         let mut line = line(&world, &Client::of(&authority)).await;
@@ -121,7 +142,7 @@ async fn a_miss_a_hit_and_the_short_way_say_the_same_in_tls() {
         for (result, repeated) in [("fwd=miss", 0), ("; hit", 0), ("; hit", 1), ("; hit", 2)] {
             let answer = line.asks(&head).await;
             assert!(answer.status() == 200 && answer.header("cache-status").contains(result), "{answer:?}");
-            assert_eq!(world.repeated(), repeated, "{result}");
+            assert_eq!(world.fast_path_hits(), repeated, "{result}");
             bodies.push(answer.body);
         }
         assert!(bodies.iter().all(|one| *one == body.clone().unwrap_or_else(|| bodies[0].clone())));
@@ -138,7 +159,7 @@ async fn a_miss_a_hit_and_the_short_way_say_the_same_in_tls() {
 }
 
 #[tokio::test]
-async fn what_passes_through_is_streamed_both_ways() {
+async fn what_passes_through_is_streamed_both_paths() {
     let (world, authority) = secured("tls-pass-through", "").await;
     let mut line = line(&world, &Client::of(&authority)).await;
     let body = "x".repeat(200 * 1024);

@@ -3,11 +3,14 @@
 use std::collections::HashSet;
 
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, StatusCode};
+use http::{HeaderName, HeaderValue, Method, StatusCode};
 
 use crate::support::{WAITERS, WAITING, World, all, within};
 
 const LIST: &str = "/v2/PROJECT/products?os_type=Linux";
+
+/// How many calls for product lists are under way.
+const UNDER_WAY: &str = "workspace_gateway_upstream_calls{kind=\"product-list\",service=\"workspace\"}";
 
 /// How an answer comes not to be for others.
 type Unshareable = fn(&World);
@@ -101,6 +104,105 @@ async fn an_answer_that_is_not_to_be_kept_leaves_the_entry_alone() {
     assert_ne!(world.get(LIST).await.body(), kept.body());
     world.simulator.fail_with(Some(StatusCode::SERVICE_UNAVAILABLE));
     assert_eq!(world.get(LIST).await.body(), kept.body());
+}
+
+#[tokio::test]
+async fn what_one_caller_is_answered_beside_a_fresh_answer_is_its_own_trouble() {
+    let world = World::with("[cache]\nttl = \"10s\"\nstale_while_revalidate = \"50s\"").await;
+    let tokens: [String; 3] = world.granted().await;
+    let [bad, one, two] = &tokens;
+    let kept = world.get_as(one, LIST).await;
+    let error = Bytes::from_static(br#"{"error_code":"WKS.00211401"}"#);
+    world.simulator.answer_with(Some(error.clone()));
+    let headers = [("x-auth-token", bad.as_str()), ("cache-control", "no-cache")];
+    let reply = world.http.send(Method::GET, &world.url(LIST), &headers, "").await;
+    assert_eq!(reply.body(), &error);
+    world.simulator.answer_with(None);
+
+    // Stale: the others are given it at once. The one who was answered otherwise asks for itself.
+    world.seconds_pass(10);
+    assert_eq!(world.get_as(one, LIST).await.body(), kept.body());
+    assert!(world.get_as(two, LIST).await.cache_status().contains("; hit"));
+    world.until_metric(UNDER_WAY, 0.0).await;
+    world.simulator.forget_requests();
+    world.seconds_pass(10);
+    assert!(!world.get_as(bad, LIST).await.cache_status().contains("; hit"));
+
+    // Gone: the others wait for one call.
+    world.simulator.answer_with(Some(error));
+    world.http.send(Method::GET, &world.url(LIST), &headers, "").await;
+    world.simulator.answer_with(None);
+    world.seconds_pass(4_000);
+    let tokens: [String; 2] = world.granted().await;
+    let (leading, following) = world.board(&tokens, LIST).await;
+    world.simulator.release();
+    all(following).await;
+    within(leading).await.unwrap();
+    assert_eq!(world.upstream_calls(), 1);
+}
+
+/// Has a caller ask for an answer from after it asked, and be told of an error with status 200.
+async fn ask_anew_in_vain(world: &World, token: &str) {
+    let error = Bytes::from_static(br#"{"error_code":"WKS.00211401"}"#);
+    world.simulator.answer_with(Some(error.clone()));
+    let headers = [("x-auth-token", token), ("cache-control", "no-cache")];
+    let reply = world.http.send(Method::GET, &world.url(LIST), &headers, "").await;
+    assert_eq!((reply.status(), reply.body()), (StatusCode::OK, &error));
+    world.simulator.answer_with(None);
+}
+
+#[tokio::test]
+async fn a_caller_that_goes_on_asking_in_vain_beside_a_fresh_answer_costs_nobody_else_a_call() {
+    let world = World::with(&format!("[cache]\nttl = \"1m\"\n{WAITING}")).await;
+    let tokens: [String; 4] = world.granted().await;
+    let [bad, one, two, three] = &tokens;
+    let kept = world.get_as(one, LIST).await;
+    for _ in 0..5 {
+        world.seconds_pass(10);
+        ask_anew_in_vain(&world, bad).await;
+        for token in [one, two] {
+            let reply = world.get_as(token, LIST).await;
+            assert_eq!((reply.is_hit(), reply.body()), (true, kept.body()), "{reply:?}");
+        }
+    }
+    assert_eq!(world.upstream_calls(), 6);
+    // Once it is stale, the others wait for one call, though the caller was answered so within this minute.
+    world.seconds_pass(10);
+    world.simulator.forget_requests();
+    let (leading, following) = world.board(&[one.clone(), two.clone(), three.clone()], LIST).await;
+    world.simulator.release();
+    assert!(within(leading).await.unwrap().cache_status().contains("; stored"));
+    assert!(all(following).await.iter().all(|reply| reply.cache_status().contains("collapsed")));
+    assert_eq!(world.upstream_calls(), 1);
+}
+
+#[tokio::test]
+async fn where_the_answer_is_only_stale_everybody_asks_alone_until_the_next_answer_that_may_be_kept() {
+    let world = World::with(&format!("[cache]\nttl = \"1m\"\n{WAITING}")).await;
+    let [bad, one, two, three] = world.granted().await;
+    let kept = world.get_as(&one, LIST).await;
+    world.seconds_pass(60);
+    ask_anew_in_vain(&world, &bad).await;
+    world.simulator.forget_requests();
+    world.simulator.hold();
+    let asking = vec![
+        world.begin_and_arrive(&one, LIST, 1).await,
+        world.begin_and_arrive(&two, LIST, 2).await,
+        world.begin_and_arrive(&bad, LIST, 3).await,
+    ];
+    assert_eq!(world.metric(WAITERS), 0.0);
+    world.simulator.release();
+    for reply in all(asking).await {
+        assert_eq!(reply.body(), kept.body());
+        assert!(!reply.cache_status().contains("collapsed"), "{reply:?}");
+    }
+    // From now on that caller asks in vain beside a fresh answer.
+    for _ in 0..5 {
+        assert!(world.get_as(&three, LIST).await.is_hit());
+        world.seconds_pass(10);
+        ask_anew_in_vain(&world, &bad).await;
+    }
+    assert_eq!(world.upstream_calls(), 8);
 }
 
 #[tokio::test]

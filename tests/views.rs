@@ -8,7 +8,9 @@ use http::Method;
 use tokio::task::JoinHandle;
 use workspace_gateway::cache::store::Selection;
 use workspace_gateway::catalogue::Service;
+use workspace_gateway::simulator::Simulator;
 
+use crate::support::raw::{RawUpstream, says};
 use crate::support::{PROJECT, Reply, World, within};
 
 const LIST: &str = "/v2/PROJECT/products?os_type=Linux";
@@ -209,6 +211,147 @@ async fn a_purge_of_the_scope_lifts_it() {
     let (whole, _) = pair.views(LIST).await;
     assert_eq!(pair.shown(&pair.wide, LIST).await, (whole.clone(), false));
     assert_eq!(pair.shown(&pair.narrow, LIST).await, (whole, true), "they share again, as before");
+}
+
+/// An operation with as many scopes as there are volumes.
+const VOLUMES: &str =
+    "[[operation]]\nname = \"ShowVolume\"\npath = \"/v2/{project_id}/volumes/{volume_id}\"\nbody = \"none\"\n";
+
+/// Two proved callers of a world in which upstream says of volumes that they vary on the token.
+async fn before_varying_volumes() -> (World, [String; 2]) {
+    let world = World::with(VOLUMES).await;
+    let tokens = world.granted().await;
+    world.get_as(&tokens[0], LIST).await;
+    world.simulator.add_header("vary".parse().unwrap(), "X-Auth-Token".parse().unwrap());
+    world.get_as(&tokens[0], "/v2/PROJECT/volumes/first").await;
+    world.simulator.remove_headers();
+    (world, tokens)
+}
+
+#[tokio::test]
+async fn an_answer_that_varies_on_the_credential_makes_its_operation_private_and_no_other() {
+    let (world, [one, two]) = before_varying_volumes().await;
+    assert_eq!(world.metric(PRIVATE), 1.0);
+    // Nothing is said of these, and both callers are proved there.
+    let another = "/v2/PROJECT/volumes/another";
+    for token in [&one, &two] {
+        world.get_as(token, another).await;
+    }
+    world.server.gateway().purge(&Selection { project_id: Some(PROJECT.to_owned()), ..Selection::default() });
+    for (token, is_hit) in [(&one, false), (&two, false), (&one, true), (&two, true)] {
+        assert_eq!(world.get_as(token, another).await.is_hit(), is_hit, "each has an answer of its own");
+    }
+    for volume in 0..1_100 {
+        world.simulator.add_header("vary".parse().unwrap(), "X-Auth-Token".parse().unwrap());
+        world.get_as(&one, &format!("/v2/PROJECT/volumes/{volume}")).await;
+        world.simulator.remove_headers();
+    }
+    assert_eq!(world.metric(PRIVATE), 1.0, "one operation, however many scopes it has");
+    world.get_as(&one, LIST).await;
+    assert!(world.get_as(&two, LIST).await.is_hit());
+}
+
+#[tokio::test]
+async fn an_answer_that_varies_on_the_credential_does_so_whatever_else_forbids_to_keep_it() {
+    for (name, value) in [("vary", "X-Auth-Token, Origin"), ("vary", "*, X-Auth-Token"), ("cache-control", "no-store")]
+    {
+        let world = World::with(VOLUMES).await;
+        let [one] = world.granted().await;
+        if name != "vary" {
+            world.simulator.add_header("vary".parse().unwrap(), "Authorization".parse().unwrap());
+        }
+        world.simulator.add_header(name.parse().unwrap(), value.parse().unwrap());
+        world.get_as(&one, "/v2/PROJECT/volumes/first").await;
+        assert_eq!(world.metric(PRIVATE), 1.0, "{name}: {value}");
+    }
+}
+
+#[tokio::test]
+async fn only_a_purge_of_all_of_a_private_operation_makes_it_shared_again() {
+    let (world, [one, two]) = before_varying_volumes().await;
+    let gateway = world.server.gateway();
+    for (operation, project_id, private) in [
+        (Some("ListProducts"), None, 1.0),
+        (None, Some(PROJECT), 1.0),
+        (Some("ShowVolume"), Some(PROJECT), 1.0),
+        (Some("ShowVolume"), None, 0.0),
+    ] {
+        let own = |name: Option<&str>| name.map(str::to_owned);
+        gateway.purge(&Selection { operation: own(operation), project_id: own(project_id), query: None });
+        assert_eq!(world.metric(PRIVATE), private, "{operation:?} {project_id:?}");
+    }
+    for (token, is_hit) in [(&one, false), (&two, false), (&two, true), (&one, true)] {
+        let path = "/v2/PROJECT/volumes/first";
+        assert_eq!(world.get_as(token, path).await.is_hit(), is_hit, "they share again, until it says so again");
+    }
+}
+
+/// Whether two callers that are proved in a path's scope share what is kept of it.
+async fn share(world: &World, path: &str) -> bool {
+    let [one, two] = ["alice", "bob"];
+    for token in [one, two] {
+        world.get_as(token, path).await;
+    }
+    world.seconds_pass(60);
+    assert!(!world.get_as(one, path).await.is_hit(), "it has expired");
+    world.get_as(two, path).await.is_hit()
+}
+
+#[tokio::test]
+async fn more_private_scopes_than_an_operation_can_have_change_nothing_elsewhere() {
+    /// One more than are remembered one by one.
+    const SCOPES: usize = 129;
+    let answer =
+        |more: &str, body: &str| says(format!("HTTP/1.1 200 OK\r\n{more}Content-Length: {}\r\n\r\n{body}", body.len()));
+    let list = answer("", r#"{"products":[]}"#);
+    // Answers that alternate by caller, and answers that say that they vary on it: those to one volume.
+    let [wide, narrow] = [r#"{"volume":1}"#, "{}"].map(|body| answer("", body));
+    let alternating = vec![wide.clone(), narrow.clone(), wide, narrow];
+    let varying = vec![answer("Vary: X-Auth-Token\r\n", "{}")];
+    for of_one_volume in [alternating, varying] {
+        let calls = of_one_volume.len();
+        let turns: Vec<_> = std::iter::repeat_n(of_one_volume, SCOPES).flatten().chain([list.clone()]).collect();
+        let upstream = RawUpstream::start(turns).await;
+        let settings = format!("{SETTINGS}{}", VOLUMES.replace("\"none\"", "\"json\""));
+        let world = World::before(Simulator::start().await.unwrap(), upstream.url(), upstream.url(), &settings).await;
+        for volume in 0..SCOPES {
+            for token in ["mallory", "trudy"].iter().cycle().take(calls) {
+                world.seconds_pass(1);
+                let headers = [("x-auth-token", *token), ("cache-control", "no-cache")];
+                let url = world.url(&format!("/v2/PROJECT/volumes/{volume}"));
+                assert_eq!(world.http.send(Method::GET, &url, &headers, "").await.status(), 200);
+            }
+            let private = if calls == 1 || volume == SCOPES - 1 { 1 } else { volume + 1 };
+            assert_eq!(world.metric(PRIVATE), private as f64);
+        }
+        assert_eq!(upstream.requests(), SCOPES * calls);
+
+        let volumes = ["/v2/PROJECT/volumes/another", "/v2/another/volumes/0"];
+        for (path, is_shared) in [
+            (volumes[0], false),
+            (volumes[1], false),
+            ("/v2/PROJECT/products", true),
+            (SHARER, true),
+            ("/v2/another/products", true),
+            ("/v1/PROJECT/product", true),
+        ] {
+            assert_eq!(share(&world, path).await, is_shared, "{path}");
+        }
+
+        for (selection, private) in [
+            (format!("project={PROJECT}"), 1.0),
+            (format!("operation=ShowVolume&project={PROJECT}"), 1.0),
+            ("operation=ListProducts".to_owned(), 1.0),
+            ("operation=ShowVolume".to_owned(), 0.0),
+        ] {
+            let url = world.admin_url(&format!("/cache/purge?{selection}"));
+            assert_eq!(world.http.send(Method::POST, &url, &[], "").await.status(), 200, "{selection}");
+            assert_eq!(world.metric(PRIVATE), private, "{selection}");
+            for path in volumes {
+                assert_eq!(share(&world, path).await, private == 0.0, "{path} after a purge of {selection}");
+            }
+        }
+    }
 }
 
 #[tokio::test]

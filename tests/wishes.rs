@@ -30,7 +30,7 @@ async fn whoever_wants_upstreams_own_answer_gets_it_and_the_next_has_it_too() {
         world.simulator.change_catalogue();
         world.seconds_pass(1);
         let fresh = world.get_with(LIST, &[(name, value)]).await;
-        assert_eq!(told(&fresh), "fwd=request; fwd-status=200; stored", "{value}");
+        assert_eq!(told(&fresh), "fwd=request; fwd-status=200; stored; detail=client-no-cache", "{value}");
         assert_ne!(fresh.body(), before.body());
         assert_eq!(world.get(LIST).await.body(), fresh.body());
         assert_eq!(world.upstream_calls(), 2);
@@ -75,8 +75,8 @@ async fn ages_are_held_against_the_wish() {
         ("min-fresh=290", "hit; ttl=290"),
         ("max-stale=60", "hit; ttl=290"),
         ("unheard-of, max-age=10", "hit; ttl=290"),
-        ("max-age=9", "fwd=request; fwd-status=200; stored"),
-        ("min-fresh=301", "fwd=request; fwd-status=200; stored"),
+        ("max-age=9", "fwd=request; fwd-status=200; stored; detail=client-max-age"),
+        ("min-fresh=301", "fwd=request; fwd-status=200; stored; detail=client-min-fresh"),
     ] {
         let world = World::new().await;
         world.get(LIST).await;
@@ -144,7 +144,10 @@ async fn a_fetched_answer_that_the_client_has_is_spared_too_and_a_failure_never(
     let tag = world.get(LIST).await.header("etag").to_owned();
     world.purge();
     let spared = world.get_with(LIST, &[("if-none-match", &tag)]).await;
-    assert_eq!((spared.status(), told(&spared)), (StatusCode::NOT_MODIFIED, "fwd=miss; fwd-status=200; stored"));
+    assert_eq!(
+        (spared.status(), told(&spared)),
+        (StatusCode::NOT_MODIFIED, "fwd=miss; fwd-status=200; stored; detail=no-entry")
+    );
     assert!(!world.simulator.requests_seen()[1].headers.contains_key("if-none-match"), "that is not in the key");
     world.purge();
     world.simulator.fail_with(Some(StatusCode::NOT_FOUND));

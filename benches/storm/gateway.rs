@@ -1,19 +1,34 @@
 //! The gateway, in a process of its own, so that its memory and its tasks are nobody else's.
 //!
 //! It is this very program once more, which serves until its standard input ends and writes down what it
-//! has in use whenever it is asked to by a line. (The program that is shipped can't tell its tasks.)
+//! has in use whenever it is asked to by a line. (The program that is shipped can't tell its tasks.) Nobody reads its log.
 
 use std::fmt;
 use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::Duration;
 
-use workspace_gateway::clock::Clock;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use workspace_gateway::clock::{Clock, ManualClock};
 use workspace_gateway::config::Config;
 use workspace_gateway::server::Server;
+use workspace_gateway::telemetry::logs;
 
 /// The flag that has this program be the gateway.
 pub(crate) const FLAG: &str = "--gateway";
+
+/// One of its clocks is moved by so much.
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// What happens to its clocks, by the line that has the gateway do it.
+pub(crate) const WALL_BACK: &str = "wall clock set back one hour";
+pub(crate) const WALL_AHEAD: &str = "wall clock one hour ahead";
+pub(crate) const BOOT_AHEAD: &str = "boot clock one hour ahead";
+
+/// From then on it can open nothing more, and until then.
+pub(crate) const NO_DESCRIPTORS: &str = "no descriptors are left";
+pub(crate) const DESCRIPTORS: &str = "descriptors are there again";
 
 /// What should be as before when the storm is over. These are metrics, and the last the runtime's tasks.
 const FIGURES: [&str; 6] = [
@@ -24,6 +39,9 @@ const FIGURES: [&str; 6] = [
     "private_scopes",
     "tasks",
 ];
+
+/// Calls beside or after another caller's, all calls for product lists, and log lines that were dropped.
+const COUNTS: [&str; 3] = ["additional_calls_total", "fetches_total", "log_lines_dropped_total"];
 
 /// What a gateway has in use.
 #[derive(Clone, Copy, PartialEq)]
@@ -50,9 +68,19 @@ pub(crate) fn serve(settings: &str) {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
     let config = Config::from_layers("storm.toml", settings, &[]).expect("settings that it knows");
-    let server = runtime.block_on(Server::start(&config, Clock::System)).expect("it listens");
+    let _log = logs::begin(&config.settings.log).expect("a log");
+    let clock = ManualClock::running();
+    let server = runtime.block_on(Server::start(&config, Clock::Manual(clock.clone()))).expect("it listens");
     println!("{}", server.proxy_address());
-    for _ in std::io::stdin().lines() {
+    for line in std::io::stdin().lines() {
+        match line.as_deref().unwrap_or_default() {
+            WALL_BACK => clock.set_wall_back(HOUR),
+            WALL_AHEAD => clock.advance_wall(HOUR),
+            BOOT_AHEAD => clock.advance_boot(HOUR),
+            NO_DESCRIPTORS => limit_descriptors(Some(0)),
+            DESCRIPTORS => limit_descriptors(None),
+            _ => {}
+        }
         let page = server.gateway().metrics().encode().expect("metrics");
         let sum = |name: &str| {
             let series = format!("workspace_gateway_{name}");
@@ -60,9 +88,16 @@ pub(crate) fn serve(settings: &str) {
             page.lines().filter(ours).filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum::<u64>()
         };
         let tasks = runtime.metrics().num_alive_tasks();
-        let figures = FIGURES.map(|name| if name == "tasks" { tasks.to_string() } else { sum(name).to_string() });
+        let in_use = FIGURES.map(|name| if name == "tasks" { tasks as u64 } else { sum(name) });
+        let figures: Vec<_> = in_use.into_iter().chain(COUNTS.map(sum)).map(|figure| figure.to_string()).collect();
         println!("{}", figures.join(" "));
     }
+}
+
+/// Has the soft limit of open files be that, or the hard one.
+fn limit_descriptors(current: Option<u64>) {
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: current.or(maximum), maximum }).expect("a lower limit is allowed");
 }
 
 /// The parent's side; the child ends with this value.
@@ -77,7 +112,9 @@ impl Gateway {
     pub(crate) fn start(settings: &str) -> Self {
         let program = std::env::current_exe().expect("this program");
         let mut command = Command::new(program);
-        command.args(["--bench", FLAG, settings]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        // Its log is a pipe that nobody reads.
+        command.args(["--bench", FLAG, settings]);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut process = command.spawn().expect("the gateway starts");
         let (asks, tells) = (process.stdin.take().expect("piped"), process.stdout.take().expect("piped"));
         let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
@@ -95,13 +132,29 @@ impl Gateway {
 
     /// What it has in use.
     pub(crate) fn in_use(&mut self) -> InUse {
-        self.asks.write_all(b"\n").expect("it runs");
-        let mut figures = [0; FIGURES.len()];
-        let line = self.line();
-        for (figure, text) in figures.iter_mut().zip(line.split(' ')) {
-            *figure = text.parse().expect("a number");
-        }
-        InUse(figures)
+        let figures = self.figures();
+        InUse(std::array::from_fn(|place| figures[place]))
+    }
+
+    /// How many calls it has made for a question beside or after another caller's, how many for product lists in all, and
+    /// how many log lines it has dropped.
+    pub(crate) fn counts(&mut self) -> [u64; COUNTS.len()] {
+        let figures = self.figures();
+        std::array::from_fn(|place| figures[FIGURES.len() + place])
+    }
+
+    /// Has something happen to it, and returns when that is done.
+    pub(crate) fn undergoes(&mut self, what: &str) {
+        self.answer(what);
+    }
+
+    fn figures(&mut self) -> Vec<u64> {
+        self.answer("")
+    }
+
+    fn answer(&mut self, line: &str) -> Vec<u64> {
+        writeln!(self.asks, "{line}").expect("it runs");
+        self.line().split(' ').map(|text| text.parse().expect("a number")).collect()
     }
 
     /// Bytes of its memory.

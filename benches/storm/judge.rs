@@ -28,6 +28,9 @@ const NEWS: Duration = Duration::from_millis(250);
 /// How long a call may take, waiting for its turn included.
 const LONGEST_CALL: Duration = ANSWER_TIMEOUT.saturating_mul(2);
 
+/// What the loads may do to a request.
+const UNANSWERED: &str = "(no answer, or a part of one, under the loads)";
+
 /// What an answer is, or what is wrong with it.
 pub(crate) type Verdict = Result<String, String>;
 
@@ -42,6 +45,12 @@ pub(crate) struct Judge {
     stored: HashMap<(usize, Option<usize>), Span>,
     /// When a caller was last told by upstream that it is refused there, and for the how-manieth change.
     refused: HashMap<(usize, usize, usize), (Instant, usize)>,
+    /// Since when nothing from before is fresh, and no grant from before is good: a clock has jumped.
+    jumped: Option<Instant>,
+    /// How many answers came from memory at once.
+    hits: usize,
+    /// Since when the loads are beside the clients.
+    loaded: Option<Instant>,
 }
 
 /// A request, from its beginning until its answer was decided.
@@ -91,12 +100,51 @@ fn ago(moment: Instant, span: Duration) -> Instant {
 impl Judge {
     pub(crate) fn new(world: Arc<World>, journal: Arc<Mutex<Journal>>) -> Self {
         let (lists, proofs) = (HashMap::new(), HashMap::new());
-        Self { world, journal, lists, proofs, stored: HashMap::new(), refused: HashMap::new() }
+        Self {
+            world,
+            journal,
+            lists,
+            proofs,
+            stored: HashMap::new(),
+            refused: HashMap::new(),
+            jumped: None,
+            hits: 0,
+            loaded: None,
+        }
+    }
+
+    /// From now on the loads are beside the clients. The gateway may refuse requests, be late and close connections, and so
+    /// may upstream, which has the same machine. Nothing else changes: what is shown has to be true, and the caller's to see.
+    pub(crate) fn expect_loads(&mut self, now: Instant) {
+        self.loaded = Some(now);
+    }
+
+    /// A clock of the gateway has jumped by far more than anything lives.
+    pub(crate) fn expect_nothing_from_before(&mut self, now: Instant) {
+        self.jumped = Some(now);
+    }
+
+    /// How many answers came from memory at once so far, without a failure of upstream.
+    pub(crate) fn hits(&self) -> usize {
+        self.hits
+    }
+
+    /// A span before an answer was asked for, in which what it comes from may lie: not before the last jump if memory gave it.
+    /// (A call that was sent before may end after, and be given to those who wait.)
+    fn since(&self, case: &Case<'_>, span: Duration) -> Instant {
+        let from = ago(case.begun(), span);
+        let jumped = self.jumped.filter(|jumped| *jumped <= case.begun() && case.source != Source::Another);
+        jumped.map_or(from, |jumped| jumped.max(from))
+    }
+
+    fn is_loaded(&self, exchange: &Exchange) -> bool {
+        self.loaded.is_some_and(|since| exchange.decided >= since)
     }
 
     /// Judges what came of a request.
     pub(crate) fn judge(&mut self, exchange: &Exchange) -> Verdict {
         let (status, headers, body) = match &exchange.end {
+            End::Broken(_) if self.is_loaded(exchange) => return Ok(UNANSWERED.to_owned()),
             End::HungUp => return Ok("(the client hung up)".to_owned()),
             // By HTTP/2 the end of what is streamed may overtake its head.
             End::Broken(error) if exchange.wish == Wish::NoStore && error.contains("Reset(") => {
@@ -121,21 +169,30 @@ impl Judge {
             {
                 return Ok(format!("{kind} (and broke off as upstream did)"));
             }
+            Err(_) if self.is_loaded(exchange) => return Ok(UNANSWERED.to_owned()),
             Err(error) => return Err(error.clone()),
         };
         let is_own = body.windows(32).any(|words| words == br#""error_msg":"workspace-gateway: "#.as_slice());
         let case = Case { exchange, status, headers, body, told: &told, source, journal: &journal, is_own };
-        self.in_time(&case)?;
+        if self.is_loaded(exchange) && is_own && status.is_server_error() {
+            return Ok(format!("{kind} (under the loads)"));
+        }
+        if !self.is_loaded(exchange) {
+            self.in_time(&case)?;
+        }
         self.as_wished(&case)?;
         match status {
             StatusCode::OK | StatusCode::NOT_MODIFIED => {
                 self.body_is_true(&case)?;
                 self.may_see(&case)?;
-                self.source_is_possible(&case)?;
+                if !self.is_loaded(exchange) {
+                    self.source_is_possible(&case)?;
+                }
             }
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => self.is_refused(&case)?,
             _ => self.error_is_possible(&case)?,
         }
+        self.hits += usize::from(matches!(case.source, Source::Fresh | Source::Revalidating));
         self.note(&case);
         Ok(kind)
     }
@@ -201,7 +258,7 @@ impl Judge {
         };
         // Nor is it older than it says. (Whole seconds are told, and the rest is not.)
         let told = self.age(case)?.map_or(allowed, |age| age + Duration::from_secs(1));
-        let from = ago(case.begun(), allowed.min(told));
+        let from = self.since(case, allowed.min(told));
         let body = match (&exchange.wish, case.status) {
             (Wish::IfNoneMatch(_, body), StatusCode::NOT_MODIFIED) => body.clone(),
             _ => case.body.clone(),
@@ -249,7 +306,7 @@ impl Judge {
             Source::Paused | Source::Failure => OUTAGE_GRACE,
             _ => GRANT_TTL,
         };
-        if !case.standing().within(ago(case.begun(), life), case.decided()).any(|is_good| is_good) {
+        if !case.standing().within(self.since(case, life), case.decided()).any(|is_good| is_good) {
             return Err(format!("a list for one who has been refused for {life:?} and longer"));
         }
         let refused = self.refused.get(&self.key(exchange));
@@ -333,6 +390,7 @@ impl Judge {
         let are_done = proof.decided <= case.begun() && stored.decided <= case.begun();
         let life = TTL * (100 - JITTER) / 100 + STALE_IF_ERROR;
         let live = case.decided() < proof.begun + GRANT_TTL && case.decided() < stored.begun + life;
+        let live = live && self.jumped.is_none_or(|jumped| jumped < proof.begun && jumped < stored.begun);
         // A refusal of a call from before is enough to end a grant.
         let since = ago(proof.begun, ANSWER_TIMEOUT + NEWS);
         are_done && live && case.standing().within(since, case.decided()).all(|is_good| is_good)

@@ -3,6 +3,10 @@
 //! and the catalogue changes. Every single answer is judged by what was true and by what the gateway
 //! promises.
 //!
+//! All the time nobody reads the gateway's log. After a minute its clocks are moved. Then the loads of `benches/loads` are
+//! beside the clients for some seconds, in which it also has no descriptors for a while. The gateway may then refuse
+//! requests, be late and close connections. What it does answer has to be as true as before, and nothing may be left in use.
+//!
 //! `cargo bench --bench storm` prints how many answers of each kind there were and fails if one was wrong,
 //! late or missing, or if the gateway has more in use afterwards than before. `-- --seconds 10`,
 //! `--clients 50` and `--seed 7` change what their names say. (The seed fixes what is done, not what comes of
@@ -21,6 +25,8 @@ mod client;
 mod conductor;
 mod gateway;
 mod judge;
+#[path = "../loads/mod.rs"]
+mod loads;
 mod report;
 mod settings;
 mod told;
@@ -42,15 +48,35 @@ use workspace_gateway::simulator::Simulator;
 use client::Client;
 use gateway::{Gateway, InUse};
 use judge::Judge;
+use loads::Running;
+use loads::client::Target;
 use report::Report;
 use world::{Journal, World};
+
+/// The program's.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// Long enough for every kind of weather once.
 const WARM_UP: Duration = Duration::from_secs(20);
 /// How long everything that is still under way may take to end.
 const QUIET: Duration = Duration::from_secs(20);
+/// How long the loads are beside the clients, and one in how many of their connections.
+const LOADED: Duration = Duration::from_secs(10);
+const LOADED_ONE_IN: usize = 4;
+/// How long the gateway has no descriptors meanwhile.
+const EXHAUSTED: Duration = Duration::from_secs(3);
+/// How many answers there have to be at least meanwhile. (Two cores, busy with other work: 8,388.)
+const LEAST_ANSWERS: usize = 500;
+/// How long the answers are watched after each move of a clock of the gateway, and how many have to be hits meanwhile.
+const MOVED: Duration = Duration::from_secs(4);
+const LEAST_HITS: usize = 50;
 /// In how many parts memory is looked at.
 const PARTS: u32 = 6;
+/// How many calls in a hundred may be additional ones.
+const MORE_CALLS: u64 = 2;
+
 /// How much more memory there may be in use than after the warm-up, in percent.
 const MORE_MEMORY: usize = 10;
 
@@ -119,7 +145,19 @@ impl Storm {
             tokio::time::sleep(Duration::from_secs(self.seconds) / PARTS).await;
             memory.push(gateway.memory());
         }
-        let calls = world.simulator.request_count();
+        let moved = move_clocks(&mut gateway, &judge).await;
+        // Its own calls, and not those of the loads.
+        let (calls, counts) = (world.simulator.request_count(), gateway.counts());
+        let answers = lock(&judge).1.answers();
+        lock(&judge).0.expect_loads(Clock::System.now());
+        let target = Target { address: gateway.address, tls: None };
+        let loads = Running::begin_all(&target, LOADED_ONE_IN);
+        tokio::time::sleep(LOADED - EXHAUSTED).await;
+        gateway.undergoes(gateway::NO_DESCRIPTORS);
+        tokio::time::sleep(EXHAUSTED).await;
+        gateway.undergoes(gateway::DESCRIPTORS);
+        let placed = loads.iter().map(Running::placed).sum::<usize>();
+        drop(loads);
         stop.send_replace(true);
         while let Some(ended) = asking.join_next().await {
             ended.expect("no client panics");
@@ -131,7 +169,20 @@ impl Storm {
         println!("{} clients for {} s after {WARM_UP:?} to warm up, seed {}", self.clients, self.seconds, self.seed);
         tell_weather(&lock(&journal));
         report.print();
-        println!("upstream was asked {calls} times for {} answers", report.answers());
+        println!("upstream was asked {calls} times for {answers} answers before the loads");
+        let [additional, fetches, dropped_lines] = counts;
+        println!(
+            "{additional} of {fetches} calls for lists ({:.2} %) were additional ones, while upstream answered others",
+            additional as f64 * 100.0 / fetches as f64
+        );
+        println!(
+            "the loads had {placed} units in place in {LOADED:?}; {answers} answers by then, {} after",
+            report.answers() - answers
+        );
+        println!("{dropped_lines} log lines were dropped");
+        for (clock, hits) in &moved {
+            println!("{clock}: {hits} hits in {MOVED:?}");
+        }
         let (warm, end) = (memory[0], memory[memory.len() - 1]);
         let mib = memory.iter().map(|&bytes| format!("{:.1}", bytes as f64 / f64::from(1 << 20)));
         let share = end as f64 / warm as f64;
@@ -141,13 +192,32 @@ impl Storm {
         );
         println!("in use before: {before}\nin use after:  {after}");
         let failures = [
+            (report.answers() - answers < LEAST_ANSWERS).then(|| "too few answers beside the loads".to_owned()),
+            moved.iter().any(|(_, hits)| *hits < LEAST_HITS).then(|| "too few hits after a clock was moved".to_owned()),
+            (dropped_lines == 0).then(|| "its log was never stalled".to_owned()),
             (report.wrongs > 0).then(|| format!("{} wrong answers", report.wrongs)),
             (end * 100 > warm * (100 + MORE_MEMORY)).then(|| "it takes more and more memory".to_owned()),
+            (additional * 100 > fetches * MORE_CALLS).then(|| "too many additional calls".to_owned()),
             (!after.is_back_at(&before)).then(|| "something is still in use".to_owned()),
         ];
         failures.iter().flatten().for_each(|failure| println!("FAILED: {failure}"));
         failures.iter().all(Option::is_none)
     }
+}
+
+/// Moves one clock of the gateway after the other. Gives what each was, and how many hits there were after it.
+async fn move_clocks(gateway: &mut Gateway, judge: &Mutex<(Judge, Report)>) -> Vec<(&'static str, usize)> {
+    let mut moved = Vec::new();
+    for clock in [gateway::WALL_BACK, gateway::WALL_AHEAD, gateway::BOOT_AHEAD] {
+        gateway.undergoes(clock);
+        if clock != gateway::WALL_BACK {
+            lock(judge).0.expect_nothing_from_before(Clock::System.now());
+        }
+        let before = lock(judge).0.hits();
+        tokio::time::sleep(MOVED).await;
+        moved.push((clock, lock(judge).0.hits() - before));
+    }
+    moved
 }
 
 async fn go_on_asking(mut client: Client, judge: Arc<Mutex<(Judge, Report)>>, stopped: watch::Receiver<bool>) {

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::loads;
+
 pub(crate) const TTL: Duration = Duration::from_millis(400);
 pub(crate) const STALE_WHILE_REVALIDATE: Duration = Duration::from_millis(600);
 pub(crate) const STALE_IF_ERROR: Duration = Duration::from_millis(3_000);
@@ -60,10 +62,16 @@ pub(crate) fn toml(workspace: &str, appstream: &str) -> String {
         outage_grace = {outage_grace}
         denial_ttl = {denial_ttl}
 
+        # The loads reach it.
+        [limits]
+        memory = "64MiB"
+
         # Its callers are told different things.
         [[operation]]
         name = "ListProduct"
         sharing = "caller"
-        "#
+        {}
+        "#,
+        loads::settings()
     )
 }

@@ -52,11 +52,11 @@ pub(super) fn page(gateway: &Gateway, query: &str) -> Page {
     all.truncate(limit);
     all.sort_by_cached_key(rank);
     let now = gateway.now();
-    let entries: Vec<Listed> = all.iter().map(|(slot, entry)| listed(slot, entry, now)).collect();
+    let entries: Vec<Listed> = all.iter().map(|(slot, entry)| listed(gateway, slot, entry, now)).collect();
     json_page(StatusCode::OK, &json!({ "total": total, "entries": entries }))
 }
 
-fn listed(slot: &Slot, entry: &Entry, now: Instant) -> Listed {
+fn listed(gateway: &Gateway, slot: &Slot, entry: &Entry, now: Instant) -> Listed {
     let (key, scope, life) = (&slot.key, slot.key.scope(), entry.life());
     let segments = scope.operation().template.captures(scope.path()).filter(|(name, _)| *name != "project_id");
     let (age, ttl) = (life.age(now).as_secs_f64(), life.lifetime.ttl.as_secs_f64());
@@ -72,6 +72,7 @@ fn listed(slot: &Slot, entry: &Entry, now: Instant) -> Listed {
             .collect(),
         sharing: if slot.owner.is_none() { "project" } else { "caller" },
         state: match life.freshness(now) {
+            _ if gateway.is_invalidated(slot, entry) => "invalidated",
             Freshness::Fresh { .. } => "fresh",
             Freshness::WhileRevalidate => "revalidate",
             Freshness::IfError => "if-error",

@@ -7,7 +7,7 @@ use http::{HeaderMap, StatusCode};
 use super::{Page, json, text};
 use crate::cache::freshness::Freshness;
 use crate::cache::grants::Standing;
-use crate::explain::{self, Asked, Now, Rules};
+use crate::explain::{self, Asked, Context, Now};
 use crate::gateway::{Gateway, Inspection};
 use crate::request::caller::Credential;
 
@@ -15,15 +15,10 @@ use crate::request::caller::Credential;
 pub(super) fn page(gateway: &Gateway, query: &str) -> Page {
     let explained = asked(query).and_then(|(url, headers)| {
         let live = gateway.live();
-        let rules = Rules {
-            catalogue: live.catalogue(),
-            path_prefixes: live.path_prefixes(),
-            keys: live.keys(),
-            mode: gateway.mode(),
-            date: gateway.date(),
-        };
+        let listen = live.settings().listen.proxy.0;
+        let context = Context { rules: gateway.rules(&live), listen, date: gateway.date() };
         let look = |key, credential: &Credential| Some(in_words(&gateway.inspect(key, credential)));
-        explain::explain(rules, Asked { url: &url, headers }, look)
+        explain::explain(context, Asked { url: &url, headers }, look)
     });
     match explained {
         Ok(explanation) => json(StatusCode::OK, &explanation),
@@ -40,8 +35,9 @@ fn in_words(known: &Inspection) -> Now {
                 .to_owned()
         }
         Standing::Granted => "granted: upstream has answered it well lately".to_owned(),
-        Standing::Lapsed => {
-            "not granted any more: asks alone; stale answers if that fails, but for a refusal".to_owned()
+        Standing::Lapsed { .. } => {
+            "not granted any more: asks alone; if that fails outside the gateway, it gets what was asked for before its \
+             grant ended".to_owned()
         }
         Standing::Unproved => "not granted: asks alone, and is told what upstream answers".to_owned(),
         Standing::Denied { left, .. } => {
@@ -58,6 +54,9 @@ fn in_words(known: &Inspection) -> Now {
         }
         (Some(Freshness::WhileRevalidate | Freshness::IfError), _) => {
             "a stale answer, given only if upstream fails or is slow".to_owned()
+        }
+        (None, _) if known.needs_confirmation => {
+            "an invalidated answer, given only after upstream has confirmed it".to_owned()
         }
         (_, Some(reason)) => format!("nothing: answers cannot be kept ({})", reason.as_str()),
         (Some(Freshness::Gone) | None, None) => "nothing".to_owned(),

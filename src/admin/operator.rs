@@ -16,11 +16,12 @@ use tokio::time::timeout;
 use super::document::Document;
 use super::guard::Refused;
 use super::{Page, entries, explain, guard, json as json_page, not_allowed, not_found, purge, status, text};
+use crate::budget::{Account, ConnectionClass};
 use crate::config::Mode;
-use crate::config::units::Level;
+use crate::config::choices::Level;
 use crate::gateway::Gateway;
 use crate::stream::BoxError;
-use crate::telemetry::events::Event;
+use crate::telemetry::events::{Event, Happening};
 use crate::telemetry::logs;
 
 /// The longest word that can be set has six letters.
@@ -31,31 +32,41 @@ pub struct Operator {
     gateway: Arc<Gateway>,
     /// Where clients connect.
     proxy: SocketAddr,
+    /// Comments on the settings: what is in force in place of what they say.
+    remarks: String,
     document: Document,
     /// Going through all entries takes its time: one does at a time, and never a thread that answers requests.
     turn: Arc<Semaphore>,
 }
 
 impl Operator {
-    /// To this gateway, whose clients connect to the address `proxy`.
-    pub fn new(gateway: Arc<Gateway>, proxy: SocketAddr) -> Self {
-        Self { gateway, proxy, document: Document::new(), turn: Arc::new(Semaphore::new(1)) }
+    /// To this gateway, whose clients connect to the address `proxy`. The remarks are shown with its settings.
+    pub fn new(gateway: Arc<Gateway>, proxy: SocketAddr, remarks: String) -> Self {
+        Self { gateway, proxy, remarks, document: Document::new(), turn: Arc::new(Semaphore::new(1)) }
     }
 
-    /// Answers a request that came in by the address `local`.
-    pub async fn answer<B>(&self, request: Request<B>, local: SocketAddr) -> Page
+    /// Answers a request that came in by the address `local`. The class of its connection rises to that of an operator if
+    /// the request shows the token, or may be made without one.
+    pub async fn answer<B>(&self, request: Request<B>, local: SocketAddr, account: &Account) -> Page
     where
         B: Body<Data = Bytes>,
         B::Error: Into<BoxError>,
     {
         let (head, body) = request.into_parts();
-        if let Err(refused) = guard::admit(&head, local, self.gateway.live().admin_token()) {
+        account.raise(ConnectionClass::Unknown, None);
+        let live = self.gateway.live();
+        if let Err(refused) = guard::admit(&head, local, live.admin_token()) {
             // Counted there, where the log could be flooded. The page asks without a token to see whether it takes one.
             if refused != Refused::Token || head.headers.contains_key(AUTHORIZATION) {
-                self.gateway.notable(Event::Intruder, refused.in_words(), None);
+                self.gateway.observer().notable(Happening::new(Event::Intruder, refused.in_words()));
             }
             return refused.page();
         }
+        // The page itself is for everyone.
+        if head.uri.path() != "/" || live.admin_token().is_none() {
+            account.raise(ConnectionClass::Known, None);
+        }
+        drop(live);
         let query = head.uri.query().unwrap_or_default().to_owned();
         let is_read = head.method == Method::GET || head.method == Method::HEAD;
         let (allowed, is_allowed) = match head.uri.path() {
@@ -74,7 +85,7 @@ impl Operator {
             "/status" => status::page(&self.gateway, self.proxy),
             "/cache/entries" => self.aside(move |gateway| entries::page(gateway, &query)).await,
             "/cache/purge" => self.aside(move |gateway| purge::page(gateway, &query)).await,
-            "/config" => text(StatusCode::OK, self.gateway.live().in_words().trim_end()),
+            "/config" => text(StatusCode::OK, (self.gateway.live().in_words().to_owned() + &self.remarks).trim_end()),
             "/explain" => explain::page(&self.gateway, &query),
             "/mode" if is_read => self.mode(),
             "/mode" => self.word(body).await.map_or_else(|refused| refused, |mode| self.set_mode(mode)),
@@ -118,8 +129,7 @@ impl Operator {
 
     fn set_mode(&self, mode: Mode) -> Page {
         self.gateway.set_mode(mode);
-        tracing::info!(mode = mode.as_str(), "mode set");
-        self.gateway.notable(Event::Mode, format!("mode set to {}", mode.as_str()), None);
+        self.gateway.observer().notable(Happening::new(Event::Mode, format!("mode set to {}", mode.as_str())));
         self.mode()
     }
 
@@ -127,8 +137,7 @@ impl Operator {
         if !logs::set_level(level) {
             return text(StatusCode::CONFLICT, "the log of this process is not the gateway's, and stays as it is");
         }
-        tracing::info!(level = %level, "log level set");
-        self.gateway.notable(Event::LogLevel, format!("log level set to {level}"), None);
+        self.gateway.observer().notable(Happening::new(Event::LogLevel, format!("log level set to {level}")));
         log_level()
     }
 }
@@ -150,7 +159,7 @@ mod tests {
     async fn what_takes_its_time_is_done_one_after_the_other_whoever_hangs_up() {
         let config = Config::from_layers("f", "region = \"r\"", &[]).unwrap();
         let gateway = Gateway::new(&config, Clock::System).unwrap();
-        let operator = Operator::new(gateway, ([127, 0, 0, 1], 1).into());
+        let operator = Operator::new(gateway, ([127, 0, 0, 1], 1).into(), String::new());
         let ((begin, begun), (end, ended)) = (mpsc::channel(), mpsc::channel::<()>());
         let first = operator.aside(move |_| {
             begin.send(()).unwrap();

@@ -6,18 +6,20 @@ use http::{Method, Request, StatusCode};
 use tokio::sync::watch;
 
 use super::{Page, not_allowed, not_found, page, text};
+use crate::budget::Budget;
 use crate::telemetry::metrics::Metrics;
 
 /// What probes and Prometheus see.
 pub struct Probes {
     metrics: Arc<Metrics>,
+    budget: Arc<Budget>,
     draining: watch::Receiver<bool>,
 }
 
 impl Probes {
     /// Of a gateway with these metrics, which drains when told so.
-    pub fn new(metrics: Arc<Metrics>, draining: watch::Receiver<bool>) -> Self {
-        Self { metrics, draining }
+    pub fn new(metrics: Arc<Metrics>, budget: Arc<Budget>, draining: watch::Receiver<bool>) -> Self {
+        Self { metrics, budget, draining }
     }
 
     /// Answers a request.
@@ -47,6 +49,9 @@ impl Probes {
         if *self.draining.borrow() {
             return text(StatusCode::SERVICE_UNAVAILABLE, "draining");
         }
-        text(StatusCode::OK, "ready")
+        // Known callers are still served, so that this takes nobody's traffic away.
+        let words =
+            if self.budget.is_reached() { "ready; the memory budget is reached (limits.memory)" } else { "ready" };
+        text(StatusCode::OK, words)
     }
 }

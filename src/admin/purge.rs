@@ -8,10 +8,10 @@ use serde_json::json;
 use super::{Page, json as json_page, text};
 use crate::cache::store::Selection;
 use crate::catalogue::Catalogue;
-use crate::config::units::ProjectId;
+use crate::config::names::ProjectId;
 use crate::gateway::Gateway;
 use crate::request::query as queries;
-use crate::telemetry::events::Event;
+use crate::telemetry::events::{Event, Happening};
 
 /// Purges what a query selects.
 pub(super) fn page(gateway: &Gateway, query: &str) -> Page {
@@ -20,7 +20,6 @@ pub(super) fn page(gateway: &Gateway, query: &str) -> Page {
         Err(message) => return text(StatusCode::BAD_REQUEST, message),
     };
     let purged = gateway.purge(&selection);
-    tracing::info!(operation = selection.operation, project_id = selection.project_id, purged, "cache purged");
     let of = |what: &str, value: Option<&String>| value.map(|value| format!(" of {what} {value}")).unwrap_or_default();
     // The project stays out of it: it is shown where only a part of it may be.
     let what = format!(
@@ -29,7 +28,7 @@ pub(super) fn page(gateway: &Gateway, query: &str) -> Page {
         of("operation", selection.operation.as_ref()),
         if selection.project_id.is_some() { " in one project" } else { "" },
     );
-    gateway.notable(Event::Purge, what, None);
+    gateway.observer().notable(Happening::new(Event::Purge, what));
     json_page(StatusCode::OK, &json!({ "purged": purged }))
 }
 

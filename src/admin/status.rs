@@ -34,6 +34,7 @@ struct Status {
     requests: Requests,
     latency: Latency,
     cache: Cache,
+    memory: Memory,
     callers: Callers,
     upstream: Vec<Upstream>,
     bypasses: Counts,
@@ -90,6 +91,14 @@ struct Cache {
     refreshes: u64,
 }
 
+/// What is held for clients, the cache apart.
+#[derive(Serialize)]
+struct Memory {
+    used_bytes: u64,
+    budget_bytes: u64,
+    refusals: u64,
+}
+
 #[derive(Serialize)]
 struct Callers {
     grants: u64,
@@ -144,7 +153,7 @@ fn status(gateway: &Gateway, proxy: SocketAddr) -> Status {
     Status {
         version: env!("CARGO_PKG_VERSION"),
         time_ms: milliseconds(gateway.date()),
-        uptime_seconds: gateway.uptime().as_secs_f64(),
+        uptime_seconds: gateway.observer().uptime().as_secs_f64(),
         mode: gateway.mode(),
         proxy: format!("{}://{proxy}", if live.settings().listen.has_tls() { "https" } else { "http" }),
         log_level: logs::level().map(|level| level.to_string()),
@@ -169,6 +178,11 @@ fn status(gateway: &Gateway, proxy: SocketAddr) -> Status {
             private_scopes: sum("private_scopes"),
             refreshes: sum("refreshes_total"),
         },
+        memory: Memory {
+            used_bytes: sum("memory_used_bytes"),
+            budget_bytes: sum("memory_budget_bytes"),
+            refusals: sum("memory_refusals_total"),
+        },
         callers: Callers {
             grants: sum("grants"),
             max_grants: live.settings().grants.max_grants.0,
@@ -179,7 +193,7 @@ fn status(gateway: &Gateway, proxy: SocketAddr) -> Status {
         upstream: live.catalogue().services().map(|service| upstream(gateway, &live, &figures, service)).collect(),
         bypasses: by("bypasses_total", "reason"),
         pauses: by("pauses_total", "cause"),
-        events: gateway.events().recent().into_iter().map(happened).collect(),
+        events: gateway.observer().events().recent().into_iter().map(happened).collect(),
     }
 }
 
@@ -220,7 +234,7 @@ fn upstream(gateway: &Gateway, live: &Live, figures: &Figures, service: Service)
     let of_service = [("service", service.as_str())];
     let spread = figures.spread(&family("upstream_duration_seconds"), &of_service, "service", |_| true);
     let sum = |name: &str| figures.sum(&family(name), &of_service);
-    let (now, health) = (gateway.now(), gateway.health(service));
+    let (now, health) = (gateway.now(), gateway.observer().health(service));
     let ago = |then| now.saturating_duration_since(then).as_secs_f64();
     Upstream {
         service: service.as_str(),

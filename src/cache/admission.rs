@@ -7,6 +7,7 @@ use bytes::Bytes;
 use http::header::VARY;
 use http::{HeaderMap, HeaderName, Response, StatusCode};
 
+use super::unstorable::Unstorable;
 use super::{body, lifetime};
 use crate::catalogue::BodyCheck;
 
@@ -35,7 +36,7 @@ pub enum Verdict {
 pub enum Audience {
     /// For all who are proved.
     All,
-    /// For the caller who asked: upstream says that it varies on the credential.
+    /// For the caller who asked: upstream says that it varies on the credential. So do all answers to its operation.
     Caller,
 }
 
@@ -50,62 +51,22 @@ pub enum Role {
     Free,
 }
 
-/// Why an answer is not kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Unstorable {
-    /// Not a 200.
-    Status,
-    /// A 200 that is not JSON, or no JSON object where a field is asked for.
-    NotJson,
-    /// JSON, but no product list, or what else the operation's body check asks for.
-    NotProducts,
-    /// `Cache-Control` or `Pragma` forbids it, or can't be read.
-    CacheDirectives,
-    /// It varies on more than the key fixes.
-    Vary,
-    /// An `Age` that is not a number of seconds.
-    BadAge,
-    /// Too large to hold.
-    TooLarge,
-}
-
-impl Unstorable {
-    /// All of them, for tables and tests.
-    pub const ALL: [Self; 7] = [
-        Self::Status,
-        Self::NotJson,
-        Self::NotProducts,
-        Self::CacheDirectives,
-        Self::Vary,
-        Self::BadAge,
-        Self::TooLarge,
-    ];
-
-    /// The name used alike as metric label, log field and `Cache-Status` detail.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Status => "status",
-            Self::NotJson => "not-json",
-            Self::NotProducts => "not-products",
-            Self::CacheDirectives => "cache-directives",
-            Self::Vary => "vary",
-            Self::BadAge => "bad-age",
-            Self::TooLarge => "too-large",
-        }
-    }
-}
-
-/// Says what a whole answer means, given what the operation asks of a body. `role` says what request headers
-/// are to an answer that varies on them.
-pub fn judge(answer: &Response<Bytes>, check: &BodyCheck, role: impl Fn(&HeaderName) -> Role) -> Verdict {
+/// Says what a whole answer means, given what the operation asks of a body, and whether the answer is going to be
+/// kept for its caller alone. `role` says what request headers are to an answer that varies on them.
+pub fn judge(
+    answer: &Response<Bytes>,
+    check: &BodyCheck,
+    is_alone: bool,
+    role: impl Fn(&HeaderName) -> Role,
+) -> Verdict {
     match answer.status().as_u16() {
         200 => match body::check(answer.body(), check) {
-            Ok(()) => Verdict::Proof(check_headers(answer.headers(), &role)),
+            Ok(()) => Verdict::Proof(check_headers(answer.headers(), is_alone, &role)),
             Err(reason) => Verdict::NoList(reason),
         },
         401 | 403 => Verdict::Denial,
         // Said to be about the one who asked, it is; likewise if what it says of that can't be read.
-        _ if is_negative(answer.status()) => match check_headers(answer.headers(), &role) {
+        _ if is_negative(answer.status()) => match check_headers(answer.headers(), is_alone, &role) {
             Ok(Audience::All) => Verdict::Negative,
             _ => Verdict::Personal,
         },
@@ -121,10 +82,12 @@ pub fn is_negative(status: StatusCode) -> bool {
     matches!(status.as_u16(), 400 | 404 | 405)
 }
 
-fn check_headers(headers: &HeaderMap, role: impl Fn(&HeaderName) -> Role) -> Result<Audience, Unstorable> {
-    if lifetime::forbids_keeping(headers) {
-        return Err(Unstorable::CacheDirectives);
-    }
+fn check_headers(
+    headers: &HeaderMap,
+    is_alone: bool,
+    role: impl Fn(&HeaderName) -> Role,
+) -> Result<Audience, Unstorable> {
+    let reserved = lifetime::reserved(headers).ok_or(Unstorable::CacheDirectives)?;
     let mut audience = Audience::All;
     for name in varies_on(headers) {
         match name.map_or(Role::Free, |name| role(&name)) {
@@ -133,7 +96,21 @@ fn check_headers(headers: &HeaderMap, role: impl Fn(&HeaderName) -> Role) -> Res
             Role::Free => return Err(Unstorable::Vary),
         }
     }
+    // What is reserved for one caller can be left out only where it is kept for that one alone.
+    if !reserved.is_empty() && !is_alone && audience == Audience::All {
+        return Err(Unstorable::CacheDirectives);
+    }
     lifetime::age(headers).map(|_| audience).ok_or(Unstorable::BadAge)
+}
+
+/// Whether upstream says that an answer varies on the credential, whatever else it says of keeping it.
+pub fn varies_on_credential(headers: &HeaderMap, role: impl Fn(&HeaderName) -> Role) -> bool {
+    varies_on(headers).flatten().any(|name| role(&name) == Role::Credential)
+}
+
+/// Whether a body tells of an error, though its status may not. False where it is not whole JSON.
+pub fn tells_error(body: &[u8]) -> bool {
+    body::has_error_code(body)
 }
 
 /// The names in `Vary`; `None` for what is none, `*` above all.
@@ -157,7 +134,11 @@ mod tests {
     }
 
     fn judge(answer: &Response<Bytes>) -> Verdict {
-        super::judge(answer, &BodyCheck::Field("products".into()), |name| match name.as_str() {
+        judge_for(answer, false)
+    }
+
+    fn judge_for(answer: &Response<Bytes>, is_alone: bool) -> Verdict {
+        super::judge(answer, &BodyCheck::Field("products".into()), is_alone, |name| match name.as_str() {
             "accept" => Role::Fixed,
             "x-auth-token" => Role::Credential,
             _ => Role::Free,
@@ -198,6 +179,18 @@ mod tests {
         }
         let twice = answer(200, &[("age", "1"), ("age", "1")], r#"{"products":[]}"#);
         assert_eq!(judge(&twice), Verdict::Proof(Err(Unstorable::BadAge)));
+    }
+
+    #[test]
+    fn what_reserves_headers_is_kept_for_its_caller_alone_or_for_nobody() {
+        let list = r#"{"products":[]}"#;
+        let reserving = answer(200, &[("cache-control", "private=\"x-own\"")], list);
+        assert_eq!(judge_for(&reserving, false), Verdict::Proof(Err(Unstorable::CacheDirectives)));
+        assert_eq!(judge_for(&reserving, true), Verdict::Proof(Ok(Audience::All)));
+        let varying = answer(200, &[("cache-control", "no-cache=\"x-own\""), ("vary", "x-auth-token")], list);
+        assert_eq!(judge_for(&varying, false), Verdict::Proof(Ok(Audience::Caller)), "it is going to be alone");
+        let private = answer(200, &[("cache-control", "private")], list);
+        assert_eq!(judge_for(&private, true), Verdict::Proof(Err(Unstorable::CacheDirectives)));
     }
 
     #[test]

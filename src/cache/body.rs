@@ -5,17 +5,19 @@ use std::fmt;
 use serde::Deserializer;
 use serde::de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-use super::admission::Unstorable;
+use super::unstorable::Unstorable;
 use crate::catalogue::BodyCheck;
 
-/// Reads a body once from end to end, so that a truncated one can't pass, and keeps nothing.
+/// Reads a body once from end to end, so that a truncated one can't pass, and keeps nothing. JSON is UTF-8 (RFC 8259 §8.1);
+/// the parser alone would not look into what it skips.
 pub(super) fn check(body: &[u8], check: &BodyCheck) -> Result<(), Unstorable> {
     let field = match check {
         BodyCheck::None => return Ok(()),
         BodyCheck::Json => None,
         BodyCheck::Field(name) => Some(name.as_ref()),
     };
-    let mut json = serde_json::Deserializer::from_slice(body);
+    let text = std::str::from_utf8(body).map_err(|_| Unstorable::NotJson)?;
+    let mut json = serde_json::Deserializer::from_str(text);
     let value = Top { field }.deserialize(&mut json).and_then(|value| json.end().map(|()| value));
     match value.map_err(|_| Unstorable::NotJson)? {
         Value::Object { has_field, has_error } => match (has_field || field.is_none(), has_error) {
@@ -25,6 +27,13 @@ pub(super) fn check(body: &[u8], check: &BodyCheck) -> Result<(), Unstorable> {
         Value::Other if field.is_none() => Ok(()),
         Value::Other => Err(Unstorable::NotJson),
     }
+}
+
+/// Whether a body is a whole JSON object with an `error_code`.
+pub(super) fn has_error_code(body: &[u8]) -> bool {
+    let mut json = serde_json::Deserializer::from_slice(body);
+    let value = Top { field: None }.deserialize(&mut json).and_then(|value| json.end().map(|()| value));
+    matches!(value, Ok(Value::Object { has_error: true, .. }))
 }
 
 /// What matters of a JSON text.

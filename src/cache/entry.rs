@@ -1,20 +1,24 @@
 //! An answer that is kept: its body byte for byte, its head made ready, and its life.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, DATE, ETAG, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 
 use super::freshness::{Life, Lifetime};
+use super::lifetime;
 use super::tripwire::Views;
+use crate::budget::{Budget, Charge, Purpose};
 use crate::request::condition::Validator;
 use crate::request::copied;
+use crate::request::digest::ShortDigest;
 
 /// The headers that describe an answer, whoever asked. Any other may tell something of the one who did
-/// (what is left of its quota, its session, a new token), and goes to that one alone.
+/// (what is left of its quota, its session, a new token), and goes to that one alone. Entries that are shared
+/// have these.
 const SHAREABLE: [&str; 24] = [
     "cache-control",
     "cache-status",
@@ -42,6 +46,14 @@ const SHAREABLE: [&str; 24] = [
     "x-xss-protection",
 ];
 
+/// The headers that are about one response, not about what is kept: whoever the entry belongs to, they are not
+/// in it. An entry that belongs to one caller alone has all others, but for those that the answer itself reserves
+/// ([`lifetime::reserved`]).
+const OF_ONE_RESPONSE: [&str; 4] = ["age", "retry-after", "set-cookie", "x-request-id"];
+
+/// The same, where what follows varies: what is left of a quota.
+const QUOTAS: [&str; 3] = ["ratelimit", "x-ratelimit", "x-apig-"];
+
 /// A 304 has no body, so what it says of one is not believed.
 const DESCRIBE_THE_BODY: [HeaderName; 5] =
     [CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, TRANSFER_ENCODING];
@@ -49,6 +61,10 @@ const DESCRIBE_THE_BODY: [HeaderName; 5] =
 /// The headers of one answer that may be given to others.
 pub fn shareable(head: &HeaderMap) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
     head.iter().filter(|(name, _)| SHAREABLE.contains(&name.as_str()))
+}
+
+fn is_of_one_response(name: &HeaderName) -> bool {
+    OF_ONE_RESPONSE.contains(&name.as_str()) || QUOTAS.iter().any(|prefix| name.as_str().starts_with(prefix))
 }
 
 /// What a field takes in a head's tables, in use or not, and what a text takes besides its bytes: the
@@ -59,6 +75,19 @@ const TEXT: usize = 48;
 /// How long an answer is kept only to ask upstream whether it still holds.
 const VALIDATOR_FOR: Duration = Duration::from_secs(3600);
 
+/// The body of an entry, and what it takes of the memory budget once the cache has let it go and clients still read it.
+#[derive(Debug)]
+struct Body {
+    bytes: Bytes,
+    _let_go: Arc<OnceLock<Charge>>,
+}
+
+impl AsRef<[u8]> for Body {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
 /// A kept answer.
 #[derive(Debug)]
 pub struct Entry {
@@ -67,7 +96,10 @@ pub struct Entry {
     /// The same as it goes over the wire in HTTP/1.1.
     head_text: Box<[u8]>,
     body: Bytes,
+    let_go: Arc<OnceLock<Charge>>,
     life: Life,
+    /// The digest of the key that it is kept under, if it is kept under one.
+    key: Option<ShortDigest>,
     /// What upstream can be asked about instead of sending all again.
     validator: Option<Validator>,
     /// Whether upstream has answered that with a 304 about something else.
@@ -78,28 +110,92 @@ pub struct Entry {
     pub(super) hits: Arc<AtomicU64>,
 }
 
-impl Entry {
-    /// Makes an entry of a whole answer with end-to-end headers only.
+/// What an entry is going to be made of, once it is known for whom.
+#[derive(Debug)]
+pub struct Draft {
+    status: StatusCode,
+    /// All headers that an entry may have.
+    head: HeaderMap,
+    body: Bytes,
+    life: Life,
+    key: Option<ShortDigest>,
+    validator: Option<Validator>,
+    /// Whether the answer reserves headers for the one who asked, so that only for that one it may be kept.
+    is_for_one_alone: bool,
+}
+
+impl Draft {
+    /// Drafts an entry of a whole answer with end-to-end headers only.
     ///
     /// Head and body are copied: off the wire they are slices of a read buffer, which would be held whole
     /// for as long as the entry lives, and counted by nobody.
     pub fn new(answer: &Response<Bytes>, life: Life, validator: Option<Validator>) -> Self {
-        let body = answer.body();
-        let mut head: HeaderMap =
-            shareable(answer.headers()).map(|(name, value)| (name.clone(), copied(value))).collect();
-        head.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
-        let (status, body) = (answer.status(), Bytes::copy_from_slice(body));
+        let reserved = lifetime::reserved(answer.headers()).unwrap_or_default();
+        let may_be_kept = |name: &HeaderName| !is_of_one_response(name) && !reserved.contains(name);
+        let fields = answer.headers().iter().filter(|(name, _)| may_be_kept(name));
         Self {
+            status: answer.status(),
+            head: fields.map(|(name, value)| (name.clone(), copied(value))).collect(),
+            body: Bytes::copy_from_slice(answer.body()),
+            life,
+            key: None,
+            validator: validator.filter(|validator| may_be_kept(&validator.of_answer())),
+            is_for_one_alone: !reserved.is_empty(),
+        }
+    }
+
+    /// The same, to be kept under a key of this digest.
+    pub fn under(self, key: ShortDigest) -> Self {
+        Self { key: Some(key), ..self }
+    }
+
+    /// When the answer was sent for.
+    pub fn sent(&self) -> Instant {
+        self.life.sent
+    }
+
+    /// Whether it must not become an entry that is shared.
+    pub fn is_for_one_alone(&self) -> bool {
+        self.is_for_one_alone
+    }
+
+    /// The entry. It belongs to one caller alone, or is shared by all that are granted.
+    pub fn into_entry(self, belongs_to_one: bool) -> Entry {
+        let Self { status, head, body, life, key, validator, is_for_one_alone } = self;
+        debug_assert!(belongs_to_one || !is_for_one_alone, "what is reserved for one caller is not shared");
+        let mut head: HeaderMap = if belongs_to_one {
+            head
+        } else {
+            shareable(&head).map(|(name, value)| (name.clone(), value.clone())).collect()
+        };
+        head.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
+        let let_go = Arc::<OnceLock<Charge>>::default();
+        Entry {
             head_text: head_text(status, &head),
             status,
             head,
-            body,
+            body: Bytes::from_owner(Body { bytes: body, _let_go: Arc::clone(&let_go) }),
+            let_go,
             life,
-            validator,
+            key,
+            // Callers may be shown different things that were last modified at the same time.
+            validator: validator.filter(|it| belongs_to_one || matches!(it, Validator::EntityTag(_))),
             is_misunderstood: AtomicBool::new(false),
             views: Views::default(),
             hits: Arc::default(),
         }
+    }
+}
+
+impl Entry {
+    /// Makes an entry that is shared, of a whole answer with end-to-end headers only.
+    pub fn new(answer: &Response<Bytes>, life: Life, validator: Option<Validator>) -> Self {
+        Draft::new(answer, life, validator).into_entry(false)
+    }
+
+    /// Makes an entry that belongs to one caller alone.
+    pub fn of_one(answer: &Response<Bytes>, life: Life) -> Self {
+        Draft::new(answer, life, None).into_entry(true)
     }
 
     /// Its status.
@@ -121,6 +217,16 @@ impl Entry {
     /// The body, as upstream sent it.
     pub fn body(&self) -> &Bytes {
         &self.body
+    }
+
+    /// The cache has let it go. As long as anybody still reads it, its memory is charged to the budget.
+    pub(super) fn is_let_go(&self, budget: &Arc<Budget>) {
+        self.let_go.get_or_init(|| budget.charge(Purpose::Responses, self.size()));
+    }
+
+    /// The digest of the key that it is kept under. A refusal is kept under none.
+    pub fn key(&self) -> Option<ShortDigest> {
+        self.key
     }
 
     /// Its life.
@@ -223,6 +329,42 @@ mod tests {
         assert_eq!(values, ["xxxxxxxxx", "second"]);
         let names: Vec<_> = entry.head().keys().map(HeaderName::as_str).collect();
         assert_eq!(names, ["link", "content-length"], "what is one caller's stays out");
+    }
+
+    #[test]
+    fn an_entry_of_one_caller_has_all_headers_but_those_of_one_response_and_the_reserved_ones() {
+        let life = Life { sent: Clock::System.now(), initial_age: Duration::ZERO, lifetime: Lifetime::default() };
+        let mut answer = Response::new(Bytes::from_static(b"{}"));
+        let dropped = [
+            "age",
+            "set-cookie",
+            "x-request-id",
+            "retry-after",
+            "ratelimit",
+            "ratelimit-policy",
+            "x-ratelimit-remaining",
+            "x-apig-ratelimit-api",
+            "x-own",
+            "x-other-own",
+        ];
+        for name in dropped.into_iter().chain(["x-subject-token", "location", "etag"]) {
+            answer.headers_mut().append(name, HeaderValue::from_static("1"));
+        }
+        let control = HeaderValue::from_static("private=\"X-Own\", no-cache=\"x-other-own\"");
+        answer.headers_mut().insert("cache-control", control);
+        let draft = Draft::new(&answer, life, None);
+        assert!(draft.is_for_one_alone());
+        let entry = draft.into_entry(true);
+        let names: Vec<_> = entry.head().keys().map(HeaderName::as_str).collect();
+        assert_eq!(names, ["x-subject-token", "location", "etag", "cache-control", "content-length"]);
+        let text = std::str::from_utf8(entry.head_text()).unwrap();
+        assert!(text.contains("x-subject-token: 1") && dropped.iter().all(|name| !text.contains(&format!("{name}: "))));
+        // What a 304 adds is held to the same.
+        let said = Response::builder().status(304).header("x-apig-mode", "1").header("x-added", "1");
+        let said = said.header("cache-control", "private=\"location\"").body(Bytes::new()).unwrap();
+        let entry = Entry::of_one(&entry.revalidated(&said), life);
+        let names: Vec<_> = entry.head().keys().map(HeaderName::as_str).collect();
+        assert_eq!(names, ["x-subject-token", "content-length", "x-added", "cache-control"]);
     }
 
     #[test]

@@ -1,17 +1,35 @@
-//! Coalescing: at most one fetch in flight per key; everyone who asks meanwhile is fed from it.
+//! Coalescing: concurrent identical requests share one flight, and normally one call.
 //!
-//! Knows nothing of what is fetched or how. Whoever boards first gets the [`Pilot`], to be flown in
-//! a task of its own: passengers who leave change nothing, and a pilot who is dropped without
-//! landing (a panic, say) lets its passengers go at once. Passengers are fed by the flight itself,
-//! never by reading the cache again, which may have refused the entry. Past the bounds on flights and
-//! passengers everyone flies solo.
+//! Knows nothing of what is fetched or how. The first request for a key gets the [`Leader`], whose call runs in
+//! a task of its own: waiters that leave change nothing, and a leader that is dropped without an end (a panic,
+//! say) releases the waiters at once. Waiters get the result from the flight itself, never by reading the cache
+//! again, which may have refused the entry. Past the bounds on flights and waiters everyone makes a call alone, and so
+//! does a caller that holds half of either ([`Shares`]).
+//!
+//! A flight has up to [`MAX_CALLS`] calls, of different callers: while all its calls are slow, the gateway may let
+//! a waiter make another ([`Waiter::lead_another`]). The first result that serves everybody ends the flight; any
+//! other result ends only its own call while there are more.
+
+mod shares;
+mod slowness;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::hash::Hash;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
+
+use crate::request::caller::Caller;
+use crate::sync::{Mutex, MutexGuard, RwLock};
+use shares::{Place, Shares};
+pub use slowness::Slowness;
+
+/// How many calls one flight may have, over its whole life.
+const MAX_CALLS: usize = 3;
 
 /// What is in flight.
 pub struct Flights<K, T> {
@@ -21,291 +39,409 @@ pub struct Flights<K, T> {
 /// How many there may be.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
-    /// Flights that can be boarded.
+    /// Flights that can be joined.
     pub flights: usize,
-    /// Passengers who wait for a flight that another began, on all flights together.
+    /// Waiters for a flight that another request began, on all flights together.
     pub waiting: usize,
 }
 
 struct Shared<K, T> {
     bounds: RwLock<Bounds>,
-    aloft: Mutex<HashMap<K, Flight<T>>>,
-    waiting: AtomicUsize,
+    in_flight: Mutex<InFlight<K, T>>,
+    waiting: Arc<Mutex<Shares>>,
 }
 
-/// One flight, as those aboard see it.
+/// The flights that can be joined.
+struct InFlight<K, T> {
+    flights: HashMap<K, Joinable<T>>,
+    /// By the callers that began them.
+    shares: Shares,
+}
+
+/// A flight that can be joined. It is not deserted, though nobody may wait for it at present.
+struct Joinable<T> {
+    flight: Arc<Flight<T>>,
+    /// Who began it.
+    caller: Caller,
+    _waited_for: watch::Receiver<State<T>>,
+}
+
+/// The calls for one key, and what waiters are told of them.
 struct Flight<T> {
-    landing: watch::Receiver<Option<T>>,
-    has_departed: Arc<AtomicBool>,
+    state: watch::Sender<State<T>>,
+    /// When the latest call under way was sent, once all of them are slow.
+    slow: watch::Sender<Option<Instant>>,
+    calls: Mutex<Calls>,
+    has_departed: AtomicBool,
 }
 
-impl<T> Clone for Flight<T> {
-    fn clone(&self) -> Self {
-        Self { landing: self.landing.clone(), has_departed: Arc::clone(&self.has_departed) }
+/// What waiters know of a flight.
+#[derive(Clone)]
+enum State<T> {
+    Pending,
+    /// The last call has a result for others than its own caller; its whole result is still to come.
+    Announced(T),
+    Ended(T),
+    /// The last leader was dropped without a result.
+    Lost,
+}
+
+#[derive(Default)]
+struct Calls {
+    /// Whether there can be no more of them: nobody else can join.
+    is_closed: bool,
+    /// Who has made calls so far.
+    callers: Vec<Caller>,
+    under_way: Vec<Call>,
+}
+
+struct Call {
+    caller: Caller,
+    /// When it was sent, once it is slow.
+    slow: Option<Instant>,
+}
+
+impl Calls {
+    fn begin(&mut self, caller: Caller) {
+        self.callers.push(caller);
+        self.under_way.push(Call { caller, slow: None });
+    }
+
+    /// Whether a caller may make another call, once those under way are slow.
+    fn may_begin(&self, caller: Caller) -> bool {
+        self.callers.len() < MAX_CALLS && !self.callers.contains(&caller)
+    }
+
+    /// When the latest call was sent, if all are slow and there may be another.
+    fn all_slow(&self) -> Option<Instant> {
+        let latest = self.under_way.iter().map(|call| call.slow).max()?;
+        latest.filter(|_| !self.is_closed && self.under_way.iter().all(|call| call.slow.is_some()))
+    }
+}
+
+impl<T> Flight<T> {
+    fn new(caller: Caller, is_closed: bool) -> Arc<Self> {
+        let mut calls = Calls { is_closed, ..Calls::default() };
+        calls.begin(caller);
+        let (state, slow) = (watch::Sender::new(State::Pending), watch::Sender::new(None));
+        Arc::new(Self { state, slow, calls: Mutex::new(calls), has_departed: AtomicBool::new(false) })
+    }
+
+    fn calls(&self) -> MutexGuard<'_, Calls> {
+        self.calls.lock()
+    }
+
+    /// Changes the calls, and tells the waiters whether all are slow.
+    fn update<R>(&self, change: impl FnOnce(&mut Calls) -> R) -> R {
+        let mut calls = self.calls();
+        let result = change(&mut calls);
+        let slow = calls.all_slow();
+        // Under the lock, so that the latest change is the one that is told.
+        self.slow.send_if_modified(|told| std::mem::replace(told, slow) != slow);
+        result
     }
 }
 
 impl<K: Eq + Hash + Clone, T: Clone> Flights<K, T> {
     /// None so far, and never more than the bounds allow.
     pub fn new(bounds: Bounds) -> Self {
-        let (bounds, aloft) = (RwLock::new(bounds), Mutex::default());
-        Self { shared: Arc::new(Shared { bounds, aloft, waiting: AtomicUsize::new(0) }) }
+        let in_flight = InFlight { flights: HashMap::new(), shares: Shares::default() };
+        let (bounds, in_flight) = (RwLock::new(bounds), Mutex::new(in_flight));
+        Self { shared: Arc::new(Shared { bounds, in_flight, waiting: Arc::default() }) }
     }
 
-    /// Other bounds for those who come from now on. Who is aboard stays.
+    /// Other bounds for those who come from now on. Who waits already stays.
     pub fn set_bounds(&self, bounds: Bounds) {
-        *self.shared.bounds.write().unwrap_or_else(PoisonError::into_inner) = bounds;
+        *self.shared.bounds.write() = bounds;
     }
 
-    /// Boards the flight for a key. With a pilot, the flight is new and has to be flown.
-    pub fn board(&self, key: &K) -> (Passenger<K, T>, Option<Pilot<K, T>>) {
-        let bounds = self.shared.bounds();
-        let mut aloft = self.shared.aloft();
-        if let Some(flight) = aloft.get(key) {
-            // Counted up under the lock, so that the bound holds; counted down without.
-            if self.shared.waiting.load(Ordering::Relaxed) >= bounds.waiting {
-                return self.solo();
-            }
-            self.shared.waiting.fetch_add(1, Ordering::Relaxed);
-            let shared = Some(Arc::clone(&self.shared));
-            return (Passenger { flight: flight.clone(), shared }, None);
+    /// Joins the flight for a key. With a leader, the flight is new and its call has to be made.
+    pub fn join(&self, key: &K, caller: Caller) -> (Waiter<K, T>, Option<Leader<K, T>>) {
+        let mut in_flight = self.shared.in_flight();
+        if let Some(joinable) = in_flight.flights.get(key) {
+            return self.wait(key, joinable, caller);
         }
-        if aloft.len() >= bounds.flights {
-            return self.solo();
-        }
-        let (flight, pilot) = self.new_flight(Some(key.clone()));
-        aloft.insert(key.clone(), flight.clone());
-        (Passenger { flight, shared: None }, Some(pilot))
+        let Some(flight) = in_flight.begin(key, caller, self.shared.bounds()) else { return self.solo(caller) };
+        drop(in_flight);
+        self.lead(flight, Some(key.clone()), caller)
     }
 
-    /// Begins the flight for a key with nobody aboard, unless there is one already or no room.
-    pub fn begin(&self, key: &K) -> Option<Pilot<K, T>> {
-        let mut aloft = self.shared.aloft();
-        if aloft.contains_key(key) || aloft.len() >= self.shared.bounds().flights {
+    /// Joins the flight for a key if there is one. Otherwise the new flight is one that nobody else can join.
+    pub fn wait_or_solo(&self, key: &K, caller: Caller) -> (Waiter<K, T>, Option<Leader<K, T>>) {
+        match self.shared.in_flight().flights.get(key) {
+            Some(joinable) => self.wait(key, joinable, caller),
+            None => self.solo(caller),
+        }
+    }
+
+    fn wait(&self, key: &K, joinable: &Joinable<T>, caller: Caller) -> (Waiter<K, T>, Option<Leader<K, T>>) {
+        let place = Place::take(&self.shared.waiting, caller, self.shared.bounds().waiting);
+        let Some(place) = place else { return self.solo(caller) };
+        (Waiter::new(&self.shared, &joinable.flight, Some(key.clone()), Some(place)), None)
+    }
+
+    /// Begins the flight for a key with no waiter, unless there is one already or no room.
+    pub fn begin(&self, key: &K, caller: Caller) -> Option<Leader<K, T>> {
+        let mut in_flight = self.shared.in_flight();
+        if in_flight.flights.contains_key(key) {
             return None;
         }
-        let (flight, pilot) = self.new_flight(Some(key.clone()));
-        aloft.insert(key.clone(), flight);
-        Some(pilot)
+        let flight = in_flight.begin(key, caller, self.shared.bounds())?;
+        drop(in_flight);
+        self.lead(flight, Some(key.clone()), caller).1
     }
 
-    /// A new flight that nobody else can board.
-    pub fn solo(&self) -> (Passenger<K, T>, Option<Pilot<K, T>>) {
-        let (flight, pilot) = self.new_flight(None);
-        (Passenger { flight, shared: None }, Some(pilot))
+    /// A new flight that nobody else can join.
+    pub fn solo(&self, caller: Caller) -> (Waiter<K, T>, Option<Leader<K, T>>) {
+        self.lead(Flight::new(caller, true), None, caller)
     }
 
-    fn new_flight(&self, key: Option<K>) -> (Flight<T>, Pilot<K, T>) {
-        let (landing, landed) = watch::channel(None);
-        let flight = Flight { landing: landed, has_departed: Arc::default() };
-        let has_departed = Arc::clone(&flight.has_departed);
-        (flight, Pilot { key, landing, has_departed, shared: Arc::clone(&self.shared) })
+    fn lead(&self, flight: Arc<Flight<T>>, key: Option<K>, caller: Caller) -> (Waiter<K, T>, Option<Leader<K, T>>) {
+        let mut waiter = Waiter::new(&self.shared, &flight, key.clone(), None);
+        let (sender, receiver) = oneshot::channel();
+        waiter.own = Some(receiver);
+        let shared = Arc::clone(&self.shared);
+        (waiter, Some(Leader { key, flight, caller, own: Some(sender), was_last: None, shared }))
     }
 
-    /// Lets nobody board the present flights any more; who is aboard arrives.
+    /// Lets nobody join the present flights any more; their waiters get their results.
     pub fn close_all(&self) {
-        self.shared.aloft().clear();
+        let mut in_flight = self.shared.in_flight();
+        in_flight.shares = Shares::default();
+        for (_, Joinable { flight, .. }) in in_flight.flights.drain() {
+            flight.update(|calls| calls.is_closed = true);
+        }
     }
 
     /// How many wait for a flight that another request began.
     pub fn waiting(&self) -> usize {
-        self.shared.waiting.load(Ordering::Relaxed)
+        shares::all(&self.shared.waiting)
+    }
+}
+
+impl<K: Eq + Hash + Clone, T> InFlight<K, T> {
+    /// A new flight, if there is room for it.
+    fn begin(&mut self, key: &K, caller: Caller, bounds: Bounds) -> Option<Arc<Flight<T>>> {
+        self.shares.take(caller, bounds.flights).then(|| {
+            let flight = Flight::new(caller, false);
+            let joinable = Joinable { _waited_for: flight.state.subscribe(), flight: Arc::clone(&flight), caller };
+            self.flights.insert(key.clone(), joinable);
+            flight
+        })
     }
 }
 
 impl<K, T> Shared<K, T> {
     fn bounds(&self) -> Bounds {
-        *self.bounds.read().unwrap_or_else(PoisonError::into_inner)
+        *self.bounds.read()
     }
 
-    fn aloft(&self) -> MutexGuard<'_, HashMap<K, Flight<T>>> {
-        self.aloft.lock().unwrap_or_else(PoisonError::into_inner)
+    fn in_flight(&self) -> MutexGuard<'_, InFlight<K, T>> {
+        self.in_flight.lock()
     }
 }
 
-/// The duty to land a flight.
-pub struct Pilot<K: Eq + Hash, T> {
-    /// None for a solo flight.
+/// The duty to end a call.
+pub struct Leader<K: Eq + Hash, T> {
+    /// None for a flight that nobody else can join.
     key: Option<K>,
-    landing: watch::Sender<Option<T>>,
-    has_departed: Arc<AtomicBool>,
+    flight: Arc<Flight<T>>,
+    caller: Caller,
+    /// For the request whose call it is; taken once that has been answered.
+    own: Option<oneshot::Sender<T>>,
+    /// Once the call is off those under way: whether it was the last.
+    was_last: Option<bool>,
     shared: Arc<Shared<K, T>>,
 }
 
-impl<K: Eq + Hash, T> Pilot<K, T> {
-    /// Notes that upstream is being asked from now on; before, the flight waits for its turn.
+impl<K: Eq + Hash, T> Leader<K, T> {
+    /// Notes that upstream is being asked from now on; before, the call waits for its turn.
     pub fn depart(&self) {
-        self.has_departed.store(true, Ordering::Relaxed);
+        self.flight.has_departed.store(true, Ordering::Relaxed);
     }
 
-    /// Whether others can board, or could.
+    /// Notes that the call, which was sent then, has taken so long that another may be made.
+    pub fn is_slow(&self, sent: Instant) {
+        self.flight.update(|calls| {
+            if let Some(call) = calls.under_way.iter_mut().find(|call| call.caller == self.caller) {
+                call.slow = Some(sent);
+            }
+        });
+    }
+
+    /// Whether others can join, or could.
     pub fn takes_others(&self) -> bool {
         self.key.is_some()
     }
 
-    /// Waits until nobody is aboard any more and nobody can board.
+    /// Waits until nobody waits any more and nobody can join.
     pub async fn deserted(&self) {
-        self.landing.closed().await;
+        self.flight.state.closed().await;
     }
 
-    /// Ends boarding, then gives everyone aboard the answer at once.
-    pub fn land(self, answer: T) {
-        self.end_boarding();
-        self.landing.send_replace(Some(answer));
+    /// Releases the others before the result is whole, if this is the last call. Requests of its own caller have to
+    /// wait on ([`Waiter::whole_result`]).
+    pub fn announce(&mut self, result: T) {
+        if self.leave() {
+            self.close();
+            self.tell(State::Announced(result));
+        }
     }
 
-    fn end_boarding(&self) {
+    /// Ends the call. A result that serves everybody ends the flight; another one does so if this is the last call,
+    /// and goes to its own request alone otherwise.
+    pub fn end(mut self, result: T, serves_all: bool)
+    where
+        T: Clone,
+    {
+        let own = self.own.take();
+        if serves_all {
+            // First, or a waiter that is woken meanwhile may begin a call that nobody needs.
+            self.close();
+        }
+        let is_over = self.leave() || serves_all;
+        if is_over {
+            // Before anybody is answered, or a request that comes after that could still join.
+            self.close();
+        }
+        if let Some(own) = own {
+            // That request may be gone.
+            let _ = own.send(result.clone());
+        }
+        if is_over {
+            self.tell(State::Ended(result));
+        }
+    }
+
+    /// Takes the call off those under way. Says whether it was the last.
+    fn leave(&mut self) -> bool {
+        *self.was_last.get_or_insert_with(|| {
+            self.flight.update(|calls| {
+                calls.under_way.retain(|call| call.caller != self.caller);
+                calls.under_way.is_empty()
+            })
+        })
+    }
+
+    /// The first end of a flight counts.
+    fn tell(&self, state: State<T>) {
+        self.flight.state.send_if_modified(|told| {
+            let is_over = matches!(told, State::Ended(_) | State::Lost);
+            if !is_over {
+                *told = state;
+            }
+            !is_over
+        });
+    }
+
+    /// Lets nobody join any more.
+    fn close(&self) {
         let Some(key) = &self.key else { return };
-        let mut aloft = self.shared.aloft();
+        self.flight.update(|calls| calls.is_closed = true);
+        let mut in_flight = self.shared.in_flight();
         // After `close_all` a newer flight may have the key.
-        if aloft.get(key).is_some_and(|flight| flight.landing.same_channel(&self.landing.subscribe())) {
-            aloft.remove(key);
+        if in_flight.flights.get(key).is_some_and(|joinable| Arc::ptr_eq(&joinable.flight, &self.flight)) {
+            let ended = in_flight.flights.remove(key);
+            ended.inspect(|ended| in_flight.shares.give_back(ended.caller));
         }
     }
 }
 
-impl<K: Eq + Hash, T> Drop for Pilot<K, T> {
+impl<K: Eq + Hash, T> Drop for Leader<K, T> {
     fn drop(&mut self) {
-        self.end_boarding();
+        // After an end, this changes nothing.
+        if self.leave() {
+            self.close();
+            self.tell(State::Lost);
+        }
     }
 }
 
-/// Someone who waits for a flight to land.
-pub struct Passenger<K, T> {
-    flight: Flight<T>,
-    /// Present for those who didn't begin the flight, and so are counted as waiting.
-    shared: Option<Arc<Shared<K, T>>>,
+/// A request that waits for the result of a flight.
+pub struct Waiter<K, T> {
+    key: Option<K>,
+    flight: Arc<Flight<T>>,
+    state: watch::Receiver<State<T>>,
+    /// For a request whose own call is under way.
+    own: Option<oneshot::Receiver<T>>,
+    /// For those who have not begun a call.
+    counted: Option<Place>,
+    shared: Arc<Shared<K, T>>,
 }
 
-impl<K, T: Clone> Passenger<K, T> {
-    /// Waits for the answer; `None` if the flight was lost.
-    pub async fn arrive(&mut self) -> Option<T> {
-        self.flight.landing.wait_for(Option::is_some).await.ok().and_then(|landed| landed.clone())
+/// What a waiter has been given.
+pub struct Given<T> {
+    /// The result.
+    pub result: T,
+    /// Whether it is that of the request's own call.
+    pub is_own: bool,
+}
+
+impl<K, T> Waiter<K, T> {
+    fn new(shared: &Arc<Shared<K, T>>, flight: &Arc<Flight<T>>, key: Option<K>, counted: Option<Place>) -> Self {
+        let (flight, state) = (Arc::clone(flight), flight.state.subscribe());
+        Self { key, flight, state, own: None, counted, shared: Arc::clone(shared) }
     }
 
-    /// Whether upstream is being asked already.
+    /// Whether a call has been sent, not only begun to wait for its turn.
     pub fn has_departed(&self) -> bool {
         self.flight.has_departed.load(Ordering::Relaxed)
     }
-}
 
-impl<K, T> Drop for Passenger<K, T> {
-    fn drop(&mut self) {
-        if let Some(shared) = &self.shared {
-            shared.waiting.fetch_sub(1, Ordering::Relaxed);
-        }
+    /// Tells whether the calls of the flight are slow.
+    pub fn slowness(&self) -> Slowness<T> {
+        Slowness { flight: Arc::clone(&self.flight), slow: self.flight.slow.subscribe() }
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn flights<T: Clone>() -> Flights<&'static str, T> {
-        Flights::new(Bounds { flights: 2, waiting: 2 })
+impl<K: Eq + Hash + Clone, T: Clone> Waiter<K, T> {
+    /// Waits for a result; `None` if the flight was lost.
+    pub async fn result(&mut self) -> Option<Given<T>> {
+        self.next(|state| !matches!(state, State::Pending)).await
     }
 
-    #[tokio::test]
-    async fn past_the_bounds_everyone_flies_solo() {
-        let flights = flights();
-        let (mut first, pilot) = flights.board(&"key");
-        let waiting: Vec<_> = (0..2).map(|_| flights.board(&"key")).collect();
-        assert!(waiting.iter().all(|(_, pilot)| pilot.is_none()));
-        let (mut one_too_many, solo) = flights.board(&"key");
-        solo.unwrap().land("solo");
-        assert_eq!(one_too_many.arrive().await, Some("solo"));
-        let (_second, _pilot) = flights.board(&"another");
-        let (mut third, solo) = flights.board(&"a third");
-        let (mut fourth, another_solo) = flights.board(&"a third");
-        solo.unwrap().land("third");
-        another_solo.unwrap().land("fourth");
-        assert_eq!((third.arrive().await, fourth.arrive().await), (Some("third"), Some("fourth")));
-        pilot.unwrap().land("shared");
-        assert_eq!(first.arrive().await, Some("shared"));
-        for (mut passenger, _) in waiting {
-            assert_eq!(passenger.arrive().await, Some("shared"));
+    /// Waits for a result that is whole, where one has been announced.
+    pub async fn whole_result(&mut self) -> Option<Given<T>> {
+        self.next(|state| matches!(state, State::Ended(_) | State::Lost)).await
+    }
+
+    async fn next(&mut self, is_there: impl Fn(&State<T>) -> bool) -> Option<Given<T>> {
+        let Self { own, state, .. } = self;
+        let own = async {
+            if let Some(receiver) = own {
+                match receiver.await {
+                    Ok(result) => return Given { result, is_own: true },
+                    // Its leader was lost; the flight may have others.
+                    Err(_) => *own = None,
+                }
+            }
+            std::future::pending().await
+        };
+        tokio::select! {
+            biased;
+            result = own => Some(result),
+            state = state.wait_for(is_there) => match &*state.ok()? {
+                State::Announced(result) | State::Ended(result) => Some(Given { result: result.clone(), is_own: false }),
+                State::Pending | State::Lost => None,
+            },
         }
-        assert_eq!(flights.waiting(), 0);
     }
 
-    #[test]
-    fn other_bounds_hold_for_those_who_come_then() {
-        let flights = flights::<()>();
-        let (_first, _pilot) = flights.board(&"key");
-        let (_second, none) = flights.board(&"key");
-        flights.set_bounds(Bounds { flights: 1, waiting: 1 });
-        assert!(none.is_none() && flights.waiting() == 1);
-        assert!(flights.board(&"key").1.is_some(), "one too many waits");
-        assert!(flights.begin(&"another").is_none(), "one too many flies");
-        flights.set_bounds(Bounds { flights: 2, waiting: 2 });
-        assert!(flights.board(&"key").1.is_none() && flights.begin(&"another").is_some());
-    }
-
-    #[tokio::test]
-    async fn the_first_aboard_flies_and_everyone_arrives() {
-        let flights = flights();
-        let (mut first, pilot) = flights.board(&"key");
-        let (mut second, none) = flights.board(&"key");
-        assert!(none.is_none());
-        assert_eq!(flights.waiting(), 1);
-        pilot.unwrap().land(42);
-        assert_eq!((first.arrive().await, second.arrive().await), (Some(42), Some(42)));
-        drop((first, second));
-        assert_eq!(flights.waiting(), 0);
-        assert!(flights.board(&"key").1.is_some(), "a landed flight takes nobody aboard");
-    }
-
-    #[tokio::test]
-    async fn passengers_who_leave_change_nothing() {
-        let flights = flights();
-        let (first, pilot) = flights.board(&"key");
-        let (mut second, _) = flights.board(&"key");
-        drop(first);
-        let (third, none) = flights.board(&"key");
-        assert!(none.is_none());
-        drop(third);
-        assert_eq!(flights.waiting(), 1);
-        pilot.unwrap().land(1);
-        assert_eq!(second.arrive().await, Some(1));
-    }
-
-    #[tokio::test]
-    async fn a_lost_flight_lets_its_passengers_go() {
-        let flights = flights::<u8>();
-        let (mut first, pilot) = flights.board(&"key");
-        let (mut second, _) = flights.board(&"key");
-        drop(pilot);
-        assert_eq!((first.arrive().await, second.arrive().await), (None, None));
-        assert!(flights.board(&"key").1.is_some());
-    }
-
-    #[tokio::test]
-    async fn a_closed_flight_lands_without_touching_the_next() {
-        let flights = flights();
-        let (mut old, old_pilot) = flights.board(&"key");
-        flights.close_all();
-        let (mut new, new_pilot) = flights.board(&"key");
-        old_pilot.unwrap().land("old");
-        let (mut late, none) = flights.board(&"key");
-        assert!(none.is_none(), "the new flight still takes passengers");
-        new_pilot.unwrap().land("new");
-        assert_eq!(old.arrive().await, Some("old"));
-        assert_eq!((new.arrive().await, late.arrive().await), (Some("new"), Some("new")));
-    }
-
-    #[tokio::test]
-    async fn a_flight_with_nobody_aboard_can_be_boarded_and_is_begun_once() {
-        let flights = flights();
-        let pilot = flights.begin(&"key").unwrap();
-        assert!(flights.begin(&"key").is_none());
-        let (mut late, none) = flights.board(&"key");
-        assert!(none.is_none() && !late.has_departed());
-        pilot.depart();
-        assert!(late.has_departed());
-        let _second = flights.begin(&"second");
-        assert!(flights.begin(&"third").is_none(), "there is no room");
-        pilot.land(1);
-        assert_eq!(late.arrive().await, Some(1));
-        assert!(flights.begin(&"key").is_some());
+    /// Begins another call of the flight if all calls are slow, and unless this caller has made one already, there
+    /// have been as many as there may be, or nobody can join any more.
+    pub fn lead_another(&mut self, caller: Caller) -> Option<Leader<K, T>> {
+        let begins = self.flight.update(|calls| {
+            let may = calls.may_begin(caller) && calls.all_slow().is_some();
+            if may {
+                calls.begin(caller);
+            }
+            may
+        });
+        begins.then(|| {
+            let (sender, receiver) = oneshot::channel();
+            (self.own, self.counted) = (Some(receiver), None);
+            let (key, flight, shared) = (self.key.clone(), Arc::clone(&self.flight), Arc::clone(&self.shared));
+            Leader { key, flight, caller, own: Some(sender), was_last: None, shared }
+        })
     }
 }

@@ -3,16 +3,26 @@
 //! answer may have been long on its way, and the credential revoked meanwhile.
 //!
 //! A denial ends a grant at once, whatever other calls of the caller bring that were sent no later.
+//! A 401 says that the credential itself is refused, so it suspends all grants of the caller in that
+//! service. They come back only if the service's own error code shows that the 401 was about one request.
 //! Losing a grant for want of room costs one upstream call. Time is an argument here.
 
+mod count;
+#[cfg(test)]
+mod tests;
+
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use http::StatusCode;
 
 use super::entry::Entry;
 use super::generations::Generations;
+use crate::catalogue::{Service, error_code};
 use crate::request::caller::Caller;
 use crate::request::key::Scope;
+use crate::sync::{Mutex, MutexGuard};
 
 /// How many refusals are remembered, and how large they may be. A loop with a dead token is few
 /// callers; many are an attack, of which each costs a call.
@@ -46,8 +56,11 @@ pub struct Grantee {
 pub enum Standing {
     /// Proved, and not long ago.
     Granted,
-    /// Proved longer ago. If its own call fails for another reason than its credential, that is excused.
-    Lapsed,
+    /// Proved longer ago. A failure outside the gateway extends the grant for what was sent before its end.
+    Lapsed {
+        /// The regular end of the grant: its last proof and `grant_ttl`.
+        ended: Instant,
+    },
     /// Never proved, or too long ago, or denied since.
     Unproved,
     /// Denied just now.
@@ -59,28 +72,16 @@ pub enum Standing {
     },
 }
 
-/// What a proof has brought about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Proof {
-    /// A grant where there was none that lived.
-    Granted,
-    /// A longer life of one that did.
-    Renewed,
-    /// Nothing: a call that was sent no earlier has been denied meanwhile.
-    Late,
-}
-
-impl Proof {
-    /// All of them, for tables and tests.
-    pub const ALL: [Self; 3] = [Self::Granted, Self::Renewed, Self::Late];
-
-    /// The name used as metric label.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Granted => "granted",
-            Self::Renewed => "renewed",
-            Self::Late => "late",
-        }
+words! {
+    /// What a proof has brought about.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum Proof {
+        /// A grant where there was none that lived.
+        Granted = "granted",
+        /// A longer life of one that did.
+        Renewed = "renewed",
+        /// Nothing: a call that was sent no earlier has been denied meanwhile.
+        Late = "late",
     }
 }
 
@@ -89,25 +90,63 @@ pub struct Grants {
     books: Mutex<Books>,
 }
 
+/// A caller in a service: what a 401 is about.
+type Account = (Caller, Service);
+
 struct Books {
     terms: Terms,
-    /// When the request of the latest proof was sent.
-    proved: Generations<Grantee, Instant>,
+    grants: Generations<Grantee, Grant>,
+    /// Every caller that holds grants in a service. A grant without its account does not count, so that an
+    /// account that is lost for want of room can bring no grant back.
+    accounts: Generations<Account, Ended>,
     refused: Generations<Grantee, Refusal>,
-    /// Who has calls in the air: as many as there are calls, and no more.
-    aloft: HashMap<Grantee, Aloft>,
+    /// The calls under way, by scope and by service: as many as there are, and no more.
+    calls: HashMap<Grantee, Calls>,
+    service_calls: HashMap<Account, ServiceCalls>,
+    /// Counts proofs and suspensions, to tell their order.
+    count: u64,
+    /// How many suspensions there are at present.
+    suspensions: usize,
 }
+
+struct Grant {
+    /// When the request of the latest proof was sent.
+    proved: Instant,
+    /// The count at that proof.
+    made: u64,
+}
+
+/// The grants of an account that were made up to this count have ended.
+type Ended = u64;
 
 struct Refusal {
     answer: Arc<Entry>,
     until: Instant,
 }
 
+/// Calls of one caller in one scope.
 #[derive(Default)]
-struct Aloft {
-    calls: usize,
+struct Calls {
+    under_way: usize,
     /// When the latest request that was denied meanwhile had been sent.
     denied: Option<Instant>,
+}
+
+/// Calls of one caller to one service.
+#[derive(Default)]
+struct ServiceCalls {
+    under_way: usize,
+    /// When the latest request that ended the account's grants meanwhile had been sent.
+    denied: Option<Instant>,
+    suspensions: Vec<Suspension>,
+}
+
+/// A 401 whose body has yet to tell whether it is about the credential.
+#[derive(Clone, Copy)]
+struct Suspension {
+    /// Grants that were made up to this count are suspended.
+    made: u64,
+    sent: Instant,
 }
 
 impl Grants {
@@ -115,9 +154,13 @@ impl Grants {
     pub fn new(terms: Terms) -> Self {
         let books = Books {
             terms,
-            proved: Generations::new(terms.max_grants),
+            grants: Generations::new(terms.max_grants),
+            accounts: Generations::new(terms.max_grants),
             refused: Generations::new(MAX_REFUSALS),
-            aloft: HashMap::new(),
+            calls: HashMap::new(),
+            service_calls: HashMap::new(),
+            count: 0,
+            suspensions: 0,
         };
         Self { books: Mutex::new(books) }
     }
@@ -127,7 +170,8 @@ impl Grants {
     pub fn set_terms(&self, terms: Terms) {
         let mut books = self.books();
         if terms.max_grants != books.terms.max_grants {
-            books.proved.resize(terms.max_grants);
+            books.grants.resize(terms.max_grants);
+            books.accounts.resize(terms.max_grants);
         }
         books.terms = terms;
     }
@@ -142,12 +186,13 @@ impl Grants {
             }
             books.refused.remove(grantee);
         }
-        let Some(proved) = books.proved.get(grantee) else { return Standing::Unproved };
-        let age = now.saturating_duration_since(*proved);
-        if age < books.terms.grant_ttl {
+        let Some(proved) = books.proved(grantee) else { return Standing::Unproved };
+        let age = now.saturating_duration_since(proved);
+        let Terms { grant_ttl, outage_grace, .. } = books.terms;
+        if age < grant_ttl {
             Standing::Granted
-        } else if books.terms.outage_grace.is_some_and(|grace| age < grace) {
-            Standing::Lapsed
+        } else if outage_grace.is_some_and(|grace| age < grace) {
+            Standing::Lapsed { ended: proved + grant_ttl }
         } else {
             Standing::Unproved
         }
@@ -158,219 +203,210 @@ impl Grants {
         matches!(self.standing(grantee, now), Standing::Granted)
     }
 
-    /// Notes that a caller's own request is about to be sent.
-    pub fn depart(&self, grantee: Grantee, sent: Instant) -> Departure<'_> {
-        self.books().aloft.entry(grantee.clone()).or_default().calls += 1;
-        Departure { grants: self, grantee, sent }
+    /// Notes that a caller's own request in a scope is about to be sent.
+    pub fn depart(self: &Arc<Self>, grantee: Grantee, sent: Instant) -> Departure {
+        let service = grantee.scope.operation().service;
+        self.begin(grantee.caller, service, Some(grantee.scope), sent)
     }
 
-    /// How many grants live at a moment.
-    pub fn live(&self, now: Instant) -> usize {
-        let books = self.books();
-        let lives = |proved: &&Instant| now.saturating_duration_since(**proved) < books.terms.grant_ttl;
-        books.proved.values().filter(lives).count()
+    /// The same of a request that belongs to no scope: it proves nothing, but it may be denied.
+    pub fn depart_unscoped(self: &Arc<Self>, caller: Caller, service: Service, sent: Instant) -> Departure {
+        self.begin(caller, service, None, sent)
+    }
+
+    fn begin(self: &Arc<Self>, caller: Caller, service: Service, scope: Option<Scope>, sent: Instant) -> Departure {
+        let grants = Arc::clone(self);
+        let departure = Departure { grants, caller, service, scope, sent, suspension: None, was_proved_later: false };
+        let mut books = self.books();
+        books.service_calls.entry(departure.account()).or_default().under_way += 1;
+        if let Some(grantee) = departure.grantee() {
+            books.calls.entry(grantee).or_default().under_way += 1;
+        }
+        departure
     }
 
     fn books(&self) -> MutexGuard<'_, Books> {
-        self.books.lock().unwrap_or_else(PoisonError::into_inner)
+        self.books.lock()
     }
 }
 
-/// A caller's own request that is in the air. Dropped, it has brought neither proof nor denial.
-pub struct Departure<'g> {
-    grants: &'g Grants,
-    grantee: Grantee,
-    sent: Instant,
+impl Grantee {
+    fn account(&self) -> Account {
+        (self.caller, self.scope.operation().service)
+    }
 }
 
-impl Departure<'_> {
-    /// Upstream has answered it well, and now is the moment.
+impl Books {
+    /// When the request of a grant's latest proof was sent, if the grant has not been ended or suspended.
+    fn proved(&mut self, grantee: &Grantee) -> Option<Instant> {
+        let Grant { proved, made } = *self.grants.get(grantee)?;
+        let account = grantee.account();
+        let ended = *self.accounts.get(&account)?;
+        (made > ended && !self.is_suspended(&account, made)).then_some(proved)
+    }
+
+    /// Whether a grant that was made at a count is suspended.
+    fn is_suspended(&self, account: &Account, made: u64) -> bool {
+        // There hardly ever is a suspension, and hits look here.
+        self.suspensions > 0
+            && self
+                .service_calls
+                .get(account)
+                .is_some_and(|calls| calls.suspensions.iter().any(|suspension| made <= suspension.made))
+    }
+
+    /// Whether a call was sent no later than one that has been denied since.
+    fn is_late(&self, grantee: &Grantee, sent: Instant) -> bool {
+        let in_scope = self.calls.get(grantee).and_then(|calls| calls.denied);
+        let calls = self.service_calls.get(&grantee.account());
+        let in_service = calls.and_then(|calls| calls.denied);
+        let suspended = calls.into_iter().flat_map(|calls| &calls.suspensions).map(|suspension| suspension.sent);
+        in_scope.into_iter().chain(in_service).chain(suspended).any(|denied| denied >= sent)
+    }
+
+    fn next_count(&mut self) -> u64 {
+        self.count += 1;
+        self.count
+    }
+}
+
+/// A caller's own request that is under way. Dropped, it has brought neither proof nor denial; dropped after its
+/// denial, that counts as one of the credential.
+pub struct Departure {
+    grants: Arc<Grants>,
+    caller: Caller,
+    service: Service,
+    scope: Option<Scope>,
+    sent: Instant,
+    /// The count up to which its 401 suspends grants, until its body has been read.
+    suspension: Option<u64>,
+    /// Whether a later request of the scope had been proved when its denial came.
+    was_proved_later: bool,
+}
+
+impl Departure {
+    fn account(&self) -> Account {
+        (self.caller, self.service)
+    }
+
+    fn grantee(&self) -> Option<Grantee> {
+        self.scope.clone().map(|scope| Grantee { caller: self.caller, scope })
+    }
+
+    /// The scope that it belongs to, if it does to one.
+    pub fn scope(&self) -> Option<&Scope> {
+        self.scope.as_ref()
+    }
+
+    /// Whose request it is.
+    pub fn caller(&self) -> Caller {
+        self.caller
+    }
+
+    /// Upstream has answered it well, and now is the moment. A request of no scope proves nothing.
     pub fn proved(self, now: Instant) -> Proof {
+        let Some(grantee) = self.grantee() else { return Proof::Late };
         let mut books = self.grants.books();
-        let denied = books.aloft.get(&self.grantee).and_then(|aloft| aloft.denied);
-        if denied.is_some_and(|denied| denied >= self.sent) {
+        if books.is_late(&grantee, self.sent) {
             return Proof::Late;
         }
-        books.refused.remove(&self.grantee);
-        let before = books.proved.get(&self.grantee).copied();
+        books.refused.remove(&grantee);
+        let before = books.proved(&grantee);
         let proved = before.map_or(self.sent, |before| before.max(self.sent));
-        books.proved.insert(self.grantee.clone(), proved);
+        let made = books.next_count();
+        books.grants.insert(grantee, Grant { proved, made });
+        // An account that was lost may have ended grants that are still there: a new one ends them all.
+        books.accounts.get_or_insert_with(&self.account(), || made - 1);
         let lived = before.is_some_and(|before| now.saturating_duration_since(before) < books.terms.grant_ttl);
         if lived { Proof::Renewed } else { Proof::Granted }
     }
 
-    /// Upstream has refused the credential, and now is the moment. What it said is repeated for a
-    /// while, where it is known.
-    pub fn denied(self, refusal: Option<Entry>, now: Instant) {
+    /// The head of upstream's refusal has come: 401 or 403. It ends the grant of the request's scope; a 401
+    /// suspends the caller's other grants in the service until [`Self::refused`].
+    pub fn denied(&mut self, status: StatusCode) {
+        debug_assert!(self.suspension.is_none(), "a call is denied once");
         let mut books = self.grants.books();
-        if let Some(aloft) = books.aloft.get_mut(&self.grantee) {
-            aloft.denied = aloft.denied.max(Some(self.sent));
+        if let Some(grantee) = self.grantee() {
+            if let Some(calls) = books.calls.get_mut(&grantee) {
+                calls.denied = calls.denied.max(Some(self.sent));
+            }
+            self.was_proved_later = books.proved(&grantee).is_some_and(|proved| proved > self.sent);
+            books.grants.remove(&grantee);
         }
-        let proved = books.proved.remove(&self.grantee);
-        // Where a later request has been proved, upstream has changed its mind since.
-        let is_latest = proved.is_none_or(|proved| proved <= self.sent);
+        if status == StatusCode::UNAUTHORIZED {
+            let made = books.next_count();
+            books.suspensions += 1;
+            let suspension = Suspension { made, sent: self.sent };
+            books.service_calls.entry(self.account()).or_default().suspensions.push(suspension);
+            self.suspension = Some(made);
+        }
+    }
+
+    /// The body of the refusal has been read, or is not going to be. What upstream said is repeated for a while, where
+    /// it is known, and where no later request has been proved: then upstream has changed its mind since.
+    pub fn refused(mut self, by: RefusedBy, refusal: Option<Entry>, now: Instant) {
+        self.end_suspension(by);
+        let Some(grantee) = self.grantee() else { return };
+        let mut books = self.grants.books();
+        let is_latest = !self.was_proved_later && books.proved(&grantee).is_none_or(|proved| proved <= self.sent);
         if let Some(refusal) = refusal.filter(|refusal| is_latest && refusal.size() <= MAX_REFUSAL_SIZE) {
             let until = now + books.terms.denial_ttl;
-            books.refused.insert(self.grantee.clone(), Refusal { answer: Arc::new(refusal), until });
+            books.refused.insert(grantee, Refusal { answer: Arc::new(refusal), until });
+        }
+    }
+
+    fn end_suspension(&mut self, by: RefusedBy) {
+        let Some(made) = self.suspension.take() else { return };
+        let mut books = self.grants.books();
+        books.suspensions -= 1;
+        if let Some(calls) = books.service_calls.get_mut(&self.account()) {
+            calls.suspensions.retain(|suspension| suspension.made != made);
+            if by == RefusedBy::ApiGateway {
+                calls.denied = calls.denied.max(Some(self.sent));
+            }
+        }
+        if by == RefusedBy::ApiGateway
+            && let Some(ended) = books.accounts.get(&self.account())
+        {
+            *ended = made.max(*ended);
         }
     }
 }
 
-impl Drop for Departure<'_> {
+impl Drop for Departure {
     fn drop(&mut self) {
+        self.end_suspension(RefusedBy::ApiGateway);
+        let (account, grantee) = (self.account(), self.grantee());
         let mut books = self.grants.books();
-        if let Some(aloft) = books.aloft.get_mut(&self.grantee) {
-            aloft.calls -= 1;
-            if aloft.calls == 0 {
-                books.aloft.remove(&self.grantee);
+        if let Some(grantee) = grantee
+            && let Some(calls) = books.calls.get_mut(&grantee)
+        {
+            calls.under_way -= 1;
+            if calls.under_way == 0 {
+                books.calls.remove(&grantee);
+            }
+        }
+        if let Some(calls) = books.service_calls.get_mut(&account) {
+            calls.under_way -= 1;
+            if calls.under_way == 0 {
+                books.service_calls.remove(&account);
             }
         }
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use bytes::Bytes;
-    use http::{HeaderMap, HeaderValue, Response, StatusCode};
+/// Whom a 401 or 403 concerns, by the error code of its body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RefusedBy {
+    /// The service itself: the code is its own. It has accepted the credential, and refuses this request.
+    Service,
+    /// The API gateway in front of it, or nobody can tell.
+    ApiGateway,
+}
 
-    use super::*;
-    use crate::cache::freshness::{Life, Lifetime};
-    use crate::catalogue::Catalogue;
-    use crate::clock::Clock;
-    use crate::request::caller::Callers;
-    use crate::request::key::Key;
-
-    const SECOND: Duration = Duration::from_secs(1);
-    const TERMS: Terms = Terms {
-        grant_ttl: Duration::from_secs(300),
-        denial_ttl: Duration::from_secs(2),
-        outage_grace: Some(Duration::from_secs(3600)),
-        max_grants: 10,
-    };
-
-    fn grantee(token: &str, path: &str) -> Grantee {
-        let catalogue = Catalogue::for_tests(Vec::new());
-        let (operation, project_id) = catalogue.operation(path).unwrap();
-        let key = Key::read(&catalogue, operation, project_id, None, &HeaderMap::new(), false).unwrap();
-        let caller = Callers::new([0; 32]).of_token(&HeaderValue::from_str(token).unwrap());
-        Grantee { caller, scope: key.scope().clone() }
-    }
-
-    fn refusal(body: &'static [u8], now: Instant) -> Option<Entry> {
-        let mut answer = Response::new(Bytes::from_static(body));
-        *answer.status_mut() = StatusCode::UNAUTHORIZED;
-        let life = Life { sent: now, initial_age: Duration::ZERO, lifetime: Lifetime::default() };
-        Some(Entry::new(&answer, life, None))
-    }
-
-    /// How the standing reads, second by second.
-    fn standing(grants: &Grants, grantee: &Grantee, now: Instant) -> &'static str {
-        match grants.standing(grantee, now) {
-            Standing::Granted => "granted",
-            Standing::Lapsed => "lapsed",
-            Standing::Unproved => "unproved",
-            Standing::Denied { .. } => "denied",
-        }
-    }
-
-    #[test]
-    fn a_grant_lives_from_when_its_proof_was_sent() {
-        let grants = Grants::new(TERMS);
-        let (me, begun) = (grantee("a", "/v2/p/products"), Clock::System.now());
-        let at = |second: u32| begun + second * SECOND;
-        assert_eq!(standing(&grants, &me, begun), "unproved");
-        assert_eq!(grants.depart(me.clone(), begun).proved(at(30)), Proof::Granted);
-        let expected = [(30, "granted"), (299, "granted"), (300, "lapsed"), (3599, "lapsed"), (3600, "unproved")];
-        for (second, expected) in expected {
-            assert_eq!(standing(&grants, &me, at(second)), expected, "{second}");
-        }
-        assert_eq!((grants.live(at(299)), grants.live(at(300))), (1, 0));
-        for other in [grantee("b", "/v2/p/products"), grantee("a", "/v2/q/products"), grantee("a", "/v1/p/product")] {
-            assert_eq!(standing(&grants, &other, begun), "unproved", "{other:?}");
-        }
-        // What was sent earlier and lands later shortens nothing.
-        assert_eq!(grants.depart(me.clone(), at(200)).proved(at(201)), Proof::Renewed);
-        assert_eq!(grants.depart(me.clone(), at(100)).proved(at(202)), Proof::Renewed);
-        assert_eq!(standing(&grants, &me, at(499)), "granted");
-    }
-
-    #[test]
-    fn without_grace_a_lapsed_grant_is_none() {
-        let grants = Grants::new(Terms { outage_grace: None, ..TERMS });
-        let (me, begun) = (grantee("a", "/v2/p/products"), Clock::System.now());
-        grants.depart(me.clone(), begun).proved(begun);
-        assert_eq!(standing(&grants, &me, begun + 300 * SECOND), "unproved");
-    }
-
-    #[test]
-    fn a_denial_ends_the_grant_and_what_was_sent_before_it() {
-        let grants = Grants::new(TERMS);
-        let (me, begun) = (grantee("a", "/v2/p/products"), Clock::System.now());
-        let at = |second: u32| begun + second * SECOND;
-        grants.depart(me.clone(), begun).proved(begun);
-        let [early, same, denied, later] = [1, 2, 2, 3].map(|second| grants.depart(me.clone(), at(second)));
-        denied.denied(refusal(b"no", at(4)), at(4));
-        assert_eq!((early.proved(at(5)), same.proved(at(5))), (Proof::Late, Proof::Late));
-        assert_eq!(standing(&grants, &me, at(5)), "denied");
-        assert_eq!(later.proved(at(5)), Proof::Granted);
-        assert_eq!(standing(&grants, &me, at(5)), "granted");
-        assert!(grants.books().aloft.is_empty(), "nothing is remembered of calls that have landed");
-    }
-
-    #[test]
-    fn a_denial_that_an_older_call_brings_ends_the_grant_and_is_not_repeated() {
-        let grants = Grants::new(TERMS);
-        let (me, begun) = (grantee("a", "/v2/p/products"), Clock::System.now());
-        let older = grants.depart(me.clone(), begun);
-        grants.depart(me.clone(), begun + SECOND).proved(begun + SECOND);
-        older.denied(refusal(b"no", begun), begun + 2 * SECOND);
-        assert_eq!(standing(&grants, &me, begun + 2 * SECOND), "unproved");
-    }
-
-    #[test]
-    fn a_denial_is_repeated_for_a_while() {
-        let grants = Grants::new(TERMS);
-        let (me, begun) = (grantee("a", "/v2/p/products"), Clock::System.now());
-        grants.depart(me.clone(), begun).denied(refusal(b"no", begun), begun + SECOND);
-        assert_eq!(standing(&grants, &me, begun + 2 * SECOND), "denied");
-        assert_eq!(standing(&grants, &grantee("a", "/v2/q/products"), begun + 2 * SECOND), "unproved");
-        assert_eq!(standing(&grants, &me, begun + 3 * SECOND), "unproved");
-    }
-
-    #[test]
-    fn a_large_refusal_is_not_remembered() {
-        let grants = Grants::new(TERMS);
-        let (me, begun) = (grantee("a", "/v2/p/products"), Clock::System.now());
-        grants.depart(me.clone(), begun).denied(refusal(&[b'x'; MAX_REFUSAL_SIZE], begun), begun);
-        assert_eq!(standing(&grants, &me, begun), "unproved");
-    }
-
-    #[test]
-    fn other_terms_hold_for_the_grants_there_are() {
-        let grants = Grants::new(TERMS);
-        let (me, begun) = (grantee("a", "/v2/p/products"), Clock::System.now());
-        grants.depart(me.clone(), begun).proved(begun);
-        grants.depart(grantee("b", "/v2/p/products"), begun).denied(refusal(b"no", begun), begun);
-        grants.set_terms(Terms { grant_ttl: SECOND, denial_ttl: 9 * SECOND, outage_grace: None, max_grants: 2 });
-        assert_eq!(standing(&grants, &me, begun), "granted");
-        assert_eq!((standing(&grants, &me, begun + SECOND), grants.live(begun + SECOND)), ("unproved", 0));
-        let refused = standing(&grants, &grantee("b", "/v2/p/products"), begun + 3 * SECOND);
-        assert_eq!(refused, "unproved", "said again for longer than it was going to be");
-        for number in 0..100 {
-            grants.depart(grantee(&number.to_string(), "/v2/p/products"), begun).proved(begun);
-        }
-        assert_eq!(grants.live(begun), 2);
-    }
-
-    #[test]
-    fn grants_are_bounded_and_the_used_ones_stay() {
-        let grants = Grants::new(TERMS);
-        let (me, begun) = (grantee("a", "/v2/p/products"), Clock::System.now());
-        grants.depart(me.clone(), begun).proved(begun);
-        for number in 0..100 {
-            grants.depart(grantee(&number.to_string(), "/v2/p/products"), begun).proved(begun);
-            assert!(grants.stands(&me, begun) && grants.live(begun) <= TERMS.max_grants);
-        }
-        assert!(!grants.stands(&grantee("0", "/v2/p/products"), begun));
+impl RefusedBy {
+    /// Reads it off the body, as far as that is known.
+    pub fn of(body: &[u8]) -> Self {
+        if error_code::is_services_own(body) { Self::Service } else { Self::ApiGateway }
     }
 }

@@ -28,11 +28,31 @@ pub struct Times {
     pub date: SystemTime,
 }
 
-/// Whether upstream says that an answer must not be kept, or not be given again without asking.
+/// Whether upstream says that an answer must not be kept to be shared, or not be given again without asking.
 /// Directives that can't be read might.
 pub fn forbids_keeping(headers: &HeaderMap) -> bool {
-    let forbidding = ["no-store", "private", "no-cache"];
-    Directives::read(headers).map_or(true, |directives| forbidding.iter().any(|name| directives.has(name)))
+    reserved(headers).is_none_or(|fields| !fields.is_empty())
+}
+
+/// The fields that an answer's `private` or `no-cache` names (RFC 9111 §5.2.2.4 and §5.2.2.7): without them it can be
+/// kept for the caller who asked alone. `None` if it must not be kept for anyone, or if what it says can't be read.
+pub fn reserved(headers: &HeaderMap) -> Option<Vec<HeaderName>> {
+    let directives = Directives::read(headers).ok()?;
+    if directives.has("no-store") {
+        return None;
+    }
+    let mut fields = Vec::new();
+    for argument in ["private", "no-cache"].iter().flat_map(|name| directives.arguments(name)) {
+        let before = fields.len();
+        for name in argument?.split(',').map(str::trim).filter(|name| !name.is_empty()) {
+            fields.push(HeaderName::from_bytes(name.as_bytes()).ok()?);
+        }
+        // Nothing named is the same as everything.
+        if fields.len() == before {
+            return None;
+        }
+    }
+    Some(fields)
 }
 
 /// How old an answer was when it came: its `Age`, zero without one. `None` if that can't be read.
@@ -228,5 +248,29 @@ mod tests {
         for fields in [&[("cache-control", "max-age=60, must-revalidate")][..], &[("expires", "0")], &[]] {
             assert!(!forbids_keeping(&headers(fields)), "{fields:?}");
         }
+    }
+
+    #[test]
+    fn what_is_reserved_for_one_caller_is_named() {
+        let names = |control: &str| {
+            let fields = reserved(&headers(&[("cache-control", control)]))?;
+            Some(fields.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "))
+        };
+        for (control, expected) in [
+            ("max-age=60", Some("")),
+            ("private=\"X-One, x-two\", no-cache=x-three", Some("x-one x-two x-three")),
+            ("private=\",x-one,\"", Some("x-one")),
+            ("private", None),
+            ("no-cache", None),
+            ("private=\"\"", None),
+            ("private=\" , \"", None),
+            ("private=\"x one\"", None),
+            ("private=\"x-one\", private", None),
+            ("private=\"x-one\", no-store", None),
+            ("no-cache=\"x-one", None),
+        ] {
+            assert_eq!(names(control).as_deref(), expected, "{control}");
+        }
+        assert_eq!(reserved(&headers(&[("pragma", "no-cache")])), None);
     }
 }

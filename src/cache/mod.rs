@@ -3,16 +3,17 @@
 //!
 //! Nothing here knows an HTTP client, nothing but [`store`] knows moka, and only [`flights`] waits.
 
-pub mod acquaintances;
 pub mod admission;
 mod body;
 pub mod entry;
 pub mod flights;
 pub mod freshness;
-mod generations;
+pub(crate) mod generations;
 pub mod grants;
-pub mod heads;
+pub mod known_callers;
 pub mod lifetime;
+pub mod miss;
 pub mod pauses;
 pub mod store;
 pub mod tripwire;
+pub mod unstorable;

@@ -1,10 +1,9 @@
 //! When upstream is not asked again for what can be given stale: for a while after it has failed, and
 //! for as long as it wishes (`Retry-After`). Pure: now is an argument.
 //!
-//! A caller that is throttled may have asked too often all by itself, so that at first only its own
-//! refreshes pause.
+//! What makes a caller's call fail may be its own: its token, or that it has asked too often. So at first only its own
+//! refreshes pause. When a second caller's call fails as well, everybody's do.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use http::HeaderMap;
@@ -16,6 +15,7 @@ use super::store::{Selection, Slot};
 use crate::request::caller::Caller;
 use crate::request::directives;
 use crate::request::key::Scope;
+use crate::sync::{Mutex, MutexGuard};
 
 /// What upstream may wish for at most.
 const LONGEST: Duration = Duration::from_secs(60);
@@ -30,45 +30,35 @@ const MAX_FOUL: usize = 16;
 pub struct Pauses(Mutex<Books>);
 
 struct Books {
-    scopes: Generations<Scope, ScopePause>,
-    slots: Generations<Slot, Instant>,
+    scopes: Generations<Scope, Pause>,
+    slots: Generations<Slot, Pause>,
 }
 
-impl Books {
-    fn scope(&mut self, scope: &Scope) -> &mut ScopePause {
-        self.scopes.get_or_insert_with(scope, ScopePause::default)
-    }
-}
-
-/// The pauses of a scope. None of them is cut short by another.
+/// The pauses of a scope or of a slot. None of them is cut short by another.
 #[derive(Default)]
-struct ScopePause {
+struct Pause {
     /// Until when everybody's refreshes pause.
     everybody: Option<Instant>,
-    /// Until when those of throttled callers do. The two that last longest will do: who is throttled while
-    /// another is has everybody pause for as long.
-    throttled: Vec<(Caller, Instant)>,
+    /// Until when those of callers do whose calls have failed. The two that last longest will do: a second failure has
+    /// everybody pause for as long.
+    failed: Vec<(Caller, Instant)>,
     /// Until when those of callers do whose calls have failed in a way that may be of their own making. That
     /// says nothing of the others.
     foul: Vec<(Caller, Instant)>,
 }
 
-impl ScopePause {
+impl Pause {
     fn holds(&self, caller: Caller, now: Instant) -> bool {
-        let of_caller = |(throttled, until): &(Caller, Instant)| *throttled == caller && now < *until;
-        self.everybody.is_some_and(|until| now < until) || self.throttled.iter().chain(&self.foul).any(of_caller)
-    }
-
-    fn stop_everybody(&mut self, until: Instant) {
-        self.everybody = self.everybody.max(Some(until));
+        let of_caller = |(failed, until): &(Caller, Instant)| *failed == caller && now < *until;
+        self.everybody.is_some_and(|until| now < until) || self.failed.iter().chain(&self.foul).any(of_caller)
     }
 
     fn stop(&mut self, caller: Caller, until: Instant, now: Instant) {
-        // Two callers that are throttled at the same time have not both asked too often.
-        if self.throttled.iter().any(|(throttled, until)| *throttled != caller && now < *until) {
-            self.stop_everybody(until);
+        // What two callers meet at the same time is not of one's own making.
+        if self.failed.iter().any(|(failed, until)| *failed != caller && now < *until) {
+            self.everybody = self.everybody.max(Some(until));
         }
-        remember(&mut self.throttled, caller, until, 2);
+        remember(&mut self.failed, caller, until, 2);
     }
 }
 
@@ -82,28 +72,16 @@ fn remember(pauses: &mut Vec<(Caller, Instant)>, caller: Caller, until: Instant,
     pauses.truncate(places);
 }
 
-/// What makes a pause.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cause {
-    /// Upstream has failed to answer.
-    Failure,
-    /// A 429.
-    Throttled,
-    /// A 503 that says when to ask again.
-    Unavailable,
-}
-
-impl Cause {
-    /// All of them, for tables and tests.
-    pub const ALL: [Self; 3] = [Self::Failure, Self::Throttled, Self::Unavailable];
-
-    /// The name used as metric label.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Failure => "failure",
-            Self::Throttled => "throttled",
-            Self::Unavailable => "unavailable",
-        }
+words! {
+    /// What makes a pause.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum Cause {
+        /// Upstream has failed to answer.
+        Failure = "failure",
+        /// A 429.
+        Throttled = "throttled",
+        /// A 503 that says when to ask again.
+        Unavailable = "unavailable",
     }
 }
 
@@ -130,35 +108,33 @@ impl Pauses {
     pub fn hold(&self, slot: &Slot, grantee: &Grantee, now: Instant) -> bool {
         let mut books = self.books();
         books.scopes.get(&grantee.scope).is_some_and(|pause| pause.holds(grantee.caller, now))
-            || books.slots.get(slot).is_some_and(|until| now < *until)
+            || books.slots.get(slot).is_some_and(|pause| pause.holds(grantee.caller, now))
     }
 
-    /// Whether the refreshes of a slot pause, whatever holds for its scope.
-    pub fn hold_slot(&self, slot: &Slot, now: Instant) -> bool {
-        self.books().slots.get(slot).is_some_and(|until| now < *until)
+    /// Whether the refreshes of one caller's own slot pause, whatever holds for its scope.
+    pub fn hold_own(&self, slot: &Slot, now: Instant) -> bool {
+        let Some(owner) = slot.owner else { return false };
+        self.books().slots.get(slot).is_some_and(|pause| pause.holds(owner, now))
     }
 
-    /// A caller's call for a slot has failed: refreshes pause for so long.
+    /// A caller's call for a slot has failed: its refreshes pause for so long, and everybody's if another's has failed as
+    /// well. A failure concerns the slot; a 429, or a 503 that says when to ask again, the whole scope.
     pub fn begin(&self, slot: &Slot, grantee: &Grantee, cause: Cause, span: Duration, now: Instant) {
-        let until = now + span;
         let mut books = self.books();
-        if slot.owner.is_some() || cause == Cause::Failure {
-            let before = books.slots.get(slot).copied();
-            books.slots.insert(slot.clone(), before.map_or(until, |before| until.max(before)));
-            return;
-        }
-        let pause = books.scope(&grantee.scope);
-        match cause {
-            Cause::Throttled => pause.stop(grantee.caller, until, now),
-            Cause::Failure | Cause::Unavailable => pause.stop_everybody(until),
-        }
+        let pause = if slot.owner.is_some() || cause == Cause::Failure {
+            books.slots.get_or_insert_with(slot, Pause::default)
+        } else {
+            books.scopes.get_or_insert_with(&grantee.scope, Pause::default)
+        };
+        pause.stop(grantee.caller, now + span, now);
     }
 
     /// A caller's call has failed in a way that may be of its own making: its refreshes in the scope
     /// pause, and nobody else's.
     pub fn begin_own(&self, grantee: &Grantee, span: Duration, now: Instant) {
         let mut books = self.books();
-        remember(&mut books.scope(&grantee.scope).foul, grantee.caller, now + span, MAX_FOUL);
+        let pause = books.scopes.get_or_insert_with(&grantee.scope, Pause::default);
+        remember(&mut pause.foul, grantee.caller, now + span, MAX_FOUL);
     }
 
     /// A call for a slot has succeeded.
@@ -174,7 +150,7 @@ impl Pauses {
     }
 
     fn books(&self) -> MutexGuard<'_, Books> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

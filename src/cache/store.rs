@@ -3,26 +3,33 @@
 //! moka bounds memory and nothing else. Whether an entry may still be given is decided by
 //! [`super::freshness`]; moka's own time limit merely frees what that rule would never give again.
 //!
-//! What goes in is checked here, under one lock: it was asked for after the last purge and after what
-//! is there already, and its scope is not private.
+//! What goes in is checked here, under one lock: it was asked for after the last purge, after the last
+//! invalidation of its scope and after what is there already, and it is kept where its scope shares or not.
 
+mod invalidations;
+mod private;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashSet;
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use moka::Expiry;
 use moka::notification::RemovalCause;
 use moka::sync::Cache;
 
-use super::admission::{Audience, Unstorable};
-use super::entry::Entry;
+use self::invalidations::Invalidations;
+use self::private::PrivateScopes;
+pub use self::private::Reach;
+use super::admission::Audience;
+use super::entry::{Draft, Entry};
 use super::tripwire::{View, Views};
-use crate::catalogue::Sharing;
+use super::unstorable::Unstorable;
+use crate::budget::Budget;
+use crate::catalogue::Operation;
 use crate::request::caller::Caller;
 use crate::request::key::{Key, Scope};
+use crate::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// Where an entry is kept, and what a flight is boarded for.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -55,6 +62,12 @@ impl Selection {
         self.query.is_none() && self.reaches(scope)
     }
 
+    /// Whether all scopes of an operation are among it.
+    fn holds_all_of_operation(&self, operation: &Operation) -> bool {
+        let names_it = self.operation.as_deref().is_none_or(|name| *name == *operation.name);
+        self.query.is_none() && self.project_id.is_none() && names_it
+    }
+
     fn reaches(&self, scope: &Scope) -> bool {
         self.operation.as_deref().is_none_or(|name| *name == *scope.operation().name)
             && self.project_id.as_deref().is_none_or(|project_id| project_id == scope.project_id())
@@ -74,9 +87,20 @@ pub enum Kept {
     Outdated,
     /// There was a purge since it was asked for.
     Purged,
-    /// It was, for its caller alone: callers have been shown to be told different things, or upstream
-    /// says that they are, and the scope is private from now on.
-    Tripped,
+    /// Its scope was invalidated since it was asked for.
+    Invalidated,
+}
+
+impl Kept {
+    /// Why it was not kept, if it wasn't.
+    pub fn reason(self) -> Option<Unstorable> {
+        match self {
+            Self::Stored => None,
+            Self::Outdated => Some(Unstorable::Outdated),
+            Self::Purged => Some(Unstorable::Purged),
+            Self::Invalidated => Some(Unstorable::Invalidated),
+        }
+    }
 }
 
 /// What is known of a store's use at a moment.
@@ -88,7 +112,7 @@ pub struct Usage {
     pub bytes: u64,
     /// Slots whose answers can't be kept.
     pub uncacheable: u64,
-    /// Scopes that the tripwire has made private.
+    /// Scopes that have turned private. An operation that is private as a whole counts once.
     pub private_scopes: usize,
 }
 
@@ -112,9 +136,8 @@ struct Mark {
 #[derive(Default)]
 struct Rules {
     purges: u64,
-    private: HashSet<Scope>,
-    /// There are more private scopes than are kept, so that every scope is one until all is purged.
-    all_private: bool,
+    private: PrivateScopes,
+    invalidations: Invalidations,
 }
 
 /// What moka needs besides the bytes it is told of: its own nodes, our `Arc`s, and the allocator's
@@ -142,9 +165,6 @@ impl Expiry<Slot, Arc<Entry>> for UntilUseless {
     }
 }
 
-/// Each takes two callers with different views to come about.
-const MAX_PRIVATE_SCOPES: usize = 1_024;
-
 fn weight(slot: &Slot, bytes: usize) -> u32 {
     u32::try_from(OVERHEAD + size_of::<Slot>() + slot.key.size() + bytes).unwrap_or(u32::MAX)
 }
@@ -152,15 +172,18 @@ fn weight(slot: &Slot, bytes: usize) -> u32 {
 impl Store {
     /// A store of at most `max_bytes`, freeing entries once they are of no more use and telling `evicted`
     /// why whenever one has to go that nobody asked to remove.
-    pub fn new(max_bytes: u64, evicted: impl Fn(&'static str) + Send + Sync + 'static) -> Self {
+    pub fn new(max_bytes: u64, budget: Arc<Budget>, evicted: impl Fn(&'static str) + Send + Sync + 'static) -> Self {
         let entries = Cache::builder()
             .max_capacity(max_bytes)
             .weigher(|slot: &Slot, entry: &Arc<Entry>| weight(slot, entry.size()))
             .expire_after(UntilUseless)
-            .eviction_listener(move |_slot, _entry, cause| match cause {
-                RemovalCause::Size => evicted("size"),
-                RemovalCause::Expired => evicted("expired"),
-                RemovalCause::Explicit | RemovalCause::Replaced => {}
+            .eviction_listener(move |_slot, entry, cause| {
+                entry.is_let_go(&budget);
+                match cause {
+                    RemovalCause::Size => evicted("size"),
+                    RemovalCause::Expired => evicted("expired"),
+                    RemovalCause::Explicit | RemovalCause::Replaced => {}
+                }
             })
             .build();
         let negatives = Cache::builder()
@@ -181,15 +204,32 @@ impl Store {
         self.read().slot(key, caller)
     }
 
-    /// The entry in a slot, fresh or not.
+    /// The entry in a slot that may be given, fresh or not: not one from before an invalidation.
     pub fn get(&self, slot: &Slot) -> Option<Arc<Entry>> {
+        self.entries.get(slot).filter(|entry| !self.is_invalidated(slot.key.scope(), entry.life().sent))
+    }
+
+    /// The entry in a slot that upstream may be asked about. It may be given only if [`Self::get`] gives it, too.
+    pub fn get_to_confirm(&self, slot: &Slot) -> Option<Arc<Entry>> {
         self.entries.get(slot)
     }
 
-    /// Upstream's no to what is asked in a slot, if that is its latest word. Whether it may be said again
-    /// is told by its life; until upstream says otherwise, nothing stale is given in its place.
+    /// Upstream's no to what is asked in a slot, if that is its latest word, and not from before an
+    /// invalidation. Whether it may be said again is told by its life; until upstream says otherwise,
+    /// nothing stale is given in its place.
     pub fn negative(&self, slot: &Slot) -> Option<Arc<Entry>> {
-        self.negatives.get(slot)
+        self.negatives.get(slot).filter(|no| !self.is_invalidated(slot.key.scope(), no.life().sent))
+    }
+
+    /// Whether what was sent for in a scope at a moment has been invalidated since.
+    pub fn is_invalidated(&self, scope: &Scope, sent: Instant) -> bool {
+        self.read().invalidations.cover(scope, sent)
+    }
+
+    /// Invalidates a scope: what was sent for until this moment is given only after upstream has confirmed it,
+    /// and what is on its way is not kept. This is no purge: entries stay, and nothing else changes.
+    pub fn invalidate(&self, scope: &Scope, at: Instant) {
+        self.write().invalidations.add(scope, at);
     }
 
     /// The present epoch; note it before asking upstream.
@@ -197,53 +237,91 @@ impl Store {
         Epoch(self.read().purges)
     }
 
-    /// Whether an answer that was asked for at an epoch, to be kept in a slot, may be given to others
-    /// than the one who asked for it: no purge since, and not shared in a scope that has become private.
-    pub fn may_share(&self, slot: &Slot, asked: Epoch) -> bool {
-        self.read().may_share(slot, asked)
+    /// Whether an answer that was asked for at an epoch and sent for at a moment, to be kept in a slot, may be
+    /// given to others than the one who asked for it: no purge and no invalidation since, and not shared in a
+    /// scope that has become private. (Those who boarded before an invalidation could be given it. They go
+    /// again, too, so that nothing has to be remembered of when each of them boarded.)
+    pub fn may_share(&self, slot: &Slot, asked: Epoch, sent: Instant) -> bool {
+        let rules = self.read();
+        rules.may_share(slot, asked) && !rules.invalidations.cover(slot.key.scope(), sent)
     }
 
-    /// Keeps what a caller was answered, unless something newer is known. Whoever was shown what
-    /// before is remembered with the entry, for the tripwire.
-    pub fn keep(&self, key: &Arc<Key>, mut entry: Entry, audience: Audience, view: View, asked: Epoch) -> Kept {
+    /// Keeps what a caller was answered, unless something newer is known, and says how much has turned private
+    /// by it: callers have been shown to be told different things, or upstream says that they are. Whoever was
+    /// shown what before is remembered with the entry, for the tripwire.
+    pub fn keep(
+        &self,
+        key: &Arc<Key>,
+        draft: Draft,
+        audience: Audience,
+        view: View,
+        asked: Epoch,
+    ) -> (Kept, Option<Reach>) {
         // Held until the entry is in, so that a purge comes either before the comparison or after
         // the entry, and removes it.
         let mut rules = self.write();
         if Epoch(rules.purges) != asked {
-            return Kept::Purged;
+            return (Kept::Purged, None);
         }
+        let scope = key.scope();
+        // However late it comes, it says that callers are told different things, in whatever scope.
+        let varies = audience == Audience::Caller && rules.private.add_operation(scope.operation());
+        let mut turned = varies.then_some(Reach::Operation);
         let mut slot = rules.slot(key, view.caller);
-        let before = self.get(&slot);
-        // However late it comes, it says that callers are told different things.
-        let varies = slot.owner.is_none() && audience == Audience::Caller;
-        if !varies && before.as_ref().is_some_and(|before| before.life().sent >= entry.life().sent) {
-            return Kept::Outdated;
-        }
-        if let Some(before) = &before {
-            entry.hits = Arc::clone(&before.hits);
-        }
-        let mut tripped = varies;
-        if slot.owner.is_none() && !varies {
-            entry.views = before.map(|before| before.views.clone()).unwrap_or_default();
-            tripped = entry.views.add(view);
-        }
-        if tripped {
-            entry.views = Views::default();
-            rules.make_private(key.scope());
-            slot = rules.slot(key, view.caller);
-        }
-        let was_denied_later = |no: &Arc<Entry>| no.life().sent > entry.life().sent;
-        if !self.negative(&slot).as_ref().is_some_and(was_denied_later) {
-            self.negatives.invalidate(&slot);
-        }
-        self.entries.insert(slot, Arc::new(entry));
+        let before = self.entries.get(&slot);
+        let kept = if rules.invalidations.cover(scope, draft.sent()) {
+            Kept::Invalidated
+        } else if before.as_ref().is_some_and(|before| before.life().sent >= draft.sent()) {
+            Kept::Outdated
+        } else if slot.owner.is_none() && draft.is_for_one_alone() {
+            // It was made for a private scope, and only a purge ends that.
+            Kept::Purged
+        } else {
+            let (mut hits, mut views) = (Arc::default(), Views::default());
+            if let Some(before) = before {
+                hits = Arc::clone(&before.hits);
+                views.clone_from(&before.views);
+            }
+            if slot.owner.is_some() {
+                views = Views::default();
+            } else if views.add(view) {
+                views = Views::default();
+                turned = Some(rules.private.add(scope));
+                slot = rules.slot(key, view.caller);
+            }
+            let mut entry = draft.into_entry(slot.owner.is_some());
+            (entry.hits, entry.views) = (hits, views);
+            let was_denied_later = |no: &Arc<Entry>| no.life().sent > entry.life().sent;
+            if !self.negatives.get(&slot).as_ref().is_some_and(was_denied_later) {
+                self.negatives.invalidate(&slot);
+            }
+            self.entries.insert(slot, Arc::new(entry));
+            Kept::Stored
+        };
         drop(rules);
-        if !tripped {
-            return Kept::Stored;
+        if let Some(reach) = turned {
+            self.remove_shared(scope, reach);
         }
-        // Without the lock, which hits wait for: nobody looks into a shared slot there any more.
-        self.remove(|kept| kept.owner.is_none() && kept.key.scope() == key.scope());
-        Kept::Tripped
+        (kept, turned)
+    }
+
+    /// Makes the operation of a scope private, for upstream says that its answers vary on the credential. Says so, if it was
+    /// not private already.
+    pub fn make_private(&self, scope: &Scope) -> Option<Reach> {
+        let turned = self.write().private.add_operation(scope.operation()).then_some(Reach::Operation)?;
+        self.remove_shared(scope, turned);
+        Some(turned)
+    }
+
+    /// Removes what was shared. Without the lock, which hits wait for: nobody looks into a shared slot there any more.
+    fn remove_shared(&self, scope: &Scope, reach: Reach) {
+        self.remove(|kept| {
+            kept.owner.is_none()
+                && match reach {
+                    Reach::Scope => kept.key.scope() == scope,
+                    Reach::Operation => kept.key.operation() == scope.operation(),
+                }
+        });
     }
 
     /// Keeps upstream's no to what is asked in a slot, unless something newer is known.
@@ -252,7 +330,10 @@ impl Store {
         if !rules.may_share(slot, asked) {
             return Kept::Purged;
         }
-        let known = [self.get(slot), self.negative(slot)];
+        if rules.invalidations.cover(slot.key.scope(), no.life().sent) {
+            return Kept::Invalidated;
+        }
+        let known = [self.entries.get(slot), self.negatives.get(slot)];
         if known.iter().flatten().any(|known| known.life().sent >= no.life().sent) {
             return Kept::Outdated;
         }
@@ -270,9 +351,10 @@ impl Store {
         self.uncacheable.invalidate(slot);
     }
 
-    /// Why answers for a slot can't be kept, if that is so.
-    pub fn uncacheable(&self, slot: &Slot, now: Instant) -> Option<Unstorable> {
-        self.uncacheable.get(slot).filter(|mark| now < mark.until).map(|mark| mark.why)
+    /// Why a caller's answers for a slot can't be kept, if that is so: anybody's, or its own.
+    pub fn uncacheable(&self, slot: &Slot, caller: Caller, now: Instant) -> Option<Unstorable> {
+        let mark = |slot: &Slot| self.uncacheable.get(slot).filter(|mark| now < mark.until).map(|mark| mark.why);
+        mark(slot).or_else(|| mark(&slot.of(caller)))
     }
 
     /// Removes the selected entries and says how many. What is being fetched meanwhile is not kept,
@@ -288,12 +370,7 @@ impl Store {
         let purged = self.remove(|slot| selection.holds(&slot.key));
         // Only now: what was shared before the tripwire must be gone before anything is shared again.
         let mut rules = self.write();
-        if *selection == Selection::default() {
-            rules.all_private = false;
-        }
-        if !rules.all_private {
-            rules.private.retain(|scope| !selection.holds_all_of(scope));
-        }
+        rules.private.purge(selection);
         purged
     }
 
@@ -320,41 +397,32 @@ impl Store {
             entries: self.entries.entry_count(),
             bytes: self.entries.weighted_size(),
             uncacheable: self.uncacheable.entry_count(),
-            private_scopes: self.read().private_scopes(),
+            private_scopes: self.read().private.count(),
         }
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Rules> {
-        self.rules.read().unwrap_or_else(PoisonError::into_inner)
+        self.rules.read()
     }
 
     fn write(&self) -> RwLockWriteGuard<'_, Rules> {
-        self.rules.write().unwrap_or_else(PoisonError::into_inner)
+        self.rules.write()
+    }
+}
+
+impl Slot {
+    /// Where what is asked in this slot is kept for a caller alone.
+    pub fn of(&self, caller: Caller) -> Self {
+        Self { owner: Some(caller), key: Arc::clone(&self.key) }
     }
 }
 
 impl Rules {
     fn may_share(&self, slot: &Slot, asked: Epoch) -> bool {
-        Epoch(self.purges) == asked && (slot.owner.is_some() || !self.is_private(slot.key.scope()))
-    }
-
-    fn make_private(&mut self, scope: &Scope) {
-        if self.private.len() < MAX_PRIVATE_SCOPES {
-            self.private.insert(scope.clone());
-        } else {
-            self.all_private = true;
-        }
-    }
-
-    fn private_scopes(&self) -> usize {
-        self.private.len() + usize::from(self.all_private)
-    }
-
-    fn is_private(&self, scope: &Scope) -> bool {
-        self.all_private || scope.operation().sharing == Sharing::Caller || self.private.contains(scope)
+        Epoch(self.purges) == asked && (slot.owner.is_some() || !self.private.holds(slot.key.scope()))
     }
 
     fn slot(&self, key: &Arc<Key>, caller: Caller) -> Slot {
-        Slot { owner: self.is_private(key.scope()).then_some(caller), key: Arc::clone(key) }
+        Slot { owner: self.private.holds(key.scope()).then_some(caller), key: Arc::clone(key) }
     }
 }

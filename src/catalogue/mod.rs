@@ -4,8 +4,10 @@
 //! One table for routing, keys, `explain` and the simulator. No behaviour beyond looking things up:
 //! what a request asks for is read in [`crate::request`].
 
+pub mod error_code;
 pub mod headers;
 mod operation;
+pub mod prefix;
 pub mod template;
 
 use std::fmt;

@@ -30,22 +30,14 @@ impl Parameter {
     }
 }
 
-/// Between whom the answers of an operation are shared.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Sharing {
-    /// Between all callers whom upstream has proved in the project: they would be told the same.
-    Project,
-    /// Between nobody: each caller has entries of its own.
-    Caller,
-}
-
-impl Sharing {
-    /// The name used in the configuration and by `explain`.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Project => "project",
-            Self::Caller => "caller",
-        }
+words! {
+    /// Between whom the answers of an operation are shared.
+    #[derive(Clone, Copy, PartialEq, Eq)]
+    pub enum Sharing {
+        /// Between all callers whom upstream has proved in the project: they would be told the same.
+        Project = "project",
+        /// Between nobody: each caller has entries of its own.
+        Caller = "caller",
     }
 }
 

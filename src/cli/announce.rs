@@ -1,15 +1,27 @@
 //! What `serve` tells of itself: where it listens, whom it asks, and what is exposed by that.
 
+use std::path::Path;
+
+use super::warnings;
 use crate::catalogue::Catalogue;
+use crate::clock::Clock;
 use crate::config::Config;
 use crate::config::settings::Listen;
 use crate::egress::Egress;
 use crate::server::{Reloading, Server};
 
-/// Tells everything that an operator should know at start.
-pub(super) fn ready(config: &Config, server: &Server) {
+/// Tells everything that an operator should know at start, of settings that come from this file.
+pub(super) fn ready(config: &Config, file: Option<&Path>, server: &Server) {
     upstream(&config.catalogue, &config.egress);
     exposed(server.reloading());
+    certificate(server.reloading());
+    for warning in warnings::of(config, file) {
+        tracing::warn!("{warning}");
+    }
+    let limit = server.connection_limit();
+    if limit.is_reduced() {
+        tracing::warn!(connections = limit.effective, open_files = limit.open_files, "{limit}");
+    }
     for (listener, address) in server.inherited() {
         tracing::info!(listener, %address, "listening on a socket that was handed down");
     }
@@ -36,6 +48,13 @@ pub(super) fn exposed(reloading: &Reloading) {
     }
 }
 
+/// Warns of a certificate that has expired or soon will.
+pub(super) fn certificate(reloading: &Reloading) {
+    if let Some(warning) = warnings::certificate(reloading.certificate_not_after(), Clock::System.date()) {
+        tracing::warn!("{warning}");
+    }
+}
+
 fn spoken(listen: &Listen) -> &'static str {
     match (listen.has_tls(), &listen.client_ca_file) {
         (false, _) => "off",
@@ -50,13 +69,8 @@ pub(super) fn upstream(catalogue: &Catalogue, egress: &Egress) {
         let origin = catalogue.origin(service);
         let way = egress.way_to(origin.authority(), origin.is_plaintext());
         tracing::info!(service = service.as_str(), url = %origin, reached = %way, "upstream");
-        if origin.is_plaintext() && !is_this_machine(origin.authority().host()) {
-            tracing::warn!(url = %origin, "tokens will travel to upstream in the clear");
-        }
     }
-}
-
-fn is_this_machine(host: &str) -> bool {
-    let address = host.trim_matches(['[', ']']).parse::<std::net::IpAddr>();
-    host == "localhost" || address.is_ok_and(|address| address.is_loopback())
+    for url in warnings::plaintext_upstreams(catalogue) {
+        tracing::warn!(url, "tokens will travel to upstream in the clear");
+    }
 }

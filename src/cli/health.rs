@@ -15,7 +15,8 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::{block_on, failure};
+use super::failure;
+use super::runtime::block_on;
 use crate::stream::BoxError;
 
 /// For everything. A gateway answers this at once, whatever else it has to do.
@@ -28,20 +29,36 @@ pub(super) fn run(listens: SocketAddr, is_ready_wanted: bool) -> ExitCode {
     }
     let address = reachable(listens);
     let path = if is_ready_wanted { "/readyz" } else { "/healthz" };
-    let url = format!("http://{address}{path}");
     block_on(async {
-        match timeout(LIMIT, ask(address, path)).await {
-            Ok(Ok(StatusCode::OK)) => match writeln!(io::stdout(), "{url} answers 200") {
+        match answers(address, path, LIMIT).await {
+            Ok(()) => match writeln!(io::stdout(), "http://{address}{path} answers 200") {
                 Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
                     failure(1, &format!("cannot print: {error}"))
                 }
                 _ => ExitCode::SUCCESS,
             },
-            Ok(Ok(status)) => failure(1, &format!("{url} answers {status}")),
-            Ok(Err(error)) => failure(1, &format!("{url} gives no answer: {error}")),
-            Err(_) => failure(1, &format!("{url} gives no answer in {LIMIT:?}")),
+            Err(wrong) => failure(1, &wrong),
         }
     })
+}
+
+/// Whether the gateway whose metrics listener is there is alive.
+///
+/// # Errors
+/// Why not.
+pub(super) async fn is_alive(listens: SocketAddr, limit: Duration) -> Result<(), String> {
+    answers(reachable(listens), "/healthz", limit).await
+}
+
+/// Whether it answers 200 in time.
+async fn answers(address: SocketAddr, path: &str, limit: Duration) -> Result<(), String> {
+    let url = format!("http://{address}{path}");
+    match timeout(limit, ask(address, path)).await {
+        Ok(Ok(StatusCode::OK)) => Ok(()),
+        Ok(Ok(status)) => Err(format!("{url} answers {status}")),
+        Ok(Err(error)) => Err(format!("{url} gives no answer: {error}")),
+        Err(_) => Err(format!("{url} gives no answer in {limit:?}")),
+    }
 }
 
 /// Where to connect to reach who listens there. "All addresses" is none that can be connected to everywhere.

@@ -1,20 +1,41 @@
 //! Reading the settings again, on SIGHUP and when their file changes, and telling what came of it.
 
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use tokio::signal::unix::Signal;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::announce;
 use super::supervisor::Supervisor;
+use crate::clock::Clock;
+use crate::config::table::FollowUp;
 use crate::config::{Changes, Source};
 use crate::egress::Egress;
 use crate::server::Reloading;
-use crate::telemetry::logs;
+use crate::sync::Mutex;
 
 /// How often files are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+/// How often the end of the certificate is looked at, if nothing changes.
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// What is done once a day. Days in which the machine was suspended count.
+struct Daily {
+    last: Instant,
+}
+
+impl Daily {
+    /// Whether a day has passed since this was last so, or since the beginning.
+    fn is_due(&mut self, now: Instant) -> bool {
+        let is_due = now.saturating_duration_since(self.last) >= DAY;
+        if is_due {
+            self.last = now;
+        }
+        is_due
+    }
+}
 
 /// Where settings come from, and where they go.
 pub(super) struct Watching {
@@ -32,6 +53,7 @@ impl Watching {
     pub(super) async fn run(self: Arc<Self>, mut hangups: Signal) {
         let mut look = interval(LOOK_EVERY);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut daily = Daily { last: Clock::System.now() };
         loop {
             let is_told = tokio::select! {
                 Some(()) = hangups.recv() => true,
@@ -42,12 +64,15 @@ impl Watching {
             if let Err(error) = tokio::task::spawn_blocking(move || this.look(is_told)).await {
                 tracing::error!(%error, "settings could not be read again");
             }
+            if daily.is_due(Clock::System.now()) {
+                announce::certificate(&self.reloading);
+            }
         }
     }
 
     /// Has everything read again if it has changed, or if somebody says so.
     fn look(&self, is_told: bool) {
-        let mut source = self.source.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut source = self.source.lock();
         if !is_told && !source.has_changed() {
             return;
         }
@@ -63,12 +88,12 @@ impl Watching {
             Ok(changes) => {
                 self.tell(&changes, source.egress());
                 self.supervisor.ready(match changes.applied.as_slice() {
-                    [] => "settings read again: nothing has changed that can at run time",
+                    [] => "settings read again: nothing to apply",
                     _ => "settings reloaded",
                 });
             }
-            Err(error) => {
-                tracing::error!(%error, "settings not reloaded: those from before stay in force");
+            // The event has logged which.
+            Err(_) => {
                 // Not which: everyone may read that, and it may be a secret in the wrong place.
                 self.supervisor.ready("settings not reloaded, for they have a mistake: the log tells which");
             }
@@ -78,35 +103,39 @@ impl Watching {
     fn tell(&self, changes: &Changes, egress: &Egress) {
         let live = self.reloading.gateway().live();
         if changes.applied.is_empty() {
-            tracing::info!("settings read again: nothing has changed that can at run time");
-        } else {
-            // What an operator has switched stays so until the setting itself changes.
-            if changes.applied.iter().any(|name| name == "log.level") {
-                logs::set_level(live.settings().log.level);
-            }
-            tracing::info!(changed = changes.applied.join(", "), "settings reloaded");
-            if changes.applied.iter().any(|name| tells_where_upstream_is(name)) {
-                announce::upstream(live.catalogue(), egress);
-            }
-            if changes.applied.iter().any(|name| tells_what_is_spoken(name)) {
-                announce::exposed(&self.reloading);
-            }
+            tracing::info!("settings read again: nothing to apply");
+        }
+        if changes.call_for(FollowUp::TellUpstream) {
+            announce::upstream(live.catalogue(), egress);
+        }
+        if changes.call_for(FollowUp::WarnOfPlaintext) {
+            announce::exposed(&self.reloading);
+        }
+        if changes.call_for(FollowUp::WarnOfCertificate) {
+            announce::certificate(&self.reloading);
         }
         for other in &changes.at_restart {
             tracing::warn!(
                 setting = other.setting,
                 in_force = other.in_force,
                 given = other.given,
-                "this setting takes a restart, and stays as it is until then"
+                "this setting takes a restart; the old value stays in force until then"
             );
         }
     }
 }
 
-fn tells_what_is_spoken(setting: &str) -> bool {
-    ["listen.cert_file", "listen.insecure_plaintext"].contains(&setting)
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-fn tells_where_upstream_is(setting: &str) -> bool {
-    setting == "region" || setting.ends_with("_url") || setting.starts_with("operation")
+    #[test]
+    fn what_is_done_once_a_day_is_due_each_time_a_day_has_passed() {
+        let began = Clock::System.now();
+        let mut daily = Daily { last: began };
+        let hours: Vec<u32> =
+            (0..100).filter(|hour| daily.is_due(began + *hour * Duration::from_secs(3_600))).collect();
+        assert_eq!(hours, [24, 48, 72, 96]);
+        assert!(daily.is_due(began + 10 * DAY) && !daily.is_due(began + 10 * DAY + Duration::from_secs(2)));
+    }
 }

@@ -1,74 +1,79 @@
 //! `serve`: the gateway, until it is told to stop.
 
-use std::io;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::reload::Watching;
+use super::runtime::block_on;
+use super::signals::{self, StopSignals};
 use super::supervisor::Supervisor;
-use super::{USAGE, announce, block_on, failure, inherit};
+use super::{USAGE, announce, failure, inherit, unusable_files, watchdog};
+use crate::budget::Purpose;
 use crate::clock::Clock;
 use crate::config::{Config, Source};
-use crate::server::{Server, StartError};
-use crate::telemetry::events::Event;
+use crate::server::{Server, StartError, raise_open_files};
+use crate::telemetry::events::{Event, Happening};
 use crate::telemetry::logs;
 
 pub(super) fn run(config: &Config, source: Source) -> ExitCode {
-    logs::init(&config.settings.log);
+    // Dropped last, so that everything that is said here is written.
+    let _log = match logs::begin(&config.settings.log) {
+        Ok(log) => log,
+        Err(error) => return failure(1, &format!("cannot begin to log: {error}")),
+    };
     let inherited = match inherit::sockets() {
         Ok(inherited) => inherited,
         Err(error) => return failure(USAGE, &error),
     };
+    if let Err(error) = raise_open_files() {
+        tracing::warn!(%error, "cannot raise the limit of open files");
+    }
     let supervisor = Supervisor::from_environment();
     block_on(async {
         // Before anyone is told that it is ready: whoever stops it then must not kill it.
-        let (mut signals, hangups) = match StopSignals::new().and_then(|stop| Ok((stop, signal(SignalKind::hangup())?)))
-        {
+        let signals = StopSignals::new().and_then(|stop| Ok((stop, signal(SignalKind::hangup())?)));
+        let (mut signals, hangups) = match signals.and_then(|signals| signals::ignore().map(|()| signals)) {
             Ok(signals) => signals,
             Err(error) => return failure(1, &format!("cannot wait for signals: {error}")),
         };
         let mut server = match Server::start_on(inherited, config, Clock::System).await {
             Ok(server) => server,
+            Err(StartError::Unusable(_)) if unusable_files(config) => return ExitCode::from(USAGE),
             Err(error @ StartError::Unusable(_)) => return failure(USAGE, &error),
             Err(error) => return failure(1, &error),
         };
-        announce::ready(config, &server);
+        // The most that the log can hold: it is charged for good, so that lines need no charges of their own.
+        let _log = server.gateway().budget().charge(Purpose::Log, logs::CAPACITY);
+        announce::ready(config, source.file(), &server);
         supervisor.ready(&format!("clients connect to {}", server.proxy_address()));
+        if let Some(limit) = watchdog::limit().filter(|_| supervisor.is_there()) {
+            tokio::spawn(watchdog::run(supervisor.clone(), limit, server.metrics_address()));
+        }
         let watching = Watching::new(source, Arc::clone(server.reloading()), supervisor.clone());
         tokio::select! {
             () = signals.received() => {}
             () = watching.run(hangups) => {}
-            () = server.failed() => return failure(1, &"the proxy listener has failed; its log has more"),
+            () = server.failed() => {
+                server.gateway().observer().log_rest();
+                return failure(1, &"the proxy listener has failed; its log has more");
+            }
         }
         supervisor.stopping();
-        server.gateway().notable(Event::Stopping, "stopping: no new connections, finishing what is in flight", None);
-        tracing::info!("stopping: no new connections, finishing what is in flight");
+        let what = "stopping: no new connections, finishing what is in flight";
+        server.gateway().observer().notable(Happening::new(Event::Stopping, what));
+        let gateway = Arc::clone(server.gateway());
         tokio::select! {
-            () = server.stop() => tracing::info!("stopped"),
-            () = signals.received() => tracing::warn!("stopped at once, being told again"),
+            () = server.stop() => {
+                gateway.observer().log_rest();
+                tracing::info!("stopped");
+            }
+            () = signals.received() => {
+                gateway.observer().log_rest();
+                tracing::warn!("stopped immediately by a second signal");
+            }
         }
         ExitCode::SUCCESS
     })
-}
-
-/// SIGTERM and Ctrl-C. From its making on, they no longer kill the process.
-pub(super) struct StopSignals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl StopSignals {
-    pub(super) fn new() -> io::Result<Self> {
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
-    }
-
-    /// Resolves on the next of them.
-    pub(super) async fn received(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
-    }
 }

@@ -1,5 +1,5 @@
 //! Telling a supervisor how it goes (sd_notify(3)): when the gateway can be asked, while its settings are read again,
-//! and that it stops. Without a supervisor that wants to know, nothing is told.
+//! that it is alive (`watchdog.rs` decides), and that it stops. Without a supervisor that wants to know, nothing is told.
 
 use std::ffi::OsStr;
 use std::io;
@@ -31,6 +31,11 @@ impl Supervisor {
         })
     }
 
+    /// Whether there is somebody to tell.
+    pub(super) fn is_there(&self) -> bool {
+        self.0.is_some()
+    }
+
     /// Everything listens, by the settings that this tells of.
     pub(super) fn ready(&self, status: &str) {
         self.tell(&[NotifyState::Ready, NotifyState::Status(&one_line(status))]);
@@ -38,13 +43,18 @@ impl Supervisor {
 
     /// Settings are about to be read again. It is ready after that, whatever comes of it.
     pub(super) fn reloading(&self) {
-        if self.0.is_none() {
+        if !self.is_there() {
             return;
         }
         match NotifyState::monotonic_usec_now() {
             Ok(now) => self.tell(&[NotifyState::Reloading, now]),
             Err(error) => tracing::warn!(%error, "cannot tell the supervisor"),
         }
+    }
+
+    /// The gateway has just answered a request.
+    pub(super) fn alive(&self) {
+        self.tell(&[NotifyState::Watchdog]);
     }
 
     /// The gateway stops.

@@ -8,8 +8,10 @@ use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
 use super::files::Files;
+use super::mistake::Mistake;
+use super::names::{AccessKeyId, ProjectId};
 use super::secret::Secret;
-use super::units::{AccessKeyId, Allowed, ProjectId};
+use super::units::Allowed;
 use crate::signing::ring::KeyRing;
 use crate::signing::{AccessKey, Projects};
 
@@ -27,18 +29,62 @@ pub struct AccessKeySettings {
     pub projects: Option<Vec<ProjectId>>,
 }
 
+/// An access key that the environment tells of, and by which variables.
+#[derive(Clone, Debug)]
+pub struct GivenKey {
+    /// Its public half.
+    pub id: String,
+    /// Where its secret half is.
+    pub secret: Secret,
+    /// The variable that has the public half.
+    pub origin: &'static str,
+    /// The variable that has the secret half, or says where it is.
+    pub secret_origin: &'static str,
+}
+
+impl GivenKey {
+    /// The variable to blame for a mistake, if one of them is.
+    pub(super) fn origin_of(&self, mistake: &Mistake) -> Option<&'static str> {
+        let is_secret = mistake.is_about(&["access_key", &self.id, "secret"]);
+        is_secret.then_some(self.secret_origin)
+    }
+
+    /// Adds it to a table of settings. If there is an entry with its id, the secret of that is replaced: the environment
+    /// beats the file.
+    pub(super) fn put_into(&self, table: &mut Table) {
+        let (place, value) = match &self.secret {
+            Secret::Inline(_) => return,
+            Secret::File(path) => ("file", path.to_string_lossy().into_owned()),
+            Secret::Environment(name) => ("env", name.clone()),
+        };
+        let secret = Value::Table(Table::from_iter([(place.to_owned(), Value::String(value))]));
+        // What stands there instead of a list is refused for itself.
+        let Value::Array(entries) = table.entry("access_key").or_insert_with(|| Value::Array(Vec::new())) else {
+            return;
+        };
+        let is_it = |entry: &&mut Table| entry.get("id").and_then(Value::as_str) == Some(&self.id);
+        match entries.iter_mut().filter_map(Value::as_table_mut).find(is_it) {
+            Some(entry) => {
+                entry.insert("secret".to_owned(), secret);
+            }
+            None => {
+                let id = Value::String(self.id.clone());
+                entries.push(Value::Table(Table::from_iter([("id".to_owned(), id), ("secret".to_owned(), secret)])));
+            }
+        }
+    }
+}
+
 /// Checks what is shown of entries, or in place of them, before anything is: it may be a secret in the wrong place.
-pub(super) fn are_entries(table: &Table) -> Result<(), String> {
+pub(super) fn are_entries(table: &Table) -> Result<(), Mistake> {
     let Some(value) = table.get("access_key") else { return Ok(()) };
     let entries = value.as_array().filter(|entries| entries.iter().all(Value::is_table));
     let expected = "access_key: expected entries of the form [[access_key]], each with an id and a secret";
-    for (index, entry) in entries.ok_or(expected)?.iter().enumerate() {
+    for (index, entry) in entries.ok_or_else(|| Mistake::from(expected.to_owned()))?.iter().enumerate() {
         let is_id = |id: &Value| id.as_str().is_some_and(|id| id.parse::<AccessKeyId>().is_ok());
         if entry.get("id").is_some_and(|id| !is_id(id)) {
-            return Err(format!(
-                "access_key[{index}].id: (not shown, for it may be the secret) is not allowed: expected {}",
-                AccessKeyId::ALLOWED
-            ));
+            let id = format!("access_key[{index}].id: (not shown, for it may be the secret) is not allowed: expected ");
+            return Err(Mistake::from(id + AccessKeyId::ALLOWED));
         }
     }
     Ok(())
@@ -54,29 +100,39 @@ pub(super) fn describe(entry: &AccessKeySettings) -> String {
     format!("{kind} {}: its signatures are verified, for {projects}", entry.id)
 }
 
-/// The key ring that the entries amount to, or what is wrong with one.
-pub(super) fn ring(entries: &[AccessKeySettings], files: &mut Files) -> Result<KeyRing, String> {
+/// The key ring that the entries amount to, or what is wrong with them.
+pub(super) fn ring(entries: &[AccessKeySettings], files: &mut Files) -> Result<KeyRing, Vec<String>> {
     let mut seen = HashSet::new();
-    let mut keys = Vec::new();
+    let (mut keys, mut wrong) = (Vec::new(), Vec::new());
     for entry in entries {
         let id = &entry.id.0;
         if !seen.insert(id) {
-            return Err(format!("access_key.{id}: is there twice: expected each id once"));
+            wrong.push(format!("access_key.{id}: is there twice: expected each id once"));
+            // What else is wrong with it would be told at the place of the first.
+            continue;
         }
-        let mut look_up = |name: &str, secret: &Secret| {
-            secret.look_up(files).map_err(|wrong| format!("access_key.{id}.{name}: {wrong}"))
-        };
-        let secret = look_up("secret", &entry.secret)?;
-        let token = entry.security_token.as_ref().map(|token| look_up("security_token", token)).transpose()?;
-        let token = token.map(HeaderValue::try_from).transpose();
-        let not_a_value = |_| format!("access_key.{id}.security_token: is not the value of a header");
-        let projects = match &entry.projects {
-            None => Projects::Any,
-            Some(projects) => Projects::These(projects.iter().map(|project| project.0.clone()).collect()),
-        };
-        keys.push(AccessKey::new(id.clone(), secret.as_bytes(), token.map_err(not_a_value)?, projects));
+        match key(entry, files) {
+            Ok(key) => keys.push(key),
+            Err(message) => wrong.push(message),
+        }
     }
-    Ok(KeyRing::new(keys))
+    if wrong.is_empty() { Ok(KeyRing::new(keys)) } else { Err(wrong) }
+}
+
+/// The key of an entry.
+fn key(entry: &AccessKeySettings, files: &mut Files) -> Result<AccessKey, String> {
+    let id = &entry.id.0;
+    let mut look_up =
+        |name: &str, secret: &Secret| secret.look_up(files).map_err(|wrong| format!("access_key.{id}.{name}: {wrong}"));
+    let secret = look_up("secret", &entry.secret)?;
+    let token = entry.security_token.as_ref().map(|token| look_up("security_token", token)).transpose()?;
+    let token = token.map(HeaderValue::try_from).transpose();
+    let not_a_value = |_| format!("access_key.{id}.security_token: is not the value of a header");
+    let projects = match &entry.projects {
+        None => Projects::Any,
+        Some(projects) => Projects::These(projects.iter().map(|project| project.0.clone()).collect()),
+    };
+    Ok(AccessKey::new(id.clone(), secret.as_bytes(), token.map_err(not_a_value)?, projects))
 }
 
 #[cfg(test)]
@@ -131,17 +187,28 @@ mod tests {
             (key(""), &["access_key", "missing field `secret`"]),
             (key("secret = \"\""), &["access_key.AK.secret", "is empty"]),
             (key("secret = 4711"), &["access_key.AK.secret", "expected a text, { file = "]),
-            (key("secret = { file = \"/no/hush\" }").replace("hush", "such"), &["AK.secret", "cannot read /no/such"]),
-            (key("secret = { env = \"NO_SUCH_VARIABLE\" }"), &["AK.secret", "NO_SUCH_VARIABLE is not set"]),
+            (key("secret = { file = \"/hush\" }"), &["AK.secret", "cannot read the file", "No such file"]),
+            (key("secret = { file = \"/\" }"), &["AK.secret", "cannot read /: expected a regular file", "a directory"]),
+            (key("secret = { env = \"hush\" }"), &["AK.secret", "is not set in the environment"]),
             (key("secret = { vault = \"hush\" }"), &["access_key.AK.secret", "expected a text, { file = "]),
             (key("secret = { file = \"hush\", env = \"hush\" }"), &["access_key.AK.secret", "expected a text"]),
             (key("secret = \"s\"\nsecurity_token = \"hush\\nhush\""), &["AK.security_token", "line breaks"]),
             (key("secret = \"s\"\nsecurity_token = \"hush\\u007f\""), &["AK.security_token", "line breaks"]),
             (key("secret = \" hush\""), &["access_key.AK.secret", "has blanks", "nothing besides"]),
-            (key("secret = \"s\"\nprojects = [\"a/b\"]"), &["access_key.AK.projects[0]", "a/b", "A-Z a-z 0-9"]),
-            (key("secret = \"s\"\nsecert = \"hush\""), &["access_key", "unknown field `secert`", "`secret`"]),
+            (key("secret = \"s\"\nprojects = [\"a/b\"]"), &["access_key.AK.projects[0]", "not shown", "A-Z a-z 0-9"]),
+            (key("secret = \"s\"\nprojects = \"hush\""), &["access_key.AK.projects: (not shown", "a sequence"]),
+            (key("secret = \"s\"\nsecert = \"hush\""), &["access_key.AK.secert: unknown field `secert`", "`secret`"]),
+            (key("hush = \"s\""), &["access_key.AK: unknown field (not shown", "`secret`", "(line 4, column 1)"]),
+            (key("\"hush. x[0]\" = \"s\""), &["access_key.AK: unknown field (not shown", "(line 4, column 1)"]),
+            (key("hush.secret = \"s\""), &["access_key.AK: unknown field (not shown", "(line 4, column 1)"]),
+            (key("secret = \"s\"\nsecret = \"hush\""), &["not TOML: line 5, column 1: duplicate key"]),
+            (key("secret = \"s\"\nhush"), &["not TOML: line 5"]),
             (key("secret = \"s\"\n[[access_key]]\nid = \"AK\"\nsecret = \"t\""), &["access_key.AK", "twice"]),
             ("id = \"hush/+=\"\nsecret = \"AK\"".to_owned(), &["access_key[0].id: (not shown", "A-Z a-z 0-9"]),
+            (
+                format!("id = \"{}\"\nsecret = \"AK\"", "hush".repeat(10)),
+                &["access_key[0].id: (not shown", "(line 3, column 1)"],
+            ),
             ("id = 4711\nsecret = \"AK\"".to_owned(), &["access_key[0].id: (not shown", "A-Z a-z 0-9"]),
             (key("secret = \"s\"\n[[access_key]]\nid = \"hu sh\""), &["access_key[1].id: (not shown"]),
             (key("secret = \"hush"), &["not TOML", "line 4"]),

@@ -6,19 +6,7 @@ use std::collections::BTreeMap;
 use toml::{Table, Value};
 
 use super::Settings;
-
-/// The settings that stay as they are for as long as the process runs. `config/workspace-gateway.toml` says so of
-/// each.
-pub const AT_RESTART: [&str; 8] = [
-    "listen.proxy",
-    "listen.metrics",
-    "listen.admin",
-    "upstream.max_calls",
-    "upstream.max_calls_per_caller",
-    "cache.max_size",
-    "limits.max_connections",
-    "log.format",
-];
+use super::table::{Applies, FollowUp, Setting, told};
 
 /// What becomes of settings that have been read while others were in force.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -46,13 +34,12 @@ impl Changes {
         let (old, new) = (named_values(in_force), named_values(given));
         let differing = old.keys().chain(new.keys().filter(|name| !old.contains_key(*name)));
         let differing = differing.filter(|name| old.get(*name) != new.get(*name));
-        let (at_restart, mut applied): (Vec<_>, Vec<_>) =
-            differing.cloned().partition(|name| AT_RESTART.contains(&name.as_str()));
+        let needs_restart =
+            |name: &String| Setting::of(name).is_some_and(|setting| setting.applies == Applies::AtRestart);
+        let (at_restart, mut applied): (Vec<_>, Vec<_>) = differing.cloned().partition(needs_restart);
         // What can differ without a value that does: the order of entries, which are told apart by what they are called.
-        for (section, differs) in [("operation", in_force.operation != given.operation)] {
-            if differs && !applied.iter().any(|name| name.starts_with(section)) {
-                applied.push(section.to_owned());
-            }
+        if in_force.operation != given.operation && !applied.iter().any(|name| name.starts_with("operation")) {
+            applied.push("operation".to_owned());
         }
         let value = |values: &BTreeMap<String, Value>, name: &str| values.get(name).map_or_else(String::new, told);
         let at_restart = at_restart.into_iter().map(|setting| AtRestart {
@@ -62,19 +49,18 @@ impl Changes {
         });
         Self { applied, at_restart: at_restart.collect() }
     }
+
+    /// Whether one of the settings that have changed calls for this.
+    pub fn call_for(&self, follow_up: FollowUp) -> bool {
+        let settings = self.applied.iter().filter_map(|name| Setting::of(name));
+        settings.flat_map(|setting| setting.follow_ups).any(|it| *it == follow_up)
+    }
 }
 
 impl Settings {
     /// These settings, but for those that take a restart: they are as they are in force.
     pub fn at_run_time(mut self, in_force: &Self) -> Self {
-        self.listen.proxy = in_force.listen.proxy;
-        self.listen.metrics = in_force.listen.metrics;
-        self.listen.admin = in_force.listen.admin;
-        self.upstream.max_calls = in_force.upstream.max_calls;
-        self.upstream.max_calls_per_caller = in_force.upstream.max_calls_per_caller;
-        self.cache.max_size = in_force.cache.max_size;
-        self.limits.max_connections = in_force.limits.max_connections;
-        self.log.format = in_force.log.format;
+        self.keep(in_force);
         self
     }
 }
@@ -106,15 +92,10 @@ fn collect(prefix: &str, table: Table, values: &mut BTreeMap<String, Value>) {
     }
 }
 
-/// A value as one would say it: a string without its quotes.
-fn told(value: &Value) -> String {
-    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Config, REFERENCE};
+    use crate::config::Config;
 
     fn settings(text: &str) -> Settings {
         Config::from_layers("test.toml", &format!("region = \"r-1\"\n{text}"), &[]).unwrap().settings
@@ -161,8 +142,9 @@ mod tests {
         );
         let changes = Changes::between(&in_force, &given);
         assert_eq!(changes.applied, ["cache.ttl"]);
-        let mut told: Vec<_> = changes.at_restart.iter().map(|it| it.setting.as_str()).collect();
-        let mut all = AT_RESTART;
+        let mut told: Vec<_> = changes.at_restart.iter().map(|it| it.setting.clone()).collect();
+        let at_restart = Setting::all().iter().filter(|setting| setting.applies == Applies::AtRestart);
+        let mut all: Vec<_> = at_restart.map(Setting::name).collect();
         told.sort_unstable();
         all.sort_unstable();
         assert_eq!(told, all);
@@ -174,30 +156,22 @@ mod tests {
     }
 
     #[test]
-    fn the_reference_says_which_settings_need_a_restart() {
-        let mut section = String::new();
-        let (mut prose, mut marked) = (String::new(), Vec::new());
-        for line in REFERENCE.lines() {
-            if let Some(name) = line.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
-                section = format!("{name}.");
-            } else if let Some(comment) = line.strip_prefix('#') {
-                prose += comment;
-                continue;
-            } else if let Some((name, _)) = line.split_once(" = ") {
-                if prose.contains("eeds a restart") {
-                    marked.push(format!("{section}{name}"));
-                }
-                // What is told of two settings at once stands before the first.
-                if prose.contains("need a restart") {
-                    marked.push(format!("{section}{name}"));
-                    continue;
-                }
-            }
-            prose.clear();
+    fn what_a_change_calls_for_is_told_by_the_setting_that_it_is_about() {
+        use FollowUp::{SetLogLevel, TellUpstream, WarnOfCertificate, WarnOfPlaintext};
+        for (name, expected) in [
+            ("region", &[TellUpstream][..]),
+            ("upstream.appstream_url", &[TellUpstream]),
+            ("operation.Zones.defaults.a", &[TellUpstream]),
+            ("listen.cert_file (what is in it)", &[WarnOfPlaintext, WarnOfCertificate]),
+            ("listen.insecure_plaintext", &[WarnOfPlaintext]),
+            ("log.level", &[SetLogLevel]),
+            ("listen.admin_token.file", &[]),
+            ("regions", &[]),
+        ] {
+            let changes = Changes { applied: vec![name.to_owned()], ..Changes::default() };
+            let all = [SetLogLevel, TellUpstream, WarnOfPlaintext, WarnOfCertificate];
+            let called_for: Vec<_> = all.into_iter().filter(|it| changes.call_for(*it)).collect();
+            assert_eq!(called_for, expected, "{name}");
         }
-        marked.sort();
-        let mut all = AT_RESTART.map(str::to_owned);
-        all.sort();
-        assert_eq!(marked, all);
     }
 }

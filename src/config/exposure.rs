@@ -1,49 +1,10 @@
 //! Who may come to hear what clients say. Their tokens travel on the listeners for clients and for the operator: in
 //! the clear on this machine alone, unless somebody has said that it may be elsewhere.
 
-use std::fmt;
 use std::net::SocketAddr;
 
-use serde::de::{Error, Visitor};
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
+use super::bounded::{secret_path, shown_path};
 use super::settings::Listen;
-
-/// Whether plain text is let out of this machine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Insecure(pub bool);
-
-impl<'de> Deserialize<'de> for Insecure {
-    /// From a word, too: flags and variables have nothing else.
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Bool;
-
-        impl Visitor<'_> for Bool {
-            type Value = Insecure;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("true or false")
-            }
-
-            fn visit_bool<E: Error>(self, is_insecure: bool) -> Result<Insecure, E> {
-                Ok(Insecure(is_insecure))
-            }
-
-            fn visit_str<E: Error>(self, text: &str) -> Result<Insecure, E> {
-                let wrong = |_| E::custom(format_args!("{text:?} is not allowed: expected true or false"));
-                text.parse().map(Insecure).map_err(wrong)
-            }
-        }
-
-        deserializer.deserialize_any(Bool)
-    }
-}
-
-impl Serialize for Insecure {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_bool(self.0)
-    }
-}
 
 impl Listen {
     /// Whether clients have to speak TLS, and so has the operator who isn't on this machine.
@@ -82,13 +43,13 @@ impl Listen {
 
     /// What the files of TLS can't tell each for itself.
     pub(super) fn files_are_consistent(&self) -> Result<(), String> {
-        let alone = |setting: &str, path: &std::path::Path, missing: &str| {
-            Err(format!("listen.{setting}: {path:?} is not allowed alone: expected {missing} with it"))
+        let alone = |setting: &str, path: String, missing: &str| {
+            Err(format!("listen.{setting}: {path} is not allowed alone: expected {missing} with it"))
         };
         match (&self.cert_file, &self.key_file, &self.client_ca_file) {
-            (Some(cert), None, _) => alone("cert_file", cert, "listen.key_file"),
-            (None, Some(key), _) => alone("key_file", key, "listen.cert_file"),
-            (None, None, Some(ca)) => alone("client_ca_file", ca, "listen.cert_file and listen.key_file"),
+            (Some(cert), None, _) => alone("cert_file", shown_path(cert), "listen.key_file"),
+            (None, Some(key), _) => alone("key_file", secret_path(key), "listen.cert_file"),
+            (None, None, Some(ca)) => alone("client_ca_file", shown_path(ca), "listen.cert_file and listen.key_file"),
             _ => Ok(()),
         }
     }

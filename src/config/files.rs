@@ -6,6 +6,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::string::FromUtf8Error;
 
+use super::bounded;
+
 /// What a regular file has in it. Nothing, if it can't be read, or isn't one.
 pub(super) type Sight = Option<blake3::Hash>;
 
@@ -35,7 +37,7 @@ impl Files {
             self.sights.entry(path.to_owned()).or_insert(None);
             return Ok(text.clone());
         }
-        let bytes = std::fs::read(path);
+        let bytes = bounded::read(path);
         let sight = bytes.as_ref().ok().filter(|_| is_regular).map(|bytes| blake3::hash(bytes));
         self.sights.insert(path.to_owned(), sight);
         // The error that comes with the bytes would show them.
@@ -68,7 +70,7 @@ impl Files {
 
 /// To look at a pipe is to take what is in it, or to wait for ever.
 fn look_at(path: &Path) -> Sight {
-    let bytes = if is_regular(path) { std::fs::read(path).ok() } else { None };
+    let bytes = bounded::read_regular(path).ok();
     bytes.map(|bytes| blake3::hash(&bytes))
 }
 

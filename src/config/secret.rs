@@ -1,6 +1,7 @@
 //! Settings that are secrets, or say where one is: in the configuration itself, a file, or the environment. No error, log
 //! or printed configuration shows what they are.
 
+use std::env::VarError;
 use std::fmt;
 use std::path::PathBuf;
 
@@ -10,6 +11,7 @@ use serde::ser::SerializeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use toml::Value;
 
+use super::bounded::secret_path;
 use super::files::Files;
 
 /// Something secret, or where it is.
@@ -25,6 +27,8 @@ pub enum Secret {
 
 /// What stands for a secret where the configuration is shown.
 const HIDDEN: &str = "(not shown)";
+
+const BYTE_ORDER_MARK: char = '\u{feff}';
 
 const ALLOWED: &str = "expected a text, { file = \"/path\" } or { env = \"NAME\" }";
 
@@ -74,25 +78,33 @@ impl<'de> Deserialize<'de> for Secret {
 impl Secret {
     /// What it is. Files and variables end with a line break more often than secrets do.
     pub(super) fn look_up(&self, files: &mut Files) -> Result<String, String> {
-        let text = match self {
-            Self::Inline(text) => text.clone(),
+        let (text, whose) = match self {
+            Self::Inline(text) => (text.clone(), String::new()),
             Self::File(path) => {
-                let text = files.read(path);
-                text.map_err(|error| format!("cannot read {}: {error}", path.display()))?
+                let shown = secret_path(path);
+                let text = files.read(path).map_err(|error| format!("cannot read {shown}: {error}"))?;
+                (text, format!("what {shown} has in it "))
             }
             Self::Environment(name) => {
-                // What is set but isn't text is not shown.
-                let text = std::env::var(name);
-                text.map_err(|_| format!("the variable {name} is not set in the environment, or is not UTF-8"))?
+                // What is set but isn't text is not shown. The name of a variable that isn't set may be the secret.
+                let text = std::env::var(name).map_err(|error| match error {
+                    VarError::NotPresent => {
+                        "the variable that it names (not shown, for it may be the secret) is not set in the environment"
+                            .to_owned()
+                    }
+                    VarError::NotUnicode(_) => format!("the variable {name} is not UTF-8"),
+                })?;
+                (text, format!("the variable {name} "))
             }
         };
-        let text = text.trim_end_matches(['\r', '\n']);
+        // A byte order mark is no part of a text (RFC 3629 §6). Editors and shells of Windows begin files with one.
+        let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&text).trim_end_matches(['\r', '\n']);
         if text.is_empty() {
-            return Err(format!("is empty: {ALLOWED}"));
+            return Err(format!("{whose}is empty: {ALLOWED}"));
         }
         // A file with a heading, or with the id beside it, would be a secret that nobody has.
         if text.contains(|c: char| c.is_whitespace() || c.is_control()) {
-            return Err(format!("has blanks or line breaks in it: {ALLOWED}, and nothing besides"));
+            return Err(format!("{whose}has blanks or line breaks in it: {ALLOWED}, and nothing besides"));
         }
         Ok(text.to_owned())
     }

@@ -7,25 +7,34 @@
 use std::path::{Path, PathBuf};
 
 use super::files::{Files, Sights};
-use super::{Config, ConfigError, Override};
+use super::{Config, ConfigError, GivenKey, Override};
 use crate::egress::Egress;
 
 /// A file, if there is one, and the settings that beat it.
 pub struct Source {
     file: Option<PathBuf>,
     overrides: Vec<Override>,
-    /// What the environment says, which stays as it is.
+    /// The access key of the environment. Like `egress`, it is read once, at start.
+    key: Option<GivenKey>,
     egress: Egress,
     /// The file and those that its settings name, as they were read.
     files: Files,
     /// The same files, as they were when they were looked at last.
     glimpsed: Sights,
+    /// What the settings amount to without their mistakes, if they had any when they were read last.
+    mended: Option<Box<Config>>,
 }
 
 impl Source {
     /// Nothing is read yet.
     pub fn new(file: Option<PathBuf>, overrides: Vec<Override>, egress: Egress) -> Self {
-        Self { file, overrides, egress, files: Files::default(), glimpsed: Sights::new() }
+        let (key, files, glimpsed, mended) = (None, Files::default(), Sights::new(), None);
+        Self { file, overrides, key, egress, files, glimpsed, mended }
+    }
+
+    /// The same with an access key beside those of the file.
+    pub fn with_key(self, key: Option<GivenKey>) -> Self {
+        Self { key, ..self }
     }
 
     /// The file, if there is one.
@@ -38,10 +47,16 @@ impl Source {
         &self.egress
     }
 
+    /// What the settings amount to without the mistakes that they had when they were read last. It is only for looking at the
+    /// files that they name: whoever corrects the mistakes is told in the same run what is wrong with those.
+    pub fn mended(&self) -> Option<&Config> {
+        self.mended.as_deref()
+    }
+
     /// Reads everything, as it is now.
     ///
     /// # Errors
-    /// The first thing that is wrong.
+    /// All that is wrong, but for what is in the certificates and keys that the settings name.
     pub fn load(&mut self) -> Result<Config, ConfigError> {
         self.files.begin();
         let config = self.read();
@@ -67,7 +82,12 @@ impl Source {
             }
             None => ("configuration".to_owned(), String::new()),
         };
-        let config = Config::from_files(&name, &text, &self.overrides, &mut self.files)?;
+        let given = (&*self.overrides, self.key.as_ref());
+        self.mended = None;
+        let config = Config::from_files(&name, &text, given, &mut self.files).map_err(|(error, mended)| {
+            self.mended = mended;
+            error
+        })?;
         // Before it is read, so that what changes in between is seen to have changed.
         let listen = &config.settings.listen;
         let named = [&config.settings.upstream.ca_file, &listen.cert_file, &listen.key_file, &listen.client_ca_file];

@@ -2,13 +2,15 @@
 
 use std::time::SystemTime;
 
+use http::Uri;
 use http::header::AUTHORIZATION;
-use http::{HeaderMap, Method, Uri};
+use http::request::Parts;
 use serde::Serialize;
 
 use crate::request::BypassReason;
-use crate::request::caller::{self, Credential};
-use crate::signing::ring::{KeyRing, Refusal};
+use crate::request::caller::Credential;
+use crate::request::decide;
+use crate::signing::ring::Refusal;
 use crate::signing::{Authorization, Payload, Target, X_SECURITY_TOKEN, canonical_request};
 
 /// The signature of a request.
@@ -26,34 +28,35 @@ pub(super) struct Signature {
 
 /// What a request presents.
 pub(super) struct Presented {
-    pub(super) credential: Result<Credential, BypassReason>,
+    pub(super) credential: Option<Credential>,
     /// Why it is answered 401 or 403 here, if its signature is refused.
     pub(super) refusal: Option<Refusal>,
     pub(super) signature: Option<Signature>,
 }
 
-/// Says who asks for a path, as `serve` does; what is signed is what was typed. The request has no body.
-pub(super) fn identify(keys: &KeyRing, headers: &HeaderMap, typed: &Uri, project: &str, date: SystemTime) -> Presented {
-    let reason = match caller::token(headers) {
-        Ok(token) => {
-            let credential = Ok(Credential::Token(token.clone()));
-            return Presented { credential, refusal: None, signature: None };
+/// Verifies a signature, as `serve` does; what is signed is what was typed. The request has no body.
+pub(super) fn judge(
+    presented: Result<decide::Presented, BypassReason>,
+    head: &Parts,
+    typed: &Uri,
+    project: Option<&str>,
+    date: SystemTime,
+) -> Presented {
+    let none = Presented { credential: None, refusal: None, signature: None };
+    let claim = match presented {
+        Ok(decide::Presented::Token(token)) => return Presented { credential: Some(Credential::Token(token)), ..none },
+        Ok(decide::Presented::Signature(claim)) => claim,
+        Err(reason @ BypassReason::UnverifiedSignature) => {
+            let (access_key, because) = (None, reason.describe().to_owned());
+            let signature = Signature { access_key, result: "unknown-key", because, canonical_request: Vec::new() };
+            return Presented { signature: Some(signature), ..none };
         }
-        Err(reason) => reason,
-    };
-    let plain = |signature| Presented { credential: Err(reason), refusal: None, signature };
-    if reason != BypassReason::UnverifiedSignature {
-        return plain(None);
-    }
-    let Some(claim) = keys.claim(headers) else {
-        let (access_key, because) = (None, reason.describe().to_owned());
-        return plain(Some(Signature { access_key, result: "unknown-key", because, canonical_request: Vec::new() }));
+        Err(_) => return none,
     };
     let id = claim.key.id().to_owned();
     let verified = claim
-        .examine(headers, date)
-        .and_then(|examined| examined.verify(&Method::GET, Target::from(typed), Payload::of(b"")))
-        .and_then(|signed| if signed.key.may_ask(project, headers) { Ok(signed) } else { Err(Refusal::Project) });
+        .examine(&head.headers, date)
+        .and_then(|examined| examined.admit(&head.method, Target::from(typed), Payload::of(b""), project));
     let refusal = verified.as_ref().err().copied();
     let signature = Signature {
         access_key: Some(id),
@@ -61,17 +64,18 @@ pub(super) fn identify(keys: &KeyRing, headers: &HeaderMap, typed: &Uri, project
         because: refusal
             .map_or("the key is configured here, and has signed this request", Refusal::describe)
             .to_owned(),
-        canonical_request: canonical(headers, typed),
+        canonical_request: canonical(head, typed),
     };
-    let credential = verified.map(|signed| Credential::Signed(signed.into())).map_err(|_| reason);
+    let credential = verified.ok().map(|signed| Credential::Signed(signed.into()));
     Presented { credential, refusal, signature: Some(signature) }
 }
 
 /// What is signed, but for the security token.
-fn canonical(headers: &HeaderMap, typed: &Uri) -> Vec<String> {
+fn canonical(head: &Parts, typed: &Uri) -> Vec<String> {
+    let Parts { method, headers, .. } = head;
     let said = headers.get(AUTHORIZATION).and_then(Authorization::read);
     let Some(said) = said else { return Vec::new() };
-    let text = canonical_request(&Method::GET, Target::from(typed), headers, said.signed_headers, &Payload::of(b""));
+    let text = canonical_request(method, Target::from(typed), headers, said.signed_headers, &Payload::of(b""));
     let hidden = format!("{X_SECURITY_TOKEN}:");
     let show = |line: &str| if line.starts_with(&hidden) { format!("{hidden}(not shown)") } else { line.to_owned() };
     text.map(|text| String::from_utf8_lossy(&text).lines().map(show).collect()).unwrap_or_default()

@@ -2,35 +2,44 @@
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, RwLock, Weak};
-use std::time::SystemTime;
+use std::sync::{Arc, Weak};
+use std::time::{Instant, SystemTime};
 
-use tokio::sync::Semaphore;
-
-use super::identify::SIGNED_BODIES;
+use super::fetcher::Fetcher;
+use super::memory::Memory;
+use super::observer::Observer;
 use super::outward::{self, Blueprint};
 use super::{Gateway, Inspection, Live};
-use crate::cache::acquaintances::Acquaintances;
+use crate::budget::Budget;
+use crate::cache::entry::Entry;
 use crate::cache::flights::{Bounds, Flights};
 use crate::cache::grants::{Grantee, Grants, Terms};
-use crate::cache::heads::Heads;
 use crate::cache::pauses::Pauses;
-use crate::cache::store::{Selection, Store};
+use crate::cache::store::{Selection, Slot, Store};
 use crate::clock::Clock;
-use crate::config::{Config, Mode, OnOutage, Settings};
+use crate::config::{Config, Mode, OnOutage, Settings, Size};
+use crate::fast_path::FastPath;
+use crate::random::Random;
 use crate::request::caller::{Callers, Credential};
-use crate::request::head::Fingerprints;
+use crate::request::digest::Digests;
+use crate::request::fingerprint::Fingerprints;
 use crate::request::hop::Via;
 use crate::request::id::RequestIds;
 use crate::request::key::Key;
+use crate::sync::{Mutex, RwLock};
 use crate::telemetry::events::Events;
+use crate::telemetry::failures::Failures;
 use crate::telemetry::fetches::Fetches;
 use crate::telemetry::health::Healths;
-use crate::telemetry::metrics::{InUse, Metrics};
+use crate::telemetry::in_use::InUse;
+use crate::telemetry::metrics::Metrics;
 use crate::telemetry::reloads::Reloads;
-use crate::telemetry::repeats::Repeats;
 use crate::upstream::Upstream;
 use crate::upstream::probation::Probation;
+use crate::upstream::successes::Successes;
+
+/// The purpose of the key that request ids are made with. Tests foresee the ids by it.
+pub const REQUEST_IDS: &str = "request ids";
 
 impl Gateway {
     /// A gateway with an empty cache. Connects to nothing yet.
@@ -38,38 +47,42 @@ impl Gateway {
     /// # Errors
     /// If `upstream.ca_file` is unusable or the system has no randomness.
     pub fn new(config: &Config, clock: Clock) -> io::Result<Arc<Self>> {
-        let (via, metrics) = (Via::new(getrandom::u32()?), Metrics::new().map_err(io::Error::other)?);
+        let random = Random::System;
+        let (via, metrics) = (Via::new(random.u32()?), Metrics::new().map_err(io::Error::other)?);
         let blueprint = outward::blueprint(&config.settings)?;
         let upstream = outward::client(config, &blueprint, via.clone(), clock.clone(), &metrics)?;
-        Self::assemble(config, clock, via, metrics, (Arc::new(upstream), Some(blueprint)))
+        let outward = (Arc::new(upstream) as Arc<dyn Upstream>, Some(blueprint));
+        Self::assemble(config, (clock, random), via, metrics, outward)
     }
 
     /// The same before an upstream that is not asked over HTTP, for tests.
     ///
     /// # Errors
     /// If the system has no randomness.
-    pub fn before(upstream: Arc<dyn Upstream>, config: &Config, clock: Clock) -> io::Result<Arc<Self>> {
+    pub fn before(upstream: Arc<dyn Upstream>, config: &Config, clock: Clock, random: Random) -> io::Result<Arc<Self>> {
         let metrics = Metrics::new().map_err(io::Error::other)?;
-        Self::assemble(config, clock, Via::new(getrandom::u32()?), metrics, (upstream, None))
+        let via = Via::new(random.u32()?);
+        Self::assemble(config, (clock, random), via, metrics, (upstream, None))
     }
 
     fn assemble(
         config: &Config,
-        clock: Clock,
+        (clock, random): (Clock, Random),
         via: Via,
         metrics: Arc<Metrics>,
         (upstream, blueprint): (Arc<dyn Upstream>, Option<Blueprint>),
     ) -> io::Result<Arc<Self>> {
         let settings = &config.settings;
-        let mut caller_key = [0; 32];
-        getrandom::fill(&mut caller_key)?;
-        let random = |_| getrandom::u64();
-        let [a, b, c, d] = [0; 4].map(random);
+        let callers = Callers::new(random.key("callers")?);
+        let digests = Digests::new(random.key("shown keys")?, random.key("shown callers")?);
+        let fingerprints = Fingerprints::new(random.key("last credentials")?);
+        let request_ids = RequestIds::new(random.key(REQUEST_IDS)?);
         let grants = Arc::new(Grants::new(terms(settings)));
         let bounds = bounds(settings);
         let [shared_flights, lone_flights] = [bounds; 2].map(|bounds| Arc::new(Flights::new(bounds)));
         let [gate, relay_gate] = outward::gates(&settings.upstream, &metrics)?;
-        let store = Arc::new(Store::new(settings.cache.max_size.0, metrics.eviction_counter()));
+        let budget = Budget::new(budget_size(&config.settings));
+        let store = Arc::new(Store::new(settings.cache.max_size.0, Arc::clone(&budget), metrics.eviction_counter()));
         // Weak, for the store counts its evictions in these very metrics.
         let remembered = Arc::downgrade(&store);
         let aloft = [&shared_flights, &lone_flights].map(Arc::downgrade);
@@ -84,41 +97,76 @@ impl Gateway {
                 is_bypassing: is_bypassing.load(Ordering::Relaxed),
             })
             .map_err(io::Error::other)?;
+        metrics.watch_budget(Arc::clone(&budget)).map_err(io::Error::other)?;
         let fetches = Fetches::new(&metrics).map_err(io::Error::other)?;
         fetches.begin(config.catalogue.operations());
+        metrics.begin_misses(config.catalogue.operations());
+        let fast_path = FastPath::new(settings.listen.fast_path, random.key("heads")?, &metrics, clock.clone())
+            .map_err(io::Error::other)?;
         Ok(Arc::new(Self {
-            live: RwLock::new(Arc::new(Live::new(config.clone(), upstream, blueprint))),
+            live: RwLock::new(Arc::new(Live::new(config.clone(), upstream, blueprint, random.clone()))),
             reloading: Mutex::default(),
-            callers: Callers::new(caller_key),
-            fingerprints: Fingerprints::new([a?, b?, c?, d?]),
-            heads: Heads::default(),
-            request_ids: RequestIds::new(getrandom::u64()?),
+            callers,
+            fingerprints,
+            fast_path,
+            request_ids,
             via,
             bypassing,
-            grants,
-            store,
-            pauses: Pauses::new(),
-            shared_flights,
-            lone_flights,
-            gate,
-            relay_gate,
-            probation: Probation::new(clock.clone()),
-            signed_bodies: Arc::new(Semaphore::new(SIGNED_BODIES)),
-            acquaintances: Acquaintances::default(),
-            reloads: Reloads::new(&metrics).map_err(io::Error::other)?,
-            fetches,
-            events: Events::default(),
-            healths: Healths::default(),
-            started: clock.now(),
-            repeats: Repeats::new(&metrics).map_err(io::Error::other)?,
-            metrics,
+            memory: Memory { grants, store, pauses: Pauses::new(), known_callers: Arc::default() },
+            fetcher: Fetcher {
+                shared_flights,
+                lone_flights,
+                successes: Successes::default(),
+                gate,
+                relay_gate,
+                probation: Probation::new(clock.clone()),
+            },
+            observer: Observer {
+                digests,
+                reloads: Reloads::new(&metrics).map_err(io::Error::other)?,
+                fetches,
+                events: Events::default(),
+                failures: Failures::default(),
+                healths: Healths::default(),
+                started: clock.timer_now(),
+                metrics,
+                clock: clock.clone(),
+            },
+            budget,
             clock,
+            random,
         }))
+    }
+
+    /// What is told of its work.
+    pub fn observer(&self) -> &Observer {
+        &self.observer
     }
 
     /// The metrics of this gateway.
     pub fn metrics(&self) -> &Arc<Metrics> {
-        &self.metrics
+        &self.observer.metrics
+    }
+
+    /// The memory budget.
+    pub fn budget(&self) -> &Arc<Budget> {
+        &self.budget
+    }
+
+    /// The present moment, by the clock that all rules here go by.
+    pub fn now(&self) -> Instant {
+        self.clock.now()
+    }
+
+    /// Each entry, and where it is kept. Takes its time where there are many.
+    pub fn entries(&self) -> impl Iterator<Item = (Arc<Slot>, Arc<Entry>)> {
+        self.memory.store.entries()
+    }
+
+    /// Whether an entry may be given only after upstream has confirmed it, because an unsafe method has changed what it
+    /// is about.
+    pub fn is_invalidated(&self, slot: &Slot, entry: &Entry) -> bool {
+        self.memory.store.is_invalidated(slot.key.scope(), entry.life().sent)
     }
 
     /// The present date.
@@ -128,7 +176,7 @@ impl Gateway {
 
     /// How often its settings were read again.
     pub fn reloads(&self) -> &Reloads {
-        &self.reloads
+        &self.observer.reloads
     }
 
     /// Whether the cache is in use.
@@ -144,10 +192,10 @@ impl Gateway {
     /// Removes the selected entries and says how many there were. Nothing that was asked of upstream
     /// before is stored, or given to anyone but the one whose request it answers. Grants stay.
     pub fn purge(&self, selection: &Selection) -> usize {
-        let purged = self.store.purge(selection);
-        self.pauses.purge(selection);
-        self.shared_flights.close_all();
-        self.lone_flights.close_all();
+        let purged = self.memory.store.purge(selection);
+        self.memory.pauses.purge(selection);
+        self.fetcher.shared_flights.close_all();
+        self.fetcher.lone_flights.close_all();
         purged
     }
 
@@ -155,17 +203,24 @@ impl Gateway {
     pub fn inspect(&self, key: Key, credential: &Credential) -> Inspection {
         let (now, caller) = (self.clock.now(), self.callers.of(credential));
         let service = key.operation().service;
-        let slot = self.store.slot(&Arc::new(key), caller);
+        let slot = self.memory.store.slot(&Arc::new(key), caller);
         let grantee = Grantee { caller, scope: slot.key.scope().clone() };
         Inspection {
-            standing: self.grants.standing(&grantee, now),
+            standing: self.memory.grants.standing(&grantee, now),
             is_shared: slot.owner.is_none(),
-            entry: self.store.get(&slot).map(|entry| entry.life().freshness(now)),
-            is_held: credential.signed().is_some_and(|signed| self.probation.holds(&signed.key, service)),
-            is_paused: self.pauses.hold(&slot, &grantee, now),
-            uncacheable: self.store.uncacheable(&slot, now),
+            entry: self.memory.store.get(&slot).map(|entry| entry.life().freshness(now)),
+            needs_confirmation: self.memory.store.get(&slot).is_none()
+                && self.memory.store.get_to_confirm(&slot).is_some(),
+            is_held: credential.signed().is_some_and(|signed| self.fetcher.probation.holds(&signed.key, service)),
+            is_paused: self.memory.pauses.hold(&slot, &grantee, now),
+            uncacheable: self.memory.store.uncacheable(&slot, caller, now),
         }
     }
+}
+
+/// How large the memory budget is, in bytes.
+pub(super) fn budget_size(settings: &Settings) -> usize {
+    Budget::size(settings.limits.memory.map(Size::bytes))
 }
 
 /// What holds for every grant.

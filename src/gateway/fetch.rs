@@ -1,140 +1,167 @@
-//! One call to upstream: from asking to letting everyone aboard know. What its answer changes, and who
-//! else is given it, are steps of their own.
+//! One call to upstream: from waiting for its turn to the result that all waiters get. What its answer changes, and
+//! who else is given it, are steps of their own.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use http::{Response, StatusCode};
 
+use super::fetch_result::{Additional, FetchResult};
+use super::fetcher::NoTurn;
 use super::look_up::LookUp;
-use super::settle::{Answer, Call};
+use super::settle::{Call, denied};
 use super::{Gateway, Question};
 use crate::cache::admission::Verdict;
 use crate::cache::entry::Entry;
-use crate::cache::flights::Pilot;
-use crate::cache::grants::Standing;
+use crate::cache::flights::Leader;
 use crate::cache::lifetime::Times;
-use crate::cache::store::{Epoch, Slot};
-use crate::request::caller::Caller;
+use crate::cache::store::Slot;
 use crate::request::condition::Validator;
-use crate::signing::ring::Signed;
-use crate::upstream::UpstreamError;
 use crate::upstream::client::Errand;
-use crate::upstream::probation::{Held, Reception};
+use crate::upstream::gate::Class;
+use crate::upstream::probation::Reception;
+use crate::upstream::{Answered, Refused, UpstreamError};
 
 /// A question that is going to be asked.
-pub(super) struct Flight {
+pub(super) struct Fetch {
     pub(super) question: Question,
-    /// What others may have boarded for.
+    /// What others may have joined for.
     pub(super) slot: Slot,
     pub(super) errand: Errand,
-}
-
-/// How a flight ended, for everyone aboard.
-#[derive(Clone)]
-pub(super) enum Landing {
-    /// It was not flown: what was wanted has become known between the look-up and the departure.
-    NotFlown,
-    /// It was not flown: the leader's access key is held.
-    Held {
-        /// Whose request was to be sent.
-        leader: Caller,
-    },
-    /// Upstream answered, or failed to.
-    Flown {
-        /// Whose request was sent.
-        leader: Caller,
-        /// Whether nothing was sent but the key, the credential and constants.
-        is_plain: bool,
-        /// Between which purges it was sent.
-        asked: Epoch,
-        /// What came of it.
-        answer: Result<Arc<Answer>, UpstreamError>,
-    },
+    /// Why it is made beside or after another caller's call, if it is.
+    pub(super) additional: Option<Additional>,
 }
 
 impl Gateway {
-    /// Asks upstream, draws the consequences, and lets everyone aboard know.
-    pub(super) async fn fly(self: Arc<Self>, pilot: Pilot<Slot, Landing>, flight: Flight) {
-        let Flight { question, slot, mut errand } = flight;
-        let leader = question.asked.grantee.caller;
+    /// Asks upstream, draws the consequences, and lets all waiters know.
+    pub(super) async fn run_fetch(self: Arc<Self>, mut leader: Leader<Slot, FetchResult>, fetch: Fetch) {
+        let Fetch { question, slot, mut errand, additional } = fetch;
+        let caller = question.asked.grantee.caller;
         let service = question.asked.key.operation().service;
         let is_plain = self.via.is_own(&errand.via) && errand.forwarded.is_empty();
-        let standing = self.grants.standing(&question.asked.grantee, self.clock.now());
-        let is_known = matches!(standing, Standing::Granted | Standing::Lapsed) || self.acquaintances.includes(&leader);
-        // Who has to wait behind itself leads nobody.
-        let has_to_wait = || {
-            let is_busy = |signed: &Signed| self.probation.is_busy(&signed.key, service);
-            self.gate.is_full_for(service, leader) || errand.credential.signed().is_some_and(is_busy)
-        };
-        if pilot.takes_others() && slot.owner.is_none() && has_to_wait() {
-            return pilot.land(Landing::NotFlown);
+        let class = self.memory.class(Some(caller), Some(&question.asked.grantee), self.clock.now());
+        if leader.takes_others() && slot.owner.is_none() && self.fetcher.has_to_wait(&question) {
+            return leader.end(FetchResult::NotSent, false);
         }
-        let turn = async {
-            let leave = self.leave(errand.credential.signed(), service).await?;
-            Ok((leave, self.gate.enter(service, leader, is_known).await))
-        };
+        let is_shared = leader.takes_others();
+        let signed = errand.credential.signed();
         let (leave, _permit) = tokio::select! {
             biased;
-            turn = tokio::time::timeout(question.live.answer_timeout, turn) => match turn {
-                Ok(Ok(turn)) => turn,
-                Ok(Err(Held)) => return pilot.land(Landing::Held { leader }),
-                Err(_) => {
-                    let (asked, answer) = (self.store.epoch(), Err(UpstreamError::Busy));
-                    return pilot.land(Landing::Flown { leader, is_plain, asked, answer });
+            turn = self.fetcher.turn(&question, signed, class, is_shared, &self.observer) => match turn {
+                Ok(turn) => turn,
+                Err(NoTurn::Held) => return leader.end(FetchResult::Held { leader: caller }, false),
+                Err(NoTurn::Busy) => {
+                    let asked = self.memory.store.epoch();
+                    return leader.end(FetchResult::unsent(caller, asked, UpstreamError::Busy), false);
                 }
             },
             // Nothing has been sent, and nobody is left who wants it.
-            () = pilot.deserted() => return,
+            () = leader.deserted() => return,
         };
-        pilot.depart();
-        let sent = self.clock.now();
-        let before = match self.look_up(&question, sent) {
-            LookUp::Given(..) => return pilot.land(Landing::NotFlown),
+        leader.depart();
+        let (sent, begun) = (self.clock.now(), self.clock.timer_now());
+        let before = match self.memory.look_up(&question, sent) {
+            LookUp::Given(..) => return leader.end(FetchResult::NotSent, false),
             LookUp::Refresh(entry, _) => Some(entry),
             LookUp::Ask { before, .. } => before,
         };
         let asked_about = before.and_then(|entry| entry.validator().cloned().map(|validator| (entry, validator)));
         errand.validator = asked_about.as_ref().map(|(_, validator)| validator.clone());
-        let asked = self.store.epoch();
-        let departure = self.grants.depart(question.asked.grantee.clone(), sent);
-        let counted = self.metrics.upstream_call(service);
-        self.fetches.count(question.asked.key.operation());
+        let asked = self.memory.store.epoch();
+        let mut departure = self.memory.grants.depart(question.asked.grantee.clone(), sent);
+        let counted = self.observer.metrics.upstream_call(service);
+        self.observer.fetches.count(question.asked.key.operation());
+        if let Some(additional) = additional {
+            self.observer.metrics.additional_calls.with_label_values(&[additional.as_str()]).inc();
+        }
         let request_id = errand.request_id.clone();
         errand.date = self.clock.date();
-        let answer = question.live.upstream.ask(&question.asked.key, errand).await;
+        let answer = ask(&question, errand, sent, &mut leader).await;
         let times = Times { sent, received: self.clock.now(), date: self.clock.date() };
-        let status = answer.as_ref().map(Response::status).map_err(UpstreamError::as_str);
-        counted.ended(status, times.received.saturating_duration_since(sent));
+        let status = answer.as_ref().map(Answered::status).map_err(UpstreamError::failure);
+        if status.is_ok_and(|status| !status.is_server_error()) {
+            self.fetcher.successes.answered(service, times.received);
+        }
+        let answer = match answer {
+            Ok(Answered::Whole(response)) => Ok(response),
+            // It counts from its head on, and nobody else has to wait for its body.
+            Ok(Answered::Refused(Refused { head, body })) => {
+                denied(&self.memory, &self.observer, &mut departure, head.status);
+                leader.announce(FetchResult::Refused { leader: caller });
+                let body = body.await.ok_or(UpstreamError::RefusalIncomplete(head.status));
+                body.map(|body| Response::from_parts(head, body))
+            }
+            Err(error) => Err(error),
+        };
+        let took = self.clock.timer_now().saturating_duration_since(begun);
+        counted.ended(status, took);
         if let Some(leave) = leave {
-            leave.ended(match &answer {
-                Ok(response) => Reception::of(response.status(), response.body()),
-                Err(UpstreamError::TooLarge(status)) => Reception::of(*status, b""),
-                Err(_) => Reception::Unknown,
-            });
+            self.observer.signature_ended(leave, reception(&answer));
         }
 
-        let call = Call { question: &question, slot: &slot, is_plain, asked, times };
-        let answer = match answer.and_then(|response| whole(response, asked_about.as_ref())) {
+        let (memory, observer) = (&self.memory, &self.observer);
+        let call = Call { memory, observer, question: &question, slot: &slot, is_plain, asked, times };
+        let (answer, is_outside) = match answer.and_then(|response| whole(response, asked_about.as_ref())) {
             Ok((response, said)) => {
-                let mut answer = self.settle(&call, departure, response, said);
+                let mut answer = call.settle(departure, response, said);
                 // It may be about what was sent besides, of which the others have sent nothing.
-                if answer.verdict == Verdict::Negative && !(is_plain && self.is_trusted(&call)) {
+                if answer.verdict == Verdict::Negative && !(is_plain && call.is_trusted()) {
                     answer.verdict = Verdict::Personal;
                 }
-                Ok(Arc::new(answer))
+                (Ok(Arc::new(answer)), true)
             }
             Err(error) => {
-                if !matches!(error, UpstreamError::TooLarge(_)) {
-                    tracing::warn!(request_id, service = service.as_str(), %error, "upstream gave no whole answer");
+                if !matches!(error, UpstreamError::TooLarge(_) | UpstreamError::NoMemory(_)) {
+                    self.observer.call_failed(service, &request_id, &error);
                 }
-                self.settle_failure(&call, departure, &error);
-                Err(error)
+                let is_outside = self.fetcher.is_outside(service, &error, times.received);
+                call.settle_failure(departure, &error, is_outside);
+                (Err(error), is_outside)
             }
         };
         let is_proved = answer.as_ref().is_ok_and(|answer| answer.proof.is_some());
-        self.heard(service, status, is_known || is_proved);
-        pilot.land(Landing::Flown { leader, is_plain, asked, answer });
+        if is_proved {
+            self.fetcher.successes.list(service, sent);
+        }
+        self.observer.heard(service, status, class != Class::Unknown || is_proved);
+        let has_failed = answer.as_ref().is_ok_and(|answer| answer.verdict == Verdict::Failure);
+        let is_repeat = additional == Some(Additional::Failed);
+        let may_repeat = has_failed && !is_repeat && self.fetcher.successes.has_listed_since(service, sent);
+        let result = FetchResult::Sent { leader: caller, asked, answer, took: Some(took), is_outside, may_repeat };
+        let serves_all = result.serves_all();
+        leader.end(result, serves_all);
+    }
+}
+
+/// Asks upstream, and tells those who wait when that takes long.
+async fn ask(
+    question: &Question,
+    errand: Errand,
+    sent: Instant,
+    leader: &mut Leader<Slot, FetchResult>,
+) -> Result<Answered, UpstreamError> {
+    let mut asking = question.live.upstream.ask(&question.asked.key, errand, &question.account);
+    tokio::select! {
+        biased;
+        answer = asking.as_mut() => answer,
+        () = tokio::time::sleep(question.live.patience) => {
+            leader.is_slow(sent);
+            asking.await
+        }
+    }
+}
+
+/// What an answer tells of the signature that was sent.
+fn reception(answer: &Result<Response<Bytes>, UpstreamError>) -> Reception {
+    match answer {
+        Ok(response) => Reception::of(response.status(), response.body()),
+        Err(
+            UpstreamError::TooLarge(status)
+            | UpstreamError::NoMemory(status)
+            | UpstreamError::RefusalIncomplete(status),
+        ) => Reception::of(*status, b""),
+        Err(_) => Reception::Unknown,
     }
 }
 

@@ -2,38 +2,45 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use http::header::{AUTHORIZATION, HOST};
 use http::request::Parts;
 use http::{HeaderValue, Request, Response, StatusCode};
+use http_body::Body;
+use http_body_util::BodyExt;
 use tokio::time::timeout;
 
-use super::Gateway;
 use super::identify::Asker;
-use super::settle::DENIED;
-use crate::cache::grants::Grantee;
+use super::invalidate::UnsafeRequest;
+use super::known::tells_of_caller;
+use super::settle::denied;
+use super::{Gateway, Live};
+use crate::budget::{Account, Charge, Purpose};
+use crate::cache::grants::{Departure, Grantee, RefusedBy};
+use crate::cache::pauses::retry_after;
 use crate::catalogue::{Origin, Service};
 use crate::reply::body::Content;
 use crate::reply::compose::{CacheStatus, Forward};
-use crate::reply::error::Problem;
+use crate::reply::error::{Blame, Problem};
 use crate::request::BypassReason;
-use crate::request::caller;
+use crate::request::decide::Authorization;
+use crate::signing::Target;
 use crate::signing::ring::{Refusal, Signed};
-use crate::signing::{Binding, Target};
-use crate::stream::{StreamBody, peek};
-use crate::telemetry::events::Event;
+use crate::stream::{StreamBody, peek, stream};
 use crate::telemetry::outcome::Outcome;
 use crate::telemetry::record::Record;
-use crate::upstream::UpstreamError;
-use crate::upstream::gate::Permit;
-use crate::upstream::probation::{Held, Leave, Reception};
+use crate::upstream::gate::{Class, Permit};
+use crate::upstream::probation::{Leave, Reception};
+use crate::upstream::{MAX_PEEK, PEEK_TIMEOUT, UpstreamError};
 
-/// How much of an error is read to see whether it is about the signature.
-const MAX_REFUSAL: usize = 64 * 1024;
+/// What a relayed request takes while it is under way, in bytes: what was read of its body or its response and waits to be
+/// sent on, and the kernel's buffer for the direction that is slow. Measured.
+const RELAY: usize = 192 * 1024;
 
 impl Gateway {
     /// Forwards a request for an operation as it is, and says why.
     pub(super) async fn bypass(
-        &self,
+        self: &Arc<Self>,
         asker: &Asker,
         reason: BypassReason,
         service: Service,
@@ -42,14 +49,26 @@ impl Gateway {
         record: &mut Record,
     ) -> Result<Response<Content>, Problem> {
         record.answered(Outcome::Bypass, reason.as_str());
-        let mut response = self.forward(asker, service, grantee, request, record).await?;
-        self.metrics.bypass(reason);
+        let mut response = match self.forward(asker, service, grantee, request, record).await {
+            Ok(response) => {
+                self.observer.metrics.bypass(reason);
+                response
+            }
+            Err(problem) if problem.blame() == Blame::Client => return Err(problem),
+            // The answer says both: why it is a bypass, and why that has failed.
+            Err(problem) => {
+                record.failed(problem.as_str());
+                problem.response(record.request_id())
+            }
+        };
         let status = CacheStatus::Forwarded {
             why: Forward::Bypass,
             status: None,
             stored: false,
             collapsed: false,
+            key: record.key(),
             detail: Some(reason.as_str()),
+            failure: record.failure(),
         };
         status.add_to(response.headers_mut());
         Ok(response)
@@ -58,7 +77,7 @@ impl Gateway {
     /// Sends a request on as it is, and streams the answer. It is no proof, for nobody has read it
     /// whole; where it refuses the credential, a grant ends all the same.
     pub(super) async fn forward(
-        &self,
+        self: &Arc<Self>,
         asker: &Asker,
         service: Service,
         grantee: Option<Grantee>,
@@ -67,74 +86,115 @@ impl Gateway {
     ) -> Result<Response<Content>, Problem> {
         let (mut head, body) = request.into_parts();
         let origin = asker.live.catalogue.origin(service);
-        let signed = asker.identity.as_ref().ok().and_then(|(credential, _)| credential.signed());
-        if signed.is_none() {
-            self.check_signature(asker, &mut head, origin)?;
+        let caller = asker.caller();
+        if let Some(caller) = caller {
+            record.asked_by(|| self.observer.digests.of_caller(caller));
         }
-        let (leave, permit) = self.turn(asker, signed, service, grantee.as_ref()).await?;
+        let unsafe_request = self.unsafe_request(asker, &head);
+        let signed = asker.identity.as_ref().and_then(|(credential, _)| credential.signed());
+        match asker.authorization {
+            Authorization::Kept | Authorization::Renewed => {}
+            Authorization::Unverified => self.observer.metrics.signature("unknown-key"),
+            Authorization::Dropped => {
+                head.headers.remove(AUTHORIZATION);
+            }
+            Authorization::Bound => {
+                self.observer.metrics.signature(Problem::SignatureBoundHere.as_str());
+                return Err(Problem::SignatureBoundHere);
+            }
+        }
+        let (leave, permit, buffers) = self.turn(asker, signed, service, grantee.as_ref()).await?;
+        // An upload may outlast its answer.
+        let body = if body.is_end_stream() { body } else { charged(body, Arc::clone(&buffers)) };
+        let held = (permit, buffers);
         if let Some(signed) = signed {
             self.renew(signed, &mut head, origin)?;
         }
-        let begun = self.clock.now();
-        let scope = grantee.as_ref().map(|grantee| grantee.scope.clone());
-        let departure = grantee.map(|grantee| self.grants.depart(grantee, begun));
-        let call = self.metrics.upstream_call(service);
-        let (answer, permit) = match leave {
-            None => (asker.live.upstream.relay(service, origin, &head, body).await, permit),
-            Some(leave) => {
-                // In a task of its own: what upstream makes of the signature is to be known, though the client hangs up.
-                let live = Arc::clone(&asker.live);
+        let (sent, begun) = (self.clock.now(), self.clock.timer_now());
+        let departure = match grantee {
+            Some(grantee) => Some(self.memory.grants.depart(grantee, sent)),
+            None => caller.map(|caller| self.memory.grants.depart_unscoped(caller, service, sent)),
+        };
+        let call = self.observer.metrics.upstream_call(service);
+        let may_tell = caller.filter(|_| tells_of_caller(&asker.live, &head, StatusCode::OK)).is_some();
+        let (answer, (permit, buffers)) = match (&leave, &unsafe_request) {
+            (None, None) => {
+                (self.relayed(&asker.live, service, &asker.account, (departure, None), &head, body).await, held)
+            }
+            _ => {
+                // In a task of its own: what upstream makes of the signature, and what the request changes, is to be known
+                // though the client hangs up.
+                let (gateway, live, account) = (Arc::clone(self), Arc::clone(&asker.live), asker.account.clone());
                 let relaying = tokio::spawn(async move {
-                    let origin = live.catalogue.origin(service);
-                    let answer = live.upstream.relay(service, origin, &head, body).await;
-                    (received(leave, answer).await, permit)
+                    let answer = gateway.relayed(&live, service, &account, (departure, leave), &head, body).await;
+                    (invalidating(unsafe_request, answer).await, held)
                 });
                 relaying.await.map_err(|_| Problem::Internal)?
             }
         };
-        let status = answer.as_ref().map(Response::status).map_err(UpstreamError::as_str);
-        call.ended(status, self.clock.now().saturating_duration_since(begun));
-        if let (Ok((_, caller)), Ok(status)) = (&asker.identity, status) {
-            self.acquaintances.note(*caller, status);
-        }
-        let is_known = asker.identity.as_ref().is_ok_and(|(_, caller)| self.acquaintances.includes(caller));
-        self.heard(service, status, is_known);
-        if let (Some(departure), Ok(StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)) = (departure, status) {
-            self.metrics.denial("upstream");
-            self.notable(Event::Denial, DENIED, scope.as_ref());
-            departure.denied(None, self.clock.now());
+        let status = answer.as_ref().map(Response::status).map_err(UpstreamError::failure);
+        let took = self.clock.timer_now().saturating_duration_since(begun);
+        call.ended(status, took);
+        record.upstream_took(Some(took));
+        let is_accepted = may_tell && status.is_ok_and(|status| status.is_success());
+        let is_known = is_accepted || self.memory.class(caller, None, self.clock.now()) != Class::Unknown;
+        self.observer.heard(service, status, is_known);
+        if let Some(response) = answer.as_ref().ok().filter(|response| is_known && self.is_throttled(response)) {
+            self.observer.throttled(service, response.status(), None);
         }
         Ok(match answer {
-            Ok(response) => response.map(|body| Content::Stream(permit.hold(body))),
+            Ok(response) => response.map(|body| Content::Stream(charged(permit.hold(body), buffers))),
             Err(error) => {
-                tracing::warn!(request_id = record.request_id(), service = service.as_str(), %error, "upstream gave no answer");
-                record.because(error.as_str());
+                self.observer.call_failed(service, record.request_id(), &error);
+                record.failed(error.failure().as_str());
                 Problem::Upstream(error).response(record.request_id())
             }
         })
     }
 
-    /// Looks after a signature that isn't verified here: it is sent on only where it may be valid upstream, and
-    /// not beside a token if it may not.
-    fn check_signature(&self, asker: &Asker, head: &mut Parts, origin: &Origin) -> Result<(), Problem> {
-        let binding = Binding::of(&head.headers, origin.authority().as_str(), &asker.changes);
-        if caller::has_token(&head.headers) {
-            if binding == Binding::Bound || asker.live.keys.claim(&head.headers).is_some() {
-                head.headers.remove(AUTHORIZATION);
-            }
-            return Ok(());
+    /// Relays a request, up to the head of its answer. A refusal counts at its head, whatever becomes of its body. The
+    /// beginning of an error's body tells whom the refusal concerns, and what upstream made of a signature.
+    async fn relayed(
+        &self,
+        live: &Live,
+        service: Service,
+        account: &Account,
+        (mut departure, leave): (Option<Departure>, Option<Leave>),
+        head: &Parts,
+        body: StreamBody,
+    ) -> Result<Response<StreamBody>, UpstreamError> {
+        let response = live.upstream.relay(service, live.catalogue.origin(service), head, body).await?;
+        let status = response.status();
+        if !status.is_server_error() {
+            self.fetcher.successes.answered(service, self.clock.now());
         }
-        match binding {
-            Binding::Unsigned => Ok(()),
-            Binding::Free => {
-                self.metrics.signature("unknown-key");
-                Ok(())
-            }
-            Binding::Bound => {
-                self.metrics.signature(Problem::SignatureBoundHere.as_str());
-                Err(Problem::SignatureBoundHere)
-            }
+        // A 403 that belongs to no scope ends no grant.
+        let denies = |departure: &Departure| {
+            status == StatusCode::UNAUTHORIZED || status == StatusCode::FORBIDDEN && departure.scope().is_some()
+        };
+        if let Some(departure) = departure.as_mut().filter(|departure| denies(departure)) {
+            denied(&self.memory, &self.observer, departure, status);
         }
+        let response = match &departure {
+            Some(departure) => self.memory.make_known(live, (departure.caller(), account, &self.clock), head, response),
+            None => response,
+        };
+        let is_error = status.is_client_error() || status.is_server_error();
+        let concerns_grants = status == StatusCode::UNAUTHORIZED && departure.is_some();
+        let (beginning, response) = if is_error && leave.is_some() || concerns_grants {
+            let (head, body) = response.into_parts();
+            let (beginning, body) = peek(body, MAX_PEEK, PEEK_TIMEOUT).await;
+            (beginning, Response::from_parts(head, body))
+        } else {
+            (Bytes::new(), response)
+        };
+        if let Some(leave) = leave {
+            self.observer.signature_ended(leave, Reception::of(status, &beginning));
+        }
+        if let Some(departure) = departure.filter(denies) {
+            departure.refused(RefusedBy::of(&beginning), None, self.clock.now());
+        }
+        Ok(response)
     }
 
     /// Signs a request for the host that it is sent to.
@@ -145,51 +205,67 @@ impl Gateway {
         signed.renew(method, Target::from(&*uri), headers, self.clock.date()).map_err(|_| Problem::Internal)
     }
 
-    /// Waits for the turn of what is to be relayed: its body's end ends it.
+    /// Waits for the turn of what is to be relayed, and for memory for it. The end of the response's body ends both.
     async fn turn(
         &self,
         asker: &Asker,
         signed: Option<&Signed>,
         service: Service,
         grantee: Option<&Grantee>,
-    ) -> Result<(Option<Leave>, Permit), Problem> {
-        let caller = asker.identity.as_ref().ok().map(|(_, caller)| *caller);
-        let is_granted = || grantee.is_some_and(|grantee| self.grants.stands(grantee, self.clock.now()));
-        let is_known = caller.is_some_and(|caller| self.acquaintances.includes(&caller)) || is_granted();
+    ) -> Result<(Option<Leave>, Permit, Arc<Charge>), Problem> {
+        let caller = asker.caller();
+        let class = self.memory.class(caller, grantee, self.clock.now());
+        let mut lacking = Problem::Upstream(UpstreamError::Busy);
         let turn = async {
-            let leave = self.leave(signed, service).await?;
-            Ok((leave, self.relay_gate.enter(service, caller, is_known).await))
+            let leave = self
+                .fetcher
+                .leave(signed, service, &self.observer)
+                .await
+                .map_err(|_| Problem::Signature(Refusal::Held))?;
+            let permit =
+                self.fetcher.relay_gate.enter_unless_closed(service, asker.client, class, &asker.half_close).await;
+            if let Some(buffers) = asker.account.try_charge(Purpose::Responses, RELAY) {
+                return Ok((leave, permit, Arc::new(buffers)));
+            }
+            // Others wait for the slot, so it is not held while this request waits for memory.
+            drop(permit);
+            if class == Class::Unknown {
+                return Err(Problem::NoMemory);
+            }
+            lacking = Problem::NoMemory;
+            let slot = self.fetcher.relay_gate.enter_unless_closed(service, asker.client, class, &asker.half_close);
+            let waited = asker.account.wait_and(Purpose::Responses, RELAY, slot).await;
+            let (buffers, permit) = waited.ok_or(Problem::NoMemory)?;
+            Ok((leave, permit, Arc::new(buffers)))
         };
-        let turn =
-            timeout(asker.live.answer_timeout, turn).await.map_err(|_| Problem::Upstream(UpstreamError::Busy))?;
-        turn.map_err(|Held| Problem::Signature(Refusal::Held))
+        timeout(asker.live.answer_timeout, turn).await.unwrap_or_else(|_| Err(lacking))
     }
 
-    /// Leave to use an access key, if one is used.
-    pub(super) async fn leave(&self, signed: Option<&Signed>, service: Service) -> Result<Option<Leave>, Held> {
-        match signed {
-            Some(signed) => self.probation.enter(&signed.key, service).await.map(Some).inspect_err(|_| {
-                let what = format!("access key {} is not used: upstream has refused it several times", signed.key.id());
-                self.notable(Event::KeyHeld, what, None);
-            }),
-            None => Ok(None),
+    /// Whether a response says that upstream is asked too often.
+    fn is_throttled(&self, response: &Response<StreamBody>) -> bool {
+        match response.status() {
+            StatusCode::TOO_MANY_REQUESTS => true,
+            StatusCode::SERVICE_UNAVAILABLE => retry_after(response.headers(), self.clock.date()).is_some(),
+            _ => false,
         }
     }
 }
 
-/// Notes what upstream made of a signature. Only an error is looked into for it, and then passed on.
-async fn received(
-    leave: Leave,
+/// A body, with the charge for what it is read into.
+fn charged(body: StreamBody, charge: Arc<Charge>) -> StreamBody {
+    stream(body.map_frame(move |frame| {
+        let _ = &charge;
+        frame
+    }))
+}
+
+/// Has a response to an unsafe method invalidate what it changes.
+async fn invalidating(
+    request: Option<UnsafeRequest>,
     answer: Result<Response<StreamBody>, UpstreamError>,
 ) -> Result<Response<StreamBody>, UpstreamError> {
-    let response = answer?;
-    let status = response.status();
-    if status.as_u16() < 400 {
-        leave.ended(Reception::of(status, b""));
-        return Ok(response);
+    match request {
+        Some(request) => request.answered(answer).await,
+        None => answer,
     }
-    let (head, body) = response.into_parts();
-    let (beginning, body) = peek(body, MAX_REFUSAL).await;
-    leave.ended(Reception::of(status, &beginning));
-    Ok(Response::from_parts(head, body))
 }

@@ -9,29 +9,28 @@ use http::Uri;
 use http::request::Parts;
 use http_body::Body as _;
 use http_body_util::{BodyExt, Full, LengthLimitError};
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 
-use super::{Connection, Gateway, Live};
+use super::{Asked, Connection, Gateway, Live, Question};
+use crate::budget::{Account, Collected, Purpose};
 use crate::cache::grants::Grantee;
-use crate::catalogue::{Operation, Place, Service};
+use crate::catalogue::Service;
 use crate::reply::error::Problem;
-use crate::request::BypassReason;
-use crate::request::caller::{self, Caller, Credential};
-use crate::request::key::Scope;
+use crate::request::caller::{Caller, Credential};
+use crate::request::decide::{Authorization, Presentation, Presented};
+use crate::request::half_close::HalfClose;
+use crate::request::key::{Key, Scope};
 use crate::request::route;
-use crate::signing::ring::{self, Refusal};
-use crate::signing::{Changes, Payload, Target};
+use crate::request::wish::Wish;
+use crate::signing::ring::{self, Claim, Refusal, Signed};
+use crate::signing::{Payload, Target};
 use crate::stream::{StreamBody, limited, stream};
-use crate::upstream::UpstreamError;
+use crate::upstream::gate::Client;
 
 /// The largest body that is read to verify its signature: upstream takes none that is larger.
 const MAX_SIGNED_BODY: usize = 12 * 1024 * 1024;
 
-/// For all bodies that are being read, or have been and are being sent on. Further ones wait for room.
-pub(super) const SIGNED_BODIES: usize = 64 * 1024 * 1024;
-
-/// What takes none of that room: such bodies are bounded by the number of connections.
+/// A larger body is read only when the memory budget has room for all that it declares.
 const SMALL_BODY: usize = 64 * 1024;
 
 /// For a body to come, once there is room for it.
@@ -41,65 +40,86 @@ const READING: Duration = Duration::from_secs(60);
 pub(super) struct Asker {
     /// What was in force when the request came.
     pub(super) live: Arc<Live>,
-    /// A credential and whose it is, or why the request has none that counts.
-    pub(super) identity: Result<(Credential, Caller), BypassReason>,
-    /// How the request differs from the one that its client typed.
-    pub(super) changes: Changes,
-}
-
-/// A request as its client typed it, where it differs.
-pub(super) struct Typed {
-    pub(super) uri: Uri,
-    pub(super) changes: Changes,
+    /// A credential that counts, and whose it is.
+    pub(super) identity: Option<(Credential, Caller)>,
+    /// With whom the request shares what is bounded.
+    pub(super) client: Client,
+    /// Where what is held for the request is charged.
+    pub(super) account: Account,
+    /// Of the connection that the request came by.
+    pub(super) half_close: Arc<HalfClose>,
+    /// What becomes of `Authorization` if the request is relayed.
+    pub(super) authorization: Authorization,
 }
 
 impl Asker {
-    /// Who asks where, of a request that can't be answered from memory: it may be denied.
-    pub(super) fn grantee(&self, operation: &Arc<Operation>, place: Place<'_>) -> Option<Grantee> {
-        let (_, caller) = *self.identity.as_ref().ok()?;
-        let scope = Scope::read(&self.live.catalogue, operation, place).ok()?;
-        Some(Grantee { caller, scope })
+    /// The caller, if it is known who asks.
+    pub(super) fn caller(&self) -> Option<Caller> {
+        self.identity.as_ref().map(|(_, caller)| *caller)
+    }
+
+    /// What is asked, if it is known who asks.
+    pub(super) fn question(&self, key: Key, wish: Wish) -> Option<Question> {
+        let (credential, caller) = self.identity.clone()?;
+        let grantee = Grantee { caller, scope: key.scope().clone() };
+        Some(Question {
+            live: Arc::clone(&self.live),
+            credential,
+            client: self.client,
+            account: self.account.clone(),
+            half_close: Arc::clone(&self.half_close),
+            asked: Arc::new(Asked { grantee, key: Arc::new(key), wish }),
+        })
+    }
+
+    /// Who asks where.
+    pub(super) fn grantee(&self, scope: Scope) -> Option<Grantee> {
+        self.caller().map(|caller| Grantee { caller, scope })
     }
 }
 
 impl Gateway {
-    /// Says who asks. A request is signed as it was typed, apart from what belongs to its connection.
+    /// Says who asks. A signature is verified for the request as it was typed, apart from what belongs to its connection.
     pub(super) async fn identify(
         &self,
         live: &Arc<Live>,
         head: &Parts,
-        typed: Typed,
         body: StreamBody,
-        service: Service,
+        (service, presentation): (Service, Presentation),
         connection: &Connection,
     ) -> Result<(Asker, StreamBody), Problem> {
-        let (credential, body) = match caller::token(&head.headers) {
-            Ok(token) => (Ok(Credential::Token(token.clone())), body),
-            Err(BypassReason::UnverifiedSignature) => self.verify(live, head, &typed.uri, body, service).await?,
-            Err(reason) => (Err(reason), body),
+        let Presentation { credential, typed, authorization } = presentation;
+        let (credential, body) = match credential {
+            Ok(Presented::Token(token)) => (Some(Credential::Token(token)), body),
+            Ok(Presented::Signature(claim)) => {
+                let (signed, body) =
+                    self.verify(live, claim, head, &typed, body, (service, &connection.account)).await?;
+                (Some(Credential::Signed(Arc::new(signed))), body)
+            }
+            Err(_) => (None, body),
         };
         let identity = credential.map(|credential| {
-            let caller = self.callers.recognise(&credential, &connection.credential);
+            let caller = self.callers.recognise(&credential, &self.fingerprints, &connection.credential);
             (credential, caller)
         });
-        Ok((Asker { live: Arc::clone(live), identity, changes: typed.changes }, body))
+        let client = connection.client(live, identity.as_ref().map(|(_, caller)| *caller));
+        let (account, half_close) = (connection.account.clone(), Arc::clone(&connection.half_close));
+        Ok((Asker { live: Arc::clone(live), identity, client, account, half_close, authorization }, body))
     }
 
-    /// Verifies a signature, if a known access key is claimed.
+    /// Verifies a signature that claims a configured access key.
     async fn verify(
         &self,
         live: &Live,
+        claim: Claim,
         head: &Parts,
         typed: &Uri,
         body: StreamBody,
-        service: Service,
-    ) -> Result<(Result<Credential, BypassReason>, StreamBody), Problem> {
-        let Some(claim) = live.keys.claim(&head.headers) else {
-            return Ok((Err(BypassReason::UnverifiedSignature), body));
-        };
+        (service, account): (Service, &Account),
+    ) -> Result<(Signed, StreamBody), Problem> {
         let id = claim.key.id().to_owned();
         let refused = |refusal: Refusal| {
-            self.metrics.signature(refusal.as_str());
+            self.observer.metrics.signature(refusal.as_str());
             tracing::info!(access_key = id, reason = refusal.as_str(), "a signature is refused");
             Problem::Signature(refusal)
         };
@@ -109,54 +129,45 @@ impl Gateway {
         } else if ring::leaves_body_unsigned(&head.headers) {
             (Payload::unsigned(), body)
         } else {
-            let (bytes, room) = self.read_signed(live, body).await?;
+            let bytes = read_signed(live, body, account).await?;
             let payload = ring::payload(&head.headers, &bytes).map_err(refused)?;
-            (payload, holding(bytes, room))
+            (payload, stream(Full::new(bytes)))
         };
-        let signed = examined.verify(&head.method, Target::from(typed), payload).map_err(refused)?;
-        if !signed.key.may_ask(route::project(&live.catalogue, head.uri.path()), &head.headers) {
-            return Err(refused(Refusal::Project));
-        }
-        if self.probation.holds(&signed.key, service) {
+        let project = route::project(&live.catalogue, head.uri.path());
+        let signed = examined.admit(&head.method, Target::from(typed), payload, project).map_err(refused)?;
+        if self.fetcher.probation.holds(&signed.key, service) {
             return Err(refused(Refusal::Held));
         }
-        self.metrics.signature("verified");
-        Ok((Ok(Credential::Signed(Arc::new(signed))), body))
-    }
-
-    /// Reads a body whole, when there is room for it.
-    async fn read_signed(&self, live: &Live, body: StreamBody) -> Result<(Bytes, Room), Problem> {
-        let too_large = || Problem::BodyTooLarge { limit: MAX_SIGNED_BODY };
-        let size = body.size_hint();
-        if size.lower() > MAX_SIGNED_BODY as u64 {
-            return Err(too_large());
-        }
-        let most = usize::try_from(size.upper().unwrap_or(u64::MAX)).unwrap_or(usize::MAX).min(MAX_SIGNED_BODY);
-        let room = if most <= SMALL_BODY { None } else { Some(self.room(live, most).await?) };
-        let reading = limited(body, MAX_SIGNED_BODY).collect();
-        let whole = timeout(READING, reading).await.map_err(|_| Problem::BodyIncomplete)?.map_err(|error| {
-            let is_too_large = error.is::<LengthLimitError>();
-            if is_too_large { too_large() } else { Problem::BodyIncomplete }
-        })?;
-        Ok((whole.to_bytes(), room))
-    }
-
-    /// Waits for room for a body.
-    async fn room(&self, live: &Live, size: usize) -> Result<OwnedSemaphorePermit, Problem> {
-        let size = u32::try_from(size).map_err(|_| Problem::Internal)?;
-        let room = Arc::clone(&self.signed_bodies).acquire_many_owned(size);
-        let room = timeout(live.answer_timeout, room).await.map_err(|_| Problem::Upstream(UpstreamError::Busy))?;
-        room.map_err(|_| Problem::Internal)
+        self.observer.metrics.signature("verified");
+        Ok((signed, body))
     }
 }
 
-/// What a body takes of the room for all; small ones take none.
-type Room = Option<OwnedSemaphorePermit>;
-
-/// The body again. The room is taken until it has been sent.
-fn holding(bytes: Bytes, room: Room) -> StreamBody {
-    stream(Full::new(bytes).map_frame(move |frame| {
-        let _ = &room;
-        frame
-    }))
+/// Reads a body whole. Its bytes are charged to the memory budget as they come, until they have been sent on.
+async fn read_signed(live: &Live, body: StreamBody, account: &Account) -> Result<Bytes, Problem> {
+    let too_large = || Problem::BodyTooLarge { limit: MAX_SIGNED_BODY };
+    let size = body.size_hint();
+    if size.lower() > MAX_SIGNED_BODY as u64 {
+        return Err(too_large());
+    }
+    let most = usize::try_from(size.upper().unwrap_or(u64::MAX)).unwrap_or(usize::MAX).min(MAX_SIGNED_BODY);
+    // Nothing is taken before the first byte comes: a declared length alone must not keep others out.
+    if most > SMALL_BODY {
+        let room = account.room_for(Purpose::Bodies, most);
+        timeout(live.answer_timeout, room).await.map_err(|_| Problem::NoMemory)?;
+    }
+    let reading = async {
+        let mut whole = Collected::with_capacity(account, Purpose::Bodies, 0, most).ok_or(Problem::NoMemory)?;
+        let mut body = limited(body, MAX_SIGNED_BODY);
+        while let Some(frame) = body.frame().await {
+            let frame = frame
+                .map_err(|error| if error.is::<LengthLimitError>() { too_large() } else { Problem::BodyIncomplete })?;
+            let Ok(data) = frame.into_data() else { continue };
+            if !whole.push(&data) {
+                return Err(Problem::NoMemory);
+            }
+        }
+        Ok(whole.finish())
+    };
+    timeout(READING, reading).await.map_err(|_| Problem::BodyIncomplete)?
 }

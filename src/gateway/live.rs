@@ -3,17 +3,21 @@
 //! A request looks at it once, when it comes in, and goes by what it saw to its end; so does the call that
 //! it brings about. Nobody is answered by half of the old settings and half of the new.
 
+use std::net::IpAddr;
 use std::ptr;
-use std::sync::{Arc, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use super::Gateway;
 use super::outward::Blueprint;
 use crate::cache::freshness::Lifetime;
 use crate::catalogue::{Catalogue, Operation};
-use crate::config::prefix::PathPrefix;
 use crate::config::secret::AdminToken;
-use crate::config::{Config, Settings};
+use crate::config::{Config, Mode, Settings};
+use crate::random::Random;
+use crate::request::decide::Rules;
+use crate::request::hop::Via;
+use crate::request::peer::Peer;
 use crate::signing::ring::KeyRing;
 use crate::upstream::Upstream;
 
@@ -28,15 +32,19 @@ pub struct Live {
     /// What that was made by; `None` if not here.
     pub(super) blueprint: Option<Blueprint>,
     pub(super) keys: Arc<KeyRing>,
-    pub(super) max_head: usize,
-    pub(super) path_prefixes: Vec<PathPrefix>,
     pub(super) answer_timeout: Duration,
     pub(super) patience: Duration,
     pub(super) error_ttl: Duration,
+    random: Random,
 }
 
 impl Live {
-    pub(super) fn new(config: Config, upstream: Arc<dyn Upstream>, blueprint: Option<Blueprint>) -> Self {
+    pub(super) fn new(
+        config: Config,
+        upstream: Arc<dyn Upstream>,
+        blueprint: Option<Blueprint>,
+        random: Random,
+    ) -> Self {
         let text = config.to_toml();
         let Config { settings, catalogue, keys, admin_token, .. } = config;
         Self {
@@ -46,13 +54,19 @@ impl Live {
             upstream,
             keys,
             blueprint,
-            max_head: settings.limits.max_head_size.bytes(),
-            path_prefixes: settings.listen.path_prefixes.clone(),
             answer_timeout: settings.upstream.answer_timeout.0,
             patience: settings.cache.patience.0,
             error_ttl: settings.cache.error_ttl.0,
+            random,
             settings,
         }
+    }
+
+    /// The client at an address. `None` where clients are not told apart by it: on loopback, and at the addresses that the
+    /// settings call shared.
+    pub fn peer(&self, address: IpAddr) -> Option<Peer> {
+        let is_shared = || self.settings.listen.shared_addresses.iter().any(|network| network.contains(address));
+        Peer::of(address).filter(|_| !is_shared())
     }
 
     /// The settings in force.
@@ -75,14 +89,16 @@ impl Live {
         &self.catalogue
     }
 
-    /// The access keys whose signatures are verified.
-    pub fn keys(&self) -> &KeyRing {
-        &self.keys
-    }
-
-    /// What a client's base URL may have in front of the paths.
-    pub fn path_prefixes(&self) -> &[PathPrefix] {
-        &self.path_prefixes
+    /// What decisions about requests go by.
+    pub fn rules<'a>(&'a self, via: &'a Via, mode: Mode) -> Rules<'a> {
+        Rules {
+            catalogue: &self.catalogue,
+            path_prefixes: &self.settings.listen.path_prefixes,
+            keys: &self.keys,
+            via,
+            max_head_size: self.settings.limits.max_head_size.bytes(),
+            is_bypassing: mode == Mode::Bypass,
+        }
     }
 
     /// How long an answer of an operation may be given, where upstream says nothing of it.
@@ -91,7 +107,7 @@ impl Live {
         // Without randomness, without jitter.
         let jitter = self.settings.cache.ttl_jitter.0;
         if jitter > 0
-            && let Ok(random) = getrandom::u32()
+            && let Ok(random) = self.random.u32()
         {
             let part = f64::from(jitter) / 100.0 * (f64::from(random) / f64::from(u32::MAX));
             ttl = ttl.mul_f64(1.0 - part);
@@ -104,11 +120,11 @@ impl Live {
 impl Gateway {
     /// What is in force now. To be looked at once for each request: the next look may show something else.
     pub fn live(&self) -> Arc<Live> {
-        Arc::clone(&self.live.read().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.live.read())
     }
 
     /// Whether these are the settings in force.
     pub(super) fn is_in_force(&self, live: &Weak<Live>) -> bool {
-        ptr::eq(live.as_ptr(), Arc::as_ptr(&self.live.read().unwrap_or_else(PoisonError::into_inner)))
+        ptr::eq(live.as_ptr(), Arc::as_ptr(&self.live.read()))
     }
 }

@@ -6,28 +6,31 @@ use std::time::{Duration, Instant};
 
 use http::Response;
 
-use super::{Asked, Gateway, Question};
+use super::memory::Memory;
+use super::observer::Observer;
+use super::{Asked, Question};
 use crate::cache::entry::Entry;
 use crate::cache::freshness::Freshness;
 use crate::cache::grants::Standing;
+use crate::cache::miss::Miss;
 use crate::cache::store::Slot;
 use crate::reply::body::Content;
-use crate::reply::compose::{self, CacheStatus, Forward};
+use crate::reply::compose::{self, CacheStatus};
 use crate::telemetry::outcome::Outcome;
 use crate::telemetry::record::Record;
 
 /// What memory has for a question.
 pub(super) enum LookUp {
     /// An answer to give at once, and why that may be.
-    Given(Arc<Entry>, Memory),
+    Given(Arc<Entry>, HitKind),
     /// A stale answer to give at once, while what is in the slot is asked for again.
     Refresh(Arc<Entry>, Slot),
     /// Nothing to be given before upstream has been asked.
     Ask {
         /// Where the answer is going to be kept.
         slot: Slot,
-        /// Whether there is an old one, as far as this caller may know.
-        why: Forward,
+        /// Why that is so, as far as this caller may know.
+        why: Miss,
         /// The old one, to ask whether it still holds.
         before: Option<Arc<Entry>>,
         /// Whether the old one will do if upstream is slow.
@@ -37,7 +40,7 @@ pub(super) enum LookUp {
 
 /// Why an answer is given from memory.
 #[derive(Clone, Copy)]
-pub(super) enum Memory {
+pub(super) enum HitKind {
     /// It is fresh.
     Fresh,
     /// It is upstream's no from just now.
@@ -50,7 +53,7 @@ pub(super) enum Memory {
     Paused,
 }
 
-impl Memory {
+impl HitKind {
     fn outcome(self) -> Outcome {
         match self {
             Self::Fresh => Outcome::Hit,
@@ -70,32 +73,49 @@ impl Asked {
             Freshness::WhileRevalidate | Freshness::IfError | Freshness::Gone => false,
         }
     }
+
+    /// Why an answer is not accepted.
+    fn refuses(&self, entry: &Entry, now: Instant) -> Miss {
+        match entry.life().freshness(now) {
+            Freshness::Fresh { .. } if self.wish.no_cache => Miss::ClientNoCache,
+            Freshness::Fresh { .. } if !self.wish.accepts_age(entry.life().age(now)) => Miss::ClientMaxAge,
+            Freshness::Fresh { .. } => Miss::ClientMinFresh,
+            Freshness::WhileRevalidate | Freshness::IfError | Freshness::Gone => Miss::Expired,
+        }
+    }
 }
 
-impl Gateway {
+impl Memory {
     /// Looks up what may be given to this caller without asking upstream.
     pub(super) fn look_up(&self, question: &Question, now: Instant) -> LookUp {
         let caller = question.asked.grantee.caller;
         let standing = self.grants.standing(&question.asked.grantee, now);
         match standing {
-            Standing::Denied { refusal, left } => return LookUp::Given(refusal, Memory::Denied(left)),
-            Standing::Granted => return self.look_into(question, self.store.slot(&question.asked.key, caller), now),
-            Standing::Lapsed | Standing::Unproved => {}
-        }
-        // Alone, and without a word on what there is: upstream has to speak first. Where it has just
-        // failed to, that is excused for a while.
-        let slot = Slot { owner: Some(caller), key: Arc::clone(&question.asked.key) };
-        if matches!(standing, Standing::Lapsed)
-            && question.asked.wish.takes_stale()
-            && self.pauses.hold_slot(&slot, now)
-        {
-            let kept_in = self.store.slot(&question.asked.key, caller);
-            if let Some(entry) = self.store.get(&kept_in).filter(|entry| entry.life().freshness(now) != Freshness::Gone)
-            {
-                return LookUp::Given(entry, Memory::Paused);
+            Standing::Denied { refusal, left } => return LookUp::Given(refusal, HitKind::Denied(left)),
+            Standing::Granted => {
+                return self.look_into(question, self.store.slot(&question.asked.key, caller), now);
             }
+            Standing::Lapsed { .. } | Standing::Unproved => {}
         }
-        LookUp::Ask { slot, why: Forward::Miss, before: None, is_patient: false }
+        // Alone, and without a word on what there is: upstream has to answer first. Where it has just failed to, that
+        // extends a lapsed grant for a while.
+        let slot = Slot { owner: Some(caller), key: Arc::clone(&question.asked.key) };
+        if let Standing::Lapsed { ended } = standing
+            && question.asked.wish.takes_stale()
+            && self.pauses.hold_own(&slot, now)
+            && let Some(entry) = self.usable(question, ended, now)
+        {
+            return LookUp::Given(entry, HitKind::Paused);
+        }
+        let why = if matches!(standing, Standing::Lapsed { .. }) { Miss::GrantLapsed } else { Miss::NoGrant };
+        LookUp::Ask { slot, why, before: None, is_patient: false }
+    }
+
+    /// What is kept for this caller, be it stale, if it was sent no later than a moment.
+    pub(super) fn usable(&self, question: &Question, sent_until: Instant, now: Instant) -> Option<Arc<Entry>> {
+        let entry = self.store.get(&self.store.slot(&question.asked.key, question.asked.grantee.caller))?;
+        let life = entry.life();
+        (life.sent <= sent_until && life.freshness(now) != Freshness::Gone).then_some(entry)
     }
 
     /// The fresh answer to what is asked, for a caller who may be given it at once.
@@ -111,8 +131,9 @@ impl Gateway {
     fn look_into(&self, question: &Question, slot: Slot, now: Instant) -> LookUp {
         let wish = question.asked.wish;
         let accepted = |entry: &Entry| question.asked.accepts(entry, now);
+        let caller = question.asked.grantee.caller;
         let entry = match self.store.get(&slot) {
-            Some(entry) if accepted(&entry) => return LookUp::Given(entry, Memory::Fresh),
+            Some(entry) if accepted(&entry) => return LookUp::Given(entry, HitKind::Fresh),
             entry => entry,
         };
         // Nothing displaces what is fresh. But of what is not, upstream's latest word counts: where that
@@ -120,49 +141,58 @@ impl Gateway {
         let is_later = |no: &Arc<Entry>| entry.as_ref().is_none_or(|entry| entry.life().sent < no.life().sent);
         let no = self.store.negative(&slot).filter(is_later);
         if let Some(no) = no.as_ref().filter(|no| accepted(no)) {
-            return LookUp::Given(Arc::clone(no), Memory::Negative);
+            return LookUp::Given(Arc::clone(no), HitKind::Negative);
         }
-        let takes_stale = wish.takes_stale() && no.is_none() && self.store.uncacheable(&slot, now).is_none();
+        let is_uncacheable = || self.store.uncacheable(&slot, caller, now).is_some();
+        let takes_stale = wish.takes_stale() && no.is_none() && !is_uncacheable();
         let mut is_patient = false;
         if takes_stale && let Some(entry) = &entry {
             match entry.life().freshness(now) {
                 Freshness::Gone => {}
                 _ if self.pauses.hold(&slot, &question.asked.grantee, now) => {
-                    return LookUp::Given(Arc::clone(entry), Memory::Paused);
+                    return LookUp::Given(Arc::clone(entry), HitKind::Paused);
                 }
                 Freshness::WhileRevalidate => return LookUp::Refresh(Arc::clone(entry), slot),
                 Freshness::Fresh { .. } | Freshness::IfError => is_patient = true,
             }
         }
-        let why = match entry.as_ref().map(|entry| entry.life().freshness(now)) {
-            None => Forward::Miss,
-            Some(Freshness::Fresh { .. }) => Forward::Request,
-            Some(_) => Forward::Stale,
+        // An invalidated entry counts as stale, however old it is, and upstream may be asked about it.
+        let before = entry.clone().or_else(|| self.store.get_to_confirm(&slot));
+        let why = match &entry {
+            Some(entry) => question.asked.refuses(entry, now),
+            None if before.is_some() => Miss::NeedsConfirmation,
+            None if is_uncacheable() => Miss::Uncacheable,
+            None if slot.owner.is_some() => Miss::Private,
+            None => Miss::NoEntry,
         };
-        LookUp::Ask { slot, why, before: entry, is_patient }
+        LookUp::Ask { slot, why, before, is_patient }
     }
+}
 
-    /// An answer from memory.
-    pub(super) fn remembered(
-        &self,
-        entry: &Entry,
-        memory: Memory,
-        now: Instant,
-        record: &mut Record,
-    ) -> Response<Content> {
-        let outcome = memory.outcome();
-        entry.hit();
-        record.answered(outcome, "");
-        let ttl = match memory {
-            Memory::Denied(left) => {
-                self.metrics.denial("memory");
-                i64::try_from(left.as_secs()).unwrap_or(i64::MAX)
-            }
-            _ => entry.life().seconds_left(now),
-        };
-        let mut response = compose::from_entry(entry, now);
-        let detail = (outcome != Outcome::Hit).then_some(outcome.as_str());
-        CacheStatus::Hit { ttl, detail }.add_to(response.headers_mut());
-        response
-    }
+/// An answer from memory.
+pub(super) fn remembered(
+    observer: &Observer,
+    question: &Question,
+    entry: &Entry,
+    kind: HitKind,
+    now: Instant,
+    record: &mut Record,
+) -> Response<Content> {
+    let outcome = kind.outcome();
+    entry.hit();
+    record.answered(outcome, "");
+    // A refusal is said again to whatever is asked.
+    let key = entry.key().unwrap_or_else(|| observer.digests.of_key(&question.asked.key));
+    record.is_kept_under(key);
+    let ttl = match kind {
+        HitKind::Denied(left) => {
+            observer.metrics.denial("memory");
+            i64::try_from(left.as_secs()).unwrap_or(i64::MAX)
+        }
+        _ => entry.life().seconds_left(now),
+    };
+    let mut response = compose::from_entry(entry, now);
+    let detail = (outcome != Outcome::Hit).then_some(outcome.as_str());
+    CacheStatus::Hit { ttl, key: Some(key), detail }.add_to(response.headers_mut());
+    response
 }

@@ -6,19 +6,21 @@ use std::sync::Arc;
 
 use crate::catalogue::Service;
 use crate::clock::Clock;
+use crate::config::bounded::{read_regular, shown_path};
 use crate::config::{Config, Settings, settings};
 use crate::request::hop::Via;
 use crate::telemetry::lanes::Lane;
 use crate::telemetry::metrics::Metrics;
+use crate::upstream::Authorities;
 use crate::upstream::client::{HttpClient, Limits};
-use crate::upstream::gate::{self, Gate};
+use crate::upstream::gate::{self, Class, Gate, Usage};
 
 /// What a client is made by. Another is made only where this has changed, for it has connections of its own.
 #[derive(Clone, PartialEq)]
 pub(super) struct Blueprint {
     limits: Limits,
     /// What the file of certificates has in it.
-    trusted: Option<blake3::Hash>,
+    trusted: Option<Arc<[u8]>>,
 }
 
 impl Blueprint {
@@ -31,10 +33,9 @@ impl Blueprint {
 /// What the client of these settings is made by.
 pub(super) fn blueprint(settings: &Settings) -> io::Result<Blueprint> {
     let upstream = &settings.upstream;
-    // Before the client reads it: should it change in between, it will be seen to differ.
-    let hash = |path: &PathBuf| match std::fs::read(path) {
-        Ok(bytes) => Ok(blake3::hash(&bytes)),
-        Err(error) => Err(io::Error::other(format!("upstream.ca_file {}: {error}", path.display()))),
+    let contents = |path: &PathBuf| match read_regular(path) {
+        Ok(bytes) => Ok(Arc::from(bytes)),
+        Err(error) => Err(io::Error::other(format!("upstream.ca_file {}: {error}", shown_path(path)))),
     };
     let limits = Limits {
         connect: upstream.connect_timeout.0,
@@ -44,7 +45,13 @@ pub(super) fn blueprint(settings: &Settings) -> io::Result<Blueprint> {
         age: upstream.connection_max_age.0,
         max_body: settings.cache.max_body_size.bytes(),
     };
-    Ok(Blueprint { limits, trusted: upstream.ca_file.as_ref().map(hash).transpose()? })
+    Ok(Blueprint { limits, trusted: upstream.ca_file.as_ref().map(contents).transpose()? })
+}
+
+/// What is trusted besides the system's authorities.
+pub(super) fn named<'c>(config: &'c Config, blueprint: &'c Blueprint) -> Option<Authorities<'c>> {
+    let named = config.settings.upstream.ca_file.as_deref().zip(blueprint.trusted.as_deref());
+    named.map(|(path, pem)| Authorities { path, pem })
 }
 
 /// The client of both services.
@@ -55,8 +62,14 @@ pub(super) fn client(
     clock: Clock,
     metrics: &Metrics,
 ) -> io::Result<HttpClient> {
-    let (ca_file, egress) = (config.settings.upstream.ca_file.as_deref(), config.egress.clone());
-    HttpClient::new(ca_file, egress, blueprint.limits, via, clock, metrics.retry_counter())
+    HttpClient::new(
+        named(config, blueprint),
+        config.egress.clone(),
+        blueprint.limits,
+        via,
+        clock,
+        metrics.retry_counter(),
+    )
 }
 
 /// The gates before upstream: for product lists, and for what is relayed.
@@ -72,18 +85,18 @@ pub(super) fn gates(settings: &settings::Upstream, metrics: &Metrics) -> io::Res
     Ok(gates)
 }
 
-/// The calls of one kind, by service; those to an operator's own services under one name.
+/// The calls of one kind, by service and class; those to an operator's own services under one name.
 fn lanes(kind: &'static str, gate: &Gate) -> Vec<Lane> {
-    let lane = |service: Service| Lane { kind, service: service.as_str(), under_way: 0, queued: 0 };
-    let mut lanes: Vec<_> = Service::ALL.map(lane).into();
-    for service in gate.services() {
-        let usage = gate.usage(service);
-        let place = lanes.iter().position(|lane| lane.service == service.as_str()).unwrap_or_else(|| {
-            lanes.push(lane(service));
-            lanes.len() - 1
-        });
-        lanes[place].under_way += usage.under_way;
-        lanes[place].queued += usage.queued;
-    }
-    lanes
+    let none = Service::ALL.into_iter().flat_map(|service| lanes_of(kind, service, |_| Usage::default()));
+    let services = gate.services();
+    let lanes =
+        services.into_iter().flat_map(|service| lanes_of(kind, service, move |class| gate.usage(service, class)));
+    none.chain(lanes).collect()
+}
+
+fn lanes_of(kind: &'static str, service: Service, usage: impl Fn(Class) -> Usage) -> [Lane; Class::ALL.len()] {
+    Class::ALL.map(|class| {
+        let Usage { under_way, queued } = usage(class);
+        Lane { kind, service: service.as_str(), class: class.as_str(), under_way, queued }
+    })
 }

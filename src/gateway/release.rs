@@ -1,6 +1,6 @@
-//! Letting those aboard a flight go: with the answer, with a stale one, or to go again.
+//! Releasing those who wait for a flight: with the answer, with a stale one, or to go again.
 //!
-//! Everything is checked as it is now, not as it was when they boarded: whether the grant still
+//! Everything is checked as it is now, not as it was when they joined: whether the grant still
 //! stands, whether the cache was purged, whether the scope has become private.
 
 use std::sync::Arc;
@@ -8,15 +8,18 @@ use std::time::Instant;
 
 use http::{Response, StatusCode};
 
-use super::fetch::Landing;
-use super::look_up::{LookUp, Memory};
+use super::Question;
+use super::fetch_result::FetchResult;
+use super::look_up::{HitKind, LookUp};
+use super::memory::Memory;
+use super::observer::Observer;
 use super::settle::Answer;
-use super::{Gateway, Question};
-use crate::cache::admission::{Audience, Unstorable, Verdict};
+use crate::cache::admission::{Audience, Verdict};
 use crate::cache::entry::Entry;
-use crate::cache::freshness::Freshness;
 use crate::cache::grants::{Proof, Standing};
+use crate::cache::miss::Miss;
 use crate::cache::store::Slot;
+use crate::cache::unstorable::Unstorable;
 use crate::reply::body::Content;
 use crate::reply::compose::{self, CacheStatus, Forward};
 use crate::reply::error::Problem;
@@ -27,19 +30,30 @@ use crate::upstream::UpstreamError;
 
 /// How a request is aboard.
 pub(super) struct Seat {
-    /// Whether it is this very request that is sent.
+    /// Whether it is this very request that is sent, and in the end whether it is given its own call's result.
     pub(super) leads: bool,
     /// Whether it leads because the leader before was refused.
     pub(super) elected: bool,
     /// Whether it won't wait for another leader after this one.
     pub(super) is_last: bool,
+    /// Whether it has gone again already because upstream failed another's call. That happens once.
+    pub(super) has_repeated: bool,
     /// What it has boarded for.
     pub(super) slot: Slot,
     /// Why it isn't answered from memory.
-    pub(super) why: Forward,
+    pub(super) why: Miss,
 }
 
-/// What becomes of a request when its flight has landed.
+/// A request that is released now, and what decides about that.
+pub(super) struct Releasing<'g> {
+    pub(super) memory: &'g Memory,
+    pub(super) observer: &'g Observer,
+    pub(super) question: &'g Question,
+    pub(super) seat: &'g Seat,
+    pub(super) now: Instant,
+}
+
+/// What becomes of a request when its flight has a result.
 pub(super) enum Release {
     /// It is answered.
     Answer(Response<Content>),
@@ -51,52 +65,65 @@ pub(super) enum Release {
     Refuse(Problem),
     /// It goes again: the leader was refused, or met something that is its own.
     Elect,
-    /// It goes again: what has landed is not for this caller, or not any more.
+    /// It goes again: upstream has failed the leader's call, and meanwhile answered another's well.
+    Repeat,
+    /// It goes again: the result is not for this caller, or not any more.
     GoAgain,
 }
 
 impl Seat {
     /// How the request is being answered.
     pub(super) fn outcome(&self) -> Outcome {
-        match (self.leads, self.why) {
+        match (self.leads, Forward::of(self.why)) {
             (false, _) => Outcome::Coalesced,
             (true, Forward::Stale | Forward::Request) => Outcome::Expired,
-            (true, _) => Outcome::Miss,
+            (true, Forward::Miss | Forward::Bypass) => Outcome::Miss,
         }
     }
 }
 
-impl Gateway {
+impl Releasing<'_> {
     /// Gives a request what its flight has brought, if it may have it.
-    pub(super) fn release(&self, question: &Question, seat: &Seat, landing: &Landing, record: &mut Record) -> Release {
-        let (leader, is_plain, asked, answer) = match landing {
-            Landing::NotFlown => return Release::GoAgain,
-            Landing::Held { leader } if *leader == question.asked.grantee.caller => {
-                self.metrics.signature(Refusal::Held.as_str());
+    pub(super) fn release(&self, result: &FetchResult, record: &mut Record) -> Release {
+        let Self { question, seat, now, .. } = *self;
+        let caller = question.asked.grantee.caller;
+        let (leader, asked, answer, is_outside, may_repeat) = match result {
+            FetchResult::NotSent => return Release::GoAgain,
+            FetchResult::Held { leader } if *leader == caller => {
+                self.observer.metrics.signature(Refusal::Held.as_str());
                 return Release::Refuse(Problem::Signature(Refusal::Held));
             }
-            Landing::Held { .. } => return Release::Elect,
-            Landing::Flown { leader, is_plain, asked, answer } => (leader, is_plain, asked, answer),
+            FetchResult::Held { .. } | FetchResult::Refused { .. } => return Release::Elect,
+            FetchResult::Sent { leader, asked, answer, took, is_outside, may_repeat } => {
+                record.upstream_took(*took);
+                (leader, asked, answer, *is_outside, *may_repeat)
+            }
         };
-        let now = self.clock.now();
-        let is_own = *leader == question.asked.grantee.caller;
-        let stands = || self.grants.stands(&question.asked.grantee, now);
-        // With something of the client's own sent along, a failure may be of its own making.
-        let stale = || self.excusable(question, is_own && *is_plain, now);
+        let is_own = *leader == caller;
+        let stands = || self.memory.grants.stands(&question.asked.grantee, now);
+        let stale = || self.stale_on_error(is_own && is_outside);
         let answer = match answer {
             Ok(answer) => answer,
+            // Each waiter has its own streamed: another shared call would find no room either.
+            Err(UpstreamError::NoMemory(_)) => return Release::Stream,
             Err(UpstreamError::TooLarge(_)) => return if seat.leads { Release::Stream } else { Release::GoAgain },
-            Err(error) if is_own || stands() => return Release::Answer(self.failed(error, stale(), seat, now, record)),
+            Err(error @ UpstreamError::RefusalIncomplete(_)) if is_own => {
+                return Release::Answer(self.failed(error, None, record));
+            }
+            Err(UpstreamError::RefusalIncomplete(_)) => return Release::Elect,
+            Err(error) if is_own || stands() => return Release::Answer(self.failed(error, stale(), record)),
             Err(_) => return Release::GoAgain,
         };
-        let may_share = || stands() && self.store.may_share(&seat.slot, *asked);
+        let may_share = || stands() && self.memory.store.may_share(&seat.slot, *asked, answer.life.sent);
+        let is_valid = || !self.memory.store.is_invalidated(seat.slot.key.scope(), answer.life.sent);
         let may_have = seat.leads
             || match answer.verdict {
                 Verdict::Proof(Ok(Audience::Caller)) if !is_own => false,
                 Verdict::Proof(Ok(_)) => answer.proof != Some(Proof::Late) && may_share(),
                 Verdict::Proof(Err(_)) | Verdict::NoList(_) => false,
-                Verdict::Denial | Verdict::Personal => is_own,
-                Verdict::Negative => is_own || may_share(),
+                Verdict::Denial => is_own,
+                Verdict::Personal => is_own && is_valid(),
+                Verdict::Negative => is_own && is_valid() || may_share(),
                 Verdict::Throttled | Verdict::Failure => is_own || stands(),
             };
         match answer.verdict {
@@ -107,33 +134,38 @@ impl Gateway {
                     let why = (Outcome::Stale, Unstorable::Status.as_str());
                     Release::Answer(stale_answer(&entry, now, Some(answer.said), why, seat, record))
                 }
+                None if may_repeat && !is_own && !seat.has_repeated && !seat.is_last => Release::Repeat,
                 // It may be the leader alone who has asked too often. But not everyone tries in turn.
                 None if answer.verdict == Verdict::Throttled && !is_own && !seat.is_last => Release::Elect,
-                None => Release::Answer(self.fetched(question, answer, seat, record)),
+                None => Release::Answer(self.fetched(answer, record)),
             },
-            Verdict::NoList(_) => Release::AsItIs(self.fetched(question, answer, seat, record)),
-            _ => Release::Answer(self.fetched(question, answer, seat, record)),
+            Verdict::NoList(_) => Release::AsItIs(self.fetched(answer, record)),
+            _ => Release::Answer(self.fetched(answer, record)),
         }
     }
 
     /// An answer that a flight has brought.
-    fn fetched(&self, question: &Question, answer: &Answer, seat: &Seat, record: &mut Record) -> Response<Content> {
-        let is_private = || self.store.slot(&question.asked.key, question.asked.grantee.caller).owner.is_some();
+    fn fetched(&self, answer: &Answer, record: &mut Record) -> Response<Content> {
+        let Self { question, seat, now, .. } = *self;
+        let is_private = || self.memory.store.slot(&question.asked.key, question.asked.grantee.caller).owner.is_some();
         let detail = match answer.not_kept {
-            Some(reason) => Some(reason),
-            None if seat.leads && answer.proof == Some(Proof::Granted) => Some("proved"),
-            None if seat.elected => Some("elected"),
-            None => is_private().then_some("private"),
+            Some(reason) => reason.as_str(),
+            None if seat.leads && answer.proof == Some(Proof::Granted) => "proved",
+            None if seat.elected => "elected",
+            None if is_private() => "private",
+            None => seat.why.as_str(),
         };
-        record.because(detail.unwrap_or_default());
-        let age = answer.age_is_known.then(|| answer.life.age(self.clock.now()));
+        record.because(detail);
+        let age = answer.age_is_known.then(|| answer.life.age(now));
         let mut response = compose::from_answer(&answer.response, age, !seat.leads);
         let status = CacheStatus::Forwarded {
-            why: seat.why,
+            why: Forward::of(seat.why),
             status: Some(answer.said),
             stored: answer.not_kept.is_none(),
             collapsed: !seat.leads,
-            detail,
+            key: record.key(),
+            detail: Some(detail),
+            failure: None,
         };
         status.add_to(response.headers_mut());
         response
@@ -141,19 +173,14 @@ impl Gateway {
 
     /// A stale answer for one who has waited long enough, if there still is one. Upstream hasn't failed,
     /// so that only a grant that stands will do.
-    pub(super) fn out_of_patience(
-        &self,
-        question: &Question,
-        seat: &Seat,
-        record: &mut Record,
-    ) -> Option<Response<Content>> {
-        let now = self.clock.now();
-        if !self.grants.stands(&question.asked.grantee, now) {
+    pub(super) fn out_of_patience(&self, record: &mut Record) -> Option<Response<Content>> {
+        let Self { question, seat, now, .. } = *self;
+        if !self.memory.grants.stands(&question.asked.grantee, now) {
             return None;
         }
         // It may have become known meanwhile that there is no such thing any more, or nothing to keep.
-        let entry = match self.look_up(question, now) {
-            LookUp::Given(entry, Memory::Fresh | Memory::Paused) | LookUp::Refresh(entry, _) => entry,
+        let entry = match self.memory.look_up(question, now) {
+            LookUp::Given(entry, HitKind::Fresh | HitKind::Paused) | LookUp::Refresh(entry, _) => entry,
             LookUp::Ask { before: Some(entry), is_patient: true, .. } => entry,
             LookUp::Given(..) | LookUp::Ask { .. } => return None,
         };
@@ -161,56 +188,45 @@ impl Gateway {
         Some(stale_answer(&entry, now, None, why, seat, record))
     }
 
-    /// The answer to one whose time is up. Who leads the shared flight of another isn't known here,
-    /// so that the failure counts as another's.
-    pub(super) fn out_of_time(
-        &self,
-        question: &Question,
-        seat: &Seat,
-        was_asked: bool,
-        record: &mut Record,
-    ) -> Response<Content> {
-        let now = self.clock.now();
-        let is_own = seat.leads || seat.slot.owner.is_some();
-        let error = if was_asked { UpstreamError::Timeout } else { UpstreamError::Busy };
-        self.failed(&error, self.excusable(question, is_own, now), seat, now, record)
+    /// The answer to a request whose own deadline has come. That says nothing of upstream, which may not have had its
+    /// whole time: it extends no grant.
+    pub(super) fn out_of_time(&self, was_asked: bool, record: &mut Record) -> Response<Content> {
+        let error = if was_asked { UpstreamError::Deadline } else { UpstreamError::Busy };
+        self.failed(&error, self.stale_on_error(false), record)
     }
 
     /// The answer where upstream gave none: a stale one, or the failure.
-    fn failed(
-        &self,
-        error: &UpstreamError,
-        stale: Option<Arc<Entry>>,
-        seat: &Seat,
-        now: Instant,
-        record: &mut Record,
-    ) -> Response<Content> {
-        let detail = error.as_str();
+    fn failed(&self, error: &UpstreamError, stale: Option<Arc<Entry>>, record: &mut Record) -> Response<Content> {
+        let Self { seat, now, .. } = *self;
+        let detail = error.failure().as_str();
+        record.failed(detail);
         if let Some(entry) = stale {
             return stale_answer(&entry, now, None, (Outcome::Stale, detail), seat, record);
         }
-        record.because(detail);
         let mut response = Problem::Upstream(error.clone()).response(record.request_id());
         let status = CacheStatus::Forwarded {
-            why: seat.why,
+            why: Forward::of(seat.why),
             status: None,
             stored: false,
             collapsed: !seat.leads,
+            key: record.key(),
             detail: Some(detail),
+            failure: None,
         };
         status.add_to(response.headers_mut());
         response
     }
 
-    /// What this caller may be given though upstream has failed, by a call of its own or another's.
-    fn excusable(&self, question: &Question, is_own: bool, now: Instant) -> Option<Arc<Entry>> {
-        match self.grants.standing(&question.asked.grantee, now) {
-            Standing::Granted => {}
-            Standing::Lapsed if is_own => {}
-            Standing::Lapsed | Standing::Unproved | Standing::Denied { .. } => return None,
-        }
-        let slot = self.store.slot(&question.asked.key, question.asked.grantee.caller);
-        self.store.get(&slot).filter(|entry| entry.life().freshness(now) != Freshness::Gone)
+    /// What this caller may be given in place of a failure. A lapsed grant shows something only if the caller's own call
+    /// has failed for a reason outside the gateway, and then nothing that was sent later than its regular end.
+    fn stale_on_error(&self, extends_grant: bool) -> Option<Arc<Entry>> {
+        let Self { question, now, .. } = *self;
+        let shown_until = match self.memory.grants.standing(&question.asked.grantee, now) {
+            Standing::Granted => now,
+            Standing::Lapsed { ended } if extends_grant => ended,
+            Standing::Lapsed { .. } | Standing::Unproved | Standing::Denied { .. } => return None,
+        };
+        self.memory.usable(question, shown_until, now)
     }
 }
 
@@ -226,8 +242,16 @@ fn stale_answer(
     record.answered(outcome, detail);
     let mut response = compose::from_entry(entry, now);
     // With a fresh one, it is the wish that had it asked for.
-    let why = if seat.why == Forward::Request { Forward::Request } else { Forward::Stale };
-    let status = CacheStatus::Forwarded { why, status, stored: false, collapsed: !seat.leads, detail: Some(detail) };
+    let why = if Forward::of(seat.why) == Forward::Request { Forward::Request } else { Forward::Stale };
+    let status = CacheStatus::Forwarded {
+        why,
+        status,
+        stored: false,
+        collapsed: !seat.leads,
+        key: record.key(),
+        detail: Some(detail),
+        failure: None,
+    };
     status.add_to(response.headers_mut());
     response
 }

@@ -16,7 +16,7 @@
 //! shorter `denial_ttl` doesn't take back what was said already.
 
 use std::io;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use super::{Gateway, Live, assemble, outward};
 use crate::cache::store::Selection;
@@ -31,7 +31,7 @@ impl Gateway {
     /// If `upstream.ca_file` is unusable. Nothing has changed then.
     pub fn reload(&self, config: &Config) -> io::Result<Changes> {
         // One after the other, for each is compared with the one before.
-        let _turn = self.reloading.lock().unwrap_or_else(PoisonError::into_inner);
+        let _turn = self.reloading.lock();
         let before = self.live();
         let mut changes = Changes::between(&before.settings, &config.settings);
         changes.applied.extend(other_secrets(&before.keys, &config.keys, &changes.applied));
@@ -46,7 +46,8 @@ impl Gateway {
                 if wanted.trusts_others_than(known) && ca_file(&config.settings) == ca_file(&before.settings) {
                     changes.applied.push("upstream.ca_file (what is in it)".to_owned());
                 }
-                let client = outward::client(&config, &wanted, self.via.clone(), self.clock.clone(), &self.metrics)?;
+                let client =
+                    outward::client(&config, &wanted, self.via.clone(), self.clock.clone(), &self.observer.metrics)?;
                 (upstream, blueprint) = (Arc::new(client), Some(wanted));
             }
         }
@@ -58,17 +59,20 @@ impl Gateway {
             return Ok(changes);
         }
 
-        self.grants.set_terms(assemble::terms(&config.settings));
-        for flights in [&self.shared_flights, &self.lone_flights] {
+        self.memory.grants.set_terms(assemble::terms(&config.settings));
+        for flights in [&self.fetcher.shared_flights, &self.fetcher.lone_flights] {
             flights.set_bounds(assemble::bounds(&config.settings));
         }
+        self.budget.resize(assemble::budget_size(&config.settings));
         if config.settings.mode != before.settings.mode {
             self.set_mode(config.settings.mode);
         }
-        self.fetches.begin(config.catalogue.operations());
-        let live = Arc::new(Live::new(config, upstream, blueprint));
-        *self.live.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&live);
-        self.probation.keep_only(&live.keys);
+        self.observer.fetches.begin(config.catalogue.operations());
+        self.observer.metrics.begin_misses(config.catalogue.operations());
+        let live = Arc::new(Live::new(config, upstream, blueprint, self.random.clone()));
+        *self.live.write() = Arc::clone(&live);
+        self.fast_path.switch(live.settings.listen.fast_path);
+        self.fetcher.probation.keep_only(&live.keys);
         for gone in live.catalogue.without(&before.catalogue) {
             self.purge(&Selection { operation: Some(gone.name.to_string()), ..Selection::default() });
         }
@@ -77,7 +81,7 @@ impl Gateway {
 
     /// Has each access key that upstream has refused too often tried once more.
     pub fn try_held_keys(&self) {
-        self.probation.try_again();
+        self.fetcher.probation.try_again();
     }
 }
 

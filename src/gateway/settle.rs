@@ -2,30 +2,35 @@
 //!
 //! Only a caller that is proved or holds a grant changes what others meet.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, DATE, ETAG, Entry as Field};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 
-use super::{Gateway, Question};
-use crate::cache::admission::{self, Audience, Role, Unstorable, Verdict};
-use crate::cache::entry::Entry;
-use crate::cache::freshness::{Life, Lifetime};
-use crate::cache::grants::{Departure, Proof, Standing};
+use super::Question;
+use super::memory::Memory;
+use super::observer::Observer;
+use crate::cache::admission::{self, Audience, Role, Verdict};
+use crate::cache::entry::{Draft, Entry};
+use crate::cache::freshness::{Freshness, Life, Lifetime};
+use crate::cache::grants::{Departure, Proof, RefusedBy, Standing};
 use crate::cache::lifetime::{self, Times};
 use crate::cache::pauses::{self, Cause};
-use crate::cache::store::{Epoch, Kept, Slot};
+use crate::cache::store::{Epoch, Reach, Slot};
 use crate::cache::tripwire::{Digest, View};
+use crate::cache::unstorable::Unstorable;
 use crate::catalogue::Operation;
 use crate::request::caller::X_AUTH_TOKEN;
 use crate::request::condition::Validator;
-use crate::telemetry::events::Event;
+use crate::request::key::Scope;
+use crate::telemetry::events::{Event, Happening};
 use crate::upstream::{UpstreamError, client};
 
-/// What is told of a caller that upstream has refused.
-pub(super) const DENIED: &str = "upstream has refused a caller";
-
-/// One call, as it was made.
+/// One call, as it was made, and what its end may change.
 pub(super) struct Call<'f> {
+    pub(super) memory: &'f Memory,
+    pub(super) observer: &'f Observer,
     pub(super) question: &'f Question,
     /// What others may have boarded for.
     pub(super) slot: &'f Slot,
@@ -48,175 +53,171 @@ pub(super) struct Answer {
     /// What the answer has proved, if it is a proof.
     pub(super) proof: Option<Proof>,
     /// Why it was not kept, if it wasn't.
-    pub(super) not_kept: Option<&'static str>,
+    pub(super) not_kept: Option<Unstorable>,
 }
 
-impl Gateway {
+impl Call<'_> {
     /// Whether what a caller is answered may change what the others meet who boarded for a slot: it is
     /// its own, or the caller holds a grant to this moment.
-    pub(super) fn is_trusted(&self, call: &Call<'_>) -> bool {
-        call.slot.owner.is_some() || self.grants.stands(&call.question.asked.grantee, call.times.received)
+    pub(super) fn is_trusted(&self) -> bool {
+        self.slot.owner.is_some() || self.memory.grants.stands(&self.question.asked.grantee, self.times.received)
     }
 
     /// Everything that an answer changes.
-    pub(super) fn settle(
-        &self,
-        call: &Call<'_>,
-        departure: Departure<'_>,
-        mut response: Response<Bytes>,
-        said: StatusCode,
-    ) -> Answer {
-        let times = call.times;
+    pub(super) fn settle(&self, departure: Departure, mut response: Response<Bytes>, said: StatusCode) -> Answer {
+        let times = self.times;
         // RFC 9110 §6.6.1: without one, an answer is dated when it comes, and not each time it is given.
         if let Field::Vacant(date) = response.headers_mut().entry(DATE)
             && let Ok(now) = HeaderValue::from_str(&httpdate::fmt_http_date(times.date))
         {
             date.insert(now);
         }
-        let operation = call.question.asked.key.operation();
-        let verdict = admission::judge(&response, &operation.body, |name| role(operation, name));
+        let operation = self.question.asked.key.operation();
+        let is_alone = self.kept_in().owner.is_some();
+        let verdict = admission::judge(&response, &operation.body, is_alone, |name| role(operation, name));
         let age_is_known = lifetime::age(response.headers()).is_some();
-        let configured = call.question.live.lifetime(operation);
+        let configured = self.question.live.lifetime(operation);
         let life = lifetime::life(response.headers(), times, configured);
         let mut proof = None;
         let not_kept = match verdict {
             Verdict::Proof(storable) => {
                 let proved = departure.proved(times.received);
-                self.metrics.proof(proved);
+                self.observer.metrics.proof(proved);
                 proof = Some(proved);
+                if proved != Proof::Late {
+                    self.memory.known_callers.proved(self.question.asked.grantee.caller, times.sent);
+                }
                 match (proved, storable) {
-                    (Proof::Late, _) => Some("late"),
-                    (_, Ok(audience)) => self.keep(call, &mut response, life, audience),
+                    (Proof::Late, _) => Some(Unstorable::Late),
+                    (_, Ok(audience)) => self.keep(&mut response, life, audience),
                     (_, Err(reason)) => {
-                        let kept_in = self.store.slot(&call.question.asked.key, call.question.asked.grantee.caller);
-                        self.store.mark_uncacheable(kept_in, reason, times.received);
-                        Some(self.mark_uncacheable(call, reason))
+                        let scope = self.question.asked.key.scope();
+                        if admission::varies_on_credential(response.headers(), |name| role(operation, name))
+                            && let Some(reach) = self.memory.store.make_private(scope)
+                        {
+                            self.turned_private(scope, reach, Audience::Caller);
+                        }
+                        // It is proof, though its grant may have lapsed by now.
+                        self.mark(&self.kept_in(), reason);
+                        Some(self.mark_uncacheable(reason))
                     }
                 }
             }
-            Verdict::NoList(reason) => Some(self.mark_uncacheable(call, reason)),
+            Verdict::NoList(reason) => Some(self.mark_uncacheable(reason)),
+            // The denial itself has counted since its head was read.
             Verdict::Denial => {
-                self.metrics.denial("upstream");
-                self.notable(Event::Denial, DENIED, Some(call.question.asked.key.scope()));
                 let may_be_said_again = !lifetime::forbids_keeping(response.headers());
-                departure.denied(may_be_said_again.then(|| Entry::new(&response, life, None)), times.received);
-                Some("denied")
+                let refusal = may_be_said_again.then(|| Entry::of_one(&response, life));
+                departure.refused(RefusedBy::of(response.body()), refusal, times.received);
+                Some(Unstorable::Denied)
             }
-            Verdict::Negative => self.keep_negative(call, &response),
+            Verdict::Negative => self.keep_negative(&response),
             Verdict::Throttled | Verdict::Failure => {
-                self.metrics.unstored(Unstorable::Status);
-                self.pause(call, Some((response.status(), response.headers())));
-                Some(Unstorable::Status.as_str())
+                self.pause(Some((response.status(), response.headers())));
+                Some(Unstorable::Status)
             }
             // A no that is not to be kept is upstream's latest word all the same.
-            Verdict::Personal if call.is_plain && admission::is_negative(response.status()) => {
-                Some(self.mark_uncacheable(call, Unstorable::CacheDirectives))
+            Verdict::Personal if self.is_plain && admission::is_negative(response.status()) => {
+                Some(self.mark_uncacheable(Unstorable::CacheDirectives))
             }
-            Verdict::Personal => {
-                self.metrics.unstored(Unstorable::Status);
-                Some(Unstorable::Status.as_str())
-            }
+            Verdict::Personal => Some(Unstorable::Status),
         };
+        if let Some(reason) = not_kept {
+            self.observer.metrics.unstored(reason);
+        }
         Answer { response, said, life, age_is_known, verdict, proof, not_kept }
     }
 
     /// Keeps an answer, for as many as may see it. Says why, if it wasn't kept.
-    fn keep(
-        &self,
-        call: &Call<'_>,
-        response: &mut Response<Bytes>,
-        life: Life,
-        audience: Audience,
-    ) -> Option<&'static str> {
-        let Call { question, slot, asked, times, .. } = call;
+    fn keep(&self, response: &mut Response<Bytes>, life: Life, audience: Audience) -> Option<Unstorable> {
+        let Call { question, slot, asked, times, .. } = self;
         let caller = question.asked.grantee.caller;
-        let kept_in = self.store.slot(&question.asked.key, caller);
+        let kept_in = self.kept_in();
         for slot in [slot, &kept_in] {
-            self.store.unmark(slot);
-            self.pauses.end(slot);
+            self.memory.store.unmark(slot);
+            self.memory.pauses.end(slot);
         }
+        self.memory.store.unmark(&slot.of(caller));
         let digest = *blake3::hash(response.body()).as_bytes();
-        // Callers may be shown different things that were last modified at the same time.
-        let is_own = kept_in.owner.is_some();
-        let validator = Validator::of(response.headers()).filter(|it| is_own || matches!(it, Validator::EntityTag(_)));
+        let validator = Validator::of(response.headers());
         if let Field::Vacant(tag) = response.headers_mut().entry(ETAG) {
             tag.insert(entity_tag(&digest));
         }
-        let entry = Entry::new(response, life, validator);
+        let draft = Draft::new(response, life, validator).under(self.observer.digests.of_key(&question.asked.key));
         let view = View { digest, caller, sent: times.sent, received: times.received };
-        match self.store.keep(&question.asked.key, entry, audience, view, *asked) {
-            Kept::Stored => None,
-            Kept::Outdated => Some("outdated"),
-            Kept::Purged => Some("purged"),
-            Kept::Tripped => {
-                let scope = question.asked.key.scope();
-                let why = match audience {
-                    Audience::All => "callers are given different answers to one question",
-                    Audience::Caller => "upstream says that its answers vary on the credential",
-                };
-                tracing::error!(
-                    operation = &*scope.operation().name,
-                    project_id = scope.project_id(),
-                    "{why}: from now on nothing is shared between callers here, until this is purged or the gateway \
-                     restarted. Set sharing = \"caller\" for the operation if that is how it is meant to be"
-                );
-                self.notable(Event::PrivateScope, why, Some(scope));
-                None
-            }
+        let (kept, turned) = self.memory.store.keep(&question.asked.key, draft, audience, view, *asked);
+        if let Some(reach) = turned {
+            self.turned_private(question.asked.key.scope(), reach, audience);
         }
+        kept.reason()
+    }
+
+    /// Tells that callers share nothing any more.
+    fn turned_private(&self, scope: &Scope, reach: Reach, audience: Audience) {
+        let why = match audience {
+            Audience::All => "callers are given different answers to one question",
+            Audience::Caller => "upstream says that its answers vary on the credential",
+        };
+        let what = match reach {
+            Reach::Scope => {
+                "from now on nothing is shared between callers here, until this is purged or the gateway restarted"
+            }
+            Reach::Operation => {
+                "from now on nothing of this operation is shared between callers, in any project, until all of the \
+                 operation is purged or the gateway restarted"
+            }
+        };
+        let what = format!("{why}: {what}. Set sharing = \"caller\" for the operation if this is intended");
+        self.observer.notable(Happening::new(Event::PrivateScope, what).in_scope(Some(scope)));
     }
 
     /// Keeps upstream's no for a while, if it can be about nothing but the question. Says why, if it
     /// wasn't kept.
-    fn keep_negative(&self, call: &Call<'_>, response: &Response<Bytes>) -> Option<&'static str> {
-        let Call { question, is_plain, asked, times, .. } = call;
+    fn keep_negative(&self, response: &Response<Bytes>) -> Option<Unstorable> {
+        let Call { question, is_plain, asked, times, .. } = self;
         let error_ttl = question.live.error_ttl;
         let configured = Lifetime { ttl: error_ttl, ..Lifetime::default() };
         let mut life = lifetime::life(response.headers(), *times, configured);
         life.lifetime = Lifetime { ttl: life.lifetime.ttl.min(error_ttl), ..Lifetime::default() };
-        let is_granted = self.grants.stands(&question.asked.grantee, times.received);
+        let is_granted = self.memory.grants.stands(&question.asked.grantee, times.received);
         if !is_plain || !is_granted || life.lifetime.ttl.is_zero() {
-            self.metrics.unstored(Unstorable::Status);
-            return Some(Unstorable::Status.as_str());
+            return Some(Unstorable::Status);
         }
-        let kept_in = self.store.slot(&question.asked.key, question.asked.grantee.caller);
-        match self.store.keep_negative(&kept_in, Entry::new(response, life, None), *asked) {
-            Kept::Stored | Kept::Tripped => None,
-            Kept::Outdated => Some("outdated"),
-            Kept::Purged => Some("purged"),
-        }
+        let kept_in = self.kept_in();
+        let no = Draft::new(response, life, None).under(self.observer.digests.of_key(&question.asked.key));
+        let no = no.into_entry(kept_in.owner.is_some());
+        self.memory.store.keep_negative(&kept_in, no, *asked).reason()
     }
 
     /// What changes though there is no whole answer.
-    pub(super) fn settle_failure(&self, call: &Call<'_>, departure: Departure<'_>, error: &UpstreamError) {
+    pub(super) fn settle_failure(&self, departure: Departure, error: &UpstreamError, is_outside: bool) {
         match error {
-            UpstreamError::TooLarge(StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => {
-                self.metrics.denial("upstream");
-                self.notable(Event::Denial, DENIED, Some(call.question.asked.key.scope()));
-                departure.denied(None, call.times.received);
-            }
+            UpstreamError::RefusalIncomplete(_) => departure.refused(RefusedBy::ApiGateway, None, self.times.received),
             UpstreamError::TooLarge(StatusCode::OK) => {
-                self.mark_uncacheable(call, Unstorable::TooLarge);
+                self.observer.metrics.unstored(self.mark_uncacheable(Unstorable::TooLarge));
             }
-            UpstreamError::TooLarge(_) => self.metrics.unstored(Unstorable::Status),
-            _ => self.pause(call, None),
+            UpstreamError::TooLarge(_) => self.observer.metrics.unstored(Unstorable::Status),
+            UpstreamError::NoMemory(_) => self.observer.metrics.unstored(Unstorable::Memory),
+            // A lapsed grant goes by the backoff of its caller's own slot: a failure inside the gateway begins none there.
+            _ if !is_outside && self.slot.owner.is_some() => {}
+            _ => self.pause(None),
         }
     }
 
-    /// Leaves upstream alone for a while, where there is something stale to give. For the others only if
-    /// the failure can't be of the caller's own making.
-    fn pause(&self, call: &Call<'_>, said: Option<(StatusCode, &HeaderMap)>) {
-        let Call { question, slot, times, .. } = call;
-        let is_known = match self.grants.standing(&question.asked.grantee, times.received) {
+    /// Has the caller back off for a while, where there is something stale to give; and everybody, if another caller's
+    /// call has failed as well.
+    fn pause(&self, said: Option<(StatusCode, &HeaderMap)>) {
+        let Call { question, slot, times, .. } = self;
+        let is_for_caller_alone = slot.owner.is_some();
+        let is_known = match self.memory.grants.standing(&question.asked.grantee, times.received) {
             Standing::Granted => true,
-            // What may be of the caller's own making is no excuse.
-            Standing::Lapsed => slot.owner.is_some() && call.is_plain,
+            Standing::Lapsed { .. } => is_for_caller_alone,
             Standing::Unproved | Standing::Denied { .. } => false,
         };
         if !is_known {
             return;
         }
-        let scope = Some(question.asked.key.scope());
+        let scope = question.asked.key.scope();
         let wished = said.and_then(|(_, headers)| pauses::retry_after(headers, times.date));
         let error_ttl = question.live.error_ttl;
         let (cause, span) = match (said.map(|(status, _)| status), wished) {
@@ -224,28 +225,52 @@ impl Gateway {
             (Some(StatusCode::SERVICE_UNAVAILABLE), Some(wished)) => (Cause::Unavailable, wished),
             _ => (Cause::Failure, error_ttl),
         };
-        self.metrics.pause(cause);
-        match cause {
-            Cause::Failure => {}
-            Cause::Throttled => self.notable(Event::Throttled, "upstream is asked too often (429)", scope),
-            Cause::Unavailable => self.notable(Event::Throttled, "upstream wishes to be left alone (503)", scope),
+        self.observer.metrics.pause(cause);
+        if let (Cause::Throttled | Cause::Unavailable, Some((status, _))) = (cause, said) {
+            self.observer.throttled(scope.operation().service, status, Some(scope));
         }
-        // Nor is it anything to the others.
-        if call.is_plain {
-            self.pauses.begin(slot, &question.asked.grantee, cause, span, times.received);
+        // What a client has sent besides may be what made its call fail: that says nothing of the others' calls.
+        if self.is_plain || is_for_caller_alone {
+            self.memory.pauses.begin(slot, &question.asked.grantee, cause, span, times.received);
         } else {
-            self.pauses.begin_own(&question.asked.grantee, span, times.received);
+            self.memory.pauses.begin_own(&question.asked.grantee, span, times.received);
         }
     }
 
     /// Lets nobody wait any more for answers that can't be kept.
-    fn mark_uncacheable(&self, call: &Call<'_>, reason: Unstorable) -> &'static str {
-        self.metrics.unstored(reason);
-        if self.is_trusted(call) {
-            self.store.mark_uncacheable(call.slot.clone(), reason, call.times.received);
+    fn mark_uncacheable(&self, reason: Unstorable) -> Unstorable {
+        if self.is_trusted() {
+            self.mark(self.slot, reason);
         }
-        reason.as_str()
+        reason
     }
+
+    /// Marks a slot. Beside an answer that is fresh the mark is the caller's alone: for the others the fresh one still
+    /// stands, and what this caller is answered may be of its own making.
+    fn mark(&self, slot: &Slot, reason: Unstorable) {
+        let now = self.times.received;
+        let is_fresh = |entry: &Arc<Entry>| matches!(entry.life().freshness(now), Freshness::Fresh { .. });
+        let marked = match self.memory.store.get(slot) {
+            Some(entry) if is_fresh(&entry) => slot.of(self.question.asked.grantee.caller),
+            _ => slot.clone(),
+        };
+        self.memory.store.mark_uncacheable(marked, reason, now);
+    }
+
+    /// Where the answer to a call is kept, as things stand.
+    fn kept_in(&self) -> Slot {
+        self.memory.store.slot(&self.question.asked.key, self.question.asked.grantee.caller)
+    }
+}
+
+/// What changes as soon as the head of a refusal, 401 or 403, has been read.
+pub(super) fn denied(memory: &Memory, observer: &Observer, departure: &mut Departure, status: StatusCode) {
+    observer.metrics.denial("upstream");
+    observer.notable(Happening::new(Event::Denial, "upstream has refused a caller").in_scope(departure.scope()));
+    if status == StatusCode::UNAUTHORIZED {
+        memory.known_callers.refused(&departure.caller());
+    }
+    departure.denied(status);
 }
 
 /// What a request header is to an answer that varies on it.

@@ -1,15 +1,24 @@
 //! What can't be brought about from outside: the order of steps within a flight.
 
+use super::fetch::Fetch;
+use super::fetch_result::FetchResult;
 use super::*;
+use crate::budget::ConnectionClass;
 use crate::catalogue::Service;
 use crate::config::{Config, Override};
+use crate::fast_path::{ConnectionState, Responder};
 use crate::simulator::Simulator;
+use crate::upstream::client::Errand;
 use http::HeaderValue;
 
 fn gateway(url: &str) -> Arc<Gateway> {
     let given = |path| Override { path, value: url.to_owned(), origin: "test".to_owned() };
     let overrides = [given(&["upstream", "workspace_url"]), given(&["upstream", "appstream_url"])];
     Gateway::new(&Config::from_layers("test.toml", "", &overrides).unwrap(), Clock::System).unwrap()
+}
+
+fn connection(gateway: &Gateway) -> Connection {
+    gateway.connection(([127, 0, 0, 1], 8080).into(), [127, 0, 0, 1].into())
 }
 
 fn question(gateway: &Gateway, token: &HeaderValue) -> Question {
@@ -19,21 +28,31 @@ fn question(gateway: &Gateway, token: &HeaderValue) -> Question {
     let grantee = Grantee { caller: gateway.callers.of_token(token), scope: key.scope().clone() };
     let credential = Credential::Token(token.clone());
     let asked = Asked { grantee, key: Arc::new(key), wish: Wish::default() };
-    Question { live: Arc::clone(&live), credential, asked: Arc::new(asked) }
+    let connection = connection(gateway);
+    let client = connection.client(&live, Some(asked.grantee.caller));
+    let account = connection.account.clone();
+    Question {
+        live: Arc::clone(&live),
+        credential,
+        client,
+        account,
+        half_close: Arc::default(),
+        asked: Arc::new(asked),
+    }
 }
 
-/// Flies for a question, and says how it ended.
-async fn fly(gateway: &Arc<Gateway>, question: &Question) -> Landing {
-    let slot = gateway.store.slot(&question.asked.key, question.asked.grantee.caller);
-    let (mut passenger, pilot) = gateway.shared_flights.board(&slot);
+/// Makes the call for a question, and says what came of it.
+async fn fetch(gateway: &Arc<Gateway>, question: &Question) -> FetchResult {
+    let slot = gateway.memory.store.slot(&question.asked.key, question.asked.grantee.caller);
+    let (mut waiter, leader) = gateway.fetcher.shared_flights.join(&slot, question.asked.grantee.caller);
     let via = gateway.via.trail(&HeaderMap::new());
     let credential = question.credential.clone();
     let (request_id, forwarded) = (gateway.request_ids.next().as_str().to_owned(), HeaderMap::new());
     let errand =
         Errand { credential, date: gateway.clock.date(), request_id, via, validator: None, trace: None, forwarded };
-    let flight = Flight { question: question.clone(), slot, errand };
-    tokio::spawn(Arc::clone(gateway).fly(pilot.unwrap(), flight));
-    passenger.arrive().await.unwrap()
+    let fetch = Fetch { question: question.clone(), slot, errand, additional: None };
+    tokio::spawn(Arc::clone(gateway).run_fetch(leader.unwrap(), fetch));
+    waiter.result().await.unwrap().result
 }
 
 #[tokio::test]
@@ -42,9 +61,9 @@ async fn what_the_flight_before_has_brought_is_there_and_not_asked_for_again() {
     let gateway = gateway(&simulator.url(Service::Workspace));
     let token = HeaderValue::try_from(simulator.token("p")).unwrap();
     let question = question(&gateway, &token);
-    assert!(matches!(fly(&gateway, &question).await, Landing::Flown { answer: Ok(_), .. }));
-    assert!(matches!(gateway.look_up(&question, gateway.clock.now()), LookUp::Given(_, Memory::Fresh)));
-    assert!(matches!(fly(&gateway, &question).await, Landing::NotFlown));
+    assert!(matches!(fetch(&gateway, &question).await, FetchResult::Sent { answer: Ok(_), .. }));
+    assert!(matches!(gateway.memory.look_up(&question, gateway.clock.now()), LookUp::Given(_, HitKind::Fresh)));
+    assert!(matches!(fetch(&gateway, &question).await, FetchResult::NotSent));
     assert_eq!(simulator.request_count(), 1);
 }
 
@@ -55,11 +74,46 @@ async fn an_answer_to_head_has_no_body_of_any_kind() {
         let ask = async |method: Method| {
             let request = Request::builder().method(method).uri(path).header("host", "any").header("x-auth-token", "t");
             let request = request.body(http_body_util::Empty::<Bytes>::new()).unwrap();
-            gateway.handle(request, &Connection::new(([127, 0, 0, 1], 8080).into())).await
+            gateway.handle(request, &connection(&gateway)).await
         };
         let length = ask(Method::GET).await.into_body().size_hint().exact().unwrap();
         let head = ask(Method::HEAD).await;
         assert_eq!(head.headers()["content-length"], length.to_string());
         assert_eq!(head.into_body().size_hint().exact(), Some(0));
     }
+}
+
+#[tokio::test]
+async fn a_connection_is_known_once_upstream_has_answered_its_caller_well() {
+    let simulator = Simulator::start().await.unwrap();
+    let gateway = gateway(&simulator.url(Service::Workspace));
+    let valid = simulator.token("p");
+    let ask = async |connection: &Connection, path: &str, token: Option<&str>| {
+        let request = Request::builder().uri(path).header("host", "any");
+        let request = token.into_iter().fold(request, |request, token| request.header("x-auth-token", token));
+        let request = request.body(http_body_util::Empty::<Bytes>::new()).unwrap();
+        gateway.handle(request, connection).await;
+        connection.account().class()
+    };
+    for path in ["/v2/p/products", "/v2/p/desktops", "/v2/p/products?unknown=1"] {
+        let connection = connection(&gateway);
+        assert_eq!(ask(&connection, path, None).await, ConnectionClass::NoCredential, "{path}");
+        assert_eq!(ask(&connection, path, Some("invented")).await, ConnectionClass::Unknown, "{path}");
+        assert_eq!(ask(&connection, path, Some(&valid)).await, ConnectionClass::Known, "{path}");
+        assert_eq!(ask(&connection, path, Some("invented")).await, ConnectionClass::Known, "{path}");
+    }
+    // A head that has come before is answered without being read.
+    let head = format!("GET /v2/p/products HTTP/1.1\r\nhost: any\r\nx-auth-token: {valid}\r\n\r\n");
+    let state = ConnectionState { is_free: true, is_closing: false };
+    let takes = |connection: &Arc<Connection>| {
+        Responder::new(Arc::clone(&gateway), Arc::clone(connection)).take(head.as_bytes(), state)
+    };
+    let first = Arc::new(connection(&gateway));
+    for _ in 0..2 {
+        assert!(!takes(&first));
+        ask(&first, "/v2/p/products", Some(&valid)).await;
+    }
+    let second = Arc::new(connection(&gateway));
+    assert!(takes(&second));
+    assert_eq!(second.account().class(), ConnectionClass::Known);
 }

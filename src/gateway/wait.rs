@@ -1,13 +1,21 @@
-//! Waiting for a flight: until it lands, until patience ends, until time is up.
+//! Waiting for the result of a flight: until it is there, until something stale is given instead, until the request
+//! may make a call of its own, or until its deadline.
 
 use std::pin::Pin;
 use std::time::Duration;
 
 use tokio::time::{Sleep, sleep};
 
-use super::fetch::Landing;
-use crate::cache::flights::Passenger;
+use super::fetch_result::FetchResult;
+use crate::cache::flights::{Given, Waiter};
 use crate::cache::store::Slot;
+use crate::catalogue::Service;
+use crate::request::caller::Caller;
+use crate::upstream::successes::Successes;
+
+/// How much longer a request waits than its call may take. So a call that is sent at once has upstream's whole time,
+/// and its failure is known before the request's own deadline.
+pub(super) const DEADLINE_MARGIN: Duration = Duration::from_secs(1);
 
 /// How long one request waits, for however many flights.
 pub(super) struct Timers {
@@ -17,12 +25,23 @@ pub(super) struct Timers {
 
 /// How waiting has ended.
 pub(super) enum Waited {
-    /// The flight has landed, or was lost.
-    Landed(Option<Landing>),
-    /// Patience has, and the flight goes on. This is told once.
+    /// The flight has a result, or was lost.
+    Ended(Option<Given<FetchResult>>),
+    /// Patience has ended, and the flight goes on. This is told once.
     OutOfPatience,
-    /// The request's own time is up.
+    /// All calls of the flight are slow while upstream answers others: the request may make another call.
+    MayLead,
+    /// The request's own deadline has come.
     OutOfTime,
+}
+
+/// Who may make another call, and what tells whether upstream is slow for that flight only.
+pub(super) struct AnotherCall<'g> {
+    pub(super) caller: Caller,
+    pub(super) service: Service,
+    pub(super) successes: &'g Successes,
+    /// Whether the request may make a call for all who wait.
+    pub(super) may_lead: &'g (dyn Fn() -> bool + Sync),
 }
 
 impl Timers {
@@ -31,8 +50,31 @@ impl Timers {
         Self { deadline: Box::pin(sleep(deadline)), patience: Some(Box::pin(sleep(patience))) }
     }
 
-    /// Waits aboard a flight. Patience counts only for those who could be given something else.
-    pub(super) async fn wait_for(&mut self, passenger: &mut Passenger<Slot, Landing>, is_patient: bool) -> Waited {
+    /// Waits for a flight. Patience counts only for those who could be given something else; the others may make
+    /// another call if there is another.
+    pub(super) async fn wait_for(
+        &mut self,
+        waiter: &mut Waiter<Slot, FetchResult>,
+        is_patient: bool,
+        another: AnotherCall<'_>,
+    ) -> Waited {
+        let is_patient = is_patient && self.patience.is_some();
+        let mut slow = waiter.slowness();
+        let may_lead = async {
+            loop {
+                let sent = slow.all_slow(another.caller).await;
+                tokio::select! {
+                    biased;
+                    () = slow.changed() => {}
+                    () = another.successes.listed_since(another.service, sent) => {
+                        if (another.may_lead)() {
+                            return;
+                        }
+                        slow.changed().await;
+                    }
+                }
+            }
+        };
         let patience = async {
             match &mut self.patience {
                 Some(patience) if is_patient => patience.await,
@@ -41,12 +83,22 @@ impl Timers {
         };
         tokio::select! {
             biased;
-            landing = passenger.arrive() => Waited::Landed(landing),
+            result = waiter.result() => Waited::Ended(result),
             () = &mut self.deadline => Waited::OutOfTime,
             () = patience => {
                 self.patience = None;
                 Waited::OutOfPatience
             }
+            () = may_lead, if !is_patient => Waited::MayLead,
+        }
+    }
+
+    /// Waits for the rest of a refusal whose head has come.
+    pub(super) async fn wait_for_whole(&mut self, waiter: &mut Waiter<Slot, FetchResult>) -> Waited {
+        tokio::select! {
+            biased;
+            result = waiter.whole_result() => Waited::Ended(result),
+            () = &mut self.deadline => Waited::OutOfTime,
         }
     }
 }

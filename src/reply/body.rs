@@ -7,6 +7,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
+use crate::budget::Charge;
 use crate::stream::{BoxError, StreamBody};
 use crate::telemetry::record::Record;
 
@@ -24,16 +25,17 @@ impl From<Bytes> for Content {
     }
 }
 
-/// An answer's body and the record of its request.
+/// An answer's body, the record of its request, and what the request takes of the memory budget.
 pub struct ReplyBody {
     content: Content,
     record: Record,
+    _charge: Charge,
 }
 
 impl ReplyBody {
-    /// Hands the record to the body.
-    pub fn new(content: Content, record: Record) -> Self {
-        let mut body = Self { content, record };
+    /// Hands the record and the charge to the body.
+    pub fn new(content: Content, record: Record, charge: Charge) -> Self {
+        let mut body = Self { content, record, _charge: charge };
         body.note_the_end();
         body
     }

@@ -5,11 +5,16 @@ use std::io::Write as _;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::header::{AGE, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_LOCATION, DATE, ETAG, EXPIRES, VARY};
+use http::header::{
+    AGE, ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_LOCATION, DATE, ETAG, EXPIRES, LAST_MODIFIED, VARY,
+};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 
 use super::body::Content;
 use crate::cache::entry::{self, Entry};
+use crate::cache::miss::Miss;
+use crate::request::digest::ShortDigest;
+use crate::request::validate::ALLOWED_METHODS;
 use crate::request::{X_REQUEST_ID, condition};
 
 const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
@@ -21,6 +26,8 @@ pub enum CacheStatus {
     Hit {
         /// For how many seconds the answer stays fresh; below zero, for how many it has not been.
         ttl: i64,
+        /// A digest of its cache key.
+        key: Option<ShortDigest>,
         /// What else there is to say.
         detail: Option<&'static str>,
     },
@@ -34,8 +41,12 @@ pub enum CacheStatus {
         stored: bool,
         /// Whether it was another request's call that was answered.
         collapsed: bool,
+        /// A digest of the cache key, if one was read.
+        key: Option<ShortDigest>,
         /// What else there is to say.
         detail: Option<&'static str>,
+        /// Why the call has failed, where `detail` says something else.
+        failure: Option<&'static str>,
     },
 }
 
@@ -52,6 +63,17 @@ pub enum Forward {
     Bypass,
 }
 
+impl Forward {
+    /// What RFC 9211 calls a miss.
+    pub fn of(miss: Miss) -> Self {
+        match miss {
+            Miss::NoEntry | Miss::NoGrant | Miss::GrantLapsed | Miss::Private | Miss::Uncacheable => Self::Miss,
+            Miss::Expired | Miss::NeedsConfirmation => Self::Stale,
+            Miss::ClientNoCache | Miss::ClientMaxAge | Miss::ClientMinFresh => Self::Request,
+        }
+    }
+}
+
 impl CacheStatus {
     /// Adds this cache's part to what caches further up have said.
     pub fn add_to(self, headers: &mut HeaderMap) {
@@ -65,12 +87,12 @@ impl CacheStatus {
 impl fmt::Display for CacheStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("workspace-gateway")?;
-        let detail = match *self {
-            Self::Hit { ttl, detail } => {
+        let (key, detail, failure) = match *self {
+            Self::Hit { ttl, key, detail } => {
                 write!(f, "; hit; ttl={ttl}")?;
-                detail
+                (key, detail, None)
             }
-            Self::Forwarded { why, status, stored, collapsed, detail } => {
+            Self::Forwarded { why, status, stored, collapsed, key, detail, failure } => {
                 f.write_str(match why {
                     Forward::Miss => "; fwd=miss",
                     Forward::Stale => "; fwd=stale",
@@ -82,10 +104,19 @@ impl fmt::Display for CacheStatus {
                 }
                 f.write_str(if stored { "; stored" } else { "" })?;
                 f.write_str(if collapsed { "; collapsed" } else { "" })?;
-                detail
+                (key, detail, failure)
             }
         };
-        detail.map_or(Ok(()), |detail| write!(f, "; detail={detail}"))
+        if let Some(key) = &key {
+            // A string, for it may begin with a digit (RFC 9211 §2.7).
+            f.write_str("; key=\"")?;
+            f.write_str(key.as_str())?;
+            f.write_str("\"")?;
+        }
+        if let Some(detail) = detail {
+            write!(f, "; detail={detail}")?;
+        }
+        failure.map_or(Ok(()), |failure| write!(f, "; failure={failure}"))
     }
 }
 
@@ -109,11 +140,16 @@ pub fn from_entry(entry: &Entry, now: Instant) -> Response<Content> {
 /// The head of an answer from memory, as text: a fresh one's, which says what [`from_entry`], [`CacheStatus::add_to`]
 /// and [`identify`] would have it say.
 pub fn write_hit(entry: &Entry, now: Instant, request_id: &str, text: &mut Vec<u8>) {
-    let (age, status) =
-        (entry.life().age(now).as_secs(), CacheStatus::Hit { ttl: entry.life().seconds_left(now), detail: None });
+    let (age, ttl) = (entry.life().age(now).as_secs(), entry.life().seconds_left(now));
+    let key = entry.key();
+    debug_assert!(key.is_some(), "what is kept under a key has its digest");
+    let key = key.as_ref().map_or("", ShortDigest::as_str);
     text.extend_from_slice(entry.head_text());
-    // Nothing can go wrong with memory for a target.
-    let _ = write!(text, "{AGE}: {age}\r\n{CACHE_STATUS}: {status}\r\n{X_REQUEST_ID}: {request_id}\r\n\r\n");
+    // Nothing can go wrong with memory for a target. The names are written out: formatting each would cost more than the rest.
+    let _ = write!(
+        text,
+        "age: {age}\r\ncache-status: workspace-gateway; hit; ttl={ttl}; key=\"{key}\"\r\nx-request-id: {request_id}\r\n\r\n"
+    );
 }
 
 /// An answer that has just come from upstream. Only the one whose request was sent gets all of its
@@ -147,14 +183,13 @@ pub fn identify(headers: &mut HeaderMap, request_id: &str) {
 
 /// What a 304 still has to say, for those who will use what they have (RFC 9110 §15.4.5), and what every
 /// answer of this gateway says.
-const OF_NOT_MODIFIED: [HeaderName; 9] =
-    [AGE, CACHE_CONTROL, CACHE_STATUS, CONTENT_LOCATION, DATE, ETAG, EXPIRES, VARY, X_REQUEST_ID];
+const OF_NOT_MODIFIED: [HeaderName; 10] =
+    [AGE, CACHE_CONTROL, CACHE_STATUS, CONTENT_LOCATION, DATE, ETAG, EXPIRES, LAST_MODIFIED, VARY, X_REQUEST_ID];
 
 /// The answer, or a 304 for a client that has said to have it already. Who hasn't said so never gets one:
 /// some take it for an empty list.
 pub fn unless_current(response: Response<Content>, asked: &HeaderMap) -> Response<Content> {
-    let tag = response.headers().get(ETAG).filter(|_| response.status() == StatusCode::OK);
-    if !tag.is_some_and(|tag| condition::is_current(asked, tag)) {
+    if response.status() != StatusCode::OK || !condition::is_current(asked, response.headers()) {
         return response;
     }
     let kept = response.headers().iter().filter(|(name, _)| OF_NOT_MODIFIED.contains(name));
@@ -162,6 +197,13 @@ pub fn unless_current(response: Response<Content>, asked: &HeaderMap) -> Respons
     *not_modified.headers_mut() = kept.map(|(name, value)| (name.clone(), value.clone())).collect();
     *not_modified.status_mut() = StatusCode::NOT_MODIFIED;
     not_modified
+}
+
+/// The answer to OPTIONS that is not sent on.
+pub fn allowed_methods() -> Response<Content> {
+    let mut response = Response::new(Content::Whole(None));
+    response.headers_mut().insert(ALLOW, HeaderValue::from_static(ALLOWED_METHODS));
+    response
 }
 
 /// Makes an answer to HEAD of the answer to GET: all of its head, its length included, and no body.
@@ -180,13 +222,13 @@ mod tests {
     #[test]
     fn cache_status_speaks_rfc_9211() {
         let text = |status: CacheStatus| status.to_string();
-        let hit = |detail| text(CacheStatus::Hit { ttl: 9, detail });
+        let hit = |detail| text(CacheStatus::Hit { ttl: 9, key: None, detail });
         assert_eq!(hit(None), "workspace-gateway; hit; ttl=9");
         assert_eq!(hit(Some("denied")), "workspace-gateway; hit; ttl=9; detail=denied");
-        let stale = CacheStatus::Hit { ttl: -9, detail: Some("paused") };
+        let stale = CacheStatus::Hit { ttl: -9, key: None, detail: Some("paused") };
         assert_eq!(text(stale), "workspace-gateway; hit; ttl=-9; detail=paused");
         let forwarded = |why, status, stored, collapsed, detail| {
-            text(CacheStatus::Forwarded { why, status, stored, collapsed, detail })
+            text(CacheStatus::Forwarded { why, status, stored, collapsed, key: None, detail, failure: None })
         };
         assert_eq!(
             forwarded(Forward::Miss, Some(StatusCode::OK), true, false, None),

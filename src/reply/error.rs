@@ -6,29 +6,21 @@
 //! credential.
 
 use bytes::Bytes;
-use http::header::CONTENT_TYPE;
+use http::header::{ALLOW, CONTENT_TYPE};
 use http::{HeaderValue, Response, StatusCode};
 use serde_json::json;
 
 use super::body::Content;
-use crate::request::target::Misdirected;
+use crate::request::rejection::Rejection;
+use crate::request::validate::{ALLOWED_METHODS, Invalid};
 use crate::signing::ring::Refusal;
 use crate::upstream::UpstreamError;
 
 /// What went wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Problem {
-    /// The client's request line and headers are too large.
-    HeadTooLarge {
-        /// What is allowed, in bytes.
-        limit: usize,
-    },
-    /// The request is meant for somebody else.
-    Misdirected(Misdirected),
-    /// The path belongs to neither service.
-    NoSuchApi,
-    /// The request has been here before.
-    Loop,
+    /// Its head alone is a reason not to answer it.
+    Rejected(Rejection),
     /// The request's only credential is a signature that can't be verified here, and couldn't be valid upstream.
     SignatureBoundHere,
     /// The request is signed with a known access key, and not as it should be.
@@ -44,6 +36,8 @@ pub enum Problem {
     NotCached,
     /// Upstream gave no whole answer.
     Upstream(UpstreamError),
+    /// The memory budget has no room for the request.
+    NoMemory,
     /// The gateway failed at its own work.
     Internal,
 }
@@ -63,17 +57,16 @@ impl Problem {
     /// Whose fault it is.
     pub fn blame(&self) -> Blame {
         match self {
-            Self::HeadTooLarge { .. }
-            | Self::Misdirected(_)
-            | Self::NoSuchApi
-            | Self::Loop
+            Self::Rejected(_)
             | Self::SignatureBoundHere
             | Self::Signature(_)
             | Self::BodyTooLarge { .. }
             | Self::BodyIncomplete
             | Self::NotCached => Blame::Client,
-            Self::Upstream(UpstreamError::Upload(_)) => Blame::Client,
-            Self::Upstream(UpstreamError::Busy) | Self::Internal => Blame::Gateway,
+            Self::Upstream(UpstreamError::Upload(_) | UpstreamError::UploadSlow) => Blame::Client,
+            Self::Upstream(UpstreamError::Busy | UpstreamError::Local(_)) | Self::NoMemory | Self::Internal => {
+                Blame::Gateway
+            }
             Self::Upstream(_) => Blame::Upstream,
         }
     }
@@ -81,18 +74,14 @@ impl Problem {
     /// The name used alike as log field and `Cache-Status` detail.
     pub fn as_str(&self) -> &'static str {
         match self {
-            Self::HeadTooLarge { .. } => "head-too-large",
-            Self::Misdirected(Misdirected::Connect) => "connect-method",
-            Self::Misdirected(Misdirected::ForeignHost) => "foreign-host",
-            Self::Misdirected(Misdirected::Host) => "host",
-            Self::NoSuchApi => "no-such-api",
-            Self::Loop => "loop",
+            Self::Rejected(rejection) => rejection.as_str(),
             Self::SignatureBoundHere => "signature-bound-here",
             Self::Signature(refusal) => refusal.as_str(),
             Self::BodyTooLarge { .. } => "body-too-large",
             Self::BodyIncomplete => "body-incomplete",
             Self::NotCached => "only-if-cached",
-            Self::Upstream(error) => error.as_str(),
+            Self::Upstream(error) => error.failure().as_str(),
+            Self::NoMemory => "memory",
             Self::Internal => "internal",
         }
     }
@@ -100,38 +89,10 @@ impl Problem {
     /// Status, upstream's code for the like, and words.
     fn say(&self) -> (StatusCode, &'static str, String) {
         match self {
-            Self::HeadTooLarge { limit } => (
-                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-                "APIGW.0201",
-                format!("request line and headers are larger than {limit} bytes (limits.max_head_size)"),
-            ),
-            Self::Misdirected(Misdirected::Connect) => {
-                (StatusCode::BAD_REQUEST, "APIGW.0201", "CONNECT is not offered: this is no forward proxy".to_owned())
+            Self::Rejected(rejection) => {
+                let code = if *rejection == Rejection::NoSuchApi { "APIGW.0101" } else { "APIGW.0201" };
+                (rejection.status(), code, rejection.describe())
             }
-            Self::Misdirected(Misdirected::ForeignHost) => (
-                StatusCode::BAD_REQUEST,
-                "APIGW.0201",
-                "the request is for another host, and this is no forward proxy: expected a path, or the URL of this \
-                 gateway or of one of its upstream services"
-                    .to_owned(),
-            ),
-            Self::Misdirected(Misdirected::Host) => (
-                StatusCode::BAD_REQUEST,
-                "APIGW.0201",
-                "expected one Host header, and a host in it (RFC 9112 §3.2)".to_owned(),
-            ),
-            Self::NoSuchApi => (
-                StatusCode::NOT_FOUND,
-                "APIGW.0101",
-                "The API does not exist or has not been published in the environment: expected a path under /v1, /v2 \
-                 or /v3"
-                    .to_owned(),
-            ),
-            Self::Loop => (
-                StatusCode::LOOP_DETECTED,
-                "APIGW.0201",
-                "the request has passed this gateway before: an upstream URL leads back here".to_owned(),
-            ),
             Self::SignatureBoundHere => (
                 StatusCode::UNAUTHORIZED,
                 "APIGW.0301",
@@ -165,6 +126,11 @@ impl Problem {
                     .to_owned(),
             ),
             Self::Upstream(error) => say_upstream(error),
+            Self::NoMemory => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "APIGW.0201",
+                "the gateway has no memory for another request now (limits.memory): try again later".to_owned(),
+            ),
             Self::Internal => {
                 (StatusCode::INTERNAL_SERVER_ERROR, "APIGW.0601", "the gateway failed; its log has more".to_owned())
             }
@@ -179,6 +145,9 @@ impl Problem {
         let mut response = Response::new(Content::from(Bytes::from(body.to_string())));
         *response.status_mut() = status;
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        if *self == Self::Rejected(Rejection::Invalid(Invalid::Trace)) {
+            response.headers_mut().insert(ALLOW, HeaderValue::from_static(ALLOWED_METHODS));
+        }
         response
     }
 }
@@ -198,19 +167,26 @@ fn say_refusal(refusal: Refusal) -> (StatusCode, &'static str, String) {
 fn say_upstream(error: &UpstreamError) -> (StatusCode, &'static str, String) {
     let status = match error {
         // Upstream's codes for a 503 blame IAM or the service, which have not even been asked.
-        UpstreamError::Busy => return (StatusCode::SERVICE_UNAVAILABLE, "APIGW.0201", error.to_string()),
+        UpstreamError::Busy | UpstreamError::Local(_) => {
+            return (StatusCode::SERVICE_UNAVAILABLE, "APIGW.0201", error.to_string());
+        }
+        UpstreamError::RefusalIncomplete(status) => {
+            let code = if *status == StatusCode::FORBIDDEN { "APIGW.0302" } else { "APIGW.0301" };
+            return (*status, code, error.to_string());
+        }
         UpstreamError::Upload(_) => return (StatusCode::BAD_REQUEST, "APIGW.0201", error.to_string()),
-        UpstreamError::FirstByte | UpstreamError::Timeout | UpstreamError::Idle => StatusCode::GATEWAY_TIMEOUT,
-        UpstreamError::Connect(_) | UpstreamError::Tls(_) | UpstreamError::Broken(_) | UpstreamError::TooLarge(_) => {
-            StatusCode::BAD_GATEWAY
+        UpstreamError::UploadSlow => return (StatusCode::REQUEST_TIMEOUT, "APIGW.0201", error.to_string()),
+        UpstreamError::FirstByte | UpstreamError::Timeout | UpstreamError::Deadline | UpstreamError::Idle => {
+            StatusCode::GATEWAY_TIMEOUT
         }
-    };
-    let advice = match error {
-        UpstreamError::Tls(cause) if cause.contains("certificate") => {
-            ". If upstream has a private certificate authority, name it in upstream.ca_file"
-        }
-        _ => "",
+        UpstreamError::Connect(_)
+        | UpstreamError::Unreachable(_)
+        | UpstreamError::Tls(_)
+        | UpstreamError::Broken(_)
+        | UpstreamError::HeadTooLarge(_)
+        | UpstreamError::TooLarge(_)
+        | UpstreamError::NoMemory(_) => StatusCode::BAD_GATEWAY,
     };
     let kind = if status == StatusCode::GATEWAY_TIMEOUT { "Backend timeout" } else { "Backend unavailable" };
-    (status, "APIGW.0201", format!("{kind}: {error}{advice}"))
+    (status, "APIGW.0201", format!("{kind}: {error}"))
 }

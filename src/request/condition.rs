@@ -1,7 +1,9 @@
 //! Conditional requests (RFC 9110 §13): what upstream is asked about instead of sending all again, and
 //! whether what a client has is what it would be given.
 
-use http::header::{ETAG, IF_MODIFIED_SINCE, IF_NONE_MATCH, LAST_MODIFIED};
+use std::time::{Duration, SystemTime};
+
+use http::header::{DATE, ETAG, IF_MODIFIED_SINCE, IF_NONE_MATCH, LAST_MODIFIED};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::copied;
@@ -30,6 +32,14 @@ impl Validator {
         }
     }
 
+    /// The header of the answer that it was read from.
+    pub fn of_answer(&self) -> HeaderName {
+        match self {
+            Self::EntityTag(_) => ETAG,
+            Self::LastModified(_) => LAST_MODIFIED,
+        }
+    }
+
     /// Whether a 304 with these headers can be the answer to that question: it must not be about
     /// another answer.
     pub fn is_meant_by(&self, headers: &HeaderMap) -> bool {
@@ -40,13 +50,34 @@ impl Validator {
     }
 }
 
-/// Whether a client that sends these headers has the answer with this `ETag` already.
-pub fn is_current(headers: &HeaderMap, tag: &HeaderValue) -> bool {
-    headers
-        .get_all(IF_NONE_MATCH)
-        .iter()
-        .flat_map(|list| tags(list.as_bytes()))
-        .any(|listed| listed == b"*" || weak(listed) == weak(tag.as_bytes()))
+/// Whether a client that sends these headers has the answer with those already. Dates count only where there are no entity
+/// tags (RFC 9110 §13.2.2).
+pub fn is_current(asked: &HeaderMap, answer: &HeaderMap) -> bool {
+    if !asked.contains_key(IF_NONE_MATCH) {
+        return is_unmodified(asked, answer).unwrap_or(false);
+    }
+    let Some(tag) = answer.get(ETAG) else { return false };
+    let mut listed = asked.get_all(IF_NONE_MATCH).iter().flat_map(|list| tags(list.as_bytes()));
+    listed.any(|listed| listed == b"*" || weak(listed) == weak(tag.as_bytes()))
+}
+
+/// How much older than its `Date` a `Last-Modified` has to be: what changed twice within a second has one date for two
+/// answers (RFC 9110 §8.8.2.2).
+const STRONG_DATE: Duration = Duration::from_secs(60);
+
+/// Whether the answer has not changed since the client's date. `None` if there is no date that counts.
+fn is_unmodified(asked: &HeaderMap, answer: &HeaderMap) -> Option<bool> {
+    let since = date(asked, IF_MODIFIED_SINCE)?;
+    let modified = date(answer, LAST_MODIFIED)?;
+    let is_strong = date(answer, DATE)?.duration_since(modified).is_ok_and(|age| age >= STRONG_DATE);
+    Some(is_strong && modified <= since)
+}
+
+/// The date of a field that is there once.
+fn date(headers: &HeaderMap, name: HeaderName) -> Option<SystemTime> {
+    let mut fields = headers.get_all(name).iter();
+    let (Some(field), None) = (fields.next(), fields.next()) else { return None };
+    httpdate::parse_http_date(field.to_str().ok()?).ok()
 }
 
 /// An entity tag for weak comparison (RFC 9110 §8.8.3.2).
@@ -75,7 +106,7 @@ mod tests {
     #[test]
     fn a_client_has_what_it_names() {
         let is_current = |list: &'static str, tag: &'static str| {
-            is_current(&headers(&[("if-none-match", list)]), &HeaderValue::from_static(tag))
+            is_current(&headers(&[("if-none-match", list)]), &headers(&[("etag", tag)]))
         };
         for list in ["\"a\"", "\"b\", \"a\"", "W/\"a\"", "*", " \"x,y\" ,\"a\""] {
             assert!(is_current(list, "\"a\"") && is_current(list, "W/\"a\""), "{list}");
@@ -84,7 +115,38 @@ mod tests {
             assert!(!is_current(list, "\"a\""), "{list}");
         }
         assert!(is_current("\"x,y\"", "\"x,y\"") && !is_current("\"x,y\"", "\"x\""));
-        assert!(!super::is_current(&HeaderMap::new(), &HeaderValue::from_static("\"a\"")));
+        assert!(!super::is_current(&HeaderMap::new(), &headers(&[("etag", "\"a\"")])));
+    }
+
+    #[test]
+    fn a_client_has_what_has_not_changed_since_its_date() {
+        const NOON: &str = "Sun, 06 Nov 1994 12:00:00 GMT";
+        const EARLIER: &str = "Sun, 06 Nov 1994 11:59:00 GMT";
+        const JUST_BEFORE: &str = "Sun, 06 Nov 1994 11:59:01 GMT";
+        for (asked, modified, dated, expected) in [
+            (&[("if-modified-since", EARLIER)][..], EARLIER, NOON, true),
+            (&[("if-modified-since", NOON)], EARLIER, NOON, true),
+            (&[("if-modified-since", "Sunday, 06-Nov-94 12:00:00 GMT")], EARLIER, NOON, true),
+            // It has changed since.
+            (&[("if-modified-since", "Sun, 06 Nov 1994 11:58:59 GMT")], EARLIER, NOON, false),
+            // Two answers may have that date.
+            (&[("if-modified-since", NOON)], JUST_BEFORE, NOON, false),
+            (&[("if-modified-since", NOON)], NOON, EARLIER, false),
+            (&[("if-modified-since", "0")], EARLIER, NOON, false),
+            (&[("if-modified-since", NOON), ("if-modified-since", NOON)], EARLIER, NOON, false),
+            (&[("if-modified-since", NOON), ("if-none-match", "\"b\"")], EARLIER, NOON, false),
+            (&[("if-modified-since", "0"), ("if-none-match", "\"a\"")], EARLIER, NOON, true),
+            (&[], EARLIER, NOON, false),
+        ] {
+            let mut fields = HeaderMap::new();
+            for &(name, value) in asked {
+                fields.append(name, value.parse().unwrap());
+            }
+            let answer = headers(&[("etag", "\"a\""), ("last-modified", modified), ("date", dated)]);
+            assert_eq!(super::is_current(&fields, &answer), expected, "{asked:?} {modified} {dated}");
+        }
+        let undated = headers(&[("last-modified", EARLIER)]);
+        assert!(!super::is_current(&headers(&[("if-modified-since", NOON)]), &undated));
     }
 
     #[test]

@@ -46,12 +46,17 @@ impl Directives {
         self.0.iter().any(|(given, _)| given == name)
     }
 
+    /// The arguments of a directive, one for each time that it is there; `None` where it has none.
+    pub fn arguments(&self, name: &str) -> impl Iterator<Item = Option<&str>> {
+        self.0.iter().filter(move |(given, _)| given == name).map(|(_, argument)| argument.as_deref())
+    }
+
     /// The number of seconds that a directive gives; `None` if it is not there.
     ///
     /// # Errors
     /// If it is there without a number, or with two different ones.
     pub fn seconds(&self, name: &str) -> Result<Option<Duration>, Malformed> {
-        let mut given = self.0.iter().filter(|(given, _)| given == name).map(|(_, argument)| argument.as_deref());
+        let mut given = self.arguments(name);
         let Some(first) = given.next() else { return Ok(None) };
         if given.any(|other| other != first) {
             return Err(Malformed);

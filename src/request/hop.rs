@@ -1,19 +1,22 @@
 //! Headers that belong to one connection (RFC 9110 §7.6.1), and the `Via` trail that shows a loop.
 
-use http::header::{
-    CONNECTION, EXPECT, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, VIA,
-};
+use std::collections::HashSet;
+
+use http::header::{CONNECTION, EXPECT, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE, VIA};
 use http::{HeaderMap, HeaderName, HeaderValue, Version};
 
-const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+use super::trailers;
+
+/// How long whoever sends it keeps an idle connection. (RFC 2068 §19.7.1.1; RFC 9110 only names it.)
+pub const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 /// How a client of HTTP/1.1 asks for HTTP/2, which it is not given.
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
 /// Removes the hop-by-hop headers, those that `Connection` names included, which are told. `Expect` goes with
-/// them: it was met on this side of the gateway.
-pub fn strip(headers: &mut HeaderMap) -> Vec<HeaderName> {
-    let named: Vec<HeaderName> = headers
+/// them: it was met on this side of the gateway. `Trailer` keeps what may come (RFC 9110 §6.5.1).
+pub fn strip(headers: &mut HeaderMap) -> HashSet<HeaderName> {
+    let named: HashSet<HeaderName> = headers
         .get_all(CONNECTION)
         .iter()
         .flat_map(|value| value.as_bytes().split(|&byte| byte == b','))
@@ -26,13 +29,23 @@ pub fn strip(headers: &mut HeaderMap) -> Vec<HeaderName> {
         PROXY_AUTHENTICATE,
         PROXY_AUTHORIZATION,
         TE,
-        TRAILER,
         TRANSFER_ENCODING,
         UPGRADE,
         HTTP2_SETTINGS,
         EXPECT,
     ]) {
         headers.remove(name);
+    }
+    trailers::announce(headers);
+    named
+}
+
+/// Like [`strip`], for a request. Keeps `TE: trailers`, because trailer sections are relayed.
+pub fn strip_request(headers: &mut HeaderMap) -> HashSet<HeaderName> {
+    let reads_trailers = trailers::are_accepted(headers);
+    let named = strip(headers);
+    if reads_trailers {
+        headers.insert(TE, HeaderValue::from_static("trailers"));
     }
     named
 }

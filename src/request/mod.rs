@@ -6,16 +6,24 @@
 
 pub mod caller;
 pub mod condition;
+pub mod decide;
+pub mod digest;
 pub mod directives;
+pub mod fingerprint;
 pub mod forwarded;
-pub mod head;
+pub mod half_close;
 pub mod hop;
 pub mod id;
 pub mod key;
+pub mod options;
+pub mod peer;
 pub mod query;
+pub mod rejection;
 pub mod route;
 pub mod target;
 pub mod trace;
+pub mod trailers;
+pub mod validate;
 pub mod wish;
 
 use http::HeaderValue;
@@ -36,8 +44,6 @@ pub enum BypassReason {
     Mode,
     /// No credential, or a blank one.
     NoCredential,
-    /// The credential header is there more than once.
-    RepeatedCredential,
     /// The only credential is a signature that this gateway can't verify.
     UnverifiedSignature,
     /// A project id outside `[A-Za-z0-9_-]{1,255}`.
@@ -74,10 +80,9 @@ pub enum BypassReason {
 
 impl BypassReason {
     /// All of them, for tables and tests.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 18] = [
         Self::Mode,
         Self::NoCredential,
-        Self::RepeatedCredential,
         Self::UnverifiedSignature,
         Self::ProjectId,
         Self::PathSegment,
@@ -101,7 +106,6 @@ impl BypassReason {
         match self {
             Self::Mode => "mode",
             Self::NoCredential => "no-credential",
-            Self::RepeatedCredential => "repeated-credential",
             Self::UnverifiedSignature => "unverified-signature",
             Self::ProjectId => "project-id",
             Self::PathSegment => "path-segment",
@@ -126,7 +130,6 @@ impl BypassReason {
         match self {
             Self::Mode => "the cache is switched off (mode = \"bypass\")",
             Self::NoCredential => "neither X-Auth-Token nor a signature: upstream decides, and nothing is kept",
-            Self::RepeatedCredential => "X-Auth-Token is there more than once",
             Self::UnverifiedSignature => {
                 "signed with an access key that is not configured here, or in another way than SDK-HMAC-SHA256"
             }

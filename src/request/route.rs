@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use http::Method;
-use percent_encoding::percent_decode_str;
 
+use crate::catalogue::template::is_plain;
 use crate::catalogue::{Catalogue, Operation, Place, Service};
 
 /// Where a request goes.
@@ -31,16 +31,24 @@ pub fn find<'a>(catalogue: &'a Catalogue, method: &Method, path: &'a str) -> Rou
 }
 
 /// The project that a path is about: the one that its operation says, or else the second segment, as everywhere in
-/// the two services. None for a path with dots, by which it may be read as another.
-pub fn project<'a>(catalogue: &'a Catalogue, path: &'a str) -> &'a str {
-    let decoded: Vec<u8> = percent_decode_str(path).collect();
-    if decoded.split(|byte| b"/\\".contains(byte)).any(|segment| segment == b"." || segment == b"..") {
-        return "";
+/// the two services; empty if it names none. `None` for a path that another server might read as another: each segment
+/// has to be plain, so that there are no escapes, dots, parameters (`;`) or empty segments in it.
+pub fn project<'a>(catalogue: &'a Catalogue, path: &'a str) -> Option<&'a str> {
+    if !path.strip_prefix('/')?.split('/').all(is_plain) {
+        return None;
     }
-    match catalogue.operation(path) {
+    Some(match catalogue.operation(path) {
         Some((operation, _)) => operation.template.project_id(path),
         None => path.split('/').nth(2).unwrap_or_default(),
-    }
+    })
+}
+
+/// Whether a path is of something in a project, as `/v2/{project_id}/desktops` is.
+pub fn is_below_project(catalogue: &Catalogue, path: &str) -> bool {
+    let has_project = project(catalogue, path).is_some_and(|project| !project.is_empty());
+    let mut segments = path.split('/').skip(1);
+    let is_service = segments.next().is_some_and(|version| ["v1", "v2", "v3"].contains(&version));
+    has_project && (is_service && segments.count() > 1 || catalogue.operation(path).is_some())
 }
 
 #[cfg(test)]
@@ -59,13 +67,64 @@ mod tests {
             ("/v1/p", "p"),
             ("/v1", ""),
             ("/own/n/p", "p"),
-            ("/v2/p/../q/desktops", ""),
-            ("/v2/p/%2e%2E/q/desktops", ""),
-            ("/v2/p/x%2f..%5c..%2fq", ""),
-            ("/v2/p/./desktops", ""),
             ("/v2/p/a..b/...", "p"),
+            ("/v2/p/A-z_0.9~", "p"),
         ] {
-            assert_eq!(project(&catalogue, path), expected, "{path}");
+            assert_eq!(project(&catalogue, path), Some(expected), "{path}");
+        }
+    }
+
+    #[test]
+    fn a_path_below_a_project_is_told_from_others() {
+        let catalogue = Catalogue::for_tests(Vec::new());
+        for path in ["/v1/p/x", "/v2/p/products", "/v3/p/x/y"] {
+            assert!(is_below_project(&catalogue, path), "{path}");
+        }
+        for path in ["/v2/p", "/v2", "/", "/v4/p/x", "/v2/p/", "/v2//x", "/v2/p/../x", "/v2/p/%2e%2e"] {
+            assert!(!is_below_project(&catalogue, path), "{path}");
+        }
+    }
+
+    #[test]
+    fn a_path_that_may_be_read_as_another_is_about_none() {
+        let catalogue = Catalogue::for_tests(Vec::new());
+        for odd in [
+            "/v2/p/../q/desktops",
+            "/v2/p/./desktops",
+            "/v2/p/..",
+            "/v2/p/.",
+            "/v2/p/..;/q/desktops",
+            "/v2/p/..;a=b/q/desktops",
+            "/v2/p;/desktops",
+            "/v2/p/..%3b/q/desktops",
+            "/v2/p/%2e%2E/q/desktops",
+            "/v2/p/%252e%252e/q/desktops",
+            "/v2/p/%c0%ae%c0%ae/q/desktops",
+            "/v2/p/%e0%80%ae%e0%80%ae/q/desktops",
+            "/v2/p/.%00./q/desktops",
+            "/v2/p/x%2f..%2fq",
+            "/v2/p/x%5c..%5cq",
+            "/v2/p/..\\q\\desktops",
+            "/v2/p\\..\\q/desktops",
+            "/v2/p//desktops",
+            "/v2//p/desktops",
+            "//v2/p/desktops",
+            "/v2/p/desktops/",
+            "/v2/%70/desktops",
+            "/v2/p/desk tops",
+            "/v2/p/desktops:x",
+            "/v2/p/desktops,x",
+            "/v2/p/a@b",
+            "/v2/p/a+b",
+            "/v2/p/a=b",
+            "/v2/p/a|b",
+            "/v2/p/\u{ff0e}\u{ff0e}/q/desktops",
+            "/",
+            "",
+            "*",
+            "v2/p/desktops",
+        ] {
+            assert_eq!(project(&catalogue, odd), None, "{odd}");
         }
     }
 }

@@ -96,15 +96,16 @@ fn one_slash(path: &str) -> &str {
     &path[more..]
 }
 
-/// Empty is allowed, for a target that has no host (RFC 9110 §7.2).
+/// Not empty, for there is no target of http without a host (RFC 9110 §4.2.1).
 fn is_host(host: &HeaderValue) -> bool {
     // Mostly a name or an IPv4 address, and perhaps a port. To look closer takes a copy.
     let is_name = |byte: &u8| byte.is_ascii_alphanumeric() || b"-.".contains(byte);
     let mut parts = host.as_bytes().splitn(2, |&byte| byte == b':');
     let name = parts.next().unwrap_or_default();
     let is_port = |port: &[u8]| (1..5).contains(&port.len()) && port.iter().all(u8::is_ascii_digit) && !name.is_empty();
-    let is_plain = name.iter().all(is_name) && parts.next().is_none_or(is_port);
-    is_plain || Authority::try_from(host.as_bytes()).is_ok_and(|host| !host.as_str().contains('@'))
+    let is_plain = !name.is_empty() && name.iter().all(is_name) && parts.next().is_none_or(is_port);
+    let is_right = |host: Authority| !host.as_str().contains('@') && !host.host().is_empty();
+    is_plain || Authority::try_from(host.as_bytes()).is_ok_and(is_right)
 }
 
 fn is_ours(authority: &Authority, scheme: Option<&Scheme>, local: SocketAddr, catalogue: &Catalogue) -> bool {

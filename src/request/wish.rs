@@ -50,11 +50,19 @@ impl Wish {
         Ok(wish)
     }
 
+    /// Whether not every fresh answer will do.
+    pub fn limits_age(&self) -> bool {
+        self.max_age.is_some() || self.min_fresh.is_some()
+    }
+
     /// Whether an answer of this age will do, which stays fresh for so long.
     pub fn accepts(&self, age: Duration, left: Duration) -> bool {
-        !self.no_cache
-            && self.max_age.is_none_or(|max_age| age <= max_age)
-            && self.min_fresh.is_none_or(|min_fresh| left >= min_fresh)
+        !self.no_cache && self.accepts_age(age) && self.min_fresh.is_none_or(|min_fresh| left >= min_fresh)
+    }
+
+    /// Whether an answer is young enough.
+    pub fn accepts_age(&self, age: Duration) -> bool {
+        self.max_age.is_none_or(|max_age| age <= max_age)
     }
 
     /// Whether a stale answer will do though upstream hasn't failed.

@@ -9,25 +9,41 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response, StatusCode};
+use http::{Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use prometheus::IntCounterVec;
 use tokio::time::{Sleep, sleep};
 
-use super::pulse::{Cause, Pulse};
+use super::half_closed::ReadSide;
+use super::pulse::{Cause, Pulse, Stalled};
+use super::uploads::{Accepted, Uploads};
+use crate::stream::BoxError;
 
 /// An answer goes to HTTP/2 in pieces of this size, each when there is room for it; so what is at hand is not
 /// handed over whole to wait there for a client that has no room, and every piece shows that it moves.
 const PIECE: usize = 16 * 1024;
 
-/// What HTTP/1 allows too, by hyper's own limit.
-const MAX_FIELDS: usize = 100;
-
 /// A request's body. Its end, or its being given up, is noted.
 pub(super) struct Upload {
     incoming: Incoming,
-    _half: Option<Half>,
+    has_ended: bool,
+    half: Option<Half>,
+    /// In HTTP/2.
+    accepted: Option<Accepted>,
+    is_http2: bool,
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        // What is left of it will still come. To whoever does not know that, it would be the next request.
+        if let Some(half) = &self.half
+            && !self.has_ended
+            && !self.incoming.is_end_stream()
+        {
+            half.0.leaves_body();
+        }
+    }
 }
 
 /// A part of an exchange that isn't over.
@@ -51,14 +67,16 @@ impl Drop for Answering {
     fn drop(&mut self) {
         if self.is_http2 {
             self.half.0.answered(self.over);
+        } else {
+            self.half.0.read_side().owes_answer(false);
         }
     }
 }
 
-/// Has a request of a connection answered.
+/// Has a request of a connection answered. There are `uploads` in HTTP/2.
 pub(super) fn exchange<A, F, B>(
     pulse: &Arc<Pulse>,
-    is_http2: bool,
+    uploads: Option<&Arc<Uploads>>,
     request: Request<Incoming>,
     answer: &A,
 ) -> impl Future<Output = Result<Response<Answer<B>>, Infallible>> + Send + use<A, F, B>
@@ -67,35 +85,57 @@ where
     F: Future<Output = Response<B>> + Send,
     B: Body<Data = Bytes> + Send,
 {
-    let has_body = !request.body().is_end_stream();
+    let (has_body, is_http2) = (!request.body().is_end_stream(), uploads.is_some());
     pulse.begins(1 + usize::from(has_body));
-    if !is_http2 {
+    if is_http2 {
+        pulse.accepts();
+    } else {
         pulse.head_is_whole();
+        pulse.read_side().owes_answer(true);
     }
     let half = || Half(Arc::clone(pulse));
     let answering = Answering { half: half(), over: false, is_http2 };
-    let too_many = is_http2 && request.headers().len() > MAX_FIELDS;
-    let request = request.map(|incoming| Upload { incoming, _half: has_body.then(half) });
-    let answered = (!too_many).then(|| answer(request));
+    let accepted = uploads.filter(|_| has_body).and_then(|uploads| uploads.accepted(request.headers()));
+    let unanswered = accepted.as_ref().and_then(Accepted::unanswered);
+    let half = has_body.then(half);
+    let request = request.map(|incoming| Upload { incoming, has_ended: false, half, accepted, is_http2 });
+    let answered = answer(request);
     async move {
-        let response = match answered {
-            Some(answered) => answered.await.map(Some),
-            None => {
-                let mut response = Response::new(None);
-                *response.status_mut() = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
-                response
-            }
-        };
-        Ok(response.map(|body| Answer::new(body, answering)))
+        let answered = answered.await;
+        drop(unanswered);
+        Ok(answered.map(|body| Answer::new(body, answering)))
     }
 }
 
 impl Body for Upload {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BoxError;
 
-    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        Pin::new(&mut self.get_mut().incoming).poll_frame(context)
+    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let this = self.get_mut();
+        let read_side = this.half.as_ref().filter(|_| !this.is_http2).map(|half| half.0.read_side());
+        let was_closed = read_side.is_some_and(ReadSide::is_closed);
+        let Poll::Ready(frame) = Pin::new(&mut this.incoming).poll_frame(context) else {
+            if let Some(accepted) = &mut this.accepted {
+                accepted.awaits_body();
+            }
+            if let Some(read_side) = read_side {
+                read_side.body_pends(was_closed, context);
+            }
+            return Poll::Pending;
+        };
+        this.has_ended |= frame.is_none();
+        if let Some(accepted) = &mut this.accepted {
+            let data = frame.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref());
+            // A frame without data tells nothing of the client: it may still wait.
+            if data.is_none_or(|data| !data.is_empty()) {
+                accepted.has_body();
+            }
+            if let Some(trailers) = frame.as_ref().and_then(|frame| frame.as_ref().ok()?.trailers_ref()) {
+                accepted.check(trailers)?;
+            }
+        }
+        Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -109,7 +149,7 @@ impl Body for Upload {
 
 /// An answer's body.
 pub(super) struct Answer<B> {
-    body: Option<B>,
+    body: B,
     /// What is left of a frame that was too large.
     rest: Bytes,
     answering: Answering,
@@ -118,7 +158,7 @@ pub(super) struct Answer<B> {
 }
 
 impl<B: Body<Data = Bytes>> Answer<B> {
-    fn new(body: Option<B>, answering: Answering) -> Self {
+    fn new(body: B, answering: Answering) -> Self {
         let progress = PROGRESS.try_with(Arc::clone).ok();
         let mut answer = Self { body, rest: Bytes::new(), answering, progress };
         answer.note(true);
@@ -127,7 +167,7 @@ impl<B: Body<Data = Bytes>> Answer<B> {
 
     /// Whether it is the client now who is waited for.
     fn note(&mut self, is_clients_turn: bool) {
-        let is_over = self.rest.is_empty() && self.body.as_ref().is_none_or(Body::is_end_stream);
+        let is_over = self.rest.is_empty() && self.body.is_end_stream();
         self.answering.over |= is_over;
         if let Some(progress) = &self.progress {
             progress.note(is_clients_turn);
@@ -150,9 +190,12 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Answer<B> {
 
     fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         let this = self.get_mut();
+        // hyper would take all that is at hand and hold it for a client of HTTP/1 that does not read.
+        if !this.answering.is_http2 {
+            ready!(this.answering.half.0.poll_unblocked(context));
+        }
         let frame = if this.rest.is_empty() {
-            let Some(body) = &mut this.body else { return Poll::Ready(None) };
-            let Poll::Ready(frame) = Pin::new(body).poll_frame(context) else {
+            let Poll::Ready(frame) = Pin::new(&mut this.body).poll_frame(context) else {
                 this.note(false);
                 return Poll::Pending;
             };
@@ -181,11 +224,11 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Answer<B> {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.rest.is_empty() && self.body.as_ref().is_none_or(Body::is_end_stream)
+        self.rest.is_empty() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        let mut hint = self.body.as_ref().map_or(SizeHint::with_exact(0), Body::size_hint);
+        let mut hint = self.body.size_hint();
         let rest = self.rest.len() as u64;
         if let Some(upper) = hint.upper() {
             hint.set_upper(upper + rest);
@@ -224,6 +267,7 @@ impl Progress {
 pub(super) struct Streams {
     pub(super) write: Duration,
     pub(super) dropped: Option<IntCounterVec>,
+    pub(super) pulse: Arc<Pulse>,
 }
 
 impl<F> hyper::rt::Executor<F> for Streams
@@ -232,9 +276,11 @@ where
     F::Output: Send,
 {
     fn execute(&self, stream: F) {
-        let Self { write, dropped } = self.clone();
+        let Self { write, dropped, pulse } = self.clone();
+        // Apart: moved into other futures it would take its size several times.
+        let stream = Box::pin(stream);
         tokio::spawn(async move {
-            if run(stream, write).await.is_none() {
+            if run(stream, write, &pulse).await.is_none() {
                 tracing::debug!("stream ended early: its answer is not read");
                 if let Some(dropped) = dropped {
                     dropped.with_label_values(&[Cause::Write.as_str()]).inc();
@@ -244,23 +290,36 @@ where
     }
 }
 
+/// A request whose task has not begun. However that ends, it is noted.
+struct Beginning(Arc<Pulse>);
+
+impl Drop for Beginning {
+    fn drop(&mut self) {
+        self.0.has_begun();
+    }
+}
+
 /// Runs a stream; none if its client kept it waiting for so long. Given up, it is reset.
-async fn run<F: Future>(stream: F, limit: Duration) -> Option<F::Output> {
+async fn run<F: Future + Unpin>(stream: F, limit: Duration, pulse: &Arc<Pulse>) -> Option<F::Output> {
     let progress = Arc::new(Progress(AtomicUsize::new(Progress::OURS)));
     let mut stream = pin!(PROGRESS.scope(Arc::clone(&progress), stream));
-    let mut waiting: Option<(usize, Pin<Box<Sleep>>)> = None;
+    let mut waiting: Option<(usize, Pin<Box<Sleep>>, Stalled)> = None;
+    let mut beginning = Some(Beginning(Arc::clone(pulse)));
     poll_fn(|context| {
-        if let Poll::Ready(output) = stream.as_mut().poll(context) {
+        let polled = stream.as_mut().poll(context);
+        beginning = None;
+        if let Poll::Ready(output) = polled {
             return Poll::Ready(Some(output));
         }
         let Some(taken) = progress.clients_turn() else {
             waiting = None;
             return Poll::Pending;
         };
-        if waiting.as_ref().is_none_or(|&(then, _)| then != taken) {
-            waiting = Some((taken, Box::pin(sleep(limit))));
+        if waiting.as_ref().is_none_or(|&(then, ..)| then != taken) {
+            let has_read = waiting.is_some();
+            waiting = Some((taken, Box::pin(sleep(limit)), pulse.stalls(has_read)));
         }
-        if let Some((_, timer)) = &mut waiting {
+        if let Some((_, timer, _)) = &mut waiting {
             ready!(timer.as_mut().poll(context));
             return Poll::Ready(None);
         }

@@ -1,13 +1,40 @@
-//! Where the frames of HTTP/2 begin and end (RFC 9113 §4.1), and nothing of what is in them: enough to tell
-//! whether a client has left a head unfinished, and where something can be said between two frames.
+//! The frames of HTTP/2 that one side sends (RFC 9113 §4.1): where they begin and end, and which streams they open and close. Of
+//! what is in them, only the fields of trailer sections are counted.
 
+use super::field_count::FieldCount;
+
+const DATA: u8 = 0x0;
 const HEADERS: u8 = 0x1;
+const RST_STREAM: u8 = 0x3;
+const SETTINGS: u8 = 0x4;
 const GOAWAY: u8 = 0x7;
 const CONTINUATION: u8 = 0x9;
+const END_STREAM: u8 = 0x1;
 const END_HEADERS: u8 = 0x4;
+const ACK: u8 = 0x1;
+
+/// A setting: its identifier (RFC 9113 §6.5.2), and its value.
+type Setting = [u8; 6];
+const HEADER_TABLE_SIZE: [u8; 2] = [0, 1];
+
+/// What a whole frame means for its stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Event {
+    /// The head of a request is whole. Its body follows, or it has none.
+    Opened { stream: u32, has_body: bool },
+    /// A trailer section of a request is whole.
+    Trailers { stream: u32, fields: usize },
+    /// Settings are whole: with a size of the table for the other side's fields, or without.
+    Settings { table_size: Option<u32> },
+    /// The other side's settings are acknowledged.
+    Acknowledged,
+    /// The client has reset the stream, or the server has reset it or sent its whole response.
+    Closed { stream: u32 },
+}
 
 /// Follows what one side sends; a client, from after its preface.
 pub(super) struct Frames {
+    is_client: bool,
     /// Length, type, flags and stream; as much of it as there is.
     header: [u8; 9],
     have: usize,
@@ -17,6 +44,21 @@ pub(super) struct Frames {
     in_head: bool,
     /// Whether the head ends with this frame.
     is_last: bool,
+    /// Whether the stream ends with this frame or with the head that it belongs to.
+    is_end: bool,
+    /// Bytes of that head so far.
+    head: usize,
+    /// The highest stream that a head has begun (RFC 9113 §5.1.1: they ascend).
+    highest: u32,
+    /// Of SETTINGS: as much of one as there is, and the size of the table that they have.
+    setting: Setting,
+    table_size: Option<u32>,
+    /// If the head is a trailer section, on a stream that was begun before: what was counted of it.
+    trailer: Option<Box<FieldCount>>,
+    /// Bytes of all trailer sections so far.
+    trailers: usize,
+    /// Bytes of heads that have become whole, trailer sections apart.
+    whole: usize,
     /// Whether there was a whole frame. The first one completes the preface (RFC 9113 §3.4).
     begun: bool,
     /// Whether there was a GOAWAY.
@@ -24,55 +66,178 @@ pub(super) struct Frames {
 }
 
 impl Frames {
-    pub(super) fn new() -> Self {
-        Self { header: [0; 9], have: 0, left: 0, in_head: false, is_last: false, begun: false, is_going: false }
+    pub(super) fn of_client() -> Self {
+        Self {
+            is_client: true,
+            header: [0; 9],
+            have: 0,
+            left: 0,
+            in_head: false,
+            is_last: false,
+            is_end: false,
+            head: 0,
+            highest: 0,
+            setting: [0; 6],
+            table_size: None,
+            trailer: None,
+            trailers: 0,
+            whole: 0,
+            begun: false,
+            is_going: false,
+        }
     }
 
-    /// Takes note of what has come. Says whether a head, or the preface, or the few bytes before a frame are
-    /// begun and not finished.
-    pub(super) fn follow(&mut self, mut bytes: &[u8]) -> bool {
-        while let Some(&byte) = bytes.first() {
+    pub(super) fn of_server() -> Self {
+        Self { is_client: false, ..Self::of_client() }
+    }
+
+    /// Takes note of what has come, up to the next event. What comes after it is left.
+    pub(super) fn next(&mut self, bytes: &mut &[u8]) -> Option<Event> {
+        while let Some((&byte, rest)) = bytes.split_first() {
             if self.have < self.header.len() {
                 self.header[self.have] = byte;
                 self.have += 1;
-                bytes = &bytes[1..];
+                *bytes = rest;
                 if self.have == self.header.len() {
                     self.begin();
                 }
             } else {
-                let here = bytes.len().min(self.left);
-                self.left -= here;
-                bytes = &bytes[here..];
+                let (payload, rest) = bytes.split_at(bytes.len().min(self.left));
+                if self.header[3] == SETTINGS {
+                    self.read_settings(payload);
+                }
+                self.left -= payload.len();
+                self.head += if self.in_head { payload.len() } else { 0 };
+                if let Some(count) = &mut self.trailer {
+                    count.read(payload);
+                    self.trailers += payload.len();
+                }
+                *bytes = rest;
             }
-            if self.have == self.header.len() && self.left == 0 {
-                self.end();
+            if self.have == self.header.len()
+                && self.left == 0
+                && let Some(event) = self.end()
+            {
+                return Some(event);
             }
         }
+        None
+    }
+
+    /// Whether a head, or the preface, or the few bytes before a frame are begun and not finished.
+    pub(super) fn is_unfinished(&self) -> bool {
         !self.begun || self.in_head || (1..self.header.len()).contains(&self.have)
     }
 
-    /// Whether a first GOAWAY can be said here.
-    pub(super) fn may_go_away(&self) -> bool {
-        self.begun && self.have == 0 && !self.in_head && !self.is_going
+    /// How many bytes there will be, at the end of this frame, of a head that is begun and not finished.
+    pub(super) fn unfinished(&self) -> usize {
+        if self.in_head { self.head + self.left } else { 0 }
+    }
+
+    /// How many bytes are still to come of a DATA frame.
+    pub(super) fn data_left(&self) -> usize {
+        let is_data = self.have == self.header.len() && self.header[3] == DATA;
+        if is_data { self.left } else { 0 }
+    }
+
+    /// How many bytes had the heads that have become whole since this was asked last. They are decoded now.
+    pub(super) fn take_whole(&mut self) -> usize {
+        std::mem::take(&mut self.whole)
+    }
+
+    /// How many bytes of trailer sections there were in all.
+    pub(super) fn trailers(&self) -> usize {
+        self.trailers
+    }
+
+    /// The trailer sections so far are not held any more.
+    pub(super) fn forget_trailers(&mut self) {
+        self.trailers = 0;
+    }
+
+    /// Whether a frame of another sender can be written here.
+    pub(super) fn is_between(&self) -> bool {
+        self.begun && self.have == 0 && !self.in_head
+    }
+
+    /// Whether there was a GOAWAY.
+    pub(super) fn is_going(&self) -> bool {
+        self.is_going
     }
 
     fn begin(&mut self) {
         let [high, middle, low, kind, flags, ..] = self.header;
         self.left = u32::from_be_bytes([0, high, middle, low]) as usize;
         self.is_going |= kind == GOAWAY;
+        if [HEADERS, DATA].contains(&kind) {
+            self.is_end = flags & END_STREAM != 0;
+        }
+        if kind == HEADERS && self.is_client {
+            let stream = self.stream();
+            self.trailer = (stream <= self.highest).then(Box::default);
+            self.highest = stream.max(self.highest);
+        }
         if [HEADERS, CONTINUATION].contains(&kind) {
             self.in_head = true;
             self.is_last = flags & END_HEADERS != 0;
+            if let Some(count) = &mut self.trailer {
+                count.begin(if kind == HEADERS { flags } else { 0 }, self.left);
+            }
         }
     }
 
-    fn end(&mut self) {
+    fn end(&mut self) -> Option<Event> {
+        let (kind, stream) = (self.header[3], self.stream());
         self.begun = true;
         self.have = 0;
-        if self.is_last {
-            (self.in_head, self.is_last) = (false, false);
+        match kind {
+            RST_STREAM => return Some(Event::Closed { stream }),
+            SETTINGS if self.header[4] & ACK != 0 => return Some(Event::Acknowledged),
+            SETTINGS => return Some(Event::Settings { table_size: self.table_size.take() }),
+            _ => {}
+        }
+        let is_head = std::mem::take(&mut self.is_last);
+        let head = if is_head { std::mem::take(&mut self.head) } else { 0 };
+        self.in_head &= !is_head;
+        if !self.is_client {
+            return (self.is_end && (is_head || kind == DATA)).then_some(Event::Closed { stream });
+        }
+        if !is_head {
+            return None;
+        }
+        if let Some(count) = self.trailer.take() {
+            return Some(Event::Trailers { stream, fields: count.fields() });
+        }
+        self.whole += head;
+        Some(Event::Opened { stream, has_body: !self.is_end })
+    }
+
+    fn read_settings(&mut self, payload: &[u8]) {
+        let size = self.setting.len();
+        for (&byte, left) in payload.iter().zip((1..=self.left).rev()) {
+            // The last one ends with the frame.
+            let index = size - 1 - (left - 1) % size;
+            self.setting[index] = byte;
+            let [one, two, value @ ..] = self.setting;
+            if index == size - 1 && [one, two] == HEADER_TABLE_SIZE {
+                self.table_size = Some(u32::from_be_bytes(value));
+            }
         }
     }
+
+    fn stream(&self) -> u32 {
+        stream_of(self.header)
+    }
+}
+
+fn stream_of([.., one, two, three, four]: [u8; 9]) -> u32 {
+    u32::from_be_bytes([one, two, three, four]) & 0x7fff_ffff
+}
+
+/// Whether a DATA frame of this stream begins here, and is not empty.
+pub(super) fn begins_with_data_of(stream: u32, bytes: &[u8]) -> bool {
+    let is_it = |&header: &[u8; 9]| header[..3] != [0; 3] && header[3] == DATA && stream_of(header) == stream;
+    bytes.first_chunk().is_some_and(is_it)
 }
 
 #[cfg(test)]
@@ -86,8 +251,113 @@ mod tests {
         frame
     }
 
-    const SETTINGS: u8 = 0x4;
-    const DATA: u8 = 0x0;
+    impl Frames {
+        /// Takes note of all of it, and says whether something is unfinished.
+        fn follow(&mut self, mut bytes: &[u8]) -> bool {
+            while self.next(&mut bytes).is_some() {}
+            self.is_unfinished()
+        }
+
+        fn events(&mut self, mut bytes: &[u8]) -> Vec<Event> {
+            std::iter::from_fn(|| self.next(&mut bytes)).collect()
+        }
+    }
+
+    fn on(stream: u8, mut frame: Vec<u8>) -> Vec<u8> {
+        frame[8] = stream;
+        frame
+    }
+
+    #[test]
+    fn streams_are_opened_by_clients_and_closed_by_both_sides() {
+        let client = [
+            on(1, frame(HEADERS, END_STREAM, 40)),
+            on(1, frame(CONTINUATION, END_HEADERS, 3)),
+            on(3, frame(HEADERS, END_HEADERS, 40)),
+            on(3, frame(DATA, END_STREAM, 9)),
+            on(5, frame(HEADERS, END_HEADERS, 40)),
+            on(5, frame(RST_STREAM, 0, 4)),
+        ];
+        let opened = |stream, has_body| Event::Opened { stream, has_body };
+        let closed = |stream| Event::Closed { stream };
+        let expected = [opened(1, false), opened(3, true), opened(5, true), closed(5)];
+        assert_eq!(Frames::of_client().events(&client.concat()), expected);
+        let server = [
+            on(3, frame(HEADERS, END_HEADERS, 40)),
+            on(1, frame(HEADERS, END_STREAM, 40)),
+            on(1, frame(CONTINUATION, END_HEADERS, 40)),
+            on(3, frame(DATA, 0, 9)),
+            on(3, frame(DATA, END_STREAM, 0)),
+            on(5, frame(RST_STREAM, 0, 4)),
+        ];
+        assert_eq!(Frames::of_server().events(&server.concat()), [1, 3, 5].map(closed));
+    }
+
+    #[test]
+    fn the_table_size_of_settings_is_read_in_any_pieces() {
+        let mut settings = frame(SETTINGS, 0, 18);
+        settings[9..].copy_from_slice(&[0, 3, 0, 1, 0, 1, 0, 1, 0, 0, 1, 2, 0, 4, 0, 0, 0, 1]);
+        let all = [settings, frame(SETTINGS, ACK, 0), frame(SETTINGS, 0, 0)].concat();
+        for size in [1, 5, 6, 100] {
+            let mut frames = Frames::of_client();
+            let events: Vec<_> = all.chunks(size).flat_map(|piece| frames.events(piece)).collect();
+            let settings = |table_size| Event::Settings { table_size };
+            assert_eq!(events, [settings(Some(258)), Event::Acknowledged, settings(None)], "{size}");
+        }
+    }
+
+    #[test]
+    fn what_follows_an_event_is_left() {
+        let (head, data) = (frame(HEADERS, END_HEADERS, 4), frame(DATA, 0, 9));
+        let both = [head.clone(), data.clone()].concat();
+        let mut left = &both[..];
+        assert_eq!(Frames::of_client().next(&mut left), Some(Event::Opened { stream: 1, has_body: true }));
+        assert_eq!(left, data);
+        assert!(begins_with_data_of(1, left));
+        for (stream, other) in [(3, &data[..]), (1, &head), (1, &data[..8])] {
+            assert!(!begins_with_data_of(stream, other));
+        }
+    }
+
+    #[test]
+    fn what_is_left_of_a_data_frame_is_known() {
+        let mut frames = Frames::of_client();
+        for (more, left) in
+            [(frame(DATA, 0, 100)[..60].to_vec(), 49), (vec![0; 49], 0), (frame(HEADERS, 0, 9)[..12].to_vec(), 0)]
+        {
+            frames.follow(&more);
+            assert_eq!(frames.data_left(), left);
+        }
+    }
+
+    #[test]
+    fn a_second_head_of_a_stream_is_its_trailer_section() {
+        let mut frames = Frames::of_client();
+        frames.follow(&[on(1, frame(HEADERS, END_HEADERS, 40)), on(3, frame(HEADERS, END_HEADERS, 50))].concat());
+        assert_eq!(frames.trailers(), 0);
+        frames.follow(&[on(1, frame(HEADERS, 0, 7)), on(1, frame(CONTINUATION, END_HEADERS, 5))].concat());
+        assert_eq!(frames.trailers(), 12);
+        frames.follow(&on(5, frame(HEADERS, END_HEADERS, 60)));
+        assert_eq!(frames.trailers(), 12);
+        frames.forget_trailers();
+        frames.follow(&on(5, frame(HEADERS, END_HEADERS, 8)));
+        assert_eq!(frames.trailers(), 8);
+    }
+
+    #[test]
+    fn only_the_head_that_is_unfinished_is_counted() {
+        let mut second = frame(HEADERS, 0, 30);
+        second[8] = 3;
+        let heads = [frame(HEADERS, END_HEADERS, 40), frame(DATA, 0, 9), second, frame(CONTINUATION, 0, 7)];
+        let mut frames = Frames::of_client();
+        assert!(frames.follow(&heads.concat()));
+        assert_eq!((frames.unfinished(), frames.take_whole()), (37, 40));
+        let last = frame(CONTINUATION, END_HEADERS, 5);
+        frames.follow(&last[..10]);
+        assert_eq!((frames.unfinished(), frames.take_whole()), (42, 0));
+        frames.follow(&last[10..]);
+        assert_eq!((frames.unfinished(), frames.take_whole()), (0, 42));
+    }
 
     #[test]
     fn a_head_is_unfinished_until_its_last_byte() {
@@ -95,7 +365,7 @@ mod tests {
         let head = [frame(HEADERS, 0, 40), frame(CONTINUATION, 0, 0), frame(CONTINUATION, END_HEADERS, 300)].concat();
         // However it is cut into reads.
         for size in [1, 2, 7, 9, 100, usize::MAX] {
-            let mut frames = Frames::new();
+            let mut frames = Frames::of_client();
             assert!(frames.follow(&[]), "no frame yet");
             let unfinished = begun.chunks(size).map(|read| frames.follow(read)).last();
             assert_eq!(unfinished, Some(false), "{size}");
@@ -108,9 +378,9 @@ mod tests {
     }
 
     #[test]
-    fn to_go_away_is_said_once_between_frames_that_do_not_belong_together() {
-        let mut frames = Frames::new();
-        assert!(!frames.may_go_away(), "settings come first");
+    fn another_sender_writes_between_frames_that_do_not_belong_together() {
+        let mut frames = Frames::of_client();
+        assert!(!frames.is_between(), "settings come first");
         for (more, may) in [
             (frame(SETTINGS, 0, 0), true),
             (frame(HEADERS, 0, 40), false),
@@ -119,17 +389,17 @@ mod tests {
             (vec![0], true),
             (vec![0], false),
             (frame(DATA, 0, 0)[1..].to_vec(), true),
-            (frame(GOAWAY, 0, 8), false),
-            (frame(DATA, 0, 1), false),
+            (frame(GOAWAY, 0, 8), true),
         ] {
             frames.follow(&more);
-            assert_eq!(frames.may_go_away(), may, "{more:?}");
+            assert_eq!(frames.is_between(), may, "{more:?}");
         }
+        assert!(frames.is_going());
     }
 
     #[test]
     fn a_body_that_pauses_is_no_head() {
-        let mut frames = Frames::new();
+        let mut frames = Frames::of_client();
         frames.follow(&frame(SETTINGS, 0, 0));
         let data = frame(DATA, 0, 100);
         assert!(!frames.follow(&data[..50]));

@@ -2,6 +2,9 @@
 //! are just idle may end at once. One that was handed down goes on without this process, so clients must not
 //! notice: for a moment those that are connected are told with each answer that they have to come again, and only
 //! then idle connections end.
+//!
+//! A connection in HTTP/2 with requests in progress is told when they are answered, because some clients close as soon as they
+//! read a GOAWAY. If it always has some, it is told when half of the time is over.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -11,22 +14,21 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use super::serve::draining;
-
 /// How long clients are told so. Longer than one that keeps asking stays silent; who does for longer may see that its
 /// connection has ended before it asks again.
 const LAST_ROUND: Duration = Duration::from_secs(1);
 
-/// How far it has come, from nothing.
+/// Stages of closing. Before the first it is 0.
 const LEAVING: u8 = 1;
 const DRAINING: u8 = 2;
+const INSISTING: u8 = 3;
 
 /// Closes a listener.
 pub(super) struct Exit {
     wanted: watch::Receiver<bool>,
     is_inherited: bool,
     stage: Arc<AtomicU8>,
-    leaving: watch::Sender<bool>,
+    leaving: watch::Sender<u8>,
     draining: watch::Sender<bool>,
 }
 
@@ -35,19 +37,19 @@ pub(super) struct Exit {
 pub(super) struct Leaving {
     /// For those who ask with each request: cheaper than the channels.
     stage: Arc<AtomicU8>,
-    begun: watch::Receiver<bool>,
+    changes: watch::Receiver<u8>,
 }
 
 impl Exit {
     /// When it is wanted, from a listener that was handed down or not.
     pub(super) fn new(wanted: watch::Receiver<bool>, is_inherited: bool) -> Self {
-        let channel = || watch::channel(false).0;
-        Self { wanted, is_inherited, stage: Arc::default(), leaving: channel(), draining: channel() }
+        let (leaving, draining) = (watch::channel(0).0, watch::channel(false).0);
+        Self { wanted, is_inherited, stage: Arc::default(), leaving, draining }
     }
 
     /// What tells connections that their time is coming.
     pub(super) fn leaving(&self) -> Leaving {
-        Leaving { stage: Arc::clone(&self.stage), begun: self.leaving.subscribe() }
+        Leaving { stage: Arc::clone(&self.stage), changes: self.leaving.subscribe() }
     }
 
     /// What tells them that it has come.
@@ -73,19 +75,32 @@ impl Exit {
             left -= round;
         }
         self.drain();
-        timeout(left, gone()).await.is_ok()
+        if timeout(left / 2, gone()).await.is_ok() {
+            return true;
+        }
+        self.insist();
+        timeout(left - left / 2, gone()).await.is_ok()
     }
 
     /// From now on answers say that their connection ends.
     pub(super) fn leave(&self) {
-        self.stage.store(LEAVING, Ordering::Release);
-        self.leaving.send_replace(true);
+        self.enter(LEAVING);
     }
 
     /// From now on idle connections end.
     pub(super) fn drain(&self) {
-        self.stage.store(DRAINING, Ordering::Release);
+        self.enter(DRAINING);
         self.draining.send_replace(true);
+    }
+
+    /// From now on those in HTTP/2 end, too, that have requests in progress. These are still answered.
+    pub(super) fn insist(&self) {
+        self.enter(INSISTING);
+    }
+
+    fn enter(&self, stage: u8) {
+        self.stage.store(stage, Ordering::Release);
+        self.leaving.send_replace(stage);
     }
 }
 
@@ -102,6 +117,24 @@ impl Leaving {
 
     /// Resolves when they are; if nobody can say so any more, never.
     pub(super) async fn begun(&mut self) {
-        draining(&mut self.begun).await;
+        self.reaches(LEAVING).await;
+    }
+
+    /// Resolves when connections in HTTP/2 end whatever is in progress; if nobody can say so any more, never.
+    pub(super) async fn insists(&mut self) {
+        self.reaches(INSISTING).await;
+    }
+
+    async fn reaches(&mut self, stage: u8) {
+        if self.changes.wait_for(|&reached| reached >= stage).await.is_err() {
+            std::future::pending().await
+        }
+    }
+}
+
+/// Resolves when it is time to drain; if nobody can say so any more, never.
+pub(super) async fn draining(drain: &mut watch::Receiver<bool>) {
+    if drain.wait_for(|&draining| draining).await.is_err() {
+        std::future::pending().await
     }
 }

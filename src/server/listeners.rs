@@ -7,12 +7,9 @@ use socket2::SockRef;
 use tokio::net::{TcpListener, TcpSocket};
 
 use super::StartError;
+use super::memory::{RECEIVE_BUFFER, SEND_BUFFER};
 use crate::config::distinct;
 use crate::config::settings::Listen;
-
-/// What the kernel holds for a client that doesn't read, in bytes (Linux takes twice that). Left to itself it
-/// holds megabytes; then a client that reads slowly but steadily would seem to stand still for minutes.
-const SEND_BUFFER: u32 = 128 * 1024;
 
 /// How many connections wait in the kernel to be accepted.
 const BACKLOG: u32 = 1024;
@@ -88,14 +85,20 @@ fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     // Or a gateway that is started again could not listen while connections of the last one linger.
     #[cfg(unix)]
     socket.set_reuseaddr(true)?;
-    socket.set_send_buffer_size(SEND_BUFFER)?;
+    set_buffers(&SockRef::from(&socket))?;
     socket.bind(address)?;
     socket.listen(BACKLOG)
 }
 
+/// Sets what the kernel holds for a client at most, in both directions. Left to itself it holds megabytes.
+fn set_buffers(socket: &SockRef<'_>) -> io::Result<()> {
+    socket.set_send_buffer_size(SEND_BUFFER)?;
+    socket.set_recv_buffer_size(RECEIVE_BUFFER)
+}
+
 /// Connections that wait already to be accepted keep the buffer that they have.
 fn adopt(socket: std::net::TcpListener) -> io::Result<TcpListener> {
-    SockRef::from(&socket).set_send_buffer_size(SEND_BUFFER as usize)?;
+    set_buffers(&SockRef::from(&socket))?;
     socket.set_nonblocking(true)?;
     TcpListener::from_std(socket)
 }
@@ -126,7 +129,7 @@ mod tests {
         for listener in listeners {
             // Linux tells what it has set aside, which is twice what was asked for.
             let buffer = SockRef::from(&listener.socket).send_buffer_size().unwrap();
-            assert_eq!(buffer, 2 * SEND_BUFFER as usize);
+            assert_eq!(buffer, 2 * SEND_BUFFER);
             let client = std::net::TcpStream::connect(listener.address).unwrap();
             let (accepted, _) = listener.socket.accept().await.unwrap();
             assert_eq!(SockRef::from(&accepted).send_buffer_size().unwrap(), buffer);

@@ -9,11 +9,18 @@ use tokio::sync::watch;
 
 use super::pulse::Terms;
 use super::tls::Speech;
+use crate::certificate::End;
 use crate::config::settings::Limits;
+use crate::config::table::FollowUp;
 use crate::config::{Changes, Config, ConfigError};
 use crate::gateway::Gateway;
-use crate::telemetry::events::Event;
+use crate::telemetry::events::{Event, Happening};
+use crate::telemetry::logs;
 use crate::telemetry::reloads::Reload;
+
+/// How long a connection without a request stays open on the listeners for metrics and for the operator: they have few
+/// places. It is longer than the status page waits between two requests.
+pub(super) const WATCHERS_KEEPALIVE: Duration = Duration::from_secs(5);
 
 /// What may change about how clients are served. A connection keeps what it began with.
 #[derive(Clone, Copy, Debug)]
@@ -21,6 +28,8 @@ pub(super) struct Bounds {
     pub(super) terms: Terms,
     /// For a head, in bytes.
     pub(super) buffer: usize,
+    /// For a client that has closed its sending side to be written something. Zero: not at all.
+    pub(super) half_close: Duration,
     /// For what is in flight when it is time to drain.
     pub(super) drain_timeout: Duration,
 }
@@ -33,12 +42,14 @@ impl Bounds {
         // The gateway itself answers a head above the limit; beyond twice that, hyper does. (It insists on at
         // least 8 KiB.)
         let buffer = limits.max_head_size.bytes().saturating_mul(2).max(8 * 1024);
-        Self { terms, buffer, drain_timeout: limits.drain_timeout.0 }
+        Self { terms, buffer, half_close: limits.half_close.0, drain_timeout: limits.drain_timeout.0 }
     }
 
     /// Of the listeners for metrics and for the operator.
     pub(super) fn for_watchers(limits: &Limits) -> Self {
-        Self { buffer: 64 * 1024, ..Self::for_clients(limits) }
+        let Self { terms, half_close, drain_timeout, .. } = Self::for_clients(limits);
+        let terms = Terms { idle: terms.idle.min(WATCHERS_KEEPALIVE), ..terms };
+        Self { terms, buffer: 64 * 1024, half_close, drain_timeout }
     }
 }
 
@@ -94,18 +105,26 @@ impl Reloading {
             }
             Err(_) => Reload::Refused,
         };
+        // Before the event: whoever reads it may then read the counter.
+        self.gateway.reloads().count(result);
         match &applied {
             Ok(changes) if changes.applied.is_empty() => {}
             Ok(changes) => {
-                self.gateway.notable(Event::Reload, format!("settings reloaded: {}", changes.applied.join(", ")), None);
+                // What an operator has switched stays so until the setting itself changes.
+                if changes.call_for(FollowUp::SetLogLevel) {
+                    logs::set_level(self.gateway.live().settings().log.level);
+                }
+                logs::set_access(self.gateway.live().settings().log.access);
+                let changed = changes.applied.join(", ");
+                let what = format!("settings reloaded: {changed}");
+                self.gateway.observer().notable(Happening::new(Event::Reload, what).changing(changed));
             }
             // What is wrong may be told only where it can't be a secret that was put into the wrong place: in the log.
-            Err(_) => {
-                let what = "settings not reloaded, for they have a mistake: the log tells which";
-                self.gateway.notable(Event::ReloadRefused, what, None);
+            Err(error) => {
+                let what = "settings not reloaded (the log says why); the previous ones stay in force";
+                self.gateway.observer().notable(Happening::new(Event::ReloadRefused, what).because(error));
             }
         }
-        self.gateway.reloads().count(result);
         applied
     }
 
@@ -113,6 +132,11 @@ impl Reloading {
     pub fn exposed(&self) -> Vec<(&'static str, SocketAddr)> {
         let live = self.gateway.live();
         self.speech.exposed(&live.settings().listen)
+    }
+
+    /// When the certificate for clients ends, as Unix time in seconds. `None` without TLS.
+    pub fn certificate_not_after(&self) -> Option<End> {
+        self.speech.not_after()
     }
 
     /// The gateway that is given them.

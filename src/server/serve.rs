@@ -1,9 +1,10 @@
 //! Serving one connection: which version of HTTP it speaks, within which bounds, and when it has to end.
 
 use std::future::{Future, poll_fn};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::CONNECTION;
@@ -13,19 +14,22 @@ use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use hyper_util::server::graceful::GracefulConnection;
 use prometheus::IntCounterVec;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 use tokio::time::{sleep, sleep_until};
 
+use super::accepted::Reset;
 use super::exchange::{Streams, Upload, exchange};
-use super::leaving::Leaving;
-use super::pulse::{Cause, Pulse, Verdict};
+use super::leaving::{Leaving, draining};
+use super::memory::{self, HeadMemory, SendBuffer, SocketMemory};
+use super::pulse::{Cause, Terms, Verdict};
+use super::registry::OpenConnection;
 use super::reload::Bounds;
-use super::shortcut::Shortcut;
+use super::renew::{Closing, Either, Renewing};
 use super::tls::{Failed, Tls};
 use super::transport::{Socket, Transport};
+use super::wire::FastPath;
 use super::wire::Wire;
 use crate::clock::Clock;
 use crate::stream::BoxError;
@@ -38,6 +42,10 @@ const MAX_STREAMS: u32 = 128;
 /// take together.
 const STREAM_WINDOW: u32 = 64 * 1024;
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
+
+/// How long a client of HTTP/2 may take to go when another connection needs its place. Short, for that one waits: a round
+/// trip for the last PING, and some more.
+const SHED_FAREWELL: Duration = Duration::from_secs(1);
 
 /// What serves a connection apart from the connection.
 #[derive(Clone)]
@@ -56,71 +64,148 @@ pub(super) struct Serving {
 }
 
 impl Serving {
-    /// Serves a connection to its end.
-    pub(super) async fn serve<IO, A, F, B>(mut self, io: IO, shortcut: Option<Shortcut>, answer: A)
+    /// Counts a connection that is closed for another before it was served.
+    pub(super) fn count_shed(&self) {
+        if let Some(dropped) = &self.dropped {
+            dropped.with_label_values(&[Cause::Shed.as_str()]).inc();
+        }
+    }
+
+    /// Serves a connection to its end. What opens it is boxed, and made outside of the future that this returns: the future is
+    /// there as long as the connection, and would have the size of both.
+    pub(super) fn serve<IO, A, F, B>(
+        mut self,
+        io: IO,
+        open: Arc<OpenConnection>,
+        fast_path: Option<Box<FastPath>>,
+        answer: A,
+    ) -> impl Future<Output = ()> + Send + use<IO, A, F, B>
     where
-        IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-        A: Fn(Request<Upload>) -> F + Send + 'static,
+        IO: AsyncRead + AsyncWrite + Reset + SendBuffer + Unpin + Send + 'static,
+        A: Fn(Request<Upload>) -> F + Send + Unpin + 'static,
         F: Future<Output = Response<B>> + Send + 'static,
         B: Body<Data = Bytes> + Unpin + Send + 'static,
         B::Error: Into<BoxError>,
     {
-        let ended = self.run(io, shortcut, answer).await;
-        match &ended {
+        let opening = Box::pin(self.opening(io, &open, fast_path));
+        async move {
+            let ended = self.run(opening, &open, answer).await;
+            self.note(&ended);
+        }
+    }
+
+    /// Notes why a connection has ended.
+    fn note(&self, ended: &Result<(), Ending>) {
+        let count = |cause| {
+            if let Some(dropped) = &self.dropped {
+                dropped.with_label_values(&[cause]).inc();
+            }
+        };
+        match ended {
             Ok(()) => {}
             Err(Ending::Dropped(cause)) => {
                 tracing::debug!(cause = cause.as_str(), "connection ended by the gateway");
-                if let Some(dropped) = &self.dropped {
-                    dropped.with_label_values(&[cause.as_str()]).inc();
-                }
+                count(cause.as_str());
             }
             // At no higher level: whoever can connect could fill the log.
             Err(Ending::Handshake(error)) => {
                 tracing::debug!(%error, "TLS handshake failed");
-                if let Some(dropped) = &self.dropped {
-                    dropped.with_label_values(&[HANDSHAKE]).inc();
-                }
+                count(HANDSHAKE);
             }
             // A client's doing as a rule: it hung up, or spoke no HTTP.
             Err(Ending::Broken(error)) => tracing::debug!(%error, "connection ended early"),
         }
     }
 
-    async fn run<IO, A, F, B>(&mut self, io: IO, shortcut: Option<Shortcut>, answer: A) -> Result<(), Ending>
+    /// TLS, if there is to be, and the first bytes, which tell the version of HTTP.
+    fn opening<IO>(
+        &mut self,
+        io: IO,
+        open: &OpenConnection,
+        fast_path: Option<Box<FastPath>>,
+    ) -> impl Future<Output = Result<Wire<Transport<IO>>, Ending>> + Send + use<IO>
     where
-        IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-        A: Fn(Request<Upload>) -> F + Send + 'static,
-        F: Future<Output = Response<B>> + Send + 'static,
-        B: Body<Data = Bytes> + Unpin + Send + 'static,
-        B::Error: Into<BoxError>,
+        IO: AsyncRead + AsyncWrite + Reset + SendBuffer + Unpin + Send + 'static,
     {
-        let pulse = Arc::new(Pulse::new());
-        let (socket, tls) = (Socket::new(io, Arc::clone(&pulse)), self.tls.take());
-        let opening = async {
+        let (pulse, leaving) = (Arc::clone(open.pulse()), self.leaving.clone());
+        let half_close = self.bounds.half_close;
+        let memory = SocketMemory::new(open.account().clone());
+        let (socket, tls) = (Socket::new(io, Arc::clone(&pulse), memory), self.tls.take());
+        let head = HeadMemory::new(open.account().clone());
+        if tls.is_some() {
+            open.takes(memory::TLS);
+        }
+        async move {
             let transport = match tls {
                 None => Transport::Plain(socket),
                 // Apart, so that only connections that come by here have its size.
                 Some(tls) => Transport::Tls(Box::pin(tls.accept(socket)).await?),
             };
-            Wire::of(transport, shortcut, &self.leaving, Arc::clone(&pulse))
+            let negotiated = transport.negotiated_http2();
+            let wire = Wire::of(transport, fast_path, &leaving, head, half_close, pulse)
                 .await
-                .map_err(|error| Ending::Broken(error.into()))
-        };
+                .map_err(|error| Ending::Broken(error.into()))?;
+            // RFC 7301 §3.1, RFC 9113 §3.2.
+            if negotiated.is_some_and(|http2| http2 != wire.is_http2()) {
+                let why = "the client speaks another protocol than it has negotiated";
+                return Err(Ending::Handshake(std::io::Error::other(why)));
+            }
+            Ok(wire)
+        }
+    }
+
+    async fn run<IO, A, F, B>(
+        &mut self,
+        opening: Pin<Box<impl Future<Output = Result<Wire<IO>, Ending>>>>,
+        open: &OpenConnection,
+        answer: A,
+    ) -> Result<(), Ending>
+    where
+        IO: AsyncRead + AsyncWrite + Reset + Unpin + Send + 'static,
+        A: Fn(Request<Upload>) -> F + Send + Unpin + 'static,
+        F: Future<Output = Response<B>> + Send + 'static,
+        B: Body<Data = Bytes> + Unpin + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
         let wire = tokio::select! {
             // In this order: what has come already is looked at, even if it is time to go.
             biased;
             wire = opening => wire?,
             () = sleep(self.bounds.terms.head) => return Err(Ending::Dropped(Cause::Head)),
+            () = open.told() => return Err(Ending::Dropped(Cause::Shed)),
             () = draining(&mut self.drain) => return Ok(()),
         };
+        let connection = self.speak(wire, open, answer);
+        self.supervise(connection, open).await
+    }
+
+    /// Speaks the version of HTTP that the client has begun with.
+    fn speak<IO, A, F, B>(
+        &self,
+        wire: Wire<IO>,
+        open: &OpenConnection,
+        answer: A,
+    ) -> Either<impl Closing + use<IO, A, F, B>, impl Closing + use<IO, A, F, B>>
+    where
+        IO: AsyncRead + AsyncWrite + Reset + Unpin + Send + 'static,
+        A: Fn(Request<Upload>) -> F + Send + Unpin + 'static,
+        F: Future<Output = Response<B>> + Send + 'static,
+        B: Body<Data = Bytes> + Unpin + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
         if wire.is_tls() {
             tracing::debug!("the client speaks TLS, and plain text is spoken here");
         }
         let is_http2 = self.http2 && wire.is_http2();
+        if is_http2 {
+            open.takes(memory::HTTP2);
+        }
+        let pulse = open.pulse();
         let service = service_fn({
-            let (pulse, leaving) = (Arc::clone(&pulse), self.leaving.clone());
+            let (pulse, leaving) = (Arc::clone(pulse), self.leaving.clone());
+            let uploads = wire.uploads().filter(|_| is_http2);
             move |request: Request<Incoming>| {
-                let (answered, leaving) = (exchange(&pulse, is_http2, request, &answer), leaving.clone());
+                let (answered, leaving) = (exchange(&pulse, uploads.as_ref(), request, &answer), leaving.clone());
                 async move {
                     let mut answered = answered.await;
                     if let Ok(answer) = &mut answered
@@ -134,12 +219,11 @@ impl Serving {
             }
         });
         if is_http2 {
-            let streams = Streams { write: self.bounds.terms.write, dropped: self.dropped.clone() };
-            let connection = self.http2(streams).serve_connection(TokioIo::new(wire), service);
-            self.supervise(connection, is_http2, &pulse).await
+            let (write, dropped) = (self.bounds.terms.write, self.dropped.clone());
+            let streams = Streams { write, dropped, pulse: Arc::clone(pulse) };
+            Either::Http2(Box::pin(self.http2(streams).serve_connection(TokioIo::new(wire), service)))
         } else {
-            let connection = self.http1().serve_connection(TokioIo::new(wire), service);
-            self.supervise(connection, is_http2, &pulse).await
+            Either::Http1(Box::pin(Renewing::new(self.http1(), wire, service, Arc::clone(pulse))))
         }
     }
 
@@ -171,51 +255,75 @@ impl Serving {
     }
 
     /// Lets a connection go on until it is over, or has to be.
-    async fn supervise<C>(&mut self, connection: C, is_http2: bool, pulse: &Pulse) -> Result<(), Ending>
-    where
-        C: GracefulConnection,
-        C::Error: Into<BoxError>,
-    {
-        let mut connection = pin!(connection);
+    async fn supervise(
+        &mut self,
+        mut connection: Either<impl Closing, impl Closing>,
+        open: &OpenConnection,
+    ) -> Result<(), Ending> {
+        let is_http2 = matches!(connection, Either::Http2(_));
+        let pulse = open.pulse();
+        let mut terms = self.bounds.terms;
         let mut drain = self.drain.clone();
+        let mut insisting = self.leaving.clone();
         let draining = async {
             draining(&mut drain).await;
-            // Who has begun to ask is answered first. It is polled with the connection, and so whenever more has come.
-            poll_fn(|_| if !is_http2 && pulse.is_in_head() { Poll::Pending } else { Poll::Ready(()) }).await;
+            // Who has begun to ask is answered first. It is polled with the connection, and so whenever more has come or was
+            // written.
+            let is_waited_for = || if is_http2 { !pulse.is_quiet() } else { pulse.is_in_head() };
+            let answered = poll_fn(|_| if is_waited_for() { Poll::Pending } else { Poll::Ready(()) });
+            tokio::select! {
+                () = answered => {}
+                () = insisting.insists(), if is_http2 => {}
+            }
         };
         let mut draining = pin!(draining);
         let mut leaving = pin!(self.leaving.begun());
         let mut is_leaving = false;
-        let mut timer = pin!(sleep_until(pulse.first(&self.bounds.terms).into()));
+        let mut timer = pin!(sleep_until(pulse.first(&terms)));
         let mut closing = None;
         loop {
-            let is_idle = tokio::select! {
+            let ended_for = tokio::select! {
                 biased;
-                ended = connection.as_mut() => return ended.map_err(|error| {
-                    if pulse.is_flooded() { Ending::Dropped(Cause::Resets) } else { Ending::Broken(error.into()) }
+                ended = poll_fn(|context| {
+                    pulse.is_polled();
+                    connection.poll(context)
+                }) => return ended.map_err(|error| {
+                    pulse.cause().map_or_else(|| Ending::Broken(error.into()), Ending::Dropped)
                 }),
-                () = draining.as_mut(), if closing.is_none() => false,
-                // In HTTP/2 that is told at once (`goaway.rs`): the connection is only to be looked at.
+                () = draining.as_mut(), if closing.is_none() => None,
+                // The connection has been polled, and so what has come by now is known.
+                () = open.told() => {
+                    if !open.is_still_chosen() {
+                        continue;
+                    }
+                    // Whoever is in a head, or does not read, would not notice that it ends.
+                    if pulse.is_in_head() || !pulse.activity().is_idle() {
+                        return Err(Ending::Dropped(Cause::Shed));
+                    }
+                    terms = Terms { head: SHED_FAREWELL, write: terms.write.min(SHED_FAREWELL), ..terms };
+                    Some(Cause::Shed)
+                }
+                // In HTTP/2 that is told by a frame of its own (`http2.rs`): the connection is only to be looked at.
                 () = leaving.as_mut(), if is_http2 && !is_leaving => {
                     is_leaving = true;
                     continue;
                 }
-                () = timer.as_mut() => match pulse.judge(&self.bounds.terms, is_http2, closing) {
+                () = timer.as_mut() => match pulse.judge(&terms, is_http2, closing) {
                     Verdict::Wait(until) => {
-                        timer.as_mut().reset(until.into());
+                        timer.as_mut().reset(until);
                         continue;
                     }
                     Verdict::Drop(cause) => return Err(Ending::Dropped(cause)),
-                    Verdict::Idle => true,
+                    Verdict::Idle => Some(Cause::Idle),
                 },
             };
-            if let (true, Some(dropped)) = (is_idle, &self.dropped) {
-                dropped.with_label_values(&[Cause::Idle.as_str()]).inc();
+            if let (Some(cause), Some(dropped)) = (ended_for, &self.dropped) {
+                dropped.with_label_values(&[cause.as_str()]).inc();
             }
-            connection.as_mut().graceful_shutdown();
-            let now = Clock::System.now();
+            connection.graceful_shutdown();
+            let now = Clock::System.timer_now();
             closing = Some(now);
-            timer.as_mut().reset(now.into());
+            timer.as_mut().reset(now);
         }
     }
 }
@@ -236,12 +344,5 @@ impl From<Failed> for Ending {
             Failed::Silent(error) => Self::Broken(error.into()),
             Failed::Handshake(error) => Self::Handshake(error),
         }
-    }
-}
-
-/// Resolves when it is time to drain; if nobody can say so any more, never.
-pub(super) async fn draining(drain: &mut watch::Receiver<bool>) {
-    if drain.wait_for(|&draining| draining).await.is_err() {
-        std::future::pending().await
     }
 }

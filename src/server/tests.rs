@@ -2,15 +2,22 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod accepting;
+mod fast_path;
+mod half_closed;
+mod heads;
+mod http2;
 mod leaving;
-mod short_way;
+mod resting;
+mod shedding;
 mod tls;
 
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use h2::client::SendRequest;
@@ -20,20 +27,41 @@ use prometheus::{IntCounterVec, Opts};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
+use super::accepted::Reset;
 use super::exchange::Upload;
 use super::leaving::Exit;
+use super::memory::SendBuffer;
 use super::pulse::Terms;
+use super::registry::{OpenConnection, Registry};
 use super::reload::Bounds;
 use super::serve::Serving;
-use super::shortcut::Shortcut;
+use super::shed::MinimumAge;
 use super::tls::Tls;
+use super::wire::FastPath;
+use crate::budget::{Account, Budget};
 use crate::clock::Clock;
 use crate::stream::BoxError;
 
+impl SendBuffer for DuplexStream {
+    fn set_send_buffer(&self, _: usize) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Reset for DuplexStream {
+    fn poll_reset(&mut self, _: &mut Context<'_>) -> Poll<()> {
+        Poll::Pending
+    }
+}
+
+const MINIMUM: MinimumAge = MinimumAge { idle: [Duration::from_secs(1); 3], blocked: Duration::from_secs(1) };
+
 const TERMS: Terms =
     Terms { head: Duration::from_secs(10), idle: Duration::from_secs(75), write: Duration::from_secs(30) };
+
+const HALF_CLOSE: Duration = Duration::from_secs(5);
 
 /// Larger than what fits between the two ends, and than a window.
 const LARGE: usize = 400_000;
@@ -78,6 +106,7 @@ struct Served {
     began: Instant,
     dropped: IntCounterVec,
     exit: Exit,
+    registry: Arc<Registry>,
     /// Of the one answer that comes bit by bit.
     parts: mpsc::Sender<io::Result<Bytes>>,
 }
@@ -112,16 +141,34 @@ impl Served {
     }
 
     /// By other means.
-    fn by<A, F, B>(exit: Exit, tls: Option<Tls>, shortcut: Option<Shortcut>, answer: A) -> Self
+    fn by<A, F, B>(exit: Exit, tls: Option<Tls>, fast_path: Option<Box<FastPath>>, answer: A) -> Self
     where
-        A: Fn(Request<Upload>) -> F + Send + 'static,
+        A: Fn(Request<Upload>) -> F + Send + Unpin + 'static,
         F: Future<Output = Response<B>> + Send + 'static,
         B: Body<Data = Bytes> + Unpin + Send + 'static,
         B::Error: Into<BoxError>,
     {
-        let (client, server) = duplex(BETWEEN);
+        Self::with_room(BETWEEN, exit, tls, fast_path, answer)
+    }
+
+    /// The same with room for so many bytes on the way.
+    fn with_room<A, F, B>(
+        room: usize,
+        exit: Exit,
+        tls: Option<Tls>,
+        fast_path: Option<Box<FastPath>>,
+        answer: A,
+    ) -> Self
+    where
+        A: Fn(Request<Upload>) -> F + Send + Unpin + 'static,
+        F: Future<Output = Response<B>> + Send + 'static,
+        B: Body<Data = Bytes> + Unpin + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let (client, server) = duplex(room);
         let dropped = IntCounterVec::new(Opts::new("dropped", "By cause."), &["cause"]).unwrap();
-        let bounds = Bounds { terms: TERMS, buffer: 64 * 1024, drain_timeout: Duration::ZERO };
+        let (half_close, drain_timeout) = (HALF_CLOSE, Duration::ZERO);
+        let bounds = Bounds { terms: TERMS, buffer: 64 * 1024, half_close, drain_timeout };
         let serving = Serving {
             bounds,
             http2: true,
@@ -130,9 +177,11 @@ impl Served {
             drain: exit.draining(),
             leaving: exit.leaving(),
         };
-        let serving = tokio::spawn(serving.serve(server, shortcut, answer));
-        let (began, parts) = (Clock::System.now(), mpsc::channel(1).0);
-        Self { client: Some(client), serving, began, dropped, exit, parts }
+        let registry = Registry::new(MINIMUM);
+        let open = registry.add(OpenConnection::new(Account::open(&Budget::new(1 << 20), None), Arc::default()));
+        let serving = tokio::spawn(async move { serving.serve(server, Arc::clone(&open), fast_path, answer).await });
+        let (began, parts) = (Clock::System.timer_now(), mpsc::channel(1).0);
+        Self { client: Some(client), serving, began, dropped, exit, registry, parts }
     }
 
     fn client(&mut self) -> &mut DuplexStream {
@@ -169,11 +218,20 @@ impl Served {
 
     fn seconds(&self) -> u64 {
         // To the nearest: timers have a granularity.
-        (Clock::System.now() - self.began + Duration::from_millis(500)).as_secs()
+        (Clock::System.timer_now() - self.began + Duration::from_millis(500)).as_secs()
     }
 
     fn causes(&self) -> Vec<(&'static str, u64)> {
-        let all = ["head-timeout", "keepalive-timeout", "write-timeout", "resets", "farewell", "handshake"];
+        let all = [
+            "head-timeout",
+            "keepalive-timeout",
+            "write-timeout",
+            "half-close",
+            "resets",
+            "farewell",
+            "handshake",
+            "shed",
+        ];
         let counted = all.map(|cause| (cause, self.dropped.with_label_values(&[cause]).get()));
         counted.into_iter().filter(|&(_, count)| count > 0).collect()
     }
@@ -266,115 +324,6 @@ async fn an_answer_that_is_read_slowly_goes_on() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn http2_ends_an_idle_connection_in_good_order() {
-    let mut served = Served::new();
-    let (sender, connection) = served.http2().await;
-    let mut sender = sender.ready().await.unwrap();
-    sleep(Duration::from_secs(60)).await;
-    let answer = sender.send_request(get("/small"), true).unwrap().0.await.unwrap();
-    assert_eq!(answer.status(), 200);
-    drop(answer);
-    assert_eq!(served.ended().await, (135, vec![("keepalive-timeout", 1)]));
-    connection.await.unwrap().expect("it was told");
-}
-
-#[tokio::test(start_paused = true)]
-async fn http2_does_not_wait_for_ever_for_a_client_to_go() {
-    let mut served = Served::new();
-    // Preface and empty settings, and nothing after that, whatever comes.
-    served.write("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\u{4}\0\0\0\0\0").await;
-    assert_eq!(served.ended().await, (80, vec![("keepalive-timeout", 1), ("farewell", 1)]));
-}
-
-#[tokio::test(start_paused = true)]
-async fn http2_waits_for_a_head_as_http1_does() {
-    let mut served = Served::new();
-    served.write("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\u{4}\0\0\0\0\0").await;
-    sleep(Duration::from_secs(20)).await;
-    // A head that is to go on in another frame, which begins.
-    served.write("\0\0\u{1}\u{1}\0\0\0\0\u{1}\x02").await;
-    sleep(Duration::from_secs(6)).await;
-    served.write("\0\0\u{1}").await;
-    assert_eq!(served.ended().await, (30, vec![("head-timeout", 1)]));
-}
-
-#[tokio::test(start_paused = true)]
-async fn http2_gives_up_an_answer_that_is_not_read_and_no_other() {
-    let mut served = Served::new();
-    let (sender, _connection) = served.http2().await;
-    let mut sender = sender.ready().await.unwrap();
-    let unread = sender.send_request(get("/large"), true).unwrap().0.await.unwrap().into_body();
-    let waiting = sender.send_request(get("/parts"), true).unwrap().0.await.unwrap().into_body();
-    let mut slow = sender.send_request(get("/large"), true).unwrap().0.await.unwrap().into_body();
-    let mut read = 0;
-    while let Some(part) = slow.data().await {
-        read += part.unwrap().len();
-        sleep(Duration::from_secs(10)).await;
-        let used = slow.flow_control().used_capacity();
-        slow.flow_control().release_capacity(used).unwrap();
-    }
-    assert_eq!(read, LARGE);
-    assert_eq!(served.causes(), [("write-timeout", 1)]);
-    assert!(served.seconds() > 100);
-    // Nobody but the service is waited for here, so that is not held against the client.
-    served.parts.send(Ok(Bytes::from_static(b"at last"))).await.unwrap();
-    let mut waiting = waiting;
-    assert_eq!(waiting.data().await.unwrap().unwrap(), "at last");
-    drop(unread);
-}
-
-#[tokio::test(start_paused = true)]
-async fn http2_ends_a_connection_whose_client_reads_nothing_at_all() {
-    let mut served = Served::new();
-    let mut client = served.client.take().unwrap();
-    // A request for `/large`: method, scheme and path as HPACK has them, and windows as wide as can be.
-    let settings = b"\0\0\x06\x04\0\0\0\0\0\0\x04\x7f\xff\xff\xff";
-    let window = b"\0\0\x04\x08\0\0\0\0\0\x7f\xff\0\0";
-    let head = b"\0\0\x0a\x01\x05\0\0\0\x01\x82\x86\x04\x06/large";
-    client.write_all(&[b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &settings[..], window, head].concat()).await.unwrap();
-    let (seconds, causes) = served.ended().await;
-    // The stream counts apart.
-    assert_eq!((seconds, causes[0].0, causes.len()), (30, "write-timeout", 1));
-    drop(client);
-}
-
-#[tokio::test(start_paused = true)]
-async fn http2_ends_a_connection_on_which_requests_are_mostly_taken_back() {
-    let mut served = Served::new();
-    let (sender, connection) = served.http2().await;
-    let mut asked = 0;
-    let mut sender = sender.ready().await;
-    while let Ok(ready) = &mut sender {
-        let Ok((answer, _)) = ready.send_request(get("/never"), true) else { break };
-        asked += 1;
-        assert!(asked < 1_000, "it answers on and on");
-        // One after the other, so that each is under way before it is taken back.
-        sleep(Duration::from_millis(1)).await;
-        drop(answer);
-        sleep(Duration::from_millis(1)).await;
-        sender = sender.unwrap().ready().await;
-    }
-    assert_eq!(served.ended().await.1, [("resets", 1)]);
-    assert!((250..270).contains(&asked), "{asked}");
-    drop(connection);
-}
-
-#[tokio::test(start_paused = true)]
-async fn http2_does_not_blame_its_client_for_answers_that_break_off() {
-    let mut served = Served::new();
-    let (mut sender, _connection) = served.http2().await;
-    for _ in 0..600 {
-        sender = sender.ready().await.unwrap();
-        // The stream is reset, perhaps before its head has left.
-        assert!(match sender.send_request(get("/broken"), true).unwrap().0.await {
-            Ok(answer) => while_it_comes(answer.into_body()).await.is_reset(),
-            Err(error) => error.is_reset(),
-        });
-    }
-    assert_eq!(served.causes(), []);
-}
-
-#[tokio::test(start_paused = true)]
 async fn to_drain_is_to_finish_what_is_under_way() {
     for begun in ["", "PRI"] {
         let mut served = Served::new();
@@ -389,6 +338,11 @@ async fn to_drain_is_to_finish_what_is_under_way() {
     served.exit.drain();
     sleep(Duration::from_secs(60)).await;
     assert!(!served.serving.is_finished());
+    // It is not told before, for it might close then.
+    let mut sender = sender.ready().await.unwrap();
+    assert_eq!(sender.send_request(get("/small"), true).unwrap().0.await.unwrap().status(), 200);
+    served.exit.insist();
+    sleep(Duration::from_secs(1)).await;
     assert!(sender.ready().await.is_err(), "nothing new is taken");
     let (parts, _) = mpsc::channel(1);
     std::mem::replace(&mut served.parts, parts).send(Ok(Bytes::from_static(b"last"))).await.unwrap();
@@ -396,6 +350,6 @@ async fn to_drain_is_to_finish_what_is_under_way() {
     while let Some(more) = answer.data().await {
         assert!(more.unwrap().is_empty());
     }
-    assert_eq!(served.ended().await, (60, vec![]));
+    assert_eq!(served.ended().await, (61, vec![]));
     connection.await.unwrap().unwrap();
 }

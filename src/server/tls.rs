@@ -8,19 +8,28 @@ use std::fmt::Display;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
+use prometheus::IntGauge;
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{Acceptor, NoServerSessionStorage, ServerSessionMemoryCache, WebPkiClientVerifier};
-use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::sign::{CertifiedKey, SigningKey, SingleCertAndKey};
 use rustls::{Error, InconsistentKeys, RootCertStore, ServerConfig};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::watch;
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use crate::certificate::End;
+use crate::config::bounded::{read_regular, secret_path, shown_path};
 use crate::config::settings::Listen;
+use crate::sync::{Mutex, MutexGuard};
+
+/// How much rustls encrypts for a client that does not read, in bytes: one record (RFC 8446 §5.1). It would take 64 KiB.
+const UNSENT: usize = 16 * 1024;
 
 /// What a client is answered that speaks plain HTTP here. It may be read by a program that knows upstream's errors, or
 /// by a person.
@@ -47,7 +56,7 @@ pub(super) enum Failed {
 }
 
 impl Tls {
-    /// Has a client speak TLS. (What it has chosen by ALPN shows in how it goes on.)
+    /// Has a client speak TLS.
     pub(super) async fn accept<IO>(self, mut io: IO) -> Result<Box<TlsStream<IO>>, Failed>
     where
         IO: AsyncRead + AsyncWrite + Unpin,
@@ -62,7 +71,8 @@ impl Tls {
         let handshake = async {
             let mut acceptor = Acceptor::default();
             acceptor.read_tls(&mut [first].as_slice())?;
-            LazyConfigAcceptor::new(acceptor, io).await?.into_stream(self.0).await
+            let start = LazyConfigAcceptor::new(acceptor, io).await?;
+            start.into_stream_with(self.0, |connection| connection.set_buffer_limit(Some(UNSENT))).await
         };
         handshake.await.map(Box::new).map_err(Failed::Handshake)
     }
@@ -83,6 +93,15 @@ pub(super) struct Prepared {
     /// For clients, and for an operator elsewhere.
     tls: Option<[Tls; 2]>,
     files: Vec<Known>,
+    /// When the certificate ends.
+    not_after: Option<End>,
+}
+
+impl Prepared {
+    /// When the certificate ends, or one of those with it if it ends sooner. `None` without TLS.
+    pub(super) fn not_after(&self) -> Option<End> {
+        self.not_after
+    }
 }
 
 /// A file, and what is in it.
@@ -96,51 +115,83 @@ struct Known {
 /// Reads what the settings name.
 ///
 /// # Errors
-/// Which file is unusable, and why.
-pub(super) fn prepare(listen: &Listen) -> io::Result<Prepared> {
+/// Which files are unusable, and why.
+pub(super) fn prepare(listen: &Listen) -> Result<Prepared, Vec<io::Error>> {
     let mut files = Vec::new();
     let mut read = |setting, path: &Path| {
-        let bytes = read(path).map_err(|error| unusable(setting, path, &error))?;
+        let bytes = read_regular(path).map_err(|error| unusable(setting, path, &error))?;
         files.push(Known { setting, path: path.to_owned(), contents: blake3::hash(&bytes) });
         Ok::<_, io::Error>(bytes)
     };
     let (Some(cert_file), Some(key_file)) = (&listen.cert_file, &listen.key_file) else {
-        return Ok(Prepared { tls: None, files });
+        return Ok(Prepared { tls: None, files, not_after: None });
     };
-    let chain = certificates(CERT, cert_file, &read(CERT, cert_file)?)?;
-    // What keeps a key from being read could show what is there.
-    let key = PrivateKeyDer::from_pem_slice(&read(KEY, key_file)?)
-        .map_err(|_| unusable(KEY, key_file, &"expected a PEM file with a private key that is not encrypted"))?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let key = provider.key_provider.load_private_key(key).map_err(|_| {
-        unusable(KEY, key_file, &"expected an RSA key of 2048 bits or more, ECDSA on P-256 or P-384, or Ed25519")
-    })?;
+    let chain = read(CERT, cert_file).and_then(|pem| certificates(CERT, cert_file, &pem));
+    let key = read(KEY, key_file).and_then(|pem| private_key(key_file, &pem, &provider));
+    let client_ca = listen.client_ca_file.as_ref();
+    let verifier = client_ca
+        .map(|path| read(CLIENT_CA, path).and_then(|pem| client_verifier(path, &pem, Arc::clone(&provider))))
+        .transpose();
+    // All that is unusable is told in one run.
+    let (chain, key, verifier) = match (chain, key, verifier) {
+        (Ok(chain), Ok(key), Ok(verifier)) => (chain, key, verifier),
+        (chain, key, verifier) => {
+            return Err([chain.err(), key.err(), verifier.err()].into_iter().flatten().collect());
+        }
+    };
+    let not_after = Some(End::of(&chain));
+    let config = server_config(listen, chain, key, verifier, provider).map_err(|error| vec![error])?;
+    Ok(Prepared { tls: Some(config), files, not_after })
+}
+
+fn private_key(path: &Path, pem: &[u8], provider: &CryptoProvider) -> io::Result<Arc<dyn SigningKey>> {
+    // What keeps a key from being read could show what is there.
+    let key = PrivateKeyDer::from_pem_slice(pem)
+        .map_err(|_| unusable(KEY, path, &"expected a PEM file with a private key that is not encrypted"))?;
+    provider.key_provider.load_private_key(key).map_err(|_| {
+        unusable(KEY, path, &"expected an RSA key of 2048 bits or more, ECDSA on P-256 or P-384, or Ed25519")
+    })
+}
+
+fn client_verifier(path: &Path, pem: &[u8], provider: Arc<CryptoProvider>) -> io::Result<Arc<dyn ClientCertVerifier>> {
+    let mut authorities = RootCertStore::empty();
+    for certificate in certificates(CLIENT_CA, path, pem)? {
+        authorities.add(certificate).map_err(|error| unusable(CLIENT_CA, path, &error))?;
+    }
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(authorities), provider).build();
+    verifier.map_err(|error| unusable(CLIENT_CA, path, &error))
+}
+
+/// TLS for clients, and for an operator elsewhere.
+fn server_config(
+    listen: &Listen,
+    chain: Vec<CertificateDer<'static>>,
+    key: Arc<dyn SigningKey>,
+    verifier: Option<Arc<dyn ClientCertVerifier>>,
+    provider: Arc<CryptoProvider>,
+) -> io::Result<[Tls; 2]> {
+    let none = PathBuf::new();
+    let [cert_file, key_file] = [&listen.cert_file, &listen.key_file].map(|path| path.as_ref().unwrap_or(&none));
     let certified = CertifiedKey::new(chain, key);
     match certified.keys_match() {
         Ok(()) | Err(Error::InconsistentKeys(InconsistentKeys::Unknown)) => {}
         Err(Error::InconsistentKeys(_)) => {
-            let other = format!("not the key of the certificate in listen.cert_file {}", cert_file.display());
+            let other = format!("not the key of the certificate in listen.cert_file {}", shown_path(cert_file));
             return Err(unusable(KEY, key_file, &other));
         }
         Err(error) => {
             return Err(unusable(CERT, cert_file, &format!("expected an X.509 certificate of version 3: {error}")));
         }
     }
-    let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
+    let builder = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(io::Error::other)?;
-    let builder = match &listen.client_ca_file {
+    let has_client_ca = verifier.is_some();
+    let builder = match verifier {
         None => builder.with_no_client_auth(),
-        Some(path) => {
-            let mut authorities = RootCertStore::empty();
-            for certificate in certificates(CLIENT_CA, path, &read(CLIENT_CA, path)?)? {
-                authorities.add(certificate).map_err(|error| unusable(CLIENT_CA, path, &error))?;
-            }
-            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(authorities), provider).build();
-            builder.with_client_cert_verifier(verifier.map_err(|error| unusable(CLIENT_CA, path, &error))?)
-        }
+        Some(verifier) => builder.with_client_cert_verifier(verifier),
     };
-    let has_client_ca = listen.client_ca_file.is_some();
     let mut for_operator = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(certified)));
     for_operator.alpn_protocols = vec![b"http/1.1".to_vec()];
     let mut for_clients = for_operator.clone();
@@ -155,24 +206,22 @@ pub(super) fn prepare(listen: &Listen) -> io::Result<Prepared> {
             config.session_storage = ServerSessionMemoryCache::new(SESSIONS);
         }
     }
-    let tls = [for_clients, for_operator].map(|config| Tls(Arc::new(config)));
-    Ok(Prepared { tls: Some(tls), files })
+    Ok([for_clients, for_operator].map(|config| Tls(Arc::new(config))))
 }
+
+/// What the metric of the certificate's end is without TLS, and if the end cannot be read. No certificate ends then: 0 and −1
+/// are in 1970 and 1969.
+const NO_TLS: i64 = 0;
+const NOT_READ: i64 = -1;
 
 const CERT: &str = "listen.cert_file";
 const KEY: &str = "listen.key_file";
 const CLIENT_CA: &str = "listen.client_ca_file";
 
 fn unusable(setting: &str, path: &Path, why: &dyn Display) -> io::Error {
-    io::Error::other(format!("{setting} {}: {why}", path.display()))
-}
-
-fn read(path: &Path) -> io::Result<Vec<u8>> {
-    // A pipe could be read once, and this is read again.
-    if !std::fs::metadata(path)?.is_file() {
-        return Err(io::Error::other("expected a regular file"));
-    }
-    std::fs::read(path)
+    // In place of a key's path somebody may have given the key.
+    let path = if setting == KEY { secret_path(path) } else { shown_path(path) };
+    io::Error::other(format!("{setting}: {path}: {why}"))
 }
 
 fn certificates(setting: &str, path: &Path, pem: &[u8]) -> io::Result<Vec<CertificateDer<'static>>> {
@@ -193,6 +242,8 @@ pub(super) struct Speech {
     operator: watch::Sender<Option<Tls>>,
     /// What that was made of.
     files: Mutex<Vec<Known>>,
+    /// When its certificate ends, as Unix time in seconds; 0 without TLS, −1 if that cannot be read.
+    not_after: IntGauge,
 }
 
 impl Speech {
@@ -200,9 +251,9 @@ impl Speech {
     ///
     /// # Errors
     /// If a file is unusable, or plain text not allowed where it would be spoken.
-    pub(super) fn new(listen: &Listen, proxy: SocketAddr, admin: SocketAddr) -> io::Result<Self> {
+    pub(super) fn new(listen: &Listen, proxy: SocketAddr, admin: SocketAddr, not_after: IntGauge) -> io::Result<Self> {
         let [clients, operator] = [(); 2].map(|()| watch::channel(None).0);
-        let speech = Self { proxy, admin, clients, operator, files: Mutex::default() };
+        let speech = Self { proxy, admin, clients, operator, files: Mutex::default(), not_after };
         speech.turn(listen)?.take();
         Ok(speech)
     }
@@ -210,6 +261,15 @@ impl Speech {
     /// For clients, and for the operator.
     pub(super) fn spoken(&self) -> [Spoken; 2] {
         [self.clients.subscribe(), self.operator.subscribe()]
+    }
+
+    /// When the certificate ends. `None` without TLS.
+    pub(super) fn not_after(&self) -> Option<End> {
+        match self.not_after.get() {
+            NO_TLS => None,
+            NOT_READ => Some(End::Unknown),
+            seconds => Some(End::At(seconds)),
+        }
     }
 
     /// Where plain text is spoken with other machines.
@@ -222,8 +282,9 @@ impl Speech {
     /// # Errors
     /// As at the beginning. What is spoken stays then.
     pub(super) fn turn(&self, listen: &Listen) -> io::Result<Turn<'_>> {
-        let files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
-        let prepared = prepare(listen)?;
+        let files = self.files.lock();
+        let prepared = prepare(listen)
+            .map_err(|wrong| io::Error::other(wrong.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")))?;
         listen.may_be_at(self.proxy, self.admin).map_err(io::Error::other)?;
         Ok(Turn { speech: self, files, prepared })
     }
@@ -239,7 +300,12 @@ pub(super) struct Turn<'s> {
 impl Turn<'_> {
     /// Has it spoken from now on. Gives the settings whose file has something else in it, though it is the same file.
     pub(super) fn take(mut self) -> Vec<String> {
-        let Prepared { tls, files } = self.prepared;
+        let Prepared { tls, files, not_after } = self.prepared;
+        self.speech.not_after.set(match not_after {
+            None => NO_TLS,
+            Some(End::Unknown) => NOT_READ,
+            Some(End::At(seconds)) => seconds,
+        });
         // What is the same goes on: it knows the clients that come again.
         if files == *self.files {
             return Vec::new();

@@ -11,17 +11,20 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::server::TlsStream;
 
+use super::accepted::Reset;
+use super::memory::{SendBuffer, SocketMemory};
 use super::pulse::Pulse;
 
 /// A socket.
 pub(super) struct Socket<IO> {
     io: IO,
     pulse: Arc<Pulse>,
+    memory: SocketMemory,
 }
 
 impl<IO> Socket<IO> {
-    pub(super) fn new(io: IO, pulse: Arc<Pulse>) -> Self {
-        Self { io, pulse }
+    pub(super) fn new(io: IO, pulse: Arc<Pulse>, memory: SocketMemory) -> Self {
+        Self { io, pulse, memory }
     }
 }
 
@@ -35,10 +38,26 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Socket<IO> {
     }
 }
 
-impl<IO: AsyncWrite + Unpin> AsyncWrite for Socket<IO> {
+impl<IO: Reset> Reset for Socket<IO> {
+    fn poll_reset(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        self.io.poll_reset(context)
+    }
+}
+
+impl<IO: SendBuffer> Socket<IO> {
+    /// Tries to write, and once more if the send buffer was full and could be made larger.
+    fn write(&mut self, mut attempt: impl FnMut(&mut IO) -> Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        let mut written = attempt(&mut self.io);
+        if written.is_pending() && self.memory.enlarge(&self.io) {
+            written = attempt(&mut self.io);
+        }
+        self.pulse.note(written)
+    }
+}
+
+impl<IO: AsyncWrite + SendBuffer + Unpin> AsyncWrite for Socket<IO> {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        this.pulse.note(Pin::new(&mut this.io).poll_write(context, bytes))
+        self.get_mut().write(|io| Pin::new(io).poll_write(context, bytes))
     }
 
     fn poll_write_vectored(
@@ -46,8 +65,7 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Socket<IO> {
         context: &mut Context<'_>,
         parts: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        this.pulse.note(Pin::new(&mut this.io).poll_write_vectored(context, parts))
+        self.get_mut().write(|io| Pin::new(io).poll_write_vectored(context, parts))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -70,7 +88,26 @@ pub(super) enum Transport<IO> {
     Tls(Box<TlsStream<Socket<IO>>>),
 }
 
-impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncRead for Transport<IO> {
+impl<IO> Transport<IO> {
+    /// Whether the client has negotiated HTTP/2, or HTTP/1.1. `None` without ALPN: then it may speak either.
+    pub(super) fn negotiated_http2(&self) -> Option<bool> {
+        match self {
+            Self::Plain(_) => None,
+            Self::Tls(stream) => stream.get_ref().1.alpn_protocol().map(|name| name == b"h2"),
+        }
+    }
+}
+
+impl<IO: Reset> Reset for Transport<IO> {
+    fn poll_reset(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        match self {
+            Self::Plain(io) => io.poll_reset(context),
+            Self::Tls(io) => io.get_mut().0.poll_reset(context),
+        }
+    }
+}
+
+impl<IO: AsyncRead + AsyncWrite + SendBuffer + Unpin> AsyncRead for Transport<IO> {
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(io) => Pin::new(io).poll_read(context, buffer),
@@ -79,7 +116,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncRead for Transport<IO> {
     }
 }
 
-impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Transport<IO> {
+impl<IO: AsyncRead + AsyncWrite + SendBuffer + Unpin> AsyncWrite for Transport<IO> {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Plain(io) => Pin::new(io).poll_write(context, bytes),

@@ -71,11 +71,12 @@ impl AccessKey {
         &self.fingerprint
     }
 
-    /// Whether it may be used for a request in a project.
-    pub fn may_ask(&self, project: &str, headers: &HeaderMap) -> bool {
-        match &self.projects {
-            Projects::Any => true,
-            Projects::These(projects) => {
+    /// Whether it may be used for a request in a project; `None` if nobody can be sure which that is.
+    pub fn may_ask(&self, project: Option<&str>, headers: &HeaderMap) -> bool {
+        match (&self.projects, project) {
+            (Projects::Any, _) => true,
+            (Projects::These(_), None) => false,
+            (Projects::These(projects), Some(project)) => {
                 projects.iter().any(|known| known == project)
                     && headers.get_all(X_PROJECT_ID).iter().all(|named| named == project)
             }
@@ -203,11 +204,13 @@ mod tests {
             AccessKey::new("a".to_owned(), b"b", None, projects)
         };
         let (none, named) = (HeaderMap::new(), HeaderMap::from_iter([(X_PROJECT_ID, HeaderValue::from_static("p"))]));
-        assert!(key("a", "b", None).may_ask("", &named));
-        for (project, may) in [("p", true), ("q", true), ("r", false), ("", false)] {
-            assert_eq!(of(&["p", "q"]).may_ask(project, &none), may, "{project}");
+        assert!(key("a", "b", None).may_ask(Some(""), &named) && key("a", "b", None).may_ask(None, &named));
+        for (project, may) in
+            [(Some("p"), true), (Some("q"), true), (Some("r"), false), (Some(""), false), (None, false)]
+        {
+            assert_eq!(of(&["p", "q"]).may_ask(project, &none), may, "{project:?}");
         }
-        assert!(of(&["p", "q"]).may_ask("p", &named) && !of(&["p", "q"]).may_ask("q", &named));
-        assert!(!of(&[]).may_ask("p", &none));
+        assert!(of(&["p", "q"]).may_ask(Some("p"), &named) && !of(&["p", "q"]).may_ask(Some("q"), &named));
+        assert!(!of(&[]).may_ask(Some("p"), &none));
     }
 }

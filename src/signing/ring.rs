@@ -44,58 +44,32 @@ pub struct Signed {
     payload: Payload,
 }
 
-/// Why a request that claims a known key is refused here, and not sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refusal {
-    /// `Authorization` is there twice, or not spelled as clients do.
-    Malformed,
-    /// `X-Sdk-Date` is missing, there twice, or no date.
-    Date,
-    /// It is too far from the time here.
-    Skew,
-    /// `X-Security-Token` is not the one that goes with the key, or shouldn't be there.
-    SecurityToken,
-    /// `X-Sdk-Content-Sha256` is not the body's hash.
-    Content,
-    /// A header that is signed is missing, or there twice.
-    Coverage,
-    /// The signature is not this key's, over this request.
-    Signature,
-    /// The key is good, and not for this project.
-    Project,
-    /// Upstream has refused what this key has signed, and it is not presented again for a while.
-    Held,
+words! {
+    /// Why a request that claims a known key is refused here, and not sent.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum Refusal {
+        /// `Authorization` is there twice, or not spelled as clients do.
+        Malformed = "signature-malformed",
+        /// `X-Sdk-Date` is missing, there twice, or no date.
+        Date = "signature-date",
+        /// It is too far from the time here.
+        Skew = "signature-skew",
+        /// `X-Security-Token` is not the one that goes with the key, or shouldn't be there.
+        SecurityToken = "security-token",
+        /// `X-Sdk-Content-Sha256` is not the body's hash.
+        Content = "signature-content",
+        /// A header that is signed is missing, or there twice.
+        Coverage = "signature-coverage",
+        /// The signature is not this key's, over this request.
+        Signature = "signature-wrong",
+        /// The key is good, and not for this project, or the path may be read as one of another project.
+        Project = "key-project",
+        /// Upstream has refused what this key has signed, and it is not presented again for a while.
+        Held = "key-held",
+    }
 }
 
 impl Refusal {
-    /// All of them, for tables and tests.
-    pub const ALL: [Self; 9] = [
-        Self::Malformed,
-        Self::Date,
-        Self::Skew,
-        Self::SecurityToken,
-        Self::Content,
-        Self::Coverage,
-        Self::Signature,
-        Self::Project,
-        Self::Held,
-    ];
-
-    /// The name used alike as metric label, log field and by `explain`.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Malformed => "signature-malformed",
-            Self::Date => "signature-date",
-            Self::Skew => "signature-skew",
-            Self::SecurityToken => "security-token",
-            Self::Content => "signature-content",
-            Self::Coverage => "signature-coverage",
-            Self::Signature => "signature-wrong",
-            Self::Project => "key-project",
-            Self::Held => "key-held",
-        }
-    }
-
     /// The same for a person: what is wrong, and what to do.
     pub fn describe(self) -> &'static str {
         match self {
@@ -115,7 +89,11 @@ impl Refusal {
                 "the signature is not the one that the secret configured for this access key makes of this request: \
                  compare the secrets, and what is signed (workspace-gateway explain shows that of a GET)"
             }
-            Self::Project => "the gateway's configuration doesn't have this project among those of this access key",
+            Self::Project => {
+                "the gateway's configuration doesn't have this project among those of this access key (access_key.projects), \
+                 or the path may be read as another: for such a key each segment of a path has to be 1 to 255 of A-Z a-z 0-9 \
+                 - . _ ~, and not . or .."
+            }
             Self::Held => {
                 "upstream has refused what was signed with this access key several times in a row, so that it is not used \
                  for now, or it would be locked: check its secret in the gateway's configuration, and the clock"
@@ -195,6 +173,23 @@ impl Examined<'_> {
             return Err(Refusal::Signature);
         }
         Ok(Signed { key: self.key, covered: covered.to_owned(), payload })
+    }
+
+    /// The same, and says whether the key may be used in the project that the path is about; `None` if nobody can be sure
+    /// which that is.
+    ///
+    /// # Errors
+    /// Why the request is refused.
+    pub fn admit(
+        self,
+        method: &Method,
+        target: Target<'_>,
+        payload: Payload,
+        project: Option<&str>,
+    ) -> Result<Signed, Refusal> {
+        let headers = self.headers;
+        let signed = self.verify(method, target, payload)?;
+        if signed.key.may_ask(project, headers) { Ok(signed) } else { Err(Refusal::Project) }
     }
 }
 

@@ -2,16 +2,15 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::sync::Mutex;
 
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderName, Method};
 use tokio::sync::watch;
 
-use super::lock;
 use crate::catalogue::Service;
 use crate::request::caller::X_AUTH_TOKEN;
 use crate::signing::{Authorization, X_SECURITY_TOKEN};
+use crate::sync::Mutex;
 
 /// Each holds a token of some kilobytes, and `demo` may run for days.
 const REMEMBERED: usize = 10_000;
@@ -68,7 +67,7 @@ pub(super) struct Log {
 
 impl Log {
     pub(super) fn record(&self, request: Seen) {
-        let mut seen = lock(&self.seen);
+        let mut seen = self.seen.lock();
         if seen.len() == REMEMBERED {
             seen.pop_front();
         }
@@ -77,13 +76,13 @@ impl Log {
     }
 
     pub(super) fn clear(&self) {
-        let mut seen = lock(&self.seen);
+        let mut seen = self.seen.lock();
         seen.clear();
         self.count.send_replace(0);
     }
 
     pub(super) fn seen(&self) -> Vec<Seen> {
-        lock(&self.seen).iter().cloned().collect()
+        self.seen.lock().iter().cloned().collect()
     }
 
     pub(super) fn count(&self) -> usize {

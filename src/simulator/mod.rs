@@ -29,7 +29,7 @@ mod tokens;
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -41,7 +41,9 @@ use tokio::task::JoinHandle;
 
 use crate::catalogue::{Catalogue, Origin, Service};
 use crate::clock::Clock;
+use crate::random::Random;
 use crate::request::id::RequestIds;
+use crate::sync::{Mutex, MutexGuard};
 use behaviour::{Behaviour, Held};
 pub use keys::AccessKey;
 use keys::Keys;
@@ -69,7 +71,7 @@ struct Shared {
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        lock(&self.listeners).iter().for_each(JoinHandle::abort);
+        self.listeners.lock().iter().for_each(JoinHandle::abort);
     }
 }
 
@@ -86,11 +88,11 @@ impl Simulator {
         let state = Arc::new(State {
             catalogue,
             behaviour: Mutex::default(),
-            tokens: Mutex::new(Tokens::new(random()?)),
-            keys: Mutex::new(Keys::new(random()?)),
+            tokens: Mutex::new(Tokens::new(Random::System.key("tokens")?)),
+            keys: Mutex::new(Keys::new(Random::System.key("access keys")?)),
             date: Mutex::new(Arc::new(|| Clock::System.date())),
             log: Log::default(),
-            ids: RequestIds::new(u64::from_ne_bytes(random()?)),
+            ids: RequestIds::new(Random::System.key("request ids")?),
         });
         let shared = Arc::new(Shared { state, listeners: Mutex::default(), vacant: Mutex::default() });
         let simulator = Self { shared };
@@ -101,14 +103,14 @@ impl Simulator {
 
     /// Closes the listeners and their connections. Once this returns, connecting is refused.
     pub async fn shut_down(&self) {
-        let listeners = std::mem::take(&mut *lock(&self.shared.listeners));
+        let listeners = std::mem::take(&mut *self.shared.listeners.lock());
         for listener in listeners {
             listener.abort();
             // Cancelled is how it is meant to end.
             let _ = listener.await;
         }
         // Without a place to come back to, coming back will say so.
-        lock(&self.shared.vacant).extend(Service::ALL.into_iter().filter_map(|service| {
+        self.shared.vacant.lock().extend(Service::ALL.into_iter().filter_map(|service| {
             let socket = self.keep_vacant(service).ok()?;
             Some((service, socket))
         }));
@@ -119,7 +121,7 @@ impl Simulator {
     /// # Errors
     /// When an address could not be kept.
     pub fn come_back(&self) -> io::Result<()> {
-        let vacant = std::mem::take(&mut *lock(&self.shared.vacant));
+        let vacant = std::mem::take(&mut *self.shared.vacant.lock());
         if vacant.len() < Service::ALL.len() {
             return Err(io::ErrorKind::AddrNotAvailable.into());
         }
@@ -131,7 +133,7 @@ impl Simulator {
 
     fn listen(&self, service: Service, listener: TcpListener) {
         let listening = tokio::spawn(server::listen(Arc::clone(&self.shared.state), service, listener));
-        lock(&self.shared.listeners).push(listening);
+        self.shared.listeners.lock().push(listening);
     }
 
     /// Takes a service's address without listening: connecting is refused, and nobody else can have it.
@@ -167,7 +169,7 @@ impl Simulator {
 
     /// Issues a valid token of a given length. Below some 16 characters two may turn out equal.
     pub fn token_of_length(&self, project_id: &str, length: usize) -> String {
-        lock(&self.shared.state.tokens).issue(project_id, length)
+        self.shared.state.tokens.lock().issue(project_id, length)
     }
 
     /// Creates an access key for a project, one that doesn't expire. No two are equal.
@@ -209,18 +211,18 @@ impl Simulator {
 
     /// From now on who presents this is shown a smaller catalogue: every product list lacks its first match.
     pub fn views_differ(&self, credential: &str) {
-        lock(&self.shared.state.tokens).narrow_view(credential);
+        self.shared.state.tokens.lock().narrow_view(credential);
         self.keys().narrow_view(credential);
     }
 
     fn judge(&self, credential: &str, standing: Standing) {
-        lock(&self.shared.state.tokens).judge(credential, standing);
+        self.shared.state.tokens.lock().judge(credential, standing);
         self.keys().judge(credential, standing);
     }
 
     /// Has the date, which signatures are held against, told by this instead of the machine's clock.
     pub fn take_date_from(&self, date: impl Fn() -> SystemTime + Send + Sync + 'static) {
-        *lock(&self.shared.state.date) = Arc::new(date);
+        *self.shared.state.date.lock() = Arc::new(date);
     }
 
     /// How many signatures were not taken since the start: wrong ones, and all of a locked key.
@@ -240,7 +242,7 @@ impl Simulator {
     }
 
     fn keys(&self) -> MutexGuard<'_, Keys> {
-        lock(&self.shared.state.keys)
+        self.shared.state.keys.lock()
     }
 
     // Behaviour, until told otherwise.
@@ -318,7 +320,7 @@ impl Simulator {
     /// What whoever presents this credential, once it is good, is shown at a path and query with these headers
     /// by a version of the catalogue, the first being 0. None if that is no product list.
     pub fn product_list(&self, token: &str, target: &str, headers: &HeaderMap, version: u32) -> Option<Bytes> {
-        let bearer = lock(&self.shared.state.tokens).known(token).or_else(|| self.keys().known(token))?;
+        let bearer = self.shared.state.tokens.lock().known(token).or_else(|| self.keys().known(token))?;
         server::product_list(&self.shared.state, target, headers, &bearer, version)
     }
 
@@ -354,7 +356,7 @@ impl Simulator {
     }
 
     fn behaviour(&self) -> MutexGuard<'_, Behaviour> {
-        lock(&self.shared.state.behaviour)
+        self.shared.state.behaviour.lock()
     }
 
     // What it was asked.
@@ -385,17 +387,5 @@ fn origin(listener: &TcpListener) -> io::Result<Origin> {
     Ok(Origin::new(Scheme::HTTP, authority))
 }
 
-fn random<const N: usize>() -> io::Result<[u8; N]> {
-    let mut bytes = [0; N];
-    getrandom::fill(&mut bytes).map_err(|error| io::Error::other(error.to_string()))?;
-    Ok(bytes)
-}
-
 /// How many connections may wait to be accepted: as many as tokio's own listeners let.
 const BACKLOG: u32 = 1024;
-
-/// Nothing that holds one of these locks can leave half a change behind, so a poisoned one is as good
-/// as new: one failed test assertion must not turn into a cascade.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
@@ -24,7 +24,6 @@ use super::behaviour::{Behaviour, Forced};
 use super::errors::{self, Refusal};
 use super::keys::{Keys, Signed};
 use super::list::{self, View};
-use super::lock;
 use super::log::{Log, Seen};
 use super::others;
 use super::tokens::{Bearer, Tokens};
@@ -34,6 +33,7 @@ use crate::request::caller::has_token;
 use crate::request::id::RequestIds;
 use crate::request::route::{self, Route};
 use crate::signing::has_signature;
+use crate::sync::Mutex;
 
 /// Room for a token of the longest documented kind (102,400 characters), and a lot besides.
 const MAX_HEAD: usize = 512 * 1024;
@@ -59,7 +59,7 @@ pub(super) struct State {
 impl State {
     /// What signatures are held against.
     pub(super) fn date(&self) -> SystemTime {
-        let date = Arc::clone(&lock(&self.date));
+        let date = Arc::clone(&self.date.lock());
         date()
     }
 }
@@ -98,18 +98,18 @@ async fn answer(state: &State, service: Service, request: Request<Incoming>) -> 
     let (head, body) = request.into_parts();
     // Asked for before the arrival is announced: who raises a barrier on seeing this request means the next.
     let seen = seen(service, &head, &body);
-    let barriers = lock(&state.behaviour).barriers(&seen.target, &seen.headers);
+    let barriers = state.behaviour.lock().barriers(&seen.target, &seen.headers);
     state.log.record(seen);
     for mut barrier in barriers {
         // Nothing is ever sent; its end is the signal.
         let _ = barrier.changed().await;
     }
-    let delay = lock(&state.behaviour).delay;
+    let delay = state.behaviour.lock().delay;
     if !delay.is_zero() {
         tokio::time::sleep(delay).await;
     }
 
-    let forced = lock(&state.behaviour).forced(&head.headers);
+    let forced = state.behaviour.lock().forced(&head.headers);
     let answer = match forced {
         Some(Forced::Reset) => return Err(io::ErrorKind::ConnectionReset.into()),
         Some(Forced::Refuse(refusal)) => Err(refusal),
@@ -147,9 +147,9 @@ async fn ask(state: &State, service: Service, head: &Parts, body: Incoming) -> R
         let body = gather(body).await?;
         let signed = Signed { method: &head.method, target: (&head.uri).into(), headers: &head.headers, body: &body };
         let now = state.date();
-        (lock(&state.keys).check(signed, now)?, whole(body))
+        (state.keys.lock().check(signed, now)?, whole(body))
     } else {
-        (lock(&state.tokens).check(&head.headers)?, body.map_err(io::Error::other).boxed_unsync())
+        (state.tokens.lock().check(&head.headers)?, body.map_err(io::Error::other).boxed_unsync())
     };
     match route {
         Route::Operation(operation, _) => list_products(state, operation, &bearer, head),
@@ -174,7 +174,7 @@ fn list_products(
         return Err(errors::OTHER_PROJECT);
     }
     let (version, instead, truncate) = {
-        let behaviour = lock(&state.behaviour);
+        let behaviour = state.behaviour.lock();
         (behaviour.version, behaviour.body.clone(), behaviour.truncate)
     };
     let view = View { version, narrow: bearer.narrow_view, language: list::language(&head.headers) };
@@ -212,7 +212,7 @@ pub(super) fn product_list(
 
 /// The list, which names the project if it is to.
 fn of_project(state: &State, list: Bytes, bearer: &Bearer) -> Bytes {
-    if !lock(&state.behaviour).names_projects {
+    if !state.behaviour.lock().names_projects {
         return list;
     }
     let name = format!(r#"{{"project_id":"{}","#, bearer.project_id);
@@ -221,7 +221,7 @@ fn of_project(state: &State, list: Bytes, bearer: &Bearer) -> Bytes {
 
 /// The tag of a list, if they are to have some.
 fn tag(state: &State, list: &Bytes) -> Option<HeaderValue> {
-    let has_tag = lock(&state.behaviour).tags_lists;
+    let has_tag = state.behaviour.lock().tags_lists;
     has_tag.then(|| HeaderValue::try_from(format!("\"{}\"", blake3::hash(list).to_hex())).ok())?
 }
 
@@ -255,7 +255,7 @@ fn dress(state: &State, response: &mut Response<AnyBody>, request_id: &str) {
     if let Ok(request_id) = HeaderValue::from_str(request_id) {
         headers.insert(X_REQUEST_ID, request_id);
     }
-    headers.extend(lock(&state.behaviour).headers.clone());
+    headers.extend(state.behaviour.lock().headers.clone());
 }
 
 fn whole(body: Bytes) -> AnyBody {

@@ -1,7 +1,8 @@
 //! The simulator over real sockets, as a client meets it.
 
+mod connections;
+
 use std::collections::HashSet;
-use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
@@ -308,82 +309,6 @@ async fn an_answer_can_be_slow() {
 }
 
 #[tokio::test]
-async fn connections_break_to_order() {
-    let bench = Bench::new().await;
-    let whole = bench.body().await;
-    let request = bench.raw_request();
-    let exchange = || {
-        let (mut stream, request) = (bench.raw(), request.clone());
-        tokio::task::spawn_blocking(move || {
-            stream.write_all(request.as_bytes()).unwrap();
-            let mut received = Vec::new();
-            // Whether the end comes as an orderly close or as a reset is up to the kernel.
-            let _ = stream.read_to_end(&mut received);
-            String::from_utf8(received).unwrap()
-        })
-    };
-    bench.simulator.reset_connection(true);
-    assert_eq!(exchange().await.unwrap(), "");
-    bench.simulator.reset_connection(false);
-
-    bench.simulator.truncate(true);
-    let received = exchange().await.unwrap();
-    let (head, body) = received.split_once("\r\n\r\n").unwrap();
-    assert!(head.starts_with("HTTP/1.1 200 OK"), "{head}");
-    assert!(head.contains(&format!("content-length: {}", whole.len())), "{head}");
-    assert_eq!(body.as_bytes(), &whole[..whole.len() / 2]);
-    bench.simulator.truncate(false);
-    assert_eq!(bench.body().await, whole);
-}
-
-#[tokio::test]
-async fn the_rest_is_echoed_frame_by_frame() {
-    let bench = Bench::new().await;
-    let (mut stream, token) = (bench.raw(), bench.token.clone());
-    let exchange = tokio::task::spawn_blocking(move || {
-        let mut read_until = {
-            let (mut stream, mut text) = (stream.try_clone().unwrap(), String::new());
-            move |end: &str| {
-                while !text.contains(end) {
-                    let mut buffer = [0; 1024];
-                    let n = stream.read(&mut buffer).unwrap();
-                    assert!(n > 0, "closed after {text:?}");
-                    text.push_str(std::str::from_utf8(&buffer[..n]).unwrap());
-                }
-                text.clone()
-            }
-        };
-        let head = format!(
-            "POST /v2/p/desktops HTTP/1.1\r\nhost: w\r\nx-auth-token: {token}\r\ncontent-type: text/x-odd\r\n\
-             transfer-encoding: chunked\r\n\r\n5\r\nfirst\r\n"
-        );
-        stream.write_all(head.as_bytes()).unwrap();
-        // The second half is not sent before the first has come back.
-        read_until("first");
-        stream.write_all(b"6\r\nsecond\r\n0\r\n\r\n").unwrap();
-        read_until("second")
-    });
-    assert!(exchange.await.unwrap().contains("content-type: text/x-odd"));
-    assert!(bench.simulator.requests_seen()[0].has_body);
-}
-
-#[tokio::test]
-async fn it_serves_streams_accepted_elsewhere() {
-    let bench = Bench::new().await;
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let uri = format!("http://{}{V1}", listener.local_addr().unwrap());
-    let request = Request::get(uri).header(X_AUTH_TOKEN, &bench.token).body(Full::default()).unwrap();
-    let serving = async {
-        let (stream, _) = listener.accept().await.unwrap();
-        bench.simulator.serve_stream(AppStream, stream).await;
-    };
-    tokio::select! {
-        response = bench.client.request(request) => assert_eq!(response.unwrap().status(), StatusCode::OK),
-        () = serving => panic!("closed before the answer"),
-    }
-}
-
-#[tokio::test]
 async fn what_it_would_show_is_what_it_shows() {
     let bench = Bench::new().await;
     let chinese = HeaderMap::from_iter([(HeaderName::from_static("x-language"), HeaderValue::from_static("zh-cn"))]);
@@ -424,28 +349,4 @@ async fn lists_can_be_tagged() {
     bench.simulator.change_catalogue();
     let changed = bench.send(Workspace, Method::GET, PRODUCTS, &headers).await;
     assert!(changed.status() == StatusCode::OK && changed.headers()["etag"] != tag);
-}
-
-#[tokio::test]
-async fn it_stops_when_told_and_when_nobody_holds_it() {
-    let bench = Bench::new().await;
-    bench.get(Workspace, PRODUCTS).await;
-    let uri = bench.simulator.url(Workspace) + PRODUCTS;
-    bench.simulator.shut_down().await;
-    assert!(bench.client.get(uri.parse().unwrap()).await.is_err());
-
-    bench.simulator.come_back().unwrap();
-    for service in Service::ALL {
-        assert_eq!(bench.get(service, "/v2/p/products").await.status() == StatusCode::OK, service == Workspace);
-    }
-    assert!(bench.simulator.come_back().is_err(), "it is there");
-
-    let simulator = Simulator::start().await.unwrap();
-    let mut stream = TcpStream::connect(simulator.url(AppStream).strip_prefix("http://").unwrap()).unwrap();
-    let other = simulator.clone();
-    drop(simulator);
-    assert!(bench.client.get(other.url(AppStream).parse().unwrap()).await.is_ok());
-    drop(other);
-    let end = tokio::task::spawn_blocking(move || stream.read(&mut [0; 16]));
-    assert_eq!(end.await.unwrap().unwrap_or(0), 0);
 }

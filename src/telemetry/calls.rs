@@ -7,6 +7,7 @@ use http::StatusCode;
 use super::metrics::Metrics;
 use super::status::status_label;
 use crate::catalogue::Service;
+use crate::upstream::Failure;
 
 impl Metrics {
     /// Begins to count a call to upstream.
@@ -25,10 +26,10 @@ pub struct UpstreamCall<'m> {
 
 impl UpstreamCall<'_> {
     /// The call was answered, or failed in the named way.
-    pub fn ended(mut self, result: Result<StatusCode, &'static str>, took: Duration) {
+    pub fn ended(mut self, result: Result<StatusCode, Failure>, took: Duration) {
         self.ended = true;
         let service = self.service.as_str();
-        self.count(result.map_or_else(|failure| failure, status_label));
+        self.count(result.map_or_else(Failure::as_str, status_label));
         self.metrics.upstream_durations.with_label_values(&[service]).observe(took.as_secs_f64());
     }
 

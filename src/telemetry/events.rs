@@ -1,73 +1,149 @@
-//! What has happened lately that an operator would want to be told: few lines, for a person.
+//! What has happened lately that an operator would want to be told: events for the status page, each with its log line.
 //!
-//! The same thing happening again is counted, not repeated; and of each kind there are so many at most, so that what a
-//! single client can bring about doesn't push out the rest. No credential is in them, and no whole project id.
+//! This is the only place that makes either, so that they cannot differ. The first of an event is logged at once; the same
+//! event again (same words, same scope) is counted, and logged at most once a minute with the number since its previous line. Of
+//! each kind so many are remembered, and so many lines are logged in a minute, at most: what a single client can bring about
+//! neither pushes out the rest nor floods the log. No credential is in them, and no whole project id.
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
 
+use crate::catalogue::Service;
 use crate::request::key::Scope;
+use crate::sync::{Mutex, MutexGuard};
+
+mod lines;
+
+use lines::{Bound, Line};
 
 /// How many are remembered of each kind.
 const MAX_OF_A_KIND: usize = 16;
 
-/// What kind of thing has happened.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Event {
-    /// Upstream has refused a caller.
-    Denial,
-    /// Callers are told different things, so that nothing is shared any more.
-    PrivateScope,
-    /// A service has begun to fail.
-    Outage,
-    /// A service answers again.
-    Recovery,
-    /// Upstream is asked too often.
-    Throttled,
-    /// Somebody has asked the operator's listener who may not.
-    Intruder,
-    /// An access key is not used for a while.
-    KeyHeld,
-    /// Other settings are in force.
-    Reload,
-    /// Settings were read again and have a mistake.
-    ReloadRefused,
-    /// Something was removed from the cache.
-    Purge,
-    /// The cache was switched on or off.
-    Mode,
-    /// More or less is logged.
-    LogLevel,
-    /// The gateway is about to end.
-    Stopping,
+/// How long the same event is not logged again.
+pub const REPEAT_INTERVAL: Duration = Duration::from_secs(60);
+
+words! {
+    /// What kind of thing has happened.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum Event {
+        /// Upstream has refused a caller.
+        Denial = "denial",
+        /// Callers are told different things, so that nothing is shared any more.
+        PrivateScope = "private-scope",
+        /// A service has failed a call.
+        Outage = "outage",
+        /// A service answers again.
+        Recovery = "recovery",
+        /// Upstream is asked too often.
+        Throttled = "throttled",
+        /// Somebody has asked the operator's listener who may not.
+        Intruder = "intruder",
+        /// An access key is not used for a while.
+        KeyHeld = "key-held",
+        /// The memory budget is used up.
+        MemoryReached = "memory-reached",
+        /// The memory budget has room again.
+        MemoryFree = "memory-free",
+        /// Other settings are in force.
+        Reload = "reload",
+        /// Settings were read again and have a mistake.
+        ReloadRefused = "reload-refused",
+        /// Something was removed from the cache.
+        Purge = "purge",
+        /// The cache was switched on or off.
+        Mode = "mode",
+        /// More or less is logged.
+        LogLevel = "log-level",
+        /// The gateway is about to end.
+        Stopping = "stopping",
+    }
 }
 
 impl Event {
-    /// Its name.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Denial => "denial",
-            Self::PrivateScope => "private-scope",
-            Self::Outage => "outage",
-            Self::Recovery => "recovery",
-            Self::Throttled => "throttled",
-            Self::Intruder => "intruder",
-            Self::KeyHeld => "key-held",
-            Self::Reload => "reload",
-            Self::ReloadRefused => "reload-refused",
-            Self::Purge => "purge",
-            Self::Mode => "mode",
-            Self::LogLevel => "log-level",
-            Self::Stopping => "stopping",
-        }
-    }
-
     /// Whether somebody should look into it.
     pub fn is_bad(self) -> bool {
-        use Event::{Denial, Intruder, KeyHeld, Outage, PrivateScope, ReloadRefused, Throttled};
-        matches!(self, Denial | PrivateScope | Outage | Throttled | Intruder | KeyHeld | ReloadRefused)
+        self == Self::Denial || self.is_for_somebody_to_act()
+    }
+
+    /// Whether somebody has to act: these are logged at `warn`, the others at `info`.
+    fn is_for_somebody_to_act(self) -> bool {
+        use Event::{Intruder, KeyHeld, MemoryReached, Outage, PrivateScope, ReloadRefused, Throttled};
+        matches!(self, PrivateScope | Outage | Throttled | Intruder | KeyHeld | MemoryReached | ReloadRefused)
+    }
+
+    /// Whether an operator has brought it about: each is logged, also if it is the same again.
+    fn is_operators(self) -> bool {
+        use Event::{LogLevel, Mode, Purge, Reload, ReloadRefused, Stopping};
+        matches!(self, Reload | ReloadRefused | Purge | Mode | LogLevel | Stopping)
+    }
+
+    /// What it ends.
+    fn ends(self) -> Option<Self> {
+        match self {
+            Self::Recovery => Some(Self::Outage),
+            Self::MemoryFree => Some(Self::MemoryReached),
+            _ => None,
+        }
+    }
+}
+
+/// Something that happens.
+#[derive(Clone, Debug)]
+pub struct Happening<'h> {
+    event: Event,
+    what: Cow<'static, str>,
+    scope: Option<&'h Scope>,
+    service: Option<Service>,
+    ended: Option<(Duration, u64)>,
+    detail: Detail,
+}
+
+/// What only the log tells.
+#[derive(Clone, Debug, Default)]
+struct Detail {
+    error: Option<String>,
+    changed: Option<String>,
+}
+
+impl<'h> Happening<'h> {
+    /// Something that happens everywhere.
+    pub fn new(event: Event, what: impl Into<Cow<'static, str>>) -> Self {
+        Self { event, what: what.into(), scope: None, service: None, ended: None, detail: Detail::default() }
+    }
+
+    /// In a scope, and at its service.
+    #[must_use]
+    pub fn in_scope(self, scope: Option<&'h Scope>) -> Self {
+        let service = scope.map(|scope| scope.operation().service).or(self.service);
+        Self { scope, service, ..self }
+    }
+
+    /// At a service.
+    #[must_use]
+    pub fn at(self, service: Service) -> Self {
+        Self { service: Some(service), ..self }
+    }
+
+    /// After a time, and so many failures in it.
+    #[must_use]
+    pub fn after(self, duration: Duration, failures: u64) -> Self {
+        Self { ended: Some((duration, failures)), ..self }
+    }
+
+    /// For this reason, which may be shown in the log alone.
+    #[must_use]
+    pub fn because(mut self, error: &dyn std::fmt::Display) -> Self {
+        self.detail.error = Some(error.to_string());
+        self
+    }
+
+    /// These settings have changed.
+    #[must_use]
+    pub fn changing(mut self, settings: String) -> Self {
+        self.detail.changed = Some(settings);
+        self
     }
 }
 
@@ -78,6 +154,8 @@ pub struct Noted {
     pub event: Event,
     /// In words.
     pub what: Cow<'static, str>,
+    /// At which service, if at one.
+    pub service: Option<Service>,
     /// To which operation, if to one.
     pub operation: Option<Arc<str>>,
     /// In which project, shortened.
@@ -92,73 +170,170 @@ pub struct Noted {
 
 impl Noted {
     fn is_same(&self, other: &Self) -> bool {
-        (self.event, &self.what, &self.operation, &self.project)
-            == (other.event, &other.what, &other.operation, &other.project)
+        (self.event, &self.what, self.service, &self.operation, &self.project)
+            == (other.event, &other.what, other.service, &other.operation, &other.project)
     }
 }
 
-/// What has happened lately, the latest first.
-#[derive(Default)]
-pub struct Events(Mutex<VecDeque<Noted>>);
+/// An event, and what of it is not logged yet.
+struct Remembered {
+    noted: Noted,
+    logged_at: Option<Instant>,
+    /// How often it has happened since its previous line. For one that ends another: the failures in those.
+    unlogged: u64,
+    ended: Option<Duration>,
+    detail: Detail,
+}
 
-impl Events {
-    /// Notes something that happens now, everywhere or in one scope.
-    pub fn note(&self, event: Event, what: impl Into<Cow<'static, str>>, scope: Option<&Scope>, now: SystemTime) {
-        let mut noted = Noted {
+impl Remembered {
+    fn is_due(&self, now: Instant) -> bool {
+        let is_recent = |at: Instant| now.saturating_duration_since(at) < REPEAT_INTERVAL;
+        self.unlogged > 0 && (self.noted.event.is_operators() || !self.logged_at.is_some_and(is_recent))
+    }
+
+    /// The line about what is not logged yet.
+    fn line(&mut self, now: Instant) -> Line {
+        let since_previous = self.logged_at.map(|at| now.saturating_duration_since(at));
+        let Noted { event, ref what, service, ref operation, ref project, .. } = self.noted;
+        self.logged_at = Some(now);
+        Line {
             event,
-            what: what.into(),
+            what: what.clone(),
+            service,
+            operation: operation.clone(),
+            project: project.clone(),
+            duration: self.ended.or(since_previous.filter(|_| !event.is_operators())),
+            count: std::mem::take(&mut self.unlogged),
+            detail: std::mem::take(&mut self.detail),
+        }
+    }
+}
+
+#[derive(Default)]
+struct State {
+    /// The latest first.
+    recent: VecDeque<Remembered>,
+    bounds: Vec<Bound>,
+}
+
+impl State {
+    /// Notes something. Says what is to be logged.
+    fn note(&mut self, happening: Happening<'_>, date: SystemTime, now: Instant) -> Vec<Line> {
+        let Happening { event, what, scope, service, ended, detail } = happening;
+        let noted = Noted {
+            event,
+            what,
+            service,
             operation: scope.map(|scope| Arc::clone(&scope.operation().name)),
             project: scope.map(Scope::project_in_short).filter(|project| !project.is_empty()),
-            first: now,
-            last: now,
+            first: date,
+            last: date,
             count: 1,
         };
-        let mut recent = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(before) = recent.iter().position(|known| known.is_same(&noted)).and_then(|at| recent.remove(at)) {
-            noted.first = before.first;
-            noted.count += before.count;
+        let unlogged = ended.map_or(1, |(_, failures)| failures.max(1));
+        let ended = ended.map(|(duration, _)| duration);
+        let mut new = Remembered { noted, logged_at: None, unlogged, ended, detail };
+        let before = self.recent.iter().position(|known| known.noted.is_same(&new.noted));
+        if let Some(before) = before.and_then(|at| self.recent.remove(at)) {
+            new.noted.first = before.noted.first;
+            new.noted.count += before.noted.count;
+            new.unlogged += before.unlogged;
+            new.logged_at = before.logged_at;
         }
-        recent.push_front(noted);
-        let of_its_kind = recent.iter().filter(|known| known.event == event).count();
+        if let Some(ended) = event.ends() {
+            // What the end tells is not told of the beginning again.
+            let of_it = |known: &&mut Remembered| known.noted.event == ended && known.noted.service == service;
+            self.recent.iter_mut().filter(of_it).for_each(|known| known.unlogged = 0);
+        }
+        self.recent.push_front(new);
+        let mut lines = Vec::from_iter(self.bound(event).left_out(now));
+        lines.extend(self.log(0, now));
+        let of_its_kind = self.recent.iter().filter(|known| known.noted.event == event).count();
         if of_its_kind > MAX_OF_A_KIND
-            && let Some(oldest) = recent.iter().rposition(|known| known.event == event)
+            && let Some(oldest) = self.recent.iter().rposition(|known| known.noted.event == event)
+            && let Some(forgotten) = self.recent.remove(oldest)
         {
-            recent.remove(oldest);
+            self.bound(event).leave_out(forgotten.unlogged);
         }
+        lines
+    }
+
+    /// What has waited long enough, and what was left out.
+    fn due(&mut self, now: Instant) -> Vec<Line> {
+        let mut lines: Vec<Line> = self.bounds.iter_mut().filter_map(|bound| bound.left_out(now)).collect();
+        for place in (0..self.recent.len()).rev() {
+            lines.extend(self.log(place, now));
+        }
+        lines
+    }
+
+    /// What has not waited long enough, and what was left out. It is no more than what is remembered, and a line for each kind.
+    fn rest(&mut self, now: Instant) -> Vec<Line> {
+        let unlogged = self.recent.iter_mut().rev().filter(|known| known.unlogged > 0);
+        let mut lines: Vec<Line> = unlogged.map(|known| known.line(now)).collect();
+        lines.extend(self.bounds.iter_mut().filter_map(Bound::rest));
+        lines
+    }
+
+    /// The line about one that is remembered, if it is due and within the bound of its kind.
+    fn log(&mut self, place: usize, now: Instant) -> Option<Line> {
+        let known = self.recent.get_mut(place).filter(|known| known.is_due(now))?;
+        let (event, service) = (known.noted.event, known.noted.service);
+        if !self.bound(event).takes_another(now) {
+            let unlogged = self.recent.get_mut(place).map_or(0, |known| std::mem::take(&mut known.unlogged));
+            self.bound(event).leave_out(unlogged);
+            return None;
+        }
+        // Whoever reads that it has begun again is to read that it has ended again.
+        for other in &mut self.recent {
+            if other.noted.event.ends() == Some(event) && other.noted.service == service {
+                (other.logged_at, other.unlogged) = (None, 0);
+            }
+        }
+        self.recent.get_mut(place).map(|known| known.line(now))
+    }
+
+    fn bound(&mut self, event: Event) -> &mut Bound {
+        let place = self.bounds.iter().position(|bound| bound.event == event).unwrap_or_else(|| {
+            self.bounds.push(Bound::new(event));
+            self.bounds.len() - 1
+        });
+        &mut self.bounds[place]
+    }
+}
+
+/// What has happened lately.
+#[derive(Default)]
+pub struct Events(Mutex<State>);
+
+impl Events {
+    /// Notes something that happens now, and logs it unless it is a recent repetition. `date` is for people, `now` for the
+    /// bounds.
+    pub fn note(&self, happening: Happening<'_>, date: SystemTime, now: Instant) {
+        let mut state = self.state();
+        // Below the lock, so that lines are in the order of events. Whoever reads the log cannot stop this.
+        state.note(happening, date, now).iter().for_each(Line::write);
+    }
+
+    /// Logs the repetitions that have waited for [`REPEAT_INTERVAL`].
+    pub fn log_due(&self, now: Instant) {
+        self.state().due(now).iter().for_each(Line::write);
+    }
+
+    /// Logs all that is not logged yet, at the end of the process.
+    pub fn log_rest(&self, now: Instant) {
+        self.state().rest(now).iter().for_each(Line::write);
     }
 
     /// All that is remembered, the latest first.
     pub fn recent(&self) -> Vec<Noted> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+        self.state().recent.iter().map(|known| known.noted.clone()).collect()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock()
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use super::*;
-
-    #[test]
-    fn what_happens_again_is_counted_and_comes_first() {
-        let (events, at) = (Events::default(), |second| SystemTime::UNIX_EPOCH + Duration::from_secs(second));
-        for (second, event) in [(1, Event::Denial), (2, Event::Purge), (3, Event::Denial)] {
-            events.note(event, "it", None, at(second));
-        }
-        let told: Vec<_> =
-            events.recent().iter().map(|noted| (noted.event, noted.count, noted.first, noted.last)).collect();
-        assert_eq!(told, [(Event::Denial, 2, at(1), at(3)), (Event::Purge, 1, at(2), at(2))]);
-    }
-
-    #[test]
-    fn one_kind_does_not_push_out_another() {
-        let (events, now) = (Events::default(), SystemTime::UNIX_EPOCH);
-        events.note(Event::Reload, "at first", None, now);
-        for number in 0..1_000 {
-            events.note(Event::Denial, format!("of {number}"), None, now);
-        }
-        let recent = events.recent();
-        assert_eq!((recent.len(), recent[0].what.as_ref()), (MAX_OF_A_KIND + 1, "of 999"));
-        assert_eq!(recent.last().unwrap().event, Event::Reload);
-    }
-}
+mod tests;

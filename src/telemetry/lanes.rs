@@ -1,17 +1,21 @@
 //! The gauges of the queues before upstream, read when Prometheus asks.
 
+use std::collections::BTreeMap;
+
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 use prometheus::{IntGaugeVec, Opts};
 
 use super::metrics::Metrics;
 
-/// The calls of one kind to one service at a moment.
+/// The calls of one kind, of one class of callers, to one service at a moment. What there are several of is added up.
 pub struct Lane {
     /// What kind of calls.
     pub kind: &'static str,
     /// To which service.
     pub service: &'static str,
+    /// Of which class of callers.
+    pub class: &'static str,
     /// How many have been let through and are not over.
     pub under_way: usize,
     /// How many wait for their turn.
@@ -24,40 +28,59 @@ impl Metrics {
     /// # Errors
     /// If they were added before.
     pub fn watch_lanes(&self, read: impl Fn() -> Vec<Lane> + Send + Sync + 'static) -> prometheus::Result<()> {
-        let gauges = |name, help| IntGaugeVec::new(Opts::new(name, help), &["service", "kind"]);
-        let under_way = gauges(
+        let gauges = |name, help, labels: [&str; 2]| IntGaugeVec::new(Opts::new(name, help), &labels);
+        let calls = gauges(
             "workspace_gateway_upstream_calls",
             "Calls to upstream that are not over; of kind `relay`, until their answer's body ends. Near \
              upstream.max_calls, others wait for their turn.",
+            ["service", "kind"],
         )?;
         let queued = gauges(
             "workspace_gateway_upstream_calls_queued",
             "Calls to upstream that wait for their turn. A rise: upstream is slower, one caller asks for more than \
-             upstream.max_calls_per_caller at a time, or callers without a grant for more than half of \
+             upstream.max_calls_per_caller at a time, or callers that no product list has proved for more than half of \
              upstream.max_calls.",
+            ["service", "kind"],
         )?;
-        self.register(Box::new(Lanes { under_way, queued, read }))
+        let calls_by_class = gauges(
+            "workspace_gateway_upstream_calls_by_class",
+            "Calls to upstream that are not over, by the class of their caller: `proved`, `relayed` (answered well otherwise) \
+             or `unknown`, or `half-closed` if the client has closed its sending side. A rise of `unknown`: invented or \
+             expired tokens, or requests without a credential.",
+            ["kind", "class"],
+        )?;
+        let queued_by_class = gauges(
+            "workspace_gateway_upstream_calls_queued_by_class",
+            "Calls to upstream that wait for their turn, by the class of their caller. A rise of `proved`: upstream.max_calls \
+             is too low, or upstream too slow, for the callers that there are.",
+            ["kind", "class"],
+        )?;
+        self.register(Box::new(Lanes { gauges: [calls, queued, calls_by_class, queued_by_class], read }))
     }
 }
 
 struct Lanes<F> {
-    under_way: IntGaugeVec,
-    queued: IntGaugeVec,
+    /// Calls and queued calls by service, and both by class.
+    gauges: [IntGaugeVec; 4],
     read: F,
 }
 
 impl<F: Fn() -> Vec<Lane> + Send + Sync> Collector for Lanes<F> {
     fn desc(&self) -> Vec<&Desc> {
-        [&self.under_way, &self.queued].into_iter().flat_map(Collector::desc).collect()
+        self.gauges.iter().flat_map(Collector::desc).collect()
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
+        let mut sums: BTreeMap<(usize, [&str; 2]), usize> = BTreeMap::new();
         for lane in (self.read)() {
-            let labels = [lane.service, lane.kind];
-            let value = |calls| i64::try_from(calls).unwrap_or(i64::MAX);
-            self.under_way.with_label_values(&labels).set(value(lane.under_way));
-            self.queued.with_label_values(&labels).set(value(lane.queued));
+            let (by_service, by_class) = ([lane.service, lane.kind], [lane.kind, lane.class]);
+            for (gauge, labels) in [by_service, by_service, by_class, by_class].into_iter().enumerate() {
+                *sums.entry((gauge, labels)).or_default() += if gauge % 2 == 0 { lane.under_way } else { lane.queued };
+            }
         }
-        [&self.under_way, &self.queued].into_iter().flat_map(Collector::collect).collect()
+        for ((gauge, labels), calls) in sums {
+            self.gauges[gauge].with_label_values(&labels).set(i64::try_from(calls).unwrap_or(i64::MAX));
+        }
+        self.gauges.iter().flat_map(Collector::collect).collect()
     }
 }

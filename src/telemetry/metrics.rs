@@ -5,20 +5,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::StatusCode;
-use prometheus::core::{Collector, Desc};
-use prometheus::proto::MetricFamily;
+use prometheus::core::Collector;
 use prometheus::{
     HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
 use super::figures::Figures;
+use super::logs::DroppedLines;
 use super::outcome::Outcome;
 use super::status::status_label;
-use crate::cache::admission::Unstorable;
 use crate::cache::grants::Proof;
+use crate::cache::miss::Miss;
 use crate::cache::pauses::Cause;
-use crate::cache::store::Usage;
-use crate::catalogue::Service;
+use crate::cache::unstorable::Unstorable;
+use crate::catalogue::{Operation, Service};
 use crate::request::BypassReason;
 use crate::signing::ring::Refusal;
 
@@ -37,17 +37,24 @@ pub struct Metrics {
     pub connections: IntGauge,
     /// Client connections that were ended here, by cause.
     pub connections_ended: IntCounterVec,
-    /// How often no more client connections were accepted.
+    /// When the certificate for clients ends, as Unix time in seconds; 0 without TLS.
+    pub certificate_not_after: IntGauge,
+    /// How often a client connection had to wait for room.
     pub accept_pauses: IntCounter,
+    /// Connections that could not be accepted, by listener.
+    pub accept_errors: IntCounterVec,
     pub(super) requests: IntCounterVec,
     pub(super) durations: HistogramVec,
     bypasses: IntCounterVec,
+    misses: IntCounterVec,
     unstored: IntCounterVec,
     proofs: IntCounterVec,
     denials: IntCounterVec,
     signatures: IntCounterVec,
     /// New leaders, after the one before was refused.
     pub elections: IntCounter,
+    /// Calls for a question beside or after another caller's, because upstream answered others meanwhile.
+    pub additional_calls: IntCounterVec,
     /// Answers asked for again though nobody waited.
     pub refreshes: IntCounter,
     pauses: IntCounterVec,
@@ -79,13 +86,25 @@ impl Metrics {
                 "Client connections (of `write-timeout` also single streams in HTTP/2) that the gateway has ended, by \
                  cause. A rise of `keepalive-timeout`: clients that leave connections open. Of `head-timeout`, \
                  `write-timeout`, `resets` or `farewell`: clients that are cut off, broken, or mean harm. Of `handshake`: \
-                 clients that don't trust the certificate, have none of their own, or speak plain HTTP where TLS is spoken.",
+                 clients that don't trust the certificate, have none of their own, or speak plain HTTP where TLS is spoken. \
+                 Of `shed`: limits.max_connections, file descriptors or limits.memory are used up.",
                 &["cause"],
+            )?,
+            certificate_not_after: IntGauge::new(
+                "workspace_gateway_tls_certificate_not_after_seconds",
+                "When the certificate in listen.cert_file ends, or one of its authorities in that file if that ends sooner, as \
+                 Unix time in seconds; 0 without TLS. Near the present, or before it: it has to be renewed.",
             )?,
             accept_pauses: IntCounter::new(
                 "workspace_gateway_accept_pauses_total",
-                "How often limits.max_connections were open, so that new ones had to wait. A rise: clients that open \
-                 one per call or leave them open, or a flood.",
+                "Client connections that came while limits.max_connections were open, so that they had to wait until another \
+                 was closed. A rise: clients that open one per call or leave them open, or a flood.",
+            )?,
+            accept_errors: counters(
+                "workspace_gateway_accept_errors_total",
+                "Connections that could not be accepted, by listener. A rise: this process, or its host, has no file \
+                 descriptor or no memory left; the log says which.",
+                &["listener"],
             )?,
             requests: counters(
                 "workspace_gateway_requests_total",
@@ -108,10 +127,19 @@ impl Metrics {
                  that cannot be answered from memory.",
                 &["reason"],
             )?,
+            misses: counters(
+                "workspace_gateway_misses_total",
+                "Requests for an operation that could not be answered from memory at once, by reason. A rise of \
+                 `no-entry`: new questions, or entries evicted. Of `expired`: a short cache.ttl. Of `no-grant` or \
+                 `grant-lapsed`: new credentials, or a short grants.grant_ttl. Of `needs-confirmation`: unsafe methods. Of \
+                 `private` or `uncacheable`: upstream's answers have changed. Of the others: clients with directives.",
+                &["operation", "reason"],
+            )?,
             unstored: counters(
                 "workspace_gateway_unstored_answers_total",
-                "Answers that were passed on and not kept, by reason. A rise of `status`: upstream fails. \
-                 A rise of another: upstream's answers have changed.",
+                "Answers that were passed on and not kept, by reason. A rise of `status`: upstream fails. Of `denied`: \
+                 credentials are refused. Of `late`, `outdated`, `purged` or `invalidated`: something has changed while \
+                 answers were on their way. Of another: upstream's answers have changed.",
                 &["reason"],
             )?,
             proofs: counters(
@@ -139,6 +167,13 @@ impl Metrics {
                 "New leaders of a shared upstream call, after the one before was refused or throttled. A rise: callers \
                  whose credential dies while they have a grant.",
             )?,
+            additional_calls: counters(
+                "workspace_gateway_additional_calls_total",
+                "Calls for a question with another caller's credential, while upstream answered other product lists \
+                 well. `slow`: the calls under way were slow. `failed`: the call before was answered with a 5xx. A rise: \
+                 upstream is slow or fails for some callers only.",
+                &["reason"],
+            )?,
             refreshes: IntCounter::new(
                 "workspace_gateway_refreshes_total",
                 "Stale answers that were given at once and asked for again in the background. A rise: more questions \
@@ -146,7 +181,7 @@ impl Metrics {
             )?,
             pauses: counters(
                 "workspace_gateway_pauses_total",
-                "Failed calls after which upstream is left alone for a while, where there is something stale to give. \
+                "Failed calls after which their callers, or all, do not ask again for a while, where there is something stale. \
                  `failure`: it gave no answer, or a 5xx. `throttled`: 429; a rise: the quota is used up. `unavailable`: \
                  503 that says when to ask again.",
                 &["cause"],
@@ -155,7 +190,7 @@ impl Metrics {
                 "workspace_gateway_upstream_requests_total",
                 "Calls to upstream by service and status, or how they failed. A rise of 429: the quota is used up. A \
                  rise of `connect`, `tls`, `first-byte`, `timeout`, `idle` or `broken`: upstream or the network is in trouble. Of \
-                 `abandoned`: clients hang up on what passes through.",
+                 `local`: this gateway, its host or its settings. Of `abandoned`: clients hang up on what passes through.",
                 &["service", "status"],
             )?,
             upstream_durations: histograms(
@@ -196,19 +231,23 @@ impl Metrics {
             &["version"],
         )?;
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
-        let families: [Box<dyn Collector>; 20] = [
+        let families: [Box<dyn Collector>; 25] = [
             Box::new(self.in_flight.clone()),
             Box::new(self.connections.clone()),
             Box::new(self.connections_ended.clone()),
+            Box::new(self.certificate_not_after.clone()),
             Box::new(self.accept_pauses.clone()),
+            Box::new(self.accept_errors.clone()),
             Box::new(self.requests.clone()),
             Box::new(self.durations.clone()),
             Box::new(self.bypasses.clone()),
+            Box::new(self.misses.clone()),
             Box::new(self.unstored.clone()),
             Box::new(self.proofs.clone()),
             Box::new(self.denials.clone()),
             Box::new(self.signatures.clone()),
             Box::new(self.elections.clone()),
+            Box::new(self.additional_calls.clone()),
             Box::new(self.refreshes.clone()),
             Box::new(self.pauses.clone()),
             Box::new(self.upstream_requests.clone()),
@@ -216,6 +255,7 @@ impl Metrics {
             Box::new(self.upstream_in_flight.clone()),
             Box::new(self.upstream_retries.clone()),
             Box::new(self.evictions.clone()),
+            Box::new(DroppedLines::new()?),
             Box::new(build),
         ];
         families.into_iter().try_for_each(|family| self.registry.register(family))?;
@@ -237,83 +277,23 @@ impl Metrics {
         begin(&self.signatures, Refusal::ALL.map(Refusal::as_str));
         begin(&self.pauses, Cause::ALL.map(Cause::as_str));
         begin(&self.denials, ["upstream", "memory"]);
+        begin(&self.additional_calls, ["slow", "failed"]);
         begin(
             &self.connections_ended,
-            ["head-timeout", "keepalive-timeout", "write-timeout", "resets", "farewell", "handshake"],
+            ["head-timeout", "keepalive-timeout", "write-timeout", "resets", "farewell", "handshake", "shed"],
         );
+        begin(&self.accept_errors, ["proxy", "metrics", "admin"]);
         begin(&self.evictions, ["size", "expired"]);
         for service in Service::ALL {
             self.upstream_durations.with_label_values(&[service.as_str()]);
             self.upstream_in_flight.with_label_values(&[service.as_str()]);
+            // An alert is waiting for the first of these.
+            self.upstream_requests.with_label_values(&[service.as_str(), "local"]);
             self.upstream_retries.with_label_values(&[service.as_str()]);
         }
     }
 
-    /// Adds the gauges of what is in use, which are read when Prometheus asks.
-    ///
-    /// # Errors
-    /// If they were added before.
-    pub fn watch(&self, usage: impl Fn() -> InUse + Send + Sync + 'static) -> prometheus::Result<()> {
-        let gauges: Vec<(IntGauge, Reading)> = vec![
-            (
-                IntGauge::new(
-                    "workspace_gateway_entries",
-                    "Entries in the cache, fresh or not. A rise: more different questions.",
-                )?,
-                |usage| usage.store.entries,
-            ),
-            (
-                IntGauge::new(
-                    "workspace_gateway_entries_bytes",
-                    "Bytes that entries hold, estimated. Near cache.max_size, entries are evicted.",
-                )?,
-                |usage| usage.store.bytes,
-            ),
-            (
-                IntGauge::new(
-                    "workspace_gateway_uncacheable_keys",
-                    "Questions whose answers could not be kept lately, so that nobody waits for another's. A rise: \
-                     see workspace_gateway_unstored_answers_total.",
-                )?,
-                |usage| usage.store.uncacheable,
-            ),
-            (
-                IntGauge::new(
-                    "workspace_gateway_private_scopes",
-                    "Operations in a project in which nothing is shared, because callers were given different answers \
-                     to one question. Anything but 0: set sharing = \"caller\" for the operation, or find out why.",
-                )?,
-                |usage| usage.store.private_scopes as u64,
-            ),
-            (
-                IntGauge::new(
-                    "workspace_gateway_grants",
-                    "Callers that may be answered from memory, each in one operation and project. Near half of \
-                     grants.max_grants, the least recently used may have to be proved again.",
-                )?,
-                |usage| usage.grants as u64,
-            ),
-            (
-                IntGauge::new(
-                    "workspace_gateway_coalesced_waiters",
-                    "Requests that wait for an upstream call another request began. A rise: a stampede that upstream \
-                     is spared.",
-                )?,
-                |usage| usage.waiting as u64,
-            ),
-            (
-                IntGauge::new(
-                    "workspace_gateway_bypassing",
-                    "Whether the cache is switched off (mode): 1, or 0. A rise: somebody has, and nothing is answered from \
-                     memory until it is switched on again.",
-                )?,
-                |usage| u64::from(usage.is_bypassing),
-            ),
-        ];
-        self.registry.register(Box::new(Watched { gauges, usage }))
-    }
-
-    pub(super) fn register(&self, family: Box<dyn Collector>) -> prometheus::Result<()> {
+    pub(crate) fn register(&self, family: Box<dyn Collector>) -> prometheus::Result<()> {
         self.registry.register(family)
     }
 
@@ -333,6 +313,20 @@ impl Metrics {
     /// Counts a request that is signed and has no token, and what became of the signature.
     pub fn signature(&self, result: &'static str) {
         self.signatures.with_label_values(&[result]).inc();
+    }
+
+    /// Counts the misses of these operations from zero on.
+    pub fn begin_misses(&self, operations: &[Arc<Operation>]) {
+        for operation in operations {
+            for miss in Miss::ALL {
+                self.misses.with_label_values(&[&*operation.name, miss.as_str()]);
+            }
+        }
+    }
+
+    /// Counts a request for an operation that was not answered from memory.
+    pub(super) fn missed(&self, operation: &str, miss: Miss) {
+        self.misses.with_label_values(&[operation, miss.as_str()]).inc();
     }
 
     /// Counts an answer that is passed on and not kept.
@@ -378,42 +372,6 @@ impl Metrics {
     /// If a family can't be written, which would be a mistake in this file.
     pub fn encode(&self) -> prometheus::Result<String> {
         TextEncoder::new().encode_to_string(&self.registry.gather())
-    }
-}
-
-/// What is in use at a moment.
-#[derive(Default)]
-pub struct InUse {
-    /// What is kept.
-    pub store: Usage,
-    /// How many grants live.
-    pub grants: usize,
-    /// How many requests wait for a flight that another began.
-    pub waiting: usize,
-    /// Whether the cache is switched off.
-    pub is_bypassing: bool,
-}
-
-/// What a gauge shows of what is in use.
-type Reading = fn(&InUse) -> u64;
-
-/// The gauges of what is in use.
-struct Watched<F> {
-    gauges: Vec<(IntGauge, Reading)>,
-    usage: F,
-}
-
-impl<F: Fn() -> InUse + Send + Sync> Collector for Watched<F> {
-    fn desc(&self) -> Vec<&Desc> {
-        self.gauges.iter().flat_map(|(gauge, _)| gauge.desc()).collect()
-    }
-
-    fn collect(&self) -> Vec<MetricFamily> {
-        let usage = (self.usage)();
-        for (gauge, read) in &self.gauges {
-            gauge.set(i64::try_from(read(&usage)).unwrap_or(i64::MAX));
-        }
-        self.gauges.iter().flat_map(|(gauge, _)| gauge.collect()).collect()
     }
 }
 

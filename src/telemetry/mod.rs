@@ -4,16 +4,19 @@
 //! client sends can add a metric series or show a credential.
 
 pub mod benefit;
+mod budget;
 pub mod calls;
 pub mod events;
+pub mod failures;
 pub mod fetches;
 pub mod figures;
 pub mod health;
+pub mod hit_series;
+pub mod in_use;
 pub mod lanes;
 pub mod logs;
 pub mod metrics;
 pub mod outcome;
 pub mod record;
 pub mod reloads;
-pub mod repeats;
 mod status;

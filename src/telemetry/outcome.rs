@@ -64,6 +64,12 @@ impl Outcome {
         self.is_hit() || was_asked
     }
 
+    /// Whether upstream was to be asked first for it, if it is a request for an operation.
+    pub fn may_be_a_miss(self) -> bool {
+        let was_asked = matches!(self, Self::Miss | Self::Expired | Self::Coalesced | Self::Stale | Self::Patience);
+        was_asked || matches!(self, Self::Refused | Self::Aborted)
+    }
+
     /// The name used alike as metric label and log field.
     pub fn as_str(self) -> &'static str {
         match self {

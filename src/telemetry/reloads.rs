@@ -4,26 +4,16 @@ use prometheus::{IntCounterVec, IntGauge, Opts};
 
 use super::metrics::Metrics;
 
-/// What came of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reload {
-    /// Other settings are in force from then on.
-    Applied,
-    /// Something was wrong, and nothing has changed.
-    Refused,
-    /// Nothing was different that can change at run time.
-    Unchanged,
-}
-
-impl Reload {
-    const ALL: [Self; 3] = [Self::Applied, Self::Refused, Self::Unchanged];
-
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Applied => "applied",
-            Self::Refused => "refused",
-            Self::Unchanged => "unchanged",
-        }
+words! {
+    /// What came of it.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum Reload {
+        /// Other settings are in force from then on.
+        Applied = "applied",
+        /// Something was wrong, and nothing has changed.
+        Refused = "refused",
+        /// Nothing was different that can change at run time.
+        Unchanged = "unchanged",
     }
 }
 

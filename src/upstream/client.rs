@@ -1,16 +1,19 @@
 //! The HTTP client: builds requests to upstream, and reads answers whole or as a stream.
 
+use std::future::Future;
 use std::io;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST, TRANSFER_ENCODING, USER_AGENT, VIA};
+use http::header::{
+    ACCEPT, ACCEPT_ENCODING, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, TE, TRAILER, TRANSFER_ENCODING,
+    USER_AGENT, VIA,
+};
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
-use http_body::Body as _;
+use http_body::Body;
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use hyper_util::client::legacy;
@@ -21,7 +24,10 @@ use super::connect::Connector;
 use super::connections::Connections;
 use super::error::{is_broken, is_unsent};
 use super::idle::{self, IdleLimited, Watched};
-use super::{AGENT, Answering, Upstream, UpstreamError};
+use super::trust::Authorities;
+use super::upload::MinRate;
+use super::{AGENT, Answered, Answering, MAX_PEEK, PEEK_TIMEOUT, Refused, Upstream, UpstreamError, is_refusal};
+use crate::budget::{Account, Collected, Purpose};
 use crate::catalogue::{Origin, Service};
 use crate::clock::Clock;
 use crate::egress::Egress;
@@ -31,6 +37,7 @@ use crate::request::condition::Validator;
 use crate::request::hop::{self, Via};
 use crate::request::key::Key;
 use crate::request::trace::TRACEPARENT;
+use crate::request::trailers::Trimmed;
 use crate::signing::{Payload, X_PROJECT_ID};
 use crate::stream::{BoxError, StreamBody, nothing};
 
@@ -84,20 +91,20 @@ pub struct HttpClient {
 }
 
 impl HttpClient {
-    /// A client that trusts the system's authorities and those in `ca_file`, and goes the ways that are set.
+    /// A client that trusts the system's authorities and those that are named, and goes the ways that are set.
     /// Connects to nothing yet.
     ///
     /// # Errors
-    /// If `ca_file` has no usable certificates.
+    /// If the file that is named has no usable certificates.
     pub fn new(
-        ca_file: Option<&Path>,
+        named: Option<Authorities<'_>>,
         egress: Egress,
         limits: Limits,
         via: Via,
         clock: Clock,
         on_retry: impl Fn(Service) + Send + Sync + 'static,
     ) -> io::Result<Self> {
-        let connections = Connections::new(Connector::new(ca_file, limits.connect, egress)?, limits.age, clock);
+        let connections = Connections::new(Connector::new(named, limits.connect, egress)?, limits.age, clock);
         Ok(Self { connections, limits, via, on_retry: Box::new(on_retry) })
     }
 
@@ -107,7 +114,7 @@ impl HttpClient {
     /// itself looks for another connection, body or not, when the one from its pool turns out dead.)
     async fn send(&self, service: Service, request: Request<StreamBody>) -> Result<Response<Incoming>, legacy::Error> {
         let again = request.body().is_end_stream().then(|| without_body(&request));
-        match (self.connections.send(request).await, again) {
+        let answer = match (self.connections.send(service, request).await, again) {
             (Err(error), Some(again)) if is_broken(&error) && (again.method().is_safe() || is_unsent(&error)) => {
                 tracing::debug!(service = service.as_str(), %error, "the connection broke, asking again");
                 (self.on_retry)(service);
@@ -115,26 +122,51 @@ impl HttpClient {
                 self.connections.send_apart(again).await
             }
             (answer, _) => answer,
+        };
+        if let Ok(answer) = &answer {
+            self.connections.heed(service, answer.headers());
         }
+        answer
     }
 
-    async fn ask(&self, key: &Key, errand: Errand) -> Result<Response<Bytes>, UpstreamError> {
-        let request = question(key, errand).map_err(|error| UpstreamError::Broken(error.to_string()))?;
+    async fn ask(&self, key: &Key, errand: Errand, account: &Account) -> Result<Answered, UpstreamError> {
+        let request = question(key, errand).map_err(|error| UpstreamError::unsendable(&error))?;
         let max_body = self.limits.max_body;
         let answering = async {
             let asking = self.send(key.operation().service, request);
             let response = timeout(self.limits.first_byte, asking).await.map_err(|_| UpstreamError::FirstByte)?;
             let response = response.map_err(|error| UpstreamError::of_client(&error, key.origin()))?;
-            let (head, body) = self.take_over(response)?.into_parts();
+            let (mut head, body) = self.take_over(response)?.into_parts();
+            // It is read whole, and given without its trailer section.
+            head.headers.remove(TRAILER);
+            if is_refusal(head.status) {
+                return Ok(Answered::Refused(Refused { head, body: Box::pin(refusal(body)) }));
+            }
             // Declared too large: no need to read it to find out.
             if body.size_hint().lower() > max_body as u64 {
                 return Err(UpstreamError::TooLarge(head.status));
             }
-            let body = Limited::new(body, max_body).collect().await;
-            let body = body.map_err(|error| UpstreamError::of_body(&error, head.status))?;
-            Ok(Response::from_parts(head, body.to_bytes()))
+            let body = self.collect(body, head.status, account).await?;
+            Ok(Answered::Whole(Response::from_parts(head, body)))
         };
         timeout(self.limits.answer, answering).await.unwrap_or(Err(UpstreamError::Timeout))
+    }
+
+    /// Reads a body whole, as far as its client may have so much of the memory budget.
+    async fn collect(&self, body: Incoming, status: StatusCode, account: &Account) -> Result<Bytes, UpstreamError> {
+        let declared = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
+        let no_room = || UpstreamError::NoMemory(status);
+        let mut whole = Collected::with_capacity(account, Purpose::Responses, declared, self.limits.max_body)
+            .ok_or_else(no_room)?;
+        let mut body = Limited::new(body, self.limits.max_body);
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|error| UpstreamError::of_body(&error, status))?;
+            let Ok(data) = frame.into_data() else { continue };
+            if !whole.push(&data) {
+                return Err(no_room());
+            }
+        }
+        Ok(whole.finish())
     }
 
     async fn relay(
@@ -146,13 +178,13 @@ impl HttpClient {
     ) -> Result<Response<StreamBody>, UpstreamError> {
         let moved = Arc::new(Notify::new());
         // The upload has a limit of its own: it may go on when the answer has begun, or ended.
-        let body = Watched::new(IdleLimited::new(body, self.limits.idle), Arc::clone(&moved)).boxed_unsync();
-        let request =
-            relayed(origin, head, body, &self.via).map_err(|error| UpstreamError::Broken(error.to_string()))?;
+        let body = IdleLimited::new(MinRate::new(Trimmed(body)), self.limits.idle);
+        let body = Watched::new(body, Arc::clone(&moved)).boxed_unsync();
+        let request = relayed(origin, head, body, &self.via).map_err(|error| UpstreamError::unsendable(&error))?;
         let answer = idle::while_it_moves(self.send(service, request), &moved, self.limits.idle).await;
         let response = answer.ok_or(UpstreamError::Idle)?.map_err(|error| UpstreamError::of_client(&error, origin))?;
         let response = self.take_over(response)?;
-        Ok(response.map(|body| IdleLimited::new(body, self.limits.idle).boxed_unsync()))
+        Ok(response.map(|body| IdleLimited::new(Trimmed(body), self.limits.idle).boxed_unsync()))
     }
 
     /// Ends the hop that an answer came by.
@@ -166,6 +198,7 @@ impl HttpClient {
         if response.headers().contains_key(TRANSFER_ENCODING) {
             response.headers_mut().remove(CONTENT_LENGTH);
         }
+        set_one_length(response.headers_mut())?;
         hop::strip(response.headers_mut());
         let received = std::mem::replace(response.version_mut(), Version::HTTP_11);
         self.via.add_to(response.headers_mut(), received);
@@ -174,8 +207,8 @@ impl HttpClient {
 }
 
 impl Upstream for HttpClient {
-    fn ask<'a>(&'a self, key: &'a Key, errand: Errand) -> Answering<'a, Bytes> {
-        Box::pin(self.ask(key, errand))
+    fn ask<'a>(&'a self, key: &'a Key, errand: Errand, account: &'a Account) -> Answering<'a, Answered> {
+        Box::pin(self.ask(key, errand, account))
     }
 
     fn relay<'a>(
@@ -184,9 +217,38 @@ impl Upstream for HttpClient {
         origin: &'a Origin,
         head: &'a Parts,
         body: StreamBody,
-    ) -> Answering<'a, StreamBody> {
+    ) -> Answering<'a, Response<StreamBody>> {
         Box::pin(self.relay(service, origin, head, body))
     }
+}
+
+/// Has a length that is told several times be told once (RFC 9110 §8.6).
+///
+/// # Errors
+/// If several are told.
+fn set_one_length(headers: &mut HeaderMap) -> Result<(), UpstreamError> {
+    let fields = headers.get_all(CONTENT_LENGTH).iter();
+    let lengths = fields.flat_map(|field| field.as_bytes().split(|&byte| byte == b',').map(<[u8]>::trim_ascii));
+    let mut lengths = lengths.filter(|length| !length.is_empty());
+    let Some(length) = lengths.next() else { return Ok(()) };
+    if lengths.any(|other| other != length) {
+        return Err(UpstreamError::Broken("it tells several lengths of its response".to_owned()));
+    }
+    let length = HeaderValue::from_bytes(length).map_err(|error| UpstreamError::Broken(error.to_string()))?;
+    headers.insert(CONTENT_LENGTH, length);
+    Ok(())
+}
+
+/// The body of a refusal, if it ends in time and is no larger than is read. The time begins now.
+fn refusal<B>(body: B) -> impl Future<Output = Option<Bytes>>
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<BoxError>,
+{
+    // Declared too large: no need to wait for it.
+    let is_too_large = body.size_hint().lower() > MAX_PEEK as u64;
+    let reading = timeout(PEEK_TIMEOUT, Limited::new(body, MAX_PEEK).collect());
+    async move { if is_too_large { None } else { Some(reading.await.ok()?.ok()?.to_bytes()) } }
 }
 
 /// The request for a product list: made of the key, the credential and constants, and nothing else but
@@ -255,6 +317,9 @@ fn relayed(origin: &Origin, head: &Parts, body: StreamBody, via: &Via) -> Result
     // Said here, for hyper takes a GET or HEAD of no known length for one without a body, and drops that.
     if has_body && !headers.contains_key(CONTENT_LENGTH) {
         headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
+    if headers.contains_key(TE) {
+        headers.insert(CONNECTION, HeaderValue::from_static("te"));
     }
     via.add_to(headers, head.version);
     Ok(request)

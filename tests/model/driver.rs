@@ -7,26 +7,29 @@
 
 mod story;
 
-use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, OnceLock};
-use std::time::{Duration, Instant};
+use std::future::poll_fn;
+use std::sync::{Arc, LazyLock, Mutex, OnceLock};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::response;
-use http::{Request, Response};
+use http::{Method, Request, Response};
 use http_body_util::{BodyExt, Empty};
 use tokio::task::{AbortHandle, yield_now};
+use tokio::time::Instant;
 use workspace_gateway::cache::store::Selection;
-use workspace_gateway::clock::Clock;
+use workspace_gateway::clock::{Clock, ManualClock};
 use workspace_gateway::config::Config;
+use workspace_gateway::fast_path::{ConnectionState, Responder};
 use workspace_gateway::gateway::{Connection, Gateway};
 
+use super::clocks::{Clocks, Jump};
 use super::property::Property;
 use super::rules::{Effect, Rules, Tally};
-use super::script::{Begun, Script, X_NUMBER, trail};
+use super::script::{Begun, Script, X_NUMBER, random, trail};
 use super::settings::Settings;
 use super::steps::{Edge, Outcome, Pass, Sequence, Step};
-use super::world::{History, KEYS, Ms, Question, RequestId, SCOPES, Scope, Seconds, Truth, scope_of, token};
+use super::world::{History, KEYS, Ms, Question, RequestId, SCOPES, Scope, Seconds, Spelling, Truth, Wish, scope_of};
 use crate::support;
 pub use story::Done;
 use story::{Event, agree};
@@ -35,11 +38,21 @@ use story::{Event, agree};
 /// can run, or until it has run some sixty: far more than there are, a few times over.
 const TURNS: usize = 4;
 
+/// A connection by which the next request may come.
+const FREE: ConnectionState = ConnectionState { is_free: true, is_closing: false };
+
 /// What has happened since one looked last: calls, relayed requests, answers.
 struct News {
     begun: Vec<Begun>,
     relayed: Vec<Begun>,
     done: Vec<Done>,
+}
+
+impl News {
+    /// The requests whose calls began, in order.
+    fn seen(&self) -> Vec<RequestId> {
+        self.begun.iter().map(|begun| begun.id).collect()
+    }
 }
 
 struct Driver {
@@ -51,6 +64,10 @@ struct Driver {
     history: History,
     began: Instant,
     now: Ms,
+    clock: ManualClock,
+    clocks: Clocks,
+    /// How much time has passed for rules that timers have not seen.
+    jumped: Ms,
     lingers: bool,
     next: RequestId,
     clients: Vec<(RequestId, AbortHandle)>,
@@ -61,12 +78,20 @@ struct Driver {
 /// How often each rule had a say in a sequence, or what was wrong.
 pub type Verdict = Result<Tally, String>;
 
-/// Runs a sequence from an empty cache to the last answer.
+/// Runs a sequence from an empty cache to the last answer. A panic of the gateway or of the model is a failure of the
+/// sequence: the seed and the smallest sequence are then reported as for any other.
 pub fn run(sequence: &Sequence) -> Verdict {
+    std::panic::catch_unwind(|| play(sequence)).unwrap_or_else(|panic| {
+        let message = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
+        Err(format!("RULES: panicked: {}", message.unwrap_or("without a message")))
+    })
+}
+
+fn play(sequence: &Sequence) -> Verdict {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
     runtime.block_on(async {
-        let (settings, config) = &settings_and_configs()[sequence.settings];
-        let mut driver = Driver::new(*settings, config, Truth::new(sequence.views_differ), sequence.lingers);
+        let (settings, config) = settings_and_config(sequence.settings);
+        let mut driver = Driver::new(settings, config, Truth::new(sequence.views_differ), sequence.lingers);
         let told = match driver.play(&sequence.steps).await {
             Ok(()) => return Ok(driver.rules.tally),
             Err(wrong) => format!("{wrong}\n{settings:?}"),
@@ -76,28 +101,34 @@ pub fn run(sequence: &Sequence) -> Verdict {
     })
 }
 
-/// Read once: a file with all settings is more work than a whole sequence.
-fn settings_and_configs() -> &'static [(Settings, Config)] {
-    static ALL: OnceLock<Vec<(Settings, Config)>> = OnceLock::new();
-    ALL.get_or_init(|| {
-        let config = |settings: Settings| support::config("http://w.test", "http://a.test", &settings.to_toml());
-        Settings::all().into_iter().map(|settings| (settings, config(settings))).collect()
-    })
+/// Reading a file with all settings is more work than a whole sequence, so each is read once.
+fn settings_and_config(index: usize) -> (Settings, &'static Config) {
+    static ALL: LazyLock<Vec<(Settings, OnceLock<Config>)>> =
+        LazyLock::new(|| Settings::all().into_iter().map(|settings| (settings, OnceLock::new())).collect());
+    let (settings, config) = &ALL[index];
+    (*settings, config.get_or_init(|| support::config("http://w.test", "http://a.test", &settings.to_toml())))
 }
 
 impl Driver {
     fn new(settings: Settings, config: &Config, truth: Truth, lingers: bool) -> Self {
         let script = Arc::new(Script::default());
         let upstream: Arc<Script> = Arc::clone(&script);
+        let clock = ManualClock::running();
+        let shown = Clock::Manual(clock.clone());
+        let gateway = Gateway::before(upstream, config, shown, random()).unwrap();
+        let connection = gateway.connection(([127, 0, 0, 1], 8080).into(), [127, 0, 0, 1].into());
         Self {
-            gateway: Gateway::before(upstream, config, Clock::System).unwrap(),
-            connection: Arc::new(Connection::new(SocketAddr::from(([127, 0, 0, 1], 8080)))),
+            gateway,
+            connection: Arc::new(connection),
             script,
             rules: Rules::new(settings),
             property: Property::new(settings),
             history: History::new(truth),
-            began: Clock::System.now(),
+            began: Clock::System.timer_now(),
             now: 0,
+            clock,
+            clocks: Clocks::default(),
+            jumped: 0,
             lingers,
             next: 0,
             clients: Vec::new(),
@@ -129,15 +160,26 @@ impl Driver {
 
     async fn step(&mut self, step: &Step) -> Result<(), String> {
         match step {
-            Step::Ask { key, callers, is_plain, wish, has } => {
+            Step::Ask { key, callers, is_plain, is_odd, wish, has } => {
                 let mut effects = Vec::new();
                 for &caller in callers {
                     let id = self.next;
                     self.next += 1;
-                    let question = Question { id, caller, key: *key, is_plain: *is_plain, wish: *wish, has: *has };
+                    let spelling = if *is_odd { Spelling::of(id) } else { Spelling::Plain };
+                    let (key, is_plain, wish, has) = (*key, *is_plain, *wish, *has);
+                    let question = Question { id, caller, key, is_unsafe: false, is_plain, spelling, wish, has };
                     self.come_in(question);
-                    effects.extend(self.rules.ask(question));
+                    effects.extend(self.rules.ask(question).map_err(|wrong| format!("RULES: {wrong}"))?);
                 }
+                self.expect(effects).await?;
+            }
+            Step::Write { key, caller } => {
+                let (id, caller, key, wish) = (self.next, *caller, *key, Wish::Nothing);
+                self.next += 1;
+                let spelling = Spelling::Plain;
+                let question = Question { id, caller, key, is_unsafe: true, is_plain: true, spelling, wish, has: None };
+                self.come_in(question);
+                let effects = self.rules.ask(question).map_err(|wrong| format!("RULES: {wrong}"))?;
                 self.expect(effects).await?;
             }
             Step::Land(ends) => {
@@ -149,6 +191,12 @@ impl Driver {
                     }
                 }
                 self.land(&chosen).await?;
+            }
+            Step::Head(pick, outcome) => {
+                let air = self.rules.in_the_air();
+                if !air.is_empty() {
+                    self.land_head(air[pick % air.len()], outcome).await?;
+                }
             }
             Step::Series { outcome, purges } => {
                 for _ in 0..6 {
@@ -174,6 +222,7 @@ impl Driver {
                     self.pass(to.saturating_sub(self.now)).await?;
                 }
             }
+            Step::Jump(jump) => self.jump(*jump).await?,
             Step::Change(change) => {
                 self.history.change(self.now, change);
             }
@@ -197,6 +246,23 @@ impl Driver {
         Ok(())
     }
 
+    /// A clock jumps. Who asks for the time sees it: nobody could tell a jump from one that another has undone.
+    async fn jump(&mut self, jump: Jump) -> Result<(), String> {
+        match jump {
+            Jump::Suspension(by) => self.clock.suspend(Duration::from_millis(by)),
+            Jump::Boot(by) => self.clock.advance_boot(Duration::from_millis(by)),
+            Jump::WallForward(by) => self.clock.advance_wall(Duration::from_millis(by)),
+            Jump::WallBack(by) => self.clock.set_wall_back(Duration::from_millis(by)),
+        }
+        let _ = Clock::Manual(self.clock.clone()).now();
+        let (by, name) = self.clocks.jump(jump);
+        self.now += by;
+        self.jumped += by;
+        self.rules.jump(by, name);
+        self.property.jumped(by);
+        self.expect(Vec::new()).await
+    }
+
     /// The operator purges.
     async fn purge(&mut self, operation: Option<&str>, project: Option<&str>) -> Result<(), String> {
         let (name, id) = (operation.map(str::to_owned), project.map(str::to_owned));
@@ -205,8 +271,11 @@ impl Driver {
             let Scope { operation: its_operation, project: its_project, .. } = SCOPES[scope];
             operation.is_none_or(|name| name == its_operation) && project.is_none_or(|id| id == its_project)
         };
-        self.rules.purge(is_selected);
+        self.rules.purge(operation, project);
         self.property.purged(self.now, is_selected);
+        if project.is_none() {
+            self.property.purged_whole(operation);
+        }
         self.expect(Vec::new()).await
     }
 
@@ -215,12 +284,23 @@ impl Driver {
         self.tell(Event::Asked(request));
         self.property.asked(request, self.now);
         let (gateway, connection) = (Arc::clone(&self.gateway), Arc::clone(&self.connection));
-        let (done, began, arrived) = (Arc::clone(&self.done), self.began, self.now);
-        let asked = Request::get(KEYS[request.key].1)
+        let (done, began, arrived) = (Arc::clone(&self.done), self.began, self.now - self.jumped);
+        let method = match request.id % 3 {
+            _ if !request.is_unsafe => Method::GET,
+            0 => Method::POST,
+            1 => Method::DELETE,
+            _ => Method::from_bytes(b"PURGE").unwrap(),
+        };
+        let asked = Request::builder()
+            .method(method)
+            .uri(KEYS[request.key].1)
+            .version(request.spelling.version())
             .header("host", "gateway.test")
-            .header("x-auth-token", token(request.caller))
             .header(X_NUMBER, request.id);
         let mut asked = asked.body(Empty::<Bytes>::new()).unwrap();
+        for (name, value) in request.spelling.fields(request.caller) {
+            asked.headers_mut().append(name, value.parse().unwrap());
+        }
         asked.headers_mut().extend(trail(request.is_plain));
         for (name, value) in request.headers() {
             asked.headers_mut().insert(name, value.parse().unwrap());
@@ -228,22 +308,24 @@ impl Driver {
         // What comes over the wire, but for the number, which is the script's and not the client's.
         let mut seen = asked.headers().clone();
         seen.remove(X_NUMBER);
-        let head = gateway.fingerprint(format!("{} {seen:?}", asked.uri()).as_bytes());
+        let bytes = format!("GET {} {:?}\r\n{seen:?}\r\n\r\n", asked.uri(), asked.version());
         let client = tokio::spawn(async move {
-            let mut text = Vec::new();
-            let (head, body) = match gateway.repeat(&head, &connection, &mut text) {
-                Some((body, _)) => (read_head(&text), body),
-                None => {
-                    connection.hears(Some(head));
-                    let (head, body) = gateway.handle(asked, &connection).await.into_parts();
-                    (head, body.collect().await.unwrap().to_bytes())
-                }
+            let mut responder = Responder::new(Arc::clone(&gateway), Arc::clone(&connection));
+            let is_known = !request.is_unsafe && responder.take(bytes.as_bytes(), FREE);
+            let (head, body) = if is_known {
+                let mut response = Vec::new();
+                poll_fn(|context| responder.poll_write(&mut response, context)).await.unwrap();
+                let end = response.windows(4).position(|bytes| bytes == b"\r\n\r\n").unwrap();
+                (read_head(&response[..end]), Bytes::copy_from_slice(&response[end + 4..]))
+            } else {
+                let (head, body) = gateway.handle(asked, &connection).await.into_parts();
+                (head, body.collect().await.unwrap().to_bytes())
             };
-            let at = Ms::try_from((Clock::System.now() - began).as_millis()).unwrap();
+            let at = Ms::try_from((Clock::System.timer_now() - began).as_millis()).unwrap();
             let text = |name| head.headers.get(name).map_or("", |value| value.to_str().unwrap()).to_owned();
             let done_with = Done {
                 request,
-                arrived,
+                waited: at - arrived,
                 at,
                 status: head.status.as_u16(),
                 body: String::from_utf8(body.to_vec()).unwrap(),
@@ -269,18 +351,42 @@ impl Driver {
             landed.push((id, said));
         }
         let news = self.news().await?;
-        let effects = self.rules.land(&landed, &news.begun).map_err(|wrong| format!("RULES: {wrong}"))?;
+        let effects = self.rules.land(&landed, &news.seen()).map_err(|wrong| format!("RULES: {wrong}"))?;
         self.compare(effects, &news)
     }
 
-    /// Time passes.
-    async fn pass(&mut self, span: Ms) -> Result<(), String> {
-        if span > 0 {
-            tokio::time::sleep(Duration::from_millis(span)).await;
-            self.now += span;
+    /// Of a call in the air the head of a refusal lands. If there is none to come, the call ends.
+    async fn land_head(&mut self, id: RequestId, outcome: &Outcome) -> Result<(), String> {
+        let said = self.property.answer(id, outcome, &self.history);
+        if !self.rules.may_have_head(id) || said.denial().is_none() {
+            return self.land(&[(id, outcome)]).await;
         }
-        let effects = self.rules.pass(self.now);
-        self.expect(effects).await
+        self.tell(Event::HeadLanded(id, said.clone()));
+        if !self.script.land_head(id, said.clone()) {
+            return Err(format!("RULES: the call of #{id} was given up"));
+        }
+        self.property.head_landed(id, self.now, &said);
+        let news = self.news().await?;
+        let effects = self.rules.land_head(id, &said, &news.seen()).map_err(|wrong| format!("RULES: {wrong}"))?;
+        self.compare(effects, &news)
+    }
+
+    /// Time passes, from one moment at which a call may begin to the next.
+    async fn pass(&mut self, span: Ms) -> Result<(), String> {
+        let end = self.now + span;
+        loop {
+            let next = self.rules.next_turn().map_or(end, |turn| turn.min(end));
+            if next > self.now {
+                tokio::time::sleep(Duration::from_millis(next - self.now)).await;
+                self.now = next;
+            }
+            let news = self.news().await?;
+            let effects = self.rules.pass(self.now, &news.seen()).map_err(|wrong| format!("RULES: {wrong}"))?;
+            self.compare(effects, &news)?;
+            if self.now == end {
+                return Ok(());
+            }
+        }
     }
 
     /// Ends the calls that the gateway's HTTP client would have given up by now.
@@ -312,7 +418,8 @@ impl Driver {
             self.tell(Event::Relayed(request));
             self.property.relayed(request, self.now, &self.history);
         }
-        let done = std::mem::take(&mut *self.done.lock().unwrap());
+        let mut done = std::mem::take(&mut *self.done.lock().unwrap());
+        done.iter_mut().for_each(|done| done.at += self.jumped);
         self.story.extend(done.iter().map(|done| (done.at, Event::Done(done.clone()))));
         for done in &done {
             self.property.check(done, &self.history, self.rules.is_private(scope_of(done.request.key)))?;
@@ -336,6 +443,8 @@ impl Driver {
             }
         }
         let News { begun, relayed, done } = news;
+        // In which order they began is told by what was seen.
+        calls.sort_by_key(|call| begun.iter().position(|seen| seen.id == call.id));
         if calls != *begun {
             return Err(format!("RULES: the calls {calls:?} had to begin, and {begun:?} did"));
         }

@@ -2,7 +2,7 @@
 //!
 //! Random sequences of fifty steps run in process against the real gateway and a reference model: requests
 //! of several callers, alone and at once, with wishes or without; answers that come out of order;
-//! revocations, catalogue changes, failures, purges, clients that hang up, and time. Model and gateway have
+//! revocations, catalogue changes, failures, purges, clients that hang up, time, and clocks that jump. Model and gateway have
 //! to agree on every answer and every call to upstream; and whatever both of them say, everything that is
 //! served is judged by what upstream held to be true. Who changes a rule changes `rules` with it.
 //!
@@ -10,6 +10,7 @@
 //!
 //! - [`world`]: callers, scopes, keys, and what is true upstream.
 //! - [`settings`]: the limits.
+//! - [`clocks`]: what a jump of one clock means.
 //! - [`steps`]: what can happen.
 //! - [`script`]: upstream, as told.
 //! - [`rules`]: the model.
@@ -21,6 +22,7 @@
 //! `WORKSPACE_GATEWAY_TEST_MODEL_AS_FOUND` a failure is told as it was found, not made smaller first. That there
 //! is no rule that could be broken unnoticed is shown by `tests/mutants.py`.
 
+mod clocks;
 mod driver;
 mod property;
 mod rules;
@@ -49,56 +51,86 @@ const SEQUENCES: u64 = 10_000;
 const BATCH: u64 = 100;
 
 /// What has to happen often in so many sequences, or they have gone blind to a rule.
-const RULES: [&str; 50] = [
+const RULES: [&str; 80] = [
     "304",
     "304 for nothing",
+    "a stranger's change",
+    "ambiguous",
+    "answered after a change",
     "answered after a purge",
     "asked by wish",
+    "asked to confirm",
     "boarded",
     "boarded what nobody waits for",
+    "body without an end after a head",
     "caller's pause",
+    "caller's pause by 503",
+    "came back",
+    "changed nothing",
     "denial",
+    "denial elsewhere",
     "denial of a grant",
+    "drift",
     "elected",
     "everybody's pause",
     "failure",
+    "failure here",
     "followed",
     "given while revalidated",
+    "goes again after a change",
     "hit",
     "hung up",
+    "invalidated",
+    "jump of the boot clock",
+    "jump of the wall clock",
     "known to the client",
     "late",
+    "late while suspended",
     "led",
     "lone pause",
     "negative",
     "negative from memory",
+    "newer than the grant",
     "not a list",
     "not as wished",
     "not cached",
     "not to be kept",
     "out of time",
     "outdated",
+    "own mark",
+    "passed through",
     "patience",
     "patient for nothing",
     "paused",
     "paused by grace",
+    "private after a purge",
     "proof",
     "purged",
     "refreshed",
+    "refusal without an end",
+    "refused at the head",
     "refused from memory",
     "relayed at once",
     "relayed by wish",
-    "scope's pause",
+    "released at the head",
+    "repeated",
+    "second leader",
+    "served by another call",
     "slot's pause",
+    "slot's pause of a caller",
     "solo",
     "solo after elections",
     "spoken against",
     "stale by grace",
     "stale for a grant",
+    "step back",
+    "suspended",
+    "suspension",
     "throttled in turn",
     "throttled leader",
     "too large",
     "tripped",
+    "turned private as a whole",
     "withheld at release",
 ];
 

@@ -4,7 +4,8 @@
 //! For every product list served there is a moment within the last `grant_ttl` (or, when the caller's
 //! own attempt has failed, within `outage_grace`) at which upstream would have proved this caller in this
 //! scope, and no denial has come since; and the list was upstream's answer to this very key, asked for
-//! within its ttl, or within the stale windows and for a reason that holds.
+//! within its ttl, or within the stale windows and for a reason that holds. A denial has come with its head. Until its
+//! body tells otherwise, a 401 denies all that its caller has in the service.
 //!
 //! And nobody's call is made twice: of those who may share an answer one asks at a time.
 
@@ -13,10 +14,13 @@ use super::script::Begun;
 use super::settings::Settings;
 use super::steps::Outcome;
 use super::world::{Besides, CallerId, Failure, History, KeyId, Ms, Question, RequestId, Said, Version};
-use super::world::{SCOPES, ScopeId, Truth, Wish, is_list, scope_of};
+use super::world::{SCOPES, ScopeId, Truth, Wish, is_list, scope_of, service_of};
 
 /// How often a request waits for another's call at most.
 const ELECTIONS: usize = 4;
+
+/// How many calls there are for one key at most, while upstream is slow for some callers only.
+const CALLS: usize = 3;
 
 /// A call to upstream, what was true when it was sent, and its end once it has one.
 struct Call {
@@ -27,18 +31,52 @@ struct Call {
     is_shared: bool,
     may_be_alone: bool,
     sent: Ms,
+    /// The same for timers: by so much later as clocks have jumped since.
+    timer_sent: Ms,
     truth: Truth,
+    /// A refusal, if its head has landed before its body.
+    head: Option<(Ms, Said)>,
     end: Option<(Ms, Said)>,
-    /// How many have ended before it, some perhaps at the same moment.
+    /// How many have been answered before it, some perhaps at the same moment.
     place: usize,
     /// Whether its caller had proof when it ended.
     was_proved: bool,
+    /// Whether it proves nothing, whatever it has brought: its caller was denied when it ended, or was proved anew while
+    /// this proof was denied.
+    is_void: bool,
 }
 
 impl Call {
     fn new(begun: Begun, is_relay: bool, sent: Ms, truth: Truth) -> Self {
-        let (is_shared, may_be_alone, end, place, was_proved) = (false, is_relay, None, 0, false);
-        Self { begun, is_relay, is_shared, may_be_alone, sent, truth, end, place, was_proved }
+        let (is_shared, may_be_alone) = (false, is_relay);
+        let (head, end, place, was_proved, is_void) = (None, None, 0, false, false);
+        let timer_sent = sent;
+        Self {
+            begun,
+            is_relay,
+            is_shared,
+            may_be_alone,
+            sent,
+            timer_sent,
+            truth,
+            head,
+            end,
+            place,
+            was_proved,
+            is_void,
+        }
+    }
+
+    /// When its answer has come, be it only the head, if that was by then; and what it says so far.
+    fn answered(&self, by: Ms) -> Option<(Ms, &Said)> {
+        let (at, head) = self.head.as_ref().or(self.end.as_ref())?;
+        let said = self.end.as_ref().map_or(head, |(_, said)| said);
+        (*at <= by).then_some((*at, said))
+    }
+
+    /// Whether only the head of its answer has come.
+    fn lacks_body(&self) -> bool {
+        self.head.is_some() && self.end.is_none()
     }
 
     fn landed(&self, by: Ms) -> Option<(Ms, &Said)> {
@@ -62,12 +100,22 @@ pub struct Property {
     questions: Vec<(Ms, Question)>,
     purged: [Option<Ms>; SCOPES.len()],
     last_purge: Option<Ms>,
+    /// When someone who had proof has changed something.
+    changed: [Option<Ms>; SCOPES.len()],
+    /// Operations of which upstream has said, to someone who had proof, that their answers vary on the credential.
+    varying: Vec<&'static str>,
 }
 
 impl Property {
     pub fn new(settings: Settings) -> Self {
-        let (calls, questions) = (Vec::new(), Vec::new());
-        Self { settings, calls, questions, purged: [None; SCOPES.len()], last_purge: None }
+        let (calls, questions, varying) = (Vec::new(), Vec::new(), Vec::new());
+        let (purged, changed) = ([None; SCOPES.len()], [None; SCOPES.len()]);
+        Self { settings, calls, questions, purged, last_purge: None, changed, varying }
+    }
+
+    /// A clock has jumped: so much time has passed that timers have not seen.
+    pub fn jumped(&mut self, by: Ms) {
+        self.calls.iter_mut().for_each(|call| call.timer_sent += by);
     }
 
     pub fn asked(&mut self, question: Question, at: Ms) {
@@ -79,10 +127,18 @@ impl Property {
         (0..SCOPES.len()).filter(|scope| selected(*scope)).for_each(|scope| self.purged[scope] = Some(at));
     }
 
+    /// All of an operation, or of every operation, was purged.
+    pub fn purged_whole(&mut self, operation: Option<&str>) {
+        self.varying.retain(|its| operation.is_some_and(|name| name != *its));
+    }
+
     /// A call begins: not for one who wanted none, nor beside another that would do.
     pub fn begun(&mut self, begun: Begun, is_private: bool, sent: Ms, history: &History) -> Result<(), String> {
         let Begun { id, caller, key, asked, .. } = begun;
-        let (arrived, Question { wish, .. }) = self.questions[id as usize];
+        let (arrived, Question { wish, spelling, .. }) = self.questions[id as usize];
+        if spelling.is_ambiguous() {
+            return Err(format!("PROPERTY: #{id} begins a call, and may be read in more than one way"));
+        }
         if wish == Wish::OnlyIfCached {
             return Err(format!("PROPERTY: #{id} begins a call, and was only to be answered from memory"));
         }
@@ -94,13 +150,24 @@ impl Property {
         let may_be_alone =
             wish == Wish::NoCache || self.has_waited_enough(key, arrived, sent) || self.is_marked(key, sent);
         let is_bounded = self.settings.max_flights.min(self.settings.max_waiters) < 100;
-        let another = self.calls.iter().find(|call| {
-            let is_open = self.last_purge.is_none_or(|purge| purge < call.sent) && !call.may_be_alone;
-            call.begun.key == key && call.end.is_none() && call.is_shared && is_open
-        });
-        if let Some(another) = another
+        let others: Vec<&Call> = self
+            .calls
+            .iter()
+            .filter(|call| {
+                let is_open = self.last_purge.is_none_or(|purge| purge < call.sent) && !call.may_be_alone;
+                let is_due = call.answered(sent).is_none();
+                call.begun.key == key && is_due && call.is_shared && is_open && !self.is_superseded(call)
+            })
+            .collect();
+        let may_be_beside = |another: &&&Call| {
+            another.begun.caller != caller
+                && another.timer_sent + self.settings.patience <= sent
+                && self.is_listed_since(another, sent)
+        };
+        let is_relief = others.len() < CALLS && others.iter().all(|another| may_be_beside(&another));
+        if let Some(another) = others.first()
             && is_shared
-            && !(may_be_alone || is_bounded)
+            && !(may_be_alone || is_bounded || is_relief)
         {
             return Err(format!("PROPERTY: #{id} begins a call, and that of #{} would do", another.begun.id));
         }
@@ -109,25 +176,98 @@ impl Property {
         Ok(())
     }
 
+    /// Whether upstream has answered a list well that was sent after a call to the same service.
+    fn is_listed_since(&self, call: &Call, by: Ms) -> bool {
+        let service = service_of(call.begun.key);
+        let mut others = self.calls.iter().filter(|other| service_of(other.begun.key) == service && !other.is_relay);
+        others.any(|other| other.sent > call.sent && other.list(by).is_some())
+    }
+
+    /// Whether another call has ended the wait of all who waited for this one, and for whom this one goes on for nothing.
+    fn is_superseded(&self, call: &Call) -> bool {
+        let ends_wait = |said: &Said, other: &Call| {
+            said.list(other.begun.key, other.begun.asked).is_some()
+                || matches!(said, Said::Whole { status: 400 | 404 | 405, .. })
+        };
+        self.calls.iter().filter(|other| other.begun.key == call.begun.key && other.is_shared).any(|other| {
+            other.end.as_ref().is_some_and(|(landed, said)| *landed >= call.sent && ends_wait(said, other))
+        })
+    }
+
+    /// Whether the cause of a failed call lies outside the gateway. That there is no way to upstream counts only while
+    /// nobody has reached it.
+    fn is_outside(&self, call: &Call) -> bool {
+        match &call.end {
+            Some((_, Said::Failed(Failure::Local))) => false,
+            Some((landed, Said::Failed(Failure::Unreachable))) => !self.calls.iter().any(|other| {
+                let answered = other
+                    .answered(*landed)
+                    .filter(|(at, said)| said.has_answered() && *landed < at + Settings::REACHABLE_FOR);
+                let is_before = answered.is_some() && other.place < call.place;
+                service_of(other.begun.key) == service_of(call.begun.key) && is_before
+            }),
+            _ => true,
+        }
+    }
+
     /// A request goes on as it is.
     pub fn relayed(&mut self, begun: Begun, sent: Ms, history: &History) {
         self.calls.push(Call::new(begun, true, sent, history.now().clone()));
     }
 
     pub fn landed(&mut self, id: RequestId, at: Ms, said: &Said) {
-        let index = self.calls.iter().rposition(|call| call.begun.id == id).expect("it has begun");
+        let index = self.calls.iter().position(|call| call.begun.id == id && call.end.is_none()).expect("it has begun");
         let Begun { caller, key, .. } = self.calls[index].begun;
         // Others may end at the same moment, and be a denial: it is this order that counts.
         let was_proved = self.is_proved(caller, scope_of(key), self.settings.grant_ttl, at);
-        let place = self.calls.iter().filter(|call| call.end.is_some()).count();
+        let place = self.answered_calls();
         let call = &mut self.calls[index];
-        (call.end, call.place, call.was_proved) = (Some((at, said.clone())), place, was_proved);
+        (call.end, call.was_proved) = (Some((at, said.clone())), was_proved);
+        if call.head.is_none() {
+            call.place = place;
+        }
+        self.calls[index].is_void = self.is_denied_since(&self.calls[index], at);
+        let is_proof = said.list(key, self.calls[index].begun.asked).is_some();
+        if is_proof && !self.calls[index].is_void && !self.calls[index].is_relay {
+            let is_its = |call: &Call| (call.begun.caller, scope_of(call.begun.key)) == (caller, scope_of(key));
+            let places = 0..self.calls.len();
+            let replaced: Vec<usize> = places
+                .filter(|&other| is_its(&self.calls[other]) && self.calls[other].end.is_some())
+                .filter(|&other| self.is_denied_since(&self.calls[other], at))
+                .collect();
+            replaced.into_iter().for_each(|other| self.calls[other].is_void = true);
+        }
+        let call = &self.calls[index];
+        let (is_unsafe, is_relay, sent) = (call.begun.is_unsafe, call.is_relay, call.sent);
+        let scope = scope_of(key);
+        if is_unsafe && was_proved && said.is_change() {
+            self.changed[scope] = Some(at);
+        }
+        let varies = matches!(said, Said::Whole { status: 200, besides: Besides::Vary, .. }) && !is_relay;
+        let is_after_purge = self.last_purge.is_none_or(|purge| sent > purge);
+        if varies && is_after_purge && !self.calls[index].is_void {
+            self.varying.push(SCOPES[scope].operation);
+        }
+    }
+
+    /// The head of a refusal lands. From now on it counts.
+    pub fn head_landed(&mut self, id: RequestId, at: Ms, said: &Said) {
+        let place = self.answered_calls();
+        let call = self.calls.iter_mut().find(|call| call.begun.id == id && call.end.is_none()).expect("it has begun");
+        (call.head, call.place) = (Some((at, said.clone())), place);
+    }
+
+    fn answered_calls(&self) -> usize {
+        self.calls.iter().filter(|call| call.answered(Ms::MAX).is_some()).count()
     }
 
     /// What upstream says at the end of a call.
     pub fn answer(&self, id: RequestId, outcome: &Outcome, history: &History) -> Said {
-        let call = self.calls.iter().rfind(|call| call.begun.id == id).expect("it has begun");
+        let call = self.calls.iter().find(|call| call.begun.id == id && call.end.is_none()).expect("it has begun");
         let Begun { caller, key, asked, .. } = call.begun;
+        if let Some((_, head)) = &call.head {
+            return body(head, outcome, caller, history.now().answer(caller, key, asked));
+        }
         let truth = |truth: &Truth| truth.answer(caller, key, asked);
         let whole = || history.now().answer(caller, key, None);
         let error = |status| Said::whole(status, format!(r#"{{"error_code":"{status}","caller":{caller}}}"#));
@@ -135,10 +275,12 @@ impl Property {
             Outcome::Truth { as_sent: true } => truth(&call.truth),
             Outcome::Truth { as_sent: false } => truth(history.now()),
             Outcome::NoStore => whole().with(Besides::NoStore),
+            Outcome::Vary => whole().with(Besides::Vary),
             Outcome::Wordy => whole().wordy(),
             Outcome::ErrorInDisguise => {
                 Said::whole(200, format!(r#"{{"error_code":"WKS.00211401","error_msg":"to caller {caller}"}}"#))
             }
+            Outcome::Status(status) if call.begun.is_unsafe => Said::whole(status, ""),
             Outcome::Status(status) => error(status),
             Outcome::RetryAfter(status, after) => error(status).with(Besides::RetryAfter(after)),
             // To one that has asked it names another list than that.
@@ -146,7 +288,10 @@ impl Property {
                 let another = asked.map(|asked| Version { catalogue: asked.catalogue + 10, ..asked });
                 Said::NotModified(another)
             }
-            Outcome::Unreachable => Said::Failed(Failure::Connect),
+            Outcome::RefusedByService => refused_by_service(caller),
+            Outcome::NotConnected => Said::Failed(Failure::Connect),
+            Outcome::Unreachable => Said::Failed(Failure::Unreachable),
+            Outcome::Local => Said::Failed(Failure::Local),
             Outcome::TimedOut => Said::Failed(Failure::Timeout),
             // What is streamed is never too large.
             Outcome::TooLarge if call.is_relay => truth(history.now()),
@@ -157,6 +302,10 @@ impl Property {
     /// Judges what was served by another way than from upstream straight to the one who asked.
     pub fn check(&self, done: &Done, history: &History, is_private: bool) -> Result<(), String> {
         match (done.list(), done.status) {
+            (None, 400) if done.request.spelling.is_ambiguous() => Ok(()),
+            (..) if done.request.spelling.is_ambiguous() => {
+                Err(format!("PROPERTY: #{} may be read in more than one way, and is answered", done.request.id))
+            }
             (Some(list), _) => self.check_list(done, list, history, is_private),
             (None, 400..=428 | 430..=499) => self.check_error(done, is_private),
             (None, _) => Ok(()),
@@ -173,9 +322,19 @@ impl Property {
         let life = if is_negative { self.settings.error_ttl } else { Settings::DENIAL_TTL };
         let is_told = self.calls.iter().any(|call| {
             let Begun { caller: leader, key: its, is_plain, .. } = call.begun;
-            let Some((landed, Said::Whole { status: its_status, body, .. })) = call.landed(at) else { return false };
-            let is_it = scope_of(its) == scope_of(key) && *its_status == status && *body == done.body;
-            let since = if is_negative { call.sent } else { landed };
+            let Some((landed, said)) = call.landed(at) else { return false };
+            let is_said = match said {
+                Said::Whole { status: its_status, body, .. } => *its_status == status && *body == done.body,
+                // In words of the gateway's own.
+                Said::Failed(Failure::Refused(its_status)) => *its_status == status && !done.is_hit(),
+                _ => false,
+            };
+            let is_it = scope_of(its) == scope_of(key) && is_said;
+            let since = match call.answered(at) {
+                _ if is_negative => call.sent,
+                // A refusal counts from its head on.
+                answered => answered.map_or(landed, |(answered, _)| answered),
+            };
             let is_recent = call.begun.id == id || if done.is_hit() { since + life > at } else { landed == at };
             let may_be_all = is_negative && is_plain && its == key && !is_private && !call.is_relay;
             is_it && is_recent && (leader == caller || may_be_all && call.was_proved)
@@ -188,7 +347,7 @@ impl Property {
     }
 
     fn check_list(&self, done: &Done, list: String, history: &History, is_private: bool) -> Result<(), String> {
-        let Done { arrived, at, .. } = *done;
+        let Done { waited, at, .. } = *done;
         let Question { id, caller, key, wish, .. } = done.request;
         let scope = scope_of(key);
         let is_own = |call: &Call| call.is_relay && call.landed(at).is_some() || call.list(at).as_ref() == Some(&list);
@@ -197,7 +356,7 @@ impl Property {
         }
 
         // Whose call has failed just now, if that is why the list was served.
-        let is_out_of_time = at >= arrived + Settings::ANSWER_TIMEOUT;
+        let is_out_of_time = waited >= Settings::DEADLINE;
         let mut failed = self
             .calls
             .iter()
@@ -210,14 +369,21 @@ impl Property {
         let own_excuses = |call: &Call| (call.begun.caller, call.begun.key) == (caller, key);
         let is_paused = done.detail() == Some("paused");
 
-        // Who: proved, not denied since, and truly so.
-        let is_excused = own_has_failed || is_paused && excuses.clone().any(own_excuses);
+        // Who: proved, not denied since, and truly so. Only the caller's own call that has failed outside the gateway
+        // extends a grant, and then for nothing that was asked for after its end.
+        let mut own_failures = excuses.clone().filter(|call| own_excuses(call) && self.is_outside(call));
+        let is_excused = own_failures.any(|call| is_paused || call.has_failed(at, at));
         let grant = self.settings.grant_ttl;
         let is_graced = is_excused && self.settings.serves_in_outage;
-        let life = if is_graced { grant.max(Settings::OUTAGE_GRACE) } else { grant };
-        if !self.is_proved(caller, scope, life, at) {
-            return Err(format!("PROPERTY: #{id} was served a list, but caller {caller} has no proof that holds"));
-        }
+        let is_granted = self.is_proved(caller, scope, grant, at);
+        let grace = self.proof(caller, scope, Settings::OUTAGE_GRACE, at).filter(|_| is_graced);
+        let (life, asked_until) = match grace {
+            _ if is_granted => (grant, at),
+            Some(proved) => (Settings::OUTAGE_GRACE, proved + grant),
+            None => {
+                return Err(format!("PROPERTY: #{id} was served a list, but caller {caller} has no proof that holds"));
+            }
+        };
         if !history.since(at.saturating_sub(life)).any(|truth| truth.proves(caller, scope)) {
             return Err(format!("PROPERTY: #{id} was served a list, and upstream would not have proved {caller}"));
         }
@@ -229,7 +395,7 @@ impl Property {
             Some("paused") => {
                 (done.is_hit() && excuses.any(|call| scope_of(call.begun.key) == scope), self.settings.stale())
             }
-            Some("patience") => (at >= arrived + self.settings.patience, self.settings.stale()),
+            Some("patience") => (waited >= self.settings.patience, self.settings.stale()),
             _ if done.is_hit() => (true, 0),
             _ => (true, if has_failed { self.settings.stale() } else { 0 }),
         };
@@ -251,11 +417,16 @@ impl Property {
         let is_told = self.calls.iter().any(|call| {
             let is_young = call.sent + (ttl + more).min(most) > at;
             let is_carried = !done.is_hit() && matches!(call.landed(at), Some((landed, _)) if landed == at);
-            let is_for_all = !is_private || call.begun.caller == caller;
+            let varies = self.varying.contains(&SCOPES[scope].operation);
+            let is_for_all = !(is_private || varies) || call.begun.caller == caller;
+            // In the moment of the change itself it is not known what came first.
+            let is_after_change = self.changed[scope].is_none_or(|change| call.sent > change || at == change);
             let is_kept = !matches!(call.landed(at), Some((_, Said::Whole { besides: Besides::NoStore, .. })));
             let is_after_purge = self.purged[scope].is_none_or(|purge| call.sent >= purge);
-            let may_be_it = call.begun.key == key && !call.is_relay && is_for_all && is_kept && is_after_purge;
-            may_be_it && (is_young || is_carried) && call.list(at).as_ref() == Some(&list)
+            let may_be_it =
+                call.begun.key == key && !call.is_relay && is_for_all && is_kept && is_after_purge && is_after_change;
+            let is_covered = call.sent <= asked_until;
+            may_be_it && is_covered && (is_young || is_carried) && call.list(at).as_ref() == Some(&list)
         });
         if !is_told {
             return Err(format!("PROPERTY: #{id} was served what upstream has not told anyone for so long"));
@@ -265,25 +436,39 @@ impl Property {
 
     /// Whether upstream has proved a caller within so long, and has not denied it since.
     fn is_proved(&self, caller: CallerId, scope: ScopeId, life: Ms, at: Ms) -> bool {
-        let own = || self.calls.iter().filter(|call| (call.begun.caller, scope_of(call.begun.key)) == (caller, scope));
-        let is_denied_since = |proof: &Call| {
-            own().any(|call| match call.landed(at) {
-                Some((landed, said)) if said.is_denial() => {
-                    call.place > proof.place || landed > proof.sent && call.sent >= proof.sent
-                }
-                _ => false,
-            })
+        self.proof(caller, scope, life, at).is_some()
+    }
+
+    /// When the latest proof of a caller within so long was sent that upstream has not denied since. A 401 that is not the
+    /// service's own denies all that the caller has in that service.
+    fn proof(&self, caller: CallerId, scope: ScopeId, life: Ms, at: Ms) -> Option<Ms> {
+        let is_proof = |call: &&Call| {
+            let is_own = (call.begun.caller, scope_of(call.begun.key)) == (caller, scope);
+            let is_one = !call.is_relay && !call.is_void && call.sent + life > at && call.list(at).is_some();
+            is_own && is_one && !self.is_denied_since(call, at)
         };
-        own().any(|call| {
-            let is_proof = !call.is_relay && call.sent + life > at && call.list(at).is_some();
-            is_proof && !is_denied_since(call)
+        self.calls.iter().filter(is_proof).map(|call| call.sent).max()
+    }
+
+    /// Whether the caller of a call has been denied what it proves since, by one that was sent no earlier or was answered
+    /// later. What is said to an unsafe method is about writing, unless it is about the credential. Whether it is, is
+    /// not known of a 401 without a body: until then it counts as such.
+    fn is_denied_since(&self, proof: &Call, at: Ms) -> bool {
+        self.calls.iter().filter(|call| call.begun.caller == proof.begun.caller).any(|call| {
+            let Some((answered, said)) = call.answered(at) else { return false };
+            let Some(status) = said.denial() else { return false };
+            let is_in_scope = scope_of(call.begun.key) == scope_of(proof.begun.key) && !call.begun.is_unsafe;
+            let is_in_service = service_of(call.begun.key) == service_of(proof.begun.key);
+            let is_of_credential = if call.lacks_body() { status == 401 } else { said.denies_credential() };
+            let is_about_it = is_in_scope || is_in_service && is_of_credential;
+            is_about_it && (call.place > proof.place || answered > proof.sent && call.sent >= proof.sent)
         })
     }
 
     /// Whether so many calls have landed for a key while a request waited that it need not wait any more.
     fn has_waited_enough(&self, key: KeyId, arrived: Ms, at: Ms) -> bool {
-        let landed = |call: &&Call| call.landed(at).is_some_and(|(landed, _)| landed >= arrived);
-        self.calls.iter().filter(|call| call.begun.key == key).filter(landed).count() >= ELECTIONS
+        let answered = |call: &&Call| call.answered(at).is_some_and(|(answered, _)| answered >= arrived);
+        self.calls.iter().filter(|call| call.begun.key == key).filter(answered).count() >= ELECTIONS
     }
 
     /// Whether something was told not long ago that can't be kept.
@@ -298,5 +483,22 @@ impl Property {
                 is_unkept && landed + Settings::MARK_TTL > at
             },
         )
+    }
+}
+
+/// The service's own 401, which is about the request and not about the credential.
+fn refused_by_service(caller: CallerId) -> Said {
+    Said::whole(401, format!(r#"{{"error_code":"WKS.00211302","caller":{caller}}}"#))
+}
+
+/// The end of a refusal whose head has landed: its body, or none. `truth` is what upstream would answer now.
+fn body(head: &Said, outcome: &Outcome, caller: CallerId, truth: Said) -> Said {
+    match outcome {
+        Outcome::NotConnected | Outcome::Unreachable | Outcome::Local | Outcome::TimedOut | Outcome::TooLarge => {
+            head.clone().without_end()
+        }
+        Outcome::RefusedByService => head.clone().with_body_of(refused_by_service(caller)),
+        _ if truth.denial() == head.denial() => head.clone().with_body_of(truth),
+        _ => head.clone(),
     }
 }

@@ -3,26 +3,34 @@
 //! Each call waits in the air until it is landed, so calls overlap and their answers come in any
 //! order. It decides nothing itself.
 
-use std::sync::{Mutex, MutexGuard};
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, OnceLock};
 
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, ETAG, RETRY_AFTER, SET_COOKIE, VIA};
+use http::header::{CACHE_CONTROL, ETAG, RETRY_AFTER, SET_COOKIE, VARY, VIA};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use http_body_util::Full;
 use tokio::sync::oneshot;
+use workspace_gateway::budget::Account;
 use workspace_gateway::catalogue::{Origin, Service};
+use workspace_gateway::gateway::REQUEST_IDS;
+use workspace_gateway::random::Random;
 use workspace_gateway::request::caller::X_AUTH_TOKEN;
 use workspace_gateway::request::condition::Validator;
+use workspace_gateway::request::id::RequestIds;
 use workspace_gateway::request::key::Key;
 use workspace_gateway::stream::{StreamBody, stream};
 use workspace_gateway::upstream::client::Errand;
-use workspace_gateway::upstream::{Answering, Upstream, UpstreamError};
+use workspace_gateway::upstream::{Answered, Answering, Refused, Upstream, UpstreamError};
 
 use super::world::{Besides, CALLERS, CallerId, Failure, KEYS, KeyId, RequestId, SECOND, Said, Version, token};
 
 /// The header that tells a client's request from others. Relayed, it goes along.
 pub const X_NUMBER: &str = "x-number";
+
+/// Far more requests than a sequence has.
+const MOST_REQUESTS: RequestId = 4_096;
 
 /// A call that has reached upstream: whose request has brought it about, and what it asks with whose
 /// credential.
@@ -33,6 +41,8 @@ pub struct Begun {
     pub key: KeyId,
     /// Whether the request has come straight from a client, by no other gateway.
     pub is_plain: bool,
+    /// Whether it has an unsafe method.
+    pub is_unsafe: bool,
     /// The list it asks about: whether that is still the one.
     pub asked: Option<Version>,
 }
@@ -40,9 +50,31 @@ pub struct Begun {
 #[derive(Default)]
 pub struct Script(Mutex<Inner>);
 
+/// How a call ends; or the head of a refusal, whose body comes later.
+struct Landing {
+    said: Said,
+    body: Option<oneshot::Receiver<Said>>,
+}
+
+/// What a call in the air waits for.
+enum Awaited {
+    Landing(oneshot::Sender<Landing>),
+    Body(oneshot::Sender<Said>),
+}
+
+impl Awaited {
+    /// Whether nobody listens any more.
+    fn is_closed(&self) -> bool {
+        match self {
+            Self::Landing(landing) => landing.is_closed(),
+            Self::Body(body) => body.is_closed(),
+        }
+    }
+}
+
 #[derive(Default)]
 struct Inner {
-    air: Vec<(RequestId, oneshot::Sender<Said>)>,
+    air: Vec<(RequestId, Awaited)>,
     begun: Vec<Begun>,
     relayed: Vec<Begun>,
 }
@@ -61,8 +93,22 @@ impl Script {
     /// Lets a call end. Says whether anyone was there to be told.
     pub fn land(&self, id: RequestId, said: Said) -> bool {
         let mut inner = self.inner();
-        let place = inner.air.iter().position(|(call, _)| *call == id).expect("it is in the air");
-        inner.air.remove(place).1.send(said).is_ok()
+        let Some(place) = inner.air.iter().position(|(call, _)| *call == id) else { return false };
+        match inner.air.remove(place).1 {
+            Awaited::Landing(landing) => landing.send(Landing { said, body: None }).is_ok(),
+            Awaited::Body(body) => body.send(said).is_ok(),
+        }
+    }
+
+    /// Sends the head of a refusal. The call ends with its body. Says whether anyone was there to be told.
+    pub fn land_head(&self, id: RequestId, said: Said) -> bool {
+        let mut inner = self.inner();
+        let Some((_, awaited)) = inner.air.iter_mut().find(|(call, _)| *call == id) else { return false };
+        let (sender, body) = oneshot::channel();
+        match std::mem::replace(awaited, Awaited::Body(sender)) {
+            Awaited::Landing(landing) => landing.send(Landing { said, body: Some(body) }).is_ok(),
+            Awaited::Body(_) => panic!("it has had its head"),
+        }
     }
 
     /// Forgets the calls that nobody listens to any more.
@@ -72,35 +118,49 @@ impl Script {
 }
 
 impl Upstream for Script {
-    fn ask<'a>(&'a self, key: &'a Key, errand: Errand) -> Answering<'a, Bytes> {
+    fn ask<'a>(&'a self, key: &'a Key, errand: Errand, _: &'a Account) -> Answering<'a, Answered> {
         let target = key.uri().unwrap().path_and_query().unwrap().to_string();
         let id = number_of(&errand.request_id);
         // A gateway before this one is named first, this one always.
         let is_plain = !errand.via.to_str().unwrap().contains(',');
         let asked = errand.validator.map(|validator| version(&validator));
-        let begun =
-            Begun { id, caller: caller(errand.credential.token().unwrap()), key: key_id(&target), is_plain, asked };
+        let (caller, key, is_unsafe) = (caller(errand.credential.token().unwrap()), key_id(&target), false);
+        let begun = Begun { id, caller, key, is_plain, is_unsafe, asked };
         let (landing, landed) = oneshot::channel();
         let mut inner = self.inner();
         inner.begun.push(begun);
-        inner.air.push((id, landing));
+        inner.air.push((id, Awaited::Landing(landing)));
         drop(inner);
-        Box::pin(async move { answer(id, landed.await.expect("every call is landed")) })
+        Box::pin(async move {
+            let Landing { said, body } = landed.await.expect("every call is landed");
+            match (said, body) {
+                (said, Some(body)) => Ok(Answered::Refused(in_two_parts(id, said, body))),
+                (Said::Failed(Failure::Refused(status)), None) => Ok(Answered::Refused(endless(status))),
+                (said, None) => answer(id, said).map(Answered::read),
+            }
+        })
     }
 
-    fn relay<'a>(&'a self, _: Service, _: &'a Origin, head: &'a Parts, _: StreamBody) -> Answering<'a, StreamBody> {
+    fn relay<'a>(
+        &'a self,
+        _: Service,
+        _: &'a Origin,
+        head: &'a Parts,
+        _: StreamBody,
+    ) -> Answering<'a, Response<StreamBody>> {
         let id = head.headers[X_NUMBER].to_str().unwrap().parse().unwrap();
         let target = head.uri.path_and_query().unwrap().to_string();
         let is_plain = !head.headers.contains_key(VIA);
         let caller = caller(&head.headers[X_AUTH_TOKEN]);
-        let begun = Begun { id, caller, key: key_id(&target), is_plain, asked: None };
+        let is_unsafe = !head.method.is_safe();
+        let begun = Begun { id, caller, key: key_id(&target), is_plain, is_unsafe, asked: None };
         let (landing, landed) = oneshot::channel();
         let mut inner = self.inner();
         inner.relayed.push(begun);
-        inner.air.push((id, landing));
+        inner.air.push((id, Awaited::Landing(landing)));
         drop(inner);
         Box::pin(async move {
-            let whole = answer(id, landed.await.expect("every call is landed"))?;
+            let whole = answer(id, landed.await.expect("every call is landed").said)?;
             Ok(whole.map(|body| stream(Full::new(body))))
         })
     }
@@ -111,7 +171,10 @@ fn answer(id: RequestId, said: Said) -> Result<Response<Bytes>, UpstreamError> {
         Said::Whole { status, body, tag, besides } => (status, body, tag, besides),
         Said::NotModified(tag) => (304, String::new(), tag, Besides::Nothing),
         Said::Failed(Failure::Connect) => return Err(UpstreamError::Connect("upstream".to_owned())),
+        Said::Failed(Failure::Unreachable) => return Err(UpstreamError::Unreachable("upstream".to_owned())),
+        Said::Failed(Failure::Local) => return Err(UpstreamError::Local("no descriptor".to_owned())),
         Said::Failed(Failure::Timeout) => return Err(UpstreamError::Timeout),
+        Said::Failed(Failure::Refused(_)) => unreachable!("what is relayed is streamed"),
         Said::Failed(Failure::TooLarge(status)) => {
             return Err(UpstreamError::TooLarge(StatusCode::from_u16(status).unwrap()));
         }
@@ -123,10 +186,32 @@ fn answer(id: RequestId, said: Said) -> Result<Response<Bytes>, UpstreamError> {
     response = match besides {
         Besides::Nothing => response,
         Besides::NoStore => response.header(CACHE_CONTROL, "no-store"),
+        Besides::Vary => response.header(VARY, "accept, X-Auth-Token"),
         Besides::RetryAfter(Some(ms)) => response.header(RETRY_AFTER, ms / SECOND),
         Besides::RetryAfter(None) => response.header(RETRY_AFTER, "soon"),
     };
     Ok(response.body(Bytes::from(body)).unwrap())
+}
+
+/// A refusal whose body does not end.
+fn endless(status: u16) -> Refused {
+    let (head, ()) = Response::builder().status(status).body(()).unwrap().into_parts();
+    Refused { head, body: Box::pin(std::future::ready(None)) }
+}
+
+/// A refusal whose body comes later, if it comes.
+fn in_two_parts(id: RequestId, said: Said, body: oneshot::Receiver<Said>) -> Refused {
+    let head = match said {
+        Said::Failed(Failure::Refused(status)) => endless(status).head,
+        said => answer(id, said).expect("a refusal has a head").into_parts().0,
+    };
+    let body = async move {
+        match body.await.expect("every call is landed") {
+            Said::Whole { body, .. } => Some(Bytes::from(body)),
+            Said::NotModified(_) | Said::Failed(_) => None,
+        }
+    };
+    Refused { head, body: Box::pin(body) }
 }
 
 /// A request has to look as if it had come by another gateway, or not.
@@ -135,10 +220,25 @@ pub fn trail(is_plain: bool) -> HeaderMap {
     if is_plain { HeaderMap::new() } else { HeaderMap::from_iter([(VIA, via)]) }
 }
 
+/// Ids whose order is known here, which nobody else could tell.
+pub fn random() -> Random {
+    Random::seeded([0x5e; 32])
+}
+
+/// The ids that the gateway gives to requests.
+pub fn request_ids() -> RequestIds {
+    RequestIds::new(random().key(REQUEST_IDS).unwrap())
+}
+
 /// The gateway numbers its requests as they come; so do the clients. That is how it is known who leads a
 /// call, of which nothing else need tell.
 fn number_of(request_id: &str) -> RequestId {
-    RequestId::from_str_radix(&request_id[24..], 16).unwrap()
+    static NUMBERS: OnceLock<HashMap<String, RequestId>> = OnceLock::new();
+    let numbers = NUMBERS.get_or_init(|| {
+        let ids = request_ids();
+        (0..MOST_REQUESTS).map(|number| (ids.next().as_str().to_owned(), number)).collect()
+    });
+    numbers[request_id]
 }
 
 fn version(validator: &Validator) -> Version {
@@ -146,8 +246,10 @@ fn version(validator: &Validator) -> Version {
     Version::from_tag(tag.to_str().unwrap()).expect("one of the tags")
 }
 
+/// Blanks around a token are no part of it, here as everywhere.
 fn caller(credential: &HeaderValue) -> CallerId {
-    (0..CALLERS).find(|&caller| credential == token(caller).as_str()).expect("one of the callers")
+    let credential = credential.to_str().unwrap().trim();
+    (0..CALLERS).find(|&caller| credential == token(caller)).expect("one of the callers")
 }
 
 fn key_id(target: &str) -> KeyId {

@@ -26,6 +26,10 @@ impl Settings {
     pub const OUTAGE_GRACE: Ms = 200 * SECOND;
     pub const DENIAL_TTL: Ms = 2 * SECOND;
     pub const ANSWER_TIMEOUT: Ms = 35 * SECOND;
+    /// How long a request waits: a second longer than a call that is sent at once may take.
+    pub const DEADLINE: Ms = Self::ANSWER_TIMEOUT + SECOND;
+    /// How long a service that has answered counts as reachable.
+    pub const REACHABLE_FOR: Ms = 10 * SECOND;
     /// Not settings: how long it is remembered that an answer can't be kept, and the longest time for which
     /// upstream may ask not to be asked.
     pub const MARK_TTL: Ms = 60 * SECOND;

@@ -7,6 +7,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
 
+use super::clocks::Jump;
 use super::settings::Settings;
 use super::world::{CALLERS, CallerId, Change, KeyId, Ms, SCOPES, SECOND, ScopeId, Version, Wish};
 
@@ -20,13 +21,21 @@ pub type Pick = usize;
 #[derive(Clone, Debug)]
 pub enum Step {
     /// Requests come in at the same moment, in this order; straight from clients or by another gateway.
-    Ask { key: KeyId, callers: Vec<CallerId>, is_plain: bool, wish: Wish, has: Option<Version> },
+    /// Their tokens are written as they are, or in each way that there is.
+    Ask { key: KeyId, callers: Vec<CallerId>, is_plain: bool, is_odd: bool, wish: Wish, has: Option<Version> },
+    /// A caller sends a request with an unsafe method to the path of a question.
+    Write { key: KeyId, caller: CallerId },
     /// Calls in the air end, all at the same moment and in this order.
     Land(Vec<(Pick, Outcome)>),
+    /// The head of a refusal lands for a call in the air. The body lands with the next step that lands the call. An
+    /// answer that is no refusal lands whole.
+    Head(Pick, Outcome),
     /// The call that most wait for ends, and so on, six times alike, perhaps each after a purge.
     Series { outcome: Outcome, purges: bool },
     /// Time passes.
     Pass(Pass),
+    /// A clock jumps.
+    Jump(Jump),
     /// The truth changes.
     Change(Change),
     /// A client that waits hangs up.
@@ -54,9 +63,14 @@ impl Step {
     /// Steps that do less, to be tried in place of this one when a failure is made smaller.
     pub fn simpler(&self) -> Vec<Self> {
         match self {
-            Self::Ask { key, callers, is_plain, wish, has } => {
-                let ask = |callers, is_plain, wish| Self::Ask { key: *key, callers, is_plain, wish, has: *has };
+            Self::Ask { key, callers, is_plain, is_odd, wish, has } => {
+                let (key, has) = (*key, *has);
+                let spelled = |callers, is_plain, is_odd, wish| Self::Ask { key, callers, is_plain, is_odd, wish, has };
+                let ask = |callers, is_plain, wish| spelled(callers, is_plain, *is_odd, wish);
                 let mut simpler = Vec::new();
+                if *is_odd {
+                    simpler.push(spelled(callers.clone(), *is_plain, false, *wish));
+                }
                 if !is_plain {
                     simpler.push(ask(callers.clone(), true, *wish));
                 }
@@ -95,11 +109,17 @@ impl Step {
                 }
                 simpler
             }
+            Self::Head(pick, outcome) => {
+                let less = (0..4.min(*pick)).map(|less| Self::Head(less, outcome.clone()));
+                std::iter::once(Self::Land(vec![(*pick, outcome.clone())])).chain(less).collect()
+            }
+            Self::Write { key, caller } if *key > 0 => vec![Self::Write { key: 0, caller: *caller }],
             Self::Pass(Pass::Span(span)) => [1, SECOND, span / 2]
                 .into_iter()
                 .filter(|less| less < span)
                 .map(|less| Self::Pass(Pass::Span(less)))
                 .collect(),
+            Self::Jump(jump) => jump.simpler().map(Self::Jump).into_iter().collect(),
             Self::Purge { operation: Some(_), .. } | Self::Purge { project: Some(_), .. } => {
                 vec![Self::Purge { operation: None, project: None }]
             }
@@ -118,6 +138,8 @@ pub enum Outcome {
     },
     /// With the truth, and a header that forbids to keep it.
     NoStore,
+    /// With the truth, and a header that says that it varies on the credential.
+    Vary,
     /// With the truth, at such length that it can't be held.
     TooLarge,
     /// With the truth; if that is a refusal, in more words than are remembered.
@@ -130,7 +152,14 @@ pub enum Outcome {
     RetryAfter(u16, Option<Ms>),
     /// With a 304 that tells nothing to the one who asked.
     NotModified,
+    /// With the service's own 401, which is about the request and not about the credential.
+    RefusedByService,
+    /// The connection is refused.
+    NotConnected,
+    /// The name is not resolved.
     Unreachable,
+    /// The gateway itself can't make the call.
+    Local,
     TimedOut,
 }
 
@@ -148,7 +177,7 @@ pub struct Sequence {
 
 pub fn sequence() -> impl Strategy<Value = Sequence> {
     let seldom = prop_oneof![3 => Just(false), 1 => Just(true)];
-    let before = prop_oneof![4 => Just(Vec::new()), 2 => crowd(), 3 => aged()];
+    let before = prop_oneof![4 => Just(Vec::new()), 2 => crowd(), 2 => slow(), 3 => aged(), 2 => changed(), 2 => refused(), 1 => jumped()];
     let steps = (before, vec(step(), STEPS)).prop_map(|(before, mut steps)| {
         steps.splice(..before.len(), before);
         steps
@@ -158,7 +187,7 @@ pub fn sequence() -> impl Strategy<Value = Sequence> {
 }
 
 fn all_ask(key: KeyId) -> Step {
-    Step::Ask { key, callers: (0..CALLERS).collect(), is_plain: true, wish: Wish::Nothing, has: None }
+    Step::Ask { key, callers: (0..CALLERS).collect(), is_plain: true, is_odd: false, wish: Wish::Nothing, has: None }
 }
 
 fn all_are_proved() -> Step {
@@ -175,6 +204,32 @@ fn crowd() -> impl Strategy<Value = Vec<Step>> {
     })
 }
 
+/// Everyone is known and nothing is there. One leads and others wait, while a later question is answered, before or after
+/// the leader's call has become slow. Then that fails, or another call is made.
+fn slow() -> impl Strategy<Value = Vec<Step>> {
+    let pass = select(vec![1, 4, 12, 41]).prop_map(|seconds| Step::Pass(Pass::Span(seconds * SECOND)));
+    let failure = select(vec![500, 502, 503]).prop_map(Outcome::Status);
+    (pass.clone(), pass, prop_oneof![1 => failure, 1 => outcome()], vec(outcome(), 0..=2)).prop_map(
+        |(before, after, first, more)| {
+            let ask = |key, callers| Step::Ask {
+                key,
+                callers,
+                is_plain: true,
+                is_odd: false,
+                wish: Wish::Nothing,
+                has: None,
+            };
+            let land = |pick, outcome| Step::Land(vec![(pick, outcome)]);
+            let purge = Step::Purge { operation: None, project: None };
+            let mut steps =
+                vec![all_ask(0), all_are_proved(), purge, ask(0, vec![0]), ask(0, vec![1, 2, 3]), ask(1, vec![4])];
+            steps.extend([before, land(1, Outcome::Truth { as_sent: true }), after, land(0, first)]);
+            steps.extend(more.into_iter().map(|outcome| land(0, outcome)));
+            steps
+        },
+    )
+}
+
 /// And neither does this: something is there that has expired, while everyone has been proved by another
 /// question since.
 fn aged() -> impl Strategy<Value = Vec<Step>> {
@@ -184,9 +239,77 @@ fn aged() -> impl Strategy<Value = Vec<Step>> {
         let mut steps = vec![all_ask(0), all_are_proved(), pass(37), all_ask(1), all_are_proved(), pass(seconds)];
         if !some.is_empty() {
             let (callers, outcomes): (Vec<_>, Vec<_>) = some.into_iter().unzip();
-            steps.push(Step::Ask { key: 0, callers, is_plain: true, wish: Wish::NoCache, has: None });
+            let (wish, has) = (Wish::NoCache, None);
+            steps.push(Step::Ask { key: 0, callers, is_plain: true, is_odd: false, wish, has });
             steps.extend(outcomes.into_iter().map(|outcome| Step::Land(vec![(0, outcome)])));
         }
+        steps
+    })
+}
+
+/// Or this: something is there, everyone has been proved, and one of them changes it; before or after that a call
+/// begins, and then it is asked for, while upstream is well or not.
+fn changed() -> impl Strategy<Value = Vec<Step>> {
+    let seconds = select(vec![1, 30, 50, 100]);
+    (seconds, any::<bool>(), caller(), outcome(), outcome()).prop_map(
+        |(seconds, is_asked_before, caller, one, other)| {
+            let ask =
+                |wish| Step::Ask { key: 0, callers: vec![caller], is_plain: true, is_odd: false, wish, has: None };
+            let pass = Step::Pass(Pass::Span(seconds * SECOND));
+            let mut steps = vec![all_ask(0), all_are_proved(), pass, all_ask(1), all_are_proved()];
+            if is_asked_before {
+                steps.push(ask(Wish::NoCache));
+            }
+            let end = |place, outcome| Step::Land(vec![(place, outcome)]);
+            steps.push(Step::Write { key: 1, caller });
+            steps.push(end(usize::from(is_asked_before), Outcome::Truth { as_sent: false }));
+            steps.extend([ask(Wish::Nothing), ask(Wish::Nothing), end(0, one), end(0, other), ask(Wish::Nothing)]);
+            steps
+        },
+    )
+}
+
+/// Or this: everyone is proved in two scopes of a service, and nothing is there in one of them. One caller is refused
+/// there while others wait for its call. It asks in the other scope before the body of the refusal lands and after that.
+/// Perhaps an older call of it in that scope lands in between.
+fn refused() -> impl Strategy<Value = Vec<Step>> {
+    let rest = prop_oneof![1 => Just(Vec::new()), 3 => vec(step(), 1..=3)];
+    (0..3_usize, any::<bool>(), any::<bool>(), refusal(), outcome(), rest).prop_map(
+        |(caller, is_revoked, asks_before, head, body, rest)| {
+            let ask = |key, callers, wish| Step::Ask { key, callers, is_plain: true, is_odd: false, wish, has: None };
+            let purge = Step::Purge { operation: Some(0), project: Some(0) };
+            let mut steps = vec![all_ask(0), all_are_proved(), all_ask(2), all_are_proved(), purge];
+            if asks_before {
+                steps.push(ask(2, vec![caller], Wish::NoCache));
+            }
+            steps.push(ask(0, vec![caller, (caller + 1) % 3, caller], Wish::Nothing));
+            if is_revoked {
+                steps.push(Step::Change(Change::Revoke(caller)));
+            }
+            steps.push(Step::Head(usize::from(asks_before), head));
+            if asks_before {
+                steps.push(Step::Land(vec![(0, Outcome::Truth { as_sent: true })]));
+            }
+            steps.push(ask(2, vec![caller], Wish::Nothing));
+            steps.extend(rest);
+            steps.push(Step::Land(vec![(0, body)]));
+            steps.push(ask(2, vec![caller], Wish::Nothing));
+            steps
+        },
+    )
+}
+
+/// Or this: something is there, everyone has been proved and one caller has been refused, and before they ask again a clock
+/// jumps, perhaps while a call is in the air.
+fn jumped() -> impl Strategy<Value = Vec<Step>> {
+    (caller(), any::<bool>(), outcome(), jump(), outcome()).prop_map(|(caller, is_called, before, jump, after)| {
+        let ask = |wish| Step::Ask { key: 0, callers: vec![caller], is_plain: true, is_odd: false, wish, has: None };
+        let land = |outcome| Step::Land(vec![(0, outcome)]);
+        let mut steps = vec![all_ask(0), all_are_proved(), ask(Wish::NoCache), land(before)];
+        if is_called {
+            steps.push(ask(Wish::NoCache));
+        }
+        steps.extend([Step::Jump(jump), all_ask(0), land(after), all_ask(0)]);
         steps
     })
 }
@@ -194,19 +317,26 @@ fn aged() -> impl Strategy<Value = Vec<Step>> {
 /// What upstream may say that has consequences for more than the one who asked.
 fn trouble() -> impl Strategy<Value = Outcome> {
     let status = select(vec![400, 404, 429, 429, 500, 503]).prop_map(Outcome::Status);
-    prop_oneof![3 => status, 3 => retry_after(), 1 => Just(Outcome::NoStore), 1 => Just(Outcome::Unreachable)]
+    prop_oneof![3 => status, 3 => retry_after(), 1 => Just(Outcome::NoStore), 1 => Just(Outcome::NotConnected)]
 }
 
 fn step() -> impl Strategy<Value = Step> {
     let pick = 0..64_usize;
-    let ask = (key(), callers(), prop_oneof![3 => Just(true), 1 => Just(false)], wish(), has());
+    let plain = prop_oneof![3 => Just(true), 1 => Just(false)];
+    let odd = prop_oneof![4 => Just(false), 1 => Just(true)];
+    let ask = (key(), callers(), plain, odd, wish(), has());
     prop_oneof![
-        38 => ask.prop_map(|(key, callers, is_plain, wish, has)| Step::Ask { key, callers, is_plain, wish, has }),
+        38 => ask.prop_map(|(key, callers, is_plain, is_odd, wish, has)| {
+            Step::Ask { key, callers, is_plain, is_odd, wish, has }
+        }),
         34 => (pick.clone(), outcome()).prop_map(|end| Step::Land(vec![end])),
         4 => vec((pick.clone(), outcome()), 2..=4).prop_map(Step::Land),
+        3 => (pick.clone(), refusal()).prop_map(|(pick, outcome)| Step::Head(pick, outcome)),
         1 => (outcome(), any::<bool>()).prop_map(|(outcome, purges)| Step::Series { outcome, purges }),
         14 => pass().prop_map(Step::Pass),
+        2 => jump().prop_map(Step::Jump),
         8 => change().prop_map(Step::Change),
+        5 => (key(), caller()).prop_map(|(key, caller)| Step::Write { key, caller }),
         3 => pick.prop_map(Step::HangUp),
         2 => (scope(), scope(), 0..4_u8).prop_map(|(one, other, which)| Step::Purge {
             operation: (which & 1 == 1).then_some(one),
@@ -257,6 +387,7 @@ fn outcome() -> impl Strategy<Value = Outcome> {
         28 => Just(Outcome::Truth { as_sent: false }),
         28 => Just(Outcome::Truth { as_sent: true }),
         3 => Just(Outcome::NoStore),
+        1 => Just(Outcome::Vary),
         1 => Just(Outcome::Wordy),
         3 => Just(Outcome::ErrorInDisguise),
         8 => select(vec![500, 502, 503, 504]).prop_map(Outcome::Status),
@@ -265,9 +396,23 @@ fn outcome() -> impl Strategy<Value = Outcome> {
         1 => Just(Outcome::NotModified),
         4 => select(vec![400, 404, 405]).prop_map(Outcome::Status),
         3 => select(vec![204, 302, 413, 414, 431, 494, 508]).prop_map(Outcome::Status),
-        4 => Just(Outcome::Unreachable),
+        3 => Just(Outcome::NotConnected),
+        2 => Just(Outcome::Unreachable),
+        2 => Just(Outcome::Local),
+        1 => Just(Outcome::RefusedByService),
         3 => Just(Outcome::TimedOut),
         2 => Just(Outcome::TooLarge),
+    ]
+}
+
+/// A refusal, if the truth is one or the service says so.
+fn refusal() -> impl Strategy<Value = Outcome> {
+    prop_oneof![
+        4 => Just(Outcome::Truth { as_sent: false }),
+        4 => Just(Outcome::RefusedByService),
+        1 => Just(Outcome::Wordy),
+        1 => Just(Outcome::NoStore),
+        1 => Just(Outcome::TooLarge),
     ]
 }
 
@@ -285,6 +430,17 @@ fn pass() -> impl Strategy<Value = Pass> {
         4 => (5 * SECOND..40 * SECOND).prop_map(Pass::Span),
         1 => (40 * SECOND..400 * SECOND).prop_map(Pass::Span),
         8 => (0..6_usize, edge).prop_map(|(pick, edge)| Pass::Until(pick, edge)),
+    ]
+}
+
+/// The wall clock is set by less than counts, or by more, or is set back.
+fn jump() -> impl Strategy<Value = Jump> {
+    let span = || prop_oneof![1 => SECOND..40 * SECOND, 2 => 40 * SECOND..400 * SECOND];
+    prop_oneof![
+        2 => span().prop_map(Jump::Suspension),
+        2 => span().prop_map(Jump::Boot),
+        3 => span().prop_map(Jump::WallForward),
+        2 => span().prop_map(Jump::WallBack),
     ]
 }
 

@@ -42,17 +42,95 @@ pub fn scope_of(key: KeyId) -> ScopeId {
     KEYS[key].0
 }
 
+/// How many services there are: one for each operation.
+pub const SERVICES: usize = 2;
+
+pub fn service_of_scope(scope: ScopeId) -> usize {
+    usize::from(scope == 2)
+}
+
+pub fn service_of(key: KeyId) -> usize {
+    service_of_scope(scope_of(key))
+}
+
 /// A request of a client.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Question {
     pub id: RequestId,
     pub caller: CallerId,
     pub key: KeyId,
+    /// Whether it has an unsafe method, and so goes on as it is.
+    pub is_unsafe: bool,
     /// Whether it comes straight from a client, by no other gateway.
     pub is_plain: bool,
+    pub spelling: Spelling,
     pub wish: Wish,
     /// The list that the client has already, and need not be sent again.
     pub has: Option<Version>,
+}
+
+/// How a client writes its token. To upstream, which looks for a token where it can, all of these are one caller's.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Spelling {
+    Plain,
+    /// In HTTP/1 with blanks, which are no part of it.
+    BlankBefore,
+    BlankAfter,
+    BlanksAround,
+    /// In HTTP/2 with blanks, which must not be.
+    BlanksInHttp2,
+    /// In two fields.
+    Twice,
+    /// With another caller's in a field of the same name, or nearly so.
+    WithAnother,
+    WithAnotherUnderscored,
+}
+
+impl Spelling {
+    const ALL: [Self; 12] = [
+        Self::Plain,
+        Self::BlankBefore,
+        Self::BlankAfter,
+        Self::BlanksAround,
+        Self::Plain,
+        Self::BlanksInHttp2,
+        Self::BlankBefore,
+        Self::Twice,
+        Self::BlankAfter,
+        Self::WithAnother,
+        Self::BlanksAround,
+        Self::WithAnotherUnderscored,
+    ];
+
+    /// One for each request, whoever sends it.
+    pub fn of(id: RequestId) -> Self {
+        Self::ALL[id as usize % Self::ALL.len()]
+    }
+
+    /// Whether it may be read in more than one way.
+    pub fn is_ambiguous(self) -> bool {
+        matches!(self, Self::BlanksInHttp2 | Self::Twice | Self::WithAnother | Self::WithAnotherUnderscored)
+    }
+
+    /// The version of HTTP that it is a spelling in.
+    pub fn version(self) -> http::Version {
+        if self == Self::BlanksInHttp2 { http::Version::HTTP_2 } else { http::Version::HTTP_11 }
+    }
+
+    /// Names and values of the fields of a caller's request.
+    pub fn fields(self, caller: CallerId) -> Vec<(&'static str, String)> {
+        let (own, another) = (token(caller), token((caller + 1) % CALLERS));
+        let field = |value| ("x-auth-token", value);
+        match self {
+            Self::Plain => vec![field(own)],
+            Self::BlankBefore => vec![field(format!(" {own}"))],
+            Self::BlankAfter => vec![field(format!("{own}\t"))],
+            Self::BlanksAround | Self::BlanksInHttp2 => vec![field(format!("\t  {own} \t "))],
+            Self::Twice => vec![field(own.clone()), field(own)],
+            Self::WithAnother => vec![field(own), field(another)],
+            Self::WithAnotherUnderscored => vec![field(own), ("x_auth_token", another)],
+        }
+    }
 }
 
 /// What a client wishes for besides.
@@ -147,6 +225,8 @@ pub enum Besides {
     Nothing,
     /// That it is not to be kept.
     NoStore,
+    /// That it varies on the credential.
+    Vary,
     /// When to ask again; or nothing that can be read.
     RetryAfter(Option<Ms>),
 }
@@ -154,10 +234,17 @@ pub enum Besides {
 /// Why there is no whole answer.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Failure {
+    /// The connection is refused.
     Connect,
+    /// The name is not resolved.
+    Unreachable,
+    /// The gateway itself can't make the call.
+    Local,
     Timeout,
     /// It was too large to be read whole; this was its status.
     TooLarge(u16),
+    /// It was refused with this status, and the body that says why did not end.
+    Refused(u16),
 }
 
 impl Said {
@@ -176,6 +263,7 @@ impl Said {
     /// The same, but too large.
     pub fn too_large(self) -> Self {
         match self {
+            Self::Whole { status: 401 | 403, .. } => self.without_end(),
             Self::Whole { status, .. } => Self::Failed(Failure::TooLarge(status)),
             other => other,
         }
@@ -204,8 +292,59 @@ impl Said {
         }
     }
 
-    pub fn is_denial(&self) -> bool {
-        matches!(self, Self::Whole { status: 401 | 403, .. } | Self::Failed(Failure::TooLarge(401 | 403)))
+    /// Whether it says of a request with an unsafe method that something has been changed: it is no error, in status
+    /// or body.
+    pub fn is_change(&self) -> bool {
+        match self {
+            Self::Whole { status: 200..=399, body, .. } => !body.contains("error_code"),
+            Self::Whole { .. } | Self::Failed(_) => false,
+            Self::NotModified(_) => true,
+        }
+    }
+
+    /// The status, if it refuses the caller.
+    pub fn denial(&self) -> Option<u16> {
+        match self {
+            Self::Whole { status: status @ (401 | 403), .. } | Self::Failed(Failure::Refused(status)) => Some(*status),
+            _ => None,
+        }
+    }
+
+    /// The same refusal, with a body that does not end.
+    pub fn without_end(self) -> Self {
+        self.denial().map_or(self, |status| Self::Failed(Failure::Refused(status)))
+    }
+
+    /// The same refusal in the words of another one, which has the same head.
+    pub fn with_body_of(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Whole { status, tag, besides, .. }, Self::Whole { body, .. }) => {
+                Self::Whole { status, body, tag, besides }
+            }
+            (said, _) => said,
+        }
+    }
+
+    /// Whether a denial is about the credential, wherever it is used in that service.
+    pub fn denies_credential(&self) -> bool {
+        match self {
+            Self::Whole { status: 401, body, .. } => !body.contains(r#""error_code":"WKS."#),
+            Self::Failed(failure) => *failure == Failure::Refused(401),
+            _ => false,
+        }
+    }
+
+    /// Whether upstream has answered, other than with a failure.
+    pub fn has_answered(&self) -> bool {
+        match self {
+            Self::Whole { status, .. } => *status < 500,
+            Self::NotModified(_) => true,
+            Self::Failed(failure) => matches!(failure, Failure::Refused(_)),
+        }
+    }
+
+    pub fn is_server_error(&self) -> bool {
+        matches!(self, Self::Whole { status: 500..=507 | 509..=599, .. })
     }
 
     /// Whether it says nothing of the credential or the question, only that upstream is not well. A call
@@ -214,7 +353,7 @@ impl Said {
         match self {
             Self::Whole { status, .. } => matches!(status, 500..=507 | 509..=599 | 429),
             Self::NotModified(_) => self.list(0, asked).is_none(),
-            Self::Failed(failure) => !matches!(failure, Failure::TooLarge(_)),
+            Self::Failed(failure) => !matches!(failure, Failure::TooLarge(_) | Failure::Refused(_)),
         }
     }
 }

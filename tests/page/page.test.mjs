@@ -350,7 +350,7 @@ test("what isn't known is not a number", async () => {
     assert.equal(await saved.getAttribute("data-value"), "null");
     assert.equal(await tab.text("#saved-why"), "No answer has come from upstream yet that would tell what a call takes.");
     assert.equal(await tab.text("[data-figure='helping.hit_ratio']"), "100 %");
-    assert.equal(await tab.text("#upstream .service:first-child .health"), "○ not asked yet");
+    assert.equal(await tab.text("#upstream .service:first-child .health"), "○ no answer that counts yet");
     assert.ok(!(await tab.text("main")).match(/NaN|undefined|null|Infinity/));
 });
 
@@ -440,6 +440,12 @@ test("pause stops asking, and says so", async () => {
     assert.equal(await said("rate"), "Now: no data");
     await tab.pass(2);
     assert.match(await said("rate"), /^Now \(over 2 s\): from memory/);
+});
+
+test("an age is told in whole seconds, whenever it began", async () => {
+    await open();
+    const ages = await tab.page.evaluate(() => Array.from({ length: 10_000 }, (_, begun) => ago((begun + 30_000) / 1000 - begun / 1000)));
+    assert.deepEqual([...new Set(ages)], ["30 s ago"]);
 });
 
 test("a hidden tab asks nothing", async () => {

@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 use super::{PROJECT, World, within};
 
 /// Hits whose head had come before.
-pub const REPEATED: &str = "workspace_gateway_repeated_hits_total";
+pub const FAST_PATH_HITS: &str = "workspace_gateway_fast_path_hits_total";
 
 /// A connection to the gateway.
 pub struct Line<S = TcpStream> {
@@ -87,6 +87,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
         seen().await;
     }
 
+    /// Says this and no more, but listens: the gateway sees the end with it.
+    pub async fn says_last(&mut self, bytes: impl AsRef<[u8]>) {
+        within(self.stream.write_all(bytes.as_ref())).await.unwrap();
+        self.says_no_more().await;
+    }
+
     /// Says no more, but listens.
     pub async fn says_no_more(&mut self) {
         let _ = self.stream.shutdown().await;
@@ -98,12 +104,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
         within(self.next()).await.unwrap_or_else(|| panic!("closed after {:?}", String::from_utf8_lossy(&self.heard)))
     }
 
-    /// Says this and hears the answer.
     /// What it is a client on.
     pub fn into_stream(self) -> S {
         self.stream
     }
 
+    /// Says this and hears the answer.
     pub async fn asks(&mut self, bytes: impl AsRef<[u8]>) -> Heard {
         self.says(bytes).await;
         self.hears().await
@@ -123,6 +129,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
     pub async fn hears_bytes(&mut self) -> Vec<u8> {
         within(async { while self.more().await.is_some() {} }).await;
         std::mem::take(&mut self.heard)
+    }
+
+    /// Whatever comes next.
+    pub async fn hears_some(&mut self) {
+        assert!(within(self.more()).await.is_some(), "closed");
     }
 
     /// Asserts that what was said so far has no more answers.
@@ -205,14 +216,14 @@ impl World {
         line.asks(head).await;
         let hit = line.asks(head).await;
         assert!(hit.head.contains("workspace-gateway; hit"), "{hit:?}");
-        let before = self.repeated();
+        let before = self.fast_path_hits();
         line.asks(head).await;
-        assert_eq!(self.repeated(), before + 1, "not learnt: {head}");
+        assert_eq!(self.fast_path_hits(), before + 1, "not learnt: {head}");
     }
 
-    /// How many answers have gone the short way.
-    pub fn repeated(&self) -> usize {
-        self.metric(REPEATED) as usize
+    /// How many answers have gone the fast path.
+    pub fn fast_path_hits(&self) -> usize {
+        self.metric(FAST_PATH_HITS) as usize
     }
 }
 

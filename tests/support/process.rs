@@ -79,6 +79,30 @@ impl Process {
         Self::start_before(&workspace, &appstream, file, &[]).await
     }
 
+    /// The same with limits of open files: the soft one, and the hard one.
+    pub async fn start_with_open_files(simulator: &Simulator, file: &Path, (soft, hard): (u32, u32)) -> Self {
+        Self::start_under(&["prlimit", &format!("--nofile={soft}:{hard}")], simulator, file, &[]).await
+    }
+
+    /// The same, started by another program, which becomes the gateway.
+    pub async fn start_under(
+        starter: &[&str],
+        simulator: &Simulator,
+        file: &Path,
+        environment: &[(&str, &str)],
+    ) -> Self {
+        let mut command = Command::new(starter[0]);
+        command.args(&starter[1..]).arg(BINARY).arg("serve").arg("--config").arg(file);
+        command.args(["--listen", ANY, "--metrics-listen", ANY, "--admin-listen", ANY]);
+        command.args(["--workspace-url", &simulator.url(Service::Workspace)]);
+        command.args(["--appstream-url", &simulator.url(Service::AppStream)]);
+        for name in PROXY_VARIABLES {
+            command.env_remove(name);
+        }
+        command.envs(environment.iter().copied());
+        Self::of(command).await
+    }
+
     /// The same before these upstreams, with these variables.
     pub async fn start_before(workspace: &str, appstream: &str, file: &Path, environment: &[(&str, &str)]) -> Self {
         // A flag would beat what is asked for.
@@ -139,10 +163,21 @@ impl Process {
         }
     }
 
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id().unwrap()
+    }
+
     /// Sends it a signal.
     pub fn signal(&self, name: &str) {
         let id = self.child.id().unwrap().to_string();
         assert!(std::process::Command::new("kill").args(["-s", name, &id]).status().unwrap().success());
+    }
+
+    /// Lets it have so many open files from now on. Those that it has stay open.
+    pub fn limit_open_files(&self, most: u32) {
+        let (id, limit) = (self.child.id().unwrap().to_string(), format!("--nofile={most}:"));
+        assert!(std::process::Command::new("prlimit").args(["--pid", &id, &limit]).status().unwrap().success());
     }
 
     /// Sends SIGTERM and returns the exit code and everything it has logged.

@@ -72,7 +72,8 @@ impl Signed {
         self.send_by(&world.http).await
     }
 
-    async fn send_by(&self, http: &Http) -> Reply {
+    /// Sends it by this client.
+    pub async fn send_by(&self, http: &Http) -> Reply {
         let headers = self.headers.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap()));
         let headers: Vec<_> = headers.collect();
         http.send(self.method.clone(), &self.url, &headers, self.body.clone()).await

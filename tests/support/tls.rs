@@ -5,6 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustls::pki_types::pem::PemObject;
@@ -32,6 +33,12 @@ impl Authority {
         Self(CertifiedIssuer::self_signed(parameters, KeyPair::generate().unwrap()).unwrap())
     }
 
+    /// A server that issues certificates, though its own does not allow that.
+    pub fn of_a_server(name: &str) -> Self {
+        let parameters = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        Self(CertifiedIssuer::self_signed(parameters, KeyPair::generate().unwrap()).unwrap())
+    }
+
     /// Its own certificate.
     pub fn pem(&self) -> String {
         self.0.pem()
@@ -39,13 +46,38 @@ impl Authority {
 
     /// Certifies that somebody is who has this name.
     pub fn certifies(&self, name: &str) -> Certified {
+        self.sign(CertificateParams::new(vec![name.to_owned()]).unwrap())
+    }
+
+    /// The same until the first day of a year.
+    pub fn certifies_until(&self, name: &str, year: i32) -> Certified {
+        let mut parameters = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        parameters.not_after = rcgen::date_time_ymd(year, 1, 1);
+        self.sign(parameters)
+    }
+
+    /// The same until a moment.
+    pub fn certifies_until_moment(&self, name: &str, end: SystemTime) -> Certified {
+        let mut parameters = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        parameters.not_after = end.into();
+        self.sign(parameters)
+    }
+
+    fn sign(&self, parameters: CertificateParams) -> Certified {
         let key = KeyPair::generate().unwrap();
-        let certificate = CertificateParams::new(vec![name.to_owned()]).unwrap().signed_by(&key, &self.0).unwrap();
+        let certificate = parameters.signed_by(&key, &self.0).unwrap();
         Certified { certificate: certificate.pem(), key: key.serialize_pem() }
     }
 }
 
 impl Certified {
+    /// By its own key.
+    pub fn by_itself(parameters: CertificateParams) -> Self {
+        let key = KeyPair::generate().unwrap();
+        let certificate = parameters.self_signed(&key).unwrap();
+        Self { certificate: certificate.pem(), key: key.serialize_pem() }
+    }
+
     pub fn der(&self) -> CertificateDer<'static> {
         CertificateDer::from_pem_slice(self.certificate.as_bytes()).unwrap()
     }
@@ -102,16 +134,35 @@ pub async fn connect_by(connector: &TlsConnector, address: SocketAddr) -> io::Re
 pub fn acceptor(name: &str) -> (TlsAcceptor, PathBuf) {
     let authority = Authority::new();
     let certified = authority.certifies("localhost");
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let tls = rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(vec![certified.der()], certified.key())
-        .unwrap();
     let file = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}.pem"));
     std::fs::write(&file, authority.pem()).unwrap();
-    (TlsAcceptor::from(Arc::new(tls)), file)
+    (acceptor_of(&certified), file)
+}
+
+/// What it takes to be whom a certificate names.
+pub fn acceptor_of(certified: &Certified) -> TlsAcceptor {
+    TlsAcceptor::from(Arc::new(server(certified, None, rustls::ALL_VERSIONS)))
+}
+
+/// The same in these versions; it demands a certificate of clients, if that is to be from an authority.
+pub fn server(
+    certified: &Certified,
+    of_clients: Option<&Authority>,
+    versions: &[&'static SupportedProtocolVersion],
+) -> rustls::ServerConfig {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let tls =
+        rustls::ServerConfig::builder_with_provider(Arc::clone(&provider)).with_protocol_versions(versions).unwrap();
+    let tls = match of_clients {
+        None => tls.with_no_client_auth(),
+        Some(authority) => {
+            let mut roots = RootCertStore::empty();
+            roots.add(authority.0.der().clone()).unwrap();
+            let verifier = rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+            tls.with_client_cert_verifier(verifier.build().unwrap())
+        }
+    };
+    tls.with_single_cert(vec![certified.der()], certified.key()).unwrap()
 }
 
 /// Serves the simulator, and gives its URL.

@@ -6,7 +6,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use workspace_gateway::gateway::{Connection, Gateway};
+use workspace_gateway::gateway::Gateway;
 
 /// An answer as its bytes say.
 pub struct Answered {
@@ -76,7 +76,7 @@ fn unchunked(mut chunks: &[u8]) -> (Vec<u8>, bool) {
 /// Sends a request that is the only one on its connection, and reads what comes until the end.
 pub async fn exchange(gateway: &Arc<Gateway>, request: &str) -> Result<Answered, String> {
     let (mut client, server) = tokio::io::duplex(64 * 1024);
-    let connection = Arc::new(Connection::new(([127, 0, 0, 1], 8080).into()));
+    let connection = Arc::new(gateway.connection(([127, 0, 0, 1], 8080).into(), [127, 0, 0, 1].into()));
     let gateway = Arc::clone(gateway);
     let service = service_fn(move |request| {
         let (gateway, connection) = (Arc::clone(&gateway), Arc::clone(&connection));

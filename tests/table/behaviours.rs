@@ -57,12 +57,16 @@ pub(super) enum Meaning {
     List { ttl: Option<u64> },
     /// A product list that must not be kept.
     Unkept,
+    /// A head that is larger than is read: a limit of the gateway's.
+    TooLargeHead,
     /// What was asked about still holds, unless another answer is named.
     NotModified { names_another: bool },
     /// A 200 that is no product list, and why.
     NoList(&'static str),
     /// The credential is refused.
     Denial,
+    /// The credential is refused, and the body that says why does not end.
+    EndlessDenial,
     /// There is no such thing.
     Negative,
     /// It is this request's own.
@@ -180,6 +184,11 @@ pub(super) fn refusals() -> Vec<Behaviour> {
         refuses("405", 405, "Allow: POST\r\n", Meaning::Negative),
         refuses("401", 401, "", Meaning::Denial),
         refuses("403", 403, "", Meaning::Denial),
+        Behaviour {
+            line: Line::Wire(says(message(401, "", "{").replace("Length: 1", "Length: 2")).then_closes()),
+            relayed: Relayed::Cut,
+            ..says_so("401 cut off", 401, "", "{", Meaning::EndlessDenial)
+        },
         refuses("494", 494, "", Meaning::Personal),
     ]
 }
@@ -222,7 +231,10 @@ pub(super) fn breaks() -> Vec<Behaviour> {
         breaks_off("reset mid-body", &length, half, Turn::then_resets, "broken"),
         breaks_off("chunks cut off", "Transfer-Encoding: chunked", &chunk, Turn::then_closes, "broken"),
         breaks_off("Content-Length too long", &too_long, NEW, Turn::then_closes, "broken"),
-        fails("giant head", wire(&(giant + "Content-Length: 0\r\n\r\n")), "broken"),
+        Behaviour {
+            meaning: Meaning::TooLargeHead,
+            ..fails("giant head", wire(&(giant + "Content-Length: 0\r\n\r\n")), "broken")
+        },
         fails("garbage", wire("\0\0\0\0 no HTTP\r\n\r\n"), "broken"),
     ]
 }

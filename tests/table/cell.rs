@@ -11,6 +11,7 @@ use std::time::Duration;
 use workspace_gateway::clock::{Clock, ManualClock};
 use workspace_gateway::config::Config;
 use workspace_gateway::gateway::Gateway;
+use workspace_gateway::random::Random;
 use workspace_gateway::upstream::Upstream;
 use workspace_gateway::upstream::client::HttpClient;
 
@@ -85,7 +86,7 @@ impl Stage {
         let clock = place.clocks[wish as usize].clone();
         let upstream = Arc::new(Staged::new(Arc::clone(&place.client)));
         let asked: Arc<dyn Upstream> = Arc::<Staged>::clone(&upstream);
-        let gateway = Gateway::before(asked, &place.config, Clock::Manual(clock.clone())).unwrap();
+        let gateway = Gateway::before(asked, &place.config, Clock::Manual(clock.clone()), Random::System).unwrap();
         Self { upstream, gateway, clock }
     }
 

@@ -3,6 +3,12 @@
 //!
 //! One caller asks, one after the other, so that this is a small part of the rules: nobody waits for
 //! anybody else's call.
+//!
+//! `tests/model/rules.rs` states the rules a second time, and the two stay apart. That one has flights, waiters and many
+//! callers on a clock, and says which calls begin and whose answer a request gets. It knows neither `Cache-Status` nor
+//! `Age`, and upstream's answers only as far as sharing needs them. This one has all that a client sees of one request, for
+//! every behaviour of upstream on the wire, and no flights. To derive it from the model, most of this file would have to
+//! stay, as a translation. And a rule that is misunderstood would have to be misunderstood twice, in two forms, to be missed.
 
 use std::fmt;
 
@@ -128,6 +134,15 @@ impl Entry {
         from_memory(200, self.body, self.age, format!("{}{said}", self.why()))
     }
 
+    /// The same in the gateway's own word, for a client with a wish.
+    fn reason(&self, wish: Wish) -> &'static str {
+        match wish {
+            _ if !self.is_fresh() => "expired",
+            Wish::NoCache => "client-no-cache",
+            _ => "client-max-age",
+        }
+    }
+
     /// Why upstream is asked though this is kept.
     fn why(&self) -> &'static str {
         if self.is_fresh() { "fwd=request" } else { "fwd=stale" }
@@ -242,7 +257,7 @@ impl Memory {
         }
         // What is stale, while it is asked for again, unless that must not be.
         if let Some(entry) = stale.filter(|entry| is_granted && entry.age < entry.ttl + entry.stale_while_revalidate) {
-            let calls = if wish == Wish::OnlyIfCached { 0 } else { self.call(upstream).1 };
+            let calls = if wish == Wish::OnlyIfCached { 0 } else { self.call(upstream, wish).1 };
             return Answer { calls, ..entry.hit("; detail=revalidating") };
         }
         if wish == Wish::OnlyIfCached {
@@ -254,7 +269,7 @@ impl Memory {
         // Else upstream is asked. Who has something stale waits for a while only.
         let is_late = matches!(upstream, Upstream::New(behaviour) if behaviour.meaning == Meaning::Late);
         let was = self.standing;
-        let (brought, calls) = self.call(upstream);
+        let (brought, calls) = self.call(upstream, wish);
         if let Some(entry) = stale.filter(|_| is_granted && is_late) {
             return Answer { calls, ..entry.stale("; detail=patience") };
         }
@@ -272,7 +287,7 @@ impl Memory {
     }
 
     /// Asks upstream for the product list. What that brings, and how often it was asked.
-    fn call(&mut self, upstream: &Upstream<'_>) -> (Brought, usize) {
+    fn call(&mut self, upstream: &Upstream<'_>, wish: Wish) -> (Brought, usize) {
         let (place, is_granted) = (self.place(), self.standing == Standing::Granted);
         let why = match self.entry.filter(|_| is_granted) {
             Some(entry) => entry.why(),
@@ -280,10 +295,15 @@ impl Memory {
         };
         // Only for those who are granted, and only if upstream gave a validator.
         let asked_about = self.entry.filter(|entry| is_granted && entry.has_validator);
-        let proved = if is_granted { "" } else { "; detail=proved" };
+        let detail = match self.entry {
+            _ if !is_granted => "proved",
+            Some(entry) => entry.reason(wish),
+            None if self.marks[place].is_some() => "uncacheable",
+            None => "no-entry",
+        };
         let Upstream::New(behaviour) = upstream else {
             self.keep(Entry::new(Body::Next, 0, None, false));
-            let said = format!("{why}; fwd-status=200; stored{proved}");
+            let said = format!("{why}; fwd-status=200; stored; detail={detail}");
             return (Brought::Answer(answered(200, Body::Next, said, Some(0))), 1);
         };
         let status = behaviour.status;
@@ -296,11 +316,11 @@ impl Memory {
         let brought = match behaviour.meaning {
             Meaning::List { ttl } => {
                 self.keep(Entry::new(Body::New, 0, ttl, false));
-                answer(&format!("; stored{proved}"), Some(0))
+                answer(&format!("; stored; detail={detail}"), Some(0))
             }
             Meaning::Late => {
                 self.keep(Entry::new(Body::New, 0, None, false));
-                answer(&format!("; stored{proved}"), Some(0))
+                answer(&format!("; stored; detail={detail}"), Some(0))
             }
             Meaning::Unkept => {
                 self.standing = Standing::Granted;
@@ -309,7 +329,7 @@ impl Memory {
             }
             Meaning::NotModified { names_another: false } if let Some(entry) = asked_about => {
                 self.keep(Entry { age: 0, ..entry });
-                let said = format!("{why}; fwd-status=304; stored");
+                let said = format!("{why}; fwd-status=304; stored; detail={detail}");
                 Brought::Answer(answered(200, entry.body, said, Some(0)))
             }
             Meaning::NotModified { .. } => {
@@ -325,9 +345,14 @@ impl Memory {
                 self.refusal = Some(Kept { status, body, age: 0 });
                 answer("; detail=denied", None)
             }
+            Meaning::EndlessDenial => {
+                self.standing = Standing::Unproved;
+                let word = "refusal-incomplete";
+                Brought::Answer(Answer { status, ..own(word, format!("{why}; detail={word}"), 0) })
+            }
             Meaning::Negative if is_granted => {
                 self.no = Some(Kept { status, body, age: 0 });
-                answer("; stored", None)
+                answer(&format!("; stored; detail={detail}"), None)
             }
             Meaning::Negative | Meaning::Personal => answer("; detail=status", None),
             Meaning::Failure { retry_after } => {
@@ -339,6 +364,15 @@ impl Memory {
             Meaning::Nothing(word) => {
                 self.pause(place, ERROR_TTL, false);
                 broken(word)
+            }
+            // It extends no grant, and a lapsed one has no backoff to go by.
+            Meaning::TooLargeHead if !is_granted => match broken("broken") {
+                Brought::Failure(answer, _) => Brought::Answer(answer),
+                other => other,
+            },
+            Meaning::TooLargeHead => {
+                self.pause(place, ERROR_TTL, false);
+                broken("broken")
             }
             Meaning::TooLarge => {
                 self.marks[place] = Some(Mark::TooLarge);
@@ -368,7 +402,7 @@ impl Memory {
         let Upstream::New(behaviour) = upstream else {
             return Answer { calls: 1, ..answered(200, Body::Next, said, None) };
         };
-        if behaviour.meaning == Meaning::Denial {
+        if matches!(behaviour.meaning, Meaning::Denial | Meaning::EndlessDenial) {
             self.standing = Standing::Unproved;
         }
         let calls = behaviour.attempts;
@@ -378,7 +412,7 @@ impl Memory {
             }
             Relayed::Whole => Answer { calls, ..answered(behaviour.status, Body::New, said, None) },
             Relayed::Cut => Answer { calls, ..answered(behaviour.status, Body::Cut, said, None) },
-            Relayed::Failed(word) => own(word, said, calls),
+            Relayed::Failed(word) => own(word, format!("{said}; failure={word}"), calls),
         }
     }
 }

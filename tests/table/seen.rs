@@ -3,6 +3,7 @@
 use super::behaviours::{BEFORE, Behaviour, NEW, NEXT, OLD};
 use super::rules::{Answer, Body};
 use crate::support::wire::Answered;
+use crate::support::without_key;
 
 /// What a 304 has to say (RFC 9110 §15.4.5), and what every answer here has.
 const OF_NOT_MODIFIED: [&str; 10] = [
@@ -64,7 +65,7 @@ pub(super) fn seen(answered: &Answered, behaviour: &Behaviour, of: &str, calls: 
     }
     let cache_status = match answered.header("cache-status")? {
         None => String::new(),
-        Some(text) => text.strip_prefix("workspace-gateway; ").ok_or("another cache")?.to_owned(),
+        Some(text) => without_key(text.strip_prefix("workspace-gateway; ").ok_or("another cache")?).0,
     };
     let age = answered.header("age")?.map(|age| age.parse().map_err(|_| "an Age that is none")).transpose()?;
     // An error that has just come is of no age, whether it says so or not.
@@ -89,7 +90,9 @@ fn own_word(body: &[u8], id: &str) -> Option<&'static str> {
         ("nothing moved for too long", "idle"),
         ("the answer broke off", "broken"),
         ("only-if-cached", "only-if-cached"),
+        ("upstream refused the request with 401", "refusal-incomplete"),
     ];
     let (_, word) = words.into_iter().find(|(said, _)| message.contains(said))?;
-    (json["error_code"] == "APIGW.0201" && json["request_id"] == id).then_some(word)
+    let code = if word == "refusal-incomplete" { "APIGW.0301" } else { "APIGW.0201" };
+    (json["error_code"] == code && json["request_id"] == id).then_some(word)
 }

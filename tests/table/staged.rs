@@ -9,6 +9,7 @@ use http::Response;
 use http::request::Parts;
 use http_body_util::{BodyExt, Full};
 use tokio::sync::watch;
+use workspace_gateway::budget::Account;
 use workspace_gateway::catalogue::{Origin, Service};
 use workspace_gateway::clock::Clock;
 use workspace_gateway::egress::Egress;
@@ -16,7 +17,7 @@ use workspace_gateway::request::hop::Via;
 use workspace_gateway::request::key::Key;
 use workspace_gateway::stream::StreamBody;
 use workspace_gateway::upstream::client::{Errand, HttpClient, Limits};
-use workspace_gateway::upstream::{Answering, Upstream};
+use workspace_gateway::upstream::{Answered, Answering, Upstream};
 
 use super::behaviours::{Behaviour, MAX_BODY, Meaning, personal};
 use crate::support::HANG;
@@ -108,12 +109,12 @@ impl Staged {
 }
 
 impl Upstream for Staged {
-    fn ask<'a>(&'a self, key: &'a Key, errand: Errand) -> Answering<'a, Bytes> {
+    fn ask<'a>(&'a self, key: &'a Key, errand: Errand, account: &'a Account) -> Answering<'a, Answered> {
         let said = self.says.lock().unwrap().clone();
         Box::pin(self.counted(async move {
             match said {
-                Some(answer) => Ok(answer),
-                None => Upstream::ask(&*self.client, key, errand).await,
+                Some(answer) => Ok(Answered::read(answer)),
+                None => Upstream::ask(&*self.client, key, errand, account).await,
             }
         }))
     }
@@ -124,7 +125,7 @@ impl Upstream for Staged {
         origin: &'a Origin,
         head: &'a Parts,
         body: StreamBody,
-    ) -> Answering<'a, StreamBody> {
+    ) -> Answering<'a, Response<StreamBody>> {
         let said = self.says.lock().unwrap().clone();
         Box::pin(self.counted(async move {
             match said {

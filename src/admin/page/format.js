@@ -54,7 +54,9 @@ function span(seconds) {
 
 /** Whole seconds, for what is said every second. */
 function ago(seconds) {
-    return `${span(Math.max(0, Math.floor(seconds)))} ago`;
+    // The difference of two times in seconds is inexact: 32.001 - 2.001 is less than 30.
+    const milliseconds = Math.round(seconds * 1000);
+    return `${span(Math.max(0, Math.floor(milliseconds / 1000)))} ago`;
 }
 
 /** Bytes in the unit that suits them. */

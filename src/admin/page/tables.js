@@ -77,6 +77,7 @@ const STATES = {
     fresh: ["●", "fresh"],
     revalidate: ["◐", "stale, given while asked for again"],
     "if-error": ["○", "stale, given if upstream fails"],
+    invalidated: ["◌", "invalidated, given once upstream has confirmed it"],
     gone: ["×", "gone"],
 };
 
@@ -193,7 +194,7 @@ function updateEntry(row, entry) {
 }
 
 const HEALTH = {
-    unknown: ["○", "not asked yet"],
+    unknown: ["○", "no answer that counts yet"],
     good: ["●", "answers"],
     failing: ["▲", "fails"],
 };
@@ -239,12 +240,13 @@ function updateUpstream(block, service) {
         show(place, service[place.dataset.at]);
     }
     say(block.querySelector(".mean"), service.count > 0 ? brief(service.seconds / service.count) : "–");
-    tally(block.querySelector(".endings"), `upstream.${service.service}.requests`, service.requests, "none made yet");
+    tally(block.querySelector(".endings"), `upstream.${service.service}.requests`, counted(service.requests), "none made yet");
 }
 
 const KINDS = {
     denial: "refused", "private-scope": "turned private", outage: "outage", recovery: "recovered", throttled: "throttled",
-    intruder: "not let in", "key-held": "key held", reload: "reloaded", "reload-refused": "reload refused", purge: "purged", mode: "mode",
+    intruder: "not let in", "key-held": "key held",
+    "memory-reached": "memory reached", "memory-free": "memory free", reload: "reloaded", "reload-refused": "reload refused", purge: "purged", mode: "mode",
     "log-level": "log level", stopping: "stopping",
 };
 

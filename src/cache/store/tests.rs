@@ -23,7 +23,7 @@ impl Bench {
         let catalogue = Catalogue::for_tests(Vec::new());
         let (operation, place) = catalogue.operation("/v2/p/products").unwrap();
         let key = Key::read(&catalogue, operation, place, None, &HeaderMap::new(), false).unwrap();
-        let store = Store::new(1 << 20, |_| {});
+        let store = Store::new(1 << 20, Budget::new(1 << 20), |_| {});
         Self { store, key: Arc::new(key), begun: Clock::System.now() }
     }
 
@@ -33,18 +33,25 @@ impl Bench {
 
     /// What a caller was answered, having asked in this second.
     fn keep(&self, caller: &'static str, body: &'static str, second: u32, asked: Epoch) -> Kept {
+        self.keep_for(Audience::All, caller, body, second, asked).0
+    }
+
+    /// The same, for those that upstream says it is for.
+    fn keep_for(
+        &self,
+        audience: Audience,
+        caller: &'static str,
+        body: &'static str,
+        second: u32,
+        asked: Epoch,
+    ) -> (Kept, Option<Reach>) {
         let sent = self.begun + second * SECOND;
         let lifetime = Lifetime { ttl: 60 * SECOND, ..Lifetime::default() };
         let life = Life { sent, initial_age: Duration::ZERO, lifetime };
-        let entry = Entry::new(&Response::new(Bytes::from_static(body.as_bytes())), life, None);
+        let draft = Draft::new(&Response::new(Bytes::from_static(body.as_bytes())), life, None);
         let digest = *blake3::hash(body.as_bytes()).as_bytes();
-        self.store.keep(
-            &self.key,
-            entry,
-            Audience::All,
-            View { digest, caller: Self::caller(caller), sent, received: sent },
-            asked,
-        )
+        let view = View { digest, caller: Self::caller(caller), sent, received: sent };
+        self.store.keep(&self.key, draft, audience, view, asked)
     }
 
     fn get(&self, caller: &'static str) -> Option<Bytes> {
@@ -83,9 +90,11 @@ fn a_scope_that_has_tripped_is_private_until_purged() {
     for (second, caller, body) in [(1, "a", "one"), (2, "b", "two"), (3, "a", "one")] {
         assert_eq!(bench.keep(caller, body, second, epoch), Kept::Stored);
     }
-    assert!(bench.store.may_share(&shared, epoch));
-    assert_eq!(bench.keep("b", "two", 4, epoch), Kept::Tripped);
-    assert!(!bench.store.may_share(&shared, epoch));
+    let sent = bench.begun;
+    assert!(bench.store.may_share(&shared, epoch, sent));
+    let last = bench.keep_for(Audience::All, "b", "two", 4, epoch);
+    assert_eq!(last, (Kept::Stored, Some(Reach::Scope)));
+    assert!(!bench.store.may_share(&shared, epoch, sent));
     assert_eq!((bench.get("b").unwrap(), bench.get("a"), bench.get("c")), ("two".into(), None, None));
     assert_eq!(bench.keep("a", "one", 5, epoch), Kept::Stored);
     assert_eq!((bench.get("b").unwrap(), bench.get("a").unwrap()), ("two".into(), "one".into()));
@@ -100,19 +109,61 @@ fn a_scope_that_has_tripped_is_private_until_purged() {
 }
 
 #[test]
-fn where_more_scopes_are_private_than_can_be_remembered_all_are() {
-    let catalogue = Catalogue::for_tests(Vec::new());
-    let scope = |number: usize| {
-        let path = format!("/v2/{number}/products");
-        let (operation, place) = catalogue.operation(&path).unwrap();
-        Scope::read(&catalogue, operation, place).unwrap()
+fn an_answer_that_varies_on_the_credential_makes_its_operation_private_however_late_it_comes() {
+    let bench = Bench::new();
+    let epoch = bench.store.epoch();
+    assert_eq!(bench.keep("a", "shared", 2, epoch), Kept::Stored);
+    let late = bench.keep_for(Audience::Caller, "b", "own", 1, epoch);
+    assert_eq!(late, (Kept::Stored, Some(Reach::Operation)));
+    assert_eq!((bench.get("a"), bench.get("b").unwrap()), (None, "own".into()));
+    assert_eq!(bench.keep_for(Audience::Caller, "b", "older", 0, epoch), (Kept::Outdated, None));
+    let project = Selection { project_id: Some("p".to_owned()), ..Selection::default() };
+    bench.store.purge(&project);
+    assert_eq!((bench.store.usage().entries, bench.store.usage().private_scopes), (0, 1));
+    bench.store.purge(&Selection { operation: Some("ListProducts".to_owned()), ..Selection::default() });
+    assert_eq!(bench.store.usage().private_scopes, 0);
+}
+
+#[test]
+fn what_was_sent_before_an_invalidation_is_neither_given_nor_kept_and_can_be_asked_about() {
+    let bench = Bench::new();
+    let epoch = bench.store.epoch();
+    let slot = bench.store.slot(&bench.key, Bench::caller("a"));
+    bench.keep("a", "old", 1, epoch);
+    let at = bench.begun + 2 * SECOND;
+    bench.store.invalidate(bench.key.scope(), at);
+    assert_eq!(bench.get("a"), None);
+    assert_eq!(bench.store.get_to_confirm(&slot).unwrap().body(), "old");
+    assert_eq!(bench.keep("a", "on its way", 2, epoch), Kept::Invalidated);
+    let no = |second: u32| {
+        let life =
+            Life { sent: bench.begun + second * SECOND, initial_age: Duration::ZERO, lifetime: Lifetime::default() };
+        bench.store.keep_negative(&slot, Entry::new(&Response::new(Bytes::new()), life, None), epoch)
     };
-    let mut rules = Rules::default();
-    (0..MAX_PRIVATE_SCOPES).for_each(|number| rules.make_private(&scope(number)));
-    assert!(!rules.is_private(&scope(MAX_PRIVATE_SCOPES)));
-    rules.make_private(&scope(MAX_PRIVATE_SCOPES));
-    assert!(rules.is_private(&scope(MAX_PRIVATE_SCOPES)) && rules.is_private(&scope(usize::MAX)));
-    assert_eq!(rules.private_scopes(), MAX_PRIVATE_SCOPES + 1);
+    assert_eq!(no(2), Kept::Invalidated);
+    assert!(!bench.store.may_share(&slot, epoch, at) && bench.store.may_share(&slot, epoch, at + SECOND));
+    assert_eq!(no(3), Kept::Stored);
+    assert!(bench.store.negative(&slot).is_some());
+    assert_eq!(bench.keep("a", "new", 4, epoch), Kept::Stored);
+    assert_eq!((bench.get("a").unwrap(), bench.store.epoch()), ("new".into(), epoch));
+}
+
+#[test]
+fn what_reserves_headers_for_one_caller_is_never_shared() {
+    let bench = Bench::new();
+    let answer = Response::builder().header("cache-control", "private=\"x-own\"").header("x-own", "secret");
+    let answer = answer.header("x-another", "kept").body(Bytes::from_static(b"list")).unwrap();
+    let keep = |second: u32| {
+        let sent = bench.begun + second * SECOND;
+        let life = Life { sent, initial_age: Duration::ZERO, lifetime: Lifetime::default() };
+        let view = View { digest: [0; 32], caller: Bench::caller("a"), sent, received: sent };
+        bench.store.keep(&bench.key, Draft::new(&answer, life, None), Audience::All, view, bench.store.epoch()).0
+    };
+    assert_eq!((keep(1), bench.get("a")), (Kept::Purged, None));
+    bench.keep_for(Audience::Caller, "b", "own", 2, bench.store.epoch());
+    assert_eq!(keep(3), Kept::Stored);
+    let kept = bench.store.get(&bench.store.slot(&bench.key, Bench::caller("a"))).unwrap();
+    assert!(kept.head().contains_key("x-another") && !kept.head().contains_key("x-own"));
 }
 
 #[test]
@@ -120,11 +171,20 @@ fn what_cannot_be_kept_is_remembered_for_a_while() {
     let bench = Bench::new();
     let slot = bench.store.slot(&bench.key, Bench::caller("a"));
     bench.store.mark_uncacheable(slot.clone(), Unstorable::Vary, bench.begun);
-    let after = |second| bench.store.uncacheable(&slot, bench.begun + second * SECOND);
+    let after = |second| bench.store.uncacheable(&slot, Bench::caller("a"), bench.begun + second * SECOND);
     assert_eq!((after(59), after(60)), (Some(Unstorable::Vary), None));
     bench.store.unmark(&slot);
     assert_eq!(after(0), None);
     bench.store.mark_uncacheable(slot.clone(), Unstorable::Vary, bench.begun);
     bench.store.purge(&Selection::default());
     assert_eq!(after(0), None);
+}
+
+#[test]
+fn a_mark_of_one_caller_is_no_other_callers() {
+    let bench = Bench::new();
+    let shared = bench.store.slot(&bench.key, Bench::caller("a"));
+    bench.store.mark_uncacheable(shared.of(Bench::caller("a")), Unstorable::Vary, bench.begun);
+    let met_by = |caller| bench.store.uncacheable(&shared, Bench::caller(caller), bench.begun);
+    assert_eq!((met_by("a"), met_by("b")), (Some(Unstorable::Vary), None));
 }

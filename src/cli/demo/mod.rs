@@ -17,8 +17,9 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use tokio::task::JoinSet;
 
-use super::serve::StopSignals;
-use super::{block_on, failure};
+use super::failure;
+use super::runtime::block_on;
+use super::signals::StopSignals;
 use crate::catalogue::Service;
 use crate::clock::Clock;
 use crate::config::{Config, Mode, Override};
@@ -126,9 +127,9 @@ impl Stage {
                 path = scene.path;
                 writeln!(out, "GET {path}")?;
             }
-            let begun = Clock::System.now();
+            let begun = Clock::System.timer_now();
             let replies = self.ask(&scene).await?;
-            let took = Clock::System.now().saturating_duration_since(begun);
+            let took = Clock::System.timer_now().saturating_duration_since(begun);
             if let Some(query) = scene.asks {
                 let target = format!("{}?{query}", scene.path.replace("PROJECT", PROJECT));
                 expected.push((target, scene.who));

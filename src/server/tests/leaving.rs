@@ -104,28 +104,54 @@ async fn what_a_client_of_http2_was_about_to_ask_is_answered() {
     assert_eq!(served.ended().await.1, [("farewell", 1)]);
 }
 
-/// When a listener with a connection that its client keeps has closed, and when the connection was told to end.
-async fn closed(is_inherited: bool, limit: Duration) -> (Duration, Option<Duration>) {
+#[tokio::test(start_paused = true)]
+async fn http2_is_told_between_its_answers_and_not_before() {
+    let goaway = b"\0\0\x08\x07\0\0\0\0\0\x7f\xff\xff\xff\0\0\0\0";
+    let mut served = Served::new();
+    served.write("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\u{4}\0\0\0\0\0").await;
+    // Method, scheme and path, as HPACK has them.
+    served.client().write_all(b"\0\0\x0a\x01\x05\0\0\0\x01\x82\x86\x04\x06/parts").await.unwrap();
+    sleep(Duration::from_millis(1)).await;
+    served.exit.leave();
+    sleep(Duration::from_millis(500)).await;
+    let mut heard = Vec::new();
+    let (parts, _) = mpsc::channel(1);
+    drop(std::mem::replace(&mut served.parts, parts));
+    while !heard.ends_with(goaway) {
+        assert!(served.client().read_buf(&mut heard).await.unwrap() > 0, "{heard:?}");
+    }
+    // The end of its answer comes right before.
+    assert!(heard.ends_with(&[&b"\0\0\0\0\x01\0\0\0\x01"[..], goaway].concat()), "{heard:?}");
+    assert_eq!(heard.windows(17).filter(|part| part == goaway).count(), 1);
+}
+
+/// When a listener with a connection that its client keeps has closed, and when the connection was told to end: if it is idle,
+/// and if it never is.
+async fn closed(is_inherited: bool, limit: Duration) -> (Duration, Option<Duration>, Duration) {
     let exit = Exit::new(watch::channel(false).1, is_inherited);
-    let mut drain = exit.draining();
-    let began = Clock::System.now();
+    let (mut drain, mut leaving) = (exit.draining(), exit.leaving());
+    let began = Clock::System.timer_now();
     let drained = tokio::spawn(async move {
         drain.wait_for(|&drain| drain).await.ok()?;
-        Some(Clock::System.now() - began)
+        Some(Clock::System.timer_now() - began)
+    });
+    let insisted = tokio::spawn(async move {
+        leaving.insists().await;
+        Clock::System.timer_now() - began
     });
     assert!(!exit.close(pending::<()>, limit).await);
-    let took = Clock::System.now() - began;
+    let took = Clock::System.timer_now() - began;
     assert!(exit.leaving().is_begun());
     drop(exit);
-    (took, drained.await.unwrap())
+    (took, drained.await.unwrap(), insisted.await.unwrap())
 }
 
 #[tokio::test(start_paused = true)]
 async fn only_clients_of_a_socket_that_goes_on_are_given_a_moment() {
     let [limit, short, moment] = [30_000, 100, 1_000].map(Duration::from_millis);
-    assert_eq!(closed(false, limit).await, (limit, Some(Duration::ZERO)));
-    assert_eq!(closed(true, limit).await, (limit, Some(moment)));
-    assert_eq!(closed(true, short).await, (short, Some(short / 2)));
+    assert_eq!(closed(false, limit).await, (limit, Some(Duration::ZERO), limit / 2));
+    assert_eq!(closed(true, limit).await, (limit, Some(moment), moment + (limit - moment) / 2));
+    assert_eq!(closed(true, short).await, (short, Some(short / 2), short * 3 / 4));
     // Nor does anyone wait for it once they are gone.
     let exit = Exit::new(watch::channel(false).1, true);
     assert!(exit.close(|| std::future::ready(()), limit).await);

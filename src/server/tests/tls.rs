@@ -4,13 +4,14 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use prometheus::IntGauge;
 use rcgen::{CertificateParams, CertifiedIssuer, KeyPair};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, RootCertStore};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::short_way::{HEAD, Knowing};
+use super::fast_path::{HEAD, Knowing};
 use super::*;
 use crate::config::Config;
 use crate::server::tls::Speech;
@@ -30,7 +31,8 @@ fn tls(name: &str) -> (Option<Tls>, TlsConnector) {
     let settings = format!("region = \"r\"\n[listen]\ncert_file = {cert:?}\nkey_file = {key:?}\n");
     let config = Config::from_layers("test.toml", &settings, &[]).unwrap();
     let address = SocketAddr::from(([127, 0, 0, 1], 1));
-    let [tls, _] = Speech::new(&config.settings.listen, address, address).unwrap().spoken();
+    let gauge = IntGauge::new("end", "A test.").unwrap();
+    let [tls, _] = Speech::new(&config.settings.listen, address, address, gauge).unwrap().spoken();
     std::fs::remove_dir_all(folder).unwrap();
 
     let mut roots = RootCertStore::empty();
@@ -133,7 +135,11 @@ async fn an_answer_that_is_not_read_ends_the_connection() {
     client.flush().await.unwrap();
     sleep(Duration::from_secs(29)).await;
     assert_eq!(knowing.in_flight(), 1, "what only TLS has taken is not sent");
-    assert_eq!((served.ended().await, knowing.repeated()), ((30, vec![("write-timeout", 1)]), 1), "by the short way");
+    assert_eq!(
+        (served.ended().await, knowing.fast_path_hits()),
+        ((30, vec![("write-timeout", 1)]), 1),
+        "by the fast path"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -158,7 +164,7 @@ async fn an_answer_that_is_read_slowly_goes_on_and_comes_whole() {
             client.write_all(HEAD.as_bytes()).await.unwrap();
             client.flush().await.unwrap();
             knowing.answers(&mut client, Duration::from_secs(5)).await;
-            assert_eq!((served.causes(), knowing.repeated()), (vec![], asked));
+            assert_eq!((served.causes(), knowing.fast_path_hits()), (vec![], asked));
         }
         assert_eq!(served.ended().await.1, [("keepalive-timeout", 1)]);
         assert_eq!(client.read(&mut [0]).await.unwrap(), 0, "and it was told that this is the end");
@@ -197,6 +203,6 @@ async fn to_drain_is_to_finish_what_is_under_way() {
     served.exit.drain();
     sleep(Duration::from_secs(20)).await;
     knowing.answers(&mut client, Duration::ZERO).await;
-    assert_eq!((client.read(&mut [0]).await.unwrap(), knowing.repeated()), (0, 1));
+    assert_eq!((client.read(&mut [0]).await.unwrap(), knowing.fast_path_hits()), (0, 1));
     assert_eq!(served.ended().await.1, []);
 }

@@ -12,7 +12,9 @@ use super::super::world::{Ms, Question, RequestId, Said, Wish, is_list};
 #[derive(Clone, Debug)]
 pub struct Done {
     pub request: Question,
-    pub arrived: Ms,
+    /// How long it took, as timers count.
+    pub waited: Ms,
+    /// When it was answered, by the time of rules.
     pub at: Ms,
     pub status: u16,
     pub body: String,
@@ -59,6 +61,8 @@ pub(super) enum Event {
     Step(Step),
     Asked(Question),
     Landed(RequestId, Said),
+    /// The head of a refusal.
+    HeadLanded(RequestId, Said),
     HungUp(RequestId),
     Began(Begun),
     Relayed(Begun),
@@ -69,12 +73,17 @@ impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Step(step) => write!(f, "{step:?}"),
-            Self::Asked(question @ Question { id, caller, key, is_plain, .. }) => {
-                let way = if *is_plain { "" } else { ", by another gateway" };
-                write!(f, "    #{id} (caller {caller}, key {key}{way}) comes in")?;
+            Self::Asked(question @ Question { id, caller, key, is_plain, is_unsafe, spelling, .. }) => {
+                let way = match (is_plain, is_unsafe) {
+                    (_, true) => ", with an unsafe method",
+                    (true, false) => "",
+                    (false, false) => ", by another gateway",
+                };
+                write!(f, "    #{id} (caller {caller}, key {key}{way}, {spelling:?}) comes in")?;
                 question.headers().try_for_each(|(name, value)| write!(f, ", {name}: {value}"))
             }
             Self::Landed(id, said) => write!(f, "    the call of #{id} lands: {said:?}"),
+            Self::HeadLanded(id, said) => write!(f, "    the head of the call of #{id} lands: {said:?}"),
             Self::HungUp(id) => write!(f, "    #{id} hangs up"),
             Self::Began(Begun { id, asked, .. }) => {
                 write!(f, "    #{id} begins a call")?;
@@ -104,10 +113,11 @@ pub(super) fn agree(done: &Done, reply: &Reply) -> Result<(), &'static str> {
         _ => {}
     }
     // What is streamed takes as long as it takes.
-    if done.at > done.arrived + Settings::ANSWER_TIMEOUT && reply.how != How::Relayed {
+    let is_streamed = matches!(reply.how, How::Relayed | How::PassedThrough);
+    if done.waited > Settings::DEADLINE && !is_streamed {
         return Err("too late");
     }
-    if done.has_cookie && !matches!(reply.how, How::Led | How::Relayed) {
+    if done.has_cookie && !is_streamed && reply.how != How::Led {
         return Err("with a cookie that was not for it");
     }
     let is_hit =
@@ -128,10 +138,11 @@ pub(super) fn agree(done: &Done, reply: &Reply) -> Result<(), &'static str> {
         How::Patience => done.says("; fwd=stale") && done.detail() == Some("patience"),
         How::Stale => (done.says("; fwd=stale") || done.says("; fwd=request")) && done.detail() != Some("patience"),
         How::Followed => done.says("; collapsed"),
+        How::PassedThrough => done.cache_status.is_empty(),
         How::Relayed if done.request.wish == Wish::NoStore => done.detail() == Some("client-no-store"),
         How::Relayed => done.says("; fwd=bypass"),
         How::Led => !done.says("; collapsed"),
-        How::Refused | How::TimedOut | How::NotCached => true,
+        How::Refused | How::TimedOut | How::NotCached | How::Ambiguous => true,
     };
     if is_told_right { Ok(()) } else { Err("wrong word on how it was answered") }
 }

@@ -1,11 +1,8 @@
 //! What an answer changes.
 
 use super::super::settings::Settings;
-use super::super::world::{Besides, Failure, Ms, Said, Version, scope_of};
-use super::{Call, Entry, Grant, Link, Mark, Negative, Pause, Paused, Refusal, Rules, Slot};
-
-/// Longer refusals are not remembered.
-const LONGEST_REFUSAL: usize = 8 * 1024;
+use super::super::world::{Besides, Failure, Ms, SCOPES, Said, Scope, ScopeId, Version, scope_of, service_of};
+use super::{Call, Entry, Grant, Link, Mark, Negative, Pause, Paused, Rules, Slot};
 
 /// To whom what a call has brought is given, besides the one who leads it.
 #[derive(PartialEq)]
@@ -14,6 +11,10 @@ pub(super) enum Share {
     None,
     /// The leader's caller.
     Caller,
+    /// The same, if nothing has been changed in between.
+    CallerIfValid,
+    /// The same, and nothing else has come in between either.
+    Varies,
     /// All who are granted, if nothing has come in between.
     Granted,
     /// The same, and the leader's caller in any case.
@@ -22,22 +23,41 @@ pub(super) enum Share {
     Failure,
 }
 
+impl Share {
+    /// Whether it is what everybody has waited for, so that the other calls of the flight are not needed.
+    pub(super) fn serves_all(&self) -> bool {
+        matches!(self, Self::Varies | Self::Granted | Self::GrantedAndCaller)
+    }
+}
+
 impl Rules {
     /// What the end of a call changes, and for whom it is.
     pub(super) fn change(&mut self, call: &Call, said: &Said) -> Share {
+        // A refusal whose head has landed has answered then.
+        if said.has_answered() && call.head.is_none() {
+            self.answered[service_of(call.key)] = Some(self.now);
+        }
+        if call.is_unsafe {
+            self.write(call, said);
+            if said.denial() == Some(401) {
+                self.refusal(call, said);
+            }
+            return Share::None;
+        }
         if call.is_relay {
-            return match said {
-                // Nobody reads what is streamed, so that it can't be said again.
-                Said::Whole { status: status @ (401 | 403), .. } => {
-                    self.denial(call, *status, None);
-                    Share::Caller
-                }
-                _ => Share::None,
-            };
+            if said.denial().is_none() {
+                return Share::None;
+            }
+            self.refusal(call, said);
+            return Share::Caller;
         }
         if said.is_failure(call.asked) {
             self.note(if matches!(said, Said::NotModified(_)) { "304 for nothing" } else { "failure" });
-            self.pause(call, said);
+            if self.is_outside(call, said) || call.boarding.owner.is_none() {
+                self.pause(call, said);
+            } else {
+                self.note("failure here");
+            }
             let is_about = |entry: &&mut Entry| entry.slot == call.boarding && Some(entry.sent) == call.asked_sent;
             if matches!(said, Said::NotModified(_))
                 && let Some(entry) = self.entries.iter_mut().find(is_about)
@@ -49,21 +69,19 @@ impl Rules {
         if let Some(body) = said.list(call.key, call.asked) {
             return self.proof(call, &body, said);
         }
+        if said.denial().is_some() {
+            self.refusal(call, said);
+            return Share::Caller;
+        }
         match said {
-            Said::Whole { status: status @ (401 | 403), body, besides, .. } => {
-                self.denial(call, *status, Some(body).filter(|_| *besides != Besides::NoStore));
-                Share::Caller
-            }
             Said::Failed(Failure::TooLarge(status)) => {
                 self.note("too large");
-                match status {
-                    401 | 403 => self.denial(call, *status, None),
-                    200 => self.mark_boarding(call, true),
-                    _ => {}
+                if *status == 200 {
+                    self.mark_boarding(call, true);
                 }
                 Share::None
             }
-            Said::Failed(_) | Said::NotModified(_) => unreachable!("they are failures or lists"),
+            Said::Failed(_) | Said::NotModified(_) => unreachable!("they are failures, refusals or lists"),
             Said::Whole { status: 200, .. } => {
                 self.note("not a list");
                 self.mark_boarding(call, false);
@@ -73,7 +91,22 @@ impl Rules {
                 self.keep_negative(call, *status, body);
                 Share::GrantedAndCaller
             }
-            Said::Whole { .. } => Share::Caller,
+            Said::Whole { .. } => Share::CallerIfValid,
+        }
+    }
+
+    /// A request with an unsafe method was answered: who is granted, and has changed something, has what was sent for
+    /// until now confirmed.
+    fn write(&mut self, call: &Call, said: &Said) {
+        let scope = scope_of(call.key);
+        match (said.is_change(), self.is_granted((call.caller, scope))) {
+            (true, true) => {
+                self.note("invalidated");
+                self.invalidated[scope] = Some(self.now);
+            }
+            (true, false) => self.note("a stranger's change"),
+            (false, true) => self.note("changed nothing"),
+            (false, false) => {}
         }
     }
 
@@ -85,27 +118,29 @@ impl Rules {
 
     fn mark_boarding(&mut self, call: &Call, is_too_large: bool) {
         if self.is_trusted(call) {
-            self.set_mark(call.boarding, is_too_large);
+            self.set_mark(call, call.boarding, is_too_large);
         }
     }
 
     /// What a product list changes.
     fn proof(&mut self, call: &Call, body: &str, said: &Said) -> Share {
         let to = (call.caller, scope_of(call.key));
-        if call.is_late {
+        let listed = &mut self.listed[service_of(call.key)];
+        *listed = (*listed).max(Some(call.sent));
+        if self.is_late(call) {
             self.note("late");
             return Share::None;
         }
         self.note("proof");
         let proved = self.proved(to).unwrap_or(0).max(call.sent);
         self.grants.retain(|grant| grant.to != to);
-        self.grants.push(Grant { to, proved });
+        self.grants.push(Grant { to, proved, suspended_by: Vec::new() });
         self.refusals.retain(|refusal| refusal.to != to);
         let slot = self.slot(call.caller, call.key);
         let tag = match said {
             Said::Whole { besides: Besides::NoStore, .. } => {
                 self.note("not to be kept");
-                self.set_mark(slot, false);
+                self.set_mark(call, slot, false);
                 self.mark_boarding(call, false);
                 return Share::None;
             }
@@ -115,17 +150,29 @@ impl Rules {
                 call.asked
             }
         };
-        self.marks.retain(|mark| mark.slot != slot && mark.slot != call.boarding);
-        self.pauses.retain(|pause| pause.of != Paused::Slot(slot) && pause.of != Paused::Slot(call.boarding));
-        self.keep(call, slot, body, tag);
-        Share::Granted
+        let own = Slot { key: call.key, owner: Some(call.caller) };
+        self.marks.retain(|mark| ![slot, call.boarding, own].contains(&mark.slot));
+        self.pauses.retain(|pause| match pause.of {
+            Paused::Slot(of) | Paused::Failed(_, of) => of != slot && of != call.boarding,
+            Paused::Caller(_) | Paused::Foul(_) | Paused::Scope(_) => true,
+        });
+        let varies = matches!(said, Said::Whole { besides: Besides::Vary, .. });
+        self.keep(call, body, tag, varies);
+        if varies { Share::Varies } else { Share::Granted }
     }
 
     /// Keeps an answer, if nothing speaks against it.
-    fn keep(&mut self, call: &Call, slot: Slot, body: &str, tag: Option<Version>) {
+    fn keep(&mut self, call: &Call, body: &str, tag: Option<Version>, varies: bool) {
         if call.was_purged {
             return self.note("answered after a purge");
         }
+        if varies {
+            self.turn_private(scope_of(call.key));
+        }
+        if !self.is_valid(call.key, call.sent) {
+            return self.note("answered after a change");
+        }
+        let slot = self.slot(call.caller, call.key);
         let before = self.entries.iter().position(|entry| entry.slot == slot);
         if before.is_some_and(|place| self.entries[place].sent >= call.sent) {
             return self.note("outdated");
@@ -150,6 +197,18 @@ impl Rules {
         self.entries.push(entry);
     }
 
+    /// Upstream says of an operation that its answers vary on the credential.
+    fn turn_private(&mut self, scope: ScopeId) {
+        let Scope { operation, is_shared, .. } = SCOPES[scope];
+        if !is_shared || self.private_operations.contains(&operation) {
+            return;
+        }
+        self.note("turned private as a whole");
+        self.private_operations.push(operation);
+        let is_its = |key| SCOPES[scope_of(key)].operation == operation;
+        self.entries.retain(|entry| entry.slot.owner.is_some() || !is_its(entry.slot.key));
+    }
+
     /// Keeps in mind that there is no such thing, if it was one of those who share the answer that was told,
     /// and nothing newer is known.
     fn keep_negative(&mut self, call: &Call, status: u16, body: &str) {
@@ -160,32 +219,34 @@ impl Rules {
         if self.settings.error_ttl == 0 || !is_granted || call.was_purged || is_older {
             return;
         }
+        if !self.is_valid(call.key, call.sent) {
+            return self.note("no after a change");
+        }
         self.note("negative");
         self.negatives.retain(|negative| negative.slot != slot);
         self.negatives.push(Negative { slot, status, body: body.to_owned(), sent: call.sent });
     }
 
-    /// What a refusal changes.
-    fn denial(&mut self, call: &Call, status: u16, body: Option<&String>) {
-        let to = (call.caller, scope_of(call.key));
-        let proved = self.proved(to);
-        self.note(if proved.is_some() { "denial of a grant" } else { "denial" });
-        self.grants.retain(|grant| grant.to != to);
-        // Who was proved by what was sent later is not refused because of this one.
-        let body = body.filter(|body| body.len() <= LONGEST_REFUSAL);
-        if let Some(body) = body
-            && proved.is_none_or(|proved| proved <= call.sent)
-        {
-            self.refusals.retain(|refusal| refusal.to != to);
-            let until = self.now + Settings::DENIAL_TTL;
-            self.refusals.push(Refusal { to, until, status, body: body.to_owned() });
-        }
-        for other in &mut self.calls {
-            other.is_late |= (other.caller, scope_of(other.key)) == to && other.sent <= call.sent;
+    /// Whether a failure has its cause outside the gateway. That there is no way to upstream counts only while nobody
+    /// has reached it.
+    pub(super) fn is_outside(&self, call: &Call, said: &Said) -> bool {
+        match said {
+            Said::Failed(Failure::Local) => false,
+            Said::Failed(Failure::Unreachable) => {
+                let answered = self.answered[service_of(call.key)];
+                answered.is_none_or(|answered| self.now >= answered + Settings::REACHABLE_FOR)
+            }
+            _ => true,
         }
     }
 
-    fn set_mark(&mut self, slot: Slot, is_too_large: bool) {
+    /// Beside what is fresh it is the caller's own.
+    fn set_mark(&mut self, call: &Call, slot: Slot, is_too_large: bool) {
+        let is_fresh = self.usable(slot).is_some_and(|entry| self.left(entry) > 0);
+        if is_fresh && slot.owner.is_none() {
+            self.note("own mark");
+        }
+        let slot = if is_fresh { Slot { owner: Some(call.caller), ..slot } } else { slot };
         self.marks.retain(|mark| mark.slot != slot);
         self.marks.push(Mark { slot, is_too_large, until: self.now + Settings::MARK_TTL });
     }
@@ -195,8 +256,7 @@ impl Rules {
     fn pause(&mut self, call: &Call, said: &Said) {
         let scope = scope_of(call.key);
         // Nothing stale is given to strangers, so that nothing of their failures is remembered.
-        let is_known = self.is_known((call.caller, scope)) && self.is_trusted(call);
-        if !is_known || (!call.is_plain && !self.is_granted((call.caller, scope))) {
+        if !self.is_known((call.caller, scope)) || !self.is_trusted(call) {
             return;
         }
         let (status, after) = match said {
@@ -206,29 +266,34 @@ impl Rules {
         };
         let after = after.map(|after| after.min(Settings::LONGEST_PAUSE));
         let span = after.unwrap_or(self.settings.error_ttl);
-        if call.boarding.owner.is_some() && call.is_plain {
+        if call.boarding.owner.is_some() {
             self.note("lone pause");
             self.set_pause(Paused::Slot(call.boarding), span);
         } else if !call.is_plain {
             self.note("foul pause");
             self.set_pause(Paused::Foul((call.caller, scope)), span);
-        } else if status == 429 {
-            self.note("caller's pause");
+        } else if status == 429 || status == 503 && after.is_some() {
+            self.note(if status == 429 { "caller's pause" } else { "caller's pause by 503" });
             let is_anothers = |pause: &Pause| match pause.of {
                 Paused::Caller((caller, its)) => its == scope && caller != call.caller,
-                Paused::Slot(_) | Paused::Scope(_) | Paused::Foul(_) => false,
+                Paused::Slot(_) | Paused::Failed(..) | Paused::Scope(_) | Paused::Foul(_) => false,
             };
             if self.pauses.iter().any(|pause| pause.until > self.now && is_anothers(pause)) {
                 self.note("everybody's pause");
                 self.set_pause(Paused::Scope(scope), span);
             }
             self.set_pause(Paused::Caller((call.caller, scope)), span);
-        } else if status == 503 && after.is_some() {
-            self.note("scope's pause");
-            self.set_pause(Paused::Scope(scope), span);
         } else {
-            self.note("slot's pause");
-            self.set_pause(Paused::Slot(call.boarding), span);
+            self.note("slot's pause of a caller");
+            let is_anothers = |pause: &Pause| match pause.of {
+                Paused::Failed(caller, slot) => slot == call.boarding && caller != call.caller,
+                _ => false,
+            };
+            if self.pauses.iter().any(|pause| pause.until > self.now && is_anothers(pause)) {
+                self.note("slot's pause");
+                self.set_pause(Paused::Slot(call.boarding), span);
+            }
+            self.set_pause(Paused::Failed(call.caller, call.boarding), span);
         }
     }
 

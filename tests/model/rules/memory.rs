@@ -1,31 +1,40 @@
 //! What is remembered, as it is to be read at a moment.
 
 use super::super::settings::Settings;
-use super::super::world::{CallerId, KeyId, Ms, RequestId, SCOPES, ScopeId, Wish, scope_of};
-use super::{Call, Entry, Grantee, Mark, Paused, Rules, Slot, Waiting};
+use super::super::world::{CallerId, KeyId, Ms, SCOPES, Scope, ScopeId, Wish, scope_of};
+use super::{Call, Entry, FlightId, Grant, Grantee, Mark, Paused, Rules, Slot, Waiting};
 
 impl Rules {
     /// Whether callers are shown nothing in a scope but what is their own.
     pub fn is_private(&self, scope: ScopeId) -> bool {
-        !SCOPES[scope].is_shared || self.private.contains(&scope)
+        let Scope { operation, is_shared, .. } = SCOPES[scope];
+        !is_shared || self.private.contains(&scope) || self.private_operations.contains(&operation)
     }
 
+    /// Whether what was sent for may be given, and is to be kept: not if its scope was invalidated since.
+    pub(super) fn is_valid(&self, key: KeyId, sent: Ms) -> bool {
+        self.invalidated[scope_of(key)].is_none_or(|at| sent > at)
+    }
+
+    /// When the latest proof of a grant was sent. A suspended grant does not count.
     pub(super) fn proved(&self, to: Grantee) -> Option<Ms> {
-        self.grants.iter().find(|grant| grant.to == to).map(|grant| grant.proved)
+        let counts = |grant: &&Grant| grant.to == to && grant.suspended_by.is_empty();
+        self.grants.iter().find(counts).map(|grant| grant.proved)
     }
 
     pub(super) fn is_granted(&self, to: Grantee) -> bool {
         self.proved(to).is_some_and(|proved| self.now < proved + self.settings.grant_ttl)
     }
 
-    /// Whether a caller is granted, or at least excused.
+    /// Whether a caller is granted, or its grant has lapsed and can be extended.
     pub(super) fn is_known(&self, to: Grantee) -> bool {
-        self.is_granted(to) || self.is_excused(to)
+        self.is_granted(to) || self.lapsed(to).is_some()
     }
 
-    pub(super) fn is_excused(&self, to: Grantee) -> bool {
-        self.settings.serves_in_outage
-            && self.proved(to).is_some_and(|proved| self.now < proved + Settings::OUTAGE_GRACE)
+    /// The regular end of a grant that has lapsed and can be extended.
+    pub(super) fn lapsed(&self, to: Grantee) -> Option<Ms> {
+        let proved = self.proved(to).filter(|proved| self.now < proved + Settings::OUTAGE_GRACE)?;
+        (self.settings.serves_in_outage && !self.is_granted(to)).then_some(proved + self.settings.grant_ttl)
     }
 
     /// Where the answer to a key is kept for a caller, as things stand.
@@ -50,19 +59,22 @@ impl Rules {
     /// An entry that may be given, be it stale.
     pub(super) fn usable(&self, slot: Slot) -> Option<&Entry> {
         let ttl = Settings::ttl(scope_of(slot.key));
-        self.entry(slot).filter(|entry| self.age(entry) < ttl + self.settings.stale())
+        let may_be_given = |entry: &&Entry| self.age(entry) < ttl + self.settings.stale();
+        self.entry(slot).filter(may_be_given).filter(|entry| self.is_valid(slot.key, entry.sent))
     }
 
-    /// Whether an entry may be given stale though nothing has failed: not if there is known to be no
-    /// such thing any more, or nothing that can be kept.
-    pub(super) fn may_be_stale(&self, entry: &Entry) -> bool {
+    /// Whether an entry may be given stale to a caller though nothing has failed: not if there is known to be
+    /// no such thing any more, or nothing that can be kept.
+    pub(super) fn may_be_stale(&self, entry: &Entry, caller: CallerId) -> bool {
         let is_outspoken =
             self.negatives.iter().any(|negative| negative.slot == entry.slot && negative.sent > entry.sent);
-        !is_outspoken && self.mark(entry.slot).is_none()
+        !is_outspoken && self.mark(entry.slot, caller).is_none()
     }
 
-    pub(super) fn mark(&self, slot: Slot) -> Option<&Mark> {
-        self.marks.iter().find(|mark| mark.slot == slot && mark.until > self.now)
+    /// The mark that a caller meets in a slot: everybody's, or else its own.
+    pub(super) fn mark(&self, slot: Slot, caller: CallerId) -> Option<&Mark> {
+        let mark = |slot| self.marks.iter().find(|mark| mark.slot == slot && mark.until > self.now);
+        mark(slot).or_else(|| mark(Slot { owner: Some(caller), ..slot }))
     }
 
     /// Whether something is paused.
@@ -73,20 +85,22 @@ impl Rules {
     /// Whether upstream is not to be asked by a caller for a slot.
     pub(super) fn is_paused_for(&self, caller: CallerId, slot: Slot) -> bool {
         let scope = scope_of(slot.key);
+        let failed = Paused::Failed(caller, slot);
         let caller = (caller, scope);
-        let all = [Paused::Slot(slot), Paused::Caller(caller), Paused::Foul(caller), Paused::Scope(scope)];
+        let all = [failed, Paused::Slot(slot), Paused::Caller(caller), Paused::Foul(caller), Paused::Scope(scope)];
         all.iter().any(|of| self.is_paused(of))
     }
 
     /// How many wait for another's call: those of shared flights, or of lone ones.
     pub(super) fn followers(&self, are_shared: bool) -> usize {
-        let follows = |request: &&Waiting| request.aboard != request.question.id;
+        let follows = |request: &&Waiting| !self.calls.iter().any(|call| request.leads(call));
         let calls = self.waiting.iter().filter(follows).map(|request| self.call(request.aboard));
         calls.filter(|call| call.boarding.owner.is_none() == are_shared).count()
     }
 
-    pub(super) fn call(&self, id: RequestId) -> &Call {
-        self.calls.iter().find(|call| call.id == id).expect("who waits, waits for a call in the air")
+    /// A call of a flight.
+    pub(super) fn call(&self, flight: FlightId) -> &Call {
+        self.calls.iter().find(|call| call.flight == flight).expect("who waits, waits for a call in the air")
     }
 }
 

@@ -2,87 +2,105 @@
 
 use super::super::world::{Failure, Question, Said, scope_of};
 use super::landing::Share;
-use super::{Call, ELECTIONS, Effect, How, Reply, Rules, Waiting};
+use super::{Call, ELECTIONS, Effect, Ended, How, Reply, Rules, Waiting};
 
 impl Rules {
-    /// Gives those aboard what the call has brought, if they may have it; the others go again.
+    /// Gives a request what a call has brought, if it may have it; otherwise it goes again.
     pub(super) fn release(
         &mut self,
-        call: &Call,
-        said: &Said,
-        share: &Share,
+        mut request: Waiting,
+        end: &Ended<'_>,
         effects: &mut Vec<Effect>,
         again: &mut Vec<Waiting>,
     ) {
+        let Ended { call, said, share, may_repeat, is_outside, .. } = end;
         let scope = scope_of(call.key);
         let has_turned_private = call.boarding.owner.is_none() && self.is_private(scope);
-        let (aboard, elsewhere) = self.waiting.drain(..).partition(|request| request.aboard == call.id);
-        self.waiting = elsewhere;
-        for request in aboard {
-            let Question { id, caller, .. } = request.question;
-            let leads = id == call.id;
-            let is_callers = caller == call.caller;
-            let is_granted = self.is_granted((caller, scope));
-            let may_share = is_granted && !call.was_purged && !has_turned_private;
-            let is_given = leads
-                || match share {
-                    Share::None => false,
-                    Share::Caller => is_callers,
-                    Share::Granted => may_share,
-                    Share::GrantedAndCaller => may_share || is_callers,
-                    Share::Failure => is_granted || is_callers,
-                };
-            if !is_given {
-                if *share == Share::Granted {
-                    self.note("withheld at release");
-                }
-                again.push(request);
-                continue;
+        let caller = request.question.caller;
+        let leads = request.leads(call);
+        let is_callers = caller == call.caller;
+        let is_granted = self.is_granted((caller, scope));
+        let is_valid = self.is_valid(call.key, call.sent);
+        let may_share = is_granted && !call.was_purged && !has_turned_private && is_valid;
+        let is_given = leads
+            || match share {
+                Share::None => false,
+                Share::Caller => is_callers,
+                Share::CallerIfValid => is_callers && is_valid,
+                Share::Varies => is_callers && may_share,
+                Share::Granted => may_share,
+                Share::GrantedAndCaller => may_share || is_callers && is_valid,
+                Share::Failure => is_granted || is_callers,
+            };
+        if !is_given {
+            if *share == Share::Granted {
+                self.note("withheld at release");
             }
-            if let Said::Failed(Failure::TooLarge(_)) = said {
-                effects.push(Effect::Relay(self.relay(request, call.boarding)));
-                continue;
+            if is_granted && !is_valid {
+                self.note("goes again after a change");
             }
-            let reply = reply(call, said, leads);
-            if *share != Share::Failure {
-                if reply.how == How::Followed {
-                    self.note("followed");
-                }
-                let effect = self.answer(&request.question, reply);
-                effects.push(effect);
-                continue;
-            }
-            let is_throttled = reply.status == 429;
-            // What a client sends besides may be what made its call fail.
-            let effect = self.fail(&request.question, is_callers && call.is_plain, reply);
-            let is_stale = matches!(&effect, Effect::Answer(_, Reply { how: How::Stale, .. }));
-            // It may be the leader alone who has asked too often. But not everyone tries in turn.
-            let is_others = is_throttled && !is_stale && !is_callers;
-            if is_others && request.elections < ELECTIONS {
-                self.note("throttled leader");
-                again.push(request);
-                continue;
-            }
-            if is_others {
-                self.note("throttled in turn");
-            }
-            effects.push(effect);
+            again.push(request);
+            return;
         }
+        if let Said::Failed(Failure::TooLarge(_)) = said {
+            effects.push(Effect::Relay(self.relay(request, call.boarding)));
+            return;
+        }
+        let reply = reply(call, said, leads);
+        if *share != Share::Failure {
+            if reply.how == How::Followed {
+                self.note("followed");
+            }
+            if reply.how == How::Followed && self.calls.iter().any(|other| request.leads(other)) {
+                self.note("served by another call");
+            }
+            let effect = self.answer(&request.question, reply);
+            effects.push(effect);
+            return;
+        }
+        let is_throttled = reply.status == 429;
+        let extends = is_callers && *is_outside;
+        let effect = self.fail(&request.question, extends, reply);
+        let is_stale = matches!(&effect, Effect::Answer(_, Reply { how: How::Stale, .. }));
+        let goes_again = !is_stale && !is_callers && request.elections < ELECTIONS;
+        if goes_again && *may_repeat && !request.has_repeated {
+            self.note("repeated");
+            (request.has_repeated, request.is_repeat_due) = (true, true);
+            again.push(request);
+            return;
+        }
+        // It may be the leader alone who has asked too often. But not everyone tries in turn.
+        if goes_again && is_throttled {
+            self.note("throttled leader");
+            again.push(request);
+            return;
+        }
+        if is_throttled && !is_stale && !is_callers {
+            self.note("throttled in turn");
+        }
+        effects.push(effect);
     }
 
-    /// What a request is given when a call has failed it: something stale, if it may have that.
-    pub(super) fn fail(&mut self, question: &Question, is_own: bool, failure: Reply) -> Effect {
+    /// What a request is given when a call has failed it: something stale, if it may have that. A lapsed grant that is
+    /// extended shows nothing that was sent later than its regular end.
+    pub(super) fn fail(&mut self, question: &Question, extends: bool, failure: Reply) -> Effect {
         let Question { caller, key, .. } = *question;
         let to = (caller, scope_of(key));
         let is_granted = self.is_granted(to);
-        let is_excused = self.is_excused(to) && is_own;
-        let stale = self.usable(self.slot(caller, key)).map(|entry| Reply::of(entry, How::Stale));
+        let until = if is_granted { Some(self.now) } else { self.lapsed(to).filter(|_| extends) };
+        let usable = self.usable(self.slot(caller, key));
+        let is_newer = until.is_some_and(|until| usable.is_some_and(|entry| entry.sent > until));
+        let stale = usable.filter(|entry| until.is_some_and(|until| entry.sent <= until));
+        let stale = stale.map(|entry| Reply::of(entry, How::Stale));
+        if is_newer {
+            self.note("newer than the grant");
+        }
         let reply = match stale {
-            Some(reply) if is_granted || is_excused => {
+            Some(reply) => {
                 self.note(if is_granted { "stale for a grant" } else { "stale by grace" });
                 reply
             }
-            _ => failure,
+            None => failure,
         };
         self.answer(question, reply)
     }
@@ -91,6 +109,7 @@ impl Rules {
 /// What a call has brought.
 fn reply(call: &Call, said: &Said, leads: bool) -> Reply {
     let how = match (leads, call.is_relay) {
+        (true, true) if call.is_unsafe => How::PassedThrough,
         (true, true) => How::Relayed,
         (true, false) => How::Led,
         (false, _) => How::Followed,
@@ -105,7 +124,9 @@ fn reply(call: &Call, said: &Said, leads: bool) -> Reply {
             Some(body) => Reply { tag: call.asked, ..Reply::new(200, Some(body), how) },
             None => Reply::new(502, None, how),
         },
+        Said::Failed(Failure::Refused(status)) => Reply::new(*status, None, how),
         Said::Failed(Failure::Timeout) => Reply::new(504, None, how),
+        Said::Failed(Failure::Local) => Reply::new(503, None, how),
         Said::Failed(_) => Reply::new(502, None, how),
     }
 }

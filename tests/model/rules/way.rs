@@ -2,9 +2,9 @@
 
 use super::super::script::Begun;
 use super::super::settings::Settings;
-use super::super::world::{Question, RequestId, Wish, scope_of};
+use super::super::world::{Question, Wish, scope_of};
 use super::memory::{meets, takes_stale};
-use super::{Call, ELECTIONS, Effect, How, Paused, Reply, Rules, Slot, Waiting};
+use super::{Call, ELECTIONS, Effect, Flight, FlightId, How, Negative, Paused, Reply, Rules, Slot, Waiting};
 
 #[derive(Debug)]
 pub(super) enum Way {
@@ -13,7 +13,7 @@ pub(super) enum Way {
     Refreshed(Reply, Slot),
     Relay(Slot),
     Lead(Slot),
-    Follow(RequestId),
+    Follow(FlightId),
     Solo(Slot),
 }
 
@@ -29,7 +29,7 @@ impl Rules {
         let Question { caller, key, wish, .. } = *question;
         let to = (caller, scope_of(key));
         let boarding = self.boarding(question);
-        if wish == Wish::NoStore {
+        if wish == Wish::NoStore || question.is_unsafe {
             return Way::Relay(boarding);
         }
         if let Some(refusal) = self.refusals.iter().find(|refusal| refusal.to == to && refusal.until > self.now) {
@@ -37,9 +37,9 @@ impl Rules {
         }
         // Shared and lone flights have bounds of their own.
         let is_shared = boarding.owner.is_none();
-        let is_alike = |call: &&Call| call.is_open && call.boarding.owner.is_none() == is_shared;
-        let open: Vec<_> = self.calls.iter().filter(is_alike).collect();
-        let flight = open.iter().find(|call| call.boarding == boarding);
+        let is_alike = |flight: &&Flight| flight.is_open && flight.slot.owner.is_none() == is_shared;
+        let open: Vec<_> = self.flights.iter().filter(is_alike).collect();
+        let flight = open.iter().find(|flight| flight.slot == boarding);
         if let Some(reply) = self.remembered(question) {
             let is_refreshed = matches!(reply.how, How::Revalidating(_))
                 && wish != Wish::OnlyIfCached
@@ -50,7 +50,7 @@ impl Rules {
         if wish == Wish::OnlyIfCached {
             return Way::Answered(Reply::new(504, None, How::NotCached));
         }
-        if let Some(mark) = self.mark(boarding) {
+        if let Some(mark) = self.mark(boarding, caller) {
             return if mark.is_too_large { Way::Relay(boarding) } else { Way::Solo(boarding) };
         }
         if elections > ELECTIONS || wish == Wish::NoCache {
@@ -74,7 +74,7 @@ impl Rules {
     }
 
     /// What is given without asking, though perhaps upstream is asked afterwards.
-    fn remembered(&self, question: &Question) -> Option<Reply> {
+    pub(super) fn remembered(&self, question: &Question) -> Option<Reply> {
         let Question { caller, key, wish, .. } = *question;
         let slot = self.slot(caller, key);
         let to = (caller, scope_of(key));
@@ -82,7 +82,8 @@ impl Rules {
             // Whose own attempt has failed just before need not try again at once.
             let own = Slot { key, owner: Some(caller) };
             let is_paused = self.is_paused(&Paused::Slot(own));
-            let entry = self.usable(slot).filter(|_| is_paused && takes_stale(wish) && self.is_excused(to))?;
+            let until = self.lapsed(to).filter(|_| is_paused && takes_stale(wish))?;
+            let entry = self.usable(slot).filter(|entry| entry.sent <= until)?;
             return Some(Reply::of(entry, How::Paused(self.left(entry))));
         }
         let entry = self.usable(slot);
@@ -92,14 +93,15 @@ impl Rules {
         {
             return Some(Reply::of(entry, How::Hit(self.left(entry))));
         }
-        if let Some(negative) = self.negatives.iter().find(|negative| negative.slot == slot) {
+        let is_it = |negative: &&Negative| negative.slot == slot && self.is_valid(slot.key, negative.sent);
+        if let Some(negative) = self.negatives.iter().find(is_it) {
             let age = self.now - negative.sent;
             let left = self.settings.error_ttl.cast_signed() - age.cast_signed();
             if left > 0 && meets(wish, age, left) {
                 return Some(Reply::new(negative.status, Some(negative.body.clone()), How::Negative(left)));
             }
         }
-        let entry = entry.filter(|entry| takes_stale(wish) && self.may_be_stale(entry))?;
+        let entry = entry.filter(|entry| takes_stale(wish) && self.may_be_stale(entry, caller))?;
         let left = self.left(entry);
         if self.is_paused_for(caller, slot) {
             return Some(Reply::of(entry, How::Paused(left)));
@@ -113,14 +115,13 @@ impl Rules {
         let Question { caller, key, wish, .. } = *question;
         let entry = self.usable(self.slot(caller, key));
         let is_granted = self.is_granted((caller, scope_of(key)));
-        let may_be_given = |entry| self.left(entry) > 0 || self.may_be_stale(entry);
+        let may_be_given = |entry| self.left(entry) > 0 || self.may_be_stale(entry, caller);
         is_granted && takes_stale(wish) && entry.is_some_and(may_be_given)
     }
 
     /// A request goes its way.
     pub(super) fn go(&mut self, mut request: Waiting, way: Way) -> Vec<Effect> {
-        let id = request.question.id;
-        request.patience = None;
+        (request.patience, request.was_unable) = (None, false);
         match way {
             Way::Answered(reply) => {
                 self.note(word(reply.how));
@@ -133,11 +134,15 @@ impl Rules {
             Way::Refreshed(reply, slot) => {
                 self.note(word(reply.how));
                 self.note("refreshed");
-                let begun = self.depart(&request.question, slot, true, false);
+                let begun = self.begin(&mut request, slot, true);
                 return vec![self.answer(&request.question, reply), Effect::Call(begun)];
             }
             Way::Relay(slot) => {
-                self.note(if request.question.wish == Wish::NoStore { "relayed by wish" } else { "relayed at once" });
+                self.note(match request.question {
+                    Question { is_unsafe: true, .. } => "passed through",
+                    Question { wish: Wish::NoStore, .. } => "relayed by wish",
+                    _ => "relayed at once",
+                });
                 return vec![Effect::Relay(self.relay(request, slot))];
             }
             Way::Follow(_) | Way::Lead(_) | Way::Solo(_) => {}
@@ -150,7 +155,7 @@ impl Rules {
         match way {
             Way::Follow(flight) => {
                 self.note("boarded");
-                if !self.waiting.iter().any(|request| request.question.id == flight) {
+                if !self.waiting.iter().any(|request| request.aboard == flight) {
                     self.note("boarded what nobody waits for");
                 }
                 request.aboard = flight;
@@ -161,8 +166,7 @@ impl Rules {
                 if !is_open && request.elections > ELECTIONS {
                     self.note("solo after elections");
                 }
-                request.aboard = id;
-                effects.push(Effect::Call(self.depart(&request.question, slot, is_open, false)));
+                effects.push(Effect::Call(self.begin(&mut request, slot, is_open)));
             }
             Way::Answered(_) | Way::Refreshed(..) | Way::Relay(_) => unreachable!("it is gone"),
         }
@@ -178,7 +182,7 @@ impl Rules {
     fn note_why(&mut self, question: &Question) {
         let Question { caller, key, wish, .. } = *question;
         let Some(entry) = self.usable(self.slot(caller, key)) else { return };
-        let may_be_stale = self.may_be_stale(entry);
+        let may_be_stale = self.may_be_stale(entry, caller);
         match wish {
             _ if !self.is_granted((caller, scope_of(key))) => {}
             Wish::NoCache => self.note("asked by wish"),
@@ -190,15 +194,32 @@ impl Rules {
 
     /// A request goes on as it is.
     pub(super) fn relay(&mut self, mut request: Waiting, slot: Slot) -> Begun {
-        (request.deadline, request.patience, request.aboard) = (None, None, request.question.id);
-        let begun = self.depart(&request.question, slot, false, true);
+        (request.deadline, request.patience) = (None, None);
+        request.aboard = self.new_flight(&request.question, slot, false);
+        let begun = self.depart(&request, slot, request.aboard, true);
         self.waiting.push(request);
         begun
     }
 
+    /// A request begins a flight.
+    fn begin(&mut self, request: &mut Waiting, slot: Slot, is_open: bool) -> Begun {
+        request.aboard = self.new_flight(&request.question, slot, is_open);
+        let begun = self.depart(request, slot, request.aboard, false);
+        request.is_repeat_due = false;
+        begun
+    }
+
+    fn new_flight(&mut self, question: &Question, slot: Slot, is_open: bool) -> FlightId {
+        let id = self.next_flight;
+        self.next_flight += 1;
+        self.flights.push(Flight { id, slot, is_open, callers: vec![question.caller] });
+        id
+    }
+
     /// A call begins. Who is granted asks about what is there.
-    fn depart(&mut self, question: &Question, boarding: Slot, is_open: bool, is_relay: bool) -> Begun {
-        let Question { id, caller, key, is_plain, .. } = *question;
+    pub(super) fn depart(&mut self, request: &Waiting, boarding: Slot, flight: FlightId, is_relay: bool) -> Begun {
+        let is_repeat = request.is_repeat_due && !is_relay;
+        let Question { id, caller, key, is_plain, is_unsafe, .. } = request.question;
         let may_ask = self.is_granted((caller, scope_of(key))) && !is_relay;
         let about = self.entry(boarding).filter(|entry| may_ask && !entry.is_misunderstood);
         let asked = about.and_then(|entry| entry.tag);
@@ -206,22 +227,29 @@ impl Rules {
         if asked.is_some() {
             self.note("asked about");
         }
-        let (sent, was_purged, is_late) = (self.now, false, false);
+        if asked_sent.is_some_and(|sent| !self.is_valid(key, sent)) && asked.is_some() {
+            self.note("asked to confirm");
+        }
+        let (sent, timer_sent, was_purged, is_late) = (self.now, self.now, false, false);
         self.calls.push(Call {
             id,
+            flight,
             caller,
             key,
             is_plain,
+            is_unsafe,
             is_relay,
             boarding,
             asked,
             asked_sent,
             sent,
-            is_open,
+            timer_sent,
             was_purged,
             is_late,
+            is_repeat,
+            head: None,
         });
-        Begun { id, caller, key, is_plain, asked }
+        Begun { id, caller, key, is_plain, is_unsafe, asked }
     }
 
     /// A request has waited for as long as its patience goes.
@@ -242,12 +270,14 @@ impl Rules {
     /// The time of a request is up.
     pub(super) fn time_out(&mut self, request: &Waiting) -> Effect {
         self.note("out of time");
-        // Whose call it has waited for is known of its own, and of those that fly for a slot of its
-        // own. The flight of a shared one is taken for another's.
-        let call = self.call(request.aboard);
-        let is_own = call.id == request.question.id || call.boarding.owner.is_some();
-        debug_assert!(request.deadline == Some(request.arrived + Settings::ANSWER_TIMEOUT));
-        self.fail(&request.question, is_own, Reply::new(504, None, How::TimedOut))
+        let Waiting { question, aboard, .. } = request;
+        let is_its = |call: &Call| call.flight == *aboard && call.caller == question.caller;
+        if self.calls.iter().any(|call| is_its(call) && call.head.is_some()) {
+            self.note("out of time after a head");
+        }
+        debug_assert!(request.deadline == Some(request.arrived + Settings::DEADLINE));
+        // Upstream may not have had its whole time: that extends no grant.
+        self.fail(&request.question, false, Reply::new(504, None, How::TimedOut))
     }
 }
 

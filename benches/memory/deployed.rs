@@ -1,0 +1,33 @@
+//! The settings and the memory limits of `deploy/`, read from the manifests.
+
+pub(crate) struct Deployment {
+    pub(crate) name: &'static str,
+    /// The text of its `config.toml`.
+    pub(crate) settings: String,
+    /// Bytes.
+    pub(crate) limit: usize,
+}
+
+impl Deployment {
+    pub(crate) fn all() -> [Self; 2] {
+        [
+            Self::read("sidecar", include_str!("../../deploy/kubernetes-sidecar.yaml")),
+            Self::read("standalone", include_str!("../../deploy/kubernetes-standalone.yaml")),
+        ]
+    }
+
+    fn read(name: &'static str, manifest: &str) -> Self {
+        let (_, config) = manifest.split_once("  config.toml: |\n").expect("settings");
+        let lines = config.lines().take_while(|line| line.is_empty() || line.starts_with("    "));
+        let settings = lines.map(|line| format!("{}\n", line.trim_start())).collect();
+        let (_, container) = manifest.split_once("image: registry.example/workspace-gateway:").expect("its container");
+        let (_, limits) = container.split_once("limits:\n").expect("its limits");
+        let memory = limits.lines().next().and_then(|line| line.trim().strip_prefix("memory: ")?.strip_suffix("Mi"));
+        let mebibytes: usize = memory.and_then(|number| number.parse().ok()).expect("a memory limit in Mi");
+        Self { name, settings, limit: mebibytes << 20 }
+    }
+
+    pub(crate) fn has_tls(&self) -> bool {
+        self.settings.lines().any(|line| line.starts_with("cert_file"))
+    }
+}

@@ -1,0 +1,397 @@
+//! Who may have how much more. Pure: nothing waits or is closed here.
+//!
+//! **Parties.** A connection, a peer address or a caller may have more only if it then holds no more than what is left
+//! free for its class. So one party alone has at most half. Parties that take all they can get have equal shares, and
+//! leave such a share free: a newcomer always finds room, and nothing has to be reserved. These are the dynamic thresholds
+//! of A. Choudhury and E. Hahne, "Dynamic queue length thresholds for shared-memory packet switches", IEEE/ACM
+//! Transactions on Networking 6 (1998), with α = 1. For small requests in progress α is 4: a client whose slow
+//! downloads hold its half still has hits.
+//!
+//! **Classes.** Tokens can be invented, and connections opened, without end. So unknown callers have together at most half of
+//! what known callers leave, and connections without a credential a quarter. A quarter is left for known callers.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+
+use super::Purpose;
+use super::account::{Account, ConnectionClass};
+use crate::request::caller::Caller;
+use crate::request::peer::Peer;
+
+/// The part of what known callers leave that unknown callers may have, and connections without a credential: one in so many bytes.
+const UNKNOWN: usize = 2;
+const NO_CREDENTIAL: usize = 4;
+
+/// How many times what is left free a party may hold to have another small request in progress, and what is small, in bytes.
+const REQUESTS: usize = 4;
+const SMALL_REQUEST: usize = 32 * 1024;
+
+/// A party that holds no more than one in so many bytes of the budget is not the cause when it may not have more.
+const SMALL_PARTY: usize = 16;
+
+/// The smallest room for which a map is made smaller again.
+const SMALL_MAP: usize = 256;
+
+/// Why a client may not have more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shortage {
+    /// Others have used up the budget.
+    Budget,
+    /// The connections of this class hold their part.
+    Class(ConnectionClass),
+    /// Its peer address holds its part.
+    Peer(Peer),
+    /// Its caller holds its part.
+    Caller(Caller),
+    /// The connection holds its part.
+    Connection,
+}
+
+impl Shortage {
+    /// Whether the client itself holds too much.
+    pub(super) fn is_of_client(self) -> bool {
+        matches!(self, Self::Peer(_) | Self::Caller(_) | Self::Connection)
+    }
+}
+
+/// What is held, in bytes.
+#[derive(Default)]
+pub(super) struct Totals {
+    pub(super) limit: usize,
+    pub(super) used: usize,
+    pub(super) by_purpose: [usize; Purpose::ALL.len()],
+    /// In the order of [`ConnectionClass::ALL`].
+    by_class: [usize; 3],
+    by_peer: HashMap<Peer, usize>,
+    by_caller: HashMap<Caller, usize>,
+}
+
+impl Totals {
+    pub(super) fn new(limit: usize) -> Self {
+        Self { limit, ..Self::default() }
+    }
+
+    /// What is free.
+    pub(super) fn free(&self) -> usize {
+        self.limit.saturating_sub(self.used)
+    }
+
+    /// Why the client of this account may not have so many bytes more, if that is so.
+    pub(super) fn shortage(&self, account: Option<&Account>, purpose: Purpose, bytes: usize) -> Option<Shortage> {
+        let class = account.map_or(ConnectionClass::Known, Account::class);
+        let Some(room) = self.room(class).checked_sub(bytes) else { return Some(self.shortage_of(class)) };
+        let account = account?;
+        let connection = (account.bytes(), Shortage::Connection);
+        let peer = account.peer().map(|peer| (held(&self.by_peer, &peer), Shortage::Peer(peer)));
+        let caller = account.caller().map(|caller| (held(&self.by_caller, &caller), Shortage::Caller(caller)));
+        let mut parties = [Some(connection), peer, caller].into_iter().flatten();
+        let is_small = purpose == Purpose::Requests && bytes <= SMALL_REQUEST;
+        let most = if is_small { room.saturating_mul(REQUESTS) } else { room };
+        let (held, shortage) = parties.find(|(held, _)| held + bytes > most)?;
+        Some(if held > self.limit / SMALL_PARTY { shortage } else { self.shortage_of(class) })
+    }
+
+    /// What is left for a class.
+    pub(super) fn room(&self, class: ConnectionClass) -> usize {
+        self.part(class).min(self.free())
+    }
+
+    /// What is left of the part of a class, whether it is free or not.
+    fn part(&self, class: ConnectionClass) -> usize {
+        let [none, unknown, _] = self.by_class;
+        let left = self.limit.saturating_sub(self.used - none - unknown);
+        match class {
+            ConnectionClass::Known => left,
+            ConnectionClass::Unknown => (left / UNKNOWN).saturating_sub(unknown),
+            ConnectionClass::NoCredential => (left / NO_CREDENTIAL).saturating_sub(none),
+        }
+    }
+
+    /// What is short where a class has no room: its part, or what is free. Connections of other classes must be closed where
+    /// these hold what is not free.
+    fn shortage_of(&self, class: ConnectionClass) -> Shortage {
+        let is_part = class != ConnectionClass::Known && self.part(class) < self.free();
+        if is_part { Shortage::Class(class) } else { Shortage::Budget }
+    }
+
+    /// Counts more bytes.
+    pub(super) fn add(&mut self, account: Option<&Account>, purpose: Purpose, bytes: usize) {
+        self.used += bytes;
+        self.by_purpose[purpose as usize] += bytes;
+        if let Some(account) = account {
+            account.set_bytes(account.bytes() + bytes);
+            self.by_class[account.class() as usize] += bytes;
+            account.peer().into_iter().for_each(|peer| add(&mut self.by_peer, peer, bytes));
+            account.caller().into_iter().for_each(|caller| add(&mut self.by_caller, caller, bytes));
+        }
+    }
+
+    /// Counts fewer bytes.
+    pub(super) fn subtract(&mut self, account: Option<&Account>, purpose: Purpose, bytes: usize) {
+        self.used -= bytes;
+        self.by_purpose[purpose as usize] -= bytes;
+        if let Some(account) = account {
+            account.set_bytes(account.bytes() - bytes);
+            self.by_class[account.class() as usize] -= bytes;
+            account.peer().into_iter().for_each(|peer| subtract(&mut self.by_peer, peer, bytes));
+            account.caller().into_iter().for_each(|caller| subtract(&mut self.by_caller, caller, bytes));
+        }
+    }
+
+    /// Raises a connection to a class, and counts what it holds for its caller. Says whether that caller holds more than its
+    /// part now.
+    pub(super) fn raise(&mut self, account: &Account, class: ConnectionClass, caller: Option<Caller>) -> bool {
+        let (before, bytes) = (account.class(), account.bytes());
+        if before >= class {
+            return false;
+        }
+        self.by_class[before as usize] -= bytes;
+        self.by_class[class as usize] += bytes;
+        let has_caller = account.caller().is_some();
+        account.set_class(class, caller);
+        let Some(caller) = caller.filter(|_| !has_caller) else { return false };
+        add(&mut self.by_caller, caller, bytes);
+        held(&self.by_caller, &caller) > self.free()
+    }
+}
+
+fn held<K: Eq + Hash>(map: &HashMap<K, usize>, key: &K) -> usize {
+    map.get(key).copied().unwrap_or(0)
+}
+
+fn add<K: Eq + Hash>(map: &mut HashMap<K, usize>, key: K, bytes: usize) {
+    if bytes > 0 {
+        *map.entry(key).or_default() += bytes;
+    }
+}
+
+fn subtract<K: Eq + Hash>(map: &mut HashMap<K, usize>, key: K, bytes: usize) {
+    let Some(held) = map.get_mut(&key) else { return };
+    *held -= bytes;
+    if *held == 0 {
+        map.remove(&key);
+        // What many clients have made large is not kept for few.
+        if map.capacity() > SMALL_MAP && map.len() < map.capacity() / 4 {
+            map.shrink_to_fit();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use http::HeaderValue;
+    use proptest::prelude::*;
+
+    use super::super::{Budget, Charge};
+    use super::*;
+    use crate::request::caller::Callers;
+
+    const PURPOSE: Purpose = Purpose::Responses;
+    const LIMIT: usize = 9_600;
+
+    use ConnectionClass::{Known, NoCredential, Unknown};
+
+    fn caller(number: usize) -> Caller {
+        Callers::new([1; 32]).of_token(&HeaderValue::from(number))
+    }
+
+    fn peer(last: u8) -> Option<Peer> {
+        Some(Peer::V4([192, 0, 2, last].into()))
+    }
+
+    fn account(budget: &Arc<Budget>, class: ConnectionClass, caller: Option<Caller>, peer: Option<Peer>) -> Account {
+        let account = Account::open(budget, peer);
+        account.raise(class, caller);
+        account
+    }
+
+    /// Takes all that it can get, in pieces; says how much that is.
+    fn take_all(account: &Account, charges: &mut Vec<Charge>) -> usize {
+        let before = charges.len();
+        while let Some(charge) = account.try_charge(PURPOSE, 10) {
+            charges.push(charge);
+        }
+        (charges.len() - before) * 10
+    }
+
+    #[test]
+    fn one_client_has_at_most_half_of_the_budget_however_it_is_counted() {
+        type Open = fn(&Arc<Budget>) -> Account;
+        let (connection, of_a_caller, of_a_peer): (Open, Open, Open) = (
+            |budget| account(budget, Known, None, None),
+            |budget| account(budget, Known, Some(caller(1)), None),
+            |budget| account(budget, Known, None, peer(1)),
+        );
+        for (name, open, connections) in
+            [("connection", connection, 1), ("caller", of_a_caller, 9), ("peer", of_a_peer, 9)]
+        {
+            let (budget, mut charges) = (Budget::new(LIMIT), Vec::new());
+            let accounts: Vec<_> = (0..connections).map(|_| open(&budget)).collect();
+            let taken: usize = accounts.iter().map(|account| take_all(account, &mut charges)).sum();
+            assert_eq!(taken, LIMIT / 2, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_client_whose_responses_hold_its_half_may_have_requests_in_progress() {
+        let budget = Budget::new(LIMIT);
+        let account = account(&budget, Known, Some(caller(1)), peer(1));
+        let mut charges = Vec::new();
+        take_all(&account, &mut charges);
+        while let Some(charge) = account.try_charge(Purpose::Requests, 10) {
+            charges.push(charge);
+        }
+        assert_eq!(account.bytes(), LIMIT * 4 / 5);
+    }
+
+    #[test]
+    fn callers_that_take_all_they_can_get_leave_an_equal_share_free() {
+        for callers in [1, 2, 3, 7] {
+            let (budget, mut charges) = (Budget::new(LIMIT), Vec::new());
+            let accounts: Vec<_> =
+                (0..callers).map(|number| account(&budget, Known, Some(caller(number)), None)).collect();
+            // In turns: whoever has more than the others waits for them.
+            while accounts
+                .iter()
+                .filter(|account| account.try_charge(PURPOSE, 10).map(|it| charges.push(it)).is_some())
+                .count()
+                > 0
+            {}
+            for account in &accounts {
+                assert!(account.bytes().abs_diff(LIMIT / (callers + 1)) <= 10, "{callers}: {account:?}");
+            }
+            let newcomer = account(&budget, Known, Some(caller(100)), None);
+            assert!(newcomer.try_charge(PURPOSE, LIMIT / (callers + 1) / 2 - 10).is_some(), "{callers}");
+        }
+    }
+
+    #[test]
+    fn each_lower_class_has_at_most_half_of_what_the_higher_one_leaves() {
+        for (known, class, most) in [
+            (0, Unknown, LIMIT / 2),
+            (0, NoCredential, LIMIT / 4),
+            (LIMIT / 2, Unknown, LIMIT / 4),
+            (LIMIT / 2, NoCredential, LIMIT / 8),
+        ] {
+            let (budget, mut charges) = (Budget::new(LIMIT), Vec::new());
+            let _known = account(&budget, Known, None, None).charge(PURPOSE, known);
+            // Many connections, each for itself.
+            let taken: usize = (0..50).map(|_| take_all(&account(&budget, class, None, None), &mut charges)).sum();
+            assert!((most * 9 / 10..=most).contains(&taken), "{class:?} beside {known}: {taken}");
+            let left = most - taken;
+            assert_eq!(account(&budget, class, None, None).shortage(PURPOSE, left + 10), Some(Shortage::Class(class)));
+            // Those above find room.
+            let above = account(&budget, Known, None, None);
+            assert!(above.try_charge(PURPOSE, (LIMIT - known - most) / 2).is_some(), "{class:?} beside {known}");
+        }
+    }
+
+    #[test]
+    fn within_a_class_one_client_leaves_others_as_much_as_it_has() {
+        for (class, part) in [(Unknown, 2), (NoCredential, 4)] {
+            let (budget, mut charges) = (Budget::new(LIMIT), Vec::new());
+            for _ in 0..9 {
+                take_all(&account(&budget, class, None, peer(1)), &mut charges);
+            }
+            assert_eq!(budget.used(), LIMIT / part / 2, "{class:?}");
+            assert!(
+                account(&budget, class, None, peer(2)).try_charge(PURPOSE, LIMIT / part / 4).is_some(),
+                "{class:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_refusal_names_who_holds_too_much() {
+        let budget = Budget::new(1_000);
+        let mine = account(&budget, Known, Some(caller(1)), peer(1));
+        let _mine = mine.charge(PURPOSE, 300);
+        let of_the_caller = account(&budget, Known, Some(caller(1)), peer(2));
+        let of_the_peer = account(&budget, Known, Some(caller(2)), peer(1));
+        for (who, bytes, expected) in [
+            (&mine, 200, None),
+            (&mine, 201, Some(Shortage::Connection)),
+            (&of_the_caller, 201, Some(Shortage::Caller(caller(1)))),
+            (&of_the_peer, 201, Some(Shortage::Peer(Peer::V4([192, 0, 2, 1].into())))),
+            (&mine, 701, Some(Shortage::Budget)),
+            // It holds little.
+            (&account(&budget, Known, Some(caller(3)), None), 351, Some(Shortage::Budget)),
+            (&account(&budget, Unknown, None, None), 351, Some(Shortage::Class(Unknown))),
+            (&account(&budget, NoCredential, None, None), 176, Some(Shortage::Class(NoCredential))),
+        ] {
+            assert_eq!(who.shortage(PURPOSE, bytes), expected, "{who:?} {bytes}");
+        }
+    }
+
+    #[test]
+    fn a_newcomer_is_short_of_the_budget_where_others_hold_more_than_their_part() {
+        let budget = Budget::new(1_000);
+        // Whose first requests came after their connections were accepted.
+        let _others = account(&budget, Unknown, None, None).charge(PURPOSE, 950);
+        assert_eq!(Account::open(&budget, None).shortage(PURPOSE, 45), Some(Shortage::Budget));
+        assert_eq!(Account::open(&budget, None).shortage(PURPOSE, 200), Some(Shortage::Budget));
+    }
+
+    #[test]
+    fn what_a_connection_holds_moves_with_it_when_its_caller_is_known() {
+        let budget = Budget::new(1_000);
+        let connection = Account::open(&budget, None);
+        let charge = connection.charge(PURPOSE, 200);
+        assert_eq!(Account::open(&budget, None).shortage(PURPOSE, 100), Some(Shortage::Class(NoCredential)));
+        connection.raise(Known, Some(caller(1)));
+        assert_eq!(Account::open(&budget, None).shortage(PURPOSE, 100), None);
+        assert_eq!(
+            account(&budget, Known, Some(caller(1)), None).shortage(PURPOSE, 400),
+            Some(Shortage::Caller(caller(1)))
+        );
+        drop(charge);
+        assert_eq!(account(&budget, Known, Some(caller(1)), None).shortage(PURPOSE, 400), None);
+    }
+
+    proptest! {
+        #[test]
+        fn totals_are_the_sums_of_what_is_held(
+            steps in prop::collection::vec((0_usize..7, 0_usize..6, 0_usize..4, 0_usize..300), 0..80),
+        ) {
+            let budget = Budget::new(1_000);
+            let mut accounts: Vec<Account> =
+                (0..4).map(|number| Account::open(&budget, [None, peer(1), peer(1), peer(2)][number])).collect();
+            let mut charges: Vec<(usize, Charge)> = Vec::new();
+            for (purpose, what, who, bytes) in steps {
+                let place = bytes % charges.len().max(1);
+                match (what, charges.get_mut(place)) {
+                    (0, _) if purpose < Purpose::ALL.len() => charges.extend(accounts[who].try_charge(Purpose::ALL[purpose], bytes).map(|it| (who, it))),
+                    (0 | 1, _) => charges.push((who, accounts[who].charge(PURPOSE, bytes))),
+                    (2, Some((_, charge))) => drop(charge.grow(bytes)),
+                    (3, Some((_, charge))) => charge.shrink_to(bytes / 2),
+                    (4, Some(_)) => drop(charges.remove(place)),
+                    (2..=4, None) => {}
+                    _ => accounts[who].raise(ConnectionClass::ALL[bytes % 3], (bytes % 2 == 0).then(|| caller(who / 2))),
+                }
+                let held = |matches: &dyn Fn(&Account) -> bool| -> usize {
+                    charges.iter().filter(|(who, _)| matches(&accounts[*who])).map(|(_, charge)| charge.bytes()).sum()
+                };
+                budget.with_totals(|totals| {
+                    for class in ConnectionClass::ALL {
+                        assert_eq!(totals.by_class[class as usize], held(&|account| account.class() == class));
+                    }
+                    for number in 0..2 {
+                        let of_caller = held(&|account| account.caller() == Some(caller(number)));
+                        assert_eq!(totals.by_caller.get(&caller(number)).copied().unwrap_or(0), of_caller);
+                    }
+                    for last in 1..3 {
+                        let of_peer = held(&|account| account.peer() == peer(last));
+                        assert_eq!(totals.by_peer.get(&peer(last).unwrap()).copied().unwrap_or(0), of_peer);
+                    }
+                    assert_eq!(totals.used, charges.iter().map(|(_, charge)| charge.bytes()).sum::<usize>());
+                    assert_eq!(totals.by_purpose.iter().sum::<usize>(), totals.used);
+                });
+            }
+            charges.clear();
+            accounts.clear();
+            budget.with_totals(|totals| assert!(totals.used == 0 && totals.by_peer.is_empty() && totals.by_caller.is_empty()));
+        }
+    }
+}

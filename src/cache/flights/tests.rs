@@ -1,0 +1,266 @@
+//! Who is given what by which call.
+
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use http::HeaderValue;
+
+use super::*;
+use crate::clock::Clock;
+use crate::request::caller::Callers;
+
+fn caller(number: u8) -> Caller {
+    let token = HeaderValue::from_bytes(&[b'a' + number]).unwrap();
+    Callers::new([0; 32]).of_token(&token)
+}
+
+/// The result that a waiter is given.
+async fn result<T: Clone>(waiter: &mut Waiter<&'static str, T>) -> Option<T> {
+    waiter.result().await.map(|given| given.result)
+}
+
+/// What a future gives at once.
+fn now<F: Future>(future: F) -> Option<F::Output> {
+    match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(output) => Some(output),
+        Poll::Pending => None,
+    }
+}
+
+fn flights<T: Clone>() -> Flights<&'static str, T> {
+    Flights::new(Bounds { flights: 2, waiting: 2 })
+}
+
+#[tokio::test]
+async fn past_the_bounds_every_request_makes_its_own_call() {
+    let flights = flights();
+    let (mut first, leader) = flights.join(&"key", caller(0));
+    let waiting: Vec<_> = (0..2).map(|_| flights.join(&"key", caller(0))).collect();
+    assert!(waiting.iter().all(|(_, leader)| leader.is_none()));
+    let (mut one_too_many, solo) = flights.join(&"key", caller(0));
+    solo.unwrap().end("solo", true);
+    assert_eq!(result(&mut one_too_many).await, Some("solo"));
+    let (_second, _leader) = flights.join(&"another", caller(0));
+    let (mut third, solo) = flights.join(&"a third", caller(0));
+    let (mut fourth, another_solo) = flights.join(&"a third", caller(0));
+    solo.unwrap().end("third", true);
+    another_solo.unwrap().end("fourth", true);
+    assert_eq!((result(&mut third).await, result(&mut fourth).await), (Some("third"), Some("fourth")));
+    leader.unwrap().end("shared", true);
+    assert_eq!(result(&mut first).await, Some("shared"));
+    for (mut waiter, _) in waiting {
+        assert_eq!(result(&mut waiter).await, Some("shared"));
+    }
+    assert_eq!(flights.waiting(), 0);
+}
+
+#[tokio::test]
+async fn a_caller_that_holds_half_of_the_flights_or_waiters_makes_calls_of_its_own_and_others_still_join() {
+    let flights = Flights::<usize, ()>::new(Bounds { flights: 6, waiting: 6 });
+    let looping: Vec<_> = (0..6).map(|key| flights.join(&key, caller(0))).collect();
+    let others: Vec<_> = (10..16).map(|key| flights.join(&key, caller(1))).collect();
+    let waiting: Vec<_> = (0..6).map(|_| flights.join(&0, caller(0))).collect();
+    assert_eq!((waiting.iter().filter(|(_, leader)| leader.is_none()).count(), flights.waiting()), (3, 3));
+    let joining: Vec<_> = [0, 1, 2, 10, 11, 12].map(|key| flights.join(&key, caller(2))).into();
+    assert_eq!((joining.iter().filter(|(_, leader)| leader.is_none()).count(), flights.waiting()), (3, 6));
+    // Each of the two has led three flights that others can join.
+    for led in [&looping, &others] {
+        let takes_others = |(_, leader): &&(_, Option<Leader<usize, ()>>)| leader.as_ref().unwrap().takes_others();
+        assert_eq!(led.iter().filter(takes_others).count(), 3);
+    }
+    // With a flight's end there is room for another.
+    drop((waiting, joining, looping));
+    assert!(flights.join(&20, caller(0)).1.unwrap().takes_others());
+    assert_eq!(flights.waiting(), 0);
+}
+
+#[test]
+fn new_bounds_hold_for_later_requests() {
+    let flights = flights::<()>();
+    let (_first, _leader) = flights.join(&"key", caller(0));
+    let (_second, none) = flights.join(&"key", caller(0));
+    flights.set_bounds(Bounds { flights: 1, waiting: 1 });
+    assert!(none.is_none() && flights.waiting() == 1);
+    assert!(flights.join(&"key", caller(0)).1.is_some(), "no room for another waiter");
+    assert!(flights.begin(&"another", caller(0)).is_none(), "no room for another flight");
+    flights.set_bounds(Bounds { flights: 2, waiting: 2 });
+    assert!(flights.join(&"key", caller(0)).1.is_none() && flights.begin(&"another", caller(0)).is_some());
+}
+
+#[tokio::test]
+async fn the_first_request_leads_and_all_get_its_result() {
+    let flights = flights();
+    let (mut first, leader) = flights.join(&"key", caller(0));
+    let (mut second, none) = flights.join(&"key", caller(0));
+    assert!(none.is_none());
+    assert_eq!(flights.waiting(), 1);
+    leader.unwrap().end(42, true);
+    assert_eq!((result(&mut first).await, result(&mut second).await), (Some(42), Some(42)));
+    drop((first, second));
+    assert_eq!(flights.waiting(), 0);
+    assert!(flights.join(&"key", caller(0)).1.is_some(), "nobody joins a flight that has ended");
+}
+
+#[tokio::test]
+async fn waiters_that_leave_change_nothing() {
+    let flights = flights();
+    let (first, leader) = flights.join(&"key", caller(0));
+    let (mut second, _) = flights.join(&"key", caller(0));
+    drop(first);
+    let (third, none) = flights.join(&"key", caller(0));
+    assert!(none.is_none());
+    drop(third);
+    assert_eq!(flights.waiting(), 1);
+    leader.unwrap().end(1, true);
+    assert_eq!(result(&mut second).await, Some(1));
+}
+
+#[tokio::test]
+async fn a_lost_leader_releases_its_waiters() {
+    let flights = flights::<u8>();
+    let (mut first, leader) = flights.join(&"key", caller(0));
+    let (mut second, _) = flights.join(&"key", caller(0));
+    drop(leader);
+    assert_eq!((result(&mut first).await, result(&mut second).await), (None, None));
+    assert!(flights.join(&"key", caller(0)).1.is_some());
+}
+
+#[tokio::test]
+async fn a_closed_flight_ends_without_touching_the_next() {
+    let flights = flights();
+    let (mut old, old_leader) = flights.join(&"key", caller(0));
+    flights.close_all();
+    let (mut new, new_leader) = flights.join(&"key", caller(0));
+    old_leader.unwrap().end("old", true);
+    let (mut late, none) = flights.join(&"key", caller(0));
+    assert!(none.is_none(), "the new flight can be joined");
+    new_leader.unwrap().end("new", true);
+    assert_eq!(result(&mut old).await, Some("old"));
+    assert_eq!((result(&mut new).await, result(&mut late).await), (Some("new"), Some("new")));
+}
+
+#[tokio::test]
+async fn a_flight_without_waiters_can_be_joined_and_is_begun_once() {
+    let flights = flights();
+    let leader = flights.begin(&"key", caller(0)).unwrap();
+    assert!(flights.begin(&"key", caller(0)).is_none());
+    let (mut late, none) = flights.join(&"key", caller(0));
+    assert!(none.is_none() && !late.has_departed());
+    leader.depart();
+    assert!(late.has_departed());
+    let _second = flights.begin(&"second", caller(0));
+    assert!(flights.begin(&"third", caller(0)).is_none(), "there is no room");
+    leader.end(1, true);
+    assert_eq!(result(&mut late).await, Some(1));
+    assert!(flights.begin(&"key", caller(0)).is_some());
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+
+#[tokio::test]
+async fn while_all_calls_are_slow_other_callers_make_up_to_two_more() {
+    let flights = flights();
+    let sent = Clock::System.now();
+    let (mut first, leader) = flights.join(&"key", caller(0));
+    let (mut second, _) = flights.join(&"key", caller(1));
+    let (mut third, _) = flights.join(&"key", caller(1));
+    let leader = leader.unwrap();
+    assert!(
+        second.lead_another(caller(1)).is_none() && now(second.slowness().all_slow(caller(1))).is_none(),
+        "it is not slow"
+    );
+    leader.is_slow(sent);
+    assert_eq!(now(second.slowness().all_slow(caller(1))), Some(sent));
+    assert!(second.lead_another(caller(0)).is_none(), "the slow caller");
+    let another = second.lead_another(caller(1)).unwrap();
+    assert_eq!(flights.waiting(), 1, "who leads is not counted");
+    assert!(third.lead_another(caller(2)).is_none(), "the second call is not slow");
+    another.is_slow(sent + SECOND);
+    assert_eq!(now(third.slowness().all_slow(caller(2))), Some(sent + SECOND));
+    assert!(third.lead_another(caller(1)).is_none(), "it has made one");
+    let last = third.lead_another(caller(2)).unwrap();
+    last.is_slow(sent + 2 * SECOND);
+    assert!(first.lead_another(caller(3)).is_none(), "a fourth");
+    another.end("served", true);
+    assert_eq!(result(&mut first).await, Some("served"));
+    assert_eq!(result(&mut third).await, Some("served"));
+    let given = second.result().await.unwrap();
+    assert!(given.is_own && given.result == "served");
+    last.end("failed", false);
+    leader.end("failed", false);
+    let (mut late, new) = flights.join(&"key", caller(0));
+    assert!(new.is_some() && now(result(&mut late)).is_none());
+}
+
+#[tokio::test]
+async fn a_failure_ends_only_its_own_call_while_there_is_another() {
+    let flights = flights();
+    let sent = Clock::System.now();
+    let (mut first, leader) = flights.join(&"key", caller(0));
+    let (mut second, _) = flights.join(&"key", caller(1));
+    let (mut waiter, _) = flights.join(&"key", caller(2));
+    let leader = leader.unwrap();
+    leader.is_slow(sent);
+    let another = second.lead_another(caller(1)).unwrap();
+    another.end("failed", false);
+    assert_eq!(result(&mut second).await, Some("failed"));
+    assert!(now(result(&mut first)).is_none() && now(result(&mut waiter)).is_none());
+    // The first call is the only one again, and is as slow as before.
+    assert_eq!(now(waiter.slowness().all_slow(caller(2))), Some(sent));
+    leader.end("failed too", false);
+    assert_eq!((result(&mut first).await, result(&mut waiter).await), (Some("failed too"), Some("failed too")));
+}
+
+#[tokio::test]
+async fn what_is_announced_releases_the_others_and_the_leader_waits_for_the_whole() {
+    let flights = flights();
+    let (mut first, leader) = flights.join(&"key", caller(0));
+    let (mut waiter, _) = flights.join(&"key", caller(1));
+    let mut leader = leader.unwrap();
+    leader.announce("refused");
+    assert_eq!(result(&mut waiter).await, Some("refused"));
+    assert_eq!(now(result(&mut first)), Some(Some("refused")));
+    assert!(now(first.whole_result()).is_none());
+    assert!(flights.join(&"key", caller(1)).1.is_some(), "nobody joins it any more");
+    leader.end("whole", false);
+    assert_eq!(first.whole_result().await.map(|given| given.result), Some("whole"));
+    assert_eq!(waiter.whole_result().await.map(|given| given.result), Some("whole"));
+}
+
+#[tokio::test]
+async fn a_flight_is_lost_with_its_last_call_only() {
+    let flights = flights::<u8>();
+    let (mut first, leader) = flights.join(&"key", caller(0));
+    let (mut second, _) = flights.join(&"key", caller(1));
+    leader.as_ref().unwrap().is_slow(Clock::System.now());
+    let another = second.lead_another(caller(1)).unwrap();
+    drop(leader);
+    assert_eq!(now(result(&mut first)), None);
+    another.end(1, true);
+    assert_eq!((result(&mut first).await, result(&mut second).await), (Some(1), Some(1)));
+}
+
+#[tokio::test]
+async fn nobody_makes_another_call_for_a_flight_from_before_a_purge() {
+    let flights = flights::<u8>();
+    let (_first, leader) = flights.join(&"key", caller(0));
+    let (mut second, _) = flights.join(&"key", caller(1));
+    leader.as_ref().unwrap().is_slow(Clock::System.now());
+    flights.close_all();
+    assert!(second.lead_another(caller(1)).is_none());
+}
+
+#[tokio::test]
+async fn an_answer_that_serves_all_leaves_no_moment_for_another_call() {
+    let flights = flights::<u8>();
+    let (_first, leader) = flights.join(&"key", caller(0));
+    let (mut second, _) = flights.join(&"key", caller(1));
+    let (third, _) = flights.join(&"key", caller(2));
+    leader.as_ref().unwrap().is_slow(Clock::System.now());
+    let another = second.lead_another(caller(1)).unwrap();
+    let mut slowness = third.slowness();
+    assert!(now(slowness.all_slow(caller(2))).is_none(), "the second call is not slow");
+    another.end(1, true);
+    assert!(now(slowness.all_slow(caller(2))).is_none(), "the flight has ended");
+}

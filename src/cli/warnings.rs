@@ -1,0 +1,219 @@
+//! What is allowed in the settings, and hardly meant. `check` prints it, `serve` logs it at start.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use crate::budget::{Budget, memory_limit};
+use crate::catalogue::Catalogue;
+use crate::certificate::{End, date};
+use crate::config::secret::Secret;
+use crate::config::{Config, Settings, Size};
+
+/// The regions of Workspace, by the official Python SDK (huaweicloudsdkworkspace 3.1.219). A new region may be missing.
+const REGIONS: [&str; 18] = [
+    "af-north-1",
+    "af-south-1",
+    "ap-southeast-1",
+    "ap-southeast-2",
+    "ap-southeast-3",
+    "cn-east-3",
+    "cn-east-5",
+    "cn-north-11",
+    "cn-north-4",
+    "cn-north-9",
+    "cn-south-1",
+    "cn-southwest-2",
+    "eu-west-101",
+    "la-north-2",
+    "la-south-2",
+    "me-east-1",
+    "sa-brazil-1",
+    "tr-west-1",
+];
+
+/// What the program, its tables and the allocator take beside the cache and the budget, in bytes. Source: deploy/README.md.
+const BESIDES: u64 = 96 << 20;
+
+/// That others may read a file.
+const READABLE_BY_OTHERS: u32 = 0o004;
+
+/// Each thing, for settings that come from this file.
+pub(super) fn of(config: &Config, file: Option<&Path>) -> Vec<String> {
+    let mut all = Vec::new();
+    all.extend(unknown_region(config));
+    let limits = [memory_limit(Path::new("/")), memory_of_machine()];
+    all.extend(too_little_memory(config, limits.into_iter().flatten().min()));
+    all.extend(paths_as_secrets(config));
+    all.extend(readable_secrets(config, file));
+    all
+}
+
+/// How long before its end a certificate is warned of: 14 days.
+const RENEWAL: Duration = Duration::from_secs(14 * 24 * 60 * 60);
+
+/// What there is to say of the certificate for clients that ends then.
+pub(super) fn certificate(not_after: Option<End>, now: SystemTime) -> Option<String> {
+    let seconds = match not_after? {
+        End::At(seconds) => seconds,
+        End::Unknown => {
+            return Some(
+                "listen.cert_file: the end of the certificate cannot be read, and nothing will warn of it: expected an X.509 \
+                 certificate in DER below PEM (RFC 5280)"
+                    .to_owned(),
+            );
+        }
+    };
+    let end = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds.try_into().unwrap_or_default());
+    let date = date(seconds);
+    match end.duration_since(now) {
+        Err(_) => Some(format!("listen.cert_file: the certificate expired on {date}: clients refuse it")),
+        Ok(left) if left < RENEWAL => {
+            let days = left.as_secs() / (24 * 60 * 60);
+            Some(format!("listen.cert_file: the certificate ends on {date}, in {days} days: renew it"))
+        }
+        Ok(_) => None,
+    }
+}
+
+/// The memory of this machine, in bytes. Source: `MemTotal` in `/proc/meminfo` (proc_meminfo(5)).
+fn memory_of_machine() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let total = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    let kilobytes: u64 = total.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    kilobytes.checked_mul(1024)
+}
+
+/// Of upstream services to which tokens travel in the clear: the URL of each.
+pub(super) fn plaintext_upstreams(catalogue: &Catalogue) -> impl Iterator<Item = String> {
+    let origins = catalogue.services().map(|service| catalogue.origin(service));
+    let in_the_clear = origins.filter(|origin| origin.is_plaintext() && !is_this_machine(origin.authority().host()));
+    in_the_clear.map(ToString::to_string)
+}
+
+fn is_this_machine(host: &str) -> bool {
+    let address = host.trim_matches(['[', ']']).parse::<std::net::IpAddr>();
+    host == "localhost" || address.is_ok_and(|address| address.is_loopback())
+}
+
+fn unknown_region(config: &Config) -> Option<String> {
+    let upstream = &config.settings.upstream;
+    let is_used = upstream.workspace_url.is_none() || upstream.appstream_url.is_none();
+    let region = config.settings.region.as_ref().filter(|_| is_used)?.to_string();
+    if REGIONS.contains(&region.as_str()) {
+        return None;
+    }
+    let nearest = REGIONS.into_iter().min_by_key(|known| strsim::damerau_levenshtein(known, &region))?;
+    Some(format!("region: {region:?} is not a known region of Workspace; the nearest known one is {nearest:?}"))
+}
+
+/// A size for a person, rounded down.
+fn mebibytes(bytes: u64) -> String {
+    format!("{} MiB", bytes >> 20)
+}
+
+fn too_little_memory(config: &Config, limit: Option<u64>) -> Option<String> {
+    let (cache, settings) = (config.settings.cache.max_size, &config.settings.limits);
+    let budget = Budget::size(settings.memory.map(Size::bytes)) as u64;
+    let needed = cache.0.saturating_add(budget).saturating_add(BESIDES);
+    let limit = limit.filter(|limit| *limit < needed)?;
+    Some(format!(
+        "cache.max_size ({}), limits.memory ({}) and {} for the rest need {} together, but this process may use {} (its \
+         memory limit, or the memory of the machine) and may be killed: expected smaller sizes",
+        mebibytes(cache.0),
+        mebibytes(budget),
+        mebibytes(BESIDES),
+        mebibytes(needed),
+        mebibytes(limit)
+    ))
+}
+
+/// All secrets of the settings, each with its setting.
+fn secrets(settings: &Settings) -> impl Iterator<Item = (String, &Secret)> {
+    let keys = settings.access_key.iter().flat_map(|entry| {
+        let name = |field: &str| format!("access_key.{}.{field}", entry.id);
+        let token = entry.security_token.as_ref().map(|token| (name("security_token"), token));
+        [Some((name("secret"), &entry.secret)), token].into_iter().flatten()
+    });
+    let token = settings.listen.admin_token.as_ref().map(|token| ("listen.admin_token".to_owned(), token));
+    keys.chain(token)
+}
+
+/// Secrets that look like the path of a file that has the secret.
+fn paths_as_secrets(config: &Config) -> impl Iterator<Item = String> {
+    let is_path = |secret: &Secret| matches!(secret, Secret::Inline(text) if text.starts_with('/'));
+    secrets(&config.settings).filter(move |(_, secret)| is_path(secret)).map(|(setting, _)| {
+        format!("{setting}: begins with \"/\", as a path does: expected {{ file = \"/…\" }} for the secret in a file")
+    })
+}
+
+fn readable_secrets(config: &Config, file: Option<&Path>) -> Vec<String> {
+    let settings = &config.settings;
+    let secrets = secrets(settings).filter_map(|(setting, secret)| match secret {
+        Secret::File(path) => Some((setting, path.as_path())),
+        Secret::Inline(_) => file.map(|file| (setting, file)),
+        Secret::Environment(_) => None,
+    });
+    let key = settings.listen.key_file.as_deref().map(|path| ("listen.key_file".to_owned(), path));
+    let readable = |path: &Path| {
+        let metadata = std::fs::metadata(path);
+        metadata.is_ok_and(|it| it.is_file() && it.permissions().mode() & READABLE_BY_OTHERS != 0)
+    };
+    let readable = secrets.chain(key).filter(|(_, path)| readable(path));
+    readable
+        .map(|(setting, path)| format!("{setting}: every user of this machine may read {}", path.display()))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_certificate_is_warned_of_from_14_days_before_its_end() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+        let day = 24 * 60 * 60;
+        for (left, expected) in [
+            (-1, Some("expired on 2027-01-15T07:59:59Z")),
+            (0, Some("ends on 2027-01-15T08:00:00Z, in 0 days")),
+            (14 * day - 1, Some("in 13 days: renew it")),
+            (14 * day, None),
+        ] {
+            let warning = certificate(Some(End::At(1_800_000_000 + left)), now);
+            assert_eq!(warning.is_some(), expected.is_some(), "{left}: {warning:?}");
+            assert!(warning.unwrap_or_default().contains(expected.unwrap_or_default()), "{left}");
+        }
+        assert_eq!(certificate(None, now), None);
+        assert!(certificate(Some(End::Unknown), now).unwrap().contains("cannot be read"));
+    }
+
+    #[test]
+    fn a_secret_that_looks_like_a_path_is_warned_of_and_not_shown() {
+        for (secret, is_warned_of) in
+            [("\"/run/secrets/sk\"", true), ("\"run/secrets\"", false), ("{ env = \"PATH\" }", false)]
+        {
+            let text = format!("region = \"cn-north-4\"\n[[access_key]]\nid = \"AK\"\nsecret = {secret}");
+            let config = Config::from_layers("f", &text, &[]).unwrap();
+            let warnings: Vec<_> = paths_as_secrets(&config).collect();
+            assert_eq!(
+                warnings.iter().any(|it| it.starts_with("access_key.AK.secret: begins")),
+                is_warned_of,
+                "{secret}"
+            );
+            assert!(!warnings.concat().contains("secrets/sk"), "{warnings:?}");
+        }
+    }
+
+    #[test]
+    fn the_sizes_are_held_against_the_memory_limit() {
+        let config = |sizes: &str| Config::from_layers("f", &format!("region = \"cn-north-4\"\n{sizes}"), &[]).unwrap();
+        let config = config("[cache]\nmax_size = \"64MiB\"\n[limits]\nmemory = \"96MiB\"");
+        for limit in [None, Some(256 << 20), Some(u64::MAX)] {
+            assert_eq!(too_little_memory(&config, limit), None, "{limit:?}");
+        }
+        let warning = too_little_memory(&config, Some((256 << 20) - 1024)).unwrap();
+        for part in ["cache.max_size (64 MiB)", "limits.memory (96 MiB)", "need 256 MiB together", "may use 255 MiB"] {
+            assert!(warning.contains(part), "{part}: {warning}");
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! Clocks for tests. They are moved all together or one alone, and stand still otherwise or run beside the machine's.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use super::skew::{Reading, Skew};
+use super::system;
+use crate::sync::{Mutex, MutexGuard};
+
+/// Clocks for tests; clones show the same time. The time of rules comes from them as it does from the machine's, so a jump
+/// counts when a rule next asks for the time.
+#[derive(Clone, Debug)]
+pub struct ManualClock {
+    monotonic: Instant,
+    wall: SystemTime,
+    runs: bool,
+    state: Arc<Mutex<(Reading, Skew)>>,
+}
+
+impl ManualClock {
+    /// Clocks that run, too: they show the machine's time and by how much they were moved.
+    pub fn running() -> Self {
+        Self { runs: true, ..Self::default() }
+    }
+
+    /// Lets time pass on all clocks.
+    pub fn advance(&self, by: Duration) {
+        let by = nanoseconds(by);
+        self.set(|clocks| {
+            clocks.monotonic += by;
+            clocks.boot += by;
+            clocks.wall += by;
+        });
+    }
+
+    /// Moves `CLOCK_BOOTTIME` alone.
+    pub fn advance_boot(&self, by: Duration) {
+        self.set(|clocks| clocks.boot += nanoseconds(by));
+    }
+
+    /// Sets the wall clock alone forward.
+    pub fn advance_wall(&self, by: Duration) {
+        self.set(|clocks| clocks.wall += nanoseconds(by));
+    }
+
+    /// Sets the wall clock alone back.
+    pub fn set_wall_back(&self, by: Duration) {
+        self.set(|clocks| clocks.wall -= nanoseconds(by));
+    }
+
+    /// What a suspension does: time passes on `CLOCK_BOOTTIME` and the wall clock, and timers do not see it.
+    pub fn suspend(&self, by: Duration) {
+        self.set(|clocks| {
+            clocks.boot += nanoseconds(by);
+            clocks.wall += nanoseconds(by);
+        });
+    }
+
+    pub(super) fn now(&self) -> Instant {
+        let mut state = self.state();
+        let (moved, skew) = &mut *state;
+        let reading = self.reading(*moved);
+        skew.observe(reading);
+        self.monotonic + duration(reading.monotonic) + Duration::from_nanos(skew.total())
+    }
+
+    #[allow(clippy::disallowed_methods)]
+    pub(super) fn timer_now(&self) -> tokio::time::Instant {
+        tokio::time::Instant::from_std(self.monotonic + duration(self.shown().monotonic))
+    }
+
+    pub(super) fn date(&self) -> SystemTime {
+        let wall = self.shown().wall;
+        if wall < 0 { self.wall - Duration::from_nanos(wall.unsigned_abs()) } else { self.wall + duration(wall) }
+    }
+
+    fn shown(&self) -> Reading {
+        let moved = self.state().0;
+        self.reading(moved)
+    }
+
+    /// What the clocks show, where they were moved so.
+    #[allow(clippy::disallowed_methods)]
+    fn reading(&self, moved: Reading) -> Reading {
+        if !self.runs {
+            return moved;
+        }
+        let passed = nanoseconds(system::timer_now().into_std().saturating_duration_since(self.monotonic));
+        let Reading { monotonic, boot, wall } = moved;
+        Reading { monotonic: monotonic + passed, boot: boot + passed, wall: wall + passed }
+    }
+
+    fn set(&self, change: impl FnOnce(&mut Reading)) {
+        change(&mut self.state().0);
+    }
+
+    fn state(&self) -> MutexGuard<'_, (Reading, Skew)> {
+        self.state.lock()
+    }
+}
+
+#[allow(clippy::disallowed_methods)]
+impl Default for ManualClock {
+    fn default() -> Self {
+        Self { monotonic: system::timer_now().into_std(), wall: system::date(), runs: false, state: Arc::default() }
+    }
+}
+
+fn duration(nanoseconds: i64) -> Duration {
+    Duration::from_nanos(nanoseconds.unsigned_abs())
+}
+
+fn nanoseconds(duration: Duration) -> i64 {
+    i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,164 @@
+//! Addresses, URLs and names.
+
+use std::net::SocketAddr;
+
+use http::uri::Scheme;
+use http::{HeaderName, Uri};
+
+use super::units::written_as_text;
+use crate::catalogue::headers::is_open;
+use crate::catalogue::{Origin, Template};
+
+/// An address and port to listen on; port 0 lets the system choose.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Address(pub SocketAddr);
+
+/// The URL of an upstream service: scheme, host and port.
+#[derive(Clone, PartialEq, Eq)]
+pub struct BaseUrl(pub Origin);
+
+/// The name of an operation.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct OperationName(pub String);
+
+/// The paths of an operation.
+#[derive(Clone, PartialEq, Eq)]
+pub struct PathTemplate(pub Template);
+
+/// A request header that is a client's to set.
+#[derive(Clone, PartialEq, Eq)]
+pub struct HeaderField(pub HeaderName);
+
+/// The public half of an access key.
+#[derive(Clone, PartialEq, Eq)]
+pub struct AccessKeyId(pub String);
+
+/// The id of a project.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ProjectId(pub String);
+
+/// The name of a region.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Region(String);
+
+written_as_text!(
+    Address,
+    "an IP address and a port, such as \"127.0.0.1:8080\"",
+    |text| { text.parse().ok().map(Address) },
+    |address| address.0.to_string()
+);
+
+written_as_text!(
+    BaseUrl,
+    "an http or https URL of a host and maybe a port, with no path, query or user",
+    |text| {
+        // The URI parser drops a fragment and lets any digits be a port.
+        let is_whole = !text.contains('#');
+        let parts = text.parse::<Uri>().ok().filter(|_| is_whole)?.into_parts();
+        let scheme = parts.scheme.filter(|scheme| *scheme == Scheme::HTTP || *scheme == Scheme::HTTPS)?;
+        let authority = parts.authority.filter(|authority| !authority.host().is_empty())?;
+        let is_host_and_port = match authority.as_str().strip_prefix(authority.host()) {
+            Some("") => true,
+            Some(_) => authority.port_u16().is_some_and(|port| port > 0),
+            None => false,
+        };
+        let has_path = parts.path_and_query.is_some_and(|path| path.as_str() != "/");
+        (is_host_and_port && !has_path).then(|| BaseUrl(Origin::new(scheme, authority)))
+    },
+    |url| url.0.to_string()
+);
+
+written_as_text!(
+    OperationName,
+    "1 to 64 of A-Z a-z 0-9 _ -, and none of the words none, workspace, appstream and own",
+    |text| {
+        // These stand in the same metrics for what is no operation.
+        let is_taken = ["none", "workspace", "appstream", "own"].contains(&text);
+        (is_plain_word(text, 64) && !is_taken).then(|| OperationName(text.to_owned()))
+    },
+    |name| name.0.clone()
+);
+
+written_as_text!(
+    PathTemplate,
+    "a path of up to 16 segments, each of A-Z a-z 0-9 - . _ ~ or a {name} that is there once, such as \
+     \"/v2/{project_id}/availability-zones\"",
+    |text| text.parse().ok().map(PathTemplate),
+    |path| path.0.to_string()
+);
+
+written_as_text!(
+    HeaderField,
+    "the name of a header that is no credential and that the gateway does not set",
+    |text| {
+        // A credential in the key would be kept in clear, and the others would have no or a wrong effect.
+        HeaderName::from_str(text).ok().filter(is_open).map(HeaderField)
+    },
+    |header| header.0.to_string()
+);
+
+written_as_text!(
+    AccessKeyId,
+    "1 to 128 of A-Z a-z 0-9 _ -, but not what looks like a secret (40 characters, with small letters)",
+    |text| {
+        // Ids are shown, and the two halves of a key are easily swapped. Huawei Cloud's ids have 20 capitals and digits, its
+        // secrets 40 letters and digits.
+        let is_like_secret = text.len() == 40 && text.contains(|c: char| c.is_ascii_lowercase());
+        (is_plain_word(text, 128) && !is_like_secret).then(|| AccessKeyId(text.to_owned()))
+    },
+    |id| id.0.clone()
+);
+
+written_as_text!(
+    ProjectId,
+    "1 to 255 of A-Z a-z 0-9 _ -",
+    |text| is_plain_word(text, 255).then(|| ProjectId(text.to_owned())),
+    |id| id.0.clone()
+);
+
+written_as_text!(
+    Region,
+    "1 to 64 of a-z 0-9 -, such as \"cn-north-4\"",
+    |text| {
+        let is_name = text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-');
+        (is_name && (1..=64).contains(&text.len())).then(|| Region(text.to_owned()))
+    },
+    |region| region.0.clone()
+);
+
+fn is_plain_word(text: &str, longest: usize) -> bool {
+    (1..=longest).contains(&text.len())
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wrong_url_says_what_is_allowed_and_shows_no_secret() {
+        assert_eq!("https://h:8443/".parse::<BaseUrl>().unwrap().to_string(), "https://h:8443");
+        for text in [
+            "https://user:secret@h",
+            "https://h/?token=secret",
+            "https://h?secret",
+            "https://h/p?a=b&token=secret@x",
+            "https://h/#secret",
+            "https://user:sec?secret@h",
+            "//h",
+            "h",
+            "https://",
+            "https://h/p",
+            "https://h?q",
+            "https://h/?q",
+            "https://h#x",
+            "https://h:",
+            "https://h:0",
+            "https://h:99999",
+        ] {
+            let message = text.parse::<BaseUrl>().unwrap_err();
+            assert!(message.contains("expected an http or https URL"), "{message}");
+            assert!(!message.contains("secret"), "{message}");
+        }
+    }
+}

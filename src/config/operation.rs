@@ -1,0 +1,109 @@
+//! `[[operation]]`: what an operator says of one operation.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::de::{SeqAccess, Unexpected, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::choices::ServiceName;
+use super::names::{BaseUrl, HeaderField, OperationName, PathTemplate};
+use super::units::{Span, Window};
+use crate::catalogue::{BodyCheck, Forwarded, Sharing};
+
+/// `[[operation]]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table of settings")]
+pub struct OperationSettings {
+    /// Which operation: a built-in one, or a new name.
+    pub name: OperationName,
+    /// Its paths.
+    pub path: Option<PathTemplate>,
+    /// Who answers it.
+    pub service: Option<ServiceName>,
+    /// Who answers it, if neither service does.
+    pub upstream: Option<BaseUrl>,
+    /// How long its answers are fresh.
+    pub ttl: Option<Span>,
+    /// How much longer they may be given while a new one is on its way.
+    pub stale_while_revalidate: Option<Window>,
+    /// How much longer they may be given when upstream fails.
+    pub stale_if_error: Option<Window>,
+    /// Between whom they are shared.
+    pub sharing: Option<Sharing>,
+    /// Request headers that they depend on.
+    pub keyed_headers: Option<Vec<HeaderField>>,
+    /// Request headers that are sent upstream and are not in the key.
+    pub forward_headers: Option<ForwardHeaders>,
+    /// What the body of an answer must be.
+    pub body: Option<BodyCheck>,
+    /// Query parameters that mean nothing when they are empty.
+    pub empty_is_absent: Option<Vec<String>>,
+    /// Query parameters that mean nothing when they have this value.
+    pub defaults: Option<BTreeMap<String, String>>,
+}
+
+/// A list of headers, or `"*"` for all.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ForwardHeaders(pub Forwarded);
+
+impl<'de> Deserialize<'de> for ForwardHeaders {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Names;
+
+        impl<'de> Visitor<'de> for Names {
+            type Value = ForwardHeaders;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("\"*\", or a list of names of headers")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<ForwardHeaders, E> {
+                let all = (text == "*").then_some(ForwardHeaders(Forwarded::All));
+                all.ok_or_else(|| E::invalid_value(Unexpected::Str(text), &self))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<ForwardHeaders, A::Error> {
+                let mut names = Vec::new();
+                while let Some(HeaderField(name)) = seq.next_element()? {
+                    names.push(name);
+                }
+                Ok(ForwardHeaders(Forwarded::Named(names.into())))
+            }
+        }
+
+        deserializer.deserialize_any(Names)
+    }
+}
+
+impl Serialize for ForwardHeaders {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match &self.0 {
+            Forwarded::All => serializer.serialize_str("*"),
+            Forwarded::Named(names) => serializer.collect_seq(names.iter().map(http::HeaderName::as_str)),
+        }
+    }
+}
+
+/// Reads the entries, and says what they should be where one table was written for all.
+pub(super) fn entries<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<OperationSettings>, D::Error> {
+    struct Entries;
+
+    impl<'de> Visitor<'de> for Entries {
+        type Value = Vec<OperationSettings>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("entries of the form [[operation]], each with a name")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+            let mut entries = Vec::new();
+            while let Some(entry) = seq.next_element()? {
+                entries.push(entry);
+            }
+            Ok(entries)
+        }
+    }
+
+    deserializer.deserialize_any(Entries)
+}

@@ -1,0 +1,86 @@
+//! What comes of a call to upstream, for everyone who waits for it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::settle::Answer;
+use crate::cache::admission::Verdict;
+use crate::cache::grants::Proof;
+use crate::cache::store::Epoch;
+use crate::request::caller::Caller;
+use crate::upstream::UpstreamError;
+
+/// Why a call is made beside or after another caller's call for the same question.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Additional {
+    /// The calls under way are slow.
+    Slow,
+    /// The call before was answered with a 5xx.
+    Failed,
+}
+
+impl Additional {
+    /// The name used as metric label.
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Slow => "slow",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+/// What has come of a call, for everyone who waits.
+#[derive(Clone)]
+pub(super) enum FetchResult {
+    /// Nothing was sent: what was wanted has become known between the look-up and the departure, or the leader would
+    /// have had to wait for a limit of its own.
+    NotSent,
+    /// Nothing was sent: the leader's access key is held.
+    Held {
+        /// Whose request was to be sent.
+        leader: Caller,
+    },
+    /// Upstream refused the leader's credential. The body of that answer is still to come, for the leader's caller.
+    Refused {
+        /// Whose request was sent.
+        leader: Caller,
+    },
+    /// Upstream answered, or failed to.
+    Sent {
+        /// Whose request was sent.
+        leader: Caller,
+        /// Between which purges it was sent.
+        asked: Epoch,
+        /// What came of it.
+        answer: Result<Arc<Answer>, UpstreamError>,
+        /// How long that took, if anything was sent.
+        took: Option<Duration>,
+        /// If it is a failure: whether its cause lies outside the gateway
+        /// (see [`Fetcher::is_outside`](super::fetcher::Fetcher::is_outside)).
+        is_outside: bool,
+        /// Whether it is a failure that another caller's call may not meet: upstream has answered such a call meanwhile.
+        may_repeat: bool,
+    },
+}
+
+impl FetchResult {
+    /// That nothing was sent because of a failure inside the gateway.
+    pub(super) fn unsent(leader: Caller, asked: Epoch, error: UpstreamError) -> Self {
+        Self::Sent { leader, asked, answer: Err(error), took: None, is_outside: false, may_repeat: false }
+    }
+
+    /// Whether it is a refusal of this caller whose body is still to come.
+    pub(super) fn is_refusal_of(&self, caller: Caller) -> bool {
+        matches!(self, Self::Refused { leader } if *leader == caller)
+    }
+
+    /// Whether it is what everybody has waited for, so that no other call for it is needed.
+    pub(super) fn serves_all(&self) -> bool {
+        let Self::Sent { answer: Ok(answer), .. } = self else { return false };
+        match answer.verdict {
+            Verdict::Proof(Ok(_)) => answer.proof != Some(Proof::Late),
+            Verdict::Negative => true,
+            _ => false,
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! Invalidation by unsafe methods (RFC 9111 §4.4): after a response that is no error, what was sent for in that scope before
+//! is given only after upstream has confirmed it.
+//!
+//! Only a caller that holds a grant in the scope can bring that about, and only by a response that is no error: a stranger
+//! must not be able to empty the cache.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use http::Response;
+use http::request::Parts;
+
+use super::Gateway;
+use super::identify::Asker;
+use crate::cache::admission;
+use crate::cache::grants::{Grantee, Grants};
+use crate::cache::store::Store;
+use crate::clock::Clock;
+use crate::request::key::Scope;
+use crate::stream::{StreamBody, peek};
+use crate::upstream::{MAX_PEEK, PEEK_TIMEOUT, UpstreamError};
+
+/// A request that may change what an operation answers in a scope.
+pub(super) struct UnsafeRequest {
+    grantee: Grantee,
+    grants: Arc<Grants>,
+    store: Arc<Store>,
+    clock: Clock,
+}
+
+impl Gateway {
+    /// The request, if it may change what an operation answers: it has an unsafe method and an operation's path.
+    pub(super) fn unsafe_request(&self, asker: &Asker, head: &Parts) -> Option<UnsafeRequest> {
+        if head.method.is_safe() {
+            return None;
+        }
+        let (operation, place) = asker.live.catalogue.operation(head.uri.path())?;
+        let grantee = asker.grantee(Scope::read(&asker.live.catalogue, operation, place).ok()?)?;
+        let (grants, store, clock) =
+            (Arc::clone(&self.memory.grants), Arc::clone(&self.memory.store), self.clock.clone());
+        Some(UnsafeRequest { grantee, grants, store, clock })
+    }
+}
+
+impl UnsafeRequest {
+    /// Invalidates the scope, if that is what the response means, before the client is told.
+    pub(super) async fn answered(
+        self,
+        answer: Result<Response<StreamBody>, UpstreamError>,
+    ) -> Result<Response<StreamBody>, UpstreamError> {
+        let response = answer?;
+        let at = self.clock.now();
+        let is_good = response.status().is_success() || response.status().is_redirection();
+        if !is_good || !self.grants.stands(&self.grantee, at) {
+            return Ok(response);
+        }
+        // From here on it is invalidated unless the body says that nothing was changed, though the client hangs up.
+        let pending = Pending { scope: self.grantee.scope, at, store: self.store, is_error: false };
+        Ok(pending.decide(response).await)
+    }
+}
+
+/// An invalidation. It takes place when this is dropped, unless the response has told of an error.
+struct Pending {
+    scope: Scope,
+    /// When the response began.
+    at: Instant,
+    store: Arc<Store>,
+    is_error: bool,
+}
+
+impl Pending {
+    async fn decide(mut self, response: Response<StreamBody>) -> Response<StreamBody> {
+        let (head, body) = response.into_parts();
+        let (beginning, body) = peek(body, MAX_PEEK, PEEK_TIMEOUT).await;
+        self.is_error = admission::tells_error(&beginning);
+        Response::from_parts(head, body)
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        if !self.is_error {
+            self.store.invalidate(&self.scope, self.at);
+            tracing::debug!(
+                operation = &*self.scope.operation().name,
+                project_id = self.scope.project_id(),
+                "an unsafe method has invalidated what was known"
+            );
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! What an operator is told of: events, and how upstream is.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::StatusCode;
+use tokio::time::Instant;
+
+use crate::catalogue::Service;
+use crate::clock::Clock;
+use crate::request::digest::Digests;
+use crate::request::key::Scope;
+use crate::telemetry::events::{Event, Events, Happening};
+use crate::telemetry::failures::Failures;
+use crate::telemetry::fetches::Fetches;
+use crate::telemetry::health::{Health, Healths, Turn};
+use crate::telemetry::metrics::Metrics;
+use crate::telemetry::reloads::Reloads;
+use crate::upstream::probation::{Held, Leave, Reception};
+use crate::upstream::{Failure, UpstreamError};
+
+/// All that is told of the gateway's work: to Prometheus, to the log, to an operator.
+pub struct Observer {
+    /// What is told of keys and callers in place of them.
+    pub(super) digests: Digests,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) reloads: Reloads,
+    pub(super) fetches: Fetches,
+    pub(super) events: Events,
+    pub(super) failures: Failures,
+    pub(super) healths: Healths,
+    pub(super) started: Instant,
+    pub(super) clock: Clock,
+}
+
+impl Observer {
+    /// What has happened lately.
+    pub fn events(&self) -> &Events {
+        &self.events
+    }
+
+    /// Notes something that happens now, and logs it.
+    pub fn notable(&self, happening: Happening<'_>) {
+        self.events.note(happening, self.clock.date(), self.clock.now());
+    }
+
+    /// Notes what came of a call of a caller whom upstream knows, or doesn't.
+    pub(super) fn heard(&self, service: Service, result: Result<StatusCode, Failure>, is_known: bool) {
+        let happening = match self.healths.heard(service, result, is_known, self.clock.now()) {
+            None => return,
+            Some(Turn::Fails(_)) => {
+                let failure = match result {
+                    Ok(status) => Cow::Owned(status.to_string()),
+                    Err(failure) => Cow::Borrowed(failure.describe()),
+                };
+                Happening::new(Event::Outage, format!("{} is failing: {failure}", service.as_str()))
+            }
+            Some(Turn::Recovers { after, failures }) => {
+                Happening::new(Event::Recovery, format!("{} answers again", service.as_str())).after(after, failures)
+            }
+        };
+        self.notable(happening.at(service));
+    }
+
+    /// Has it logged that a call for a request has failed. An upload that its client has not finished is no failure of upstream.
+    pub(super) fn call_failed(&self, service: Service, request_id: &str, error: &UpstreamError) {
+        if matches!(error, UpstreamError::Upload(_) | UpstreamError::UploadSlow) {
+            tracing::debug!(request_id, service = service.as_str(), %error, "upload not finished by the client");
+            return;
+        }
+        self.failures.note((service, error.failure()), request_id, error, self.clock.now());
+    }
+
+    /// Logs counted events and failures that have waited long enough for a log line.
+    pub fn log_due(&self) {
+        self.events.log_due(self.clock.now());
+        self.failures.log_due(self.clock.now());
+    }
+
+    /// Logs counted events and failures that have no log line yet, at the end of the process.
+    pub fn log_rest(&self) {
+        self.events.log_rest(self.clock.now());
+        self.failures.log_rest();
+    }
+
+    /// Notes that upstream throttles calls, by 429 or by 503 with `Retry-After`.
+    pub(super) fn throttled(&self, service: Service, status: StatusCode, scope: Option<&Scope>) {
+        let does = if status == StatusCode::TOO_MANY_REQUESTS { "throttles calls" } else { "asks to retry later" };
+        let what = format!("{} {does}: {status}", service.as_str());
+        self.notable(Happening::new(Event::Throttled, what).in_scope(scope).at(service));
+    }
+
+    /// Notes what upstream made of a signature with an access key.
+    pub(super) fn signature_ended(&self, leave: Leave, reception: Reception) {
+        if let Some(held) = leave.ended(reception) {
+            self.key_held(&held);
+        }
+    }
+
+    /// Notes that an access key is not used.
+    pub(super) fn key_held(&self, held: &Held) {
+        self.notable(Happening::new(Event::KeyHeld, held.to_string()));
+    }
+
+    /// How a service is, if it has been asked.
+    pub fn health(&self, service: Service) -> Option<Health> {
+        self.healths.of(service)
+    }
+
+    /// How long it has been there, without the time in which the machine was suspended.
+    pub fn uptime(&self) -> Duration {
+        self.clock.timer_now().saturating_duration_since(self.started)
+    }
+}

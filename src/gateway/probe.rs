@@ -1,0 +1,23 @@
+//! `check --probe`: whether each upstream can be reached with these settings.
+
+use std::io;
+
+use super::outward;
+use crate::catalogue::{Origin, Service};
+use crate::config::Config;
+use crate::upstream::probe::{Probe, Probed};
+
+/// Probes each upstream, one after the other, and hands over each result as soon as it is there.
+///
+/// # Errors
+/// If `upstream.ca_file` is unusable.
+pub async fn probe(config: &Config, mut tell: impl FnMut(Service, &Origin, &Probed)) -> io::Result<()> {
+    let blueprint = outward::blueprint(&config.settings)?;
+    let limit = config.settings.upstream.connect_timeout.0;
+    let probe = Probe::new(outward::named(config, &blueprint), limit, config.egress.clone())?;
+    for service in config.catalogue.services() {
+        let origin = config.catalogue.origin(service);
+        tell(service, origin, &probe.reach(origin).await);
+    }
+    Ok(())
+}

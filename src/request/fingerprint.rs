@@ -1,0 +1,101 @@
+//! Keyed fingerprints of what has a credential in it: a request's head, or a token. By them the same bytes are known again,
+//! and the bytes themselves need not be kept.
+
+use std::fmt;
+use std::hash::{BuildHasherDefault, Hash, Hasher};
+
+use highway::{HighwayHash, HighwayHasher, Key};
+
+/// Some bytes, known by a keyed hash of all of them.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Fingerprint([u64; 4]);
+
+impl Fingerprint {
+    /// A part of it that tells it from most others, and its place among so many.
+    pub fn mark(&self, places: usize) -> (usize, u64) {
+        // A remainder of a number below another fits.
+        (usize::try_from(self.0[1] % places.max(1) as u64).unwrap_or(0), self.0[2])
+    }
+}
+
+impl Hash for Fingerprint {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.0[0]);
+    }
+}
+
+impl fmt::Debug for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // There is a credential in the bytes.
+        f.write_str("Fingerprint(…)")
+    }
+}
+
+/// For maps of fingerprints, which are as good as random already.
+pub type BuildFingerprintHasher = BuildHasherDefault<FingerprintHasher>;
+
+/// Takes a part of the fingerprint for its hash.
+#[derive(Default)]
+pub struct FingerprintHasher(u64);
+
+impl Hasher for FingerprintHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(byte);
+        }
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        self.0 = number;
+    }
+}
+
+/// Takes fingerprints, with a key that should be random and told to nobody.
+///
+/// HighwayHash, because a token has thousands of bytes, and a cryptographic hash of them would cost more than all the rest of
+/// a hit. Different inputs must have different fingerprints, and no more is needed. Nobody sees a fingerprint. To be taken for
+/// another caller, an attacker has to meet that caller's fingerprint. He knows neither the key of 256 bits nor the token in
+/// that caller's head.
+pub struct Fingerprints(Key);
+
+impl Fingerprints {
+    /// With this key.
+    pub fn new(key: [u8; 32]) -> Self {
+        let (words, _) = key.as_chunks::<8>();
+        Self(Key(std::array::from_fn(|place| words.get(place).copied().map_or(0, u64::from_le_bytes))))
+    }
+
+    /// The fingerprint of these bytes.
+    pub fn of(&self, bytes: &[u8]) -> Fingerprint {
+        Fingerprint(HighwayHasher::new(self.0).hash256(bytes))
+    }
+}
+
+impl fmt::Debug for Fingerprints {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Fingerprints(…)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fingerprints_differ_by_each_byte_and_by_key() {
+        let (one, other) = (Fingerprints::new([1; 32]), Fingerprints::new([2; 32]));
+        let head = b"GET / HTTP/1.1\r\nx-auth-token: t\r\n\r\n";
+        assert_eq!(one.of(head), one.of(head));
+        assert_ne!(one.of(head), other.of(head));
+        for place in 0..head.len() {
+            let mut changed = *head;
+            changed[place] ^= 1;
+            assert_ne!(one.of(&changed), one.of(head), "{place}");
+        }
+        assert_eq!(format!("{:?} {one:?}", one.of(head)), "Fingerprint(…) Fingerprints(…)");
+    }
+}

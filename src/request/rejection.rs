@@ -1,0 +1,81 @@
+//! Why the gateway answers a request itself, with an error, after it has read the head and nothing else.
+
+use http::StatusCode;
+
+use super::target::Misdirected;
+use super::validate::Invalid;
+
+/// What is wrong with a head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rejection {
+    /// The request line and the header fields are too large.
+    HeadTooLarge {
+        /// What is allowed, in bytes.
+        limit: usize,
+    },
+    /// The head may mean different things to different servers, or has too many parts.
+    Invalid(Invalid),
+    /// The request is addressed to another server.
+    Misdirected(Misdirected),
+    /// The request has passed this gateway before.
+    Loop,
+    /// The path belongs to neither service.
+    NoSuchApi,
+}
+
+impl From<Invalid> for Rejection {
+    fn from(invalid: Invalid) -> Self {
+        Self::Invalid(invalid)
+    }
+}
+
+impl Rejection {
+    /// The name used alike as log field and by `explain`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::HeadTooLarge { .. } => "head-too-large",
+            Self::Invalid(invalid) => invalid.as_str(),
+            Self::Misdirected(Misdirected::Connect) => "connect-method",
+            Self::Misdirected(Misdirected::ForeignHost) => "foreign-host",
+            Self::Misdirected(Misdirected::Host) => "host",
+            Self::Loop => "loop",
+            Self::NoSuchApi => "no-such-api",
+        }
+    }
+
+    /// The status of the response.
+    pub fn status(self) -> StatusCode {
+        match self {
+            Self::HeadTooLarge { .. } => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Self::Invalid(invalid) => invalid.status(),
+            Self::Misdirected(_) => StatusCode::BAD_REQUEST,
+            Self::Loop => StatusCode::LOOP_DETECTED,
+            Self::NoSuchApi => StatusCode::NOT_FOUND,
+        }
+    }
+
+    /// What is wrong, and what is allowed.
+    pub fn describe(self) -> String {
+        match self {
+            Self::HeadTooLarge { limit } => {
+                format!("request line and headers are larger than {limit} bytes (limits.max_head_size)")
+            }
+            Self::Invalid(invalid) => invalid.describe(),
+            Self::Misdirected(Misdirected::Connect) => "CONNECT is not offered: this is no forward proxy".to_owned(),
+            Self::Misdirected(Misdirected::ForeignHost) => {
+                "the request is for another host, and this is no forward proxy: expected a path, or the URL of this \
+                 gateway or of one of its upstream services"
+                    .to_owned()
+            }
+            Self::Misdirected(Misdirected::Host) => {
+                "expected one Host header, and a host in it (RFC 9112 §3.2)".to_owned()
+            }
+            Self::Loop => "the request has passed this gateway before: an upstream URL leads back here".to_owned(),
+            Self::NoSuchApi => {
+                "The API does not exist or has not been published in the environment: expected a path under /v1, /v2 \
+                 or /v3"
+                    .to_owned()
+            }
+        }
+    }
+}

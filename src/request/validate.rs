@@ -1,0 +1,444 @@
+//! Checks that a request's head means the same to every server that reads it: the gateway, upstream and the proxies between
+//! them. A head that does not is refused before anything else reads it, by [`normalize`] and [`check`], in this order.
+//!
+//! So one token is one caller in every spelling, no field that the gateway reads has a second spelling, and every list that
+//! is compared with another is bounded.
+
+use http::header::{
+    AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, IF_NONE_MATCH, PRAGMA, TRANSFER_ENCODING, VIA,
+};
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version};
+
+use super::caller::X_AUTH_TOKEN;
+use super::target;
+use crate::catalogue::Catalogue;
+
+/// The most fields that a head may have. In HTTP/1 hyper has the same limit, and answers more with a 431 of its own.
+pub const MAX_FIELDS: usize = 100;
+
+/// The most members that the list fields of a head may have together, words of `Authorization` included. Empty ones count.
+pub const MAX_MEMBERS: usize = 256;
+
+/// The most parameters of a query. Empty ones count.
+pub const MAX_PARAMETERS: usize = 1_000;
+
+/// The methods for the `Allow` of a 405, which RFC 9110 §15.5.6 requires. Other methods are relayed, too, except TRACE,
+/// TRACK and CONNECT.
+pub const ALLOWED_METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
+
+/// Fields that the gateway reads to tell who asks, for what, or where a message ends, or that it takes out because they
+/// belong to one connection. Only those whose name has a `-`, for which some servers take a `_`. Keyed headers are such
+/// fields, too.
+const READ: [&str; 15] = [
+    "x-auth-token",
+    "x-security-token",
+    "x-sdk-date",
+    "x-sdk-content-sha256",
+    "x-project-id",
+    "content-length",
+    "transfer-encoding",
+    "cache-control",
+    "if-range",
+    "if-none-match",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "proxy-connection",
+    "http2-settings",
+];
+
+/// Why a head is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Invalid {
+    /// TRACE, or TRACK, its name in some servers. The answer would repeat the request with its credentials.
+    Trace,
+    /// Bytes outside visible ASCII in the target.
+    Target,
+    /// More fields than [`MAX_FIELDS`].
+    Fields,
+    /// In HTTP/2, a field whose value begins or ends with a blank.
+    Blanks,
+    /// More than one `X-Auth-Token`, or bytes outside ASCII in it, of which some servers take one (0xA0) for a blank.
+    Token,
+    /// A field that the gateway reads, spelled with `_` in place of `-`.
+    Underscore,
+    /// `Content-Length` twice, with different values.
+    ContentLength,
+    /// A `Transfer-Encoding` other than `chunked`.
+    TransferEncoding,
+    /// More members of list fields than [`MAX_MEMBERS`].
+    Members,
+    /// More query parameters than [`MAX_PARAMETERS`].
+    Parameters,
+}
+
+impl Invalid {
+    /// All of them, for tables and tests.
+    pub const ALL: [Self; 10] = [
+        Self::Trace,
+        Self::Target,
+        Self::Fields,
+        Self::Blanks,
+        Self::Token,
+        Self::Underscore,
+        Self::ContentLength,
+        Self::TransferEncoding,
+        Self::Members,
+        Self::Parameters,
+    ];
+
+    /// The name used alike as log field and by `explain`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Trace => "trace-method",
+            Self::Target => "target-bytes",
+            Self::Fields => "too-many-fields",
+            Self::Blanks => "field-blanks",
+            Self::Token => "token-field",
+            Self::Underscore => "field-underscore",
+            Self::ContentLength => "content-length",
+            Self::TransferEncoding => "transfer-encoding",
+            Self::Members => "too-many-members",
+            Self::Parameters => "too-many-parameters",
+        }
+    }
+
+    /// The status of the answer.
+    pub fn status(self) -> StatusCode {
+        match self {
+            Self::Trace => StatusCode::METHOD_NOT_ALLOWED,
+            Self::TransferEncoding => StatusCode::NOT_IMPLEMENTED,
+            _ => StatusCode::BAD_REQUEST,
+        }
+    }
+
+    /// What is wrong, and what is allowed.
+    pub fn describe(self) -> String {
+        match self {
+            Self::Trace => {
+                "the methods TRACE and TRACK are not offered, because the response would repeat the credentials of the \
+                 request: expected another method"
+                    .to_owned()
+            }
+            Self::Target => {
+                "expected a target of visible ASCII characters: escape everything else with % (RFC 3986 §2.1)"
+                    .to_owned()
+            }
+            Self::Fields => format!("expected at most {MAX_FIELDS} header fields"),
+            Self::Blanks => {
+                "a field value begins or ends with a space or a tab, which HTTP/2 does not allow (RFC 9113 §8.2.1)"
+                    .to_owned()
+            }
+            Self::Token => "expected one X-Auth-Token field at most, of ASCII characters".to_owned(),
+            Self::Underscore => {
+                "a field that the gateway reads is spelled with _ in place of -, which some servers take for the same \
+                 field: expected - as in X-Auth-Token"
+                    .to_owned()
+            }
+            Self::ContentLength => "Content-Length is there twice, with different values (RFC 9112 §6.3)".to_owned(),
+            Self::TransferEncoding => "expected no Transfer-Encoding but chunked, once (RFC 9112 §6.1)".to_owned(),
+            Self::Members => format!(
+                "expected at most {MAX_MEMBERS} members in Connection, Via, Cache-Control, Pragma, If-None-Match and \
+                 Transfer-Encoding together, words of Authorization included"
+            ),
+            Self::Parameters => format!("expected at most {MAX_PARAMETERS} query parameters"),
+        }
+    }
+}
+
+/// Brings a head into the form that everything else reads. In HTTP/1, blanks around a value are not part of it (RFC 9110
+/// §5.5); in HTTP/2 there must be none, and the rest is told in terms of HTTP/1. Equal `Content-Length` fields are one.
+///
+/// # Errors
+/// If there is no such form.
+pub fn normalize(head: &mut Parts) -> Result<(), Invalid> {
+    // Check the number first, because it bounds all that follows. With debug assertions, replacing a field that is present
+    // n times takes n² steps in `HeaderMap`.
+    if head.headers.len() > MAX_FIELDS {
+        return Err(Invalid::Fields);
+    }
+    if head.headers.values().any(has_blanks) {
+        if head.version >= Version::HTTP_2 {
+            return Err(Invalid::Blanks);
+        }
+        head.headers.values_mut().filter(|value| has_blanks(value)).for_each(trim);
+    }
+    let mut lengths = head.headers.get_all(CONTENT_LENGTH).iter();
+    if let (Some(first), Some(second)) = (lengths.next(), lengths.next()) {
+        if first != second || lengths.any(|other| other != first) {
+            return Err(Invalid::ContentLength);
+        }
+        let length = first.clone();
+        head.headers.insert(CONTENT_LENGTH, length);
+    }
+    target::translate(head);
+    Ok(())
+}
+
+/// Checks a head in that form. The catalogue tells which headers are keyed.
+///
+/// # Errors
+/// What is wrong.
+pub fn check(head: &Parts, catalogue: &Catalogue) -> Result<(), Invalid> {
+    if head.method == Method::TRACE || head.method.as_str() == "TRACK" {
+        return Err(Invalid::Trace);
+    }
+    check_target(&head.uri)?;
+    check_fields(&head.headers, catalogue)
+}
+
+fn check_target(uri: &Uri) -> Result<(), Invalid> {
+    let Some(target) = uri.path_and_query() else { return Ok(()) };
+    if !is_visible(target.as_str().as_bytes()) {
+        return Err(Invalid::Target);
+    }
+    match target.query() {
+        Some(query) if count(query.as_bytes(), b"&") > MAX_PARAMETERS => Err(Invalid::Parameters),
+        _ => Ok(()),
+    }
+}
+
+fn check_fields(headers: &HeaderMap, catalogue: &Catalogue) -> Result<(), Invalid> {
+    let (mut members, mut tokens, mut codings) = (0, 0, 0);
+    for (name, value) in headers {
+        if *name == X_AUTH_TOKEN {
+            tokens += 1;
+            if tokens > 1 || !value.as_bytes().is_ascii() {
+                return Err(Invalid::Token);
+            }
+        } else if *name == TRANSFER_ENCODING {
+            codings += 1;
+            if codings > 1 || !value.as_bytes().eq_ignore_ascii_case(b"chunked") {
+                return Err(Invalid::TransferEncoding);
+            }
+        } else if *name == AUTHORIZATION {
+            members += count(value.as_bytes(), b",; \t");
+        } else if [CONNECTION, VIA, CACHE_CONTROL, PRAGMA, IF_NONE_MATCH].contains(name) {
+            members += count(value.as_bytes(), b",");
+        } else if is_double(name.as_str(), catalogue) {
+            return Err(Invalid::Underscore);
+        }
+        if members > MAX_MEMBERS {
+            return Err(Invalid::Members);
+        }
+    }
+    Ok(())
+}
+
+/// Whether some servers would take a field for another that the gateway reads.
+fn is_double(name: &str, catalogue: &Catalogue) -> bool {
+    if !name.contains('_') {
+        return false;
+    }
+    let plain = name.replace('_', "-");
+    let mut keyed = catalogue.operations().iter().flat_map(|operation| &operation.keyed_headers);
+    READ.contains(&&*plain) || keyed.any(|keyed| keyed != name && keyed.as_str().replace('_', "-") == plain)
+}
+
+/// The number of parts, empty ones included.
+fn count(text: &[u8], separators: &[u8]) -> usize {
+    1 + text.iter().filter(|byte| separators.contains(byte)).count()
+}
+
+/// Whether there is nothing but visible ASCII. To its end in any case, for that is quicker where it is so.
+fn is_visible(text: &[u8]) -> bool {
+    text.iter().fold(true, |all, byte| all & byte.is_ascii_graphic())
+}
+
+fn is_blank(byte: &u8) -> bool {
+    matches!(byte, b' ' | b'\t')
+}
+
+/// Whether a value begins or ends with a blank.
+pub fn has_blanks(value: &HeaderValue) -> bool {
+    let text = value.as_bytes();
+    text.first().is_some_and(is_blank) || text.last().is_some_and(is_blank)
+}
+
+/// Takes off the blanks around a value.
+fn trim(value: &mut HeaderValue) {
+    let text = value.as_bytes();
+    let begin = text.iter().take_while(|byte| is_blank(byte)).count();
+    let end = text.len() - text[begin..].iter().rev().take_while(|byte| is_blank(byte)).count();
+    // A part of a value is one.
+    let mut trimmed = HeaderValue::from_bytes(&text[begin..end]).unwrap_or(HeaderValue::from_static(""));
+    trimmed.set_sensitive(value.is_sensitive());
+    *value = trimmed;
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderName, Request};
+
+    use super::*;
+
+    fn head(version: Version, target: &str, fields: &[(&str, &str)]) -> Parts {
+        let mut request = Request::builder().version(version).uri(target);
+        for (name, value) in fields {
+            request = request.header(*name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
+        }
+        request.body(()).unwrap().into_parts().0
+    }
+
+    fn catalogue() -> Catalogue {
+        Catalogue::for_tests(vec![HeaderName::from_static("x-language"), HeaderName::from_static("x_odd-name")])
+    }
+
+    fn checked(mut head: Parts) -> Result<HeaderMap, Invalid> {
+        normalize(&mut head)?;
+        check(&head, &catalogue())?;
+        Ok(head.headers)
+    }
+
+    const BOTH: [Version; 2] = [Version::HTTP_11, Version::HTTP_2];
+
+    #[test]
+    fn blanks_around_any_value_are_trimmed_in_http1_and_refused_in_http2() {
+        for name in ["x-auth-token", "x-language", "accept", "connection", "cookie", "x-any"] {
+            for value in [" T", "T ", "\tT", "T\t", "  \t T \t ", " "] {
+                let fields = [(name, value)];
+                let one = checked(head(Version::HTTP_11, "/", &fields)).unwrap();
+                assert_eq!(one[name], value.trim(), "{name}");
+                assert_eq!(checked(head(Version::HTTP_10, "/", &fields)).unwrap(), one);
+                assert_eq!(checked(head(Version::HTTP_2, "/", &fields)), Err(Invalid::Blanks), "{name}: {value:?}");
+            }
+        }
+        let inner = checked(head(Version::HTTP_2, "/", &[("x-any", "a \tb"), ("accept", "")])).unwrap();
+        assert_eq!((&inner["x-any"], &inner["accept"]), (&"a \tb".parse().unwrap(), &"".parse().unwrap()));
+    }
+
+    #[test]
+    fn a_trimmed_value_stays_sensitive() {
+        let mut secret = head(Version::HTTP_11, "/", &[("x-auth-token", " T")]);
+        secret.headers.get_mut("x-auth-token").unwrap().set_sensitive(true);
+        assert!(checked(secret).unwrap()["x-auth-token"].is_sensitive());
+    }
+
+    #[test]
+    fn there_is_one_token_of_ascii_characters() {
+        for version in BOTH {
+            for one in [&[("x-auth-token", "T")][..], &[("x-auth-token", "")], &[]] {
+                assert!(checked(head(version, "/", one)).is_ok());
+            }
+            for (one, other) in [("T", "T"), ("T", "U"), ("T", ""), ("", "")] {
+                let two = [("x-auth-token", one), ("X-Auth-Token", other)];
+                assert_eq!(checked(head(version, "/", &two)), Err(Invalid::Token), "{two:?}");
+            }
+            for odd in ["T\u{a0}", "\u{85}T", "\u{e9}"] {
+                assert_eq!(checked(head(version, "/", &[("x-auth-token", odd)])), Err(Invalid::Token), "{odd:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_field_that_decides_something_has_no_double() {
+        for double in [
+            "x_auth_token",
+            "x-auth_token",
+            "X_Project_Id",
+            "x_security_token",
+            "x_sdk_date",
+            "x_sdk_content-sha256",
+            "content_length",
+            "Transfer_Encoding",
+            "cache_control",
+            "if_none_match",
+            "proxy_authorization",
+            "x_language",
+            "x_odd_name",
+        ] {
+            for version in BOTH {
+                let fields = [(double, "1")];
+                assert_eq!(checked(head(version, "/", &fields)), Err(Invalid::Underscore), "{double}");
+            }
+        }
+        // The last is keyed under this very name.
+        for harmless in ["x_any", "accept_language", "x_auth_tokens", "_", "x_odd-name"] {
+            assert!(checked(head(Version::HTTP_11, "/", &[(harmless, "1")])).is_ok(), "{harmless}");
+        }
+    }
+
+    #[test]
+    fn lengths_and_codings_are_said_once() {
+        for version in BOTH {
+            let of = |fields: &[(&str, &str)]| checked(head(version, "/", fields));
+            let equal = of(&[("content-length", "5"), ("content-length", "5"), ("content-length", "5")]).unwrap();
+            assert_eq!(equal.get_all(CONTENT_LENGTH).iter().collect::<Vec<_>>(), ["5"]);
+            for (one, other) in [("5", "6"), ("5", "05"), ("5", "")] {
+                let two = [("content-length", one), ("content-length", other)];
+                assert_eq!(of(&two), Err(Invalid::ContentLength), "{two:?}");
+            }
+            assert!(of(&[("transfer-encoding", "Chunked")]).is_ok());
+            for other in ["gzip, chunked", "gzip", "identity", "chunked, chunked", "chunked;a=b", "chunked,", ""] {
+                assert_eq!(of(&[("transfer-encoding", other)]), Err(Invalid::TransferEncoding), "{other}");
+            }
+            let twice = [("transfer-encoding", "chunked"), ("transfer-encoding", "chunked")];
+            assert_eq!(of(&twice), Err(Invalid::TransferEncoding));
+        }
+    }
+
+    #[test]
+    fn a_target_is_visible_ascii() {
+        for odd in ["/v2/\u{e9}/products", "/v2/p/products?a=\u{e9}", "http://g/\u{4e2d}"] {
+            assert_eq!(checked(head(Version::HTTP_11, odd, &[])), Err(Invalid::Target), "{odd:?}");
+        }
+        for plain in ["/v2/p/%e9?a=%ff&b={}|", "*", "http://g:1"] {
+            assert!(checked(head(Version::HTTP_11, plain, &[])).is_ok(), "{plain}");
+        }
+    }
+
+    #[test]
+    fn trace_and_track_are_refused_and_other_methods_are_not() {
+        let of = |method: &str| {
+            let mut request = head(Version::HTTP_11, "/", &[]);
+            request.method = method.parse().unwrap();
+            checked(request).map(drop)
+        };
+        assert_eq!([of("TRACE"), of("TRACK")], [Err(Invalid::Trace); 2]);
+        // Methods are case-sensitive (RFC 9110 §9.1).
+        for other in ALLOWED_METHODS.split(", ").chain(["PROPFIND", "TRACKS", "track"]) {
+            assert_eq!(of(other), Ok(()), "{other}");
+        }
+        assert_eq!(Invalid::Trace.status(), 405);
+    }
+
+    #[test]
+    fn what_is_compared_has_an_end() {
+        let of = |name: &str, separator: &str, number: usize| {
+            let list = vec!["a"; number].join(separator);
+            checked(head(Version::HTTP_11, "/", &[(name, &list)]))
+        };
+        for (name, separator) in [
+            ("connection", ","),
+            ("via", ", "),
+            ("cache-control", ","),
+            ("pragma", ","),
+            ("if-none-match", ","),
+            ("authorization", ";"),
+            ("authorization", "\t"),
+        ] {
+            assert!(of(name, separator, MAX_MEMBERS).is_ok(), "{name}");
+            assert_eq!(of(name, separator, MAX_MEMBERS + 1), Err(Invalid::Members), "{name}");
+            assert_eq!(of(name, separator, 60_000), Err(Invalid::Members), "{name}");
+        }
+        let two = [("via", &*"a,".repeat(200)), ("connection", &*"a,".repeat(200))];
+        assert_eq!(checked(head(Version::HTTP_11, "/", &two)), Err(Invalid::Members), "together");
+        let query = |number| checked(head(Version::HTTP_11, &format!("/?{}", vec!["a=1"; number].join("&")), &[]));
+        assert!(query(MAX_PARAMETERS).is_ok());
+        assert_eq!(query(MAX_PARAMETERS + 1), Err(Invalid::Parameters));
+        for (version, name) in BOTH.into_iter().flat_map(|version| [(version, "x-a"), (version, "content-length")]) {
+            let fields = |number| checked(head(version, "/", &vec![(name, "1"); number]));
+            assert!(fields(MAX_FIELDS).is_ok());
+            assert_eq!(fields(MAX_FIELDS + 1), Err(Invalid::Fields));
+        }
+        assert_eq!([Invalid::Fields, Invalid::Members, Invalid::Parameters].map(Invalid::status), [400; 3]);
+    }
+
+    #[test]
+    fn reasons_have_names_and_words_of_their_own() {
+        let names: std::collections::HashSet<_> = Invalid::ALL.iter().map(|invalid| invalid.as_str()).collect();
+        let words: std::collections::HashSet<_> = Invalid::ALL.iter().map(|invalid| invalid.describe()).collect();
+        assert_eq!([names.len(), words.len()], [Invalid::ALL.len(); 2]);
+    }
+}

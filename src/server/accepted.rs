@@ -1,0 +1,88 @@
+//! A client's socket, in two halves: once the client has closed its sending side there is nothing left to read, and the
+//! reading half waits for the other thing that can happen, a reset.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+
+use super::memory::SendBuffer;
+
+/// What tells that a client has gone after it has closed its sending side.
+pub(super) trait Reset {
+    /// Waits for a reset. Nothing can be read from then on.
+    fn poll_reset(&mut self, context: &mut Context<'_>) -> Poll<()>;
+}
+
+/// A socket that was accepted.
+pub(super) struct Accepted {
+    /// Until a reset is waited for.
+    reader: Option<OwnedReadHalf>,
+    writer: OwnedWriteHalf,
+    reset: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+}
+
+impl Accepted {
+    pub(super) fn new(stream: TcpStream) -> Self {
+        let (reader, writer) = stream.into_split();
+        Self { reader: Some(reader), writer, reset: None }
+    }
+}
+
+impl Reset for Accepted {
+    fn poll_reset(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        if let Some(reader) = self.reader.take() {
+            // Reading tells no more of a reset: the end of what the client has sent comes before it, again and again.
+            self.reset = Some(Box::pin(async move { _ = reader.ready(Interest::ERROR).await }));
+        }
+        let Some(reset) = &mut self.reset else { return Poll::Pending };
+        ready!(reset.as_mut().poll(context));
+        self.reset = None;
+        Poll::Ready(())
+    }
+}
+
+impl SendBuffer for Accepted {
+    fn set_send_buffer(&self, bytes: usize) -> io::Result<()> {
+        SockRef::from(self.writer.as_ref()).set_send_buffer_size(bytes)
+    }
+}
+
+impl AsyncRead for Accepted {
+    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match &mut self.get_mut().reader {
+            Some(reader) => Pin::new(reader).poll_read(context, buffer),
+            None => Poll::Ready(Ok(())),
+        }
+    }
+}
+
+impl AsyncWrite for Accepted {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.writer).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        parts: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.writer).poll_write_vectored(context, parts)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.writer.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.writer).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.writer).poll_shutdown(context)
+    }
+}

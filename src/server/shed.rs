@@ -1,0 +1,318 @@
+//! Choosing which connections to close when there are too many. Pure: the time is an argument, and nothing is closed here.
+//!
+//! The order: first the connections of a peer address that holds more than half of all. Then
+//! those of the class that holds most. Within a class the connection that is idle longest goes first. If none is idle long
+//! enough, it is the one whose client has read nothing for the longest time. A connection whose request is being answered
+//! is never chosen while its client reads.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::budget::ConnectionClass;
+use crate::request::peer::Peer;
+
+/// What a connection is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Activity {
+    /// No request has come since then. Between a head's first byte and its end: since its first byte.
+    Idle(Instant),
+    /// Its client has read nothing since then, and there is something to read.
+    Blocked(Instant),
+    /// A request is being answered.
+    Busy,
+}
+
+impl Activity {
+    /// Whether the client is not waited for to read.
+    pub(super) fn is_idle(self) -> bool {
+        matches!(self, Self::Idle(_))
+    }
+
+    /// Since when it could be closed.
+    pub(super) fn since(self) -> Option<Instant> {
+        match self {
+            Self::Idle(since) | Self::Blocked(since) => Some(since),
+            Self::Busy => None,
+        }
+    }
+}
+
+/// An open connection at a moment.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Candidate {
+    pub(super) id: u64,
+    pub(super) peer: Option<Peer>,
+    pub(super) class: ConnectionClass,
+    /// What it counts among the others: 1, or the bytes charged to it.
+    pub(super) weight: usize,
+    pub(super) activity: Activity,
+}
+
+/// How long a connection must have been idle, or its client must have read nothing, before it may be closed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct MinimumAge {
+    /// By class, in the order of [`ConnectionClass::ALL`].
+    pub(super) idle: [Duration; 3],
+    pub(super) blocked: Duration,
+}
+
+/// Chooses connections to close, one after the other, from all that were open at a moment.
+pub(super) struct Selection {
+    /// The oldest first.
+    candidates: Vec<Candidate>,
+    by_peer: HashMap<Peer, usize>,
+    by_class: [usize; 3],
+    minimum: MinimumAge,
+    now: Instant,
+}
+
+impl Selection {
+    pub(super) fn new(mut candidates: Vec<Candidate>, minimum: MinimumAge, now: Instant) -> Self {
+        candidates.sort_by_key(|candidate| (candidate.activity.since(), candidate.id));
+        let (mut by_peer, by_class) = (HashMap::new(), weigh(candidates.iter()));
+        for candidate in &candidates {
+            if let Some(peer) = candidate.peer {
+                *by_peer.entry(peer).or_default() += candidate.weight;
+            }
+        }
+        Self { candidates, by_peer, by_class, minimum, now }
+    }
+
+    /// The next connection to close, whoever needs its place.
+    pub(super) fn any(&mut self) -> Option<u64> {
+        let over = |held: usize| held.saturating_mul(2) > self.total();
+        let greedy = self.by_peer.iter().find(|&(_, &held)| over(held)).map(|(&peer, _)| peer);
+        let place = greedy.and_then(|peer| self.find(Some(peer))).or_else(|| self.find(None))?;
+        Some(self.take(place))
+    }
+
+    /// The next connection to close among those of one peer address.
+    pub(super) fn of(&mut self, peer: Peer) -> Option<u64> {
+        let place = self.find(Some(peer))?;
+        Some(self.take(place))
+    }
+
+    fn total(&self) -> usize {
+        self.by_class.iter().sum()
+    }
+
+    fn take(&mut self, place: usize) -> u64 {
+        let taken = self.candidates.remove(place);
+        self.by_class[taken.class as usize] -= taken.weight;
+        if let Some(held) = taken.peer.and_then(|peer| self.by_peer.get_mut(&peer)) {
+            *held -= taken.weight;
+        }
+        taken.id
+    }
+
+    /// Where the one to close is: among all, or those of a peer address.
+    fn find(&self, peer: Option<Peer>) -> Option<usize> {
+        let is_among = |candidate: &Candidate| peer.is_none() || candidate.peer == peer;
+        let by_class = match peer {
+            None => self.by_class,
+            Some(_) => weigh(self.candidates.iter().filter(|candidate| is_among(candidate))),
+        };
+        let mut classes = ConnectionClass::ALL;
+        // Stable: of two that hold as much, the lower class comes first.
+        classes.sort_by_key(|&class| std::cmp::Reverse(by_class[class as usize]));
+        classes.into_iter().find_map(|class| {
+            let find = |is_so: &dyn Fn(&Candidate) -> bool| {
+                let may = |it: &Candidate| it.class == class && it.weight > 0 && is_among(it) && is_so(it);
+                self.candidates.iter().position(may)
+            };
+            let MinimumAge { idle, blocked } = self.minimum;
+            let is_idle = |it: &Candidate| matches!(it.activity, Activity::Idle(since) if self.is_past(since, idle[class as usize]));
+            let is_blocked = |it: &Candidate| matches!(it.activity, Activity::Blocked(since) if self.is_past(since, blocked));
+            find(&is_idle).or_else(|| find(&is_blocked))
+        })
+    }
+
+    fn is_past(&self, since: Instant, minimum: Duration) -> bool {
+        self.now.checked_duration_since(since).is_some_and(|age| age >= minimum)
+    }
+}
+
+/// What these weigh by class, in the order of [`ConnectionClass::ALL`].
+fn weigh<'c>(candidates: impl Iterator<Item = &'c Candidate>) -> [usize; 3] {
+    let mut by_class = [0; 3];
+    for candidate in candidates {
+        by_class[candidate.class as usize] += candidate.weight;
+    }
+    by_class
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::clock::Clock;
+
+    const MINIMUM: MinimumAge = MinimumAge { idle: [Duration::from_secs(1); 3], blocked: Duration::from_secs(2) };
+
+    fn peer(last: u8) -> Option<Peer> {
+        Some(Peer::V4([10, 0, 0, last].into()))
+    }
+
+    /// All ages are in seconds.
+    #[derive(Clone, Copy, Debug)]
+    enum Doing {
+        Idle(u64),
+        Blocked(u64),
+        Busy,
+    }
+
+    fn candidates(now: Instant, all: &[(Option<Peer>, ConnectionClass, Doing)]) -> Vec<Candidate> {
+        let at = |age| now - Duration::from_secs(age);
+        let candidate = |(id, &(peer, class, doing)): (usize, &(Option<Peer>, ConnectionClass, Doing))| Candidate {
+            id: id as u64,
+            peer,
+            class,
+            weight: 1,
+            activity: match doing {
+                Doing::Idle(age) => Activity::Idle(at(age)),
+                Doing::Blocked(age) => Activity::Blocked(at(age)),
+                Doing::Busy => Activity::Busy,
+            },
+        };
+        all.iter().enumerate().map(candidate).collect()
+    }
+
+    fn now() -> Instant {
+        Clock::System.timer_now() + Duration::from_secs(10_000)
+    }
+
+    fn selection(all: &[(Option<Peer>, ConnectionClass, Doing)]) -> Selection {
+        let now = now();
+        Selection::new(candidates(now, all), MINIMUM, now)
+    }
+
+    use ConnectionClass::{Known, NoCredential, Unknown};
+    use Doing::{Blocked, Busy, Idle};
+
+    #[test]
+    fn the_connection_that_is_idle_longest_goes_first_and_busy_ones_never_go() {
+        let mut selection = selection(&[
+            (None, Known, Idle(3)),
+            (None, Known, Busy),
+            (None, Known, Idle(0)),
+            (None, Known, Blocked(9)),
+            (None, Known, Idle(5)),
+            (None, Known, Blocked(1)),
+        ]);
+        let chosen: Vec<_> = std::iter::from_fn(|| selection.any()).collect();
+        assert_eq!(chosen, [4, 0, 3]);
+    }
+
+    #[test]
+    fn each_class_has_a_minimum_age_of_its_own() {
+        let now = now();
+        let all = candidates(now, &[(None, NoCredential, Idle(2)), (None, Unknown, Idle(0)), (None, Known, Idle(2))]);
+        let minimum = MinimumAge { idle: [3, 0, 2].map(Duration::from_secs), ..MINIMUM };
+        let mut selection = Selection::new(all, minimum, now);
+        let chosen: Vec<_> = std::iter::from_fn(|| selection.any()).collect();
+        assert_eq!(chosen, [1, 2]);
+    }
+
+    #[test]
+    fn the_class_that_holds_most_gives_up_connections_first() {
+        let mut selection = selection(&[
+            (None, Known, Idle(9)),
+            (None, NoCredential, Idle(1)),
+            (None, Unknown, Busy),
+            (None, Unknown, Busy),
+            (None, Unknown, Idle(2)),
+            (None, Known, Idle(8)),
+        ]);
+        // Unknown holds three, then as many as Known and is lower; then it has none that may go.
+        let chosen: Vec<_> = std::iter::from_fn(|| selection.any()).collect();
+        assert_eq!(chosen, [4, 0, 1, 5]);
+    }
+
+    #[test]
+    fn a_peer_address_that_holds_more_than_half_gives_up_its_connections_first() {
+        let mut selection = selection(&[
+            (peer(1), Known, Idle(1)),
+            (peer(1), Known, Idle(2)),
+            (peer(1), Known, Busy),
+            (peer(2), Known, Idle(9)),
+            (None, NoCredential, Idle(9)),
+        ]);
+        // Three of five, then two of four, which is no more than half.
+        assert_eq!(selection.any(), Some(1));
+        assert_eq!(selection.any(), Some(3));
+        assert_eq!(selection.of(Peer::V4([10, 0, 0, 1].into())), Some(0));
+        assert_eq!(selection.of(Peer::V4([10, 0, 0, 1].into())), None);
+        assert_eq!(selection.any(), Some(4));
+    }
+
+    #[test]
+    fn what_weighs_nothing_is_not_closed() {
+        let now = now();
+        let mut all = candidates(now, &[(None, Known, Idle(9)), (None, NoCredential, Idle(8)), (None, Known, Idle(2))]);
+        for (candidate, weight) in all.iter_mut().zip([0, 7, 5]) {
+            candidate.weight = weight;
+        }
+        let mut selection = Selection::new(all, MINIMUM, now);
+        let chosen: Vec<_> = std::iter::from_fn(|| selection.any()).collect();
+        assert_eq!(chosen, [1, 2]);
+    }
+
+    fn doing() -> impl Strategy<Value = Doing> {
+        prop_oneof![(0..5u64).prop_map(Idle), (0..5u64).prop_map(Blocked), Just(Busy)]
+    }
+
+    fn connections() -> impl Strategy<Value = Vec<(Option<Peer>, ConnectionClass, Doing)>> {
+        let peers = prop_oneof![Just(None), Just(peer(1)), Just(peer(2)), Just(peer(3))];
+        let classes = proptest::sample::select(ConnectionClass::ALL.to_vec());
+        proptest::collection::vec((peers, classes, doing()), 0..40)
+    }
+
+    /// Whether a connection may be closed.
+    fn may_go(doing: Doing) -> bool {
+        match doing {
+            Idle(age) => age >= 1,
+            Blocked(age) => age >= 2,
+            Busy => false,
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn every_connection_that_may_go_is_chosen_once_and_no_other(all in connections()) {
+            let mut selection = selection(&all);
+            let mut chosen: Vec<_> = std::iter::from_fn(|| selection.any()).collect();
+            chosen.sort_unstable();
+            let may: Vec<_> = (0..all.len()).filter(|&id| may_go(all[id].2)).map(|id| id as u64).collect();
+            prop_assert_eq!(chosen, may);
+        }
+
+        #[test]
+        fn the_first_chosen_is_as_the_order_says(all in connections()) {
+            let Some(chosen) = selection(&all).any() else { return Ok(()) };
+            let (its_peer, its_class, its_doing) = all[chosen as usize];
+            let held = |peer: Option<Peer>| all.iter().filter(|it| it.0 == peer).count();
+            let greedy = [peer(1), peer(2), peer(3)].into_iter().find(|&peer| 2 * held(peer) > all.len());
+            let greedy = greedy.filter(|&peer| all.iter().any(|it| it.0 == peer && may_go(it.2)));
+            if let Some(greedy) = greedy {
+                prop_assert_eq!(its_peer, greedy);
+            }
+            let among: Vec<_> = all.iter().filter(|it| greedy.is_none_or(|peer| it.0 == peer)).collect();
+            let size = |class| among.iter().filter(|it| it.1 == class).count();
+            for class in ConnectionClass::ALL {
+                if among.iter().any(|it| it.1 == class && may_go(it.2)) {
+                    prop_assert!(size(class) <= size(its_class));
+                }
+            }
+            for other in among.iter().filter(|it| it.1 == its_class && may_go(it.2)) {
+                match (its_doing, other.2) {
+                    (Idle(age), Idle(others)) | (Blocked(age), Blocked(others)) => prop_assert!(age >= others),
+                    (Blocked(_), Idle(_)) => prop_assert!(false, "an idle one was spared"),
+                    _ => {}
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! Events, as they are kept for the status page and as they are logged.
+
+use std::time::Duration;
+
+use super::lines::MAX_LINES;
+use super::*;
+use crate::clock::{Clock, ManualClock};
+
+/// Events on a clock that stands still until it is moved.
+struct Bench {
+    state: State,
+    clock: ManualClock,
+}
+
+impl Bench {
+    fn new() -> Self {
+        Self { state: State::default(), clock: ManualClock::default() }
+    }
+
+    fn seconds_pass(&self, seconds: u64) {
+        self.clock.advance(Duration::from_secs(seconds));
+    }
+
+    /// Words, count and duration in seconds of each line.
+    fn lines(lines: Vec<Line>) -> Vec<(String, u64, Option<u64>)> {
+        let told = |line: Line| (line.what.into_owned(), line.count, line.duration.map(|time| time.as_secs()));
+        lines.into_iter().map(told).collect()
+    }
+
+    fn note(&mut self, happening: Happening<'_>) -> Vec<(String, u64, Option<u64>)> {
+        let clock = Clock::Manual(self.clock.clone());
+        Self::lines(self.state.note(happening, clock.date(), clock.now()))
+    }
+
+    fn denied(&mut self, what: &str) -> Vec<(String, u64, Option<u64>)> {
+        self.note(Happening::new(Event::Denial, what.to_owned()))
+    }
+
+    fn due(&mut self) -> Vec<(String, u64, Option<u64>)> {
+        Self::lines(self.state.due(Clock::Manual(self.clock.clone()).now()))
+    }
+
+    fn rest(&mut self) -> Vec<(String, u64, Option<u64>)> {
+        Self::lines(self.state.rest(Clock::Manual(self.clock.clone()).now()))
+    }
+
+    fn fails(&mut self) -> Vec<(String, u64, Option<u64>)> {
+        self.note(Happening::new(Event::Outage, "fails").at(Service::Workspace))
+    }
+
+    fn recovers(&mut self, seconds: u64, failures: u64) -> Vec<(String, u64, Option<u64>)> {
+        let ended = Happening::new(Event::Recovery, "answers").at(Service::Workspace);
+        self.note(ended.after(Duration::from_secs(seconds), failures))
+    }
+}
+
+fn line(what: &str, count: u64, seconds: impl Into<Option<u64>>) -> (String, u64, Option<u64>) {
+    (what.to_owned(), count, seconds.into())
+}
+
+#[test]
+fn what_happens_again_is_counted_and_comes_first() {
+    let (events, at) = (Events::default(), |second| SystemTime::UNIX_EPOCH + Duration::from_secs(second));
+    for (second, event) in [(1, Event::Denial), (2, Event::Purge), (3, Event::Denial)] {
+        events.note(Happening::new(event, "it"), at(second), Clock::System.now());
+    }
+    let told: Vec<_> =
+        events.recent().iter().map(|noted| (noted.event, noted.count, noted.first, noted.last)).collect();
+    assert_eq!(told, [(Event::Denial, 2, at(1), at(3)), (Event::Purge, 1, at(2), at(2))]);
+}
+
+#[test]
+fn one_kind_does_not_push_out_another() {
+    let (events, date, now) = (Events::default(), SystemTime::UNIX_EPOCH, Clock::System.now());
+    events.note(Happening::new(Event::Reload, "at first"), date, now);
+    for number in 0..1_000 {
+        events.note(Happening::new(Event::Denial, format!("of {number}")), date, now);
+    }
+    let recent = events.recent();
+    assert_eq!((recent.len(), recent[0].what.as_ref()), (MAX_OF_A_KIND + 1, "of 999"));
+    assert_eq!(recent.last().unwrap().event, Event::Reload);
+}
+
+#[test]
+fn the_first_is_logged_at_once_and_repetitions_once_a_minute_with_their_number() {
+    let mut bench = Bench::new();
+    assert_eq!(bench.denied("a"), [line("a", 1, None)]);
+    bench.seconds_pass(59);
+    assert_eq!((bench.denied("a"), bench.denied("b")), (vec![], vec![line("b", 1, None)]));
+    bench.seconds_pass(1);
+    assert_eq!(bench.denied("a"), [line("a", 2, 60)]);
+    assert_eq!(bench.denied("a"), []);
+    bench.seconds_pass(60);
+    assert_eq!(bench.due(), [line("a", 1, 60)]);
+    assert_eq!(bench.due(), []);
+    // What an operator does is logged each time.
+    for _ in 0..3 {
+        assert_eq!(bench.note(Happening::new(Event::Mode, "bypass")), [line("bypass", 1, None)]);
+    }
+}
+
+#[test]
+fn no_kind_logs_more_than_its_bound_in_a_minute_and_the_rest_is_counted() {
+    let mut bench = Bench::new();
+    let lines: usize = (0..1_000).map(|number| bench.denied(&number.to_string()).len()).sum();
+    assert_eq!(lines, MAX_LINES as usize);
+    assert_eq!(bench.fails(), [line("fails", 1, None)], "another kind");
+    assert_eq!(bench.due(), []);
+    bench.seconds_pass(60);
+    let left_out = line("more events of this kind were not logged", 1_000 - u64::from(MAX_LINES), None);
+    assert_eq!(bench.denied("new"), [left_out, line("new", 1, None)]);
+    assert_eq!(bench.due(), []);
+}
+
+#[test]
+fn an_outage_that_was_logged_has_an_end_that_is_logged() {
+    let mut bench = Bench::new();
+    assert_eq!(bench.fails(), [line("fails", 1, None)]);
+    assert_eq!(bench.fails(), []);
+    bench.seconds_pass(5);
+    assert_eq!(bench.recovers(5, 2), [line("answers", 2, 5)]);
+    // One that is over before it was logged is told by its end alone.
+    assert_eq!((bench.fails(), bench.recovers(0, 1)), (vec![], vec![]));
+    bench.seconds_pass(60);
+    assert_eq!(bench.due(), [line("answers", 1, 0)]);
+    // One that goes on is logged, and its end although the previous end was logged in the same minute.
+    assert_eq!(bench.fails(), [line("fails", 1, 65)]);
+    assert_eq!(bench.recovers(1, 1), [line("answers", 1, 1)]);
+}
+
+#[test]
+fn what_is_not_logged_yet_is_logged_at_the_end() {
+    let mut bench = Bench::new();
+    assert_eq!(bench.denied("a"), [line("a", 1, None)]);
+    assert_eq!(bench.rest(), []);
+    for _ in 0..3 {
+        bench.seconds_pass(1);
+        assert_eq!(bench.denied("a"), []);
+    }
+    for number in 1..=MAX_LINES + 2 {
+        bench.denied(&format!("b{number}"));
+    }
+    assert_eq!(bench.rest(), [line("a", 3, 3), line("more events of this kind were not logged", 3, None)]);
+    assert_eq!(bench.rest(), []);
+    // What an end tells is not told of the beginning again.
+    bench.fails();
+    bench.fails();
+    bench.recovers(5, 2);
+    assert_eq!(bench.rest(), []);
+}

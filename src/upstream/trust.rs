@@ -1,0 +1,161 @@
+//! Which certificates upstream may show: those that lead to an authority of the system's or of `upstream.ca_file`, and those
+//! that are in that file themselves.
+//!
+//! webpki refuses a server's certificate that is an authority's at the same time, as `openssl req -x509` makes them, and one
+//! whose issuer is not known. If the very same certificate is in the file, whoever wrote the file has named that server. Then
+//! its issuer does not matter; its name, its validity and its purpose are verified all the same. The handshake is signed with
+//! its key in any case ([`ServerCertVerifier::verify_tls13_signature`]), so that nobody else can show it.
+//!
+//! A named certificate that is no authority's must not become one: webpki does not look whether a trust anchor may issue
+//! certificates, so whoever has the key of such a server could show certificates for every name.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{WebPkiServerVerifier, verify_server_name};
+use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::ParsedCertificate;
+use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
+
+use crate::certificate::Certificate;
+
+/// Authorities and certificates that are trusted besides the system's authorities.
+#[derive(Clone, Copy)]
+pub struct Authorities<'f> {
+    /// The file that names them (`upstream.ca_file`), for errors.
+    pub path: &'f Path,
+    /// What is in it: certificates in PEM.
+    pub pem: &'f [u8],
+}
+
+/// What the gateway is as a client of TLS.
+///
+/// # Errors
+/// If there are no usable certificates in the file.
+pub(super) fn tls(named: Option<Authorities<'_>>) -> io::Result<ClientConfig> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let named = named.map(certificates).transpose()?.unwrap_or_default();
+    let roots = Arc::new(roots(&named)?);
+    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()
+        .map_err(io::Error::other)?;
+    // Without a file there may be no authority at all: then no certificate is trusted, and http works.
+    if named.is_empty() {
+        return Ok(builder.with_root_certificates(roots).with_no_client_auth());
+    }
+    let verifier = Arc::new(Verifier::new(roots, named, provider)?);
+    Ok(builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth())
+}
+
+fn certificates(Authorities { path, pem }: Authorities<'_>) -> io::Result<Vec<CertificateDer<'static>>> {
+    let unusable = |why: &str| io::Error::other(format!("upstream.ca_file {}: {why}", path.display()));
+    let certificates = CertificateDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>();
+    let certificates = certificates.map_err(|_| unusable("expected a PEM file of certificates"))?;
+    if certificates.is_empty() {
+        return Err(unusable("expected a PEM file with at least one certificate, found none"));
+    }
+    for certificate in &certificates {
+        RootCertStore::empty().add(certificate.clone()).map_err(|error| unusable(&error.to_string()))?;
+    }
+    Ok(certificates)
+}
+
+fn roots(named: &[CertificateDer<'static>]) -> io::Result<RootCertStore> {
+    let mut roots = RootCertStore::empty();
+    let system = rustls_native_certs::load_native_certs();
+    for error in &system.errors {
+        tracing::warn!(%error, "cannot load some of the system's certificate authorities");
+    }
+    roots.add_parsable_certificates(system.certs);
+    for certificate in named.iter().filter(|certificate| Certificate::read(certificate).is_some_and(|it| it.may_issue))
+    {
+        roots.add(certificate.clone()).map_err(io::Error::other)?;
+    }
+    Ok(roots)
+}
+
+/// Verifies the certificates that are named by themselves, and others by authorities.
+#[derive(Debug)]
+struct Verifier {
+    /// `None` if there are no authorities at all, which webpki's verifier cannot be made of.
+    by_authorities: Option<Arc<WebPkiServerVerifier>>,
+    named: Vec<CertificateDer<'static>>,
+    provider: Arc<CryptoProvider>,
+}
+
+impl Verifier {
+    fn new(
+        roots: Arc<RootCertStore>,
+        named: Vec<CertificateDer<'static>>,
+        provider: Arc<CryptoProvider>,
+    ) -> io::Result<Self> {
+        let build = || WebPkiServerVerifier::builder_with_provider(Arc::clone(&roots), Arc::clone(&provider)).build();
+        let by_authorities = (!roots.is_empty()).then(build).transpose().map_err(io::Error::other)?;
+        Ok(Self { by_authorities, named, provider })
+    }
+}
+
+/// Verifies what does not depend on the issuer.
+fn verify_alone(certificate: &CertificateDer<'_>, name: &ServerName<'_>, now: UnixTime) -> Result<(), Error> {
+    let says = Certificate::read(certificate).ok_or(CertificateError::BadEncoding)?;
+    let seconds = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+    let time = |seconds: i64| {
+        UnixTime::since_unix_epoch(std::time::Duration::from_secs(seconds.try_into().unwrap_or_default()))
+    };
+    if seconds < says.not_before {
+        return Err(CertificateError::NotValidYetContext { time: now, not_before: time(says.not_before) }.into());
+    }
+    if seconds > says.not_after {
+        return Err(CertificateError::ExpiredContext { time: now, not_after: time(says.not_after) }.into());
+    }
+    if !says.is_for_servers {
+        return Err(CertificateError::InvalidPurpose.into());
+    }
+    verify_server_name(&ParsedCertificate::try_from(certificate)?, name)
+}
+
+impl ServerCertVerifier for Verifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        if self.named.contains(end_entity) {
+            verify_alone(end_entity, server_name, now)?;
+            return Ok(ServerCertVerified::assertion());
+        }
+        match &self.by_authorities {
+            Some(webpki) => webpki.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now),
+            None => Err(CertificateError::UnknownIssuer.into()),
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls12_signature(message, certificate, signed, &self.provider.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, certificate, signed, &self.provider.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}

@@ -1,0 +1,186 @@
+//! What `check` says of a configuration: all that `serve` would warn of.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use workspace_gateway::simulator::Simulator;
+
+use crate::commands::{code, run, run_in, stderr};
+use crate::support::process::{Process, folder};
+
+/// Writes a file that its owner may read, and others too if so.
+fn write(path: &Path, text: &str, mode: u32) {
+    std::fs::write(path, text).unwrap();
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+}
+
+#[test]
+fn check_warns_of_what_is_hardly_meant() {
+    let folder = folder("check-warnings");
+    let [secret, file] = ["sk", "config.toml"].map(|name| folder.join(name));
+    let path = file.to_str().unwrap();
+    let key = format!("[[access_key]]\nid = \"AK\"\nsecret = {{ file = {secret:?} }}\n");
+    let warned = |arguments: &[&str]| {
+        let output = run(&[&["check"], arguments].concat());
+        assert_eq!(code(&output), 0, "{}", stderr(&output));
+        stderr(&output).to_owned()
+    };
+    write(&secret, "hush", 0o640);
+    write(&file, &key, 0o644);
+    assert_eq!(warned(&["--config", path, "--region", "cn-north-4"]), "");
+    let local = ["--workspace-url", "http://127.0.0.1:1", "--appstream-url", "http://[::1]:1", "--region", "moon"];
+    assert_eq!(warned(&local), "", "on this machine, and no region is used");
+
+    write(&secret, "hush", 0o644);
+    let readable = format!("warning: access_key.AK.secret: every user of this machine may read {}", secret.display());
+    assert!(warned(&["--config", path, "--region", "cn-north-4"]).contains(&readable));
+    write(&file, "[[access_key]]\nid = \"AK\"\nsecret = \"hush\"\n", 0o644);
+    let said = warned(&["--config", path, "--region", "cn-north-4"]);
+    assert!(said.contains(&format!("may read {path}")) && !said.contains("hush"), "{said}");
+
+    // No machine that this runs on has that much.
+    let large = folder.join("large.toml");
+    write(&large, "[cache]\nmax_size = \"1TiB\"\n", 0o644);
+    let large = large.to_str().unwrap();
+    for (arguments, expected) in [
+        (
+            &["--region", "cn-nroth-4"][..],
+            "warning: region: \"cn-nroth-4\" is not a known region of Workspace; the nearest known one is \"cn-north-4\"",
+        ),
+        (
+            &["--region", "cn-north-4", "--workspace-url", "http://upstream.example"],
+            "warning: upstream: tokens will travel to http://upstream.example in the clear",
+        ),
+        (&["--region", "cn-north-4", "--config", large], "warning: cache.max_size (1048576 MiB), limits.memory ("),
+        (
+            &["--region", "cn-north-4", "--listen", "0.0.0.0:8080", "--insecure-plaintext", "true"],
+            "warning: listen.proxy: tokens travel in the clear to 0.0.0.0:8080",
+        ),
+    ] {
+        let said = warned(arguments);
+        assert!(said.contains(expected) && said.lines().count() == 1, "{expected}: {said}");
+    }
+}
+
+#[tokio::test]
+async fn serve_warns_of_it_at_start() {
+    let simulator = Simulator::start().await.unwrap();
+    let file = folder("serve-warnings").join("config.toml");
+    let key = "[[access_key]]\nid = \"AK\"\nsecret = \"hush\"\n";
+    write(&file, &format!("[log]\nformat = \"json\"\n{key}"), 0o644);
+    let (code, log) = Process::start(&simulator, &file).await.terminate().await;
+    let warned = log.matches("access_key.AK.secret: every user of this machine may read").count();
+    assert_eq!((code, warned), (Some(0), 1), "{log}");
+}
+
+#[test]
+fn check_tells_all_mistakes_of_a_file_and_where_they_are() {
+    let text = "region = \"cn-north-4\"\nmode = \"on\"\n\n[cache]\nttl = \"5 parsecs\"\n  sharing = \"all\"\nno_such = 1\n\n\
+                [upstream]\nfirst_byte_timeout = \"x\"\nanswer_timeout = \"6s\"\n\n[[operation]]\nname = \"Own\"\npath = \
+                \"nonsense\"\nttl = \"x\"\n\n[[access_key]]\nid = \"hu sh\"\nsecret = \"A\"\n\n[[access_key]]\nid = \
+                \"B\"\nprojects = [\"/\"]\n[[access_key]]\nid = 7\nsecret = \"x\"\n[[access_key]]\nid = \"C\"\nsecret = { \
+                file = \"/no/such/a\" }\n[[access_key]]\nid = \"D\"\nsecret = \"hu sh\"\n";
+    let lines = |output: &std::process::Output| -> Vec<String> {
+        assert_eq!(code(output), 2, "{}", stderr(output));
+        stderr(output).lines().map(str::to_owned).collect()
+    };
+    let file = folder("check-mistakes").join("config.toml");
+    let path = file.to_str().unwrap();
+    write(&file, text, 0o600);
+    let said = lines(&run(&["check", "--config", path]));
+    let expected = [
+        ("mode: ", "line 2, column 1"),
+        ("upstream.first_byte_timeout: ", "line 10, column 1"),
+        ("cache.ttl: ", "line 5, column 1"),
+        ("cache.sharing: ", "line 6, column 3"),
+        ("cache.no_such: unknown field `no_such`", "line 7, column 1"),
+        ("operation.Own.path: ", "line 15, column 1"),
+        ("operation.Own.ttl: ", "line 16, column 1"),
+        ("access_key[0].id: (not shown", "line 19, column 1"),
+        ("access_key.B.projects[0]: (not shown", "line 24, column 13"),
+        ("access_key.B: missing field `secret`", "line 22, column 1"),
+        ("access_key[2].id: (not shown", "line 26, column 1"),
+        ("access_key.C.secret: cannot read the file", "line 30, column 1"),
+        ("access_key.D.secret: has blanks", "line 33, column 1"),
+    ];
+    for (setting, place) in expected {
+        let is_it = |line: &&String| {
+            line.starts_with(&format!("workspace-gateway: {path}: {setting}")) && line.ends_with(&format!(" ({place})"))
+        };
+        assert_eq!(said.iter().filter(is_it).count(), 1, "{setting} {place}: {said:#?}");
+    }
+    assert!(said.len() == expected.len() && !said.concat().contains("hu sh"), "{said:#?}");
+}
+
+#[test]
+fn check_warns_of_more_connections_than_descriptors() {
+    let binary = env!("CARGO_BIN_EXE_workspace-gateway");
+    let check = |limit: &str| {
+        let arguments = [&format!("--nofile={limit}"), binary, "check", "--region", "cn-north-4"];
+        std::process::Command::new("prlimit").args(arguments).output().unwrap()
+    };
+    let few = check("256:256");
+    let expected =
+        "warning: started from here, limits.max_connections is reduced from 4096 to 64: 256 files may be open";
+    assert!(code(&few) == 0 && stderr(&few).contains(expected), "{}", stderr(&few));
+    let raised = check("256:");
+    assert!(!stderr(&raised).contains("256 files may be open"), "serve raises the limit: {}", stderr(&raised));
+}
+
+#[test]
+fn check_refuses_a_number_of_threads_that_serve_refuses() {
+    for (arguments, also) in [(&["check", "--region", "cn-north-4"][..], ""), (&["check", "--mode", "x"], "--mode: ")] {
+        let output = run_in(&[("TOKIO_WORKER_THREADS", "0")], arguments);
+        let said = stderr(&output);
+        assert!(code(&output) == 2 && said.contains("TOKIO_WORKER_THREADS: \"0\" is not allowed"), "{said}");
+        assert!(said.contains(also), "{said}");
+    }
+}
+
+#[tokio::test]
+async fn on_one_core_there_are_as_many_threads_as_the_environment_asks_for() {
+    let simulator = Simulator::start().await.unwrap();
+    let file = folder("threads").join("config.toml");
+    write(&file, "[log]\nformat = \"json\"\n", 0o600);
+    let threads = [("TOKIO_WORKER_THREADS", "9")];
+    let process = Process::start_under(&["taskset", "-c", "0"], &simulator, &file, &threads).await;
+    let is_worker = |task: &std::fs::DirEntry| {
+        std::fs::read_to_string(task.path().join("comm")).is_ok_and(|name| name.starts_with("tokio-rt-worker"))
+    };
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", process.id())).unwrap();
+    let workers = tasks.map(Result::unwrap).filter(is_worker).count();
+    assert!(workers >= 9, "{workers}");
+    assert_eq!(process.terminate().await.0, Some(0));
+}
+
+#[test]
+fn what_is_wrong_with_all_files_is_told_in_one_run() {
+    let folder = folder("check-all-files");
+    let [file, ca, cert, key, client_ca] =
+        ["config.toml", "ca.pem", "c.pem", "k.pem", "a.pem"].map(|name| folder.join(name));
+    for path in [&ca, &cert, &key, &client_ca] {
+        write(path, "none", 0o600);
+    }
+    let names = format!(
+        "[upstream]\nca_file = {ca:?}\n[listen]\ncert_file = {cert:?}\nkey_file = {key:?}\nclient_ca_file = {client_ca:?}\n"
+    );
+    let files = ["upstream.ca_file", "listen.cert_file", "listen.key_file", "listen.client_ca_file"];
+    let secret = "[[access_key]]\nid = \"A\"\nsecret = { file = \"/no/such/a\" }\n";
+    for (settings, more) in [
+        ("region = \"cn-north-4\"\n", &[][..]),
+        ("", &["region is not set"]),
+        ("region = \"cn-north-4\"\nmode = \"on\"\n", &["mode: ", "access_key.A.secret: "]),
+    ] {
+        let secret = if more.len() > 1 { secret } else { "" };
+        write(&file, &format!("{settings}{names}{secret}"), 0o600);
+        for command in ["check", "serve"] {
+            let output = run(&[command, "--config", file.to_str().unwrap()]);
+            let said = stderr(&output);
+            assert_eq!(code(&output), 2, "{command}: {said}");
+            for expected in files.iter().chain(more) {
+                assert_eq!(said.matches(expected).count(), 1, "{command}, {expected}: {said}");
+            }
+            assert_eq!(said.lines().count(), files.len() + more.len(), "{command}: {said}");
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! The memory limits of `deploy/` follow from the settings beside them.
+
+use bytesize::ByteSize;
+use workspace_gateway::budget::DEFAULT;
+use workspace_gateway::config::REFERENCE;
+use workspace_gateway::fast_path::MAX_HEADS;
+
+const MANIFESTS: [(&str, &str); 2] = [
+    ("kubernetes-sidecar.yaml", include_str!("../deploy/kubernetes-sidecar.yaml")),
+    ("kubernetes-standalone.yaml", include_str!("../deploy/kubernetes-standalone.yaml")),
+];
+const UNIT: &str = include_str!("../deploy/workspace-gateway.service");
+const README: &str = include_str!("../deploy/README.md");
+
+const MIB: u64 = 1 << 20;
+
+/// What is added to `cache.max_size` and the budget, as deploy/README.md says.
+const RESERVE: u64 = 64 * MIB;
+
+/// What one grant and one known head take at most, and the idle process.
+const GRANT: u64 = 256;
+const HEAD: u64 = 1200;
+const PROGRAM: u64 = 12 * MIB;
+
+/// What the allocator may not have returned yet, as deploy/README.md says.
+const UNRETURNED: u64 = 32 * MIB;
+
+/// The budget for what clients make the gateway hold, where `limits.memory` is not set.
+fn default_budget(limit: u64) -> u64 {
+    (limit / 2).min(DEFAULT as u64)
+}
+
+/// A setting by its section and name; the default if these settings don't have it.
+fn setting(settings: &str, section: &str, name: &str) -> Option<toml::Value> {
+    [settings, REFERENCE].into_iter().find_map(|text| {
+        let table: toml::Table = toml::from_str(text).unwrap();
+        table.get(section)?.get(name).cloned()
+    })
+}
+
+fn bytes(settings: &str, section: &str, name: &str) -> Option<u64> {
+    let value = setting(settings, section, name)?;
+    value.as_str().and_then(|text| text.parse::<ByteSize>().ok()).map(|size| size.as_u64())
+}
+
+/// The text of `config.toml` in a manifest.
+fn settings(manifest: &str) -> String {
+    let (_, config) = manifest.split_once("  config.toml: |\n").unwrap();
+    let lines = config.lines().take_while(|line| line.is_empty() || line.starts_with("    "));
+    lines.map(|line| format!("{}\n", line.trim_start())).collect()
+}
+
+/// The memory limit of the gateway's container, in bytes.
+fn limit(manifest: &str) -> u64 {
+    let (_, container) = manifest.split_once("image: registry.example/workspace-gateway:").unwrap();
+    let (_, limits) = container.split_once("limits:\n").unwrap();
+    let mebibytes = limits.lines().next().unwrap().trim().strip_prefix("memory: ").unwrap().strip_suffix("Mi").unwrap();
+    mebibytes.parse::<u64>().unwrap() * MIB
+}
+
+/// The memory limit of the unit, in bytes. systemd's M is 1024 × 1024 (systemd.resource-control(5)).
+fn limit_of_unit() -> u64 {
+    let max = UNIT.lines().find_map(|line| line.strip_prefix("MemoryMax=")).expect("the unit has a limit");
+    max.strip_suffix('M').expect("in mebibytes").parse::<u64>().unwrap() * MIB
+}
+
+/// The least limit for settings that will do, if this limit is what the budget follows from.
+fn needed(settings: &str, limit: u64) -> u64 {
+    let cache = bytes(settings, "cache", "max_size").unwrap();
+    let budget = bytes(settings, "limits", "memory").unwrap_or_else(|| default_budget(limit));
+    cache + budget + RESERVE + UNRETURNED
+}
+
+#[test]
+fn memory_limits_hold_the_cache_the_budget_and_the_reserve() {
+    let manifests = MANIFESTS.map(|(name, manifest)| (name, manifest, settings(manifest), limit(manifest)));
+    // Variables set neither of the two sizes, so the unit has the defaults.
+    let unit = ("workspace-gateway.service", UNIT, String::new(), limit_of_unit());
+    for (name, text, settings, limit) in manifests.into_iter().chain([unit]) {
+        let needed = needed(&settings, limit);
+        assert!(needed <= limit, "{name}: the limit is {} MiB, and {} are needed", limit / MIB, needed / MIB);
+        let cache = bytes(&settings, "cache", "max_size").unwrap() / MIB;
+        assert!(text.contains(&format!("cache.max_size ({cache}MiB)")), "{name} says what the limit is for");
+    }
+    // So that the settings have the same effect under systemd as without a limit.
+    assert_eq!(default_budget(limit_of_unit()), DEFAULT as u64);
+    assert!(
+        README.contains(&format!("`MemoryMax={}M`", limit_of_unit() / MIB)),
+        "deploy/README.md says the unit's limit"
+    );
+}
+
+#[test]
+fn the_reserve_holds_the_program_and_all_grants_and_known_heads() {
+    for (name, settings) in MANIFESTS.map(|(name, manifest)| (name, settings(manifest))) {
+        let grants = setting(&settings, "grants", "max_grants").unwrap().as_integer().unwrap();
+        let needed = PROGRAM + u64::try_from(grants).unwrap() * GRANT + MAX_HEADS as u64 * HEAD;
+        assert!(needed <= RESERVE, "{name}: {} MiB", needed / MIB);
+    }
+    for bytes in [RESERVE, UNRETURNED] {
+        assert!(
+            README.contains(&format!("{} MiB", bytes / MIB)),
+            "deploy/README.md says how much more there has to be"
+        );
+    }
+}

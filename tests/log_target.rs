@@ -1,0 +1,243 @@
+//! Where the log goes to: a reader that stalls, closes the pipe or is slow, a full disk and a limit of the file's size stop
+//! nothing else.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, PipeReader, PipeWriter, Read, Write, pipe};
+use std::net::TcpListener;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::process::Stdio;
+
+use http::StatusCode;
+use serde_json::Value;
+use tokio::process::Child;
+use workspace_gateway::catalogue::Service;
+use workspace_gateway::simulator::Simulator;
+
+use crate::support::process::{folder, handed_down};
+use crate::support::{Http, within};
+
+const DROPPED: &str = "workspace_gateway_log_lines_dropped_total ";
+
+/// What the log says when there is room again.
+const TOLD: &str = "log lines were dropped";
+
+/// A `serve` whose log goes elsewhere. Its addresses are known without it.
+struct Gateway {
+    child: Child,
+    proxy: String,
+    metrics: String,
+    http: Http,
+    _simulator: Simulator,
+}
+
+impl Gateway {
+    /// Starts one and waits until it answers.
+    async fn start(name: &str, log: impl Into<Stdio>) -> Self {
+        Self::start_with(name, log, "").await
+    }
+
+    /// The same with this variable set, if it has a name.
+    async fn start_with(name: &str, log: impl Into<Stdio>, variable: &str) -> Self {
+        let simulator = Simulator::start().await.unwrap();
+        let file = folder(name).join("config.toml");
+        std::fs::write(&file, "[log]\nformat = \"json\"\n").unwrap();
+        let [proxy, metrics] = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+        let mut command = handed_down(&[("proxy", &proxy), ("metrics", &metrics)]);
+        command.arg("--config").arg(file).args(["--workspace-url", &simulator.url(Service::Workspace)]);
+        command.args(["--appstream-url", &simulator.url(Service::AppStream)]);
+        if !variable.is_empty() {
+            command.env(variable, "x");
+        }
+        let child = command.stderr(log).kill_on_drop(true).spawn().unwrap();
+        let url = |socket: &TcpListener| format!("http://{}", socket.local_addr().unwrap());
+        let (proxy, metrics, http) = (url(&proxy), url(&metrics), Http::new());
+        let gateway = Self { child, proxy, metrics, http, _simulator: simulator };
+        gateway.answers().await;
+        gateway
+    }
+
+    /// Asks for something that is logged with a long line, so many times.
+    async fn log_lines(&self, lines: usize) {
+        let url = format!("{}/{}", self.proxy, "x".repeat(300));
+        for _ in 0..lines {
+            assert_eq!(within(self.http.get(&url)).await.status(), StatusCode::NOT_FOUND);
+        }
+    }
+
+    /// Asserts that requests and probes are answered.
+    async fn answers(&self) {
+        self.log_lines(1).await;
+        let page = within(self.http.get(&format!("{}/healthz", self.metrics))).await;
+        assert_eq!(page.status(), StatusCode::OK);
+    }
+
+    async fn dropped(&self) -> u64 {
+        let page = within(self.http.get(&format!("{}/metrics", self.metrics))).await;
+        let line = page.text().lines().find_map(|line| line.strip_prefix(DROPPED));
+        line.unwrap().parse().unwrap()
+    }
+
+    /// Has it log more than there is room for.
+    async fn overflow(&self) {
+        within(async {
+            while self.dropped().await == 0 {
+                self.log_lines(200).await;
+            }
+        })
+        .await;
+    }
+
+    fn tell(&self, program: &str, arguments: &[&str]) {
+        let id = self.child.id().unwrap().to_string();
+        let status = std::process::Command::new(program).args(arguments).arg(id).status().unwrap();
+        assert!(status.success());
+    }
+
+    /// Sends SIGTERM and waits for the end.
+    async fn terminate(self) {
+        self.tell("kill", &["-s", "TERM"]);
+        self.ends().await;
+    }
+
+    async fn ends(mut self) {
+        assert_eq!(within(self.child.wait()).await.unwrap().code(), Some(0));
+    }
+}
+
+/// The messages of whole lines.
+fn messages(log: &str) -> Vec<String> {
+    let message = |line: &str| {
+        let event: Value = serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+        event["message"].as_str().unwrap().to_owned()
+    };
+    log.lines().map(message).collect()
+}
+
+/// Reads everything, at once or once told to.
+fn read_all(mut log: impl Read + Send + 'static) -> tokio::task::JoinHandle<String> {
+    tokio::task::spawn_blocking(move || {
+        let mut text = String::new();
+        log.read_to_string(&mut text).unwrap();
+        text
+    })
+}
+
+#[tokio::test]
+async fn a_reader_that_stalls_stops_no_request_probe_or_sigterm() {
+    let (log, writer) = pipe().unwrap();
+    let gateway = Gateway::start("log-stalled", writer).await;
+    gateway.overflow().await;
+    gateway.answers().await;
+    gateway.terminate().await;
+    drop(log);
+}
+
+#[tokio::test]
+async fn lines_are_whole_and_the_dropped_ones_told_of_when_the_reader_goes_on() {
+    let (log, writer) = pipe().unwrap();
+    let gateway = Gateway::start("log-goes-on", writer).await;
+    gateway.overflow().await;
+    let mut log = BufReader::new(log);
+    let reading = tokio::task::spawn_blocking(move || {
+        let mut read = String::new();
+        while !read.contains(TOLD) {
+            assert!(log.read_line(&mut read).unwrap() > 0, "it has ended");
+        }
+        (log, read)
+    });
+    let (log, read) = within(reading).await.unwrap();
+    messages(&read);
+    let told: Value = serde_json::from_str(read.lines().last().unwrap()).unwrap();
+    assert!(told["lines"].as_u64().unwrap() > 0, "{told}");
+    gateway.answers().await;
+    let rest = read_all(log);
+    gateway.terminate().await;
+    let rest = messages(&within(rest).await.unwrap());
+    assert_eq!(rest.last().map(String::as_str), Some("stopped"));
+    assert!(rest.iter().any(|message| message == "request"), "{rest:?}");
+}
+
+#[tokio::test]
+async fn a_closed_pipe_stops_nothing() {
+    let (log, writer) = pipe().unwrap();
+    let gateway = Gateway::start("log-closed", writer).await;
+    drop(log);
+    gateway.overflow().await;
+    gateway.answers().await;
+    gateway.terminate().await;
+}
+
+#[tokio::test]
+async fn a_full_disk_stops_nothing() {
+    let gateway = Gateway::start("log-full", File::options().write(true).open("/dev/full").unwrap()).await;
+    gateway.overflow().await;
+    gateway.answers().await;
+    gateway.terminate().await;
+}
+
+#[tokio::test]
+async fn a_file_as_large_as_it_may_be_stops_nothing_and_is_written_again_when_there_is_room() {
+    let path = folder("log-limited-file").join("log");
+    let gateway = Gateway::start("log-limited", File::create(&path).unwrap()).await;
+    gateway.tell("prlimit", &["--fsize=10000:", "--pid"]);
+    gateway.overflow().await;
+    gateway.answers().await;
+    assert_eq!(std::fs::metadata(&path).unwrap().len(), 10_000);
+    gateway.tell("prlimit", &["--fsize=unlimited:", "--pid"]);
+    gateway.log_lines(1).await;
+    gateway.terminate().await;
+    let log = std::fs::read_to_string(&path).unwrap();
+    let broken: Vec<&str> = log.lines().filter(|line| !line.ends_with('}')).collect();
+    assert!(broken.len() <= 1, "{broken:?}");
+    let whole: Vec<&str> = log.lines().filter(|line| line.ends_with('}')).collect();
+    let whole = messages(&whole.join("\n"));
+    assert!(whole.iter().any(|message| message == TOLD), "{whole:?}");
+    assert_eq!(whole.last().map(String::as_str), Some("stopped"));
+}
+
+#[tokio::test]
+async fn a_target_that_does_not_block_gets_whole_lines() {
+    let (log, writer) = UnixStream::pair().unwrap();
+    writer.set_nonblocking(true).unwrap();
+    let gateway = Gateway::start("log-nonblocking", OwnedFd::from(writer)).await;
+    gateway.log_lines(1_000).await;
+    let reading = read_all(log);
+    gateway.terminate().await;
+    let read = messages(&within(reading).await.unwrap());
+    assert_eq!(read.iter().filter(|message| *message == "request").count(), 1_001);
+}
+
+#[tokio::test]
+async fn queued_lines_are_written_at_exit_to_a_reader_that_comes_late() {
+    let (log, writer) = pipe().unwrap();
+    let gateway = Gateway::start("log-late", writer).await;
+    // More than the pipe holds, less than the queue does.
+    gateway.log_lines(400).await;
+    gateway.tell("kill", &["-s", "TERM"]);
+    let reading = read_all(log);
+    gateway.ends().await;
+    let read = messages(&within(reading).await.unwrap());
+    assert_eq!(read.iter().filter(|message| *message == "request").count(), 401);
+    assert_eq!(read.last().map(String::as_str), Some("stopped"));
+}
+
+/// A pipe that is full, and whose reader has stopped.
+fn full_pipe() -> (PipeReader, PipeWriter) {
+    let (reader, mut writer) = pipe().unwrap();
+    // What a pipe holds by default (pipe(7)).
+    writer.write_all(&[b'\n'; 65_536]).unwrap();
+    (reader, writer)
+}
+
+#[tokio::test]
+async fn a_reader_that_has_stopped_before_the_start_keeps_the_gateway_from_nothing() {
+    let (_reader, log) = full_pipe();
+    let gateway = Gateway::start_with("log-full-before", log, "WORKSPACE_GATEWAY_NO_SETTING").await;
+    gateway.terminate().await;
+
+    let (_reader, log) = full_pipe();
+    let mut failing = tokio::process::Command::new(env!("CARGO_BIN_EXE_workspace-gateway"));
+    failing.args(["serve", "--mode", "none", "--listen", "none"]).stderr(log).kill_on_drop(true);
+    assert_eq!(within(failing.status()).await.unwrap().code(), Some(2));
+}
