@@ -23,7 +23,7 @@ use loads::client::Target;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use wire::{HANG, Wire};
-use workspace_gateway::clock::Clock;
+use workspace_gateway::testing::clock::Clock;
 
 const MIB: usize = 1 << 20;
 

@@ -13,14 +13,14 @@ use http::header::{CONTENT_TYPE, HOST, USER_AGENT};
 use http::{HeaderMap, HeaderValue, Method, Request, Uri};
 use http_body_util::{BodyExt, Empty};
 use tokio::runtime::Runtime;
-use workspace_gateway::catalogue::Service;
-use workspace_gateway::clock::Clock;
-use workspace_gateway::config::{Config, Override};
-use workspace_gateway::gateway::Gateway;
-use workspace_gateway::request::caller::{Callers, X_AUTH_TOKEN};
-use workspace_gateway::request::key::Key;
-use workspace_gateway::signing::{AccessKey, Payload, Projects, X_PROJECT_ID};
-use workspace_gateway::simulator::Simulator;
+use workspace_gateway::testing::catalogue::Service;
+use workspace_gateway::testing::clock::Clock;
+use workspace_gateway::testing::config::{Config, Override};
+use workspace_gateway::testing::gateway::Gateway;
+use workspace_gateway::testing::request::caller::{Callers, X_AUTH_TOKEN};
+use workspace_gateway::testing::request::key::Key;
+use workspace_gateway::testing::signing::{AccessKey, Payload, Projects, X_PROJECT_ID};
+use workspace_gateway::testing::simulator::Simulator;
 
 /// The program's.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]

@@ -27,18 +27,19 @@ mod cgroup;
 mod collected;
 mod share;
 
+pub(crate) use account::ConnectionClass;
 use account::Holder;
-pub use account::{Account, Charge, ConnectionClass};
-pub use cgroup::memory_limit;
-pub use collected::Collected;
-pub use share::Shortage;
+pub use account::{Account, Charge};
+pub(crate) use cgroup::memory_limit;
+pub(crate) use collected::Collected;
+pub(crate) use share::Shortage;
 use share::Totals;
 
 /// The budget where nothing else is configured and no cgroup limits the process, in bytes.
 pub const DEFAULT: usize = 256 << 20;
 
 /// The smallest budget, in bytes.
-pub const SMALLEST: usize = 8 << 20;
+pub(crate) const SMALLEST: usize = 8 << 20;
 
 /// When unknown callers have so many bytes left together, the budget counts as reached.
 const SLACK: usize = 64 << 10;

@@ -10,7 +10,7 @@ use x509_parser::prelude::{FromDer as _, X509Certificate, X509Version};
 
 /// What a certificate says.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Certificate {
+pub(crate) struct Certificate {
     /// The first moment of its validity, as Unix time in seconds.
     pub not_before: i64,
     /// The last one, as Unix time in seconds.
@@ -27,7 +27,7 @@ pub struct Certificate {
 
 impl Certificate {
     /// Reads a certificate in DER. `None` if it is none.
-    pub fn read(der: &[u8]) -> Option<Self> {
+    pub(crate) fn read(der: &[u8]) -> Option<Self> {
         let (_, certificate) = X509Certificate::from_der(der).ok()?;
         let names = certificate.subject_alternative_name().ok()?;
         let names = names.into_iter().flat_map(|names| &names.value.general_names).filter_map(|name| match name {
@@ -77,7 +77,7 @@ impl End {
 }
 
 /// A date for a person (RFC 3339), of Unix time in seconds. Before 1970 is 1970.
-pub fn date(seconds: i64) -> String {
+pub(crate) fn date(seconds: i64) -> String {
     let since = Duration::from_secs(seconds.try_into().unwrap_or_default());
     humantime::format_rfc3339_seconds(SystemTime::UNIX_EPOCH + since).to_string()
 }

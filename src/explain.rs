@@ -32,7 +32,7 @@ use signature::{Presented, Signature};
 
 /// What a gateway goes by.
 #[derive(Clone, Copy)]
-pub struct Context<'a> {
+pub(crate) struct Context<'a> {
     /// The settings that decide.
     pub rules: Rules<'a>,
     /// The address that the gateway listens on for clients.
@@ -42,7 +42,7 @@ pub struct Context<'a> {
 }
 
 /// A request to explain; a GET.
-pub struct Asked<'a> {
+pub(crate) struct Asked<'a> {
     /// A path; or a URL, as a client sends it to an HTTP proxy. Its host is the `Host`, if no header says another.
     pub url: &'a str,
     /// Its headers.
@@ -53,7 +53,7 @@ pub struct Asked<'a> {
 ///
 /// # Errors
 /// What was expected, without what was given: it may be a credential.
-pub fn header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
+pub(crate) fn header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
     let wrong = || "not a header: expected NAME: VALUE, such as 'X-Language: en-us'".to_owned();
     let (name, value) = text.split_once(':').ok_or_else(wrong)?;
     let trimmed = |text: &str| text.trim_matches([' ', '\t']).to_owned();
@@ -62,7 +62,7 @@ pub fn header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
 
 /// What would be done with a request.
 #[derive(Debug, Serialize)]
-pub struct Explanation {
+pub(crate) struct Explanation {
     /// In one sentence.
     verdict: String,
     /// The same for a program.
@@ -134,7 +134,7 @@ struct KeyParts {
 
 /// What a running gateway knows of a question and of the caller, in words.
 #[derive(Debug, Serialize)]
-pub struct Now {
+pub(crate) struct Now {
     /// How the caller stands in the scope.
     pub caller: String,
     /// Whether callers share answers there.
@@ -160,7 +160,7 @@ impl From<&BypassReason> for Bypassed {
 ///
 /// # Errors
 /// If the URL can't be read as one.
-pub fn explain(
+pub(crate) fn explain(
     context: Context<'_>,
     asked: Asked<'_>,
     look: impl FnOnce(Key, &Credential) -> Option<Now>,

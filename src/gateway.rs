@@ -26,7 +26,7 @@ mod look_up;
 mod memory;
 mod observer;
 mod outward;
-pub mod probe;
+pub(crate) mod probe;
 mod release;
 mod reload;
 mod remembered;
@@ -72,12 +72,12 @@ pub use assemble::REQUEST_IDS;
 use coalesce::{Rounds, WaitEnd};
 use fetch_result::Additional;
 use fetcher::Fetcher;
-pub use live::Live;
+pub(crate) use live::Live;
 use look_up::{HitKind, LookUp, remembered};
 use memory::Memory;
-pub use observer::Observer;
+pub(crate) use observer::Observer;
 use release::{Release, Releasing, Seat};
-pub use remembered::RememberedLookup;
+pub(crate) use remembered::RememberedLookup;
 use wait::{DEADLINE_MARGIN, Timers};
 
 /// How often a request waits for another leader after the one before was refused. Then it asks alone.

@@ -190,25 +190,29 @@
 #[macro_use]
 mod words;
 
-pub mod admin;
-pub mod budget;
-pub mod cache;
-pub mod catalogue;
-pub mod certificate;
-pub mod cli;
-pub mod clock;
-pub mod config;
-pub mod egress;
-pub mod explain;
-pub mod fast_path;
-pub mod gateway;
-pub mod random;
-pub mod reply;
-pub mod request;
-pub mod server;
-pub mod signing;
-pub mod simulator;
-pub mod stream;
+mod admin;
+mod budget;
+mod cache;
+mod catalogue;
+mod certificate;
+mod cli;
+mod clock;
+mod config;
+mod egress;
+mod explain;
+mod fast_path;
+mod gateway;
+mod random;
+mod reply;
+mod request;
+mod server;
+mod signing;
+mod simulator;
+mod stream;
 mod sync;
-pub mod telemetry;
-pub mod upstream;
+mod telemetry;
+#[doc(hidden)]
+pub mod testing;
+mod upstream;
+
+pub use cli::run;

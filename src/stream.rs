@@ -12,7 +12,7 @@ use http_body_util::{BodyExt, Empty, Limited};
 use tokio::time::sleep;
 
 /// How much is read from a connection at once, in bytes. hyper makes its buffer larger whenever one read fills it.
-pub const READ_AT_ONCE: usize = 16 * 1024 - 1;
+pub(crate) const READ_AT_ONCE: usize = 16 * 1024 - 1;
 
 /// Any error, of a body or a connection.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -35,13 +35,13 @@ pub fn nothing() -> StreamBody {
 }
 
 /// The body, which fails with a `LengthLimitError` once it is longer than this.
-pub fn limited(body: StreamBody, limit: usize) -> StreamBody {
+pub(crate) fn limited(body: StreamBody, limit: usize) -> StreamBody {
     stream(Limited::new(body, limit))
 }
 
 /// The beginning of a body, so much of it at least, if it has as much and that comes in time; and the body, of which
 /// nothing is lost.
-pub async fn peek(mut body: StreamBody, enough: usize, limit: Duration) -> (Bytes, StreamBody) {
+pub(crate) async fn peek(mut body: StreamBody, enough: usize, limit: Duration) -> (Bytes, StreamBody) {
     let (mut beginning, mut read) = (BytesMut::new(), VecDeque::new());
     let mut late = pin!(sleep(limit));
     while beginning.len() < enough {

@@ -3,20 +3,20 @@
 
 /// Defines enums with `ALL`, every value in order, and `as_str`, the word of each.
 macro_rules! words {
-    ($($(#[$about:meta])* pub enum $name:ident {
+    ($($(#[$about:meta])* $vis:vis enum $name:ident {
         $($(#[$meaning:meta])* $value:ident = $word:literal,)*
     })*) => {$(
         $(#[$about])*
-        pub enum $name {
+        $vis enum $name {
             $($(#[$meaning])* $value,)*
         }
 
         impl $name {
             /// All of them, in order.
-            pub const ALL: [Self; [$($word),*].len()] = [$(Self::$value),*];
+            $vis const ALL: [Self; [$($word),*].len()] = [$(Self::$value),*];
 
             /// The word used alike in settings, metric labels and log fields.
-            pub fn as_str(self) -> &'static str {
+            $vis fn as_str(self) -> &'static str {
                 match self {
                     $(Self::$value => $word,)*
                 }

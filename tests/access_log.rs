@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use http::{Method, StatusCode};
 use serde_json::{Map, Value, json};
-use workspace_gateway::simulator::Simulator;
+use workspace_gateway::testing::simulator::Simulator;
 
 use crate::support::process::{Process, folder};
 use crate::support::{Http, PROJECT, within};

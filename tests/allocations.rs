@@ -6,11 +6,11 @@
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::runtime::Builder;
-use workspace_gateway::catalogue::Service;
-use workspace_gateway::clock::Clock;
-use workspace_gateway::config::{Config, Override};
-use workspace_gateway::server::Server;
-use workspace_gateway::simulator::Simulator;
+use workspace_gateway::testing::catalogue::Service;
+use workspace_gateway::testing::clock::Clock;
+use workspace_gateway::testing::config::{Config, Override};
+use workspace_gateway::testing::server::Server;
+use workspace_gateway::testing::simulator::Simulator;
 
 const PROJECT: &str = "00000000000000000000000000000001";
 

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use http::{HeaderMap, Method, Request, StatusCode};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use workspace_gateway::budget::{Budget, Charge, Purpose};
-use workspace_gateway::simulator::Simulator;
+use workspace_gateway::testing::budget::{Budget, Charge, Purpose};
+use workspace_gateway::testing::simulator::Simulator;
 
 use crate::support::line::{Line, head_as};
 use crate::support::raw::{RawUpstream, says};

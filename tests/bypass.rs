@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use http::{Method, StatusCode};
-use workspace_gateway::catalogue::Service;
-use workspace_gateway::request::BypassReason;
+use workspace_gateway::testing::catalogue::Service;
+use workspace_gateway::testing::request::BypassReason;
 
 use crate::support::{PROJECT, World};
 
@@ -94,7 +94,7 @@ async fn bypass_mode_switches_the_whole_cache_off_and_on_again() {
         assert_eq!(world.get(LIST).await.cache_status(), "workspace-gateway; fwd=bypass; detail=mode");
         assert_eq!(world.upstream_calls(), calls);
     }
-    world.server.gateway().set_mode(workspace_gateway::config::Mode::Cache);
+    world.server.gateway().set_mode(workspace_gateway::testing::config::Mode::Cache);
     world.get(LIST).await;
     assert!(world.get(LIST).await.cache_status().contains("; hit"));
     assert_eq!(world.upstream_calls(), 3);

@@ -31,7 +31,7 @@ async fn all_three_operations_are_answered_from_memory_byte_for_byte() {
         .http
         .send(
             Method::GET,
-            &(world.simulator.url(workspace_gateway::catalogue::Service::Workspace)
+            &(world.simulator.url(workspace_gateway::testing::catalogue::Service::Workspace)
                 + &format!("/v2/{PROJECT}/products")),
             &[("x-auth-token", &world.token)],
             "",

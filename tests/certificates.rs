@@ -10,9 +10,9 @@ use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose
 use rustls::SupportedProtocolVersion;
 use tokio::io::AsyncReadExt;
 use tokio_rustls::TlsAcceptor;
-use workspace_gateway::catalogue::Service;
-use workspace_gateway::clock::Clock;
-use workspace_gateway::simulator::Simulator;
+use workspace_gateway::testing::catalogue::Service;
+use workspace_gateway::testing::clock::Clock;
+use workspace_gateway::testing::simulator::Simulator;
 
 use crate::commands::{code, run_in, stderr, stdout};
 use crate::support::process::folder;

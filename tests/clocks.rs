@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use http::StatusCode;
-use workspace_gateway::clock::ManualClock;
-use workspace_gateway::simulator::Simulator;
+use workspace_gateway::testing::clock::ManualClock;
+use workspace_gateway::testing::simulator::Simulator;
 
 use crate::support::clocks::ShiftedClocks;
 use crate::support::line::Line;

@@ -13,15 +13,15 @@ use http::request::Parts;
 use http::{HeaderValue, Response, StatusCode};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
-use workspace_gateway::budget::Account;
-use workspace_gateway::catalogue::{Origin, Service};
-use workspace_gateway::clock::Clock;
-use workspace_gateway::gateway::Gateway;
-use workspace_gateway::random::Random;
-use workspace_gateway::request::key::Key;
-use workspace_gateway::stream::StreamBody;
-use workspace_gateway::upstream::client::Errand;
-use workspace_gateway::upstream::{Answered, Answering, Upstream, UpstreamError};
+use workspace_gateway::testing::budget::Account;
+use workspace_gateway::testing::catalogue::{Origin, Service};
+use workspace_gateway::testing::clock::Clock;
+use workspace_gateway::testing::gateway::Gateway;
+use workspace_gateway::testing::random::Random;
+use workspace_gateway::testing::request::key::Key;
+use workspace_gateway::testing::stream::StreamBody;
+use workspace_gateway::testing::upstream::client::Errand;
+use workspace_gateway::testing::upstream::{Answered, Answering, Upstream, UpstreamError};
 
 use crate::support::{PROJECT, Reply, ask, config};
 

@@ -1,9 +1,9 @@
 //! The memory limits of `deploy/` follow from the settings beside them.
 
 use bytesize::ByteSize;
-use workspace_gateway::budget::DEFAULT;
-use workspace_gateway::config::REFERENCE;
-use workspace_gateway::fast_path::MAX_HEADS;
+use workspace_gateway::testing::budget::DEFAULT;
+use workspace_gateway::testing::config::REFERENCE;
+use workspace_gateway::testing::fast_path::MAX_HEADS;
 
 const MANIFESTS: [(&str, &str); 2] = [
     ("kubernetes-sidecar.yaml", include_str!("../deploy/kubernetes-sidecar.yaml")),

@@ -2,16 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use workspace_gateway::cache::miss::Miss;
-use workspace_gateway::cache::unstorable::Unstorable;
-use workspace_gateway::config::REFERENCE;
-use workspace_gateway::config::table::{Applies, Setting};
-use workspace_gateway::request::BypassReason;
-use workspace_gateway::request::validate::Invalid;
-use workspace_gateway::signing::ring::Refusal;
-use workspace_gateway::telemetry::events::Event;
-use workspace_gateway::telemetry::outcome::Outcome;
-use workspace_gateway::upstream::Failure;
+use workspace_gateway::testing::cache::miss::Miss;
+use workspace_gateway::testing::cache::unstorable::Unstorable;
+use workspace_gateway::testing::config::REFERENCE;
+use workspace_gateway::testing::config::table::{Applies, Setting};
+use workspace_gateway::testing::request::BypassReason;
+use workspace_gateway::testing::request::validate::Invalid;
+use workspace_gateway::testing::signing::ring::Refusal;
+use workspace_gateway::testing::telemetry::events::Event;
+use workspace_gateway::testing::telemetry::outcome::Outcome;
+use workspace_gateway::testing::upstream::Failure;
 
 use crate::support::World;
 

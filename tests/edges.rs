@@ -9,8 +9,8 @@ use http::header::LAST_MODIFIED;
 use http::{HeaderValue, Method, Request, StatusCode, Version};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use workspace_gateway::clock::Clock;
-use workspace_gateway::simulator::Simulator;
+use workspace_gateway::testing::clock::Clock;
+use workspace_gateway::testing::simulator::Simulator;
 
 use crate::support::frames::{
     DATA, END_HEADERS, END_STREAM, FrameClient, GOAWAY, HEADERS, RST_STREAM, block, frame, head_with,

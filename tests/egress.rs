@@ -7,9 +7,9 @@ use http::{Method, StatusCode};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
-use workspace_gateway::config::Config;
-use workspace_gateway::egress::Egress;
-use workspace_gateway::simulator::Simulator;
+use workspace_gateway::testing::config::Config;
+use workspace_gateway::testing::egress::Egress;
+use workspace_gateway::testing::simulator::Simulator;
 
 use crate::commands::{code, file, run_in, stderr, stdout};
 use crate::support::process::{Process, folder};
@@ -199,7 +199,7 @@ async fn an_upstream_of_the_operators_own_is_reached_through_it_too_and_one_in_t
     let settings = format!(
         "{settings}[[operation]]\nname = \"Own\"\npath = \"/v2/{{project_id}}/own\"\nupstream = \"{own}\"\nbody = \"none\"\n"
     );
-    let plain = simulator.url(workspace_gateway::catalogue::Service::Workspace);
+    let plain = simulator.url(workspace_gateway::testing::catalogue::Service::Workspace);
     let world = World::configured(simulator, &config_in(&[("HTTPS_PROXY", &at)], &plain, &settings)).await;
     assert_eq!(world.get(LIST).await.status(), StatusCode::OK);
     assert_eq!(proxy.targets(), [""; 0]);

@@ -2,7 +2,7 @@
 
 use http::{Method, StatusCode};
 use tokio::net::TcpListener;
-use workspace_gateway::simulator::Simulator;
+use workspace_gateway::testing::simulator::Simulator;
 
 use crate::support::{PROJECT, World, raw, within};
 

@@ -5,7 +5,7 @@ use http::{HeaderValue, Method, StatusCode};
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
-use workspace_gateway::simulator::Simulator;
+use workspace_gateway::testing::simulator::Simulator;
 
 use crate::support::line::head_as;
 use crate::support::process::{Process, folder};

@@ -14,10 +14,10 @@ use hyper_util::rt::TokioExecutor;
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::task::JoinHandle;
-use workspace_gateway::budget::Purpose;
-use workspace_gateway::clock::{Clock, ManualClock};
-use workspace_gateway::gateway::{Connection, Gateway};
-use workspace_gateway::random::Random;
+use workspace_gateway::testing::budget::Purpose;
+use workspace_gateway::testing::clock::{Clock, ManualClock};
+use workspace_gateway::testing::gateway::{Connection, Gateway};
+use workspace_gateway::testing::random::Random;
 
 use crate::support::{Call, PROJECT, Parts, Scripted, World, all, config, within};
 

@@ -6,9 +6,9 @@ use std::net::SocketAddr;
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method};
-use workspace_gateway::catalogue::Service;
-use workspace_gateway::config::{Config, Mode, Override};
-use workspace_gateway::simulator::Simulator;
+use workspace_gateway::testing::catalogue::Service;
+use workspace_gateway::testing::config::{Config, Mode, Override};
+use workspace_gateway::testing::simulator::Simulator;
 
 use crate::support::line::{Heard, Line, head_as};
 use crate::support::process::{Process, folder};

@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use http::{Method, Request, StatusCode};
 use tokio::net::TcpListener;
-use workspace_gateway::catalogue::{Origin, Service};
-use workspace_gateway::clock::Clock;
-use workspace_gateway::egress::Egress;
-use workspace_gateway::request::hop::Via;
-use workspace_gateway::simulator::Simulator;
-use workspace_gateway::stream::nothing;
-use workspace_gateway::upstream::client::{HttpClient, Limits};
-use workspace_gateway::upstream::{Authorities, Fault, Upstream, UpstreamError};
+use workspace_gateway::testing::catalogue::{Origin, Service};
+use workspace_gateway::testing::clock::Clock;
+use workspace_gateway::testing::egress::Egress;
+use workspace_gateway::testing::request::hop::Via;
+use workspace_gateway::testing::simulator::Simulator;
+use workspace_gateway::testing::stream::nothing;
+use workspace_gateway::testing::upstream::client::{HttpClient, Limits};
+use workspace_gateway::testing::upstream::{Authorities, Fault, Upstream, UpstreamError};
 
 use crate::support::process::{Process, folder};
 use crate::support::raw::{RawUpstream, Turn, closes, resets, says};

@@ -8,9 +8,9 @@ use std::time::Duration;
 use http::StatusCode;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::task::JoinSet;
-use workspace_gateway::clock::Clock;
-use workspace_gateway::gateway::Gateway;
-use workspace_gateway::random::Random;
+use workspace_gateway::testing::clock::Clock;
+use workspace_gateway::testing::gateway::Gateway;
+use workspace_gateway::testing::random::Random;
 
 use crate::support::{Call, PROJECT, PROOF, Reply, Scripted, WAITERS, WAITING, World, all, ask, config, within};
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, Method, StatusCode};
-use workspace_gateway::clock::Clock;
+use workspace_gateway::testing::clock::Clock;
 
 use crate::support::{PROJECT, Reply, WAITERS, World, all, within};
 

@@ -2,7 +2,7 @@
 //! that have gone, which look the same until they are sent something.
 
 use http::StatusCode;
-use workspace_gateway::simulator::Simulator;
+use workspace_gateway::testing::simulator::Simulator;
 
 use crate::support::line::{Line, head_as};
 use crate::support::raw::{RawUpstream, says};

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 use tokio::net::{TcpListener, TcpStream};
-use workspace_gateway::catalogue::Service;
-use workspace_gateway::clock::Clock;
-use workspace_gateway::server::Server;
-use workspace_gateway::simulator::Simulator;
+use workspace_gateway::testing::catalogue::Service;
+use workspace_gateway::testing::clock::Clock;
+use workspace_gateway::testing::server::Server;
+use workspace_gateway::testing::simulator::Simulator;
 
 use crate::support::{PROJECT, Reply, World, config, without_key};
 

@@ -4,7 +4,7 @@
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use tokio::net::TcpStream;
-use workspace_gateway::request::validate::{Invalid, MAX_MEMBERS};
+use workspace_gateway::testing::request::validate::{Invalid, MAX_MEMBERS};
 
 use crate::support::line::Line;
 use crate::support::signer::{Signed, entry, world};
@@ -212,7 +212,7 @@ const ODD_PATHS: [&str; 24] = [
 #[tokio::test]
 async fn a_key_for_some_projects_signs_no_path_that_may_be_read_as_another() {
     let limit = format!("projects = [{PROJECT:?}]");
-    let create = |simulator: &workspace_gateway::simulator::Simulator| [simulator.access_key(PROJECT)];
+    let create = |simulator: &workspace_gateway::testing::simulator::Simulator| [simulator.access_key(PROJECT)];
     let (world, [key]) = world(create, |[key]| entry(key, &limit)).await;
     let gateway = world.url("");
     for path in ODD_PATHS {

@@ -3,7 +3,7 @@
 use std::process::Output;
 
 use tokio::net::TcpListener;
-use workspace_gateway::simulator::Simulator;
+use workspace_gateway::testing::simulator::Simulator;
 
 use crate::commands::{code, run, stderr, stdout};
 use crate::support::line::Line;

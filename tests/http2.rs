@@ -79,7 +79,7 @@ async fn everything_works_as_in_http1() {
     assert!(
         world
             .simulator
-            .url(workspace_gateway::catalogue::Service::Workspace)
+            .url(workspace_gateway::testing::catalogue::Service::Workspace)
             .ends_with(seen.headers["host"].to_str().unwrap())
     );
     let head = world.http.send(Method::HEAD, &world.url("/v2/PROJECT/desktops"), &token, "").await;

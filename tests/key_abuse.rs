@@ -4,9 +4,9 @@
 use http::{Method, StatusCode};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
-use workspace_gateway::catalogue::Service;
-use workspace_gateway::signing::{Payload, show_date};
-use workspace_gateway::simulator::{AccessKey, Simulator};
+use workspace_gateway::testing::catalogue::Service;
+use workspace_gateway::testing::signing::{Payload, show_date};
+use workspace_gateway::testing::simulator::{AccessKey, Simulator};
 
 use crate::support::raw::{RawUpstream, says};
 use crate::support::signer::{Signed, date, entry, one_key, world};

@@ -9,9 +9,9 @@ use http::{HeaderMap, HeaderName, HeaderValue, Uri};
 use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
 use proptest::sample::select;
-use workspace_gateway::catalogue::{Catalogue, Operation, Origin, Service};
-use workspace_gateway::request::BypassReason;
-use workspace_gateway::request::key::Key;
+use workspace_gateway::testing::catalogue::{Catalogue, Operation, Origin, Service};
+use workspace_gateway::testing::request::BypassReason;
+use workspace_gateway::testing::request::key::Key;
 
 const X_LANGUAGE: HeaderName = HeaderName::from_static("x-language");
 

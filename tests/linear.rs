@@ -15,7 +15,7 @@ use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use workspace_gateway::request::validate::{self, Invalid, MAX_FIELDS, MAX_MEMBERS, MAX_PARAMETERS};
+use workspace_gateway::testing::request::validate::{self, Invalid, MAX_FIELDS, MAX_MEMBERS, MAX_PARAMETERS};
 
 use crate::cases::{Case, FEW, SMALL, cases, catalogue, head, list};
 

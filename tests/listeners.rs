@@ -10,10 +10,10 @@ use http::{Method, StatusCode};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
-use workspace_gateway::catalogue::Service;
-use workspace_gateway::clock::Clock;
-use workspace_gateway::server::{Server, raise_open_files};
-use workspace_gateway::simulator::Simulator;
+use workspace_gateway::testing::catalogue::Service;
+use workspace_gateway::testing::clock::Clock;
+use workspace_gateway::testing::server::{Server, raise_open_files};
+use workspace_gateway::testing::simulator::Simulator;
 
 use crate::support::process::{Process, folder};
 use crate::support::{Http, PROJECT, World, config, raw, within};

@@ -10,11 +10,11 @@ use http::{Request, StatusCode};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::task::JoinHandle;
 use tokio::time::advance;
-use workspace_gateway::clock::Clock;
-use workspace_gateway::gateway::Gateway;
-use workspace_gateway::random::Random;
-use workspace_gateway::simulator::Simulator;
-use workspace_gateway::upstream::UpstreamError;
+use workspace_gateway::testing::clock::Clock;
+use workspace_gateway::testing::gateway::Gateway;
+use workspace_gateway::testing::random::Random;
+use workspace_gateway::testing::simulator::Simulator;
+use workspace_gateway::testing::upstream::UpstreamError;
 
 use crate::support::raw::{RawUpstream, says};
 use crate::support::{Call, PROJECT, PROOF, Reply, Scripted, World, ask, ask_with, config, handle, within};

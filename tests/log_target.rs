@@ -11,8 +11,8 @@ use std::process::Stdio;
 use http::StatusCode;
 use serde_json::Value;
 use tokio::process::Child;
-use workspace_gateway::catalogue::Service;
-use workspace_gateway::simulator::Simulator;
+use workspace_gateway::testing::catalogue::Service;
+use workspace_gateway::testing::simulator::Simulator;
 
 use crate::support::process::{folder, handed_down};
 use crate::support::{Http, within};

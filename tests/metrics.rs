@@ -6,8 +6,8 @@ use bytes::Bytes;
 use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt, Empty};
 use tokio::net::TcpStream;
-use workspace_gateway::clock::Clock;
-use workspace_gateway::gateway::Gateway;
+use workspace_gateway::testing::clock::Clock;
+use workspace_gateway::testing::gateway::Gateway;
 
 use crate::support::{PROJECT, World, config};
 

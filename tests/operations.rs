@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use http::{Method, StatusCode};
-use workspace_gateway::catalogue::{Service, Sharing};
-use workspace_gateway::config::{Config, REFERENCE};
-use workspace_gateway::simulator::Simulator;
+use workspace_gateway::testing::catalogue::{Service, Sharing};
+use workspace_gateway::testing::config::{Config, REFERENCE};
+use workspace_gateway::testing::simulator::Simulator;
 
 use crate::support::{PROJECT, World, config, within};
 

@@ -8,7 +8,7 @@ use hyper_util::rt::TokioExecutor;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
-use workspace_gateway::catalogue::Service;
+use workspace_gateway::testing::catalogue::Service;
 
 use crate::support::{Parts, World, raw, within};
 

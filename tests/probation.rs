@@ -4,9 +4,9 @@
 use std::sync::Arc;
 
 use http::{HeaderValue, Method, StatusCode};
-use workspace_gateway::catalogue::Service;
-use workspace_gateway::signing::Payload;
-use workspace_gateway::simulator::{AccessKey, Simulator};
+use workspace_gateway::testing::catalogue::Service;
+use workspace_gateway::testing::signing::Payload;
+use workspace_gateway::testing::simulator::{AccessKey, Simulator};
 
 use crate::support::signer::{Signed, date, entry};
 use crate::support::{PROJECT, World, raw, within};

@@ -2,8 +2,8 @@
 //! `Cache-Status` as far as the caller may know.
 
 use http::{HeaderName, Method, StatusCode};
-use workspace_gateway::cache::miss::Miss;
-use workspace_gateway::cache::unstorable::Unstorable;
+use workspace_gateway::testing::cache::miss::Miss;
+use workspace_gateway::testing::cache::unstorable::Unstorable;
 
 use crate::support::{Reply, World};
 

@@ -1,7 +1,7 @@
 //! A 401, on whatever path: which grants of its credential it ends, and which calls it makes late.
 
 use http::StatusCode;
-use workspace_gateway::simulator::{AccessKey, Simulator};
+use workspace_gateway::testing::simulator::{AccessKey, Simulator};
 
 use crate::support::raw::{RawUpstream, Turn, says, silent};
 use crate::support::signer::{Signed, entry};

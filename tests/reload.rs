@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use http::StatusCode;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use workspace_gateway::catalogue::Service;
-use workspace_gateway::config::Mode;
-use workspace_gateway::simulator::Simulator;
+use workspace_gateway::testing::catalogue::Service;
+use workspace_gateway::testing::config::Mode;
+use workspace_gateway::testing::simulator::Simulator;
 
 use crate::support::{PROJECT, PROOF, WAITERS, World, all, within};
 use crate::tls::serve_tls;

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use http::{Method, StatusCode};
 use serde_json::Value;
-use workspace_gateway::simulator::Simulator;
+use workspace_gateway::testing::simulator::Simulator;
 
 use crate::support::process::{Process, folder};
 use crate::support::{Http, PROJECT};

@@ -9,9 +9,9 @@ use http::StatusCode;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
-use workspace_gateway::clock::Clock;
-use workspace_gateway::gateway::Gateway;
-use workspace_gateway::random::Random;
+use workspace_gateway::testing::clock::Clock;
+use workspace_gateway::testing::gateway::Gateway;
+use workspace_gateway::testing::random::Random;
 
 use crate::support::{Call, Reply, Scripted, ask, config, within};
 

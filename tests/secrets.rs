@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 
 use http::{HeaderMap, Method, StatusCode};
-use workspace_gateway::clock::Clock;
-use workspace_gateway::signing::Payload;
-use workspace_gateway::simulator::{AccessKey, Simulator};
+use workspace_gateway::testing::clock::Clock;
+use workspace_gateway::testing::signing::Payload;
+use workspace_gateway::testing::simulator::{AccessKey, Simulator};
 
 use crate::commands::{code, file, run_in, stderr, stdout};
 use crate::support::process::{Process, folder};

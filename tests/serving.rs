@@ -5,7 +5,7 @@ use std::sync::Arc;
 use http::header::AGE;
 use http::{HeaderValue, Method, StatusCode};
 use tokio::net::TcpStream;
-use workspace_gateway::simulator::Simulator;
+use workspace_gateway::testing::simulator::Simulator;
 
 use crate::support::process::{Process, folder};
 use crate::support::{Http, PROJECT, World, within};

@@ -6,8 +6,8 @@ use http::{Method, StatusCode};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
-use workspace_gateway::catalogue::Service;
-use workspace_gateway::simulator::Simulator;
+use workspace_gateway::testing::catalogue::Service;
+use workspace_gateway::testing::simulator::Simulator;
 
 use crate::support::raw::{RawUpstream, says};
 use crate::support::signer::{Signed, entry};

@@ -2,7 +2,7 @@
 //! runtime reads.
 
 use http::StatusCode;
-use workspace_gateway::simulator::Simulator;
+use workspace_gateway::testing::simulator::Simulator;
 
 use crate::commands::{code, run_in, stderr};
 use crate::support::Http;

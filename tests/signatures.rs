@@ -4,9 +4,9 @@
 use std::time::Duration;
 
 use http::{Method, StatusCode};
-use workspace_gateway::catalogue::Service;
-use workspace_gateway::signing::{Payload, SCHEME};
-use workspace_gateway::simulator::{AccessKey, Simulator};
+use workspace_gateway::testing::catalogue::Service;
+use workspace_gateway::testing::signing::{Payload, SCHEME};
+use workspace_gateway::testing::simulator::{AccessKey, Simulator};
 
 use crate::support::signer::{Signed, at_once, date, entry, one_key, world};
 use crate::support::{Http, PROJECT, within};

@@ -8,7 +8,7 @@ use std::process::Output;
 
 use http::StatusCode;
 use tokio::net::UnixDatagram;
-use workspace_gateway::simulator::Simulator;
+use workspace_gateway::testing::simulator::Simulator;
 
 use crate::commands::{code, stderr};
 use crate::support::line::Line;
@@ -72,7 +72,8 @@ async fn sockets_without_names_stand_in_order_and_the_others_are_bound() {
 async fn what_is_meant_for_another_process_is_left_alone() {
     let simulator = Simulator::start().await.unwrap();
     let file = settings("handed-down-else");
-    let [workspace, appstream] = workspace_gateway::catalogue::Service::ALL.map(|service| simulator.url(service));
+    let [workspace, appstream] =
+        workspace_gateway::testing::catalogue::Service::ALL.map(|service| simulator.url(service));
     let environment = [("LISTEN_FDS", "1"), ("LISTEN_FDNAMES", "nobody"), ("LISTEN_PID", "1")];
     let process = Process::start_before(&workspace, &appstream, &file, &environment).await;
     assert_eq!(process.terminate().await.0, Some(0));
@@ -136,8 +137,8 @@ async fn what_it_cannot_use_is_told_and_it_exits_2() {
 async fn probes_and_the_operator_are_left_to_who_goes_on() {
     let sockets = [(); 3].map(|()| listening());
     let inherited = || {
-        let mut inherited = workspace_gateway::server::Inherited::default();
-        for (name, socket) in workspace_gateway::server::NAMES.iter().zip(&sockets) {
+        let mut inherited = workspace_gateway::testing::server::Inherited::default();
+        for (name, socket) in workspace_gateway::testing::server::NAMES.iter().zip(&sockets) {
             inherited.add(name, socket.try_clone().unwrap()).unwrap();
         }
         inherited

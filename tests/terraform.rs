@@ -6,9 +6,9 @@ use std::time::SystemTime;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use ring::hmac;
 use serde::Deserialize;
-use workspace_gateway::catalogue::Service;
-use workspace_gateway::signing::{Payload, Target, canonical_request, parse_date, show_date, string_to_sign};
-use workspace_gateway::simulator::{AccessKey, Simulator};
+use workspace_gateway::testing::catalogue::Service;
+use workspace_gateway::testing::signing::{Payload, Target, canonical_request, parse_date, show_date, string_to_sign};
+use workspace_gateway::testing::simulator::{AccessKey, Simulator};
 
 use crate::support::signer::{date, entry};
 use crate::support::{PROJECT, Reply, World};

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use http::StatusCode;
-use workspace_gateway::gateway::Gateway;
-use workspace_gateway::simulator::Simulator;
+use workspace_gateway::testing::gateway::Gateway;
+use workspace_gateway::testing::simulator::Simulator;
 
 use crate::support::{PROJECT, World, config, tls};
 
@@ -61,7 +61,7 @@ async fn an_unusable_authority_file_is_refused_at_start() {
     std::fs::write(&file, "nothing here").unwrap();
     for path in [file, PathBuf::from("/does/not/exist.pem")] {
         let config = config("https://w", "https://a", &format!("[upstream]\nca_file = {path:?}"));
-        let Err(error) = Gateway::new(&config, workspace_gateway::clock::Clock::System) else {
+        let Err(error) = Gateway::new(&config, workspace_gateway::testing::clock::Clock::System) else {
             panic!("{path:?} was accepted")
         };
         assert!(error.to_string().contains(&format!("upstream.ca_file {}", path.display())), "{error}");

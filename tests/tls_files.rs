@@ -7,10 +7,10 @@ use http::StatusCode;
 use rustls::pki_types::CertificateDer;
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
-use workspace_gateway::clock::Clock;
-use workspace_gateway::config::Config;
-use workspace_gateway::server::Server;
-use workspace_gateway::simulator::Simulator;
+use workspace_gateway::testing::clock::Clock;
+use workspace_gateway::testing::config::Config;
+use workspace_gateway::testing::server::Server;
+use workspace_gateway::testing::simulator::Simulator;
 
 use crate::commands::{code, run, stderr};
 use crate::support::line::{Line, head_as};
@@ -147,7 +147,7 @@ async fn tls_and_clients_certificates_come_and_go() {
 
 /// Settings for every address of the machine.
 fn everywhere(simulator: &Simulator, settings: &str) -> Config {
-    let url = simulator.url(workspace_gateway::catalogue::Service::Workspace);
+    let url = simulator.url(workspace_gateway::testing::catalogue::Service::Workspace);
     let mut config = config(&url, &url, settings);
     config.settings.listen.proxy = "0.0.0.0:0".parse().unwrap();
     config
@@ -159,7 +159,8 @@ async fn plain_text_is_refused_where_the_listener_is_and_not_only_where_it_will_
     files.write(&authority.certifies("localhost"));
     let simulator = Simulator::start().await.unwrap();
     // As an address that was not read from settings.
-    let Err(error) = Server::start(&everywhere(&simulator, ""), workspace_gateway::clock::Clock::System).await else {
+    let Err(error) = Server::start(&everywhere(&simulator, ""), workspace_gateway::testing::clock::Clock::System).await
+    else {
         panic!("tokens would travel in the clear")
     };
     assert!(error.to_string().starts_with("listen.proxy: \"0.0.0.0:"), "{error}");
@@ -220,7 +221,7 @@ fn check_finds_files_that_are_no_good() {
 }
 
 async fn start(simulator: &Simulator, file: &Path, listen: &str) -> Process {
-    let url = simulator.url(workspace_gateway::catalogue::Service::Workspace);
+    let url = simulator.url(workspace_gateway::testing::catalogue::Service::Workspace);
     let environment = [("WORKSPACE_GATEWAY_LISTEN", listen)];
     Process::start_before(&url, &url, file, &environment).await
 }

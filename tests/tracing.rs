@@ -3,7 +3,7 @@
 
 use http::StatusCode;
 use serde_json::json;
-use workspace_gateway::simulator::Simulator;
+use workspace_gateway::testing::simulator::Simulator;
 
 use crate::support::process::{Process, folder};
 use crate::support::{Http, PROJECT, World};

@@ -6,9 +6,9 @@ use std::fmt;
 use bytes::Bytes;
 use http::Method;
 use tokio::task::JoinHandle;
-use workspace_gateway::cache::store::Selection;
-use workspace_gateway::catalogue::Service;
-use workspace_gateway::simulator::Simulator;
+use workspace_gateway::testing::cache::store::Selection;
+use workspace_gateway::testing::catalogue::Service;
+use workspace_gateway::testing::simulator::Simulator;
 
 use crate::support::raw::{RawUpstream, says};
 use crate::support::{PROJECT, Reply, World, within};

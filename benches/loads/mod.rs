@@ -19,8 +19,8 @@ use http::Request;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
-use workspace_gateway::clock::Clock;
-use workspace_gateway::signing::show_date;
+use workspace_gateway::testing::clock::Clock;
+use workspace_gateway::testing::signing::show_date;
 
 use client::{HANG, Stream, Target, ask, closed, get, token};
 

@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio::time::{interval, sleep, timeout};
-use workspace_gateway::clock::Clock;
+use workspace_gateway::testing::clock::Clock;
 
 use crate::loads::LIST;
 use crate::loads::client::{Stream, Target, ask, get, token};

@@ -15,8 +15,8 @@ use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, REFERRER_POLICY, X_CONTEN
 use http::{HeaderName, HeaderValue, Response, StatusCode};
 use http_body_util::Full;
 
-pub use operator::Operator;
-pub use probes::Probes;
+pub(crate) use operator::Operator;
+pub(crate) use probes::Probes;
 
 type Page = Response<Full<Bytes>>;
 

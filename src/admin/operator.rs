@@ -28,7 +28,7 @@ use crate::telemetry::logs;
 const LONGEST_WORD: usize = 64;
 
 /// What the operator can do.
-pub struct Operator {
+pub(crate) struct Operator {
     gateway: Arc<Gateway>,
     /// Where clients connect.
     proxy: SocketAddr,
@@ -41,13 +41,13 @@ pub struct Operator {
 
 impl Operator {
     /// To this gateway, whose clients connect to the address `proxy`. The remarks are shown with its settings.
-    pub fn new(gateway: Arc<Gateway>, proxy: SocketAddr, remarks: String) -> Self {
+    pub(crate) fn new(gateway: Arc<Gateway>, proxy: SocketAddr, remarks: String) -> Self {
         Self { gateway, proxy, remarks, document: Document::new(), turn: Arc::new(Semaphore::new(1)) }
     }
 
     /// Answers a request that came in by the address `local`. The class of its connection rises to that of an operator if
     /// the request shows the token, or may be made without one.
-    pub async fn answer<B>(&self, request: Request<B>, local: SocketAddr, account: &Account) -> Page
+    pub(crate) async fn answer<B>(&self, request: Request<B>, local: SocketAddr, account: &Account) -> Page
     where
         B: Body<Data = Bytes>,
         B::Error: Into<BoxError>,

@@ -10,7 +10,7 @@ use crate::budget::Budget;
 use crate::telemetry::metrics::Metrics;
 
 /// What probes and Prometheus see.
-pub struct Probes {
+pub(crate) struct Probes {
     metrics: Arc<Metrics>,
     budget: Arc<Budget>,
     draining: watch::Receiver<bool>,
@@ -18,12 +18,12 @@ pub struct Probes {
 
 impl Probes {
     /// Of a gateway with these metrics, which drains when told so.
-    pub fn new(metrics: Arc<Metrics>, budget: Arc<Budget>, draining: watch::Receiver<bool>) -> Self {
+    pub(crate) fn new(metrics: Arc<Metrics>, budget: Arc<Budget>, draining: watch::Receiver<bool>) -> Self {
         Self { metrics, budget, draining }
     }
 
     /// Answers a request.
-    pub fn answer<B>(&self, request: &Request<B>) -> Page {
+    pub(crate) fn answer<B>(&self, request: &Request<B>) -> Page {
         let answer: fn(&Self) -> Page = match request.uri().path() {
             "/metrics" => Self::metrics,
             "/healthz" => |_| text(StatusCode::OK, "ok"),

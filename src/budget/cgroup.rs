@@ -10,7 +10,7 @@ const NO_LIMIT: u64 = i64::MAX as u64 & !0xffff;
 /// limit, or none that can be seen. `root` is `/`, but for tests.
 ///
 /// Source: `/proc/self/cgroup` and `/proc/self/mountinfo` (cgroups(7), proc_pid_mountinfo(5)).
-pub fn memory_limit(root: &Path) -> Option<u64> {
+pub(crate) fn memory_limit(root: &Path) -> Option<u64> {
     let read = |path: &str| fs::read_to_string(root.join(path)).unwrap_or_default();
     let (groups, mounts) = (read("proc/self/cgroup"), read("proc/self/mountinfo"));
     let limits = mounts.lines().filter_map(Mount::read).flat_map(|mount| {

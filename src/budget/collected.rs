@@ -6,7 +6,7 @@ use super::Purpose;
 use super::account::{Account, Charge};
 
 /// A body that is read whole. Its memory is charged before it is taken.
-pub struct Collected {
+pub(crate) struct Collected {
     charge: Charge,
     bytes: BytesMut,
     most: usize,
@@ -14,13 +14,13 @@ pub struct Collected {
 
 impl Collected {
     /// With memory for so many bytes, for a body that has `most` bytes at most. `None` if the client may not have that.
-    pub fn with_capacity(account: &Account, purpose: Purpose, capacity: usize, most: usize) -> Option<Self> {
+    pub(crate) fn with_capacity(account: &Account, purpose: Purpose, capacity: usize, most: usize) -> Option<Self> {
         let charge = account.try_charge(purpose, capacity)?;
         Some(Self { charge, bytes: BytesMut::with_capacity(capacity), most })
     }
 
     /// Adds bytes. False if the client may not have the memory for them: then nothing is added.
-    pub fn push(&mut self, data: &[u8]) -> bool {
+    pub(crate) fn push(&mut self, data: &[u8]) -> bool {
         let needed = self.bytes.len() + data.len();
         if needed > self.charge.bytes() {
             let capacity = needed.next_power_of_two().min(self.most.max(needed));
@@ -34,7 +34,7 @@ impl Collected {
     }
 
     /// The whole body. It is charged for as long as anybody has any of it.
-    pub fn finish(self) -> Bytes {
+    pub(crate) fn finish(self) -> Bytes {
         self.charge.hold(self.bytes.freeze())
     }
 }

@@ -13,7 +13,7 @@ use crate::catalogue::BodyCheck;
 
 /// What an answer means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub(crate) enum Verdict {
     /// An answer, such as a product list: upstream has proved the caller. Whether it may be kept is
     /// another question.
     Proof(Result<Audience, Unstorable>),
@@ -33,7 +33,7 @@ pub enum Verdict {
 
 /// For whom an answer may be kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Audience {
+pub(crate) enum Audience {
     /// For all who are proved.
     All,
     /// For the caller who asked: upstream says that it varies on the credential. So do all answers to its operation.
@@ -42,7 +42,7 @@ pub enum Audience {
 
 /// What a request header is to an answer that varies on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
+pub(crate) enum Role {
     /// The same for everyone who asks under one key.
     Fixed,
     /// What callers are told apart by.
@@ -53,7 +53,7 @@ pub enum Role {
 
 /// Says what a whole answer means, given what the operation asks of a body, and whether the answer is going to be
 /// kept for its caller alone. `role` says what request headers are to an answer that varies on them.
-pub fn judge(
+pub(crate) fn judge(
     answer: &Response<Bytes>,
     check: &BodyCheck,
     is_alone: bool,
@@ -78,7 +78,7 @@ pub fn judge(
 }
 
 /// Whether a status says that there is no such thing.
-pub fn is_negative(status: StatusCode) -> bool {
+pub(crate) fn is_negative(status: StatusCode) -> bool {
     matches!(status.as_u16(), 400 | 404 | 405)
 }
 
@@ -104,12 +104,12 @@ fn check_headers(
 }
 
 /// Whether upstream says that an answer varies on the credential, whatever else it says of keeping it.
-pub fn varies_on_credential(headers: &HeaderMap, role: impl Fn(&HeaderName) -> Role) -> bool {
+pub(crate) fn varies_on_credential(headers: &HeaderMap, role: impl Fn(&HeaderName) -> Role) -> bool {
     varies_on(headers).flatten().any(|name| role(&name) == Role::Credential)
 }
 
 /// Whether a body tells of an error, though its status may not. False where it is not whole JSON.
-pub fn tells_error(body: &[u8]) -> bool {
+pub(crate) fn tells_error(body: &[u8]) -> bool {
     body::has_error_code(body)
 }
 

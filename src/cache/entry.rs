@@ -59,7 +59,7 @@ const DESCRIBE_THE_BODY: [HeaderName; 5] =
     [CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, TRANSFER_ENCODING];
 
 /// The headers of one answer that may be given to others.
-pub fn shareable(head: &HeaderMap) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
+pub(crate) fn shareable(head: &HeaderMap) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
     head.iter().filter(|(name, _)| SHAREABLE.contains(&name.as_str()))
 }
 
@@ -112,7 +112,7 @@ pub struct Entry {
 
 /// What an entry is going to be made of, once it is known for whom.
 #[derive(Debug)]
-pub struct Draft {
+pub(crate) struct Draft {
     status: StatusCode,
     /// All headers that an entry may have.
     head: HeaderMap,
@@ -129,7 +129,7 @@ impl Draft {
     ///
     /// Head and body are copied: off the wire they are slices of a read buffer, which would be held whole
     /// for as long as the entry lives, and counted by nobody.
-    pub fn new(answer: &Response<Bytes>, life: Life, validator: Option<Validator>) -> Self {
+    pub(crate) fn new(answer: &Response<Bytes>, life: Life, validator: Option<Validator>) -> Self {
         let reserved = lifetime::reserved(answer.headers()).unwrap_or_default();
         let may_be_kept = |name: &HeaderName| !is_of_one_response(name) && !reserved.contains(name);
         let fields = answer.headers().iter().filter(|(name, _)| may_be_kept(name));
@@ -145,22 +145,22 @@ impl Draft {
     }
 
     /// The same, to be kept under a key of this digest.
-    pub fn under(self, key: ShortDigest) -> Self {
+    pub(crate) fn under(self, key: ShortDigest) -> Self {
         Self { key: Some(key), ..self }
     }
 
     /// When the answer was sent for.
-    pub fn sent(&self) -> Instant {
+    pub(crate) fn sent(&self) -> Instant {
         self.life.sent
     }
 
     /// Whether it must not become an entry that is shared.
-    pub fn is_for_one_alone(&self) -> bool {
+    pub(crate) fn is_for_one_alone(&self) -> bool {
         self.is_for_one_alone
     }
 
     /// The entry. It belongs to one caller alone, or is shared by all that are granted.
-    pub fn into_entry(self, belongs_to_one: bool) -> Entry {
+    pub(crate) fn into_entry(self, belongs_to_one: bool) -> Entry {
         let Self { status, head, body, life, key, validator, is_for_one_alone } = self;
         debug_assert!(belongs_to_one || !is_for_one_alone, "what is reserved for one caller is not shared");
         let mut head: HeaderMap = if belongs_to_one {

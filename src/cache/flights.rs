@@ -26,19 +26,19 @@ use tokio::sync::{oneshot, watch};
 use crate::request::caller::Caller;
 use crate::sync::{Mutex, MutexGuard, RwLock};
 use shares::{Place, Shares};
-pub use slowness::Slowness;
+pub(crate) use slowness::Slowness;
 
 /// How many calls one flight may have, over its whole life.
 const MAX_CALLS: usize = 3;
 
 /// What is in flight.
-pub struct Flights<K, T> {
+pub(crate) struct Flights<K, T> {
     shared: Arc<Shared<K, T>>,
 }
 
 /// How many there may be.
 #[derive(Clone, Copy, Debug)]
-pub struct Bounds {
+pub(crate) struct Bounds {
     /// Flights that can be joined.
     pub flights: usize,
     /// Waiters for a flight that another request began, on all flights together.
@@ -144,19 +144,19 @@ impl<T> Flight<T> {
 
 impl<K: Eq + Hash + Clone, T: Clone> Flights<K, T> {
     /// None so far, and never more than the bounds allow.
-    pub fn new(bounds: Bounds) -> Self {
+    pub(crate) fn new(bounds: Bounds) -> Self {
         let in_flight = InFlight { flights: HashMap::new(), shares: Shares::default() };
         let (bounds, in_flight) = (RwLock::new(bounds), Mutex::new(in_flight));
         Self { shared: Arc::new(Shared { bounds, in_flight, waiting: Arc::default() }) }
     }
 
     /// Other bounds for those who come from now on. Who waits already stays.
-    pub fn set_bounds(&self, bounds: Bounds) {
+    pub(crate) fn set_bounds(&self, bounds: Bounds) {
         *self.shared.bounds.write() = bounds;
     }
 
     /// Joins the flight for a key. With a leader, the flight is new and its call has to be made.
-    pub fn join(&self, key: &K, caller: Caller) -> (Waiter<K, T>, Option<Leader<K, T>>) {
+    pub(crate) fn join(&self, key: &K, caller: Caller) -> (Waiter<K, T>, Option<Leader<K, T>>) {
         let mut in_flight = self.shared.in_flight();
         if let Some(joinable) = in_flight.flights.get(key) {
             return self.wait(key, joinable, caller);
@@ -167,7 +167,7 @@ impl<K: Eq + Hash + Clone, T: Clone> Flights<K, T> {
     }
 
     /// Joins the flight for a key if there is one. Otherwise the new flight is one that nobody else can join.
-    pub fn wait_or_solo(&self, key: &K, caller: Caller) -> (Waiter<K, T>, Option<Leader<K, T>>) {
+    pub(crate) fn wait_or_solo(&self, key: &K, caller: Caller) -> (Waiter<K, T>, Option<Leader<K, T>>) {
         match self.shared.in_flight().flights.get(key) {
             Some(joinable) => self.wait(key, joinable, caller),
             None => self.solo(caller),
@@ -181,7 +181,7 @@ impl<K: Eq + Hash + Clone, T: Clone> Flights<K, T> {
     }
 
     /// Begins the flight for a key with no waiter, unless there is one already or no room.
-    pub fn begin(&self, key: &K, caller: Caller) -> Option<Leader<K, T>> {
+    pub(crate) fn begin(&self, key: &K, caller: Caller) -> Option<Leader<K, T>> {
         let mut in_flight = self.shared.in_flight();
         if in_flight.flights.contains_key(key) {
             return None;
@@ -192,7 +192,7 @@ impl<K: Eq + Hash + Clone, T: Clone> Flights<K, T> {
     }
 
     /// A new flight that nobody else can join.
-    pub fn solo(&self, caller: Caller) -> (Waiter<K, T>, Option<Leader<K, T>>) {
+    pub(crate) fn solo(&self, caller: Caller) -> (Waiter<K, T>, Option<Leader<K, T>>) {
         self.lead(Flight::new(caller, true), None, caller)
     }
 
@@ -205,7 +205,7 @@ impl<K: Eq + Hash + Clone, T: Clone> Flights<K, T> {
     }
 
     /// Lets nobody join the present flights any more; their waiters get their results.
-    pub fn close_all(&self) {
+    pub(crate) fn close_all(&self) {
         let mut in_flight = self.shared.in_flight();
         in_flight.shares = Shares::default();
         for (_, Joinable { flight, .. }) in in_flight.flights.drain() {
@@ -214,7 +214,7 @@ impl<K: Eq + Hash + Clone, T: Clone> Flights<K, T> {
     }
 
     /// How many wait for a flight that another request began.
-    pub fn waiting(&self) -> usize {
+    pub(crate) fn waiting(&self) -> usize {
         shares::all(&self.shared.waiting)
     }
 }
@@ -242,7 +242,7 @@ impl<K, T> Shared<K, T> {
 }
 
 /// The duty to end a call.
-pub struct Leader<K: Eq + Hash, T> {
+pub(crate) struct Leader<K: Eq + Hash, T> {
     /// None for a flight that nobody else can join.
     key: Option<K>,
     flight: Arc<Flight<T>>,
@@ -256,12 +256,12 @@ pub struct Leader<K: Eq + Hash, T> {
 
 impl<K: Eq + Hash, T> Leader<K, T> {
     /// Notes that upstream is being asked from now on; before, the call waits for its turn.
-    pub fn depart(&self) {
+    pub(crate) fn depart(&self) {
         self.flight.has_departed.store(true, Ordering::Relaxed);
     }
 
     /// Notes that the call, which was sent then, has taken so long that another may be made.
-    pub fn is_slow(&self, sent: Instant) {
+    pub(crate) fn is_slow(&self, sent: Instant) {
         self.flight.update(|calls| {
             if let Some(call) = calls.under_way.iter_mut().find(|call| call.caller == self.caller) {
                 call.slow = Some(sent);
@@ -270,18 +270,18 @@ impl<K: Eq + Hash, T> Leader<K, T> {
     }
 
     /// Whether others can join, or could.
-    pub fn takes_others(&self) -> bool {
+    pub(crate) fn takes_others(&self) -> bool {
         self.key.is_some()
     }
 
     /// Waits until nobody waits any more and nobody can join.
-    pub async fn deserted(&self) {
+    pub(crate) async fn deserted(&self) {
         self.flight.state.closed().await;
     }
 
     /// Releases the others before the result is whole, if this is the last call. Requests of its own caller have to
     /// wait on ([`Waiter::whole_result`]).
-    pub fn announce(&mut self, result: T) {
+    pub(crate) fn announce(&mut self, result: T) {
         if self.leave() {
             self.close();
             self.tell(State::Announced(result));
@@ -290,7 +290,7 @@ impl<K: Eq + Hash, T> Leader<K, T> {
 
     /// Ends the call. A result that serves everybody ends the flight; another one does so if this is the last call,
     /// and goes to its own request alone otherwise.
-    pub fn end(mut self, result: T, serves_all: bool)
+    pub(crate) fn end(mut self, result: T, serves_all: bool)
     where
         T: Clone,
     {
@@ -358,7 +358,7 @@ impl<K: Eq + Hash, T> Drop for Leader<K, T> {
 }
 
 /// A request that waits for the result of a flight.
-pub struct Waiter<K, T> {
+pub(crate) struct Waiter<K, T> {
     key: Option<K>,
     flight: Arc<Flight<T>>,
     state: watch::Receiver<State<T>>,
@@ -370,7 +370,7 @@ pub struct Waiter<K, T> {
 }
 
 /// What a waiter has been given.
-pub struct Given<T> {
+pub(crate) struct Given<T> {
     /// The result.
     pub result: T,
     /// Whether it is that of the request's own call.
@@ -384,24 +384,24 @@ impl<K, T> Waiter<K, T> {
     }
 
     /// Whether a call has been sent, not only begun to wait for its turn.
-    pub fn has_departed(&self) -> bool {
+    pub(crate) fn has_departed(&self) -> bool {
         self.flight.has_departed.load(Ordering::Relaxed)
     }
 
     /// Tells whether the calls of the flight are slow.
-    pub fn slowness(&self) -> Slowness<T> {
+    pub(crate) fn slowness(&self) -> Slowness<T> {
         Slowness { flight: Arc::clone(&self.flight), slow: self.flight.slow.subscribe() }
     }
 }
 
 impl<K: Eq + Hash + Clone, T: Clone> Waiter<K, T> {
     /// Waits for a result; `None` if the flight was lost.
-    pub async fn result(&mut self) -> Option<Given<T>> {
+    pub(crate) async fn result(&mut self) -> Option<Given<T>> {
         self.next(|state| !matches!(state, State::Pending)).await
     }
 
     /// Waits for a result that is whole, where one has been announced.
-    pub async fn whole_result(&mut self) -> Option<Given<T>> {
+    pub(crate) async fn whole_result(&mut self) -> Option<Given<T>> {
         self.next(|state| matches!(state, State::Ended(_) | State::Lost)).await
     }
 
@@ -429,7 +429,7 @@ impl<K: Eq + Hash + Clone, T: Clone> Waiter<K, T> {
 
     /// Begins another call of the flight if all calls are slow, and unless this caller has made one already, there
     /// have been as many as there may be, or nobody can join any more.
-    pub fn lead_another(&mut self, caller: Caller) -> Option<Leader<K, T>> {
+    pub(crate) fn lead_another(&mut self, caller: Caller) -> Option<Leader<K, T>> {
         let begins = self.flight.update(|calls| {
             let may = calls.may_begin(caller) && calls.all_slow().is_some();
             if may {

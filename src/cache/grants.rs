@@ -31,7 +31,7 @@ const MAX_REFUSAL_SIZE: usize = 8 * 1024;
 
 /// What holds for every grant.
 #[derive(Clone, Copy, Debug)]
-pub struct Terms {
+pub(crate) struct Terms {
     /// How long a grant lives.
     pub grant_ttl: Duration,
     /// How long a refusal is given again without asking.
@@ -44,7 +44,7 @@ pub struct Terms {
 
 /// Who may hold a grant: a caller in a scope.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Grantee {
+pub(crate) struct Grantee {
     /// Who asks.
     pub caller: Caller,
     /// Where.
@@ -86,7 +86,7 @@ words! {
 }
 
 /// All grants, and what was denied.
-pub struct Grants {
+pub(crate) struct Grants {
     books: Mutex<Books>,
 }
 
@@ -151,7 +151,7 @@ struct Suspension {
 
 impl Grants {
     /// None so far.
-    pub fn new(terms: Terms) -> Self {
+    pub(crate) fn new(terms: Terms) -> Self {
         let books = Books {
             terms,
             grants: Generations::new(terms.max_grants),
@@ -167,7 +167,7 @@ impl Grants {
 
     /// Other terms from now on, for the grants there are too. A refusal is given again for as long as it was
     /// going to be.
-    pub fn set_terms(&self, terms: Terms) {
+    pub(crate) fn set_terms(&self, terms: Terms) {
         let mut books = self.books();
         if terms.max_grants != books.terms.max_grants {
             books.grants.resize(terms.max_grants);
@@ -177,7 +177,7 @@ impl Grants {
     }
 
     /// How a caller stands in a scope at a moment.
-    pub fn standing(&self, grantee: &Grantee, now: Instant) -> Standing {
+    pub(crate) fn standing(&self, grantee: &Grantee, now: Instant) -> Standing {
         let mut books = self.books();
         if let Some(refusal) = books.refused.get(grantee) {
             let left = refusal.until.saturating_duration_since(now);
@@ -199,18 +199,18 @@ impl Grants {
     }
 
     /// Whether a caller has a grant in a scope at a moment.
-    pub fn stands(&self, grantee: &Grantee, now: Instant) -> bool {
+    pub(crate) fn stands(&self, grantee: &Grantee, now: Instant) -> bool {
         matches!(self.standing(grantee, now), Standing::Granted)
     }
 
     /// Notes that a caller's own request in a scope is about to be sent.
-    pub fn depart(self: &Arc<Self>, grantee: Grantee, sent: Instant) -> Departure {
+    pub(crate) fn depart(self: &Arc<Self>, grantee: Grantee, sent: Instant) -> Departure {
         let service = grantee.scope.operation().service;
         self.begin(grantee.caller, service, Some(grantee.scope), sent)
     }
 
     /// The same of a request that belongs to no scope: it proves nothing, but it may be denied.
-    pub fn depart_unscoped(self: &Arc<Self>, caller: Caller, service: Service, sent: Instant) -> Departure {
+    pub(crate) fn depart_unscoped(self: &Arc<Self>, caller: Caller, service: Service, sent: Instant) -> Departure {
         self.begin(caller, service, None, sent)
     }
 
@@ -272,7 +272,7 @@ impl Books {
 
 /// A caller's own request that is under way. Dropped, it has brought neither proof nor denial; dropped after its
 /// denial, that counts as one of the credential.
-pub struct Departure {
+pub(crate) struct Departure {
     grants: Arc<Grants>,
     caller: Caller,
     service: Service,
@@ -294,17 +294,17 @@ impl Departure {
     }
 
     /// The scope that it belongs to, if it does to one.
-    pub fn scope(&self) -> Option<&Scope> {
+    pub(crate) fn scope(&self) -> Option<&Scope> {
         self.scope.as_ref()
     }
 
     /// Whose request it is.
-    pub fn caller(&self) -> Caller {
+    pub(crate) fn caller(&self) -> Caller {
         self.caller
     }
 
     /// Upstream has answered it well, and now is the moment. A request of no scope proves nothing.
-    pub fn proved(self, now: Instant) -> Proof {
+    pub(crate) fn proved(self, now: Instant) -> Proof {
         let Some(grantee) = self.grantee() else { return Proof::Late };
         let mut books = self.grants.books();
         if books.is_late(&grantee, self.sent) {
@@ -323,7 +323,7 @@ impl Departure {
 
     /// The head of upstream's refusal has come: 401 or 403. It ends the grant of the request's scope; a 401
     /// suspends the caller's other grants in the service until [`Self::refused`].
-    pub fn denied(&mut self, status: StatusCode) {
+    pub(crate) fn denied(&mut self, status: StatusCode) {
         debug_assert!(self.suspension.is_none(), "a call is denied once");
         let mut books = self.grants.books();
         if let Some(grantee) = self.grantee() {
@@ -344,7 +344,7 @@ impl Departure {
 
     /// The body of the refusal has been read, or is not going to be. What upstream said is repeated for a while, where
     /// it is known, and where no later request has been proved: then upstream has changed its mind since.
-    pub fn refused(mut self, by: RefusedBy, refusal: Option<Entry>, now: Instant) {
+    pub(crate) fn refused(mut self, by: RefusedBy, refusal: Option<Entry>, now: Instant) {
         self.end_suspension(by);
         let Some(grantee) = self.grantee() else { return };
         let mut books = self.grants.books();
@@ -397,7 +397,7 @@ impl Drop for Departure {
 
 /// Whom a 401 or 403 concerns, by the error code of its body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RefusedBy {
+pub(crate) enum RefusedBy {
     /// The service itself: the code is its own. It has accepted the credential, and refuses this request.
     Service,
     /// The API gateway in front of it, or nobody can tell.
@@ -406,7 +406,7 @@ pub enum RefusedBy {
 
 impl RefusedBy {
     /// Reads it off the body, as far as that is known.
-    pub fn of(body: &[u8]) -> Self {
+    pub(crate) fn of(body: &[u8]) -> Self {
         if error_code::is_services_own(body) { Self::Service } else { Self::ApiGateway }
     }
 }

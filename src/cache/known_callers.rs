@@ -17,7 +17,7 @@ const PROVED_FOR: Duration = Duration::from_secs(60 * 60);
 
 /// How upstream knows a caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum KnownBy {
+pub(crate) enum KnownBy {
     /// A product list has proved it within the last hour.
     Proof,
     /// Upstream has answered it well below a project.
@@ -25,7 +25,7 @@ pub enum KnownBy {
 }
 
 /// The callers that upstream knows.
-pub struct KnownCallers(Mutex<Generations<Caller, Known>>);
+pub(crate) struct KnownCallers(Mutex<Generations<Caller, Known>>);
 
 /// What is remembered of a caller. There is a value only for one that was answered well.
 #[derive(Clone, Copy, Default)]
@@ -42,26 +42,26 @@ impl Default for KnownCallers {
 
 impl KnownCallers {
     /// How upstream knows a caller, if it does and has not refused it since.
-    pub fn get(&self, caller: &Caller, now: Instant) -> Option<KnownBy> {
+    pub(crate) fn get(&self, caller: &Caller, now: Instant) -> Option<KnownBy> {
         let known = *self.known().get(caller)?;
         let is_proved = known.proved_at.is_some_and(|at| now.saturating_duration_since(at) < PROVED_FOR);
         Some(if is_proved { KnownBy::Proof } else { KnownBy::Relay })
     }
 
     /// A product list that was asked for at this moment has proved a caller.
-    pub fn proved(&self, caller: Caller, sent: Instant) {
+    pub(crate) fn proved(&self, caller: Caller, sent: Instant) {
         let mut known = self.known();
         let known = known.get_or_insert_with(&caller, Known::default);
         known.proved_at = known.proved_at.max(Some(sent));
     }
 
     /// Upstream has answered a caller well below a project.
-    pub fn relayed(&self, caller: Caller) {
+    pub(crate) fn relayed(&self, caller: Caller) {
         self.known().get_or_insert_with(&caller, Known::default);
     }
 
     /// Upstream has refused a caller (401).
-    pub fn refused(&self, caller: &Caller) {
+    pub(crate) fn refused(&self, caller: &Caller) {
         self.known().remove(caller);
     }
 

@@ -19,7 +19,7 @@ const RESOLUTION: Duration = Duration::from_secs(1);
 
 /// When an answer was asked for, and when it had come.
 #[derive(Clone, Copy, Debug)]
-pub struct Times {
+pub(crate) struct Times {
     /// When the request was sent.
     pub sent: Instant,
     /// When the answer was there, whole.
@@ -30,13 +30,13 @@ pub struct Times {
 
 /// Whether upstream says that an answer must not be kept to be shared, or not be given again without asking.
 /// Directives that can't be read might.
-pub fn forbids_keeping(headers: &HeaderMap) -> bool {
+pub(crate) fn forbids_keeping(headers: &HeaderMap) -> bool {
     reserved(headers).is_none_or(|fields| !fields.is_empty())
 }
 
 /// The fields that an answer's `private` or `no-cache` names (RFC 9111 §5.2.2.4 and §5.2.2.7): without them it can be
 /// kept for the caller who asked alone. `None` if it must not be kept for anyone, or if what it says can't be read.
-pub fn reserved(headers: &HeaderMap) -> Option<Vec<HeaderName>> {
+pub(crate) fn reserved(headers: &HeaderMap) -> Option<Vec<HeaderName>> {
     let directives = Directives::read(headers).ok()?;
     if directives.has("no-store") {
         return None;
@@ -56,7 +56,7 @@ pub fn reserved(headers: &HeaderMap) -> Option<Vec<HeaderName>> {
 }
 
 /// How old an answer was when it came: its `Age`, zero without one. `None` if that can't be read.
-pub fn age(headers: &HeaderMap) -> Option<Duration> {
+pub(crate) fn age(headers: &HeaderMap) -> Option<Duration> {
     match headers.contains_key(AGE) {
         true => directives::seconds(single(headers, &AGE)?),
         false => Some(Duration::ZERO),
@@ -64,7 +64,7 @@ pub fn age(headers: &HeaderMap) -> Option<Duration> {
 }
 
 /// The life of an answer that may be kept.
-pub fn life(headers: &HeaderMap, times: Times, configured: Lifetime) -> Life {
+pub(crate) fn life(headers: &HeaderMap, times: Times, configured: Lifetime) -> Life {
     let given_age = age(headers).unwrap_or_default();
     let unreadable = Life { sent: times.sent, initial_age: given_age, lifetime: Lifetime::default() };
     let Ok(directives) = Directives::read(headers) else { return unreadable };

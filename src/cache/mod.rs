@@ -3,17 +3,17 @@
 //!
 //! Nothing here knows an HTTP client, nothing but [`store`] knows moka, and only [`flights`] waits.
 
-pub mod admission;
+pub(crate) mod admission;
 mod body;
-pub mod entry;
-pub mod flights;
-pub mod freshness;
+pub(crate) mod entry;
+pub(crate) mod flights;
+pub(crate) mod freshness;
 pub(crate) mod generations;
-pub mod grants;
-pub mod known_callers;
-pub mod lifetime;
-pub mod miss;
-pub mod pauses;
-pub mod store;
-pub mod tripwire;
-pub mod unstorable;
+pub(crate) mod grants;
+pub(crate) mod known_callers;
+pub(crate) mod lifetime;
+pub(crate) mod miss;
+pub(crate) mod pauses;
+pub(crate) mod store;
+pub(crate) mod tripwire;
+pub(crate) mod unstorable;

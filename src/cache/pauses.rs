@@ -27,7 +27,7 @@ const MAX_PAUSES: usize = 4_096;
 const MAX_FOUL: usize = 16;
 
 /// All pauses.
-pub struct Pauses(Mutex<Books>);
+pub(crate) struct Pauses(Mutex<Books>);
 
 struct Books {
     scopes: Generations<Scope, Pause>,
@@ -87,7 +87,7 @@ words! {
 
 /// For how long upstream wishes not to be asked, within reason; `None` if it doesn't say, or in a way
 /// that can't be read. `date`: the present moment by the calendar.
-pub fn retry_after(headers: &HeaderMap, date: SystemTime) -> Option<Duration> {
+pub(crate) fn retry_after(headers: &HeaderMap, date: SystemTime) -> Option<Duration> {
     let mut values = headers.get_all(RETRY_AFTER).iter();
     let text = values.next()?.to_str().ok()?;
     if values.next().is_some() {
@@ -100,26 +100,26 @@ pub fn retry_after(headers: &HeaderMap, date: SystemTime) -> Option<Duration> {
 
 impl Pauses {
     /// None so far.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(Mutex::new(Books { scopes: Generations::new(MAX_PAUSES), slots: Generations::new(MAX_PAUSES) }))
     }
 
     /// Whether a caller's refreshes of a slot pause at a moment.
-    pub fn hold(&self, slot: &Slot, grantee: &Grantee, now: Instant) -> bool {
+    pub(crate) fn hold(&self, slot: &Slot, grantee: &Grantee, now: Instant) -> bool {
         let mut books = self.books();
         books.scopes.get(&grantee.scope).is_some_and(|pause| pause.holds(grantee.caller, now))
             || books.slots.get(slot).is_some_and(|pause| pause.holds(grantee.caller, now))
     }
 
     /// Whether the refreshes of one caller's own slot pause, whatever holds for its scope.
-    pub fn hold_own(&self, slot: &Slot, now: Instant) -> bool {
+    pub(crate) fn hold_own(&self, slot: &Slot, now: Instant) -> bool {
         let Some(owner) = slot.owner else { return false };
         self.books().slots.get(slot).is_some_and(|pause| pause.holds(owner, now))
     }
 
     /// A caller's call for a slot has failed: its refreshes pause for so long, and everybody's if another's has failed as
     /// well. A failure concerns the slot; a 429, or a 503 that says when to ask again, the whole scope.
-    pub fn begin(&self, slot: &Slot, grantee: &Grantee, cause: Cause, span: Duration, now: Instant) {
+    pub(crate) fn begin(&self, slot: &Slot, grantee: &Grantee, cause: Cause, span: Duration, now: Instant) {
         let mut books = self.books();
         let pause = if slot.owner.is_some() || cause == Cause::Failure {
             books.slots.get_or_insert_with(slot, Pause::default)
@@ -131,19 +131,19 @@ impl Pauses {
 
     /// A caller's call has failed in a way that may be of its own making: its refreshes in the scope
     /// pause, and nobody else's.
-    pub fn begin_own(&self, grantee: &Grantee, span: Duration, now: Instant) {
+    pub(crate) fn begin_own(&self, grantee: &Grantee, span: Duration, now: Instant) {
         let mut books = self.books();
         let pause = books.scopes.get_or_insert_with(&grantee.scope, Pause::default);
         remember(&mut pause.foul, grantee.caller, now + span, MAX_FOUL);
     }
 
     /// A call for a slot has succeeded.
-    pub fn end(&self, slot: &Slot) {
+    pub(crate) fn end(&self, slot: &Slot) {
         self.books().slots.remove(slot);
     }
 
     /// Forgets the pauses of what is purged.
-    pub fn purge(&self, selection: &Selection) {
+    pub(crate) fn purge(&self, selection: &Selection) {
         let mut books = self.books();
         books.scopes.retain(|scope| !selection.holds_all_of(scope));
         books.slots.retain(|slot| !selection.holds(&slot.key));

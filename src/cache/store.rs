@@ -20,7 +20,7 @@ use moka::sync::Cache;
 
 use self::invalidations::Invalidations;
 use self::private::PrivateScopes;
-pub use self::private::Reach;
+pub(crate) use self::private::Reach;
 use super::admission::Audience;
 use super::entry::{Draft, Entry};
 use super::tripwire::{View, Views};
@@ -76,11 +76,11 @@ impl Selection {
 
 /// A moment between two purges.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Epoch(u64);
+pub(crate) struct Epoch(u64);
 
 /// What became of an entry that was to be kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kept {
+pub(crate) enum Kept {
     /// It was (though moka may prefer what it has).
     Stored,
     /// What is there was asked for no earlier.
@@ -93,7 +93,7 @@ pub enum Kept {
 
 impl Kept {
     /// Why it was not kept, if it wasn't.
-    pub fn reason(self) -> Option<Unstorable> {
+    pub(crate) fn reason(self) -> Option<Unstorable> {
         match self {
             Self::Stored => None,
             Self::Outdated => Some(Unstorable::Outdated),
@@ -117,7 +117,7 @@ pub struct Usage {
 }
 
 /// The entries, bounded by bytes.
-pub struct Store {
+pub(crate) struct Store {
     entries: Cache<Slot, Arc<Entry>>,
     /// The latest word of upstream where that was no: apart, so that it displaces no answer.
     negatives: Cache<Slot, Arc<Entry>>,
@@ -172,7 +172,11 @@ fn weight(slot: &Slot, bytes: usize) -> u32 {
 impl Store {
     /// A store of at most `max_bytes`, freeing entries once they are of no more use and telling `evicted`
     /// why whenever one has to go that nobody asked to remove.
-    pub fn new(max_bytes: u64, budget: Arc<Budget>, evicted: impl Fn(&'static str) + Send + Sync + 'static) -> Self {
+    pub(crate) fn new(
+        max_bytes: u64,
+        budget: Arc<Budget>,
+        evicted: impl Fn(&'static str) + Send + Sync + 'static,
+    ) -> Self {
         let entries = Cache::builder()
             .max_capacity(max_bytes)
             .weigher(|slot: &Slot, entry: &Arc<Entry>| weight(slot, entry.size()))
@@ -200,40 +204,40 @@ impl Store {
     }
 
     /// Where a caller's answer to a question is kept at present.
-    pub fn slot(&self, key: &Arc<Key>, caller: Caller) -> Slot {
+    pub(crate) fn slot(&self, key: &Arc<Key>, caller: Caller) -> Slot {
         self.read().slot(key, caller)
     }
 
     /// The entry in a slot that may be given, fresh or not: not one from before an invalidation.
-    pub fn get(&self, slot: &Slot) -> Option<Arc<Entry>> {
+    pub(crate) fn get(&self, slot: &Slot) -> Option<Arc<Entry>> {
         self.entries.get(slot).filter(|entry| !self.is_invalidated(slot.key.scope(), entry.life().sent))
     }
 
     /// The entry in a slot that upstream may be asked about. It may be given only if [`Self::get`] gives it, too.
-    pub fn get_to_confirm(&self, slot: &Slot) -> Option<Arc<Entry>> {
+    pub(crate) fn get_to_confirm(&self, slot: &Slot) -> Option<Arc<Entry>> {
         self.entries.get(slot)
     }
 
     /// Upstream's no to what is asked in a slot, if that is its latest word, and not from before an
     /// invalidation. Whether it may be said again is told by its life; until upstream says otherwise,
     /// nothing stale is given in its place.
-    pub fn negative(&self, slot: &Slot) -> Option<Arc<Entry>> {
+    pub(crate) fn negative(&self, slot: &Slot) -> Option<Arc<Entry>> {
         self.negatives.get(slot).filter(|no| !self.is_invalidated(slot.key.scope(), no.life().sent))
     }
 
     /// Whether what was sent for in a scope at a moment has been invalidated since.
-    pub fn is_invalidated(&self, scope: &Scope, sent: Instant) -> bool {
+    pub(crate) fn is_invalidated(&self, scope: &Scope, sent: Instant) -> bool {
         self.read().invalidations.cover(scope, sent)
     }
 
     /// Invalidates a scope: what was sent for until this moment is given only after upstream has confirmed it,
     /// and what is on its way is not kept. This is no purge: entries stay, and nothing else changes.
-    pub fn invalidate(&self, scope: &Scope, at: Instant) {
+    pub(crate) fn invalidate(&self, scope: &Scope, at: Instant) {
         self.write().invalidations.add(scope, at);
     }
 
     /// The present epoch; note it before asking upstream.
-    pub fn epoch(&self) -> Epoch {
+    pub(crate) fn epoch(&self) -> Epoch {
         Epoch(self.read().purges)
     }
 
@@ -241,7 +245,7 @@ impl Store {
     /// given to others than the one who asked for it: no purge and no invalidation since, and not shared in a
     /// scope that has become private. (Those who boarded before an invalidation could be given it. They go
     /// again, too, so that nothing has to be remembered of when each of them boarded.)
-    pub fn may_share(&self, slot: &Slot, asked: Epoch, sent: Instant) -> bool {
+    pub(crate) fn may_share(&self, slot: &Slot, asked: Epoch, sent: Instant) -> bool {
         let rules = self.read();
         rules.may_share(slot, asked) && !rules.invalidations.cover(slot.key.scope(), sent)
     }
@@ -249,7 +253,7 @@ impl Store {
     /// Keeps what a caller was answered, unless something newer is known, and says how much has turned private
     /// by it: callers have been shown to be told different things, or upstream says that they are. Whoever was
     /// shown what before is remembered with the entry, for the tripwire.
-    pub fn keep(
+    pub(crate) fn keep(
         &self,
         key: &Arc<Key>,
         draft: Draft,
@@ -307,7 +311,7 @@ impl Store {
 
     /// Makes the operation of a scope private, for upstream says that its answers vary on the credential. Says so, if it was
     /// not private already.
-    pub fn make_private(&self, scope: &Scope) -> Option<Reach> {
+    pub(crate) fn make_private(&self, scope: &Scope) -> Option<Reach> {
         let turned = self.write().private.add_operation(scope.operation()).then_some(Reach::Operation)?;
         self.remove_shared(scope, turned);
         Some(turned)
@@ -325,7 +329,7 @@ impl Store {
     }
 
     /// Keeps upstream's no to what is asked in a slot, unless something newer is known.
-    pub fn keep_negative(&self, slot: &Slot, no: Entry, asked: Epoch) -> Kept {
+    pub(crate) fn keep_negative(&self, slot: &Slot, no: Entry, asked: Epoch) -> Kept {
         let rules = self.write();
         if !rules.may_share(slot, asked) {
             return Kept::Purged;
@@ -342,24 +346,24 @@ impl Store {
     }
 
     /// Notes that answers for a slot can't be kept.
-    pub fn mark_uncacheable(&self, slot: Slot, why: Unstorable, now: Instant) {
+    pub(crate) fn mark_uncacheable(&self, slot: Slot, why: Unstorable, now: Instant) {
         self.uncacheable.insert(slot, Mark { why, until: now + UNCACHEABLE_FOR });
     }
 
     /// Takes that back.
-    pub fn unmark(&self, slot: &Slot) {
+    pub(crate) fn unmark(&self, slot: &Slot) {
         self.uncacheable.invalidate(slot);
     }
 
     /// Why a caller's answers for a slot can't be kept, if that is so: anybody's, or its own.
-    pub fn uncacheable(&self, slot: &Slot, caller: Caller, now: Instant) -> Option<Unstorable> {
+    pub(crate) fn uncacheable(&self, slot: &Slot, caller: Caller, now: Instant) -> Option<Unstorable> {
         let mark = |slot: &Slot| self.uncacheable.get(slot).filter(|mark| now < mark.until).map(|mark| mark.why);
         mark(slot).or_else(|| mark(&slot.of(caller)))
     }
 
     /// Removes the selected entries and says how many. What is being fetched meanwhile is not kept,
     /// and what was known of the selected keys and scopes is forgotten.
-    pub fn purge(&self, selection: &Selection) -> usize {
+    pub(crate) fn purge(&self, selection: &Selection) -> usize {
         self.write().purges += 1;
         for (slot, _) in self.uncacheable.iter().filter(|(slot, _)| selection.holds(&slot.key)) {
             self.uncacheable.invalidate(slot.as_ref());
@@ -384,12 +388,12 @@ impl Store {
     }
 
     /// Each entry, and where it is kept. Takes its time where there are many.
-    pub fn entries(&self) -> impl Iterator<Item = (Arc<Slot>, Arc<Entry>)> {
+    pub(crate) fn entries(&self) -> impl Iterator<Item = (Arc<Slot>, Arc<Entry>)> {
         self.entries.iter()
     }
 
     /// What is in use at present.
-    pub fn usage(&self) -> Usage {
+    pub(crate) fn usage(&self) -> Usage {
         self.entries.run_pending_tasks();
         self.uncacheable.run_pending_tasks();
         self.negatives.run_pending_tasks();

@@ -8,11 +8,11 @@ use std::time::Instant;
 use crate::request::caller::Caller;
 
 /// A hash of a body.
-pub type Digest = [u8; 32];
+pub(crate) type Digest = [u8; 32];
 
 /// An answer to the question.
 #[derive(Clone, Copy, Debug)]
-pub struct View {
+pub(crate) struct View {
     /// What was seen.
     pub digest: Digest,
     /// Who saw it.
@@ -28,11 +28,11 @@ const TRIPS_AT: usize = 4;
 
 /// The latest answers to one question, as far as they alternate.
 #[derive(Clone, Debug, Default)]
-pub struct Views(Vec<View>);
+pub(crate) struct Views(Vec<View>);
 
 impl Views {
     /// Adds an answer. Says whether they alternate by caller now.
-    pub fn add(&mut self, view: View) -> bool {
+    pub(crate) fn add(&mut self, view: View) -> bool {
         let Some(&last) = self.0.last() else {
             self.0.push(view);
             return false;

@@ -4,7 +4,7 @@ use serde::Deserialize;
 
 /// Reads the `error_code` of an error body: `{"error_code": "WKS.…", "error_msg": "…"}`. None if the body is no
 /// such object, or has the field twice.
-pub fn error_code(body: &[u8]) -> Option<String> {
+pub(crate) fn error_code(body: &[u8]) -> Option<String> {
     #[derive(Deserialize)]
     struct Error {
         error_code: String,
@@ -15,7 +15,7 @@ pub fn error_code(body: &[u8]) -> Option<String> {
 /// Whether the body has a code of the service itself, like `WKS.00211302`. Such an error comes from behind the API gateway,
 /// which has accepted the credential. The codes of the API gateway begin with `APIGW.` or `APIG.`. What looks like neither is
 /// taken for the API gateway's.
-pub fn is_services_own(body: &[u8]) -> bool {
+pub(crate) fn is_services_own(body: &[u8]) -> bool {
     error_code(body).is_some_and(|code| {
         code.split_once('.').is_some_and(|(service, number)| {
             let is_service = !service.is_empty() && service.bytes().all(|byte| byte.is_ascii_uppercase());

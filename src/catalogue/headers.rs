@@ -23,7 +23,7 @@ const RESERVED_PREFIXES: [&str; 3] = ["content-", "if-", "proxy-"];
 const CREDENTIAL_SUFFIXES: [&str; 2] = ["-token", "-key"];
 
 /// Whether a header is a credential, or may be one.
-pub fn is_credential(name: &HeaderName) -> bool {
+pub(crate) fn is_credential(name: &HeaderName) -> bool {
     let name = as_read(name);
     CREDENTIALS.contains(&&*name) || CREDENTIAL_SUFFIXES.iter().any(|suffix| name.ends_with(suffix))
 }
@@ -35,7 +35,7 @@ fn as_read(name: &HeaderName) -> String {
 
 /// Whether a header is neither a credential nor the gateway's own affair, so that an operator may
 /// name it.
-pub fn is_open(name: &HeaderName) -> bool {
+pub(crate) fn is_open(name: &HeaderName) -> bool {
     let is_credential = is_credential(name);
     let name = as_read(name);
     let is_reserved = RESERVED.iter().any(|names| names.contains(&&*name))
@@ -45,6 +45,6 @@ pub fn is_open(name: &HeaderName) -> bool {
 
 /// Whether a header names a request for those who trace it (W3C Trace Context), so that no service
 /// answers by it.
-pub fn is_trace(name: &HeaderName) -> bool {
+pub(crate) fn is_trace(name: &HeaderName) -> bool {
     name == "traceparent" || name == "tracestate"
 }

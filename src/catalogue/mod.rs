@@ -4,11 +4,11 @@
 //! One table for routing, keys, `explain` and the simulator. No behaviour beyond looking things up:
 //! what a request asks for is read in [`crate::request`].
 
-pub mod error_code;
-pub mod headers;
+pub(crate) mod error_code;
+pub(crate) mod headers;
 mod operation;
-pub mod prefix;
-pub mod template;
+pub(crate) mod prefix;
+pub(crate) mod template;
 
 use std::fmt;
 use std::sync::Arc;
@@ -17,8 +17,9 @@ use http::HeaderName;
 use http::uri::{Authority, Scheme, Uri};
 
 use operation::Edition;
-pub use operation::{BodyCheck, DEFAULT_TTL, Forwarded, Operation, Parameter, Sharing, Unshareable, is_built_in};
-pub use template::{Place, Template};
+pub(crate) use operation::{BodyCheck, Parameter, is_built_in};
+pub use operation::{Forwarded, Operation, Sharing};
+pub(crate) use template::{Place, Template};
 use template::{Relation, Split};
 
 /// One of the upstream services. The paths of the two that are known never collide, so one listener
@@ -133,7 +134,7 @@ pub enum Clash {
 }
 
 /// The most operations: each is a label of metrics, and is looked at for each request.
-pub const MAX_OPERATIONS: usize = 64;
+pub(crate) const MAX_OPERATIONS: usize = 64;
 
 impl Catalogue {
     /// The built-in operations, asked of these two origins.
@@ -236,7 +237,7 @@ impl Catalogue {
 }
 
 /// The service that all paths of a template belong to, if it is one and the same.
-pub fn owner(template: &Template) -> Option<Service> {
+pub(crate) fn owner(template: &Template) -> Option<Service> {
     let mut rows = PASS_THROUGH.iter().map(|&(pattern, service)| (template.relation(pattern), service));
     let (relation, service) = rows.find(|(relation, _)| *relation != Relation::Apart)?;
     (relation == Relation::Within).then_some(service)

@@ -129,7 +129,7 @@ pub struct Operation {
 pub struct Edition(pub(super) u64);
 
 /// How long answers stay fresh unless the configuration says otherwise.
-pub const DEFAULT_TTL: Duration = Duration::from_secs(5 * 60);
+pub(crate) const DEFAULT_TTL: Duration = Duration::from_secs(5 * 60);
 
 /// How much longer they may be given, unless the configuration says otherwise: while a new one is on
 /// its way, and in an outage.
@@ -283,6 +283,6 @@ pub(super) fn built_in(keyed_headers: &[HeaderName]) -> Vec<Arc<Operation>> {
 
 /// Whether an operation is one of the product lists, whose path and service are not the operator's
 /// to say.
-pub fn is_built_in(name: &str) -> bool {
+pub(crate) fn is_built_in(name: &str) -> bool {
     BUILT_IN.iter().any(|(known, ..)| *known == name)
 }

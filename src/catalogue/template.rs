@@ -7,10 +7,10 @@ use std::fmt;
 use std::str::FromStr;
 
 /// The name of the segment that says whose answers these are.
-pub const PROJECT_ID: &str = "project_id";
+pub(crate) const PROJECT_ID: &str = "project_id";
 
 /// The most segments of a template. A longer path is no operation's.
-pub const MAX_SEGMENTS: usize = 16;
+pub(crate) const MAX_SEGMENTS: usize = 16;
 
 /// The longest template, so that what is made of one stays short.
 const LONGEST: usize = 256;
@@ -167,7 +167,7 @@ fn segment(text: &str) -> Option<Segment> {
 
 /// Whether a segment has one spelling only, and means itself: characters that never need an escape
 /// (RFC 3986 §2.3), and no step up or down.
-pub fn is_plain(segment: &str) -> bool {
+pub(crate) fn is_plain(segment: &str) -> bool {
     let is_unreserved = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
     (1..=255).contains(&segment.len()) && segment.bytes().all(is_unreserved) && segment != "." && segment != ".."
 }

@@ -31,7 +31,7 @@ pub struct AccessKeySettings {
 
 /// An access key that the environment tells of, and by which variables.
 #[derive(Clone, Debug)]
-pub struct GivenKey {
+pub(crate) struct GivenKey {
     /// Its public half.
     pub id: String,
     /// Where its secret half is.

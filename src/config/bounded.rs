@@ -10,7 +10,7 @@ use std::thread;
 use std::time::Duration;
 
 /// The largest file that is read, in bytes: 1 MiB. The bundle of a system's certificate authorities has a quarter of that.
-pub const MOST: u64 = 1 << 20;
+pub(crate) const MOST: u64 = 1 << 20;
 
 /// How long it may take until a pipe is open and has been read to its end.
 const PIPE_LIMIT: Duration = Duration::from_secs(10);
@@ -46,7 +46,7 @@ fn read_within(path: &Path, limit: Duration) -> io::Result<Vec<u8>> {
 ///
 /// # Errors
 /// If the path leads to something else, it is larger than [`MOST`], or the system refuses it.
-pub fn read_regular(path: &Path) -> io::Result<Vec<u8>> {
+pub(crate) fn read_regular(path: &Path) -> io::Result<Vec<u8>> {
     let kind = fs::metadata(path)?.file_type();
     if !kind.is_file() {
         return Err(io::Error::other(format!("expected a regular file, found {}", name(kind))));
@@ -80,7 +80,7 @@ const SHORTEST_KEY: usize = 60;
 
 /// A path as an error may show it. What has line breaks is no path, but what should be in the file, such as a key. So is what
 /// leads to nothing, and is PEM (RFC 7468) or the base64 of a DER sequence, on one line.
-pub fn shown_path(path: &Path) -> String {
+pub(crate) fn shown_path(path: &Path) -> String {
     let shown = path.display().to_string();
     let is_base64 = |c: char| c.is_ascii_alphanumeric() || "+/=".contains(c);
     let is_der = shown.len() >= SHORTEST_KEY && shown.starts_with('M') && shown.chars().all(is_base64);
@@ -95,7 +95,7 @@ pub fn shown_path(path: &Path) -> String {
 
 /// The same, where the path should lead to a secret. What leads to nothing may be the secret itself,
 /// which somebody has given in place of the path.
-pub fn secret_path(path: &Path) -> String {
+pub(crate) fn secret_path(path: &Path) -> String {
     if path.exists() {
         path.display().to_string()
     } else {

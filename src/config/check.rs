@@ -109,7 +109,7 @@ fn consistent(settings: &Settings) -> Result<(), String> {
 ///
 /// # Errors
 /// Which of them have.
-pub fn distinct(addresses: &[(&str, SocketAddr)]) -> Result<(), String> {
+pub(crate) fn distinct(addresses: &[(&str, SocketAddr)]) -> Result<(), String> {
     for (index, (name, address)) in addresses.iter().enumerate() {
         let same = addresses[..index].iter().find(|(_, other)| other == address && address.port() != 0);
         if let Some((other, _)) = same {

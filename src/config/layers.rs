@@ -135,7 +135,7 @@ fn set(table: &mut Table, path: &[&str], value: Value) {
 ///
 /// # Errors
 /// If what is given is no address.
-pub fn metrics_address(given: Option<&Override>, file: Option<&Path>) -> Result<SocketAddr, ConfigError> {
+pub(crate) fn metrics_address(given: Option<&Override>, file: Option<&Path>) -> Result<SocketAddr, ConfigError> {
     if let Some(Override { value, origin, .. }) = given {
         let wrong =
             |message| ConfigError::Invalid { origin: origin.clone(), message: format!("listen.metrics: {message}") };

@@ -4,44 +4,45 @@
 //! and `check` prints what all layers together amount to, in the same form. Every error names the
 //! setting, its value and what is allowed.
 
-pub mod access_keys;
-pub mod bounded;
-pub mod changes;
+pub(crate) mod access_keys;
+pub(crate) mod bounded;
+pub(crate) mod changes;
 mod check;
-pub mod choices;
+pub(crate) mod choices;
 mod error;
-pub mod exposure;
+pub(crate) mod exposure;
 mod files;
-pub mod insecure;
+pub(crate) mod insecure;
 mod layers;
 mod mistake;
 mod mistakes;
-pub mod names;
-pub mod network;
-pub mod operation;
-pub mod operations;
+pub(crate) mod names;
+pub(crate) mod network;
+pub(crate) mod operation;
+pub(crate) mod operations;
 mod places;
 mod read;
-pub mod secret;
-pub mod settings;
+pub(crate) mod secret;
+pub(crate) mod settings;
 mod shown;
-pub mod table;
-pub mod units;
-pub mod watch;
+pub(crate) mod table;
+pub(crate) mod units;
+pub(crate) mod watch;
 
 use std::sync::Arc;
 
-pub use access_keys::GivenKey;
+pub(crate) use access_keys::GivenKey;
 pub use changes::Changes;
-pub use check::distinct;
-pub use choices::{AccessLog, LogFormat, Mode, OnOutage};
+pub(crate) use check::distinct;
+pub use choices::Mode;
+pub(crate) use choices::{AccessLog, LogFormat, OnOutage};
 pub use error::ConfigError;
 use files::Files;
-pub use layers::metrics_address;
+pub(crate) use layers::metrics_address;
 use secret::AdminToken;
-pub use settings::Settings;
-pub use units::Size;
-pub use watch::Source;
+pub(crate) use settings::Settings;
+pub(crate) use units::Size;
+pub(crate) use watch::Source;
 
 use crate::catalogue::{Catalogue, Service};
 use crate::egress::Egress;

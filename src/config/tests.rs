@@ -59,7 +59,7 @@ fn the_effective_configuration_can_be_fed_back() {
     let ttl =
         |name: &str| config.catalogue.operations().iter().find(|operation| *operation.name == *name).map(|o| o.ttl);
     assert_eq!(ttl("ListProduct"), Some(std::time::Duration::from_secs(5400)));
-    assert_eq!(ttl("ListProducts"), Some(crate::catalogue::DEFAULT_TTL));
+    assert_eq!(ttl("ListProducts"), Some(std::time::Duration::from_secs(300)));
 }
 
 #[test]

@@ -11,7 +11,7 @@ use super::{Config, ConfigError, GivenKey, Override};
 use crate::egress::Egress;
 
 /// A file, if there is one, and the settings that beat it.
-pub struct Source {
+pub(crate) struct Source {
     file: Option<PathBuf>,
     overrides: Vec<Override>,
     /// The access key of the environment. Like `egress`, it is read once, at start.
@@ -27,29 +27,29 @@ pub struct Source {
 
 impl Source {
     /// Nothing is read yet.
-    pub fn new(file: Option<PathBuf>, overrides: Vec<Override>, egress: Egress) -> Self {
+    pub(crate) fn new(file: Option<PathBuf>, overrides: Vec<Override>, egress: Egress) -> Self {
         let (key, files, glimpsed, mended) = (None, Files::default(), Sights::new(), None);
         Self { file, overrides, key, egress, files, glimpsed, mended }
     }
 
     /// The same with an access key beside those of the file.
-    pub fn with_key(self, key: Option<GivenKey>) -> Self {
+    pub(crate) fn with_key(self, key: Option<GivenKey>) -> Self {
         Self { key, ..self }
     }
 
     /// The file, if there is one.
-    pub fn file(&self) -> Option<&Path> {
+    pub(crate) fn file(&self) -> Option<&Path> {
         self.file.as_deref()
     }
 
     /// The way to upstream.
-    pub fn egress(&self) -> &Egress {
+    pub(crate) fn egress(&self) -> &Egress {
         &self.egress
     }
 
     /// What the settings amount to without the mistakes that they had when they were read last. It is only for looking at the
     /// files that they name: whoever corrects the mistakes is told in the same run what is wrong with those.
-    pub fn mended(&self) -> Option<&Config> {
+    pub(crate) fn mended(&self) -> Option<&Config> {
         self.mended.as_deref()
     }
 
@@ -57,7 +57,7 @@ impl Source {
     ///
     /// # Errors
     /// All that is wrong, but for what is in the certificates and keys that the settings name.
-    pub fn load(&mut self) -> Result<Config, ConfigError> {
+    pub(crate) fn load(&mut self) -> Result<Config, ConfigError> {
         self.files.begin();
         let config = self.read();
         self.files.end();
@@ -66,7 +66,7 @@ impl Source {
 
     /// Whether a file has something else in it than when it was read last, for better or worse, and had the same
     /// when this was asked before.
-    pub fn has_changed(&mut self) -> bool {
+    pub(crate) fn has_changed(&mut self) -> bool {
         let now = self.files.look();
         let is_settled = now == self.glimpsed;
         self.glimpsed = now;

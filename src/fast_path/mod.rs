@@ -43,7 +43,7 @@ use head_cache::HeadCache;
 pub use head_cache::MAX_HEADS;
 use metrics::FastPathMetrics;
 pub use responder::{ConnectionState, Responder};
-pub use tracker::RequestTracker;
+pub(crate) use tracker::RequestTracker;
 
 /// What has the entries: the gateway.
 pub trait HitSource {

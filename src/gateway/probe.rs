@@ -11,7 +11,7 @@ use crate::upstream::probe::{Probe, Probed};
 ///
 /// # Errors
 /// If `upstream.ca_file` is unusable.
-pub async fn probe(config: &Config, mut tell: impl FnMut(Service, &Origin, &Probed)) -> io::Result<()> {
+pub(crate) async fn probe(config: &Config, mut tell: impl FnMut(Service, &Origin, &Probed)) -> io::Result<()> {
     let blueprint = outward::blueprint(&config.settings)?;
     let limit = config.settings.upstream.connect_timeout.0;
     let probe = Probe::new(outward::named(config, &blueprint), limit, config.egress.clone())?;

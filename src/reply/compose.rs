@@ -21,7 +21,7 @@ const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 
 /// How the cache handled a request, in the words of RFC 9211.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CacheStatus {
+pub(crate) enum CacheStatus {
     /// Answered from memory.
     Hit {
         /// For how many seconds the answer stays fresh; below zero, for how many it has not been.
@@ -52,7 +52,7 @@ pub enum CacheStatus {
 
 /// Why upstream was asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Forward {
+pub(crate) enum Forward {
     /// Nothing that could be given was stored.
     Miss,
     /// What is stored has expired. (Also where it is given all the same, because upstream has failed.)
@@ -65,7 +65,7 @@ pub enum Forward {
 
 impl Forward {
     /// What RFC 9211 calls a miss.
-    pub fn of(miss: Miss) -> Self {
+    pub(crate) fn of(miss: Miss) -> Self {
         match miss {
             Miss::NoEntry | Miss::NoGrant | Miss::GrantLapsed | Miss::Private | Miss::Uncacheable => Self::Miss,
             Miss::Expired | Miss::NeedsConfirmation => Self::Stale,
@@ -76,7 +76,7 @@ impl Forward {
 
 impl CacheStatus {
     /// Adds this cache's part to what caches further up have said.
-    pub fn add_to(self, headers: &mut HeaderMap) {
+    pub(crate) fn add_to(self, headers: &mut HeaderMap) {
         if let Ok(value) = HeaderValue::try_from(self.to_string()) {
             headers.append(CACHE_STATUS, value);
         }
@@ -124,7 +124,7 @@ impl fmt::Display for CacheStatus {
 const ADDED: usize = 3;
 
 /// An answer from memory.
-pub fn from_entry(entry: &Entry, now: Instant) -> Response<Content> {
+pub(crate) fn from_entry(entry: &Entry, now: Instant) -> Response<Content> {
     let mut response = Response::new(Content::from(entry.body().clone()));
     *response.status_mut() = entry.status();
     let headers = response.headers_mut();
@@ -139,7 +139,7 @@ pub fn from_entry(entry: &Entry, now: Instant) -> Response<Content> {
 
 /// The head of an answer from memory, as text: a fresh one's, which says what [`from_entry`], [`CacheStatus::add_to`]
 /// and [`identify`] would have it say.
-pub fn write_hit(entry: &Entry, now: Instant, request_id: &str, text: &mut Vec<u8>) {
+pub(crate) fn write_hit(entry: &Entry, now: Instant, request_id: &str, text: &mut Vec<u8>) {
     let (age, ttl) = (entry.life().age(now).as_secs(), entry.life().seconds_left(now));
     let key = entry.key();
     debug_assert!(key.is_some(), "what is kept under a key has its digest");
@@ -154,7 +154,7 @@ pub fn write_hit(entry: &Entry, now: Instant, request_id: &str, text: &mut Vec<u
 
 /// An answer that has just come from upstream. Only the one whose request was sent gets all of its
 /// headers. Without an age it keeps what upstream says of it.
-pub fn from_answer(answer: &Response<Bytes>, age: Option<Duration>, collapsed: bool) -> Response<Content> {
+pub(crate) fn from_answer(answer: &Response<Bytes>, age: Option<Duration>, collapsed: bool) -> Response<Content> {
     let mut response = Response::new(Content::from(answer.body().clone()));
     *response.status_mut() = answer.status();
     *response.headers_mut() = answer.headers().clone();
@@ -173,7 +173,7 @@ fn set_age(headers: &mut HeaderMap, age: Duration) {
 }
 
 /// Gives the answer its id, unless it has upstream's.
-pub fn identify(headers: &mut HeaderMap, request_id: &str) {
+pub(crate) fn identify(headers: &mut HeaderMap, request_id: &str) {
     if !headers.contains_key(X_REQUEST_ID)
         && let Ok(id) = HeaderValue::from_str(request_id)
     {
@@ -188,7 +188,7 @@ const OF_NOT_MODIFIED: [HeaderName; 10] =
 
 /// The answer, or a 304 for a client that has said to have it already. Who hasn't said so never gets one:
 /// some take it for an empty list.
-pub fn unless_current(response: Response<Content>, asked: &HeaderMap) -> Response<Content> {
+pub(crate) fn unless_current(response: Response<Content>, asked: &HeaderMap) -> Response<Content> {
     if response.status() != StatusCode::OK || !condition::is_current(asked, response.headers()) {
         return response;
     }
@@ -200,14 +200,14 @@ pub fn unless_current(response: Response<Content>, asked: &HeaderMap) -> Respons
 }
 
 /// The answer to OPTIONS that is not sent on.
-pub fn allowed_methods() -> Response<Content> {
+pub(crate) fn allowed_methods() -> Response<Content> {
     let mut response = Response::new(Content::Whole(None));
     response.headers_mut().insert(ALLOW, HeaderValue::from_static(ALLOWED_METHODS));
     response
 }
 
 /// Makes an answer to HEAD of the answer to GET: all of its head, its length included, and no body.
-pub fn without_body(response: Response<Content>) -> Response<Content> {
+pub(crate) fn without_body(response: Response<Content>) -> Response<Content> {
     let (mut head, content) = response.into_parts();
     if let Content::Whole(Some(bytes)) = &content {
         head.headers.insert(CONTENT_LENGTH, HeaderValue::from(bytes.len()));

@@ -18,7 +18,7 @@ use crate::upstream::UpstreamError;
 
 /// What went wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Problem {
+pub(crate) enum Problem {
     /// Its head alone is a reason not to answer it.
     Rejected(Rejection),
     /// The request's only credential is a signature that can't be verified here, and couldn't be valid upstream.
@@ -44,7 +44,7 @@ pub enum Problem {
 
 /// Whose fault a problem is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Blame {
+pub(crate) enum Blame {
     /// The client's.
     Client,
     /// Upstream's, or the network's on the way there.
@@ -55,7 +55,7 @@ pub enum Blame {
 
 impl Problem {
     /// Whose fault it is.
-    pub fn blame(&self) -> Blame {
+    pub(crate) fn blame(&self) -> Blame {
         match self {
             Self::Rejected(_)
             | Self::SignatureBoundHere
@@ -72,7 +72,7 @@ impl Problem {
     }
 
     /// The name used alike as log field and `Cache-Status` detail.
-    pub fn as_str(&self) -> &'static str {
+    pub(crate) fn as_str(&self) -> &'static str {
         match self {
             Self::Rejected(rejection) => rejection.as_str(),
             Self::SignatureBoundHere => "signature-bound-here",
@@ -138,7 +138,7 @@ impl Problem {
     }
 
     /// The answer to give.
-    pub fn response(&self, request_id: &str) -> Response<Content> {
+    pub(crate) fn response(&self, request_id: &str) -> Response<Content> {
         let (status, code, words) = self.say();
         let message = format!("workspace-gateway: {words}");
         let body = json!({ "error_code": code, "error_msg": message, "request_id": request_id });

@@ -1,5 +1,5 @@
 //! Answering: responses made of entries, of upstream's answers, or of what went wrong.
 
-pub mod body;
-pub mod compose;
-pub mod error;
+pub(crate) mod body;
+pub(crate) mod compose;
+pub(crate) mod error;

@@ -75,7 +75,7 @@ pub fn token(headers: &HeaderMap) -> Result<&HeaderValue, BypassReason> {
 }
 
 /// Whether there is a token that is not blank.
-pub fn has_token(headers: &HeaderMap) -> bool {
+pub(crate) fn has_token(headers: &HeaderMap) -> bool {
     token(headers).is_ok()
 }
 

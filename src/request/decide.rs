@@ -44,7 +44,7 @@ pub struct Rules<'a> {
 
 /// What is known of a request besides its head.
 #[derive(Clone, Copy, Debug)]
-pub struct Facts {
+pub(crate) struct Facts {
     /// The address that the request came in by.
     pub local: SocketAddr,
     /// Whether a body follows the head.
@@ -53,7 +53,7 @@ pub struct Facts {
 
 /// What is to be done with a request that is not rejected.
 #[expect(clippy::large_enum_variant, reason = "nearly all are plans, and a box would cost each of them an allocation")]
-pub enum Decision {
+pub(crate) enum Decision {
     /// Answer it with the methods that the gateway relays.
     AnswerOptions,
     /// Look up an answer, or relay it to a service.
@@ -61,7 +61,7 @@ pub enum Decision {
 }
 
 /// What is to be done with a request for a service.
-pub struct Plan {
+pub(crate) struct Plan {
     /// Who would answer it.
     pub service: Service,
     /// What it presents to show who asks.
@@ -71,7 +71,7 @@ pub struct Plan {
 }
 
 /// What a request presents to show who asks.
-pub struct Presentation {
+pub(crate) struct Presentation {
     /// Its credential, or why it has none that counts.
     pub credential: Result<Presented, BypassReason>,
     /// The target as its client has typed and signed it.
@@ -81,7 +81,7 @@ pub struct Presentation {
 }
 
 /// A credential that is presented. Whether it is worth anything is not decided here.
-pub enum Presented {
+pub(crate) enum Presented {
     /// A token, which upstream judges.
     Token(HeaderValue),
     /// A signature that claims a configured access key, and has to be verified before anything else is done.
@@ -89,7 +89,7 @@ pub enum Presented {
 }
 
 /// How a request is answered.
-pub enum Action {
+pub(crate) enum Action {
     /// From memory if its caller may be given what is there, else by a call for this key.
     LookUp {
         /// What is asked.
@@ -104,7 +104,7 @@ pub enum Action {
 }
 
 /// Why a request for an operation is relayed.
-pub struct Bypass {
+pub(crate) struct Bypass {
     /// The operation.
     pub operation: Arc<Operation>,
     /// What is in the way of an answer from memory.
@@ -119,7 +119,7 @@ pub struct Bypass {
 
 impl Action {
     /// The operation that is asked for, if it is one.
-    pub fn operation(&self) -> Option<&Arc<Operation>> {
+    pub(crate) fn operation(&self) -> Option<&Arc<Operation>> {
         match self {
             Self::LookUp { key, .. } => Some(key.operation()),
             Self::Bypass(bypass) => Some(&bypass.operation),
@@ -130,7 +130,7 @@ impl Action {
 
 /// What becomes of the `Authorization` of a request that is relayed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Authorization {
+pub(crate) enum Authorization {
     /// It is sent as it came, if there is one.
     Kept,
     /// It is sent as it came, a signature that nobody has verified and that may be valid upstream.
@@ -149,7 +149,7 @@ pub enum Authorization {
 ///
 /// # Errors
 /// Why it is answered with an error.
-pub fn decide(head: &mut Parts, facts: Facts, rules: Rules<'_>) -> Result<Decision, Rejection> {
+pub(crate) fn decide(head: &mut Parts, facts: Facts, rules: Rules<'_>) -> Result<Decision, Rejection> {
     if head_size(head) > rules.max_head_size {
         return Err(Rejection::HeadTooLarge { limit: rules.max_head_size });
     }
@@ -180,7 +180,7 @@ pub fn decide(head: &mut Parts, facts: Facts, rules: Rules<'_>) -> Result<Decisi
 }
 
 /// The size of a request line with its header fields, framing included, in bytes.
-pub fn head_size(head: &Parts) -> usize {
+pub(crate) fn head_size(head: &Parts) -> usize {
     let target = head.uri.path_and_query().map_or(0, |target| target.as_str().len());
     let fields: usize = head.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
     head.method.as_str().len() + target + fields

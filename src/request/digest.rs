@@ -36,19 +36,19 @@ impl fmt::Debug for ShortDigest {
 }
 
 /// Makes digests.
-pub struct Digests {
+pub(crate) struct Digests {
     of_keys: [u8; 32],
     of_callers: [u8; 32],
 }
 
 impl Digests {
     /// With two keys that should be random and told to nobody.
-    pub fn new(of_keys: [u8; 32], of_callers: [u8; 32]) -> Self {
+    pub(crate) fn new(of_keys: [u8; 32], of_callers: [u8; 32]) -> Self {
         Self { of_keys, of_callers }
     }
 
     /// The digest of a cache key: of all that tells it from others, and of nothing else. It is the same whoever asks.
-    pub fn of_key(&self, key: &Key) -> ShortDigest {
+    pub(crate) fn of_key(&self, key: &Key) -> ShortDigest {
         let mut hasher = Hasher::new_keyed(&self.of_keys);
         let headers = key.headers().iter().flat_map(|(name, value)| [name.as_str().as_bytes(), value.as_bytes()]);
         // With their lengths, so that no two keys run together.
@@ -59,7 +59,7 @@ impl Digests {
     }
 
     /// The digest of a caller: of its keyed hash, with another key.
-    pub fn of_caller(&self, caller: Caller) -> ShortDigest {
+    pub(crate) fn of_caller(&self, caller: Caller) -> ShortDigest {
         ShortDigest::of(&blake3::keyed_hash(&self.of_callers, caller.as_bytes()))
     }
 }

@@ -67,7 +67,7 @@ impl Directives {
 
 /// A number of seconds as HTTP writes it: digits and nothing else. One that is too large for any
 /// clock is as good as the largest (RFC 9111 §1.2.2).
-pub fn seconds(text: &str) -> Option<Duration> {
+pub(crate) fn seconds(text: &str) -> Option<Duration> {
     let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     is_number.then(|| Duration::from_secs(text.parse::<u32>().unwrap_or(u32::MAX).into()))
 }

@@ -32,11 +32,11 @@ impl fmt::Debug for Fingerprint {
 }
 
 /// For maps of fingerprints, which are as good as random already.
-pub type BuildFingerprintHasher = BuildHasherDefault<FingerprintHasher>;
+pub(crate) type BuildFingerprintHasher = BuildHasherDefault<FingerprintHasher>;
 
 /// Takes a part of the fingerprint for its hash.
 #[derive(Default)]
-pub struct FingerprintHasher(u64);
+pub(crate) struct FingerprintHasher(u64);
 
 impl Hasher for FingerprintHasher {
     fn finish(&self) -> u64 {

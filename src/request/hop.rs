@@ -8,7 +8,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Version};
 use super::trailers;
 
 /// How long whoever sends it keeps an idle connection. (RFC 2068 §19.7.1.1; RFC 9110 only names it.)
-pub const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+pub(crate) const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 /// How a client of HTTP/1.1 asks for HTTP/2, which it is not given.
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
@@ -41,7 +41,7 @@ pub fn strip(headers: &mut HeaderMap) -> HashSet<HeaderName> {
 }
 
 /// Like [`strip`], for a request. Keeps `TE: trailers`, because trailer sections are relayed.
-pub fn strip_request(headers: &mut HeaderMap) -> HashSet<HeaderName> {
+pub(crate) fn strip_request(headers: &mut HeaderMap) -> HashSet<HeaderName> {
     let reads_trailers = trailers::are_accepted(headers);
     let named = strip(headers);
     if reads_trailers {

@@ -4,35 +4,35 @@
 //! tests run the same code. What these functions don't fully understand becomes a
 //! [`BypassReason`], never a guess.
 
-pub mod caller;
-pub mod condition;
-pub mod decide;
-pub mod digest;
-pub mod directives;
-pub mod fingerprint;
-pub mod forwarded;
-pub mod half_close;
-pub mod hop;
-pub mod id;
-pub mod key;
-pub mod options;
-pub mod peer;
-pub mod query;
-pub mod rejection;
-pub mod route;
-pub mod target;
-pub mod trace;
-pub mod trailers;
-pub mod validate;
-pub mod wish;
+pub(crate) mod caller;
+pub(crate) mod condition;
+pub(crate) mod decide;
+pub(crate) mod digest;
+pub(crate) mod directives;
+pub(crate) mod fingerprint;
+pub(crate) mod forwarded;
+pub(crate) mod half_close;
+pub(crate) mod hop;
+pub(crate) mod id;
+pub(crate) mod key;
+pub(crate) mod options;
+pub(crate) mod peer;
+pub(crate) mod query;
+pub(crate) mod rejection;
+pub(crate) mod route;
+pub(crate) mod target;
+pub(crate) mod trace;
+pub(crate) mod trailers;
+pub(crate) mod validate;
+pub(crate) mod wish;
 
 use http::HeaderValue;
 
 /// The header that names one request and its answer; never shared between answers.
-pub const X_REQUEST_ID: http::HeaderName = http::HeaderName::from_static("x-request-id");
+pub(crate) const X_REQUEST_ID: http::HeaderName = http::HeaderName::from_static("x-request-id");
 
 /// A copy of a header's value that doesn't hold on to the read buffer it came in.
-pub fn copied(value: &HeaderValue) -> HeaderValue {
+pub(crate) fn copied(value: &HeaderValue) -> HeaderValue {
     // What was a header's value is one.
     HeaderValue::from_bytes(value.as_bytes()).unwrap_or(HeaderValue::from_static(""))
 }

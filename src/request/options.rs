@@ -7,7 +7,7 @@ use http::{HeaderValue, Method};
 
 /// Whether the request ends here. If not, `Max-Forwards` is counted down for the next hop. With other methods, and where it
 /// is no number, the field means nothing and stays as it is.
-pub fn ends_here(head: &mut Parts) -> bool {
+pub(crate) fn ends_here(head: &mut Parts) -> bool {
     if head.method != Method::OPTIONS {
         return false;
     }

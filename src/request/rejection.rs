@@ -7,7 +7,7 @@ use super::validate::Invalid;
 
 /// What is wrong with a head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Rejection {
+pub(crate) enum Rejection {
     /// The request line and the header fields are too large.
     HeadTooLarge {
         /// What is allowed, in bytes.
@@ -31,7 +31,7 @@ impl From<Invalid> for Rejection {
 
 impl Rejection {
     /// The name used alike as log field and by `explain`.
-    pub fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::HeadTooLarge { .. } => "head-too-large",
             Self::Invalid(invalid) => invalid.as_str(),
@@ -44,7 +44,7 @@ impl Rejection {
     }
 
     /// The status of the response.
-    pub fn status(self) -> StatusCode {
+    pub(crate) fn status(self) -> StatusCode {
         match self {
             Self::HeadTooLarge { .. } => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::Invalid(invalid) => invalid.status(),
@@ -55,7 +55,7 @@ impl Rejection {
     }
 
     /// What is wrong, and what is allowed.
-    pub fn describe(self) -> String {
+    pub(crate) fn describe(self) -> String {
         match self {
             Self::HeadTooLarge { limit } => {
                 format!("request line and headers are larger than {limit} bytes (limits.max_head_size)")

@@ -44,7 +44,7 @@ pub fn project<'a>(catalogue: &'a Catalogue, path: &'a str) -> Option<&'a str> {
 }
 
 /// Whether a path is of something in a project, as `/v2/{project_id}/desktops` is.
-pub fn is_below_project(catalogue: &Catalogue, path: &str) -> bool {
+pub(crate) fn is_below_project(catalogue: &Catalogue, path: &str) -> bool {
     let has_project = project(catalogue, path).is_some_and(|project| !project.is_empty());
     let mut segments = path.split('/').skip(1);
     let is_service = segments.next().is_some_and(|version| ["v1", "v2", "v3"].contains(&version));

@@ -63,7 +63,7 @@ pub fn check(head: &Parts, local: SocketAddr, catalogue: &Catalogue) -> Result<(
 }
 
 /// Takes off what the base URL of a client has put in front of a path. A signature is over what there was before.
-pub fn rebase(head: &mut Parts, prefixes: &[impl AsRef<str>], catalogue: &Catalogue) {
+pub(crate) fn rebase(head: &mut Parts, prefixes: &[impl AsRef<str>], catalogue: &Catalogue) {
     if let Some(rebased) = rebased(&head.uri, prefixes, catalogue) {
         head.uri = rebased;
     }

@@ -7,7 +7,7 @@
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 /// The header that names it.
-pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+pub(crate) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// Whether it is sampled, and whether its id is random. Other flags mean nothing yet, and are not sent on.
 const FLAGS: u8 = 0b11;

@@ -84,13 +84,13 @@ fn may_travel(name: &HeaderName) -> bool {
 }
 
 /// Whether a client of HTTP/1.1 reads trailer sections, or one of HTTP/2 says that it does (RFC 9110 §10.1.4).
-pub fn are_accepted(headers: &HeaderMap) -> bool {
+pub(crate) fn are_accepted(headers: &HeaderMap) -> bool {
     let members = headers.get_all(TE).iter().flat_map(|value| value.as_bytes().split(|&byte| byte == b','));
     members.map(<[u8]>::trim_ascii).any(|member| member.eq_ignore_ascii_case(b"trailers"))
 }
 
 /// Removes from `Trailer` the names that must not be in a trailer section.
-pub fn announce(headers: &mut HeaderMap) {
+pub(crate) fn announce(headers: &mut HeaderMap) {
     let announced = headers.get_all(TRAILER).iter().flat_map(|value| value.as_bytes().split(|&byte| byte == b','));
     let names = announced.filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok()).filter(may_travel);
     let names = names.map(|name| name.as_str().to_owned()).collect::<Vec<_>>().join(", ");
@@ -117,7 +117,7 @@ fn trim(trailers: HeaderMap) -> HeaderMap {
 }
 
 /// A body whose trailer section has only what may travel.
-pub struct Trimmed<B>(pub B);
+pub(crate) struct Trimmed<B>(pub B);
 
 impl<B: Body<Data = Bytes> + Unpin> Body for Trimmed<B> {
     type Data = Bytes;

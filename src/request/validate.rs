@@ -25,7 +25,7 @@ pub const MAX_PARAMETERS: usize = 1_000;
 
 /// The methods for the `Allow` of a 405, which RFC 9110 §15.5.6 requires. Other methods are relayed, too, except TRACE,
 /// TRACK and CONNECT.
-pub const ALLOWED_METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
+pub(crate) const ALLOWED_METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
 
 /// Fields that the gateway reads to tell who asks, for what, or where a message ends, or that it takes out because they
 /// belong to one connection. Only those whose name has a `-`, for which some servers take a `_`. Keyed headers are such
@@ -251,7 +251,7 @@ fn is_blank(byte: &u8) -> bool {
 }
 
 /// Whether a value begins or ends with a blank.
-pub fn has_blanks(value: &HeaderValue) -> bool {
+pub(crate) fn has_blanks(value: &HeaderValue) -> bool {
     let text = value.as_bytes();
     text.first().is_some_and(is_blank) || text.last().is_some_and(is_blank)
 }

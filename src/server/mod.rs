@@ -55,12 +55,14 @@ use crate::gateway::Gateway;
 use crate::request::peer::Peer;
 use crate::telemetry::events::REPEAT_INTERVAL;
 use accept::{Accepting, Handler};
-pub use descriptors::{ConnectionLimit, raise_open_files};
+pub(crate) use descriptors::ConnectionLimit;
+pub use descriptors::raise_open_files;
 use leaving::Exit;
 use listeners::Listener;
 pub use listeners::{Inherited, NAMES};
 use reload::Bounds;
-pub use reload::{Refused, Reloading};
+pub use reload::Refused;
+pub(crate) use reload::Reloading;
 use tls::Speech;
 use wire::FastPath;
 

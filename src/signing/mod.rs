@@ -16,7 +16,7 @@ mod binding;
 mod canonical;
 mod date;
 mod key;
-pub mod ring;
+pub(crate) mod ring;
 #[cfg(test)]
 mod tests;
 
@@ -26,19 +26,19 @@ pub use authorization::{Authorization, has_signature};
 pub use binding::{Binding, Changes};
 pub use canonical::{Payload, Target, canonical_request, string_to_sign};
 pub use date::{parse as parse_date, show as show_date};
-pub use key::{AccessKey, Projects, Unsignable};
+pub use key::{AccessKey, Projects};
 
 /// The scheme that is verified and made here.
 pub const SCHEME: &str = "SDK-HMAC-SHA256";
 
 /// When a request was signed.
-pub const X_SDK_DATE: HeaderName = HeaderName::from_static("x-sdk-date");
+pub(crate) const X_SDK_DATE: HeaderName = HeaderName::from_static("x-sdk-date");
 
 /// What stands for the body's hash in what is signed, where the client says it.
-pub const X_SDK_CONTENT_SHA256: HeaderName = HeaderName::from_static("x-sdk-content-sha256");
+pub(crate) const X_SDK_CONTENT_SHA256: HeaderName = HeaderName::from_static("x-sdk-content-sha256");
 
 /// The other half of temporary credentials.
-pub const X_SECURITY_TOKEN: HeaderName = HeaderName::from_static("x-security-token");
+pub(crate) const X_SECURITY_TOKEN: HeaderName = HeaderName::from_static("x-security-token");
 
 /// The project that a signed request is about.
 pub const X_PROJECT_ID: HeaderName = HeaderName::from_static("x-project-id");

@@ -106,7 +106,7 @@ impl Refusal {
 ///
 /// # Errors
 /// If the client says that the body has another hash than it has.
-pub fn payload(headers: &HeaderMap, body: &[u8]) -> Result<Payload, Refusal> {
+pub(crate) fn payload(headers: &HeaderMap, body: &[u8]) -> Result<Payload, Refusal> {
     let payload = Payload::of(body);
     let said = headers.get(X_SDK_CONTENT_SHA256).filter(|_| !body.is_empty());
     if said.is_some_and(|said| !constant_time_eq(said.as_bytes(), payload.as_str().as_bytes())) {
@@ -116,7 +116,7 @@ pub fn payload(headers: &HeaderMap, body: &[u8]) -> Result<Payload, Refusal> {
 }
 
 /// Whether the client says that its body is not signed.
-pub fn leaves_body_unsigned(headers: &HeaderMap) -> bool {
+pub(crate) fn leaves_body_unsigned(headers: &HeaderMap) -> bool {
     headers.get(X_SDK_CONTENT_SHA256).is_some_and(|said| said == Payload::UNSIGNED)
 }
 

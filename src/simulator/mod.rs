@@ -48,7 +48,7 @@ use behaviour::{Behaviour, Held};
 pub use keys::AccessKey;
 use keys::Keys;
 use log::Log;
-pub use log::Seen;
+pub(crate) use log::Seen;
 use server::State;
 use tokens::{Standing, Tokens};
 

@@ -11,7 +11,7 @@ const FETCHES: &str = "workspace_gateway_fetches_total";
 /// What came of all requests for the operations since the start. Those that were forwarded as they are, refused (by
 /// upstream and again from memory, or here), or given up by their client don't count.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Benefit {
+pub(crate) struct Benefit {
     /// Requests that were answered.
     pub answered: u64,
     /// Those of them that were answered from memory at once.
@@ -24,7 +24,7 @@ pub struct Benefit {
 
 impl Benefit {
     /// What the figures amount to.
-    pub fn of(figures: &Figures) -> Self {
+    pub(crate) fn of(figures: &Figures) -> Self {
         let results = figures.by(REQUESTS, "result", &[]);
         let sum = |is_meant: fn(Outcome) -> bool| -> u64 {
             let meant = Outcome::ALL.into_iter().filter(|&outcome| is_meant(outcome));
@@ -40,12 +40,12 @@ impl Benefit {
 
     /// The share of hits; unknown until something was answered.
     #[allow(clippy::cast_precision_loss)]
-    pub fn hit_ratio(&self) -> Option<f64> {
+    pub(crate) fn hit_ratio(&self) -> Option<f64> {
         (self.answered > 0).then(|| self.hits as f64 / self.answered as f64)
     }
 
     /// Calls that upstream was spared. (It may have got more than there were answers, where clients gave up.)
-    pub fn calls_saved(&self) -> u64 {
+    pub(crate) fn calls_saved(&self) -> u64 {
         self.answered.saturating_sub(self.upstream_calls)
     }
 }

@@ -22,7 +22,7 @@ use lines::{Bound, Line};
 const MAX_OF_A_KIND: usize = 16;
 
 /// How long the same event is not logged again.
-pub const REPEAT_INTERVAL: Duration = Duration::from_secs(60);
+pub(crate) const REPEAT_INTERVAL: Duration = Duration::from_secs(60);
 
 words! {
     /// What kind of thing has happened.

@@ -40,11 +40,11 @@ impl Counted {
 
 /// Which failures were warned of lately.
 #[derive(Default)]
-pub struct Failures(Mutex<HashMap<Kind, Counted>>);
+pub(crate) struct Failures(Mutex<HashMap<Kind, Counted>>);
 
 impl Failures {
     /// Logs a failure of a call for this request. `error` has the particulars.
-    pub fn note(&self, kind: Kind, request_id: &str, error: &dyn Display, now: Instant) {
+    pub(crate) fn note(&self, kind: Kind, request_id: &str, error: &dyn Display, now: Instant) {
         let (service, cause) = (kind.0.as_str(), kind.1.as_str());
         let due = self.counted().entry(kind).or_default().another(now);
         match due {
@@ -54,12 +54,12 @@ impl Failures {
     }
 
     /// Warns of those that have only been counted for [`REPEAT_INTERVAL`].
-    pub fn log_due(&self, now: Instant) {
+    pub(crate) fn log_due(&self, now: Instant) {
         self.warn(|counted| counted.due(now));
     }
 
     /// Warns of all that were only counted, at the end of the process.
-    pub fn log_rest(&self) {
+    pub(crate) fn log_rest(&self) {
         self.warn(|counted| Some(std::mem::take(&mut counted.since)).filter(|since| *since > 0));
     }
 

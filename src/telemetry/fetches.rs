@@ -6,14 +6,14 @@ use super::metrics::Metrics;
 use crate::catalogue::Operation;
 
 /// Counts them.
-pub struct Fetches(IntCounterVec);
+pub(crate) struct Fetches(IntCounterVec);
 
 impl Fetches {
     /// None so far.
     ///
     /// # Errors
     /// If they are counted there already.
-    pub fn new(metrics: &Metrics) -> prometheus::Result<Self> {
+    pub(crate) fn new(metrics: &Metrics) -> prometheus::Result<Self> {
         let help = "Calls made for an operation's answers: to fill the cache, to ask for a stale answer again, and for \
                     callers without a grant; not what is forwarded as it is. Requests answered, less these, are the \
                     calls that upstream was spared. A rise: new questions or callers, entries evicted, or answers \
@@ -24,12 +24,12 @@ impl Fetches {
     }
 
     /// From zero on for these, so that the first one makes a rate.
-    pub fn begin(&self, operations: &[std::sync::Arc<Operation>]) {
+    pub(crate) fn begin(&self, operations: &[std::sync::Arc<Operation>]) {
         operations.iter().for_each(|operation| drop(self.0.with_label_values(&[&*operation.name])));
     }
 
     /// Counts one.
-    pub fn count(&self, operation: &Operation) {
+    pub(crate) fn count(&self, operation: &Operation) {
         self.0.with_label_values(&[&*operation.name]).inc();
     }
 }

@@ -29,7 +29,7 @@ pub struct Health {
 
 /// What a call has brought to light.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Turn {
+pub(crate) enum Turn {
     /// It fails, perhaps again.
     Fails(&'static str),
     /// It answers, which it did not before.
@@ -43,12 +43,12 @@ pub enum Turn {
 
 /// Of all services that have been asked.
 #[derive(Default)]
-pub struct Healths(Mutex<HashMap<Service, Health>>);
+pub(crate) struct Healths(Mutex<HashMap<Service, Health>>);
 
 impl Healths {
     /// Notes what came of a call: its status, or how it failed. What a caller is answered whom upstream does not know counts
     /// for nothing, for it may be of that one's making; that there is no way to upstream, or is again, is nobody's.
-    pub fn heard(
+    pub(crate) fn heard(
         &self,
         service: Service,
         result: Result<StatusCode, Failure>,
@@ -93,7 +93,7 @@ impl Healths {
     }
 
     /// How a service is, if it has been asked.
-    pub fn of(&self, service: Service) -> Option<Health> {
+    pub(crate) fn of(&self, service: Service) -> Option<Health> {
         self.0.lock().get(&service).copied()
     }
 }

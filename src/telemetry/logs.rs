@@ -34,7 +34,7 @@ use crate::config::LogFormat;
 use crate::config::choices::{AccessLog, Level};
 use crate::config::settings::Log;
 use crate::sync::Mutex;
-pub use queue::CAPACITY;
+pub(crate) use queue::CAPACITY;
 use queue::Queue;
 
 /// How long the end of the process waits for lines to be written.
@@ -109,7 +109,7 @@ fn is_coloured(is_terminal: bool, variable: impl Fn(&str) -> Option<OsString>) -
 }
 
 /// Queues a line that is no event, such as why the process ends. False if this process has no log.
-pub fn say(line: &str) -> bool {
+pub(crate) fn say(line: &str) -> bool {
     let Some(queue) = QUEUE.get() else { return false };
     queue.push(format!("{line}\n").as_bytes());
     true
@@ -174,12 +174,12 @@ impl Collector for DroppedLines {
 }
 
 /// The least serious level that is written; none if this is not what logs in this process.
-pub fn level() -> Option<Level> {
+pub(crate) fn level() -> Option<Level> {
     VERBOSITY.get().map(|verbosity| *verbosity.level.lock())
 }
 
 /// Writes what is as serious as that from now on. False if this is not what logs in this process.
-pub fn set_level(level: Level) -> bool {
+pub(crate) fn set_level(level: Level) -> bool {
     let Some(verbosity) = VERBOSITY.get() else { return false };
     let mut present = verbosity.level.lock();
     let is_set = verbosity.handle.reload(filter(level)).is_ok();
@@ -190,13 +190,13 @@ pub fn set_level(level: Level) -> bool {
 }
 
 /// Which requests have a line at present.
-pub fn access() -> AccessLog {
+pub(crate) fn access() -> AccessLog {
     let number = usize::from(ACCESS.load(Ordering::Relaxed));
     AccessLog::ALL.get(number).copied().unwrap_or(AccessLog::All)
 }
 
 /// Has these requests have a line from now on, if this process has a log.
-pub fn set_access(access: AccessLog) {
+pub(crate) fn set_access(access: AccessLog) {
     if VERBOSITY.get().is_some() {
         ACCESS.store(access as u8, Ordering::Relaxed);
     }

@@ -337,7 +337,7 @@ impl Drop for Record {
 }
 
 /// Whether the log may tell of a request that begins now.
-pub fn is_logged() -> bool {
+pub(crate) fn is_logged() -> bool {
     logs::access() != AccessLog::Off && tracing::enabled!(target: ACCESS, Level::INFO)
 }
 

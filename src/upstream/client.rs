@@ -256,7 +256,7 @@ where
 ///
 /// # Errors
 /// None for a key that was read from a request.
-pub fn question(key: &Key, errand: Errand) -> Result<Request<StreamBody>, BoxError> {
+pub(crate) fn question(key: &Key, errand: Errand) -> Result<Request<StreamBody>, BoxError> {
     let Errand { credential, date, request_id, via, validator, trace, forwarded } = errand;
     let mut request = Request::new(nothing());
     *request.uri_mut() = key.uri()?;
@@ -301,7 +301,7 @@ pub fn question(key: &Key, errand: Errand) -> Result<Request<StreamBody>, BoxErr
 }
 
 /// Whether every question has the same value for this header.
-pub fn is_constant(name: &HeaderName) -> bool {
+pub(crate) fn is_constant(name: &HeaderName) -> bool {
     [HOST, ACCEPT, CONTENT_TYPE, ACCEPT_ENCODING, USER_AGENT].contains(name)
 }
 

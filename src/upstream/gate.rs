@@ -27,7 +27,7 @@ use schedule::Schedule;
 
 /// How many calls may be under way to one service.
 #[derive(Clone, Copy, Debug)]
-pub struct Bounds {
+pub(crate) struct Bounds {
     /// At all.
     pub calls: usize,
     /// Of one caller, with those that wait for others than itself.
@@ -36,7 +36,7 @@ pub struct Bounds {
 
 /// How many calls there are to one service.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Usage {
+pub(crate) struct Usage {
     /// Those that have been let through.
     pub under_way: usize,
     /// Those that wait for their turn.
@@ -46,7 +46,7 @@ pub struct Usage {
 words! {
     /// The order in which calls are served. The first class is served first.
     #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-    pub enum Class {
+    pub(crate) enum Class {
         /// A product list has proved it lately.
         Proved = "proved",
         /// Upstream has answered it well below a project, but no product list has proved it lately.
@@ -60,7 +60,7 @@ words! {
 
 /// Whose call it is.
 #[derive(Clone, Copy, Debug)]
-pub struct Client {
+pub(crate) struct Client {
     /// `None` without a token and without a signature that is verified here.
     pub caller: Option<Caller>,
     /// `None` where clients are not told apart by address.
@@ -105,7 +105,7 @@ impl Client {
 type Ticket = u64;
 
 /// The gate before all services. What goes through one of its sides is not bounded by another.
-pub struct Gate {
+pub(crate) struct Gate {
     bounds: Bounds,
     /// As many as the catalogue has services, at most.
     sides: Mutex<HashMap<Service, Arc<Side>>>,
@@ -113,12 +113,12 @@ pub struct Gate {
 
 impl Gate {
     /// With the same bounds for each service.
-    pub fn new(bounds: Bounds) -> Self {
+    pub(crate) fn new(bounds: Bounds) -> Self {
         Self { bounds, sides: Mutex::default() }
     }
 
     /// Waits for the turn of a client's call. May be given up at any time.
-    pub async fn enter(&self, service: Service, client: Client, class: Class) -> Permit {
+    pub(crate) async fn enter(&self, service: Service, client: Client, class: Class) -> Permit {
         let side = self.side(service);
         let (turn, begun) = oneshot::channel();
         let ticket = {
@@ -136,7 +136,7 @@ impl Gate {
 
     /// The same for a client that may close its sending side meanwhile, or has. Then the call waits with all such calls, and
     /// if it has its turn already it is counted among them, as far as they have room.
-    pub async fn enter_unless_closed(
+    pub(crate) async fn enter_unless_closed(
         &self,
         service: Service,
         client: Client,
@@ -157,17 +157,17 @@ impl Gate {
     }
 
     /// Whether another call of a client would have to wait because of calls that the client has already.
-    pub fn has_to_wait(&self, service: Service, client: Client) -> bool {
+    pub(crate) fn has_to_wait(&self, service: Service, client: Client) -> bool {
         self.side(service).state().schedule.has_to_wait(client)
     }
 
     /// How many calls of a class there are to a service.
-    pub fn usage(&self, service: Service, class: Class) -> Usage {
+    pub(crate) fn usage(&self, service: Service, class: Class) -> Usage {
         self.side(service).state().schedule.usage(class)
     }
 
     /// The services of which there has been a call so far.
-    pub fn services(&self) -> Vec<Service> {
+    pub(crate) fn services(&self) -> Vec<Service> {
         self.sides().keys().copied().collect()
     }
 
@@ -211,7 +211,7 @@ impl State {
 
 /// The right to one call, until it is dropped; or, before that is granted, a place in the queue.
 #[must_use = "the call is under way as long as this is held"]
-pub struct Permit {
+pub(crate) struct Permit {
     side: Arc<Side>,
     ticket: Ticket,
 }
@@ -232,7 +232,7 @@ impl Permit {
     }
 
     /// A body whose end, or whose being given up, ends the call.
-    pub fn hold(self, body: StreamBody) -> StreamBody {
+    pub(crate) fn hold(self, body: StreamBody) -> StreamBody {
         Held { body, permit: Some(self) }.boxed_unsync()
     }
 }

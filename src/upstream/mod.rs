@@ -4,20 +4,20 @@
 //! relayed as a stream that may take as long as something moves ([`Upstream::relay`]).
 
 mod causes;
-pub mod client;
+pub(crate) mod client;
 mod connect;
 mod connections;
 mod error;
 mod failure;
 mod fault;
-pub mod gate;
+pub(crate) mod gate;
 mod hint;
 mod idle;
-pub mod probation;
-pub mod probe;
+pub(crate) mod probation;
+pub(crate) mod probe;
 mod reads_on;
 mod resolve;
-pub mod successes;
+pub(crate) mod successes;
 mod trust;
 mod tunnel;
 mod upload;
@@ -44,10 +44,10 @@ pub use trust::Authorities;
 const AGENT: HeaderValue = HeaderValue::from_static(concat!("workspace-gateway/", env!("CARGO_PKG_VERSION")));
 
 /// How much of a body is read, in bytes, to see what a refusal is about or whether a response is an error.
-pub const MAX_PEEK: usize = 64 * 1024;
+pub(crate) const MAX_PEEK: usize = 64 * 1024;
 
 /// How long that may take, from the head on.
-pub const PEEK_TIMEOUT: Duration = Duration::from_secs(2);
+pub(crate) const PEEK_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// An answer that is under way.
 pub type Answering<'a, T> = Pin<Box<dyn Future<Output = Result<T, UpstreamError>> + Send + 'a>>;
@@ -88,7 +88,7 @@ impl Answered {
 }
 
 /// Whether an answer of this status refuses the caller.
-pub fn is_refusal(status: StatusCode) -> bool {
+pub(crate) fn is_refusal(status: StatusCode) -> bool {
     matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
 }
 

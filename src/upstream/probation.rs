@@ -37,7 +37,7 @@ const LAST_REFUSAL: u32 = 5;
 const MAX_SECRETS: usize = 8;
 
 /// All keys that have been used, and how upstream has taken them.
-pub struct Probation {
+pub(crate) struct Probation {
     trials: Mutex<HashMap<Office, Trial>>,
     ended: Notify,
     clock: Clock,
@@ -66,7 +66,7 @@ struct Trial {
 
 /// A key is held: upstream has refused what it has signed too often.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Held {
+pub(crate) struct Held {
     access_key: String,
     is_until_changed: bool,
 }
@@ -84,7 +84,7 @@ impl fmt::Display for Held {
 }
 
 /// Leave to use a key once. How that ended is to be said; unsaid, it changes nothing.
-pub struct Leave {
+pub(crate) struct Leave {
     probation: Arc<Probation>,
     office: Office,
     fingerprint: Fingerprint,
@@ -94,7 +94,7 @@ pub struct Leave {
 
 /// What an answer says of the signature.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reception {
+pub(crate) enum Reception {
     /// Upstream knows by it who asks.
     Accepted,
     /// Upstream doesn't take it.
@@ -105,7 +105,7 @@ pub enum Reception {
 
 impl Reception {
     /// Reads it off an answer. Of bodies only those of errors are looked at.
-    pub fn of(status: StatusCode, body: &[u8]) -> Self {
+    pub(crate) fn of(status: StatusCode, body: &[u8]) -> Self {
         if status.as_u16() < 400 || status == StatusCode::FORBIDDEN {
             return Self::Accepted;
         }
@@ -126,7 +126,7 @@ enum Attempt {
 
 impl Probation {
     /// With no key known yet.
-    pub fn new(clock: Clock) -> Arc<Self> {
+    pub(crate) fn new(clock: Clock) -> Arc<Self> {
         Arc::new(Self { trials: Mutex::default(), ended: Notify::new(), clock })
     }
 
@@ -134,7 +134,7 @@ impl Probation {
     ///
     /// # Errors
     /// If the key is held.
-    pub async fn enter(self: &Arc<Self>, key: &AccessKey, service: Service) -> Result<Leave, Held> {
+    pub(crate) async fn enter(self: &Arc<Self>, key: &AccessKey, service: Service) -> Result<Leave, Held> {
         let office = office(key, service);
         loop {
             let mut ended = pin!(self.ended.notified());
@@ -159,17 +159,17 @@ impl Probation {
     }
 
     /// Whether a key is held at present.
-    pub fn holds(&self, key: &AccessKey, service: Service) -> bool {
+    pub(crate) fn holds(&self, key: &AccessKey, service: Service) -> bool {
         matches!(self.attempt(key, service), Attempt::Held)
     }
 
     /// Whether a call with a key would have to wait for others.
-    pub fn is_busy(&self, key: &AccessKey, service: Service) -> bool {
+    pub(crate) fn is_busy(&self, key: &AccessKey, service: Service) -> bool {
         matches!(self.attempt(key, service), Attempt::Later)
     }
 
     /// Lets each key that is held be tried once more.
-    pub fn try_again(&self) {
+    pub(crate) fn try_again(&self) {
         for ((id, _), trial) in self.trials().iter_mut() {
             if trial.last_refusal.take().is_some() && trial.in_a_row >= MAX_REFUSALS {
                 tracing::info!(
@@ -182,7 +182,7 @@ impl Probation {
     }
 
     /// Forgets keys that are not in the ring any more, and of which upstream has nothing against.
-    pub fn keep_only(&self, ring: &KeyRing) {
+    pub(crate) fn keep_only(&self, ring: &KeyRing) {
         let is_known = |id: &str| ring.keys().any(|key| key.id() == id);
         self.trials().retain(|(id, _), trial| trial.under_way > 0 || trial.in_a_row > 0 || is_known(id));
     }
@@ -247,7 +247,7 @@ impl Trial {
 
 impl Leave {
     /// Says what upstream made of the signature. Gives the suspension that this begins.
-    pub fn ended(self, reception: Reception) -> Option<Held> {
+    pub(crate) fn ended(self, reception: Reception) -> Option<Held> {
         let now = self.probation.clock.now();
         let mut trials = self.probation.trials();
         let trial = trials.get_mut(&self.office)?;

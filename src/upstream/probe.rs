@@ -26,14 +26,14 @@ use crate::egress::{Egress, Way};
 const OBJECTION: Duration = Duration::from_secs(1);
 
 /// Probes upstreams.
-pub struct Probe {
+pub(crate) struct Probe {
     connector: Connector,
     limit: Duration,
     egress: Egress,
 }
 
 /// What a probe of one upstream has come to: each step that succeeded, and why the next one did not.
-pub struct Probed {
+pub(crate) struct Probed {
     /// In words, in order.
     pub steps: Vec<String>,
     /// Why it is not reached.
@@ -45,12 +45,12 @@ impl Probe {
     ///
     /// # Errors
     /// If the file that is named has no usable certificates.
-    pub fn new(named: Option<Authorities<'_>>, limit: Duration, egress: Egress) -> io::Result<Self> {
+    pub(crate) fn new(named: Option<Authorities<'_>>, limit: Duration, egress: Egress) -> io::Result<Self> {
         Ok(Self { connector: Connector::new(named, limit, egress.clone())?, limit, egress })
     }
 
     /// Probes an upstream. Takes at most twice the limit, and a second.
-    pub async fn reach(&self, origin: &Origin) -> Probed {
+    pub(crate) async fn reach(&self, origin: &Origin) -> Probed {
         let mut steps = Vec::new();
         let failed = self.steps(origin, &mut steps).await.err();
         Probed { steps, failed }

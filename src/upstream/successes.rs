@@ -14,7 +14,7 @@ const REACHABLE_FOR: Duration = Duration::from_secs(10);
 
 /// The latest successes of all services that have been asked.
 #[derive(Default)]
-pub struct Successes {
+pub(crate) struct Successes {
     /// When the head of the latest answer that is no failure had come.
     answered: Mutex<HashMap<Service, Instant>>,
     /// When the request of the latest product list that was answered well had been sent. Apart, because waiters are woken
@@ -24,14 +24,14 @@ pub struct Successes {
 
 impl Successes {
     /// Notes that a service has answered, and not with a failure.
-    pub fn answered(&self, service: Service, received: Instant) {
+    pub(crate) fn answered(&self, service: Service, received: Instant) {
         let mut answered = self.answered.lock();
         let latest = answered.entry(service).or_insert(received);
         *latest = received.max(*latest);
     }
 
     /// Notes that a service has answered a product list well whose request was sent then.
-    pub fn list(&self, service: Service, sent: Instant) {
+    pub(crate) fn list(&self, service: Service, sent: Instant) {
         self.lists(service, |lists| {
             lists.send_if_modified(|latest| {
                 let is_later = *latest < Some(sent);
@@ -42,18 +42,18 @@ impl Successes {
     }
 
     /// Whether a service has answered within the last ten seconds, so that there is a way to it.
-    pub fn is_reachable(&self, service: Service, now: Instant) -> bool {
+    pub(crate) fn is_reachable(&self, service: Service, now: Instant) -> bool {
         let answered = self.answered.lock();
         answered.get(&service).is_some_and(|answered| now.saturating_duration_since(*answered) < REACHABLE_FOR)
     }
 
     /// Whether a service has answered a product list well that was sent after this moment.
-    pub fn has_listed_since(&self, service: Service, moment: Instant) -> bool {
+    pub(crate) fn has_listed_since(&self, service: Service, moment: Instant) -> bool {
         self.lists(service, |lists| is_since(*lists.borrow(), moment))
     }
 
     /// Waits until a service has answered a product list well that was sent after this moment.
-    pub async fn listed_since(&self, service: Service, moment: Instant) {
+    pub(crate) async fn listed_since(&self, service: Service, moment: Instant) {
         let mut lists = self.lists(service, watch::Sender::subscribe);
         if lists.wait_for(|latest| is_since(*latest, moment)).await.is_err() {
             std::future::pending().await

@@ -8,24 +8,24 @@ use std::net::SocketAddr;
 use http::header::{ETAG, HOST};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version};
-use workspace_gateway::catalogue::{Catalogue, Forwarded, Operation};
-use workspace_gateway::config::{Config, Override};
-use workspace_gateway::fast_path::{HeadScanner, is_repeatable};
-use workspace_gateway::request::caller::{self, Callers};
-use workspace_gateway::request::condition;
-use workspace_gateway::request::directives::Directives;
-use workspace_gateway::request::fingerprint::Fingerprints;
-use workspace_gateway::request::forwarded;
-use workspace_gateway::request::hop::{self, Via};
-use workspace_gateway::request::key::Key;
-use workspace_gateway::request::query;
-use workspace_gateway::request::route::{self, Route};
-use workspace_gateway::request::target;
-use workspace_gateway::request::trace::Trace;
-use workspace_gateway::request::validate::{self, MAX_FIELDS, MAX_PARAMETERS};
-use workspace_gateway::request::wish::Wish;
-use workspace_gateway::signing::ring::KeyRing;
-use workspace_gateway::signing::{
+use workspace_gateway::testing::catalogue::{Catalogue, Forwarded, Operation};
+use workspace_gateway::testing::config::{Config, Override};
+use workspace_gateway::testing::fast_path::{HeadScanner, is_repeatable};
+use workspace_gateway::testing::request::caller::{self, Callers};
+use workspace_gateway::testing::request::condition;
+use workspace_gateway::testing::request::directives::Directives;
+use workspace_gateway::testing::request::fingerprint::Fingerprints;
+use workspace_gateway::testing::request::forwarded;
+use workspace_gateway::testing::request::hop::{self, Via};
+use workspace_gateway::testing::request::key::Key;
+use workspace_gateway::testing::request::query;
+use workspace_gateway::testing::request::route::{self, Route};
+use workspace_gateway::testing::request::target;
+use workspace_gateway::testing::request::trace::Trace;
+use workspace_gateway::testing::request::validate::{self, MAX_FIELDS, MAX_PARAMETERS};
+use workspace_gateway::testing::request::wish::Wish;
+use workspace_gateway::testing::signing::ring::KeyRing;
+use workspace_gateway::testing::signing::{
     AccessKey, Authorization, Binding, Changes, Payload, Projects, Target, canonical_request, has_signature, parse_date,
 };
 

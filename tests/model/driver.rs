@@ -17,11 +17,11 @@ use http::{Method, Request, Response};
 use http_body_util::{BodyExt, Empty};
 use tokio::task::{AbortHandle, yield_now};
 use tokio::time::Instant;
-use workspace_gateway::cache::store::Selection;
-use workspace_gateway::clock::{Clock, ManualClock};
-use workspace_gateway::config::Config;
-use workspace_gateway::fast_path::{ConnectionState, Responder};
-use workspace_gateway::gateway::{Connection, Gateway};
+use workspace_gateway::testing::cache::store::Selection;
+use workspace_gateway::testing::clock::{Clock, ManualClock};
+use workspace_gateway::testing::config::Config;
+use workspace_gateway::testing::fast_path::{ConnectionState, Responder};
+use workspace_gateway::testing::gateway::{Connection, Gateway};
 
 use super::clocks::{Clocks, Jump};
 use super::property::Property;

@@ -12,17 +12,17 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use http_body_util::Full;
 use tokio::sync::oneshot;
-use workspace_gateway::budget::Account;
-use workspace_gateway::catalogue::{Origin, Service};
-use workspace_gateway::gateway::REQUEST_IDS;
-use workspace_gateway::random::Random;
-use workspace_gateway::request::caller::X_AUTH_TOKEN;
-use workspace_gateway::request::condition::Validator;
-use workspace_gateway::request::id::RequestIds;
-use workspace_gateway::request::key::Key;
-use workspace_gateway::stream::{StreamBody, stream};
-use workspace_gateway::upstream::client::Errand;
-use workspace_gateway::upstream::{Answered, Answering, Refused, Upstream, UpstreamError};
+use workspace_gateway::testing::budget::Account;
+use workspace_gateway::testing::catalogue::{Origin, Service};
+use workspace_gateway::testing::gateway::REQUEST_IDS;
+use workspace_gateway::testing::random::Random;
+use workspace_gateway::testing::request::caller::X_AUTH_TOKEN;
+use workspace_gateway::testing::request::condition::Validator;
+use workspace_gateway::testing::request::id::RequestIds;
+use workspace_gateway::testing::request::key::Key;
+use workspace_gateway::testing::stream::{StreamBody, stream};
+use workspace_gateway::testing::upstream::client::Errand;
+use workspace_gateway::testing::upstream::{Answered, Answering, Refused, Upstream, UpstreamError};
 
 use super::world::{Besides, CALLERS, CallerId, Failure, KEYS, KeyId, RequestId, SECOND, Said, Version, token};
 

@@ -12,8 +12,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use serde::{Deserialize, Serialize};
-use workspace_gateway::catalogue::Service;
-use workspace_gateway::simulator::AccessKey;
+use workspace_gateway::testing::catalogue::Service;
+use workspace_gateway::testing::simulator::AccessKey;
 
 use crate::support::PROJECT;
 

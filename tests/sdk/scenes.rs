@@ -4,8 +4,8 @@ use std::collections::HashSet;
 
 use http::{HeaderMap, StatusCode};
 use serde_json::Value;
-use workspace_gateway::catalogue::Service;
-use workspace_gateway::simulator::{AccessKey, Simulator};
+use workspace_gateway::testing::catalogue::Service;
+use workspace_gateway::testing::simulator::{AccessKey, Simulator};
 
 use super::{Call, Client, OPERATIONS, Sdk};
 use crate::support::signer::entry;

@@ -9,8 +9,8 @@ use command_fds::{CommandFdExt, FdMapping};
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStderr, Command};
-use workspace_gateway::catalogue::Service;
-use workspace_gateway::simulator::Simulator;
+use workspace_gateway::testing::catalogue::Service;
+use workspace_gateway::testing::simulator::Simulator;
 
 use super::{PROXY_VARIABLES, within};
 

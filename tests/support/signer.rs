@@ -5,10 +5,10 @@ use std::time::SystemTime;
 use http::header::{CONTENT_TYPE, HOST};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 use tokio::task::JoinHandle;
-use workspace_gateway::catalogue::Service;
-use workspace_gateway::clock::Clock;
-use workspace_gateway::signing::{self, Payload, Projects};
-use workspace_gateway::simulator::{AccessKey, Simulator};
+use workspace_gateway::testing::catalogue::Service;
+use workspace_gateway::testing::clock::Clock;
+use workspace_gateway::testing::signing::{self, Payload, Projects};
+use workspace_gateway::testing::simulator::{AccessKey, Simulator};
 
 use super::{Http, PROJECT, Reply, World};
 

@@ -14,8 +14,8 @@ use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
-use workspace_gateway::catalogue::Service;
-use workspace_gateway::simulator::Simulator;
+use workspace_gateway::testing::catalogue::Service;
+use workspace_gateway::testing::simulator::Simulator;
 
 /// Who certifies.
 pub struct Authority(CertifiedIssuer<'static, KeyPair>);

@@ -6,7 +6,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use workspace_gateway::gateway::Gateway;
+use workspace_gateway::testing::gateway::Gateway;
 
 /// An answer as its bytes say.
 pub struct Answered {

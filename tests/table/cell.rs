@@ -8,12 +8,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use workspace_gateway::clock::{Clock, ManualClock};
-use workspace_gateway::config::Config;
-use workspace_gateway::gateway::Gateway;
-use workspace_gateway::random::Random;
-use workspace_gateway::upstream::Upstream;
-use workspace_gateway::upstream::client::HttpClient;
+use workspace_gateway::testing::clock::{Clock, ManualClock};
+use workspace_gateway::testing::config::Config;
+use workspace_gateway::testing::gateway::Gateway;
+use workspace_gateway::testing::random::Random;
+use workspace_gateway::testing::upstream::Upstream;
+use workspace_gateway::testing::upstream::client::HttpClient;
 
 use super::behaviours::{BEFORE, Behaviour, Line, Meaning, NEW, NEXT, OLD, OTHER_TAG};
 use super::rules::{Answer, Expectation};

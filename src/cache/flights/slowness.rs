@@ -9,7 +9,7 @@ use super::Flight;
 use crate::request::caller::Caller;
 
 /// Whether the calls of a flight are slow.
-pub struct Slowness<T> {
+pub(crate) struct Slowness<T> {
     pub(super) flight: Arc<Flight<T>>,
     pub(super) slow: watch::Receiver<Option<Instant>>,
 }
@@ -17,7 +17,7 @@ pub struct Slowness<T> {
 impl<T> Slowness<T> {
     /// Waits until all calls under way are slow and the caller may make another. Gives the time at which the latest was
     /// sent. A caller that has made a call of this flight waits without end.
-    pub async fn all_slow(&mut self, caller: Caller) -> Instant {
+    pub(crate) async fn all_slow(&mut self, caller: Caller) -> Instant {
         while self.flight.calls().may_begin(caller) {
             let slow = *self.slow.borrow_and_update();
             match slow {
@@ -29,7 +29,7 @@ impl<T> Slowness<T> {
     }
 
     /// Waits until one of the calls has begun, ended, or become slow.
-    pub async fn changed(&mut self) {
+    pub(crate) async fn changed(&mut self) {
         // The flight holds the sender, and this holds the flight.
         let _ = self.slow.changed().await;
     }

@@ -11,7 +11,7 @@ const COUNTED_AT_ONCE: usize = 128;
 impl Grants {
     /// How many grants live at a moment. They are counted in steps, and the lock is released after each. So a grant that is
     /// used or made meanwhile may be counted twice or not at all.
-    pub fn live(&self, now: Instant) -> usize {
+    pub(crate) fn live(&self, now: Instant) -> usize {
         self.live_in_steps(now, |_| ())
     }
 

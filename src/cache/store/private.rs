@@ -16,7 +16,7 @@ pub(super) const MAX_SCOPES: usize = 128;
 
 /// How much has turned private at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reach {
+pub(crate) enum Reach {
     /// One operation in one project.
     Scope,
     /// One operation, whatever its path captures.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::sync::{Condvar, Mutex, MutexGuard};
 
 /// How many bytes wait to be written at most, each line with [`OVERHEAD`].
-pub const CAPACITY: usize = 1 << 20;
+pub(crate) const CAPACITY: usize = 1 << 20;
 
 /// What a line takes beside its text, in bytes: its place in the queue and what the allocator rounds up.
 const OVERHEAD: usize = 64;

@@ -1,0 +1,122 @@
+//! What the tests and benches of this project use, by the names that it has inside. It may change with each version.
+
+#![allow(missing_docs)]
+
+pub mod budget {
+    pub use crate::budget::{Account, Budget, Charge, DEFAULT, Purpose};
+}
+pub mod cache {
+    pub mod miss {
+        pub use crate::cache::miss::Miss;
+    }
+    pub mod store {
+        pub use crate::cache::store::Selection;
+    }
+    pub mod unstorable {
+        pub use crate::cache::unstorable::Unstorable;
+    }
+}
+pub mod catalogue {
+    pub use crate::catalogue::{Catalogue, Forwarded, Operation, Origin, Service, Sharing};
+}
+pub mod clock {
+    pub use crate::clock::{Clock, ManualClock};
+}
+pub mod config {
+    pub use crate::config::{Changes, Config, ConfigError, Mode, Override, REFERENCE};
+    pub mod table {
+        pub use crate::config::table::{Applies, Setting};
+    }
+}
+pub mod egress {
+    pub use crate::egress::Egress;
+}
+pub mod fast_path {
+    pub use crate::fast_path::{ConnectionState, HeadScanner, MAX_HEADS, Responder, is_repeatable};
+}
+pub mod gateway {
+    pub use crate::gateway::{Connection, Gateway, REQUEST_IDS};
+}
+pub mod random {
+    pub use crate::random::Random;
+}
+pub mod request {
+    pub use crate::request::BypassReason;
+    pub mod caller {
+        pub use crate::request::caller::{Callers, X_AUTH_TOKEN, token};
+    }
+    pub mod condition {
+        pub use crate::request::condition::{Validator, is_current};
+    }
+    pub mod directives {
+        pub use crate::request::directives::Directives;
+    }
+    pub mod fingerprint {
+        pub use crate::request::fingerprint::Fingerprints;
+    }
+    pub mod forwarded {
+        pub use crate::request::forwarded::select;
+    }
+    pub mod hop {
+        pub use crate::request::hop::{Via, strip};
+    }
+    pub mod id {
+        pub use crate::request::id::RequestIds;
+    }
+    pub mod key {
+        pub use crate::request::key::{Key, Scope};
+    }
+    pub mod query {
+        pub use crate::request::query::canonical;
+    }
+    pub mod route {
+        pub use crate::request::route::{Route, find, project};
+    }
+    pub mod target {
+        pub use crate::request::target::{check, rebased, translate};
+    }
+    pub mod trace {
+        pub use crate::request::trace::Trace;
+    }
+    pub mod validate {
+        pub use crate::request::validate::{Invalid, MAX_FIELDS, MAX_MEMBERS, MAX_PARAMETERS, check, normalize};
+    }
+    pub mod wish {
+        pub use crate::request::wish::Wish;
+    }
+}
+pub mod server {
+    pub use crate::server::{Inherited, NAMES, Refused, Server, raise_open_files};
+}
+pub mod signing {
+    pub use crate::signing::{
+        AccessKey, Authorization, Binding, Changes, Payload, Projects, SCHEME, Target, X_PROJECT_ID, canonical_request,
+        has_signature, parse_date, show_date, string_to_sign,
+    };
+    pub mod ring {
+        pub use crate::signing::ring::{KeyRing, Refusal};
+    }
+}
+pub mod simulator {
+    pub use crate::simulator::{AccessKey, Simulator};
+}
+pub mod stream {
+    pub use crate::stream::{BoxError, StreamBody, nothing, stream};
+}
+pub mod telemetry {
+    pub mod logs {
+        pub use crate::telemetry::logs::begin;
+    }
+    pub mod events {
+        pub use crate::telemetry::events::Event;
+    }
+    pub mod outcome {
+        pub use crate::telemetry::outcome::Outcome;
+    }
+}
+pub mod upstream {
+    pub use crate::upstream::{Answered, Answering, Authorities, Failure, Fault, Refused, Upstream, UpstreamError};
+    pub mod client {
+        pub use crate::upstream::client::{Errand, HttpClient, Limits};
+    }
+}
