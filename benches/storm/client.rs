@@ -16,8 +16,8 @@ use rand::RngExt;
 use rand::rngs::SmallRng;
 use tokio::net::TcpSocket;
 use tokio::task::JoinHandle;
-use workspace_gateway::clock::Clock;
-use workspace_gateway::request::caller::X_AUTH_TOKEN;
+use workspace_gateway::testing::clock::Clock;
+use workspace_gateway::testing::request::caller::X_AUTH_TOKEN;
 
 use super::settings::ANSWER_TIMEOUT;
 use super::world::{PROJECTS, Question, World};

@@ -9,7 +9,7 @@ use http::StatusCode;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use tokio::sync::watch;
-use workspace_gateway::clock::Clock;
+use workspace_gateway::testing::clock::Clock;
 
 use super::lock;
 use super::settings::{ANSWER_TIMEOUT, PATIENCE};

@@ -10,10 +10,10 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use workspace_gateway::clock::{Clock, ManualClock};
-use workspace_gateway::config::Config;
-use workspace_gateway::server::Server;
-use workspace_gateway::telemetry::logs;
+use workspace_gateway::testing::clock::{Clock, ManualClock};
+use workspace_gateway::testing::config::Config;
+use workspace_gateway::testing::server::Server;
+use workspace_gateway::testing::telemetry::logs;
 
 /// The flag that has this program be the gateway.
 pub(crate) const FLAG: &str = "--gateway";

@@ -47,6 +47,8 @@ pub(crate) struct Judge {
     refused: HashMap<(usize, usize, usize), (Instant, usize)>,
     /// Since when nothing from before is fresh, and no grant from before is good: a clock has jumped.
     jumped: Option<Instant>,
+    /// A clock is about to jump, or has jumped just now.
+    is_jumping: bool,
     /// How many answers came from memory at once.
     hits: usize,
     /// Since when the loads are beside the clients.
@@ -108,6 +110,7 @@ impl Judge {
             stored: HashMap::new(),
             refused: HashMap::new(),
             jumped: None,
+            is_jumping: false,
             hits: 0,
             loaded: None,
         }
@@ -119,9 +122,15 @@ impl Judge {
         self.loaded = Some(now);
     }
 
-    /// A clock of the gateway has jumped by far more than anything lives.
+    /// A clock of the gateway will jump by far more than anything lives. Until it is known to have jumped, the gateway need
+    /// not have anything, and may have what it has.
+    pub(crate) fn expect_jump(&mut self) {
+        self.is_jumping = true;
+    }
+
+    /// The clock has jumped.
     pub(crate) fn expect_nothing_from_before(&mut self, now: Instant) {
-        self.jumped = Some(now);
+        (self.jumped, self.is_jumping) = (Some(now), false);
     }
 
     /// How many answers came from memory at once so far, without a failure of upstream.
@@ -382,7 +391,7 @@ impl Judge {
     /// given when upstream fails.
     fn is_promised(&self, case: &Case<'_>) -> bool {
         let exchange = case.exchange;
-        if !matches!(exchange.wish, Wish::None | Wish::IfNoneMatch(..)) {
+        if self.is_jumping || !matches!(exchange.wish, Wish::None | Wish::IfNoneMatch(..)) {
             return false;
         }
         let (proof, stored) = (self.proofs.get(&self.key(exchange)), self.stored.get(&self.slot(exchange)));

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use http::header::{self, SET_COOKIE};
 use http::{HeaderValue, StatusCode};
-use workspace_gateway::simulator::Simulator;
+use workspace_gateway::testing::simulator::Simulator;
 
 use super::settings::RETRY_AFTER;
 
