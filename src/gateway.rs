@@ -8,12 +8,14 @@
 //! ```
 //!
 //! The steps are functions of the parts that they are given: [`Memory`] (grants, entries, backoff), [`Fetcher`] (flights, queue,
-//! key breaker) and [`Observer`] (metrics, events, health). Besides the two sequences, these see the whole gateway:
-//! `identify.rs`, `charge.rs` and `forward.rs`, and `coalesce.rs`, which decides what becomes of a request while it waits.
+//! key breaker), [`Observer`] (metrics, events, health) and [`Live`] (settings in force). What they hand on are values:
+//! `connection.rs`, `question.rs`, `seat.rs`, `fetch_result.rs`. No step calls another one: that is done by this file, `fetch.rs`
+//! and `forward.rs`, which has the sequence of a relayed request. `tests/fences.rs` sees to that.
 
 mod assemble;
 mod charge;
 mod coalesce;
+mod connection;
 mod fetch;
 mod fetch_result;
 mod fetcher;
@@ -27,17 +29,20 @@ mod memory;
 mod observer;
 mod outward;
 pub(crate) mod probe;
+mod question;
 mod release;
 mod reload;
 mod remembered;
+mod seat;
 mod settle;
 #[cfg(test)]
 mod tests;
 mod wait;
 
 use std::net::{IpAddr, SocketAddr};
+use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::AtomicBool;
 
 use bytes::Bytes;
 use http::request::Parts;
@@ -45,43 +50,43 @@ use http::{HeaderMap, Method, Request, Response};
 use http_body::Body;
 
 use crate::budget::{Account, Budget};
+use crate::cache::flights::{Given, Waiter};
 use crate::cache::freshness::Freshness;
-use crate::cache::grants::{Grantee, Standing};
+use crate::cache::grants::Standing;
+use crate::cache::store::Slot;
 use crate::cache::unstorable::Unstorable;
 use crate::clock::Clock;
-use crate::fast_path::{FastPath, RequestTracker};
+use crate::fast_path::FastPath;
 use crate::random::Random;
 use crate::reply::body::{Content, ReplyBody};
 use crate::reply::compose;
 use crate::reply::error::{Blame, Problem};
-use crate::request::caller::{Caller, Callers, Credential, LastCredential};
+use crate::request::caller::{Callers, Credential};
 use crate::request::decide::{Action, Decision, Facts, Plan, Rules, decide};
 use crate::request::fingerprint::{Fingerprint, Fingerprints};
-use crate::request::half_close::HalfClose;
 use crate::request::hop::Via;
 use crate::request::id::RequestIds;
-use crate::request::key::Key;
-use crate::request::wish::Wish;
 use crate::request::{BypassReason, X_REQUEST_ID, validate};
 use crate::stream::{BoxError, nothing, stream};
 use crate::sync::{Mutex, RwLock};
 use crate::telemetry::outcome::Outcome;
 use crate::telemetry::record::Record;
-use crate::upstream::gate::Client;
 pub use assemble::REQUEST_IDS;
-use coalesce::{Rounds, WaitEnd};
-use fetch_result::Additional;
+use coalesce::{MAX_ELECTIONS, Rounds};
+pub use connection::Connection;
+use fetch_result::{Additional, FetchResult};
 use fetcher::Fetcher;
+use forward::Forwarding;
+use identify::Identifying;
 pub(crate) use live::Live;
 use look_up::{HitKind, LookUp, remembered};
 use memory::Memory;
 pub(crate) use observer::Observer;
-use release::{Release, Releasing, Seat};
+use question::{Asked, Question};
+use release::{Release, Releasing};
 pub(crate) use remembered::RememberedLookup;
-use wait::{DEADLINE_MARGIN, Timers};
-
-/// How often a request waits for another leader after the one before was refused. Then it asks alone.
-const MAX_ELECTIONS: u32 = 3;
+use seat::Seat;
+use wait::{AnotherCall, DEADLINE_MARGIN, Timers, Waited};
 
 /// One gateway: what it knows, what it remembers, and whom it asks.
 pub struct Gateway {
@@ -94,43 +99,13 @@ pub struct Gateway {
     request_ids: RequestIds,
     via: Via,
     bypassing: Arc<AtomicBool>,
-    memory: Memory,
-    fetcher: Fetcher,
-    observer: Observer,
+    memory: Arc<Memory>,
+    fetcher: Arc<Fetcher>,
+    observer: Arc<Observer>,
     /// For all that is held for clients, the cache apart.
     budget: Arc<Budget>,
     clock: Clock,
     random: Random,
-}
-
-/// What the gateway knows of a client's connection.
-pub struct Connection {
-    local: SocketAddr,
-    peer: IpAddr,
-    /// No other connection of this process has it.
-    id: u64,
-    credential: LastCredential,
-    tracker: RequestTracker,
-    account: Account,
-    half_close: Arc<HalfClose>,
-}
-
-impl Connection {
-    /// Whose request on it this is.
-    fn client(&self, live: &Live, caller: Option<Caller>) -> Client {
-        Client { caller, peer: live.peer(self.peer), connection: self.id }
-    }
-
-    /// What its client holds of the memory budget, and how far its callers are known. The gateway raises its class with its
-    /// requests.
-    pub fn account(&self) -> &Account {
-        &self.account
-    }
-
-    /// By which the gateway is told that the client has closed its sending side.
-    pub fn half_close(&self) -> &Arc<HalfClose> {
-        &self.half_close
-    }
 }
 
 /// What is known of a question at a moment.
@@ -151,40 +126,10 @@ pub struct Inspection {
     pub uncacheable: Option<Unstorable>,
 }
 
-/// Who asks for what, and with what wishes.
-#[derive(Clone)]
-struct Question {
-    /// What was in force when it was asked.
-    live: Arc<Live>,
-    credential: Credential,
-    client: Client,
-    /// Where an answer that is read for it is charged.
-    account: Account,
-    /// Of the connection that it came by.
-    half_close: Arc<HalfClose>,
-    asked: Arc<Asked>,
-}
-
-/// What is asked by whom, without the credential.
-struct Asked {
-    grantee: Grantee,
-    key: Arc<Key>,
-    wish: Wish,
-}
-
 impl Gateway {
     /// A connection that came in by the address `local` from the address `peer`.
     pub fn connection(&self, local: SocketAddr, peer: IpAddr) -> Connection {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        Connection {
-            local,
-            peer,
-            id: NEXT.fetch_add(1, Ordering::Relaxed),
-            credential: LastCredential::default(),
-            tracker: RequestTracker::default(),
-            account: Account::open(&self.budget, self.live().peer(peer)),
-            half_close: Arc::default(),
-        }
+        Connection::open(local, peer, Account::open(&self.budget, self.live().peer(peer)))
     }
 
     /// Answers a request that came in by a connection.
@@ -200,8 +145,9 @@ impl Gateway {
         let (metrics, clock, id) = (Arc::clone(&self.observer.metrics), self.clock.clone(), self.request_ids.next());
         let mut record = Record::begin(metrics, clock, id, &head, connection.peer);
 
-        self.classify_head(&head, connection);
-        let charge = self.charge(&head, !body.is_end_stream(), connection).await;
+        let recognise = |credential: &Credential| self.identifying().recognise(credential, connection);
+        charge::classify_head(&head, connection, recognise, (&self.memory, &self.clock));
+        let charge = charge::of_request(&head, !body.is_end_stream(), connection, || self.live().answer_timeout).await;
         let answer = match (form, &charge) {
             (Ok(()), Some(_)) => self.answer(head, body, (connection, known_head), &mut record).await,
             (Ok(()), None) => Err(Problem::NoMemory),
@@ -252,7 +198,8 @@ impl Gateway {
             None => record.passes_to(service),
         }
         let body = if facts.has_body { stream(body) } else { nothing() };
-        let (asker, body) = self.identify(&live, &head, body, (service, presentation), connection).await?;
+        let (asker, body) =
+            self.identifying().identify(&live, &head, body, (service, presentation), connection).await?;
         let (reason, scope) = match action {
             Action::LookUp { key, directives } => {
                 let scope = key.scope().clone();
@@ -260,7 +207,12 @@ impl Gateway {
                 let question = asker.question(key, directives).ok_or(Problem::Internal)?;
                 match self.product_list(&question, &head.headers, record).await? {
                     Some(response) => {
-                        self.classify_asker(connection, &asker, Some(&question.asked.grantee));
+                        charge::classify_asker(
+                            connection,
+                            &asker,
+                            Some(&question.asked.grantee),
+                            (&self.memory, &self.clock),
+                        );
                         if let (Some(known_head), Outcome::Hit) = (known_head, record.outcome()) {
                             self.remember(known_head, &question, record, connection);
                         }
@@ -275,19 +227,29 @@ impl Gateway {
         let grantee = scope.and_then(|scope| asker.grantee(scope));
         let request = Request::from_parts(head, body);
         let answer = match reason {
-            Some(reason) => self.bypass(&asker, reason, service, grantee, request, record).await,
+            Some(reason) => self.forwarding().bypass(&asker, reason, service, grantee, request, record).await,
             None => {
                 record.answered(Outcome::PassThrough, "");
-                self.forward(&asker, service, grantee, request, record).await
+                self.forwarding().forward(&asker, service, grantee, request, record).await
             }
         };
-        self.classify_asker(connection, &asker, None);
+        charge::classify_asker(connection, &asker, None, (&self.memory, &self.clock));
         answer
     }
 
     /// What decisions about requests go by now.
     pub fn rules<'a>(&'a self, live: &'a Live) -> Rules<'a> {
         live.rules(&self.via, self.mode())
+    }
+
+    fn identifying(&self) -> Identifying<'_> {
+        let Self { callers, fingerprints, fetcher, observer, clock, .. } = self;
+        Identifying { callers, fingerprints, fetcher, observer, clock }
+    }
+
+    fn forwarding(&self) -> Forwarding {
+        let (memory, fetcher) = (Arc::clone(&self.memory), Arc::clone(&self.fetcher));
+        Forwarding { memory, fetcher, observer: Arc::clone(&self.observer), clock: self.clock.clone() }
     }
 
     /// A request that waited in a seat, as things stand now.
@@ -333,14 +295,19 @@ impl Gateway {
             // An answer that nobody else may be given is not worth waiting for, and neither is
             // yet another leader; who wants none from before now joins no flight from before.
             let solo = uncacheable.is_some() || rounds.number > MAX_ELECTIONS || question.asked.wish.no_cache;
-            let (waiter, seat) = self.join(question, (slot, why, solo), headers, &mut rounds, record);
+            let (waiter, seat, leader) = self.fetcher.join(question, (slot, why, solo), &rounds);
+            record.answered(seat.outcome(), "");
+            if let Some(leader) = leader {
+                self.observer.metrics.elections.inc_by(u64::from(seat.elected));
+                self.begin_fetch(leader, question, seat.slot.clone(), headers, rounds.additional.take(), record);
+            }
             // Each waits until its own deadline, however often it goes again.
             let timers = timers.get_or_insert_with(|| {
                 Timers::begin(question.live.answer_timeout + DEADLINE_MARGIN, question.live.patience)
             });
             let given = match self.wait(question, (waiter, &seat, is_patient), headers, timers, record).await {
-                WaitEnd::Given(given) => given.ok_or(Problem::Internal)?,
-                WaitEnd::Answered(response) => return current(response),
+                ControlFlow::Continue(given) => given.ok_or(Problem::Internal)?,
+                ControlFlow::Break(response) => return current(response),
             };
             let seat = Seat { leads: given.is_own, ..seat };
             record.answered(seat.outcome(), "");
@@ -354,6 +321,60 @@ impl Gateway {
                 Release::GoAgain => {}
             }
             rounds.number += 1;
+        }
+    }
+
+    /// Waits for the result of a flight, and makes another call for it if that is due. `None` if the flight was lost; a
+    /// break if the request is answered without it.
+    async fn wait(
+        self: &Arc<Self>,
+        question: &Question,
+        (mut waiter, seat, is_patient): (Waiter<Slot, FetchResult>, &Seat, bool),
+        headers: &HeaderMap,
+        timers: &mut Timers,
+        record: &mut Record,
+    ) -> ControlFlow<Response<Content>, Option<Given<FetchResult>>> {
+        let (caller, service) = (question.asked.grantee.caller, question.asked.key.operation().service);
+        // A caller whose grant has ended must not lead others, and an answer may have come by another way.
+        let may_lead = || {
+            let found = self.memory.look_up(question, self.clock.now());
+            let has_to_wait = question.half_close.is_closed() || self.fetcher.has_to_wait(question);
+            matches!(found, LookUp::Ask { slot, .. } if slot == seat.slot) && !has_to_wait
+        };
+        let mut is_refused = false;
+        loop {
+            let another = AnotherCall { caller, service, successes: &self.fetcher.successes, may_lead: &may_lead };
+            let waited = match is_refused {
+                false => timers.wait_for(&mut waiter, is_patient, another).await,
+                true => timers.wait_for_whole(&mut waiter).await,
+            };
+            match waited {
+                Waited::Ended(Some(given)) if given.result.is_refusal_of(caller) => is_refused = true,
+                Waited::Ended(given) => return ControlFlow::Continue(given),
+                Waited::OutOfPatience => {
+                    if let Some(response) = self.releasing(question, seat).out_of_patience(record) {
+                        return ControlFlow::Break(response);
+                    }
+                }
+                Waited::MayLead => {
+                    if let Some(leader) = waiter.lead_another(caller) {
+                        let why = Some(Additional::Slow);
+                        self.begin_fetch(leader, question, seat.slot.clone(), headers, why, record);
+                    }
+                }
+                Waited::OutOfTime => {
+                    let was_asked = waiter.has_departed();
+                    return ControlFlow::Break(self.releasing(question, seat).out_of_time(was_asked, record));
+                }
+            }
+        }
+    }
+
+    /// Has what is in a slot asked for again, on behalf of one who doesn't wait for it.
+    fn refresh(self: &Arc<Self>, question: &Question, slot: Slot, headers: &HeaderMap, record: &mut Record) {
+        if let Some(leader) = self.fetcher.flights(&slot).begin(&slot, question.asked.grantee.caller) {
+            self.observer.metrics.refreshes.inc();
+            self.begin_fetch(leader, question, slot, headers, None, record);
         }
     }
 }

@@ -20,14 +20,15 @@
 //! connection and the settings in force: refuse it, relay it, or look up an answer. `serve` does that, `explain` shows it, and
 //! a test holds the two together.
 //!
-//! [`gateway`] is the only place that knows the order of the steps: `gateway.rs` has the sequence of a request, and
-//! `gateway/fetch.rs` that of a call to upstream. Steps get the parts that they need: `memory.rs` (grants, entries, backoff),
-//! `fetcher.rs` (flights, queue, key breaker) and `observer.rs` (metrics, events, health). The steps are:
+//! [`gateway`] is the only place that knows the order of the steps. `gateway.rs` has the sequence of a request,
+//! `gateway/fetch.rs` that of a call to upstream, and `gateway/forward.rs` that of a relayed request. Steps do not call each
+//! other. They get the parts that they need: `memory.rs` (grants, entries, backoff), `fetcher.rs` (flights, queue, key
+//! breaker), `observer.rs` (metrics, events, health) and `live.rs` (settings in force). The steps are:
 //!
-//! - `identify.rs`: who asks; `invalidate.rs`: invalidation by unsafe methods; `forward.rs`: relaying.
+//! - `charge.rs`: the memory budget; `identify.rs`: who asks; `invalidate.rs`: invalidation by unsafe methods.
 //! - `look_up.rs`: what memory has for this caller; `coalesce.rs` and `wait.rs`: joining a flight and waiting for it;
 //!   `release.rs`: who is given what it brought.
-//! - `settle.rs`: what the end of a call changes; `known.rs`: whose calls are served first; `charge.rs`: the memory budget.
+//! - `settle.rs`: what the end of a call changes; `known.rs`: whose calls are served first.
 //!
 //! Nothing is layered, nothing is registered, and no file of a folder imports another one in a circle.
 //!

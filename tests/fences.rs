@@ -96,7 +96,8 @@ fn the_fast_path_is_used_through_its_interface_alone() {
         assert!(!line.contains("pub mod") && !line.contains(") mod "), "{line}");
     }
     // The gateway tells it what to remember and what is fresh. The server gives it bytes and a place to write.
-    let users = ["gateway.rs", "gateway/assemble.rs", "gateway/remembered.rs", "server/wire.rs"];
+    let users =
+        ["gateway.rs", "gateway/assemble.rs", "gateway/connection.rs", "gateway/remembered.rs", "server/wire.rs"];
     must_not_name(&[""], &["fast_path::"], &[&["fast_path", "testing.rs"], &users[..]].concat());
 }
 
@@ -242,6 +243,24 @@ fn files_of_a_folder_do_not_know_each_other_in_circles() {
         })
         .collect();
     assert!(found.is_empty(), "{found:#?}");
+}
+
+#[test]
+fn steps_of_the_path_do_not_call_each_other() {
+    // What the steps are given: parts of the gateway, and values.
+    let given = ["memory", "look_up", "known", "fetcher", "observer", "live", "outward"];
+    let values = ["connection", "question", "seat", "fetch_result"];
+    // These call the steps, or are about the gateway as a whole.
+    let callers = ["fetch", "forward", "assemble", "reload", "remembered", "probe"];
+    let files = neighbours().remove("gateway").unwrap();
+    for step in files.keys().filter(|file| !callers.contains(&file.as_str())) {
+        let others = files[step].iter().filter(|named| ![&given[..], &values].concat().contains(&named.as_str()));
+        assert_eq!(others.collect::<Vec<_>>(), Vec::<&String>::new(), "{step} calls other steps");
+        let (_, code) = sources(&format!("gateway/{step}.rs")).remove(0);
+        let code = code.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n");
+        let mut words = code.split(|c: char| !c.is_alphanumeric());
+        assert!(!words.any(|word| word == "Gateway"), "{step} sees the whole gateway");
+    }
 }
 
 #[test]

@@ -34,12 +34,11 @@ PACKAGE = 'name = "workspace-gateway"\nversion = "'
 
 GRANTS, STORE, TRIPWIRE = "src/cache/grants.rs", "src/cache/store.rs", "src/cache/tripwire.rs"
 PATH, FETCH, RELEASE = "src/gateway.rs", "src/gateway/fetch.rs", "src/gateway/release.rs"
-IDENTIFY = "src/gateway/identify.rs"
+QUESTION = "src/gateway/question.rs"
 LOOK_UP, SETTLE, ASSEMBLE = "src/gateway/look_up.rs", "src/gateway/settle.rs", "src/gateway/assemble.rs"
 PRIVATE, INVALIDATE = "src/cache/store/private.rs", "src/gateway/invalidate.rs"
 BODY, FRESHNESS, FLIGHTS = "src/cache/body.rs", "src/cache/freshness.rs", "src/cache/flights.rs"
 PAUSES, WAIT, WISH = "src/cache/pauses.rs", "src/gateway/wait.rs", "src/request/wish.rs"
-COALESCE = "src/gateway/coalesce.rs"
 VALIDATE, SUCCESSES = "src/request/validate.rs", "src/upstream/successes.rs"
 SKEW, REMEMBERED = "src/clock/skew.rs", "src/gateway/remembered.rs"
 
@@ -97,7 +96,7 @@ MUTATIONS = [
     (
         "grant-in-every-scope",
         "§4 a grant and a denial are for operation and project",
-        IDENTIFY,
+        QUESTION,
         "Grantee { caller, scope: key.scope().clone() };\n        Some(Question",
         "{\n            static FIRST: std::sync::OnceLock<crate::request::key::Scope> = std::sync::OnceLock::new();\n"
         "            Grantee { caller, scope: FIRST.get_or_init(|| key.scope().clone()).clone() }\n        };\n        Some(Question",
@@ -105,7 +104,7 @@ MUTATIONS = [
     (
         "grant-for-every-caller",
         "§4 a grant and a denial are for one credential",
-        IDENTIFY,
+        QUESTION,
         "Grantee { caller, scope: key.scope().clone() };\n        Some(Question",
         "{\n            static FIRST: std::sync::OnceLock<Caller> = std::sync::OnceLock::new();\n"
         "            Grantee { caller: *FIRST.get_or_init(|| caller), scope: key.scope().clone() }\n        };\n        Some(Question",
@@ -359,7 +358,7 @@ MUTATIONS = [
     (
         "refreshed-twice",
         "§5 one question at a time, in the background too",
-        COALESCE,
+        PATH,
         "if let Some(leader) = self.fetcher.flights(&slot).begin(&slot, question.asked.grantee.caller) {",
         "if let (_, Some(leader)) = self.fetcher.flights(&slot).solo(question.asked.grantee.caller) {",
     ),
@@ -816,7 +815,7 @@ MUTATIONS = [
     (
         "refused-caller-does-not-wait",
         "§2.9 the refused caller waits for the body",
-        COALESCE,
+        PATH,
         "if given.result.is_refusal_of(caller) => is_refused = true,",
         "if false && given.result.is_refusal_of(caller) => is_refused = true,",
     ),
@@ -893,7 +892,7 @@ MUTATIONS = [
     (
         "ended-grant-leads",
         "§2.3 a waiter whose grant has ended leads nobody",
-        COALESCE,
+        PATH,
         "matches!(found, LookUp::Ask { slot, .. } if slot == seat.slot)",
         "matches!(found, LookUp::Ask { .. })",
     ),

@@ -112,16 +112,16 @@ impl Gateway {
             request_ids,
             via,
             bypassing,
-            memory: Memory { grants, store, pauses: Pauses::new(), known_callers: Arc::default() },
-            fetcher: Fetcher {
+            memory: Arc::new(Memory { grants, store, pauses: Pauses::new(), known_callers: Arc::default() }),
+            fetcher: Arc::new(Fetcher {
                 shared_flights,
                 lone_flights,
                 successes: Successes::default(),
                 gate,
                 relay_gate,
                 probation: Probation::new(clock.clone()),
-            },
-            observer: Observer {
+            }),
+            observer: Arc::new(Observer {
                 digests,
                 reloads: Reloads::new(&metrics).map_err(io::Error::other)?,
                 fetches,
@@ -131,7 +131,7 @@ impl Gateway {
                 started: clock.timer_now(),
                 metrics,
                 clock: clock.clone(),
-            },
+            }),
             budget,
             clock,
             random,

@@ -1,12 +1,16 @@
 //! What a request takes of the memory budget, and the class in which its connection competes for it.
 
+use std::time::Duration;
+
 use http::request::Parts;
 use tokio::time::timeout;
 
-use super::identify::Asker;
-use super::{Connection, Gateway};
+use super::Connection;
+use super::memory::Memory;
+use super::question::Asker;
 use crate::budget::{Charge, ConnectionClass, Purpose};
 use crate::cache::grants::Grantee;
+use crate::clock::Clock;
 use crate::request::BypassReason;
 use crate::request::caller::{self, Caller, Credential};
 use crate::request::decide::head_size;
@@ -25,57 +29,62 @@ const UNREAD_BODY: usize = 64 * 1024;
 /// What a field of a head takes besides its text, in bytes.
 const FIELD: usize = 64;
 
-impl Gateway {
-    /// Charges a request to the memory budget, until it is answered. Its head counts, for it is read apart in HTTP/2, and
-    /// copied where it is sent on. `None` if its client may not have so much: known callers wait until their deadline, others
-    /// do not.
-    pub(super) async fn charge(&self, head: &Parts, has_body: bool, connection: &Connection) -> Option<Charge> {
-        let of_body = if has_body { UNREAD_BODY } else { 0 };
-        let bytes = REQUEST + of_body + head_size(head) + FIELD * head.headers.len();
-        let account = &connection.account;
-        match account.try_charge(Purpose::Requests, bytes) {
-            None if account.class() == ConnectionClass::Known => {
-                let room = account.wait(Purpose::Requests, bytes);
-                timeout(self.live().answer_timeout, room).await.ok().flatten()
-            }
-            charge => charge,
+/// Charges a request to the memory budget, until it is answered. Its head counts, for it is read apart in HTTP/2, and copied
+/// where it is sent on. `None` if its client may not have so much: known callers wait until their deadline, others do not.
+pub(super) async fn of_request(
+    head: &Parts,
+    has_body: bool,
+    connection: &Connection,
+    deadline: impl FnOnce() -> Duration,
+) -> Option<Charge> {
+    let of_body = if has_body { UNREAD_BODY } else { 0 };
+    let bytes = REQUEST + of_body + head_size(head) + FIELD * head.headers.len();
+    let account = &connection.account;
+    match account.try_charge(Purpose::Requests, bytes) {
+        None if account.class() == ConnectionClass::Known => {
+            let room = account.wait(Purpose::Requests, bytes);
+            timeout(deadline(), room).await.ok().flatten()
         }
+        charge => charge,
     }
+}
 
-    /// Raises a connection's class before a request on it is charged. A signature counts only once it is verified, so the
-    /// first signed request of a connection counts as one of an unknown caller.
-    pub(super) fn classify_head(&self, head: &Parts, connection: &Connection) {
-        if connection.account.class() == ConnectionClass::Known {
-            return;
-        }
-        match caller::token(&head.headers) {
-            Ok(token) => {
-                let caller = self.callers.recognise(
-                    &Credential::Token(token.clone()),
-                    &self.fingerprints,
-                    &connection.credential,
-                );
-                self.classify(connection, caller, None);
-            }
-            Err(BypassReason::NoCredential) => {}
-            Err(_) => connection.account.raise(ConnectionClass::Unknown, None),
-        }
+/// Raises a connection's class before a request on it is charged. A signature counts only once it is verified, so the first
+/// signed request of a connection counts as one of an unknown caller.
+pub(super) fn classify_head(
+    head: &Parts,
+    connection: &Connection,
+    recognise: impl FnOnce(&Credential) -> Caller,
+    known_by: (&Memory, &Clock),
+) {
+    if connection.account.class() == ConnectionClass::Known {
+        return;
     }
-
-    /// Raises a connection's class to that of the caller whose request has been answered.
-    pub(super) fn classify_asker(&self, connection: &Connection, asker: &Asker, grantee: Option<&Grantee>) {
-        if let Some(caller) = asker.caller() {
-            self.classify(connection, caller, grantee);
-        }
+    match caller::token(&head.headers) {
+        Ok(token) => classify(connection, recognise(&Credential::Token(token.clone())), None, known_by),
+        Err(BypassReason::NoCredential) => {}
+        Err(_) => connection.account.raise(ConnectionClass::Unknown, None),
     }
+}
 
-    /// Raises a connection's class to that of a caller.
-    fn classify(&self, connection: &Connection, caller: Caller, grantee: Option<&Grantee>) {
-        if connection.account.class() < ConnectionClass::Known {
-            let is_known = self.memory.class(Some(caller), grantee, self.clock.now()) != Class::Unknown;
-            let class = if is_known { ConnectionClass::Known } else { ConnectionClass::Unknown };
-            connection.account.raise(class, is_known.then_some(caller));
-        }
+/// Raises a connection's class to that of the caller whose request has been answered.
+pub(super) fn classify_asker(
+    connection: &Connection,
+    asker: &Asker,
+    grantee: Option<&Grantee>,
+    known_by: (&Memory, &Clock),
+) {
+    if let Some(caller) = asker.caller() {
+        classify(connection, caller, grantee, known_by);
+    }
+}
+
+/// Raises a connection's class to that of a caller.
+fn classify(connection: &Connection, caller: Caller, grantee: Option<&Grantee>, (memory, clock): (&Memory, &Clock)) {
+    if connection.account.class() < ConnectionClass::Known {
+        let is_known = memory.class(Some(caller), grantee, clock.now()) != Class::Unknown;
+        let class = if is_known { ConnectionClass::Known } else { ConnectionClass::Unknown };
+        connection.account.raise(class, is_known.then_some(caller));
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use http::{Response, StatusCode};
+use http::{HeaderMap, Response, StatusCode};
 
 use super::fetch_result::{Additional, FetchResult};
 use super::fetcher::NoTurn;
@@ -18,24 +18,49 @@ use crate::cache::flights::Leader;
 use crate::cache::lifetime::Times;
 use crate::cache::store::Slot;
 use crate::request::condition::Validator;
+use crate::request::forwarded;
+use crate::telemetry::record::Record;
 use crate::upstream::client::Errand;
 use crate::upstream::gate::Class;
 use crate::upstream::probation::Reception;
 use crate::upstream::{Answered, Refused, UpstreamError};
 
 /// A question that is going to be asked.
-pub(super) struct Fetch {
-    pub(super) question: Question,
+struct Fetch {
+    question: Question,
     /// What others may have joined for.
-    pub(super) slot: Slot,
-    pub(super) errand: Errand,
+    slot: Slot,
+    errand: Errand,
     /// Why it is made beside or after another caller's call, if it is.
-    pub(super) additional: Option<Additional>,
+    additional: Option<Additional>,
 }
 
 impl Gateway {
+    /// Begins a call, in a task of its own: a client that hangs up neither cancels nor poisons it.
+    pub(super) fn begin_fetch(
+        self: &Arc<Self>,
+        leader: Leader<Slot, FetchResult>,
+        question: &Question,
+        slot: Slot,
+        headers: &HeaderMap,
+        additional: Option<Additional>,
+        record: &mut Record,
+    ) {
+        let errand = Errand {
+            credential: question.credential.kept(),
+            date: self.clock.date(),
+            request_id: record.request_id().to_owned(),
+            via: self.via.trail(headers),
+            validator: None,
+            trace: record.traced(headers),
+            forwarded: forwarded::select(question.asked.key.operation(), headers),
+        };
+        let fetch = Fetch { question: question.clone(), slot, errand, additional };
+        tokio::spawn(Arc::clone(self).run_fetch(leader, fetch));
+    }
+
     /// Asks upstream, draws the consequences, and lets all waiters know.
-    pub(super) async fn run_fetch(self: Arc<Self>, mut leader: Leader<Slot, FetchResult>, fetch: Fetch) {
+    async fn run_fetch(self: Arc<Self>, mut leader: Leader<Slot, FetchResult>, fetch: Fetch) {
         let Fetch { question, slot, mut errand, additional } = fetch;
         let caller = question.asked.grantee.caller;
         let service = question.asked.key.operation().service;

@@ -3,10 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::settle::Answer;
+use bytes::Bytes;
+use http::{Response, StatusCode};
+
 use crate::cache::admission::Verdict;
+use crate::cache::freshness::Life;
 use crate::cache::grants::Proof;
 use crate::cache::store::Epoch;
+use crate::cache::unstorable::Unstorable;
 use crate::request::caller::Caller;
 use crate::upstream::UpstreamError;
 
@@ -27,6 +31,21 @@ impl Additional {
             Self::Failed => "failed",
         }
     }
+}
+
+/// A whole answer, and what was made of it.
+pub(super) struct Answer {
+    pub(super) response: Response<Bytes>,
+    /// The status that upstream gave: 304, where the answer is the one that it was asked about.
+    pub(super) said: StatusCode,
+    pub(super) life: Life,
+    /// Whether upstream has told the answer's age in a way that can be read.
+    pub(super) age_is_known: bool,
+    pub(super) verdict: Verdict,
+    /// What the answer has proved, if it is a proof.
+    pub(super) proof: Option<Proof>,
+    /// Why it was not kept, if it wasn't.
+    pub(super) not_kept: Option<Unstorable>,
 }
 
 /// What has come of a call, for everyone who waits.

@@ -10,15 +10,19 @@ use http_body::Body;
 use http_body_util::BodyExt;
 use tokio::time::timeout;
 
-use super::identify::Asker;
+use super::Live;
+use super::fetcher::Fetcher;
 use super::invalidate::UnsafeRequest;
 use super::known::tells_of_caller;
+use super::memory::Memory;
+use super::observer::Observer;
+use super::question::Asker;
 use super::settle::denied;
-use super::{Gateway, Live};
 use crate::budget::{Account, Charge, Purpose};
 use crate::cache::grants::{Departure, Grantee, RefusedBy};
 use crate::cache::pauses::retry_after;
 use crate::catalogue::{Origin, Service};
+use crate::clock::Clock;
 use crate::reply::body::Content;
 use crate::reply::compose::{CacheStatus, Forward};
 use crate::reply::error::{Blame, Problem};
@@ -37,10 +41,19 @@ use crate::upstream::{MAX_PEEK, PEEK_TIMEOUT, UpstreamError};
 /// sent on, and the kernel's buffer for the direction that is slow. Measured.
 const RELAY: usize = 192 * 1024;
 
-impl Gateway {
+/// What forwarding takes.
+#[derive(Clone)]
+pub(super) struct Forwarding {
+    pub(super) memory: Arc<Memory>,
+    pub(super) fetcher: Arc<Fetcher>,
+    pub(super) observer: Arc<Observer>,
+    pub(super) clock: Clock,
+}
+
+impl Forwarding {
     /// Forwards a request for an operation as it is, and says why.
     pub(super) async fn bypass(
-        self: &Arc<Self>,
+        &self,
         asker: &Asker,
         reason: BypassReason,
         service: Service,
@@ -77,7 +90,7 @@ impl Gateway {
     /// Sends a request on as it is, and streams the answer. It is no proof, for nobody has read it
     /// whole; where it refuses the credential, a grant ends all the same.
     pub(super) async fn forward(
-        self: &Arc<Self>,
+        &self,
         asker: &Asker,
         service: Service,
         grantee: Option<Grantee>,
@@ -90,7 +103,7 @@ impl Gateway {
         if let Some(caller) = caller {
             record.asked_by(|| self.observer.digests.of_caller(caller));
         }
-        let unsafe_request = self.unsafe_request(asker, &head);
+        let unsafe_request = UnsafeRequest::of(asker, &head, &self.memory, &self.clock);
         let signed = asker.identity.as_ref().and_then(|(credential, _)| credential.signed());
         match asker.authorization {
             Authorization::Kept | Authorization::Renewed => {}
@@ -124,9 +137,9 @@ impl Gateway {
             _ => {
                 // In a task of its own: what upstream makes of the signature, and what the request changes, is to be known
                 // though the client hangs up.
-                let (gateway, live, account) = (Arc::clone(self), Arc::clone(&asker.live), asker.account.clone());
+                let (this, live, account) = (self.clone(), Arc::clone(&asker.live), asker.account.clone());
                 let relaying = tokio::spawn(async move {
-                    let answer = gateway.relayed(&live, service, &account, (departure, leave), &head, body).await;
+                    let answer = this.relayed(&live, service, &account, (departure, leave), &head, body).await;
                     (invalidating(unsafe_request, answer).await, held)
                 });
                 relaying.await.map_err(|_| Problem::Internal)?

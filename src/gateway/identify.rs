@@ -11,21 +11,21 @@ use http_body::Body as _;
 use http_body_util::{BodyExt, Full, LengthLimitError};
 use tokio::time::timeout;
 
-use super::{Asked, Connection, Gateway, Live, Question};
+use super::fetcher::Fetcher;
+use super::observer::Observer;
+use super::question::Asker;
+use super::{Connection, Live};
 use crate::budget::{Account, Collected, Purpose};
-use crate::cache::grants::Grantee;
 use crate::catalogue::Service;
+use crate::clock::Clock;
 use crate::reply::error::Problem;
-use crate::request::caller::{Caller, Credential};
-use crate::request::decide::{Authorization, Presentation, Presented};
-use crate::request::half_close::HalfClose;
-use crate::request::key::{Key, Scope};
+use crate::request::caller::{Caller, Callers, Credential};
+use crate::request::decide::{Presentation, Presented};
+use crate::request::fingerprint::Fingerprints;
 use crate::request::route;
-use crate::request::wish::Wish;
 use crate::signing::ring::{self, Claim, Refusal, Signed};
 use crate::signing::{Payload, Target};
 use crate::stream::{StreamBody, limited, stream};
-use crate::upstream::gate::Client;
 
 /// The largest body that is read to verify its signature: upstream takes none that is larger.
 const MAX_SIGNED_BODY: usize = 12 * 1024 * 1024;
@@ -36,49 +36,21 @@ const SMALL_BODY: usize = 64 * 1024;
 /// For a body to come, once there is room for it.
 const READING: Duration = Duration::from_secs(60);
 
-/// Who asks, and how.
-pub(super) struct Asker {
-    /// What was in force when the request came.
-    pub(super) live: Arc<Live>,
-    /// A credential that counts, and whose it is.
-    pub(super) identity: Option<(Credential, Caller)>,
-    /// With whom the request shares what is bounded.
-    pub(super) client: Client,
-    /// Where what is held for the request is charged.
-    pub(super) account: Account,
-    /// Of the connection that the request came by.
-    pub(super) half_close: Arc<HalfClose>,
-    /// What becomes of `Authorization` if the request is relayed.
-    pub(super) authorization: Authorization,
+/// What tells who asks.
+pub(super) struct Identifying<'g> {
+    pub(super) callers: &'g Callers,
+    pub(super) fingerprints: &'g Fingerprints,
+    pub(super) fetcher: &'g Fetcher,
+    pub(super) observer: &'g Observer,
+    pub(super) clock: &'g Clock,
 }
 
-impl Asker {
-    /// The caller, if it is known who asks.
-    pub(super) fn caller(&self) -> Option<Caller> {
-        self.identity.as_ref().map(|(_, caller)| *caller)
+impl Identifying<'_> {
+    /// Whose a credential is. One that its connection has shown before is recognised without hashing it whole.
+    pub(super) fn recognise(&self, credential: &Credential, connection: &Connection) -> Caller {
+        self.callers.recognise(credential, self.fingerprints, &connection.credential)
     }
 
-    /// What is asked, if it is known who asks.
-    pub(super) fn question(&self, key: Key, wish: Wish) -> Option<Question> {
-        let (credential, caller) = self.identity.clone()?;
-        let grantee = Grantee { caller, scope: key.scope().clone() };
-        Some(Question {
-            live: Arc::clone(&self.live),
-            credential,
-            client: self.client,
-            account: self.account.clone(),
-            half_close: Arc::clone(&self.half_close),
-            asked: Arc::new(Asked { grantee, key: Arc::new(key), wish }),
-        })
-    }
-
-    /// Who asks where.
-    pub(super) fn grantee(&self, scope: Scope) -> Option<Grantee> {
-        self.caller().map(|caller| Grantee { caller, scope })
-    }
-}
-
-impl Gateway {
     /// Says who asks. A signature is verified for the request as it was typed, apart from what belongs to its connection.
     pub(super) async fn identify(
         &self,
@@ -99,7 +71,7 @@ impl Gateway {
             Err(_) => (None, body),
         };
         let identity = credential.map(|credential| {
-            let caller = self.callers.recognise(&credential, &self.fingerprints, &connection.credential);
+            let caller = self.recognise(&credential, connection);
             (credential, caller)
         });
         let client = connection.client(live, identity.as_ref().map(|(_, caller)| *caller));

@@ -10,8 +10,8 @@ use std::time::Instant;
 use http::Response;
 use http::request::Parts;
 
-use super::Gateway;
-use super::identify::Asker;
+use super::memory::Memory;
+use super::question::Asker;
 use crate::cache::admission;
 use crate::cache::grants::{Grantee, Grants};
 use crate::cache::store::Store;
@@ -28,21 +28,18 @@ pub(super) struct UnsafeRequest {
     clock: Clock,
 }
 
-impl Gateway {
+impl UnsafeRequest {
     /// The request, if it may change what an operation answers: it has an unsafe method and an operation's path.
-    pub(super) fn unsafe_request(&self, asker: &Asker, head: &Parts) -> Option<UnsafeRequest> {
+    pub(super) fn of(asker: &Asker, head: &Parts, memory: &Memory, clock: &Clock) -> Option<Self> {
         if head.method.is_safe() {
             return None;
         }
         let (operation, place) = asker.live.catalogue.operation(head.uri.path())?;
         let grantee = asker.grantee(Scope::read(&asker.live.catalogue, operation, place).ok()?)?;
-        let (grants, store, clock) =
-            (Arc::clone(&self.memory.grants), Arc::clone(&self.memory.store), self.clock.clone());
-        Some(UnsafeRequest { grantee, grants, store, clock })
+        let (grants, store) = (Arc::clone(&memory.grants), Arc::clone(&memory.store));
+        Some(Self { grantee, grants, store, clock: clock.clone() })
     }
-}
 
-impl UnsafeRequest {
     /// Invalidates the scope, if that is what the response means, before the client is told.
     pub(super) async fn answered(
         self,

@@ -4,11 +4,9 @@
 //! it brings about. Nobody is answered by half of the old settings and half of the new.
 
 use std::net::IpAddr;
-use std::ptr;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::Gateway;
 use super::outward::Blueprint;
 use crate::cache::freshness::Lifetime;
 use crate::catalogue::{Catalogue, Operation};
@@ -114,17 +112,5 @@ impl Live {
         }
         let (stale_while_revalidate, stale_if_error) = (operation.stale_while_revalidate, operation.stale_if_error);
         Lifetime { ttl, stale_while_revalidate, stale_if_error }
-    }
-}
-
-impl Gateway {
-    /// What is in force now. To be looked at once for each request: the next look may show something else.
-    pub fn live(&self) -> Arc<Live> {
-        Arc::clone(&self.live.read())
-    }
-
-    /// Whether these are the settings in force.
-    pub(super) fn is_in_force(&self, live: &Weak<Live>) -> bool {
-        ptr::eq(live.as_ptr(), Arc::as_ptr(&self.live.read()))
     }
 }

@@ -9,16 +9,14 @@ use std::time::Instant;
 use http::{Response, StatusCode};
 
 use super::Question;
-use super::fetch_result::FetchResult;
+use super::fetch_result::{Answer, FetchResult};
 use super::look_up::{HitKind, LookUp};
 use super::memory::Memory;
 use super::observer::Observer;
-use super::settle::Answer;
+use super::seat::Seat;
 use crate::cache::admission::{Audience, Verdict};
 use crate::cache::entry::Entry;
 use crate::cache::grants::{Proof, Standing};
-use crate::cache::miss::Miss;
-use crate::cache::store::Slot;
 use crate::cache::unstorable::Unstorable;
 use crate::reply::body::Content;
 use crate::reply::compose::{self, CacheStatus, Forward};
@@ -27,22 +25,6 @@ use crate::signing::ring::Refusal;
 use crate::telemetry::outcome::Outcome;
 use crate::telemetry::record::Record;
 use crate::upstream::UpstreamError;
-
-/// How a request is aboard.
-pub(super) struct Seat {
-    /// Whether it is this very request that is sent, and in the end whether it is given its own call's result.
-    pub(super) leads: bool,
-    /// Whether it leads because the leader before was refused.
-    pub(super) elected: bool,
-    /// Whether it won't wait for another leader after this one.
-    pub(super) is_last: bool,
-    /// Whether it has gone again already because upstream failed another's call. That happens once.
-    pub(super) has_repeated: bool,
-    /// What it has boarded for.
-    pub(super) slot: Slot,
-    /// Why it isn't answered from memory.
-    pub(super) why: Miss,
-}
 
 /// A request that is released now, and what decides about that.
 pub(super) struct Releasing<'g> {
@@ -69,17 +51,6 @@ pub(super) enum Release {
     Repeat,
     /// It goes again: the result is not for this caller, or not any more.
     GoAgain,
-}
-
-impl Seat {
-    /// How the request is being answered.
-    pub(super) fn outcome(&self) -> Outcome {
-        match (self.leads, Forward::of(self.why)) {
-            (false, _) => Outcome::Coalesced,
-            (true, Forward::Stale | Forward::Request) => Outcome::Expired,
-            (true, Forward::Miss | Forward::Bypass) => Outcome::Miss,
-        }
-    }
 }
 
 impl Releasing<'_> {

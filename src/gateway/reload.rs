@@ -16,7 +16,8 @@
 //! shorter `denial_ttl` doesn't take back what was said already.
 
 use std::io;
-use std::sync::Arc;
+use std::ptr;
+use std::sync::{Arc, Weak};
 
 use super::{Gateway, Live, assemble, outward};
 use crate::cache::store::Selection;
@@ -24,6 +25,16 @@ use crate::config::{Changes, Config, Settings};
 use crate::signing::ring::KeyRing;
 
 impl Gateway {
+    /// What is in force now. To be looked at once for each request: the next look may show something else.
+    pub fn live(&self) -> Arc<Live> {
+        Arc::clone(&self.live.read())
+    }
+
+    /// Whether these are the settings in force.
+    pub(super) fn is_in_force(&self, live: &Weak<Live>) -> bool {
+        ptr::eq(live.as_ptr(), Arc::as_ptr(&self.live.read()))
+    }
+
     /// Puts other settings in force and says what has changed. `mode` is one of them only if it isn't configured as it
     /// was: what an operator has switched stays so.
     ///

@@ -9,6 +9,7 @@ use http::header::{AUTHORIZATION, DATE, ETAG, Entry as Field};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 
 use super::Question;
+use super::fetch_result::Answer;
 use super::memory::Memory;
 use super::observer::Observer;
 use crate::cache::admission::{self, Audience, Role, Verdict};
@@ -39,21 +40,6 @@ pub(super) struct Call<'f> {
     /// Between which purges it was sent.
     pub(super) asked: Epoch,
     pub(super) times: Times,
-}
-
-/// A whole answer, and what was made of it.
-pub(super) struct Answer {
-    pub(super) response: Response<Bytes>,
-    /// The status that upstream gave: 304, where the answer is the one that it was asked about.
-    pub(super) said: StatusCode,
-    pub(super) life: Life,
-    /// Whether upstream has told the answer's age in a way that can be read.
-    pub(super) age_is_known: bool,
-    pub(super) verdict: Verdict,
-    /// What the answer has proved, if it is a proof.
-    pub(super) proof: Option<Proof>,
-    /// Why it was not kept, if it wasn't.
-    pub(super) not_kept: Option<Unstorable>,
 }
 
 impl Call<'_> {

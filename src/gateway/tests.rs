@@ -1,14 +1,14 @@
 //! What can't be brought about from outside: the order of steps within a flight.
 
-use super::fetch::Fetch;
-use super::fetch_result::FetchResult;
 use super::*;
 use crate::budget::ConnectionClass;
+use crate::cache::grants::Grantee;
 use crate::catalogue::Service;
 use crate::config::{Config, Override};
 use crate::fast_path::{ConnectionState, Responder};
+use crate::request::key::Key;
+use crate::request::wish::Wish;
 use crate::simulator::Simulator;
-use crate::upstream::client::Errand;
 use http::HeaderValue;
 
 fn gateway(url: &str) -> Arc<Gateway> {
@@ -45,13 +45,10 @@ fn question(gateway: &Gateway, token: &HeaderValue) -> Question {
 async fn fetch(gateway: &Arc<Gateway>, question: &Question) -> FetchResult {
     let slot = gateway.memory.store.slot(&question.asked.key, question.asked.grantee.caller);
     let (mut waiter, leader) = gateway.fetcher.shared_flights.join(&slot, question.asked.grantee.caller);
-    let via = gateway.via.trail(&HeaderMap::new());
-    let credential = question.credential.clone();
-    let (request_id, forwarded) = (gateway.request_ids.next().as_str().to_owned(), HeaderMap::new());
-    let errand =
-        Errand { credential, date: gateway.clock.date(), request_id, via, validator: None, trace: None, forwarded };
-    let fetch = Fetch { question: question.clone(), slot, errand, additional: None };
-    tokio::spawn(Arc::clone(gateway).run_fetch(leader.unwrap(), fetch));
+    let (head, ()) = Request::new(()).into_parts();
+    let (metrics, clock, id) = (Arc::clone(gateway.metrics()), gateway.clock.clone(), gateway.request_ids.next());
+    let mut record = Record::begin(metrics, clock, id, &head, [127, 0, 0, 1].into());
+    gateway.begin_fetch(leader.unwrap(), question, slot, &HeaderMap::new(), None, &mut record);
     waiter.result().await.unwrap().result
 }
 
