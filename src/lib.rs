@@ -62,7 +62,7 @@
 //! ```text
 //! main → cli → server → admin ─┬→ gateway → fast_path → reply ─┬→ telemetry → cache → request → catalogue, signing
 //!           ├→ simulator       └→ explain ─────────────────────┴→ upstream ────────────┘
-//!           └→ config → catalogue, signing, egress    everyone → budget → request, everyone → clock, random, stream, sync
+//!           └→ config → catalogue, signing, egress    everyone → budget → request, everyone → clock, net, random, stream, sync
 //! ```
 //!
 //! - [`catalogue`] is data: the operations, built in or an operator's, and whose path is whose.
@@ -75,7 +75,8 @@
 //! - [`upstream`] has the only HTTP client of the gateway. It imports [`egress`], which has only words for the way that it
 //!   goes.
 //! - [`telemetry`] knows of [`upstream`] only why a call has failed ([`upstream::Failure`]).
-//! - [`clock`] has the only clocks; everything else is told the time.
+//! - [`clock`] has the only clocks; everything else is told the time. `net` opens all sockets, [`random`] has all randomness
+//!   and `sync` all locks, so that all of it can be simulated.
 //! - [`simulator`] is both upstream services. It is part of the program because `demo` runs it; the
 //!   gateway doesn't know it.
 //!
@@ -203,6 +204,7 @@ mod egress;
 mod explain;
 mod fast_path;
 mod gateway;
+mod net;
 mod random;
 mod reply;
 mod request;

@@ -11,12 +11,11 @@ use http::header::HOST;
 use http::{Request, StatusCode};
 use http_body_util::Empty;
 use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::failure;
 use super::runtime::block_on;
+use crate::net;
 use crate::stream::BoxError;
 
 /// For everything. A gateway answers this at once, whatever else it has to do.
@@ -72,8 +71,8 @@ fn reachable(listens: SocketAddr) -> SocketAddr {
 }
 
 async fn ask(address: SocketAddr, path: &str) -> Result<StatusCode, BoxError> {
-    let stream = TcpStream::connect(address).await?;
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    let stream = net::connect(address).await?;
+    let (mut sender, connection) = http1::handshake(stream).await?;
     let request = Request::get(path).header(HOST, address.to_string()).body(Empty::<Bytes>::new())?;
     tokio::select! {
         answer = sender.send_request(request) => Ok(answer?.status()),

@@ -27,12 +27,10 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
 use prometheus::{IntCounter, IntGauge};
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::accept_errors::AcceptErrors;
-use super::accepted::Accepted;
 use super::exchange::Upload;
 use super::leaving::Exit;
 use super::memory::CONNECTION;
@@ -41,10 +39,11 @@ use super::reload::{Bounds, WATCHERS_KEEPALIVE};
 use super::serve::Serving;
 use super::shed::MinimumAge;
 use super::tls::Spoken;
-use super::waiting::{Waiting, is_silent};
+use super::waiting::Waiting;
 use super::wire::FastPath;
 use crate::budget::{Account, Budget, Purpose, Shortage};
 use crate::clock::Clock;
+use crate::net::{Accepted, Listener};
 use crate::request::half_close::HalfClose;
 use crate::request::peer::Peer;
 use crate::stream::BoxError;
@@ -111,7 +110,7 @@ pub(super) struct Accepting {
     clock: Clock,
     peer_of: PeerOf,
     /// Which newcomers wait for the others when there is no room.
-    come_last: fn(&TcpStream) -> bool,
+    come_last: fn(&Accepted) -> bool,
     /// Counts those that are open, and how often one had to wait for room.
     tally: Option<(IntGauge, IntCounter)>,
 }
@@ -151,7 +150,7 @@ impl Accepting {
             errors,
             clock,
             peer_of: Arc::new(Peer::of),
-            come_last: is_silent,
+            come_last: Accepted::is_silent,
             tally: None,
         }
     }
@@ -187,7 +186,7 @@ impl Accepting {
 
     /// Serves a listener until it is time to drain and what is in flight is done. `handler` makes what answers the requests
     /// of one connection, which is known by the address that it came in by.
-    pub(super) async fn serve<W, A, F, B>(mut self, listener: TcpListener, handler: W)
+    pub(super) async fn serve<W, A, F, B>(mut self, listener: Listener, handler: W)
     where
         W: Fn(SocketAddr, IpAddr) -> Handler<A>,
         A: Fn(Request<Upload>) -> F + Send + Unpin + 'static,
@@ -302,7 +301,7 @@ impl Accepting {
         sleep(ACCEPT_PAUSE).await;
     }
 
-    fn spawn<W, A, F, B>(&self, stream: TcpStream, handler: &W)
+    fn spawn<W, A, F, B>(&self, stream: Accepted, handler: &W)
     where
         W: Fn(SocketAddr, IpAddr) -> Handler<A>,
         A: Fn(Request<Upload>) -> F + Send + Unpin + 'static,
@@ -313,13 +312,13 @@ impl Accepting {
         // Without addresses it is gone already; nothing to serve.
         let (Ok(local), Ok(remote)) = (stream.local_addr(), stream.peer_addr()) else { return };
         // Small answers must not wait for the client's delayed acknowledgement.
-        let _ = stream.set_nodelay(true);
+        let _ = stream.set_nodelay();
         let counted = self.tally.as_ref().map(|(open, _)| Counted::new(open));
         let serving = Serving { bounds: *self.bounds.borrow(), tls: self.tls.borrow().clone(), ..self.serving.clone() };
         let Handler { answer, fast_path, account, half_close } = handler(local, remote.ip());
         let open = self.registry.add(OpenConnection::new(account, half_close));
         // Apart: moved into another future it would take its size twice.
-        let connection = Box::pin(serving.serve(Accepted::new(stream), Arc::clone(&open), fast_path, answer));
+        let connection = Box::pin(serving.serve(stream, Arc::clone(&open), fast_path, answer));
         tokio::spawn(async move {
             let _open = (counted, open);
             connection.await;

@@ -3,16 +3,11 @@
 use std::io;
 use std::net::SocketAddr;
 
-use socket2::SockRef;
-use tokio::net::{TcpListener, TcpSocket};
-
 use super::StartError;
-use super::memory::{RECEIVE_BUFFER, SEND_BUFFER};
+use super::memory::BUFFERS;
 use crate::config::distinct;
 use crate::config::settings::Listen;
-
-/// How many connections wait in the kernel to be accepted.
-const BACKLOG: u32 = 1024;
+use crate::net;
 
 /// The names of the listeners, in the order in which sockets without names stand for them.
 pub const NAMES: [&str; 3] = ["proxy", "metrics", "admin"];
@@ -34,7 +29,7 @@ impl Inherited {
         if place.is_some() {
             return Err(format!("{name:?} is there twice: expected each once"));
         }
-        match SockRef::from(&socket).is_listener() {
+        match net::listens(&socket) {
             Ok(true) => {}
             Ok(false) => return Err(format!("the socket for {name:?} does not listen")),
             Err(error) => return Err(format!("the socket for {name:?} is unusable: {error}")),
@@ -46,7 +41,7 @@ impl Inherited {
 
 /// One of the three.
 pub(super) struct Listener {
-    pub(super) socket: TcpListener,
+    pub(super) socket: net::Listener,
     pub(super) address: SocketAddr,
     /// Whether others may go on accepting from it.
     pub(super) is_inherited: bool,
@@ -74,33 +69,13 @@ fn one(
 ) -> Result<Listener, StartError> {
     let failed = |source| StartError::Listen { setting, address, source };
     let is_inherited = inherited.is_some();
-    let socket = inherited.map_or_else(|| bind(address), adopt).map_err(failed)?;
+    let socket = match inherited {
+        Some(socket) => net::Listener::adopt(socket, BUFFERS),
+        None => net::Listener::bind(address, BUFFERS),
+    };
+    let socket = socket.map_err(failed)?;
     let address = socket.local_addr().map_err(failed)?;
     Ok(Listener { socket, address, is_inherited })
-}
-
-/// As `TcpListener::bind` does it, and accepted connections have this listener's buffer.
-fn bind(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-    // Or a gateway that is started again could not listen while connections of the last one linger.
-    #[cfg(unix)]
-    socket.set_reuseaddr(true)?;
-    set_buffers(&SockRef::from(&socket))?;
-    socket.bind(address)?;
-    socket.listen(BACKLOG)
-}
-
-/// Sets what the kernel holds for a client at most, in both directions. Left to itself it holds megabytes.
-fn set_buffers(socket: &SockRef<'_>) -> io::Result<()> {
-    socket.set_send_buffer_size(SEND_BUFFER)?;
-    socket.set_recv_buffer_size(RECEIVE_BUFFER)
-}
-
-/// Connections that wait already to be accepted keep the buffer that they have.
-fn adopt(socket: std::net::TcpListener) -> io::Result<TcpListener> {
-    set_buffers(&SockRef::from(&socket))?;
-    socket.set_nonblocking(true)?;
-    TcpListener::from_std(socket)
 }
 
 #[cfg(test)]
@@ -126,15 +101,6 @@ mod tests {
         let listeners = open(&settings(ANY_PORT), inherited).unwrap();
         assert_eq!(listeners.each_ref().map(|listener| listener.is_inherited), [false, true, false]);
         assert_eq!(listeners[1].address, address);
-        for listener in listeners {
-            // Linux tells what it has set aside, which is twice what was asked for.
-            let buffer = SockRef::from(&listener.socket).send_buffer_size().unwrap();
-            assert_eq!(buffer, 2 * SEND_BUFFER);
-            let client = std::net::TcpStream::connect(listener.address).unwrap();
-            let (accepted, _) = listener.socket.accept().await.unwrap();
-            assert_eq!(SockRef::from(&accepted).send_buffer_size().unwrap(), buffer);
-            drop(client);
-        }
     }
 
     #[tokio::test]

@@ -7,6 +7,7 @@
 use std::io;
 
 use crate::budget::{Account, Charge, Purpose};
+use crate::net::{Accepted, Buffers};
 
 /// The kernel's send buffer of a new connection, in bytes as they are set: Linux takes twice that (socket(7)), and holds so
 /// much for a client that reads nothing.
@@ -15,8 +16,8 @@ pub(super) const SEND_BUFFER: usize = 8 * 1024;
 /// The same where the client reads a large response. More would let a slow reader seem to stand still for long.
 const LARGE_SEND_BUFFER: usize = 64 * 1024;
 
-/// The kernel's receive buffer of a connection, in bytes as they are set. It holds what has come and is not read yet.
-pub(super) const RECEIVE_BUFFER: usize = 32 * 1024;
+/// The buffers of new connections. The receive buffer holds what has come and is not read yet.
+pub(super) const BUFFERS: Buffers = Buffers { send: SEND_BUFFER, receive: 32 * 1024 };
 
 /// How much of a head costs nothing beyond what a connection is charged.
 const SMALL_HEAD: usize = 16 * 1024;
@@ -45,6 +46,12 @@ pub(super) trait SendBuffer {
     /// # Errors
     /// If the kernel refuses.
     fn set_send_buffer(&self, bytes: usize) -> io::Result<()>;
+}
+
+impl SendBuffer for Accepted {
+    fn set_send_buffer(&self, bytes: usize) -> io::Result<()> {
+        self.set_send_buffer(bytes)
+    }
 }
 
 /// The send buffer in the kernel.

@@ -12,7 +12,6 @@
 
 mod accept;
 mod accept_errors;
-mod accepted;
 mod descriptors;
 mod exchange;
 mod field_count;

@@ -19,9 +19,9 @@ use hyper::service::HttpService;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::accepted::Reset;
 use super::pulse::Pulse;
 use super::wire::Wire;
+use crate::net::Reset;
 use crate::stream::BoxError;
 
 /// A connection that can be told to end in good order.

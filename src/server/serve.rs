@@ -19,7 +19,6 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 use tokio::time::{sleep, sleep_until};
 
-use super::accepted::Reset;
 use super::exchange::{Streams, Upload, exchange};
 use super::leaving::{Leaving, draining};
 use super::memory::{self, HeadMemory, SendBuffer, SocketMemory};
@@ -32,6 +31,7 @@ use super::transport::{Socket, Transport};
 use super::wire::FastPath;
 use super::wire::Wire;
 use crate::clock::Clock;
+use crate::net::Reset;
 use crate::stream::BoxError;
 
 /// How many requests may be under way on one connection in HTTP/2. What each may hold is bounded: its head by

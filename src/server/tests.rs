@@ -29,7 +29,6 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::accepted::Reset;
 use super::exchange::Upload;
 use super::leaving::Exit;
 use super::memory::SendBuffer;
@@ -42,6 +41,7 @@ use super::tls::Tls;
 use super::wire::FastPath;
 use crate::budget::{Account, Budget};
 use crate::clock::Clock;
+use crate::net::Reset;
 use crate::stream::BoxError;
 
 impl SendBuffer for DuplexStream {

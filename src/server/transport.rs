@@ -11,9 +11,9 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::server::TlsStream;
 
-use super::accepted::Reset;
 use super::memory::{SendBuffer, SocketMemory};
 use super::pulse::Pulse;
+use crate::net::Reset;
 
 /// A socket.
 pub(super) struct Socket<IO> {

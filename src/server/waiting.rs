@@ -7,27 +7,16 @@
 //!   whoever opens connections again and again delays no probe. The first to come is closed first: it had the most time.
 
 use std::collections::VecDeque;
-use std::io;
-use std::mem::MaybeUninit;
-
-use socket2::SockRef;
-use tokio::net::TcpStream;
 
 use super::registry::Registry;
+use crate::net::Accepted;
 use crate::request::peer::Peer;
 
 /// How many wait here. Further ones wait in the kernel.
 pub(super) const MAX_WAITING: usize = 32;
 
-/// Whether a client has sent nothing so far. One that has gone counts as if it had.
-pub(super) fn is_silent(stream: &TcpStream) -> bool {
-    // The runtime says that a new socket can be read until somebody has tried.
-    let peeked = SockRef::from(stream).peek(&mut [MaybeUninit::uninit()]);
-    peeked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
-}
-
 /// Those that wait.
-pub(super) struct Waiting<S = TcpStream> {
+pub(super) struct Waiting<S = Accepted> {
     max_connections: usize,
     is_silent: fn(&S) -> bool,
     queue: VecDeque<(S, Option<Peer>)>,

@@ -10,7 +10,6 @@ use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
-use super::accepted::Reset;
 use super::half_closed::{End, HalfClosed};
 use super::http2::Http2;
 use super::leaving::Leaving;
@@ -19,6 +18,7 @@ use super::pulse::Pulse;
 use super::uploads::Uploads;
 use crate::fast_path::{ConnectionState, Responder};
 use crate::gateway::{Connection, Gateway};
+use crate::net::Reset;
 use crate::stream::READ_AT_ONCE;
 
 /// How a client of HTTP/2 that knows what it talks to begins (RFC 9113 §3.4). No request line of HTTP/1 does.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use http::Uri;
 use hyper::rt::{Read, ReadBuf, ReadBufCursor, Write};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder, MaybeHttpsStream};
-use hyper_util::client::legacy::connect::{Connected, Connection, HttpConnector};
+use hyper_util::client::legacy::connect::{Connected, Connection};
 use tower_service::Service;
 
 use super::fault::{Attributed, Fault};
@@ -18,6 +18,7 @@ use super::resolve::{Progress, Resolver};
 use super::trust::{Authorities, tls};
 use super::tunnel::Reach;
 use crate::egress::Egress;
+use crate::net::{self, Buffers};
 use crate::stream::BoxError;
 
 /// A connection to an origin.
@@ -36,13 +37,7 @@ impl Connector {
     /// Trusts the system's authorities and those that are named, proxies' certificates included.
     pub(super) fn new(named: Option<Authorities<'_>>, limit: Duration, egress: Egress) -> io::Result<Self> {
         let tls = tls(named)?;
-        let mut tcp = HttpConnector::new_with_resolver(Resolver::new());
-        tcp.enforce_http(false);
-        tcp.set_nodelay(true);
-        tcp.set_recv_buffer_size(Some(SOCKET_BUFFER));
-        tcp.set_send_buffer_size(Some(SOCKET_BUFFER));
-        // Shared out among a host's addresses, so that one dead address doesn't use it all up.
-        tcp.set_connect_timeout(Some(limit));
+        let tcp = net::connector(Resolver::new(), limit, BUFFERS);
         // HTTP/1 only: one answer, one connection, nothing another's stream could hold up.
         let https = || HttpsConnectorBuilder::new().with_tls_config(tls.clone()).https_or_http().enable_http1();
         let reach = Reach::new(tcp.clone(), https().wrap_connector(tcp), egress);
@@ -83,9 +78,9 @@ impl Service<Uri> for Connector {
     }
 }
 
-/// The kernel's buffers of a connection to upstream, in bytes as they are set: Linux takes twice that (socket(7)). Left to
-/// itself it holds megabytes of a response that a client does not read. With 64 KiB, 2 MB/s pass at a round trip of 30 ms.
-const SOCKET_BUFFER: usize = 64 * 1024;
+/// The kernel's buffers of a connection to upstream. Left to itself it holds megabytes of a response that a client does not
+/// read. With 64 KiB, 2 MB/s pass at a round trip of 30 ms.
+const BUFFERS: Buffers = Buffers { send: 64 * 1024, receive: 64 * 1024 };
 
 /// How much rustls encrypts while upstream does not read, in bytes: one record (RFC 8446 §5.1). Its default is 64 KiB.
 const UNSENT: usize = 16 * 1024;

@@ -6,9 +6,7 @@ use std::time::Duration;
 
 use http::Uri;
 use hyper_rustls::MaybeHttpsStream;
-use hyper_util::rt::TokioIo;
 use tokio::io::AsyncReadExt as _;
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tower_service::Service as _;
 
@@ -20,6 +18,7 @@ use super::trust::Authorities;
 use crate::catalogue::Origin;
 use crate::certificate::Certificate;
 use crate::egress::{Egress, Way};
+use crate::net;
 
 /// How long the probe waits for upstream to end a connection whose TLS is complete. In TLS 1.3 that is how a server says that
 /// it demands a client certificate (RFC 8446 §4.4.2.4).
@@ -106,7 +105,7 @@ impl Probe {
 }
 
 /// Where a connection leads, as the kernel has it.
-fn connected(stream: &MaybeHttpsStream<TokioIo<TcpStream>>, through: &str) -> String {
+fn connected(stream: &MaybeHttpsStream<net::Stream>, through: &str) -> String {
     let tcp = match stream {
         MaybeHttpsStream::Http(stream) => stream.inner(),
         MaybeHttpsStream::Https(stream) => stream.inner().get_ref().0.inner().inner(),

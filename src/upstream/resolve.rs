@@ -7,11 +7,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
-use hyper_util::client::legacy::connect::dns::{GaiResolver, Name};
+use hyper_util::client::legacy::connect::dns::Name;
 use tower_service::Service;
 
 use super::fault::{Attributed, Fault};
 use super::hint::NOT_RESOLVED;
+use crate::net::SystemResolver;
 
 tokio::task_local! {
     /// The connector makes its resolver by itself, so this is how the resolver is told whom it works for.
@@ -38,13 +39,13 @@ impl Progress {
     }
 }
 
-/// A resolver, by default the system's: `getaddrinfo`.
+/// A resolver, by default the system's.
 #[derive(Clone)]
-pub(super) struct Resolver<R = GaiResolver>(R);
+pub(super) struct Resolver<R = SystemResolver>(R);
 
 impl Resolver {
     pub(super) fn new() -> Self {
-        Self(GaiResolver::new())
+        Self(SystemResolver::new())
     }
 }
 

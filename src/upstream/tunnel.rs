@@ -14,10 +14,8 @@ use http::header::{PROXY_AUTHORIZATION, USER_AGENT};
 use http::uri::Scheme;
 use http::{StatusCode, Uri};
 use hyper_rustls::{HttpsConnector, MaybeHttpsStream};
-use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tower_service::Service;
 
 use super::AGENT;
@@ -25,6 +23,7 @@ use super::fault::{Attributed, Fault, Stage};
 use super::hint::explained;
 use super::resolve::Resolver;
 use crate::egress::{Egress, Proxy, Way};
+use crate::net::{self, Connector};
 use crate::stream::BoxError;
 
 /// As far as a proxy's answer may go, in bytes. What else it says is not read.
@@ -34,21 +33,21 @@ const MAX_ANSWER_SIZE: usize = 16 * 1024;
 const MAX_FIELDS: usize = 100;
 
 /// Bytes to and from a host; to and from a proxy they may be encrypted.
-type Stream = MaybeHttpsStream<TokioIo<TcpStream>>;
+type Stream = MaybeHttpsStream<net::Stream>;
 
 /// Reaches hosts by the way that is set for them.
 #[derive(Clone)]
 pub(super) struct Reach {
-    direct: HttpConnector<Resolver>,
-    proxies: HttpsConnector<HttpConnector<Resolver>>,
+    direct: Connector<Resolver>,
+    proxies: HttpsConnector<Connector<Resolver>>,
     egress: Arc<Egress>,
 }
 
 impl Reach {
     /// With a connector for hosts, and one for proxies.
     pub(super) fn new(
-        direct: HttpConnector<Resolver>,
-        proxies: HttpsConnector<HttpConnector<Resolver>>,
+        direct: Connector<Resolver>,
+        proxies: HttpsConnector<Connector<Resolver>>,
         egress: Egress,
     ) -> Self {
         Self { direct, proxies, egress: Arc::new(egress) }

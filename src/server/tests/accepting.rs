@@ -2,12 +2,14 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::net::{TcpSocket, TcpStream};
 
 use super::super::accept::{Accepting, Handler};
+use super::super::memory::BUFFERS;
 use super::*;
 use crate::budget::{Account, Budget, ConnectionClass};
 use crate::clock::ManualClock;
+use crate::net::Listener;
 use crate::request::peer::Peer;
 use crate::sync::Mutex;
 use crate::telemetry::metrics::Metrics;
@@ -40,7 +42,7 @@ fn peer_of(address: IpAddr) -> Option<Peer> {
 
 impl Listening {
     async fn for_connections(most: usize) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let listener = Listener::bind(([127, 0, 0, 1], 0).into(), BUFFERS).unwrap();
         let address = listener.local_addr().unwrap();
         let (exit, wanted) = watch::channel(false);
         let terms = Terms { head: Duration::from_secs(100), ..TERMS };

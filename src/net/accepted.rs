@@ -2,6 +2,8 @@
 //! reading half waits for the other thing that can happen, a reset.
 
 use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -10,16 +12,14 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
-use super::memory::SendBuffer;
-
 /// What tells that a client has gone after it has closed its sending side.
-pub(super) trait Reset {
+pub(crate) trait Reset {
     /// Waits for a reset. Nothing can be read from then on.
     fn poll_reset(&mut self, context: &mut Context<'_>) -> Poll<()>;
 }
 
 /// A socket that was accepted.
-pub(super) struct Accepted {
+pub(crate) struct Accepted {
     /// Until a reset is waited for.
     reader: Option<OwnedReadHalf>,
     writer: OwnedWriteHalf,
@@ -30,6 +30,45 @@ impl Accepted {
     pub(super) fn new(stream: TcpStream) -> Self {
         let (reader, writer) = stream.into_split();
         Self { reader: Some(reader), writer, reset: None }
+    }
+
+    /// The address that the client has connected to.
+    ///
+    /// # Errors
+    /// If the connection is gone.
+    pub(crate) fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.writer.local_addr()
+    }
+
+    /// The client's address.
+    ///
+    /// # Errors
+    /// If the connection is gone.
+    pub(crate) fn peer_addr(&self) -> io::Result<SocketAddr> {
+        self.writer.peer_addr()
+    }
+
+    /// Has small writes sent at once, not after the client's delayed acknowledgement.
+    ///
+    /// # Errors
+    /// If the connection is gone.
+    pub(crate) fn set_nodelay(&self) -> io::Result<()> {
+        self.writer.as_ref().set_nodelay(true)
+    }
+
+    /// Sets the kernel's send buffer, in bytes.
+    ///
+    /// # Errors
+    /// If the connection is gone.
+    pub(crate) fn set_send_buffer(&self, bytes: usize) -> io::Result<()> {
+        SockRef::from(self.writer.as_ref()).set_send_buffer_size(bytes)
+    }
+
+    /// Whether the client has sent nothing so far. One that has gone counts as if it had.
+    pub(crate) fn is_silent(&self) -> bool {
+        // The runtime says that a new socket can be read until somebody has tried.
+        let peeked = SockRef::from(self.writer.as_ref()).peek(&mut [MaybeUninit::uninit()]);
+        peeked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
     }
 }
 
@@ -43,12 +82,6 @@ impl Reset for Accepted {
         ready!(reset.as_mut().poll(context));
         self.reset = None;
         Poll::Ready(())
-    }
-}
-
-impl SendBuffer for Accepted {
-    fn set_send_buffer(&self, bytes: usize) -> io::Result<()> {
-        SockRef::from(self.writer.as_ref()).set_send_buffer_size(bytes)
     }
 }
 

@@ -1,0 +1,41 @@
+//! Connections that the gateway opens.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::legacy::connect::dns::GaiResolver;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+
+use super::Buffers;
+
+/// The system's resolver: `getaddrinfo`.
+pub(crate) type SystemResolver = GaiResolver;
+
+/// Resolves a host's name and connects to it.
+pub(crate) type Connector<R> = HttpConnector<R>;
+
+/// What a [`Connector`] gives.
+pub(crate) type Stream = TokioIo<TcpStream>;
+
+/// A connector that goes by a resolver. The limit is shared out among a host's addresses, so that one dead address does not
+/// use it all up.
+pub(crate) fn connector<R>(resolver: R, limit: Duration, buffers: Buffers) -> Connector<R> {
+    let mut tcp = HttpConnector::new_with_resolver(resolver);
+    tcp.enforce_http(false);
+    tcp.set_nodelay(true);
+    tcp.set_recv_buffer_size(Some(buffers.receive));
+    tcp.set_send_buffer_size(Some(buffers.send));
+    tcp.set_connect_timeout(Some(limit));
+    tcp
+}
+
+/// Connects to an address.
+///
+/// # Errors
+/// If nobody accepts the connection.
+pub(crate) async fn connect(address: SocketAddr) -> io::Result<Stream> {
+    TcpStream::connect(address).await.map(TokioIo::new)
+}
