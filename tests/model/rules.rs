@@ -409,30 +409,30 @@ impl Rules {
             ended.push(Ended { call, said, share, ends_flight, may_repeat, is_outside });
         }
         let (mut effects, mut again) = (Vec::new(), Vec::new());
-        let mut released = 0;
+        let mut counted = Vec::new();
         for request in std::mem::take(&mut self.waiting) {
             let own = ended.iter().find(|ended| request.leads(&ended.call));
             let end =
                 own.or_else(|| ended.iter().find(|ended| ended.ends_flight && ended.call.flight == request.aboard));
             match end {
                 Some(end) => {
-                    released += 1;
+                    // One whose own call this is counts among no followers.
+                    counted.extend(own.is_none().then_some(request.question.id));
                     self.release(request, end, &mut effects, &mut again);
                 }
                 None => self.waiting.push(request),
             }
         }
-        let answered = released - again.len();
-        effects.extend(self.go_on(again, answered, seen)?);
+        effects.extend(self.go_on(again, &counted, seen)?);
         Ok(effects)
     }
 
     /// What follows at the moment at which calls end, or their heads come: requests go again, and others make calls for flights
     /// that are slow. These may do so before the others go again, and then count among those who wait no more.
-    /// `answered` are so many that waited until then.
-    fn go_on(&mut self, again: Vec<Waiting>, answered: usize, seen: &[RequestId]) -> Result<Vec<Effect>, String> {
+    /// `counted` are the followers until then.
+    fn go_on(&mut self, again: Vec<Waiting>, counted: &[RequestId], seen: &[RequestId]) -> Result<Vec<Effect>, String> {
         let mut effects = self.relieve_seen(seen);
-        effects.extend(self.go_again(again, seen, effects.len() + answered)?);
+        effects.extend(self.go_again(again, seen, (counted, effects.len()))?);
         effects.extend(self.relieve(seen)?);
         Ok(effects)
     }
@@ -449,17 +449,22 @@ impl Rules {
         is_due && (is_last || share.serves_all())
     }
 
-    /// Requests go again that a landed call had nothing for. `seen` are the requests whose calls began, in order. `others` are
-    /// so many that waited until now, too: they are answered, or make calls for their flights.
-    fn go_again(&mut self, requests: Vec<Waiting>, seen: &[RequestId], others: usize) -> Result<Vec<Effect>, String> {
-        let mut yet_to_wake = requests.len() + others;
+    /// Requests go again that a landed call had nothing for. `seen` are the requests whose calls began, in order. `counted` are
+    /// the followers until now, of whom others are answered; `others` are so many that make calls for their flights.
+    fn go_again(
+        &mut self,
+        requests: Vec<Waiting>,
+        seen: &[RequestId],
+        (counted, others): (&[RequestId], usize),
+    ) -> Result<Vec<Effect>, String> {
+        let mut yet_to_wake = counted.len() + others;
         let turn = |request: &Waiting| seen.iter().position(|begun| *begun == request.question.id);
         let (mut callers, others): (Vec<_>, Vec<_>) = requests.into_iter().partition(|request| turn(request).is_some());
         callers.sort_by_key(turn);
         let mut effects = Vec::new();
         for mut request in callers {
             request.elections += 1;
-            yet_to_wake -= 1;
+            yet_to_wake -= usize::from(counted.contains(&request.question.id));
             let boarding = self.boarding(&request.question);
             let way = match self.way(&request.question, request.elections) {
                 // Those who have yet to wake may still count as waiting.

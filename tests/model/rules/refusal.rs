@@ -49,7 +49,8 @@ impl Rules {
         }
         call.head = Some(Head { was_last, ..self.denied(&call, said.denial().expect("it is a refusal")) });
         self.calls.insert(place, call);
-        self.go_on(again, 0, seen)
+        let counted: Vec<_> = again.iter().map(|request| request.question.id).collect();
+        self.go_on(again, &counted, seen)
     }
 
     /// Closes a flight: nobody can join it any more. Waiters of other callers go again. Those of the refused caller wait
