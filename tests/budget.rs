@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use http::{HeaderMap, Method, Request, StatusCode};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 use workspace_gateway::testing::budget::{Budget, Charge, Purpose};
 use workspace_gateway::testing::simulator::Simulator;
 
@@ -267,4 +267,28 @@ async fn trailers_are_charged_until_their_requests_are_answered() {
     let (next, _) = client.send_request(Request::get(world.url("/nowhere")).body(()).unwrap(), true).unwrap();
     within(next).await.unwrap();
     assert_eq!(charged(), 0);
+}
+
+#[tokio::test]
+async fn an_upload_that_upstream_does_not_read_is_let_go_after_it_was_answered_504() {
+    let upstream = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", upstream.local_addr().unwrap());
+    let settings = "[upstream]\nidle_timeout = \"50ms\"";
+    let world = World::before(Simulator::start().await.unwrap(), &url, &url, settings).await;
+    let client = TcpStream::connect(world.server.proxy_address()).await.unwrap();
+    let (mut reader, mut writer) = client.into_split();
+    let uploading = async {
+        let head = format!("POST /v2/{PROJECT}/desktops HTTP/1.1\r\nHost: x\r\nContent-Length: 100000000\r\n\r\n");
+        writer.write_all(head.as_bytes()).await.unwrap();
+        // It ends when the connection does.
+        while writer.write_all(&[b'x'; 65_536]).await.is_ok() {}
+    };
+    let mut answer = Vec::new();
+    let (_, (_unread, _), _) = within(async {
+        // A reset may come behind the answer.
+        tokio::join!(uploading, async { upstream.accept().await.unwrap() }, reader.read_to_end(&mut answer))
+    })
+    .await;
+    assert!(answer.starts_with(b"HTTP/1.1 504 "), "{}", String::from_utf8_lossy(&answer));
+    until_returned(&world, Purpose::Responses).await;
 }

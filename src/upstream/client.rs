@@ -104,7 +104,8 @@ impl HttpClient {
         clock: Clock,
         on_retry: impl Fn(Service) + Send + Sync + 'static,
     ) -> io::Result<Self> {
-        let connections = Connections::new(Connector::new(named, limits.connect, egress)?, limits.age, clock);
+        let connections =
+            Connections::new(Connector::new(named, (limits.connect, limits.idle), egress)?, limits.age, clock);
         Ok(Self { connections, limits, via, on_retry: Box::new(on_retry) })
     }
 

@@ -15,6 +15,7 @@ use tower_service::Service;
 use super::fault::{Attributed, Fault};
 use super::reads_on::ReadsOn;
 use super::resolve::{Progress, Resolver};
+use super::stall_limit::StallLimit;
 use super::trust::{Authorities, tls};
 use super::tunnel::Reach;
 use crate::egress::Egress;
@@ -31,17 +32,23 @@ pub(super) struct Connector {
     /// The same that `inner` goes by, which keeps it to itself.
     reach: Reach,
     limit: Duration,
+    /// For a connection on which nothing moves.
+    idle: Duration,
 }
 
 impl Connector {
     /// Trusts the system's authorities and those that are named, proxies' certificates included.
-    pub(super) fn new(named: Option<Authorities<'_>>, limit: Duration, egress: Egress) -> io::Result<Self> {
+    pub(super) fn new(
+        named: Option<Authorities<'_>>,
+        (limit, idle): (Duration, Duration),
+        egress: Egress,
+    ) -> io::Result<Self> {
         let tls = tls(named)?;
         let tcp = net::connector(Resolver::new(), limit, BUFFERS);
         // HTTP/1 only: one answer, one connection, nothing another's stream could hold up.
         let https = || HttpsConnectorBuilder::new().with_tls_config(tls.clone()).https_or_http().enable_http1();
         let reach = Reach::new(tcp.clone(), https().wrap_connector(tcp), egress);
-        Ok(Self { inner: https().wrap_connector(reach.clone()), reach, limit })
+        Ok(Self { inner: https().wrap_connector(reach.clone()), reach, limit, idle })
     }
 
     /// Connects to a URI's origin, TLS included.
@@ -58,7 +65,7 @@ impl Connector {
 }
 
 impl Service<Uri> for Connector {
-    type Response = InPieces<ReadsOn<Reached>>;
+    type Response = InPieces<ReadsOn<StallLimit<Reached>>>;
     type Error = BoxError;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, BoxError>> + Send>>;
 
@@ -67,13 +74,13 @@ impl Service<Uri> for Connector {
     }
 
     fn call(&mut self, uri: Uri) -> Self::Future {
-        let connecting = self.begin(uri);
+        let (connecting, idle) = (self.begin(uri), self.idle);
         Box::pin(async move {
             let mut reached = connecting.await?;
             if let MaybeHttpsStream::Https(tls) = &mut reached {
                 tls.inner_mut().get_mut().1.set_buffer_limit(Some(UNSENT));
             }
-            Ok(InPieces(ReadsOn::new(reached)))
+            Ok(InPieces(ReadsOn::new(StallLimit::new(reached, idle))))
         })
     }
 }

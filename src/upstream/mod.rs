@@ -17,6 +17,7 @@ pub(crate) mod probation;
 pub(crate) mod probe;
 mod reads_on;
 mod resolve;
+mod stall_limit;
 pub(crate) mod successes;
 mod trust;
 mod tunnel;

@@ -45,7 +45,7 @@ impl Probe {
     /// # Errors
     /// If the file that is named has no usable certificates.
     pub(crate) fn new(named: Option<Authorities<'_>>, limit: Duration, egress: Egress) -> io::Result<Self> {
-        Ok(Self { connector: Connector::new(named, limit, egress.clone())?, limit, egress })
+        Ok(Self { connector: Connector::new(named, (limit, limit), egress.clone())?, limit, egress })
     }
 
     /// Probes an upstream. Takes at most twice the limit, and a second.
