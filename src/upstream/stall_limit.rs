@@ -100,9 +100,10 @@ mod tests {
     use hyper::rt::ReadBuf;
     use hyper_util::rt::TokioIo;
     use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
-    use tokio::time::{Instant, advance};
+    use tokio::time::advance;
 
     use super::*;
+    use crate::clock::Clock;
 
     const IDLE: Duration = Duration::from_secs(60);
 
@@ -121,9 +122,9 @@ mod tests {
     async fn a_write_that_waits_fails_a_second_after_its_request() {
         let (mut io, _peer) = connection();
         write(&mut io).await.unwrap();
-        let begun = Instant::now();
+        let begun = Clock::System.timer_now();
         assert_eq!(write(&mut io).await.unwrap_err().kind(), ErrorKind::TimedOut);
-        assert_eq!(begun.elapsed(), IDLE + LATER);
+        assert_eq!(Clock::System.timer_now() - begun, IDLE + LATER);
     }
 
     #[tokio::test(start_paused = true)]
@@ -144,8 +145,8 @@ mod tests {
                 poll_fn(|context| Pin::new(&mut io).poll_read(context, piece.unfilled())).await.unwrap();
             }
         }
-        let begun = Instant::now();
+        let begun = Clock::System.timer_now();
         assert_eq!(write(&mut io).await.unwrap_err().kind(), ErrorKind::TimedOut);
-        assert_eq!(begun.elapsed(), IDLE + LATER);
+        assert_eq!(Clock::System.timer_now() - begun, IDLE + LATER);
     }
 }
