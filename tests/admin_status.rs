@@ -86,6 +86,8 @@ async fn its_figures_are_those_of_the_metrics() {
     assert_eq!(told["cache"]["max_bytes"], 64 << 20);
     let callers = &told["callers"];
     assert_eq!((&callers["grants"], &callers["denials"]["upstream"]), (&json!(1), &json!(1)));
+    assert_eq!(told["misses"]["no-grant"], 2);
+    assert_eq!(told["unstored"]["denied"], 1);
     assert_eq!(told["bypasses"]["repeated-parameter"], 1);
     let workspace = &told["upstream"][0];
     assert_eq!(workspace["url"], world.simulator.url(Service::Workspace));

@@ -143,6 +143,8 @@ function expected(name, metrics) {
         [/^upstream\.\w+\.retries$/, () => metrics.sum("upstream_retries_total", { service: rest[0] })],
         [/^upstream\.\w+\.count$/, () => metrics.sum("upstream_duration_seconds_count", { service: rest[0] })],
         [/^upstream\.\w+\.seconds$/, () => metrics.sum("upstream_duration_seconds_sum", { service: rest[0] })],
+        [/^misses\./, () => metrics.sum("misses_total", { reason: last })],
+        [/^unstored\./, () => metrics.sum("unstored_answers_total", { reason: last })],
         [/^bypasses\./, () => metrics.sum("bypasses_total", { reason: last })],
         [/^pauses\./, () => metrics.sum("pauses_total", { cause: last })],
         [/^version$/, () => [...metrics.values("build_info", "version")][0]],
@@ -206,7 +208,7 @@ test("every figure is what /metrics tells", async () => {
     const results = [...metrics.values("requests_total", "result")].map((result) => `requests.results.${result}`);
     const services = ["workspace", "appstream"].flatMap((service) => [...metrics.values("upstream_requests_total", "status")]
         .filter((status) => metrics.sum("upstream_requests_total", { service, status }) > 0).map((status) => `upstream.${service}.requests.${status}`));
-    const missing = [...results, ...services, "helping.hit_ratio", "helping.seconds_saved", "bypasses.range"].filter((name) => !names.has(name));
+    const missing = [...results, ...services, "helping.hit_ratio", "helping.seconds_saved", "misses.no-grant", "unstored.denied", "bypasses.range"].filter((name) => !names.has(name));
     assert.deepEqual(missing, []);
     assert.ok(figures.find(({ name }) => name === "helping.hits").value > 200);
 

@@ -161,6 +161,8 @@ function render(status) {
     }
     showHelping(status);
     showResults(status.requests);
+    tally(byId("misses"), "misses", counted(status.misses));
+    tally(byId("unstored"), "unstored", counted(status.unstored));
     tally(byId("bypasses"), "bypasses", counted(status.bypasses));
     tally(byId("signatures"), "callers.signatures", counted(status.callers.signatures, "verified"));
     tally(byId("pauses"), "pauses", status.pauses);
