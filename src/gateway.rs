@@ -4,7 +4,7 @@
 //! ```text
 //! request:  normalize → charge → decide → identify → look up → join a flight → wait → release → compose
 //!                                             └─ or relay as it is ──────────────────────────────┘
-//! fetch:    wait for a turn → look up again → ask → settle → tell all who wait
+//! fetch:    second tier → wait for a turn → look up again → ask → settle → tell all who wait
 //! ```
 //!
 //! The steps are functions of the parts that they are given: [`Memory`] (grants, entries, backoff), [`Fetcher`] (flights, queue,
@@ -34,6 +34,7 @@ mod release;
 mod reload;
 mod remembered;
 mod seat;
+mod second_tier;
 mod settle;
 #[cfg(test)]
 mod tests;

@@ -29,6 +29,7 @@
 //! - `look_up.rs`: what memory has for this caller; `coalesce.rs` and `wait.rs`: joining a flight and waiting for it;
 //!   `release.rs`: who is given what it brought.
 //! - `settle.rs`: what the end of a call changes; `known.rs`: whose calls are served first.
+//! - `second_tier.rs`: the only place where another tier is asked, inside of a shared fetch. No tier is built in yet.
 //!
 //! Nothing is layered, nothing is registered, and no file of a folder imports another one in a circle.
 //!

@@ -9,6 +9,9 @@ pub mod cache {
     pub mod miss {
         pub use crate::cache::miss::Miss;
     }
+    pub mod second_tier {
+        pub use crate::cache::second_tier::SecondTier;
+    }
     pub mod store {
         pub use crate::cache::store::Selection;
     }

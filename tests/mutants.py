@@ -36,7 +36,7 @@ GRANTS, STORE, TRIPWIRE = "src/cache/grants.rs", "src/cache/store.rs", "src/cach
 PATH, FETCH, RELEASE = "src/gateway.rs", "src/gateway/fetch.rs", "src/gateway/release.rs"
 QUESTION = "src/gateway/question.rs"
 LOOK_UP, SETTLE, ASSEMBLE = "src/gateway/look_up.rs", "src/gateway/settle.rs", "src/gateway/assemble.rs"
-PRIVATE, INVALIDATE = "src/cache/store/private.rs", "src/gateway/invalidate.rs"
+PRIVATE, SELECTION, INVALIDATE = "src/cache/store/private.rs", "src/cache/store/selection.rs", "src/gateway/invalidate.rs"
 BODY, FRESHNESS, FLIGHTS = "src/cache/body.rs", "src/cache/freshness.rs", "src/cache/flights.rs"
 PAUSES, WAIT, WISH = "src/cache/pauses.rs", "src/gateway/wait.rs", "src/request/wish.rs"
 VALIDATE, SUCCESSES = "src/request/validate.rs", "src/upstream/successes.rs"
@@ -708,7 +708,7 @@ MUTATIONS = [
     (
         "project-purge-shares-again",
         "§3 a purge of a project does not undo what holds for all projects",
-        STORE,
+        SELECTION,
         "let names_it = self.operation.as_deref().is_none_or(|name| *name == *operation.name);\n"
         "        self.query.is_none() && self.project_id.is_none() && names_it",
         "let names_it = self.operation.as_deref().is_none_or(|name| *name == *operation.name);\n"

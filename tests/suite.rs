@@ -68,6 +68,7 @@ mod reload;
 mod reload_process;
 mod sdk;
 mod second_calls;
+mod second_tier;
 mod secrets;
 mod serving;
 mod shapes;

@@ -14,6 +14,7 @@ pub(crate) mod known_callers;
 pub(crate) mod lifetime;
 pub(crate) mod miss;
 pub(crate) mod pauses;
+pub(crate) mod second_tier;
 pub(crate) mod store;
 pub(crate) mod tripwire;
 pub(crate) mod unstorable;

@@ -8,6 +8,7 @@
 
 mod invalidations;
 mod private;
+mod selection;
 #[cfg(test)]
 mod tests;
 
@@ -21,12 +22,12 @@ use moka::sync::Cache;
 use self::invalidations::Invalidations;
 use self::private::PrivateScopes;
 pub(crate) use self::private::Reach;
+pub use self::selection::Selection;
 use super::admission::Audience;
 use super::entry::{Draft, Entry};
 use super::tripwire::{View, Views};
 use super::unstorable::Unstorable;
 use crate::budget::Budget;
-use crate::catalogue::Operation;
 use crate::request::caller::Caller;
 use crate::request::key::{Key, Scope};
 use crate::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -38,40 +39,6 @@ pub struct Slot {
     pub owner: Option<Caller>,
     /// What was asked.
     pub key: Arc<Key>,
-}
-
-/// What a purge removes. Conditions add up; none at all means everything.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Selection {
-    /// Only entries of this operation.
-    pub operation: Option<String>,
-    /// Only entries of this project.
-    pub project_id: Option<String>,
-    /// Only answers to this canonical query.
-    pub query: Option<String>,
-}
-
-impl Selection {
-    /// Whether what is kept under a key is among what is selected.
-    pub fn holds(&self, key: &Key) -> bool {
-        self.query.as_deref().is_none_or(|query| query == key.query()) && self.reaches(key.scope())
-    }
-
-    /// Whether all of a scope is among it, so that what is known of the scope as a whole is, too.
-    pub fn holds_all_of(&self, scope: &Scope) -> bool {
-        self.query.is_none() && self.reaches(scope)
-    }
-
-    /// Whether all scopes of an operation are among it.
-    fn holds_all_of_operation(&self, operation: &Operation) -> bool {
-        let names_it = self.operation.as_deref().is_none_or(|name| *name == *operation.name);
-        self.query.is_none() && self.project_id.is_none() && names_it
-    }
-
-    fn reaches(&self, scope: &Scope) -> bool {
-        self.operation.as_deref().is_none_or(|name| *name == *scope.operation().name)
-            && self.project_id.as_deref().is_none_or(|project_id| project_id == scope.project_id())
-    }
 }
 
 /// A moment between two purges.
@@ -136,6 +103,8 @@ struct Mark {
 #[derive(Default)]
 struct Rules {
     purges: u64,
+    /// When the latest purge began, whatever it was of.
+    purged: Option<Instant>,
     private: PrivateScopes,
     invalidations: Invalidations,
 }
@@ -309,6 +278,32 @@ impl Store {
         (kept, turned)
     }
 
+    /// Keeps an answer that is shared and was fetched elsewhere, unless something newer is known. It is nobody's view, for
+    /// nobody here was shown it. Nothing from before a purge is kept, whatever that was of.
+    pub(crate) fn keep_copy(&self, key: &Arc<Key>, draft: Draft, asked: Epoch) -> Kept {
+        let rules = self.write();
+        let slot = Slot { owner: None, key: Arc::clone(key) };
+        if !rules.may_share(&slot, asked)
+            || draft.is_for_one_alone()
+            || rules.purged.is_some_and(|purged| draft.sent() <= purged)
+        {
+            return Kept::Purged;
+        }
+        if rules.invalidations.cover(key.scope(), draft.sent()) {
+            return Kept::Invalidated;
+        }
+        let before = self.entries.get(&slot);
+        if before.iter().chain(&self.negatives.get(&slot)).any(|known| known.life().sent >= draft.sent()) {
+            return Kept::Outdated;
+        }
+        let mut entry = draft.into_entry(false);
+        if let Some(before) = before {
+            (entry.hits, entry.views) = (Arc::clone(&before.hits), before.views.clone());
+        }
+        self.entries.insert(slot, Arc::new(entry));
+        Kept::Stored
+    }
+
     /// Makes the operation of a scope private, for upstream says that its answers vary on the credential. Says so, if it was
     /// not private already.
     pub(crate) fn make_private(&self, scope: &Scope) -> Option<Reach> {
@@ -363,8 +358,10 @@ impl Store {
 
     /// Removes the selected entries and says how many. What is being fetched meanwhile is not kept,
     /// and what was known of the selected keys and scopes is forgotten.
-    pub(crate) fn purge(&self, selection: &Selection) -> usize {
-        self.write().purges += 1;
+    pub(crate) fn purge(&self, selection: &Selection, now: Instant) -> usize {
+        let mut rules = self.write();
+        (rules.purges, rules.purged) = (rules.purges + 1, Some(now));
+        drop(rules);
         for (slot, _) in self.uncacheable.iter().filter(|(slot, _)| selection.holds(&slot.key)) {
             self.uncacheable.invalidate(slot.as_ref());
         }

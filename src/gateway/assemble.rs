@@ -15,6 +15,7 @@ use crate::cache::entry::Entry;
 use crate::cache::flights::{Bounds, Flights};
 use crate::cache::grants::{Grantee, Grants, Terms};
 use crate::cache::pauses::Pauses;
+use crate::cache::second_tier::SecondTier;
 use crate::cache::store::{Selection, Slot, Store};
 use crate::clock::Clock;
 use crate::config::{Config, Mode, OnOutage, Settings, Size};
@@ -41,6 +42,15 @@ use crate::upstream::successes::Successes;
 /// The purpose of the key that request ids are made with. Tests foresee the ids by it.
 pub const REQUEST_IDS: &str = "request ids";
 
+/// Whom a gateway asks.
+struct Backends {
+    upstream: Arc<dyn Upstream>,
+    /// What `upstream` is made by, if it is asked over HTTP.
+    blueprint: Option<Blueprint>,
+    /// Asked before upstream, if there is one.
+    second_tier: Option<Arc<dyn SecondTier>>,
+}
+
 impl Gateway {
     /// A gateway with an empty cache. Connects to nothing yet.
     ///
@@ -51,8 +61,8 @@ impl Gateway {
         let (via, metrics) = (Via::new(random.u32()?), Metrics::new().map_err(io::Error::other)?);
         let blueprint = outward::blueprint(&config.settings)?;
         let upstream = outward::client(config, &blueprint, via.clone(), clock.clone(), &metrics)?;
-        let outward = (Arc::new(upstream) as Arc<dyn Upstream>, Some(blueprint));
-        Self::assemble(config, (clock, random), via, metrics, outward)
+        let backends = Backends { upstream: Arc::new(upstream), blueprint: Some(blueprint), second_tier: None };
+        Self::assemble(config, (clock, random), via, metrics, backends)
     }
 
     /// The same before an upstream that is not asked over HTTP, for tests.
@@ -60,9 +70,23 @@ impl Gateway {
     /// # Errors
     /// If the system has no randomness.
     pub fn before(upstream: Arc<dyn Upstream>, config: &Config, clock: Clock, random: Random) -> io::Result<Arc<Self>> {
+        Self::behind((upstream, None), config, clock, random)
+    }
+
+    /// The same with a second tier, for tests.
+    ///
+    /// # Errors
+    /// If the system has no randomness.
+    pub fn behind(
+        (upstream, second_tier): (Arc<dyn Upstream>, Option<Arc<dyn SecondTier>>),
+        config: &Config,
+        clock: Clock,
+        random: Random,
+    ) -> io::Result<Arc<Self>> {
         let metrics = Metrics::new().map_err(io::Error::other)?;
         let via = Via::new(random.u32()?);
-        Self::assemble(config, (clock, random), via, metrics, (upstream, None))
+        let backends = Backends { upstream, blueprint: None, second_tier };
+        Self::assemble(config, (clock, random), via, metrics, backends)
     }
 
     fn assemble(
@@ -70,8 +94,9 @@ impl Gateway {
         (clock, random): (Clock, Random),
         via: Via,
         metrics: Arc<Metrics>,
-        (upstream, blueprint): (Arc<dyn Upstream>, Option<Blueprint>),
+        backends: Backends,
     ) -> io::Result<Arc<Self>> {
+        let Backends { upstream, blueprint, second_tier } = backends;
         let settings = &config.settings;
         let callers = Callers::new(random.key("callers")?);
         let digests = Digests::new(random.key("shown keys")?, random.key("shown callers")?);
@@ -120,6 +145,7 @@ impl Gateway {
                 gate,
                 relay_gate,
                 probation: Probation::new(clock.clone()),
+                second_tier,
             }),
             observer: Arc::new(Observer {
                 digests,
@@ -192,7 +218,7 @@ impl Gateway {
     /// Removes the selected entries and says how many there were. Nothing that was asked of upstream
     /// before is stored, or given to anyone but the one whose request it answers. Grants stay.
     pub fn purge(&self, selection: &Selection) -> usize {
-        let purged = self.memory.store.purge(selection);
+        let purged = self.memory.store.purge(selection, self.clock.now());
         self.memory.pauses.purge(selection);
         self.fetcher.shared_flights.close_all();
         self.fetcher.lone_flights.close_all();

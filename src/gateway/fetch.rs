@@ -10,6 +10,7 @@ use http::{HeaderMap, Response, StatusCode};
 use super::fetch_result::{Additional, FetchResult};
 use super::fetcher::NoTurn;
 use super::look_up::LookUp;
+use super::second_tier::{take_over, tell};
 use super::settle::{Call, denied};
 use super::{Gateway, Question};
 use crate::cache::admission::Verdict;
@@ -70,6 +71,12 @@ impl Gateway {
             return leader.end(FetchResult::NotSent, false);
         }
         let is_shared = leader.takes_others();
+        if is_shared
+            && let Some(tier) = &self.fetcher.second_tier
+            && take_over(&**tier, (&self.memory, &self.observer.digests, &self.clock), &question, &slot).await
+        {
+            return leader.end(FetchResult::NotSent, false);
+        }
         let signed = errand.credential.signed();
         let (leave, _permit) = tokio::select! {
             biased;
@@ -148,6 +155,11 @@ impl Gateway {
         let is_proved = answer.as_ref().is_ok_and(|answer| answer.proof.is_some());
         if is_proved {
             self.fetcher.successes.list(service, sent);
+        }
+        if let Some(tier) = &self.fetcher.second_tier
+            && answer.as_ref().is_ok_and(|answer| answer.proof.is_some() && answer.not_kept.is_none())
+        {
+            tell(&**tier, &self.memory, &question, &self.clock);
         }
         self.observer.heard(service, status, class != Class::Unknown || is_proved);
         let has_failed = answer.as_ref().is_ok_and(|answer| answer.verdict == Verdict::Failure);

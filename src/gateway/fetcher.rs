@@ -9,6 +9,7 @@ use super::Question;
 use super::fetch_result::FetchResult;
 use super::observer::Observer;
 use crate::cache::flights::Flights;
+use crate::cache::second_tier::SecondTier;
 use crate::cache::store::Slot;
 use crate::catalogue::Service;
 use crate::signing::ring::Signed;
@@ -28,6 +29,8 @@ pub(super) struct Fetcher {
     /// For what is relayed. Apart, for streams may take as long as they like.
     pub(super) relay_gate: Arc<Gate>,
     pub(super) probation: Arc<Probation>,
+    /// Asked before upstream, if there is one.
+    pub(super) second_tier: Option<Arc<dyn SecondTier>>,
 }
 
 /// Why a call is not sent.

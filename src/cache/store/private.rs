@@ -7,7 +7,7 @@ use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use super::Selection;
+use super::selection::Selection;
 use crate::catalogue::{Operation, Sharing};
 use crate::request::key::Scope;
 

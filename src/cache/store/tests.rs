@@ -54,6 +54,21 @@ impl Bench {
         self.store.keep(&self.key, draft, audience, view, asked)
     }
 
+    fn purge(&self, selection: &Selection) -> usize {
+        self.store.purge(selection, self.begun)
+    }
+
+    /// What another process was answered, which had asked in this second.
+    fn keep_copy(&self, body: &'static str, second: u32, asked: Epoch) -> Kept {
+        let lifetime = Lifetime { ttl: 60 * SECOND, ..Lifetime::default() };
+        let life = Life { sent: self.begun + second * SECOND, initial_age: Duration::ZERO, lifetime };
+        self.store.keep_copy(
+            &self.key,
+            Draft::new(&Response::new(Bytes::from_static(body.as_bytes())), life, None),
+            asked,
+        )
+    }
+
     fn get(&self, caller: &'static str) -> Option<Bytes> {
         let slot = self.store.slot(&self.key, Self::caller(caller));
         self.store.get(&slot).map(|entry| entry.body().clone())
@@ -64,11 +79,11 @@ impl Bench {
 fn an_answer_from_before_a_purge_leaves_what_came_after_alone() {
     let bench = Bench::new();
     let before = bench.store.epoch();
-    assert_eq!(bench.store.purge(&Selection::default()), 0);
+    assert_eq!(bench.purge(&Selection::default()), 0);
     assert_eq!(bench.keep("a", "new", 1, bench.store.epoch()), Kept::Stored);
     assert_eq!(bench.keep("a", "old", 2, before), Kept::Purged);
     assert_eq!(bench.get("b").unwrap(), "new");
-    assert_eq!(bench.store.purge(&Selection::default()), 1);
+    assert_eq!(bench.purge(&Selection::default()), 1);
     assert_eq!(bench.get("b"), None);
 }
 
@@ -101,9 +116,9 @@ fn a_scope_that_has_tripped_is_private_until_purged() {
     assert_eq!(bench.store.usage().private_scopes, 1);
 
     let elsewhere = Selection { project_id: Some("other".to_owned()), ..Selection::default() };
-    bench.store.purge(&elsewhere);
+    bench.purge(&elsewhere);
     assert_eq!(bench.store.usage().private_scopes, 1);
-    assert_eq!(bench.store.purge(&Selection::default()), 2);
+    assert_eq!(bench.purge(&Selection::default()), 2);
     assert_eq!(bench.keep("a", "one", 6, bench.store.epoch()), Kept::Stored);
     assert_eq!(bench.get("c").unwrap(), "one");
 }
@@ -118,9 +133,9 @@ fn an_answer_that_varies_on_the_credential_makes_its_operation_private_however_l
     assert_eq!((bench.get("a"), bench.get("b").unwrap()), (None, "own".into()));
     assert_eq!(bench.keep_for(Audience::Caller, "b", "older", 0, epoch), (Kept::Outdated, None));
     let project = Selection { project_id: Some("p".to_owned()), ..Selection::default() };
-    bench.store.purge(&project);
+    bench.purge(&project);
     assert_eq!((bench.store.usage().entries, bench.store.usage().private_scopes), (0, 1));
-    bench.store.purge(&Selection { operation: Some("ListProducts".to_owned()), ..Selection::default() });
+    bench.purge(&Selection { operation: Some("ListProducts".to_owned()), ..Selection::default() });
     assert_eq!(bench.store.usage().private_scopes, 0);
 }
 
@@ -176,7 +191,7 @@ fn what_cannot_be_kept_is_remembered_for_a_while() {
     bench.store.unmark(&slot);
     assert_eq!(after(0), None);
     bench.store.mark_uncacheable(slot.clone(), Unstorable::Vary, bench.begun);
-    bench.store.purge(&Selection::default());
+    bench.purge(&Selection::default());
     assert_eq!(after(0), None);
 }
 
@@ -187,4 +202,28 @@ fn a_mark_of_one_caller_is_no_other_callers() {
     bench.store.mark_uncacheable(shared.of(Bench::caller("a")), Unstorable::Vary, bench.begun);
     let met_by = |caller| bench.store.uncacheable(&shared, Bench::caller(caller), bench.begun);
     assert_eq!((met_by("a"), met_by("b")), (Some(Unstorable::Vary), None));
+}
+
+#[test]
+fn a_copy_is_kept_only_if_it_is_news_and_may_be_shared() {
+    let bench = Bench::new();
+    let asked = bench.store.epoch();
+    assert_eq!(bench.keep_copy("first", 1, asked), Kept::Stored);
+    assert_eq!(bench.get("a"), Some(Bytes::from_static(b"first")));
+    assert_eq!(bench.keep_copy("the same moment", 1, asked), Kept::Outdated);
+    assert_eq!(bench.keep("a", "second", 2, asked), Kept::Stored);
+    assert_eq!(bench.keep_copy("older", 1, asked), Kept::Outdated);
+    bench.store.invalidate(bench.key.scope(), bench.begun + 5 * SECOND);
+    assert_eq!(bench.keep_copy("before the invalidation", 5, asked), Kept::Invalidated);
+    assert_eq!(bench.keep_copy("after it", 6, asked), Kept::Stored);
+    // It is no view: another caller's other answer says nothing.
+    assert_eq!(bench.keep("b", "later", 7, asked), Kept::Stored);
+    assert_eq!(bench.get("a"), Some(Bytes::from_static(b"later")));
+    bench.store.purge(&Selection::default(), bench.begun + 8 * SECOND);
+    assert_eq!(bench.keep_copy("asked for before the purge", 9, asked), Kept::Purged);
+    let asked = bench.store.epoch();
+    assert_eq!(bench.keep_copy("from before the purge", 8, asked), Kept::Purged);
+    assert_eq!(bench.keep_copy("from after it", 9, asked), Kept::Stored);
+    bench.store.make_private(bench.key.scope()).unwrap();
+    assert_eq!(bench.keep_copy("shared elsewhere", 10, asked), Kept::Purged);
 }

@@ -1,0 +1,58 @@
+//! Asking a second tier before upstream, and telling it what upstream has answered.
+//!
+//! It is asked in one place, inside of a shared fetch: so each question is asked once for all who wait, a hit in memory never
+//! waits for it, and only callers that hold a grant are shown what it has.
+
+use std::time::Duration;
+
+use tokio::time::timeout;
+
+use super::Question;
+use super::look_up::LookUp;
+use super::memory::Memory;
+use crate::cache::second_tier::{SecondTier, decode, encode};
+use crate::cache::store::Slot;
+use crate::clock::Clock;
+use crate::request::digest::Digests;
+
+/// How long a fetch waits for it.
+const PATIENCE: Duration = Duration::from_millis(8);
+
+/// What a record may have besides its body, in bytes.
+const MAX_HEAD: usize = 64 * 1024;
+
+/// Takes over what a second tier has for a question, and says whether that answers it. `slot` is where the fetch is for.
+pub(super) async fn take_over(
+    tier: &dyn SecondTier,
+    (memory, digests, clock): (&Memory, &Digests, &Clock),
+    question: &Question,
+    slot: &Slot,
+) -> bool {
+    // A slot without an owner is only for callers with a grant.
+    if slot.owner.is_some() || question.asked.wish.no_cache {
+        return false;
+    }
+    let key = &question.asked.key;
+    let asked = memory.store.epoch();
+    let Ok(Some(record)) = timeout(PATIENCE, tier.get(key)).await else { return false };
+    if record.len() > question.live.settings.cache.max_body_size.bytes().saturating_add(MAX_HEAD) {
+        return false;
+    }
+    let (now, date) = (clock.now(), clock.date());
+    let configured = question.live.lifetime(key.operation());
+    let Some(draft) = decode(&record, key, configured, (now, date)) else { return false };
+    let kept = memory.store.keep_copy(key, draft.under(digests.of_key(key)), asked);
+    kept.reason().is_none() && matches!(memory.look_up(question, now), LookUp::Given(..))
+}
+
+/// Tells a second tier what is kept for a question now, if that is shared.
+pub(super) fn tell(tier: &dyn SecondTier, memory: &Memory, question: &Question, clock: &Clock) {
+    let key = &question.asked.key;
+    let slot = memory.store.slot(key, question.asked.grantee.caller);
+    if slot.owner.is_none()
+        && let Some(entry) = memory.store.get(&slot)
+        && let Some(record) = encode(key, &entry, clock.now(), clock.date())
+    {
+        tier.put(key, record);
+    }
+}
