@@ -8,9 +8,9 @@
 //! ```
 //!
 //! The steps are functions of the parts that they are given: [`Memory`] (grants, entries, backoff), [`Fetcher`] (flights, queue,
-//! key breaker), [`Observer`] (metrics, events, health) and [`Live`] (settings in force). What they hand on are values:
-//! `connection.rs`, `question.rs`, `seat.rs`, `fetch_result.rs`. No step calls another one: that is done by this file, `fetch.rs`
-//! and `forward.rs`, which has the sequence of a relayed request. `tests/fences.rs` sees to that.
+//! key breaker), [`Observer`] (metrics, events, health) and [`Live`] (settings in force). They hand on values:
+//! `connection.rs`, `question.rs`, `seat.rs`, `fetch_result.rs`. This file, `fetch.rs` and `forward.rs` (the sequence of a relayed
+//! request) call the steps; no step calls another one. `tests/fences.rs` sees to that.
 
 mod assemble;
 mod charge;
@@ -296,7 +296,7 @@ impl Gateway {
             // An answer that nobody else may be given is not worth waiting for, and neither is
             // yet another leader; who wants none from before now joins no flight from before.
             let solo = uncacheable.is_some() || rounds.number > MAX_ELECTIONS || question.asked.wish.no_cache;
-            let (waiter, seat, leader) = self.fetcher.join(question, (slot, why, solo), &rounds);
+            let (waiter, seat, leader) = coalesce::join(&self.fetcher, question, (slot, why, solo), &rounds);
             record.answered(seat.outcome(), "");
             if let Some(leader) = leader {
                 self.observer.metrics.elections.inc_by(u64::from(seat.elected));

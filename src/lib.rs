@@ -26,10 +26,12 @@
 //! breaker), `observer.rs` (metrics, events, health) and `live.rs` (settings in force). The steps are:
 //!
 //! - `charge.rs`: the memory budget; `identify.rs`: who asks; `invalidate.rs`: invalidation by unsafe methods.
-//! - `look_up.rs`: what memory has for this caller; `coalesce.rs` and `wait.rs`: joining a flight and waiting for it;
+//! - `coalesce.rs` and `wait.rs`: joining a flight and waiting for it;
 //!   `release.rs`: who is given what it brought.
-//! - `settle.rs`: what the end of a call changes; `known.rs`: whose calls are served first.
+//! - `settle.rs`: what the end of a call changes.
 //! - `second_tier.rs`: the only place where another tier is asked, inside of a shared fetch. No tier is built in yet.
+//!
+//! What the steps read is in `look_up.rs` (what memory has for this caller) and `known.rs` (whose calls are served first).
 //!
 //! Nothing is layered, nothing is registered, and no file of a folder imports another one in a circle.
 //!
@@ -63,7 +65,7 @@
 //! ```text
 //! main → cli → server → admin ─┬→ gateway → fast_path → reply ─┬→ telemetry → cache → request → catalogue, signing
 //!           ├→ simulator       └→ explain ─────────────────────┴→ upstream ────────────┘
-//!           └→ config → catalogue, signing, egress    everyone → budget → request, everyone → clock, net, random, stream, sync
+//!           └→ config → catalogue, signing, egress    everyone → budget → request, everyone → clock, random, stream, sync
 //! ```
 //!
 //! - [`catalogue`] is data: the operations, built in or an operator's, and whose path is whose.
@@ -76,7 +78,7 @@
 //! - [`upstream`] has the only HTTP client of the gateway. It imports [`egress`], which has only words for the way that it
 //!   goes.
 //! - [`telemetry`] knows of [`upstream`] only why a call has failed ([`upstream::Failure`]).
-//! - [`clock`] has the only clocks; everything else is told the time. `net` opens all sockets, [`random`] has all randomness
+//! - [`clock`] has the only clocks; everything else is told the time. `net` opens all sockets (for server, upstream and cli), [`random`] has all randomness
 //!   and `sync` all locks, so that all of it can be simulated.
 //! - [`simulator`] is both upstream services. It is part of the program because `demo` runs it; the
 //!   gateway doesn't know it.

@@ -1,6 +1,6 @@
-//! The only place that opens sockets: it listens, connects and resolves names. So a simulated network can take its place.
-//!
-//! (Sockets that are handed down come from `cli/inherit.rs`, and a supervisor's is `cli/supervisor.rs`'s.)
+//! TCP sockets and names: listening, accepting, connecting and resolving. Nothing else opens a socket, so that a simulated network
+//! can take its place. Exceptions are the demo and the simulator, which are the gateway's peers, and the supervisor's socket
+//! (`cli/supervisor.rs`). Sockets that are handed down come from `cli/inherit.rs`.
 
 mod accepted;
 mod connector;

@@ -273,7 +273,7 @@ async fn trailers_are_charged_until_their_requests_are_answered() {
 async fn an_upload_that_upstream_does_not_read_is_let_go_after_it_was_answered_504() {
     let upstream = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", upstream.local_addr().unwrap());
-    let settings = "[upstream]\nidle_timeout = \"50ms\"";
+    let settings = "[upstream]\nidle_timeout = \"500ms\"";
     let world = World::before(Simulator::start().await.unwrap(), &url, &url, settings).await;
     let client = TcpStream::connect(world.server.proxy_address()).await.unwrap();
     let (mut reader, mut writer) = client.into_split();

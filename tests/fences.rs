@@ -74,8 +74,14 @@ fn one_place_has_randomness() {
 #[test]
 fn one_place_opens_sockets() {
     // The demo and the simulator are the gateway's clients and its upstream.
-    let words = ["tokio::net", "socket2", "HttpConnector", "GaiResolver", "TcpStream::connect", "TcpListener::bind"];
-    must_not_name(&[""], &words, &["net.rs", "net/", "simulator", "cli/demo"]);
+    let sockets = ["tokio::net", "socket2", "HttpConnector", "TcpStream::connect", "TcpListener::bind", "UdpSocket"];
+    must_not_name(&[""], &sockets, &["net.rs", "net/", "simulator", "cli/demo"]);
+    let names = ["GaiResolver", "lookup_host", "to_socket_addrs", "ToSocketAddrs"];
+    must_not_name(&[""], &names, &["net.rs", "net/"]);
+    must_not_name(&[""], &["UnixStream", "UnixListener", "UnixDatagram"], &["cli/supervisor.rs"]);
+    // Everything else is told what was read.
+    let users = ["net.rs", "net/", "server", "upstream", "cli"];
+    must_not_name(&[""], &["crate::net"], &users);
 }
 
 #[test]

@@ -22,6 +22,7 @@ use crate::support::{Call, Reply, Scripted, ask_with, config, within};
 const PROOF: &str = "/v2/PROJECT/products?limit=1";
 const LIST: &str = "/v2/PROJECT/products?os_type=Linux";
 const OTHER: &str = "/v2/PROJECT/products?os_type=Windows";
+const THIRD: &str = "/v2/PROJECT/products?os_type=Other";
 const PRODUCTS: &str = r#"{"products":["from upstream"]}"#;
 
 /// A tier in memory.
@@ -89,7 +90,8 @@ async fn a_caller_with_a_grant_is_given_what_another_gateway_has_stored_and_its_
     second.fetch("two", PROOF, &[]).await;
     clock.advance(Duration::from_secs(100));
     let reply = second.ask("two", LIST, &[]).await;
-    assert_eq!((reply.status(), reply.text(), reply.header("age")), (StatusCode::OK, PRODUCTS, "100"));
+    // Clocks may differ by 5 s, and no answer looks younger than it is.
+    assert_eq!((reply.status(), reply.text(), reply.header("age")), (StatusCode::OK, PRODUCTS, "105"));
     let asked = *shelf.asked.lock().unwrap();
     // From then on it is a hit in memory.
     assert!(second.ask("two", LIST, &[]).await.is_hit());
@@ -124,8 +126,10 @@ async fn nothing_from_before_a_purge_comes_back() {
     clock.advance(Duration::from_secs(1));
     second.gateway.purge(&Selection::default());
     second.fetch("two", LIST, &[]).await;
-    // What was stored elsewhere after it does.
-    clock.advance(Duration::from_secs(1));
+    // What was stored elsewhere after it does, once that is sure.
+    first.fetch("one", THIRD, &[]).await;
+    second.fetch("two", THIRD, &[]).await;
+    clock.advance(Duration::from_secs(6));
     first.fetch("one", OTHER, &[]).await;
     assert_eq!(second.ask("two", OTHER, &[]).await.text(), PRODUCTS);
 }
@@ -167,7 +171,8 @@ async fn a_tier_that_hangs_costs_a_request_eight_milliseconds() {
     let asking = tokio::spawn(async move { ask_with(&gateway, "one", LIST, &[]).await });
     let call = bench.calls.recv().await.unwrap();
     let took = Clock::System.timer_now() - begun;
-    assert!(took <= Duration::from_millis(9), "{took:?}");
+    assert!((Duration::from_millis(8)..=Duration::from_millis(9)).contains(&took), "{took:?}");
+    assert_eq!(*shelf.asked.lock().unwrap(), 1);
     sleep(Duration::from_millis(1)).await;
     call.answer(StatusCode::OK, PRODUCTS);
     assert_eq!(asking.await.unwrap().text(), PRODUCTS);

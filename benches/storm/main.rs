@@ -79,8 +79,8 @@ const LOOK: Duration = Duration::from_millis(100);
 /// How many calls in a hundred may be additional ones.
 const MORE_CALLS: u64 = 2;
 
-/// How much more memory may be in use in the last part than in the first, in percent. (The median of 10 s differs by up to 4 %
-/// between parts of three minutes, single looks by 28 %.)
+/// How much more memory may be in use in the last part than in the first, in percent. In a run of
+/// three minutes the medians of 10 s differed by up to 4 %, and single looks by 28 %.
 const MORE_MEMORY: usize = 10;
 
 fn main() -> ExitCode {

@@ -278,30 +278,28 @@ impl Store {
         (kept, turned)
     }
 
-    /// Keeps an answer that is shared and was fetched elsewhere, unless something newer is known. It is nobody's view, for
-    /// nobody here was shown it. Nothing from before a purge is kept, whatever that was of.
-    pub(crate) fn keep_copy(&self, key: &Arc<Key>, draft: Draft, asked: Epoch) -> Kept {
+    /// Keeps an answer that is shared and was fetched elsewhere, and says whether it was kept: not if something newer is known,
+    /// or if it was asked for before the last purge (whatever that was of) or the last invalidation of its scope. It is nobody's
+    /// view, for nobody here was shown it.
+    pub(crate) fn keep_copy(&self, key: &Arc<Key>, draft: Draft, asked: Epoch) -> bool {
         let rules = self.write();
         let slot = Slot { owner: None, key: Arc::clone(key) };
-        if !rules.may_share(&slot, asked)
-            || draft.is_for_one_alone()
-            || rules.purged.is_some_and(|purged| draft.sent() <= purged)
-        {
-            return Kept::Purged;
-        }
-        if rules.invalidations.cover(key.scope(), draft.sent()) {
-            return Kept::Invalidated;
-        }
         let before = self.entries.get(&slot);
-        if before.iter().chain(&self.negatives.get(&slot)).any(|known| known.life().sent >= draft.sent()) {
-            return Kept::Outdated;
+        let is_outdated =
+            before.iter().chain(&self.negatives.get(&slot)).any(|known| known.life().sent >= draft.sent());
+        let is_kept = rules.may_share(&slot, asked)
+            && !draft.is_for_one_alone()
+            && rules.purged.is_none_or(|purged| draft.sent() > purged)
+            && !rules.invalidations.cover(key.scope(), draft.sent())
+            && !is_outdated;
+        if is_kept {
+            let mut entry = draft.into_entry(false);
+            if let Some(before) = before {
+                (entry.hits, entry.views) = (Arc::clone(&before.hits), before.views.clone());
+            }
+            self.entries.insert(slot, Arc::new(entry));
         }
-        let mut entry = draft.into_entry(false);
-        if let Some(before) = before {
-            (entry.hits, entry.views) = (Arc::clone(&before.hits), before.views.clone());
-        }
-        self.entries.insert(slot, Arc::new(entry));
-        Kept::Stored
+        is_kept
     }
 
     /// Makes the operation of a scope private, for upstream says that its answers vary on the credential. Says so, if it was

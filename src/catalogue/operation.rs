@@ -182,6 +182,12 @@ impl Operation {
             && *body == other.body
     }
 
+    /// What its answers depend on and mean, as text that other processes can compare. Lifetimes are no part of it.
+    pub(crate) fn meaning(&self) -> String {
+        let Self { name, service, template, parameters, sharing, keyed_headers, forwarded, body, .. } = self;
+        format!("{name} {service:?} {template:?} {parameters:?} {sharing:?} {keyed_headers:?} {forwarded:?} {body:?}")
+    }
+
     /// Why its answers must not be shared, if that is so.
     pub fn unshareable(&self) -> Option<Unshareable> {
         if !self.template.has_project() {

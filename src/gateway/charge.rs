@@ -35,7 +35,7 @@ pub(super) async fn of_request(
     head: &Parts,
     has_body: bool,
     connection: &Connection,
-    deadline: impl FnOnce() -> Duration,
+    limit: impl FnOnce() -> Duration,
 ) -> Option<Charge> {
     let of_body = if has_body { UNREAD_BODY } else { 0 };
     let bytes = REQUEST + of_body + head_size(head) + FIELD * head.headers.len();
@@ -43,7 +43,7 @@ pub(super) async fn of_request(
     match account.try_charge(Purpose::Requests, bytes) {
         None if account.class() == ConnectionClass::Known => {
             let room = account.wait(Purpose::Requests, bytes);
-            timeout(deadline(), room).await.ok().flatten()
+            timeout(limit(), room).await.ok().flatten()
         }
         charge => charge,
     }

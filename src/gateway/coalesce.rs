@@ -23,25 +23,22 @@ pub(super) struct Rounds {
     pub(super) additional: Option<Additional>,
 }
 
-impl Fetcher {
-    /// Joins the flight for a slot, or begins one. A solo flight is nobody else's. The leader, if there is one, has to be
-    /// sent.
-    pub(super) fn join(
-        &self,
-        question: &Question,
-        (slot, why, solo): (Slot, Miss, bool),
-        rounds: &Rounds,
-    ) -> (Waiter<Slot, FetchResult>, Seat, Option<Leader<Slot, FetchResult>>) {
-        let (flights, caller) = (self.flights(&slot), question.asked.grantee.caller);
-        let (waiter, leader) = match solo {
-            true => flights.solo(caller),
-            // Nobody is to wait for a call that comes after all others.
-            false if question.half_close.is_closed() => flights.wait_or_solo(&slot, caller),
-            false => flights.join(&slot, caller),
-        };
-        let elected = rounds.refused && leader.is_some() && slot.owner.is_none();
-        let is_last = rounds.number >= MAX_ELECTIONS;
-        let seat = Seat { leads: leader.is_some(), elected, is_last, has_repeated: rounds.has_repeated, slot, why };
-        (waiter, seat, leader)
-    }
+/// Joins the flight for a slot, or begins one. A solo flight is nobody else's. The leader, if there is one, has to be sent.
+pub(super) fn join(
+    fetcher: &Fetcher,
+    question: &Question,
+    (slot, why, solo): (Slot, Miss, bool),
+    rounds: &Rounds,
+) -> (Waiter<Slot, FetchResult>, Seat, Option<Leader<Slot, FetchResult>>) {
+    let (flights, caller) = (fetcher.flights(&slot), question.asked.grantee.caller);
+    let (waiter, leader) = match solo {
+        true => flights.solo(caller),
+        // Nobody is to wait for a call that comes after all others.
+        false if question.half_close.is_closed() => flights.wait_or_solo(&slot, caller),
+        false => flights.join(&slot, caller),
+    };
+    let elected = rounds.refused && leader.is_some() && slot.owner.is_none();
+    let is_last = rounds.number >= MAX_ELECTIONS;
+    let seat = Seat { leads: leader.is_some(), elected, is_last, has_repeated: rounds.has_repeated, slot, why };
+    (waiter, seat, leader)
 }

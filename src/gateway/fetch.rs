@@ -10,7 +10,7 @@ use http::{HeaderMap, Response, StatusCode};
 use super::fetch_result::{Additional, FetchResult};
 use super::fetcher::NoTurn;
 use super::look_up::LookUp;
-use super::second_tier::{take_over, tell};
+use super::second_tier::{adopt_record, tell};
 use super::settle::{Call, denied};
 use super::{Gateway, Question};
 use crate::cache::admission::Verdict;
@@ -73,9 +73,10 @@ impl Gateway {
         let is_shared = leader.takes_others();
         if is_shared
             && let Some(tier) = &self.fetcher.second_tier
-            && take_over(&**tier, (&self.memory, &self.observer.digests, &self.clock), &question, &slot).await
+            && adopt_record(&**tier, (&self.memory, &self.observer.digests, &self.clock), &question, &slot).await
         {
-            return leader.end(FetchResult::NotSent, false);
+            // All who wait look again, also if they wait for another call.
+            return leader.end(FetchResult::NotSent, true);
         }
         let signed = errand.credential.signed();
         let (leave, _permit) = tokio::select! {
@@ -156,11 +157,7 @@ impl Gateway {
         if is_proved {
             self.fetcher.successes.list(service, sent);
         }
-        if let Some(tier) = &self.fetcher.second_tier
-            && answer.as_ref().is_ok_and(|answer| answer.proof.is_some() && answer.not_kept.is_none())
-        {
-            tell(&**tier, &self.memory, &question, &self.clock);
-        }
+        let is_kept = answer.as_ref().is_ok_and(|answer| answer.proof.is_some() && answer.not_kept.is_none());
         self.observer.heard(service, status, class != Class::Unknown || is_proved);
         let has_failed = answer.as_ref().is_ok_and(|answer| answer.verdict == Verdict::Failure);
         let is_repeat = additional == Some(Additional::Failed);
@@ -168,6 +165,9 @@ impl Gateway {
         let result = FetchResult::Sent { leader: caller, asked, answer, took: Some(took), is_outside, may_repeat };
         let serves_all = result.serves_all();
         leader.end(result, serves_all);
+        if is_kept && let Some(tier) = &self.fetcher.second_tier {
+            tell(&**tier, &self.memory, &question, &self.clock);
+        }
     }
 }
 

@@ -41,7 +41,7 @@ use crate::upstream::{MAX_PEEK, PEEK_TIMEOUT, UpstreamError};
 /// sent on, and the kernel's buffer for the direction that is slow. Measured.
 const RELAY: usize = 192 * 1024;
 
-/// What forwarding takes.
+/// The parts that forwarding takes.
 #[derive(Clone)]
 pub(super) struct Forwarding {
     pub(super) memory: Arc<Memory>,

@@ -36,7 +36,7 @@ const SMALL_BODY: usize = 64 * 1024;
 /// For a body to come, once there is room for it.
 const READING: Duration = Duration::from_secs(60);
 
-/// What tells who asks.
+/// What identifying takes: the parts, and the keys by which callers are told apart.
 pub(super) struct Identifying<'g> {
     pub(super) callers: &'g Callers,
     pub(super) fingerprints: &'g Fingerprints,

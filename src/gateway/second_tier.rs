@@ -10,19 +10,21 @@ use tokio::time::timeout;
 use super::Question;
 use super::look_up::LookUp;
 use super::memory::Memory;
+use crate::budget::Purpose;
 use crate::cache::second_tier::{SecondTier, decode, encode};
 use crate::cache::store::Slot;
 use crate::clock::Clock;
 use crate::request::digest::Digests;
 
-/// How long a fetch waits for it.
-const PATIENCE: Duration = Duration::from_millis(8);
+/// How long a fetch waits for the tier.
+const LOOK_UP_TIMEOUT: Duration = Duration::from_millis(8);
 
 /// What a record may have besides its body, in bytes.
 const MAX_HEAD: usize = 64 * 1024;
 
-/// Takes over what a second tier has for a question, and says whether that answers it. `slot` is where the fetch is for.
-pub(super) async fn take_over(
+/// Keeps the record that a tier has for a question, and says whether memory has an answer now. The answer of the fetch would be
+/// kept in `slot`.
+pub(super) async fn adopt_record(
     tier: &dyn SecondTier,
     (memory, digests, clock): (&Memory, &Digests, &Clock),
     question: &Question,
@@ -33,24 +35,27 @@ pub(super) async fn take_over(
         return false;
     }
     let key = &question.asked.key;
-    let asked = memory.store.epoch();
-    let Ok(Some(record)) = timeout(PATIENCE, tier.get(key)).await else { return false };
+    let epoch = memory.store.epoch();
+    let Ok(Some(record)) = timeout(LOOK_UP_TIMEOUT, tier.get(key)).await else { return false };
     if record.len() > question.live.settings.cache.max_body_size.bytes().saturating_add(MAX_HEAD) {
         return false;
     }
+    // The record, and its copy until that is counted as an entry.
+    let Some(_charge) = question.account.try_charge(Purpose::Responses, 2 * record.len()) else { return false };
     let (now, date) = (clock.now(), clock.date());
     let configured = question.live.lifetime(key.operation());
     let Some(draft) = decode(&record, key, configured, (now, date)) else { return false };
-    let kept = memory.store.keep_copy(key, draft.under(digests.of_key(key)), asked);
-    kept.reason().is_none() && matches!(memory.look_up(question, now), LookUp::Given(..))
+    memory.store.keep_copy(key, draft.under(digests.of_key(key)), epoch)
+        && matches!(memory.look_up(question, now), LookUp::Given(..))
 }
 
-/// Tells a second tier what is kept for a question now, if that is shared.
+/// Tells a tier what is kept for a question now, if that is shared.
 pub(super) fn tell(tier: &dyn SecondTier, memory: &Memory, question: &Question, clock: &Clock) {
     let key = &question.asked.key;
     let slot = memory.store.slot(key, question.asked.grantee.caller);
     if slot.owner.is_none()
         && let Some(entry) = memory.store.get(&slot)
+        && let Some(_charge) = question.account.try_charge(Purpose::Responses, entry.body().len() + MAX_HEAD)
         && let Some(record) = encode(key, &entry, clock.now(), clock.date())
     {
         tier.put(key, record);

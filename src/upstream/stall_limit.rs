@@ -1,8 +1,8 @@
 //! A connection on which a write may be held up only for so long.
 //!
-//! A request ends when nothing has moved for `upstream.idle_timeout`. Its connection does not, for hyper first writes what it has
-//! in its buffer: to an upstream that reads nothing that would take for ever. So the connection ends as well, unless
-//! something has been read meanwhile.
+//! A request ends when nothing has moved for `upstream.idle_timeout`. Its connection does not: hyper first writes its buffer,
+//! which never ends if upstream reads nothing. So the connection ends as well, unless something is read meanwhile. The time in
+//! which hyper does not read, because a client takes a response slowly, does not count.
 
 use std::future::Future;
 use std::io::{self, ErrorKind, IoSlice};
@@ -14,26 +14,28 @@ use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::client::legacy::connect::{Connected, Connection};
 use tokio::time::{Sleep, sleep};
 
-/// How much longer than its request a connection is held up at most, so that it is the request that ends first.
-const LATER: Duration = Duration::from_secs(1);
+/// How much longer than its request a connection may be stalled, so that the request ends first.
+const MARGIN: Duration = Duration::from_secs(1);
 
-/// A connection, and for how long it has been held up.
+/// A connection, and for how long it has been stalled.
 pub(super) struct StallLimit<S> {
     io: S,
     limit: Duration,
-    /// While a write waits and nothing is read.
+    /// Whether the last read has found nothing.
+    is_silent: bool,
+    /// While a write waits and there is nothing to read.
     stalled: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S> StallLimit<S> {
     /// For a connection whose requests end when nothing has moved for so long.
     pub(super) fn new(io: S, idle: Duration) -> Self {
-        Self { io, limit: idle.saturating_add(LATER), stalled: None }
+        Self { io, limit: idle.saturating_add(MARGIN), is_silent: true, stalled: None }
     }
 
     /// Fails a write that has waited for too long.
     fn limited<T>(&mut self, context: &mut Context<'_>, write: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        if write.is_ready() {
+        if write.is_ready() || !self.is_silent {
             self.stalled = None;
             return write;
         }
@@ -50,7 +52,8 @@ impl<S: Read + Unpin> Read for StallLimit<S> {
         buffer: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
         let read = Pin::new(&mut self.io).poll_read(context, buffer);
-        if read.is_ready() {
+        self.is_silent = read.is_pending();
+        if !self.is_silent {
             self.stalled = None;
         }
         read
@@ -124,7 +127,19 @@ mod tests {
         write(&mut io).await.unwrap();
         let begun = Clock::System.timer_now();
         assert_eq!(write(&mut io).await.unwrap_err().kind(), ErrorKind::TimedOut);
-        assert_eq!(Clock::System.timer_now() - begun, IDLE + LATER);
+        assert_eq!(Clock::System.timer_now() - begun, IDLE + MARGIN);
+    }
+
+    /// Whether a write waits.
+    async fn waits(io: &mut StallLimit<TokioIo<DuplexStream>>) -> bool {
+        poll_fn(|context| Poll::Ready(Pin::new(&mut *io).poll_write(context, b"four").is_pending())).await
+    }
+
+    /// Reads a byte if there is one.
+    async fn read(io: &mut StallLimit<TokioIo<DuplexStream>>) -> bool {
+        let mut space = [0; 1];
+        let mut piece = ReadBuf::new(&mut space);
+        poll_fn(|context| Poll::Ready(Pin::new(&mut *io).poll_read(context, piece.unfilled()).is_ready())).await
     }
 
     #[tokio::test(start_paused = true)]
@@ -132,21 +147,34 @@ mod tests {
         let (mut io, mut peer) = connection();
         write(&mut io).await.unwrap();
         for reads in [false, true, false] {
-            let waits = |context: &mut Context<'_>| Poll::Ready(Pin::new(&mut io).poll_write(context, b"four"));
-            assert!(poll_fn(waits).await.is_pending());
+            assert!(waits(&mut io).await);
             advance(IDLE).await;
             if reads {
                 peer.read_exact(&mut [0; 4]).await.unwrap();
                 write(&mut io).await.unwrap();
             } else {
                 peer.write_all(b"x").await.unwrap();
-                let mut space = [0; 1];
-                let mut piece = ReadBuf::new(&mut space);
-                poll_fn(|context| Pin::new(&mut io).poll_read(context, piece.unfilled())).await.unwrap();
+                assert!(read(&mut io).await && !read(&mut io).await);
             }
         }
         let begun = Clock::System.timer_now();
         assert_eq!(write(&mut io).await.unwrap_err().kind(), ErrorKind::TimedOut);
-        assert_eq!(Clock::System.timer_now() - begun, IDLE + LATER);
+        assert_eq!(Clock::System.timer_now() - begun, IDLE + MARGIN);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn while_nobody_reads_what_is_there_no_time_passes() {
+        let (mut io, mut peer) = connection();
+        write(&mut io).await.unwrap();
+        peer.write_all(b"xy").await.unwrap();
+        assert!(waits(&mut io).await && read(&mut io).await);
+        for _ in 0..3 {
+            assert!(waits(&mut io).await);
+            advance(IDLE).await;
+        }
+        assert!(read(&mut io).await && !read(&mut io).await);
+        let begun = Clock::System.timer_now();
+        assert_eq!(write(&mut io).await.unwrap_err().kind(), ErrorKind::TimedOut);
+        assert_eq!(Clock::System.timer_now() - begun, IDLE + MARGIN);
     }
 }
