@@ -129,8 +129,8 @@ impl Metrics {
             )?,
             misses: counters(
                 "workspace_gateway_misses_total",
-                "Requests for an operation that could not be answered from memory at once, by reason. A rise of \
-                 `no-entry`: new questions, or entries evicted. Of `expired`: a short cache.ttl. Of `no-grant` or \
+                "Requests for an operation that could not be answered from memory at once, by reason; each that waits for \
+                 another's call counts. A rise of `no-entry`: new questions, or entries evicted. Of `expired`: a short cache.ttl. Of `no-grant` or \
                  `grant-lapsed`: new credentials, or a short grants.grant_ttl. Of `needs-confirmation`: unsafe methods. Of \
                  `private` or `uncacheable`: upstream's answers have changed. Of the others: clients with directives.",
                 &["operation", "reason"],
@@ -139,7 +139,7 @@ impl Metrics {
                 "workspace_gateway_unstored_answers_total",
                 "Answers that were passed on and not kept, by reason. A rise of `status`: upstream fails. Of `denied`: \
                  credentials are refused. Of `late`, `outdated`, `purged` or `invalidated`: something has changed while \
-                 answers were on their way. Of another: upstream's answers have changed.",
+                 answers were on their way. Of `memory`: the budget is used up. Of another: upstream's answers have changed.",
                 &["reason"],
             )?,
             proofs: counters(
