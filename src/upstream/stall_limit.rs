@@ -1,4 +1,4 @@
-//! A connection on which a write may be held up only for so long.
+//! A connection on which a write may wait only for a limited time.
 //!
 //! A request ends when nothing has moved for `upstream.idle_timeout`. Its connection does not: hyper first writes its buffer,
 //! which never ends if upstream reads nothing. So the connection ends as well, unless something is read meanwhile. hyper does not
