@@ -27,10 +27,10 @@ use workspace_gateway::testing::clock::Clock;
 use workspace_gateway::testing::config::{Config, Override};
 use workspace_gateway::testing::gateway::{Connection, Gateway};
 use workspace_gateway::testing::random::Random;
-use workspace_gateway::testing::request::key::{Key, Scope};
+use workspace_gateway::testing::request::key::{RequestKey, Scope};
 use workspace_gateway::testing::stream::StreamBody;
-use workspace_gateway::testing::upstream::client::Errand;
-use workspace_gateway::testing::upstream::{Answered, Answering, Upstream};
+use workspace_gateway::testing::upstream::client::FetchContext;
+use workspace_gateway::testing::upstream::{PendingResponse, Upstream, UpstreamResponse};
 
 const PROJECTS: usize = 3;
 const WARM_UP: Duration = Duration::from_secs(30 * 60);
@@ -215,7 +215,12 @@ struct Services {
 }
 
 impl Upstream for Services {
-    fn ask<'a>(&'a self, key: &'a Key, errand: Errand, _: &'a Account) -> Answering<'a, Answered> {
+    fn ask<'a>(
+        &'a self,
+        key: &'a RequestKey,
+        errand: FetchContext,
+        _: &'a Account,
+    ) -> PendingResponse<'a, UpstreamResponse> {
         lock(&self.ledger)
             .called(key, errand.credential.token().and_then(|token| token.to_str().ok()).expect("a token"));
         let offset = key.query().split('&').find_map(|pair| pair.strip_prefix("offset=")?.parse().ok()).unwrap_or(0);
@@ -223,7 +228,7 @@ impl Upstream for Services {
         let body = format!(r#"{{"products":[{products}],"total_count":{PRODUCTS}}}"#);
         Box::pin(async move {
             sleep(LATENCY).await;
-            Ok(Answered::read(Response::new(Bytes::from(body))))
+            Ok(UpstreamResponse::read(Response::new(Bytes::from(body))))
         })
     }
 
@@ -233,7 +238,7 @@ impl Upstream for Services {
         _: &'a Origin,
         _: &'a Parts,
         _: StreamBody,
-    ) -> Answering<'a, Response<StreamBody>> {
+    ) -> PendingResponse<'a, Response<StreamBody>> {
         unreachable!("everything that is asked is understood")
     }
 }
@@ -280,7 +285,7 @@ struct Ledger {
     per_token: HashMap<(String, String), Instant>,
     /// When upstream was last asked by a token in an operation of a project.
     proved: HashMap<(String, Scope), Instant>,
-    known: HashSet<Key>,
+    known: HashSet<RequestKey>,
 }
 
 impl Ledger {
@@ -323,7 +328,7 @@ impl Ledger {
     }
 
     /// Upstream is asked.
-    fn called(&mut self, key: &Key, token: &str) {
+    fn called(&mut self, key: &RequestKey, token: &str) {
         let (now, grant_ttl) = (Clock::System.now(), self.grant_ttl);
         let before = self.proved.insert((token.to_owned(), key.scope().clone()), now);
         let is_granted = before.is_some_and(|before| now.saturating_duration_since(before) < grant_ttl);

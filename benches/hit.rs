@@ -18,7 +18,7 @@ use workspace_gateway::testing::clock::Clock;
 use workspace_gateway::testing::config::{Config, Override};
 use workspace_gateway::testing::gateway::Gateway;
 use workspace_gateway::testing::request::caller::{Callers, X_AUTH_TOKEN};
-use workspace_gateway::testing::request::key::Key;
+use workspace_gateway::testing::request::key::RequestKey;
 use workspace_gateway::testing::signing::{AccessKey, Payload, Projects, X_PROJECT_ID};
 use workspace_gateway::testing::simulator::Simulator;
 
@@ -52,7 +52,7 @@ fn key_building(criterion: &mut Criterion) {
     let (operation, place) = catalogue.operation(PATH).expect("an operation");
     let headers = HeaderMap::new();
     criterion.bench_function("key/read, four parameters", |bencher| {
-        bencher.iter(|| Key::read(&catalogue, operation, place, Some(black_box(QUERY)), &headers, false));
+        bencher.iter(|| RequestKey::read(&catalogue, operation, place, Some(black_box(QUERY)), &headers, false));
     });
     let callers = Callers::new([7; 32]);
     for length in [32, 4_800] {

@@ -86,12 +86,12 @@ pub struct Budget {
 }
 
 /// A request that waits, until this is dropped.
-struct Waiting<'b> {
+struct WaitingRequest<'b> {
     budget: &'b Budget,
     bytes: usize,
 }
 
-impl Drop for Waiting<'_> {
+impl Drop for WaitingRequest<'_> {
     fn drop(&mut self) {
         self.budget.waiting.fetch_sub(self.bytes, Ordering::Relaxed);
     }
@@ -229,11 +229,11 @@ impl Budget {
         }
     }
 
-    fn begin_waiting(&self, bytes: usize, is_own: bool) -> Option<Waiting<'_>> {
+    fn begin_waiting(&self, bytes: usize, is_own: bool) -> Option<WaitingRequest<'_>> {
         let most = self.limit() / if is_own { 2 * WAITING } else { WAITING };
         let fits = |waiting: usize| waiting.checked_add(bytes).filter(|waiting| *waiting <= most);
         self.waiting.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits).ok()?;
-        Some(Waiting { budget: self, bytes })
+        Some(WaitingRequest { budget: self, bytes })
     }
 
     /// Resolves for one waiter of the class when something has been returned. That may have been before, when nobody waited.

@@ -61,14 +61,14 @@ impl fmt::Display for Certificate {
 
 /// When the first certificate of a chain ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum End {
+pub enum NotAfter {
     /// Then, as Unix time in seconds.
     At(i64),
     /// The end of one of them cannot be read. TLS may still accept it.
     Unknown,
 }
 
-impl End {
+impl NotAfter {
     /// Of certificates in DER.
     pub fn of<D: AsRef<[u8]>>(chain: &[D]) -> Self {
         let ends = chain.iter().map(|der| Some(Certificate::read(der.as_ref())?.not_after));
@@ -96,8 +96,8 @@ mod tests {
         };
         let [sooner, later] = [of(2030), of(2031)];
         let end = Certificate::read(&sooner).unwrap().not_after;
-        assert_eq!(End::of(&[later.clone(), sooner.clone()]), End::At(end));
-        assert_eq!(End::of(&[later, b"none".to_vec(), sooner]), End::Unknown);
-        assert_eq!(End::of::<Vec<u8>>(&[]), End::Unknown);
+        assert_eq!(NotAfter::of(&[later.clone(), sooner.clone()]), NotAfter::At(end));
+        assert_eq!(NotAfter::of(&[later, b"none".to_vec(), sooner]), NotAfter::Unknown);
+        assert_eq!(NotAfter::of::<Vec<u8>>(&[]), NotAfter::Unknown);
     }
 }

@@ -18,17 +18,17 @@ use crate::catalogue::template::PROJECT_ID;
 use crate::catalogue::{Forwarded, Operation, Sharing};
 use crate::request::BypassReason;
 use crate::request::caller::Credential;
-use crate::request::decide::{Action, Authorization, Bypass, Decision, Facts, Plan, Presentation, Rules, decide};
+use crate::request::decide::{Action, AuthorizationAction, Bypass, Decision, Facts, Plan, Presentation, Rules, decide};
 use crate::request::forwarded;
-use crate::request::key::Key;
+use crate::request::key::RequestKey;
 use crate::request::rejection::Rejection;
+use crate::request::request_directives::RequestDirectives;
 use crate::request::route;
 use crate::request::trace::Trace;
 use crate::request::validate;
-use crate::request::wish::Wish;
-use crate::signing::ring::Refusal;
-use crate::upstream::client::{self, Errand};
-use signature::{Presented, Signature};
+use crate::signing::ring::SignatureRejection;
+use crate::upstream::client::{self, FetchContext};
+use signature::{Signature, SignatureInput};
 
 /// What a gateway goes by.
 #[derive(Clone, Copy)]
@@ -42,7 +42,7 @@ pub(crate) struct Context<'a> {
 }
 
 /// A request to explain; a GET.
-pub(crate) struct Asked<'a> {
+pub(crate) struct ExplainRequest<'a> {
     /// A path; or a URL, as a client sends it to an HTTP proxy. Its host is the `Host`, if no header says another.
     pub url: &'a str,
     /// Its headers.
@@ -162,8 +162,8 @@ impl From<&BypassReason> for Bypassed {
 /// If the URL can't be read as one.
 pub(crate) fn explain(
     context: Context<'_>,
-    asked: Asked<'_>,
-    look: impl FnOnce(Key, &Credential) -> Option<Now>,
+    asked: ExplainRequest<'_>,
+    look: impl FnOnce(RequestKey, &Credential) -> Option<Now>,
 ) -> Result<Explanation, String> {
     let Context { rules, date, .. } = context;
     let (mut head, facts) = request(&asked, context.listen)?;
@@ -178,17 +178,19 @@ pub(crate) fn explain(
     };
     let Plan { service, presentation: Presentation { credential, typed, authorization }, action } = plan;
     let project = route::project(rules.catalogue, head.uri.path());
-    let Presented { credential, refusal, signature } = signature::judge(credential, &head, &typed, project, date);
+    let SignatureInput { credential, refusal, signature } = signature::judge(credential, &head, &typed, project, date);
     let target = head.uri.path_and_query().map_or("/", |target| target.as_str());
     let taken_as = (head.uri.path() != typed.path()).then(|| target.to_owned());
     let of = |verdict, decided| Explanation { decided, signature, taken_as, ..Explanation::of(verdict) };
     if let Some(refusal) = refusal {
-        let status = if refusal == Refusal::Project { 403 } else { 401 };
+        let status = if refusal == SignatureRejection::Project { 403 } else { 401 };
         let verdict = format!("answered {status} here, and not sent on: {}", refusal.describe());
         return Ok(of(verdict, Decided::Refused { status, reason: refusal.as_str() }));
     }
     let operation = match &action {
-        Action::LookUp { key, .. } => Some(asked_operation(key.operation(), Some(key), &credential, &[], &head, date)?),
+        Action::LookupResult { key, .. } => {
+            Some(asked_operation(key.operation(), Some(key), &credential, &[], &head, date)?)
+        }
         Action::Bypass(Bypass { operation, reason, others, key, .. }) => {
             let reasons = [&[*reason], &others[..]].concat();
             Some(asked_operation(operation, key.as_ref(), &credential, &reasons, &head, date)?)
@@ -196,8 +198,8 @@ pub(crate) fn explain(
         Action::PassThrough => None,
     };
     let (verdict, decided, key) = match action {
-        Action::LookUp { key, directives } => (look_up_verdict(directives), Decided::LookedUp, Some(key)),
-        _ if authorization == Authorization::Bound => {
+        Action::LookupResult { key, directives } => (look_up_verdict(directives), Decided::LookedUp, Some(key)),
+        _ if authorization == AuthorizationAction::Bound => {
             let verdict = "answered 401 here: the AK/SK signature is not over upstream's Host and path, and its key \
                            is not configured here";
             (verdict.to_owned(), Decided::Refused { status: 401, reason: "signature-bound-here" }, None)
@@ -219,7 +221,7 @@ pub(crate) fn explain(
         }
     };
     let is_relayed = matches!(decided, Decided::Relayed { .. });
-    let is_signed_anew = is_relayed && authorization == Authorization::Renewed;
+    let is_signed_anew = is_relayed && authorization == AuthorizationAction::Renewed;
     let verdict = if is_signed_anew { format!("{verdict}; signed anew for upstream's Host") } else { verdict };
     let forwarded_to = is_relayed.then(|| format!("{}{target}", rules.catalogue.origin(service)));
     let now = credential.as_ref().zip(key).and_then(|(credential, key)| look(key, credential));
@@ -228,7 +230,7 @@ pub(crate) fn explain(
 }
 
 /// What comes of a look-up, by what the client demands of a cache.
-fn look_up_verdict(directives: Wish) -> String {
+fn look_up_verdict(directives: RequestDirectives) -> String {
     let otherwise = if directives.only_if_cached {
         "answered 504 here: the request says only-if-cached"
     } else {
@@ -245,7 +247,7 @@ fn look_up_verdict(directives: Wish) -> String {
 }
 
 /// The request as a client would send it: with a path, or, as to a proxy, with a URL.
-fn request(asked: &Asked<'_>, listen: SocketAddr) -> Result<(Parts, Facts), String> {
+fn request(asked: &ExplainRequest<'_>, listen: SocketAddr) -> Result<(Parts, Facts), String> {
     let url: Uri = asked.url.parse().ok().filter(|uri: &Uri| uri.path().starts_with('/')).ok_or_else(|| {
         format!("{:?} is not allowed: expected a path or a URL, such as /v2/PROJECT/products", asked.url)
     })?;
@@ -279,7 +281,7 @@ fn request(asked: &Asked<'_>, listen: SocketAddr) -> Result<(Parts, Facts), Stri
 /// What is asked of an operation.
 fn asked_operation(
     operation: &Arc<Operation>,
-    key: Option<&Key>,
+    key: Option<&RequestKey>,
     credential: &Option<Credential>,
     reasons: &[BypassReason],
     head: &Parts,
@@ -316,7 +318,7 @@ fn declares_body(headers: &HeaderMap) -> bool {
 }
 
 fn key_parts(
-    key: &Key,
+    key: &RequestKey,
     operation: &Arc<Operation>,
     credential: Option<&Credential>,
     headers: &HeaderMap,
@@ -325,7 +327,7 @@ fn key_parts(
     let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
     let placeholder = HeaderValue::from_static("-");
     let credential = credential.cloned().unwrap_or(Credential::Token(placeholder.clone()));
-    let errand = Errand {
+    let errand = FetchContext {
         credential,
         date,
         request_id: "-".to_owned(),

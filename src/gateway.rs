@@ -8,11 +8,14 @@
 //! ```
 //!
 //! The steps are functions of the parts that they are given: [`Memory`] (grants, entries, backoff), [`Fetcher`] (flights, queue,
-//! key breaker), [`Observer`] (metrics, events, health) and [`Live`] (settings in force). They hand on values:
+//! key breaker), [`Observer`] (metrics, events, health) and [`ActiveConfig`] (settings in force). They hand on values:
 //! `connection.rs`, `question.rs`, `seat.rs`, `fetch_result.rs`. This file, `fetch.rs` and `forward.rs` (the sequence of a relayed
 //! request) call the steps; no step calls another one. `tests/fences.rs` sees to that.
 
+mod active_config;
 mod assemble;
+mod cache_request;
+mod caller_class;
 mod charge;
 mod coalesce;
 mod connection;
@@ -22,22 +25,19 @@ mod fetcher;
 mod forward;
 mod identify;
 mod invalidate;
-mod known;
-mod live;
 mod look_up;
 mod memory;
 mod observer;
-mod outward;
 pub(crate) mod probe;
-mod question;
 mod release;
 mod reload;
 mod remembered;
-mod seat;
+mod role;
 mod second_tier;
 mod settle;
 #[cfg(test)]
 mod tests;
+mod upstream_setup;
 mod wait;
 
 use std::net::{IpAddr, SocketAddr};
@@ -51,10 +51,10 @@ use http::{HeaderMap, Method, Request, Response};
 use http_body::Body;
 
 use crate::budget::{Account, Budget};
-use crate::cache::flights::{Given, Waiter};
+use crate::cache::flights::{FlightOutcome, Waiter};
 use crate::cache::freshness::Freshness;
-use crate::cache::grants::Standing;
-use crate::cache::store::Slot;
+use crate::cache::grants::GrantState;
+use crate::cache::store::CacheKey;
 use crate::cache::unstorable::Unstorable;
 use crate::clock::Clock;
 use crate::fast_path::FastPath;
@@ -71,27 +71,27 @@ use crate::request::{BypassReason, X_REQUEST_ID, validate};
 use crate::stream::{BoxError, nothing, stream};
 use crate::sync::{Mutex, RwLock};
 use crate::telemetry::outcome::Outcome;
-use crate::telemetry::record::Record;
+use crate::telemetry::record::RequestRecord;
+pub(crate) use active_config::ActiveConfig;
 pub use assemble::REQUEST_IDS;
-use coalesce::{MAX_ELECTIONS, Rounds};
+use cache_request::{CacheRequest, Lookup};
+use coalesce::{Attempts, MAX_ELECTIONS};
 pub use connection::Connection;
 use fetch_result::{Additional, FetchResult};
 use fetcher::Fetcher;
 use forward::Forwarding;
 use identify::Identifying;
-pub(crate) use live::Live;
-use look_up::{HitKind, LookUp, remembered};
+use look_up::{HitKind, LookupResult, remembered};
 use memory::Memory;
 pub(crate) use observer::Observer;
-use question::{Asked, Question};
 use release::{Release, Releasing};
 pub(crate) use remembered::RememberedLookup;
-use seat::Seat;
-use wait::{AnotherCall, DEADLINE_MARGIN, Timers, Waited};
+use role::Role;
+use wait::{AnotherCall, DEADLINE_MARGIN, Timers, WaitOutcome};
 
 /// One gateway: what it knows, what it remembers, and whom it asks.
 pub struct Gateway {
-    live: RwLock<Arc<Live>>,
+    live: RwLock<Arc<ActiveConfig>>,
     /// Held while another takes its place.
     reloading: Mutex<()>,
     callers: Callers,
@@ -112,7 +112,7 @@ pub struct Gateway {
 /// What is known of a question at a moment.
 pub struct Inspection {
     /// How the caller stands in the scope.
-    pub standing: Standing,
+    pub standing: GrantState,
     /// Whether callers share answers there.
     pub is_shared: bool,
     /// Whether there is an answer, and how fresh it is.
@@ -144,7 +144,7 @@ impl Gateway {
         let known_head = self.fast_path.begin_request(&connection.tracker, &head, !body.is_end_stream());
         let method = head.method.clone();
         let (metrics, clock, id) = (Arc::clone(&self.observer.metrics), self.clock.clone(), self.request_ids.next());
-        let mut record = Record::begin(metrics, clock, id, &head, connection.peer);
+        let mut record = RequestRecord::begin(metrics, clock, id, &head, connection.peer);
 
         let recognise = |credential: &Credential| self.identifying().recognise(credential, connection);
         charge::classify_head(&head, connection, recognise, (&self.memory, &self.clock));
@@ -178,7 +178,7 @@ impl Gateway {
         mut head: Parts,
         body: B,
         (connection, known_head): (&Connection, Option<Fingerprint>),
-        record: &mut Record,
+        record: &mut RequestRecord,
     ) -> Result<Response<Content>, Problem>
     where
         B: Body<Data = Bytes> + Send + 'static,
@@ -202,7 +202,7 @@ impl Gateway {
         let (asker, body) =
             self.identifying().identify(&live, &head, body, (service, presentation), connection).await?;
         let (reason, scope) = match action {
-            Action::LookUp { key, directives } => {
+            Action::LookupResult { key, directives } => {
                 let scope = key.scope().clone();
                 // Only a request with a credential is looked up.
                 let question = asker.question(key, directives).ok_or(Problem::Internal)?;
@@ -239,7 +239,7 @@ impl Gateway {
     }
 
     /// What decisions about requests go by now.
-    pub fn rules<'a>(&'a self, live: &'a Live) -> Rules<'a> {
+    pub fn rules<'a>(&'a self, live: &'a ActiveConfig) -> Rules<'a> {
         live.rules(&self.via, self.mode())
     }
 
@@ -254,34 +254,34 @@ impl Gateway {
     }
 
     /// A request that waited in a seat, as things stand now.
-    fn releasing<'g>(&'g self, question: &'g Question, seat: &'g Seat) -> Releasing<'g> {
+    fn releasing<'g>(&'g self, question: &'g CacheRequest, seat: &'g Role) -> Releasing<'g> {
         Releasing { memory: &self.memory, observer: &self.observer, question, seat, now: self.clock.now() }
     }
 
     /// Answers from memory, or from a flight. `None` if the answer is too large to hold.
     async fn product_list(
         self: &Arc<Self>,
-        question: &Question,
+        question: &CacheRequest,
         headers: &HeaderMap,
-        record: &mut Record,
+        record: &mut RequestRecord,
     ) -> Result<Option<Response<Content>>, Problem> {
         let current = |response| Ok(Some(compose::unless_current(response, headers)));
         record.asked_by(|| self.observer.digests.of_caller(question.asked.grantee.caller));
         let mut timers = None;
-        let mut rounds = Rounds::default();
+        let mut rounds = Attempts::default();
         loop {
             let now = self.clock.now();
             let (slot, why, is_patient) = match self.memory.look_up(question, now) {
-                LookUp::Given(entry, memory) => {
+                LookupResult::FlightOutcome(entry, memory) => {
                     return current(remembered(&self.observer, question, &entry, memory, now, record));
                 }
-                LookUp::Refresh(entry, slot) => {
+                LookupResult::Refresh(entry, slot) => {
                     if !question.asked.wish.only_if_cached {
                         self.refresh(question, slot, headers, record);
                     }
                     return current(remembered(&self.observer, question, &entry, HitKind::Revalidating, now, record));
                 }
-                LookUp::Ask { slot, why, is_patient, .. } => {
+                LookupResult::Ask { slot, why, is_patient, .. } => {
                     record.missed(why, || self.observer.digests.of_key(&question.asked.key));
                     if question.asked.wish.only_if_cached {
                         return Err(Problem::NotCached);
@@ -310,7 +310,7 @@ impl Gateway {
                 ControlFlow::Continue(given) => given.ok_or(Problem::Internal)?,
                 ControlFlow::Break(response) => return current(response),
             };
-            let seat = Seat { leads: given.is_own, ..seat };
+            let seat = Role { leads: given.is_own, ..seat };
             record.answered(seat.outcome(), "");
             match self.releasing(question, &seat).release(&given.result, record) {
                 Release::Answer(response) => return current(response),
@@ -329,18 +329,18 @@ impl Gateway {
     /// break if the request is answered without it.
     async fn wait(
         self: &Arc<Self>,
-        question: &Question,
-        (mut waiter, seat, is_patient): (Waiter<Slot, FetchResult>, &Seat, bool),
+        question: &CacheRequest,
+        (mut waiter, seat, is_patient): (Waiter<CacheKey, FetchResult>, &Role, bool),
         headers: &HeaderMap,
         timers: &mut Timers,
-        record: &mut Record,
-    ) -> ControlFlow<Response<Content>, Option<Given<FetchResult>>> {
+        record: &mut RequestRecord,
+    ) -> ControlFlow<Response<Content>, Option<FlightOutcome<FetchResult>>> {
         let (caller, service) = (question.asked.grantee.caller, question.asked.key.operation().service);
         // A caller whose grant has ended must not lead others, and an answer may have come by another way.
         let may_lead = || {
             let found = self.memory.look_up(question, self.clock.now());
             let has_to_wait = question.half_close.is_closed() || self.fetcher.has_to_wait(question);
-            matches!(found, LookUp::Ask { slot, .. } if slot == seat.slot) && !has_to_wait
+            matches!(found, LookupResult::Ask { slot, .. } if slot == seat.slot) && !has_to_wait
         };
         let mut is_refused = false;
         loop {
@@ -350,20 +350,20 @@ impl Gateway {
                 true => timers.wait_for_whole(&mut waiter).await,
             };
             match waited {
-                Waited::Ended(Some(given)) if given.result.is_refusal_of(caller) => is_refused = true,
-                Waited::Ended(given) => return ControlFlow::Continue(given),
-                Waited::OutOfPatience => {
+                WaitOutcome::Ended(Some(given)) if given.result.is_refusal_of(caller) => is_refused = true,
+                WaitOutcome::Ended(given) => return ControlFlow::Continue(given),
+                WaitOutcome::StaleIfSlow => {
                     if let Some(response) = self.releasing(question, seat).out_of_patience(record) {
                         return ControlFlow::Break(response);
                     }
                 }
-                Waited::MayLead => {
+                WaitOutcome::MayLead => {
                     if let Some(leader) = waiter.lead_another(caller) {
                         let why = Some(Additional::Slow);
                         self.begin_fetch(leader, question, seat.slot.clone(), headers, why, record);
                     }
                 }
-                Waited::OutOfTime => {
+                WaitOutcome::OutOfTime => {
                     let was_asked = waiter.has_departed();
                     return ControlFlow::Break(self.releasing(question, seat).out_of_time(was_asked, record));
                 }
@@ -372,7 +372,13 @@ impl Gateway {
     }
 
     /// Has what is in a slot asked for again, on behalf of one who doesn't wait for it.
-    fn refresh(self: &Arc<Self>, question: &Question, slot: Slot, headers: &HeaderMap, record: &mut Record) {
+    fn refresh(
+        self: &Arc<Self>,
+        question: &CacheRequest,
+        slot: CacheKey,
+        headers: &HeaderMap,
+        record: &mut RequestRecord,
+    ) {
         if let Some(leader) = self.fetcher.flights(&slot).begin(&slot, question.asked.grantee.caller) {
             self.observer.metrics.refreshes.inc();
             self.begin_fetch(leader, question, slot, headers, None, record);

@@ -41,14 +41,14 @@
 //! time. The server passes it bytes (`server/wire.rs`), and the gateway tells it what is remembered and what is fresh
 //! (`gateway/remembered.rs`).
 //!
-//! What may change at run time is one value, in `gateway/live.rs`; a request goes to its end by the one it began
+//! What may change at run time is one value, in `gateway/active_config.rs`; a request goes to its end by the one it began
 //! with. The table in `config/settings.rs` tells which settings may, and which need a restart. `cli/reload.rs` sees
 //! that settings have changed, `config/` reads and compares them, and `server/reload.rs` and `gateway/reload.rs` put
 //! them in force, all or none.
 //!
 //! A process can be replaced and no client notices: it listens on sockets that were handed down to it (`cli/inherit.rs`,
 //! `server/listeners.rs`), tells whoever does that when it can be asked (`cli/supervisor.rs`), and on its way out has
-//! clients come again, to the next one (`server/leaving.rs`). What is in memory is not handed on: what a caller may see is
+//! clients come again, to the next one (`server/shutdown.rs`). What is in memory is not handed on: what a caller may see is
 //! proved to each process anew.
 //!
 //! What an operator is shown and may do is in `admin/`, and who that is in `admin/guard.rs`. Its figures are read from the
@@ -173,7 +173,7 @@
 //! - **Denial**: a 401 or 403. It ends a grant, or **suspends** grants until its body tells whom it concerns.
 //! - **Flight**: the calls under way for one question, and those who wait for them: a **leader**'s request is sent, a **waiter**
 //!   waits. An **additional call** is one beside or after another caller's.
-//! - **Slot**: where an answer is kept: a key, and whose it is if not everybody's. **Mark**: the note that a slot's answers
+//! - **CacheKey**: where an answer is kept: a key, and whose it is if not everybody's. **Mark**: the note that a slot's answers
 //!   can't be kept. A **private** scope or operation shares nothing between callers.
 //! - **Budget**: the bytes that may be held for clients. **Charge**: a part of it that is in use. **Account**: what one
 //!   connection holds of it. **Party**: a connection, a caller or a peer address, whose holdings are bounded. **Shortage**: why a
@@ -203,11 +203,11 @@ mod certificate;
 mod cli;
 mod clock;
 mod config;
-mod egress;
 mod explain;
 mod fast_path;
 mod gateway;
 mod net;
+mod proxy_config;
 mod random;
 mod reply;
 mod request;

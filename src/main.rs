@@ -1,4 +1,4 @@
-//! Runs the command line. Exit codes: 0 done, 1 failed, 2 wrong usage or configuration.
+//! Runs the command line. ShutdownControl codes: 0 done, 1 failed, 2 wrong usage or configuration.
 
 /// jemalloc returns freed memory to the system. glibc's allocator keeps most of it after a load, whatever its settings.
 /// `.cargo/config.toml` has the settings of jemalloc.

@@ -60,18 +60,18 @@ pub(crate) async fn peek(mut body: StreamBody, enough: usize, limit: Duration) -
             break;
         }
     }
-    (beginning.freeze(), stream(Begun { read, rest: body, has_yielded: false }))
+    (beginning.freeze(), stream(PeekedBody { read, rest: body, has_yielded: false }))
 }
 
 /// A body of which something has been read.
-struct Begun {
+struct PeekedBody {
     read: VecDeque<Result<Frame<Bytes>, BoxError>>,
     rest: StreamBody,
     /// Whether what comes before an error has had time to be sent.
     has_yielded: bool,
 }
 
-impl Body for Begun {
+impl Body for PeekedBody {
     type Data = Bytes;
     type Error = BoxError;
 

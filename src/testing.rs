@@ -13,7 +13,7 @@ pub mod cache {
         pub use crate::cache::second_tier::SecondTier;
     }
     pub mod store {
-        pub use crate::cache::store::Selection;
+        pub use crate::cache::store::PurgeSelection;
     }
     pub mod unstorable {
         pub use crate::cache::unstorable::Unstorable;
@@ -26,16 +26,16 @@ pub mod clock {
     pub use crate::clock::{Clock, ManualClock};
 }
 pub mod config {
-    pub use crate::config::{Changes, Config, ConfigError, Mode, Override, REFERENCE};
+    pub use crate::config::{Config, ConfigError, Mode, Override, REFERENCE, SettingsDiff};
     pub mod table {
         pub use crate::config::table::{Applies, Setting};
     }
 }
-pub mod egress {
-    pub use crate::egress::Egress;
+pub mod proxy_config {
+    pub use crate::proxy_config::ProxyConfig;
 }
 pub mod fast_path {
-    pub use crate::fast_path::{ConnectionState, HeadScanner, MAX_HEADS, Responder, is_repeatable};
+    pub use crate::fast_path::{HeadScanner, MAX_HEADS, Responder, ResponderState, is_repeatable};
 }
 pub mod gateway {
     pub use crate::gateway::{Connection, Gateway, REQUEST_IDS};
@@ -67,7 +67,7 @@ pub mod request {
         pub use crate::request::id::RequestIds;
     }
     pub mod key {
-        pub use crate::request::key::{Key, Scope};
+        pub use crate::request::key::{RequestKey, Scope};
     }
     pub mod query {
         pub use crate::request::query::canonical;
@@ -84,24 +84,24 @@ pub mod request {
     pub mod validate {
         pub use crate::request::validate::{Invalid, MAX_FIELDS, MAX_MEMBERS, MAX_PARAMETERS, check, normalize};
     }
-    pub mod wish {
-        pub use crate::request::wish::Wish;
+    pub mod request_directives {
+        pub use crate::request::request_directives::RequestDirectives;
     }
 }
 pub mod server {
-    pub use crate::server::{Inherited, NAMES, Refused, Server, raise_open_files};
+    pub use crate::server::{Inherited, NAMES, ReloadError, Server, raise_open_files};
 }
 pub mod signing {
     pub use crate::signing::{
-        AccessKey, Authorization, Binding, Changes, Payload, Projects, SCHEME, Target, X_PROJECT_ID, canonical_request,
-        has_signature, parse_date, show_date, string_to_sign,
+        AccessKey, Authorization, Binding, Payload, Projects, RelayChanges, SCHEME, SignedTarget, X_PROJECT_ID,
+        canonical_request, has_signature, parse_date, show_date, string_to_sign,
     };
     pub mod ring {
-        pub use crate::signing::ring::{KeyRing, Refusal};
+        pub use crate::signing::ring::{KeyRing, SignatureRejection};
     }
 }
 pub mod simulator {
-    pub use crate::simulator::{AccessKey, Simulator};
+    pub use crate::simulator::{IssuedKey, Simulator};
 }
 pub mod stream {
     pub use crate::stream::{BoxError, StreamBody, nothing, stream};
@@ -118,8 +118,10 @@ pub mod telemetry {
     }
 }
 pub mod upstream {
-    pub use crate::upstream::{Answered, Answering, Authorities, Failure, Fault, Refused, Upstream, UpstreamError};
+    pub use crate::upstream::{
+        Authorities, CallerRefusal, Failure, Fault, PendingResponse, Upstream, UpstreamError, UpstreamResponse,
+    };
     pub mod client {
-        pub use crate::upstream::client::{Errand, HttpClient, Limits};
+        pub use crate::upstream::client::{CallLimits, FetchContext, HttpClient};
     }
 }

@@ -1,5 +1,5 @@
 //! Slow and hostile clients, over real sockets: whoever keeps a connection and gives nothing for it loses it, and
-//! nobody else notices. How long everything takes, to the second, is tested beside `src/server/pulse.rs`.
+//! nobody else notices. How long everything takes, to the second, is tested beside `src/server/activity.rs`.
 
 use std::io::Write;
 

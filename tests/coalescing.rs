@@ -152,7 +152,7 @@ async fn a_purge_during_a_flight_wins() {
         async move { world.get(LIST).await }
     });
     within(world.simulator.arrived(1)).await;
-    world.server.gateway().purge(&workspace_gateway::testing::cache::store::Selection::default());
+    world.server.gateway().purge(&workspace_gateway::testing::cache::store::PurgeSelection::default());
     // Who asks after the purge does not board a flight from before it.
     let after = tokio::spawn({
         let world = Arc::clone(&world);

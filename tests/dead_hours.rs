@@ -18,10 +18,10 @@ use workspace_gateway::testing::catalogue::{Origin, Service};
 use workspace_gateway::testing::clock::Clock;
 use workspace_gateway::testing::gateway::Gateway;
 use workspace_gateway::testing::random::Random;
-use workspace_gateway::testing::request::key::Key;
+use workspace_gateway::testing::request::key::RequestKey;
 use workspace_gateway::testing::stream::StreamBody;
-use workspace_gateway::testing::upstream::client::Errand;
-use workspace_gateway::testing::upstream::{Answered, Answering, Upstream, UpstreamError};
+use workspace_gateway::testing::upstream::client::FetchContext;
+use workspace_gateway::testing::upstream::{PendingResponse, Upstream, UpstreamError, UpstreamResponse};
 
 use crate::support::{PROJECT, Reply, ask, config};
 
@@ -124,7 +124,12 @@ struct Services {
 }
 
 impl Upstream for Services {
-    fn ask<'a>(&'a self, key: &'a Key, errand: Errand, _: &'a Account) -> Answering<'a, Answered> {
+    fn ask<'a>(
+        &'a self,
+        key: &'a RequestKey,
+        errand: FetchContext,
+        _: &'a Account,
+    ) -> PendingResponse<'a, UpstreamResponse> {
         let mood = *self.mood.lock().unwrap();
         let caller = errand.credential.token().unwrap().to_str().unwrap().parse().unwrap();
         let key = KEYS.iter().position(|target| is_of(key, target)).unwrap();
@@ -137,12 +142,12 @@ impl Upstream for Services {
             match mood {
                 Mood::Well => {
                     sleep(LATENCY).await;
-                    Ok(Answered::read(Response::new(list(key))))
+                    Ok(UpstreamResponse::read(Response::new(list(key))))
                 }
                 Mood::Unreachable => Err(UpstreamError::Connect("upstream.test: refused".to_owned())),
                 Mood::Unavailable | Mood::Throttling => {
                     refusal.headers_mut().insert("retry-after", HeaderValue::from(RETRY_AFTER.as_secs()));
-                    Ok(Answered::read(refusal))
+                    Ok(UpstreamResponse::read(refusal))
                 }
                 Mood::Silent => {
                     sleep(ANSWER_TIMEOUT).await;
@@ -158,12 +163,12 @@ impl Upstream for Services {
         _: &'a Origin,
         _: &'a Parts,
         _: StreamBody,
-    ) -> Answering<'a, Response<StreamBody>> {
+    ) -> PendingResponse<'a, Response<StreamBody>> {
         panic!("nothing is to be relayed")
     }
 }
 
-fn is_of(key: &Key, target: &str) -> bool {
+fn is_of(key: &RequestKey, target: &str) -> bool {
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
     key.scope().path() == path.replace("PROJECT", PROJECT) && key.query() == query
 }

@@ -8,7 +8,7 @@ use workspace_gateway::testing::config::REFERENCE;
 use workspace_gateway::testing::config::table::{Applies, Setting};
 use workspace_gateway::testing::request::BypassReason;
 use workspace_gateway::testing::request::validate::Invalid;
-use workspace_gateway::testing::signing::ring::Refusal;
+use workspace_gateway::testing::signing::ring::SignatureRejection;
 use workspace_gateway::testing::telemetry::events::Event;
 use workspace_gateway::testing::telemetry::outcome::Outcome;
 use workspace_gateway::testing::upstream::Failure;
@@ -108,7 +108,7 @@ async fn every_metric_is_told() {
 fn every_result_and_reason_is_told() {
     let bypasses = BypassReason::ALL.iter().map(|reason| reason.as_str());
     let unstorable = Unstorable::ALL.iter().map(|reason| reason.as_str());
-    let refusals = Refusal::ALL.iter().map(|refusal| refusal.as_str());
+    let refusals = SignatureRejection::ALL.iter().map(|refusal| refusal.as_str());
     let invalid = Invalid::ALL.iter().map(|invalid| invalid.as_str());
     let names = bypasses
         .chain(unstorable)

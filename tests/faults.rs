@@ -7,11 +7,11 @@ use http::{Method, Request, StatusCode};
 use tokio::net::TcpListener;
 use workspace_gateway::testing::catalogue::{Origin, Service};
 use workspace_gateway::testing::clock::Clock;
-use workspace_gateway::testing::egress::Egress;
+use workspace_gateway::testing::proxy_config::ProxyConfig;
 use workspace_gateway::testing::request::hop::Via;
 use workspace_gateway::testing::simulator::Simulator;
 use workspace_gateway::testing::stream::nothing;
-use workspace_gateway::testing::upstream::client::{HttpClient, Limits};
+use workspace_gateway::testing::upstream::client::{CallLimits, HttpClient};
 use workspace_gateway::testing::upstream::{Authorities, Fault, Upstream, UpstreamError};
 
 use crate::support::process::{Process, folder};
@@ -20,14 +20,14 @@ use crate::support::tls::{Authority, Certified};
 use crate::support::{HANG, Http, PROJECT, tls, within};
 
 /// What becomes of a call to this URL, with an authority's file and through a proxy, if there are any.
-struct Way<'w> {
+struct ProxyRoute<'w> {
     url: &'w str,
     ca_file: Option<&'w Path>,
     proxy: Option<&'w str>,
     connect: Duration,
 }
 
-impl<'w> Way<'w> {
+impl<'w> ProxyRoute<'w> {
     fn to(url: &'w str) -> Self {
         Self { url, ca_file: None, proxy: None, connect: HANG }
     }
@@ -37,7 +37,7 @@ impl<'w> Way<'w> {
     }
 
     async fn failure(&self) -> UpstreamError {
-        let limits = Limits {
+        let limits = CallLimits {
             connect: self.connect,
             first_byte: HANG,
             answer: HANG,
@@ -45,7 +45,7 @@ impl<'w> Way<'w> {
             age: Duration::ZERO,
             max_body: 1 << 20,
         };
-        let egress = Egress::read(|name| self.proxy.filter(|_| name == "HTTPS_PROXY").map(Into::into)).unwrap();
+        let egress = ProxyConfig::read(|name| self.proxy.filter(|_| name == "HTTPS_PROXY").map(Into::into)).unwrap();
         let pem = self.ca_file.map(|path| std::fs::read(path).unwrap());
         let named = self.ca_file.zip(pem.as_deref()).map(|(path, pem)| Authorities { path, pem });
         let client = HttpClient::new(named, egress, limits, Via::new(1), Clock::System, |_| {}).unwrap();
@@ -86,7 +86,7 @@ fn pem(name: &str, authority: &Authority) -> PathBuf {
 
 #[tokio::test]
 async fn a_port_on_which_nobody_listens_is_outside() {
-    Way::to(&unused().await).assert_fails(Fault::Outside, "connect").await;
+    ProxyRoute::to(&unused().await).assert_fails(Fault::Outside, "connect").await;
 }
 
 #[tokio::test]
@@ -96,7 +96,7 @@ async fn an_answer_that_is_missing_broken_or_no_http_is_outside() {
         [closes(), resets(), says("SSH-2.0-x\r\n\r\n"), says("HTTP/1.1 200 OK\r\nX: ").then_closes(), says(two_lengths)]
     {
         let upstream = RawUpstream::start([turn]).await;
-        Way::to(upstream.url()).assert_fails(Fault::Outside, "broken").await;
+        ProxyRoute::to(upstream.url()).assert_fails(Fault::Outside, "broken").await;
     }
 }
 
@@ -106,32 +106,32 @@ async fn a_head_that_is_larger_than_the_gateway_reads_is_a_limit_of_its_own() {
     let many = format!("HTTP/1.1 200 OK\r\n{}\r\n", "a:\r\n".repeat(1_030));
     for head in [giant, many] {
         let upstream = RawUpstream::start([says(head)]).await;
-        Way::to(upstream.url()).assert_fails(Fault::Local, "broken").await;
+        ProxyRoute::to(upstream.url()).assert_fails(Fault::Local, "broken").await;
     }
 }
 
 #[tokio::test]
 async fn a_name_that_does_not_exist_is_unreachable() {
-    Way::to("http://nowhere.invalid").assert_fails(Fault::Unreachable, "connect").await;
+    ProxyRoute::to("http://nowhere.invalid").assert_fails(Fault::Unreachable, "connect").await;
 }
 
 #[tokio::test]
 async fn a_connect_timeout_is_outside_once_the_name_is_resolved() {
     let (_listener, url) = mute().await;
     let url = url.replace("http://127.0.0.1", "https://localhost");
-    let limited = Way { connect: Duration::from_millis(300), ..Way::to(&url) };
+    let limited = ProxyRoute { connect: Duration::from_millis(300), ..ProxyRoute::to(&url) };
     limited.assert_fails(Fault::Outside, "connect").await;
 }
 
 #[tokio::test]
 async fn tls_that_fails_on_the_peers_side_is_outside() {
     let garbage = tls_that_says("HTTP/1.1 400 Bad Request\r\n\r\n").await;
-    Way::to(&garbage).assert_fails(Fault::Outside, "tls").await;
+    ProxyRoute::to(&garbage).assert_fails(Fault::Outside, "tls").await;
     let closing = tls_that_says("").await;
-    Way::to(&closing).assert_fails(Fault::Outside, "connect").await;
+    ProxyRoute::to(&closing).assert_fails(Fault::Outside, "connect").await;
     // A fatal alert: handshake_failure.
     let alert = tls_that_says("\u{15}\u{3}\u{3}\0\u{2}\u{2}\u{28}").await;
-    Way::to(&alert).assert_fails(Fault::Outside, "tls").await;
+    ProxyRoute::to(&alert).assert_fails(Fault::Outside, "tls").await;
 }
 
 #[tokio::test]
@@ -139,7 +139,7 @@ async fn an_alert_about_what_the_gateway_has_sent_is_local() {
     // certificate_required, bad_certificate and protocol_version.
     for alert in ["\u{74}", "\u{2a}", "\u{46}"] {
         let url = tls_that_says(&format!("\u{15}\u{3}\u{3}\0\u{2}\u{2}{alert}")).await;
-        Way::to(&url).assert_fails(Fault::Local, "local").await;
+        ProxyRoute::to(&url).assert_fails(Fault::Local, "local").await;
     }
 }
 
@@ -148,7 +148,7 @@ async fn a_certificate_that_has_expired_is_the_peers_fault() {
     let authority = Authority::new();
     let file = pem("faults-expired", &authority);
     let url = certified(&authority.certifies_until("localhost", 2020)).await;
-    Way { ca_file: Some(&file), ..Way::to(&url) }.assert_fails(Fault::Outside, "tls").await;
+    ProxyRoute { ca_file: Some(&file), ..ProxyRoute::to(&url) }.assert_fails(Fault::Outside, "tls").await;
 }
 
 #[tokio::test]
@@ -156,9 +156,9 @@ async fn a_certificate_that_the_gateway_does_not_trust_may_be_its_own_fault() {
     let authority = Authority::new();
     let file = pem("faults-untrusted", &authority);
     let url = certified(&authority.certifies("localhost")).await;
-    Way::to(&url).assert_fails(Fault::Local, "local").await;
+    ProxyRoute::to(&url).assert_fails(Fault::Local, "local").await;
     let url = certified(&authority.certifies("another.example")).await;
-    Way { ca_file: Some(&file), ..Way::to(&url) }.assert_fails(Fault::Local, "local").await;
+    ProxyRoute { ca_file: Some(&file), ..ProxyRoute::to(&url) }.assert_fails(Fault::Local, "local").await;
 }
 
 #[tokio::test]
@@ -177,14 +177,16 @@ async fn a_proxy_that_does_not_answer_is_outside_and_one_that_refuses_is_not() {
     ];
     for (turn, fault, label) in cases {
         let proxy = RawUpstream::start([turn]).await;
-        Way::through(proxy.url()).assert_fails(fault, label).await;
+        ProxyRoute::through(proxy.url()).assert_fails(fault, label).await;
     }
-    Way::through(&unused().await).assert_fails(Fault::Outside, "connect").await;
-    Way::through("http://nowhere.invalid:1").assert_fails(Fault::Unreachable, "connect").await;
+    ProxyRoute::through(&unused().await).assert_fails(Fault::Outside, "connect").await;
+    ProxyRoute::through("http://nowhere.invalid:1").assert_fails(Fault::Unreachable, "connect").await;
     let (_listener, url) = mute().await;
-    Way { connect: Duration::from_millis(300), ..Way::through(&url) }.assert_fails(Fault::Outside, "connect").await;
+    ProxyRoute { connect: Duration::from_millis(300), ..ProxyRoute::through(&url) }
+        .assert_fails(Fault::Outside, "connect")
+        .await;
     let untrusted = certified(&Authority::new().certifies("localhost")).await;
-    Way::through(&untrusted).assert_fails(Fault::Local, "local").await;
+    ProxyRoute::through(&untrusted).assert_fails(Fault::Local, "local").await;
 }
 
 #[tokio::test]

@@ -48,7 +48,7 @@ fn reading_a_request_is_pure() {
 #[test]
 fn freshness_is_told_the_time() {
     must_not_name(
-        &["cache/freshness.rs", "cache/lifetime.rs", "cache/pauses.rs", "cache/admission.rs", "cache/body.rs"],
+        &["cache/freshness.rs", "cache/lifetime.rs", "cache/backoffs.rs", "cache/admission.rs", "cache/body.rs"],
         &["tokio", "hyper", "crate::clock", "moka"],
         &[],
     );

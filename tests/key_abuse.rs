@@ -6,7 +6,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use workspace_gateway::testing::catalogue::Service;
 use workspace_gateway::testing::signing::{Payload, show_date};
-use workspace_gateway::testing::simulator::{AccessKey, Simulator};
+use workspace_gateway::testing::simulator::{IssuedKey, Simulator};
 
 use crate::support::raw::{RawUpstream, says};
 use crate::support::signer::{Signed, date, entry, one_key, world};
@@ -16,8 +16,8 @@ const LIST: &str = "/v2/PROJECT/products?os_type=Linux";
 const DESKTOPS: &str = "/v2/PROJECT/desktops";
 const VERIFIED: &str = "workspace_gateway_signatures_total{result=\"verified\"}";
 
-fn with_secret(key: &AccessKey, secret: &str) -> AccessKey {
-    AccessKey { secret: secret.to_owned(), ..key.clone() }
+fn with_secret(key: &IssuedKey, secret: &str) -> IssuedKey {
+    IssuedKey { secret: secret.to_owned(), ..key.clone() }
 }
 
 #[tokio::test]
@@ -61,7 +61,7 @@ async fn a_key_leads_to_no_other_project_than_its_own() {
     let create = |simulator: &Simulator| [simulator.access_key(PROJECT)];
     let own = "[[operation]]\nname = \"Own\"\npath = \"/own/{name}/{project_id}\"\nbody = \"json\"\n\
                service = \"workspace\"\n";
-    let settings = |[key]: &[AccessKey; 1]| format!("{own}{}", entry(key, &format!("projects = [{PROJECT:?}]")));
+    let settings = |[key]: &[IssuedKey; 1]| format!("{own}{}", entry(key, &format!("projects = [{PROJECT:?}]")));
     let (world, [key]) = world(create, settings).await;
     for path in [
         "/v2/other/desktops",
@@ -145,10 +145,10 @@ async fn a_key_that_has_to_wait_holds_up_nobody_with_a_token() {
 }
 
 /// A gateway that also asks an upstream of the operator's own, which always says the same.
-async fn beside_one_that_says(answer: &str, secret: Option<&str>) -> (World, AccessKey, RawUpstream) {
+async fn beside_one_that_says(answer: &str, secret: Option<&str>) -> (World, IssuedKey, RawUpstream) {
     let own = RawUpstream::start([says(answer)]).await;
     let create = |simulator: &Simulator| [simulator.access_key(PROJECT)];
-    let settings = |[key]: &[AccessKey; 1]| {
+    let settings = |[key]: &[IssuedKey; 1]| {
         let key = secret.map_or_else(|| key.clone(), |secret| with_secret(key, secret));
         let operation = "[[operation]]\nname = \"Own\"\npath = \"/own/{name}/{project_id}\"\nbody = \"json\"";
         format!("{operation}\nupstream = {:?}\n{}", own.url(), entry(&key, ""))

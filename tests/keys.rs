@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use proptest::sample::select;
 use workspace_gateway::testing::catalogue::{Catalogue, Operation, Origin, Service};
 use workspace_gateway::testing::request::BypassReason;
-use workspace_gateway::testing::request::key::Key;
+use workspace_gateway::testing::request::key::RequestKey;
 
 const X_LANGUAGE: HeaderName = HeaderName::from_static("x-language");
 
@@ -33,9 +33,9 @@ static CATALOGUE: LazyLock<Catalogue> = LazyLock::new(|| {
     catalogue
 });
 
-fn key(path: &str, query: Option<&str>, headers: &HeaderMap) -> Result<Key, BypassReason> {
+fn key(path: &str, query: Option<&str>, headers: &HeaderMap) -> Result<RequestKey, BypassReason> {
     let (operation, place) = CATALOGUE.operation(path).expect("one of the operations");
-    Key::read(&CATALOGUE, operation, place, query, headers, false)
+    RequestKey::read(&CATALOGUE, operation, place, query, headers, false)
 }
 
 /// Path template, captured segments, query, language.
@@ -43,7 +43,7 @@ type Meaning<'a> = (&'a str, Vec<&'a str>, Vec<(&'a str, &'a str)>, Option<&'a s
 
 /// What a client wants to know, before it is written down.
 #[derive(Clone, Debug)]
-struct Question {
+struct CacheRequest {
     template: &'static str,
     project_id: String,
     /// What stands for `{x}` and `{y}`, where the template has them.
@@ -52,7 +52,7 @@ struct Question {
     language: Option<String>,
 }
 
-impl Question {
+impl CacheRequest {
     /// The question without what the services document to mean nothing. Plainly, and apart from the
     /// code under test.
     fn meaning(&self) -> Meaning<'_> {
@@ -107,7 +107,7 @@ impl Question {
         (self.path(), query.join("&"), headers)
     }
 
-    fn key(&self, how: &[u8]) -> Key {
+    fn key(&self, how: &[u8]) -> RequestKey {
         let (path, query, headers) = self.spell(how);
         key(&path, Some(&query), &headers).unwrap_or_else(|reason| panic!("{path}?{query}: {reason:?}"))
     }
@@ -119,7 +119,7 @@ fn segment() -> impl Strategy<Value = String> {
 }
 
 /// Questions from a small world, so that equal and nearly equal ones are common.
-fn question() -> impl Strategy<Value = Question> {
+fn question() -> impl Strategy<Value = CacheRequest> {
     let name = prop_oneof![
         4 => select(vec!["limit", "offset", "os_type", "product_id", "status", "Limit", "a", "a=", "a&b"]).prop_map(str::to_owned),
         1 => "[^\\p{Cc}]{1,3}",
@@ -140,7 +140,7 @@ fn question() -> impl Strategy<Value = Question> {
         btree_map(name, value, 0..4),
         proptest::option::of(select(vec!["zh-cn", "en-us", ""]).prop_map(str::to_owned)),
     )
-        .prop_map(|(template, project_id, segments, parameters, language)| Question {
+        .prop_map(|(template, project_id, segments, parameters, language)| CacheRequest {
             template,
             project_id,
             segments,
@@ -216,7 +216,7 @@ fn another_upstream_is_another_key() {
         let origin = || Origin::new(Scheme::HTTPS, Authority::from_static(host));
         let catalogue = Catalogue::new(origin(), origin(), Vec::new());
         let (operation, place) = catalogue.operation("/v2/p/products").unwrap();
-        Key::read(&catalogue, operation, place, None, &HeaderMap::new(), false).unwrap()
+        RequestKey::read(&catalogue, operation, place, None, &HeaderMap::new(), false).unwrap()
     };
     assert_eq!(read("a.example"), read("a.example"));
     assert_ne!(read("a.example"), read("b.example"));

@@ -32,13 +32,13 @@ COPY = TARGET / "mutants"
 BIN = '[[bin]]\nname = "workspace-gateway"\npath = "src/main.rs"\n'
 PACKAGE = 'name = "workspace-gateway"\nversion = "'
 
-GRANTS, STORE, TRIPWIRE = "src/cache/grants.rs", "src/cache/store.rs", "src/cache/tripwire.rs"
+GRANTS, STORE, TRIPWIRE = "src/cache/grants.rs", "src/cache/store.rs", "src/cache/divergence.rs"
 PATH, FETCH, RELEASE = "src/gateway.rs", "src/gateway/fetch.rs", "src/gateway/release.rs"
-QUESTION = "src/gateway/question.rs"
+QUESTION = "src/gateway/cache_request.rs"
 LOOK_UP, SETTLE, ASSEMBLE = "src/gateway/look_up.rs", "src/gateway/settle.rs", "src/gateway/assemble.rs"
 PRIVATE, SELECTION, INVALIDATE = "src/cache/store/private.rs", "src/cache/store/selection.rs", "src/gateway/invalidate.rs"
 BODY, FRESHNESS, FLIGHTS = "src/cache/body.rs", "src/cache/freshness.rs", "src/cache/flights.rs"
-PAUSES, WAIT, WISH = "src/cache/pauses.rs", "src/gateway/wait.rs", "src/request/wish.rs"
+PAUSES, WAIT, WISH = "src/cache/backoffs.rs", "src/gateway/wait.rs", "src/request/request_directives.rs"
 VALIDATE, SUCCESSES = "src/request/validate.rs", "src/upstream/successes.rs"
 SKEW, REMEMBERED = "src/clock/skew.rs", "src/gateway/remembered.rs"
 
@@ -97,37 +97,37 @@ MUTATIONS = [
         "grant-in-every-scope",
         "§4 a grant and a denial are for operation and project",
         QUESTION,
-        "Grantee { caller, scope: key.scope().clone() };\n        Some(Question",
+        "CallerScope { caller, scope: key.scope().clone() };\n        Some(CacheRequest",
         "{\n            static FIRST: std::sync::OnceLock<crate::request::key::Scope> = std::sync::OnceLock::new();\n"
-        "            Grantee { caller, scope: FIRST.get_or_init(|| key.scope().clone()).clone() }\n        };\n        Some(Question",
+        "            CallerScope { caller, scope: FIRST.get_or_init(|| key.scope().clone()).clone() }\n        };\n        Some(CacheRequest",
     ),
     (
         "grant-for-every-caller",
         "§4 a grant and a denial are for one credential",
         QUESTION,
-        "Grantee { caller, scope: key.scope().clone() };\n        Some(Question",
+        "CallerScope { caller, scope: key.scope().clone() };\n        Some(CacheRequest",
         "{\n            static FIRST: std::sync::OnceLock<Caller> = std::sync::OnceLock::new();\n"
-        "            Grantee { caller: *FIRST.get_or_init(|| caller), scope: key.scope().clone() }\n        };\n        Some(Question",
+        "            CallerScope { caller: *FIRST.get_or_init(|| caller), scope: key.scope().clone() }\n        };\n        Some(CacheRequest",
     ),
     (
         "no-proof-needed",
         "§2.2 no proof, no share",
         LOOK_UP,
-        "            Standing::Granted => {\n                return",
-        "            Standing::Granted | Standing::Unproved => {\n                return",
+        "            GrantState::Granted => {\n                return",
+        "            GrantState::Granted | GrantState::Unknown => {\n                return",
     ),
     (
         "lapsed-is-granted",
         "§4 a lapsed grant shows nothing until the caller's own call has failed",
         LOOK_UP,
-        "            Standing::Granted => {\n                return",
-        "            Standing::Granted | Standing::Lapsed { .. } => {\n                return",
+        "            GrantState::Granted => {\n                return",
+        "            GrantState::Granted | GrantState::Grace { .. } => {\n                return",
     ),
     (
         "unproved-board-shared-flights",
         "§5 a caller without a grant flies alone",
         LOOK_UP,
-        "let slot = Slot { owner: Some(caller), key: Arc::clone(&question.asked.key) };",
+        "let slot = CacheKey { owner: Some(caller), key: Arc::clone(&question.asked.key) };",
         "let slot = self.store.slot(&question.asked.key, caller);",
     ),
     (
@@ -527,8 +527,8 @@ MUTATIONS = [
         "stranger-pauses",
         "§2.3 nor does a stranger's",
         SETTLE,
-        "Standing::Lapsed { .. } => is_for_caller_alone,\n            Standing::Unproved | Standing::Denied { .. } => false,",
-        "Standing::Lapsed { .. } | Standing::Unproved | Standing::Denied { .. } => true,",
+        "GrantState::Grace { .. } => is_for_caller_alone,\n            GrantState::Unknown | GrantState::Denied { .. } => false,",
+        "GrantState::Grace { .. } | GrantState::Unknown | GrantState::Denied { .. } => true,",
     ),
     (
         "pauses-survive-a-purge",
@@ -893,8 +893,8 @@ MUTATIONS = [
         "ended-grant-leads",
         "§2.3 a waiter whose grant has ended leads nobody",
         PATH,
-        "matches!(found, LookUp::Ask { slot, .. } if slot == seat.slot)",
-        "matches!(found, LookUp::Ask { .. })",
+        "matches!(found, LookupResult::Ask { slot, .. } if slot == seat.slot)",
+        "matches!(found, LookupResult::Ask { .. })",
     ),
     (
         "list-from-before-counts",

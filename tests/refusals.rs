@@ -1,7 +1,7 @@
 //! A 401, on whatever path: which grants of its credential it ends, and which calls it makes late.
 
 use http::StatusCode;
-use workspace_gateway::testing::simulator::{AccessKey, Simulator};
+use workspace_gateway::testing::simulator::{IssuedKey, Simulator};
 
 use crate::support::raw::{RawUpstream, Turn, says, silent};
 use crate::support::signer::{Signed, entry};
@@ -33,12 +33,12 @@ fn refusal(more: &str, body: impl AsRef<[u8]>) -> Vec<u8> {
 #[derive(Clone, Debug)]
 enum Credential {
     Token(&'static str),
-    Key(AccessKey),
+    Key(IssuedKey),
 }
 
 impl Credential {
     fn both() -> [Self; 2] {
-        let key = AccessKey { id: "AK".to_owned(), secret: "secret".to_owned(), security_token: None };
+        let key = IssuedKey { id: "AK".to_owned(), secret: "secret".to_owned(), security_token: None };
         [Self::Token("token"), Self::Key(key)]
     }
 

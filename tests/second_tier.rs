@@ -10,11 +10,11 @@ use bytes::Bytes;
 use http::StatusCode;
 use tokio::sync::mpsc::UnboundedReceiver;
 use workspace_gateway::testing::cache::second_tier::SecondTier;
-use workspace_gateway::testing::cache::store::Selection;
+use workspace_gateway::testing::cache::store::PurgeSelection;
 use workspace_gateway::testing::clock::{Clock, ManualClock};
 use workspace_gateway::testing::gateway::Gateway;
 use workspace_gateway::testing::random::Random;
-use workspace_gateway::testing::request::key::Key;
+use workspace_gateway::testing::request::key::RequestKey;
 
 use crate::support::{Call, Reply, Scripted, ask_with, config, within};
 
@@ -33,13 +33,13 @@ struct Shelf {
 }
 
 impl SecondTier for Shelf {
-    fn get<'a>(&'a self, key: &'a Key) -> Pin<Box<dyn Future<Output = Option<Bytes>> + Send + 'a>> {
+    fn get<'a>(&'a self, key: &'a RequestKey) -> Pin<Box<dyn Future<Output = Option<Bytes>> + Send + 'a>> {
         *self.asked.lock().unwrap() += 1;
         let record = self.records.lock().unwrap().get(&format!("{key:?}")).cloned();
         if self.hangs { Box::pin(pending()) } else { Box::pin(async { record }) }
     }
 
-    fn put(&self, key: &Key, record: Bytes) {
+    fn put(&self, key: &RequestKey, record: Bytes) {
         self.records.lock().unwrap().insert(format!("{key:?}"), record);
     }
 }
@@ -123,7 +123,7 @@ async fn nothing_from_before_a_purge_comes_back() {
     let (_shelf, mut first, mut second, clock) = two().await;
     second.fetch("two", PROOF, &[]).await;
     clock.advance(Duration::from_secs(1));
-    second.gateway.purge(&Selection::default());
+    second.gateway.purge(&PurgeSelection::default());
     second.fetch("two", LIST, &[]).await;
     // What was stored elsewhere after it does, once that is sure.
     first.fetch("one", THIRD, &[]).await;

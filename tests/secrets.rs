@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use http::{HeaderMap, Method, StatusCode};
 use workspace_gateway::testing::clock::Clock;
 use workspace_gateway::testing::signing::Payload;
-use workspace_gateway::testing::simulator::{AccessKey, Simulator};
+use workspace_gateway::testing::simulator::{IssuedKey, Simulator};
 
 use crate::commands::{code, file, run_in, stderr, stdout};
 use crate::support::process::{Process, folder};
@@ -25,7 +25,7 @@ fn written(test: &str, name: &str, text: &str) -> PathBuf {
 }
 
 /// What a request for a product list that is signed with this key is answered.
-async fn signed(process: &Process, key: &AccessKey) -> StatusCode {
+async fn signed(process: &Process, key: &IssuedKey) -> StatusCode {
     let url = format!("{}/v2/{PROJECT}/products", process.proxy);
     let request = Signed { method: Method::GET, url, headers: HeaderMap::new(), body: Vec::new() };
     request.sign(key, &[], &Payload::of(b""), Clock::System.date()).send_by(&Http::new()).await.status()

@@ -6,7 +6,7 @@ use std::time::Duration;
 use http::{Method, StatusCode};
 use workspace_gateway::testing::catalogue::Service;
 use workspace_gateway::testing::signing::{Payload, SCHEME};
-use workspace_gateway::testing::simulator::{AccessKey, Simulator};
+use workspace_gateway::testing::simulator::{IssuedKey, Simulator};
 
 use crate::support::signer::{Signed, at_once, date, entry, one_key, world};
 use crate::support::{Http, PROJECT, within};
@@ -99,14 +99,14 @@ async fn whatever_else_a_known_key_signs_is_signed_anew_and_streamed() {
 #[tokio::test]
 async fn what_a_known_key_has_not_signed_is_refused_here() {
     let create = |simulator: &Simulator| [simulator.access_key(PROJECT), simulator.temporary_access_key(PROJECT)];
-    let settings = |[key, temporary]: &[AccessKey; 2]| {
+    let settings = |[key, temporary]: &[IssuedKey; 2]| {
         [entry(key, &format!("projects = [{PROJECT:?}]")), entry(temporary, "")].concat()
     };
     let (world, [key, temporary]) = world(create, settings).await;
     let good = Signed::get(&world, &key, LIST);
     let elsewhere = Signed { url: world.url("/v2/PROJECT/products?os_type=Windows"), ..good.clone() };
     let old = good.clone().sign(&key, &[], &Payload::of(b""), date(&world) - Duration::from_secs(901));
-    let wrong_secret = AccessKey { secret: "another".to_owned(), ..key.clone() };
+    let wrong_secret = IssuedKey { secret: "another".to_owned(), ..key.clone() };
     let said = good.headers["authorization"].to_str().unwrap().to_owned();
     let token = Signed::get(&world, &temporary, LIST);
     let posted = Signed::new(&world, &key, Method::POST, DESKTOPS, "body");
@@ -218,7 +218,7 @@ async fn beside_a_token_a_signature_does_not_count() {
     let (world, key) = one_key().await;
     let token = world.token.clone();
     // Not even a wrong one of a known key, which is not sent on for upstream to count.
-    let wrong = AccessKey { secret: "another".to_owned(), ..key };
+    let wrong = IssuedKey { secret: "another".to_owned(), ..key };
     for path in [LIST, LIST, DESKTOPS] {
         let reply = Signed::get(&world, &wrong, path).with("x-auth-token", &token).send(&world).await;
         assert_eq!(reply.status(), StatusCode::OK);
@@ -231,7 +231,7 @@ async fn beside_a_token_a_signature_does_not_count() {
 async fn a_wrong_secret_in_the_configuration_does_not_lock_the_key() {
     // What the gateway has been told, the client has, too.
     let create = |simulator: &Simulator| [simulator.access_key(PROJECT)];
-    let wrong = |key: &AccessKey| AccessKey { secret: "mistyped".to_owned(), ..key.clone() };
+    let wrong = |key: &IssuedKey| IssuedKey { secret: "mistyped".to_owned(), ..key.clone() };
     let (world, [key]) = world(create, |[key]| entry(&wrong(key), "")).await;
     let wrong = wrong(&key);
     let asked = |path: &'static str| Signed::get(&world, &wrong, path);
@@ -267,7 +267,7 @@ async fn a_wrong_secret_in_the_configuration_does_not_lock_the_key() {
 #[tokio::test]
 async fn what_upstream_refuses_counts_though_the_client_has_hung_up() {
     let create = |simulator: &Simulator| [simulator.access_key(PROJECT)];
-    let wrong = |key: &AccessKey| AccessKey { secret: "mistyped".to_owned(), ..key.clone() };
+    let wrong = |key: &IssuedKey| IssuedKey { secret: "mistyped".to_owned(), ..key.clone() };
     let (world, [key]) = world(create, |[key]| entry(&wrong(key), "")).await;
     let request = Signed::get(&world, &wrong(&key), DESKTOPS);
     world.simulator.hold();
@@ -335,9 +335,9 @@ async fn over_http2_the_authority_is_the_host_that_is_signed() {
 async fn a_reload_brings_keys_and_takes_them_away() {
     let create = |simulator: &Simulator| [simulator.access_key(PROJECT), simulator.access_key(PROJECT)];
     let (world, [one, other]) = world(create, |_| String::new()).await;
-    let status = async |key: &AccessKey| Signed::get(&world, key, LIST).send(&world).await.status();
+    let status = async |key: &IssuedKey| Signed::get(&world, key, LIST).send(&world).await.status();
     assert_eq!([status(&one).await, status(&other).await], [StatusCode::UNAUTHORIZED; 2]);
-    let wrong = AccessKey { secret: "mistyped".to_owned(), ..one.clone() };
+    let wrong = IssuedKey { secret: "mistyped".to_owned(), ..one.clone() };
     world.reload(&entry(&wrong, "")).unwrap();
     assert_eq!(status(&one).await, StatusCode::UNAUTHORIZED, "its secret is another");
     let changes = world.reload(&(entry(&one, "") + &entry(&other, ""))).unwrap();

@@ -31,17 +31,17 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use workspace_gateway::testing::budget::Account;
-use workspace_gateway::testing::cache::store::Selection;
+use workspace_gateway::testing::cache::store::PurgeSelection;
 use workspace_gateway::testing::catalogue::{Origin, Service};
 use workspace_gateway::testing::clock::{Clock, ManualClock};
-use workspace_gateway::testing::config::{Changes, Config, ConfigError, Override};
+use workspace_gateway::testing::config::{Config, ConfigError, Override, SettingsDiff};
 use workspace_gateway::testing::gateway::Gateway;
-use workspace_gateway::testing::request::key::Key;
-use workspace_gateway::testing::server::{Inherited, Refused, Server};
+use workspace_gateway::testing::request::key::RequestKey;
+use workspace_gateway::testing::server::{Inherited, ReloadError, Server};
 use workspace_gateway::testing::simulator::Simulator;
 use workspace_gateway::testing::stream::{BoxError, StreamBody, stream};
-use workspace_gateway::testing::upstream::client::Errand;
-use workspace_gateway::testing::upstream::{Answered, Answering, Upstream, UpstreamError};
+use workspace_gateway::testing::upstream::client::FetchContext;
+use workspace_gateway::testing::upstream::{PendingResponse, Upstream, UpstreamError, UpstreamResponse};
 
 /// A project as they look in practice.
 pub const PROJECT: &str = "00000000000000000000000000000001";
@@ -130,13 +130,13 @@ impl World {
     }
 
     /// Has the gateway read other settings, while it runs.
-    pub fn reload(&self, settings: &str) -> Result<Changes, Refused> {
+    pub fn reload(&self, settings: &str) -> Result<SettingsDiff, ReloadError> {
         let url = |service| self.simulator.url(service);
         self.reload_before(&url(Service::Workspace), &url(Service::AppStream), settings)
     }
 
     /// The same with upstream services somewhere else.
-    pub fn reload_before(&self, workspace: &str, appstream: &str, settings: &str) -> Result<Changes, Refused> {
+    pub fn reload_before(&self, workspace: &str, appstream: &str, settings: &str) -> Result<SettingsDiff, ReloadError> {
         self.server.reloading().apply(read(workspace, appstream, settings))
     }
 
@@ -225,7 +225,7 @@ impl World {
 
     /// Removes everything from the cache.
     pub fn purge(&self) {
-        self.server.gateway().purge(&Selection::default());
+        self.server.gateway().purge(&PurgeSelection::default());
     }
 
     /// How many requests upstream has seen.
@@ -469,10 +469,15 @@ impl Scripted {
 }
 
 impl Upstream for Scripted {
-    fn ask<'a>(&'a self, _: &'a Key, errand: Errand, _: &'a Account) -> Answering<'a, Answered> {
+    fn ask<'a>(
+        &'a self,
+        _: &'a RequestKey,
+        errand: FetchContext,
+        _: &'a Account,
+    ) -> PendingResponse<'a, UpstreamResponse> {
         let (answer, answered) = oneshot::channel();
         self.0.send(Call { token: errand.credential.token().unwrap().to_str().unwrap().to_owned(), answer }).unwrap();
-        Box::pin(async { answered.await.unwrap().map(Answered::read) })
+        Box::pin(async { answered.await.unwrap().map(UpstreamResponse::read) })
     }
 
     /// The body of the answer begins as the test says, and does not end unless the answer is whole.
@@ -482,7 +487,7 @@ impl Upstream for Scripted {
         _: &'a Origin,
         head: &'a request::Parts,
         _: StreamBody,
-    ) -> Answering<'a, Response<StreamBody>> {
+    ) -> PendingResponse<'a, Response<StreamBody>> {
         let (answer, answered) = oneshot::channel();
         let token = head.headers.get("x-auth-token").map_or("", |token| token.to_str().unwrap()).to_owned();
         self.0.send(Call { token, answer }).unwrap();

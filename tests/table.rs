@@ -23,12 +23,12 @@ use behaviours::{Behaviour, Meaning};
 use cell::Place;
 use rules::{Body, expected};
 use staged::Clients;
-use states::{STATES, State, Wish};
+use states::{RequestDirectives, STATES, State};
 
 /// How many rows are gone through at the same time, in each of the tests.
 const AT_ONCE: usize = 32;
 
-fn name(behaviour: &Behaviour, state: &State, wish: Wish) -> String {
+fn name(behaviour: &Behaviour, state: &State, wish: RequestDirectives) -> String {
     format!("{} × {} × {wish}", behaviour.name, state.name)
 }
 
@@ -44,7 +44,7 @@ async fn go_through(behaviours: Vec<Behaviour>) {
                 let _turn = turns.acquire_owned().await.unwrap();
                 let place = Place::of(&behaviour, state, client).await;
                 let mut wrong = Vec::new();
-                for wish in Wish::ALL {
+                for wish in RequestDirectives::ALL {
                     wrong.extend(what_is_wrong(&place, &behaviour, state, wish).await);
                 }
                 wrong
@@ -59,7 +59,12 @@ async fn go_through(behaviours: Vec<Behaviour>) {
     assert!(wrong.is_empty(), "{} cells are wrong:\n\n{}\n", wrong.len(), wrong.join("\n\n"));
 }
 
-async fn what_is_wrong(place: &Place<'_>, behaviour: &Behaviour, state: &State, wish: Wish) -> Option<String> {
+async fn what_is_wrong(
+    place: &Place<'_>,
+    behaviour: &Behaviour,
+    state: &State,
+    wish: RequestDirectives,
+) -> Option<String> {
     let expected = expected(behaviour, state, wish);
     let got = match tokio::time::timeout(HANG, cell::run(place, wish, &expected)).await {
         Ok(Ok(got)) if got == expected => None,
@@ -99,7 +104,7 @@ async fn upstream_is_slow_or_says_too_much() {
 #[test]
 fn the_most_telling_cells_are_as_they_are_told() {
     let cells = behaviours::all().into_iter().flat_map(|behaviour| {
-        let states = STATES.iter().flat_map(|state| Wish::ALL.map(|wish| (state, wish)));
+        let states = STATES.iter().flat_map(|state| RequestDirectives::ALL.map(|wish| (state, wish)));
         states.map(move |(state, wish)| (name(&behaviour, state, wish), expected(&behaviour, state, wish).to_string()))
     });
     let cells: std::collections::BTreeMap<_, _> = cells.collect();
@@ -114,7 +119,7 @@ fn the_most_telling_cells_are_as_they_are_told() {
 
 /// What the README says of a request without wishes.
 fn in_the_readme(behaviour: &Behaviour, state: &State) -> String {
-    let answer = expected(behaviour, state, Wish::Nothing).now;
+    let answer = expected(behaviour, state, RequestDirectives::Nothing).now;
     match (answer.body, behaviour.meaning) {
         (Body::Old, _) => "kept".to_owned(),
         (Body::Own(word), _) => format!("{} `{word}`", answer.status),

@@ -7,8 +7,10 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use ring::hmac;
 use serde::Deserialize;
 use workspace_gateway::testing::catalogue::Service;
-use workspace_gateway::testing::signing::{Payload, Target, canonical_request, parse_date, show_date, string_to_sign};
-use workspace_gateway::testing::simulator::{AccessKey, Simulator};
+use workspace_gateway::testing::signing::{
+    Payload, SignedTarget, canonical_request, parse_date, show_date, string_to_sign,
+};
+use workspace_gateway::testing::simulator::{IssuedKey, Simulator};
 
 use crate::support::signer::{date, entry};
 use crate::support::{PROJECT, Reply, World};
@@ -19,7 +21,7 @@ const SIGNED: &str = "accept;content-type;user-agent;x-sdk-date";
 enum Credential<'a> {
     /// A new one for every run.
     Token(&'a str),
-    Key(&'a AccessKey),
+    Key(&'a IssuedKey),
 }
 
 /// The headers of a request for a path.
@@ -42,12 +44,12 @@ fn headers(credential: &Credential<'_>, path: &str, now: SystemTime) -> Vec<(&'s
 }
 
 /// Signed as it does.
-fn authorization(key: &AccessKey, path: &str, headers: &[(&'static str, String)]) -> String {
+fn authorization(key: &IssuedKey, path: &str, headers: &[(&'static str, String)]) -> String {
     let named =
         |(name, value): &(&'static str, String)| (HeaderName::from_static(name), HeaderValue::try_from(value).unwrap());
     let headers: HeaderMap = headers.iter().map(named).collect();
     let (path, query) = path.split_once('?').unwrap();
-    let target = Target { path, query: Some(query) };
+    let target = SignedTarget { path, query: Some(query) };
     let canonical = canonical_request(&Method::GET, target, &headers, SIGNED, &Payload::of(b"")).unwrap();
     let to_sign = string_to_sign(headers["x-sdk-date"].to_str().unwrap(), &canonical);
     let secret = hmac::Key::new(hmac::HMAC_SHA256, key.secret.as_bytes());
@@ -188,7 +190,7 @@ async fn what_was_captured_is_relayed_if_it_is_terraforms() {
     let world = world(simulator, "").await;
     let mut relayed = 0;
     for request in &captured {
-        let key = AccessKey {
+        let key = IssuedKey {
             id: request.ak.clone(),
             secret: request.sk.clone(),
             security_token: request.headers.get("X-Security-Token").cloned(),

@@ -92,7 +92,7 @@ async fn the_log_tells_the_trace_and_the_gateways_part_in_it() {
     let (http, token, url) =
         (Http::new(), simulator.token(PROJECT), format!("{}/v2/{PROJECT}/products", gateway.proxy));
     let mut told = Vec::new();
-    // Asked, from memory, and from memory with a head that could be known by now.
+    // Lookup, from memory, and from memory with a head that could be known by now.
     for _ in 0..4 {
         let headers = [("x-auth-token", &*token), ("traceparent", &*traceparent("01"))];
         http.send(http::Method::GET, &url, &headers, "").await;

@@ -6,7 +6,7 @@ use std::fmt;
 use bytes::Bytes;
 use http::Method;
 use tokio::task::JoinHandle;
-use workspace_gateway::testing::cache::store::Selection;
+use workspace_gateway::testing::cache::store::PurgeSelection;
 use workspace_gateway::testing::catalogue::Service;
 use workspace_gateway::testing::simulator::Simulator;
 
@@ -205,7 +205,7 @@ async fn a_purge_of_the_scope_lifts_it() {
         (Some("ListProducts"), Some(PROJECT), 0.0),
     ] {
         let own = |name: Option<&str>| name.map(str::to_owned);
-        gateway.purge(&Selection { operation: own(operation), project_id: own(project_id), query: None });
+        gateway.purge(&PurgeSelection { operation: own(operation), project_id: own(project_id), query: None });
         assert_eq!(pair.world.metric(PRIVATE), private, "{operation:?} {project_id:?}");
     }
     let (whole, _) = pair.views(LIST).await;
@@ -237,7 +237,7 @@ async fn an_answer_that_varies_on_the_credential_makes_its_operation_private_and
     for token in [&one, &two] {
         world.get_as(token, another).await;
     }
-    world.server.gateway().purge(&Selection { project_id: Some(PROJECT.to_owned()), ..Selection::default() });
+    world.server.gateway().purge(&PurgeSelection { project_id: Some(PROJECT.to_owned()), ..PurgeSelection::default() });
     for (token, is_hit) in [(&one, false), (&two, false), (&one, true), (&two, true)] {
         assert_eq!(world.get_as(token, another).await.is_hit(), is_hit, "each has an answer of its own");
     }
@@ -277,7 +277,7 @@ async fn only_a_purge_of_all_of_a_private_operation_makes_it_shared_again() {
         (Some("ShowVolume"), None, 0.0),
     ] {
         let own = |name: Option<&str>| name.map(str::to_owned);
-        gateway.purge(&Selection { operation: own(operation), project_id: own(project_id), query: None });
+        gateway.purge(&PurgeSelection { operation: own(operation), project_id: own(project_id), query: None });
         assert_eq!(world.metric(PRIVATE), private, "{operation:?} {project_id:?}");
     }
     for (token, is_hit) in [(&one, false), (&two, false), (&two, true), (&one, true)] {

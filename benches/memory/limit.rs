@@ -136,7 +136,13 @@ impl<'a> Stage<'a> {
     }
 
     /// One load, or all. Prints a line of figures.
-    async fn round(&mut self, name: &str, loads: &[Load], span: Duration, compared: Option<Duration>) -> Figures {
+    async fn round(
+        &mut self,
+        name: &str,
+        loads: &[Load],
+        span: Duration,
+        compared: Option<Duration>,
+    ) -> MetricsSnapshot {
         let target = self.gateway.target();
         // What the load before has delayed is over.
         sleep(Duration::from_secs(1)).await;
@@ -167,7 +173,7 @@ impl<'a> Stage<'a> {
             self.calm.as_millis(),
             direct.percentile(100).as_millis(),
         );
-        Figures {
+        MetricsSnapshot {
             is_killed: self.was_killed(),
             kills,
             hits,
@@ -181,7 +187,7 @@ impl<'a> Stage<'a> {
 }
 
 /// What a round has come to.
-struct Figures {
+struct MetricsSnapshot {
     is_killed: bool,
     kills: usize,
     hits: Taken,
@@ -194,7 +200,7 @@ struct Figures {
     wrong: Option<String>,
 }
 
-impl Figures {
+impl MetricsSnapshot {
     /// What is past these bounds.
     fn failures(&self, bounds: &Bounds) -> Vec<String> {
         if self.is_killed {

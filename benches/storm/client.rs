@@ -20,7 +20,7 @@ use workspace_gateway::testing::clock::Clock;
 use workspace_gateway::testing::request::caller::X_AUTH_TOKEN;
 
 use super::settings::ANSWER_TIMEOUT;
-use super::world::{PROJECTS, Question, World};
+use super::world::{CacheRequest, PROJECTS, World};
 
 /// No answer is that late.
 pub(crate) const HANG: Duration = Duration::from_secs(3 * ANSWER_TIMEOUT.as_secs() + 10);
@@ -31,7 +31,7 @@ const SMALL_BUFFER: u32 = 4 * 1024;
 
 /// What a client asks for besides.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Wish {
+pub(crate) enum RequestDirectives {
     None,
     /// Nothing from memory.
     NoCache,
@@ -50,7 +50,7 @@ pub(crate) struct Exchange {
     pub(crate) client: usize,
     pub(crate) caller: usize,
     pub(crate) question: usize,
-    pub(crate) wish: Wish,
+    pub(crate) wish: RequestDirectives,
     /// Just before it was sent.
     pub(crate) begun: Instant,
     /// Just after the head of its answer had come: nothing is decided later.
@@ -175,7 +175,7 @@ impl Client {
             Some(home) if !self.dice.random_ratio(1, 40) => home,
             _ => self.dice.random_range(0..PROJECTS),
         };
-        let fits = |question: &Question| question.project == project && (question.is_private || !caller.is_narrow);
+        let fits = |question: &CacheRequest| question.project == project && (question.is_private || !caller.is_narrow);
         let questions: Vec<_> =
             (0..world.questions.len()).filter(|&question| fits(&world.questions[question])).collect();
         // The first ones more often.
@@ -183,23 +183,23 @@ impl Client {
         questions[one.min(other)]
     }
 
-    fn some_wish(&mut self, question: usize) -> Wish {
+    fn some_wish(&mut self, question: usize) -> RequestDirectives {
         match self.dice.random_range(0..60) {
-            0 => Wish::NoCache,
-            1 => Wish::MaxAge(0),
-            2 => Wish::MaxAge(1),
-            3 => Wish::OnlyIfCached,
-            4 => Wish::NoStore,
+            0 => RequestDirectives::NoCache,
+            1 => RequestDirectives::MaxAge(0),
+            2 => RequestDirectives::MaxAge(1),
+            3 => RequestDirectives::OnlyIfCached,
+            4 => RequestDirectives::NoStore,
             _ => match &self.tagged {
                 Some((tagged, tag, body)) if *tagged == question && self.dice.random_ratio(1, 2) => {
-                    Wish::IfNoneMatch(tag.clone(), body.clone())
+                    RequestDirectives::IfNoneMatch(tag.clone(), body.clone())
                 }
-                _ => Wish::None,
+                _ => RequestDirectives::None,
             },
         }
     }
 
-    fn request(&mut self, question: usize, wish: &Wish) -> Request<Empty<Bytes>> {
+    fn request(&mut self, question: usize, wish: &RequestDirectives) -> Request<Empty<Bytes>> {
         let question = &self.world.questions[question];
         let target = &question.targets[self.dice.random_range(0..question.targets.len())];
         let mut headers = language(question.language);
@@ -208,12 +208,12 @@ impl Client {
         add(HOST, HOST_NAME);
         add(X_AUTH_TOKEN, &self.world.callers[self.caller].token);
         match wish {
-            Wish::None => None,
-            Wish::NoCache => add(CACHE_CONTROL, "no-cache"),
-            Wish::MaxAge(age) => add(CACHE_CONTROL, &format!("max-age={age}")),
-            Wish::OnlyIfCached => add(CACHE_CONTROL, "only-if-cached"),
-            Wish::NoStore => add(CACHE_CONTROL, "no-store"),
-            Wish::IfNoneMatch(tag, _) => headers.insert(IF_NONE_MATCH, tag.clone()),
+            RequestDirectives::None => None,
+            RequestDirectives::NoCache => add(CACHE_CONTROL, "no-cache"),
+            RequestDirectives::MaxAge(age) => add(CACHE_CONTROL, &format!("max-age={age}")),
+            RequestDirectives::OnlyIfCached => add(CACHE_CONTROL, "only-if-cached"),
+            RequestDirectives::NoStore => add(CACHE_CONTROL, "no-store"),
+            RequestDirectives::IfNoneMatch(tag, _) => headers.insert(IF_NONE_MATCH, tag.clone()),
         };
         let mut request = Request::get(target).body(Empty::new()).expect("a request");
         *request.headers_mut() = headers;

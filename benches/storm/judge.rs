@@ -11,14 +11,14 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 
-use super::client::{self, End, Exchange, Wish};
+use super::client::{self, End, Exchange, RequestDirectives};
 use super::lock;
 use super::settings::{
     ANSWER_TIMEOUT, DENIAL_TTL, ERROR_TTL, GRANT_TTL, JITTER, OUTAGE_GRACE, RETRY_AFTER, STALE_IF_ERROR,
     STALE_WHILE_REVALIDATE, TTL, longest_life,
 };
 use super::told::{Source, Told};
-use super::world::{Caller, Journal, Question, Timeline, Weather, World};
+use super::world::{CacheRequest, Caller, Journal, Timeline, Weather, World};
 
 /// How much later than its deadline an answer may come on a machine that is busy with all of this.
 const SLACK: Duration = Duration::from_secs(1);
@@ -159,7 +159,7 @@ impl Judge {
             End::Broken(_) if self.is_loaded(exchange) => return Ok(UNANSWERED.to_owned()),
             End::HungUp => return Ok("(the client hung up)".to_owned()),
             // By HTTP/2 the end of what is streamed may overtake its head.
-            End::Broken(error) if exchange.wish == Wish::NoStore && error.contains("Reset(") => {
+            End::Broken(error) if exchange.wish == RequestDirectives::NoStore && error.contains("Reset(") => {
                 let has_broken = lock(&self.journal).was(ago(exchange.begun, NEWS), exchange.decided, breaks);
                 let kind = "(what was streamed broke off as upstream did)".to_owned();
                 return if has_broken { Ok(kind) } else { Err(error.clone()) };
@@ -233,19 +233,20 @@ impl Judge {
         if has_cookie && !matches!(case.source, Source::Upstream | Source::Relayed) {
             return Err("a cookie that was another's".to_owned());
         }
-        if case.status == StatusCode::NOT_MODIFIED && !matches!(case.exchange.wish, Wish::IfNoneMatch(..)) {
+        if case.status == StatusCode::NOT_MODIFIED && !matches!(case.exchange.wish, RequestDirectives::IfNoneMatch(..))
+        {
             return Err("a 304 unasked".to_owned());
         }
         let is_at_hand = from_memory && !matches!(case.source, Source::Patience | Source::Failure);
         let is_excused = matches!(case.source, Source::Failure | Source::Refusal);
         let is_as_wished = match case.exchange.wish {
-            Wish::None | Wish::IfNoneMatch(..) => true,
-            Wish::NoCache | Wish::MaxAge(0) => !from_memory || is_excused,
-            Wish::MaxAge(most) => {
+            RequestDirectives::None | RequestDirectives::IfNoneMatch(..) => true,
+            RequestDirectives::NoCache | RequestDirectives::MaxAge(0) => !from_memory || is_excused,
+            RequestDirectives::MaxAge(most) => {
                 is_excused || !from_memory || self.age(case)?.is_some_and(|age| age <= Duration::from_secs(most))
             }
-            Wish::OnlyIfCached => is_at_hand || case.status == StatusCode::GATEWAY_TIMEOUT && case.is_own,
-            Wish::NoStore => case.source == Source::Relayed || case.is_own,
+            RequestDirectives::OnlyIfCached => is_at_hand || case.status == StatusCode::GATEWAY_TIMEOUT && case.is_own,
+            RequestDirectives::NoStore => case.source == Source::Relayed || case.is_own,
         };
         if is_as_wished { Ok(()) } else { Err("not what the client wished".to_owned()) }
     }
@@ -272,7 +273,7 @@ impl Judge {
         let told = self.age(case)?.map_or(allowed, |age| age + Duration::from_secs(1));
         let from = self.since(case, allowed.min(told));
         let body = match (&exchange.wish, case.status) {
-            (Wish::IfNoneMatch(_, body), StatusCode::NOT_MODIFIED) => body.clone(),
+            (RequestDirectives::IfNoneMatch(_, body), StatusCode::NOT_MODIFIED) => body.clone(),
             _ => case.body.clone(),
         };
         let versions: Vec<_> = case.journal.version.within(from, case.decided()).collect();
@@ -299,7 +300,7 @@ impl Judge {
     fn list(&mut self, question: usize, version: u32, narrow: bool) -> &Option<Bytes> {
         let world = &self.world;
         self.lists.entry((question, version, narrow)).or_insert_with(|| {
-            let Question { project, targets, language, .. } = &world.questions[question];
+            let CacheRequest { project, targets, language, .. } = &world.questions[question];
             let sees = |caller: &&Caller| caller.project == Some(*project) && caller.is_narrow == narrow;
             let Caller { token, .. } = world.callers.iter().find(sees)?;
             world.simulator.product_list(token, &targets[0], &client::language(*language), version)
@@ -375,7 +376,7 @@ impl Judge {
         if status == 400 && self.list(exchange.question, 0, false).is_none() && !case.is_own {
             return Ok(());
         }
-        if exchange.wish == Wish::OnlyIfCached && status == 504 && case.is_own {
+        if exchange.wish == RequestDirectives::OnlyIfCached && status == 504 && case.is_own {
             return Ok(());
         }
         let is_possible = match (case.is_own, status) {
@@ -400,7 +401,7 @@ impl Judge {
     /// given when upstream fails.
     fn is_promised(&self, case: &Case<'_>) -> bool {
         let exchange = case.exchange;
-        if self.is_jumping || !matches!(exchange.wish, Wish::None | Wish::IfNoneMatch(..)) {
+        if self.is_jumping || !matches!(exchange.wish, RequestDirectives::None | RequestDirectives::IfNoneMatch(..)) {
             return false;
         }
         let (proof, stored) = (self.proofs.get(&self.key(exchange)), self.stored.get(&self.slot(exchange)));

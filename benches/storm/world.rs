@@ -25,7 +25,7 @@ pub(crate) struct Caller {
 }
 
 /// Something that is asked.
-pub(crate) struct Question {
+pub(crate) struct CacheRequest {
     pub(crate) project: usize,
     /// Its operation in the project.
     pub(crate) scope: usize,
@@ -36,11 +36,11 @@ pub(crate) struct Question {
     pub(crate) is_private: bool,
 }
 
-fn questions(project: usize) -> Vec<Question> {
+fn questions(project: usize) -> Vec<CacheRequest> {
     let id = project_id(project);
     let question = |scope, paths: &[&str], language| {
         let targets = paths.iter().map(|path| path.replace("PROJECT", &id)).collect();
-        Question { project, scope, targets, language, is_private: scope == 2 }
+        CacheRequest { project, scope, targets, language, is_private: scope == 2 }
     };
     vec![
         question(
@@ -167,7 +167,7 @@ impl<T: Copy> Timeline<T> {
 pub(crate) struct World {
     pub(crate) simulator: Simulator,
     pub(crate) callers: Vec<Caller>,
-    pub(crate) questions: Vec<Question>,
+    pub(crate) questions: Vec<CacheRequest>,
 }
 
 impl World {

@@ -10,7 +10,7 @@ use serde_json::json;
 use super::{Page, json as json_page, text};
 use crate::cache::entry::Entry;
 use crate::cache::freshness::Freshness;
-use crate::cache::store::Slot;
+use crate::cache::store::CacheKey;
 use crate::gateway::Gateway;
 
 /// How many are told, if nothing else is said, and at most.
@@ -18,7 +18,7 @@ const SOME: usize = 100;
 const MOST: usize = 1_000;
 
 #[derive(Serialize)]
-struct Listed {
+struct EntrySummary {
     operation: String,
     project: String,
     /// What else there is in the path.
@@ -42,7 +42,7 @@ pub(super) fn page(gateway: &Gateway, query: &str) -> Page {
     };
     let mut all: Vec<_> = gateway.entries().collect();
     let total = all.len();
-    let rank = |(slot, entry): &(std::sync::Arc<Slot>, std::sync::Arc<Entry>)| {
+    let rank = |(slot, entry): &(std::sync::Arc<CacheKey>, std::sync::Arc<Entry>)| {
         // Those that nobody has asked for again come by name, so that they don't dance.
         (std::cmp::Reverse(entry.hits()), slot.key.scope().path().to_owned(), slot.key.query().to_owned())
     };
@@ -52,15 +52,15 @@ pub(super) fn page(gateway: &Gateway, query: &str) -> Page {
     all.truncate(limit);
     all.sort_by_cached_key(rank);
     let now = gateway.now();
-    let entries: Vec<Listed> = all.iter().map(|(slot, entry)| listed(gateway, slot, entry, now)).collect();
+    let entries: Vec<EntrySummary> = all.iter().map(|(slot, entry)| listed(gateway, slot, entry, now)).collect();
     json_page(StatusCode::OK, &json!({ "total": total, "entries": entries }))
 }
 
-fn listed(gateway: &Gateway, slot: &Slot, entry: &Entry, now: Instant) -> Listed {
+fn listed(gateway: &Gateway, slot: &CacheKey, entry: &Entry, now: Instant) -> EntrySummary {
     let (key, scope, life) = (&slot.key, slot.key.scope(), entry.life());
     let segments = scope.operation().template.captures(scope.path()).filter(|(name, _)| *name != "project_id");
     let (age, ttl) = (life.age(now).as_secs_f64(), life.lifetime.ttl.as_secs_f64());
-    Listed {
+    EntrySummary {
         operation: scope.operation().name.to_string(),
         project: scope.project_in_short(),
         segments: segments.map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),

@@ -6,8 +6,8 @@ use http::{HeaderMap, StatusCode};
 
 use super::{Page, json, text};
 use crate::cache::freshness::Freshness;
-use crate::cache::grants::Standing;
-use crate::explain::{self, Asked, Context, Now};
+use crate::cache::grants::GrantState;
+use crate::explain::{self, Context, ExplainRequest, Now};
 use crate::gateway::{Gateway, Inspection};
 use crate::request::caller::Credential;
 
@@ -18,7 +18,7 @@ pub(super) fn page(gateway: &Gateway, query: &str) -> Page {
         let listen = live.settings().listen.proxy.0;
         let context = Context { rules: gateway.rules(&live), listen, date: gateway.date() };
         let look = |key, credential: &Credential| Some(in_words(&gateway.inspect(key, credential)));
-        explain::explain(context, Asked { url: &url, headers }, look)
+        explain::explain(context, ExplainRequest { url: &url, headers }, look)
     });
     match explained {
         Ok(explanation) => json(StatusCode::OK, &explanation),
@@ -34,13 +34,13 @@ fn in_words(known: &Inspection) -> Now {
             "held: upstream has refused its access key several times in a row, so that it is not used for now"
                 .to_owned()
         }
-        Standing::Granted => "granted: upstream has answered it well lately".to_owned(),
-        Standing::Lapsed { .. } => {
+        GrantState::Granted => "granted: upstream has answered it well lately".to_owned(),
+        GrantState::Grace { .. } => {
             "not granted any more: asks alone; if that fails outside the gateway, it gets what was asked for before its \
              grant ended".to_owned()
         }
-        Standing::Unproved => "not granted: asks alone, and is told what upstream answers".to_owned(),
-        Standing::Denied { left, .. } => {
+        GrantState::Unknown => "not granted: asks alone, and is told what upstream answers".to_owned(),
+        GrantState::Denied { left, .. } => {
             format!("denied: upstream's refusal is repeated for another {}", seconds(*left))
         }
     };

@@ -20,7 +20,7 @@ const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// Why somebody may not ask.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Refused {
+pub(super) enum AccessDenied {
     /// The request names another host.
     Host,
     /// A web page has sent it.
@@ -31,7 +31,7 @@ pub(super) enum Refused {
     Token,
 }
 
-impl Refused {
+impl AccessDenied {
     /// For who may ask.
     pub(super) fn in_words(self) -> &'static str {
         match self {
@@ -69,22 +69,22 @@ impl Refused {
 ///
 /// # Errors
 /// Why not.
-pub(super) fn admit(head: &Parts, local: SocketAddr, token: Option<&AdminToken>) -> Result<(), Refused> {
+pub(super) fn admit(head: &Parts, local: SocketAddr, token: Option<&AdminToken>) -> Result<(), AccessDenied> {
     if token.is_none() && !local.ip().to_canonical().is_loopback() {
-        return Err(Refused::Open);
+        return Err(AccessDenied::Open);
     }
-    let named = host(head).ok_or(Refused::Host)?;
+    let named = host(head).ok_or(AccessDenied::Host)?;
     // Elsewhere this machine has names that nobody has told, and a page that has given it its own has no token.
     if local.ip().to_canonical().is_loopback() && !is_this_machine(&named) {
-        return Err(Refused::Host);
+        return Err(AccessDenied::Host);
     }
     let is_document = head.uri.path() == "/";
     if !is_own_origin(&head.headers, &named) || !(is_document || is_own_site(&head.headers)) {
-        return Err(Refused::Origin);
+        return Err(AccessDenied::Origin);
     }
     match token {
         // The page itself says nothing, and asks for the token.
-        Some(token) if !is_document && !shows(&head.headers, token) => Err(Refused::Token),
+        Some(token) if !is_document && !shows(&head.headers, token) => Err(AccessDenied::Token),
         _ => Ok(()),
     }
 }
@@ -135,7 +135,12 @@ mod tests {
     const HERE: &str = "127.0.0.1:9091";
     const ELSEWHERE: &str = "10.0.0.7:9091";
 
-    fn admitted(local: &str, target: &str, pairs: &[(&str, &str)], token: Option<&AdminToken>) -> Result<(), Refused> {
+    fn admitted(
+        local: &str,
+        target: &str,
+        pairs: &[(&str, &str)],
+        token: Option<&AdminToken>,
+    ) -> Result<(), AccessDenied> {
         let mut request = Request::builder().uri(target);
         for (name, value) in pairs {
             request = request.header(*name, *value);
@@ -159,21 +164,21 @@ mod tests {
             for origin in
                 ["http://evil.example", "null", "", "http://localhost.evil.example", "https://localhost:2", host]
             {
-                assert_eq!(from(&[("host", host), ("origin", origin)]), Err(Refused::Origin), "{host} {origin}");
+                assert_eq!(from(&[("host", host), ("origin", origin)]), Err(AccessDenied::Origin), "{host} {origin}");
             }
             for site in ["cross-site", "same-site", ""] {
-                assert_eq!(from(&[("host", host), ("sec-fetch-site", site)]), Err(Refused::Origin), "{site}");
+                assert_eq!(from(&[("host", host), ("sec-fetch-site", site)]), Err(AccessDenied::Origin), "{site}");
             }
         }
         for host in
             ["evil.example:9091", "10.0.0.1", "localhost.evil.example", "127.0.0.1.evil.example", "", "user@localhost"]
         {
-            assert_eq!(from(&[("host", host)]), Err(Refused::Host), "{host}");
+            assert_eq!(from(&[("host", host)]), Err(AccessDenied::Host), "{host}");
         }
-        assert_eq!(from(&[]), Err(Refused::Host));
-        assert_eq!(from(&[("host", "localhost"), ("host", "localhost")]), Err(Refused::Host));
+        assert_eq!(from(&[]), Err(AccessDenied::Host));
+        assert_eq!(from(&[("host", "localhost"), ("host", "localhost")]), Err(AccessDenied::Host));
         let absolute = |target: &str| admitted(HERE, target, &[("host", "localhost")], None);
-        assert_eq!(absolute("http://evil.example/status"), Err(Refused::Host));
+        assert_eq!(absolute("http://evil.example/status"), Err(AccessDenied::Host));
         assert_eq!(absolute("http://localhost/status"), Ok(()));
     }
 
@@ -182,7 +187,7 @@ mod tests {
         let link = |target: &str| admitted(HERE, target, &[("host", HERE), ("sec-fetch-site", "cross-site")], None);
         assert_eq!(link("/"), Ok(()));
         for target in ["/status", "/cache/purge?all=true", "/config", "//"] {
-            assert_eq!(link(target), Err(Refused::Origin), "{target}");
+            assert_eq!(link(target), Err(AccessDenied::Origin), "{target}");
         }
     }
 
@@ -203,13 +208,13 @@ mod tests {
             }
             for bad in ["", "Bearer", "Bearer ", "Bearer 0123456789abcde", "Basic 0123456789abcdef", "0123456789abcdef"]
             {
-                assert_eq!(from(local, "/status", &[bad]), Err(Refused::Token), "{bad}");
+                assert_eq!(from(local, "/status", &[bad]), Err(AccessDenied::Token), "{bad}");
             }
-            assert_eq!(from(local, "/status", &[]), Err(Refused::Token));
-            assert_eq!(from(local, "/status", &["Bearer 0123456789abcdef"; 2]), Err(Refused::Token));
+            assert_eq!(from(local, "/status", &[]), Err(AccessDenied::Token));
+            assert_eq!(from(local, "/status", &["Bearer 0123456789abcdef"; 2]), Err(AccessDenied::Token));
         }
         let nobody = admitted(ELSEWHERE, "/status", &[("host", "localhost")], None);
-        assert_eq!(nobody, Err(Refused::Open));
+        assert_eq!(nobody, Err(AccessDenied::Open));
         assert_eq!(admitted("[::ffff:127.0.0.1]:1", "/status", &[("host", "localhost")], None), Ok(()));
     }
 }

@@ -14,14 +14,14 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::document::Document;
-use super::guard::Refused;
+use super::guard::AccessDenied;
 use super::{Page, entries, explain, guard, json as json_page, not_allowed, not_found, purge, status, text};
 use crate::budget::{Account, ConnectionClass};
 use crate::config::Mode;
 use crate::config::choices::Level;
 use crate::gateway::Gateway;
 use crate::stream::BoxError;
-use crate::telemetry::events::{Event, Happening};
+use crate::telemetry::events::{Event, NewEvent};
 use crate::telemetry::logs;
 
 /// The longest word that can be set has six letters.
@@ -57,8 +57,8 @@ impl Operator {
         let live = self.gateway.live();
         if let Err(refused) = guard::admit(&head, local, live.admin_token()) {
             // Counted there, where the log could be flooded. The page asks without a token to see whether it takes one.
-            if refused != Refused::Token || head.headers.contains_key(AUTHORIZATION) {
-                self.gateway.observer().notable(Happening::new(Event::Intruder, refused.in_words()));
+            if refused != AccessDenied::Token || head.headers.contains_key(AUTHORIZATION) {
+                self.gateway.observer().notable(NewEvent::new(Event::Intruder, refused.in_words()));
             }
             return refused.page();
         }
@@ -129,7 +129,7 @@ impl Operator {
 
     fn set_mode(&self, mode: Mode) -> Page {
         self.gateway.set_mode(mode);
-        self.gateway.observer().notable(Happening::new(Event::Mode, format!("mode set to {}", mode.as_str())));
+        self.gateway.observer().notable(NewEvent::new(Event::Mode, format!("mode set to {}", mode.as_str())));
         self.mode()
     }
 
@@ -137,7 +137,7 @@ impl Operator {
         if !logs::set_level(level) {
             return text(StatusCode::CONFLICT, "the log of this process is not the gateway's, and stays as it is");
         }
-        self.gateway.observer().notable(Happening::new(Event::LogLevel, format!("log level set to {level}")));
+        self.gateway.observer().notable(NewEvent::new(Event::LogLevel, format!("log level set to {level}")));
         log_level()
     }
 }

@@ -6,12 +6,12 @@ use http::StatusCode;
 use serde_json::json;
 
 use super::{Page, json as json_page, text};
-use crate::cache::store::Selection;
+use crate::cache::store::PurgeSelection;
 use crate::catalogue::Catalogue;
 use crate::config::names::ProjectId;
 use crate::gateway::Gateway;
 use crate::request::query as queries;
-use crate::telemetry::events::{Event, Happening};
+use crate::telemetry::events::{Event, NewEvent};
 
 /// Purges what a query selects.
 pub(super) fn page(gateway: &Gateway, query: &str) -> Page {
@@ -28,15 +28,15 @@ pub(super) fn page(gateway: &Gateway, query: &str) -> Page {
         of("operation", selection.operation.as_ref()),
         if selection.project_id.is_some() { " in one project" } else { "" },
     );
-    gateway.observer().notable(Happening::new(Event::Purge, what));
+    gateway.observer().notable(NewEvent::new(Event::Purge, what));
     json_page(StatusCode::OK, &json!({ "purged": purged }))
 }
 
 /// Everything has to be asked for by name: a purge whose condition was misspelt must not empty the
 /// cache.
-fn selection(query: &str, catalogue: &Catalogue) -> Result<Selection, String> {
+fn selection(query: &str, catalogue: &Catalogue) -> Result<PurgeSelection, String> {
     let names = || catalogue.operations().iter().map(|operation| &*operation.name);
-    let mut selection = Selection::default();
+    let mut selection = PurgeSelection::default();
     let (mut all, mut asked) = (false, None);
     let mut seen = HashSet::new();
     for (name, value) in form_urlencoded::parse(query.as_bytes()) {
@@ -83,7 +83,7 @@ fn selection(query: &str, catalogue: &Catalogue) -> Result<Selection, String> {
             }
         },
     };
-    match (all, selection == Selection::default()) {
+    match (all, selection == PurgeSelection::default()) {
         (true, false) => Err("all=true goes with neither operation, project nor query".to_owned()),
         (false, true) => Err("expected operation=NAME, project=ID, both, or all=true".to_owned()),
         _ => Ok(selection),
@@ -96,7 +96,7 @@ mod tests {
 
     #[test]
     fn a_purge_names_what_it_removes() {
-        let of = |operation: Option<&str>, project_id: Option<&str>| Selection {
+        let of = |operation: Option<&str>, project_id: Option<&str>| PurgeSelection {
             operation: operation.map(str::to_owned),
             project_id: project_id.map(str::to_owned),
             query: None,

@@ -1,4 +1,4 @@
-//! What there is to know of the gateway at a moment, in JSON: what the status page shows. Figures are those of `/metrics`.
+//! What there is to know of the gateway at a moment, in JSON: what the status page shows. MetricsSnapshot are those of `/metrics`.
 //! Nothing in it tells who the callers are.
 
 use std::collections::BTreeMap;
@@ -11,12 +11,12 @@ use serde::Serialize;
 use super::{Page, json};
 use crate::catalogue::Service;
 use crate::config::Mode;
-use crate::gateway::{Gateway, Live};
-use crate::telemetry::benefit::Benefit;
-use crate::telemetry::events::Noted;
-use crate::telemetry::figures::{Figures, Spread};
+use crate::gateway::{ActiveConfig, Gateway};
+use crate::telemetry::events::EventRow;
 use crate::telemetry::logs;
+use crate::telemetry::metrics_snapshot::{HistogramSnapshot, MetricsSnapshot};
 use crate::telemetry::outcome::Outcome;
+use crate::telemetry::savings::Savings;
 
 /// Numbers by what they count.
 type Counts = BTreeMap<String, u64>;
@@ -205,8 +205,8 @@ fn family(name: &str) -> String {
     format!("workspace_gateway_{name}")
 }
 
-fn helping(figures: &Figures) -> Helping {
-    let benefit = Benefit::of(figures);
+fn helping(figures: &MetricsSnapshot) -> Helping {
+    let benefit = Savings::of(figures);
     Helping {
         answered: benefit.answered,
         hits: benefit.hits,
@@ -217,24 +217,25 @@ fn helping(figures: &Figures) -> Helping {
     }
 }
 
-fn of_operation(figures: &Figures, operation: String) -> OfOperation {
+fn of_operation(figures: &MetricsSnapshot, operation: String) -> OfOperation {
     let results = figures.by(&family("requests_total"), "result", &[("operation", &operation)]);
     OfOperation { operation, results }
 }
 
 /// Of the operations, as far as the cache had its part.
-fn latency(figures: &Figures) -> Latency {
+fn latency(figures: &MetricsSnapshot) -> Latency {
     let spread = |is_meant: fn(Outcome) -> bool| {
         let is_chosen = |result: &str| Outcome::ALL.into_iter().any(|it| is_meant(it) && it.as_str() == result);
         figures.spread(&family("request_duration_seconds"), &[], "result", is_chosen)
     };
     let hits = spread(Outcome::is_hit);
     let others = spread(|outcome| outcome.is_answer() && !outcome.is_hit());
-    let durations = |spread: Spread| Durations { count: spread.count, sum: spread.sum, buckets: spread.buckets };
+    let durations =
+        |spread: HistogramSnapshot| Durations { count: spread.count, sum: spread.sum, buckets: spread.buckets };
     Latency { bounds: hits.bounds.clone(), hits: durations(hits), others: durations(others) }
 }
 
-fn upstream(gateway: &Gateway, live: &Live, figures: &Figures, service: Service) -> Upstream {
+fn upstream(gateway: &Gateway, live: &ActiveConfig, figures: &MetricsSnapshot, service: Service) -> Upstream {
     let of_service = [("service", service.as_str())];
     let spread = figures.spread(&family("upstream_duration_seconds"), &of_service, "service", |_| true);
     let sum = |name: &str| figures.sum(&family(name), &of_service);
@@ -262,7 +263,7 @@ fn upstream(gateway: &Gateway, live: &Live, figures: &Figures, service: Service)
     }
 }
 
-fn happened(noted: Noted) -> Happened {
+fn happened(noted: EventRow) -> Happened {
     Happened {
         kind: noted.event.as_str(),
         is_bad: noted.event.is_bad(),

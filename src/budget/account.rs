@@ -241,15 +241,15 @@ impl Charge {
 
     /// These bytes, for as long as anybody has any of them.
     pub fn hold(self, bytes: Bytes) -> Bytes {
-        struct Held(Bytes, #[expect(dead_code, reason = "dropped with the bytes")] Charge);
+        struct ChargedBytes(Bytes, #[expect(dead_code, reason = "dropped with the bytes")] Charge);
 
-        impl AsRef<[u8]> for Held {
+        impl AsRef<[u8]> for ChargedBytes {
             fn as_ref(&self) -> &[u8] {
                 &self.0
             }
         }
 
-        Bytes::from_owner(Held(bytes, self))
+        Bytes::from_owner(ChargedBytes(bytes, self))
     }
 
     /// Makes it larger, if its client may have so much more. If not, it is as it was, the refusal is counted, and connections

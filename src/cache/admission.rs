@@ -25,7 +25,7 @@ pub(crate) enum Verdict {
     Personal,
     /// There is no such thing, whoever asks.
     Negative,
-    /// Asked too often, by this caller or by all: which of them is not said.
+    /// Lookup too often, by this caller or by all: which of them is not said.
     Throttled,
     /// Upstream failed.
     Failure,
@@ -42,7 +42,7 @@ pub(crate) enum Audience {
 
 /// What a request header is to an answer that varies on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Role {
+pub(crate) enum CallerRole {
     /// The same for everyone who asks under one key.
     Fixed,
     /// What callers are told apart by.
@@ -57,7 +57,7 @@ pub(crate) fn judge(
     answer: &Response<Bytes>,
     check: &BodyCheck,
     is_alone: bool,
-    role: impl Fn(&HeaderName) -> Role,
+    role: impl Fn(&HeaderName) -> CallerRole,
 ) -> Verdict {
     match answer.status().as_u16() {
         200 => match body::check(answer.body(), check) {
@@ -85,15 +85,15 @@ pub(crate) fn is_negative(status: StatusCode) -> bool {
 fn check_headers(
     headers: &HeaderMap,
     is_alone: bool,
-    role: impl Fn(&HeaderName) -> Role,
+    role: impl Fn(&HeaderName) -> CallerRole,
 ) -> Result<Audience, Unstorable> {
     let reserved = lifetime::reserved(headers).ok_or(Unstorable::CacheDirectives)?;
     let mut audience = Audience::All;
     for name in varies_on(headers) {
-        match name.map_or(Role::Free, |name| role(&name)) {
-            Role::Fixed => {}
-            Role::Credential => audience = Audience::Caller,
-            Role::Free => return Err(Unstorable::Vary),
+        match name.map_or(CallerRole::Free, |name| role(&name)) {
+            CallerRole::Fixed => {}
+            CallerRole::Credential => audience = Audience::Caller,
+            CallerRole::Free => return Err(Unstorable::Vary),
         }
     }
     // What is reserved for one caller can be left out only where it is kept for that one alone.
@@ -104,8 +104,8 @@ fn check_headers(
 }
 
 /// Whether upstream says that an answer varies on the credential, whatever else it says of keeping it.
-pub(crate) fn varies_on_credential(headers: &HeaderMap, role: impl Fn(&HeaderName) -> Role) -> bool {
-    varies_on(headers).flatten().any(|name| role(&name) == Role::Credential)
+pub(crate) fn varies_on_credential(headers: &HeaderMap, role: impl Fn(&HeaderName) -> CallerRole) -> bool {
+    varies_on(headers).flatten().any(|name| role(&name) == CallerRole::Credential)
 }
 
 /// Whether a body tells of an error, though its status may not. False where it is not whole JSON.
@@ -139,9 +139,9 @@ mod tests {
 
     fn judge_for(answer: &Response<Bytes>, is_alone: bool) -> Verdict {
         super::judge(answer, &BodyCheck::Field("products".into()), is_alone, |name| match name.as_str() {
-            "accept" => Role::Fixed,
-            "x-auth-token" => Role::Credential,
-            _ => Role::Free,
+            "accept" => CallerRole::Fixed,
+            "x-auth-token" => CallerRole::Credential,
+            _ => CallerRole::Free,
         })
     }
 

@@ -8,9 +8,9 @@ use bytes::Bytes;
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, DATE, ETAG, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 
+use super::divergence::Observations;
 use super::freshness::{Life, Lifetime};
 use super::lifetime;
-use super::tripwire::Views;
 use crate::budget::{Budget, Charge, Purpose};
 use crate::request::condition::Validator;
 use crate::request::copied;
@@ -105,7 +105,7 @@ pub struct Entry {
     /// Whether upstream has answered that with a 304 about something else.
     is_misunderstood: AtomicBool,
     /// The answers that led up to this one.
-    pub(super) views: Views,
+    pub(super) views: Observations,
     /// How often the question was answered from memory, by this answer or those before it.
     pub(super) hits: Arc<AtomicU64>,
 }
@@ -181,7 +181,7 @@ impl Draft {
             // Callers may be shown different things that were last modified at the same time.
             validator: validator.filter(|it| belongs_to_one || matches!(it, Validator::EntityTag(_))),
             is_misunderstood: AtomicBool::new(false),
-            views: Views::default(),
+            views: Observations::default(),
             hits: Arc::default(),
         }
     }

@@ -25,7 +25,7 @@ use tokio::sync::{oneshot, watch};
 
 use crate::request::caller::Caller;
 use crate::sync::{Mutex, MutexGuard, RwLock};
-use shares::{Place, Shares};
+use shares::{Share, Shares};
 pub(crate) use slowness::Slowness;
 
 /// How many calls one flight may have, over its whole life.
@@ -33,20 +33,20 @@ const MAX_CALLS: usize = 3;
 
 /// What is in flight.
 pub(crate) struct Flights<K, T> {
-    shared: Arc<Shared<K, T>>,
+    shared: Arc<FlightsInner<K, T>>,
 }
 
 /// How many there may be.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Bounds {
+pub(crate) struct FlightLimits {
     /// Flights that can be joined.
     pub flights: usize,
     /// Waiters for a flight that another request began, on all flights together.
     pub waiting: usize,
 }
 
-struct Shared<K, T> {
-    bounds: RwLock<Bounds>,
+struct FlightsInner<K, T> {
+    bounds: RwLock<FlightLimits>,
     in_flight: Mutex<InFlight<K, T>>,
     waiting: Arc<Mutex<Shares>>,
 }
@@ -63,21 +63,21 @@ struct Joinable<T> {
     flight: Arc<Flight<T>>,
     /// Who began it.
     caller: Caller,
-    _waited_for: watch::Receiver<State<T>>,
+    _waited_for: watch::Receiver<FlightState<T>>,
 }
 
 /// The calls for one key, and what waiters are told of them.
 struct Flight<T> {
-    state: watch::Sender<State<T>>,
+    state: watch::Sender<FlightState<T>>,
     /// When the latest call under way was sent, once all of them are slow.
     slow: watch::Sender<Option<Instant>>,
-    calls: Mutex<Calls>,
+    calls: Mutex<FlightCalls>,
     has_departed: AtomicBool,
 }
 
 /// What waiters know of a flight.
 #[derive(Clone)]
-enum State<T> {
+enum FlightState<T> {
     Pending,
     /// The last call has a result for others than its own caller; its whole result is still to come.
     Announced(T),
@@ -87,24 +87,24 @@ enum State<T> {
 }
 
 #[derive(Default)]
-struct Calls {
+struct FlightCalls {
     /// Whether there can be no more of them: nobody else can join.
     is_closed: bool,
     /// Who has made calls so far.
     callers: Vec<Caller>,
-    under_way: Vec<Call>,
+    under_way: Vec<FlightCall>,
 }
 
-struct Call {
+struct FlightCall {
     caller: Caller,
     /// When it was sent, once it is slow.
     slow: Option<Instant>,
 }
 
-impl Calls {
+impl FlightCalls {
     fn begin(&mut self, caller: Caller) {
         self.callers.push(caller);
-        self.under_way.push(Call { caller, slow: None });
+        self.under_way.push(FlightCall { caller, slow: None });
     }
 
     /// Whether a caller may make another call, once those under way are slow.
@@ -121,18 +121,18 @@ impl Calls {
 
 impl<T> Flight<T> {
     fn new(caller: Caller, is_closed: bool) -> Arc<Self> {
-        let mut calls = Calls { is_closed, ..Calls::default() };
+        let mut calls = FlightCalls { is_closed, ..FlightCalls::default() };
         calls.begin(caller);
-        let (state, slow) = (watch::Sender::new(State::Pending), watch::Sender::new(None));
+        let (state, slow) = (watch::Sender::new(FlightState::Pending), watch::Sender::new(None));
         Arc::new(Self { state, slow, calls: Mutex::new(calls), has_departed: AtomicBool::new(false) })
     }
 
-    fn calls(&self) -> MutexGuard<'_, Calls> {
+    fn calls(&self) -> MutexGuard<'_, FlightCalls> {
         self.calls.lock()
     }
 
     /// Changes the calls, and tells the waiters whether all are slow.
-    fn update<R>(&self, change: impl FnOnce(&mut Calls) -> R) -> R {
+    fn update<R>(&self, change: impl FnOnce(&mut FlightCalls) -> R) -> R {
         let mut calls = self.calls();
         let result = change(&mut calls);
         let slow = calls.all_slow();
@@ -144,14 +144,14 @@ impl<T> Flight<T> {
 
 impl<K: Eq + Hash + Clone, T: Clone> Flights<K, T> {
     /// None so far, and never more than the bounds allow.
-    pub(crate) fn new(bounds: Bounds) -> Self {
+    pub(crate) fn new(bounds: FlightLimits) -> Self {
         let in_flight = InFlight { flights: HashMap::new(), shares: Shares::default() };
         let (bounds, in_flight) = (RwLock::new(bounds), Mutex::new(in_flight));
-        Self { shared: Arc::new(Shared { bounds, in_flight, waiting: Arc::default() }) }
+        Self { shared: Arc::new(FlightsInner { bounds, in_flight, waiting: Arc::default() }) }
     }
 
     /// Other bounds for those who come from now on. Who waits already stays.
-    pub(crate) fn set_bounds(&self, bounds: Bounds) {
+    pub(crate) fn set_bounds(&self, bounds: FlightLimits) {
         *self.shared.bounds.write() = bounds;
     }
 
@@ -175,7 +175,7 @@ impl<K: Eq + Hash + Clone, T: Clone> Flights<K, T> {
     }
 
     fn wait(&self, key: &K, joinable: &Joinable<T>, caller: Caller) -> (Waiter<K, T>, Option<Leader<K, T>>) {
-        let place = Place::take(&self.shared.waiting, caller, self.shared.bounds().waiting);
+        let place = Share::take(&self.shared.waiting, caller, self.shared.bounds().waiting);
         let Some(place) = place else { return self.solo(caller) };
         (Waiter::new(&self.shared, &joinable.flight, Some(key.clone()), Some(place)), None)
     }
@@ -221,7 +221,7 @@ impl<K: Eq + Hash + Clone, T: Clone> Flights<K, T> {
 
 impl<K: Eq + Hash + Clone, T> InFlight<K, T> {
     /// A new flight, if there is room for it.
-    fn begin(&mut self, key: &K, caller: Caller, bounds: Bounds) -> Option<Arc<Flight<T>>> {
+    fn begin(&mut self, key: &K, caller: Caller, bounds: FlightLimits) -> Option<Arc<Flight<T>>> {
         self.shares.take(caller, bounds.flights).then(|| {
             let flight = Flight::new(caller, false);
             let joinable = Joinable { _waited_for: flight.state.subscribe(), flight: Arc::clone(&flight), caller };
@@ -231,8 +231,8 @@ impl<K: Eq + Hash + Clone, T> InFlight<K, T> {
     }
 }
 
-impl<K, T> Shared<K, T> {
-    fn bounds(&self) -> Bounds {
+impl<K, T> FlightsInner<K, T> {
+    fn bounds(&self) -> FlightLimits {
         *self.bounds.read()
     }
 
@@ -251,7 +251,7 @@ pub(crate) struct Leader<K: Eq + Hash, T> {
     own: Option<oneshot::Sender<T>>,
     /// Once the call is off those under way: whether it was the last.
     was_last: Option<bool>,
-    shared: Arc<Shared<K, T>>,
+    shared: Arc<FlightsInner<K, T>>,
 }
 
 impl<K: Eq + Hash, T> Leader<K, T> {
@@ -284,7 +284,7 @@ impl<K: Eq + Hash, T> Leader<K, T> {
     pub(crate) fn announce(&mut self, result: T) {
         if self.leave() {
             self.close();
-            self.tell(State::Announced(result));
+            self.tell(FlightState::Announced(result));
         }
     }
 
@@ -309,7 +309,7 @@ impl<K: Eq + Hash, T> Leader<K, T> {
             let _ = own.send(result.clone());
         }
         if is_over {
-            self.tell(State::Ended(result));
+            self.tell(FlightState::Ended(result));
         }
     }
 
@@ -324,9 +324,9 @@ impl<K: Eq + Hash, T> Leader<K, T> {
     }
 
     /// The first end of a flight counts.
-    fn tell(&self, state: State<T>) {
+    fn tell(&self, state: FlightState<T>) {
         self.flight.state.send_if_modified(|told| {
-            let is_over = matches!(told, State::Ended(_) | State::Lost);
+            let is_over = matches!(told, FlightState::Ended(_) | FlightState::Lost);
             if !is_over {
                 *told = state;
             }
@@ -352,7 +352,7 @@ impl<K: Eq + Hash, T> Drop for Leader<K, T> {
         // After an end, this changes nothing.
         if self.leave() {
             self.close();
-            self.tell(State::Lost);
+            self.tell(FlightState::Lost);
         }
     }
 }
@@ -361,16 +361,16 @@ impl<K: Eq + Hash, T> Drop for Leader<K, T> {
 pub(crate) struct Waiter<K, T> {
     key: Option<K>,
     flight: Arc<Flight<T>>,
-    state: watch::Receiver<State<T>>,
+    state: watch::Receiver<FlightState<T>>,
     /// For a request whose own call is under way.
     own: Option<oneshot::Receiver<T>>,
     /// For those who have not begun a call.
-    counted: Option<Place>,
-    shared: Arc<Shared<K, T>>,
+    counted: Option<Share>,
+    shared: Arc<FlightsInner<K, T>>,
 }
 
 /// What a waiter has been given.
-pub(crate) struct Given<T> {
+pub(crate) struct FlightOutcome<T> {
     /// The result.
     pub result: T,
     /// Whether it is that of the request's own call.
@@ -378,7 +378,7 @@ pub(crate) struct Given<T> {
 }
 
 impl<K, T> Waiter<K, T> {
-    fn new(shared: &Arc<Shared<K, T>>, flight: &Arc<Flight<T>>, key: Option<K>, counted: Option<Place>) -> Self {
+    fn new(shared: &Arc<FlightsInner<K, T>>, flight: &Arc<Flight<T>>, key: Option<K>, counted: Option<Share>) -> Self {
         let (flight, state) = (Arc::clone(flight), flight.state.subscribe());
         Self { key, flight, state, own: None, counted, shared: Arc::clone(shared) }
     }
@@ -396,21 +396,21 @@ impl<K, T> Waiter<K, T> {
 
 impl<K: Eq + Hash + Clone, T: Clone> Waiter<K, T> {
     /// Waits for a result; `None` if the flight was lost.
-    pub(crate) async fn result(&mut self) -> Option<Given<T>> {
-        self.next(|state| !matches!(state, State::Pending)).await
+    pub(crate) async fn result(&mut self) -> Option<FlightOutcome<T>> {
+        self.next(|state| !matches!(state, FlightState::Pending)).await
     }
 
     /// Waits for a result that is whole, where one has been announced.
-    pub(crate) async fn whole_result(&mut self) -> Option<Given<T>> {
-        self.next(|state| matches!(state, State::Ended(_) | State::Lost)).await
+    pub(crate) async fn whole_result(&mut self) -> Option<FlightOutcome<T>> {
+        self.next(|state| matches!(state, FlightState::Ended(_) | FlightState::Lost)).await
     }
 
-    async fn next(&mut self, is_there: impl Fn(&State<T>) -> bool) -> Option<Given<T>> {
+    async fn next(&mut self, is_there: impl Fn(&FlightState<T>) -> bool) -> Option<FlightOutcome<T>> {
         let Self { own, state, .. } = self;
         let own = async {
             if let Some(receiver) = own {
                 match receiver.await {
-                    Ok(result) => return Given { result, is_own: true },
+                    Ok(result) => return FlightOutcome { result, is_own: true },
                     // Its leader was lost; the flight may have others.
                     Err(_) => *own = None,
                 }
@@ -421,8 +421,8 @@ impl<K: Eq + Hash + Clone, T: Clone> Waiter<K, T> {
             biased;
             result = own => Some(result),
             state = state.wait_for(is_there) => match &*state.ok()? {
-                State::Announced(result) | State::Ended(result) => Some(Given { result: result.clone(), is_own: false }),
-                State::Pending | State::Lost => None,
+                FlightState::Announced(result) | FlightState::Ended(result) => Some(FlightOutcome { result: result.clone(), is_own: false }),
+                FlightState::Pending | FlightState::Lost => None,
             },
         }
     }

@@ -31,7 +31,7 @@ const MAX_REFUSAL_SIZE: usize = 8 * 1024;
 
 /// What holds for every grant.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Terms {
+pub(crate) struct GrantSettings {
     /// How long a grant lives.
     pub grant_ttl: Duration,
     /// How long a refusal is given again without asking.
@@ -44,7 +44,7 @@ pub(crate) struct Terms {
 
 /// Who may hold a grant: a caller in a scope.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Grantee {
+pub(crate) struct CallerScope {
     /// Who asks.
     pub caller: Caller,
     /// Where.
@@ -53,16 +53,16 @@ pub(crate) struct Grantee {
 
 /// How a caller stands in a scope.
 #[derive(Clone, Debug)]
-pub enum Standing {
+pub enum GrantState {
     /// Proved, and not long ago.
     Granted,
     /// Proved longer ago. A failure outside the gateway extends the grant for what was sent before its end.
-    Lapsed {
+    Grace {
         /// The regular end of the grant: its last proof and `grant_ttl`.
         ended: Instant,
     },
     /// Never proved, or too long ago, or denied since.
-    Unproved,
+    Unknown,
     /// Denied just now.
     Denied {
         /// What upstream said.
@@ -87,22 +87,22 @@ words! {
 
 /// All grants, and what was denied.
 pub(crate) struct Grants {
-    books: Mutex<Books>,
+    books: Mutex<GrantTables>,
 }
 
 /// A caller in a service: what a 401 is about.
-type Account = (Caller, Service);
+type CallerService = (Caller, Service);
 
-struct Books {
-    terms: Terms,
-    grants: Generations<Grantee, Grant>,
+struct GrantTables {
+    terms: GrantSettings,
+    grants: Generations<CallerScope, Grant>,
     /// Every caller that holds grants in a service. A grant without its account does not count, so that an
     /// account that is lost for want of room can bring no grant back.
-    accounts: Generations<Account, Ended>,
-    refused: Generations<Grantee, Refusal>,
+    accounts: Generations<CallerService, Ended>,
+    refused: Generations<CallerScope, RememberedDenial>,
     /// The calls under way, by scope and by service: as many as there are, and no more.
-    calls: HashMap<Grantee, Calls>,
-    service_calls: HashMap<Account, ServiceCalls>,
+    calls: HashMap<CallerScope, ScopeCalls>,
+    service_calls: HashMap<CallerService, ServiceCalls>,
     /// Counts proofs and suspensions, to tell their order.
     count: u64,
     /// How many suspensions there are at present.
@@ -119,20 +119,20 @@ struct Grant {
 /// The grants of an account that were made up to this count have ended.
 type Ended = u64;
 
-struct Refusal {
+struct RememberedDenial {
     answer: Arc<Entry>,
     until: Instant,
 }
 
-/// Calls of one caller in one scope.
+/// ScopeCalls of one caller in one scope.
 #[derive(Default)]
-struct Calls {
+struct ScopeCalls {
     under_way: usize,
     /// When the latest request that was denied meanwhile had been sent.
     denied: Option<Instant>,
 }
 
-/// Calls of one caller to one service.
+/// ScopeCalls of one caller to one service.
 #[derive(Default)]
 struct ServiceCalls {
     under_way: usize,
@@ -151,8 +151,8 @@ struct Suspension {
 
 impl Grants {
     /// None so far.
-    pub(crate) fn new(terms: Terms) -> Self {
-        let books = Books {
+    pub(crate) fn new(terms: GrantSettings) -> Self {
+        let books = GrantTables {
             terms,
             grants: Generations::new(terms.max_grants),
             accounts: Generations::new(terms.max_grants),
@@ -167,7 +167,7 @@ impl Grants {
 
     /// Other terms from now on, for the grants there are too. A refusal is given again for as long as it was
     /// going to be.
-    pub(crate) fn set_terms(&self, terms: Terms) {
+    pub(crate) fn set_terms(&self, terms: GrantSettings) {
         let mut books = self.books();
         if terms.max_grants != books.terms.max_grants {
             books.grants.resize(terms.max_grants);
@@ -177,46 +177,47 @@ impl Grants {
     }
 
     /// How a caller stands in a scope at a moment.
-    pub(crate) fn standing(&self, grantee: &Grantee, now: Instant) -> Standing {
+    pub(crate) fn standing(&self, grantee: &CallerScope, now: Instant) -> GrantState {
         let mut books = self.books();
         if let Some(refusal) = books.refused.get(grantee) {
             let left = refusal.until.saturating_duration_since(now);
             if !left.is_zero() {
-                return Standing::Denied { refusal: Arc::clone(&refusal.answer), left };
+                return GrantState::Denied { refusal: Arc::clone(&refusal.answer), left };
             }
             books.refused.remove(grantee);
         }
-        let Some(proved) = books.proved(grantee) else { return Standing::Unproved };
+        let Some(proved) = books.proved(grantee) else { return GrantState::Unknown };
         let age = now.saturating_duration_since(proved);
-        let Terms { grant_ttl, outage_grace, .. } = books.terms;
+        let GrantSettings { grant_ttl, outage_grace, .. } = books.terms;
         if age < grant_ttl {
-            Standing::Granted
+            GrantState::Granted
         } else if outage_grace.is_some_and(|grace| age < grace) {
-            Standing::Lapsed { ended: proved + grant_ttl }
+            GrantState::Grace { ended: proved + grant_ttl }
         } else {
-            Standing::Unproved
+            GrantState::Unknown
         }
     }
 
     /// Whether a caller has a grant in a scope at a moment.
-    pub(crate) fn stands(&self, grantee: &Grantee, now: Instant) -> bool {
-        matches!(self.standing(grantee, now), Standing::Granted)
+    pub(crate) fn stands(&self, grantee: &CallerScope, now: Instant) -> bool {
+        matches!(self.standing(grantee, now), GrantState::Granted)
     }
 
     /// Notes that a caller's own request in a scope is about to be sent.
-    pub(crate) fn depart(self: &Arc<Self>, grantee: Grantee, sent: Instant) -> Departure {
+    pub(crate) fn depart(self: &Arc<Self>, grantee: CallerScope, sent: Instant) -> PendingGrant {
         let service = grantee.scope.operation().service;
         self.begin(grantee.caller, service, Some(grantee.scope), sent)
     }
 
     /// The same of a request that belongs to no scope: it proves nothing, but it may be denied.
-    pub(crate) fn depart_unscoped(self: &Arc<Self>, caller: Caller, service: Service, sent: Instant) -> Departure {
+    pub(crate) fn depart_unscoped(self: &Arc<Self>, caller: Caller, service: Service, sent: Instant) -> PendingGrant {
         self.begin(caller, service, None, sent)
     }
 
-    fn begin(self: &Arc<Self>, caller: Caller, service: Service, scope: Option<Scope>, sent: Instant) -> Departure {
+    fn begin(self: &Arc<Self>, caller: Caller, service: Service, scope: Option<Scope>, sent: Instant) -> PendingGrant {
         let grants = Arc::clone(self);
-        let departure = Departure { grants, caller, service, scope, sent, suspension: None, was_proved_later: false };
+        let departure =
+            PendingGrant { grants, caller, service, scope, sent, suspension: None, was_proved_later: false };
         let mut books = self.books();
         books.service_calls.entry(departure.account()).or_default().under_way += 1;
         if let Some(grantee) = departure.grantee() {
@@ -225,20 +226,20 @@ impl Grants {
         departure
     }
 
-    fn books(&self) -> MutexGuard<'_, Books> {
+    fn books(&self) -> MutexGuard<'_, GrantTables> {
         self.books.lock()
     }
 }
 
-impl Grantee {
-    fn account(&self) -> Account {
+impl CallerScope {
+    fn account(&self) -> CallerService {
         (self.caller, self.scope.operation().service)
     }
 }
 
-impl Books {
+impl GrantTables {
     /// When the request of a grant's latest proof was sent, if the grant has not been ended or suspended.
-    fn proved(&mut self, grantee: &Grantee) -> Option<Instant> {
+    fn proved(&mut self, grantee: &CallerScope) -> Option<Instant> {
         let Grant { proved, made } = *self.grants.get(grantee)?;
         let account = grantee.account();
         let ended = *self.accounts.get(&account)?;
@@ -246,7 +247,7 @@ impl Books {
     }
 
     /// Whether a grant that was made at a count is suspended.
-    fn is_suspended(&self, account: &Account, made: u64) -> bool {
+    fn is_suspended(&self, account: &CallerService, made: u64) -> bool {
         // There hardly ever is a suspension, and hits look here.
         self.suspensions > 0
             && self
@@ -256,7 +257,7 @@ impl Books {
     }
 
     /// Whether a call was sent no later than one that has been denied since.
-    fn is_late(&self, grantee: &Grantee, sent: Instant) -> bool {
+    fn is_late(&self, grantee: &CallerScope, sent: Instant) -> bool {
         let in_scope = self.calls.get(grantee).and_then(|calls| calls.denied);
         let calls = self.service_calls.get(&grantee.account());
         let in_service = calls.and_then(|calls| calls.denied);
@@ -272,7 +273,7 @@ impl Books {
 
 /// A caller's own request that is under way. Dropped, it has brought neither proof nor denial; dropped after its
 /// denial, that counts as one of the credential.
-pub(crate) struct Departure {
+pub(crate) struct PendingGrant {
     grants: Arc<Grants>,
     caller: Caller,
     service: Service,
@@ -284,13 +285,13 @@ pub(crate) struct Departure {
     was_proved_later: bool,
 }
 
-impl Departure {
-    fn account(&self) -> Account {
+impl PendingGrant {
+    fn account(&self) -> CallerService {
         (self.caller, self.service)
     }
 
-    fn grantee(&self) -> Option<Grantee> {
-        self.scope.clone().map(|scope| Grantee { caller: self.caller, scope })
+    fn grantee(&self) -> Option<CallerScope> {
+        self.scope.clone().map(|scope| CallerScope { caller: self.caller, scope })
     }
 
     /// The scope that it belongs to, if it does to one.
@@ -351,7 +352,7 @@ impl Departure {
         let is_latest = !self.was_proved_later && books.proved(&grantee).is_none_or(|proved| proved <= self.sent);
         if let Some(refusal) = refusal.filter(|refusal| is_latest && refusal.size() <= MAX_REFUSAL_SIZE) {
             let until = now + books.terms.denial_ttl;
-            books.refused.insert(grantee, Refusal { answer: Arc::new(refusal), until });
+            books.refused.insert(grantee, RememberedDenial { answer: Arc::new(refusal), until });
         }
     }
 
@@ -373,7 +374,7 @@ impl Departure {
     }
 }
 
-impl Drop for Departure {
+impl Drop for PendingGrant {
     fn drop(&mut self) {
         self.end_suspension(RefusedBy::ApiGateway);
         let (account, grantee) = (self.account(), self.grantee());

@@ -25,11 +25,11 @@ pub(crate) enum KnownBy {
 }
 
 /// The callers that upstream knows.
-pub(crate) struct KnownCallers(Mutex<Generations<Caller, Known>>);
+pub(crate) struct KnownCallers(Mutex<Generations<Caller, KnownCaller>>);
 
 /// What is remembered of a caller. There is a value only for one that was answered well.
 #[derive(Clone, Copy, Default)]
-struct Known {
+struct KnownCaller {
     /// When the call was sent that proved it last.
     proved_at: Option<Instant>,
 }
@@ -51,13 +51,13 @@ impl KnownCallers {
     /// A product list that was asked for at this moment has proved a caller.
     pub(crate) fn proved(&self, caller: Caller, sent: Instant) {
         let mut known = self.known();
-        let known = known.get_or_insert_with(&caller, Known::default);
+        let known = known.get_or_insert_with(&caller, KnownCaller::default);
         known.proved_at = known.proved_at.max(Some(sent));
     }
 
     /// Upstream has answered a caller well below a project.
     pub(crate) fn relayed(&self, caller: Caller) {
-        self.known().get_or_insert_with(&caller, Known::default);
+        self.known().get_or_insert_with(&caller, KnownCaller::default);
     }
 
     /// Upstream has refused a caller (401).
@@ -65,7 +65,7 @@ impl KnownCallers {
         self.known().remove(caller);
     }
 
-    fn known(&self) -> MutexGuard<'_, Generations<Caller, Known>> {
+    fn known(&self) -> MutexGuard<'_, Generations<Caller, KnownCaller>> {
         self.0.lock()
     }
 }

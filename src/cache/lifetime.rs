@@ -19,7 +19,7 @@ const RESOLUTION: Duration = Duration::from_secs(1);
 
 /// When an answer was asked for, and when it had come.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Times {
+pub(crate) struct ResponseTimes {
     /// When the request was sent.
     pub sent: Instant,
     /// When the answer was there, whole.
@@ -64,7 +64,7 @@ pub(crate) fn age(headers: &HeaderMap) -> Option<Duration> {
 }
 
 /// The life of an answer that may be kept.
-pub(crate) fn life(headers: &HeaderMap, times: Times, configured: Lifetime) -> Life {
+pub(crate) fn life(headers: &HeaderMap, times: ResponseTimes, configured: Lifetime) -> Life {
     let given_age = age(headers).unwrap_or_default();
     let unreadable = Life { sent: times.sent, initial_age: given_age, lifetime: Lifetime::default() };
     let Ok(directives) = Directives::read(headers) else { return unreadable };
@@ -112,7 +112,7 @@ fn explicit_ttl(headers: &HeaderMap, directives: &Directives, received: SystemTi
 
 /// How old an answer looks by its `Date`, which doesn't tell parts of a second. What it took to come
 /// counts already, for its age is counted from when it was asked for.
-fn apparent_age(headers: &HeaderMap, times: Times) -> Duration {
+fn apparent_age(headers: &HeaderMap, times: ResponseTimes) -> Duration {
     let made = date(headers, &DATE).and_then(|made| times.date.duration_since(made + RESOLUTION).ok());
     made.unwrap_or_default().saturating_sub(times.received.saturating_duration_since(times.sent))
 }
@@ -154,7 +154,7 @@ mod tests {
     fn life(fields: &[(&str, &str)]) -> [u64; 4] {
         let sent = Clock::System.now();
         let date = httpdate::parse_http_date(RECEIVED).unwrap();
-        let life = super::life(&headers(fields), Times { sent, received: sent + 2 * SECOND, date }, CONFIGURED);
+        let life = super::life(&headers(fields), ResponseTimes { sent, received: sent + 2 * SECOND, date }, CONFIGURED);
         let Lifetime { ttl, stale_while_revalidate, stale_if_error } = life.lifetime;
         [life.initial_age, ttl, stale_while_revalidate, stale_if_error].map(|span| span.as_secs())
     }

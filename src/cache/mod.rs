@@ -4,7 +4,9 @@
 //! Nothing here knows an HTTP client, nothing but [`store`] knows moka, and only [`flights`] waits.
 
 pub(crate) mod admission;
+pub(crate) mod backoffs;
 mod body;
+pub(crate) mod divergence;
 pub(crate) mod entry;
 pub(crate) mod flights;
 pub(crate) mod freshness;
@@ -13,8 +15,6 @@ pub(crate) mod grants;
 pub(crate) mod known_callers;
 pub(crate) mod lifetime;
 pub(crate) mod miss;
-pub(crate) mod pauses;
 pub(crate) mod second_tier;
 pub(crate) mod store;
-pub(crate) mod tripwire;
 pub(crate) mod unstorable;

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use super::entry::{Draft, Entry};
 use super::freshness::{Life, Lifetime};
 use crate::request::condition::Validator;
-use crate::request::key::Key;
+use crate::request::key::RequestKey;
 
 /// The version of records. It is raised whenever a field, the canonical query or the rules of sharing change.
 const VERSION: u8 = 1;
@@ -35,15 +35,15 @@ const DIGEST: usize = blake3::OUT_LEN;
 /// Where shared answers are that another process has stored, or this one before it was restarted.
 pub trait SecondTier: Send + Sync {
     /// The record under a key, if there is one. The gateway waits for 8 ms at most.
-    fn get<'a>(&'a self, key: &'a Key) -> Pin<Box<dyn Future<Output = Option<Bytes>> + Send + 'a>>;
+    fn get<'a>(&'a self, key: &'a RequestKey) -> Pin<Box<dyn Future<Output = Option<Bytes>> + Send + 'a>>;
 
     /// Keeps a record under a key. It returns at once, without blocking.
-    fn put(&self, key: &Key, record: Bytes);
+    fn put(&self, key: &RequestKey, record: Bytes);
 }
 
 /// A kept answer. As bytes, its digest comes first.
 #[derive(Serialize, Deserialize)]
-struct Record<'a> {
+struct EntryRecord<'a> {
     version: u8,
     /// All parts of the key.
     key: &'a [u8],
@@ -62,10 +62,10 @@ struct Record<'a> {
 }
 
 /// The record of an entry that is shared. `None` for dates before 1970.
-pub(crate) fn encode(key: &Key, entry: &Entry, now: Instant, date: SystemTime) -> Option<Bytes> {
+pub(crate) fn encode(key: &RequestKey, entry: &Entry, now: Instant, date: SystemTime) -> Option<Bytes> {
     let Life { sent, initial_age, lifetime } = entry.life();
     let sent = date.checked_sub(now.saturating_duration_since(sent))?;
-    let record = Record {
+    let record = EntryRecord {
         version: VERSION,
         key: &parts(key),
         status: entry.status().as_u16(),
@@ -89,7 +89,7 @@ pub(crate) fn encode(key: &Key, entry: &Entry, now: Instant, date: SystemTime) -
 /// another key, or is from the future.
 pub(crate) fn decode(
     record: &Bytes,
-    key: &Key,
+    key: &RequestKey,
     configured: Lifetime,
     (now, date): (Instant, SystemTime),
 ) -> Option<Draft> {
@@ -97,7 +97,7 @@ pub(crate) fn decode(
     if blake3::hash(bytes).as_bytes() != digest {
         return None;
     }
-    let read: Record<'_> = postcard::from_bytes(bytes).ok()?;
+    let read: EntryRecord<'_> = postcard::from_bytes(bytes).ok()?;
     // Nothing else is shared.
     let is_shared = read.status == StatusCode::OK.as_u16();
     if read.version != VERSION || read.key != parts(key) || !is_shared || read.fields.len() > MAX_FIELDS {
@@ -123,7 +123,7 @@ pub(crate) fn decode(
 }
 
 /// The parts of a key, none of which can run into the next, and what its operation means here.
-fn parts(key: &Key) -> Vec<u8> {
+fn parts(key: &RequestKey) -> Vec<u8> {
     let (origin, meaning) = (key.origin().to_string(), key.operation().meaning());
     let mut parts = vec![key.operation().service.as_str(), &meaning, &origin, key.scope().path(), key.query()];
     parts.extend(key.headers().iter().map(|(name, _)| name.as_str()));
@@ -149,10 +149,10 @@ mod tests {
     const LONG: Lifetime =
         Lifetime { ttl: Duration::MAX, stale_while_revalidate: Duration::MAX, stale_if_error: Duration::MAX };
 
-    fn key(query: &str) -> Key {
+    fn key(query: &str) -> RequestKey {
         let catalogue = Catalogue::for_tests(Vec::new());
         let (operation, place) = catalogue.operation("/v2/p/products").unwrap();
-        Key::read(&catalogue, operation, place, Some(query), &HeaderMap::new(), false).unwrap()
+        RequestKey::read(&catalogue, operation, place, Some(query), &HeaderMap::new(), false).unwrap()
     }
 
     /// An entry that was asked for at a moment.
@@ -223,7 +223,7 @@ mod tests {
             junk in prop::collection::vec(any::<u8>(), 0..200),
         ) {
             let (now, date) = (Clock::System.now(), SystemTime::UNIX_EPOCH + 1_000_000 * SECOND);
-            let is_record = |bytes: Vec<u8>, key: &Key| decode(&bytes.into(), key, LONG, (now, date)).is_some();
+            let is_record = |bytes: Vec<u8>, key: &RequestKey| decode(&bytes.into(), key, LONG, (now, date)).is_some();
             let with_digest = [&blake3::hash(&junk).as_bytes()[..], &junk].concat();
             prop_assert!(!is_record(junk, &key("a=1")) && !is_record(with_digest, &key("a=1")));
             let mut record = encode(&key("a=1"), &entry(now, b"{}", None), now, date).unwrap().to_vec();

@@ -20,25 +20,25 @@ use moka::notification::RemovalCause;
 use moka::sync::Cache;
 
 use self::invalidations::Invalidations;
+pub(crate) use self::private::PrivateExtent;
 use self::private::PrivateScopes;
-pub(crate) use self::private::Reach;
-pub use self::selection::Selection;
+pub use self::selection::PurgeSelection;
 use super::admission::Audience;
+use super::divergence::{Observation, Observations};
 use super::entry::{Draft, Entry};
-use super::tripwire::{View, Views};
 use super::unstorable::Unstorable;
 use crate::budget::Budget;
 use crate::request::caller::Caller;
-use crate::request::key::{Key, Scope};
+use crate::request::key::{RequestKey, Scope};
 use crate::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// Where an entry is kept, and what a flight is boarded for.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Slot {
+pub struct CacheKey {
     /// Whose it is; nobody's in particular if it is shared by all who are granted.
     pub owner: Option<Caller>,
     /// What was asked.
-    pub key: Arc<Key>,
+    pub key: Arc<RequestKey>,
 }
 
 /// A moment between two purges.
@@ -72,7 +72,7 @@ impl Kept {
 
 /// What is known of a store's use at a moment.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Usage {
+pub struct StoreUsage {
     /// Entries, fresh or not.
     pub entries: u64,
     /// Bytes that they hold.
@@ -85,12 +85,12 @@ pub struct Usage {
 
 /// The entries, bounded by bytes.
 pub(crate) struct Store {
-    entries: Cache<Slot, Arc<Entry>>,
+    entries: Cache<CacheKey, Arc<Entry>>,
     /// The latest word of upstream where that was no: apart, so that it displaces no answer.
-    negatives: Cache<Slot, Arc<Entry>>,
-    uncacheable: Cache<Slot, Mark>,
+    negatives: Cache<CacheKey, Arc<Entry>>,
+    uncacheable: Cache<CacheKey, Mark>,
     /// Written whenever something goes in or a purge begins.
-    rules: RwLock<Rules>,
+    rules: RwLock<SharingState>,
 }
 
 /// An answer for this slot could not be kept, so nobody should wait for the next.
@@ -101,7 +101,7 @@ struct Mark {
 }
 
 #[derive(Default)]
-struct Rules {
+struct SharingState {
     purges: u64,
     /// When the latest purge began, whatever it was of.
     purged: Option<Instant>,
@@ -122,20 +122,26 @@ const NEGATIVE_FOR: Duration = Duration::from_secs(3600);
 const MAX_NEGATIVE_BYTES: u64 = 4 << 20;
 
 /// When moka may free an entry. That bounds memory only: whether an entry may be given is told by its life.
-struct UntilUseless;
+struct EntryExpiry;
 
-impl Expiry<Slot, Arc<Entry>> for UntilUseless {
-    fn expire_after_create(&self, _: &Slot, entry: &Arc<Entry>, _: Instant) -> Option<Duration> {
+impl Expiry<CacheKey, Arc<Entry>> for EntryExpiry {
+    fn expire_after_create(&self, _: &CacheKey, entry: &Arc<Entry>, _: Instant) -> Option<Duration> {
         Some(entry.useful_for())
     }
 
-    fn expire_after_update(&self, _: &Slot, entry: &Arc<Entry>, _: Instant, _: Option<Duration>) -> Option<Duration> {
+    fn expire_after_update(
+        &self,
+        _: &CacheKey,
+        entry: &Arc<Entry>,
+        _: Instant,
+        _: Option<Duration>,
+    ) -> Option<Duration> {
         Some(entry.useful_for())
     }
 }
 
-fn weight(slot: &Slot, bytes: usize) -> u32 {
-    u32::try_from(OVERHEAD + size_of::<Slot>() + slot.key.size() + bytes).unwrap_or(u32::MAX)
+fn weight(slot: &CacheKey, bytes: usize) -> u32 {
+    u32::try_from(OVERHEAD + size_of::<CacheKey>() + slot.key.size() + bytes).unwrap_or(u32::MAX)
 }
 
 impl Store {
@@ -148,8 +154,8 @@ impl Store {
     ) -> Self {
         let entries = Cache::builder()
             .max_capacity(max_bytes)
-            .weigher(|slot: &Slot, entry: &Arc<Entry>| weight(slot, entry.size()))
-            .expire_after(UntilUseless)
+            .weigher(|slot: &CacheKey, entry: &Arc<Entry>| weight(slot, entry.size()))
+            .expire_after(EntryExpiry)
             .eviction_listener(move |_slot, entry, cause| {
                 entry.is_let_go(&budget);
                 match cause {
@@ -161,36 +167,36 @@ impl Store {
             .build();
         let negatives = Cache::builder()
             .max_capacity(MAX_NEGATIVE_BYTES)
-            .weigher(|slot: &Slot, entry: &Arc<Entry>| weight(slot, entry.size()))
+            .weigher(|slot: &CacheKey, entry: &Arc<Entry>| weight(slot, entry.size()))
             .time_to_live(NEGATIVE_FOR)
             .build();
         let uncacheable = Cache::builder()
             .max_capacity(MAX_UNCACHEABLE_BYTES)
-            .weigher(|slot: &Slot, _: &Mark| weight(slot, size_of::<Mark>()))
+            .weigher(|slot: &CacheKey, _: &Mark| weight(slot, size_of::<Mark>()))
             .time_to_live(UNCACHEABLE_FOR)
             .build();
         Self { entries, negatives, uncacheable, rules: RwLock::default() }
     }
 
     /// Where a caller's answer to a question is kept at present.
-    pub(crate) fn slot(&self, key: &Arc<Key>, caller: Caller) -> Slot {
+    pub(crate) fn slot(&self, key: &Arc<RequestKey>, caller: Caller) -> CacheKey {
         self.read().slot(key, caller)
     }
 
     /// The entry in a slot that may be given, fresh or not: not one from before an invalidation.
-    pub(crate) fn get(&self, slot: &Slot) -> Option<Arc<Entry>> {
+    pub(crate) fn get(&self, slot: &CacheKey) -> Option<Arc<Entry>> {
         self.entries.get(slot).filter(|entry| !self.is_invalidated(slot.key.scope(), entry.life().sent))
     }
 
     /// The entry in a slot that upstream may be asked about. It may be given only if [`Self::get`] gives it, too.
-    pub(crate) fn get_to_confirm(&self, slot: &Slot) -> Option<Arc<Entry>> {
+    pub(crate) fn get_to_confirm(&self, slot: &CacheKey) -> Option<Arc<Entry>> {
         self.entries.get(slot)
     }
 
     /// Upstream's no to what is asked in a slot, if that is its latest word, and not from before an
     /// invalidation. Whether it may be said again is told by its life; until upstream says otherwise,
     /// nothing stale is given in its place.
-    pub(crate) fn negative(&self, slot: &Slot) -> Option<Arc<Entry>> {
+    pub(crate) fn negative(&self, slot: &CacheKey) -> Option<Arc<Entry>> {
         self.negatives.get(slot).filter(|no| !self.is_invalidated(slot.key.scope(), no.life().sent))
     }
 
@@ -214,7 +220,7 @@ impl Store {
     /// given to others than the one who asked for it: no purge and no invalidation since, and not shared in a
     /// scope that has become private. (Those who boarded before an invalidation could be given it. They go
     /// again, too, so that nothing has to be remembered of when each of them boarded.)
-    pub(crate) fn may_share(&self, slot: &Slot, asked: Epoch, sent: Instant) -> bool {
+    pub(crate) fn may_share(&self, slot: &CacheKey, asked: Epoch, sent: Instant) -> bool {
         let rules = self.read();
         rules.may_share(slot, asked) && !rules.invalidations.cover(slot.key.scope(), sent)
     }
@@ -224,12 +230,12 @@ impl Store {
     /// shown what before is remembered with the entry, for the tripwire.
     pub(crate) fn keep(
         &self,
-        key: &Arc<Key>,
+        key: &Arc<RequestKey>,
         draft: Draft,
         audience: Audience,
-        view: View,
+        view: Observation,
         asked: Epoch,
-    ) -> (Kept, Option<Reach>) {
+    ) -> (Kept, Option<PrivateExtent>) {
         // Held until the entry is in, so that a purge comes either before the comparison or after
         // the entry, and removes it.
         let mut rules = self.write();
@@ -239,7 +245,7 @@ impl Store {
         let scope = key.scope();
         // However late it comes, it says that callers are told different things, in whatever scope.
         let varies = audience == Audience::Caller && rules.private.add_operation(scope.operation());
-        let mut turned = varies.then_some(Reach::Operation);
+        let mut turned = varies.then_some(PrivateExtent::Operation);
         let mut slot = rules.slot(key, view.caller);
         let before = self.entries.get(&slot);
         let kept = if rules.invalidations.cover(scope, draft.sent()) {
@@ -250,15 +256,15 @@ impl Store {
             // It was made for a private scope, and only a purge ends that.
             Kept::Purged
         } else {
-            let (mut hits, mut views) = (Arc::default(), Views::default());
+            let (mut hits, mut views) = (Arc::default(), Observations::default());
             if let Some(before) = before {
                 hits = Arc::clone(&before.hits);
                 views.clone_from(&before.views);
             }
             if slot.owner.is_some() {
-                views = Views::default();
+                views = Observations::default();
             } else if views.add(view) {
-                views = Views::default();
+                views = Observations::default();
                 turned = Some(rules.private.add(scope));
                 slot = rules.slot(key, view.caller);
             }
@@ -281,9 +287,9 @@ impl Store {
     /// Keeps an answer that is shared and was fetched elsewhere, and says whether it was kept: not if something newer is known,
     /// or if it was asked for before the last purge (whatever that was of) or the last invalidation of its scope. It is nobody's
     /// view, for nobody here was shown it.
-    pub(crate) fn keep_copy(&self, key: &Arc<Key>, draft: Draft, asked: Epoch) -> bool {
+    pub(crate) fn keep_copy(&self, key: &Arc<RequestKey>, draft: Draft, asked: Epoch) -> bool {
         let rules = self.write();
-        let slot = Slot { owner: None, key: Arc::clone(key) };
+        let slot = CacheKey { owner: None, key: Arc::clone(key) };
         let before = self.entries.get(&slot);
         let is_outdated =
             before.iter().chain(&self.negatives.get(&slot)).any(|known| known.life().sent >= draft.sent());
@@ -304,25 +310,25 @@ impl Store {
 
     /// Makes the operation of a scope private, for upstream says that its answers vary on the credential. Says so, if it was
     /// not private already.
-    pub(crate) fn make_private(&self, scope: &Scope) -> Option<Reach> {
-        let turned = self.write().private.add_operation(scope.operation()).then_some(Reach::Operation)?;
+    pub(crate) fn make_private(&self, scope: &Scope) -> Option<PrivateExtent> {
+        let turned = self.write().private.add_operation(scope.operation()).then_some(PrivateExtent::Operation)?;
         self.remove_shared(scope, turned);
         Some(turned)
     }
 
     /// Removes what was shared. Without the lock, which hits wait for: nobody looks into a shared slot there any more.
-    fn remove_shared(&self, scope: &Scope, reach: Reach) {
+    fn remove_shared(&self, scope: &Scope, reach: PrivateExtent) {
         self.remove(|kept| {
             kept.owner.is_none()
                 && match reach {
-                    Reach::Scope => kept.key.scope() == scope,
-                    Reach::Operation => kept.key.operation() == scope.operation(),
+                    PrivateExtent::Scope => kept.key.scope() == scope,
+                    PrivateExtent::Operation => kept.key.operation() == scope.operation(),
                 }
         });
     }
 
     /// Keeps upstream's no to what is asked in a slot, unless something newer is known.
-    pub(crate) fn keep_negative(&self, slot: &Slot, no: Entry, asked: Epoch) -> Kept {
+    pub(crate) fn keep_negative(&self, slot: &CacheKey, no: Entry, asked: Epoch) -> Kept {
         let rules = self.write();
         if !rules.may_share(slot, asked) {
             return Kept::Purged;
@@ -339,24 +345,24 @@ impl Store {
     }
 
     /// Notes that answers for a slot can't be kept.
-    pub(crate) fn mark_uncacheable(&self, slot: Slot, why: Unstorable, now: Instant) {
+    pub(crate) fn mark_uncacheable(&self, slot: CacheKey, why: Unstorable, now: Instant) {
         self.uncacheable.insert(slot, Mark { why, until: now + UNCACHEABLE_FOR });
     }
 
     /// Takes that back.
-    pub(crate) fn unmark(&self, slot: &Slot) {
+    pub(crate) fn unmark(&self, slot: &CacheKey) {
         self.uncacheable.invalidate(slot);
     }
 
     /// Why a caller's answers for a slot can't be kept, if that is so: anybody's, or its own.
-    pub(crate) fn uncacheable(&self, slot: &Slot, caller: Caller, now: Instant) -> Option<Unstorable> {
-        let mark = |slot: &Slot| self.uncacheable.get(slot).filter(|mark| now < mark.until).map(|mark| mark.why);
+    pub(crate) fn uncacheable(&self, slot: &CacheKey, caller: Caller, now: Instant) -> Option<Unstorable> {
+        let mark = |slot: &CacheKey| self.uncacheable.get(slot).filter(|mark| now < mark.until).map(|mark| mark.why);
         mark(slot).or_else(|| mark(&slot.of(caller)))
     }
 
     /// Removes the selected entries and says how many. What is being fetched meanwhile is not kept,
     /// and what was known of the selected keys and scopes is forgotten.
-    pub(crate) fn purge(&self, selection: &Selection, now: Instant) -> usize {
+    pub(crate) fn purge(&self, selection: &PurgeSelection, now: Instant) -> usize {
         let mut rules = self.write();
         (rules.purges, rules.purged) = (rules.purges + 1, Some(now));
         drop(rules);
@@ -373,7 +379,7 @@ impl Store {
         purged
     }
 
-    fn remove(&self, condition: impl Fn(&Slot) -> bool) -> usize {
+    fn remove(&self, condition: impl Fn(&CacheKey) -> bool) -> usize {
         let mut removed = 0;
         for (slot, _) in self.entries.iter().filter(|(slot, _)| condition(slot)) {
             self.entries.invalidate(slot.as_ref());
@@ -383,16 +389,16 @@ impl Store {
     }
 
     /// Each entry, and where it is kept. Takes its time where there are many.
-    pub(crate) fn entries(&self) -> impl Iterator<Item = (Arc<Slot>, Arc<Entry>)> {
+    pub(crate) fn entries(&self) -> impl Iterator<Item = (Arc<CacheKey>, Arc<Entry>)> {
         self.entries.iter()
     }
 
     /// What is in use at present.
-    pub(crate) fn usage(&self) -> Usage {
+    pub(crate) fn usage(&self) -> StoreUsage {
         self.entries.run_pending_tasks();
         self.uncacheable.run_pending_tasks();
         self.negatives.run_pending_tasks();
-        Usage {
+        StoreUsage {
             entries: self.entries.entry_count(),
             bytes: self.entries.weighted_size(),
             uncacheable: self.uncacheable.entry_count(),
@@ -400,28 +406,28 @@ impl Store {
         }
     }
 
-    fn read(&self) -> RwLockReadGuard<'_, Rules> {
+    fn read(&self) -> RwLockReadGuard<'_, SharingState> {
         self.rules.read()
     }
 
-    fn write(&self) -> RwLockWriteGuard<'_, Rules> {
+    fn write(&self) -> RwLockWriteGuard<'_, SharingState> {
         self.rules.write()
     }
 }
 
-impl Slot {
+impl CacheKey {
     /// Where what is asked in this slot is kept for a caller alone.
     pub fn of(&self, caller: Caller) -> Self {
         Self { owner: Some(caller), key: Arc::clone(&self.key) }
     }
 }
 
-impl Rules {
-    fn may_share(&self, slot: &Slot, asked: Epoch) -> bool {
+impl SharingState {
+    fn may_share(&self, slot: &CacheKey, asked: Epoch) -> bool {
         Epoch(self.purges) == asked && (slot.owner.is_some() || !self.private.holds(slot.key.scope()))
     }
 
-    fn slot(&self, key: &Arc<Key>, caller: Caller) -> Slot {
-        Slot { owner: self.private.holds(key.scope()).then_some(caller), key: Arc::clone(key) }
+    fn slot(&self, key: &Arc<RequestKey>, caller: Caller) -> CacheKey {
+        CacheKey { owner: self.private.holds(key.scope()).then_some(caller), key: Arc::clone(key) }
     }
 }

@@ -6,10 +6,10 @@ use serde::Deserialize;
 /// such object, or has the field twice.
 pub(crate) fn error_code(body: &[u8]) -> Option<String> {
     #[derive(Deserialize)]
-    struct Error {
+    struct ErrorBody {
         error_code: String,
     }
-    serde_json::from_slice::<Error>(body).ok().map(|error| error.error_code)
+    serde_json::from_slice::<ErrorBody>(body).ok().map(|error| error.error_code)
 }
 
 /// Whether the body has a code of the service itself, like `WKS.00211302`. Such an error comes from behind the API gateway,

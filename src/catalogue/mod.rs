@@ -19,7 +19,7 @@ use http::uri::{Authority, Scheme, Uri};
 use operation::Edition;
 pub(crate) use operation::{BodyCheck, Parameter, is_built_in};
 pub use operation::{Forwarded, Operation, Sharing};
-pub(crate) use template::{Place, Template};
+pub(crate) use template::{PathMatch, Template};
 use template::{Relation, Split};
 
 /// One of the upstream services. The paths of the two that are known never collide, so one listener
@@ -223,7 +223,7 @@ impl Catalogue {
     }
 
     /// The operation with this path.
-    pub fn operation<'p>(&self, path: &'p str) -> Option<(&Arc<Operation>, Place<'p>)> {
+    pub fn operation<'p>(&self, path: &'p str) -> Option<(&Arc<Operation>, PathMatch<'p>)> {
         let split = Split::of(path)?;
         let operation = self.operations.iter().find(|operation| operation.template.matches(&split))?;
         Some((operation, split.place()))

@@ -44,9 +44,9 @@ pub(super) enum Relation {
 
 /// A path that an operation of the catalogue has: only [`super::Catalogue::operation`] finds one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place<'p>(&'p str);
+pub struct PathMatch<'p>(&'p str);
 
-impl<'p> Place<'p> {
+impl<'p> PathMatch<'p> {
     /// The path as written.
     pub fn path(self) -> &'p str {
         self.0
@@ -71,8 +71,8 @@ impl<'p> Split<'p> {
         Some(split)
     }
 
-    pub(super) fn place(&self) -> Place<'p> {
-        Place(self.path)
+    pub(super) fn place(&self) -> PathMatch<'p> {
+        PathMatch(self.path)
     }
 }
 

@@ -7,7 +7,7 @@ use crate::catalogue::Catalogue;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::config::settings::Listen;
-use crate::egress::Egress;
+use crate::proxy_config::ProxyConfig;
 use crate::server::{Reloading, Server};
 
 /// Tells everything that an operator should know at start, of settings that come from this file.
@@ -64,7 +64,7 @@ fn spoken(listen: &Listen) -> &'static str {
 }
 
 /// Tells where upstream is, and how it is reached.
-pub(super) fn upstream(catalogue: &Catalogue, egress: &Egress) {
+pub(super) fn upstream(catalogue: &Catalogue, egress: &ProxyConfig) {
     for service in catalogue.services() {
         let origin = catalogue.origin(service);
         let way = egress.way_to(origin.authority(), origin.is_plaintext());

@@ -1,4 +1,4 @@
-//! Settings that are given outside the file: by flags, and by the environment variables named after them. The table of
+//! FlagSettings that are given outside the file: by flags, and by the environment variables named after them. The table of
 //! settings tells which there are.
 
 use std::ffi::OsString;
@@ -11,12 +11,12 @@ use toml::Table;
 
 use super::access_key;
 use crate::config::table::{Flag, Setting};
-use crate::config::{self, ConfigError, Override, REFERENCE, Source};
-use crate::egress::Egress;
+use crate::config::{self, ConfigError, Override, REFERENCE, SettingsSource};
+use crate::proxy_config::ProxyConfig;
 
 /// A flag beats the environment, which beats the file.
 #[derive(Clone, Debug, Args)]
-pub(super) struct Settings {
+pub(super) struct FlagSettings {
     /// The configuration file (TOML). [env: WORKSPACE_GATEWAY_CONFIG]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -24,7 +24,7 @@ pub(super) struct Settings {
     flags: Flags,
 }
 
-impl Settings {
+impl FlagSettings {
     /// For a question that no upstream will be asked about: where upstream is need not be said.
     pub(super) fn or_any_region(mut self) -> Self {
         let loaded = self.clone().source(|name| std::env::var_os(name)).and_then(|mut source| source.load());
@@ -47,11 +47,11 @@ impl Settings {
     }
 
     /// Flags, environment and file together. The environment also tells the way to upstream.
-    pub(super) fn source(self, environment: impl Fn(&str) -> Option<OsString>) -> Result<Source, ConfigError> {
+    pub(super) fn source(self, environment: impl Fn(&str) -> Option<OsString>) -> Result<SettingsSource, ConfigError> {
         let overrides = self.flags.overrides(&environment);
         let file = self.config.or_else(|| from_environment("config", &environment).map(|(_, value)| value.into()));
         let key = access_key::read(&environment)?;
-        Ok(Source::new(file, overrides, Egress::read(environment)?).with_key(key))
+        Ok(SettingsSource::new(file, overrides, ProxyConfig::read(environment)?).with_key(key))
     }
 }
 
@@ -151,7 +151,7 @@ mod tests {
     #[derive(Parser)]
     struct Line {
         #[command(flatten)]
-        settings: Settings,
+        settings: FlagSettings,
     }
 
     fn load(arguments: &[&str], environment: &[(&str, &str)]) -> Result<Config, ConfigError> {

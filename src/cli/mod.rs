@@ -24,13 +24,13 @@ use std::thread;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
-use flags::{Settings, known_variables, unknown_variables};
+use flags::{FlagSettings, known_variables, unknown_variables};
 use http::HeaderMap;
 
-use crate::certificate::End;
+use crate::certificate::NotAfter;
 use crate::clock::Clock;
-use crate::config::{Config, Mode, Source};
-use crate::explain::{self, Asked, Context};
+use crate::config::{Config, Mode, SettingsSource};
+use crate::explain::{self, Context, ExplainRequest};
 use crate::request::decide::Rules;
 use crate::request::hop::Via;
 use crate::server::{ConnectionLimit, Server};
@@ -48,15 +48,15 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Run the gateway.
-    Serve(Settings),
+    Serve(FlagSettings),
     /// Check a configuration and print what it amounts to.
     Check {
         /// Also resolve, connect to and complete TLS with each upstream, and print a line for each. No request and no
-        /// credential is sent. Exit 0 if all are reachable, 1 if one is not.
+        /// credential is sent. ShutdownControl 0 if all are reachable, 1 if one is not.
         #[arg(long)]
         probe: bool,
         #[command(flatten)]
-        settings: Settings,
+        settings: FlagSettings,
     },
     /// Show what would be done with a GET of a path or URL, and why.
     Explain {
@@ -66,7 +66,7 @@ enum Command {
         #[arg(long = "header", short = 'H', value_name = "NAME: VALUE")]
         headers: Vec<String>,
         #[command(flatten)]
-        settings: Settings,
+        settings: FlagSettings,
     },
     /// Ask a gateway that runs here with the same settings whether it is alive: exit 0 if so, 1 if not.
     Health {
@@ -74,11 +74,11 @@ enum Command {
         #[arg(long)]
         ready: bool,
         #[command(flatten)]
-        settings: Settings,
+        settings: FlagSettings,
     },
     /// See it work: both upstream services simulated, the gateway before them, and a short load.
     Demo {
-        /// Exit after the load: 0 if upstream saw what it should have seen, 1 if not.
+        /// ShutdownControl after the load: 0 if upstream saw what it should have seen, 1 if not.
         #[arg(long)]
         once: bool,
         /// cache, or bypass to see the demo notice that nothing is answered from memory.
@@ -110,7 +110,7 @@ pub fn run() -> ExitCode {
                     is_bypassing: settings.mode == Mode::Bypass,
                 };
                 let context = Context { rules, listen: settings.listen.proxy.0, date: Clock::System.date() };
-                explain::explain(context, Asked { url: &url, headers }, |_, _| None)
+                explain::explain(context, ExplainRequest { url: &url, headers }, |_, _| None)
             });
             match explanation {
                 Ok(explanation) => print(&explanation),
@@ -128,7 +128,7 @@ pub fn run() -> ExitCode {
     }
 }
 
-fn with(settings: Settings, command: impl FnOnce(Config, Source) -> ExitCode) -> ExitCode {
+fn with(settings: FlagSettings, command: impl FnOnce(Config, SettingsSource) -> ExitCode) -> ExitCode {
     for name in unknown_variables(std::env::vars_os().filter_map(|(name, _)| name.into_string().ok())) {
         let known = known_variables().collect::<Vec<_>>().join(", ");
         tell(format!("workspace-gateway: {name} is no setting and is ignored: expected one of {known}"));
@@ -146,7 +146,7 @@ fn with(settings: Settings, command: impl FnOnce(Config, Source) -> ExitCode) ->
                 failure(USAGE, error);
             }
             // The files that the settings name, too, so that all mistakes are told in one run.
-            if let Some(mended) = source.as_ref().and_then(Source::mended) {
+            if let Some(mended) = source.as_ref().and_then(SettingsSource::mended) {
                 unusable_files(mended);
             }
             if let Err(wrong) = runtime::check_threads() {
@@ -185,7 +185,7 @@ fn check(config: &Config, file: Option<&Path>, probe: bool) -> ExitCode {
 }
 
 /// Tells what `serve` would warn of at start, if it had these settings from this file.
-fn warn(config: &Config, file: Option<&Path>, certificate_not_after: Option<End>) {
+fn warn(config: &Config, file: Option<&Path>, certificate_not_after: Option<NotAfter>) {
     let listen = &config.settings.listen;
     let exposed = listen.exposed(listen.proxy.0, listen.admin.0);
     let exposed = exposed.map(|(setting, address)| format!("{setting}: tokens travel in the clear to {address}"));

@@ -8,7 +8,7 @@ use super::{USAGE, failure};
 use crate::config::Config;
 use crate::gateway::probe::probe;
 
-/// Probes each upstream. Exit code 0 if all are reached, 1 if one is not.
+/// Probes each upstream. ShutdownControl code 0 if all are reached, 1 if one is not.
 pub(super) fn run(config: &Config) -> ExitCode {
     block_on(async {
         let mut are_all_reached = true;

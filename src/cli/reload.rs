@@ -10,8 +10,8 @@ use super::announce;
 use super::supervisor::Supervisor;
 use crate::clock::Clock;
 use crate::config::table::FollowUp;
-use crate::config::{Changes, Source};
-use crate::egress::Egress;
+use crate::config::{SettingsDiff, SettingsSource};
+use crate::proxy_config::ProxyConfig;
 use crate::server::Reloading;
 use crate::sync::Mutex;
 
@@ -39,13 +39,13 @@ impl Daily {
 
 /// Where settings come from, and where they go.
 pub(super) struct Watching {
-    source: Mutex<Source>,
+    source: Mutex<SettingsSource>,
     reloading: Arc<Reloading>,
     supervisor: Supervisor,
 }
 
 impl Watching {
-    pub(super) fn new(source: Source, reloading: Arc<Reloading>, supervisor: Supervisor) -> Arc<Self> {
+    pub(super) fn new(source: SettingsSource, reloading: Arc<Reloading>, supervisor: Supervisor) -> Arc<Self> {
         Arc::new(Self { source: Mutex::new(source), reloading, supervisor })
     }
 
@@ -100,7 +100,7 @@ impl Watching {
         }
     }
 
-    fn tell(&self, changes: &Changes, egress: &Egress) {
+    fn tell(&self, changes: &SettingsDiff, egress: &ProxyConfig) {
         let live = self.reloading.gateway().live();
         if changes.applied.is_empty() {
             tracing::info!("settings read again: nothing to apply");

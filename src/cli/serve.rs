@@ -12,12 +12,12 @@ use super::supervisor::Supervisor;
 use super::{USAGE, announce, failure, inherit, unusable_files, watchdog};
 use crate::budget::Purpose;
 use crate::clock::Clock;
-use crate::config::{Config, Source};
+use crate::config::{Config, SettingsSource};
 use crate::server::{Server, StartError, raise_open_files};
-use crate::telemetry::events::{Event, Happening};
+use crate::telemetry::events::{Event, NewEvent};
 use crate::telemetry::logs;
 
-pub(super) fn run(config: &Config, source: Source) -> ExitCode {
+pub(super) fn run(config: &Config, source: SettingsSource) -> ExitCode {
     // Dropped last, so that everything that is said here is written.
     let _log = match logs::begin(&config.settings.log) {
         Ok(log) => log,
@@ -62,7 +62,7 @@ pub(super) fn run(config: &Config, source: Source) -> ExitCode {
         }
         supervisor.stopping();
         let what = "stopping: no new connections, finishing what is in flight";
-        server.gateway().observer().notable(Happening::new(Event::Stopping, what));
+        server.gateway().observer().notable(NewEvent::new(Event::Stopping, what));
         let gateway = Arc::clone(server.gateway());
         tokio::select! {
             () = server.stop() => {

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::budget::{Budget, memory_limit};
 use crate::catalogue::Catalogue;
-use crate::certificate::{End, date};
+use crate::certificate::{NotAfter, date};
 use crate::config::secret::Secret;
 use crate::config::{Config, Settings, Size};
 
@@ -53,10 +53,10 @@ pub(super) fn of(config: &Config, file: Option<&Path>) -> Vec<String> {
 const RENEWAL: Duration = Duration::from_secs(14 * 24 * 60 * 60);
 
 /// What there is to say of the certificate for clients that ends then.
-pub(super) fn certificate(not_after: Option<End>, now: SystemTime) -> Option<String> {
+pub(super) fn certificate(not_after: Option<NotAfter>, now: SystemTime) -> Option<String> {
     let seconds = match not_after? {
-        End::At(seconds) => seconds,
-        End::Unknown => {
+        NotAfter::At(seconds) => seconds,
+        NotAfter::Unknown => {
             return Some(
                 "listen.cert_file: the end of the certificate cannot be read, and nothing will warn of it: expected an X.509 \
                  certificate in DER below PEM (RFC 5280)"
@@ -179,12 +179,12 @@ mod tests {
             (14 * day - 1, Some("in 13 days: renew it")),
             (14 * day, None),
         ] {
-            let warning = certificate(Some(End::At(1_800_000_000 + left)), now);
+            let warning = certificate(Some(NotAfter::At(1_800_000_000 + left)), now);
             assert_eq!(warning.is_some(), expected.is_some(), "{left}: {warning:?}");
             assert!(warning.unwrap_or_default().contains(expected.unwrap_or_default()), "{left}");
         }
         assert_eq!(certificate(None, now), None);
-        assert!(certificate(Some(End::Unknown), now).unwrap().contains("cannot be read"));
+        assert!(certificate(Some(NotAfter::Unknown), now).unwrap().contains("cannot be read"));
     }
 
     #[test]

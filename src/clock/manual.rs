@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use super::skew::{Reading, Skew};
+use super::skew::{ClockReading, Skew};
 use super::system;
 use crate::sync::{Mutex, MutexGuard};
 
@@ -14,7 +14,7 @@ pub struct ManualClock {
     monotonic: Instant,
     wall: SystemTime,
     runs: bool,
-    state: Arc<Mutex<(Reading, Skew)>>,
+    state: Arc<Mutex<(ClockReading, Skew)>>,
 }
 
 impl ManualClock {
@@ -74,27 +74,27 @@ impl ManualClock {
         if wall < 0 { self.wall - Duration::from_nanos(wall.unsigned_abs()) } else { self.wall + duration(wall) }
     }
 
-    fn shown(&self) -> Reading {
+    fn shown(&self) -> ClockReading {
         let moved = self.state().0;
         self.reading(moved)
     }
 
     /// What the clocks show, where they were moved so.
     #[allow(clippy::disallowed_methods)]
-    fn reading(&self, moved: Reading) -> Reading {
+    fn reading(&self, moved: ClockReading) -> ClockReading {
         if !self.runs {
             return moved;
         }
         let passed = nanoseconds(system::timer_now().into_std().saturating_duration_since(self.monotonic));
-        let Reading { monotonic, boot, wall } = moved;
-        Reading { monotonic: monotonic + passed, boot: boot + passed, wall: wall + passed }
+        let ClockReading { monotonic, boot, wall } = moved;
+        ClockReading { monotonic: monotonic + passed, boot: boot + passed, wall: wall + passed }
     }
 
-    fn set(&self, change: impl FnOnce(&mut Reading)) {
+    fn set(&self, change: impl FnOnce(&mut ClockReading)) {
         change(&mut self.state().0);
     }
 
-    fn state(&self) -> MutexGuard<'_, (Reading, Skew)> {
+    fn state(&self) -> MutexGuard<'_, (ClockReading, Skew)> {
         self.state.lock()
     }
 }

@@ -12,7 +12,7 @@ pub(super) const DRIFT: i64 = 30_000_000_000;
 
 /// What the clocks show at one moment, in nanoseconds since one beginning.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Reading {
+pub(super) struct ClockReading {
     /// The monotonic clock, which stands still in a suspension.
     pub monotonic: i64,
     /// `CLOCK_BOOTTIME`, or the monotonic clock where there is none.
@@ -34,7 +34,7 @@ pub(super) struct Skew {
 
 impl Skew {
     /// Takes a reading into account. The total never decreases.
-    pub(super) fn observe(&mut self, reading: Reading) {
+    pub(super) fn observe(&mut self, reading: ClockReading) {
         self.suspended = self.suspended.max(reading.boot.saturating_sub(reading.monotonic));
         let offset = reading.wall.saturating_sub(reading.boot);
         let ahead = offset.saturating_sub(self.lowest);
@@ -77,8 +77,8 @@ mod tests {
         ]
     }
 
-    fn readings(steps: &[Step]) -> Vec<Reading> {
-        let mut at = Reading::default();
+    fn readings(steps: &[Step]) -> Vec<ClockReading> {
+        let mut at = ClockReading::default();
         let mut all = vec![at];
         for step in steps {
             let (monotonic, boot, wall) = match *step {
@@ -95,9 +95,9 @@ mod tests {
     }
 
     /// The time of rules at each reading.
-    fn times(readings: &[Reading]) -> Vec<i64> {
+    fn times(readings: &[ClockReading]) -> Vec<i64> {
         let mut skew = Skew::default();
-        let time = |reading: &Reading| {
+        let time = |reading: &ClockReading| {
             skew.observe(*reading);
             reading.monotonic + i64::try_from(skew.total()).unwrap()
         };
@@ -160,8 +160,8 @@ mod tests {
     fn absurd_clocks_overflow_nothing() {
         for wall in [i64::MIN, i64::MAX] {
             let mut skew = Skew::default();
-            skew.observe(Reading { monotonic: 1, boot: i64::MAX, wall });
-            skew.observe(Reading { monotonic: 2, boot: i64::MAX, wall: i64::MAX });
+            skew.observe(ClockReading { monotonic: 1, boot: i64::MAX, wall });
+            skew.observe(ClockReading { monotonic: 2, boot: i64::MAX, wall: i64::MAX });
             assert!(skew.total() >= i64::MAX.unsigned_abs() - 2);
         }
     }

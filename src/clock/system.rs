@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
-use super::skew::{DRIFT, Reading, Skew};
+use super::skew::{ClockReading, DRIFT, Skew};
 use crate::sync::Mutex;
 
 /// Differences between clocks below this are not looked into, in nanoseconds: the clocks are read one after the other.
@@ -69,7 +69,7 @@ impl Clocks {
             let after = self.boot().unwrap_or(monotonic);
             // Whatever held this up, a suspension perhaps, lies between the readings, and would count as a step of the wall clock.
             if after.saturating_sub(before) < TOLERANCE {
-                skew.observe(Reading { monotonic, boot: before, wall });
+                skew.observe(ClockReading { monotonic, boot: before, wall });
                 break;
             }
         }

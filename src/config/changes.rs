@@ -10,7 +10,7 @@ use super::table::{Applies, FollowUp, Setting, told};
 
 /// What becomes of settings that have been read while others were in force.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Changes {
+pub struct SettingsDiff {
     /// The settings that change.
     pub applied: Vec<String>,
     /// Those that would have to.
@@ -28,7 +28,7 @@ pub struct AtRestart {
     pub given: String,
 }
 
-impl Changes {
+impl SettingsDiff {
     /// What changes, or would, when these settings take the place of those in force.
     pub fn between(in_force: &Settings, given: &Settings) -> Self {
         let (old, new) = (named_values(in_force), named_values(given));
@@ -111,7 +111,7 @@ mod tests {
             "mode = \"bypass\"\n[cache]\nkeyed_headers = []\n[[operation]]\nname = \"ListProduct\"\nttl = \"2h\"\n\
              [[operation]]\nname = \"Zones\"\npath = \"/v2/{project_id}/zones\"\nbody = \"json\"\ndefaults = { a = \"b\" }",
         );
-        let changes = Changes::between(&in_force, &given);
+        let changes = SettingsDiff::between(&in_force, &given);
         let expected = [
             "cache.keyed_headers",
             "mode",
@@ -122,13 +122,14 @@ mod tests {
         let mut applied = changes.applied;
         applied.sort();
         assert_eq!((applied.as_slice(), changes.at_restart), (expected.map(str::to_owned).as_slice(), Vec::new()));
-        assert_eq!(Changes::between(&given, &given), Changes::default());
+        assert_eq!(SettingsDiff::between(&given, &given), SettingsDiff::default());
     }
 
     #[test]
     fn an_order_is_a_change_too() {
         let entries = ["[[operation]]\nname = \"ListProduct\"\n", "[[operation]]\nname = \"ListProducts\"\n"];
-        let changes = Changes::between(&settings(&entries.concat()), &settings(&(entries[1].to_owned() + entries[0])));
+        let changes =
+            SettingsDiff::between(&settings(&entries.concat()), &settings(&(entries[1].to_owned() + entries[0])));
         assert_eq!(changes.applied, ["operation"]);
     }
 
@@ -140,7 +141,7 @@ mod tests {
              [upstream]\nmax_calls = 1\nmax_calls_per_caller = 2\n[cache]\nmax_size = \"9MiB\"\nttl = \"1s\"\n\
              [limits]\nmax_connections = 3\n[log]\nformat = \"json\"",
         );
-        let changes = Changes::between(&in_force, &given);
+        let changes = SettingsDiff::between(&in_force, &given);
         assert_eq!(changes.applied, ["cache.ttl"]);
         let mut told: Vec<_> = changes.at_restart.iter().map(|it| it.setting.clone()).collect();
         let at_restart = Setting::all().iter().filter(|setting| setting.applies == Applies::AtRestart);
@@ -151,8 +152,8 @@ mod tests {
         let proxy = changes.at_restart.iter().find(|it| it.setting == "listen.proxy").unwrap();
         assert_eq!((proxy.in_force.as_str(), proxy.given.as_str()), ("127.0.0.1:8080", "127.0.0.1:1"));
         let effective = given.clone().at_run_time(&in_force);
-        assert_eq!(Changes::between(&in_force, &effective).at_restart, []);
-        assert_eq!(Changes::between(&effective, &given).applied, Vec::<String>::new());
+        assert_eq!(SettingsDiff::between(&in_force, &effective).at_restart, []);
+        assert_eq!(SettingsDiff::between(&effective, &given).applied, Vec::<String>::new());
     }
 
     #[test]
@@ -168,7 +169,7 @@ mod tests {
             ("listen.admin_token.file", &[]),
             ("regions", &[]),
         ] {
-            let changes = Changes { applied: vec![name.to_owned()], ..Changes::default() };
+            let changes = SettingsDiff { applied: vec![name.to_owned()], ..SettingsDiff::default() };
             let all = [SetLogLevel, TellUpstream, WarnOfPlaintext, WarnOfCertificate];
             let called_for: Vec<_> = all.into_iter().filter(|it| changes.call_for(*it)).collect();
             assert_eq!(called_for, expected, "{name}");

@@ -11,7 +11,7 @@ use super::read::read;
 use super::units::Size;
 use super::{Config, Settings, operations};
 use crate::catalogue::{Origin, Service};
-use crate::egress::Egress;
+use crate::proxy_config::ProxyConfig;
 
 /// What is wrong with the layers so far.
 #[derive(Clone, PartialEq)]
@@ -37,7 +37,7 @@ pub(super) fn check(table: &Table) -> Result<Config, Wrong> {
     if !is_told {
         return Err(Wrong::NoUpstream);
     }
-    Ok(Config { settings, catalogue, keys: Arc::default(), admin_token: None, egress: Egress::default() })
+    Ok(Config { settings, catalogue, keys: Arc::default(), admin_token: None, egress: ProxyConfig::default() })
 }
 
 /// Where a service is: as given, or in the region.

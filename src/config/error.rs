@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
-use crate::egress::WrongProxy;
+use crate::proxy_config::InvalidProxy;
 
 /// What is wrong with a configuration.
 #[derive(Debug, Error)]
@@ -36,7 +36,7 @@ pub enum ConfigError {
     Several(Vec<ConfigError>),
     /// The environment names a proxy that can't be used.
     #[error(transparent)]
-    Proxy(#[from] WrongProxy),
+    Proxy(#[from] InvalidProxy),
 }
 
 impl ConfigError {

@@ -32,7 +32,7 @@ pub(crate) mod watch;
 use std::sync::Arc;
 
 pub(crate) use access_keys::GivenKey;
-pub use changes::Changes;
+pub use changes::SettingsDiff;
 pub(crate) use check::distinct;
 pub use choices::Mode;
 pub(crate) use choices::{AccessLog, LogFormat, OnOutage};
@@ -42,10 +42,10 @@ pub(crate) use layers::metrics_address;
 use secret::AdminToken;
 pub(crate) use settings::Settings;
 pub(crate) use units::Size;
-pub(crate) use watch::Source;
+pub(crate) use watch::SettingsSource;
 
 use crate::catalogue::{Catalogue, Service};
-use crate::egress::Egress;
+use crate::proxy_config::ProxyConfig;
 use crate::signing::ring::KeyRing;
 
 /// All settings with their defaults, as documented.
@@ -74,7 +74,7 @@ pub struct Config {
     /// What the admin listener asks for, if it does.
     pub admin_token: Option<AdminToken>,
     /// The way there, which no file tells: direct, until whoever has read the environment says otherwise.
-    pub egress: Egress,
+    pub egress: ProxyConfig,
 }
 
 impl Config {

@@ -8,15 +8,15 @@ use std::path::{Path, PathBuf};
 
 use super::files::{Files, Sights};
 use super::{Config, ConfigError, GivenKey, Override};
-use crate::egress::Egress;
+use crate::proxy_config::ProxyConfig;
 
 /// A file, if there is one, and the settings that beat it.
-pub(crate) struct Source {
+pub(crate) struct SettingsSource {
     file: Option<PathBuf>,
     overrides: Vec<Override>,
     /// The access key of the environment. Like `egress`, it is read once, at start.
     key: Option<GivenKey>,
-    egress: Egress,
+    egress: ProxyConfig,
     /// The file and those that its settings name, as they were read.
     files: Files,
     /// The same files, as they were when they were looked at last.
@@ -25,9 +25,9 @@ pub(crate) struct Source {
     mended: Option<Box<Config>>,
 }
 
-impl Source {
+impl SettingsSource {
     /// Nothing is read yet.
-    pub(crate) fn new(file: Option<PathBuf>, overrides: Vec<Override>, egress: Egress) -> Self {
+    pub(crate) fn new(file: Option<PathBuf>, overrides: Vec<Override>, egress: ProxyConfig) -> Self {
         let (key, files, glimpsed, mended) = (None, Files::default(), Sights::new(), None);
         Self { file, overrides, key, egress, files, glimpsed, mended }
     }
@@ -43,7 +43,7 @@ impl Source {
     }
 
     /// The way to upstream.
-    pub(crate) fn egress(&self) -> &Egress {
+    pub(crate) fn egress(&self) -> &ProxyConfig {
         &self.egress
     }
 
@@ -111,7 +111,7 @@ mod tests {
     }
 
     /// Looks at it twice.
-    fn has_changed(source: &mut Source) -> bool {
+    fn has_changed(source: &mut SettingsSource) -> bool {
         source.has_changed() | source.has_changed()
     }
 
@@ -119,7 +119,7 @@ mod tests {
     fn whatever_is_read_again_the_way_to_upstream_stays() {
         let proxy = |name: &str| (name == "https_proxy").then(|| "http://proxy:3128".into());
         let region = Override { path: &["region"], value: "r-1".to_owned(), origin: "--region".to_owned() };
-        let mut source = Source::new(None, vec![region], Egress::read(proxy).unwrap());
+        let mut source = SettingsSource::new(None, vec![region], ProxyConfig::read(proxy).unwrap());
         for _ in 0..2 {
             assert!(source.load().unwrap().egress.has_proxy());
         }
@@ -130,7 +130,7 @@ mod tests {
         let folder = folder("written");
         let path = folder.join("config.toml");
         std::fs::write(&path, "region = \"r-1\"\n").unwrap();
-        let mut source = Source::new(Some(path.clone()), Vec::new(), Egress::default());
+        let mut source = SettingsSource::new(Some(path.clone()), Vec::new(), ProxyConfig::default());
         source.load().unwrap();
         for text in ["", "region = \"r-1\"\n", "region = \"r-1\"\n[cache]\n", "region = \"r-1\"\n[cache]\nttl = \"1h\""]
         {
@@ -147,7 +147,7 @@ mod tests {
         let path = folder.join("config.toml");
         let text = "region = \"r-1\"\n";
         std::fs::write(&path, text).unwrap();
-        let mut source = Source::new(Some(path.clone()), Vec::new(), Egress::default());
+        let mut source = SettingsSource::new(Some(path.clone()), Vec::new(), ProxyConfig::default());
         source.load().unwrap();
         assert!(!has_changed(&mut source));
         std::fs::write(&path, text).unwrap();
@@ -174,7 +174,7 @@ mod tests {
         let (path, secret) = (folder.join("config.toml"), folder.join("secret"));
         let text = format!("region = \"r\"\n[[access_key]]\nid = \"AK\"\nsecret = {{ file = {secret:?} }}");
         std::fs::write(&path, text).unwrap();
-        let mut source = Source::new(Some(path), Vec::new(), Egress::default());
+        let mut source = SettingsSource::new(Some(path), Vec::new(), ProxyConfig::default());
         assert!(source.load().unwrap_err().to_string().contains("access_key.AK.secret: cannot read"));
         assert!(!has_changed(&mut source), "told once");
         std::fs::write(&secret, "\n").unwrap();
@@ -194,7 +194,7 @@ mod tests {
     fn a_bad_file_is_read_again_when_it_changes_next() {
         let folder = folder("bad");
         let path = folder.join("config.toml");
-        let mut source = Source::new(Some(path.clone()), Vec::new(), Egress::default());
+        let mut source = SettingsSource::new(Some(path.clone()), Vec::new(), ProxyConfig::default());
         for bad in ["region = \"r", "region = 1", "regoin = \"r-1\""] {
             std::fs::write(&path, bad).unwrap();
             assert!(source.load().is_err() && !has_changed(&mut source), "{bad}");
@@ -209,7 +209,7 @@ mod tests {
         let folder = folder("named");
         let (path, named) = (folder.join("config.toml"), folder.join("ca.pem"));
         std::fs::write(&path, format!("region = \"r-1\"\n[upstream]\nca_file = {named:?}\n")).unwrap();
-        let mut source = Source::new(Some(path.clone()), Vec::new(), Egress::default());
+        let mut source = SettingsSource::new(Some(path.clone()), Vec::new(), ProxyConfig::default());
         source.load().unwrap();
         assert!(!has_changed(&mut source), "it isn't there, and wasn't");
         std::fs::write(&named, "one").unwrap();
@@ -246,7 +246,7 @@ mod tests {
         }
         symlink("..1", folder.join("..data")).unwrap();
         symlink("..data/config.toml", folder.join("config.toml")).unwrap();
-        let mut source = Source::new(Some(folder.join("config.toml")), Vec::new(), Egress::default());
+        let mut source = SettingsSource::new(Some(folder.join("config.toml")), Vec::new(), ProxyConfig::default());
         source.load().unwrap();
         symlink("..2", folder.join("..data_tmp")).unwrap();
         std::fs::rename(folder.join("..data_tmp"), folder.join("..data")).unwrap();
@@ -273,7 +273,7 @@ mod tests {
         let path = folder.join("config.toml");
         let (_reader, pipe) = pipe("region = \"r-1\"");
         std::os::unix::fs::symlink(pipe, &path).unwrap();
-        let mut source = Source::new(Some(path.clone()), Vec::new(), Egress::default());
+        let mut source = SettingsSource::new(Some(path.clone()), Vec::new(), ProxyConfig::default());
         for _ in 0..2 {
             assert_eq!(source.load().unwrap().settings.region.unwrap().to_string(), "r-1");
             assert!(!has_changed(&mut source));
@@ -294,7 +294,7 @@ mod tests {
         let key = |id: &str| format!("[[access_key]]\nid = \"{id}\"\nsecret = {{ file = {pipe:?} }}\n");
         let text = format!("region = \"r-1\"\n{}{}", key("A"), key("B"));
         std::fs::write(&path, &text).unwrap();
-        let mut source = Source::new(Some(path.clone()), Vec::new(), Egress::default());
+        let mut source = SettingsSource::new(Some(path.clone()), Vec::new(), ProxyConfig::default());
         let fingerprints = |config: &Config| config.keys.keys().map(|key| *key.fingerprint()).collect::<BTreeSet<_>>();
         let first = fingerprints(&source.load().unwrap());
         assert!(first.len() == 2 && !has_changed(&mut source));
@@ -316,7 +316,7 @@ mod tests {
         let path = folder.join("config.toml");
         let (_reader, pipe) = pipe("authorities");
         std::fs::write(&path, format!("region = \"r-1\"\n[upstream]\nca_file = {pipe:?}\n")).unwrap();
-        let mut source = Source::new(Some(path), Vec::new(), Egress::default());
+        let mut source = SettingsSource::new(Some(path), Vec::new(), ProxyConfig::default());
         source.load().unwrap();
         assert!(!has_changed(&mut source));
         assert_eq!(std::fs::read_to_string(pipe).unwrap(), "authorities");
@@ -326,7 +326,7 @@ mod tests {
     #[test]
     fn without_a_file_nothing_changes() {
         let region = Override { path: &["region"], value: "r-1".to_owned(), origin: "--region".to_owned() };
-        let mut source = Source::new(None, vec![region], Egress::default());
+        let mut source = SettingsSource::new(None, vec![region], ProxyConfig::default());
         source.load().unwrap();
         assert!(!has_changed(&mut source) && source.file().is_none());
     }

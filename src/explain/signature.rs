@@ -10,8 +10,8 @@ use serde::Serialize;
 use crate::request::BypassReason;
 use crate::request::caller::Credential;
 use crate::request::decide;
-use crate::signing::ring::Refusal;
-use crate::signing::{Authorization, Payload, Target, X_SECURITY_TOKEN, canonical_request};
+use crate::signing::ring::SignatureRejection;
+use crate::signing::{Authorization, Payload, SignedTarget, X_SECURITY_TOKEN, canonical_request};
 
 /// The signature of a request.
 #[derive(Debug, Serialize)]
@@ -27,47 +27,49 @@ pub(super) struct Signature {
 }
 
 /// What a request presents.
-pub(super) struct Presented {
+pub(super) struct SignatureInput {
     pub(super) credential: Option<Credential>,
     /// Why it is answered 401 or 403 here, if its signature is refused.
-    pub(super) refusal: Option<Refusal>,
+    pub(super) refusal: Option<SignatureRejection>,
     pub(super) signature: Option<Signature>,
 }
 
 /// Verifies a signature, as `serve` does; what is signed is what was typed. The request has no body.
 pub(super) fn judge(
-    presented: Result<decide::Presented, BypassReason>,
+    presented: Result<decide::PresentedCredential, BypassReason>,
     head: &Parts,
     typed: &Uri,
     project: Option<&str>,
     date: SystemTime,
-) -> Presented {
-    let none = Presented { credential: None, refusal: None, signature: None };
+) -> SignatureInput {
+    let none = SignatureInput { credential: None, refusal: None, signature: None };
     let claim = match presented {
-        Ok(decide::Presented::Token(token)) => return Presented { credential: Some(Credential::Token(token)), ..none },
-        Ok(decide::Presented::Signature(claim)) => claim,
+        Ok(decide::PresentedCredential::Token(token)) => {
+            return SignatureInput { credential: Some(Credential::Token(token)), ..none };
+        }
+        Ok(decide::PresentedCredential::Signature(claim)) => claim,
         Err(reason @ BypassReason::UnverifiedSignature) => {
             let (access_key, because) = (None, reason.describe().to_owned());
             let signature = Signature { access_key, result: "unknown-key", because, canonical_request: Vec::new() };
-            return Presented { signature: Some(signature), ..none };
+            return SignatureInput { signature: Some(signature), ..none };
         }
         Err(_) => return none,
     };
     let id = claim.key.id().to_owned();
     let verified = claim
         .examine(&head.headers, date)
-        .and_then(|examined| examined.admit(&head.method, Target::from(typed), Payload::of(b""), project));
+        .and_then(|examined| examined.admit(&head.method, SignedTarget::from(typed), Payload::of(b""), project));
     let refusal = verified.as_ref().err().copied();
     let signature = Signature {
         access_key: Some(id),
-        result: refusal.map_or("verified", Refusal::as_str),
+        result: refusal.map_or("verified", SignatureRejection::as_str),
         because: refusal
-            .map_or("the key is configured here, and has signed this request", Refusal::describe)
+            .map_or("the key is configured here, and has signed this request", SignatureRejection::describe)
             .to_owned(),
         canonical_request: canonical(head, typed),
     };
     let credential = verified.ok().map(|signed| Credential::Signed(signed.into()));
-    Presented { credential, refusal, signature: Some(signature) }
+    SignatureInput { credential, refusal, signature: Some(signature) }
 }
 
 /// What is signed, but for the security token.
@@ -75,7 +77,7 @@ fn canonical(head: &Parts, typed: &Uri) -> Vec<String> {
     let Parts { method, headers, .. } = head;
     let said = headers.get(AUTHORIZATION).and_then(Authorization::read);
     let Some(said) = said else { return Vec::new() };
-    let text = canonical_request(method, Target::from(typed), headers, said.signed_headers, &Payload::of(b""));
+    let text = canonical_request(method, SignedTarget::from(typed), headers, said.signed_headers, &Payload::of(b""));
     let hidden = format!("{X_SECURITY_TOKEN}:");
     let show = |line: &str| if line.starts_with(&hidden) { format!("{hidden}(not shown)") } else { line.to_owned() };
     text.map(|text| String::from_utf8_lossy(&text).lines().map(show).collect()).unwrap_or_default()

@@ -36,13 +36,13 @@ use crate::request::fingerprint::{Fingerprint, Fingerprints};
 use crate::request::id::RequestId;
 use crate::telemetry::hit_series::HitSeries;
 use crate::telemetry::metrics::Metrics;
-use crate::telemetry::record::{self, Heading, Record};
+use crate::telemetry::record::{self, Heading, RequestRecord};
 // These two and MAX_HEADS for tests of what heads cost.
 pub use head::{HeadScanner, is_repeatable};
 use head_cache::HeadCache;
 pub use head_cache::MAX_HEADS;
 use metrics::FastPathMetrics;
-pub use responder::{ConnectionState, Responder};
+pub use responder::{Responder, ResponderState};
 pub(crate) use tracker::RequestTracker;
 
 /// What has the entries: the gateway.
@@ -142,7 +142,7 @@ impl<L> FastPath<L> {
         source: &S,
         connection: &S::Connection,
         text: &mut Vec<u8>,
-    ) -> Option<(Bytes, Record)>
+    ) -> Option<(Bytes, RequestRecord)>
     where
         S: HitSource<Lookup = L>,
     {
@@ -156,7 +156,7 @@ impl<L> FastPath<L> {
         let (metrics, clock) = (Arc::clone(&self.metrics), self.clock.clone());
         let line = (known.heading.as_ref(), client);
         let counted = (&*known.operation, &known.series, entry.key());
-        let record = Record::begin_hit(metrics, clock, request_id, line, counted);
+        let record = RequestRecord::begin_hit(metrics, clock, request_id, line, counted);
         compose::write_hit(&entry, now, record.request_id(), text);
         Some((entry.body().clone(), record))
     }

@@ -16,7 +16,7 @@ use tokio::io::AsyncWrite;
 use super::HitSource;
 use super::head::HeadScanner;
 use crate::request::fingerprint::Fingerprint;
-use crate::telemetry::record::Record;
+use crate::telemetry::record::RequestRecord;
 
 /// Bodies up to this size, in bytes, are copied behind their head and written with it: that costs less than a second part.
 const SMALL: usize = 4 * 1024;
@@ -31,12 +31,12 @@ pub struct Responder<S: HitSource> {
     position: Position,
     /// The head of the response that is being written, and its body if that is small.
     text: Vec<u8>,
-    response: Option<Response>,
+    response: Option<HitResponse>,
 }
 
 /// What the server knows of a connection when bytes arrive.
 #[derive(Clone, Copy, Debug)]
-pub struct ConnectionState {
+pub struct ResponderState {
     /// hyper answers nothing, and has nothing left to write.
     pub is_free: bool,
     /// The connection is about to end, which responses have to say. Those of the fast path do not.
@@ -54,12 +54,12 @@ enum Position {
 }
 
 /// A response that is not yet written whole: `written` bytes of the text are, and this part of the body is not.
-struct Response {
+struct HitResponse {
     written: usize,
     body: Bytes,
     /// Of the whole body.
     size: usize,
-    record: Record,
+    record: RequestRecord,
 }
 
 impl<S: HitSource> Responder<S> {
@@ -70,7 +70,7 @@ impl<S: HitSource> Responder<S> {
 
     /// Takes bytes that have arrived, if they are a request that can be answered here. Returns whether it has: if so,
     /// [`Self::poll_write`] is next; if not, they are hyper's.
-    pub fn take(&mut self, bytes: &[u8], state: ConnectionState) -> bool {
+    pub fn take(&mut self, bytes: &[u8], state: ResponderState) -> bool {
         let scanner = match self.position {
             Position::Unknown => return false,
             _ if !state.is_free => return self.give_up(),
@@ -99,7 +99,7 @@ impl<S: HitSource> Responder<S> {
             } else {
                 body
             };
-            self.response = Some(Response { written: 0, body, size, record });
+            self.response = Some(HitResponse { written: 0, body, size, record });
             return true;
         }
         self.follow(scanner, bytes, fingerprint);

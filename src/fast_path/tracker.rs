@@ -10,10 +10,10 @@ use crate::sync::Mutex;
 
 /// One connection's.
 #[derive(Default)]
-pub struct RequestTracker(Mutex<State>);
+pub struct RequestTracker(Mutex<TrackerState>);
 
 #[derive(Clone, Copy, Default)]
-enum State {
+enum TrackerState {
     /// Each head that has come has become a request, and was all of it.
     #[default]
     Between,
@@ -26,25 +26,25 @@ enum State {
 impl RequestTracker {
     /// A whole head has come and is going to be read. Its fingerprint is given if it came in one piece.
     pub(super) fn head_has_come(&self, head: Option<Fingerprint>) {
-        *self.0.lock() = State::Head(head);
+        *self.0.lock() = TrackerState::Head(head);
     }
 
     /// From now on it is not known which bytes a request was read from. What looked like a whole head may not have been one
     /// (blank lines before a request are not), and must not be taken for the request that follows it.
     pub(super) fn gives_up(&self) {
-        *self.0.lock() = State::Unknown;
+        *self.0.lock() = TrackerState::Unknown;
     }
 
     /// Whether what comes next begins a request, because each head that has come has become one, and was all of it.
     pub(super) fn is_between_requests(&self) -> bool {
-        matches!(*self.0.lock(), State::Between)
+        matches!(*self.0.lock(), TrackerState::Between)
     }
 
     /// hyper has read a request. Returns the fingerprint of its head, if the same head would ask for the same again.
     pub(super) fn request_is_read(&self, head: &Parts, has_body: bool) -> Option<Fingerprint> {
         let mut state = self.0.lock();
-        let State::Head(fingerprint) = *state else { return None };
-        *state = if has_body || !head::is_all(head) { State::Unknown } else { State::Between };
+        let TrackerState::Head(fingerprint) = *state else { return None };
+        *state = if has_body || !head::is_all(head) { TrackerState::Unknown } else { TrackerState::Between };
         fingerprint.filter(|_| !has_body && head::is_repeatable(head))
     }
 }

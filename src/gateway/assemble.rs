@@ -8,15 +8,15 @@ use std::time::{Instant, SystemTime};
 use super::fetcher::Fetcher;
 use super::memory::Memory;
 use super::observer::Observer;
-use super::outward::{self, Blueprint};
-use super::{Gateway, Inspection, Live};
+use super::upstream_setup::{self, ClientConfig};
+use super::{ActiveConfig, Gateway, Inspection};
 use crate::budget::Budget;
+use crate::cache::backoffs::Backoffs;
 use crate::cache::entry::Entry;
-use crate::cache::flights::{Bounds, Flights};
-use crate::cache::grants::{Grantee, Grants, Terms};
-use crate::cache::pauses::Pauses;
+use crate::cache::flights::{FlightLimits, Flights};
+use crate::cache::grants::{CallerScope, GrantSettings, Grants};
 use crate::cache::second_tier::SecondTier;
-use crate::cache::store::{Selection, Slot, Store};
+use crate::cache::store::{CacheKey, PurgeSelection, Store};
 use crate::clock::Clock;
 use crate::config::{Config, Mode, OnOutage, Settings, Size};
 use crate::fast_path::FastPath;
@@ -26,7 +26,7 @@ use crate::request::digest::Digests;
 use crate::request::fingerprint::Fingerprints;
 use crate::request::hop::Via;
 use crate::request::id::RequestIds;
-use crate::request::key::Key;
+use crate::request::key::RequestKey;
 use crate::sync::{Mutex, RwLock};
 use crate::telemetry::events::Events;
 use crate::telemetry::failures::Failures;
@@ -36,7 +36,7 @@ use crate::telemetry::in_use::InUse;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::reloads::Reloads;
 use crate::upstream::Upstream;
-use crate::upstream::probation::Probation;
+use crate::upstream::key_breaker::KeyBreaker;
 use crate::upstream::successes::Successes;
 
 /// The purpose of the key that request ids are made with. Tests foresee the ids by it.
@@ -46,8 +46,8 @@ pub const REQUEST_IDS: &str = "request ids";
 struct Backends {
     upstream: Arc<dyn Upstream>,
     /// What `upstream` is made by, if it is asked over HTTP.
-    blueprint: Option<Blueprint>,
-    /// Asked before upstream, if there is one.
+    blueprint: Option<ClientConfig>,
+    /// Lookup before upstream, if there is one.
     second_tier: Option<Arc<dyn SecondTier>>,
 }
 
@@ -59,8 +59,8 @@ impl Gateway {
     pub fn new(config: &Config, clock: Clock) -> io::Result<Arc<Self>> {
         let random = Random::System;
         let (via, metrics) = (Via::new(random.u32()?), Metrics::new().map_err(io::Error::other)?);
-        let blueprint = outward::blueprint(&config.settings)?;
-        let upstream = outward::client(config, &blueprint, via.clone(), clock.clone(), &metrics)?;
+        let blueprint = upstream_setup::blueprint(&config.settings)?;
+        let upstream = upstream_setup::client(config, &blueprint, via.clone(), clock.clone(), &metrics)?;
         let backends = Backends { upstream: Arc::new(upstream), blueprint: Some(blueprint), second_tier: None };
         Self::assemble(config, (clock, random), via, metrics, backends)
     }
@@ -105,7 +105,7 @@ impl Gateway {
         let grants = Arc::new(Grants::new(terms(settings)));
         let bounds = bounds(settings);
         let [shared_flights, lone_flights] = [bounds; 2].map(|bounds| Arc::new(Flights::new(bounds)));
-        let [gate, relay_gate] = outward::gates(&settings.upstream, &metrics)?;
+        let [gate, relay_gate] = upstream_setup::gates(&settings.upstream, &metrics)?;
         let budget = Budget::new(budget_size(&config.settings));
         let store = Arc::new(Store::new(settings.cache.max_size.0, Arc::clone(&budget), metrics.eviction_counter()));
         // Weak, for the store counts its evictions in these very metrics.
@@ -129,7 +129,7 @@ impl Gateway {
         let fast_path = FastPath::new(settings.listen.fast_path, random.key("heads")?, &metrics, clock.clone())
             .map_err(io::Error::other)?;
         Ok(Arc::new(Self {
-            live: RwLock::new(Arc::new(Live::new(config.clone(), upstream, blueprint, random.clone()))),
+            live: RwLock::new(Arc::new(ActiveConfig::new(config.clone(), upstream, blueprint, random.clone()))),
             reloading: Mutex::default(),
             callers,
             fingerprints,
@@ -137,14 +137,14 @@ impl Gateway {
             request_ids,
             via,
             bypassing,
-            memory: Arc::new(Memory { grants, store, pauses: Pauses::new(), known_callers: Arc::default() }),
+            memory: Arc::new(Memory { grants, store, pauses: Backoffs::new(), known_callers: Arc::default() }),
             fetcher: Arc::new(Fetcher {
                 shared_flights,
                 lone_flights,
                 successes: Successes::default(),
                 gate,
                 relay_gate,
-                probation: Probation::new(clock.clone()),
+                probation: KeyBreaker::new(clock.clone()),
                 second_tier,
             }),
             observer: Arc::new(Observer {
@@ -185,13 +185,13 @@ impl Gateway {
     }
 
     /// Each entry, and where it is kept. Takes its time where there are many.
-    pub fn entries(&self) -> impl Iterator<Item = (Arc<Slot>, Arc<Entry>)> {
+    pub fn entries(&self) -> impl Iterator<Item = (Arc<CacheKey>, Arc<Entry>)> {
         self.memory.store.entries()
     }
 
     /// Whether an entry may be given only after upstream has confirmed it, because an unsafe method has changed what it
     /// is about.
-    pub fn is_invalidated(&self, slot: &Slot, entry: &Entry) -> bool {
+    pub fn is_invalidated(&self, slot: &CacheKey, entry: &Entry) -> bool {
         self.memory.store.is_invalidated(slot.key.scope(), entry.life().sent)
     }
 
@@ -217,7 +217,7 @@ impl Gateway {
 
     /// Removes the selected entries and says how many there were. Nothing that was asked of upstream
     /// before is stored, or given to anyone but the one whose request it answers. Grants stay.
-    pub fn purge(&self, selection: &Selection) -> usize {
+    pub fn purge(&self, selection: &PurgeSelection) -> usize {
         let purged = self.memory.store.purge(selection, self.clock.now());
         self.memory.pauses.purge(selection);
         self.fetcher.shared_flights.close_all();
@@ -226,11 +226,11 @@ impl Gateway {
     }
 
     /// What is known of a question at present, for a person who asks why.
-    pub fn inspect(&self, key: Key, credential: &Credential) -> Inspection {
+    pub fn inspect(&self, key: RequestKey, credential: &Credential) -> Inspection {
         let (now, caller) = (self.clock.now(), self.callers.of(credential));
         let service = key.operation().service;
         let slot = self.memory.store.slot(&Arc::new(key), caller);
-        let grantee = Grantee { caller, scope: slot.key.scope().clone() };
+        let grantee = CallerScope { caller, scope: slot.key.scope().clone() };
         Inspection {
             standing: self.memory.grants.standing(&grantee, now),
             is_shared: slot.owner.is_none(),
@@ -250,9 +250,9 @@ pub(super) fn budget_size(settings: &Settings) -> usize {
 }
 
 /// What holds for every grant.
-pub(super) fn terms(settings: &Settings) -> Terms {
+pub(super) fn terms(settings: &Settings) -> GrantSettings {
     let grants = &settings.grants;
-    Terms {
+    GrantSettings {
         grant_ttl: grants.grant_ttl.0,
         denial_ttl: grants.denial_ttl.0,
         outage_grace: (grants.on_outage == OnOutage::Serve).then_some(grants.outage_grace.0),
@@ -261,6 +261,6 @@ pub(super) fn terms(settings: &Settings) -> Terms {
 }
 
 /// How many flights there may be, of callers with a grant and of the others, and how many who wait for them.
-pub(super) fn bounds(settings: &Settings) -> Bounds {
-    Bounds { flights: settings.limits.max_flights.0, waiting: settings.limits.max_waiters.0 }
+pub(super) fn bounds(settings: &Settings) -> FlightLimits {
+    FlightLimits { flights: settings.limits.max_flights.0, waiting: settings.limits.max_waiters.0 }
 }

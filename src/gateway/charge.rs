@@ -6,10 +6,10 @@ use http::request::Parts;
 use tokio::time::timeout;
 
 use super::Connection;
+use super::cache_request::ClientIdentity;
 use super::memory::Memory;
-use super::question::Asker;
 use crate::budget::{Charge, ConnectionClass, Purpose};
-use crate::cache::grants::Grantee;
+use crate::cache::grants::CallerScope;
 use crate::clock::Clock;
 use crate::request::BypassReason;
 use crate::request::caller::{self, Caller, Credential};
@@ -70,8 +70,8 @@ pub(super) fn classify_head(
 /// Raises a connection's class to that of the caller whose request has been answered.
 pub(super) fn classify_asker(
     connection: &Connection,
-    asker: &Asker,
-    grantee: Option<&Grantee>,
+    asker: &ClientIdentity,
+    grantee: Option<&CallerScope>,
     known_by: (&Memory, &Clock),
 ) {
     if let Some(caller) = asker.caller() {
@@ -80,7 +80,12 @@ pub(super) fn classify_asker(
 }
 
 /// Raises a connection's class to that of a caller.
-fn classify(connection: &Connection, caller: Caller, grantee: Option<&Grantee>, (memory, clock): (&Memory, &Clock)) {
+fn classify(
+    connection: &Connection,
+    caller: Caller,
+    grantee: Option<&CallerScope>,
+    (memory, clock): (&Memory, &Clock),
+) {
     if connection.account.class() < ConnectionClass::Known {
         let is_known = memory.class(Some(caller), grantee, clock.now()) != Class::Unknown;
         let class = if is_known { ConnectionClass::Known } else { ConnectionClass::Unknown };

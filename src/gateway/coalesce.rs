@@ -1,19 +1,19 @@
 //! Coalescing: a request joins the flight for its question, or begins one.
 
-use super::Question;
+use super::CacheRequest;
 use super::fetch_result::{Additional, FetchResult};
 use super::fetcher::Fetcher;
-use super::seat::Seat;
+use super::role::Role;
 use crate::cache::flights::{Leader, Waiter};
 use crate::cache::miss::Miss;
-use crate::cache::store::Slot;
+use crate::cache::store::CacheKey;
 
 /// How often a request waits for another leader after the one before was refused. Then it asks alone.
 pub(super) const MAX_ELECTIONS: u32 = 3;
 
 /// How often a request has waited for a flight, and what has come of that.
 #[derive(Default)]
-pub(super) struct Rounds {
+pub(super) struct Attempts {
     pub(super) number: u32,
     /// Whether a leader was refused or throttled, so that another takes its place.
     pub(super) refused: bool,
@@ -26,10 +26,10 @@ pub(super) struct Rounds {
 /// Joins the flight for a slot, or begins one. A solo flight is nobody else's. The leader, if there is one, has to be sent.
 pub(super) fn join(
     fetcher: &Fetcher,
-    question: &Question,
-    (slot, why, solo): (Slot, Miss, bool),
-    rounds: &Rounds,
-) -> (Waiter<Slot, FetchResult>, Seat, Option<Leader<Slot, FetchResult>>) {
+    question: &CacheRequest,
+    (slot, why, solo): (CacheKey, Miss, bool),
+    rounds: &Attempts,
+) -> (Waiter<CacheKey, FetchResult>, Role, Option<Leader<CacheKey, FetchResult>>) {
     let (flights, caller) = (fetcher.flights(&slot), question.asked.grantee.caller);
     let (waiter, leader) = match solo {
         true => flights.solo(caller),
@@ -39,6 +39,6 @@ pub(super) fn join(
     };
     let elected = rounds.refused && leader.is_some() && slot.owner.is_none();
     let is_last = rounds.number >= MAX_ELECTIONS;
-    let seat = Seat { leads: leader.is_some(), elected, is_last, has_repeated: rounds.has_repeated, slot, why };
+    let seat = Role { leads: leader.is_some(), elected, is_last, has_repeated: rounds.has_repeated, slot, why };
     (waiter, seat, leader)
 }

@@ -4,12 +4,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::Live;
+use super::ActiveConfig;
 use crate::budget::Account;
 use crate::fast_path::RequestTracker;
 use crate::request::caller::{Caller, LastCredential};
 use crate::request::half_close::HalfClose;
-use crate::upstream::gate::Client;
+use crate::upstream::gate::GateClient;
 
 /// A client's connection.
 pub struct Connection {
@@ -38,8 +38,8 @@ impl Connection {
     }
 
     /// Whose request on it this is.
-    pub(super) fn client(&self, live: &Live, caller: Option<Caller>) -> Client {
-        Client { caller, peer: live.peer(self.peer), connection: self.id }
+    pub(super) fn client(&self, live: &ActiveConfig, caller: Option<Caller>) -> GateClient {
+        GateClient { caller, peer: live.peer(self.peer), connection: self.id }
     }
 
     /// What its client holds of the memory budget, and how far its callers are known. The gateway raises its class with its

@@ -9,29 +9,29 @@ use http::{HeaderMap, Response, StatusCode};
 
 use super::fetch_result::{Additional, FetchResult};
 use super::fetcher::NoTurn;
-use super::look_up::LookUp;
+use super::look_up::LookupResult;
 use super::second_tier::{adopt_record, tell};
-use super::settle::{Call, denied};
-use super::{Gateway, Question};
+use super::settle::{EndedCall, denied};
+use super::{CacheRequest, Gateway};
 use crate::cache::admission::Verdict;
 use crate::cache::entry::Entry;
 use crate::cache::flights::Leader;
-use crate::cache::lifetime::Times;
-use crate::cache::store::Slot;
+use crate::cache::lifetime::ResponseTimes;
+use crate::cache::store::CacheKey;
 use crate::request::condition::Validator;
 use crate::request::forwarded;
-use crate::telemetry::record::Record;
-use crate::upstream::client::Errand;
+use crate::telemetry::record::RequestRecord;
+use crate::upstream::client::FetchContext;
 use crate::upstream::gate::Class;
-use crate::upstream::probation::Reception;
-use crate::upstream::{Answered, Refused, UpstreamError};
+use crate::upstream::key_breaker::SignatureOutcome;
+use crate::upstream::{CallerRefusal, UpstreamError, UpstreamResponse};
 
 /// A question that is going to be asked.
 struct Fetch {
-    question: Question,
+    question: CacheRequest,
     /// What others may have joined for.
-    slot: Slot,
-    errand: Errand,
+    slot: CacheKey,
+    errand: FetchContext,
     /// Why it is made beside or after another caller's call, if it is.
     additional: Option<Additional>,
 }
@@ -40,14 +40,14 @@ impl Gateway {
     /// Begins a call, in a task of its own: a client that hangs up neither cancels nor poisons it.
     pub(super) fn begin_fetch(
         self: &Arc<Self>,
-        leader: Leader<Slot, FetchResult>,
-        question: &Question,
-        slot: Slot,
+        leader: Leader<CacheKey, FetchResult>,
+        question: &CacheRequest,
+        slot: CacheKey,
         headers: &HeaderMap,
         additional: Option<Additional>,
-        record: &mut Record,
+        record: &mut RequestRecord,
     ) {
-        let errand = Errand {
+        let errand = FetchContext {
             credential: question.credential.kept(),
             date: self.clock.date(),
             request_id: record.request_id().to_owned(),
@@ -61,7 +61,7 @@ impl Gateway {
     }
 
     /// Asks upstream, draws the consequences, and lets all waiters know.
-    async fn run_fetch(self: Arc<Self>, mut leader: Leader<Slot, FetchResult>, fetch: Fetch) {
+    async fn run_fetch(self: Arc<Self>, mut leader: Leader<CacheKey, FetchResult>, fetch: Fetch) {
         let Fetch { question, slot, mut errand, additional } = fetch;
         let caller = question.asked.grantee.caller;
         let service = question.asked.key.operation().service;
@@ -83,7 +83,7 @@ impl Gateway {
             biased;
             turn = self.fetcher.turn(&question, signed, class, is_shared, &self.observer) => match turn {
                 Ok(turn) => turn,
-                Err(NoTurn::Held) => return leader.end(FetchResult::Held { leader: caller }, false),
+                Err(NoTurn::Suspended) => return leader.end(FetchResult::Suspended { leader: caller }, false),
                 Err(NoTurn::Busy) => {
                     let asked = self.memory.store.epoch();
                     return leader.end(FetchResult::unsent(caller, asked, UpstreamError::Busy), false);
@@ -95,9 +95,9 @@ impl Gateway {
         leader.depart();
         let (sent, begun) = (self.clock.now(), self.clock.timer_now());
         let before = match self.memory.look_up(&question, sent) {
-            LookUp::Given(..) => return leader.end(FetchResult::NotSent, false),
-            LookUp::Refresh(entry, _) => Some(entry),
-            LookUp::Ask { before, .. } => before,
+            LookupResult::FlightOutcome(..) => return leader.end(FetchResult::NotSent, false),
+            LookupResult::Refresh(entry, _) => Some(entry),
+            LookupResult::Ask { before, .. } => before,
         };
         let asked_about = before.and_then(|entry| entry.validator().cloned().map(|validator| (entry, validator)));
         errand.validator = asked_about.as_ref().map(|(_, validator)| validator.clone());
@@ -111,15 +111,15 @@ impl Gateway {
         let request_id = errand.request_id.clone();
         errand.date = self.clock.date();
         let answer = ask(&question, errand, sent, &mut leader).await;
-        let times = Times { sent, received: self.clock.now(), date: self.clock.date() };
-        let status = answer.as_ref().map(Answered::status).map_err(UpstreamError::failure);
+        let times = ResponseTimes { sent, received: self.clock.now(), date: self.clock.date() };
+        let status = answer.as_ref().map(UpstreamResponse::status).map_err(UpstreamError::failure);
         if status.is_ok_and(|status| !status.is_server_error()) {
             self.fetcher.successes.answered(service, times.received);
         }
         let answer = match answer {
-            Ok(Answered::Whole(response)) => Ok(response),
+            Ok(UpstreamResponse::Whole(response)) => Ok(response),
             // It counts from its head on, and nobody else has to wait for its body.
-            Ok(Answered::Refused(Refused { head, body })) => {
+            Ok(UpstreamResponse::Refused(CallerRefusal { head, body })) => {
                 denied(&self.memory, &self.observer, &mut departure, head.status);
                 leader.announce(FetchResult::Refused { leader: caller });
                 let body = body.await.ok_or(UpstreamError::RefusalIncomplete(head.status));
@@ -134,7 +134,7 @@ impl Gateway {
         }
 
         let (memory, observer) = (&self.memory, &self.observer);
-        let call = Call { memory, observer, question: &question, slot: &slot, is_plain, asked, times };
+        let call = EndedCall { memory, observer, question: &question, slot: &slot, is_plain, asked, times };
         let (answer, is_outside) = match answer.and_then(|response| whole(response, asked_about.as_ref())) {
             Ok((response, said)) => {
                 let mut answer = call.settle(departure, response, said);
@@ -173,11 +173,11 @@ impl Gateway {
 
 /// Asks upstream, and tells those who wait when that takes long.
 async fn ask(
-    question: &Question,
-    errand: Errand,
+    question: &CacheRequest,
+    errand: FetchContext,
     sent: Instant,
-    leader: &mut Leader<Slot, FetchResult>,
-) -> Result<Answered, UpstreamError> {
+    leader: &mut Leader<CacheKey, FetchResult>,
+) -> Result<UpstreamResponse, UpstreamError> {
     let mut asking = question.live.upstream.ask(&question.asked.key, errand, &question.account);
     tokio::select! {
         biased;
@@ -190,15 +190,15 @@ async fn ask(
 }
 
 /// What an answer tells of the signature that was sent.
-fn reception(answer: &Result<Response<Bytes>, UpstreamError>) -> Reception {
+fn reception(answer: &Result<Response<Bytes>, UpstreamError>) -> SignatureOutcome {
     match answer {
-        Ok(response) => Reception::of(response.status(), response.body()),
+        Ok(response) => SignatureOutcome::of(response.status(), response.body()),
         Err(
             UpstreamError::TooLarge(status)
             | UpstreamError::NoMemory(status)
             | UpstreamError::RefusalIncomplete(status),
-        ) => Reception::of(*status, b""),
-        Err(_) => Reception::Unknown,
+        ) => SignatureOutcome::of(*status, b""),
+        Err(_) => SignatureOutcome::Unknown,
     }
 }
 

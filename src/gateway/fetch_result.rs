@@ -34,7 +34,7 @@ impl Additional {
 }
 
 /// A whole answer, and what was made of it.
-pub(super) struct Answer {
+pub(super) struct FetchedResponse {
     pub(super) response: Response<Bytes>,
     /// The status that upstream gave: 304, where the answer is the one that it was asked about.
     pub(super) said: StatusCode,
@@ -55,7 +55,7 @@ pub(super) enum FetchResult {
     /// have had to wait for a limit of its own.
     NotSent,
     /// Nothing was sent: the leader's access key is held.
-    Held {
+    Suspended {
         /// Whose request was to be sent.
         leader: Caller,
     },
@@ -71,7 +71,7 @@ pub(super) enum FetchResult {
         /// Between which purges it was sent.
         asked: Epoch,
         /// What came of it.
-        answer: Result<Arc<Answer>, UpstreamError>,
+        answer: Result<Arc<FetchedResponse>, UpstreamError>,
         /// How long that took, if anything was sent.
         took: Option<Duration>,
         /// If it is a failure: whether its cause lies outside the gateway

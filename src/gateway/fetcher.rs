@@ -5,38 +5,38 @@ use std::time::Instant;
 
 use tokio::time::timeout;
 
-use super::Question;
+use super::CacheRequest;
 use super::fetch_result::FetchResult;
 use super::observer::Observer;
 use crate::cache::flights::Flights;
 use crate::cache::second_tier::SecondTier;
-use crate::cache::store::Slot;
+use crate::cache::store::CacheKey;
 use crate::catalogue::Service;
-use crate::signing::ring::Signed;
+use crate::signing::ring::VerifiedRequest;
 use crate::upstream::gate::{Class, Gate, Permit};
-use crate::upstream::probation::{Held, Leave, Probation};
+use crate::upstream::key_breaker::{KeyBreaker, KeyPermit, Suspended};
 use crate::upstream::successes::Successes;
 use crate::upstream::{Fault, UpstreamError};
 
 /// All that calls to upstream have in common.
 pub(super) struct Fetcher {
-    pub(super) shared_flights: Arc<Flights<Slot, FetchResult>>,
+    pub(super) shared_flights: Arc<Flights<CacheKey, FetchResult>>,
     /// Of callers for themselves. Bounded apart, so that those without a grant can't take the room of those with one.
-    pub(super) lone_flights: Arc<Flights<Slot, FetchResult>>,
+    pub(super) lone_flights: Arc<Flights<CacheKey, FetchResult>>,
     /// When each service last answered well.
     pub(super) successes: Successes,
     pub(super) gate: Arc<Gate>,
     /// For what is relayed. Apart, for streams may take as long as they like.
     pub(super) relay_gate: Arc<Gate>,
-    pub(super) probation: Arc<Probation>,
-    /// Asked before upstream, if there is one.
+    pub(super) probation: Arc<KeyBreaker>,
+    /// Lookup before upstream, if there is one.
     pub(super) second_tier: Option<Arc<dyn SecondTier>>,
 }
 
 /// Why a call is not sent.
 pub(super) enum NoTurn {
     /// Its access key is suspended.
-    Held,
+    Suspended,
     /// Its turn did not come in time.
     Busy,
 }
@@ -45,12 +45,12 @@ impl Fetcher {
     /// Waits for the turn of a call, and for leave to use its access key.
     pub(super) async fn turn(
         &self,
-        question: &Question,
-        signed: Option<&Signed>,
+        question: &CacheRequest,
+        signed: Option<&VerifiedRequest>,
         class: Class,
         is_shared: bool,
         observer: &Observer,
-    ) -> Result<(Option<Leave>, Permit), NoTurn> {
+    ) -> Result<(Option<KeyPermit>, Permit), NoTurn> {
         let (service, client) = (question.asked.key.operation().service, question.client);
         let turn = async {
             let leave = self.leave(signed, service, observer).await?;
@@ -59,33 +59,33 @@ impl Fetcher {
                 // It is its own client's alone.
                 false => self.gate.enter_unless_closed(service, client, class, &question.half_close).await,
             };
-            Ok::<_, Held>((leave, permit))
+            Ok::<_, Suspended>((leave, permit))
         };
         let turn = timeout(question.live.answer_timeout, turn).await;
-        turn.map_err(|_| NoTurn::Busy)?.map_err(|_| NoTurn::Held)
+        turn.map_err(|_| NoTurn::Busy)?.map_err(|_| NoTurn::Suspended)
     }
 
     /// Whether a call would have to wait for others of its client or its access key. Such a caller must not lead a shared
     /// fetch.
-    pub(super) fn has_to_wait(&self, question: &Question) -> bool {
+    pub(super) fn has_to_wait(&self, question: &CacheRequest) -> bool {
         let service = question.asked.key.operation().service;
-        let is_busy = |signed: &Signed| self.probation.is_busy(&signed.key, service);
+        let is_busy = |signed: &VerifiedRequest| self.probation.is_busy(&signed.key, service);
         self.gate.has_to_wait(service, question.client) || question.credential.signed().is_some_and(is_busy)
     }
 
-    /// Leave to use an access key, if one is used.
+    /// KeyPermit to use an access key, if one is used.
     pub(super) async fn leave(
         &self,
-        signed: Option<&Signed>,
+        signed: Option<&VerifiedRequest>,
         service: Service,
         observer: &Observer,
-    ) -> Result<Option<Leave>, Held> {
+    ) -> Result<Option<KeyPermit>, Suspended> {
         let Some(signed) = signed else { return Ok(None) };
         self.probation.enter(&signed.key, service).await.map(Some).inspect_err(|held| observer.key_held(held))
     }
 
     /// The flights that a slot's calls belong to.
-    pub(super) fn flights(&self, slot: &Slot) -> &Flights<Slot, FetchResult> {
+    pub(super) fn flights(&self, slot: &CacheKey) -> &Flights<CacheKey, FetchResult> {
         if slot.owner.is_none() { &self.shared_flights } else { &self.lone_flights }
     }
 

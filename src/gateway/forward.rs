@@ -10,31 +10,31 @@ use http_body::Body;
 use http_body_util::BodyExt;
 use tokio::time::timeout;
 
-use super::Live;
+use super::ActiveConfig;
+use super::cache_request::ClientIdentity;
+use super::caller_class::tells_of_caller;
 use super::fetcher::Fetcher;
 use super::invalidate::UnsafeRequest;
-use super::known::tells_of_caller;
 use super::memory::Memory;
 use super::observer::Observer;
-use super::question::Asker;
 use super::settle::denied;
 use crate::budget::{Account, Charge, Purpose};
-use crate::cache::grants::{Departure, Grantee, RefusedBy};
-use crate::cache::pauses::retry_after;
+use crate::cache::backoffs::retry_after;
+use crate::cache::grants::{CallerScope, PendingGrant, RefusedBy};
 use crate::catalogue::{Origin, Service};
 use crate::clock::Clock;
 use crate::reply::body::Content;
 use crate::reply::compose::{CacheStatus, Forward};
 use crate::reply::error::{Blame, Problem};
 use crate::request::BypassReason;
-use crate::request::decide::Authorization;
-use crate::signing::Target;
-use crate::signing::ring::{Refusal, Signed};
+use crate::request::decide::AuthorizationAction;
+use crate::signing::SignedTarget;
+use crate::signing::ring::{SignatureRejection, VerifiedRequest};
 use crate::stream::{StreamBody, peek, stream};
 use crate::telemetry::outcome::Outcome;
-use crate::telemetry::record::Record;
+use crate::telemetry::record::RequestRecord;
 use crate::upstream::gate::{Class, Permit};
-use crate::upstream::probation::{Leave, Reception};
+use crate::upstream::key_breaker::{KeyPermit, SignatureOutcome};
 use crate::upstream::{MAX_PEEK, PEEK_TIMEOUT, UpstreamError};
 
 /// What a relayed request takes while it is under way, in bytes: what was read of its body or its response and waits to be
@@ -54,12 +54,12 @@ impl Forwarding {
     /// Forwards a request for an operation as it is, and says why.
     pub(super) async fn bypass(
         &self,
-        asker: &Asker,
+        asker: &ClientIdentity,
         reason: BypassReason,
         service: Service,
-        grantee: Option<Grantee>,
+        grantee: Option<CallerScope>,
         request: Request<StreamBody>,
-        record: &mut Record,
+        record: &mut RequestRecord,
     ) -> Result<Response<Content>, Problem> {
         record.answered(Outcome::Bypass, reason.as_str());
         let mut response = match self.forward(asker, service, grantee, request, record).await {
@@ -91,11 +91,11 @@ impl Forwarding {
     /// whole; where it refuses the credential, a grant ends all the same.
     pub(super) async fn forward(
         &self,
-        asker: &Asker,
+        asker: &ClientIdentity,
         service: Service,
-        grantee: Option<Grantee>,
+        grantee: Option<CallerScope>,
         request: Request<StreamBody>,
-        record: &mut Record,
+        record: &mut RequestRecord,
     ) -> Result<Response<Content>, Problem> {
         let (mut head, body) = request.into_parts();
         let origin = asker.live.catalogue.origin(service);
@@ -106,12 +106,12 @@ impl Forwarding {
         let unsafe_request = UnsafeRequest::of(asker, &head, &self.memory, &self.clock);
         let signed = asker.identity.as_ref().and_then(|(credential, _)| credential.signed());
         match asker.authorization {
-            Authorization::Kept | Authorization::Renewed => {}
-            Authorization::Unverified => self.observer.metrics.signature("unknown-key"),
-            Authorization::Dropped => {
+            AuthorizationAction::Kept | AuthorizationAction::Renewed => {}
+            AuthorizationAction::Unverified => self.observer.metrics.signature("unknown-key"),
+            AuthorizationAction::Dropped => {
                 head.headers.remove(AUTHORIZATION);
             }
-            Authorization::Bound => {
+            AuthorizationAction::Bound => {
                 self.observer.metrics.signature(Problem::SignatureBoundHere.as_str());
                 return Err(Problem::SignatureBoundHere);
             }
@@ -169,10 +169,10 @@ impl Forwarding {
     /// beginning of an error's body tells whom the refusal concerns, and what upstream made of a signature.
     async fn relayed(
         &self,
-        live: &Live,
+        live: &ActiveConfig,
         service: Service,
         account: &Account,
-        (mut departure, leave): (Option<Departure>, Option<Leave>),
+        (mut departure, leave): (Option<PendingGrant>, Option<KeyPermit>),
         head: &Parts,
         body: StreamBody,
     ) -> Result<Response<StreamBody>, UpstreamError> {
@@ -182,7 +182,7 @@ impl Forwarding {
             self.fetcher.successes.answered(service, self.clock.now());
         }
         // A 403 that belongs to no scope ends no grant.
-        let denies = |departure: &Departure| {
+        let denies = |departure: &PendingGrant| {
             status == StatusCode::UNAUTHORIZED || status == StatusCode::FORBIDDEN && departure.scope().is_some()
         };
         if let Some(departure) = departure.as_mut().filter(|departure| denies(departure)) {
@@ -202,7 +202,7 @@ impl Forwarding {
             (Bytes::new(), response)
         };
         if let Some(leave) = leave {
-            self.observer.signature_ended(leave, Reception::of(status, &beginning));
+            self.observer.signature_ended(leave, SignatureOutcome::of(status, &beginning));
         }
         if let Some(departure) = departure.filter(denies) {
             departure.refused(RefusedBy::of(&beginning), None, self.clock.now());
@@ -211,21 +211,21 @@ impl Forwarding {
     }
 
     /// Signs a request for the host that it is sent to.
-    fn renew(&self, signed: &Signed, head: &mut Parts, origin: &Origin) -> Result<(), Problem> {
+    fn renew(&self, signed: &VerifiedRequest, head: &mut Parts, origin: &Origin) -> Result<(), Problem> {
         let host = HeaderValue::from_str(origin.authority().as_str()).map_err(|_| Problem::Internal)?;
         head.headers.insert(HOST, host);
         let Parts { method, uri, headers, .. } = head;
-        signed.renew(method, Target::from(&*uri), headers, self.clock.date()).map_err(|_| Problem::Internal)
+        signed.renew(method, SignedTarget::from(&*uri), headers, self.clock.date()).map_err(|_| Problem::Internal)
     }
 
     /// Waits for the turn of what is to be relayed, and for memory for it. The end of the response's body ends both.
     async fn turn(
         &self,
-        asker: &Asker,
-        signed: Option<&Signed>,
+        asker: &ClientIdentity,
+        signed: Option<&VerifiedRequest>,
         service: Service,
-        grantee: Option<&Grantee>,
-    ) -> Result<(Option<Leave>, Permit, Arc<Charge>), Problem> {
+        grantee: Option<&CallerScope>,
+    ) -> Result<(Option<KeyPermit>, Permit, Arc<Charge>), Problem> {
         let caller = asker.caller();
         let class = self.memory.class(caller, grantee, self.clock.now());
         let mut lacking = Problem::Upstream(UpstreamError::Busy);
@@ -234,7 +234,7 @@ impl Forwarding {
                 .fetcher
                 .leave(signed, service, &self.observer)
                 .await
-                .map_err(|_| Problem::Signature(Refusal::Held))?;
+                .map_err(|_| Problem::Signature(SignatureRejection::Suspended))?;
             let permit =
                 self.fetcher.relay_gate.enter_unless_closed(service, asker.client, class, &asker.half_close).await;
             if let Some(buffers) = asker.account.try_charge(Purpose::Responses, RELAY) {

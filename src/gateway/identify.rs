@@ -11,20 +11,20 @@ use http_body::Body as _;
 use http_body_util::{BodyExt, Full, LengthLimitError};
 use tokio::time::timeout;
 
+use super::cache_request::ClientIdentity;
 use super::fetcher::Fetcher;
 use super::observer::Observer;
-use super::question::Asker;
-use super::{Connection, Live};
+use super::{ActiveConfig, Connection};
 use crate::budget::{Account, Collected, Purpose};
 use crate::catalogue::Service;
 use crate::clock::Clock;
 use crate::reply::error::Problem;
 use crate::request::caller::{Caller, Callers, Credential};
-use crate::request::decide::{Presentation, Presented};
+use crate::request::decide::{Presentation, PresentedCredential};
 use crate::request::fingerprint::Fingerprints;
 use crate::request::route;
-use crate::signing::ring::{self, Claim, Refusal, Signed};
-use crate::signing::{Payload, Target};
+use crate::signing::ring::{self, Claim, SignatureRejection, VerifiedRequest};
+use crate::signing::{Payload, SignedTarget};
 use crate::stream::{StreamBody, limited, stream};
 
 /// The largest body that is read to verify its signature: upstream takes none that is larger.
@@ -54,16 +54,16 @@ impl Identifying<'_> {
     /// Says who asks. A signature is verified for the request as it was typed, apart from what belongs to its connection.
     pub(super) async fn identify(
         &self,
-        live: &Arc<Live>,
+        live: &Arc<ActiveConfig>,
         head: &Parts,
         body: StreamBody,
         (service, presentation): (Service, Presentation),
         connection: &Connection,
-    ) -> Result<(Asker, StreamBody), Problem> {
+    ) -> Result<(ClientIdentity, StreamBody), Problem> {
         let Presentation { credential, typed, authorization } = presentation;
         let (credential, body) = match credential {
-            Ok(Presented::Token(token)) => (Some(Credential::Token(token)), body),
-            Ok(Presented::Signature(claim)) => {
+            Ok(PresentedCredential::Token(token)) => (Some(Credential::Token(token)), body),
+            Ok(PresentedCredential::Signature(claim)) => {
                 let (signed, body) =
                     self.verify(live, claim, head, &typed, body, (service, &connection.account)).await?;
                 (Some(Credential::Signed(Arc::new(signed))), body)
@@ -76,21 +76,21 @@ impl Identifying<'_> {
         });
         let client = connection.client(live, identity.as_ref().map(|(_, caller)| *caller));
         let (account, half_close) = (connection.account.clone(), Arc::clone(&connection.half_close));
-        Ok((Asker { live: Arc::clone(live), identity, client, account, half_close, authorization }, body))
+        Ok((ClientIdentity { live: Arc::clone(live), identity, client, account, half_close, authorization }, body))
     }
 
     /// Verifies a signature that claims a configured access key.
     async fn verify(
         &self,
-        live: &Live,
+        live: &ActiveConfig,
         claim: Claim,
         head: &Parts,
         typed: &Uri,
         body: StreamBody,
         (service, account): (Service, &Account),
-    ) -> Result<(Signed, StreamBody), Problem> {
+    ) -> Result<(VerifiedRequest, StreamBody), Problem> {
         let id = claim.key.id().to_owned();
-        let refused = |refusal: Refusal| {
+        let refused = |refusal: SignatureRejection| {
             self.observer.metrics.signature(refusal.as_str());
             tracing::info!(access_key = id, reason = refusal.as_str(), "a signature is refused");
             Problem::Signature(refusal)
@@ -106,9 +106,9 @@ impl Identifying<'_> {
             (payload, stream(Full::new(bytes)))
         };
         let project = route::project(&live.catalogue, head.uri.path());
-        let signed = examined.admit(&head.method, Target::from(typed), payload, project).map_err(refused)?;
+        let signed = examined.admit(&head.method, SignedTarget::from(typed), payload, project).map_err(refused)?;
         if self.fetcher.probation.holds(&signed.key, service) {
-            return Err(refused(Refusal::Held));
+            return Err(refused(SignatureRejection::Suspended));
         }
         self.observer.metrics.signature("verified");
         Ok((signed, body))
@@ -116,7 +116,7 @@ impl Identifying<'_> {
 }
 
 /// Reads a body whole. Its bytes are charged to the memory budget as they come, until they have been sent on.
-async fn read_signed(live: &Live, body: StreamBody, account: &Account) -> Result<Bytes, Problem> {
+async fn read_signed(live: &ActiveConfig, body: StreamBody, account: &Account) -> Result<Bytes, Problem> {
     let too_large = || Problem::BodyTooLarge { limit: MAX_SIGNED_BODY };
     let size = body.size_hint();
     if size.lower() > MAX_SIGNED_BODY as u64 {

@@ -10,10 +10,10 @@ use std::time::Instant;
 use http::Response;
 use http::request::Parts;
 
+use super::cache_request::ClientIdentity;
 use super::memory::Memory;
-use super::question::Asker;
 use crate::cache::admission;
-use crate::cache::grants::{Grantee, Grants};
+use crate::cache::grants::{CallerScope, Grants};
 use crate::cache::store::Store;
 use crate::clock::Clock;
 use crate::request::key::Scope;
@@ -22,7 +22,7 @@ use crate::upstream::{MAX_PEEK, PEEK_TIMEOUT, UpstreamError};
 
 /// A request that may change what an operation answers in a scope.
 pub(super) struct UnsafeRequest {
-    grantee: Grantee,
+    grantee: CallerScope,
     grants: Arc<Grants>,
     store: Arc<Store>,
     clock: Clock,
@@ -30,7 +30,7 @@ pub(super) struct UnsafeRequest {
 
 impl UnsafeRequest {
     /// The request, if it may change what an operation answers: it has an unsafe method and an operation's path.
-    pub(super) fn of(asker: &Asker, head: &Parts, memory: &Memory, clock: &Clock) -> Option<Self> {
+    pub(super) fn of(asker: &ClientIdentity, head: &Parts, memory: &Memory, clock: &Clock) -> Option<Self> {
         if head.method.is_safe() {
             return None;
         }

@@ -8,27 +8,27 @@ use http::Response;
 
 use super::memory::Memory;
 use super::observer::Observer;
-use super::{Asked, Question};
+use super::{CacheRequest, Lookup};
 use crate::cache::entry::Entry;
 use crate::cache::freshness::Freshness;
-use crate::cache::grants::Standing;
+use crate::cache::grants::GrantState;
 use crate::cache::miss::Miss;
-use crate::cache::store::Slot;
+use crate::cache::store::CacheKey;
 use crate::reply::body::Content;
 use crate::reply::compose::{self, CacheStatus};
 use crate::telemetry::outcome::Outcome;
-use crate::telemetry::record::Record;
+use crate::telemetry::record::RequestRecord;
 
 /// What memory has for a question.
-pub(super) enum LookUp {
+pub(super) enum LookupResult {
     /// An answer to give at once, and why that may be.
-    Given(Arc<Entry>, HitKind),
+    FlightOutcome(Arc<Entry>, HitKind),
     /// A stale answer to give at once, while what is in the slot is asked for again.
-    Refresh(Arc<Entry>, Slot),
+    Refresh(Arc<Entry>, CacheKey),
     /// Nothing to be given before upstream has been asked.
     Ask {
         /// Where the answer is going to be kept.
-        slot: Slot,
+        slot: CacheKey,
         /// Why that is so, as far as this caller may know.
         why: Miss,
         /// The old one, to ask whether it still holds.
@@ -65,7 +65,7 @@ impl HitKind {
     }
 }
 
-impl Asked {
+impl Lookup {
     /// Whether an answer is fresh, and fresh enough for who asks.
     fn accepts(&self, entry: &Entry, now: Instant) -> bool {
         match entry.life().freshness(now) {
@@ -87,39 +87,39 @@ impl Asked {
 
 impl Memory {
     /// Looks up what may be given to this caller without asking upstream.
-    pub(super) fn look_up(&self, question: &Question, now: Instant) -> LookUp {
+    pub(super) fn look_up(&self, question: &CacheRequest, now: Instant) -> LookupResult {
         let caller = question.asked.grantee.caller;
         let standing = self.grants.standing(&question.asked.grantee, now);
         match standing {
-            Standing::Denied { refusal, left } => return LookUp::Given(refusal, HitKind::Denied(left)),
-            Standing::Granted => {
+            GrantState::Denied { refusal, left } => return LookupResult::FlightOutcome(refusal, HitKind::Denied(left)),
+            GrantState::Granted => {
                 return self.look_into(question, self.store.slot(&question.asked.key, caller), now);
             }
-            Standing::Lapsed { .. } | Standing::Unproved => {}
+            GrantState::Grace { .. } | GrantState::Unknown => {}
         }
         // Alone, and without a word on what there is: upstream has to answer first. Where it has just failed to, that
         // extends a lapsed grant for a while.
-        let slot = Slot { owner: Some(caller), key: Arc::clone(&question.asked.key) };
-        if let Standing::Lapsed { ended } = standing
+        let slot = CacheKey { owner: Some(caller), key: Arc::clone(&question.asked.key) };
+        if let GrantState::Grace { ended } = standing
             && question.asked.wish.takes_stale()
             && self.pauses.hold_own(&slot, now)
             && let Some(entry) = self.usable(question, ended, now)
         {
-            return LookUp::Given(entry, HitKind::Paused);
+            return LookupResult::FlightOutcome(entry, HitKind::Paused);
         }
-        let why = if matches!(standing, Standing::Lapsed { .. }) { Miss::GrantLapsed } else { Miss::NoGrant };
-        LookUp::Ask { slot, why, before: None, is_patient: false }
+        let why = if matches!(standing, GrantState::Grace { .. }) { Miss::GrantLapsed } else { Miss::NoGrant };
+        LookupResult::Ask { slot, why, before: None, is_patient: false }
     }
 
     /// What is kept for this caller, be it stale, if it was sent no later than a moment.
-    pub(super) fn usable(&self, question: &Question, sent_until: Instant, now: Instant) -> Option<Arc<Entry>> {
+    pub(super) fn usable(&self, question: &CacheRequest, sent_until: Instant, now: Instant) -> Option<Arc<Entry>> {
         let entry = self.store.get(&self.store.slot(&question.asked.key, question.asked.grantee.caller))?;
         let life = entry.life();
         (life.sent <= sent_until && life.freshness(now) != Freshness::Gone).then_some(entry)
     }
 
     /// The fresh answer to what is asked, for a caller who may be given it at once.
-    pub(super) fn fresh(&self, asked: &Asked, now: Instant) -> Option<Arc<Entry>> {
+    pub(super) fn fresh(&self, asked: &Lookup, now: Instant) -> Option<Arc<Entry>> {
         if !self.grants.stands(&asked.grantee, now) {
             return None;
         }
@@ -128,12 +128,12 @@ impl Memory {
     }
 
     /// Looks into a slot, for a caller who may see what is there.
-    fn look_into(&self, question: &Question, slot: Slot, now: Instant) -> LookUp {
+    fn look_into(&self, question: &CacheRequest, slot: CacheKey, now: Instant) -> LookupResult {
         let wish = question.asked.wish;
         let accepted = |entry: &Entry| question.asked.accepts(entry, now);
         let caller = question.asked.grantee.caller;
         let entry = match self.store.get(&slot) {
-            Some(entry) if accepted(&entry) => return LookUp::Given(entry, HitKind::Fresh),
+            Some(entry) if accepted(&entry) => return LookupResult::FlightOutcome(entry, HitKind::Fresh),
             entry => entry,
         };
         // Nothing displaces what is fresh. But of what is not, upstream's latest word counts: where that
@@ -141,7 +141,7 @@ impl Memory {
         let is_later = |no: &Arc<Entry>| entry.as_ref().is_none_or(|entry| entry.life().sent < no.life().sent);
         let no = self.store.negative(&slot).filter(is_later);
         if let Some(no) = no.as_ref().filter(|no| accepted(no)) {
-            return LookUp::Given(Arc::clone(no), HitKind::Negative);
+            return LookupResult::FlightOutcome(Arc::clone(no), HitKind::Negative);
         }
         let is_uncacheable = || self.store.uncacheable(&slot, caller, now).is_some();
         let takes_stale = wish.takes_stale() && no.is_none() && !is_uncacheable();
@@ -150,9 +150,9 @@ impl Memory {
             match entry.life().freshness(now) {
                 Freshness::Gone => {}
                 _ if self.pauses.hold(&slot, &question.asked.grantee, now) => {
-                    return LookUp::Given(Arc::clone(entry), HitKind::Paused);
+                    return LookupResult::FlightOutcome(Arc::clone(entry), HitKind::Paused);
                 }
-                Freshness::WhileRevalidate => return LookUp::Refresh(Arc::clone(entry), slot),
+                Freshness::WhileRevalidate => return LookupResult::Refresh(Arc::clone(entry), slot),
                 Freshness::Fresh { .. } | Freshness::IfError => is_patient = true,
             }
         }
@@ -165,18 +165,18 @@ impl Memory {
             None if slot.owner.is_some() => Miss::Private,
             None => Miss::NoEntry,
         };
-        LookUp::Ask { slot, why, before, is_patient }
+        LookupResult::Ask { slot, why, before, is_patient }
     }
 }
 
 /// An answer from memory.
 pub(super) fn remembered(
     observer: &Observer,
-    question: &Question,
+    question: &CacheRequest,
     entry: &Entry,
     kind: HitKind,
     now: Instant,
-    record: &mut Record,
+    record: &mut RequestRecord,
 ) -> Response<Content> {
     let outcome = kind.outcome();
     entry.hit();

@@ -3,15 +3,15 @@
 
 use std::sync::Arc;
 
+use crate::cache::backoffs::Backoffs;
 use crate::cache::grants::Grants;
 use crate::cache::known_callers::KnownCallers;
-use crate::cache::pauses::Pauses;
 use crate::cache::store::Store;
 
 /// All that lasts from one request to the next about answers and callers.
 pub(super) struct Memory {
     pub(super) grants: Arc<Grants>,
     pub(super) store: Arc<Store>,
-    pub(super) pauses: Pauses,
+    pub(super) pauses: Backoffs,
     pub(super) known_callers: Arc<KnownCallers>,
 }

@@ -11,13 +11,13 @@ use crate::catalogue::Service;
 use crate::clock::Clock;
 use crate::request::digest::Digests;
 use crate::request::key::Scope;
-use crate::telemetry::events::{Event, Events, Happening};
+use crate::telemetry::events::{Event, Events, NewEvent};
 use crate::telemetry::failures::Failures;
 use crate::telemetry::fetches::Fetches;
-use crate::telemetry::health::{Health, Healths, Turn};
+use crate::telemetry::health::{Health, HealthChange, Healths};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::reloads::Reloads;
-use crate::upstream::probation::{Held, Leave, Reception};
+use crate::upstream::key_breaker::{KeyPermit, SignatureOutcome, Suspended};
 use crate::upstream::{Failure, UpstreamError};
 
 /// All that is told of the gateway's work: to Prometheus, to the log, to an operator.
@@ -41,7 +41,7 @@ impl Observer {
     }
 
     /// Notes something that happens now, and logs it.
-    pub fn notable(&self, happening: Happening<'_>) {
+    pub fn notable(&self, happening: NewEvent<'_>) {
         self.events.note(happening, self.clock.date(), self.clock.now());
     }
 
@@ -49,15 +49,15 @@ impl Observer {
     pub(super) fn heard(&self, service: Service, result: Result<StatusCode, Failure>, is_known: bool) {
         let happening = match self.healths.heard(service, result, is_known, self.clock.now()) {
             None => return,
-            Some(Turn::Fails(_)) => {
+            Some(HealthChange::Fails(_)) => {
                 let failure = match result {
                     Ok(status) => Cow::Owned(status.to_string()),
                     Err(failure) => Cow::Borrowed(failure.describe()),
                 };
-                Happening::new(Event::Outage, format!("{} is failing: {failure}", service.as_str()))
+                NewEvent::new(Event::Outage, format!("{} is failing: {failure}", service.as_str()))
             }
-            Some(Turn::Recovers { after, failures }) => {
-                Happening::new(Event::Recovery, format!("{} answers again", service.as_str())).after(after, failures)
+            Some(HealthChange::Recovers { after, failures }) => {
+                NewEvent::new(Event::Recovery, format!("{} answers again", service.as_str())).after(after, failures)
             }
         };
         self.notable(happening.at(service));
@@ -88,19 +88,19 @@ impl Observer {
     pub(super) fn throttled(&self, service: Service, status: StatusCode, scope: Option<&Scope>) {
         let does = if status == StatusCode::TOO_MANY_REQUESTS { "throttles calls" } else { "asks to retry later" };
         let what = format!("{} {does}: {status}", service.as_str());
-        self.notable(Happening::new(Event::Throttled, what).in_scope(scope).at(service));
+        self.notable(NewEvent::new(Event::Throttled, what).in_scope(scope).at(service));
     }
 
     /// Notes what upstream made of a signature with an access key.
-    pub(super) fn signature_ended(&self, leave: Leave, reception: Reception) {
+    pub(super) fn signature_ended(&self, leave: KeyPermit, reception: SignatureOutcome) {
         if let Some(held) = leave.ended(reception) {
             self.key_held(&held);
         }
     }
 
     /// Notes that an access key is not used.
-    pub(super) fn key_held(&self, held: &Held) {
-        self.notable(Happening::new(Event::KeyHeld, held.to_string()));
+    pub(super) fn key_held(&self, held: &Suspended) {
+        self.notable(NewEvent::new(Event::KeyHeld, held.to_string()));
     }
 
     /// How a service is, if it has been asked.

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use super::outward;
+use super::upstream_setup;
 use crate::catalogue::{Origin, Service};
 use crate::config::Config;
 use crate::upstream::probe::{Probe, Probed};
@@ -12,9 +12,9 @@ use crate::upstream::probe::{Probe, Probed};
 /// # Errors
 /// If `upstream.ca_file` is unusable.
 pub(crate) async fn probe(config: &Config, mut tell: impl FnMut(Service, &Origin, &Probed)) -> io::Result<()> {
-    let blueprint = outward::blueprint(&config.settings)?;
+    let blueprint = upstream_setup::blueprint(&config.settings)?;
     let limit = config.settings.upstream.connect_timeout.0;
-    let probe = Probe::new(outward::named(config, &blueprint), limit, config.egress.clone())?;
+    let probe = Probe::new(upstream_setup::named(config, &blueprint), limit, config.egress.clone())?;
     for service in config.catalogue.services() {
         let origin = config.catalogue.origin(service);
         tell(service, origin, &probe.reach(origin).await);

@@ -8,30 +8,30 @@ use std::time::Instant;
 
 use http::{Response, StatusCode};
 
-use super::Question;
-use super::fetch_result::{Answer, FetchResult};
-use super::look_up::{HitKind, LookUp};
+use super::CacheRequest;
+use super::fetch_result::{FetchResult, FetchedResponse};
+use super::look_up::{HitKind, LookupResult};
 use super::memory::Memory;
 use super::observer::Observer;
-use super::seat::Seat;
+use super::role::Role;
 use crate::cache::admission::{Audience, Verdict};
 use crate::cache::entry::Entry;
-use crate::cache::grants::{Proof, Standing};
+use crate::cache::grants::{GrantState, Proof};
 use crate::cache::unstorable::Unstorable;
 use crate::reply::body::Content;
 use crate::reply::compose::{self, CacheStatus, Forward};
 use crate::reply::error::Problem;
-use crate::signing::ring::Refusal;
+use crate::signing::ring::SignatureRejection;
 use crate::telemetry::outcome::Outcome;
-use crate::telemetry::record::Record;
+use crate::telemetry::record::RequestRecord;
 use crate::upstream::UpstreamError;
 
 /// A request that is released now, and what decides about that.
 pub(super) struct Releasing<'g> {
     pub(super) memory: &'g Memory,
     pub(super) observer: &'g Observer,
-    pub(super) question: &'g Question,
-    pub(super) seat: &'g Seat,
+    pub(super) question: &'g CacheRequest,
+    pub(super) seat: &'g Role,
     pub(super) now: Instant,
 }
 
@@ -55,16 +55,16 @@ pub(super) enum Release {
 
 impl Releasing<'_> {
     /// Gives a request what its flight has brought, if it may have it.
-    pub(super) fn release(&self, result: &FetchResult, record: &mut Record) -> Release {
+    pub(super) fn release(&self, result: &FetchResult, record: &mut RequestRecord) -> Release {
         let Self { question, seat, now, .. } = *self;
         let caller = question.asked.grantee.caller;
         let (leader, asked, answer, is_outside, may_repeat) = match result {
             FetchResult::NotSent => return Release::GoAgain,
-            FetchResult::Held { leader } if *leader == caller => {
-                self.observer.metrics.signature(Refusal::Held.as_str());
-                return Release::Refuse(Problem::Signature(Refusal::Held));
+            FetchResult::Suspended { leader } if *leader == caller => {
+                self.observer.metrics.signature(SignatureRejection::Suspended.as_str());
+                return Release::Refuse(Problem::Signature(SignatureRejection::Suspended));
             }
-            FetchResult::Held { .. } | FetchResult::Refused { .. } => return Release::Elect,
+            FetchResult::Suspended { .. } | FetchResult::Refused { .. } => return Release::Elect,
             FetchResult::Sent { leader, asked, answer, took, is_outside, may_repeat } => {
                 record.upstream_took(*took);
                 (leader, asked, answer, *is_outside, *may_repeat)
@@ -116,7 +116,7 @@ impl Releasing<'_> {
     }
 
     /// An answer that a flight has brought.
-    fn fetched(&self, answer: &Answer, record: &mut Record) -> Response<Content> {
+    fn fetched(&self, answer: &FetchedResponse, record: &mut RequestRecord) -> Response<Content> {
         let Self { question, seat, now, .. } = *self;
         let is_private = || self.memory.store.slot(&question.asked.key, question.asked.grantee.caller).owner.is_some();
         let detail = match answer.not_kept {
@@ -144,16 +144,18 @@ impl Releasing<'_> {
 
     /// A stale answer for one who has waited long enough, if there still is one. Upstream hasn't failed,
     /// so that only a grant that stands will do.
-    pub(super) fn out_of_patience(&self, record: &mut Record) -> Option<Response<Content>> {
+    pub(super) fn out_of_patience(&self, record: &mut RequestRecord) -> Option<Response<Content>> {
         let Self { question, seat, now, .. } = *self;
         if !self.memory.grants.stands(&question.asked.grantee, now) {
             return None;
         }
         // It may have become known meanwhile that there is no such thing any more, or nothing to keep.
         let entry = match self.memory.look_up(question, now) {
-            LookUp::Given(entry, HitKind::Fresh | HitKind::Paused) | LookUp::Refresh(entry, _) => entry,
-            LookUp::Ask { before: Some(entry), is_patient: true, .. } => entry,
-            LookUp::Given(..) | LookUp::Ask { .. } => return None,
+            LookupResult::FlightOutcome(entry, HitKind::Fresh | HitKind::Paused) | LookupResult::Refresh(entry, _) => {
+                entry
+            }
+            LookupResult::Ask { before: Some(entry), is_patient: true, .. } => entry,
+            LookupResult::FlightOutcome(..) | LookupResult::Ask { .. } => return None,
         };
         let why = (Outcome::Patience, Outcome::Patience.as_str());
         Some(stale_answer(&entry, now, None, why, seat, record))
@@ -161,13 +163,18 @@ impl Releasing<'_> {
 
     /// The answer to a request whose own deadline has come. That says nothing of upstream, which may not have had its
     /// whole time: it extends no grant.
-    pub(super) fn out_of_time(&self, was_asked: bool, record: &mut Record) -> Response<Content> {
+    pub(super) fn out_of_time(&self, was_asked: bool, record: &mut RequestRecord) -> Response<Content> {
         let error = if was_asked { UpstreamError::Deadline } else { UpstreamError::Busy };
         self.failed(&error, self.stale_on_error(false), record)
     }
 
     /// The answer where upstream gave none: a stale one, or the failure.
-    fn failed(&self, error: &UpstreamError, stale: Option<Arc<Entry>>, record: &mut Record) -> Response<Content> {
+    fn failed(
+        &self,
+        error: &UpstreamError,
+        stale: Option<Arc<Entry>>,
+        record: &mut RequestRecord,
+    ) -> Response<Content> {
         let Self { seat, now, .. } = *self;
         let detail = error.failure().as_str();
         record.failed(detail);
@@ -193,9 +200,9 @@ impl Releasing<'_> {
     fn stale_on_error(&self, extends_grant: bool) -> Option<Arc<Entry>> {
         let Self { question, now, .. } = *self;
         let shown_until = match self.memory.grants.standing(&question.asked.grantee, now) {
-            Standing::Granted => now,
-            Standing::Lapsed { ended } if extends_grant => ended,
-            Standing::Lapsed { .. } | Standing::Unproved | Standing::Denied { .. } => return None,
+            GrantState::Granted => now,
+            GrantState::Grace { ended } if extends_grant => ended,
+            GrantState::Grace { .. } | GrantState::Unknown | GrantState::Denied { .. } => return None,
         };
         self.memory.usable(question, shown_until, now)
     }
@@ -207,8 +214,8 @@ fn stale_answer(
     now: Instant,
     status: Option<StatusCode>,
     (outcome, detail): (Outcome, &'static str),
-    seat: &Seat,
-    record: &mut Record,
+    seat: &Role,
+    record: &mut RequestRecord,
 ) -> Response<Content> {
     record.answered(outcome, detail);
     let mut response = compose::from_entry(entry, now);

@@ -19,19 +19,19 @@ use std::io;
 use std::ptr;
 use std::sync::{Arc, Weak};
 
-use super::{Gateway, Live, assemble, outward};
-use crate::cache::store::Selection;
-use crate::config::{Changes, Config, Settings};
+use super::{ActiveConfig, Gateway, assemble, upstream_setup};
+use crate::cache::store::PurgeSelection;
+use crate::config::{Config, Settings, SettingsDiff};
 use crate::signing::ring::KeyRing;
 
 impl Gateway {
     /// What is in force now. To be looked at once for each request: the next look may show something else.
-    pub fn live(&self) -> Arc<Live> {
+    pub fn live(&self) -> Arc<ActiveConfig> {
         Arc::clone(&self.live.read())
     }
 
     /// Whether these are the settings in force.
-    pub(super) fn is_in_force(&self, live: &Weak<Live>) -> bool {
+    pub(super) fn is_in_force(&self, live: &Weak<ActiveConfig>) -> bool {
         ptr::eq(live.as_ptr(), Arc::as_ptr(&self.live.read()))
     }
 
@@ -40,25 +40,30 @@ impl Gateway {
     ///
     /// # Errors
     /// If `upstream.ca_file` is unusable. Nothing has changed then.
-    pub fn reload(&self, config: &Config) -> io::Result<Changes> {
+    pub fn reload(&self, config: &Config) -> io::Result<SettingsDiff> {
         // One after the other, for each is compared with the one before.
         let _turn = self.reloading.lock();
         let before = self.live();
-        let mut changes = Changes::between(&before.settings, &config.settings);
+        let mut changes = SettingsDiff::between(&before.settings, &config.settings);
         changes.applied.extend(other_secrets(&before.keys, &config.keys, &changes.applied));
         let settings = config.settings.clone().at_run_time(&before.settings);
         let mut config = Config { settings, ..config.clone() };
         config.catalogue.succeed(&before.catalogue);
         let (mut upstream, mut blueprint) = (Arc::clone(&before.upstream), before.blueprint.clone());
         if let Some(known) = &before.blueprint {
-            let wanted = outward::blueprint(&config.settings)?;
+            let wanted = upstream_setup::blueprint(&config.settings)?;
             if wanted != *known {
                 let ca_file = |settings: &Settings| settings.upstream.ca_file.clone();
                 if wanted.trusts_others_than(known) && ca_file(&config.settings) == ca_file(&before.settings) {
                     changes.applied.push("upstream.ca_file (what is in it)".to_owned());
                 }
-                let client =
-                    outward::client(&config, &wanted, self.via.clone(), self.clock.clone(), &self.observer.metrics)?;
+                let client = upstream_setup::client(
+                    &config,
+                    &wanted,
+                    self.via.clone(),
+                    self.clock.clone(),
+                    &self.observer.metrics,
+                )?;
                 (upstream, blueprint) = (Arc::new(client), Some(wanted));
             }
         }
@@ -80,12 +85,12 @@ impl Gateway {
         }
         self.observer.fetches.begin(config.catalogue.operations());
         self.observer.metrics.begin_misses(config.catalogue.operations());
-        let live = Arc::new(Live::new(config, upstream, blueprint, self.random.clone()));
+        let live = Arc::new(ActiveConfig::new(config, upstream, blueprint, self.random.clone()));
         *self.live.write() = Arc::clone(&live);
         self.fast_path.switch(live.settings.listen.fast_path);
         self.fetcher.probation.keep_only(&live.keys);
         for gone in live.catalogue.without(&before.catalogue) {
-            self.purge(&Selection { operation: Some(gone.name.to_string()), ..Selection::default() });
+            self.purge(&PurgeSelection { operation: Some(gone.name.to_string()), ..PurgeSelection::default() });
         }
         Ok(changes)
     }

@@ -6,30 +6,36 @@
 use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
 
-use super::{Asked, Connection, Gateway, Live, Question};
+use super::{ActiveConfig, CacheRequest, Connection, Gateway, Lookup};
 use crate::budget::ConnectionClass;
 use crate::config::Mode;
 use crate::fast_path::{FastPath, Hit, HitSource, RequestTracker};
 use crate::request::caller::Credential;
 use crate::request::fingerprint::Fingerprint;
-use crate::telemetry::record::Record;
+use crate::telemetry::record::RequestRecord;
 
 /// Keys of more bytes are not remembered: the memory is better spent on others.
 const MAX_KEY: usize = 512;
 
 /// What reading a head has told.
 pub struct RememberedLookup {
-    asked: Arc<Asked>,
+    asked: Arc<Lookup>,
     /// The settings by which it was read.
-    live: Weak<Live>,
+    live: Weak<ActiveConfig>,
     /// The address by which its connection came in.
     local: SocketAddr,
 }
 
 impl Gateway {
     /// Has the fast path remember what a request asked that was a hit.
-    pub(super) fn remember(&self, head: Fingerprint, question: &Question, record: &Record, connection: &Connection) {
-        let Question { live, credential: Credential::Token(_), asked, .. } = question else { return };
+    pub(super) fn remember(
+        &self,
+        head: Fingerprint,
+        question: &CacheRequest,
+        record: &RequestRecord,
+        connection: &Connection,
+    ) {
+        let CacheRequest { live, credential: Credential::Token(_), asked, .. } = question else { return };
         if asked.key.size() <= MAX_KEY {
             let operation = asked.key.operation();
             let (asked, live) = (Arc::clone(asked), Arc::downgrade(live));

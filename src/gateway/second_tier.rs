@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use super::Question;
-use super::look_up::LookUp;
+use super::CacheRequest;
+use super::look_up::LookupResult;
 use super::memory::Memory;
 use crate::budget::Purpose;
 use crate::cache::second_tier::{SecondTier, decode, encode};
-use crate::cache::store::Slot;
+use crate::cache::store::CacheKey;
 use crate::clock::Clock;
 use crate::request::digest::Digests;
 
@@ -27,8 +27,8 @@ const MAX_HEAD: usize = 64 * 1024;
 pub(super) async fn adopt_record(
     tier: &dyn SecondTier,
     (memory, digests, clock): (&Memory, &Digests, &Clock),
-    question: &Question,
-    slot: &Slot,
+    question: &CacheRequest,
+    slot: &CacheKey,
 ) -> bool {
     // A slot without an owner is only for callers with a grant.
     if slot.owner.is_some() || question.asked.wish.no_cache {
@@ -46,11 +46,11 @@ pub(super) async fn adopt_record(
     let configured = question.live.lifetime(key.operation());
     let Some(draft) = decode(&record, key, configured, (now, date)) else { return false };
     memory.store.keep_copy(key, draft.under(digests.of_key(key)), epoch)
-        && matches!(memory.look_up(question, now), LookUp::Given(..))
+        && matches!(memory.look_up(question, now), LookupResult::FlightOutcome(..))
 }
 
 /// Tells a tier what is kept for a question now, if that is shared.
-pub(super) fn tell(tier: &dyn SecondTier, memory: &Memory, question: &Question, clock: &Clock) {
+pub(super) fn tell(tier: &dyn SecondTier, memory: &Memory, question: &CacheRequest, clock: &Clock) {
     let key = &question.asked.key;
     let slot = memory.store.slot(key, question.asked.grantee.caller);
     if slot.owner.is_none()

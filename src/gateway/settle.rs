@@ -8,41 +8,41 @@ use bytes::Bytes;
 use http::header::{AUTHORIZATION, DATE, ETAG, Entry as Field};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 
-use super::Question;
-use super::fetch_result::Answer;
+use super::CacheRequest;
+use super::fetch_result::FetchedResponse;
 use super::memory::Memory;
 use super::observer::Observer;
-use crate::cache::admission::{self, Audience, Role, Verdict};
+use crate::cache::admission::{self, Audience, CallerRole, Verdict};
+use crate::cache::backoffs::{self, BackoffCause};
+use crate::cache::divergence::{Digest, Observation};
 use crate::cache::entry::{Draft, Entry};
 use crate::cache::freshness::{Freshness, Life, Lifetime};
-use crate::cache::grants::{Departure, Proof, RefusedBy, Standing};
-use crate::cache::lifetime::{self, Times};
-use crate::cache::pauses::{self, Cause};
-use crate::cache::store::{Epoch, Reach, Slot};
-use crate::cache::tripwire::{Digest, View};
+use crate::cache::grants::{GrantState, PendingGrant, Proof, RefusedBy};
+use crate::cache::lifetime::{self, ResponseTimes};
+use crate::cache::store::{CacheKey, Epoch, PrivateExtent};
 use crate::cache::unstorable::Unstorable;
 use crate::catalogue::Operation;
 use crate::request::caller::X_AUTH_TOKEN;
 use crate::request::condition::Validator;
 use crate::request::key::Scope;
-use crate::telemetry::events::{Event, Happening};
+use crate::telemetry::events::{Event, NewEvent};
 use crate::upstream::{UpstreamError, client};
 
 /// One call, as it was made, and what its end may change.
-pub(super) struct Call<'f> {
+pub(super) struct EndedCall<'f> {
     pub(super) memory: &'f Memory,
     pub(super) observer: &'f Observer,
-    pub(super) question: &'f Question,
+    pub(super) question: &'f CacheRequest,
     /// What others may have boarded for.
-    pub(super) slot: &'f Slot,
+    pub(super) slot: &'f CacheKey,
     /// Whether nothing was sent but the key, the credential and constants.
     pub(super) is_plain: bool,
     /// Between which purges it was sent.
     pub(super) asked: Epoch,
-    pub(super) times: Times,
+    pub(super) times: ResponseTimes,
 }
 
-impl Call<'_> {
+impl EndedCall<'_> {
     /// Whether what a caller is answered may change what the others meet who boarded for a slot: it is
     /// its own, or the caller holds a grant to this moment.
     pub(super) fn is_trusted(&self) -> bool {
@@ -50,7 +50,12 @@ impl Call<'_> {
     }
 
     /// Everything that an answer changes.
-    pub(super) fn settle(&self, departure: Departure, mut response: Response<Bytes>, said: StatusCode) -> Answer {
+    pub(super) fn settle(
+        &self,
+        departure: PendingGrant,
+        mut response: Response<Bytes>,
+        said: StatusCode,
+    ) -> FetchedResponse {
         let times = self.times;
         // RFC 9110 §6.6.1: without one, an answer is dated when it comes, and not each time it is given.
         if let Field::Vacant(date) = response.headers_mut().entry(DATE)
@@ -111,12 +116,12 @@ impl Call<'_> {
         if let Some(reason) = not_kept {
             self.observer.metrics.unstored(reason);
         }
-        Answer { response, said, life, age_is_known, verdict, proof, not_kept }
+        FetchedResponse { response, said, life, age_is_known, verdict, proof, not_kept }
     }
 
     /// Keeps an answer, for as many as may see it. Says why, if it wasn't kept.
     fn keep(&self, response: &mut Response<Bytes>, life: Life, audience: Audience) -> Option<Unstorable> {
-        let Call { question, slot, asked, times, .. } = self;
+        let EndedCall { question, slot, asked, times, .. } = self;
         let caller = question.asked.grantee.caller;
         let kept_in = self.kept_in();
         for slot in [slot, &kept_in] {
@@ -130,7 +135,7 @@ impl Call<'_> {
             tag.insert(entity_tag(&digest));
         }
         let draft = Draft::new(response, life, validator).under(self.observer.digests.of_key(&question.asked.key));
-        let view = View { digest, caller, sent: times.sent, received: times.received };
+        let view = Observation { digest, caller, sent: times.sent, received: times.received };
         let (kept, turned) = self.memory.store.keep(&question.asked.key, draft, audience, view, *asked);
         if let Some(reach) = turned {
             self.turned_private(question.asked.key.scope(), reach, audience);
@@ -139,28 +144,28 @@ impl Call<'_> {
     }
 
     /// Tells that callers share nothing any more.
-    fn turned_private(&self, scope: &Scope, reach: Reach, audience: Audience) {
+    fn turned_private(&self, scope: &Scope, reach: PrivateExtent, audience: Audience) {
         let why = match audience {
             Audience::All => "callers are given different answers to one question",
             Audience::Caller => "upstream says that its answers vary on the credential",
         };
         let what = match reach {
-            Reach::Scope => {
+            PrivateExtent::Scope => {
                 "from now on nothing is shared between callers here, until this is purged or the gateway restarted"
             }
-            Reach::Operation => {
+            PrivateExtent::Operation => {
                 "from now on nothing of this operation is shared between callers, in any project, until all of the \
                  operation is purged or the gateway restarted"
             }
         };
         let what = format!("{why}: {what}. Set sharing = \"caller\" for the operation if this is intended");
-        self.observer.notable(Happening::new(Event::PrivateScope, what).in_scope(Some(scope)));
+        self.observer.notable(NewEvent::new(Event::PrivateScope, what).in_scope(Some(scope)));
     }
 
     /// Keeps upstream's no for a while, if it can be about nothing but the question. Says why, if it
     /// wasn't kept.
     fn keep_negative(&self, response: &Response<Bytes>) -> Option<Unstorable> {
-        let Call { question, is_plain, asked, times, .. } = self;
+        let EndedCall { question, is_plain, asked, times, .. } = self;
         let error_ttl = question.live.error_ttl;
         let configured = Lifetime { ttl: error_ttl, ..Lifetime::default() };
         let mut life = lifetime::life(response.headers(), *times, configured);
@@ -176,7 +181,7 @@ impl Call<'_> {
     }
 
     /// What changes though there is no whole answer.
-    pub(super) fn settle_failure(&self, departure: Departure, error: &UpstreamError, is_outside: bool) {
+    pub(super) fn settle_failure(&self, departure: PendingGrant, error: &UpstreamError, is_outside: bool) {
         match error {
             UpstreamError::RefusalIncomplete(_) => departure.refused(RefusedBy::ApiGateway, None, self.times.received),
             UpstreamError::TooLarge(StatusCode::OK) => {
@@ -193,26 +198,26 @@ impl Call<'_> {
     /// Has the caller back off for a while, where there is something stale to give; and everybody, if another caller's
     /// call has failed as well.
     fn pause(&self, said: Option<(StatusCode, &HeaderMap)>) {
-        let Call { question, slot, times, .. } = self;
+        let EndedCall { question, slot, times, .. } = self;
         let is_for_caller_alone = slot.owner.is_some();
         let is_known = match self.memory.grants.standing(&question.asked.grantee, times.received) {
-            Standing::Granted => true,
-            Standing::Lapsed { .. } => is_for_caller_alone,
-            Standing::Unproved | Standing::Denied { .. } => false,
+            GrantState::Granted => true,
+            GrantState::Grace { .. } => is_for_caller_alone,
+            GrantState::Unknown | GrantState::Denied { .. } => false,
         };
         if !is_known {
             return;
         }
         let scope = question.asked.key.scope();
-        let wished = said.and_then(|(_, headers)| pauses::retry_after(headers, times.date));
+        let wished = said.and_then(|(_, headers)| backoffs::retry_after(headers, times.date));
         let error_ttl = question.live.error_ttl;
         let (cause, span) = match (said.map(|(status, _)| status), wished) {
-            (Some(StatusCode::TOO_MANY_REQUESTS), wished) => (Cause::Throttled, wished.unwrap_or(error_ttl)),
-            (Some(StatusCode::SERVICE_UNAVAILABLE), Some(wished)) => (Cause::Unavailable, wished),
-            _ => (Cause::Failure, error_ttl),
+            (Some(StatusCode::TOO_MANY_REQUESTS), wished) => (BackoffCause::Throttled, wished.unwrap_or(error_ttl)),
+            (Some(StatusCode::SERVICE_UNAVAILABLE), Some(wished)) => (BackoffCause::Unavailable, wished),
+            _ => (BackoffCause::Failure, error_ttl),
         };
         self.observer.metrics.pause(cause);
-        if let (Cause::Throttled | Cause::Unavailable, Some((status, _))) = (cause, said) {
+        if let (BackoffCause::Throttled | BackoffCause::Unavailable, Some((status, _))) = (cause, said) {
             self.observer.throttled(scope.operation().service, status, Some(scope));
         }
         // What a client has sent besides may be what made its call fail: that says nothing of the others' calls.
@@ -233,7 +238,7 @@ impl Call<'_> {
 
     /// Marks a slot. Beside an answer that is fresh the mark is the caller's alone: for the others the fresh one still
     /// stands, and what this caller is answered may be of its own making.
-    fn mark(&self, slot: &Slot, reason: Unstorable) {
+    fn mark(&self, slot: &CacheKey, reason: Unstorable) {
         let now = self.times.received;
         let is_fresh = |entry: &Arc<Entry>| matches!(entry.life().freshness(now), Freshness::Fresh { .. });
         let marked = match self.memory.store.get(slot) {
@@ -244,15 +249,15 @@ impl Call<'_> {
     }
 
     /// Where the answer to a call is kept, as things stand.
-    fn kept_in(&self) -> Slot {
+    fn kept_in(&self) -> CacheKey {
         self.memory.store.slot(&self.question.asked.key, self.question.asked.grantee.caller)
     }
 }
 
 /// What changes as soon as the head of a refusal, 401 or 403, has been read.
-pub(super) fn denied(memory: &Memory, observer: &Observer, departure: &mut Departure, status: StatusCode) {
+pub(super) fn denied(memory: &Memory, observer: &Observer, departure: &mut PendingGrant, status: StatusCode) {
     observer.metrics.denial("upstream");
-    observer.notable(Happening::new(Event::Denial, "upstream has refused a caller").in_scope(departure.scope()));
+    observer.notable(NewEvent::new(Event::Denial, "upstream has refused a caller").in_scope(departure.scope()));
     if status == StatusCode::UNAUTHORIZED {
         memory.known_callers.refused(&departure.caller());
     }
@@ -260,13 +265,13 @@ pub(super) fn denied(memory: &Memory, observer: &Observer, departure: &mut Depar
 }
 
 /// What a request header is to an answer that varies on it.
-fn role(operation: &Operation, name: &HeaderName) -> Role {
+fn role(operation: &Operation, name: &HeaderName) -> CallerRole {
     if client::is_constant(name) || operation.keyed_headers.contains(name) {
-        Role::Fixed
+        CallerRole::Fixed
     } else if *name == X_AUTH_TOKEN || *name == AUTHORIZATION {
-        Role::Credential
+        CallerRole::Credential
     } else {
-        Role::Free
+        CallerRole::Free
     }
 }
 

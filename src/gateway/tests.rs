@@ -2,12 +2,12 @@
 
 use super::*;
 use crate::budget::ConnectionClass;
-use crate::cache::grants::Grantee;
+use crate::cache::grants::CallerScope;
 use crate::catalogue::Service;
 use crate::config::{Config, Override};
-use crate::fast_path::{ConnectionState, Responder};
-use crate::request::key::Key;
-use crate::request::wish::Wish;
+use crate::fast_path::{Responder, ResponderState};
+use crate::request::key::RequestKey;
+use crate::request::request_directives::RequestDirectives;
 use crate::simulator::Simulator;
 use http::HeaderValue;
 
@@ -21,17 +21,17 @@ fn connection(gateway: &Gateway) -> Connection {
     gateway.connection(([127, 0, 0, 1], 8080).into(), [127, 0, 0, 1].into())
 }
 
-fn question(gateway: &Gateway, token: &HeaderValue) -> Question {
+fn question(gateway: &Gateway, token: &HeaderValue) -> CacheRequest {
     let live = gateway.live();
     let (operation, place) = live.catalogue.operation("/v2/p/products").unwrap();
-    let key = Key::read(&live.catalogue, operation, place, None, &HeaderMap::new(), false).unwrap();
-    let grantee = Grantee { caller: gateway.callers.of_token(token), scope: key.scope().clone() };
+    let key = RequestKey::read(&live.catalogue, operation, place, None, &HeaderMap::new(), false).unwrap();
+    let grantee = CallerScope { caller: gateway.callers.of_token(token), scope: key.scope().clone() };
     let credential = Credential::Token(token.clone());
-    let asked = Asked { grantee, key: Arc::new(key), wish: Wish::default() };
+    let asked = Lookup { grantee, key: Arc::new(key), wish: RequestDirectives::default() };
     let connection = connection(gateway);
     let client = connection.client(&live, Some(asked.grantee.caller));
     let account = connection.account.clone();
-    Question {
+    CacheRequest {
         live: Arc::clone(&live),
         credential,
         client,
@@ -42,12 +42,12 @@ fn question(gateway: &Gateway, token: &HeaderValue) -> Question {
 }
 
 /// Makes the call for a question, and says what came of it.
-async fn fetch(gateway: &Arc<Gateway>, question: &Question) -> FetchResult {
+async fn fetch(gateway: &Arc<Gateway>, question: &CacheRequest) -> FetchResult {
     let slot = gateway.memory.store.slot(&question.asked.key, question.asked.grantee.caller);
     let (mut waiter, leader) = gateway.fetcher.shared_flights.join(&slot, question.asked.grantee.caller);
     let (head, ()) = Request::new(()).into_parts();
     let (metrics, clock, id) = (Arc::clone(gateway.metrics()), gateway.clock.clone(), gateway.request_ids.next());
-    let mut record = Record::begin(metrics, clock, id, &head, [127, 0, 0, 1].into());
+    let mut record = RequestRecord::begin(metrics, clock, id, &head, [127, 0, 0, 1].into());
     gateway.begin_fetch(leader.unwrap(), question, slot, &HeaderMap::new(), None, &mut record);
     waiter.result().await.unwrap().result
 }
@@ -59,7 +59,10 @@ async fn what_the_flight_before_has_brought_is_there_and_not_asked_for_again() {
     let token = HeaderValue::try_from(simulator.token("p")).unwrap();
     let question = question(&gateway, &token);
     assert!(matches!(fetch(&gateway, &question).await, FetchResult::Sent { answer: Ok(_), .. }));
-    assert!(matches!(gateway.memory.look_up(&question, gateway.clock.now()), LookUp::Given(_, HitKind::Fresh)));
+    assert!(matches!(
+        gateway.memory.look_up(&question, gateway.clock.now()),
+        LookupResult::FlightOutcome(_, HitKind::Fresh)
+    ));
     assert!(matches!(fetch(&gateway, &question).await, FetchResult::NotSent));
     assert_eq!(simulator.request_count(), 1);
 }
@@ -101,7 +104,7 @@ async fn a_connection_is_known_once_upstream_has_answered_its_caller_well() {
     }
     // A head that has come before is answered without being read.
     let head = format!("GET /v2/p/products HTTP/1.1\r\nhost: any\r\nx-auth-token: {valid}\r\n\r\n");
-    let state = ConnectionState { is_free: true, is_closing: false };
+    let state = ResponderState { is_free: true, is_closing: false };
     let takes = |connection: &Arc<Connection>| {
         Responder::new(Arc::clone(&gateway), Arc::clone(connection)).take(head.as_bytes(), state)
     };

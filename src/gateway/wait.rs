@@ -7,8 +7,8 @@ use std::time::Duration;
 use tokio::time::{Sleep, sleep};
 
 use super::fetch_result::FetchResult;
-use crate::cache::flights::{Given, Waiter};
-use crate::cache::store::Slot;
+use crate::cache::flights::{FlightOutcome, Waiter};
+use crate::cache::store::CacheKey;
 use crate::catalogue::Service;
 use crate::request::caller::Caller;
 use crate::upstream::successes::Successes;
@@ -24,11 +24,11 @@ pub(super) struct Timers {
 }
 
 /// How waiting has ended.
-pub(super) enum Waited {
+pub(super) enum WaitOutcome {
     /// The flight has a result, or was lost.
-    Ended(Option<Given<FetchResult>>),
+    Ended(Option<FlightOutcome<FetchResult>>),
     /// Patience has ended, and the flight goes on. This is told once.
-    OutOfPatience,
+    StaleIfSlow,
     /// All calls of the flight are slow while upstream answers others: the request may make another call.
     MayLead,
     /// The request's own deadline has come.
@@ -54,10 +54,10 @@ impl Timers {
     /// another call if there is another.
     pub(super) async fn wait_for(
         &mut self,
-        waiter: &mut Waiter<Slot, FetchResult>,
+        waiter: &mut Waiter<CacheKey, FetchResult>,
         is_patient: bool,
         another: AnotherCall<'_>,
-    ) -> Waited {
+    ) -> WaitOutcome {
         let is_patient = is_patient && self.patience.is_some();
         let mut slow = waiter.slowness();
         let may_lead = async {
@@ -83,22 +83,22 @@ impl Timers {
         };
         tokio::select! {
             biased;
-            result = waiter.result() => Waited::Ended(result),
-            () = &mut self.deadline => Waited::OutOfTime,
+            result = waiter.result() => WaitOutcome::Ended(result),
+            () = &mut self.deadline => WaitOutcome::OutOfTime,
             () = patience => {
                 self.patience = None;
-                Waited::OutOfPatience
+                WaitOutcome::StaleIfSlow
             }
-            () = may_lead, if !is_patient => Waited::MayLead,
+            () = may_lead, if !is_patient => WaitOutcome::MayLead,
         }
     }
 
     /// Waits for the rest of a refusal whose head has come.
-    pub(super) async fn wait_for_whole(&mut self, waiter: &mut Waiter<Slot, FetchResult>) -> Waited {
+    pub(super) async fn wait_for_whole(&mut self, waiter: &mut Waiter<CacheKey, FetchResult>) -> WaitOutcome {
         tokio::select! {
             biased;
-            result = waiter.whole_result() => Waited::Ended(result),
-            () = &mut self.deadline => Waited::OutOfTime,
+            result = waiter.whole_result() => WaitOutcome::Ended(result),
+            () = &mut self.deadline => WaitOutcome::OutOfTime,
         }
     }
 }

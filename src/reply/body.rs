@@ -9,7 +9,7 @@ use http_body::{Body, Frame, SizeHint};
 
 use crate::budget::Charge;
 use crate::stream::{BoxError, StreamBody};
-use crate::telemetry::record::Record;
+use crate::telemetry::record::RequestRecord;
 
 /// What an answer's body is made of.
 pub enum Content {
@@ -28,13 +28,13 @@ impl From<Bytes> for Content {
 /// An answer's body, the record of its request, and what the request takes of the memory budget.
 pub struct ReplyBody {
     content: Content,
-    record: Record,
+    record: RequestRecord,
     _charge: Charge,
 }
 
 impl ReplyBody {
     /// Hands the record and the charge to the body.
-    pub fn new(content: Content, record: Record, charge: Charge) -> Self {
+    pub fn new(content: Content, record: RequestRecord, charge: Charge) -> Self {
         let mut body = Self { content, record, _charge: charge };
         body.note_the_end();
         body

@@ -31,7 +31,7 @@ pub(crate) enum CacheStatus {
         /// What else there is to say.
         detail: Option<&'static str>,
     },
-    /// Asked upstream.
+    /// Lookup upstream.
     Forwarded {
         /// Why.
         why: Forward,

@@ -13,7 +13,7 @@ use serde_json::json;
 use super::body::Content;
 use crate::request::rejection::Rejection;
 use crate::request::validate::{ALLOWED_METHODS, Invalid};
-use crate::signing::ring::Refusal;
+use crate::signing::ring::SignatureRejection;
 use crate::upstream::UpstreamError;
 
 /// What went wrong.
@@ -24,7 +24,7 @@ pub(crate) enum Problem {
     /// The request's only credential is a signature that can't be verified here, and couldn't be valid upstream.
     SignatureBoundHere,
     /// The request is signed with a known access key, and not as it should be.
-    Signature(Refusal),
+    Signature(SignatureRejection),
     /// A signed body that is too large to be verified.
     BodyTooLarge {
         /// What is allowed, in bytes.
@@ -153,11 +153,11 @@ impl Problem {
 }
 
 /// In the words that upstream has for the like, and what is wrong.
-fn say_refusal(refusal: Refusal) -> (StatusCode, &'static str, String) {
+fn say_refusal(refusal: SignatureRejection) -> (StatusCode, &'static str, String) {
     let upstreams = match refusal {
-        Refusal::Project => return (StatusCode::FORBIDDEN, "APIGW.0302", refusal.describe().to_owned()),
-        Refusal::Skew => "calc aksk signature fail:signature expired",
-        Refusal::Held => "AK access failed to reach the limit,forbidden",
+        SignatureRejection::Project => return (StatusCode::FORBIDDEN, "APIGW.0302", refusal.describe().to_owned()),
+        SignatureRejection::Skew => "calc aksk signature fail:signature expired",
+        SignatureRejection::Suspended => "AK access failed to reach the limit,forbidden",
         _ => "verify aksk signature fail",
     };
     let words = format!("Incorrect IAM authentication information: {upstreams}: {}", refusal.describe());

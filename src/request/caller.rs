@@ -11,7 +11,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use super::fingerprint::{Fingerprint, Fingerprints};
 use super::{BypassReason, copied};
 use crate::signing::has_signature;
-use crate::signing::ring::Signed;
+use crate::signing::ring::VerifiedRequest;
 use crate::sync::Mutex;
 
 /// The header that carries a token.
@@ -23,7 +23,7 @@ pub enum Credential {
     /// A token. Upstream says what it is worth.
     Token(HeaderValue),
     /// An access key, by a signature that this gateway has verified.
-    Signed(Arc<Signed>),
+    Signed(Arc<VerifiedRequest>),
 }
 
 impl fmt::Debug for Credential {
@@ -53,7 +53,7 @@ impl Credential {
     }
 
     /// The signature, if it is one.
-    pub fn signed(&self) -> Option<&Signed> {
+    pub fn signed(&self) -> Option<&VerifiedRequest> {
         match self {
             Self::Token(_) => None,
             Self::Signed(signed) => Some(signed),

@@ -13,17 +13,17 @@ use http::{HeaderMap, HeaderValue, Uri};
 use super::BypassReason;
 use super::caller;
 use super::hop::{self, Via};
-use super::key::{Key, Scope};
+use super::key::{RequestKey, Scope};
 use super::options;
 use super::rejection::Rejection;
+use super::request_directives::RequestDirectives;
 use super::route::{self, Route};
 use super::target;
 use super::validate;
-use super::wish::Wish;
 use crate::catalogue::prefix::PathPrefix;
-use crate::catalogue::{Catalogue, Operation, Origin, Place, Service};
+use crate::catalogue::{Catalogue, Operation, Origin, PathMatch, Service};
 use crate::signing::ring::{Claim, KeyRing};
-use crate::signing::{Binding, Changes};
+use crate::signing::{Binding, RelayChanges};
 
 /// What of the settings in force a decision depends on.
 #[derive(Clone, Copy)]
@@ -73,15 +73,15 @@ pub(crate) struct Plan {
 /// What a request presents to show who asks.
 pub(crate) struct Presentation {
     /// Its credential, or why it has none that counts.
-    pub credential: Result<Presented, BypassReason>,
+    pub credential: Result<PresentedCredential, BypassReason>,
     /// The target as its client has typed and signed it.
     pub typed: Uri,
-    /// What becomes of `Authorization` if the request is relayed.
-    pub authorization: Authorization,
+    /// What becomes of `AuthorizationAction` if the request is relayed.
+    pub authorization: AuthorizationAction,
 }
 
 /// A credential that is presented. Whether it is worth anything is not decided here.
-pub(crate) enum Presented {
+pub(crate) enum PresentedCredential {
     /// A token, which upstream judges.
     Token(HeaderValue),
     /// A signature that claims a configured access key, and has to be verified before anything else is done.
@@ -91,11 +91,11 @@ pub(crate) enum Presented {
 /// How a request is answered.
 pub(crate) enum Action {
     /// From memory if its caller may be given what is there, else by a call for this key.
-    LookUp {
+    LookupResult {
         /// What is asked.
-        key: Key,
+        key: RequestKey,
         /// What the client demands of a cache.
-        directives: Wish,
+        directives: RequestDirectives,
     },
     /// By relaying it, though it asks for an operation.
     Bypass(Bypass),
@@ -114,23 +114,23 @@ pub(crate) struct Bypass {
     /// Where its credential would count, if that can be told.
     pub scope: Option<Scope>,
     /// What would be asked, if that can be told.
-    pub key: Option<Key>,
+    pub key: Option<RequestKey>,
 }
 
 impl Action {
     /// The operation that is asked for, if it is one.
     pub(crate) fn operation(&self) -> Option<&Arc<Operation>> {
         match self {
-            Self::LookUp { key, .. } => Some(key.operation()),
+            Self::LookupResult { key, .. } => Some(key.operation()),
             Self::Bypass(bypass) => Some(&bypass.operation),
             Self::PassThrough => None,
         }
     }
 }
 
-/// What becomes of the `Authorization` of a request that is relayed.
+/// What becomes of the `AuthorizationAction` of a request that is relayed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Authorization {
+pub(crate) enum AuthorizationAction {
     /// It is sent as it came, if there is one.
     Kept,
     /// It is sent as it came, a signature that nobody has verified and that may be valid upstream.
@@ -164,7 +164,7 @@ pub(crate) fn decide(head: &mut Parts, facts: Facts, rules: Rules<'_>) -> Result
     let typed = head.uri.clone();
     target::rebase(head, rules.path_prefixes, rules.catalogue);
     let removed = hop::strip_request(&mut head.headers);
-    let changes = Changes { path: typed.path() != head.uri.path(), removed };
+    let changes = RelayChanges { path: typed.path() != head.uri.path(), removed };
 
     let credential = presented(&head.headers, rules.keys);
     let (service, action) = match route::find(rules.catalogue, &head.method, head.uri.path()) {
@@ -186,10 +186,12 @@ pub(crate) fn head_size(head: &Parts) -> usize {
     head.method.as_str().len() + target + fields
 }
 
-fn presented(headers: &HeaderMap, keys: &KeyRing) -> Result<Presented, BypassReason> {
+fn presented(headers: &HeaderMap, keys: &KeyRing) -> Result<PresentedCredential, BypassReason> {
     match caller::token(headers) {
-        Ok(token) => Ok(Presented::Token(token.clone())),
-        Err(reason @ BypassReason::UnverifiedSignature) => keys.claim(headers).map(Presented::Signature).ok_or(reason),
+        Ok(token) => Ok(PresentedCredential::Token(token.clone())),
+        Err(reason @ BypassReason::UnverifiedSignature) => {
+            keys.claim(headers).map(PresentedCredential::Signature).ok_or(reason)
+        }
         Err(reason) => Err(reason),
     }
 }
@@ -198,18 +200,18 @@ fn presented(headers: &HeaderMap, keys: &KeyRing) -> Result<Presented, BypassRea
 fn look_up(
     head: &Parts,
     operation: &Arc<Operation>,
-    place: Place<'_>,
+    place: PathMatch<'_>,
     no_credential: Option<BypassReason>,
     facts: Facts,
     rules: Rules<'_>,
 ) -> Action {
-    let key = Key::read(rules.catalogue, operation, place, head.uri.query(), &head.headers, facts.has_body);
-    let directives = Wish::read(&head.headers);
+    let key = RequestKey::read(rules.catalogue, operation, place, head.uri.query(), &head.headers, facts.has_body);
+    let directives = RequestDirectives::read(&head.headers);
     let mode = rules.is_bypassing.then_some(BypassReason::Mode);
     let of_key = key.as_ref().err().copied();
     let mut reasons = [mode, no_credential, of_key, directives.as_ref().err().copied()].into_iter().flatten();
     match (reasons.next(), key, directives) {
-        (None, Ok(key), Ok(directives)) => Action::LookUp { key, directives },
+        (None, Ok(key), Ok(directives)) => Action::LookupResult { key, directives },
         (Some(reason), key, _) | (None, key @ Err(reason), _) | (None, key, Err(reason)) => {
             let key = key.ok();
             let scope = match &key {
@@ -224,22 +226,22 @@ fn look_up(
 
 fn authorization(
     headers: &HeaderMap,
-    credential: &Result<Presented, BypassReason>,
+    credential: &Result<PresentedCredential, BypassReason>,
     origin: &Origin,
-    changes: &Changes,
+    changes: &RelayChanges,
     keys: &KeyRing,
-) -> Authorization {
+) -> AuthorizationAction {
     let binding = || Binding::of(headers, origin.authority().as_str(), changes);
     match credential {
-        Ok(Presented::Signature(_)) => Authorization::Renewed,
-        Ok(Presented::Token(_)) if binding() == Binding::Bound || keys.claim(headers).is_some() => {
-            Authorization::Dropped
+        Ok(PresentedCredential::Signature(_)) => AuthorizationAction::Renewed,
+        Ok(PresentedCredential::Token(_)) if binding() == Binding::Bound || keys.claim(headers).is_some() => {
+            AuthorizationAction::Dropped
         }
-        Ok(Presented::Token(_)) => Authorization::Kept,
+        Ok(PresentedCredential::Token(_)) => AuthorizationAction::Kept,
         Err(_) => match binding() {
-            Binding::Unsigned => Authorization::Kept,
-            Binding::Free => Authorization::Unverified,
-            Binding::Bound => Authorization::Bound,
+            Binding::Unsigned => AuthorizationAction::Kept,
+            Binding::Free => AuthorizationAction::Unverified,
+            Binding::Bound => AuthorizationAction::Bound,
         },
     }
 }

@@ -6,7 +6,7 @@ use std::fmt;
 use blake3::{Hash, Hasher};
 
 use super::caller::Caller;
-use super::key::Key;
+use super::key::RequestKey;
 
 /// A digest of 64 bits as 16 hex digits. It is kept as text, for it is told more often than made.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -48,7 +48,7 @@ impl Digests {
     }
 
     /// The digest of a cache key: of all that tells it from others, and of nothing else. It is the same whoever asks.
-    pub(crate) fn of_key(&self, key: &Key) -> ShortDigest {
+    pub(crate) fn of_key(&self, key: &RequestKey) -> ShortDigest {
         let mut hasher = Hasher::new_keyed(&self.of_keys);
         let headers = key.headers().iter().flat_map(|(name, value)| [name.as_str().as_bytes(), value.as_bytes()]);
         // With their lengths, so that no two keys run together.
@@ -80,12 +80,12 @@ mod tests {
 
     const NAMES: [HeaderName; 2] = [HeaderName::from_static("x-language"), HeaderName::from_static("x-other")];
 
-    fn key(path: &str, query: Option<&str>, headers: &[(&HeaderName, &'static str)]) -> Key {
+    fn key(path: &str, query: Option<&str>, headers: &[(&HeaderName, &'static str)]) -> RequestKey {
         let catalogue = Catalogue::for_tests(NAMES.to_vec());
         let (operation, place) = catalogue.operation(path).unwrap();
         let headers = headers.iter().map(|&(name, value)| (name.clone(), HeaderValue::from_static(value)));
         let headers: HeaderMap = headers.collect();
-        Key::read(&catalogue, operation, place, query, &headers, false).unwrap()
+        RequestKey::read(&catalogue, operation, place, query, &headers, false).unwrap()
     }
 
     #[test]

@@ -17,11 +17,11 @@ type GivesWay = Box<dyn Fn() -> bool + Send>;
 #[derive(Default)]
 pub struct HalfClose {
     is_closed: AtomicBool,
-    state: Mutex<State>,
+    state: Mutex<HalfCloseState>,
 }
 
 #[derive(Default)]
-struct State {
+struct HalfCloseState {
     /// Of the request that is under way, where it waits for something.
     waiting: Option<Waker>,
     /// Of the slot that it has, or had.
@@ -69,7 +69,7 @@ impl HalfClose {
         true
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, HalfCloseState> {
         self.state.lock()
     }
 }

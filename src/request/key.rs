@@ -12,7 +12,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Uri};
 
 use super::{BypassReason, copied, query};
 use crate::catalogue::template::{PROJECT_ID, is_plain};
-use crate::catalogue::{Catalogue, Operation, Origin, Place};
+use crate::catalogue::{Catalogue, Operation, Origin, PathMatch};
 
 const X_PROJECT_ID: HeaderName = HeaderName::from_static("x-project-id");
 
@@ -32,7 +32,7 @@ impl Scope {
     ///
     /// # Errors
     /// If a captured segment is not what it should be.
-    pub fn read(catalogue: &Catalogue, operation: &Arc<Operation>, place: Place<'_>) -> Result<Self, BypassReason> {
+    pub fn read(catalogue: &Catalogue, operation: &Arc<Operation>, place: PathMatch<'_>) -> Result<Self, BypassReason> {
         for (name, value) in operation.template.captures(place.path()) {
             match name {
                 PROJECT_ID if !is_project_id(value) => return Err(BypassReason::ProjectId),
@@ -94,13 +94,13 @@ impl fmt::Debug for Scope {
 ///
 /// Parts are separate fields, so no two different requests can run together into one key.
 #[derive(Clone, PartialEq, Eq, Hash)]
-pub struct Key {
+pub struct RequestKey {
     scope: Scope,
     query: Box<str>,
     headers: Box<[(HeaderName, HeaderValue)]>,
 }
 
-impl Key {
+impl RequestKey {
     /// Reads the key of a request for an operation. Its hop-by-hop headers are gone by now, so
     /// whether it has a body is told, not read.
     ///
@@ -109,7 +109,7 @@ impl Key {
     pub fn read(
         catalogue: &Catalogue,
         operation: &Arc<Operation>,
-        place: Place<'_>,
+        place: PathMatch<'_>,
         query: Option<&str>,
         headers: &HeaderMap,
         has_body: bool,
@@ -177,7 +177,7 @@ impl Key {
     }
 }
 
-impl fmt::Debug for Key {
+impl fmt::Debug for RequestKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:?} {} {:?}", self.scope, self.query, self.headers)
     }
@@ -215,7 +215,7 @@ mod tests {
         let buffer = Bytes::from(vec![b'x'; 1 << 20]);
         let mut headers = HeaderMap::new();
         headers.insert(name, HeaderValue::from_maybe_shared(buffer.slice(..5)).unwrap());
-        let key = Key::read(&catalogue, operation, place, None, &headers, false).unwrap();
+        let key = RequestKey::read(&catalogue, operation, place, None, &headers, false).unwrap();
         drop(headers);
         assert!(buffer.is_unique(), "the key holds on to the buffer");
         assert_eq!(key.headers()[0].1, "xxxxx");

@@ -19,12 +19,12 @@ pub(crate) mod options;
 pub(crate) mod peer;
 pub(crate) mod query;
 pub(crate) mod rejection;
+pub(crate) mod request_directives;
 pub(crate) mod route;
 pub(crate) mod target;
 pub(crate) mod trace;
 pub(crate) mod trailers;
 pub(crate) mod validate;
-pub(crate) mod wish;
 
 use http::HeaderValue;
 

@@ -6,13 +6,13 @@ use std::sync::Arc;
 use http::Method;
 
 use crate::catalogue::template::is_plain;
-use crate::catalogue::{Catalogue, Operation, Place, Service};
+use crate::catalogue::{Catalogue, Operation, PathMatch, Service};
 
 /// Where a request goes.
 #[derive(Debug)]
 pub enum Route<'a> {
     /// One of the operations, and its path (what that captures is not yet checked).
-    Operation(&'a Arc<Operation>, Place<'a>),
+    Operation(&'a Arc<Operation>, PathMatch<'a>),
     /// Anything else that a service offers: streamed through, never kept.
     PassThrough(Service),
     /// A path of neither service.

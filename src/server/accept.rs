@@ -31,16 +31,16 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::accept_errors::AcceptErrors;
-use super::exchange::Upload;
-use super::leaving::Exit;
+use super::exchange::TrackedRequestBody;
 use super::memory::CONNECTION;
 use super::registry::{OpenConnection, Registry};
-use super::reload::{Bounds, WATCHERS_KEEPALIVE};
+use super::reload::{ServeLimits, WATCHERS_KEEPALIVE};
 use super::serve::Serving;
 use super::shed::MinimumAge;
+use super::shutdown::ShutdownControl;
 use super::tls::Spoken;
-use super::waiting::Waiting;
-use super::wire::FastPath;
+use super::waiting::WaitingConnections;
+use super::wire::WireFastPath;
 use crate::budget::{Account, Budget, Purpose, Shortage};
 use crate::clock::Clock;
 use crate::net::{Accepted, Listener};
@@ -79,7 +79,7 @@ pub(super) struct Handler<A> {
     /// The way for every request.
     pub(super) answer: A,
     /// For clients, what answers known heads.
-    pub(super) fast_path: Option<Box<FastPath>>,
+    pub(super) fast_path: Option<Box<WireFastPath>>,
     /// What the client holds of the memory budget, and how far its callers are known.
     pub(super) account: Account,
     /// Tells the gateway that the client has closed its sending side.
@@ -93,9 +93,9 @@ type PeerOf = Arc<dyn Fn(IpAddr) -> Option<Peer> + Send + Sync>;
 pub(super) struct Accepting {
     serving: Serving,
     /// When that ends, and how.
-    exit: Exit,
+    exit: ShutdownControl,
     /// What holds for those that are accepted now.
-    bounds: watch::Receiver<Bounds>,
+    bounds: watch::Receiver<ServeLimits>,
     /// What is spoken with them.
     tls: Spoken,
     /// For logs.
@@ -120,8 +120,8 @@ impl Accepting {
     /// up for them when there is no file descriptor.
     pub(super) fn for_watchers(
         listener: &'static str,
-        exit: Exit,
-        bounds: watch::Receiver<Bounds>,
+        exit: ShutdownControl,
+        bounds: watch::Receiver<ServeLimits>,
         tls: Spoken,
         clients: Arc<Registry>,
         budget: Arc<Budget>,
@@ -157,8 +157,8 @@ impl Accepting {
 
     /// For clients: so many at once, counted, and in HTTP/2, too.
     pub(super) fn for_clients(
-        exit: Exit,
-        bounds: watch::Receiver<Bounds>,
+        exit: ShutdownControl,
+        bounds: watch::Receiver<ServeLimits>,
         tls: Spoken,
         max_connections: usize,
         budget: Arc<Budget>,
@@ -189,14 +189,14 @@ impl Accepting {
     pub(super) async fn serve<W, A, F, B>(mut self, listener: Listener, handler: W)
     where
         W: Fn(SocketAddr, IpAddr) -> Handler<A>,
-        A: Fn(Request<Upload>) -> F + Send + Unpin + 'static,
+        A: Fn(Request<TrackedRequestBody>) -> F + Send + Unpin + 'static,
         F: Future<Output = Response<B>> + Send + 'static,
         B: Body<Data = Bytes> + Unpin + Send + 'static,
         B::Error: Into<BoxError>,
     {
         let registry = Arc::clone(&self.registry);
         let mut exit = pin!(self.exit.wanted());
-        let mut waiting = Waiting::new(self.max_connections, self.come_last);
+        let mut waiting = WaitingConnections::new(self.max_connections, self.come_last);
         let (mut scan_at, mut logged_at) = (None, None);
         loop {
             // Before the registry is looked at, or what changes after that would be missed.
@@ -256,7 +256,7 @@ impl Accepting {
     }
 
     /// Has connections end for those that wait.
-    fn make_room(&self, waiting: &Waiting, scan_at: &mut Option<Instant>) {
+    fn make_room(&self, waiting: &WaitingConnections, scan_at: &mut Option<Instant>) {
         let now = Clock::System.timer_now();
         if waiting.is_empty() || scan_at.is_some_and(|at| now < at) {
             return;
@@ -304,7 +304,7 @@ impl Accepting {
     fn spawn<W, A, F, B>(&self, stream: Accepted, handler: &W)
     where
         W: Fn(SocketAddr, IpAddr) -> Handler<A>,
-        A: Fn(Request<Upload>) -> F + Send + Unpin + 'static,
+        A: Fn(Request<TrackedRequestBody>) -> F + Send + Unpin + 'static,
         F: Future<Output = Response<B>> + Send + 'static,
         B: Body<Data = Bytes> + Unpin + Send + 'static,
         B::Error: Into<BoxError>,
@@ -313,7 +313,7 @@ impl Accepting {
         let (Ok(local), Ok(remote)) = (stream.local_addr(), stream.peer_addr()) else { return };
         // Small answers must not wait for the client's delayed acknowledgement.
         let _ = stream.set_nodelay();
-        let counted = self.tally.as_ref().map(|(open, _)| Counted::new(open));
+        let counted = self.tally.as_ref().map(|(open, _)| CountedConnection::new(open));
         let serving = Serving { bounds: *self.bounds.borrow(), tls: self.tls.borrow().clone(), ..self.serving.clone() };
         let Handler { answer, fast_path, account, half_close } = handler(local, remote.ip());
         let open = self.registry.add(OpenConnection::new(account, half_close));
@@ -334,16 +334,16 @@ fn is_out_of_descriptors(error: &io::Error) -> bool {
 }
 
 /// Counts a connection while it is open, however it ends.
-struct Counted(IntGauge);
+struct CountedConnection(IntGauge);
 
-impl Counted {
+impl CountedConnection {
     fn new(gauge: &IntGauge) -> Self {
         gauge.inc();
         Self(gauge.clone())
     }
 }
 
-impl Drop for Counted {
+impl Drop for CountedConnection {
     fn drop(&mut self) {
         self.0.dec();
     }

@@ -15,9 +15,9 @@ use hyper::body::Incoming;
 use prometheus::IntCounterVec;
 use tokio::time::{Sleep, sleep};
 
+use super::activity::{ConnectionActivity, EndCause, Stalled};
 use super::half_closed::ReadSide;
-use super::pulse::{Cause, Pulse, Stalled};
-use super::uploads::{Accepted, Uploads};
+use super::uploads::{AcceptedUpload, Uploads};
 use crate::stream::BoxError;
 
 /// An answer goes to HTTP/2 in pieces of this size, each when there is room for it; so what is at hand is not
@@ -25,16 +25,16 @@ use crate::stream::BoxError;
 const PIECE: usize = 16 * 1024;
 
 /// A request's body. Its end, or its being given up, is noted.
-pub(super) struct Upload {
+pub(super) struct TrackedRequestBody {
     incoming: Incoming,
     has_ended: bool,
     half: Option<Half>,
     /// In HTTP/2.
-    accepted: Option<Accepted>,
+    accepted: Option<AcceptedUpload>,
     is_http2: bool,
 }
 
-impl Drop for Upload {
+impl Drop for TrackedRequestBody {
     fn drop(&mut self) {
         // What is left of it will still come. To whoever does not know that, it would be the next request.
         if let Some(half) = &self.half
@@ -47,7 +47,7 @@ impl Drop for Upload {
 }
 
 /// A part of an exchange that isn't over.
-struct Half(Arc<Pulse>);
+struct Half(Arc<ConnectionActivity>);
 
 impl Drop for Half {
     fn drop(&mut self) {
@@ -56,14 +56,14 @@ impl Drop for Half {
 }
 
 /// An answer that isn't over, or not even begun.
-struct Answering {
+struct ResponseTracker {
     half: Half,
     over: bool,
     /// In HTTP/2, where a client can take back a request and leave the connection open.
     is_http2: bool,
 }
 
-impl Drop for Answering {
+impl Drop for ResponseTracker {
     fn drop(&mut self) {
         if self.is_http2 {
             self.half.0.answered(self.over);
@@ -75,13 +75,13 @@ impl Drop for Answering {
 
 /// Has a request of a connection answered. There are `uploads` in HTTP/2.
 pub(super) fn exchange<A, F, B>(
-    pulse: &Arc<Pulse>,
+    pulse: &Arc<ConnectionActivity>,
     uploads: Option<&Arc<Uploads>>,
     request: Request<Incoming>,
     answer: &A,
-) -> impl Future<Output = Result<Response<Answer<B>>, Infallible>> + Send + use<A, F, B>
+) -> impl Future<Output = Result<Response<TrackedResponseBody<B>>, Infallible>> + Send + use<A, F, B>
 where
-    A: Fn(Request<Upload>) -> F,
+    A: Fn(Request<TrackedRequestBody>) -> F,
     F: Future<Output = Response<B>> + Send,
     B: Body<Data = Bytes> + Send,
 {
@@ -94,20 +94,20 @@ where
         pulse.read_side().owes_answer(true);
     }
     let half = || Half(Arc::clone(pulse));
-    let answering = Answering { half: half(), over: false, is_http2 };
+    let answering = ResponseTracker { half: half(), over: false, is_http2 };
     let accepted = uploads.filter(|_| has_body).and_then(|uploads| uploads.accepted(request.headers()));
-    let unanswered = accepted.as_ref().and_then(Accepted::unanswered);
+    let unanswered = accepted.as_ref().and_then(AcceptedUpload::unanswered);
     let half = has_body.then(half);
-    let request = request.map(|incoming| Upload { incoming, has_ended: false, half, accepted, is_http2 });
+    let request = request.map(|incoming| TrackedRequestBody { incoming, has_ended: false, half, accepted, is_http2 });
     let answered = answer(request);
     async move {
         let answered = answered.await;
         drop(unanswered);
-        Ok(answered.map(|body| Answer::new(body, answering)))
+        Ok(answered.map(|body| TrackedResponseBody::new(body, answering)))
     }
 }
 
-impl Body for Upload {
+impl Body for TrackedRequestBody {
     type Data = Bytes;
     type Error = BoxError;
 
@@ -148,17 +148,17 @@ impl Body for Upload {
 }
 
 /// An answer's body.
-pub(super) struct Answer<B> {
+pub(super) struct TrackedResponseBody<B> {
     body: B,
     /// What is left of a frame that was too large.
     rest: Bytes,
-    answering: Answering,
+    answering: ResponseTracker,
     /// In HTTP/2.
-    progress: Option<Arc<Progress>>,
+    progress: Option<Arc<StreamProgress>>,
 }
 
-impl<B: Body<Data = Bytes>> Answer<B> {
-    fn new(body: B, answering: Answering) -> Self {
+impl<B: Body<Data = Bytes>> TrackedResponseBody<B> {
+    fn new(body: B, answering: ResponseTracker) -> Self {
         let progress = PROGRESS.try_with(Arc::clone).ok();
         let mut answer = Self { body, rest: Bytes::new(), answering, progress };
         answer.note(true);
@@ -184,7 +184,7 @@ impl<B: Body<Data = Bytes>> Answer<B> {
     }
 }
 
-impl<B: Body<Data = Bytes> + Unpin> Body for Answer<B> {
+impl<B: Body<Data = Bytes> + Unpin> Body for TrackedResponseBody<B> {
     type Data = Bytes;
     type Error = B::Error;
 
@@ -240,13 +240,13 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Answer<B> {
 
 tokio::task_local! {
     /// Of the stream whose task this is.
-    static PROGRESS: Arc<Progress>;
+    static PROGRESS: Arc<StreamProgress>;
 }
 
 /// How an answer in HTTP/2 gets on: how many pieces were taken, if it is the client who is waited for.
-struct Progress(AtomicUsize);
+struct StreamProgress(AtomicUsize);
 
-impl Progress {
+impl StreamProgress {
     /// Whoever is waited for, it is not the client.
     const OURS: usize = 0;
 
@@ -267,7 +267,7 @@ impl Progress {
 pub(super) struct Streams {
     pub(super) write: Duration,
     pub(super) dropped: Option<IntCounterVec>,
-    pub(super) pulse: Arc<Pulse>,
+    pub(super) pulse: Arc<ConnectionActivity>,
 }
 
 impl<F> hyper::rt::Executor<F> for Streams
@@ -283,7 +283,7 @@ where
             if run(stream, write, &pulse).await.is_none() {
                 tracing::debug!("stream ended early: its answer is not read");
                 if let Some(dropped) = dropped {
-                    dropped.with_label_values(&[Cause::Write.as_str()]).inc();
+                    dropped.with_label_values(&[EndCause::Write.as_str()]).inc();
                 }
             }
         });
@@ -291,7 +291,7 @@ where
 }
 
 /// A request whose task has not begun. However that ends, it is noted.
-struct Beginning(Arc<Pulse>);
+struct Beginning(Arc<ConnectionActivity>);
 
 impl Drop for Beginning {
     fn drop(&mut self) {
@@ -299,9 +299,9 @@ impl Drop for Beginning {
     }
 }
 
-/// Runs a stream; none if its client kept it waiting for so long. Given up, it is reset.
-async fn run<F: Future + Unpin>(stream: F, limit: Duration, pulse: &Arc<Pulse>) -> Option<F::Output> {
-    let progress = Arc::new(Progress(AtomicUsize::new(Progress::OURS)));
+/// Runs a stream; none if its client kept it waiting for so long. FlightOutcome up, it is reset.
+async fn run<F: Future + Unpin>(stream: F, limit: Duration, pulse: &Arc<ConnectionActivity>) -> Option<F::Output> {
+    let progress = Arc::new(StreamProgress(AtomicUsize::new(StreamProgress::OURS)));
     let mut stream = pin!(PROGRESS.scope(Arc::clone(&progress), stream));
     let mut waiting: Option<(usize, Pin<Box<Sleep>>, Stalled)> = None;
     let mut beginning = Some(Beginning(Arc::clone(pulse)));

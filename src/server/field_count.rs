@@ -23,14 +23,14 @@ pub(super) struct FieldCount {
 }
 
 struct Integer {
-    kind: Kind,
+    kind: IntegerKind,
     value: usize,
     shift: u32,
 }
 
 /// What an integer tells.
 #[derive(Clone, Copy)]
-enum Kind {
+enum IntegerKind {
     /// Which entry of the tables is the field.
     Indexed,
     /// Which entry has the field's name. Zero: a string does.
@@ -98,11 +98,11 @@ impl FieldCount {
 
     fn begin_integer(&mut self, byte: u8) {
         let (kind, prefix) = match byte {
-            _ if self.strings > 0 => (Kind::Length, 0x7f),
-            0x80.. => (Kind::Indexed, 0x7f),
-            0x40.. => (Kind::Literal, 0x3f),
-            0x20.. => (Kind::TableSize, 0x1f),
-            _ => (Kind::Literal, 0x0f),
+            _ if self.strings > 0 => (IntegerKind::Length, 0x7f),
+            0x80.. => (IntegerKind::Indexed, 0x7f),
+            0x40.. => (IntegerKind::Literal, 0x3f),
+            0x20.. => (IntegerKind::TableSize, 0x1f),
+            _ => (IntegerKind::Literal, 0x0f),
         };
         let value = usize::from(byte & prefix);
         if byte & prefix == prefix {
@@ -112,12 +112,12 @@ impl FieldCount {
         }
     }
 
-    fn end_integer(&mut self, kind: Kind, value: usize) {
+    fn end_integer(&mut self, kind: IntegerKind, value: usize) {
         match kind {
-            Kind::TableSize => {}
-            Kind::Indexed => self.fields += 1,
-            Kind::Literal => (self.fields, self.strings) = (self.fields + 1, if value == 0 { 2 } else { 1 }),
-            Kind::Length => (self.strings, self.string) = (self.strings - 1, value),
+            IntegerKind::TableSize => {}
+            IntegerKind::Indexed => self.fields += 1,
+            IntegerKind::Literal => (self.fields, self.strings) = (self.fields + 1, if value == 0 { 2 } else { 1 }),
+            IntegerKind::Length => (self.strings, self.string) = (self.strings - 1, value),
         }
     }
 }

@@ -14,12 +14,12 @@ const END_HEADERS: u8 = 0x4;
 const ACK: u8 = 0x1;
 
 /// A setting: its identifier (RFC 9113 §6.5.2), and its value.
-type Setting = [u8; 6];
+type Http2Setting = [u8; 6];
 const HEADER_TABLE_SIZE: [u8; 2] = [0, 1];
 
 /// What a whole frame means for its stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Event {
+pub(super) enum FrameEvent {
     /// The head of a request is whole. Its body follows, or it has none.
     Opened { stream: u32, has_body: bool },
     /// A trailer section of a request is whole.
@@ -51,7 +51,7 @@ pub(super) struct Frames {
     /// The highest stream that a head has begun (RFC 9113 §5.1.1: they ascend).
     highest: u32,
     /// Of SETTINGS: as much of one as there is, and the size of the table that they have.
-    setting: Setting,
+    setting: Http2Setting,
     table_size: Option<u32>,
     /// If the head is a trailer section, on a stream that was begun before: what was counted of it.
     trailer: Option<Box<FieldCount>>,
@@ -92,7 +92,7 @@ impl Frames {
     }
 
     /// Takes note of what has come, up to the next event. What comes after it is left.
-    pub(super) fn next(&mut self, bytes: &mut &[u8]) -> Option<Event> {
+    pub(super) fn next(&mut self, bytes: &mut &[u8]) -> Option<FrameEvent> {
         while let Some((&byte, rest)) = bytes.split_first() {
             if self.have < self.header.len() {
                 self.header[self.have] = byte;
@@ -186,30 +186,30 @@ impl Frames {
         }
     }
 
-    fn end(&mut self) -> Option<Event> {
+    fn end(&mut self) -> Option<FrameEvent> {
         let (kind, stream) = (self.header[3], self.stream());
         self.begun = true;
         self.have = 0;
         match kind {
-            RST_STREAM => return Some(Event::Closed { stream }),
-            SETTINGS if self.header[4] & ACK != 0 => return Some(Event::Acknowledged),
-            SETTINGS => return Some(Event::Settings { table_size: self.table_size.take() }),
+            RST_STREAM => return Some(FrameEvent::Closed { stream }),
+            SETTINGS if self.header[4] & ACK != 0 => return Some(FrameEvent::Acknowledged),
+            SETTINGS => return Some(FrameEvent::Settings { table_size: self.table_size.take() }),
             _ => {}
         }
         let is_head = std::mem::take(&mut self.is_last);
         let head = if is_head { std::mem::take(&mut self.head) } else { 0 };
         self.in_head &= !is_head;
         if !self.is_client {
-            return (self.is_end && (is_head || kind == DATA)).then_some(Event::Closed { stream });
+            return (self.is_end && (is_head || kind == DATA)).then_some(FrameEvent::Closed { stream });
         }
         if !is_head {
             return None;
         }
         if let Some(count) = self.trailer.take() {
-            return Some(Event::Trailers { stream, fields: count.fields() });
+            return Some(FrameEvent::Trailers { stream, fields: count.fields() });
         }
         self.whole += head;
-        Some(Event::Opened { stream, has_body: !self.is_end })
+        Some(FrameEvent::Opened { stream, has_body: !self.is_end })
     }
 
     fn read_settings(&mut self, payload: &[u8]) {
@@ -258,7 +258,7 @@ mod tests {
             self.is_unfinished()
         }
 
-        fn events(&mut self, mut bytes: &[u8]) -> Vec<Event> {
+        fn events(&mut self, mut bytes: &[u8]) -> Vec<FrameEvent> {
             std::iter::from_fn(|| self.next(&mut bytes)).collect()
         }
     }
@@ -278,8 +278,8 @@ mod tests {
             on(5, frame(HEADERS, END_HEADERS, 40)),
             on(5, frame(RST_STREAM, 0, 4)),
         ];
-        let opened = |stream, has_body| Event::Opened { stream, has_body };
-        let closed = |stream| Event::Closed { stream };
+        let opened = |stream, has_body| FrameEvent::Opened { stream, has_body };
+        let closed = |stream| FrameEvent::Closed { stream };
         let expected = [opened(1, false), opened(3, true), opened(5, true), closed(5)];
         assert_eq!(Frames::of_client().events(&client.concat()), expected);
         let server = [
@@ -301,8 +301,8 @@ mod tests {
         for size in [1, 5, 6, 100] {
             let mut frames = Frames::of_client();
             let events: Vec<_> = all.chunks(size).flat_map(|piece| frames.events(piece)).collect();
-            let settings = |table_size| Event::Settings { table_size };
-            assert_eq!(events, [settings(Some(258)), Event::Acknowledged, settings(None)], "{size}");
+            let settings = |table_size| FrameEvent::Settings { table_size };
+            assert_eq!(events, [settings(Some(258)), FrameEvent::Acknowledged, settings(None)], "{size}");
         }
     }
 
@@ -311,7 +311,7 @@ mod tests {
         let (head, data) = (frame(HEADERS, END_HEADERS, 4), frame(DATA, 0, 9));
         let both = [head.clone(), data.clone()].concat();
         let mut left = &both[..];
-        assert_eq!(Frames::of_client().next(&mut left), Some(Event::Opened { stream: 1, has_body: true }));
+        assert_eq!(Frames::of_client().next(&mut left), Some(FrameEvent::Opened { stream: 1, has_body: true }));
         assert_eq!(left, data);
         assert!(begins_with_data_of(1, left));
         for (stream, other) in [(3, &data[..]), (1, &head), (1, &data[..8])] {

@@ -108,7 +108,7 @@ pub(super) struct HalfClosed {
 }
 
 /// What hyper is to be told.
-pub(super) enum End {
+pub(super) enum ReadEnd {
     /// That the client has sent everything.
     OfInput,
     /// That it has gone.
@@ -146,18 +146,18 @@ impl HalfClosed {
         context: &mut Context<'_>,
         poll_reset: impl FnOnce(&mut Context<'_>) -> Poll<()>,
         is_blocked: bool,
-    ) -> Poll<End> {
+    ) -> Poll<ReadEnd> {
         let is_over = !is_blocked && !read_side.owes_answer.load(Ordering::Acquire);
         if is_over || read_side.poll_truncated(context).is_ready() {
-            return Poll::Ready(End::OfInput);
+            return Poll::Ready(ReadEnd::OfInput);
         }
         if poll_reset(context).is_ready() {
-            return Poll::Ready(End::Reset);
+            return Poll::Ready(ReadEnd::Reset);
         }
         while self.timer.as_mut().poll(context).is_ready() {
             if !is_blocked {
                 read_side.has_ended.store(true, Ordering::Relaxed);
-                return Poll::Ready(End::OfInput);
+                return Poll::Ready(ReadEnd::OfInput);
             }
             self.goes_on();
         }

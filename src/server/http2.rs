@@ -7,10 +7,10 @@ use std::task::{Context, Poll};
 
 use tokio::io::AsyncWrite;
 
-use super::frames::{Event, Frames, begins_with_data_of};
-use super::leaving::Leaving;
+use super::activity::ConnectionActivity;
+use super::frames::{FrameEvent, Frames, begins_with_data_of};
 use super::own_frames::{OwnFrame, OwnFrames};
-use super::pulse::Pulse;
+use super::shutdown::ListenerShutdown;
 use super::uploads::Uploads;
 
 /// How many open streams are tracked. It is more than may be open, because refused streams count until they are reset.
@@ -26,7 +26,7 @@ pub(super) struct Http2 {
     /// Streams whose response has not been written to its end.
     open: Vec<u32>,
     uploads: Arc<Uploads>,
-    leaving: Leaving,
+    leaving: ListenerShutdown,
     has_said_goaway: bool,
     /// How large the client allows the table for response fields to be: what it said last, until that is acknowledged.
     announced: Option<u32>,
@@ -37,7 +37,7 @@ pub(super) struct Http2 {
 const TABLE_SIZE: u32 = 4_096;
 
 impl Http2 {
-    pub(super) fn new(leaving: Leaving) -> Self {
+    pub(super) fn new(leaving: ListenerShutdown) -> Self {
         Self {
             frames: Frames::of_client(),
             written: Frames::of_server(),
@@ -57,11 +57,11 @@ impl Http2 {
 
     /// Takes note of what was read. If the head of a request is in it whose body follows, says how much is read up to its end:
     /// the rest is to be read when that request was accepted.
-    pub(super) fn reads(&mut self, bytes: &[u8], pulse: &Pulse, context: &Context<'_>) -> Option<usize> {
+    pub(super) fn reads(&mut self, bytes: &[u8], pulse: &ConnectionActivity, context: &Context<'_>) -> Option<usize> {
         let mut left = bytes;
         while let Some(event) = self.frames.next(&mut left) {
             match event {
-                Event::Opened { stream, has_body } => {
+                FrameEvent::Opened { stream, has_body } => {
                     if self.open.len() < MAX_KNOWN {
                         self.open.push(stream);
                         pulse.has_open_streams(true);
@@ -71,31 +71,36 @@ impl Http2 {
                         return Some(bytes.len() - left.len());
                     }
                 }
-                Event::Trailers { stream, fields } => self.uploads.trailers(stream, fields),
-                Event::Closed { stream } => self.closes(stream, pulse),
-                Event::Settings { table_size } => self.announced = table_size.or(self.announced),
-                Event::Acknowledged => {}
+                FrameEvent::Trailers { stream, fields } => self.uploads.trailers(stream, fields),
+                FrameEvent::Closed { stream } => self.closes(stream, pulse),
+                FrameEvent::Settings { table_size } => self.announced = table_size.or(self.announced),
+                FrameEvent::Acknowledged => {}
             }
         }
         None
     }
 
     /// Takes note of what hyper has written, which is this much of these parts.
-    pub(super) fn wrote<'a>(&mut self, parts: impl IntoIterator<Item = &'a [u8]>, mut written: usize, pulse: &Pulse) {
+    pub(super) fn wrote<'a>(
+        &mut self,
+        parts: impl IntoIterator<Item = &'a [u8]>,
+        mut written: usize,
+        pulse: &ConnectionActivity,
+    ) {
         for part in parts {
             let mut here = &part[..part.len().min(written)];
             written -= here.len();
             while let Some(event) = self.written.next(&mut here) {
                 match event {
-                    Event::Closed { stream } => self.closes(stream, pulse),
-                    Event::Acknowledged => self.table_size = self.announced.take().unwrap_or(self.table_size),
-                    Event::Opened { .. } | Event::Trailers { .. } | Event::Settings { .. } => {}
+                    FrameEvent::Closed { stream } => self.closes(stream, pulse),
+                    FrameEvent::Acknowledged => self.table_size = self.announced.take().unwrap_or(self.table_size),
+                    FrameEvent::Opened { .. } | FrameEvent::Trailers { .. } | FrameEvent::Settings { .. } => {}
                 }
             }
         }
     }
 
-    fn closes(&mut self, stream: u32, pulse: &Pulse) {
+    fn closes(&mut self, stream: u32, pulse: &ConnectionActivity) {
         if let Some(index) = self.open.iter().position(|&open| open == stream) {
             self.open.swap_remove(index);
             pulse.has_open_streams(!self.open.is_empty());

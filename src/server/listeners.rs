@@ -40,7 +40,7 @@ impl Inherited {
 }
 
 /// One of the three.
-pub(super) struct Listener {
+pub(super) struct ServerListener {
     pub(super) socket: net::Listener,
     pub(super) address: SocketAddr,
     /// Whether others may go on accepting from it.
@@ -48,7 +48,7 @@ pub(super) struct Listener {
 }
 
 /// Opens all three: for clients, for probes and for the operator.
-pub(super) fn open(settings: &Listen, inherited: Inherited) -> Result<[Listener; 3], StartError> {
+pub(super) fn open(settings: &Listen, inherited: Inherited) -> Result<[ServerListener; 3], StartError> {
     let Inherited([proxy, metrics, admin]) = inherited;
     let listeners = [
         one("listen.proxy", settings.proxy.0, proxy)?,
@@ -66,7 +66,7 @@ fn one(
     setting: &'static str,
     address: SocketAddr,
     inherited: Option<std::net::TcpListener>,
-) -> Result<Listener, StartError> {
+) -> Result<ServerListener, StartError> {
     let failed = |source| StartError::Listen { setting, address, source };
     let is_inherited = inherited.is_some();
     let socket = match inherited {
@@ -75,7 +75,7 @@ fn one(
     };
     let socket = socket.map_err(failed)?;
     let address = socket.local_addr().map_err(failed)?;
-    Ok(Listener { socket, address, is_inherited })
+    Ok(ServerListener { socket, address, is_inherited })
 }
 
 #[cfg(test)]

@@ -204,9 +204,9 @@ mod tests {
 
     /// Tells what was set.
     #[derive(Default)]
-    struct Socket(Cell<usize>);
+    struct ChargedSocket(Cell<usize>);
 
-    impl SendBuffer for Socket {
+    impl SendBuffer for ChargedSocket {
         fn set_send_buffer(&self, bytes: usize) -> io::Result<()> {
             self.0.set(bytes);
             Ok(())
@@ -294,7 +294,7 @@ mod tests {
     #[test]
     fn a_send_buffer_grows_once_and_only_while_half_of_the_budget_is_free() {
         let budget = Budget::new(512 * KIB);
-        let (socket, another) = (Socket::default(), Socket::default());
+        let (socket, another) = (ChargedSocket::default(), ChargedSocket::default());
         let mut memory = SocketMemory::new(known(&budget));
         assert!(memory.enlarge(&socket));
         assert_eq!((socket.0.get(), budget.used_for(Purpose::Sockets)), (64 * KIB, 112 * KIB));

@@ -12,23 +12,23 @@
 
 mod accept;
 mod accept_errors;
+mod activity;
 mod descriptors;
 mod exchange;
 mod field_count;
 mod frames;
 mod half_closed;
 mod http2;
-mod leaving;
 mod listeners;
 mod memory;
 mod own_frames;
-mod pulse;
 mod registry;
 mod reload;
 mod renew;
 mod serve;
 mod shed;
 mod short_of_memory;
+mod shutdown;
 #[cfg(test)]
 mod tests;
 mod tls;
@@ -47,7 +47,7 @@ use tokio::task::JoinHandle;
 
 use crate::admin::{Operator, Probes};
 use crate::budget::{Account, Budget, ConnectionClass};
-use crate::certificate::End;
+use crate::certificate::NotAfter;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::gateway::Gateway;
@@ -56,14 +56,14 @@ use crate::telemetry::events::REPEAT_INTERVAL;
 use accept::{Accepting, Handler};
 pub(crate) use descriptors::ConnectionLimit;
 pub use descriptors::raise_open_files;
-use leaving::Exit;
-use listeners::Listener;
+use listeners::ServerListener;
 pub use listeners::{Inherited, NAMES};
-use reload::Bounds;
-pub use reload::Refused;
+pub use reload::ReloadError;
 pub(crate) use reload::Reloading;
-use tls::Speech;
-use wire::FastPath;
+use reload::ServeLimits;
+use shutdown::ShutdownControl;
+use tls::TlsState;
+use wire::WireFastPath;
 
 /// Why the gateway can't start.
 #[derive(Debug, Error)]
@@ -103,7 +103,7 @@ fn listen_hint(error: &io::Error) -> &'static str {
 #[derive(Clone, Copy, Debug)]
 pub struct Checked {
     /// When the certificate for clients ends. `None` without TLS.
-    pub certificate_not_after: Option<End>,
+    pub certificate_not_after: Option<NotAfter>,
 }
 
 /// A gateway that listens.
@@ -142,7 +142,7 @@ impl Server {
         let inherited = inherited.map(|(name, listener)| (name, listener.address)).collect();
         let [proxy, metrics, admin] = listeners;
         let addresses = [proxy.address, metrics.address, admin.address];
-        let speech = Speech::new(
+        let speech = TlsState::new(
             &config.settings.listen,
             proxy.address,
             admin.address,
@@ -152,9 +152,9 @@ impl Server {
 
         let (limits, connection_limit) = (&config.settings.limits, ConnectionLimit::of_this_process(config));
         let (draining, drain) = watch::channel(false);
-        let (clients, for_clients) = watch::channel(Bounds::for_clients(limits));
-        let (watchers, for_watchers) = watch::channel(Bounds::for_watchers(limits));
-        let exit = Exit::new(drain.clone(), proxy.is_inherited);
+        let (clients, for_clients) = watch::channel(ServeLimits::for_clients(limits));
+        let (watchers, for_watchers) = watch::channel(ServeLimits::for_watchers(limits));
+        let exit = ShutdownControl::new(drain.clone(), proxy.is_inherited);
         let leaving = exit.leaving();
         let budget = || Arc::clone(gateway.budget());
         // Connections for metrics and for the operator are few, and clients must not be able to keep them out.
@@ -178,9 +178,9 @@ impl Server {
         // for then it is another process that is asked there.
         let (_, never) = watch::channel(false);
         let (_, plain) = watch::channel(None);
-        let apart = |name, listener: &Listener, tls| {
+        let apart = |name, listener: &ServerListener, tls| {
             let wanted = if listener.is_inherited { drain.clone() } else { never.clone() };
-            let exit = Exit::new(wanted, listener.is_inherited);
+            let exit = ShutdownControl::new(wanted, listener.is_inherited);
             let clients = Arc::clone(&registry);
             Accepting::for_watchers(
                 name,
@@ -225,7 +225,7 @@ impl Server {
             let gateway = Arc::clone(&gateway);
             accepting.serve(proxy.socket, move |local, peer| {
                 let (gateway, connection) = (Arc::clone(&gateway), Arc::new(gateway.connection(local, peer)));
-                let fast_path = FastPath::new(&gateway, &connection, leaving.clone());
+                let fast_path = WireFastPath::new(&gateway, &connection, leaving.clone());
                 let account = connection.account().clone();
                 let half_close = Arc::clone(connection.half_close());
                 let answer = move |request| {

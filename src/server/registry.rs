@@ -11,9 +11,9 @@ use std::sync::Arc;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::activity::ConnectionActivity;
 use super::memory::CONNECTION;
-use super::pulse::Pulse;
-use super::shed::{Candidate, MinimumAge, Selection};
+use super::shed::{Candidate, MinimumAge, ShedOrder};
 use crate::budget::{Account, Charge, Purpose, Shortage};
 use crate::request::half_close::HalfClose;
 use crate::request::peer::Peer;
@@ -35,7 +35,7 @@ struct Open {
 
 /// One of them.
 pub(super) struct OpenConnection {
-    pulse: Arc<Pulse>,
+    pulse: Arc<ConnectionActivity>,
     account: Account,
     /// What it takes while it is open.
     charge: Mutex<Charge>,
@@ -58,12 +58,12 @@ impl OpenConnection {
     /// One that is accepted now. The gateway is told by `half_close` when its client has closed its sending side.
     pub(super) fn new(account: Account, half_close: Arc<HalfClose>) -> Self {
         let charge = Mutex::new(account.charge(Purpose::Connections, CONNECTION));
-        let pulse = Arc::new(Pulse::new(half_close));
+        let pulse = Arc::new(ConnectionActivity::new(half_close));
         Self { account, charge, pulse, told_at: Mutex::default(), told: Notify::new() }
     }
 
     /// What it is doing.
-    pub(super) fn pulse(&self) -> &Arc<Pulse> {
+    pub(super) fn pulse(&self) -> &Arc<ConnectionActivity> {
         &self.pulse
     }
 
@@ -263,12 +263,12 @@ impl Registry {
         now: Instant,
         weight: Weight,
         is_among: impl Fn(&OpenConnection) -> bool,
-        choose: impl FnOnce(Selection, &Open) -> Vec<u64>,
+        choose: impl FnOnce(ShedOrder, &Open) -> Vec<u64>,
     ) -> usize {
         let open = self.open();
         let candidates = open.connections.iter().filter(|(_, it)| !it.is_told() && is_among(it));
         let candidates = candidates.map(|(&id, connection)| connection.candidate(id, weight)).collect();
-        let chosen = choose(Selection::new(candidates, self.minimum, now), &open);
+        let chosen = choose(ShedOrder::new(candidates, self.minimum, now), &open);
         let told = chosen.iter().filter_map(|id| open.connections.get(id));
         told.inspect(|connection| connection.tell(now)).count()
     }

@@ -7,14 +7,14 @@ use std::time::Duration;
 use thiserror::Error;
 use tokio::sync::watch;
 
-use super::pulse::Terms;
-use super::tls::Speech;
-use crate::certificate::End;
+use super::activity::ConnectionTimeouts;
+use super::tls::TlsState;
+use crate::certificate::NotAfter;
 use crate::config::settings::Limits;
 use crate::config::table::FollowUp;
-use crate::config::{Changes, Config, ConfigError};
+use crate::config::{Config, ConfigError, SettingsDiff};
 use crate::gateway::Gateway;
-use crate::telemetry::events::{Event, Happening};
+use crate::telemetry::events::{Event, NewEvent};
 use crate::telemetry::logs;
 use crate::telemetry::reloads::Reload;
 
@@ -24,8 +24,8 @@ pub(super) const WATCHERS_KEEPALIVE: Duration = Duration::from_secs(5);
 
 /// What may change about how clients are served. A connection keeps what it began with.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Bounds {
-    pub(super) terms: Terms,
+pub(super) struct ServeLimits {
+    pub(super) terms: ConnectionTimeouts,
     /// For a head, in bytes.
     pub(super) buffer: usize,
     /// For a client that has closed its sending side to be written something. Zero: not at all.
@@ -34,11 +34,14 @@ pub(super) struct Bounds {
     pub(super) drain_timeout: Duration,
 }
 
-impl Bounds {
+impl ServeLimits {
     /// Of the listener for clients.
     pub(super) fn for_clients(limits: &Limits) -> Self {
-        let terms =
-            Terms { head: limits.head_timeout.0, idle: limits.keepalive_timeout.0, write: limits.write_timeout.0 };
+        let terms = ConnectionTimeouts {
+            head: limits.head_timeout.0,
+            idle: limits.keepalive_timeout.0,
+            write: limits.write_timeout.0,
+        };
         // The gateway itself answers a head above the limit; beyond twice that, hyper does. (It insists on at
         // least 8 KiB.)
         let buffer = limits.max_head_size.bytes().saturating_mul(2).max(8 * 1024);
@@ -48,14 +51,14 @@ impl Bounds {
     /// Of the listeners for metrics and for the operator.
     pub(super) fn for_watchers(limits: &Limits) -> Self {
         let Self { terms, half_close, drain_timeout, .. } = Self::for_clients(limits);
-        let terms = Terms { idle: terms.idle.min(WATCHERS_KEEPALIVE), ..terms };
+        let terms = ConnectionTimeouts { idle: terms.idle.min(WATCHERS_KEEPALIVE), ..terms };
         Self { terms, buffer: 64 * 1024, half_close, drain_timeout }
     }
 }
 
 /// Why other settings are not in force.
 #[derive(Debug, Error)]
-pub enum Refused {
+pub enum ReloadError {
     /// They are wrong.
     #[error(transparent)]
     Wrong(#[from] ConfigError),
@@ -67,17 +70,17 @@ pub enum Refused {
 /// Gives a running server other settings.
 pub struct Reloading {
     gateway: Arc<Gateway>,
-    clients: watch::Sender<Bounds>,
-    watchers: watch::Sender<Bounds>,
-    speech: Speech,
+    clients: watch::Sender<ServeLimits>,
+    watchers: watch::Sender<ServeLimits>,
+    speech: TlsState,
 }
 
 impl Reloading {
     pub(super) fn new(
         gateway: Arc<Gateway>,
-        clients: watch::Sender<Bounds>,
-        watchers: watch::Sender<Bounds>,
-        speech: Speech,
+        clients: watch::Sender<ServeLimits>,
+        watchers: watch::Sender<ServeLimits>,
+        speech: TlsState,
     ) -> Self {
         Self { gateway, clients, watchers, speech }
     }
@@ -87,8 +90,8 @@ impl Reloading {
     ///
     /// # Errors
     /// What is wrong with it. Everything is as it was then.
-    pub fn apply(&self, read: Result<Config, ConfigError>) -> Result<Changes, Refused> {
-        let applied = read.map_err(Refused::from).and_then(|config| {
+    pub fn apply(&self, read: Result<Config, ConfigError>) -> Result<SettingsDiff, ReloadError> {
+        let applied = read.map_err(ReloadError::from).and_then(|config| {
             let turn = self.speech.turn(&config.settings.listen)?;
             let mut changes = self.gateway.reload(&config)?;
             changes.applied.extend(turn.take());
@@ -99,8 +102,8 @@ impl Reloading {
             Ok(_) => {
                 let live = self.gateway.live();
                 let limits = &live.settings().limits;
-                self.clients.send_replace(Bounds::for_clients(limits));
-                self.watchers.send_replace(Bounds::for_watchers(limits));
+                self.clients.send_replace(ServeLimits::for_clients(limits));
+                self.watchers.send_replace(ServeLimits::for_watchers(limits));
                 Reload::Applied
             }
             Err(_) => Reload::Refused,
@@ -117,12 +120,12 @@ impl Reloading {
                 logs::set_access(self.gateway.live().settings().log.access);
                 let changed = changes.applied.join(", ");
                 let what = format!("settings reloaded: {changed}");
-                self.gateway.observer().notable(Happening::new(Event::Reload, what).changing(changed));
+                self.gateway.observer().notable(NewEvent::new(Event::Reload, what).changing(changed));
             }
             // What is wrong may be told only where it can't be a secret that was put into the wrong place: in the log.
             Err(error) => {
                 let what = "settings not reloaded (the log says why); the previous ones stay in force";
-                self.gateway.observer().notable(Happening::new(Event::ReloadRefused, what).because(error));
+                self.gateway.observer().notable(NewEvent::new(Event::ReloadRefused, what).because(error));
             }
         }
         applied
@@ -135,7 +138,7 @@ impl Reloading {
     }
 
     /// When the certificate for clients ends, as Unix time in seconds. `None` without TLS.
-    pub fn certificate_not_after(&self) -> Option<End> {
+    pub fn certificate_not_after(&self) -> Option<NotAfter> {
         self.speech.not_after()
     }
 

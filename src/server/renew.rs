@@ -19,7 +19,7 @@ use hyper::service::HttpService;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::pulse::Pulse;
+use super::activity::ConnectionActivity;
 use super::wire::Wire;
 use crate::net::Reset;
 use crate::stream::BoxError;
@@ -72,14 +72,14 @@ where
     S: HttpService<Incoming>,
 {
     builder: http1::Builder,
-    pulse: Arc<Pulse>,
-    state: Option<State<IO, S>>,
+    pulse: Arc<ConnectionActivity>,
+    state: Option<RenewState<IO, S>>,
     is_closing: bool,
 }
 
 /// Who has the connection.
 #[expect(clippy::large_enum_variant, reason = "there is one for each connection, and idle is the size that counts")]
-enum State<IO, S>
+enum RenewState<IO, S>
 where
     S: HttpService<Incoming>,
 {
@@ -94,7 +94,7 @@ where
     IO: AsyncRead + AsyncWrite + Reset + Unpin,
     S: HttpService<Incoming, ResBody: Body<Data = Bytes, Error: Into<BoxError>> + 'static, Error: Into<BoxError>>,
 {
-    pub(super) fn new(builder: http1::Builder, wire: Wire<IO>, service: S, pulse: Arc<Pulse>) -> Self {
+    pub(super) fn new(builder: http1::Builder, wire: Wire<IO>, service: S, pulse: Arc<ConnectionActivity>) -> Self {
         let mut new = Self { builder, pulse, state: None, is_closing: false };
         new.activate(wire, service);
         new
@@ -103,26 +103,26 @@ where
     fn activate(&mut self, wire: Wire<IO>, service: S) {
         self.pulse.rests();
         let connection = self.builder.serve_connection(TokioIo::new(wire), service);
-        self.state = Some(State::Active(Box::new(connection)));
+        self.state = Some(RenewState::Active(Box::new(connection)));
     }
 
     fn poll_state(&mut self, context: &mut Context<'_>) -> Poll<hyper::Result<()>> {
         loop {
             match self.state.take() {
-                Some(State::Active(mut connection)) => {
+                Some(RenewState::Active(mut connection)) => {
                     let ended = Pin::new(&mut *connection).poll(context);
                     if ended.is_ready() || self.is_closing || !self.pulse.is_to_renew() {
-                        self.state = Some(State::Active(connection));
+                        self.state = Some(RenewState::Active(connection));
                         return ended;
                     }
                     let parts = connection.into_parts();
                     let mut wire = parts.io.into_inner();
                     wire.rests(parts.read_buf);
-                    self.state = Some(State::Idle(wire, parts.service));
+                    self.state = Some(RenewState::Idle(wire, parts.service));
                 }
-                Some(State::Idle(mut wire, service)) => {
+                Some(RenewState::Idle(mut wire, service)) => {
                     if wire.poll_arrival(context).is_pending() {
-                        self.state = Some(State::Idle(wire, service));
+                        self.state = Some(RenewState::Idle(wire, service));
                         return Poll::Pending;
                     }
                     self.activate(wire, service);
@@ -155,12 +155,12 @@ where
     fn graceful_shutdown(self: Pin<&mut Self>) {
         let this = self.get_mut();
         this.is_closing = true;
-        if matches!(this.state, Some(State::Idle(..)))
-            && let Some(State::Idle(wire, service)) = this.state.take()
+        if matches!(this.state, Some(RenewState::Idle(..)))
+            && let Some(RenewState::Idle(wire, service)) = this.state.take()
         {
             this.activate(wire, service);
         }
-        if let Some(State::Active(connection)) = &mut this.state {
+        if let Some(RenewState::Active(connection)) = &mut this.state {
             Pin::new(&mut **connection).graceful_shutdown();
         }
     }

@@ -19,17 +19,17 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 use tokio::time::{sleep, sleep_until};
 
-use super::exchange::{Streams, Upload, exchange};
-use super::leaving::{Leaving, draining};
+use super::activity::{ConnectionTimeouts, EndCause, TimeoutAction};
+use super::exchange::{Streams, TrackedRequestBody, exchange};
 use super::memory::{self, HeadMemory, SendBuffer, SocketMemory};
-use super::pulse::{Cause, Terms, Verdict};
 use super::registry::OpenConnection;
-use super::reload::Bounds;
+use super::reload::ServeLimits;
 use super::renew::{Closing, Either, Renewing};
-use super::tls::{Failed, Tls};
+use super::shutdown::{ListenerShutdown, draining};
+use super::tls::{HandshakeError, Tls};
 use super::transport::{Socket, Transport};
-use super::wire::FastPath;
 use super::wire::Wire;
+use super::wire::WireFastPath;
 use crate::clock::Clock;
 use crate::net::Reset;
 use crate::stream::BoxError;
@@ -50,7 +50,7 @@ const SHED_FAREWELL: Duration = Duration::from_secs(1);
 /// What serves a connection apart from the connection.
 #[derive(Clone)]
 pub(super) struct Serving {
-    pub(super) bounds: Bounds,
+    pub(super) bounds: ServeLimits,
     /// Whether HTTP/2 is spoken besides HTTP/1.
     pub(super) http2: bool,
     /// What the client has to speak, unless it is plain text.
@@ -60,14 +60,14 @@ pub(super) struct Serving {
     /// Says when it is time to end in good order.
     pub(super) drain: watch::Receiver<bool>,
     /// Says when that is near.
-    pub(super) leaving: Leaving,
+    pub(super) leaving: ListenerShutdown,
 }
 
 impl Serving {
     /// Counts a connection that is closed for another before it was served.
     pub(super) fn count_shed(&self) {
         if let Some(dropped) = &self.dropped {
-            dropped.with_label_values(&[Cause::Shed.as_str()]).inc();
+            dropped.with_label_values(&[EndCause::Shed.as_str()]).inc();
         }
     }
 
@@ -77,12 +77,12 @@ impl Serving {
         mut self,
         io: IO,
         open: Arc<OpenConnection>,
-        fast_path: Option<Box<FastPath>>,
+        fast_path: Option<Box<WireFastPath>>,
         answer: A,
     ) -> impl Future<Output = ()> + Send + use<IO, A, F, B>
     where
         IO: AsyncRead + AsyncWrite + Reset + SendBuffer + Unpin + Send + 'static,
-        A: Fn(Request<Upload>) -> F + Send + Unpin + 'static,
+        A: Fn(Request<TrackedRequestBody>) -> F + Send + Unpin + 'static,
         F: Future<Output = Response<B>> + Send + 'static,
         B: Body<Data = Bytes> + Unpin + Send + 'static,
         B::Error: Into<BoxError>,
@@ -122,7 +122,7 @@ impl Serving {
         &mut self,
         io: IO,
         open: &OpenConnection,
-        fast_path: Option<Box<FastPath>>,
+        fast_path: Option<Box<WireFastPath>>,
     ) -> impl Future<Output = Result<Wire<Transport<IO>>, Ending>> + Send + use<IO>
     where
         IO: AsyncRead + AsyncWrite + Reset + SendBuffer + Unpin + Send + 'static,
@@ -162,7 +162,7 @@ impl Serving {
     ) -> Result<(), Ending>
     where
         IO: AsyncRead + AsyncWrite + Reset + Unpin + Send + 'static,
-        A: Fn(Request<Upload>) -> F + Send + Unpin + 'static,
+        A: Fn(Request<TrackedRequestBody>) -> F + Send + Unpin + 'static,
         F: Future<Output = Response<B>> + Send + 'static,
         B: Body<Data = Bytes> + Unpin + Send + 'static,
         B::Error: Into<BoxError>,
@@ -171,8 +171,8 @@ impl Serving {
             // In this order: what has come already is looked at, even if it is time to go.
             biased;
             wire = opening => wire?,
-            () = sleep(self.bounds.terms.head) => return Err(Ending::Dropped(Cause::Head)),
-            () = open.told() => return Err(Ending::Dropped(Cause::Shed)),
+            () = sleep(self.bounds.terms.head) => return Err(Ending::Dropped(EndCause::Head)),
+            () = open.told() => return Err(Ending::Dropped(EndCause::Shed)),
             () = draining(&mut self.drain) => return Ok(()),
         };
         let connection = self.speak(wire, open, answer);
@@ -188,7 +188,7 @@ impl Serving {
     ) -> Either<impl Closing + use<IO, A, F, B>, impl Closing + use<IO, A, F, B>>
     where
         IO: AsyncRead + AsyncWrite + Reset + Unpin + Send + 'static,
-        A: Fn(Request<Upload>) -> F + Send + Unpin + 'static,
+        A: Fn(Request<TrackedRequestBody>) -> F + Send + Unpin + 'static,
         F: Future<Output = Response<B>> + Send + 'static,
         B: Body<Data = Bytes> + Unpin + Send + 'static,
         B::Error: Into<BoxError>,
@@ -298,10 +298,10 @@ impl Serving {
                     }
                     // Whoever is in a head, or does not read, would not notice that it ends.
                     if pulse.is_in_head() || !pulse.activity().is_idle() {
-                        return Err(Ending::Dropped(Cause::Shed));
+                        return Err(Ending::Dropped(EndCause::Shed));
                     }
-                    terms = Terms { head: SHED_FAREWELL, write: terms.write.min(SHED_FAREWELL), ..terms };
-                    Some(Cause::Shed)
+                    terms = ConnectionTimeouts { head: SHED_FAREWELL, write: terms.write.min(SHED_FAREWELL), ..terms };
+                    Some(EndCause::Shed)
                 }
                 // In HTTP/2 that is told by a frame of its own (`http2.rs`): the connection is only to be looked at.
                 () = leaving.as_mut(), if is_http2 && !is_leaving => {
@@ -309,12 +309,12 @@ impl Serving {
                     continue;
                 }
                 () = timer.as_mut() => match pulse.judge(&terms, is_http2, closing) {
-                    Verdict::Wait(until) => {
+                    TimeoutAction::Wait(until) => {
                         timer.as_mut().reset(until);
                         continue;
                     }
-                    Verdict::Drop(cause) => return Err(Ending::Dropped(cause)),
-                    Verdict::Idle => Some(Cause::Idle),
+                    TimeoutAction::Drop(cause) => return Err(Ending::Dropped(cause)),
+                    TimeoutAction::Idle => Some(EndCause::Idle),
                 },
             };
             if let (Some(cause), Some(dropped)) = (ended_for, &self.dropped) {
@@ -333,16 +333,16 @@ const HANDSHAKE: &str = "handshake";
 
 /// Why a connection has ended before its client wished.
 enum Ending {
-    Dropped(Cause),
+    Dropped(EndCause),
     Handshake(std::io::Error),
     Broken(BoxError),
 }
 
-impl From<Failed> for Ending {
-    fn from(failed: Failed) -> Self {
+impl From<HandshakeError> for Ending {
+    fn from(failed: HandshakeError) -> Self {
         match failed {
-            Failed::Silent(error) => Self::Broken(error.into()),
-            Failed::Handshake(error) => Self::Handshake(error),
+            HandshakeError::Silent(error) => Self::Broken(error.into()),
+            HandshakeError::Handshake(error) => Self::Handshake(error),
         }
     }
 }

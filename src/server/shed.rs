@@ -15,7 +15,7 @@ use crate::request::peer::Peer;
 
 /// What a connection is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Activity {
+pub(super) enum ActivityState {
     /// No request has come since then. Between a head's first byte and its end: since its first byte.
     Idle(Instant),
     /// Its client has read nothing since then, and there is something to read.
@@ -24,7 +24,7 @@ pub(super) enum Activity {
     Busy,
 }
 
-impl Activity {
+impl ActivityState {
     /// Whether the client is not waited for to read.
     pub(super) fn is_idle(self) -> bool {
         matches!(self, Self::Idle(_))
@@ -47,7 +47,7 @@ pub(super) struct Candidate {
     pub(super) class: ConnectionClass,
     /// What it counts among the others: 1, or the bytes charged to it.
     pub(super) weight: usize,
-    pub(super) activity: Activity,
+    pub(super) activity: ActivityState,
 }
 
 /// How long a connection must have been idle, or its client must have read nothing, before it may be closed.
@@ -59,7 +59,7 @@ pub(super) struct MinimumAge {
 }
 
 /// Chooses connections to close, one after the other, from all that were open at a moment.
-pub(super) struct Selection {
+pub(super) struct ShedOrder {
     /// The oldest first.
     candidates: Vec<Candidate>,
     by_peer: HashMap<Peer, usize>,
@@ -68,7 +68,7 @@ pub(super) struct Selection {
     now: Instant,
 }
 
-impl Selection {
+impl ShedOrder {
     pub(super) fn new(mut candidates: Vec<Candidate>, minimum: MinimumAge, now: Instant) -> Self {
         candidates.sort_by_key(|candidate| (candidate.activity.since(), candidate.id));
         let (mut by_peer, by_class) = (HashMap::new(), weigh(candidates.iter()));
@@ -123,8 +123,8 @@ impl Selection {
                 self.candidates.iter().position(may)
             };
             let MinimumAge { idle, blocked } = self.minimum;
-            let is_idle = |it: &Candidate| matches!(it.activity, Activity::Idle(since) if self.is_past(since, idle[class as usize]));
-            let is_blocked = |it: &Candidate| matches!(it.activity, Activity::Blocked(since) if self.is_past(since, blocked));
+            let is_idle = |it: &Candidate| matches!(it.activity, ActivityState::Idle(since) if self.is_past(since, idle[class as usize]));
+            let is_blocked = |it: &Candidate| matches!(it.activity, ActivityState::Blocked(since) if self.is_past(since, blocked));
             find(&is_idle).or_else(|| find(&is_blocked))
         })
     }
@@ -172,9 +172,9 @@ mod tests {
             class,
             weight: 1,
             activity: match doing {
-                Doing::Idle(age) => Activity::Idle(at(age)),
-                Doing::Blocked(age) => Activity::Blocked(at(age)),
-                Doing::Busy => Activity::Busy,
+                Doing::Idle(age) => ActivityState::Idle(at(age)),
+                Doing::Blocked(age) => ActivityState::Blocked(at(age)),
+                Doing::Busy => ActivityState::Busy,
             },
         };
         all.iter().enumerate().map(candidate).collect()
@@ -184,9 +184,9 @@ mod tests {
         Clock::System.timer_now() + Duration::from_secs(10_000)
     }
 
-    fn selection(all: &[(Option<Peer>, ConnectionClass, Doing)]) -> Selection {
+    fn selection(all: &[(Option<Peer>, ConnectionClass, Doing)]) -> ShedOrder {
         let now = now();
-        Selection::new(candidates(now, all), MINIMUM, now)
+        ShedOrder::new(candidates(now, all), MINIMUM, now)
     }
 
     use ConnectionClass::{Known, NoCredential, Unknown};
@@ -211,7 +211,7 @@ mod tests {
         let now = now();
         let all = candidates(now, &[(None, NoCredential, Idle(2)), (None, Unknown, Idle(0)), (None, Known, Idle(2))]);
         let minimum = MinimumAge { idle: [3, 0, 2].map(Duration::from_secs), ..MINIMUM };
-        let mut selection = Selection::new(all, minimum, now);
+        let mut selection = ShedOrder::new(all, minimum, now);
         let chosen: Vec<_> = std::iter::from_fn(|| selection.any()).collect();
         assert_eq!(chosen, [1, 2]);
     }
@@ -255,7 +255,7 @@ mod tests {
         for (candidate, weight) in all.iter_mut().zip([0, 7, 5]) {
             candidate.weight = weight;
         }
-        let mut selection = Selection::new(all, MINIMUM, now);
+        let mut selection = ShedOrder::new(all, MINIMUM, now);
         let chosen: Vec<_> = std::iter::from_fn(|| selection.any()).collect();
         assert_eq!(chosen, [1, 2]);
     }

@@ -10,7 +10,7 @@ use super::registry::Registry;
 use crate::budget::Shortage;
 use crate::clock::Clock;
 use crate::gateway::Gateway;
-use crate::telemetry::events::{Event, Happening};
+use crate::telemetry::events::{Event, NewEvent};
 
 /// How long the gateway waits before it looks again which connections to close: choosing among 4,096 takes a few per cent
 /// of a core then.
@@ -20,7 +20,7 @@ const SHED_INTERVAL: Duration = Duration::from_millis(10);
 const QUIET: Duration = Duration::from_secs(1);
 
 /// A shortage that goes on.
-struct Reached {
+struct Shortfall {
     since: Instant,
     /// How many charges had been refused before.
     refused: usize,
@@ -29,7 +29,7 @@ struct Reached {
 /// Closes connections of clients whenever the memory budget has no room for what is needed.
 pub(super) async fn run(gateway: Arc<Gateway>, clients: Arc<Registry>, clock: Clock) {
     let budget = Arc::clone(gateway.budget());
-    let mut reached: Option<Reached> = None;
+    let mut reached: Option<Shortfall> = None;
     loop {
         let short = match &reached {
             None => budget.runs_short().await,
@@ -40,14 +40,14 @@ pub(super) async fn run(gateway: Arc<Gateway>, clients: Arc<Registry>, clock: Cl
         reached = match reached {
             None if is_reached => {
                 let what = "the memory budget is reached (limits.memory): connections are closed and requests refused";
-                gateway.observer().notable(Happening::new(Event::MemoryReached, what));
+                gateway.observer().notable(NewEvent::new(Event::MemoryReached, what));
                 // What is noted now has been refused by now.
-                Some(Reached { since: now, refused: budget.refused().saturating_sub(short.len()) })
+                Some(Shortfall { since: now, refused: budget.refused().saturating_sub(short.len()) })
             }
-            Some(Reached { since, refused }) if !is_reached && short.is_empty() => {
+            Some(Shortfall { since, refused }) if !is_reached && short.is_empty() => {
                 let refused = u64::try_from(budget.refused().saturating_sub(refused)).unwrap_or(u64::MAX);
                 let what = "the memory budget has room again (limits.memory)";
-                let free = Happening::new(Event::MemoryFree, what);
+                let free = NewEvent::new(Event::MemoryFree, what);
                 gateway.observer().notable(free.after(now.saturating_duration_since(since), refused));
                 None
             }

@@ -7,9 +7,9 @@ mod fast_path;
 mod half_closed;
 mod heads;
 mod http2;
-mod leaving;
 mod resting;
 mod shedding;
+mod shutdown;
 mod tls;
 
 use std::future::Future;
@@ -29,16 +29,16 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::exchange::Upload;
-use super::leaving::Exit;
+use super::activity::ConnectionTimeouts;
+use super::exchange::TrackedRequestBody;
 use super::memory::SendBuffer;
-use super::pulse::Terms;
 use super::registry::{OpenConnection, Registry};
-use super::reload::Bounds;
+use super::reload::ServeLimits;
 use super::serve::Serving;
 use super::shed::MinimumAge;
+use super::shutdown::ShutdownControl;
 use super::tls::Tls;
-use super::wire::FastPath;
+use super::wire::WireFastPath;
 use crate::budget::{Account, Budget};
 use crate::clock::Clock;
 use crate::net::Reset;
@@ -58,8 +58,8 @@ impl Reset for DuplexStream {
 
 const MINIMUM: MinimumAge = MinimumAge { idle: [Duration::from_secs(1); 3], blocked: Duration::from_secs(1) };
 
-const TERMS: Terms =
-    Terms { head: Duration::from_secs(10), idle: Duration::from_secs(75), write: Duration::from_secs(30) };
+const TERMS: ConnectionTimeouts =
+    ConnectionTimeouts { head: Duration::from_secs(10), idle: Duration::from_secs(75), write: Duration::from_secs(30) };
 
 const HALF_CLOSE: Duration = Duration::from_secs(5);
 
@@ -105,7 +105,7 @@ struct Served {
     serving: JoinHandle<()>,
     began: Instant,
     dropped: IntCounterVec,
-    exit: Exit,
+    exit: ShutdownControl,
     registry: Arc<Registry>,
     /// Of the one answer that comes bit by bit.
     parts: mpsc::Sender<io::Result<Bytes>>,
@@ -121,7 +121,7 @@ impl Served {
     fn new_in(tls: Option<Tls>) -> Self {
         let (parts, mut body) = mpsc::channel(1);
         let body = std::sync::Mutex::new(Some(std::mem::replace(&mut body, mpsc::channel(1).1)));
-        let answer = move |request: Request<Upload>| {
+        let answer = move |request: Request<TrackedRequestBody>| {
             let path = request.uri().path().to_owned();
             let parts = if path == "/parts" { body.lock().unwrap().take().map(Parts) } else { None };
             async move {
@@ -137,13 +137,13 @@ impl Served {
                 }
             }
         };
-        Self { parts, ..Self::by(Exit::new(watch::channel(false).1, false), tls, None, answer) }
+        Self { parts, ..Self::by(ShutdownControl::new(watch::channel(false).1, false), tls, None, answer) }
     }
 
     /// By other means.
-    fn by<A, F, B>(exit: Exit, tls: Option<Tls>, fast_path: Option<Box<FastPath>>, answer: A) -> Self
+    fn by<A, F, B>(exit: ShutdownControl, tls: Option<Tls>, fast_path: Option<Box<WireFastPath>>, answer: A) -> Self
     where
-        A: Fn(Request<Upload>) -> F + Send + Unpin + 'static,
+        A: Fn(Request<TrackedRequestBody>) -> F + Send + Unpin + 'static,
         F: Future<Output = Response<B>> + Send + 'static,
         B: Body<Data = Bytes> + Unpin + Send + 'static,
         B::Error: Into<BoxError>,
@@ -154,13 +154,13 @@ impl Served {
     /// The same with room for so many bytes on the way.
     fn with_room<A, F, B>(
         room: usize,
-        exit: Exit,
+        exit: ShutdownControl,
         tls: Option<Tls>,
-        fast_path: Option<Box<FastPath>>,
+        fast_path: Option<Box<WireFastPath>>,
         answer: A,
     ) -> Self
     where
-        A: Fn(Request<Upload>) -> F + Send + Unpin + 'static,
+        A: Fn(Request<TrackedRequestBody>) -> F + Send + Unpin + 'static,
         F: Future<Output = Response<B>> + Send + 'static,
         B: Body<Data = Bytes> + Unpin + Send + 'static,
         B::Error: Into<BoxError>,
@@ -168,7 +168,7 @@ impl Served {
         let (client, server) = duplex(room);
         let dropped = IntCounterVec::new(Opts::new("dropped", "By cause."), &["cause"]).unwrap();
         let (half_close, drain_timeout) = (HALF_CLOSE, Duration::ZERO);
-        let bounds = Bounds { terms: TERMS, buffer: 64 * 1024, half_close, drain_timeout };
+        let bounds = ServeLimits { terms: TERMS, buffer: 64 * 1024, half_close, drain_timeout };
         let serving = Serving {
             bounds,
             http2: true,

@@ -23,7 +23,7 @@ use tokio::sync::watch;
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use crate::certificate::End;
+use crate::certificate::NotAfter;
 use crate::config::bounded::{read_regular, secret_path, shown_path};
 use crate::config::settings::Listen;
 use crate::sync::{Mutex, MutexGuard};
@@ -48,7 +48,7 @@ pub(super) struct Tls(Arc<ServerConfig>);
 pub(super) type Spoken = watch::Receiver<Option<Tls>>;
 
 /// Why a connection has come to nothing.
-pub(super) enum Failed {
+pub(super) enum HandshakeError {
     /// The client hung up without a word.
     Silent(io::Error),
     /// It spoke something else, or the two don't agree.
@@ -57,14 +57,14 @@ pub(super) enum Failed {
 
 impl Tls {
     /// Has a client speak TLS.
-    pub(super) async fn accept<IO>(self, mut io: IO) -> Result<Box<TlsStream<IO>>, Failed>
+    pub(super) async fn accept<IO>(self, mut io: IO) -> Result<Box<TlsStream<IO>>, HandshakeError>
     where
         IO: AsyncRead + AsyncWrite + Unpin,
     {
-        let first = io.read_u8().await.map_err(Failed::Silent)?;
+        let first = io.read_u8().await.map_err(HandshakeError::Silent)?;
         if first.is_ascii_alphabetic() || b"\r\n".contains(&first) {
             let told = tell_of_tls(&mut io).await;
-            return Err(Failed::Handshake(
+            return Err(HandshakeError::Handshake(
                 told.err().unwrap_or_else(|| io::Error::other("the client speaks plain HTTP")),
             ));
         }
@@ -74,7 +74,7 @@ impl Tls {
             let start = LazyConfigAcceptor::new(acceptor, io).await?;
             start.into_stream_with(self.0, |connection| connection.set_buffer_limit(Some(UNSENT))).await
         };
-        handshake.await.map(Box::new).map_err(Failed::Handshake)
+        handshake.await.map(Box::new).map_err(HandshakeError::Handshake)
     }
 }
 
@@ -92,21 +92,21 @@ async fn tell_of_tls<IO: AsyncRead + AsyncWrite + Unpin>(io: &mut IO) -> io::Res
 pub(super) struct Prepared {
     /// For clients, and for an operator elsewhere.
     tls: Option<[Tls; 2]>,
-    files: Vec<Known>,
+    files: Vec<TlsFile>,
     /// When the certificate ends.
-    not_after: Option<End>,
+    not_after: Option<NotAfter>,
 }
 
 impl Prepared {
     /// When the certificate ends, or one of those with it if it ends sooner. `None` without TLS.
-    pub(super) fn not_after(&self) -> Option<End> {
+    pub(super) fn not_after(&self) -> Option<NotAfter> {
         self.not_after
     }
 }
 
 /// A file, and what is in it.
 #[derive(Clone, PartialEq)]
-struct Known {
+struct TlsFile {
     setting: &'static str,
     path: PathBuf,
     contents: blake3::Hash,
@@ -120,7 +120,7 @@ pub(super) fn prepare(listen: &Listen) -> Result<Prepared, Vec<io::Error>> {
     let mut files = Vec::new();
     let mut read = |setting, path: &Path| {
         let bytes = read_regular(path).map_err(|error| unusable(setting, path, &error))?;
-        files.push(Known { setting, path: path.to_owned(), contents: blake3::hash(&bytes) });
+        files.push(TlsFile { setting, path: path.to_owned(), contents: blake3::hash(&bytes) });
         Ok::<_, io::Error>(bytes)
     };
     let (Some(cert_file), Some(key_file)) = (&listen.cert_file, &listen.key_file) else {
@@ -140,7 +140,7 @@ pub(super) fn prepare(listen: &Listen) -> Result<Prepared, Vec<io::Error>> {
             return Err([chain.err(), key.err(), verifier.err()].into_iter().flatten().collect());
         }
     };
-    let not_after = Some(End::of(&chain));
+    let not_after = Some(NotAfter::of(&chain));
     let config = server_config(listen, chain, key, verifier, provider).map_err(|error| vec![error])?;
     Ok(Prepared { tls: Some(config), files, not_after })
 }
@@ -235,18 +235,18 @@ fn certificates(setting: &str, path: &Path, pem: &[u8]) -> io::Result<Vec<Certif
 }
 
 /// What the listeners speak, and will.
-pub(super) struct Speech {
+pub(super) struct TlsState {
     proxy: SocketAddr,
     admin: SocketAddr,
     clients: watch::Sender<Option<Tls>>,
     operator: watch::Sender<Option<Tls>>,
     /// What that was made of.
-    files: Mutex<Vec<Known>>,
+    files: Mutex<Vec<TlsFile>>,
     /// When its certificate ends, as Unix time in seconds; 0 without TLS, −1 if that cannot be read.
     not_after: IntGauge,
 }
 
-impl Speech {
+impl TlsState {
     /// For listeners at these addresses, which aren't always those that the settings name: they stay until a restart.
     ///
     /// # Errors
@@ -264,11 +264,11 @@ impl Speech {
     }
 
     /// When the certificate ends. `None` without TLS.
-    pub(super) fn not_after(&self) -> Option<End> {
+    pub(super) fn not_after(&self) -> Option<NotAfter> {
         match self.not_after.get() {
             NO_TLS => None,
-            NOT_READ => Some(End::Unknown),
-            seconds => Some(End::At(seconds)),
+            NOT_READ => Some(NotAfter::Unknown),
+            seconds => Some(NotAfter::At(seconds)),
         }
     }
 
@@ -281,36 +281,36 @@ impl Speech {
     ///
     /// # Errors
     /// As at the beginning. What is spoken stays then.
-    pub(super) fn turn(&self, listen: &Listen) -> io::Result<Turn<'_>> {
+    pub(super) fn turn(&self, listen: &Listen) -> io::Result<PendingTls<'_>> {
         let files = self.files.lock();
         let prepared = prepare(listen)
             .map_err(|wrong| io::Error::other(wrong.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")))?;
         listen.may_be_at(self.proxy, self.admin).map_err(io::Error::other)?;
-        Ok(Turn { speech: self, files, prepared })
+        Ok(PendingTls { speech: self, files, prepared })
     }
 }
 
 /// What is going to be spoken, unless it isn't taken.
-pub(super) struct Turn<'s> {
-    speech: &'s Speech,
-    files: MutexGuard<'s, Vec<Known>>,
+pub(super) struct PendingTls<'s> {
+    speech: &'s TlsState,
+    files: MutexGuard<'s, Vec<TlsFile>>,
     prepared: Prepared,
 }
 
-impl Turn<'_> {
+impl PendingTls<'_> {
     /// Has it spoken from now on. Gives the settings whose file has something else in it, though it is the same file.
     pub(super) fn take(mut self) -> Vec<String> {
         let Prepared { tls, files, not_after } = self.prepared;
         self.speech.not_after.set(match not_after {
             None => NO_TLS,
-            Some(End::Unknown) => NOT_READ,
-            Some(End::At(seconds)) => seconds,
+            Some(NotAfter::Unknown) => NOT_READ,
+            Some(NotAfter::At(seconds)) => seconds,
         });
         // What is the same goes on: it knows the clients that come again.
         if files == *self.files {
             return Vec::new();
         }
-        let is_other = |now: &&Known| {
+        let is_other = |now: &&TlsFile| {
             self.files.iter().any(|known| known.path == now.path && known.setting == now.setting && known != *now)
         };
         let others = files.iter().filter(is_other).map(|file| format!("{} (what is in it)", file.setting)).collect();

@@ -11,19 +11,19 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::server::TlsStream;
 
+use super::activity::ConnectionActivity;
 use super::memory::{SendBuffer, SocketMemory};
-use super::pulse::Pulse;
 use crate::net::Reset;
 
 /// A socket.
 pub(super) struct Socket<IO> {
     io: IO,
-    pulse: Arc<Pulse>,
+    pulse: Arc<ConnectionActivity>,
     memory: SocketMemory,
 }
 
 impl<IO> Socket<IO> {
-    pub(super) fn new(io: IO, pulse: Arc<Pulse>, memory: SocketMemory) -> Self {
+    pub(super) fn new(io: IO, pulse: Arc<ConnectionActivity>, memory: SocketMemory) -> Self {
         Self { io, pulse, memory }
     }
 }

@@ -20,11 +20,11 @@ use crate::sync::{Mutex, MutexGuard};
 pub(super) struct Uploads {
     /// Whether a 100 is to be written: cheaper to ask than the lock.
     is_due: AtomicBool,
-    state: Mutex<State>,
+    state: Mutex<UploadsState>,
 }
 
 #[derive(Default)]
-struct State {
+struct UploadsState {
     /// The stream of the head that was read last, if nobody has accepted it, and whether its body has come, too.
     unaccepted: Option<(u32, bool)>,
     uploads: Vec<Upload>,
@@ -43,7 +43,7 @@ struct Upload {
 }
 
 /// One that was accepted, until its body is dropped.
-pub(super) struct Accepted {
+pub(super) struct AcceptedUpload {
     uploads: Arc<Uploads>,
     stream: u32,
     /// Whether its client waits for a 100, as far as is known.
@@ -78,13 +78,13 @@ impl Uploads {
     }
 
     /// Its request was accepted.
-    pub(super) fn accepted(self: &Arc<Self>, head: &HeaderMap) -> Option<Accepted> {
+    pub(super) fn accepted(self: &Arc<Self>, head: &HeaderMap) -> Option<AcceptedUpload> {
         let mut state = self.state();
         let (stream, has_body) = state.unaccepted.take()?;
         state.uploads.push(Upload { stream, is_due: false, is_answered: false, trailer_fields: None });
         let mut expectations = head.get_all(EXPECT).iter().map(HeaderValue::as_bytes);
         let is_expected = !has_body && expectations.any(|value| value.eq_ignore_ascii_case(b"100-continue"));
-        Some(Accepted { uploads: Arc::clone(self), stream, is_expected })
+        Some(AcceptedUpload { uploads: Arc::clone(self), stream, is_expected })
     }
 
     /// A trailer section of so many fields was read.
@@ -114,12 +114,12 @@ impl Uploads {
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, UploadsState> {
         self.state.lock()
     }
 }
 
-impl Accepted {
+impl AcceptedUpload {
     /// Until its final response, if it expects another one before.
     pub(super) fn unanswered(&self) -> Option<Unanswered> {
         self.is_expected.then(|| Unanswered { uploads: Arc::clone(&self.uploads), stream: self.stream })
@@ -159,7 +159,7 @@ impl Accepted {
     }
 }
 
-impl Drop for Accepted {
+impl Drop for AcceptedUpload {
     fn drop(&mut self) {
         let mut state = self.uploads.state();
         state.uploads.retain(|upload| upload.stream != self.stream);
@@ -179,7 +179,7 @@ impl Drop for Unanswered {
 mod tests {
     use super::*;
 
-    fn begun(uploads: &Arc<Uploads>, stream: u32, expect: &'static str) -> Accepted {
+    fn begun(uploads: &Arc<Uploads>, stream: u32, expect: &'static str) -> AcceptedUpload {
         uploads.begins(stream, false, Waker::noop());
         uploads.accepted(&HeaderMap::from_iter([(EXPECT, HeaderValue::from_static(expect))])).unwrap()
     }

@@ -16,7 +16,7 @@ use crate::request::peer::Peer;
 pub(super) const MAX_WAITING: usize = 32;
 
 /// Those that wait.
-pub(super) struct Waiting<S = Accepted> {
+pub(super) struct WaitingConnections<S = Accepted> {
     max_connections: usize,
     is_silent: fn(&S) -> bool,
     queue: VecDeque<(S, Option<Peer>)>,
@@ -31,7 +31,7 @@ enum Rank {
     HasItsHalf,
 }
 
-impl<S> Waiting<S> {
+impl<S> WaitingConnections<S> {
     /// For room on a listener that may have so many connections. Those that are silent come last.
     pub(super) fn new(max_connections: usize, is_silent: fn(&S) -> bool) -> Self {
         Self { max_connections, is_silent, queue: VecDeque::new() }
@@ -105,7 +105,7 @@ mod tests {
         let connection =
             || registry.add(OpenConnection::new(Account::open(&Budget::new(1 << 20), greedy), Arc::default()));
         let open = [connection(), connection()];
-        let mut waiting = Waiting::new(4, |_| false);
+        let mut waiting = WaitingConnections::new(4, |_| false);
         for (name, peer) in [(0, greedy), (1, other), (2, greedy), (3, None)] {
             assert_eq!(waiting.add(name, peer, &registry), None);
         }
@@ -128,7 +128,7 @@ mod tests {
         let greedy = Some(Peer::V4([10, 0, 0, 1].into()));
         let registry = Registry::new(MINIMUM);
         let _open = registry.add(OpenConnection::new(Account::open(&Budget::new(1 << 20), greedy), Arc::default()));
-        let mut waiting = Waiting::new(2, |()| false);
+        let mut waiting = WaitingConnections::new(2, |()| false);
         waiting.add((), greedy, &registry);
         assert_eq!(waiting.next(&registry), Some(((), greedy)));
         assert_eq!(waiting.next(&registry), None);
@@ -137,7 +137,7 @@ mod tests {
     #[tokio::test]
     async fn those_that_have_sent_nothing_come_after_others_and_the_oldest_leaves_first() {
         let registry = Registry::new(MINIMUM);
-        let mut waiting = Waiting::new(4, |name: &usize| *name < 100);
+        let mut waiting = WaitingConnections::new(4, |name: &usize| *name < 100);
         for name in 0..MAX_WAITING - 1 {
             assert_eq!(waiting.add(name, None, &registry), None);
         }

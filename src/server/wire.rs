@@ -10,13 +10,13 @@ use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
-use super::half_closed::{End, HalfClosed};
+use super::activity::ConnectionActivity;
+use super::half_closed::{HalfClosed, ReadEnd};
 use super::http2::Http2;
-use super::leaving::Leaving;
 use super::memory::HeadMemory;
-use super::pulse::Pulse;
+use super::shutdown::ListenerShutdown;
 use super::uploads::Uploads;
-use crate::fast_path::{ConnectionState, Responder};
+use crate::fast_path::{Responder, ResponderState};
 use crate::gateway::{Connection, Gateway};
 use crate::net::Reset;
 use crate::stream::READ_AT_ONCE;
@@ -35,18 +35,18 @@ const BODY_PIECE: usize = 8 * 1024 - 1;
 const ARRIVAL: usize = 8 * 1024;
 
 /// The fast path of a connection, and what tells whether the connection is about to end.
-pub(super) struct FastPath {
+pub(super) struct WireFastPath {
     responder: Responder<Gateway>,
-    leaving: Leaving,
+    leaving: ListenerShutdown,
 }
 
-impl FastPath {
-    pub(super) fn new(gateway: &Arc<Gateway>, connection: &Arc<Connection>, leaving: Leaving) -> Self {
+impl WireFastPath {
+    pub(super) fn new(gateway: &Arc<Gateway>, connection: &Arc<Connection>, leaving: ListenerShutdown) -> Self {
         Self { responder: Responder::new(Arc::clone(gateway), Arc::clone(connection)), leaving }
     }
 
-    fn take(&mut self, bytes: &[u8], pulse: &Pulse) -> bool {
-        let state = ConnectionState { is_free: pulse.is_free(), is_closing: self.leaving.is_begun() };
+    fn take(&mut self, bytes: &[u8], pulse: &ConnectionActivity) -> bool {
+        let state = ResponderState { is_free: pulse.is_free(), is_closing: self.leaving.is_begun() };
         self.responder.take(bytes, state)
     }
 }
@@ -64,7 +64,7 @@ pub(super) struct Wire<IO> {
     /// Where HTTP/2 is spoken.
     http2: Option<Box<Http2>>,
     /// In HTTP/1, on the listener for clients.
-    fast_path: Option<Box<FastPath>>,
+    fast_path: Option<Box<WireFastPath>>,
     head: HeadMemory,
     /// Until the memory budget is asked again for room for a head.
     retry: Option<Pin<Box<Sleep>>>,
@@ -78,7 +78,7 @@ pub(super) struct Wire<IO> {
     half_close: Duration,
     /// HTTP/1: once it has closed, and while hyper does not know.
     half_closed: Option<HalfClosed>,
-    pulse: Arc<Pulse>,
+    pulse: Arc<ConnectionActivity>,
 }
 
 impl<IO: AsyncRead + Unpin> Wire<IO> {
@@ -88,11 +88,11 @@ impl<IO: AsyncRead + Unpin> Wire<IO> {
     /// If the client has gone.
     pub(super) async fn of(
         mut io: IO,
-        fast_path: Option<Box<FastPath>>,
-        leaving: &Leaving,
+        fast_path: Option<Box<WireFastPath>>,
+        leaving: &ListenerShutdown,
         head: HeadMemory,
         half_close: Duration,
-        pulse: Arc<Pulse>,
+        pulse: Arc<ConnectionActivity>,
     ) -> io::Result<Self> {
         let (mut begun, mut read) = ([0; PREFACE.len()], 0);
         while read < begun.len() && begun[..read] == PREFACE[..read] {
@@ -253,8 +253,8 @@ impl<IO: Reset> Wire<IO> {
         let Some(waiting) = half_closed else { return Poll::Ready(Ok(())) };
         let poll_reset = |context: &mut Context<'_>| io.poll_reset(context);
         match ready!(waiting.poll_end(pulse.read_side(), context, poll_reset, pulse.is_blocked())) {
-            End::OfInput => Poll::Ready(Ok(())),
-            End::Reset => Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())),
+            ReadEnd::OfInput => Poll::Ready(Ok(())),
+            ReadEnd::Reset => Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())),
         }
     }
 }

@@ -13,7 +13,7 @@ const CHANGED: [&str; 9] =
 
 /// How a request that is relayed differs from the one that its client typed.
 #[derive(Clone, Debug, Default)]
-pub struct Changes {
+pub struct RelayChanges {
     /// Whether its path does.
     pub path: bool,
     /// The headers that the client has said belong to the connection.
@@ -34,7 +34,7 @@ pub enum Binding {
 
 impl Binding {
     /// Of a request that is sent to an upstream.
-    pub fn of(headers: &HeaderMap, upstream_authority: &str, changes: &Changes) -> Self {
+    pub fn of(headers: &HeaderMap, upstream_authority: &str, changes: &RelayChanges) -> Self {
         // The client chooses both, so that they must not be compared pair by pair.
         let is_removed = |name: &str| HeaderName::try_from(name).is_ok_and(|name| changes.removed.contains(&name));
         let survives = |names: &[String]| {
@@ -97,7 +97,7 @@ mod tests {
         let of = |authorization, host, as_typed: bool| {
             let headers = headers(&[("authorization", authorization), ("host", host), ("x-sdk-date", "d")]);
             let removed = HashSet::from([HeaderName::from_static("x-hop")]);
-            Binding::of(&headers, "upstream.example", &Changes { path: !as_typed, removed })
+            Binding::of(&headers, "upstream.example", &RelayChanges { path: !as_typed, removed })
         };
         let signed = "SDK-HMAC-SHA256 Access=A, SignedHeaders=host;x-sdk-date, Signature=00";
         let unsigned = "SDK-HMAC-SHA256 Access=A, SignedHeaders=x-sdk-date, Signature=00";
@@ -130,7 +130,7 @@ mod tests {
         for name in ["connection", "expect", "te", "trailer", "transfer-encoding", "upgrade", "via", "host"] {
             let covers = format!("X SignedHeaders=x-a;{name}, Signature=00");
             let headers = HeaderMap::from_iter([(AUTHORIZATION, HeaderValue::try_from(covers).unwrap())]);
-            assert_eq!(Binding::of(&headers, "u", &Changes::default()), Binding::Bound, "{name}");
+            assert_eq!(Binding::of(&headers, "u", &RelayChanges::default()), Binding::Bound, "{name}");
         }
     }
 
@@ -140,7 +140,7 @@ mod tests {
         let bound = ("authorization", "X SignedHeaders=host, Signature=00");
         let plain = ("authorization", "Bearer x");
         let of = |of: &[(&'static str, &'static str)]| {
-            Binding::of(&headers(&[&[("host", "g"), ("x-a", "1")], of].concat()), "u", &Changes::default())
+            Binding::of(&headers(&[&[("host", "g"), ("x-a", "1")], of].concat()), "u", &RelayChanges::default())
         };
         assert_eq!(of(&[free, free]), Binding::Free);
         assert_eq!([of(&[plain, free]), of(&[free, plain])], [Binding::Free; 2]);

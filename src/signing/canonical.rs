@@ -12,14 +12,14 @@ const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'
 
 /// Where a request goes, as its client typed it.
 #[derive(Clone, Copy)]
-pub struct Target<'a> {
+pub struct SignedTarget<'a> {
     /// The path.
     pub path: &'a str,
     /// What follows the `?`.
     pub query: Option<&'a str>,
 }
 
-impl<'a> From<&'a Uri> for Target<'a> {
+impl<'a> From<&'a Uri> for SignedTarget<'a> {
     fn from(uri: &'a Uri) -> Self {
         Self { path: uri.path(), query: uri.query() }
     }
@@ -53,7 +53,7 @@ impl Payload {
 /// was signed.
 pub fn canonical_request(
     method: &Method,
-    target: Target<'_>,
+    target: SignedTarget<'_>,
     headers: &HeaderMap,
     signed_headers: &str,
     payload: &Payload,
@@ -179,7 +179,7 @@ mod tests {
     fn blanks_around_a_value_are_not_signed() {
         let of = |value: &'static str| {
             let headers = HeaderMap::from_iter([("x-a".parse().unwrap(), HeaderValue::from_static(value))]);
-            let target = Target { path: "/", query: None };
+            let target = SignedTarget { path: "/", query: None };
             canonical_request(&Method::GET, target, &headers, "x-a", &Payload::unsigned()).unwrap()
         };
         assert_eq!(of(" \ta b "), of("a b"));
@@ -190,7 +190,7 @@ mod tests {
     fn a_header_that_is_missing_or_there_twice_can_not_be_signed() {
         let mut headers = HeaderMap::new();
         let of = |headers: &HeaderMap| {
-            let target = Target { path: "/", query: None };
+            let target = SignedTarget { path: "/", query: None };
             canonical_request(&Method::GET, target, headers, "x-a", &Payload::unsigned())
         };
         assert!(of(&headers).is_none());

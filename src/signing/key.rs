@@ -11,7 +11,7 @@ use thiserror::Error;
 
 use super::canonical::hex;
 use super::{
-    Authorization, Payload, SCHEME, Target, X_PROJECT_ID, X_SDK_DATE, X_SECURITY_TOKEN, canonical_request, date,
+    Authorization, Payload, SCHEME, SignedTarget, X_PROJECT_ID, X_SDK_DATE, X_SECURITY_TOKEN, canonical_request, date,
     string_to_sign,
 };
 
@@ -110,7 +110,7 @@ impl AccessKey {
     pub fn sign<'n>(
         &self,
         method: &Method,
-        target: Target<'_>,
+        target: SignedTarget<'_>,
         headers: &mut HeaderMap,
         covered: impl IntoIterator<Item = &'n str>,
         payload: &Payload,
@@ -179,7 +179,7 @@ mod tests {
         let key = key("id", "the-secret", Some("the-token"));
         assert_eq!(format!("{key:?}"), "AccessKey(id)");
         let mut headers = HeaderMap::from_iter([(HOST, HeaderValue::from_static("h"))]);
-        let target = Target { path: "/", query: None };
+        let target = SignedTarget { path: "/", query: None };
         key.sign(&Method::GET, target, &mut headers, [], &Payload::of(b""), SystemTime::UNIX_EPOCH).unwrap();
         let shown = format!("{headers:?}");
         assert!(!shown.contains("the-token") && !shown.contains("Signature"), "{shown}");
@@ -191,7 +191,7 @@ mod tests {
             (HOST, HeaderValue::from_static("h")),
             (X_SECURITY_TOKEN, HeaderValue::from_static("of another")),
         ]);
-        let target = Target { path: "/", query: None };
+        let target = SignedTarget { path: "/", query: None };
         let key = key("id", "secret", None);
         key.sign(&Method::GET, target, &mut headers, [], &Payload::of(b""), SystemTime::UNIX_EPOCH).unwrap();
         assert!(!headers.contains_key(X_SECURITY_TOKEN), "{headers:?}");

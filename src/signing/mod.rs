@@ -23,8 +23,8 @@ mod tests;
 use http::HeaderName;
 
 pub use authorization::{Authorization, has_signature};
-pub use binding::{Binding, Changes};
-pub use canonical::{Payload, Target, canonical_request, string_to_sign};
+pub use binding::{Binding, RelayChanges};
+pub use canonical::{Payload, SignedTarget, canonical_request, string_to_sign};
 pub use date::{parse as parse_date, show as show_date};
 pub use key::{AccessKey, Projects};
 

@@ -10,7 +10,7 @@ use http::{HeaderMap, HeaderValue, Method};
 
 use super::authorization::words;
 use super::key::{AccessKey, Unsignable};
-use super::{Authorization, Payload, Target, X_SDK_CONTENT_SHA256, X_SDK_DATE, canonical_request, date};
+use super::{Authorization, Payload, SignedTarget, X_SDK_CONTENT_SHA256, X_SDK_DATE, canonical_request, date};
 
 /// How far a client's clock may be off.
 const MAX_SKEW: Duration = Duration::from_secs(15 * 60);
@@ -37,7 +37,7 @@ pub struct Examined<'h> {
 
 /// A request whose signature is good.
 #[derive(Clone, Debug)]
-pub struct Signed {
+pub struct VerifiedRequest {
     /// Whose it is.
     pub key: Arc<AccessKey>,
     covered: String,
@@ -47,7 +47,7 @@ pub struct Signed {
 words! {
     /// Why a request that claims a known key is refused here, and not sent.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    pub enum Refusal {
+    pub enum SignatureRejection {
         /// `Authorization` is there twice, or not spelled as clients do.
         Malformed = "signature-malformed",
         /// `X-Sdk-Date` is missing, there twice, or no date.
@@ -65,11 +65,11 @@ words! {
         /// The key is good, and not for this project, or the path may be read as one of another project.
         Project = "key-project",
         /// Upstream has refused what this key has signed, and it is not presented again for a while.
-        Held = "key-held",
+        Suspended = "key-held",
     }
 }
 
-impl Refusal {
+impl SignatureRejection {
     /// The same for a person: what is wrong, and what to do.
     pub fn describe(self) -> &'static str {
         match self {
@@ -94,7 +94,7 @@ impl Refusal {
                  or the path may be read as another: for such a key each segment of a path has to be 1 to 255 of A-Z a-z 0-9 \
                  - . _ ~, and not . or .."
             }
-            Self::Held => {
+            Self::Suspended => {
                 "upstream has refused what was signed with this access key several times in a row, so that it is not used \
                  for now, or it would be locked: check its secret in the gateway's configuration, and the clock"
             }
@@ -106,11 +106,11 @@ impl Refusal {
 ///
 /// # Errors
 /// If the client says that the body has another hash than it has.
-pub(crate) fn payload(headers: &HeaderMap, body: &[u8]) -> Result<Payload, Refusal> {
+pub(crate) fn payload(headers: &HeaderMap, body: &[u8]) -> Result<Payload, SignatureRejection> {
     let payload = Payload::of(body);
     let said = headers.get(X_SDK_CONTENT_SHA256).filter(|_| !body.is_empty());
     if said.is_some_and(|said| !constant_time_eq(said.as_bytes(), payload.as_str().as_bytes())) {
-        return Err(Refusal::Content);
+        return Err(SignatureRejection::Content);
     }
     Ok(payload)
 }
@@ -146,16 +146,16 @@ impl Claim {
     ///
     /// # Errors
     /// Why the request is refused.
-    pub fn examine(self, headers: &HeaderMap, now: SystemTime) -> Result<Examined<'_>, Refusal> {
-        let said = only(headers, &AUTHORIZATION).and_then(Authorization::read).ok_or(Refusal::Malformed)?;
-        let text = only(headers, &X_SDK_DATE).and_then(|date| date.to_str().ok()).ok_or(Refusal::Date)?;
-        let date = date::parse(text).ok_or(Refusal::Date)?;
+    pub fn examine(self, headers: &HeaderMap, now: SystemTime) -> Result<Examined<'_>, SignatureRejection> {
+        let said = only(headers, &AUTHORIZATION).and_then(Authorization::read).ok_or(SignatureRejection::Malformed)?;
+        let text = only(headers, &X_SDK_DATE).and_then(|date| date.to_str().ok()).ok_or(SignatureRejection::Date)?;
+        let date = date::parse(text).ok_or(SignatureRejection::Date)?;
         let skew = now.duration_since(date).unwrap_or_else(|ahead| ahead.duration());
         if skew > MAX_SKEW {
-            return Err(Refusal::Skew);
+            return Err(SignatureRejection::Skew);
         }
         if !self.key.goes_with(headers) {
-            return Err(Refusal::SecurityToken);
+            return Err(SignatureRejection::SecurityToken);
         }
         Ok(Examined { key: self.key, headers, said, date: text })
     }
@@ -166,13 +166,19 @@ impl Examined<'_> {
     ///
     /// # Errors
     /// Why the request is refused.
-    pub fn verify(self, method: &Method, target: Target<'_>, payload: Payload) -> Result<Signed, Refusal> {
+    pub fn verify(
+        self,
+        method: &Method,
+        target: SignedTarget<'_>,
+        payload: Payload,
+    ) -> Result<VerifiedRequest, SignatureRejection> {
         let covered = self.said.signed_headers;
-        let canonical = canonical_request(method, target, self.headers, covered, &payload).ok_or(Refusal::Coverage)?;
+        let canonical =
+            canonical_request(method, target, self.headers, covered, &payload).ok_or(SignatureRejection::Coverage)?;
         if !self.key.has_signed(self.said.signature, self.date, &canonical) {
-            return Err(Refusal::Signature);
+            return Err(SignatureRejection::Signature);
         }
-        Ok(Signed { key: self.key, covered: covered.to_owned(), payload })
+        Ok(VerifiedRequest { key: self.key, covered: covered.to_owned(), payload })
     }
 
     /// The same, and says whether the key may be used in the project that the path is about; `None` if nobody can be sure
@@ -183,17 +189,17 @@ impl Examined<'_> {
     pub fn admit(
         self,
         method: &Method,
-        target: Target<'_>,
+        target: SignedTarget<'_>,
         payload: Payload,
         project: Option<&str>,
-    ) -> Result<Signed, Refusal> {
+    ) -> Result<VerifiedRequest, SignatureRejection> {
         let headers = self.headers;
         let signed = self.verify(method, target, payload)?;
-        if signed.key.may_ask(project, headers) { Ok(signed) } else { Err(Refusal::Project) }
+        if signed.key.may_ask(project, headers) { Ok(signed) } else { Err(SignatureRejection::Project) }
     }
 }
 
-impl Signed {
+impl VerifiedRequest {
     /// Signs the request anew, as it is now: what its client has covered, and `Host`.
     ///
     /// # Errors
@@ -201,7 +207,7 @@ impl Signed {
     pub fn renew(
         &self,
         method: &Method,
-        target: Target<'_>,
+        target: SignedTarget<'_>,
         headers: &mut HeaderMap,
         now: SystemTime,
     ) -> Result<(), Unsignable> {

@@ -6,7 +6,7 @@ use http::header::{AUTHORIZATION, HOST, VIA};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 use serde::Deserialize;
 
-use super::ring::{KeyRing, Refusal, Signed, leaves_body_unsigned, payload};
+use super::ring::{KeyRing, SignatureRejection, VerifiedRequest, leaves_body_unsigned, payload};
 use super::*;
 
 #[derive(Clone, Deserialize)]
@@ -58,8 +58,14 @@ impl Vector {
         AccessKey::new(self.ak.clone(), self.sk.as_bytes(), token, Projects::Any)
     }
 
-    fn verify(&self, method: &Method, uri: &Uri, headers: &HeaderMap, body: &[u8]) -> Result<Signed, Refusal> {
-        let claim = KeyRing::new([self.key()]).claim(headers).ok_or(Refusal::Malformed)?;
+    fn verify(
+        &self,
+        method: &Method,
+        uri: &Uri,
+        headers: &HeaderMap,
+        body: &[u8],
+    ) -> Result<VerifiedRequest, SignatureRejection> {
+        let claim = KeyRing::new([self.key()]).claim(headers).ok_or(SignatureRejection::Malformed)?;
         claim.examine(headers, self.date())?.verify(method, uri.into(), payload(headers, body)?)
     }
 }
@@ -163,8 +169,8 @@ fn fifteen_minutes_of_skew_are_allowed() {
     for (now, expected) in [
         (vector.date() + minutes, Ok(())),
         (vector.date() - minutes, Ok(())),
-        (vector.date() + minutes + second, Err(Refusal::Skew)),
-        (vector.date() - minutes - second, Err(Refusal::Skew)),
+        (vector.date() + minutes + second, Err(SignatureRejection::Skew)),
+        (vector.date() - minutes - second, Err(SignatureRejection::Skew)),
     ] {
         assert_eq!(at(now), expected);
     }
@@ -182,24 +188,24 @@ fn what_is_wrong_is_told_apart() {
         move |headers: &mut HeaderMap| drop(headers.insert(name.clone(), HeaderValue::from_static(value)))
     };
     assert_eq!(verify(&|_| ()), Ok(()));
-    assert_eq!(verify(&set(X_SDK_DATE, "yesterday")), Err(Refusal::Date));
-    assert_eq!(verify(&set(X_SDK_DATE, "20261122T110000Z")), Err(Refusal::Skew));
-    assert_eq!(verify(&set(X_SECURITY_TOKEN, "OTHER")), Err(Refusal::SecurityToken));
-    assert_eq!(verify(&|headers| drop(headers.remove(X_SECURITY_TOKEN))), Err(Refusal::SecurityToken));
+    assert_eq!(verify(&set(X_SDK_DATE, "yesterday")), Err(SignatureRejection::Date));
+    assert_eq!(verify(&set(X_SDK_DATE, "20261122T110000Z")), Err(SignatureRejection::Skew));
+    assert_eq!(verify(&set(X_SECURITY_TOKEN, "OTHER")), Err(SignatureRejection::SecurityToken));
+    assert_eq!(verify(&|headers| drop(headers.remove(X_SECURITY_TOKEN))), Err(SignatureRejection::SecurityToken));
     let twice = |headers: &mut HeaderMap| {
         let token = headers[X_SECURITY_TOKEN].clone();
         headers.append(X_SECURITY_TOKEN, token);
     };
-    assert_eq!(verify(&twice), Err(Refusal::SecurityToken));
-    assert_eq!(verify(&set(HOST, "elsewhere")), Err(Refusal::Signature));
+    assert_eq!(verify(&twice), Err(SignatureRejection::SecurityToken));
+    assert_eq!(verify(&set(HOST, "elsewhere")), Err(SignatureRejection::Signature));
     let lower = "sdk-hmac-sha256 Access=EXAMPLEAK0EXAMPLEAK0, SignedHeaders=host, Signature=00";
-    assert_eq!(verify(&set(AUTHORIZATION, lower)), Err(Refusal::Malformed));
+    assert_eq!(verify(&set(AUTHORIZATION, lower)), Err(SignatureRejection::Malformed));
     // Permanent credentials have none.
     let permanent = &vectors()[0];
     let mut headers = permanent.headers();
     headers.insert(X_SECURITY_TOKEN, HeaderValue::from_static("T"));
     let refused = permanent.verify(&permanent.method(), &permanent.uri(), &headers, b"").map(drop);
-    assert_eq!(refused, Err(Refusal::SecurityToken));
+    assert_eq!(refused, Err(SignatureRejection::SecurityToken));
 }
 
 #[test]
@@ -221,7 +227,7 @@ fn keys_that_are_not_in_the_ring_and_other_schemes_claim_nothing() {
     let known = headers.insert(AUTHORIZATION, HeaderValue::try_from(other).unwrap()).unwrap();
     headers.append(AUTHORIZATION, known);
     let claim = ring.claim(&headers).unwrap();
-    assert_eq!(claim.examine(&headers, vector.date()).map(drop), Err(Refusal::Malformed));
+    assert_eq!(claim.examine(&headers, vector.date()).map(drop), Err(SignatureRejection::Malformed));
 }
 
 #[test]
@@ -240,7 +246,7 @@ fn a_body_is_covered_by_its_hash() {
     for said in [None, Some(body.as_str())] {
         let headers = sign(&body, said);
         assert!(vector.verify(&Method::POST, &uri, &headers, b"{\"a\":1}").is_ok());
-        let expected = if said.is_some() { Refusal::Content } else { Refusal::Signature };
+        let expected = if said.is_some() { SignatureRejection::Content } else { SignatureRejection::Signature };
         assert_eq!(vector.verify(&Method::POST, &uri, &headers, b"{\"a\":2}").map(drop), Err(expected));
     }
     // An empty one needs no hash: some clients say one all the same.

@@ -8,7 +8,7 @@ use http::header::AUTHORIZATION;
 use http::{HeaderMap, StatusCode};
 use tokio::sync::watch;
 
-use super::errors::{self, Refusal};
+use super::errors::{self, ErrorReply};
 use crate::request::caller::X_AUTH_TOKEN;
 use crate::signing::Authorization;
 
@@ -37,12 +37,12 @@ pub(super) struct Behaviour {
     pub(super) tags_lists: bool,
     /// Each `hold` has a barrier of its own, open once its sender is gone: holding again at once
     /// can't trap those whom the release before was meant for.
-    barriers: HashMap<Held, watch::Sender<()>>,
+    barriers: HashMap<Barrier, watch::Sender<()>>,
 }
 
 /// Whom a barrier holds.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Held {
+pub(super) enum Barrier {
     Everyone,
     /// Those who present this token, or sign with the key of this id.
     Token(String),
@@ -54,15 +54,15 @@ pub(super) enum Held {
 #[derive(Debug, PartialEq)]
 pub(super) enum Forced {
     Reset,
-    Refuse(Refusal),
+    Refuse(ErrorReply),
 }
 
 impl Behaviour {
-    pub(super) fn hold(&mut self, held: Held) {
+    pub(super) fn hold(&mut self, held: Barrier) {
         self.barriers.entry(held).or_insert_with(|| watch::Sender::new(()));
     }
 
-    pub(super) fn release(&mut self, held: &Held) {
+    pub(super) fn release(&mut self, held: &Barrier) {
         self.barriers.remove(held);
     }
 
@@ -71,8 +71,8 @@ impl Behaviour {
         if self.barriers.is_empty() {
             return Vec::new();
         }
-        let own = credential(headers).map(|credential| Held::Token(credential.to_owned()));
-        let whose = [Some(Held::Everyone), own, Some(Held::Target(target.to_owned()))];
+        let own = credential(headers).map(|credential| Barrier::Token(credential.to_owned()));
+        let whose = [Some(Barrier::Everyone), own, Some(Barrier::Target(target.to_owned()))];
         whose.iter().flatten().filter_map(|held| self.barriers.get(held)).map(watch::Sender::subscribe).collect()
     }
 
@@ -155,16 +155,16 @@ mod tests {
     #[test]
     fn a_barrier_holds_those_it_is_for() {
         let mut behaviour = Behaviour::default();
-        behaviour.hold(Held::Token("a".to_owned()));
-        behaviour.hold(Held::Target("/x?y=1".to_owned()));
+        behaviour.hold(Barrier::Token("a".to_owned()));
+        behaviour.hold(Barrier::Target("/x?y=1".to_owned()));
         let held = |behaviour: &Behaviour, target, token| behaviour.barriers(target, &presenting(token)).len();
         assert_eq!(held(&behaviour, "/x?y=1", "a"), 2);
         assert_eq!(held(&behaviour, "/x?y=1", "b"), 1);
         assert_eq!(held(&behaviour, "/x", "a"), 1);
         assert_eq!(held(&behaviour, "/x", "b"), 0);
-        behaviour.hold(Held::Everyone);
+        behaviour.hold(Barrier::Everyone);
         assert_eq!(held(&behaviour, "/x", "b"), 1);
-        behaviour.release(&Held::Token("a".to_owned()));
+        behaviour.release(&Barrier::Token("a".to_owned()));
         assert_eq!(held(&behaviour, "/x?y=1", "a"), 2);
     }
 
@@ -173,10 +173,10 @@ mod tests {
         let mut behaviour = Behaviour::default();
         let barrier = |behaviour: &Behaviour| behaviour.barriers("/", &HeaderMap::new()).pop();
         assert!(barrier(&behaviour).is_none());
-        behaviour.hold(Held::Everyone);
+        behaviour.hold(Barrier::Everyone);
         let mut released = barrier(&behaviour).unwrap();
-        behaviour.release(&Held::Everyone);
-        behaviour.hold(Held::Everyone);
+        behaviour.release(&Barrier::Everyone);
+        behaviour.hold(Barrier::Everyone);
         assert!(released.changed().await.is_err(), "its barrier is gone");
         assert!(!barrier(&behaviour).unwrap().has_changed().unwrap(), "the new one stands");
     }

@@ -11,59 +11,60 @@ use serde::Serialize;
 
 /// A refusal.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Refusal {
+pub(super) struct ErrorReply {
     pub(super) status: StatusCode,
     code: &'static str,
     message: Cow<'static, str>,
 }
 
-const fn refusal(status: StatusCode, code: &'static str, message: &'static str) -> Refusal {
-    Refusal { status, code, message: Cow::Borrowed(message) }
+const fn refusal(status: StatusCode, code: &'static str, message: &'static str) -> ErrorReply {
+    ErrorReply { status, code, message: Cow::Borrowed(message) }
 }
 
-pub(super) const NO_TOKEN: Refusal =
+pub(super) const NO_TOKEN: ErrorReply =
     refusal(StatusCode::UNAUTHORIZED, "APIGW.0301", "Incorrect IAM authentication information: x-auth-token not found");
-pub(super) const UNKNOWN_TOKEN: Refusal =
+pub(super) const UNKNOWN_TOKEN: ErrorReply =
     refusal(StatusCode::UNAUTHORIZED, "APIGW.0301", "Incorrect IAM authentication information: decrypt token fail");
-pub(super) const EXPIRED_TOKEN: Refusal = refusal(
+pub(super) const EXPIRED_TOKEN: ErrorReply = refusal(
     StatusCode::UNAUTHORIZED,
     "APIGW.0301",
     "Incorrect IAM authentication information: token expires, expires_at: 2024-01-10T08:00:00.000000Z",
 );
-pub(super) const BAD_SIGNATURE: Refusal = refusal(
+pub(super) const BAD_SIGNATURE: ErrorReply = refusal(
     StatusCode::UNAUTHORIZED,
     "APIGW.0301",
     "Incorrect IAM authentication information: verify aksk signature fail",
 );
-pub(super) const EXPIRED_SIGNATURE: Refusal = refusal(
+pub(super) const EXPIRED_SIGNATURE: ErrorReply = refusal(
     StatusCode::UNAUTHORIZED,
     "APIGW.0301",
     "Incorrect IAM authentication information: calc aksk signature fail:signature expired",
 );
-pub(super) const LOCKED: Refusal = refusal(
+pub(super) const LOCKED: ErrorReply = refusal(
     StatusCode::UNAUTHORIZED,
     "APIGW.0301",
     "Incorrect IAM authentication information: AK access failed to reach the limit,forbidden",
 );
-pub(super) const REVOKED_TOKEN: Refusal = refusal(StatusCode::UNAUTHORIZED, "APIGW.0307", "The token must be updated");
-pub(super) const DENIED: Refusal =
+pub(super) const REVOKED_TOKEN: ErrorReply =
+    refusal(StatusCode::UNAUTHORIZED, "APIGW.0307", "The token must be updated");
+pub(super) const DENIED: ErrorReply =
     refusal(StatusCode::FORBIDDEN, "APIGW.0302", "The IAM user is not authorized to access the API");
 /// The token is good, just not here: the service finds out, not the API gateway.
-pub(super) const OTHER_PROJECT: Refusal =
+pub(super) const OTHER_PROJECT: ErrorReply =
     refusal(StatusCode::FORBIDDEN, "WKS.00081102", "No operation permissions on the project");
-pub(super) const THROTTLED: Refusal =
+pub(super) const THROTTLED: ErrorReply =
     refusal(StatusCode::TOO_MANY_REQUESTS, "APIGW.0308", "The throttling threshold has been reached");
-pub(super) const NO_SUCH_API: Refusal =
+pub(super) const NO_SUCH_API: ErrorReply =
     refusal(StatusCode::NOT_FOUND, "APIGW.0101", "The API does not exist or has not been published in the environment");
 
 /// A query parameter outside its range.
-pub(super) fn bad_parameter(name: &str) -> Refusal {
+pub(super) fn bad_parameter(name: &str) -> ErrorReply {
     let message = Cow::Owned(format!("Invalid parameter: {name}"));
-    Refusal { status: StatusCode::BAD_REQUEST, code: "WKS.00211102", message }
+    ErrorReply { status: StatusCode::BAD_REQUEST, code: "WKS.00211102", message }
 }
 
 /// The documented error for a status, where nothing more is known about it.
-pub(super) fn of_status(status: StatusCode) -> Refusal {
+pub(super) fn of_status(status: StatusCode) -> ErrorReply {
     let (code, message) = match status.as_u16() {
         400 => ("WKS.00211102", "Invalid parameter"),
         401 => return UNKNOWN_TOKEN,
@@ -84,21 +85,21 @@ pub(super) fn of_status(status: StatusCode) -> Refusal {
 }
 
 #[derive(Serialize)]
-struct ErrorBody<'a> {
+struct SimulatedErrorBody<'a> {
     error_code: &'a str,
     error_msg: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     request_id: Option<&'a str>,
 }
 
-impl Refusal {
+impl ErrorReply {
     /// Its JSON; empty for a status that is no error, and has nothing to say.
     pub(super) fn body(&self, request_id: &str) -> Bytes {
         if !self.status.is_client_error() && !self.status.is_server_error() {
             return Bytes::new();
         }
         let request_id = self.code.starts_with("APIGW.").then_some(request_id);
-        let body = ErrorBody { error_code: self.code, error_msg: &self.message, request_id };
+        let body = SimulatedErrorBody { error_code: self.code, error_msg: &self.message, request_id };
         // Strings under string keys: this can't fail.
         serde_json::to_vec(&body).unwrap_or_default().into()
     }
@@ -110,7 +111,7 @@ mod tests {
 
     #[test]
     fn only_the_api_gateway_repeats_the_request_id() {
-        let text = |refusal: Refusal| String::from_utf8(refusal.body("id-1").to_vec()).unwrap();
+        let text = |refusal: ErrorReply| String::from_utf8(refusal.body("id-1").to_vec()).unwrap();
         assert_eq!(
             text(REVOKED_TOKEN),
             r#"{"error_code":"APIGW.0307","error_msg":"The token must be updated","request_id":"id-1"}"#

@@ -10,10 +10,10 @@ use std::time::{Duration, SystemTime};
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderValue, Method};
 
-use super::errors::{self, Refusal};
-use super::tokens::{Bearer, Standing};
+use super::errors::{self, ErrorReply};
+use super::tokens::{Bearer, TokenState};
 use crate::signing::ring::{self, KeyRing, leaves_body_unsigned};
-use crate::signing::{self, Authorization, Payload, Projects, Target, X_PROJECT_ID};
+use crate::signing::{self, Authorization, Payload, Projects, SignedTarget, X_PROJECT_ID};
 
 /// How many failures in a row a key survives.
 const FAILURES_ALLOWED: u32 = 5;
@@ -29,7 +29,7 @@ const ALPHABET: &[u8; 32] = b"ABCDEFGHJKLMNPQRSTUVWXYZ23456789";
 
 /// An access key as its owner has it; `Debug` leaves the secrets out.
 #[derive(Clone, PartialEq, Eq)]
-pub struct AccessKey {
+pub struct IssuedKey {
     /// Its id, which is public.
     pub id: String,
     /// What it signs with.
@@ -38,17 +38,17 @@ pub struct AccessKey {
     pub security_token: Option<String>,
 }
 
-impl fmt::Debug for AccessKey {
+impl fmt::Debug for IssuedKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "AccessKey({})", self.id)
+        write!(f, "IssuedKey({})", self.id)
     }
 }
 
 /// A signed request, as it arrived.
 #[derive(Clone, Copy)]
-pub(super) struct Signed<'a> {
+pub(super) struct SignedRequest<'a> {
     pub(super) method: &'a Method,
-    pub(super) target: Target<'a>,
+    pub(super) target: SignedTarget<'a>,
     pub(super) headers: &'a HeaderMap,
     pub(super) body: &'a [u8],
 }
@@ -74,10 +74,10 @@ impl Row {
     }
 }
 
-struct Known {
+struct KeyRecord {
     ring: KeyRing,
     bearer: Bearer,
-    standing: Standing,
+    standing: TokenState,
     row: Row,
 }
 
@@ -85,7 +85,7 @@ struct Known {
 pub(super) struct Keys {
     seed: [u8; 32],
     created: u64,
-    known: HashMap<String, Known>,
+    known: HashMap<String, KeyRecord>,
     /// By a hash of what they are called: a name can be as long as a head.
     strangers: HashMap<blake3::Hash, Row>,
     failures: usize,
@@ -98,14 +98,14 @@ impl Keys {
     }
 
     /// Creates a key for a project.
-    pub(super) fn create(&mut self, project_id: &str, is_temporary: bool) -> AccessKey {
+    pub(super) fn create(&mut self, project_id: &str, is_temporary: bool) -> IssuedKey {
         self.created += 1;
         let mut bytes = [0; 20 + 40 + 400];
         blake3::Hasher::new_keyed(&self.seed).update(&self.created.to_le_bytes()).finalize_xof().fill(&mut bytes);
         let text: String = bytes.iter().map(|byte| char::from(ALPHABET[usize::from(byte % 32)])).collect();
         let (id, rest) = text.split_at(20);
         let (secret, token) = rest.split_at(40);
-        let key = AccessKey {
+        let key = IssuedKey {
             id: id.to_owned(),
             secret: secret.to_ascii_lowercase(),
             security_token: is_temporary.then(|| token.to_owned()),
@@ -115,21 +115,21 @@ impl Keys {
     }
 
     /// Makes a key known that has been created elsewhere.
-    pub(super) fn add(&mut self, project_id: &str, key: &AccessKey) {
+    pub(super) fn add(&mut self, project_id: &str, key: &IssuedKey) {
         // One that is no header's value is nobody's token, so nobody will ever present it.
         let token = key.security_token.as_ref().and_then(|token| HeaderValue::try_from(token).ok());
         let ring = signing::AccessKey::new(key.id.clone(), key.secret.as_bytes(), token, Projects::Any);
-        let known = Known {
+        let known = KeyRecord {
             ring: KeyRing::new([ring]),
             bearer: Bearer::of(project_id),
-            standing: Standing::Valid,
+            standing: TokenState::Valid,
             row: Row::default(),
         };
         self.known.insert(key.id.clone(), known);
     }
 
     /// Changes what a key is worth.
-    pub(super) fn judge(&mut self, id: &str, standing: Standing) {
+    pub(super) fn judge(&mut self, id: &str, standing: TokenState) {
         if let Some(key) = self.known.get_mut(id) {
             key.standing = standing;
         }
@@ -175,7 +175,7 @@ impl Keys {
     }
 
     /// Whoever has signed a request, if the signature is good and the key is not locked.
-    pub(super) fn check(&mut self, request: Signed<'_>, now: SystemTime) -> Result<Bearer, Refusal> {
+    pub(super) fn check(&mut self, request: SignedRequest<'_>, now: SystemTime) -> Result<Bearer, ErrorReply> {
         let said = request.headers.get(AUTHORIZATION).and_then(Authorization::read);
         let Some(id) = said.map(|said| said.access) else {
             // Another scheme, or another spelling: nobody's.
@@ -200,16 +200,16 @@ impl Keys {
         let (bearer, standing) = verdict?;
         let project = request.headers.get(X_PROJECT_ID);
         match standing {
-            Standing::Denied => Err(errors::DENIED),
+            TokenState::Denied => Err(errors::DENIED),
             _ if project.is_some_and(|project| project != &*bearer.project_id) => Err(errors::OTHER_PROJECT),
             _ => Ok(bearer),
         }
     }
 }
 
-fn verify(key: &Known, request: Signed<'_>, now: SystemTime) -> Result<(Bearer, Standing), Refusal> {
-    let Signed { method, target, headers, body } = request;
-    if matches!(key.standing, Standing::Expired | Standing::Revoked) {
+fn verify(key: &KeyRecord, request: SignedRequest<'_>, now: SystemTime) -> Result<(Bearer, TokenState), ErrorReply> {
+    let SignedRequest { method, target, headers, body } = request;
+    if matches!(key.standing, TokenState::Expired | TokenState::Revoked) {
         return Err(errors::BAD_SIGNATURE);
     }
     let payload = if leaves_body_unsigned(headers) { Ok(Payload::unsigned()) } else { ring::payload(headers, body) };
@@ -217,7 +217,7 @@ fn verify(key: &Known, request: Signed<'_>, now: SystemTime) -> Result<(Bearer, 
     let examined = claim.examine(headers, now);
     let verdict = payload.and_then(|payload| examined?.verify(method, target, payload));
     verdict.map(|_| (key.bearer.clone(), key.standing)).map_err(|refusal| match refusal {
-        ring::Refusal::Skew => errors::EXPIRED_SIGNATURE,
+        ring::SignatureRejection::Skew => errors::EXPIRED_SIGNATURE,
         _ => errors::BAD_SIGNATURE,
     })
 }

@@ -8,7 +8,7 @@ use percent_encoding::percent_decode_str;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::errors::{self, Refusal};
+use super::errors::{self, ErrorReply};
 use super::products::{self, Product};
 use crate::catalogue::{Operation, Service};
 
@@ -33,7 +33,7 @@ pub(super) fn language(headers: &HeaderMap) -> Language {
 
 /// What an answer depends on besides the query.
 #[derive(Clone, Copy)]
-pub(super) struct View {
+pub(super) struct ListContext {
     /// The version of the catalogue.
     pub(super) version: u32,
     /// Whether the first match of every list is hidden.
@@ -51,18 +51,18 @@ struct ProductList<'a> {
     architecture: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     total_count: Option<usize>,
-    products: Vec<Listed<'a>>,
+    products: Vec<ListedProduct<'a>>,
 }
 
 #[derive(Serialize)]
-struct Listed<'a> {
+struct ListedProduct<'a> {
     descriptions: Cow<'a, str>,
     #[serde(flatten)]
     fields: &'a Map<String, Value>,
 }
 
-impl<'a> Listed<'a> {
-    fn new(product: &'a Product, view: View) -> Self {
+impl<'a> ListedProduct<'a> {
+    fn new(product: &'a Product, view: ListContext) -> Self {
         let text = match view.language {
             Language::English => &product.english,
             Language::Chinese => &product.chinese,
@@ -79,8 +79,8 @@ impl<'a> Listed<'a> {
 ///
 /// # Errors
 /// When `limit` or `offset` is out of its range.
-pub(super) fn body(operation: &Operation, query: &str, view: View) -> Result<Bytes, Refusal> {
-    let query = Query::of(operation, query);
+pub(super) fn body(operation: &Operation, query: &str, view: ListContext) -> Result<Bytes, ErrorReply> {
+    let query = ListQuery::of(operation, query);
     let limit = query.number("limit", MAX_LIMIT, MAX_LIMIT)?;
     let offset = query.number("offset", 0, MAX_OFFSET)?;
     let matching: Vec<_> = products::of(&operation.name)
@@ -96,7 +96,7 @@ pub(super) fn body(operation: &Operation, query: &str, view: View) -> Result<Byt
         availability_zone: query.value("availability_zone"),
         architecture: query.value("architecture").filter(|_| agile),
         total_count: (operation.service == Service::Workspace).then_some(matching.len()),
-        products: matching.iter().skip(offset).take(limit).map(|product| Listed::new(product, view)).collect(),
+        products: matching.iter().skip(offset).take(limit).map(|product| ListedProduct::new(product, view)).collect(),
     };
     // Strings, numbers and string keys: this can't fail.
     Ok(serde_json::to_vec(&list).unwrap_or_default().into())
@@ -104,11 +104,11 @@ pub(super) fn body(operation: &Operation, query: &str, view: View) -> Result<Byt
 
 /// The documented parameters of a query, decoded the way servers do. Others are ignored, and so is
 /// all but the first of a repeated name.
-pub(super) struct Query<'a> {
+pub(super) struct ListQuery<'a> {
     values: Vec<(&'a str, Cow<'a, str>)>,
 }
 
-impl<'a> Query<'a> {
+impl<'a> ListQuery<'a> {
     pub(super) fn of(operation: &'a Operation, raw: &'a str) -> Self {
         let pairs: Vec<_> = raw
             .split('&')
@@ -127,7 +127,7 @@ impl<'a> Query<'a> {
         self.values.iter().find(|(known, _)| *known == name).map(|(_, value)| value.as_ref())
     }
 
-    fn number(&self, name: &str, default: usize, max: usize) -> Result<usize, Refusal> {
+    fn number(&self, name: &str, default: usize, max: usize) -> Result<usize, ErrorReply> {
         let Some(text) = self.value(name) else {
             return Ok(default);
         };
@@ -160,9 +160,9 @@ mod tests {
     use super::*;
     use crate::catalogue::{Catalogue, Origin};
 
-    const VIEW: View = View { version: 0, narrow: false, language: Language::English };
+    const VIEW: ListContext = ListContext { version: 0, narrow: false, language: Language::English };
 
-    fn asked(path: &str, query: &str, view: View) -> Result<Value, Refusal> {
+    fn asked(path: &str, query: &str, view: ListContext) -> Result<Value, ErrorReply> {
         let origin = || Origin::new(Scheme::HTTP, Authority::from_static("127.0.0.1:1"));
         let catalogue = Catalogue::new(origin(), origin(), Vec::new());
         let (operation, _) = catalogue.operation(path).unwrap();
@@ -287,11 +287,17 @@ mod tests {
         assert_eq!((chinese, language(&HeaderMap::new())), (Language::Chinese, Language::English));
         for path in [PRODUCTS, SHARER, V1] {
             let usual = asked(path, "", VIEW);
-            for view in [View { version: 1, ..VIEW }, View { narrow: true, ..VIEW }, View { language: chinese, ..VIEW }]
-            {
+            for view in [
+                ListContext { version: 1, ..VIEW },
+                ListContext { narrow: true, ..VIEW },
+                ListContext { language: chinese, ..VIEW },
+            ] {
                 assert_ne!(asked(path, "", view), usual);
             }
-            assert_ne!(asked(path, "", View { version: 1, ..VIEW }), asked(path, "", View { version: 2, ..VIEW }));
+            assert_ne!(
+                asked(path, "", ListContext { version: 1, ..VIEW }),
+                asked(path, "", ListContext { version: 2, ..VIEW })
+            );
         }
     }
 }

@@ -59,13 +59,13 @@ impl fmt::Debug for Seen {
 
 /// Requests in order of arrival.
 #[derive(Default)]
-pub(super) struct Log {
+pub(super) struct RequestLog {
     seen: Mutex<VecDeque<Seen>>,
     /// Changed under the lock of `seen`, so that neither is ahead of the other.
     count: watch::Sender<usize>,
 }
 
-impl Log {
+impl RequestLog {
     pub(super) fn record(&self, request: Seen) {
         let mut seen = self.seen.lock();
         if seen.len() == REMEMBERED {
@@ -119,7 +119,7 @@ mod tests {
 
     #[test]
     fn the_oldest_are_forgotten_but_counted() {
-        let log = Log::default();
+        let log = RequestLog::default();
         for _ in 0..=REMEMBERED {
             log.record(request());
         }

@@ -44,13 +44,13 @@ use crate::clock::Clock;
 use crate::random::Random;
 use crate::request::id::RequestIds;
 use crate::sync::{Mutex, MutexGuard};
-use behaviour::{Behaviour, Held};
-pub use keys::AccessKey;
+use behaviour::{Barrier, Behaviour};
+pub use keys::IssuedKey;
 use keys::Keys;
-use log::Log;
+use log::RequestLog;
 pub(crate) use log::Seen;
-use server::State;
-use tokens::{Standing, Tokens};
+use server::SimulatorState;
+use tokens::{TokenState, Tokens};
 
 /// A running pair of upstream services. Clones are handles to the same pair, which stops when the
 /// last one is dropped.
@@ -59,17 +59,17 @@ use tokens::{Standing, Tokens};
 /// waiting at the barrier meets what is said before [`release`](Self::release).
 #[derive(Clone)]
 pub struct Simulator {
-    shared: Arc<Shared>,
+    shared: Arc<SimulatorInner>,
 }
 
-struct Shared {
-    state: Arc<State>,
+struct SimulatorInner {
+    state: Arc<SimulatorState>,
     listeners: Mutex<Vec<JoinHandle<()>>>,
     /// The addresses of those that were shut down, kept from anybody else.
     vacant: Mutex<Vec<(Service, TcpSocket)>>,
 }
 
-impl Drop for Shared {
+impl Drop for SimulatorInner {
     fn drop(&mut self) {
         self.listeners.lock().iter().for_each(JoinHandle::abort);
     }
@@ -85,16 +85,16 @@ impl Simulator {
         let appstream = TcpListener::bind(("127.0.0.1", 0)).await?;
         let mut catalogue = Catalogue::new(origin(&workspace)?, origin(&appstream)?, Vec::new());
         others::add_to(&mut catalogue)?;
-        let state = Arc::new(State {
+        let state = Arc::new(SimulatorState {
             catalogue,
             behaviour: Mutex::default(),
             tokens: Mutex::new(Tokens::new(Random::System.key("tokens")?)),
             keys: Mutex::new(Keys::new(Random::System.key("access keys")?)),
             date: Mutex::new(Arc::new(|| Clock::System.date())),
-            log: Log::default(),
+            log: RequestLog::default(),
             ids: RequestIds::new(Random::System.key("request ids")?),
         });
-        let shared = Arc::new(Shared { state, listeners: Mutex::default(), vacant: Mutex::default() });
+        let shared = Arc::new(SimulatorInner { state, listeners: Mutex::default(), vacant: Mutex::default() });
         let simulator = Self { shared };
         simulator.listen(Service::Workspace, workspace);
         simulator.listen(Service::AppStream, appstream);
@@ -173,17 +173,17 @@ impl Simulator {
     }
 
     /// Creates an access key for a project, one that doesn't expire. No two are equal.
-    pub fn access_key(&self, project_id: &str) -> AccessKey {
+    pub fn access_key(&self, project_id: &str) -> IssuedKey {
         self.keys().create(project_id, false)
     }
 
     /// Creates temporary credentials for a project: a key with a security token.
-    pub fn temporary_access_key(&self, project_id: &str) -> AccessKey {
+    pub fn temporary_access_key(&self, project_id: &str) -> IssuedKey {
         self.keys().create(project_id, true)
     }
 
     /// Makes an access key known that was created elsewhere.
-    pub fn add_access_key(&self, project_id: &str, key: &AccessKey) {
+    pub fn add_access_key(&self, project_id: &str, key: &IssuedKey) {
         self.keys().add(project_id, key);
     }
 
@@ -191,22 +191,22 @@ impl Simulator {
 
     /// From now on this credential has expired: 401.
     pub fn expire(&self, credential: &str) {
-        self.judge(credential, Standing::Expired);
+        self.judge(credential, TokenState::Expired);
     }
 
     /// From now on this credential is revoked: 401, for a token with another code.
     pub fn revoke(&self, credential: &str) {
-        self.judge(credential, Standing::Revoked);
+        self.judge(credential, TokenState::Revoked);
     }
 
     /// From now on this credential's user lacks the permission: 403.
     pub fn deny(&self, credential: &str) {
-        self.judge(credential, Standing::Denied);
+        self.judge(credential, TokenState::Denied);
     }
 
     /// Makes the credential valid again.
     pub fn restore(&self, credential: &str) {
-        self.judge(credential, Standing::Valid);
+        self.judge(credential, TokenState::Valid);
     }
 
     /// From now on who presents this is shown a smaller catalogue: every product list lacks its first match.
@@ -215,7 +215,7 @@ impl Simulator {
         self.keys().narrow_view(credential);
     }
 
-    fn judge(&self, credential: &str, standing: Standing) {
+    fn judge(&self, credential: &str, standing: TokenState) {
         self.shared.state.tokens.lock().judge(credential, standing);
         self.keys().judge(credential, standing);
     }
@@ -279,32 +279,32 @@ impl Simulator {
 
     /// Raises a barrier: requests that arrive are recorded and then wait for [`release`](Self::release).
     pub fn hold(&self) {
-        self.behaviour().hold(Held::Everyone);
+        self.behaviour().hold(Barrier::Everyone);
     }
 
     /// Lets all who wait there go on, and later ones pass.
     pub fn release(&self) {
-        self.behaviour().release(&Held::Everyone);
+        self.behaviour().release(&Barrier::Everyone);
     }
 
     /// Raises a barrier for those alone who present this credential.
     pub fn hold_token(&self, token: &str) {
-        self.behaviour().hold(Held::Token(token.to_owned()));
+        self.behaviour().hold(Barrier::Token(token.to_owned()));
     }
 
     /// Lets them go on.
     pub fn release_token(&self, token: &str) {
-        self.behaviour().release(&Held::Token(token.to_owned()));
+        self.behaviour().release(&Barrier::Token(token.to_owned()));
     }
 
     /// Raises a barrier for those alone who ask for this path and query.
     pub fn hold_target(&self, target: &str) {
-        self.behaviour().hold(Held::Target(target.to_owned()));
+        self.behaviour().hold(Barrier::Target(target.to_owned()));
     }
 
     /// Lets them go on.
     pub fn release_target(&self, target: &str) {
-        self.behaviour().release(&Held::Target(target.to_owned()));
+        self.behaviour().release(&Barrier::Target(target.to_owned()));
     }
 
     /// Publishes a new version of the catalogue: every list that has products changes.

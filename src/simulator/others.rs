@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde_json::{Value, json};
 
-use super::list::{Query, View};
+use super::list::{ListContext, ListQuery};
 use crate::catalogue::{Catalogue, Operation, Parameter, Service};
 
 /// Name, path and query parameters, as documented.
@@ -41,8 +41,8 @@ pub(super) fn add_to(catalogue: &mut Catalogue) -> io::Result<()> {
 }
 
 /// The body of the answer to one of these operations; `None` if it is another.
-pub(super) fn body(operation: &Arc<Operation>, query: &str, view: View) -> Option<Bytes> {
-    let query = Query::of(operation, query);
+pub(super) fn body(operation: &Arc<Operation>, query: &str, view: ListContext) -> Option<Bytes> {
+    let query = ListQuery::of(operation, query);
     let body = match &*operation.name {
         "ListAvailabilityZones" => zones(view),
         "ListVolumeProductInfo" => volumes(&query, view),
@@ -52,11 +52,11 @@ pub(super) fn body(operation: &Arc<Operation>, query: &str, view: View) -> Optio
 }
 
 /// What changes with the catalogue is told by names.
-fn revised(name: &str, view: View) -> String {
+fn revised(name: &str, view: ListContext) -> String {
     if view.version == 0 { name.to_owned() } else { format!("{name} | r{}", view.version) }
 }
 
-fn zones(view: View) -> Value {
+fn zones(view: ListContext) -> Value {
     let zones = ZONES.iter().skip(usize::from(view.narrow)).map(|(letter, english, chinese)| {
         json!({
             "availability_zone": format!("cn-north-4{letter}"),
@@ -72,7 +72,7 @@ fn zones(view: View) -> Value {
     json!({ "total_count": zones.len(), "availability_zones": zones })
 }
 
-fn volumes(query: &Query<'_>, view: View) -> Value {
+fn volumes(query: &ListQuery<'_>, view: ListContext) -> Value {
     // Types are separated by commas.
     let is_asked_for =
         |kind: &str| query.value("volume_type").is_none_or(|kinds| kinds.split(',').any(|one| one == kind));
@@ -104,9 +104,9 @@ mod tests {
     use super::*;
     use crate::simulator::list::Language;
 
-    const VIEW: View = View { version: 0, narrow: false, language: Language::English };
+    const VIEW: ListContext = ListContext { version: 0, narrow: false, language: Language::English };
 
-    fn asked(path: &str, query: &str, view: View) -> Value {
+    fn asked(path: &str, query: &str, view: ListContext) -> Value {
         let mut catalogue = Catalogue::for_tests(Vec::new());
         add_to(&mut catalogue).unwrap();
         let (operation, _) = catalogue.operation(path).unwrap();
@@ -119,8 +119,8 @@ mod tests {
         {
             let all = asked(path, "", VIEW);
             assert_eq!(all[field].as_array().unwrap().len(), 3);
-            assert_ne!(asked(path, "", View { version: 1, ..VIEW }), all);
-            assert_eq!(asked(path, "", View { narrow: true, ..VIEW })[field].as_array().unwrap().len(), 2);
+            assert_ne!(asked(path, "", ListContext { version: 1, ..VIEW }), all);
+            assert_eq!(asked(path, "", ListContext { narrow: true, ..VIEW })[field].as_array().unwrap().len(), 2);
         }
     }
 

@@ -21,10 +21,10 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
 use super::behaviour::{Behaviour, Forced};
-use super::errors::{self, Refusal};
-use super::keys::{Keys, Signed};
-use super::list::{self, View};
-use super::log::{Log, Seen};
+use super::errors::{self, ErrorReply};
+use super::keys::{Keys, SignedRequest};
+use super::list::{self, ListContext};
+use super::log::{RequestLog, Seen};
 use super::others;
 use super::tokens::{Bearer, Tokens};
 use crate::catalogue::{Catalogue, Operation, Service};
@@ -46,17 +46,17 @@ const MAX_BODY: usize = 12 * 1024 * 1024;
 type AnyBody = UnsyncBoxBody<Bytes, io::Error>;
 
 /// What all connections of a simulator share.
-pub(super) struct State {
+pub(super) struct SimulatorState {
     pub(super) catalogue: Catalogue,
     pub(super) behaviour: Mutex<Behaviour>,
     pub(super) tokens: Mutex<Tokens>,
     pub(super) keys: Mutex<Keys>,
     pub(super) date: Mutex<Arc<dyn Fn() -> SystemTime + Send + Sync>>,
-    pub(super) log: Log,
+    pub(super) log: RequestLog,
     pub(super) ids: RequestIds,
 }
 
-impl State {
+impl SimulatorState {
     /// What signatures are held against.
     pub(super) fn date(&self) -> SystemTime {
         let date = Arc::clone(&self.date.lock());
@@ -65,7 +65,7 @@ impl State {
 }
 
 /// Accepts connections until dropped, which closes them all.
-pub(super) async fn listen(state: Arc<State>, service: Service, listener: TcpListener) {
+pub(super) async fn listen(state: Arc<SimulatorState>, service: Service, listener: TcpListener) {
     let mut connections = JoinSet::new();
     loop {
         match listener.accept().await {
@@ -83,7 +83,7 @@ pub(super) async fn listen(state: Arc<State>, service: Service, listener: TcpLis
 }
 
 /// Serves one connection until it closes.
-pub(super) async fn serve<IO>(state: Arc<State>, service: Service, stream: IO)
+pub(super) async fn serve<IO>(state: Arc<SimulatorState>, service: Service, stream: IO)
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -94,9 +94,9 @@ where
 }
 
 /// The path of one request. An error closes the connection without an answer.
-async fn answer(state: &State, service: Service, request: Request<Incoming>) -> io::Result<Response<AnyBody>> {
+async fn answer(state: &SimulatorState, service: Service, request: Request<Incoming>) -> io::Result<Response<AnyBody>> {
     let (head, body) = request.into_parts();
-    // Asked for before the arrival is announced: who raises a barrier on seeing this request means the next.
+    // Lookup for before the arrival is announced: who raises a barrier on seeing this request means the next.
     let seen = seen(service, &head, &body);
     let barriers = state.behaviour.lock().barriers(&seen.target, &seen.headers);
     state.log.record(seen);
@@ -133,7 +133,12 @@ fn seen(service: Service, head: &Parts, body: &Incoming) -> Seen {
 }
 
 /// What the service itself makes of a request.
-async fn ask(state: &State, service: Service, head: &Parts, body: Incoming) -> Result<Response<AnyBody>, Refusal> {
+async fn ask(
+    state: &SimulatorState,
+    service: Service,
+    head: &Parts,
+    body: Incoming,
+) -> Result<Response<AnyBody>, ErrorReply> {
     let route = route::find(&state.catalogue, &head.method, head.uri.path());
     let at_home = match &route {
         Route::Operation(operation, _) => operation.service == service,
@@ -145,7 +150,8 @@ async fn ask(state: &State, service: Service, head: &Parts, body: Incoming) -> R
     }
     let (bearer, body) = if !has_token(&head.headers) && has_signature(&head.headers) {
         let body = gather(body).await?;
-        let signed = Signed { method: &head.method, target: (&head.uri).into(), headers: &head.headers, body: &body };
+        let signed =
+            SignedRequest { method: &head.method, target: (&head.uri).into(), headers: &head.headers, body: &body };
         let now = state.date();
         (state.keys.lock().check(signed, now)?, whole(body))
     } else {
@@ -158,18 +164,18 @@ async fn ask(state: &State, service: Service, head: &Parts, body: Incoming) -> R
 }
 
 /// A body as a whole: its hash is part of what is signed.
-async fn gather(body: Incoming) -> Result<Bytes, Refusal> {
+async fn gather(body: Incoming) -> Result<Bytes, ErrorReply> {
     let whole = Limited::new(body, MAX_BODY).collect().await;
     // One that breaks off takes its connection along, and nobody is there to read the answer.
     whole.map(Collected::to_bytes).map_err(|_| errors::of_status(StatusCode::PAYLOAD_TOO_LARGE))
 }
 
 fn list_products(
-    state: &State,
+    state: &SimulatorState,
     operation: &Arc<Operation>,
     bearer: &Bearer,
     head: &Parts,
-) -> Result<Response<AnyBody>, Refusal> {
+) -> Result<Response<AnyBody>, ErrorReply> {
     if bearer.project_id != operation.template.project_id(head.uri.path()) {
         return Err(errors::OTHER_PROJECT);
     }
@@ -177,7 +183,7 @@ fn list_products(
         let behaviour = state.behaviour.lock();
         (behaviour.version, behaviour.body.clone(), behaviour.truncate)
     };
-    let view = View { version, narrow: bearer.narrow_view, language: list::language(&head.headers) };
+    let view = ListContext { version, narrow: bearer.narrow_view, language: list::language(&head.headers) };
     let own = list(operation, head.uri.query().unwrap_or_default(), view)?;
     let body = instead.unwrap_or_else(|| of_project(state, own, bearer));
     let tag = tag(state, &body);
@@ -192,13 +198,13 @@ fn list_products(
     Ok(response)
 }
 
-fn list(operation: &Arc<Operation>, query: &str, view: View) -> Result<Bytes, Refusal> {
+fn list(operation: &Arc<Operation>, query: &str, view: ListContext) -> Result<Bytes, ErrorReply> {
     others::body(operation, query, view).map_or_else(|| list::body(operation, query, view), Ok)
 }
 
 /// What the bearer of a good credential is shown at a path and query by a version of the catalogue.
 pub(super) fn product_list(
-    state: &State,
+    state: &SimulatorState,
     target: &str,
     headers: &HeaderMap,
     bearer: &Bearer,
@@ -206,12 +212,12 @@ pub(super) fn product_list(
 ) -> Option<Bytes> {
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
     let Route::Operation(operation, _) = route::find(&state.catalogue, &Method::GET, path) else { return None };
-    let view = View { version, narrow: bearer.narrow_view, language: list::language(headers) };
+    let view = ListContext { version, narrow: bearer.narrow_view, language: list::language(headers) };
     Some(of_project(state, list(operation, query, view).ok()?, bearer))
 }
 
 /// The list, which names the project if it is to.
-fn of_project(state: &State, list: Bytes, bearer: &Bearer) -> Bytes {
+fn of_project(state: &SimulatorState, list: Bytes, bearer: &Bearer) -> Bytes {
     if !state.behaviour.lock().names_projects {
         return list;
     }
@@ -220,7 +226,7 @@ fn of_project(state: &State, list: Bytes, bearer: &Bearer) -> Bytes {
 }
 
 /// The tag of a list, if they are to have some.
-fn tag(state: &State, list: &Bytes) -> Option<HeaderValue> {
+fn tag(state: &SimulatorState, list: &Bytes) -> Option<HeaderValue> {
     let has_tag = state.behaviour.lock().tags_lists;
     has_tag.then(|| HeaderValue::try_from(format!("\"{}\"", blake3::hash(list).to_hex())).ok())?
 }
@@ -234,7 +240,7 @@ fn echo(head: &Parts, body: AnyBody) -> Response<AnyBody> {
     response
 }
 
-fn refuse(refusal: &Refusal, request_id: &str) -> Response<AnyBody> {
+fn refuse(refusal: &ErrorReply, request_id: &str) -> Response<AnyBody> {
     let mut response = Response::new(whole(refusal.body(request_id)));
     *response.status_mut() = refusal.status;
     if refusal.status == StatusCode::UNAUTHORIZED {
@@ -246,7 +252,7 @@ fn refuse(refusal: &Refusal, request_id: &str) -> Response<AnyBody> {
 }
 
 /// The headers of every answer, and those asked for.
-fn dress(state: &State, response: &mut Response<AnyBody>, request_id: &str) {
+fn dress(state: &SimulatorState, response: &mut Response<AnyBody>, request_id: &str) {
     let headers = response.headers_mut();
     if let Entry::Vacant(content_type) = headers.entry(CONTENT_TYPE) {
         content_type.insert(JSON);

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use http::HeaderMap;
 
-use super::errors::{self, Refusal};
+use super::errors::{self, ErrorReply};
 use crate::request::caller::X_AUTH_TOKEN;
 
 /// About as long as the tokens of an ordinary account.
@@ -15,7 +15,7 @@ const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwx
 
 /// What a token or an access key is worth.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Standing {
+pub(super) enum TokenState {
     Valid,
     Expired,
     Revoked,
@@ -40,7 +40,7 @@ impl Bearer {
 /// What is known about a token.
 struct Token {
     bearer: Bearer,
-    standing: Standing,
+    standing: TokenState,
 }
 
 /// All tokens issued.
@@ -61,13 +61,13 @@ impl Tokens {
         let mut bytes = vec![0; length];
         blake3::Hasher::new_keyed(&self.seed).update(&self.issued.to_le_bytes()).finalize_xof().fill(&mut bytes);
         let text: String = bytes.iter().map(|byte| char::from(ALPHABET[usize::from(byte % 64)])).collect();
-        let token = Token { bearer: Bearer::of(project_id), standing: Standing::Valid };
+        let token = Token { bearer: Bearer::of(project_id), standing: TokenState::Valid };
         self.known.insert(text.clone(), token);
         text
     }
 
     /// Changes what a token is worth. One that was never issued stays worthless.
-    pub(super) fn judge(&mut self, token: &str, standing: Standing) {
+    pub(super) fn judge(&mut self, token: &str, standing: TokenState) {
         if let Some(token) = self.known.get_mut(token) {
             token.standing = standing;
         }
@@ -85,14 +85,14 @@ impl Tokens {
     }
 
     /// Whoever presents a request's token, if that is good.
-    pub(super) fn check(&self, headers: &HeaderMap) -> Result<Bearer, Refusal> {
+    pub(super) fn check(&self, headers: &HeaderMap) -> Result<Bearer, ErrorReply> {
         let text = headers.get(X_AUTH_TOKEN).filter(|value| !value.is_empty()).ok_or(errors::NO_TOKEN)?;
         let known = text.to_str().ok().and_then(|text| self.known.get(text)).ok_or(errors::UNKNOWN_TOKEN)?;
         match known.standing {
-            Standing::Valid => Ok(known.bearer.clone()),
-            Standing::Expired => Err(errors::EXPIRED_TOKEN),
-            Standing::Revoked => Err(errors::REVOKED_TOKEN),
-            Standing::Denied => Err(errors::DENIED),
+            TokenState::Valid => Ok(known.bearer.clone()),
+            TokenState::Expired => Err(errors::EXPIRED_TOKEN),
+            TokenState::Revoked => Err(errors::REVOKED_TOKEN),
+            TokenState::Denied => Err(errors::DENIED),
         }
     }
 }
@@ -122,16 +122,16 @@ mod tests {
         let mut tokens = Tokens::new([7; 32]);
         let token = tokens.issue("p", 100);
         for (standing, refusal) in [
-            (Standing::Expired, errors::EXPIRED_TOKEN),
-            (Standing::Revoked, errors::REVOKED_TOKEN),
-            (Standing::Denied, errors::DENIED),
+            (TokenState::Expired, errors::EXPIRED_TOKEN),
+            (TokenState::Revoked, errors::REVOKED_TOKEN),
+            (TokenState::Denied, errors::DENIED),
         ] {
             tokens.judge(&token, standing);
             assert_eq!(tokens.check(&presenting(&token)), Err(refusal));
         }
-        tokens.judge(&token, Standing::Valid);
+        tokens.judge(&token, TokenState::Valid);
         assert!(tokens.check(&presenting(&token)).is_ok());
-        tokens.judge("never issued", Standing::Valid);
+        tokens.judge("never issued", TokenState::Valid);
         assert_eq!(tokens.check(&presenting("never issued")), Err(errors::UNKNOWN_TOKEN));
     }
 

@@ -33,18 +33,18 @@ impl Metrics {
             "Times that the memory budget had no room. A rise: clients send or leave unread more than the gateway may \
              hold; look at workspace_gateway_memory_used_bytes for what.",
         )?;
-        self.register(Box::new(Figures { budget, limit, used, refused }))
+        self.register(Box::new(BudgetUsage { budget, limit, used, refused }))
     }
 }
 
-struct Figures {
+struct BudgetUsage {
     budget: Arc<Budget>,
     limit: IntGauge,
     used: IntGaugeVec,
     refused: IntCounter,
 }
 
-impl Collector for Figures {
+impl Collector for BudgetUsage {
     fn desc(&self) -> Vec<&Desc> {
         let mut desc = self.limit.desc();
         desc.extend(self.used.desc());

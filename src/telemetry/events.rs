@@ -16,7 +16,7 @@ use crate::sync::{Mutex, MutexGuard};
 
 mod lines;
 
-use lines::{Bound, Line};
+use lines::{Bound, EventLine};
 
 /// How many are remembered of each kind.
 const MAX_OF_A_KIND: usize = 16;
@@ -91,7 +91,7 @@ impl Event {
 
 /// Something that happens.
 #[derive(Clone, Debug)]
-pub struct Happening<'h> {
+pub struct NewEvent<'h> {
     event: Event,
     what: Cow<'static, str>,
     scope: Option<&'h Scope>,
@@ -107,7 +107,7 @@ struct Detail {
     changed: Option<String>,
 }
 
-impl<'h> Happening<'h> {
+impl<'h> NewEvent<'h> {
     /// Something that happens everywhere.
     pub fn new(event: Event, what: impl Into<Cow<'static, str>>) -> Self {
         Self { event, what: what.into(), scope: None, service: None, ended: None, detail: Detail::default() }
@@ -149,7 +149,7 @@ impl<'h> Happening<'h> {
 
 /// Something that has happened, perhaps several times.
 #[derive(Clone, Debug)]
-pub struct Noted {
+pub struct EventRow {
     /// What kind of thing.
     pub event: Event,
     /// In words.
@@ -168,7 +168,7 @@ pub struct Noted {
     pub count: u64,
 }
 
-impl Noted {
+impl EventRow {
     fn is_same(&self, other: &Self) -> bool {
         (self.event, &self.what, self.service, &self.operation, &self.project)
             == (other.event, &other.what, other.service, &other.operation, &other.project)
@@ -177,7 +177,7 @@ impl Noted {
 
 /// An event, and what of it is not logged yet.
 struct Remembered {
-    noted: Noted,
+    noted: EventRow,
     logged_at: Option<Instant>,
     /// How often it has happened since its previous line. For one that ends another: the failures in those.
     unlogged: u64,
@@ -192,11 +192,11 @@ impl Remembered {
     }
 
     /// The line about what is not logged yet.
-    fn line(&mut self, now: Instant) -> Line {
+    fn line(&mut self, now: Instant) -> EventLine {
         let since_previous = self.logged_at.map(|at| now.saturating_duration_since(at));
-        let Noted { event, ref what, service, ref operation, ref project, .. } = self.noted;
+        let EventRow { event, ref what, service, ref operation, ref project, .. } = self.noted;
         self.logged_at = Some(now);
-        Line {
+        EventLine {
             event,
             what: what.clone(),
             service,
@@ -210,17 +210,17 @@ impl Remembered {
 }
 
 #[derive(Default)]
-struct State {
+struct EventHistory {
     /// The latest first.
     recent: VecDeque<Remembered>,
     bounds: Vec<Bound>,
 }
 
-impl State {
+impl EventHistory {
     /// Notes something. Says what is to be logged.
-    fn note(&mut self, happening: Happening<'_>, date: SystemTime, now: Instant) -> Vec<Line> {
-        let Happening { event, what, scope, service, ended, detail } = happening;
-        let noted = Noted {
+    fn note(&mut self, happening: NewEvent<'_>, date: SystemTime, now: Instant) -> Vec<EventLine> {
+        let NewEvent { event, what, scope, service, ended, detail } = happening;
+        let noted = EventRow {
             event,
             what,
             service,
@@ -259,8 +259,8 @@ impl State {
     }
 
     /// What has waited long enough, and what was left out.
-    fn due(&mut self, now: Instant) -> Vec<Line> {
-        let mut lines: Vec<Line> = self.bounds.iter_mut().filter_map(|bound| bound.left_out(now)).collect();
+    fn due(&mut self, now: Instant) -> Vec<EventLine> {
+        let mut lines: Vec<EventLine> = self.bounds.iter_mut().filter_map(|bound| bound.left_out(now)).collect();
         for place in (0..self.recent.len()).rev() {
             lines.extend(self.log(place, now));
         }
@@ -268,15 +268,15 @@ impl State {
     }
 
     /// What has not waited long enough, and what was left out. It is no more than what is remembered, and a line for each kind.
-    fn rest(&mut self, now: Instant) -> Vec<Line> {
+    fn rest(&mut self, now: Instant) -> Vec<EventLine> {
         let unlogged = self.recent.iter_mut().rev().filter(|known| known.unlogged > 0);
-        let mut lines: Vec<Line> = unlogged.map(|known| known.line(now)).collect();
+        let mut lines: Vec<EventLine> = unlogged.map(|known| known.line(now)).collect();
         lines.extend(self.bounds.iter_mut().filter_map(Bound::rest));
         lines
     }
 
     /// The line about one that is remembered, if it is due and within the bound of its kind.
-    fn log(&mut self, place: usize, now: Instant) -> Option<Line> {
+    fn log(&mut self, place: usize, now: Instant) -> Option<EventLine> {
         let known = self.recent.get_mut(place).filter(|known| known.is_due(now))?;
         let (event, service) = (known.noted.event, known.noted.service);
         if !self.bound(event).takes_another(now) {
@@ -304,33 +304,33 @@ impl State {
 
 /// What has happened lately.
 #[derive(Default)]
-pub struct Events(Mutex<State>);
+pub struct Events(Mutex<EventHistory>);
 
 impl Events {
     /// Notes something that happens now, and logs it unless it is a recent repetition. `date` is for people, `now` for the
     /// bounds.
-    pub fn note(&self, happening: Happening<'_>, date: SystemTime, now: Instant) {
+    pub fn note(&self, happening: NewEvent<'_>, date: SystemTime, now: Instant) {
         let mut state = self.state();
         // Below the lock, so that lines are in the order of events. Whoever reads the log cannot stop this.
-        state.note(happening, date, now).iter().for_each(Line::write);
+        state.note(happening, date, now).iter().for_each(EventLine::write);
     }
 
     /// Logs the repetitions that have waited for [`REPEAT_INTERVAL`].
     pub fn log_due(&self, now: Instant) {
-        self.state().due(now).iter().for_each(Line::write);
+        self.state().due(now).iter().for_each(EventLine::write);
     }
 
     /// Logs all that is not logged yet, at the end of the process.
     pub fn log_rest(&self, now: Instant) {
-        self.state().rest(now).iter().for_each(Line::write);
+        self.state().rest(now).iter().for_each(EventLine::write);
     }
 
     /// All that is remembered, the latest first.
-    pub fn recent(&self) -> Vec<Noted> {
+    pub fn recent(&self) -> Vec<EventRow> {
         self.state().recent.iter().map(|known| known.noted.clone()).collect()
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, EventHistory> {
         self.0.lock()
     }
 }

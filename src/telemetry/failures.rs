@@ -12,16 +12,16 @@ use crate::sync::{Mutex, MutexGuard};
 use crate::upstream::Failure;
 
 /// A service, and why its call has failed: both are of fixed sets.
-type Kind = (Service, Failure);
+type FailureKind = (Service, Failure);
 
 #[derive(Default)]
-struct Counted {
+struct FailureCount {
     warned_at: Option<Instant>,
     /// How often it has happened since.
     since: u64,
 }
 
-impl Counted {
+impl FailureCount {
     /// Counts another. How many to warn of, if that is due.
     fn another(&mut self, now: Instant) -> Option<u64> {
         self.since += 1;
@@ -40,11 +40,11 @@ impl Counted {
 
 /// Which failures were warned of lately.
 #[derive(Default)]
-pub(crate) struct Failures(Mutex<HashMap<Kind, Counted>>);
+pub(crate) struct Failures(Mutex<HashMap<FailureKind, FailureCount>>);
 
 impl Failures {
     /// Logs a failure of a call for this request. `error` has the particulars.
-    pub(crate) fn note(&self, kind: Kind, request_id: &str, error: &dyn Display, now: Instant) {
+    pub(crate) fn note(&self, kind: FailureKind, request_id: &str, error: &dyn Display, now: Instant) {
         let (service, cause) = (kind.0.as_str(), kind.1.as_str());
         let due = self.counted().entry(kind).or_default().another(now);
         match due {
@@ -63,7 +63,7 @@ impl Failures {
         self.warn(|counted| Some(std::mem::take(&mut counted.since)).filter(|since| *since > 0));
     }
 
-    fn warn(&self, due: impl Fn(&mut Counted) -> Option<u64>) {
+    fn warn(&self, due: impl Fn(&mut FailureCount) -> Option<u64>) {
         for ((service, cause), counted) in self.counted().iter_mut() {
             if let Some(count) = due(counted) {
                 tracing::warn!(service = service.as_str(), cause = cause.as_str(), count, "upstream request failed");
@@ -71,7 +71,7 @@ impl Failures {
         }
     }
 
-    fn counted(&self) -> MutexGuard<'_, HashMap<Kind, Counted>> {
+    fn counted(&self) -> MutexGuard<'_, HashMap<FailureKind, FailureCount>> {
         self.0.lock()
     }
 }
@@ -85,7 +85,7 @@ mod tests {
 
     #[test]
     fn the_first_is_warned_of_and_then_one_a_minute_with_their_number() {
-        let (began, mut counted) = (Clock::System.now(), Counted::default());
+        let (began, mut counted) = (Clock::System.now(), FailureCount::default());
         let mut at = |second| counted.another(began + Duration::from_secs(second));
         assert_eq!([0, 1, 30, 59].map(&mut at), [Some(1), None, None, None]);
         assert_eq!([60, 61, 300, 310].map(&mut at), [Some(4), None, Some(2), None]);

@@ -29,7 +29,7 @@ pub struct Health {
 
 /// What a call has brought to light.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Turn {
+pub(crate) enum HealthChange {
     /// It fails, perhaps again.
     Fails(&'static str),
     /// It answers, which it did not before.
@@ -54,7 +54,7 @@ impl Healths {
         result: Result<StatusCode, Failure>,
         is_known: bool,
         now: Instant,
-    ) -> Option<Turn> {
+    ) -> Option<HealthChange> {
         if result.is_err_and(Failure::is_inside) {
             return None;
         }
@@ -84,9 +84,9 @@ impl Healths {
         };
         healths.insert(service, health);
         match (before, failure) {
-            (_, Some(failure)) => Some(Turn::Fails(failure)),
+            (_, Some(failure)) => Some(HealthChange::Fails(failure)),
             (Some(before), None) if was_failing => {
-                Some(Turn::Recovers { after: now.saturating_duration_since(before.since), failures })
+                Some(HealthChange::Recovers { after: now.saturating_duration_since(before.since), failures })
             }
             _ => None,
         }
@@ -120,15 +120,15 @@ mod tests {
         assert_eq!(healths.of(Service::Workspace), None);
         assert_eq!(heard(1, Ok(StatusCode::OK)), None);
         assert_eq!(heard(2, Ok(StatusCode::TOO_MANY_REQUESTS)), None);
-        assert_eq!(heard(3, Err(Failure::Connect)), Some(Turn::Fails("connect")));
+        assert_eq!(heard(3, Err(Failure::Connect)), Some(HealthChange::Fails("connect")));
         assert_eq!(heard(4, Err(Failure::Idle)), None);
         assert_eq!(heard(4, Err(Failure::Local)), None);
-        assert_eq!(heard(4, Ok(StatusCode::BAD_GATEWAY)), Some(Turn::Fails("502")));
+        assert_eq!(heard(4, Ok(StatusCode::BAD_GATEWAY)), Some(HealthChange::Fails("502")));
         let health = healths.of(Service::Workspace).unwrap();
         let at = |second| began + Duration::from_secs(second);
         assert_eq!((health.is_failing, health.since, health.last_answer), (true, at(3), Some(at(2))));
         assert_eq!(health.last_failure, Some("502"));
-        let recovers = Turn::Recovers { after: Duration::from_secs(2), failures: 2 };
+        let recovers = HealthChange::Recovers { after: Duration::from_secs(2), failures: 2 };
         assert_eq!(heard(5, Err(Failure::TooLarge)), Some(recovers));
         assert_eq!(heard(5, Ok(StatusCode::OK)), None);
         let health = healths.of(Service::Workspace).unwrap();
@@ -138,15 +138,15 @@ mod tests {
 
     #[test]
     fn who_is_not_known_tells_only_whether_there_is_a_way() {
-        let recovers = Some(Turn::Recovers { after: Duration::ZERO, failures: 1 });
+        let recovers = Some(HealthChange::Recovers { after: Duration::ZERO, failures: 1 });
         let (healths, now) = (Healths::default(), Clock::System.now());
         let heard = |result, is_known| healths.heard(Service::Workspace, result, is_known, now);
         for told in [Ok(StatusCode::OK), Ok(StatusCode::BAD_GATEWAY), Err(Failure::Broken), Err(Failure::FirstByte)] {
             assert_eq!((heard(told, false), healths.of(Service::Workspace)), (None, None), "{told:?}");
         }
-        assert_eq!(heard(Err(Failure::Connect), false), Some(Turn::Fails("connect")));
+        assert_eq!(heard(Err(Failure::Connect), false), Some(HealthChange::Fails("connect")));
         assert_eq!(heard(Ok(StatusCode::UNAUTHORIZED), false), recovers);
-        assert_eq!(heard(Err(Failure::Broken), true), Some(Turn::Fails("broken")));
+        assert_eq!(heard(Err(Failure::Broken), true), Some(HealthChange::Fails("broken")));
         assert_eq!(heard(Ok(StatusCode::UNAUTHORIZED), false), None);
         assert_eq!(heard(Ok(StatusCode::NOT_FOUND), true), recovers);
     }

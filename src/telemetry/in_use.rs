@@ -5,7 +5,7 @@ use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 
 use super::metrics::Metrics;
-use crate::cache::store::Usage;
+use crate::cache::store::StoreUsage;
 
 impl Metrics {
     /// Adds the gauges of what is in use, which are read when Prometheus asks.
@@ -13,7 +13,7 @@ impl Metrics {
     /// # Errors
     /// If they were added before.
     pub fn watch(&self, usage: impl Fn() -> InUse + Send + Sync + 'static) -> prometheus::Result<()> {
-        let gauges: Vec<(IntGauge, Reading)> = vec![
+        let gauges: Vec<(IntGauge, GaugeReader)> = vec![
             (
                 IntGauge::new(
                     "workspace_gateway_entries",
@@ -70,7 +70,7 @@ impl Metrics {
                 |usage| u64::from(usage.is_bypassing),
             ),
         ];
-        self.register(Box::new(Watched { gauges, usage }))
+        self.register(Box::new(InUseGauges { gauges, usage }))
     }
 }
 
@@ -78,7 +78,7 @@ impl Metrics {
 #[derive(Default)]
 pub struct InUse {
     /// What is kept.
-    pub store: Usage,
+    pub store: StoreUsage,
     /// How many grants live.
     pub grants: usize,
     /// How many requests wait for a flight that another began.
@@ -88,15 +88,15 @@ pub struct InUse {
 }
 
 /// What a gauge shows of what is in use.
-type Reading = fn(&InUse) -> u64;
+type GaugeReader = fn(&InUse) -> u64;
 
 /// The gauges of what is in use.
-struct Watched<F> {
-    gauges: Vec<(IntGauge, Reading)>,
+struct InUseGauges<F> {
+    gauges: Vec<(IntGauge, GaugeReader)>,
     usage: F,
 }
 
-impl<F: Fn() -> InUse + Send + Sync> Collector for Watched<F> {
+impl<F: Fn() -> InUse + Send + Sync> Collector for InUseGauges<F> {
     fn desc(&self) -> Vec<&Desc> {
         self.gauges.iter().flat_map(|(gauge, _)| gauge.desc()).collect()
     }

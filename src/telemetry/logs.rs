@@ -57,9 +57,9 @@ static QUEUE: OnceLock<Arc<Queue>> = OnceLock::new();
 
 /// A log that has begun. When this is dropped, it waits up to one second for queued lines to be written.
 #[must_use]
-pub struct Begun(());
+pub struct LogGuard(());
 
-impl Drop for Begun {
+impl Drop for LogGuard {
     fn drop(&mut self) {
         if let Some(queue) = QUEUE.get() {
             // If not all could be written, there is nobody to tell.
@@ -72,17 +72,17 @@ impl Drop for Begun {
 ///
 /// # Errors
 /// If standard error can't be duplicated, or the thread that writes can't be started.
-pub fn begin(settings: &Log) -> io::Result<Begun> {
+pub fn begin(settings: &Log) -> io::Result<LogGuard> {
     let is_coloured = is_coloured(io::stderr().is_terminal(), |name| env::var_os(name));
     let target = File::from(io::stderr().as_fd().try_clone_to_owned()?);
     // What the layer itself cannot format, it would print to standard error.
-    let lines = fmt::layer().with_writer(|| Line).with_ansi(is_coloured).log_internal_errors(false);
+    let lines = fmt::layer().with_writer(|| LogLine).with_ansi(is_coloured).log_internal_errors(false);
     let lines = match settings.format {
         LogFormat::Text => lines.fmt_fields(text::Logfmt).boxed(),
         LogFormat::Json => lines.json().flatten_event(true).boxed(),
     };
     if tracing::dispatcher::has_been_set() {
-        return Ok(Begun(()));
+        return Ok(LogGuard(()));
     }
     let queue = Arc::new(Queue::default());
     let written = Arc::clone(&queue);
@@ -99,7 +99,7 @@ pub fn begin(settings: &Log) -> io::Result<Begun> {
         set_access(settings.access);
         panic::set_hook(Box::new(panicked));
     }
-    Ok(Begun(()))
+    Ok(LogGuard(()))
 }
 
 /// Whether lines have colours: as <https://no-color.org> and <https://bixense.com/clicolors> say, on a terminal otherwise.
@@ -116,9 +116,9 @@ pub(crate) fn say(line: &str) -> bool {
 }
 
 /// Where an event is written: as a whole, for the layer writes each at once.
-struct Line;
+struct LogLine;
 
-impl Write for Line {
+impl Write for LogLine {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         if let Some(queue) = QUEUE.get() {
             queue.push(line);

@@ -10,17 +10,17 @@ use prometheus::{
     HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
-use super::figures::Figures;
 use super::logs::DroppedLines;
+use super::metrics_snapshot::MetricsSnapshot;
 use super::outcome::Outcome;
 use super::status::status_label;
+use crate::cache::backoffs::BackoffCause;
 use crate::cache::grants::Proof;
 use crate::cache::miss::Miss;
-use crate::cache::pauses::Cause;
 use crate::cache::unstorable::Unstorable;
 use crate::catalogue::{Operation, Service};
 use crate::request::BypassReason;
-use crate::signing::ring::Refusal;
+use crate::signing::ring::SignatureRejection;
 
 /// From a hit in memory (50 µs) to an upstream at its limits (60 s), in seconds.
 const BUCKETS: [f64; 19] = [
@@ -274,8 +274,8 @@ impl Metrics {
         begin(&self.unstored, Unstorable::ALL.map(Unstorable::as_str));
         begin(&self.proofs, Proof::ALL.map(Proof::as_str));
         begin(&self.signatures, ["verified", "unknown-key", "signature-bound-here"]);
-        begin(&self.signatures, Refusal::ALL.map(Refusal::as_str));
-        begin(&self.pauses, Cause::ALL.map(Cause::as_str));
+        begin(&self.signatures, SignatureRejection::ALL.map(SignatureRejection::as_str));
+        begin(&self.pauses, BackoffCause::ALL.map(BackoffCause::as_str));
         begin(&self.denials, ["upstream", "memory"]);
         begin(&self.additional_calls, ["slow", "failed"]);
         begin(
@@ -340,7 +340,7 @@ impl Metrics {
     }
 
     /// Counts a failed call after which upstream is left alone for a while.
-    pub fn pause(&self, cause: Cause) {
+    pub fn pause(&self, cause: BackoffCause) {
         self.pauses.with_label_values(&[cause.as_str()]).inc();
     }
 
@@ -362,8 +362,8 @@ impl Metrics {
     }
 
     /// Everything as it is now, to be read by name.
-    pub fn figures(&self) -> Figures {
-        Figures::new(self.registry.gather())
+    pub fn figures(&self) -> MetricsSnapshot {
+        MetricsSnapshot::new(self.registry.gather())
     }
 
     /// Everything in Prometheus' text format.

@@ -39,7 +39,7 @@ const LONGEST_AGENT: usize = 128;
 const SLOW: Duration = Duration::from_secs(1);
 
 /// What is known of a request while it is being answered.
-pub struct Record {
+pub struct RequestRecord {
     metrics: Arc<Metrics>,
     clock: Clock,
     begun: Instant,
@@ -59,11 +59,11 @@ pub struct Record {
     sent_bytes: u64,
     whole: bool,
     /// Only if it is logged.
-    line: Option<Box<Line>>,
+    line: Option<Box<LogFields>>,
 }
 
 /// What only the log tells.
-struct Line {
+struct LogFields {
     client: IpAddr,
     heading: Arc<Heading>,
     method: &'static str,
@@ -98,7 +98,7 @@ impl Label {
     }
 }
 
-impl Line {
+impl LogFields {
     fn new(client: IpAddr, heading: Arc<Heading>, method: &'static str) -> Box<Self> {
         Box::new(Self {
             client,
@@ -113,14 +113,14 @@ impl Line {
     }
 }
 
-impl Record {
+impl RequestRecord {
     /// Begins the record of a request of a client at an address.
     pub fn begin(metrics: Arc<Metrics>, clock: Clock, request_id: RequestId, head: &Parts, client: IpAddr) -> Self {
         let line = is_logged().then(|| {
             let agent = head.headers.get(USER_AGENT).filter(|agent| !agent.is_empty());
             let agent = agent.map(|agent| readable(agent.as_bytes(), LONGEST_AGENT));
             let heading = Heading { path: readable(head.uri.path().as_bytes(), LONGEST_PATH), agent, caller: None };
-            let mut line = Line::new(client, Arc::new(heading), method_name(&head.method));
+            let mut line = LogFields::new(client, Arc::new(heading), method_name(&head.method));
             line.trace = Trace::read(&head.headers);
             line
         });
@@ -135,7 +135,7 @@ impl Record {
         (heading, client): (Option<&Arc<Heading>>, IpAddr),
         (operation, series, key): (&Operation, &Arc<HitSeries>, Option<ShortDigest>),
     ) -> Self {
-        let line = heading.filter(|_| is_logged()).map(|heading| Line::new(client, Arc::clone(heading), "GET"));
+        let line = heading.filter(|_| is_logged()).map(|heading| LogFields::new(client, Arc::clone(heading), "GET"));
         let mut record = Self::of(metrics, clock, request_id, line);
         record.is_for(operation);
         record.series = Some(Arc::clone(series));
@@ -145,7 +145,7 @@ impl Record {
         record
     }
 
-    fn of(metrics: Arc<Metrics>, clock: Clock, request_id: RequestId, line: Option<Box<Line>>) -> Self {
+    fn of(metrics: Arc<Metrics>, clock: Clock, request_id: RequestId, line: Option<Box<LogFields>>) -> Self {
         metrics.in_flight.inc();
         Self {
             begun: clock.timer_now(),
@@ -289,7 +289,7 @@ impl Record {
     }
 }
 
-impl Drop for Record {
+impl Drop for RequestRecord {
     fn drop(&mut self) {
         let took = self.clock.timer_now().saturating_duration_since(self.begun);
         // Without a head the client left before there was one, whatever was under way for it.
@@ -406,6 +406,6 @@ mod tests {
     #[test]
     fn a_record_takes_no_more_than_before_it_told_so_much() {
         // It is a part of each connection that answers known heads.
-        assert!(size_of::<Record>() <= 256, "{}", size_of::<Record>());
+        assert!(size_of::<RequestRecord>() <= 256, "{}", size_of::<RequestRecord>());
     }
 }

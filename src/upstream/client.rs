@@ -20,22 +20,25 @@ use hyper_util::client::legacy;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
-use super::connect::Connector;
+use super::connect::OriginConnector;
 use super::connections::Connections;
 use super::error::{is_broken, is_unsent};
-use super::idle::{self, IdleLimited, Watched};
+use super::idle::{self, IdleLimited, WatchedBody};
 use super::trust::Authorities;
 use super::upload::MinRate;
-use super::{AGENT, Answered, Answering, MAX_PEEK, PEEK_TIMEOUT, Refused, Upstream, UpstreamError, is_refusal};
+use super::{
+    AGENT, CallerRefusal, MAX_PEEK, PEEK_TIMEOUT, PendingResponse, Upstream, UpstreamError, UpstreamResponse,
+    is_refusal,
+};
 use crate::budget::{Account, Collected, Purpose};
 use crate::catalogue::{Origin, Service};
 use crate::clock::Clock;
-use crate::egress::Egress;
+use crate::proxy_config::ProxyConfig;
 use crate::request::X_REQUEST_ID;
 use crate::request::caller::{Credential, X_AUTH_TOKEN};
 use crate::request::condition::Validator;
 use crate::request::hop::{self, Via};
-use crate::request::key::Key;
+use crate::request::key::RequestKey;
 use crate::request::trace::TRACEPARENT;
 use crate::request::trailers::Trimmed;
 use crate::signing::{Payload, X_PROJECT_ID};
@@ -45,7 +48,7 @@ const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
 /// How long and how much.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
+pub struct CallLimits {
     /// For DNS, TCP, a proxy's tunnel and TLS together.
     pub connect: Duration,
     /// From asking for a product list to the head of the answer.
@@ -61,7 +64,7 @@ pub struct Limits {
 }
 
 /// What goes upstream with a question and is not part of it.
-pub struct Errand {
+pub struct FetchContext {
     /// The caller's credential.
     pub credential: Credential,
     /// When it is presented, for what is signed.
@@ -85,7 +88,7 @@ type OnRetry = Box<dyn Fn(Service) + Send + Sync>;
 /// Both upstream services, over HTTP.
 pub struct HttpClient {
     connections: Connections,
-    limits: Limits,
+    limits: CallLimits,
     via: Via,
     on_retry: OnRetry,
 }
@@ -98,14 +101,14 @@ impl HttpClient {
     /// If the file that is named has no usable certificates.
     pub fn new(
         named: Option<Authorities<'_>>,
-        egress: Egress,
-        limits: Limits,
+        egress: ProxyConfig,
+        limits: CallLimits,
         via: Via,
         clock: Clock,
         on_retry: impl Fn(Service) + Send + Sync + 'static,
     ) -> io::Result<Self> {
         let connections =
-            Connections::new(Connector::new(named, (limits.connect, limits.idle), egress)?, limits.age, clock);
+            Connections::new(OriginConnector::new(named, (limits.connect, limits.idle), egress)?, limits.age, clock);
         Ok(Self { connections, limits, via, on_retry: Box::new(on_retry) })
     }
 
@@ -130,7 +133,12 @@ impl HttpClient {
         answer
     }
 
-    async fn ask(&self, key: &Key, errand: Errand, account: &Account) -> Result<Answered, UpstreamError> {
+    async fn ask(
+        &self,
+        key: &RequestKey,
+        errand: FetchContext,
+        account: &Account,
+    ) -> Result<UpstreamResponse, UpstreamError> {
         let request = question(key, errand).map_err(|error| UpstreamError::unsendable(&error))?;
         let max_body = self.limits.max_body;
         let answering = async {
@@ -141,14 +149,14 @@ impl HttpClient {
             // It is read whole, and given without its trailer section.
             head.headers.remove(TRAILER);
             if is_refusal(head.status) {
-                return Ok(Answered::Refused(Refused { head, body: Box::pin(refusal(body)) }));
+                return Ok(UpstreamResponse::Refused(CallerRefusal { head, body: Box::pin(refusal(body)) }));
             }
             // Declared too large: no need to read it to find out.
             if body.size_hint().lower() > max_body as u64 {
                 return Err(UpstreamError::TooLarge(head.status));
             }
             let body = self.collect(body, head.status, account).await?;
-            Ok(Answered::Whole(Response::from_parts(head, body)))
+            Ok(UpstreamResponse::Whole(Response::from_parts(head, body)))
         };
         timeout(self.limits.answer, answering).await.unwrap_or(Err(UpstreamError::Timeout))
     }
@@ -180,7 +188,7 @@ impl HttpClient {
         let moved = Arc::new(Notify::new());
         // The upload has a limit of its own: it may go on when the answer has begun, or ended.
         let body = IdleLimited::new(MinRate::new(Trimmed(body)), self.limits.idle);
-        let body = Watched::new(body, Arc::clone(&moved)).boxed_unsync();
+        let body = WatchedBody::new(body, Arc::clone(&moved)).boxed_unsync();
         let request = relayed(origin, head, body, &self.via).map_err(|error| UpstreamError::unsendable(&error))?;
         let answer = idle::while_it_moves(self.send(service, request), &moved, self.limits.idle).await;
         let response = answer.ok_or(UpstreamError::Idle)?.map_err(|error| UpstreamError::of_client(&error, origin))?;
@@ -208,7 +216,12 @@ impl HttpClient {
 }
 
 impl Upstream for HttpClient {
-    fn ask<'a>(&'a self, key: &'a Key, errand: Errand, account: &'a Account) -> Answering<'a, Answered> {
+    fn ask<'a>(
+        &'a self,
+        key: &'a RequestKey,
+        errand: FetchContext,
+        account: &'a Account,
+    ) -> PendingResponse<'a, UpstreamResponse> {
         Box::pin(self.ask(key, errand, account))
     }
 
@@ -218,7 +231,7 @@ impl Upstream for HttpClient {
         origin: &'a Origin,
         head: &'a Parts,
         body: StreamBody,
-    ) -> Answering<'a, Response<StreamBody>> {
+    ) -> PendingResponse<'a, Response<StreamBody>> {
         Box::pin(self.relay(service, origin, head, body))
     }
 }
@@ -257,8 +270,8 @@ where
 ///
 /// # Errors
 /// None for a key that was read from a request.
-pub(crate) fn question(key: &Key, errand: Errand) -> Result<Request<StreamBody>, BoxError> {
-    let Errand { credential, date, request_id, via, validator, trace, forwarded } = errand;
+pub(crate) fn question(key: &RequestKey, errand: FetchContext) -> Result<Request<StreamBody>, BoxError> {
+    let FetchContext { credential, date, request_id, via, validator, trace, forwarded } = errand;
     let mut request = Request::new(nothing());
     *request.uri_mut() = key.uri()?;
     // First, so that what is said below can't be gainsaid.
@@ -345,16 +358,16 @@ mod tests {
     use super::*;
     use crate::catalogue::Catalogue;
 
-    fn errand(credential: Credential, forwarded: HeaderMap) -> Errand {
+    fn errand(credential: Credential, forwarded: HeaderMap) -> FetchContext {
         let (date, via) = (SystemTime::UNIX_EPOCH, HeaderValue::from_static("v"));
-        Errand { credential, date, request_id: "id".to_owned(), via, validator: None, trace: None, forwarded }
+        FetchContext { credential, date, request_id: "id".to_owned(), via, validator: None, trace: None, forwarded }
     }
 
     #[test]
     fn a_token_does_not_print() {
         let catalogue = Catalogue::for_tests(Vec::new());
         let (operation, place) = catalogue.operation("/v2/p/products").unwrap();
-        let key = Key::read(&catalogue, operation, place, None, &HeaderMap::new(), false).unwrap();
+        let key = RequestKey::read(&catalogue, operation, place, None, &HeaderMap::new(), false).unwrap();
         let token = HeaderValue::from_static("secret");
         let errand = errand(Credential::Token(token), HeaderMap::new());
         let request = question(&key, errand).unwrap();
@@ -368,7 +381,7 @@ mod tests {
         let catalogue = Catalogue::for_tests(vec![name.clone()]);
         let (operation, place) = catalogue.operation("/v2/p/products").unwrap();
         let headers = HeaderMap::from_iter([(name.clone(), HeaderValue::from_static("en-us"))]);
-        let key = Key::read(&catalogue, operation, place, None, &headers, false).unwrap();
+        let key = RequestKey::read(&catalogue, operation, place, None, &headers, false).unwrap();
         let mut forwarded = HeaderMap::from_iter([(HeaderName::from_static("x-a"), HeaderValue::from_static("1"))]);
         let ours = [HOST, X_AUTH_TOKEN, ACCEPT, CONTENT_TYPE, ACCEPT_ENCODING, USER_AGENT, VIA, X_REQUEST_ID, name];
         for name in &ours {

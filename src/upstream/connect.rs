@@ -13,59 +13,59 @@ use hyper_util::client::legacy::connect::{Connected, Connection};
 use tower_service::Service;
 
 use super::fault::{Attributed, Fault};
-use super::reads_on::ReadsOn;
-use super::resolve::{Progress, Resolver};
+use super::read_after_write_error::ReadAfterWriteError;
+use super::resolve::{ResolveProgress, Resolver};
 use super::stall_limit::StallLimit;
 use super::trust::{Authorities, tls};
-use super::tunnel::Reach;
-use crate::egress::Egress;
+use super::tunnel::HostConnector;
 use crate::net::{self, Buffers};
+use crate::proxy_config::ProxyConfig;
 use crate::stream::BoxError;
 
 /// A connection to an origin.
-pub(super) type Reached = <HttpsConnector<Reach> as Service<Uri>>::Response;
+pub(super) type OriginStream = <HttpsConnector<HostConnector> as Service<Uri>>::Response;
 
 /// Connects to http and https origins, giving up after a while.
 #[derive(Clone)]
-pub(super) struct Connector {
-    inner: HttpsConnector<Reach>,
+pub(super) struct OriginConnector {
+    inner: HttpsConnector<HostConnector>,
     /// The same that `inner` goes by, which keeps it to itself.
-    reach: Reach,
+    reach: HostConnector,
     limit: Duration,
     /// For a connection on which nothing moves.
     idle: Duration,
 }
 
-impl Connector {
+impl OriginConnector {
     /// Trusts the system's authorities and those that are named, proxies' certificates included.
     pub(super) fn new(
         named: Option<Authorities<'_>>,
         (limit, idle): (Duration, Duration),
-        egress: Egress,
+        egress: ProxyConfig,
     ) -> io::Result<Self> {
         let tls = tls(named)?;
         let tcp = net::connector(Resolver::new(), limit, BUFFERS);
         // HTTP/1 only: one answer, one connection, nothing another's stream could hold up.
         let https = || HttpsConnectorBuilder::new().with_tls_config(tls.clone()).https_or_http().enable_http1();
-        let reach = Reach::new(tcp.clone(), https().wrap_connector(tcp), egress);
+        let reach = HostConnector::new(tcp.clone(), https().wrap_connector(tcp), egress);
         Ok(Self { inner: https().wrap_connector(reach.clone()), reach, limit, idle })
     }
 
     /// Connects to a URI's origin, TLS included.
-    pub(super) async fn connect(&self, uri: Uri) -> Result<Reached, BoxError> {
+    pub(super) async fn connect(&self, uri: Uri) -> Result<OriginStream, BoxError> {
         let mut this = self.clone();
         poll_fn(|context| this.inner.poll_ready(context)).await?;
         this.begin(uri).await
     }
 
-    fn begin(&mut self, uri: Uri) -> impl Future<Output = Result<Reached, BoxError>> + Send + use<> {
+    fn begin(&mut self, uri: Uri) -> impl Future<Output = Result<OriginStream, BoxError>> + Send + use<> {
         let through = self.reach.proxy_to(&uri).map(|proxy| format!(" through the proxy {proxy}")).unwrap_or_default();
         within(self.limit, through, self.inner.call(uri))
     }
 }
 
-impl Service<Uri> for Connector {
-    type Response = InPieces<ReadsOn<StallLimit<Reached>>>;
+impl Service<Uri> for OriginConnector {
+    type Response = InPieces<ReadAfterWriteError<StallLimit<OriginStream>>>;
     type Error = BoxError;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, BoxError>> + Send>>;
 
@@ -80,7 +80,7 @@ impl Service<Uri> for Connector {
             if let MaybeHttpsStream::Https(tls) = &mut reached {
                 tls.inner_mut().get_mut().1.set_buffer_limit(Some(UNSENT));
             }
-            Ok(InPieces(ReadsOn::new(StallLimit::new(reached, idle))))
+            Ok(InPieces(ReadAfterWriteError::new(StallLimit::new(reached, idle))))
         })
     }
 }
@@ -154,7 +154,7 @@ async fn within<T>(
     through: String,
     connecting: impl Future<Output = Result<T, BoxError>>,
 ) -> Result<T, BoxError> {
-    let progress = Progress::default();
+    let progress = ResolveProgress::default();
     tokio::time::timeout(limit, progress.of(connecting)).await.unwrap_or_else(|_| {
         let (fault, why) = if progress.is_resolving() {
             (Fault::Unreachable, ": the name is still being resolved")
@@ -212,7 +212,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_need_not_resolve_a_name_is_not_resolving() {
-        let progress = Progress::default();
+        let progress = ResolveProgress::default();
         progress.of(async { assert!(!progress.is_resolving()) }).await;
     }
 }

@@ -12,7 +12,7 @@ use http::{HeaderMap, HeaderValue, Request};
 use hyper_util::client::legacy::{Builder, Client, ResponseFuture};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 
-use super::connect::Connector;
+use super::connect::OriginConnector;
 use crate::catalogue::Service;
 use crate::clock::Clock;
 use crate::request::hop::KEEP_ALIVE;
@@ -40,17 +40,17 @@ const LARGE_HEAD: usize = 16 * 1024;
 /// The connections to the services.
 pub(super) struct Connections {
     builder: Builder,
-    connector: Connector,
+    connector: OriginConnector,
     max_age: Duration,
     clock: Clock,
     /// Of each service that has been asked, of which there are as many as the settings name.
     pooled: Mutex<HashMap<Service, Pooled>>,
-    unpooled: Client<Connector, StreamBody>,
+    unpooled: Client<OriginConnector, StreamBody>,
 }
 
 /// Connections that are kept, and since when there have been any.
 struct Pooled {
-    client: Client<Connector, StreamBody>,
+    client: Client<OriginConnector, StreamBody>,
     since: Instant,
     /// The same moment, by a clock that stands still in a suspension.
     timer_since: tokio::time::Instant,
@@ -60,7 +60,7 @@ struct Pooled {
 
 impl Connections {
     /// None so far.
-    pub(super) fn new(connector: Connector, max_age: Duration, clock: Clock) -> Self {
+    pub(super) fn new(connector: OriginConnector, max_age: Duration, clock: Clock) -> Self {
         let mut builder = Client::builder(TokioExecutor::new());
         builder
             .http1_max_buf_size(MAX_BUFFER)

@@ -10,7 +10,7 @@ use thiserror::Error;
 
 use super::causes::{causes, root_cause};
 use super::failure::Failure;
-use super::fault::{Fault, Stage};
+use super::fault::{CallStage, Fault};
 use super::hint::explained;
 use crate::catalogue::Origin;
 use crate::stream::BoxError;
@@ -135,7 +135,7 @@ impl UpstreamError {
     pub(super) fn of_connecting(error: &(dyn Error + 'static), host: &Authority) -> Self {
         let root = explained(error);
         let is_tls = causes(error).any(|cause| cause.is::<rustls::Error>());
-        match Fault::of(error, Stage::Connecting) {
+        match Fault::of(error, CallStage::Connecting) {
             Fault::Outside if is_tls => Self::Tls(format!("{host}: {root}")),
             Fault::Outside => Self::Connect(format!("{host}: {root}")),
             Fault::Unreachable => Self::Unreachable(format!("{host}: {root}")),
@@ -158,7 +158,7 @@ impl UpstreamError {
         if causes(error).any(|cause| cause.downcast_ref().is_some_and(hyper::Error::is_parse_too_large)) {
             return Self::HeadTooLarge(words);
         }
-        match Fault::of(error, Stage::Exchanging) {
+        match Fault::of(error, CallStage::Exchanging) {
             Fault::Outside => Self::Broken(words),
             Fault::Unreachable => Self::Unreachable(format!("upstream, the route is lost: {words}")),
             Fault::Local => Self::Local(words),
@@ -202,7 +202,7 @@ mod tests {
     use crate::upstream::fault::Attributed;
 
     /// Where a variant's fault comes from.
-    enum Source {
+    enum ErrorSource {
         /// `Fault::of` has read it off the error's causes, and the variant was chosen by it.
         Causes,
         /// It is the same whatever the causes are.
@@ -210,14 +210,14 @@ mod tests {
     }
 
     /// For a new variant, say here where its fault comes from, and add it to `VARIANTS`.
-    fn source(error: &UpstreamError) -> Source {
+    fn source(error: &UpstreamError) -> ErrorSource {
         match error {
             UpstreamError::Connect(_)
             | UpstreamError::Unreachable(_)
             | UpstreamError::Tls(_)
             | UpstreamError::Local(_)
-            | UpstreamError::Broken(_) => Source::Causes,
-            UpstreamError::FirstByte | UpstreamError::Timeout => Source::Variant(Fault::Outside),
+            | UpstreamError::Broken(_) => ErrorSource::Causes,
+            UpstreamError::FirstByte | UpstreamError::Timeout => ErrorSource::Variant(Fault::Outside),
             UpstreamError::Deadline
             | UpstreamError::Idle
             | UpstreamError::Busy
@@ -226,7 +226,7 @@ mod tests {
             | UpstreamError::HeadTooLarge(_)
             | UpstreamError::RefusalIncomplete(_)
             | UpstreamError::TooLarge(_)
-            | UpstreamError::NoMemory(_) => Source::Variant(Fault::Local),
+            | UpstreamError::NoMemory(_) => ErrorSource::Variant(Fault::Local),
         }
     }
 
@@ -320,8 +320,8 @@ mod tests {
         for error in &errors().await {
             let error = &**error;
             for (stage, sorted) in [
-                (Stage::Connecting, UpstreamError::of_connecting(error, &host)),
-                (Stage::Exchanging, UpstreamError::of_exchange(error)),
+                (CallStage::Connecting, UpstreamError::of_connecting(error, &host)),
+                (CallStage::Exchanging, UpstreamError::of_exchange(error)),
             ] {
                 assert_eq!(sorted.fault(), Fault::of(error, stage), "{error:?}, {stage:?}: {sorted:?}");
                 met.insert(discriminant(&sorted));
@@ -329,8 +329,10 @@ mod tests {
         }
         for variant in VARIANTS {
             match source(&variant) {
-                Source::Causes => assert!(met.contains(&discriminant(&variant)), "no error is sorted as {variant:?}"),
-                Source::Variant(fault) => assert_eq!(variant.fault(), fault, "{variant:?}"),
+                ErrorSource::Causes => {
+                    assert!(met.contains(&discriminant(&variant)), "no error is sorted as {variant:?}")
+                }
+                ErrorSource::Variant(fault) => assert_eq!(variant.fault(), fault, "{variant:?}"),
             }
         }
         assert_eq!(VARIANTS.iter().map(discriminant).collect::<HashSet<_>>().len(), VARIANTS.len());

@@ -35,7 +35,7 @@ pub(super) struct Attributed {
 
 /// What was being done when a call failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Stage {
+pub(super) enum CallStage {
     /// Resolving a name, or opening a connection, its tunnel and TLS included.
     Connecting,
     /// Sending a request or reading its answer.
@@ -44,7 +44,7 @@ pub(super) enum Stage {
 
 impl Fault {
     /// The fault of an error that ended a call at this stage.
-    pub(super) fn of(error: &(dyn Error + 'static), stage: Stage) -> Self {
+    pub(super) fn of(error: &(dyn Error + 'static), stage: CallStage) -> Self {
         for cause in causes(error) {
             if let Some(attributed) = cause.downcast_ref::<Attributed>() {
                 return attributed.fault;
@@ -72,11 +72,11 @@ impl Fault {
     /// The fault where a name was not resolved. `getaddrinfo` says in words of its own why, except for a failed
     /// system call.
     pub(super) fn of_resolver(error: &io::Error) -> Self {
-        if error.raw_os_error().is_some() { of_io(error, Stage::Connecting) } else { Self::Unreachable }
+        if error.raw_os_error().is_some() { of_io(error, CallStage::Connecting) } else { Self::Unreachable }
     }
 }
 
-fn of_io(error: &io::Error, stage: Stage) -> Fault {
+fn of_io(error: &io::Error, stage: CallStage) -> Fault {
     let is_systems = error.raw_os_error().is_some();
     match error.kind() {
         ErrorKind::ConnectionRefused
@@ -86,9 +86,11 @@ fn of_io(error: &io::Error, stage: Stage) -> Fault {
         | ErrorKind::UnexpectedEof => Fault::Outside,
         ErrorKind::NetworkUnreachable | ErrorKind::HostUnreachable | ErrorKind::NetworkDown => Fault::Unreachable,
         // hyper-util's word for a name that resolves to no address.
-        ErrorKind::NotConnected if !is_systems && stage == Stage::Connecting => Fault::Unreachable,
+        ErrorKind::NotConnected if !is_systems && stage == CallStage::Connecting => Fault::Unreachable,
         // hyper's words for chunks that are none.
-        ErrorKind::InvalidData | ErrorKind::InvalidInput if !is_systems && stage == Stage::Exchanging => Fault::Outside,
+        ErrorKind::InvalidData | ErrorKind::InvalidInput if !is_systems && stage == CallStage::Exchanging => {
+            Fault::Outside
+        }
         _ => Fault::Local,
     }
 }
@@ -148,7 +150,7 @@ mod tests {
     #[cfg(target_os = "linux")]
     fn what_the_system_says_is_outside_only_if_it_is_about_the_peer_or_the_way() {
         for (errno, fault) in ERRNOS {
-            for stage in [Stage::Connecting, Stage::Exchanging] {
+            for stage in [CallStage::Connecting, CallStage::Exchanging] {
                 let error = io::Error::other(io::Error::from_raw_os_error(errno));
                 assert_eq!(Fault::of(&error, stage), fault, "{error:?}");
             }
@@ -175,7 +177,7 @@ mod tests {
             (ErrorKind::Other, Fault::Local, Fault::Local),
         ] {
             let of = |stage| Fault::of(&io::Error::new(kind, "x"), stage);
-            assert_eq!((of(Stage::Connecting), of(Stage::Exchanging)), (connecting, exchanging), "{kind}");
+            assert_eq!((of(CallStage::Connecting), of(CallStage::Exchanging)), (connecting, exchanging), "{kind}");
         }
     }
 
@@ -202,6 +204,6 @@ mod tests {
         #[derive(Debug, Error)]
         #[error("x")]
         struct Unknown;
-        assert_eq!(Fault::of(&Unknown, Stage::Exchanging), Fault::Local);
+        assert_eq!(Fault::of(&Unknown, CallStage::Exchanging), Fault::Local);
     }
 }

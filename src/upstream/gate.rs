@@ -27,7 +27,7 @@ use schedule::Schedule;
 
 /// How many calls may be under way to one service.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Bounds {
+pub(crate) struct GateLimits {
     /// At all.
     pub calls: usize,
     /// Of one caller, with those that wait for others than itself.
@@ -36,7 +36,7 @@ pub(crate) struct Bounds {
 
 /// How many calls there are to one service.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Usage {
+pub(crate) struct GateUsage {
     /// Those that have been let through.
     pub under_way: usize,
     /// Those that wait for their turn.
@@ -60,7 +60,7 @@ words! {
 
 /// Whose call it is.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Client {
+pub(crate) struct GateClient {
     /// `None` without a token and without a signature that is verified here.
     pub caller: Option<Caller>,
     /// `None` where clients are not told apart by address.
@@ -77,8 +77,8 @@ enum Party {
     Connection(u64),
 }
 
-impl Client {
-    /// Who is bounded by [`Bounds::per_caller`]: the caller, or without one the connection.
+impl GateClient {
+    /// Who is bounded by [`GateLimits::per_caller`]: the caller, or without one the connection.
     fn identity(&self) -> Party {
         self.caller.map_or(Party::Connection(self.connection), Party::Caller)
     }
@@ -106,19 +106,19 @@ type Ticket = u64;
 
 /// The gate before all services. What goes through one of its sides is not bounded by another.
 pub(crate) struct Gate {
-    bounds: Bounds,
+    bounds: GateLimits,
     /// As many as the catalogue has services, at most.
     sides: Mutex<HashMap<Service, Arc<Side>>>,
 }
 
 impl Gate {
     /// With the same bounds for each service.
-    pub(crate) fn new(bounds: Bounds) -> Self {
+    pub(crate) fn new(bounds: GateLimits) -> Self {
         Self { bounds, sides: Mutex::default() }
     }
 
     /// Waits for the turn of a client's call. May be given up at any time.
-    pub(crate) async fn enter(&self, service: Service, client: Client, class: Class) -> Permit {
+    pub(crate) async fn enter(&self, service: Service, client: GateClient, class: Class) -> Permit {
         let side = self.side(service);
         let (turn, begun) = oneshot::channel();
         let ticket = {
@@ -139,7 +139,7 @@ impl Gate {
     pub(crate) async fn enter_unless_closed(
         &self,
         service: Service,
-        client: Client,
+        client: GateClient,
         class: Class,
         half_close: &HalfClose,
     ) -> Permit {
@@ -157,12 +157,12 @@ impl Gate {
     }
 
     /// Whether another call of a client would have to wait because of calls that the client has already.
-    pub(crate) fn has_to_wait(&self, service: Service, client: Client) -> bool {
+    pub(crate) fn has_to_wait(&self, service: Service, client: GateClient) -> bool {
         self.side(service).state().schedule.has_to_wait(client)
     }
 
     /// How many calls of a class there are to a service.
-    pub(crate) fn usage(&self, service: Service, class: Class) -> Usage {
+    pub(crate) fn usage(&self, service: Service, class: Class) -> GateUsage {
         self.side(service).state().schedule.usage(class)
     }
 
@@ -173,7 +173,7 @@ impl Gate {
 
     fn side(&self, service: Service) -> Arc<Side> {
         let new =
-            || Arc::new(Side(Mutex::new(State { schedule: Schedule::new(self.bounds), waiting: HashMap::new() })));
+            || Arc::new(Side(Mutex::new(SideState { schedule: Schedule::new(self.bounds), waiting: HashMap::new() })));
         Arc::clone(self.sides().entry(service).or_insert_with(new))
     }
 
@@ -183,21 +183,21 @@ impl Gate {
 }
 
 /// The gate before one service.
-struct Side(Mutex<State>);
+struct Side(Mutex<SideState>);
 
-struct State {
+struct SideState {
     schedule: Schedule,
     /// What tells those that wait that their turn has come.
     waiting: HashMap<Ticket, oneshot::Sender<()>>,
 }
 
 impl Side {
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, SideState> {
         self.0.lock()
     }
 }
 
-impl State {
+impl SideState {
     /// Grants what can be granted.
     fn grant(&mut self) {
         while let Some(ticket) = self.schedule.grant() {
@@ -233,7 +233,7 @@ impl Permit {
 
     /// A body whose end, or whose being given up, ends the call.
     pub(crate) fn hold(self, body: StreamBody) -> StreamBody {
-        Held { body, permit: Some(self) }.boxed_unsync()
+        PermittedBody { body, permit: Some(self) }.boxed_unsync()
     }
 }
 
@@ -246,12 +246,12 @@ impl Drop for Permit {
     }
 }
 
-struct Held {
+struct PermittedBody {
     body: StreamBody,
     permit: Option<Permit>,
 }
 
-impl Body for Held {
+impl Body for PermittedBody {
     type Data = Bytes;
     type Error = BoxError;
 

@@ -27,18 +27,18 @@ pub(super) async fn while_it_moves<F: Future>(awaited: F, moved: &Notify, limit:
 }
 
 /// A body that tells whenever a part of it has moved.
-pub(super) struct Watched<B> {
+pub(super) struct WatchedBody<B> {
     inner: B,
     moved: Arc<Notify>,
 }
 
-impl<B> Watched<B> {
+impl<B> WatchedBody<B> {
     pub(super) fn new(inner: B, moved: Arc<Notify>) -> Self {
         Self { inner, moved }
     }
 }
 
-impl<B: Body<Data = Bytes> + Unpin> Body for Watched<B> {
+impl<B: Body<Data = Bytes> + Unpin> Body for WatchedBody<B> {
     type Data = Bytes;
     type Error = B::Error;
 
@@ -160,7 +160,7 @@ mod tests {
     async fn every_part_is_told() {
         let moved = Arc::new(Notify::new());
         let (parts, receiver) = mpsc::channel(1);
-        let mut body = Watched::new(Parts(receiver), Arc::clone(&moved));
+        let mut body = WatchedBody::new(Parts(receiver), Arc::clone(&moved));
         parts.send(Bytes::from_static(b"x")).await.unwrap();
         body.frame().await.unwrap().unwrap();
         moved.notified().await;

@@ -13,9 +13,9 @@ mod fault;
 pub(crate) mod gate;
 mod hint;
 mod idle;
-pub(crate) mod probation;
+pub(crate) mod key_breaker;
 pub(crate) mod probe;
-mod reads_on;
+mod read_after_write_error;
 mod resolve;
 mod stall_limit;
 pub(crate) mod successes;
@@ -33,9 +33,9 @@ use http::{HeaderValue, Response, StatusCode, response};
 
 use crate::budget::Account;
 use crate::catalogue::{Origin, Service};
-use crate::request::key::Key;
+use crate::request::key::RequestKey;
 use crate::stream::StreamBody;
-use client::Errand;
+use client::FetchContext;
 pub use error::UpstreamError;
 pub use failure::Failure;
 pub use fault::Fault;
@@ -51,32 +51,32 @@ pub(crate) const MAX_PEEK: usize = 64 * 1024;
 pub(crate) const PEEK_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// An answer that is under way.
-pub type Answering<'a, T> = Pin<Box<dyn Future<Output = Result<T, UpstreamError>> + Send + 'a>>;
+pub type PendingResponse<'a, T> = Pin<Box<dyn Future<Output = Result<T, UpstreamError>> + Send + 'a>>;
 
 /// What upstream has answered a call for a product list.
-pub enum Answered {
+pub enum UpstreamResponse {
     /// A whole answer, neither 401 nor 403.
     Whole(Response<Bytes>),
     /// A 401 or 403, of which only the head has been read.
-    Refused(Refused),
+    Refused(CallerRefusal),
 }
 
 /// A refusal of the caller. It counts from its head on, whether or not its body comes to an end.
-pub struct Refused {
+pub struct CallerRefusal {
     /// The head.
     pub head: response::Parts,
     /// Reads the body: `None` if it is larger than [`MAX_PEEK`], takes longer than [`PEEK_TIMEOUT`] or breaks off.
     pub body: Pin<Box<dyn Future<Output = Option<Bytes>> + Send>>,
 }
 
-impl Answered {
+impl UpstreamResponse {
     /// An answer whose body is there already.
     pub fn read(response: Response<Bytes>) -> Self {
         if !is_refusal(response.status()) {
             return Self::Whole(response);
         }
         let (head, body) = response.into_parts();
-        Self::Refused(Refused { head, body: Box::pin(ready(Some(body))) })
+        Self::Refused(CallerRefusal { head, body: Box::pin(ready(Some(body))) })
     }
 
     /// Its status.
@@ -97,7 +97,12 @@ pub(crate) fn is_refusal(status: StatusCode) -> bool {
 pub trait Upstream: Send + Sync {
     /// Asks for a product list, and reads the answer whole within the deadline, or a refusal up to the end of its head.
     /// What is read is charged to the account. Fails if there is neither.
-    fn ask<'a>(&'a self, key: &'a Key, errand: Errand, account: &'a Account) -> Answering<'a, Answered>;
+    fn ask<'a>(
+        &'a self,
+        key: &'a RequestKey,
+        errand: FetchContext,
+        account: &'a Account,
+    ) -> PendingResponse<'a, UpstreamResponse>;
 
     /// Sends a request on as it is, hop-by-hop headers apart, and streams both bodies. Fails if there
     /// is no answer's head.
@@ -107,5 +112,5 @@ pub trait Upstream: Send + Sync {
         origin: &'a Origin,
         head: &'a Parts,
         body: StreamBody,
-    ) -> Answering<'a, Response<StreamBody>>;
+    ) -> PendingResponse<'a, Response<StreamBody>>;
 }

@@ -11,14 +11,14 @@ use tokio::time::timeout;
 use tower_service::Service as _;
 
 use super::UpstreamError;
-use super::connect::Connector;
+use super::connect::OriginConnector;
 use super::hint::explained;
 use super::resolve::Resolver;
 use super::trust::Authorities;
 use crate::catalogue::Origin;
 use crate::certificate::Certificate;
-use crate::egress::{Egress, Way};
 use crate::net;
+use crate::proxy_config::{ProxyConfig, ProxyRoute};
 
 /// How long the probe waits for upstream to end a connection whose TLS is complete. In TLS 1.3 that is how a server says that
 /// it demands a client certificate (RFC 8446 §4.4.2.4).
@@ -26,9 +26,9 @@ const OBJECTION: Duration = Duration::from_secs(1);
 
 /// Probes upstreams.
 pub(crate) struct Probe {
-    connector: Connector,
+    connector: OriginConnector,
     limit: Duration,
-    egress: Egress,
+    egress: ProxyConfig,
 }
 
 /// What a probe of one upstream has come to: each step that succeeded, and why the next one did not.
@@ -44,8 +44,8 @@ impl Probe {
     ///
     /// # Errors
     /// If the file that is named has no usable certificates.
-    pub(crate) fn new(named: Option<Authorities<'_>>, limit: Duration, egress: Egress) -> io::Result<Self> {
-        Ok(Self { connector: Connector::new(named, (limit, limit), egress.clone())?, limit, egress })
+    pub(crate) fn new(named: Option<Authorities<'_>>, limit: Duration, egress: ProxyConfig) -> io::Result<Self> {
+        Ok(Self { connector: OriginConnector::new(named, (limit, limit), egress.clone())?, limit, egress })
     }
 
     /// Probes an upstream. Takes at most twice the limit, and a second.
@@ -58,7 +58,7 @@ impl Probe {
     async fn steps(&self, origin: &Origin, steps: &mut Vec<String>) -> Result<(), String> {
         let way = self.egress.way_to(origin.authority(), origin.is_plaintext());
         let (host, through) = match way {
-            Way::Through(proxy) => (proxy.uri().host().unwrap_or_default(), format!(" (the proxy {proxy})")),
+            ProxyRoute::Through(proxy) => (proxy.uri().host().unwrap_or_default(), format!(" (the proxy {proxy})")),
             _ => (origin.authority().host(), String::new()),
         };
         if host.trim_matches(['[', ']']).parse::<IpAddr>().is_err() {

@@ -16,14 +16,14 @@ use crate::net::SystemResolver;
 
 tokio::task_local! {
     /// The connector makes its resolver by itself, so this is how the resolver is told whom it works for.
-    static PROGRESS: Progress;
+    static PROGRESS: ResolveProgress;
 }
 
 /// Whether a connection that is being opened waits for a name to be resolved.
 #[derive(Clone, Default)]
-pub(super) struct Progress(Arc<AtomicBool>);
+pub(super) struct ResolveProgress(Arc<AtomicBool>);
 
-impl Progress {
+impl ResolveProgress {
     /// Notes the progress of a future that connects.
     pub(super) fn of<F: Future>(&self, connecting: F) -> impl Future<Output = F::Output> + use<F> {
         PROGRESS.scope(self.clone(), connecting)
@@ -73,9 +73,9 @@ where
     fn call(&mut self, name: Name) -> Self::Future {
         let resolving = self.0.call(name);
         Box::pin(async move {
-            Progress::set(true);
+            ResolveProgress::set(true);
             let resolved = resolving.await;
-            Progress::set(false);
+            ResolveProgress::set(false);
             resolved.map_err(|error| failure(&error))
         })
     }

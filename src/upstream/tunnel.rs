@@ -19,11 +19,11 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tower_service::Service;
 
 use super::AGENT;
-use super::fault::{Attributed, Fault, Stage};
+use super::fault::{Attributed, CallStage, Fault};
 use super::hint::explained;
 use super::resolve::Resolver;
-use crate::egress::{Egress, Proxy, Way};
 use crate::net::{self, Connector};
+use crate::proxy_config::{Proxy, ProxyConfig, ProxyRoute};
 use crate::stream::BoxError;
 
 /// As far as a proxy's answer may go, in bytes. What else it says is not read.
@@ -33,22 +33,22 @@ const MAX_ANSWER_SIZE: usize = 16 * 1024;
 const MAX_FIELDS: usize = 100;
 
 /// Bytes to and from a host; to and from a proxy they may be encrypted.
-type Stream = MaybeHttpsStream<net::Stream>;
+type TunnelStream = MaybeHttpsStream<net::Stream>;
 
 /// Reaches hosts by the way that is set for them.
 #[derive(Clone)]
-pub(super) struct Reach {
+pub(super) struct HostConnector {
     direct: Connector<Resolver>,
     proxies: HttpsConnector<Connector<Resolver>>,
-    egress: Arc<Egress>,
+    egress: Arc<ProxyConfig>,
 }
 
-impl Reach {
+impl HostConnector {
     /// With a connector for hosts, and one for proxies.
     pub(super) fn new(
         direct: Connector<Resolver>,
         proxies: HttpsConnector<Connector<Resolver>>,
-        egress: Egress,
+        egress: ProxyConfig,
     ) -> Self {
         Self { direct, proxies, egress: Arc::new(egress) }
     }
@@ -56,16 +56,16 @@ impl Reach {
     /// The proxy on the way to a host.
     pub(super) fn proxy_to(&self, uri: &Uri) -> Option<Proxy> {
         match self.egress.way_to(uri.authority()?, uri.scheme() != Some(&Scheme::HTTPS)) {
-            Way::Through(proxy) => Some(proxy.clone()),
-            Way::Direct | Way::Exempt | Way::Plaintext => None,
+            ProxyRoute::Through(proxy) => Some(proxy.clone()),
+            ProxyRoute::Direct | ProxyRoute::NoProxy | ProxyRoute::Plaintext => None,
         }
     }
 }
 
-impl Service<Uri> for Reach {
-    type Response = Stream;
+impl Service<Uri> for HostConnector {
+    type Response = TunnelStream;
     type Error = BoxError;
-    type Future = Pin<Box<dyn Future<Output = Result<Stream, BoxError>> + Send>>;
+    type Future = Pin<Box<dyn Future<Output = Result<TunnelStream, BoxError>> + Send>>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         self.direct.poll_ready(context).map_err(BoxError::from)
@@ -79,7 +79,7 @@ impl Service<Uri> for Reach {
         let connecting = self.proxies.call(proxy.uri().clone());
         Box::pin(async move {
             let tunnel = async {
-                let stream = connecting.await.map_err(|error| failure(&*error, Stage::Connecting))?;
+                let stream = connecting.await.map_err(|error| failure(&*error, CallStage::Connecting))?;
                 lead(stream, &proxy, &uri).await
             };
             // It names no cause, so that nobody takes what the proxy's own TLS failed of for upstream's.
@@ -91,12 +91,12 @@ impl Service<Uri> for Reach {
 }
 
 /// What is wrong with a proxy, in words, and whose fault that is.
-fn failure(error: &(dyn std::error::Error + 'static), stage: Stage) -> Attributed {
+fn failure(error: &(dyn std::error::Error + 'static), stage: CallStage) -> Attributed {
     Attributed { words: explained(error), fault: Fault::of(error, stage) }
 }
 
 /// Asks a proxy to lead to a host, and gives the connection back once it does.
-async fn lead(mut stream: Stream, proxy: &Proxy, to: &Uri) -> Result<Stream, Attributed> {
+async fn lead(mut stream: TunnelStream, proxy: &Proxy, to: &Uri) -> Result<TunnelStream, Attributed> {
     let because = |words: String, fault| Err(Attributed { words, fault });
     let mut io = TokioIo::new(&mut stream);
     let exchange = async {
@@ -104,7 +104,7 @@ async fn lead(mut stream: Stream, proxy: &Proxy, to: &Uri) -> Result<Stream, Att
         io.flush().await?;
         answer(&mut io).await
     };
-    let answer = exchange.await.map_err(|error| failure(&error, Stage::Exchanging))?;
+    let answer = exchange.await.map_err(|error| failure(&error, CallStage::Exchanging))?;
     match answer.status {
         status if status.is_success() => {}
         // The words in its answer are anybody's: only what the status means is passed on.
@@ -139,21 +139,21 @@ fn connect(proxy: &Proxy, to: &Uri) -> Vec<u8> {
 }
 
 /// What a proxy has answered.
-struct Answer {
+struct ConnectResponse {
     status: StatusCode,
     /// Whether more came with the head.
     is_followed: bool,
 }
 
 /// Reads the head of a proxy's final answer. Whatever its fields say, a 2xx has no body (RFC 9110 §9.3.6).
-async fn answer(io: &mut (impl AsyncRead + Unpin)) -> io::Result<Answer> {
+async fn answer(io: &mut (impl AsyncRead + Unpin)) -> io::Result<ConnectResponse> {
     let mut read = Vec::new();
     loop {
         while let Some((status, size)) = head(&read)? {
             if status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS {
                 read.drain(..size);
             } else {
-                return Ok(Answer { status, is_followed: read.len() > size });
+                return Ok(ConnectResponse { status, is_followed: read.len() > size });
             }
         }
         if read.len() >= MAX_ANSWER_SIZE {

@@ -17,16 +17,17 @@ use workspace_gateway::testing::request::directives::Directives;
 use workspace_gateway::testing::request::fingerprint::Fingerprints;
 use workspace_gateway::testing::request::forwarded;
 use workspace_gateway::testing::request::hop::{self, Via};
-use workspace_gateway::testing::request::key::Key;
+use workspace_gateway::testing::request::key::RequestKey;
 use workspace_gateway::testing::request::query;
+use workspace_gateway::testing::request::request_directives::RequestDirectives;
 use workspace_gateway::testing::request::route::{self, Route};
 use workspace_gateway::testing::request::target;
 use workspace_gateway::testing::request::trace::Trace;
 use workspace_gateway::testing::request::validate::{self, MAX_FIELDS, MAX_PARAMETERS};
-use workspace_gateway::testing::request::wish::Wish;
 use workspace_gateway::testing::signing::ring::KeyRing;
 use workspace_gateway::testing::signing::{
-    AccessKey, Authorization, Binding, Changes, Payload, Projects, Target, canonical_request, has_signature, parse_date,
+    AccessKey, Authorization, Binding, Payload, Projects, RelayChanges, SignedTarget, canonical_request, has_signature,
+    parse_date,
 };
 
 /// Parts of the smaller input. The larger one has four times as many, which is as much as a head of 256 KiB has room for.
@@ -216,8 +217,8 @@ fn fields(cases: &mut Cases) {
             let directives = Directives::read(&head.headers).unwrap();
             (directives.has("no-store"), directives.seconds("max-age").unwrap(), directives.arguments("c").count())
         });
-        cases.add(&format!("Wish of {name}"), small, one("cache-control", text), |head| {
-            Wish::read(&head.headers).unwrap()
+        cases.add(&format!("RequestDirectives of {name}"), small, one("cache-control", text), |head| {
+            RequestDirectives::read(&head.headers).unwrap()
         });
     }
     let answer = || HeaderMap::from_iter([(ETAG, HeaderValue::from_static("\"none\""))]);
@@ -243,8 +244,9 @@ fn fields(cases: &mut Cases) {
     });
     let catalogue = catalogue();
     let (operation, place) = catalogue.operation("/v2/p/products").unwrap();
-    let read =
-        move |query: Option<&str>, headers: &HeaderMap| Key::read(catalogue, operation, place, query, headers, false);
+    let read = move |query: Option<&str>, headers: &HeaderMap| {
+        RequestKey::read(catalogue, operation, place, query, headers, false)
+    };
     cases.add("Key of projects", FEW, repeated("x-project-id", "p"), move |head| read(None, &head.headers).unwrap());
     let query = |size| unsorted(size, "=&") + "=";
     cases.add("Key of a query", 400, query, move |query| read(Some(query), &HeaderMap::new()).unwrap());
@@ -298,14 +300,14 @@ fn signatures(cases: &mut Cases) {
     let both = |size| {
         let removed: HashSet<_> = distinct('c', size / 2).map(|name| name.parse().unwrap()).collect();
         let signed = format!("X SignedHeaders={}, Signature=0", list('s', size / 2, ";"));
-        (headers([("authorization", signed)]), Changes { path: false, removed })
+        (headers([("authorization", signed)]), RelayChanges { path: false, removed })
     };
     cases.add("Binding", SMALL, both, |(headers, changes)| {
         assert_eq!(Binding::of(headers, "u.test", changes), Binding::Free);
     });
     let several = |size| {
         let fields = distinct('s', size).map(|name| ("authorization", format!("X SignedHeaders={name}, Signature=0")));
-        (headers(fields), Changes::default())
+        (headers(fields), RelayChanges::default())
     };
     cases.add("Binding of fields", FEW, several, |(headers, changes)| Binding::of(headers, "u.test", changes));
     let words = |size| headers([("authorization", format!("SDK-HMAC-SHA256 {}", list('w', size, " ")))]);
@@ -331,7 +333,7 @@ fn signatures(cases: &mut Cases) {
         keys.claim(headers).unwrap().examine(headers, now()).unwrap();
     });
     // All that is signed is there.
-    let plain = Target { path: "/", query: None };
+    let plain = SignedTarget { path: "/", query: None };
     let signed = move |size| {
         let mut headers = headers(distinct('s', size).map(|name| (name, "1".to_owned())));
         headers.insert(HOST, HeaderValue::from_static("u.test"));
@@ -350,7 +352,7 @@ fn signatures(cases: &mut Cases) {
     cases.add("canonical headers", SMALL, same, move |(headers, covered)| {
         canonical_request(&Method::GET, plain, headers, covered, &Payload::unsigned()).unwrap()
     });
-    let canonical = |target: Target<'_>| {
+    let canonical = |target: SignedTarget<'_>| {
         let headers = headers([("a", String::new())]);
         canonical_request(&Method::GET, target, &headers, "a", &Payload::unsigned()).unwrap()
     };
@@ -358,9 +360,14 @@ fn signatures(cases: &mut Cases) {
         "canonical query",
         SMALL,
         |size| unsorted(size, "&"),
-        move |query| canonical(Target { path: "/", query: Some(query) }),
+        move |query| canonical(SignedTarget { path: "/", query: Some(query) }),
     );
-    cases.add("canonical path", SMALL, |size| "/%2e".repeat(size), move |path| canonical(Target { path, query: None }));
+    cases.add(
+        "canonical path",
+        SMALL,
+        |size| "/%2e".repeat(size),
+        move |path| canonical(SignedTarget { path, query: None }),
+    );
 }
 
 pub(crate) fn cases() -> Vec<Case> {

@@ -17,10 +17,10 @@ use http::{Method, Request, Response};
 use http_body_util::{BodyExt, Empty};
 use tokio::task::{AbortHandle, yield_now};
 use tokio::time::Instant;
-use workspace_gateway::testing::cache::store::Selection;
+use workspace_gateway::testing::cache::store::PurgeSelection;
 use workspace_gateway::testing::clock::{Clock, ManualClock};
 use workspace_gateway::testing::config::Config;
-use workspace_gateway::testing::fast_path::{ConnectionState, Responder};
+use workspace_gateway::testing::fast_path::{Responder, ResponderState};
 use workspace_gateway::testing::gateway::{Connection, Gateway};
 
 use super::clocks::{Clocks, Jump};
@@ -29,7 +29,9 @@ use super::rules::{Effect, Rules, Tally};
 use super::script::{Begun, Script, X_NUMBER, random, trail};
 use super::settings::Settings;
 use super::steps::{Edge, Outcome, Pass, Sequence, Step};
-use super::world::{History, KEYS, Ms, Question, RequestId, SCOPES, Scope, Seconds, Spelling, Truth, Wish, scope_of};
+use super::world::{
+    CacheRequest, History, KEYS, Ms, RequestDirectives, RequestId, SCOPES, Scope, Seconds, Spelling, Truth, scope_of,
+};
 use crate::support;
 pub use story::Done;
 use story::{Event, agree};
@@ -39,7 +41,7 @@ use story::{Event, agree};
 const TURNS: usize = 4;
 
 /// A connection by which the next request may come.
-const FREE: ConnectionState = ConnectionState { is_free: true, is_closing: false };
+const FREE: ResponderState = ResponderState { is_free: true, is_closing: false };
 
 /// What has happened since one looked last: calls, relayed requests, answers.
 struct News {
@@ -167,17 +169,18 @@ impl Driver {
                     self.next += 1;
                     let spelling = if *is_odd { Spelling::of(id) } else { Spelling::Plain };
                     let (key, is_plain, wish, has) = (*key, *is_plain, *wish, *has);
-                    let question = Question { id, caller, key, is_unsafe: false, is_plain, spelling, wish, has };
+                    let question = CacheRequest { id, caller, key, is_unsafe: false, is_plain, spelling, wish, has };
                     self.come_in(question);
                     effects.extend(self.rules.ask(question).map_err(|wrong| format!("RULES: {wrong}"))?);
                 }
                 self.expect(effects).await?;
             }
             Step::Write { key, caller } => {
-                let (id, caller, key, wish) = (self.next, *caller, *key, Wish::Nothing);
+                let (id, caller, key, wish) = (self.next, *caller, *key, RequestDirectives::Nothing);
                 self.next += 1;
                 let spelling = Spelling::Plain;
-                let question = Question { id, caller, key, is_unsafe: true, is_plain: true, spelling, wish, has: None };
+                let question =
+                    CacheRequest { id, caller, key, is_unsafe: true, is_plain: true, spelling, wish, has: None };
                 self.come_in(question);
                 let effects = self.rules.ask(question).map_err(|wrong| format!("RULES: {wrong}"))?;
                 self.expect(effects).await?;
@@ -266,7 +269,7 @@ impl Driver {
     /// The operator purges.
     async fn purge(&mut self, operation: Option<&str>, project: Option<&str>) -> Result<(), String> {
         let (name, id) = (operation.map(str::to_owned), project.map(str::to_owned));
-        self.gateway.purge(&Selection { operation: name, project_id: id, query: None });
+        self.gateway.purge(&PurgeSelection { operation: name, project_id: id, query: None });
         let is_selected = |scope| {
             let Scope { operation: its_operation, project: its_project, .. } = SCOPES[scope];
             operation.is_none_or(|name| name == its_operation) && project.is_none_or(|id| id == its_project)
@@ -280,8 +283,8 @@ impl Driver {
     }
 
     /// A client sends a request and reads the answer.
-    fn come_in(&mut self, request: Question) {
-        self.tell(Event::Asked(request));
+    fn come_in(&mut self, request: CacheRequest) {
+        self.tell(Event::Lookup(request));
         self.property.asked(request, self.now);
         let (gateway, connection) = (Arc::clone(&self.gateway), Arc::clone(&self.connection));
         let (done, began, arrived) = (Arc::clone(&self.done), self.began, self.now - self.jumped);

@@ -13,8 +13,8 @@ use super::driver::Done;
 use super::script::Begun;
 use super::settings::Settings;
 use super::steps::Outcome;
-use super::world::{Besides, CallerId, Failure, History, KeyId, Ms, Question, RequestId, Said, Version};
-use super::world::{SCOPES, ScopeId, Truth, Wish, is_list, scope_of, service_of};
+use super::world::{Besides, CacheRequest, CallerId, Failure, History, KeyId, Ms, RequestId, Said, Version};
+use super::world::{RequestDirectives, SCOPES, ScopeId, Truth, is_list, scope_of, service_of};
 
 /// How often a request waits for another's call at most.
 const ELECTIONS: usize = 4;
@@ -97,7 +97,7 @@ impl Call {
 pub struct Property {
     settings: Settings,
     calls: Vec<Call>,
-    questions: Vec<(Ms, Question)>,
+    questions: Vec<(Ms, CacheRequest)>,
     purged: [Option<Ms>; SCOPES.len()],
     last_purge: Option<Ms>,
     /// When someone who had proof has changed something.
@@ -118,7 +118,7 @@ impl Property {
         self.calls.iter_mut().for_each(|call| call.timer_sent += by);
     }
 
-    pub fn asked(&mut self, question: Question, at: Ms) {
+    pub fn asked(&mut self, question: CacheRequest, at: Ms) {
         self.questions.push((at, question));
     }
 
@@ -135,11 +135,11 @@ impl Property {
     /// A call begins: not for one who wanted none, nor beside another that would do.
     pub fn begun(&mut self, begun: Begun, is_private: bool, sent: Ms, history: &History) -> Result<(), String> {
         let Begun { id, caller, key, asked, .. } = begun;
-        let (arrived, Question { wish, spelling, .. }) = self.questions[id as usize];
+        let (arrived, CacheRequest { wish, spelling, .. }) = self.questions[id as usize];
         if spelling.is_ambiguous() {
             return Err(format!("PROPERTY: #{id} begins a call, and may be read in more than one way"));
         }
-        if wish == Wish::OnlyIfCached {
+        if wish == RequestDirectives::OnlyIfCached {
             return Err(format!("PROPERTY: #{id} begins a call, and was only to be answered from memory"));
         }
         let is_proved = self.is_proved(caller, scope_of(key), self.settings.grant_ttl, sent);
@@ -147,8 +147,9 @@ impl Property {
             return Err(format!("PROPERTY: #{id} asks about a list, but caller {caller} has no proof that holds"));
         }
         let is_shared = is_proved && !is_private;
-        let may_be_alone =
-            wish == Wish::NoCache || self.has_waited_enough(key, arrived, sent) || self.is_marked(key, sent);
+        let may_be_alone = wish == RequestDirectives::NoCache
+            || self.has_waited_enough(key, arrived, sent)
+            || self.is_marked(key, sent);
         let is_bounded = self.settings.max_flights.min(self.settings.max_waiters) < 100;
         let others: Vec<&Call> = self
             .calls
@@ -316,7 +317,7 @@ impl Property {
     /// who have proof, from one who had it.
     fn check_error(&self, done: &Done, is_private: bool) -> Result<(), String> {
         let Done { at, status, .. } = *done;
-        let Question { id, caller, key, .. } = done.request;
+        let CacheRequest { id, caller, key, .. } = done.request;
         let grant = self.settings.grant_ttl;
         let is_negative = matches!(status, 400 | 404 | 405);
         let life = if is_negative { self.settings.error_ttl } else { Settings::DENIAL_TTL };
@@ -348,7 +349,7 @@ impl Property {
 
     fn check_list(&self, done: &Done, list: String, history: &History, is_private: bool) -> Result<(), String> {
         let Done { waited, at, .. } = *done;
-        let Question { id, caller, key, wish, .. } = done.request;
+        let CacheRequest { id, caller, key, wish, .. } = done.request;
         let scope = scope_of(key);
         let is_own = |call: &Call| call.is_relay && call.landed(at).is_some() || call.list(at).as_ref() == Some(&list);
         if self.calls.iter().rfind(|call| call.begun.id == id).is_some_and(is_own) {
@@ -403,15 +404,18 @@ impl Property {
             return Err(format!("PROPERTY: #{id} was served a stale list for no reason"));
         }
         let is_wished = match wish {
-            Wish::NoCache => own_has_failed,
-            Wish::NoStore => false,
-            Wish::Nothing | Wish::MaxAge(_) | Wish::MinFresh(_) | Wish::OnlyIfCached => true,
+            RequestDirectives::NoCache => own_has_failed,
+            RequestDirectives::NoStore => false,
+            RequestDirectives::Nothing
+            | RequestDirectives::MaxAge(_)
+            | RequestDirectives::MinFresh(_)
+            | RequestDirectives::OnlyIfCached => true,
         };
         if !is_wished {
             return Err(format!("PROPERTY: #{id} was served a list from before it came in"));
         }
         let most = match wish {
-            Wish::MaxAge(most) if !has_failed => most + 1,
+            RequestDirectives::MaxAge(most) if !has_failed => most + 1,
             _ => Ms::MAX,
         };
         let is_told = self.calls.iter().any(|call| {

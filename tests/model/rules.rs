@@ -25,41 +25,41 @@ use std::collections::BTreeMap;
 use super::script::Begun;
 use super::settings::Settings;
 use super::world::{
-    CallerId, KeyId, Ms, Question, RequestId, SCOPES, SERVICES, Said, Scope, ScopeId, Version, scope_of,
+    CacheRequest, CallerId, KeyId, Ms, RequestId, SCOPES, SERVICES, Said, Scope, ScopeId, Version, scope_of,
 };
 use landing::Share;
 use refusal::Head;
-use way::Way;
+use way::ProxyRoute;
 
 /// How often a request goes again for a flight that others may board. After that it flies alone.
 const ELECTIONS: u32 = 3;
 
 /// A caller in a scope.
-type Grantee = (CallerId, ScopeId);
+type CallerScope = (CallerId, ScopeId);
 
 /// Where an answer is kept and a flight boarded: a key, and whose it is if not everybody's.
 #[derive(Clone, Copy, Debug, PartialEq)]
-struct Slot {
+struct CacheKey {
     key: KeyId,
     owner: Option<CallerId>,
 }
 
 struct Grant {
-    to: Grantee,
+    to: CallerScope,
     proved: Ms,
     /// The flights of calls that were refused with a 401, of which only the head has landed.
     suspended_by: Vec<FlightId>,
 }
 
 struct Refusal {
-    to: Grantee,
+    to: CallerScope,
     until: Ms,
     status: u16,
     body: String,
 }
 
 struct Entry {
-    slot: Slot,
+    slot: CacheKey,
     body: String,
     /// Upstream's tag of it.
     tag: Option<Version>,
@@ -79,39 +79,39 @@ struct Link {
 
 /// That there is no such thing. It stands beside the entry.
 struct Negative {
-    slot: Slot,
+    slot: CacheKey,
     status: u16,
     body: String,
     sent: Ms,
 }
 
 struct Mark {
-    slot: Slot,
+    slot: CacheKey,
     is_too_large: bool,
     until: Ms,
 }
 
 /// Upstream is not asked for what can be given stale.
-struct Pause {
+struct Backoff {
     of: Paused,
     until: Ms,
 }
 
 #[derive(PartialEq)]
 enum Paused {
-    Slot(Slot),
+    CacheKey(CacheKey),
     /// Those of a caller whose call for that slot has failed.
-    Failed(CallerId, Slot),
-    Caller(Grantee),
+    Failed(CallerId, CacheKey),
+    Caller(CallerScope),
     /// Those of a caller whose call has failed in a way that may be of its own making.
-    Foul(Grantee),
+    Foul(CallerScope),
     Scope(ScopeId),
 }
 
 /// What requests wait for: one call, or up to three of different callers.
 struct Flight {
     id: FlightId,
-    slot: Slot,
+    slot: CacheKey,
     /// Whether it can be joined: not if it is for one request alone, or was there before a purge.
     is_open: bool,
     /// Who has made calls for it.
@@ -133,7 +133,7 @@ struct Call {
     is_unsafe: bool,
     /// Whether the request went on as it was.
     is_relay: bool,
-    boarding: Slot,
+    boarding: CacheKey,
     /// The list it asks about.
     asked: Option<Version>,
     /// When that had been sent for.
@@ -152,7 +152,7 @@ struct Call {
 /// A request that waits for a call, its own or another's.
 #[derive(Clone, Debug)]
 struct Waiting {
-    question: Question,
+    question: CacheRequest,
     /// As timers count, as are the next two: a jump of a clock moves them.
     arrived: Ms,
     /// When its time is up; what is streamed has none.
@@ -268,7 +268,7 @@ pub struct Rules {
     /// When something was changed last.
     invalidated: [Option<Ms>; SCOPES.len()],
     marks: Vec<Mark>,
-    pauses: Vec<Pause>,
+    pauses: Vec<Backoff>,
     flights: Vec<Flight>,
     next_flight: FlightId,
     calls: Vec<Call>,
@@ -309,7 +309,7 @@ impl Rules {
     }
 
     /// A request is answered. Who has the list is not sent it again, except where nobody looks at it.
-    fn answer(&mut self, question: &Question, reply: Reply) -> Effect {
+    fn answer(&mut self, question: &CacheRequest, reply: Reply) -> Effect {
         let is_known = reply.tag.is_some() && reply.tag == question.has;
         let is_known = is_known && !matches!(reply.how, How::Relayed | How::PassedThrough);
         if !is_known {
@@ -366,7 +366,7 @@ impl Rules {
     }
 
     /// A request comes in.
-    pub fn ask(&mut self, question: Question) -> Result<Vec<Effect>, String> {
+    pub fn ask(&mut self, question: CacheRequest) -> Result<Vec<Effect>, String> {
         if question.spelling.is_ambiguous() {
             self.note("ambiguous");
             return Ok(vec![Effect::Answer(question.id, Reply::new(400, None, How::Ambiguous))]);
@@ -468,14 +468,14 @@ impl Rules {
             let boarding = self.boarding(&request.question);
             let way = match self.way(&request.question, request.elections) {
                 // Those who have yet to wake may still count as waiting.
-                Way::Follow(_)
+                ProxyRoute::Follow(_)
                     if self.followers(boarding.owner.is_none()) + yet_to_wake >= self.settings.max_waiters =>
                 {
-                    Way::Solo(boarding)
+                    ProxyRoute::Solo(boarding)
                 }
                 way if way.begins_a_call() => way,
                 // It joins a flight that is slow, and makes another call for it.
-                Way::Follow(flight) if self.is_slow(flight) => Way::Follow(flight),
+                ProxyRoute::Follow(flight) if self.is_slow(flight) => ProxyRoute::Follow(flight),
                 way => return Err(format!("#{} began a call, but {way:?} was its way", request.question.id)),
             };
             if way.begins_a_call() {
@@ -558,7 +558,7 @@ impl Rules {
         self.marks.retain(|mark| !selected(scope_of(mark.slot.key)));
         self.private.retain(|scope| !selected(*scope));
         self.pauses.retain(|pause| match pause.of {
-            Paused::Slot(slot) | Paused::Failed(_, slot) => !selected(scope_of(slot.key)),
+            Paused::CacheKey(slot) | Paused::Failed(_, slot) => !selected(scope_of(slot.key)),
             Paused::Caller((_, scope)) | Paused::Foul((_, scope)) | Paused::Scope(scope) => !selected(scope),
         });
         self.flights.iter_mut().for_each(|flight| flight.is_open = false);

@@ -19,10 +19,10 @@ use workspace_gateway::testing::random::Random;
 use workspace_gateway::testing::request::caller::X_AUTH_TOKEN;
 use workspace_gateway::testing::request::condition::Validator;
 use workspace_gateway::testing::request::id::RequestIds;
-use workspace_gateway::testing::request::key::Key;
+use workspace_gateway::testing::request::key::RequestKey;
 use workspace_gateway::testing::stream::{StreamBody, stream};
-use workspace_gateway::testing::upstream::client::Errand;
-use workspace_gateway::testing::upstream::{Answered, Answering, Refused, Upstream, UpstreamError};
+use workspace_gateway::testing::upstream::client::FetchContext;
+use workspace_gateway::testing::upstream::{CallerRefusal, PendingResponse, Upstream, UpstreamError, UpstreamResponse};
 
 use super::world::{Besides, CALLERS, CallerId, Failure, KEYS, KeyId, RequestId, SECOND, Said, Version, token};
 
@@ -118,7 +118,12 @@ impl Script {
 }
 
 impl Upstream for Script {
-    fn ask<'a>(&'a self, key: &'a Key, errand: Errand, _: &'a Account) -> Answering<'a, Answered> {
+    fn ask<'a>(
+        &'a self,
+        key: &'a RequestKey,
+        errand: FetchContext,
+        _: &'a Account,
+    ) -> PendingResponse<'a, UpstreamResponse> {
         let target = key.uri().unwrap().path_and_query().unwrap().to_string();
         let id = number_of(&errand.request_id);
         // A gateway before this one is named first, this one always.
@@ -134,9 +139,9 @@ impl Upstream for Script {
         Box::pin(async move {
             let Landing { said, body } = landed.await.expect("every call is landed");
             match (said, body) {
-                (said, Some(body)) => Ok(Answered::Refused(in_two_parts(id, said, body))),
-                (Said::Failed(Failure::Refused(status)), None) => Ok(Answered::Refused(endless(status))),
-                (said, None) => answer(id, said).map(Answered::read),
+                (said, Some(body)) => Ok(UpstreamResponse::Refused(in_two_parts(id, said, body))),
+                (Said::Failed(Failure::Refused(status)), None) => Ok(UpstreamResponse::Refused(endless(status))),
+                (said, None) => answer(id, said).map(UpstreamResponse::read),
             }
         })
     }
@@ -147,7 +152,7 @@ impl Upstream for Script {
         _: &'a Origin,
         head: &'a Parts,
         _: StreamBody,
-    ) -> Answering<'a, Response<StreamBody>> {
+    ) -> PendingResponse<'a, Response<StreamBody>> {
         let id = head.headers[X_NUMBER].to_str().unwrap().parse().unwrap();
         let target = head.uri.path_and_query().unwrap().to_string();
         let is_plain = !head.headers.contains_key(VIA);
@@ -194,13 +199,13 @@ fn answer(id: RequestId, said: Said) -> Result<Response<Bytes>, UpstreamError> {
 }
 
 /// A refusal whose body does not end.
-fn endless(status: u16) -> Refused {
+fn endless(status: u16) -> CallerRefusal {
     let (head, ()) = Response::builder().status(status).body(()).unwrap().into_parts();
-    Refused { head, body: Box::pin(std::future::ready(None)) }
+    CallerRefusal { head, body: Box::pin(std::future::ready(None)) }
 }
 
 /// A refusal whose body comes later, if it comes.
-fn in_two_parts(id: RequestId, said: Said, body: oneshot::Receiver<Said>) -> Refused {
+fn in_two_parts(id: RequestId, said: Said, body: oneshot::Receiver<Said>) -> CallerRefusal {
     let head = match said {
         Said::Failed(Failure::Refused(status)) => endless(status).head,
         said => answer(id, said).expect("a refusal has a head").into_parts().0,
@@ -211,7 +216,7 @@ fn in_two_parts(id: RequestId, said: Said, body: oneshot::Receiver<Said>) -> Ref
             Said::NotModified(_) | Said::Failed(_) => None,
         }
     };
-    Refused { head, body: Box::pin(body) }
+    CallerRefusal { head, body: Box::pin(body) }
 }
 
 /// A request has to look as if it had come by another gateway, or not.

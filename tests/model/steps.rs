@@ -9,7 +9,7 @@ use proptest::sample::select;
 
 use super::clocks::Jump;
 use super::settings::Settings;
-use super::world::{CALLERS, CallerId, Change, KeyId, Ms, SCOPES, SECOND, ScopeId, Version, Wish};
+use super::world::{CALLERS, CallerId, Change, KeyId, Ms, RequestDirectives, SCOPES, SECOND, ScopeId, Version};
 
 /// How many steps a sequence has.
 pub const STEPS: usize = 50;
@@ -22,7 +22,14 @@ pub type Pick = usize;
 pub enum Step {
     /// Requests come in at the same moment, in this order; straight from clients or by another gateway.
     /// Their tokens are written as they are, or in each way that there is.
-    Ask { key: KeyId, callers: Vec<CallerId>, is_plain: bool, is_odd: bool, wish: Wish, has: Option<Version> },
+    Ask {
+        key: KeyId,
+        callers: Vec<CallerId>,
+        is_plain: bool,
+        is_odd: bool,
+        wish: RequestDirectives,
+        has: Option<Version>,
+    },
     /// A caller sends a request with an unsafe method to the path of a question.
     Write { key: KeyId, caller: CallerId },
     /// Calls in the air end, all at the same moment and in this order.
@@ -74,8 +81,8 @@ impl Step {
                 if !is_plain {
                     simpler.push(ask(callers.clone(), true, *wish));
                 }
-                if *wish != Wish::Nothing {
-                    simpler.push(ask(callers.clone(), *is_plain, Wish::Nothing));
+                if *wish != RequestDirectives::Nothing {
+                    simpler.push(ask(callers.clone(), *is_plain, RequestDirectives::Nothing));
                 }
                 if callers.len() > 1 {
                     simpler.extend((0..callers.len()).map(|left_out| {
@@ -187,7 +194,14 @@ pub fn sequence() -> impl Strategy<Value = Sequence> {
 }
 
 fn all_ask(key: KeyId) -> Step {
-    Step::Ask { key, callers: (0..CALLERS).collect(), is_plain: true, is_odd: false, wish: Wish::Nothing, has: None }
+    Step::Ask {
+        key,
+        callers: (0..CALLERS).collect(),
+        is_plain: true,
+        is_odd: false,
+        wish: RequestDirectives::Nothing,
+        has: None,
+    }
 }
 
 fn all_are_proved() -> Step {
@@ -216,7 +230,7 @@ fn slow() -> impl Strategy<Value = Vec<Step>> {
                 callers,
                 is_plain: true,
                 is_odd: false,
-                wish: Wish::Nothing,
+                wish: RequestDirectives::Nothing,
                 has: None,
             };
             let land = |pick, outcome| Step::Land(vec![(pick, outcome)]);
@@ -239,7 +253,7 @@ fn aged() -> impl Strategy<Value = Vec<Step>> {
         let mut steps = vec![all_ask(0), all_are_proved(), pass(37), all_ask(1), all_are_proved(), pass(seconds)];
         if !some.is_empty() {
             let (callers, outcomes): (Vec<_>, Vec<_>) = some.into_iter().unzip();
-            let (wish, has) = (Wish::NoCache, None);
+            let (wish, has) = (RequestDirectives::NoCache, None);
             steps.push(Step::Ask { key: 0, callers, is_plain: true, is_odd: false, wish, has });
             steps.extend(outcomes.into_iter().map(|outcome| Step::Land(vec![(0, outcome)])));
         }
@@ -258,12 +272,18 @@ fn changed() -> impl Strategy<Value = Vec<Step>> {
             let pass = Step::Pass(Pass::Span(seconds * SECOND));
             let mut steps = vec![all_ask(0), all_are_proved(), pass, all_ask(1), all_are_proved()];
             if is_asked_before {
-                steps.push(ask(Wish::NoCache));
+                steps.push(ask(RequestDirectives::NoCache));
             }
             let end = |place, outcome| Step::Land(vec![(place, outcome)]);
             steps.push(Step::Write { key: 1, caller });
             steps.push(end(usize::from(is_asked_before), Outcome::Truth { as_sent: false }));
-            steps.extend([ask(Wish::Nothing), ask(Wish::Nothing), end(0, one), end(0, other), ask(Wish::Nothing)]);
+            steps.extend([
+                ask(RequestDirectives::Nothing),
+                ask(RequestDirectives::Nothing),
+                end(0, one),
+                end(0, other),
+                ask(RequestDirectives::Nothing),
+            ]);
             steps
         },
     )
@@ -280,9 +300,9 @@ fn refused() -> impl Strategy<Value = Vec<Step>> {
             let purge = Step::Purge { operation: Some(0), project: Some(0) };
             let mut steps = vec![all_ask(0), all_are_proved(), all_ask(2), all_are_proved(), purge];
             if asks_before {
-                steps.push(ask(2, vec![caller], Wish::NoCache));
+                steps.push(ask(2, vec![caller], RequestDirectives::NoCache));
             }
-            steps.push(ask(0, vec![caller, (caller + 1) % 3, caller], Wish::Nothing));
+            steps.push(ask(0, vec![caller, (caller + 1) % 3, caller], RequestDirectives::Nothing));
             if is_revoked {
                 steps.push(Step::Change(Change::Revoke(caller)));
             }
@@ -290,10 +310,10 @@ fn refused() -> impl Strategy<Value = Vec<Step>> {
             if asks_before {
                 steps.push(Step::Land(vec![(0, Outcome::Truth { as_sent: true })]));
             }
-            steps.push(ask(2, vec![caller], Wish::Nothing));
+            steps.push(ask(2, vec![caller], RequestDirectives::Nothing));
             steps.extend(rest);
             steps.push(Step::Land(vec![(0, body)]));
-            steps.push(ask(2, vec![caller], Wish::Nothing));
+            steps.push(ask(2, vec![caller], RequestDirectives::Nothing));
             steps
         },
     )
@@ -305,9 +325,9 @@ fn jumped() -> impl Strategy<Value = Vec<Step>> {
     (caller(), any::<bool>(), outcome(), jump(), outcome()).prop_map(|(caller, is_called, before, jump, after)| {
         let ask = |wish| Step::Ask { key: 0, callers: vec![caller], is_plain: true, is_odd: false, wish, has: None };
         let land = |outcome| Step::Land(vec![(0, outcome)]);
-        let mut steps = vec![all_ask(0), all_are_proved(), ask(Wish::NoCache), land(before)];
+        let mut steps = vec![all_ask(0), all_are_proved(), ask(RequestDirectives::NoCache), land(before)];
         if is_called {
-            steps.push(ask(Wish::NoCache));
+            steps.push(ask(RequestDirectives::NoCache));
         }
         steps.extend([Step::Jump(jump), all_ask(0), land(after), all_ask(0)]);
         steps
@@ -367,14 +387,14 @@ fn scope() -> impl Strategy<Value = ScopeId> {
 }
 
 /// Mostly none. The ages are met before and after each of the limits.
-fn wish() -> impl Strategy<Value = Wish> {
+fn wish() -> impl Strategy<Value = RequestDirectives> {
     prop_oneof![
-        40 => Just(Wish::Nothing),
-        4 => Just(Wish::NoCache),
-        2 => select(vec![3, 35, 50, 100]).prop_map(|seconds| Wish::MaxAge(seconds * SECOND)),
-        1 => select(vec![3, 20]).prop_map(|seconds| Wish::MinFresh(seconds * SECOND)),
-        2 => Just(Wish::OnlyIfCached),
-        1 => Just(Wish::NoStore),
+        40 => Just(RequestDirectives::Nothing),
+        4 => Just(RequestDirectives::NoCache),
+        2 => select(vec![3, 35, 50, 100]).prop_map(|seconds| RequestDirectives::MaxAge(seconds * SECOND)),
+        1 => select(vec![3, 20]).prop_map(|seconds| RequestDirectives::MinFresh(seconds * SECOND)),
+        2 => Just(RequestDirectives::OnlyIfCached),
+        1 => Just(RequestDirectives::NoStore),
     ]
 }
 

@@ -55,7 +55,7 @@ pub fn service_of(key: KeyId) -> usize {
 
 /// A request of a client.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Question {
+pub struct CacheRequest {
     pub id: RequestId,
     pub caller: CallerId,
     pub key: KeyId,
@@ -64,7 +64,7 @@ pub struct Question {
     /// Whether it comes straight from a client, by no other gateway.
     pub is_plain: bool,
     pub spelling: Spelling,
-    pub wish: Wish,
+    pub wish: RequestDirectives,
     /// The list that the client has already, and need not be sent again.
     pub has: Option<Version>,
 }
@@ -135,7 +135,7 @@ impl Spelling {
 
 /// What a client wishes for besides.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Wish {
+pub enum RequestDirectives {
     Nothing,
     /// Nothing from memory.
     NoCache,
@@ -149,7 +149,7 @@ pub enum Wish {
     NoStore,
 }
 
-impl Wish {
+impl RequestDirectives {
     /// Name and value of the header that says so. There are several ways to say some.
     fn header(self, id: RequestId) -> Option<(&'static str, String)> {
         let control = |text: String| Some(("cache-control", text));
@@ -168,7 +168,7 @@ impl Wish {
     }
 }
 
-impl Question {
+impl CacheRequest {
     /// Names and values of the headers that say what the client wishes for.
     pub fn headers(&self) -> impl Iterator<Item = (&'static str, String)> {
         let has = self.has.map(|has| ("if-none-match", format!("{}, W/{}", r#""another""#, has.to_tag())));

@@ -13,7 +13,7 @@ use std::process::{Command, Stdio};
 
 use serde::{Deserialize, Serialize};
 use workspace_gateway::testing::catalogue::Service;
-use workspace_gateway::testing::simulator::AccessKey;
+use workspace_gateway::testing::simulator::IssuedKey;
 
 use crate::support::PROJECT;
 
@@ -51,8 +51,8 @@ pub enum Style {
 
 impl Client {
     /// One that signs with this key, and lists everything twice.
-    pub fn with_key(name: &'static str, base_url: &str, key: &AccessKey) -> Self {
-        let AccessKey { id, secret, security_token } = key.clone();
+    pub fn with_key(name: &'static str, base_url: &str, key: &IssuedKey) -> Self {
+        let IssuedKey { id, secret, security_token } = key.clone();
         let base_url = Some(base_url.to_owned());
         let (workspace, appstream) = (base_url.clone(), base_url);
         let (token, signs, style) = (None, true, Style::Sync);
@@ -62,7 +62,7 @@ impl Client {
     /// One that has a token. Without a key no SDK can be built, so it has one that exists nowhere.
     pub fn with_token(name: &'static str, base_url: &str, token: &str) -> Self {
         let (id, secret) = ("AKEXAMPLE".to_owned(), "sk-example".to_owned());
-        let key = AccessKey { id, secret, security_token: None };
+        let key = IssuedKey { id, secret, security_token: None };
         Self { token: Some(token.to_owned()), ..Self::with_key(name, base_url, &key) }
     }
 

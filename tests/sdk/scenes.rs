@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use http::{HeaderMap, StatusCode};
 use serde_json::Value;
 use workspace_gateway::testing::catalogue::Service;
-use workspace_gateway::testing::simulator::{AccessKey, Simulator};
+use workspace_gateway::testing::simulator::{IssuedKey, Simulator};
 
 use super::{Call, Client, OPERATIONS, Sdk};
 use crate::support::signer::entry;
@@ -17,10 +17,10 @@ const VERIFY: &str = "workspace-gateway: Incorrect IAM authentication informatio
 /// A gateway that knows access keys, and who has them.
 pub struct Scene {
     pub world: World,
-    permanent: AccessKey,
-    temporary: AccessKey,
+    permanent: IssuedKey,
+    temporary: IssuedKey,
     /// Temporary, too.
-    another: AccessKey,
+    another: IssuedKey,
 }
 
 impl Scene {
@@ -59,7 +59,7 @@ impl Scene {
     }
 }
 
-async fn before(simulator: Simulator, keys: &[&AccessKey]) -> World {
+async fn before(simulator: Simulator, keys: &[&IssuedKey]) -> World {
     let (workspace, appstream) = (simulator.url(Service::Workspace), simulator.url(Service::AppStream));
     World::before(simulator, &workspace, &appstream, &keys.iter().map(|key| entry(key, "")).collect::<String>()).await
 }
@@ -207,7 +207,7 @@ pub async fn refusals_are_exceptions(sdk: Sdk, throttled: fn(&Call)) {
 pub async fn a_wrong_secret_in_the_configuration_locks_no_key(sdk: Sdk) {
     let simulator = Simulator::start().await.unwrap();
     let key = simulator.access_key(PROJECT);
-    let mistyped = AccessKey { secret: "mistyped".to_owned(), ..key.clone() };
+    let mistyped = IssuedKey { secret: "mistyped".to_owned(), ..key.clone() };
     let world = before(simulator, &[&mistyped]).await;
     let client = Client { rounds: 4, ..Client::with_key("mistyped", &world.url(""), &mistyped) };
     let Some(calls) = sdk.run(&[client]).await else { return };

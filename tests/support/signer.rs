@@ -8,12 +8,12 @@ use tokio::task::JoinHandle;
 use workspace_gateway::testing::catalogue::Service;
 use workspace_gateway::testing::clock::Clock;
 use workspace_gateway::testing::signing::{self, Payload, Projects};
-use workspace_gateway::testing::simulator::{AccessKey, Simulator};
+use workspace_gateway::testing::simulator::{IssuedKey, Simulator};
 
 use super::{Http, PROJECT, Reply, World};
 
 /// The entry of a configuration file that makes an access key known to a gateway.
-pub fn entry(key: &AccessKey, more: &str) -> String {
+pub fn entry(key: &IssuedKey, more: &str) -> String {
     let token = key.security_token.as_ref().map(|token| format!("security_token = {token:?}\n")).unwrap_or_default();
     format!("[[access_key]]\nid = {:?}\nsecret = {:?}\n{token}{more}\n", key.id, key.secret)
 }
@@ -29,12 +29,12 @@ pub struct Signed {
 
 impl Signed {
     /// Signs a GET of a path on a world's gateway, now.
-    pub fn get(world: &World, key: &AccessKey, path: &str) -> Self {
+    pub fn get(world: &World, key: &IssuedKey, path: &str) -> Self {
         Self::new(world, key, Method::GET, path, "")
     }
 
     /// Signs any request to a world's gateway, now.
-    pub fn new(world: &World, key: &AccessKey, method: Method, path: &str, body: &str) -> Self {
+    pub fn new(world: &World, key: &IssuedKey, method: Method, path: &str, body: &str) -> Self {
         let url = world.url(path);
         let headers = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static("application/json"))]);
         let request = Self { method, url, headers, body: body.into() };
@@ -43,7 +43,7 @@ impl Signed {
     }
 
     /// Signs it, `Host` and these headers included.
-    pub fn sign(mut self, key: &AccessKey, covered: &[&str], payload: &Payload, date: SystemTime) -> Self {
+    pub fn sign(mut self, key: &IssuedKey, covered: &[&str], payload: &Payload, date: SystemTime) -> Self {
         let uri: Uri = self.url.parse().unwrap();
         if !self.headers.contains_key(HOST) {
             self.headers.insert(HOST, HeaderValue::from_str(uri.authority().unwrap().as_str()).unwrap());
@@ -87,9 +87,9 @@ pub fn date(world: &World) -> SystemTime {
 
 /// A gateway that knows these keys, of those that were created.
 pub async fn world<const N: usize>(
-    create: impl FnOnce(&Simulator) -> [AccessKey; N],
-    settings: impl FnOnce(&[AccessKey; N]) -> String,
-) -> (World, [AccessKey; N]) {
+    create: impl FnOnce(&Simulator) -> [IssuedKey; N],
+    settings: impl FnOnce(&[IssuedKey; N]) -> String,
+) -> (World, [IssuedKey; N]) {
     let simulator = Simulator::start().await.unwrap();
     let keys = create(&simulator);
     let (workspace, appstream) = (simulator.url(Service::Workspace), simulator.url(Service::AppStream));
@@ -98,7 +98,7 @@ pub async fn world<const N: usize>(
 }
 
 /// A gateway that knows one key.
-pub async fn one_key() -> (World, AccessKey) {
+pub async fn one_key() -> (World, IssuedKey) {
     let (world, [key]) = world(|simulator| [simulator.access_key(PROJECT)], |[key]| entry(key, "")).await;
     (world, key)
 }

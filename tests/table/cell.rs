@@ -19,7 +19,7 @@ use super::behaviours::{BEFORE, Behaviour, Line, Meaning, NEW, NEXT, OLD, OTHER_
 use super::rules::{Answer, Expectation};
 use super::seen::seen;
 use super::staged::{SLOW, Staged, TIMEOUT, told};
-use super::states::{Before, Standing, State, Wish};
+use super::states::{Before, GrantState, RequestDirectives, State};
 use crate::support::raw::{RawUpstream, silent};
 use crate::support::wire::{Answered, exchange};
 use crate::support::{HANG, PROJECT, ask, config};
@@ -50,12 +50,12 @@ pub(super) struct Place<'b> {
     config: Config,
     client: Arc<HttpClient>,
     /// One for each wish, so that all of them begin at the date that upstream counts from.
-    clocks: [ManualClock; Wish::ALL.len()],
+    clocks: [ManualClock; RequestDirectives::ALL.len()],
 }
 
 impl<'b> Place<'b> {
     pub(super) async fn of(behaviour: &'b Behaviour, state: &'b State, client: Arc<HttpClient>) -> Self {
-        let clocks = Wish::ALL.map(|_| ManualClock::default());
+        let clocks = RequestDirectives::ALL.map(|_| ManualClock::default());
         let turn = match &behaviour.line {
             Line::Wire(turn) => turn.clone(),
             Line::Dated(turn) => {
@@ -82,7 +82,7 @@ impl<'b> Place<'b> {
 }
 
 impl Stage {
-    fn before(place: &Place<'_>, wish: Wish) -> Self {
+    fn before(place: &Place<'_>, wish: RequestDirectives) -> Self {
         let clock = place.clocks[wish as usize].clone();
         let upstream = Arc::new(Staged::new(Arc::clone(&place.client)));
         let asked: Arc<dyn Upstream> = Arc::<Staged>::clone(&upstream);
@@ -95,14 +95,14 @@ impl Stage {
     }
 
     /// Asks for the list, as a client does.
-    async fn get(&self, wish: Wish) -> Result<Answered, String> {
+    async fn get(&self, wish: RequestDirectives) -> Result<Answered, String> {
         let tag_of = |list: &str| {
             let digest = blake3::hash(list.as_bytes()).to_hex();
             format!("\"{}\"", &digest[..32])
         };
         let wished = match wish {
-            Wish::Nothing => String::new(),
-            Wish::IfNoneMatch => {
+            RequestDirectives::Nothing => String::new(),
+            RequestDirectives::IfNoneMatch => {
                 let (old, new) = (tag_of(OLD), tag_of(NEW));
                 format!("If-None-Match: {OLD_TAG}, W/{old}, {new}, {OTHER_TAG}\r\n")
             }
@@ -122,12 +122,12 @@ impl Stage {
             self.upstream.will_say(told(200, "old", state.has_tag.then_some(OLD_TAG), OLD));
             ask(&self.gateway, OTHER_CALLER, LIST).await;
         }
-        if state.standing == Standing::Lapsed {
+        if state.standing == GrantState::Grace {
             self.upstream.will_say(proof.clone());
             ask(&self.gateway, CLIENT, PROOF).await;
         }
         self.seconds_pass(state.age.unwrap_or(1) - 1);
-        if state.standing == Standing::Granted {
+        if state.standing == GrantState::Granted {
             self.upstream.will_say(proof);
             ask(&self.gateway, CLIENT, PROOF).await;
         }
@@ -149,14 +149,18 @@ impl Stage {
     async fn next(&self, behaviour: &Behaviour) -> Result<Answer, String> {
         self.upstream.will_say(told(200, "next", None, NEXT));
         let before = self.upstream.begun();
-        let answered = self.get(Wish::Nothing).await?;
+        let answered = self.get(RequestDirectives::Nothing).await?;
         self.upstream.is_idle().await;
         seen(&answered, behaviour, "next", self.upstream.begun() - before)
     }
 }
 
 /// What has come of a cell. What is expected tells only what to wait for.
-pub(super) async fn run(place: &Place<'_>, wish: Wish, expected: &Expectation) -> Result<Expectation, String> {
+pub(super) async fn run(
+    place: &Place<'_>,
+    wish: RequestDirectives,
+    expected: &Expectation,
+) -> Result<Expectation, String> {
     let Place { behaviour, state, raw, .. } = place;
     let stage = Stage::before(place, wish);
     stage.is_in(state).await;
@@ -166,7 +170,9 @@ pub(super) async fn run(place: &Place<'_>, wish: Wish, expected: &Expectation) -
     let asking = stage.get(wish);
     let answered = match (behaviour.meaning, expected.now.calls) {
         // It is long in coming: the client has its answer before.
-        (Meaning::Late, 1..) if !expected.now.cache_status.contains("fwd-status") && wish != Wish::NoStore => {
+        (Meaning::Late, 1..)
+            if !expected.now.cache_status.contains("fwd-status") && wish != RequestDirectives::NoStore =>
+        {
             let answered = asking.await;
             raw.asked(requests + 1).await;
             raw.go_on();
@@ -190,7 +196,7 @@ pub(super) async fn run(place: &Place<'_>, wish: Wish, expected: &Expectation) -
             return Err(format!("{} requests have come for {calls} calls", heads.len()));
         }
         let is_conditional = heads.first().is_some_and(|head| head.contains("if-none-match: \"old\"\r\n"));
-        if is_conditional != (calls > 0 && state.has_tag && wish != Wish::NoStore) {
+        if is_conditional != (calls > 0 && state.has_tag && wish != RequestDirectives::NoStore) {
             return Err(format!("a conditional request: {is_conditional}"));
         }
     }

@@ -13,7 +13,7 @@
 use std::fmt;
 
 use super::behaviours::{Behaviour, Meaning, Relayed};
-use super::states::{Before, STALE_IF_ERROR, STALE_WHILE_REVALIDATE, Standing, State, TTL, Wish};
+use super::states::{Before, GrantState, RequestDirectives, STALE_IF_ERROR, STALE_WHILE_REVALIDATE, State, TTL};
 
 /// How long upstream's no counts, and how long refreshes pause after a failure.
 const ERROR_TTL: u64 = 5;
@@ -64,7 +64,7 @@ pub(super) struct Expectation {
 
 /// What there is to know.
 struct Memory {
-    standing: Standing,
+    standing: GrantState,
     /// A refusal and how old it is.
     refusal: Option<Kept>,
     entry: Option<Entry>,
@@ -73,7 +73,7 @@ struct Memory {
     /// Whether answers can't be kept, in the slot that is shared and in the caller's own.
     marks: [Option<Mark>; 2],
     /// For how long upstream is left alone, likewise.
-    pauses: [Option<Pause>; 2],
+    pauses: [Option<Backoff>; 2],
 }
 
 #[derive(Clone, Copy)]
@@ -99,7 +99,7 @@ enum Mark {
 }
 
 #[derive(Clone, Copy)]
-struct Pause {
+struct Backoff {
     left: u64,
     /// A success for one slot doesn't end what holds for all.
     is_of_scope: bool,
@@ -135,10 +135,10 @@ impl Entry {
     }
 
     /// The same in the gateway's own word, for a client with a wish.
-    fn reason(&self, wish: Wish) -> &'static str {
+    fn reason(&self, wish: RequestDirectives) -> &'static str {
         match wish {
             _ if !self.is_fresh() => "expired",
-            Wish::NoCache => "client-no-cache",
+            RequestDirectives::NoCache => "client-no-cache",
             _ => "client-max-age",
         }
     }
@@ -150,16 +150,16 @@ impl Entry {
 }
 
 /// What has to come of it if a client with a wish meets this state and this upstream.
-pub(super) fn expected(behaviour: &Behaviour, state: &State, wish: Wish) -> Expectation {
+pub(super) fn expected(behaviour: &Behaviour, state: &State, wish: RequestDirectives) -> Expectation {
     let mut memory = Memory::of(state);
     let now = memory.answer(&Upstream::New(behaviour), wish);
     memory.pass(1);
     let pause = memory.pauses.into_iter().flatten().map(|pause| pause.left).max();
-    let then = memory.answer(&Upstream::Well, Wish::Nothing);
+    let then = memory.answer(&Upstream::Well, RequestDirectives::Nothing);
     let later = then.cache_status.ends_with("detail=paused").then(|| {
         let left = pause.unwrap_or_default();
         memory.pass(left);
-        (left + 1, memory.answer(&Upstream::Well, Wish::Nothing))
+        (left + 1, memory.answer(&Upstream::Well, RequestDirectives::Nothing))
     });
     Expectation { now, then, later }
 }
@@ -194,9 +194,9 @@ impl Memory {
         };
         match state.before {
             Before::Nothing => {}
-            Before::Failure => memory.pauses[0] = Some(Pause { left: ERROR_TTL - 1, is_of_scope: false }),
+            Before::Failure => memory.pauses[0] = Some(Backoff { left: ERROR_TTL - 1, is_of_scope: false }),
             Before::Negative => memory.no = before(404),
-            Before::Denial => (memory.standing, memory.refusal) = (Standing::Unproved, before(401)),
+            Before::Denial => (memory.standing, memory.refusal) = (GrantState::Unknown, before(401)),
         }
         memory
     }
@@ -208,18 +208,18 @@ impl Memory {
         self.refusal = self.refusal.filter(|refusal| refusal.age < DENIAL_TTL);
         self.entry.iter_mut().for_each(|entry| entry.age += seconds);
         for pause in &mut self.pauses {
-            *pause = pause.map(|pause| Pause { left: pause.left.saturating_sub(seconds), ..pause });
+            *pause = pause.map(|pause| Backoff { left: pause.left.saturating_sub(seconds), ..pause });
             *pause = pause.filter(|pause| pause.left > 0);
         }
     }
 
     /// The slot that a call is for: the shared one of those who are granted, or the caller's own.
     fn place(&self) -> usize {
-        usize::from(self.standing != Standing::Granted)
+        usize::from(self.standing != GrantState::Granted)
     }
 
-    fn answer(&mut self, upstream: &Upstream<'_>, wish: Wish) -> Answer {
-        if wish == Wish::NoStore {
+    fn answer(&mut self, upstream: &Upstream<'_>, wish: RequestDirectives) -> Answer {
+        if wish == RequestDirectives::NoStore {
             return self.relayed(upstream, "client-no-store");
         }
         let answer = self.product_list(upstream, wish);
@@ -228,18 +228,18 @@ impl Memory {
             (Body::New, Upstream::New(new)) => matches!(new.meaning, Meaning::List { .. } | Meaning::Late),
             (body, _) => matches!(body, Body::Old | Body::Next),
         };
-        if wish == Wish::IfNoneMatch && is_list && !answer.cache_status.contains("bypass") {
+        if wish == RequestDirectives::IfNoneMatch && is_list && !answer.cache_status.contains("bypass") {
             return Answer { status: 304, body: Body::Empty, is_upstreams: false, ..answer };
         }
         answer
     }
 
-    fn product_list(&mut self, upstream: &Upstream<'_>, wish: Wish) -> Answer {
+    fn product_list(&mut self, upstream: &Upstream<'_>, wish: RequestDirectives) -> Answer {
         // Nothing goes before a refusal, whatever is wished.
         if let Some(refusal) = self.refusal {
             return refusal.hit(DENIAL_TTL, "denied");
         }
-        let (place, is_granted) = (self.place(), self.standing == Standing::Granted);
+        let (place, is_granted) = (self.place(), self.standing == GrantState::Granted);
         let usable = self.entry.filter(Entry::is_usable);
         // What is fresh: no later no displaces it.
         if let Some(entry) = self.entry.filter(|entry| is_granted && entry.is_fresh() && wish.accepts(entry.age)) {
@@ -250,17 +250,17 @@ impl Memory {
             return no.hit(ERROR_TTL, "negative");
         }
         let takes_stale = wish.takes_stale() && self.no.is_none() && self.marks[place].is_none();
-        let stale = usable.filter(|_| takes_stale && self.standing != Standing::Unproved);
+        let stale = usable.filter(|_| takes_stale && self.standing != GrantState::Unknown);
         // What is stale, while upstream is left alone; to a lapsed grant only after its own failure.
         if let Some(entry) = stale.filter(|_| self.pauses[place].is_some()) {
             return entry.hit("; detail=paused");
         }
         // What is stale, while it is asked for again, unless that must not be.
         if let Some(entry) = stale.filter(|entry| is_granted && entry.age < entry.ttl + entry.stale_while_revalidate) {
-            let calls = if wish == Wish::OnlyIfCached { 0 } else { self.call(upstream, wish).1 };
+            let calls = if wish == RequestDirectives::OnlyIfCached { 0 } else { self.call(upstream, wish).1 };
             return Answer { calls, ..entry.hit("; detail=revalidating") };
         }
-        if wish == Wish::OnlyIfCached {
+        if wish == RequestDirectives::OnlyIfCached {
             return own("only-if-cached", String::new(), 0);
         }
         if self.marks[place] == Some(Mark::TooLarge) {
@@ -275,7 +275,7 @@ impl Memory {
         }
         match brought {
             Brought::Answer(answer) => Answer { calls, ..answer },
-            Brought::Failure(answer, said) => match usable.filter(|_| was != Standing::Unproved) {
+            Brought::Failure(answer, said) => match usable.filter(|_| was != GrantState::Unknown) {
                 Some(entry) => Answer { calls, ..entry.stale(&said) },
                 None => Answer { calls, ..answer },
             },
@@ -287,8 +287,8 @@ impl Memory {
     }
 
     /// Asks upstream for the product list. What that brings, and how often it was asked.
-    fn call(&mut self, upstream: &Upstream<'_>, wish: Wish) -> (Brought, usize) {
-        let (place, is_granted) = (self.place(), self.standing == Standing::Granted);
+    fn call(&mut self, upstream: &Upstream<'_>, wish: RequestDirectives) -> (Brought, usize) {
+        let (place, is_granted) = (self.place(), self.standing == GrantState::Granted);
         let why = match self.entry.filter(|_| is_granted) {
             Some(entry) => entry.why(),
             None => "fwd=miss",
@@ -323,7 +323,7 @@ impl Memory {
                 answer(&format!("; stored; detail={detail}"), Some(0))
             }
             Meaning::Unkept => {
-                self.standing = Standing::Granted;
+                self.standing = GrantState::Granted;
                 self.marks = [Some(Mark::Unkept); 2];
                 answer("; detail=cache-directives", Some(0))
             }
@@ -341,12 +341,12 @@ impl Memory {
                 answer(&format!("; detail={why}"), None)
             }
             Meaning::Denial => {
-                self.standing = Standing::Unproved;
+                self.standing = GrantState::Unknown;
                 self.refusal = Some(Kept { status, body, age: 0 });
                 answer("; detail=denied", None)
             }
             Meaning::EndlessDenial => {
-                self.standing = Standing::Unproved;
+                self.standing = GrantState::Unknown;
                 let word = "refusal-incomplete";
                 Brought::Answer(Answer { status, ..own(word, format!("{why}; detail={word}"), 0) })
             }
@@ -384,7 +384,7 @@ impl Memory {
 
     /// A product list is proof, and is kept.
     fn keep(&mut self, entry: Entry) {
-        self.standing = Standing::Granted;
+        self.standing = GrantState::Granted;
         self.entry = Some(entry);
         self.no = None;
         self.marks = [None; 2];
@@ -393,7 +393,7 @@ impl Memory {
 
     /// Without a grant, nothing stale is given that it could matter for, unless it has lapsed.
     fn pause(&mut self, place: usize, left: u64, is_of_scope: bool) {
-        self.pauses[place] = Some(Pause { left, is_of_scope });
+        self.pauses[place] = Some(Backoff { left, is_of_scope });
     }
 
     /// Passes the request on as it is.
@@ -403,7 +403,7 @@ impl Memory {
             return Answer { calls: 1, ..answered(200, Body::Next, said, None) };
         };
         if matches!(behaviour.meaning, Meaning::Denial | Meaning::EndlessDenial) {
-            self.standing = Standing::Unproved;
+            self.standing = GrantState::Unknown;
         }
         let calls = behaviour.attempts;
         match behaviour.relayed {

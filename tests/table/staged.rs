@@ -12,12 +12,12 @@ use tokio::sync::watch;
 use workspace_gateway::testing::budget::Account;
 use workspace_gateway::testing::catalogue::{Origin, Service};
 use workspace_gateway::testing::clock::Clock;
-use workspace_gateway::testing::egress::Egress;
+use workspace_gateway::testing::proxy_config::ProxyConfig;
 use workspace_gateway::testing::request::hop::Via;
-use workspace_gateway::testing::request::key::Key;
+use workspace_gateway::testing::request::key::RequestKey;
 use workspace_gateway::testing::stream::StreamBody;
-use workspace_gateway::testing::upstream::client::{Errand, HttpClient, Limits};
-use workspace_gateway::testing::upstream::{Answered, Answering, Upstream};
+use workspace_gateway::testing::upstream::client::{CallLimits, FetchContext, HttpClient};
+use workspace_gateway::testing::upstream::{PendingResponse, Upstream, UpstreamResponse};
 
 use super::behaviours::{Behaviour, MAX_BODY, Meaning, personal};
 use crate::support::HANG;
@@ -44,7 +44,7 @@ impl Clients {
             return Arc::clone(client);
         }
         let slow_if = |is_slow| if is_slow { SLOW } else { HANG };
-        let limits = Limits {
+        let limits = CallLimits {
             connect: Duration::from_secs(1),
             first_byte: slow_if(pace == FIRST_BYTE),
             answer: slow_if(pace == TIMEOUT),
@@ -53,8 +53,9 @@ impl Clients {
             age: Duration::ZERO,
             max_body: MAX_BODY,
         };
-        let client =
-            Arc::new(HttpClient::new(None, Egress::default(), limits, Via::new(1), Clock::System, |_| {}).unwrap());
+        let client = Arc::new(
+            HttpClient::new(None, ProxyConfig::default(), limits, Via::new(1), Clock::System, |_| {}).unwrap(),
+        );
         self.0.push((pace, Arc::clone(&client)));
         client
     }
@@ -109,11 +110,16 @@ impl Staged {
 }
 
 impl Upstream for Staged {
-    fn ask<'a>(&'a self, key: &'a Key, errand: Errand, account: &'a Account) -> Answering<'a, Answered> {
+    fn ask<'a>(
+        &'a self,
+        key: &'a RequestKey,
+        errand: FetchContext,
+        account: &'a Account,
+    ) -> PendingResponse<'a, UpstreamResponse> {
         let said = self.says.lock().unwrap().clone();
         Box::pin(self.counted(async move {
             match said {
-                Some(answer) => Ok(Answered::read(answer)),
+                Some(answer) => Ok(UpstreamResponse::read(answer)),
                 None => Upstream::ask(&*self.client, key, errand, account).await,
             }
         }))
@@ -125,7 +131,7 @@ impl Upstream for Staged {
         origin: &'a Origin,
         head: &'a Parts,
         body: StreamBody,
-    ) -> Answering<'a, Response<StreamBody>> {
+    ) -> PendingResponse<'a, Response<StreamBody>> {
         let said = self.says.lock().unwrap().clone();
         Box::pin(self.counted(async move {
             match said {

@@ -7,7 +7,7 @@ use std::fmt;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct State {
     pub(super) name: &'static str,
-    pub(super) standing: Standing,
+    pub(super) standing: GrantState,
     /// How old the kept answer is, if there is one. It was given to another caller.
     pub(super) age: Option<u64>,
     /// Whether upstream gave it an `ETag`.
@@ -17,10 +17,10 @@ pub(super) struct State {
 
 /// How a caller stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Standing {
+pub(super) enum GrantState {
     Granted,
-    Lapsed,
-    Unproved,
+    Grace,
+    Unknown,
 }
 
 /// What the caller was answered a second ago.
@@ -40,29 +40,29 @@ pub(super) const TTL: u64 = 300;
 pub(super) const STALE_WHILE_REVALIDATE: u64 = 600;
 pub(super) const STALE_IF_ERROR: u64 = 3600;
 
-const fn state(name: &'static str, standing: Standing, age: Option<u64>) -> State {
+const fn state(name: &'static str, standing: GrantState, age: Option<u64>) -> State {
     State { name, standing, age, has_tag: false, before: Before::Nothing }
 }
 
 pub(super) const STATES: [State; 13] = [
-    state("unproved, nothing kept", Standing::Unproved, None),
-    state("unproved, fresh", Standing::Unproved, Some(100)),
-    state("nothing kept", Standing::Granted, None),
-    state("fresh", Standing::Granted, Some(100)),
-    state("stale", Standing::Granted, Some(400)),
-    state("old", Standing::Granted, Some(1000)),
-    State { has_tag: true, ..state("old with ETag", Standing::Granted, Some(1000)) },
-    State { before: Before::Failure, ..state("old, paused", Standing::Granted, Some(1000)) },
-    State { before: Before::Negative, ..state("old, negative", Standing::Granted, Some(1000)) },
-    state("gone", Standing::Granted, Some(4000)),
-    State { has_tag: true, ..state("gone with ETag", Standing::Granted, Some(4000)) },
-    state("lapsed", Standing::Lapsed, Some(400)),
-    State { before: Before::Denial, ..state("denied", Standing::Granted, Some(100)) },
+    state("unproved, nothing kept", GrantState::Unknown, None),
+    state("unproved, fresh", GrantState::Unknown, Some(100)),
+    state("nothing kept", GrantState::Granted, None),
+    state("fresh", GrantState::Granted, Some(100)),
+    state("stale", GrantState::Granted, Some(400)),
+    state("old", GrantState::Granted, Some(1000)),
+    State { has_tag: true, ..state("old with ETag", GrantState::Granted, Some(1000)) },
+    State { before: Before::Failure, ..state("old, paused", GrantState::Granted, Some(1000)) },
+    State { before: Before::Negative, ..state("old, negative", GrantState::Granted, Some(1000)) },
+    state("gone", GrantState::Granted, Some(4000)),
+    State { has_tag: true, ..state("gone with ETag", GrantState::Granted, Some(4000)) },
+    state("lapsed", GrantState::Grace, Some(400)),
+    State { before: Before::Denial, ..state("denied", GrantState::Granted, Some(100)) },
 ];
 
 /// What a client wishes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Wish {
+pub(super) enum RequestDirectives {
     Nothing,
     NoCache,
     /// Less than the age of anything that is kept here, but for upstream's no.
@@ -73,7 +73,7 @@ pub(super) enum Wish {
     IfNoneMatch,
 }
 
-impl Wish {
+impl RequestDirectives {
     pub(super) const ALL: [Self; 6] =
         [Self::Nothing, Self::NoCache, Self::MaxAge, Self::OnlyIfCached, Self::NoStore, Self::IfNoneMatch];
 
@@ -103,7 +103,7 @@ impl Wish {
     }
 }
 
-impl fmt::Display for Wish {
+impl fmt::Display for RequestDirectives {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(if *self == Self::Nothing { "no wish" } else { self.as_str() })
     }

@@ -47,12 +47,12 @@ pub(super) fn all(shares: &Mutex<Shares>) -> usize {
 }
 
 /// A place that is given back when this is dropped.
-pub(super) struct Place {
+pub(super) struct Share {
     shares: Arc<Mutex<Shares>>,
     caller: Caller,
 }
 
-impl Place {
+impl Share {
     /// A place of so many for a caller, unless they are all held, or the caller holds half of them.
     pub(super) fn take(shares: &Arc<Mutex<Shares>>, caller: Caller, places: usize) -> Option<Self> {
         let has_taken = shares.lock().take(caller, places);
@@ -60,7 +60,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for Share {
     fn drop(&mut self) {
         self.shares.lock().give_back(self.caller);
     }

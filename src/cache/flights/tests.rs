@@ -29,7 +29,7 @@ fn now<F: Future>(future: F) -> Option<F::Output> {
 }
 
 fn flights<T: Clone>() -> Flights<&'static str, T> {
-    Flights::new(Bounds { flights: 2, waiting: 2 })
+    Flights::new(FlightLimits { flights: 2, waiting: 2 })
 }
 
 #[tokio::test]
@@ -57,7 +57,7 @@ async fn past_the_bounds_every_request_makes_its_own_call() {
 
 #[tokio::test]
 async fn a_caller_that_holds_half_of_the_flights_or_waiters_makes_calls_of_its_own_and_others_still_join() {
-    let flights = Flights::<usize, ()>::new(Bounds { flights: 6, waiting: 6 });
+    let flights = Flights::<usize, ()>::new(FlightLimits { flights: 6, waiting: 6 });
     let looping: Vec<_> = (0..6).map(|key| flights.join(&key, caller(0))).collect();
     let others: Vec<_> = (10..16).map(|key| flights.join(&key, caller(1))).collect();
     let waiting: Vec<_> = (0..6).map(|_| flights.join(&0, caller(0))).collect();
@@ -80,11 +80,11 @@ fn new_bounds_hold_for_later_requests() {
     let flights = flights::<()>();
     let (_first, _leader) = flights.join(&"key", caller(0));
     let (_second, none) = flights.join(&"key", caller(0));
-    flights.set_bounds(Bounds { flights: 1, waiting: 1 });
+    flights.set_bounds(FlightLimits { flights: 1, waiting: 1 });
     assert!(none.is_none() && flights.waiting() == 1);
     assert!(flights.join(&"key", caller(0)).1.is_some(), "no room for another waiter");
     assert!(flights.begin(&"another", caller(0)).is_none(), "no room for another flight");
-    flights.set_bounds(Bounds { flights: 2, waiting: 2 });
+    flights.set_bounds(FlightLimits { flights: 2, waiting: 2 });
     assert!(flights.join(&"key", caller(0)).1.is_none() && flights.begin(&"another", caller(0)).is_some());
 }
 

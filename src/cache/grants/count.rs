@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use super::{Books, Grant, Grantee, Grants};
+use super::{CallerScope, Grant, GrantTables, Grants};
 
 /// How many grants are counted at most while the lock is held: some 10 microseconds.
 const COUNTED_AT_ONCE: usize = 128;
@@ -37,9 +37,9 @@ impl Grants {
     }
 }
 
-impl Books {
+impl GrantTables {
     /// Whether a grant lives at a moment, and has been neither ended nor suspended.
-    fn lives(&self, grantee: &Grantee, grant: &Grant, now: Instant) -> bool {
+    fn lives(&self, grantee: &CallerScope, grant: &Grant, now: Instant) -> bool {
         let account = grantee.account();
         now.saturating_duration_since(grant.proved) < self.terms.grant_ttl
             && self.accounts.peek(&account).is_some_and(|ended| grant.made > *ended)

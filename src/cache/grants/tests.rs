@@ -9,22 +9,22 @@ use crate::cache::freshness::{Life, Lifetime};
 use crate::catalogue::Catalogue;
 use crate::clock::Clock;
 use crate::request::caller::Callers;
-use crate::request::key::Key;
+use crate::request::key::RequestKey;
 
 const SECOND: Duration = Duration::from_secs(1);
-const TERMS: Terms = Terms {
+const TERMS: GrantSettings = GrantSettings {
     grant_ttl: Duration::from_secs(300),
     denial_ttl: Duration::from_secs(2),
     outage_grace: Some(Duration::from_secs(3600)),
     max_grants: 10,
 };
 
-fn grantee(token: &str, path: &str) -> Grantee {
+fn grantee(token: &str, path: &str) -> CallerScope {
     let catalogue = Catalogue::for_tests(Vec::new());
     let (operation, project_id) = catalogue.operation(path).unwrap();
-    let key = Key::read(&catalogue, operation, project_id, None, &HeaderMap::new(), false).unwrap();
+    let key = RequestKey::read(&catalogue, operation, project_id, None, &HeaderMap::new(), false).unwrap();
     let caller = Callers::new([0; 32]).of_token(&HeaderValue::from_str(token).unwrap());
-    Grantee { caller, scope: key.scope().clone() }
+    CallerScope { caller, scope: key.scope().clone() }
 }
 
 fn refusal(body: &'static [u8], now: Instant) -> Option<Entry> {
@@ -34,7 +34,7 @@ fn refusal(body: &'static [u8], now: Instant) -> Option<Entry> {
     Some(Entry::new(&answer, life, None))
 }
 
-impl Departure {
+impl PendingGrant {
     /// Head and body of a 401 come at once.
     fn denied_and_refused(mut self, by: RefusedBy, refusal: Option<Entry>, now: Instant) {
         self.denied(StatusCode::UNAUTHORIZED);
@@ -43,12 +43,12 @@ impl Departure {
 }
 
 /// How the standing reads, second by second.
-fn standing(grants: &Grants, grantee: &Grantee, now: Instant) -> &'static str {
+fn standing(grants: &Grants, grantee: &CallerScope, now: Instant) -> &'static str {
     match grants.standing(grantee, now) {
-        Standing::Granted => "granted",
-        Standing::Lapsed { .. } => "lapsed",
-        Standing::Unproved => "unproved",
-        Standing::Denied { .. } => "denied",
+        GrantState::Granted => "granted",
+        GrantState::Grace { .. } => "lapsed",
+        GrantState::Unknown => "unproved",
+        GrantState::Denied { .. } => "denied",
     }
 }
 
@@ -63,7 +63,7 @@ fn a_grant_lives_from_when_its_proof_was_sent() {
     for (second, expected) in expected {
         assert_eq!(standing(&grants, &me, at(second)), expected, "{second}");
     }
-    assert!(matches!(grants.standing(&me, at(3599)), Standing::Lapsed { ended } if ended == at(300)));
+    assert!(matches!(grants.standing(&me, at(3599)), GrantState::Grace { ended } if ended == at(300)));
     assert_eq!((grants.live(at(299)), grants.live(at(300))), (1, 0));
     for other in [grantee("b", "/v2/p/products"), grantee("a", "/v2/q/products"), grantee("a", "/v1/p/product")] {
         assert_eq!(standing(&grants, &other, begun), "unproved", "{other:?}");
@@ -76,7 +76,7 @@ fn a_grant_lives_from_when_its_proof_was_sent() {
 
 #[test]
 fn without_grace_a_lapsed_grant_is_none() {
-    let grants = Arc::new(Grants::new(Terms { outage_grace: None, ..TERMS }));
+    let grants = Arc::new(Grants::new(GrantSettings { outage_grace: None, ..TERMS }));
     let (me, begun) = (grantee("a", "/v2/p/products"), Clock::System.now());
     grants.depart(me.clone(), begun).proved(begun);
     assert_eq!(standing(&grants, &me, begun + 300 * SECOND), "unproved");
@@ -140,7 +140,7 @@ fn other_terms_hold_for_the_grants_there_are() {
         refusal(b"no", begun),
         begun,
     );
-    grants.set_terms(Terms { grant_ttl: SECOND, denial_ttl: 9 * SECOND, outage_grace: None, max_grants: 2 });
+    grants.set_terms(GrantSettings { grant_ttl: SECOND, denial_ttl: 9 * SECOND, outage_grace: None, max_grants: 2 });
     assert_eq!(standing(&grants, &me, begun), "granted");
     assert_eq!((standing(&grants, &me, begun + SECOND), grants.live(begun + SECOND)), ("unproved", 0));
     let refused = standing(&grants, &grantee("b", "/v2/p/products"), begun + 3 * SECOND);
@@ -166,12 +166,12 @@ fn grants_are_bounded_and_the_used_ones_stay() {
 #[test]
 fn grants_are_counted_in_short_steps_between_which_the_lock_is_free() {
     const MANY: usize = 100_000;
-    let grants = Arc::new(Grants::new(Terms { max_grants: MANY, ..TERMS }));
+    let grants = Arc::new(Grants::new(GrantSettings { max_grants: MANY, ..TERMS }));
     let (me, begun) = (grantee("a", "/v2/p/products"), Clock::System.now());
     let callers = Callers::new([0; 32]);
     for number in 0..MANY {
         let caller = callers.of_token(&HeaderValue::from(number));
-        grants.depart(Grantee { caller, ..me.clone() }, begun).proved(begun);
+        grants.depart(CallerScope { caller, ..me.clone() }, begun).proved(begun);
     }
     let (mut steps, mut most) = (0, 0);
     let live = grants.live_in_steps(begun, |visited| {
@@ -184,7 +184,7 @@ fn grants_are_counted_in_short_steps_between_which_the_lock_is_free() {
 }
 
 /// A request of the caller "a" that passes through to a service.
-fn pass_through(grants: &Arc<Grants>, service: Service, sent: Instant) -> Departure {
+fn pass_through(grants: &Arc<Grants>, service: Service, sent: Instant) -> PendingGrant {
     grants.depart_unscoped(grantee("a", "/v2/p/products").caller, service, sent)
 }
 

@@ -16,10 +16,10 @@ const MAX_SCOPES: usize = 256;
 
 /// The times, by operation.
 #[derive(Default)]
-pub(super) struct Invalidations(HashMap<Arc<Operation>, Times>);
+pub(super) struct Invalidations(HashMap<Arc<Operation>, ScopeTimes>);
 
 #[derive(Default)]
-struct Times {
+struct ScopeTimes {
     /// Of every scope.
     whole: Option<Instant>,
     /// Of single ones, where that is later.
@@ -46,7 +46,7 @@ impl Invalidations {
     }
 }
 
-impl Times {
+impl ScopeTimes {
     /// Makes room: the older half goes.
     fn fold(&mut self) {
         let mut all: Vec<Instant> = self.scopes.values().copied().collect();

@@ -7,7 +7,7 @@ use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use super::selection::Selection;
+use super::selection::PurgeSelection;
 use crate::catalogue::{Operation, Sharing};
 use crate::request::key::Scope;
 
@@ -16,7 +16,7 @@ pub(super) const MAX_SCOPES: usize = 128;
 
 /// How much has turned private at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Reach {
+pub(crate) enum PrivateExtent {
     /// One operation in one project.
     Scope,
     /// One operation, whatever its path captures.
@@ -44,17 +44,17 @@ impl PrivateScopes {
     }
 
     /// Makes a scope private. At the bound the whole operation turns private, and its single scopes are forgotten.
-    pub(super) fn add(&mut self, scope: &Scope) -> Reach {
+    pub(super) fn add(&mut self, scope: &Scope) -> PrivateExtent {
         let private = self.0.entry(Arc::clone(scope.operation()));
         let private = private.or_insert_with(|| Private::Scopes(HashSet::new()));
         match private {
             Private::Scopes(scopes) if scopes.len() < MAX_SCOPES || scopes.contains(scope) => {
                 scopes.insert(scope.clone());
-                Reach::Scope
+                PrivateExtent::Scope
             }
             Private::Scopes(_) | Private::Whole => {
                 *private = Private::Whole;
-                Reach::Operation
+                PrivateExtent::Operation
             }
         }
     }
@@ -74,7 +74,7 @@ impl PrivateScopes {
     }
 
     /// Forgets what a purge holds all of. A purge of one project can't undo what holds for all projects.
-    pub(super) fn purge(&mut self, selection: &Selection) {
+    pub(super) fn purge(&mut self, selection: &PurgeSelection) {
         self.0.retain(|operation, private| match private {
             Private::Whole => !selection.holds_all_of_operation(operation),
             Private::Scopes(scopes) => {
@@ -104,9 +104,9 @@ mod tests {
         Scope::read(catalogue, operation, place).unwrap()
     }
 
-    fn purge(operation: Option<&str>, project_id: Option<&str>) -> Selection {
+    fn purge(operation: Option<&str>, project_id: Option<&str>) -> PurgeSelection {
         let own = |text: Option<&str>| text.map(str::to_owned);
-        Selection { operation: own(operation), project_id: own(project_id), query: None }
+        PurgeSelection { operation: own(operation), project_id: own(project_id), query: None }
     }
 
     #[test]
@@ -115,11 +115,11 @@ mod tests {
         let in_project = |number: usize| scope(&catalogue, &format!("/v2/{number}/products"));
         let mut private = PrivateScopes::default();
         for number in 0..MAX_SCOPES {
-            assert_eq!(private.add(&in_project(number)), Reach::Scope);
+            assert_eq!(private.add(&in_project(number)), PrivateExtent::Scope);
         }
-        assert_eq!(private.add(&in_project(0)), Reach::Scope, "it is there already");
+        assert_eq!(private.add(&in_project(0)), PrivateExtent::Scope, "it is there already");
         assert!(!private.holds(&in_project(MAX_SCOPES)));
-        assert_eq!(private.add(&in_project(MAX_SCOPES)), Reach::Operation);
+        assert_eq!(private.add(&in_project(MAX_SCOPES)), PrivateExtent::Operation);
         assert!(private.holds(&in_project(usize::MAX)));
         assert_eq!(private.count(), 1, "single scopes are forgotten");
         for path in ["/v2/0/products/sharer", "/v1/0/product"] {
@@ -133,8 +133,8 @@ mod tests {
         let [one, other] = ["/v2/p/products", "/v2/q/products"].map(|path| scope(&catalogue, path));
         let mut private = PrivateScopes::default();
         assert!(private.add_operation(one.operation()) && !private.add_operation(one.operation()));
-        assert_eq!(private.add(&other), Reach::Operation);
-        let one_question = Selection { query: Some(String::new()), ..purge(Some("ListProducts"), None) };
+        assert_eq!(private.add(&other), PrivateExtent::Operation);
+        let one_question = PurgeSelection { query: Some(String::new()), ..purge(Some("ListProducts"), None) };
         for selection in [
             purge(None, Some("p")),
             purge(Some("ListProducts"), Some("p")),
@@ -144,7 +144,7 @@ mod tests {
             private.purge(&selection);
             assert!(private.holds(&one) && private.holds(&other), "{selection:?}");
         }
-        for selection in [purge(Some("ListProducts"), None), Selection::default()] {
+        for selection in [purge(Some("ListProducts"), None), PurgeSelection::default()] {
             private.add_operation(one.operation());
             private.purge(&selection);
             assert!(!private.holds(&one) && private.count() == 0, "{selection:?}");

@@ -1,11 +1,11 @@
 //! What a purge removes.
 
 use crate::catalogue::Operation;
-use crate::request::key::{Key, Scope};
+use crate::request::key::{RequestKey, Scope};
 
 /// What a purge removes. Conditions add up; none at all means everything.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Selection {
+pub struct PurgeSelection {
     /// Only entries of this operation.
     pub operation: Option<String>,
     /// Only entries of this project.
@@ -14,9 +14,9 @@ pub struct Selection {
     pub query: Option<String>,
 }
 
-impl Selection {
+impl PurgeSelection {
     /// Whether what is kept under a key is among what is selected.
-    pub fn holds(&self, key: &Key) -> bool {
+    pub fn holds(&self, key: &RequestKey) -> bool {
         self.query.as_deref().is_none_or(|query| query == key.query()) && self.reaches(key.scope())
     }
 

@@ -14,7 +14,7 @@ const SECOND: Duration = Duration::from_secs(1);
 /// A store, and one question.
 struct Bench {
     store: Store,
-    key: Arc<Key>,
+    key: Arc<RequestKey>,
     begun: Instant,
 }
 
@@ -22,7 +22,7 @@ impl Bench {
     fn new() -> Self {
         let catalogue = Catalogue::for_tests(Vec::new());
         let (operation, place) = catalogue.operation("/v2/p/products").unwrap();
-        let key = Key::read(&catalogue, operation, place, None, &HeaderMap::new(), false).unwrap();
+        let key = RequestKey::read(&catalogue, operation, place, None, &HeaderMap::new(), false).unwrap();
         let store = Store::new(1 << 20, Budget::new(1 << 20), |_| {});
         Self { store, key: Arc::new(key), begun: Clock::System.now() }
     }
@@ -44,17 +44,17 @@ impl Bench {
         body: &'static str,
         second: u32,
         asked: Epoch,
-    ) -> (Kept, Option<Reach>) {
+    ) -> (Kept, Option<PrivateExtent>) {
         let sent = self.begun + second * SECOND;
         let lifetime = Lifetime { ttl: 60 * SECOND, ..Lifetime::default() };
         let life = Life { sent, initial_age: Duration::ZERO, lifetime };
         let draft = Draft::new(&Response::new(Bytes::from_static(body.as_bytes())), life, None);
         let digest = *blake3::hash(body.as_bytes()).as_bytes();
-        let view = View { digest, caller: Self::caller(caller), sent, received: sent };
+        let view = Observation { digest, caller: Self::caller(caller), sent, received: sent };
         self.store.keep(&self.key, draft, audience, view, asked)
     }
 
-    fn purge(&self, selection: &Selection) -> usize {
+    fn purge(&self, selection: &PurgeSelection) -> usize {
         self.store.purge(selection, self.begun)
     }
 
@@ -79,11 +79,11 @@ impl Bench {
 fn an_answer_from_before_a_purge_leaves_what_came_after_alone() {
     let bench = Bench::new();
     let before = bench.store.epoch();
-    assert_eq!(bench.purge(&Selection::default()), 0);
+    assert_eq!(bench.purge(&PurgeSelection::default()), 0);
     assert_eq!(bench.keep("a", "new", 1, bench.store.epoch()), Kept::Stored);
     assert_eq!(bench.keep("a", "old", 2, before), Kept::Purged);
     assert_eq!(bench.get("b").unwrap(), "new");
-    assert_eq!(bench.purge(&Selection::default()), 1);
+    assert_eq!(bench.purge(&PurgeSelection::default()), 1);
     assert_eq!(bench.get("b"), None);
 }
 
@@ -108,17 +108,17 @@ fn a_scope_that_has_tripped_is_private_until_purged() {
     let sent = bench.begun;
     assert!(bench.store.may_share(&shared, epoch, sent));
     let last = bench.keep_for(Audience::All, "b", "two", 4, epoch);
-    assert_eq!(last, (Kept::Stored, Some(Reach::Scope)));
+    assert_eq!(last, (Kept::Stored, Some(PrivateExtent::Scope)));
     assert!(!bench.store.may_share(&shared, epoch, sent));
     assert_eq!((bench.get("b").unwrap(), bench.get("a"), bench.get("c")), ("two".into(), None, None));
     assert_eq!(bench.keep("a", "one", 5, epoch), Kept::Stored);
     assert_eq!((bench.get("b").unwrap(), bench.get("a").unwrap()), ("two".into(), "one".into()));
     assert_eq!(bench.store.usage().private_scopes, 1);
 
-    let elsewhere = Selection { project_id: Some("other".to_owned()), ..Selection::default() };
+    let elsewhere = PurgeSelection { project_id: Some("other".to_owned()), ..PurgeSelection::default() };
     bench.purge(&elsewhere);
     assert_eq!(bench.store.usage().private_scopes, 1);
-    assert_eq!(bench.purge(&Selection::default()), 2);
+    assert_eq!(bench.purge(&PurgeSelection::default()), 2);
     assert_eq!(bench.keep("a", "one", 6, bench.store.epoch()), Kept::Stored);
     assert_eq!(bench.get("c").unwrap(), "one");
 }
@@ -129,13 +129,13 @@ fn an_answer_that_varies_on_the_credential_makes_its_operation_private_however_l
     let epoch = bench.store.epoch();
     assert_eq!(bench.keep("a", "shared", 2, epoch), Kept::Stored);
     let late = bench.keep_for(Audience::Caller, "b", "own", 1, epoch);
-    assert_eq!(late, (Kept::Stored, Some(Reach::Operation)));
+    assert_eq!(late, (Kept::Stored, Some(PrivateExtent::Operation)));
     assert_eq!((bench.get("a"), bench.get("b").unwrap()), (None, "own".into()));
     assert_eq!(bench.keep_for(Audience::Caller, "b", "older", 0, epoch), (Kept::Outdated, None));
-    let project = Selection { project_id: Some("p".to_owned()), ..Selection::default() };
+    let project = PurgeSelection { project_id: Some("p".to_owned()), ..PurgeSelection::default() };
     bench.purge(&project);
     assert_eq!((bench.store.usage().entries, bench.store.usage().private_scopes), (0, 1));
-    bench.purge(&Selection { operation: Some("ListProducts".to_owned()), ..Selection::default() });
+    bench.purge(&PurgeSelection { operation: Some("ListProducts".to_owned()), ..PurgeSelection::default() });
     assert_eq!(bench.store.usage().private_scopes, 0);
 }
 
@@ -171,7 +171,7 @@ fn what_reserves_headers_for_one_caller_is_never_shared() {
     let keep = |second: u32| {
         let sent = bench.begun + second * SECOND;
         let life = Life { sent, initial_age: Duration::ZERO, lifetime: Lifetime::default() };
-        let view = View { digest: [0; 32], caller: Bench::caller("a"), sent, received: sent };
+        let view = Observation { digest: [0; 32], caller: Bench::caller("a"), sent, received: sent };
         bench.store.keep(&bench.key, Draft::new(&answer, life, None), Audience::All, view, bench.store.epoch()).0
     };
     assert_eq!((keep(1), bench.get("a")), (Kept::Purged, None));
@@ -191,7 +191,7 @@ fn what_cannot_be_kept_is_remembered_for_a_while() {
     bench.store.unmark(&slot);
     assert_eq!(after(0), None);
     bench.store.mark_uncacheable(slot.clone(), Unstorable::Vary, bench.begun);
-    bench.purge(&Selection::default());
+    bench.purge(&PurgeSelection::default());
     assert_eq!(after(0), None);
 }
 
@@ -219,7 +219,7 @@ fn a_copy_is_kept_only_if_it_is_news_and_may_be_shared() {
     // It is no view: another caller's other answer says nothing.
     assert_eq!(bench.keep("b", "later", 7, asked), Kept::Stored);
     assert_eq!(bench.get("a"), Some(Bytes::from_static(b"later")));
-    bench.store.purge(&Selection::default(), bench.begun + 8 * SECOND);
+    bench.store.purge(&PurgeSelection::default(), bench.begun + 8 * SECOND);
     assert!(!bench.keep_copy("asked for before the purge", 9, asked));
     let asked = bench.store.epoch();
     assert!(!bench.keep_copy("from before the purge", 8, asked));

@@ -26,7 +26,7 @@ use crate::config::{Config, Mode, Override};
 use crate::request::caller::X_AUTH_TOKEN;
 use crate::server::Server;
 use crate::signing::{self, Payload, Projects};
-use crate::simulator::{AccessKey, Seen, Simulator};
+use crate::simulator::{IssuedKey, Seen, Simulator};
 use crate::stream::BoxError;
 use scenes::{SETTINGS, Scene, Weather, Who};
 
@@ -51,7 +51,7 @@ async fn play(once: bool, mode: Mode) -> Result<ExitCode, BoxError> {
     simulator.delay(LATENCY);
     let keys = [(); 2].map(|()| simulator.access_key(PROJECT));
     let server = Server::start(&config(&simulator, mode, &keys[0])?, Clock::System).await?;
-    let stage = Stage {
+    let stage = DemoSetup {
         client: Client::builder(TokioExecutor::new()).build_http(),
         gateway: format!("http://{}", server.proxy_address()),
         callers: [(); 3].map(|()| simulator.token(PROJECT)),
@@ -80,7 +80,7 @@ async fn play(once: bool, mode: Mode) -> Result<ExitCode, BoxError> {
 }
 
 /// The gateway as `serve` would run it, on ports the system chooses.
-fn config(simulator: &Simulator, mode: Mode, key: &AccessKey) -> Result<Config, BoxError> {
+fn config(simulator: &Simulator, mode: Mode, key: &IssuedKey) -> Result<Config, BoxError> {
     let given = |path, value: &str| Override { path, value: value.to_owned(), origin: "demo".to_owned() };
     Ok(Config::from_layers(
         "demo",
@@ -103,16 +103,16 @@ struct Reply {
     products: usize,
 }
 
-struct Stage {
+struct DemoSetup {
     client: Client<HttpConnector, Empty<Bytes>>,
     gateway: String,
     simulator: Simulator,
     callers: [String; 3],
     /// The first is known to the gateway.
-    keys: [AccessKey; 2],
+    keys: [IssuedKey; 2],
 }
 
-impl Stage {
+impl DemoSetup {
     /// Plays all scenes and prints the table. Says whether upstream saw what it should have seen.
     async fn perform(&self) -> Result<bool, BoxError> {
         let mut out = io::stdout();
@@ -191,15 +191,15 @@ impl Stage {
             })
     }
 
-    fn credentials(&self, who: Who) -> Vec<Credential<'_>> {
-        let [first, second, newcomer] = self.callers.each_ref().map(|token| Credential::Token(token));
-        let [known, unknown] = self.keys.each_ref().map(Credential::Key);
+    fn credentials(&self, who: Who) -> Vec<DemoCredential<'_>> {
+        let [first, second, newcomer] = self.callers.each_ref().map(|token| DemoCredential::Token(token));
+        let [known, unknown] = self.keys.each_ref().map(DemoCredential::Key);
         match who {
             Who::First => vec![first],
             Who::Second => vec![second],
             Who::Both => vec![first, second],
             Who::Newcomer => vec![newcomer],
-            Who::Stranger => vec![Credential::Token("not-a-token")],
+            Who::Stranger => vec![DemoCredential::Token("not-a-token")],
             Who::Signer => vec![known],
             Who::UnknownSigner => vec![unknown],
         }
@@ -223,12 +223,12 @@ impl Stage {
 
 /// What a caller presents.
 #[derive(Clone, Copy)]
-enum Credential<'a> {
+enum DemoCredential<'a> {
     Token(&'a str),
-    Key(&'a AccessKey),
+    Key(&'a IssuedKey),
 }
 
-impl Credential<'_> {
+impl DemoCredential<'_> {
     /// What upstream sees of it.
     fn name(&self) -> &str {
         match self {
@@ -299,11 +299,11 @@ fn summary(replies: &[Reply]) -> String {
     }
 }
 
-fn invite(server: &Server, stage: &Stage) -> io::Result<()> {
+fn invite(server: &Server, stage: &DemoSetup) -> io::Result<()> {
     let (proxy, metrics, admin) = (server.proxy_address(), server.metrics_address(), server.admin_address());
     // Short, so that it can be read and pasted; real ones have thousands of characters.
     let token = stage.simulator.token_of_length(PROJECT, 32);
-    let AccessKey { id, secret, .. } = &stage.keys[0];
+    let IssuedKey { id, secret, .. } = &stage.keys[0];
     writeln!(
         io::stdout(),
         "

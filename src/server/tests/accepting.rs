@@ -29,7 +29,7 @@ struct Listening {
     /// Of answers that never end.
     _unfinished: Vec<mpsc::Sender<io::Result<Bytes>>>,
     _exit: watch::Sender<bool>,
-    _bounds: watch::Sender<Bounds>,
+    _bounds: watch::Sender<ServeLimits>,
     _tls: watch::Sender<Option<Tls>>,
 }
 
@@ -45,15 +45,22 @@ impl Listening {
         let listener = Listener::bind(([127, 0, 0, 1], 0).into(), BUFFERS).unwrap();
         let address = listener.local_addr().unwrap();
         let (exit, wanted) = watch::channel(false);
-        let terms = Terms { head: Duration::from_secs(100), ..TERMS };
-        let bounds = Bounds { terms, buffer: 64 * 1024, half_close: Duration::ZERO, drain_timeout: Duration::ZERO };
+        let terms = ConnectionTimeouts { head: Duration::from_secs(100), ..TERMS };
+        let bounds =
+            ServeLimits { terms, buffer: 64 * 1024, half_close: Duration::ZERO, drain_timeout: Duration::ZERO };
         let (bounds, in_force) = watch::channel(bounds);
         let (tls, spoken) = watch::channel(None);
         let (metrics, clock) = (Metrics::new().unwrap(), ManualClock::default());
         let (budget, observed) = (Budget::new(1 << 24), (&*metrics, Clock::Manual(clock.clone())));
-        let accepting =
-            Accepting::for_clients(Exit::new(wanted, false), in_force, spoken, most, Arc::clone(&budget), observed)
-                .telling_apart(peer_of);
+        let accepting = Accepting::for_clients(
+            ShutdownControl::new(wanted, false),
+            in_force,
+            spoken,
+            most,
+            Arc::clone(&budget),
+            observed,
+        )
+        .telling_apart(peer_of);
         let registry = Arc::clone(accepting.registry());
         let (senders, bodies): (Vec<_>, Vec<_>) = (0..8).map(|_| mpsc::channel(1)).unzip();
         let bodies = Arc::new(Mutex::new(bodies));
@@ -61,7 +68,7 @@ impl Listening {
             let unfinished = Arc::clone(&bodies);
             let account = Account::open(&budget, peer_of(peer));
             let raised = account.clone();
-            let answer = move |request: Request<Upload>| {
+            let answer = move |request: Request<TrackedRequestBody>| {
                 let path = request.uri().path().to_owned();
                 if path == "/known" {
                     raised.raise(ConnectionClass::Known, None);

@@ -10,10 +10,10 @@ use crate::catalogue::{Origin, Service};
 use crate::config::{Config, Override};
 use crate::gateway::Gateway;
 use crate::random::Random;
-use crate::request::key::Key;
+use crate::request::key::RequestKey;
 use crate::stream::StreamBody;
-use crate::upstream::client::Errand;
-use crate::upstream::{Answered, Answering, Upstream};
+use crate::upstream::client::FetchContext;
+use crate::upstream::{PendingResponse, Upstream, UpstreamResponse};
 
 pub(super) const HEAD: &str = "GET /v2/p/products HTTP/1.1\r\nhost: x\r\nx-auth-token: t\r\n\r\n";
 
@@ -21,8 +21,8 @@ pub(super) const HEAD: &str = "GET /v2/p/products HTTP/1.1\r\nhost: x\r\nx-auth-
 struct Fixed(Bytes);
 
 impl Upstream for Fixed {
-    fn ask<'a>(&'a self, _: &'a Key, _: Errand, _: &'a Account) -> Answering<'a, Answered> {
-        Box::pin(std::future::ready(Ok(Answered::read(Response::new(self.0.clone())))))
+    fn ask<'a>(&'a self, _: &'a RequestKey, _: FetchContext, _: &'a Account) -> PendingResponse<'a, UpstreamResponse> {
+        Box::pin(std::future::ready(Ok(UpstreamResponse::read(Response::new(self.0.clone())))))
     }
 
     fn relay<'a>(
@@ -31,7 +31,7 @@ impl Upstream for Fixed {
         _: &'a Origin,
         _: &'a Parts,
         _: StreamBody,
-    ) -> Answering<'a, Response<StreamBody>> {
+    ) -> PendingResponse<'a, Response<StreamBody>> {
         panic!("nothing is to be relayed")
     }
 }
@@ -68,8 +68,8 @@ impl Knowing {
     pub(super) fn served_in(&self, tls: Option<Tls>) -> Served {
         let connection = Arc::new(self.gateway.connection(([127, 0, 0, 1], 8080).into(), [127, 0, 0, 1].into()));
         let gateway = Arc::clone(&self.gateway);
-        let exit = Exit::new(watch::channel(false).1, false);
-        let fast_path = FastPath::new(&self.gateway, &connection, exit.leaving());
+        let exit = ShutdownControl::new(watch::channel(false).1, false);
+        let fast_path = WireFastPath::new(&self.gateway, &connection, exit.leaving());
         Served::by(exit, tls, Some(Box::new(fast_path)), move |request| {
             let (gateway, connection) = (Arc::clone(&gateway), Arc::clone(&connection));
             async move { gateway.handle(request, &connection).await }

@@ -20,7 +20,7 @@ async fn requests_with_many_fields_begin_before_more_heads_are_read() {
         let [accepted, begun, ahead] = [(); 3].map(|()| Arc::new(AtomicUsize::new(0)));
         let answer = {
             let [accepted, begun, ahead] = [&accepted, &begun, &ahead].map(Arc::clone);
-            move |_: Request<Upload>| {
+            move |_: Request<TrackedRequestBody>| {
                 let accepted = accepted.fetch_add(1, Ordering::Relaxed) + 1;
                 ahead.fetch_max(accepted - begun.load(Ordering::Relaxed), Ordering::Relaxed);
                 let begun = Arc::clone(&begun);
@@ -30,7 +30,8 @@ async fn requests_with_many_fields_begin_before_more_heads_are_read() {
                 }
             }
         };
-        let mut served = Served::with_room(1 << 20, Exit::new(watch::channel(false).1, false), None, None, answer);
+        let mut served =
+            Served::with_room(1 << 20, ShutdownControl::new(watch::channel(false).1, false), None, None, answer);
         let heads: Vec<u8> = (0..100).flat_map(|number| head(2 * number + 1, fields)).collect();
         let (mut from, mut to) = tokio::io::split(served.client.take().unwrap());
         tokio::spawn(async move { to.write_all(&[PREFACE, &heads].concat()).await.unwrap() });
@@ -48,8 +49,8 @@ async fn requests_with_many_fields_begin_before_more_heads_are_read() {
 
 #[tokio::test(start_paused = true)]
 async fn each_head_has_its_own_time_though_the_next_one_has_begun() {
-    let answer = |_: Request<Upload>| async { Response::new(Parts::whole(Bytes::from_static(b"small"))) };
-    let mut served = Served::by(Exit::new(watch::channel(false).1, false), None, None, answer);
+    let answer = |_: Request<TrackedRequestBody>| async { Response::new(Parts::whole(Bytes::from_static(b"small"))) };
+    let mut served = Served::by(ShutdownControl::new(watch::channel(false).1, false), None, None, answer);
     let (mut from, mut to) = tokio::io::split(served.client.take().unwrap());
     tokio::spawn(async move { tokio::io::copy(&mut from, &mut tokio::io::sink()).await });
     to.write_all(PREFACE).await.unwrap();

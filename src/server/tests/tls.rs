@@ -14,7 +14,7 @@ use tokio_rustls::client::TlsStream;
 use super::fast_path::{HEAD, Knowing};
 use super::*;
 use crate::config::Config;
-use crate::server::tls::Speech;
+use crate::server::tls::TlsState;
 
 /// TLS, and who trusts it.
 fn tls(name: &str) -> (Option<Tls>, TlsConnector) {
@@ -32,7 +32,7 @@ fn tls(name: &str) -> (Option<Tls>, TlsConnector) {
     let config = Config::from_layers("test.toml", &settings, &[]).unwrap();
     let address = SocketAddr::from(([127, 0, 0, 1], 1));
     let gauge = IntGauge::new("end", "A test.").unwrap();
-    let [tls, _] = Speech::new(&config.settings.listen, address, address, gauge).unwrap().spoken();
+    let [tls, _] = TlsState::new(&config.settings.listen, address, address, gauge).unwrap().spoken();
     std::fs::remove_dir_all(folder).unwrap();
 
     let mut roots = RootCertStore::empty();

@@ -35,7 +35,7 @@ struct Captured {
 /// A captured request, and the key it is signed with.
 struct Case {
     name: String,
-    key: AccessKey,
+    key: IssuedKey,
     method: Method,
     uri: Uri,
     headers: HeaderMap,
@@ -62,7 +62,7 @@ impl Case {
         let security_token = captured.headers.get("X-Security-Token").cloned();
         Self {
             name: captured.name,
-            key: AccessKey { id: captured.ak, secret: captured.sk, security_token },
+            key: IssuedKey { id: captured.ak, secret: captured.sk, security_token },
             method: captured.method.parse().unwrap(),
             uri: captured.request_target.parse().unwrap(),
             date: parse_date(&captured.headers["X-Sdk-Date"]).unwrap(),
@@ -87,13 +87,13 @@ impl Case {
         keys
     }
 
-    fn judged(&self, keys: &mut Keys, now: SystemTime) -> Result<Bearer, Refusal> {
+    fn judged(&self, keys: &mut Keys, now: SystemTime) -> Result<Bearer, ErrorReply> {
         let Self { method, uri, headers, .. } = self;
-        keys.check(Signed { method, target: uri.into(), headers, body: b"" }, now)
+        keys.check(SignedRequest { method, target: uri.into(), headers, body: b"" }, now)
     }
 
     /// What is said to it when its key is new, and whether that was counted.
-    fn verdict(&self) -> (Result<Bearer, Refusal>, bool) {
+    fn verdict(&self) -> (Result<Bearer, ErrorReply>, bool) {
         let mut keys = self.keys();
         let verdict = self.judged(&mut keys, self.date);
         assert_eq!(keys.failures, keys.failures_in_a_row(&self.key.id) as usize);
@@ -194,10 +194,10 @@ fn a_key_is_for_its_project_and_for_as_long_as_it_stands() {
     let case = terraform();
     let mut keys = case.keys();
     for (standing, refusal) in [
-        (Standing::Denied, Some(errors::DENIED)),
-        (Standing::Revoked, Some(errors::BAD_SIGNATURE)),
-        (Standing::Expired, Some(errors::BAD_SIGNATURE)),
-        (Standing::Valid, None),
+        (TokenState::Denied, Some(errors::DENIED)),
+        (TokenState::Revoked, Some(errors::BAD_SIGNATURE)),
+        (TokenState::Expired, Some(errors::BAD_SIGNATURE)),
+        (TokenState::Valid, None),
     ] {
         keys.judge(&case.key.id, standing);
         assert_eq!(case.judged(&mut keys, case.date).err(), refusal, "{standing:?}");
@@ -219,7 +219,7 @@ fn keys_are_unique_and_show_nobody_their_secrets() {
 /// The simulator over sockets, and someone with a key.
 struct Bench {
     simulator: Simulator,
-    key: AccessKey,
+    key: IssuedKey,
 }
 
 impl Bench {

@@ -12,7 +12,7 @@ pub(super) const MAX_LINES: u32 = 10;
 
 /// One line.
 #[derive(Debug)]
-pub(super) struct Line {
+pub(super) struct EventLine {
     pub(super) event: Event,
     pub(super) what: Cow<'static, str>,
     pub(super) service: Option<Service>,
@@ -41,7 +41,7 @@ macro_rules! write_line {
     };
 }
 
-impl Line {
+impl EventLine {
     pub(super) fn write(&self) {
         if self.event.is_for_somebody_to_act() {
             write_line!(warn, self);
@@ -81,7 +81,7 @@ impl Bound {
     }
 
     /// The line about those, once the interval is over.
-    pub(super) fn left_out(&mut self, now: Instant) -> Option<Line> {
+    pub(super) fn left_out(&mut self, now: Instant) -> Option<EventLine> {
         if self.left_out == 0 || !self.is_over(now) || !self.takes_another(now) {
             return None;
         }
@@ -89,8 +89,8 @@ impl Bound {
     }
 
     /// The line about those, whatever was logged before.
-    pub(super) fn rest(&mut self) -> Option<Line> {
-        (self.left_out > 0).then(|| Line {
+    pub(super) fn rest(&mut self) -> Option<EventLine> {
+        (self.left_out > 0).then(|| EventLine {
             event: self.event,
             what: "more events of this kind were not logged".into(),
             service: None,

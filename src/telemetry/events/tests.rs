@@ -8,13 +8,13 @@ use crate::clock::{Clock, ManualClock};
 
 /// Events on a clock that stands still until it is moved.
 struct Bench {
-    state: State,
+    state: EventHistory,
     clock: ManualClock,
 }
 
 impl Bench {
     fn new() -> Self {
-        Self { state: State::default(), clock: ManualClock::default() }
+        Self { state: EventHistory::default(), clock: ManualClock::default() }
     }
 
     fn seconds_pass(&self, seconds: u64) {
@@ -22,18 +22,18 @@ impl Bench {
     }
 
     /// Words, count and duration in seconds of each line.
-    fn lines(lines: Vec<Line>) -> Vec<(String, u64, Option<u64>)> {
-        let told = |line: Line| (line.what.into_owned(), line.count, line.duration.map(|time| time.as_secs()));
+    fn lines(lines: Vec<EventLine>) -> Vec<(String, u64, Option<u64>)> {
+        let told = |line: EventLine| (line.what.into_owned(), line.count, line.duration.map(|time| time.as_secs()));
         lines.into_iter().map(told).collect()
     }
 
-    fn note(&mut self, happening: Happening<'_>) -> Vec<(String, u64, Option<u64>)> {
+    fn note(&mut self, happening: NewEvent<'_>) -> Vec<(String, u64, Option<u64>)> {
         let clock = Clock::Manual(self.clock.clone());
         Self::lines(self.state.note(happening, clock.date(), clock.now()))
     }
 
     fn denied(&mut self, what: &str) -> Vec<(String, u64, Option<u64>)> {
-        self.note(Happening::new(Event::Denial, what.to_owned()))
+        self.note(NewEvent::new(Event::Denial, what.to_owned()))
     }
 
     fn due(&mut self) -> Vec<(String, u64, Option<u64>)> {
@@ -45,11 +45,11 @@ impl Bench {
     }
 
     fn fails(&mut self) -> Vec<(String, u64, Option<u64>)> {
-        self.note(Happening::new(Event::Outage, "fails").at(Service::Workspace))
+        self.note(NewEvent::new(Event::Outage, "fails").at(Service::Workspace))
     }
 
     fn recovers(&mut self, seconds: u64, failures: u64) -> Vec<(String, u64, Option<u64>)> {
-        let ended = Happening::new(Event::Recovery, "answers").at(Service::Workspace);
+        let ended = NewEvent::new(Event::Recovery, "answers").at(Service::Workspace);
         self.note(ended.after(Duration::from_secs(seconds), failures))
     }
 }
@@ -62,7 +62,7 @@ fn line(what: &str, count: u64, seconds: impl Into<Option<u64>>) -> (String, u64
 fn what_happens_again_is_counted_and_comes_first() {
     let (events, at) = (Events::default(), |second| SystemTime::UNIX_EPOCH + Duration::from_secs(second));
     for (second, event) in [(1, Event::Denial), (2, Event::Purge), (3, Event::Denial)] {
-        events.note(Happening::new(event, "it"), at(second), Clock::System.now());
+        events.note(NewEvent::new(event, "it"), at(second), Clock::System.now());
     }
     let told: Vec<_> =
         events.recent().iter().map(|noted| (noted.event, noted.count, noted.first, noted.last)).collect();
@@ -72,9 +72,9 @@ fn what_happens_again_is_counted_and_comes_first() {
 #[test]
 fn one_kind_does_not_push_out_another() {
     let (events, date, now) = (Events::default(), SystemTime::UNIX_EPOCH, Clock::System.now());
-    events.note(Happening::new(Event::Reload, "at first"), date, now);
+    events.note(NewEvent::new(Event::Reload, "at first"), date, now);
     for number in 0..1_000 {
-        events.note(Happening::new(Event::Denial, format!("of {number}")), date, now);
+        events.note(NewEvent::new(Event::Denial, format!("of {number}")), date, now);
     }
     let recent = events.recent();
     assert_eq!((recent.len(), recent[0].what.as_ref()), (MAX_OF_A_KIND + 1, "of 999"));
@@ -95,7 +95,7 @@ fn the_first_is_logged_at_once_and_repetitions_once_a_minute_with_their_number()
     assert_eq!(bench.due(), []);
     // What an operator does is logged each time.
     for _ in 0..3 {
-        assert_eq!(bench.note(Happening::new(Event::Mode, "bypass")), [line("bypass", 1, None)]);
+        assert_eq!(bench.note(NewEvent::new(Event::Mode, "bypass")), [line("bypass", 1, None)]);
     }
 }
 

@@ -20,13 +20,13 @@ const PAUSE: Duration = Duration::from_millis(10);
 /// Lines that wait to be written.
 #[derive(Default)]
 pub(super) struct Queue {
-    state: Mutex<State>,
+    state: Mutex<QueueState>,
     filled: Condvar,
     emptied: Condvar,
 }
 
 #[derive(Default)]
-struct State {
+struct QueueState {
     lines: VecDeque<Box<[u8]>>,
     /// What the lines take, and the one that is being written.
     bytes: usize,
@@ -38,7 +38,7 @@ struct State {
     is_idle: bool,
 }
 
-impl State {
+impl QueueState {
     fn drop_line(&mut self) {
         self.dropped += 1;
         self.untold += 1;
@@ -118,7 +118,7 @@ impl Queue {
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, QueueState> {
         self.state.lock()
     }
 }
@@ -159,12 +159,12 @@ mod tests {
     use super::*;
 
     /// Takes what it has room for, step by step.
-    struct Target {
+    struct LogTarget {
         steps: VecDeque<io::Result<usize>>,
         taken: Vec<u8>,
     }
 
-    impl Write for Target {
+    impl Write for LogTarget {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             let taken = self.steps.pop_front().unwrap_or(Ok(bytes.len()))?.min(bytes.len());
             self.taken.extend_from_slice(&bytes[..taken]);
@@ -213,7 +213,7 @@ mod tests {
     fn a_line_after_one_that_was_cut_short_is_whole() {
         let full = || Err(io::Error::from(ErrorKind::StorageFull));
         let steps = [Ok(3), full(), full(), Ok(1), full()];
-        let (mut target, mut is_within_line) = (Target { steps: steps.into(), taken: Vec::new() }, false);
+        let (mut target, mut is_within_line) = (LogTarget { steps: steps.into(), taken: Vec::new() }, false);
         let written = [b"first\n", b"other\n", b"third\n", b"whole\n"]
             .map(|line| write(&mut target, line, &mut is_within_line).is_ok());
         assert_eq!(written, [false, false, false, true]);
@@ -223,7 +223,7 @@ mod tests {
     #[test]
     fn a_line_goes_on_where_a_target_that_does_not_block_took_a_part() {
         let steps = [Ok(3), Err(ErrorKind::WouldBlock.into()), Err(ErrorKind::Interrupted.into()), Ok(1)];
-        let (mut target, mut is_within_line) = (Target { steps: steps.into(), taken: Vec::new() }, false);
+        let (mut target, mut is_within_line) = (LogTarget { steps: steps.into(), taken: Vec::new() }, false);
         assert!(write(&mut target, b"line\n", &mut is_within_line).is_ok());
         assert_eq!((target.taken.as_slice(), is_within_line), (b"line\n".as_slice(), false));
     }

@@ -34,7 +34,7 @@ struct Node {
 }
 
 #[derive(Clone, Copy)]
-enum Change {
+enum QueueChange {
     Queue(Ticket),
     Withdraw(Ticket),
     Grant(Ticket),
@@ -44,22 +44,22 @@ enum Change {
 impl FairQueue {
     /// Adds a waiter.
     pub(super) fn queue(&mut self, path: &[Party], ticket: Ticket) {
-        self.change(path, Change::Queue(ticket));
+        self.change(path, QueueChange::Queue(ticket));
     }
 
     /// Removes a waiter.
     pub(super) fn withdraw(&mut self, path: &[Party], ticket: Ticket) {
-        self.change(path, Change::Withdraw(ticket));
+        self.change(path, QueueChange::Withdraw(ticket));
     }
 
     /// Turns a waiter into a holder of a slot.
     pub(super) fn grant(&mut self, path: &[Party], ticket: Ticket) {
-        self.change(path, Change::Grant(ticket));
+        self.change(path, QueueChange::Grant(ticket));
     }
 
     /// Takes back a slot that was granted to this path.
     pub(super) fn release(&mut self, path: &[Party]) {
-        self.change(path, Change::Release);
+        self.change(path, QueueChange::Release);
     }
 
     /// The waiter that is next, of those whose path has none of the parties in `except`.
@@ -77,29 +77,29 @@ impl FairQueue {
         self.root.waiting
     }
 
-    fn change(&mut self, path: &[Party], change: Change) {
+    fn change(&mut self, path: &[Party], change: QueueChange) {
         self.changes += 1;
         self.root.change(path, change, self.changes);
     }
 }
 
 impl Node {
-    fn change(&mut self, path: &[Party], change: Change, now: u64) {
+    fn change(&mut self, path: &[Party], change: QueueChange, now: u64) {
         match change {
-            Change::Queue(_) => self.waiting += 1,
-            Change::Withdraw(_) => self.waiting -= 1,
-            Change::Grant(_) => {
+            QueueChange::Queue(_) => self.waiting += 1,
+            QueueChange::Withdraw(_) => self.waiting -= 1,
+            QueueChange::Grant(_) => {
                 self.waiting -= 1;
                 self.held += 1;
                 self.served = now;
             }
-            Change::Release => self.held -= 1,
+            QueueChange::Release => self.held -= 1,
         }
         let Some((party, rest)) = path.split_first() else {
             match change {
-                Change::Queue(ticket) => _ = self.tickets.insert(ticket),
-                Change::Withdraw(ticket) | Change::Grant(ticket) => _ = self.tickets.remove(&ticket),
-                Change::Release => {}
+                QueueChange::Queue(ticket) => _ = self.tickets.insert(ticket),
+                QueueChange::Withdraw(ticket) | QueueChange::Grant(ticket) => _ = self.tickets.remove(&ticket),
+                QueueChange::Release => {}
             }
             return;
         };

@@ -2,7 +2,7 @@
 //!
 //! Of N slots, each call under way takes one. A free slot is granted by these rules, in this order:
 //!
-//! 1. A caller has at most [`Bounds::per_caller`] calls under way or in the queues below. Its further calls wait for
+//! 1. A caller has at most [`GateLimits::per_caller`] calls under way or in the queues below. Its further calls wait for
 //!    these, in order of arrival, and stand in nobody else's way. A request without a credential that is verified here
 //!    is a caller of its own with all such requests of its connection.
 //! 2. A class below the first gets a slot only if it holds, after that, at most half (rounded up) of what the higher
@@ -24,16 +24,16 @@
 use std::collections::{BTreeSet, HashMap};
 
 use super::fair_queue::FairQueue;
-use super::{Bounds, Class, Client, Party, Ticket, Usage};
+use super::{Class, GateClient, GateLimits, GateUsage, Party, Ticket};
 
 /// How many slots go to higher classes before a waiting class that holds none gets one.
 pub(super) const MAX_PASSED_OVER: u32 = 16;
 
 /// The calls to one service: those under way and those that wait.
 pub(super) struct Schedule {
-    bounds: Bounds,
+    bounds: GateLimits,
     next_ticket: Ticket,
-    calls: HashMap<Ticket, Call>,
+    calls: HashMap<Ticket, QueuedCall>,
     /// Of each caller with calls: rule 1.
     callers: HashMap<Party, OneCaller>,
     queues: [ClassQueue; Class::ALL.len()],
@@ -44,14 +44,14 @@ pub(super) struct Schedule {
     under_way: usize,
 }
 
-struct Call {
-    client: Client,
+struct QueuedCall {
+    client: GateClient,
     class: Class,
-    state: State,
+    state: CallState,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum State {
+enum CallState {
     /// It waits for other calls of its caller.
     BehindItself,
     /// It waits in the queue of its class.
@@ -76,7 +76,7 @@ struct ClassQueue {
 }
 
 impl Schedule {
-    pub(super) fn new(bounds: Bounds) -> Self {
+    pub(super) fn new(bounds: GateLimits) -> Self {
         Self {
             bounds,
             next_ticket: 0,
@@ -90,38 +90,38 @@ impl Schedule {
     }
 
     /// A call has come. It waits from now on, until [`Schedule::grant`] gives its ticket.
-    pub(super) fn arrive(&mut self, client: Client, class: Class) -> Ticket {
+    pub(super) fn arrive(&mut self, client: GateClient, class: Class) -> Ticket {
         let ticket = self.next_ticket;
         self.next_ticket += 1;
         let caller = self.callers.entry(client.identity()).or_default();
         caller.behind_itself.insert(ticket);
         self.queues[class as usize].behind_itself += 1;
-        self.calls.insert(ticket, Call { client, class, state: State::BehindItself });
+        self.calls.insert(ticket, QueuedCall { client, class, state: CallState::BehindItself });
         self.admit(client);
         ticket
     }
 
     /// A call is over, or has given up waiting.
     pub(super) fn leave(&mut self, ticket: Ticket) {
-        let Some(Call { client, class, state }) = self.calls.remove(&ticket) else { return };
+        let Some(QueuedCall { client, class, state }) = self.calls.remove(&ticket) else { return };
         let path = client.path(class);
         let queue = &mut self.queues[class as usize];
         match state {
-            State::BehindItself => queue.behind_itself -= 1,
-            State::Queued => queue.queue.withdraw(&path, ticket),
-            State::UnderWay => queue.queue.release(&path),
+            CallState::BehindItself => queue.behind_itself -= 1,
+            CallState::Queued => queue.queue.withdraw(&path, ticket),
+            CallState::UnderWay => queue.queue.release(&path),
         }
         if queue.queue.waiting() == 0 {
             queue.passed_over = 0;
         }
-        if state == State::UnderWay {
+        if state == CallState::UnderWay {
             self.under_way -= 1;
             client.parties().for_each(|party| self.lighten(party));
         }
         if let Some(caller) = self.callers.get_mut(&client.identity()) {
             match state {
-                State::BehindItself => _ = caller.behind_itself.remove(&ticket),
-                State::Queued | State::UnderWay => caller.admitted -= 1,
+                CallState::BehindItself => _ = caller.behind_itself.remove(&ticket),
+                CallState::Queued | CallState::UnderWay => caller.admitted -= 1,
             }
         }
         self.admit(client);
@@ -131,7 +131,7 @@ impl Schedule {
     pub(super) fn grant(&mut self) -> Option<Ticket> {
         let ticket = self.next()?;
         let call = self.calls.get_mut(&ticket)?;
-        call.state = State::UnderWay;
+        call.state = CallState::UnderWay;
         let (client, class) = (call.client, call.class);
         self.queues[class as usize].queue.grant(&client.path(class), ticket);
         self.queues[class as usize].passed_over = 0;
@@ -153,7 +153,7 @@ impl Schedule {
         let of_others = Class::ALL.into_iter().filter(|class| *class != Class::HalfClosed);
         let is_wanted = of_others.into_iter().any(|class| self.queues[class as usize].queue.waiting() > 0);
         let Some(call) = self.calls.get_mut(&ticket) else { return true };
-        if call.class == Class::HalfClosed || call.state != State::UnderWay {
+        if call.class == Class::HalfClosed || call.state != CallState::UnderWay {
             return true;
         }
         if !room && is_wanted {
@@ -174,7 +174,7 @@ impl Schedule {
 
     /// Whether another call of a caller would have to wait for calls of its own, or because the caller holds half of all slots
     /// while calls wait. Its peer address and connection do not count: many callers may have them in common.
-    pub(super) fn has_to_wait(&self, client: Client) -> bool {
+    pub(super) fn has_to_wait(&self, client: GateClient) -> bool {
         let calls = self.callers.get(&client.identity());
         let is_full = calls.is_some_and(|calls| calls.admitted >= self.bounds.per_caller);
         let is_heavy = || self.heavy.contains(&client.identity());
@@ -182,19 +182,19 @@ impl Schedule {
     }
 
     /// How many calls of a class there are.
-    pub(super) fn usage(&self, class: Class) -> Usage {
+    pub(super) fn usage(&self, class: Class) -> GateUsage {
         let class = &self.queues[class as usize];
-        Usage { under_way: class.queue.held(), queued: class.queue.waiting() + class.behind_itself }
+        GateUsage { under_way: class.queue.held(), queued: class.queue.waiting() + class.behind_itself }
     }
 
     /// Admits a caller's next calls to the queue of their class, as many as it may have there.
-    fn admit(&mut self, client: Client) {
+    fn admit(&mut self, client: GateClient) {
         let Some(caller) = self.callers.get_mut(&client.identity()) else { return };
         while caller.admitted < self.bounds.per_caller {
             let Some(ticket) = caller.behind_itself.pop_first() else { break };
             caller.admitted += 1;
             if let Some(call) = self.calls.get_mut(&ticket) {
-                call.state = State::Queued;
+                call.state = CallState::Queued;
                 let class = &mut self.queues[call.class as usize];
                 class.behind_itself -= 1;
                 class.queue.queue(&call.client.path(call.class), ticket);

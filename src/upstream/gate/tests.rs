@@ -11,17 +11,17 @@ use crate::request::caller::Callers;
 
 const WORKSPACE: Service = Service::Workspace;
 
-fn client(number: u32) -> Client {
+fn client(number: u32) -> GateClient {
     let caller = Callers::new([1; 32]).of_token(&HeaderValue::from(number));
-    Client { caller: Some(caller), peer: None, connection: u64::from(number) }
+    GateClient { caller: Some(caller), peer: None, connection: u64::from(number) }
 }
 
 fn gate(calls: usize, per_caller: usize) -> Gate {
-    Gate::new(Bounds { calls, per_caller })
+    Gate::new(GateLimits { calls, per_caller })
 }
 
-fn usage(gate: &Gate, service: Service) -> Usage {
-    Class::ALL.into_iter().map(|class| gate.usage(service, class)).fold(Usage::default(), |all, usage| Usage {
+fn usage(gate: &Gate, service: Service) -> GateUsage {
+    Class::ALL.into_iter().map(|class| gate.usage(service, class)).fold(GateUsage::default(), |all, usage| GateUsage {
         under_way: all.under_way + usage.under_way,
         queued: all.queued + usage.queued,
     })
@@ -31,7 +31,7 @@ fn usage(gate: &Gate, service: Service) -> Usage {
 type Entering<'g> = Pin<Box<dyn Future<Output = Permit> + 'g>>;
 
 /// Has a call come to the gate. It is in the queue when this returns, or through.
-fn come(gate: &Gate, client: Client, class: Class) -> Result<Permit, Entering<'_>> {
+fn come(gate: &Gate, client: GateClient, class: Class) -> Result<Permit, Entering<'_>> {
     let mut entering: Entering = Box::pin(gate.enter(WORKSPACE, client, class));
     through(&mut entering).ok_or(entering)
 }
@@ -56,9 +56,9 @@ fn a_call_that_gives_up_leaves_nothing_behind() {
         come(&gate, client(4), Class::Proved),
     ];
     assert!(given_up.iter().all(Result::is_err));
-    assert_eq!(usage(&gate, WORKSPACE), Usage { under_way: 2, queued: 3 });
+    assert_eq!(usage(&gate, WORKSPACE), GateUsage { under_way: 2, queued: 3 });
     drop(given_up);
-    assert_eq!(usage(&gate, WORKSPACE), Usage { under_way: 2, queued: 0 });
+    assert_eq!(usage(&gate, WORKSPACE), GateUsage { under_way: 2, queued: 0 });
     // Also when its turn has come and it has not looked yet.
     let unaware = [come(&gate, client(5), Class::Proved), come(&gate, client(5), Class::Proved)];
     drop((own, unknown));
@@ -86,8 +86,8 @@ fn the_services_do_not_wait_for_each_other() {
     let _held = come(&gate, client(1), Class::Proved);
     let mut entering: Entering = Box::pin(gate.enter(Service::AppStream, client(1), Class::Proved));
     assert!(through(&mut entering).is_some());
-    let only = Usage { under_way: 1, queued: 0 };
-    assert_eq!((usage(&gate, WORKSPACE), usage(&gate, Service::AppStream)), (only, Usage::default()));
+    let only = GateUsage { under_way: 1, queued: 0 };
+    assert_eq!((usage(&gate, WORKSPACE), usage(&gate, Service::AppStream)), (only, GateUsage::default()));
 }
 
 proptest! {

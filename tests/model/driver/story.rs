@@ -6,12 +6,12 @@ use super::super::rules::{How, Reply};
 use super::super::script::Begun;
 use super::super::settings::Settings;
 use super::super::steps::Step;
-use super::super::world::{Ms, Question, RequestId, Said, Wish, is_list};
+use super::super::world::{CacheRequest, Ms, RequestDirectives, RequestId, Said, is_list};
 
 /// A request that was answered.
 #[derive(Clone, Debug)]
 pub struct Done {
-    pub request: Question,
+    pub request: CacheRequest,
     /// How long it took, as timers count.
     pub waited: Ms,
     /// When it was answered, by the time of rules.
@@ -59,7 +59,7 @@ impl Done {
 /// What happened, to be told if something goes wrong.
 pub(super) enum Event {
     Step(Step),
-    Asked(Question),
+    Lookup(CacheRequest),
     Landed(RequestId, Said),
     /// The head of a refusal.
     HeadLanded(RequestId, Said),
@@ -73,7 +73,7 @@ impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Step(step) => write!(f, "{step:?}"),
-            Self::Asked(question @ Question { id, caller, key, is_plain, is_unsafe, spelling, .. }) => {
+            Self::Lookup(question @ CacheRequest { id, caller, key, is_plain, is_unsafe, spelling, .. }) => {
                 let way = match (is_plain, is_unsafe) {
                     (_, true) => ", with an unsafe method",
                     (true, false) => "",
@@ -139,7 +139,7 @@ pub(super) fn agree(done: &Done, reply: &Reply) -> Result<(), &'static str> {
         How::Stale => (done.says("; fwd=stale") || done.says("; fwd=request")) && done.detail() != Some("patience"),
         How::Followed => done.says("; collapsed"),
         How::PassedThrough => done.cache_status.is_empty(),
-        How::Relayed if done.request.wish == Wish::NoStore => done.detail() == Some("client-no-store"),
+        How::Relayed if done.request.wish == RequestDirectives::NoStore => done.detail() == Some("client-no-store"),
         How::Relayed => done.says("; fwd=bypass"),
         How::Led => !done.says("; collapsed"),
         How::Refused | How::TimedOut | How::NotCached | How::Ambiguous => true,

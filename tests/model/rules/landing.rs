@@ -2,7 +2,7 @@
 
 use super::super::settings::Settings;
 use super::super::world::{Besides, Failure, Ms, SCOPES, Said, Scope, ScopeId, Version, scope_of, service_of};
-use super::{Call, Entry, Grant, Link, Mark, Negative, Pause, Paused, Rules, Slot};
+use super::{Backoff, CacheKey, Call, Entry, Grant, Link, Mark, Negative, Paused, Rules};
 
 /// To whom what a call has brought is given, besides the one who leads it.
 #[derive(PartialEq)]
@@ -150,10 +150,10 @@ impl Rules {
                 call.asked
             }
         };
-        let own = Slot { key: call.key, owner: Some(call.caller) };
+        let own = CacheKey { key: call.key, owner: Some(call.caller) };
         self.marks.retain(|mark| ![slot, call.boarding, own].contains(&mark.slot));
         self.pauses.retain(|pause| match pause.of {
-            Paused::Slot(of) | Paused::Failed(_, of) => of != slot && of != call.boarding,
+            Paused::CacheKey(of) | Paused::Failed(_, of) => of != slot && of != call.boarding,
             Paused::Caller(_) | Paused::Foul(_) | Paused::Scope(_) => true,
         });
         let varies = matches!(said, Said::Whole { besides: Besides::Vary, .. });
@@ -241,12 +241,12 @@ impl Rules {
     }
 
     /// Beside what is fresh it is the caller's own.
-    fn set_mark(&mut self, call: &Call, slot: Slot, is_too_large: bool) {
+    fn set_mark(&mut self, call: &Call, slot: CacheKey, is_too_large: bool) {
         let is_fresh = self.usable(slot).is_some_and(|entry| self.left(entry) > 0);
         if is_fresh && slot.owner.is_none() {
             self.note("own mark");
         }
-        let slot = if is_fresh { Slot { owner: Some(call.caller), ..slot } } else { slot };
+        let slot = if is_fresh { CacheKey { owner: Some(call.caller), ..slot } } else { slot };
         self.marks.retain(|mark| mark.slot != slot);
         self.marks.push(Mark { slot, is_too_large, until: self.now + Settings::MARK_TTL });
     }
@@ -268,15 +268,15 @@ impl Rules {
         let span = after.unwrap_or(self.settings.error_ttl);
         if call.boarding.owner.is_some() {
             self.note("lone pause");
-            self.set_pause(Paused::Slot(call.boarding), span);
+            self.set_pause(Paused::CacheKey(call.boarding), span);
         } else if !call.is_plain {
             self.note("foul pause");
             self.set_pause(Paused::Foul((call.caller, scope)), span);
         } else if status == 429 || status == 503 && after.is_some() {
             self.note(if status == 429 { "caller's pause" } else { "caller's pause by 503" });
-            let is_anothers = |pause: &Pause| match pause.of {
+            let is_anothers = |pause: &Backoff| match pause.of {
                 Paused::Caller((caller, its)) => its == scope && caller != call.caller,
-                Paused::Slot(_) | Paused::Failed(..) | Paused::Scope(_) | Paused::Foul(_) => false,
+                Paused::CacheKey(_) | Paused::Failed(..) | Paused::Scope(_) | Paused::Foul(_) => false,
             };
             if self.pauses.iter().any(|pause| pause.until > self.now && is_anothers(pause)) {
                 self.note("everybody's pause");
@@ -285,13 +285,13 @@ impl Rules {
             self.set_pause(Paused::Caller((call.caller, scope)), span);
         } else {
             self.note("slot's pause of a caller");
-            let is_anothers = |pause: &Pause| match pause.of {
+            let is_anothers = |pause: &Backoff| match pause.of {
                 Paused::Failed(caller, slot) => slot == call.boarding && caller != call.caller,
                 _ => false,
             };
             if self.pauses.iter().any(|pause| pause.until > self.now && is_anothers(pause)) {
                 self.note("slot's pause");
-                self.set_pause(Paused::Slot(call.boarding), span);
+                self.set_pause(Paused::CacheKey(call.boarding), span);
             }
             self.set_pause(Paused::Failed(call.caller, call.boarding), span);
         }
@@ -302,7 +302,7 @@ impl Rules {
         let until = self.now + span;
         match self.pauses.iter_mut().find(|pause| pause.of == of) {
             Some(pause) => pause.until = pause.until.max(until),
-            None => self.pauses.push(Pause { of, until }),
+            None => self.pauses.push(Backoff { of, until }),
         }
     }
 }

@@ -1,8 +1,8 @@
 //! What is remembered, as it is to be read at a moment.
 
 use super::super::settings::Settings;
-use super::super::world::{CallerId, KeyId, Ms, SCOPES, Scope, ScopeId, Wish, scope_of};
-use super::{Call, Entry, FlightId, Grant, Grantee, Mark, Paused, Rules, Slot, Waiting};
+use super::super::world::{CallerId, KeyId, Ms, RequestDirectives, SCOPES, Scope, ScopeId, scope_of};
+use super::{CacheKey, Call, CallerScope, Entry, FlightId, Grant, Mark, Paused, Rules, Waiting};
 
 impl Rules {
     /// Whether callers are shown nothing in a scope but what is their own.
@@ -17,32 +17,32 @@ impl Rules {
     }
 
     /// When the latest proof of a grant was sent. A suspended grant does not count.
-    pub(super) fn proved(&self, to: Grantee) -> Option<Ms> {
+    pub(super) fn proved(&self, to: CallerScope) -> Option<Ms> {
         let counts = |grant: &&Grant| grant.to == to && grant.suspended_by.is_empty();
         self.grants.iter().find(counts).map(|grant| grant.proved)
     }
 
-    pub(super) fn is_granted(&self, to: Grantee) -> bool {
+    pub(super) fn is_granted(&self, to: CallerScope) -> bool {
         self.proved(to).is_some_and(|proved| self.now < proved + self.settings.grant_ttl)
     }
 
     /// Whether a caller is granted, or its grant has lapsed and can be extended.
-    pub(super) fn is_known(&self, to: Grantee) -> bool {
+    pub(super) fn is_known(&self, to: CallerScope) -> bool {
         self.is_granted(to) || self.lapsed(to).is_some()
     }
 
     /// The regular end of a grant that has lapsed and can be extended.
-    pub(super) fn lapsed(&self, to: Grantee) -> Option<Ms> {
+    pub(super) fn lapsed(&self, to: CallerScope) -> Option<Ms> {
         let proved = self.proved(to).filter(|proved| self.now < proved + Settings::OUTAGE_GRACE)?;
         (self.settings.serves_in_outage && !self.is_granted(to)).then_some(proved + self.settings.grant_ttl)
     }
 
     /// Where the answer to a key is kept for a caller, as things stand.
-    pub(super) fn slot(&self, caller: CallerId, key: KeyId) -> Slot {
-        Slot { key, owner: self.is_private(scope_of(key)).then_some(caller) }
+    pub(super) fn slot(&self, caller: CallerId, key: KeyId) -> CacheKey {
+        CacheKey { key, owner: self.is_private(scope_of(key)).then_some(caller) }
     }
 
-    pub(super) fn entry(&self, slot: Slot) -> Option<&Entry> {
+    pub(super) fn entry(&self, slot: CacheKey) -> Option<&Entry> {
         self.entries.iter().find(|entry| entry.slot == slot)
     }
 
@@ -57,7 +57,7 @@ impl Rules {
     }
 
     /// An entry that may be given, be it stale.
-    pub(super) fn usable(&self, slot: Slot) -> Option<&Entry> {
+    pub(super) fn usable(&self, slot: CacheKey) -> Option<&Entry> {
         let ttl = Settings::ttl(scope_of(slot.key));
         let may_be_given = |entry: &&Entry| self.age(entry) < ttl + self.settings.stale();
         self.entry(slot).filter(may_be_given).filter(|entry| self.is_valid(slot.key, entry.sent))
@@ -72,9 +72,9 @@ impl Rules {
     }
 
     /// The mark that a caller meets in a slot: everybody's, or else its own.
-    pub(super) fn mark(&self, slot: Slot, caller: CallerId) -> Option<&Mark> {
+    pub(super) fn mark(&self, slot: CacheKey, caller: CallerId) -> Option<&Mark> {
         let mark = |slot| self.marks.iter().find(|mark| mark.slot == slot && mark.until > self.now);
-        mark(slot).or_else(|| mark(Slot { owner: Some(caller), ..slot }))
+        mark(slot).or_else(|| mark(CacheKey { owner: Some(caller), ..slot }))
     }
 
     /// Whether something is paused.
@@ -83,11 +83,11 @@ impl Rules {
     }
 
     /// Whether upstream is not to be asked by a caller for a slot.
-    pub(super) fn is_paused_for(&self, caller: CallerId, slot: Slot) -> bool {
+    pub(super) fn is_paused_for(&self, caller: CallerId, slot: CacheKey) -> bool {
         let scope = scope_of(slot.key);
         let failed = Paused::Failed(caller, slot);
         let caller = (caller, scope);
-        let all = [failed, Paused::Slot(slot), Paused::Caller(caller), Paused::Foul(caller), Paused::Scope(scope)];
+        let all = [failed, Paused::CacheKey(slot), Paused::Caller(caller), Paused::Foul(caller), Paused::Scope(scope)];
         all.iter().any(|of| self.is_paused(of))
     }
 
@@ -105,16 +105,16 @@ impl Rules {
 }
 
 /// Whether something so old, fresh for so long, is what a client wishes for.
-pub(super) fn meets(wish: Wish, age: Ms, left: i64) -> bool {
+pub(super) fn meets(wish: RequestDirectives, age: Ms, left: i64) -> bool {
     match wish {
-        Wish::NoCache | Wish::NoStore => false,
-        Wish::MaxAge(most) => age <= most,
-        Wish::MinFresh(least) => left >= least.cast_signed(),
-        Wish::Nothing | Wish::OnlyIfCached => true,
+        RequestDirectives::NoCache | RequestDirectives::NoStore => false,
+        RequestDirectives::MaxAge(most) => age <= most,
+        RequestDirectives::MinFresh(least) => left >= least.cast_signed(),
+        RequestDirectives::Nothing | RequestDirectives::OnlyIfCached => true,
     }
 }
 
 /// Whether a client takes something stale though nothing has failed.
-pub(super) fn takes_stale(wish: Wish) -> bool {
-    matches!(wish, Wish::Nothing | Wish::OnlyIfCached)
+pub(super) fn takes_stale(wish: RequestDirectives) -> bool {
+    matches!(wish, RequestDirectives::Nothing | RequestDirectives::OnlyIfCached)
 }

@@ -7,7 +7,7 @@
 use super::super::settings::Settings;
 use super::super::world::{Besides, Ms, RequestId, Said, scope_of, service_of, service_of_scope};
 use super::landing::Share;
-use super::{Call, Effect, FlightId, Grantee, Refusal, Rules, Waiting};
+use super::{Call, CallerScope, Effect, FlightId, Refusal, Rules, Waiting};
 
 /// Longer refusals are not remembered.
 const LONGEST_REFUSAL: usize = 8 * 1024;
@@ -164,6 +164,6 @@ impl Rules {
 }
 
 /// Whether something is of a call's caller, and of the service that was called.
-fn is_in_service(call: &Call, (caller, scope): Grantee) -> bool {
+fn is_in_service(call: &Call, (caller, scope): CallerScope) -> bool {
     caller == call.caller && service_of_scope(scope) == service_of(call.key)
 }

@@ -1,6 +1,6 @@
 //! Who is given what a call has brought.
 
-use super::super::world::{Failure, Question, Said, scope_of};
+use super::super::world::{CacheRequest, Failure, Said, scope_of};
 use super::landing::Share;
 use super::{Call, ELECTIONS, Effect, Ended, How, Reply, Rules, Waiting};
 
@@ -83,8 +83,8 @@ impl Rules {
 
     /// What a request is given when a call has failed it: something stale, if it may have that. A lapsed grant that is
     /// extended shows nothing that was sent later than its regular end.
-    pub(super) fn fail(&mut self, question: &Question, extends: bool, failure: Reply) -> Effect {
-        let Question { caller, key, .. } = *question;
+    pub(super) fn fail(&mut self, question: &CacheRequest, extends: bool, failure: Reply) -> Effect {
+        let CacheRequest { caller, key, .. } = *question;
         let to = (caller, scope_of(key));
         let is_granted = self.is_granted(to);
         let until = if is_granted { Some(self.now) } else { self.lapsed(to).filter(|_| extends) };

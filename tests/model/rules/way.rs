@@ -2,22 +2,22 @@
 
 use super::super::script::Begun;
 use super::super::settings::Settings;
-use super::super::world::{Question, Wish, scope_of};
+use super::super::world::{CacheRequest, RequestDirectives, scope_of};
 use super::memory::{meets, takes_stale};
-use super::{Call, ELECTIONS, Effect, Flight, FlightId, How, Negative, Paused, Reply, Rules, Slot, Waiting};
+use super::{CacheKey, Call, ELECTIONS, Effect, Flight, FlightId, How, Negative, Paused, Reply, Rules, Waiting};
 
 #[derive(Debug)]
-pub(super) enum Way {
+pub(super) enum ProxyRoute {
     Answered(Reply),
     /// Answered, while a call begins that it doesn't wait for.
-    Refreshed(Reply, Slot),
-    Relay(Slot),
-    Lead(Slot),
+    Refreshed(Reply, CacheKey),
+    Relay(CacheKey),
+    Lead(CacheKey),
     Follow(FlightId),
-    Solo(Slot),
+    Solo(CacheKey),
 }
 
-impl Way {
+impl ProxyRoute {
     pub(super) fn begins_a_call(&self) -> bool {
         matches!(self, Self::Refreshed(..) | Self::Lead(_) | Self::Solo(_))
     }
@@ -25,15 +25,15 @@ impl Way {
 
 impl Rules {
     /// What a request meets that has gone again so often.
-    pub(super) fn way(&self, question: &Question, elections: u32) -> Way {
-        let Question { caller, key, wish, .. } = *question;
+    pub(super) fn way(&self, question: &CacheRequest, elections: u32) -> ProxyRoute {
+        let CacheRequest { caller, key, wish, .. } = *question;
         let to = (caller, scope_of(key));
         let boarding = self.boarding(question);
-        if wish == Wish::NoStore || question.is_unsafe {
-            return Way::Relay(boarding);
+        if wish == RequestDirectives::NoStore || question.is_unsafe {
+            return ProxyRoute::Relay(boarding);
         }
         if let Some(refusal) = self.refusals.iter().find(|refusal| refusal.to == to && refusal.until > self.now) {
-            return Way::Answered(Reply::new(refusal.status, Some(refusal.body.clone()), How::Refused));
+            return ProxyRoute::Answered(Reply::new(refusal.status, Some(refusal.body.clone()), How::Refused));
         }
         // Shared and lone flights have bounds of their own.
         let is_shared = boarding.owner.is_none();
@@ -42,46 +42,46 @@ impl Rules {
         let flight = open.iter().find(|flight| flight.slot == boarding);
         if let Some(reply) = self.remembered(question) {
             let is_refreshed = matches!(reply.how, How::Revalidating(_))
-                && wish != Wish::OnlyIfCached
+                && wish != RequestDirectives::OnlyIfCached
                 && flight.is_none()
                 && open.len() < self.settings.max_flights;
-            return if is_refreshed { Way::Refreshed(reply, boarding) } else { Way::Answered(reply) };
+            return if is_refreshed { ProxyRoute::Refreshed(reply, boarding) } else { ProxyRoute::Answered(reply) };
         }
-        if wish == Wish::OnlyIfCached {
-            return Way::Answered(Reply::new(504, None, How::NotCached));
+        if wish == RequestDirectives::OnlyIfCached {
+            return ProxyRoute::Answered(Reply::new(504, None, How::NotCached));
         }
         if let Some(mark) = self.mark(boarding, caller) {
-            return if mark.is_too_large { Way::Relay(boarding) } else { Way::Solo(boarding) };
+            return if mark.is_too_large { ProxyRoute::Relay(boarding) } else { ProxyRoute::Solo(boarding) };
         }
-        if elections > ELECTIONS || wish == Wish::NoCache {
-            return Way::Solo(boarding);
+        if elections > ELECTIONS || wish == RequestDirectives::NoCache {
+            return ProxyRoute::Solo(boarding);
         }
         match flight {
-            Some(flight) if self.followers(is_shared) < self.settings.max_waiters => Way::Follow(flight.id),
-            None if open.len() < self.settings.max_flights => Way::Lead(boarding),
-            _ => Way::Solo(boarding),
+            Some(flight) if self.followers(is_shared) < self.settings.max_waiters => ProxyRoute::Follow(flight.id),
+            None if open.len() < self.settings.max_flights => ProxyRoute::Lead(boarding),
+            _ => ProxyRoute::Solo(boarding),
         }
     }
 
     /// Which flight a request boards: that of all, or one of its caller's own.
-    pub(super) fn boarding(&self, question: &Question) -> Slot {
-        let Question { caller, key, .. } = *question;
+    pub(super) fn boarding(&self, question: &CacheRequest) -> CacheKey {
+        let CacheRequest { caller, key, .. } = *question;
         if self.is_granted((caller, scope_of(key))) {
             self.slot(caller, key)
         } else {
-            Slot { key, owner: Some(caller) }
+            CacheKey { key, owner: Some(caller) }
         }
     }
 
     /// What is given without asking, though perhaps upstream is asked afterwards.
-    pub(super) fn remembered(&self, question: &Question) -> Option<Reply> {
-        let Question { caller, key, wish, .. } = *question;
+    pub(super) fn remembered(&self, question: &CacheRequest) -> Option<Reply> {
+        let CacheRequest { caller, key, wish, .. } = *question;
         let slot = self.slot(caller, key);
         let to = (caller, scope_of(key));
         if !self.is_granted(to) {
             // Whose own attempt has failed just before need not try again at once.
-            let own = Slot { key, owner: Some(caller) };
-            let is_paused = self.is_paused(&Paused::Slot(own));
+            let own = CacheKey { key, owner: Some(caller) };
+            let is_paused = self.is_paused(&Paused::CacheKey(own));
             let until = self.lapsed(to).filter(|_| is_paused && takes_stale(wish))?;
             let entry = self.usable(slot).filter(|entry| entry.sent <= until)?;
             return Some(Reply::of(entry, How::Paused(self.left(entry))));
@@ -111,8 +111,8 @@ impl Rules {
     }
 
     /// Whether a request would rather take something stale than wait on.
-    fn is_patient(&self, question: &Question) -> bool {
-        let Question { caller, key, wish, .. } = *question;
+    fn is_patient(&self, question: &CacheRequest) -> bool {
+        let CacheRequest { caller, key, wish, .. } = *question;
         let entry = self.usable(self.slot(caller, key));
         let is_granted = self.is_granted((caller, scope_of(key)));
         let may_be_given = |entry| self.left(entry) > 0 || self.may_be_stale(entry, caller);
@@ -120,32 +120,32 @@ impl Rules {
     }
 
     /// A request goes its way.
-    pub(super) fn go(&mut self, mut request: Waiting, way: Way) -> Vec<Effect> {
+    pub(super) fn go(&mut self, mut request: Waiting, way: ProxyRoute) -> Vec<Effect> {
         (request.patience, request.was_unable) = (None, false);
         match way {
-            Way::Answered(reply) => {
+            ProxyRoute::Answered(reply) => {
                 self.note(word(reply.how));
-                let Question { caller, key, .. } = request.question;
+                let CacheRequest { caller, key, .. } = request.question;
                 if matches!(reply.how, How::Paused(_)) && !self.is_granted((caller, scope_of(key))) {
                     self.note("paused by grace");
                 }
                 return vec![self.answer(&request.question, reply)];
             }
-            Way::Refreshed(reply, slot) => {
+            ProxyRoute::Refreshed(reply, slot) => {
                 self.note(word(reply.how));
                 self.note("refreshed");
                 let begun = self.begin(&mut request, slot, true);
                 return vec![self.answer(&request.question, reply), Effect::Call(begun)];
             }
-            Way::Relay(slot) => {
+            ProxyRoute::Relay(slot) => {
                 self.note(match request.question {
-                    Question { is_unsafe: true, .. } => "passed through",
-                    Question { wish: Wish::NoStore, .. } => "relayed by wish",
+                    CacheRequest { is_unsafe: true, .. } => "passed through",
+                    CacheRequest { wish: RequestDirectives::NoStore, .. } => "relayed by wish",
                     _ => "relayed at once",
                 });
                 return vec![Effect::Relay(self.relay(request, slot))];
             }
-            Way::Follow(_) | Way::Lead(_) | Way::Solo(_) => {}
+            ProxyRoute::Follow(_) | ProxyRoute::Lead(_) | ProxyRoute::Solo(_) => {}
         }
         self.note_why(&request.question);
         if self.is_patient(&request.question) && !request.is_resigned {
@@ -153,22 +153,22 @@ impl Rules {
         }
         let mut effects = Vec::new();
         match way {
-            Way::Follow(flight) => {
+            ProxyRoute::Follow(flight) => {
                 self.note("boarded");
                 if !self.waiting.iter().any(|request| request.aboard == flight) {
                     self.note("boarded what nobody waits for");
                 }
                 request.aboard = flight;
             }
-            Way::Lead(slot) | Way::Solo(slot) => {
-                let is_open = matches!(way, Way::Lead(_));
+            ProxyRoute::Lead(slot) | ProxyRoute::Solo(slot) => {
+                let is_open = matches!(way, ProxyRoute::Lead(_));
                 self.note(if is_open { "led" } else { "solo" });
                 if !is_open && request.elections > ELECTIONS {
                     self.note("solo after elections");
                 }
                 effects.push(Effect::Call(self.begin(&mut request, slot, is_open)));
             }
-            Way::Answered(_) | Way::Refreshed(..) | Way::Relay(_) => unreachable!("it is gone"),
+            ProxyRoute::Answered(_) | ProxyRoute::Refreshed(..) | ProxyRoute::Relay(_) => unreachable!("it is gone"),
         }
         if request.patience.is_some_and(|end| end <= self.now) {
             effects.extend(self.tire(request));
@@ -179,13 +179,13 @@ impl Rules {
     }
 
     /// Why upstream is asked for what could be given.
-    fn note_why(&mut self, question: &Question) {
-        let Question { caller, key, wish, .. } = *question;
+    fn note_why(&mut self, question: &CacheRequest) {
+        let CacheRequest { caller, key, wish, .. } = *question;
         let Some(entry) = self.usable(self.slot(caller, key)) else { return };
         let may_be_stale = self.may_be_stale(entry, caller);
         match wish {
             _ if !self.is_granted((caller, scope_of(key))) => {}
-            Wish::NoCache => self.note("asked by wish"),
+            RequestDirectives::NoCache => self.note("asked by wish"),
             _ if !takes_stale(wish) => self.note("not as wished"),
             _ if !may_be_stale => self.note("spoken against"),
             _ => {}
@@ -193,7 +193,7 @@ impl Rules {
     }
 
     /// A request goes on as it is.
-    pub(super) fn relay(&mut self, mut request: Waiting, slot: Slot) -> Begun {
+    pub(super) fn relay(&mut self, mut request: Waiting, slot: CacheKey) -> Begun {
         (request.deadline, request.patience) = (None, None);
         request.aboard = self.new_flight(&request.question, slot, false);
         let begun = self.depart(&request, slot, request.aboard, true);
@@ -202,14 +202,14 @@ impl Rules {
     }
 
     /// A request begins a flight.
-    fn begin(&mut self, request: &mut Waiting, slot: Slot, is_open: bool) -> Begun {
+    fn begin(&mut self, request: &mut Waiting, slot: CacheKey, is_open: bool) -> Begun {
         request.aboard = self.new_flight(&request.question, slot, is_open);
         let begun = self.depart(request, slot, request.aboard, false);
         request.is_repeat_due = false;
         begun
     }
 
-    fn new_flight(&mut self, question: &Question, slot: Slot, is_open: bool) -> FlightId {
+    fn new_flight(&mut self, question: &CacheRequest, slot: CacheKey, is_open: bool) -> FlightId {
         let id = self.next_flight;
         self.next_flight += 1;
         self.flights.push(Flight { id, slot, is_open, callers: vec![question.caller] });
@@ -217,9 +217,9 @@ impl Rules {
     }
 
     /// A call begins. Who is granted asks about what is there.
-    pub(super) fn depart(&mut self, request: &Waiting, boarding: Slot, flight: FlightId, is_relay: bool) -> Begun {
+    pub(super) fn depart(&mut self, request: &Waiting, boarding: CacheKey, flight: FlightId, is_relay: bool) -> Begun {
         let is_repeat = request.is_repeat_due && !is_relay;
-        let Question { id, caller, key, is_plain, is_unsafe, .. } = request.question;
+        let CacheRequest { id, caller, key, is_plain, is_unsafe, .. } = request.question;
         let may_ask = self.is_granted((caller, scope_of(key))) && !is_relay;
         let about = self.entry(boarding).filter(|entry| may_ask && !entry.is_misunderstood);
         let asked = about.and_then(|entry| entry.tag);
@@ -254,7 +254,7 @@ impl Rules {
 
     /// A request has waited for as long as its patience goes.
     pub(super) fn tire(&mut self, mut request: Waiting) -> Option<Effect> {
-        let Question { caller, key, .. } = request.question;
+        let CacheRequest { caller, key, .. } = request.question;
         let may_have = self.is_patient(&request.question);
         let Some(entry) = self.usable(self.slot(caller, key)).filter(|_| may_have) else {
             self.note("patient for nothing");

@@ -19,12 +19,12 @@ fn peer(number: u32) -> Option<Peer> {
 }
 
 /// A client with a caller, a peer address and a connection of its own.
-fn client(number: u32) -> Client {
-    Client { caller: Some(caller(number)), peer: peer(number), connection: u64::from(number) }
+fn client(number: u32) -> GateClient {
+    GateClient { caller: Some(caller(number)), peer: peer(number), connection: u64::from(number) }
 }
 
 fn schedule(calls: usize, per_caller: usize) -> Schedule {
-    Schedule::new(Bounds { calls, per_caller })
+    Schedule::new(GateLimits { calls, per_caller })
 }
 
 /// Grants all that can be granted.
@@ -33,7 +33,7 @@ fn granted(schedule: &mut Schedule) -> Vec<Ticket> {
 }
 
 /// Has so many calls of a client come.
-fn arrive(schedule: &mut Schedule, client: Client, class: Class, calls: usize) -> Vec<Ticket> {
+fn arrive(schedule: &mut Schedule, client: GateClient, class: Class, calls: usize) -> Vec<Ticket> {
     (0..calls).map(|_| schedule.arrive(client, class)).collect()
 }
 
@@ -65,13 +65,14 @@ fn a_client_with_nothing_gets_the_next_slot_however_much_another_has_queued() {
 
 #[test]
 fn invented_tokens_of_one_peer_or_connection_are_one_client() {
-    let invented = |number| Client { caller: Some(caller(number)), ..client(1) };
+    let invented = |number| GateClient { caller: Some(caller(number)), ..client(1) };
     // From one address, from one connection of this machine, and without any credential.
-    let from_one_peer = |number| Client { connection: u64::from(number), ..invented(number) };
-    let from_one_connection = |number| Client { peer: None, ..invented(number) };
-    let without_credential = |_| Client { caller: None, ..client(1) };
-    let victims = [client(2000), Client { peer: None, ..client(2000) }, Client { caller: None, ..client(2000) }];
-    let clients: [&dyn Fn(u32) -> Client; 3] = [&from_one_peer, &from_one_connection, &without_credential];
+    let from_one_peer = |number| GateClient { connection: u64::from(number), ..invented(number) };
+    let from_one_connection = |number| GateClient { peer: None, ..invented(number) };
+    let without_credential = |_| GateClient { caller: None, ..client(1) };
+    let victims =
+        [client(2000), GateClient { peer: None, ..client(2000) }, GateClient { caller: None, ..client(2000) }];
+    let clients: [&dyn Fn(u32) -> GateClient; 3] = [&from_one_peer, &from_one_connection, &without_credential];
     for (attacker, victim) in clients.into_iter().zip(victims) {
         let mut schedule = schedule(8, 4);
         (0..1000).for_each(|number| _ = schedule.arrive(attacker(number), Class::Unknown));
@@ -86,9 +87,9 @@ fn invented_tokens_of_one_peer_or_connection_are_one_client() {
 #[test]
 fn a_client_that_spreads_over_callers_connections_or_addresses_is_measured_by_what_it_cannot_change() {
     // A known caller on many connections and from many addresses, and an unknown address with many of both.
-    let known = |number| Client { caller: Some(caller(1)), ..client(number) };
-    let unknown = |number| Client { peer: peer(1), ..client(number) };
-    let ways: [(Class, &dyn Fn(u32) -> Client); 2] = [(Class::Relayed, &known), (Class::Unknown, &unknown)];
+    let known = |number| GateClient { caller: Some(caller(1)), ..client(number) };
+    let unknown = |number| GateClient { peer: peer(1), ..client(number) };
+    let ways: [(Class, &dyn Fn(u32) -> GateClient); 2] = [(Class::Relayed, &known), (Class::Unknown, &unknown)];
     for (class, attacker) in ways {
         let mut schedule = schedule(8, 100);
         (10..100).for_each(|number| _ = schedule.arrive(attacker(number), class));
@@ -186,7 +187,7 @@ enum Step {
         class: Class,
     },
     /// One of the present calls ends or gives up, whichever state it is in.
-    Leave(prop::sample::Index),
+    KeyPermit(prop::sample::Index),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -197,22 +198,22 @@ fn step() -> impl Strategy<Value = Step> {
         let class = if caller.is_some() { class } else { Class::Unknown };
         Step::Arrive { caller, peer, connection, class }
     });
-    prop_oneof![3 => arrive, 2 => any::<prop::sample::Index>().prop_map(Step::Leave)]
+    prop_oneof![3 => arrive, 2 => any::<prop::sample::Index>().prop_map(Step::KeyPermit)]
 }
 
 /// What a test knows of the calls, kept in its own way.
 #[derive(Default)]
 struct Known {
-    calls: BTreeMap<Ticket, (Client, Class, bool)>,
+    calls: BTreeMap<Ticket, (GateClient, Class, bool)>,
 }
 
 impl Known {
-    fn under_way(&self, counts: impl Fn(&Client, Class) -> bool) -> usize {
+    fn under_way(&self, counts: impl Fn(&GateClient, Class) -> bool) -> usize {
         self.calls.values().filter(|(client, class, under_way)| *under_way && counts(client, *class)).count()
     }
 
     /// How many slots a class may hold at most.
-    fn share(&self, class: Class, bounds: Bounds) -> usize {
+    fn share(&self, class: Class, bounds: GateLimits) -> usize {
         match class {
             Class::Proved => bounds.calls,
             _ => (bounds.calls - self.under_way(|_, other| other < class)).div_ceil(2),
@@ -220,7 +221,7 @@ impl Known {
     }
 
     /// Whether a call that waits could be given a free slot.
-    fn is_admissible(&self, ticket: Ticket, bounds: Bounds) -> bool {
+    fn is_admissible(&self, ticket: Ticket, bounds: GateLimits) -> bool {
         let (client, class, under_way) = self.calls[&ticket];
         let before = self.calls.range(..ticket).filter(|(_, call)| call.0.identity() == client.identity()).count();
         !under_way && before < bounds.per_caller && self.under_way(|_, of| of == class) < self.share(class, bounds)
@@ -234,16 +235,16 @@ proptest! {
         per_caller in 1..5usize,
         steps in prop::collection::vec(step(), 1..120),
     ) {
-        let bounds = Bounds { calls, per_caller };
+        let bounds = GateLimits { calls, per_caller };
         let (mut schedule, mut known) = (Schedule::new(bounds), Known::default());
         for step in steps {
             match step {
                 Step::Arrive { caller: number, peer: address, connection, class } => {
-                    let client = Client { caller: number.map(caller), peer: address.and_then(peer), connection };
+                    let client = GateClient { caller: number.map(caller), peer: address.and_then(peer), connection };
                     known.calls.insert(schedule.arrive(client, class), (client, class, false));
                 }
-                Step::Leave(_) if known.calls.is_empty() => {}
-                Step::Leave(index) => {
+                Step::KeyPermit(_) if known.calls.is_empty() => {}
+                Step::KeyPermit(index) => {
                     let ticket = *index.get(&known.calls.keys().copied().collect::<Vec<_>>());
                     known.calls.remove(&ticket);
                     schedule.leave(ticket);
@@ -265,7 +266,7 @@ proptest! {
             for class in Class::ALL {
                 let present = known.calls.values().filter(|call| call.1 == class).count();
                 let under_way = known.under_way(|_, of| of == class);
-                prop_assert_eq!(schedule.usage(class), Usage { under_way, queued: present - under_way });
+                prop_assert_eq!(schedule.usage(class), GateUsage { under_way, queued: present - under_way });
             }
         }
         // As calls end, all others get their turn, and in the end nothing is left of anybody.
@@ -352,5 +353,5 @@ fn a_call_under_way_whose_client_closes_its_sending_side_needs_room_in_that_quar
     calls[8..].iter().for_each(|waiting| schedule.leave(*waiting));
     assert!(schedule.give_way(calls[3]), "nobody waits");
     calls.into_iter().for_each(|call| schedule.leave(call));
-    assert_eq!(Class::ALL.map(|class| schedule.usage(class)), [Usage::default(); 4]);
+    assert_eq!(Class::ALL.map(|class| schedule.usage(class)), [GateUsage::default(); 4]);
 }

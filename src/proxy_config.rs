@@ -21,9 +21,9 @@ const NO_PROXY: [&str; 2] = ["no_proxy", "NO_PROXY"];
 
 /// The ways out. By default the direct one.
 #[derive(Clone, Debug, Default)]
-pub struct Egress {
+pub struct ProxyConfig {
     proxy: Option<Proxy>,
-    direct: Vec<Exempt>,
+    direct: Vec<NoProxy>,
 }
 
 /// A proxy that makes tunnels (RFC 9110 §9.3.6), and what it is to be told of who asks.
@@ -32,7 +32,7 @@ pub struct Proxy(Intercept);
 
 /// What is reached directly.
 #[derive(Clone, Debug)]
-enum Exempt {
+enum NoProxy {
     Everything,
     /// A name and all below it, an address or a network; on one port or on all.
     Hosts(String, Option<u16>),
@@ -40,11 +40,11 @@ enum Exempt {
 
 /// The way to one upstream.
 #[derive(Clone, Copy, Debug)]
-pub enum Way<'a> {
+pub enum ProxyRoute<'a> {
     /// No proxy is set.
     Direct,
     /// `NO_PROXY` covers it.
-    Exempt,
+    NoProxy,
     /// It is asked in the clear, so it is on this machine or in a mesh, and no tunnel leads there.
     Plaintext,
     /// By the proxy.
@@ -57,24 +57,24 @@ pub enum Way<'a> {
     "{variable}: {shown:?} is not allowed: expected the URL of an HTTP proxy, http://HOST:PORT or https://HOST:PORT, \
      maybe with USER:PASSWORD@ before the host, where whatever is not A-Z a-z 0-9 - . _ ~ is escaped (%40 for @)"
 )]
-pub struct WrongProxy {
+pub struct InvalidProxy {
     variable: &'static str,
     shown: String,
 }
 
-impl Egress {
+impl ProxyConfig {
     /// Reads the variables. Set but empty is how a template says "not set".
     ///
     /// # Errors
     /// If there is a proxy that can't be used: to go around it would be nobody's wish.
-    pub fn read(environment: impl Fn(&str) -> Option<OsString>) -> Result<Self, WrongProxy> {
+    pub fn read(environment: impl Fn(&str) -> Option<OsString>) -> Result<Self, InvalidProxy> {
         let first = |names: [&'static str; 2]| {
             let mut set = names.into_iter().filter_map(|name| Some((name, environment(name)?)));
             set.find(|(_, value)| !value.is_empty())
         };
         let proxy = first(PROXY).map(|(variable, value)| {
             let text = value.to_string_lossy();
-            proxy(&text).ok_or_else(|| WrongProxy { variable, shown: without_secrets(&text) })
+            proxy(&text).ok_or_else(|| InvalidProxy { variable, shown: without_secrets(&text) })
         });
         let list = first(NO_PROXY).map(|(_, value)| value.to_string_lossy().into_owned()).unwrap_or_default();
         let entries = list.split(|c: char| c == ',' || c.is_whitespace()).filter(|entry| !entry.is_empty());
@@ -82,12 +82,12 @@ impl Egress {
     }
 
     /// The way to an upstream.
-    pub fn way_to(&self, authority: &Authority, is_plaintext: bool) -> Way<'_> {
+    pub fn way_to(&self, authority: &Authority, is_plaintext: bool) -> ProxyRoute<'_> {
         match &self.proxy {
-            None => Way::Direct,
-            Some(_) if is_plaintext => Way::Plaintext,
-            Some(_) if self.is_exempt(authority) => Way::Exempt,
-            Some(proxy) => Way::Through(proxy),
+            None => ProxyRoute::Direct,
+            Some(_) if is_plaintext => ProxyRoute::Plaintext,
+            Some(_) if self.is_exempt(authority) => ProxyRoute::NoProxy,
+            Some(proxy) => ProxyRoute::Through(proxy),
         }
     }
 
@@ -102,9 +102,9 @@ impl Egress {
         let port = authority.port_u16().unwrap_or(443);
         let host = Uri::builder().scheme("https").authority(authority.host()).path_and_query("/").build();
         self.direct.iter().any(|exempt| match exempt {
-            Exempt::Everything => true,
-            Exempt::Hosts(_, Some(only)) if *only != port => false,
-            Exempt::Hosts(hosts, _) => {
+            NoProxy::Everything => true,
+            NoProxy::Hosts(_, Some(only)) if *only != port => false,
+            NoProxy::Hosts(hosts, _) => {
                 let matcher = Matcher::builder().https("http://proxy").no(hosts).build();
                 host.as_ref().is_ok_and(|host| matcher.intercept(host).is_none())
             }
@@ -150,14 +150,14 @@ fn proxy(text: &str) -> Option<Proxy> {
 
 /// Reads an entry of `NO_PROXY`: `host`, `.host`, `*.host`, an address, a network, each but the last maybe with a
 /// port; or `*`.
-fn exempt(entry: &str) -> Exempt {
+fn exempt(entry: &str) -> NoProxy {
     let is_address = entry.parse::<IpAddr>().is_ok() || entry.contains('/');
     let with_port = entry.rsplit_once(':').filter(|_| !is_address);
     let with_port = with_port.and_then(|(hosts, port)| Some((hosts, Some(port.parse().ok()?))));
     let (hosts, port) = with_port.unwrap_or((entry, None));
     match hosts.trim_matches(['[', ']']) {
-        "*" if port.is_none() => Exempt::Everything,
-        hosts => Exempt::Hosts(hosts.strip_prefix('*').unwrap_or(hosts).to_owned(), port),
+        "*" if port.is_none() => NoProxy::Everything,
+        hosts => NoProxy::Hosts(hosts.strip_prefix('*').unwrap_or(hosts).to_owned(), port),
     }
 }
 
@@ -210,11 +210,11 @@ impl fmt::Debug for Proxy {
     }
 }
 
-impl fmt::Display for Way<'_> {
+impl fmt::Display for ProxyRoute<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Direct => f.write_str("directly"),
-            Self::Exempt => f.write_str("directly (NO_PROXY)"),
+            Self::NoProxy => f.write_str("directly (NO_PROXY)"),
             Self::Plaintext => f.write_str("directly (no proxy for http)"),
             Self::Through(proxy) => write!(f, "through the proxy {proxy} (HTTPS_PROXY)"),
         }
@@ -225,12 +225,12 @@ impl fmt::Display for Way<'_> {
 mod tests {
     use super::*;
 
-    fn egress(variables: &[(&str, &str)]) -> Result<Egress, String> {
+    fn egress(variables: &[(&str, &str)]) -> Result<ProxyConfig, String> {
         let find = |name: &str| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| value.into());
-        Egress::read(find).map_err(|wrong| wrong.to_string())
+        ProxyConfig::read(find).map_err(|wrong| wrong.to_string())
     }
 
-    fn way(egress: &Egress, host: &'static str) -> String {
+    fn way(egress: &ProxyConfig, host: &'static str) -> String {
         egress.way_to(&Authority::from_static(host), false).to_string()
     }
 
@@ -262,7 +262,9 @@ mod tests {
             ("http://me%40corp:s%3Ae%2Fc%23r%3Fe%25t%20%C3%A4@proxy", Some("Basic bWVAY29ycDpzOmUvYyNyP2UldCDDpA==")),
         ] {
             let egress = egress(&[("https_proxy", url)]).unwrap();
-            let Way::Through(proxy) = egress.way_to(&Authority::from_static("w.example"), false) else { panic!() };
+            let ProxyRoute::Through(proxy) = egress.way_to(&Authority::from_static("w.example"), false) else {
+                panic!()
+            };
             assert_eq!(proxy.credentials().map(|value| value.to_str().unwrap()), credentials, "{url}");
             let shown = format!("{egress:?} {proxy} {:?} {:?}", proxy.uri(), proxy.credentials());
             for secret in ["user", "secret", "corp", "dXNl"] {

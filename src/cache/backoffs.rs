@@ -10,8 +10,8 @@ use http::HeaderMap;
 use http::header::RETRY_AFTER;
 
 use super::generations::Generations;
-use super::grants::Grantee;
-use super::store::{Selection, Slot};
+use super::grants::CallerScope;
+use super::store::{CacheKey, PurgeSelection};
 use crate::request::caller::Caller;
 use crate::request::directives;
 use crate::request::key::Scope;
@@ -27,16 +27,16 @@ const MAX_PAUSES: usize = 4_096;
 const MAX_FOUL: usize = 16;
 
 /// All pauses.
-pub(crate) struct Pauses(Mutex<Books>);
+pub(crate) struct Backoffs(Mutex<BackoffTables>);
 
-struct Books {
-    scopes: Generations<Scope, Pause>,
-    slots: Generations<Slot, Pause>,
+struct BackoffTables {
+    scopes: Generations<Scope, Backoff>,
+    slots: Generations<CacheKey, Backoff>,
 }
 
 /// The pauses of a scope or of a slot. None of them is cut short by another.
 #[derive(Default)]
-struct Pause {
+struct Backoff {
     /// Until when everybody's refreshes pause.
     everybody: Option<Instant>,
     /// Until when those of callers do whose calls have failed. The two that last longest will do: a second failure has
@@ -47,7 +47,7 @@ struct Pause {
     foul: Vec<(Caller, Instant)>,
 }
 
-impl Pause {
+impl Backoff {
     fn holds(&self, caller: Caller, now: Instant) -> bool {
         let of_caller = |(failed, until): &(Caller, Instant)| *failed == caller && now < *until;
         self.everybody.is_some_and(|until| now < until) || self.failed.iter().chain(&self.foul).any(of_caller)
@@ -75,7 +75,7 @@ fn remember(pauses: &mut Vec<(Caller, Instant)>, caller: Caller, until: Instant,
 words! {
     /// What makes a pause.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    pub enum Cause {
+    pub enum BackoffCause {
         /// Upstream has failed to answer.
         Failure = "failure",
         /// A 429.
@@ -98,63 +98,70 @@ pub(crate) fn retry_after(headers: &HeaderMap, date: SystemTime) -> Option<Durat
     span.map(|span| span.min(LONGEST))
 }
 
-impl Pauses {
+impl Backoffs {
     /// None so far.
     pub(crate) fn new() -> Self {
-        Self(Mutex::new(Books { scopes: Generations::new(MAX_PAUSES), slots: Generations::new(MAX_PAUSES) }))
+        Self(Mutex::new(BackoffTables { scopes: Generations::new(MAX_PAUSES), slots: Generations::new(MAX_PAUSES) }))
     }
 
     /// Whether a caller's refreshes of a slot pause at a moment.
-    pub(crate) fn hold(&self, slot: &Slot, grantee: &Grantee, now: Instant) -> bool {
+    pub(crate) fn hold(&self, slot: &CacheKey, grantee: &CallerScope, now: Instant) -> bool {
         let mut books = self.books();
         books.scopes.get(&grantee.scope).is_some_and(|pause| pause.holds(grantee.caller, now))
             || books.slots.get(slot).is_some_and(|pause| pause.holds(grantee.caller, now))
     }
 
     /// Whether the refreshes of one caller's own slot pause, whatever holds for its scope.
-    pub(crate) fn hold_own(&self, slot: &Slot, now: Instant) -> bool {
+    pub(crate) fn hold_own(&self, slot: &CacheKey, now: Instant) -> bool {
         let Some(owner) = slot.owner else { return false };
         self.books().slots.get(slot).is_some_and(|pause| pause.holds(owner, now))
     }
 
     /// A caller's call for a slot has failed: its refreshes pause for so long, and everybody's if another's has failed as
     /// well. A failure concerns the slot; a 429, or a 503 that says when to ask again, the whole scope.
-    pub(crate) fn begin(&self, slot: &Slot, grantee: &Grantee, cause: Cause, span: Duration, now: Instant) {
+    pub(crate) fn begin(
+        &self,
+        slot: &CacheKey,
+        grantee: &CallerScope,
+        cause: BackoffCause,
+        span: Duration,
+        now: Instant,
+    ) {
         let mut books = self.books();
-        let pause = if slot.owner.is_some() || cause == Cause::Failure {
-            books.slots.get_or_insert_with(slot, Pause::default)
+        let pause = if slot.owner.is_some() || cause == BackoffCause::Failure {
+            books.slots.get_or_insert_with(slot, Backoff::default)
         } else {
-            books.scopes.get_or_insert_with(&grantee.scope, Pause::default)
+            books.scopes.get_or_insert_with(&grantee.scope, Backoff::default)
         };
         pause.stop(grantee.caller, now + span, now);
     }
 
     /// A caller's call has failed in a way that may be of its own making: its refreshes in the scope
     /// pause, and nobody else's.
-    pub(crate) fn begin_own(&self, grantee: &Grantee, span: Duration, now: Instant) {
+    pub(crate) fn begin_own(&self, grantee: &CallerScope, span: Duration, now: Instant) {
         let mut books = self.books();
-        let pause = books.scopes.get_or_insert_with(&grantee.scope, Pause::default);
+        let pause = books.scopes.get_or_insert_with(&grantee.scope, Backoff::default);
         remember(&mut pause.foul, grantee.caller, now + span, MAX_FOUL);
     }
 
     /// A call for a slot has succeeded.
-    pub(crate) fn end(&self, slot: &Slot) {
+    pub(crate) fn end(&self, slot: &CacheKey) {
         self.books().slots.remove(slot);
     }
 
     /// Forgets the pauses of what is purged.
-    pub(crate) fn purge(&self, selection: &Selection) {
+    pub(crate) fn purge(&self, selection: &PurgeSelection) {
         let mut books = self.books();
         books.scopes.retain(|scope| !selection.holds_all_of(scope));
         books.slots.retain(|slot| !selection.holds(&slot.key));
     }
 
-    fn books(&self) -> MutexGuard<'_, Books> {
+    fn books(&self) -> MutexGuard<'_, BackoffTables> {
         self.0.lock()
     }
 }
 
-impl Default for Pauses {
+impl Default for Backoffs {
     fn default() -> Self {
         Self::new()
     }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::half_closed::ReadSide;
-use super::shed::Activity;
+use super::shed::ActivityState;
 use crate::clock::Clock;
 use crate::request::half_close::HalfClose;
 use crate::sync::Mutex;
@@ -26,7 +26,7 @@ const TAKEN_BACK: usize = 256;
 
 /// How long a client may take for what.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Terms {
+pub(super) struct ConnectionTimeouts {
     /// From a head's first byte, or the connection's beginning, to the head's end.
     pub(super) head: Duration,
     /// Without a request.
@@ -35,7 +35,7 @@ pub(super) struct Terms {
     pub(super) write: Duration,
 }
 
-impl Terms {
+impl ConnectionTimeouts {
     fn soonest(&self) -> Duration {
         self.head.min(self.idle).min(self.write)
     }
@@ -43,18 +43,18 @@ impl Terms {
 
 /// What has to be done with a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(super) enum TimeoutAction {
     /// Nothing before that moment.
     Wait(Instant),
     /// No request for too long: it ends in good order.
     Idle,
     /// A client that doesn't keep to the terms: it ends at once.
-    Drop(Cause),
+    Drop(EndCause),
 }
 
 /// Why a connection was ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Cause {
+pub(super) enum EndCause {
     /// A head that took too long, or never began.
     Head,
     /// No request for too long.
@@ -71,7 +71,7 @@ pub(super) enum Cause {
     Shed,
 }
 
-impl Cause {
+impl EndCause {
     /// The name used alike as metric label and log field.
     pub(super) fn as_str(self) -> &'static str {
         match self {
@@ -87,7 +87,7 @@ impl Cause {
 }
 
 /// Moments are counted in nanoseconds from the connection's beginning.
-pub(super) struct Pulse {
+pub(super) struct ConnectionActivity {
     began: Instant,
     /// Requests and answers that aren't over, each for itself: an upload may outlast its answer.
     halves: AtomicUsize,
@@ -115,7 +115,7 @@ pub(super) struct Pulse {
 }
 
 /// An answer that waits for its client to make room.
-pub(super) struct Stalled(Arc<Pulse>);
+pub(super) struct Stalled(Arc<ConnectionActivity>);
 
 impl Drop for Stalled {
     fn drop(&mut self) {
@@ -126,7 +126,7 @@ impl Drop for Stalled {
 /// The moment of what isn't so.
 const NEVER: u64 = u64::MAX;
 
-impl Pulse {
+impl ConnectionActivity {
     /// Of a connection that begins now, and owes its first head. The gateway is told by `half_close` when the client has closed its sending side.
     pub(super) fn new(half_close: Arc<HalfClose>) -> Self {
         Self {
@@ -292,21 +292,21 @@ impl Pulse {
     }
 
     /// What the connection is doing, for those who choose which to close.
-    pub(super) fn activity(&self) -> Activity {
+    pub(super) fn activity(&self) -> ActivityState {
         let blocked_since = self.blocked_since.load(Ordering::Relaxed);
         if blocked_since != NEVER {
-            return Activity::Blocked(self.moment(blocked_since));
+            return ActivityState::Blocked(self.moment(blocked_since));
         }
         let halves = self.halves.load(Ordering::Acquire);
         if halves > 0 && self.stalled.load(Ordering::Relaxed) >= halves {
-            return Activity::Blocked(self.moment(self.stalled_since.load(Ordering::Relaxed)));
+            return ActivityState::Blocked(self.moment(self.stalled_since.load(Ordering::Relaxed)));
         }
         if halves > 0 {
-            return Activity::Busy;
+            return ActivityState::Busy;
         }
         let head_since = self.head_since.load(Ordering::Relaxed);
         let idle_since = self.idle_since.load(Ordering::Acquire);
-        Activity::Idle(self.moment(if head_since == NEVER { idle_since } else { head_since }))
+        ActivityState::Idle(self.moment(if head_since == NEVER { idle_since } else { head_since }))
     }
 
     /// Something was tried to be written.
@@ -378,11 +378,11 @@ impl Pulse {
     }
 
     /// Why the connection has failed, if it is not the client that has closed it.
-    pub(super) fn cause(&self) -> Option<Cause> {
+    pub(super) fn cause(&self) -> Option<EndCause> {
         if self.read_side.has_ended() {
-            return Some(Cause::HalfClose);
+            return Some(EndCause::HalfClose);
         }
-        self.is_flooded().then_some(Cause::Resets)
+        self.is_flooded().then_some(EndCause::Resets)
     }
 
     /// Nothing could be written.
@@ -393,13 +393,13 @@ impl Pulse {
     }
 
     /// The first moment at which anything can be due.
-    pub(super) fn first(&self, terms: &Terms) -> Instant {
+    pub(super) fn first(&self, terms: &ConnectionTimeouts) -> Instant {
         self.began + terms.soonest().min(REST)
     }
 
     /// What has to be done at this moment, and if nothing, when to ask again. `closing`: since when the client
     /// has known that the connection ends.
-    pub(super) fn judge(&self, terms: &Terms, is_http2: bool, closing: Option<Instant>) -> Verdict {
+    pub(super) fn judge(&self, terms: &ConnectionTimeouts, is_http2: bool, closing: Option<Instant>) -> TimeoutAction {
         let now = Clock::System.timer_now();
         // What isn't so may begin at any time, and be due no earlier than this.
         let mut next = now + terms.soonest();
@@ -416,28 +416,28 @@ impl Pulse {
         let head_since = self.head_since.load(Ordering::Relaxed);
         let blocked_since = self.blocked_since.load(Ordering::Relaxed);
         if blocked_since != NEVER && is_due(blocked_since, terms.write) {
-            return Verdict::Drop(Cause::Write);
+            return TimeoutAction::Drop(EndCause::Write);
         }
         let is_held_up = is_busy && self.awaits_memory.load(Ordering::Relaxed);
         if head_since != NEVER && !is_held_up && is_due(head_since, terms.head) {
-            return Verdict::Drop(Cause::Head);
+            return TimeoutAction::Drop(EndCause::Head);
         }
         if is_busy || blocked_since != NEVER {
-            return Verdict::Wait(next);
+            return TimeoutAction::Wait(next);
         }
         match closing {
             // In HTTP/2 whoever is just asking is answered all the same, so that beginnings don't put it off.
-            None if (is_http2 || head_since == NEVER) && is_due(idle_since, terms.idle) => return Verdict::Idle,
+            None if (is_http2 || head_since == NEVER) && is_due(idle_since, terms.idle) => return TimeoutAction::Idle,
             None => {}
             Some(closing) => {
                 let closing = closing.saturating_duration_since(self.began).as_nanos();
                 let since = idle_since.max(u64::try_from(closing).unwrap_or(NEVER - 1));
                 let limit = if head_since == NEVER { FAREWELL.min(terms.write) } else { terms.head };
                 if is_due(since, limit) {
-                    return Verdict::Drop(Cause::Farewell);
+                    return TimeoutAction::Drop(EndCause::Farewell);
                 }
             }
         }
-        Verdict::Wait(next)
+        TimeoutAction::Wait(next)
     }
 }

@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use prometheus::proto::{Metric, MetricFamily};
 
 /// All families, as they were at one moment.
-pub struct Figures(Vec<MetricFamily>);
+pub struct MetricsSnapshot(Vec<MetricFamily>);
 
 /// How durations are spread: how many there are, their sum in seconds, and how many are not above each bound.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Spread {
+pub struct HistogramSnapshot {
     /// How many there are.
     pub count: u64,
     /// In seconds.
@@ -20,7 +20,7 @@ pub struct Spread {
     pub buckets: Vec<u64>,
 }
 
-impl Spread {
+impl HistogramSnapshot {
     /// Seconds of one, on average; none if there is none.
     pub fn mean(&self) -> Option<f64> {
         #[allow(clippy::cast_precision_loss)]
@@ -29,7 +29,7 @@ impl Spread {
     }
 }
 
-impl Figures {
+impl MetricsSnapshot {
     pub(super) fn new(families: Vec<MetricFamily>) -> Self {
         Self(families)
     }
@@ -51,8 +51,14 @@ impl Figures {
     }
 
     /// How the durations of a family are spread, of those series that are chosen by the value of a label.
-    pub fn spread(&self, name: &str, labels: &[(&str, &str)], label: &str, is_chosen: impl Fn(&str) -> bool) -> Spread {
-        let mut spread = Spread::default();
+    pub fn spread(
+        &self,
+        name: &str,
+        labels: &[(&str, &str)],
+        label: &str,
+        is_chosen: impl Fn(&str) -> bool,
+    ) -> HistogramSnapshot {
+        let mut spread = HistogramSnapshot::default();
         for series in self.series(name).filter(|series| has(series, labels)) {
             let histogram = series.get_histogram();
             if spread.bounds.is_empty() {

@@ -16,11 +16,11 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use tokio::runtime::Handle;
 
-use super::Live;
+use super::ActiveConfig;
 use super::memory::Memory;
 use crate::budget::{Account, Purpose};
 use crate::cache::admission;
-use crate::cache::grants::{Grantee, Standing};
+use crate::cache::grants::{CallerScope, GrantState};
 use crate::cache::known_callers::{KnownBy, KnownCallers};
 use crate::clock::Clock;
 use crate::request::caller::Caller;
@@ -31,10 +31,10 @@ use crate::upstream::{MAX_PEEK, PEEK_TIMEOUT};
 
 impl Memory {
     /// In which class a caller's call waits for its turn.
-    pub(super) fn class(&self, caller: Option<Caller>, grantee: Option<&Grantee>, now: Instant) -> Class {
+    pub(super) fn class(&self, caller: Option<Caller>, grantee: Option<&CallerScope>, now: Instant) -> Class {
         let is_granted = |grantee| {
             let standing = self.grants.standing(grantee, now);
-            matches!(standing, Standing::Granted | Standing::Lapsed { .. })
+            matches!(standing, GrantState::Granted | GrantState::Grace { .. })
         };
         if grantee.is_some_and(is_granted) {
             return Class::Proved;
@@ -50,7 +50,7 @@ impl Memory {
     /// delayed.
     pub(super) fn make_known(
         &self,
-        live: &Live,
+        live: &ActiveConfig,
         (caller, account, clock): (Caller, &Account, &Clock),
         head: &Parts,
         response: Response<StreamBody>,
@@ -67,7 +67,7 @@ impl Memory {
 }
 
 /// Whether an answer to such a request, of such a status, tells that upstream has accepted the caller.
-pub(super) fn tells_of_caller(live: &Live, head: &Parts, status: StatusCode) -> bool {
+pub(super) fn tells_of_caller(live: &ActiveConfig, head: &Parts, status: StatusCode) -> bool {
     let methods = [Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE];
     status.is_success() && methods.contains(&head.method) && route::is_below_project(&live.catalogue, head.uri.path())
 }

@@ -48,14 +48,14 @@ async fn who_asks_before_it_is_too_late_is_told_that_the_connection_ends() {
 #[tokio::test(start_paused = true)]
 async fn who_is_being_answered_is_told_too() {
     let (go, gone) = watch::channel(false);
-    let answer = move |_: Request<Upload>| {
+    let answer = move |_: Request<TrackedRequestBody>| {
         let mut gone = gone.clone();
         async move {
             gone.wait_for(|&gone| gone).await.unwrap();
             Response::new(Parts::whole(Bytes::from_static(b"small")))
         }
     };
-    let mut served = Served::by(Exit::new(watch::channel(false).1, true), None, None, answer);
+    let mut served = Served::by(ShutdownControl::new(watch::channel(false).1, true), None, None, answer);
     served.write(SMALL).await;
     sleep(Duration::from_secs(1)).await;
     served.exit.leave();
@@ -128,7 +128,7 @@ async fn http2_is_told_between_its_answers_and_not_before() {
 /// When a listener with a connection that its client keeps has closed, and when the connection was told to end: if it is idle,
 /// and if it never is.
 async fn closed(is_inherited: bool, limit: Duration) -> (Duration, Option<Duration>, Duration) {
-    let exit = Exit::new(watch::channel(false).1, is_inherited);
+    let exit = ShutdownControl::new(watch::channel(false).1, is_inherited);
     let (mut drain, mut leaving) = (exit.draining(), exit.leaving());
     let began = Clock::System.timer_now();
     let drained = tokio::spawn(async move {
@@ -153,7 +153,7 @@ async fn only_clients_of_a_socket_that_goes_on_are_given_a_moment() {
     assert_eq!(closed(true, limit).await, (limit, Some(moment), moment + (limit - moment) / 2));
     assert_eq!(closed(true, short).await, (short, Some(short / 2), short * 3 / 4));
     // Nor does anyone wait for it once they are gone.
-    let exit = Exit::new(watch::channel(false).1, true);
+    let exit = ShutdownControl::new(watch::channel(false).1, true);
     assert!(exit.close(|| std::future::ready(()), limit).await);
     assert!(!*exit.draining().borrow());
 }

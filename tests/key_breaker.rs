@@ -6,7 +6,7 @@ use std::sync::Arc;
 use http::{HeaderValue, Method, StatusCode};
 use workspace_gateway::testing::catalogue::Service;
 use workspace_gateway::testing::signing::Payload;
-use workspace_gateway::testing::simulator::{AccessKey, Simulator};
+use workspace_gateway::testing::simulator::{IssuedKey, Simulator};
 
 use crate::support::signer::{Signed, date, entry};
 use crate::support::{PROJECT, World, raw, within};
@@ -18,7 +18,7 @@ const DESKTOPS: &str = "/v2/PROJECT/desktops";
 const HELD: &str = "workspace_gateway_signatures_total{result=\"key-held\"}";
 
 /// A gateway that knows one key, with these settings.
-async fn one_key(settings: &str) -> (Arc<World>, AccessKey) {
+async fn one_key(settings: &str) -> (Arc<World>, IssuedKey) {
     let simulator = Simulator::start().await.unwrap();
     let key = simulator.access_key(PROJECT);
     let [workspace, appstream] = Service::ALL.map(|service| simulator.url(service));
@@ -26,12 +26,12 @@ async fn one_key(settings: &str) -> (Arc<World>, AccessKey) {
     (Arc::new(world), key)
 }
 
-async fn ask(world: &World, key: &AccessKey, path: &str) -> StatusCode {
+async fn ask(world: &World, key: &IssuedKey, path: &str) -> StatusCode {
     Signed::get(world, key, path).send(world).await.status()
 }
 
 /// Asks, and goes on.
-fn begin(world: &Arc<World>, key: &AccessKey, path: &str) -> tokio::task::JoinHandle<StatusCode> {
+fn begin(world: &Arc<World>, key: &IssuedKey, path: &str) -> tokio::task::JoinHandle<StatusCode> {
     let (world, request) = (Arc::clone(world), Signed::get(world, key, path));
     tokio::spawn(async move { request.send(&world).await.status() })
 }
@@ -92,7 +92,7 @@ async fn what_has_waited_is_signed_when_it_is_sent() {
 async fn a_services_own_401_is_passed_on_and_says_nothing_of_the_signature() {
     const REFUSAL: &str = "HTTP/1.1 401 Unauthorized\r\nConnection: close\r\nContent-Length: 29\r\n\r\n\
                            {\"error_code\":\"WKS.00211302\"}";
-    let key = AccessKey { id: "AK".to_owned(), secret: "s".to_owned(), security_token: None };
+    let key = IssuedKey { id: "AK".to_owned(), secret: "s".to_owned(), security_token: None };
     let world = World::before_one_that_says(REFUSAL, &entry(&key, "")).await;
     for _ in 0..6 {
         let reply = Signed::get(&world, &key, DESKTOPS).send(&world).await;
@@ -105,7 +105,7 @@ async fn a_services_own_401_is_passed_on_and_says_nothing_of_the_signature() {
 async fn beside_a_token_a_known_keys_signature_is_not_sent_even_where_it_might_be_valid() {
     let (world, key) = one_key("").await;
     let upstream = world.simulator.url(Service::Workspace).replace("http://", "");
-    let wrong = AccessKey { secret: "another".to_owned(), ..key };
+    let wrong = IssuedKey { secret: "another".to_owned(), ..key };
     let mut request = Signed::get(&world, &wrong, DESKTOPS);
     request.headers.insert("host", HeaderValue::try_from(upstream).unwrap());
     let request = request.sign(&wrong, &[], &Payload::of(b""), date(&world)).with("x-auth-token", &world.token);

@@ -12,7 +12,7 @@ pub(crate) type Digest = [u8; 32];
 
 /// An answer to the question.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct View {
+pub(crate) struct Observation {
     /// What was seen.
     pub digest: Digest,
     /// Who saw it.
@@ -28,11 +28,11 @@ const TRIPS_AT: usize = 4;
 
 /// The latest answers to one question, as far as they alternate.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Views(Vec<View>);
+pub(crate) struct Observations(Vec<Observation>);
 
-impl Views {
+impl Observations {
     /// Adds an answer. Says whether they alternate by caller now.
-    pub(crate) fn add(&mut self, view: View) -> bool {
+    pub(crate) fn add(&mut self, view: Observation) -> bool {
         let Some(&last) = self.0.last() else {
             self.0.push(view);
             return false;
@@ -47,7 +47,7 @@ impl Views {
             self.0 = vec![view];
         } else if view.digest == last.digest {
             self.0.pop();
-            self.0.push(View { received: view.received, ..last });
+            self.0.push(Observation { received: view.received, ..last });
         } else if before_last.is_none_or(|digest| digest == view.digest) {
             self.0.push(view);
         } else {
@@ -58,7 +58,7 @@ impl Views {
 
     /// Bytes of memory they hold, roughly.
     pub(super) fn size(&self) -> usize {
-        self.0.capacity() * size_of::<View>()
+        self.0.capacity() * size_of::<Observation>()
     }
 }
 
@@ -77,13 +77,13 @@ mod tests {
     fn trips(answers: &str) -> bool {
         let callers = Callers::new([0; 32]);
         let begun = Clock::System.now();
-        let mut views = Views::default();
+        let mut views = Observations::default();
         let mut tripped = false;
         for (index, answer) in (0_u32..).zip(answers.split(' ')) {
             let overlaps = answer.starts_with('[');
             let answer = answer.trim_matches(['[', ']']).as_bytes();
             let at = |tenths: u32| begun + Duration::from_millis(100) * tenths;
-            tripped |= views.add(View {
+            tripped |= views.add(Observation {
                 digest: [answer[1]; 32],
                 caller: callers.of_token(&HeaderValue::from_bytes(&answer[..1]).unwrap()),
                 sent: at(10 * index - if overlaps { 9 } else { 0 }),

@@ -37,8 +37,8 @@ const LAST_REFUSAL: u32 = 5;
 const MAX_SECRETS: usize = 8;
 
 /// All keys that have been used, and how upstream has taken them.
-pub(crate) struct Probation {
-    trials: Mutex<HashMap<Office, Trial>>,
+pub(crate) struct KeyBreaker {
+    trials: Mutex<HashMap<Office, KeyState>>,
     ended: Notify,
     clock: Clock,
 }
@@ -47,15 +47,15 @@ pub(crate) struct Probation {
 type Office = (String, Option<Service>);
 
 /// Tells one secret from another.
-type Fingerprint = [u8; 32];
+type SecretFingerprint = [u8; 32];
 
 /// How upstream takes one key.
 #[derive(Default)]
-struct Trial {
+struct KeyState {
     /// The secret that upstream has accepted, and not refused since.
-    accepted: Option<Fingerprint>,
+    accepted: Option<SecretFingerprint>,
     /// Those that it has refused since it accepted one.
-    refused: Vec<Fingerprint>,
+    refused: Vec<SecretFingerprint>,
     in_a_row: u32,
     /// Since this was told last, if it holds.
     last_refusal: Option<Instant>,
@@ -66,12 +66,12 @@ struct Trial {
 
 /// A key is held: upstream has refused what it has signed too often.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Held {
+pub(crate) struct Suspended {
     access_key: String,
     is_until_changed: bool,
 }
 
-impl fmt::Display for Held {
+impl fmt::Display for Suspended {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let span = match self.is_until_changed {
             true => "until its secret is changed, or SIGHUP has it tried once more",
@@ -83,18 +83,18 @@ impl fmt::Display for Held {
     }
 }
 
-/// Leave to use a key once. How that ended is to be said; unsaid, it changes nothing.
-pub(crate) struct Leave {
-    probation: Arc<Probation>,
+/// KeyPermit to use a key once. How that ended is to be said; unsaid, it changes nothing.
+pub(crate) struct KeyPermit {
+    probation: Arc<KeyBreaker>,
     office: Office,
-    fingerprint: Fingerprint,
+    fingerprint: SecretFingerprint,
     /// How many refusals there had been when it was given.
     refusals: u64,
 }
 
 /// What an answer says of the signature.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Reception {
+pub(crate) enum SignatureOutcome {
     /// Upstream knows by it who asks.
     Accepted,
     /// Upstream doesn't take it.
@@ -103,7 +103,7 @@ pub(crate) enum Reception {
     Unknown,
 }
 
-impl Reception {
+impl SignatureOutcome {
     /// Reads it off an answer. Of bodies only those of errors are looked at.
     pub(crate) fn of(status: StatusCode, body: &[u8]) -> Self {
         if status.as_u16() < 400 || status == StatusCode::FORBIDDEN {
@@ -118,13 +118,13 @@ impl Reception {
     }
 }
 
-enum Attempt {
+enum Admission {
     Granted,
-    Held,
+    Suspended,
     Later,
 }
 
-impl Probation {
+impl KeyBreaker {
     /// With no key known yet.
     pub(crate) fn new(clock: Clock) -> Arc<Self> {
         Arc::new(Self { trials: Mutex::default(), ended: Notify::new(), clock })
@@ -134,7 +134,7 @@ impl Probation {
     ///
     /// # Errors
     /// If the key is held.
-    pub(crate) async fn enter(self: &Arc<Self>, key: &AccessKey, service: Service) -> Result<Leave, Held> {
+    pub(crate) async fn enter(self: &Arc<Self>, key: &AccessKey, service: Service) -> Result<KeyPermit, Suspended> {
         let office = office(key, service);
         loop {
             let mut ended = pin!(self.ended.notified());
@@ -144,14 +144,14 @@ impl Probation {
                 let mut trials = self.trials();
                 let trial = trials.entry(office.clone()).or_default();
                 match trial.attempt(key.fingerprint(), self.clock.now()) {
-                    Attempt::Granted => {
+                    Admission::Granted => {
                         trial.under_way += 1;
                         let (fingerprint, refusals) = (*key.fingerprint(), trial.refusals);
                         drop(trials);
-                        return Ok(Leave { probation: Arc::clone(self), office, fingerprint, refusals });
+                        return Ok(KeyPermit { probation: Arc::clone(self), office, fingerprint, refusals });
                     }
-                    Attempt::Held => return Err(trial.held(&office.0)),
-                    Attempt::Later => {}
+                    Admission::Suspended => return Err(trial.held(&office.0)),
+                    Admission::Later => {}
                 }
             }
             ended.await;
@@ -160,12 +160,12 @@ impl Probation {
 
     /// Whether a key is held at present.
     pub(crate) fn holds(&self, key: &AccessKey, service: Service) -> bool {
-        matches!(self.attempt(key, service), Attempt::Held)
+        matches!(self.attempt(key, service), Admission::Suspended)
     }
 
     /// Whether a call with a key would have to wait for others.
     pub(crate) fn is_busy(&self, key: &AccessKey, service: Service) -> bool {
-        matches!(self.attempt(key, service), Attempt::Later)
+        matches!(self.attempt(key, service), Admission::Later)
     }
 
     /// Lets each key that is held be tried once more.
@@ -187,13 +187,13 @@ impl Probation {
         self.trials().retain(|(id, _), trial| trial.under_way > 0 || trial.in_a_row > 0 || is_known(id));
     }
 
-    fn attempt(&self, key: &AccessKey, service: Service) -> Attempt {
+    fn attempt(&self, key: &AccessKey, service: Service) -> Admission {
         let trials = self.trials();
         let trial = trials.get(&office(key, service));
-        trial.map_or(Attempt::Granted, |trial| trial.attempt(key.fingerprint(), self.clock.now()))
+        trial.map_or(Admission::Granted, |trial| trial.attempt(key.fingerprint(), self.clock.now()))
     }
 
-    fn trials(&self) -> MutexGuard<'_, HashMap<Office, Trial>> {
+    fn trials(&self) -> MutexGuard<'_, HashMap<Office, KeyState>> {
         self.trials.lock()
     }
 }
@@ -203,22 +203,22 @@ fn office(key: &AccessKey, service: Service) -> Office {
     (key.id().to_owned(), own)
 }
 
-impl Trial {
-    fn attempt(&self, fingerprint: &Fingerprint, now: Instant) -> Attempt {
+impl KeyState {
+    fn attempt(&self, fingerprint: &SecretFingerprint, now: Instant) -> Admission {
         if self.accepted.as_ref() == Some(fingerprint) {
-            return Attempt::Granted;
+            return Admission::Granted;
         }
         let holds = |at| self.in_a_row >= LAST_REFUSAL || now.saturating_duration_since(at) < HOLD;
         let is_known = self.in_a_row >= MAX_REFUSALS && self.refused.contains(fingerprint);
         if is_known && self.last_refusal.is_some_and(holds) {
-            return Attempt::Held;
+            return Admission::Suspended;
         }
         // Tried though it was refused, or in place of one that was: one more refusal at a time.
         let room = MAX_REFUSALS.saturating_sub(self.in_a_row).max(1);
-        if self.under_way < room { Attempt::Granted } else { Attempt::Later }
+        if self.under_way < room { Admission::Granted } else { Admission::Later }
     }
 
-    fn refused(&mut self, fingerprint: Fingerprint, now: Instant) {
+    fn refused(&mut self, fingerprint: SecretFingerprint, now: Instant) {
         if self.accepted == Some(fingerprint) {
             self.accepted = None;
         }
@@ -233,11 +233,11 @@ impl Trial {
         self.last_refusal = Some(now);
     }
 
-    fn held(&self, access_key: &str) -> Held {
-        Held { access_key: access_key.to_owned(), is_until_changed: self.in_a_row >= LAST_REFUSAL }
+    fn held(&self, access_key: &str) -> Suspended {
+        Suspended { access_key: access_key.to_owned(), is_until_changed: self.in_a_row >= LAST_REFUSAL }
     }
 
-    fn accepted(&mut self, fingerprint: Fingerprint) {
+    fn accepted(&mut self, fingerprint: SecretFingerprint) {
         self.accepted = Some(fingerprint);
         self.refused.clear();
         self.in_a_row = 0;
@@ -245,21 +245,21 @@ impl Trial {
     }
 }
 
-impl Leave {
+impl KeyPermit {
     /// Says what upstream made of the signature. Gives the suspension that this begins.
-    pub(crate) fn ended(self, reception: Reception) -> Option<Held> {
+    pub(crate) fn ended(self, reception: SignatureOutcome) -> Option<Suspended> {
         let now = self.probation.clock.now();
         let mut trials = self.probation.trials();
         let trial = trials.get_mut(&self.office)?;
         match reception {
-            Reception::Unknown => None,
+            SignatureOutcome::Unknown => None,
             // What has been refused since it was presented is later news.
-            Reception::Accepted if trial.refusals == self.refusals => {
+            SignatureOutcome::Accepted if trial.refusals == self.refusals => {
                 trial.accepted(self.fingerprint);
                 None
             }
-            Reception::Accepted => None,
-            Reception::Refused => {
+            SignatureOutcome::Accepted => None,
+            SignatureOutcome::Refused => {
                 trial.refused(self.fingerprint, now);
                 (trial.in_a_row >= MAX_REFUSALS).then(|| trial.held(&self.office.0))
             }
@@ -267,7 +267,7 @@ impl Leave {
     }
 }
 
-impl Drop for Leave {
+impl Drop for KeyPermit {
     fn drop(&mut self) {
         if let Some(trial) = self.probation.trials().get_mut(&self.office) {
             trial.under_way = trial.under_way.saturating_sub(1);

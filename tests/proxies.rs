@@ -8,7 +8,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use workspace_gateway::testing::config::Config;
-use workspace_gateway::testing::egress::Egress;
+use workspace_gateway::testing::proxy_config::ProxyConfig;
 use workspace_gateway::testing::simulator::Simulator;
 
 use crate::commands::{code, file, run_in, stderr, stdout};
@@ -90,7 +90,7 @@ async fn upstream(name: &str) -> (Simulator, String, String) {
 fn config_in(environment: &[(&str, &str)], url: &str, settings: &str) -> Config {
     let find =
         |name: &str| environment.iter().find(|(known, _)| *known == name).map(|(_, value)| OsString::from(value));
-    Config { egress: Egress::read(find).unwrap(), ..config(url, url, settings) }
+    Config { egress: ProxyConfig::read(find).unwrap(), ..config(url, url, settings) }
 }
 
 fn authority(url: &str) -> String {
@@ -213,7 +213,7 @@ async fn a_proxy_that_does_not_lead_there_is_a_502_or_if_it_refuses_a_503_that_s
     let endless = format!("HTTP/1.1 200 OK\r\nX: {}", "x".repeat(20_000));
     let many = format!("HTTP/1.1 200 OK\r\n{}\r\n", "X: x\r\n".repeat(101));
     for (turn, is_local, said) in [
-        (says("HTTP/1.1 403 No Way\r\nContent-Length: 4\r\n\r\nuser"), true, "it answers 403 Forbidden"),
+        (says("HTTP/1.1 403 No ProxyRoute\r\nContent-Length: 4\r\n\r\nuser"), true, "it answers 403 Forbidden"),
         (says("HTTP/1.1 407 user:secret\r\n\r\n"), true, "it answers 407 Proxy Authentication Required"),
         (says("HTTP/1.0 502 x\r\n\r\n").then_closes(), false, "it answers 502 Bad Gateway"),
         (says("HTTP/1.1 302 x\r\nLocation: http://user:secret@x/\r\n\r\n"), true, "it answers 302 Found"),

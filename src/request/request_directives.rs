@@ -11,7 +11,7 @@ use super::directives::Directives;
 /// The wishes of one request. `max-stale` is not among them: what is given stale, and for how long, is
 /// the operator's decision. Directives that nobody knows wish for nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Wish {
+pub struct RequestDirectives {
     /// To be answered by upstream: by a call that is sent after this.
     pub no_cache: bool,
     /// To be answered from memory or not at all.
@@ -22,7 +22,7 @@ pub struct Wish {
     min_fresh: Option<Duration>,
 }
 
-impl Wish {
+impl RequestDirectives {
     /// Reads the wishes of a request. What can't be read is taken for the strictest wish.
     ///
     /// # Errors
@@ -75,19 +75,20 @@ impl Wish {
 mod tests {
     use super::*;
 
-    fn wish(value: &'static str) -> Result<Wish, BypassReason> {
+    fn wish(value: &'static str) -> Result<RequestDirectives, BypassReason> {
         let mut headers = HeaderMap::new();
         headers.insert(CACHE_CONTROL, value.parse().unwrap());
-        Wish::read(&headers)
+        RequestDirectives::read(&headers)
     }
 
     const SECOND: Duration = Duration::from_secs(1);
 
     #[test]
     fn without_wishes_anything_fresh_will_do() {
-        for nothing in [Wish::read(&HeaderMap::new()), wish("max-stale=60, unheard-of, stale-if-error=1")] {
+        for nothing in [RequestDirectives::read(&HeaderMap::new()), wish("max-stale=60, unheard-of, stale-if-error=1")]
+        {
             let wish = nothing.unwrap();
-            assert!(wish == Wish::default() && wish.accepts(SECOND, Duration::ZERO) && wish.takes_stale());
+            assert!(wish == RequestDirectives::default() && wish.accepts(SECOND, Duration::ZERO) && wish.takes_stale());
         }
     }
 
@@ -99,7 +100,7 @@ mod tests {
         }
         let mut headers = HeaderMap::new();
         headers.insert(PRAGMA, "no-cache".parse().unwrap());
-        assert!(Wish::read(&headers).unwrap().no_cache);
+        assert!(RequestDirectives::read(&headers).unwrap().no_cache);
         assert!(wish("only-if-cached, max-age=x").unwrap().only_if_cached);
     }
 

@@ -24,16 +24,16 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const PIECE: usize = 4 * 1024;
 
 /// A connection, and what has become of its writes.
-pub(super) struct ReadsOn<S> {
+pub(super) struct ReadAfterWriteError<S> {
     io: S,
     /// A read has failed, so that nothing more arrives.
     has_read_failed: bool,
     /// Apart, so that connections that work don't have its size.
-    failed: Option<Box<Failed>>,
+    failed: Option<Box<WriteFailed>>,
 }
 
 /// A write has failed.
-struct Failed {
+struct WriteFailed {
     error: io::Error,
     /// Nothing more is read.
     is_over: bool,
@@ -41,7 +41,7 @@ struct Failed {
     patience: Option<Pin<Box<Sleep>>>,
 }
 
-impl Failed {
+impl WriteFailed {
     /// The error of the write, which each later call gets, too.
     fn error(&self) -> io::Error {
         self.error.raw_os_error().map_or_else(|| self.error.kind().into(), io::Error::from_raw_os_error)
@@ -85,7 +85,7 @@ impl Failed {
     }
 }
 
-impl<S> ReadsOn<S> {
+impl<S> ReadAfterWriteError<S> {
     pub(super) fn new(io: S) -> Self {
         Self { io, has_read_failed: false, failed: None }
     }
@@ -104,7 +104,7 @@ impl<S> ReadsOn<S> {
                 if !self.has_read_failed
                     && matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) =>
             {
-                let failed = self.failed.insert(Box::new(Failed { error, is_over: false, patience: None }));
+                let failed = self.failed.insert(Box::new(WriteFailed { error, is_over: false, patience: None }));
                 // Now it is to be read, which may have been tried before.
                 context.waker().wake_by_ref();
                 failed.poll_write(context).map(Err)
@@ -114,7 +114,7 @@ impl<S> ReadsOn<S> {
     }
 }
 
-impl<S: Read + Unpin> Read for ReadsOn<S> {
+impl<S: Read + Unpin> Read for ReadAfterWriteError<S> {
     fn poll_read(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -132,7 +132,7 @@ impl<S: Read + Unpin> Read for ReadsOn<S> {
     }
 }
 
-impl<S: Write + Unpin> Write for ReadsOn<S> {
+impl<S: Write + Unpin> Write for ReadAfterWriteError<S> {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         self.get_mut().write(context, |io, context| Pin::new(io).poll_write(context, bytes))
     }
@@ -163,7 +163,7 @@ impl<S: Write + Unpin> Write for ReadsOn<S> {
     }
 }
 
-impl<S: Connection> Connection for ReadsOn<S> {
+impl<S: Connection> Connection for ReadAfterWriteError<S> {
     fn connected(&self) -> Connected {
         self.io.connected()
     }
@@ -213,7 +213,7 @@ mod tests {
         }
     }
 
-    async fn read(stream: &mut ReadsOn<Reset>) -> Result<Vec<u8>, ErrorKind> {
+    async fn read(stream: &mut ReadAfterWriteError<Reset>) -> Result<Vec<u8>, ErrorKind> {
         let mut space = [0; 3];
         let mut buffer = ReadBuf::new(&mut space);
         let read = poll_fn(|context| Pin::new(&mut *stream).poll_read(context, buffer.unfilled())).await;
@@ -221,7 +221,7 @@ mod tests {
     }
 
     /// What becomes of a write, or `None` if it waits.
-    async fn write(stream: &mut ReadsOn<Reset>) -> Option<ErrorKind> {
+    async fn write(stream: &mut ReadAfterWriteError<Reset>) -> Option<ErrorKind> {
         poll_fn(|context| {
             Poll::Ready(match Pin::new(&mut *stream).poll_write(context, b"more") {
                 Poll::Pending => None,
@@ -235,7 +235,7 @@ mod tests {
     async fn after_a_failed_write_what_has_arrived_is_read_and_then_all_fails() {
         for (has_ended, waited) in [(true, Duration::ZERO), (false, PATIENCE)] {
             let begun = Clock::System.timer_now();
-            let mut stream = ReadsOn::new(Reset { arrived: b"answer", has_ended });
+            let mut stream = ReadAfterWriteError::new(Reset { arrived: b"answer", has_ended });
             assert_eq!((write(&mut stream).await, write(&mut stream).await), (None, None));
             assert_eq!(read(&mut stream).await.unwrap(), b"ans");
             assert_eq!(write(&mut stream).await, None);
@@ -250,7 +250,7 @@ mod tests {
     }
 
     /// How long a flush waits after a failed write, if nobody reads.
-    async fn flush(stream: &mut ReadsOn<Reset>) -> (Result<(), ErrorKind>, Duration) {
+    async fn flush(stream: &mut ReadAfterWriteError<Reset>) -> (Result<(), ErrorKind>, Duration) {
         let begun = Clock::System.timer_now();
         let flushing = poll_fn(|context| Pin::new(&mut *stream).poll_flush(context));
         let flushed = tokio::time::timeout(10 * PATIENCE, flushing).await.expect("it ends");
@@ -259,7 +259,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_flush_ends_though_nobody_reads_any_more() {
-        let mut stream = ReadsOn::new(Reset { arrived: b"", has_ended: false });
+        let mut stream = ReadAfterWriteError::new(Reset { arrived: b"", has_ended: false });
         assert_eq!(write(&mut stream).await, None);
         let (flushed, waited) = flush(&mut stream).await;
         assert_eq!(flushed, Err(ErrorKind::ConnectionReset));

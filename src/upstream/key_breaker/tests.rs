@@ -8,14 +8,14 @@ use crate::clock::ManualClock;
 use crate::signing::Projects;
 
 struct Bench {
-    probation: Arc<Probation>,
+    probation: Arc<KeyBreaker>,
     clock: ManualClock,
 }
 
 impl Bench {
     fn new() -> Self {
         let clock = ManualClock::default();
-        Self { probation: Probation::new(Clock::Manual(clock.clone())), clock }
+        Self { probation: KeyBreaker::new(Clock::Manual(clock.clone())), clock }
     }
 
     fn holds(&self, key: &AccessKey) -> bool {
@@ -23,7 +23,7 @@ impl Bench {
     }
 
     /// What becomes of one more call now: let through, held, or to wait.
-    fn call(&self, key: &AccessKey) -> Option<Result<Leave, Held>> {
+    fn call(&self, key: &AccessKey) -> Option<Result<KeyPermit, Suspended>> {
         let mut entering = poll_once(self.probation.enter(key, Service::Workspace));
         entering()
     }
@@ -49,7 +49,7 @@ fn no_more_are_under_way_than_may_fail_and_then_the_key_is_held() {
     assert!(bench.call(&wrong).is_none(), "the fourth waits");
     for leave in leaves {
         assert!(!bench.holds(&wrong));
-        leave.ended(Reception::Refused);
+        leave.ended(SignatureOutcome::Refused);
     }
     assert!(bench.holds(&wrong) && bench.call(&wrong).unwrap().is_err());
     bench.clock.advance(HOLD - Duration::from_millis(1));
@@ -58,17 +58,17 @@ fn no_more_are_under_way_than_may_fail_and_then_the_key_is_held() {
     bench.clock.advance(Duration::from_millis(1));
     let leave = bench.call(&wrong).unwrap().unwrap();
     assert!(bench.call(&wrong).is_none());
-    leave.ended(Reception::Refused);
+    leave.ended(SignatureOutcome::Refused);
     assert!(bench.call(&wrong).unwrap().is_err());
     bench.clock.advance(HOLD);
-    bench.call(&wrong).unwrap().unwrap().ended(Reception::Refused);
+    bench.call(&wrong).unwrap().unwrap().ended(SignatureOutcome::Refused);
     // The next one would lock it.
     bench.clock.advance(HOLD * 1_000);
     assert!(bench.call(&wrong).unwrap().is_err());
     bench.probation.try_again();
     let leave = bench.call(&wrong).unwrap().unwrap();
     assert!(bench.call(&wrong).is_none());
-    leave.ended(Reception::Accepted);
+    leave.ended(SignatureOutcome::Accepted);
     let free: Vec<_> = (0..100).map(|_| bench.call(&wrong).unwrap().unwrap()).collect();
     assert_eq!(free.len(), 100);
 }
@@ -79,7 +79,7 @@ fn who_waits_goes_on_when_one_is_accepted() {
     let mut leaves: Vec<_> = (0..3).map(|_| bench.call(&good).unwrap().unwrap()).collect();
     let mut waiting = poll_once(bench.probation.enter(&good, Service::AppStream));
     assert!(waiting().is_none());
-    leaves.pop().unwrap().ended(Reception::Accepted);
+    leaves.pop().unwrap().ended(SignatureOutcome::Accepted);
     assert!(waiting().unwrap().is_ok());
     assert!((0..10).all(|_| bench.call(&good).unwrap().is_ok()));
 }
@@ -89,10 +89,10 @@ fn slow_failures_count_too_and_unsaid_ends_do_not() {
     let (bench, wrong) = (Bench::new(), key("wrong"));
     for _ in 0..3 {
         drop(bench.call(&wrong).unwrap().unwrap());
-        bench.call(&wrong).unwrap().unwrap().ended(Reception::Unknown);
+        bench.call(&wrong).unwrap().unwrap().ended(SignatureOutcome::Unknown);
         assert!(!bench.holds(&wrong));
         bench.clock.advance(HOLD * 2);
-        bench.call(&wrong).unwrap().unwrap().ended(Reception::Refused);
+        bench.call(&wrong).unwrap().unwrap().ended(SignatureOutcome::Refused);
     }
     assert!(bench.holds(&wrong), "in a row, however far apart");
 }
@@ -101,31 +101,33 @@ fn slow_failures_count_too_and_unsaid_ends_do_not() {
 fn another_secret_is_worth_one_try() {
     let (bench, wrong, right) = (Bench::new(), key("wrong"), key("right"));
     for _ in 0..3 {
-        bench.call(&wrong).unwrap().unwrap().ended(Reception::Refused);
+        bench.call(&wrong).unwrap().unwrap().ended(SignatureOutcome::Refused);
     }
     assert!(bench.holds(&wrong) && !bench.holds(&right));
     let leave = bench.call(&right).unwrap().unwrap();
     assert!(bench.call(&right).is_none(), "one");
-    leave.ended(Reception::Accepted);
+    leave.ended(SignatureOutcome::Accepted);
     assert!(bench.call(&right).unwrap().is_ok() && !bench.holds(&right));
 }
 
 #[test]
 fn what_is_accepted_begins_anew_and_a_refusal_ends_that() {
     let (bench, key) = (Bench::new(), key("s"));
-    for reception in [Reception::Refused, Reception::Refused, Reception::Accepted, Reception::Refused] {
+    for reception in
+        [SignatureOutcome::Refused, SignatureOutcome::Refused, SignatureOutcome::Accepted, SignatureOutcome::Refused]
+    {
         bench.call(&key).unwrap().unwrap().ended(reception);
     }
     let leaves = [bench.call(&key), bench.call(&key)].map(|leave| leave.unwrap().unwrap());
     assert!(bench.call(&key).is_none(), "two more may fail");
-    leaves.into_iter().for_each(|leave| drop(leave.ended(Reception::Refused)));
+    leaves.into_iter().for_each(|leave| drop(leave.ended(SignatureOutcome::Refused)));
     assert!(bench.holds(&key));
 }
 
 #[test]
 fn a_new_secret_is_not_accepted_because_the_old_one_was() {
     let (bench, old, new) = (Bench::new(), key("old"), key("new"));
-    bench.call(&old).unwrap().unwrap().ended(Reception::Accepted);
+    bench.call(&old).unwrap().unwrap().ended(SignatureOutcome::Accepted);
     let leaves: Vec<_> = (0..3).map(|_| bench.call(&new).unwrap().unwrap()).collect();
     assert!(bench.call(&new).is_none());
     drop(leaves);
@@ -137,9 +139,9 @@ fn refusals_count_from_one_secret_to_the_next() {
     let leaves: Vec<_> = (0..3).map(|_| bench.call(&one).unwrap().unwrap()).collect();
     assert!(bench.call(&two).is_none(), "they may all fail");
     assert!(bench.probation.is_busy(&two, Service::Workspace));
-    leaves.into_iter().for_each(|leave| drop(leave.ended(Reception::Refused)));
+    leaves.into_iter().for_each(|leave| drop(leave.ended(SignatureOutcome::Refused)));
     assert!(bench.holds(&one) && !bench.holds(&two));
-    bench.call(&two).unwrap().unwrap().ended(Reception::Refused);
+    bench.call(&two).unwrap().unwrap().ended(SignatureOutcome::Refused);
     // Whoever still has the old one, and whoever has the new one, by turns.
     for _ in 0..100 {
         assert!(bench.call(&one).unwrap().is_err() && bench.call(&two).unwrap().is_err());
@@ -152,11 +154,11 @@ fn refusals_count_from_one_secret_to_the_next() {
 #[test]
 fn what_was_presented_before_a_refusal_lifts_nothing() {
     let (bench, key) = (Bench::new(), key("s"));
-    bench.call(&key).unwrap().unwrap().ended(Reception::Accepted);
+    bench.call(&key).unwrap().unwrap().ended(SignatureOutcome::Accepted);
     let mut leaves: Vec<_> = (0..4).map(|_| bench.call(&key).unwrap().unwrap()).collect();
     let late = leaves.pop().unwrap();
-    leaves.into_iter().for_each(|leave| drop(leave.ended(Reception::Refused)));
-    late.ended(Reception::Accepted);
+    leaves.into_iter().for_each(|leave| drop(leave.ended(SignatureOutcome::Refused)));
+    late.ended(SignatureOutcome::Accepted);
     assert!(bench.holds(&key));
 }
 
@@ -167,7 +169,7 @@ fn an_operators_own_upstream_judges_for_itself() {
     let origin = Origin::new(Scheme::HTTPS, Authority::from_static("own.example"));
     let own = catalogue.service_at(origin).unwrap();
     for _ in 0..3 {
-        poll_once(bench.probation.enter(&key, own))().unwrap().unwrap().ended(Reception::Refused);
+        poll_once(bench.probation.enter(&key, own))().unwrap().unwrap().ended(SignatureOutcome::Refused);
     }
     assert!(bench.probation.holds(&key, own));
     assert!(!bench.holds(&key) && !bench.probation.holds(&key, Service::AppStream));
@@ -175,21 +177,21 @@ fn an_operators_own_upstream_judges_for_itself() {
 
 #[test]
 fn an_answer_tells_whether_the_signature_was_taken() {
-    let of = |status, body: &str| Reception::of(StatusCode::from_u16(status).unwrap(), body.as_bytes());
+    let of = |status, body: &str| SignatureOutcome::of(StatusCode::from_u16(status).unwrap(), body.as_bytes());
     let [gateway, service] = [r#"{"error_code":"APIGW.0301"}"#, r#"{"error_code":"WKS.00211302"}"#];
     for (status, body, expected) in [
-        (200, "", Reception::Accepted),
-        (304, "", Reception::Accepted),
-        (401, gateway, Reception::Refused),
-        (401, "", Reception::Refused),
-        (401, "<html>", Reception::Refused),
-        (401, service, Reception::Accepted),
-        (403, "", Reception::Accepted),
-        (404, "", Reception::Unknown),
-        (404, gateway, Reception::Unknown),
-        (404, service, Reception::Accepted),
-        (429, "", Reception::Unknown),
-        (503, gateway, Reception::Unknown),
+        (200, "", SignatureOutcome::Accepted),
+        (304, "", SignatureOutcome::Accepted),
+        (401, gateway, SignatureOutcome::Refused),
+        (401, "", SignatureOutcome::Refused),
+        (401, "<html>", SignatureOutcome::Refused),
+        (401, service, SignatureOutcome::Accepted),
+        (403, "", SignatureOutcome::Accepted),
+        (404, "", SignatureOutcome::Unknown),
+        (404, gateway, SignatureOutcome::Unknown),
+        (404, service, SignatureOutcome::Accepted),
+        (429, "", SignatureOutcome::Unknown),
+        (503, gateway, SignatureOutcome::Unknown),
     ] {
         assert_eq!(of(status, body), expected, "{status} {body}");
     }

@@ -9,21 +9,21 @@ use crate::clock::Clock;
 use crate::config::bounded::{read_regular, shown_path};
 use crate::config::{Config, Settings, settings};
 use crate::request::hop::Via;
-use crate::telemetry::lanes::Lane;
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::queue_metrics::QueueUsage;
 use crate::upstream::Authorities;
-use crate::upstream::client::{HttpClient, Limits};
-use crate::upstream::gate::{self, Class, Gate, Usage};
+use crate::upstream::client::{CallLimits, HttpClient};
+use crate::upstream::gate::{self, Class, Gate, GateUsage};
 
 /// What a client is made by. Another is made only where this has changed, for it has connections of its own.
 #[derive(Clone, PartialEq)]
-pub(super) struct Blueprint {
-    limits: Limits,
+pub(super) struct ClientConfig {
+    limits: CallLimits,
     /// What the file of certificates has in it.
     trusted: Option<Arc<[u8]>>,
 }
 
-impl Blueprint {
+impl ClientConfig {
     /// Whether it is other authorities that are trusted besides the system's.
     pub(super) fn trusts_others_than(&self, other: &Self) -> bool {
         self.trusted != other.trusted
@@ -31,13 +31,13 @@ impl Blueprint {
 }
 
 /// What the client of these settings is made by.
-pub(super) fn blueprint(settings: &Settings) -> io::Result<Blueprint> {
+pub(super) fn blueprint(settings: &Settings) -> io::Result<ClientConfig> {
     let upstream = &settings.upstream;
     let contents = |path: &PathBuf| match read_regular(path) {
         Ok(bytes) => Ok(Arc::from(bytes)),
         Err(error) => Err(io::Error::other(format!("upstream.ca_file {}: {error}", shown_path(path)))),
     };
-    let limits = Limits {
+    let limits = CallLimits {
         connect: upstream.connect_timeout.0,
         first_byte: upstream.first_byte_timeout.0,
         answer: upstream.answer_timeout.0,
@@ -45,11 +45,11 @@ pub(super) fn blueprint(settings: &Settings) -> io::Result<Blueprint> {
         age: upstream.connection_max_age.0,
         max_body: settings.cache.max_body_size.bytes(),
     };
-    Ok(Blueprint { limits, trusted: upstream.ca_file.as_ref().map(contents).transpose()? })
+    Ok(ClientConfig { limits, trusted: upstream.ca_file.as_ref().map(contents).transpose()? })
 }
 
 /// What is trusted besides the system's authorities.
-pub(super) fn named<'c>(config: &'c Config, blueprint: &'c Blueprint) -> Option<Authorities<'c>> {
+pub(super) fn named<'c>(config: &'c Config, blueprint: &'c ClientConfig) -> Option<Authorities<'c>> {
     let named = config.settings.upstream.ca_file.as_deref().zip(blueprint.trusted.as_deref());
     named.map(|(path, pem)| Authorities { path, pem })
 }
@@ -57,7 +57,7 @@ pub(super) fn named<'c>(config: &'c Config, blueprint: &'c Blueprint) -> Option<
 /// The client of both services.
 pub(super) fn client(
     config: &Config,
-    blueprint: &Blueprint,
+    blueprint: &ClientConfig,
     via: Via,
     clock: Clock,
     metrics: &Metrics,
@@ -74,7 +74,7 @@ pub(super) fn client(
 
 /// The gates before upstream: for product lists, and for what is relayed.
 pub(super) fn gates(settings: &settings::Upstream, metrics: &Metrics) -> io::Result<[Arc<Gate>; 2]> {
-    let bounds = gate::Bounds { calls: settings.max_calls.0, per_caller: settings.max_calls_per_caller.0 };
+    let bounds = gate::GateLimits { calls: settings.max_calls.0, per_caller: settings.max_calls_per_caller.0 };
     let gates = [bounds; 2].map(|bounds| Arc::new(Gate::new(bounds)));
     let watched = gates.clone();
     let read = move || {
@@ -86,17 +86,21 @@ pub(super) fn gates(settings: &settings::Upstream, metrics: &Metrics) -> io::Res
 }
 
 /// The calls of one kind, by service and class; those to an operator's own services under one name.
-fn lanes(kind: &'static str, gate: &Gate) -> Vec<Lane> {
-    let none = Service::ALL.into_iter().flat_map(|service| lanes_of(kind, service, |_| Usage::default()));
+fn lanes(kind: &'static str, gate: &Gate) -> Vec<QueueUsage> {
+    let none = Service::ALL.into_iter().flat_map(|service| lanes_of(kind, service, |_| GateUsage::default()));
     let services = gate.services();
     let lanes =
         services.into_iter().flat_map(|service| lanes_of(kind, service, move |class| gate.usage(service, class)));
     none.chain(lanes).collect()
 }
 
-fn lanes_of(kind: &'static str, service: Service, usage: impl Fn(Class) -> Usage) -> [Lane; Class::ALL.len()] {
+fn lanes_of(
+    kind: &'static str,
+    service: Service,
+    usage: impl Fn(Class) -> GateUsage,
+) -> [QueueUsage; Class::ALL.len()] {
     Class::ALL.map(|class| {
-        let Usage { under_way, queued } = usage(class);
-        Lane { kind, service: service.as_str(), class: class.as_str(), under_way, queued }
+        let GateUsage { under_way, queued } = usage(class);
+        QueueUsage { kind, service: service.as_str(), class: class.as_str(), under_way, queued }
     })
 }

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::outward::Blueprint;
+use super::upstream_setup::ClientConfig;
 use crate::cache::freshness::Lifetime;
 use crate::catalogue::{Catalogue, Operation};
 use crate::config::secret::AdminToken;
@@ -20,7 +20,7 @@ use crate::signing::ring::KeyRing;
 use crate::upstream::Upstream;
 
 /// The settings in force, and what is built from them.
-pub struct Live {
+pub struct ActiveConfig {
     pub(super) settings: Settings,
     admin_token: Option<AdminToken>,
     /// All of it as text, for an operator.
@@ -28,7 +28,7 @@ pub struct Live {
     pub(super) catalogue: Catalogue,
     pub(super) upstream: Arc<dyn Upstream>,
     /// What that was made by; `None` if not here.
-    pub(super) blueprint: Option<Blueprint>,
+    pub(super) blueprint: Option<ClientConfig>,
     pub(super) keys: Arc<KeyRing>,
     pub(super) answer_timeout: Duration,
     pub(super) patience: Duration,
@@ -36,11 +36,11 @@ pub struct Live {
     random: Random,
 }
 
-impl Live {
+impl ActiveConfig {
     pub(super) fn new(
         config: Config,
         upstream: Arc<dyn Upstream>,
-        blueprint: Option<Blueprint>,
+        blueprint: Option<ClientConfig>,
         random: Random,
     ) -> Self {
         let text = config.to_toml();

@@ -1,7 +1,7 @@
 //! Whether the gateway helps: what it has answered from memory, and what that has spared upstream and its callers.
 //! Made of nothing but what `/metrics` shows, so that whoever does the same sums there comes to the same.
 
-use super::figures::Figures;
+use super::metrics_snapshot::MetricsSnapshot;
 use super::outcome::Outcome;
 
 const REQUESTS: &str = "workspace_gateway_requests_total";
@@ -11,7 +11,7 @@ const FETCHES: &str = "workspace_gateway_fetches_total";
 /// What came of all requests for the operations since the start. Those that were forwarded as they are, refused (by
 /// upstream and again from memory, or here), or given up by their client don't count.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Benefit {
+pub(crate) struct Savings {
     /// Requests that were answered.
     pub answered: u64,
     /// Those of them that were answered from memory at once.
@@ -22,9 +22,9 @@ pub(crate) struct Benefit {
     pub seconds_saved: Option<f64>,
 }
 
-impl Benefit {
+impl Savings {
     /// What the figures amount to.
-    pub(crate) fn of(figures: &Figures) -> Self {
+    pub(crate) fn of(figures: &MetricsSnapshot) -> Self {
         let results = figures.by(REQUESTS, "result", &[]);
         let sum = |is_meant: fn(Outcome) -> bool| -> u64 {
             let meant = Outcome::ALL.into_iter().filter(|&outcome| is_meant(outcome));
@@ -52,7 +52,7 @@ impl Benefit {
 
 /// By operation, for upstream may be slow in one and fast in another.
 #[allow(clippy::cast_precision_loss)]
-fn seconds_saved(figures: &Figures) -> Option<f64> {
+fn seconds_saved(figures: &MetricsSnapshot) -> Option<f64> {
     let operations = figures.by(FETCHES, "operation", &[]);
     let saved = operations.keys().filter_map(|operation| {
         let spread = |is_meant: fn(Outcome) -> bool| {
@@ -84,8 +84,8 @@ mod tests {
         let (metrics, catalogue) = (Metrics::new().unwrap(), Catalogue::for_tests(Vec::new()));
         let fetches = Fetches::new(&metrics).unwrap();
         fetches.begin(catalogue.operations());
-        let nothing = Benefit { answered: 0, hits: 0, upstream_calls: 0, seconds_saved: None };
-        assert_eq!((Benefit::of(&metrics.figures()), nothing.hit_ratio()), (nothing, None));
+        let nothing = Savings { answered: 0, hits: 0, upstream_calls: 0, seconds_saved: None };
+        assert_eq!((Savings::of(&metrics.figures()), nothing.hit_ratio()), (nothing, None));
         let count = |operation: &str, outcome, times: u32, took| {
             (0..times)
                 .for_each(|_| metrics.request(operation, outcome, Some(StatusCode::OK), Duration::from_millis(took)));
@@ -100,9 +100,9 @@ mod tests {
             count("ListProducts", none, 100, 9_000);
         }
         count("workspace", Outcome::PassThrough, 100, 9_000);
-        let benefit = Benefit::of(&metrics.figures());
+        let benefit = Savings::of(&metrics.figures());
         // What was never asked for can't be compared.
-        assert_eq!(benefit, Benefit { answered: 15, hits: 11, upstream_calls: 3, seconds_saved: Some(2.0) });
+        assert_eq!(benefit, Savings { answered: 15, hits: 11, upstream_calls: 3, seconds_saved: Some(2.0) });
         assert_eq!((benefit.hit_ratio(), benefit.calls_saved()), (Some(11.0 / 15.0), 12));
     }
 }

@@ -9,7 +9,7 @@ use prometheus::{IntGaugeVec, Opts};
 use super::metrics::Metrics;
 
 /// The calls of one kind, of one class of callers, to one service at a moment. What there are several of is added up.
-pub struct Lane {
+pub struct QueueUsage {
     /// What kind of calls.
     pub kind: &'static str,
     /// To which service.
@@ -27,7 +27,7 @@ impl Metrics {
     ///
     /// # Errors
     /// If they were added before.
-    pub fn watch_lanes(&self, read: impl Fn() -> Vec<Lane> + Send + Sync + 'static) -> prometheus::Result<()> {
+    pub fn watch_lanes(&self, read: impl Fn() -> Vec<QueueUsage> + Send + Sync + 'static) -> prometheus::Result<()> {
         let gauges = |name, help, labels: [&str; 2]| IntGaugeVec::new(Opts::new(name, help), &labels);
         let calls = gauges(
             "workspace_gateway_upstream_calls",
@@ -55,17 +55,17 @@ impl Metrics {
              is too low, or upstream too slow, for the callers that there are.",
             ["kind", "class"],
         )?;
-        self.register(Box::new(Lanes { gauges: [calls, queued, calls_by_class, queued_by_class], read }))
+        self.register(Box::new(QueueMetrics { gauges: [calls, queued, calls_by_class, queued_by_class], read }))
     }
 }
 
-struct Lanes<F> {
+struct QueueMetrics<F> {
     /// Calls and queued calls by service, and both by class.
     gauges: [IntGaugeVec; 4],
     read: F,
 }
 
-impl<F: Fn() -> Vec<Lane> + Send + Sync> Collector for Lanes<F> {
+impl<F: Fn() -> Vec<QueueUsage> + Send + Sync> Collector for QueueMetrics<F> {
     fn desc(&self) -> Vec<&Desc> {
         self.gauges.iter().flat_map(Collector::desc).collect()
     }

@@ -24,7 +24,7 @@ const DRAINING: u8 = 2;
 const INSISTING: u8 = 3;
 
 /// Closes a listener.
-pub(super) struct Exit {
+pub(super) struct ShutdownControl {
     wanted: watch::Receiver<bool>,
     is_inherited: bool,
     stage: Arc<AtomicU8>,
@@ -34,13 +34,13 @@ pub(super) struct Exit {
 
 /// Whether the connections of a listener are about to end.
 #[derive(Clone)]
-pub(super) struct Leaving {
+pub(super) struct ListenerShutdown {
     /// For those who ask with each request: cheaper than the channels.
     stage: Arc<AtomicU8>,
     changes: watch::Receiver<u8>,
 }
 
-impl Exit {
+impl ShutdownControl {
     /// When it is wanted, from a listener that was handed down or not.
     pub(super) fn new(wanted: watch::Receiver<bool>, is_inherited: bool) -> Self {
         let (leaving, draining) = (watch::channel(0).0, watch::channel(false).0);
@@ -48,8 +48,8 @@ impl Exit {
     }
 
     /// What tells connections that their time is coming.
-    pub(super) fn leaving(&self) -> Leaving {
-        Leaving { stage: Arc::clone(&self.stage), changes: self.leaving.subscribe() }
+    pub(super) fn leaving(&self) -> ListenerShutdown {
+        ListenerShutdown { stage: Arc::clone(&self.stage), changes: self.leaving.subscribe() }
     }
 
     /// What tells them that it has come.
@@ -104,7 +104,7 @@ impl Exit {
     }
 }
 
-impl Leaving {
+impl ListenerShutdown {
     /// Whether they are, so that what is answered now is the last answer.
     pub(super) fn is_begun(&self) -> bool {
         self.stage.load(Ordering::Acquire) >= LEAVING
