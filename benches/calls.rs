@@ -218,11 +218,11 @@ impl Upstream for Services {
     fn ask<'a>(
         &'a self,
         key: &'a RequestKey,
-        errand: FetchContext,
+        context: FetchContext,
         _: &'a Account,
     ) -> PendingResponse<'a, UpstreamResponse> {
         lock(&self.ledger)
-            .called(key, errand.credential.token().and_then(|token| token.to_str().ok()).expect("a token"));
+            .called(key, context.credential.token().and_then(|token| token.to_str().ok()).expect("a token"));
         let offset = key.query().split('&').find_map(|pair| pair.strip_prefix("offset=")?.parse().ok()).unwrap_or(0);
         let products = if offset < PRODUCTS { r#"{"product_id":"workspace.x86.ultimate.large2"}"# } else { "" };
         let body = format!(r#"{{"products":[{products}],"total_count":{PRODUCTS}}}"#);

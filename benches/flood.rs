@@ -156,7 +156,7 @@ struct Course {
     /// MiB that it may take at most.
     bound: usize,
     /// How long the good caller may wait.
-    patience: Duration,
+    stale_if_slow: Duration,
 }
 
 /// Has all loads come at once.
@@ -172,7 +172,8 @@ async fn load(gateway: &Gateway, answers: &Answers) -> Vec<String> {
     let requests = loads.iter().map(Running::placed).sum();
     drop(loads);
     let bound = (CACHE + GRANTS * GRANT + OVERHEAD + BUDGET) / MIB;
-    tell(Course { name: "loads", begun, requests, quarters, bound, patience: LOADED_PATIENCE }, gateway, answers).await
+    tell(Course { name: "loads", begun, requests, quarters, bound, stale_if_slow: LOADED_PATIENCE }, gateway, answers)
+        .await
 }
 
 /// Runs a phase and tells what is not as it should be.
@@ -198,14 +199,14 @@ async fn flood(phase: Phase, requests: usize, gateway: &Gateway, answers: &Answe
     }
     quarters.push(gateway.memory("VmRSS"));
     let bound = (CACHE + GRANTS * GRANT + OVERHEAD) / MIB;
-    let course = Course { name: phase.name, begun, requests, quarters, bound, patience: PATIENCE };
+    let course = Course { name: phase.name, begun, requests, quarters, bound, stale_if_slow: PATIENCE };
     failures.extend(tell(course, gateway, answers).await);
     failures
 }
 
 /// Prints a line of figures, and tells what is not as it should be.
 async fn tell(course: Course, gateway: &Gateway, answers: &Answers) -> Vec<String> {
-    let Course { name, begun, requests, quarters, bound, patience } = course;
+    let Course { name, begun, requests, quarters, bound, stale_if_slow } = course;
     let mut failures = Vec::new();
     let seconds = Clock::System.now().saturating_duration_since(begun).as_secs_f64();
     let peak = gateway.memory("VmHWM");
@@ -230,7 +231,7 @@ async fn tell(course: Course, gateway: &Gateway, answers: &Answers) -> Vec<Strin
         failures.push(format!("it took {peak} MiB, and may take {bound}"));
     }
     failures.extend(answers.iter().find_map(|answer| answer.wrong.clone()));
-    if misses * 100 > asked * (100 - HITS_IN_PERCENT) || took(100).is_none_or(|worst| worst > patience) {
+    if misses * 100 > asked * (100 - HITS_IN_PERCENT) || took(100).is_none_or(|worst| worst > stale_if_slow) {
         failures.push("the good caller had too few hits, or waited too long for one".to_owned());
     }
     failures

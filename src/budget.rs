@@ -16,6 +16,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use strum::{IntoStaticStr, VariantArray};
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
@@ -51,25 +52,24 @@ const MAX_UNSEEN: usize = 16;
 /// wait for half of it.
 const WAITING: usize = 16;
 
-words! {
-    /// What bytes are held for.
-    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    pub enum Purpose {
-        /// Open connections: their state, read buffers and what the kernel's send buffer takes from the start.
-        Connections = "connections",
-        /// Heads larger than what a connection is charged for.
-        Heads = "heads",
-        /// Requests in progress: their state, and what has come of their bodies unread.
-        Requests = "requests",
-        /// Bodies of requests that are read before they are sent on.
-        Bodies = "bodies",
-        /// Responses that are held whole for clients, and buffers of relayed ones.
-        Responses = "responses",
-        /// Larger send buffers, for clients that read large responses.
-        Sockets = "sockets",
-        /// Log lines that are not yet written: the most that may wait, for as long as the gateway runs.
-        Log = "log",
-    }
+/// What bytes are held for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, VariantArray)]
+#[strum(const_into_str, serialize_all = "kebab-case")]
+pub enum Purpose {
+    /// Open connections: their state, read buffers and what the kernel's send buffer takes from the start.
+    Connections,
+    /// Heads larger than what a connection is charged for.
+    Heads,
+    /// Requests in progress: their state, and what has come of their bodies unread.
+    Requests,
+    /// Bodies of requests that are read before they are sent on.
+    Bodies,
+    /// Responses that are held whole for clients, and buffers of relayed ones.
+    Responses,
+    /// Larger send buffers, for clients that read large responses.
+    Sockets,
+    /// Log lines that are not yet written: the most that may wait, for as long as the gateway runs.
+    Log,
 }
 
 /// The budget. Shared by everything that holds bytes for clients.

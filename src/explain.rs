@@ -151,7 +151,7 @@ struct Bypassed {
 
 impl From<&BypassReason> for Bypassed {
     fn from(reason: &BypassReason) -> Self {
-        Self { reason: reason.as_str(), because: reason.describe() }
+        Self { reason: reason.into_str(), because: reason.describe() }
     }
 }
 
@@ -162,11 +162,11 @@ impl From<&BypassReason> for Bypassed {
 /// If the URL can't be read as one.
 pub(crate) fn explain(
     context: Context<'_>,
-    asked: ExplainRequest<'_>,
+    request_line: ExplainRequest<'_>,
     look: impl FnOnce(RequestKey, &Credential) -> Option<Now>,
 ) -> Result<Explanation, String> {
     let Context { rules, date, .. } = context;
-    let (mut head, facts) = request(&asked, context.listen)?;
+    let (mut head, facts) = request(&request_line, context.listen)?;
     let decision =
         validate::normalize(&mut head).map_err(Rejection::Invalid).and_then(|()| decide(&mut head, facts, rules));
     let plan = match decision {
@@ -185,7 +185,7 @@ pub(crate) fn explain(
     if let Some(refusal) = refusal {
         let status = if refusal == SignatureRejection::Project { 403 } else { 401 };
         let verdict = format!("answered {status} here, and not sent on: {}", refusal.describe());
-        return Ok(of(verdict, Decided::Refused { status, reason: refusal.as_str() }));
+        return Ok(of(verdict, Decided::Refused { status, reason: refusal.into_str() }));
     }
     let operation = match &action {
         Action::LookupResult { key, .. } => {
@@ -213,7 +213,7 @@ pub(crate) fn explain(
             };
             let reason = bypass.reason;
             let verdict = format!("forwarded as it is and not kept: {}{hope}", reason.describe());
-            (verdict, Decided::Relayed { reason: reason.as_str() }, bypass.key)
+            (verdict, Decided::Relayed { reason: reason.into_str() }, bypass.key)
         }
         Action::PassThrough => {
             let verdict = format!("passed through to {}, streamed, never kept", service.as_str());
@@ -247,12 +247,12 @@ fn look_up_verdict(directives: RequestDirectives) -> String {
 }
 
 /// The request as a client would send it: with a path, or, as to a proxy, with a URL.
-fn request(asked: &ExplainRequest<'_>, listen: SocketAddr) -> Result<(Parts, Facts), String> {
-    let url: Uri = asked.url.parse().ok().filter(|uri: &Uri| uri.path().starts_with('/')).ok_or_else(|| {
-        format!("{:?} is not allowed: expected a path or a URL, such as /v2/PROJECT/products", asked.url)
+fn request(request_line: &ExplainRequest<'_>, listen: SocketAddr) -> Result<(Parts, Facts), String> {
+    let url: Uri = request_line.url.parse().ok().filter(|uri: &Uri| uri.path().starts_with('/')).ok_or_else(|| {
+        format!("{:?} is not allowed: expected a path or a URL, such as /v2/PROJECT/products", request_line.url)
     })?;
     let (mut head, ()) = Request::new(()).into_parts();
-    head.headers.clone_from(&asked.headers);
+    head.headers.clone_from(&request_line.headers);
     let mut local = listen;
     match (url.authority(), head.headers.contains_key(HOST)) {
         (Some(host), false) => {
@@ -327,7 +327,7 @@ fn key_parts(
     let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
     let placeholder = HeaderValue::from_static("-");
     let credential = credential.cloned().unwrap_or(Credential::Token(placeholder.clone()));
-    let errand = FetchContext {
+    let context = FetchContext {
         credential,
         date,
         request_id: "-".to_owned(),
@@ -336,7 +336,7 @@ fn key_parts(
         trace: Trace::read(headers).and_then(|trace| trace.continued(0)),
         forwarded: forwarded::select(operation, headers),
     };
-    let request = client::question(key, errand).map_err(|error| error.to_string())?;
+    let request = client::product_list_request(key, context).map_err(|error| error.to_string())?;
     let mut upstream_request = vec![format!("GET {}", request.uri())];
     // These differ by caller, by request and by process.
     upstream_request.extend(request.headers().iter().map(|(name, value)| match name.as_str() {

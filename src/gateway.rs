@@ -91,7 +91,7 @@ use wait::{AnotherCall, DEADLINE_MARGIN, Timers, WaitOutcome};
 
 /// One gateway: what it knows, what it remembers, and whom it asks.
 pub struct Gateway {
-    live: RwLock<Arc<ActiveConfig>>,
+    active: RwLock<Arc<ActiveConfig>>,
     /// Held while another takes its place.
     reloading: Mutex<()>,
     callers: Callers,
@@ -112,7 +112,7 @@ pub struct Gateway {
 /// What is known of a question at a moment.
 pub struct Inspection {
     /// How the caller stands in the scope.
-    pub standing: GrantState,
+    pub grant_state: GrantState,
     /// Whether callers share answers there.
     pub is_shared: bool,
     /// Whether there is an answer, and how fresh it is.
@@ -120,9 +120,9 @@ pub struct Inspection {
     /// Whether there is one that may be given only after upstream has confirmed it.
     pub needs_confirmation: bool,
     /// Whether the caller's access key is not used at present, for upstream has refused it.
-    pub is_held: bool,
+    pub is_suspended: bool,
     /// Whether upstream is not asked at present, if there is something stale to give.
-    pub is_paused: bool,
+    pub is_backing_off: bool,
     /// Why answers can't be kept, if that is so.
     pub uncacheable: Option<Unstorable>,
 }
@@ -130,7 +130,7 @@ pub struct Inspection {
 impl Gateway {
     /// A connection that came in by the address `local` from the address `peer`.
     pub fn connection(&self, local: SocketAddr, peer: IpAddr) -> Connection {
-        Connection::open(local, peer, Account::open(&self.budget, self.live().peer(peer)))
+        Connection::open(local, peer, Account::open(&self.budget, self.active().peer(peer)))
     }
 
     /// Answers a request that came in by a connection.
@@ -148,7 +148,8 @@ impl Gateway {
 
         let recognise = |credential: &Credential| self.identifying().recognise(credential, connection);
         charge::classify_head(&head, connection, recognise, (&self.memory, &self.clock));
-        let charge = charge::of_request(&head, !body.is_end_stream(), connection, || self.live().answer_timeout).await;
+        let charge =
+            charge::of_request(&head, !body.is_end_stream(), connection, || self.active().answer_timeout).await;
         let answer = match (form, &charge) {
             (Ok(()), Some(_)) => self.answer(head, body, (connection, known_head), &mut record).await,
             (Ok(()), None) => Err(Problem::NoMemory),
@@ -184,9 +185,9 @@ impl Gateway {
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
-        let live = self.live();
+        let active = self.active();
         let facts = Facts { local: connection.local, has_body: !body.is_end_stream() };
-        let Plan { service, presentation, action } = match decide(&mut head, facts, self.rules(&live)) {
+        let Plan { service, presentation, action } = match decide(&mut head, facts, self.rules(&active)) {
             Ok(Decision::Proceed(plan)) => plan,
             Ok(Decision::AnswerOptions) => {
                 record.answered(Outcome::Refused, "options");
@@ -199,23 +200,23 @@ impl Gateway {
             None => record.passes_to(service),
         }
         let body = if facts.has_body { stream(body) } else { nothing() };
-        let (asker, body) =
-            self.identifying().identify(&live, &head, body, (service, presentation), connection).await?;
+        let (client_identity, body) =
+            self.identifying().identify(&active, &head, body, (service, presentation), connection).await?;
         let (reason, scope) = match action {
             Action::LookupResult { key, directives } => {
                 let scope = key.scope().clone();
                 // Only a request with a credential is looked up.
-                let question = asker.question(key, directives).ok_or(Problem::Internal)?;
-                match self.product_list(&question, &head.headers, record).await? {
+                let request = client_identity.request(key, directives).ok_or(Problem::Internal)?;
+                match self.product_list(&request, &head.headers, record).await? {
                     Some(response) => {
-                        charge::classify_asker(
+                        charge::classify_client(
                             connection,
-                            &asker,
-                            Some(&question.asked.grantee),
+                            &client_identity,
+                            Some(&request.lookup.caller_scope),
                             (&self.memory, &self.clock),
                         );
                         if let (Some(known_head), Outcome::Hit) = (known_head, record.outcome()) {
-                            self.remember(known_head, &question, record, connection);
+                            self.remember(known_head, &request, record, connection);
                         }
                         return Ok(response);
                     }
@@ -225,22 +226,24 @@ impl Gateway {
             Action::Bypass(bypass) => (Some(bypass.reason), bypass.scope),
             Action::PassThrough => (None, None),
         };
-        let grantee = scope.and_then(|scope| asker.grantee(scope));
+        let caller_scope = scope.and_then(|scope| client_identity.caller_scope(scope));
         let request = Request::from_parts(head, body);
         let answer = match reason {
-            Some(reason) => self.forwarding().bypass(&asker, reason, service, grantee, request, record).await,
+            Some(reason) => {
+                self.forwarding().bypass(&client_identity, reason, service, caller_scope, request, record).await
+            }
             None => {
                 record.answered(Outcome::PassThrough, "");
-                self.forwarding().forward(&asker, service, grantee, request, record).await
+                self.forwarding().forward(&client_identity, service, caller_scope, request, record).await
             }
         };
-        charge::classify_asker(connection, &asker, None, (&self.memory, &self.clock));
+        charge::classify_client(connection, &client_identity, None, (&self.memory, &self.clock));
         answer
     }
 
     /// What decisions about requests go by now.
-    pub fn rules<'a>(&'a self, live: &'a ActiveConfig) -> Rules<'a> {
-        live.rules(&self.via, self.mode())
+    pub fn rules<'a>(&'a self, active: &'a ActiveConfig) -> Rules<'a> {
+        active.rules(&self.via, self.mode())
     }
 
     fn identifying(&self) -> Identifying<'_> {
@@ -254,65 +257,65 @@ impl Gateway {
     }
 
     /// A request that waited in a seat, as things stand now.
-    fn releasing<'g>(&'g self, question: &'g CacheRequest, seat: &'g Role) -> Releasing<'g> {
-        Releasing { memory: &self.memory, observer: &self.observer, question, seat, now: self.clock.now() }
+    fn releasing<'g>(&'g self, request: &'g CacheRequest, role: &'g Role) -> Releasing<'g> {
+        Releasing { memory: &self.memory, observer: &self.observer, request, role, now: self.clock.now() }
     }
 
     /// Answers from memory, or from a flight. `None` if the answer is too large to hold.
     async fn product_list(
         self: &Arc<Self>,
-        question: &CacheRequest,
+        request: &CacheRequest,
         headers: &HeaderMap,
         record: &mut RequestRecord,
     ) -> Result<Option<Response<Content>>, Problem> {
         let current = |response| Ok(Some(compose::unless_current(response, headers)));
-        record.asked_by(|| self.observer.digests.of_caller(question.asked.grantee.caller));
+        record.asked_by(|| self.observer.digests.of_caller(request.lookup.caller_scope.caller));
         let mut timers = None;
         let mut rounds = Attempts::default();
         loop {
             let now = self.clock.now();
-            let (slot, why, is_patient) = match self.memory.look_up(question, now) {
+            let (cache_key, why, has_stale) = match self.memory.look_up(request, now) {
                 LookupResult::FlightOutcome(entry, memory) => {
-                    return current(remembered(&self.observer, question, &entry, memory, now, record));
+                    return current(remembered(&self.observer, request, &entry, memory, now, record));
                 }
-                LookupResult::Refresh(entry, slot) => {
-                    if !question.asked.wish.only_if_cached {
-                        self.refresh(question, slot, headers, record);
+                LookupResult::Refresh(entry, cache_key) => {
+                    if !request.lookup.directives.only_if_cached {
+                        self.refresh(request, cache_key, headers, record);
                     }
-                    return current(remembered(&self.observer, question, &entry, HitKind::Revalidating, now, record));
+                    return current(remembered(&self.observer, request, &entry, HitKind::Revalidating, now, record));
                 }
-                LookupResult::Ask { slot, why, is_patient, .. } => {
-                    record.missed(why, || self.observer.digests.of_key(&question.asked.key));
-                    if question.asked.wish.only_if_cached {
+                LookupResult::Ask { cache_key, why, has_stale, .. } => {
+                    record.missed(why, || self.observer.digests.of_key(&request.lookup.key));
+                    if request.lookup.directives.only_if_cached {
                         return Err(Problem::NotCached);
                     }
-                    (slot, why, is_patient)
+                    (cache_key, why, has_stale)
                 }
             };
-            let uncacheable = self.memory.store.uncacheable(&slot, question.asked.grantee.caller, now);
+            let uncacheable = self.memory.store.uncacheable(&cache_key, request.lookup.caller_scope.caller, now);
             if uncacheable == Some(Unstorable::TooLarge) {
                 return Ok(None);
             }
             // An answer that nobody else may be given is not worth waiting for, and neither is
             // yet another leader; who wants none from before now joins no flight from before.
-            let solo = uncacheable.is_some() || rounds.number > MAX_ELECTIONS || question.asked.wish.no_cache;
-            let (waiter, seat, leader) = coalesce::join(&self.fetcher, question, (slot, why, solo), &rounds);
-            record.answered(seat.outcome(), "");
+            let solo = uncacheable.is_some() || rounds.number > MAX_ELECTIONS || request.lookup.directives.no_cache;
+            let (waiter, role, leader) = coalesce::join(&self.fetcher, request, (cache_key, why, solo), &rounds);
+            record.answered(role.outcome(), "");
             if let Some(leader) = leader {
-                self.observer.metrics.elections.inc_by(u64::from(seat.elected));
-                self.begin_fetch(leader, question, seat.slot.clone(), headers, rounds.additional.take(), record);
+                self.observer.metrics.elections.inc_by(u64::from(role.elected));
+                self.begin_fetch(leader, request, role.cache_key.clone(), headers, rounds.additional.take(), record);
             }
             // Each waits until its own deadline, however often it goes again.
             let timers = timers.get_or_insert_with(|| {
-                Timers::begin(question.live.answer_timeout + DEADLINE_MARGIN, question.live.patience)
+                Timers::begin(request.active.answer_timeout + DEADLINE_MARGIN, request.active.stale_if_slow)
             });
-            let given = match self.wait(question, (waiter, &seat, is_patient), headers, timers, record).await {
-                ControlFlow::Continue(given) => given.ok_or(Problem::Internal)?,
+            let outcome = match self.wait(request, (waiter, &role, has_stale), headers, timers, record).await {
+                ControlFlow::Continue(outcome) => outcome.ok_or(Problem::Internal)?,
                 ControlFlow::Break(response) => return current(response),
             };
-            let seat = Role { leads: given.is_own, ..seat };
-            record.answered(seat.outcome(), "");
-            match self.releasing(question, &seat).release(&given.result, record) {
+            let role = Role { leads: outcome.is_own, ..role };
+            record.answered(role.outcome(), "");
+            match self.releasing(request, &role).release(&outcome.result, record) {
                 Release::Answer(response) => return current(response),
                 Release::AsItIs(response) => return Ok(Some(response)),
                 Release::Stream => return Ok(None),
@@ -329,43 +332,43 @@ impl Gateway {
     /// break if the request is answered without it.
     async fn wait(
         self: &Arc<Self>,
-        question: &CacheRequest,
-        (mut waiter, seat, is_patient): (Waiter<CacheKey, FetchResult>, &Role, bool),
+        request: &CacheRequest,
+        (mut waiter, role, has_stale): (Waiter<CacheKey, FetchResult>, &Role, bool),
         headers: &HeaderMap,
         timers: &mut Timers,
         record: &mut RequestRecord,
     ) -> ControlFlow<Response<Content>, Option<FlightOutcome<FetchResult>>> {
-        let (caller, service) = (question.asked.grantee.caller, question.asked.key.operation().service);
+        let (caller, service) = (request.lookup.caller_scope.caller, request.lookup.key.operation().service);
         // A caller whose grant has ended must not lead others, and an answer may have come by another way.
         let may_lead = || {
-            let found = self.memory.look_up(question, self.clock.now());
-            let has_to_wait = question.half_close.is_closed() || self.fetcher.has_to_wait(question);
-            matches!(found, LookupResult::Ask { slot, .. } if slot == seat.slot) && !has_to_wait
+            let found = self.memory.look_up(request, self.clock.now());
+            let has_to_wait = request.half_close.is_closed() || self.fetcher.has_to_wait(request);
+            matches!(found, LookupResult::Ask { cache_key, .. } if cache_key == role.cache_key) && !has_to_wait
         };
         let mut is_refused = false;
         loop {
             let another = AnotherCall { caller, service, successes: &self.fetcher.successes, may_lead: &may_lead };
             let waited = match is_refused {
-                false => timers.wait_for(&mut waiter, is_patient, another).await,
+                false => timers.wait_for(&mut waiter, has_stale, another).await,
                 true => timers.wait_for_whole(&mut waiter).await,
             };
             match waited {
-                WaitOutcome::Ended(Some(given)) if given.result.is_refusal_of(caller) => is_refused = true,
-                WaitOutcome::Ended(given) => return ControlFlow::Continue(given),
+                WaitOutcome::Ended(Some(outcome)) if outcome.result.is_refusal_of(caller) => is_refused = true,
+                WaitOutcome::Ended(outcome) => return ControlFlow::Continue(outcome),
                 WaitOutcome::StaleIfSlow => {
-                    if let Some(response) = self.releasing(question, seat).out_of_patience(record) {
+                    if let Some(response) = self.releasing(request, role).stale_if_slow_answer(record) {
                         return ControlFlow::Break(response);
                     }
                 }
                 WaitOutcome::MayLead => {
                     if let Some(leader) = waiter.lead_another(caller) {
                         let why = Some(Additional::Slow);
-                        self.begin_fetch(leader, question, seat.slot.clone(), headers, why, record);
+                        self.begin_fetch(leader, request, role.cache_key.clone(), headers, why, record);
                     }
                 }
                 WaitOutcome::OutOfTime => {
-                    let was_asked = waiter.has_departed();
-                    return ControlFlow::Break(self.releasing(question, seat).out_of_time(was_asked, record));
+                    let was_asked = waiter.is_sent();
+                    return ControlFlow::Break(self.releasing(request, role).out_of_time(was_asked, record));
                 }
             }
         }
@@ -374,14 +377,14 @@ impl Gateway {
     /// Has what is in a slot asked for again, on behalf of one who doesn't wait for it.
     fn refresh(
         self: &Arc<Self>,
-        question: &CacheRequest,
-        slot: CacheKey,
+        request: &CacheRequest,
+        cache_key: CacheKey,
         headers: &HeaderMap,
         record: &mut RequestRecord,
     ) {
-        if let Some(leader) = self.fetcher.flights(&slot).begin(&slot, question.asked.grantee.caller) {
+        if let Some(leader) = self.fetcher.flights(&cache_key).begin(&cache_key, request.lookup.caller_scope.caller) {
             self.observer.metrics.refreshes.inc();
-            self.begin_fetch(leader, question, slot, headers, None, record);
+            self.begin_fetch(leader, request, cache_key, headers, None, record);
         }
     }
 }

@@ -192,9 +192,6 @@
 //! TLS no choice of certificates, versions or ciphers. No HTTP/2 but for clients that choose it, or begin with it: it is
 //! told in terms of HTTP/1 at once ([`request::target::translate`]), and upstream is asked in HTTP/1.
 
-#[macro_use]
-mod words;
-
 mod admin;
 mod budget;
 mod cache;

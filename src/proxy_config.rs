@@ -82,7 +82,7 @@ impl ProxyConfig {
     }
 
     /// The way to an upstream.
-    pub fn way_to(&self, authority: &Authority, is_plaintext: bool) -> ProxyRoute<'_> {
+    pub fn route_to(&self, authority: &Authority, is_plaintext: bool) -> ProxyRoute<'_> {
         match &self.proxy {
             None => ProxyRoute::Direct,
             Some(_) if is_plaintext => ProxyRoute::Plaintext,
@@ -225,13 +225,13 @@ impl fmt::Display for ProxyRoute<'_> {
 mod tests {
     use super::*;
 
-    fn egress(variables: &[(&str, &str)]) -> Result<ProxyConfig, String> {
+    fn proxy_config(variables: &[(&str, &str)]) -> Result<ProxyConfig, String> {
         let find = |name: &str| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| value.into());
         ProxyConfig::read(find).map_err(|wrong| wrong.to_string())
     }
 
-    fn way(egress: &ProxyConfig, host: &'static str) -> String {
-        egress.way_to(&Authority::from_static(host), false).to_string()
+    fn route(proxy_config: &ProxyConfig, host: &'static str) -> String {
+        proxy_config.route_to(&Authority::from_static(host), false).to_string()
     }
 
     #[test]
@@ -247,7 +247,7 @@ mod tests {
             (&[("https_proxy", "HTTPS://[::1]:3128")], Some("https://[::1]:3128")),
         ] {
             let expected = proxy.map_or("directly".to_owned(), |at| format!("through the proxy {at} (HTTPS_PROXY)"));
-            assert_eq!(way(&egress(variables).unwrap(), "w.example"), expected, "{variables:?}");
+            assert_eq!(route(&proxy_config(variables).unwrap(), "w.example"), expected, "{variables:?}");
         }
     }
 
@@ -261,12 +261,12 @@ mod tests {
             // me@corp, and s:e/c#r?e%t ä
             ("http://me%40corp:s%3Ae%2Fc%23r%3Fe%25t%20%C3%A4@proxy", Some("Basic bWVAY29ycDpzOmUvYyNyP2UldCDDpA==")),
         ] {
-            let egress = egress(&[("https_proxy", url)]).unwrap();
-            let ProxyRoute::Through(proxy) = egress.way_to(&Authority::from_static("w.example"), false) else {
+            let proxy_config = proxy_config(&[("https_proxy", url)]).unwrap();
+            let ProxyRoute::Through(proxy) = proxy_config.route_to(&Authority::from_static("w.example"), false) else {
                 panic!()
             };
             assert_eq!(proxy.credentials().map(|value| value.to_str().unwrap()), credentials, "{url}");
-            let shown = format!("{egress:?} {proxy} {:?} {:?}", proxy.uri(), proxy.credentials());
+            let shown = format!("{proxy_config:?} {proxy} {:?} {:?}", proxy.uri(), proxy.credentials());
             for secret in ["user", "secret", "corp", "dXNl"] {
                 assert!(!shown.contains(secret), "{shown}");
             }
@@ -310,7 +310,7 @@ mod tests {
             ("secr\u{e9}t", "\"…\""),
         ] {
             for variable in PROXY {
-                let error = egress(&[(variable, url)]).unwrap_err();
+                let error = proxy_config(&[(variable, url)]).unwrap_err();
                 assert!(error.starts_with(&format!("{variable}: {shown} is not allowed: expected the URL")), "{error}");
                 assert!(["cret", "secr", "word"].iter().all(|part| !error.contains(part)), "{error}");
             }
@@ -320,8 +320,8 @@ mod tests {
     #[test]
     fn what_no_proxy_covers_is_reached_directly() {
         let covers = |list: &str, host: &'static str| {
-            let egress = egress(&[("https_proxy", "http://proxy"), ("NO_PROXY", list)]).unwrap();
-            match way(&egress, host).as_str() {
+            let proxy_config = proxy_config(&[("https_proxy", "http://proxy"), ("NO_PROXY", list)]).unwrap();
+            match route(&proxy_config, host).as_str() {
                 "directly (NO_PROXY)" => true,
                 "through the proxy http://proxy (HTTPS_PROXY)" => false,
                 other => panic!("{other}"),
@@ -356,15 +356,15 @@ mod tests {
                 assert!(!covers(list, host), "{list:?} {host}");
             }
         }
-        let both = egress(&[("https_proxy", "http://proxy"), ("NO_PROXY", "a"), ("no_proxy", "b")]).unwrap();
-        assert_eq!(way(&both, "b"), "directly (NO_PROXY)");
-        assert_ne!(way(&both, "a"), "directly (NO_PROXY)");
+        let both = proxy_config(&[("https_proxy", "http://proxy"), ("NO_PROXY", "a"), ("no_proxy", "b")]).unwrap();
+        assert_eq!(route(&both, "b"), "directly (NO_PROXY)");
+        assert_ne!(route(&both, "a"), "directly (NO_PROXY)");
     }
 
     #[test]
     fn who_is_asked_in_the_clear_is_asked_directly() {
-        let egress = egress(&[("https_proxy", "http://proxy")]).unwrap();
-        let way = egress.way_to(&Authority::from_static("w.example"), true);
-        assert_eq!(way.to_string(), "directly (no proxy for http)");
+        let proxy_config = proxy_config(&[("https_proxy", "http://proxy")]).unwrap();
+        let route = proxy_config.route_to(&Authority::from_static("w.example"), true);
+        assert_eq!(route.to_string(), "directly (no proxy for http)");
     }
 }

@@ -91,7 +91,7 @@ async fn nothing_is_told_or_changed_without_the_token() {
     assert!(!is_hit(&world).await, "purged, and switched off");
     let events =
         world.http.send(Method::GET, &world.admin_url("/status"), &[("authorization", &shown)], "").await.json();
-    let told = events["events"].as_array().unwrap().iter().find(|event| event["kind"] == "intruder").unwrap();
+    let told = events["events"].as_array().unwrap().iter().find(|event| event["kind"] == "admin-denied").unwrap();
     assert_eq!(
         (&told["what"], told["count"].as_u64()),
         (&"the admin listener was shown a wrong token".into(), Some(54))
@@ -231,7 +231,7 @@ async fn purges_without_end_leave_the_proxy_its_turn() {
 
 #[tokio::test]
 async fn who_does_not_send_what_it_promised_keeps_nobody_out() {
-    let world = World::with("[limits]\nhead_timeout = \"40ms\"").await;
+    let world = World::with("[limits]\nheader_timeout = \"40ms\"").await;
     let address = world.server.admin_address();
     // As many as there is room for.
     let mut silent = Vec::new();

@@ -27,7 +27,7 @@ fn use_up_all_but(world: &World, bytes: usize) -> Charge {
 
 /// Until nothing is charged for a purpose.
 async fn until_returned(world: &World, purpose: Purpose) {
-    let series = format!(r#"workspace_gateway_memory_used_bytes{{purpose="{}"}}"#, purpose.as_str());
+    let series = format!(r#"workspace_gateway_memory_used_bytes{{purpose="{}"}}"#, purpose.into_str());
     world.until_metric(&series, 0.0).await;
 }
 
@@ -122,7 +122,7 @@ async fn an_answer_for_which_there_is_no_room_is_streamed_and_not_kept() {
     let rest = use_up_all_but(&world, 1200 * 1024);
     let reply = world.get(LIST).await;
     assert_eq!((reply.status(), reply.body().len()), (StatusCode::OK, list.len()));
-    assert_eq!(world.metric(r#"workspace_gateway_unstored_answers_total{reason="memory"}"#), 1.0);
+    assert_eq!(world.metric(r#"workspace_gateway_unstored_responses_total{reason="memory"}"#), 1.0);
     drop(rest);
     // Nothing is remembered of it.
     assert!(world.get(LIST).await.cache_status().contains("; stored"));

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use http::{Method, StatusCode};
+use strum::VariantArray;
 use workspace_gateway::testing::catalogue::Service;
 use workspace_gateway::testing::request::BypassReason;
 
@@ -52,7 +53,7 @@ async fn every_reason_to_bypass_is_told_and_nothing_is_kept() {
             let path = path.replace("PROJECT", PROJECT);
             let reply = world.http.send(Method::GET, &world.url(&path), headers, *body).await;
             calls += 1;
-            let expected = format!("workspace-gateway; fwd=bypass; detail={}", reason.as_str());
+            let expected = format!("workspace-gateway; fwd=bypass; detail={}", reason.into_str());
             assert_eq!(reply.cache_status(), expected, "{path} {headers:?} {body:?}");
             assert!(!reply.headers().contains_key("age"));
             assert_eq!(world.upstream_calls(), calls, "{path}");
@@ -62,10 +63,11 @@ async fn every_reason_to_bypass_is_told_and_nothing_is_kept() {
     }
     assert_eq!(world.metric("workspace_gateway_entries"), 0.0);
 
-    let shown: BTreeSet<_> = cases.iter().map(|(reason, ..)| reason.as_str()).collect();
+    let shown: BTreeSet<_> = cases.iter().map(|(reason, ..)| reason.into_str()).collect();
     // These have tests of their own, here, in `caching` and where an operation captures more.
-    let elsewhere = [BypassReason::Mode, BypassReason::TooLarge, BypassReason::PathSegment].map(BypassReason::as_str);
-    let all: BTreeSet<_> = BypassReason::ALL.iter().map(|reason| reason.as_str()).collect();
+    let elsewhere =
+        [BypassReason::Mode, BypassReason::TooLarge, BypassReason::PathSegment].map(|reason| reason.into_str());
+    let all: BTreeSet<_> = BypassReason::VARIANTS.iter().map(|reason| reason.into_str()).collect();
     assert_eq!(shown.union(&elsewhere.into()).copied().collect::<BTreeSet<_>>(), all);
 }
 

@@ -58,21 +58,21 @@ async fn rest(stream: &mut TcpStream) -> Vec<u8> {
 
 #[tokio::test]
 async fn who_says_nothing_or_half_of_it_is_hung_up_on() {
-    let world = World::with("[limits]\nhead_timeout = \"50ms\"\nkeepalive_timeout = \"1h\"").await;
+    let world = World::with("[limits]\nheader_timeout = \"50ms\"\nkeepalive_timeout = \"1h\"").await;
     for (count, begun) in
         ["", "GET / HTTP/1.1\r\nHost:", "PRI * HTTP/2.0\r\n", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0"].iter().enumerate()
     {
         let mut stream = connect(&world, begun);
         let said = rest(&mut stream).await;
         assert!(!String::from_utf8_lossy(&said).contains("HTTP/1.1 2"));
-        world.until_metric(&ended("head-timeout"), (count + 1) as f64).await;
+        world.until_metric(&ended("header-timeout"), (count + 1) as f64).await;
     }
     world.until_metric("workspace_gateway_connections", 0.0).await;
 }
 
 #[tokio::test]
 async fn an_idle_connection_outlives_the_time_for_a_head() {
-    let world = World::with("[limits]\nhead_timeout = \"50ms\"\nkeepalive_timeout = \"1h\"").await;
+    let world = World::with("[limits]\nheader_timeout = \"50ms\"\nkeepalive_timeout = \"1h\"").await;
     let mut idle = connect(&world, &request(&world));
     assert!(answer(&mut idle).await.starts_with("HTTP/1.1 200 "));
     // Begun later, and over already.
@@ -83,11 +83,11 @@ async fn an_idle_connection_outlives_the_time_for_a_head() {
 
 #[tokio::test]
 async fn an_idle_connection_is_closed_in_its_own_time() {
-    let world = World::with("[limits]\nhead_timeout = \"1h\"\nkeepalive_timeout = \"50ms\"").await;
+    let world = World::with("[limits]\nheader_timeout = \"1h\"\nkeepalive_timeout = \"50ms\"").await;
     let mut idle = connect(&world, &request(&world));
     let said = rest(&mut idle).await;
     assert!(said.starts_with(b"HTTP/1.1 200 "));
-    assert_eq!((world.metric(&ended("keepalive-timeout")), world.metric(&ended("head-timeout"))), (1.0, 0.0));
+    assert_eq!((world.metric(&ended("keepalive-timeout")), world.metric(&ended("header-timeout"))), (1.0, 0.0));
 }
 
 #[tokio::test]
@@ -174,7 +174,7 @@ async fn one_too_many_waits_until_another_ends() {
 
 #[tokio::test]
 async fn a_crowd_at_the_operators_door_does_not_take_the_clients() {
-    let world = World::with("[limits]\nhead_timeout = \"200ms\"").await;
+    let world = World::with("[limits]\nheader_timeout = \"200ms\"").await;
     let crowd: Vec<_> =
         (0..200).map(|_| std::net::TcpStream::connect(world.server.metrics_address()).unwrap()).collect();
     assert!(world.get(LIST).await.status().is_success());

@@ -127,11 +127,11 @@ impl Upstream for Services {
     fn ask<'a>(
         &'a self,
         key: &'a RequestKey,
-        errand: FetchContext,
+        context: FetchContext,
         _: &'a Account,
     ) -> PendingResponse<'a, UpstreamResponse> {
         let mood = *self.mood.lock().unwrap();
-        let caller = errand.credential.token().unwrap().to_str().unwrap().parse().unwrap();
+        let caller = context.credential.token().unwrap().to_str().unwrap().parse().unwrap();
         let key = KEYS.iter().position(|target| is_of(key, target)).unwrap();
         let call = Call { caller, key, sent: Clock::System.now(), is_good: mood == Mood::Well };
         self.calls.lock().unwrap().push(call);

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use strum::VariantArray;
 use workspace_gateway::testing::cache::miss::Miss;
 use workspace_gateway::testing::cache::unstorable::Unstorable;
 use workspace_gateway::testing::config::REFERENCE;
@@ -106,17 +107,17 @@ async fn every_metric_is_told() {
 
 #[test]
 fn every_result_and_reason_is_told() {
-    let bypasses = BypassReason::ALL.iter().map(|reason| reason.as_str());
-    let unstorable = Unstorable::ALL.iter().map(|reason| reason.as_str());
-    let refusals = SignatureRejection::ALL.iter().map(|refusal| refusal.as_str());
-    let invalid = Invalid::ALL.iter().map(|invalid| invalid.as_str());
+    let bypasses = BypassReason::VARIANTS.iter().map(|reason| reason.into_str());
+    let unstorable = Unstorable::VARIANTS.iter().map(|reason| reason.into_str());
+    let refusals = SignatureRejection::VARIANTS.iter().map(|refusal| refusal.into_str());
+    let invalid = Invalid::VARIANTS.iter().map(|invalid| invalid.into_str());
     let names = bypasses
         .chain(unstorable)
         .chain(refusals)
         .chain(invalid)
-        .chain(Miss::ALL.iter().map(|miss| miss.as_str()))
-        .chain(Failure::ALL.iter().map(|failure| failure.as_str()))
-        .chain(Outcome::ALL.iter().map(|outcome| outcome.as_str()));
+        .chain(Miss::VARIANTS.iter().map(|miss| miss.into_str()))
+        .chain(Failure::VARIANTS.iter().map(|failure| failure.into_str()))
+        .chain(Outcome::VARIANTS.iter().map(|outcome| outcome.into_str()));
     for name in names {
         assert!(README.contains(&format!("`{name}`")), "{name}");
     }
@@ -125,10 +126,12 @@ fn every_result_and_reason_is_told() {
 #[test]
 fn every_event_is_told_with_its_level_its_meaning_and_an_action() {
     let operating = include_str!("../deploy/operating.md");
-    for event in Event::ALL {
-        let row = format!("| `{}` | ", event.as_str());
-        let row =
-            operating.lines().find_map(|line| line.strip_prefix(&row)).unwrap_or_else(|| panic!("{}", event.as_str()));
+    for &event in Event::VARIANTS {
+        let row = format!("| `{}` | ", event.into_str());
+        let row = operating
+            .lines()
+            .find_map(|line| line.strip_prefix(&row))
+            .unwrap_or_else(|| panic!("{}", event.into_str()));
         let cells: Vec<_> = row.trim_end_matches(" |").split(" | ").collect();
         // Those for somebody to act are warnings, and say what to do. A refused caller is a matter of the client's.
         let is_warning = event.is_bad() && event != Event::Denial;

@@ -222,7 +222,7 @@ async fn a_purge_bypassing_and_other_settings_end_the_fast_path() {
     let changes: [(&str, Change); 4] = [
         ("fwd=miss", |world| world.purge()),
         ("fwd=bypass", |world| world.server.gateway().set_mode(Mode::Bypass)),
-        ("; hit", |world| drop(world.reload(&on("[cache]\npatience = \"3s\"")).unwrap())),
+        ("; hit", |world| drop(world.reload(&on("[cache]\nstale_if_slow = \"3s\"")).unwrap())),
         ("fwd=miss", |world| {
             drop(world.reload(&on("[[operation]]\nname = \"ListProducts\"\nsharing = \"caller\"")).unwrap());
         }),
@@ -413,7 +413,7 @@ async fn it_is_logged_as_any_hit() {
     let mut lines: Vec<_> = events.filter(|event| event["target"] == "workspace_gateway::access").collect();
     assert_eq!(lines.iter().map(|line| line["request_id"].as_str().unwrap()).skip(1).collect::<Vec<_>>(), ids[1..]);
     for line in &mut lines {
-        for name in ["timestamp", "request_id", "head_ms", "total_ms"] {
+        for name in ["timestamp", "request_id", "ttfb_ms", "total_ms"] {
             assert!(!line[name].is_null(), "{name}");
             line.as_object_mut().unwrap().remove(name);
         }

@@ -45,10 +45,11 @@ impl<'w> ProxyRoute<'w> {
             age: Duration::ZERO,
             max_body: 1 << 20,
         };
-        let egress = ProxyConfig::read(|name| self.proxy.filter(|_| name == "HTTPS_PROXY").map(Into::into)).unwrap();
+        let proxy_config =
+            ProxyConfig::read(|name| self.proxy.filter(|_| name == "HTTPS_PROXY").map(Into::into)).unwrap();
         let pem = self.ca_file.map(|path| std::fs::read(path).unwrap());
         let named = self.ca_file.zip(pem.as_deref()).map(|(path, pem)| Authorities { path, pem });
-        let client = HttpClient::new(named, egress, limits, Via::new(1), Clock::System, |_| {}).unwrap();
+        let client = HttpClient::new(named, proxy_config, limits, Via::new(1), Clock::System, |_| {}).unwrap();
         let (scheme, authority) = self.url.split_once("://").unwrap();
         let origin = Origin::new(scheme.parse().unwrap(), authority.parse().unwrap());
         let (head, ()) = Request::get("/v2/p/desktops").body(()).unwrap().into_parts();
@@ -57,7 +58,7 @@ impl<'w> ProxyRoute<'w> {
 
     async fn assert_fails(&self, fault: Fault, label: &str) {
         let error = self.failure().await;
-        assert_eq!((error.fault(), error.failure().as_str()), (fault, label), "{error}");
+        assert_eq!((error.fault(), error.failure().into_str()), (fault, label), "{error}");
     }
 }
 

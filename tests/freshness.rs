@@ -14,7 +14,7 @@ const UNDER_WAY: &str = "workspace_gateway_upstream_calls{kind=\"product-list\",
 
 /// Grants that outlive the answers here.
 const SETTINGS: &str = "[cache]\nttl = \"1m\"\nstale_while_revalidate = \"1m\"\nstale_if_error = \"10m\"\n\
-                        patience = \"60s\"\n[grants]\ngrant_ttl = \"1h\"\noutage_grace = \"2h\"";
+                        stale_if_slow = \"60s\"\n[grants]\ngrant_ttl = \"1h\"\noutage_grace = \"2h\"";
 
 /// What this cache says of an answer.
 fn told(reply: &Reply) -> &str {
@@ -96,8 +96,8 @@ async fn nobody_waits_longer_than_patience_with_a_stale_answer_in_hand() {
         all(asking).await.iter().map(|reply| (told(reply).to_owned(), reply.body().clone())).collect();
     words.sort();
     let stale = |word: &str| (word.to_owned(), before.body().clone());
-    let follower = stale("fwd=stale; collapsed; detail=patience");
-    assert_eq!(words, [follower.clone(), follower, stale("fwd=stale; detail=patience")]);
+    let follower = stale("fwd=stale; collapsed; detail=stale-if-slow");
+    assert_eq!(words, [follower.clone(), follower, stale("fwd=stale; detail=stale-if-slow")]);
     assert_eq!(world.upstream_calls(), 1);
     world.simulator.release();
     landed(&world, 1).await;
@@ -107,17 +107,17 @@ async fn nobody_waits_longer_than_patience_with_a_stale_answer_in_hand() {
 
 #[tokio::test]
 async fn patience_excuses_no_lapsed_grant() {
-    let world = World::with("[cache]\npatience = \"1ms\"").await;
+    let world = World::with("[cache]\nstale_if_slow = \"1ms\"").await;
     let before = world.get(LIST).await;
     world.seconds_pass(300);
     world.simulator.hold();
     let short = "answer_timeout = \"200ms\"\nfirst_byte_timeout = \"200ms\"\nconnect_timeout = \"200ms\"";
-    world.reload(&format!("[cache]\npatience = \"1ms\"\n[upstream]\n{short}")).unwrap();
+    world.reload(&format!("[cache]\nstale_if_slow = \"1ms\"\n[upstream]\n{short}")).unwrap();
     // Only when its own call has failed, which takes as long as it takes.
     let stale = world.get(LIST).await;
     assert_eq!(stale.body(), before.body());
     assert!(["fwd=stale; detail=timeout", "fwd=stale; detail=first-byte"].contains(&told(&stale)), "{stale:?}");
-    assert_eq!(told(&world.get(LIST).await), "hit; ttl=-1; detail=paused", "and so soon after not again");
+    assert_eq!(told(&world.get(LIST).await), "hit; ttl=-1; detail=backoff", "and so soon after not again");
     world.seconds_pass(5);
     world.simulator.release();
     world.reload("").unwrap();
@@ -200,17 +200,17 @@ async fn after_a_failure_upstream_is_left_alone_for_error_ttl() {
     world.seconds_pass(120);
     fail(&world, 500);
     assert_eq!(told(&world.get_as(&one, LIST).await), "fwd=stale; fwd-status=500; detail=status");
-    assert_eq!(told(&world.get_as(&one, LIST).await), "hit; ttl=-60; detail=paused");
+    assert_eq!(told(&world.get_as(&one, LIST).await), "hit; ttl=-60; detail=backoff");
     assert_eq!(told(&world.get_as(&two, LIST).await), "fwd=stale; fwd-status=500; detail=status", "may be one's own");
     world.seconds_pass(4);
-    assert_eq!(told(&world.get_as(&three, LIST).await), "hit; ttl=-64; detail=paused");
+    assert_eq!(told(&world.get_as(&three, LIST).await), "hit; ttl=-64; detail=backoff");
     assert_eq!(world.upstream_calls(), 2);
     // Another question may fare better.
     world.simulator.fail_with(None);
     assert_eq!(told(&world.get_as(&two, OTHER).await), "fwd=stale; fwd-status=200; stored; detail=expired");
     world.seconds_pass(1);
     assert_eq!(told(&world.get_as(&three, LIST).await), "fwd=stale; fwd-status=200; stored; detail=expired");
-    assert_eq!(world.metric("workspace_gateway_pauses_total{cause=\"failure\"}"), 2.0);
+    assert_eq!(world.metric("workspace_gateway_backoffs_total{cause=\"failure\"}"), 2.0);
 }
 
 #[tokio::test]
@@ -223,7 +223,7 @@ async fn a_success_ends_the_pause_of_a_question() {
     for caller in [&one, &two] {
         assert_eq!(told(&world.get_as(caller, LIST).await), "fwd=stale; fwd-status=500; detail=status");
     }
-    assert_eq!(told(&world.get_as(&one, LIST).await), "hit; ttl=-60; detail=paused");
+    assert_eq!(told(&world.get_as(&one, LIST).await), "hit; ttl=-60; detail=backoff");
     world.simulator.fail_with(None);
     header(&world, "cache-control", "max-age=1");
     let headers = [("x-auth-token", two.as_str()), ("cache-control", "no-cache")];
@@ -263,10 +263,10 @@ async fn a_503_that_says_when_to_ask_again_is_heeded_within_reason() {
         assert!(told(&world.get_as(&one, LIST).await).contains("fwd-status=503"));
         world.simulator.fail_with(None);
         world.seconds_pass(at_least - 1);
-        assert!(told(&world.get_as(&one, LIST).await).ends_with("detail=paused"), "{value}");
+        assert!(told(&world.get_as(&one, LIST).await).ends_with("detail=backoff"), "{value}");
         if at_least > 5 {
             let other = world.get_as(&one, OTHER).await;
-            assert!(told(&other).ends_with("detail=paused"), "the service said so, not the key");
+            assert!(told(&other).ends_with("detail=backoff"), "the service said so, not the key");
         }
         assert_eq!(world.upstream_calls(), 1);
         world.seconds_pass(at_most - at_least + 1);
@@ -313,10 +313,10 @@ async fn refreshes_stop_with_a_second(status: u16) {
         told(&reply).split_once("; ").unwrap().1.to_owned()
     };
     assert_eq!(detail(&one, 0).await, refused);
-    assert!(detail(&one, 1).await.ends_with("paused"), "its own refreshes pause");
+    assert!(detail(&one, 1).await.ends_with("backoff"), "its own refreshes pause");
     assert!(detail(&three, 1).await.starts_with("fwd-status=200"), "and nobody else's");
     assert_eq!(detail(&two, 2).await, refused);
-    assert!(detail(&three, 3).await.ends_with("paused"), "two have not both asked too often");
+    assert!(detail(&three, 3).await.ends_with("backoff"), "two have not both asked too often");
     assert_eq!(world.upstream_calls(), 3);
     world.seconds_pass(30);
     assert!(detail(&three, 3).await.starts_with("fwd-status=200"));
@@ -504,7 +504,7 @@ async fn behind_another_gateway_too_upstream_is_left_alone() {
     fail(&world, 503);
     header(&world, "retry-after", "30");
     let via = ("via", "1.1 workspace-gateway-0123abcd");
-    for expected in ["fwd=stale; fwd-status=503; detail=status", "hit; ttl=-60; detail=paused"] {
+    for expected in ["fwd=stale; fwd-status=503; detail=status", "hit; ttl=-60; detail=backoff"] {
         let reply = world.http.send(Method::GET, &world.url(LIST), &[("x-auth-token", &one), via], "").await;
         assert_eq!(told(&reply), expected);
     }

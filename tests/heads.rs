@@ -267,7 +267,7 @@ async fn explain_says_what_is_refused_as_serve_does() {
         let expected = format!(
             "answered {} here, and not sent on: {}: {}",
             invalid.status().as_u16(),
-            invalid.as_str(),
+            invalid.into_str(),
             invalid.describe()
         );
         assert_eq!(explain(url, &[header]).await, expected);

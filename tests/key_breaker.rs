@@ -15,7 +15,7 @@ const LIST: &str = "/v2/PROJECT/products?os_type=Linux";
 const OTHER: &str = "/v2/PROJECT/products?os_type=Windows";
 const APP_LIST: &str = "/v1/PROJECT/product";
 const DESKTOPS: &str = "/v2/PROJECT/desktops";
-const HELD: &str = "workspace_gateway_signatures_total{result=\"key-held\"}";
+const HELD: &str = "workspace_gateway_signatures_total{result=\"key-suspended\"}";
 
 /// A gateway that knows one key, with these settings.
 async fn one_key(settings: &str) -> (Arc<World>, IssuedKey) {

@@ -310,7 +310,7 @@ async fn each_failure_outside_shows_what_the_grant_covered_and_nothing_where_out
 #[tokio::test(start_paused = true)]
 async fn a_backoff_that_is_under_way_when_the_grace_ends_shows_nothing_after_it() {
     for outage in Outage::all() {
-        let settings = "[cache]\nerror_ttl = \"60s\"\nstale_if_error = \"1d\"\n[grants]\noutage_grace = \"1h\"\n";
+        let settings = "[cache]\nnegative_ttl = \"60s\"\nbackoff = \"60s\"\nstale_if_error = \"1d\"\n[grants]\noutage_grace = \"1h\"\n";
         let mut gateway = InProcess::new(Kept::Before, settings).await;
         // The grant was proved at 0 s.
         advance(Duration::from_secs(3_590 - ASKED)).await;
@@ -327,7 +327,7 @@ async fn a_backoff_that_is_under_way_when_the_grace_ends_shows_nothing_after_it(
 #[tokio::test(start_paused = true)]
 async fn what_another_caller_brings_while_a_grant_is_extended_is_not_shown_by_it() {
     for outage in Outage::all() {
-        let mut gateway = InProcess::new(Kept::Before, "[cache]\nerror_ttl = \"60s\"\n").await;
+        let mut gateway = InProcess::new(Kept::Before, "[cache]\nnegative_ttl = \"60s\"\nbackoff = \"60s\"\n").await;
         advance(NOBODY_REACHED).await;
         shown(&gateway.meets(&outage).await, &outage);
         // The other caller's grant stands. It has the entry replaced.

@@ -90,7 +90,7 @@ async fn upstream(name: &str) -> (Simulator, String, String) {
 fn config_in(environment: &[(&str, &str)], url: &str, settings: &str) -> Config {
     let find =
         |name: &str| environment.iter().find(|(known, _)| *known == name).map(|(_, value)| OsString::from(value));
-    Config { egress: ProxyConfig::read(find).unwrap(), ..config(url, url, settings) }
+    Config { proxy_config: ProxyConfig::read(find).unwrap(), ..config(url, url, settings) }
 }
 
 fn authority(url: &str) -> String {

@@ -2,6 +2,7 @@
 //! `Cache-Status` as far as the caller may know.
 
 use http::{HeaderName, Method, StatusCode};
+use strum::VariantArray;
 use workspace_gateway::testing::cache::miss::Miss;
 use workspace_gateway::testing::cache::unstorable::Unstorable;
 
@@ -16,10 +17,10 @@ fn told(reply: &Reply) -> &str {
 /// How often each reason was counted.
 fn missed(world: &World) -> Vec<(Miss, f64)> {
     let counted = |miss: Miss| {
-        let labels = format!("operation=\"ListProducts\",reason=\"{}\"", miss.as_str());
+        let labels = format!("operation=\"ListProducts\",reason=\"{}\"", miss.into_str());
         world.metric(&format!("workspace_gateway_misses_total{{{labels}}}"))
     };
-    Miss::ALL.map(|miss| (miss, counted(miss))).into_iter().filter(|(_, count)| *count > 0.0).collect()
+    Miss::VARIANTS.iter().map(|&miss| (miss, counted(miss))).filter(|(_, count)| *count > 0.0).collect()
 }
 
 /// A gateway of which one caller has a grant, and its misses so far: that of the call by which it has been proved.
@@ -101,7 +102,7 @@ async fn each_reason_for_a_miss_is_counted_and_told() {
         assert!(counted.iter().any(|(miss, _)| *miss == expected), "{expected:?}: {counted:?}");
         seen.push(expected);
     }
-    assert_eq!(seen, Miss::ALL, "a reason is missing here");
+    assert_eq!(seen, Miss::VARIANTS, "a reason is missing here");
 }
 
 #[tokio::test]
@@ -151,9 +152,9 @@ async fn a_hit_and_a_bypass_are_no_miss() {
 async fn each_answer_that_is_not_stored_is_counted_once() {
     let (world, token) = granted("").await;
     let counted = |reason: Unstorable| {
-        world.metric(&format!("workspace_gateway_unstored_answers_total{{reason=\"{}\"}}", reason.as_str()))
+        world.metric(&format!("workspace_gateway_unstored_responses_total{{reason=\"{}\"}}", reason.into_str()))
     };
-    let all = || Unstorable::ALL.iter().map(|reason| counted(*reason)).sum::<f64>();
+    let all = || Unstorable::VARIANTS.iter().map(|reason| counted(*reason)).sum::<f64>();
     assert_eq!(all(), 0.0);
     world.simulator.deny(&token);
     assert_eq!(told(&ask(&world, &token, &[]).await), "fwd=miss; fwd-status=403; detail=denied");

@@ -55,7 +55,7 @@ async fn grants_there_are_go_by_the_new_terms() {
     world.seconds_pass(101);
     assert_eq!(world.get(LIST).await.status(), StatusCode::OK, "an outage is bridged");
     world
-        .reload("[cache]\nttl = \"1h\"\nerror_ttl = \"0s\"\n[grants]\ngrant_ttl = \"100s\"\non_outage = \"refuse\"")
+        .reload("[cache]\nttl = \"1h\"\nnegative_ttl = \"0s\"\nbackoff = \"0s\"\n[grants]\ngrant_ttl = \"100s\"\non_outage = \"refuse\"")
         .unwrap();
     assert_eq!(world.get(LIST).await.status(), StatusCode::SERVICE_UNAVAILABLE);
 }
@@ -239,7 +239,7 @@ async fn a_mistake_changes_nothing_and_is_named() {
     for (bad, parts) in [
         ("[[operation", &["test.toml", "not TOML"][..]),
         ("kept = true", &["cache", "kept"]),
-        ("patience = \"soon\"", &["cache.patience", "\"soon\"", "\"5m\""]),
+        ("stale_if_slow = \"soon\"", &["cache.stale_if_slow", "\"soon\"", "\"5m\""]),
         ("[upstream]\nca_file = \"/does/not/exist.pem\"", &["upstream.ca_file /does/not/exist.pem"]),
     ] {
         let error = world.reload(&format!("{good}{bad}")).unwrap_err().to_string();
@@ -312,7 +312,7 @@ async fn connections_stay_open_and_only_new_ones_keep_to_new_times() {
     );
     let mut old = TcpStream::connect(world.server.proxy_address()).await.unwrap();
     world.until_metric("workspace_gateway_connections", 1.0).await;
-    world.reload("[limits]\nhead_timeout = \"30ms\"\nkeepalive_timeout = \"30ms\"").unwrap();
+    world.reload("[limits]\nheader_timeout = \"30ms\"\nkeepalive_timeout = \"30ms\"").unwrap();
     for address in [world.server.proxy_address(), world.server.metrics_address()] {
         let mut silent = TcpStream::connect(address).await.unwrap();
         assert_eq!(within(silent.read(&mut [0; 1])).await.unwrap(), 0, "closed");
@@ -325,9 +325,9 @@ async fn connections_stay_open_and_only_new_ones_keep_to_new_times() {
 
 #[tokio::test]
 async fn draining_takes_no_longer_than_it_may_by_then() {
-    let settings = |drain_timeout: &str| {
+    let settings = |shutdown_timeout: &str| {
         let upstream = "[upstream]\nfirst_byte_timeout = \"1h\"\nanswer_timeout = \"1h\"";
-        format!("{upstream}\n[limits]\ndrain_timeout = \"{drain_timeout}\"")
+        format!("{upstream}\n[limits]\nshutdown_timeout = \"{shutdown_timeout}\"")
     };
     let world = World::with(&settings("1h")).await;
     world.simulator.hold();

@@ -22,7 +22,7 @@ const PROOF: &str = "/v2/PROJECT/products?limit=1";
 const EMPTY: &str = r#"{"products":[]}"#;
 const FULL: &str = r#"{"products":["full"]}"#;
 
-/// A gateway on a paused clock, with an upstream that the test answers for. `stale_if_slow` is 1 s (`cache.patience`).
+/// A gateway on a paused clock, with an upstream that the test answers for. `stale_if_slow` is 1 s (`cache.stale_if_slow`).
 struct Bench {
     gateway: Arc<Gateway>,
     calls: UnboundedReceiver<Call>,
@@ -33,7 +33,7 @@ impl Bench {
     async fn with_granted(tokens: &[&'static str]) -> Self {
         let (upstream, calls) = Scripted::new();
         let config =
-            config("http://127.0.0.1:1", "http://127.0.0.1:1", "[cache]\npatience = \"1s\"\nttl_jitter = \"0%\"");
+            config("http://127.0.0.1:1", "http://127.0.0.1:1", "[cache]\nstale_if_slow = \"1s\"\nttl_jitter = \"0%\"");
         let gateway = Gateway::before(upstream, &config, Clock::System, Random::System).unwrap();
         let mut bench = Self { gateway, calls };
         for token in tokens {

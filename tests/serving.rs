@@ -46,7 +46,7 @@ async fn it_serves_logs_a_line_per_request_and_stops_when_told() {
             (&line["operation"], &line["status"], &line["method"]),
             (&"ListProducts".into(), &200.into(), &"GET".into())
         );
-        assert_eq!(line["whole"], true);
+        assert_eq!(line["complete"], true);
         assert!(line["total_ms"].as_f64().unwrap() > 0.0 && line["bytes"].as_u64().unwrap() > 0);
     }
     assert_eq!(lines[1]["request_id"], ids[1].as_str());
@@ -153,7 +153,7 @@ async fn stopping_finishes_what_is_in_flight_and_takes_nothing_new() {
 
 #[tokio::test]
 async fn stopping_waits_no_longer_than_it_may() {
-    let world = World::with("[upstream]\nanswer_timeout = \"1h\"\n[limits]\ndrain_timeout = \"50ms\"").await;
+    let world = World::with("[upstream]\nanswer_timeout = \"1h\"\n[limits]\nshutdown_timeout = \"50ms\"").await;
     world.simulator.hold();
     let (http, token, url) = (world.http.clone(), world.token.clone(), world.url(LIST));
     let asking = tokio::spawn(async move { http.send(Method::GET, &url, &[("x-auth-token", &token)], "").await });

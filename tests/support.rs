@@ -51,7 +51,8 @@ pub const PROOF: &str = "/v2/PROJECT/products?limit=0";
 
 /// Settings of the cache by which whoever finds something stale waits for upstream, and by which nothing
 /// is remembered of failures.
-pub const WAITING: &str = "stale_while_revalidate = \"0s\"\npatience = \"60s\"\nerror_ttl = \"0s\"\n";
+pub const WAITING: &str =
+    "stale_while_revalidate = \"0s\"\nstale_if_slow = \"60s\"\nnegative_ttl = \"0s\"\nbackoff = \"0s\"\n";
 
 /// The variables that tell the way to upstream. Where the tests run they may be set.
 pub const PROXY_VARIABLES: [&str; 4] = ["https_proxy", "HTTPS_PROXY", "no_proxy", "NO_PROXY"];
@@ -472,11 +473,11 @@ impl Upstream for Scripted {
     fn ask<'a>(
         &'a self,
         _: &'a RequestKey,
-        errand: FetchContext,
+        context: FetchContext,
         _: &'a Account,
     ) -> PendingResponse<'a, UpstreamResponse> {
         let (answer, answered) = oneshot::channel();
-        self.0.send(Call { token: errand.credential.token().unwrap().to_str().unwrap().to_owned(), answer }).unwrap();
+        self.0.send(Call { token: context.credential.token().unwrap().to_str().unwrap().to_owned(), answer }).unwrap();
         Box::pin(async { answered.await.unwrap().map(UpstreamResponse::read) })
     }
 

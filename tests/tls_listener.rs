@@ -319,14 +319,14 @@ async fn an_operator_elsewhere_speaks_tls_and_shows_the_token() {
 
 #[tokio::test]
 async fn silence_takes_nobodys_place_for_long() {
-    let (world, authority) = secured("tls-silent", "[limits]\nhead_timeout = \"40ms\"\nmax_connections = 2\n").await;
+    let (world, authority) = secured("tls-silent", "[limits]\nheader_timeout = \"40ms\"\nmax_connections = 2\n").await;
     let silent = [connect(&world).await, connect(&world).await];
     let mut line = line(&world, &Client { offers: &["http/1.1"], ..Client::of(&authority) }).await;
     assert_eq!(line.asks(world.head(LIST, &[])).await.status(), 200);
     for mut client in silent {
         assert_eq!(within(client.read(&mut [0; 1])).await.unwrap(), 0);
     }
-    let ended = world.metric("workspace_gateway_connections_ended_total{cause=\"head-timeout\"}");
+    let ended = world.metric("workspace_gateway_connections_ended_total{cause=\"header-timeout\"}");
     assert!(ended >= 1.0 && failed(&world) == 0.0);
 }
 

@@ -22,7 +22,7 @@ const PRIVATE: &str = "workspace_gateway_private_scopes";
 
 /// Entries expire long before grants do.
 /// Answers are soon stale, and then waited for.
-const SETTINGS: &str = "[cache]\nttl = \"1m\"\nstale_while_revalidate = \"0s\"\npatience = \"60s\"\n";
+const SETTINGS: &str = "[cache]\nttl = \"1m\"\nstale_while_revalidate = \"0s\"\nstale_if_slow = \"60s\"\n";
 
 /// What a caller is shown. Printed as its length, which differs by view.
 #[derive(Clone, PartialEq)]

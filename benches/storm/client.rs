@@ -108,7 +108,8 @@ impl Client {
         if is_slow || self.dice.random_ratio(1, 10) {
             self.line = None;
         }
-        let patience = self.dice.random_ratio(1, 30).then(|| Duration::from_millis(self.dice.random_range(0..300)));
+        let stale_if_slow =
+            self.dice.random_ratio(1, 30).then(|| Duration::from_millis(self.dice.random_range(0..300)));
         let leaves_in_body = self.dice.random_ratio(1, 50);
 
         let request = self.request(question, &wish);
@@ -131,7 +132,7 @@ impl Client {
         };
         begun = Clock::System.now();
         let answering = line.send(request);
-        let answer = tokio::time::timeout(patience.unwrap_or(HANG), answering).await;
+        let answer = tokio::time::timeout(stale_if_slow.unwrap_or(HANG), answering).await;
         let (mut exchange, body) = match answer {
             Ok(Ok(response)) => {
                 let (head, body) = response.into_parts();
@@ -145,7 +146,7 @@ impl Client {
             Err(_) => {
                 // By HTTP/2 this resets a stream, and the connection goes on.
                 self.line.take_if(|_| !self.speaks_http2);
-                let end = if patience.is_some() { End::HungUp } else { End::Broken("it hangs".to_owned()) };
+                let end = if stale_if_slow.is_some() { End::HungUp } else { End::Broken("it hangs".to_owned()) };
                 return exchange(begun, end);
             }
         };

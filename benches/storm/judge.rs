@@ -237,7 +237,7 @@ impl Judge {
         {
             return Err("a 304 unasked".to_owned());
         }
-        let is_at_hand = from_memory && !matches!(case.source, Source::Patience | Source::Failure);
+        let is_at_hand = from_memory && !matches!(case.source, Source::StaleIfSlow | Source::Failure);
         let is_excused = matches!(case.source, Source::Failure | Source::Refusal);
         let is_as_wished = match case.exchange.wish {
             RequestDirectives::None | RequestDirectives::IfNoneMatch(..) => true,
@@ -264,7 +264,7 @@ impl Judge {
         let allowed = match case.source {
             Source::Fresh => TTL,
             Source::Revalidating => TTL + STALE_WHILE_REVALIDATE,
-            Source::Paused | Source::Patience | Source::Failure => longest_life(),
+            Source::Backoff | Source::StaleIfSlow | Source::Failure => longest_life(),
             Source::Upstream | Source::Relayed => Duration::ZERO,
             Source::Another => ANSWER_TIMEOUT,
             Source::Refusal | Source::Negative | Source::Unsaid => return Err("a list from nowhere".to_owned()),
@@ -316,7 +316,7 @@ impl Judge {
         let life = match case.source {
             Source::Upstream | Source::Relayed => Duration::ZERO,
             // Its own call has failed, now or just before.
-            Source::Paused | Source::Failure => OUTAGE_GRACE,
+            Source::Backoff | Source::Failure => OUTAGE_GRACE,
             _ => GRANT_TTL,
         };
         if !case.standing().within(self.since(case, life), case.decided()).any(|is_good| is_good) {
@@ -347,7 +347,7 @@ impl Judge {
                     (None, _) => false,
                 })
             }
-            Source::Paused => case.was(ERROR_TTL.max(RETRY_AFTER) + LONGEST_CALL, Weather::fails),
+            Source::Backoff => case.was(ERROR_TTL.max(RETRY_AFTER) + LONGEST_CALL, Weather::fails),
             _ => true,
         };
         if is_possible { Ok(()) } else { Err("upstream has not failed like that".to_owned()) }

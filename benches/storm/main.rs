@@ -268,9 +268,9 @@ fn tell_weather(journal: &Journal) {
     let mut counts = std::collections::BTreeMap::<_, usize>::new();
     journal.weather.all().for_each(|weather| *counts.entry(weather.name()).or_default() += 1);
     let weather: Vec<_> = counts.iter().map(|(name, count)| format!("{count} × {name}")).collect();
-    let standings: usize = journal.standing.iter().map(|standing| standing.all().count() - 1).sum();
+    let grant_states: usize = journal.standing.iter().map(|standing| standing.all().count() - 1).sum();
     println!("upstream: {}", weather.join(", "));
-    println!("{} versions of the catalogue, {standings} tokens revoked or restored", journal.version.all().count());
+    println!("{} versions of the catalogue, {grant_states} tokens revoked or restored", journal.version.all().count());
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -29,7 +29,7 @@ pub(crate) fn toml(workspace: &str, appstream: &str) -> String {
     let ms = |span: Duration| format!("\"{}ms\"", span.as_millis());
     let [ttl, answer_timeout] = [TTL, ANSWER_TIMEOUT].map(ms);
     let [stale_while_revalidate, stale_if_error] = [STALE_WHILE_REVALIDATE, STALE_IF_ERROR].map(ms);
-    let [error_ttl, patience] = [ERROR_TTL, PATIENCE].map(ms);
+    let [negative_ttl, stale_if_slow] = [ERROR_TTL, PATIENCE].map(ms);
     let [grant_ttl, outage_grace, denial_ttl] = [GRANT_TTL, OUTAGE_GRACE, DENIAL_TTL].map(ms);
     format!(
         r#"
@@ -54,8 +54,9 @@ pub(crate) fn toml(workspace: &str, appstream: &str) -> String {
         ttl_jitter = "{JITTER}%"
         stale_while_revalidate = {stale_while_revalidate}
         stale_if_error = {stale_if_error}
-        error_ttl = {error_ttl}
-        patience = {patience}
+        negative_ttl = {negative_ttl}
+        backoff = {negative_ttl}
+        stale_if_slow = {stale_if_slow}
 
         [grants]
         grant_ttl = {grant_ttl}

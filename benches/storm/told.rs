@@ -29,9 +29,9 @@ pub(crate) enum Source {
     /// Stale, while it is asked for in the background.
     Revalidating,
     /// Stale, while upstream is left alone after a failure.
-    Paused,
+    Backoff,
     /// Stale, because upstream takes long.
-    Patience,
+    StaleIfSlow,
     /// Stale, because upstream has failed.
     Failure,
     /// From upstream, asked for this request alone or for it and others.
@@ -74,12 +74,12 @@ impl Told {
                 Some("denied") => Source::Refusal,
                 Some("negative") => Source::Negative,
                 Some("revalidating") => Source::Revalidating,
-                Some("paused") => Source::Paused,
+                Some("backoff") => Source::Backoff,
                 Some(_) => Source::Unsaid,
             },
             (false, None) => Source::Unsaid,
             (false, Some("bypass")) => Source::Relayed,
-            (false, Some(_)) if detail == Some("patience") => Source::Patience,
+            (false, Some(_)) if detail == Some("stale-if-slow") => Source::StaleIfSlow,
             (false, Some(_)) if is_list && !matches!(self.status, Some(200 | 304)) => Source::Failure,
             (false, Some(_)) if self.collapsed => Source::Another,
             (false, Some(_)) => Source::Upstream,

@@ -42,9 +42,9 @@ pub(super) fn page(gateway: &Gateway, query: &str) -> Page {
     };
     let mut all: Vec<_> = gateway.entries().collect();
     let total = all.len();
-    let rank = |(slot, entry): &(std::sync::Arc<CacheKey>, std::sync::Arc<Entry>)| {
+    let rank = |(cache_key, entry): &(std::sync::Arc<CacheKey>, std::sync::Arc<Entry>)| {
         // Those that nobody has asked for again come by name, so that they don't dance.
-        (std::cmp::Reverse(entry.hits()), slot.key.scope().path().to_owned(), slot.key.query().to_owned())
+        (std::cmp::Reverse(entry.hits()), cache_key.key.scope().path().to_owned(), cache_key.key.query().to_owned())
     };
     if let Some(last) = limit.checked_sub(1).filter(|&last| last < total) {
         all.select_nth_unstable_by_key(last, rank);
@@ -52,12 +52,13 @@ pub(super) fn page(gateway: &Gateway, query: &str) -> Page {
     all.truncate(limit);
     all.sort_by_cached_key(rank);
     let now = gateway.now();
-    let entries: Vec<EntrySummary> = all.iter().map(|(slot, entry)| listed(gateway, slot, entry, now)).collect();
+    let entries: Vec<EntrySummary> =
+        all.iter().map(|(cache_key, entry)| listed(gateway, cache_key, entry, now)).collect();
     json_page(StatusCode::OK, &json!({ "total": total, "entries": entries }))
 }
 
-fn listed(gateway: &Gateway, slot: &CacheKey, entry: &Entry, now: Instant) -> EntrySummary {
-    let (key, scope, life) = (&slot.key, slot.key.scope(), entry.life());
+fn listed(gateway: &Gateway, cache_key: &CacheKey, entry: &Entry, now: Instant) -> EntrySummary {
+    let (key, scope, life) = (&cache_key.key, cache_key.key.scope(), entry.life());
     let segments = scope.operation().template.captures(scope.path()).filter(|(name, _)| *name != "project_id");
     let (age, ttl) = (life.age(now).as_secs_f64(), life.lifetime.ttl.as_secs_f64());
     EntrySummary {
@@ -70,9 +71,9 @@ fn listed(gateway: &Gateway, slot: &CacheKey, entry: &Entry, now: Instant) -> En
             .iter()
             .map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned()))
             .collect(),
-        sharing: if slot.owner.is_none() { "project" } else { "caller" },
+        sharing: if cache_key.owner.is_none() { "project" } else { "caller" },
         state: match life.freshness(now) {
-            _ if gateway.is_invalidated(slot, entry) => "invalidated",
+            _ if gateway.is_invalidated(cache_key, entry) => "invalidated",
             Freshness::Fresh { .. } => "fresh",
             Freshness::WhileRevalidate => "revalidate",
             Freshness::IfError => "if-error",

@@ -14,9 +14,9 @@ use crate::request::caller::Credential;
 /// Explains what is asked in a query.
 pub(super) fn page(gateway: &Gateway, query: &str) -> Page {
     let explained = asked(query).and_then(|(url, headers)| {
-        let live = gateway.live();
-        let listen = live.settings().listen.proxy.0;
-        let context = Context { rules: gateway.rules(&live), listen, date: gateway.date() };
+        let active = gateway.active();
+        let listen = active.settings().listen.proxy.0;
+        let context = Context { rules: gateway.rules(&active), listen, date: gateway.date() };
         let look = |key, credential: &Credential| Some(in_words(&gateway.inspect(key, credential)));
         explain::explain(context, ExplainRequest { url: &url, headers }, look)
     });
@@ -29,8 +29,8 @@ pub(super) fn page(gateway: &Gateway, query: &str) -> Page {
 /// What the gateway knows, to be read by a person.
 fn in_words(known: &Inspection) -> Now {
     let seconds = |left: Duration| humantime::format_duration(Duration::from_secs(left.as_secs())).to_string();
-    let caller = match &known.standing {
-        _ if known.is_held => {
+    let caller = match &known.grant_state {
+        _ if known.is_suspended => {
             "held: upstream has refused its access key several times in a row, so that it is not used for now"
                 .to_owned()
         }
@@ -46,7 +46,7 @@ fn in_words(known: &Inspection) -> Now {
     };
     let stored = match (known.entry, known.uncacheable) {
         (Some(Freshness::Fresh { left }), _) => format!("an answer, fresh for another {}", seconds(left)),
-        (Some(Freshness::WhileRevalidate | Freshness::IfError), _) if known.is_paused => {
+        (Some(Freshness::WhileRevalidate | Freshness::IfError), _) if known.is_backing_off => {
             "a stale answer, given at once: upstream has failed, and is left alone for a while".to_owned()
         }
         (Some(Freshness::WhileRevalidate), None) => {
@@ -58,7 +58,7 @@ fn in_words(known: &Inspection) -> Now {
         (None, _) if known.needs_confirmation => {
             "an invalidated answer, given only after upstream has confirmed it".to_owned()
         }
-        (_, Some(reason)) => format!("nothing: answers cannot be kept ({})", reason.as_str()),
+        (_, Some(reason)) => format!("nothing: answers cannot be kept ({})", reason.into_str()),
         (Some(Freshness::Gone) | None, None) => "nothing".to_owned(),
     };
     Now { caller, shared: known.is_shared, stored }

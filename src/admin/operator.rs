@@ -54,19 +54,19 @@ impl Operator {
     {
         let (head, body) = request.into_parts();
         account.raise(ConnectionClass::Unknown, None);
-        let live = self.gateway.live();
-        if let Err(refused) = guard::admit(&head, local, live.admin_token()) {
+        let active = self.gateway.active();
+        if let Err(refused) = guard::admit(&head, local, active.admin_token()) {
             // Counted there, where the log could be flooded. The page asks without a token to see whether it takes one.
             if refused != AccessDenied::Token || head.headers.contains_key(AUTHORIZATION) {
-                self.gateway.observer().notable(NewEvent::new(Event::Intruder, refused.in_words()));
+                self.gateway.observer().record_event(NewEvent::new(Event::AdminDenied, refused.in_words()));
             }
             return refused.page();
         }
         // The page itself is for everyone.
-        if head.uri.path() != "/" || live.admin_token().is_none() {
+        if head.uri.path() != "/" || active.admin_token().is_none() {
             account.raise(ConnectionClass::Known, None);
         }
-        drop(live);
+        drop(active);
         let query = head.uri.query().unwrap_or_default().to_owned();
         let is_read = head.method == Method::GET || head.method == Method::HEAD;
         let (allowed, is_allowed) = match head.uri.path() {
@@ -85,7 +85,7 @@ impl Operator {
             "/status" => status::page(&self.gateway, self.proxy),
             "/cache/entries" => self.aside(move |gateway| entries::page(gateway, &query)).await,
             "/cache/purge" => self.aside(move |gateway| purge::page(gateway, &query)).await,
-            "/config" => text(StatusCode::OK, (self.gateway.live().in_words().to_owned() + &self.remarks).trim_end()),
+            "/config" => text(StatusCode::OK, (self.gateway.active().in_words().to_owned() + &self.remarks).trim_end()),
             "/explain" => explain::page(&self.gateway, &query),
             "/mode" if is_read => self.mode(),
             "/mode" => self.word(body).await.map_or_else(|refused| refused, |mode| self.set_mode(mode)),
@@ -115,7 +115,7 @@ impl Operator {
         B: Body<Data = Bytes>,
         B::Error: Into<BoxError>,
     {
-        let limit = self.gateway.live().settings().limits.head_timeout.0;
+        let limit = self.gateway.active().settings().limits.header_timeout.0;
         let body = timeout(limit, Limited::new(body, LONGEST_WORD).collect()).await;
         let body = body.map_err(|_| text(StatusCode::REQUEST_TIMEOUT, "refused: the body has not come in time"))?;
         let body = body.map(Collected::to_bytes).unwrap_or_default();
@@ -129,7 +129,7 @@ impl Operator {
 
     fn set_mode(&self, mode: Mode) -> Page {
         self.gateway.set_mode(mode);
-        self.gateway.observer().notable(NewEvent::new(Event::Mode, format!("mode set to {}", mode.as_str())));
+        self.gateway.observer().record_event(NewEvent::new(Event::Mode, format!("mode set to {}", mode.into_str())));
         self.mode()
     }
 
@@ -137,7 +137,7 @@ impl Operator {
         if !logs::set_level(level) {
             return text(StatusCode::CONFLICT, "the log of this process is not the gateway's, and stays as it is");
         }
-        self.gateway.observer().notable(NewEvent::new(Event::LogLevel, format!("log level set to {level}")));
+        self.gateway.observer().record_event(NewEvent::new(Event::LogLevel, format!("log level set to {level}")));
         log_level()
     }
 }

@@ -15,7 +15,7 @@ use crate::telemetry::events::{Event, NewEvent};
 
 /// Purges what a query selects.
 pub(super) fn page(gateway: &Gateway, query: &str) -> Page {
-    let selection = match selection(query, gateway.live().catalogue()) {
+    let selection = match selection(query, gateway.active().catalogue()) {
         Ok(selection) => selection,
         Err(message) => return text(StatusCode::BAD_REQUEST, message),
     };
@@ -28,7 +28,7 @@ pub(super) fn page(gateway: &Gateway, query: &str) -> Page {
         of("operation", selection.operation.as_ref()),
         if selection.project_id.is_some() { " in one project" } else { "" },
     );
-    gateway.observer().notable(NewEvent::new(Event::Purge, what));
+    gateway.observer().record_event(NewEvent::new(Event::Purge, what));
     json_page(StatusCode::OK, &json!({ "purged": purged }))
 }
 
@@ -78,7 +78,7 @@ fn selection(query: &str, catalogue: &Catalogue) -> Result<PurgeSelection, Strin
             Err(reason) => {
                 return Err(format!(
                     "query = {text:?} is none that is kept ({}): expected name=value&…",
-                    reason.as_str()
+                    reason.into_str()
                 ));
             }
         },

@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use http::StatusCode;
 use serde::Serialize;
+use strum::VariantArray;
 
 use super::{Page, json};
 use crate::catalogue::Service;
@@ -40,7 +41,7 @@ struct Status {
     misses: Counts,
     unstored: Counts,
     bypasses: Counts,
-    pauses: Counts,
+    backoffs: Counts,
     events: Vec<Happened>,
 }
 
@@ -149,32 +150,35 @@ pub(super) fn page(gateway: &Gateway, proxy: SocketAddr) -> Page {
 }
 
 fn status(gateway: &Gateway, proxy: SocketAddr) -> Status {
-    let (live, figures) = (gateway.live(), gateway.metrics().figures());
-    let sum = |name: &str| figures.sum(&family(name), &[]);
-    let by = |name: &str, label: &str| figures.by(&family(name), label, &[]);
+    let (active, snapshot) = (gateway.active(), gateway.metrics().snapshot());
+    let sum = |name: &str| snapshot.sum(&family(name), &[]);
+    let by = |name: &str, label: &str| snapshot.by(&family(name), label, &[]);
     Status {
         version: env!("CARGO_PKG_VERSION"),
         time_ms: milliseconds(gateway.date()),
         uptime_seconds: gateway.observer().uptime().as_secs_f64(),
         mode: gateway.mode(),
-        proxy: format!("{}://{proxy}", if live.settings().listen.has_tls() { "https" } else { "http" }),
+        proxy: format!("{}://{proxy}", if active.settings().listen.has_tls() { "https" } else { "http" }),
         log_level: logs::level().map(|level| level.to_string()),
-        helping: helping(&figures),
+        helping: helping(&snapshot),
         requests: Requests {
             in_flight: sum("requests_in_flight"),
             connections: sum("connections"),
-            results: Outcome::ALL
+            results: Outcome::VARIANTS
                 .into_iter()
-                .map(|outcome| outcome.as_str())
-                .map(|result| (result.to_owned(), figures.sum(&family("requests_total"), &[("result", result)])))
+                .map(|outcome| outcome.into_str())
+                .map(|result| (result.to_owned(), snapshot.sum(&family("requests_total"), &[("result", result)])))
                 .collect(),
-            operations: by("fetches_total", "operation").into_keys().map(|name| of_operation(&figures, name)).collect(),
+            operations: by("fetches_total", "operation")
+                .into_keys()
+                .map(|name| of_operation(&snapshot, name))
+                .collect(),
         },
-        latency: latency(&figures),
+        latency: latency(&snapshot),
         cache: Cache {
             entries: sum("entries"),
             bytes: sum("entries_bytes"),
-            max_bytes: live.settings().cache.max_size.0,
+            max_bytes: active.settings().cache.max_size.0,
             evictions: by("evictions_total", "cause"),
             uncacheable_keys: sum("uncacheable_keys"),
             private_scopes: sum("private_scopes"),
@@ -187,16 +191,16 @@ fn status(gateway: &Gateway, proxy: SocketAddr) -> Status {
         },
         callers: Callers {
             grants: sum("grants"),
-            max_grants: live.settings().grants.max_grants.0,
+            max_grants: active.settings().grants.max_grants.0,
             proofs: by("proofs_total", "result"),
             denials: by("denials_total", "source"),
             signatures: by("signatures_total", "result"),
         },
-        upstream: live.catalogue().services().map(|service| upstream(gateway, &live, &figures, service)).collect(),
+        upstream: active.catalogue().services().map(|service| upstream(gateway, &active, &snapshot, service)).collect(),
         misses: by("misses_total", "reason"),
-        unstored: by("unstored_answers_total", "reason"),
+        unstored: by("unstored_responses_total", "reason"),
         bypasses: by("bypasses_total", "reason"),
-        pauses: by("pauses_total", "cause"),
+        backoffs: by("backoffs_total", "cause"),
         events: gateway.observer().events().recent().into_iter().map(happened).collect(),
     }
 }
@@ -205,51 +209,55 @@ fn family(name: &str) -> String {
     format!("workspace_gateway_{name}")
 }
 
-fn helping(figures: &MetricsSnapshot) -> Helping {
-    let benefit = Savings::of(figures);
+fn helping(snapshot: &MetricsSnapshot) -> Helping {
+    let savings = Savings::of(snapshot);
     Helping {
-        answered: benefit.answered,
-        hits: benefit.hits,
-        hit_ratio: benefit.hit_ratio(),
-        upstream_calls: benefit.upstream_calls,
-        calls_saved: benefit.calls_saved(),
-        seconds_saved: benefit.seconds_saved,
+        answered: savings.answered,
+        hits: savings.hits,
+        hit_ratio: savings.hit_ratio(),
+        upstream_calls: savings.upstream_calls,
+        calls_saved: savings.calls_saved(),
+        seconds_saved: savings.seconds_saved,
     }
 }
 
-fn of_operation(figures: &MetricsSnapshot, operation: String) -> OfOperation {
-    let results = figures.by(&family("requests_total"), "result", &[("operation", &operation)]);
+fn of_operation(snapshot: &MetricsSnapshot, operation: String) -> OfOperation {
+    let results = snapshot.by(&family("requests_total"), "result", &[("operation", &operation)]);
     OfOperation { operation, results }
 }
 
 /// Of the operations, as far as the cache had its part.
-fn latency(figures: &MetricsSnapshot) -> Latency {
-    let spread = |is_meant: fn(Outcome) -> bool| {
-        let is_chosen = |result: &str| Outcome::ALL.into_iter().any(|it| is_meant(it) && it.as_str() == result);
-        figures.spread(&family("request_duration_seconds"), &[], "result", is_chosen)
+fn latency(snapshot: &MetricsSnapshot) -> Latency {
+    let histogram = |is_meant: fn(Outcome) -> bool| {
+        let is_chosen =
+            |result: &str| Outcome::VARIANTS.iter().copied().any(|it| is_meant(it) && it.into_str() == result);
+        snapshot.histogram(&family("request_duration_seconds"), &[], "result", is_chosen)
     };
-    let hits = spread(Outcome::is_hit);
-    let others = spread(|outcome| outcome.is_answer() && !outcome.is_hit());
-    let durations =
-        |spread: HistogramSnapshot| Durations { count: spread.count, sum: spread.sum, buckets: spread.buckets };
+    let hits = histogram(Outcome::is_hit);
+    let others = histogram(|outcome| outcome.is_answer() && !outcome.is_hit());
+    let durations = |histogram: HistogramSnapshot| Durations {
+        count: histogram.count,
+        sum: histogram.sum,
+        buckets: histogram.buckets,
+    };
     Latency { bounds: hits.bounds.clone(), hits: durations(hits), others: durations(others) }
 }
 
-fn upstream(gateway: &Gateway, live: &ActiveConfig, figures: &MetricsSnapshot, service: Service) -> Upstream {
+fn upstream(gateway: &Gateway, active: &ActiveConfig, snapshot: &MetricsSnapshot, service: Service) -> Upstream {
     let of_service = [("service", service.as_str())];
-    let spread = figures.spread(&family("upstream_duration_seconds"), &of_service, "service", |_| true);
-    let sum = |name: &str| figures.sum(&family(name), &of_service);
+    let histogram = snapshot.histogram(&family("upstream_duration_seconds"), &of_service, "service", |_| true);
+    let sum = |name: &str| snapshot.sum(&family(name), &of_service);
     let (now, health) = (gateway.now(), gateway.observer().health(service));
     let ago = |then| now.saturating_duration_since(then).as_secs_f64();
     Upstream {
         service: service.as_str(),
-        url: live.catalogue().origin(service).to_string(),
-        requests: figures.by(&family("upstream_requests_total"), "status", &of_service),
+        url: active.catalogue().origin(service).to_string(),
+        requests: snapshot.by(&family("upstream_requests_total"), "status", &of_service),
         in_flight: sum("upstream_requests_in_flight"),
         queued: sum("upstream_calls_queued"),
         retries: sum("upstream_retries_total"),
-        count: spread.count,
-        seconds: spread.sum,
+        count: histogram.count,
+        seconds: histogram.sum,
         health: Healthy {
             state: match health {
                 None => "unknown",
@@ -265,7 +273,7 @@ fn upstream(gateway: &Gateway, live: &ActiveConfig, figures: &MetricsSnapshot, s
 
 fn happened(noted: EventRow) -> Happened {
     Happened {
-        kind: noted.event.as_str(),
+        kind: noted.event.into_str(),
         is_bad: noted.event.is_bad(),
         what: noted.what.into_owned(),
         operation: noted.operation.map(|operation| operation.to_string()),

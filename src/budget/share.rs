@@ -13,6 +13,8 @@
 use std::collections::HashMap;
 use std::hash::Hash;
 
+use strum::VariantArray;
+
 use super::Purpose;
 use super::account::{Account, ConnectionClass};
 use crate::request::caller::Caller;
@@ -59,7 +61,7 @@ impl Shortage {
 pub(super) struct Totals {
     pub(super) limit: usize,
     pub(super) used: usize,
-    pub(super) by_purpose: [usize; Purpose::ALL.len()],
+    pub(super) by_purpose: [usize; Purpose::VARIANTS.len()],
     /// In the order of [`ConnectionClass::ALL`].
     by_class: [usize; 3],
     by_peer: HashMap<Peer, usize>,
@@ -362,7 +364,7 @@ mod tests {
             for (purpose, what, who, bytes) in steps {
                 let place = bytes % charges.len().max(1);
                 match (what, charges.get_mut(place)) {
-                    (0, _) if purpose < Purpose::ALL.len() => charges.extend(accounts[who].try_charge(Purpose::ALL[purpose], bytes).map(|it| (who, it))),
+                    (0, _) if purpose < Purpose::VARIANTS.len() => charges.extend(accounts[who].try_charge(Purpose::VARIANTS[purpose], bytes).map(|it| (who, it))),
                     (0 | 1, _) => charges.push((who, accounts[who].charge(PURPOSE, bytes))),
                     (2, Some((_, charge))) => drop(charge.grow(bytes)),
                     (3, Some((_, charge))) => charge.shrink_to(bytes / 2),

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use http::HeaderMap;
 use http::header::RETRY_AFTER;
+use strum::{IntoStaticStr, VariantArray};
 
 use super::generations::Generations;
 use super::grants::CallerScope;
@@ -21,17 +22,17 @@ use crate::sync::{Mutex, MutexGuard};
 const LONGEST: Duration = Duration::from_secs(60);
 
 /// How many pauses are remembered of each kind. Forgetting one costs an upstream call.
-const MAX_PAUSES: usize = 4_096;
+const MAX_BACKOFFS: usize = 4_096;
 
 /// How many callers of a scope are remembered by failures that may be of their own making.
-const MAX_FOUL: usize = 16;
+const MAX_OWN: usize = 16;
 
 /// All pauses.
 pub(crate) struct Backoffs(Mutex<BackoffTables>);
 
 struct BackoffTables {
     scopes: Generations<Scope, Backoff>,
-    slots: Generations<CacheKey, Backoff>,
+    keys: Generations<CacheKey, Backoff>,
 }
 
 /// The pauses of a scope or of a slot. None of them is cut short by another.
@@ -44,13 +45,13 @@ struct Backoff {
     failed: Vec<(Caller, Instant)>,
     /// Until when those of callers do whose calls have failed in a way that may be of their own making. That
     /// says nothing of the others.
-    foul: Vec<(Caller, Instant)>,
+    own: Vec<(Caller, Instant)>,
 }
 
 impl Backoff {
     fn holds(&self, caller: Caller, now: Instant) -> bool {
         let of_caller = |(failed, until): &(Caller, Instant)| *failed == caller && now < *until;
-        self.everybody.is_some_and(|until| now < until) || self.failed.iter().chain(&self.foul).any(of_caller)
+        self.everybody.is_some_and(|until| now < until) || self.failed.iter().chain(&self.own).any(of_caller)
     }
 
     fn stop(&mut self, caller: Caller, until: Instant, now: Instant) {
@@ -63,26 +64,25 @@ impl Backoff {
 }
 
 /// Adds a caller's pause to a list that is ordered by length and has so many places.
-fn remember(pauses: &mut Vec<(Caller, Instant)>, caller: Caller, until: Instant, places: usize) {
-    match pauses.iter_mut().find(|(paused, _)| *paused == caller) {
+fn remember(backoffs: &mut Vec<(Caller, Instant)>, caller: Caller, until: Instant, places: usize) {
+    match backoffs.iter_mut().find(|(paused, _)| *paused == caller) {
         Some((_, before)) => *before = until.max(*before),
-        None => pauses.push((caller, until)),
+        None => backoffs.push((caller, until)),
     }
-    pauses.sort_by_key(|(_, until)| std::cmp::Reverse(*until));
-    pauses.truncate(places);
+    backoffs.sort_by_key(|(_, until)| std::cmp::Reverse(*until));
+    backoffs.truncate(places);
 }
 
-words! {
-    /// What makes a pause.
-    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    pub enum BackoffCause {
-        /// Upstream has failed to answer.
-        Failure = "failure",
-        /// A 429.
-        Throttled = "throttled",
-        /// A 503 that says when to ask again.
-        Unavailable = "unavailable",
-    }
+/// What makes a pause.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, VariantArray)]
+#[strum(const_into_str, serialize_all = "kebab-case")]
+pub enum BackoffCause {
+    /// Upstream has failed to answer.
+    Failure,
+    /// A 429.
+    Throttled,
+    /// A 503 that says when to ask again.
+    Unavailable,
 }
 
 /// For how long upstream wishes not to be asked, within reason; `None` if it doesn't say, or in a way
@@ -101,62 +101,62 @@ pub(crate) fn retry_after(headers: &HeaderMap, date: SystemTime) -> Option<Durat
 impl Backoffs {
     /// None so far.
     pub(crate) fn new() -> Self {
-        Self(Mutex::new(BackoffTables { scopes: Generations::new(MAX_PAUSES), slots: Generations::new(MAX_PAUSES) }))
+        Self(Mutex::new(BackoffTables { scopes: Generations::new(MAX_BACKOFFS), keys: Generations::new(MAX_BACKOFFS) }))
     }
 
     /// Whether a caller's refreshes of a slot pause at a moment.
-    pub(crate) fn hold(&self, slot: &CacheKey, grantee: &CallerScope, now: Instant) -> bool {
-        let mut books = self.books();
-        books.scopes.get(&grantee.scope).is_some_and(|pause| pause.holds(grantee.caller, now))
-            || books.slots.get(slot).is_some_and(|pause| pause.holds(grantee.caller, now))
+    pub(crate) fn hold(&self, cache_key: &CacheKey, caller_scope: &CallerScope, now: Instant) -> bool {
+        let mut tables = self.tables();
+        tables.scopes.get(&caller_scope.scope).is_some_and(|backoff| backoff.holds(caller_scope.caller, now))
+            || tables.keys.get(cache_key).is_some_and(|backoff| backoff.holds(caller_scope.caller, now))
     }
 
     /// Whether the refreshes of one caller's own slot pause, whatever holds for its scope.
-    pub(crate) fn hold_own(&self, slot: &CacheKey, now: Instant) -> bool {
-        let Some(owner) = slot.owner else { return false };
-        self.books().slots.get(slot).is_some_and(|pause| pause.holds(owner, now))
+    pub(crate) fn active_for_owner(&self, cache_key: &CacheKey, now: Instant) -> bool {
+        let Some(owner) = cache_key.owner else { return false };
+        self.tables().keys.get(cache_key).is_some_and(|backoff| backoff.holds(owner, now))
     }
 
     /// A caller's call for a slot has failed: its refreshes pause for so long, and everybody's if another's has failed as
     /// well. A failure concerns the slot; a 429, or a 503 that says when to ask again, the whole scope.
     pub(crate) fn begin(
         &self,
-        slot: &CacheKey,
-        grantee: &CallerScope,
+        cache_key: &CacheKey,
+        caller_scope: &CallerScope,
         cause: BackoffCause,
         span: Duration,
         now: Instant,
     ) {
-        let mut books = self.books();
-        let pause = if slot.owner.is_some() || cause == BackoffCause::Failure {
-            books.slots.get_or_insert_with(slot, Backoff::default)
+        let mut tables = self.tables();
+        let backoff = if cache_key.owner.is_some() || cause == BackoffCause::Failure {
+            tables.keys.get_or_insert_with(cache_key, Backoff::default)
         } else {
-            books.scopes.get_or_insert_with(&grantee.scope, Backoff::default)
+            tables.scopes.get_or_insert_with(&caller_scope.scope, Backoff::default)
         };
-        pause.stop(grantee.caller, now + span, now);
+        backoff.stop(caller_scope.caller, now + span, now);
     }
 
     /// A caller's call has failed in a way that may be of its own making: its refreshes in the scope
     /// pause, and nobody else's.
-    pub(crate) fn begin_own(&self, grantee: &CallerScope, span: Duration, now: Instant) {
-        let mut books = self.books();
-        let pause = books.scopes.get_or_insert_with(&grantee.scope, Backoff::default);
-        remember(&mut pause.foul, grantee.caller, now + span, MAX_FOUL);
+    pub(crate) fn begin_for_caller(&self, caller_scope: &CallerScope, span: Duration, now: Instant) {
+        let mut tables = self.tables();
+        let backoff = tables.scopes.get_or_insert_with(&caller_scope.scope, Backoff::default);
+        remember(&mut backoff.own, caller_scope.caller, now + span, MAX_OWN);
     }
 
     /// A call for a slot has succeeded.
-    pub(crate) fn end(&self, slot: &CacheKey) {
-        self.books().slots.remove(slot);
+    pub(crate) fn end(&self, cache_key: &CacheKey) {
+        self.tables().keys.remove(cache_key);
     }
 
     /// Forgets the pauses of what is purged.
     pub(crate) fn purge(&self, selection: &PurgeSelection) {
-        let mut books = self.books();
-        books.scopes.retain(|scope| !selection.holds_all_of(scope));
-        books.slots.retain(|slot| !selection.holds(&slot.key));
+        let mut tables = self.tables();
+        tables.scopes.retain(|scope| !selection.holds_all_of(scope));
+        tables.keys.retain(|cache_key| !selection.holds(&cache_key.key));
     }
 
-    fn books(&self) -> MutexGuard<'_, BackoffTables> {
+    fn tables(&self) -> MutexGuard<'_, BackoffTables> {
         self.0.lock()
     }
 }

@@ -105,7 +105,7 @@ pub struct Entry {
     /// Whether upstream has answered that with a 304 about something else.
     is_misunderstood: AtomicBool,
     /// The answers that led up to this one.
-    pub(super) views: Observations,
+    pub(super) observations: Observations,
     /// How often the question was answered from memory, by this answer or those before it.
     pub(super) hits: Arc<AtomicU64>,
 }
@@ -181,7 +181,7 @@ impl Draft {
             // Callers may be shown different things that were last modified at the same time.
             validator: validator.filter(|it| belongs_to_one || matches!(it, Validator::EntityTag(_))),
             is_misunderstood: AtomicBool::new(false),
-            views: Observations::default(),
+            observations: Observations::default(),
             hits: Arc::default(),
         }
     }
@@ -290,7 +290,7 @@ impl Entry {
         let values: usize = self.head.values().map(|value| TEXT + value.len()).sum();
         let validator = self.validator.as_ref().map_or(0, |validator| TEXT + validator.header().1.len());
         let fixed = size_of::<Self>() + self.head.capacity() * FIELD + TEXT;
-        fixed + values + validator + self.head_text.len() + self.body.len() + self.views.size()
+        fixed + values + validator + self.head_text.len() + self.body.len() + self.observations.size()
     }
 }
 

@@ -72,7 +72,7 @@ struct Flight<T> {
     /// When the latest call under way was sent, once all of them are slow.
     slow: watch::Sender<Option<Instant>>,
     calls: Mutex<FlightCalls>,
-    has_departed: AtomicBool,
+    is_sent: AtomicBool,
 }
 
 /// What waiters know of a flight.
@@ -124,7 +124,7 @@ impl<T> Flight<T> {
         let mut calls = FlightCalls { is_closed, ..FlightCalls::default() };
         calls.begin(caller);
         let (state, slow) = (watch::Sender::new(FlightState::Pending), watch::Sender::new(None));
-        Arc::new(Self { state, slow, calls: Mutex::new(calls), has_departed: AtomicBool::new(false) })
+        Arc::new(Self { state, slow, calls: Mutex::new(calls), is_sent: AtomicBool::new(false) })
     }
 
     fn calls(&self) -> MutexGuard<'_, FlightCalls> {
@@ -256,8 +256,8 @@ pub(crate) struct Leader<K: Eq + Hash, T> {
 
 impl<K: Eq + Hash, T> Leader<K, T> {
     /// Notes that upstream is being asked from now on; before, the call waits for its turn.
-    pub(crate) fn depart(&self) {
-        self.flight.has_departed.store(true, Ordering::Relaxed);
+    pub(crate) fn begin_call(&self) {
+        self.flight.is_sent.store(true, Ordering::Relaxed);
     }
 
     /// Notes that the call, which was sent then, has taken so long that another may be made.
@@ -384,8 +384,8 @@ impl<K, T> Waiter<K, T> {
     }
 
     /// Whether a call has been sent, not only begun to wait for its turn.
-    pub(crate) fn has_departed(&self) -> bool {
-        self.flight.has_departed.load(Ordering::Relaxed)
+    pub(crate) fn is_sent(&self) -> bool {
+        self.flight.is_sent.load(Ordering::Relaxed)
     }
 
     /// Tells whether the calls of the flight are slow.

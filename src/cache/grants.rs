@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::StatusCode;
+use strum::{IntoStaticStr, VariantArray};
 
 use super::entry::Entry;
 use super::generations::Generations;
@@ -72,22 +73,21 @@ pub enum GrantState {
     },
 }
 
-words! {
-    /// What a proof has brought about.
-    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    pub enum Proof {
-        /// A grant where there was none that lived.
-        Granted = "granted",
-        /// A longer life of one that did.
-        Renewed = "renewed",
-        /// Nothing: a call that was sent no earlier has been denied meanwhile.
-        Late = "late",
-    }
+/// What a proof has brought about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, VariantArray)]
+#[strum(const_into_str, serialize_all = "kebab-case")]
+pub enum Proof {
+    /// A grant where there was none that lived.
+    Granted,
+    /// A longer life of one that did.
+    Renewed,
+    /// Nothing: a call that was sent no earlier has been denied meanwhile.
+    Late,
 }
 
 /// All grants, and what was denied.
 pub(crate) struct Grants {
-    books: Mutex<GrantTables>,
+    tables: Mutex<GrantTables>,
 }
 
 /// A caller in a service: what a 401 is about.
@@ -152,7 +152,7 @@ struct Suspension {
 impl Grants {
     /// None so far.
     pub(crate) fn new(terms: GrantSettings) -> Self {
-        let books = GrantTables {
+        let tables = GrantTables {
             terms,
             grants: Generations::new(terms.max_grants),
             accounts: Generations::new(terms.max_grants),
@@ -162,33 +162,33 @@ impl Grants {
             count: 0,
             suspensions: 0,
         };
-        Self { books: Mutex::new(books) }
+        Self { tables: Mutex::new(tables) }
     }
 
     /// Other terms from now on, for the grants there are too. A refusal is given again for as long as it was
     /// going to be.
     pub(crate) fn set_terms(&self, terms: GrantSettings) {
-        let mut books = self.books();
-        if terms.max_grants != books.terms.max_grants {
-            books.grants.resize(terms.max_grants);
-            books.accounts.resize(terms.max_grants);
+        let mut tables = self.tables();
+        if terms.max_grants != tables.terms.max_grants {
+            tables.grants.resize(terms.max_grants);
+            tables.accounts.resize(terms.max_grants);
         }
-        books.terms = terms;
+        tables.terms = terms;
     }
 
     /// How a caller stands in a scope at a moment.
-    pub(crate) fn standing(&self, grantee: &CallerScope, now: Instant) -> GrantState {
-        let mut books = self.books();
-        if let Some(refusal) = books.refused.get(grantee) {
+    pub(crate) fn grant_state(&self, caller_scope: &CallerScope, now: Instant) -> GrantState {
+        let mut tables = self.tables();
+        if let Some(refusal) = tables.refused.get(caller_scope) {
             let left = refusal.until.saturating_duration_since(now);
             if !left.is_zero() {
                 return GrantState::Denied { refusal: Arc::clone(&refusal.answer), left };
             }
-            books.refused.remove(grantee);
+            tables.refused.remove(caller_scope);
         }
-        let Some(proved) = books.proved(grantee) else { return GrantState::Unknown };
+        let Some(proved) = tables.proved(caller_scope) else { return GrantState::Unknown };
         let age = now.saturating_duration_since(proved);
-        let GrantSettings { grant_ttl, outage_grace, .. } = books.terms;
+        let GrantSettings { grant_ttl, outage_grace, .. } = tables.terms;
         if age < grant_ttl {
             GrantState::Granted
         } else if outage_grace.is_some_and(|grace| age < grace) {
@@ -199,35 +199,40 @@ impl Grants {
     }
 
     /// Whether a caller has a grant in a scope at a moment.
-    pub(crate) fn stands(&self, grantee: &CallerScope, now: Instant) -> bool {
-        matches!(self.standing(grantee, now), GrantState::Granted)
+    pub(crate) fn is_granted(&self, caller_scope: &CallerScope, now: Instant) -> bool {
+        matches!(self.grant_state(caller_scope, now), GrantState::Granted)
     }
 
     /// Notes that a caller's own request in a scope is about to be sent.
-    pub(crate) fn depart(self: &Arc<Self>, grantee: CallerScope, sent: Instant) -> PendingGrant {
-        let service = grantee.scope.operation().service;
-        self.begin(grantee.caller, service, Some(grantee.scope), sent)
+    pub(crate) fn begin_call(self: &Arc<Self>, caller_scope: CallerScope, sent: Instant) -> PendingGrant {
+        let service = caller_scope.scope.operation().service;
+        self.begin(caller_scope.caller, service, Some(caller_scope.scope), sent)
     }
 
     /// The same of a request that belongs to no scope: it proves nothing, but it may be denied.
-    pub(crate) fn depart_unscoped(self: &Arc<Self>, caller: Caller, service: Service, sent: Instant) -> PendingGrant {
+    pub(crate) fn begin_unscoped_call(
+        self: &Arc<Self>,
+        caller: Caller,
+        service: Service,
+        sent: Instant,
+    ) -> PendingGrant {
         self.begin(caller, service, None, sent)
     }
 
     fn begin(self: &Arc<Self>, caller: Caller, service: Service, scope: Option<Scope>, sent: Instant) -> PendingGrant {
         let grants = Arc::clone(self);
-        let departure =
+        let pending_grant =
             PendingGrant { grants, caller, service, scope, sent, suspension: None, was_proved_later: false };
-        let mut books = self.books();
-        books.service_calls.entry(departure.account()).or_default().under_way += 1;
-        if let Some(grantee) = departure.grantee() {
-            books.calls.entry(grantee).or_default().under_way += 1;
+        let mut tables = self.tables();
+        tables.service_calls.entry(pending_grant.account()).or_default().under_way += 1;
+        if let Some(caller_scope) = pending_grant.caller_scope() {
+            tables.calls.entry(caller_scope).or_default().under_way += 1;
         }
-        departure
+        pending_grant
     }
 
-    fn books(&self) -> MutexGuard<'_, GrantTables> {
-        self.books.lock()
+    fn tables(&self) -> MutexGuard<'_, GrantTables> {
+        self.tables.lock()
     }
 }
 
@@ -239,9 +244,9 @@ impl CallerScope {
 
 impl GrantTables {
     /// When the request of a grant's latest proof was sent, if the grant has not been ended or suspended.
-    fn proved(&mut self, grantee: &CallerScope) -> Option<Instant> {
-        let Grant { proved, made } = *self.grants.get(grantee)?;
-        let account = grantee.account();
+    fn proved(&mut self, caller_scope: &CallerScope) -> Option<Instant> {
+        let Grant { proved, made } = *self.grants.get(caller_scope)?;
+        let account = caller_scope.account();
         let ended = *self.accounts.get(&account)?;
         (made > ended && !self.is_suspended(&account, made)).then_some(proved)
     }
@@ -257,9 +262,9 @@ impl GrantTables {
     }
 
     /// Whether a call was sent no later than one that has been denied since.
-    fn is_late(&self, grantee: &CallerScope, sent: Instant) -> bool {
-        let in_scope = self.calls.get(grantee).and_then(|calls| calls.denied);
-        let calls = self.service_calls.get(&grantee.account());
+    fn is_late(&self, caller_scope: &CallerScope, sent: Instant) -> bool {
+        let in_scope = self.calls.get(caller_scope).and_then(|calls| calls.denied);
+        let calls = self.service_calls.get(&caller_scope.account());
         let in_service = calls.and_then(|calls| calls.denied);
         let suspended = calls.into_iter().flat_map(|calls| &calls.suspensions).map(|suspension| suspension.sent);
         in_scope.into_iter().chain(in_service).chain(suspended).any(|denied| denied >= sent)
@@ -290,7 +295,7 @@ impl PendingGrant {
         (self.caller, self.service)
     }
 
-    fn grantee(&self) -> Option<CallerScope> {
+    fn caller_scope(&self) -> Option<CallerScope> {
         self.scope.clone().map(|scope| CallerScope { caller: self.caller, scope })
     }
 
@@ -306,19 +311,19 @@ impl PendingGrant {
 
     /// Upstream has answered it well, and now is the moment. A request of no scope proves nothing.
     pub(crate) fn proved(self, now: Instant) -> Proof {
-        let Some(grantee) = self.grantee() else { return Proof::Late };
-        let mut books = self.grants.books();
-        if books.is_late(&grantee, self.sent) {
+        let Some(caller_scope) = self.caller_scope() else { return Proof::Late };
+        let mut tables = self.grants.tables();
+        if tables.is_late(&caller_scope, self.sent) {
             return Proof::Late;
         }
-        books.refused.remove(&grantee);
-        let before = books.proved(&grantee);
+        tables.refused.remove(&caller_scope);
+        let before = tables.proved(&caller_scope);
         let proved = before.map_or(self.sent, |before| before.max(self.sent));
-        let made = books.next_count();
-        books.grants.insert(grantee, Grant { proved, made });
+        let made = tables.next_count();
+        tables.grants.insert(caller_scope, Grant { proved, made });
         // An account that was lost may have ended grants that are still there: a new one ends them all.
-        books.accounts.get_or_insert_with(&self.account(), || made - 1);
-        let lived = before.is_some_and(|before| now.saturating_duration_since(before) < books.terms.grant_ttl);
+        tables.accounts.get_or_insert_with(&self.account(), || made - 1);
+        let lived = before.is_some_and(|before| now.saturating_duration_since(before) < tables.terms.grant_ttl);
         if lived { Proof::Renewed } else { Proof::Granted }
     }
 
@@ -326,19 +331,19 @@ impl PendingGrant {
     /// suspends the caller's other grants in the service until [`Self::refused`].
     pub(crate) fn denied(&mut self, status: StatusCode) {
         debug_assert!(self.suspension.is_none(), "a call is denied once");
-        let mut books = self.grants.books();
-        if let Some(grantee) = self.grantee() {
-            if let Some(calls) = books.calls.get_mut(&grantee) {
+        let mut tables = self.grants.tables();
+        if let Some(caller_scope) = self.caller_scope() {
+            if let Some(calls) = tables.calls.get_mut(&caller_scope) {
                 calls.denied = calls.denied.max(Some(self.sent));
             }
-            self.was_proved_later = books.proved(&grantee).is_some_and(|proved| proved > self.sent);
-            books.grants.remove(&grantee);
+            self.was_proved_later = tables.proved(&caller_scope).is_some_and(|proved| proved > self.sent);
+            tables.grants.remove(&caller_scope);
         }
         if status == StatusCode::UNAUTHORIZED {
-            let made = books.next_count();
-            books.suspensions += 1;
+            let made = tables.next_count();
+            tables.suspensions += 1;
             let suspension = Suspension { made, sent: self.sent };
-            books.service_calls.entry(self.account()).or_default().suspensions.push(suspension);
+            tables.service_calls.entry(self.account()).or_default().suspensions.push(suspension);
             self.suspension = Some(made);
         }
     }
@@ -347,27 +352,27 @@ impl PendingGrant {
     /// it is known, and where no later request has been proved: then upstream has changed its mind since.
     pub(crate) fn refused(mut self, by: RefusedBy, refusal: Option<Entry>, now: Instant) {
         self.end_suspension(by);
-        let Some(grantee) = self.grantee() else { return };
-        let mut books = self.grants.books();
-        let is_latest = !self.was_proved_later && books.proved(&grantee).is_none_or(|proved| proved <= self.sent);
+        let Some(caller_scope) = self.caller_scope() else { return };
+        let mut tables = self.grants.tables();
+        let is_latest = !self.was_proved_later && tables.proved(&caller_scope).is_none_or(|proved| proved <= self.sent);
         if let Some(refusal) = refusal.filter(|refusal| is_latest && refusal.size() <= MAX_REFUSAL_SIZE) {
-            let until = now + books.terms.denial_ttl;
-            books.refused.insert(grantee, RememberedDenial { answer: Arc::new(refusal), until });
+            let until = now + tables.terms.denial_ttl;
+            tables.refused.insert(caller_scope, RememberedDenial { answer: Arc::new(refusal), until });
         }
     }
 
     fn end_suspension(&mut self, by: RefusedBy) {
         let Some(made) = self.suspension.take() else { return };
-        let mut books = self.grants.books();
-        books.suspensions -= 1;
-        if let Some(calls) = books.service_calls.get_mut(&self.account()) {
+        let mut tables = self.grants.tables();
+        tables.suspensions -= 1;
+        if let Some(calls) = tables.service_calls.get_mut(&self.account()) {
             calls.suspensions.retain(|suspension| suspension.made != made);
             if by == RefusedBy::ApiGateway {
                 calls.denied = calls.denied.max(Some(self.sent));
             }
         }
         if by == RefusedBy::ApiGateway
-            && let Some(ended) = books.accounts.get(&self.account())
+            && let Some(ended) = tables.accounts.get(&self.account())
         {
             *ended = made.max(*ended);
         }
@@ -377,20 +382,20 @@ impl PendingGrant {
 impl Drop for PendingGrant {
     fn drop(&mut self) {
         self.end_suspension(RefusedBy::ApiGateway);
-        let (account, grantee) = (self.account(), self.grantee());
-        let mut books = self.grants.books();
-        if let Some(grantee) = grantee
-            && let Some(calls) = books.calls.get_mut(&grantee)
+        let (account, caller_scope) = (self.account(), self.caller_scope());
+        let mut tables = self.grants.tables();
+        if let Some(caller_scope) = caller_scope
+            && let Some(calls) = tables.calls.get_mut(&caller_scope)
         {
             calls.under_way -= 1;
             if calls.under_way == 0 {
-                books.calls.remove(&grantee);
+                tables.calls.remove(&caller_scope);
             }
         }
-        if let Some(calls) = books.service_calls.get_mut(&account) {
+        if let Some(calls) = tables.service_calls.get_mut(&account) {
             calls.under_way -= 1;
             if calls.under_way == 0 {
-                books.service_calls.remove(&account);
+                tables.service_calls.remove(&account);
             }
         }
     }

@@ -140,8 +140,8 @@ impl Expiry<CacheKey, Arc<Entry>> for EntryExpiry {
     }
 }
 
-fn weight(slot: &CacheKey, bytes: usize) -> u32 {
-    u32::try_from(OVERHEAD + size_of::<CacheKey>() + slot.key.size() + bytes).unwrap_or(u32::MAX)
+fn weight(cache_key: &CacheKey, bytes: usize) -> u32 {
+    u32::try_from(OVERHEAD + size_of::<CacheKey>() + cache_key.key.size() + bytes).unwrap_or(u32::MAX)
 }
 
 impl Store {
@@ -154,7 +154,7 @@ impl Store {
     ) -> Self {
         let entries = Cache::builder()
             .max_capacity(max_bytes)
-            .weigher(|slot: &CacheKey, entry: &Arc<Entry>| weight(slot, entry.size()))
+            .weigher(|cache_key: &CacheKey, entry: &Arc<Entry>| weight(cache_key, entry.size()))
             .expire_after(EntryExpiry)
             .eviction_listener(move |_slot, entry, cause| {
                 entry.is_let_go(&budget);
@@ -167,37 +167,37 @@ impl Store {
             .build();
         let negatives = Cache::builder()
             .max_capacity(MAX_NEGATIVE_BYTES)
-            .weigher(|slot: &CacheKey, entry: &Arc<Entry>| weight(slot, entry.size()))
+            .weigher(|cache_key: &CacheKey, entry: &Arc<Entry>| weight(cache_key, entry.size()))
             .time_to_live(NEGATIVE_FOR)
             .build();
         let uncacheable = Cache::builder()
             .max_capacity(MAX_UNCACHEABLE_BYTES)
-            .weigher(|slot: &CacheKey, _: &Mark| weight(slot, size_of::<Mark>()))
+            .weigher(|cache_key: &CacheKey, _: &Mark| weight(cache_key, size_of::<Mark>()))
             .time_to_live(UNCACHEABLE_FOR)
             .build();
         Self { entries, negatives, uncacheable, rules: RwLock::default() }
     }
 
     /// Where a caller's answer to a question is kept at present.
-    pub(crate) fn slot(&self, key: &Arc<RequestKey>, caller: Caller) -> CacheKey {
-        self.read().slot(key, caller)
+    pub(crate) fn cache_key(&self, key: &Arc<RequestKey>, caller: Caller) -> CacheKey {
+        self.read().cache_key(key, caller)
     }
 
     /// The entry in a slot that may be given, fresh or not: not one from before an invalidation.
-    pub(crate) fn get(&self, slot: &CacheKey) -> Option<Arc<Entry>> {
-        self.entries.get(slot).filter(|entry| !self.is_invalidated(slot.key.scope(), entry.life().sent))
+    pub(crate) fn get(&self, cache_key: &CacheKey) -> Option<Arc<Entry>> {
+        self.entries.get(cache_key).filter(|entry| !self.is_invalidated(cache_key.key.scope(), entry.life().sent))
     }
 
     /// The entry in a slot that upstream may be asked about. It may be given only if [`Self::get`] gives it, too.
-    pub(crate) fn get_to_confirm(&self, slot: &CacheKey) -> Option<Arc<Entry>> {
-        self.entries.get(slot)
+    pub(crate) fn get_to_confirm(&self, cache_key: &CacheKey) -> Option<Arc<Entry>> {
+        self.entries.get(cache_key)
     }
 
     /// Upstream's no to what is asked in a slot, if that is its latest word, and not from before an
     /// invalidation. Whether it may be said again is told by its life; until upstream says otherwise,
     /// nothing stale is given in its place.
-    pub(crate) fn negative(&self, slot: &CacheKey) -> Option<Arc<Entry>> {
-        self.negatives.get(slot).filter(|no| !self.is_invalidated(slot.key.scope(), no.life().sent))
+    pub(crate) fn negative(&self, cache_key: &CacheKey) -> Option<Arc<Entry>> {
+        self.negatives.get(cache_key).filter(|no| !self.is_invalidated(cache_key.key.scope(), no.life().sent))
     }
 
     /// Whether what was sent for in a scope at a moment has been invalidated since.
@@ -220,9 +220,9 @@ impl Store {
     /// given to others than the one who asked for it: no purge and no invalidation since, and not shared in a
     /// scope that has become private. (Those who boarded before an invalidation could be given it. They go
     /// again, too, so that nothing has to be remembered of when each of them boarded.)
-    pub(crate) fn may_share(&self, slot: &CacheKey, asked: Epoch, sent: Instant) -> bool {
+    pub(crate) fn may_share(&self, cache_key: &CacheKey, epoch: Epoch, sent: Instant) -> bool {
         let rules = self.read();
-        rules.may_share(slot, asked) && !rules.invalidations.cover(slot.key.scope(), sent)
+        rules.may_share(cache_key, epoch) && !rules.invalidations.cover(cache_key.key.scope(), sent)
     }
 
     /// Keeps what a caller was answered, unless something newer is known, and says how much has turned private
@@ -233,48 +233,48 @@ impl Store {
         key: &Arc<RequestKey>,
         draft: Draft,
         audience: Audience,
-        view: Observation,
-        asked: Epoch,
+        observation: Observation,
+        epoch: Epoch,
     ) -> (Kept, Option<PrivateExtent>) {
         // Held until the entry is in, so that a purge comes either before the comparison or after
         // the entry, and removes it.
         let mut rules = self.write();
-        if Epoch(rules.purges) != asked {
+        if Epoch(rules.purges) != epoch {
             return (Kept::Purged, None);
         }
         let scope = key.scope();
         // However late it comes, it says that callers are told different things, in whatever scope.
         let varies = audience == Audience::Caller && rules.private.add_operation(scope.operation());
         let mut turned = varies.then_some(PrivateExtent::Operation);
-        let mut slot = rules.slot(key, view.caller);
-        let before = self.entries.get(&slot);
+        let mut cache_key = rules.cache_key(key, observation.caller);
+        let before = self.entries.get(&cache_key);
         let kept = if rules.invalidations.cover(scope, draft.sent()) {
             Kept::Invalidated
         } else if before.as_ref().is_some_and(|before| before.life().sent >= draft.sent()) {
             Kept::Outdated
-        } else if slot.owner.is_none() && draft.is_for_one_alone() {
+        } else if cache_key.owner.is_none() && draft.is_for_one_alone() {
             // It was made for a private scope, and only a purge ends that.
             Kept::Purged
         } else {
-            let (mut hits, mut views) = (Arc::default(), Observations::default());
+            let (mut hits, mut observations) = (Arc::default(), Observations::default());
             if let Some(before) = before {
                 hits = Arc::clone(&before.hits);
-                views.clone_from(&before.views);
+                observations.clone_from(&before.observations);
             }
-            if slot.owner.is_some() {
-                views = Observations::default();
-            } else if views.add(view) {
-                views = Observations::default();
+            if cache_key.owner.is_some() {
+                observations = Observations::default();
+            } else if observations.add(observation) {
+                observations = Observations::default();
                 turned = Some(rules.private.add(scope));
-                slot = rules.slot(key, view.caller);
+                cache_key = rules.cache_key(key, observation.caller);
             }
-            let mut entry = draft.into_entry(slot.owner.is_some());
-            (entry.hits, entry.views) = (hits, views);
+            let mut entry = draft.into_entry(cache_key.owner.is_some());
+            (entry.hits, entry.observations) = (hits, observations);
             let was_denied_later = |no: &Arc<Entry>| no.life().sent > entry.life().sent;
-            if !self.negatives.get(&slot).as_ref().is_some_and(was_denied_later) {
-                self.negatives.invalidate(&slot);
+            if !self.negatives.get(&cache_key).as_ref().is_some_and(was_denied_later) {
+                self.negatives.invalidate(&cache_key);
             }
-            self.entries.insert(slot, Arc::new(entry));
+            self.entries.insert(cache_key, Arc::new(entry));
             Kept::Stored
         };
         drop(rules);
@@ -287,13 +287,13 @@ impl Store {
     /// Keeps an answer that is shared and was fetched elsewhere, and says whether it was kept: not if something newer is known,
     /// or if it was asked for before the last purge (whatever that was of) or the last invalidation of its scope. It is nobody's
     /// view, for nobody here was shown it.
-    pub(crate) fn keep_copy(&self, key: &Arc<RequestKey>, draft: Draft, asked: Epoch) -> bool {
+    pub(crate) fn keep_copy(&self, key: &Arc<RequestKey>, draft: Draft, epoch: Epoch) -> bool {
         let rules = self.write();
-        let slot = CacheKey { owner: None, key: Arc::clone(key) };
-        let before = self.entries.get(&slot);
+        let cache_key = CacheKey { owner: None, key: Arc::clone(key) };
+        let before = self.entries.get(&cache_key);
         let is_outdated =
-            before.iter().chain(&self.negatives.get(&slot)).any(|known| known.life().sent >= draft.sent());
-        let is_kept = rules.may_share(&slot, asked)
+            before.iter().chain(&self.negatives.get(&cache_key)).any(|known| known.life().sent >= draft.sent());
+        let is_kept = rules.may_share(&cache_key, epoch)
             && !draft.is_for_one_alone()
             && rules.purged.is_none_or(|purged| draft.sent() > purged)
             && !rules.invalidations.cover(key.scope(), draft.sent())
@@ -301,9 +301,9 @@ impl Store {
         if is_kept {
             let mut entry = draft.into_entry(false);
             if let Some(before) = before {
-                (entry.hits, entry.views) = (Arc::clone(&before.hits), before.views.clone());
+                (entry.hits, entry.observations) = (Arc::clone(&before.hits), before.observations.clone());
             }
-            self.entries.insert(slot, Arc::new(entry));
+            self.entries.insert(cache_key, Arc::new(entry));
         }
         is_kept
     }
@@ -328,36 +328,37 @@ impl Store {
     }
 
     /// Keeps upstream's no to what is asked in a slot, unless something newer is known.
-    pub(crate) fn keep_negative(&self, slot: &CacheKey, no: Entry, asked: Epoch) -> Kept {
+    pub(crate) fn keep_negative(&self, cache_key: &CacheKey, no: Entry, epoch: Epoch) -> Kept {
         let rules = self.write();
-        if !rules.may_share(slot, asked) {
+        if !rules.may_share(cache_key, epoch) {
             return Kept::Purged;
         }
-        if rules.invalidations.cover(slot.key.scope(), no.life().sent) {
+        if rules.invalidations.cover(cache_key.key.scope(), no.life().sent) {
             return Kept::Invalidated;
         }
-        let known = [self.entries.get(slot), self.negatives.get(slot)];
+        let known = [self.entries.get(cache_key), self.negatives.get(cache_key)];
         if known.iter().flatten().any(|known| known.life().sent >= no.life().sent) {
             return Kept::Outdated;
         }
-        self.negatives.insert(slot.clone(), Arc::new(no));
+        self.negatives.insert(cache_key.clone(), Arc::new(no));
         Kept::Stored
     }
 
     /// Notes that answers for a slot can't be kept.
-    pub(crate) fn mark_uncacheable(&self, slot: CacheKey, why: Unstorable, now: Instant) {
-        self.uncacheable.insert(slot, Mark { why, until: now + UNCACHEABLE_FOR });
+    pub(crate) fn mark_uncacheable(&self, cache_key: CacheKey, why: Unstorable, now: Instant) {
+        self.uncacheable.insert(cache_key, Mark { why, until: now + UNCACHEABLE_FOR });
     }
 
     /// Takes that back.
-    pub(crate) fn unmark(&self, slot: &CacheKey) {
-        self.uncacheable.invalidate(slot);
+    pub(crate) fn unmark(&self, cache_key: &CacheKey) {
+        self.uncacheable.invalidate(cache_key);
     }
 
     /// Why a caller's answers for a slot can't be kept, if that is so: anybody's, or its own.
-    pub(crate) fn uncacheable(&self, slot: &CacheKey, caller: Caller, now: Instant) -> Option<Unstorable> {
-        let mark = |slot: &CacheKey| self.uncacheable.get(slot).filter(|mark| now < mark.until).map(|mark| mark.why);
-        mark(slot).or_else(|| mark(&slot.of(caller)))
+    pub(crate) fn uncacheable(&self, cache_key: &CacheKey, caller: Caller, now: Instant) -> Option<Unstorable> {
+        let mark =
+            |cache_key: &CacheKey| self.uncacheable.get(cache_key).filter(|mark| now < mark.until).map(|mark| mark.why);
+        mark(cache_key).or_else(|| mark(&cache_key.of(caller)))
     }
 
     /// Removes the selected entries and says how many. What is being fetched meanwhile is not kept,
@@ -366,13 +367,13 @@ impl Store {
         let mut rules = self.write();
         (rules.purges, rules.purged) = (rules.purges + 1, Some(now));
         drop(rules);
-        for (slot, _) in self.uncacheable.iter().filter(|(slot, _)| selection.holds(&slot.key)) {
-            self.uncacheable.invalidate(slot.as_ref());
+        for (cache_key, _) in self.uncacheable.iter().filter(|(cache_key, _)| selection.holds(&cache_key.key)) {
+            self.uncacheable.invalidate(cache_key.as_ref());
         }
-        for (slot, _) in self.negatives.iter().filter(|(slot, _)| selection.holds(&slot.key)) {
-            self.negatives.invalidate(slot.as_ref());
+        for (cache_key, _) in self.negatives.iter().filter(|(cache_key, _)| selection.holds(&cache_key.key)) {
+            self.negatives.invalidate(cache_key.as_ref());
         }
-        let purged = self.remove(|slot| selection.holds(&slot.key));
+        let purged = self.remove(|cache_key| selection.holds(&cache_key.key));
         // Only now: what was shared before the tripwire must be gone before anything is shared again.
         let mut rules = self.write();
         rules.private.purge(selection);
@@ -381,8 +382,8 @@ impl Store {
 
     fn remove(&self, condition: impl Fn(&CacheKey) -> bool) -> usize {
         let mut removed = 0;
-        for (slot, _) in self.entries.iter().filter(|(slot, _)| condition(slot)) {
-            self.entries.invalidate(slot.as_ref());
+        for (cache_key, _) in self.entries.iter().filter(|(cache_key, _)| condition(cache_key)) {
+            self.entries.invalidate(cache_key.as_ref());
             removed += 1;
         }
         removed
@@ -423,11 +424,11 @@ impl CacheKey {
 }
 
 impl SharingState {
-    fn may_share(&self, slot: &CacheKey, asked: Epoch) -> bool {
-        Epoch(self.purges) == asked && (slot.owner.is_some() || !self.private.holds(slot.key.scope()))
+    fn may_share(&self, cache_key: &CacheKey, epoch: Epoch) -> bool {
+        Epoch(self.purges) == epoch && (cache_key.owner.is_some() || !self.private.holds(cache_key.key.scope()))
     }
 
-    fn slot(&self, key: &Arc<RequestKey>, caller: Caller) -> CacheKey {
+    fn cache_key(&self, key: &Arc<RequestKey>, caller: Caller) -> CacheKey {
         CacheKey { owner: self.private.holds(key.scope()).then_some(caller), key: Arc::clone(key) }
     }
 }

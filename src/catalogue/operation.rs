@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderName;
+use strum::{IntoStaticStr, VariantArray};
 
 use super::Service;
 use super::headers::is_trace;
@@ -30,15 +31,14 @@ impl Parameter {
     }
 }
 
-words! {
-    /// Between whom the answers of an operation are shared.
-    #[derive(Clone, Copy, PartialEq, Eq)]
-    pub enum Sharing {
-        /// Between all callers whom upstream has proved in the project: they would be told the same.
-        Project = "project",
-        /// Between nobody: each caller has entries of its own.
-        Caller = "caller",
-    }
+/// Between whom the answers of an operation are shared.
+#[derive(Clone, Copy, PartialEq, Eq, IntoStaticStr, VariantArray)]
+#[strum(const_into_str, serialize_all = "kebab-case")]
+pub enum Sharing {
+    /// Between all callers whom upstream has proved in the project: they would be told the same.
+    Project,
+    /// Between nobody: each caller has entries of its own.
+    Caller,
 }
 
 /// Why no two callers may share the answers of an operation, whatever is configured.

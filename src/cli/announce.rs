@@ -12,7 +12,7 @@ use crate::server::{Reloading, Server};
 
 /// Tells everything that an operator should know at start, of settings that come from this file.
 pub(super) fn ready(config: &Config, file: Option<&Path>, server: &Server) {
-    upstream(&config.catalogue, &config.egress);
+    upstream(&config.catalogue, &config.proxy_config);
     exposed(server.reloading());
     certificate(server.reloading());
     for warning in warnings::of(config, file) {
@@ -27,7 +27,7 @@ pub(super) fn ready(config: &Config, file: Option<&Path>, server: &Server) {
     }
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
-        mode = config.settings.mode.as_str(),
+        mode = config.settings.mode.into_str(),
         access_keys = config.keys.keys().count(),
         proxy = %server.proxy_address(),
         metrics = %server.metrics_address(),
@@ -64,11 +64,11 @@ fn spoken(listen: &Listen) -> &'static str {
 }
 
 /// Tells where upstream is, and how it is reached.
-pub(super) fn upstream(catalogue: &Catalogue, egress: &ProxyConfig) {
+pub(super) fn upstream(catalogue: &Catalogue, proxy_config: &ProxyConfig) {
     for service in catalogue.services() {
         let origin = catalogue.origin(service);
-        let way = egress.way_to(origin.authority(), origin.is_plaintext());
-        tracing::info!(service = service.as_str(), url = %origin, reached = %way, "upstream");
+        let route = proxy_config.route_to(origin.authority(), origin.is_plaintext());
+        tracing::info!(service = service.as_str(), url = %origin, reached = %route, "upstream");
     }
     for url in warnings::plaintext_upstreams(catalogue) {
         tracing::warn!(url, "tokens will travel to upstream in the clear");

@@ -81,12 +81,12 @@ impl Watching {
             tracing::info!("there is no configuration file to read again, only what flags and environment name");
         }
         if is_told {
-            self.reloading.gateway().try_held_keys();
+            self.reloading.gateway().retry_suspended_keys();
         }
         let applied = self.reloading.apply(source.load());
         match applied {
             Ok(changes) => {
-                self.tell(&changes, source.egress());
+                self.tell(&changes, source.proxy_config());
                 self.supervisor.ready(match changes.applied.as_slice() {
                     [] => "settings read again: nothing to apply",
                     _ => "settings reloaded",
@@ -100,13 +100,13 @@ impl Watching {
         }
     }
 
-    fn tell(&self, changes: &SettingsDiff, egress: &ProxyConfig) {
-        let live = self.reloading.gateway().live();
+    fn tell(&self, changes: &SettingsDiff, proxy_config: &ProxyConfig) {
+        let active = self.reloading.gateway().active();
         if changes.applied.is_empty() {
             tracing::info!("settings read again: nothing to apply");
         }
         if changes.call_for(FollowUp::TellUpstream) {
-            announce::upstream(live.catalogue(), egress);
+            announce::upstream(active.catalogue(), proxy_config);
         }
         if changes.call_for(FollowUp::WarnOfPlaintext) {
             announce::exposed(&self.reloading);

@@ -62,7 +62,7 @@ pub(super) fn run(config: &Config, source: SettingsSource) -> ExitCode {
         }
         supervisor.stopping();
         let what = "stopping: no new connections, finishing what is in flight";
-        server.gateway().observer().notable(NewEvent::new(Event::Stopping, what));
+        server.gateway().observer().record_event(NewEvent::new(Event::Stopping, what));
         let gateway = Arc::clone(server.gateway());
         tokio::select! {
             () = server.stop() => {

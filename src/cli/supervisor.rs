@@ -72,9 +72,9 @@ impl Supervisor {
     }
 }
 
-fn send(address: &SocketAddr, text: &[u8], patience: Duration) -> io::Result<()> {
+fn send(address: &SocketAddr, text: &[u8], stale_if_slow: Duration) -> io::Result<()> {
     let socket = UnixDatagram::unbound()?;
-    socket.set_write_timeout(Some(patience))?;
+    socket.set_write_timeout(Some(stale_if_slow))?;
     socket.send_to_addr(text, address).map(|_| ())
 }
 

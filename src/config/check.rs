@@ -37,7 +37,7 @@ pub(super) fn check(table: &Table) -> Result<Config, Wrong> {
     if !is_told {
         return Err(Wrong::NoUpstream);
     }
-    Ok(Config { settings, catalogue, keys: Arc::default(), admin_token: None, egress: ProxyConfig::default() })
+    Ok(Config { settings, catalogue, keys: Arc::default(), admin_token: None, proxy_config: ProxyConfig::default() })
 }
 
 /// Where a service is: as given, or in the region.

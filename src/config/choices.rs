@@ -1,46 +1,50 @@
 //! Choices: settings whose value is one of a few words.
 
+use strum::{IntoStaticStr, VariantArray};
+
 use super::units::written_as_text;
 use crate::catalogue::{BodyCheck, Service, Sharing};
 
-words! {
-    /// Whether the cache is in use.
-    #[derive(Clone, Copy, PartialEq, Eq)]
-    pub enum Mode {
-        /// Product lists are answered from memory.
-        Cache = "cache",
-        /// Everything is forwarded, nothing is kept.
-        Bypass = "bypass",
-    }
+/// Whether the cache is in use.
+#[derive(Clone, Copy, PartialEq, Eq, IntoStaticStr, VariantArray)]
+#[strum(const_into_str, serialize_all = "kebab-case")]
+pub enum Mode {
+    /// Product lists are answered from memory.
+    Cache,
+    /// Everything is forwarded, nothing is kept.
+    Bypass,
+}
 
-    /// The form of a log line.
-    #[derive(Clone, Copy, PartialEq, Eq)]
-    pub enum LogFormat {
-        /// For people.
-        Text = "text",
-        /// For machines.
-        Json = "json",
-    }
+/// The form of a log line.
+#[derive(Clone, Copy, PartialEq, Eq, IntoStaticStr, VariantArray)]
+#[strum(const_into_str, serialize_all = "kebab-case")]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// For machines.
+    Json,
+}
 
-    /// What becomes of callers whose grant has lapsed when upstream can't be asked.
-    #[derive(Clone, Copy, PartialEq, Eq)]
-    pub enum OnOutage {
-        /// They are given stale answers for a while.
-        Serve = "serve",
-        /// They are told of the outage.
-        Refuse = "refuse",
-    }
+/// What becomes of callers whose grant has lapsed when upstream can't be asked.
+#[derive(Clone, Copy, PartialEq, Eq, IntoStaticStr, VariantArray)]
+#[strum(const_into_str, serialize_all = "kebab-case")]
+pub enum OnOutage {
+    /// They are given stale answers for a while.
+    Serve,
+    /// They are told of the outage.
+    Refuse,
+}
 
-    /// Which requests have a line in the log.
-    #[derive(Clone, Copy, PartialEq, Eq)]
-    pub enum AccessLog {
-        /// Each.
-        All = "all",
-        /// Those that have failed or taken long.
-        SlowAndFailed = "slow-and-failed",
-        /// None.
-        Off = "off",
-    }
+/// Which requests have a line in the log.
+#[derive(Clone, Copy, PartialEq, Eq, IntoStaticStr, VariantArray)]
+#[strum(const_into_str, serialize_all = "kebab-case")]
+pub enum AccessLog {
+    /// Each.
+    All,
+    /// Those that have failed or taken long.
+    SlowAndFailed,
+    /// None.
+    Off,
 }
 
 /// One of the two services.
@@ -57,8 +61,8 @@ macro_rules! one_of {
         written_as_text!(
             $name,
             $allowed,
-            |text| $name::ALL.into_iter().find(|value| value.as_str() == text),
-            |value| value.as_str().to_owned()
+            |text| $name::VARIANTS.iter().copied().find(|value| value.into_str() == text),
+            |value| value.into_str().to_owned()
         );
     };
 }

@@ -74,7 +74,7 @@ pub struct Config {
     /// What the admin listener asks for, if it does.
     pub admin_token: Option<AdminToken>,
     /// The way there, which no file tells: direct, until whoever has read the environment says otherwise.
-    pub egress: ProxyConfig,
+    pub proxy_config: ProxyConfig,
 }
 
 impl Config {
@@ -94,10 +94,12 @@ impl Config {
         for service in Service::ALL {
             text += &format!("# {} is asked at {}\n", service.as_str(), self.catalogue.origin(service));
         }
-        for service in self.catalogue.services().filter(|_| self.egress.has_proxy()) {
+        for service in self.catalogue.services().filter(|_| self.proxy_config.has_proxy()) {
             let origin = self.catalogue.origin(service);
-            text +=
-                &format!("# {origin} is reached {}\n", self.egress.way_to(origin.authority(), origin.is_plaintext()));
+            text += &format!(
+                "# {origin} is reached {}\n",
+                self.proxy_config.route_to(origin.authority(), origin.is_plaintext())
+            );
         }
         for entry in &self.settings.access_key {
             text += &format!("# {}\n", access_keys::describe(entry));

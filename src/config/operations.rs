@@ -183,7 +183,7 @@ pub(super) fn describe(operation: &Operation, catalogue: &Catalogue) -> String {
         "{}: GET {} of {origin}, sharing = {:?}{}",
         operation.name,
         operation.template,
-        operation.sharing.as_str(),
+        operation.sharing.into_str(),
         because.unwrap_or_default()
     )
 }

@@ -28,6 +28,14 @@ pub(super) fn read(table: &Table) -> Result<Settings, Mistake> {
     })
 }
 
+/// Settings that had another name in an earlier version, and their names now.
+const RENAMED: [(&str, &str, &str); 4] = [
+    ("cache", "patience", "`stale_if_slow`"),
+    ("cache", "error_ttl", "`negative_ttl`, and `backoff` for callers whose call failed"),
+    ("limits", "head_timeout", "`header_timeout`"),
+    ("limits", "drain_timeout", "`shutdown_timeout`"),
+];
+
 /// How many letters may be wrong in a name that is no setting's, if it is to be shown and a setting's is to be meant. Outside
 /// of access keys, what looks like a setting's name is shown, too.
 const NEAR: usize = 2;
@@ -48,6 +56,13 @@ pub(super) fn unknown_name(path: Vec<Part>, known: &[&str]) -> Mistake {
         [one] => format!("`{one}`"),
         several => format!("one of `{}`", several.join("`, `")),
     };
+    if let [Part::Name(section), Part::Name(name)] = &*path
+        && let Some((_, _, now)) =
+            RENAMED.iter().find(|(in_section, before, _)| in_section == section && before == name)
+    {
+        let what = format!("unknown field `{name}`: it was renamed to {now}");
+        return Mistake::new(path, what);
+    }
     let distance = |known: &&&str| strsim::damerau_levenshtein(known, name);
     let nearest = known.iter().min_by_key(distance).filter(|known| distance(known) <= NEAR);
     match nearest {

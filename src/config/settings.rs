@@ -117,10 +117,12 @@ settings! {
         pub stale_while_revalidate: Window = RUN_TIME,
         /// How much longer than its ttl it may be given when upstream fails.
         pub stale_if_error: Window = RUN_TIME,
-        /// How long a negative answer is given again, and a caller whose call failed does not ask again.
-        pub error_ttl: Window = RUN_TIME,
+        /// How long a 400, 404 or 405 is given again.
+        pub negative_ttl: Window = RUN_TIME,
+        /// How long a caller whose call failed makes no other call for what it can be given stale.
+        pub backoff: Window = RUN_TIME,
         /// How long one waits who could be given a stale answer.
-        pub patience: Span = RUN_TIME,
+        pub stale_if_slow: Span = RUN_TIME,
         /// Between whom answers are shared.
         pub sharing: Sharing = RUN_TIME,
         /// Request headers that answers depend on.
@@ -150,7 +152,7 @@ settings! {
         /// Request line and headers together.
         pub max_head_size: Size = RUN_TIME,
         /// For a client to send them.
-        pub head_timeout: Span = RUN_TIME,
+        pub header_timeout: Span = RUN_TIME,
         /// For a connection without a request.
         pub keepalive_timeout: Span = RUN_TIME,
         /// For a client to make room for more of an answer.
@@ -164,7 +166,7 @@ settings! {
         /// Requests that wait for another's upstream call.
         pub max_waiters: Count = RUN_TIME,
         /// For what is in flight when the gateway stops.
-        pub drain_timeout: Span = RUN_TIME,
+        pub shutdown_timeout: Span = RUN_TIME,
     }
 
     /// `[log]`

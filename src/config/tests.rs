@@ -277,6 +277,31 @@ fn the_nearest_name_is_told_of_one_that_no_setting_has() {
     }
 }
 
+#[test]
+fn an_old_name_is_refused_with_the_new_name() {
+    for (text, expected) in [
+        (
+            "[cache]\npatience = \"1s\"",
+            "f: cache.patience: unknown field `patience`: it was renamed to `stale_if_slow`",
+        ),
+        (
+            "[cache]\nerror_ttl = \"1s\"",
+            "f: cache.error_ttl: unknown field `error_ttl`: it was renamed to `negative_ttl`, and `backoff` for callers \
+             whose call failed",
+        ),
+        (
+            "[limits]\nhead_timeout = \"1s\"",
+            "f: limits.head_timeout: unknown field `head_timeout`: it was renamed to `header_timeout`",
+        ),
+        (
+            "[limits]\ndrain_timeout = \"1s\"",
+            "f: limits.drain_timeout: unknown field `drain_timeout`: it was renamed to `shutdown_timeout`",
+        ),
+    ] {
+        assert_eq!(errors(text), [expected]);
+    }
+}
+
 /// A file may have as many lines as it likes.
 #[test]
 fn of_many_mistakes_the_first_are_told() {

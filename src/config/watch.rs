@@ -16,7 +16,7 @@ pub(crate) struct SettingsSource {
     overrides: Vec<Override>,
     /// The access key of the environment. Like `egress`, it is read once, at start.
     key: Option<GivenKey>,
-    egress: ProxyConfig,
+    proxy_config: ProxyConfig,
     /// The file and those that its settings name, as they were read.
     files: Files,
     /// The same files, as they were when they were looked at last.
@@ -27,9 +27,9 @@ pub(crate) struct SettingsSource {
 
 impl SettingsSource {
     /// Nothing is read yet.
-    pub(crate) fn new(file: Option<PathBuf>, overrides: Vec<Override>, egress: ProxyConfig) -> Self {
+    pub(crate) fn new(file: Option<PathBuf>, overrides: Vec<Override>, proxy_config: ProxyConfig) -> Self {
         let (key, files, glimpsed, mended) = (None, Files::default(), Sights::new(), None);
-        Self { file, overrides, key, egress, files, glimpsed, mended }
+        Self { file, overrides, key, proxy_config, files, glimpsed, mended }
     }
 
     /// The same with an access key beside those of the file.
@@ -43,8 +43,8 @@ impl SettingsSource {
     }
 
     /// The way to upstream.
-    pub(crate) fn egress(&self) -> &ProxyConfig {
-        &self.egress
+    pub(crate) fn proxy_config(&self) -> &ProxyConfig {
+        &self.proxy_config
     }
 
     /// What the settings amount to without the mistakes that they had when they were read last. It is only for looking at the
@@ -92,7 +92,7 @@ impl SettingsSource {
         let listen = &config.settings.listen;
         let named = [&config.settings.upstream.ca_file, &listen.cert_file, &listen.key_file, &listen.client_ca_file];
         named.into_iter().flatten().for_each(|path| self.files.note(path));
-        Ok(Config { egress: self.egress.clone(), ..config })
+        Ok(Config { proxy_config: self.proxy_config.clone(), ..config })
     }
 }
 
@@ -121,7 +121,7 @@ mod tests {
         let region = Override { path: &["region"], value: "r-1".to_owned(), origin: "--region".to_owned() };
         let mut source = SettingsSource::new(None, vec![region], ProxyConfig::read(proxy).unwrap());
         for _ in 0..2 {
-            assert!(source.load().unwrap().egress.has_proxy());
+            assert!(source.load().unwrap().proxy_config.has_proxy());
         }
     }
 

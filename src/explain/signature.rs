@@ -62,7 +62,7 @@ pub(super) fn judge(
     let refusal = verified.as_ref().err().copied();
     let signature = Signature {
         access_key: Some(id),
-        result: refusal.map_or("verified", SignatureRejection::as_str),
+        result: refusal.map_or("verified", |refusal| refusal.into_str()),
         because: refusal
             .map_or("the key is configured here, and has signed this request", SignatureRejection::describe)
             .to_owned(),

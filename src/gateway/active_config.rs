@@ -28,11 +28,12 @@ pub struct ActiveConfig {
     pub(super) catalogue: Catalogue,
     pub(super) upstream: Arc<dyn Upstream>,
     /// What that was made by; `None` if not here.
-    pub(super) blueprint: Option<ClientConfig>,
+    pub(super) client_config: Option<ClientConfig>,
     pub(super) keys: Arc<KeyRing>,
     pub(super) answer_timeout: Duration,
-    pub(super) patience: Duration,
-    pub(super) error_ttl: Duration,
+    pub(super) stale_if_slow: Duration,
+    pub(super) negative_ttl: Duration,
+    pub(super) backoff: Duration,
     random: Random,
 }
 
@@ -40,7 +41,7 @@ impl ActiveConfig {
     pub(super) fn new(
         config: Config,
         upstream: Arc<dyn Upstream>,
-        blueprint: Option<ClientConfig>,
+        client_config: Option<ClientConfig>,
         random: Random,
     ) -> Self {
         let text = config.to_toml();
@@ -51,10 +52,11 @@ impl ActiveConfig {
             catalogue,
             upstream,
             keys,
-            blueprint,
+            client_config,
             answer_timeout: settings.upstream.answer_timeout.0,
-            patience: settings.cache.patience.0,
-            error_ttl: settings.cache.error_ttl.0,
+            stale_if_slow: settings.cache.stale_if_slow.0,
+            negative_ttl: settings.cache.negative_ttl.0,
+            backoff: settings.cache.backoff.0,
             random,
             settings,
         }

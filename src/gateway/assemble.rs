@@ -46,7 +46,7 @@ pub const REQUEST_IDS: &str = "request ids";
 struct Backends {
     upstream: Arc<dyn Upstream>,
     /// What `upstream` is made by, if it is asked over HTTP.
-    blueprint: Option<ClientConfig>,
+    client_config: Option<ClientConfig>,
     /// Lookup before upstream, if there is one.
     second_tier: Option<Arc<dyn SecondTier>>,
 }
@@ -59,9 +59,9 @@ impl Gateway {
     pub fn new(config: &Config, clock: Clock) -> io::Result<Arc<Self>> {
         let random = Random::System;
         let (via, metrics) = (Via::new(random.u32()?), Metrics::new().map_err(io::Error::other)?);
-        let blueprint = upstream_setup::blueprint(&config.settings)?;
-        let upstream = upstream_setup::client(config, &blueprint, via.clone(), clock.clone(), &metrics)?;
-        let backends = Backends { upstream: Arc::new(upstream), blueprint: Some(blueprint), second_tier: None };
+        let client_config = upstream_setup::client_config(&config.settings)?;
+        let upstream = upstream_setup::client(config, &client_config, via.clone(), clock.clone(), &metrics)?;
+        let backends = Backends { upstream: Arc::new(upstream), client_config: Some(client_config), second_tier: None };
         Self::assemble(config, (clock, random), via, metrics, backends)
     }
 
@@ -85,7 +85,7 @@ impl Gateway {
     ) -> io::Result<Arc<Self>> {
         let metrics = Metrics::new().map_err(io::Error::other)?;
         let via = Via::new(random.u32()?);
-        let backends = Backends { upstream, blueprint: None, second_tier };
+        let backends = Backends { upstream, client_config: None, second_tier };
         Self::assemble(config, (clock, random), via, metrics, backends)
     }
 
@@ -96,7 +96,7 @@ impl Gateway {
         metrics: Arc<Metrics>,
         backends: Backends,
     ) -> io::Result<Arc<Self>> {
-        let Backends { upstream, blueprint, second_tier } = backends;
+        let Backends { upstream, client_config, second_tier } = backends;
         let settings = &config.settings;
         let callers = Callers::new(random.key("callers")?);
         let digests = Digests::new(random.key("shown keys")?, random.key("shown callers")?);
@@ -110,14 +110,14 @@ impl Gateway {
         let store = Arc::new(Store::new(settings.cache.max_size.0, Arc::clone(&budget), metrics.eviction_counter()));
         // Weak, for the store counts its evictions in these very metrics.
         let remembered = Arc::downgrade(&store);
-        let aloft = [&shared_flights, &lone_flights].map(Arc::downgrade);
+        let in_flight = [&shared_flights, &lone_flights].map(Arc::downgrade);
         let (granted, time) = (Arc::downgrade(&grants), clock.clone());
         let bypassing = Arc::new(AtomicBool::new(settings.mode == Mode::Bypass));
         let is_bypassing = Arc::clone(&bypassing);
         metrics
             .watch(move || InUse {
                 store: remembered.upgrade().map(|store| store.usage()).unwrap_or_default(),
-                waiting: aloft.iter().filter_map(Weak::upgrade).map(|flights| flights.waiting()).sum(),
+                waiting: in_flight.iter().filter_map(Weak::upgrade).map(|flights| flights.waiting()).sum(),
                 grants: granted.upgrade().map_or(0, |grants| grants.live(time.now())),
                 is_bypassing: is_bypassing.load(Ordering::Relaxed),
             })
@@ -129,7 +129,7 @@ impl Gateway {
         let fast_path = FastPath::new(settings.listen.fast_path, random.key("heads")?, &metrics, clock.clone())
             .map_err(io::Error::other)?;
         Ok(Arc::new(Self {
-            live: RwLock::new(Arc::new(ActiveConfig::new(config.clone(), upstream, blueprint, random.clone()))),
+            active: RwLock::new(Arc::new(ActiveConfig::new(config.clone(), upstream, client_config, random.clone()))),
             reloading: Mutex::default(),
             callers,
             fingerprints,
@@ -137,14 +137,14 @@ impl Gateway {
             request_ids,
             via,
             bypassing,
-            memory: Arc::new(Memory { grants, store, pauses: Backoffs::new(), known_callers: Arc::default() }),
+            memory: Arc::new(Memory { grants, store, backoffs: Backoffs::new(), known_callers: Arc::default() }),
             fetcher: Arc::new(Fetcher {
                 shared_flights,
                 lone_flights,
                 successes: Successes::default(),
                 gate,
                 relay_gate,
-                probation: KeyBreaker::new(clock.clone()),
+                key_breaker: KeyBreaker::new(clock.clone()),
                 second_tier,
             }),
             observer: Arc::new(Observer {
@@ -191,8 +191,8 @@ impl Gateway {
 
     /// Whether an entry may be given only after upstream has confirmed it, because an unsafe method has changed what it
     /// is about.
-    pub fn is_invalidated(&self, slot: &CacheKey, entry: &Entry) -> bool {
-        self.memory.store.is_invalidated(slot.key.scope(), entry.life().sent)
+    pub fn is_invalidated(&self, cache_key: &CacheKey, entry: &Entry) -> bool {
+        self.memory.store.is_invalidated(cache_key.key.scope(), entry.life().sent)
     }
 
     /// The present date.
@@ -219,7 +219,7 @@ impl Gateway {
     /// before is stored, or given to anyone but the one whose request it answers. Grants stay.
     pub fn purge(&self, selection: &PurgeSelection) -> usize {
         let purged = self.memory.store.purge(selection, self.clock.now());
-        self.memory.pauses.purge(selection);
+        self.memory.backoffs.purge(selection);
         self.fetcher.shared_flights.close_all();
         self.fetcher.lone_flights.close_all();
         purged
@@ -229,17 +229,19 @@ impl Gateway {
     pub fn inspect(&self, key: RequestKey, credential: &Credential) -> Inspection {
         let (now, caller) = (self.clock.now(), self.callers.of(credential));
         let service = key.operation().service;
-        let slot = self.memory.store.slot(&Arc::new(key), caller);
-        let grantee = CallerScope { caller, scope: slot.key.scope().clone() };
+        let cache_key = self.memory.store.cache_key(&Arc::new(key), caller);
+        let caller_scope = CallerScope { caller, scope: cache_key.key.scope().clone() };
         Inspection {
-            standing: self.memory.grants.standing(&grantee, now),
-            is_shared: slot.owner.is_none(),
-            entry: self.memory.store.get(&slot).map(|entry| entry.life().freshness(now)),
-            needs_confirmation: self.memory.store.get(&slot).is_none()
-                && self.memory.store.get_to_confirm(&slot).is_some(),
-            is_held: credential.signed().is_some_and(|signed| self.fetcher.probation.holds(&signed.key, service)),
-            is_paused: self.memory.pauses.hold(&slot, &grantee, now),
-            uncacheable: self.memory.store.uncacheable(&slot, caller, now),
+            grant_state: self.memory.grants.grant_state(&caller_scope, now),
+            is_shared: cache_key.owner.is_none(),
+            entry: self.memory.store.get(&cache_key).map(|entry| entry.life().freshness(now)),
+            needs_confirmation: self.memory.store.get(&cache_key).is_none()
+                && self.memory.store.get_to_confirm(&cache_key).is_some(),
+            is_suspended: credential
+                .signed()
+                .is_some_and(|signed| self.fetcher.key_breaker.holds(&signed.key, service)),
+            is_backing_off: self.memory.backoffs.hold(&cache_key, &caller_scope, now),
+            uncacheable: self.memory.store.uncacheable(&cache_key, caller, now),
         }
     }
 }

@@ -15,7 +15,7 @@ use crate::upstream::gate::GateClient;
 /// Who asks, and how.
 pub(super) struct ClientIdentity {
     /// What was in force when the request came.
-    pub(super) live: Arc<ActiveConfig>,
+    pub(super) active: Arc<ActiveConfig>,
     /// A credential that counts, and whose it is.
     pub(super) identity: Option<(Credential, Caller)>,
     /// With whom the request shares what is bounded.
@@ -35,21 +35,21 @@ impl ClientIdentity {
     }
 
     /// What is asked, if it is known who asks.
-    pub(super) fn question(&self, key: RequestKey, wish: RequestDirectives) -> Option<CacheRequest> {
+    pub(super) fn request(&self, key: RequestKey, directives: RequestDirectives) -> Option<CacheRequest> {
         let (credential, caller) = self.identity.clone()?;
-        let grantee = CallerScope { caller, scope: key.scope().clone() };
+        let caller_scope = CallerScope { caller, scope: key.scope().clone() };
         Some(CacheRequest {
-            live: Arc::clone(&self.live),
+            active: Arc::clone(&self.active),
             credential,
             client: self.client,
             account: self.account.clone(),
             half_close: Arc::clone(&self.half_close),
-            asked: Arc::new(Lookup { grantee, key: Arc::new(key), wish }),
+            lookup: Arc::new(Lookup { caller_scope, key: Arc::new(key), directives }),
         })
     }
 
     /// Who asks where.
-    pub(super) fn grantee(&self, scope: Scope) -> Option<CallerScope> {
+    pub(super) fn caller_scope(&self, scope: Scope) -> Option<CallerScope> {
         self.caller().map(|caller| CallerScope { caller, scope })
     }
 }
@@ -58,19 +58,19 @@ impl ClientIdentity {
 #[derive(Clone)]
 pub(super) struct CacheRequest {
     /// What was in force when it was asked.
-    pub(super) live: Arc<ActiveConfig>,
+    pub(super) active: Arc<ActiveConfig>,
     pub(super) credential: Credential,
     pub(super) client: GateClient,
     /// Where an answer that is read for it is charged.
     pub(super) account: Account,
     /// Of the connection that it came by.
     pub(super) half_close: Arc<HalfClose>,
-    pub(super) asked: Arc<Lookup>,
+    pub(super) lookup: Arc<Lookup>,
 }
 
 /// What is asked by whom, without the credential.
 pub(super) struct Lookup {
-    pub(super) grantee: CallerScope,
+    pub(super) caller_scope: CallerScope,
     pub(super) key: Arc<RequestKey>,
-    pub(super) wish: RequestDirectives,
+    pub(super) directives: RequestDirectives,
 }

@@ -31,12 +31,12 @@ use crate::upstream::{MAX_PEEK, PEEK_TIMEOUT};
 
 impl Memory {
     /// In which class a caller's call waits for its turn.
-    pub(super) fn class(&self, caller: Option<Caller>, grantee: Option<&CallerScope>, now: Instant) -> Class {
-        let is_granted = |grantee| {
-            let standing = self.grants.standing(grantee, now);
-            matches!(standing, GrantState::Granted | GrantState::Grace { .. })
+    pub(super) fn class(&self, caller: Option<Caller>, caller_scope: Option<&CallerScope>, now: Instant) -> Class {
+        let is_granted = |caller_scope| {
+            let grant_state = self.grants.grant_state(caller_scope, now);
+            matches!(grant_state, GrantState::Granted | GrantState::Grace { .. })
         };
-        if grantee.is_some_and(is_granted) {
+        if caller_scope.is_some_and(is_granted) {
             return Class::Proved;
         }
         match caller.and_then(|caller| self.known_callers.get(&caller, now)) {
@@ -50,13 +50,13 @@ impl Memory {
     /// delayed.
     pub(super) fn make_known(
         &self,
-        live: &ActiveConfig,
+        active: &ActiveConfig,
         (caller, account, clock): (Caller, &Account, &Clock),
         head: &Parts,
         response: Response<StreamBody>,
     ) -> Response<StreamBody> {
         let is_known = || self.known_callers.get(&caller, clock.now()).is_some();
-        if !tells_of_caller(live, head, response.status()) || is_known() {
+        if !tells_of_caller(active, head, response.status()) || is_known() {
             return response;
         }
         let known = Arc::clone(&self.known_callers);
@@ -67,9 +67,9 @@ impl Memory {
 }
 
 /// Whether an answer to such a request, of such a status, tells that upstream has accepted the caller.
-pub(super) fn tells_of_caller(live: &ActiveConfig, head: &Parts, status: StatusCode) -> bool {
+pub(super) fn tells_of_caller(active: &ActiveConfig, head: &Parts, status: StatusCode) -> bool {
     let methods = [Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE];
-    status.is_success() && methods.contains(&head.method) && route::is_below_project(&live.catalogue, head.uri.path())
+    status.is_success() && methods.contains(&head.method) && route::is_below_project(&active.catalogue, head.uri.path())
 }
 
 /// A decision about a caller that waits for the beginning of a body.

@@ -68,14 +68,14 @@ pub(super) fn classify_head(
 }
 
 /// Raises a connection's class to that of the caller whose request has been answered.
-pub(super) fn classify_asker(
+pub(super) fn classify_client(
     connection: &Connection,
-    asker: &ClientIdentity,
-    grantee: Option<&CallerScope>,
+    client_identity: &ClientIdentity,
+    caller_scope: Option<&CallerScope>,
     known_by: (&Memory, &Clock),
 ) {
-    if let Some(caller) = asker.caller() {
-        classify(connection, caller, grantee, known_by);
+    if let Some(caller) = client_identity.caller() {
+        classify(connection, caller, caller_scope, known_by);
     }
 }
 
@@ -83,11 +83,11 @@ pub(super) fn classify_asker(
 fn classify(
     connection: &Connection,
     caller: Caller,
-    grantee: Option<&CallerScope>,
+    caller_scope: Option<&CallerScope>,
     (memory, clock): (&Memory, &Clock),
 ) {
     if connection.account.class() < ConnectionClass::Known {
-        let is_known = memory.class(Some(caller), grantee, clock.now()) != Class::Unknown;
+        let is_known = memory.class(Some(caller), caller_scope, clock.now()) != Class::Unknown;
         let class = if is_known { ConnectionClass::Known } else { ConnectionClass::Unknown };
         connection.account.raise(class, is_known.then_some(caller));
     }

@@ -26,19 +26,19 @@ pub(super) struct Attempts {
 /// Joins the flight for a slot, or begins one. A solo flight is nobody else's. The leader, if there is one, has to be sent.
 pub(super) fn join(
     fetcher: &Fetcher,
-    question: &CacheRequest,
-    (slot, why, solo): (CacheKey, Miss, bool),
+    request: &CacheRequest,
+    (cache_key, why, solo): (CacheKey, Miss, bool),
     rounds: &Attempts,
 ) -> (Waiter<CacheKey, FetchResult>, Role, Option<Leader<CacheKey, FetchResult>>) {
-    let (flights, caller) = (fetcher.flights(&slot), question.asked.grantee.caller);
+    let (flights, caller) = (fetcher.flights(&cache_key), request.lookup.caller_scope.caller);
     let (waiter, leader) = match solo {
         true => flights.solo(caller),
         // Nobody is to wait for a call that comes after all others.
-        false if question.half_close.is_closed() => flights.wait_or_solo(&slot, caller),
-        false => flights.join(&slot, caller),
+        false if request.half_close.is_closed() => flights.wait_or_solo(&cache_key, caller),
+        false => flights.join(&cache_key, caller),
     };
-    let elected = rounds.refused && leader.is_some() && slot.owner.is_none();
+    let elected = rounds.refused && leader.is_some() && cache_key.owner.is_none();
     let is_last = rounds.number >= MAX_ELECTIONS;
-    let seat = Role { leads: leader.is_some(), elected, is_last, has_repeated: rounds.has_repeated, slot, why };
-    (waiter, seat, leader)
+    let role = Role { leads: leader.is_some(), elected, is_last, has_repeated: rounds.has_repeated, cache_key, why };
+    (waiter, role, leader)
 }

@@ -38,8 +38,8 @@ impl Connection {
     }
 
     /// Whose request on it this is.
-    pub(super) fn client(&self, live: &ActiveConfig, caller: Option<Caller>) -> GateClient {
-        GateClient { caller, peer: live.peer(self.peer), connection: self.id }
+    pub(super) fn client(&self, active: &ActiveConfig, caller: Option<Caller>) -> GateClient {
+        GateClient { caller, peer: active.peer(self.peer), connection: self.id }
     }
 
     /// What its client holds of the memory budget, and how far its callers are known. The gateway raises its class with its

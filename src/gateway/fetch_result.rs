@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Response, StatusCode};
+use strum::{IntoStaticStr, VariantArray};
 
 use crate::cache::admission::Verdict;
 use crate::cache::freshness::Life;
@@ -15,22 +16,13 @@ use crate::request::caller::Caller;
 use crate::upstream::UpstreamError;
 
 /// Why a call is made beside or after another caller's call for the same question.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, IntoStaticStr, VariantArray)]
+#[strum(const_into_str, serialize_all = "kebab-case")]
 pub(super) enum Additional {
     /// The calls under way are slow.
     Slow,
     /// The call before was answered with a 5xx.
     Failed,
-}
-
-impl Additional {
-    /// The name used as metric label.
-    pub(super) fn as_str(self) -> &'static str {
-        match self {
-            Self::Slow => "slow",
-            Self::Failed => "failed",
-        }
-    }
 }
 
 /// A whole answer, and what was made of it.
@@ -69,7 +61,7 @@ pub(super) enum FetchResult {
         /// Whose request was sent.
         leader: Caller,
         /// Between which purges it was sent.
-        asked: Epoch,
+        epoch: Epoch,
         /// What came of it.
         answer: Result<Arc<FetchedResponse>, UpstreamError>,
         /// How long that took, if anything was sent.
@@ -84,8 +76,8 @@ pub(super) enum FetchResult {
 
 impl FetchResult {
     /// That nothing was sent because of a failure inside the gateway.
-    pub(super) fn unsent(leader: Caller, asked: Epoch, error: UpstreamError) -> Self {
-        Self::Sent { leader, asked, answer: Err(error), took: None, is_outside: false, may_repeat: false }
+    pub(super) fn unsent(leader: Caller, epoch: Epoch, error: UpstreamError) -> Self {
+        Self::Sent { leader, epoch, answer: Err(error), took: None, is_outside: false, may_repeat: false }
     }
 
     /// Whether it is a refusal of this caller whose body is still to come.

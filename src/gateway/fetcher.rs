@@ -28,7 +28,7 @@ pub(super) struct Fetcher {
     pub(super) gate: Arc<Gate>,
     /// For what is relayed. Apart, for streams may take as long as they like.
     pub(super) relay_gate: Arc<Gate>,
-    pub(super) probation: Arc<KeyBreaker>,
+    pub(super) key_breaker: Arc<KeyBreaker>,
     /// Lookup before upstream, if there is one.
     pub(super) second_tier: Option<Arc<dyn SecondTier>>,
 }
@@ -45,48 +45,48 @@ impl Fetcher {
     /// Waits for the turn of a call, and for leave to use its access key.
     pub(super) async fn turn(
         &self,
-        question: &CacheRequest,
+        request: &CacheRequest,
         signed: Option<&VerifiedRequest>,
         class: Class,
         is_shared: bool,
         observer: &Observer,
     ) -> Result<(Option<KeyPermit>, Permit), NoTurn> {
-        let (service, client) = (question.asked.key.operation().service, question.client);
+        let (service, client) = (request.lookup.key.operation().service, request.client);
         let turn = async {
-            let leave = self.leave(signed, service, observer).await?;
+            let key_permit = self.key_permit(signed, service, observer).await?;
             let permit = match is_shared {
                 true => self.gate.enter(service, client, class).await,
                 // It is its own client's alone.
-                false => self.gate.enter_unless_closed(service, client, class, &question.half_close).await,
+                false => self.gate.enter_unless_closed(service, client, class, &request.half_close).await,
             };
-            Ok::<_, Suspended>((leave, permit))
+            Ok::<_, Suspended>((key_permit, permit))
         };
-        let turn = timeout(question.live.answer_timeout, turn).await;
+        let turn = timeout(request.active.answer_timeout, turn).await;
         turn.map_err(|_| NoTurn::Busy)?.map_err(|_| NoTurn::Suspended)
     }
 
     /// Whether a call would have to wait for others of its client or its access key. Such a caller must not lead a shared
     /// fetch.
-    pub(super) fn has_to_wait(&self, question: &CacheRequest) -> bool {
-        let service = question.asked.key.operation().service;
-        let is_busy = |signed: &VerifiedRequest| self.probation.is_busy(&signed.key, service);
-        self.gate.has_to_wait(service, question.client) || question.credential.signed().is_some_and(is_busy)
+    pub(super) fn has_to_wait(&self, request: &CacheRequest) -> bool {
+        let service = request.lookup.key.operation().service;
+        let is_busy = |signed: &VerifiedRequest| self.key_breaker.is_busy(&signed.key, service);
+        self.gate.has_to_wait(service, request.client) || request.credential.signed().is_some_and(is_busy)
     }
 
     /// KeyPermit to use an access key, if one is used.
-    pub(super) async fn leave(
+    pub(super) async fn key_permit(
         &self,
         signed: Option<&VerifiedRequest>,
         service: Service,
         observer: &Observer,
     ) -> Result<Option<KeyPermit>, Suspended> {
         let Some(signed) = signed else { return Ok(None) };
-        self.probation.enter(&signed.key, service).await.map(Some).inspect_err(|held| observer.key_held(held))
+        self.key_breaker.enter(&signed.key, service).await.map(Some).inspect_err(|held| observer.key_suspended(held))
     }
 
     /// The flights that a slot's calls belong to.
-    pub(super) fn flights(&self, slot: &CacheKey) -> &Flights<CacheKey, FetchResult> {
-        if slot.owner.is_none() { &self.shared_flights } else { &self.lone_flights }
+    pub(super) fn flights(&self, cache_key: &CacheKey) -> &Flights<CacheKey, FetchResult> {
+        if cache_key.owner.is_none() { &self.shared_flights } else { &self.lone_flights }
     }
 
     /// Whether a failure has its cause outside the gateway, so that it may extend the grant of the call's caller. That

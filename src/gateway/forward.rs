@@ -54,15 +54,15 @@ impl Forwarding {
     /// Forwards a request for an operation as it is, and says why.
     pub(super) async fn bypass(
         &self,
-        asker: &ClientIdentity,
+        client_identity: &ClientIdentity,
         reason: BypassReason,
         service: Service,
-        grantee: Option<CallerScope>,
+        caller_scope: Option<CallerScope>,
         request: Request<StreamBody>,
         record: &mut RequestRecord,
     ) -> Result<Response<Content>, Problem> {
-        record.answered(Outcome::Bypass, reason.as_str());
-        let mut response = match self.forward(asker, service, grantee, request, record).await {
+        record.answered(Outcome::Bypass, reason.into_str());
+        let mut response = match self.forward(client_identity, service, caller_scope, request, record).await {
             Ok(response) => {
                 self.observer.metrics.bypass(reason);
                 response
@@ -80,7 +80,7 @@ impl Forwarding {
             stored: false,
             collapsed: false,
             key: record.key(),
-            detail: Some(reason.as_str()),
+            detail: Some(reason.into_str()),
             failure: record.failure(),
         };
         status.add_to(response.headers_mut());
@@ -91,21 +91,21 @@ impl Forwarding {
     /// whole; where it refuses the credential, a grant ends all the same.
     pub(super) async fn forward(
         &self,
-        asker: &ClientIdentity,
+        client_identity: &ClientIdentity,
         service: Service,
-        grantee: Option<CallerScope>,
+        caller_scope: Option<CallerScope>,
         request: Request<StreamBody>,
         record: &mut RequestRecord,
     ) -> Result<Response<Content>, Problem> {
         let (mut head, body) = request.into_parts();
-        let origin = asker.live.catalogue.origin(service);
-        let caller = asker.caller();
+        let origin = client_identity.active.catalogue.origin(service);
+        let caller = client_identity.caller();
         if let Some(caller) = caller {
             record.asked_by(|| self.observer.digests.of_caller(caller));
         }
-        let unsafe_request = UnsafeRequest::of(asker, &head, &self.memory, &self.clock);
-        let signed = asker.identity.as_ref().and_then(|(credential, _)| credential.signed());
-        match asker.authorization {
+        let unsafe_request = UnsafeRequest::of(client_identity, &head, &self.memory, &self.clock);
+        let signed = client_identity.identity.as_ref().and_then(|(credential, _)| credential.signed());
+        match client_identity.authorization {
             AuthorizationAction::Kept | AuthorizationAction::Renewed => {}
             AuthorizationAction::Unverified => self.observer.metrics.signature("unknown-key"),
             AuthorizationAction::Dropped => {
@@ -116,7 +116,7 @@ impl Forwarding {
                 return Err(Problem::SignatureBoundHere);
             }
         }
-        let (leave, permit, buffers) = self.turn(asker, signed, service, grantee.as_ref()).await?;
+        let (key_permit, permit, buffers) = self.turn(client_identity, signed, service, caller_scope.as_ref()).await?;
         // An upload may outlast its answer.
         let body = if body.is_end_stream() { body } else { charged(body, Arc::clone(&buffers)) };
         let held = (permit, buffers);
@@ -124,22 +124,33 @@ impl Forwarding {
             self.renew(signed, &mut head, origin)?;
         }
         let (sent, begun) = (self.clock.now(), self.clock.timer_now());
-        let departure = match grantee {
-            Some(grantee) => Some(self.memory.grants.depart(grantee, sent)),
-            None => caller.map(|caller| self.memory.grants.depart_unscoped(caller, service, sent)),
+        let pending_grant = match caller_scope {
+            Some(caller_scope) => Some(self.memory.grants.begin_call(caller_scope, sent)),
+            None => caller.map(|caller| self.memory.grants.begin_unscoped_call(caller, service, sent)),
         };
         let call = self.observer.metrics.upstream_call(service);
-        let may_tell = caller.filter(|_| tells_of_caller(&asker.live, &head, StatusCode::OK)).is_some();
-        let (answer, (permit, buffers)) = match (&leave, &unsafe_request) {
-            (None, None) => {
-                (self.relayed(&asker.live, service, &asker.account, (departure, None), &head, body).await, held)
-            }
+        let may_tell = caller.filter(|_| tells_of_caller(&client_identity.active, &head, StatusCode::OK)).is_some();
+        let (answer, (permit, buffers)) = match (&key_permit, &unsafe_request) {
+            (None, None) => (
+                self.relayed(
+                    &client_identity.active,
+                    service,
+                    &client_identity.account,
+                    (pending_grant, None),
+                    &head,
+                    body,
+                )
+                .await,
+                held,
+            ),
             _ => {
                 // In a task of its own: what upstream makes of the signature, and what the request changes, is to be known
                 // though the client hangs up.
-                let (this, live, account) = (self.clone(), Arc::clone(&asker.live), asker.account.clone());
+                let (this, active, account) =
+                    (self.clone(), Arc::clone(&client_identity.active), client_identity.account.clone());
                 let relaying = tokio::spawn(async move {
-                    let answer = this.relayed(&live, service, &account, (departure, leave), &head, body).await;
+                    let answer =
+                        this.relayed(&active, service, &account, (pending_grant, key_permit), &head, body).await;
                     (invalidating(unsafe_request, answer).await, held)
                 });
                 relaying.await.map_err(|_| Problem::Internal)?
@@ -159,7 +170,7 @@ impl Forwarding {
             Ok(response) => response.map(|body| Content::Stream(charged(permit.hold(body), buffers))),
             Err(error) => {
                 self.observer.call_failed(service, record.request_id(), &error);
-                record.failed(error.failure().as_str());
+                record.failed(error.failure().into_str());
                 Problem::Upstream(error).response(record.request_id())
             }
         })
@@ -169,43 +180,45 @@ impl Forwarding {
     /// beginning of an error's body tells whom the refusal concerns, and what upstream made of a signature.
     async fn relayed(
         &self,
-        live: &ActiveConfig,
+        active: &ActiveConfig,
         service: Service,
         account: &Account,
-        (mut departure, leave): (Option<PendingGrant>, Option<KeyPermit>),
+        (mut pending_grant, key_permit): (Option<PendingGrant>, Option<KeyPermit>),
         head: &Parts,
         body: StreamBody,
     ) -> Result<Response<StreamBody>, UpstreamError> {
-        let response = live.upstream.relay(service, live.catalogue.origin(service), head, body).await?;
+        let response = active.upstream.relay(service, active.catalogue.origin(service), head, body).await?;
         let status = response.status();
         if !status.is_server_error() {
             self.fetcher.successes.answered(service, self.clock.now());
         }
         // A 403 that belongs to no scope ends no grant.
-        let denies = |departure: &PendingGrant| {
-            status == StatusCode::UNAUTHORIZED || status == StatusCode::FORBIDDEN && departure.scope().is_some()
+        let denies = |pending_grant: &PendingGrant| {
+            status == StatusCode::UNAUTHORIZED || status == StatusCode::FORBIDDEN && pending_grant.scope().is_some()
         };
-        if let Some(departure) = departure.as_mut().filter(|departure| denies(departure)) {
-            denied(&self.memory, &self.observer, departure, status);
+        if let Some(pending_grant) = pending_grant.as_mut().filter(|pending_grant| denies(pending_grant)) {
+            denied(&self.memory, &self.observer, pending_grant, status);
         }
-        let response = match &departure {
-            Some(departure) => self.memory.make_known(live, (departure.caller(), account, &self.clock), head, response),
+        let response = match &pending_grant {
+            Some(pending_grant) => {
+                self.memory.make_known(active, (pending_grant.caller(), account, &self.clock), head, response)
+            }
             None => response,
         };
         let is_error = status.is_client_error() || status.is_server_error();
-        let concerns_grants = status == StatusCode::UNAUTHORIZED && departure.is_some();
-        let (beginning, response) = if is_error && leave.is_some() || concerns_grants {
+        let concerns_grants = status == StatusCode::UNAUTHORIZED && pending_grant.is_some();
+        let (beginning, response) = if is_error && key_permit.is_some() || concerns_grants {
             let (head, body) = response.into_parts();
             let (beginning, body) = peek(body, MAX_PEEK, PEEK_TIMEOUT).await;
             (beginning, Response::from_parts(head, body))
         } else {
             (Bytes::new(), response)
         };
-        if let Some(leave) = leave {
-            self.observer.signature_ended(leave, SignatureOutcome::of(status, &beginning));
+        if let Some(key_permit) = key_permit {
+            self.observer.signature_ended(key_permit, SignatureOutcome::of(status, &beginning));
         }
-        if let Some(departure) = departure.filter(denies) {
-            departure.refused(RefusedBy::of(&beginning), None, self.clock.now());
+        if let Some(pending_grant) = pending_grant.filter(denies) {
+            pending_grant.refused(RefusedBy::of(&beginning), None, self.clock.now());
         }
         Ok(response)
     }
@@ -221,24 +234,27 @@ impl Forwarding {
     /// Waits for the turn of what is to be relayed, and for memory for it. The end of the response's body ends both.
     async fn turn(
         &self,
-        asker: &ClientIdentity,
+        client_identity: &ClientIdentity,
         signed: Option<&VerifiedRequest>,
         service: Service,
-        grantee: Option<&CallerScope>,
+        caller_scope: Option<&CallerScope>,
     ) -> Result<(Option<KeyPermit>, Permit, Arc<Charge>), Problem> {
-        let caller = asker.caller();
-        let class = self.memory.class(caller, grantee, self.clock.now());
+        let caller = client_identity.caller();
+        let class = self.memory.class(caller, caller_scope, self.clock.now());
         let mut lacking = Problem::Upstream(UpstreamError::Busy);
         let turn = async {
-            let leave = self
+            let key_permit = self
                 .fetcher
-                .leave(signed, service, &self.observer)
+                .key_permit(signed, service, &self.observer)
                 .await
                 .map_err(|_| Problem::Signature(SignatureRejection::Suspended))?;
-            let permit =
-                self.fetcher.relay_gate.enter_unless_closed(service, asker.client, class, &asker.half_close).await;
-            if let Some(buffers) = asker.account.try_charge(Purpose::Responses, RELAY) {
-                return Ok((leave, permit, Arc::new(buffers)));
+            let permit = self
+                .fetcher
+                .relay_gate
+                .enter_unless_closed(service, client_identity.client, class, &client_identity.half_close)
+                .await;
+            if let Some(buffers) = client_identity.account.try_charge(Purpose::Responses, RELAY) {
+                return Ok((key_permit, permit, Arc::new(buffers)));
             }
             // Others wait for the slot, so it is not held while this request waits for memory.
             drop(permit);
@@ -246,12 +262,17 @@ impl Forwarding {
                 return Err(Problem::NoMemory);
             }
             lacking = Problem::NoMemory;
-            let slot = self.fetcher.relay_gate.enter_unless_closed(service, asker.client, class, &asker.half_close);
-            let waited = asker.account.wait_and(Purpose::Responses, RELAY, slot).await;
+            let cache_key = self.fetcher.relay_gate.enter_unless_closed(
+                service,
+                client_identity.client,
+                class,
+                &client_identity.half_close,
+            );
+            let waited = client_identity.account.wait_and(Purpose::Responses, RELAY, cache_key).await;
             let (buffers, permit) = waited.ok_or(Problem::NoMemory)?;
-            Ok((leave, permit, Arc::new(buffers)))
+            Ok((key_permit, permit, Arc::new(buffers)))
         };
-        timeout(asker.live.answer_timeout, turn).await.unwrap_or_else(|_| Err(lacking))
+        timeout(client_identity.active.answer_timeout, turn).await.unwrap_or_else(|_| Err(lacking))
     }
 
     /// Whether a response says that upstream is asked too often.

@@ -54,7 +54,7 @@ impl Identifying<'_> {
     /// Says who asks. A signature is verified for the request as it was typed, apart from what belongs to its connection.
     pub(super) async fn identify(
         &self,
-        live: &Arc<ActiveConfig>,
+        active: &Arc<ActiveConfig>,
         head: &Parts,
         body: StreamBody,
         (service, presentation): (Service, Presentation),
@@ -65,7 +65,7 @@ impl Identifying<'_> {
             Ok(PresentedCredential::Token(token)) => (Some(Credential::Token(token)), body),
             Ok(PresentedCredential::Signature(claim)) => {
                 let (signed, body) =
-                    self.verify(live, claim, head, &typed, body, (service, &connection.account)).await?;
+                    self.verify(active, claim, head, &typed, body, (service, &connection.account)).await?;
                 (Some(Credential::Signed(Arc::new(signed))), body)
             }
             Err(_) => (None, body),
@@ -74,15 +74,15 @@ impl Identifying<'_> {
             let caller = self.recognise(&credential, connection);
             (credential, caller)
         });
-        let client = connection.client(live, identity.as_ref().map(|(_, caller)| *caller));
+        let client = connection.client(active, identity.as_ref().map(|(_, caller)| *caller));
         let (account, half_close) = (connection.account.clone(), Arc::clone(&connection.half_close));
-        Ok((ClientIdentity { live: Arc::clone(live), identity, client, account, half_close, authorization }, body))
+        Ok((ClientIdentity { active: Arc::clone(active), identity, client, account, half_close, authorization }, body))
     }
 
     /// Verifies a signature that claims a configured access key.
     async fn verify(
         &self,
-        live: &ActiveConfig,
+        active: &ActiveConfig,
         claim: Claim,
         head: &Parts,
         typed: &Uri,
@@ -91,8 +91,8 @@ impl Identifying<'_> {
     ) -> Result<(VerifiedRequest, StreamBody), Problem> {
         let id = claim.key.id().to_owned();
         let refused = |refusal: SignatureRejection| {
-            self.observer.metrics.signature(refusal.as_str());
-            tracing::info!(access_key = id, reason = refusal.as_str(), "a signature is refused");
+            self.observer.metrics.signature(refusal.into_str());
+            tracing::info!(access_key = id, reason = refusal.into_str(), "a signature is refused");
             Problem::Signature(refusal)
         };
         let examined = claim.examine(&head.headers, self.clock.date()).map_err(refused)?;
@@ -101,13 +101,13 @@ impl Identifying<'_> {
         } else if ring::leaves_body_unsigned(&head.headers) {
             (Payload::unsigned(), body)
         } else {
-            let bytes = read_signed(live, body, account).await?;
+            let bytes = read_signed(active, body, account).await?;
             let payload = ring::payload(&head.headers, &bytes).map_err(refused)?;
             (payload, stream(Full::new(bytes)))
         };
-        let project = route::project(&live.catalogue, head.uri.path());
+        let project = route::project(&active.catalogue, head.uri.path());
         let signed = examined.admit(&head.method, SignedTarget::from(typed), payload, project).map_err(refused)?;
-        if self.fetcher.probation.holds(&signed.key, service) {
+        if self.fetcher.key_breaker.holds(&signed.key, service) {
             return Err(refused(SignatureRejection::Suspended));
         }
         self.observer.metrics.signature("verified");
@@ -116,7 +116,7 @@ impl Identifying<'_> {
 }
 
 /// Reads a body whole. Its bytes are charged to the memory budget as they come, until they have been sent on.
-async fn read_signed(live: &ActiveConfig, body: StreamBody, account: &Account) -> Result<Bytes, Problem> {
+async fn read_signed(active: &ActiveConfig, body: StreamBody, account: &Account) -> Result<Bytes, Problem> {
     let too_large = || Problem::BodyTooLarge { limit: MAX_SIGNED_BODY };
     let size = body.size_hint();
     if size.lower() > MAX_SIGNED_BODY as u64 {
@@ -126,7 +126,7 @@ async fn read_signed(live: &ActiveConfig, body: StreamBody, account: &Account) -
     // Nothing is taken before the first byte comes: a declared length alone must not keep others out.
     if most > SMALL_BODY {
         let room = account.room_for(Purpose::Bodies, most);
-        timeout(live.answer_timeout, room).await.map_err(|_| Problem::NoMemory)?;
+        timeout(active.answer_timeout, room).await.map_err(|_| Problem::NoMemory)?;
     }
     let reading = async {
         let mut whole = Collected::with_capacity(account, Purpose::Bodies, 0, most).ok_or(Problem::NoMemory)?;

@@ -22,7 +22,7 @@ use crate::upstream::{MAX_PEEK, PEEK_TIMEOUT, UpstreamError};
 
 /// A request that may change what an operation answers in a scope.
 pub(super) struct UnsafeRequest {
-    grantee: CallerScope,
+    caller_scope: CallerScope,
     grants: Arc<Grants>,
     store: Arc<Store>,
     clock: Clock,
@@ -30,14 +30,15 @@ pub(super) struct UnsafeRequest {
 
 impl UnsafeRequest {
     /// The request, if it may change what an operation answers: it has an unsafe method and an operation's path.
-    pub(super) fn of(asker: &ClientIdentity, head: &Parts, memory: &Memory, clock: &Clock) -> Option<Self> {
+    pub(super) fn of(client_identity: &ClientIdentity, head: &Parts, memory: &Memory, clock: &Clock) -> Option<Self> {
         if head.method.is_safe() {
             return None;
         }
-        let (operation, place) = asker.live.catalogue.operation(head.uri.path())?;
-        let grantee = asker.grantee(Scope::read(&asker.live.catalogue, operation, place).ok()?)?;
+        let (operation, place) = client_identity.active.catalogue.operation(head.uri.path())?;
+        let caller_scope =
+            client_identity.caller_scope(Scope::read(&client_identity.active.catalogue, operation, place).ok()?)?;
         let (grants, store) = (Arc::clone(&memory.grants), Arc::clone(&memory.store));
-        Some(Self { grantee, grants, store, clock: clock.clone() })
+        Some(Self { caller_scope, grants, store, clock: clock.clone() })
     }
 
     /// Invalidates the scope, if that is what the response means, before the client is told.
@@ -48,11 +49,11 @@ impl UnsafeRequest {
         let response = answer?;
         let at = self.clock.now();
         let is_good = response.status().is_success() || response.status().is_redirection();
-        if !is_good || !self.grants.stands(&self.grantee, at) {
+        if !is_good || !self.grants.is_granted(&self.caller_scope, at) {
             return Ok(response);
         }
         // From here on it is invalidated unless the body says that nothing was changed, though the client hangs up.
-        let pending = Pending { scope: self.grantee.scope, at, store: self.store, is_error: false };
+        let pending = Pending { scope: self.caller_scope.scope, at, store: self.store, is_error: false };
         Ok(pending.decide(response).await)
     }
 }

@@ -12,6 +12,6 @@ use crate::cache::store::Store;
 pub(super) struct Memory {
     pub(super) grants: Arc<Grants>,
     pub(super) store: Arc<Store>,
-    pub(super) pauses: Backoffs,
+    pub(super) backoffs: Backoffs,
     pub(super) known_callers: Arc<KnownCallers>,
 }

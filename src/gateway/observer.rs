@@ -41,13 +41,13 @@ impl Observer {
     }
 
     /// Notes something that happens now, and logs it.
-    pub fn notable(&self, happening: NewEvent<'_>) {
-        self.events.note(happening, self.clock.date(), self.clock.now());
+    pub fn record_event(&self, new_event: NewEvent<'_>) {
+        self.events.note(new_event, self.clock.date(), self.clock.now());
     }
 
     /// Notes what came of a call of a caller whom upstream knows, or doesn't.
     pub(super) fn heard(&self, service: Service, result: Result<StatusCode, Failure>, is_known: bool) {
-        let happening = match self.healths.heard(service, result, is_known, self.clock.now()) {
+        let new_event = match self.healths.heard(service, result, is_known, self.clock.now()) {
             None => return,
             Some(HealthChange::Fails(_)) => {
                 let failure = match result {
@@ -60,7 +60,7 @@ impl Observer {
                 NewEvent::new(Event::Recovery, format!("{} answers again", service.as_str())).after(after, failures)
             }
         };
-        self.notable(happening.at(service));
+        self.record_event(new_event.at(service));
     }
 
     /// Has it logged that a call for a request has failed. An upload that its client has not finished is no failure of upstream.
@@ -88,19 +88,19 @@ impl Observer {
     pub(super) fn throttled(&self, service: Service, status: StatusCode, scope: Option<&Scope>) {
         let does = if status == StatusCode::TOO_MANY_REQUESTS { "throttles calls" } else { "asks to retry later" };
         let what = format!("{} {does}: {status}", service.as_str());
-        self.notable(NewEvent::new(Event::Throttled, what).in_scope(scope).at(service));
+        self.record_event(NewEvent::new(Event::Throttled, what).in_scope(scope).at(service));
     }
 
     /// Notes what upstream made of a signature with an access key.
-    pub(super) fn signature_ended(&self, leave: KeyPermit, reception: SignatureOutcome) {
-        if let Some(held) = leave.ended(reception) {
-            self.key_held(&held);
+    pub(super) fn signature_ended(&self, key_permit: KeyPermit, reception: SignatureOutcome) {
+        if let Some(held) = key_permit.ended(reception) {
+            self.key_suspended(&held);
         }
     }
 
     /// Notes that an access key is not used.
-    pub(super) fn key_held(&self, held: &Suspended) {
-        self.notable(NewEvent::new(Event::KeyHeld, held.to_string()));
+    pub(super) fn key_suspended(&self, held: &Suspended) {
+        self.record_event(NewEvent::new(Event::KeySuspended, held.to_string()));
     }
 
     /// How a service is, if it has been asked.

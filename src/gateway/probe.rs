@@ -12,9 +12,9 @@ use crate::upstream::probe::{Probe, Probed};
 /// # Errors
 /// If `upstream.ca_file` is unusable.
 pub(crate) async fn probe(config: &Config, mut tell: impl FnMut(Service, &Origin, &Probed)) -> io::Result<()> {
-    let blueprint = upstream_setup::blueprint(&config.settings)?;
+    let client_config = upstream_setup::client_config(&config.settings)?;
     let limit = config.settings.upstream.connect_timeout.0;
-    let probe = Probe::new(upstream_setup::named(config, &blueprint), limit, config.egress.clone())?;
+    let probe = Probe::new(upstream_setup::named(config, &client_config), limit, config.proxy_config.clone())?;
     for service in config.catalogue.services() {
         let origin = config.catalogue.origin(service);
         tell(service, origin, &probe.reach(origin).await);

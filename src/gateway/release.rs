@@ -30,8 +30,8 @@ use crate::upstream::UpstreamError;
 pub(super) struct Releasing<'g> {
     pub(super) memory: &'g Memory,
     pub(super) observer: &'g Observer,
-    pub(super) question: &'g CacheRequest,
-    pub(super) seat: &'g Role,
+    pub(super) request: &'g CacheRequest,
+    pub(super) role: &'g Role,
     pub(super) now: Instant,
 }
 
@@ -56,38 +56,38 @@ pub(super) enum Release {
 impl Releasing<'_> {
     /// Gives a request what its flight has brought, if it may have it.
     pub(super) fn release(&self, result: &FetchResult, record: &mut RequestRecord) -> Release {
-        let Self { question, seat, now, .. } = *self;
-        let caller = question.asked.grantee.caller;
-        let (leader, asked, answer, is_outside, may_repeat) = match result {
+        let Self { request, role, now, .. } = *self;
+        let caller = request.lookup.caller_scope.caller;
+        let (leader, epoch, answer, is_outside, may_repeat) = match result {
             FetchResult::NotSent => return Release::GoAgain,
             FetchResult::Suspended { leader } if *leader == caller => {
-                self.observer.metrics.signature(SignatureRejection::Suspended.as_str());
+                self.observer.metrics.signature(SignatureRejection::Suspended.into_str());
                 return Release::Refuse(Problem::Signature(SignatureRejection::Suspended));
             }
             FetchResult::Suspended { .. } | FetchResult::Refused { .. } => return Release::Elect,
-            FetchResult::Sent { leader, asked, answer, took, is_outside, may_repeat } => {
+            FetchResult::Sent { leader, epoch, answer, took, is_outside, may_repeat } => {
                 record.upstream_took(*took);
-                (leader, asked, answer, *is_outside, *may_repeat)
+                (leader, epoch, answer, *is_outside, *may_repeat)
             }
         };
         let is_own = *leader == caller;
-        let stands = || self.memory.grants.stands(&question.asked.grantee, now);
+        let is_granted = || self.memory.grants.is_granted(&request.lookup.caller_scope, now);
         let stale = || self.stale_on_error(is_own && is_outside);
         let answer = match answer {
             Ok(answer) => answer,
             // Each waiter has its own streamed: another shared call would find no room either.
             Err(UpstreamError::NoMemory(_)) => return Release::Stream,
-            Err(UpstreamError::TooLarge(_)) => return if seat.leads { Release::Stream } else { Release::GoAgain },
+            Err(UpstreamError::TooLarge(_)) => return if role.leads { Release::Stream } else { Release::GoAgain },
             Err(error @ UpstreamError::RefusalIncomplete(_)) if is_own => {
                 return Release::Answer(self.failed(error, None, record));
             }
             Err(UpstreamError::RefusalIncomplete(_)) => return Release::Elect,
-            Err(error) if is_own || stands() => return Release::Answer(self.failed(error, stale(), record)),
+            Err(error) if is_own || is_granted() => return Release::Answer(self.failed(error, stale(), record)),
             Err(_) => return Release::GoAgain,
         };
-        let may_share = || stands() && self.memory.store.may_share(&seat.slot, *asked, answer.life.sent);
-        let is_valid = || !self.memory.store.is_invalidated(seat.slot.key.scope(), answer.life.sent);
-        let may_have = seat.leads
+        let may_share = || is_granted() && self.memory.store.may_share(&role.cache_key, *epoch, answer.life.sent);
+        let is_valid = || !self.memory.store.is_invalidated(role.cache_key.key.scope(), answer.life.sent);
+        let may_have = role.leads
             || match answer.verdict {
                 Verdict::Proof(Ok(Audience::Caller)) if !is_own => false,
                 Verdict::Proof(Ok(_)) => answer.proof != Some(Proof::Late) && may_share(),
@@ -95,19 +95,19 @@ impl Releasing<'_> {
                 Verdict::Denial => is_own,
                 Verdict::Personal => is_own && is_valid(),
                 Verdict::Negative => is_own && is_valid() || may_share(),
-                Verdict::Throttled | Verdict::Failure => is_own || stands(),
+                Verdict::Throttled | Verdict::Failure => is_own || is_granted(),
             };
         match answer.verdict {
             Verdict::Denial | Verdict::Personal if !may_have => Release::Elect,
             _ if !may_have => Release::GoAgain,
             Verdict::Throttled | Verdict::Failure => match stale() {
                 Some(entry) => {
-                    let why = (Outcome::Stale, Unstorable::Status.as_str());
-                    Release::Answer(stale_answer(&entry, now, Some(answer.said), why, seat, record))
+                    let why = (Outcome::Stale, Unstorable::Status.into_str());
+                    Release::Answer(stale_answer(&entry, now, Some(answer.said), why, role, record))
                 }
-                None if may_repeat && !is_own && !seat.has_repeated && !seat.is_last => Release::Repeat,
+                None if may_repeat && !is_own && !role.has_repeated && !role.is_last => Release::Repeat,
                 // It may be the leader alone who has asked too often. But not everyone tries in turn.
-                None if answer.verdict == Verdict::Throttled && !is_own && !seat.is_last => Release::Elect,
+                None if answer.verdict == Verdict::Throttled && !is_own && !role.is_last => Release::Elect,
                 None => Release::Answer(self.fetched(answer, record)),
             },
             Verdict::NoList(_) => Release::AsItIs(self.fetched(answer, record)),
@@ -117,23 +117,24 @@ impl Releasing<'_> {
 
     /// An answer that a flight has brought.
     fn fetched(&self, answer: &FetchedResponse, record: &mut RequestRecord) -> Response<Content> {
-        let Self { question, seat, now, .. } = *self;
-        let is_private = || self.memory.store.slot(&question.asked.key, question.asked.grantee.caller).owner.is_some();
+        let Self { request, role, now, .. } = *self;
+        let is_private =
+            || self.memory.store.cache_key(&request.lookup.key, request.lookup.caller_scope.caller).owner.is_some();
         let detail = match answer.not_kept {
-            Some(reason) => reason.as_str(),
-            None if seat.leads && answer.proof == Some(Proof::Granted) => "proved",
-            None if seat.elected => "elected",
+            Some(reason) => reason.into_str(),
+            None if role.leads && answer.proof == Some(Proof::Granted) => "proved",
+            None if role.elected => "elected",
             None if is_private() => "private",
-            None => seat.why.as_str(),
+            None => role.why.into_str(),
         };
         record.because(detail);
         let age = answer.age_is_known.then(|| answer.life.age(now));
-        let mut response = compose::from_answer(&answer.response, age, !seat.leads);
+        let mut response = compose::from_answer(&answer.response, age, !role.leads);
         let status = CacheStatus::Forwarded {
-            why: Forward::of(seat.why),
+            why: Forward::of(role.why),
             status: Some(answer.said),
             stored: answer.not_kept.is_none(),
-            collapsed: !seat.leads,
+            collapsed: !role.leads,
             key: record.key(),
             detail: Some(detail),
             failure: None,
@@ -144,21 +145,21 @@ impl Releasing<'_> {
 
     /// A stale answer for one who has waited long enough, if there still is one. Upstream hasn't failed,
     /// so that only a grant that stands will do.
-    pub(super) fn out_of_patience(&self, record: &mut RequestRecord) -> Option<Response<Content>> {
-        let Self { question, seat, now, .. } = *self;
-        if !self.memory.grants.stands(&question.asked.grantee, now) {
+    pub(super) fn stale_if_slow_answer(&self, record: &mut RequestRecord) -> Option<Response<Content>> {
+        let Self { request, role, now, .. } = *self;
+        if !self.memory.grants.is_granted(&request.lookup.caller_scope, now) {
             return None;
         }
         // It may have become known meanwhile that there is no such thing any more, or nothing to keep.
-        let entry = match self.memory.look_up(question, now) {
-            LookupResult::FlightOutcome(entry, HitKind::Fresh | HitKind::Paused) | LookupResult::Refresh(entry, _) => {
+        let entry = match self.memory.look_up(request, now) {
+            LookupResult::FlightOutcome(entry, HitKind::Fresh | HitKind::Backoff) | LookupResult::Refresh(entry, _) => {
                 entry
             }
-            LookupResult::Ask { before: Some(entry), is_patient: true, .. } => entry,
+            LookupResult::Ask { before: Some(entry), has_stale: true, .. } => entry,
             LookupResult::FlightOutcome(..) | LookupResult::Ask { .. } => return None,
         };
-        let why = (Outcome::Patience, Outcome::Patience.as_str());
-        Some(stale_answer(&entry, now, None, why, seat, record))
+        let why = (Outcome::StaleIfSlow, Outcome::StaleIfSlow.into_str());
+        Some(stale_answer(&entry, now, None, why, role, record))
     }
 
     /// The answer to a request whose own deadline has come. That says nothing of upstream, which may not have had its
@@ -175,18 +176,18 @@ impl Releasing<'_> {
         stale: Option<Arc<Entry>>,
         record: &mut RequestRecord,
     ) -> Response<Content> {
-        let Self { seat, now, .. } = *self;
-        let detail = error.failure().as_str();
+        let Self { role, now, .. } = *self;
+        let detail = error.failure().into_str();
         record.failed(detail);
         if let Some(entry) = stale {
-            return stale_answer(&entry, now, None, (Outcome::Stale, detail), seat, record);
+            return stale_answer(&entry, now, None, (Outcome::Stale, detail), role, record);
         }
         let mut response = Problem::Upstream(error.clone()).response(record.request_id());
         let status = CacheStatus::Forwarded {
-            why: Forward::of(seat.why),
+            why: Forward::of(role.why),
             status: None,
             stored: false,
-            collapsed: !seat.leads,
+            collapsed: !role.leads,
             key: record.key(),
             detail: Some(detail),
             failure: None,
@@ -198,13 +199,13 @@ impl Releasing<'_> {
     /// What this caller may be given in place of a failure. A lapsed grant shows something only if the caller's own call
     /// has failed for a reason outside the gateway, and then nothing that was sent later than its regular end.
     fn stale_on_error(&self, extends_grant: bool) -> Option<Arc<Entry>> {
-        let Self { question, now, .. } = *self;
-        let shown_until = match self.memory.grants.standing(&question.asked.grantee, now) {
+        let Self { request, now, .. } = *self;
+        let shown_until = match self.memory.grants.grant_state(&request.lookup.caller_scope, now) {
             GrantState::Granted => now,
             GrantState::Grace { ended } if extends_grant => ended,
             GrantState::Grace { .. } | GrantState::Unknown | GrantState::Denied { .. } => return None,
         };
-        self.memory.usable(question, shown_until, now)
+        self.memory.usable(request, shown_until, now)
     }
 }
 
@@ -214,18 +215,18 @@ fn stale_answer(
     now: Instant,
     status: Option<StatusCode>,
     (outcome, detail): (Outcome, &'static str),
-    seat: &Role,
+    role: &Role,
     record: &mut RequestRecord,
 ) -> Response<Content> {
     record.answered(outcome, detail);
     let mut response = compose::from_entry(entry, now);
     // With a fresh one, it is the wish that had it asked for.
-    let why = if Forward::of(seat.why) == Forward::Request { Forward::Request } else { Forward::Stale };
+    let why = if Forward::of(role.why) == Forward::Request { Forward::Request } else { Forward::Stale };
     let status = CacheStatus::Forwarded {
         why,
         status,
         stored: false,
-        collapsed: !seat.leads,
+        collapsed: !role.leads,
         key: record.key(),
         detail: Some(detail),
         failure: None,

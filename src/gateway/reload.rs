@@ -26,13 +26,13 @@ use crate::signing::ring::KeyRing;
 
 impl Gateway {
     /// What is in force now. To be looked at once for each request: the next look may show something else.
-    pub fn live(&self) -> Arc<ActiveConfig> {
-        Arc::clone(&self.live.read())
+    pub fn active(&self) -> Arc<ActiveConfig> {
+        Arc::clone(&self.active.read())
     }
 
     /// Whether these are the settings in force.
-    pub(super) fn is_in_force(&self, live: &Weak<ActiveConfig>) -> bool {
-        ptr::eq(live.as_ptr(), Arc::as_ptr(&self.live.read()))
+    pub(super) fn is_in_force(&self, active: &Weak<ActiveConfig>) -> bool {
+        ptr::eq(active.as_ptr(), Arc::as_ptr(&self.active.read()))
     }
 
     /// Puts other settings in force and says what has changed. `mode` is one of them only if it isn't configured as it
@@ -43,15 +43,15 @@ impl Gateway {
     pub fn reload(&self, config: &Config) -> io::Result<SettingsDiff> {
         // One after the other, for each is compared with the one before.
         let _turn = self.reloading.lock();
-        let before = self.live();
+        let before = self.active();
         let mut changes = SettingsDiff::between(&before.settings, &config.settings);
         changes.applied.extend(other_secrets(&before.keys, &config.keys, &changes.applied));
         let settings = config.settings.clone().at_run_time(&before.settings);
         let mut config = Config { settings, ..config.clone() };
         config.catalogue.succeed(&before.catalogue);
-        let (mut upstream, mut blueprint) = (Arc::clone(&before.upstream), before.blueprint.clone());
-        if let Some(known) = &before.blueprint {
-            let wanted = upstream_setup::blueprint(&config.settings)?;
+        let (mut upstream, mut client_config) = (Arc::clone(&before.upstream), before.client_config.clone());
+        if let Some(known) = &before.client_config {
+            let wanted = upstream_setup::client_config(&config.settings)?;
             if wanted != *known {
                 let ca_file = |settings: &Settings| settings.upstream.ca_file.clone();
                 if wanted.trusts_others_than(known) && ca_file(&config.settings) == ca_file(&before.settings) {
@@ -64,7 +64,7 @@ impl Gateway {
                     self.clock.clone(),
                     &self.observer.metrics,
                 )?;
-                (upstream, blueprint) = (Arc::new(client), Some(wanted));
+                (upstream, client_config) = (Arc::new(client), Some(wanted));
             }
         }
         let is_told = changes.applied.iter().any(|name| name.starts_with("listen.admin_token"));
@@ -85,19 +85,19 @@ impl Gateway {
         }
         self.observer.fetches.begin(config.catalogue.operations());
         self.observer.metrics.begin_misses(config.catalogue.operations());
-        let live = Arc::new(ActiveConfig::new(config, upstream, blueprint, self.random.clone()));
-        *self.live.write() = Arc::clone(&live);
-        self.fast_path.switch(live.settings.listen.fast_path);
-        self.fetcher.probation.keep_only(&live.keys);
-        for gone in live.catalogue.without(&before.catalogue) {
+        let active = Arc::new(ActiveConfig::new(config, upstream, client_config, self.random.clone()));
+        *self.active.write() = Arc::clone(&active);
+        self.fast_path.switch(active.settings.listen.fast_path);
+        self.fetcher.key_breaker.keep_only(&active.keys);
+        for gone in active.catalogue.without(&before.catalogue) {
             self.purge(&PurgeSelection { operation: Some(gone.name.to_string()), ..PurgeSelection::default() });
         }
         Ok(changes)
     }
 
     /// Has each access key that upstream has refused too often tried once more.
-    pub fn try_held_keys(&self) {
-        self.fetcher.probation.try_again();
+    pub fn retry_suspended_keys(&self) {
+        self.fetcher.key_breaker.try_again();
     }
 }
 

@@ -19,9 +19,9 @@ const MAX_KEY: usize = 512;
 
 /// What reading a head has told.
 pub struct RememberedLookup {
-    asked: Arc<Lookup>,
+    lookup: Arc<Lookup>,
     /// The settings by which it was read.
-    live: Weak<ActiveConfig>,
+    active: Weak<ActiveConfig>,
     /// The address by which its connection came in.
     local: SocketAddr,
 }
@@ -31,15 +31,15 @@ impl Gateway {
     pub(super) fn remember(
         &self,
         head: Fingerprint,
-        question: &CacheRequest,
+        request: &CacheRequest,
         record: &RequestRecord,
         connection: &Connection,
     ) {
-        let CacheRequest { live, credential: Credential::Token(_), asked, .. } = question else { return };
-        if asked.key.size() <= MAX_KEY {
-            let operation = asked.key.operation();
-            let (asked, live) = (Arc::clone(asked), Arc::downgrade(live));
-            let lookup = RememberedLookup { asked, live, local: connection.local };
+        let CacheRequest { active, credential: Credential::Token(_), lookup, .. } = request else { return };
+        if lookup.key.size() <= MAX_KEY {
+            let operation = lookup.key.operation();
+            let (lookup, active) = (Arc::clone(lookup), Arc::downgrade(active));
+            let lookup = RememberedLookup { lookup, active, local: connection.local };
             self.fast_path.remember(head, lookup, operation, record.heading().cloned());
         }
     }
@@ -60,14 +60,14 @@ impl HitSource for Gateway {
     }
 
     fn hit(&self, lookup: &RememberedLookup, connection: &Connection) -> Option<Hit> {
-        if !self.is_in_force(&lookup.live) || lookup.local != connection.local || self.mode() == Mode::Bypass {
+        if !self.is_in_force(&lookup.active) || lookup.local != connection.local || self.mode() == Mode::Bypass {
             return None;
         }
         let now = self.clock.now();
-        let entry = self.memory.fresh(&lookup.asked, now)?;
+        let entry = self.memory.fresh(&lookup.lookup, now)?;
         entry.hit();
         // Its caller has a grant.
-        connection.account.raise(ConnectionClass::Known, Some(lookup.asked.grantee.caller));
+        connection.account.raise(ConnectionClass::Known, Some(lookup.lookup.caller_scope.caller));
         Some(Hit { entry, now, request_id: self.request_ids.next(), client: connection.peer })
     }
 }

@@ -16,7 +16,7 @@ pub(super) struct Role {
     /// Whether it has gone again already because upstream failed another's call. That happens once.
     pub(super) has_repeated: bool,
     /// What it waits for.
-    pub(super) slot: CacheKey,
+    pub(super) cache_key: CacheKey,
     /// Why it isn't answered from memory.
     pub(super) why: Miss,
 }

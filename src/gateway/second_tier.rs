@@ -27,35 +27,35 @@ const MAX_HEAD: usize = 64 * 1024;
 pub(super) async fn adopt_record(
     tier: &dyn SecondTier,
     (memory, digests, clock): (&Memory, &Digests, &Clock),
-    question: &CacheRequest,
-    slot: &CacheKey,
+    request: &CacheRequest,
+    cache_key: &CacheKey,
 ) -> bool {
     // A slot without an owner is only for callers with a grant.
-    if slot.owner.is_some() || question.asked.wish.no_cache {
+    if cache_key.owner.is_some() || request.lookup.directives.no_cache {
         return false;
     }
-    let key = &question.asked.key;
+    let key = &request.lookup.key;
     let epoch = memory.store.epoch();
     let Ok(Some(record)) = timeout(LOOK_UP_TIMEOUT, tier.get(key)).await else { return false };
-    if record.len() > question.live.settings.cache.max_body_size.bytes().saturating_add(MAX_HEAD) {
+    if record.len() > request.active.settings.cache.max_body_size.bytes().saturating_add(MAX_HEAD) {
         return false;
     }
     // The record, and its copy until that is counted as an entry.
-    let Some(_charge) = question.account.try_charge(Purpose::Responses, 2 * record.len()) else { return false };
+    let Some(_charge) = request.account.try_charge(Purpose::Responses, 2 * record.len()) else { return false };
     let (now, date) = (clock.now(), clock.date());
-    let configured = question.live.lifetime(key.operation());
+    let configured = request.active.lifetime(key.operation());
     let Some(draft) = decode(&record, key, configured, (now, date)) else { return false };
     memory.store.keep_copy(key, draft.under(digests.of_key(key)), epoch)
-        && matches!(memory.look_up(question, now), LookupResult::FlightOutcome(..))
+        && matches!(memory.look_up(request, now), LookupResult::FlightOutcome(..))
 }
 
 /// Tells a tier what is kept for a question now, if that is shared.
-pub(super) fn tell(tier: &dyn SecondTier, memory: &Memory, question: &CacheRequest, clock: &Clock) {
-    let key = &question.asked.key;
-    let slot = memory.store.slot(key, question.asked.grantee.caller);
-    if slot.owner.is_none()
-        && let Some(entry) = memory.store.get(&slot)
-        && let Some(_charge) = question.account.try_charge(Purpose::Responses, entry.body().len() + MAX_HEAD)
+pub(super) fn tell(tier: &dyn SecondTier, memory: &Memory, request: &CacheRequest, clock: &Clock) {
+    let key = &request.lookup.key;
+    let cache_key = memory.store.cache_key(key, request.lookup.caller_scope.caller);
+    if cache_key.owner.is_none()
+        && let Some(entry) = memory.store.get(&cache_key)
+        && let Some(_charge) = request.account.try_charge(Purpose::Responses, entry.body().len() + MAX_HEAD)
         && let Some(record) = encode(key, &entry, clock.now(), clock.date())
     {
         tier.put(key, record);

@@ -32,13 +32,13 @@ use crate::upstream::{UpstreamError, client};
 pub(super) struct EndedCall<'f> {
     pub(super) memory: &'f Memory,
     pub(super) observer: &'f Observer,
-    pub(super) question: &'f CacheRequest,
+    pub(super) request: &'f CacheRequest,
     /// What others may have boarded for.
-    pub(super) slot: &'f CacheKey,
+    pub(super) cache_key: &'f CacheKey,
     /// Whether nothing was sent but the key, the credential and constants.
     pub(super) is_plain: bool,
     /// Between which purges it was sent.
-    pub(super) asked: Epoch,
+    pub(super) epoch: Epoch,
     pub(super) times: ResponseTimes,
 }
 
@@ -46,13 +46,14 @@ impl EndedCall<'_> {
     /// Whether what a caller is answered may change what the others meet who boarded for a slot: it is
     /// its own, or the caller holds a grant to this moment.
     pub(super) fn is_trusted(&self) -> bool {
-        self.slot.owner.is_some() || self.memory.grants.stands(&self.question.asked.grantee, self.times.received)
+        self.cache_key.owner.is_some()
+            || self.memory.grants.is_granted(&self.request.lookup.caller_scope, self.times.received)
     }
 
     /// Everything that an answer changes.
     pub(super) fn settle(
         &self,
-        departure: PendingGrant,
+        pending_grant: PendingGrant,
         mut response: Response<Bytes>,
         said: StatusCode,
     ) -> FetchedResponse {
@@ -63,26 +64,26 @@ impl EndedCall<'_> {
         {
             date.insert(now);
         }
-        let operation = self.question.asked.key.operation();
+        let operation = self.request.lookup.key.operation();
         let is_alone = self.kept_in().owner.is_some();
         let verdict = admission::judge(&response, &operation.body, is_alone, |name| role(operation, name));
         let age_is_known = lifetime::age(response.headers()).is_some();
-        let configured = self.question.live.lifetime(operation);
+        let configured = self.request.active.lifetime(operation);
         let life = lifetime::life(response.headers(), times, configured);
         let mut proof = None;
         let not_kept = match verdict {
             Verdict::Proof(storable) => {
-                let proved = departure.proved(times.received);
+                let proved = pending_grant.proved(times.received);
                 self.observer.metrics.proof(proved);
                 proof = Some(proved);
                 if proved != Proof::Late {
-                    self.memory.known_callers.proved(self.question.asked.grantee.caller, times.sent);
+                    self.memory.known_callers.proved(self.request.lookup.caller_scope.caller, times.sent);
                 }
                 match (proved, storable) {
                     (Proof::Late, _) => Some(Unstorable::Late),
                     (_, Ok(audience)) => self.keep(&mut response, life, audience),
                     (_, Err(reason)) => {
-                        let scope = self.question.asked.key.scope();
+                        let scope = self.request.lookup.key.scope();
                         if admission::varies_on_credential(response.headers(), |name| role(operation, name))
                             && let Some(reach) = self.memory.store.make_private(scope)
                         {
@@ -99,7 +100,7 @@ impl EndedCall<'_> {
             Verdict::Denial => {
                 let may_be_said_again = !lifetime::forbids_keeping(response.headers());
                 let refusal = may_be_said_again.then(|| Entry::of_one(&response, life));
-                departure.refused(RefusedBy::of(response.body()), refusal, times.received);
+                pending_grant.refused(RefusedBy::of(response.body()), refusal, times.received);
                 Some(Unstorable::Denied)
             }
             Verdict::Negative => self.keep_negative(&response),
@@ -121,24 +122,24 @@ impl EndedCall<'_> {
 
     /// Keeps an answer, for as many as may see it. Says why, if it wasn't kept.
     fn keep(&self, response: &mut Response<Bytes>, life: Life, audience: Audience) -> Option<Unstorable> {
-        let EndedCall { question, slot, asked, times, .. } = self;
-        let caller = question.asked.grantee.caller;
+        let EndedCall { request, cache_key, epoch, times, .. } = self;
+        let caller = request.lookup.caller_scope.caller;
         let kept_in = self.kept_in();
-        for slot in [slot, &kept_in] {
-            self.memory.store.unmark(slot);
-            self.memory.pauses.end(slot);
+        for cache_key in [cache_key, &kept_in] {
+            self.memory.store.unmark(cache_key);
+            self.memory.backoffs.end(cache_key);
         }
-        self.memory.store.unmark(&slot.of(caller));
+        self.memory.store.unmark(&cache_key.of(caller));
         let digest = *blake3::hash(response.body()).as_bytes();
         let validator = Validator::of(response.headers());
         if let Field::Vacant(tag) = response.headers_mut().entry(ETAG) {
             tag.insert(entity_tag(&digest));
         }
-        let draft = Draft::new(response, life, validator).under(self.observer.digests.of_key(&question.asked.key));
-        let view = Observation { digest, caller, sent: times.sent, received: times.received };
-        let (kept, turned) = self.memory.store.keep(&question.asked.key, draft, audience, view, *asked);
+        let draft = Draft::new(response, life, validator).under(self.observer.digests.of_key(&request.lookup.key));
+        let observation = Observation { digest, caller, sent: times.sent, received: times.received };
+        let (kept, turned) = self.memory.store.keep(&request.lookup.key, draft, audience, observation, *epoch);
         if let Some(reach) = turned {
-            self.turned_private(question.asked.key.scope(), reach, audience);
+            self.turned_private(request.lookup.key.scope(), reach, audience);
         }
         kept.reason()
     }
@@ -159,38 +160,40 @@ impl EndedCall<'_> {
             }
         };
         let what = format!("{why}: {what}. Set sharing = \"caller\" for the operation if this is intended");
-        self.observer.notable(NewEvent::new(Event::PrivateScope, what).in_scope(Some(scope)));
+        self.observer.record_event(NewEvent::new(Event::PrivateScope, what).in_scope(Some(scope)));
     }
 
     /// Keeps upstream's no for a while, if it can be about nothing but the question. Says why, if it
     /// wasn't kept.
     fn keep_negative(&self, response: &Response<Bytes>) -> Option<Unstorable> {
-        let EndedCall { question, is_plain, asked, times, .. } = self;
-        let error_ttl = question.live.error_ttl;
-        let configured = Lifetime { ttl: error_ttl, ..Lifetime::default() };
+        let EndedCall { request, is_plain, epoch, times, .. } = self;
+        let negative_ttl = request.active.negative_ttl;
+        let configured = Lifetime { ttl: negative_ttl, ..Lifetime::default() };
         let mut life = lifetime::life(response.headers(), *times, configured);
-        life.lifetime = Lifetime { ttl: life.lifetime.ttl.min(error_ttl), ..Lifetime::default() };
-        let is_granted = self.memory.grants.stands(&question.asked.grantee, times.received);
+        life.lifetime = Lifetime { ttl: life.lifetime.ttl.min(negative_ttl), ..Lifetime::default() };
+        let is_granted = self.memory.grants.is_granted(&request.lookup.caller_scope, times.received);
         if !is_plain || !is_granted || life.lifetime.ttl.is_zero() {
             return Some(Unstorable::Status);
         }
         let kept_in = self.kept_in();
-        let no = Draft::new(response, life, None).under(self.observer.digests.of_key(&question.asked.key));
+        let no = Draft::new(response, life, None).under(self.observer.digests.of_key(&request.lookup.key));
         let no = no.into_entry(kept_in.owner.is_some());
-        self.memory.store.keep_negative(&kept_in, no, *asked).reason()
+        self.memory.store.keep_negative(&kept_in, no, *epoch).reason()
     }
 
     /// What changes though there is no whole answer.
-    pub(super) fn settle_failure(&self, departure: PendingGrant, error: &UpstreamError, is_outside: bool) {
+    pub(super) fn settle_failure(&self, pending_grant: PendingGrant, error: &UpstreamError, is_outside: bool) {
         match error {
-            UpstreamError::RefusalIncomplete(_) => departure.refused(RefusedBy::ApiGateway, None, self.times.received),
+            UpstreamError::RefusalIncomplete(_) => {
+                pending_grant.refused(RefusedBy::ApiGateway, None, self.times.received)
+            }
             UpstreamError::TooLarge(StatusCode::OK) => {
                 self.observer.metrics.unstored(self.mark_uncacheable(Unstorable::TooLarge));
             }
             UpstreamError::TooLarge(_) => self.observer.metrics.unstored(Unstorable::Status),
             UpstreamError::NoMemory(_) => self.observer.metrics.unstored(Unstorable::Memory),
             // A lapsed grant goes by the backoff of its caller's own slot: a failure inside the gateway begins none there.
-            _ if !is_outside && self.slot.owner.is_some() => {}
+            _ if !is_outside && self.cache_key.owner.is_some() => {}
             _ => self.pause(None),
         }
     }
@@ -198,9 +201,9 @@ impl EndedCall<'_> {
     /// Has the caller back off for a while, where there is something stale to give; and everybody, if another caller's
     /// call has failed as well.
     fn pause(&self, said: Option<(StatusCode, &HeaderMap)>) {
-        let EndedCall { question, slot, times, .. } = self;
-        let is_for_caller_alone = slot.owner.is_some();
-        let is_known = match self.memory.grants.standing(&question.asked.grantee, times.received) {
+        let EndedCall { request, cache_key, times, .. } = self;
+        let is_for_caller_alone = cache_key.owner.is_some();
+        let is_known = match self.memory.grants.grant_state(&request.lookup.caller_scope, times.received) {
             GrantState::Granted => true,
             GrantState::Grace { .. } => is_for_caller_alone,
             GrantState::Unknown | GrantState::Denied { .. } => false,
@@ -208,13 +211,13 @@ impl EndedCall<'_> {
         if !is_known {
             return;
         }
-        let scope = question.asked.key.scope();
+        let scope = request.lookup.key.scope();
         let wished = said.and_then(|(_, headers)| backoffs::retry_after(headers, times.date));
-        let error_ttl = question.live.error_ttl;
+        let backoff = request.active.backoff;
         let (cause, span) = match (said.map(|(status, _)| status), wished) {
-            (Some(StatusCode::TOO_MANY_REQUESTS), wished) => (BackoffCause::Throttled, wished.unwrap_or(error_ttl)),
+            (Some(StatusCode::TOO_MANY_REQUESTS), wished) => (BackoffCause::Throttled, wished.unwrap_or(backoff)),
             (Some(StatusCode::SERVICE_UNAVAILABLE), Some(wished)) => (BackoffCause::Unavailable, wished),
-            _ => (BackoffCause::Failure, error_ttl),
+            _ => (BackoffCause::Failure, backoff),
         };
         self.observer.metrics.pause(cause);
         if let (BackoffCause::Throttled | BackoffCause::Unavailable, Some((status, _))) = (cause, said) {
@@ -222,46 +225,47 @@ impl EndedCall<'_> {
         }
         // What a client has sent besides may be what made its call fail: that says nothing of the others' calls.
         if self.is_plain || is_for_caller_alone {
-            self.memory.pauses.begin(slot, &question.asked.grantee, cause, span, times.received);
+            self.memory.backoffs.begin(cache_key, &request.lookup.caller_scope, cause, span, times.received);
         } else {
-            self.memory.pauses.begin_own(&question.asked.grantee, span, times.received);
+            self.memory.backoffs.begin_for_caller(&request.lookup.caller_scope, span, times.received);
         }
     }
 
     /// Lets nobody wait any more for answers that can't be kept.
     fn mark_uncacheable(&self, reason: Unstorable) -> Unstorable {
         if self.is_trusted() {
-            self.mark(self.slot, reason);
+            self.mark(self.cache_key, reason);
         }
         reason
     }
 
     /// Marks a slot. Beside an answer that is fresh the mark is the caller's alone: for the others the fresh one still
     /// stands, and what this caller is answered may be of its own making.
-    fn mark(&self, slot: &CacheKey, reason: Unstorable) {
+    fn mark(&self, cache_key: &CacheKey, reason: Unstorable) {
         let now = self.times.received;
         let is_fresh = |entry: &Arc<Entry>| matches!(entry.life().freshness(now), Freshness::Fresh { .. });
-        let marked = match self.memory.store.get(slot) {
-            Some(entry) if is_fresh(&entry) => slot.of(self.question.asked.grantee.caller),
-            _ => slot.clone(),
+        let marked = match self.memory.store.get(cache_key) {
+            Some(entry) if is_fresh(&entry) => cache_key.of(self.request.lookup.caller_scope.caller),
+            _ => cache_key.clone(),
         };
         self.memory.store.mark_uncacheable(marked, reason, now);
     }
 
     /// Where the answer to a call is kept, as things stand.
     fn kept_in(&self) -> CacheKey {
-        self.memory.store.slot(&self.question.asked.key, self.question.asked.grantee.caller)
+        self.memory.store.cache_key(&self.request.lookup.key, self.request.lookup.caller_scope.caller)
     }
 }
 
 /// What changes as soon as the head of a refusal, 401 or 403, has been read.
-pub(super) fn denied(memory: &Memory, observer: &Observer, departure: &mut PendingGrant, status: StatusCode) {
+pub(super) fn denied(memory: &Memory, observer: &Observer, pending_grant: &mut PendingGrant, status: StatusCode) {
     observer.metrics.denial("upstream");
-    observer.notable(NewEvent::new(Event::Denial, "upstream has refused a caller").in_scope(departure.scope()));
+    observer
+        .record_event(NewEvent::new(Event::Denial, "upstream has refused a caller").in_scope(pending_grant.scope()));
     if status == StatusCode::UNAUTHORIZED {
-        memory.known_callers.refused(&departure.caller());
+        memory.known_callers.refused(&pending_grant.caller());
     }
-    departure.denied(status);
+    pending_grant.denied(status);
 }
 
 /// What a request header is to an answer that varies on it.

@@ -12,8 +12,8 @@ use crate::simulator::Simulator;
 use http::HeaderValue;
 
 fn gateway(url: &str) -> Arc<Gateway> {
-    let given = |path| Override { path, value: url.to_owned(), origin: "test".to_owned() };
-    let overrides = [given(&["upstream", "workspace_url"]), given(&["upstream", "appstream_url"])];
+    let outcome = |path| Override { path, value: url.to_owned(), origin: "test".to_owned() };
+    let overrides = [outcome(&["upstream", "workspace_url"]), outcome(&["upstream", "appstream_url"])];
     Gateway::new(&Config::from_layers("test.toml", "", &overrides).unwrap(), Clock::System).unwrap()
 }
 
@@ -21,34 +21,34 @@ fn connection(gateway: &Gateway) -> Connection {
     gateway.connection(([127, 0, 0, 1], 8080).into(), [127, 0, 0, 1].into())
 }
 
-fn question(gateway: &Gateway, token: &HeaderValue) -> CacheRequest {
-    let live = gateway.live();
-    let (operation, place) = live.catalogue.operation("/v2/p/products").unwrap();
-    let key = RequestKey::read(&live.catalogue, operation, place, None, &HeaderMap::new(), false).unwrap();
-    let grantee = CallerScope { caller: gateway.callers.of_token(token), scope: key.scope().clone() };
+fn request(gateway: &Gateway, token: &HeaderValue) -> CacheRequest {
+    let active = gateway.active();
+    let (operation, place) = active.catalogue.operation("/v2/p/products").unwrap();
+    let key = RequestKey::read(&active.catalogue, operation, place, None, &HeaderMap::new(), false).unwrap();
+    let caller_scope = CallerScope { caller: gateway.callers.of_token(token), scope: key.scope().clone() };
     let credential = Credential::Token(token.clone());
-    let asked = Lookup { grantee, key: Arc::new(key), wish: RequestDirectives::default() };
+    let lookup = Lookup { caller_scope, key: Arc::new(key), directives: RequestDirectives::default() };
     let connection = connection(gateway);
-    let client = connection.client(&live, Some(asked.grantee.caller));
+    let client = connection.client(&active, Some(lookup.caller_scope.caller));
     let account = connection.account.clone();
     CacheRequest {
-        live: Arc::clone(&live),
+        active: Arc::clone(&active),
         credential,
         client,
         account,
         half_close: Arc::default(),
-        asked: Arc::new(asked),
+        lookup: Arc::new(lookup),
     }
 }
 
 /// Makes the call for a question, and says what came of it.
-async fn fetch(gateway: &Arc<Gateway>, question: &CacheRequest) -> FetchResult {
-    let slot = gateway.memory.store.slot(&question.asked.key, question.asked.grantee.caller);
-    let (mut waiter, leader) = gateway.fetcher.shared_flights.join(&slot, question.asked.grantee.caller);
+async fn fetch(gateway: &Arc<Gateway>, request: &CacheRequest) -> FetchResult {
+    let cache_key = gateway.memory.store.cache_key(&request.lookup.key, request.lookup.caller_scope.caller);
+    let (mut waiter, leader) = gateway.fetcher.shared_flights.join(&cache_key, request.lookup.caller_scope.caller);
     let (head, ()) = Request::new(()).into_parts();
     let (metrics, clock, id) = (Arc::clone(gateway.metrics()), gateway.clock.clone(), gateway.request_ids.next());
     let mut record = RequestRecord::begin(metrics, clock, id, &head, [127, 0, 0, 1].into());
-    gateway.begin_fetch(leader.unwrap(), question, slot, &HeaderMap::new(), None, &mut record);
+    gateway.begin_fetch(leader.unwrap(), request, cache_key, &HeaderMap::new(), None, &mut record);
     waiter.result().await.unwrap().result
 }
 
@@ -57,13 +57,13 @@ async fn what_the_flight_before_has_brought_is_there_and_not_asked_for_again() {
     let simulator = Simulator::start().await.unwrap();
     let gateway = gateway(&simulator.url(Service::Workspace));
     let token = HeaderValue::try_from(simulator.token("p")).unwrap();
-    let question = question(&gateway, &token);
-    assert!(matches!(fetch(&gateway, &question).await, FetchResult::Sent { answer: Ok(_), .. }));
+    let request = request(&gateway, &token);
+    assert!(matches!(fetch(&gateway, &request).await, FetchResult::Sent { answer: Ok(_), .. }));
     assert!(matches!(
-        gateway.memory.look_up(&question, gateway.clock.now()),
+        gateway.memory.look_up(&request, gateway.clock.now()),
         LookupResult::FlightOutcome(_, HitKind::Fresh)
     ));
-    assert!(matches!(fetch(&gateway, &question).await, FetchResult::NotSent));
+    assert!(matches!(fetch(&gateway, &request).await, FetchResult::NotSent));
     assert_eq!(simulator.request_count(), 1);
 }
 

@@ -4,6 +4,8 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use strum::VariantArray;
+
 use crate::catalogue::Service;
 use crate::clock::Clock;
 use crate::config::bounded::{read_regular, shown_path};
@@ -31,7 +33,7 @@ impl ClientConfig {
 }
 
 /// What the client of these settings is made by.
-pub(super) fn blueprint(settings: &Settings) -> io::Result<ClientConfig> {
+pub(super) fn client_config(settings: &Settings) -> io::Result<ClientConfig> {
     let upstream = &settings.upstream;
     let contents = |path: &PathBuf| match read_regular(path) {
         Ok(bytes) => Ok(Arc::from(bytes)),
@@ -49,23 +51,23 @@ pub(super) fn blueprint(settings: &Settings) -> io::Result<ClientConfig> {
 }
 
 /// What is trusted besides the system's authorities.
-pub(super) fn named<'c>(config: &'c Config, blueprint: &'c ClientConfig) -> Option<Authorities<'c>> {
-    let named = config.settings.upstream.ca_file.as_deref().zip(blueprint.trusted.as_deref());
+pub(super) fn named<'c>(config: &'c Config, client_config: &'c ClientConfig) -> Option<Authorities<'c>> {
+    let named = config.settings.upstream.ca_file.as_deref().zip(client_config.trusted.as_deref());
     named.map(|(path, pem)| Authorities { path, pem })
 }
 
 /// The client of both services.
 pub(super) fn client(
     config: &Config,
-    blueprint: &ClientConfig,
+    client_config: &ClientConfig,
     via: Via,
     clock: Clock,
     metrics: &Metrics,
 ) -> io::Result<HttpClient> {
     HttpClient::new(
-        named(config, blueprint),
-        config.egress.clone(),
-        blueprint.limits,
+        named(config, client_config),
+        config.proxy_config.clone(),
+        client_config.limits,
         via,
         clock,
         metrics.retry_counter(),
@@ -79,28 +81,28 @@ pub(super) fn gates(settings: &settings::Upstream, metrics: &Metrics) -> io::Res
     let watched = gates.clone();
     let read = move || {
         let kinds = ["product-list", "relay"].into_iter().zip(&watched);
-        kinds.flat_map(|(kind, gate)| lanes(kind, gate)).collect()
+        kinds.flat_map(|(kind, gate)| queue_usage(kind, gate)).collect()
     };
-    metrics.watch_lanes(read).map_err(io::Error::other)?;
+    metrics.watch_queues(read).map_err(io::Error::other)?;
     Ok(gates)
 }
 
 /// The calls of one kind, by service and class; those to an operator's own services under one name.
-fn lanes(kind: &'static str, gate: &Gate) -> Vec<QueueUsage> {
-    let none = Service::ALL.into_iter().flat_map(|service| lanes_of(kind, service, |_| GateUsage::default()));
+fn queue_usage(kind: &'static str, gate: &Gate) -> Vec<QueueUsage> {
+    let none = Service::ALL.into_iter().flat_map(|service| queue_usage_of(kind, service, |_| GateUsage::default()));
     let services = gate.services();
-    let lanes =
-        services.into_iter().flat_map(|service| lanes_of(kind, service, move |class| gate.usage(service, class)));
-    none.chain(lanes).collect()
+    let queue_usage =
+        services.into_iter().flat_map(|service| queue_usage_of(kind, service, move |class| gate.usage(service, class)));
+    none.chain(queue_usage).collect()
 }
 
-fn lanes_of(
+fn queue_usage_of(
     kind: &'static str,
     service: Service,
     usage: impl Fn(Class) -> GateUsage,
-) -> [QueueUsage; Class::ALL.len()] {
-    Class::ALL.map(|class| {
+) -> impl Iterator<Item = QueueUsage> {
+    Class::VARIANTS.iter().map(move |&class| {
         let GateUsage { under_way, queued } = usage(class);
-        QueueUsage { kind, service: service.as_str(), class: class.as_str(), under_way, queued }
+        QueueUsage { kind, service: service.as_str(), class: class.into_str(), under_way, queued }
     })
 }

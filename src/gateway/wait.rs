@@ -20,14 +20,14 @@ pub(super) const DEADLINE_MARGIN: Duration = Duration::from_secs(1);
 /// How long one request waits, for however many flights.
 pub(super) struct Timers {
     deadline: Pin<Box<Sleep>>,
-    patience: Option<Pin<Box<Sleep>>>,
+    stale_if_slow: Option<Pin<Box<Sleep>>>,
 }
 
 /// How waiting has ended.
 pub(super) enum WaitOutcome {
     /// The flight has a result, or was lost.
     Ended(Option<FlightOutcome<FetchResult>>),
-    /// Patience has ended, and the flight goes on. This is told once.
+    /// StaleIfSlow has ended, and the flight goes on. This is told once.
     StaleIfSlow,
     /// All calls of the flight are slow while upstream answers others: the request may make another call.
     MayLead,
@@ -46,19 +46,19 @@ pub(super) struct AnotherCall<'g> {
 
 impl Timers {
     /// From now on.
-    pub(super) fn begin(deadline: Duration, patience: Duration) -> Self {
-        Self { deadline: Box::pin(sleep(deadline)), patience: Some(Box::pin(sleep(patience))) }
+    pub(super) fn begin(deadline: Duration, stale_if_slow: Duration) -> Self {
+        Self { deadline: Box::pin(sleep(deadline)), stale_if_slow: Some(Box::pin(sleep(stale_if_slow))) }
     }
 
-    /// Waits for a flight. Patience counts only for those who could be given something else; the others may make
+    /// Waits for a flight. StaleIfSlow counts only for those who could be given something else; the others may make
     /// another call if there is another.
     pub(super) async fn wait_for(
         &mut self,
         waiter: &mut Waiter<CacheKey, FetchResult>,
-        is_patient: bool,
+        has_stale: bool,
         another: AnotherCall<'_>,
     ) -> WaitOutcome {
-        let is_patient = is_patient && self.patience.is_some();
+        let has_stale = has_stale && self.stale_if_slow.is_some();
         let mut slow = waiter.slowness();
         let may_lead = async {
             loop {
@@ -75,9 +75,9 @@ impl Timers {
                 }
             }
         };
-        let patience = async {
-            match &mut self.patience {
-                Some(patience) if is_patient => patience.await,
+        let stale_if_slow = async {
+            match &mut self.stale_if_slow {
+                Some(stale_if_slow) if has_stale => stale_if_slow.await,
                 _ => std::future::pending().await,
             }
         };
@@ -85,11 +85,11 @@ impl Timers {
             biased;
             result = waiter.result() => WaitOutcome::Ended(result),
             () = &mut self.deadline => WaitOutcome::OutOfTime,
-            () = patience => {
-                self.patience = None;
+            () = stale_if_slow => {
+                self.stale_if_slow = None;
                 WaitOutcome::StaleIfSlow
             }
-            () = may_lead, if !is_patient => WaitOutcome::MayLead,
+            () = may_lead, if !has_stale => WaitOutcome::MayLead,
         }
     }
 

@@ -225,8 +225,8 @@ mod tests {
         let hit = |detail| text(CacheStatus::Hit { ttl: 9, key: None, detail });
         assert_eq!(hit(None), "workspace-gateway; hit; ttl=9");
         assert_eq!(hit(Some("denied")), "workspace-gateway; hit; ttl=9; detail=denied");
-        let stale = CacheStatus::Hit { ttl: -9, key: None, detail: Some("paused") };
-        assert_eq!(text(stale), "workspace-gateway; hit; ttl=-9; detail=paused");
+        let stale = CacheStatus::Hit { ttl: -9, key: None, detail: Some("backoff") };
+        assert_eq!(text(stale), "workspace-gateway; hit; ttl=-9; detail=backoff");
         let forwarded = |why, status, stored, collapsed, detail| {
             text(CacheStatus::Forwarded { why, status, stored, collapsed, key: None, detail, failure: None })
         };

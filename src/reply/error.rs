@@ -76,11 +76,11 @@ impl Problem {
         match self {
             Self::Rejected(rejection) => rejection.as_str(),
             Self::SignatureBoundHere => "signature-bound-here",
-            Self::Signature(refusal) => refusal.as_str(),
+            Self::Signature(refusal) => refusal.into_str(),
             Self::BodyTooLarge { .. } => "body-too-large",
             Self::BodyIncomplete => "body-incomplete",
             Self::NotCached => "only-if-cached",
-            Self::Upstream(error) => error.failure().as_str(),
+            Self::Upstream(error) => error.failure().into_str(),
             Self::NoMemory => "memory",
             Self::Internal => "internal",
         }

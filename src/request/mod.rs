@@ -27,6 +27,7 @@ pub(crate) mod trailers;
 pub(crate) mod validate;
 
 use http::HeaderValue;
+use strum::{IntoStaticStr, VariantArray};
 
 /// The header that names one request and its answer; never shared between answers.
 pub(crate) const X_REQUEST_ID: http::HeaderName = http::HeaderName::from_static("x-request-id");
@@ -38,7 +39,8 @@ pub(crate) fn copied(value: &HeaderValue) -> HeaderValue {
 }
 
 /// Why a request for a known operation is forwarded as it is, and its answer not kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, IntoStaticStr, VariantArray)]
+#[strum(const_into_str, serialize_all = "kebab-case")]
 pub enum BypassReason {
     /// The operator has switched the cache off.
     Mode,
@@ -79,52 +81,6 @@ pub enum BypassReason {
 }
 
 impl BypassReason {
-    /// All of them, for tables and tests.
-    pub const ALL: [Self; 18] = [
-        Self::Mode,
-        Self::NoCredential,
-        Self::UnverifiedSignature,
-        Self::ProjectId,
-        Self::PathSegment,
-        Self::ProjectMismatch,
-        Self::RepeatedHeader,
-        Self::Body,
-        Self::Range,
-        Self::ClientNoStore,
-        Self::RepeatedParameter,
-        Self::Plus,
-        Self::Semicolon,
-        Self::Encoding,
-        Self::ControlCharacter,
-        Self::MalformedParameter,
-        Self::LongQuery,
-        Self::TooLarge,
-    ];
-
-    /// The name used alike as metric label, log field and `Cache-Status` detail.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Mode => "mode",
-            Self::NoCredential => "no-credential",
-            Self::UnverifiedSignature => "unverified-signature",
-            Self::ProjectId => "project-id",
-            Self::PathSegment => "path-segment",
-            Self::ProjectMismatch => "project-mismatch",
-            Self::RepeatedHeader => "repeated-header",
-            Self::Body => "body",
-            Self::Range => "range",
-            Self::ClientNoStore => "client-no-store",
-            Self::RepeatedParameter => "repeated-parameter",
-            Self::Plus => "plus",
-            Self::Semicolon => "semicolon",
-            Self::Encoding => "encoding",
-            Self::ControlCharacter => "control-character",
-            Self::MalformedParameter => "malformed-parameter",
-            Self::LongQuery => "long-query",
-            Self::TooLarge => "too-large",
-        }
-    }
-
     /// The same for a person.
     pub fn describe(self) -> &'static str {
         match self {

@@ -34,7 +34,7 @@ impl Rejection {
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::HeadTooLarge { .. } => "head-too-large",
-            Self::Invalid(invalid) => invalid.as_str(),
+            Self::Invalid(invalid) => invalid.into_str(),
             Self::Misdirected(Misdirected::Connect) => "connect-method",
             Self::Misdirected(Misdirected::ForeignHost) => "foreign-host",
             Self::Misdirected(Misdirected::Host) => "host",

@@ -9,6 +9,7 @@ use http::header::{
 };
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version};
+use strum::{IntoStaticStr, VariantArray};
 
 use super::caller::X_AUTH_TOKEN;
 use super::target;
@@ -49,61 +50,40 @@ const READ: [&str; 15] = [
 ];
 
 /// Why a head is refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, IntoStaticStr, VariantArray)]
+#[strum(const_into_str, serialize_all = "kebab-case")]
 pub enum Invalid {
     /// TRACE, or TRACK, its name in some servers. The answer would repeat the request with its credentials.
+    #[strum(serialize = "trace-method")]
     Trace,
     /// Bytes outside visible ASCII in the target.
+    #[strum(serialize = "target-bytes")]
     Target,
     /// More fields than [`MAX_FIELDS`].
+    #[strum(serialize = "too-many-fields")]
     Fields,
     /// In HTTP/2, a field whose value begins or ends with a blank.
+    #[strum(serialize = "field-blanks")]
     Blanks,
     /// More than one `X-Auth-Token`, or bytes outside ASCII in it, of which some servers take one (0xA0) for a blank.
+    #[strum(serialize = "token-field")]
     Token,
     /// A field that the gateway reads, spelled with `_` in place of `-`.
+    #[strum(serialize = "field-underscore")]
     Underscore,
     /// `Content-Length` twice, with different values.
     ContentLength,
     /// A `Transfer-Encoding` other than `chunked`.
     TransferEncoding,
     /// More members of list fields than [`MAX_MEMBERS`].
+    #[strum(serialize = "too-many-members")]
     Members,
     /// More query parameters than [`MAX_PARAMETERS`].
+    #[strum(serialize = "too-many-parameters")]
     Parameters,
 }
 
 impl Invalid {
-    /// All of them, for tables and tests.
-    pub const ALL: [Self; 10] = [
-        Self::Trace,
-        Self::Target,
-        Self::Fields,
-        Self::Blanks,
-        Self::Token,
-        Self::Underscore,
-        Self::ContentLength,
-        Self::TransferEncoding,
-        Self::Members,
-        Self::Parameters,
-    ];
-
-    /// The name used alike as log field and by `explain`.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Trace => "trace-method",
-            Self::Target => "target-bytes",
-            Self::Fields => "too-many-fields",
-            Self::Blanks => "field-blanks",
-            Self::Token => "token-field",
-            Self::Underscore => "field-underscore",
-            Self::ContentLength => "content-length",
-            Self::TransferEncoding => "transfer-encoding",
-            Self::Members => "too-many-members",
-            Self::Parameters => "too-many-parameters",
-        }
-    }
-
     /// The status of the answer.
     pub fn status(self) -> StatusCode {
         match self {
@@ -437,8 +417,8 @@ mod tests {
 
     #[test]
     fn reasons_have_names_and_words_of_their_own() {
-        let names: std::collections::HashSet<_> = Invalid::ALL.iter().map(|invalid| invalid.as_str()).collect();
-        let words: std::collections::HashSet<_> = Invalid::ALL.iter().map(|invalid| invalid.describe()).collect();
-        assert_eq!([names.len(), words.len()], [Invalid::ALL.len(); 2]);
+        let names: std::collections::HashSet<_> = Invalid::VARIANTS.iter().map(|invalid| invalid.into_str()).collect();
+        let words: std::collections::HashSet<_> = Invalid::VARIANTS.iter().map(|invalid| invalid.describe()).collect();
+        assert_eq!([names.len(), words.len()], [Invalid::VARIANTS.len(); 2]);
     }
 }

@@ -38,7 +38,7 @@ use super::reload::{ServeLimits, WATCHERS_KEEPALIVE};
 use super::serve::Serving;
 use super::shed::MinimumAge;
 use super::shutdown::ShutdownControl;
-use super::tls::Spoken;
+use super::tls::TlsReceiver;
 use super::waiting::WaitingConnections;
 use super::wire::WireFastPath;
 use crate::budget::{Account, Budget, Purpose, Shortage};
@@ -97,7 +97,7 @@ pub(super) struct Accepting {
     /// What holds for those that are accepted now.
     bounds: watch::Receiver<ServeLimits>,
     /// What is spoken with them.
-    tls: Spoken,
+    tls: TlsReceiver,
     /// For logs.
     listener: &'static str,
     registry: Arc<Registry>,
@@ -122,7 +122,7 @@ impl Accepting {
         listener: &'static str,
         exit: ShutdownControl,
         bounds: watch::Receiver<ServeLimits>,
-        tls: Spoken,
+        tls: TlsReceiver,
         clients: Arc<Registry>,
         budget: Arc<Budget>,
         (metrics, clock): (&Metrics, Clock),
@@ -134,7 +134,7 @@ impl Accepting {
             tls: None,
             dropped: None,
             drain: exit.draining(),
-            leaving: exit.leaving(),
+            shutdown: exit.shutdown(),
         };
         let errors = AcceptErrors::new(listener, metrics);
         Self {
@@ -159,7 +159,7 @@ impl Accepting {
     pub(super) fn for_clients(
         exit: ShutdownControl,
         bounds: watch::Receiver<ServeLimits>,
-        tls: Spoken,
+        tls: TlsReceiver,
         max_connections: usize,
         budget: Arc<Budget>,
         (metrics, clock): (&Metrics, Clock),
@@ -233,7 +233,7 @@ impl Accepting {
         while let Some((stream, _)) = waiting.next(&registry) {
             self.spawn(stream, &handler);
         }
-        let limit = self.bounds.borrow().drain_timeout;
+        let limit = self.bounds.borrow().shutdown_timeout;
         let left = registry.len();
         if !self.exit.close(|| registry.emptied(), limit).await {
             tracing::warn!(connections = left, ?limit, "not everything in flight was done in time");

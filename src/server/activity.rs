@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use strum::{IntoStaticStr, VariantArray};
 use tokio::time::Instant;
 
 use super::half_closed::ReadSide;
@@ -16,7 +17,7 @@ use crate::request::half_close::HalfClose;
 use crate::sync::Mutex;
 
 /// For a client that is told that its connection ends: this long it may take to go.
-const FAREWELL: Duration = Duration::from_secs(5);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long a connection in HTTP/1 is idle before its memory is freed.
 const REST: Duration = Duration::from_secs(1);
@@ -53,37 +54,26 @@ pub(super) enum TimeoutAction {
 }
 
 /// Why a connection was ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, VariantArray)]
+#[strum(const_into_str, serialize_all = "kebab-case")]
 pub(super) enum EndCause {
     /// A head that took too long, or never began.
+    #[strum(serialize = "header-timeout")]
     Head,
     /// No request for too long.
+    #[strum(serialize = "keepalive-timeout")]
     Idle,
     /// An answer that isn't read.
+    #[strum(serialize = "write-timeout")]
     Write,
     /// Its client had closed its sending side, and nothing was written for too long.
     HalfClose,
     /// Too many requests that were taken back.
     Resets,
     /// Told that it is over, the client did not go.
-    Farewell,
+    ShutdownTimeout,
     /// Another connection needed its place.
     Shed,
-}
-
-impl EndCause {
-    /// The name used alike as metric label and log field.
-    pub(super) fn as_str(self) -> &'static str {
-        match self {
-            Self::Head => "head-timeout",
-            Self::Idle => "keepalive-timeout",
-            Self::Write => "write-timeout",
-            Self::HalfClose => "half-close",
-            Self::Resets => "resets",
-            Self::Farewell => "farewell",
-            Self::Shed => "shed",
-        }
-    }
 }
 
 /// Moments are counted in nanoseconds from the connection's beginning.
@@ -432,9 +422,9 @@ impl ConnectionActivity {
             Some(closing) => {
                 let closing = closing.saturating_duration_since(self.began).as_nanos();
                 let since = idle_since.max(u64::try_from(closing).unwrap_or(NEVER - 1));
-                let limit = if head_since == NEVER { FAREWELL.min(terms.write) } else { terms.head };
+                let limit = if head_since == NEVER { CLOSE_TIMEOUT.min(terms.write) } else { terms.head };
                 if is_due(since, limit) {
-                    return TimeoutAction::Drop(EndCause::Farewell);
+                    return TimeoutAction::Drop(EndCause::ShutdownTimeout);
                 }
             }
         }

@@ -75,7 +75,7 @@ impl Drop for ResponseTracker {
 
 /// Has a request of a connection answered. There are `uploads` in HTTP/2.
 pub(super) fn exchange<A, F, B>(
-    pulse: &Arc<ConnectionActivity>,
+    activity: &Arc<ConnectionActivity>,
     uploads: Option<&Arc<Uploads>>,
     request: Request<Incoming>,
     answer: &A,
@@ -86,14 +86,14 @@ where
     B: Body<Data = Bytes> + Send,
 {
     let (has_body, is_http2) = (!request.body().is_end_stream(), uploads.is_some());
-    pulse.begins(1 + usize::from(has_body));
+    activity.begins(1 + usize::from(has_body));
     if is_http2 {
-        pulse.accepts();
+        activity.accepts();
     } else {
-        pulse.head_is_whole();
-        pulse.read_side().owes_answer(true);
+        activity.head_is_whole();
+        activity.read_side().owes_answer(true);
     }
-    let half = || Half(Arc::clone(pulse));
+    let half = || Half(Arc::clone(activity));
     let answering = ResponseTracker { half: half(), over: false, is_http2 };
     let accepted = uploads.filter(|_| has_body).and_then(|uploads| uploads.accepted(request.headers()));
     let unanswered = accepted.as_ref().and_then(AcceptedUpload::unanswered);
@@ -267,7 +267,7 @@ impl StreamProgress {
 pub(super) struct Streams {
     pub(super) write: Duration,
     pub(super) dropped: Option<IntCounterVec>,
-    pub(super) pulse: Arc<ConnectionActivity>,
+    pub(super) activity: Arc<ConnectionActivity>,
 }
 
 impl<F> hyper::rt::Executor<F> for Streams
@@ -276,14 +276,14 @@ where
     F::Output: Send,
 {
     fn execute(&self, stream: F) {
-        let Self { write, dropped, pulse } = self.clone();
+        let Self { write, dropped, activity } = self.clone();
         // Apart: moved into other futures it would take its size several times.
         let stream = Box::pin(stream);
         tokio::spawn(async move {
-            if run(stream, write, &pulse).await.is_none() {
+            if run(stream, write, &activity).await.is_none() {
                 tracing::debug!("stream ended early: its answer is not read");
                 if let Some(dropped) = dropped {
-                    dropped.with_label_values(&[EndCause::Write.as_str()]).inc();
+                    dropped.with_label_values(&[EndCause::Write.into_str()]).inc();
                 }
             }
         });
@@ -300,11 +300,11 @@ impl Drop for Beginning {
 }
 
 /// Runs a stream; none if its client kept it waiting for so long. FlightOutcome up, it is reset.
-async fn run<F: Future + Unpin>(stream: F, limit: Duration, pulse: &Arc<ConnectionActivity>) -> Option<F::Output> {
+async fn run<F: Future + Unpin>(stream: F, limit: Duration, activity: &Arc<ConnectionActivity>) -> Option<F::Output> {
     let progress = Arc::new(StreamProgress(AtomicUsize::new(StreamProgress::OURS)));
     let mut stream = pin!(PROGRESS.scope(Arc::clone(&progress), stream));
     let mut waiting: Option<(usize, Pin<Box<Sleep>>, Stalled)> = None;
-    let mut beginning = Some(Beginning(Arc::clone(pulse)));
+    let mut beginning = Some(Beginning(Arc::clone(activity)));
     poll_fn(|context| {
         let polled = stream.as_mut().poll(context);
         beginning = None;
@@ -317,7 +317,7 @@ async fn run<F: Future + Unpin>(stream: F, limit: Duration, pulse: &Arc<Connecti
         };
         if waiting.as_ref().is_none_or(|&(then, ..)| then != taken) {
             let has_read = waiting.is_some();
-            waiting = Some((taken, Box::pin(sleep(limit)), pulse.stalls(has_read)));
+            waiting = Some((taken, Box::pin(sleep(limit)), activity.stalls(has_read)));
         }
         if let Some((_, timer, _)) = &mut waiting {
             ready!(timer.as_mut().poll(context));

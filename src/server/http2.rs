@@ -26,7 +26,7 @@ pub(super) struct Http2 {
     /// Streams whose response has not been written to its end.
     open: Vec<u32>,
     uploads: Arc<Uploads>,
-    leaving: ListenerShutdown,
+    shutdown: ListenerShutdown,
     has_said_goaway: bool,
     /// How large the client allows the table for response fields to be: what it said last, until that is acknowledged.
     announced: Option<u32>,
@@ -37,14 +37,14 @@ pub(super) struct Http2 {
 const TABLE_SIZE: u32 = 4_096;
 
 impl Http2 {
-    pub(super) fn new(leaving: ListenerShutdown) -> Self {
+    pub(super) fn new(shutdown: ListenerShutdown) -> Self {
         Self {
             frames: Frames::of_client(),
             written: Frames::of_server(),
             own: OwnFrames::default(),
             open: Vec::new(),
             uploads: Arc::default(),
-            leaving,
+            shutdown,
             has_said_goaway: false,
             announced: None,
             table_size: TABLE_SIZE,
@@ -57,14 +57,19 @@ impl Http2 {
 
     /// Takes note of what was read. If the head of a request is in it whose body follows, says how much is read up to its end:
     /// the rest is to be read when that request was accepted.
-    pub(super) fn reads(&mut self, bytes: &[u8], pulse: &ConnectionActivity, context: &Context<'_>) -> Option<usize> {
+    pub(super) fn reads(
+        &mut self,
+        bytes: &[u8],
+        activity: &ConnectionActivity,
+        context: &Context<'_>,
+    ) -> Option<usize> {
         let mut left = bytes;
         while let Some(event) = self.frames.next(&mut left) {
             match event {
                 FrameEvent::Opened { stream, has_body } => {
                     if self.open.len() < MAX_KNOWN {
                         self.open.push(stream);
-                        pulse.has_open_streams(true);
+                        activity.has_open_streams(true);
                     }
                     if has_body {
                         self.uploads.begins(stream, begins_with_data_of(stream, left), context.waker());
@@ -72,7 +77,7 @@ impl Http2 {
                     }
                 }
                 FrameEvent::Trailers { stream, fields } => self.uploads.trailers(stream, fields),
-                FrameEvent::Closed { stream } => self.closes(stream, pulse),
+                FrameEvent::Closed { stream } => self.closes(stream, activity),
                 FrameEvent::Settings { table_size } => self.announced = table_size.or(self.announced),
                 FrameEvent::Acknowledged => {}
             }
@@ -85,14 +90,14 @@ impl Http2 {
         &mut self,
         parts: impl IntoIterator<Item = &'a [u8]>,
         mut written: usize,
-        pulse: &ConnectionActivity,
+        activity: &ConnectionActivity,
     ) {
         for part in parts {
             let mut here = &part[..part.len().min(written)];
             written -= here.len();
             while let Some(event) = self.written.next(&mut here) {
                 match event {
-                    FrameEvent::Closed { stream } => self.closes(stream, pulse),
+                    FrameEvent::Closed { stream } => self.closes(stream, activity),
                     FrameEvent::Acknowledged => self.table_size = self.announced.take().unwrap_or(self.table_size),
                     FrameEvent::Opened { .. } | FrameEvent::Trailers { .. } | FrameEvent::Settings { .. } => {}
                 }
@@ -100,10 +105,10 @@ impl Http2 {
         }
     }
 
-    fn closes(&mut self, stream: u32, pulse: &ConnectionActivity) {
+    fn closes(&mut self, stream: u32, activity: &ConnectionActivity) {
         if let Some(index) = self.open.iter().position(|&open| open == stream) {
             self.open.swap_remove(index);
-            pulse.has_open_streams(!self.open.is_empty());
+            activity.has_open_streams(!self.open.is_empty());
         }
     }
 
@@ -113,14 +118,14 @@ impl Http2 {
         io: &mut IO,
         context: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
-        let Self { frames, written, own, open, uploads, leaving, has_said_goaway, table_size, .. } = self;
+        let Self { frames, written, own, open, uploads, shutdown, has_said_goaway, table_size, .. } = self;
         own.poll(io, context, || {
             if !written.is_between() {
                 return None;
             }
             // Some clients close as soon as they read a GOAWAY, whatever they wait for.
             let is_quiet = open.is_empty() && !frames.is_unfinished();
-            if is_quiet && !*has_said_goaway && !written.is_going() && leaving.is_last_round() {
+            if is_quiet && !*has_said_goaway && !written.is_going() && shutdown.is_last_round() {
                 *has_said_goaway = true;
                 return Some(OwnFrame::GoAway);
             }

@@ -142,20 +142,20 @@ impl Server {
         let inherited = inherited.map(|(name, listener)| (name, listener.address)).collect();
         let [proxy, metrics, admin] = listeners;
         let addresses = [proxy.address, metrics.address, admin.address];
-        let speech = TlsState::new(
+        let tls_state = TlsState::new(
             &config.settings.listen,
             proxy.address,
             admin.address,
             gateway.metrics().certificate_not_after.clone(),
         )?;
-        let [with_clients, with_operator] = speech.spoken();
+        let [with_clients, with_operator] = tls_state.tls();
 
         let (limits, connection_limit) = (&config.settings.limits, ConnectionLimit::of_this_process(config));
         let (draining, drain) = watch::channel(false);
         let (clients, for_clients) = watch::channel(ServeLimits::for_clients(limits));
         let (watchers, for_watchers) = watch::channel(ServeLimits::for_watchers(limits));
         let exit = ShutdownControl::new(drain.clone(), proxy.is_inherited);
-        let leaving = exit.leaving();
+        let shutdown = exit.shutdown();
         let budget = || Arc::clone(gateway.budget());
         // Connections for metrics and for the operator are few, and clients must not be able to keep them out.
         let of_watchers = Budget::new(usize::MAX);
@@ -171,7 +171,7 @@ impl Server {
         )
         .telling_apart({
             let gateway = Arc::clone(&gateway);
-            move |address| gateway.live().peer(address)
+            move |address| gateway.active().peer(address)
         });
         let registry = Arc::clone(accepting.registry());
         // These two go on until the server is gone, so that draining can be watched; unless they were handed down,
@@ -225,7 +225,7 @@ impl Server {
             let gateway = Arc::clone(&gateway);
             accepting.serve(proxy.socket, move |local, peer| {
                 let (gateway, connection) = (Arc::clone(&gateway), Arc::new(gateway.connection(local, peer)));
-                let fast_path = WireFastPath::new(&gateway, &connection, leaving.clone());
+                let fast_path = WireFastPath::new(&gateway, &connection, shutdown.clone());
                 let account = connection.account().clone();
                 let half_close = Arc::clone(connection.half_close());
                 let answer = move |request| {
@@ -238,7 +238,7 @@ impl Server {
         });
         let shedding = tokio::spawn(short_of_memory::run(Arc::clone(&gateway), registry, observed.1.clone()));
         let telling = tokio::spawn(log_repetitions(Arc::clone(&gateway)));
-        let reloading = Arc::new(Reloading::new(Arc::clone(&gateway), clients, watchers, speech));
+        let reloading = Arc::new(Reloading::new(Arc::clone(&gateway), clients, watchers, tls_state));
         let [proxy, metrics, admin] = addresses;
         Ok(Self {
             gateway,
@@ -313,7 +313,7 @@ impl Server {
         }
     }
 
-    /// Stops accepting, waits for what is in flight as long as `limits.drain_timeout` allows, and
+    /// Stops accepting, waits for what is in flight as long as `limits.shutdown_timeout` allows, and
     /// ends.
     pub async fn stop(self) {
         self.draining.send_replace(true);

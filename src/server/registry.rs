@@ -35,7 +35,7 @@ struct Open {
 
 /// One of them.
 pub(super) struct OpenConnection {
-    pulse: Arc<ConnectionActivity>,
+    activity: Arc<ConnectionActivity>,
     account: Account,
     /// What it takes while it is open.
     charge: Mutex<Charge>,
@@ -58,13 +58,13 @@ impl OpenConnection {
     /// One that is accepted now. The gateway is told by `half_close` when its client has closed its sending side.
     pub(super) fn new(account: Account, half_close: Arc<HalfClose>) -> Self {
         let charge = Mutex::new(account.charge(Purpose::Connections, CONNECTION));
-        let pulse = Arc::new(ConnectionActivity::new(half_close));
-        Self { account, charge, pulse, told_at: Mutex::default(), told: Notify::new() }
+        let activity = Arc::new(ConnectionActivity::new(half_close));
+        Self { account, charge, activity, told_at: Mutex::default(), told: Notify::new() }
     }
 
     /// What it is doing.
-    pub(super) fn pulse(&self) -> &Arc<ConnectionActivity> {
-        &self.pulse
+    pub(super) fn activity(&self) -> &Arc<ConnectionActivity> {
+        &self.activity
     }
 
     /// What its client holds of the memory budget.
@@ -86,7 +86,7 @@ impl OpenConnection {
     /// If not, it goes on as if it had not been told.
     pub(super) fn is_still_chosen(&self) -> bool {
         let mut told_at = self.told_at();
-        let since = self.pulse.activity().since();
+        let since = self.activity.activity().since();
         let is_chosen = since.is_some_and(|since| told_at.is_some_and(|told_at| since < told_at));
         if !is_chosen {
             *told_at = None;
@@ -114,7 +114,7 @@ impl OpenConnection {
             Weight::Bytes => self.account.bytes(),
         };
         let (peer, class) = (self.account.peer(), self.account.class());
-        Candidate { id, peer, class, weight, activity: self.pulse.activity() }
+        Candidate { id, peer, class, weight, activity: self.activity.activity() }
     }
 
     /// Whether closing it would help where this is short.

@@ -31,28 +31,28 @@ pub(super) struct ServeLimits {
     /// For a client that has closed its sending side to be written something. Zero: not at all.
     pub(super) half_close: Duration,
     /// For what is in flight when it is time to drain.
-    pub(super) drain_timeout: Duration,
+    pub(super) shutdown_timeout: Duration,
 }
 
 impl ServeLimits {
     /// Of the listener for clients.
     pub(super) fn for_clients(limits: &Limits) -> Self {
         let terms = ConnectionTimeouts {
-            head: limits.head_timeout.0,
+            head: limits.header_timeout.0,
             idle: limits.keepalive_timeout.0,
             write: limits.write_timeout.0,
         };
         // The gateway itself answers a head above the limit; beyond twice that, hyper does. (It insists on at
         // least 8 KiB.)
         let buffer = limits.max_head_size.bytes().saturating_mul(2).max(8 * 1024);
-        Self { terms, buffer, half_close: limits.half_close.0, drain_timeout: limits.drain_timeout.0 }
+        Self { terms, buffer, half_close: limits.half_close.0, shutdown_timeout: limits.shutdown_timeout.0 }
     }
 
     /// Of the listeners for metrics and for the operator.
     pub(super) fn for_watchers(limits: &Limits) -> Self {
-        let Self { terms, half_close, drain_timeout, .. } = Self::for_clients(limits);
+        let Self { terms, half_close, shutdown_timeout, .. } = Self::for_clients(limits);
         let terms = ConnectionTimeouts { idle: terms.idle.min(WATCHERS_KEEPALIVE), ..terms };
-        Self { terms, buffer: 64 * 1024, half_close, drain_timeout }
+        Self { terms, buffer: 64 * 1024, half_close, shutdown_timeout }
     }
 }
 
@@ -72,7 +72,7 @@ pub struct Reloading {
     gateway: Arc<Gateway>,
     clients: watch::Sender<ServeLimits>,
     watchers: watch::Sender<ServeLimits>,
-    speech: TlsState,
+    tls_state: TlsState,
 }
 
 impl Reloading {
@@ -80,9 +80,9 @@ impl Reloading {
         gateway: Arc<Gateway>,
         clients: watch::Sender<ServeLimits>,
         watchers: watch::Sender<ServeLimits>,
-        speech: TlsState,
+        tls_state: TlsState,
     ) -> Self {
-        Self { gateway, clients, watchers, speech }
+        Self { gateway, clients, watchers, tls_state }
     }
 
     /// Puts in force what has been read, as far as that takes no restart, and counts what came of it. May read files,
@@ -92,7 +92,7 @@ impl Reloading {
     /// What is wrong with it. Everything is as it was then.
     pub fn apply(&self, read: Result<Config, ConfigError>) -> Result<SettingsDiff, ReloadError> {
         let applied = read.map_err(ReloadError::from).and_then(|config| {
-            let turn = self.speech.turn(&config.settings.listen)?;
+            let turn = self.tls_state.turn(&config.settings.listen)?;
             let mut changes = self.gateway.reload(&config)?;
             changes.applied.extend(turn.take());
             Ok(changes)
@@ -100,8 +100,8 @@ impl Reloading {
         let result = match &applied {
             Ok(changes) if changes.applied.is_empty() => Reload::Unchanged,
             Ok(_) => {
-                let live = self.gateway.live();
-                let limits = &live.settings().limits;
+                let active = self.gateway.active();
+                let limits = &active.settings().limits;
                 self.clients.send_replace(ServeLimits::for_clients(limits));
                 self.watchers.send_replace(ServeLimits::for_watchers(limits));
                 Reload::Applied
@@ -115,17 +115,17 @@ impl Reloading {
             Ok(changes) => {
                 // What an operator has switched stays so until the setting itself changes.
                 if changes.call_for(FollowUp::SetLogLevel) {
-                    logs::set_level(self.gateway.live().settings().log.level);
+                    logs::set_level(self.gateway.active().settings().log.level);
                 }
-                logs::set_access(self.gateway.live().settings().log.access);
+                logs::set_access(self.gateway.active().settings().log.access);
                 let changed = changes.applied.join(", ");
                 let what = format!("settings reloaded: {changed}");
-                self.gateway.observer().notable(NewEvent::new(Event::Reload, what).changing(changed));
+                self.gateway.observer().record_event(NewEvent::new(Event::Reload, what).changing(changed));
             }
             // What is wrong may be told only where it can't be a secret that was put into the wrong place: in the log.
             Err(error) => {
                 let what = "settings not reloaded (the log says why); the previous ones stay in force";
-                self.gateway.observer().notable(NewEvent::new(Event::ReloadRefused, what).because(error));
+                self.gateway.observer().record_event(NewEvent::new(Event::ReloadRefused, what).because(error));
             }
         }
         applied
@@ -133,13 +133,13 @@ impl Reloading {
 
     /// The addresses, by their settings, at which plain text is spoken with other machines.
     pub fn exposed(&self) -> Vec<(&'static str, SocketAddr)> {
-        let live = self.gateway.live();
-        self.speech.exposed(&live.settings().listen)
+        let active = self.gateway.active();
+        self.tls_state.exposed(&active.settings().listen)
     }
 
     /// When the certificate for clients ends, as Unix time in seconds. `None` without TLS.
     pub fn certificate_not_after(&self) -> Option<NotAfter> {
-        self.speech.not_after()
+        self.tls_state.not_after()
     }
 
     /// The gateway that is given them.

@@ -72,7 +72,7 @@ where
     S: HttpService<Incoming>,
 {
     builder: http1::Builder,
-    pulse: Arc<ConnectionActivity>,
+    activity: Arc<ConnectionActivity>,
     state: Option<RenewState<IO, S>>,
     is_closing: bool,
 }
@@ -94,14 +94,14 @@ where
     IO: AsyncRead + AsyncWrite + Reset + Unpin,
     S: HttpService<Incoming, ResBody: Body<Data = Bytes, Error: Into<BoxError>> + 'static, Error: Into<BoxError>>,
 {
-    pub(super) fn new(builder: http1::Builder, wire: Wire<IO>, service: S, pulse: Arc<ConnectionActivity>) -> Self {
-        let mut new = Self { builder, pulse, state: None, is_closing: false };
+    pub(super) fn new(builder: http1::Builder, wire: Wire<IO>, service: S, activity: Arc<ConnectionActivity>) -> Self {
+        let mut new = Self { builder, activity, state: None, is_closing: false };
         new.activate(wire, service);
         new
     }
 
     fn activate(&mut self, wire: Wire<IO>, service: S) {
-        self.pulse.rests();
+        self.activity.rests();
         let connection = self.builder.serve_connection(TokioIo::new(wire), service);
         self.state = Some(RenewState::Active(Box::new(connection)));
     }
@@ -111,7 +111,7 @@ where
             match self.state.take() {
                 Some(RenewState::Active(mut connection)) => {
                     let ended = Pin::new(&mut *connection).poll(context);
-                    if ended.is_ready() || self.is_closing || !self.pulse.is_to_renew() {
+                    if ended.is_ready() || self.is_closing || !self.activity.is_to_renew() {
                         self.state = Some(RenewState::Active(connection));
                         return ended;
                     }

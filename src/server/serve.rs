@@ -45,7 +45,7 @@ const CONNECTION_WINDOW: u32 = 1024 * 1024;
 
 /// How long a client of HTTP/2 may take to go when another connection needs its place. Short, for that one waits: a round
 /// trip for the last PING, and some more.
-const SHED_FAREWELL: Duration = Duration::from_secs(1);
+const SHED_CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What serves a connection apart from the connection.
 #[derive(Clone)]
@@ -60,14 +60,14 @@ pub(super) struct Serving {
     /// Says when it is time to end in good order.
     pub(super) drain: watch::Receiver<bool>,
     /// Says when that is near.
-    pub(super) leaving: ListenerShutdown,
+    pub(super) shutdown: ListenerShutdown,
 }
 
 impl Serving {
     /// Counts a connection that is closed for another before it was served.
     pub(super) fn count_shed(&self) {
         if let Some(dropped) = &self.dropped {
-            dropped.with_label_values(&[EndCause::Shed.as_str()]).inc();
+            dropped.with_label_values(&[EndCause::Shed.into_str()]).inc();
         }
     }
 
@@ -104,8 +104,8 @@ impl Serving {
         match ended {
             Ok(()) => {}
             Err(Ending::Dropped(cause)) => {
-                tracing::debug!(cause = cause.as_str(), "connection ended by the gateway");
-                count(cause.as_str());
+                tracing::debug!(cause = cause.into_str(), "connection ended by the gateway");
+                count(cause.into_str());
             }
             // At no higher level: whoever can connect could fill the log.
             Err(Ending::Handshake(error)) => {
@@ -127,10 +127,10 @@ impl Serving {
     where
         IO: AsyncRead + AsyncWrite + Reset + SendBuffer + Unpin + Send + 'static,
     {
-        let (pulse, leaving) = (Arc::clone(open.pulse()), self.leaving.clone());
+        let (activity, shutdown) = (Arc::clone(open.activity()), self.shutdown.clone());
         let half_close = self.bounds.half_close;
         let memory = SocketMemory::new(open.account().clone());
-        let (socket, tls) = (Socket::new(io, Arc::clone(&pulse), memory), self.tls.take());
+        let (socket, tls) = (Socket::new(io, Arc::clone(&activity), memory), self.tls.take());
         let head = HeadMemory::new(open.account().clone());
         if tls.is_some() {
             open.takes(memory::TLS);
@@ -142,7 +142,7 @@ impl Serving {
                 Some(tls) => Transport::Tls(Box::pin(tls.accept(socket)).await?),
             };
             let negotiated = transport.negotiated_http2();
-            let wire = Wire::of(transport, fast_path, &leaving, head, half_close, pulse)
+            let wire = Wire::of(transport, fast_path, &shutdown, head, half_close, activity)
                 .await
                 .map_err(|error| Ending::Broken(error.into()))?;
             // RFC 7301 §3.1, RFC 9113 §3.2.
@@ -200,17 +200,17 @@ impl Serving {
         if is_http2 {
             open.takes(memory::HTTP2);
         }
-        let pulse = open.pulse();
+        let activity = open.activity();
         let service = service_fn({
-            let (pulse, leaving) = (Arc::clone(pulse), self.leaving.clone());
+            let (activity, shutdown) = (Arc::clone(activity), self.shutdown.clone());
             let uploads = wire.uploads().filter(|_| is_http2);
             move |request: Request<Incoming>| {
-                let (answered, leaving) = (exchange(&pulse, uploads.as_ref(), request, &answer), leaving.clone());
+                let (answered, shutdown) = (exchange(&activity, uploads.as_ref(), request, &answer), shutdown.clone());
                 async move {
                     let mut answered = answered.await;
                     if let Ok(answer) = &mut answered
                         && !is_http2
-                        && leaving.is_begun()
+                        && shutdown.is_begun()
                     {
                         answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
                     }
@@ -220,10 +220,10 @@ impl Serving {
         });
         if is_http2 {
             let (write, dropped) = (self.bounds.terms.write, self.dropped.clone());
-            let streams = Streams { write, dropped, pulse: Arc::clone(pulse) };
+            let streams = Streams { write, dropped, activity: Arc::clone(activity) };
             Either::Http2(Box::pin(self.http2(streams).serve_connection(TokioIo::new(wire), service)))
         } else {
-            Either::Http1(Box::pin(Renewing::new(self.http1(), wire, service, Arc::clone(pulse))))
+            Either::Http1(Box::pin(Renewing::new(self.http1(), wire, service, Arc::clone(activity))))
         }
     }
 
@@ -261,15 +261,15 @@ impl Serving {
         open: &OpenConnection,
     ) -> Result<(), Ending> {
         let is_http2 = matches!(connection, Either::Http2(_));
-        let pulse = open.pulse();
+        let activity = open.activity();
         let mut terms = self.bounds.terms;
         let mut drain = self.drain.clone();
-        let mut insisting = self.leaving.clone();
+        let mut insisting = self.shutdown.clone();
         let draining = async {
             draining(&mut drain).await;
             // Who has begun to ask is answered first. It is polled with the connection, and so whenever more has come or was
             // written.
-            let is_waited_for = || if is_http2 { !pulse.is_quiet() } else { pulse.is_in_head() };
+            let is_waited_for = || if is_http2 { !activity.is_quiet() } else { activity.is_in_head() };
             let answered = poll_fn(|_| if is_waited_for() { Poll::Pending } else { Poll::Ready(()) });
             tokio::select! {
                 () = answered => {}
@@ -277,18 +277,18 @@ impl Serving {
             }
         };
         let mut draining = pin!(draining);
-        let mut leaving = pin!(self.leaving.begun());
-        let mut is_leaving = false;
-        let mut timer = pin!(sleep_until(pulse.first(&terms)));
+        let mut shutdown = pin!(self.shutdown.begun());
+        let mut is_shutting_down = false;
+        let mut timer = pin!(sleep_until(activity.first(&terms)));
         let mut closing = None;
         loop {
             let ended_for = tokio::select! {
                 biased;
                 ended = poll_fn(|context| {
-                    pulse.is_polled();
+                    activity.is_polled();
                     connection.poll(context)
                 }) => return ended.map_err(|error| {
-                    pulse.cause().map_or_else(|| Ending::Broken(error.into()), Ending::Dropped)
+                    activity.cause().map_or_else(|| Ending::Broken(error.into()), Ending::Dropped)
                 }),
                 () = draining.as_mut(), if closing.is_none() => None,
                 // The connection has been polled, and so what has come by now is known.
@@ -297,18 +297,18 @@ impl Serving {
                         continue;
                     }
                     // Whoever is in a head, or does not read, would not notice that it ends.
-                    if pulse.is_in_head() || !pulse.activity().is_idle() {
+                    if activity.is_in_head() || !activity.activity().is_idle() {
                         return Err(Ending::Dropped(EndCause::Shed));
                     }
-                    terms = ConnectionTimeouts { head: SHED_FAREWELL, write: terms.write.min(SHED_FAREWELL), ..terms };
+                    terms = ConnectionTimeouts { head: SHED_CLOSE_TIMEOUT, write: terms.write.min(SHED_CLOSE_TIMEOUT), ..terms };
                     Some(EndCause::Shed)
                 }
                 // In HTTP/2 that is told by a frame of its own (`http2.rs`): the connection is only to be looked at.
-                () = leaving.as_mut(), if is_http2 && !is_leaving => {
-                    is_leaving = true;
+                () = shutdown.as_mut(), if is_http2 && !is_shutting_down => {
+                    is_shutting_down = true;
                     continue;
                 }
-                () = timer.as_mut() => match pulse.judge(&terms, is_http2, closing) {
+                () = timer.as_mut() => match activity.judge(&terms, is_http2, closing) {
                     TimeoutAction::Wait(until) => {
                         timer.as_mut().reset(until);
                         continue;
@@ -318,7 +318,7 @@ impl Serving {
                 },
             };
             if let (Some(cause), Some(dropped)) = (ended_for, &self.dropped) {
-                dropped.with_label_values(&[cause.as_str()]).inc();
+                dropped.with_label_values(&[cause.into_str()]).inc();
             }
             connection.graceful_shutdown();
             let now = Clock::System.timer_now();

@@ -40,7 +40,7 @@ pub(super) async fn run(gateway: Arc<Gateway>, clients: Arc<Registry>, clock: Cl
         reached = match reached {
             None if is_reached => {
                 let what = "the memory budget is reached (limits.memory): connections are closed and requests refused";
-                gateway.observer().notable(NewEvent::new(Event::MemoryReached, what));
+                gateway.observer().record_event(NewEvent::new(Event::MemoryReached, what));
                 // What is noted now has been refused by now.
                 Some(Shortfall { since: now, refused: budget.refused().saturating_sub(short.len()) })
             }
@@ -48,7 +48,7 @@ pub(super) async fn run(gateway: Arc<Gateway>, clients: Arc<Registry>, clock: Cl
                 let refused = u64::try_from(budget.refused().saturating_sub(refused)).unwrap_or(u64::MAX);
                 let what = "the memory budget has room again (limits.memory)";
                 let free = NewEvent::new(Event::MemoryFree, what);
-                gateway.observer().notable(free.after(now.saturating_duration_since(since), refused));
+                gateway.observer().record_event(free.after(now.saturating_duration_since(since), refused));
                 None
             }
             reached => reached,

@@ -19,7 +19,7 @@ use tokio::time::timeout;
 const LAST_ROUND: Duration = Duration::from_secs(1);
 
 /// Stages of closing. Before the first it is 0.
-const LEAVING: u8 = 1;
+const ANNOUNCED: u8 = 1;
 const DRAINING: u8 = 2;
 const INSISTING: u8 = 3;
 
@@ -28,7 +28,7 @@ pub(super) struct ShutdownControl {
     wanted: watch::Receiver<bool>,
     is_inherited: bool,
     stage: Arc<AtomicU8>,
-    leaving: watch::Sender<u8>,
+    shutdown: watch::Sender<u8>,
     draining: watch::Sender<bool>,
 }
 
@@ -43,13 +43,13 @@ pub(super) struct ListenerShutdown {
 impl ShutdownControl {
     /// When it is wanted, from a listener that was handed down or not.
     pub(super) fn new(wanted: watch::Receiver<bool>, is_inherited: bool) -> Self {
-        let (leaving, draining) = (watch::channel(0).0, watch::channel(false).0);
-        Self { wanted, is_inherited, stage: Arc::default(), leaving, draining }
+        let (shutdown, draining) = (watch::channel(0).0, watch::channel(false).0);
+        Self { wanted, is_inherited, stage: Arc::default(), shutdown, draining }
     }
 
     /// What tells connections that their time is coming.
-    pub(super) fn leaving(&self) -> ListenerShutdown {
-        ListenerShutdown { stage: Arc::clone(&self.stage), changes: self.leaving.subscribe() }
+    pub(super) fn shutdown(&self) -> ListenerShutdown {
+        ListenerShutdown { stage: Arc::clone(&self.stage), changes: self.shutdown.subscribe() }
     }
 
     /// What tells them that it has come.
@@ -84,7 +84,7 @@ impl ShutdownControl {
 
     /// From now on answers say that their connection ends.
     pub(super) fn leave(&self) {
-        self.enter(LEAVING);
+        self.enter(ANNOUNCED);
     }
 
     /// From now on idle connections end.
@@ -100,24 +100,24 @@ impl ShutdownControl {
 
     fn enter(&self, stage: u8) {
         self.stage.store(stage, Ordering::Release);
-        self.leaving.send_replace(stage);
+        self.shutdown.send_replace(stage);
     }
 }
 
 impl ListenerShutdown {
     /// Whether they are, so that what is answered now is the last answer.
     pub(super) fn is_begun(&self) -> bool {
-        self.stage.load(Ordering::Acquire) >= LEAVING
+        self.stage.load(Ordering::Acquire) >= ANNOUNCED
     }
 
     /// Whether this is the time in which they are told, and nothing else is done.
     pub(super) fn is_last_round(&self) -> bool {
-        self.stage.load(Ordering::Acquire) == LEAVING
+        self.stage.load(Ordering::Acquire) == ANNOUNCED
     }
 
     /// Resolves when they are; if nobody can say so any more, never.
     pub(super) async fn begun(&mut self) {
-        self.reaches(LEAVING).await;
+        self.reaches(ANNOUNCED).await;
     }
 
     /// Resolves when connections in HTTP/2 end whatever is in progress; if nobody can say so any more, never.

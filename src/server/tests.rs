@@ -167,15 +167,15 @@ impl Served {
     {
         let (client, server) = duplex(room);
         let dropped = IntCounterVec::new(Opts::new("dropped", "By cause."), &["cause"]).unwrap();
-        let (half_close, drain_timeout) = (HALF_CLOSE, Duration::ZERO);
-        let bounds = ServeLimits { terms: TERMS, buffer: 64 * 1024, half_close, drain_timeout };
+        let (half_close, shutdown_timeout) = (HALF_CLOSE, Duration::ZERO);
+        let bounds = ServeLimits { terms: TERMS, buffer: 64 * 1024, half_close, shutdown_timeout };
         let serving = Serving {
             bounds,
             http2: true,
             tls,
             dropped: Some(dropped.clone()),
             drain: exit.draining(),
-            leaving: exit.leaving(),
+            shutdown: exit.shutdown(),
         };
         let registry = Registry::new(MINIMUM);
         let open = registry.add(OpenConnection::new(Account::open(&Budget::new(1 << 20), None), Arc::default()));
@@ -223,12 +223,12 @@ impl Served {
 
     fn causes(&self) -> Vec<(&'static str, u64)> {
         let all = [
-            "head-timeout",
+            "header-timeout",
             "keepalive-timeout",
             "write-timeout",
             "half-close",
             "resets",
-            "farewell",
+            "shutdown-timeout",
             "handshake",
             "shed",
         ];
@@ -256,7 +256,7 @@ async fn a_client_that_says_nothing_has_as_long_as_for_a_head() {
         let mut served = Served::new();
         sleep(Duration::from_secs(4)).await;
         served.write(begun).await;
-        assert_eq!(served.ended().await, (10, vec![("head-timeout", 1)]), "{begun:?}");
+        assert_eq!(served.ended().await, (10, vec![("header-timeout", 1)]), "{begun:?}");
     }
 }
 
@@ -268,7 +268,7 @@ async fn bytes_that_keep_coming_are_no_head() {
         sleep(Duration::from_secs(1)).await;
         served.write("a: b\r\n").await;
     }
-    assert_eq!(served.ended().await, (10, vec![("head-timeout", 1)]));
+    assert_eq!(served.ended().await, (10, vec![("header-timeout", 1)]));
 }
 
 #[tokio::test(start_paused = true)]
@@ -284,7 +284,7 @@ async fn an_idle_connection_has_longer_and_its_next_head_has_not() {
     sleep(Duration::from_secs(3)).await;
     // Though from now on it is idle for longer than it may be.
     served.write(" /small").await;
-    assert_eq!(served.ended().await, (220, vec![("head-timeout", 1)]));
+    assert_eq!(served.ended().await, (220, vec![("header-timeout", 1)]));
 
     let mut served = Served::new();
     sleep(Duration::from_secs(5)).await;

@@ -45,7 +45,7 @@ const SESSIONS: usize = 256;
 pub(super) struct Tls(Arc<ServerConfig>);
 
 /// What a listener speaks from now on: TLS, or plain text.
-pub(super) type Spoken = watch::Receiver<Option<Tls>>;
+pub(super) type TlsReceiver = watch::Receiver<Option<Tls>>;
 
 /// Why a connection has come to nothing.
 pub(super) enum HandshakeError {
@@ -253,13 +253,13 @@ impl TlsState {
     /// If a file is unusable, or plain text not allowed where it would be spoken.
     pub(super) fn new(listen: &Listen, proxy: SocketAddr, admin: SocketAddr, not_after: IntGauge) -> io::Result<Self> {
         let [clients, operator] = [(); 2].map(|()| watch::channel(None).0);
-        let speech = Self { proxy, admin, clients, operator, files: Mutex::default(), not_after };
-        speech.turn(listen)?.take();
-        Ok(speech)
+        let tls_state = Self { proxy, admin, clients, operator, files: Mutex::default(), not_after };
+        tls_state.turn(listen)?.take();
+        Ok(tls_state)
     }
 
     /// For clients, and for the operator.
-    pub(super) fn spoken(&self) -> [Spoken; 2] {
+    pub(super) fn tls(&self) -> [TlsReceiver; 2] {
         [self.clients.subscribe(), self.operator.subscribe()]
     }
 
@@ -286,13 +286,13 @@ impl TlsState {
         let prepared = prepare(listen)
             .map_err(|wrong| io::Error::other(wrong.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")))?;
         listen.may_be_at(self.proxy, self.admin).map_err(io::Error::other)?;
-        Ok(PendingTls { speech: self, files, prepared })
+        Ok(PendingTls { tls_state: self, files, prepared })
     }
 }
 
 /// What is going to be spoken, unless it isn't taken.
 pub(super) struct PendingTls<'s> {
-    speech: &'s TlsState,
+    tls_state: &'s TlsState,
     files: MutexGuard<'s, Vec<TlsFile>>,
     prepared: Prepared,
 }
@@ -301,7 +301,7 @@ impl PendingTls<'_> {
     /// Has it spoken from now on. Gives the settings whose file has something else in it, though it is the same file.
     pub(super) fn take(mut self) -> Vec<String> {
         let Prepared { tls, files, not_after } = self.prepared;
-        self.speech.not_after.set(match not_after {
+        self.tls_state.not_after.set(match not_after {
             None => NO_TLS,
             Some(NotAfter::Unknown) => NOT_READ,
             Some(NotAfter::At(seconds)) => seconds,
@@ -315,9 +315,9 @@ impl PendingTls<'_> {
         };
         let others = files.iter().filter(is_other).map(|file| format!("{} (what is in it)", file.setting)).collect();
         let [clients, operator] = tls.map_or([None, None], |tls| tls.map(Some));
-        self.speech.clients.send_replace(clients);
+        self.tls_state.clients.send_replace(clients);
         // Whoever is on this machine needs none.
-        self.speech.operator.send_replace(operator.filter(|_| !self.speech.admin.ip().is_loopback()));
+        self.tls_state.operator.send_replace(operator.filter(|_| !self.tls_state.admin.ip().is_loopback()));
         *self.files = files;
         others
     }

@@ -18,13 +18,13 @@ use crate::net::Reset;
 /// A socket.
 pub(super) struct Socket<IO> {
     io: IO,
-    pulse: Arc<ConnectionActivity>,
+    activity: Arc<ConnectionActivity>,
     memory: SocketMemory,
 }
 
 impl<IO> Socket<IO> {
-    pub(super) fn new(io: IO, pulse: Arc<ConnectionActivity>, memory: SocketMemory) -> Self {
-        Self { io, pulse, memory }
+    pub(super) fn new(io: IO, activity: Arc<ConnectionActivity>, memory: SocketMemory) -> Self {
+        Self { io, activity, memory }
     }
 }
 
@@ -51,7 +51,7 @@ impl<IO: SendBuffer> Socket<IO> {
         if written.is_pending() && self.memory.enlarge(&self.io) {
             written = attempt(&mut self.io);
         }
-        self.pulse.note(written)
+        self.activity.note(written)
     }
 }
 

@@ -37,16 +37,16 @@ const ARRIVAL: usize = 8 * 1024;
 /// The fast path of a connection, and what tells whether the connection is about to end.
 pub(super) struct WireFastPath {
     responder: Responder<Gateway>,
-    leaving: ListenerShutdown,
+    shutdown: ListenerShutdown,
 }
 
 impl WireFastPath {
-    pub(super) fn new(gateway: &Arc<Gateway>, connection: &Arc<Connection>, leaving: ListenerShutdown) -> Self {
-        Self { responder: Responder::new(Arc::clone(gateway), Arc::clone(connection)), leaving }
+    pub(super) fn new(gateway: &Arc<Gateway>, connection: &Arc<Connection>, shutdown: ListenerShutdown) -> Self {
+        Self { responder: Responder::new(Arc::clone(gateway), Arc::clone(connection)), shutdown }
     }
 
-    fn take(&mut self, bytes: &[u8], pulse: &ConnectionActivity) -> bool {
-        let state = ResponderState { is_free: pulse.is_free(), is_closing: self.leaving.is_begun() };
+    fn take(&mut self, bytes: &[u8], activity: &ConnectionActivity) -> bool {
+        let state = ResponderState { is_free: activity.is_free(), is_closing: self.shutdown.is_begun() };
         self.responder.take(bytes, state)
     }
 }
@@ -78,7 +78,7 @@ pub(super) struct Wire<IO> {
     half_close: Duration,
     /// HTTP/1: once it has closed, and while hyper does not know.
     half_closed: Option<HalfClosed>,
-    pulse: Arc<ConnectionActivity>,
+    activity: Arc<ConnectionActivity>,
 }
 
 impl<IO: AsyncRead + Unpin> Wire<IO> {
@@ -89,10 +89,10 @@ impl<IO: AsyncRead + Unpin> Wire<IO> {
     pub(super) async fn of(
         mut io: IO,
         fast_path: Option<Box<WireFastPath>>,
-        leaving: &ListenerShutdown,
+        shutdown: &ListenerShutdown,
         head: HeadMemory,
         half_close: Duration,
-        pulse: Arc<ConnectionActivity>,
+        activity: Arc<ConnectionActivity>,
     ) -> io::Result<Self> {
         let (mut begun, mut read) = ([0; PREFACE.len()], 0);
         while read < begun.len() && begun[..read] == PREFACE[..read] {
@@ -102,7 +102,7 @@ impl<IO: AsyncRead + Unpin> Wire<IO> {
                 more => read += more,
             }
         }
-        let http2 = (begun == *PREFACE).then(|| Box::new(Http2::new(leaving.clone())));
+        let http2 = (begun == *PREFACE).then(|| Box::new(Http2::new(shutdown.clone())));
         let fast_path = fast_path.filter(|_| http2.is_none());
         Ok(Self {
             io,
@@ -119,7 +119,7 @@ impl<IO: AsyncRead + Unpin> Wire<IO> {
             read_at: 0,
             half_close,
             half_closed: None,
-            pulse,
+            activity,
         })
     }
 
@@ -141,7 +141,7 @@ impl<IO: AsyncRead + Unpin> Wire<IO> {
     /// HTTP/1: nothing is asked, and the buffer that is read into is gone. What was left in it is read again.
     pub(super) fn rests(&mut self, left: Bytes) {
         self.head.is_freed();
-        self.pulse.rests();
+        self.activity.rests();
         if let Some(fast_path) = &mut self.fast_path {
             fast_path.responder.shrink();
         }
@@ -169,11 +169,11 @@ impl<IO: AsyncRead + Unpin> Wire<IO> {
                 self.retry = None;
             }
             let room = match self.http2.as_ref().map(|http2| &http2.frames) {
-                None if !self.pulse.is_in_head() => {
+                None if !self.activity.is_in_head() => {
                     // What was read before belongs to another head, or to a body.
                     self.head.head_is_whole();
                     // A whole head in one piece is what the fast path remembers.
-                    Some(if self.pulse.is_free() { READ_AT_ONCE } else { BODY_PIECE })
+                    Some(if self.activity.is_free() { READ_AT_ONCE } else { BODY_PIECE })
                 }
                 None => self.head.room(),
                 Some(frames) => {
@@ -183,11 +183,11 @@ impl<IO: AsyncRead + Unpin> Wire<IO> {
             };
             match room {
                 Some(room) => {
-                    self.pulse.awaits_memory(false);
+                    self.activity.awaits_memory(false);
                     return Poll::Ready(room.min(READ_AT_ONCE));
                 }
                 None => {
-                    self.pulse.awaits_memory(true);
+                    self.activity.awaits_memory(true);
                     self.retry = Some(Box::pin(sleep(RETRY)));
                 }
             }
@@ -197,10 +197,10 @@ impl<IO: AsyncRead + Unpin> Wire<IO> {
     /// HTTP/2: waits until the requests whose heads were read have begun, if more must not be read before: until then only
     /// their heads are charged. hyper reads on whenever it has accepted one, before any of them has begun.
     fn poll_begun(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        let polls = self.pulse.polls();
+        let polls = self.activity.polls();
         match self.yielded_at {
             Some(at) if at == polls => return Poll::Pending,
-            Some(_) if self.pulse.have_all_begun() => {
+            Some(_) if self.activity.have_all_begun() => {
                 (self.yields, self.yielded_at) = (false, None);
                 self.head.requests_have_begun();
             }
@@ -216,12 +216,12 @@ impl<IO: AsyncRead + Unpin> Wire<IO> {
 
     /// HTTP/1: notes what was read. hyper's buffer stays as large as the largest head has made it.
     fn reads(&mut self, bytes: usize) {
-        self.pulse.heard();
-        if self.pulse.is_in_head() {
+        self.activity.heard();
+        if self.activity.is_in_head() {
             self.head.reads(bytes);
         }
         if self.head.is_large() {
-            self.pulse.has_large_buffer(true);
+            self.activity.has_large_buffer(true);
         }
     }
 }
@@ -246,13 +246,13 @@ fn poll_read<IO: AsyncRead + Unpin>(
 impl<IO: Reset> Wire<IO> {
     /// HTTP/1: the client has closed its sending side. Waits until hyper is to be told.
     fn poll_half_closed(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let Self { io, pulse, half_closed, half_close, .. } = self;
+        let Self { io, activity, half_closed, half_close, .. } = self;
         if half_closed.is_none() {
-            *half_closed = HalfClosed::begin(pulse.read_side(), *half_close, pulse.is_blocked());
+            *half_closed = HalfClosed::begin(activity.read_side(), *half_close, activity.is_blocked());
         }
         let Some(waiting) = half_closed else { return Poll::Ready(Ok(())) };
         let poll_reset = |context: &mut Context<'_>| io.poll_reset(context);
-        match ready!(waiting.poll_end(pulse.read_side(), context, poll_reset, pulse.is_blocked())) {
+        match ready!(waiting.poll_end(activity.read_side(), context, poll_reset, activity.is_blocked())) {
             ReadEnd::OfInput => Poll::Ready(Ok(())),
             ReadEnd::Reset => Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())),
         }
@@ -271,7 +271,7 @@ impl<IO: AsyncRead + AsyncWrite + Reset + Unpin> AsyncRead for Wire<IO> {
             }
             if !this.again.is_empty() {
                 let more = this.again.split_to(this.again.len().min(buffer.remaining()));
-                this.pulse.heard();
+                this.activity.heard();
                 buffer.put_slice(&more);
                 return Poll::Ready(Ok(()));
             }
@@ -295,15 +295,15 @@ impl<IO: AsyncRead + AsyncWrite + Reset + Unpin> AsyncRead for Wire<IO> {
             let news = &buffer.filled()[before..];
             if news.is_empty() {
                 if read.is_pending() && this.head.has_decoded() {
-                    this.yielded_at = Some(this.pulse.polls());
+                    this.yielded_at = Some(this.activity.polls());
                 }
                 if this.http2.is_none() && matches!(read, Poll::Ready(Ok(()))) {
                     return this.poll_half_closed(context);
                 }
                 return read;
             }
-            if this.fast_path.as_mut().is_some_and(|fast_path| fast_path.take(news, &this.pulse)) {
-                this.pulse.head_is_whole();
+            if this.fast_path.as_mut().is_some_and(|fast_path| fast_path.take(news, &this.activity)) {
+                this.activity.head_is_whole();
                 buffer.set_filled(before);
                 continue;
             }
@@ -314,24 +314,24 @@ impl<IO: AsyncRead + AsyncWrite + Reset + Unpin> AsyncRead for Wire<IO> {
                 }
                 // The preface, which is no frame, was looked at.
                 Some(http2) => {
-                    if this.pulse.is_flooded() {
+                    if this.activity.is_flooded() {
                         return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
                     }
                     // No request is under way, so that h2 holds the trailers of none. Those whose heads came in this poll of the
                     // connection have not been accepted yet.
-                    let polls = this.pulse.polls();
-                    if this.pulse.is_free() && this.read_at != polls {
+                    let polls = this.activity.polls();
+                    if this.activity.is_free() && this.read_at != polls {
                         http2.frames.forget_trailers();
                     }
                     this.read_at = polls;
                     let news = &news[begun..];
-                    let upload = http2.reads(news, &this.pulse, context);
+                    let upload = http2.reads(news, &this.activity, context);
                     let whole = http2.frames.take_whole();
                     if whole > 0 {
                         // Each head has its own time, though the next one has begun.
-                        this.pulse.head_is_whole();
+                        this.activity.head_is_whole();
                     }
-                    this.pulse.heard_frames(http2.frames.is_unfinished());
+                    this.activity.heard_frames(http2.frames.is_unfinished());
                     if !this.head.trailers(http2.frames.trailers()) {
                         return Poll::Ready(Err(io::ErrorKind::OutOfMemory.into()));
                     }
@@ -375,7 +375,7 @@ impl<IO: AsyncWrite + Unpin> Wire<IO> {
             half_closed.goes_on();
         }
         if let (Some(http2), Poll::Ready(Ok(written))) = (&mut self.http2, &written) {
-            http2.wrote(parts, *written, &self.pulse);
+            http2.wrote(parts, *written, &self.activity);
         }
         written
     }
@@ -385,7 +385,7 @@ impl<IO: AsyncWrite + Unpin> Wire<IO> {
         if let Some(fast_path) = &mut self.fast_path
             && ready!(fast_path.responder.poll_write(&mut self.io, context))?
         {
-            self.pulse.answered_here();
+            self.activity.answered_here();
         }
         Poll::Ready(Ok(()))
     }
@@ -423,7 +423,7 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Wire<IO> {
         ready!(this.poll_own(context))?;
         ready!(Pin::new(&mut this.io).poll_flush(context))?;
         if let Some(half_closed) = &mut this.half_closed {
-            half_closed.has_flushed(this.pulse.read_side(), context);
+            half_closed.has_flushed(this.activity.read_side(), context);
         }
         Poll::Ready(Ok(()))
     }

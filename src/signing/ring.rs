@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 use constant_time_eq::constant_time_eq;
 use http::header::{AUTHORIZATION, VIA};
 use http::{HeaderMap, HeaderValue, Method};
+use strum::{IntoStaticStr, VariantArray};
 
 use super::authorization::words;
 use super::key::{AccessKey, Unsignable};
@@ -44,29 +45,36 @@ pub struct VerifiedRequest {
     payload: Payload,
 }
 
-words! {
-    /// Why a request that claims a known key is refused here, and not sent.
-    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    pub enum SignatureRejection {
-        /// `Authorization` is there twice, or not spelled as clients do.
-        Malformed = "signature-malformed",
-        /// `X-Sdk-Date` is missing, there twice, or no date.
-        Date = "signature-date",
-        /// It is too far from the time here.
-        Skew = "signature-skew",
-        /// `X-Security-Token` is not the one that goes with the key, or shouldn't be there.
-        SecurityToken = "security-token",
-        /// `X-Sdk-Content-Sha256` is not the body's hash.
-        Content = "signature-content",
-        /// A header that is signed is missing, or there twice.
-        Coverage = "signature-coverage",
-        /// The signature is not this key's, over this request.
-        Signature = "signature-wrong",
-        /// The key is good, and not for this project, or the path may be read as one of another project.
-        Project = "key-project",
-        /// Upstream has refused what this key has signed, and it is not presented again for a while.
-        Suspended = "key-held",
-    }
+/// Why a request that claims a known key is refused here, and not sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, VariantArray)]
+#[strum(const_into_str, serialize_all = "kebab-case")]
+pub enum SignatureRejection {
+    /// `Authorization` is there twice, or not spelled as clients do.
+    #[strum(serialize = "signature-malformed")]
+    Malformed,
+    /// `X-Sdk-Date` is missing, there twice, or no date.
+    #[strum(serialize = "signature-date")]
+    Date,
+    /// It is too far from the time here.
+    #[strum(serialize = "signature-skew")]
+    Skew,
+    /// `X-Security-Token` is not the one that goes with the key, or shouldn't be there.
+    SecurityToken,
+    /// `X-Sdk-Content-Sha256` is not the body's hash.
+    #[strum(serialize = "signature-content")]
+    Content,
+    /// A header that is signed is missing, or there twice.
+    #[strum(serialize = "signature-coverage")]
+    Coverage,
+    /// The signature is not this key's, over this request.
+    #[strum(serialize = "signature-wrong")]
+    Signature,
+    /// The key is good, and not for this project, or the path may be read as one of another project.
+    #[strum(serialize = "key-project")]
+    Project,
+    /// Upstream has refused what this key has signed, and it is not presented again for a while.
+    #[strum(serialize = "key-suspended")]
+    Suspended,
 }
 
 impl SignatureRejection {

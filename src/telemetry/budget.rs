@@ -5,6 +5,7 @@ use std::sync::Arc;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 use prometheus::{IntCounter, IntGauge, IntGaugeVec, Opts};
+use strum::VariantArray;
 
 use super::metrics::Metrics;
 use crate::budget::{Budget, Purpose};
@@ -55,8 +56,8 @@ impl Collector for BudgetUsage {
     fn collect(&self) -> Vec<MetricFamily> {
         let bytes = |bytes| i64::try_from(bytes).unwrap_or(i64::MAX);
         self.limit.set(bytes(self.budget.limit()));
-        for purpose in Purpose::ALL {
-            self.used.with_label_values(&[purpose.as_str()]).set(bytes(self.budget.used_for(purpose)));
+        for &purpose in Purpose::VARIANTS {
+            self.used.with_label_values(&[purpose.into_str()]).set(bytes(self.budget.used_for(purpose)));
         }
         let news = (self.budget.refused() as u64).saturating_sub(self.refused.get());
         self.refused.inc_by(news);

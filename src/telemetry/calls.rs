@@ -29,7 +29,7 @@ impl UpstreamCall<'_> {
     pub fn ended(mut self, result: Result<StatusCode, Failure>, took: Duration) {
         self.ended = true;
         let service = self.service.as_str();
-        self.count(result.map_or_else(Failure::as_str, status_label));
+        self.count(result.map_or_else(Into::into, status_label));
         self.metrics.upstream_durations.with_label_values(&[service]).observe(took.as_secs_f64());
     }
 

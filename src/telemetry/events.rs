@@ -17,6 +17,7 @@ use crate::sync::{Mutex, MutexGuard};
 mod lines;
 
 use lines::{Bound, EventLine};
+use strum::{IntoStaticStr, VariantArray};
 
 /// How many are remembered of each kind.
 const MAX_OF_A_KIND: usize = 16;
@@ -24,41 +25,40 @@ const MAX_OF_A_KIND: usize = 16;
 /// How long the same event is not logged again.
 pub(crate) const REPEAT_INTERVAL: Duration = Duration::from_secs(60);
 
-words! {
-    /// What kind of thing has happened.
-    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    pub enum Event {
-        /// Upstream has refused a caller.
-        Denial = "denial",
-        /// Callers are told different things, so that nothing is shared any more.
-        PrivateScope = "private-scope",
-        /// A service has failed a call.
-        Outage = "outage",
-        /// A service answers again.
-        Recovery = "recovery",
-        /// Upstream is asked too often.
-        Throttled = "throttled",
-        /// Somebody has asked the operator's listener who may not.
-        Intruder = "intruder",
-        /// An access key is not used for a while.
-        KeyHeld = "key-held",
-        /// The memory budget is used up.
-        MemoryReached = "memory-reached",
-        /// The memory budget has room again.
-        MemoryFree = "memory-free",
-        /// Other settings are in force.
-        Reload = "reload",
-        /// Settings were read again and have a mistake.
-        ReloadRefused = "reload-refused",
-        /// Something was removed from the cache.
-        Purge = "purge",
-        /// The cache was switched on or off.
-        Mode = "mode",
-        /// More or less is logged.
-        LogLevel = "log-level",
-        /// The gateway is about to end.
-        Stopping = "stopping",
-    }
+/// What kind of thing has happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, VariantArray)]
+#[strum(const_into_str, serialize_all = "kebab-case")]
+pub enum Event {
+    /// Upstream has refused a caller.
+    Denial,
+    /// Callers are told different things, so that nothing is shared any more.
+    PrivateScope,
+    /// A service has failed a call.
+    Outage,
+    /// A service answers again.
+    Recovery,
+    /// Upstream is asked too often.
+    Throttled,
+    /// Somebody has asked the operator's listener who may not.
+    AdminDenied,
+    /// An access key is not used for a while.
+    KeySuspended,
+    /// The memory budget is used up.
+    MemoryReached,
+    /// The memory budget has room again.
+    MemoryFree,
+    /// Other settings are in force.
+    Reload,
+    /// Settings were read again and have a mistake.
+    ReloadRefused,
+    /// Something was removed from the cache.
+    Purge,
+    /// The cache was switched on or off.
+    Mode,
+    /// More or less is logged.
+    LogLevel,
+    /// The gateway is about to end.
+    Stopping,
 }
 
 impl Event {
@@ -69,8 +69,8 @@ impl Event {
 
     /// Whether somebody has to act: these are logged at `warn`, the others at `info`.
     fn is_for_somebody_to_act(self) -> bool {
-        use Event::{Intruder, KeyHeld, MemoryReached, Outage, PrivateScope, ReloadRefused, Throttled};
-        matches!(self, PrivateScope | Outage | Throttled | Intruder | KeyHeld | MemoryReached | ReloadRefused)
+        use Event::{AdminDenied, KeySuspended, MemoryReached, Outage, PrivateScope, ReloadRefused, Throttled};
+        matches!(self, PrivateScope | Outage | Throttled | AdminDenied | KeySuspended | MemoryReached | ReloadRefused)
     }
 
     /// Whether an operator has brought it about: each is logged, also if it is the same again.
@@ -177,7 +177,7 @@ impl EventRow {
 
 /// An event, and what of it is not logged yet.
 struct Remembered {
-    noted: EventRow,
+    row: EventRow,
     logged_at: Option<Instant>,
     /// How often it has happened since its previous line. For one that ends another: the failures in those.
     unlogged: u64,
@@ -188,13 +188,13 @@ struct Remembered {
 impl Remembered {
     fn is_due(&self, now: Instant) -> bool {
         let is_recent = |at: Instant| now.saturating_duration_since(at) < REPEAT_INTERVAL;
-        self.unlogged > 0 && (self.noted.event.is_operators() || !self.logged_at.is_some_and(is_recent))
+        self.unlogged > 0 && (self.row.event.is_operators() || !self.logged_at.is_some_and(is_recent))
     }
 
     /// The line about what is not logged yet.
     fn line(&mut self, now: Instant) -> EventLine {
         let since_previous = self.logged_at.map(|at| now.saturating_duration_since(at));
-        let EventRow { event, ref what, service, ref operation, ref project, .. } = self.noted;
+        let EventRow { event, ref what, service, ref operation, ref project, .. } = self.row;
         self.logged_at = Some(now);
         EventLine {
             event,
@@ -218,9 +218,9 @@ struct EventHistory {
 
 impl EventHistory {
     /// Notes something. Says what is to be logged.
-    fn note(&mut self, happening: NewEvent<'_>, date: SystemTime, now: Instant) -> Vec<EventLine> {
-        let NewEvent { event, what, scope, service, ended, detail } = happening;
-        let noted = EventRow {
+    fn note(&mut self, new_event: NewEvent<'_>, date: SystemTime, now: Instant) -> Vec<EventLine> {
+        let NewEvent { event, what, scope, service, ended, detail } = new_event;
+        let row = EventRow {
             event,
             what,
             service,
@@ -232,25 +232,25 @@ impl EventHistory {
         };
         let unlogged = ended.map_or(1, |(_, failures)| failures.max(1));
         let ended = ended.map(|(duration, _)| duration);
-        let mut new = Remembered { noted, logged_at: None, unlogged, ended, detail };
-        let before = self.recent.iter().position(|known| known.noted.is_same(&new.noted));
+        let mut new = Remembered { row, logged_at: None, unlogged, ended, detail };
+        let before = self.recent.iter().position(|known| known.row.is_same(&new.row));
         if let Some(before) = before.and_then(|at| self.recent.remove(at)) {
-            new.noted.first = before.noted.first;
-            new.noted.count += before.noted.count;
+            new.row.first = before.row.first;
+            new.row.count += before.row.count;
             new.unlogged += before.unlogged;
             new.logged_at = before.logged_at;
         }
         if let Some(ended) = event.ends() {
             // What the end tells is not told of the beginning again.
-            let of_it = |known: &&mut Remembered| known.noted.event == ended && known.noted.service == service;
+            let of_it = |known: &&mut Remembered| known.row.event == ended && known.row.service == service;
             self.recent.iter_mut().filter(of_it).for_each(|known| known.unlogged = 0);
         }
         self.recent.push_front(new);
         let mut lines = Vec::from_iter(self.bound(event).left_out(now));
         lines.extend(self.log(0, now));
-        let of_its_kind = self.recent.iter().filter(|known| known.noted.event == event).count();
+        let of_its_kind = self.recent.iter().filter(|known| known.row.event == event).count();
         if of_its_kind > MAX_OF_A_KIND
-            && let Some(oldest) = self.recent.iter().rposition(|known| known.noted.event == event)
+            && let Some(oldest) = self.recent.iter().rposition(|known| known.row.event == event)
             && let Some(forgotten) = self.recent.remove(oldest)
         {
             self.bound(event).leave_out(forgotten.unlogged);
@@ -278,7 +278,7 @@ impl EventHistory {
     /// The line about one that is remembered, if it is due and within the bound of its kind.
     fn log(&mut self, place: usize, now: Instant) -> Option<EventLine> {
         let known = self.recent.get_mut(place).filter(|known| known.is_due(now))?;
-        let (event, service) = (known.noted.event, known.noted.service);
+        let (event, service) = (known.row.event, known.row.service);
         if !self.bound(event).takes_another(now) {
             let unlogged = self.recent.get_mut(place).map_or(0, |known| std::mem::take(&mut known.unlogged));
             self.bound(event).leave_out(unlogged);
@@ -286,7 +286,7 @@ impl EventHistory {
         }
         // Whoever reads that it has begun again is to read that it has ended again.
         for other in &mut self.recent {
-            if other.noted.event.ends() == Some(event) && other.noted.service == service {
+            if other.row.event.ends() == Some(event) && other.row.service == service {
                 (other.logged_at, other.unlogged) = (None, 0);
             }
         }
@@ -309,10 +309,10 @@ pub struct Events(Mutex<EventHistory>);
 impl Events {
     /// Notes something that happens now, and logs it unless it is a recent repetition. `date` is for people, `now` for the
     /// bounds.
-    pub fn note(&self, happening: NewEvent<'_>, date: SystemTime, now: Instant) {
+    pub fn note(&self, new_event: NewEvent<'_>, date: SystemTime, now: Instant) {
         let mut state = self.state();
         // Below the lock, so that lines are in the order of events. Whoever reads the log cannot stop this.
-        state.note(happening, date, now).iter().for_each(EventLine::write);
+        state.note(new_event, date, now).iter().for_each(EventLine::write);
     }
 
     /// Logs the repetitions that have waited for [`REPEAT_INTERVAL`].
@@ -327,7 +327,7 @@ impl Events {
 
     /// All that is remembered, the latest first.
     pub fn recent(&self) -> Vec<EventRow> {
-        self.state().recent.iter().map(|known| known.noted.clone()).collect()
+        self.state().recent.iter().map(|known| known.row.clone()).collect()
     }
 
     fn state(&self) -> MutexGuard<'_, EventHistory> {

@@ -45,7 +45,7 @@ pub(crate) struct Failures(Mutex<HashMap<FailureKind, FailureCount>>);
 impl Failures {
     /// Logs a failure of a call for this request. `error` has the particulars.
     pub(crate) fn note(&self, kind: FailureKind, request_id: &str, error: &dyn Display, now: Instant) {
-        let (service, cause) = (kind.0.as_str(), kind.1.as_str());
+        let (service, cause) = (kind.0.as_str(), kind.1.into_str());
         let due = self.counted().entry(kind).or_default().another(now);
         match due {
             Some(count) => tracing::warn!(request_id, service, cause, count, %error, "upstream request failed"),
@@ -66,7 +66,7 @@ impl Failures {
     fn warn(&self, due: impl Fn(&mut FailureCount) -> Option<u64>) {
         for ((service, cause), counted) in self.counted().iter_mut() {
             if let Some(count) = due(counted) {
-                tracing::warn!(service = service.as_str(), cause = cause.as_str(), count, "upstream request failed");
+                tracing::warn!(service = service.as_str(), cause = cause.into_str(), count, "upstream request failed");
             }
         }
     }

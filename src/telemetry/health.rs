@@ -103,7 +103,7 @@ fn failure(result: Result<StatusCode, Failure>) -> Option<&'static str> {
     match result {
         Ok(status) if status.is_server_error() => Some(super::status::status_label(status)),
         Ok(_) | Err(Failure::TooLarge) => None,
-        Err(failure) => Some(failure.as_str()),
+        Err(failure) => Some(failure.into_str()),
     }
 }
 

@@ -19,7 +19,7 @@ pub struct HitSeries {
 impl HitSeries {
     /// The series of an operation.
     pub fn new(metrics: &Metrics, operation: &Operation) -> Self {
-        let (name, hit, ok) = (&*operation.name, Outcome::Hit.as_str(), status_label(StatusCode::OK));
+        let (name, hit, ok) = (&*operation.name, Outcome::Hit.into_str(), status_label(StatusCode::OK));
         Self {
             requests: metrics.requests.with_label_values(&[name, hit, ok]),
             durations: metrics.durations.with_label_values(&[name, hit]),

@@ -32,7 +32,7 @@ impl Metrics {
                 IntGauge::new(
                     "workspace_gateway_uncacheable_keys",
                     "Questions whose answers could not be kept lately, so that nobody waits for another's. A rise: \
-                     see workspace_gateway_unstored_answers_total.",
+                     see workspace_gateway_unstored_responses_total.",
                 )?,
                 |usage| usage.store.uncacheable,
             ),

@@ -24,6 +24,7 @@ use nix::sys::signal::SigSet;
 use prometheus::IntCounter;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
+use strum::VariantArray;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::reload::{self, Handle};
@@ -192,7 +193,7 @@ pub(crate) fn set_level(level: Level) -> bool {
 /// Which requests have a line at present.
 pub(crate) fn access() -> AccessLog {
     let number = usize::from(ACCESS.load(Ordering::Relaxed));
-    AccessLog::ALL.get(number).copied().unwrap_or(AccessLog::All)
+    AccessLog::VARIANTS.get(number).copied().unwrap_or(AccessLog::All)
 }
 
 /// Has these requests have a line from now on, if this process has a log.

@@ -9,6 +9,7 @@ use prometheus::core::Collector;
 use prometheus::{
     HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
+use strum::VariantArray;
 
 use super::logs::DroppedLines;
 use super::metrics_snapshot::MetricsSnapshot;
@@ -57,7 +58,7 @@ pub struct Metrics {
     pub additional_calls: IntCounterVec,
     /// Answers asked for again though nobody waited.
     pub refreshes: IntCounter,
-    pauses: IntCounterVec,
+    backoffs: IntCounterVec,
     pub(super) upstream_requests: IntCounterVec,
     pub(super) upstream_durations: HistogramVec,
     pub(super) upstream_in_flight: IntGaugeVec,
@@ -84,8 +85,8 @@ impl Metrics {
             connections_ended: counters(
                 "workspace_gateway_connections_ended_total",
                 "Client connections (of `write-timeout` also single streams in HTTP/2) that the gateway has ended, by \
-                 cause. A rise of `keepalive-timeout`: clients that leave connections open. Of `head-timeout`, \
-                 `write-timeout`, `resets` or `farewell`: clients that are cut off, broken, or mean harm. Of `handshake`: \
+                 cause. A rise of `keepalive-timeout`: clients that leave connections open. Of `header-timeout`, \
+                 `write-timeout`, `resets` or `shutdown-timeout`: clients that are cut off, broken, or mean harm. Of `handshake`: \
                  clients that don't trust the certificate, have none of their own, or speak plain HTTP where TLS is spoken. \
                  Of `shed`: limits.max_connections, file descriptors or limits.memory are used up.",
                 &["cause"],
@@ -109,8 +110,8 @@ impl Metrics {
             requests: counters(
                 "workspace_gateway_requests_total",
                 "Requests by operation, result and status. More `hit` and `coalesced`: the gateway helps. More `miss`: \
-                 new questions, new callers, or entries evicted. More `stale` or `paused`: upstream fails or \
-                 throttles. More `patience`: it is slow. More `revalidating`: stale answers, each asked for again. More \
+                 new questions, new callers, or entries evicted. More `stale` or `backoff`: upstream fails or \
+                 throttles. More `stale-if-slow`: it is slow. More `revalidating`: stale answers, each asked for again. More \
                  `negative`: upstream says 400, 404 or 405. More `denied`: a loop with a dead credential. More `bypass`: see workspace_gateway_bypasses_total. More \
                  `aborted`: clients give up waiting.",
                 &["operation", "result", "status"],
@@ -136,7 +137,7 @@ impl Metrics {
                 &["operation", "reason"],
             )?,
             unstored: counters(
-                "workspace_gateway_unstored_answers_total",
+                "workspace_gateway_unstored_responses_total",
                 "Answers that were passed on and not kept, by reason. A rise of `status`: upstream fails. Of `denied`: \
                  credentials are refused. Of `late`, `outdated`, `purged` or `invalidated`: something has changed while \
                  answers were on their way. Of `memory`: the budget is used up. Of another: upstream's answers have changed.",
@@ -158,7 +159,7 @@ impl Metrics {
             signatures: counters(
                 "workspace_gateway_signatures_total",
                 "Requests signed with an access key and without a token, by what became of the signature. More \
-                 `unknown-key` or `signature-bound-here`: keys in use that are not configured. More `key-held`: upstream \
+                 `unknown-key` or `signature-bound-here`: keys in use that are not configured. More `key-suspended`: upstream \
                  refuses a configured key. More of the others: clients whose secret or clock is wrong.",
                 &["result"],
             )?,
@@ -179,8 +180,8 @@ impl Metrics {
                 "Stale answers that were given at once and asked for again in the background. A rise: more questions \
                  that are asked less often than every cache.ttl.",
             )?,
-            pauses: counters(
-                "workspace_gateway_pauses_total",
+            backoffs: counters(
+                "workspace_gateway_backoffs_total",
                 "Failed calls after which their callers, or all, do not ask again for a while, where there is something stale. \
                  `failure`: it gave no answer, or a 5xx. `throttled`: 429; a rise: the quota is used up. `unavailable`: \
                  503 that says when to ask again.",
@@ -249,7 +250,7 @@ impl Metrics {
             Box::new(self.elections.clone()),
             Box::new(self.additional_calls.clone()),
             Box::new(self.refreshes.clone()),
-            Box::new(self.pauses.clone()),
+            Box::new(self.backoffs.clone()),
             Box::new(self.upstream_requests.clone()),
             Box::new(self.upstream_durations.clone()),
             Box::new(self.upstream_in_flight.clone()),
@@ -270,17 +271,17 @@ impl Metrics {
         fn begin(counters: &IntCounterVec, labels: impl IntoIterator<Item = &'static str>) {
             labels.into_iter().for_each(|label| drop(counters.with_label_values(&[label])));
         }
-        begin(&self.bypasses, BypassReason::ALL.map(BypassReason::as_str));
-        begin(&self.unstored, Unstorable::ALL.map(Unstorable::as_str));
-        begin(&self.proofs, Proof::ALL.map(Proof::as_str));
+        begin(&self.bypasses, BypassReason::VARIANTS.iter().map(BypassReason::into_str));
+        begin(&self.unstored, Unstorable::VARIANTS.iter().map(Unstorable::into_str));
+        begin(&self.proofs, Proof::VARIANTS.iter().map(Proof::into_str));
         begin(&self.signatures, ["verified", "unknown-key", "signature-bound-here"]);
-        begin(&self.signatures, SignatureRejection::ALL.map(SignatureRejection::as_str));
-        begin(&self.pauses, BackoffCause::ALL.map(BackoffCause::as_str));
+        begin(&self.signatures, SignatureRejection::VARIANTS.iter().map(SignatureRejection::into_str));
+        begin(&self.backoffs, BackoffCause::VARIANTS.iter().map(BackoffCause::into_str));
         begin(&self.denials, ["upstream", "memory"]);
         begin(&self.additional_calls, ["slow", "failed"]);
         begin(
             &self.connections_ended,
-            ["head-timeout", "keepalive-timeout", "write-timeout", "resets", "farewell", "handshake", "shed"],
+            ["header-timeout", "keepalive-timeout", "write-timeout", "resets", "shutdown-timeout", "handshake", "shed"],
         );
         begin(&self.accept_errors, ["proxy", "metrics", "admin"]);
         begin(&self.evictions, ["size", "expired"]);
@@ -299,7 +300,7 @@ impl Metrics {
 
     /// Counts a request that is over.
     pub fn request(&self, operation: &str, outcome: Outcome, status: Option<StatusCode>, took: Duration) {
-        let result = outcome.as_str();
+        let result = outcome.into_str();
         let status = status.map_or("none", status_label);
         self.requests.with_label_values(&[operation, result, status]).inc();
         self.durations.with_label_values(&[operation, result]).observe(took.as_secs_f64());
@@ -307,7 +308,7 @@ impl Metrics {
 
     /// Counts a request for an operation that is forwarded as it is.
     pub fn bypass(&self, reason: BypassReason) {
-        self.bypasses.with_label_values(&[reason.as_str()]).inc();
+        self.bypasses.with_label_values(&[reason.into_str()]).inc();
     }
 
     /// Counts a request that is signed and has no token, and what became of the signature.
@@ -318,30 +319,30 @@ impl Metrics {
     /// Counts the misses of these operations from zero on.
     pub fn begin_misses(&self, operations: &[Arc<Operation>]) {
         for operation in operations {
-            for miss in Miss::ALL {
-                self.misses.with_label_values(&[&*operation.name, miss.as_str()]);
+            for &miss in Miss::VARIANTS {
+                self.misses.with_label_values(&[&*operation.name, miss.into_str()]);
             }
         }
     }
 
     /// Counts a request for an operation that was not answered from memory.
     pub(super) fn missed(&self, operation: &str, miss: Miss) {
-        self.misses.with_label_values(&[operation, miss.as_str()]).inc();
+        self.misses.with_label_values(&[operation, miss.into_str()]).inc();
     }
 
     /// Counts an answer that is passed on and not kept.
     pub fn unstored(&self, reason: Unstorable) {
-        self.unstored.with_label_values(&[reason.as_str()]).inc();
+        self.unstored.with_label_values(&[reason.into_str()]).inc();
     }
 
     /// Counts a call by which upstream has proved a caller.
     pub fn proof(&self, proof: Proof) {
-        self.proofs.with_label_values(&[proof.as_str()]).inc();
+        self.proofs.with_label_values(&[proof.into_str()]).inc();
     }
 
     /// Counts a failed call after which upstream is left alone for a while.
     pub fn pause(&self, cause: BackoffCause) {
-        self.pauses.with_label_values(&[cause.as_str()]).inc();
+        self.backoffs.with_label_values(&[cause.into_str()]).inc();
     }
 
     /// Counts a refused credential: refused by `upstream`, or from `memory`.
@@ -362,7 +363,7 @@ impl Metrics {
     }
 
     /// Everything as it is now, to be read by name.
-    pub fn figures(&self) -> MetricsSnapshot {
+    pub fn snapshot(&self) -> MetricsSnapshot {
         MetricsSnapshot::new(self.registry.gather())
     }
 

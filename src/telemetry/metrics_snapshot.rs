@@ -51,30 +51,30 @@ impl MetricsSnapshot {
     }
 
     /// How the durations of a family are spread, of those series that are chosen by the value of a label.
-    pub fn spread(
+    pub fn histogram(
         &self,
         name: &str,
         labels: &[(&str, &str)],
         label: &str,
         is_chosen: impl Fn(&str) -> bool,
     ) -> HistogramSnapshot {
-        let mut spread = HistogramSnapshot::default();
+        let mut total = HistogramSnapshot::default();
         for series in self.series(name).filter(|series| has(series, labels)) {
             let histogram = series.get_histogram();
-            if spread.bounds.is_empty() {
-                spread.bounds = histogram.get_bucket().iter().map(prometheus::proto::Bucket::upper_bound).collect();
-                spread.buckets = vec![0; spread.bounds.len()];
+            if total.bounds.is_empty() {
+                total.bounds = histogram.get_bucket().iter().map(prometheus::proto::Bucket::upper_bound).collect();
+                total.buckets = vec![0; total.bounds.len()];
             }
             if !get(series, label).is_some_and(&is_chosen) {
                 continue;
             }
-            spread.count += histogram.get_sample_count();
-            spread.sum += histogram.get_sample_sum();
-            for (sum, bucket) in spread.buckets.iter_mut().zip(histogram.get_bucket()) {
+            total.count += histogram.get_sample_count();
+            total.sum += histogram.get_sample_sum();
+            for (sum, bucket) in total.buckets.iter_mut().zip(histogram.get_bucket()) {
                 *sum += bucket.cumulative_count();
             }
         }
-        spread
+        total
     }
 
     fn series(&self, name: &str) -> impl Iterator<Item = &Metric> {

@@ -1,7 +1,10 @@
 //! The ways to answer a request, named once for metrics and logs.
 
+use strum::{IntoStaticStr, VariantArray};
+
 /// How a request was answered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, IntoStaticStr, VariantArray)]
+#[strum(const_into_str, serialize_all = "kebab-case")]
 pub enum Outcome {
     /// From memory.
     Hit,
@@ -16,9 +19,9 @@ pub enum Outcome {
     /// From memory, though it is no longer fresh: it is being asked for again.
     Revalidating,
     /// From memory, though it is no longer fresh: upstream has failed just before, or wishes to be left alone.
-    Paused,
+    Backoff,
     /// From memory, though it is no longer fresh: upstream is slow.
-    Patience,
+    StaleIfSlow,
     /// From memory: upstream's 400, 404 or 405 from just before.
     Negative,
     /// From memory: upstream's refusal from just before.
@@ -34,59 +37,21 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    /// All of them, for tables and tests.
-    pub const ALL: [Self; 14] = [
-        Self::Hit,
-        Self::Miss,
-        Self::Expired,
-        Self::Coalesced,
-        Self::Stale,
-        Self::Revalidating,
-        Self::Paused,
-        Self::Patience,
-        Self::Negative,
-        Self::Denied,
-        Self::Bypass,
-        Self::PassThrough,
-        Self::Refused,
-        Self::Aborted,
-    ];
-
     /// Whether it helps who asks: given from memory, without waiting for a call. (A refusal that is given again is a hit, too,
     /// to `Cache-Status`. But a loop with a dead credential is nobody's benefit, and would be most of it.)
     pub fn is_hit(self) -> bool {
-        matches!(self, Self::Hit | Self::Revalidating | Self::Paused | Self::Negative)
+        matches!(self, Self::Hit | Self::Revalidating | Self::Backoff | Self::Negative)
     }
 
     /// Whether it is an answer to one of the operations in which the cache had its part.
     pub fn is_answer(self) -> bool {
-        let was_asked = matches!(self, Self::Miss | Self::Expired | Self::Coalesced | Self::Stale | Self::Patience);
+        let was_asked = matches!(self, Self::Miss | Self::Expired | Self::Coalesced | Self::Stale | Self::StaleIfSlow);
         self.is_hit() || was_asked
     }
 
     /// Whether upstream was to be asked first for it, if it is a request for an operation.
     pub fn may_be_a_miss(self) -> bool {
-        let was_asked = matches!(self, Self::Miss | Self::Expired | Self::Coalesced | Self::Stale | Self::Patience);
+        let was_asked = matches!(self, Self::Miss | Self::Expired | Self::Coalesced | Self::Stale | Self::StaleIfSlow);
         was_asked || matches!(self, Self::Refused | Self::Aborted)
-    }
-
-    /// The name used alike as metric label and log field.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Hit => "hit",
-            Self::Miss => "miss",
-            Self::Expired => "expired",
-            Self::Coalesced => "coalesced",
-            Self::Stale => "stale",
-            Self::Revalidating => "revalidating",
-            Self::Paused => "paused",
-            Self::Patience => "patience",
-            Self::Negative => "negative",
-            Self::Denied => "denied",
-            Self::Bypass => "bypass",
-            Self::PassThrough => "pass-through",
-            Self::Refused => "refused",
-            Self::Aborted => "aborted",
-        }
     }
 }

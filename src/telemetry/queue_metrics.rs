@@ -27,7 +27,7 @@ impl Metrics {
     ///
     /// # Errors
     /// If they were added before.
-    pub fn watch_lanes(&self, read: impl Fn() -> Vec<QueueUsage> + Send + Sync + 'static) -> prometheus::Result<()> {
+    pub fn watch_queues(&self, read: impl Fn() -> Vec<QueueUsage> + Send + Sync + 'static) -> prometheus::Result<()> {
         let gauges = |name, help, labels: [&str; 2]| IntGaugeVec::new(Opts::new(name, help), &labels);
         let calls = gauges(
             "workspace_gateway_upstream_calls",
@@ -72,10 +72,11 @@ impl<F: Fn() -> Vec<QueueUsage> + Send + Sync> Collector for QueueMetrics<F> {
 
     fn collect(&self) -> Vec<MetricFamily> {
         let mut sums: BTreeMap<(usize, [&str; 2]), usize> = BTreeMap::new();
-        for lane in (self.read)() {
-            let (by_service, by_class) = ([lane.service, lane.kind], [lane.kind, lane.class]);
+        for usage in (self.read)() {
+            let (by_service, by_class) = ([usage.service, usage.kind], [usage.kind, usage.class]);
             for (gauge, labels) in [by_service, by_service, by_class, by_class].into_iter().enumerate() {
-                *sums.entry((gauge, labels)).or_default() += if gauge % 2 == 0 { lane.under_way } else { lane.queued };
+                *sums.entry((gauge, labels)).or_default() +=
+                    if gauge % 2 == 0 { usage.under_way } else { usage.queued };
             }
         }
         for ((gauge, labels), calls) in sums {

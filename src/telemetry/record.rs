@@ -57,7 +57,7 @@ pub struct RequestRecord {
     failure: Option<&'static str>,
     status: Option<StatusCode>,
     sent_bytes: u64,
-    whole: bool,
+    complete: bool,
     /// Only if it is logged.
     line: Option<Box<LogFields>>,
 }
@@ -161,7 +161,7 @@ impl RequestRecord {
             failure: None,
             status: None,
             sent_bytes: 0,
-            whole: false,
+            complete: false,
             line,
         }
     }
@@ -267,7 +267,7 @@ impl RequestRecord {
     /// Whether upstream or the gateway has failed, or the client has not been given all of its answer.
     fn has_failed(&self) -> bool {
         let is_error = self.status.is_none_or(|status| status.is_server_error());
-        is_error || self.failure.is_some() || self.outcome == Outcome::Stale || !self.whole
+        is_error || self.failure.is_some() || self.outcome == Outcome::Stale || !self.complete
     }
 
     /// The answer's head is ready.
@@ -285,7 +285,7 @@ impl RequestRecord {
 
     /// All of the answer's body was handed to the connection.
     pub fn is_whole(&mut self) {
-        self.whole = true;
+        self.complete = true;
     }
 }
 
@@ -321,16 +321,16 @@ impl Drop for RequestRecord {
             path = &*line.heading.path,
             operation,
             key = self.key.as_ref().map(ShortDigest::as_str),
-            result = outcome.as_str(),
-            miss = miss.map(Miss::as_str),
+            result = outcome.into_str(),
+            miss = miss.map(<&str>::from),
             detail = Some(self.detail).filter(|detail| !detail.is_empty()),
             failure = self.failure,
             status = self.status.map(|status| status.as_u16()),
-            head_ms = line.head_after.map(milliseconds),
+            ttfb_ms = line.head_after.map(milliseconds),
             upstream_ms = line.upstream_took.map(milliseconds),
             total_ms = milliseconds(took),
             bytes = self.sent_bytes,
-            whole = self.whole,
+            complete = self.complete,
             "request",
         );
     }

@@ -1,20 +1,20 @@
 //! How often settings were read again, and what came of it.
 
 use prometheus::{IntCounterVec, IntGauge, Opts};
+use strum::{IntoStaticStr, VariantArray};
 
 use super::metrics::Metrics;
 
-words! {
-    /// What came of it.
-    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    pub enum Reload {
-        /// Other settings are in force from then on.
-        Applied = "applied",
-        /// Something was wrong, and nothing has changed.
-        Refused = "refused",
-        /// Nothing was different that can change at run time.
-        Unchanged = "unchanged",
-    }
+/// What came of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, VariantArray)]
+#[strum(const_into_str, serialize_all = "kebab-case")]
+pub enum Reload {
+    /// Other settings are in force from then on.
+    Applied,
+    /// Something was wrong, and nothing has changed.
+    Refused,
+    /// Nothing was different that can change at run time.
+    Unchanged,
 }
 
 /// Counts them.
@@ -33,8 +33,8 @@ impl Reloads {
                     `refused`: there is a mistake in the file, the log names it, and the settings from before stay in \
                     force.";
         let reloads = IntCounterVec::new(Opts::new("workspace_gateway_reloads_total", help), &["result"])?;
-        for result in Reload::ALL {
-            reloads.with_label_values(&[result.as_str()]);
+        for &result in Reload::VARIANTS {
+            reloads.with_label_values(&[result.into_str()]);
         }
         metrics.register(Box::new(reloads.clone()))?;
         let help = "Whether the settings that were read last were in order: 1, or 0. Anything but 1: there is a mistake in \
@@ -47,7 +47,7 @@ impl Reloads {
 
     /// Counts one.
     pub fn count(&self, result: Reload) {
-        self.reloads.with_label_values(&[result.as_str()]).inc();
+        self.reloads.with_label_values(&[result.into_str()]).inc();
         self.last.set(i64::from(result != Reload::Refused));
     }
 }

@@ -1,6 +1,8 @@
 //! Whether the gateway helps: what it has answered from memory, and what that has spared upstream and its callers.
 //! Made of nothing but what `/metrics` shows, so that whoever does the same sums there comes to the same.
 
+use strum::VariantArray;
+
 use super::metrics_snapshot::MetricsSnapshot;
 use super::outcome::Outcome;
 
@@ -24,17 +26,17 @@ pub(crate) struct Savings {
 
 impl Savings {
     /// What the figures amount to.
-    pub(crate) fn of(figures: &MetricsSnapshot) -> Self {
-        let results = figures.by(REQUESTS, "result", &[]);
+    pub(crate) fn of(snapshot: &MetricsSnapshot) -> Self {
+        let results = snapshot.by(REQUESTS, "result", &[]);
         let sum = |is_meant: fn(Outcome) -> bool| -> u64 {
-            let meant = Outcome::ALL.into_iter().filter(|&outcome| is_meant(outcome));
-            meant.filter_map(|outcome| results.get(outcome.as_str())).sum()
+            let meant = Outcome::VARIANTS.iter().copied().filter(|&outcome| is_meant(outcome));
+            meant.filter_map(|outcome| results.get(outcome.into_str())).sum()
         };
         Self {
             answered: sum(Outcome::is_answer),
             hits: sum(Outcome::is_hit),
-            upstream_calls: figures.sum(FETCHES, &[]),
-            seconds_saved: seconds_saved(figures),
+            upstream_calls: snapshot.sum(FETCHES, &[]),
+            seconds_saved: seconds_saved(snapshot),
         }
     }
 
@@ -52,16 +54,17 @@ impl Savings {
 
 /// By operation, for upstream may be slow in one and fast in another.
 #[allow(clippy::cast_precision_loss)]
-fn seconds_saved(figures: &MetricsSnapshot) -> Option<f64> {
-    let operations = figures.by(FETCHES, "operation", &[]);
+fn seconds_saved(snapshot: &MetricsSnapshot) -> Option<f64> {
+    let operations = snapshot.by(FETCHES, "operation", &[]);
     let saved = operations.keys().filter_map(|operation| {
-        let spread = |is_meant: fn(Outcome) -> bool| {
-            let is_chosen =
-                |result: &str| Outcome::ALL.into_iter().any(|outcome| is_meant(outcome) && outcome.as_str() == result);
-            figures.spread(DURATIONS, &[("operation", operation)], "result", is_chosen)
+        let histogram = |is_meant: fn(Outcome) -> bool| {
+            let is_chosen = |result: &str| {
+                Outcome::VARIANTS.iter().copied().any(|outcome| is_meant(outcome) && outcome.into_str() == result)
+            };
+            snapshot.histogram(DURATIONS, &[("operation", operation)], "result", is_chosen)
         };
-        let asked = spread(|outcome| matches!(outcome, Outcome::Miss | Outcome::Expired)).mean()?;
-        let hits = spread(Outcome::is_hit);
+        let asked = histogram(|outcome| matches!(outcome, Outcome::Miss | Outcome::Expired)).mean()?;
+        let hits = histogram(Outcome::is_hit);
         Some(hits.count as f64 * asked - hits.sum)
     });
     saved.fold(None, |sum: Option<f64>, saved| Some(sum.unwrap_or_default() + saved))
@@ -85,7 +88,7 @@ mod tests {
         let fetches = Fetches::new(&metrics).unwrap();
         fetches.begin(catalogue.operations());
         let nothing = Savings { answered: 0, hits: 0, upstream_calls: 0, seconds_saved: None };
-        assert_eq!((Savings::of(&metrics.figures()), nothing.hit_ratio()), (nothing, None));
+        assert_eq!((Savings::of(&metrics.snapshot()), nothing.hit_ratio()), (nothing, None));
         let count = |operation: &str, outcome, times: u32, took| {
             (0..times)
                 .for_each(|_| metrics.request(operation, outcome, Some(StatusCode::OK), Duration::from_millis(took)));
@@ -100,9 +103,9 @@ mod tests {
             count("ListProducts", none, 100, 9_000);
         }
         count("workspace", Outcome::PassThrough, 100, 9_000);
-        let benefit = Savings::of(&metrics.figures());
+        let savings = Savings::of(&metrics.snapshot());
         // What was never asked for can't be compared.
-        assert_eq!(benefit, Savings { answered: 15, hits: 11, upstream_calls: 3, seconds_saved: Some(2.0) });
-        assert_eq!((benefit.hit_ratio(), benefit.calls_saved()), (Some(11.0 / 15.0), 12));
+        assert_eq!(savings, Savings { answered: 15, hits: 11, upstream_calls: 3, seconds_saved: Some(2.0) });
+        assert_eq!((savings.hit_ratio(), savings.calls_saved()), (Some(11.0 / 15.0), 12));
     }
 }

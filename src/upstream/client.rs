@@ -101,14 +101,17 @@ impl HttpClient {
     /// If the file that is named has no usable certificates.
     pub fn new(
         named: Option<Authorities<'_>>,
-        egress: ProxyConfig,
+        proxy_config: ProxyConfig,
         limits: CallLimits,
         via: Via,
         clock: Clock,
         on_retry: impl Fn(Service) + Send + Sync + 'static,
     ) -> io::Result<Self> {
-        let connections =
-            Connections::new(OriginConnector::new(named, (limits.connect, limits.idle), egress)?, limits.age, clock);
+        let connections = Connections::new(
+            OriginConnector::new(named, (limits.connect, limits.idle), proxy_config)?,
+            limits.age,
+            clock,
+        );
         Ok(Self { connections, limits, via, on_retry: Box::new(on_retry) })
     }
 
@@ -136,10 +139,10 @@ impl HttpClient {
     async fn ask(
         &self,
         key: &RequestKey,
-        errand: FetchContext,
+        context: FetchContext,
         account: &Account,
     ) -> Result<UpstreamResponse, UpstreamError> {
-        let request = question(key, errand).map_err(|error| UpstreamError::unsendable(&error))?;
+        let request = product_list_request(key, context).map_err(|error| UpstreamError::unsendable(&error))?;
         let max_body = self.limits.max_body;
         let answering = async {
             let asking = self.send(key.operation().service, request);
@@ -219,10 +222,10 @@ impl Upstream for HttpClient {
     fn ask<'a>(
         &'a self,
         key: &'a RequestKey,
-        errand: FetchContext,
+        context: FetchContext,
         account: &'a Account,
     ) -> PendingResponse<'a, UpstreamResponse> {
-        Box::pin(self.ask(key, errand, account))
+        Box::pin(self.ask(key, context, account))
     }
 
     fn relay<'a>(
@@ -270,8 +273,8 @@ where
 ///
 /// # Errors
 /// None for a key that was read from a request.
-pub(crate) fn question(key: &RequestKey, errand: FetchContext) -> Result<Request<StreamBody>, BoxError> {
-    let FetchContext { credential, date, request_id, via, validator, trace, forwarded } = errand;
+pub(crate) fn product_list_request(key: &RequestKey, context: FetchContext) -> Result<Request<StreamBody>, BoxError> {
+    let FetchContext { credential, date, request_id, via, validator, trace, forwarded } = context;
     let mut request = Request::new(nothing());
     *request.uri_mut() = key.uri()?;
     // First, so that what is said below can't be gainsaid.
@@ -358,7 +361,7 @@ mod tests {
     use super::*;
     use crate::catalogue::Catalogue;
 
-    fn errand(credential: Credential, forwarded: HeaderMap) -> FetchContext {
+    fn context(credential: Credential, forwarded: HeaderMap) -> FetchContext {
         let (date, via) = (SystemTime::UNIX_EPOCH, HeaderValue::from_static("v"));
         FetchContext { credential, date, request_id: "id".to_owned(), via, validator: None, trace: None, forwarded }
     }
@@ -369,8 +372,8 @@ mod tests {
         let (operation, place) = catalogue.operation("/v2/p/products").unwrap();
         let key = RequestKey::read(&catalogue, operation, place, None, &HeaderMap::new(), false).unwrap();
         let token = HeaderValue::from_static("secret");
-        let errand = errand(Credential::Token(token), HeaderMap::new());
-        let request = question(&key, errand).unwrap();
+        let context = context(Credential::Token(token), HeaderMap::new());
+        let request = product_list_request(&key, context).unwrap();
         assert_eq!(request.headers()[X_AUTH_TOKEN], "secret");
         assert!(!format!("{:?}", request.headers()).contains("secret"));
     }
@@ -389,8 +392,8 @@ mod tests {
             forwarded.append(name, HeaderValue::from_static("theirs"));
         }
         let token = HeaderValue::from_static("secret");
-        let errand = errand(Credential::Token(token), forwarded);
-        let request = question(&key, errand).unwrap();
+        let context = context(Credential::Token(token), forwarded);
+        let request = product_list_request(&key, context).unwrap();
         assert!(request.headers().values().all(|value| value != "theirs"), "{:?}", request.headers());
         assert_eq!((request.headers().len(), &request.headers()["x-a"]), (ours.len() + 1, &"1".parse().unwrap()));
     }

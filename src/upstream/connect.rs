@@ -41,13 +41,13 @@ impl OriginConnector {
     pub(super) fn new(
         named: Option<Authorities<'_>>,
         (limit, idle): (Duration, Duration),
-        egress: ProxyConfig,
+        proxy_config: ProxyConfig,
     ) -> io::Result<Self> {
         let tls = tls(named)?;
         let tcp = net::connector(Resolver::new(), limit, BUFFERS);
         // HTTP/1 only: one answer, one connection, nothing another's stream could hold up.
         let https = || HttpsConnectorBuilder::new().with_tls_config(tls.clone()).https_or_http().enable_http1();
-        let reach = HostConnector::new(tcp.clone(), https().wrap_connector(tcp), egress);
+        let reach = HostConnector::new(tcp.clone(), https().wrap_connector(tcp), proxy_config);
         Ok(Self { inner: https().wrap_connector(reach.clone()), reach, limit, idle })
     }
 

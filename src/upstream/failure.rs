@@ -1,38 +1,39 @@
 //! Why a call to upstream has failed, in one word each. [`super::UpstreamError`] has the particulars.
 
-words! {
-    /// Why a call has failed.
-    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-    pub enum Failure {
-        /// Upstream was not reached, or not in time.
-        Connect = "connect",
-        /// Its TLS has failed.
-        Tls = "tls",
-        /// The gateway, its host or its settings prevented the call.
-        Local = "local",
-        /// The answer did not begin in time.
-        FirstByte = "first-byte",
-        /// The answer did not end in time.
-        Timeout = "timeout",
-        /// The request's own time has passed, though its call still had some.
-        Deadline = "deadline",
-        /// Nothing moved in either direction for too long.
-        Idle = "idle",
-        /// The call's turn did not come in time.
-        Busy = "busy",
-        /// The client's body broke off, or was no HTTP.
-        Upload = "upload",
-        /// The client sent its body too slowly.
-        UploadSlow = "upload-slow",
-        /// The connection or the answer broke off, or was no HTTP.
-        Broken = "broken",
-        /// A 401 or 403 did not end in bounds.
-        RefusalIncomplete = "refusal-incomplete",
-        /// The answer is too large to hold.
-        TooLarge = "too-large",
-        /// The memory budget has no room for the answer.
-        Memory = "memory",
-    }
+use strum::{IntoStaticStr, VariantArray};
+
+/// Why a call has failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, IntoStaticStr, VariantArray)]
+#[strum(const_into_str, serialize_all = "kebab-case")]
+pub enum Failure {
+    /// Upstream was not reached, or not in time.
+    Connect,
+    /// Its TLS has failed.
+    Tls,
+    /// The gateway, its host or its settings prevented the call.
+    Local,
+    /// The answer did not begin in time.
+    FirstByte,
+    /// The answer did not end in time.
+    Timeout,
+    /// The request's own time has passed, though its call still had some.
+    Deadline,
+    /// Nothing moved in either direction for too long.
+    Idle,
+    /// The call's turn did not come in time.
+    Busy,
+    /// The client's body broke off, or was no HTTP.
+    Upload,
+    /// The client sent its body too slowly.
+    UploadSlow,
+    /// The connection or the answer broke off, or was no HTTP.
+    Broken,
+    /// A 401 or 403 did not end in bounds.
+    RefusalIncomplete,
+    /// The answer is too large to hold.
+    TooLarge,
+    /// The memory budget has no room for the answer.
+    Memory,
 }
 
 impl Failure {

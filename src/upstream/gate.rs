@@ -15,6 +15,7 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
+use strum::{IntoStaticStr, VariantArray};
 use tokio::sync::oneshot;
 
 use crate::catalogue::Service;
@@ -43,19 +44,18 @@ pub(crate) struct GateUsage {
     pub queued: usize,
 }
 
-words! {
-    /// The order in which calls are served. The first class is served first.
-    #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-    pub(crate) enum Class {
-        /// A product list has proved it lately.
-        Proved = "proved",
-        /// Upstream has answered it well below a project, but no product list has proved it lately.
-        Relayed = "relayed",
-        /// Neither. Tokens can be invented without end, so there may be any number of these.
-        Unknown = "unknown",
-        /// Whoever it is, the client has closed its sending side, and may have gone.
-        HalfClosed = "half-closed",
-    }
+/// The order in which calls are served. The first class is served first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, IntoStaticStr, VariantArray)]
+#[strum(const_into_str, serialize_all = "kebab-case")]
+pub(crate) enum Class {
+    /// A product list has proved it lately.
+    Proved,
+    /// Upstream has answered it well below a project, but no product list has proved it lately.
+    Relayed,
+    /// Neither. Tokens can be invented without end, so there may be any number of these.
+    Unknown,
+    /// Whoever it is, the client has closed its sending side, and may have gone.
+    HalfClosed,
 }
 
 /// Whose call it is.

@@ -28,7 +28,7 @@ use crate::sync::{Mutex, MutexGuard};
 const MAX_REFUSALS: u32 = 3;
 
 /// How long it is held then.
-const HOLD: Duration = Duration::from_secs(5 * 60);
+const SUSPENSION: Duration = Duration::from_secs(5 * 60);
 
 /// How many there may be before it is held for good. The next one would lock it.
 const LAST_REFUSAL: u32 = 5;
@@ -38,13 +38,13 @@ const MAX_SECRETS: usize = 8;
 
 /// All keys that have been used, and how upstream has taken them.
 pub(crate) struct KeyBreaker {
-    trials: Mutex<HashMap<Office, KeyState>>,
+    key_states: Mutex<HashMap<BreakerId, KeyState>>,
     ended: Notify,
     clock: Clock,
 }
 
 /// Who judges which key: the two services have one judge, and an operator's own upstream has its own.
-type Office = (String, Option<Service>);
+type BreakerId = (String, Option<Service>);
 
 /// Tells one secret from another.
 type SecretFingerprint = [u8; 32];
@@ -85,8 +85,8 @@ impl fmt::Display for Suspended {
 
 /// KeyPermit to use a key once. How that ended is to be said; unsaid, it changes nothing.
 pub(crate) struct KeyPermit {
-    probation: Arc<KeyBreaker>,
-    office: Office,
+    key_breaker: Arc<KeyBreaker>,
+    key_id: BreakerId,
     fingerprint: SecretFingerprint,
     /// How many refusals there had been when it was given.
     refusals: u64,
@@ -127,7 +127,7 @@ enum Admission {
 impl KeyBreaker {
     /// With no key known yet.
     pub(crate) fn new(clock: Clock) -> Arc<Self> {
-        Arc::new(Self { trials: Mutex::default(), ended: Notify::new(), clock })
+        Arc::new(Self { key_states: Mutex::default(), ended: Notify::new(), clock })
     }
 
     /// Asks for leave to use a key, and waits while it depends on calls that are under way.
@@ -135,22 +135,22 @@ impl KeyBreaker {
     /// # Errors
     /// If the key is held.
     pub(crate) async fn enter(self: &Arc<Self>, key: &AccessKey, service: Service) -> Result<KeyPermit, Suspended> {
-        let office = office(key, service);
+        let key_id = key_id(key, service);
         loop {
             let mut ended = pin!(self.ended.notified());
             // Before looking, or an end in between would be missed.
             ended.as_mut().enable();
             {
-                let mut trials = self.trials();
-                let trial = trials.entry(office.clone()).or_default();
-                match trial.attempt(key.fingerprint(), self.clock.now()) {
+                let mut key_states = self.key_states();
+                let key_state = key_states.entry(key_id.clone()).or_default();
+                match key_state.attempt(key.fingerprint(), self.clock.now()) {
                     Admission::Granted => {
-                        trial.under_way += 1;
-                        let (fingerprint, refusals) = (*key.fingerprint(), trial.refusals);
-                        drop(trials);
-                        return Ok(KeyPermit { probation: Arc::clone(self), office, fingerprint, refusals });
+                        key_state.under_way += 1;
+                        let (fingerprint, refusals) = (*key.fingerprint(), key_state.refusals);
+                        drop(key_states);
+                        return Ok(KeyPermit { key_breaker: Arc::clone(self), key_id, fingerprint, refusals });
                     }
-                    Admission::Suspended => return Err(trial.held(&office.0)),
+                    Admission::Suspended => return Err(key_state.suspended(&key_id.0)),
                     Admission::Later => {}
                 }
             }
@@ -170,11 +170,11 @@ impl KeyBreaker {
 
     /// Lets each key that is held be tried once more.
     pub(crate) fn try_again(&self) {
-        for ((id, _), trial) in self.trials().iter_mut() {
-            if trial.last_refusal.take().is_some() && trial.in_a_row >= MAX_REFUSALS {
+        for ((id, _), key_state) in self.key_states().iter_mut() {
+            if key_state.last_refusal.take().is_some() && key_state.in_a_row >= MAX_REFUSALS {
                 tracing::info!(
                     access_key = id,
-                    in_a_row = trial.in_a_row,
+                    in_a_row = key_state.in_a_row,
                     "a key that was held is going to be tried once"
                 );
             }
@@ -184,21 +184,22 @@ impl KeyBreaker {
     /// Forgets keys that are not in the ring any more, and of which upstream has nothing against.
     pub(crate) fn keep_only(&self, ring: &KeyRing) {
         let is_known = |id: &str| ring.keys().any(|key| key.id() == id);
-        self.trials().retain(|(id, _), trial| trial.under_way > 0 || trial.in_a_row > 0 || is_known(id));
+        self.key_states()
+            .retain(|(id, _), key_state| key_state.under_way > 0 || key_state.in_a_row > 0 || is_known(id));
     }
 
     fn attempt(&self, key: &AccessKey, service: Service) -> Admission {
-        let trials = self.trials();
-        let trial = trials.get(&office(key, service));
-        trial.map_or(Admission::Granted, |trial| trial.attempt(key.fingerprint(), self.clock.now()))
+        let key_states = self.key_states();
+        let key_state = key_states.get(&key_id(key, service));
+        key_state.map_or(Admission::Granted, |key_state| key_state.attempt(key.fingerprint(), self.clock.now()))
     }
 
-    fn trials(&self) -> MutexGuard<'_, HashMap<Office, KeyState>> {
-        self.trials.lock()
+    fn key_states(&self) -> MutexGuard<'_, HashMap<BreakerId, KeyState>> {
+        self.key_states.lock()
     }
 }
 
-fn office(key: &AccessKey, service: Service) -> Office {
+fn key_id(key: &AccessKey, service: Service) -> BreakerId {
     let own = (!Service::ALL.contains(&service)).then_some(service);
     (key.id().to_owned(), own)
 }
@@ -208,7 +209,7 @@ impl KeyState {
         if self.accepted.as_ref() == Some(fingerprint) {
             return Admission::Granted;
         }
-        let holds = |at| self.in_a_row >= LAST_REFUSAL || now.saturating_duration_since(at) < HOLD;
+        let holds = |at| self.in_a_row >= LAST_REFUSAL || now.saturating_duration_since(at) < SUSPENSION;
         let is_known = self.in_a_row >= MAX_REFUSALS && self.refused.contains(fingerprint);
         if is_known && self.last_refusal.is_some_and(holds) {
             return Admission::Suspended;
@@ -233,7 +234,7 @@ impl KeyState {
         self.last_refusal = Some(now);
     }
 
-    fn held(&self, access_key: &str) -> Suspended {
+    fn suspended(&self, access_key: &str) -> Suspended {
         Suspended { access_key: access_key.to_owned(), is_until_changed: self.in_a_row >= LAST_REFUSAL }
     }
 
@@ -248,20 +249,20 @@ impl KeyState {
 impl KeyPermit {
     /// Says what upstream made of the signature. Gives the suspension that this begins.
     pub(crate) fn ended(self, reception: SignatureOutcome) -> Option<Suspended> {
-        let now = self.probation.clock.now();
-        let mut trials = self.probation.trials();
-        let trial = trials.get_mut(&self.office)?;
+        let now = self.key_breaker.clock.now();
+        let mut key_states = self.key_breaker.key_states();
+        let key_state = key_states.get_mut(&self.key_id)?;
         match reception {
             SignatureOutcome::Unknown => None,
             // What has been refused since it was presented is later news.
-            SignatureOutcome::Accepted if trial.refusals == self.refusals => {
-                trial.accepted(self.fingerprint);
+            SignatureOutcome::Accepted if key_state.refusals == self.refusals => {
+                key_state.accepted(self.fingerprint);
                 None
             }
             SignatureOutcome::Accepted => None,
             SignatureOutcome::Refused => {
-                trial.refused(self.fingerprint, now);
-                (trial.in_a_row >= MAX_REFUSALS).then(|| trial.held(&self.office.0))
+                key_state.refused(self.fingerprint, now);
+                (key_state.in_a_row >= MAX_REFUSALS).then(|| key_state.suspended(&self.key_id.0))
             }
         }
     }
@@ -269,10 +270,10 @@ impl KeyPermit {
 
 impl Drop for KeyPermit {
     fn drop(&mut self) {
-        if let Some(trial) = self.probation.trials().get_mut(&self.office) {
-            trial.under_way = trial.under_way.saturating_sub(1);
+        if let Some(key_state) = self.key_breaker.key_states().get_mut(&self.key_id) {
+            key_state.under_way = key_state.under_way.saturating_sub(1);
         }
-        self.probation.ended.notify_waiters();
+        self.key_breaker.ended.notify_waiters();
     }
 }
 

@@ -100,7 +100,7 @@ pub trait Upstream: Send + Sync {
     fn ask<'a>(
         &'a self,
         key: &'a RequestKey,
-        errand: FetchContext,
+        context: FetchContext,
         account: &'a Account,
     ) -> PendingResponse<'a, UpstreamResponse>;
 

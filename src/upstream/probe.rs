@@ -28,7 +28,7 @@ const OBJECTION: Duration = Duration::from_secs(1);
 pub(crate) struct Probe {
     connector: OriginConnector,
     limit: Duration,
-    egress: ProxyConfig,
+    proxy_config: ProxyConfig,
 }
 
 /// What a probe of one upstream has come to: each step that succeeded, and why the next one did not.
@@ -44,8 +44,8 @@ impl Probe {
     ///
     /// # Errors
     /// If the file that is named has no usable certificates.
-    pub(crate) fn new(named: Option<Authorities<'_>>, limit: Duration, egress: ProxyConfig) -> io::Result<Self> {
-        Ok(Self { connector: OriginConnector::new(named, (limit, limit), egress.clone())?, limit, egress })
+    pub(crate) fn new(named: Option<Authorities<'_>>, limit: Duration, proxy_config: ProxyConfig) -> io::Result<Self> {
+        Ok(Self { connector: OriginConnector::new(named, (limit, limit), proxy_config.clone())?, limit, proxy_config })
     }
 
     /// Probes an upstream. Takes at most twice the limit, and a second.
@@ -56,8 +56,8 @@ impl Probe {
     }
 
     async fn steps(&self, origin: &Origin, steps: &mut Vec<String>) -> Result<(), String> {
-        let way = self.egress.way_to(origin.authority(), origin.is_plaintext());
-        let (host, through) = match way {
+        let route = self.proxy_config.route_to(origin.authority(), origin.is_plaintext());
+        let (host, through) = match route {
             ProxyRoute::Through(proxy) => (proxy.uri().host().unwrap_or_default(), format!(" (the proxy {proxy})")),
             _ => (origin.authority().host(), String::new()),
         };

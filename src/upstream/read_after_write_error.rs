@@ -38,7 +38,7 @@ struct WriteFailed {
     /// Nothing more is read.
     is_over: bool,
     /// While nothing arrives.
-    patience: Option<Pin<Box<Sleep>>>,
+    stale_if_slow: Option<Pin<Box<Sleep>>>,
 }
 
 impl WriteFailed {
@@ -60,14 +60,14 @@ impl WriteFailed {
         let mut piece = ReadBuf::new(&mut space[..PIECE.min(buffer.remaining())]);
         match Pin::new(io).poll_read(context, piece.unfilled()) {
             Poll::Ready(Ok(())) if !piece.filled().is_empty() => {
-                self.patience = None;
+                self.stale_if_slow = None;
                 buffer.put_slice(piece.filled());
                 return Poll::Ready(Ok(()));
             }
             Poll::Ready(_) => {}
             Poll::Pending => {
-                let patience = self.patience.get_or_insert_with(|| Box::pin(sleep(PATIENCE)));
-                ready!(patience.as_mut().poll(context));
+                let stale_if_slow = self.stale_if_slow.get_or_insert_with(|| Box::pin(sleep(PATIENCE)));
+                ready!(stale_if_slow.as_mut().poll(context));
             }
         }
         self.is_over = true;
@@ -77,8 +77,8 @@ impl WriteFailed {
     /// A write after the failed one: it waits for reads, but no longer than they would. hyper may have stopped reading.
     fn poll_write(&mut self, context: &mut Context<'_>) -> Poll<io::Error> {
         if !self.is_over {
-            let patience = self.patience.get_or_insert_with(|| Box::pin(sleep(PATIENCE)));
-            ready!(patience.as_mut().poll(context));
+            let stale_if_slow = self.stale_if_slow.get_or_insert_with(|| Box::pin(sleep(PATIENCE)));
+            ready!(stale_if_slow.as_mut().poll(context));
             self.is_over = true;
         }
         Poll::Ready(self.error())
@@ -104,7 +104,7 @@ impl<S> ReadAfterWriteError<S> {
                 if !self.has_read_failed
                     && matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) =>
             {
-                let failed = self.failed.insert(Box::new(WriteFailed { error, is_over: false, patience: None }));
+                let failed = self.failed.insert(Box::new(WriteFailed { error, is_over: false, stale_if_slow: None }));
                 // Now it is to be read, which may have been tried before.
                 context.waker().wake_by_ref();
                 failed.poll_write(context).map(Err)

@@ -40,7 +40,7 @@ type TunnelStream = MaybeHttpsStream<net::Stream>;
 pub(super) struct HostConnector {
     direct: Connector<Resolver>,
     proxies: HttpsConnector<Connector<Resolver>>,
-    egress: Arc<ProxyConfig>,
+    proxy_config: Arc<ProxyConfig>,
 }
 
 impl HostConnector {
@@ -48,14 +48,14 @@ impl HostConnector {
     pub(super) fn new(
         direct: Connector<Resolver>,
         proxies: HttpsConnector<Connector<Resolver>>,
-        egress: ProxyConfig,
+        proxy_config: ProxyConfig,
     ) -> Self {
-        Self { direct, proxies, egress: Arc::new(egress) }
+        Self { direct, proxies, proxy_config: Arc::new(proxy_config) }
     }
 
     /// The proxy on the way to a host.
     pub(super) fn proxy_to(&self, uri: &Uri) -> Option<Proxy> {
-        match self.egress.way_to(uri.authority()?, uri.scheme() != Some(&Scheme::HTTPS)) {
+        match self.proxy_config.route_to(uri.authority()?, uri.scheme() != Some(&Scheme::HTTPS)) {
             ProxyRoute::Through(proxy) => Some(proxy.clone()),
             ProxyRoute::Direct | ProxyRoute::NoProxy | ProxyRoute::Plaintext => None,
         }
@@ -80,7 +80,7 @@ impl Service<Uri> for HostConnector {
         Box::pin(async move {
             let tunnel = async {
                 let stream = connecting.await.map_err(|error| failure(&*error, CallStage::Connecting))?;
-                lead(stream, &proxy, &uri).await
+                connect_tunnel(stream, &proxy, &uri).await
             };
             // It names no cause, so that nobody takes what the proxy's own TLS failed of for upstream's.
             tunnel.await.map_err(|Attributed { words, fault }| {
@@ -96,7 +96,7 @@ fn failure(error: &(dyn std::error::Error + 'static), stage: CallStage) -> Attri
 }
 
 /// Asks a proxy to lead to a host, and gives the connection back once it does.
-async fn lead(mut stream: TunnelStream, proxy: &Proxy, to: &Uri) -> Result<TunnelStream, Attributed> {
+async fn connect_tunnel(mut stream: TunnelStream, proxy: &Proxy, to: &Uri) -> Result<TunnelStream, Attributed> {
     let because = |words: String, fault| Err(Attributed { words, fault });
     let mut io = TokioIo::new(&mut stream);
     let exchange = async {

@@ -162,7 +162,7 @@ impl Property {
             .collect();
         let may_be_beside = |another: &&&Call| {
             another.begun.caller != caller
-                && another.timer_sent + self.settings.patience <= sent
+                && another.timer_sent + self.settings.stale_if_slow <= sent
                 && self.is_listed_since(another, sent)
         };
         let is_relief = others.len() < CALLS && others.iter().all(|another| may_be_beside(&another));
@@ -320,7 +320,7 @@ impl Property {
         let CacheRequest { id, caller, key, .. } = done.request;
         let grant = self.settings.grant_ttl;
         let is_negative = matches!(status, 400 | 404 | 405);
-        let life = if is_negative { self.settings.error_ttl } else { Settings::DENIAL_TTL };
+        let life = if is_negative { self.settings.negative_ttl } else { Settings::DENIAL_TTL };
         let is_told = self.calls.iter().any(|call| {
             let Begun { caller: leader, key: its, is_plain, .. } = call.begun;
             let Some((landed, said)) = call.landed(at) else { return false };
@@ -368,12 +368,12 @@ impl Property {
         let mut excuses =
             self.calls.iter().filter(|call| call.has_failed(at.saturating_sub(Settings::LONGEST_PAUSE), at));
         let own_excuses = |call: &Call| (call.begun.caller, call.begun.key) == (caller, key);
-        let is_paused = done.detail() == Some("paused");
+        let is_backing_off = done.detail() == Some("backoff");
 
         // Who: proved, not denied since, and truly so. Only the caller's own call that has failed outside the gateway
         // extends a grant, and then for nothing that was asked for after its end.
         let mut own_failures = excuses.clone().filter(|call| own_excuses(call) && self.is_outside(call));
-        let is_excused = own_failures.any(|call| is_paused || call.has_failed(at, at));
+        let is_excused = own_failures.any(|call| is_backing_off || call.has_failed(at, at));
         let grant = self.settings.grant_ttl;
         let is_graced = is_excused && self.settings.serves_in_outage;
         let is_granted = self.is_proved(caller, scope, grant, at);
@@ -393,10 +393,10 @@ impl Property {
         let ttl = Settings::ttl(scope);
         let (is_right, more) = match done.detail() {
             Some("revalidating") => (done.is_hit(), self.settings.stale_while_revalidate),
-            Some("paused") => {
+            Some("backoff") => {
                 (done.is_hit() && excuses.any(|call| scope_of(call.begun.key) == scope), self.settings.stale())
             }
-            Some("patience") => (waited >= self.settings.patience, self.settings.stale()),
+            Some("stale-if-slow") => (waited >= self.settings.stale_if_slow, self.settings.stale()),
             _ if done.is_hit() => (true, 0),
             _ => (true, if has_failed { self.settings.stale() } else { 0 }),
         };

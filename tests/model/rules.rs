@@ -93,12 +93,12 @@ struct Mark {
 
 /// Upstream is not asked for what can be given stale.
 struct Backoff {
-    of: Paused,
+    of: FailedScope,
     until: Ms,
 }
 
 #[derive(PartialEq)]
-enum Paused {
+enum FailedScope {
     CacheKey(CacheKey),
     /// Those of a caller whose call for that slot has failed.
     Failed(CallerId, CacheKey),
@@ -158,7 +158,7 @@ struct Waiting {
     /// When its time is up; what is streamed has none.
     deadline: Option<Ms>,
     /// When it takes something stale instead, if it may.
-    patience: Option<Ms>,
+    stale_if_slow: Option<Ms>,
     /// Whether it wasn't to have any, when that time came.
     is_resigned: bool,
     elections: u32,
@@ -178,13 +178,13 @@ pub enum How {
     /// With what says that there is no such thing.
     Negative(i64),
     /// With what has been stale for so long, for upstream is not to be asked.
-    Paused(i64),
+    Backoff(i64),
     /// The same, for somebody else does ask.
     Revalidating(i64),
     /// With something stale in place of a failure.
     Stale,
     /// With something stale rather than have it wait on.
-    Patience,
+    StaleIfSlow,
     /// With a refusal that was remembered.
     Refused,
     /// With what its own call brought.
@@ -268,7 +268,7 @@ pub struct Rules {
     /// When something was changed last.
     invalidated: [Option<Ms>; SCOPES.len()],
     marks: Vec<Mark>,
-    pauses: Vec<Backoff>,
+    backoffs: Vec<Backoff>,
     flights: Vec<Flight>,
     next_flight: FlightId,
     calls: Vec<Call>,
@@ -293,7 +293,7 @@ impl Rules {
             private_operations: Vec::new(),
             invalidated: [None; SCOPES.len()],
             marks: Vec::new(),
-            pauses: Vec::new(),
+            backoffs: Vec::new(),
             flights: Vec::new(),
             next_flight: 0,
             calls: Vec::new(),
@@ -343,7 +343,7 @@ impl Rules {
 
     /// The moments to come at which something ends, in their order.
     pub fn moments(&self) -> Vec<Ms> {
-        let Settings { grant_ttl, stale_while_revalidate, stale_if_error, error_ttl, .. } = self.settings;
+        let Settings { grant_ttl, stale_while_revalidate, stale_if_error, negative_ttl, .. } = self.settings;
         let grants = self.grants.iter();
         let mut moments: Vec<Ms> = grants
             .flat_map(|grant| [grant.proved + grant_ttl, grant.proved + Settings::OUTAGE_GRACE])
@@ -352,12 +352,12 @@ impl Rules {
                 let end = entry.sent + Settings::ttl(scope_of(entry.slot.key));
                 [end, end + stale_while_revalidate, end + stale_if_error]
             }))
-            .chain(self.negatives.iter().map(|negative| negative.sent + error_ttl))
+            .chain(self.negatives.iter().map(|negative| negative.sent + negative_ttl))
             .chain(self.marks.iter().map(|mark| mark.until))
-            .chain(self.pauses.iter().map(|pause| pause.until))
+            .chain(self.backoffs.iter().map(|pause| pause.until))
             .chain(self.waiting.iter().filter_map(|request| request.deadline))
-            .chain(self.waiting.iter().filter_map(|request| request.patience))
-            .chain(self.calls.iter().map(|call| call.timer_sent + self.settings.patience))
+            .chain(self.waiting.iter().filter_map(|request| request.stale_if_slow))
+            .chain(self.calls.iter().map(|call| call.timer_sent + self.settings.stale_if_slow))
             .filter(|moment| *moment > self.now)
             .collect();
         moments.sort_unstable();
@@ -377,7 +377,7 @@ impl Rules {
             question,
             arrived,
             deadline,
-            patience: None,
+            stale_if_slow: None,
             is_resigned: false,
             elections: 0,
             has_repeated: false,
@@ -497,21 +497,21 @@ impl Rules {
 
     /// The next moment at which a request may begin a call, though nothing has happened to it.
     pub fn next_turn(&self) -> Option<Ms> {
-        let slow = self.calls.iter().map(|call| call.timer_sent + self.settings.patience);
-        let patience = self.waiting.iter().filter_map(|request| request.patience);
-        slow.chain(patience).filter(|moment| *moment > self.now).min()
+        let slow = self.calls.iter().map(|call| call.timer_sent + self.settings.stale_if_slow);
+        let stale_if_slow = self.waiting.iter().filter_map(|request| request.stale_if_slow);
+        slow.chain(stale_if_slow).filter(|moment| *moment > self.now).min()
     }
 
     /// Time passes, and with it that of those who wait. No further than to the next turn.
     pub fn pass(&mut self, to: Ms, seen: &[RequestId]) -> Result<Vec<Effect>, String> {
         let mut effects = Vec::new();
-        let end = |request: &Waiting| request.patience.unwrap_or(Ms::MAX).min(request.deadline.unwrap_or(Ms::MAX));
+        let end = |request: &Waiting| request.stale_if_slow.unwrap_or(Ms::MAX).min(request.deadline.unwrap_or(Ms::MAX));
         while let Some(next) = (0..self.waiting.len()).min_by_key(|&place| end(&self.waiting[place]))
             && end(&self.waiting[next]) <= to
         {
             let request = self.waiting.remove(next);
             self.now = end(&request);
-            let is_tired = request.patience == Some(self.now);
+            let is_tired = request.stale_if_slow == Some(self.now);
             effects.extend(if is_tired { self.tire(request) } else { Some(self.time_out(&request)) });
         }
         self.now = to;
@@ -527,7 +527,7 @@ impl Rules {
         for request in &mut self.waiting {
             request.arrived += by;
             request.deadline = request.deadline.map(|deadline| deadline + by);
-            request.patience = request.patience.map(|patience| patience + by);
+            request.stale_if_slow = request.stale_if_slow.map(|stale_if_slow| stale_if_slow + by);
         }
     }
 
@@ -557,9 +557,11 @@ impl Rules {
         self.negatives.retain(|negative| !selected(scope_of(negative.slot.key)));
         self.marks.retain(|mark| !selected(scope_of(mark.slot.key)));
         self.private.retain(|scope| !selected(*scope));
-        self.pauses.retain(|pause| match pause.of {
-            Paused::CacheKey(slot) | Paused::Failed(_, slot) => !selected(scope_of(slot.key)),
-            Paused::Caller((_, scope)) | Paused::Foul((_, scope)) | Paused::Scope(scope) => !selected(scope),
+        self.backoffs.retain(|pause| match pause.of {
+            FailedScope::CacheKey(slot) | FailedScope::Failed(_, slot) => !selected(scope_of(slot.key)),
+            FailedScope::Caller((_, scope)) | FailedScope::Foul((_, scope)) | FailedScope::Scope(scope) => {
+                !selected(scope)
+            }
         });
         self.flights.iter_mut().for_each(|flight| flight.is_open = false);
         self.calls.iter_mut().for_each(|call| call.was_purged = true);

@@ -121,15 +121,15 @@ impl Upstream for Script {
     fn ask<'a>(
         &'a self,
         key: &'a RequestKey,
-        errand: FetchContext,
+        context: FetchContext,
         _: &'a Account,
     ) -> PendingResponse<'a, UpstreamResponse> {
         let target = key.uri().unwrap().path_and_query().unwrap().to_string();
-        let id = number_of(&errand.request_id);
+        let id = number_of(&context.request_id);
         // A gateway before this one is named first, this one always.
-        let is_plain = !errand.via.to_str().unwrap().contains(',');
-        let asked = errand.validator.map(|validator| version(&validator));
-        let (caller, key, is_unsafe) = (caller(errand.credential.token().unwrap()), key_id(&target), false);
+        let is_plain = !context.via.to_str().unwrap().contains(',');
+        let asked = context.validator.map(|validator| version(&validator));
+        let (caller, key, is_unsafe) = (caller(context.credential.token().unwrap()), key_id(&target), false);
         let begun = Begun { id, caller, key, is_plain, is_unsafe, asked };
         let (landing, landed) = oneshot::channel();
         let mut inner = self.inner();

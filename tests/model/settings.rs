@@ -12,12 +12,12 @@ pub struct Settings {
     pub max_waiters: usize,
     pub stale_while_revalidate: Ms,
     pub stale_if_error: Ms,
-    pub error_ttl: Ms,
-    pub patience: Ms,
+    pub negative_ttl: Ms,
+    pub stale_if_slow: Ms,
 }
 
-/// What becomes of answers that have expired: `stale_while_revalidate`, `stale_if_error`, `error_ttl` and
-/// `patience`, in seconds. None without a refresh, one that is given longer than it is excused, patience that
+/// What becomes of answers that have expired: `stale_while_revalidate`, `stale_if_error`, `negative_ttl` and
+/// `stale-if-slow`, in seconds. None without a refresh, one that is given longer than it is excused, patience that
 /// runs out and patience longer than anyone waits.
 const LIVES: [[Ms; 4]; 6] =
     [[0, 300, 5, 40], [0, 300, 20, 3], [40, 300, 5, 3], [40, 300, 5, 40], [90, 20, 5, 3], [40, 300, 0, 10]];
@@ -52,7 +52,7 @@ impl Settings {
         for (max_flights, max_waiters) in [(4096, 65536), (4096, 65536), (2, 65536), (4096, 2)] {
             for grant_ttl in [20 * SECOND, 45 * SECOND, 90 * SECOND, 180 * SECOND] {
                 for serves_in_outage in [true, true, false] {
-                    for [stale_while_revalidate, stale_if_error, error_ttl, patience] in LIVES {
+                    for [stale_while_revalidate, stale_if_error, negative_ttl, stale_if_slow] in LIVES {
                         all.push(Self {
                             grant_ttl,
                             serves_in_outage,
@@ -60,8 +60,8 @@ impl Settings {
                             max_waiters,
                             stale_while_revalidate: stale_while_revalidate * SECOND,
                             stale_if_error: stale_if_error * SECOND,
-                            error_ttl: error_ttl * SECOND,
-                            patience: patience * SECOND,
+                            negative_ttl: negative_ttl * SECOND,
+                            stale_if_slow: stale_if_slow * SECOND,
                         });
                     }
                 }
@@ -76,7 +76,7 @@ impl Settings {
         let seconds = |ms: Ms| format!("\"{}s\"", ms / SECOND);
         format!(
             "[cache]\nttl = {}\nttl_jitter = \"0%\"\nstale_while_revalidate = {}\nstale_if_error = {}\n\
-             error_ttl = {}\npatience = {}\n\
+             negative_ttl = {}\nbackoff = {}\nstale_if_slow = {}\n\
              [grants]\ngrant_ttl = {}\ndenial_ttl = {}\noutage_grace = {}\non_outage = \"{}\"\n\
              [[operation]]\nname = \"ListProduct\"\nttl = {}\nsharing = \"caller\"\n\
              [upstream]\nanswer_timeout = {}\n\
@@ -84,8 +84,9 @@ impl Settings {
             seconds(Self::ttl(0)),
             seconds(self.stale_while_revalidate),
             seconds(self.stale_if_error),
-            seconds(self.error_ttl),
-            seconds(self.patience),
+            seconds(self.negative_ttl),
+            seconds(self.negative_ttl),
+            seconds(self.stale_if_slow),
             seconds(self.grant_ttl),
             seconds(Self::DENIAL_TTL),
             seconds(Self::OUTAGE_GRACE),

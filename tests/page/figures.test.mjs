@@ -90,8 +90,8 @@ class Metrics {
     }
 }
 
-const HITS = new Set(["hit", "revalidating", "paused", "negative"]);
-const OTHERS = new Set(["miss", "expired", "coalesced", "stale", "patience"]);
+const HITS = new Set(["hit", "revalidating", "backoff", "negative"]);
+const OTHERS = new Set(["miss", "expired", "coalesced", "stale", "stale-if-slow"]);
 const CALLS = new Set(["miss", "expired"]);
 const NO_OPERATIONS = new Set(["workspace", "appstream", "own", "none"]);
 
@@ -144,9 +144,9 @@ function expected(name, metrics) {
         [/^upstream\.\w+\.count$/, () => metrics.sum("upstream_duration_seconds_count", { service: rest[0] })],
         [/^upstream\.\w+\.seconds$/, () => metrics.sum("upstream_duration_seconds_sum", { service: rest[0] })],
         [/^misses\./, () => metrics.sum("misses_total", { reason: last })],
-        [/^unstored\./, () => metrics.sum("unstored_answers_total", { reason: last })],
+        [/^unstored\./, () => metrics.sum("unstored_responses_total", { reason: last })],
         [/^bypasses\./, () => metrics.sum("bypasses_total", { reason: last })],
-        [/^pauses\./, () => metrics.sum("pauses_total", { cause: last })],
+        [/^backoffs\./, () => metrics.sum("backoffs_total", { cause: last })],
         [/^version$/, () => [...metrics.values("build_info", "version")][0]],
     ];
     return rows.find(([what]) => what.test(name))?.[1]();

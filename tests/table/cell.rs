@@ -71,10 +71,10 @@ impl<'b> Place<'b> {
             Line::NoTls => no_tls().await,
         };
         let timeout = if behaviour.meaning == Meaning::Nothing(TIMEOUT) { SLOW } else { HANG }.as_millis();
-        let patience = if behaviour.meaning == Meaning::Late { "1ms" } else { "10m" };
+        let stale_if_slow = if behaviour.meaning == Meaning::Late { "1ms" } else { "10m" };
         let settings = format!(
             "[upstream]\nconnect_timeout = \"1s\"\nfirst_byte_timeout = \"1s\"\nanswer_timeout = \"{timeout}ms\"\n\
-             [cache]\npatience = \"{patience}\""
+             [cache]\nstale_if_slow = \"{stale_if_slow}\""
         );
         let config = config(&url, &url, &settings);
         Self { behaviour, state, raw, config, client, clocks }
@@ -209,7 +209,7 @@ pub(super) async fn run(
         Some((seconds, _)) => {
             stage.seconds_pass(seconds.saturating_sub(3));
             let still = stage.next(behaviour).await?;
-            if *seconds > 3 && !still.cache_status.ends_with("detail=paused") {
+            if *seconds > 3 && !still.cache_status.ends_with("detail=backoff") {
                 return Err(format!("no longer paused after {} s: {still}", seconds - 2));
             }
             stage.seconds_pass(2);

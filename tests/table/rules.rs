@@ -73,7 +73,7 @@ struct Memory {
     /// Whether answers can't be kept, in the slot that is shared and in the caller's own.
     marks: [Option<Mark>; 2],
     /// For how long upstream is left alone, likewise.
-    pauses: [Option<Backoff>; 2],
+    backoffs: [Option<Backoff>; 2],
 }
 
 #[derive(Clone, Copy)]
@@ -154,9 +154,9 @@ pub(super) fn expected(behaviour: &Behaviour, state: &State, wish: RequestDirect
     let mut memory = Memory::of(state);
     let now = memory.answer(&Upstream::New(behaviour), wish);
     memory.pass(1);
-    let pause = memory.pauses.into_iter().flatten().map(|pause| pause.left).max();
+    let pause = memory.backoffs.into_iter().flatten().map(|pause| pause.left).max();
     let then = memory.answer(&Upstream::Well, RequestDirectives::Nothing);
-    let later = then.cache_status.ends_with("detail=paused").then(|| {
+    let later = then.cache_status.ends_with("detail=backoff").then(|| {
         let left = pause.unwrap_or_default();
         memory.pass(left);
         (left + 1, memory.answer(&Upstream::Well, RequestDirectives::Nothing))
@@ -190,11 +190,11 @@ impl Memory {
             entry: state.age.map(|age| Entry::new(Body::Old, age, None, state.has_tag)),
             no: None,
             marks: [None; 2],
-            pauses: [None; 2],
+            backoffs: [None; 2],
         };
         match state.before {
             Before::Nothing => {}
-            Before::Failure => memory.pauses[0] = Some(Backoff { left: ERROR_TTL - 1, is_of_scope: false }),
+            Before::Failure => memory.backoffs[0] = Some(Backoff { left: ERROR_TTL - 1, is_of_scope: false }),
             Before::Negative => memory.no = before(404),
             Before::Denial => (memory.standing, memory.refusal) = (GrantState::Unknown, before(401)),
         }
@@ -207,7 +207,7 @@ impl Memory {
         }
         self.refusal = self.refusal.filter(|refusal| refusal.age < DENIAL_TTL);
         self.entry.iter_mut().for_each(|entry| entry.age += seconds);
-        for pause in &mut self.pauses {
+        for pause in &mut self.backoffs {
             *pause = pause.map(|pause| Backoff { left: pause.left.saturating_sub(seconds), ..pause });
             *pause = pause.filter(|pause| pause.left > 0);
         }
@@ -252,8 +252,8 @@ impl Memory {
         let takes_stale = wish.takes_stale() && self.no.is_none() && self.marks[place].is_none();
         let stale = usable.filter(|_| takes_stale && self.standing != GrantState::Unknown);
         // What is stale, while upstream is left alone; to a lapsed grant only after its own failure.
-        if let Some(entry) = stale.filter(|_| self.pauses[place].is_some()) {
-            return entry.hit("; detail=paused");
+        if let Some(entry) = stale.filter(|_| self.backoffs[place].is_some()) {
+            return entry.hit("; detail=backoff");
         }
         // What is stale, while it is asked for again, unless that must not be.
         if let Some(entry) = stale.filter(|entry| is_granted && entry.age < entry.ttl + entry.stale_while_revalidate) {
@@ -271,7 +271,7 @@ impl Memory {
         let was = self.standing;
         let (brought, calls) = self.call(upstream, wish);
         if let Some(entry) = stale.filter(|_| is_granted && is_late) {
-            return Answer { calls, ..entry.stale("; detail=patience") };
+            return Answer { calls, ..entry.stale("; detail=stale-if-slow") };
         }
         match brought {
             Brought::Answer(answer) => Answer { calls, ..answer },
@@ -388,12 +388,12 @@ impl Memory {
         self.entry = Some(entry);
         self.no = None;
         self.marks = [None; 2];
-        self.pauses = self.pauses.map(|pause| pause.filter(|pause| pause.is_of_scope));
+        self.backoffs = self.backoffs.map(|pause| pause.filter(|pause| pause.is_of_scope));
     }
 
     /// Without a grant, nothing stale is given that it could matter for, unless it has lapsed.
     fn pause(&mut self, place: usize, left: u64, is_of_scope: bool) {
-        self.pauses[place] = Some(Backoff { left, is_of_scope });
+        self.backoffs[place] = Some(Backoff { left, is_of_scope });
     }
 
     /// Passes the request on as it is.

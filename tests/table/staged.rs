@@ -113,14 +113,14 @@ impl Upstream for Staged {
     fn ask<'a>(
         &'a self,
         key: &'a RequestKey,
-        errand: FetchContext,
+        context: FetchContext,
         account: &'a Account,
     ) -> PendingResponse<'a, UpstreamResponse> {
         let said = self.says.lock().unwrap().clone();
         Box::pin(self.counted(async move {
             match said {
                 Some(answer) => Ok(UpstreamResponse::read(answer)),
-                None => Upstream::ask(&*self.client, key, errand, account).await,
+                None => Upstream::ask(&*self.client, key, context, account).await,
             }
         }))
     }

@@ -63,8 +63,8 @@ pub(super) const CELLS: &str = "
     then 200 next, fwd=stale; fwd-status=200; stored; detail=expired, age 0, 1 asked
 
 200 × old, paused × no wish
-    200 old, hit; ttl=-700; detail=paused, age 1000, 0 asked
-    then 200 old, hit; ttl=-701; detail=paused, age 1001, 0 asked
+    200 old, hit; ttl=-700; detail=backoff, age 1000, 0 asked
+    then 200 old, hit; ttl=-701; detail=backoff, age 1001, 0 asked
     after 4 s 200 next, fwd=stale; fwd-status=200; stored; detail=expired, age 0, 1 asked
 
 200 × old, paused × no-cache
@@ -157,7 +157,7 @@ Content-Length too short × gone × no wish
 
 304 × old × no wish
     200 old, fwd=stale; detail=broken, age 1000, 1 asked
-    then 200 old, hit; ttl=-701; detail=paused, age 1001, 0 asked
+    then 200 old, hit; ttl=-701; detail=backoff, age 1001, 0 asked
     after 5 s 200 next, fwd=stale; fwd-status=200; stored; detail=expired, age 0, 1 asked
 
 304 × nothing kept × no wish
@@ -166,7 +166,7 @@ Content-Length too short × gone × no wish
 
 304 of another ETag × old with ETag × no wish
     200 old, fwd=stale; detail=broken, age 1000, 1 asked
-    then 200 old, hit; ttl=-701; detail=paused, age 1001, 0 asked
+    then 200 old, hit; ttl=-701; detail=backoff, age 1001, 0 asked
     after 5 s 200 next, fwd=stale; fwd-status=200; stored; detail=expired, age 0, 1 asked
 
 400 × old × no wish
@@ -215,17 +215,17 @@ Content-Length too short × gone × no wish
 
 429 Retry-After: seconds × old × no wish
     200 old, fwd=stale; fwd-status=429; detail=status, age 1000, 1 asked
-    then 200 old, hit; ttl=-701; detail=paused, age 1001, 0 asked
+    then 200 old, hit; ttl=-701; detail=backoff, age 1001, 0 asked
     after 30 s 200 next, fwd=stale; fwd-status=200; stored; detail=expired, age 0, 1 asked
 
 429 Retry-After: date × stale × no wish
     200 old, hit; ttl=-100; detail=revalidating, age 400, 1 asked
-    then 200 old, hit; ttl=-101; detail=paused, age 401, 0 asked
+    then 200 old, hit; ttl=-101; detail=backoff, age 401, 0 asked
     after 30 s 200 old, hit; ttl=-130; detail=revalidating, age 430, 1 asked
 
 429 Retry-After: garbage × lapsed × no wish
     200 old, fwd=stale; fwd-status=429; detail=status, age 400, 1 asked
-    then 200 old, hit; ttl=-101; detail=paused, age 401, 0 asked
+    then 200 old, hit; ttl=-101; detail=backoff, age 401, 0 asked
     after 5 s 200 next, fwd=miss; fwd-status=200; stored; detail=proved, age 0, 1 asked
 
 429 Retry-After: seconds × gone × no wish
@@ -242,7 +242,7 @@ Content-Length too short × gone × no wish
 
 500 × stale × no wish
     200 old, hit; ttl=-100; detail=revalidating, age 400, 1 asked
-    then 200 old, hit; ttl=-101; detail=paused, age 401, 0 asked
+    then 200 old, hit; ttl=-101; detail=backoff, age 401, 0 asked
     after 5 s 200 old, hit; ttl=-105; detail=revalidating, age 405, 1 asked
 
 500 × old, negative × no-cache
@@ -251,17 +251,17 @@ Content-Length too short × gone × no wish
 
 502 × lapsed × no wish
     200 old, fwd=stale; fwd-status=502; detail=status, age 400, 1 asked
-    then 200 old, hit; ttl=-101; detail=paused, age 401, 0 asked
+    then 200 old, hit; ttl=-101; detail=backoff, age 401, 0 asked
     after 5 s 200 next, fwd=miss; fwd-status=200; stored; detail=proved, age 0, 1 asked
 
 503 × old × max-age=50
     200 old, fwd=stale; fwd-status=503; detail=status, age 1000, 1 asked
-    then 200 old, hit; ttl=-701; detail=paused, age 1001, 0 asked
+    then 200 old, hit; ttl=-701; detail=backoff, age 1001, 0 asked
     after 5 s 200 next, fwd=stale; fwd-status=200; stored; detail=expired, age 0, 1 asked
 
 503 Retry-After: an hour × stale × no wish
     200 old, hit; ttl=-100; detail=revalidating, age 400, 1 asked
-    then 200 old, hit; ttl=-101; detail=paused, age 401, 0 asked
+    then 200 old, hit; ttl=-101; detail=backoff, age 401, 0 asked
     after 60 s 200 old, hit; ttl=-160; detail=revalidating, age 460, 1 asked
 
 504 × gone × no wish
@@ -286,17 +286,17 @@ connection refused × nothing kept × no wish
 
 connection refused × old × no wish
     200 old, fwd=stale; detail=connect, age 1000, 1 asked
-    then 200 old, hit; ttl=-701; detail=paused, age 1001, 0 asked
+    then 200 old, hit; ttl=-701; detail=backoff, age 1001, 0 asked
     after 5 s 200 next, fwd=stale; fwd-status=200; stored; detail=expired, age 0, 1 asked
 
 name not resolved × stale × no wish
     200 old, hit; ttl=-100; detail=revalidating, age 400, 1 asked
-    then 200 old, hit; ttl=-101; detail=paused, age 401, 0 asked
+    then 200 old, hit; ttl=-101; detail=backoff, age 401, 0 asked
     after 5 s 200 old, hit; ttl=-105; detail=revalidating, age 405, 1 asked
 
 TLS fails × lapsed × no wish
     200 old, fwd=stale; detail=tls, age 400, 1 asked
-    then 200 old, hit; ttl=-101; detail=paused, age 401, 0 asked
+    then 200 old, hit; ttl=-101; detail=backoff, age 401, 0 asked
     after 5 s 200 next, fwd=miss; fwd-status=200; stored; detail=proved, age 0, 1 asked
 
 reset before the head × nothing kept × no wish
@@ -305,7 +305,7 @@ reset before the head × nothing kept × no wish
 
 reset before the head × old × no wish
     200 old, fwd=stale; detail=broken, age 1000, 2 asked
-    then 200 old, hit; ttl=-701; detail=paused, age 1001, 0 asked
+    then 200 old, hit; ttl=-701; detail=backoff, age 1001, 0 asked
     after 5 s 200 next, fwd=stale; fwd-status=200; stored; detail=expired, age 0, 1 asked
 
 reset before the head × stale × no-store
@@ -314,7 +314,7 @@ reset before the head × stale × no-store
 
 reset mid-body × old × no wish
     200 old, fwd=stale; detail=broken, age 1000, 1 asked
-    then 200 old, hit; ttl=-701; detail=paused, age 1001, 0 asked
+    then 200 old, hit; ttl=-701; detail=backoff, age 1001, 0 asked
     after 5 s 200 next, fwd=stale; fwd-status=200; stored; detail=expired, age 0, 1 asked
 
 reset mid-body × fresh × no-store
@@ -331,7 +331,7 @@ Content-Length too long × gone × no wish
 
 giant head × old × if-none-match
     304 empty, fwd=stale; detail=broken, age 1000, 1 asked
-    then 200 old, hit; ttl=-701; detail=paused, age 1001, 0 asked
+    then 200 old, hit; ttl=-701; detail=backoff, age 1001, 0 asked
     after 5 s 200 next, fwd=stale; fwd-status=200; stored; detail=expired, age 0, 1 asked
 
 garbage × stale × only-if-cached
@@ -340,12 +340,12 @@ garbage × stale × only-if-cached
 
 garbage × old × no wish
     200 old, fwd=stale; detail=broken, age 1000, 1 asked
-    then 200 old, hit; ttl=-701; detail=paused, age 1001, 0 asked
+    then 200 old, hit; ttl=-701; detail=backoff, age 1001, 0 asked
     after 5 s 200 next, fwd=stale; fwd-status=200; stored; detail=expired, age 0, 1 asked
 
 slow head × old × no wish
     200 old, fwd=stale; detail=first-byte, age 1000, 1 asked
-    then 200 old, hit; ttl=-701; detail=paused, age 1001, 0 asked
+    then 200 old, hit; ttl=-701; detail=backoff, age 1001, 0 asked
     after 5 s 200 next, fwd=stale; fwd-status=200; stored; detail=expired, age 0, 1 asked
 
 slow head × nothing kept × no wish
@@ -354,7 +354,7 @@ slow head × nothing kept × no wish
 
 slow body × lapsed × no wish
     200 old, fwd=stale; detail=timeout, age 400, 1 asked
-    then 200 old, hit; ttl=-101; detail=paused, age 401, 0 asked
+    then 200 old, hit; ttl=-101; detail=backoff, age 401, 0 asked
     after 5 s 200 next, fwd=miss; fwd-status=200; stored; detail=proved, age 0, 1 asked
 
 slow body × unproved, nothing kept × no wish
@@ -362,7 +362,7 @@ slow body × unproved, nothing kept × no wish
     then 200 next, fwd=miss; fwd-status=200; stored; detail=proved, age 0, 1 asked
 
 late 200 × old × no wish
-    200 old, fwd=stale; detail=patience, age 1000, 1 asked
+    200 old, fwd=stale; detail=stale-if-slow, age 1000, 1 asked
     then 200 new, hit; ttl=299, age 1, 0 asked
 
 late 200 × old × no-cache

@@ -165,7 +165,7 @@ function render(status) {
     tally(byId("unstored"), "unstored", counted(status.unstored));
     tally(byId("bypasses"), "bypasses", counted(status.bypasses));
     tally(byId("signatures"), "callers.signatures", counted(status.callers.signatures, "verified"));
-    tally(byId("pauses"), "pauses", status.pauses);
+    tally(byId("backoffs"), "backoffs", status.backoffs);
     showUpstream(status.upstream);
     showEvents(status.events);
     const { count: hits, sum: hitSeconds } = status.latency.hits;
@@ -313,7 +313,7 @@ byId("forget").addEventListener("click", () => {
 byId("pause").addEventListener("click", () => {
     state.isPaused = !state.isPaused;
     say(byId("pause"), state.isPaused ? "Resume" : "Pause");
-    announce(state.isPaused ? "Paused." : "Live again.");
+    announce(state.isPaused ? "Backoff." : "Live again.");
     resumeOrRest();
 });
 

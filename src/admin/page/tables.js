@@ -4,14 +4,14 @@
 const RESULTS = {
     hit: "from memory, fresh",
     revalidating: "from memory, stale: asked for again meanwhile",
-    paused: "from memory, stale: upstream has just failed, or is to be left alone",
+    backoff: "from memory, stale: upstream has just failed, or is to be left alone",
     negative: "from memory: upstream’s 400, 404 or 405 of just before",
     denied: "from memory: upstream’s refusal of just before",
     coalesced: "from the upstream call of another request",
     miss: "from upstream: nothing was stored, or this caller was not proved",
     expired: "from upstream: what was stored had expired, was invalidated, or wasn’t wanted",
     stale: "stale from memory: upstream was asked and has failed",
-    patience: "stale from memory: upstream was asked and is slow",
+    "stale-if-slow": "stale from memory: upstream was asked and is slow",
     bypass: "forwarded as it is, though it is an operation",
     "pass-through": "forwarded: none of the operations",
     refused: "refused by the gateway itself",
@@ -245,7 +245,7 @@ function updateUpstream(block, service) {
 
 const KINDS = {
     denial: "refused", "private-scope": "turned private", outage: "outage", recovery: "recovered", throttled: "throttled",
-    intruder: "not let in", "key-held": "key held",
+    "admin-denied": "not let in", "key-suspended": "key held",
     "memory-reached": "memory reached", "memory-free": "memory free", reload: "reloaded", "reload-refused": "reload refused", purge: "purged", mode: "mode",
     "log-level": "log level", stopping: "stopping",
 };

@@ -17,7 +17,7 @@ fn caller(number: u8) -> Caller {
 
 /// The result that a waiter is given.
 async fn result<T: Clone>(waiter: &mut Waiter<&'static str, T>) -> Option<T> {
-    waiter.result().await.map(|given| given.result)
+    waiter.result().await.map(|outcome| outcome.result)
 }
 
 /// What a future gives at once.
@@ -146,9 +146,9 @@ async fn a_flight_without_waiters_can_be_joined_and_is_begun_once() {
     let leader = flights.begin(&"key", caller(0)).unwrap();
     assert!(flights.begin(&"key", caller(0)).is_none());
     let (mut late, none) = flights.join(&"key", caller(0));
-    assert!(none.is_none() && !late.has_departed());
-    leader.depart();
-    assert!(late.has_departed());
+    assert!(none.is_none() && !late.is_sent());
+    leader.begin_call();
+    assert!(late.is_sent());
     let _second = flights.begin(&"second", caller(0));
     assert!(flights.begin(&"third", caller(0)).is_none(), "there is no room");
     leader.end(1, true);
@@ -185,8 +185,8 @@ async fn while_all_calls_are_slow_other_callers_make_up_to_two_more() {
     another.end("served", true);
     assert_eq!(result(&mut first).await, Some("served"));
     assert_eq!(result(&mut third).await, Some("served"));
-    let given = second.result().await.unwrap();
-    assert!(given.is_own && given.result == "served");
+    let outcome = second.result().await.unwrap();
+    assert!(outcome.is_own && outcome.result == "served");
     last.end("failed", false);
     leader.end("failed", false);
     let (mut late, new) = flights.join(&"key", caller(0));
@@ -224,8 +224,8 @@ async fn what_is_announced_releases_the_others_and_the_leader_waits_for_the_whol
     assert!(now(first.whole_result()).is_none());
     assert!(flights.join(&"key", caller(1)).1.is_some(), "nobody joins it any more");
     leader.end("whole", false);
-    assert_eq!(first.whole_result().await.map(|given| given.result), Some("whole"));
-    assert_eq!(waiter.whole_result().await.map(|given| given.result), Some("whole"));
+    assert_eq!(first.whole_result().await.map(|outcome| outcome.result), Some("whole"));
+    assert_eq!(waiter.whole_result().await.map(|outcome| outcome.result), Some("whole"));
 }
 
 #[tokio::test]

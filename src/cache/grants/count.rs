@@ -17,14 +17,14 @@ impl Grants {
 
     /// The same; `after_step` is told after each step how many grants were visited while the lock was held.
     pub(super) fn live_in_steps(&self, now: Instant, mut after_step: impl FnMut(usize)) -> usize {
-        let (mut live, mut remaining) = (0, self.books().grants.remaining());
+        let (mut live, mut remaining) = (0, self.tables().grants.remaining());
         loop {
             let mut visited = 0;
             let are_more = {
-                let books = self.books();
-                books.grants.visit_some(&mut remaining, COUNTED_AT_ONCE, |grantee, grant| {
+                let tables = self.tables();
+                tables.grants.visit_some(&mut remaining, COUNTED_AT_ONCE, |caller_scope, grant| {
                     visited += 1;
-                    live += usize::from(books.lives(grantee, grant, now));
+                    live += usize::from(tables.lives(caller_scope, grant, now));
                 })
             };
             after_step(visited);
@@ -39,8 +39,8 @@ impl Grants {
 
 impl GrantTables {
     /// Whether a grant lives at a moment, and has been neither ended nor suspended.
-    fn lives(&self, grantee: &CallerScope, grant: &Grant, now: Instant) -> bool {
-        let account = grantee.account();
+    fn lives(&self, caller_scope: &CallerScope, grant: &Grant, now: Instant) -> bool {
+        let account = caller_scope.account();
         now.saturating_duration_since(grant.proved) < self.terms.grant_ttl
             && self.accounts.peek(&account).is_some_and(|ended| grant.made > *ended)
             && !self.is_suspended(&account, grant.made)

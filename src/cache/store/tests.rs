@@ -32,8 +32,8 @@ impl Bench {
     }
 
     /// What a caller was answered, having asked in this second.
-    fn keep(&self, caller: &'static str, body: &'static str, second: u32, asked: Epoch) -> Kept {
-        self.keep_for(Audience::All, caller, body, second, asked).0
+    fn keep(&self, caller: &'static str, body: &'static str, second: u32, epoch: Epoch) -> Kept {
+        self.keep_for(Audience::All, caller, body, second, epoch).0
     }
 
     /// The same, for those that upstream says it is for.
@@ -43,7 +43,7 @@ impl Bench {
         caller: &'static str,
         body: &'static str,
         second: u32,
-        asked: Epoch,
+        epoch: Epoch,
     ) -> (Kept, Option<PrivateExtent>) {
         let sent = self.begun + second * SECOND;
         let lifetime = Lifetime { ttl: 60 * SECOND, ..Lifetime::default() };
@@ -51,7 +51,7 @@ impl Bench {
         let draft = Draft::new(&Response::new(Bytes::from_static(body.as_bytes())), life, None);
         let digest = *blake3::hash(body.as_bytes()).as_bytes();
         let view = Observation { digest, caller: Self::caller(caller), sent, received: sent };
-        self.store.keep(&self.key, draft, audience, view, asked)
+        self.store.keep(&self.key, draft, audience, view, epoch)
     }
 
     fn purge(&self, selection: &PurgeSelection) -> usize {
@@ -59,19 +59,19 @@ impl Bench {
     }
 
     /// What another process was answered, which had asked in this second.
-    fn keep_copy(&self, body: &'static str, second: u32, asked: Epoch) -> bool {
+    fn keep_copy(&self, body: &'static str, second: u32, epoch: Epoch) -> bool {
         let lifetime = Lifetime { ttl: 60 * SECOND, ..Lifetime::default() };
         let life = Life { sent: self.begun + second * SECOND, initial_age: Duration::ZERO, lifetime };
         self.store.keep_copy(
             &self.key,
             Draft::new(&Response::new(Bytes::from_static(body.as_bytes())), life, None),
-            asked,
+            epoch,
         )
     }
 
     fn get(&self, caller: &'static str) -> Option<Bytes> {
-        let slot = self.store.slot(&self.key, Self::caller(caller));
-        self.store.get(&slot).map(|entry| entry.body().clone())
+        let cache_key = self.store.cache_key(&self.key, Self::caller(caller));
+        self.store.get(&cache_key).map(|entry| entry.body().clone())
     }
 }
 
@@ -101,7 +101,7 @@ fn newer_means_sent_later() {
 fn a_scope_that_has_tripped_is_private_until_purged() {
     let bench = Bench::new();
     let epoch = bench.store.epoch();
-    let shared = bench.store.slot(&bench.key, Bench::caller("a"));
+    let shared = bench.store.cache_key(&bench.key, Bench::caller("a"));
     for (second, caller, body) in [(1, "a", "one"), (2, "b", "two"), (3, "a", "one")] {
         assert_eq!(bench.keep(caller, body, second, epoch), Kept::Stored);
     }
@@ -143,22 +143,22 @@ fn an_answer_that_varies_on_the_credential_makes_its_operation_private_however_l
 fn what_was_sent_before_an_invalidation_is_neither_given_nor_kept_and_can_be_asked_about() {
     let bench = Bench::new();
     let epoch = bench.store.epoch();
-    let slot = bench.store.slot(&bench.key, Bench::caller("a"));
+    let cache_key = bench.store.cache_key(&bench.key, Bench::caller("a"));
     bench.keep("a", "old", 1, epoch);
     let at = bench.begun + 2 * SECOND;
     bench.store.invalidate(bench.key.scope(), at);
     assert_eq!(bench.get("a"), None);
-    assert_eq!(bench.store.get_to_confirm(&slot).unwrap().body(), "old");
+    assert_eq!(bench.store.get_to_confirm(&cache_key).unwrap().body(), "old");
     assert_eq!(bench.keep("a", "on its way", 2, epoch), Kept::Invalidated);
     let no = |second: u32| {
         let life =
             Life { sent: bench.begun + second * SECOND, initial_age: Duration::ZERO, lifetime: Lifetime::default() };
-        bench.store.keep_negative(&slot, Entry::new(&Response::new(Bytes::new()), life, None), epoch)
+        bench.store.keep_negative(&cache_key, Entry::new(&Response::new(Bytes::new()), life, None), epoch)
     };
     assert_eq!(no(2), Kept::Invalidated);
-    assert!(!bench.store.may_share(&slot, epoch, at) && bench.store.may_share(&slot, epoch, at + SECOND));
+    assert!(!bench.store.may_share(&cache_key, epoch, at) && bench.store.may_share(&cache_key, epoch, at + SECOND));
     assert_eq!(no(3), Kept::Stored);
-    assert!(bench.store.negative(&slot).is_some());
+    assert!(bench.store.negative(&cache_key).is_some());
     assert_eq!(bench.keep("a", "new", 4, epoch), Kept::Stored);
     assert_eq!((bench.get("a").unwrap(), bench.store.epoch()), ("new".into(), epoch));
 }
@@ -177,20 +177,20 @@ fn what_reserves_headers_for_one_caller_is_never_shared() {
     assert_eq!((keep(1), bench.get("a")), (Kept::Purged, None));
     bench.keep_for(Audience::Caller, "b", "own", 2, bench.store.epoch());
     assert_eq!(keep(3), Kept::Stored);
-    let kept = bench.store.get(&bench.store.slot(&bench.key, Bench::caller("a"))).unwrap();
+    let kept = bench.store.get(&bench.store.cache_key(&bench.key, Bench::caller("a"))).unwrap();
     assert!(kept.head().contains_key("x-another") && !kept.head().contains_key("x-own"));
 }
 
 #[test]
 fn what_cannot_be_kept_is_remembered_for_a_while() {
     let bench = Bench::new();
-    let slot = bench.store.slot(&bench.key, Bench::caller("a"));
-    bench.store.mark_uncacheable(slot.clone(), Unstorable::Vary, bench.begun);
-    let after = |second| bench.store.uncacheable(&slot, Bench::caller("a"), bench.begun + second * SECOND);
+    let cache_key = bench.store.cache_key(&bench.key, Bench::caller("a"));
+    bench.store.mark_uncacheable(cache_key.clone(), Unstorable::Vary, bench.begun);
+    let after = |second| bench.store.uncacheable(&cache_key, Bench::caller("a"), bench.begun + second * SECOND);
     assert_eq!((after(59), after(60)), (Some(Unstorable::Vary), None));
-    bench.store.unmark(&slot);
+    bench.store.unmark(&cache_key);
     assert_eq!(after(0), None);
-    bench.store.mark_uncacheable(slot.clone(), Unstorable::Vary, bench.begun);
+    bench.store.mark_uncacheable(cache_key.clone(), Unstorable::Vary, bench.begun);
     bench.purge(&PurgeSelection::default());
     assert_eq!(after(0), None);
 }
@@ -198,7 +198,7 @@ fn what_cannot_be_kept_is_remembered_for_a_while() {
 #[test]
 fn a_mark_of_one_caller_is_no_other_callers() {
     let bench = Bench::new();
-    let shared = bench.store.slot(&bench.key, Bench::caller("a"));
+    let shared = bench.store.cache_key(&bench.key, Bench::caller("a"));
     bench.store.mark_uncacheable(shared.of(Bench::caller("a")), Unstorable::Vary, bench.begun);
     let met_by = |caller| bench.store.uncacheable(&shared, Bench::caller(caller), bench.begun);
     assert_eq!((met_by("a"), met_by("b")), (Some(Unstorable::Vary), None));
@@ -207,23 +207,23 @@ fn a_mark_of_one_caller_is_no_other_callers() {
 #[test]
 fn a_copy_is_kept_only_if_it_is_news_and_may_be_shared() {
     let bench = Bench::new();
-    let asked = bench.store.epoch();
-    assert!(bench.keep_copy("first", 1, asked));
+    let epoch = bench.store.epoch();
+    assert!(bench.keep_copy("first", 1, epoch));
     assert_eq!(bench.get("a"), Some(Bytes::from_static(b"first")));
-    assert!(!bench.keep_copy("the same moment", 1, asked));
-    assert_eq!(bench.keep("a", "second", 2, asked), Kept::Stored);
-    assert!(!bench.keep_copy("older", 1, asked));
+    assert!(!bench.keep_copy("the same moment", 1, epoch));
+    assert_eq!(bench.keep("a", "second", 2, epoch), Kept::Stored);
+    assert!(!bench.keep_copy("older", 1, epoch));
     bench.store.invalidate(bench.key.scope(), bench.begun + 5 * SECOND);
-    assert!(!bench.keep_copy("before the invalidation", 5, asked));
-    assert!(bench.keep_copy("after it", 6, asked));
+    assert!(!bench.keep_copy("before the invalidation", 5, epoch));
+    assert!(bench.keep_copy("after it", 6, epoch));
     // It is no view: another caller's other answer says nothing.
-    assert_eq!(bench.keep("b", "later", 7, asked), Kept::Stored);
+    assert_eq!(bench.keep("b", "later", 7, epoch), Kept::Stored);
     assert_eq!(bench.get("a"), Some(Bytes::from_static(b"later")));
     bench.store.purge(&PurgeSelection::default(), bench.begun + 8 * SECOND);
-    assert!(!bench.keep_copy("asked for before the purge", 9, asked));
-    let asked = bench.store.epoch();
-    assert!(!bench.keep_copy("from before the purge", 8, asked));
-    assert!(bench.keep_copy("from after it", 9, asked));
+    assert!(!bench.keep_copy("asked for before the purge", 9, epoch));
+    let epoch = bench.store.epoch();
+    assert!(!bench.keep_copy("from before the purge", 8, epoch));
+    assert!(bench.keep_copy("from after it", 9, epoch));
     bench.store.make_private(bench.key.scope()).unwrap();
-    assert!(!bench.keep_copy("shared elsewhere", 10, asked));
+    assert!(!bench.keep_copy("shared elsewhere", 10, epoch));
 }

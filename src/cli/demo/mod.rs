@@ -91,7 +91,7 @@ fn config(simulator: &Simulator, mode: Mode, key: &IssuedKey) -> Result<Config, 
             given(&["listen", "proxy"], "127.0.0.1:0"),
             given(&["listen", "metrics"], "127.0.0.1:0"),
             given(&["listen", "admin"], "127.0.0.1:0"),
-            given(&["mode"], mode.as_str()),
+            given(&["mode"], mode.into_str()),
         ],
     )?)
 }
@@ -258,9 +258,9 @@ fn reply(response: &Response<Bytes>) -> Reply {
     let status = said("cache-status");
     let from = if status.contains("detail=revalidating") {
         "memory, stale: asked for again"
-    } else if status.contains("detail=paused") {
+    } else if status.contains("detail=backoff") {
         "memory, stale: has failed just now"
-    } else if status.contains("detail=patience") {
+    } else if status.contains("detail=stale-if-slow") {
         "memory, stale: upstream is slow"
     } else if status.contains("fwd=stale") && response.headers().get("age").is_some_and(|age| age != "0") {
         "memory, stale: upstream has failed"

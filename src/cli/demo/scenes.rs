@@ -11,8 +11,9 @@ pub(super) const STAMPEDE: usize = 200;
 pub(super) const SETTINGS: &str = r#"
 [cache]
 ttl_jitter = "0%"
-error_ttl = "1s"
-patience = "400ms"
+negative_ttl = "1s"
+backoff = "1s"
+stale_if_slow = "400ms"
 
 [[operation]]
 name = "ListSharerProducts"

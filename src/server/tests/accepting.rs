@@ -47,15 +47,15 @@ impl Listening {
         let (exit, wanted) = watch::channel(false);
         let terms = ConnectionTimeouts { head: Duration::from_secs(100), ..TERMS };
         let bounds =
-            ServeLimits { terms, buffer: 64 * 1024, half_close: Duration::ZERO, drain_timeout: Duration::ZERO };
+            ServeLimits { terms, buffer: 64 * 1024, half_close: Duration::ZERO, shutdown_timeout: Duration::ZERO };
         let (bounds, in_force) = watch::channel(bounds);
-        let (tls, spoken) = watch::channel(None);
+        let (_tls, tls) = watch::channel(None);
         let (metrics, clock) = (Metrics::new().unwrap(), ManualClock::default());
         let (budget, observed) = (Budget::new(1 << 24), (&*metrics, Clock::Manual(clock.clone())));
         let accepting = Accepting::for_clients(
             ShutdownControl::new(wanted, false),
             in_force,
-            spoken,
+            tls,
             most,
             Arc::clone(&budget),
             observed,
@@ -83,7 +83,7 @@ impl Listening {
             };
             Handler { answer, fast_path: None, account, half_close: Arc::default() }
         }));
-        let (_unfinished, _exit, _bounds, _tls) = (senders, exit, bounds, tls);
+        let (_unfinished, _exit, _bounds) = (senders, exit, bounds);
         Self { address, metrics, clock, serving, registry, _unfinished, _exit, _bounds, _tls }
     }
 

@@ -69,7 +69,7 @@ impl Knowing {
         let connection = Arc::new(self.gateway.connection(([127, 0, 0, 1], 8080).into(), [127, 0, 0, 1].into()));
         let gateway = Arc::clone(&self.gateway);
         let exit = ShutdownControl::new(watch::channel(false).1, false);
-        let fast_path = WireFastPath::new(&self.gateway, &connection, exit.leaving());
+        let fast_path = WireFastPath::new(&self.gateway, &connection, exit.shutdown());
         Served::by(exit, tls, Some(Box::new(fast_path)), move |request| {
             let (gateway, connection) = (Arc::clone(&gateway), Arc::clone(&connection));
             async move { gateway.handle(request, &connection).await }
@@ -170,7 +170,7 @@ async fn a_head_after_the_fast_path_has_as_long_as_any_other() {
     served.write("GET").await;
     sleep(Duration::from_secs(6)).await;
     served.write(" /v2").await;
-    assert_eq!(served.ended().await, (30, vec![("head-timeout", 1)]));
+    assert_eq!(served.ended().await, (30, vec![("header-timeout", 1)]));
 }
 
 #[tokio::test(start_paused = true)]

@@ -64,5 +64,5 @@ async fn each_head_has_its_own_time_though_the_next_one_has_begun() {
         to.write_all(&heads[from..from + length]).await.expect("the connection goes on");
     }
     sleep(TERMS.head).await;
-    assert_eq!(served.ended().await.1, [("head-timeout", 1)]);
+    assert_eq!(served.ended().await.1, [("header-timeout", 1)]);
 }

@@ -20,7 +20,7 @@ async fn http2_does_not_wait_for_ever_for_a_client_to_go() {
     let mut served = Served::new();
     // Preface and empty settings, and nothing after that, whatever comes.
     served.write("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\u{4}\0\0\0\0\0").await;
-    assert_eq!(served.ended().await, (80, vec![("keepalive-timeout", 1), ("farewell", 1)]));
+    assert_eq!(served.ended().await, (80, vec![("keepalive-timeout", 1), ("shutdown-timeout", 1)]));
 }
 
 #[tokio::test(start_paused = true)]
@@ -32,7 +32,7 @@ async fn http2_waits_for_a_head_as_http1_does() {
     served.write("\0\0\u{1}\u{1}\0\0\0\0\u{1}\x02").await;
     sleep(Duration::from_secs(6)).await;
     served.write("\0\0\u{1}").await;
-    assert_eq!(served.ended().await, (30, vec![("head-timeout", 1)]));
+    assert_eq!(served.ended().await, (30, vec![("header-timeout", 1)]));
 }
 
 #[tokio::test(start_paused = true)]

@@ -101,7 +101,7 @@ async fn what_a_client_of_http2_was_about_to_ask_is_answered() {
     }
     assert_eq!(heard.windows(17).filter(|part| part == goaway).count(), 0, "it is said once");
     served.exit.drain();
-    assert_eq!(served.ended().await.1, [("farewell", 1)]);
+    assert_eq!(served.ended().await.1, [("shutdown-timeout", 1)]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -129,19 +129,19 @@ async fn http2_is_told_between_its_answers_and_not_before() {
 /// and if it never is.
 async fn closed(is_inherited: bool, limit: Duration) -> (Duration, Option<Duration>, Duration) {
     let exit = ShutdownControl::new(watch::channel(false).1, is_inherited);
-    let (mut drain, mut leaving) = (exit.draining(), exit.leaving());
+    let (mut drain, mut shutdown) = (exit.draining(), exit.shutdown());
     let began = Clock::System.timer_now();
     let drained = tokio::spawn(async move {
         drain.wait_for(|&drain| drain).await.ok()?;
         Some(Clock::System.timer_now() - began)
     });
     let insisted = tokio::spawn(async move {
-        leaving.insists().await;
+        shutdown.insists().await;
         Clock::System.timer_now() - began
     });
     assert!(!exit.close(pending::<()>, limit).await);
     let took = Clock::System.timer_now() - began;
-    assert!(exit.leaving().is_begun());
+    assert!(exit.shutdown().is_begun());
     drop(exit);
     (took, drained.await.unwrap(), insisted.await.unwrap())
 }
@@ -178,7 +178,7 @@ async fn who_has_begun_to_ask_when_it_is_time_to_go_is_answered() {
     sleep(Duration::from_secs(1)).await;
     served.exit.drain();
     // It has as long as any head, and no longer.
-    assert_eq!(served.ended().await, (10, vec![("head-timeout", 1)]));
+    assert_eq!(served.ended().await, (10, vec![("header-timeout", 1)]));
 }
 
 #[tokio::test(start_paused = true)]

@@ -32,7 +32,7 @@ fn tls(name: &str) -> (Option<Tls>, TlsConnector) {
     let config = Config::from_layers("test.toml", &settings, &[]).unwrap();
     let address = SocketAddr::from(([127, 0, 0, 1], 1));
     let gauge = IntGauge::new("end", "A test.").unwrap();
-    let [tls, _] = TlsState::new(&config.settings.listen, address, address, gauge).unwrap().spoken();
+    let [tls, _] = TlsState::new(&config.settings.listen, address, address, gauge).unwrap().tls();
     std::fs::remove_dir_all(folder).unwrap();
 
     let mut roots = RootCertStore::empty();
@@ -65,7 +65,7 @@ async fn a_handshake_has_as_long_as_a_head() {
         let mut served = Served::new_in(tls.clone());
         sleep(Duration::from_secs(4)).await;
         served.write(begun).await;
-        assert_eq!(served.ended().await, (10, vec![("head-timeout", 1)]), "{begun:?}");
+        assert_eq!(served.ended().await, (10, vec![("header-timeout", 1)]), "{begun:?}");
     }
     // They agree, and then nothing more comes, or not all of it.
     for head in ["", "GET / HT"] {
@@ -75,7 +75,7 @@ async fn a_handshake_has_as_long_as_a_head() {
         sleep(Duration::from_secs(4)).await;
         client.write_all(head.as_bytes()).await.unwrap();
         client.flush().await.unwrap();
-        assert_eq!(served.ended().await, (10, vec![("head-timeout", 1)]), "{head:?}");
+        assert_eq!(served.ended().await, (10, vec![("header-timeout", 1)]), "{head:?}");
     }
 }
 
@@ -113,7 +113,7 @@ async fn plain_http_is_answered_and_then_not_waited_for_for_ever() {
             drop(served.client.take());
             assert_eq!(served.ended().await, (0, vec![("handshake", 1)]));
         } else {
-            assert_eq!(served.ended().await, (10, vec![("head-timeout", 1)]));
+            assert_eq!(served.ended().await, (10, vec![("header-timeout", 1)]));
         }
     }
 }

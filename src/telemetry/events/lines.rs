@@ -27,7 +27,7 @@ pub(super) struct EventLine {
 macro_rules! write_line {
     ($level:ident, $line:expr) => {
         tracing::$level!(
-            event = $line.event.as_str(),
+            event = $line.event.into_str(),
             service = $line.service.map(Service::as_str),
             operation = $line.operation.as_deref(),
             project = $line.project,

@@ -27,9 +27,9 @@ impl Bench {
         lines.into_iter().map(told).collect()
     }
 
-    fn note(&mut self, happening: NewEvent<'_>) -> Vec<(String, u64, Option<u64>)> {
+    fn note(&mut self, new_event: NewEvent<'_>) -> Vec<(String, u64, Option<u64>)> {
         let clock = Clock::Manual(self.clock.clone());
-        Self::lines(self.state.note(happening, clock.date(), clock.now()))
+        Self::lines(self.state.note(new_event, clock.date(), clock.now()))
     }
 
     fn denied(&mut self, what: &str) -> Vec<(String, u64, Option<u64>)> {
@@ -64,8 +64,7 @@ fn what_happens_again_is_counted_and_comes_first() {
     for (second, event) in [(1, Event::Denial), (2, Event::Purge), (3, Event::Denial)] {
         events.note(NewEvent::new(event, "it"), at(second), Clock::System.now());
     }
-    let told: Vec<_> =
-        events.recent().iter().map(|noted| (noted.event, noted.count, noted.first, noted.last)).collect();
+    let told: Vec<_> = events.recent().iter().map(|row| (row.event, row.count, row.first, row.last)).collect();
     assert_eq!(told, [(Event::Denial, 2, at(1), at(3)), (Event::Purge, 1, at(2), at(2))]);
 }
 

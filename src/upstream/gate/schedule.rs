@@ -23,6 +23,8 @@
 
 use std::collections::{BTreeSet, HashMap};
 
+use strum::VariantArray;
+
 use super::fair_queue::FairQueue;
 use super::{Class, GateClient, GateLimits, GateUsage, Party, Ticket};
 
@@ -36,7 +38,7 @@ pub(super) struct Schedule {
     calls: HashMap<Ticket, QueuedCall>,
     /// Of each caller with calls: rule 1.
     callers: HashMap<Party, OneCaller>,
-    queues: [ClassQueue; Class::ALL.len()],
+    queues: [ClassQueue; Class::VARIANTS.len()],
     /// How many slots each party holds, if any.
     held: HashMap<Party, usize>,
     /// The parties that hold half of all slots or more.
@@ -135,7 +137,7 @@ impl Schedule {
         let (client, class) = (call.client, call.class);
         self.queues[class as usize].queue.grant(&client.path(class), ticket);
         self.queues[class as usize].passed_over = 0;
-        for lower in Class::ALL.into_iter().filter(|lower| *lower > class) {
+        for lower in Class::VARIANTS.iter().copied().filter(|lower| *lower > class) {
             let lower = &mut self.queues[lower as usize];
             if lower.queue.waiting() > 0 {
                 lower.passed_over = lower.passed_over.saturating_add(1);
@@ -150,7 +152,7 @@ impl Schedule {
     /// quarter and others wait, so that the slot must be released.
     pub(super) fn give_way(&mut self, ticket: Ticket) -> bool {
         let room = self.has_room_for_half_closed();
-        let of_others = Class::ALL.into_iter().filter(|class| *class != Class::HalfClosed);
+        let of_others = Class::VARIANTS.iter().copied().filter(|class| *class != Class::HalfClosed);
         let is_wanted = of_others.into_iter().any(|class| self.queues[class as usize].queue.waiting() > 0);
         let Some(call) = self.calls.get_mut(&ticket) else { return true };
         if call.class == Class::HalfClosed || call.state != CallState::UnderWay {
@@ -214,14 +216,14 @@ impl Schedule {
             return Some(ticket);
         }
         let of = |class: Class, except: &[Party]| self.queues[class as usize].queue.first(except);
-        let growing = || Class::ALL.into_iter().filter(|class| self.may_grow(*class));
+        let growing = || Class::VARIANTS.iter().copied().filter(|class| self.may_grow(*class));
         growing().find_map(|class| of(class, &self.heavy)).or_else(|| growing().find_map(|class| of(class, &[])))
     }
 
     /// Whether a class may hold one more slot (rule 2).
     fn may_grow(&self, class: Class) -> bool {
         let held = |class: Class| self.queues[class as usize].queue.held();
-        let higher: usize = Class::ALL.into_iter().filter(|higher| *higher < class).map(held).sum();
+        let higher: usize = Class::VARIANTS.iter().copied().filter(|higher| *higher < class).map(held).sum();
         let has_room = class != Class::HalfClosed || self.has_room_for_half_closed();
         has_room && (class == Class::Proved || held(class) < self.bounds.calls.saturating_sub(higher).div_ceil(2))
     }

@@ -5,6 +5,7 @@ use std::task::Waker;
 
 use http::HeaderValue;
 use proptest::prelude::*;
+use strum::VariantArray;
 
 use super::*;
 use crate::request::caller::Callers;
@@ -21,9 +22,8 @@ fn gate(calls: usize, per_caller: usize) -> Gate {
 }
 
 fn usage(gate: &Gate, service: Service) -> GateUsage {
-    Class::ALL.into_iter().map(|class| gate.usage(service, class)).fold(GateUsage::default(), |all, usage| GateUsage {
-        under_way: all.under_way + usage.under_way,
-        queued: all.queued + usage.queued,
+    Class::VARIANTS.iter().copied().map(|class| gate.usage(service, class)).fold(GateUsage::default(), |all, usage| {
+        GateUsage { under_way: all.under_way + usage.under_way, queued: all.queued + usage.queued }
     })
 }
 
@@ -100,7 +100,7 @@ proptest! {
         let (mut waiting, mut through_gate): (Vec<Entering<'_>>, Vec<Permit>) = (Vec::new(), Vec::new());
         for (number, what, index) in steps {
             match what {
-                0 => match come(&gate, client(number), Class::ALL[number as usize % 3]) {
+                0 => match come(&gate, client(number), Class::VARIANTS[number as usize % 3]) {
                     Ok(permit) => through_gate.push(permit),
                     Err(entering) => waiting.push(entering),
                 },

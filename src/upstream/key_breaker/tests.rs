@@ -8,23 +8,23 @@ use crate::clock::ManualClock;
 use crate::signing::Projects;
 
 struct Bench {
-    probation: Arc<KeyBreaker>,
+    key_breaker: Arc<KeyBreaker>,
     clock: ManualClock,
 }
 
 impl Bench {
     fn new() -> Self {
         let clock = ManualClock::default();
-        Self { probation: KeyBreaker::new(Clock::Manual(clock.clone())), clock }
+        Self { key_breaker: KeyBreaker::new(Clock::Manual(clock.clone())), clock }
     }
 
     fn holds(&self, key: &AccessKey) -> bool {
-        self.probation.holds(key, Service::Workspace)
+        self.key_breaker.holds(key, Service::Workspace)
     }
 
     /// What becomes of one more call now: let through, held, or to wait.
     fn call(&self, key: &AccessKey) -> Option<Result<KeyPermit, Suspended>> {
-        let mut entering = poll_once(self.probation.enter(key, Service::Workspace));
+        let mut entering = poll_once(self.key_breaker.enter(key, Service::Workspace));
         entering()
     }
 }
@@ -45,30 +45,30 @@ fn key(secret: &str) -> AccessKey {
 #[test]
 fn no_more_are_under_way_than_may_fail_and_then_the_key_is_held() {
     let (bench, wrong) = (Bench::new(), key("wrong"));
-    let leaves: Vec<_> = (0..3).map(|_| bench.call(&wrong).unwrap().unwrap()).collect();
+    let key_permits: Vec<_> = (0..3).map(|_| bench.call(&wrong).unwrap().unwrap()).collect();
     assert!(bench.call(&wrong).is_none(), "the fourth waits");
-    for leave in leaves {
+    for key_permit in key_permits {
         assert!(!bench.holds(&wrong));
-        leave.ended(SignatureOutcome::Refused);
+        key_permit.ended(SignatureOutcome::Refused);
     }
     assert!(bench.holds(&wrong) && bench.call(&wrong).unwrap().is_err());
-    bench.clock.advance(HOLD - Duration::from_millis(1));
+    bench.clock.advance(SUSPENSION - Duration::from_millis(1));
     assert!(bench.call(&wrong).unwrap().is_err());
     // Then one tries it, and the others wait for how that ends.
     bench.clock.advance(Duration::from_millis(1));
-    let leave = bench.call(&wrong).unwrap().unwrap();
+    let key_permit = bench.call(&wrong).unwrap().unwrap();
     assert!(bench.call(&wrong).is_none());
-    leave.ended(SignatureOutcome::Refused);
+    key_permit.ended(SignatureOutcome::Refused);
     assert!(bench.call(&wrong).unwrap().is_err());
-    bench.clock.advance(HOLD);
+    bench.clock.advance(SUSPENSION);
     bench.call(&wrong).unwrap().unwrap().ended(SignatureOutcome::Refused);
     // The next one would lock it.
-    bench.clock.advance(HOLD * 1_000);
+    bench.clock.advance(SUSPENSION * 1_000);
     assert!(bench.call(&wrong).unwrap().is_err());
-    bench.probation.try_again();
-    let leave = bench.call(&wrong).unwrap().unwrap();
+    bench.key_breaker.try_again();
+    let key_permit = bench.call(&wrong).unwrap().unwrap();
     assert!(bench.call(&wrong).is_none());
-    leave.ended(SignatureOutcome::Accepted);
+    key_permit.ended(SignatureOutcome::Accepted);
     let free: Vec<_> = (0..100).map(|_| bench.call(&wrong).unwrap().unwrap()).collect();
     assert_eq!(free.len(), 100);
 }
@@ -76,10 +76,10 @@ fn no_more_are_under_way_than_may_fail_and_then_the_key_is_held() {
 #[test]
 fn who_waits_goes_on_when_one_is_accepted() {
     let (bench, good) = (Bench::new(), key("good"));
-    let mut leaves: Vec<_> = (0..3).map(|_| bench.call(&good).unwrap().unwrap()).collect();
-    let mut waiting = poll_once(bench.probation.enter(&good, Service::AppStream));
+    let mut key_permits: Vec<_> = (0..3).map(|_| bench.call(&good).unwrap().unwrap()).collect();
+    let mut waiting = poll_once(bench.key_breaker.enter(&good, Service::AppStream));
     assert!(waiting().is_none());
-    leaves.pop().unwrap().ended(SignatureOutcome::Accepted);
+    key_permits.pop().unwrap().ended(SignatureOutcome::Accepted);
     assert!(waiting().unwrap().is_ok());
     assert!((0..10).all(|_| bench.call(&good).unwrap().is_ok()));
 }
@@ -91,7 +91,7 @@ fn slow_failures_count_too_and_unsaid_ends_do_not() {
         drop(bench.call(&wrong).unwrap().unwrap());
         bench.call(&wrong).unwrap().unwrap().ended(SignatureOutcome::Unknown);
         assert!(!bench.holds(&wrong));
-        bench.clock.advance(HOLD * 2);
+        bench.clock.advance(SUSPENSION * 2);
         bench.call(&wrong).unwrap().unwrap().ended(SignatureOutcome::Refused);
     }
     assert!(bench.holds(&wrong), "in a row, however far apart");
@@ -104,9 +104,9 @@ fn another_secret_is_worth_one_try() {
         bench.call(&wrong).unwrap().unwrap().ended(SignatureOutcome::Refused);
     }
     assert!(bench.holds(&wrong) && !bench.holds(&right));
-    let leave = bench.call(&right).unwrap().unwrap();
+    let key_permit = bench.call(&right).unwrap().unwrap();
     assert!(bench.call(&right).is_none(), "one");
-    leave.ended(SignatureOutcome::Accepted);
+    key_permit.ended(SignatureOutcome::Accepted);
     assert!(bench.call(&right).unwrap().is_ok() && !bench.holds(&right));
 }
 
@@ -118,9 +118,9 @@ fn what_is_accepted_begins_anew_and_a_refusal_ends_that() {
     {
         bench.call(&key).unwrap().unwrap().ended(reception);
     }
-    let leaves = [bench.call(&key), bench.call(&key)].map(|leave| leave.unwrap().unwrap());
+    let key_permits = [bench.call(&key), bench.call(&key)].map(|key_permit| key_permit.unwrap().unwrap());
     assert!(bench.call(&key).is_none(), "two more may fail");
-    leaves.into_iter().for_each(|leave| drop(leave.ended(SignatureOutcome::Refused)));
+    key_permits.into_iter().for_each(|key_permit| drop(key_permit.ended(SignatureOutcome::Refused)));
     assert!(bench.holds(&key));
 }
 
@@ -128,18 +128,18 @@ fn what_is_accepted_begins_anew_and_a_refusal_ends_that() {
 fn a_new_secret_is_not_accepted_because_the_old_one_was() {
     let (bench, old, new) = (Bench::new(), key("old"), key("new"));
     bench.call(&old).unwrap().unwrap().ended(SignatureOutcome::Accepted);
-    let leaves: Vec<_> = (0..3).map(|_| bench.call(&new).unwrap().unwrap()).collect();
+    let key_permits: Vec<_> = (0..3).map(|_| bench.call(&new).unwrap().unwrap()).collect();
     assert!(bench.call(&new).is_none());
-    drop(leaves);
+    drop(key_permits);
 }
 
 #[test]
 fn refusals_count_from_one_secret_to_the_next() {
     let (bench, one, two) = (Bench::new(), key("one"), key("two"));
-    let leaves: Vec<_> = (0..3).map(|_| bench.call(&one).unwrap().unwrap()).collect();
+    let key_permits: Vec<_> = (0..3).map(|_| bench.call(&one).unwrap().unwrap()).collect();
     assert!(bench.call(&two).is_none(), "they may all fail");
-    assert!(bench.probation.is_busy(&two, Service::Workspace));
-    leaves.into_iter().for_each(|leave| drop(leave.ended(SignatureOutcome::Refused)));
+    assert!(bench.key_breaker.is_busy(&two, Service::Workspace));
+    key_permits.into_iter().for_each(|key_permit| drop(key_permit.ended(SignatureOutcome::Refused)));
     assert!(bench.holds(&one) && !bench.holds(&two));
     bench.call(&two).unwrap().unwrap().ended(SignatureOutcome::Refused);
     // Whoever still has the old one, and whoever has the new one, by turns.
@@ -147,7 +147,7 @@ fn refusals_count_from_one_secret_to_the_next() {
         assert!(bench.call(&one).unwrap().is_err() && bench.call(&two).unwrap().is_err());
     }
     // Nor is it forgotten when the key is taken out for a while.
-    bench.probation.keep_only(&KeyRing::default());
+    bench.key_breaker.keep_only(&KeyRing::default());
     assert!(bench.holds(&one) && bench.holds(&two));
 }
 
@@ -155,9 +155,9 @@ fn refusals_count_from_one_secret_to_the_next() {
 fn what_was_presented_before_a_refusal_lifts_nothing() {
     let (bench, key) = (Bench::new(), key("s"));
     bench.call(&key).unwrap().unwrap().ended(SignatureOutcome::Accepted);
-    let mut leaves: Vec<_> = (0..4).map(|_| bench.call(&key).unwrap().unwrap()).collect();
-    let late = leaves.pop().unwrap();
-    leaves.into_iter().for_each(|leave| drop(leave.ended(SignatureOutcome::Refused)));
+    let mut key_permits: Vec<_> = (0..4).map(|_| bench.call(&key).unwrap().unwrap()).collect();
+    let late = key_permits.pop().unwrap();
+    key_permits.into_iter().for_each(|key_permit| drop(key_permit.ended(SignatureOutcome::Refused)));
     late.ended(SignatureOutcome::Accepted);
     assert!(bench.holds(&key));
 }
@@ -169,10 +169,10 @@ fn an_operators_own_upstream_judges_for_itself() {
     let origin = Origin::new(Scheme::HTTPS, Authority::from_static("own.example"));
     let own = catalogue.service_at(origin).unwrap();
     for _ in 0..3 {
-        poll_once(bench.probation.enter(&key, own))().unwrap().unwrap().ended(SignatureOutcome::Refused);
+        poll_once(bench.key_breaker.enter(&key, own))().unwrap().unwrap().ended(SignatureOutcome::Refused);
     }
-    assert!(bench.probation.holds(&key, own));
-    assert!(!bench.holds(&key) && !bench.probation.holds(&key, Service::AppStream));
+    assert!(bench.key_breaker.holds(&key, own));
+    assert!(!bench.holds(&key) && !bench.key_breaker.holds(&key, Service::AppStream));
 }
 
 #[test]
@@ -200,10 +200,10 @@ fn an_answer_tells_whether_the_signature_was_taken() {
 #[test]
 fn keys_that_are_gone_are_forgotten() {
     let (bench, key) = (Bench::new(), key("s"));
-    let leave = bench.call(&key).unwrap().unwrap();
-    bench.probation.keep_only(&KeyRing::default());
-    assert_eq!(bench.probation.trials().len(), 1, "a call is under way");
-    drop(leave);
-    bench.probation.keep_only(&KeyRing::default());
-    assert_eq!(bench.probation.trials().len(), 0);
+    let key_permit = bench.call(&key).unwrap().unwrap();
+    bench.key_breaker.keep_only(&KeyRing::default());
+    assert_eq!(bench.key_breaker.key_states().len(), 1, "a call is under way");
+    drop(key_permit);
+    bench.key_breaker.keep_only(&KeyRing::default());
+    assert_eq!(bench.key_breaker.key_states().len(), 0);
 }

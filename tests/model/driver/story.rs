@@ -121,11 +121,11 @@ pub(super) fn agree(done: &Done, reply: &Reply) -> Result<(), &'static str> {
         return Err("with a cookie that was not for it");
     }
     let is_hit =
-        matches!(reply.how, How::Hit(_) | How::Negative(_) | How::Paused(_) | How::Revalidating(_) | How::Refused);
+        matches!(reply.how, How::Hit(_) | How::Negative(_) | How::Backoff(_) | How::Revalidating(_) | How::Refused);
     if done.is_hit() != is_hit {
         return Err("wrong word on whether it was a hit");
     }
-    if let How::Hit(left) | How::Negative(left) | How::Paused(left) | How::Revalidating(left) = reply.how
+    if let How::Hit(left) | How::Negative(left) | How::Backoff(left) | How::Revalidating(left) = reply.how
         && done.ttl().is_none_or(|ttl| (ttl >= 0) != (left > 0) || (ttl * 1000 - left).abs() > 1000)
     {
         return Err("wrong word on how long it is fresh");
@@ -133,10 +133,12 @@ pub(super) fn agree(done: &Done, reply: &Reply) -> Result<(), &'static str> {
     let is_told_right = match reply.how {
         How::Hit(_) => done.detail().is_none(),
         How::Negative(_) => done.detail() == Some("negative"),
-        How::Paused(_) => done.detail() == Some("paused"),
+        How::Backoff(_) => done.detail() == Some("backoff"),
         How::Revalidating(_) => done.detail() == Some("revalidating"),
-        How::Patience => done.says("; fwd=stale") && done.detail() == Some("patience"),
-        How::Stale => (done.says("; fwd=stale") || done.says("; fwd=request")) && done.detail() != Some("patience"),
+        How::StaleIfSlow => done.says("; fwd=stale") && done.detail() == Some("stale-if-slow"),
+        How::Stale => {
+            (done.says("; fwd=stale") || done.says("; fwd=request")) && done.detail() != Some("stale-if-slow")
+        }
         How::Followed => done.says("; collapsed"),
         How::PassedThrough => done.cache_status.is_empty(),
         How::Relayed if done.request.wish == RequestDirectives::NoStore => done.detail() == Some("client-no-store"),

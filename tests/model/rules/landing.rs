@@ -2,7 +2,7 @@
 
 use super::super::settings::Settings;
 use super::super::world::{Besides, Failure, Ms, SCOPES, Said, Scope, ScopeId, Version, scope_of, service_of};
-use super::{Backoff, CacheKey, Call, Entry, Grant, Link, Mark, Negative, Paused, Rules};
+use super::{Backoff, CacheKey, Call, Entry, FailedScope, Grant, Link, Mark, Negative, Rules};
 
 /// To whom what a call has brought is given, besides the one who leads it.
 #[derive(PartialEq)]
@@ -152,9 +152,9 @@ impl Rules {
         };
         let own = CacheKey { key: call.key, owner: Some(call.caller) };
         self.marks.retain(|mark| ![slot, call.boarding, own].contains(&mark.slot));
-        self.pauses.retain(|pause| match pause.of {
-            Paused::CacheKey(of) | Paused::Failed(_, of) => of != slot && of != call.boarding,
-            Paused::Caller(_) | Paused::Foul(_) | Paused::Scope(_) => true,
+        self.backoffs.retain(|pause| match pause.of {
+            FailedScope::CacheKey(of) | FailedScope::Failed(_, of) => of != slot && of != call.boarding,
+            FailedScope::Caller(_) | FailedScope::Foul(_) | FailedScope::Scope(_) => true,
         });
         let varies = matches!(said, Said::Whole { besides: Besides::Vary, .. });
         self.keep(call, body, tag, varies);
@@ -216,7 +216,7 @@ impl Rules {
         let is_older = self.entry(slot).is_some_and(|entry| entry.sent >= call.sent)
             || self.negatives.iter().any(|negative| negative.slot == slot && negative.sent >= call.sent);
         let is_granted = self.is_granted((call.caller, scope_of(call.key)));
-        if self.settings.error_ttl == 0 || !is_granted || call.was_purged || is_older {
+        if self.settings.negative_ttl == 0 || !is_granted || call.was_purged || is_older {
             return;
         }
         if !self.is_valid(call.key, call.sent) {
@@ -265,44 +265,46 @@ impl Rules {
             _ => (0, None),
         };
         let after = after.map(|after| after.min(Settings::LONGEST_PAUSE));
-        let span = after.unwrap_or(self.settings.error_ttl);
+        let span = after.unwrap_or(self.settings.negative_ttl);
         if call.boarding.owner.is_some() {
             self.note("lone pause");
-            self.set_pause(Paused::CacheKey(call.boarding), span);
+            self.set_pause(FailedScope::CacheKey(call.boarding), span);
         } else if !call.is_plain {
             self.note("foul pause");
-            self.set_pause(Paused::Foul((call.caller, scope)), span);
+            self.set_pause(FailedScope::Foul((call.caller, scope)), span);
         } else if status == 429 || status == 503 && after.is_some() {
             self.note(if status == 429 { "caller's pause" } else { "caller's pause by 503" });
             let is_anothers = |pause: &Backoff| match pause.of {
-                Paused::Caller((caller, its)) => its == scope && caller != call.caller,
-                Paused::CacheKey(_) | Paused::Failed(..) | Paused::Scope(_) | Paused::Foul(_) => false,
+                FailedScope::Caller((caller, its)) => its == scope && caller != call.caller,
+                FailedScope::CacheKey(_) | FailedScope::Failed(..) | FailedScope::Scope(_) | FailedScope::Foul(_) => {
+                    false
+                }
             };
-            if self.pauses.iter().any(|pause| pause.until > self.now && is_anothers(pause)) {
+            if self.backoffs.iter().any(|pause| pause.until > self.now && is_anothers(pause)) {
                 self.note("everybody's pause");
-                self.set_pause(Paused::Scope(scope), span);
+                self.set_pause(FailedScope::Scope(scope), span);
             }
-            self.set_pause(Paused::Caller((call.caller, scope)), span);
+            self.set_pause(FailedScope::Caller((call.caller, scope)), span);
         } else {
             self.note("slot's pause of a caller");
             let is_anothers = |pause: &Backoff| match pause.of {
-                Paused::Failed(caller, slot) => slot == call.boarding && caller != call.caller,
+                FailedScope::Failed(caller, slot) => slot == call.boarding && caller != call.caller,
                 _ => false,
             };
-            if self.pauses.iter().any(|pause| pause.until > self.now && is_anothers(pause)) {
+            if self.backoffs.iter().any(|pause| pause.until > self.now && is_anothers(pause)) {
                 self.note("slot's pause");
-                self.set_pause(Paused::CacheKey(call.boarding), span);
+                self.set_pause(FailedScope::CacheKey(call.boarding), span);
             }
-            self.set_pause(Paused::Failed(call.caller, call.boarding), span);
+            self.set_pause(FailedScope::Failed(call.caller, call.boarding), span);
         }
     }
 
     /// A shorter one doesn't end one that is longer.
-    fn set_pause(&mut self, of: Paused, span: Ms) {
+    fn set_pause(&mut self, of: FailedScope, span: Ms) {
         let until = self.now + span;
-        match self.pauses.iter_mut().find(|pause| pause.of == of) {
+        match self.backoffs.iter_mut().find(|pause| pause.of == of) {
             Some(pause) => pause.until = pause.until.max(until),
-            None => self.pauses.push(Backoff { of, until }),
+            None => self.backoffs.push(Backoff { of, until }),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::super::settings::Settings;
 use super::super::world::{CallerId, KeyId, Ms, RequestDirectives, SCOPES, Scope, ScopeId, scope_of};
-use super::{CacheKey, Call, CallerScope, Entry, FlightId, Grant, Mark, Paused, Rules, Waiting};
+use super::{CacheKey, Call, CallerScope, Entry, FailedScope, FlightId, Grant, Mark, Rules, Waiting};
 
 impl Rules {
     /// Whether callers are shown nothing in a scope but what is their own.
@@ -78,17 +78,23 @@ impl Rules {
     }
 
     /// Whether something is paused.
-    pub(super) fn is_paused(&self, of: &Paused) -> bool {
-        self.pauses.iter().any(|pause| pause.of == *of && pause.until > self.now)
+    pub(super) fn is_backing_off(&self, of: &FailedScope) -> bool {
+        self.backoffs.iter().any(|pause| pause.of == *of && pause.until > self.now)
     }
 
     /// Whether upstream is not to be asked by a caller for a slot.
     pub(super) fn is_paused_for(&self, caller: CallerId, slot: CacheKey) -> bool {
         let scope = scope_of(slot.key);
-        let failed = Paused::Failed(caller, slot);
+        let failed = FailedScope::Failed(caller, slot);
         let caller = (caller, scope);
-        let all = [failed, Paused::CacheKey(slot), Paused::Caller(caller), Paused::Foul(caller), Paused::Scope(scope)];
-        all.iter().any(|of| self.is_paused(of))
+        let all = [
+            failed,
+            FailedScope::CacheKey(slot),
+            FailedScope::Caller(caller),
+            FailedScope::Foul(caller),
+            FailedScope::Scope(scope),
+        ];
+        all.iter().any(|of| self.is_backing_off(of))
     }
 
     /// How many wait for another's call: those of shared flights, or of lone ones.

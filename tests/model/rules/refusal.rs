@@ -65,7 +65,7 @@ impl Rules {
                 continue;
             }
             if is_aboard {
-                request.patience = None;
+                request.stale_if_slow = None;
             }
             self.waiting.push(request);
         }
@@ -150,10 +150,10 @@ impl Rules {
 
     /// Whether a call proves nothing, because its caller has been refused by a call that was sent no earlier.
     pub(super) fn is_late(&mut self, call: &Call) -> bool {
-        let grantee = (call.caller, scope_of(call.key));
+        let caller_scope = (call.caller, scope_of(call.key));
         let suspends = |other: &Call| {
             let is_401 = other.head.is_some_and(|head| head.status == 401);
-            is_401 && is_in_service(other, grantee) && other.sent >= call.sent
+            is_401 && is_in_service(other, caller_scope) && other.sent >= call.sent
         };
         if !call.is_late && self.calls.iter().any(suspends) {
             self.note("late while suspended");

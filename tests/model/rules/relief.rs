@@ -21,7 +21,7 @@ impl Rules {
         flight.is_open
             && flight.callers.len() < CALLS
             && calls.peek().is_some()
-            && calls.all(|call| call.timer_sent + self.settings.patience <= self.now && self.is_listed_since(call))
+            && calls.all(|call| call.timer_sent + self.settings.stale_if_slow <= self.now && self.is_listed_since(call))
     }
 
     /// A request makes another call for a flight that is slow. Of several that could, it is the one that was seen to.
@@ -67,8 +67,8 @@ impl Rules {
         let (slot, callers) = (flight.slot, flight.callers.clone());
         let mut able = Vec::new();
         for place in 0..self.waiting.len() {
-            let Waiting { question, patience, aboard, .. } = self.waiting[place];
-            if aboard != id || patience.is_some() || callers.contains(&question.caller) {
+            let Waiting { question, stale_if_slow, aboard, .. } = self.waiting[place];
+            if aboard != id || stale_if_slow.is_some() || callers.contains(&question.caller) {
                 continue;
             }
             // Its grant may have ended, or an answer may have come by another way. Then it waits on.

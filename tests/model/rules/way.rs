@@ -4,7 +4,7 @@ use super::super::script::Begun;
 use super::super::settings::Settings;
 use super::super::world::{CacheRequest, RequestDirectives, scope_of};
 use super::memory::{meets, takes_stale};
-use super::{CacheKey, Call, ELECTIONS, Effect, Flight, FlightId, How, Negative, Paused, Reply, Rules, Waiting};
+use super::{CacheKey, Call, ELECTIONS, Effect, FailedScope, Flight, FlightId, How, Negative, Reply, Rules, Waiting};
 
 #[derive(Debug)]
 pub(super) enum ProxyRoute {
@@ -81,10 +81,10 @@ impl Rules {
         if !self.is_granted(to) {
             // Whose own attempt has failed just before need not try again at once.
             let own = CacheKey { key, owner: Some(caller) };
-            let is_paused = self.is_paused(&Paused::CacheKey(own));
-            let until = self.lapsed(to).filter(|_| is_paused && takes_stale(wish))?;
+            let is_backing_off = self.is_backing_off(&FailedScope::CacheKey(own));
+            let until = self.lapsed(to).filter(|_| is_backing_off && takes_stale(wish))?;
             let entry = self.usable(slot).filter(|entry| entry.sent <= until)?;
-            return Some(Reply::of(entry, How::Paused(self.left(entry))));
+            return Some(Reply::of(entry, How::Backoff(self.left(entry))));
         }
         let entry = self.usable(slot);
         if let Some(entry) = entry
@@ -96,7 +96,7 @@ impl Rules {
         let is_it = |negative: &&Negative| negative.slot == slot && self.is_valid(slot.key, negative.sent);
         if let Some(negative) = self.negatives.iter().find(is_it) {
             let age = self.now - negative.sent;
-            let left = self.settings.error_ttl.cast_signed() - age.cast_signed();
+            let left = self.settings.negative_ttl.cast_signed() - age.cast_signed();
             if left > 0 && meets(wish, age, left) {
                 return Some(Reply::new(negative.status, Some(negative.body.clone()), How::Negative(left)));
             }
@@ -104,14 +104,14 @@ impl Rules {
         let entry = entry.filter(|entry| takes_stale(wish) && self.may_be_stale(entry, caller))?;
         let left = self.left(entry);
         if self.is_paused_for(caller, slot) {
-            return Some(Reply::of(entry, How::Paused(left)));
+            return Some(Reply::of(entry, How::Backoff(left)));
         }
         let is_revalidated = left + self.settings.stale_while_revalidate.cast_signed() > 0;
         is_revalidated.then(|| Reply::of(entry, How::Revalidating(left)))
     }
 
     /// Whether a request would rather take something stale than wait on.
-    fn is_patient(&self, question: &CacheRequest) -> bool {
+    fn has_stale(&self, question: &CacheRequest) -> bool {
         let CacheRequest { caller, key, wish, .. } = *question;
         let entry = self.usable(self.slot(caller, key));
         let is_granted = self.is_granted((caller, scope_of(key)));
@@ -121,12 +121,12 @@ impl Rules {
 
     /// A request goes its way.
     pub(super) fn go(&mut self, mut request: Waiting, way: ProxyRoute) -> Vec<Effect> {
-        (request.patience, request.was_unable) = (None, false);
+        (request.stale_if_slow, request.was_unable) = (None, false);
         match way {
             ProxyRoute::Answered(reply) => {
                 self.note(word(reply.how));
                 let CacheRequest { caller, key, .. } = request.question;
-                if matches!(reply.how, How::Paused(_)) && !self.is_granted((caller, scope_of(key))) {
+                if matches!(reply.how, How::Backoff(_)) && !self.is_granted((caller, scope_of(key))) {
                     self.note("paused by grace");
                 }
                 return vec![self.answer(&request.question, reply)];
@@ -148,8 +148,8 @@ impl Rules {
             ProxyRoute::Follow(_) | ProxyRoute::Lead(_) | ProxyRoute::Solo(_) => {}
         }
         self.note_why(&request.question);
-        if self.is_patient(&request.question) && !request.is_resigned {
-            request.patience = Some(request.arrived + self.settings.patience);
+        if self.has_stale(&request.question) && !request.is_resigned {
+            request.stale_if_slow = Some(request.arrived + self.settings.stale_if_slow);
         }
         let mut effects = Vec::new();
         match way {
@@ -170,7 +170,7 @@ impl Rules {
             }
             ProxyRoute::Answered(_) | ProxyRoute::Refreshed(..) | ProxyRoute::Relay(_) => unreachable!("it is gone"),
         }
-        if request.patience.is_some_and(|end| end <= self.now) {
+        if request.stale_if_slow.is_some_and(|end| end <= self.now) {
             effects.extend(self.tire(request));
         } else {
             self.waiting.push(request);
@@ -194,7 +194,7 @@ impl Rules {
 
     /// A request goes on as it is.
     pub(super) fn relay(&mut self, mut request: Waiting, slot: CacheKey) -> Begun {
-        (request.deadline, request.patience) = (None, None);
+        (request.deadline, request.stale_if_slow) = (None, None);
         request.aboard = self.new_flight(&request.question, slot, false);
         let begun = self.depart(&request, slot, request.aboard, true);
         self.waiting.push(request);
@@ -255,15 +255,15 @@ impl Rules {
     /// A request has waited for as long as its patience goes.
     pub(super) fn tire(&mut self, mut request: Waiting) -> Option<Effect> {
         let CacheRequest { caller, key, .. } = request.question;
-        let may_have = self.is_patient(&request.question);
+        let may_have = self.has_stale(&request.question);
         let Some(entry) = self.usable(self.slot(caller, key)).filter(|_| may_have) else {
             self.note("patient for nothing");
-            (request.patience, request.is_resigned) = (None, true);
+            (request.stale_if_slow, request.is_resigned) = (None, true);
             self.waiting.push(request);
             return None;
         };
-        let reply = Reply::of(entry, How::Patience);
-        self.note("patience");
+        let reply = Reply::of(entry, How::StaleIfSlow);
+        self.note("stale-if-slow");
         Some(self.answer(&request.question, reply))
     }
 
@@ -286,7 +286,7 @@ fn word(how: How) -> &'static str {
     match how {
         How::Refused => "refused from memory",
         How::Negative(_) => "negative from memory",
-        How::Paused(_) => "paused",
+        How::Backoff(_) => "backoff",
         How::Revalidating(_) => "given while revalidated",
         How::NotCached => "not cached",
         _ => "hit",
