@@ -1,9 +1,8 @@
-//! What upstream is asked per minute in the steady state: by a realistic mix of callers on their own, by the
-//! same callers each with a cache of its own, and by the gateway that answers them all.
+//! Counts the upstream calls per minute of a realistic mix of callers in three cases: without a gateway, with a cache
+//! for each token, and with the gateway.
 //!
-//! `cargo bench --bench calls` plays two and a half hours on a clock that jumps from one event to the next,
-//! which takes seconds, and prints a table of the last two. The dice fall the same way each time; only
-//! lives are a little shorter or longer than they were the time before, as the gateway has them.
+//! `cargo bench --bench calls` simulates two and a half hours in seconds, on a clock that jumps from event to event. It
+//! prints a table of the last two hours. The requests are the same in each run. Only the gateway's TTL jitter differs.
 
 #![allow(missing_docs, clippy::expect_used)]
 
@@ -35,14 +34,14 @@ use workspace_gateway::testing::upstream::{PendingResponse, Upstream, UpstreamRe
 const PROJECTS: usize = 3;
 const WARM_UP: Duration = Duration::from_secs(30 * 60);
 const STEADY: Duration = Duration::from_secs(2 * 60 * 60);
-/// How long upstream takes.
+/// The time of an upstream call.
 const LATENCY: Duration = Duration::from_millis(300);
-/// How many products a question has that is asked page by page.
+/// The number of products of a list that is read page by page.
 const PRODUCTS: usize = 250;
 const PAGE: usize = 100;
 
-/// What a project's callers ask, the most popular first: the n-th is asked 1/n as often as the first.
-const QUESTIONS: [&str; 12] = [
+/// The requests of a project's callers. The n-th is sent 1/n as often as the first.
+const TARGETS: [&str; 12] = [
     "/v2/PROJECT/products?os_type=Windows",
     "/v2/PROJECT/products?os_type=Linux",
     "/v2/PROJECT/products",
@@ -57,41 +56,41 @@ const QUESTIONS: [&str; 12] = [
     "/v2/PROJECT/products?product_id=workspace.k.xlarge.2.linux",
 ];
 
-/// What a pipeline asks, page by page until one is empty.
+/// The lists that a pipeline reads page by page, until a page is empty.
 const PAGED: [&str; 2] =
     ["/v2/PROJECT/products?os_type=Windows&status=normal", "/v2/PROJECT/products?os_type=Linux&status=normal"];
 
 /// A kind of callers.
 struct Kind {
     name: &'static str,
-    what: &'static str,
+    description: &'static str,
     habit: Habit,
-    /// How many there are in each project.
+    /// For each project.
     callers: usize,
 }
 
 enum Habit {
     Poll,
-    AskAtRandom,
+    Random,
     PageThrough,
 }
 
 const KINDS: [Kind; 3] = [
     Kind {
         name: "dashboards",
-        what: "poll their 3 questions every 10 s; a token a day",
+        description: "send their 3 requests every 10 s; a token a day",
         habit: Habit::Poll,
         callers: 15,
     },
     Kind {
         name: "applications",
-        what: "ask one every 30 s, at random; a token a day",
-        habit: Habit::AskAtRandom,
+        description: "send a request every 30 s, at random; a token a day",
+        habit: Habit::Random,
         callers: 20,
     },
     Kind {
         name: "pipelines",
-        what: "page through 2 lists every 10 min, at random; a token a run",
+        description: "page through 2 lists every 10 min, at random; a token a run",
         habit: Habit::PageThrough,
         callers: 5,
     },
@@ -99,42 +98,41 @@ const KINDS: [Kind; 3] = [
 
 fn main() -> ExitCode {
     if !std::env::args().any(|argument| argument == "--bench") {
-        println!("nothing to test here: cargo bench --bench calls runs it");
+        println!("not a test: run cargo bench --bench calls");
         return ExitCode::SUCCESS;
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
-    if runtime.expect("a runtime").block_on(play()) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if runtime.expect("a runtime").block_on(simulate()) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-async fn play() -> bool {
+async fn simulate() -> bool {
     let given = |path, value: &str| Override { path, value: value.to_owned(), origin: "bench".to_owned() };
     let config = Config::from_layers("calls", "", &[given(&["region"], "cn-north-4")]).expect("the defaults are valid");
     let ttl = config.settings.cache.ttl.0;
     let begun = Clock::System.now();
     let ledger = Arc::new(Mutex::new(Ledger::new(begun + WARM_UP, ttl, config.settings.grants.grant_ttl.0)));
     let upstream = Arc::new(Services { ledger: Arc::clone(&ledger) });
-    let gateway = Gateway::before(upstream, &config, Clock::System, Random::System).expect("a gateway");
-    let mut asking = JoinSet::new();
+    let gateway = Gateway::with_upstream(upstream, &config, Clock::System, Random::System).expect("a gateway");
+    let mut clients = JoinSet::new();
     for project in 0..PROJECTS {
         for (kind, Kind { callers, .. }) in KINDS.iter().enumerate() {
             for number in 0..*callers {
                 let dice = SmallRng::seed_from_u64((project << 16 | kind << 8 | number) as u64);
                 let client =
                     Client { gateway: Arc::clone(&gateway), ledger: Arc::clone(&ledger), project, kind, number, dice };
-                asking.spawn(client.go_on());
+                clients.spawn(client.run());
             }
         }
     }
     sleep(WARM_UP + STEADY).await;
-    asking.shutdown().await;
+    clients.shutdown().await;
     let page = gateway.metrics().encode().expect("metrics");
     let additional = page.lines().filter_map(|line| line.strip_prefix("workspace_gateway_additional_calls_total{"));
     let additional: u64 = additional.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum();
-    println!("additional calls, while another caller's was slow or had failed: {additional}");
+    println!("additional calls while another call was slow or had failed: {additional}");
     lock(&ledger).print(ttl) && additional == 0
 }
 
-/// One caller.
 struct Client {
     gateway: Arc<Gateway>,
     ledger: Arc<Mutex<Ledger>>,
@@ -145,32 +143,32 @@ struct Client {
 }
 
 impl Client {
-    /// Asks as its kind does until it is stopped.
-    async fn go_on(mut self) {
+    /// Sends the requests of its kind until it is aborted.
+    async fn run(mut self) {
         let connection = self.gateway.connection(([127, 0, 0, 1], 8080).into(), [127, 0, 0, 1].into());
         let token = format!("{}-{}-{}", self.kind, self.project, self.number);
-        let favourites = [0; 3].map(|_| self.some_question());
-        // They were not all begun at once.
+        let favourites = [0; 3].map(|_| self.random_target());
+        // Clients do not start all at once.
         sleep(Duration::from_millis(self.dice.random_range(0..10_000))).await;
         for run in 0.. {
             match KINDS[self.kind].habit {
                 Habit::Poll => {
-                    for question in favourites {
-                        self.ask(&connection, &token, question).await;
+                    for target in favourites {
+                        self.send(&connection, &token, target).await;
                     }
                     sleep(Duration::from_secs(10)).await;
                 }
-                Habit::AskAtRandom => {
+                Habit::Random => {
                     self.wait_about(Duration::from_secs(30)).await;
-                    let question = self.some_question();
-                    self.ask(&connection, &token, question).await;
+                    let target = self.random_target();
+                    self.send(&connection, &token, target).await;
                 }
                 Habit::PageThrough => {
                     self.wait_about(Duration::from_secs(600)).await;
                     let token = format!("{token}-{run}");
                     for list in PAGED {
                         let mut offset = 0;
-                        while self.ask(&connection, &token, &format!("{list}&limit={PAGE}&offset={offset}")).await {
+                        while self.send(&connection, &token, &format!("{list}&limit={PAGE}&offset={offset}")).await {
                             offset += PAGE;
                         }
                     }
@@ -179,50 +177,50 @@ impl Client {
         }
     }
 
-    /// Until the next of events that come at random, as often as this on average.
+    /// Waits for a random time with this mean (exponential distribution).
     async fn wait_about(&mut self, mean: Duration) {
         let share: f64 = self.dice.random_range(f64::EPSILON..1.0);
         sleep(mean.mul_f64(-share.ln())).await;
     }
 
-    fn some_question(&mut self) -> &'static str {
-        let weights = || (1..=QUESTIONS.len()).map(|rank| 1.0 / rank as f64);
+    fn random_target(&mut self) -> &'static str {
+        let weights = || (1..=TARGETS.len()).map(|rank| 1.0 / rank as f64);
         let mut point = self.dice.random_range(0.0..weights().sum::<f64>());
         let hit = weights().position(|weight| {
             point -= weight;
             point < 0.0
         });
-        QUESTIONS[hit.unwrap_or(0)]
+        TARGETS[hit.unwrap_or(0)]
     }
 
-    /// Asks, and says whether there were products.
-    async fn ask(&mut self, connection: &Connection, token: &str, question: &str) -> bool {
-        let target = question.replace("PROJECT", &format!("{:032x}", self.project));
-        lock(&self.ledger).asked(self.kind, token, &target);
+    /// Sends a request. Returns whether the list has products.
+    async fn send(&mut self, connection: &Connection, token: &str, target: &str) -> bool {
+        let target = target.replace("PROJECT", &format!("{:032x}", self.project));
+        lock(&self.ledger).record_request(self.kind, token, &target);
         let request = Request::get(target).header("host", "gateway").header("x-auth-token", token);
         let request = request.body(Empty::<Bytes>::new()).expect("a request");
         let (head, body) = self.gateway.handle(request, connection).await.into_parts();
-        let body = body.collect().await.expect("a whole answer").to_bytes();
-        let at_once = head.headers["cache-status"].to_str().is_ok_and(|status| status.contains("; hit"));
-        lock(&self.ledger).answered(self.kind, head.status, at_once);
+        let body = body.collect().await.expect("a complete response").to_bytes();
+        let is_hit = head.headers["cache-status"].to_str().is_ok_and(|status| status.contains("; hit"));
+        lock(&self.ledger).record_response(self.kind, head.status, is_hit);
         !body.starts_with(br#"{"products":[]"#)
     }
 }
 
-/// Both services: they answer everybody.
+/// Both services. They accept every token.
 struct Services {
     ledger: Arc<Mutex<Ledger>>,
 }
 
 impl Upstream for Services {
-    fn ask<'a>(
+    fn fetch_list<'a>(
         &'a self,
         key: &'a RequestKey,
         context: FetchContext,
         _: &'a Account,
     ) -> PendingResponse<'a, UpstreamResponse> {
         lock(&self.ledger)
-            .called(key, context.credential.token().and_then(|token| token.to_str().ok()).expect("a token"));
+            .record_call(key, context.credential.token().and_then(|token| token.to_str().ok()).expect("a token"));
         let offset = key.query().split('&').find_map(|pair| pair.strip_prefix("offset=")?.parse().ok()).unwrap_or(0);
         let products = if offset < PRODUCTS { r#"{"product_id":"workspace.x86.ultimate.large2"}"# } else { "" };
         let body = format!(r#"{{"products":[{products}],"total_count":{PRODUCTS}}}"#);
@@ -239,21 +237,19 @@ impl Upstream for Services {
         _: &'a Parts,
         _: StreamBody,
     ) -> PendingResponse<'a, Response<StreamBody>> {
-        unreachable!("everything that is asked is understood")
+        unreachable!("all requests are for lists")
     }
 }
 
-/// What is counted of a kind of callers.
+/// The counts of a kind of callers.
 #[derive(Clone, Copy, Default)]
 struct Counts {
-    /// Their requests: what upstream would be asked if there were no gateway.
-    asked: usize,
-    /// What it would be asked if each token had a cache of its own.
+    /// Requests of clients: the upstream calls without a gateway.
+    requests: usize,
+    /// The upstream calls if each token had its own cache.
     per_token: usize,
-    /// Requests that were answered from memory.
-    at_once: usize,
-    /// The gateway's calls: by callers who had no grant, for answers that were getting old, and for such as
-    /// there never were.
+    hits: usize,
+    /// The gateway's calls: for callers without a grant, for stale entries, and for missing entries.
     proofs: usize,
     refreshes: usize,
     misses: usize,
@@ -261,9 +257,9 @@ struct Counts {
 
 impl Counts {
     fn add(&mut self, other: &Self) {
-        self.asked += other.asked;
+        self.requests += other.requests;
         self.per_token += other.per_token;
-        self.at_once += other.at_once;
+        self.hits += other.hits;
         self.proofs += other.proofs;
         self.refreshes += other.refreshes;
         self.misses += other.misses;
@@ -275,36 +271,37 @@ impl Counts {
 }
 
 struct Ledger {
-    /// Before that nothing counts.
+    /// The end of the warm-up. Nothing is counted before.
     from: Instant,
     ttl: Duration,
     grant_ttl: Duration,
     counts: [Counts; KINDS.len()],
-    wrong: BTreeMap<u16, usize>,
-    /// What the caches of single tokens have, and since when.
+    /// Responses with another status than 200.
+    failures: BTreeMap<u16, usize>,
+    /// The entries of the caches for each token, and when they were stored.
     per_token: HashMap<(String, String), Instant>,
-    /// When upstream was last asked by a token in an operation of a project.
+    /// When a token's last call in a scope was sent.
     proved: HashMap<(String, Scope), Instant>,
     known: HashSet<RequestKey>,
 }
 
 impl Ledger {
     fn new(from: Instant, ttl: Duration, grant_ttl: Duration) -> Self {
-        let (counts, wrong) = (Default::default(), BTreeMap::new());
+        let (counts, failures) = (Default::default(), BTreeMap::new());
         let (per_token, proved, known) = (HashMap::new(), HashMap::new(), HashSet::new());
-        Self { from, ttl, grant_ttl, counts, wrong, per_token, proved, known }
+        Self { from, ttl, grant_ttl, counts, failures, per_token, proved, known }
     }
 
-    /// What is counted of a kind now.
-    fn of(&mut self, kind: usize) -> Option<&mut Counts> {
+    /// The counts of a kind, after the warm-up.
+    fn counts(&mut self, kind: usize) -> Option<&mut Counts> {
         (Clock::System.now() >= self.from).then(|| &mut self.counts[kind])
     }
 
-    fn asked(&mut self, kind: usize, token: &str, target: &str) {
+    fn record_request(&mut self, kind: usize, token: &str, target: &str) {
         let (now, ttl) = (Clock::System.now(), self.ttl);
-        let kept = self.per_token.entry((token.to_owned(), target.to_owned()));
+        let entry = self.per_token.entry((token.to_owned(), target.to_owned()));
         let mut is_new = false;
-        let since = kept.or_insert_with(|| {
+        let since = entry.or_insert_with(|| {
             is_new = true;
             now
         });
@@ -312,29 +309,28 @@ impl Ledger {
             *since = now;
             is_new = true;
         }
-        if let Some(counts) = self.of(kind) {
-            counts.asked += 1;
+        if let Some(counts) = self.counts(kind) {
+            counts.requests += 1;
             counts.per_token += usize::from(is_new);
         }
     }
 
-    fn answered(&mut self, kind: usize, status: StatusCode, at_once: bool) {
+    fn record_response(&mut self, kind: usize, status: StatusCode, is_hit: bool) {
         if status != StatusCode::OK {
-            *self.wrong.entry(status.as_u16()).or_default() += 1;
+            *self.failures.entry(status.as_u16()).or_default() += 1;
         }
-        if let Some(counts) = self.of(kind) {
-            counts.at_once += usize::from(at_once);
+        if let Some(counts) = self.counts(kind) {
+            counts.hits += usize::from(is_hit);
         }
     }
 
-    /// Upstream is asked.
-    fn called(&mut self, key: &RequestKey, token: &str) {
+    fn record_call(&mut self, key: &RequestKey, token: &str) {
         let (now, grant_ttl) = (Clock::System.now(), self.grant_ttl);
         let before = self.proved.insert((token.to_owned(), key.scope().clone()), now);
         let is_granted = before.is_some_and(|before| now.saturating_duration_since(before) < grant_ttl);
         let is_new = self.known.insert(key.clone());
         let kind = token.split('-').next().and_then(|kind| kind.parse().ok()).expect("the token of a kind");
-        let Some(counts) = self.of(kind) else { return };
+        let Some(counts) = self.counts(kind) else { return };
         match (is_granted, is_new) {
             (false, _) => counts.proofs += 1,
             (true, false) => counts.refreshes += 1,
@@ -345,17 +341,17 @@ impl Ledger {
     fn print(&self, ttl: Duration) -> bool {
         let callers: usize = KINDS.iter().map(|kind| kind.callers).sum();
         println!(
-            "{PROJECTS} projects of {callers} callers, in each {} questions of which the n-th is asked 1/n as often",
-            QUESTIONS.len()
+            "{PROJECTS} projects of {callers} callers, in each {} requests of which the n-th is sent 1/n as often",
+            TARGETS.len()
         );
         println!(
             "as the first, and {} lists in {} pages; upstream takes {LATENCY:?}; settings by default",
             PAGED.len(),
             PRODUCTS / PAGE + 2
         );
-        println!("calls to upstream per minute, {} long:\n", format_duration(STEADY));
+        println!("upstream calls per minute, over {}:\n", format_duration(STEADY));
         println!(
-            "{:<14}{:>8}{:>13}{:>17}{:>10}   of these: {:>8}{:>11}{:>8}   from memory",
+            "{:<14}{:>8}{:>13}{:>17}{:>10}   of these: {:>8}{:>11}{:>8}          hits",
             "", "callers", "no gateway", "cache per token", "gateway", "proofs", "refreshes", "misses"
         );
         let mut all = Counts::default();
@@ -365,18 +361,20 @@ impl Ledger {
         }
         print_line("all", callers * PROJECTS, &all);
         println!();
-        for Kind { name, what, .. } in &KINDS {
-            println!("{name} {what}");
+        for Kind { name, description, .. } in &KINDS {
+            println!("{name} {description}");
         }
-        println!("a cache per token keeps its answers for {}, as the gateway does", format_duration(ttl));
-        for (status, count) in &self.wrong {
-            println!("FAILED: {count} answers of status {status}");
+        println!("a cache per token has the same TTL as the gateway, {}", format_duration(ttl));
+        for (status, count) in &self.failures {
+            println!("FAILED: {count} responses with status {status}");
         }
-        let helps = all.calls() < all.per_token && all.per_token < all.asked;
-        if !helps {
-            println!("FAILED: the gateway is to ask less than a cache per token does, and that less than all callers");
+        let saves_calls = all.calls() < all.per_token && all.per_token < all.requests;
+        if !saves_calls {
+            println!(
+                "FAILED: the gateway must send fewer calls than a cache per token, and that fewer than no gateway"
+            );
         }
-        self.wrong.is_empty() && helps
+        self.failures.is_empty() && saves_calls
     }
 }
 
@@ -385,13 +383,13 @@ fn print_line(name: &str, callers: usize, counts: &Counts) {
     let rate = |count: usize| count as f64 / minutes;
     println!(
         "{name:<14}{callers:>8}{:>13.1}{:>17.1}{:>10.1}{:>22.1}{:>11.1}{:>8.1}{:>12.1} %",
-        rate(counts.asked),
+        rate(counts.requests),
         rate(counts.per_token),
         rate(counts.calls()),
         rate(counts.proofs),
         rate(counts.refreshes),
         rate(counts.misses),
-        counts.at_once as f64 / counts.asked as f64 * 100.0,
+        counts.hits as f64 / counts.requests as f64 * 100.0,
     );
 }
 

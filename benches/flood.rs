@@ -1,10 +1,11 @@
-//! A flood: a million distinct tokens that upstream refuses, a million that it accepts, and a million
-//! distinct questions of one caller, thrown at the real program; then, for some seconds, all loads of `loads/`. Its memory has to stay within what is
-//! configured and a fixed overhead, and a good caller has to be given right answers from memory meanwhile.
+//! A flood of requests: a million distinct tokens that upstream refuses, a million that it accepts, and a million
+//! distinct requests of one caller. Then all loads of `loads/` run for some seconds.
 //!
-//! `cargo bench --bench flood` prints a table and fails if it isn't so; `-- --requests 100000` makes the
-//! phases shorter. Nothing here looks into the gateway: it is a process of its own, known by its sockets,
-//! its log, its metrics and what Linux says of its memory.
+//! The memory must stay within the configured limits and a fixed overhead. A legitimate caller must get correct hits
+//! all the time. `cargo bench --bench flood` prints a table, and fails otherwise. `-- --requests 100000` makes the
+//! phases shorter.
+//!
+//! The gateway is a process of its own. It is observed from outside: sockets, log, metrics and `/proc`.
 
 #![allow(missing_docs, clippy::expect_used)]
 
@@ -27,37 +28,37 @@ use workspace_gateway::testing::clock::Clock;
 
 const MIB: usize = 1 << 20;
 
-/// What is configured, small enough for a phase to overrun it many times: `cache.max_size`, and
-/// `grants.max_grants` with what one takes.
+/// The configured limits, `cache.max_size` and `grants.max_grants`, and the bytes of a grant. They are so small that a
+/// phase exceeds them many times.
 const CACHE: usize = 32 * MIB;
 const GRANTS: usize = 50_000;
 const GRANT: usize = 256;
-/// What the program may take besides: itself, its connections, and what the allocator doesn't give back.
+/// The memory that the program may use besides: its code, its connections, and what the allocator does not return.
 const OVERHEAD: usize = 48 * MIB;
-/// What the loads may make it hold besides, `limits.memory`.
+/// The memory budget for the loads, `limits.memory`.
 const BUDGET: usize = 32 * MIB;
 
-/// How long the loads last, and one in how many of their connections there are.
+/// The duration of the loads, and the divisor of their connection counts.
 const LOADED: Duration = Duration::from_secs(10);
 const LOADED_ONE_IN: usize = 4;
 
 const CONNECTIONS: usize = 64;
-/// Requests written at once on a connection, so that the gateway is never idle for want of them.
+/// Requests that are written at once on a connection, to keep the gateway busy.
 const PIPELINED: usize = 16;
-/// A documented length of tokens, which every tenth has; the others are as long as their number.
+/// A documented length of tokens. Every tenth token has it; the others are short.
 const LONG_TOKEN: usize = 4_800;
-/// How often the good caller asks, how many of its answers have to be hits, and how long it waits for
-/// one on a machine that is busy with all of this.
+/// The interval of the legitimate caller's requests, the required share of hits, and the longest accepted time of a
+/// response on this busy machine.
 const PACE: Duration = Duration::from_millis(5);
 const HITS_IN_PERCENT: usize = 95;
-const PATIENCE: Duration = Duration::from_secs(2);
-/// How long beside the loads, which take most of two cores themselves.
-const LOADED_PATIENCE: Duration = Duration::from_secs(10);
+const MAX_LATENCY: Duration = Duration::from_secs(2);
+/// The same while the loads run, which use most of two cores.
+const LOADED_MAX_LATENCY: Duration = Duration::from_secs(10);
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().collect();
     if !arguments.iter().any(|argument| argument == "--bench") {
-        println!("nothing to test here: cargo bench --bench flood runs it");
+        println!("not a test: run cargo bench --bench flood");
         return ExitCode::SUCCESS;
     }
     let flag = arguments.iter().position(|argument| argument == "--requests");
@@ -66,18 +67,18 @@ fn main() -> ExitCode {
     if runtime.block_on(run(requests)) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// What a phase asks by its n-th request, token and query, and whether that has an answer.
+/// The token and query of a phase's n-th request, and whether upstream accepts it.
 #[derive(Clone, Copy)]
 struct Phase {
     name: &'static str,
-    asks: fn(usize) -> (String, String),
+    request: fn(usize) -> (String, String),
     is_good: bool,
 }
 
 const PHASES: [Phase; 3] = [
-    Phase { name: "refused tokens", asks: |n| (token("bad", n), "os_type=Windows".to_owned()), is_good: false },
-    Phase { name: "valid tokens", asks: |n| (token("good", n), "os_type=Windows".to_owned()), is_good: true },
-    Phase { name: "questions", asks: |n| ("good-asker".to_owned(), format!("offset={}", n + 1)), is_good: true },
+    Phase { name: "refused tokens", request: |n| (token("bad", n), "os_type=Windows".to_owned()), is_good: false },
+    Phase { name: "valid tokens", request: |n| (token("good", n), "os_type=Windows".to_owned()), is_good: true },
+    Phase { name: "queries", request: |n| ("good-client".to_owned(), format!("offset={}", n + 1)), is_good: true },
 ];
 
 fn token(kind: &str, number: usize) -> String {
@@ -85,14 +86,14 @@ fn token(kind: &str, number: usize) -> String {
     format!("{kind}-{number:-<length$}")
 }
 
-fn question(token: &str, query: &str) -> String {
+fn head(token: &str, query: &str) -> String {
     format!("GET /v2/p/products?{query} HTTP/1.1\r\nhost: gateway\r\nx-auth-token: {token}\r\n\r\n")
 }
 
 const REFUSAL: &str = r#"{"error_code":"APIGW.0307","error_msg":"Incorrect IAM authentication information: decrypt token fail","request_id":"5d2fc7b35a32a2ec7e2a4de7b5b0b8d7"}"#;
 
-/// The answer to a query, whoever asks. Short, for that is where most of an entry's memory isn't its text;
-/// of different lengths, or each entry would fit where another was.
+/// The list for a query. It is short, so that most of an entry's memory is overhead. Lengths differ, so that an entry
+/// does not simply reuse another one's memory.
 fn list(query: &str) -> String {
     let count = 1 + query.bytes().map(usize::from).sum::<usize>() % 4;
     let product = r#"{"product_id":"workspace.x86.ultimate.large2","flavor_id":"s3.xlarge.2","type":"BASE","cpu":"4","memory":"8192","architecture":"x86","system_disk_type":"SAS","system_disk_size":"80","charge_mode":"1"},"#;
@@ -100,7 +101,7 @@ fn list(query: &str) -> String {
     format!(r#"{{"products":[{}],"total_count":{count},"asked":"{query}"}}"#, products.trim_end_matches(','))
 }
 
-/// Serves both services: product lists to tokens that begin with `good`, refusals to all others.
+/// Serves both services: lists for tokens that begin with `good`, 401 for all others.
 async fn upstream() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address");
@@ -124,44 +125,44 @@ async fn upstream() -> SocketAddr {
 
 async fn run(requests: usize) -> bool {
     let gateway = Gateway::start(upstream().await);
-    let answers = Answers::default();
-    // On a thread of its own, or it would wait for the flood on this side, too.
+    let samples = Samples::default();
+    // On its own thread, so that the flood's tasks do not delay it.
     std::thread::spawn({
-        let (answers, address) = (Arc::clone(&answers), gateway.proxy);
+        let (samples, address) = (Arc::clone(&samples), gateway.proxy);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-        move || runtime.block_on(ask_steadily(address, &answers))
+        move || runtime.block_on(send_steadily(address, &samples))
     });
     println!("{requests} requests a phase on {CONNECTIONS} connections; MiB of memory, milliseconds of latency");
     println!(
-        "         phase  seconds    per s   at 25, 50, 75, 100 %   peak   entries   MiB   grants   good: asked   not hit   p50   p99   worst"
+        "         phase  seconds    per s   at 25, 50, 75, 100 %   peak   entries   MiB   grants      requests   not hit   p50   p99   worst"
     );
     let mut passed = true;
     for phase in PHASES {
-        let failures = flood(phase, requests, &gateway, &answers).await;
+        let failures = flood(phase, requests, &gateway, &samples).await;
         failures.iter().for_each(|failure| println!("FAILED: {failure}"));
         passed &= failures.is_empty();
     }
-    let failures = load(&gateway, &answers).await;
+    let failures = load(&gateway, &samples).await;
     failures.iter().for_each(|failure| println!("FAILED: {failure}"));
     passed && failures.is_empty()
 }
 
-/// What a phase has come to.
-struct Course {
+/// The measurements of a phase.
+struct Measured {
     name: &'static str,
     begun: Instant,
     requests: usize,
-    /// MiB of memory, now and then.
+    /// MiB of memory at each quarter of the phase.
     quarters: Vec<usize>,
-    /// MiB that it may take at most.
+    /// The largest allowed memory, in MiB.
     bound: usize,
-    /// How long the good caller may wait.
-    stale_if_slow: Duration,
+    /// The longest accepted time of a legitimate response.
+    max_latency: Duration,
 }
 
-/// Has all loads come at once.
-async fn load(gateway: &Gateway, answers: &Answers) -> Vec<String> {
-    answers.lock().expect("nobody panics with it").clear();
+/// Runs all loads at once.
+async fn load(gateway: &Gateway, samples: &Samples) -> Vec<String> {
+    samples.lock().expect("not poisoned").clear();
     let begun = Clock::System.now();
     let loads = Running::begin_all(&Target { address: gateway.proxy, tls: None }, LOADED_ONE_IN);
     let mut quarters = Vec::new();
@@ -172,24 +173,28 @@ async fn load(gateway: &Gateway, answers: &Answers) -> Vec<String> {
     let requests = loads.iter().map(Running::placed).sum();
     drop(loads);
     let bound = (CACHE + GRANTS * GRANT + OVERHEAD + BUDGET) / MIB;
-    tell(Course { name: "loads", begun, requests, quarters, bound, stale_if_slow: LOADED_PATIENCE }, gateway, answers)
-        .await
+    report(
+        Measured { name: "loads", begun, requests, quarters, bound, max_latency: LOADED_MAX_LATENCY },
+        gateway,
+        samples,
+    )
+    .await
 }
 
-/// Runs a phase and tells what is not as it should be.
-async fn flood(phase: Phase, requests: usize, gateway: &Gateway, answers: &Answers) -> Vec<String> {
+/// Runs a phase and returns its failures.
+async fn flood(phase: Phase, requests: usize, gateway: &Gateway, samples: &Samples) -> Vec<String> {
     let mut failures = Vec::new();
-    answers.lock().expect("nobody panics with it").clear();
+    samples.lock().expect("not poisoned").clear();
     let begun = Clock::System.now();
     let next = Arc::new(AtomicUsize::new(0));
     let mut flooding = JoinSet::new();
     for _ in 0..CONNECTIONS {
-        flooding.spawn(ask_all(phase, requests, Arc::clone(&next), gateway.proxy));
+        flooding.spawn(send_all(phase, requests, Arc::clone(&next), gateway.proxy));
     }
     let mut quarters = Vec::new();
     while !flooding.is_empty() {
         tokio::select! {
-            Some(one) = flooding.join_next() => failures.extend(one.expect("nothing panics there").err()),
+            Some(one) = flooding.join_next() => failures.extend(one.expect("no panic").err()),
             () = tokio::time::sleep(Duration::from_millis(20)) => {
                 if quarters.len() < 3 && next.load(Ordering::Relaxed) >= requests * (quarters.len() + 1) / 4 {
                     quarters.push(gateway.memory("VmRSS"));
@@ -199,26 +204,26 @@ async fn flood(phase: Phase, requests: usize, gateway: &Gateway, answers: &Answe
     }
     quarters.push(gateway.memory("VmRSS"));
     let bound = (CACHE + GRANTS * GRANT + OVERHEAD) / MIB;
-    let course = Course { name: phase.name, begun, requests, quarters, bound, stale_if_slow: PATIENCE };
-    failures.extend(tell(course, gateway, answers).await);
+    let measured = Measured { name: phase.name, begun, requests, quarters, bound, max_latency: MAX_LATENCY };
+    failures.extend(report(measured, gateway, samples).await);
     failures
 }
 
-/// Prints a line of figures, and tells what is not as it should be.
-async fn tell(course: Course, gateway: &Gateway, answers: &Answers) -> Vec<String> {
-    let Course { name, begun, requests, quarters, bound, stale_if_slow } = course;
+/// Prints a row of the table, and returns the failures.
+async fn report(measured: Measured, gateway: &Gateway, samples: &Samples) -> Vec<String> {
+    let Measured { name, begun, requests, quarters, bound, max_latency } = measured;
     let mut failures = Vec::new();
     let seconds = Clock::System.now().saturating_duration_since(begun).as_secs_f64();
     let peak = gateway.memory("VmHWM");
     let metrics = gateway.metrics().await;
-    let mut answers = std::mem::take(&mut *answers.lock().expect("nobody panics with it"));
-    answers.sort_unstable_by_key(|answer| answer.took);
-    let asked = answers.len();
-    let misses = answers.iter().filter(|answer| !answer.hit).count();
-    let took = |percent: usize| answers.get((asked * percent / 100).min(asked.saturating_sub(1))).map(|a| a.took);
+    let mut samples = std::mem::take(&mut *samples.lock().expect("not poisoned"));
+    samples.sort_unstable_by_key(|sample| sample.took);
+    let count = samples.len();
+    let misses = samples.iter().filter(|answer| !answer.hit).count();
+    let took = |percent: usize| samples.get((count * percent / 100).min(count.saturating_sub(1))).map(|a| a.took);
     let [p50, p99, worst] = [50, 99, 100].map(|percent| took(percent).unwrap_or(HANG).as_secs_f64() * 1e3);
     println!(
-        "{:>14}{seconds:>9.1}{:>9.0}{:>23}{peak:>7}{:>10}{:>6.0}{:>9}{asked:>14}{misses:>10}{p50:>6.1}{p99:>6.1}{worst:>8.1}",
+        "{:>14}{seconds:>9.1}{:>9.0}{:>23}{peak:>7}{:>10}{:>6.0}{:>9}{count:>14}{misses:>10}{p50:>6.1}{p99:>6.1}{worst:>8.1}",
         name,
         requests as f64 / seconds,
         format!("{quarters:?}"),
@@ -228,62 +233,62 @@ async fn tell(course: Course, gateway: &Gateway, answers: &Answers) -> Vec<Strin
     );
 
     if peak > bound {
-        failures.push(format!("it took {peak} MiB, and may take {bound}"));
+        failures.push(format!("{peak} MiB of memory, {bound} MiB are allowed"));
     }
-    failures.extend(answers.iter().find_map(|answer| answer.wrong.clone()));
-    if misses * 100 > asked * (100 - HITS_IN_PERCENT) || took(100).is_none_or(|worst| worst > stale_if_slow) {
-        failures.push("the good caller had too few hits, or waited too long for one".to_owned());
+    failures.extend(samples.iter().find_map(|sample| sample.wrong.clone()));
+    if misses * 100 > count * (100 - HITS_IN_PERCENT) || took(100).is_none_or(|worst| worst > max_latency) {
+        failures.push("the legitimate caller had too few hits, or a hit took too long".to_owned());
     }
     failures
 }
 
-/// One connection's part of a phase; the first wrong answer is an error.
-async fn ask_all(phase: Phase, requests: usize, next: Arc<AtomicUsize>, address: SocketAddr) -> Result<(), String> {
-    let mut wire = Wire::to(address).await;
+/// The part of a phase on one connection. The first wrong response is an error.
+async fn send_all(phase: Phase, requests: usize, next: Arc<AtomicUsize>, address: SocketAddr) -> Result<(), String> {
+    let mut wire = Wire::connect(address).await;
     loop {
         let begin = next.fetch_add(PIPELINED, Ordering::Relaxed);
-        let asked: Vec<_> = (begin..requests.min(begin + PIPELINED)).map(phase.asks).collect();
-        if asked.is_empty() {
+        let batch: Vec<_> = (begin..requests.min(begin + PIPELINED)).map(phase.request).collect();
+        if batch.is_empty() {
             return Ok(());
         }
-        wire.write(&asked.iter().map(|(token, query)| question(token, query)).collect::<String>()).await;
-        for (_, query) in asked {
+        wire.write(&batch.iter().map(|(token, query)| head(token, query)).collect::<String>()).await;
+        for (_, query) in batch {
             let (head, body) = wire.read().await.unwrap_or_default();
-            let (status, due) = if phase.is_good { ("200", list(&query)) } else { ("401", REFUSAL.to_owned()) };
-            if head.get(9..12) != Some(status) || body != due {
+            let (status, expected) = if phase.is_good { ("200", list(&query)) } else { ("401", REFUSAL.to_owned()) };
+            if head.get(9..12) != Some(status) || body != expected {
                 return Err(format!("{}, {query}: {head}{body}", phase.name));
             }
         }
     }
 }
 
-/// What the good caller was answered.
-struct Answer {
+/// A response to the legitimate caller.
+struct Sample {
     took: Duration,
     hit: bool,
     wrong: Option<String>,
 }
 
-type Answers = Arc<Mutex<Vec<Answer>>>;
+type Samples = Arc<Mutex<Vec<Sample>>>;
 
-/// The good caller: asks one question again and again, until an answer is wrong or there is none.
-async fn ask_steadily(address: SocketAddr, answers: &Answers) {
-    let mut wire = Wire::to(address).await;
-    let mut right = true;
-    while right {
-        let asked = Clock::System.now();
-        wire.write(&question("good-caller", "os_type=Linux")).await;
+/// The legitimate caller: repeats a request until a response is wrong or missing.
+async fn send_steadily(address: SocketAddr, samples: &Samples) {
+    let mut wire = Wire::connect(address).await;
+    let mut is_right = true;
+    while is_right {
+        let sent = Clock::System.now();
+        wire.write(&head("good-caller", "os_type=Linux")).await;
         let (head, body) = wire.read().await.unwrap_or_default();
-        let took = Clock::System.now().saturating_duration_since(asked);
-        right = head.get(9..12) == Some("200") && body == list("os_type=Linux");
-        let wrong = (!right).then(|| format!("the good caller was answered {head}{body}"));
-        let answer = Answer { took, hit: head.contains("workspace-gateway; hit"), wrong };
-        answers.lock().expect("nobody panics with it").push(answer);
+        let took = Clock::System.now().saturating_duration_since(sent);
+        is_right = head.get(9..12) == Some("200") && body == list("os_type=Linux");
+        let wrong = (!is_right).then(|| format!("the legitimate caller got {head}{body}"));
+        let sample = Sample { took, hit: head.contains("workspace-gateway; hit"), wrong };
+        samples.lock().expect("not poisoned").push(sample);
         tokio::time::sleep(PACE).await;
     }
 }
 
-/// The gateway, as a process that ends with this value.
+/// The gateway's process. It is killed when this is dropped.
 struct Gateway {
     process: Child,
     proxy: SocketAddr,
@@ -300,11 +305,11 @@ impl Gateway {
         command.args(["serve", "--config", file, "--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0"]);
         command.args(["--admin-listen", "127.0.0.1:0", "--mode", "cache", "--workspace-url"]);
         command.args([&format!("http://{upstream}"), "--appstream-url", &format!("http://{upstream}")]);
-        // The same on every machine: each worker allocates from an arena of its own, and leaves its gaps.
+        // The same on every machine: each worker has its own allocator arena, with its fragmentation.
         command.env("TOKIO_WORKER_THREADS", "2");
         let process = command.stderr(Stdio::piped()).spawn().expect("the gateway starts");
         let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
-        // First of all, so that it is killed whatever happens next.
+        // Created first, so that the process is killed whatever happens next.
         let mut gateway = Self { process, proxy: nowhere, metrics: nowhere };
         let mut log = BufReader::new(gateway.process.stderr.take().expect("it is piped"));
         let mut line = String::new();
@@ -327,9 +332,9 @@ impl Gateway {
         value.and_then(|value| value.trim().parse::<usize>().ok()).expect("a number of kB") / 1024
     }
 
-    /// Its gauges; 0 for one that it doesn't have.
+    /// Reads the gauges. 0 for a gauge that does not exist.
     async fn metrics(&self) -> impl Fn(&str) -> f64 {
-        let mut wire = Wire::to(self.metrics).await;
+        let mut wire = Wire::connect(self.metrics).await;
         wire.write("GET /metrics HTTP/1.1\r\nhost: gateway\r\n\r\n").await;
         let text = wire.read().await.expect("metrics").1.to_owned();
         move |name: &str| {

@@ -1,7 +1,7 @@
-//! What a hit costs inside the process: reading the key, and the whole way from a request's head to
-//! the last byte of its answer, without the socket; the latter for signed requests, too.
+//! Measures a cache hit inside the process: building the key, and the path from a request's head to the last byte of
+//! the response, without a socket. Signed requests are measured, too.
 //!
-//! `cargo bench` prints these; compare two versions by the ratio within one run, machines differ.
+//! Machines differ, so compare two versions by the ratios within one run.
 
 #![allow(missing_docs, clippy::expect_used)]
 
@@ -22,7 +22,7 @@ use workspace_gateway::testing::request::key::RequestKey;
 use workspace_gateway::testing::signing::{AccessKey, Payload, Projects, X_PROJECT_ID};
 use workspace_gateway::testing::simulator::Simulator;
 
-/// The program's.
+/// The same allocator as the program's.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
@@ -68,23 +68,23 @@ fn full_hit(criterion: &mut Criterion) {
     let simulator = runtime.block_on(Simulator::start()).expect("a simulator");
     let gateway = Gateway::new(&config(&simulator, ""), Clock::System).expect("a gateway");
     let connection = gateway.connection(([127, 0, 0, 1], 8080).into(), [127, 0, 0, 1].into());
-    let ask = async |token: &str| {
-        let answer = gateway.handle(request(token, &format!("{PATH}?{QUERY}")), &connection).await;
-        let status = answer.headers()["cache-status"].clone();
-        (status, answer.into_body().collect().await.expect("a whole answer").to_bytes())
+    let get = async |token: &str| {
+        let response = gateway.handle(request(token, &format!("{PATH}?{QUERY}")), &connection).await;
+        let status = response.headers()["cache-status"].clone();
+        (status, response.into_body().collect().await.expect("a complete response").to_bytes())
     };
     for length in [32, 4_800] {
         let token = simulator.token_of_length(PROJECT, length);
-        runtime.block_on(ask(&token));
-        let (status, body) = runtime.block_on(ask(&token));
-        assert!(status.as_bytes().starts_with(b"workspace-gateway; hit"), "this measures hits");
+        runtime.block_on(get(&token));
+        let (status, body) = runtime.block_on(get(&token));
+        assert!(status.as_bytes().starts_with(b"workspace-gateway; hit"), "a hit");
         criterion.bench_function(&format!("hit/token of {length} bytes, body of {} bytes", body.len()), |bencher| {
-            bencher.iter(|| runtime.block_on(ask(&token)));
+            bencher.iter(|| runtime.block_on(get(&token)));
         });
     }
 }
 
-/// What it costs to verify each request.
+/// Includes the verification of the signature.
 fn signed_hit(criterion: &mut Criterion) {
     let runtime = Runtime::new().expect("a runtime");
     let simulator = runtime.block_on(Simulator::start()).expect("a simulator");
@@ -104,18 +104,18 @@ fn signed_hit(criterion: &mut Criterion) {
     AccessKey::new(key.id, key.secret.as_bytes(), None, Projects::Any)
         .sign(&Method::GET, (&uri).into(), &mut headers, covered, &Payload::of(b""), Clock::System.date())
         .expect("a request that can be signed");
-    let ask = async || {
+    let get = async || {
         let mut request = Request::get(&target).body(Empty::<Bytes>::new()).expect("a valid request");
         *request.headers_mut() = headers.clone();
-        let answer = gateway.handle(request, &connection).await;
-        let status = answer.headers()["cache-status"].clone();
-        (status, answer.into_body().collect().await.expect("a whole answer").to_bytes())
+        let response = gateway.handle(request, &connection).await;
+        let status = response.headers()["cache-status"].clone();
+        (status, response.into_body().collect().await.expect("a complete response").to_bytes())
     };
-    runtime.block_on(ask());
-    let (status, body) = runtime.block_on(ask());
-    assert!(status.as_bytes().starts_with(b"workspace-gateway; hit"), "this measures hits");
+    runtime.block_on(get());
+    let (status, body) = runtime.block_on(get());
+    assert!(status.as_bytes().starts_with(b"workspace-gateway; hit"), "a hit");
     criterion.bench_function(&format!("hit/signed as the Python SDK does, body of {} bytes", body.len()), |bencher| {
-        bencher.iter(|| runtime.block_on(ask()));
+        bencher.iter(|| runtime.block_on(get()));
     });
 }
 

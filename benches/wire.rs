@@ -1,5 +1,5 @@
-//! HTTP/1.1 for both ends of the flood: messages with a `Content-Length` or without a body, several at once
-//! if need be. Lean, for it shares the machine with what is measured; no judge of what it reads.
+//! HTTP/1.1 for both ends of the flood, with pipelining: messages with a `Content-Length` or without a body. It is
+//! minimal because it shares the machine with the measured program. It does not validate messages.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -7,14 +7,13 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// Nothing takes this long; reaching it is a failure, not a wait.
+/// Far longer than any step takes. Reaching it is a failure.
 pub(crate) const HANG: Duration = Duration::from_secs(60);
 
-/// A connection by which heads and bodies come and go.
 pub(crate) struct Wire {
     stream: TcpStream,
     buffer: Vec<u8>,
-    /// How much of the buffer the last message was.
+    /// The length of the last message in the buffer.
     done: usize,
 }
 
@@ -24,26 +23,26 @@ impl Wire {
         Self { stream, buffer: Vec::new(), done: 0 }
     }
 
-    pub(crate) async fn to(address: SocketAddr) -> Self {
+    pub(crate) async fn connect(address: SocketAddr) -> Self {
         Self::new(TcpStream::connect(address).await.expect("a connection"))
     }
 
-    /// Whether that has failed shows when the answer is read.
+    /// Ignores errors: they show when the response is read.
     pub(crate) async fn write(&mut self, text: &str) {
         let _ = self.stream.write_all(text.as_bytes()).await;
     }
 
-    /// The next head, blank line included, and its body; none at the end, or after a while.
+    /// The next head, with its empty line, and its body. `None` at the end of the connection or after [`HANG`].
     pub(crate) async fn read(&mut self) -> Option<(&str, &str)> {
         self.buffer.drain(..std::mem::take(&mut self.done));
         while self.done == 0 {
             let text = std::str::from_utf8(&self.buffer).ok()?;
             if let Some(end) = text.find("\r\n\r\n") {
                 let length = text[..end].split_once("\r\ncontent-length: ").map_or("0", |(_, rest)| rest);
-                let whole = end + 4 + length.split("\r\n").next()?.parse::<usize>().ok()?;
-                if text.len() >= whole {
-                    self.done = whole;
-                    let text = std::str::from_utf8(&self.buffer[..whole]).ok()?;
+                let total = end + 4 + length.split("\r\n").next()?.parse::<usize>().ok()?;
+                if text.len() >= total {
+                    self.done = total;
+                    let text = std::str::from_utf8(&self.buffer[..total]).ok()?;
                     return Some(text.split_at(end + 4));
                 }
             }

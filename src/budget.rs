@@ -1,16 +1,17 @@
-//! The memory budget: one count of all bytes that clients can make the process, and the kernel for it, hold.
+//! The memory budget: it counts all bytes that clients can make the process hold, and the kernel on its behalf.
 //!
-//! What the cache keeps is not counted here: `cache.max_size` bounds it. Everything else that grows with what clients send
-//! or leave unread is: connections, heads, request bodies, responses that are held for them, and socket buffers. Fixed
-//! tables (grants, known heads, refusals) are bounded by number.
+//! It counts everything that grows with what clients send or do not read: connections, heads, request bodies, buffered
+//! responses and socket buffers. It does not count entries in the cache, which `cache.max_size` bounds, or tables that
+//! are bounded by number (grants, known heads, refusals).
 //!
 //! ```text
-//! account   what one client holds        collected   bodies that are read whole
-//! share     who may have how much more   cgroup      the memory limit of the process
+//! account   what one client holds               collected   bodies that are buffered completely
+//! share     how much more a client may have     cgroup      the memory limit of the process
 //! ```
 //!
-//! Where a client may not have more, the server closes connections (`server/shed.rs`), and what was asked for waits or is
-//! refused. Nothing here waits while it holds something: [`Account::wait`] charges all that is needed at once.
+//! When a client may not have more memory, the server closes connections (`server/shed.rs`), and the request waits or
+//! is refused. A request must not wait while it holds memory that others wait for: [`Account::wait`] charges all that
+//! it needs at once.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -36,56 +37,56 @@ pub(crate) use collected::Collected;
 pub(crate) use share::Shortage;
 use share::Totals;
 
-/// The budget where nothing else is configured and no cgroup limits the process, in bytes.
+/// The budget in bytes, if none is configured and no cgroup limits the memory of the process.
 pub const DEFAULT: usize = 256 << 20;
 
 /// The smallest budget, in bytes.
 pub(crate) const SMALLEST: usize = 8 << 20;
 
-/// When unknown callers have so many bytes left together, the budget counts as reached.
+/// If less than this is left for unknown callers, in bytes, the limit counts as reached.
 const SLACK: usize = 64 << 10;
 
-/// How many shortages are noted until somebody looks at them. Each is of another class, peer address or caller.
-const MAX_UNSEEN: usize = 16;
+/// The maximum number of shortages that wait to be handled. Each is of a different class, peer address or caller.
+const MAX_PENDING: usize = 16;
 
-/// The part of the budget that requests may wait for: one in so many bytes. Requests of clients that hold too much themselves may
-/// wait for half of it.
-const WAITING: usize = 16;
+/// Requests may wait for at most this fraction of the budget in all: 1/16. Requests of clients that hold too much
+/// themselves may wait for half of that.
+const WAITING_DIVISOR: usize = 16;
 
-/// What bytes are held for.
+/// The purpose of held bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, VariantArray)]
 #[strum(const_into_str, serialize_all = "kebab-case")]
 pub enum Purpose {
-    /// Open connections: their state, read buffers and what the kernel's send buffer takes from the start.
+    /// Open connections: their state, their read buffers and the initial send buffer in the kernel.
     Connections,
-    /// Heads larger than what a connection is charged for.
+    /// Heads, beyond the part that the charge of the connection includes.
     Heads,
-    /// Requests in progress: their state, and what has come of their bodies unread.
+    /// Requests in progress: their state, and received parts of bodies that are not read yet.
     Requests,
-    /// Bodies of requests that are read before they are sent on.
+    /// Request bodies that are buffered completely before they are sent.
     Bodies,
-    /// Responses that are held whole for clients, and buffers of relayed ones.
+    /// Responses that are buffered completely, and the buffers of relayed responses.
     Responses,
-    /// Larger send buffers, for clients that read large responses.
+    /// Larger send buffers, for large responses.
     Sockets,
-    /// Log lines that are not yet written: the most that may wait, for as long as the gateway runs.
+    /// Log lines that wait to be written. The maximum is charged while the gateway runs.
     Log,
 }
 
-/// The budget. Shared by everything that holds bytes for clients.
 pub struct Budget {
     totals: Mutex<Totals>,
+    /// The number of refused charges.
     refused: AtomicUsize,
     /// Bytes that requests wait for.
     waiting: AtomicUsize,
-    /// Told whenever something is returned, for waiters of each class, in the order of [`ConnectionClass::ALL`].
+    /// Notified when bytes are returned: one for the waiters of each class, in the order of [`ConnectionClass::ALL`].
     freed: [Notify; ConnectionClass::ALL.len()],
-    /// The shortages that nobody has looked at, and the bytes that were needed.
-    unseen: Mutex<Vec<(Shortage, usize)>>,
-    runs_short: Notify,
+    /// The shortages that wait to be handled, and the bytes that were needed.
+    pending: Mutex<Vec<(Shortage, usize)>>,
+    shortage_noted: Notify,
 }
 
-/// A request that waits, until this is dropped.
+/// A request that waits for memory, until this is dropped.
 struct WaitingRequest<'b> {
     budget: &'b Budget,
     bytes: usize,
@@ -98,19 +99,20 @@ impl Drop for WaitingRequest<'_> {
 }
 
 impl Budget {
-    /// A budget of this many bytes.
+    /// A budget of `limit` bytes.
     pub fn new(limit: usize) -> Arc<Self> {
         Arc::new(Self {
             totals: Mutex::new(Totals::new(limit)),
             refused: AtomicUsize::default(),
             waiting: AtomicUsize::default(),
             freed: Default::default(),
-            unseen: Mutex::default(),
-            runs_short: Notify::new(),
+            pending: Mutex::default(),
+            shortage_noted: Notify::new(),
         })
     }
 
-    /// The budget as configured, or half of the smallest memory limit of the process's cgroups, but [`DEFAULT`] at most.
+    /// The size of the budget in bytes: the configured one, or half of the smallest memory limit of the process's
+    /// cgroups, but at least [`SMALLEST`] and at most [`DEFAULT`].
     pub fn size(configured: Option<usize>) -> usize {
         configured.unwrap_or_else(|| match memory_limit(Path::new("/")) {
             Some(limit) => usize::try_from(limit / 2).unwrap_or(usize::MAX).clamp(SMALLEST, DEFAULT),
@@ -118,73 +120,73 @@ impl Budget {
         })
     }
 
-    /// Changes how many bytes there are. Charges that stand are not touched.
+    /// Changes the limit. Existing charges stay.
     pub fn resize(&self, limit: usize) {
         self.totals().limit = limit;
         self.freed.iter().for_each(Notify::notify_waiters);
     }
 
-    /// How many bytes there are in all.
+    /// The size of the budget, in bytes.
     pub fn limit(&self) -> usize {
         self.totals().limit
     }
 
-    /// How many bytes are held.
+    /// The held bytes.
     pub fn used(&self) -> usize {
         self.totals().used
     }
 
-    /// How many bytes are held for a purpose.
     pub fn used_for(&self, purpose: Purpose) -> usize {
         self.totals().by_purpose[purpose as usize]
     }
 
-    /// How many charges have been refused so far.
+    /// The number of charges that were refused so far.
     pub fn refused(&self) -> usize {
         self.refused.load(Ordering::Relaxed)
     }
 
-    /// Whether nobody but known callers gets any more of it.
+    /// Whether only known callers may have more.
     pub fn is_reached(&self) -> bool {
         self.totals().room(ConnectionClass::Unknown) < SLACK
     }
 
-    /// Charges bytes that are held already and that no client answers for.
+    /// Charges bytes that are held already and that count for no client.
     pub fn charge(self: &Arc<Self>, purpose: Purpose, bytes: usize) -> Charge {
         self.add(None, purpose, bytes);
-        Charge::new(Holder::Nobody(Arc::clone(self)), purpose, bytes)
+        Charge::new(Holder::NoClient(Arc::clone(self)), purpose, bytes)
     }
 
-    /// Waits until clients may not have what they need. Says why, and how many bytes that is.
-    pub async fn runs_short(&self) -> Vec<(Shortage, usize)> {
+    /// Waits until clients may not have the memory that they need. Returns each shortage with the bytes that were
+    /// needed.
+    pub async fn shortages(&self) -> Vec<(Shortage, usize)> {
         loop {
-            let told = self.runs_short.notified();
-            let unseen = std::mem::take(&mut *self.unseen());
-            if !unseen.is_empty() {
-                return unseen;
+            let notified = self.shortage_noted.notified();
+            let pending = std::mem::take(&mut *self.pending());
+            if !pending.is_empty() {
+                return pending;
             }
-            told.await;
+            notified.await;
         }
     }
 
-    /// Notes that a client may not have what it needs, so that connections are closed. Where only the connection itself holds
-    /// too much, closing others would not help.
+    /// Notes a shortage, so that connections are closed. If only the connection itself holds too much, closing other
+    /// connections would not help.
     fn note(&self, shortage: Shortage, bytes: usize) {
         if shortage == Shortage::Connection {
             return;
         }
-        let mut unseen = self.unseen();
-        let number = unseen.len();
-        match unseen.iter_mut().find(|(noted, _)| *noted == shortage) {
+        let mut pending = self.pending();
+        let number = pending.len();
+        match pending.iter_mut().find(|(noted, _)| *noted == shortage) {
             Some((_, needed)) => *needed = bytes.max(*needed),
-            None if number < MAX_UNSEEN => unseen.push((shortage, bytes)),
+            None if number < MAX_PENDING => pending.push((shortage, bytes)),
             None => {}
         }
-        drop(unseen);
-        self.runs_short.notify_one();
+        drop(pending);
+        self.shortage_noted.notify_one();
     }
 
-    /// Counts a refusal, and notes it.
+    /// Counts a refused charge, and notes the shortage.
     fn refuse(&self, shortage: Shortage, bytes: usize) {
         self.refused.fetch_add(1, Ordering::Relaxed);
         self.note(shortage, bytes);
@@ -194,7 +196,7 @@ impl Budget {
         self.totals().shortage(account, purpose, bytes)
     }
 
-    /// Whether more than half of the budget is free besides so many bytes.
+    /// Whether at least half of the budget would be free after a charge of `bytes`.
     fn has_spare(&self, bytes: usize) -> bool {
         let totals = self.totals();
         totals.used.saturating_add(bytes) <= totals.limit / 2
@@ -230,13 +232,13 @@ impl Budget {
     }
 
     fn begin_waiting(&self, bytes: usize, is_own: bool) -> Option<WaitingRequest<'_>> {
-        let most = self.limit() / if is_own { 2 * WAITING } else { WAITING };
-        let fits = |waiting: usize| waiting.checked_add(bytes).filter(|waiting| *waiting <= most);
+        let max = self.limit() / if is_own { 2 * WAITING_DIVISOR } else { WAITING_DIVISOR };
+        let fits = |waiting: usize| waiting.checked_add(bytes).filter(|waiting| *waiting <= max);
         self.waiting.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits).ok()?;
         Some(WaitingRequest { budget: self, bytes })
     }
 
-    /// Resolves for one waiter of the class when something has been returned. That may have been before, when nobody waited.
+    /// Resolves for one waiter of the class when bytes have been returned, also if no request waited at that time.
     fn freed(&self, class: ConnectionClass) -> Notified<'_> {
         self.freed[class as usize].notified()
     }
@@ -250,13 +252,13 @@ impl Budget {
         self.totals.lock()
     }
 
-    fn unseen(&self) -> MutexGuard<'_, Vec<(Shortage, usize)>> {
-        self.unseen.lock()
+    fn pending(&self) -> MutexGuard<'_, Vec<(Shortage, usize)>> {
+        self.pending.lock()
     }
 
     #[cfg(test)]
-    fn with_totals(&self, look: impl FnOnce(&Totals)) {
-        look(&self.totals());
+    fn with_totals(&self, check: impl FnOnce(&Totals)) {
+        check(&self.totals());
     }
 }
 
@@ -271,21 +273,21 @@ mod tests {
     const PURPOSE: Purpose = Purpose::Heads;
 
     #[test]
-    fn a_refusal_is_told_and_counted_unless_the_client_can_do_without() {
+    fn a_refused_charge_is_reported_and_counted_unless_it_is_optional() {
         let budget = Budget::new(800);
         let account = Account::open(&budget, None);
         account.raise(ConnectionClass::Known, None);
-        let mut short = pin!(budget.runs_short());
+        let mut shortages = pin!(budget.shortages());
         let mut context = Context::from_waker(Waker::noop());
         assert!(account.try_charge_spare(PURPOSE, 500).is_none());
-        assert!(short.as_mut().poll(&mut context).is_pending());
+        assert!(shortages.as_mut().poll(&mut context).is_pending());
         assert!(account.try_charge(PURPOSE, 900).is_none());
-        assert_eq!(short.as_mut().poll(&mut context), Poll::Ready(vec![(Shortage::Budget, 900)]));
+        assert_eq!(shortages.as_mut().poll(&mut context), Poll::Ready(vec![(Shortage::Budget, 900)]));
         assert_eq!(budget.refused(), 1);
     }
 
     #[test]
-    fn it_is_reached_when_unknown_callers_get_no_more() {
+    fn the_limit_is_reached_when_unknown_callers_may_not_have_more() {
         let budget = Budget::new(16 * SLACK);
         assert!(!budget.is_reached());
         let charge = budget.charge(PURPOSE, 14 * SLACK + 2);

@@ -1,5 +1,5 @@
-//! What an X.509 certificate says of itself: from when to when it is valid, for which names, and who has issued it. Nothing
-//! here decides whether it is to be trusted.
+//! Reads X.509 certificates: validity period, names, issuer and usage. Nothing here decides whether a certificate is
+//! trusted.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -8,25 +8,25 @@ use std::time::{Duration, SystemTime};
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer as _, X509Certificate, X509Version};
 
-/// What a certificate says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Certificate {
-    /// The first moment of its validity, as Unix time in seconds.
+    /// The start of the validity period, as Unix time in seconds.
     pub not_before: i64,
-    /// The last one, as Unix time in seconds.
+    /// The end of the validity period, as Unix time in seconds.
     pub not_after: i64,
-    /// The distinguished name of its issuer (RFC 5280 §4.1.2.4).
+    /// The distinguished name of the issuer (RFC 5280 §4.1.2.4).
     pub issuer: String,
-    /// Its subject alternative names that are DNS names or IP addresses (RFC 5280 §4.2.1.6).
+    /// The DNS names and IP addresses among the subject alternative names (RFC 5280 §4.2.1.6).
     pub names: Vec<String>,
-    /// Whether it may be used by a server: it has no extended key usage, or serverAuth is among it (RFC 5280 §4.2.1.12).
+    /// Whether a server may use it: it has no extended key usage, or that includes serverAuth (RFC 5280 §4.2.1.12).
     pub is_for_servers: bool,
-    /// Whether it may issue others: it is an authority's (RFC 5280 §4.2.1.9), or of a version that does not say.
+    /// Whether it may issue certificates: it is a CA certificate (RFC 5280 §4.2.1.9), or has a version without this
+    /// extension.
     pub may_issue: bool,
 }
 
 impl Certificate {
-    /// Reads a certificate in DER. `None` if it is none.
+    /// Reads a certificate in DER. `None` if it is malformed.
     pub(crate) fn read(der: &[u8]) -> Option<Self> {
         let (_, certificate) = X509Certificate::from_der(der).ok()?;
         let names = certificate.subject_alternative_name().ok()?;
@@ -59,24 +59,24 @@ impl fmt::Display for Certificate {
     }
 }
 
-/// When the first certificate of a chain ends.
+/// The earliest end of validity in a certificate chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NotAfter {
-    /// Then, as Unix time in seconds.
+    /// Unix time in seconds.
     At(i64),
-    /// The end of one of them cannot be read. TLS may still accept it.
+    /// At least one certificate cannot be read. TLS may still accept it.
     Unknown,
 }
 
 impl NotAfter {
-    /// Of certificates in DER.
+    /// The certificates are in DER.
     pub fn of<D: AsRef<[u8]>>(chain: &[D]) -> Self {
         let ends = chain.iter().map(|der| Some(Certificate::read(der.as_ref())?.not_after));
         ends.collect::<Option<Vec<_>>>().and_then(|ends| ends.into_iter().min()).map_or(Self::Unknown, Self::At)
     }
 }
 
-/// A date for a person (RFC 3339), of Unix time in seconds. Before 1970 is 1970.
+/// Formats a Unix time in seconds as RFC 3339. A time before 1970 becomes 1970-01-01T00:00:00Z.
 pub(crate) fn date(seconds: i64) -> String {
     let since = Duration::from_secs(seconds.try_into().unwrap_or_default());
     humantime::format_rfc3339_seconds(SystemTime::UNIX_EPOCH + since).to_string()

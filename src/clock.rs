@@ -1,16 +1,17 @@
-//! The only place that reads the machine's clocks. Everything else is told what time it is, so tests
-//! can let five minutes pass at once.
+//! Reads the machine's clocks. No other code may read them: it gets the time as an argument or from a [`Clock`], so
+//! that tests can move the time.
 //!
-//! There are three times, and each has a type of its own, so that they are not compared by accident:
+//! There are three times. Each has its own type, so that they are not mixed up:
 //!
-//! - [`Clock::now`], a [`std::time::Instant`], is for rules: how old an answer or a proof is, how long a denial or a backoff
-//!   lasts, what was sent before what. It includes the time in which the machine was suspended.
-//! - [`Clock::timer_now`], a [`tokio::time::Instant`], is for timers and measured durations. It stands still while the machine
-//!   is suspended, as the runtime's timers do.
-//! - [`Clock::date`], a [`SystemTime`], is the wall clock: for signatures and for dates in headers and logs.
+//! - [`Clock::now`], a [`std::time::Instant`], is for rules: the age of an entry or a proof, the end of a denial or a
+//!   backoff, the order of requests. It includes the time during which the machine was suspended.
+//! - [`Clock::timer_now`], a [`tokio::time::Instant`], is for timers and measured durations. It stops while the machine
+//!   is suspended, like the runtime's timers.
+//! - [`Clock::date`], a [`SystemTime`], is the wall clock, for signatures and for dates in headers and logs.
 //!
-//! The first is the second plus a skew that never decreases (`clock/skew.rs`). No `Instant` of the first kind may reach a
-//! timer, and the two are never compared; `clippy.toml` forbids `from_std` and `into_std` elsewhere, but not `into`.
+//! The first is the second plus a skew that never decreases (`clock/skew.rs`). An `Instant` of the first kind must not
+//! be used for a timer or compared with the second kind. `clippy.toml` forbids `from_std` and `into_std` elsewhere, but
+//! not `into`.
 
 mod manual;
 mod skew;
@@ -20,22 +21,23 @@ use std::time::{Instant, SystemTime};
 
 pub use self::manual::ManualClock;
 
-/// Where "now" comes from.
+/// The source of the time.
 #[derive(Clone, Debug, Default)]
 pub enum Clock {
-    /// The machine's clocks; the monotonic one by way of the runtime: where a test pauses that, rules and timers
-    /// agree on the time.
+    /// The machine's clocks. The monotonic clock is that of the runtime: if a test pauses it, rules and timers show the
+    /// same time.
     #[default]
     System,
-    /// Clocks that stand still until they are moved.
+    /// Clocks that a test moves.
     Manual(ManualClock),
 }
 
 impl Clock {
-    /// The present moment, for rules. The time between two of them is at least what has passed on `CLOCK_BOOTTIME` (to the
-    /// millisecond) and on the wall clock (less 30 s of drift); a wall clock that is set back changes nothing.
+    /// The current time for rules. The difference of two values is at least the time that has passed on
+    /// `CLOCK_BOOTTIME` (with a precision of 1 ms) and on the wall clock (minus a drift of up to 30 s). A step back of
+    /// the wall clock changes nothing.
     ///
-    /// Each call reads the clocks: the first request after a suspension sees it.
+    /// Each call reads the clocks, so that the first request after a suspension sees the right time.
     pub fn now(&self) -> Instant {
         match self {
             Self::System => system::now(),
@@ -43,7 +45,8 @@ impl Clock {
         }
     }
 
-    /// The present moment for timers and measured durations: the runtime's monotonic clock, without suspension.
+    /// The current time for timers and measured durations: the runtime's monotonic clock, which stops during a
+    /// suspension.
     pub fn timer_now(&self) -> tokio::time::Instant {
         match self {
             Self::System => system::timer_now(),
@@ -51,7 +54,7 @@ impl Clock {
         }
     }
 
-    /// The date of the present moment by the wall clock, for signatures, headers and logs.
+    /// The wall clock, for signatures, headers and logs.
     pub fn date(&self) -> SystemTime {
         match self {
             Self::System => system::date(),

@@ -1,5 +1,5 @@
-//! What the gateway would do with a request, and why: the very steps of the path, up to the point
-//! where something would be looked up or sent.
+//! Explains what the gateway would do with a request, and why. It runs the same functions as `serve`, but it must not
+//! look anything up or send anything.
 
 mod signature;
 
@@ -28,195 +28,194 @@ use crate::request::trace::Trace;
 use crate::request::validate;
 use crate::signing::ring::SignatureRejection;
 use crate::upstream::client::{self, FetchContext};
-use signature::{Signature, SignatureInput};
+use signature::{Authentication, Signature};
 
-/// What a gateway goes by.
+/// What an explanation depends on besides the request.
 #[derive(Clone, Copy)]
 pub(crate) struct Context<'a> {
-    /// The settings that decide.
     pub rules: Rules<'a>,
     /// The address that the gateway listens on for clients.
     pub listen: SocketAddr,
-    /// The present date.
+    /// The current date, to verify signatures.
     pub date: SystemTime,
 }
 
-/// A request to explain; a GET.
+/// A GET to explain.
 pub(crate) struct ExplainRequest<'a> {
-    /// A path; or a URL, as a client sends it to an HTTP proxy. Its host is the `Host`, if no header says another.
+    /// A path, or a URL as a client sends it to an HTTP proxy. Its host becomes `Host` if that header is missing.
     pub url: &'a str,
-    /// Its headers.
     pub headers: HeaderMap,
 }
 
-/// Reads a header written as `NAME: VALUE`.
+/// Parses a header of the form `NAME: VALUE`.
 ///
 /// # Errors
-/// What was expected, without what was given: it may be a credential.
+/// What was expected. The text itself is not in the error, because it may have a credential.
 pub(crate) fn header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
-    let wrong = || "not a header: expected NAME: VALUE, such as 'X-Language: en-us'".to_owned();
-    let (name, value) = text.split_once(':').ok_or_else(wrong)?;
+    let invalid = || "not a header: expected NAME: VALUE, such as 'X-Language: en-us'".to_owned();
+    let (name, value) = text.split_once(':').ok_or_else(invalid)?;
     let trimmed = |text: &str| text.trim_matches([' ', '\t']).to_owned();
-    Ok((trimmed(name).parse().map_err(|_| wrong())?, trimmed(value).parse().map_err(|_| wrong())?))
+    Ok((trimmed(name).parse().map_err(|_| invalid())?, trimmed(value).parse().map_err(|_| invalid())?))
 }
 
-/// What would be done with a request.
 #[derive(Debug, Serialize)]
 pub(crate) struct Explanation {
-    /// In one sentence.
+    /// The decision as a sentence.
     verdict: String,
-    /// The same for a program.
+    /// The decision for programs.
     decided: Decided,
-    /// The target that is meant, where the base URL has put something in front of it.
+    /// The target after a path prefix was removed.
     #[serde(skip_serializing_if = "Option::is_none")]
-    taken_as: Option<String>,
-    /// What would be answered from memory, for one of the operations.
+    rewritten_to: Option<String>,
+    /// Only if the request is for an operation.
     #[serde(skip_serializing_if = "Option::is_none")]
-    operation: Option<AskedOperation>,
-    /// What its signature is worth, if that is what shows who asks.
+    operation: Option<OperationExplanation>,
+    /// Only if a signature is the credential.
     #[serde(skip_serializing_if = "Option::is_none")]
     signature: Option<Signature>,
-    /// Where a request that is not answered from memory would go.
+    /// The upstream URL of a relayed request.
     #[serde(skip_serializing_if = "Option::is_none")]
     forwarded_to: Option<String>,
 }
 
-/// What is decided about a request.
 #[derive(Debug, Serialize)]
 #[serde(tag = "action", rename_all = "kebab-case")]
 enum Decided {
-    /// Answered here.
+    /// Answered by the gateway, without an error.
     Answered,
-    /// Answered here with an error.
-    Refused { status: u16, reason: &'static str },
-    /// Sent on as it is.
-    Relayed { reason: &'static str },
-    /// Looked up in memory.
+    /// Answered by the gateway with an error.
+    Refused {
+        status: u16,
+        reason: &'static str,
+    },
+    Relayed {
+        reason: &'static str,
+    },
     LookedUp,
 }
 
 #[derive(Debug, Serialize)]
-struct AskedOperation {
+struct OperationExplanation {
     name: String,
     service: &'static str,
-    /// The paths it has.
     template: String,
     project_id: String,
-    /// What the path says for the names in the template.
+    /// The captured path segments by name.
     segments: BTreeMap<String, String>,
     credential: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     key: Option<KeyParts>,
-    /// What a running gateway knows of it.
+    /// Only if a running gateway explains.
     #[serde(skip_serializing_if = "Option::is_none")]
     now: Option<Now>,
-    /// Everything that stands in the way of an answer from memory; the first is the one recorded.
-    bypass: Vec<Bypassed>,
+    /// All reasons to bypass. The first one is recorded.
+    bypass: Vec<BypassExplanation>,
 }
 
 #[derive(Debug, Serialize)]
 struct KeyParts {
     canonical_query: String,
     keyed_headers: Vec<String>,
-    /// What is sent upstream though it is not in the key, if the operation does so.
+    /// The headers that are sent upstream although they are not in the key.
     #[serde(skip_serializing_if = "Option::is_none")]
     forward_headers: Option<String>,
     ttl: String,
     stale_while_revalidate: String,
     stale_if_error: String,
-    /// What a 200 must be, to prove the caller and to be kept.
+    /// What the body of a 200 must be to prove the caller and to be stored.
     body: String,
-    /// Between whom answers are shared, and why, if that can't be otherwise.
+    /// Which callers share responses, and why.
     sharing: String,
-    /// Which is sent unless the request is bypassed.
+    /// The request that is sent on a miss.
     upstream_request: Vec<String>,
 }
 
-/// What a running gateway knows of a question and of the caller, in words.
+/// What a running gateway knows about the caller and the key, as text.
 #[derive(Debug, Serialize)]
 pub(crate) struct Now {
-    /// How the caller stands in the scope.
+    /// The caller's grant state in the scope.
     pub caller: String,
-    /// Whether callers share answers there.
+    /// Whether callers share the responses in the scope.
     pub shared: bool,
-    /// What is stored.
+    /// What is stored under the key.
     pub stored: String,
 }
 
 #[derive(Debug, Serialize)]
-struct Bypassed {
+struct BypassExplanation {
     reason: &'static str,
     because: &'static str,
 }
 
-impl From<&BypassReason> for Bypassed {
+impl From<&BypassReason> for BypassExplanation {
     fn from(reason: &BypassReason) -> Self {
         Self { reason: reason.into_str(), because: reason.describe() }
     }
 }
 
-/// Explains a request: decides it as `serve` does, and tells what comes of that. A running gateway adds what it knows of the
-/// key now.
+/// Explains a request: decides as `serve` does, and describes the decision. A running gateway adds with `look` what it
+/// knows about the caller and the key at present.
 ///
 /// # Errors
-/// If the URL can't be read as one.
+/// If the URL is invalid.
 pub(crate) fn explain(
     context: Context<'_>,
-    request_line: ExplainRequest<'_>,
+    explained: ExplainRequest<'_>,
     look: impl FnOnce(RequestKey, &Credential) -> Option<Now>,
 ) -> Result<Explanation, String> {
     let Context { rules, date, .. } = context;
-    let (mut head, facts) = request(&request_line, context.listen)?;
+    let (mut head, facts) = request(&explained, context.listen)?;
     let decision =
         validate::normalize(&mut head).map_err(Rejection::Invalid).and_then(|()| decide(&mut head, facts, rules));
     let plan = match decision {
         Ok(Decision::Proceed(plan)) => plan,
         Ok(Decision::AnswerOptions) => {
-            return Ok(Explanation::of("answered 200 here, with the methods that are relayed".to_owned()));
+            return Ok(Explanation::of("answered 200 here, with the methods that the gateway relays".to_owned()));
         }
         Err(rejection) => return Ok(Explanation::rejected(rejection)),
     };
-    let Plan { service, presentation: Presentation { credential, typed, authorization }, action } = plan;
+    let Plan { service, presentation: Presentation { credential, received_uri, authorization }, action } = plan;
     let project = route::project(rules.catalogue, head.uri.path());
-    let SignatureInput { credential, refusal, signature } = signature::judge(credential, &head, &typed, project, date);
+    let Authentication { credential, refusal, signature } =
+        signature::authenticate(credential, &head, &received_uri, project, date);
     let target = head.uri.path_and_query().map_or("/", |target| target.as_str());
-    let taken_as = (head.uri.path() != typed.path()).then(|| target.to_owned());
-    let of = |verdict, decided| Explanation { decided, signature, taken_as, ..Explanation::of(verdict) };
+    let rewritten_to = (head.uri.path() != received_uri.path()).then(|| target.to_owned());
+    let explanation = |verdict, decided| Explanation { decided, signature, rewritten_to, ..Explanation::of(verdict) };
     if let Some(refusal) = refusal {
         let status = if refusal == SignatureRejection::Project { 403 } else { 401 };
-        let verdict = format!("answered {status} here, and not sent on: {}", refusal.describe());
-        return Ok(of(verdict, Decided::Refused { status, reason: refusal.into_str() }));
+        let verdict = format!("answered {status} here, and not sent upstream: {}", refusal.describe());
+        return Ok(explanation(verdict, Decided::Refused { status, reason: refusal.into_str() }));
     }
     let operation = match &action {
-        Action::LookupResult { key, .. } => {
-            Some(asked_operation(key.operation(), Some(key), &credential, &[], &head, date)?)
+        Action::LookUp { key, .. } => {
+            Some(explain_operation(key.operation(), Some(key), &credential, &[], &head, date)?)
         }
         Action::Bypass(Bypass { operation, reason, others, key, .. }) => {
             let reasons = [&[*reason], &others[..]].concat();
-            Some(asked_operation(operation, key.as_ref(), &credential, &reasons, &head, date)?)
+            Some(explain_operation(operation, key.as_ref(), &credential, &reasons, &head, date)?)
         }
         Action::PassThrough => None,
     };
     let (verdict, decided, key) = match action {
-        Action::LookupResult { key, directives } => (look_up_verdict(directives), Decided::LookedUp, Some(key)),
+        Action::LookUp { key, directives } => (look_up_verdict(directives), Decided::LookedUp, Some(key)),
         _ if authorization == AuthorizationAction::Bound => {
-            let verdict = "answered 401 here: the AK/SK signature is not over upstream's Host and path, and its key \
+            let verdict = "answered 401 here: the AK/SK signature does not cover upstream's Host and path, and its key \
                            is not configured here";
             (verdict.to_owned(), Decided::Refused { status: 401, reason: "signature-bound-here" }, None)
         }
         Action::Bypass(bypass) => {
             let only_a_token_is_missing = bypass.reason == BypassReason::NoCredential && bypass.others.is_empty();
-            let hope = if only_a_token_is_missing {
-                ". With a token that upstream has answered well: from memory"
+            let with_token = if only_a_token_is_missing {
+                ". With a token that upstream accepts, it is looked up in the cache"
             } else {
                 ""
             };
             let reason = bypass.reason;
-            let verdict = format!("forwarded as it is and not kept: {}{hope}", reason.describe());
+            let verdict = format!("relayed unchanged and not stored: {}{with_token}", reason.describe());
             (verdict, Decided::Relayed { reason: reason.into_str() }, bypass.key)
         }
         Action::PassThrough => {
-            let verdict = format!("passed through to {}, streamed, never kept", service.as_str());
+            let verdict = format!("passed through to {}: streamed and never stored", service.as_str());
             (verdict, Decided::Relayed { reason: "pass-through" }, None)
         }
     };
@@ -225,46 +224,43 @@ pub(crate) fn explain(
     let verdict = if is_signed_anew { format!("{verdict}; signed anew for upstream's Host") } else { verdict };
     let forwarded_to = is_relayed.then(|| format!("{}{target}", rules.catalogue.origin(service)));
     let now = credential.as_ref().zip(key).and_then(|(credential, key)| look(key, credential));
-    let operation = operation.map(|operation| AskedOperation { now, ..operation });
-    Ok(Explanation { operation, forwarded_to, ..of(verdict, decided) })
+    let operation = operation.map(|operation| OperationExplanation { now, ..operation });
+    Ok(Explanation { operation, forwarded_to, ..explanation(verdict, decided) })
 }
 
-/// What comes of a look-up, by what the client demands of a cache.
+/// The verdict for a look-up. It depends on the request directives.
 fn look_up_verdict(directives: RequestDirectives) -> String {
     let otherwise = if directives.only_if_cached {
-        "answered 504 here: the request says only-if-cached"
+        "answered 504 here: the request has only-if-cached"
     } else {
-        "asked of upstream"
+        "requested from upstream"
     };
     if directives.no_cache {
-        return format!("{otherwise}; not answered from memory, because the request says no-cache or max-age=0");
+        return format!("{otherwise}; not answered from memory, because the request has no-cache or max-age=0");
     }
-    let demanded = if directives.limits_age() { " and as its max-age and min-fresh demand" } else { "" };
-    format!(
-        "answered from memory while fresh{demanded}, once upstream has answered this caller well in this scope; \
-         otherwise {otherwise}"
-    )
+    let limited = if directives.limits_age() { " and within its max-age and min-fresh" } else { "" };
+    format!("answered from memory while fresh{limited}, if the caller has a grant in this scope; otherwise {otherwise}")
 }
 
-/// The request as a client would send it: with a path, or, as to a proxy, with a URL.
-fn request(request_line: &ExplainRequest<'_>, listen: SocketAddr) -> Result<(Parts, Facts), String> {
-    let url: Uri = request_line.url.parse().ok().filter(|uri: &Uri| uri.path().starts_with('/')).ok_or_else(|| {
-        format!("{:?} is not allowed: expected a path or a URL, such as /v2/PROJECT/products", request_line.url)
+/// The request as a client would send it: with a path, or with a URL as to an HTTP proxy.
+fn request(explained: &ExplainRequest<'_>, listen: SocketAddr) -> Result<(Parts, Facts), String> {
+    let url: Uri = explained.url.parse().ok().filter(|uri: &Uri| uri.path().starts_with('/')).ok_or_else(|| {
+        format!("{:?} is not allowed: expected a path or a URL, such as /v2/PROJECT/products", explained.url)
     })?;
     let (mut head, ()) = Request::new(()).into_parts();
-    head.headers.clone_from(&request_line.headers);
+    head.headers.clone_from(&explained.headers);
     let mut local = listen;
     match (url.authority(), head.headers.contains_key(HOST)) {
         (Some(host), false) => {
             let host = HeaderValue::from_str(host.as_str()).map_err(|error| error.to_string())?;
             head.headers.insert(HOST, host);
         }
-        // A path alone does not tell the Host: as in HTTP/1.0, where it may be missing.
+        // A path has no host. HTTP/1.0 allows a request without `Host`.
         (None, false) => head.version = Version::HTTP_10,
         _ => {}
     }
-    // A gateway that listens on all addresses of a machine is reached by each of them, and one that listens on port 0 by a
-    // port that is not in its settings.
+    // A gateway that listens on all addresses of a machine is reached by each of them. One that listens on port 0 is
+    // reached by a port that is not in its settings.
     if let Some(address) = url.host().and_then(|host| host.trim_matches(['[', ']']).parse().ok())
         && listen.ip().is_unspecified()
     {
@@ -278,17 +274,16 @@ fn request(request_line: &ExplainRequest<'_>, listen: SocketAddr) -> Result<(Par
     Ok((head, facts))
 }
 
-/// What is asked of an operation.
-fn asked_operation(
+fn explain_operation(
     operation: &Arc<Operation>,
     key: Option<&RequestKey>,
     credential: &Option<Credential>,
     reasons: &[BypassReason],
     head: &Parts,
     date: SystemTime,
-) -> Result<AskedOperation, String> {
+) -> Result<OperationExplanation, String> {
     let path = head.uri.path();
-    Ok(AskedOperation {
+    Ok(OperationExplanation {
         name: operation.name.to_string(),
         service: operation.service.as_str(),
         template: operation.template.to_string(),
@@ -297,11 +292,11 @@ fn asked_operation(
         credential: match credential {
             Some(Credential::Token(_)) => "X-Auth-Token (not shown)".to_owned(),
             Some(Credential::Signed(signed)) => format!("access key {} (signature verified)", signed.key.id()),
-            None => "none that counts".to_owned(),
+            None => "none that can be used".to_owned(),
         },
         key: key.map(|key| key_parts(key, operation, credential.as_ref(), &head.headers, date)).transpose()?,
         now: None,
-        bypass: reasons.iter().map(Bypassed::from).collect(),
+        bypass: reasons.iter().map(BypassExplanation::from).collect(),
     })
 }
 
@@ -338,7 +333,7 @@ fn key_parts(
     };
     let request = client::product_list_request(key, context).map_err(|error| error.to_string())?;
     let mut upstream_request = vec![format!("GET {}", request.uri())];
-    // These differ by caller, by request and by process.
+    // Credentials are not shown. Values that differ by request or by process have placeholders.
     upstream_request.extend(request.headers().iter().map(|(name, value)| match name.as_str() {
         "x-auth-token" | "x-security-token" => format!("{name}: (the caller's, not shown)"),
         "authorization" => format!("{name}: (signed anew with the caller's access key)"),
@@ -360,10 +355,10 @@ fn key_parts(
         stale_if_error: humantime::format_duration(operation.stale_if_error).to_string(),
         body: operation.body.to_string(),
         sharing: match (operation.sharing, operation.unshareable()) {
-            (Sharing::Project, _) => "between all callers that upstream has answered well in this scope".to_owned(),
-            (Sharing::Caller, None) => "none: each caller has answers of its own (sharing = \"caller\")".to_owned(),
+            (Sharing::Project, _) => "between all callers with a grant in this scope".to_owned(),
+            (Sharing::Caller, None) => "none: each caller has its own responses (sharing = \"caller\")".to_owned(),
             (Sharing::Caller, Some(because)) => {
-                format!("none: each caller has answers of its own, because {}", because.describe())
+                format!("none: each caller has its own responses, because {}", because.describe())
             }
         },
         upstream_request,
@@ -373,13 +368,12 @@ fn key_parts(
 impl Explanation {
     fn of(verdict: String) -> Self {
         let decided = Decided::Answered;
-        Self { verdict, decided, taken_as: None, operation: None, signature: None, forwarded_to: None }
+        Self { verdict, decided, rewritten_to: None, operation: None, signature: None, forwarded_to: None }
     }
 
-    /// Of a head that is not read any further.
     fn rejected(rejection: Rejection) -> Self {
         let (status, reason) = (rejection.status().as_u16(), rejection.as_str());
-        let verdict = format!("answered {status} here, and not sent on: {reason}: {}", rejection.describe());
+        let verdict = format!("answered {status} here, and not sent upstream: {reason}: {}", rejection.describe());
         Self { decided: Decided::Refused { status, reason }, ..Self::of(verdict) }
     }
 }
@@ -387,8 +381,8 @@ impl Explanation {
 impl fmt::Display for Explanation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "verdict          {}", self.verdict)?;
-        if let Some(target) = &self.taken_as {
-            writeln!(f, "taken as         {target}")?;
+        if let Some(target) = &self.rewritten_to {
+            writeln!(f, "rewritten to     {target}")?;
         }
         if let Some(signature) = &self.signature {
             writeln!(f, "signature        {} ({})", signature.result, signature.because)?;
@@ -415,16 +409,16 @@ impl fmt::Display for Explanation {
                 writeln!(f, "canonical query  {}", shown(&key.canonical_query))?;
                 writeln!(f, "keyed headers    {}", shown(&key.keyed_headers.join(", ")))?;
                 if let Some(names) = &key.forward_headers {
-                    writeln!(f, "sent along       {names} (not in the key)")?;
+                    writeln!(f, "forward headers  {names} (not in the key)")?;
                 }
                 writeln!(f, "ttl              {}", key.ttl)?;
                 writeln!(f, "body             {}", key.body)?;
                 writeln!(f, "sharing          {}", key.sharing)?;
                 let reasons: Vec<_> = operation.bypass.iter().map(|bypass| bypass.reason).collect();
                 let label = match reasons.as_slice() {
-                    [] => "asked upstream",
+                    [] => "upstream request",
                     ["no-credential"] => "with a token",
-                    // What is forwarded as it is, is not asked in our words.
+                    // A bypassed request is relayed unchanged, so the request built from the key is not sent.
                     _ => "",
                 };
                 for (index, line) in key.upstream_request.iter().enumerate().filter(|_| !label.is_empty()) {

@@ -1,22 +1,24 @@
-//! The sequence of a request. It enters and its answer leaves by [`Gateway::handle`]; `fetch.rs` has the sequence of a call to
-//! upstream.
+//! The sequence of a request, from [`Gateway::handle`] to its response.
 //!
 //! ```text
 //! request:  normalize → charge → decide → identify → look up → join a flight → wait → release → compose
-//!                                             └─ or relay as it is ──────────────────────────────┘
-//! fetch:    second tier → wait for a turn → look up again → ask → settle → tell all who wait
+//!                                             └─ or relay unchanged ─────────────────────────────┘
+//! fetch:    second tier → wait for a turn → look up again → call upstream → settle → release waiters
 //! ```
 //!
-//! The steps are functions of the parts that they are given: [`Memory`] (grants, entries, backoff), [`Fetcher`] (flights, queue,
-//! key breaker), [`Observer`] (metrics, events, health) and [`ActiveConfig`] (settings in force). They hand on values:
-//! `connection.rs`, `question.rs`, `seat.rs`, `fetch_result.rs`. This file, `fetch.rs` and `forward.rs` (the sequence of a relayed
-//! request) call the steps; no step calls another one. `tests/fences.rs` sees to that.
+//! `fetch.rs` has the sequence of a fetch, and `forward.rs` that of a relayed request. These three files call the
+//! steps. A step must not call another step (checked by `tests/fences.rs`).
+//!
+//! A step is a function of the parts that it needs: [`Memory`] (grants, entries, backoffs), [`Fetcher`] (flights,
+//! queue, key breaker), [`Observer`] (metrics, events, health) and [`ActiveConfig`] (settings in force). Steps pass on
+//! the values of `connection.rs`, `cache_request.rs`, `role.rs` and `fetch_result.rs`.
 
 mod active_config;
 mod assemble;
 mod cache_request;
 mod caller_class;
 mod charge;
+mod classify;
 mod coalesce;
 mod connection;
 mod fetch;
@@ -61,7 +63,7 @@ use crate::fast_path::FastPath;
 use crate::random::Random;
 use crate::reply::body::{Content, ReplyBody};
 use crate::reply::compose;
-use crate::reply::error::{Blame, Problem};
+use crate::reply::error::{ErrorSource, RequestError};
 use crate::request::caller::{Callers, Credential};
 use crate::request::decide::{Action, Decision, Facts, Plan, Rules, decide};
 use crate::request::fingerprint::{Fingerprint, Fingerprints};
@@ -77,22 +79,22 @@ pub use assemble::REQUEST_IDS;
 use cache_request::{CacheRequest, Lookup};
 use coalesce::{Attempts, MAX_ELECTIONS};
 pub use connection::Connection;
-use fetch_result::{Additional, FetchResult};
+use fetch_result::{AdditionalCallReason, FetchResult};
 use fetcher::Fetcher;
-use forward::Forwarding;
-use identify::Identifying;
-use look_up::{HitKind, LookupResult, remembered};
+use forward::Forwarder;
+use identify::IdentityResolver;
+use look_up::{HitKind, LookupResult, respond_from_memory};
 use memory::Memory;
 pub(crate) use observer::Observer;
-use release::{Release, Releasing};
+use release::{Release, Releaser};
 pub(crate) use remembered::RememberedLookup;
 use role::Role;
-use wait::{AnotherCall, DEADLINE_MARGIN, Timers, WaitOutcome};
+use wait::{AdditionalCall, DEADLINE_MARGIN, Timers, WaitOutcome};
 
-/// One gateway: what it knows, what it remembers, and whom it asks.
+/// The gateway: settings, keys, memory, and the way to upstream.
 pub struct Gateway {
     active: RwLock<Arc<ActiveConfig>>,
-    /// Held while another takes its place.
+    /// Held during a reload, so that reloads run one after the other.
     reloading: Mutex<()>,
     callers: Callers,
     fingerprints: Fingerprints,
@@ -103,84 +105,84 @@ pub struct Gateway {
     memory: Arc<Memory>,
     fetcher: Arc<Fetcher>,
     observer: Arc<Observer>,
-    /// For all that is held for clients, the cache apart.
+    /// For the memory that clients make the gateway hold, without the cache.
     budget: Arc<Budget>,
     clock: Clock,
     random: Random,
 }
 
-/// What is known of a question at a moment.
+/// The state of a cache key for one caller, for `explain`.
 pub struct Inspection {
-    /// How the caller stands in the scope.
     pub grant_state: GrantState,
-    /// Whether callers share answers there.
+    /// Whether callers share the entry.
     pub is_shared: bool,
-    /// Whether there is an answer, and how fresh it is.
+    /// `None` if nothing is stored.
     pub entry: Option<Freshness>,
-    /// Whether there is one that may be given only after upstream has confirmed it.
+    /// Whether the stored entry must be revalidated before it is given, because an unsafe method invalidated it.
     pub needs_confirmation: bool,
-    /// Whether the caller's access key is not used at present, for upstream has refused it.
+    /// Whether the caller's access key is suspended, because upstream refused it too often.
     pub is_suspended: bool,
-    /// Whether upstream is not asked at present, if there is something stale to give.
+    /// Whether a backoff is active: a stale entry, if there is one, is given without a call.
     pub is_backing_off: bool,
-    /// Why answers can't be kept, if that is so.
+    /// Why responses cannot be stored, if the key is marked uncacheable.
     pub uncacheable: Option<Unstorable>,
 }
 
 impl Gateway {
-    /// A connection that came in by the address `local` from the address `peer`.
     pub fn connection(&self, local: SocketAddr, peer: IpAddr) -> Connection {
         Connection::open(local, peer, Account::open(&self.budget, self.active().peer(peer)))
     }
 
-    /// Answers a request that came in by a connection.
+    /// Answers a request. Every error becomes a response in upstream's error format.
     pub async fn handle<B>(self: &Arc<Self>, request: Request<B>, connection: &Connection) -> Response<ReplyBody>
     where
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
         let (mut head, body) = request.into_parts();
-        let form = validate::normalize(&mut head);
-        let known_head = self.fast_path.begin_request(&connection.tracker, &head, !body.is_end_stream());
+        let normalized = validate::normalize(&mut head);
+        let head_to_remember = self.fast_path.begin_request(&connection.tracker, &head, !body.is_end_stream());
         let method = head.method.clone();
         let (metrics, clock, id) = (Arc::clone(&self.observer.metrics), self.clock.clone(), self.request_ids.next());
         let mut record = RequestRecord::begin(metrics, clock, id, &head, connection.peer);
 
-        let recognise = |credential: &Credential| self.identifying().recognise(credential, connection);
-        charge::classify_head(&head, connection, recognise, (&self.memory, &self.clock));
+        let recognise = |credential: &Credential| self.identity_resolver().recognise(credential, connection);
+        classify::by_head(&head, connection, recognise, &self.memory, &self.clock);
         let charge =
-            charge::of_request(&head, !body.is_end_stream(), connection, || self.active().answer_timeout).await;
-        let answer = match (form, &charge) {
-            (Ok(()), Some(_)) => self.answer(head, body, (connection, known_head), &mut record).await,
-            (Ok(()), None) => Err(Problem::NoMemory),
-            (Err(invalid), _) => Err(Problem::Rejected(invalid.into())),
+            charge::for_request(&head, !body.is_end_stream(), connection, || self.active().answer_timeout).await;
+        let result = match (normalized, &charge) {
+            (Ok(()), Some(_)) => self.process(head, body, connection, head_to_remember, &mut record).await,
+            (Ok(()), None) => Err(RequestError::NoMemory),
+            (Err(invalid), _) => Err(RequestError::Rejected(invalid.into())),
         };
-        let charge = charge.unwrap_or_else(|| charge::of_refusal(connection));
-        let mut response = answer.unwrap_or_else(|problem| {
-            match problem.blame() {
-                Blame::Client => record.answered(Outcome::Refused, problem.as_str()),
-                Blame::Upstream | Blame::Gateway => record.failed(problem.as_str()),
+        let charge = charge.unwrap_or_else(|| charge::for_refusal(connection));
+        let mut response = result.unwrap_or_else(|error| {
+            match error.error_source() {
+                ErrorSource::Client => record.set_outcome(Outcome::Refused, error.as_str()),
+                ErrorSource::Upstream | ErrorSource::Gateway => record.set_failure(error.as_str()),
             }
-            problem.response(record.request_id())
+            error.response(record.request_id())
         });
 
-        record.upstream_id(response.headers().get(X_REQUEST_ID));
-        compose::identify(response.headers_mut(), record.request_id());
+        record.set_upstream_id(response.headers().get(X_REQUEST_ID));
+        compose::set_request_id(response.headers_mut(), record.request_id());
         if method == Method::HEAD {
             response = compose::without_body(response);
         }
-        record.head(response.status());
+        record.set_status(response.status());
         response.map(|content| ReplyBody::new(content, record, charge))
     }
 
-    /// Takes a request along its route.
-    async fn answer<B>(
+    /// Decides what to do with a request and does it: answers it from memory, fetches, or forwards. `head_to_remember`
+    /// is set if the fast path may remember the head.
+    async fn process<B>(
         self: &Arc<Self>,
         mut head: Parts,
         body: B,
-        (connection, known_head): (&Connection, Option<Fingerprint>),
+        connection: &Connection,
+        head_to_remember: Option<Fingerprint>,
         record: &mut RequestRecord,
-    ) -> Result<Response<Content>, Problem>
+    ) -> Result<Response<Content>, RequestError>
     where
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
@@ -190,33 +192,29 @@ impl Gateway {
         let Plan { service, presentation, action } = match decide(&mut head, facts, self.rules(&active)) {
             Ok(Decision::Proceed(plan)) => plan,
             Ok(Decision::AnswerOptions) => {
-                record.answered(Outcome::Refused, "options");
+                record.set_outcome(Outcome::Refused, "options");
                 return Ok(compose::allowed_methods());
             }
-            Err(rejection) => return Err(Problem::Rejected(rejection)),
+            Err(rejection) => return Err(RequestError::Rejected(rejection)),
         };
         match action.operation() {
-            Some(operation) => record.is_for(operation),
-            None => record.passes_to(service),
+            Some(operation) => record.set_operation(operation),
+            None => record.set_pass_through(service),
         }
         let body = if facts.has_body { stream(body) } else { nothing() };
         let (client_identity, body) =
-            self.identifying().identify(&active, &head, body, (service, presentation), connection).await?;
+            self.identity_resolver().identify(&active, &head, body, service, presentation, connection).await?;
         let (reason, scope) = match action {
-            Action::LookupResult { key, directives } => {
+            Action::LookUp { key, directives } => {
                 let scope = key.scope().clone();
-                // Only a request with a credential is looked up.
-                let request = client_identity.request(key, directives).ok_or(Problem::Internal)?;
-                match self.product_list(&request, &head.headers, record).await? {
+                // `decide` looks up only requests with a credential.
+                let request = client_identity.request(key, directives).ok_or(RequestError::Internal)?;
+                match self.look_up_or_fetch(&request, &head.headers, record).await? {
                     Some(response) => {
-                        charge::classify_client(
-                            connection,
-                            &client_identity,
-                            Some(&request.lookup.caller_scope),
-                            (&self.memory, &self.clock),
-                        );
-                        if let (Some(known_head), Outcome::Hit) = (known_head, record.outcome()) {
-                            self.remember(known_head, &request, record, connection);
+                        let caller_scope = Some(&request.lookup.caller_scope);
+                        classify::by_client(connection, &client_identity, caller_scope, &self.memory, &self.clock);
+                        if let (Some(head), Outcome::Hit) = (head_to_remember, record.outcome()) {
+                            self.remember(head, &request, record, connection);
                         }
                         return Ok(response);
                     }
@@ -228,154 +226,162 @@ impl Gateway {
         };
         let caller_scope = scope.and_then(|scope| client_identity.caller_scope(scope));
         let request = Request::from_parts(head, body);
-        let answer = match reason {
+        let result = match reason {
             Some(reason) => {
-                self.forwarding().bypass(&client_identity, reason, service, caller_scope, request, record).await
+                self.forwarder().bypass(&client_identity, reason, service, caller_scope, request, record).await
             }
             None => {
-                record.answered(Outcome::PassThrough, "");
-                self.forwarding().forward(&client_identity, service, caller_scope, request, record).await
+                record.set_outcome(Outcome::PassThrough, "");
+                self.forwarder().forward(&client_identity, service, caller_scope, request, record).await
             }
         };
-        charge::classify_client(connection, &client_identity, None, (&self.memory, &self.clock));
-        answer
+        classify::by_client(connection, &client_identity, None, &self.memory, &self.clock);
+        result
     }
 
-    /// What decisions about requests go by now.
+    /// The input of [`decide`] besides the request and its connection.
     pub fn rules<'a>(&'a self, active: &'a ActiveConfig) -> Rules<'a> {
         active.rules(&self.via, self.mode())
     }
 
-    fn identifying(&self) -> Identifying<'_> {
+    fn identity_resolver(&self) -> IdentityResolver<'_> {
         let Self { callers, fingerprints, fetcher, observer, clock, .. } = self;
-        Identifying { callers, fingerprints, fetcher, observer, clock }
+        IdentityResolver { callers, fingerprints, fetcher, observer, clock }
     }
 
-    fn forwarding(&self) -> Forwarding {
+    fn forwarder(&self) -> Forwarder {
         let (memory, fetcher) = (Arc::clone(&self.memory), Arc::clone(&self.fetcher));
-        Forwarding { memory, fetcher, observer: Arc::clone(&self.observer), clock: self.clock.clone() }
+        Forwarder { memory, fetcher, observer: Arc::clone(&self.observer), clock: self.clock.clone() }
     }
 
-    /// A request that waited in a seat, as things stand now.
-    fn releasing<'g>(&'g self, request: &'g CacheRequest, role: &'g Role) -> Releasing<'g> {
-        Releasing { memory: &self.memory, observer: &self.observer, request, role, now: self.clock.now() }
+    /// Releases a request by the state of now, not by the state when it joined its flight.
+    fn releaser<'g>(&'g self, request: &'g CacheRequest, role: &'g Role) -> Releaser<'g> {
+        Releaser { memory: &self.memory, observer: &self.observer, request, role, now: self.clock.now() }
     }
 
-    /// Answers from memory, or from a flight. `None` if the answer is too large to hold.
-    async fn product_list(
+    /// Answers a request for an operation from memory, or from a flight. Repeats that while the flight's result is not
+    /// for this caller. Returns `None` if the response is too large to buffer, so that the request has to be relayed.
+    async fn look_up_or_fetch(
         self: &Arc<Self>,
         request: &CacheRequest,
         headers: &HeaderMap,
         record: &mut RequestRecord,
-    ) -> Result<Option<Response<Content>>, Problem> {
-        let current = |response| Ok(Some(compose::unless_current(response, headers)));
-        record.asked_by(|| self.observer.digests.of_caller(request.lookup.caller_scope.caller));
+    ) -> Result<Option<Response<Content>>, RequestError> {
+        let respond = |response| Ok(Some(compose::not_modified_if_current(response, headers)));
+        record.set_caller(|| self.observer.digests.of_caller(request.lookup.caller_scope.caller));
         let mut timers = None;
-        let mut rounds = Attempts::default();
+        let mut attempts = Attempts::default();
         loop {
             let now = self.clock.now();
-            let (cache_key, why, has_stale) = match self.memory.look_up(request, now) {
-                LookupResult::FlightOutcome(entry, memory) => {
-                    return current(remembered(&self.observer, request, &entry, memory, now, record));
+            let (cache_key, miss, has_stale) = match self.memory.look_up(request, now) {
+                LookupResult::Hit(entry, kind) => {
+                    return respond(respond_from_memory(&self.observer, request, &entry, kind, now, record));
                 }
-                LookupResult::Refresh(entry, cache_key) => {
+                LookupResult::StaleWhileRevalidate(entry, cache_key) => {
                     if !request.lookup.directives.only_if_cached {
-                        self.refresh(request, cache_key, headers, record);
+                        self.revalidate_in_background(request, cache_key, headers, record);
                     }
-                    return current(remembered(&self.observer, request, &entry, HitKind::Revalidating, now, record));
+                    let kind = HitKind::Revalidating;
+                    return respond(respond_from_memory(&self.observer, request, &entry, kind, now, record));
                 }
-                LookupResult::Ask { cache_key, why, has_stale, .. } => {
-                    record.missed(why, || self.observer.digests.of_key(&request.lookup.key));
+                LookupResult::Fetch { cache_key, miss, has_stale, .. } => {
+                    record.set_miss(miss, || self.observer.digests.of_key(&request.lookup.key));
                     if request.lookup.directives.only_if_cached {
-                        return Err(Problem::NotCached);
+                        return Err(RequestError::NotCached);
                     }
-                    (cache_key, why, has_stale)
+                    (cache_key, miss, has_stale)
                 }
             };
-            let uncacheable = self.memory.store.uncacheable(&cache_key, request.lookup.caller_scope.caller, now);
+            let uncacheable = self.memory.store.uncacheable_reason(&cache_key, request.lookup.caller_scope.caller, now);
             if uncacheable == Some(Unstorable::TooLarge) {
                 return Ok(None);
             }
-            // An answer that nobody else may be given is not worth waiting for, and neither is
-            // yet another leader; who wants none from before now joins no flight from before.
-            let solo = uncacheable.is_some() || rounds.number > MAX_ELECTIONS || request.lookup.directives.no_cache;
-            let (waiter, role, leader) = coalesce::join(&self.fetcher, request, (cache_key, why, solo), &rounds);
-            record.answered(role.outcome(), "");
+            // The request gets a flight of its own if the response cannot be shared, after too many elections, and with
+            // no-cache: the calls of an existing flight may have been sent before this request came.
+            let is_solo =
+                uncacheable.is_some() || attempts.number > MAX_ELECTIONS || request.lookup.directives.no_cache;
+            let (waiter, role, leader) =
+                coalesce::join(&self.fetcher, request, cache_key, miss, has_stale, is_solo, &attempts);
+            record.set_outcome(role.outcome(), "");
             if let Some(leader) = leader {
                 self.observer.metrics.elections.inc_by(u64::from(role.elected));
-                self.begin_fetch(leader, request, role.cache_key.clone(), headers, rounds.additional.take(), record);
+                self.start_fetch(leader, request, role.cache_key.clone(), headers, attempts.additional.take(), record);
             }
-            // Each waits until its own deadline, however often it goes again.
+            // The deadline covers all attempts.
             let timers = timers.get_or_insert_with(|| {
                 Timers::begin(request.active.answer_timeout + DEADLINE_MARGIN, request.active.stale_if_slow)
             });
-            let outcome = match self.wait(request, (waiter, &role, has_stale), headers, timers, record).await {
-                ControlFlow::Continue(outcome) => outcome.ok_or(Problem::Internal)?,
-                ControlFlow::Break(response) => return current(response),
+            let outcome = match self.wait(request, waiter, &role, headers, timers, record).await {
+                ControlFlow::Continue(outcome) => outcome.ok_or(RequestError::Internal)?,
+                ControlFlow::Break(response) => return respond(response),
             };
             let role = Role { leads: outcome.is_own, ..role };
-            record.answered(role.outcome(), "");
-            match self.releasing(request, &role).release(&outcome.result, record) {
-                Release::Answer(response) => return current(response),
-                Release::AsItIs(response) => return Ok(Some(response)),
-                Release::Stream => return Ok(None),
-                Release::Refuse(problem) => return Err(problem),
-                Release::Elect => rounds.refused = true,
-                Release::Repeat => (rounds.has_repeated, rounds.additional) = (true, Some(Additional::Failed)),
-                Release::GoAgain => {}
+            record.set_outcome(role.outcome(), "");
+            match self.releaser(request, &role).release(&outcome.result, record) {
+                Release::Respond(response) => return respond(response),
+                Release::RespondUnconditionally(response) => return Ok(Some(response)),
+                Release::Relay => return Ok(None),
+                Release::Fail(error) => return Err(error),
+                Release::ElectLeader => attempts.leader_was_refused = true,
+                Release::Retry => {
+                    (attempts.has_retried, attempts.additional) = (true, Some(AdditionalCallReason::Failed));
+                }
+                Release::LookUpAgain => {}
             }
-            rounds.number += 1;
+            attempts.number += 1;
         }
     }
 
-    /// Waits for the result of a flight, and makes another call for it if that is due. `None` if the flight was lost; a
-    /// break if the request is answered without it.
+    /// Waits for the result of a flight. Starts an additional call if all calls of the flight are slow. Breaks with a
+    /// response if the request is answered before the result. Returns `None` if the flight ended without a result.
     async fn wait(
         self: &Arc<Self>,
         request: &CacheRequest,
-        (mut waiter, role, has_stale): (Waiter<CacheKey, FetchResult>, &Role, bool),
+        mut waiter: Waiter<CacheKey, FetchResult>,
+        role: &Role,
         headers: &HeaderMap,
         timers: &mut Timers,
         record: &mut RequestRecord,
     ) -> ControlFlow<Response<Content>, Option<FlightOutcome<FetchResult>>> {
         let (caller, service) = (request.lookup.caller_scope.caller, request.lookup.key.operation().service);
-        // A caller whose grant has ended must not lead others, and an answer may have come by another way.
-        let may_lead = || {
+        // The caller's grant may have ended, and the entry may have been stored by another call.
+        let may_start = || {
             let found = self.memory.look_up(request, self.clock.now());
             let has_to_wait = request.half_close.is_closed() || self.fetcher.has_to_wait(request);
-            matches!(found, LookupResult::Ask { cache_key, .. } if cache_key == role.cache_key) && !has_to_wait
+            matches!(found, LookupResult::Fetch { cache_key, .. } if cache_key == role.cache_key) && !has_to_wait
         };
         let mut is_refused = false;
         loop {
-            let another = AnotherCall { caller, service, successes: &self.fetcher.successes, may_lead: &may_lead };
+            let additional =
+                AdditionalCall { caller, service, successes: &self.fetcher.successes, may_start: &may_start };
             let waited = match is_refused {
-                false => timers.wait_for(&mut waiter, has_stale, another).await,
-                true => timers.wait_for_whole(&mut waiter).await,
+                false => timers.wait_for(&mut waiter, role.has_stale, additional).await,
+                true => timers.wait_for_complete(&mut waiter).await,
             };
             match waited {
                 WaitOutcome::Ended(Some(outcome)) if outcome.result.is_refusal_of(caller) => is_refused = true,
                 WaitOutcome::Ended(outcome) => return ControlFlow::Continue(outcome),
                 WaitOutcome::StaleIfSlow => {
-                    if let Some(response) = self.releasing(request, role).stale_if_slow_answer(record) {
+                    if let Some(response) = self.releaser(request, role).stale_if_slow_response(record) {
                         return ControlFlow::Break(response);
                     }
                 }
-                WaitOutcome::MayLead => {
+                WaitOutcome::MayStartCall => {
                     if let Some(leader) = waiter.lead_another(caller) {
-                        let why = Some(Additional::Slow);
-                        self.begin_fetch(leader, request, role.cache_key.clone(), headers, why, record);
+                        let reason = Some(AdditionalCallReason::Slow);
+                        self.start_fetch(leader, request, role.cache_key.clone(), headers, reason, record);
                     }
                 }
-                WaitOutcome::OutOfTime => {
-                    let was_asked = waiter.is_sent();
-                    return ControlFlow::Break(self.releasing(request, role).out_of_time(was_asked, record));
+                WaitOutcome::DeadlineReached => {
+                    let is_sent = waiter.is_sent();
+                    return ControlFlow::Break(self.releaser(request, role).deadline_response(is_sent, record));
                 }
             }
         }
     }
 
-    /// Has what is in a slot asked for again, on behalf of one who doesn't wait for it.
-    fn refresh(
+    /// Starts a fetch that nobody waits for, unless one is in flight.
+    fn revalidate_in_background(
         self: &Arc<Self>,
         request: &CacheRequest,
         cache_key: CacheKey,
@@ -384,7 +390,7 @@ impl Gateway {
     ) {
         if let Some(leader) = self.fetcher.flights(&cache_key).begin(&cache_key, request.lookup.caller_scope.caller) {
             self.observer.metrics.refreshes.inc();
-            self.begin_fetch(leader, request, cache_key, headers, None, record);
+            self.start_fetch(leader, request, cache_key, headers, None, record);
         }
     }
 }

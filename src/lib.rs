@@ -1,196 +1,155 @@
 //! A caching reverse proxy for the product-list APIs of Huawei Cloud Workspace.
 //!
-//! It runs beside an application, answers three slow, rate-limited calls from memory (and those that an
-//! operator adds) and passes everything else through. This page tells the architecture once; each file
-//! tells its own job in its first lines.
+//! It runs beside an application. It answers three slow, rate-limited calls from memory, and the operations that an operator
+//! adds. It relays everything else. This page describes the architecture once; each file describes its own job in its first
+//! lines.
 //!
-//! # The path
+//! # The path of a request
 //!
 //! ```text
 //!            request/ signing/       cache/                  upstream/    cache/              reply/    telemetry/
 //! accept → route → caller → key → look up → coalesce → fetch ────→ store → release → compose → record
 //!            │        │       │       │ ↑                                     │          ↑
-//!            │        │       │       │ └────────── not for this caller ──────┘          │
-//!            │        └───────┴───────│─ a reason to bypass ──→ relayed as it is ────────┤
-//!            └── none of the operations ───────────────────────→ relayed as it is ───────┤
+//!            │        │       │       │ └── not for this caller: once more ───┘          │
+//!            │        └───────┴───────│─ a reason to bypass ──→ relayed ─────────────────┤
+//!            └── not an operation ────│───────────────────────→ relayed ─────────────────┤
 //!                                     └── granted, and fresh enough: from memory ────────┘
 //! ```
 //!
-//! What is to be done with a request is decided in one pure function, [`request::decide`], from its head, the facts of its
-//! connection and the settings in force: refuse it, relay it, or look up an answer. `serve` does that, `explain` shows it, and
-//! a test holds the two together.
+//! One pure function, [`request::decide`], decides what to do with a request: reject it, relay it, or look up a response.
+//! Its input is the head, the facts of the connection and the active config. `serve` and `explain` both call it.
 //!
-//! [`gateway`] is the only place that knows the order of the steps. `gateway.rs` has the sequence of a request,
-//! `gateway/fetch.rs` that of a call to upstream, and `gateway/forward.rs` that of a relayed request. Steps do not call each
-//! other. They get the parts that they need: `memory.rs` (grants, entries, backoff), `fetcher.rs` (flights, queue, key
-//! breaker), `observer.rs` (metrics, events, health) and `live.rs` (settings in force). The steps are:
+//! [`gateway`] is the only module that knows the order of the steps. `gateway.rs` has the sequence of a request,
+//! `gateway/fetch.rs` that of a fetch, and `gateway/forward.rs` that of a relayed request. Steps do not call each other.
+//! They are functions of the parts that they need: `memory.rs` (grants, entries, backoffs), `fetcher.rs` (flights, queue, key
+//! breaker), `observer.rs` (metrics, events, health) and `active_config.rs` (the settings in force). There is no middleware,
+//! no registration, and no import circle within a folder.
 //!
-//! - `charge.rs`: the memory budget; `identify.rs`: who asks; `invalidate.rs`: invalidation by unsafe methods.
-//! - `coalesce.rs` and `wait.rs`: joining a flight and waiting for it;
-//!   `release.rs`: who is given what it brought.
-//! - `settle.rs`: what the end of a call changes.
-//! - `second_tier.rs`: the only place where another tier is asked, inside of a shared fetch. No tier is built in yet.
+//! `gateway/second_tier.rs` is the only step that may ask another cache tier, within a shared fetch. No tier is built in yet.
 //!
-//! What the steps read is in `look_up.rs` (what memory has for this caller) and `known.rs` (whose calls are served first).
+//! The fast path ([`fast_path`], setting `listen.fast_path`) answers a request whose head has come before, byte for byte,
+//! before hyper reads it. It stores the result of reading a head under a keyed hash of the head. It looks up the grant and
+//! the entry each time. A request that the fast path cannot answer takes the full path. The server passes it bytes
+//! (`server/wire.rs`); the gateway says what to store and what is fresh (`gateway/remembered.rs`).
 //!
-//! Nothing is layered, nothing is registered, and no file of a folder imports another one in a circle.
+//! The settings that can change at run time are one value, `gateway/active_config.rs`. A request uses the same value from
+//! beginning to end. The table in `config/settings.rs` lists the settings that need a restart. `cli/reload.rs` notices
+//! changes, `config/` reads and compares them, and `server/reload.rs` with `gateway/reload.rs` apply all of them or none.
 //!
-//! A head that has come before, byte for byte, asks what it asked then. The fast path ([`fast_path`], `listen.fast_path`)
-//! answers it before hyper reads it, if there is a fresh answer for its caller; if not, the request takes the whole path. It
-//! remembers what reading the head has told, under a keyed hash of the head. Everything that is decided is decided each
-//! time. The server passes it bytes (`server/wire.rs`), and the gateway tells it what is remembered and what is fresh
-//! (`gateway/remembered.rs`).
+//! A new process can replace an old one without a failed request. Both listen on sockets that a supervisor hands down
+//! (`cli/inherit.rs`, `server/listeners.rs`). The old process asks its clients to reconnect (`server/shutdown.rs`). State is
+//! not handed over: each process proves its callers anew.
 //!
-//! What may change at run time is one value, in `gateway/active_config.rs`; a request goes to its end by the one it began
-//! with. The table in `config/settings.rs` tells which settings may, and which need a restart. `cli/reload.rs` sees
-//! that settings have changed, `config/` reads and compares them, and `server/reload.rs` and `gateway/reload.rs` put
-//! them in force, all or none.
+//! `admin/` is the operator's interface; `admin/guard.rs` controls access. Its figures come from the metrics that Prometheus
+//! gets. [`telemetry::events`] keeps recent events.
 //!
-//! A process can be replaced and no client notices: it listens on sockets that were handed down to it (`cli/inherit.rs`,
-//! `server/listeners.rs`), tells whoever does that when it can be asked (`cli/supervisor.rs`), and on its way out has
-//! clients come again, to the next one (`server/shutdown.rs`). What is in memory is not handed on: what a caller may see is
-//! proved to each process anew.
+//! [`cache::freshness`] decides how long an entry is fresh, and [`cache::lifetime`] reads what upstream says about it.
+//! [`cache::backoffs`] decides when the gateway does not call upstream. An entry is fresh, then stale while it is
+//! revalidated, then stale if upstream fails or is slow, then gone.
 //!
-//! What an operator is shown and may do is in `admin/`, and who that is in `admin/guard.rs`. Its figures are read from the
-//! very metrics that Prometheus gets ([`telemetry::figures`]); what happened lately is in [`telemetry::events`].
+//! # Imports
 //!
-//! How long an answer lives is told in [`cache::freshness`], what upstream has to say of that in
-//! [`cache::lifetime`], and when upstream is left alone in [`cache::pauses`]: fresh, then stale while it is
-//! asked again, then stale if upstream fails or is slow, then gone.
-//!
-//! # Who may know whom
-//!
-//! Imports run one way, and `tests/fences.rs` has the whole table.
+//! Imports run one way. `tests/fences.rs` has the full table.
 //!
 //! ```text
 //! main → cli → server → admin ─┬→ gateway → fast_path → reply ─┬→ telemetry → cache → request → catalogue, signing
 //!           ├→ simulator       └→ explain ─────────────────────┴→ upstream ────────────┘
-//!           └→ config → catalogue, signing, egress    everyone → budget → request, everyone → clock, random, stream, sync
+//!           └→ config → catalogue, signing, proxy_config    all → budget → request, all → clock, random, stream, sync
 //! ```
 //!
-//! - [`catalogue`] is data: the operations, built in or an operator's, and whose path is whose.
-//! - [`signing`] is pure, too: what a signature covers, whether it is a known access key's, and making one. Secrets don't
-//!   leave it.
-//! - [`request`] is pure: no socket, no clock, no runtime. [`explain`] runs the very same functions.
-//! - [`budget`] counts the memory that clients make the gateway hold. Whoever holds some has a charge for it.
-//! - [`fast_path`] is used through its interface alone, by the server and the gateway, and knows neither of them.
-//! - [`cache`] knows no HTTP client; only `cache/store.rs` knows moka, only `cache/flights.rs` waits.
-//! - [`upstream`] has the only HTTP client of the gateway. It imports [`egress`], which has only words for the way that it
-//!   goes.
-//! - [`telemetry`] knows of [`upstream`] only why a call has failed ([`upstream::Failure`]).
-//! - [`clock`] has the only clocks; everything else is told the time. `net` opens all sockets (for server, upstream and cli), [`random`] has all randomness
-//!   and `sync` all locks, so that all of it can be simulated.
-//! - [`simulator`] is both upstream services. It is part of the program because `demo` runs it; the
-//!   gateway doesn't know it.
+//! - [`catalogue`] is data: the operations, built in or configured, and which path belongs to which service.
+//! - [`signing`] verifies and makes signatures with access keys. It is pure, and secrets do not leave it.
+//! - [`request`] reads requests. It is pure: no sockets, no clock, no runtime.
+//! - [`budget`] counts the memory that clients make the gateway hold.
+//! - [`cache`] has entries, grants, backoffs and flights. Only `cache/store.rs` uses moka, and only `cache/flights.rs` waits.
+//! - [`upstream`] has the only HTTP client of the gateway. [`proxy_config`] says which route it takes.
+//! - [`clock`], `net`, [`random`] and `sync` are the seams for simulation: the only clocks, sockets, randomness and locks.
+//! - [`simulator`] is both upstream services. `demo` runs it; the gateway does not know it.
 //!
 //! # Invariants
 //!
-//! 1. **What isn't in the key isn't sent.** A request for a product list is built from its key, the
-//!    caller's credential and constants ([`upstream::client::question`]), so nothing else can change
-//!    what is stored under the key. (Where an answer is kept under it already, upstream may be asked whether
-//!    that still holds, in its own words.) The answers of an operation that is configured to send more
-//!    (`forward_headers`, [`request::forwarded`]) are no other caller's to see
-//!    ([`catalogue::Operation::unshareable`]); only W3C traces, which no service answers by, leave it shared.
-//!    A client's `traceparent`, if it can be read, goes along as well, made anew: hex digits and nothing else
-//!    ([`request::trace`]).
-//!    No credential but the caller's is ever sent: its token, or a signature of ours with its access key. (One trace goes along: the gateways of this kind that it has come
-//!    through, in `Via`, or two that ask each other would not see the loop. What that brings about is
-//!    for the one who named them alone.)
-//! 2. **No proof, no share.** A stored answer is shown only to a caller whom upstream itself has answered
-//!    well, asked with that caller's own credential, in that scope (operation, project and whatever
-//!    else its path captures), within the grant's life ([`cache::grants`]). A denial ends the grant at once.
-//!    Callers are known by a keyed hash ([`request::caller`]): of a token, which upstream judges, or of an access key of
-//!    which the gateway itself has seen that it has signed the request ([`signing::ring`]). A signature that isn't
-//!    verified is nobody's. A head that has come before, byte for byte, stands for the caller and the question that it was
-//!    read as, if that was a token's ([`fast_path`]); what they may be shown is looked up each time.
-//! 3. **Only a proved or granted caller changes what others see.** Who has no grant asks alone, and what
-//!    it is answered is neither kept, nor marks or pauses anything, nor is waited for by others, unless it is
-//!    itself the proof. While there is a fresh entry, an answer that can't be kept concerns only its caller. Only a
-//!    caller with a grant can invalidate a scope, by an unsafe method (`gateway/invalidate.rs`). An operation that upstream
-//!    says varies on the credential turns private as a whole, and no other does (`cache/store/private.rs`). What is
-//!    kept is a whole 200 that is a product list, or what else its operation asks for
-//!    ([`cache::admission`]), and, apart and for seconds, a 400, 404 or 405.
-//! 4. **One call at a time, up to three where upstream answers others.** At most one upstream call per key is under way
-//!    for those who may share its answer; it runs in a task of its own, and its result goes to everyone who waits for it
-//!    ([`cache::flights`]). While all calls of a flight are slow, and upstream has answered well a product list that was sent
-//!    later ([`upstream::successes`]), another caller makes another call, three in all. A failure ends only its own call; a 5xx is
-//!    repeated once under the same condition. Nobody inherits another's refusal: when they are released, each is checked
-//!    anew (`gateway/release.rs`). (Not so for answers that can't be shared, past the bounds, after three
-//!    elections, for requests after a purge, and for clients that want an answer from after they asked: these
-//!    don't wait for one another.)
-//! 5. **In doubt, forward.** What isn't fully understood goes upstream as it is and is never stored;
-//!    the reason is a value ([`request::BypassReason`]).
-//! 6. **Bounded by bytes.** Entries by `cache.max_size`, answers by `cache.max_body_size`, heads by
-//!    `limits.max_head_size` and by the number of their fields, list members and query parameters
-//!    ([`request::validate`]; lists are compared as sets), metric series by enums; what has a fixed size, by number: grants, known
-//!    heads, flights, waiters, remembered refusals, private scopes and times of invalidation. Past a bound more is asked of
-//!    upstream, and nothing else changes. What
-//!    is asked of it at a time is bounded too, with bounds for each caller and for each class of callers
-//!    ([`upstream::gate`]), and what may fail with an access key ([`upstream::probation`]); past these a
-//!    request waits for its turn, then gets a 503. Connections
-//!    are bounded by number (an idle one is closed for the next; if all are busy, that waits), requests on one in HTTP/2 too, and by time
-//!    whatever a client keeps waiting: a head, an answer that isn't read, a connection without a request
-//!    ([`server`]).
-//! 7. **Never worse than no gateway.** Bodies pass byte for byte, errors in upstream's own shape,
-//!    everything else streamed; `mode = "bypass"` switches the cache off at run time.
-//! 8. **One token is one caller, and two tokens are two callers**, whatever the spelling, the order of the fields or the
-//!    protocol. Every head is brought into one form before anything reads it ([`request::validate`]): in HTTP/1, blanks
-//!    around a value are no part of it (RFC 9110 §5.5); in HTTP/2 they are refused (RFC 9113 §8.2.1). A head that two
-//!    servers may read in two ways is refused with 400 and never relayed: two token fields, a field that decides something
-//!    spelled with `_` in place of `-`, two lengths, a target outside visible ASCII.
-//! 9. **Only a failure outside the gateway extends a lapsed grant** ([`upstream::Fault`]): the caller's own call must have been
-//!    sent and have had upstream's whole time. The extended grant shows no entry that was sent later than its regular
-//!    end (the last proof and `grant_ttl`), so whatever makes the call fail, nobody sees newer data than the grant covered. A 401 or
-//!    403 counts as soon as its head has been read. A 401 on any path suspends all grants of its caller in that service, and ends
-//!    them unless its code is the service's own ([`cache::grants`]).
+//! 1. **What is not in the key is not sent.** The request for a product list is built from its key, the caller's credential
+//!    and constants ([`upstream::client`]), so nothing else can change what is stored under the key. Exceptions:
+//!    - Validators of the stored entry are sent to revalidate it.
+//!    - An operation with `forward_headers` sends more ([`request::forwarded`]). Its entries belong to one caller
+//!      ([`catalogue::Operation::unshareable`]), unless it forwards only W3C trace headers.
+//!    - A valid `traceparent` is continued ([`request::trace`]), and `Via` is sent so that loops are detected.
 //!
-//! 10. **Bounded as a sum.** What clients can make the process, and the kernel for it, hold beside the cache comes from one
-//!     budget ([`budget`], `limits.memory`): connections with their buffers, heads, requests, bodies that are read whole,
-//!     relayed responses, and entries that the cache has let go while clients still read them. Where a client may not have
-//!     more, the gateway first stops reading and accepting, and closes idle connections and slow readers (`server/shed.rs`).
-//!     Requests of unknown callers are then answered 503. Those of known callers wait until their deadline, without a call
-//!     slot; few may wait, and further ones are answered 503. Connections, decoded heads of HTTP/2, and
-//!     entries that the cache has let go are charged even if they do not fit. Answers that do not fit are streamed and not
-//!     kept. Hits on the fast path need no room.
-//! 11. **Isolation.** No client keeps more than half of a resource while others wait for it. For connections a client is a
-//!     peer address ([`request::peer`]). For call and relay slots and for the memory budget it is a caller, a peer address and
-//!     a connection. One caller never holds more than half of the flights or waiters. Callers are served in this order: with a
-//!     grant or proved within the hour, answered well by relay, unknown, and last those whose client has closed its sending
-//!     side ([`cache::known_callers`], [`upstream::gate`]). Of the memory budget, a client may have more only while it then holds no more than what is left free (four times that for
-//!     a small request), unknown callers have together at most half of what known callers leave, and connections without a
-//!     credential a quarter. Entries that the cache has let go count for no client.
-//! 12. **Time includes suspension.** An age is at least the larger of the time passed on `CLOCK_BOOTTIME` and the time passed on the
-//!     wall clock. The wall clock's drift up to 30 s is ignored, and a step back changes nothing. So after a suspension, a pause
-//!     of the virtual machine or a forward step, grants are lapsed, entries stale, and denials, backoffs and suspensions of
-//!     access keys over. One clock tells this to all rules ([`clock::Clock::now`]); timers and measured durations go by another
-//!     ([`clock::Clock::timer_now`]). Dates, those of signatures included, are the wall clock's.
+//!    Only the caller's own credential is sent: its token, or a signature that the gateway makes with the caller's access key.
+//! 2. **No proof, no share.** A stored response is shown only to a caller that upstream itself has answered well, with that
+//!    caller's own credential, in that scope, within `grant_ttl` ([`cache::grants`]). A denial ends the grant at once. A
+//!    caller is a keyed hash ([`request::caller`]) of a token, or of an access key whose signature the gateway has verified
+//!    ([`signing::ring`]). An unverified signature is no caller. The fast path stores heads with tokens only, and looks up the
+//!    grant each time.
+//! 3. **Only a proved or granted caller changes what others see.** The response to a caller without a grant is stored only if
+//!    it is the proof. It causes no mark and no backoff, and no other caller waits for it. While an entry is fresh, a response
+//!    that cannot be stored concerns its caller only. Only a granted caller invalidates a scope (`gateway/invalidate.rs`).
+//!    The store keeps complete 200 responses that pass the operation's body check ([`cache::admission`]), and for seconds a
+//!    400, 404 or 405. An operation whose responses vary on the credential turns private (`cache/store/private.rs`).
+//! 4. **One call at a time, up to three where upstream answers others.** At most one call per cache key is in flight for
+//!    those who may share its response ([`cache::flights`]). It runs in a task of its own. While all calls of a flight are
+//!    slow, and upstream has answered a product list that was sent later ([`upstream::successes`]), another caller makes
+//!    another call, three in all. A failure ends only its own call. A 5xx is repeated once under the same condition. Nobody
+//!    gets another caller's refusal: each waiter is checked again when it is released (`gateway/release.rs`). Requests do not
+//!    wait for each other if the response cannot be shared, beyond the limits, after three leaders, after a purge, or if the
+//!    client sent `no-cache`.
+//! 5. **In doubt, forward.** A request that the gateway does not fully understand is relayed and its response is not stored.
+//!    The reason is a value ([`request::BypassReason`]).
+//! 6. **Bounded one by one.** By bytes: entries (`cache.max_size`), responses (`cache.max_body_size`), heads
+//!    (`limits.max_head_size`). By number: header fields, list members and query parameters ([`request::validate`]), grants,
+//!    known heads, flights, waiters, remembered denials, private scopes, invalidation times, metric series (by enums),
+//!    connections and HTTP/2 streams. By time: whatever a client can delay ([`server`]). Beyond a limit of the cache, more
+//!    requests go upstream and nothing else changes. Calls to upstream are limited for each caller and class of callers
+//!    ([`upstream::gate`]), and for each access key that upstream has refused ([`upstream::key_breaker`]).
+//! 7. **Never worse than no gateway.** Bodies pass byte for byte, errors have upstream's shape, everything else is streamed.
+//!    `mode = "bypass"` switches the cache off at run time.
+//! 8. **One token is one caller, and two tokens are two callers**, whatever the spelling, the order of the fields or the
+//!    protocol. Every head is normalized before anything reads it ([`request::validate`]). HTTP/1.1 trims blanks around a
+//!    value (RFC 9110 §5.5); HTTP/2 rejects them (RFC 9113 §8.2.1). A head that two servers could read in two ways is rejected
+//!    with 400: two token fields, `_` in place of `-` in a field that matters, two lengths, a target outside visible ASCII.
+//! 9. **Only a failure outside the gateway extends a lapsed grant** ([`upstream::Fault`]). The caller's own call must have been
+//!    sent and have had upstream's whole time. The extended grant shows no entry that was sent later than its regular end (the
+//!    last proof and `grant_ttl`). So nobody sees newer data than the grant covered, whatever makes the call fail. A 401 or 403
+//!    counts as soon as its head is read. A 401 on any path suspends all grants of its caller in that service, and ends them
+//!    unless its code is the service's own.
+//! 10. **Bounded as a sum.** One budget ([`budget`], `limits.memory`) covers what clients can make the process, and the kernel
+//!     for it, hold beside the cache. At the limit the gateway first stops reading and accepting. Then it closes idle
+//!     connections and slow readers (`server/shed.rs`). Then it answers unknown callers 503; known callers wait until their
+//!     deadline. Connections, decoded HTTP/2 heads and evicted entries that clients still read are charged even if they do not
+//!     fit. Responses that do not fit are streamed and not stored. Hits on the fast path need no room.
+//! 11. **Isolation.** No client keeps more than half of a resource while others wait for it. For connections a client is a peer
+//!     address ([`request::peer`]). For call slots and the budget it is a caller, a peer address and a connection. Callers are
+//!     served in this order: proved within the hour, known by relay, unknown, and last those whose client has closed its sending
+//!     side ([`cache::known_callers`], [`upstream::gate`]). Of the budget, a client gets more only while it then holds no more
+//!     than what is left free (four times that for a small request). Unknown callers together get at most half of what known
+//!     callers leave, and connections without a credential a quarter.
+//! 12. **Time includes suspension.** An age is at least the larger of the time passed on `CLOCK_BOOTTIME` and on the wall clock.
+//!     Drift of the wall clock up to 30 s is ignored, and a step back changes nothing. After a suspension or a forward step,
+//!     grants are lapsed, entries stale, and denials, backoffs and suspensions of access keys over. All rules use this clock
+//!     ([`clock::Clock::now`]); timers and durations use another one ([`clock::Clock::timer_now`]).
 //!
 //! # Glossary
 //!
-//! - **Caller**: a credential, known by a keyed hash. **Scope**: an operation with the segments that its path captures.
-//! - **Proof**: upstream has answered a caller's own call well. **Grant**: what a proof gives the caller in that scope, for
-//!   `grant_ttl`. It is *lapsed* after that, and *extended* when an outage lets it show what it covered.
-//! - **Denial**: a 401 or 403. It ends a grant, or **suspends** grants until its body tells whom it concerns.
-//! - **Flight**: the calls under way for one question, and those who wait for them: a **leader**'s request is sent, a **waiter**
-//!   waits. An **additional call** is one beside or after another caller's.
-//! - **CacheKey**: where an answer is kept: a key, and whose it is if not everybody's. **Mark**: the note that a slot's answers
-//!   can't be kept. A **private** scope or operation shares nothing between callers.
-//! - **Budget**: the bytes that may be held for clients. **Charge**: a part of it that is in use. **Account**: what one
-//!   connection holds of it. **Party**: a connection, a caller or a peer address, whose holdings are bounded. **Shortage**: why a
-//!   client may not have more. To **shed** a connection: to close it because another one, or memory, is needed.
-//! - **Known caller**: upstream has answered it well, with a product list or relayed. It shows nobody anything.
-//! - **Backoff** (in the code: pause): upstream is not asked for what can be given stale.
+//! - **Caller**: a credential, identified by a keyed hash. **Known caller**: upstream has answered it well within the hour.
+//! - **Scope**: an operation with the path segments that it captures, such as the project.
+//! - **Proof**: upstream has answered a caller's own call well. **Denial**: upstream answered it 401 or 403.
+//! - **Grant**: what a proof gives its caller in a scope, for `grant_ttl`. After that it is **lapsed**; an outage can extend it.
+//! - **Flight**: the calls in flight for one cache key, and their waiters. **Leader**: the request that is sent. **Waiter**: a
+//!   request that waits for it.
+//! - **Cache key**: the key of a request, and its owner if the entry belongs to one caller. **Private**: not shared.
+//! - **Backoff**: a time in which the gateway does not call upstream for what it can give stale.
+//! - **Budget**: the bytes that may be held for clients. **Charge**: a part of it that is in use.
+//! - **Shed**: to close a connection because another one, or memory, is needed.
 //!
-//! # Deliberately absent
+//! # Not included, on purpose
 //!
-//! No layers or middleware: there is one path, and it can be read from top to bottom. No retries but
-//! two: of a connection that broke before there was an answer, where asking again can't do anything twice
-//! ([`upstream::client`]), and once, with another caller's credential, of a 5xx while upstream answers others (invariant 4);
-//! whatever else fails is answered, and the client decides. No rules by pattern or
-//! header of what may be cached: an operation is described as a whole, and alike whoever describes it, or it
-//! is passed through. No plain text beyond this machine, unless somebody has said so ([`config::exposure`]), and in
-//! TLS no choice of certificates, versions or ciphers. No HTTP/2 but for clients that choose it, or begin with it: it is
-//! told in terms of HTTP/1 at once ([`request::target::translate`]), and upstream is asked in HTTP/1.
+//! - Layers or middleware: there is one path, readable from top to bottom.
+//! - Retries, except two: a connection that broke before a response, where a repetition cannot do anything twice
+//!   ([`upstream::client`]), and a 5xx while upstream answers others (invariant 4).
+//! - Caching rules by pattern or header: an operation is described as a whole, or it is relayed.
+//! - Plain text beyond this machine without an explicit setting ([`config::exposure`]).
+//! - A choice of TLS versions or ciphers.
+//! - HTTP/2 to upstream: HTTP/2 requests are translated at once ([`request::target::translate`]).
 
 mod admin;
 mod budget;

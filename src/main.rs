@@ -1,6 +1,6 @@
-//! Runs the command line. ShutdownControl codes: 0 done, 1 failed, 2 wrong usage or configuration.
+//! Runs the command line and sets the allocator. Exit codes: 0 success, 1 failure, 2 wrong usage or configuration.
 
-/// jemalloc returns freed memory to the system. glibc's allocator keeps most of it after a load, whatever its settings.
+/// jemalloc returns freed memory to the system. glibc's allocator keeps most of it after a load, with any settings.
 /// `.cargo/config.toml` has the settings of jemalloc.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[global_allocator]

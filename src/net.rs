@@ -1,6 +1,6 @@
-//! TCP sockets and names: listening, accepting, connecting and resolving. Nothing else opens a socket, so that a simulated network
-//! can take its place. Exceptions are the demo and the simulator, which are the gateway's peers, and the supervisor's socket
-//! (`cli/supervisor.rs`). Sockets that are handed down come from `cli/inherit.rs`.
+//! TCP sockets and name resolution: listening, accepting, connecting and resolving. No other part opens sockets, so a
+//! simulated network can replace this one. The exceptions are the demo and the simulator, which are peers of the
+//! gateway, and the socket of the supervisor (`cli/supervisor.rs`). Inherited sockets come from `cli/inherit.rs`.
 
 mod accepted;
 mod connector;
@@ -10,7 +10,7 @@ pub(crate) use accepted::{Accepted, Reset};
 pub(crate) use connector::{Connector, Stream, SystemResolver, connect, connector};
 pub(crate) use listener::{Listener, listens};
 
-/// How large the kernel's buffers of a connection may be, in bytes as they are set: Linux takes twice that (socket(7)).
+/// The sizes of the kernel's socket buffers, in bytes. Linux doubles the values that are set (socket(7)).
 #[derive(Clone, Copy)]
 pub(crate) struct Buffers {
     pub(crate) send: usize,

@@ -1,8 +1,8 @@
-//! Which way upstream is reached: directly, or through the proxy that the environment names.
+//! Selects the route to upstream: a direct connection, or the proxy that the environment names.
 //!
-//! `HTTPS_PROXY` and `NO_PROXY` are a machine's, not this program's, so they are no settings; they are read once,
-//! at start. A proxy's URL may hold a password: nothing here prints it, neither does `Debug`. No sockets here:
-//! [`crate::upstream`] goes the way that this tells.
+//! `HTTPS_PROXY` and `NO_PROXY` belong to the machine, not to this program, so they are not settings. They are read
+//! once, at start. The URL of a proxy may contain a password. No message and no `Debug` output may contain it. This
+//! file opens no connections: [`crate::upstream`] does.
 
 use std::borrow::Cow;
 use std::ffi::OsString;
@@ -15,47 +15,47 @@ use hyper_util::client::proxy::matcher::{Intercept, Matcher};
 use percent_encoding::percent_decode_str;
 use thiserror::Error;
 
-/// The names of each variable; the first that is set counts, as with curl.
+/// The names of each variable. The first one that is set and not empty is used, as curl does.
 const PROXY: [&str; 2] = ["https_proxy", "HTTPS_PROXY"];
 const NO_PROXY: [&str; 2] = ["no_proxy", "NO_PROXY"];
 
-/// The ways out. By default the direct one.
+/// The routes to all upstreams. By default all connections are direct.
 #[derive(Clone, Debug, Default)]
 pub struct ProxyConfig {
     proxy: Option<Proxy>,
     direct: Vec<NoProxy>,
 }
 
-/// A proxy that makes tunnels (RFC 9110 §9.3.6), and what it is to be told of who asks.
+/// An HTTP proxy for tunnels (RFC 9110 §9.3.6), with the credentials for it.
 #[derive(Clone)]
 pub struct Proxy(Intercept);
 
-/// What is reached directly.
+/// An entry of `NO_PROXY`.
 #[derive(Clone, Debug)]
 enum NoProxy {
     Everything,
-    /// A name and all below it, an address or a network; on one port or on all.
+    /// A domain with its subdomains, an address or a network; on one port or on all ports.
     Hosts(String, Option<u16>),
 }
 
-/// The way to one upstream.
+/// The route to one upstream.
 #[derive(Clone, Copy, Debug)]
 pub enum ProxyRoute<'a> {
-    /// No proxy is set.
+    /// No proxy is configured.
     Direct,
-    /// `NO_PROXY` covers it.
+    /// `NO_PROXY` contains the host.
     NoProxy,
-    /// It is asked in the clear, so it is on this machine or in a mesh, and no tunnel leads there.
+    /// The upstream uses http, so it is on this machine or in a service mesh. Such connections use no tunnel.
     Plaintext,
-    /// By the proxy.
     Through(&'a Proxy),
 }
 
-/// A proxy that can't be used.
+/// A proxy URL that is malformed or not supported.
 #[derive(Debug, Error)]
 #[error(
     "{variable}: {shown:?} is not allowed: expected the URL of an HTTP proxy, http://HOST:PORT or https://HOST:PORT, \
-     maybe with USER:PASSWORD@ before the host, where whatever is not A-Z a-z 0-9 - . _ ~ is escaped (%40 for @)"
+     optionally with USER:PASSWORD@ before the host; percent-encode all characters in it but A-Z a-z 0-9 - . _ ~ \
+     (%40 for @)"
 )]
 pub struct InvalidProxy {
     variable: &'static str,
@@ -63,10 +63,10 @@ pub struct InvalidProxy {
 }
 
 impl ProxyConfig {
-    /// Reads the variables. Set but empty is how a template says "not set".
+    /// Reads the variables. An empty variable counts as not set, because templates often produce empty values.
     ///
     /// # Errors
-    /// If there is a proxy that can't be used: to go around it would be nobody's wish.
+    /// If the proxy URL is malformed or not supported. The gateway must not silently connect without the proxy.
     pub fn read(environment: impl Fn(&str) -> Option<OsString>) -> Result<Self, InvalidProxy> {
         let first = |names: [&'static str; 2]| {
             let mut set = names.into_iter().filter_map(|name| Some((name, environment(name)?)));
@@ -74,14 +74,13 @@ impl ProxyConfig {
         };
         let proxy = first(PROXY).map(|(variable, value)| {
             let text = value.to_string_lossy();
-            proxy(&text).ok_or_else(|| InvalidProxy { variable, shown: without_secrets(&text) })
+            parse_proxy(&text).ok_or_else(|| InvalidProxy { variable, shown: without_secrets(&text) })
         });
         let list = first(NO_PROXY).map(|(_, value)| value.to_string_lossy().into_owned()).unwrap_or_default();
         let entries = list.split(|c: char| c == ',' || c.is_whitespace()).filter(|entry| !entry.is_empty());
-        Ok(Self { proxy: proxy.transpose()?, direct: entries.map(exempt).collect() })
+        Ok(Self { proxy: proxy.transpose()?, direct: entries.map(parse_no_proxy_entry).collect() })
     }
 
-    /// The way to an upstream.
     pub fn route_to(&self, authority: &Authority, is_plaintext: bool) -> ProxyRoute<'_> {
         match &self.proxy {
             None => ProxyRoute::Direct,
@@ -91,13 +90,12 @@ impl ProxyConfig {
         }
     }
 
-    /// Whether there is a proxy, for whoever it is.
     pub fn has_proxy(&self) -> bool {
         self.proxy.is_some()
     }
 
-    /// Names, addresses and networks are compared by hyper-util, which knows neither ports nor that `*` is also an
-    /// address.
+    /// hyper-util compares names, addresses and networks. It does not support ports, and its `*` does not match
+    /// addresses.
     fn is_exempt(&self, authority: &Authority) -> bool {
         let port = authority.port_u16().unwrap_or(443);
         let host = Uri::builder().scheme("https").authority(authority.host()).path_and_query("/").build();
@@ -113,20 +111,19 @@ impl ProxyConfig {
 }
 
 impl Proxy {
-    /// Where it is, without credentials.
+    /// The URI of the proxy, without credentials.
     pub fn uri(&self) -> &Uri {
         self.0.uri()
     }
 
-    /// What it is to be told in `Proxy-Authorization`.
+    /// The value for `Proxy-Authorization`.
     pub fn credentials(&self) -> Option<&HeaderValue> {
         self.0.basic_auth()
     }
 }
 
-/// Reads a proxy's URL; hyper-util makes something of nearly anything, and here a part left out may be half of a
-/// password.
-fn proxy(text: &str) -> Option<Proxy> {
+/// Parses the URL of a proxy. hyper-util accepts almost any text, and a part that it ignores may be half of a password.
+fn parse_proxy(text: &str) -> Option<Proxy> {
     let text = if text.contains("://") { Cow::Borrowed(text) } else { Cow::Owned(format!("http://{text}")) };
     let uri = text.parse::<Uri>().ok().filter(|_| !text.contains('#'))?;
     if !matches!(uri.scheme_str(), Some("http" | "https")) || uri.path() != "/" || uri.query().is_some() {
@@ -144,13 +141,13 @@ fn proxy(text: &str) -> Option<Proxy> {
     if host.host().is_empty() || host.as_str().contains('@') || !is_text || !is_port {
         return None;
     }
-    let anywhere = Uri::from_static("https://upstream");
-    Matcher::builder().https(&*text).build().intercept(&anywhere).map(Proxy)
+    let any_host = Uri::from_static("https://upstream");
+    Matcher::builder().https(&*text).build().intercept(&any_host).map(Proxy)
 }
 
-/// Reads an entry of `NO_PROXY`: `host`, `.host`, `*.host`, an address, a network, each but the last maybe with a
-/// port; or `*`.
-fn exempt(entry: &str) -> NoProxy {
+/// Parses an entry of `NO_PROXY`: `*`, `host`, `.host`, `*.host`, an address or a network. All but `*` and a network
+/// may have a port.
+fn parse_no_proxy_entry(entry: &str) -> NoProxy {
     let is_address = entry.parse::<IpAddr>().is_ok() || entry.contains('/');
     let with_port = entry.rsplit_once(':').filter(|_| !is_address);
     let with_port = with_port.and_then(|(hosts, port)| Some((hosts, Some(port.parse().ok()?))));
@@ -161,11 +158,11 @@ fn exempt(entry: &str) -> NoProxy {
     }
 }
 
-/// Schemes that somebody may think of.
+/// Schemes that an error message may show. Any other scheme may be a part of a password.
 const SCHEMES: [&str; 7] = ["http", "https", "ftp", "socks4", "socks4a", "socks5", "socks5h"];
 
-/// A wrong value as it may be shown. Where the host was forgotten or a character not escaped, nearly anything may be
-/// a part of a password: all that is left is a scheme that is known, and what reads as a host and a port to its end.
+/// An invalid value as a message may show it. If the host is missing or a character is not escaped, almost any part may
+/// belong to a password. So only a known scheme remains, and an end that is exactly a host and a port.
 fn without_secrets(text: &str) -> String {
     let (scheme, rest) = text.split_once("://").map_or((None, text), |(scheme, rest)| (Some(scheme), rest));
     let separator = match scheme {
@@ -174,22 +171,22 @@ fn without_secrets(text: &str) -> String {
         None => "",
     };
     let scheme = scheme.unwrap_or_default();
-    let (user, place) = rest.rsplit_once('@').map_or((None, rest), |(user, place)| (Some(user), place));
-    match (user, port_of(place)) {
+    let (user, end) = rest.rsplit_once('@').map_or((None, rest), |(user, end)| (Some(user), end));
+    match (user, port_of(end)) {
         (None, Some(_)) => text.to_owned(),
-        // Without a port it may be the end of a password.
-        (Some(_), Some(Some(_))) => format!("{scheme}{separator}…@{place}"),
+        // Without a port, this may be the end of a password.
+        (Some(_), Some(Some(_))) => format!("{scheme}{separator}…@{end}"),
         _ => format!("{scheme}{separator}…"),
     }
 }
 
-/// The port, if there is one, of what is a host, and maybe a port, and nothing else.
-fn port_of(place: &str) -> Option<Option<u16>> {
+/// `None` if the text is not exactly a host with an optional port. Else the port, if there is one.
+fn port_of(end: &str) -> Option<Option<u16>> {
     let is_name = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
     let is_address = |c: char| c.is_ascii_hexdigit() || ":.".contains(c);
-    let after_host = match place.strip_prefix('[') {
+    let after_host = match end.strip_prefix('[') {
         Some(rest) => rest.trim_start_matches(is_address).strip_prefix(']')?,
-        None => place.trim_start_matches(is_name),
+        None => end.trim_start_matches(is_name),
     };
     match after_host.strip_prefix(':') {
         Some(port) => port.parse().ok().map(Some),
@@ -235,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_variable_that_is_set_counts() {
+    fn the_first_variable_that_is_set_is_used() {
         for (variables, proxy) in [
             (&[][..], None),
             (&[("HTTPS_PROXY", "")], None),
@@ -285,7 +282,7 @@ mod tests {
             ("http://proxy:0", "\"http://proxy:0\""),
             ("http://user:secret", "\"http://…\""),
             ("user:secret", "\"…\""),
-            // What follows a colon may be a password if it is no port.
+            // Text after a colon may be a password if it is not a port.
             ("http://proxy:99999", "\"http://…\""),
             ("http://secret/path", "\"http://…\""),
             ("http://proxy:3128/?password=secret", "\"http://…\""),
@@ -296,7 +293,7 @@ mod tests {
             ("http://user:12/secret@proxy:3128", "\"http://…@proxy:3128\""),
             ("http://user:sec@ret@proxy:3128", "\"http://…@proxy:3128\""),
             ("http://user:%ffsecret@proxy:3128", "\"http://…@proxy:3128\""),
-            // The host was forgotten, and this is the end of the password.
+            // The host is missing, and this is the end of the password.
             ("http://user:p ss@secret", "\"http://…\""),
             ("http://user:p#ss@secret:word", "\"http://…\""),
             ("http://proxy:3128/?password=p@secret", "\"http://…\""),
@@ -318,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_proxy_covers_is_reached_directly() {
+    fn hosts_in_no_proxy_are_reached_directly() {
         let covers = |list: &str, host: &'static str| {
             let proxy_config = proxy_config(&[("https_proxy", "http://proxy"), ("NO_PROXY", list)]).unwrap();
             match route(&proxy_config, host).as_str() {
@@ -362,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_asked_in_the_clear_is_asked_directly() {
+    fn a_plaintext_upstream_is_reached_directly() {
         let proxy_config = proxy_config(&[("https_proxy", "http://proxy")]).unwrap();
         let route = proxy_config.route_to(&Authority::from_static("w.example"), true);
         assert_eq!(route.to_string(), "directly (no proxy for http)");

@@ -1,5 +1,5 @@
-//! Randomness: keys, ids and jitter. The only place that asks the system for them, so that a test can give all of them by one
-//! seed. (Maps of std have keys of their own, which no answer depends on.)
+//! Random keys, ids and jitter. No other file may get random bytes from the system, so that a test can replace all of
+//! them by a seed. (Maps of std have their own random keys. No response depends on these.)
 
 use std::fmt;
 use std::io;
@@ -9,29 +9,28 @@ use blake3::{Hasher, OutputReader};
 
 use crate::sync::Mutex;
 
-/// Where random bytes come from.
+/// The source of random bytes.
 #[derive(Clone)]
 pub enum Random {
-    /// The operating system: bytes that nobody can foresee.
+    /// The operating system: unpredictable bytes.
     System,
-    /// A seed: the same bytes in each run, for tests.
+    /// For tests: the same bytes in each run.
     Seeded(Arc<Seed>),
 }
 
-/// What all random bytes of a test follow from.
+/// The source of all random bytes of a test.
 pub struct Seed {
     key: [u8; 32],
     numbers: Mutex<OutputReader>,
 }
 
 impl Random {
-    /// Bytes that follow from a seed.
     pub fn seeded(key: [u8; 32]) -> Self {
         let numbers = Mutex::new(Hasher::new_keyed(&key).finalize_xof());
         Self::Seeded(Arc::new(Seed { key, numbers }))
     }
 
-    /// A random key. A seed gives each purpose a key of its own, the same one whenever it is asked for.
+    /// A random key. A seed gives each purpose its own key, which is the same on each call.
     ///
     /// # Errors
     /// If the system has no randomness.
@@ -64,7 +63,7 @@ impl Random {
 
 impl fmt::Debug for Random {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // What follows from a seed may be a key.
+        // A seed determines keys, so it must not be printed.
         f.write_str("Random(…)")
     }
 }
@@ -74,7 +73,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_seed_gives_the_same_again_and_the_system_does_not() {
+    fn a_seed_gives_the_same_bytes_again_and_the_system_does_not() {
         let some = |random: &Random| (random.key("a").unwrap(), [(); 4].map(|()| random.u32().unwrap()));
         assert_eq!(some(&Random::seeded([1; 32])), some(&Random::seeded([1; 32])));
         let (one, other) = (Random::seeded([1; 32]), Random::seeded([2; 32]));

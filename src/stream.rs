@@ -1,4 +1,4 @@
-//! Bodies that are read as they arrive, in the one form that every place here takes.
+//! Streamed bodies: the one body type of this crate. A body must not be buffered here beyond what [`peek`] needs.
 
 use std::collections::VecDeque;
 use std::pin::{Pin, pin};
@@ -11,16 +11,14 @@ use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Empty, Limited};
 use tokio::time::sleep;
 
-/// How much is read from a connection at once, in bytes. hyper makes its buffer larger whenever one read fills it.
+/// The size of one read from a connection, in bytes. hyper enlarges its buffer when one read fills it.
 pub(crate) const READ_AT_ONCE: usize = 16 * 1024 - 1;
 
-/// Any error, of a body or a connection.
+/// An error of a body or a connection.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// A body that is read as it arrives.
 pub type StreamBody = UnsyncBoxBody<Bytes, BoxError>;
 
-/// Gives any body that form.
 pub fn stream<B>(body: B) -> StreamBody
 where
     B: http_body::Body<Data = Bytes> + Send + 'static,
@@ -29,26 +27,26 @@ where
     body.map_err(Into::into).boxed_unsync()
 }
 
-/// No body, which takes no memory.
+/// An empty body. It takes no memory.
 pub fn nothing() -> StreamBody {
     stream(Empty::new())
 }
 
-/// The body, which fails with a `LengthLimitError` once it is longer than this.
+/// The body, which fails with a `LengthLimitError` if it is longer than `limit` bytes.
 pub(crate) fn limited(body: StreamBody, limit: usize) -> StreamBody {
     stream(Limited::new(body, limit))
 }
 
-/// The beginning of a body, so much of it at least, if it has as much and that comes in time; and the body, of which
-/// nothing is lost.
-pub(crate) async fn peek(mut body: StreamBody, enough: usize, limit: Duration) -> (Bytes, StreamBody) {
+/// Reads the beginning of a body: at least `min` bytes, or fewer if the body is shorter or `limit` has passed. Returns
+/// it with the complete body.
+pub(crate) async fn peek(mut body: StreamBody, min: usize, limit: Duration) -> (Bytes, StreamBody) {
     let (mut beginning, mut read) = (BytesMut::new(), VecDeque::new());
-    let mut late = pin!(sleep(limit));
-    while beginning.len() < enough {
+    let mut timeout = pin!(sleep(limit));
+    while beginning.len() < min {
         let frame = tokio::select! {
             biased;
             frame = body.frame() => frame,
-            () = &mut late => break,
+            () = &mut timeout => break,
         };
         let Some(frame) = frame else { break };
         if let Some(data) = frame.as_ref().ok().and_then(Frame::data_ref) {
@@ -60,14 +58,14 @@ pub(crate) async fn peek(mut body: StreamBody, enough: usize, limit: Duration) -
             break;
         }
     }
-    (beginning.freeze(), stream(PeekedBody { read, rest: body, has_yielded: false }))
+    (beginning.freeze(), stream(PeekedBody { read, unread: body, has_yielded: false }))
 }
 
-/// A body of which something has been read.
+/// A body whose beginning has been read.
 struct PeekedBody {
     read: VecDeque<Result<Frame<Bytes>, BoxError>>,
-    rest: StreamBody,
-    /// Whether what comes before an error has had time to be sent.
+    unread: StreamBody,
+    /// Whether `poll_frame` has returned `Pending` once before an error, so that hyper sends what precedes the error.
     has_yielded: bool,
 }
 
@@ -76,19 +74,19 @@ impl Body for PeekedBody {
     type Error = BoxError;
 
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        // hyper sends nothing of a response whose body fails before it has waited once, not even the head.
+        // If a body fails before it has been pending once, hyper sends nothing of the response, not even the head.
         if matches!(self.read.front(), Some(Err(_))) && !std::mem::replace(&mut self.has_yielded, true) {
             context.waker().wake_by_ref();
             return Poll::Pending;
         }
         match self.read.pop_front() {
             Some(frame) => Poll::Ready(Some(frame)),
-            None => Pin::new(&mut self.rest).poll_frame(context),
+            None => Pin::new(&mut self.unread).poll_frame(context),
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.read.is_empty() && self.rest.is_end_stream()
+        self.read.is_empty() && self.unread.is_end_stream()
     }
 }
 
@@ -102,18 +100,18 @@ mod tests {
     const LONG: Duration = Duration::from_secs(60);
 
     #[tokio::test]
-    async fn what_was_looked_at_is_not_lost() {
-        for (enough, seen) in [(0, ""), (3, "whole"), (100, "whole")] {
-            let (beginning, body) = peek(stream(Full::new(Bytes::from("whole"))), enough, LONG).await;
-            assert_eq!(beginning, seen);
-            assert_eq!(body.collect().await.unwrap().to_bytes(), "whole");
+    async fn the_bytes_that_were_peeked_are_still_in_the_body() {
+        for (min, expected) in [(0, ""), (3, "complete"), (100, "complete")] {
+            let (beginning, body) = peek(stream(Full::new(Bytes::from("complete"))), min, LONG).await;
+            assert_eq!(beginning, expected);
+            assert_eq!(body.collect().await.unwrap().to_bytes(), "complete");
         }
         let (beginning, body) = peek(limited(stream(Full::new(Bytes::from("too long"))), 3), 100, LONG).await;
         assert_eq!(beginning, "");
         assert!(body.collect().await.is_err());
     }
 
-    /// A body whose parts come when they are sent.
+    /// A body whose parts arrive when the test sends them.
     struct Parts(mpsc::Receiver<Bytes>);
 
     impl Body for Parts {
@@ -129,7 +127,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_does_not_come_in_time_is_not_looked_at_and_not_lost() {
+    async fn bytes_that_arrive_after_the_time_limit_are_not_peeked_and_not_lost() {
         let (parts, receiver) = mpsc::channel(2);
         parts.send(Bytes::from("begun")).await.unwrap();
         let (beginning, body) = peek(stream(Parts(receiver)), 100, LONG).await;

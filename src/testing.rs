@@ -1,4 +1,4 @@
-//! What the tests and benches of this project use, by the names that it has inside. It may change with each version.
+//! Re-exports for the tests and benches of this project, under the internal module names. Not a stable API.
 
 #![allow(missing_docs)]
 

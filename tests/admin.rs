@@ -1,4 +1,4 @@
-//! What the operator can do, and who is not the operator.
+//! The admin listener: purge, mode and explain.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ async fn is_hit(world: &World, token: &str, path: &str) -> bool {
 }
 
 #[tokio::test]
-async fn a_purge_removes_what_it_names_and_nothing_else() {
+async fn a_purge_removes_only_the_selected_entries() {
     let world = World::new().await;
     let other = world.simulator.token("p2");
     let (mine, theirs) = (world.token.as_str(), other.as_str());
@@ -29,7 +29,7 @@ async fn a_purge_removes_what_it_names_and_nothing_else() {
             world.get_as(token, path).await;
         }
     };
-    for (purge, purged, left) in [
+    for (purge, purged, expected_hits) in [
         ("/cache/purge?operation=ListProducts", 2, [false, true, false]),
         ("/cache/purge?project=PROJECT", 2, [false, false, true]),
         ("/cache/purge?operation=ListProducts&project=p2", 1, [true, true, false]),
@@ -47,12 +47,12 @@ async fn a_purge_removes_what_it_names_and_nothing_else() {
             is_hit(&world, mine, SHARER).await,
             is_hit(&world, theirs, "/v2/p2/products").await,
         ];
-        assert_eq!(hits, left, "{purge}");
+        assert_eq!(hits, expected_hits, "{purge}");
     }
 }
 
 #[tokio::test]
-async fn a_purge_that_is_not_understood_removes_nothing() {
+async fn an_invalid_purge_is_rejected_and_removes_nothing() {
     let world = World::new().await;
     world.get(LIST).await;
     for path in [
@@ -90,11 +90,11 @@ async fn the_mode_can_be_switched_at_run_time() {
     }
     assert_eq!(world.http.get(&world.admin_url("/mode")).await.json(), json!({ "mode": "bypass" }));
     put("cache\n").await;
-    assert!(is_hit(&world, &world.token, LIST).await, "entries outlive the switch");
+    assert!(is_hit(&world, &world.token, LIST).await, "entries are kept while the mode is bypass");
 }
 
 #[tokio::test]
-async fn explain_says_what_would_be_done() {
+async fn explain_shows_how_a_request_would_be_handled() {
     let world = World::new().await;
     let explain = async |url: &str| {
         let encoded: String = form_urlencoded::byte_serialize(url.as_bytes()).collect();
@@ -109,12 +109,12 @@ async fn explain_says_what_would_be_done() {
     let with_token = form_urlencoded::Serializer::new(String::new())
         .extend_pairs([("url", "/v2/p/products"), ("header", "X-Auth-Token: secret"), ("header", "X-Language: en-us")])
         .finish();
-    let told = world.http.get(&world.admin_url(&format!("/explain?{with_token}"))).await;
-    assert!(told.json()["verdict"].as_str().unwrap().starts_with("answered from memory"));
-    assert_eq!(told.json()["operation"]["key"]["keyed_headers"][0], "x-language: en-us");
-    assert!(!told.text().contains("secret"));
-    let odd = explain("/v1/p/product?a+b=1").await.json();
-    assert_eq!(odd["operation"]["bypass"][1]["reason"], "plus");
+    let explained = world.http.get(&world.admin_url(&format!("/explain?{with_token}"))).await;
+    assert!(explained.json()["verdict"].as_str().unwrap().starts_with("answered from memory"));
+    assert_eq!(explained.json()["operation"]["key"]["keyed_headers"][0], "x-language: en-us");
+    assert!(!explained.text().contains("secret"));
+    let with_plus = explain("/v1/p/product?a+b=1").await.json();
+    assert_eq!(with_plus["operation"]["bypass"][1]["reason"], "plus");
     assert!(
         explain("/v2/p/desktops").await.json()["verdict"].as_str().unwrap().contains("passed through to workspace")
     );
@@ -127,41 +127,41 @@ async fn explain_says_what_would_be_done() {
 }
 
 #[tokio::test]
-async fn explain_knows_how_a_caller_stands_and_what_is_stored() {
+async fn explain_shows_the_grant_state_and_the_stored_response() {
     let world = World::new().await;
     let second = world.simulator.token(PROJECT);
     let explain = async |token: &str| {
         let query = form_urlencoded::Serializer::new(String::new())
             .extend_pairs([("url", LIST.replace("PROJECT", PROJECT)), ("header", format!("X-Auth-Token: {token}"))])
             .finish();
-        let told = world.http.get(&world.admin_url(&format!("/explain?{query}"))).await.json();
-        let now = &told["operation"]["now"];
+        let explained = world.http.get(&world.admin_url(&format!("/explain?{query}"))).await.json();
+        let now = &explained["operation"]["now"];
         let [caller, stored] = ["caller", "stored"].map(|name| now[name].as_str().unwrap().to_owned());
         assert_eq!(now["shared"], true);
         (caller.split(':').next().unwrap().to_owned(), stored)
     };
-    let told = |caller: &str, stored: &str| (caller.to_owned(), stored.to_owned());
-    assert_eq!(explain(&second).await, told("not granted", "nothing"));
+    let expected = |caller: &str, stored: &str| (caller.to_owned(), stored.to_owned());
+    assert_eq!(explain(&second).await, expected("not granted", "nothing"));
     world.get(LIST).await;
-    assert_eq!(explain(&second).await, told("not granted", "an answer, fresh for another 5m"));
-    assert_eq!(explain(&world.token).await, told("granted", "an answer, fresh for another 5m"));
+    assert_eq!(explain(&second).await, expected("not granted", "a response, fresh for another 5m"));
+    assert_eq!(explain(&world.token).await, expected("granted", "a response, fresh for another 5m"));
     world.simulator.deny(&second);
     world.get_as(&second, LIST).await;
-    assert_eq!(explain(&second).await, told("denied", "an answer, fresh for another 5m"));
+    assert_eq!(explain(&second).await, expected("denied", "a response, fresh for another 5m"));
     world.clock.advance(Duration::from_secs(300));
-    let if_it_fails = "a stale answer, given at once while it is asked for again";
-    assert_eq!(explain(&world.token).await, told("not granted any more", if_it_fails));
+    let stale = "a stale response, served at once and refreshed in the background";
+    assert_eq!(explain(&world.token).await, expected("not granted any more", stale));
     world.simulator.add_header(HeaderName::from_static("cache-control"), HeaderValue::from_static("no-store"));
     world.clock.advance(Duration::from_secs(3600));
     world.get(LIST).await;
-    let unkeepable = "nothing: answers cannot be kept (cache-directives)";
-    assert_eq!(explain(&world.token).await, told("granted", unkeepable));
+    let unstorable = "nothing: responses cannot be stored (cache-directives)";
+    assert_eq!(explain(&world.token).await, expected("granted", unstorable));
     assert_eq!(world.upstream_calls(), 3);
 }
 
 #[tokio::test]
-async fn explain_knows_the_mode() {
+async fn explain_shows_the_mode() {
     let world = World::with("mode = \"bypass\"").await;
-    let told = world.http.get(&world.admin_url("/explain?url=/v2/p/products")).await.json();
-    assert_eq!(told["operation"]["bypass"][0]["reason"], "mode");
+    let explained = world.http.get(&world.admin_url("/explain?url=/v2/p/products")).await.json();
+    assert_eq!(explained["operation"]["bypass"][0]["reason"], "mode");
 }

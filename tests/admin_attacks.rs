@@ -1,4 +1,4 @@
-//! The operator's listener, attacked: whatever is tried, the answer is a clear refusal, and the proxy doesn't notice.
+//! Attacks on the admin listener. Each is rejected with a clear error, and the proxy is not affected.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use http::{Method, StatusCode};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::support::{World, raw, within};
+use crate::support::{World, send_raw, within};
 
 const LIST: &str = "/v2/PROJECT/products";
 const TOKEN: &str = "0123456789abcdef-0123456789abcdef";
@@ -15,34 +15,34 @@ async fn is_hit(world: &World) -> bool {
     world.get(LIST).await.is_hit()
 }
 
-/// Everything that changes something.
+/// Requests that change state.
 const CHANGES: [(Method, &str, &str); 3] = [
     (Method::POST, "/cache/purge?all=true", ""),
     (Method::PUT, "/mode", "bypass"),
     (Method::PUT, "/log-level", "error"),
 ];
 
-/// Everything that tells something.
-const TELLS: [&str; 6] = ["/status", "/cache/entries", "/config", "/explain?url=/v2/p/products", "/mode", "/log-level"];
+/// Paths that show state.
+const READS: [&str; 6] = ["/status", "/cache/entries", "/config", "/explain?url=/v2/p/products", "/mode", "/log-level"];
 
 #[tokio::test]
-async fn a_web_page_cannot_drive_it() {
+async fn web_pages_of_other_sites_cannot_use_the_admin_listener() {
     let world = World::new().await;
     world.get(LIST).await;
     let own = format!("http://{}", world.server.admin_address());
     let sent_by_pages: [&[(&str, &str)]; 8] = [
-        // A name of its own that it has given this machine's address.
+        // DNS rebinding: a foreign name that resolves to this machine's address.
         &[("host", "evil.example:9091")],
         &[("host", "evil.example:9091"), ("origin", "http://evil.example:9091")],
         &[("host", "evil.example:9091"), ("sec-fetch-site", "same-origin")],
-        // Another site's form, script, frame or image.
+        // A form, script, frame or image of another site.
         &[("origin", "http://evil.example")],
         &[("origin", "null")],
         &[("origin", "http://localhost:1")],
         &[("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "navigate")],
         &[("sec-fetch-site", "same-site")],
     ];
-    let reads = TELLS.map(|path| (Method::GET, path, ""));
+    let reads = READS.map(|path| (Method::GET, path, ""));
     for headers in sent_by_pages {
         for (method, path, body) in CHANGES.iter().chain(&reads) {
             let reply = world.http.send(method.clone(), &world.admin_url(path), headers, *body).await;
@@ -50,13 +50,14 @@ async fn a_web_page_cannot_drive_it() {
             assert!(reply.text().starts_with("refused: expected"), "{}", reply.text());
         }
     }
-    // What a form can send without asking first, and what a page of this listener's own sends.
+    // A form needs no CORS preflight.
     for (method, path, body) in &CHANGES {
         let form = [("content-type", "text/plain"), ("origin", "https://evil.example")];
         let reply = world.http.send(method.clone(), &world.admin_url(path), &form, *body).await;
         assert_eq!(reply.status(), StatusCode::FORBIDDEN);
     }
     assert!(is_hit(&world).await);
+    // The page of this listener is allowed.
     let reply = world.http.send(Method::GET, &world.admin_url("/status"), &[("origin", &own)], "").await;
     assert_eq!(reply.status(), StatusCode::OK);
     assert_eq!(reply.header("cross-origin-resource-policy"), "same-origin");
@@ -66,44 +67,45 @@ async fn a_web_page_cannot_drive_it() {
 }
 
 #[tokio::test]
-async fn nothing_is_told_or_changed_without_the_token() {
+async fn without_the_token_nothing_is_shown_or_changed() {
     let world = World::with(&format!("[listen]\nadmin_token = \"{TOKEN}\"")).await;
     world.get(LIST).await;
-    let reads = TELLS.map(|path| (Method::GET, path, ""));
+    let reads = READS.map(|path| (Method::GET, path, ""));
     let short = format!("Bearer {}", &TOKEN[1..]);
-    for shown in ["", "Bearer", "Bearer x", "Basic eDp4", TOKEN, &short] {
+    for credential in ["", "Bearer", "Bearer x", "Basic eDp4", TOKEN, &short] {
         for (method, path, body) in CHANGES.iter().chain(&reads) {
             let reply =
-                world.http.send(method.clone(), &world.admin_url(path), &[("authorization", shown)], *body).await;
+                world.http.send(method.clone(), &world.admin_url(path), &[("authorization", credential)], *body).await;
             assert_eq!((reply.status(), reply.header("www-authenticate")), (StatusCode::UNAUTHORIZED, "Bearer"));
             assert!(!reply.text().contains(TOKEN));
         }
     }
     let in_query = world.http.get(&world.admin_url(&format!("/status?token={TOKEN}&access_token={TOKEN}"))).await;
     assert_eq!(in_query.status(), StatusCode::UNAUTHORIZED);
-    assert_eq!(world.http.get(&world.admin_url("/")).await.status(), StatusCode::OK, "the page asks for it");
+    assert_eq!(world.http.get(&world.admin_url("/")).await.status(), StatusCode::OK, "the page itself is public");
     assert!(is_hit(&world).await);
-    let shown = format!("Bearer {TOKEN}");
+    let credential = format!("Bearer {TOKEN}");
     for (method, path, body) in reads.iter().chain(&CHANGES[..2]) {
-        let reply = world.http.send(method.clone(), &world.admin_url(path), &[("authorization", &shown)], *body).await;
+        let reply =
+            world.http.send(method.clone(), &world.admin_url(path), &[("authorization", &credential)], *body).await;
         assert_eq!(reply.status(), StatusCode::OK, "{method} {path}");
     }
-    assert!(!is_hit(&world).await, "purged, and switched off");
-    let events =
-        world.http.send(Method::GET, &world.admin_url("/status"), &[("authorization", &shown)], "").await.json();
-    let told = events["events"].as_array().unwrap().iter().find(|event| event["kind"] == "admin-denied").unwrap();
+    assert!(!is_hit(&world).await, "the entry is purged and the mode is bypass");
+    let status =
+        world.http.send(Method::GET, &world.admin_url("/status"), &[("authorization", &credential)], "").await.json();
+    let event = status["events"].as_array().unwrap().iter().find(|event| event["kind"] == "admin-denied").unwrap();
     assert_eq!(
-        (&told["what"], told["count"].as_u64()),
-        (&"the admin listener was shown a wrong token".into(), Some(54))
+        (&event["what"], event["count"].as_u64()),
+        (&"a request to the admin listener had a wrong token".into(), Some(54))
     );
-    // Another one, at run time.
+    // The token changes at run time.
     world.reload("[listen]\nadmin_token = \"another-one-of-16\"").unwrap();
-    let reply = world.http.send(Method::GET, &world.admin_url("/status"), &[("authorization", &shown)], "").await;
+    let reply = world.http.send(Method::GET, &world.admin_url("/status"), &[("authorization", &credential)], "").await;
     assert_eq!(reply.status(), StatusCode::UNAUTHORIZED);
 }
 
 #[tokio::test]
-async fn paths_and_methods_that_are_not_there_are_refused() {
+async fn unknown_paths_and_methods_are_rejected() {
     let world = World::new().await;
     world.get(LIST).await;
     let address = world.server.admin_address();
@@ -126,9 +128,9 @@ async fn paths_and_methods_that_are_not_there_are_refused() {
         "/;/mode",
         "*",
     ] {
-        let answer =
-            raw(address, format!("POST {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")).await;
-        assert!(answer.starts_with("HTTP/1.1 40"), "{path}: {answer}");
+        let response =
+            send_raw(address, format!("POST {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")).await;
+        assert!(response.starts_with("HTTP/1.1 40"), "{path}: {response}");
     }
     for (method, path) in [
         ("DELETE", "/mode"),
@@ -139,13 +141,15 @@ async fn paths_and_methods_that_are_not_there_are_refused() {
         ("TRACE", "/"),
         ("X", "/config"),
     ] {
-        let answer =
-            raw(address, format!("{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")).await;
-        assert!(answer.starts_with("HTTP/1.1 405") && answer.contains("allow: "), "{method} {path}: {answer}");
+        let response =
+            send_raw(address, format!("{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"))
+                .await;
+        assert!(response.starts_with("HTTP/1.1 405") && response.contains("allow: "), "{method} {path}: {response}");
     }
     for line in ["CONNECT evil.example:443", "GET http://evil.example/status", "GET http://localhost:1/status"] {
-        let answer = raw(address, format!("{line} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")).await;
-        assert!(answer.starts_with("HTTP/1.1 40"), "{line}: {answer}");
+        let response =
+            send_raw(address, format!("{line} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")).await;
+        assert!(response.starts_with("HTTP/1.1 40"), "{line}: {response}");
     }
     for hosts in [
         "",
@@ -153,21 +157,21 @@ async fn paths_and_methods_that_are_not_there_are_refused() {
         "Host: localhost, evil.example\r\n",
         "Host: user@localhost@evil\r\n",
     ] {
-        let answer = raw(address, format!("GET /status HTTP/1.1\r\n{hosts}Connection: close\r\n\r\n")).await;
-        assert!(answer.starts_with("HTTP/1.1 40"), "{hosts}: {answer}");
+        let response = send_raw(address, format!("GET /status HTTP/1.1\r\n{hosts}Connection: close\r\n\r\n")).await;
+        assert!(response.starts_with("HTTP/1.1 40"), "{hosts}: {response}");
     }
     assert!(is_hit(&world).await);
 }
 
 #[tokio::test]
-async fn a_giant_body_is_not_read() {
+async fn a_huge_request_body_is_not_read() {
     let world = World::new().await;
     world.get(LIST).await;
     for (method, path) in [("PUT", "/mode"), ("POST", "/cache/purge"), ("PUT", "/log-level")] {
         let mut stream = TcpStream::connect(world.server.admin_address()).await.unwrap();
         let head = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10000000000\r\n\r\n");
         stream.write_all(head.as_bytes()).await.unwrap();
-        // As much as it takes; it stops taking more long before a hundredth of that.
+        // The gateway stops reading long before a hundredth of the length.
         let mut sent = 0_usize;
         while sent < 100_000_000 {
             match within(stream.write(&[b'x'; 64 * 1024])).await {
@@ -176,23 +180,23 @@ async fn a_giant_body_is_not_read() {
             }
         }
         assert!(sent < 100_000_000, "{path}");
-        let mut answer = Vec::new();
-        // The answer may have been lost with the connection, for what was sent was not read.
-        if within(stream.read_to_end(&mut answer)).await.is_ok() && !answer.is_empty() {
-            assert!(answer.starts_with(b"HTTP/1.1 4"), "{path}");
+        let mut response = Vec::new();
+        // The response may be lost: unread data makes the kernel reset the connection.
+        if within(stream.read_to_end(&mut response)).await.is_ok() && !response.is_empty() {
+            assert!(response.starts_with(b"HTTP/1.1 4"), "{path}");
         }
     }
     assert!(is_hit(&world).await);
 }
 
 #[tokio::test]
-async fn ten_thousand_purges_that_may_not_be_made_change_nothing() {
+async fn ten_thousand_unauthorized_purges_change_nothing() {
     let world = Arc::new(World::with(&format!("[listen]\nadmin_token = \"{TOKEN}\"")).await);
     world.get(LIST).await;
-    let mut asking = Vec::new();
+    let mut attackers = Vec::new();
     for _ in 0..20 {
         let world = Arc::clone(&world);
-        asking.push(tokio::spawn(async move {
+        attackers.push(tokio::spawn(async move {
             let url = world.admin_url("/cache/purge?all=true");
             for _ in 0..500 {
                 let reply = world.http.send(Method::POST, &url, &[], "").await;
@@ -200,17 +204,17 @@ async fn ten_thousand_purges_that_may_not_be_made_change_nothing() {
             }
         }));
     }
-    while !asking.iter().all(tokio::task::JoinHandle::is_finished) {
-        assert!(is_hit(&world).await, "all the while");
+    while !attackers.iter().all(tokio::task::JoinHandle::is_finished) {
+        assert!(is_hit(&world).await, "during the attack");
     }
-    for asked in asking {
-        asked.await.unwrap();
+    for attacker in attackers {
+        attacker.await.unwrap();
     }
     assert_eq!(world.upstream_calls(), 1);
 }
 
 #[tokio::test]
-async fn purges_without_end_leave_the_proxy_its_turn() {
+async fn the_proxy_answers_during_repeated_purges() {
     let world = Arc::new(World::new().await);
     let purging = tokio::spawn({
         let world = Arc::clone(&world);
@@ -230,10 +234,10 @@ async fn purges_without_end_leave_the_proxy_its_turn() {
 }
 
 #[tokio::test]
-async fn who_does_not_send_what_it_promised_keeps_nobody_out() {
+async fn incomplete_request_bodies_do_not_block_the_admin_listener() {
     let world = World::with("[limits]\nheader_timeout = \"40ms\"").await;
     let address = world.server.admin_address();
-    // As many as there is room for.
+    // As many connections as the admin listener accepts.
     let mut silent = Vec::new();
     for path in ["/mode", "/log-level"].into_iter().cycle().take(64) {
         let mut stream = TcpStream::connect(address).await.unwrap();
@@ -243,24 +247,27 @@ async fn who_does_not_send_what_it_promised_keeps_nobody_out() {
     }
     assert_eq!(within(world.http.get(&world.admin_url("/mode"))).await.status(), StatusCode::OK);
     for mut stream in silent {
-        let mut answer = String::new();
-        within(stream.read_to_string(&mut answer)).await.unwrap();
-        assert!(answer.starts_with("HTTP/1.1 408 ") && answer.contains("has not come in time"), "{answer}");
+        let mut response = String::new();
+        within(stream.read_to_string(&mut response)).await.unwrap();
+        assert!(response.starts_with("HTTP/1.1 408 ") && response.contains("did not arrive in time"), "{response}");
     }
 }
 
 #[tokio::test]
-async fn who_is_unknown_does_not_make_upstream_look_ill() {
+async fn unknown_callers_do_not_change_the_health_of_upstream() {
     let world = World::new().await;
     let health = async || {
-        let told = world.http.get(&world.admin_url("/status")).await.json();
-        assert_eq!(told["events"], serde_json::json!([]), "{}", told["events"]);
-        told["upstream"][0]["health"]["state"].as_str().unwrap().to_owned()
+        let status = world.http.get(&world.admin_url("/status")).await.json();
+        assert_eq!(status["events"], serde_json::json!([]), "{}", status["events"]);
+        status["upstream"][0]["health"]["state"].as_str().unwrap().to_owned()
     };
     for body in ["ZZ\r\n", "5\r\nhello\r\nZZ\r\n"] {
         let head = "POST /v2/p/desktops HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n";
-        let answer = raw(world.server.proxy_address(), format!("{head}{body}")).await;
-        assert!(answer.starts_with("HTTP/1.1 400 ") && answer.contains("the request's body broke off"), "{answer}");
+        let response = send_raw(world.server.proxy_address(), format!("{head}{body}")).await;
+        assert!(
+            response.starts_with("HTTP/1.1 400 ") && response.contains("the request body is incomplete or malformed"),
+            "{response}"
+        );
     }
     world.simulator.fail_with(Some(StatusCode::INTERNAL_SERVER_ERROR));
     world.get_as("made-up", LIST).await;

@@ -1,4 +1,4 @@
-//! What the operator is shown: figures that are those of `/metrics`, what is kept, what has happened, what is in force.
+//! The status page and its data: figures that equal `/metrics`, stored entries, events and active settings.
 
 use std::time::Duration;
 
@@ -17,48 +17,48 @@ async fn status(world: &World) -> Value {
     world.http.get(&world.admin_url("/status")).await.json()
 }
 
-/// The events of a kind, the latest first.
+/// The events of a kind, newest first.
 async fn events(world: &World, kind: &str) -> Vec<Value> {
     let events = status(world).await["events"].as_array().unwrap().clone();
     events.into_iter().filter(|event| event["kind"] == kind).collect()
 }
 
 #[tokio::test]
-async fn before_anything_was_asked_it_says_so() {
+async fn without_requests_the_status_has_empty_figures() {
     let world = World::new().await;
-    let told = status(&world).await;
+    let status = status(&world).await;
     assert_eq!(
-        told["helping"],
+        status["helping"],
         json!({ "answered": 0, "hits": 0, "hit_ratio": null, "upstream_calls": 0, "calls_saved": 0, "seconds_saved": null })
     );
-    assert_eq!(told["upstream"].as_array().unwrap().len(), 2);
-    for upstream in told["upstream"].as_array().unwrap() {
+    assert_eq!(status["upstream"].as_array().unwrap().len(), 2);
+    for upstream in status["upstream"].as_array().unwrap() {
         assert_eq!(
             upstream["health"],
             json!({ "state": "unknown", "since_seconds": null, "last_answer_seconds": null, "last_failure": null })
         );
     }
-    assert_eq!((&told["mode"], &told["events"], &told["log_level"]), (&json!("cache"), &json!([]), &Value::Null));
-    assert_eq!(told["requests"]["results"].as_object().unwrap().len(), 14);
-    assert_eq!(told["proxy"], format!("http://{}", world.server.proxy_address()));
+    assert_eq!((&status["mode"], &status["events"], &status["log_level"]), (&json!("cache"), &json!([]), &Value::Null));
+    assert_eq!(status["requests"]["results"].as_object().unwrap().len(), 14);
+    assert_eq!(status["proxy"], format!("http://{}", world.server.proxy_address()));
 }
 
 #[tokio::test]
-async fn its_figures_are_those_of_the_metrics() {
+async fn the_status_figures_equal_the_metrics() {
     let world = World::new().await;
     for _ in 0..4 {
         world.get(LIST).await;
     }
     world.get(&format!("{LIST}?a=1&a=2")).await;
     world.get("/v2/PROJECT/desktops").await;
-    world.get_as("dead", LIST).await;
-    let told = status(&world).await;
+    world.get_as("denied", LIST).await;
+    let status = status(&world).await;
     let metric = |series: &str| world.metric(&format!("workspace_gateway_{series}"));
     let hits = metric("requests_total{operation=\"ListProducts\",result=\"hit\",status=\"200\"}");
-    assert_eq!((hits, &told["helping"]["hits"]), (3.0, &json!(3)));
-    // The first one, and the one that was refused, were calls.
+    assert_eq!((hits, &status["helping"]["hits"]), (3.0, &json!(3)));
+    // The first request and the denied one caused a call each.
     assert_eq!(metric("fetches_total{operation=\"ListProducts\"}"), 2.0);
-    let helping = &told["helping"];
+    let helping = &status["helping"];
     assert_eq!(helping["answered"], 5);
     assert_eq!((&helping["upstream_calls"], &helping["calls_saved"]), (&json!(2), &json!(3)));
     assert_eq!(helping["hit_ratio"], 0.6);
@@ -67,36 +67,36 @@ async fn its_figures_are_those_of_the_metrics() {
     };
     let saved = 3.0 * sum("miss") / 2.0 - sum("hit");
     assert!((helping["seconds_saved"].as_f64().unwrap() - saved).abs() < 1e-9, "{helping} {saved}");
-    let results = &told["requests"]["results"];
+    let results = &status["requests"]["results"];
     assert_eq!((&results["hit"], &results["miss"], &results["bypass"]), (&json!(3), &json!(2), &json!(1)));
     assert_eq!(results["pass-through"], 1);
-    let operations = told["requests"]["operations"].as_array().unwrap();
-    let of_list = operations.iter().find(|it| it["operation"] == "ListProducts").unwrap();
-    assert_eq!(of_list["results"], json!({ "bypass": 1, "hit": 3, "miss": 2 }));
+    let operations = status["requests"]["operations"].as_array().unwrap();
+    let list = operations.iter().find(|it| it["operation"] == "ListProducts").unwrap();
+    assert_eq!(list["results"], json!({ "bypass": 1, "hit": 3, "miss": 2 }));
     assert_eq!(operations.len(), 3);
-    let latency = &told["latency"];
+    let latency = &status["latency"];
     assert_eq!((&latency["hits"]["count"], &latency["others"]["count"]), (&json!(3), &json!(2)));
     for which in ["hits", "others"] {
         let buckets = latency[which]["buckets"].as_array().unwrap();
         assert_eq!(buckets.len(), latency["bounds"].as_array().unwrap().len());
         assert_eq!(buckets.last(), Some(&latency[which]["count"]));
     }
-    assert_eq!(told["cache"]["entries"], 1);
-    assert_eq!(told["cache"]["bytes"].as_f64(), Some(metric("entries_bytes")));
-    assert_eq!(told["cache"]["max_bytes"], 64 << 20);
-    let callers = &told["callers"];
+    assert_eq!(status["cache"]["entries"], 1);
+    assert_eq!(status["cache"]["bytes"].as_f64(), Some(metric("entries_bytes")));
+    assert_eq!(status["cache"]["max_bytes"], 64 << 20);
+    let callers = &status["callers"];
     assert_eq!((&callers["grants"], &callers["denials"]["upstream"]), (&json!(1), &json!(1)));
-    assert_eq!(told["misses"]["no-grant"], 2);
-    assert_eq!(told["unstored"]["denied"], 1);
-    assert_eq!(told["bypasses"]["repeated-parameter"], 1);
-    let workspace = &told["upstream"][0];
+    assert_eq!(status["misses"]["no-grant"], 2);
+    assert_eq!(status["unstored"]["denied"], 1);
+    assert_eq!(status["bypasses"]["repeated-parameter"], 1);
+    let workspace = &status["upstream"][0];
     assert_eq!(workspace["url"], world.simulator.url(Service::Workspace));
     assert_eq!(workspace["count"], 4);
     assert_eq!(workspace["requests"]["401"], metric("upstream_requests_total{service=\"workspace\",status=\"401\"}"));
 }
 
 #[tokio::test]
-async fn entries_are_told_without_their_answers_and_callers() {
+async fn entries_are_listed_without_project_ids_and_tokens() {
     let world =
         World::with("[[operation]]\nname = \"Disk\"\npath = \"/v2/{project_id}/disks/{id}\"\nbody = \"none\"").await;
     for path in [LIST, LIST, LIST, "/v2/PROJECT/products?os_type=Linux&limit=100", SHARER, "/v2/PROJECT/disks/d1"] {
@@ -104,18 +104,18 @@ async fn entries_are_told_without_their_answers_and_callers() {
     }
     world.clock.advance(Duration::from_secs(100));
     let page = world.http.get(&world.admin_url("/cache/entries")).await;
-    let told = page.json();
+    let json = page.json();
     assert!(!page.text().contains(PROJECT) && !page.text().contains(&world.token), "{}", page.text());
-    let entries = told["entries"].as_array().unwrap();
-    assert_eq!((&told["total"], entries.len()), (&json!(4), 4));
+    let entries = json["entries"].as_array().unwrap();
+    assert_eq!((&json["total"], entries.len()), (&json!(4), 4));
     let first = &entries[0];
     assert_eq!((&first["operation"], &first["query"], &first["hits"]), (&json!("ListProducts"), &json!(""), &json!(2)));
     assert_eq!((&first["project"], &first["headers"]), (&json!("0000…0001"), &json!({ "x-language": "en-us" })));
     assert_eq!((&first["state"], &first["sharing"]), (&json!("fresh"), &json!("project")));
     assert!(first["bytes"].as_u64().unwrap() > 500, "{first}");
-    let [age, left] = ["age_seconds", "ttl_seconds"].map(|name| first[name].as_f64().unwrap());
-    assert!((100.0..101.0).contains(&age) && (199.0..200.1).contains(&left), "{first}");
-    assert!(entries.iter().any(|entry| entry["query"] == "os_type=Linux"), "canonical");
+    let [age, ttl] = ["age_seconds", "ttl_seconds"].map(|name| first[name].as_f64().unwrap());
+    assert!((100.0..101.0).contains(&age) && (199.0..200.1).contains(&ttl), "{first}");
+    assert!(entries.iter().any(|entry| entry["query"] == "os_type=Linux"), "the query is canonical");
     let disk = entries.iter().find(|entry| entry["operation"] == "Disk").unwrap();
     assert_eq!(disk["segments"], json!({ "id": "d1" }));
 
@@ -132,11 +132,11 @@ async fn entries_are_told_without_their_answers_and_callers() {
 }
 
 #[tokio::test]
-async fn hits_are_counted_on_when_an_answer_is_replaced_and_from_zero_after_a_purge() {
+async fn hits_are_kept_when_a_response_is_replaced_and_reset_by_a_purge() {
     let world = World::new().await;
     let hits = async || {
-        let told = world.http.get(&world.admin_url("/cache/entries")).await.json();
-        told["entries"][0]["hits"].as_u64()
+        let page = world.http.get(&world.admin_url("/cache/entries")).await.json();
+        page["entries"][0]["hits"].as_u64()
     };
     for _ in 0..3 {
         world.get(LIST).await;
@@ -153,13 +153,13 @@ async fn hits_are_counted_on_when_an_answer_is_replaced_and_from_zero_after_a_pu
 }
 
 #[tokio::test]
-async fn what_has_happened_is_told_without_saying_to_whom() {
+async fn events_contain_no_project_id_and_no_token() {
     let world = World::new().await;
     world.get(LIST).await;
-    let dead = world.simulator.token(PROJECT);
-    world.simulator.deny(&dead);
+    let denied = world.simulator.token(PROJECT);
+    world.simulator.deny(&denied);
     for limit in 1..4 {
-        world.get_as(&dead, &format!("{LIST}?limit={limit}")).await;
+        world.get_as(&denied, &format!("{LIST}?limit={limit}")).await;
         world.clock.advance(Duration::from_secs(3));
     }
     let denials = events(&world, "denial").await;
@@ -191,19 +191,19 @@ async fn what_has_happened_is_told_without_saying_to_whom() {
     assert!(events(&world, "purge").await[0]["what"].as_str().unwrap().ends_with("in one project"));
     world.reload("[cache]\nttl = \"1m\"").unwrap();
     world.reload("[cache]\nttl = \"odd\"").unwrap_err();
-    assert_eq!(events(&world, "reload").await[0]["what"], "settings reloaded: cache.ttl");
+    assert_eq!(events(&world, "reload").await[0]["what"], "configuration reloaded: cache.ttl");
     assert_eq!(events(&world, "reload-refused").await.len(), 1);
     let all = world.http.get(&world.admin_url("/status")).await;
-    for secret in [PROJECT, &world.token, &dead] {
+    for secret in [PROJECT, &world.token, &denied] {
         assert!(!all.text().contains(secret), "{}", all.text());
     }
 }
 
 #[tokio::test]
-async fn a_private_scope_is_an_event() {
+async fn a_scope_that_becomes_private_is_an_event() {
     let world = World::new().await;
     let other = world.simulator.token(PROJECT);
-    world.simulator.views_differ(&other);
+    world.simulator.restrict_view(&other);
     for token in [&world.token, &other, &world.token, &other] {
         world.get_as(token, LIST).await;
         world.clock.advance(Duration::from_secs(4_000));
@@ -213,7 +213,7 @@ async fn a_private_scope_is_an_event() {
 }
 
 #[tokio::test]
-async fn the_settings_in_force_are_told_and_no_secret() {
+async fn the_active_settings_are_shown_without_secrets() {
     let key = "[[access_key]]\nid = \"AK\"\nsecret = \"hush-hush-hush\"\n";
     let world =
         World::with(&format!("{key}[cache]\nttl = \"7m\"\n[listen]\nadmin_token = \"0123456789abcdefgh\"")).await;
@@ -230,7 +230,7 @@ async fn the_settings_in_force_are_told_and_no_secret() {
 }
 
 #[tokio::test]
-async fn the_page_is_whole_and_may_run_nothing_else() {
+async fn the_status_page_loads_no_external_resources() {
     let world = World::new().await;
     let page = world.http.get(&world.admin_url("/")).await;
     assert_eq!((page.status(), page.header("content-type")), (StatusCode::OK, "text/html; charset=utf-8"));
@@ -238,7 +238,7 @@ async fn the_page_is_whole_and_may_run_nothing_else() {
     for (begin, end, directive) in [("<style>", "</style>", "style-src"), ("<script>", "</script>", "script-src")] {
         let (_, rest) = text.split_once(begin).unwrap();
         let (inner, rest) = rest.split_once(end).unwrap();
-        assert!(!rest.contains(begin) && inner.len() > 100, "one, and not empty");
+        assert!(!rest.contains(begin) && inner.len() > 100, "{begin} occurs once and is not empty");
         let hash = ring::digest::digest(&ring::digest::SHA256, inner.as_bytes());
         let hash = base64::Engine::encode(&base64::prelude::BASE64_STANDARD, hash);
         assert!(
@@ -266,18 +266,18 @@ async fn the_log_level_can_be_switched_at_run_time() {
     let put = async |level_name: &'static str| http.send(Method::PUT, &level, &[], level_name).await;
     assert_eq!(http.get(&level).await.json(), json!({ "log_level": "info" }));
     assert_eq!(put("warn\n").await.json(), json!({ "log_level": "warn" }));
-    // Often enough to be known by their head, while the log doesn't tell of requests.
+    // The head becomes known to the fast path while requests are not logged.
     for _ in 0..4 {
         ask().await;
     }
     assert_eq!(put("info").await.json(), json!({ "log_level": "info" }));
-    gateway.says("log level set").await;
+    gateway.wait_for_log("log level set").await;
     for _ in 0..3 {
         ask().await;
-        let event = gateway.says("request").await;
+        let event = gateway.wait_for_log("request").await;
         assert_eq!((&event["result"], &event["path"]), (&json!("hit"), &json!(format!("/v2/{PROJECT}/products"))));
     }
-    // Known by their head again: what isn't to be logged any more isn't.
+    // A hit on the fast path is no longer logged.
     put("warn").await;
     ask().await;
     for wrong in ["", "loud", "INFO", "info,debug"] {
@@ -285,16 +285,16 @@ async fn the_log_level_can_be_switched_at_run_time() {
         assert_eq!(reply.status(), StatusCode::BAD_REQUEST);
         assert!(reply.text().contains("expected error, warn, info, debug or trace"), "{}", reply.text());
     }
-    // Another setting's change doesn't switch it back; its own does.
+    // A reload with another changed setting keeps the level. A reload that changes log.level sets it.
     std::fs::write(&file, "[log]\nformat = \"json\"\n[cache]\nttl = \"1m\"").unwrap();
     gateway.signal("HUP");
     std::fs::write(&file, "[log]\nformat = \"json\"\nlevel = \"debug\"\n[cache]\nttl = \"1m\"").unwrap();
     gateway.signal("HUP");
-    let told = gateway.says("settings reloaded").await;
-    assert!(told["changed"].as_str().unwrap().contains("log.level"), "{told}");
+    let event = gateway.wait_for_log("configuration reloaded").await;
+    assert!(event["changed"].as_str().unwrap().contains("log.level"), "{event}");
     assert_eq!(http.get(&level).await.json(), json!({ "log_level": "debug" }));
-    let (_, said) = gateway.terminate().await;
-    let told = said.lines().filter(|line| line.contains("\"result\":\"hit\"")).count();
-    assert_eq!(told, 3, "{said}");
+    let (_, log) = gateway.terminate().await;
+    let logged_hits = log.lines().filter(|line| line.contains("\"result\":\"hit\"")).count();
+    assert_eq!(logged_hits, 3, "{log}");
     std::fs::remove_dir_all(folder).unwrap();
 }

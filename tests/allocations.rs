@@ -1,5 +1,5 @@
-//! How often a hit allocates memory, the server and its libraries included, from a request's bytes on a socket to its
-//! answer's. A test of its own, for it has an allocator of its own.
+//! Counts the memory allocations of a cache hit, from the bytes of the request to those of the response, including the
+//! server and its libraries. This is a test binary of its own because it has its own allocator.
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
@@ -14,14 +14,13 @@ use workspace_gateway::testing::simulator::Simulator;
 
 const PROJECT: &str = "00000000000000000000000000000001";
 
-/// How many requests are counted, so that what happens now and then is counted, too.
+/// Enough requests to count allocations that do not happen for each request.
 const ROUNDS: u64 = 1_000;
 
-/// What the counted requests say.
-fn heads(token: &str, differ: bool) -> Vec<String> {
+fn heads(token: &str, has_new_heads: bool) -> Vec<String> {
     (0..ROUNDS)
         .map(|number| {
-            let number = if differ { number } else { 0 };
+            let number = if has_new_heads { number } else { 0 };
             format!(
                 "GET /v2/{PROJECT}/products?os_type=Windows&limit=10 HTTP/1.1\r\nhost: gateway\r\naccept: */*\r\n\
                  content-type: application/json\r\nuser-agent: test\r\nx-auth-token: {token}\r\nx-number: {number:04}\r\n\r\n"
@@ -30,13 +29,13 @@ fn heads(token: &str, differ: bool) -> Vec<String> {
         .collect()
 }
 
-/// Sends one request and reads its answer, without allocating.
-async fn ask(client: &mut TcpStream, head: &str, answer: &mut [u8]) -> usize {
+/// Sends a request and reads the response, without allocating. Returns the length of the head.
+async fn exchange(client: &mut TcpStream, head: &str, response: &mut [u8]) -> usize {
     client.write_all(head.as_bytes()).await.unwrap();
     let mut read = 0;
     loop {
-        read += client.read(&mut answer[read..]).await.unwrap();
-        let text = &answer[..read];
+        read += client.read(&mut response[read..]).await.unwrap();
+        let text = &response[..read];
         let Some(end) = text.windows(4).position(|four| four == b"\r\n\r\n") else { continue };
         let head = std::str::from_utf8(&text[..end]).unwrap();
         let (_, length) = head.split_once("\r\ncontent-length: ").unwrap();
@@ -47,10 +46,10 @@ async fn ask(client: &mut TcpStream, head: &str, answer: &mut [u8]) -> usize {
     }
 }
 
-/// Allocations by a thousand hits.
-fn allocations(token_length: usize, differ: bool) -> u64 {
+/// The number of allocations of a thousand hits.
+fn allocations(token_length: usize, has_new_heads: bool) -> u64 {
     let runtime = Builder::new_current_thread().enable_all().build().unwrap();
-    let (mut client, _server, heads, mut answer) = runtime.block_on(async {
+    let (mut client, _server, heads, mut response) = runtime.block_on(async {
         let simulator = Box::leak(Box::new(Simulator::start().await.unwrap()));
         let given = |path, value: &str| Override { path, value: value.to_owned(), origin: "test".to_owned() };
         let overrides = [
@@ -63,47 +62,46 @@ fn allocations(token_length: usize, differ: bool) -> u64 {
         let config = Config::from_layers("test", "", &overrides).unwrap();
         let server = Server::start(&config, Clock::System).await.unwrap();
         let mut client = TcpStream::connect(server.proxy_address()).await.unwrap();
-        let heads = heads(&simulator.token_of_length(PROJECT, token_length), differ);
-        let mut answer = vec![0; 1 << 20];
+        let heads = heads(&simulator.token_of_length(PROJECT, token_length), has_new_heads);
+        let mut response = vec![0; 1 << 20];
         for _ in 0..3 {
-            ask(&mut client, &heads[0], &mut answer).await;
+            exchange(&mut client, &heads[0], &mut response).await;
         }
-        (client, server, heads, answer)
+        (client, server, heads, response)
     });
     let mut end = 0;
     let counted = allocation_counter::measure(|| {
         runtime.block_on(async {
             for head in &heads {
-                end = ask(&mut client, head, &mut answer).await;
+                end = exchange(&mut client, head, &mut response).await;
             }
         });
     });
-    let head = std::str::from_utf8(&answer[..end]).unwrap();
-    assert!(head.contains("cache-status: workspace-gateway; hit"), "this counts hits: {head}");
+    let head = std::str::from_utf8(&response[..end]).unwrap();
+    assert!(head.contains("cache-status: workspace-gateway; hit"), "not a hit: {head}");
     counted.count_total
 }
 
-/// The counter counts at all: one allocation is one.
 #[test]
-fn the_counter_counts() {
+fn one_allocation_is_counted_as_one() {
     let counted = allocation_counter::measure(|| drop(std::hint::black_box(Box::new(1))));
     assert_eq!(counted.count_total, 1);
 }
 
 #[test]
-fn a_hit_whose_head_has_come_before_allocates_nothing() {
+fn a_hit_on_the_fast_path_does_not_allocate() {
     for token in [32, 4_800] {
         let allocations = allocations(token, false);
-        // Some in all, when the cache does its housekeeping: it did 180 by a thousand hits when this was written.
+        // The cache's maintenance allocates: 180 times per thousand hits when this test was written.
         assert!(allocations <= ROUNDS / 2, "{allocations} allocations by {ROUNDS} hits, token of {token} bytes");
     }
 }
 
 #[test]
-fn a_hit_whose_head_is_new_is_read_with_few_allocations() {
+fn a_hit_with_a_new_head_takes_few_allocations() {
     for token in [32, 4_800] {
         let allocations = allocations(token, true);
-        // hyper's share is about a third: a read buffer, a map of headers, names that aren't in a standard.
+        // About a third are hyper's: a read buffer, a header map, names of non-standard headers.
         assert!(allocations <= 20 * ROUNDS, "{allocations} allocations by {ROUNDS} hits, token of {token} bytes");
     }
 }

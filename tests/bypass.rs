@@ -1,4 +1,5 @@
-//! What is not fully understood goes upstream as it is and is never kept.
+//! Bypasses: a request that the gateway does not fully understand is forwarded unchanged and its response is not
+//! stored.
 
 use std::collections::BTreeSet;
 
@@ -11,11 +12,11 @@ use crate::support::{PROJECT, World};
 
 const LIST: &str = "/v2/PROJECT/products";
 
-/// The reason expected of a path, headers and body.
+/// The expected reason, and the path, headers and body of the request.
 type Case<'a> = (BypassReason, &'a str, Vec<(&'a str, &'a str)>, &'static str);
 
 #[tokio::test]
-async fn every_reason_to_bypass_is_told_and_nothing_is_kept() {
+async fn every_bypass_reason_is_reported_and_nothing_is_stored() {
     let world = World::with("[cache]\nmax_body_size = \"100KiB\"").await;
     let token = world.token.clone();
     let token = ("x-auth-token", token.as_str());
@@ -58,21 +59,21 @@ async fn every_reason_to_bypass_is_told_and_nothing_is_kept() {
             assert!(!reply.headers().contains_key("age"));
             assert_eq!(world.upstream_calls(), calls, "{path}");
             let seen = world.simulator.requests_seen().pop().unwrap();
-            assert_eq!((seen.target.as_str(), seen.has_body), (path.as_str(), !body.is_empty()), "as it came");
+            assert_eq!((seen.target.as_str(), seen.has_body), (path.as_str(), !body.is_empty()), "forwarded unchanged");
         }
     }
     assert_eq!(world.metric("workspace_gateway_entries"), 0.0);
 
-    let shown: BTreeSet<_> = cases.iter().map(|(reason, ..)| reason.into_str()).collect();
-    // These have tests of their own, here, in `caching` and where an operation captures more.
+    let tested: BTreeSet<_> = cases.iter().map(|(reason, ..)| reason.into_str()).collect();
+    // These have tests of their own: below, in `caching` and in `operations`.
     let elsewhere =
         [BypassReason::Mode, BypassReason::TooLarge, BypassReason::PathSegment].map(|reason| reason.into_str());
     let all: BTreeSet<_> = BypassReason::VARIANTS.iter().map(|reason| reason.into_str()).collect();
-    assert_eq!(shown.union(&elsewhere.into()).copied().collect::<BTreeSet<_>>(), all);
+    assert_eq!(tested.union(&elsewhere.into()).copied().collect::<BTreeSet<_>>(), all);
 }
 
 #[tokio::test]
-async fn no_credential_gets_upstreams_own_refusal() {
+async fn a_request_without_a_credential_gets_upstreams_401() {
     let world = World::new().await;
     world.get(LIST).await;
     let refused = world.http.get(&world.url(LIST)).await;
@@ -81,7 +82,7 @@ async fn no_credential_gets_upstreams_own_refusal() {
 }
 
 #[tokio::test]
-async fn another_method_on_an_operation_passes_through() {
+async fn a_request_with_another_method_passes_through() {
     let world = World::new().await;
     let token = [("x-auth-token", world.token.as_str())];
     let reply = world.http.send(Method::POST, &world.url(LIST), &token, "{\"a\":1}").await;
@@ -90,7 +91,7 @@ async fn another_method_on_an_operation_passes_through() {
 }
 
 #[tokio::test]
-async fn bypass_mode_switches_the_whole_cache_off_and_on_again() {
+async fn bypass_mode_disables_the_cache_at_run_time() {
     let world = World::with("mode = \"bypass\"").await;
     for calls in 1..=2 {
         assert_eq!(world.get(LIST).await.cache_status(), "workspace-gateway; fwd=bypass; detail=mode");
@@ -103,7 +104,7 @@ async fn bypass_mode_switches_the_whole_cache_off_and_on_again() {
 }
 
 #[tokio::test]
-async fn with_a_token_the_authorization_is_neither_looked_at_nor_sent() {
+async fn with_a_token_the_authorization_field_is_ignored_and_not_sent() {
     let world = World::new().await;
     world.get(LIST).await;
     for authorization in ["", "SDK-HMAC-SHA256 Access=A, SignedHeaders=host, Signature=0"] {
@@ -114,7 +115,7 @@ async fn with_a_token_the_authorization_is_neither_looked_at_nor_sent() {
 }
 
 #[tokio::test]
-async fn a_signature_bound_to_the_gateways_address_never_reaches_upstream() {
+async fn a_signature_that_covers_the_gateways_host_is_not_forwarded() {
     let world = World::new().await;
     let bound = "SDK-HMAC-SHA256 Access=A, SignedHeaders=content-type;host;x-sdk-date, Signature=0";
     let free = "SDK-HMAC-SHA256 Access=A, SignedHeaders=accept;x-sdk-date, Signature=0";
@@ -128,12 +129,12 @@ async fn a_signature_bound_to_the_gateways_address_never_reaches_upstream() {
     assert_eq!(world.upstream_calls(), 0);
     assert_eq!(world.metric("workspace_gateway_bypasses_total{reason=\"unverified-signature\"}"), 0.0);
 
-    // With a token the request is good without the signature.
+    // With a token the request is valid without the signature.
     let reply = world.get_with("/v2/PROJECT/desktops", &[("authorization", bound)]).await;
     assert_eq!(reply.status(), StatusCode::OK);
     assert!(!world.simulator.requests_seen()[0].headers.contains_key("authorization"));
 
-    // One that does not cover Host survives the relay, and so does one that covers upstream's own.
+    // A signature that does not cover Host is forwarded, and so is one that covers upstream's host.
     let upstream = world.simulator.url(Service::Workspace).replace("http://", "");
     for (host, signature) in [("gateway", free), (&upstream, bound)] {
         let headers = [("host", host), ("authorization", signature)];

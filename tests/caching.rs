@@ -1,4 +1,4 @@
-//! What is answered from memory, for how long, and what is never kept.
+//! What is answered from memory, for how long, and what is never stored.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,12 +6,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 
-use crate::support::{PROJECT, WAITING, World, within};
+use crate::support::{PROJECT, WAIT_FOR_UPSTREAM, World, within};
 
 const LIST: &str = "/v2/PROJECT/products?os_type=Linux";
 
 #[tokio::test]
-async fn all_three_operations_are_answered_from_memory_byte_for_byte() {
+async fn stored_responses_equal_upstreams_byte_for_byte() {
     let world = World::new().await;
     for (path, calls) in
         [("/v2/PROJECT/products", 1), ("/v2/PROJECT/products/sharer?is_gpu=0", 2), ("/v1/PROJECT/product", 3)]
@@ -26,7 +26,7 @@ async fn all_three_operations_are_answered_from_memory_byte_for_byte() {
         assert_eq!(second.header("content-type"), first.header("content-type"));
         assert_eq!(world.upstream_calls(), calls);
     }
-    // The very bytes upstream sends, asked directly.
+    // The same bytes that upstream sends without the gateway.
     let direct = world
         .http
         .send(
@@ -42,7 +42,7 @@ async fn all_three_operations_are_answered_from_memory_byte_for_byte() {
 
 #[tokio::test]
 async fn an_entry_ages_and_expires() {
-    let settings = format!("[[operation]]\nname = \"ListProducts\"\nttl = \"2m\"\n[cache]\n{WAITING}");
+    let settings = format!("[[operation]]\nname = \"ListProducts\"\nttl = \"2m\"\n[cache]\n{WAIT_FOR_UPSTREAM}");
     let world = World::with(&settings).await;
     world.get(LIST).await;
     world.clock.advance(Duration::from_secs(119));
@@ -59,7 +59,7 @@ async fn an_entry_ages_and_expires() {
 }
 
 #[tokio::test]
-async fn one_entry_for_every_spelling_and_another_for_every_question() {
+async fn equivalent_queries_share_an_entry_and_different_queries_do_not() {
     let world = World::new().await;
     let first = world.get("/v2/PROJECT/products?os_type=Linux&architecture=x86").await;
     for same in [
@@ -83,7 +83,7 @@ async fn one_entry_for_every_spelling_and_another_for_every_question() {
 }
 
 #[tokio::test]
-async fn keyed_headers_are_part_of_the_question() {
+async fn keyed_headers_are_part_of_the_cache_key() {
     let world = World::new().await;
     let chinese = world.get_with(LIST, &[("x-language", "zh-cn")]).await;
     let english = world.get_with(LIST, &[("X-Language", "en-us")]).await;
@@ -93,7 +93,7 @@ async fn keyed_headers_are_part_of_the_question() {
 }
 
 #[tokio::test]
-async fn who_is_refused_sees_upstreams_refusal_and_nothing_else() {
+async fn a_denied_caller_gets_upstreams_error_and_no_stored_response() {
     let world = World::new().await;
     world.get(LIST).await;
     let stranger = world.simulator.token("another-project");
@@ -114,12 +114,12 @@ async fn who_is_refused_sees_upstreams_refusal_and_nothing_else() {
         assert_eq!((refused.status(), refused.json()["error_code"].as_str()), (status, Some(code)));
         assert_eq!(refused.products(), 0);
         assert!(refused.cache_status().contains("fwd-status=4") && refused.cache_status().ends_with("detail=denied"));
-        assert_eq!(world.upstream_calls(), 2 + calls, "each is asked of upstream");
+        assert_eq!(world.upstream_calls(), 2 + calls, "each request is sent upstream");
     }
 }
 
 #[tokio::test]
-async fn head_is_answered_from_a_stored_get() {
+async fn a_head_request_is_answered_from_a_stored_get() {
     let world = World::new().await;
     let head = |world: &World| {
         let (http, url, token) = (world.http.clone(), world.url(LIST), world.token.clone());
@@ -141,7 +141,7 @@ async fn head_is_answered_from_a_stored_get() {
 }
 
 #[tokio::test]
-async fn only_a_whole_product_list_is_kept() {
+async fn only_product_lists_are_stored() {
     for (body, detail) in [
         ("<html>maintenance</html>", "not-json"),
         (r#"{"error_code":"WKS.00211401","error_msg":"x"}"#, "not-products"),
@@ -150,10 +150,10 @@ async fn only_a_whole_product_list_is_kept() {
         ("", "not-json"),
     ] {
         let world = World::new().await;
-        world.simulator.answer_with(Some(Bytes::from_static(body.as_bytes())));
+        world.simulator.set_list_body(Some(Bytes::from_static(body.as_bytes())));
         for calls in 1..=2 {
             let reply = world.get(LIST).await;
-            assert_eq!((reply.status(), reply.text()), (StatusCode::OK, body), "passed on as it is");
+            assert_eq!((reply.status(), reply.text()), (StatusCode::OK, body), "forwarded unchanged");
             assert!(reply.cache_status().ends_with(&format!("detail={detail}")), "{reply:?}");
             assert_eq!(world.upstream_calls(), calls);
         }
@@ -161,7 +161,7 @@ async fn only_a_whole_product_list_is_kept() {
 }
 
 #[tokio::test]
-async fn an_empty_last_page_is_a_product_list() {
+async fn an_empty_product_list_is_stored() {
     let world = World::new().await;
     for _ in 0..2 {
         let page = world.get("/v2/PROJECT/products?offset=5000").await;
@@ -171,7 +171,7 @@ async fn an_empty_last_page_is_a_product_list() {
 }
 
 #[tokio::test]
-async fn errors_are_passed_on_whole_and_not_kept() {
+async fn errors_are_forwarded_and_not_stored() {
     let world = World::new().await;
     for status in [400, 404, 500, 503] {
         world.simulator.fail_with(Some(StatusCode::from_u16(status).unwrap()));
@@ -188,7 +188,7 @@ async fn errors_are_passed_on_whole_and_not_kept() {
 }
 
 #[tokio::test]
-async fn what_upstream_says_about_caching_is_not_overruled() {
+async fn upstream_headers_can_prevent_storing() {
     for (name, value, detail) in [
         ("cache-control", "no-store", "cache-directives"),
         ("cache-control", "max-age=60, private", "cache-directives"),
@@ -202,14 +202,14 @@ async fn what_upstream_says_about_caching_is_not_overruled() {
         for calls in 1..=2 {
             let reply = world.get(LIST).await;
             assert!(reply.cache_status().ends_with(&format!("detail={detail}")), "{reply:?}");
-            assert_eq!(reply.header(name), value, "passed on as it is");
+            assert_eq!(reply.header(name), value, "forwarded unchanged");
             assert_eq!(world.upstream_calls(), calls);
         }
     }
 }
 
 #[tokio::test]
-async fn an_answer_may_vary_on_what_the_key_fixes() {
+async fn a_response_that_varies_on_keyed_headers_is_stored() {
     for vary in ["Accept-Encoding", "x-language, accept"] {
         let world = World::new().await;
         world.simulator.add_header(HeaderName::from_static("vary"), HeaderValue::from_static(vary));
@@ -218,8 +218,8 @@ async fn an_answer_may_vary_on_what_the_key_fixes() {
 }
 
 #[tokio::test]
-async fn the_age_of_an_answer_from_another_cache_counts() {
-    let world = World::with(&format!("[cache]\n{WAITING}")).await;
+async fn the_age_from_another_cache_counts() {
+    let world = World::with(&format!("[cache]\n{WAIT_FOR_UPSTREAM}")).await;
     world.simulator.add_header(HeaderName::from_static("age"), HeaderValue::from_static("290"));
     assert_eq!(world.get(LIST).await.header("age"), "290");
     world.clock.advance(Duration::from_secs(9));
@@ -232,23 +232,23 @@ async fn the_age_of_an_answer_from_another_cache_counts() {
 async fn time_spent_waiting_for_upstream_counts_as_age() {
     let world = Arc::new(World::new().await);
     world.simulator.hold();
-    let asking = tokio::spawn({
+    let pending = tokio::spawn({
         let world = Arc::clone(&world);
         async move { world.get(LIST).await }
     });
-    within(world.simulator.arrived(1)).await;
+    within(world.simulator.wait_for_requests(1)).await;
     world.clock.advance(Duration::from_secs(20));
     world.simulator.release();
-    assert_eq!(within(asking).await.unwrap().header("age"), "20");
+    assert_eq!(within(pending).await.unwrap().header("age"), "20");
     let hit = world.get(LIST).await;
     assert_eq!((hit.header("age"), hit.cache_status()), ("20", "workspace-gateway; hit; ttl=280"));
 }
 
 #[tokio::test]
-async fn an_undated_answer_is_dated_when_it_comes() {
+async fn a_response_without_date_gets_the_time_of_receipt() {
     let undated = "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 15\r\n\r\n{\"products\":[]}";
-    let world = World::before_one_that_says(undated, "").await;
-    // Away from the machine's time, which the HTTP library would take for the date.
+    let world = World::with_fixed_upstream(undated, "").await;
+    // The gateway's clock differs from the system time, which the HTTP library would use for Date.
     world.clock.advance(Duration::from_secs(5000));
     let miss = world.get(LIST).await;
     assert_ne!(miss.header("date"), world.get("/nowhere").await.header("date"));
@@ -258,7 +258,7 @@ async fn an_undated_answer_is_dated_when_it_comes() {
 }
 
 #[tokio::test]
-async fn what_belongs_to_one_answer_is_not_given_with_another() {
+async fn set_cookie_and_request_ids_are_not_stored() {
     let world = World::new().await;
     world.simulator.add_header(HeaderName::from_static("set-cookie"), HeaderValue::from_static("a=1"));
     let miss = world.get(LIST).await;
@@ -270,7 +270,7 @@ async fn what_belongs_to_one_answer_is_not_given_with_another() {
 }
 
 #[tokio::test]
-async fn memory_is_bounded_by_bytes() {
+async fn the_cache_is_limited_by_bytes() {
     let world = World::with("[cache]\nmax_size = \"200KiB\"\nmax_body_size = \"200KiB\"").await;
     for offset in 0..50 {
         world.get(&format!("/v2/PROJECT/products?limit=20&offset={offset}")).await;
@@ -281,7 +281,7 @@ async fn memory_is_bounded_by_bytes() {
 }
 
 #[tokio::test]
-async fn an_answer_too_large_to_hold_is_streamed() {
+async fn a_response_larger_than_max_body_size_is_streamed() {
     let world = World::with("[cache]\nmax_body_size = \"1KiB\"").await;
     for _ in 0..2 {
         let reply = world.get(LIST).await;
@@ -292,16 +292,16 @@ async fn an_answer_too_large_to_hold_is_streamed() {
 }
 
 #[tokio::test]
-async fn an_answer_that_does_not_say_how_large_it_is_is_limited_all_the_same() {
+async fn a_chunked_response_is_limited_by_max_body_size() {
     let chunked = "HTTP/1.1 404 No\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n10\r\n{\"error_code\":\"a\r\n2\r\n\"}\r\n0\r\n\r\n";
-    let world = World::before_one_that_says(chunked, "[cache]\nmax_body_size = \"16B\"").await;
+    let world = World::with_fixed_upstream(chunked, "[cache]\nmax_body_size = \"16B\"").await;
     let reply = world.get(LIST).await;
     assert_eq!((reply.status(), reply.text()), (StatusCode::NOT_FOUND, "{\"error_code\":\"a\"}"));
     assert_eq!(reply.cache_status(), "workspace-gateway; fwd=bypass; detail=too-large");
 }
 
 #[tokio::test]
-async fn an_entry_lives_as_long_as_its_own_operation_says() {
+async fn an_operations_ttl_applies_to_that_operation_only() {
     let world = World::with("[[operation]]\nname = \"ListSharerProducts\"\nttl = \"1ms\"").await;
     world.get(LIST).await;
     assert!(world.get(LIST).await.cache_status().contains("; hit"));

@@ -1,4 +1,5 @@
-//! Certificates of upstream's: which are trusted, and what to do about the others. `check --probe` tells the same as a call.
+//! Upstream certificates: which are trusted, and what the error advises for the others. `check --probe` reports the
+//! same as a call.
 
 use std::path::PathBuf;
 use std::process::Output;
@@ -16,18 +17,18 @@ use workspace_gateway::testing::simulator::Simulator;
 
 use crate::commands::{code, run_in, stderr, stdout};
 use crate::support::process::folder;
-use crate::support::tls::{Authority, Certified, acceptor_of, serve, server};
+use crate::support::tls::{Authority, Identity, acceptor_for, serve, server};
 use crate::support::{World, within};
 
 const LIST: &str = "/v2/PROJECT/products";
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// A certificate for `localhost` that is its own issuer, and an authority's, as `openssl req -x509` makes it.
-fn self_signed(change: impl FnOnce(&mut CertificateParams)) -> Certified {
+/// A self-signed CA certificate for `localhost`, as `openssl req -x509` makes it.
+fn self_signed(change: impl FnOnce(&mut CertificateParams)) -> Identity {
     let mut parameters = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
     parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     change(&mut parameters);
-    Certified::by_itself(parameters)
+    Identity::self_signed(parameters)
 }
 
 fn from_now(days: u32, is_past: bool) -> SystemTime {
@@ -35,33 +36,33 @@ fn from_now(days: u32, is_past: bool) -> SystemTime {
     if is_past { now - days * DAY } else { now + days * DAY }
 }
 
-/// A server with a certificate, a file of trusted ones, and what a call or probe comes to.
+/// A server with a certificate, the content of `upstream.ca_file`, and the result of a call or probe.
 struct Case {
     name: &'static str,
     acceptor: TlsAcceptor,
     trusted: String,
     host: &'static str,
-    /// Why it fails, and what to do about it; nothing if it succeeds.
+    /// Parts of the error: the cause and the advice. Empty if the call succeeds.
     failure: &'static [&'static str],
 }
 
 fn cases() -> Vec<Case> {
     let localhost = "localhost";
-    let case = |name, shown: &Certified, trusted: &str, failure| {
-        let (acceptor, trusted) = (acceptor_of(shown), trusted.to_owned());
+    let case = |name, shown: &Identity, trusted: &str, failure| {
+        let (acceptor, trusted) = (acceptor_for(shown), trusted.to_owned());
         Case { name, acceptor, trusted, host: localhost, failure }
     };
-    let named = |name, shown: &Certified, failure| case(name, shown, &shown.certificate, failure);
+    let named = |name, shown: &Identity, failure| case(name, shown, &shown.certificate, failure);
     let authority = Authority::new();
     let other = self_signed(|parameters| parameters.distinguished_name.push(DnType::CommonName, "other"));
     let itself = self_signed(|_| {});
     let plain = self_signed(|parameters| parameters.is_ca = IsCa::NoCa);
     let expired = self_signed(|parameters| parameters.not_after = from_now(1, true).into());
-    let early = self_signed(|parameters| parameters.not_before = from_now(1, false).into());
-    let of_client =
+    let not_yet_valid = self_signed(|parameters| parameters.not_before = from_now(1, false).into());
+    let client_only =
         self_signed(|parameters| parameters.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth]);
-    let issued = authority.certifies(localhost);
-    let server = Authority::of_a_server(localhost);
+    let issued = authority.issue(localhost);
+    let server = Authority::of_server(localhost);
     vec![
         named("self-signed", &itself, &[]),
         named("self-signed-no-authority", &plain, &[]),
@@ -71,7 +72,7 @@ fn cases() -> Vec<Case> {
             "same-name-other-key",
             &self_signed(|_| {}),
             &itself.certificate,
-            &["the server's certificate is a CA certificate. ", "name this very certificate"],
+            &["the server's certificate is a CA certificate. ", "Add this exact certificate"],
         ),
         case(
             "same-name-other-key-no-authority",
@@ -83,12 +84,12 @@ fn cases() -> Vec<Case> {
             "of-an-unknown-issuer",
             &issued,
             &other.certificate,
-            &["issuer is not trusted (UnknownIssuer). ", "name that in upstream.ca_file"],
+            &["issuer is not trusted (UnknownIssuer). ", "add it or the authority to upstream.ca_file"],
         ),
-        case("issued-by-a-named-server", &server.certifies(localhost), &server.pem(), &["UnknownIssuer"]),
-        named("expired", &expired, &["the certificate expired on 20", "renew it where it is shown"]),
-        named("not-valid-yet", &early, &["not valid yet", "set this machine's clock, or wait"]),
-        named("of-a-client", &of_client, &["not for servers: expected serverAuth"]),
+        case("issued-by-a-named-server", &server.issue(localhost), &server.pem(), &["UnknownIssuer"]),
+        named("expired", &expired, &["the certificate expired on 20", "Renew the certificate on the server"]),
+        named("not-valid-yet", &not_yet_valid, &["not valid yet", "correct this machine's clock, or wait"]),
+        named("of-a-client", &client_only, &["not for servers: expected serverAuth"]),
         Case {
             host: "127.0.0.1",
             ..named(
@@ -110,7 +111,7 @@ fn settings(name: &str, trusted: &str) -> (String, PathBuf) {
     (settings, file)
 }
 
-/// Runs `check --probe`, while servers of the test answer.
+/// Runs `check --probe` on another thread, so that the servers of the test can answer.
 async fn probe(url: &str, file: &std::path::Path, environment: &'static [(&'static str, &'static str)]) -> Output {
     let (url, file) = (url.to_owned(), file.display().to_string());
     let upstream = move || {
@@ -121,12 +122,12 @@ async fn probe(url: &str, file: &std::path::Path, environment: &'static [(&'stat
 }
 
 #[tokio::test]
-async fn a_certificate_is_trusted_if_its_authority_or_itself_is_named_and_else_the_error_says_what_to_do() {
+async fn each_certificate_is_accepted_or_rejected_with_advice() {
     for Case { name, acceptor, trusted, host, failure } in cases() {
         let simulator = Simulator::start().await.unwrap();
         let url = serve(&simulator, acceptor).await.replace("localhost", host);
         let (settings, file) = settings(name, &trusted);
-        let world = World::before(simulator.clone(), &url, &url, &settings).await;
+        let world = World::with_upstreams(simulator.clone(), &url, &url, &settings).await;
         let reply = world.get(LIST).await;
         let is_stored = reply.headers().get("cache-status").is_some_and(|it| it.to_str().unwrap().contains("; stored"));
         assert_eq!(is_stored, failure.is_empty(), "{name}: {reply:?}");
@@ -138,11 +139,11 @@ async fn a_certificate_is_trusted_if_its_authority_or_itself_is_named_and_else_t
         let line = stdout(&output).lines().rfind(|line| line.contains(&format!(": {url} is "))).unwrap();
         assert_eq!(code(&output), i32::from(!failure.is_empty()), "{name}: {line} {}", stderr(&output));
         for part in failure {
-            assert!(line.contains(" is not reached: ") && line.contains(part), "{name}, {part}: {line}");
+            assert!(line.contains(" is not reachable: ") && line.contains(part), "{name}, {part}: {line}");
         }
         if failure.is_empty() {
             for part in [
-                " is reached: localhost is ",
+                " is reachable: localhost resolves to ",
                 "; connected to 127.0.0.1:",
                 "; TLSv1",
                 "; certificate for localhost, issued by ",
@@ -156,16 +157,16 @@ async fn a_certificate_is_trusted_if_its_authority_or_itself_is_named_and_else_t
 }
 
 #[tokio::test]
-async fn an_upstream_that_demands_a_client_certificate_is_told_of_as_such() {
+async fn the_error_says_that_upstream_demands_a_client_certificate() {
     let authority = Authority::new();
-    let certified = authority.certifies("localhost");
+    let identity = authority.issue("localhost");
     let versions: [&'static SupportedProtocolVersion; 2] = [&rustls::version::TLS12, &rustls::version::TLS13];
     for version in versions {
         let simulator = Simulator::start().await.unwrap();
-        let tls = server(&certified, Some(&authority), &[version]);
+        let tls = server(&identity, Some(&authority), &[version]);
         let url = serve(&simulator, TlsAcceptor::from(Arc::new(tls))).await;
         let (settings, file) = settings("client-certificate", &authority.pem());
-        let world = World::before(simulator, &url, &url, &settings).await;
+        let world = World::with_upstreams(simulator, &url, &url, &settings).await;
         let reply = world.get(LIST).await;
         assert!(reply.error().1.contains("demands a client certificate"), "{version:?}: {reply:?}");
         let output = probe(&url, &file, &[]).await;
@@ -174,28 +175,28 @@ async fn an_upstream_that_demands_a_client_certificate_is_told_of_as_such() {
     }
 }
 
-/// One server answers in plain HTTP, as most do, and one closes the connection.
+/// One server answers in plain HTTP, as most servers do. The other closes the connection.
 #[tokio::test]
-async fn an_https_url_of_a_port_without_tls_is_told_of_as_such() {
+async fn the_error_says_that_a_port_has_no_tls() {
     let (_, file) = settings("plaintext", &Authority::new().pem());
     let closing = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let closes = format!("https://{}", closing.local_addr().unwrap());
+    let closing_url = format!("https://{}", closing.local_addr().unwrap());
     let closing = tokio::spawn(async move {
         loop {
             let (mut stream, _) = closing.accept().await.unwrap();
-            // The ClientHello is read, so that the end is no reset.
+            // The ClientHello is read, so that closing sends no reset.
             let _ = stream.read(&mut [0; 4096]).await;
         }
     });
     let simulator = Simulator::start().await.unwrap();
-    let answers = simulator.url(Service::Workspace).replace("http://", "https://");
+    let plaintext_url = simulator.url(Service::Workspace).replace("http://", "https://");
     for (url, expected) in [
-        (&answers, "The server does not speak TLS on this port: expected the port for https, or an http:// URL"),
-        (&closes, "It may not speak TLS: expected the port for https, or an http:// URL"),
+        (&plaintext_url, "The server does not use TLS on this port: use the https port or an http:// URL"),
+        (&closing_url, "It may not use TLS on this port: use the https port or an http:// URL"),
     ] {
         let output = probe(url, &file, &[]).await;
         assert!(code(&output) == 1 && stdout(&output).contains(expected), "{expected}: {}", stdout(&output));
-        let world = World::before(simulator.clone(), url, url, "").await;
+        let world = World::with_upstreams(simulator.clone(), url, url, "").await;
         let reply = world.get(LIST).await;
         assert_eq!(reply.status(), StatusCode::BAD_GATEWAY);
         assert!(reply.error().1.contains(expected), "{expected}: {reply:?}");
@@ -204,27 +205,30 @@ async fn an_https_url_of_a_port_without_tls_is_told_of_as_such() {
 }
 
 #[tokio::test]
-async fn a_probe_tells_which_step_failed_and_ends_in_time() {
+async fn a_probe_reports_the_failed_step_within_its_timeout() {
     let (_, file) = settings("probe", &Authority::new().pem());
-    let mute = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let silent = format!("https://{}", mute.local_addr().unwrap());
+    let silent = format!("https://{}", listener.local_addr().unwrap());
     std::fs::write(&file, "[upstream]\nconnect_timeout = \"100ms\"\n").unwrap();
     for (url, expected) in [
-        (silent.as_str(), "is not reached: cannot connect to 127.0.0.1:"),
+        (silent.as_str(), "is not reachable: cannot connect to 127.0.0.1:"),
         (&silent, "within 100ms (upstream.connect_timeout)"),
         (&format!("http://{closed}"), "Connection refused"),
-        (&format!("http://{closed}"), ". Nothing accepts connections there"),
-        ("https://no-such-host.invalid", "is not reached: cannot resolve no-such-host.invalid: "),
-        ("https://no-such-host.invalid", ". The name is not known, or no DNS server answered: expected a host name"),
+        (&format!("http://{closed}"), ". No service listens there"),
+        ("https://no-such-host.invalid", "is not reachable: cannot resolve no-such-host.invalid: "),
+        (
+            "https://no-such-host.invalid",
+            ". The host name does not exist, or no DNS server answered: check the host name",
+        ),
     ] {
         let output = probe(url, &file, &[]).await;
         assert!(code(&output) == 1 && stdout(&output).contains(expected), "{expected}: {}", stdout(&output));
     }
-    let plain = format!("http://{}", mute.local_addr().unwrap());
+    let plain = format!("http://{}", listener.local_addr().unwrap());
     let output = probe(&plain, &file, &[]).await;
     assert!(
-        code(&output) == 0 && stdout(&output).contains(" is reached: connected to 127.0.0.1:"),
+        code(&output) == 0 && stdout(&output).contains(" is reachable: connected to 127.0.0.1:"),
         "{}",
         stdout(&output)
     );

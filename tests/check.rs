@@ -1,4 +1,4 @@
-//! What `check` says of a configuration: all that `serve` would warn of.
+//! The warnings and errors of `check`, which are those of `serve`.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -8,37 +8,37 @@ use workspace_gateway::testing::simulator::Simulator;
 use crate::commands::{code, run, run_in, stderr};
 use crate::support::process::{Process, folder};
 
-/// Writes a file that its owner may read, and others too if so.
+/// Writes a file with these permissions.
 fn write(path: &Path, text: &str, mode: u32) {
     std::fs::write(path, text).unwrap();
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
 }
 
 #[test]
-fn check_warns_of_what_is_hardly_meant() {
+fn check_warns_of_likely_mistakes() {
     let folder = folder("check-warnings");
     let [secret, file] = ["sk", "config.toml"].map(|name| folder.join(name));
     let path = file.to_str().unwrap();
     let key = format!("[[access_key]]\nid = \"AK\"\nsecret = {{ file = {secret:?} }}\n");
-    let warned = |arguments: &[&str]| {
+    let warnings = |arguments: &[&str]| {
         let output = run(&[&["check"], arguments].concat());
         assert_eq!(code(&output), 0, "{}", stderr(&output));
         stderr(&output).to_owned()
     };
     write(&secret, "hush", 0o640);
     write(&file, &key, 0o644);
-    assert_eq!(warned(&["--config", path, "--region", "cn-north-4"]), "");
+    assert_eq!(warnings(&["--config", path, "--region", "cn-north-4"]), "");
     let local = ["--workspace-url", "http://127.0.0.1:1", "--appstream-url", "http://[::1]:1", "--region", "moon"];
-    assert_eq!(warned(&local), "", "on this machine, and no region is used");
+    assert_eq!(warnings(&local), "", "these URLs are local, and the region is not used");
 
     write(&secret, "hush", 0o644);
-    let readable = format!("warning: access_key.AK.secret: every user of this machine may read {}", secret.display());
-    assert!(warned(&["--config", path, "--region", "cn-north-4"]).contains(&readable));
+    let readable = format!("warning: access_key.AK.secret: every user of this machine can read {}", secret.display());
+    assert!(warnings(&["--config", path, "--region", "cn-north-4"]).contains(&readable));
     write(&file, "[[access_key]]\nid = \"AK\"\nsecret = \"hush\"\n", 0o644);
-    let said = warned(&["--config", path, "--region", "cn-north-4"]);
-    assert!(said.contains(&format!("may read {path}")) && !said.contains("hush"), "{said}");
+    let printed = warnings(&["--config", path, "--region", "cn-north-4"]);
+    assert!(printed.contains(&format!("can read {path}")) && !printed.contains("hush"), "{printed}");
 
-    // No machine that this runs on has that much.
+    // More than the memory of any test machine.
     let large = folder.join("large.toml");
     write(&large, "[cache]\nmax_size = \"1TiB\"\n", 0o644);
     let large = large.to_str().unwrap();
@@ -49,32 +49,32 @@ fn check_warns_of_what_is_hardly_meant() {
         ),
         (
             &["--region", "cn-north-4", "--workspace-url", "http://upstream.example"],
-            "warning: upstream: tokens will travel to http://upstream.example in the clear",
+            "warning: upstream: the gateway sends tokens in plaintext to http://upstream.example",
         ),
         (&["--region", "cn-north-4", "--config", large], "warning: cache.max_size (1048576 MiB), limits.memory ("),
         (
             &["--region", "cn-north-4", "--listen", "0.0.0.0:8080", "--insecure-plaintext", "true"],
-            "warning: listen.proxy: tokens travel in the clear to 0.0.0.0:8080",
+            "warning: listen.proxy: clients send tokens in plaintext to 0.0.0.0:8080",
         ),
     ] {
-        let said = warned(arguments);
-        assert!(said.contains(expected) && said.lines().count() == 1, "{expected}: {said}");
+        let printed = warnings(arguments);
+        assert!(printed.contains(expected) && printed.lines().count() == 1, "{expected}: {printed}");
     }
 }
 
 #[tokio::test]
-async fn serve_warns_of_it_at_start() {
+async fn serve_logs_the_warnings_of_check() {
     let simulator = Simulator::start().await.unwrap();
     let file = folder("serve-warnings").join("config.toml");
     let key = "[[access_key]]\nid = \"AK\"\nsecret = \"hush\"\n";
     write(&file, &format!("[log]\nformat = \"json\"\n{key}"), 0o644);
     let (code, log) = Process::start(&simulator, &file).await.terminate().await;
-    let warned = log.matches("access_key.AK.secret: every user of this machine may read").count();
+    let warned = log.matches("access_key.AK.secret: every user of this machine can read").count();
     assert_eq!((code, warned), (Some(0), 1), "{log}");
 }
 
 #[test]
-fn check_tells_all_mistakes_of_a_file_and_where_they_are() {
+fn check_reports_every_mistake_with_its_position() {
     let text = "region = \"cn-north-4\"\nmode = \"on\"\n\n[cache]\nttl = \"5 parsecs\"\n  sharing = \"all\"\nno_such = 1\n\n\
                 [upstream]\nfirst_byte_timeout = \"x\"\nanswer_timeout = \"6s\"\n\n[[operation]]\nname = \"Own\"\npath = \
                 \"nonsense\"\nttl = \"x\"\n\n[[access_key]]\nid = \"hu sh\"\nsecret = \"A\"\n\n[[access_key]]\nid = \
@@ -87,7 +87,7 @@ fn check_tells_all_mistakes_of_a_file_and_where_they_are() {
     let file = folder("check-mistakes").join("config.toml");
     let path = file.to_str().unwrap();
     write(&file, text, 0o600);
-    let said = lines(&run(&["check", "--config", path]));
+    let printed = lines(&run(&["check", "--config", path]));
     let expected = [
         ("mode: ", "line 2, column 1"),
         ("upstream.first_byte_timeout: ", "line 10, column 1"),
@@ -104,16 +104,16 @@ fn check_tells_all_mistakes_of_a_file_and_where_they_are() {
         ("access_key.D.secret: has blanks", "line 33, column 1"),
     ];
     for (setting, place) in expected {
-        let is_it = |line: &&String| {
+        let matches = |line: &&String| {
             line.starts_with(&format!("workspace-gateway: {path}: {setting}")) && line.ends_with(&format!(" ({place})"))
         };
-        assert_eq!(said.iter().filter(is_it).count(), 1, "{setting} {place}: {said:#?}");
+        assert_eq!(printed.iter().filter(matches).count(), 1, "{setting} {place}: {printed:#?}");
     }
-    assert!(said.len() == expected.len() && !said.concat().contains("hu sh"), "{said:#?}");
+    assert!(printed.len() == expected.len() && !printed.concat().contains("hu sh"), "{printed:#?}");
 }
 
 #[test]
-fn check_warns_of_more_connections_than_descriptors() {
+fn check_warns_if_connections_exceed_the_open_file_limit() {
     let binary = env!("CARGO_BIN_EXE_workspace-gateway");
     let check = |limit: &str| {
         let arguments = [&format!("--nofile={limit}"), binary, "check", "--region", "cn-north-4"];
@@ -121,29 +121,31 @@ fn check_warns_of_more_connections_than_descriptors() {
     };
     let few = check("256:256");
     let expected =
-        "warning: started from here, limits.max_connections is reduced from 4096 to 64: 256 files may be open";
+        "warning: if started here, limits.max_connections is reduced from 4096 to 64: the open file limit is 256";
     assert!(code(&few) == 0 && stderr(&few).contains(expected), "{}", stderr(&few));
     let raised = check("256:");
-    assert!(!stderr(&raised).contains("256 files may be open"), "serve raises the limit: {}", stderr(&raised));
+    assert!(!stderr(&raised).contains("the open file limit is 256"), "serve raises the limit: {}", stderr(&raised));
 }
 
 #[test]
-fn check_refuses_a_number_of_threads_that_serve_refuses() {
-    for (arguments, also) in [(&["check", "--region", "cn-north-4"][..], ""), (&["check", "--mode", "x"], "--mode: ")] {
+fn check_rejects_an_invalid_number_of_worker_threads() {
+    for (arguments, other_error) in
+        [(&["check", "--region", "cn-north-4"][..], ""), (&["check", "--mode", "x"], "--mode: ")]
+    {
         let output = run_in(&[("TOKIO_WORKER_THREADS", "0")], arguments);
-        let said = stderr(&output);
-        assert!(code(&output) == 2 && said.contains("TOKIO_WORKER_THREADS: \"0\" is not allowed"), "{said}");
-        assert!(said.contains(also), "{said}");
+        let printed = stderr(&output);
+        assert!(code(&output) == 2 && printed.contains("TOKIO_WORKER_THREADS: \"0\" is not allowed"), "{printed}");
+        assert!(printed.contains(other_error), "{printed}");
     }
 }
 
 #[tokio::test]
-async fn on_one_core_there_are_as_many_threads_as_the_environment_asks_for() {
+async fn tokio_worker_threads_sets_the_number_of_threads() {
     let simulator = Simulator::start().await.unwrap();
     let file = folder("threads").join("config.toml");
     write(&file, "[log]\nformat = \"json\"\n", 0o600);
     let threads = [("TOKIO_WORKER_THREADS", "9")];
-    let process = Process::start_under(&["taskset", "-c", "0"], &simulator, &file, &threads).await;
+    let process = Process::start_with_launcher(&["taskset", "-c", "0"], &simulator, &file, &threads).await;
     let is_worker = |task: &std::fs::DirEntry| {
         std::fs::read_to_string(task.path().join("comm")).is_ok_and(|name| name.starts_with("tokio-rt-worker"))
     };
@@ -154,7 +156,7 @@ async fn on_one_core_there_are_as_many_threads_as_the_environment_asks_for() {
 }
 
 #[test]
-fn what_is_wrong_with_all_files_is_told_in_one_run() {
+fn errors_in_all_files_are_reported_in_one_run() {
     let folder = folder("check-all-files");
     let [file, ca, cert, key, client_ca] =
         ["config.toml", "ca.pem", "c.pem", "k.pem", "a.pem"].map(|name| folder.join(name));
@@ -175,12 +177,12 @@ fn what_is_wrong_with_all_files_is_told_in_one_run() {
         write(&file, &format!("{settings}{names}{secret}"), 0o600);
         for command in ["check", "serve"] {
             let output = run(&[command, "--config", file.to_str().unwrap()]);
-            let said = stderr(&output);
-            assert_eq!(code(&output), 2, "{command}: {said}");
+            let printed = stderr(&output);
+            assert_eq!(code(&output), 2, "{command}: {printed}");
             for expected in files.iter().chain(more) {
-                assert_eq!(said.matches(expected).count(), 1, "{command}, {expected}: {said}");
+                assert_eq!(printed.matches(expected).count(), 1, "{command}, {expected}: {printed}");
             }
-            assert_eq!(said.lines().count(), files.len() + more.len(), "{command}: {said}");
+            assert_eq!(printed.lines().count(), files.len() + more.len(), "{command}: {printed}");
         }
     }
 }

@@ -1,5 +1,5 @@
-//! Time includes suspension: whichever clock alone runs ahead, nothing from before counts as fresh, and a wall clock that is
-//! set back changes nothing.
+//! Time includes suspension (invariant 12): after a forward jump of either clock, nothing from before is fresh. A wall
+//! clock that is set back changes nothing.
 
 use std::time::Duration;
 
@@ -8,8 +8,8 @@ use workspace_gateway::testing::clock::ManualClock;
 use workspace_gateway::testing::simulator::Simulator;
 
 use crate::support::clocks::ShiftedClocks;
-use crate::support::line::Line;
 use crate::support::process::{Process, folder};
+use crate::support::raw_client::RawClient;
 use crate::support::{Http, PROJECT, World, with_fast_path};
 
 const LIST: &str = "/v2/PROJECT/products?os_type=Linux";
@@ -18,41 +18,41 @@ const HOUR: Duration = Duration::from_secs(3600);
 
 type Move = fn(&ManualClock);
 
-/// By each of these an hour has passed.
+/// After each of these an hour has passed.
 const JUMPS: [(&str, Move); 3] = [
     ("the wall clock alone", |clock| clock.advance_wall(HOUR)),
     ("the boot clock alone", |clock| clock.advance_boot(HOUR)),
     ("a suspension", |clock| clock.suspend(HOUR)),
 ];
 
-/// None of these lets any time pass.
+/// After each of these no time has passed.
 const NO_JUMPS: [(&str, Move); 2] = [
     ("the wall clock is set back", |clock| clock.set_wall_back(HOUR)),
     ("the wall clock drifts", |clock| clock.advance_wall(Duration::from_secs(20))),
 ];
 
-/// Entries that outlive every grant, and the other way round.
+/// Entries that live longer than grants, and the reverse.
 const LASTING_ENTRIES: &str = "[cache]\nttl = \"1d\"\n[grants]\ngrant_ttl = \"30m\"\n";
 const LASTING_GRANTS: &str = "[cache]\nttl = \"30m\"\n[grants]\ngrant_ttl = \"1d\"\n";
 
 #[tokio::test]
-async fn after_a_jump_grants_are_lapsed_and_entries_stale_and_no_known_head_is_answered() {
+async fn after_a_clock_jump_grants_are_lapsed_and_entries_stale() {
     for (settings, what) in [(LASTING_ENTRIES, "grants"), (LASTING_GRANTS, "entries")] {
         for (name, jump) in JUMPS {
             let world = World::with(&with_fast_path(true, settings)).await;
             let head = world.head(LIST, &[]);
-            world.learns(&head).await;
-            let (calls, repeated) = (world.upstream_calls(), world.fast_path_hits());
+            world.warm_head_cache(&head).await;
+            let (calls, hits) = (world.upstream_calls(), world.fast_path_hits());
             jump(&world.clock);
-            let answer = Line::to(&world).await.asks(&head).await;
-            assert!(answer.header("cache-status").contains("fwd="), "{what}, {name}: {answer:?}");
-            assert_eq!((world.upstream_calls(), world.fast_path_hits()), (calls + 1, repeated), "{what}, {name}");
+            let response = RawClient::connect(&world).await.exchange(&head).await;
+            assert!(response.header("cache-status").contains("fwd="), "{what}, {name}: {response:?}");
+            assert_eq!((world.upstream_calls(), world.fast_path_hits()), (calls + 1, hits), "{what}, {name}");
         }
     }
 }
 
 #[tokio::test]
-async fn the_age_of_an_answer_includes_a_jump() {
+async fn the_age_of_a_response_includes_a_clock_jump() {
     for (name, jump) in JUMPS {
         let world = World::with("[cache]\nttl = \"1d\"\n[grants]\ngrant_ttl = \"1d\"\n").await;
         world.get(LIST).await;
@@ -68,7 +68,7 @@ async fn a_clock_that_is_set_back_or_drifts_changes_nothing() {
     for (name, change) in NO_JUMPS {
         let world = World::with(&with_fast_path(true, "")).await;
         let head = world.head(LIST, &[]);
-        world.learns(&head).await;
+        world.warm_head_cache(&head).await;
         let calls = world.upstream_calls();
         for age in [1, 100, 299] {
             world.seconds_pass(if age == 1 {
@@ -81,12 +81,12 @@ async fn a_clock_that_is_set_back_or_drifts_changes_nothing() {
             if age == 100 {
                 change(&world.clock);
             }
-            let repeated = world.fast_path_hits();
-            let answer = Line::to(&world).await.asks(&head).await;
-            assert_eq!(answer.header("age"), age.to_string(), "{name}: {answer:?}");
-            assert_eq!((world.upstream_calls(), world.fast_path_hits()), (calls, repeated + 1), "{name}");
+            let hits = world.fast_path_hits();
+            let response = RawClient::connect(&world).await.exchange(&head).await;
+            assert_eq!(response.header("age"), age.to_string(), "{name}: {response:?}");
+            assert_eq!((world.upstream_calls(), world.fast_path_hits()), (calls, hits + 1), "{name}");
         }
-        // Nothing lives longer, either.
+        // Entries do not live longer, either.
         world.seconds_pass(301);
         world.get(LIST).await;
         assert_eq!(world.upstream_calls(), calls + 1, "{name}");
@@ -94,7 +94,7 @@ async fn a_clock_that_is_set_back_or_drifts_changes_nothing() {
 }
 
 #[tokio::test]
-async fn a_wall_clock_that_comes_back_from_a_step_back_counts_as_a_jump() {
+async fn a_wall_clock_that_is_set_forward_again_counts_as_a_jump() {
     let world = World::new().await;
     world.get(LIST).await;
     world.clock.set_wall_back(HOUR);
@@ -105,7 +105,7 @@ async fn a_wall_clock_that_comes_back_from_a_step_back_counts_as_a_jump() {
 }
 
 #[tokio::test]
-async fn slow_drift_counts_once_it_is_more_than_thirty_seconds() {
+async fn drift_counts_when_it_exceeds_thirty_seconds() {
     let world = World::new().await;
     world.get(LIST).await;
     for (drift, age) in [(15, "0"), (15, "0"), (1, "31"), (20, "31")] {
@@ -116,14 +116,14 @@ async fn slow_drift_counts_once_it_is_more_than_thirty_seconds() {
 }
 
 #[tokio::test]
-async fn after_a_jump_no_denial_is_remembered() {
+async fn after_a_clock_jump_denials_are_forgotten() {
     for (name, jump) in JUMPS {
         let world = World::new().await;
         let unknown = "0".repeat(40);
         for _ in 0..2 {
             assert_eq!(world.get_as(&unknown, LIST).await.status(), StatusCode::UNAUTHORIZED);
         }
-        assert_eq!(world.upstream_calls(), 1, "{name}: it is remembered");
+        assert_eq!(world.upstream_calls(), 1, "{name}: the denial is remembered");
         jump(&world.clock);
         assert_eq!(world.get_as(&unknown, LIST).await.status(), StatusCode::UNAUTHORIZED);
         assert_eq!(world.upstream_calls(), 2, "{name}");
@@ -131,7 +131,7 @@ async fn after_a_jump_no_denial_is_remembered() {
 }
 
 #[tokio::test]
-async fn after_a_jump_the_backoff_is_over() {
+async fn after_a_clock_jump_the_backoff_is_over() {
     const STALE: &str = "[cache]\nttl = \"1m\"\nstale_if_error = \"1d\"\nstale_while_revalidate = \"1s\"\n\
                          [grants]\ngrant_ttl = \"1d\"\n";
     for (name, jump) in JUMPS {
@@ -151,21 +151,21 @@ async fn after_a_jump_the_backoff_is_over() {
     }
 }
 
-/// The machine's own clocks, moved one by one below the running program.
+/// Shifts the system clocks that the running process sees, one by one.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[tokio::test]
-async fn the_program_sees_each_clock_of_the_machine_jump() {
+async fn the_process_notices_jumps_of_each_system_clock() {
     let folder = folder("clocks");
     let file = folder.join("gateway.toml");
     std::fs::write(&file, "[log]\nformat = \"json\"\n[cache]\nttl = \"30m\"\n[grants]\ngrant_ttl = \"30m\"\n").unwrap();
     let clocks = ShiftedClocks::new(&folder);
     let simulator = Simulator::start().await.unwrap();
-    let gateway = Process::start_under(&["env"], &simulator, &file, &clocks.environment()).await;
+    let gateway = Process::start_with_launcher(&["env"], &simulator, &file, &clocks.environment()).await;
     let (http, token, url) = (Http::new(), simulator.token(PROJECT), gateway.proxy.clone() + LIST);
     let url = url.replace("PROJECT", PROJECT);
     let headers = [("x-auth-token", token.as_str())];
-    let asks = || http.send(http::Method::GET, &url, &headers, "");
-    asks().await;
+    let get = || http.send(http::Method::GET, &url, &headers, "");
+    get().await;
     let mut calls = 1;
     for ((boot, wall), is_hit) in [
         ((0, 0), true),
@@ -178,9 +178,9 @@ async fn the_program_sees_each_clock_of_the_machine_jump() {
     ] {
         clocks.shift(boot, wall);
         for is_hit in [is_hit, true, true] {
-            let answer = asks().await;
+            let response = get().await;
             calls += usize::from(!is_hit);
-            assert_eq!(answer.is_hit(), is_hit, "{boot} s, {wall} s: {answer:?}");
+            assert_eq!(response.is_hit(), is_hit, "{boot} s, {wall} s: {response:?}");
             assert_eq!(simulator.request_count(), calls, "{boot} s, {wall} s");
         }
     }

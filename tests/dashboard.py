@@ -1,13 +1,15 @@
 #!/usr/bin/env python3
-"""Runs every query of the Grafana dashboard, and of the Prometheus rules, by a real Prometheus that scrapes a real gateway.
+"""Runs every query of the Grafana dashboard and the Prometheus rules in a real Prometheus that scrapes a gateway.
 
-The gateway is that of `workspace-gateway demo`, which stays up after its scenes (a stampede, an outage, a 429, refused
-callers), and is then asked on and on here. Prometheus runs with deploy/prometheus/prometheus.yml, only faster and for this
-target. Held to: no query fails, none of the dashboard's comes back empty or as NaN only, each variable of it has values, each
-rule is evaluated, each recording rule has recorded something, what any rule selects is there, every family that is
-named anywhere exists, and rules_test.yml has every alert.
+The gateway is that of `workspace-gateway demo`, which keeps running after its scenes (a stampede, an outage, a 429,
+denied callers). This program sends it more requests. Prometheus runs with deploy/prometheus/prometheus.yml, with
+shorter intervals and this target. The checks:
 
-    tests/dashboard.py PROGRAM       takes `prometheus` from Debian; less than a minute
+- No query fails. Each query of the dashboard has a result that is not NaN, and each variable has values.
+- Each rule is evaluated, each recording rule has a result, and each series that a rule selects exists.
+- Each metric family that is named exists, and rules_test.yml has every alert.
+
+    tests/dashboard.py PROGRAM       needs Debian's `prometheus`; takes less than a minute
 """
 
 import contextlib
@@ -27,10 +29,10 @@ import urllib.parse
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 DASHBOARD = ROOT / "deploy/grafana/dashboard.json"
 PROMETHEUS = ROOT / "deploy/prometheus"
-# For the demo to play its scenes; and for all queries to have answers, once it has.
-SCENES, ANSWERS = 30, 25
-PAUSE = 0.2
-# What Grafana would fill in. Two samples of one second each are enough for a rate; the rest is room for a busy machine.
+# Time limits in seconds: for the scenes of the demo, and after them for all queries to have results.
+SCENES, RESULTS = 30, 25
+POLL_INTERVAL = 0.2
+# The values that Grafana would fill in. A rate needs two samples, one second apart; the rest is a margin.
 VARIABLES = {
     "__rate_interval": "8s",
     "__range": "30s",
@@ -45,10 +47,10 @@ SELECTOR = re.compile(r"\b(?:workspace_gateway_\w+|process_\w+|up)\{[^}]*\}")
 
 
 class Process:
-    """A program of which a line is awaited. It is killed at the end, whatever comes between."""
+    """A program whose output is read. It is killed at the end, also after an error."""
 
     def __init__(self, command, stream):
-        self.said, self.news = [], threading.Condition()
+        self.lines, self.changed = [], threading.Condition()
         self.child = subprocess.Popen(command, **{stream: subprocess.PIPE}, text=True, env=self.environment())
         self.stream = getattr(self.child, stream)
         threading.Thread(target=self.read, daemon=True).start()
@@ -59,19 +61,20 @@ class Process:
 
     def read(self):
         for line in itertools.chain(self.stream, [None]):
-            with self.news:
-                self.said.append(line)
-                self.news.notify_all()
+            with self.changed:
+                self.lines.append(line)
+                self.changed.notify_all()
 
-    def says(self, pattern, seconds):
-        """The match of the first line that has one."""
+    def wait_for(self, pattern, seconds):
+        """Waits for a line that matches and returns the match."""
 
         def found():
-            return next((match for line in self.said if line and (match := re.search(pattern, line))), None)
+            return next((match for line in self.lines if line and (match := re.search(pattern, line))), None)
 
-        with self.news:
-            self.news.wait_for(lambda: found() or None in self.said, seconds)
-        return found() or sys.exit(f"{self.child.args[0]} has not said {pattern}:\n" + "".join(filter(None, self.said)))
+        with self.changed:
+            self.changed.wait_for(lambda: found() or None in self.lines, seconds)
+        printed = "".join(filter(None, self.lines))
+        return found() or sys.exit(f"{self.child.args[0]} has not printed {pattern}:\n{printed}")
 
     def __enter__(self):
         return self
@@ -82,25 +85,25 @@ class Process:
 
 
 class Load:
-    """Asks the gateway for all that it does, again and again, on some connections."""
+    """Sends all kinds of requests to the gateway, repeatedly, on some connections."""
 
     CONNECTIONS = 3
 
     def __init__(self, address, token, project):
         self.address, self.token, self.project = address, token, project
-        self.number, self.over, self.failed = itertools.count(), threading.Event(), []
+        self.number, self.stopped, self.failed = itertools.count(), threading.Event(), []
         self.threads = [threading.Thread(target=self.run) for _ in range(self.CONNECTIONS)]
 
-    def asks(self, number):
-        """What the n-th round asks: path, and token."""
+    def requests(self, number):
+        """The requests of a round: path and token."""
         v2, v1 = f"/v2/{self.project}", f"/v1/{self.project}"
         yield from [(f"{v2}/products?limit=2", self.token)] * 20
         yield f"{v1}/product?limit=2", self.token
-        # Questions that nobody has asked before, and one that expires.
+        # New requests, and one whose entry expires.
         yield f"{v2}/products?offset={number}", self.token
         yield f"{v1}/product?offset={number}", self.token
         yield f"{v2}/products/sharer?limit=3", self.token
-        # To be forwarded as it is, to pass through, to be refused by upstream, from memory and at once.
+        # Bypass, pass-through, a denial by upstream, a remembered denial, and a 404 of the gateway.
         yield f"{v2}/products?os_type=a+b", self.token
         yield f"{v2}/desktops", self.token
         yield f"{v1}/apps", self.token
@@ -111,8 +114,8 @@ class Load:
     def run(self):
         connection = http.client.HTTPConnection(self.address, timeout=10)
         try:
-            while not self.over.is_set():
-                for path, token in self.asks(next(self.number)):
+            while not self.stopped.is_set():
+                for path, token in self.requests(next(self.number)):
                     connection.request("GET", path, headers={"x-auth-token": token})
                     connection.getresponse().read()
         except (OSError, http.client.HTTPException) as error:
@@ -126,7 +129,7 @@ class Load:
         return self
 
     def __exit__(self, *_):
-        self.over.set()
+        self.stopped.set()
         for thread in self.threads:
             thread.join()
 
@@ -140,14 +143,14 @@ class Prometheus:
     def get(self, path, **parameters):
         connection = http.client.HTTPConnection(self.address, timeout=10)
         connection.request("GET", f"/api/v1/{path}?{urllib.parse.urlencode(parameters)}")
-        answer = json.loads(connection.getresponse().read())
+        response = json.loads(connection.getresponse().read())
         connection.close()
-        if answer["status"] != "success":
-            raise ValueError(answer.get("error", "it gives no reason"))
-        return answer["data"]
+        if response["status"] != "success":
+            raise ValueError(response.get("error", "no reason given"))
+        return response["data"]
 
-    def has(self, expression, begun=None):
-        """Whether a query has any figure, at a moment or since then."""
+    def has_result(self, expression, begun=None):
+        """Whether a query has a value that is not NaN, now or at any time since `begun`."""
         if begun is None:
             found = self.get("query", query=expression)["result"]
             values = [series["value"][1] for series in found]
@@ -157,10 +160,10 @@ class Prometheus:
         return any(value != "NaN" for value in values)
 
 
-def filled_in(text):
+def with_variables(text):
     text = re.sub(r"\$\{?(\w+)(?::\w+)?\}?", lambda found: VARIABLES.get(found[1], found[0]), text)
     if "$" in text:
-        sys.exit(f"a variable that this test doesn't know: {text}")
+        sys.exit(f"unknown variable: {text}")
     return text
 
 
@@ -171,71 +174,71 @@ def panels(of):
 
 
 class Pending:
-    """What has to have an answer yet: by name, and how to see it. Gone as soon as it has one."""
+    """The queries without a result so far, by name. A query is removed when it has one."""
 
     def __init__(self):
-        self.asks, self.why = {}, {}
+        self.queries, self.errors = {}, {}
 
-    def add(self, name, ask):
-        if name in self.asks:
-            sys.exit(f"{name}: there are two of them")
-        self.asks[name] = ask
+    def add(self, name, query):
+        if name in self.queries:
+            sys.exit(f"{name} occurs twice")
+        self.queries[name] = query
 
-    def look(self):
-        for name, ask in list(self.asks.items()):
+    def poll(self):
+        for name, query in list(self.queries.items()):
             try:
-                if ask():
-                    del self.asks[name]
+                if query():
+                    del self.queries[name]
                 else:
-                    self.why[name] = "is empty"
+                    self.errors[name] = "is empty"
             except ValueError as error:
-                self.why[name] = f"fails: {error}"
+                self.errors[name] = f"fails: {error}"
 
 
 def dashboard_queries(dashboard, prometheus, pending, begun):
-    """Each target of each panel, and each variable."""
+    """Adds each target of each panel, and each variable."""
     count = 0
     for panel in panels(dashboard["panels"]):
         for target in panel.get("targets", []):
-            expression = filled_in(target["expr"])
+            expression = with_variables(target["expr"])
             since = None if target.get("instant") else begun
             name = f"panel {panel['id']} ({panel['title']}), {target['refId']}: {target['expr']}"
-            pending.add(name, lambda expression=expression, since=since: prometheus.has(expression, since))
+            pending.add(name, lambda expression=expression, since=since: prometheus.has_result(expression, since))
             count += 1
     for variable in dashboard["templating"]["list"]:
         if variable["type"] != "query":
             continue
-        series, label = re.fullmatch(r"label_values\((.*), (\w+)\)", filled_in(variable["definition"])).groups()
-        ask = lambda series=series, label=label: prometheus.get(f"label/{label}/values", **{"match[]": series})
-        pending.add(f"variable {variable['name']}", ask)
+        series, label = re.fullmatch(r"label_values\((.*), (\w+)\)", with_variables(variable["definition"])).groups()
+        query = lambda series=series, label=label: prometheus.get(f"label/{label}/values", **{"match[]": series})
+        pending.add(f"variable {variable['name']}", query)
         count += 1
     return count
 
 
 def rule_queries(prometheus, pending):
-    """Each rule has been evaluated well, and what it records is there. Alerts may have nothing to tell."""
+    """Adds a check that each rule is evaluated without error and each recording rule has a result."""
     rules = [rule for group in prometheus.get("rules")["groups"] for rule in group["rules"]]
     for number, rule in enumerate(rules):
         name = f"rule {number} ({rule['name']})"
 
-        def ask(number=number, rule=rule):
+        def query(number=number, rule=rule):
             now = [rule for group in prometheus.get("rules")["groups"] for rule in group["rules"]][number]
             if now["health"] == "err":
                 raise ValueError(now["lastError"])
             if rule["type"] == "recording":
-                return now["health"] == "ok" and prometheus.has(rule["name"])
+                return now["health"] == "ok" and prometheus.has_result(rule["name"])
             prometheus.get("query", query=rule["query"])
             return now["health"] == "ok"
 
-        pending.add(name, ask)
-    # An alert on a label that nothing has would never fire, and never fail.
+        pending.add(name, query)
+    # An alert on a label that does not exist would never fire.
     for selector in sorted({found for rule in rules for found in SELECTOR.findall(rule["query"])}):
-        pending.add(f"what rules select: {selector}", lambda selector=selector: prometheus.has(selector))
+        pending.add(f"selector of a rule: {selector}", lambda selector=selector: prometheus.has_result(selector))
     return rules
 
 
 def unknown_families(texts, page, rules):
-    """Families that are named and don't exist."""
+    """Yields the families that are named and do not exist."""
     known = set(re.findall(r"^# TYPE (\w+)", page, re.MULTILINE))
     histograms = set(re.findall(r"^# TYPE (\w+) histogram", page, re.MULTILINE))
     known |= {name + part for name in histograms for part in ("_bucket", "_sum", "_count")}
@@ -250,29 +253,30 @@ def main(program):
     with contextlib.ExitStack() as stack:
         scratch = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dashboard-")))
         demo = stack.enter_context(Process([program, "demo"], "stdout"))
-        invitation = demo.says(r"X-Auth-Token: (\S+)' 'http://([^/]+)/v2/(\w+)/", SCENES)
-        token, gateway, project = invitation.groups()
-        target = demo.says(r"http://([^/]+)/metrics", SCENES)[1]
+        example = demo.wait_for(r"X-Auth-Token: (\S+)' 'http://([^/]+)/v2/(\w+)/", SCENES)
+        token, gateway, project = example.groups()
+        target = demo.wait_for(r"http://([^/]+)/metrics", SCENES)[1]
 
         config = (PROMETHEUS / "prometheus.yml").read_text()
-        for real, here in [("15s", "1s"), ("127.0.0.1:9090", target), ("rules.yml", str(PROMETHEUS / "rules.yml"))]:
-            if real not in config:
-                sys.exit(f"prometheus.yml has no {real} any more")
-            config = re.sub(rf"(?<=[ \"]){re.escape(real)}(?=[\"\n])", here, config)
+        rules = str(PROMETHEUS / "rules.yml")
+        for original, replacement in [("15s", "1s"), ("127.0.0.1:9090", target), ("rules.yml", rules)]:
+            if original not in config:
+                sys.exit(f"prometheus.yml does not contain {original}")
+            config = re.sub(rf"(?<=[ \"]){re.escape(original)}(?=[\"\n])", replacement, config)
         (scratch / "prometheus.yml").write_text(config)
         command = ["prometheus", f"--config.file={scratch}/prometheus.yml", f"--storage.tsdb.path={scratch}/data"]
         daemon = stack.enter_context(Process([*command, "--web.listen-address=127.0.0.1:0"], "stderr"))
-        prometheus = Prometheus(daemon.says(r'msg="Listening on" address=(\S+)', SCENES)[1])
-        daemon.says("Server is ready to receive web requests", SCENES)
+        prometheus = Prometheus(daemon.wait_for(r'msg="Listening on" address=(\S+)', SCENES)[1])
+        daemon.wait_for("Server is ready to receive web requests", SCENES)
 
         begun = time.time()
         load = stack.enter_context(Load(gateway, token, project))
         pending = Pending()
         queries = dashboard_queries(dashboard, prometheus, pending, begun)
         rules = rule_queries(prometheus, pending)
-        while pending.asks and not load.failed and time.time() < begun + ANSWERS:
-            pending.look()
-            time.sleep(PAUSE)
+        while pending.queries and not load.failed and time.time() < begun + RESULTS:
+            pending.poll()
+            time.sleep(POLL_INTERVAL)
         connection = http.client.HTTPConnection(target, timeout=10)
         connection.request("GET", "/metrics")
         page = connection.getresponse().read().decode()
@@ -281,15 +285,15 @@ def main(program):
     texts += [variable.get("definition", "") for variable in dashboard["templating"]["list"]]
     texts += [rule["query"] for rule in rules]
     wrong = [f"the load failed: {error}" for error in load.failed]
-    wrong += [f"{name}: {pending.why[name]}" for name in pending.asks]
+    wrong += [f"{name}: {pending.errors[name]}" for name in pending.queries]
     wrong += [f"there is no {name}" for name in sorted(set(unknown_families(texts, page, rules)))]
-    shown = (PROMETHEUS / "rules_test.yml").read_text()
+    tests = (PROMETHEUS / "rules_test.yml").read_text()
     alerts = [rule["name"] for rule in rules if rule["type"] == "alerting"]
-    wrong += [f"rules_test.yml does not show {name} fire" for name in alerts if f'alertname="{name}"' not in shown]
+    wrong += [f"rules_test.yml has no test of {name}" for name in alerts if f'alertname="{name}"' not in tests]
     if wrong:
         sys.exit("\n".join(wrong))
     rounds = next(load.number)
-    print(f"{queries} queries of the dashboard have figures, {len(rules)} rules are evaluated; {rounds} rounds of load")
+    print(f"{queries} queries of the dashboard have results, {len(rules)} rules are evaluated; {rounds} rounds of load")
 
 
 if __name__ == "__main__":

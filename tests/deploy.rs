@@ -1,4 +1,4 @@
-//! The memory limits of `deploy/` follow from the settings beside them.
+//! The memory limits in `deploy/` are large enough for the settings there.
 
 use bytesize::ByteSize;
 use workspace_gateway::testing::budget::DEFAULT;
@@ -14,23 +14,23 @@ const README: &str = include_str!("../deploy/README.md");
 
 const MIB: u64 = 1 << 20;
 
-/// What is added to `cache.max_size` and the budget, as deploy/README.md says.
+/// Added to `cache.max_size` and the budget, as deploy/README.md says.
 const RESERVE: u64 = 64 * MIB;
 
-/// What one grant and one known head take at most, and the idle process.
+/// The largest size of one grant and of one known head, and the size of the idle process, in bytes.
 const GRANT: u64 = 256;
 const HEAD: u64 = 1200;
 const PROGRAM: u64 = 12 * MIB;
 
-/// What the allocator may not have returned yet, as deploy/README.md says.
+/// Freed memory that the allocator has not returned yet, as deploy/README.md says.
 const UNRETURNED: u64 = 32 * MIB;
 
-/// The budget for what clients make the gateway hold, where `limits.memory` is not set.
+/// The memory budget if `limits.memory` is not set.
 fn default_budget(limit: u64) -> u64 {
     (limit / 2).min(DEFAULT as u64)
 }
 
-/// A setting by its section and name; the default if these settings don't have it.
+/// The value of a setting, or its default.
 fn setting(settings: &str, section: &str, name: &str) -> Option<toml::Value> {
     [settings, REFERENCE].into_iter().find_map(|text| {
         let table: toml::Table = toml::from_str(text).unwrap();
@@ -64,7 +64,7 @@ fn limit_of_unit() -> u64 {
     max.strip_suffix('M').expect("in mebibytes").parse::<u64>().unwrap() * MIB
 }
 
-/// The least limit for settings that will do, if this limit is what the budget follows from.
+/// The memory that these settings need, in bytes. The default budget follows from the limit.
 fn needed(settings: &str, limit: u64) -> u64 {
     let cache = bytes(settings, "cache", "max_size").unwrap();
     let budget = bytes(settings, "limits", "memory").unwrap_or_else(|| default_budget(limit));
@@ -72,17 +72,17 @@ fn needed(settings: &str, limit: u64) -> u64 {
 }
 
 #[test]
-fn memory_limits_hold_the_cache_the_budget_and_the_reserve() {
+fn memory_limits_cover_the_cache_the_budget_and_the_reserve() {
     let manifests = MANIFESTS.map(|(name, manifest)| (name, manifest, settings(manifest), limit(manifest)));
-    // Variables set neither of the two sizes, so the unit has the defaults.
+    // The unit sets neither of the two sizes, so the defaults apply.
     let unit = ("workspace-gateway.service", UNIT, String::new(), limit_of_unit());
     for (name, text, settings, limit) in manifests.into_iter().chain([unit]) {
         let needed = needed(&settings, limit);
         assert!(needed <= limit, "{name}: the limit is {} MiB, and {} are needed", limit / MIB, needed / MIB);
         let cache = bytes(&settings, "cache", "max_size").unwrap() / MIB;
-        assert!(text.contains(&format!("cache.max_size ({cache}MiB)")), "{name} says what the limit is for");
+        assert!(text.contains(&format!("cache.max_size ({cache}MiB)")), "{name} explains its limit");
     }
-    // So that the settings have the same effect under systemd as without a limit.
+    // With the unit's limit the default budget is the same as without a limit.
     assert_eq!(default_budget(limit_of_unit()), DEFAULT as u64);
     assert!(
         README.contains(&format!("`MemoryMax={}M`", limit_of_unit() / MIB)),
@@ -91,16 +91,13 @@ fn memory_limits_hold_the_cache_the_budget_and_the_reserve() {
 }
 
 #[test]
-fn the_reserve_holds_the_program_and_all_grants_and_known_heads() {
+fn the_reserve_covers_the_process_all_grants_and_known_heads() {
     for (name, settings) in MANIFESTS.map(|(name, manifest)| (name, settings(manifest))) {
         let grants = setting(&settings, "grants", "max_grants").unwrap().as_integer().unwrap();
         let needed = PROGRAM + u64::try_from(grants).unwrap() * GRANT + MAX_HEADS as u64 * HEAD;
         assert!(needed <= RESERVE, "{name}: {} MiB", needed / MIB);
     }
     for bytes in [RESERVE, UNRETURNED] {
-        assert!(
-            README.contains(&format!("{} MiB", bytes / MIB)),
-            "deploy/README.md says how much more there has to be"
-        );
+        assert!(README.contains(&format!("{} MiB", bytes / MIB)), "deploy/README.md states {} MiB", bytes / MIB);
     }
 }

@@ -1,6 +1,7 @@
-//! Edge cases of HTTP: what becomes of each, in HTTP/1.1 and HTTP/2, for an operation and for a relayed path.
+//! Edge cases of HTTP, in HTTP/1.1 and HTTP/2, for an operation and for a relayed path.
 //!
-//! Each row names the rule that it follows, and is a row of the reference page `deploy/http.md`. What upstream may get wrong in a response is in `upstream.rs`.
+//! Each row names its RFC section, and is a row of the reference page `deploy/http.md`. Invalid responses are tested in
+//! `upstream.rs`.
 
 use std::fmt;
 
@@ -15,25 +16,25 @@ use workspace_gateway::testing::simulator::Simulator;
 use crate::support::frames::{
     DATA, END_HEADERS, END_STREAM, FrameClient, GOAWAY, HEADERS, RST_STREAM, block, frame, head_with,
 };
-use crate::support::line::Line;
-use crate::support::raw::{RawUpstream, says};
-use crate::support::{PROJECT, World, raw, within};
+use crate::support::raw_client::RawClient;
+use crate::support::raw_upstream::{RawUpstream, sends};
+use crate::support::{PROJECT, World, send_raw, within};
 
 const PAGE: &str = include_str!("../deploy/http.md");
 
 /// An operation, and a path that is relayed.
 const PATHS: [&str; 2] = ["/v2/PROJECT/products", "/v2/PROJECT/desktops"];
 
-/// What becomes of a request.
+/// The result of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Cell {
-    /// It reaches upstream.
+    /// The request reaches upstream.
     Passed,
-    /// The gateway answers it with this status, and upstream sees nothing.
+    /// The gateway answers with this status, and upstream sees nothing.
     Answered(u16),
-    /// The gateway answers it with this status, and upstream does not see its end.
+    /// The gateway answers with this status, and upstream does not see the end of the request.
     BrokenOff(u16),
-    /// It has no answer, and upstream sees nothing: its stream is reset.
+    /// The stream is reset without a response, and upstream sees nothing.
     Reset,
 }
 
@@ -43,24 +44,24 @@ use Cell::{Answered, BrokenOff, Passed, Reset};
 #[derive(Clone, Copy)]
 enum Sent {
     Nothing,
-    /// A body, once a 100 has come.
+    /// A body, after a 100 response.
     AfterContinue,
     /// A body, and a trailer section with this field.
     Trailer(&'static str, &'static str),
 }
 
-/// A request, and what becomes of it.
+/// A request and its expected results.
 struct Row {
     what: &'static str,
-    /// Section of the RFC that asks for it.
+    /// The RFC section that requires it.
     rule: &'static str,
     method: &'static str,
-    /// Instead of the path.
+    /// The request target, if it is not the path.
     target: Option<&'static str>,
     host: &'static str,
     fields: &'static [(&'static str, &'static str)],
     sent: Sent,
-    /// For the operation and for the relayed path.
+    /// Results for the operation and for the relayed path.
     http1: [Cell; 2],
     http2: [Cell; 2],
 }
@@ -130,7 +131,7 @@ const ROWS: &[Row] = &[
         http2: [Answered(405), Answered(405)],
         ..ROW
     },
-    // What belongs to an upgrade is left out of what upstream is asked.
+    // The fields of an upgrade are not forwarded.
     Row {
         what: "an upgrade to WebSocket",
         rule: "RFC 9110 §7.8, RFC 9113 §8.2.2",
@@ -154,7 +155,7 @@ const ROWS: &[Row] = &[
         rule: "RFC 8441 §4",
         method: "CONNECT",
         fields: &[(":protocol", "websocket")],
-        // A field that has no name.
+        // In HTTP/1.1 this is a field with an empty name.
         http1: [Answered(400), Answered(400)],
         http2: [Reset, Reset],
         ..ROW
@@ -207,8 +208,8 @@ const ROWS: &[Row] = &[
     },
 ];
 
-/// What came back.
-struct Seen {
+/// The observed result and the response head.
+struct Observed {
     cell: Cell,
     head: String,
 }
@@ -218,7 +219,7 @@ impl Row {
         self.target.unwrap_or(path).replace("PROJECT", PROJECT)
     }
 
-    /// Its fields, with a token.
+    /// Its fields, with Host and a token.
     fn fields<'a>(&'a self, token: &'a str) -> impl Iterator<Item = (&'a str, &'a str)> {
         [("host", self.host), ("x-auth-token", token)].into_iter().chain(self.fields.iter().copied())
     }
@@ -226,12 +227,12 @@ impl Row {
     async fn over_http1(&self, world: &World, path: &str) -> (u16, String) {
         let fields: String = self.fields(&world.token).map(|(name, value)| format!("{name}: {value}\r\n")).collect();
         let request = format!("{} {} HTTP/1.1\r\n{fields}Connection: close\r\n\r\n", self.method, self.target(path));
-        let response = raw(world.server.proxy_address(), request).await;
+        let response = send_raw(world.server.proxy_address(), request).await;
         let status = response.split(' ').nth(1).and_then(|status| status.parse().ok());
         (status.unwrap_or_else(|| panic!("{}: {response}", self.what)), response.to_ascii_lowercase())
     }
 
-    /// With `:authority` left out: the field `Host` stands for it (RFC 9113 §8.3.1).
+    /// Without `:authority`: the field `Host` replaces it (RFC 9113 §8.3.1).
     async fn over_http2(&self, world: &World, path: &str) -> (u16, String) {
         let stream = TcpStream::connect(world.server.proxy_address()).await.unwrap();
         let (sender, connection) = h2::client::handshake(stream).await.unwrap();
@@ -244,32 +245,36 @@ impl Row {
         (response.status().as_u16(), format!("{:?}", response.headers()).to_ascii_lowercase())
     }
 
-    /// As no client of HTTP/2 would send it: with fields of HTTP/1, or `:protocol` that was not offered.
+    /// Sends frames that no HTTP/2 client library sends: with fields of HTTP/1.1, or `:protocol` without the setting
+    /// for it.
     async fn is_reset_in_http2(&self, world: &World, path: &str) -> bool {
         let target = self.target(path);
         let pseudo = [(":method", self.method), (":scheme", "http"), (":authority", self.host), (":path", &*target)];
         let (after, before) = self.fields.iter().copied().partition::<Vec<_>, _>(|(name, _)| !name.starts_with(':'));
         let fields = [&pseudo, &before[..], &[("x-auth-token", world.token.as_str())], &after[..]].concat();
-        let mut client = FrameClient::to(world).await;
-        client.says(&[&frame(HEADERS, END_STREAM | END_HEADERS, 1, &block(&fields))]).await;
-        client.hears().await.is_none_or(|first| [RST_STREAM, GOAWAY].contains(&first.kind))
+        let mut client = FrameClient::connect(world).await;
+        client.send(&[&frame(HEADERS, END_STREAM | END_HEADERS, 1, &block(&fields))]).await;
+        client.read_frame().await.is_none_or(|first| [RST_STREAM, GOAWAY].contains(&first.kind))
     }
 
-    /// Sends a body, too. Upstream does not answer before it has come, unless it is to be refused: then it does not answer.
+    /// Sends the request with a body and returns the status. Upstream answers after the body has arrived, and only if
+    /// the request is to be passed.
     async fn body_over_http1(&self, world: &World, path: &str, is_passed: bool) -> u16 {
         let mut stream = TcpStream::connect(world.server.proxy_address()).await.unwrap();
         let fields: String = self.fields(&world.token).map(|(name, value)| format!("{name}: {value}\r\n")).collect();
         let head =
             format!("{} {} HTTP/1.1\r\n{fields}Transfer-Encoding: chunked\r\n\r\n", self.method, self.target(path));
         stream.write_all(head.as_bytes()).await.unwrap();
-        let mut heard = Vec::new();
+        let mut received = Vec::new();
         if matches!(self.sent, Sent::AfterContinue) {
-            let go_on = b"HTTP/1.1 100 Continue\r\n\r\n";
-            within(async { while heard.len() < go_on.len() && stream.read_buf(&mut heard).await.unwrap() > 0 {} })
-                .await;
-            assert_eq!(String::from_utf8(heard.split_off(0)).unwrap().as_bytes(), go_on);
+            let expected = b"HTTP/1.1 100 Continue\r\n\r\n";
+            within(async {
+                while received.len() < expected.len() && stream.read_buf(&mut received).await.unwrap() > 0 {}
+            })
+            .await;
+            assert_eq!(String::from_utf8(received.split_off(0)).unwrap().as_bytes(), expected);
         }
-        within(world.simulator.arrived(1)).await;
+        within(world.simulator.wait_for_requests(1)).await;
         let trailer = match self.sent {
             Sent::Trailer(name, value) => format!("{name}: {value}\r\n"),
             _ => String::new(),
@@ -278,35 +283,35 @@ impl Row {
         if is_passed {
             world.simulator.release();
         }
-        within(async { while heard.len() < 12 && stream.read_buf(&mut heard).await.unwrap() > 0 {} }).await;
-        let heard = String::from_utf8_lossy(&heard);
-        heard.get(9..12).and_then(|status| status.parse().ok()).unwrap_or_else(|| panic!("{self}: {heard}"))
+        within(async { while received.len() < 12 && stream.read_buf(&mut received).await.unwrap() > 0 {} }).await;
+        let received = String::from_utf8_lossy(&received);
+        received.get(9..12).and_then(|status| status.parse().ok()).unwrap_or_else(|| panic!("{self}: {received}"))
     }
 
     async fn body_over_http2(&self, world: &World, path: &str, is_passed: bool) -> u16 {
-        let mut client = FrameClient::to(world).await;
+        let mut client = FrameClient::connect(world).await;
         let head = head_with(self.method, &self.target(path), &world.token, self.fields);
-        client.says(&[&frame(HEADERS, END_HEADERS, 1, &head)]).await;
+        client.send(&[&frame(HEADERS, END_HEADERS, 1, &head)]).await;
         if matches!(self.sent, Sent::AfterContinue) {
-            let first = client.hears().await.unwrap();
+            let first = client.read_frame().await.unwrap();
             assert!(first.is_continue(), "{self}: {first:?}");
         }
-        within(world.simulator.arrived(1)).await;
+        within(world.simulator.wait_for_requests(1)).await;
         match self.sent {
             Sent::Trailer(name, value) => {
                 let trailers = frame(HEADERS, END_STREAM | END_HEADERS, 1, &block(&[(name, value)]));
-                client.says(&[&frame(DATA, 0, 1, b"a body"), &trailers]).await;
+                client.send(&[&frame(DATA, 0, 1, b"a body"), &trailers]).await;
             }
-            _ => client.says(&[&frame(DATA, END_STREAM, 1, b"a body")]).await,
+            _ => client.send(&[&frame(DATA, END_STREAM, 1, b"a body")]).await,
         }
         if is_passed {
             world.simulator.release();
         }
-        let heard = client.hears().await.unwrap();
-        heard.status().unwrap_or_else(|| panic!("{self}: {heard:?}"))
+        let received = client.read_frame().await.unwrap();
+        received.status().unwrap_or_else(|| panic!("{self}: {received:?}"))
     }
 
-    async fn seen(&self, world: &World, path: &str, is_http2: bool, expected: Cell) -> Seen {
+    async fn observe(&self, world: &World, path: &str, is_http2: bool, expected: Cell) -> Observed {
         if !matches!(self.sent, Sent::Nothing) {
             world.simulator.hold();
             let is_passed = expected == Passed;
@@ -314,17 +319,17 @@ impl Row {
                 true => self.body_over_http2(world, path, is_passed).await,
                 false => self.body_over_http1(world, path, is_passed).await,
             };
-            return Seen { cell: if status == 200 { Passed } else { BrokenOff(status) }, head: String::new() };
+            return Observed { cell: if status == 200 { Passed } else { BrokenOff(status) }, head: String::new() };
         }
         let before = world.upstream_calls();
         if is_http2 && self.http2 == [Reset, Reset] {
             let is_reset = self.is_reset_in_http2(world, path).await && world.upstream_calls() == before;
-            return Seen { cell: if is_reset { Reset } else { Passed }, head: String::new() };
+            return Observed { cell: if is_reset { Reset } else { Passed }, head: String::new() };
         }
         let (status, head) =
             if is_http2 { self.over_http2(world, path).await } else { self.over_http1(world, path).await };
         let cell = if world.upstream_calls() > before { Passed } else { Answered(status) };
-        Seen { cell, head }
+        Observed { cell, head }
     }
 }
 
@@ -347,20 +352,20 @@ impl fmt::Display for Row {
 }
 
 #[tokio::test]
-async fn each_edge_case_is_passed_or_answered_as_its_rule_says() {
+async fn each_edge_case_is_handled_as_its_row_says() {
     let mut wrong = Vec::new();
     for row in ROWS {
         for (is_http2, expected) in [(false, row.http1), (true, row.http2)] {
             for (path, expected) in PATHS.into_iter().zip(expected) {
-                // Nothing is in the cache.
+                // With an empty cache.
                 let world = World::new().await;
-                let seen = row.seen(&world, path, is_http2, expected).await;
-                if seen.cell != expected {
-                    wrong.push(format!("{row}, HTTP/2 {is_http2}, {path}: {:?}, not {expected:?}", seen.cell));
+                let observed = row.observe(&world, path, is_http2, expected).await;
+                if observed.cell != expected {
+                    wrong.push(format!("{row}, HTTP/2 {is_http2}, {path}: {:?}, not {expected:?}", observed.cell));
                 }
-                let is_own = row.method == "OPTIONS" && matches!(seen.cell, Answered(_));
-                if is_own && !seen.head.contains("get, head, post, put, patch, delete, options") {
-                    wrong.push(format!("{row}: no Allow in {}", seen.head));
+                let is_options = row.method == "OPTIONS" && matches!(observed.cell, Answered(_));
+                if is_options && !observed.head.contains("get, head, post, put, patch, delete, options") {
+                    wrong.push(format!("{row}: no Allow in {}", observed.head));
                 }
             }
         }
@@ -376,11 +381,11 @@ fn the_reference_page_has_each_row() {
         assert!(PAGE.contains(&line), "{line}");
     }
     let lines = PAGE.lines().filter(|line| line.starts_with("| ")).count();
-    assert_eq!(lines, 1 + ROWS.len(), "a line that is no row");
+    assert_eq!(lines, 1 + ROWS.len(), "the page has a line without a row here");
 }
 
 #[tokio::test]
-async fn max_forwards_is_counted_down_for_options_only() {
+async fn max_forwards_is_decremented_for_options_only() {
     let world = World::new().await;
     for (method, sent) in [(Method::OPTIONS, "6"), (Method::GET, "7"), (Method::POST, "7")] {
         world.simulator.forget_requests();
@@ -391,25 +396,25 @@ async fn max_forwards_is_counted_down_for_options_only() {
 }
 
 #[tokio::test]
-async fn a_client_that_names_the_date_of_its_copy_gets_a_304_from_memory() {
+async fn if_modified_since_gets_a_304_from_memory() {
     let world = World::new().await;
     let modified = httpdate::fmt_http_date(Clock::System.date() - std::time::Duration::from_secs(3_600));
     world.simulator.add_header(LAST_MODIFIED, HeaderValue::from_str(&modified).unwrap());
-    let whole = world.get(PATHS[0]).await;
-    assert_eq!(whole.status(), StatusCode::OK);
+    let complete = world.get(PATHS[0]).await;
+    assert_eq!(complete.status(), StatusCode::OK);
     let current = world.get_with(PATHS[0], &[("if-modified-since", &modified)]).await;
     assert_eq!((current.status(), current.body().len()), (StatusCode::NOT_MODIFIED, 0));
     assert_eq!(current.header("last-modified"), modified);
     let earlier = world.get_with(PATHS[0], &[("if-modified-since", "Sun, 06 Nov 1994 08:49:37 GMT")]).await;
-    assert_eq!((earlier.status(), earlier.body()), (StatusCode::OK, whole.body()));
+    assert_eq!((earlier.status(), earlier.body()), (StatusCode::OK, complete.body()));
     assert!(earlier.is_hit());
 }
 
 #[tokio::test]
-async fn a_body_that_is_not_utf_8_passes_and_is_no_product_list() {
+async fn a_list_that_is_not_utf_8_is_forwarded_and_not_stored() {
     let world = World::new().await;
     let body = Bytes::from_static(b"{\"products\":[{\"name\":\"\xe9\"}]}");
-    world.simulator.answer_with(Some(body.clone()));
+    world.simulator.set_list_body(Some(body.clone()));
     for _ in 0..2 {
         let reply = world.get(PATHS[0]).await;
         assert_eq!((reply.status(), reply.body()), (StatusCode::OK, &body));
@@ -419,29 +424,29 @@ async fn a_body_that_is_not_utf_8_passes_and_is_no_product_list() {
 }
 
 #[tokio::test]
-async fn a_request_to_upgrade_is_an_ordinary_one_to_upstream() {
+async fn an_upgrade_request_is_forwarded_without_the_upgrade() {
     let world = World::new().await;
     let fields = "connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-key: eA==\r\n";
     let token = &world.token;
     let head = format!("GET /v2/{PROJECT}/desktops HTTP/1.1\r\nhost: gateway\r\nx-auth-token: {token}\r\n{fields}\r\n");
-    let mut line = Line::to(&world).await;
-    // Whoever wanted to upgrade goes on in HTTP/1.1.
+    let mut client = RawClient::connect(&world).await;
+    // The connection continues in HTTP/1.1.
     for _ in 0..2 {
-        let answer = line.asks(&head).await;
-        assert_eq!((answer.status(), answer.all("upgrade").len()), (200, 0), "{answer:?}");
+        let response = client.exchange(&head).await;
+        assert_eq!((response.status(), response.all("upgrade").len()), (200, 0), "{response:?}");
     }
     let seen = world.simulator.requests_seen().pop().unwrap();
     assert!(!seen.headers.contains_key("upgrade") && !seen.headers.contains_key("connection"), "{:?}", seen.headers);
 }
 
 #[tokio::test]
-async fn an_upstream_that_switches_protocols_is_a_502() {
+async fn an_upstream_that_switches_protocols_causes_a_502() {
     let switch = "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n";
-    let upstream = RawUpstream::start([says(switch)]).await;
-    let world = World::before(Simulator::start().await.unwrap(), upstream.url(), upstream.url(), "").await;
+    let upstream = RawUpstream::start([sends(switch)]).await;
+    let world = World::with_upstreams(Simulator::start().await.unwrap(), upstream.url(), upstream.url(), "").await;
     for path in PATHS {
         let head = world.head(path, &["connection: upgrade", "upgrade: websocket"]);
-        let answer = Line::to(&world).await.asks(head).await;
-        assert_eq!(answer.status(), 502, "{answer:?}");
+        let response = RawClient::connect(&world).await.exchange(head).await;
+        assert_eq!(response.status(), 502, "{response:?}");
     }
 }

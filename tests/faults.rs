@@ -1,4 +1,4 @@
-//! On which side of the gateway a call has failed, by real failures of real sockets.
+//! The fault of a failed call (inside or outside the gateway), tested with real sockets.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -15,19 +15,19 @@ use workspace_gateway::testing::upstream::client::{CallLimits, HttpClient};
 use workspace_gateway::testing::upstream::{Authorities, Fault, Upstream, UpstreamError};
 
 use crate::support::process::{Process, folder};
-use crate::support::raw::{RawUpstream, Turn, closes, resets, says};
-use crate::support::tls::{Authority, Certified};
+use crate::support::raw_upstream::{RawUpstream, Reaction, closes, resets, sends};
+use crate::support::tls::{Authority, Identity};
 use crate::support::{HANG, Http, PROJECT, tls, within};
 
-/// What becomes of a call to this URL, with an authority's file and through a proxy, if there are any.
-struct ProxyRoute<'w> {
+/// A call to a URL, with an optional CA file and an optional proxy.
+struct TestCall<'w> {
     url: &'w str,
     ca_file: Option<&'w Path>,
     proxy: Option<&'w str>,
     connect: Duration,
 }
 
-impl<'w> ProxyRoute<'w> {
+impl<'w> TestCall<'w> {
     fn to(url: &'w str) -> Self {
         Self { url, ca_file: None, proxy: None, connect: HANG }
     }
@@ -62,21 +62,22 @@ impl<'w> ProxyRoute<'w> {
     }
 }
 
-/// A host that accepts connections and does nothing about them.
-async fn mute() -> (TcpListener, String) {
+/// A server that accepts connections and never answers.
+async fn silent_server() -> (TcpListener, String) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     (listener, url)
 }
 
-async fn unused() -> String {
-    mute().await.1
+/// A URL of a port on which nobody listens.
+async fn closed_port() -> String {
+    silent_server().await.1
 }
 
 /// The simulator at `https://localhost`, with this certificate.
-async fn certified(certified: &Certified) -> String {
+async fn simulator_with_certificate(identity: &Identity) -> String {
     let simulator = Simulator::start().await.unwrap();
-    tls::serve(&simulator, tls::acceptor_of(certified)).await
+    tls::serve(&simulator, tls::acceptor_for(identity)).await
 }
 
 fn pem(name: &str, authority: &Authority) -> PathBuf {
@@ -86,112 +87,116 @@ fn pem(name: &str, authority: &Authority) -> PathBuf {
 }
 
 #[tokio::test]
-async fn a_port_on_which_nobody_listens_is_outside() {
-    ProxyRoute::to(&unused().await).assert_fails(Fault::Outside, "connect").await;
+async fn a_refused_connection_is_an_outside_fault() {
+    TestCall::to(&closed_port().await).assert_fails(Fault::Outside, "connect").await;
 }
 
 #[tokio::test]
-async fn an_answer_that_is_missing_broken_or_no_http_is_outside() {
+async fn a_missing_or_malformed_response_is_an_outside_fault() {
     let two_lengths = "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nx";
-    for turn in
-        [closes(), resets(), says("SSH-2.0-x\r\n\r\n"), says("HTTP/1.1 200 OK\r\nX: ").then_closes(), says(two_lengths)]
-    {
+    for turn in [
+        closes(),
+        resets(),
+        sends("SSH-2.0-x\r\n\r\n"),
+        sends("HTTP/1.1 200 OK\r\nX: ").then_closes(),
+        sends(two_lengths),
+    ] {
         let upstream = RawUpstream::start([turn]).await;
-        ProxyRoute::to(upstream.url()).assert_fails(Fault::Outside, "broken").await;
+        TestCall::to(upstream.url()).assert_fails(Fault::Outside, "broken").await;
     }
 }
 
 #[tokio::test]
-async fn a_head_that_is_larger_than_the_gateway_reads_is_a_limit_of_its_own() {
+async fn a_response_head_beyond_the_gateways_limit_is_a_local_fault() {
     let giant = format!("HTTP/1.1 200 OK\r\n{}\r\n", format!("X-Filler: {}\r\n", "x".repeat(2500)).repeat(99));
     let many = format!("HTTP/1.1 200 OK\r\n{}\r\n", "a:\r\n".repeat(1_030));
     for head in [giant, many] {
-        let upstream = RawUpstream::start([says(head)]).await;
-        ProxyRoute::to(upstream.url()).assert_fails(Fault::Local, "broken").await;
+        let upstream = RawUpstream::start([sends(head)]).await;
+        TestCall::to(upstream.url()).assert_fails(Fault::Local, "broken").await;
     }
 }
 
 #[tokio::test]
-async fn a_name_that_does_not_exist_is_unreachable() {
-    ProxyRoute::to("http://nowhere.invalid").assert_fails(Fault::Unreachable, "connect").await;
+async fn a_host_name_that_does_not_exist_is_unreachable() {
+    TestCall::to("http://nowhere.invalid").assert_fails(Fault::Unreachable, "connect").await;
 }
 
 #[tokio::test]
-async fn a_connect_timeout_is_outside_once_the_name_is_resolved() {
-    let (_listener, url) = mute().await;
+async fn a_connect_timeout_after_name_resolution_is_an_outside_fault() {
+    let (_listener, url) = silent_server().await;
     let url = url.replace("http://127.0.0.1", "https://localhost");
-    let limited = ProxyRoute { connect: Duration::from_millis(300), ..ProxyRoute::to(&url) };
+    let limited = TestCall { connect: Duration::from_millis(300), ..TestCall::to(&url) };
     limited.assert_fails(Fault::Outside, "connect").await;
 }
 
 #[tokio::test]
-async fn tls_that_fails_on_the_peers_side_is_outside() {
-    let garbage = tls_that_says("HTTP/1.1 400 Bad Request\r\n\r\n").await;
-    ProxyRoute::to(&garbage).assert_fails(Fault::Outside, "tls").await;
-    let closing = tls_that_says("").await;
-    ProxyRoute::to(&closing).assert_fails(Fault::Outside, "connect").await;
-    // A fatal alert: handshake_failure.
-    let alert = tls_that_says("\u{15}\u{3}\u{3}\0\u{2}\u{2}\u{28}").await;
-    ProxyRoute::to(&alert).assert_fails(Fault::Outside, "tls").await;
+async fn a_tls_failure_of_the_peer_is_an_outside_fault() {
+    let garbage = tls_server_that_sends("HTTP/1.1 400 Bad Request\r\n\r\n").await;
+    TestCall::to(&garbage).assert_fails(Fault::Outside, "tls").await;
+    let closing = tls_server_that_sends("").await;
+    TestCall::to(&closing).assert_fails(Fault::Outside, "connect").await;
+    // The fatal alert handshake_failure.
+    let alert = tls_server_that_sends("\u{15}\u{3}\u{3}\0\u{2}\u{2}\u{28}").await;
+    TestCall::to(&alert).assert_fails(Fault::Outside, "tls").await;
 }
 
 #[tokio::test]
-async fn an_alert_about_what_the_gateway_has_sent_is_local() {
-    // certificate_required, bad_certificate and protocol_version.
+async fn a_tls_alert_about_the_gateways_handshake_is_a_local_fault() {
+    // The alerts certificate_required, bad_certificate and protocol_version.
     for alert in ["\u{74}", "\u{2a}", "\u{46}"] {
-        let url = tls_that_says(&format!("\u{15}\u{3}\u{3}\0\u{2}\u{2}{alert}")).await;
-        ProxyRoute::to(&url).assert_fails(Fault::Local, "local").await;
+        let url = tls_server_that_sends(&format!("\u{15}\u{3}\u{3}\0\u{2}\u{2}{alert}")).await;
+        TestCall::to(&url).assert_fails(Fault::Local, "local").await;
     }
 }
 
 #[tokio::test]
-async fn a_certificate_that_has_expired_is_the_peers_fault() {
+async fn an_expired_certificate_is_an_outside_fault() {
     let authority = Authority::new();
     let file = pem("faults-expired", &authority);
-    let url = certified(&authority.certifies_until("localhost", 2020)).await;
-    ProxyRoute { ca_file: Some(&file), ..ProxyRoute::to(&url) }.assert_fails(Fault::Outside, "tls").await;
+    let url = simulator_with_certificate(&authority.issue_until_year("localhost", 2020)).await;
+    TestCall { ca_file: Some(&file), ..TestCall::to(&url) }.assert_fails(Fault::Outside, "tls").await;
 }
 
 #[tokio::test]
-async fn a_certificate_that_the_gateway_does_not_trust_may_be_its_own_fault() {
+async fn an_untrusted_certificate_is_a_local_fault() {
     let authority = Authority::new();
     let file = pem("faults-untrusted", &authority);
-    let url = certified(&authority.certifies("localhost")).await;
-    ProxyRoute::to(&url).assert_fails(Fault::Local, "local").await;
-    let url = certified(&authority.certifies("another.example")).await;
-    ProxyRoute { ca_file: Some(&file), ..ProxyRoute::to(&url) }.assert_fails(Fault::Local, "local").await;
+    let url = simulator_with_certificate(&authority.issue("localhost")).await;
+    TestCall::to(&url).assert_fails(Fault::Local, "local").await;
+    let url = simulator_with_certificate(&authority.issue("another.example")).await;
+    TestCall { ca_file: Some(&file), ..TestCall::to(&url) }.assert_fails(Fault::Local, "local").await;
 }
 
 #[tokio::test]
-async fn a_proxy_that_does_not_answer_is_outside_and_one_that_refuses_is_not() {
-    let no_way = |status: &str| says(format!("HTTP/1.1 {status} x\r\n\r\n"));
-    let cases: [(Turn, Fault, &str); 9] = [
+async fn an_unavailable_proxy_is_an_outside_fault_and_its_refusal_is_local() {
+    let refuses = |status: &str| sends(format!("HTTP/1.1 {status} x\r\n\r\n"));
+    let cases: [(Reaction, Fault, &str); 9] = [
         (closes(), Fault::Outside, "connect"),
         (resets(), Fault::Outside, "connect"),
-        (says("SSH-2.0-x\r\n\r\n"), Fault::Outside, "connect"),
-        (no_way("502"), Fault::Outside, "connect"),
-        (no_way("504"), Fault::Outside, "connect"),
-        (no_way("407"), Fault::Local, "local"),
-        (no_way("403"), Fault::Local, "local"),
-        (no_way("400"), Fault::Local, "local"),
-        (no_way("302"), Fault::Local, "local"),
+        (sends("SSH-2.0-x\r\n\r\n"), Fault::Outside, "connect"),
+        (refuses("502"), Fault::Outside, "connect"),
+        (refuses("504"), Fault::Outside, "connect"),
+        (refuses("407"), Fault::Local, "local"),
+        (refuses("403"), Fault::Local, "local"),
+        (refuses("400"), Fault::Local, "local"),
+        (refuses("302"), Fault::Local, "local"),
     ];
     for (turn, fault, label) in cases {
         let proxy = RawUpstream::start([turn]).await;
-        ProxyRoute::through(proxy.url()).assert_fails(fault, label).await;
+        TestCall::through(proxy.url()).assert_fails(fault, label).await;
     }
-    ProxyRoute::through(&unused().await).assert_fails(Fault::Outside, "connect").await;
-    ProxyRoute::through("http://nowhere.invalid:1").assert_fails(Fault::Unreachable, "connect").await;
-    let (_listener, url) = mute().await;
-    ProxyRoute { connect: Duration::from_millis(300), ..ProxyRoute::through(&url) }
+    TestCall::through(&closed_port().await).assert_fails(Fault::Outside, "connect").await;
+    TestCall::through("http://nowhere.invalid:1").assert_fails(Fault::Unreachable, "connect").await;
+    let (_listener, url) = silent_server().await;
+    TestCall { connect: Duration::from_millis(300), ..TestCall::through(&url) }
         .assert_fails(Fault::Outside, "connect")
         .await;
-    let untrusted = certified(&Authority::new().certifies("localhost")).await;
-    ProxyRoute::through(&untrusted).assert_fails(Fault::Local, "local").await;
+    let untrusted = simulator_with_certificate(&Authority::new().issue("localhost")).await;
+    TestCall::through(&untrusted).assert_fails(Fault::Local, "local").await;
 }
 
 #[tokio::test]
-async fn without_descriptors_a_call_fails_as_local_and_upstream_is_not_called_ill() {
+async fn without_file_descriptors_a_call_is_a_local_fault() {
     let simulator = Simulator::start().await.unwrap();
     let file = folder("faults").join("settings.toml");
     std::fs::write(&file, "[log]\nformat = \"json\"\n").unwrap();
@@ -203,7 +208,7 @@ async fn without_descriptors_a_call_fails_as_local_and_upstream_is_not_called_il
         let (http, token) = (http.clone(), token.clone());
         async move { http.send(Method::GET, &url, &[("x-auth-token", &token)], "").await }
     };
-    // The client's connection is there, and none to the other service.
+    // The client's connection is open, and there is none to the other service.
     assert_eq!(ask("/v2/PROJECT/products").await.status(), StatusCode::OK);
     process.limit_open_files(1);
     let reply = ask("/v1/PROJECT/app-groups").await;
@@ -216,10 +221,10 @@ async fn without_descriptors_a_call_fails_as_local_and_upstream_is_not_called_il
     assert!(metrics.text().contains(counted), "{}", metrics.text());
 }
 
-/// A URL at which bytes are said at once, whatever is asked; with none, the connection is closed.
-async fn tls_that_says(text: &str) -> String {
+/// An `https://` URL whose server sends these bytes instead of a TLS handshake, and then closes.
+async fn tls_server_that_sends(text: &str) -> String {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    let (listener, url) = mute().await;
+    let (listener, url) = silent_server().await;
     let bytes: Vec<u8> = text.chars().map(|byte| u8::try_from(u32::from(byte)).unwrap()).collect();
     tokio::spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {

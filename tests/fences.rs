@@ -1,10 +1,9 @@
-//! Who may know whom: the architecture's fences, held against the sources.
+//! Which module may use which: the rules of the architecture, checked against the source text.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-/// All sources below a folder or file of `src`, with their text up to their tests; files that are
-/// tests may know anyone.
+/// All source files below a folder or file of `src`, with their text up to their tests. Test files may use everything.
 fn sources(place: &str) -> Vec<(String, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut found = Vec::new();
@@ -22,7 +21,7 @@ fn sources(place: &str) -> Vec<(String, String)> {
     found
 }
 
-/// Asserts that no code in these places (comments apart) has any of these words.
+/// Asserts that no code in these places contains any of these words. Comments are not checked.
 fn must_not_name(places: &[&str], words: &[&str], except: &[&str]) {
     for (file, code) in places.iter().flat_map(|place| sources(place)) {
         if except.iter().any(|exempt| file.starts_with(exempt)) {
@@ -46,7 +45,7 @@ fn reading_a_request_is_pure() {
 }
 
 #[test]
-fn freshness_is_told_the_time() {
+fn freshness_takes_the_time_as_an_argument() {
     must_not_name(
         &["cache/freshness.rs", "cache/lifetime.rs", "cache/backoffs.rs", "cache/admission.rs", "cache/body.rs"],
         &["tokio", "hyper", "crate::clock", "moka"],
@@ -55,37 +54,37 @@ fn freshness_is_told_the_time() {
 }
 
 #[test]
-fn the_cache_knows_no_http_client_and_one_file_knows_moka() {
+fn the_cache_uses_no_http_client_and_one_file_uses_moka() {
     must_not_name(&["cache"], &["hyper", "crate::upstream", "crate::reply", "crate::telemetry"], &[]);
     must_not_name(&[""], &["moka"], &["cache/store.rs"]);
 }
 
 #[test]
-fn one_place_has_an_http_client() {
+fn only_upstream_has_an_http_client() {
     // The demo is a client of the gateway.
     must_not_name(&[""], &["client::legacy"], &["upstream", "net/connector.rs", "cli/demo"]);
 }
 
 #[test]
-fn one_place_has_randomness() {
+fn only_random_has_randomness() {
     must_not_name(&[""], &["getrandom", "SystemRandom"], &["random.rs"]);
 }
 
 #[test]
-fn one_place_opens_sockets() {
+fn only_net_opens_sockets() {
     // The demo and the simulator are the gateway's clients and its upstream.
     let sockets = ["tokio::net", "socket2", "HttpConnector", "TcpStream::connect", "TcpListener::bind", "UdpSocket"];
     must_not_name(&[""], &sockets, &["net.rs", "net/", "simulator", "cli/demo"]);
     let names = ["GaiResolver", "lookup_host", "to_socket_addrs", "ToSocketAddrs"];
     must_not_name(&[""], &names, &["net.rs", "net/"]);
     must_not_name(&[""], &["UnixStream", "UnixListener", "UnixDatagram"], &["cli/supervisor.rs"]);
-    // Everything else is told what was read.
+    // Everything else gets bytes.
     let users = ["net.rs", "net/", "server", "upstream", "cli"];
     must_not_name(&[""], &["crate::net"], &users);
 }
 
 #[test]
-fn one_place_has_locks() {
+fn only_sync_has_locks() {
     must_not_name(&[""], &["parking_lot", "PoisonError"], &["sync.rs"]);
     for (file, code) in sources("") {
         let mut of_std = code.lines().filter(|line| line.contains("std::sync"));
@@ -95,7 +94,7 @@ fn one_place_has_locks() {
 }
 
 #[test]
-fn steps_do_not_know_the_path() {
+fn lower_layers_do_not_use_the_gateway() {
     let steps = ["catalogue", "request", "cache", "upstream", "reply", "telemetry", "fast_path", "explain.rs"];
     must_not_name(&steps, &["crate::gateway", "crate::server", "crate::admin", "crate::cli"], &[]);
     must_not_name(&[""], &["crate::simulator"], &["simulator", "cli/demo", "testing.rs"]);
@@ -103,33 +102,32 @@ fn steps_do_not_know_the_path() {
 
 #[test]
 fn the_fast_path_is_used_through_its_interface_alone() {
-    // Its modules are private, so that the compiler lets nobody use what `mod.rs` does not name.
+    // Its modules are private, so the compiler rejects the use of what `mod.rs` does not export.
     let interface = sources("fast_path/mod.rs").remove(0).1;
     for line in interface.lines().filter(|line| line.ends_with(';')) {
         assert!(!line.contains("pub mod") && !line.contains(") mod "), "{line}");
     }
-    // The gateway tells it what to remember and what is fresh. The server gives it bytes and a place to write.
+    // The gateway says what to remember and what is fresh. The server passes bytes and a place to write.
     let users =
         ["gateway.rs", "gateway/assemble.rs", "gateway/connection.rs", "gateway/remembered.rs", "server/wire.rs"];
     must_not_name(&[""], &["fast_path::"], &[&["fast_path", "testing.rs"], &users[..]].concat());
 }
 
 #[test]
-fn rooms_know_only_whom_they_may() {
-    // Each room of `src`, and the rooms it may import; itself always. Sorted from the ground up.
-    let table: [(&str, &[&str]); 22] = [
-        ("words", &[]),
+fn folders_import_only_what_the_table_allows() {
+    // Each folder of `src`, and the folders that it may import besides itself. The lowest come first.
+    let table: [(&str, &[&str]); 21] = [
         ("catalogue", &[]),
         ("signing", &[]),
         ("clock", &[]),
-        ("egress", &[]),
+        ("proxy_config", &[]),
         ("certificate", &[]),
         ("stream", &[]),
         ("request", &["catalogue", "signing"]),
         ("budget", &["request"]),
         ("cache", &["budget", "request", "catalogue"]),
-        ("config", &["catalogue", "egress", "signing"]),
-        ("upstream", &["budget", "certificate", "request", "catalogue", "clock", "egress", "signing", "stream"]),
+        ("config", &["catalogue", "proxy_config", "signing"]),
+        ("upstream", &["budget", "certificate", "request", "catalogue", "clock", "proxy_config", "signing", "stream"]),
         ("telemetry", &["budget", "cache", "request", "catalogue", "config", "clock", "signing", "upstream"]),
         ("reply", &["budget", "cache", "request", "signing", "telemetry", "upstream", "stream"]),
         ("fast_path", &["cache", "catalogue", "clock", "reply", "request", "telemetry"]),
@@ -176,7 +174,7 @@ fn rooms_know_only_whom_they_may() {
                 "certificate",
                 "clock",
                 "config",
-                "egress",
+                "proxy_config",
                 "explain",
                 "gateway",
                 "request",
@@ -190,17 +188,17 @@ fn rooms_know_only_whom_they_may() {
         ("main", &["cli"]),
     ];
     for (file, code) in sources("") {
-        let room = file.trim_end_matches(".rs").split('/').next().unwrap();
-        if ["lib", "net", "random", "sync", "testing"].contains(&room) {
+        let folder = file.trim_end_matches(".rs").split('/').next().unwrap();
+        if ["lib", "net", "random", "sync", "testing"].contains(&folder) {
             continue;
         }
-        let (_, allowed) = table.iter().find(|(name, _)| *name == room).unwrap_or_else(|| panic!("{room} is new"));
+        let (_, allowed) = table.iter().find(|(name, _)| *name == folder).unwrap_or_else(|| panic!("{folder} is new"));
         let code = code.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n");
         for named in code.split("crate::").skip(1) {
             let named = named.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap();
-            // Everyone may use what has to be in one place.
+            // The seams: everything may use them.
             let is_seam = ["net", "random", "sync"].contains(&named);
-            assert!(named == room || is_seam || allowed.contains(&named), "{file} imports {named}");
+            assert!(named == folder || is_seam || allowed.contains(&named), "{file} imports {named}");
         }
     }
 }
@@ -228,17 +226,17 @@ fn neighbours() -> BTreeMap<String, BTreeMap<String, BTreeSet<String>>> {
     folders
 }
 
-/// A way from a file back to itself.
-fn cycle(files: &BTreeMap<String, BTreeSet<String>>, way: &mut Vec<String>) -> Option<String> {
-    let last = way.last().unwrap().clone();
+/// An import chain from a file back to itself.
+fn cycle(files: &BTreeMap<String, BTreeSet<String>>, chain: &mut Vec<String>) -> Option<String> {
+    let last = chain.last().unwrap().clone();
     for next in files.get(&last).into_iter().flatten() {
-        if *next == way[0] {
-            return Some(format!("{} → {next}", way.join(" → ")));
+        if *next == chain[0] {
+            return Some(format!("{} → {next}", chain.join(" → ")));
         }
-        if !way.contains(next) {
-            way.push(next.clone());
-            let found = cycle(files, way);
-            way.pop();
+        if !chain.contains(next) {
+            chain.push(next.clone());
+            let found = cycle(files, chain);
+            chain.pop();
             if found.is_some() {
                 return found;
             }
@@ -248,7 +246,7 @@ fn cycle(files: &BTreeMap<String, BTreeSet<String>>, way: &mut Vec<String>) -> O
 }
 
 #[test]
-fn files_of_a_folder_do_not_know_each_other_in_circles() {
+fn files_of_a_folder_do_not_import_each_other_in_circles() {
     let found: Vec<String> = neighbours()
         .iter()
         .flat_map(|(folder, files)| {
@@ -261,13 +259,13 @@ fn files_of_a_folder_do_not_know_each_other_in_circles() {
 #[test]
 fn steps_of_the_path_do_not_call_each_other() {
     // What the steps are given: parts of the gateway, and values.
-    let given = ["memory", "look_up", "known", "fetcher", "observer", "live", "outward"];
-    let values = ["connection", "question", "seat", "fetch_result"];
+    let parts = ["memory", "look_up", "caller_class", "fetcher", "observer", "active_config", "upstream_setup"];
+    let values = ["connection", "cache_request", "role", "fetch_result"];
     // These call the steps, or are about the gateway as a whole.
     let callers = ["fetch", "forward", "assemble", "reload", "remembered", "probe"];
     let files = neighbours().remove("gateway").unwrap();
     for step in files.keys().filter(|file| !callers.contains(&file.as_str())) {
-        let others = files[step].iter().filter(|named| ![&given[..], &values].concat().contains(&named.as_str()));
+        let others = files[step].iter().filter(|named| ![&parts[..], &values].concat().contains(&named.as_str()));
         assert_eq!(others.collect::<Vec<_>>(), Vec::<&String>::new(), "{step} calls other steps");
         let (_, code) = sources(&format!("gateway/{step}.rs")).remove(0);
         let code = code.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n");
@@ -277,7 +275,7 @@ fn steps_of_the_path_do_not_call_each_other() {
 }
 
 #[test]
-fn every_file_says_what_it_is_for_and_is_short_enough_to_read() {
+fn every_file_opens_with_its_purpose_and_has_at_most_450_lines() {
     for (file, code) in sources("") {
         assert!(code.starts_with("//! "), "{file} does not open with //!");
         assert!(code.lines().count() <= 450, "{file} is longer than 450 lines");

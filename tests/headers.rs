@@ -1,4 +1,4 @@
-//! What is sent upstream and what comes back, header by header.
+//! The headers that the gateway sends upstream, and those that it returns to the client.
 
 use std::collections::BTreeSet;
 
@@ -16,7 +16,7 @@ use crate::support::{PROJECT, Reply, World, config, without_key};
 const LIST: &str = "/v2/PROJECT/products?os_type=Linux";
 
 #[tokio::test]
-async fn what_is_not_in_the_key_is_not_sent() {
+async fn headers_outside_the_key_are_not_sent_upstream() {
     let world = World::new().await;
     world
         .get_with(
@@ -62,42 +62,42 @@ async fn what_is_not_in_the_key_is_not_sent() {
 }
 
 #[tokio::test]
-async fn hop_by_hop_headers_stay_on_their_hop_both_ways() {
+async fn hop_by_hop_headers_are_removed_in_both_directions() {
     let world = World::new().await;
     for (name, value) in
         [("connection", "x-private"), ("x-private", "1"), ("keep-alive", "timeout=1"), ("x-frame-options", "1")]
     {
         world.simulator.add_header(HeaderName::from_static(name), HeaderValue::from_static(value));
     }
-    let through = world
+    let relayed = world
         .get_with(
             "/v2/PROJECT/desktops",
             &[("connection", "x-mine"), ("x-mine", "1"), ("te", "deflate"), ("keep-alive", "1"), ("x-other", "1")],
         )
         .await;
     let seen = world.simulator.requests_seen().pop().unwrap();
-    for gone in ["x-mine", "te", "keep-alive", "connection"] {
-        assert!(!seen.headers.contains_key(gone), "{gone}");
+    for removed in ["x-mine", "te", "keep-alive", "connection"] {
+        assert!(!seen.headers.contains_key(removed), "{removed}");
     }
     assert_eq!(seen.headers["x-other"], "1");
-    for reply in [through, world.get(LIST).await, world.get(LIST).await] {
+    for reply in [relayed, world.get(LIST).await, world.get(LIST).await] {
         assert_eq!(reply.header("x-frame-options"), "1");
-        for gone in ["x-private", "keep-alive"] {
-            assert!(!reply.headers().contains_key(gone), "{gone} in {reply:?}");
+        for removed in ["x-private", "keep-alive"] {
+            assert!(!reply.headers().contains_key(removed), "{removed} in {reply:?}");
         }
     }
 }
 
 #[tokio::test]
-async fn via_tells_of_the_gateway_both_ways_and_shows_a_loop() {
+async fn via_names_the_gateway_in_both_directions_and_reveals_a_loop() {
     let world = World::new().await;
     let reply = world.get_with("/v2/PROJECT/desktops", &[("via", "1.0 fred")]).await;
     assert!(reply.header("via").starts_with("1.1 workspace-gateway-"));
     let seen = world.simulator.requests_seen().pop().unwrap();
-    let trail: Vec<_> = seen.headers.get_all("via").iter().map(|via| via.to_str().unwrap()).collect();
-    assert_eq!(trail[0], "1.0 fred");
+    let via: Vec<_> = seen.headers.get_all("via").iter().map(|via| via.to_str().unwrap()).collect();
+    assert_eq!(via[0], "1.0 fred");
     for path in [LIST, "/v2/PROJECT/desktops"] {
-        let looped = world.get_with(path, &[("via", &format!("1.0 fred, {}", trail[1]))]).await;
+        let looped = world.get_with(path, &[("via", &format!("1.0 fred, {}", via[1]))]).await;
         assert_eq!(looped.status(), StatusCode::LOOP_DETECTED);
         looped.error();
     }
@@ -108,17 +108,17 @@ async fn via_tells_of_the_gateway_both_ways_and_shows_a_loop() {
 }
 
 #[tokio::test]
-async fn a_loop_through_two_gateways_is_seen() {
-    // The first asks the second, the second asks a door that leads back to the first.
-    let door = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let door_url = format!("http://{}", door.local_addr().unwrap());
-    let second = Server::start(&config(&door_url, &door_url, ""), Clock::System).await.unwrap();
+async fn a_loop_through_two_gateways_is_detected() {
+    // The first gateway calls the second. The second calls a TCP relay that leads back to the first.
+    let relay = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let relay_url = format!("http://{}", relay.local_addr().unwrap());
+    let second = Server::start(&config(&relay_url, &relay_url, ""), Clock::System).await.unwrap();
     let second_url = format!("http://{}", second.proxy_address());
     let simulator = Simulator::start().await.unwrap();
-    let first = World::before(simulator, &second_url, &second_url, "").await;
+    let first = World::with_upstreams(simulator, &second_url, &second_url, "").await;
     let back = first.server.proxy_address();
     tokio::spawn(async move {
-        while let Ok((mut stream, _)) = door.accept().await {
+        while let Ok((mut stream, _)) = relay.accept().await {
             tokio::spawn(async move {
                 let mut onward = TcpStream::connect(back).await.unwrap();
                 let _ = tokio::io::copy_bidirectional(&mut stream, &mut onward).await;
@@ -131,7 +131,7 @@ async fn a_loop_through_two_gateways_is_seen() {
 }
 
 #[tokio::test]
-async fn every_answer_has_a_request_id_and_a_miss_keeps_upstreams() {
+async fn every_response_has_a_request_id_and_a_miss_keeps_upstreams() {
     let world = World::new().await;
     world.simulator.add_header(HeaderName::from_static("x-request-id"), HeaderValue::from_static("from-upstream"));
     assert_eq!(world.get(LIST).await.header("x-request-id"), "from-upstream");
@@ -141,16 +141,16 @@ async fn every_answer_has_a_request_id_and_a_miss_keeps_upstreams() {
 }
 
 #[tokio::test]
-async fn a_cache_further_up_keeps_its_say() {
+async fn the_cache_status_of_an_upstream_cache_is_kept() {
     let world = World::new().await;
     world.simulator.add_header(HeaderName::from_static("cache-status"), HeaderValue::from_static("origin; hit"));
     for expected in
         ["workspace-gateway; fwd=miss; fwd-status=200; stored; detail=proved", "workspace-gateway; hit; ttl=300"]
     {
         let reply = world.get(LIST).await;
-        let said = reply.headers().get_all("cache-status").iter().map(|said| said.to_str().unwrap());
-        let said: Vec<_> = said.map(|said| without_key(said).0).collect();
-        assert_eq!(said, ["origin; hit", expected]);
+        let values = reply.headers().get_all("cache-status").iter().map(|value| value.to_str().unwrap());
+        let values: Vec<_> = values.map(|value| without_key(value).0).collect();
+        assert_eq!(values, ["origin; hit", expected]);
     }
 }
 
@@ -164,61 +164,60 @@ async fn tokens_of_any_documented_length_work() {
             let reply = world.get_as(&token, LIST).await;
             assert!(reply.cache_status().contains(expected), "{length}: {reply:?}");
         }
-        let through = world.get_as(&token, "/v2/PROJECT/desktops").await;
-        assert_eq!(through.status(), StatusCode::OK);
+        let relayed = world.get_as(&token, "/v2/PROJECT/desktops").await;
+        assert_eq!(relayed.status(), StatusCode::OK);
     }
 }
 
 #[tokio::test]
-async fn the_header_name_of_the_token_has_no_case() {
+async fn the_header_name_of_the_token_is_case_insensitive() {
     let world = World::new().await;
     world.get(LIST).await;
     let reply = world.http.send(Method::GET, &world.url(LIST), &[("X-AUTH-token", &world.token)], "").await;
     assert!(reply.cache_status().contains("; hit"));
 }
 
-/// The headers of `names` that a reply has.
-fn among(reply: &Reply, names: &[&'static str]) -> Vec<&'static str> {
+fn present(reply: &Reply, names: &[&'static str]) -> Vec<&'static str> {
     names.iter().copied().filter(|name| reply.headers().contains_key(*name)).collect()
 }
 
 #[tokio::test]
-async fn an_answer_kept_for_one_caller_alone_has_all_headers_but_those_of_one_response() {
-    let kept = ["x-own", "location", "x-subject-token"];
+async fn a_private_entry_keeps_all_headers_but_those_of_a_single_response() {
+    let stored = ["x-own", "location", "x-subject-token"];
     let dropped =
         ["set-cookie", "ratelimit", "ratelimit-policy", "retry-after", "x-apig-mode", "x-named", "x-also-named"];
-    let all = [&kept[..], &dropped[..]].concat();
-    for (sharing, expected) in [("caller", &kept[..]), ("project", &[])] {
+    let all = [&stored[..], &dropped[..]].concat();
+    for (sharing, expected) in [("caller", &stored[..]), ("project", &[])] {
         let world = World::with(&format!("[cache]\nsharing = \"{sharing}\"\nttl = \"1m\"")).await;
-        world.simulator.tag_lists(true);
+        world.simulator.send_etags(true);
         for name in &all {
             world.simulator.add_header(HeaderName::from_static(name), HeaderValue::from_static("1"));
         }
-        let reserved = HeaderValue::from_static("private=\"X-Named\", no-cache=\"x-also-named\"");
+        let cache_control = HeaderValue::from_static("private=\"X-Named\", no-cache=\"x-also-named\"");
         if sharing == "caller" {
-            world.simulator.add_header(HeaderName::from_static("cache-control"), reserved);
+            world.simulator.add_header(HeaderName::from_static("cache-control"), cache_control);
         }
-        let led = world.get(LIST).await;
-        assert_eq!(among(&led, &all), all, "the one whose request was sent has them all");
-        // The second head is known.
+        let miss = world.get(LIST).await;
+        assert_eq!(present(&miss, &all), all, "a miss returns all of them");
+        // The fast path can answer the second request, because its head has come before.
         for _ in 0..2 {
             let hit = world.get(LIST).await;
             assert!(hit.is_hit(), "{hit:?}");
-            assert_eq!(among(&hit, &all), expected, "{sharing}");
+            assert_eq!(present(&hit, &all), expected, "{sharing}");
         }
-        // A 304 adds nothing that would not have been kept.
+        // A 304 adds no header that would not have been stored.
         world.seconds_pass(60);
         world.get(LIST).await;
         world.until_metric("workspace_gateway_upstream_calls{kind=\"product-list\",service=\"workspace\"}", 0.0).await;
         let hit = world.get(LIST).await;
         assert!(hit.is_hit() && hit.cache_status().ends_with("ttl=60"), "{hit:?}");
-        assert_eq!(among(&hit, &all), expected, "{sharing}, after a 304");
+        assert_eq!(present(&hit, &all), expected, "{sharing}, after a 304");
     }
 }
 
 #[tokio::test]
-async fn an_answer_that_reserves_headers_is_not_shared_and_one_that_reserves_all_is_not_kept() {
-    for (sharing, control, is_kept) in [
+async fn qualified_cache_directives_prevent_sharing_and_unqualified_ones_storing() {
+    for (sharing, control, is_stored) in [
         ("project", "private=\"x-own\"", false),
         ("caller", "private=\"x-own\"", true),
         ("caller", "private", false),
@@ -229,6 +228,6 @@ async fn an_answer_that_reserves_headers_is_not_shared_and_one_that_reserves_all
         let world = World::with(&format!("[cache]\nsharing = \"{sharing}\"")).await;
         world.simulator.add_header(HeaderName::from_static("cache-control"), HeaderValue::from_static(control));
         world.get(LIST).await;
-        assert_eq!(world.get(LIST).await.is_hit(), is_kept, "{sharing}, {control}");
+        assert_eq!(world.get(LIST).await.is_hit(), is_stored, "{sharing}, {control}");
     }
 }

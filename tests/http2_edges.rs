@@ -1,5 +1,5 @@
-//! What only HTTP/2 has, and what its libraries leave undone: who waits for a 100, malformed trailers, and clients that
-//! close as soon as they are told to go.
+//! Parts of HTTP/2 that the libraries leave to the gateway: clients that wait for a 100, malformed trailers, and clients
+//! that close the connection at a GOAWAY.
 
 use tokio::net::TcpStream;
 
@@ -12,7 +12,7 @@ use crate::support::{PROJECT, World, within};
 const RELAYED: &str = "/v2/PROJECT/desktops";
 const LIST: &str = "/v2/PROJECT/products";
 
-/// A world with a token so short that several heads are read at once.
+/// A world with a short token, so that several heads fit into one read.
 async fn short_heads(settings: &str) -> World {
     let mut world = World::with(settings).await;
     world.token = world.simulator.token_of_length(PROJECT, 40);
@@ -27,7 +27,7 @@ fn upload(world: &World, stream: u32, path: &str, more: &[(&str, &str)]) -> Vec<
 
 const EXPECTING: &[(&str, &str)] = &[("expect", "100-Continue")];
 
-fn kinds(frames: &[Frame]) -> Vec<u8> {
+fn types(frames: &[Frame]) -> Vec<u8> {
     frames.iter().map(|frame| frame.kind).collect()
 }
 
@@ -36,19 +36,19 @@ fn body(frames: &[Frame]) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn a_client_that_waits_for_a_100_is_told_to_send_its_body() {
+async fn a_client_that_expects_a_100_receives_it() {
     let world = short_heads("").await;
-    let mut client = FrameClient::to(&world).await;
+    let mut client = FrameClient::connect(&world).await;
     for (stream, path) in [(1, RELAYED), (3, LIST), (5, RELAYED)] {
-        client.says(&[&upload(&world, stream, path, EXPECTING)]).await;
-        let first = client.hears().await.unwrap();
+        client.send(&[&upload(&world, stream, path, EXPECTING)]).await;
+        let first = client.read_frame().await.unwrap();
         assert!(first.stream == stream && first.is_continue(), "{first:?}");
-        client.says(&[&frame(DATA, END_STREAM, stream, b"a body")]).await;
-        let heard = client.hears_out(stream).await;
-        assert_eq!(heard[0].status(), Some(200), "{heard:?}");
-        assert!(!heard.iter().any(Frame::is_continue), "{heard:?}");
+        client.send(&[&frame(DATA, END_STREAM, stream, b"a body")]).await;
+        let frames = client.read_stream(stream).await;
+        assert_eq!(frames[0].status(), Some(200), "{frames:?}");
+        assert!(!frames.iter().any(Frame::is_continue), "{frames:?}");
         if path == RELAYED {
-            assert_eq!(body(&heard), b"a body");
+            assert_eq!(body(&frames), b"a body");
         }
         let seen = world.simulator.requests_seen().pop().unwrap();
         assert!(seen.has_body && !seen.headers.contains_key("expect"));
@@ -56,40 +56,40 @@ async fn a_client_that_waits_for_a_100_is_told_to_send_its_body() {
 }
 
 #[tokio::test]
-async fn a_client_that_keeps_a_smaller_table_understands_the_100() {
+async fn a_100_is_valid_for_a_client_with_an_empty_header_table() {
     let world = short_heads("").await;
-    let mut client = FrameClient::to(&world).await;
+    let mut client = FrameClient::connect(&world).await;
     // SETTINGS_HEADER_TABLE_SIZE is 0.
-    client.says(&[&frame(0x4, 0, 0, &[0, 1, 0, 0, 0, 0]), &upload(&world, 1, RELAYED, EXPECTING)]).await;
-    let first = client.hears().await.unwrap();
+    client.send(&[&frame(0x4, 0, 0, &[0, 1, 0, 0, 0, 0]), &upload(&world, 1, RELAYED, EXPECTING)]).await;
+    let first = client.read_frame().await.unwrap();
     assert_eq!(first.payload, [0x20, 8, 3, b'1', b'0', b'0'], "{first:?}");
-    client.says(&[&frame(DATA, END_STREAM, 1, b"a body")]).await;
-    let heard = client.hears_out(1).await;
-    assert_eq!((heard[0].payload[0], body(&heard)), (0x20, b"a body".to_vec()));
+    client.send(&[&frame(DATA, END_STREAM, 1, b"a body")]).await;
+    let frames = client.read_stream(1).await;
+    assert_eq!((frames[0].payload[0], body(&frames)), (0x20, b"a body".to_vec()));
 }
 
 #[tokio::test]
-async fn a_client_whose_body_is_read_before_it_is_sent_on_is_told_to_send_it() {
+async fn a_client_receives_a_100_even_if_upstream_sends_none() {
     let world = short_heads("").await;
-    let mut client = FrameClient::to(&world).await;
-    // Upstream has the request, and asks for nothing more.
+    let mut client = FrameClient::connect(&world).await;
+    // Upstream has the request and sends no 100.
     world.simulator.hold();
-    client.says(&[&upload(&world, 1, RELAYED, EXPECTING)]).await;
-    assert!(client.hears().await.unwrap().is_continue());
-    within(world.simulator.arrived(1)).await;
+    client.send(&[&upload(&world, 1, RELAYED, EXPECTING)]).await;
+    assert!(client.read_frame().await.unwrap().is_continue());
+    within(world.simulator.wait_for_requests(1)).await;
     world.simulator.release();
-    client.says(&[&frame(DATA, END_STREAM, 1, b"")]).await;
-    assert_eq!(client.hears_out(1).await[0].status(), Some(200));
+    client.send(&[&frame(DATA, END_STREAM, 1, b"")]).await;
+    assert_eq!(client.read_stream(1).await[0].status(), Some(200));
 }
 
 #[tokio::test]
-async fn a_100_goes_to_the_stream_that_waits_whatever_becomes_of_others() {
+async fn a_100_is_sent_on_the_stream_that_expects_it_whatever_happens_to_others() {
     let world = short_heads("").await;
-    let mut client = FrameClient::to(&world).await;
+    let mut client = FrameClient::connect(&world).await;
     let without_path = block(&[(":method", "POST"), (":scheme", "http"), (":authority", "g")]);
     client
-        .says(&[
-            // Malformed, taken back, answered without a body, begun with its body, and split.
+        .send(&[
+            // Malformed, reset, without a body, with the beginning of a body, and one that expects a 100.
             &frame(HEADERS, END_HEADERS, 1, &without_path),
             &upload(&world, 3, RELAYED, EXPECTING),
             &frame(RST_STREAM, 0, 3, &[0, 0, 0, 8]),
@@ -101,22 +101,22 @@ async fn a_100_goes_to_the_stream_that_waits_whatever_becomes_of_others() {
             &frame(DATA, 0, 11, b"a beginning"),
         ])
         .await;
-    let mut told = Vec::new();
-    while told.last() != Some(&9) {
-        let heard = client.hears().await.unwrap();
-        if heard.is_continue() {
-            told.push(heard.stream);
+    let mut continued = Vec::new();
+    while continued.last() != Some(&9) {
+        let received = client.read_frame().await.unwrap();
+        if received.is_continue() {
+            continued.push(received.stream);
         }
     }
-    assert!([&[9][..], &[3, 9]].contains(&&told[..]), "{told:?}");
-    client.says(&[&frame(DATA, END_STREAM, 9, b"x"), &frame(DATA, END_STREAM, 7, b"x")]).await;
-    client.says(&[&frame(DATA, END_STREAM, 11, b"x")]).await;
+    assert!([&[9][..], &[3, 9]].contains(&&continued[..]), "{continued:?}");
+    client.send(&[&frame(DATA, END_STREAM, 9, b"x"), &frame(DATA, END_STREAM, 7, b"x")]).await;
+    client.send(&[&frame(DATA, END_STREAM, 11, b"x")]).await;
     let mut ended = Vec::new();
     while ended.len() < 3 {
-        let heard = client.hears().await.unwrap();
-        assert!(!heard.is_continue(), "{heard:?}");
-        if heard.is_end() && heard.stream > 5 {
-            ended.push(heard.stream);
+        let received = client.read_frame().await.unwrap();
+        assert!(!received.is_continue(), "{received:?}");
+        if received.is_end() && received.stream > 5 {
+            ended.push(received.stream);
         }
     }
     ended.sort_unstable();
@@ -124,41 +124,41 @@ async fn a_100_goes_to_the_stream_that_waits_whatever_becomes_of_others() {
 }
 
 #[tokio::test]
-async fn a_refused_stream_takes_nobodys_100() {
+async fn a_refused_stream_does_not_use_up_another_streams_100() {
     let world = short_heads("[upstream]\nmax_calls = 1000\nmax_calls_per_caller = 1000").await;
-    let mut client = FrameClient::to(&world).await;
+    let mut client = FrameClient::connect(&world).await;
     world.simulator.hold();
-    let held: Vec<_> = (0..128).flat_map(|index| upload(&world, 2 * index + 1, RELAYED, &[])).collect();
-    client.says(&[&held]).await;
-    within(world.simulator.arrived(128)).await;
-    client.says(&[&upload(&world, 257, RELAYED, EXPECTING)]).await;
-    let refused = client.hears().await.unwrap();
+    let uploads: Vec<_> = (0..128).flat_map(|index| upload(&world, 2 * index + 1, RELAYED, &[])).collect();
+    client.send(&[&uploads]).await;
+    within(world.simulator.wait_for_requests(128)).await;
+    client.send(&[&upload(&world, 257, RELAYED, EXPECTING)]).await;
+    let refused = client.read_frame().await.unwrap();
     assert_eq!((refused.kind, refused.stream, &refused.payload[..]), (RST_STREAM, 257, &[0, 0, 0, 7][..]));
-    client.says(&[&frame(RST_STREAM, 0, 1, &[0, 0, 0, 8])]).await;
+    client.send(&[&frame(RST_STREAM, 0, 1, &[0, 0, 0, 8])]).await;
     world.until_metric("workspace_gateway_requests_in_flight", 127.0).await;
-    client.says(&[&upload(&world, 259, RELAYED, EXPECTING)]).await;
-    let told = client.hears().await.unwrap();
-    assert!(told.is_continue() && told.stream == 259, "{told:?}");
+    client.send(&[&upload(&world, 259, RELAYED, EXPECTING)]).await;
+    let continued = client.read_frame().await.unwrap();
+    assert!(continued.is_continue() && continued.stream == 259, "{continued:?}");
 }
 
 #[tokio::test]
-async fn no_100_comes_where_the_response_is_decided_or_the_body_has_come() {
+async fn no_100_is_sent_once_the_response_is_decided_or_the_body_arrived() {
     let world = short_heads("").await;
-    let mut client = FrameClient::to(&world).await;
-    client.says(&[&upload(&world, 1, "/nowhere", EXPECTING)]).await;
-    let heard = client.hears().await.unwrap();
-    assert_eq!(heard.status(), Some(404), "{heard:?}");
-    let mut client = FrameClient::to(&world).await;
+    let mut client = FrameClient::connect(&world).await;
+    client.send(&[&upload(&world, 1, "/nowhere", EXPECTING)]).await;
+    let response = client.read_frame().await.unwrap();
+    assert_eq!(response.status(), Some(404), "{response:?}");
+    let mut client = FrameClient::connect(&world).await;
     for round in 0..20 {
         let (stream, body) = (2 * round + 1, frame(DATA, END_STREAM, 2 * round + 1, b"x"));
-        client.says(&[&upload(&world, stream, RELAYED, EXPECTING), &body]).await;
-        let heard = client.hears_out(stream).await;
-        assert_eq!(heard[0].status(), Some(200), "{heard:?}");
+        client.send(&[&upload(&world, stream, RELAYED, EXPECTING), &body]).await;
+        let frames = client.read_stream(stream).await;
+        assert_eq!(frames[0].status(), Some(200), "{frames:?}");
     }
 }
 
-/// What is malformed in a trailer section of HTTP/2.
-fn malformed() -> Vec<(&'static str, Vec<u8>)> {
+/// Malformed trailer sections, each with what is wrong.
+fn malformed_trailers() -> Vec<(&'static str, Vec<u8>)> {
     vec![
         ("a pseudo-header field", [field(":path", "/v2/other"), field("x-checksum", "1")].concat()),
         // The `:path` of the head, as the first entry of the dynamic table (RFC 7541 §2.3.3).
@@ -168,7 +168,7 @@ fn malformed() -> Vec<(&'static str, Vec<u8>)> {
     ]
 }
 
-/// The head of a POST that leaves its path in the dynamic table.
+/// The head of a POST that adds its path to the dynamic table.
 fn indexed_head(world: &World) -> Vec<u8> {
     let path = RELAYED.replace("PROJECT", PROJECT);
     let path = [&[0x44, u8::try_from(path.len()).unwrap()], path.as_bytes()].concat();
@@ -177,77 +177,77 @@ fn indexed_head(world: &World) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn malformed_trailers_are_answered_400_and_upstream_does_not_see_the_request_end() {
-    for (what, trailers) in malformed() {
+async fn malformed_trailers_are_rejected_and_upstream_sees_no_complete_request() {
+    for (defect, trailers) in malformed_trailers() {
         let world = short_heads("").await;
-        let mut client = FrameClient::to(&world).await;
+        let mut client = FrameClient::connect(&world).await;
         world.simulator.hold();
-        client.says(&[&indexed_head(&world), &frame(DATA, 0, 1, b"a body")]).await;
-        within(world.simulator.arrived(1)).await;
-        client.says(&[&frame(HEADERS, END_STREAM | END_HEADERS, 1, &trailers)]).await;
-        let heard = client.hears_out(1).await;
-        assert_eq!(heard[0].status(), Some(400), "{what}: {heard:?}");
-        assert!(String::from_utf8(body(&heard)).unwrap().contains("RFC 9113"), "{what}");
-        // Who is asked next is not disturbed.
+        client.send(&[&indexed_head(&world), &frame(DATA, 0, 1, b"a body")]).await;
+        within(world.simulator.wait_for_requests(1)).await;
+        client.send(&[&frame(HEADERS, END_STREAM | END_HEADERS, 1, &trailers)]).await;
+        let frames = client.read_stream(1).await;
+        assert_eq!(frames[0].status(), Some(400), "{defect}: {frames:?}");
+        assert!(String::from_utf8(body(&frames)).unwrap().contains("RFC 9113"), "{defect}");
+        // The next request on the connection is answered.
         world.simulator.release();
-        client.says(&[&frame(HEADERS, END_STREAM | END_HEADERS, 3, &head("/nowhere", "t"))]).await;
-        assert_eq!(client.hears_out(3).await[0].status(), Some(404));
+        client.send(&[&frame(HEADERS, END_STREAM | END_HEADERS, 3, &head("/nowhere", "t"))]).await;
+        assert_eq!(client.read_stream(3).await[0].status(), Some(404));
     }
 }
 
 #[tokio::test]
-async fn malformed_trailers_reset_the_stream_once_its_response_has_begun() {
-    for (what, trailers) in malformed() {
+async fn malformed_trailers_reset_a_stream_whose_response_has_begun() {
+    for (defect, trailers) in malformed_trailers() {
         let world = short_heads("").await;
-        let mut client = FrameClient::to(&world).await;
-        client.says(&[&indexed_head(&world), &frame(DATA, 0, 1, b"a body")]).await;
-        let begun = [client.hears().await.unwrap(), client.hears().await.unwrap()];
-        assert_eq!((begun[0].status(), body(&begun)), (Some(200), b"a body".to_vec()));
-        client.says(&[&frame(HEADERS, END_STREAM | END_HEADERS, 1, &trailers)]).await;
-        let heard = client.hears_out(1).await;
-        assert_eq!(kinds(&heard), [RST_STREAM], "{what}");
+        let mut client = FrameClient::connect(&world).await;
+        client.send(&[&indexed_head(&world), &frame(DATA, 0, 1, b"a body")]).await;
+        let beginning = [client.read_frame().await.unwrap(), client.read_frame().await.unwrap()];
+        assert_eq!((beginning[0].status(), body(&beginning)), (Some(200), b"a body".to_vec()));
+        client.send(&[&frame(HEADERS, END_STREAM | END_HEADERS, 1, &trailers)]).await;
+        let frames = client.read_stream(1).await;
+        assert_eq!(types(&frames), [RST_STREAM], "{defect}");
     }
 }
 
 #[tokio::test]
-async fn trailers_in_good_order_end_a_request_well() {
+async fn well_formed_trailers_complete_a_request() {
     let world = short_heads("").await;
-    let mut client = FrameClient::to(&world).await;
+    let mut client = FrameClient::connect(&world).await;
     let trailers = [&[0x20][..], &block(&[("x-checksum", "1"), ("x-empty", ""), ("x-more", "a b")])].concat();
     let (first, second) = trailers.split_at(9);
     client
-        .says(&[
+        .send(&[
             &indexed_head(&world),
             &frame(DATA, 0, 1, b"a body"),
             &frame(HEADERS, END_STREAM, 1, first),
             &frame(0x9, END_HEADERS, 1, second),
         ])
         .await;
-    let heard = client.hears_out(1).await;
-    assert_eq!((heard[0].status(), body(&heard)), (Some(200), b"a body".to_vec()));
-    assert!(heard.last().unwrap().is_end());
+    let frames = client.read_stream(1).await;
+    assert_eq!((frames[0].status(), body(&frames)), (Some(200), b"a body".to_vec()));
+    assert!(frames.last().unwrap().is_end());
 }
 
 #[tokio::test]
-async fn what_is_in_progress_at_shutdown_is_answered_though_its_client_closes_at_a_goaway() {
+async fn requests_in_progress_at_shutdown_are_answered_before_the_goaway() {
     let world = short_heads("").await;
     let address = world.server.proxy_address();
-    let mut client = FrameClient::to(&world).await;
+    let mut client = FrameClient::connect(&world).await;
     world.simulator.hold();
     let list = head(&LIST.replace("PROJECT", PROJECT), &world.token);
-    client.says(&[&frame(HEADERS, END_STREAM | END_HEADERS, 1, &list)]).await;
-    within(world.simulator.arrived(1)).await;
+    client.send(&[&frame(HEADERS, END_STREAM | END_HEADERS, 1, &list)]).await;
+    within(world.simulator.wait_for_requests(1)).await;
     let World { simulator, server, .. } = world;
     let stopping = tokio::spawn(server.stop());
     within(async { while TcpStream::connect(address).await.is_ok() {} }).await;
-    // A request that comes now is answered as well.
-    client.says(&[&frame(HEADERS, END_STREAM | END_HEADERS, 3, &head("/nowhere", "t"))]).await;
-    assert_eq!(client.hears_out(3).await[0].status(), Some(404));
+    // A request that arrives during shutdown is answered, too.
+    client.send(&[&frame(HEADERS, END_STREAM | END_HEADERS, 3, &head("/nowhere", "t"))]).await;
+    assert_eq!(client.read_stream(3).await[0].status(), Some(404));
     simulator.release();
-    // All of it comes before a GOAWAY.
-    let heard = client.hears_out(1).await;
-    assert!(heard[0].status() == Some(200) && heard.last().unwrap().is_end(), "{heard:?}");
-    assert_eq!(client.hears().await.unwrap().kind, GOAWAY);
+    // The complete response comes before the GOAWAY.
+    let frames = client.read_stream(1).await;
+    assert!(frames[0].status() == Some(200) && frames.last().unwrap().is_end(), "{frames:?}");
+    assert_eq!(client.read_frame().await.unwrap().kind, GOAWAY);
     drop(client);
     within(stopping).await.unwrap();
 }

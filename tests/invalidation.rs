@@ -1,22 +1,18 @@
-//! Invalidation by unsafe methods (RFC 9111 §4.4): who has changed what an operation answers is given nothing from before.
+//! Invalidation by unsafe methods (RFC 9111 §4.4): after a caller has changed a resource, nothing that was stored before
+//! is served without confirmation.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{Method, StatusCode};
 
-use crate::support::signer::{Signed, one_key};
+use crate::support::signer::{Signed, world_with_key};
 use crate::support::{PROJECT, Reply, WAITERS, World, within};
 
 const LIST: &str = "/v2/PROJECT/products?os_type=Linux";
 const PATH: &str = "/v2/PROJECT/products";
 
-/// What an answer says of how it came about.
-fn told(reply: &Reply) -> &str {
-    reply.cache_status().strip_prefix("workspace-gateway; ").unwrap()
-}
-
-/// Has a caller send a request with an unsafe method, whose body comes back as the response's.
+/// Sends a POST. The simulator returns its body.
 async fn write(world: &World, token: &str, body: &'static str) -> Reply {
     world.seconds_pass(1);
     let reply = world.http.send(Method::POST, &world.url(PATH), &[("x-auth-token", token)], body).await;
@@ -25,14 +21,14 @@ async fn write(world: &World, token: &str, body: &'static str) -> Reply {
 }
 
 #[tokio::test]
-async fn what_was_kept_before_is_given_after_upstream_has_confirmed_it() {
+async fn an_invalidated_response_is_served_after_upstream_has_confirmed_it() {
     let world = World::new().await;
-    let [one, two] = world.granted().await;
-    world.simulator.tag_lists(true);
-    let kept = world.get_as(&one, LIST).await;
+    let [one, two] = world.granted_tokens().await;
+    world.simulator.send_etags(true);
+    let stored = world.get_as(&one, LIST).await;
     assert!(world.get_as(&two, LIST).await.is_hit());
     assert_eq!(write(&world, &one, "{}").await.status(), StatusCode::OK);
-    // Twice by each, for the second head is known.
+    // Two requests of each caller: the fast path can answer the second one.
     for (token, expected) in [
         (&two, "fwd=stale; fwd-status=304; stored; detail=needs-confirmation"),
         (&two, "hit; ttl=300"),
@@ -40,62 +36,62 @@ async fn what_was_kept_before_is_given_after_upstream_has_confirmed_it() {
         (&one, "hit; ttl=300"),
     ] {
         let reply = world.get_as(token, LIST).await;
-        assert_eq!((told(&reply), reply.body()), (expected, kept.body()));
+        assert_eq!((reply.cache_params(), reply.body()), (expected, stored.body()));
     }
     assert_eq!(world.upstream_calls(), 3);
 }
 
 #[tokio::test]
-async fn it_is_not_given_stale_either_not_even_in_an_outage() {
-    // Fresh still; stale and to be given while it is asked for again; stale and to be given in an outage.
+async fn an_invalidated_response_is_not_served_stale_even_in_an_outage() {
+    // Fresh, stale while it is revalidated, and stale in an outage.
     for seconds in [0, 300, 1_000] {
         let world = World::with("[grants]\ngrant_ttl = \"1h\"").await;
-        let [token] = world.granted().await;
+        let [token] = world.granted_tokens().await;
         world.get_as(&token, LIST).await;
         world.seconds_pass(seconds);
         write(&world, &token, "{}").await;
-        world.simulator.reset_connection(true);
+        world.simulator.reset_connections(true);
         for _ in 0..2 {
             assert_eq!(world.get_as(&token, LIST).await.status(), StatusCode::BAD_GATEWAY, "{seconds}");
         }
-        world.simulator.reset_connection(false);
+        world.simulator.reset_connections(false);
         assert_eq!(
-            told(&world.get_as(&token, LIST).await),
+            world.get_as(&token, LIST).await.cache_params(),
             "fwd=stale; fwd-status=200; stored; detail=needs-confirmation"
         );
     }
 }
 
 #[tokio::test]
-async fn nor_to_a_caller_whose_grant_has_lapsed() {
+async fn an_invalidated_response_is_not_served_to_a_lapsed_caller() {
     let world = World::new().await;
-    let [one, two] = world.granted().await;
+    let [one, two] = world.granted_tokens().await;
     world.get_as(&one, LIST).await;
     world.seconds_pass(299);
     world.get_as(&two, PATH).await;
     write(&world, &two, "{}").await;
-    world.simulator.reset_connection(true);
+    world.simulator.reset_connections(true);
     for _ in 0..2 {
         assert_eq!(world.get_as(&one, LIST).await.status(), StatusCode::BAD_GATEWAY);
     }
 }
 
 #[tokio::test]
-async fn upstreams_no_from_before_is_not_said_again() {
+async fn an_invalidated_negative_response_is_not_served_again() {
     let world = World::new().await;
-    let [token] = world.granted().await;
+    let [token] = world.granted_tokens().await;
     world.simulator.fail_with(Some(StatusCode::NOT_FOUND));
     world.get_as(&token, LIST).await;
-    assert_eq!(told(&world.get_as(&token, LIST).await), "hit; ttl=5; detail=negative");
+    assert_eq!(world.get_as(&token, LIST).await.cache_params(), "hit; ttl=5; detail=negative");
     world.simulator.fail_with(None);
     write(&world, &token, "{}").await;
     assert!(world.get_as(&token, LIST).await.products() > 0);
 }
 
 #[tokio::test]
-async fn it_concerns_the_scope_and_no_other() {
+async fn an_unsafe_request_invalidates_its_scope_only() {
     let world = World::new().await;
-    let [token] = world.granted().await;
+    let [token] = world.granted_tokens().await;
     let others = ["/v2/PROJECT/products/sharer", "/v1/PROJECT/product"];
     for path in others {
         world.get_as(&token, path).await;
@@ -107,21 +103,21 @@ async fn it_concerns_the_scope_and_no_other() {
 }
 
 #[tokio::test]
-async fn who_has_no_grant_invalidates_nothing() {
+async fn a_caller_without_a_grant_invalidates_nothing() {
     let world = World::new().await;
-    let [token] = world.granted().await;
+    let [token] = world.granted_tokens().await;
     world.get_as(&token, LIST).await;
     let stranger = world.simulator.token(PROJECT);
     assert_eq!(write(&world, &stranger, "{}").await.status(), StatusCode::OK);
     world.get_as(&stranger, "/v1/PROJECT/product").await;
     write(&world, &stranger, "{}").await;
-    assert!(world.get_as(&token, LIST).await.is_hit(), "a grant elsewhere is none here");
+    assert!(world.get_as(&token, LIST).await.is_hit(), "a grant in another scope does not count");
 }
 
 #[tokio::test]
-async fn a_response_that_is_an_error_invalidates_nothing() {
+async fn an_error_response_invalidates_nothing() {
     let world = World::new().await;
-    let [token] = world.granted().await;
+    let [token] = world.granted_tokens().await;
     world.get_as(&token, LIST).await;
     let error = r#"{"error_msg":"no","error_code":"WKS.00211401"}"#;
     let reply = write(&world, &token, error).await;
@@ -135,11 +131,11 @@ async fn a_response_that_is_an_error_invalidates_nothing() {
 }
 
 #[tokio::test]
-async fn a_safe_method_invalidates_nothing_and_any_other_does() {
+async fn a_safe_method_invalidates_nothing_and_any_other_method_does() {
     for (method, invalidates) in [("OPTIONS", false), ("PUT", true), ("DELETE", true), ("PATCH", true), ("PURGE", true)]
     {
         let world = World::new().await;
-        let [token] = world.granted().await;
+        let [token] = world.granted_tokens().await;
         world.get_as(&token, LIST).await;
         world.seconds_pass(1);
         let method = Method::from_bytes(method.as_bytes()).unwrap();
@@ -149,9 +145,9 @@ async fn a_safe_method_invalidates_nothing_and_any_other_does() {
 }
 
 #[tokio::test]
-async fn a_response_that_is_too_long_to_be_looked_through_invalidates_and_comes_whole() {
+async fn a_response_too_long_to_inspect_invalidates_and_is_relayed_completely() {
     let world = World::new().await;
-    let [token] = world.granted().await;
+    let [token] = world.granted_tokens().await;
     world.get_as(&token, LIST).await;
     world.seconds_pass(1);
     let mut body = br#"{"error_code":"x","padding":""#.to_vec();
@@ -163,13 +159,13 @@ async fn a_response_that_is_too_long_to_be_looked_through_invalidates_and_comes_
 }
 
 #[tokio::test]
-async fn a_response_that_is_compressed_invalidates_though_it_may_tell_of_an_error() {
+async fn a_compressed_response_invalidates_even_if_it_may_contain_an_error() {
     // `{"error_code":"WKS.00211302"}`
     const ERROR: &[u8] =
         b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x02\x03\xab\x56\x4a\x2d\x2a\xca\x2f\x8a\x4f\xce\x4f\x49\x55\xb2\
         \x52\x0a\xf7\x0e\xd6\x33\x30\x30\x32\x34\x34\x36\x30\x52\xaa\x05\x00\xb8\xf4\x00\x30\x1d\x00\x00\x00";
     let world = World::new().await;
-    let [token] = world.granted().await;
+    let [token] = world.granted_tokens().await;
     world.get_as(&token, LIST).await;
     world.seconds_pass(1);
     world.simulator.add_header("content-encoding".parse().unwrap(), "gzip".parse().unwrap());
@@ -177,64 +173,70 @@ async fn a_response_that_is_compressed_invalidates_though_it_may_tell_of_an_erro
     assert_eq!((reply.header("content-encoding"), &reply.body()[..]), ("gzip", ERROR));
     world.simulator.remove_headers();
     world.seconds_pass(1);
-    assert_eq!(told(&world.get_as(&token, LIST).await), "fwd=stale; fwd-status=200; stored; detail=needs-confirmation");
+    assert_eq!(
+        world.get_as(&token, LIST).await.cache_params(),
+        "fwd=stale; fwd-status=200; stored; detail=needs-confirmation"
+    );
 }
 
 #[tokio::test]
-async fn while_the_cache_is_switched_off_it_is_noted() {
+async fn an_unsafe_request_in_bypass_mode_invalidates() {
     let world = World::new().await;
-    let [token] = world.granted().await;
+    let [token] = world.granted_tokens().await;
     world.get_as(&token, LIST).await;
     let mode = world.admin_url("/mode");
     world.http.send(Method::PUT, &mode, &[], "bypass").await;
     write(&world, &token, "{}").await;
     world.http.send(Method::PUT, &mode, &[], "cache").await;
-    assert_eq!(told(&world.get_as(&token, LIST).await), "fwd=stale; fwd-status=200; stored; detail=needs-confirmation");
+    assert_eq!(
+        world.get_as(&token, LIST).await.cache_params(),
+        "fwd=stale; fwd-status=200; stored; detail=needs-confirmation"
+    );
 }
 
 #[tokio::test]
-async fn what_is_on_its_way_is_for_the_one_who_asked_and_for_nobody_else() {
+async fn a_response_invalidated_in_flight_is_served_to_its_leader_only() {
     let world = World::new().await;
-    let [one, two] = world.granted().await;
+    let [one, two] = world.granted_tokens().await;
     let target = LIST.replace("PROJECT", PROJECT);
     world.simulator.hold_target(&target);
-    let leading = world.begin_and_arrive(&one, LIST, 1).await;
-    let following = world.begin_and_wait(&two, LIST, 1).await;
+    let leader = world.begin_and_reach_upstream(&one, LIST, 1).await;
+    let waiter = world.begin_and_wait(&two, LIST, 1).await;
     write(&world, &two, "{}").await;
     world.simulator.release_target(&target);
-    let led = within(leading).await.unwrap();
-    assert_eq!(told(&led), "fwd=miss; fwd-status=200; detail=invalidated");
-    let followed = within(following).await.unwrap();
-    assert_eq!(told(&followed), "fwd=miss; fwd-status=200; stored; detail=no-entry");
+    let leader_reply = within(leader).await.unwrap();
+    assert_eq!(leader_reply.cache_params(), "fwd=miss; fwd-status=200; detail=invalidated");
+    let waiter_reply = within(waiter).await.unwrap();
+    assert_eq!(waiter_reply.cache_params(), "fwd=miss; fwd-status=200; stored; detail=no-entry");
     assert_eq!((world.upstream_calls(), world.metric(WAITERS)), (3, 0.0));
     assert!(world.get_as(&one, LIST).await.is_hit());
 }
 
 #[tokio::test]
-async fn it_is_no_purge() {
+async fn invalidation_keeps_private_scopes_and_entries() {
     let world = World::new().await;
-    let [one, two] = world.granted().await;
+    let [one, two] = world.granted_tokens().await;
     world.simulator.add_header("vary".parse().unwrap(), "x-auth-token".parse().unwrap());
     world.get_as(&one, LIST).await;
     let private = "workspace_gateway_private_scopes";
     assert_eq!(world.metric(private), 1.0);
     write(&world, &two, "{}").await;
     assert_eq!(world.metric(private), 1.0);
-    assert_eq!(told(&world.get_as(&one, LIST).await), "fwd=stale; fwd-status=200; stored; detail=private");
-    // What it has done can be asked.
+    assert_eq!(world.get_as(&one, LIST).await.cache_params(), "fwd=stale; fwd-status=200; stored; detail=private");
+    // The admin interface shows the invalidation.
     write(&world, &two, "{}").await;
-    let asked = [("url", LIST.replace("PROJECT", PROJECT)), ("header", format!("X-Auth-Token: {one}"))];
-    let query = form_urlencoded::Serializer::new(String::new()).extend_pairs(asked).finish();
+    let parameters = [("url", LIST.replace("PROJECT", PROJECT)), ("header", format!("X-Auth-Token: {one}"))];
+    let query = form_urlencoded::Serializer::new(String::new()).extend_pairs(parameters).finish();
     let explained = world.http.get(&world.admin_url(&format!("/explain?{query}"))).await.json();
-    let expected = "an invalidated answer, given only after upstream has confirmed it";
+    let expected = "an invalidated response, served only after upstream has confirmed it";
     assert_eq!(explained["operation"]["now"]["stored"], expected);
     let listed = world.http.get(&world.admin_url("/cache/entries")).await.json();
-    let is_it = |entry: &&serde_json::Value| entry["query"] == "os_type=Linux";
-    assert_eq!(listed["entries"].as_array().unwrap().iter().find(is_it).unwrap()["state"], "invalidated");
+    let is_entry = |entry: &&serde_json::Value| entry["query"] == "os_type=Linux";
+    assert_eq!(listed["entries"].as_array().unwrap().iter().find(is_entry).unwrap()["state"], "invalidated");
 }
 
 #[tokio::test]
-async fn a_request_with_a_token_invalidates_even_if_its_client_hangs_up() {
+async fn a_request_with_a_token_invalidates_even_if_its_client_disconnects() {
     let world = Arc::new(World::new().await);
     world.get(LIST).await;
     assert!(world.get(LIST).await.is_hit());
@@ -245,30 +247,30 @@ async fn a_request_with_a_token_invalidates_even_if_its_client_hangs_up() {
         let world = Arc::clone(&world);
         async move { world.http.send(Method::POST, &world.url(PATH), &[("x-auth-token", &world.token)], "{}").await }
     });
-    within(world.simulator.arrived(2)).await;
+    within(world.simulator.wait_for_requests(2)).await;
     writing.abort();
     world.until_metric("workspace_gateway_requests_in_flight", 0.0).await;
     world.simulator.release_target(&target);
     world.until_metric("workspace_gateway_upstream_calls{kind=\"relay\",service=\"workspace\"}", 0.0).await;
     world.seconds_pass(1);
-    assert_eq!(told(&world.get(LIST).await), "fwd=stale; fwd-status=200; stored; detail=needs-confirmation");
+    assert_eq!(world.get(LIST).await.cache_params(), "fwd=stale; fwd-status=200; stored; detail=needs-confirmation");
 }
 
 #[tokio::test]
-async fn a_signed_request_invalidates_even_if_its_client_hangs_up() {
-    let (world, key) = one_key().await;
+async fn a_signed_request_invalidates_even_if_its_client_disconnects() {
+    let (world, key) = world_with_key().await;
     assert_eq!(Signed::get(&world, &key, LIST).send(&world).await.status(), StatusCode::OK);
     assert!(Signed::get(&world, &key, LIST).send(&world).await.is_hit());
     world.seconds_pass(1);
     let target = PATH.replace("PROJECT", PROJECT);
     world.simulator.hold_target(&target);
     let writing = Signed::new(&world, &key, Method::POST, PATH, "{}").begin(&world);
-    within(world.simulator.arrived(2)).await;
+    within(world.simulator.wait_for_requests(2)).await;
     writing.abort();
     world.until_metric("workspace_gateway_requests_in_flight", 0.0).await;
     world.simulator.release_target(&target);
     world.until_metric("workspace_gateway_upstream_calls{kind=\"relay\",service=\"workspace\"}", 0.0).await;
     world.seconds_pass(1);
     let reply = Signed::get(&world, &key, LIST).send(&world).await;
-    assert_eq!(told(&reply), "fwd=stale; fwd-status=200; stored; detail=needs-confirmation");
+    assert_eq!(reply.cache_params(), "fwd=stale; fwd-status=200; stored; detail=needs-confirmation");
 }

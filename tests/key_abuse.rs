@@ -1,5 +1,5 @@
-//! What must not be done with access keys: by those who only know an id, by wrong secrets, and by upstreams that say
-//! what they like.
+//! Attacks on access keys: by clients that know only an id, by wrong secrets, and by upstreams that send arbitrary
+//! responses.
 
 use http::{Method, StatusCode};
 use tokio::io::AsyncWriteExt;
@@ -8,9 +8,9 @@ use workspace_gateway::testing::catalogue::Service;
 use workspace_gateway::testing::signing::{Payload, show_date};
 use workspace_gateway::testing::simulator::{IssuedKey, Simulator};
 
-use crate::support::raw::{RawUpstream, says};
-use crate::support::signer::{Signed, date, entry, one_key, world};
-use crate::support::{PROJECT, World, raw, within};
+use crate::support::raw_upstream::{RawUpstream, sends};
+use crate::support::signer::{Signed, date, entry, world_with_key, world_with_keys};
+use crate::support::{PROJECT, World, send_raw, within};
 
 const LIST: &str = "/v2/PROJECT/products?os_type=Linux";
 const DESKTOPS: &str = "/v2/PROJECT/desktops";
@@ -21,10 +21,10 @@ fn with_secret(key: &IssuedKey, secret: &str) -> IssuedKey {
 }
 
 #[tokio::test]
-async fn whoever_names_a_known_key_is_held_to_it_however_that_is_spelled() {
-    let (world, key) = one_key().await;
+async fn an_invalid_signature_of_a_known_key_is_rejected_in_every_spelling() {
+    let (world, key) = world_with_key().await;
     let plain = "SDK-HMAC-SHA256 Access=AK, SignedHeaders=x-sdk-date, Signature=00";
-    for (tokens, said) in [
+    for (fields, authorization) in [
         ("", plain),
         ("X-Auth-Token: \r\n", plain),
         ("", "SDK-HMAC-SHA256 Access=NOBODY, Access=AK, SignedHeaders=x-sdk-date, Signature=00"),
@@ -34,20 +34,20 @@ async fn whoever_names_a_known_key_is_held_to_it_however_that_is_spelled() {
         ("", "SDK-HMAC-SHA256 Access=AK, SignedHeaders=x-sdk-date, Signature=00\u{e9}"),
         ("", "Basic AAAA\r\nAuthorization: SDK-HMAC-SHA256 Access=AK, SignedHeaders=x-sdk-date, Signature=00"),
     ] {
-        let said = said.replace("AK", &key.id);
-        let head = format!("GET /v2/{PROJECT}/desktops HTTP/1.1\r\nHost: gw\r\nConnection: close\r\n{tokens}");
+        let authorization = authorization.replace("AK", &key.id);
+        let head = format!("GET /v2/{PROJECT}/desktops HTTP/1.1\r\nHost: gw\r\nConnection: close\r\n{fields}");
         let date = show_date(date(&world));
-        let request = format!("{head}X-Sdk-Date: {date}\r\nAuthorization: {said}\r\n\r\n");
-        let answer = raw(world.server.proxy_address(), request).await;
-        assert!(answer.starts_with("HTTP/1.1 401 "), "{tokens}{said}: {answer}");
+        let request = format!("{head}X-Sdk-Date: {date}\r\nAuthorization: {authorization}\r\n\r\n");
+        let response = send_raw(world.server.proxy_address(), request).await;
+        assert!(response.starts_with("HTTP/1.1 401 "), "{fields}{authorization}: {response}");
     }
     assert_eq!(world.upstream_calls(), 0);
 }
 
 #[tokio::test]
-async fn what_a_relay_leaves_out_makes_a_strangers_signature_useless() {
+async fn an_unknown_signature_that_covers_a_removed_header_is_rejected() {
     for (name, connection) in [("keep-alive", ""), ("proxy-connection", ""), ("x-custom", "x-custom")] {
-        let (world, [stranger]) = world(|simulator| [simulator.access_key(PROJECT)], |_| String::new()).await;
+        let (world, [stranger]) = world_with_keys(|simulator| [simulator.access_key(PROJECT)], |_| String::new()).await;
         let upstream = world.simulator.url(Service::Workspace).replace("http://", "");
         let request = Signed::get(&world, &stranger, DESKTOPS).with("host", &upstream).with(name, "1");
         let request = request.sign(&stranger, &["content-type", name], &Payload::of(b""), date(&world));
@@ -57,12 +57,12 @@ async fn what_a_relay_leaves_out_makes_a_strangers_signature_useless() {
 }
 
 #[tokio::test]
-async fn a_key_leads_to_no_other_project_than_its_own() {
+async fn a_key_limited_to_a_project_reaches_no_other_project() {
     let create = |simulator: &Simulator| [simulator.access_key(PROJECT)];
     let own = "[[operation]]\nname = \"Own\"\npath = \"/own/{name}/{project_id}\"\nbody = \"json\"\n\
                service = \"workspace\"\n";
     let settings = |[key]: &[IssuedKey; 1]| format!("{own}{}", entry(key, &format!("projects = [{PROJECT:?}]")));
-    let (world, [key]) = world(create, settings).await;
+    let (world, [key]) = world_with_keys(create, settings).await;
     for path in [
         "/v2/other/desktops",
         "/v2/PROJECT/../other/desktops",
@@ -81,8 +81,8 @@ async fn a_key_leads_to_no_other_project_than_its_own() {
 }
 
 #[tokio::test]
-async fn uploads_that_never_come_hold_up_none_that_are_small() {
-    let (world, key) = one_key().await;
+async fn stalled_signed_uploads_do_not_block_small_ones() {
+    let (world, key) = world_with_key().await;
     let mut silent = Vec::new();
     for _ in 0..12 {
         let head = format!(
@@ -99,19 +99,19 @@ async fn uploads_that_never_come_hold_up_none_that_are_small() {
     let in_flight = "workspace_gateway_requests_in_flight";
     world.until_metric(in_flight, 12.0).await;
     assert_eq!(small.send(&world).await.status(), StatusCode::OK);
-    assert!(world.metric(in_flight) >= 12.0, "while all of the others are waited for");
+    assert!(world.metric(in_flight) >= 12.0, "the gateway still waits for the other uploads");
     drop(silent);
 }
 
 #[tokio::test]
-async fn one_wrong_secret_after_the_other_does_not_lock_a_key() {
+async fn successive_wrong_secrets_do_not_lock_a_key() {
     let create = |simulator: &Simulator| [simulator.access_key(PROJECT)];
-    let (world, [key]) = world(create, |[key]| entry(&with_secret(key, "one"), "")).await;
+    let (world, [key]) = world_with_keys(create, |[key]| entry(&with_secret(key, "one"), "")).await;
     let [one, two] = ["one", "two"].map(|secret| with_secret(&key, secret));
     world.simulator.hold();
     let mut calls: Vec<_> = (0..3).map(|_| Signed::get(&world, &one, DESKTOPS).begin(&world)).collect();
-    within(world.simulator.arrived(3)).await;
-    // Upstream counts ids, not secrets.
+    within(world.simulator.wait_for_requests(3)).await;
+    // Upstream counts the failures of an id, not of a secret.
     world.reload(&entry(&two, "")).unwrap();
     calls.extend((0..4).map(|_| Signed::get(&world, &two, DESKTOPS).begin(&world)));
     world.until_metric(VERIFIED, 7.0).await;
@@ -123,18 +123,18 @@ async fn one_wrong_secret_after_the_other_does_not_lock_a_key() {
 }
 
 #[tokio::test]
-async fn a_key_that_has_to_wait_holds_up_nobody_with_a_token() {
-    let (world, key) = one_key().await;
+async fn a_waiting_access_key_does_not_delay_callers_with_tokens() {
+    let (world, key) = world_with_key().await;
     let third = "/v2/PROJECT/products?os_type=Other";
-    // Both hold a grant.
+    // Both callers get a grant.
     assert_eq!(Signed::get(&world, &key, LIST).send(&world).await.status(), StatusCode::OK);
     assert_eq!(world.get("/v2/PROJECT/products?limit=0").await.status(), StatusCode::OK);
-    // The key is refused once, elsewhere. Two more calls may be under way with it, and are.
+    // The key is rejected once, on another path. After that, two more calls may be in flight with it.
     world.simulator.revoke(&key.id);
     assert_eq!(Signed::get(&world, &key, DESKTOPS).send(&world).await.status(), StatusCode::UNAUTHORIZED);
     world.simulator.hold_target(&DESKTOPS.replace("PROJECT", PROJECT));
     let slow = [(); 2].map(|()| Signed::get(&world, &key, DESKTOPS).begin(&world));
-    within(world.simulator.arrived(5)).await;
+    within(world.simulator.wait_for_requests(5)).await;
     let waiting = Signed::get(&world, &key, third).begin(&world);
     world.until_metric(VERIFIED, 5.0).await;
     assert_eq!(within(world.get(third)).await.status(), StatusCode::OK, "while the key waits");
@@ -144,24 +144,24 @@ async fn a_key_that_has_to_wait_holds_up_nobody_with_a_token() {
     }
 }
 
-/// A gateway that also asks an upstream of the operator's own, which always says the same.
-async fn beside_one_that_says(answer: &str, secret: Option<&str>) -> (World, IssuedKey, RawUpstream) {
-    let own = RawUpstream::start([says(answer)]).await;
+/// A world with an operation that has its own upstream, which always sends this response.
+async fn world_with_own_upstream(response: &str, secret: Option<&str>) -> (World, IssuedKey, RawUpstream) {
+    let own = RawUpstream::start([sends(response)]).await;
     let create = |simulator: &Simulator| [simulator.access_key(PROJECT)];
     let settings = |[key]: &[IssuedKey; 1]| {
         let key = secret.map_or_else(|| key.clone(), |secret| with_secret(key, secret));
         let operation = "[[operation]]\nname = \"Own\"\npath = \"/own/{name}/{project_id}\"\nbody = \"json\"";
         format!("{operation}\nupstream = {:?}\n{}", own.url(), entry(&key, ""))
     };
-    let (world, [key]) = world(create, settings).await;
+    let (world, [key]) = world_with_keys(create, settings).await;
     let key = secret.map_or_else(|| key.clone(), |secret| with_secret(&key, secret));
     (world, key, own)
 }
 
 #[tokio::test]
-async fn what_an_operators_own_upstream_refuses_holds_no_key_elsewhere() {
-    let answer = "HTTP/1.1 401 Unauthorized\r\nContent-Length: 2\r\n\r\n{}";
-    let (world, key, _own) = beside_one_that_says(answer, None).await;
+async fn a_401_of_an_operators_own_upstream_suspends_no_key_elsewhere() {
+    let response = "HTTP/1.1 401 Unauthorized\r\nContent-Length: 2\r\n\r\n{}";
+    let (world, key, _own) = world_with_own_upstream(response, None).await;
     for name in ["a", "b", "c", "d"] {
         let reply = Signed::get(&world, &key, &format!("/own/{name}/PROJECT")).send(&world).await;
         assert_eq!(reply.status(), StatusCode::UNAUTHORIZED);
@@ -170,9 +170,9 @@ async fn what_an_operators_own_upstream_refuses_holds_no_key_elsewhere() {
 }
 
 #[tokio::test]
-async fn what_an_operators_own_upstream_accepts_says_nothing_elsewhere() {
-    let answer = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}";
-    let (world, key, _own) = beside_one_that_says(answer, Some("mistyped")).await;
+async fn a_200_of_an_operators_own_upstream_clears_no_failure_elsewhere() {
+    let response = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}";
+    let (world, key, _own) = world_with_own_upstream(response, Some("mistyped")).await;
     for name in ["a", "b", "c", "d"] {
         Signed::get(&world, &key, DESKTOPS).send(&world).await;
         let reply = Signed::get(&world, &key, &format!("/own/{name}/PROJECT")).send(&world).await;
@@ -182,13 +182,13 @@ async fn what_an_operators_own_upstream_accepts_says_nothing_elsewhere() {
 }
 
 #[tokio::test]
-async fn a_refusal_of_any_size_is_passed_on_whole() {
+async fn a_denial_of_any_size_is_relayed_completely() {
     let body = "x".repeat(70_000);
-    let answer = format!("HTTP/1.1 401 Unauthorized\r\nContent-Length: {}\r\n\r\n{body}", body.len());
-    let upstream = RawUpstream::start([says(&answer)]).await;
+    let response = format!("HTTP/1.1 401 Unauthorized\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+    let upstream = RawUpstream::start([sends(&response)]).await;
     let simulator = Simulator::start().await.unwrap();
     let key = simulator.access_key(PROJECT);
-    let world = World::before(simulator, upstream.url(), upstream.url(), &entry(&key, "")).await;
+    let world = World::with_upstreams(simulator, upstream.url(), upstream.url(), &entry(&key, "")).await;
     let reply = Signed::get(&world, &key, DESKTOPS).send(&world).await;
     assert_eq!((reply.status(), reply.text()), (StatusCode::UNAUTHORIZED, body.as_str()));
 }

@@ -1,5 +1,5 @@
-//! Properties of keys: spellings of one question share a key, different questions never do, and what
-//! upstream is asked is what the client asked.
+//! Properties of keys: spellings of one request share a key, different requests never do, and the request sent upstream
+//! means the same as the client's.
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
@@ -15,7 +15,7 @@ use workspace_gateway::testing::request::key::RequestKey;
 
 const X_LANGUAGE: HeaderName = HeaderName::from_static("x-language");
 
-/// Some that an operator might add, alike in all but what is captured where.
+/// Operations that an operator might add. They differ only in what they capture, and where.
 const ADDED: [&str; 4] = [
     "/v2/{project_id}/a/{x}",
     "/v2/{project_id}/a/{x}/{y}",
@@ -34,39 +34,38 @@ static CATALOGUE: LazyLock<Catalogue> = LazyLock::new(|| {
 });
 
 fn key(path: &str, query: Option<&str>, headers: &HeaderMap) -> Result<RequestKey, BypassReason> {
-    let (operation, place) = CATALOGUE.operation(path).expect("one of the operations");
-    RequestKey::read(&CATALOGUE, operation, place, query, headers, false)
+    let (operation, path_match) = CATALOGUE.operation(path).expect("one of the operations");
+    RequestKey::read(&CATALOGUE, operation, path_match, query, headers, false)
 }
 
 /// Path template, captured segments, query, language.
 type Meaning<'a> = (&'a str, Vec<&'a str>, Vec<(&'a str, &'a str)>, Option<&'a str>);
 
-/// What a client wants to know, before it is written down.
+/// The content of a request, independent of its spelling.
 #[derive(Clone, Debug)]
 struct CacheRequest {
     template: &'static str,
     project_id: String,
-    /// What stands for `{x}` and `{y}`, where the template has them.
+    /// The values of `{x}` and `{y}`, if the template has them.
     segments: [String; 2],
     parameters: BTreeMap<String, String>,
     language: Option<String>,
 }
 
 impl CacheRequest {
-    /// The question without what the services document to mean nothing. Plainly, and apart from the
-    /// code under test.
+    /// The request without documented defaults. Written independently of the code under test.
     fn meaning(&self) -> Meaning<'_> {
         let v1 =
             ["product_id", "flavor_id", "availability_zone", "os_type", "charge_mode", "architecture", "package_type"];
-        let says_nothing = |name: &str, value: &str| match self.template {
+        let is_default = |name: &str, value: &str| match self.template {
             "/v1/{project_id}/product" => value.is_empty() && v1.contains(&name),
             added if ADDED.contains(&added) => false,
             _ => (name, value) == ("limit", "100") || (name, value) == ("offset", "0"),
         };
         let parameters = self.parameters.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-        let said = parameters.filter(|(name, value)| !says_nothing(name, value)).collect();
+        let significant = parameters.filter(|(name, value)| !is_default(name, value)).collect();
         let captured = self.captured().filter(|(name, _)| self.template.contains(name)).map(|(_, value)| value);
-        (self.template, captured.collect(), said, self.language.as_deref())
+        (self.template, captured.collect(), significant, self.language.as_deref())
     }
 
     fn captured(&self) -> impl Iterator<Item = (&'static str, &str)> {
@@ -78,19 +77,19 @@ impl CacheRequest {
         self.captured().fold(self.template.to_owned(), |path, (name, value)| path.replace(name, value))
     }
 
-    /// Writes it down, in an order and with escapes that `how` decides.
-    fn spell(&self, how: &[u8]) -> (String, String, HeaderMap) {
-        let mut how = how.iter().copied().cycle();
+    /// Writes the request, in an order and with escapes that `choices` decides.
+    fn spell(&self, choices: &[u8]) -> (String, String, HeaderMap) {
+        let mut choices = choices.iter().copied().cycle();
         let mut pairs: Vec<_> = self.parameters.iter().collect();
         for index in (1..pairs.len()).rev() {
-            pairs.swap(index, usize::from(how.next().unwrap_or(0)) % (index + 1));
+            pairs.swap(index, usize::from(choices.next().unwrap_or(0)) % (index + 1));
         }
         let mut escape = |text: &str| -> String {
             let escaped = text.bytes().map(|byte| {
                 let plain = byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
                 // Characters that a URI allows as they are.
                 let may_be_plain = plain || b"!$'()*,:@/?".contains(&byte);
-                match how.next().unwrap_or(0) % 3 {
+                match choices.next().unwrap_or(0) % 3 {
                     0 if may_be_plain => char::from(byte).to_string(),
                     1 => format!("%{byte:02x}"),
                     _ if plain => char::from(byte).to_string(),
@@ -107,19 +106,19 @@ impl CacheRequest {
         (self.path(), query.join("&"), headers)
     }
 
-    fn key(&self, how: &[u8]) -> RequestKey {
-        let (path, query, headers) = self.spell(how);
+    fn key(&self, choices: &[u8]) -> RequestKey {
+        let (path, query, headers) = self.spell(choices);
         key(&path, Some(&query), &headers).unwrap_or_else(|reason| panic!("{path}?{query}: {reason:?}"))
     }
 }
 
-/// Segments that could run into their neighbours or be taken for them.
+/// Segments that could be confused with their neighbours.
 fn segment() -> impl Strategy<Value = String> {
     prop_oneof![4 => select(vec!["a", "b", "p", "ab", "a.", "...", "~", "-"]).prop_map(str::to_owned), 1 => "[A-Za-z0-9_~-]{1,9}"]
 }
 
-/// Questions from a small world, so that equal and nearly equal ones are common.
-fn question() -> impl Strategy<Value = CacheRequest> {
+/// Requests from a small set of values, so that equal and nearly equal ones are common.
+fn cache_request() -> impl Strategy<Value = CacheRequest> {
     let name = prop_oneof![
         4 => select(vec!["limit", "offset", "os_type", "product_id", "status", "Limit", "a", "a=", "a&b"]).prop_map(str::to_owned),
         1 => "[^\\p{Cc}]{1,3}",
@@ -157,38 +156,38 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 4096, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn spellings_of_one_question_share_a_key(question in question(), one in vec(any::<u8>(), 64), other in vec(any::<u8>(), 64)) {
-        prop_assert_eq!(question.key(&one), question.key(&other));
+    fn spellings_of_one_request_share_a_key(cache_request in cache_request(), one in vec(any::<u8>(), 64), other in vec(any::<u8>(), 64)) {
+        prop_assert_eq!(cache_request.key(&one), cache_request.key(&other));
     }
 
     #[test]
-    fn two_questions_share_a_key_only_if_they_mean_the_same(one in question(), other in question(), how in vec(any::<u8>(), 64)) {
-        prop_assert_eq!(one.key(&how) == other.key(&how), one.meaning() == other.meaning());
+    fn two_requests_share_a_key_only_if_they_mean_the_same(one in cache_request(), other in cache_request(), choices in vec(any::<u8>(), 64)) {
+        prop_assert_eq!(one.key(&choices) == other.key(&choices), one.meaning() == other.meaning());
     }
 
     #[test]
-    fn a_small_change_of_a_question_changes_its_key(one in question(), name in "[a-z&=%+ ]{1,3}", value in "[a-z&=%+ ]{1,3}", how in vec(any::<u8>(), 64)) {
+    fn a_small_change_of_a_request_changes_its_key(one in cache_request(), name in "[a-z&=%+ ]{1,3}", value in "[a-z&=%+ ]{1,3}", choices in vec(any::<u8>(), 64)) {
         let mut other = one.clone();
         other.parameters.insert(name, value);
-        prop_assert_eq!(one.key(&how) == other.key(&how), one.meaning() == other.meaning());
+        prop_assert_eq!(one.key(&choices) == other.key(&choices), one.meaning() == other.meaning());
     }
 
     #[test]
-    fn segments_that_change_places_are_another_question(one in question(), how in vec(any::<u8>(), 64)) {
+    fn swapped_segments_are_another_request(one in cache_request(), choices in vec(any::<u8>(), 64)) {
         let mut other = one.clone();
         other.segments.reverse();
-        prop_assert_eq!(one.key(&how) == other.key(&how), one.meaning() == other.meaning());
-        let is_same_scope = one.key(&how).scope() == other.key(&how).scope();
+        prop_assert_eq!(one.key(&choices) == other.key(&choices), one.meaning() == other.meaning());
+        let is_same_scope = one.key(&choices).scope() == other.key(&choices).scope();
         prop_assert_eq!(is_same_scope, one.meaning().1 == other.meaning().1);
     }
 
     #[test]
-    fn upstream_is_asked_what_the_client_asked(question in question(), how in vec(any::<u8>(), 64)) {
-        let uri = question.key(&how).uri().unwrap();
-        let (_, _, parameters, _) = question.meaning();
-        prop_assert_eq!(uri.path(), question.path());
-        let asked: Vec<_> = parameters.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
-        prop_assert_eq!(decoded(&uri), asked);
+    fn the_request_sent_upstream_means_the_same_as_the_clients(cache_request in cache_request(), choices in vec(any::<u8>(), 64)) {
+        let uri = cache_request.key(&choices).uri().unwrap();
+        let (_, _, parameters, _) = cache_request.meaning();
+        prop_assert_eq!(uri.path(), cache_request.path());
+        let expected: Vec<_> = parameters.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+        prop_assert_eq!(decoded(&uri), expected);
     }
 
     #[test]
@@ -205,7 +204,7 @@ proptest! {
     }
 
     #[test]
-    fn no_query_is_too_odd_to_read(query in "\\PC{0,40}") {
+    fn any_query_is_read_without_a_panic(query in "\\PC{0,40}") {
         let _ = key("/v1/p/product", Some(&query), &HeaderMap::new());
     }
 }
@@ -215,8 +214,8 @@ fn another_upstream_is_another_key() {
     let read = |host: &'static str| {
         let origin = || Origin::new(Scheme::HTTPS, Authority::from_static(host));
         let catalogue = Catalogue::new(origin(), origin(), Vec::new());
-        let (operation, place) = catalogue.operation("/v2/p/products").unwrap();
-        RequestKey::read(&catalogue, operation, place, None, &HeaderMap::new(), false).unwrap()
+        let (operation, path_match) = catalogue.operation("/v2/p/products").unwrap();
+        RequestKey::read(&catalogue, operation, path_match, None, &HeaderMap::new(), false).unwrap()
     };
     assert_eq!(read("a.example"), read("a.example"));
     assert_ne!(read("a.example"), read("b.example"));
@@ -232,7 +231,7 @@ fn another_project_or_operation_is_another_key() {
 }
 
 #[test]
-fn the_longest_query_that_is_read_can_be_asked() {
+fn the_longest_accepted_query_can_be_sent_upstream() {
     let mut longest = None;
     for length in (0..16_384 / 3 + 2).rev() {
         if let Ok(key) = key("/v2/p/products", Some(&format!("a={}", "/".repeat(length))), &HeaderMap::new()) {

@@ -1,9 +1,11 @@
-//! The cost of parsing a request's head grows linearly. Each function that reads a part of a head is given its worst input
-//! at two sizes. Four times the input must not take more than about four times the allocations, or the instructions.
+//! The cost of parsing a request's head grows linearly. Each function that reads a part of a head is given its worst
+//! input at two sizes. Four times the input must not take more than about four times the allocations, or the
+//! instructions.
 //!
-//! The allocations are counted up to the largest head. They do not show comparisons, which allocate nothing. Instructions do:
-//! this program runs itself under valgrind's callgrind, with smaller inputs because valgrind is slow. Without valgrind that
-//! test says so and proves nothing; in CI that is a failure. A program of its own, because it has its own allocator.
+//! The allocations are counted up to the largest head. They do not show comparisons, which allocate nothing.
+//! Instructions do: this program runs itself under valgrind's callgrind, with smaller inputs because valgrind is slow.
+//! Without valgrind that test prints that it was skipped; in CI that is a failure. This is a test binary of its own
+//! because it has its own allocator.
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
@@ -33,7 +35,7 @@ fn four_times_the_input_takes_at_most_five_times_the_allocations() {
             [counted.count_total, counted.bytes_total]
         };
         let (one, four) = (cost(small), cost(4 * small));
-        // What grows by doubling may just have doubled.
+        // A buffer that grows by doubling may just have doubled.
         let most = one.map(|cost| 5 * cost + 4_096);
         assert!(four[0] <= most[0] && four[1] <= 2 * most[1], "{name}: {one:?}, and for four times as much {four:?}");
     }
@@ -46,8 +48,8 @@ fn callgrind_counts_in_here(read: Box<dyn FnOnce()>) {
     black_box(());
 }
 
-/// At the end of this function callgrind writes down what it has counted, and counts from zero. It does not notice the end of
-/// the function with which it begins to count, so that there are two.
+/// At the end of this function callgrind writes down what it has counted, and counts from zero. It does not notice the
+/// end of the function with which it begins to count, so that there are two.
 #[inline(never)]
 fn callgrind_dumps_after_this(read: Box<dyn FnOnce()>) {
     read();
@@ -62,8 +64,8 @@ fn sizes(case: &Case) -> [usize; 3] {
 
 /// What callgrind counts for the inputs of all cases, in their order. `None` without valgrind.
 fn counts() -> Option<Vec<u64>> {
-    let is_there = Command::new("valgrind").arg("--version").stdout(Stdio::null()).status();
-    if !is_there.is_ok_and(|status| status.success()) {
+    let version = Command::new("valgrind").arg("--version").stdout(Stdio::null()).status();
+    if !version.is_ok_and(|status| status.success()) {
         return None;
     }
     let file = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("callgrind-{}", std::process::id()));
@@ -73,11 +75,11 @@ fn counts() -> Option<Vec<u64>> {
     command.arg(format!("--callgrind-out-file={}", file.display()));
     command.arg(std::env::current_exe().unwrap()).args(["--exact", INSTRUCTIONS, "--test-threads=1"]);
     let output = command.env(IS_COUNTED, "1").output().unwrap();
-    let told = std::fs::read_to_string(&file).unwrap_or_default();
+    let report = std::fs::read_to_string(&file).unwrap_or_default();
     let _ = std::fs::remove_file(&file);
     let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success() && stdout.contains("1 passed"), "{}\n{stdout}\n{stderr}", output.status);
-    Some(told.lines().filter_map(|line| line.strip_prefix("totals: ")).map(|total| total.parse().unwrap()).collect())
+    Some(report.lines().filter_map(|line| line.strip_prefix("totals: ")).map(|total| total.parse().unwrap()).collect())
 }
 
 const INSTRUCTIONS: &str = "four_times_the_input_takes_at_most_five_times_the_instructions";
@@ -93,17 +95,17 @@ fn four_times_the_input_takes_at_most_five_times_the_instructions() {
         return;
     }
     let Some(counts) = counts() else {
-        assert!(std::env::var_os("CI").is_none(), "there is no valgrind: CI must not skip the count of instructions");
-        // Straight to the terminal: what goes through `eprintln!` is shown for failed tests only.
-        let _ = writeln!(std::io::stderr(), "SKIPPED, nothing proved: {INSTRUCTIONS} needs valgrind on the PATH.");
+        assert!(std::env::var_os("CI").is_none(), "valgrind is missing: CI must not skip this test");
+        // Not `eprintln!`: its output is shown for failed tests only.
+        let _ = writeln!(std::io::stderr(), "SKIPPED: {INSTRUCTIONS} needs valgrind on the PATH.");
         return;
     };
-    // The last one is what remains at the end of the process.
+    // The last total is what callgrind counts at the end of the process.
     assert_eq!(counts.len(), 3 * cases.len() + 1);
     let mut grows_faster = Vec::new();
     for (case, counted) in cases.iter().zip(counts.as_chunks::<3>().0) {
         let [one, four] = [1, 2].map(|size| counted[size].saturating_sub(counted[0]));
-        // What is done once, such as the start of another mode of a hash, is no growth.
+        // A cost that occurs once, such as another mode of a hash, is not growth.
         if four > 5 * one + 4_096 {
             grows_faster.push(format!("{}: {one}, and for four times as much {four}", case.name));
         }
@@ -111,9 +113,9 @@ fn four_times_the_input_takes_at_most_five_times_the_instructions() {
     assert!(grows_faster.is_empty(), "{grows_faster:#?}");
 }
 
-/// Of what is let through, the longest lists are so short that even all pairs of their members would be few.
+/// The longest accepted lists are so short that even a quadratic algorithm over their members would be cheap.
 #[test]
-fn what_is_let_through_is_short() {
+fn accepted_lists_are_short() {
     let catalogue = catalogue();
     for size in [SMALL, 4 * SMALL] {
         for name in ["connection", "via", "cache-control", "pragma", "if-none-match", "authorization"] {
@@ -125,7 +127,7 @@ fn what_is_let_through_is_short() {
             assert_eq!(counted.count_total, 0, "{name}: a refusal costs nothing");
         }
     }
-    // Their number is checked before anything is replaced.
+    // The number of fields is checked before any field is replaced.
     for name in ["cookie", "content-length", "connection", "x-any"] {
         let mut many = head("/", vec![(name, " a ".to_owned()); FEW]);
         let counted = allocation_counter::measure(|| {

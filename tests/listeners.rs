@@ -1,5 +1,5 @@
-//! Nobody is kept out by connections that do nothing: of clients, of probes, of the operator, and when file descriptors run
-//! out. Which connection is closed for another is tested beside `src/server/shed.rs`.
+//! Idle connections do not block clients, probes or the operator, even when file descriptors run out. Which connection is
+//! closed for another is tested beside `src/server/shed.rs`.
 
 use std::io::Write;
 use std::net::SocketAddr;
@@ -16,16 +16,16 @@ use workspace_gateway::testing::server::{Server, raise_open_files};
 use workspace_gateway::testing::simulator::Simulator;
 
 use crate::support::process::{Process, folder};
-use crate::support::{Http, PROJECT, World, config, raw, within};
+use crate::support::{Http, PROJECT, World, config, send_raw, within};
 
 const LIST: &str = "/v2/PROJECT/products";
 const SHED: &str = "workspace_gateway_connections_ended_total{cause=\"shed\"}";
 const HEALTHZ: &str = "GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
 
-/// Even more, so that most of them wait in the kernel.
+/// So many that most of them wait in the kernel.
 const FLOOD: usize = 400;
 
-/// More than the listeners for metrics and for the operator take at once.
+/// More than the metrics listener and the admin listener accept at once.
 const CROWD: usize = 100;
 
 /// Connections on which nothing is sent.
@@ -33,18 +33,18 @@ fn silent(address: SocketAddr, count: usize) -> Vec<std::net::TcpStream> {
     (0..count).map(|_| std::net::TcpStream::connect(address).unwrap()).collect()
 }
 
-/// Opens a connection, sends this, and reads until it is closed; again and again. Counts them.
-async fn comes_again(address: SocketAddr, begun: &'static str, opened: Arc<AtomicUsize>) {
+/// Opens a connection, sends these bytes, reads until the connection is closed, and starts again. Counts the connections.
+async fn reconnect_forever(address: SocketAddr, first_bytes: &'static str, opened: Arc<AtomicUsize>) {
     loop {
         let Ok(mut stream) = TcpStream::connect(address).await else { continue };
         opened.fetch_add(1, Ordering::Relaxed);
-        let _ = stream.write_all(begun.as_bytes()).await;
+        let _ = stream.write_all(first_bytes.as_bytes()).await;
         while stream.read(&mut [0; 4096]).await.is_ok_and(|read| read > 0) {}
     }
 }
 
 #[tokio::test]
-async fn idle_connections_do_not_keep_the_next_client_out() {
+async fn idle_connections_do_not_block_the_next_client() {
     let world = World::with("[limits]\nmax_connections = 20").await;
     let crowd = silent(world.server.proxy_address(), 20);
     world.until_metric("workspace_gateway_connections", 20.0).await;
@@ -56,21 +56,21 @@ async fn idle_connections_do_not_keep_the_next_client_out() {
 }
 
 #[tokio::test]
-async fn idle_connections_on_the_metrics_listener_keep_no_probe_out() {
+async fn idle_connections_on_the_metrics_listener_do_not_block_probes() {
     let simulator = Simulator::start().await.unwrap();
     let [workspace, appstream] = Service::ALL.map(|service| simulator.url(service));
-    // In real time: a connection is idle for 100 ms before it makes room.
+    // In real time: a connection must be idle for 100 ms before it is closed for another.
     let server = Server::start(&config(&workspace, &appstream, ""), Clock::System).await.unwrap();
     let address = server.metrics_address();
     let crowd = silent(address, CROWD);
     for _ in 0..CROWD {
-        assert!(raw(address, HEALTHZ).await.starts_with("HTTP/1.1 200 "));
+        assert!(send_raw(address, HEALTHZ).await.starts_with("HTTP/1.1 200 "));
     }
     drop(crowd);
-    for begun in ["", "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"] {
+    for first_bytes in ["", "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"] {
         let (mut crowd, opened) = (JoinSet::new(), Arc::new(AtomicUsize::new(0)));
         for _ in 0..FLOOD {
-            crowd.spawn(comes_again(address, begun, Arc::clone(&opened)));
+            crowd.spawn(reconnect_forever(address, first_bytes, Arc::clone(&opened)));
         }
         within(async {
             while opened.load(Ordering::Relaxed) < 2 * FLOOD {
@@ -79,13 +79,13 @@ async fn idle_connections_on_the_metrics_listener_keep_no_probe_out() {
         })
         .await;
         for _ in 0..10 {
-            assert!(raw(address, HEALTHZ).await.starts_with("HTTP/1.1 200 "), "{begun}");
+            assert!(send_raw(address, HEALTHZ).await.starts_with("HTTP/1.1 200 "), "{first_bytes}");
         }
     }
 }
 
 #[tokio::test]
-async fn idle_connections_on_the_admin_listener_do_not_keep_the_operator_out() {
+async fn idle_connections_on_the_admin_listener_do_not_block_the_operator() {
     let file = folder("listeners").join("token");
     std::fs::write(&file, "0123456789abcdef").unwrap();
     let world = World::with(&format!("[listen]\nadmin_token = {{ file = {file:?} }}")).await;
@@ -96,7 +96,7 @@ async fn idle_connections_on_the_admin_listener_do_not_keep_the_operator_out() {
     };
     assert_eq!(ask(&operator, "Bearer 0123456789abcdef").await, StatusCode::OK);
     world.seconds_pass(1_000);
-    // They are idle for less long than the operator's connection, and go nevertheless.
+    // These connections have been idle for less time than the operator's. They are closed first nevertheless.
     let crowd = silent(address, CROWD);
     let pages: Vec<_> = (0..CROWD).map(|_| connect(address, "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")).collect();
     assert_eq!(ask(&Http::new(), "Bearer 0123456789abcdef").await, StatusCode::OK);
@@ -104,15 +104,15 @@ async fn idle_connections_on_the_admin_listener_do_not_keep_the_operator_out() {
     drop((crowd, pages));
 }
 
-/// A connection whose first bytes are there before the gateway knows of it.
-fn connect(address: SocketAddr, begun: &str) -> std::net::TcpStream {
+/// A connection whose first bytes arrive before the gateway accepts it.
+fn connect(address: SocketAddr, first_bytes: &str) -> std::net::TcpStream {
     let mut stream = std::net::TcpStream::connect(address).unwrap();
-    stream.write_all(begun.as_bytes()).unwrap();
+    stream.write_all(first_bytes.as_bytes()).unwrap();
     stream
 }
 
 #[tokio::test]
-async fn errors_of_accepting_are_logged_once_and_all_are_counted() {
+async fn accept_errors_are_logged_once_and_all_counted() {
     let simulator = Simulator::start().await.unwrap();
     let mut process = Process::start(&simulator, &settings("listeners-errors")).await;
     let http = Http::new();
@@ -122,15 +122,15 @@ async fn errors_of_accepting_are_logged_once_and_all_are_counted() {
     assert_eq!(count(&metrics().await), 0);
     process.limit_open_files(1);
     let address = process.proxy.trim_start_matches("http://").parse().unwrap();
-    let waiting = connect(address, "GET /nowhere HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    let client = connect(address, "GET /nowhere HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
     within(async { while count(&metrics().await) < 3 {} }).await;
     process.limit_open_files(1024);
-    let mut waiting = tokio_stream(waiting);
-    let mut answer = String::new();
-    within(waiting.read_to_string(&mut answer)).await.unwrap();
-    assert!(answer.starts_with("HTTP/1.1 404 "), "{answer}");
-    let told = process.says("cannot accept connections").await;
-    assert_eq!((told["listener"].as_str(), told["errors"].as_u64()), (Some("proxy"), Some(1)), "{told}");
+    let mut client = tokio_stream(client);
+    let mut response = String::new();
+    within(client.read_to_string(&mut response)).await.unwrap();
+    assert!(response.starts_with("HTTP/1.1 404 "), "{response}");
+    let event = process.wait_for_log("cannot accept connections").await;
+    assert_eq!((event["listener"].as_str(), event["errors"].as_u64()), (Some("proxy"), Some(1)), "{event}");
     let (_, log) = process.terminate().await;
     assert_eq!(log.matches("cannot accept connections").count(), 1, "{log}");
 }
@@ -140,7 +140,7 @@ fn tokio_stream(stream: std::net::TcpStream) -> TcpStream {
     TcpStream::from_std(stream).unwrap()
 }
 
-/// Settings for a process: its log can be read.
+/// Settings for a process whose log the test reads.
 fn settings(name: &str) -> std::path::PathBuf {
     let file = folder(name).join("settings.toml");
     std::fs::write(&file, "[log]\nformat = \"json\"\n").unwrap();
@@ -148,8 +148,8 @@ fn settings(name: &str) -> std::path::PathBuf {
 }
 
 #[tokio::test]
-async fn more_idle_clients_than_file_descriptors_stop_neither_probes_nor_misses() {
-    // This test has the other ends of all connections.
+async fn more_idle_clients_than_file_descriptors_block_neither_probes_nor_misses() {
+    // This process holds the client ends of all connections.
     raise_open_files().unwrap();
     let simulator = Simulator::start().await.unwrap();
     let process = Process::start_with_open_files(&simulator, &settings("listeners-files"), (1024, 1024)).await;
@@ -163,18 +163,18 @@ async fn more_idle_clients_than_file_descriptors_stop_neither_probes_nor_misses(
     assert_eq!(ask(&http, "limit=1").await.status(), StatusCode::OK);
     let crowd = silent(proxy, 1_100);
     for limit in 2..12 {
-        assert!(raw(metrics, HEALTHZ).await.starts_with("HTTP/1.1 200 "));
-        // On a connection that was there, and to both services.
+        assert!(send_raw(metrics, HEALTHZ).await.starts_with("HTTP/1.1 200 "));
+        // On a connection that was open before, and to both services.
         assert!(ask(&http, &format!("limit={limit}")).await.cache_status().contains("; stored"));
     }
     let groups = format!("{}/v1/{PROJECT}/app-groups", process.proxy);
     assert_eq!(http.send(Method::GET, &groups, &[("x-auth-token", &token)], "").await.status(), StatusCode::OK);
-    // On a connection that comes behind all of them.
+    // On a connection that is newer than all of them.
     assert_eq!(ask(&Http::new(), "limit=12").await.status(), StatusCode::OK);
     let page = http.get(&format!("{}/metrics", process.metrics)).await;
     assert!(page.text().contains("workspace_gateway_accept_errors_total{listener=\"proxy\"} 0\n"), "{}", page.text());
     let settings = http.get(&format!("{}/config", process.admin)).await;
-    let reduced = "# limits.max_connections is reduced from 4096 to 256: 1024 files may be open";
+    let reduced = "# limits.max_connections is reduced from 4096 to 256: the open file limit is 1024";
     assert!(settings.text().contains(reduced), "{}", settings.text());
     let (_, log) = process.terminate().await;
     assert_eq!(log.matches("limits.max_connections is reduced from 4096 to 256").count(), 1, "{log}");
@@ -182,7 +182,7 @@ async fn more_idle_clients_than_file_descriptors_stop_neither_probes_nor_misses(
 }
 
 #[tokio::test]
-async fn the_limit_of_open_files_is_raised_at_start() {
+async fn the_open_file_limit_is_raised_at_start() {
     let simulator = Simulator::start().await.unwrap();
     let process = Process::start_with_open_files(&simulator, &settings("listeners-raise"), (300, 1500)).await;
     let page = Http::new().get(&format!("{}/metrics", process.metrics)).await;
@@ -192,7 +192,7 @@ async fn the_limit_of_open_files_is_raised_at_start() {
 }
 
 #[test]
-fn check_says_by_how_much_the_limit_of_open_files_reduces_connections() {
+fn check_reports_by_how_much_the_open_file_limit_reduces_connections() {
     let check = |limit: &str| {
         let mut command = std::process::Command::new("prlimit");
         command
@@ -202,8 +202,8 @@ fn check_says_by_how_much_the_limit_of_open_files_reduces_connections() {
     };
     let reduced = check("--nofile=1024:1024");
     assert!(reduced.status.success());
-    let said = String::from_utf8(reduced.stderr).unwrap();
-    assert!(said.contains("started from here, limits.max_connections is reduced from 4096 to 256"), "{said}");
+    let message = String::from_utf8(reduced.stderr).unwrap();
+    assert!(message.contains("if started here, limits.max_connections is reduced from 4096 to 256"), "{message}");
     assert!(String::from_utf8(reduced.stdout).unwrap().contains("max_connections = 4096"));
     // The limit that counts is the one to which `serve` raises it.
     assert_eq!(String::from_utf8(check("--nofile=1024:8192").stderr).unwrap(), "");

@@ -1,4 +1,4 @@
-//! What Prometheus and health checks see.
+//! The metrics and health endpoints.
 
 use std::collections::BTreeSet;
 
@@ -13,14 +13,14 @@ use crate::support::{PROJECT, World, config};
 
 const LIST: &str = "/v2/PROJECT/products?os_type=Linux";
 
-/// The series of a page of metrics, without their values.
+/// The series of a metrics page, without their values.
 fn series(page: &str) -> BTreeSet<String> {
     let lines = page.lines().filter(|line| !line.starts_with('#') && !line.starts_with("process_"));
     lines.filter_map(|line| Some(line.rsplit_once(' ')?.0.to_owned())).collect()
 }
 
 #[tokio::test]
-async fn the_page_tells_what_happened() {
+async fn the_metrics_page_shows_what_happened() {
     let world = World::new().await;
     world.get(LIST).await;
     world.get(LIST).await;
@@ -61,7 +61,7 @@ async fn the_page_tells_what_happened() {
 }
 
 #[tokio::test]
-async fn every_family_says_what_a_rise_means() {
+async fn every_help_text_says_what_a_rise_means() {
     let world = World::new().await;
     world.get(LIST).await;
     let page = world.http.get(&world.metrics_url("/metrics")).await;
@@ -69,14 +69,15 @@ async fn every_family_says_what_a_rise_means() {
         page.text().lines().filter_map(|line| line.strip_prefix("# HELP workspace_gateway_")).collect();
     assert_eq!(families.len(), 43);
     for family in families.iter().filter(|family| !family.starts_with("build_info")) {
-        let says = ["rise", "More", "Near", "nobody asked", "Anything but"].iter().any(|word| family.contains(word));
-        assert!(says, "{family}");
+        let is_explained =
+            ["rise", "More", "Near", "nobody asked", "Anything but"].iter().any(|word| family.contains(word));
+        assert!(is_explained, "{family}");
     }
 }
 
 #[tokio::test]
 async fn nothing_a_client_sends_adds_a_series() {
-    // Nothing listens on port 1, so that what passes through fails at once.
+    // Nothing listens on port 1, so relayed requests fail at once.
     let nowhere = "http://127.0.0.1:1";
     let gateway = Gateway::new(&config(nowhere, nowhere, ""), Clock::System).unwrap();
     let ask = async |index: u32| {
@@ -87,7 +88,7 @@ async fn nothing_a_client_sends_adds_a_series() {
             2 => Method::POST,
             _ => Method::from_bytes(format!("M{scramble}").as_bytes()).unwrap(),
         };
-        // Few of them reach for upstream: refused connections are what takes time here.
+        // Few requests go upstream, because refused connections take the most time here.
         let path = match index % 64 {
             0 => format!("/v2/{scramble}/products?x={scramble}"),
             1 => format!("/v1/{scramble}/product"),
@@ -103,9 +104,9 @@ async fn nothing_a_client_sends_adds_a_series() {
             .header(format!("x-{scramble}"), scramble)
             .body(Empty::<Bytes>::new())
             .unwrap();
-        let answer =
+        let response =
             gateway.handle(request, &gateway.connection(([127, 0, 0, 1], 8080).into(), [127, 0, 0, 1].into())).await;
-        answer.into_body().collect().await.unwrap();
+        response.into_body().collect().await.unwrap();
     };
     for index in 0..1_000 {
         ask(index).await;
@@ -120,9 +121,9 @@ async fn nothing_a_client_sends_adds_a_series() {
 }
 
 #[tokio::test]
-async fn nothing_upstream_says_adds_a_series() {
+async fn nothing_upstream_sends_adds_a_series() {
     let odd = "HTTP/1.1 418 Odd\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
-    let world = World::before_one_that_says(odd, "").await;
+    let world = World::with_fixed_upstream(odd, "").await;
     for path in [LIST, "/v2/PROJECT/desktops"] {
         assert_eq!(world.get(path).await.status(), StatusCode::IM_A_TEAPOT);
     }
@@ -139,7 +140,7 @@ async fn connections_are_counted_while_they_are_open() {
 }
 
 #[tokio::test]
-async fn health_and_readiness() {
+async fn health_endpoints_answer_200_even_while_upstream_is_down() {
     let world = World::new().await;
     for (path, text) in [("/healthz", "ok\n"), ("/readyz", "ready\n")] {
         let reply = world.http.get(&world.metrics_url(path)).await;
@@ -147,12 +148,13 @@ async fn health_and_readiness() {
     }
     world.simulator.shut_down().await;
     let reply = world.http.get(&world.metrics_url("/readyz")).await;
-    assert_eq!(reply.status(), StatusCode::OK, "an upstream that is down makes nobody unready");
+    assert_eq!(reply.status(), StatusCode::OK, "readiness does not depend on upstream");
     let wrong = world.http.get(&world.metrics_url("/metricz")).await;
-    assert_eq!(
-        (wrong.status(), wrong.text()),
-        (StatusCode::NOT_FOUND, "no such page: expected /metrics, /healthz or /readyz\n")
-    );
+    let list = "no such page: expected one of\n\
+                /metrics (GET, HEAD): the metrics, for Prometheus\n\
+                /healthz (GET, HEAD): 200 while the process runs\n\
+                /readyz (GET, HEAD): 200 while the gateway takes requests, 503 while it shuts down\n";
+    assert_eq!((wrong.status(), wrong.text()), (StatusCode::NOT_FOUND, list));
     let wrong = world.http.send(Method::POST, &world.metrics_url("/metrics"), &[], "").await;
     assert_eq!((wrong.status(), wrong.header("allow")), (StatusCode::METHOD_NOT_ALLOWED, "GET, HEAD"));
 }

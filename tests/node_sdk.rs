@@ -1,11 +1,11 @@
-//! The core of the official Node SDK, pointed at the gateway as a user would.
+//! The core of the official Node SDK, configured for the gateway as a user would do it.
 
 use crate::sdk::{Call, Client, Sdk, scenes};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn all_are_answered_and_repeats_are_hits() {
     scenes::all_are_answered_and_repeats_are_hits(Sdk::Node, |scene| {
-        // It keeps the path of its base URL, and signs it.
+        // The SDK keeps the path of its base URL and signs it.
         let (workspace, appstream) = (Some(scene.world.url("/workspace")), Some(scene.world.url("/appstream")));
         vec![
             Client { workspace: workspace.clone(), appstream: appstream.clone(), ..scene.permanent("prefix") },

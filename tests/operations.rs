@@ -1,4 +1,4 @@
-//! Operations that an operator has added: configured, routed, keyed and shared like the built-in ones.
+//! Operations that an operator has added. They are configured, routed, keyed and shared like the built-in ones.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -20,13 +20,13 @@ fn operation(name: &str, path: &str, more: &str) -> String {
     format!("[[operation]]\nname = {name:?}\npath = {path:?}\n{body}{more}\n")
 }
 
-/// The zones, under these settings.
+/// A world with the operation of `ZONES`, with these settings.
 async fn zones(more: &str) -> World {
     World::with(&operation("Zones", "/v2/{project_id}/availability-zones", more)).await
 }
 
-/// What the simulator echoes without a body, under these settings.
-async fn echoed(path: &str, more: &str) -> World {
+/// A world with an operation whose responses need no body, with these settings.
+async fn world_with_echo(path: &str, more: &str) -> World {
     World::with(&operation("Echo", path, &format!("body = \"none\"\n{more}"))).await
 }
 
@@ -134,46 +134,45 @@ fn errors_name_the_setting_the_value_and_what_is_allowed() {
 }
 
 #[test]
-fn an_entry_says_as_much_as_it_needs_to() {
+fn an_operation_inherits_the_settings_it_does_not_set() {
     let text = "[cache]\nttl = \"7m\"\nkeyed_headers = [\"x-a\"]\n".to_owned()
         + &operation("Jobs", "/v2/{project_id}/job/{id}", "ttl = \"1m\"\nstale_while_revalidate = \"0s\"")
         + &operation("Regions", "/v3/regions", "keyed_headers = []")
         + "[[operation]]\nname = \"ListProduct\"\nkeyed_headers = [\"x-b\"]\nforward_headers = [\"x-c\"]";
     let catalogue = load(&text).unwrap().catalogue;
-    let told = |name: &str| {
+    let summary = |name: &str| {
         let operation = catalogue.operations().iter().find(|operation| *operation.name == *name).unwrap();
         let keyed: Vec<_> = operation.keyed_headers.iter().map(ToString::to_string).collect();
         let seconds =
             [operation.ttl, operation.stale_while_revalidate, operation.stale_if_error].map(|time| time.as_secs());
         (operation.service, seconds, operation.sharing == Sharing::Project, keyed.join(" "))
     };
-    assert_eq!(told("Jobs"), (Service::AppStream, [60, 0, 3600], true, "x-a".to_owned()));
-    assert_eq!(told("Regions"), (Service::Workspace, [420, 600, 3600], false, String::new()));
-    assert_eq!(told("ListProduct"), (Service::AppStream, [420, 600, 3600], false, "x-b".to_owned()));
-    assert_eq!(told("ListProducts"), (Service::Workspace, [420, 600, 3600], true, "x-a".to_owned()));
+    assert_eq!(summary("Jobs"), (Service::AppStream, [60, 0, 3600], true, "x-a".to_owned()));
+    assert_eq!(summary("Regions"), (Service::Workspace, [420, 600, 3600], false, String::new()));
+    assert_eq!(summary("ListProduct"), (Service::AppStream, [420, 600, 3600], false, "x-b".to_owned()));
+    assert_eq!(summary("ListProducts"), (Service::Workspace, [420, 600, 3600], true, "x-a".to_owned()));
 }
 
 #[test]
-fn what_the_reference_file_shows_of_an_entry_is_one_and_shows_every_setting() {
+fn the_reference_file_shows_a_valid_operation_with_every_setting() {
     let lines = REFERENCE.lines().skip_while(|line| *line != "# [[operation]]").take_while(|line| !line.is_empty());
-    let entry =
-        lines.map(|line| line.trim_start_matches("# ")).filter(|line| line.contains(" = ") || line.starts_with('['));
-    let entry: Vec<_> = entry.filter(|line| !line.contains("upstream, which")).collect();
+    let uncommented = lines.filter_map(|line| line.strip_prefix("# "));
+    let entry: Vec<_> = uncommented.filter(|line| !line.starts_with('#')).collect();
     load(&entry.join("\n")).unwrap();
     let unknown = load(&operation("Zones", "/v3/zones", "unknown = 1")).unwrap_err();
     let (_, known) = unknown.split_once("expected one of ").unwrap();
-    // Between backticks: every other part.
+    // Every other part is between backticks.
     let known: BTreeSet<_> = known.split('`').skip(1).step_by(2).collect();
     assert_eq!(known.len(), 13);
-    let readme = include_str!("../README.md");
+    let page = include_str!("../config/README.md");
     for name in known {
         assert!(REFERENCE.contains(&format!("{name} = ")), "{name}");
-        assert!(readme.contains(&format!("`operation.{name}`")), "{name}");
+        assert!(page.contains(&format!("`operation.{name}`")), "{name}");
     }
 }
 
 #[tokio::test]
-async fn the_example_is_answered_from_memory() {
+async fn the_example_operations_are_answered_from_memory() {
     let world = World::with(EXAMPLE).await;
     for (path, name, field, ttl) in [
         (ZONES, "ListAvailabilityZones", "availability_zones", 3600),
@@ -198,7 +197,7 @@ async fn the_example_is_answered_from_memory() {
     let head = world.http.send(Method::HEAD, &world.url(ZONES), &[("x-auth-token", &world.token)], "").await;
     assert!(head.is_hit() && head.body().is_empty(), "{head:?}");
 
-    // Another caller is proved first, in each operation, and then shares.
+    // Another caller needs a proof in each operation. After that it shares the entry.
     let other = world.simulator.token(PROJECT);
     let calls = world.upstream_calls();
     assert!(!world.get_as(&other, ZONES).await.is_hit());
@@ -211,7 +210,7 @@ async fn the_example_is_answered_from_memory() {
 }
 
 #[tokio::test]
-async fn answers_are_purged_by_the_name_of_the_operation() {
+async fn entries_are_purged_by_operation_name() {
     let world = World::with(EXAMPLE).await;
     let purge = async |query: &str| {
         let url = world.admin_url(&format!("/cache/purge?{query}"));
@@ -230,9 +229,9 @@ async fn answers_are_purged_by_the_name_of_the_operation() {
 
 #[tokio::test]
 async fn each_captured_segment_is_part_of_the_key_and_of_the_scope() {
-    let world = echoed("/v2/{project_id}/desktops/{desktop_id}/disks/{disk_id}", "").await;
+    let world = world_with_echo("/v2/{project_id}/desktops/{desktop_id}/disks/{disk_id}", "").await;
     let paths =
-        ["d1/disks/1", "d2/disks/1", "d1/disks/2", "d1.1/disks/~"].map(|rest| format!("/v2/PROJECT/desktops/{rest}"));
+        ["d1/disks/1", "d2/disks/1", "d1/disks/2", "d1.1/disks/~"].map(|end| format!("/v2/PROJECT/desktops/{end}"));
     for (index, path) in paths.iter().enumerate() {
         assert!(!world.get(path).await.is_hit());
         assert!(world.get(path).await.is_hit());
@@ -240,7 +239,7 @@ async fn each_captured_segment_is_part_of_the_key_and_of_the_scope() {
         let target = world.simulator.requests_seen().pop().unwrap().target;
         assert_eq!(target, path.replace("PROJECT", PROJECT));
     }
-    // Proof for one desktop is none for another.
+    // A proof for one desktop is none for another.
     let other = world.simulator.token(PROJECT);
     for path in &paths {
         assert!(!world.get_as(&other, path).await.is_hit());
@@ -250,8 +249,8 @@ async fn each_captured_segment_is_part_of_the_key_and_of_the_scope() {
 }
 
 #[tokio::test]
-async fn a_segment_that_might_mean_something_else_is_forwarded_as_it_is() {
-    let world = echoed("/v2/{project_id}/desktops/{desktop_id}", "").await;
+async fn an_ambiguous_segment_is_relayed_unchanged() {
+    let world = world_with_echo("/v2/{project_id}/desktops/{desktop_id}", "").await;
     for (path, reason) in [
         ("/v2/PROJECT/desktops/%61", "path-segment"),
         ("/v2/PROJECT/desktops/a%2Fb", "path-segment"),
@@ -266,7 +265,7 @@ async fn a_segment_that_might_mean_something_else_is_forwarded_as_it_is() {
             let reply = world.get(path).await;
             assert_eq!(reply.cache_status(), format!("workspace-gateway; fwd=bypass; detail={reason}"), "{path}");
             let target = world.simulator.requests_seen().pop().unwrap().target;
-            assert_eq!(target, path.replace("PROJECT", PROJECT), "as it came");
+            assert_eq!(target, path.replace("PROJECT", PROJECT), "relayed unchanged");
         }
     }
     let mismatch = world.get_with("/v2/PROJECT/desktops/d", &[("x-project-id", "another")]).await;
@@ -275,15 +274,15 @@ async fn a_segment_that_might_mean_something_else_is_forwarded_as_it_is() {
 }
 
 #[tokio::test]
-async fn without_a_project_in_the_path_nobody_shares() {
-    let world = echoed("/v3/regions/{region_id}", "").await;
+async fn without_a_project_in_the_path_entries_are_not_shared() {
+    let world = world_with_echo("/v3/regions/{region_id}", "").await;
     let other = world.simulator.token("another-project");
     for token in [&world.token, &other] {
         assert!(!world.get_as(token, "/v3/regions/r").await.is_hit());
         assert!(world.get_as(token, "/v3/regions/r").await.is_hit());
     }
     assert_eq!((world.upstream_calls(), world.metric("workspace_gateway_entries")), (2, 2.0));
-    // It would not be sent, and might matter.
+    // The header would not be sent upstream, and it might matter.
     let named = world.get_with("/v3/regions/r", &[("x-project-id", PROJECT)]).await;
     assert!(named.cache_status().ends_with("detail=project-mismatch"));
     let purged = world.http.send(Method::POST, &world.admin_url("/cache/purge?project=PROJECT"), &[], "").await;
@@ -291,7 +290,7 @@ async fn without_a_project_in_the_path_nobody_shares() {
 }
 
 #[tokio::test]
-async fn headers_go_along_as_configured_and_some_never_do() {
+async fn configured_headers_are_forwarded_and_some_never_are() {
     let sent = [
         ("traceparent", "00-1-2-01"),
         ("x-team", "blue"),
@@ -312,7 +311,7 @@ async fn headers_go_along_as_configured_and_some_never_do() {
         ("x-hop", "1"),
         ("connection", "x-hop"),
     ];
-    for (setting, along) in [
+    for (setting, forwarded) in [
         ("", &[][..]),
         ("forward_headers = []", &[]),
         ("forward_headers = [\"X-Team\"]", &["x-team"]),
@@ -325,21 +324,21 @@ async fn headers_go_along_as_configured_and_some_never_do() {
         let seen = world.simulator.requests_seen().pop().unwrap().headers;
         let always = ["host", "x-auth-token", "accept", "content-type", "accept-encoding", "user-agent", "via"];
         let always = always.iter().chain(&["x-request-id", "x-language"]);
-        let expected: BTreeSet<_> = always.chain(along).copied().collect();
+        let expected: BTreeSet<_> = always.chain(forwarded).copied().collect();
         assert_eq!(seen.keys().map(http::HeaderName::as_str).collect::<BTreeSet<_>>(), expected, "{setting}");
         assert!(seen.values().all(|value| !["theirs", "text/html", "gzip", "1.1 theirs"].iter().any(|it| value == it)));
-        if along.contains(&"x-team") {
+        if forwarded.contains(&"x-team") {
             assert_eq!(seen.get_all("x-team").iter().collect::<Vec<_>>(), ["blue", "green"]);
         }
-        // Not part of the key.
+        // Forwarded headers are not part of the key.
         assert!(world.get_with(ZONES, &[("x-language", "en-us")]).await.is_hit());
         assert!(!world.get_with(ZONES, &[]).await.is_hit());
     }
 }
 
 #[tokio::test]
-async fn what_is_sent_beside_the_key_is_shared_with_nobody_unless_it_is_a_trace() {
-    for (setting, shared) in [
+async fn forwarded_headers_prevent_sharing_unless_they_are_trace_headers() {
+    for (setting, is_shared) in [
         ("forward_headers = [\"x-team\"]", false),
         ("forward_headers = \"*\"", false),
         ("forward_headers = [\"tracestate\"]", true),
@@ -348,12 +347,12 @@ async fn what_is_sent_beside_the_key_is_shared_with_nobody_unless_it_is_a_trace(
         let other = world.simulator.token(PROJECT);
         world.get_as(&other, &ZONES.replace("zones", "zones?a=1")).await;
         world.get_with(ZONES, &[("x-team", "blue"), ("tracestate", "a=1")]).await;
-        assert_eq!(world.get_as(&other, ZONES).await.is_hit(), shared, "{setting}");
+        assert_eq!(world.get_as(&other, ZONES).await.is_hit(), is_shared, "{setting}");
     }
 }
 
 #[tokio::test]
-async fn what_was_answered_to_headers_that_went_along_is_not_blamed_on_others() {
+async fn a_failure_caused_by_forwarded_headers_does_not_affect_waiters() {
     let world = Arc::new(zones("forward_headers = [\"traceparent\"]").await);
     let tokens = [0; 2].map(|_| world.simulator.token(PROJECT));
     for token in &tokens {
@@ -361,25 +360,25 @@ async fn what_was_answered_to_headers_that_went_along_is_not_blamed_on_others() 
     }
     world.simulator.forget_requests();
     world.simulator.hold();
-    let leading = tokio::spawn({
+    let leader = tokio::spawn({
         let (world, token) = (Arc::clone(&world), tokens[0].clone());
         let headers =
             async move |headers: &[(&str, &str)]| world.http.send(Method::GET, &world.url(ZONES), headers, "").await;
         async move { headers(&[("x-auth-token", &token), ("traceparent", "odd")]).await }
     });
-    within(world.simulator.arrived(1)).await;
-    let following = world.begin_and_wait(&tokens[1], ZONES, 1).await;
+    within(world.simulator.wait_for_requests(1)).await;
+    let waiter = world.begin_and_wait(&tokens[1], ZONES, 1).await;
     world.simulator.fail_token(&tokens[0], Some(StatusCode::BAD_REQUEST));
     world.simulator.release();
-    assert_eq!(within(leading).await.unwrap().status(), StatusCode::BAD_REQUEST);
-    let following = within(following).await.unwrap();
-    assert_eq!(following.json()["total_count"], 3, "{following:?}");
+    assert_eq!(within(leader).await.unwrap().status(), StatusCode::BAD_REQUEST);
+    let waiter = within(waiter).await.unwrap();
+    assert_eq!(waiter.json()["total_count"], 3, "{waiter:?}");
 }
 
 #[tokio::test]
-async fn each_operation_asks_its_own_of_a_body() {
+async fn each_operation_applies_its_own_body_check() {
     let (list, error) = (r#"{"availability_zones":[]}"#, r#"{"error_code":"WKS.1","availability_zones":[]}"#);
-    for (check, body, not_kept) in [
+    for (check, body, not_stored) in [
         ("products", list, Some("not-products")),
         ("field:availability_zones", list, None),
         ("field:availability_zones", r#"{"availability_zones":null}"#, Some("not-products")),
@@ -395,18 +394,18 @@ async fn each_operation_asks_its_own_of_a_body() {
         ("none", "", None),
     ] {
         let world = zones(&format!("body = {check:?}")).await;
-        world.simulator.answer_with(Some(body.into()));
+        world.simulator.set_list_body(Some(body.into()));
         let first = world.get(ZONES).await;
         assert_eq!((first.status(), first.text()), (StatusCode::OK, body));
-        let detail = not_kept.unwrap_or("stored; detail=proved");
+        let detail = not_stored.unwrap_or("stored; detail=proved");
         assert!(first.cache_status().ends_with(detail), "{check} {body}: {first:?}");
         let second = world.get(ZONES).await;
-        assert_eq!((second.is_hit(), second.text()), (not_kept.is_none(), body), "{check}");
+        assert_eq!((second.is_hit(), second.text()), (not_stored.is_none(), body), "{check}");
     }
 }
 
 #[tokio::test]
-async fn documented_defaults_and_keyed_headers_are_each_operations_own() {
+async fn each_operation_has_its_own_defaults_and_keyed_headers() {
     let settings =
         "keyed_headers = [\"x-tenant\"]\nempty_is_absent = [\"zone\"]\ndefaults = { limit = \"10\", zone = \"any\" }";
     let world = zones(settings).await;
@@ -420,7 +419,7 @@ async fn documented_defaults_and_keyed_headers_are_each_operations_own() {
     }
     assert!(!world.get_with(ZONES, &[("x-tenant", "t")]).await.is_hit());
     assert_eq!(world.simulator.requests_seen().pop().unwrap().headers["x-tenant"], "t");
-    // On what is keyed, an answer may vary.
+    // A response may vary on keyed headers.
     world.simulator.add_header(http::header::VARY, http::HeaderValue::from_static("x-tenant"));
     assert!(world.get(&format!("{ZONES}?vary=1")).await.cache_status().contains("; stored"));
     let list = "/v2/PROJECT/products";
@@ -430,7 +429,7 @@ async fn documented_defaults_and_keyed_headers_are_each_operations_own() {
     assert!(world.get_with(list, &[("x-tenant", "t")]).await.is_hit());
     assert!(!world.get_with(list, &[("x-language", "zh-cn")]).await.is_hit());
 
-    // What an entry says takes the place of what was documented.
+    // Configured defaults replace the documented ones.
     let world = World::with("[[operation]]\nname = \"ListProducts\"\ndefaults = { limit = \"10\" }").await;
     world.get(list).await;
     assert!(world.get(&format!("{list}?limit=10")).await.is_hit());
@@ -446,7 +445,7 @@ async fn an_operation_may_have_an_upstream_of_its_own() {
     let path = "/v3/PROJECT/things";
     assert!(!world.get_as(&token, path).await.is_hit());
     assert!(world.get_as(&token, path).await.is_hit());
-    // So are the other methods, and what is bypassed.
+    // Other methods and bypassed requests go to the same upstream.
     let posted = world.http.send(Method::POST, &world.url(path), &[("x-auth-token", &token)], "body").await;
     assert_eq!((posted.status(), posted.text()), (StatusCode::OK, "body"));
     assert!(world.get_as(&token, &format!("{path}?a=b+c")).await.cache_status().ends_with("detail=plus"));
@@ -463,7 +462,7 @@ async fn an_operation_may_have_an_upstream_of_its_own() {
 }
 
 #[tokio::test]
-async fn other_methods_on_its_path_pass_through() {
+async fn other_methods_on_an_operations_path_are_relayed() {
     let world = World::with(EXAMPLE).await;
     for method in [Method::POST, Method::PUT, Method::DELETE] {
         let reply = world.http.send(method, &world.url(ZONES), &[("x-auth-token", &world.token)], "body").await;
@@ -474,15 +473,15 @@ async fn other_methods_on_its_path_pass_through() {
 }
 
 #[tokio::test]
-async fn explain_tells_of_them() {
+async fn explain_describes_added_operations() {
     let settings =
         operation("Disks", "/v2/{project_id}/desktops/{desktop_id}", "forward_headers = [\"x-team\"]\nbody = \"json\"");
     let world = World::with(&settings).await;
     let query = form_urlencoded::Serializer::new(String::new())
         .extend_pairs([("url", "/v2/p/desktops/d1"), ("header", "X-Auth-Token: t"), ("header", "X-Team: blue")])
         .finish();
-    let told = world.http.get(&world.admin_url(&format!("/explain?{query}"))).await.json();
-    let operation = &told["operation"];
+    let explained = world.http.get(&world.admin_url(&format!("/explain?{query}"))).await.json();
+    let operation = &explained["operation"];
     assert_eq!((&operation["name"], &operation["project_id"]), (&"Disks".into(), &"p".into()));
     assert_eq!(operation["segments"]["desktop_id"], "d1");
     assert_eq!(operation["template"], "/v2/{project_id}/desktops/{desktop_id}");
@@ -494,7 +493,7 @@ async fn explain_tells_of_them() {
 }
 
 #[test]
-fn check_tells_what_there_is_to_be_asked_and_who_shares() {
+fn check_lists_the_operations_and_their_sharing() {
     let text = EXAMPLE.to_owned()
         + &operation("Regions", "/v9/regions", "upstream = \"https://r.example\"")
         + &operation("Sent", "/v2/{project_id}/sent", "forward_headers = \"*\"");
@@ -503,12 +502,12 @@ fn check_tells_what_there_is_to_be_asked_and_who_shares() {
         "# ListProducts: GET /v2/{project_id}/products of workspace, sharing = \"project\"",
         "# ListAvailabilityZones: GET /v2/{project_id}/availability-zones of workspace, sharing = \"project\"",
         "# Regions: GET /v9/regions of https://r.example, sharing = \"caller\", because its path has no {project_id}",
-        "# Sent: GET /v2/{project_id}/sent of workspace, sharing = \"caller\", because forward_headers sends what is \
-         not in the key (and not traceparent or tracestate)",
+        "# Sent: GET /v2/{project_id}/sent of workspace, sharing = \"caller\", because forward_headers sends headers \
+         that are not in the key (other than traceparent and tracestate)",
         "body = \"field:availability_zones\"",
         "forward_headers = \"*\"",
     ] {
-        assert!(shown.lines().any(|told| told == line), "{line}: {shown}");
+        assert!(shown.lines().any(|shown_line| shown_line == line), "{line}: {shown}");
     }
     let again = Config::from_layers("again.toml", &shown, &[]).unwrap();
     assert_eq!(again.to_toml(), shown);

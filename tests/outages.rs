@@ -1,16 +1,15 @@
-//! Upstream fails for reasons other than anybody's credential: who is given a stale answer then, and
-//! for how long.
+//! Upstream failures that do not concern a credential: which callers get a stale response, and for how long.
 
 use http::StatusCode;
 
-use crate::support::{PROJECT, WAITING, World};
+use crate::support::{PROJECT, WAIT_FOR_UPSTREAM, World};
 
 const LIST: &str = "/v2/PROJECT/products?os_type=Linux";
 
-/// A failure and how it is brought about.
+/// A function that switches a failure on or off, and the status that a client gets.
 type Failure = (fn(&World, bool), StatusCode);
 
-/// Everything that is no answer to the question and says nothing about who asked it.
+/// All failures that say nothing about the caller.
 const FAILURES: [Failure; 8] = [
     (fail_with::<500>, StatusCode::INTERNAL_SERVER_ERROR),
     (fail_with::<502>, StatusCode::BAD_GATEWAY),
@@ -18,7 +17,7 @@ const FAILURES: [Failure; 8] = [
     (fail_with::<504>, StatusCode::GATEWAY_TIMEOUT),
     (fail_with::<511>, StatusCode::NETWORK_AUTHENTICATION_REQUIRED),
     (|world, on| world.simulator.throttle(on.then_some(0)), StatusCode::TOO_MANY_REQUESTS),
-    (|world, on| world.simulator.reset_connection(on), StatusCode::BAD_GATEWAY),
+    (|world, on| world.simulator.reset_connections(on), StatusCode::BAD_GATEWAY),
     (|world, on| world.simulator.truncate(on), StatusCode::BAD_GATEWAY),
 ];
 
@@ -27,19 +26,19 @@ fn fail_with<const STATUS: u16>(world: &World, on: bool) {
 }
 
 #[tokio::test]
-async fn in_an_outage_a_lapsed_grant_is_good_for_stale_answers_until_the_grace_ends() {
-    let world = World::with(&format!("[cache]\nstale_if_error = \"1d\"\n{WAITING}")).await;
+async fn an_outage_extends_a_lapsed_grant_until_the_grace_ends() {
+    let world = World::with(&format!("[cache]\nstale_if_error = \"1d\"\n{WAIT_FOR_UPSTREAM}")).await;
     let before = world.get(LIST).await;
     world.seconds_pass(3_590);
     for (seconds, (fail, _)) in (1..).zip(FAILURES) {
-        let before_it = world.upstream_calls();
+        let calls_before = world.upstream_calls();
         fail(&world, true);
         world.seconds_pass(1);
         let stale = world.get(LIST).await;
         assert_eq!((stale.status(), stale.body()), (StatusCode::OK, before.body()), "{stale:?}");
         assert!(stale.cache_status().contains("fwd=stale") && !stale.cache_status().contains("hit"), "{stale:?}");
         assert_eq!(stale.header("age"), (3_590 + seconds).to_string());
-        assert!(world.upstream_calls() > before_it, "its own call comes first");
+        assert!(world.upstream_calls() > calls_before, "the caller's own call comes first");
         fail(&world, false);
     }
     world.seconds_pass(10 - FAILURES.len() as u64);
@@ -52,7 +51,7 @@ async fn in_an_outage_a_lapsed_grant_is_good_for_stale_answers_until_the_grace_e
 }
 
 #[tokio::test]
-async fn who_never_was_proved_is_told_of_the_outage() {
+async fn a_caller_without_a_proof_gets_the_failure() {
     let world = World::new().await;
     world.get(LIST).await;
     let second = world.simulator.token(PROJECT);
@@ -64,7 +63,7 @@ async fn who_never_was_proved_is_told_of_the_outage() {
 }
 
 #[tokio::test]
-async fn what_is_no_outage_is_told_as_it_is() {
+async fn a_status_that_is_no_outage_is_passed_on() {
     let world = World::new().await;
     world.get(LIST).await;
     world.seconds_pass(600);
@@ -76,7 +75,7 @@ async fn what_is_no_outage_is_told_as_it_is() {
 }
 
 #[tokio::test]
-async fn there_are_no_stale_answers_after_a_denial() {
+async fn no_stale_response_is_served_after_a_denial() {
     for status in [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN] {
         let world = World::new().await;
         world.get(LIST).await;
@@ -91,7 +90,7 @@ async fn there_are_no_stale_answers_after_a_denial() {
 }
 
 #[tokio::test]
-async fn an_answer_is_too_old_even_for_an_outage_some_day() {
+async fn no_stale_response_is_served_after_stale_if_error() {
     let world = World::with("[cache]\nttl = \"1m\"\nstale_if_error = \"10m\"").await;
     world.get(LIST).await;
     world.simulator.fail_with(Some(StatusCode::SERVICE_UNAVAILABLE));
@@ -102,12 +101,12 @@ async fn an_answer_is_too_old_even_for_an_outage_some_day() {
 }
 
 #[tokio::test]
-async fn an_outage_can_be_refused_to_lapsed_grants() {
+async fn with_on_outage_refuse_an_outage_extends_no_grant() {
     let world = World::with("[cache]\nttl = \"1m\"\n[grants]\non_outage = \"refuse\"").await;
     world.get(LIST).await;
     world.simulator.fail_with(Some(StatusCode::SERVICE_UNAVAILABLE));
     world.seconds_pass(299);
-    assert_eq!(world.get(LIST).await.status(), StatusCode::OK, "its grant has not lapsed");
+    assert_eq!(world.get(LIST).await.status(), StatusCode::OK, "the grant has not lapsed");
     assert_eq!(world.upstream_calls(), 2);
     world.seconds_pass(1);
     world.get(LIST).await.assert_refused(StatusCode::SERVICE_UNAVAILABLE);

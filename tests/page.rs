@@ -1,7 +1,7 @@
-//! The status page, in a browser: `tests/page` drives it, in Node; see there what holds.
+//! The status page in a browser. The tests are those of `tests/page`, which run in Node.
 //!
-//! That takes Debian's chromium, and what `npm ci` makes of `tests/page`. Without it these tests say so and prove nothing;
-//! in CI that is a failure.
+//! They need Debian's chromium and the modules that `npm ci` installs for `tests/page`. Without them, these tests print that
+//! they are skipped. In CI they fail.
 
 use std::io::Write as _;
 use std::path::Path;
@@ -9,11 +9,11 @@ use std::process::Command;
 
 const VARIABLE: &str = "WORKSPACE_GATEWAY_TEST_PAGE_MODULES";
 
-/// Runs the tests of one file there.
+/// Runs the tests of one file of `tests/page`.
 fn run(file: &str) {
-    let Some(found) = std::env::var_os(VARIABLE).filter(|found| !found.is_empty()) else {
+    let Some(modules) = std::env::var_os(VARIABLE).filter(|modules| !modules.is_empty()) else {
         assert!(std::env::var_os("CI").is_none(), "{VARIABLE} is not set: CI must not skip the status page");
-        // Straight to the terminal: what goes through `eprintln!` is shown for failed tests only.
+        // Written directly to the terminal: the output of `eprintln!` is shown for failed tests only.
         let _ = writeln!(
             std::io::stderr(),
             "SKIPPED, nothing proved: {} needs chromium and node on the PATH. Set {VARIABLE} to the node_modules that \
@@ -24,9 +24,9 @@ fn run(file: &str) {
     };
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/page").join(file);
     let mut command = Command::new("node");
-    command.arg("--test").arg(file).env(VARIABLE, std::path::absolute(found).unwrap());
+    command.arg("--test").arg(file).env(VARIABLE, std::path::absolute(modules).unwrap());
     command.env("WORKSPACE_GATEWAY_TEST_PROGRAM", env!("CARGO_BIN_EXE_workspace-gateway"));
-    // Nothing of this machine's: neither its proxies nor the settings of whoever runs the test.
+    // Neither the proxies nor the gateway settings of the environment may affect the test.
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy().to_ascii_lowercase();
         let is_setting = text.starts_with("workspace_gateway_") && !text.starts_with("workspace_gateway_test_");
@@ -37,21 +37,21 @@ fn run(file: &str) {
     let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
     let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{}\n{stdout}\n{stderr}", output.status);
-    // A file that holds no test passes, too.
+    // Node also succeeds if a file has no test.
     assert!(stdout.contains("# fail 0") && !stdout.contains("# pass 0\n"), "{stdout}");
 }
 
 #[test]
-fn it_tells_what_it_is_told_and_what_it_is_not() {
+fn the_page_shows_what_the_server_reports() {
     run("page.test.mjs");
 }
 
 #[test]
-fn it_can_be_read_in_both_themes_and_on_a_phone() {
+fn the_page_is_readable_in_both_themes_and_on_a_phone() {
     run("look.test.mjs");
 }
 
 #[test]
-fn every_figure_is_what_metrics_tells() {
+fn every_figure_matches_the_metrics() {
     run("figures.test.mjs");
 }

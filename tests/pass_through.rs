@@ -1,4 +1,4 @@
-//! Everything that is not one of the operations: streamed both ways, to the service it belongs to.
+//! Requests that are no operation are relayed to the service they belong to. Bodies are streamed in both directions.
 
 use bytes::Bytes;
 use http::{Method, Request, StatusCode};
@@ -10,10 +10,10 @@ use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use workspace_gateway::testing::catalogue::Service;
 
-use crate::support::{Parts, World, raw, within};
+use crate::support::{Parts, World, send_raw, within};
 
 #[tokio::test]
-async fn each_path_goes_to_its_service_and_the_rest_nowhere() {
+async fn known_paths_are_relayed_to_their_service_and_others_rejected() {
     let world = World::new().await;
     for (path, service) in [
         ("/v2/PROJECT/desktops", Service::Workspace),
@@ -45,7 +45,7 @@ async fn each_path_goes_to_its_service_and_the_rest_nowhere() {
 }
 
 #[tokio::test]
-async fn any_method_and_size_goes_through_byte_for_byte() {
+async fn any_method_and_body_size_is_relayed_byte_for_byte() {
     let world = World::new().await;
     let token = [("x-auth-token", world.token.as_str()), ("content-type", "text/plain")];
     let large: Bytes = (0..20_000_000u32).map(|index| (index % 251) as u8).collect();
@@ -62,15 +62,15 @@ async fn any_method_and_size_goes_through_byte_for_byte() {
 }
 
 #[tokio::test]
-async fn bodies_are_streamed_both_ways_as_they_come() {
+async fn bodies_are_streamed_in_both_directions() {
     let world = World::new().await;
     let (parts, body) = mpsc::channel(1);
     let client: Client<_, Parts> = Client::builder(TokioExecutor::new()).build_http();
     let request = Request::post(world.url("/v2/PROJECT/desktops")).header("x-auth-token", &world.token);
-    let asking = tokio::spawn(client.request(request.body(Parts(body)).unwrap()));
+    let exchange = tokio::spawn(client.request(request.body(Parts(body)).unwrap()));
     parts.send(Bytes::from_static(b"first")).await.unwrap();
-    // The answer begins while the request has not ended.
-    let mut reply = within(asking).await.unwrap().unwrap().into_body();
+    // The response begins before the request has ended.
+    let mut reply = within(exchange).await.unwrap().unwrap().into_body();
     for part in ["first", "second", "third"] {
         if part != "first" {
             parts.send(Bytes::from_static(part.as_bytes())).await.unwrap();
@@ -83,45 +83,45 @@ async fn bodies_are_streamed_both_ways_as_they_come() {
 }
 
 #[tokio::test]
-async fn a_pass_through_on_which_nothing_moves_ends_with_504() {
+async fn an_idle_relay_is_answered_504() {
     let world = World::with("[upstream]\nidle_timeout = \"50ms\"\nanswer_timeout = \"1h\"").await;
     world.simulator.hold();
     let reply = world.get("/v2/PROJECT/desktops").await;
     assert_eq!(reply.status(), StatusCode::GATEWAY_TIMEOUT);
-    assert!(reply.error().1.contains("nothing moved"));
+    assert!(reply.error().1.contains("no data in either direction"));
 }
 
 #[tokio::test]
-async fn an_answer_on_which_nothing_moves_breaks_off() {
-    let head_and_a_bit = "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nabc";
-    let world = World::before_one_that_says(head_and_a_bit, "[upstream]\nidle_timeout = \"50ms\"").await;
-    // Ends only because the gateway hangs up.
-    let answer = raw(world.server.proxy_address(), "GET /v2/p/desktops HTTP/1.1\r\nHost: x\r\n\r\n").await;
-    assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("abc"), "{answer}");
+async fn an_idle_response_is_aborted() {
+    let incomplete = "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nabc";
+    let world = World::with_fixed_upstream(incomplete, "[upstream]\nidle_timeout = \"50ms\"").await;
+    // The read ends only because the gateway closes the connection.
+    let response = send_raw(world.server.proxy_address(), "GET /v2/p/desktops HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    assert!(response.starts_with("HTTP/1.1 200 ") && response.ends_with("abc"), "{response}");
 }
 
 #[tokio::test]
-async fn an_upload_that_stalls_ends_though_the_answer_has_come() {
-    // It answers at once, doesn't read on, and doesn't hang up either.
-    let refusal = "HTTP/1.1 401 Unauthorized\r\nContent-Length: 2\r\n\r\n{}";
-    let world = World::before_one_that_says(refusal, "[upstream]\nidle_timeout = \"50ms\"").await;
+async fn a_stalled_upload_is_ended_even_after_the_response() {
+    // Upstream answers at once, reads no more, and does not close the connection.
+    let denial = "HTTP/1.1 401 Unauthorized\r\nContent-Length: 2\r\n\r\n{}";
+    let world = World::with_fixed_upstream(denial, "[upstream]\nidle_timeout = \"50ms\"").await;
     let mut stream = TcpStream::connect(world.server.proxy_address()).await.unwrap();
     let head = "POST /v2/p/desktops HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\nabc";
     stream.write_all(head.as_bytes()).await.unwrap();
-    let mut answer = Vec::new();
-    within(stream.read_to_end(&mut answer)).await.unwrap();
-    assert!(answer.starts_with(b"HTTP/1.1 401 "), "{}", String::from_utf8_lossy(&answer));
+    let mut response = Vec::new();
+    within(stream.read_to_end(&mut response)).await.unwrap();
+    assert!(response.starts_with(b"HTTP/1.1 401 "), "{}", String::from_utf8_lossy(&response));
     world.until_metric("workspace_gateway_connections", 0.0).await;
 }
 
 #[tokio::test]
-async fn a_call_that_a_client_gives_up_is_counted() {
+async fn a_call_abandoned_by_its_client_is_counted() {
     let world = World::new().await;
     world.simulator.hold();
     let mut stream = TcpStream::connect(world.server.proxy_address()).await.unwrap();
     stream.write_all(b"GET /v2/p/desktops HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
-    within(world.simulator.arrived(1)).await;
-    // With a reset: after a mere end of what it sends it may still wait for the answer.
+    within(world.simulator.wait_for_requests(1)).await;
+    // With a reset: a client that only closes its sending side may still wait for the response.
     stream.set_zero_linger().unwrap();
     drop(stream);
     world
@@ -132,7 +132,7 @@ async fn a_call_that_a_client_gives_up_is_counted() {
 }
 
 #[tokio::test]
-async fn a_pass_through_is_not_kept() {
+async fn a_relayed_response_is_not_stored() {
     let world = World::new().await;
     for calls in 1..=2 {
         let reply = world.get("/v2/PROJECT/desktops").await;

@@ -1,4 +1,4 @@
-//! Upstream is reached through the proxy that the environment names, and nobody is told its password.
+//! Upstream is reached through the proxy that the environment names. The proxy's password is never disclosed.
 
 use std::ffi::OsString;
 use std::sync::{Arc, Mutex};
@@ -13,28 +13,28 @@ use workspace_gateway::testing::simulator::Simulator;
 
 use crate::commands::{code, file, run_in, stderr, stdout};
 use crate::support::process::{Process, folder};
-use crate::support::raw::{RawUpstream, closes, says, silent};
+use crate::support::raw_upstream::{RawUpstream, closes, sends, silent};
 use crate::support::{Http, PROJECT, World, config, tls};
 
 const LIST: &str = "/v2/PROJECT/products";
 const OTHER: &str = "/v2/PROJECT/desktops";
 
-/// A proxy that leads wherever it is asked to.
-struct LeadingProxy {
+/// A proxy that opens a tunnel to any target.
+struct TunnelProxy {
     port: u16,
     heads: Arc<Mutex<Vec<String>>>,
 }
 
-/// As many proxies put it.
-const LEADS: &str = "HTTP/1.0 200 Connection established\r\n\r\n";
+/// What many proxies answer.
+const ESTABLISHED: &str = "HTTP/1.0 200 Connection established\r\n\r\n";
 
-impl LeadingProxy {
+impl TunnelProxy {
     async fn start(acceptor: Option<TlsAcceptor>) -> Self {
-        Self::saying(LEADS, acceptor).await
+        Self::start_with(ESTABLISHED, acceptor).await
     }
 
-    /// One that says this before it leads.
-    async fn saying(answer: &'static str, acceptor: Option<TlsAcceptor>) -> Self {
+    /// A proxy that sends this response before it opens the tunnel.
+    async fn start_with(response: &'static str, acceptor: Option<TlsAcceptor>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let heads = Arc::new(Mutex::new(Vec::new()));
@@ -44,8 +44,8 @@ impl LeadingProxy {
                 let (seen, acceptor) = (Arc::clone(&seen), acceptor.clone());
                 tokio::spawn(async move {
                     match acceptor {
-                        None => lead(stream, answer, &seen).await,
-                        Some(acceptor) => lead(acceptor.accept(stream).await.unwrap(), answer, &seen).await,
+                        None => open_tunnel(stream, response, &seen).await,
+                        Some(acceptor) => open_tunnel(acceptor.accept(stream).await.unwrap(), response, &seen).await,
                     }
                 });
             }
@@ -53,19 +53,18 @@ impl LeadingProxy {
         Self { port, heads }
     }
 
-    /// The heads of all requests so far.
     fn heads(&self) -> Vec<String> {
         self.heads.lock().unwrap().clone()
     }
 
-    /// Where it was asked to lead.
+    /// The targets of all CONNECT requests.
     fn targets(&self) -> Vec<String> {
         let target = |head: &String| head.strip_prefix("CONNECT ").unwrap().split(' ').next().unwrap().to_owned();
         self.heads().iter().map(target).collect()
     }
 }
 
-async fn lead(mut client: impl AsyncRead + AsyncWrite + Unpin, answer: &str, seen: &Mutex<Vec<String>>) {
+async fn open_tunnel(mut client: impl AsyncRead + AsyncWrite + Unpin, response: &str, seen: &Mutex<Vec<String>>) {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         head.push(client.read_u8().await.unwrap());
@@ -74,11 +73,11 @@ async fn lead(mut client: impl AsyncRead + AsyncWrite + Unpin, answer: &str, see
     let target = head.split(' ').nth(1).unwrap().to_owned();
     seen.lock().unwrap().push(head);
     let mut upstream = TcpStream::connect(target).await.unwrap();
-    client.write_all(answer.as_bytes()).await.unwrap();
+    client.write_all(response.as_bytes()).await.unwrap();
     let _ = tokio::io::copy_bidirectional(&mut client, &mut upstream).await;
 }
 
-/// The simulator behind TLS, and the settings by which it is believed.
+/// The simulator behind TLS, its URL, and the settings that make the gateway trust it.
 async fn upstream(name: &str) -> (Simulator, String, String) {
     let simulator = Simulator::start().await.unwrap();
     let (acceptor, ca_file) = tls::acceptor(name);
@@ -86,7 +85,7 @@ async fn upstream(name: &str) -> (Simulator, String, String) {
     (simulator, url, format!("[upstream]\nca_file = {ca_file:?}\n"))
 }
 
-/// These settings, where the environment has these variables.
+/// These settings, in an environment with these variables.
 fn config_in(environment: &[(&str, &str)], url: &str, settings: &str) -> Config {
     let find =
         |name: &str| environment.iter().find(|(known, _)| *known == name).map(|(_, value)| OsString::from(value));
@@ -98,11 +97,11 @@ fn authority(url: &str) -> String {
 }
 
 #[tokio::test]
-async fn upstream_is_reached_through_the_proxy_by_one_tunnel_for_many_requests() {
+async fn many_requests_use_one_tunnel_through_the_proxy() {
     let (simulator, url, settings) = upstream("egress").await;
-    let proxy = LeadingProxy::start(None).await;
-    let at = format!("http://127.0.0.1:{}", proxy.port);
-    let world = World::configured(simulator, &config_in(&[("HTTPS_PROXY", &at)], &url, &settings)).await;
+    let proxy = TunnelProxy::start(None).await;
+    let proxy_url = format!("http://127.0.0.1:{}", proxy.port);
+    let world = World::with_config(simulator, &config_in(&[("HTTPS_PROXY", &proxy_url)], &url, &settings)).await;
     assert!(world.get(LIST).await.cache_status().contains("; stored"));
     assert!(world.get(LIST).await.is_hit());
     for _ in 0..2 {
@@ -114,11 +113,11 @@ async fn upstream_is_reached_through_the_proxy_by_one_tunnel_for_many_requests()
     let head = proxy.heads().remove(0);
     let fields: Vec<&str> = head.trim_end().split("\r\n").skip(1).collect();
     let agent = concat!("user-agent: workspace-gateway/", env!("CARGO_PKG_VERSION"));
-    assert_eq!(fields, [&format!("host: {}", authority(&url)), agent], "nothing of the client's is told");
+    assert_eq!(fields, [&format!("host: {}", authority(&url)), agent], "the proxy gets no header of the client");
 }
 
 #[tokio::test]
-async fn the_proxy_is_told_who_asks() {
+async fn the_proxy_receives_the_configured_credentials() {
     for (user, expected) in [
         ("user:secret", "Basic dXNlcjpzZWNyZXQ="),
         ("user", "Basic dXNlcjo="),
@@ -126,9 +125,9 @@ async fn the_proxy_is_told_who_asks() {
         ("me%40corp:s%3Ae%2Fcret%25", "Basic bWVAY29ycDpzOmUvY3JldCU="),
     ] {
         let (simulator, url, settings) = upstream("egress-credentials").await;
-        let proxy = LeadingProxy::start(None).await;
-        let at = format!("http://{user}@localhost:{}", proxy.port);
-        let world = World::configured(simulator, &config_in(&[("https_proxy", &at)], &url, &settings)).await;
+        let proxy = TunnelProxy::start(None).await;
+        let proxy_url = format!("http://{user}@localhost:{}", proxy.port);
+        let world = World::with_config(simulator, &config_in(&[("https_proxy", &proxy_url)], &url, &settings)).await;
         assert_eq!(world.get(LIST).await.status(), StatusCode::OK);
         let head = proxy.heads().remove(0);
         assert!(head.contains(&format!("\r\nproxy-authorization: {expected}\r\n")), "{head}");
@@ -137,22 +136,22 @@ async fn the_proxy_is_told_who_asks() {
 }
 
 #[tokio::test]
-async fn a_proxy_may_speak_tls() {
+async fn a_proxy_may_use_tls() {
     let simulator = Simulator::start().await.unwrap();
     let (acceptor, ca_file) = tls::acceptor("egress-tls");
     let url = tls::serve(&simulator, acceptor.clone()).await;
-    let proxy = LeadingProxy::start(Some(acceptor)).await;
-    let at = format!("https://user:secret@localhost:{}", proxy.port);
+    let proxy = TunnelProxy::start(Some(acceptor)).await;
+    let proxy_url = format!("https://user:secret@localhost:{}", proxy.port);
     let settings = format!("[upstream]\nca_file = {ca_file:?}");
-    let world = World::configured(simulator, &config_in(&[("HTTPS_PROXY", &at)], &url, &settings)).await;
+    let world = World::with_config(simulator, &config_in(&[("HTTPS_PROXY", &proxy_url)], &url, &settings)).await;
     assert_eq!(world.get(LIST).await.status(), StatusCode::OK);
     assert_eq!(proxy.targets(), [authority(&url)]);
     assert!(proxy.heads()[0].contains("\r\nproxy-authorization: Basic "));
 }
 
 #[tokio::test]
-async fn every_2xx_of_a_proxy_begins_the_tunnel() {
-    for answer in [
+async fn every_2xx_response_of_a_proxy_opens_the_tunnel() {
+    for response in [
         "HTTP/1.1 201 Created\r\n\r\n",
         "HTTP/1.1 202 Accepted\r\nContent-Length: 5\r\n\r\n",
         "HTTP/1.1 204 No Content\r\nTransfer-Encoding: chunked\r\n\r\n",
@@ -160,17 +159,17 @@ async fn every_2xx_of_a_proxy_begins_the_tunnel() {
         "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n\r\n",
     ] {
         let (simulator, url, settings) = upstream("egress-2xx").await;
-        let proxy = LeadingProxy::saying(answer, None).await;
-        let at = format!("http://127.0.0.1:{}", proxy.port);
-        let world = World::configured(simulator, &config_in(&[("HTTPS_PROXY", &at)], &url, &settings)).await;
+        let proxy = TunnelProxy::start_with(response, None).await;
+        let proxy_url = format!("http://127.0.0.1:{}", proxy.port);
+        let world = World::with_config(simulator, &config_in(&[("HTTPS_PROXY", &proxy_url)], &url, &settings)).await;
         let reply = world.get(LIST).await;
-        assert_eq!(reply.status(), StatusCode::OK, "{answer}: {reply:?}");
+        assert_eq!(reply.status(), StatusCode::OK, "{response}: {reply:?}");
         assert_eq!(proxy.targets(), [authority(&url)]);
     }
 }
 
 #[tokio::test]
-async fn what_no_proxy_covers_is_asked_directly() {
+async fn hosts_in_no_proxy_are_reached_directly() {
     let (simulator, url, settings) = upstream("egress-no-proxy").await;
     let port = url.rsplit(':').next().unwrap();
     let with_port = format!("localhost:{port}");
@@ -182,25 +181,25 @@ async fn what_no_proxy_covers_is_asked_directly() {
         ("localhost:1", false),
         ("host,example.localhost,127.0.0.1", false),
     ] {
-        let proxy = LeadingProxy::start(None).await;
-        let at = format!("http://127.0.0.1:{}", proxy.port);
-        let environment = [("HTTPS_PROXY", &*at), ("NO_PROXY", list)];
-        let world = World::configured(simulator.clone(), &config_in(&environment, &url, &settings)).await;
+        let proxy = TunnelProxy::start(None).await;
+        let proxy_url = format!("http://127.0.0.1:{}", proxy.port);
+        let environment = [("HTTPS_PROXY", &*proxy_url), ("NO_PROXY", list)];
+        let world = World::with_config(simulator.clone(), &config_in(&environment, &url, &settings)).await;
         assert_eq!(world.get(LIST).await.status(), StatusCode::OK, "{list}");
         assert_eq!(proxy.targets().len(), usize::from(!is_covered), "{list}");
     }
 }
 
 #[tokio::test]
-async fn an_upstream_of_the_operators_own_is_reached_through_it_too_and_one_in_the_clear_is_not() {
+async fn upstreams_of_operations_use_the_proxy_for_https_but_not_for_http() {
     let (simulator, own, settings) = upstream("egress-own").await;
-    let proxy = LeadingProxy::start(None).await;
-    let at = format!("http://127.0.0.1:{}", proxy.port);
+    let proxy = TunnelProxy::start(None).await;
+    let proxy_url = format!("http://127.0.0.1:{}", proxy.port);
     let settings = format!(
         "{settings}[[operation]]\nname = \"Own\"\npath = \"/v2/{{project_id}}/own\"\nupstream = \"{own}\"\nbody = \"none\"\n"
     );
     let plain = simulator.url(workspace_gateway::testing::catalogue::Service::Workspace);
-    let world = World::configured(simulator, &config_in(&[("HTTPS_PROXY", &at)], &plain, &settings)).await;
+    let world = World::with_config(simulator, &config_in(&[("HTTPS_PROXY", &proxy_url)], &plain, &settings)).await;
     assert_eq!(world.get(LIST).await.status(), StatusCode::OK);
     assert_eq!(proxy.targets(), [""; 0]);
     assert!(world.get("/v2/PROJECT/own").await.cache_status().contains("; stored"));
@@ -209,38 +208,38 @@ async fn an_upstream_of_the_operators_own_is_reached_through_it_too_and_one_in_t
 }
 
 #[tokio::test]
-async fn a_proxy_that_does_not_lead_there_is_a_502_or_if_it_refuses_a_503_that_says_what_it_said() {
+async fn a_proxy_failure_is_answered_502_and_a_proxy_refusal_503() {
     let endless = format!("HTTP/1.1 200 OK\r\nX: {}", "x".repeat(20_000));
     let many = format!("HTTP/1.1 200 OK\r\n{}\r\n", "X: x\r\n".repeat(101));
-    for (turn, is_local, said) in [
-        (says("HTTP/1.1 403 No ProxyRoute\r\nContent-Length: 4\r\n\r\nuser"), true, "it answers 403 Forbidden"),
-        (says("HTTP/1.1 407 user:secret\r\n\r\n"), true, "it answers 407 Proxy Authentication Required"),
-        (says("HTTP/1.0 502 x\r\n\r\n").then_closes(), false, "it answers 502 Bad Gateway"),
-        (says("HTTP/1.1 302 x\r\nLocation: http://user:secret@x/\r\n\r\n"), true, "it answers 302 Found"),
-        (says("HTTP/1.1 200 OK\r\n\r\nmore"), false, "it says more than it was asked"),
-        (says("HTTP/1.1 204 OK\r\n\r\nmore"), false, "it says more than it was asked"),
-        (says("HTTP/1.1 101 x\r\n\r\n"), true, "it answers 101 Switching Protocols"),
-        (says("SSH-2.0-x\r\n\r\n"), false, "its answer is no HTTP: invalid HTTP version"),
-        (says("HTTP/1.1 099 x\r\n\r\n"), false, "its answer is no HTTP: invalid status code"),
-        (says(&many), true, "its answer has more than 100 fields"),
-        (says(&endless), true, "its answer has a head of more than 16 KiB"),
+    for (reaction, is_local, reason) in [
+        (sends("HTTP/1.1 403 Denied by policy\r\nContent-Length: 4\r\n\r\nuser"), true, "it answers 403 Forbidden"),
+        (sends("HTTP/1.1 407 user:secret\r\n\r\n"), true, "it answers 407 Proxy Authentication Required"),
+        (sends("HTTP/1.0 502 x\r\n\r\n").then_closes(), false, "it answers 502 Bad Gateway"),
+        (sends("HTTP/1.1 302 x\r\nLocation: http://user:secret@x/\r\n\r\n"), true, "it answers 302 Found"),
+        (sends("HTTP/1.1 200 OK\r\n\r\nmore"), false, "it sent data before the TLS handshake"),
+        (sends("HTTP/1.1 204 OK\r\n\r\nmore"), false, "it sent data before the TLS handshake"),
+        (sends("HTTP/1.1 101 x\r\n\r\n"), true, "it answers 101 Switching Protocols"),
+        (sends("SSH-2.0-x\r\n\r\n"), false, "its response is not HTTP: invalid HTTP version"),
+        (sends("HTTP/1.1 099 x\r\n\r\n"), false, "its response is not HTTP: invalid status code"),
+        (sends(&many), true, "its response has more than 100 fields"),
+        (sends(&endless), true, "its response header is larger than 16 KiB"),
         (closes(), false, "connection closed before message completed"),
-        (says("HTTP/1.1 200 OK\r\nX: ").then_closes(), false, "connection closed before message completed"),
+        (sends("HTTP/1.1 200 OK\r\nX: ").then_closes(), false, "connection closed before message completed"),
     ] {
         let (status, kind, detail) = if is_local {
             (StatusCode::SERVICE_UNAVAILABLE, "the gateway could not make the call", "local")
         } else {
             (StatusCode::BAD_GATEWAY, "Backend unavailable", "connect")
         };
-        let proxy = RawUpstream::start([turn]).await;
-        let at = proxy.url().replace("http://", "http://user:secret@");
-        let config = config_in(&[("HTTPS_PROXY", &at)], "https://upstream.example", "");
-        let world = World::configured(Simulator::start().await.unwrap(), &config).await;
+        let proxy = RawUpstream::start([reaction]).await;
+        let proxy_url = proxy.url().replace("http://", "http://user:secret@");
+        let config = config_in(&[("HTTPS_PROXY", &proxy_url)], "https://upstream.example", "");
+        let world = World::with_config(Simulator::start().await.unwrap(), &config).await;
         for path in [LIST, OTHER] {
             let reply = world.get(path).await;
             assert_eq!(reply.status(), status);
             let expected = format!(
-                "workspace-gateway: {kind}: cannot connect to upstream.example: the proxy {}: {said}",
+                "workspace-gateway: {kind}: cannot connect to upstream.example: the proxy {}: {reason}",
                 proxy.url()
             );
             assert_eq!(reply.error(), ("APIGW.0201".to_owned(), expected));
@@ -248,7 +247,7 @@ async fn a_proxy_that_does_not_lead_there_is_a_502_or_if_it_refuses_a_503_that_s
                 assert_eq!(reply.cache_status(), format!("workspace-gateway; fwd=miss; detail={detail}"));
             }
         }
-        assert_eq!(proxy.requests(), 2, "{said}: nobody is asked twice");
+        assert_eq!(proxy.requests(), 2, "{reason}: the gateway does not retry");
         assert!(
             proxy.heads()[0].starts_with("CONNECT upstream.example:443 HTTP/1.1\r\nhost: upstream.example:443\r\n")
         );
@@ -256,39 +255,42 @@ async fn a_proxy_that_does_not_lead_there_is_a_502_or_if_it_refuses_a_503_that_s
 }
 
 #[tokio::test]
-async fn a_proxy_that_wants_to_know_who_asks_is_told_of_as_such() {
-    let proxy = RawUpstream::start([says("HTTP/1.1 407 x\r\nProxy-Authenticate: Basic\r\n\r\n")]).await;
+async fn the_error_after_a_407_of_a_proxy_suggests_credentials() {
+    let proxy = RawUpstream::start([sends("HTTP/1.1 407 x\r\nProxy-Authenticate: Basic\r\n\r\n")]).await;
     let config = config_in(&[("HTTPS_PROXY", proxy.url())], "https://upstream.example", "");
-    let world = World::configured(Simulator::start().await.unwrap(), &config).await;
+    let world = World::with_config(Simulator::start().await.unwrap(), &config).await;
     let (_, message) = world.get(LIST).await.error();
-    assert!(message.ends_with("407 Proxy Authentication Required, and HTTPS_PROXY has no USER:PASSWORD@"), "{message}");
+    assert!(
+        message.ends_with("it answers 407 Proxy Authentication Required: add USER:PASSWORD@ to HTTPS_PROXY"),
+        "{message}"
+    );
 }
 
 #[tokio::test]
-async fn a_proxy_that_is_not_there_is_a_502() {
-    let gone = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-    let config = config_in(&[("HTTPS_PROXY", &format!("user:secret@{gone}"))], "https://upstream.example", "");
-    let world = World::configured(Simulator::start().await.unwrap(), &config).await;
+async fn an_unreachable_proxy_is_answered_502() {
+    let address = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let config = config_in(&[("HTTPS_PROXY", &format!("user:secret@{address}"))], "https://upstream.example", "");
+    let world = World::with_config(Simulator::start().await.unwrap(), &config).await;
     let (_, message) = world.get(LIST).await.error();
-    assert!(message.contains(&format!("the proxy http://{gone}: Connection refused")), "{message}");
+    assert!(message.contains(&format!("the proxy http://{address}: Connection refused")), "{message}");
 }
 
 #[tokio::test]
-async fn a_proxy_that_is_not_believed_is_no_fault_of_upstreams() {
+async fn an_untrusted_proxy_certificate_is_a_local_failure() {
     let (acceptor, _) = tls::acceptor("egress-untrusted");
     let port = {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                assert!(acceptor.accept(stream).await.is_err(), "it was told a password");
+                assert!(acceptor.accept(stream).await.is_err(), "the gateway trusted the proxy");
             }
         });
         port
     };
-    let at = format!("https://user:secret@localhost:{port}");
-    let config = config_in(&[("HTTPS_PROXY", &at)], "https://upstream.example", "");
-    let world = World::configured(Simulator::start().await.unwrap(), &config).await;
+    let proxy_url = format!("https://user:secret@localhost:{port}");
+    let config = config_in(&[("HTTPS_PROXY", &proxy_url)], "https://upstream.example", "");
+    let world = World::with_config(Simulator::start().await.unwrap(), &config).await;
     let reply = world.get(LIST).await;
     assert_eq!(reply.cache_status(), "workspace-gateway; fwd=miss; detail=local");
     let (_, message) = reply.error();
@@ -297,35 +299,35 @@ async fn a_proxy_that_is_not_believed_is_no_fault_of_upstreams() {
 }
 
 #[tokio::test]
-async fn a_proxy_has_no_longer_than_connecting_may_take() {
-    // Silent at once, and silent when asked for TLS.
-    for turn in [silent(), says("HTTP/1.1 200 OK\r\n\r\n")] {
-        let proxy = RawUpstream::start([turn]).await;
-        let at = proxy.url().replace("http://", "http://user:secret@");
+async fn connecting_through_a_proxy_is_limited_by_connect_timeout() {
+    // Silent from the beginning, and silent in the TLS handshake.
+    for reaction in [silent(), sends("HTTP/1.1 200 OK\r\n\r\n")] {
+        let proxy = RawUpstream::start([reaction]).await;
+        let proxy_url = proxy.url().replace("http://", "http://user:secret@");
         let config = config_in(
-            &[("HTTPS_PROXY", &at)],
+            &[("HTTPS_PROXY", &proxy_url)],
             "https://upstream.example",
             "[upstream]\nconnect_timeout = \"50ms\"\nfirst_byte_timeout = \"1h\"\nanswer_timeout = \"1h\"",
         );
-        let world = World::configured(Simulator::start().await.unwrap(), &config).await;
+        let world = World::with_config(Simulator::start().await.unwrap(), &config).await;
         let reply = world.get(LIST).await;
         assert_eq!(reply.cache_status(), "workspace-gateway; fwd=miss; detail=connect");
         let expected =
             format!("not connected through the proxy {} within 50ms (upstream.connect_timeout)", proxy.url());
         assert!(reply.error().1.ends_with(&expected), "{reply:?}");
-        proxy.hung_up(1).await;
+        proxy.wait_for_closes(1).await;
     }
 }
 
 #[tokio::test]
-async fn serve_says_how_upstream_is_reached_and_never_the_password() {
-    let proxy = RawUpstream::start([says("HTTP/1.1 407 No\r\n\r\n")]).await;
-    let at = proxy.url().replace("http://", "http://me%40corp:sEcr%65t@");
-    let environment = [("HTTPS_PROXY", &*at), ("NO_PROXY", "appstream.example")];
+async fn serve_logs_the_route_to_upstream_without_the_password() {
+    let proxy = RawUpstream::start([sends("HTTP/1.1 407 No\r\n\r\n")]).await;
+    let proxy_url = proxy.url().replace("http://", "http://me%40corp:sEcr%65t@");
+    let environment = [("HTTPS_PROXY", &*proxy_url), ("NO_PROXY", "appstream.example")];
     let file = folder("egress").join("serve.toml");
     std::fs::write(&file, "[log]\nformat = \"json\"\nlevel = \"trace\"\n").unwrap();
     let upstream = ["https://workspace.example", "https://appstream.example"];
-    let process = Process::start_before(upstream[0], upstream[1], &file, &environment).await;
+    let process = Process::start_with_upstreams(upstream[0], upstream[1], &file, &environment).await;
     let http = Http::new();
     for path in [LIST, OTHER] {
         let url = format!("{}{}", process.proxy, path.replace("PROJECT", PROJECT));
@@ -340,12 +342,12 @@ async fn serve_says_how_upstream_is_reached_and_never_the_password() {
         ("https://appstream.example", "directly (NO_PROXY)".to_owned()),
     ] {
         let events = log.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
-        let told: Vec<_> = events.filter(|event| event["message"] == "upstream" && event["url"] == url).collect();
-        assert_eq!(told.len(), 1, "{log}");
-        assert_eq!(told[0]["reached"], reached.as_str());
+        let logged: Vec<_> = events.filter(|event| event["message"] == "upstream" && event["url"] == url).collect();
+        assert_eq!(logged.len(), 1, "{log}");
+        assert_eq!(logged[0]["reached"], reached.as_str());
     }
     assert!(log.contains("407 Proxy Authentication Required"), "{log}");
-    // In clear, escaped, and as it is sent.
+    // Decoded, percent-encoded, and in Base64.
     for secret in ["sEcret", "sEcr%65t", "corp", "bWVAY29ycDpzRWNyZXQ"] {
         assert!(!log.contains(secret), "{secret} in {log}");
     }
@@ -353,7 +355,7 @@ async fn serve_says_how_upstream_is_reached_and_never_the_password() {
 }
 
 #[test]
-fn check_says_how_upstream_is_reached_and_never_the_password() {
+fn check_shows_the_route_to_upstream_without_the_password() {
     let environment = [("HTTPS_PROXY", "http://user:secret@proxy.corp:3128"), ("no_proxy", "*.example")];
     let given = file(
         "egress.toml",
@@ -378,7 +380,7 @@ fn check_says_how_upstream_is_reached_and_never_the_password() {
 }
 
 #[test]
-fn a_proxy_of_another_kind_is_refused_at_start() {
+fn an_unsupported_proxy_scheme_is_rejected_at_start() {
     for command in ["check", "serve"] {
         let environment = [("HTTPS_PROXY", "socks5://user:secret@proxy.corp:1080")];
         let output = run_in(&environment, &[command, "--region", "r-1"]);

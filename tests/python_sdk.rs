@@ -1,4 +1,4 @@
-//! The official Python SDK, pointed at the gateway as a user would.
+//! The official Python SDK, configured for the gateway as a user would do it.
 
 use crate::sdk::{Call, Client, Sdk, scenes};
 
@@ -10,7 +10,7 @@ async fn all_are_answered_and_repeats_are_hits() {
             scene.another("new temporary key, asynchronously").asynchronous(),
             scene.token("token and signature, asynchronously").asynchronous(),
             Client { signs: false, ..scene.token("token alone") },
-            // The environment alone points it at the gateway.
+            // Only environment variables name the gateway.
             Client { workspace: None, appstream: None, ..scene.permanent("region") },
             Client { workspace: Some(scene.world.url("/workspace/")), ..scene.permanent("prefix") },
         ]
@@ -20,7 +20,7 @@ async fn all_are_answered_and_repeats_are_hits() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn refusals_are_exceptions() {
-    // It reads 429 as the end of its own retries, without looking at the answer.
+    // The SDK takes a 429 as the end of its own retries and does not read the response.
     let throttled = |call: &Call| {
         let error = call.error.as_ref().unwrap();
         assert_eq!((call.status, error.kind.as_str(), error.code.as_str()), (429, "ClientRequestException", "429"));

@@ -1,5 +1,5 @@
-//! Why a request was not answered from memory, and why an answer was not stored: one word each, counted, and told in
-//! `Cache-Status` as far as the caller may know.
+//! Why a request was a miss, and why a response was not stored. Each has one reason, which is counted. `Cache-Status` shows
+//! it unless that would disclose something to the caller.
 
 use http::{HeaderName, Method, StatusCode};
 use strum::VariantArray;
@@ -10,11 +10,7 @@ use crate::support::{Reply, World};
 
 const LIST: &str = "/v2/PROJECT/products";
 
-fn told(reply: &Reply) -> &str {
-    reply.cache_status().strip_prefix("workspace-gateway; ").unwrap()
-}
-
-/// How often each reason was counted.
+/// How often each reason was counted. Reasons that were not counted are left out.
 fn missed(world: &World) -> Vec<(Miss, f64)> {
     let counted = |miss: Miss| {
         let labels = format!("operation=\"ListProducts\",reason=\"{}\"", miss.into_str());
@@ -23,10 +19,10 @@ fn missed(world: &World) -> Vec<(Miss, f64)> {
     Miss::VARIANTS.iter().map(|&miss| (miss, counted(miss))).filter(|(_, count)| *count > 0.0).collect()
 }
 
-/// A gateway of which one caller has a grant, and its misses so far: that of the call by which it has been proved.
-async fn granted(settings: &str) -> (World, String) {
+/// A world and the token of a caller with a grant. The call that proved it has been counted as a miss.
+async fn world_with_grant(settings: &str) -> (World, String) {
     let world = World::with(settings).await;
-    let [token] = world.granted().await;
+    let [token] = world.granted_tokens().await;
     (world, token)
 }
 
@@ -43,9 +39,9 @@ async fn write(world: &World, token: &str) {
 }
 
 #[tokio::test]
-async fn each_reason_for_a_miss_is_counted_and_told() {
+async fn each_reason_for_a_miss_is_counted_and_shown() {
     let mut seen = Vec::new();
-    for (expected, said) in [
+    for (expected, params) in [
         (Miss::NoEntry, "fwd=miss; fwd-status=200; stored; detail=no-entry"),
         (Miss::Expired, "fwd=stale; fwd-status=200; stored; detail=expired"),
         (Miss::NeedsConfirmation, "fwd=stale; fwd-status=200; stored; detail=needs-confirmation"),
@@ -59,7 +55,7 @@ async fn each_reason_for_a_miss_is_counted_and_told() {
     ] {
         let sharing = if expected == Miss::Private { "[cache]\nsharing = \"caller\"\n" } else { "" };
         let grant_ttl = if expected == Miss::GrantLapsed { "5m" } else { "2h" };
-        let (world, token) = granted(&format!("{sharing}[grants]\ngrant_ttl = \"{grant_ttl}\"\n")).await;
+        let (world, token) = world_with_grant(&format!("{sharing}[grants]\ngrant_ttl = \"{grant_ttl}\"\n")).await;
         let mut caller = token.clone();
         let mut headers: &[(&str, &str)] = &[];
         match expected {
@@ -78,9 +74,9 @@ async fn each_reason_for_a_miss_is_counted_and_told() {
                 let (name, value) = (HeaderName::from_static("cache-control"), "no-store".parse().unwrap());
                 world.simulator.add_header(name, value);
                 assert_eq!(
-                    told(&ask(&world, &token, &[]).await),
+                    ask(&world, &token, &[]).await.cache_params(),
                     "fwd=miss; fwd-status=200; detail=cache-directives",
-                    "why it is not stored comes first"
+                    "the reason why it is not stored comes first"
                 );
                 world.simulator.remove_headers();
             }
@@ -96,7 +92,7 @@ async fn each_reason_for_a_miss_is_counted_and_told() {
         }
         let before: f64 = missed(&world).iter().map(|(_, count)| count).sum();
         let (reply, counted) = (ask(&world, &caller, headers).await, missed(&world));
-        assert_eq!(told(&reply), said, "{expected:?}");
+        assert_eq!(reply.cache_params(), params, "{expected:?}");
         let after: f64 = counted.iter().map(|(_, count)| count).sum();
         assert_eq!(after, before + 1.0, "{expected:?}: {counted:?}");
         assert!(counted.iter().any(|(miss, _)| *miss == expected), "{expected:?}: {counted:?}");
@@ -106,13 +102,13 @@ async fn each_reason_for_a_miss_is_counted_and_told() {
 }
 
 #[tokio::test]
-async fn a_caller_without_a_grant_is_told_the_same_whatever_is_stored() {
-    let mut answers = Vec::new();
-    // Nothing; fresh; stale; too old for anything; invalidated.
+async fn a_caller_without_a_grant_gets_the_same_details_whatever_is_stored() {
+    let mut details = Vec::new();
+    // Nothing stored; then an entry that is fresh, stale, expired, or invalidated.
     for (is_stored, seconds, is_invalidated) in
         [(false, 0, false), (true, 0, false), (true, 400, false), (true, 7_000, false), (true, 0, true)]
     {
-        let (world, token) = granted("[grants]\ngrant_ttl = \"2h\"\n").await;
+        let (world, token) = world_with_grant("[grants]\ngrant_ttl = \"2h\"\n").await;
         if is_stored {
             ask(&world, &token, &[]).await;
         }
@@ -122,50 +118,50 @@ async fn a_caller_without_a_grant_is_told_the_same_whatever_is_stored() {
         world.seconds_pass(seconds + 1);
         let stranger = world.simulator.token(crate::support::PROJECT);
         world.simulator.fail_with(Some(StatusCode::SERVICE_UNAVAILABLE));
-        let failed = told(&ask(&world, &stranger, &[("cache-control", "max-age=1")]).await).to_owned();
+        let failed = ask(&world, &stranger, &[("cache-control", "max-age=1")]).await.cache_params().to_owned();
         world.simulator.fail_with(None);
         let labels = "operation=\"ListProducts\",reason=\"no-grant\"";
         let proofs = world.metric(&format!("workspace_gateway_misses_total{{{labels}}}"));
-        answers.push((failed, told(&ask(&world, &stranger, &[]).await).to_owned(), proofs));
+        details.push((failed, ask(&world, &stranger, &[]).await.cache_params().to_owned(), proofs));
     }
-    let all = answers[0].clone();
-    assert_eq!(all.0, "fwd=miss; fwd-status=503; detail=status");
-    assert!(answers.iter().all(|answer| *answer == all), "{answers:?}");
+    let first = details[0].clone();
+    assert_eq!(first.0, "fwd=miss; fwd-status=503; detail=status");
+    assert!(details.iter().all(|detail| *detail == first), "{details:?}");
 }
 
 #[tokio::test]
-async fn a_hit_and_a_bypass_are_no_miss() {
-    let (world, token) = granted("").await;
+async fn hits_and_bypasses_are_not_counted_as_misses() {
+    let (world, token) = world_with_grant("").await;
     ask(&world, &token, &[]).await;
     let before = missed(&world);
     assert!(ask(&world, &token, &[]).await.is_hit());
     ask(&world, &token, &[("range", "bytes=0-1")]).await;
     ask(&world, &token, &[("cache-control", "no-store")]).await;
     assert_eq!(missed(&world), before);
-    // Where upstream is not asked, it is one all the same.
+    // A miss without an upstream call is counted, too.
     world.seconds_pass(7_000);
     assert_eq!(ask(&world, &token, &[("cache-control", "only-if-cached")]).await.status(), StatusCode::GATEWAY_TIMEOUT);
     assert_ne!(missed(&world), before);
 }
 
 #[tokio::test]
-async fn each_answer_that_is_not_stored_is_counted_once() {
-    let (world, token) = granted("").await;
+async fn each_response_that_is_not_stored_is_counted_once() {
+    let (world, token) = world_with_grant("").await;
     let counted = |reason: Unstorable| {
         world.metric(&format!("workspace_gateway_unstored_responses_total{{reason=\"{}\"}}", reason.into_str()))
     };
     let all = || Unstorable::VARIANTS.iter().map(|reason| counted(*reason)).sum::<f64>();
     assert_eq!(all(), 0.0);
     world.simulator.deny(&token);
-    assert_eq!(told(&ask(&world, &token, &[]).await), "fwd=miss; fwd-status=403; detail=denied");
+    assert_eq!(ask(&world, &token, &[]).await.cache_params(), "fwd=miss; fwd-status=403; detail=denied");
     assert_eq!((counted(Unstorable::Denied), all()), (1.0, 1.0));
     world.seconds_pass(1);
-    let [other] = world.granted().await;
+    let [other] = world.granted_tokens().await;
     world.simulator.hold();
-    let leading = world.begin_and_arrive(&other, LIST, world.upstream_calls() + 1).await;
+    let leader = world.begin_and_reach_upstream(&other, LIST, world.upstream_calls() + 1).await;
     world.purge();
     world.simulator.release();
-    assert_eq!(told(&leading.await.unwrap()), "fwd=miss; fwd-status=200; detail=purged");
+    assert_eq!(leader.await.unwrap().cache_params(), "fwd=miss; fwd-status=200; detail=purged");
     assert_eq!((counted(Unstorable::Purged), all()), (1.0, 2.0));
     world.simulator.fail_with(Some(StatusCode::SERVICE_UNAVAILABLE));
     ask(&world, &other, &[]).await;
@@ -173,15 +169,15 @@ async fn each_answer_that_is_not_stored_is_counted_once() {
 }
 
 #[tokio::test]
-async fn an_answer_tells_a_digest_of_its_cache_key_the_same_for_whoever_asks() {
+async fn the_digest_of_a_cache_key_is_the_same_for_all_callers() {
     let worlds = [World::new().await, World::new().await];
-    let [one, two] = worlds[0].granted().await;
-    let asks = async |token: &str, query: &str| {
+    let [one, two] = worlds[0].granted_tokens().await;
+    let digest_of = async |token: &str, query: &str| {
         worlds[0].get_as(token, &format!("{LIST}?{query}")).await.key().expect("a digest")
     };
-    let digest = asks(&one, "limit=1&offset=2").await;
+    let digest = digest_of(&one, "limit=1&offset=2").await;
     assert!(digest.len() == 16 && digest.bytes().all(|byte| byte.is_ascii_hexdigit()), "{digest}");
-    // A hit, another spelling, another caller, one without a grant.
+    // A hit, another spelling, another caller, and a caller without a grant.
     let stranger = worlds[0].simulator.token(crate::support::PROJECT);
     for (token, query) in [
         (&one, "limit=1&offset=2"),
@@ -189,30 +185,33 @@ async fn an_answer_tells_a_digest_of_its_cache_key_the_same_for_whoever_asks() {
         (&two, "limit=1&offset=2"),
         (&stranger, "limit=1&offset=2"),
     ] {
-        assert_eq!(asks(token, query).await, digest, "{query}");
+        assert_eq!(digest_of(token, query).await, digest, "{query}");
     }
-    assert_ne!(asks(&one, "limit=1&offset=3").await, digest);
-    // A failure has a key, too, and so has a refusal that is said again.
+    assert_ne!(digest_of(&one, "limit=1&offset=3").await, digest);
+    // A failure has a digest, too, and so has a remembered denial.
     worlds[0].simulator.fail_with(Some(StatusCode::BAD_GATEWAY));
-    assert_ne!(asks(&one, "limit=4").await, digest);
+    assert_ne!(digest_of(&one, "limit=4").await, digest);
     worlds[0].simulator.fail_with(None);
     worlds[0].simulator.deny(&two);
-    let denied = [asks(&two, "limit=5").await, asks(&two, "limit=5").await, asks(&two, "limit=6").await];
+    let denied = [digest_of(&two, "limit=5").await, digest_of(&two, "limit=5").await, digest_of(&two, "limit=6").await];
     assert!(denied[0] == denied[1] && denied[1] != denied[2], "{denied:?}");
-    // What is not understood has none.
+    // A bypassed request has none.
     assert_eq!(worlds[0].get_as(&one, &format!("{LIST}?limit=1&limit=1")).await.key(), None);
     let elsewhere = worlds[1].get(&format!("{LIST}?limit=1&offset=2")).await.key();
-    assert_ne!(elsewhere.expect("a digest"), digest, "it means nothing to another process");
+    assert_ne!(elsewhere.expect("a digest"), digest, "each process has its own digests");
 }
 
 #[tokio::test]
-async fn a_bypass_that_fails_says_why_it_is_one_and_why_it_has_failed() {
-    let (world, token) = granted("").await;
+async fn a_failed_bypass_shows_both_reasons() {
+    let (world, token) = world_with_grant("").await;
     let range = [("range", "bytes=0-1")];
-    assert_eq!(told(&ask(&world, &token, &range).await), "fwd=bypass; detail=range");
-    world.simulator.reset_connection(true);
+    assert_eq!(ask(&world, &token, &range).await.cache_params(), "fwd=bypass; detail=range");
+    world.simulator.reset_connections(true);
     let failed = ask(&world, &token, &range).await;
-    assert_eq!((failed.status(), told(&failed)), (StatusCode::BAD_GATEWAY, "fwd=bypass; detail=range; failure=broken"));
-    // What is no bypass says it once.
-    assert_eq!(told(&ask(&world, &token, &[]).await), "fwd=miss; detail=broken");
+    assert_eq!(
+        (failed.status(), failed.cache_params()),
+        (StatusCode::BAD_GATEWAY, "fwd=bypass; detail=range; failure=broken")
+    );
+    // A request that is no bypass shows one reason.
+    assert_eq!(ask(&world, &token, &[]).await.cache_params(), "fwd=miss; detail=broken");
 }

@@ -1,4 +1,5 @@
-//! Other settings for a running gateway: what they change, what they don't, and what they never disturb.
+//! Reloads of the configuration of a running gateway: what changes, what needs a restart, and what must not be
+//! disturbed.
 
 use std::path::PathBuf;
 
@@ -9,7 +10,7 @@ use workspace_gateway::testing::catalogue::Service;
 use workspace_gateway::testing::config::Mode;
 use workspace_gateway::testing::simulator::Simulator;
 
-use crate::support::{PROJECT, PROOF, WAITERS, World, all, within};
+use crate::support::{PROJECT, PROOF, WAITERS, World, all_replies, within};
 use crate::tls::serve_tls;
 
 const LIST: &str = "/v2/PROJECT/products?os_type=Linux";
@@ -23,7 +24,7 @@ fn reloads(world: &World) -> [f64; 3] {
         .map(|result| world.metric(&format!("workspace_gateway_reloads_total{{result=\"{result}\"}}")))
 }
 
-/// For how many seconds an answer from memory is fresh.
+/// The remaining freshness of a hit, in seconds.
 async fn ttl(world: &World, path: &str) -> i64 {
     let reply = world.get(path).await;
     assert!(reply.is_hit(), "{reply:?}");
@@ -31,7 +32,7 @@ async fn ttl(world: &World, path: &str) -> i64 {
 }
 
 #[tokio::test]
-async fn what_is_kept_keeps_its_life_and_what_comes_has_another() {
+async fn a_new_ttl_applies_to_new_entries_only() {
     let world = World::new().await;
     world.get(LIST).await;
     assert_eq!(world.reload("[cache]\nttl = \"1h\"").unwrap().applied, ["cache.ttl"]);
@@ -45,7 +46,7 @@ async fn what_is_kept_keeps_its_life_and_what_comes_has_another() {
 }
 
 #[tokio::test]
-async fn grants_there_are_go_by_the_new_terms() {
+async fn new_grant_settings_apply_to_existing_grants() {
     let world = World::with("[cache]\nttl = \"1h\"").await;
     world.get(LIST).await;
     world.seconds_pass(100);
@@ -53,7 +54,7 @@ async fn grants_there_are_go_by_the_new_terms() {
     assert!(!world.get(LIST).await.is_hit());
     world.simulator.fail_with(Some(StatusCode::SERVICE_UNAVAILABLE));
     world.seconds_pass(101);
-    assert_eq!(world.get(LIST).await.status(), StatusCode::OK, "an outage is bridged");
+    assert_eq!(world.get(LIST).await.status(), StatusCode::OK, "the outage extends the grant");
     world
         .reload("[cache]\nttl = \"1h\"\nnegative_ttl = \"0s\"\nbackoff = \"0s\"\n[grants]\ngrant_ttl = \"100s\"\non_outage = \"refuse\"")
         .unwrap();
@@ -61,7 +62,7 @@ async fn grants_there_are_go_by_the_new_terms() {
 }
 
 #[tokio::test]
-async fn limits_of_requests_and_answers_hold_for_the_next() {
+async fn new_size_limits_and_timeouts_apply_to_the_next_request() {
     let world = World::new().await;
     world.get(LIST).await;
     world.reload("[limits]\nmax_head_size = \"100B\"").unwrap();
@@ -77,21 +78,21 @@ async fn limits_of_requests_and_answers_hold_for_the_next() {
 }
 
 #[tokio::test]
-async fn bounds_of_flights_hold_for_those_who_come_then() {
+async fn a_new_flight_limit_applies_to_new_requests() {
     let world = World::new().await;
-    let [token] = world.granted().await;
+    let [token] = world.granted_tokens().await;
     world.reload("[limits]\nmax_flights = 1").unwrap();
     world.simulator.hold();
-    let shared = world.begin_and_arrive(&token, LIST, 1).await;
-    let alone = world.begin_and_arrive(&token, OTHER, 2).await;
-    let alone_too = world.begin_and_arrive(&token, OTHER, 3).await;
+    let shared = world.begin_and_reach_upstream(&token, LIST, 1).await;
+    let alone = world.begin_and_reach_upstream(&token, OTHER, 2).await;
+    let alone_too = world.begin_and_reach_upstream(&token, OTHER, 3).await;
     world.simulator.release();
-    let replies = all(vec![shared, alone, alone_too]).await;
+    let replies = all_replies(vec![shared, alone, alone_too]).await;
     assert!(replies.iter().all(|reply| reply.status() == StatusCode::OK));
 }
 
 #[tokio::test]
-async fn the_mode_changes_if_the_setting_does_and_not_if_an_operator_has_switched_it() {
+async fn a_reload_changes_the_mode_only_if_the_setting_changed() {
     let world = World::new().await;
     let gateway = world.server.gateway();
     assert_eq!(world.reload("mode = \"bypass\"").unwrap().applied, ["mode"]);
@@ -106,26 +107,26 @@ async fn the_mode_changes_if_the_setting_does_and_not_if_an_operator_has_switche
 }
 
 #[tokio::test]
-async fn another_upstream_is_asked_and_nothing_of_the_one_before_is_given() {
+async fn grants_and_entries_of_the_old_upstream_are_not_used_for_the_new_one() {
     let world = World::new().await;
     let other = Simulator::start().await.unwrap();
     world.get(LIST).await;
     let (workspace, appstream) = (other.url(Service::Workspace), other.url(Service::AppStream));
-    let changes = world.reload_before(&workspace, &appstream, "").unwrap();
+    let changes = world.reload_with_upstreams(&workspace, &appstream, "").unwrap();
     assert_eq!(changes.applied, ["upstream.appstream_url", "upstream.workspace_url"]);
-    assert_eq!(world.get(LIST).await.status(), StatusCode::UNAUTHORIZED, "the other knows no such token");
+    assert_eq!(world.get(LIST).await.status(), StatusCode::UNAUTHORIZED, "the other upstream does not know this token");
     let token = other.token(PROJECT);
     assert!(!world.get_as(&token, LIST).await.is_hit());
     assert!(world.get_as(&token, LIST).await.is_hit());
     assert_eq!((world.upstream_calls(), other.request_count()), (1, 2));
-    // Back again: what was granted and kept there before is not there any more.
+    // After the change back, the earlier grants and entries are gone.
     world.reload("").unwrap();
     assert!(!world.get(LIST).await.is_hit());
     assert_eq!(world.upstream_calls(), 2);
 }
 
 #[tokio::test]
-async fn the_paths_of_base_urls_come_and_go() {
+async fn path_prefixes_can_be_reloaded() {
     let world = World::new().await;
     let team = LIST.replace("/v2", "/team/v2");
     let workspace = LIST.replace("/v2", "/workspace/v2");
@@ -141,18 +142,18 @@ async fn the_paths_of_base_urls_come_and_go() {
 }
 
 #[tokio::test]
-async fn operations_come_and_go() {
+async fn operations_can_be_added_and_removed() {
     let world = World::new().await;
-    // What passes through has no word of a cache. What has the same name and path again is a new operation.
+    // Relayed responses have no Cache-Status. An operation that is added again starts without entries.
     for (settings, is_operation) in [("", false), (ADDED, true), ("", false), (ADDED, true)] {
         world.reload(settings).unwrap();
         let replies = [world.get(ZONES).await, world.get(ZONES).await];
-        let told = replies
+        let hits = replies
             .iter()
             .map(|reply| reply.headers().contains_key("cache-status") && reply.is_hit())
             .collect::<Vec<_>>();
         assert_eq!(
-            (replies[0].headers().contains_key("cache-status"), told),
+            (replies[0].headers().contains_key("cache-status"), hits),
             (is_operation, vec![false, is_operation])
         );
     }
@@ -160,9 +161,9 @@ async fn operations_come_and_go() {
 }
 
 #[tokio::test]
-async fn what_was_shared_is_no_others_once_nothing_is_shared() {
+async fn shared_entries_are_not_used_after_sharing_is_switched_off() {
     let world = World::new().await;
-    let [one, other] = world.granted().await;
+    let [one, other] = world.granted_tokens().await;
     world.get_as(&one, LIST).await;
     assert!(world.get_as(&other, LIST).await.is_hit());
     for (settings, name) in [
@@ -177,13 +178,13 @@ async fn what_was_shared_is_no_others_once_nothing_is_shared() {
         assert!(!world.get_as(&one, LIST).await.is_hit());
         assert!(world.get_as(&one, LIST).await.is_hit());
     }
-    assert_eq!(world.metric("workspace_gateway_entries"), 2.0, "nothing is kept that nobody can be given");
+    assert_eq!(world.metric("workspace_gateway_entries"), 2.0, "entries that no caller can get are removed");
 }
 
 #[tokio::test]
-async fn a_denial_in_between_ends_a_grant_from_before() {
+async fn a_denial_while_sharing_is_off_ends_an_earlier_grant() {
     let world = World::new().await;
-    let [one, other] = world.granted().await;
+    let [one, other] = world.granted_tokens().await;
     world.get_as(&one, LIST).await;
     world.reload("[cache]\nsharing = \"caller\"").unwrap();
     world.simulator.revoke(&one);
@@ -196,7 +197,7 @@ async fn a_denial_in_between_ends_a_grant_from_before() {
 }
 
 #[tokio::test]
-async fn other_keyed_headers_make_other_keys() {
+async fn new_keyed_headers_change_the_cache_keys() {
     let world = World::new().await;
     let english = [("x-language", "en-us")];
     world.get_with(LIST, &english).await;
@@ -209,29 +210,29 @@ async fn other_keyed_headers_make_other_keys() {
 }
 
 #[tokio::test]
-async fn an_authority_is_trusted_once_it_is_in_the_file() {
+async fn a_changed_ca_file_is_reloaded() {
     let simulator = Simulator::start().await.unwrap();
     let (url, right) = serve_tls(&simulator, "reload-right").await;
     let (_, wrong) = serve_tls(&simulator, "reload-wrong").await;
-    let named = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("reload-named.pem");
-    std::fs::copy(wrong, &named).unwrap();
-    let settings = format!("[upstream]\nca_file = {named:?}");
-    let world = World::before(simulator, &url, &url, &settings).await;
+    let ca_file = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("reload-ca_file.pem");
+    std::fs::copy(wrong, &ca_file).unwrap();
+    let settings = format!("[upstream]\nca_file = {ca_file:?}");
+    let world = World::with_upstreams(simulator, &url, &url, &settings).await;
     assert!(world.get(LIST).await.cache_status().contains("detail=local"));
-    assert_eq!(world.reload_before(&url, &url, &settings).unwrap().applied, Vec::<String>::new());
-    std::fs::copy(right, &named).unwrap();
-    let changes = world.reload_before(&url, &url, &settings).unwrap();
-    assert_eq!(changes.applied, ["upstream.ca_file (what is in it)"]);
+    assert_eq!(world.reload_with_upstreams(&url, &url, &settings).unwrap().applied, Vec::<String>::new());
+    std::fs::copy(right, &ca_file).unwrap();
+    let changes = world.reload_with_upstreams(&url, &url, &settings).unwrap();
+    assert_eq!(changes.applied, ["upstream.ca_file (file content)"]);
     assert_eq!(world.get(LIST).await.status(), StatusCode::OK);
-    std::fs::write(&named, "none").unwrap();
-    let error = world.reload_before(&url, &url, &settings).unwrap_err().to_string();
+    std::fs::write(&ca_file, "none").unwrap();
+    let error = world.reload_with_upstreams(&url, &url, &settings).unwrap_err().to_string();
     assert!(error.contains("upstream.ca_file") && error.contains("found none"), "{error}");
     assert_eq!(world.get(OTHER).await.status(), StatusCode::OK);
     assert_eq!(reloads(&world), [1.0, 1.0, 1.0]);
 }
 
 #[tokio::test]
-async fn a_mistake_changes_nothing_and_is_named() {
+async fn an_invalid_configuration_changes_nothing_and_the_error_names_the_setting() {
     let before = "mode = \"cache\"\n[cache]\nttl = \"1h\"";
     let world = World::with(before).await;
     world.get(LIST).await;
@@ -252,7 +253,7 @@ async fn a_mistake_changes_nothing_and_is_named() {
 }
 
 #[tokio::test]
-async fn what_takes_a_restart_says_so_each_time_and_the_rest_is_applied() {
+async fn settings_that_need_a_restart_are_reported_on_each_reload() {
     let world = World::new().await;
     let settings = "[cache]\nmax_size = \"9MiB\"\nttl = \"1h\"\n[log]\nformat = \"json\"\n[upstream]\nmax_calls = 1";
     for applied in [vec!["cache.ttl".to_owned()], Vec::new()] {
@@ -272,25 +273,26 @@ async fn what_takes_a_restart_says_so_each_time_and_the_rest_is_applied() {
 }
 
 #[tokio::test]
-async fn requests_in_flight_finish_as_they_began() {
+async fn requests_in_flight_finish_with_their_settings() {
     let world = World::new().await;
     let other = Simulator::start().await.unwrap();
-    let [token, another] = world.granted().await;
+    let [token, another] = world.granted_tokens().await;
     world.simulator.hold();
     let path = |index: usize| format!("/v2/PROJECT/products?os_type=Linux&offset={}", index % 20 + 1);
-    let asking: Vec<_> = (0..180).map(|index| world.begin(&token, &path(index))).collect();
+    let listing: Vec<_> = (0..180).map(|index| world.begin(&token, &path(index))).collect();
     world.until_metric(WAITERS, 160.0).await;
     let relayed: Vec<_> = (0..20).map(|_| world.begin(&another, "/v2/PROJECT/desktops")).collect();
-    within(world.simulator.arrived(40)).await;
+    within(world.simulator.wait_for_requests(40)).await;
 
-    let moved =
-        |settings| world.reload_before(&other.url(Service::Workspace), &other.url(Service::AppStream), settings);
+    let reload_with_other_upstream = |settings| {
+        world.reload_with_upstreams(&other.url(Service::Workspace), &other.url(Service::AppStream), settings)
+    };
     world.reload("[cache]\nttl = \"1h\"\n[limits]\nmax_waiters = 1\nmax_flights = 1").unwrap();
     world.reload("[cache]\nsharing = \"caller\"\n[upstream]\nanswer_timeout = \"34s\"").unwrap();
-    moved("[limits]\nmax_head_size = \"64KiB\"\n[grants]\nmax_grants = 50").unwrap();
+    reload_with_other_upstream("[limits]\nmax_head_size = \"64KiB\"\n[grants]\nmax_grants = 50").unwrap();
     world.reload("[[operation").unwrap_err();
     world.simulator.release();
-    for reply in all(asking).await.into_iter().chain(all(relayed).await) {
+    for reply in all_replies(listing).await.into_iter().chain(all_replies(relayed).await) {
         assert_eq!(reply.status(), StatusCode::OK, "{reply:?}");
     }
     assert_eq!(other.request_count(), 0);
@@ -298,12 +300,12 @@ async fn requests_in_flight_finish_as_they_began() {
     assert_eq!(
         world.get_as(&token, LIST).await.status(),
         StatusCode::UNAUTHORIZED,
-        "now it is the other that is asked"
+        "new requests go to the other upstream"
     );
 }
 
 #[tokio::test]
-async fn connections_stay_open_and_only_new_ones_keep_to_new_times() {
+async fn new_timeouts_apply_to_new_connections_only() {
     let world = World::new().await;
     let request = format!(
         "GET {} HTTP/1.1\r\nHost: gateway\r\nX-Auth-Token: {}\r\n\r\n",
@@ -318,22 +320,22 @@ async fn connections_stay_open_and_only_new_ones_keep_to_new_times() {
         assert_eq!(within(silent.read(&mut [0; 1])).await.unwrap(), 0, "closed");
     }
     old.write_all(request.as_bytes()).await.unwrap();
-    let mut answer = vec![0; 15];
-    within(old.read_exact(&mut answer)).await.unwrap();
-    assert_eq!(answer, b"HTTP/1.1 200 OK");
+    let mut status_line = vec![0; 15];
+    within(old.read_exact(&mut status_line)).await.unwrap();
+    assert_eq!(status_line, b"HTTP/1.1 200 OK");
 }
 
 #[tokio::test]
-async fn draining_takes_no_longer_than_it_may_by_then() {
+async fn shutdown_uses_the_reloaded_shutdown_timeout() {
     let settings = |shutdown_timeout: &str| {
         let upstream = "[upstream]\nfirst_byte_timeout = \"1h\"\nanswer_timeout = \"1h\"";
         format!("{upstream}\n[limits]\nshutdown_timeout = \"{shutdown_timeout}\"")
     };
     let world = World::with(&settings("1h")).await;
     world.simulator.hold();
-    let held = world.begin_and_arrive(&world.token, LIST, 1).await;
+    let pending = world.begin_and_reach_upstream(&world.token, LIST, 1).await;
     world.reload(&settings("50ms")).unwrap();
     within(world.server.stop()).await;
-    assert!(!held.is_finished());
-    held.abort();
+    assert!(!pending.is_finished());
+    pending.abort();
 }

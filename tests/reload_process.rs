@@ -1,4 +1,4 @@
-//! The program told to read its settings again: by a signal, and by what becomes of its file.
+//! The program reloads its configuration on SIGHUP and when its file changes.
 
 use std::os::unix::fs::symlink;
 use std::path::Path;
@@ -11,10 +11,10 @@ use crate::support::process::{Process, folder};
 use crate::support::{Http, PROJECT};
 
 const LOG: &str = "[log]\nformat = \"json\"\n";
-const RELOADED: &str = "settings reloaded";
-const REFUSED: &str = "settings not reloaded";
+const RELOADED: &str = "configuration reloaded";
+const FAILED: &str = "configuration reload failed";
 
-/// How often settings were applied, refused, and found unchanged.
+/// The numbers of reloads that were applied, refused and without changes.
 async fn reloads(process: &Process) -> [String; 3] {
     let page = Http::new().get(&format!("{}/metrics", process.metrics)).await;
     ["applied", "refused", "unchanged"].map(|result| {
@@ -34,43 +34,43 @@ fn rename_into_place(file: &Path, text: &str) {
 }
 
 #[tokio::test]
-async fn it_notices_that_its_file_changes_however_that_is_done() {
+async fn the_program_reloads_when_its_file_is_written_replaced_or_removed() {
     let simulator = Simulator::start().await.unwrap();
     let file = folder("reload-file").join("config.toml");
     std::fs::write(&file, LOG).unwrap();
     let mut process = Process::start(&simulator, &file).await;
 
     std::fs::write(&file, format!("mode = \"bypass\"\n{LOG}")).unwrap();
-    assert_eq!(changed(&process.says(RELOADED).await), "mode");
+    assert_eq!(changed(&process.wait_for_log(RELOADED).await), "mode");
     let (http, url, token) =
         (Http::new(), format!("{}/v2/{PROJECT}/products", process.proxy), simulator.token(PROJECT));
     let reply = http.send(Method::GET, &url, &[("x-auth-token", &token)], "").await;
     assert!(reply.cache_status().contains("detail=mode"), "{reply:?}");
 
     rename_into_place(&file, &format!("mode = \"on\"\n{LOG}"));
-    let error = process.says(REFUSED).await["error"].to_string();
+    let error = process.wait_for_log(FAILED).await["error"].to_string();
     assert!(error.contains("config.toml: mode: ") && error.contains("on"), "{error}");
     std::fs::remove_file(&file).unwrap();
-    assert!(process.says(REFUSED).await["error"].to_string().contains("cannot read"));
+    assert!(process.wait_for_log(FAILED).await["error"].to_string().contains("cannot read"));
     rename_into_place(
         &file,
         &format!("[listen]\nproxy = \"127.0.0.1:1\"\n[cache]\nmax_size = \"9MiB\"\n{LOG}level = \"warn\""),
     );
-    let told = process.says("this setting takes a restart").await;
+    let warning = process.wait_for_log("this setting needs a restart").await;
     assert_eq!(
-        (&told["setting"], &told["in_force"], &told["given"]),
+        (&warning["setting"], &warning["in_force"], &warning["given"]),
         (&"cache.max_size".into(), &"64MiB".into(), &"9MiB".into())
     );
     assert_eq!(reloads(&process).await[..2], ["2", "2"]);
     drop(http);
     let (code, log) = process.terminate().await;
     assert_eq!(code, Some(0));
-    assert!(!log.contains("\"message\":\"stopp"), "less serious than a warning:\n{log}");
-    assert_eq!(log.matches(REFUSED).count(), 2, "each mistake is told once:\n{log}");
+    assert!(!log.contains("\"message\":\"stopp"), "the level is warn:\n{log}");
+    assert_eq!(log.matches(FAILED).count(), 2, "each error is logged once:\n{log}");
 }
 
 #[tokio::test]
-async fn it_notices_a_symlink_that_is_swapped_as_kubernetes_does_it() {
+async fn the_program_reloads_when_a_symlink_is_swapped_as_in_kubernetes() {
     let simulator = Simulator::start().await.unwrap();
     let folder = folder("reload-symlink");
     for (version, text) in [("..1", LOG.to_owned()), ("..2", format!("[cache]\nttl = \"1h\"\n{LOG}"))] {
@@ -83,22 +83,22 @@ async fn it_notices_a_symlink_that_is_swapped_as_kubernetes_does_it() {
     symlink("..2", folder.join("..data_tmp")).unwrap();
     std::fs::rename(folder.join("..data_tmp"), folder.join("..data")).unwrap();
     std::fs::remove_dir_all(folder.join("..1")).unwrap();
-    assert_eq!(changed(&process.says(RELOADED).await), "cache.ttl");
+    assert_eq!(changed(&process.wait_for_log(RELOADED).await), "cache.ttl");
     assert_eq!(process.terminate().await.0, Some(0));
 }
 
 #[tokio::test]
-async fn it_reads_everything_again_on_sighup() {
+async fn the_program_reloads_on_sighup() {
     let simulator = Simulator::start().await.unwrap();
     let file = folder("reload-signal").join("config.toml");
     std::fs::write(&file, LOG).unwrap();
     let mut process = Process::start(&simulator, &file).await;
     process.signal("HUP");
-    process.says("settings read again: nothing to apply").await;
-    // Whichever comes first, the signal or the look at the file; the other finds nothing.
+    process.wait_for_log("configuration read again: no changes").await;
+    // The signal and the check of the file both cause a reload. The second one finds no changes.
     std::fs::write(&file, format!("{LOG}level = \"debug\"")).unwrap();
     process.signal("HUP");
-    assert_eq!(changed(&process.says(RELOADED).await), "log.level");
+    assert_eq!(changed(&process.wait_for_log(RELOADED).await), "log.level");
     let (http, url) = (Http::new(), format!("{}/healthz", process.metrics));
     assert_eq!(http.get(&url).await.status(), StatusCode::OK);
     assert_eq!(reloads(&process).await[..2], ["1", "0"]);

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Starts the very root file system of the container image, without a container engine.
+"""Tests the root file system of the container image without a container engine.
 
-deploy/rootfs makes it, as in deploy/Dockerfile, and what its last stage says is done: USER, ENTRYPOINT, CMD and
-HEALTHCHECK are read from it. chroot does for the engine; /etc/hosts and /etc/resolv.conf are laid in as an engine would
-mount them. Held to: the demo, an upstream known to /etc/hosts alone and one known to the DNS alone, both by TLS, the place of
-the certificate authorities, the health check while it is up and after that, SIGTERM, and that nothing is written.
+deploy/rootfs creates it, as in deploy/Dockerfile. This script reads USER, ENTRYPOINT, CMD and HEALTHCHECK from the last
+stage, and uses chroot instead of an engine. It writes /etc/hosts and /etc/resolv.conf, which an engine would mount.
+It tests the demo, two upstreams with TLS (one name in /etc/hosts, one in the DNS), the path of the certificate
+authorities, the health check while the gateway runs and afterwards, SIGTERM, and that no file is written.
 
-    tests/rootfs.py PROGRAM       a static one, from deploy/static-cargo; as root, for chroot and the DNS' port
+    tests/rootfs.py PROGRAM       a static program of deploy/static-cargo; as root, for chroot and the port of the DNS
 """
 
 import contextlib
@@ -36,25 +36,27 @@ PROJECT = "00000000000000000000000000000001"
 
 
 def stage():
-    """What the last stage of the Dockerfile says."""
+    """Returns USER, ENTRYPOINT, CMD and HEALTHCHECK of the last stage of the Dockerfile."""
     text = (ROOT / "deploy/Dockerfile").read_text().replace("\\\n", " ")
     last = text[text.rindex("\nFROM ") + 1 :]
-    said = [line.split(None, 1) for line in last.splitlines() if line and not line.startswith("#")]
-    assert said[0] == ["FROM", "scratch"], said[0]
-    assert [rest for word, rest in said if word in ("COPY", "ADD")] == ["--from=build /rootfs/ /"], said
-    assert {word for word, _ in said} <= {"FROM", "COPY", "USER", "EXPOSE", "HEALTHCHECK", "ENTRYPOINT", "CMD"}, said
-    words = dict(said)
-    health = json.loads(words["HEALTHCHECK"].split("CMD", 1)[1])
-    return words["USER"], json.loads(words["ENTRYPOINT"]), json.loads(words["CMD"]), health
+    instructions = [line.split(None, 1) for line in last.splitlines() if line and not line.startswith("#")]
+    assert instructions[0] == ["FROM", "scratch"], instructions[0]
+    copies = [arguments for word, arguments in instructions if word in ("COPY", "ADD")]
+    assert copies == ["--from=build /rootfs/ /"], instructions
+    allowed = {"FROM", "COPY", "USER", "EXPOSE", "HEALTHCHECK", "ENTRYPOINT", "CMD"}
+    assert {word for word, _ in instructions} <= allowed, instructions
+    arguments = dict(instructions)
+    health = json.loads(arguments["HEALTHCHECK"].split("CMD", 1)[1])
+    return arguments["USER"], json.loads(arguments["ENTRYPOINT"]), json.loads(arguments["CMD"]), health
 
 
 def loopback():
-    """An address of this machine that nobody else uses, so that every port on it is free, the usual ones too."""
+    """A random loopback address. No other process uses it, so that all of its ports are free."""
     return f"127.{random.randint(64, 254)}.{random.randint(1, 254)}.{random.randint(1, 254)}"
 
 
 class Upstream(http.server.BaseHTTPRequestHandler):
-    """Answers everything with a product list, and notes which name it was asked by."""
+    """Answers each request with a product list, and stores the host names of the requests."""
 
     protocol_version = "HTTP/1.1"
     names = []
@@ -73,7 +75,7 @@ class Upstream(http.server.BaseHTTPRequestHandler):
 
 
 def certificate(folder):
-    """An authority that signs itself, for both names; it is the server's certificate, too."""
+    """A self-signed certificate for both names. It is also the authority."""
     key, crt = folder / "key.pem", folder / "crt.pem"
     names = f"subjectAltName=DNS:{BY_HOSTS},DNS:{BY_DNS}"
     make = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
@@ -92,11 +94,11 @@ def serving(folder):
         def get_request(self):
             connection, address = super().get_request()
             connection.settimeout(DEADLINE)
-            # The handshake comes with the first read, in the connection's own thread.
+            # The handshake happens at the first read, in the thread of the connection.
             return context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False), address
 
         def handle_error(self, *_):
-            """A client that doesn't trust it hangs up: that is wanted."""
+            """Ignores clients that do not trust the certificate. The test wants them."""
 
     server = Server(("127.0.0.1", 0), Upstream)
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -106,8 +108,8 @@ def serving(folder):
         server.shutdown()
 
 
-def answer_names(dns, asked):
-    """A name server that knows one name."""
+def serve_dns(dns, queried_names):
+    """A name server with one name."""
     while True:
         try:
             query, client = dns.recvfrom(512)
@@ -119,9 +121,9 @@ def answer_names(dns, asked):
             at += 1 + query[at]
         kind = struct.unpack(">H", query[at + 1 : at + 3])[0]
         name = ".".join(labels)
-        asked.append(name)
+        queried_names.append(name)
         found = name == BY_DNS
-        # It has an IPv4 address, and no other.
+        # The name has only an IPv4 address.
         address = struct.pack(">HHHIH4B", 0xC00C, 1, 1, 1, 4, 127, 0, 0, 1) if found and kind == 1 else b""
         flags = 0x8580 if found else 0x8583
         head = query[:2] + struct.pack(">HHHHH", flags, 1, 1 if address else 0, 0, 0)
@@ -129,18 +131,18 @@ def answer_names(dns, asked):
 
 
 def snapshot(root):
-    """Everything there is to see of a root file system."""
-    seen = {}
+    """The metadata and contents of all files of a root file system."""
+    files = {}
     for path in sorted(root.rglob("*")):
         about = path.lstat()
         content = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
-        seen[str(path)] = (about.st_mode, about.st_uid, about.st_gid, about.st_size, about.st_mtime_ns, content)
-        assert about.st_uid == 0 and not about.st_mode & 0o022, f"others than root may write to {path}"
-    return seen
+        files[str(path)] = (about.st_mode, about.st_uid, about.st_gid, about.st_size, about.st_mtime_ns, content)
+        assert about.st_uid == 0 and not about.st_mode & 0o022, f"a user other than root may write to {path}"
+    return files
 
 
 class Gateway:
-    """The image's program, serving."""
+    """The program of the image, running."""
 
     def __init__(self, run, command, address, port):
         self.variables = {
@@ -166,10 +168,10 @@ class Gateway:
     def get(self, path):
         connection = http.client.HTTPConnection(self.address, 8080, timeout=DEADLINE)
         connection.request("GET", path, headers={"x-auth-token": "a-token"})
-        answer = connection.getresponse()
-        body = answer.read()
+        response = connection.getresponse()
+        body = response.read()
         connection.close()
-        return answer.status, answer.headers["cache-status"], body
+        return response.status, response.headers["cache-status"], body
 
     def __enter__(self):
         if not self.ready.wait(DEADLINE):
@@ -184,12 +186,12 @@ class Gateway:
         self.process.send_signal(signal.SIGTERM)
         code = self.process.wait(DEADLINE)
         self.reader.join(DEADLINE)
-        assert code == 0, f"it ended with {code} on SIGTERM:\n{self.log}"
+        assert code == 0, f"the gateway exited with {code} after SIGTERM:\n{self.log}"
 
 
-def expect(what, holds, shown=""):
-    if not holds:
-        sys.exit(f"NOT SO: {what}: {shown}")
+def expect(what, is_true, shown=""):
+    if not is_true:
+        sys.exit(f"FAILED: {what}: {shown}")
     print(f"  {what}")
 
 
@@ -209,59 +211,61 @@ def check(scratch, root, user, entrypoint, serve, health):
     root.chmod(0o755)
     scratch.chmod(0o755)
     files = [str(path.relative_to(root)) for path in sorted(root.rglob("*")) if path.is_file()]
-    expect("its user is a number, and not root", re.fullmatch(r"[1-9]\d*:[1-9]\d*", user), user)
+    expect("USER is a number, and not root", re.fullmatch(r"[1-9]\d*:[1-9]\d*", user), user)
     print(f"user {user}; " + ", ".join(f"/{name}" for name in files))
     bundle = (root / AUTHORITIES).read_text()
-    expect("the system's certificate authorities are in it", bundle.count("BEGIN CERTIFICATE") > 100)
+    expect("the image has the certificate authorities of the system", bundle.count("BEGIN CERTIFICATE") > 100)
     run = [shutil.which("chroot"), f"--userspec={user}", str(root)]
 
-    # What an engine mounts, but for /proc, /sys and /dev, without which it has to do here.
+    # The files that an engine mounts. There is no /proc, /sys or /dev.
     address = loopback()
     (root / "etc/hosts").write_text(f"127.0.0.1 localhost\n127.0.0.1 {BY_HOSTS}\n")
     (root / "etc/resolv.conf").write_text(f"nameserver {address}\noptions timeout:2 attempts:2\n")
     before = snapshot(root)
 
     demo = subprocess.run([*run, *entrypoint, "demo", "--once"], env={}, capture_output=True, text=True, timeout=60)
-    expect("demo --once ends well", demo.returncode == 0, demo.stdout + demo.stderr)
+    expect("demo --once succeeds", demo.returncode == 0, demo.stdout + demo.stderr)
 
-    asked = []
+    queried_names = []
     dns = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     dns.bind((address, 53))
-    threading.Thread(target=answer_names, args=(dns, asked), daemon=True).start()
+    threading.Thread(target=serve_dns, args=(dns, queried_names), daemon=True).start()
     with serving(scratch) as (port, crt):
         with Gateway(run, entrypoint + serve, address, port) as gateway:
             status, _, body = gateway.get(f"/v2/{PROJECT}/products")
-            expect("an authority that is not in it is not trusted", status == 503 and b"certificate" in body.lower(), body)
+            is_refused = status == 503 and b"certificate" in body.lower()
+            expect("an authority that is not in the image is not trusted", is_refused, body)
             gateway.stop()
-        expect("those that are in it could all be read", "certificate authorities" not in gateway.log, gateway.log)
+        expect("all authorities of the image are valid", "certificate authorities" not in gateway.log, gateway.log)
 
         after = snapshot(root)
-        # As `docker run -v authorities.crt:/etc/ssl/certs/ca-certificates.crt` has it.
+        # Like `docker run -v authorities.crt:/etc/ssl/certs/ca-certificates.crt`.
         (root / AUTHORITIES).write_text(bundle + crt.read_text())
         mounted = snapshot(root)
         with Gateway(run, entrypoint + serve, address, port) as gateway:
-            checked(gateway, run, health, asked)
-        expect("nothing was written", before == after and snapshot(root) == mounted)
+            check_running(gateway, run, health, queried_names)
+        expect("no file was written", before == after and snapshot(root) == mounted)
     dns.close()
 
 
-def checked(gateway, run, health, asked):
+def check_running(gateway, run, health, queried_names):
     for name, path in [(BY_HOSTS, f"/v2/{PROJECT}/products"), (BY_DNS, f"/v1/{PROJECT}/product")]:
-        status, where, body = gateway.get(path)
-        expect(f"{name} is asked, by TLS", status == 200 and Upstream.names[-1:] == [name], (status, where, body))
-    expect("the first by /etc/hosts, the other by the DNS", set(asked) == {BY_DNS}, asked)
-    status, where, _ = gateway.get(f"/v2/{PROJECT}/products")
-    expect("and then answered from memory", status == 200 and re.search(r"; hit\b", where or ""), where)
+        status, cache_status, body = gateway.get(path)
+        is_reached = status == 200 and Upstream.names[-1:] == [name]
+        expect(f"{name} is reached with TLS", is_reached, (status, cache_status, body))
+    expect("only the second name is looked up in the DNS", set(queried_names) == {BY_DNS}, queried_names)
+    status, cache_status, _ = gateway.get(f"/v2/{PROJECT}/products")
+    expect("a repeated request is a hit", status == 200 and re.search(r"; hit\b", cache_status or ""), cache_status)
 
     def healthy():
         return subprocess.run(run + health, env=gateway.variables, capture_output=True, text=True, timeout=DEADLINE)
 
     result = healthy()
-    expect("the health check finds it well", result.returncode == 0, result)
+    expect("the health check succeeds", result.returncode == 0, result)
     gateway.stop()
-    expect("SIGTERM ends it with 0", True)
+    expect("the gateway exits with 0 after SIGTERM", True)
     result = healthy()
-    expect("the health check then fails, and says why", result.returncode == 1 and result.stderr, result)
+    expect("after that, the health check fails with a message", result.returncode == 1 and result.stderr, result)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
-//! One caller's slow or failed call does not keep an answer from the others, and upstream is asked no more than
-//! necessary when it is slow or failing for everybody.
+//! A slow or failed call of one caller does not delay the other callers. While upstream is slow or fails for all
+//! callers, the gateway must not make additional calls.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use workspace_gateway::testing::clock::Clock;
 use workspace_gateway::testing::gateway::Gateway;
 use workspace_gateway::testing::random::Random;
 
-use crate::support::{Call, Reply, Scripted, ask, config, within};
+use crate::support::{Call, Reply, Scripted, config, get_in_process, within};
 
 const LIST: &str = "/v2/PROJECT/products?os_type=Linux";
 const OTHER: &str = "/v2/PROJECT/products?os_type=Windows";
@@ -22,67 +22,63 @@ const PROOF: &str = "/v2/PROJECT/products?limit=1";
 const EMPTY: &str = r#"{"products":[]}"#;
 const FULL: &str = r#"{"products":["full"]}"#;
 
-/// A gateway on a paused clock, with an upstream that the test answers for. `stale_if_slow` is 1 s (`cache.stale_if_slow`).
+/// A gateway on a paused clock. The test gives the responses of upstream. `cache.stale_if_slow` is 1 s.
 struct Bench {
     gateway: Arc<Gateway>,
     calls: UnboundedReceiver<Call>,
 }
 
 impl Bench {
-    /// These callers hold grants.
     async fn with_granted(tokens: &[&'static str]) -> Self {
         let (upstream, calls) = Scripted::new();
         let config =
             config("http://127.0.0.1:1", "http://127.0.0.1:1", "[cache]\nstale_if_slow = \"1s\"\nttl_jitter = \"0%\"");
-        let gateway = Gateway::before(upstream, &config, Clock::System, Random::System).unwrap();
+        let gateway = Gateway::with_upstream(upstream, &config, Clock::System, Random::System).unwrap();
         let mut bench = Self { gateway, calls };
         for token in tokens {
-            bench.is_answered(token, PROOF).await;
+            bench.complete_call(token, PROOF).await;
         }
         bench
     }
 
     fn begin(&self, token: &'static str, path: &'static str) -> JoinHandle<Reply> {
         let gateway = Arc::clone(&self.gateway);
-        tokio::spawn(async move { ask(&gateway, token, path).await })
+        tokio::spawn(async move { get_in_process(&gateway, token, path).await })
     }
 
-    /// The next call to upstream, whose it may be.
     async fn next_call(&mut self) -> Call {
         within(self.calls.recv()).await.unwrap()
     }
 
-    /// The next call to upstream, which is this caller's.
-    async fn call_of(&mut self, token: &str) -> Call {
+    /// Panics unless the next call is this caller's.
+    async fn next_call_of(&mut self, token: &str) -> Call {
         let call = self.next_call().await;
         assert_eq!(call.token, token);
         call
     }
 
-    /// Upstream answers a caller's question with a list.
-    async fn is_answered(&mut self, token: &'static str, path: &'static str) {
-        // A question of its own, so that upstream is asked.
+    /// A caller gets a list from upstream.
+    async fn complete_call(&mut self, token: &'static str, path: &'static str) {
+        // With `no-cache`, so that the request goes upstream.
         let gateway = Arc::clone(&self.gateway);
-        let asking = tokio::spawn(async move { ask_anew(&gateway, token, path).await });
-        self.call_of(token).await.answer(StatusCode::OK, EMPTY);
-        assert_eq!(within(asking).await.unwrap().status(), StatusCode::OK);
+        let pending = tokio::spawn(async move { get_with_no_cache(&gateway, token, path).await });
+        self.next_call_of(token).await.answer(StatusCode::OK, EMPTY);
+        assert_eq!(within(pending).await.unwrap().status(), StatusCode::OK);
     }
 
-    /// No call has begun.
-    async fn is_quiet(&mut self) {
-        // The clock is paused: this lets everybody go on who can.
+    async fn assert_no_call(&mut self) {
+        // On a paused clock, this lets all runnable tasks proceed.
         sleep(Duration::from_millis(1)).await;
         assert!(self.calls.try_recv().is_err(), "an additional call");
     }
 }
 
-/// Asks with a request that no answer in memory satisfies.
-async fn ask_anew(gateway: &Arc<Gateway>, token: &str, path: &str) -> Reply {
-    crate::support::ask_with(gateway, token, path, &[("cache-control", "no-cache")]).await
+async fn get_with_no_cache(gateway: &Arc<Gateway>, token: &str, path: &str) -> Reply {
+    crate::support::get_in_process_with(gateway, token, path, &[("cache-control", "no-cache")]).await
 }
 
-/// The clock is paused: time passes once everybody waits, and at once.
-async fn pass(seconds: u64) {
+/// The clock is paused. It moves on as soon as all tasks wait.
+async fn seconds_pass(seconds: u64) {
     sleep(Duration::from_secs(seconds)).await;
 }
 
@@ -95,21 +91,21 @@ async fn a_moment_passes() {
 async fn a_waiter_makes_a_second_call_when_only_the_leader_is_slow() {
     let mut bench = Bench::with_granted(&["leader", "one", "two", "other"]).await;
     let leading = bench.begin("leader", LIST);
-    let slow = bench.call_of("leader").await;
+    let slow = bench.next_call_of("leader").await;
     let waiting = [bench.begin("one", LIST), bench.begin("two", LIST), bench.begin("leader", LIST)];
-    pass(1).await;
-    bench.is_quiet().await;
-    bench.is_answered("other", OTHER).await;
+    seconds_pass(1).await;
+    bench.assert_no_call().await;
+    bench.complete_call("other", OTHER).await;
     let second = bench.next_call().await;
     assert_ne!(second.token, "leader");
     second.answer(StatusCode::OK, FULL);
-    for asking in waiting.into_iter().chain([leading]) {
-        let reply = within(asking).await.unwrap();
+    for pending in waiting.into_iter().chain([leading]) {
+        let reply = within(pending).await.unwrap();
         assert_eq!((reply.status(), reply.text()), (StatusCode::OK, FULL));
     }
-    // Its own end changes nothing for anybody.
+    // The end of the slow call affects nobody.
     slow.answer(StatusCode::INTERNAL_SERVER_ERROR, "{}");
-    bench.is_quiet().await;
+    bench.assert_no_call().await;
     let next = within(bench.begin("two", LIST)).await.unwrap();
     assert!(next.cache_status().contains("; hit"), "{next:?}");
 }
@@ -117,130 +113,130 @@ async fn a_waiter_makes_a_second_call_when_only_the_leader_is_slow() {
 #[tokio::test(start_paused = true)]
 async fn no_second_call_is_made_while_upstream_is_slow_for_everybody() {
     let mut bench = Bench::with_granted(&["leader", "one", "other"]).await;
-    let asking = [bench.begin("leader", LIST), bench.begin("one", LIST)];
-    let slow = bench.call_of("leader").await;
+    let pending = [bench.begin("leader", LIST), bench.begin("one", LIST)];
+    let slow = bench.next_call_of("leader").await;
     let other = bench.begin("other", OTHER);
-    let slow_too = bench.call_of("other").await;
-    pass(10).await;
-    bench.is_quiet().await;
+    let slow_too = bench.next_call_of("other").await;
+    seconds_pass(10).await;
+    bench.assert_no_call().await;
     slow.answer(StatusCode::OK, FULL);
-    for asking in asking {
-        assert_eq!(within(asking).await.unwrap().text(), FULL);
+    for pending in pending {
+        assert_eq!(within(pending).await.unwrap().text(), FULL);
     }
     slow_too.answer(StatusCode::OK, EMPTY);
     within(other).await.unwrap();
-    bench.is_quiet().await;
+    bench.assert_no_call().await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_list_that_was_sent_before_the_slow_call_tells_nothing() {
+async fn a_success_sent_before_the_slow_call_causes_no_second_call() {
     let mut bench = Bench::with_granted(&["leader", "one", "other"]).await;
     let other = bench.begin("other", OTHER);
-    let earlier = bench.call_of("other").await;
+    let earlier = bench.next_call_of("other").await;
     let _leading = bench.begin("leader", LIST);
-    let _slow = bench.call_of("leader").await;
+    let _slow = bench.next_call_of("leader").await;
     let _waiting = bench.begin("one", LIST);
-    pass(2).await;
+    seconds_pass(2).await;
     earlier.answer(StatusCode::OK, EMPTY);
     within(other).await.unwrap();
-    bench.is_quiet().await;
+    bench.assert_no_call().await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn there_are_three_calls_at_most_and_a_failure_ends_only_its_own() {
+async fn at_most_three_calls_run_and_a_failure_ends_only_its_own() {
     let mut bench = Bench::with_granted(&["leader", "one", "two", "three", "other"]).await;
     let leading = bench.begin("leader", LIST);
-    let first = bench.call_of("leader").await;
+    let first = bench.next_call_of("leader").await;
     let mut waiting = HashMap::from(["one", "two", "three"].map(|token| (token.to_owned(), bench.begin(token, LIST))));
-    pass(2).await;
-    bench.is_answered("other", OTHER).await;
+    seconds_pass(2).await;
+    bench.complete_call("other", OTHER).await;
     let second = bench.next_call().await;
-    pass(2).await;
-    bench.is_quiet().await;
-    bench.is_answered("other", OTHER).await;
+    seconds_pass(2).await;
+    bench.assert_no_call().await;
+    bench.complete_call("other", OTHER).await;
     let third = bench.next_call().await;
-    pass(2).await;
-    bench.is_answered("other", OTHER).await;
-    bench.is_quiet().await;
+    seconds_pass(2).await;
+    bench.complete_call("other", OTHER).await;
+    bench.assert_no_call().await;
     let leading_second = waiting.remove(&second.token).unwrap();
     second.answer(StatusCode::FORBIDDEN, r#"{"error_code":"APIGW.0302"}"#);
     assert_eq!(within(leading_second).await.unwrap().status(), StatusCode::FORBIDDEN);
     first.answer(StatusCode::INTERNAL_SERVER_ERROR, "{}");
     assert_eq!(within(leading).await.unwrap().status(), StatusCode::INTERNAL_SERVER_ERROR);
     third.answer(StatusCode::OK, FULL);
-    for (_, asking) in waiting {
-        assert_eq!(within(asking).await.unwrap().text(), FULL);
+    for (_, pending) in waiting {
+        assert_eq!(within(pending).await.unwrap().text(), FULL);
     }
-    bench.is_quiet().await;
+    bench.assert_no_call().await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_leaders_500_is_its_own_where_upstream_answers_others() {
+async fn a_leaders_500_is_not_shared_while_upstream_answers_others() {
     let mut bench = Bench::with_granted(&["leader", "one", "two", "other"]).await;
     let leading = bench.begin("leader", LIST);
-    let failing = bench.call_of("leader").await;
+    let failing = bench.next_call_of("leader").await;
     let waiting = [bench.begin("one", LIST), bench.begin("two", LIST)];
     a_moment_passes().await;
-    bench.is_answered("other", OTHER).await;
+    bench.complete_call("other", OTHER).await;
     failing.answer(StatusCode::INTERNAL_SERVER_ERROR, "{}");
     assert_eq!(within(leading).await.unwrap().status(), StatusCode::INTERNAL_SERVER_ERROR);
     bench.next_call().await.answer(StatusCode::OK, FULL);
-    for asking in waiting {
-        assert_eq!(within(asking).await.unwrap().text(), FULL);
+    for pending in waiting {
+        assert_eq!(within(pending).await.unwrap().text(), FULL);
     }
-    bench.is_quiet().await;
+    bench.assert_no_call().await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_is_repeated_once() {
+async fn a_failed_call_is_repeated_once() {
     let mut bench = Bench::with_granted(&["leader", "one", "two", "late", "other"]).await;
     let leading = bench.begin("leader", LIST);
-    let failing = bench.call_of("leader").await;
+    let failing = bench.next_call_of("leader").await;
     let waiting = [bench.begin("one", LIST), bench.begin("two", LIST)];
     a_moment_passes().await;
-    bench.is_answered("other", OTHER).await;
+    bench.complete_call("other", OTHER).await;
     failing.answer(StatusCode::BAD_GATEWAY, "{}");
     assert_eq!(within(leading).await.unwrap().status(), StatusCode::BAD_GATEWAY);
     let repeated = bench.next_call().await;
     let late = bench.begin("late", LIST);
     a_moment_passes().await;
-    bench.is_answered("other", OTHER).await;
+    bench.complete_call("other", OTHER).await;
     repeated.answer(StatusCode::BAD_GATEWAY, "{}");
-    for asking in waiting.into_iter().chain([late]) {
-        assert_eq!(within(asking).await.unwrap().status(), StatusCode::BAD_GATEWAY);
+    for pending in waiting.into_iter().chain([late]) {
+        assert_eq!(within(pending).await.unwrap().status(), StatusCode::BAD_GATEWAY);
     }
-    bench.is_quiet().await;
+    bench.assert_no_call().await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_500_goes_to_everybody_while_upstream_answers_nobody() {
+async fn a_500_is_shared_while_upstream_answers_nobody() {
     let mut bench = Bench::with_granted(&["leader", "one"]).await;
-    let asking = [bench.begin("leader", LIST), bench.begin("one", LIST)];
-    let failing = bench.call_of("leader").await;
+    let pending = [bench.begin("leader", LIST), bench.begin("one", LIST)];
+    let failing = bench.next_call_of("leader").await;
     a_moment_passes().await;
     failing.answer(StatusCode::INTERNAL_SERVER_ERROR, "{}");
-    for asking in asking {
-        assert_eq!(within(asking).await.unwrap().status(), StatusCode::INTERNAL_SERVER_ERROR);
+    for pending in pending {
+        assert_eq!(within(pending).await.unwrap().status(), StatusCode::INTERNAL_SERVER_ERROR);
     }
-    bench.is_quiet().await;
+    bench.assert_no_call().await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_waiter_whose_grant_has_ended_leads_nobody() {
+async fn a_waiter_whose_grant_has_lapsed_makes_no_second_call() {
     let mut bench = Bench::with_granted(&["one"]).await;
-    pass(290).await;
+    seconds_pass(290).await;
     for token in ["leader", "other"] {
-        bench.is_answered(token, PROOF).await;
+        bench.complete_call(token, PROOF).await;
     }
     let leading = bench.begin("leader", LIST);
-    let slow = bench.call_of("leader").await;
-    let asking = bench.begin("one", LIST);
+    let slow = bench.next_call_of("leader").await;
+    let pending = bench.begin("one", LIST);
     // Its grant ends after 300 s.
-    pass(20).await;
-    bench.is_answered("other", OTHER).await;
-    bench.is_quiet().await;
+    seconds_pass(20).await;
+    bench.complete_call("other", OTHER).await;
+    bench.assert_no_call().await;
     slow.answer(StatusCode::OK, FULL);
     assert_eq!(within(leading).await.unwrap().text(), FULL);
-    bench.call_of("one").await.answer(StatusCode::FORBIDDEN, r#"{"error_code":"APIGW.0302"}"#);
-    assert_eq!(within(asking).await.unwrap().status(), StatusCode::FORBIDDEN);
+    bench.next_call_of("one").await.answer(StatusCode::FORBIDDEN, r#"{"error_code":"APIGW.0302"}"#);
+    assert_eq!(within(pending).await.unwrap().status(), StatusCode::FORBIDDEN);
 }

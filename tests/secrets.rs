@@ -1,4 +1,4 @@
-//! Secrets as the program is given them: in files, as editors write them, and in the environment.
+//! Secrets in files and in the environment. The program must not print them.
 
 use std::path::PathBuf;
 
@@ -17,27 +17,27 @@ const ID: &str = "WORKSPACE_GATEWAY_ACCESS_KEY_ID";
 const SECRET: &str = "WORKSPACE_GATEWAY_ACCESS_KEY_SECRET";
 const SECRET_FILE: &str = "WORKSPACE_GATEWAY_ACCESS_KEY_SECRET_FILE";
 
-/// A file in a new folder of a test's own.
-fn written(test: &str, name: &str, text: &str) -> PathBuf {
+/// Writes a file into a new folder. Returns its path.
+fn write_file(test: &str, name: &str, text: &str) -> PathBuf {
     let path = folder(test).join(name);
     std::fs::write(&path, text).unwrap();
     path
 }
 
-/// What a request for a product list that is signed with this key is answered.
-async fn signed(process: &Process, key: &IssuedKey) -> StatusCode {
+/// Sends a request for a product list, signed with this key.
+async fn status_of_signed_request(process: &Process, key: &IssuedKey) -> StatusCode {
     let url = format!("{}/v2/{PROJECT}/products", process.proxy);
     let request = Signed { method: Method::GET, url, headers: HeaderMap::new(), body: Vec::new() };
-    request.sign(key, &[], &Payload::of(b""), Clock::System.date()).send_by(&Http::new()).await.status()
+    request.sign(key, &[], &Payload::of(b""), Clock::System.date()).send_with(&Http::new()).await.status()
 }
 
 #[tokio::test]
-async fn a_byte_order_mark_is_no_part_of_a_secret() {
+async fn a_byte_order_mark_is_not_part_of_a_secret() {
     let simulator = Simulator::start().await.unwrap();
     let key = simulator.access_key(PROJECT);
-    let secret = written("bom-secret", "sk", &format!("\u{feff}{}\r\n", key.secret));
-    let token = written("bom-token", "token", "\u{feff}a-token-of-the-operator\r\n");
-    let settings = written(
+    let secret = write_file("bom-secret", "sk", &format!("\u{feff}{}\r\n", key.secret));
+    let token = write_file("bom-token", "token", "\u{feff}a-token-of-the-operator\r\n");
+    let settings = write_file(
         "bom",
         "config.toml",
         &format!(
@@ -47,7 +47,7 @@ async fn a_byte_order_mark_is_no_part_of_a_secret() {
         ),
     );
     let process = Process::start(&simulator, &settings).await;
-    assert_eq!(signed(&process, &key).await, StatusCode::OK);
+    assert_eq!(status_of_signed_request(&process, &key).await, StatusCode::OK);
     let authorization = ("authorization", "Bearer a-token-of-the-operator");
     let page = Http::new().send(Method::GET, &format!("{}/status", process.admin), &[authorization], "").await;
     assert_eq!(page.status(), StatusCode::OK);
@@ -58,28 +58,28 @@ async fn a_byte_order_mark_is_no_part_of_a_secret() {
 async fn an_access_key_may_be_given_in_the_environment() {
     let simulator = Simulator::start().await.unwrap();
     let key = simulator.access_key(PROJECT);
-    let secret = written("environment-secret", "sk", &format!("{}\n", key.secret));
-    let settings = written("environment-key", "config.toml", LOG);
+    let secret = write_file("environment-secret", "sk", &format!("{}\n", key.secret));
+    let settings = write_file("environment-key", "config.toml", LOG);
     for secret in [(SECRET, key.secret.as_str()), (SECRET_FILE, secret.to_str().unwrap())] {
-        let process = Process::start_under(&["env"], &simulator, &settings, &[(ID, &key.id), secret]).await;
-        assert_eq!(signed(&process, &key).await, StatusCode::OK, "{}", secret.0);
+        let process = Process::start_with_launcher(&["env"], &simulator, &settings, &[(ID, &key.id), secret]).await;
+        assert_eq!(status_of_signed_request(&process, &key).await, StatusCode::OK, "{}", secret.0);
         let (code, log) = process.terminate().await;
         assert!(code == Some(0) && !log.contains(&key.secret), "{log}");
     }
 }
 
 #[test]
-fn half_an_access_key_in_the_environment_is_a_usage_error() {
-    let other = "WORKSPACE_GATEWAY_ACCESS_KEY_ID: is set alone: expected WORKSPACE_GATEWAY_ACCESS_KEY_SECRET or \
-                 WORKSPACE_GATEWAY_ACCESS_KEY_SECRET_FILE with it";
+fn an_incomplete_access_key_in_the_environment_is_a_usage_error() {
+    let other = "WORKSPACE_GATEWAY_ACCESS_KEY_ID: is set without a secret: expected \
+                 WORKSPACE_GATEWAY_ACCESS_KEY_SECRET or WORKSPACE_GATEWAY_ACCESS_KEY_SECRET_FILE, too";
     for (environment, expected) in [
         (vec![(ID, "AK")], other),
         (vec![(ID, "AK"), (SECRET, "")], other),
         (
             vec![(SECRET, "hush")],
-            "WORKSPACE_GATEWAY_ACCESS_KEY_SECRET: is set alone: expected WORKSPACE_GATEWAY_ACCESS_KEY_ID",
+            "WORKSPACE_GATEWAY_ACCESS_KEY_SECRET: is set without an id: expected WORKSPACE_GATEWAY_ACCESS_KEY_ID",
         ),
-        (vec![(SECRET_FILE, "/hush")], "WORKSPACE_GATEWAY_ACCESS_KEY_SECRET_FILE: is set alone"),
+        (vec![(SECRET_FILE, "/hush")], "WORKSPACE_GATEWAY_ACCESS_KEY_SECRET_FILE: is set without an id"),
         (vec![(ID, "AK"), (SECRET, "hush"), (SECRET_FILE, "/x")], "only one of the two"),
         (vec![(ID, "A K"), (SECRET, "hush")], "WORKSPACE_GATEWAY_ACCESS_KEY_ID: access_key[0].id: (not shown"),
         (
@@ -89,8 +89,8 @@ fn half_an_access_key_in_the_environment_is_a_usage_error() {
         ),
         (
             vec![(ID, "AK"), (SECRET_FILE, "hush")],
-            "WORKSPACE_GATEWAY_ACCESS_KEY_SECRET_FILE: access_key.AK.secret: cannot read the file that it names (not shown, \
-             for it may be the secret): No such file",
+            "WORKSPACE_GATEWAY_ACCESS_KEY_SECRET_FILE: access_key.AK.secret: cannot read the file (path not shown, may be \
+             the secret): No such file",
         ),
         (
             vec![(ID, "AK"), (SECRET_FILE, "/dev/zero")],
@@ -105,7 +105,7 @@ fn half_an_access_key_in_the_environment_is_a_usage_error() {
 }
 
 #[test]
-fn the_environment_changes_the_secret_of_an_access_key_in_the_file() {
+fn the_environment_overrides_the_secret_of_an_access_key_in_the_file() {
     let keys = "region = \"cn-north-4\"\n[[access_key]]\nid = \"AK\"\nsecret = \"old\"\nprojects = [\"p\"]\n[[access_key]]\nid \
                 = \"OTHER\"\nsecret = \"other\"\n";
     let given = file("key-in-both.toml", keys);
@@ -113,14 +113,15 @@ fn the_environment_changes_the_secret_of_an_access_key_in_the_file() {
     let output = run_in(&environment, &["check", "--config", &given]);
     assert_eq!(code(&output), 0, "{}", stderr(&output));
     let printed = stdout(&output);
-    for line in ["# access key AK: its signatures are verified, for p", "env = \"WORKSPACE_GATEWAY_ACCESS_KEY_SECRET\""]
+    for line in
+        ["# access key AK: the gateway verifies its signatures, for p", "env = \"WORKSPACE_GATEWAY_ACCESS_KEY_SECRET\""]
     {
         assert!(printed.contains(line), "{line}: {printed}");
     }
     assert_eq!(printed.matches("[[access_key]]").count(), 2, "{printed}");
 }
 
-/// Settings with a secret in each place where somebody might put it by mistake.
+/// Settings with a secret in each place where a user could put it by mistake.
 const MISPLACED: [&str; 19] = [
     "[[access_key]]\nid = \"AK\"\nsecret = { file = \"SECRET\" }",
     "[[access_key]]\nid = \"AK\"\nsecret = { file = \"/SECRET\" }",
@@ -143,7 +144,7 @@ const MISPLACED: [&str; 19] = [
     "[upstream]\nca_file = \"\"\"-----BEGIN PRIVATE KEY-----\nSECRET\n\"\"\"",
 ];
 
-/// The same in what is not TOML.
+/// The same, as invalid TOML.
 const BROKEN: [&str; 6] = [
     "[[access_key]]\nid = \"AK\"\nsecret = SECRET",
     "[[access_key]]\nid = \"AK\"\nsecret = \"SECRET",
@@ -154,18 +155,19 @@ const BROKEN: [&str; 6] = [
 ];
 
 #[test]
-fn neither_check_nor_serve_prints_a_secret_in_the_wrong_place() {
-    // As long as a secret of Huawei Cloud's, and of the same letters.
+fn check_and_serve_do_not_print_a_misplaced_secret() {
+    // With the length and the characters of a secret of Huawei Cloud.
     let secret = "q7Zx2Kd9Vw4Rt6Yb1Nc8Mh3Lp5Js0Gf7Ae2Ui4Oq";
     for text in MISPLACED.iter().chain(&BROKEN) {
         let path = file("misplaced-secret.toml", &text.replace("SECRET", secret));
         for command in ["check", "serve"] {
             let output = run_in(&[], &[command, "--region", "cn-north-4", "--config", &path]);
-            let said = stderr(&output);
-            assert!(code(&output) == 2 && said.starts_with("workspace-gateway: "), "{text}: {said}");
-            assert!(!said.contains(secret) && !stdout(&output).contains(secret), "{text}: {said}");
-            let is_told = ["misplaced-secret.toml: ", "listen.", "upstream."].iter().any(|part| said.contains(part));
-            assert!(is_told, "{text}: {said}");
+            let message = stderr(&output);
+            assert!(code(&output) == 2 && message.starts_with("workspace-gateway: "), "{text}: {message}");
+            assert!(!message.contains(secret) && !stdout(&output).contains(secret), "{text}: {message}");
+            let names_the_file_or_setting =
+                ["misplaced-secret.toml: ", "listen.", "upstream."].iter().any(|part| message.contains(part));
+            assert!(names_the_file_or_setting, "{text}: {message}");
         }
     }
     for environment in [
@@ -184,21 +186,21 @@ fn neither_check_nor_serve_prints_a_secret_in_the_wrong_place() {
 }
 
 #[test]
-fn check_ends_whatever_kind_of_file_a_setting_names() {
+fn check_ends_for_every_kind_of_file() {
     let folder = folder("kinds-of-files");
     let [pipe, huge] = ["pipe", "huge"].map(|name| folder.join(name).display().to_string());
     assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
-    // It takes no room on the disk.
+    // A sparse file.
     std::fs::File::create(&huge).unwrap().set_len(1 << 40).unwrap();
     let key = |path: &str| format!("[[access_key]]\nid = \"AK\"\nsecret = {{ file = {path:?} }}");
     let tls = |cert: &str, key: &str| format!("[listen]\ncert_file = {cert:?}\nkey_file = {key:?}");
     let ca = |path: &str| format!("[upstream]\nca_file = {path:?}");
-    let not_read = "is larger than 1048576 bytes (1 MiB), the most that is read";
-    let authority = crate::support::tls::Authority::new().certifies("localhost");
+    let not_read = "is larger than 1048576 bytes (1 MiB), the limit";
+    let authority = crate::support::tls::Authority::new().issue("localhost");
     let cert = folder.join("cert.pem").display().to_string();
     std::fs::write(&cert, authority.certificate).unwrap();
     let cases = [
-        (key(&pipe), "has not come to its end within 10s"),
+        (key(&pipe), "did not end within 10s"),
         (key("/dev/zero"), "expected a regular file or a pipe, found a device"),
         (key("/"), "expected a regular file or a pipe, found a directory"),
         (key(&huge), not_read),
@@ -216,12 +218,12 @@ fn check_ends_whatever_kind_of_file_a_setting_names() {
         std::fs::write(&path, text).unwrap();
         (path, *expected)
     });
-    let settings = [(&pipe, "has not come to its end within 10s"), (&huge, not_read)];
+    let settings = [(&pipe, "did not end within 10s"), (&huge, not_read)];
     let settings = settings.into_iter().map(|(path, expected)| (path.clone(), expected));
-    let others = [("/dev/zero", "found a device"), ("/", "found a directory")];
-    let others = others.into_iter().map(|(path, expected)| (path.to_owned(), expected));
+    let no_files = [("/dev/zero", "found a device"), ("/", "found a directory")];
+    let no_files = no_files.into_iter().map(|(path, expected)| (path.to_owned(), expected));
     std::thread::scope(|scope| {
-        for (path, expected) in files.chain(settings).chain(others) {
+        for (path, expected) in files.chain(settings).chain(no_files) {
             scope.spawn(move || {
                 let output = run_in(&[], &["check", "--region", "cn-north-4", "--config", &path]);
                 assert!(code(&output) == 2 && stderr(&output).contains(expected), "{expected}: {}", stderr(&output));
@@ -235,7 +237,7 @@ fn settings_and_secrets_may_come_from_a_pipe_of_the_shell() {
     let binary = env!("CARGO_BIN_EXE_workspace-gateway");
     let script =
         format!("{SECRET_FILE}=<(echo hush) {ID}=AK {binary} check --config <(echo 'region = \"cn-north-4\"')");
-    // The shell makes a pipe of `<(…)` only where it stands as a word.
+    // The shell replaces `<(…)` by a pipe only if it is a whole word.
     let script = script.replace(&format!("{SECRET_FILE}=<(echo hush)"), &format!("env {SECRET_FILE}=\"$1\""));
     let script = format!("check() {{ {script}; }}; check x <(echo hush)").replace("\"$1\"", "\"$2\"");
     let output = std::process::Command::new("bash").args(["-c", &script]).output().unwrap();

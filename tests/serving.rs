@@ -1,4 +1,4 @@
-//! The gateway as a process: starting, logging, stopping, and what it never tells.
+//! The gateway as a process: start, log and shutdown. Its output must not contain credentials.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use crate::support::{Http, PROJECT, World, within};
 
 const LIST: &str = "/v2/PROJECT/products";
 
-/// Starts it before the simulator, with everything logged.
+/// Starts a gateway that logs everything.
 async fn start(simulator: &Simulator, name: &str) -> Process {
     let file = folder(name).join("serve.toml");
     std::fs::write(&file, "[log]\nformat = \"json\"\nlevel = \"trace\"\n").unwrap();
@@ -20,7 +20,7 @@ async fn start(simulator: &Simulator, name: &str) -> Process {
 }
 
 #[tokio::test]
-async fn it_serves_logs_a_line_per_request_and_stops_when_told() {
+async fn each_request_is_logged_and_sigterm_ends_the_process() {
     let simulator = Simulator::start().await.unwrap();
     let process = start(&simulator, "serving-lines").await;
     let (http, token) = (Http::new(), simulator.token(PROJECT));
@@ -53,7 +53,7 @@ async fn it_serves_logs_a_line_per_request_and_stops_when_told() {
 }
 
 #[tokio::test]
-async fn told_to_stop_as_soon_as_it_is_ready_it_stops_in_order() {
+async fn sigterm_right_after_the_start_ends_the_process_with_0() {
     let simulator = Simulator::start().await.unwrap();
     for _ in 0..5 {
         let (code, log) = start(&simulator, "serving-stop").await.terminate().await;
@@ -62,16 +62,16 @@ async fn told_to_stop_as_soon_as_it_is_ready_it_stops_in_order() {
 }
 
 #[tokio::test]
-async fn credentials_are_never_told() {
+async fn output_contains_no_credentials() {
     let simulator = Simulator::start().await.unwrap();
     let process = start(&simulator, "serving-secrets").await;
     let http = Http::new();
-    // Long enough to be found in anything, and in no other text.
+    // Long enough to occur in no other text.
     let (valid, invalid) = (simulator.token_of_length(PROJECT, 64), "deadbeefsecret".repeat(4));
     let signature = "SDK-HMAC-SHA256 Access=AKSECRET, SignedHeaders=accept, Signature=deadbeefsignature";
-    let bound = "SDK-HMAC-SHA256 Access=AKSECRET, SignedHeaders=host, Signature=deadbeefsignature";
+    let host_signature = "SDK-HMAC-SHA256 Access=AKSECRET, SignedHeaders=host, Signature=deadbeefsignature";
     let list = LIST.replace("PROJECT", PROJECT);
-    let mut told = String::new();
+    let mut output = String::new();
     for path in [
         list.as_str(),
         "/v2/p/desktops",
@@ -85,34 +85,34 @@ async fn credentials_are_never_told() {
             vec![("x-auth-token", valid.as_str()), ("x-auth-token", invalid.as_str())],
             vec![("x-auth-token", valid.as_str()), ("via", "1.1 workspace-gateway-00000000")],
             vec![("authorization", signature)],
-            vec![("authorization", bound)],
+            vec![("authorization", host_signature)],
             vec![("cookie", invalid.as_str())],
         ] {
             let reply = http.send(Method::GET, &format!("{}{path}", process.proxy), &headers, "").await;
-            told += &format!("{reply:?}");
+            output += &format!("{reply:?}");
         }
     }
     simulator.shut_down().await;
     let refused =
         http.send(Method::GET, &format!("{}/v2/p/desktops", process.proxy), &[("x-auth-token", &valid)], "").await;
-    told += &format!("{refused:?}");
-    told += http.get(&format!("{}/metrics", process.metrics)).await.text();
+    output += &format!("{refused:?}");
+    output += http.get(&format!("{}/metrics", process.metrics)).await.text();
     drop(http);
     let (_, log) = process.terminate().await;
-    assert!(log.contains("upstream request failed"), "the log is there to be searched");
-    told += &log;
+    assert!(log.contains("upstream request failed"), "the log is complete");
+    output += &log;
     for secret in [valid.as_str(), &invalid, "deadbeef", "AKSECRET"] {
-        assert!(!told.contains(secret), "{secret} in {told}");
+        assert!(!output.contains(secret), "{secret} in {output}");
     }
 }
 
 #[tokio::test]
-async fn that_callers_are_shown_different_things_is_told_loudly() {
+async fn divergence_is_logged_as_a_warning() {
     let simulator = Simulator::start().await.unwrap();
-    // Too old to be given before upstream has been asked, so that each request is a call.
+    // The responses are already stale when they arrive, so each request causes a call.
     simulator.add_header(AGE, HeaderValue::from_static("1000"));
     let (whole, part) = (simulator.token(PROJECT), simulator.token(PROJECT));
-    simulator.views_differ(&part);
+    simulator.restrict_view(&part);
     let process = start(&simulator, "serving-views").await;
     let (http, url) = (Http::new(), format!("{}{}", process.proxy, LIST.replace("PROJECT", PROJECT)));
     for token in [&whole, &part, &whole, &part] {
@@ -121,20 +121,20 @@ async fn that_callers_are_shown_different_things_is_told_loudly() {
     drop(http);
     let (_, log) = process.terminate().await;
     let events = log.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
-    let loud: Vec<_> = events.filter(|event| event["level"] == "WARN").collect();
-    assert_eq!(loud.len(), 1, "{log}");
-    assert_eq!((&loud[0]["event"], &loud[0]["operation"]), (&"private-scope".into(), &"ListProducts".into()));
-    let project = loud[0]["project"].as_str().unwrap();
-    assert!(project.contains('…') && !loud[0].to_string().contains(PROJECT), "{}", loud[0]);
+    let warnings: Vec<_> = events.filter(|event| event["level"] == "WARN").collect();
+    assert_eq!(warnings.len(), 1, "{log}");
+    assert_eq!((&warnings[0]["event"], &warnings[0]["operation"]), (&"private-scope".into(), &"ListProducts".into()));
+    let project = warnings[0]["project"].as_str().unwrap();
+    assert!(project.contains('…') && !warnings[0].to_string().contains(PROJECT), "{}", warnings[0]);
 }
 
 #[tokio::test]
-async fn stopping_finishes_what_is_in_flight_and_takes_nothing_new() {
+async fn shutdown_finishes_requests_in_flight_and_accepts_no_new_connections() {
     let world = Arc::new(World::new().await);
     world.simulator.hold();
     let (http, token, url) = (world.http.clone(), world.token.clone(), world.url(LIST));
-    let asking = tokio::spawn(async move { http.send(Method::GET, &url, &[("x-auth-token", &token)], "").await });
-    within(world.simulator.arrived(1)).await;
+    let pending = tokio::spawn(async move { http.send(Method::GET, &url, &[("x-auth-token", &token)], "").await });
+    within(world.simulator.wait_for_requests(1)).await;
 
     let World { simulator, server, http, .. } = Arc::try_unwrap(world).unwrap_or_else(|_| panic!("still in use"));
     let (proxy, metrics) = (server.proxy_address(), server.metrics_address());
@@ -146,19 +146,19 @@ async fn stopping_finishes_what_is_in_flight_and_takes_nothing_new() {
     within(async { while TcpStream::connect(proxy).await.is_ok() {} }).await;
     assert!(!stopping.is_finished());
     simulator.release();
-    let reply = within(asking).await.unwrap();
+    let reply = within(pending).await.unwrap();
     assert_eq!(reply.status(), StatusCode::OK);
     within(stopping).await.unwrap();
 }
 
 #[tokio::test]
-async fn stopping_waits_no_longer_than_it_may() {
+async fn shutdown_ends_after_the_shutdown_timeout() {
     let world = World::with("[upstream]\nanswer_timeout = \"1h\"\n[limits]\nshutdown_timeout = \"50ms\"").await;
     world.simulator.hold();
     let (http, token, url) = (world.http.clone(), world.token.clone(), world.url(LIST));
-    let asking = tokio::spawn(async move { http.send(Method::GET, &url, &[("x-auth-token", &token)], "").await });
-    within(world.simulator.arrived(1)).await;
+    let pending = tokio::spawn(async move { http.send(Method::GET, &url, &[("x-auth-token", &token)], "").await });
+    within(world.simulator.wait_for_requests(1)).await;
     within(world.server.stop()).await;
-    assert!(!asking.is_finished());
-    asking.abort();
+    assert!(!pending.is_finished());
+    pending.abort();
 }

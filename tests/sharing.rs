@@ -1,5 +1,5 @@
-//! Who is shown what is kept: callers whom upstream has proved lately, in the scope they were proved
-//! in, until it denies them. Answers that are under way have `flights`.
+//! Grants: stored responses are shown to callers that upstream has proved recently in the scope, until it denies them.
+//! `flights` tests responses that are in flight.
 
 use std::time::Duration;
 
@@ -28,13 +28,13 @@ async fn a_second_caller_is_proved_by_its_own_call_and_then_shares() {
     assert!(proof.cache_status().contains("fwd=miss"), "{proof:?}");
     assert_eq!((proof.body(), world.upstream_calls()), (first.body(), 3));
     let shared = world.get_as(&second, OTHER).await;
-    assert!(shared.is_hit(), "it never asked that itself: {shared:?}");
+    assert!(shared.is_hit(), "the second caller has not sent this request before: {shared:?}");
     assert_eq!(shared.body(), world.get(OTHER).await.body());
     assert_eq!(world.upstream_calls(), 3);
 }
 
 #[tokio::test]
-async fn a_proof_is_good_for_its_own_scope_alone() {
+async fn a_proof_grants_only_its_own_scope() {
     let world = World::new().await;
     let scopes = [LIST, SHARER, "/v1/PROJECT/product"];
     for path in scopes {
@@ -46,7 +46,7 @@ async fn a_proof_is_good_for_its_own_scope_alone() {
         assert_eq!(world.upstream_calls(), calls);
         assert!(world.get_as(&second, path).await.is_hit(), "{path}");
     }
-    // Upstream would show it another project as little as that one's callers this project.
+    // A caller of one project is denied in the other project.
     let elsewhere = world.simulator.token("another-project");
     assert_eq!(world.get_as(&elsewhere, "/v2/another-project/products").await.status(), StatusCode::OK);
     world.get_as(&elsewhere, LIST).await.assert_refused(StatusCode::FORBIDDEN);
@@ -54,7 +54,7 @@ async fn a_proof_is_good_for_its_own_scope_alone() {
 }
 
 #[tokio::test]
-async fn only_a_product_list_proves() {
+async fn only_a_valid_product_list_is_a_proof() {
     for (status, body) in [
         (None, r#"{"error_code":"WKS.00211401","error_msg":"x"}"#),
         (None, r#"{"products":[],"error_code":"WKS.00211401"}"#),
@@ -71,10 +71,10 @@ async fn only_a_product_list_proves() {
         let world = World::new().await;
         world.get(LIST).await;
         let second = world.simulator.token(PROJECT);
-        world.simulator.answer_with(Some(Bytes::from_static(body.as_bytes())));
+        world.simulator.set_list_body(Some(Bytes::from_static(body.as_bytes())));
         world.simulator.fail_with(status.map(|status| StatusCode::from_u16(status).unwrap()));
         world.get_as(&second, OTHER).await;
-        world.simulator.answer_with(None);
+        world.simulator.set_list_body(None);
         world.simulator.fail_with(None);
         assert!(!world.get_as(&second, LIST).await.is_hit(), "{status:?} {body}");
         assert_eq!(world.upstream_calls(), 3);
@@ -82,16 +82,16 @@ async fn only_a_product_list_proves() {
 }
 
 #[tokio::test]
-async fn a_revoked_token_is_served_until_its_grant_ends_and_refused_right_after() {
+async fn a_revoked_token_is_served_until_its_grant_lapses_and_then_refused() {
     let world = World::with(LASTING).await;
     world.simulator.hold();
-    let asking = world.begin_and_arrive(&world.token, LIST, 1).await;
+    let pending = world.begin_and_reach_upstream(&world.token, LIST, 1).await;
     world.seconds_pass(60);
     world.simulator.release();
-    within(asking).await.unwrap();
+    within(pending).await.unwrap();
     world.simulator.revoke(&world.token);
 
-    // Counted from when the call was sent, not from when its answer came.
+    // `grant_ttl` counts from when the call was sent, not from its response.
     world.clock.advance(Duration::from_millis(239_999));
     assert!(world.get(LIST).await.is_hit());
     world.clock.advance(Duration::from_millis(1));
@@ -101,7 +101,7 @@ async fn a_revoked_token_is_served_until_its_grant_ends_and_refused_right_after(
 }
 
 #[tokio::test]
-async fn a_grant_lives_as_long_as_configured() {
+async fn a_grant_lasts_for_grant_ttl() {
     let world = World::with(&format!("{LASTING}[grants]\ngrant_ttl = \"10s\"")).await;
     world.get(LIST).await;
     world.seconds_pass(9);
@@ -112,13 +112,13 @@ async fn a_grant_lives_as_long_as_configured() {
 }
 
 #[tokio::test]
-async fn a_grant_is_renewed_by_proof_and_by_nothing_else() {
+async fn only_a_proof_renews_a_grant() {
     let world = World::with(LASTING).await;
     world.get(LIST).await;
     world.seconds_pass(200);
     world.get(OTHER).await;
     world.seconds_pass(299);
-    assert!(world.get(LIST).await.is_hit(), "proved again by another question");
+    assert!(world.get(LIST).await.is_hit(), "another request has renewed the grant");
     world.seconds_pass(1);
     let proof = world.get(LIST).await;
     assert!(!proof.is_hit(), "a hit is no proof: {proof:?}");
@@ -126,12 +126,12 @@ async fn a_grant_is_renewed_by_proof_and_by_nothing_else() {
 }
 
 #[tokio::test]
-async fn a_question_that_another_asked_proves_nothing() {
+async fn the_call_of_the_leader_does_not_prove_a_waiter() {
     let world = World::with(LASTING).await;
-    let [leader, follower] = world.granted().await;
+    let [leader, follower] = world.granted_tokens().await;
     world.seconds_pass(200);
     world.simulator.hold();
-    let leading = world.begin_and_arrive(&leader, LIST, 1).await;
+    let leading = world.begin_and_reach_upstream(&leader, LIST, 1).await;
     let following = world.begin_and_wait(&follower, LIST, 1).await;
     world.simulator.release();
     within(leading).await.unwrap();
@@ -144,7 +144,7 @@ async fn a_question_that_another_asked_proves_nothing() {
 }
 
 #[tokio::test]
-async fn a_denial_ends_a_grant_at_once_and_in_its_own_scope() {
+async fn a_denial_ends_the_grant_of_its_scope_at_once() {
     let world = World::with(LASTING).await;
     for path in [LIST, SHARER] {
         world.get(path).await;
@@ -153,12 +153,12 @@ async fn a_denial_ends_a_grant_at_once_and_in_its_own_scope() {
     world.get(OTHER).await.assert_refused(StatusCode::FORBIDDEN);
     assert_eq!(world.upstream_calls(), 3);
     world.get(LIST).await.assert_refused(StatusCode::FORBIDDEN);
-    assert!(world.get(SHARER).await.is_hit(), "its grant there stands");
+    assert!(world.get(SHARER).await.is_hit(), "the grant of the other scope remains");
     assert_eq!(world.upstream_calls(), 3);
 
     world.simulator.restore(&world.token);
     world.seconds_pass(2);
-    assert!(!world.get(LIST).await.is_hit(), "it has to be proved again");
+    assert!(!world.get(LIST).await.is_hit(), "the caller needs a new proof");
     assert_eq!(world.upstream_calls(), 4);
     assert!(world.get(OTHER).await.status().is_success() && world.get(LIST).await.is_hit());
 }
@@ -166,36 +166,36 @@ async fn a_denial_ends_a_grant_at_once_and_in_its_own_scope() {
 #[tokio::test]
 async fn a_denial_is_remembered_for_its_credential_and_scope() {
     let world = World::new().await;
-    let dead = world.simulator.token(PROJECT);
-    world.simulator.revoke(&dead);
+    let revoked = world.simulator.token(PROJECT);
+    world.simulator.revoke(&revoked);
     world.simulator.hold();
-    let asking = world.begin_and_arrive(&dead, LIST, 1).await;
+    let pending = world.begin_and_reach_upstream(&revoked, LIST, 1).await;
     world.seconds_pass(60);
     world.simulator.release();
-    let refusal = within(asking).await.unwrap();
-    refusal.assert_refused(StatusCode::UNAUTHORIZED);
+    let denial = within(pending).await.unwrap();
+    denial.assert_refused(StatusCode::UNAUTHORIZED);
 
-    // Two seconds from when it came.
+    // `denial_ttl` counts from the response.
     for (milliseconds, calls) in [(0, 1), (1_999, 1), (1, 2)] {
         world.clock.advance(Duration::from_millis(milliseconds));
         for path in [LIST, OTHER] {
-            let again = world.get_as(&dead, path).await;
+            let again = world.get_as(&revoked, path).await;
             again.assert_refused(StatusCode::UNAUTHORIZED);
             assert_eq!(world.upstream_calls(), calls, "{again:?}");
             if calls == 1 {
-                assert_eq!(again.body(), refusal.body(), "upstream's own words");
-                assert_ne!(again.header("x-request-id"), refusal.header("x-request-id"));
+                assert_eq!(again.body(), denial.body(), "the body of upstream's response");
+                assert_ne!(again.header("x-request-id"), denial.header("x-request-id"));
             }
         }
     }
-    world.get_as(&dead, SHARER).await.assert_refused(StatusCode::UNAUTHORIZED);
-    assert_eq!(world.upstream_calls(), 3, "another scope is asked for");
+    world.get_as(&revoked, SHARER).await.assert_refused(StatusCode::UNAUTHORIZED);
+    assert_eq!(world.upstream_calls(), 3, "the denial does not cover another scope");
     assert_eq!(world.get(LIST).await.status(), StatusCode::OK);
-    assert_eq!(world.upstream_calls(), 4, "another caller is asked for");
+    assert_eq!(world.upstream_calls(), 4, "the denial does not cover another caller");
 }
 
 #[tokio::test]
-async fn a_denial_is_remembered_as_long_as_configured() {
+async fn a_denial_is_remembered_for_denial_ttl() {
     let world = World::with("[grants]\ndenial_ttl = \"1m\"").await;
     for (seconds, calls) in [(0, 1), (59, 1), (1, 2)] {
         world.seconds_pass(seconds);
@@ -204,25 +204,25 @@ async fn a_denial_is_remembered_as_long_as_configured() {
     }
 }
 
-/// What upstream was asked for, as it sees it.
+/// The request target that upstream receives.
 fn target(path: &str) -> String {
     path.replace("PROJECT", PROJECT)
 }
 
-/// Two calls of a caller, the second sent a second later, each held by a barrier of its own.
+/// Two calls of a caller, the second sent one second later. The simulator holds each until the test releases it.
 async fn two_calls_held(world: &World, caller: &str) -> [JoinHandle<Reply>; 2] {
     for path in [LIST, OTHER] {
         world.simulator.hold_target(&target(path));
     }
-    let first = world.begin_and_arrive(caller, LIST, 1).await;
+    let first = world.begin_and_reach_upstream(caller, LIST, 1).await;
     world.seconds_pass(1);
-    [first, world.begin_and_arrive(caller, OTHER, 2).await]
+    [first, world.begin_and_reach_upstream(caller, OTHER, 2).await]
 }
 
 #[tokio::test]
-async fn an_answer_that_comes_after_a_later_denial_grants_nothing() {
+async fn a_response_to_a_call_sent_before_a_denied_one_grants_nothing() {
     let world = World::new().await;
-    let [caller, other] = world.granted().await;
+    let [caller, other] = world.granted_tokens().await;
     let [first, second] = two_calls_held(&world, &caller).await;
     world.simulator.deny(&caller);
     world.simulator.release_target(&target(OTHER));
@@ -230,19 +230,19 @@ async fn an_answer_that_comes_after_a_later_denial_grants_nothing() {
     world.simulator.restore(&caller);
     world.simulator.release_target(&target(LIST));
     let late = within(first).await.unwrap();
-    assert_eq!(late.status(), StatusCode::OK, "its own answer is its own");
+    assert_eq!(late.status(), StatusCode::OK, "the caller gets the response to its own call");
 
     assert!(!late.cache_status().contains("stored"), "{late:?}");
     world.get_as(&caller, LIST).await.assert_refused(StatusCode::FORBIDDEN);
-    assert_eq!(world.upstream_calls(), 2, "still known to be refused");
-    assert!(!world.get_as(&other, LIST).await.is_hit(), "nothing was kept");
+    assert_eq!(world.upstream_calls(), 2, "the denial is remembered");
+    assert!(!world.get_as(&other, LIST).await.is_hit(), "nothing was stored");
     world.seconds_pass(2);
     assert!(!world.get_as(&caller, LIST).await.is_hit(), "nothing was granted");
     assert_eq!(world.upstream_calls(), 4);
 }
 
 #[tokio::test]
-async fn an_answer_to_a_call_sent_after_the_denied_one_grants() {
+async fn a_response_to_a_call_sent_after_a_denied_one_grants() {
     let world = World::new().await;
     let caller = world.simulator.token(PROJECT);
     let [first, second] = two_calls_held(&world, &caller).await;
@@ -253,16 +253,16 @@ async fn an_answer_to_a_call_sent_after_the_denied_one_grants() {
     world.simulator.release_target(&target(OTHER));
     assert_eq!(within(second).await.unwrap().status(), StatusCode::OK);
 
-    assert!(world.get_as(&caller, OTHER).await.is_hit(), "the refusal is forgotten");
+    assert!(world.get_as(&caller, OTHER).await.is_hit(), "the denial is removed");
     assert_eq!(world.upstream_calls(), 2);
 }
 
 #[tokio::test]
-async fn a_denial_that_a_later_call_has_belied_is_not_remembered() {
+async fn a_denial_of_a_call_sent_before_a_proof_is_not_remembered() {
     let world = World::new().await;
     let caller = world.simulator.token(PROJECT);
     world.simulator.hold_target(&target(LIST));
-    let first = world.begin_and_arrive(&caller, LIST, 1).await;
+    let first = world.begin_and_reach_upstream(&caller, LIST, 1).await;
     world.seconds_pass(1);
     assert_eq!(world.get_as(&caller, OTHER).await.status(), StatusCode::OK);
     world.simulator.deny(&caller);
@@ -272,14 +272,14 @@ async fn a_denial_that_a_later_call_has_belied_is_not_remembered() {
 
     let again = world.get_as(&caller, OTHER).await;
     assert_eq!(again.status(), StatusCode::OK);
-    assert!(!again.is_hit(), "but it has ended the grant: {again:?}");
+    assert!(!again.is_hit(), "the denial has ended the grant: {again:?}");
     assert_eq!(world.upstream_calls(), 3);
 }
 
 #[tokio::test]
-async fn grants_are_bounded_and_losing_one_costs_one_call() {
+async fn grants_are_bounded_and_an_evicted_grant_costs_one_call() {
     let world = World::with("[grants]\nmax_grants = 4").await;
-    let tokens: [String; 20] = world.granted().await;
+    let tokens: [String; 20] = world.granted_tokens().await;
     world.get(LIST).await;
     assert!(world.metric("workspace_gateway_grants") <= 4.0);
     for (calls, token) in (2..).zip(&tokens[..10]) {
@@ -292,7 +292,7 @@ async fn grants_are_bounded_and_losing_one_costs_one_call() {
 }
 
 #[tokio::test]
-async fn an_operation_can_be_shared_by_nobody() {
+async fn sharing_can_be_switched_off_for_one_operation() {
     let world = World::with("[[operation]]\nname = \"ListSharerProducts\"\nsharing = \"caller\"").await;
     let tokens: [String; 2] = [world.simulator.token(PROJECT), world.simulator.token(PROJECT)];
     for token in &tokens {
@@ -307,23 +307,23 @@ async fn an_operation_can_be_shared_by_nobody() {
             assert!(world.get_as(token, path).await.is_hit());
         }
     }
-    assert_eq!(world.upstream_calls(), 3, "one for the list, and each caller's own");
+    assert_eq!(world.upstream_calls(), 3, "one for the list, and one per caller");
 
     world.purge();
     world.simulator.forget_requests();
     world.simulator.hold();
-    let mut asking = Vec::new();
+    let mut pending = Vec::new();
     for (calls, token) in (1..).zip(&tokens) {
-        asking.push(world.begin_and_arrive(token, SHARER, calls).await);
+        pending.push(world.begin_and_reach_upstream(token, SHARER, calls).await);
     }
     world.simulator.release();
-    for asking in asking {
-        assert!(within(asking).await.unwrap().cache_status().contains("stored"));
+    for pending in pending {
+        assert!(within(pending).await.unwrap().cache_status().contains("stored"));
     }
 }
 
 #[tokio::test]
-async fn sharing_can_be_switched_off_for_all_and_on_for_one() {
+async fn sharing_can_be_switched_off_by_default_and_on_for_one_operation() {
     let settings = "[cache]\nsharing = \"caller\"\n[[operation]]\nname = \"ListSharerProducts\"\nsharing = \"project\"";
     let world = World::with(settings).await;
     let second = world.simulator.token(PROJECT);
@@ -332,60 +332,60 @@ async fn sharing_can_be_switched_off_for_all_and_on_for_one() {
             world.get_as(token, path).await;
         }
     }
-    // Both asked everything of the one, and of the other the second was spared what the first had asked.
+    // Unshared: two calls of each caller. Shared: the second caller saves the call for the stored list.
     assert_eq!(world.upstream_calls(), 4 + 3);
 }
 
 #[tokio::test]
-async fn a_purge_takes_answers_and_leaves_grants_and_refusals() {
+async fn a_purge_removes_entries_but_not_grants_and_denials() {
     let world = World::new().await;
-    let [first, second] = world.granted().await;
+    let [first, second] = world.granted_tokens().await;
     world.get_as(&first, LIST).await;
     world.get_as("nobody", LIST).await.assert_refused(StatusCode::UNAUTHORIZED);
     world.purge();
     assert!(!world.get_as(&first, LIST).await.is_hit());
-    assert!(world.get_as(&second, LIST).await.is_hit(), "it needs no new proof");
+    assert!(world.get_as(&second, LIST).await.is_hit(), "the grant remains");
     world.get_as("nobody", LIST).await.assert_refused(StatusCode::UNAUTHORIZED);
     assert_eq!(world.upstream_calls(), 3);
 }
 
 #[tokio::test]
-async fn newer_means_sent_later() {
+async fn a_response_to_an_earlier_call_does_not_replace_an_entry() {
     let world = World::new().await;
     let early = world.simulator.token(PROJECT);
     world.simulator.hold_token(&early);
-    let asking = world.begin_and_arrive(&early, LIST, 1).await;
+    let pending = world.begin_and_reach_upstream(&early, LIST, 1).await;
     world.seconds_pass(1);
-    let kept = world.get(LIST).await;
+    let stored = world.get(LIST).await;
     world.simulator.change_catalogue();
     world.simulator.release_token(&early);
-    let outdated = within(asking).await.unwrap();
-    assert_ne!(outdated.body(), kept.body(), "its own answer is its own");
+    let outdated = within(pending).await.unwrap();
+    assert_ne!(outdated.body(), stored.body(), "the caller gets the response to its own call");
     assert!(!outdated.cache_status().contains("stored"), "{outdated:?}");
 
     for token in [&early, &world.token] {
         let hit = world.get_as(token, LIST).await;
-        assert!(hit.is_hit(), "the early one is proved all the same: {hit:?}");
-        assert_eq!(hit.body(), kept.body());
+        assert!(hit.is_hit(), "the earlier call is a proof: {hit:?}");
+        assert_eq!(hit.body(), stored.body());
     }
     assert_eq!(world.upstream_calls(), 2);
 }
 
 #[tokio::test]
-async fn what_one_caller_has_set_in_its_headers_changes_nothing_for_another() {
+async fn headers_of_one_caller_do_not_affect_another() {
     let world = World::new().await;
-    let [first, second] = world.granted().await;
+    let [first, second] = world.granted_tokens().await;
     let odd = [("x-auth-token", first.as_str()), ("cookie", "a=1"), ("accept", "text/html"), ("accept-language", "de")];
-    let asked = world.http.send(Method::GET, &world.url(LIST), &odd, "").await;
+    let first_reply = world.http.send(Method::GET, &world.url(LIST), &odd, "").await;
     let plain = world.get_as(&second, LIST).await;
     assert!(plain.is_hit());
-    assert_eq!(plain.body(), asked.body());
+    assert_eq!(plain.body(), first_reply.body());
 }
 
 #[tokio::test]
-async fn a_cookie_is_not_shared() {
+async fn set_cookie_is_not_shared() {
     let world = World::new().await;
-    let [first, second] = world.granted().await;
+    let [first, second] = world.granted_tokens().await;
     world.simulator.add_header(HeaderName::from_static("set-cookie"), HeaderValue::from_static("a=1"));
     assert_eq!(world.get_as(&first, LIST).await.header("set-cookie"), "a=1");
     let shared = world.get_as(&second, LIST).await;

@@ -1,5 +1,4 @@
-//! What the program inherits from whoever starts it, and what is sent to it: signals, their mask, and variables that the
-//! runtime reads.
+//! Signals, an inherited signal mask, and the environment variables of the runtime.
 
 use http::StatusCode;
 use workspace_gateway::testing::simulator::Simulator;
@@ -8,17 +7,16 @@ use crate::commands::{code, run_in, stderr};
 use crate::support::Http;
 use crate::support::process::{Process, folder};
 
-/// A file of settings for the test of this name.
-fn settings(name: &str) -> std::path::PathBuf {
+fn settings_file(name: &str) -> std::path::PathBuf {
     let file = folder(name).join("config.toml");
     std::fs::write(&file, "[log]\nformat = \"json\"\n").unwrap();
     file
 }
 
 #[tokio::test]
-async fn signals_that_mean_nothing_to_it_do_not_end_it() {
+async fn unused_signals_do_not_end_the_process() {
     let simulator = Simulator::start().await.unwrap();
-    let process = Process::start(&simulator, &settings("stray-signals")).await;
+    let process = Process::start(&simulator, &settings_file("stray-signals")).await;
     for name in ["USR1", "USR2", "XFSZ"] {
         process.signal(name);
     }
@@ -28,17 +26,17 @@ async fn signals_that_mean_nothing_to_it_do_not_end_it() {
 }
 
 #[tokio::test]
-async fn an_inherited_signal_mask_does_not_keep_it_from_stopping() {
+async fn an_inherited_signal_mask_does_not_block_sighup_and_sigterm() {
     let simulator = Simulator::start().await.unwrap();
-    let starter = ["env", "--block-signal=TERM,HUP,INT"];
-    let mut process = Process::start_under(&starter, &simulator, &settings("signal-mask"), &[]).await;
+    let launcher = ["env", "--block-signal=TERM,HUP,INT"];
+    let mut process = Process::start_with_launcher(&launcher, &simulator, &settings_file("signal-mask"), &[]).await;
     process.signal("HUP");
-    process.says("settings read again").await;
+    process.wait_for_log("configuration read again: no changes").await;
     assert_eq!(process.terminate().await.0, Some(0));
 }
 
 #[test]
-fn a_wrong_number_of_threads_is_a_usage_error() {
+fn an_invalid_number_of_threads_is_a_usage_error() {
     for value in ["0", "many", "-1", "1.5", "513"] {
         let output =
             run_in(&[("TOKIO_WORKER_THREADS", value)], &["serve", "--region", "r-1", "--listen", "127.0.0.1:0"]);
@@ -49,11 +47,11 @@ fn a_wrong_number_of_threads_is_a_usage_error() {
 }
 
 #[tokio::test]
-async fn a_number_of_threads_or_none_is_taken() {
+async fn a_valid_or_empty_number_of_threads_is_accepted() {
     let simulator = Simulator::start().await.unwrap();
     for (name, value) in [("one-thread", "1"), ("no-thread-count", "")] {
         let environment = [("TOKIO_WORKER_THREADS", value)];
-        let process = Process::start_under(&["env"], &simulator, &settings(name), &environment).await;
+        let process = Process::start_with_launcher(&["env"], &simulator, &settings_file(name), &environment).await;
         assert_eq!(process.terminate().await.0, Some(0), "{name}");
     }
 }

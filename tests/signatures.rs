@@ -1,5 +1,5 @@
-//! Access keys: whoever signs with one that is configured is a caller like one with a token, and nothing that
-//! fails upstream is ever sent there.
+//! Access keys: a client that signs with a configured key is a caller, like a client with a token. The gateway must not
+//! send a signature upstream that is known to be wrong.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use workspace_gateway::testing::catalogue::Service;
 use workspace_gateway::testing::signing::{Payload, SCHEME};
 use workspace_gateway::testing::simulator::{IssuedKey, Simulator};
 
-use crate::support::signer::{Signed, at_once, date, entry, one_key, world};
+use crate::support::signer::{Signed, date, entry, join_all, world_with_key, world_with_keys};
 use crate::support::{Http, PROJECT, within};
 
 const LIST: &str = "/v2/PROJECT/products?os_type=Linux";
@@ -19,9 +19,10 @@ fn signatures(result: &str) -> String {
 }
 
 #[tokio::test]
-async fn who_signs_with_a_known_key_is_a_caller() {
+async fn a_client_that_signs_with_a_configured_key_is_a_caller() {
     let create = |simulator: &Simulator| [simulator.access_key(PROJECT), simulator.temporary_access_key(PROJECT)];
-    let (world, [key, temporary]) = world(create, |keys| keys.each_ref().map(|key| entry(key, "")).concat()).await;
+    let (world, [key, temporary]) =
+        world_with_keys(create, |keys| keys.each_ref().map(|key| entry(key, "")).concat()).await;
     let host = world.simulator.url(Service::Workspace).replace("http://", "");
     let mut bodies = Vec::new();
     for key in [&key, &temporary] {
@@ -29,7 +30,7 @@ async fn who_signs_with_a_known_key_is_a_caller() {
         let first = Signed::get(&world, key, LIST).send(&world).await;
         assert!(first.cache_status().contains("detail=proved"), "{first:?}");
         let seen = world.simulator.requests_seen().pop().unwrap();
-        // Signed anew, over what a question always says.
+        // The gateway signs the upstream request itself, always over the same headers.
         let said = seen.signature().unwrap();
         assert_eq!([said.access, seen.headers["host"].to_str().unwrap()], [&*key.id, &*host]);
         let covered = ["content-type;host;x-project-id;x-sdk-date", ";x-security-token"];
@@ -42,7 +43,7 @@ async fn who_signs_with_a_known_key_is_a_caller() {
             bodies.push(again.text().to_owned());
         }
     }
-    // Callers share: the one with a token is proved, and asks for what was kept.
+    // Callers with keys and callers with tokens share entries.
     assert!(world.get("/v2/PROJECT/products?limit=0").await.cache_status().contains("detail=proved"));
     let shared = world.get(LIST).await;
     assert!(shared.is_hit());
@@ -52,21 +53,25 @@ async fn who_signs_with_a_known_key_is_a_caller() {
 }
 
 #[tokio::test]
-async fn a_retry_resends_its_signature_and_is_answered() {
-    let (world, key) = one_key().await;
+async fn a_retry_with_the_same_signature_is_answered() {
+    let (world, key) = world_with_key().await;
     let request = Signed::get(&world, &key, LIST);
     let first = request.send(&world).await;
     world.seconds_pass(14 * 60);
     let again = request.send(&world).await;
     assert_eq!([first.status(), again.status()], [StatusCode::OK; 2]);
-    assert_eq!(world.simulator.signature_failures(), 0, "what is sent is signed when it is sent");
+    assert_eq!(
+        world.simulator.signature_failures(),
+        0,
+        "the gateway signs each upstream request with the current date"
+    );
     world.seconds_pass(61);
     assert_eq!(request.send(&world).await.status(), StatusCode::UNAUTHORIZED);
 }
 
 #[tokio::test]
-async fn whatever_else_a_known_key_signs_is_signed_anew_and_streamed() {
-    let (world, key) = one_key().await;
+async fn relayed_requests_are_signed_again_and_streamed() {
+    let (world, key) = world_with_key().await;
     let body = r#"{"desktop":{"name":"d"}}"#;
     let unsigned = Signed { method: Method::POST, ..Signed::get(&world, &key, DESKTOPS) };
     let unsigned = Signed { body: body.into(), ..unsigned }.with("x-sdk-content-sha256", Payload::UNSIGNED);
@@ -84,7 +89,7 @@ async fn whatever_else_a_known_key_signs_is_signed_anew_and_streamed() {
             date(&world),
         ),
         unsigned.sign(&key, &["x-sdk-content-sha256"], &Payload::unsigned(), date(&world)),
-        // An operation that can't be answered from memory.
+        // An operation whose response cannot be stored.
         Signed::get(&world, &key, "/v2/PROJECT/products?a=1&a=2"),
     ] {
         let reply = request.send(&world).await;
@@ -97,12 +102,12 @@ async fn whatever_else_a_known_key_signs_is_signed_anew_and_streamed() {
 }
 
 #[tokio::test]
-async fn what_a_known_key_has_not_signed_is_refused_here() {
+async fn invalid_signatures_of_a_configured_key_are_rejected() {
     let create = |simulator: &Simulator| [simulator.access_key(PROJECT), simulator.temporary_access_key(PROJECT)];
     let settings = |[key, temporary]: &[IssuedKey; 2]| {
         [entry(key, &format!("projects = [{PROJECT:?}]")), entry(temporary, "")].concat()
     };
-    let (world, [key, temporary]) = world(create, settings).await;
+    let (world, [key, temporary]) = world_with_keys(create, settings).await;
     let good = Signed::get(&world, &key, LIST);
     let elsewhere = Signed { url: world.url("/v2/PROJECT/products?os_type=Windows"), ..good.clone() };
     let old = good.clone().sign(&key, &[], &Payload::of(b""), date(&world) - Duration::from_secs(901));
@@ -118,8 +123,8 @@ async fn what_a_known_key_has_not_signed_is_refused_here() {
         (good.clone().with("content-type", "text/plain"), "signature-wrong", "verify aksk"),
         (good.clone().with("host", "workspace.example"), "signature-wrong", "verify aksk"),
         (Signed { method: Method::HEAD, ..good.clone() }, "signature-wrong", ""),
-        (Signed::get(&world, &wrong_secret, LIST), "signature-wrong", "the secret configured"),
-        (Signed::get(&world, &wrong_secret, DESKTOPS), "signature-wrong", "the secret configured"),
+        (Signed::get(&world, &wrong_secret, LIST), "signature-wrong", "the configured secret"),
+        (Signed::get(&world, &wrong_secret, DESKTOPS), "signature-wrong", "the configured secret"),
         (Signed { body: b"other".into(), ..posted.clone() }, "signature-wrong", "verify aksk"),
         (posted.with("x-sdk-content-sha256", hash.as_str()), "signature-content", "X-Sdk-Content-Sha256"),
         (old, "signature-skew", "signature expired"),
@@ -132,8 +137,8 @@ async fn what_a_known_key_has_not_signed_is_refused_here() {
         ),
         (good.clone().with("x-security-token", "T"), "security-token", "permanent ones have none"),
         (token.clone().with("x-security-token", "T"), "security-token", "X-Security-Token"),
-        (Signed::get(&world, &key, "/v2/other/products"), "key-project", "doesn't have this project"),
-        (Signed::get(&world, &key, "/v1/other/app-groups"), "key-project", "doesn't have this project"),
+        (Signed::get(&world, &key, "/v2/other/products"), "key-project", "not configured for this project"),
+        (Signed::get(&world, &key, "/v1/other/app-groups"), "key-project", "not configured for this project"),
     ] {
         let before = world.metric(&signatures(reason));
         let reply = request.send(&world).await;
@@ -153,8 +158,8 @@ async fn what_a_known_key_has_not_signed_is_refused_here() {
 }
 
 #[tokio::test]
-async fn a_signed_body_has_an_end() {
-    let (world, key) = one_key().await;
+async fn a_signed_body_is_limited_to_12_mib() {
+    let (world, key) = world_with_key().await;
     let at_most = "x".repeat(12 * 1024 * 1024);
     let reply = Signed::new(&world, &key, Method::POST, DESKTOPS, &at_most).send(&world).await;
     assert_eq!((reply.status(), reply.body().len()), (StatusCode::OK, at_most.len()));
@@ -165,19 +170,19 @@ async fn a_signed_body_has_an_end() {
 }
 
 #[tokio::test]
-async fn keys_that_are_not_known_here_are_relayed_only_where_they_may_be_valid() {
+async fn unknown_keys_are_relayed_only_if_upstream_may_accept_the_signature() {
     let create = |simulator: &Simulator| [simulator.access_key(PROJECT), simulator.access_key(PROJECT)];
-    let (world, [_, stranger]) = world(create, |[known, _]| entry(known, "")).await;
+    let (world, [_, stranger]) = world_with_keys(create, |[known, _]| entry(known, "")).await;
     let upstream = world.simulator.url(Service::Workspace).replace("http://", "");
     for path in [LIST, DESKTOPS] {
-        // Over the address it was typed for: this gateway.
+        // The signature covers the gateway's address.
         let reply = Signed::get(&world, &stranger, path).send(&world).await;
         assert_eq!(reply.status(), StatusCode::UNAUTHORIZED);
         assert!(reply.error().1.contains("[[access_key]]") && reply.error().1.contains("X-Auth-Token"), "{reply:?}");
     }
     assert_eq!(world.upstream_calls(), 0);
     for path in [LIST, LIST, DESKTOPS] {
-        // Over upstream's own.
+        // The signature covers upstream's address.
         let mut request = Signed::get(&world, &stranger, path);
         request.headers.insert("host", upstream.parse().unwrap());
         let request = request.sign(&stranger, &["content-type"], &Payload::of(b""), date(&world));
@@ -185,7 +190,7 @@ async fn keys_that_are_not_known_here_are_relayed_only_where_they_may_be_valid()
         assert_eq!(reply.status(), StatusCode::OK, "{reply:?}");
         let seen = world.simulator.requests_seen().pop().unwrap();
         for name in ["authorization", "x-sdk-date", "content-type", "host"] {
-            assert_eq!(seen.headers[name], request.headers[name], "verbatim");
+            assert_eq!(seen.headers[name], request.headers[name], "relayed unchanged");
         }
         if path == LIST {
             assert!(reply.cache_status().ends_with("fwd=bypass; detail=unverified-signature"), "{reply:?}");
@@ -197,8 +202,8 @@ async fn keys_that_are_not_known_here_are_relayed_only_where_they_may_be_valid()
 }
 
 #[tokio::test]
-async fn other_schemes_are_never_verified() {
-    let (world, key) = one_key().await;
+async fn other_signature_schemes_are_not_verified() {
+    let (world, key) = world_with_key().await;
     let signed = Signed::get(&world, &key, LIST);
     let said = signed.headers["authorization"].to_str().unwrap().to_owned();
     for scheme in ["SDK-HMAC-SM3", "SDK-ECDSA-P256-SHA256", "SDK-SM2-SM3", "V11-HMAC-SHA256"] {
@@ -214,10 +219,10 @@ async fn other_schemes_are_never_verified() {
 }
 
 #[tokio::test]
-async fn beside_a_token_a_signature_does_not_count() {
-    let (world, key) = one_key().await;
+async fn a_signature_beside_a_token_is_ignored() {
+    let (world, key) = world_with_key().await;
     let token = world.token.clone();
-    // Not even a wrong one of a known key, which is not sent on for upstream to count.
+    // A wrong signature of a configured key, too. It must not reach upstream, which counts failures.
     let wrong = IssuedKey { secret: "another".to_owned(), ..key };
     for path in [LIST, LIST, DESKTOPS] {
         let reply = Signed::get(&world, &wrong, path).with("x-auth-token", &token).send(&world).await;
@@ -229,35 +234,35 @@ async fn beside_a_token_a_signature_does_not_count() {
 
 #[tokio::test]
 async fn a_wrong_secret_in_the_configuration_does_not_lock_the_key() {
-    // What the gateway has been told, the client has, too.
+    // The gateway and the client have the same wrong secret.
     let create = |simulator: &Simulator| [simulator.access_key(PROJECT)];
     let wrong = |key: &IssuedKey| IssuedKey { secret: "mistyped".to_owned(), ..key.clone() };
-    let (world, [key]) = world(create, |[key]| entry(&wrong(key), "")).await;
+    let (world, [key]) = world_with_keys(create, |[key]| entry(&wrong(key), "")).await;
     let wrong = wrong(&key);
-    let asked = |path: &'static str| Signed::get(&world, &wrong, path);
-    let (list, desktops) = (asked(LIST), asked(DESKTOPS));
-    let crowd = std::iter::repeat_n([&list, &desktops], 20).flatten().map(|request| request.send(&world));
-    for reply in within(at_once(crowd)).await {
+    let request = |path: &'static str| Signed::get(&world, &wrong, path);
+    let (list, desktops) = (request(LIST), request(DESKTOPS));
+    let requests = std::iter::repeat_n([&list, &desktops], 20).flatten().map(|request| request.send(&world));
+    for reply in within(join_all(requests)).await {
         assert_eq!(
             (reply.status(), reply.json()["error_code"].as_str()),
             (StatusCode::UNAUTHORIZED, Some("APIGW.0301"))
         );
     }
     assert_eq!(world.simulator.failures_in_a_row(&key.id), 3);
-    let held = asked(LIST).send(&world).await;
-    assert!(held.error().1.contains("AK access failed to reach the limit,forbidden"), "{held:?}");
-    // Nobody else is worse off.
+    let suspended = request(LIST).send(&world).await;
+    assert!(suspended.error().1.contains("AK access failed to reach the limit,forbidden"), "{suspended:?}");
+    // Other callers are not affected.
     assert_eq!(world.get(LIST).await.status(), StatusCode::OK);
-    // Then it is tried, once at a time.
+    // After the suspension, one request at a time goes upstream.
     world.seconds_pass(300);
-    let again = asked(LIST);
-    for reply in within(at_once((0..10).map(|_| again.send(&world)))).await {
+    let again = request(LIST);
+    for reply in within(join_all((0..10).map(|_| again.send(&world)))).await {
         assert_eq!(reply.status(), StatusCode::UNAUTHORIZED);
     }
     assert_eq!((world.simulator.failures_in_a_row(&key.id), world.simulator.is_locked(&key.id)), (4, false));
     for _ in 0..30 {
         world.seconds_pass(300);
-        assert_eq!(asked(LIST).send(&world).await.status(), StatusCode::UNAUTHORIZED);
+        assert_eq!(request(LIST).send(&world).await.status(), StatusCode::UNAUTHORIZED);
     }
     assert_eq!((world.simulator.failures_in_a_row(&key.id), world.simulator.is_locked(&key.id)), (5, false));
     world.reload(&entry(&key, "")).unwrap();
@@ -265,18 +270,18 @@ async fn a_wrong_secret_in_the_configuration_does_not_lock_the_key() {
 }
 
 #[tokio::test]
-async fn what_upstream_refuses_counts_though_the_client_has_hung_up() {
+async fn refused_signatures_count_after_the_client_has_disconnected() {
     let create = |simulator: &Simulator| [simulator.access_key(PROJECT)];
     let wrong = |key: &IssuedKey| IssuedKey { secret: "mistyped".to_owned(), ..key.clone() };
-    let (world, [key]) = world(create, |[key]| entry(&wrong(key), "")).await;
+    let (world, [key]) = world_with_keys(create, |[key]| entry(&wrong(key), "")).await;
     let request = Signed::get(&world, &wrong(&key), DESKTOPS);
     world.simulator.hold();
     {
-        let crowd = at_once((0..3).map(|_| request.send(&world)));
-        let seen = within(world.simulator.arrived(3));
-        tokio::pin!(crowd);
+        let requests = join_all((0..3).map(|_| request.send(&world)));
+        let seen = within(world.simulator.wait_for_requests(3));
+        tokio::pin!(requests);
         tokio::select! {
-            _ = &mut crowd => panic!("nobody is answered yet"),
+            _ = &mut requests => panic!("upstream has not answered yet"),
             () = seen => {}
         }
     }
@@ -287,41 +292,41 @@ async fn what_upstream_refuses_counts_though_the_client_has_hung_up() {
         }
     })
     .await;
-    let held = request.send(&world).await;
-    assert!(held.error().1.contains("AK access failed to reach the limit,forbidden"), "{held:?}");
+    let suspended = request.send(&world).await;
+    assert!(suspended.error().1.contains("AK access failed to reach the limit,forbidden"), "{suspended:?}");
     assert_eq!(world.simulator.failures_in_a_row(&key.id), 3);
 }
 
 #[tokio::test]
-async fn a_crowd_that_signs_with_a_key_nobody_has_used_is_answered() {
-    let (world, key) = one_key().await;
+async fn concurrent_requests_with_an_unused_key_are_answered() {
+    let (world, key) = world_with_key().await;
     let (list, desktops) = (Signed::get(&world, &key, LIST), Signed::get(&world, &key, DESKTOPS));
-    let crowd = std::iter::repeat_n([&list, &desktops], 30).flatten().map(|request| request.send(&world));
-    assert!(within(at_once(crowd)).await.iter().all(|reply| reply.status() == StatusCode::OK));
+    let requests = std::iter::repeat_n([&list, &desktops], 30).flatten().map(|request| request.send(&world));
+    assert!(within(join_all(requests)).await.iter().all(|reply| reply.status() == StatusCode::OK));
     assert_eq!(
         (world.upstream_calls(), world.simulator.signature_failures()),
         (31, 0),
-        "one question, and what is relayed"
+        "one fetch of the list, and the relayed requests"
     );
 }
 
 #[tokio::test]
-async fn upstreams_refusal_ends_a_keys_grant_like_a_tokens() {
-    let (world, key) = one_key().await;
-    let ask = async || Signed::get(&world, &key, LIST).send(&world).await;
-    assert_eq!(ask().await.status(), StatusCode::OK);
-    assert!(ask().await.is_hit());
+async fn a_denial_ends_the_grant_of_an_access_key() {
+    let (world, key) = world_with_key().await;
+    let get = async || Signed::get(&world, &key, LIST).send(&world).await;
+    assert_eq!(get().await.status(), StatusCode::OK);
+    assert!(get().await.is_hit());
     world.simulator.deny(&key.id);
     world.seconds_pass(301);
-    assert_eq!(ask().await.status(), StatusCode::FORBIDDEN);
-    let repeated = ask().await;
+    assert_eq!(get().await.status(), StatusCode::FORBIDDEN);
+    let repeated = get().await;
     assert!(repeated.cache_status().contains("detail=denied"), "{repeated:?}");
     assert_eq!((world.upstream_calls(), world.simulator.signature_failures()), (2, 0));
 }
 
 #[tokio::test]
-async fn over_http2_the_authority_is_the_host_that_is_signed() {
-    let (world, key) = one_key().await;
+async fn over_http2_the_authority_is_the_signed_host() {
+    let (world, key) = world_with_key().await;
     let mut request = Signed::get(&world, &key, LIST);
     request.headers.remove("host");
     let headers: Vec<_> =
@@ -332,20 +337,20 @@ async fn over_http2_the_authority_is_the_host_that_is_signed() {
 }
 
 #[tokio::test]
-async fn a_reload_brings_keys_and_takes_them_away() {
+async fn a_reload_adds_and_removes_keys() {
     let create = |simulator: &Simulator| [simulator.access_key(PROJECT), simulator.access_key(PROJECT)];
-    let (world, [one, other]) = world(create, |_| String::new()).await;
+    let (world, [one, other]) = world_with_keys(create, |_| String::new()).await;
     let status = async |key: &IssuedKey| Signed::get(&world, key, LIST).send(&world).await.status();
     assert_eq!([status(&one).await, status(&other).await], [StatusCode::UNAUTHORIZED; 2]);
     let wrong = IssuedKey { secret: "mistyped".to_owned(), ..one.clone() };
     world.reload(&entry(&wrong, "")).unwrap();
-    assert_eq!(status(&one).await, StatusCode::UNAUTHORIZED, "its secret is another");
+    assert_eq!(status(&one).await, StatusCode::UNAUTHORIZED, "the configured secret is wrong");
     let changes = world.reload(&(entry(&one, "") + &entry(&other, ""))).unwrap();
-    assert!(changes.applied.contains(&format!("access_key.{} (its secret)", one.id)), "{changes:?}");
+    assert!(changes.applied.contains(&format!("access_key.{} (secret)", one.id)), "{changes:?}");
     assert_eq!([status(&one).await, status(&other).await], [StatusCode::OK; 2]);
     world.reload(&entry(&other, "")).unwrap();
     assert_eq!([status(&one).await, status(&other).await], [StatusCode::UNAUTHORIZED, StatusCode::OK]);
-    // A bad file is refused as a whole.
+    // An invalid configuration is rejected as a whole.
     let twice = entry(&one, "") + &entry(&one, "");
     assert!(world.reload(&twice).unwrap_err().to_string().contains("twice"));
     assert_eq!([status(&one).await, status(&other).await], [StatusCode::UNAUTHORIZED, StatusCode::OK]);
@@ -353,25 +358,25 @@ async fn a_reload_brings_keys_and_takes_them_away() {
 }
 
 #[tokio::test]
-async fn a_request_under_way_goes_on_though_its_key_is_gone() {
-    let (world, key) = one_key().await;
+async fn a_request_in_flight_finishes_after_its_key_is_removed() {
+    let (world, key) = world_with_key().await;
     world.simulator.hold();
     let (list, desktops) = (Signed::get(&world, &key, LIST), Signed::get(&world, &key, DESKTOPS));
-    let asking = at_once([list.send(&world), desktops.send(&world)].into_iter());
-    let taken_away = async {
-        within(world.simulator.arrived(2)).await;
+    let pending = join_all([list.send(&world), desktops.send(&world)].into_iter());
+    let remove_key = async {
+        within(world.simulator.wait_for_requests(2)).await;
         world.reload("").unwrap();
         world.simulator.release();
     };
-    let (replies, ()) = tokio::join!(asking, taken_away);
+    let (replies, ()) = tokio::join!(pending, remove_key);
     assert!(replies.iter().all(|reply| reply.status() == StatusCode::OK), "{replies:?}");
     assert_eq!(list.send(&world).await.status(), StatusCode::UNAUTHORIZED);
 }
 
 #[tokio::test]
-async fn explain_shows_what_is_signed_and_what_that_is_worth() {
+async fn explain_shows_the_signed_parts_and_the_verdict() {
     let create = |simulator: &Simulator| [simulator.access_key(PROJECT), simulator.temporary_access_key(PROJECT)];
-    let (world, [stranger, key]) = world(create, |[_, key]| entry(key, "")).await;
+    let (world, [stranger, key]) = world_with_keys(create, |[_, key]| entry(key, "")).await;
     let explain = async |request: &Signed| {
         let mut query = form_urlencoded::Serializer::new(String::new());
         query.append_pair("url", &request.url);
@@ -400,7 +405,7 @@ async fn explain_shows_what_is_signed_and_what_that_is_worth() {
 
     let bad = explain(&request.clone().with("content-type", "text/plain")).await;
     assert_eq!(bad["signature"]["result"], "signature-wrong");
-    assert!(bad["verdict"].as_str().unwrap().starts_with("answered 401 here, and not sent on"), "{bad}");
+    assert!(bad["verdict"].as_str().unwrap().starts_with("answered 401 here, and not sent upstream"), "{bad}");
     assert!(bad["signature"]["canonical_request"].to_string().contains("content-type:text/plain"), "{bad}");
     let unknown = explain(&Signed::get(&world, &stranger, LIST)).await;
     assert_eq!(unknown["signature"]["result"], "unknown-key");
@@ -413,15 +418,15 @@ async fn explain_shows_what_is_signed_and_what_that_is_worth() {
 }
 
 #[tokio::test]
-async fn secrets_are_never_told() {
-    let (world, key) = one_key().await;
+async fn responses_and_metrics_contain_no_secret_or_signature() {
+    let (world, key) = world_with_key().await;
     let signed = Signed::get(&world, &key, LIST);
     let wrong = signed.clone().with("content-type", "text/plain");
-    let mut told = format!("{:?}{:?}", signed.send(&world).await, wrong.send(&world).await);
-    told += world.http.get(&world.metrics_url("/metrics")).await.text();
+    let mut output = format!("{:?}{:?}", signed.send(&world).await, wrong.send(&world).await);
+    output += world.http.get(&world.metrics_url("/metrics")).await.text();
     let signature = signed.headers["authorization"].to_str().unwrap().rsplit_once('=').unwrap().1.to_owned();
     for secret in [&key.secret, &signature] {
-        assert!(!told.contains(secret.as_str()));
+        assert!(!output.contains(secret.as_str()));
     }
-    assert!(!told.contains(&key.id), "nor is there a series for each key");
+    assert!(!output.contains(&key.id), "there is no metric series per key");
 }

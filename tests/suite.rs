@@ -1,10 +1,10 @@
-//! The test suite: one binary, one file per feature, over real sockets on ports the system chooses.
+//! The test suite: one binary, one file per feature, over real sockets on ports that the system chooses.
 //!
-//! Nothing sleeps and nothing is tried again: time is a clock that tests move, and whatever runs at
-//! the same time is held and released at the simulator's barrier.
+//! Tests do not sleep or retry. They advance a clock, and they hold and release concurrent requests at the simulator's
+//! barrier.
 //!
-//! With `WORKSPACE_GATEWAY_TEST_FAST_PATH=off` gateways start with the fast path off, but for tests that set it, and for
-//! the program as a process of its own.
+//! With `WORKSPACE_GATEWAY_TEST_FAST_PATH=off`, gateways start with the fast path off, except in tests that set it and
+//! for gateways in a process of their own.
 
 #![allow(unreachable_pub, missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::float_cmp)]
 
@@ -17,6 +17,7 @@ mod admin_status;
 mod attacks;
 mod budget;
 mod bypass;
+mod cache_status;
 mod caching;
 mod certificates;
 mod check;
@@ -24,8 +25,9 @@ mod clients;
 mod clocks;
 mod coalescing;
 mod commands;
-mod dead_hours;
+mod denials;
 mod deploy;
+mod divergence;
 mod docs;
 mod edges;
 mod errors;
@@ -52,6 +54,7 @@ mod keys;
 mod listeners;
 mod local_failures;
 mod log_target;
+mod long_outages;
 mod metrics;
 mod model;
 mod node_sdk;
@@ -63,7 +66,6 @@ mod proxies;
 mod python_sdk;
 mod queueing;
 mod reasons;
-mod refusals;
 mod reload;
 mod reload_process;
 mod request_directives;
@@ -78,7 +80,6 @@ mod signals;
 mod signatures;
 mod supervised;
 mod table;
-mod telling;
 mod terraform;
 mod tls;
 mod tls_files;
@@ -88,4 +89,3 @@ mod trailers;
 mod unshareable;
 mod upgrade;
 mod upstream;
-mod views;

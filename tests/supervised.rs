@@ -1,4 +1,4 @@
-//! The gateway under a supervisor: what it is handed down, and what it tells.
+//! The gateway under a supervisor such as systemd: inherited sockets, notifications and the watchdog.
 
 use std::net::{TcpListener, UdpSocket};
 use std::os::fd::OwnedFd;
@@ -11,13 +11,13 @@ use tokio::net::UnixDatagram;
 use workspace_gateway::testing::simulator::Simulator;
 
 use crate::commands::{code, stderr};
-use crate::support::line::Line;
-use crate::support::process::{Process, folder, handed_down};
+use crate::support::process::{Process, folder, serve_inheriting};
+use crate::support::raw_client::RawClient;
 use crate::support::{Http, PROJECT, World, within};
 
 const LOG: &str = "[log]\nformat = \"json\"\n";
 
-fn listening() -> TcpListener {
+fn listener() -> TcpListener {
     TcpListener::bind("127.0.0.1:0").unwrap()
 }
 
@@ -25,20 +25,19 @@ fn url(socket: &TcpListener) -> String {
     format!("http://{}", socket.local_addr().unwrap())
 }
 
-/// A file of settings for the test of this name.
-fn settings(name: &str) -> std::path::PathBuf {
+fn settings_file(name: &str) -> std::path::PathBuf {
     let file = folder(name).join("config.toml");
     std::fs::write(&file, LOG).unwrap();
     file
 }
 
 #[tokio::test]
-async fn it_listens_on_what_it_is_handed_down() {
+async fn the_gateway_listens_on_inherited_sockets() {
     let simulator = Simulator::start().await.unwrap();
-    let (file, [proxy, metrics, admin]) = (settings("handed-down"), [(); 3].map(|()| listening()));
-    // In any order, if they have names.
+    let (file, [proxy, metrics, admin]) = (settings_file("handed-down"), [(); 3].map(|()| listener()));
+    // With names, the order does not matter.
     let sockets = [("admin", &admin), ("proxy", &proxy), ("metrics", &metrics)];
-    let mut process = Process::start_on(&sockets, &simulator, &file, &[]).await;
+    let mut process = Process::start_on_sockets(&sockets, &simulator, &file, &[]).await;
     assert_eq!([&process.proxy, &process.metrics, &process.admin], [&url(&proxy), &url(&metrics), &url(&admin)]);
     let http = Http::new();
     for page in [format!("{}/readyz", url(&metrics)), format!("{}/mode", url(&admin))] {
@@ -51,67 +50,71 @@ async fn it_listens_on_what_it_is_handed_down() {
     }
     drop(http);
     process.signal("TERM");
-    process.says("stopped").await;
+    process.wait_for_log("stopped").await;
     let (code, log) = process.terminate().await;
-    assert_eq!((code, log.matches("handed down").count()), (Some(0), 3), "{log}");
+    assert_eq!((code, log.matches("listening on an inherited socket").count()), (Some(0), 3), "{log}");
     assert!(!log.contains("WARN"), "{log}");
 }
 
 #[tokio::test]
-async fn sockets_without_names_stand_in_order_and_the_others_are_bound() {
+async fn unnamed_sockets_are_assigned_in_order_and_missing_ones_are_bound() {
     let simulator = Simulator::start().await.unwrap();
-    let (file, [proxy, metrics]) = (settings("handed-down-unnamed"), [(); 2].map(|()| listening()));
+    let (file, [proxy, metrics]) = (settings_file("handed-down-unnamed"), [(); 2].map(|()| listener()));
     let sockets = [("", &proxy), ("", &metrics)];
-    let process = Process::start_on(&sockets, &simulator, &file, &[("LISTEN_FDNAMES", "")]).await;
+    let process = Process::start_on_sockets(&sockets, &simulator, &file, &[("LISTEN_FDNAMES", "")]).await;
     assert_eq!([&process.proxy, &process.metrics], [&url(&proxy), &url(&metrics)]);
     assert_eq!(Http::new().get(&format!("{}/mode", process.admin)).await.status(), StatusCode::OK);
     process.terminate().await;
 }
 
 #[tokio::test]
-async fn what_is_meant_for_another_process_is_left_alone() {
+async fn sockets_for_another_process_are_ignored() {
     let simulator = Simulator::start().await.unwrap();
-    let file = settings("handed-down-else");
+    let file = settings_file("handed-down-else");
     let [workspace, appstream] =
         workspace_gateway::testing::catalogue::Service::ALL.map(|service| simulator.url(service));
     let environment = [("LISTEN_FDS", "1"), ("LISTEN_FDNAMES", "nobody"), ("LISTEN_PID", "1")];
-    let process = Process::start_before(&workspace, &appstream, &file, &environment).await;
+    let process = Process::start_with_upstreams(&workspace, &appstream, &file, &environment).await;
     assert_eq!(process.terminate().await.0, Some(0));
 }
 
-/// Who connects while there is no gateway waits for the next one, and nobody is refused.
+/// A connection that is made while no gateway runs waits for the next one.
 #[tokio::test]
-async fn while_it_is_restarted_clients_wait() {
+async fn clients_that_connect_during_a_restart_are_answered() {
     let simulator = Simulator::start().await.unwrap();
-    let (file, proxy) = (settings("handed-down-wait"), listening());
+    let (file, proxy) = (settings_file("handed-down-wait"), listener());
     for _ in 0..2 {
-        let mut early = Line::at(proxy.local_addr().unwrap()).await;
+        let mut early = RawClient::connect_to(proxy.local_addr().unwrap()).await;
         let head = format!("GET /v2/{PROJECT}/products?limit=1 HTTP/1.1\r\nhost: x\r\nx-auth-token: x\r\n\r\n");
-        early.says(head).await;
-        let process = Process::start_on(&[("proxy", &proxy)], &simulator, &file, &[]).await;
-        assert_eq!(early.hears().await.status(), 401);
+        early.send(head).await;
+        let process = Process::start_on_sockets(&[("proxy", &proxy)], &simulator, &file, &[]).await;
+        assert_eq!(early.read_response().await.status(), 401);
         assert_eq!(process.terminate().await.0, Some(0));
     }
 }
 
-/// Starts it on these, which it is to refuse.
-async fn refused(files: Vec<(&str, OwnedFd)>, environment: &[(&str, &str)]) -> Output {
-    let mut command = handed_down(&files);
+/// Runs `serve` with sockets or other files that it must reject.
+async fn serve_output(files: Vec<(&str, OwnedFd)>, environment: &[(&str, &str)]) -> Output {
+    let mut command = serve_inheriting(&files);
     command.args(["--region", "cn-north-4"]).envs(environment.iter().copied());
     within(command.kill_on_drop(true).output()).await.unwrap()
 }
 
 #[tokio::test]
-async fn what_it_cannot_use_is_told_and_it_exits_2() {
-    let tcp = || OwnedFd::from(listening());
+async fn unusable_sockets_are_usage_errors() {
+    let tcp = || OwnedFd::from(listener());
     let udp = OwnedFd::from(UdpSocket::bind("127.0.0.1:0").unwrap());
     let open = || OwnedFd::from(TcpListener::bind("0.0.0.0:0").unwrap());
-    let connected = OwnedFd::from(std::net::TcpStream::connect(listening().local_addr().unwrap()).unwrap());
+    let connected = OwnedFd::from(std::net::TcpStream::connect(listener().local_addr().unwrap()).unwrap());
     let file = OwnedFd::from(std::fs::File::open("Cargo.toml").unwrap());
     for (files, environment, expected) in [
-        (vec![("http", tcp())], &[][..], "LISTEN_FDNAMES: \"http\" is not allowed: expected of proxy, metrics, admin"),
-        (vec![("proxy", tcp()), ("proxy", tcp())], &[], "expected each once"),
-        (vec![("proxy", tcp())], &[("LISTEN_FDNAMES", "proxy:admin")], "expected a name for each of 1 sockets"),
+        (
+            vec![("http", tcp())],
+            &[][..],
+            "LISTEN_FDNAMES: \"http\" is not allowed: expected names from proxy, metrics, admin",
+        ),
+        (vec![("proxy", tcp()), ("proxy", tcp())], &[], "expected each name once"),
+        (vec![("proxy", tcp())], &[("LISTEN_FDNAMES", "proxy:admin")], "expected one name for each of 1 sockets"),
         (
             vec![("", tcp()), ("", tcp()), ("", tcp()), ("", tcp())],
             &[("LISTEN_FDNAMES", "")],
@@ -123,19 +126,20 @@ async fn what_it_cannot_use_is_told_and_it_exits_2() {
         (vec![("proxy", connected)], &[], "LISTEN_FDS: the socket for \"proxy\" does not listen"),
         (vec![], &[("LISTEN_FDS", "1"), ("LISTEN_FDNAMES", "admin")], "LISTEN_FDS: admin: fd 3 is not a socket"),
         (vec![("admin", open())], &[], "listen.admin: \"0.0.0.0:"),
-        // Whatever listen.proxy says: it is here that tokens would travel.
+        // The address of the socket counts, not the setting listen.proxy.
         (vec![("proxy", open())], &[], "listen.proxy: \"0.0.0.0:"),
     ] {
-        let output = refused(files, environment).await;
+        let output = serve_output(files, environment).await;
         assert!(stderr(&output).contains(expected), "{expected}: {}", stderr(&output));
         assert_eq!(code(&output), 2, "{expected}");
     }
 }
 
-/// In one process, so that it is certain who is asked: the second gateway is there before the first one goes.
+/// Both gateways run in this process, so that the test knows which one answers. The second starts before the first
+/// stops.
 #[tokio::test]
-async fn probes_and_the_operator_are_left_to_who_goes_on() {
-    let sockets = [(); 3].map(|()| listening());
+async fn probes_and_operator_requests_go_to_the_gateway_that_stays() {
+    let sockets = [(); 3].map(|()| listener());
     let inherited = || {
         let mut inherited = workspace_gateway::testing::server::Inherited::default();
         for (name, socket) in workspace_gateway::testing::server::NAMES.iter().zip(&sockets) {
@@ -143,32 +147,34 @@ async fn probes_and_the_operator_are_left_to_who_goes_on() {
         }
         inherited
     };
-    let first = World::on(inherited()).await;
-    let [mut probe, mut operator] =
-        [Line::at(first.server.metrics_address()).await, Line::at(first.server.admin_address()).await];
-    let ask = |path: &str| format!("GET {path} HTTP/1.1\r\nhost: {}\r\n\r\n", first.server.admin_address());
-    assert_eq!(probe.asks(ask("/readyz")).await.status(), 200);
-    assert_eq!(operator.asks(ask("/mode")).await.status(), 200);
-    // Something in flight, so that it isn't over at once.
+    let first = World::on_sockets(inherited()).await;
+    let [mut probe, mut operator] = [
+        RawClient::connect_to(first.server.metrics_address()).await,
+        RawClient::connect_to(first.server.admin_address()).await,
+    ];
+    let request_for = |path: &str| format!("GET {path} HTTP/1.1\r\nhost: {}\r\n\r\n", first.server.admin_address());
+    assert_eq!(probe.exchange(request_for("/readyz")).await.status(), 200);
+    assert_eq!(operator.exchange(request_for("/mode")).await.status(), 200);
+    // A request in flight delays the shutdown.
     first.simulator.hold();
-    let asking = first.begin(&first.token, "/v2/PROJECT/products");
-    within(first.simulator.arrived(1)).await;
+    let pending = first.begin(&first.token, "/v2/PROJECT/products");
+    within(first.simulator.wait_for_requests(1)).await;
 
-    let second = World::on(inherited()).await;
-    let (questions, simulator) = ([ask("/readyz"), ask("/mode")], first.simulator);
+    let second = World::on_sockets(inherited()).await;
+    let (requests, simulator) = ([request_for("/readyz"), request_for("/mode")], first.simulator);
     let stopping = tokio::spawn(first.server.stop());
-    for (line, question, status) in [(&mut probe, &questions[0], 503), (&mut operator, &questions[1], 200)] {
-        // It may not have heard of it yet; then it has nothing to say of it.
-        let told = within(async {
+    for (client, request, status) in [(&mut probe, &requests[0], 503), (&mut operator, &requests[1], 200)] {
+        // The shutdown may not have begun when the first requests arrive.
+        let response = within(async {
             loop {
-                let heard = line.asks(question).await;
-                if !heard.all("connection").is_empty() {
-                    break heard;
+                let response = client.exchange(request).await;
+                if !response.all("connection").is_empty() {
+                    break response;
                 }
             }
         })
         .await;
-        assert_eq!((told.header("connection"), told.status()), ("close", status));
+        assert_eq!((response.header("connection"), response.status()), ("close", status));
     }
     assert!(!stopping.is_finished());
     for _ in 0..20 {
@@ -176,17 +182,17 @@ async fn probes_and_the_operator_are_left_to_who_goes_on() {
         assert_eq!(Http::new().get(&second.admin_url("/mode")).await.status(), StatusCode::OK);
     }
     simulator.release();
-    assert_eq!(within(asking).await.unwrap().status(), StatusCode::OK);
+    assert_eq!(within(pending).await.unwrap().status(), StatusCode::OK);
     within(stopping).await.unwrap();
 }
 
-const STOPPING: &str = "STOPPING=1\nSTATUS=finishing what is in flight\n";
+const STOPPING: &str = "STOPPING=1\nSTATUS=waiting for requests in progress\n";
 
-/// What a supervisor is told, message by message.
-pub struct Told(UnixDatagram);
+/// The messages that a supervisor receives.
+pub struct Notifications(UnixDatagram);
 
-impl Told {
-    pub fn at(socket: StdDatagram) -> Self {
+impl Notifications {
+    pub fn on(socket: StdDatagram) -> Self {
         socket.set_nonblocking(true).unwrap();
         Self(UnixDatagram::from_std(socket).unwrap())
     }
@@ -197,114 +203,115 @@ impl Told {
         String::from_utf8(text[..length].to_vec()).unwrap()
     }
 
-    /// It is told that settings are read, and then what came of it.
-    async fn reload(&self) -> String {
-        let begun = self.next().await;
-        let moment = begun.strip_prefix("RELOADING=1\nMONOTONIC_USEC=").and_then(|rest| rest.strip_suffix('\n'));
-        assert!(moment.unwrap_or_else(|| panic!("{begun:?}")).parse::<u64>().unwrap() > 0);
+    /// Panics unless the next message announces a reload. Returns the message after it.
+    async fn next_reload(&self) -> String {
+        let announcement = self.next().await;
+        let microseconds =
+            announcement.strip_prefix("RELOADING=1\nMONOTONIC_USEC=").and_then(|rest| rest.strip_suffix('\n'));
+        assert!(microseconds.unwrap_or_else(|| panic!("{announcement:?}")).parse::<u64>().unwrap() > 0);
         self.next().await
     }
 }
 
 #[tokio::test]
-async fn a_supervisor_is_told_how_it_goes() {
+async fn the_supervisor_is_notified_of_start_reload_and_stop() {
     let simulator = Simulator::start().await.unwrap();
-    let file = settings("notified");
+    let file = settings_file("notified");
     let path = file.with_file_name("notify");
-    let told = Told::at(StdDatagram::bind(&path).unwrap());
-    let proxy = listening();
+    let notifications = Notifications::on(StdDatagram::bind(&path).unwrap());
+    let proxy = listener();
     let environment = [("NOTIFY_SOCKET", path.to_str().unwrap())];
-    let mut process = Process::start_on(&[("proxy", &proxy)], &simulator, &file, &environment).await;
+    let mut process = Process::start_on_sockets(&[("proxy", &proxy)], &simulator, &file, &environment).await;
     let ready = format!("READY=1\nSTATUS=clients connect to {}\n", proxy.local_addr().unwrap());
-    assert_eq!(told.next().await, ready);
+    assert_eq!(notifications.next().await, ready);
 
     process.signal("HUP");
-    assert_eq!(told.reload().await, "READY=1\nSTATUS=settings read again: nothing to apply\n");
+    assert_eq!(notifications.next_reload().await, "READY=1\nSTATUS=configuration read again: no changes\n");
     for (text, expected) in [
-        (format!("mode = \"bypass\"\n{LOG}"), "READY=1\nSTATUS=settings reloaded\n"),
-        (
-            format!("mode = \"on\"\n{LOG}"),
-            "READY=1\nSTATUS=settings not reloaded, for they have a mistake: the log tells which\n",
-        ),
+        (format!("mode = \"bypass\"\n{LOG}"), "READY=1\nSTATUS=configuration reloaded\n"),
+        (format!("mode = \"on\"\n{LOG}"), "READY=1\nSTATUS=configuration reload failed: see the log\n"),
     ] {
-        // At once and as a whole, so that it is read once; it is noticed without a signal.
+        // The file is replaced atomically, so that it is read once. No signal is needed.
         let new = file.with_extension("new");
         std::fs::write(&new, text).unwrap();
         std::fs::rename(new, &file).unwrap();
-        let outcome = told.reload().await;
+        let outcome = notifications.next_reload().await;
         assert!(outcome.starts_with(expected) && outcome.matches('\n').count() == 2, "{outcome:?}");
     }
-    process.says("settings not reloaded").await;
+    process.wait_for_log("configuration reload failed").await;
     assert_eq!(process.terminate().await.0, Some(0));
-    assert_eq!(told.next().await, STOPPING);
-    assert!(told.0.try_recv(&mut [0]).is_err(), "that was all");
+    assert_eq!(notifications.next().await, STOPPING);
+    assert!(notifications.0.try_recv(&mut [0]).is_err(), "there are no more messages");
 }
 
 #[tokio::test]
-async fn a_supervisor_may_have_a_name_in_no_file_system() {
+async fn an_abstract_notify_socket_is_supported() {
     let simulator = Simulator::start().await.unwrap();
     let name = format!("workspace-gateway-test-{}", std::process::id());
-    let told = StdDatagram::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
-    let (told, environment) = (Told::at(told), [("NOTIFY_SOCKET", &*format!("@{name}"))]);
-    let process = Process::start_on(&[], &simulator, &settings("notified-name"), &environment).await;
-    assert!(told.next().await.starts_with("READY=1\n"));
+    let socket = StdDatagram::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
+    let (notifications, environment) = (Notifications::on(socket), [("NOTIFY_SOCKET", &*format!("@{name}"))]);
+    let process = Process::start_on_sockets(&[], &simulator, &settings_file("notified-name"), &environment).await;
+    assert!(notifications.next().await.starts_with("READY=1\n"));
     assert_eq!(process.terminate().await.0, Some(0));
-    assert_eq!(told.next().await, STOPPING);
+    assert_eq!(notifications.next().await, STOPPING);
 }
 
 #[tokio::test]
-async fn a_supervisor_that_cannot_be_told_does_not_keep_it_from_working() {
+async fn an_unusable_notify_socket_does_not_stop_the_gateway() {
     let simulator = Simulator::start().await.unwrap();
-    let file = settings("notified-nobody");
+    let file = settings_file("notified-nobody");
     for (name, expected) in [("", 0), ("/nobody/is/here", 2), ("here", 1)] {
-        let process = Process::start_on(&[], &simulator, &file, &[("NOTIFY_SOCKET", name)]).await;
+        let process = Process::start_on_sockets(&[], &simulator, &file, &[("NOTIFY_SOCKET", name)]).await;
         let (code, log) = process.terminate().await;
-        assert_eq!((code, log.matches("the supervisor").count()), (Some(0), expected), "{log}");
+        assert_eq!((code, log.matches("sd_notify").count()), (Some(0), expected), "{log}");
     }
 }
 
 const ALIVE: &str = "WATCHDOG=1\n";
 
 #[tokio::test]
-async fn the_watchdog_is_told_as_long_as_requests_are_answered() {
+async fn the_watchdog_is_notified_while_requests_are_answered() {
     let simulator = Simulator::start().await.unwrap();
-    let file = settings("watchdog");
+    let file = settings_file("watchdog");
     let path = file.with_file_name("notify");
-    let told = Told::at(StdDatagram::bind(&path).unwrap());
+    let notifications = Notifications::on(StdDatagram::bind(&path).unwrap());
     let environment = [("NOTIFY_SOCKET", path.to_str().unwrap()), ("WATCHDOG_USEC", "300000")];
-    let mut process = Process::start_on(&[], &simulator, &file, &environment).await;
-    assert!(told.next().await.starts_with("READY=1\n"));
+    let mut process = Process::start_on_sockets(&[], &simulator, &file, &environment).await;
+    assert!(notifications.next().await.starts_with("READY=1\n"));
     for _ in 0..3 {
-        assert_eq!(told.next().await, ALIVE);
+        assert_eq!(notifications.next().await, ALIVE);
     }
 
-    // No connection can be accepted, by whoever it is made.
+    // The gateway cannot accept connections.
     process.limit_open_files(3);
-    let fails = "the watchdog is not told";
-    process.says(fails).await;
-    while told.0.try_recv(&mut [0; 100]).is_ok() {}
+    let skipped = "watchdog notification skipped";
+    process.wait_for_log(skipped).await;
+    while notifications.0.try_recv(&mut [0; 100]).is_ok() {}
     for _ in 0..3 {
-        process.says(fails).await;
+        process.wait_for_log(skipped).await;
     }
-    assert!(told.0.try_recv(&mut [0; 100]).is_err(), "it was told while nothing was answered");
+    assert!(
+        notifications.0.try_recv(&mut [0; 100]).is_err(),
+        "the watchdog was notified while no request could be answered"
+    );
 
     process.limit_open_files(1024);
-    assert_eq!(told.next().await, ALIVE);
+    assert_eq!(notifications.next().await, ALIVE);
     assert_eq!(process.terminate().await.0, Some(0));
 }
 
 #[tokio::test]
-async fn a_watchdog_of_nobody_or_of_another_process_is_not_told() {
+async fn a_disabled_watchdog_or_one_of_another_process_is_not_notified() {
     let simulator = Simulator::start().await.unwrap();
-    let file = settings("no-watchdog");
+    let file = settings_file("no-watchdog");
     let path = file.with_file_name("notify");
-    let told = Told::at(StdDatagram::bind(&path).unwrap());
+    let notifications = Notifications::on(StdDatagram::bind(&path).unwrap());
     let notify = ("NOTIFY_SOCKET", path.to_str().unwrap());
     for watchdog in [vec![("WATCHDOG_USEC", "0")], vec![("WATCHDOG_USEC", "1000"), ("WATCHDOG_PID", "1")]] {
         let environment = [&[notify][..], &watchdog].concat();
-        let process = Process::start_on(&[], &simulator, &file, &environment).await;
-        assert!(told.next().await.starts_with("READY=1\n"));
+        let process = Process::start_on_sockets(&[], &simulator, &file, &environment).await;
+        assert!(notifications.next().await.starts_with("READY=1\n"));
         assert_eq!(process.terminate().await.0, Some(0));
-        assert_eq!(told.next().await, STOPPING);
+        assert_eq!(notifications.next().await, STOPPING);
     }
 }

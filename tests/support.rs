@@ -1,10 +1,10 @@
-//! A gateway before the simulator, and a client to ask it.
+//! A gateway with the simulator as its upstream, and HTTP clients for it. No test belongs here.
 
 pub mod clocks;
 pub mod frames;
-pub mod line;
 pub mod process;
-pub mod raw;
+pub mod raw_client;
+pub mod raw_upstream;
 pub mod signer;
 pub mod tls;
 pub mod wire;
@@ -43,38 +43,37 @@ use workspace_gateway::testing::stream::{BoxError, StreamBody, stream};
 use workspace_gateway::testing::upstream::client::FetchContext;
 use workspace_gateway::testing::upstream::{PendingResponse, Upstream, UpstreamError, UpstreamResponse};
 
-/// A project as they look in practice.
+/// A project id of the real length.
 pub const PROJECT: &str = "00000000000000000000000000000001";
 
-/// A question that proves who asks it and has an answer of a few bytes.
+/// The path of a request that proves its caller. Its response has a few bytes.
 pub const PROOF: &str = "/v2/PROJECT/products?limit=0";
 
-/// Settings of the cache by which whoever finds something stale waits for upstream, and by which nothing
-/// is remembered of failures.
-pub const WAITING: &str =
+/// Cache settings: a request for a stale entry waits for upstream, and failures are not remembered.
+pub const WAIT_FOR_UPSTREAM: &str =
     "stale_while_revalidate = \"0s\"\nstale_if_slow = \"60s\"\nnegative_ttl = \"0s\"\nbackoff = \"0s\"\n";
 
-/// The variables that tell the way to upstream. Where the tests run they may be set.
+/// The proxy variables of the environment. They may be set where the tests run.
 pub const PROXY_VARIABLES: [&str; 4] = ["https_proxy", "HTTPS_PROXY", "no_proxy", "NO_PROXY"];
 
-/// Set to `off`, it starts the gateways of this process with the fast path off, but for tests that set it.
+/// With the value `off`, gateways of this process start with the fast path off, except in tests that set it.
 const FAST_PATH: &str = "WORKSPACE_GATEWAY_TEST_FAST_PATH";
 
 static IS_FAST_PATH_OFF: LazyLock<bool> = LazyLock::new(|| {
     let Some(value) = std::env::var_os(FAST_PATH) else { return false };
     assert_eq!(value, "off", "{FAST_PATH}");
-    // Straight to the terminal: what goes through `eprintln!` is shown for failed tests only.
+    // Not `eprintln!`: its output is shown for failed tests only.
     let _ = writeln!(std::io::stderr(), "{FAST_PATH}=off: gateways start with the fast path off.");
     true
 });
 
-/// How many requests wait for another's upstream call.
+/// The number of requests that wait for a shared fetch.
 pub const WAITERS: &str = "workspace_gateway_coalesced_waiters";
 
-/// Far longer than anything here takes; reaching it is a failure, not a wait.
+/// Far longer than any step of a test takes. A test that reaches it fails.
 pub const HANG: Duration = Duration::from_secs(60);
 
-/// A gateway, the upstream services behind it, and someone with a valid token.
+/// A gateway, its upstream services, and a client with a valid token.
 pub struct World {
     pub simulator: Simulator,
     pub server: Server,
@@ -84,126 +83,126 @@ pub struct World {
 }
 
 impl World {
-    /// With every setting at its default.
+    /// All settings have their defaults.
     pub async fn new() -> Self {
         Self::with("").await
     }
 
-    /// With the settings of a configuration file.
+    /// `settings` is the text of a configuration file.
     pub async fn with(settings: &str) -> Self {
         let simulator = Simulator::start().await.unwrap();
         let (workspace, appstream) = (simulator.url(Service::Workspace), simulator.url(Service::AppStream));
-        Self::before(simulator, &workspace, &appstream, settings).await
+        Self::with_upstreams(simulator, &workspace, &appstream, settings).await
     }
 
-    /// Before upstream services that are somewhere else than the simulator says.
-    pub async fn before(simulator: Simulator, workspace: &str, appstream: &str, settings: &str) -> Self {
-        Self::configured(simulator, &config(workspace, appstream, settings)).await
+    /// With other upstream URLs than the simulator's.
+    pub async fn with_upstreams(simulator: Simulator, workspace: &str, appstream: &str, settings: &str) -> Self {
+        Self::with_config(simulator, &config(workspace, appstream, settings)).await
     }
 
-    /// On sockets that were handed down, with every setting at its default.
-    pub async fn on(inherited: Inherited) -> Self {
+    /// On inherited sockets, with default settings.
+    pub async fn on_sockets(inherited: Inherited) -> Self {
         let simulator = Simulator::start().await.unwrap();
         let (workspace, appstream) = (simulator.url(Service::Workspace), simulator.url(Service::AppStream));
         Self::start(inherited, simulator, &config(&workspace, &appstream, "")).await
     }
 
-    /// With settings, and with what no file tells.
-    pub async fn configured(simulator: Simulator, config: &Config) -> Self {
+    /// With a configuration that a file cannot express.
+    pub async fn with_config(simulator: Simulator, config: &Config) -> Self {
         Self::start(Inherited::default(), simulator, config).await
     }
 
     async fn start(inherited: Inherited, simulator: Simulator, config: &Config) -> Self {
         let clock = ManualClock::default();
-        // What the gateway signs when time has passed is not from the future.
+        // Upstream uses the same clock, so that it accepts signatures made after the clock was advanced.
         let date = Clock::Manual(clock.clone());
-        simulator.take_date_from(move || date.date());
+        simulator.set_clock(move || date.date());
         let server = Server::start_on(inherited, config, Clock::Manual(clock.clone())).await.unwrap();
         let token = simulator.token(PROJECT);
         Self { simulator, server, clock, token, http: Http::new() }
     }
 
-    /// Before an upstream that says these very bytes on each connection, once it has been asked, then
-    /// nothing more, and doesn't hang up.
-    pub async fn before_one_that_says(bytes: &'static str, settings: &str) -> Self {
-        let url = upstream_that_says(bytes).await;
-        Self::before(Simulator::start().await.unwrap(), &url, &url, settings).await
+    /// The upstream sends these bytes on each connection after the first request. Then it sends nothing and keeps the
+    /// connection open.
+    pub async fn with_fixed_upstream(bytes: &'static str, settings: &str) -> Self {
+        let url = fixed_upstream(bytes).await;
+        Self::with_upstreams(Simulator::start().await.unwrap(), &url, &url, settings).await
     }
 
-    /// Has the gateway read other settings, while it runs.
+    /// Reloads the gateway's configuration.
     pub fn reload(&self, settings: &str) -> Result<SettingsDiff, ReloadError> {
         let url = |service| self.simulator.url(service);
-        self.reload_before(&url(Service::Workspace), &url(Service::AppStream), settings)
+        self.reload_with_upstreams(&url(Service::Workspace), &url(Service::AppStream), settings)
     }
 
-    /// The same with upstream services somewhere else.
-    pub fn reload_before(&self, workspace: &str, appstream: &str, settings: &str) -> Result<SettingsDiff, ReloadError> {
-        self.server.reloading().apply(read(workspace, appstream, settings))
+    pub fn reload_with_upstreams(
+        &self,
+        workspace: &str,
+        appstream: &str,
+        settings: &str,
+    ) -> Result<SettingsDiff, ReloadError> {
+        self.server.reloading().apply(read_config(workspace, appstream, settings))
     }
 
-    /// The URL of a path on the gateway; `PROJECT` in it stands for the project.
+    /// The URL of a path on the gateway. `PROJECT` in the path is replaced by [`PROJECT`].
     pub fn url(&self, path: &str) -> String {
         format!("http://{}{}", self.server.proxy_address(), path.replace("PROJECT", PROJECT))
     }
 
-    /// The URL of a path on the metrics listener.
     pub fn metrics_url(&self, path: &str) -> String {
         format!("http://{}{path}", self.server.metrics_address())
     }
 
-    /// The URL of a path on the admin listener.
     pub fn admin_url(&self, path: &str) -> String {
         format!("http://{}{}", self.server.admin_address(), path.replace("PROJECT", PROJECT))
     }
 
-    /// GET with the valid token.
+    /// Sends a GET with the valid token.
     pub async fn get(&self, path: &str) -> Reply {
         self.get_with(path, &[]).await
     }
 
-    /// GET with the valid token and more headers.
     pub async fn get_with(&self, path: &str, headers: &[(&str, &str)]) -> Reply {
         let mut all = vec![("x-auth-token", self.token.as_str())];
         all.extend(headers);
         self.http.send(Method::GET, &self.url(path), &all, "").await
     }
 
-    /// GET with another token.
     pub async fn get_as(&self, token: &str, path: &str) -> Reply {
         self.http.send(Method::GET, &self.url(path), &[("x-auth-token", token)], "").await
     }
 
-    /// Begins a GET with a token, to be waited for later.
+    /// Sends a GET and does not wait for the response.
     pub fn begin(&self, token: &str, path: &str) -> JoinHandle<Reply> {
         let (http, url, token) = (self.http.clone(), self.url(path), token.to_owned());
         tokio::spawn(async move { http.send(Method::GET, &url, &[("x-auth-token", &token)], "").await })
     }
 
-    /// Begins a GET, and returns once upstream has seen that many requests.
-    pub async fn begin_and_arrive(&self, token: &str, path: &str, calls: usize) -> JoinHandle<Reply> {
-        let asking = self.begin(token, path);
-        within(self.simulator.arrived(calls)).await;
-        asking
+    /// Sends a GET and waits until upstream has received `calls` requests.
+    pub async fn begin_and_reach_upstream(&self, token: &str, path: &str, calls: usize) -> JoinHandle<Reply> {
+        let pending = self.begin(token, path);
+        within(self.simulator.wait_for_requests(calls)).await;
+        pending
     }
 
-    /// Begins a GET that has to wait for another's upstream call, and returns once that many do.
+    /// Sends a GET that waits for another request's fetch, and returns when `waiting` requests wait.
     pub async fn begin_and_wait(&self, token: &str, path: &str, waiting: usize) -> JoinHandle<Reply> {
-        let asking = self.begin(token, path);
+        let pending = self.begin(token, path);
         self.until_metric(WAITERS, waiting as f64).await;
-        asking
+        pending
     }
 
-    /// Has the first of these tokens lead a flight, and returns once it and the others wait at the barrier.
-    pub async fn board(&self, tokens: &[String], path: &str) -> (JoinHandle<Reply>, Vec<JoinHandle<Reply>>) {
+    /// Starts a flight and holds it at the barrier: the first token leads, the others wait for it.
+    pub async fn begin_flight(&self, tokens: &[String], path: &str) -> (JoinHandle<Reply>, Vec<JoinHandle<Reply>>) {
         self.simulator.hold();
-        let leading = self.begin_and_arrive(&tokens[0], path, 1).await;
+        let leading = self.begin_and_reach_upstream(&tokens[0], path, 1).await;
         let following = tokens[1..].iter().map(|token| self.begin(token, path)).collect();
         self.until_metric(WAITERS, (tokens.len() - 1) as f64).await;
         (leading, following)
     }
 
-    /// Issues tokens and has upstream prove each for the product lists; what that took is forgotten.
-    pub async fn granted<const N: usize>(&self) -> [String; N] {
+    /// Issues tokens that have a grant for the product lists. The simulator's log is empty afterwards.
+    pub async fn granted_tokens<const N: usize>(&self) -> [String; N] {
         let tokens = std::array::from_fn(|_| self.simulator.token(PROJECT));
         for token in &tokens {
             let proof = self.get_as(token, PROOF).await;
@@ -213,35 +212,32 @@ impl World {
         tokens
     }
 
-    /// The tokens that upstream has seen, in order of arrival.
+    /// The tokens that upstream has received, in order of arrival.
     pub fn tokens_seen(&self) -> Vec<String> {
         let token = |headers: &HeaderMap| headers["x-auth-token"].to_str().unwrap().to_owned();
         self.simulator.requests_seen().iter().map(|seen| token(&seen.headers)).collect()
     }
 
-    /// Lets time pass.
+    /// Advances the clock.
     pub fn seconds_pass(&self, seconds: u64) {
         self.clock.advance(Duration::from_secs(seconds));
     }
 
-    /// Removes everything from the cache.
     pub fn purge(&self) {
         self.server.gateway().purge(&PurgeSelection::default());
     }
 
-    /// How many requests upstream has seen.
     pub fn upstream_calls(&self) -> usize {
         self.simulator.request_count()
     }
 
-    /// The value of a metric series, written as in the text format; 0 if there is none yet.
+    /// The value of a metric series, 0 if it does not exist. `series` is written as in the text format.
     pub fn metric(&self, series: &str) -> f64 {
         let text = self.server.gateway().metrics().encode().unwrap();
         let value = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
         value.map_or(0.0, |value| value.parse().unwrap())
     }
 
-    /// Waits until a metric series is greater than this.
     pub async fn until_metric_over(&self, series: &str, value: f64) {
         within(async {
             while self.metric(series) <= value {
@@ -251,7 +247,6 @@ impl World {
         .await;
     }
 
-    /// Waits until a metric series has a value.
     pub async fn until_metric(&self, series: &str, value: f64) {
         within(async {
             while (self.metric(series) - value).abs() > f64::EPSILON {
@@ -262,13 +257,12 @@ impl World {
     }
 }
 
-/// The settings of a configuration file, on ports the system chooses.
+/// A configuration with the text of a file, on ports that the system chooses.
 pub fn config(workspace: &str, appstream: &str, settings: &str) -> Config {
-    read(workspace, appstream, settings).unwrap()
+    read_config(workspace, appstream, settings).unwrap()
 }
 
-/// The same, whatever comes of it.
-pub fn read(workspace: &str, appstream: &str, settings: &str) -> Result<Config, ConfigError> {
+pub fn read_config(workspace: &str, appstream: &str, settings: &str) -> Result<Config, ConfigError> {
     let given = |path, value: &str| Override { path, value: value.to_owned(), origin: "test".to_owned() };
     let overrides = [
         given(&["upstream", "workspace_url"], workspace),
@@ -277,15 +271,14 @@ pub fn read(workspace: &str, appstream: &str, settings: &str) -> Result<Config, 
         given(&["listen", "metrics"], "127.0.0.1:0"),
         given(&["listen", "admin"], "127.0.0.1:0"),
     ];
-    // Tests foretell what is fresh when.
-    let steady = (!settings.contains("ttl_jitter")).then(|| given(&["cache", "ttl_jitter"], "0%"));
-    let overrides: Vec<_> = overrides.into_iter().chain(steady).collect();
+    // Tests compute the freshness of entries.
+    let no_jitter = (!settings.contains("ttl_jitter")).then(|| given(&["cache", "ttl_jitter"], "0%"));
+    let overrides: Vec<_> = overrides.into_iter().chain(no_jitter).collect();
     let is_off = *IS_FAST_PATH_OFF && !settings.contains("fast_path");
     let switched_off = is_off.then(|| with_fast_path(false, settings));
     Config::from_layers("test.toml", switched_off.as_deref().unwrap_or(settings), &overrides)
 }
 
-/// These settings with the fast path on or off.
 pub fn with_fast_path(is_on: bool, settings: &str) -> String {
     let listen = format!("[listen]\nfast_path = {is_on}\n");
     if settings.contains("[listen]") {
@@ -295,21 +288,19 @@ pub fn with_fast_path(is_on: bool, settings: &str) -> String {
     }
 }
 
-/// Fails instead of hanging.
+/// Panics when the future takes longer than [`HANG`].
 pub async fn within<T>(future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(HANG, future).await.expect("nothing came of it in a minute")
+    tokio::time::timeout(HANG, future).await.expect("finished within a minute")
 }
 
-/// What all of these are answered.
-pub async fn all(asking: Vec<JoinHandle<Reply>>) -> Vec<Reply> {
+pub async fn all_replies(pending: Vec<JoinHandle<Reply>>) -> Vec<Reply> {
     let mut replies = Vec::new();
-    for asking in asking {
-        replies.push(within(asking).await.unwrap());
+    for reply in pending {
+        replies.push(within(reply).await.unwrap());
     }
     replies
 }
 
-/// An HTTP client.
 #[derive(Clone)]
 pub struct Http(Client<HttpConnector, Full<Bytes>>);
 
@@ -318,7 +309,7 @@ impl Http {
         Self(Client::builder(TokioExecutor::new()).build_http())
     }
 
-    /// One that speaks HTTP/2 from the first byte on.
+    /// HTTP/2 with prior knowledge (RFC 9113 §3.3).
     pub fn http2() -> Self {
         Self(Client::builder(TokioExecutor::new()).http2_only(true).build_http())
     }
@@ -339,10 +330,10 @@ impl Http {
     }
 }
 
-/// A whole answer.
+/// A complete response.
 pub struct Reply {
     response: Response<Bytes>,
-    /// Without the key's digest, which nobody foresees.
+    /// Without the key, which is a digest that tests cannot compute.
     cache_status: Option<String>,
 }
 
@@ -353,7 +344,7 @@ impl fmt::Debug for Reply {
     }
 }
 
-/// What a `Cache-Status` says, but for the digest of the key; and the digest.
+/// Splits a `Cache-Status` into its text without the key parameter, and the key.
 pub fn without_key(cache_status: &str) -> (String, Option<String>) {
     let Some((before, rest)) = cache_status.split_once("; key=\"") else { return (cache_status.to_owned(), None) };
     let (key, after) = rest.split_once('"').unwrap();
@@ -375,7 +366,7 @@ impl Reply {
         self.response.headers()
     }
 
-    /// A header that must be there once, as text.
+    /// Panics unless the header occurs exactly once.
     pub fn header(&self, name: &str) -> &str {
         let mut values = self.headers().get_all(name).iter();
         let value = values.next().unwrap_or_else(|| panic!("no {name} in {self:?}"));
@@ -388,19 +379,24 @@ impl Reply {
         self.cache_status.as_deref().unwrap()
     }
 
-    /// The digest of its cache key, if it tells one.
+    /// The parameters of `Cache-Status` without the name of the cache (RFC 9211 §2) and without the key.
+    pub fn cache_params(&self) -> &str {
+        self.cache_status().strip_prefix("workspace-gateway; ").unwrap()
+    }
+
+    /// The digest of the cache key, if the response has one.
     pub fn key(&self) -> Option<String> {
         without_key(self.header("cache-status")).1
     }
 
-    /// Asserts that it is a refusal or failure in upstream's shape, and shows no product.
+    /// Asserts that it is an error in upstream's shape and has no product.
     pub fn assert_refused(&self, status: StatusCode) {
         assert_eq!(self.status(), status, "{self:?}");
         let json = self.json();
         assert!(json["error_code"].is_string() && json.get("products").is_none(), "{self:?}");
     }
 
-    /// Whether it was answered from memory, and well.
+    /// Whether it is a 200 from the cache.
     pub fn is_hit(&self) -> bool {
         self.status() == StatusCode::OK && self.cache_status().contains("; hit")
     }
@@ -417,12 +413,11 @@ impl Reply {
         serde_json::from_slice(self.body()).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
 
-    /// How many products a list has.
     pub fn products(&self) -> usize {
         self.json()["products"].as_array().map_or(0, Vec::len)
     }
 
-    /// Asserts that this is an error of upstream's shape, and gives its code and message.
+    /// Asserts that it is an error in upstream's shape, and returns its code and message.
     pub fn error(&self) -> (String, String) {
         let json = self.json();
         let text = |name: &str| json[name].as_str().unwrap_or_else(|| panic!("no {name} in {json}")).to_owned();
@@ -432,37 +427,37 @@ impl Reply {
     }
 }
 
-/// An upstream that a test answers for, call by call. Without sockets, thousands may ask at once.
+/// An upstream whose responses a test gives, call by call. It has no sockets, so thousands of calls can be in flight.
 pub struct Scripted(mpsc::UnboundedSender<Call>);
 
-/// A call that waits for its answer.
+/// A call that waits for its response.
 pub struct Call {
     pub token: String,
-    answer: oneshot::Sender<Result<Response<Bytes>, UpstreamError>>,
+    response: oneshot::Sender<Result<Response<Bytes>, UpstreamError>>,
 }
 
 impl Call {
     pub fn answer(self, status: StatusCode, body: impl Into<Bytes>) {
         let mut response = Response::new(body.into());
         *response.status_mut() = status;
-        self.answer.send(Ok(response)).expect("the call was given up");
+        self.response.send(Ok(response)).expect("a call in flight");
     }
 
-    /// The same; what is relayed ends with this body.
-    pub fn answer_whole(self, status: StatusCode, body: impl Into<Bytes>) {
+    /// The same. The body of a relayed response ends.
+    pub fn answer_complete(self, status: StatusCode, body: impl Into<Bytes>) {
         let mut response = Response::new(body.into());
         *response.status_mut() = status;
-        response.extensions_mut().insert(Whole);
-        self.answer.send(Ok(response)).expect("the call was given up");
+        response.extensions_mut().insert(Complete);
+        self.response.send(Ok(response)).expect("a call in flight");
     }
 
     pub fn fail(self, error: UpstreamError) {
-        self.answer.send(Err(error)).expect("the call was given up");
+        self.response.send(Err(error)).expect("a call in flight");
     }
 }
 
 impl Scripted {
-    /// The upstream, and the calls as they come in.
+    /// Returns the upstream, and its calls in order of arrival.
     pub fn new() -> (Arc<Self>, mpsc::UnboundedReceiver<Call>) {
         let (sender, calls) = mpsc::unbounded_channel();
         (Arc::new(Self(sender)), calls)
@@ -470,18 +465,20 @@ impl Scripted {
 }
 
 impl Upstream for Scripted {
-    fn ask<'a>(
+    fn fetch_list<'a>(
         &'a self,
         _: &'a RequestKey,
         context: FetchContext,
         _: &'a Account,
     ) -> PendingResponse<'a, UpstreamResponse> {
-        let (answer, answered) = oneshot::channel();
-        self.0.send(Call { token: context.credential.token().unwrap().to_str().unwrap().to_owned(), answer }).unwrap();
-        Box::pin(async { answered.await.unwrap().map(UpstreamResponse::read) })
+        let (response, received) = oneshot::channel();
+        self.0
+            .send(Call { token: context.credential.token().unwrap().to_str().unwrap().to_owned(), response })
+            .unwrap();
+        Box::pin(async { received.await.unwrap().map(UpstreamResponse::read) })
     }
 
-    /// The body of the answer begins as the test says, and does not end unless the answer is whole.
+    /// The body begins with what the test gives. It ends only after [`Call::answer_complete`].
     fn relay<'a>(
         &'a self,
         _: Service,
@@ -489,25 +486,25 @@ impl Upstream for Scripted {
         head: &'a request::Parts,
         _: StreamBody,
     ) -> PendingResponse<'a, Response<StreamBody>> {
-        let (answer, answered) = oneshot::channel();
+        let (response, received) = oneshot::channel();
         let token = head.headers.get("x-auth-token").map_or("", |token| token.to_str().unwrap()).to_owned();
-        self.0.send(Call { token, answer }).unwrap();
+        self.0.send(Call { token, response }).unwrap();
         Box::pin(async move {
-            let (head, beginning) = answered.await.unwrap()?.into_parts();
-            let is_whole = head.extensions.get::<Whole>().is_some();
+            let (head, beginning) = received.await.unwrap()?.into_parts();
+            let is_complete = head.extensions.get::<Complete>().is_some();
             Ok(Response::from_parts(
                 head,
-                if is_whole { stream(Full::new(beginning)) } else { Endless(Some(beginning)).boxed_unsync() },
+                if is_complete { stream(Full::new(beginning)) } else { Endless(Some(beginning)).boxed_unsync() },
             ))
         })
     }
 }
 
-/// Marks an answer whose body ends.
+/// Marks a response whose body ends.
 #[derive(Clone, Copy)]
-struct Whole;
+struct Complete;
 
-/// A body whose parts are sent when the test says so.
+/// A body whose parts a test sends.
 pub struct Parts(pub mpsc::Receiver<Bytes>);
 
 impl Body for Parts {
@@ -534,19 +531,18 @@ impl Body for Endless {
     }
 }
 
-/// Asks a gateway without a socket in between.
-pub async fn ask(gateway: &Arc<Gateway>, token: &str, path: &str) -> Reply {
-    ask_with(gateway, token, path, &[]).await
+/// Sends a GET to a gateway without a socket.
+pub async fn get_in_process(gateway: &Arc<Gateway>, token: &str, path: &str) -> Reply {
+    get_in_process_with(gateway, token, path, &[]).await
 }
 
-/// The same, with more headers.
-pub async fn ask_with(gateway: &Arc<Gateway>, token: &str, path: &str, headers: &[(&str, &str)]) -> Reply {
+pub async fn get_in_process_with(gateway: &Arc<Gateway>, token: &str, path: &str, headers: &[(&str, &str)]) -> Reply {
     let request =
         Request::get(path.replace("PROJECT", PROJECT)).header("host", "gateway").header("x-auth-token", token);
     handle(gateway, headers.iter().fold(request, |request, (name, value)| request.header(*name, *value))).await
 }
 
-/// Hands a gateway a request without a body.
+/// Has a gateway handle a request without a body.
 pub async fn handle(gateway: &Arc<Gateway>, request: http::request::Builder) -> Reply {
     let request = request.body(Empty::<Bytes>::new()).unwrap();
     let connection = gateway.connection(([127, 0, 0, 1], 8080).into(), [127, 0, 0, 1].into());
@@ -554,7 +550,7 @@ pub async fn handle(gateway: &Arc<Gateway>, request: http::request::Builder) -> 
     Reply::new(Response::from_parts(head, body.collect().await.unwrap().to_bytes()))
 }
 
-async fn upstream_that_says(bytes: &'static str) -> String {
+async fn fixed_upstream(bytes: &'static str) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     tokio::spawn(async move {
@@ -570,12 +566,12 @@ async fn upstream_that_says(bytes: &'static str) -> String {
     url
 }
 
-/// Writes bytes on a connection of their own and reads all that comes back until it is closed.
-pub async fn raw(address: std::net::SocketAddr, request: impl AsRef<[u8]>) -> String {
+/// Sends bytes on a new connection and returns everything that is received until the connection is closed.
+pub async fn send_raw(address: std::net::SocketAddr, request: impl AsRef<[u8]>) -> String {
     let mut stream = TcpStream::connect(address).await.unwrap();
-    // A server that has seen enough may close before it has read everything.
+    // A server may close before it has read everything.
     let _ = stream.write_all(request.as_ref()).await;
-    let mut answer = Vec::new();
-    within(async { while stream.read_buf(&mut answer).await.is_ok_and(|read| read > 0) {} }).await;
-    String::from_utf8_lossy(&answer).into_owned()
+    let mut received = Vec::new();
+    within(async { while stream.read_buf(&mut received).await.is_ok_and(|read| read > 0) {} }).await;
+    String::from_utf8_lossy(&received).into_owned()
 }

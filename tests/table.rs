@@ -1,17 +1,17 @@
-//! What comes of it when upstream behaves in a certain way: every behaviour, in every state of what is
-//! kept and who asks, with every wish of the client. Each cell has a gateway of its own, and tells
-//! status, body, headers and upstream calls; what the next request meets; and how long a pause holds.
+//! What a client sees for each behaviour of upstream, in each state of the cache and the caller, with each request
+//! directive. Each cell of the table has its own gateway. A cell shows status, body, headers and upstream calls, the
+//! response to the next request, and how long a backoff lasts.
 //!
-//! What is expected is derived by a model of the rules (`rules.rs`), and for the most telling cells
-//! written down besides (`told.rs`), so that the model can't be wrong in the same way as the gateway.
+//! The expected cells are derived by a model of the rules (`rules.rs`). The most important cells are also written by
+//! hand (`written_cells.rs`), so that the model cannot be wrong in the same way as the gateway.
 
 mod behaviours;
 mod cell;
+mod observed;
 mod rules;
-mod seen;
-mod staged;
+mod staged_upstream;
 mod states;
-mod told;
+mod written_cells;
 
 use std::sync::Arc;
 
@@ -20,145 +20,146 @@ use tokio::task::JoinSet;
 
 use crate::support::HANG;
 use behaviours::{Behaviour, Meaning};
-use cell::Place;
+use cell::Row;
 use rules::{Body, expected};
-use staged::Clients;
+use staged_upstream::Clients;
 use states::{RequestDirectives, STATES, State};
 
-/// How many rows are gone through at the same time, in each of the tests.
-const AT_ONCE: usize = 32;
+/// How many rows run at the same time, in each of the tests.
+const MAX_CONCURRENT_ROWS: usize = 32;
 
-fn name(behaviour: &Behaviour, state: &State, wish: RequestDirectives) -> String {
-    format!("{} × {} × {wish}", behaviour.name, state.name)
+fn name(behaviour: &Behaviour, state: &State, directives: RequestDirectives) -> String {
+    format!("{} × {} × {directives}", behaviour.name, state.name)
 }
 
-/// Goes through the cells of these behaviours, and says of all that are wrong what they should be.
-async fn go_through(behaviours: Vec<Behaviour>) {
-    let turns = Arc::new(Semaphore::new(AT_ONCE));
-    let (mut clients, mut rows) = (Clients::default(), JoinSet::new());
+/// Checks the cells of these behaviours. Reports all that differ.
+async fn check_cells(behaviours: Vec<Behaviour>) {
+    let permits = Arc::new(Semaphore::new(MAX_CONCURRENT_ROWS));
+    let (mut clients, mut row_tasks) = (Clients::default(), JoinSet::new());
     for behaviour in behaviours {
         let client = clients.client(&behaviour);
         for state in &STATES {
-            let (behaviour, client, turns) = (behaviour.clone(), Arc::clone(&client), Arc::clone(&turns));
-            rows.spawn(async move {
-                let _turn = turns.acquire_owned().await.unwrap();
-                let place = Place::of(&behaviour, state, client).await;
+            let (behaviour, client, permits) = (behaviour.clone(), Arc::clone(&client), Arc::clone(&permits));
+            row_tasks.spawn(async move {
+                let _permit = permits.acquire_owned().await.unwrap();
+                let row = Row::new(&behaviour, state, client).await;
                 let mut wrong = Vec::new();
-                for wish in RequestDirectives::ALL {
-                    wrong.extend(what_is_wrong(&place, &behaviour, state, wish).await);
+                for directives in RequestDirectives::ALL {
+                    wrong.extend(check_cell(&row, &behaviour, state, directives).await);
                 }
                 wrong
             });
         }
     }
     let mut wrong: Vec<String> = Vec::new();
-    while let Some(row) = rows.join_next().await {
+    while let Some(row) = row_tasks.join_next().await {
         wrong.extend(row.unwrap());
     }
     wrong.sort();
     assert!(wrong.is_empty(), "{} cells are wrong:\n\n{}\n", wrong.len(), wrong.join("\n\n"));
 }
 
-async fn what_is_wrong(
-    place: &Place<'_>,
+async fn check_cell(
+    row: &Row<'_>,
     behaviour: &Behaviour,
     state: &State,
-    wish: RequestDirectives,
+    directives: RequestDirectives,
 ) -> Option<String> {
-    let expected = expected(behaviour, state, wish);
-    let got = match tokio::time::timeout(HANG, cell::run(place, wish, &expected)).await {
+    let expected = expected(behaviour, state, directives);
+    let got = match tokio::time::timeout(HANG, cell::run(row, directives, &expected)).await {
         Ok(Ok(got)) if got == expected => None,
         Ok(Ok(got)) => Some(got.to_string()),
         Ok(Err(wrong)) => Some(format!("    {wrong}")),
-        Err(_) => Some("    a hang".to_owned()),
+        Err(_) => Some("    timeout".to_owned()),
     };
-    let name = name(behaviour, state, wish);
+    let name = name(behaviour, state, directives);
     got.map(|got| format!("{name}\n  expected\n{expected}\n  got\n{got}"))
 }
 
 #[tokio::test]
-async fn upstream_answers() {
-    go_through(behaviours::answers()).await;
+async fn success_responses_have_the_expected_effects() {
+    check_cells(behaviours::success_responses()).await;
 }
 
 #[tokio::test]
-async fn upstream_refuses() {
-    go_through(behaviours::refusals()).await;
+async fn refusals_have_the_expected_effects() {
+    check_cells(behaviours::refusals()).await;
 }
 
 #[tokio::test]
-async fn upstream_says_that_it_fails() {
-    go_through(behaviours::failures()).await;
+async fn error_responses_have_the_expected_effects() {
+    check_cells(behaviours::error_responses()).await;
 }
 
 #[tokio::test]
-async fn upstream_breaks_off_or_is_not_there() {
-    go_through(behaviours::breaks()).await;
+async fn missing_and_cut_responses_have_the_expected_effects() {
+    check_cells(behaviours::missing_or_cut_responses()).await;
 }
 
 #[tokio::test]
-async fn upstream_is_slow_or_says_too_much() {
-    go_through(behaviours::excesses()).await;
+async fn slow_and_large_responses_have_the_expected_effects() {
+    check_cells(behaviours::slow_or_large_responses()).await;
 }
 
 #[test]
-fn the_most_telling_cells_are_as_they_are_told() {
+fn the_rules_derive_the_cells_that_are_written_by_hand() {
     let cells = behaviours::all().into_iter().flat_map(|behaviour| {
-        let states = STATES.iter().flat_map(|state| RequestDirectives::ALL.map(|wish| (state, wish)));
-        states.map(move |(state, wish)| (name(&behaviour, state, wish), expected(&behaviour, state, wish).to_string()))
+        let states = STATES.iter().flat_map(|state| RequestDirectives::ALL.map(|directives| (state, directives)));
+        states.map(move |(state, directives)| {
+            (name(&behaviour, state, directives), expected(&behaviour, state, directives).to_string())
+        })
     });
     let cells: std::collections::BTreeMap<_, _> = cells.collect();
-    let told: Vec<&str> = told::CELLS.trim().split("\n\n").collect();
-    assert!(told.len() >= 60, "{}", told.len());
-    for told in told {
-        let (name, told) = told.split_once('\n').unwrap();
-        let expected = cells.get(name).unwrap_or_else(|| panic!("there is no {name}"));
-        assert_eq!(told, expected, "{name}");
+    let written_cells: Vec<&str> = written_cells::CELLS.trim().split("\n\n").collect();
+    assert!(written_cells.len() >= 60, "{}", written_cells.len());
+    for cell in written_cells {
+        let (name, written) = cell.split_once('\n').unwrap();
+        let expected = cells.get(name).unwrap_or_else(|| panic!("no cell {name}"));
+        assert_eq!(written, expected, "{name}");
     }
 }
 
-/// What the README says of a request without wishes.
-fn in_the_readme(behaviour: &Behaviour, state: &State) -> String {
-    let answer = expected(behaviour, state, RequestDirectives::Nothing).now;
-    match (answer.body, behaviour.meaning) {
-        (Body::Old, _) => "kept".to_owned(),
-        (Body::Own(word), _) => format!("{} `{word}`", answer.status),
-        (_, Meaning::List { .. } | Meaning::Late | Meaning::Unkept) => "new".to_owned(),
-        _ => "as it is".to_owned(),
+/// The word of the page for the response to a request without directives.
+fn page_word(behaviour: &Behaviour, state: &State) -> String {
+    let response = expected(behaviour, state, RequestDirectives::None).now;
+    match (response.body, behaviour.meaning) {
+        (Body::Old, _) => "stored".to_owned(),
+        (Body::Own(reason), _) => format!("{} `{reason}`", response.status),
+        (_, Meaning::List { .. } | Meaning::Late | Meaning::NoStore) => "new".to_owned(),
+        _ => "passed on".to_owned(),
     }
 }
 
 #[test]
-fn the_readme_tells_what_an_application_sees() {
-    let readme = include_str!("../README.md");
-    let (_, section) = readme.split_once("## What your application sees when upstream …\n").unwrap();
-    let (section, _) = section.split_once("\n## ").unwrap();
-    let rows = section.lines().filter(|line| line.starts_with('|')).skip(2);
+fn the_page_shows_what_an_application_sees() {
+    let page = include_str!("../deploy/behaviour.md");
+    let (_, table) = page.split_once("\n| upstream … | ").unwrap();
+    let (table, _) = table.split_once("\n\n").unwrap();
     let behaviours = behaviours::all();
-    let mut told = Vec::new();
-    for row in rows {
+    let mut documented = Vec::new();
+    for row in table.lines().skip(2) {
         let cells: Vec<&str> = row.trim_matches('|').split(" | ").map(str::trim).collect();
         let names = cells[0].split('`').skip(1).step_by(2);
         for behaviour in names.filter_map(|name| behaviours.iter().find(|behaviour| behaviour.name == name)) {
-            told.push(behaviour.name);
+            documented.push(behaviour.name);
             let columns: [&[&str]; 5] = [
-                &["nothing kept", "unproved, nothing kept", "unproved, fresh"],
+                &["empty", "no grant, empty", "no grant, fresh"],
                 &["fresh"],
                 &["stale"],
-                &["old"],
-                &["gone"],
+                &["long stale"],
+                &["expired"],
             ];
-            assert_eq!(cells.len(), 1 + columns.len(), "{row}");
+            // The first cell has the names, the last one the notes.
+            assert_eq!(cells.len(), columns.len() + 2, "{row}");
             for (cell, names) in cells[1..].iter().zip(columns) {
                 for state in STATES.iter().filter(|state| names.contains(&state.name)) {
-                    let said = cell.split(';').next().unwrap();
-                    assert_eq!(said, in_the_readme(behaviour, state), "{} × {}", behaviour.name, state.name);
+                    assert_eq!(*cell, page_word(behaviour, state), "{} × {}", behaviour.name, state.name);
                 }
             }
         }
     }
     let mut all: Vec<&str> = behaviours.iter().map(|behaviour| behaviour.name).collect();
-    told.sort_unstable();
+    documented.sort_unstable();
     all.sort_unstable();
-    assert_eq!(told, all, "each once");
+    assert_eq!(documented, all, "each once");
 }

@@ -1,5 +1,5 @@
-//! The Terraform provider, as captured: its headers, its order of parameters, its pages until one is empty, and both
-//! of its ways to say who asks. What it signs doesn't cover `Host`.
+//! The requests of the Terraform provider, as captured: its headers, its parameter order, and its pages until one is
+//! empty. It sends a token or a signature. Its signature does not cover `Host`.
 
 use std::time::SystemTime;
 
@@ -17,14 +17,12 @@ use crate::support::{PROJECT, Reply, World};
 
 const SIGNED: &str = "accept;content-type;user-agent;x-sdk-date";
 
-/// What it presents.
 enum Credential<'a> {
-    /// A new one for every run.
+    /// The provider gets a new token for each run.
     Token(&'a str),
     Key(&'a IssuedKey),
 }
 
-/// The headers of a request for a path.
 fn headers(credential: &Credential<'_>, path: &str, now: SystemTime) -> Vec<(&'static str, String)> {
     let mut headers = vec![
         ("user-agent", "terraform-provider-iac golangsdk/2.0.0".to_owned()),
@@ -43,7 +41,7 @@ fn headers(credential: &Credential<'_>, path: &str, now: SystemTime) -> Vec<(&'s
     headers
 }
 
-/// Signed as it does.
+/// The signature of the provider.
 fn authorization(key: &IssuedKey, path: &str, headers: &[(&'static str, String)]) -> String {
     let named =
         |(name, value): &(&'static str, String)| (HeaderName::from_static(name), HeaderValue::try_from(value).unwrap());
@@ -58,18 +56,18 @@ fn authorization(key: &IssuedKey, path: &str, headers: &[(&'static str, String)]
     format!("SDK-HMAC-SHA256 Access={}, SignedHeaders={SIGNED}, Signature={signature}", key.id)
 }
 
-/// One run: the data source for desktop products, page by page.
+/// One run of the data source for desktop products, page by page.
 async fn run(world: &World, credential: Credential<'_>) -> Vec<Reply> {
     let (mut pages, mut offset) = (Vec::new(), 0);
     loop {
-        // From the second page on it is in the middle, where the alphabet has it.
+        // The parameters are in alphabetical order. The first page has no offset.
         let page_2 = if offset == 0 { String::new() } else { format!("&offset={offset}") };
         let path = format!("/v2/{PROJECT}/products?architecture=x86&charge_mode=1{page_2}&status=normal");
         let headers = headers(&credential, &path, date(world));
         let headers: Vec<_> = headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
         let page = world.http.send(Method::GET, &world.url(&path), &headers, "").await;
         assert_eq!(page.status(), StatusCode::OK, "{path}: {page:?}");
-        // Without this it takes the answer for text, and fails.
+        // The provider fails if the response has no JSON content type.
         assert!(page.header("content-type").starts_with("application/json"));
         let credential = match &credential {
             Credential::Token(token) => token,
@@ -91,14 +89,14 @@ fn hits(pages: &[Reply]) -> usize {
 }
 
 #[tokio::test]
-async fn with_a_token_it_pages_to_the_empty_page() {
+async fn terraform_with_a_token_reads_pages_until_one_is_empty() {
     let world = World::new().await;
     let first = run(&world, Credential::Token(&world.token)).await;
     let pages = first.len();
     assert!(pages > 2 && hits(&first) == 0, "{first:?}");
     let again = run(&world, Credential::Token(&world.token)).await;
     assert_eq!((again.len(), hits(&again)), (pages, pages));
-    // A new token proves itself by its first page; what it is shown then is in memory.
+    // The first page of a new token is its proof. The other pages are hits.
     for token in [(); 2].map(|()| world.simulator.token(PROJECT)) {
         let other = run(&world, Credential::Token(&token)).await;
         assert_eq!((other.len(), hits(&other), other[0].is_hit()), (pages, pages - 1, false));
@@ -107,14 +105,13 @@ async fn with_a_token_it_pages_to_the_empty_page() {
     assert!(world.simulator.requests_seen().iter().all(|seen| seen.target.ends_with("&status=normal")));
 }
 
-/// A gateway that knows some of the keys of its upstream.
 async fn world(simulator: Simulator, settings: &str) -> World {
     let (workspace, appstream) = (simulator.url(Service::Workspace), simulator.url(Service::AppStream));
-    World::before(simulator, &workspace, &appstream, settings).await
+    World::with_upstreams(simulator, &workspace, &appstream, settings).await
 }
 
 #[tokio::test]
-async fn with_a_known_key_it_is_answered_from_memory_in_every_run() {
+async fn repeated_runs_with_a_known_key_are_hits() {
     let simulator = Simulator::start().await.unwrap();
     let key = simulator.access_key(PROJECT);
     let world = world(simulator, &entry(&key, "")).await;
@@ -130,16 +127,16 @@ async fn with_a_known_key_it_is_answered_from_memory_in_every_run() {
     for seen in &seen {
         let signature = seen.signature().unwrap();
         assert_eq!(signature.access, key.id);
-        assert!(signature.names().any(|name| name == "host"), "what is signed anew covers it: {seen:?}");
+        assert!(signature.names().any(|name| name == "host"), "the signature of the gateway covers Host: {seen:?}");
     }
 }
 
 #[tokio::test]
-async fn with_an_unknown_key_it_is_relayed_as_it_is() {
+async fn requests_with_an_unknown_key_are_relayed_unchanged() {
     let simulator = Simulator::start().await.unwrap();
     let [known, unknown] = [(); 2].map(|()| simulator.access_key(PROJECT));
     let world = world(simulator, &entry(&known, "")).await;
-    // Somebody else's pages are in memory; they are not for who can't be verified.
+    // Another caller's pages are stored. They must not be shown to a caller that is not verified.
     let pages = run(&world, Credential::Key(&known)).await.len();
     world.simulator.forget_requests();
     for _ in 0..2 {
@@ -154,7 +151,7 @@ async fn with_an_unknown_key_it_is_relayed_as_it_is() {
         let signature = seen.signature().unwrap();
         assert_eq!((signature.access, signature.signed_headers), (unknown.id.as_str(), SIGNED));
         assert_ne!(seen.headers["host"], gateway);
-        // Query and headers as they were sent, in their order.
+        // The query and the headers are unchanged.
         let date = parse_date(seen.headers["x-sdk-date"].to_str().unwrap()).unwrap();
         for (name, value) in headers(&Credential::Key(&unknown), &seen.target, date) {
             assert_eq!(seen.headers[name], value, "{name}");
@@ -173,7 +170,7 @@ struct Captured {
 }
 
 impl Captured {
-    /// Replays it, byte for byte but for the gateway's address.
+    /// Replays the request unchanged, except for the address.
     async fn send(&self, world: &World) -> Reply {
         let mut headers: Vec<_> = self.headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
         headers.push(("authorization", &self.authorization));
@@ -181,10 +178,9 @@ impl Captured {
     }
 }
 
-/// Of all that was captured, it alone is still good when it is relayed. The others cover the address that they were
-/// made for.
+/// The signatures of the other captured requests cover the address of their upstream, so they cannot be valid here.
 #[tokio::test]
-async fn what_was_captured_is_relayed_if_it_is_terraforms() {
+async fn of_the_captured_requests_only_terraforms_is_relayed() {
     let captured: Vec<Captured> = serde_json::from_str(include_str!("sign_vectors.json")).unwrap();
     let simulator = Simulator::start().await.unwrap();
     let world = world(simulator, "").await;
@@ -197,7 +193,7 @@ async fn what_was_captured_is_relayed_if_it_is_terraforms() {
         };
         world.simulator.add_access_key(PROJECT, &key);
         let then = parse_date(&request.headers["X-Sdk-Date"]).unwrap();
-        world.simulator.take_date_from(move || then);
+        world.simulator.set_clock(move || then);
         let reply = request.send(&world).await;
         if request.name.starts_with("terraform") {
             relayed += 1;

@@ -1,4 +1,4 @@
-//! Trailer sections of relayed messages: they pass in both directions, without what must not travel there.
+//! Trailer sections of relayed messages (RFC 9110 §6.5). Fields that are forbidden in trailers must not be relayed.
 
 use bytes::Bytes;
 use h2::client::SendRequest;
@@ -6,19 +6,19 @@ use http::{HeaderMap, Request};
 use tokio::net::TcpStream;
 use workspace_gateway::testing::simulator::Simulator;
 
-use crate::support::line::Line;
-use crate::support::raw::{RawUpstream, Turn, says, silent};
+use crate::support::raw_client::RawClient;
+use crate::support::raw_upstream::{RawUpstream, Reaction, sends, silent};
 use crate::support::{World, within};
 
 const LIST: &str = "/v2/PROJECT/products";
 const RELAYED: &str = "/v2/PROJECT/desktops";
 
-const ANSWER: &str = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Checksum, X-Auth-Token\r\n\r\n\
+const RESPONSE: &str = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Checksum, X-Auth-Token\r\n\r\n\
                       4\r\nbody\r\n0\r\nX-Checksum: 5\r\nX-Auth-Token: t\r\nX-Other: 6\r\n\r\n";
 
-async fn before(turns: impl Into<Vec<Turn>>) -> (World, RawUpstream) {
-    let upstream = RawUpstream::start(turns).await;
-    (World::before(Simulator::start().await.unwrap(), upstream.url(), upstream.url(), "").await, upstream)
+async fn world_with_upstream(reactions: impl Into<Vec<Reaction>>) -> (World, RawUpstream) {
+    let upstream = RawUpstream::start(reactions).await;
+    (World::with_upstreams(Simulator::start().await.unwrap(), upstream.url(), upstream.url(), "").await, upstream)
 }
 
 async fn http2(world: &World) -> SendRequest<Bytes> {
@@ -35,24 +35,24 @@ fn names(trailers: &HeaderMap) -> Vec<&str> {
 }
 
 #[tokio::test]
-async fn a_client_of_http1_that_accepts_them_gets_those_that_were_announced() {
+async fn http1_clients_that_accept_trailers_get_the_announced_ones() {
     let accepted: &[&str] = &["TE: trailers", "Connection: te, close"];
     for (fields, end) in [(accepted, "\r\n0\r\nx-checksum: 5\r\n\r\n"), (&["Connection: close"], "\r\n0\r\n\r\n")] {
-        let (world, upstream) = before([says(ANSWER)]).await;
-        let mut line = Line::to(&world).await;
-        line.says(world.head(RELAYED, fields)).await;
-        let heard = String::from_utf8(line.hears_bytes().await).unwrap();
-        assert!(heard.ends_with(&format!("4\r\nbody{end}")), "{heard}");
-        assert!(heard.contains("\r\ntrailer: x-checksum\r\n"), "{heard}");
-        let asked = upstream.heads()[0].to_ascii_lowercase();
-        let says_so = asked.contains("\r\nte: trailers\r\n") && asked.contains("\r\nconnection: te\r\n");
-        assert_eq!(says_so, fields == accepted, "{asked}");
+        let (world, upstream) = world_with_upstream([sends(RESPONSE)]).await;
+        let mut client = RawClient::connect(&world).await;
+        client.send(world.head(RELAYED, fields)).await;
+        let received = String::from_utf8(client.read_to_end().await).unwrap();
+        assert!(received.ends_with(&format!("4\r\nbody{end}")), "{received}");
+        assert!(received.contains("\r\ntrailer: x-checksum\r\n"), "{received}");
+        let head = upstream.heads()[0].to_ascii_lowercase();
+        let accepts_trailers = head.contains("\r\nte: trailers\r\n") && head.contains("\r\nconnection: te\r\n");
+        assert_eq!(accepts_trailers, fields == accepted, "{head}");
     }
 }
 
 #[tokio::test]
-async fn a_client_of_http2_gets_all_that_may_travel() {
-    let (world, _upstream) = before([says(ANSWER)]).await;
+async fn http2_clients_get_all_allowed_trailers() {
+    let (world, _upstream) = world_with_upstream([sends(RESPONSE)]).await;
     let request = Request::get(world.url(RELAYED)).header("x-auth-token", &world.token).body(()).unwrap();
     let response = http2(&world).await.send_request(request, true).unwrap().0;
     let mut body = within(response).await.unwrap().into_body();
@@ -63,44 +63,46 @@ async fn a_client_of_http2_gets_all_that_may_travel() {
 }
 
 #[tokio::test]
-async fn a_product_list_is_kept_and_given_without_them() {
-    let list = ANSWER.replace("4\r\nbody", "f\r\n{\"products\":[]}");
-    let (world, upstream) = before([says(list)]).await;
+async fn product_lists_are_stored_and_returned_without_trailers() {
+    let list = RESPONSE.replace("4\r\nbody", "f\r\n{\"products\":[]}");
+    let (world, upstream) = world_with_upstream([sends(list)]).await;
     for calls in [1, 1] {
-        let mut line = Line::to(&world).await;
-        let answer = line.asks(world.head(LIST, &["TE: trailers", "Connection: te"])).await;
-        assert_eq!((answer.body.as_str(), answer.all("trailer").len()), ("{\"products\":[]}", 0), "{answer:?}");
+        let mut client = RawClient::connect(&world).await;
+        let response = client.exchange(world.head(LIST, &["TE: trailers", "Connection: te"])).await;
+        assert_eq!((response.body.as_str(), response.all("trailer").len()), ("{\"products\":[]}", 0), "{response:?}");
         assert_eq!(upstream.requests(), calls);
     }
 }
 
-/// An upload by chunks, and what follows its head at upstream.
-async fn uploaded(fields: &str, trailers: &str) -> String {
-    // What it takes for a second head is the body.
-    let (world, upstream) = before([silent(), says("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")]).await;
-    let mut line = Line::to(&world).await;
+/// Sends a chunked upload. Returns what upstream receives after its head.
+async fn upload(fields: &str, trailers: &str) -> String {
+    // The raw upstream reads the body like a second head.
+    let (world, upstream) =
+        world_with_upstream([silent(), sends("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")]).await;
+    let mut client = RawClient::connect(&world).await;
     let head = format!("POST {} HTTP/1.1\r\nhost: gateway\r\ntransfer-encoding: chunked\r\n{fields}\r\n", RELAYED);
-    let answer = line.asks(format!("{head}4\r\nbody\r\n0\r\n{trailers}\r\n")).await;
-    assert_eq!(answer.status(), 200);
+    let response = client.exchange(format!("{head}4\r\nbody\r\n0\r\n{trailers}\r\n")).await;
+    assert_eq!(response.status(), 200);
     upstream.heads().pop().unwrap()
 }
 
 #[tokio::test]
-async fn an_uploads_trailers_reach_upstream_as_far_as_they_were_announced() {
+async fn announced_trailers_of_an_upload_reach_upstream() {
     let trailers = "X-Checksum: 5\r\nContent-Length: 9\r\nX-Other: 6\r\n";
     for (announced, end) in [
         ("trailer: X-Checksum\r\n", "x-checksum: 5\r\n"),
         ("trailer: X-Checksum, Content-Length\r\ntrailer: x-other\r\n", "x-checksum: 5\r\nx-other: 6\r\n"),
         ("", ""),
     ] {
-        let body = uploaded(announced, trailers).await;
+        let body = upload(announced, trailers).await;
         assert_eq!(body, format!("4\r\nbody\r\n0\r\n{end}\r\n"), "{announced}");
     }
 }
 
 #[tokio::test]
-async fn an_uploads_trailers_in_http2_reach_upstream() {
-    let (world, upstream) = before([silent(), says("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")]).await;
+async fn trailers_of_an_http2_upload_reach_upstream() {
+    let (world, upstream) =
+        world_with_upstream([silent(), sends("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")]).await;
     let request = Request::post(world.url(RELAYED)).header("trailer", "x-checksum").body(()).unwrap();
     let (response, mut body) = http2(&world).await.send_request(request, false).unwrap();
     body.send_data(Bytes::from_static(b"body"), false).unwrap();
@@ -112,9 +114,9 @@ async fn an_uploads_trailers_in_http2_reach_upstream() {
 #[tokio::test]
 async fn a_trailer_section_that_is_too_large_ends_the_response() {
     let large = format!("X-Checksum: {}\r\n\r\n", "5".repeat(17 * 1024));
-    let (world, _upstream) = before([says(ANSWER.replace("X-Checksum: 5\r\n", &large))]).await;
-    let mut line = Line::to(&world).await;
-    line.says(world.head(RELAYED, &["TE: trailers", "Connection: te, close"])).await;
-    let heard = String::from_utf8(line.hears_bytes().await).unwrap();
-    assert!(heard.ends_with("4\r\nbody\r\n"), "{heard}");
+    let (world, _upstream) = world_with_upstream([sends(RESPONSE.replace("X-Checksum: 5\r\n", &large))]).await;
+    let mut client = RawClient::connect(&world).await;
+    client.send(world.head(RELAYED, &["TE: trailers", "Connection: te, close"])).await;
+    let received = String::from_utf8(client.read_to_end().await).unwrap();
+    assert!(received.ends_with("4\r\nbody\r\n"), "{received}");
 }

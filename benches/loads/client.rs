@@ -1,4 +1,4 @@
-//! Connections of clients, in plain text or TLS.
+//! Client connections, in plaintext or TLS.
 
 use std::io;
 use std::net::SocketAddr;
@@ -13,10 +13,10 @@ use tokio::net::TcpSocket;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
-/// Nothing takes this long.
+/// Far longer than any step takes.
 pub(crate) const HANG: Duration = Duration::from_secs(60);
 
-/// How long connecting may take, TLS included. A gateway that has no room lets it wait.
+/// The timeout of connecting, including TLS. A gateway without room lets connections wait.
 const CONNECTING: Duration = Duration::from_secs(10);
 
 pub(crate) trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -24,11 +24,10 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 
 pub(crate) type Stream = Box<dyn Io>;
 
-/// Where the gateway is, and how it is spoken to.
 #[derive(Clone)]
 pub(crate) struct Target {
     pub(crate) address: SocketAddr,
-    /// Whom clients trust, if it is spoken to in TLS.
+    /// `None` for plaintext.
     pub(crate) tls: Option<Arc<rustls::ClientConfig>>,
 }
 
@@ -37,7 +36,7 @@ impl Target {
         self.connect_with(None, &[]).await
     }
 
-    /// A connection with a receive buffer of so many bytes, or the system's, that offers these protocols in TLS.
+    /// `buffer`: the size of the receive buffer in bytes, or the system's default. `offers`: protocols for ALPN.
     pub(crate) async fn connect_with(&self, buffer: Option<u32>, offers: &[&str]) -> io::Result<Stream> {
         let connecting = async {
             let socket = TcpSocket::new_v4()?;
@@ -55,7 +54,7 @@ impl Target {
         timeout(CONNECTING, connecting).await?
     }
 
-    /// A connection in HTTP/2 whose streams may send as many bytes as the window says.
+    /// An HTTP/2 connection with this initial window of its streams, in bytes.
     pub(crate) async fn http2(&self, window: u32) -> Option<(SendRequest<Bytes>, Connection<Stream>)> {
         let stream = self.connect_with(None, &["h2"]).await.ok()?;
         let mut builder = h2::client::Builder::new();
@@ -63,25 +62,25 @@ impl Target {
         timeout(HANG, builder.handshake(stream)).await.ok()?.ok()
     }
 
-    /// The URI of a path, as HTTP/2 wants it.
+    /// The absolute URI of a path, for HTTP/2.
     pub(crate) fn uri(&self, path: &str) -> String {
         let scheme = if self.tls.is_some() { "https" } else { "http" };
         format!("{scheme}://gateway{path}")
     }
 }
 
-/// A token of 4,800 characters, as they are documented.
+/// A token of a documented length, 4,800 characters.
 pub(crate) fn token(name: &str) -> String {
     format!("{name:-<4800}")
 }
 
-/// The head of a GET in HTTP/1.
+/// The head of a GET in HTTP/1.1.
 pub(crate) fn get(path: &str, token: &str, more: &str) -> String {
     format!("GET {path} HTTP/1.1\r\nhost: gateway\r\nx-auth-token: {token}\r\n{more}\r\n")
 }
 
-/// Sends a request and reads its answer to the end. Says its head and how many bytes its body has.
-pub(crate) async fn ask(stream: &mut Stream, request: &str) -> io::Result<(String, usize)> {
+/// Sends a request and reads the response. Returns its head and the length of its body in bytes.
+pub(crate) async fn exchange(stream: &mut Stream, request: &str) -> io::Result<(String, usize)> {
     stream.write_all(request.as_bytes()).await?;
     let mut buffer = Vec::with_capacity(1024);
     let head = loop {
@@ -105,7 +104,7 @@ pub(crate) async fn ask(stream: &mut Stream, request: &str) -> io::Result<(Strin
     Ok((head, length))
 }
 
-/// Waits until the other side closes the connection. Nothing may come from there meanwhile.
+/// Waits until the peer closes the connection. The peer must not send anything.
 pub(crate) async fn closed(stream: &mut Stream) {
     let _ = stream.read_u8().await;
 }

@@ -1,7 +1,7 @@
-//! What clients do to make the gateway hold memory. Each load is a number of connections that do the same, and each
+//! Loads: client behaviour that makes the gateway hold memory. A load has a number of equal connections. Each
 //! connection holds a number of units: itself, or its streams.
 //!
-//! The benches `memory`, `flood` and `storm` have this module in common. None of them uses all of it.
+//! The benches `memory`, `flood` and `storm` share this module. None uses all of it.
 
 #![allow(dead_code)]
 
@@ -22,45 +22,44 @@ use tokio::time::{sleep, timeout};
 use workspace_gateway::testing::clock::Clock;
 use workspace_gateway::testing::signing::show_date;
 
-use client::{HANG, Stream, Target, ask, closed, get, token};
+use client::{HANG, Stream, Target, closed, exchange, get, token};
 
-/// An access key that the gateway has to be told of, or the loads with signatures are refused before they begin.
+/// The gateway must know this access key, else it rejects the signed loads at their heads.
 pub(crate) const ACCESS_KEY: &str = "EXAMPLEAK0EXAMPLEAK0";
 
-/// The settings for it.
+/// The settings with this access key.
 pub(crate) fn settings() -> String {
     format!("[[access_key]]\nid = \"{ACCESS_KEY}\"\nsecret = \"example-secret-that-nobody-has\"\n")
 }
 
-/// A list of 1 KiB, of 1 MiB and of 7 MiB, and one that upstream never answers.
+/// Lists of 1 KiB, 1 MiB and 7 MiB, and one that upstream never responses.
 pub(crate) const LIST: &str = "/v2/p/products?os_type=Linux";
 const LARGE_LIST: &str = "/v2/p/products?offset=1048576";
 const LARGEST_LIST: &str = "/v2/p/products?offset=7340032";
 const NO_LIST: &str = "/v2/p/products?os_type=hang";
 
-/// How many callers download. None of them has more calls under way than one may by default.
+/// The number of callers. None has more calls in flight than a caller may have by default.
 const CALLERS: usize = 8;
 
-/// How long an attacker that comes again leaves an answer unread.
+/// How long a repeated load leaves a response unread.
 const UNREAD: Duration = Duration::from_secs(10);
 
-/// How long a load takes to begin.
+/// The time in which the connections of a load are opened.
 const RISE: Duration = Duration::from_secs(1);
 
 type Act = fn(Target, usize, Placed) -> Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// One kind of load.
 #[derive(Clone, Copy)]
 pub(crate) struct Load {
     pub(crate) name: &'static str,
     connections: usize,
-    /// How many units each connection holds.
+    /// The units of each connection.
     each: usize,
-    /// Whether it is only about TLS.
+    /// Whether the load only makes sense in TLS.
     pub(crate) tls: bool,
-    /// KiB that a unit may cost.
+    /// The largest allowed cost of a unit, in KiB.
     pub(crate) target: Option<f64>,
-    /// The name of the row of bare hyper under the same load.
+    /// The name of the table row with bare hyper under this load.
     pub(crate) compared_as: Option<&'static str>,
     act: Act,
 }
@@ -70,12 +69,10 @@ impl Load {
         Self { name, connections, each, tls: false, target: None, compared_as: None, act }
     }
 
-    /// The same, where nothing is said about its cost.
     pub(crate) fn without_target(&self) -> Self {
         Self { target: None, ..*self }
     }
 
-    /// The same with a part of its connections.
     fn reduced(&self, to_one_in: usize) -> Self {
         Self { connections: (self.connections / to_one_in).max(1), ..*self }
     }
@@ -142,10 +139,10 @@ pub(crate) const LOADS: [Load; 17] = [
         Box::pin(streams(target, placed, 128, 0, |target| Request::get(target.uri("/")).body(()), false))
     }),
     Load::new("no-cache", 1, 96, |target, _, placed| {
-        let ask = |target: &Target| {
+        let make_request = |target: &Target| {
             request(target, LARGEST_LIST, &token("good")).header("cache-control", "no-cache").body(())
         };
-        Box::pin(streams(target, placed, 96, 0, ask, false))
+        Box::pin(streams(target, placed, 96, 0, make_request, false))
     }),
     Load::new("signed-bodies", 1, 128, |target, _, placed| Box::pin(signed_bodies(target, placed))),
     Load::new("signed-chunks", 4, 1, |target, _, placed| Box::pin(signed_chunks(target, placed))),
@@ -156,11 +153,11 @@ pub(crate) const LOADS: [Load; 17] = [
     }),
 ];
 
-/// How many units are in place, or have been.
+/// Counts the units that have been placed so far.
 #[derive(Clone)]
 pub(crate) struct Placed {
     units: Arc<AtomicUsize>,
-    comes_again: bool,
+    repeats: bool,
 }
 
 impl Placed {
@@ -168,13 +165,13 @@ impl Placed {
         self.units.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Leaves an answer unread.
+    /// Keeps a unit in place.
     async fn hold(&self) {
-        if self.comes_again { sleep(UNREAD).await } else { std::future::pending().await }
+        if self.repeats { sleep(UNREAD).await } else { std::future::pending().await }
     }
 }
 
-/// A load that is under way until this is dropped.
+/// A running load. It ends when this is dropped.
 pub(crate) struct Running {
     _connections: JoinSet<()>,
     placed: Placed,
@@ -182,19 +179,20 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    /// Begins it. What is closed or refused may come again, and what is left unread is begun anew after a while.
-    pub(crate) fn begin(load: &Load, target: &Target, comes_again: bool) -> Self {
-        let placed = Placed { units: Arc::default(), comes_again };
+    /// Starts a load. With `repeats`, connections that are closed or refused are opened again, and unread responses are
+    /// abandoned and requested again after a time.
+    pub(crate) fn begin(load: &Load, target: &Target, repeats: bool) -> Self {
+        let placed = Placed { units: Arc::default(), repeats };
         let mut connections = JoinSet::new();
         for index in 0..load.connections {
             let (act, target, placed) = (load.act, target.clone(), placed.clone());
-            // Not all at once: no more than may wait to be accepted, and no more work than this machine can do.
+            // Not all at once: the accept queue is bounded, and so is the CPU.
             let begin = RISE.mul_f64(index as f64 / load.connections as f64);
             connections.spawn(async move {
                 sleep(begin).await;
                 loop {
                     act(target.clone(), index, placed.clone()).await;
-                    if !comes_again {
+                    if !repeats {
                         return;
                     }
                     sleep(Duration::from_secs(1)).await;
@@ -204,7 +202,7 @@ impl Running {
         Self { _connections: connections, placed, units: load.units() }
     }
 
-    /// Waits until all of it is in place, or no more has come to be for some seconds.
+    /// Waits until all units are in place, or the number has not grown for some seconds.
     pub(crate) async fn in_place(&self) {
         let step = Duration::from_millis(50);
         let (mut last, mut still) = (0, Duration::ZERO);
@@ -216,8 +214,8 @@ impl Running {
         }
     }
 
-    /// Begins all loads at once, each with a part of its connections, and has them come again. Left out are loads in TLS,
-    /// and uploads: only the upstream of `memory` does not read them.
+    /// Starts all loads with a part of their connections, and repeats them. Not included are loads in TLS, and uploads:
+    /// only the upstream of `memory` leaves uploads unread.
     pub(crate) fn begin_all(target: &Target, to_one_in: usize) -> Vec<Self> {
         let loads = LOADS.iter().filter(|load| !load.tls && load.name != "uploads");
         loads.map(|load| Self::begin(&load.reduced(to_one_in), target, true)).collect()
@@ -232,7 +230,7 @@ fn caller(index: usize) -> String {
     token(&format!("good-{}", index % CALLERS))
 }
 
-/// Has the callers of all loads proved, and what they ask for kept.
+/// Proves the callers of all loads, and fills the cache with their lists.
 pub(crate) async fn prime(target: &Target) {
     let mut priming = JoinSet::new();
     for caller in (0..CALLERS).map(caller).chain([token("good")]) {
@@ -245,20 +243,20 @@ pub(crate) async fn prime(target: &Target) {
         });
     }
     while let Some(primed) = priming.join_next().await {
-        primed.expect("each is answered");
+        primed.expect("a response");
     }
 }
 
-/// Asks for what is answered with a 200.
+/// Panics unless the response is a 200.
 pub(crate) async fn expect(stream: &mut Stream, path: &str, token: &str) {
-    let asked = timeout(HANG, ask(stream, &get(path, token, ""))).await.expect("an answer");
-    assert!(asked.expect("an answer").0.contains(" 200 "), "{path}");
+    let response = timeout(HANG, exchange(stream, &get(path, token, ""))).await.expect("a response");
+    assert!(response.expect("a response").0.contains(" 200 "), "{path}");
 }
 
-/// Asks once, and then nothing any more.
+/// Sends one request and then stays idle.
 async fn idle_after(target: Target, request: String, placed: Placed) {
     let Ok(mut stream) = target.connect().await else { return };
-    if matches!(timeout(HANG, ask(&mut stream, &request)).await, Ok(Ok(_))) {
+    if matches!(timeout(HANG, exchange(&mut stream, &request)).await, Ok(Ok(_))) {
         drop(request);
         placed.add();
         closed(&mut stream).await;
@@ -271,7 +269,7 @@ async fn idle_http1(target: Target, placed: Placed) {
 
 async fn idle_http2(target: Target, placed: Placed) {
     let Some((mut send, connection)) = target.http2(1 << 16).await else { return };
-    let asking = async {
+    let exchange = async {
         let Ok(request) = request(&target, LIST, &token("good")).body(()) else { return };
         let Ok((response, _)) = send.send_request(request, true) else { return };
         let Ok(response) = response.await else { return };
@@ -282,35 +280,42 @@ async fn idle_http2(target: Target, placed: Placed) {
         placed.add();
         std::future::pending().await
     };
-    tokio::select! { _ = connection => {}, () = asking => {} }
+    tokio::select! { _ = connection => {}, () = exchange => {} }
 }
 
 fn request(target: &Target, path: &str, token: &str) -> http::request::Builder {
     Request::get(target.uri(path)).header("x-auth-token", token)
 }
 
-/// Of 240 KB, to what is never answered.
+/// A request with a head of 240 KB that is never answered.
 fn with_large_head(target: &Target) -> http::request::Builder {
     let request = request(target, "/v2/p/hang", &token("good"));
     let padding = "x".repeat(15_600);
     (0..15).fold(request, |request, number| request.header(format!("x-padding-{number}"), &padding))
 }
 
-type Ask = fn(&Target) -> http::Result<Request<()>>;
+type MakeRequest = fn(&Target) -> http::Result<Request<()>>;
 
-/// So many streams with this window, each with one request. They are in place when they have been sent, or (where an
-/// answer is due) when its head has come. Ends when there is nothing left to wait for.
-async fn streams(target: Target, placed: Placed, count: usize, window: u32, ask: Ask, is_hanging: bool) {
+/// Opens streams with this window, each with one request. A stream is in place when its request is sent, or, if it is
+/// not hanging, when the head of its response is received. Returns when nothing is left to wait for.
+async fn streams(
+    target: Target,
+    placed: Placed,
+    count: usize,
+    window: u32,
+    make_request: MakeRequest,
+    is_hanging: bool,
+) {
     let Some((send, connection)) = target.http2(window).await else { return };
-    let asking = async {
-        let Some(responses) = send_all(send, &target, count, ask).await else { return };
-        let mut held = Vec::new();
+    let exchange = async {
+        let Some(responses) = send_all(send, &target, count, make_request).await else { return };
+        let mut received = Vec::new();
         if is_hanging {
             responses.iter().for_each(|_| placed.add());
         }
         for response in responses {
             if let Ok(response) = response.await {
-                held.push(response);
+                received.push(response);
                 if !is_hanging {
                     placed.add();
                 }
@@ -320,24 +325,24 @@ async fn streams(target: Target, placed: Placed, count: usize, window: u32, ask:
             placed.hold().await;
         }
     };
-    tokio::select! { _ = connection => {}, () = asking => {} }
+    tokio::select! { _ = connection => {}, () = exchange => {} }
 }
 
 async fn send_all(
     mut send: SendRequest<Bytes>,
     target: &Target,
     count: usize,
-    ask: Ask,
+    make_request: MakeRequest,
 ) -> Option<Vec<ResponseFuture>> {
     let mut responses = Vec::new();
     for _ in 0..count {
         send = send.ready().await.ok()?;
-        responses.push(send.send_request(ask(target).ok()?, true).ok()?.0);
+        responses.push(send.send_request(make_request(target).ok()?, true).ok()?.0);
     }
     Some(responses)
 }
 
-/// Asks, and reads one byte of what comes.
+/// Sends a request and reads one byte of the response.
 async fn unread(target: Target, request: String, placed: Placed) {
     let Ok(mut stream) = target.connect().await else { return };
     if stream.write_all(request.as_bytes()).await.is_ok() && stream.read_u8().await.is_ok() {
@@ -347,7 +352,7 @@ async fn unread(target: Target, request: String, placed: Placed) {
     }
 }
 
-/// The larger part of a head.
+/// Sends the larger part of a head.
 async fn partial_head(target: Target, placed: Placed) {
     let Ok(mut stream) = target.connect().await else { return };
     let part = format!("GET {LIST} HTTP/1.1\r\nhost: gateway\r\nx-padding: {}", "x".repeat(240_000));
@@ -358,7 +363,7 @@ async fn partial_head(target: Target, placed: Placed) {
     }
 }
 
-/// An upload that upstream doesn't read.
+/// An upload that upstream does not read.
 async fn upload(target: Target, token: String, placed: Placed) {
     let Ok(mut stream) = target.connect().await else { return };
     let length = 1 << 30;
@@ -373,45 +378,45 @@ async fn upload(target: Target, token: String, placed: Placed) {
     while stream.write_all(&piece).await.is_ok() {}
 }
 
-/// Bodies of 64 KiB but for their last byte, under a signature that is invented.
+/// Bodies of 64 KiB without their last byte, with an invalid signature.
 async fn signed_bodies(target: Target, placed: Placed) {
     const LENGTH: usize = 64 * 1024;
     let Some((mut send, connection)) = target.http2(1 << 16).await else { return };
-    let asking = async {
-        let (mut answers, mut bodies) = (Vec::new(), Vec::new());
+    let exchange = async {
+        let (mut responses, mut bodies) = (Vec::new(), Vec::new());
         for _ in 0..128 {
             let Ok(ready) = send.ready().await else { return };
             send = ready;
             let request = Request::post(target.uri("/v2/p/desktops"))
-                .header("authorization", invented_signature())
+                .header("authorization", invalid_signature())
                 .header("x-sdk-date", show_date(Clock::System.date()))
                 .header("content-length", LENGTH)
                 .body(());
             let Ok(request) = request else { return };
-            let Ok((answer, mut body)) = send.send_request(request, false) else { return };
+            let Ok((response, mut body)) = send.send_request(request, false) else { return };
             if body.send_data(Bytes::from_static(&[b'x'; LENGTH - 1]), false).is_err() {
                 return;
             }
-            answers.push(answer);
+            responses.push(response);
             bodies.push(body);
             placed.add();
         }
-        // All are refused at some time; then others are begun.
-        for answer in answers {
-            let _ = answer.await;
+        // All are refused at some time. Then the load starts again.
+        for response in responses {
+            let _ = response.await;
         }
     };
-    tokio::select! { _ = connection => {}, () = asking => {} }
+    tokio::select! { _ = connection => {}, () = exchange => {} }
 }
 
-/// Bodies in chunks of one byte, under a signature that is invented: what a chunk takes beside its byte must not be held.
+/// Bodies in chunks of one byte, with an invalid signature. The overhead of a chunk must not be received.
 async fn signed_chunks(target: Target, placed: Placed) {
     const PIECE: usize = 10_000;
     let Ok(mut stream) = target.connect().await else { return };
     let head = format!(
         "POST /v2/p/desktops HTTP/1.1\r\nhost: gateway\r\nauthorization: {}\r\nx-sdk-date: {}\r\n\
          transfer-encoding: chunked\r\n\r\n",
-        invented_signature(),
+        invalid_signature(),
         show_date(Clock::System.date())
     );
     if stream.write_all(head.as_bytes()).await.is_err() {
@@ -419,7 +424,7 @@ async fn signed_chunks(target: Target, placed: Placed) {
     }
     placed.add();
     let piece = "1\r\nx\r\n".repeat(PIECE);
-    // Less than upstream takes, or it would be refused.
+    // Less than the limit of a signed body, else it would be refused.
     for _ in 0..(11 << 20) / PIECE {
         if stream.write_all(piece.as_bytes()).await.is_err() {
             return;
@@ -428,7 +433,7 @@ async fn signed_chunks(target: Target, placed: Placed) {
     closed(&mut stream).await;
 }
 
-/// It claims an access key that is configured, and is not made with its secret.
-fn invented_signature() -> String {
+/// Names the configured access key, but is not made with its secret.
+fn invalid_signature() -> String {
     format!("SDK-HMAC-SHA256 Access={ACCESS_KEY}, SignedHeaders=host;x-sdk-date, Signature={}", "0".repeat(64))
 }

@@ -1,5 +1,5 @@
-//! A server of bare hyper, to compare with: what connections cost before a proxy adds anything. It runs in a process of
-//! its own, which is this bench, started with a flag.
+//! A bare hyper server for comparison: the cost of connections without a proxy. It runs in a process of its own, which
+//! is this bench started with a flag.
 
 use std::convert::Infallible;
 
@@ -14,10 +14,10 @@ use tokio::net::TcpListener;
 
 use crate::upstream::HANG;
 
-/// What starts it.
+/// The flag that starts it.
 pub(crate) const FLAG: &str = "--bare-hyper";
 
-/// Serves until the process is killed. Its address is on its first line.
+/// Serves until the process is killed. Its first line has the address.
 pub(crate) fn serve() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     runtime.expect("a runtime").block_on(async {

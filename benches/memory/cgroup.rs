@@ -1,12 +1,12 @@
-//! A memory cgroup around the program: what its sockets take, and a limit. Version 1 counts sockets only where
-//! `memory.kmem.tcp.limit_in_bytes` is set; version 2 counts them always. Needs root.
+//! A memory cgroup for the program: a limit, and the memory of its sockets. Version 1 counts sockets only if
+//! `memory.kmem.tcp.limit_in_bytes` is set; version 2 always does. Needs root.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// How the buffers of sockets are read, in words.
-pub(crate) const SOCKETS: &str = "counted by its memory cgroup; without one, of all processes of the machine";
+/// The source of the sockets' memory, for the table.
+pub(crate) const SOCKETS: &str = "from its memory cgroup; without one, of all processes of the machine";
 
 pub(crate) struct Cgroup {
     folder: PathBuf,
@@ -14,10 +14,10 @@ pub(crate) struct Cgroup {
 }
 
 impl Cgroup {
-    /// A new one with a limit in bytes, or without one.
+    /// `limit` is in bytes.
     ///
     /// # Errors
-    /// If this process may not make one, with the reason.
+    /// The reason why a cgroup cannot be created.
     pub(crate) fn new(limit: Option<usize>) -> Result<Self, String> {
         static NUMBER: AtomicUsize = AtomicUsize::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
@@ -27,19 +27,19 @@ impl Cgroup {
         let parent = if is_v1 { v1 } else { Path::new("/sys/fs/cgroup") };
         let cgroup = Self { folder: parent.join(name), is_v1 };
         if !is_v1 {
-            // Where it is not handed down yet. If that fails, setting the limit does, too.
+            // The controller may not be enabled yet. If this fails, setting the limit fails, too.
             let _ = fs::write(parent.join("cgroup.subtree_control"), "+memory");
         }
         let failed = |error| format!("no memory cgroup in {}: {error}", parent.display());
         fs::create_dir(&cgroup.folder).map_err(failed)?;
-        // Without any limit of its own version 1 doesn't count sockets at all.
+        // Version 1 counts sockets only if they have a limit of their own.
         let bytes = limit.unwrap_or(1 << 40).to_string();
         let files =
             if is_v1 { &["memory.limit_in_bytes", "memory.kmem.tcp.limit_in_bytes"][..] } else { &["memory.max"][..] };
         for file in files {
             fs::write(cgroup.folder.join(file), &bytes).map_err(failed)?;
         }
-        // Pages that are swapped out would hide from the limit. (Not every system has this file.)
+        // Swapped pages do not count towards the limit, so there is no swap. Not every system has this file.
         let _ = if is_v1 {
             fs::write(cgroup.folder.join("memory.swappiness"), "0")
         } else {
@@ -48,12 +48,12 @@ impl Cgroup {
         Ok(cgroup)
     }
 
-    /// Where a process writes its number to become part of it.
+    /// The file to which a process writes its id to join the cgroup.
     pub(crate) fn door(&self) -> PathBuf {
         self.folder.join("cgroup.procs")
     }
 
-    /// KiB that its sockets take.
+    /// The memory of its sockets, in KiB.
     pub(crate) fn sockets(&self) -> usize {
         let bytes = if self.is_v1 {
             self.read("memory.kmem.tcp.usage_in_bytes").trim().parse().ok()
@@ -63,13 +63,13 @@ impl Cgroup {
         bytes.unwrap_or(0_usize) / 1024
     }
 
-    /// KiB that it has taken at most, as far as the limit counts them.
+    /// The peak of what the limit counts, in KiB.
     pub(crate) fn peak(&self) -> usize {
         let file = if self.is_v1 { "memory.max_usage_in_bytes" } else { "memory.peak" };
         self.read(file).trim().parse().unwrap_or(0_usize) / 1024
     }
 
-    /// How many of its processes were killed for want of memory.
+    /// The number of OOM kills in it.
     pub(crate) fn kills(&self) -> usize {
         let file = if self.is_v1 { "memory.oom_control" } else { "memory.events" };
         field(&self.read(file), "oom_kill").unwrap_or(0)
@@ -81,7 +81,7 @@ impl Cgroup {
 }
 
 impl Drop for Cgroup {
-    /// Its process has ended. It may still be busy with giving back what that had.
+    /// The process has exited, but the kernel may still be freeing its memory.
     fn drop(&mut self) {
         for _ in 0..100 {
             if fs::remove_dir(&self.folder).is_ok() {
@@ -92,13 +92,13 @@ impl Drop for Cgroup {
     }
 }
 
-/// The value of a field of a file that has one on each line.
+/// The value of a field in a file with one field on each line.
 pub(crate) fn field(text: &str, name: &str) -> Option<usize> {
     text.lines()
         .find_map(|line| line.strip_prefix(name)?.trim_start_matches(':').trim().split(' ').next()?.parse().ok())
 }
 
-/// KiB that TCP buffers take on the whole machine.
+/// The memory of TCP buffers of the whole machine, in KiB.
 pub(crate) fn sockets_of_all() -> usize {
     let text = fs::read_to_string("/proc/net/sockstat").unwrap_or_default();
     let pages = text.lines().find_map(|line| line.strip_prefix("TCP:")?.rsplit(' ').next()?.parse().ok());

@@ -4,7 +4,7 @@ pub(crate) struct Deployment {
     pub(crate) name: &'static str,
     /// The text of its `config.toml`.
     pub(crate) settings: String,
-    /// Bytes.
+    /// In bytes.
     pub(crate) limit: usize,
 }
 

@@ -1,4 +1,4 @@
-//! The program as a process of its own, and what Linux says of its memory.
+//! The program as a process of its own, and its memory as Linux reports it.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -18,19 +18,19 @@ use crate::loads;
 use crate::loads::client::Target;
 use crate::upstream::Upstream;
 
-/// Room for as many calls as the loads make: what is measured is not the queue before upstream.
+/// Limits above the number of calls of the loads, so that the queue to upstream is not measured.
 const SETTINGS: &str = "[upstream]\nmax_calls = 2048\nmax_calls_per_caller = 1024\n[cache]\nttl = \"1h\"\n";
 
-/// The process, which ends with this value.
+/// The process. It is killed when this is dropped.
 pub(crate) struct Gateway {
     process: Child,
     proxy: SocketAddr,
     tls: Option<Arc<ClientConfig>>,
-    // Last: it can be removed when the process has ended.
+    // Last field: it can be removed only when the process has ended.
     cgroup: Option<Cgroup>,
 }
 
-/// Of the process at a moment, in KiB.
+/// The memory of the process at one moment, in KiB.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Memory {
     pub(crate) resident: usize,
@@ -38,23 +38,22 @@ pub(crate) struct Memory {
     pub(crate) sockets: usize,
 }
 
-/// A certificate for `localhost` in two files, and the clients that trust it.
-struct Certified {
+/// A certificate for `localhost` in two files, and a client configuration that trusts it.
+struct TlsFiles {
     files: [String; 2],
     client: Arc<ClientConfig>,
 }
 
 impl Gateway {
-    /// One without a memory limit.
+    /// Without a memory limit.
     pub(crate) fn start(upstream: &Upstream, tls: bool) -> Self {
         Self::with(upstream, tls, SETTINGS, Cgroup::new(None).ok())
     }
 
-    /// One with settings, perhaps in a memory cgroup.
     pub(crate) fn with(upstream: &Upstream, tls: bool, settings: &str, cgroup: Option<Cgroup>) -> Self {
         let certified = tls.then(certify);
         let mut settings = settings.to_owned();
-        if let Some(Certified { files, .. }) = &certified {
+        if let Some(TlsFiles { files, .. }) = &certified {
             if !settings.contains("cert_file") {
                 settings.push_str("[listen]\ncert_file = \"/tls.crt\"\nkey_file = \"/tls.key\"\n");
             }
@@ -72,7 +71,7 @@ impl Gateway {
         Self::launch(&program(), &arguments, client, cgroup)
     }
 
-    /// A server of bare hyper in its place.
+    /// A bare hyper server instead.
     pub(crate) fn bare() -> Self {
         let program = std::env::current_exe().expect("this program");
         Self::launch(program.to_str().expect("a path"), &[bare::FLAG], None, Cgroup::new(None).ok())
@@ -81,25 +80,25 @@ impl Gateway {
     fn launch(program: &str, arguments: &[&str], tls: Option<Arc<ClientConfig>>, cgroup: Option<Cgroup>) -> Self {
         let door = cgroup.as_ref().map_or("/dev/null".into(), Cgroup::door);
         let mut command = Command::new("sh");
-        // It is part of the cgroup before it takes any memory.
+        // It joins the cgroup before it allocates memory.
         command.args(["-c", r#"echo $$ > "$0" && exec "$@""#]).arg(door).arg(program).args(arguments);
-        // The same on every machine: each worker allocates from an arena of its own.
+        // The same on every machine: each worker has its own allocator arena.
         command.env("TOKIO_WORKER_THREADS", "2");
         let process = command.stderr(Stdio::piped()).spawn().expect("the gateway starts");
-        // First of all, so that it is killed whatever happens next.
+        // Created first, so that the process is killed whatever happens next.
         let mut gateway = Self { process, proxy: SocketAddr::from(([0, 0, 0, 0], 0)), tls, cgroup };
         let mut log = BufReader::new(gateway.process.stderr.take().expect("it is piped"));
         let (mut line, mut seen) = (String::new(), String::new());
         let proxy = loop {
             line.clear();
-            assert!(log.read_line(&mut line).expect("its log is text") > 0, "it ended before it was ready: {seen}");
+            assert!(log.read_line(&mut line).expect("its log is text") > 0, "exited before it was ready: {seen}");
             seen.push_str(&line);
             if let Some(proxy) = address(&line) {
                 break proxy;
             }
         };
         gateway.proxy = proxy;
-        // It writes a line for each request, and would wait for someone to read it.
+        // Reads the rest of the log, so that the pipe does not fill up.
         std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
         gateway
     }
@@ -112,7 +111,6 @@ impl Gateway {
         self.cgroup.as_ref()
     }
 
-    /// Whether the process has ended.
     pub(crate) fn has_ended(&mut self) -> bool {
         self.process.try_wait().map_or(true, |status| status.is_some())
     }
@@ -123,7 +121,7 @@ impl Gateway {
         Memory { resident, anon, sockets }
     }
 
-    /// Notes from now on what its `RssAnon` is at most.
+    /// Starts recording the peak of `RssAnon`.
     pub(crate) fn watch(&self) -> Peak {
         let (most, ended) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
         let thread = std::thread::spawn({
@@ -139,7 +137,7 @@ impl Gateway {
     }
 }
 
-/// `RssAnon` at most, in KiB, since it was asked for.
+/// Records the peak of `RssAnon`, in KiB.
 pub(crate) struct Peak {
     most: Arc<AtomicUsize>,
     ended: Arc<AtomicBool>,
@@ -149,35 +147,35 @@ pub(crate) struct Peak {
 impl Peak {
     pub(crate) fn end(self) -> usize {
         self.ended.store(true, Ordering::Relaxed);
-        self.thread.join().expect("nothing panics there");
+        self.thread.join().expect("no panic");
         self.most.load(Ordering::Relaxed)
     }
 }
 
-/// A file of this process: another's must not change what a gateway has read, for it would read it again.
+/// A file of this process only: if another run changed the file, the gateway would reload it.
 fn file(end: &str) -> String {
     format!("{}/memory-{}.{end}", env!("CARGO_TARGET_TMPDIR"), std::process::id())
 }
 
-/// The program: what `--program` names, else the one that was built with this bench.
+/// The program given by `--program`, or else the one that was built with this bench.
 fn program() -> String {
     let named = std::env::args().skip_while(|argument| argument != "--program").nth(1);
     named.unwrap_or_else(|| env!("CARGO_BIN_EXE_workspace-gateway").to_owned())
 }
 
-/// `VmRSS` and `RssAnon` of a process in KiB; zeros if it has ended.
+/// `VmRSS` and `RssAnon` of a process in KiB, or zeros if it has ended.
 fn read(id: u32) -> [usize; 2] {
     let status = fs::read_to_string(format!("/proc/{id}/status")).unwrap_or_default();
     ["VmRSS", "RssAnon"].map(|name| field(&status, name).unwrap_or(0))
 }
 
-/// Where clients connect, if a line of the log tells it, as text or JSON.
+/// The proxy address, if a line of the log (text or JSON) has it.
 fn address(line: &str) -> Option<SocketAddr> {
     let (_, rest) = line.split_once("proxy=").or_else(|| line.split_once("\"proxy\":\""))?;
     rest.split([' ', '"', '\n']).next()?.parse().ok()
 }
 
-fn certify() -> Certified {
+fn certify() -> TlsFiles {
     let CertifiedKey { cert, signing_key } =
         generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
     let files = ["crt", "key"].map(file);
@@ -186,10 +184,10 @@ fn certify() -> Certified {
     let mut roots = RootCertStore::empty();
     roots.add(cert.der().clone()).expect("a certificate");
     let client = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
-    Certified { files, client: Arc::new(client) }
+    TlsFiles { files, client: Arc::new(client) }
 }
 
-/// Settings that name these files in place of the certificate and the key of a deployment.
+/// Replaces the certificate and key files in the settings of a deployment.
 fn with_files(settings: &str, [certificate, key]: &[String; 2]) -> String {
     let lines = settings.lines().map(|line| match line.split_once(" = ") {
         Some(("cert_file", _)) => format!("cert_file = \"{certificate}\"\n"),

@@ -1,9 +1,14 @@
-//! The judgement under a memory limit: the program in a memory cgroup, with the settings and the limits of `deploy/`, a
-//! full cache and a slow upstream, under each load alone and under all together.
+//! The test under a memory limit. The program runs in a memory cgroup with the settings and limits of `deploy/`, a full
+//! cache and a slow upstream, under each load alone and under all loads together.
 //!
-//! Passed if it is never killed; if a granted caller on another connection has its hits within 50 ms (99 in 100), and
-//! its misses within twice the time that they take without a load; and if 30 s later the process takes at most 1.3 times
-//! what it took before. The short run only reports these targets, and fails past the wider bounds `SHORT`.
+//! It passes if
+//!
+//! - the program is never killed,
+//! - 99 % of the hits of a granted caller on another connection take at most 50 ms,
+//! - that caller's misses take at most twice as long as without a load, and
+//! - 30 s after the load, the process uses at most 1.3 times the memory of before.
+//!
+//! The short run only reports these targets. It fails beyond the wider bounds `SHORT`.
 
 use std::time::Duration;
 
@@ -16,48 +21,49 @@ use crate::gateway::Gateway;
 use crate::loads::client::{Target, token};
 use crate::loads::{self, LOADS, Load, Running, expect};
 use crate::upstream::Upstream;
-use crate::victim::{Sight, Taken, Victim};
+use crate::victim::{Measurement, Taken, Victim};
 
-/// How long upstream thinks.
+/// The delay of upstream.
 const UPSTREAM: Duration = Duration::from_millis(300);
 
-/// What the figures of a round may be. What is past them is a failure; what is none is not judged.
+/// The bounds of a round. Beyond them it fails. `None` is not checked.
 struct Bounds {
-    /// How many hits in a hundred have to take no longer than this.
+    /// The percentage of hits, and the longest time that they may take.
     hit: Option<(usize, Duration)>,
-    /// How many times as long as without a load the slowest miss may take.
+    /// The slowest miss, as a multiple of the slowest one without a load.
     miss: Option<u32>,
-    /// How much memory may be left `GONE` after a load, in percent of that before.
+    /// The memory `GONE` after a load, in percent of that before.
     left: usize,
 }
 
 const TARGETS: Bounds = Bounds { hit: Some((99, Duration::from_millis(50))), miss: Some(2), left: 130 };
 
-/// Those of the short run. It has two cores for the gateway, upstream and all loads, so latency says more of the machine than of
-/// the gateway: half of the hits took up to 1.2 s in one run of all loads and up to 4.5 s in the next. Some uploads that
-/// upstream does not read are still under way when memory is compared, and take up to 40 MiB.
+/// The bounds of the short run. Two cores run the gateway, upstream and all loads, so latency depends more on the
+/// machine: the median of hits was 1.2 s in one run of all loads and 4.5 s in the next. Some uploads that upstream does
+/// not read are still in flight when memory is compared, and use up to 40 MiB.
 const SHORT: Bounds = Bounds { hit: None, miss: None, left: 200 };
 
-/// How long the victim is watched without a load.
+/// How long the victim is measured without a load.
 const CALM: Duration = Duration::from_secs(3);
 
-/// How long after a load memory is compared with that before.
+/// The time between a load and the comparison of memory.
 const GONE: Duration = Duration::from_secs(30);
 
-/// How long loads last.
+/// The duration of a load.
 struct Spans {
     alone: Duration,
     together: Duration,
-    /// Whether each load has a process of its own, and is followed by a comparison of memory. If not, all loads of a
-    /// deployment have one, memory is compared after the last, and only the smaller deployment has them alone as well.
+    /// Whether each load has its own process and its own comparison of memory. If not, all loads of a deployment share
+    /// a process, memory is compared after the last one, and only the smaller deployment also gets the loads one by
+    /// one.
     are_apart: bool,
 }
 
-/// Judges both deployments. Says whether all loads have passed.
+/// Tests both deployments. Returns whether all loads have passed.
 pub(crate) async fn judge(is_short: bool, only: Option<&str>) -> bool {
     if let Err(reason) = Cgroup::new(None) {
         let must = std::env::var("CI").is_ok_and(|ci| ci == "true");
-        println!("{}: {reason}; it takes root", if must { "FAILED" } else { "SKIPPED, NOTHING IS JUDGED" });
+        println!("{}: {reason}; root is required", if must { "FAILED" } else { "SKIPPED" });
         return !must;
     }
     let spans = |alone, together| [alone, together].map(Duration::from_secs);
@@ -65,7 +71,7 @@ pub(crate) async fn judge(is_short: bool, only: Option<&str>) -> bool {
     let spans = Spans { alone, together, are_apart: !is_short };
     let upstream = Upstream::start(UPSTREAM).await;
     println!(
-        "MiB, ms. peak: what the limit counts, sockets included. misses: the slowest, without a load, and directly from upstream"
+        "MiB, ms. peak: of what the limit counts, including sockets. misses: the slowest, without a load, and directly from upstream"
     );
     println!(
         "{:>11}{:>21}{:>6}{:>7}{:>7}{:>7}{:>7}{:>6}{:>6}{:>7}{:>8}{:>8}{:>8}",
@@ -79,7 +85,7 @@ pub(crate) async fn judge(is_short: bool, only: Option<&str>) -> bool {
 }
 
 async fn judge_one(deployment: &Deployment, spans: &Spans, upstream: &Upstream, only: Option<&str>) -> bool {
-    // Where TLS is spoken, every load is in TLS.
+    // With a TLS listener, every load uses TLS.
     let all: Vec<Load> = LOADS.into_iter().filter(|load| !load.tls).collect();
     let each = all.iter().map(|load| (load.name, std::slice::from_ref(load), spans.alone));
     let each = each.filter(|_| spans.are_apart || !deployment.has_tls() || only.is_some());
@@ -105,7 +111,7 @@ async fn judge_one(deployment: &Deployment, spans: &Spans, upstream: &Upstream, 
 /// A gateway under a limit, with a full cache, and the victim.
 struct Stage<'a> {
     deployment: &'a Deployment,
-    // Before the gateway, which it asks.
+    // Before the gateway: fields are dropped in this order, and the victim uses the gateway.
     victim: Victim,
     gateway: Gateway,
     /// MiB of resident memory before any load.
@@ -122,7 +128,7 @@ impl<'a> Stage<'a> {
         fill(&target).await;
         loads::prime(&target).await;
         let victim = Victim::begin(&target, upstream.address);
-        // The first ones prove the victim, and connect.
+        // The first requests connect and prove the victim.
         sleep(Duration::from_secs(1)).await;
         victim.take();
         sleep(CALM).await;
@@ -135,7 +141,7 @@ impl<'a> Stage<'a> {
         self.gateway.cgroup().map_or(0, Cgroup::kills) > 0 || self.gateway.has_ended()
     }
 
-    /// One load, or all. Prints a line of figures.
+    /// Runs one load or all loads, and prints a row of the table.
     async fn round(
         &mut self,
         name: &str,
@@ -144,12 +150,12 @@ impl<'a> Stage<'a> {
         compared: Option<Duration>,
     ) -> MetricsSnapshot {
         let target = self.gateway.target();
-        // What the load before has delayed is over.
+        // Discards what the previous load has delayed.
         sleep(Duration::from_secs(1)).await;
         self.victim.take();
         let running: Vec<_> = loads.iter().map(|load| Running::begin(load, &target, true)).collect();
         sleep(span).await;
-        let Sight { hits, misses, direct, wrong } = self.victim.take();
+        let Measurement { hits, misses, direct, wrong } = self.victim.take();
         drop(running);
         if let Some(gone) = compared {
             sleep(gone).await;
@@ -186,7 +192,7 @@ impl<'a> Stage<'a> {
     }
 }
 
-/// What a round has come to.
+/// The measurements of a round.
 struct MetricsSnapshot {
     is_killed: bool,
     kills: usize,
@@ -194,17 +200,17 @@ struct MetricsSnapshot {
     slowest: Duration,
     calm: Duration,
     before: usize,
-    /// None if memory was not compared.
+    /// `None` if memory was not compared.
     after: Option<usize>,
-    /// The first answer that was wrong.
+    /// The first wrong response.
     wrong: Option<String>,
 }
 
 impl MetricsSnapshot {
-    /// What is past these bounds.
+    /// What exceeds these bounds.
     fn failures(&self, bounds: &Bounds) -> Vec<String> {
         if self.is_killed {
-            return vec![format!("the process was killed ({} times for want of memory)", self.kills)];
+            return vec![format!("the process was killed (OOM kills: {})", self.kills)];
         }
         let mut failures = Vec::new();
         if let Some((percent, most)) = bounds.hit {
@@ -215,13 +221,13 @@ impl MetricsSnapshot {
         }
         if bounds.miss.is_some_and(|times| self.slowest > self.calm * times) {
             let [slowest, calm] = [self.slowest, self.calm].map(|taken| taken.as_millis());
-            failures.push(format!("a miss took {slowest} ms, and {calm} without a load"));
+            failures.push(format!("a miss took {slowest} ms, {calm} ms without a load"));
         }
         if let Some(after) = self.after.filter(|after| after * 100 > self.before * bounds.left) {
             failures.push(format!("{after} MiB are left, and {} MiB were there before", self.before));
         }
         if !failures.is_empty() {
-            failures.extend(self.wrong.iter().map(|wrong| format!("the first wrong answer: {wrong}")));
+            failures.extend(self.wrong.iter().map(|wrong| format!("the first wrong response: {wrong}")));
         }
         failures
     }

@@ -1,18 +1,18 @@
-//! Memory: what clients can make the program hold, measured from outside. The program is a process of its own.
+//! Measures the memory that clients can make the program hold. The program is a process of its own, measured from
+//! outside.
 //!
-//! `cargo bench --bench memory` prints a table: each load in a fresh process, what one connection (stream, download)
-//! costs, the peak, and what is left 30 s after the load has gone. `-- --only NAME` runs one load, `-- --short` waits for
-//! less time, `-- --program PATH` measures another build. A cost above its target is a failure.
+//! `cargo bench --bench memory` prints a table. Each load has a fresh process. The columns are the cost of one
+//! connection (stream, download), the peak, and the memory 30 s after the load has ended. A cost above its target is a
+//! failure. `-- --only NAME` runs one load, `-- --short` waits less, `-- --program PATH` measures another build.
 //!
-//! `cargo bench --bench memory -- --limit` judges the program under the settings and memory limits of `deploy/`
-//! (`limit.rs`). It takes root.
+//! `cargo bench --bench memory -- --limit` tests the program with the settings and memory limits of `deploy/`
+//! (`limit.rs`). This needs root.
 //!
 //! ```text
-//! loads      what clients do               gateway    the program, and what Linux says of its memory
-//! (in ../loads, with their connections)    cgroup     a memory limit around it
-//! upstream   what answers the gateway      bare       a server of bare hyper, to compare with
-//! limit      the judgement under a limit   deployed   settings and limits of deploy/
-//! victim     a caller that does no harm
+//! ../loads   the loads, with their connections   gateway    the program and its memory
+//! upstream   both upstream services              cgroup     its memory limit
+//! limit      the test under a memory limit       bare       a bare hyper server for comparison
+//! victim     a legitimate caller                 deployed   settings and limits of deploy/
 //! ```
 
 #![allow(missing_docs, clippy::expect_used)]
@@ -35,15 +35,15 @@ use loads::{LOADS, Load, Running};
 use tokio::time::sleep;
 use upstream::Upstream;
 
-/// The program's allocator, so that bare hyper is compared with the program and not one allocator with another.
+/// The program's allocator, so that the comparison with bare hyper does not compare allocators.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
-/// What an idle process may take, in KiB of resident memory.
+/// The largest resident memory of an idle process, in KiB.
 const IDLE: usize = 12 * 1024;
 
-/// How long a load is held before its cost is read, and after it has gone.
+/// The time before the cost of a load is read, and the time after the load has ended.
 #[derive(Clone, Copy)]
 struct Waits {
     held: Duration,
@@ -58,7 +58,7 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     if !has("--bench") {
-        println!("nothing to test here: cargo bench --bench memory runs it");
+        println!("not a test: run cargo bench --bench memory");
         return ExitCode::SUCCESS;
     }
     let only = arguments.iter().position(|argument| argument == "--only").map(|flag| arguments[flag + 1].clone());
@@ -75,7 +75,7 @@ fn main() -> ExitCode {
 async fn measure(waits: Waits, only: Option<&str>) -> bool {
     let upstream = Upstream::start(Duration::ZERO).await;
     println!(
-        "KiB of RssAnon. idle: resident, before the first request. sockets: TCP buffers of the process ({}). left: {} s after the load has gone",
+        "KiB of RssAnon. idle: resident, before the first request. sockets: TCP buffers of the process ({}). left: {} s after the load has ended",
         cgroup::SOCKETS,
         waits.gone.as_secs()
     );
@@ -94,7 +94,7 @@ async fn measure(waits: Waits, only: Option<&str>) -> bool {
     passed
 }
 
-/// Measures a load against a fresh process and prints a line of figures. Says whether the cost is within its target.
+/// Measures a load with a fresh process and prints a row of the table. Returns whether the cost is within its target.
 async fn row(name: &str, load: &Load, mut gateway: Gateway, waits: Waits) -> bool {
     let target = gateway.target();
     let idle = gateway.memory();
@@ -129,13 +129,13 @@ async fn row(name: &str, load: &Load, mut gateway: Gateway, waits: Waits) -> boo
         failures.push("the process has ended".to_owned());
     }
     if placed < load.units() {
-        println!("note: {placed} of {} are in place: the others were refused or closed", load.units());
+        println!("note: {placed} of {} units are in place, the others were refused or closed", load.units());
     }
     if load.target.is_some_and(|target| cost > target) {
         failures.push("the cost is above the target".to_owned());
     }
     if load.target.is_some() && idle.resident > IDLE {
-        failures.push(format!("the idle process takes {} KiB, and may take {IDLE}", idle.resident));
+        failures.push(format!("the idle process uses {} KiB, {IDLE} KiB are allowed", idle.resident));
     }
     failures.iter().for_each(|failure| println!("FAILED: {name}: {failure}"));
     failures.is_empty()

@@ -1,7 +1,7 @@
-//! What answers the gateway: both services, in this process. It accepts every token.
+//! Both upstream services, in this process. They accept every token.
 //!
-//! - a product list: about as large as `offset` says, in bytes; the wish `hang` in `os_type` is never answered
-//! - `…/stream`: a body of 256 MiB; `…/hang`: no answer, and no body is read; everything else: a short 404
+//! - product list: about `offset` bytes; with `os_type=hang` there is no response
+//! - `…/stream`: a body of 256 MiB; `…/hang`: no response, and the body is not read; any other path: a short 404
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -14,10 +14,10 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::sleep;
 
 const STREAM: usize = 256 << 20;
-/// What the query has that is never answered.
+/// A query with this is never answered.
 pub(crate) const HANG: &str = "os_type=hang";
 
-/// From so many bytes a list is large.
+/// A list of at least this many bytes is large.
 const LARGE_SIZE: usize = 64 * 1024;
 const ERROR: &str = r#"{"error_code":"APIGW.0101","error_msg":"The API does not exist or has not been published in the environment","request_id":"5d2fc7b35a32a2ec7e2a4de7b5b0b8d7"}"#;
 
@@ -26,18 +26,18 @@ pub(crate) struct Upstream {
 }
 
 impl Upstream {
-    /// One that thinks for a while before each answer.
+    /// With a delay before each response.
     pub(crate) async fn start(delay: Duration) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
-        // In a thread of its own, or it would wait for the loads.
+        // On its own thread, so that the loads do not delay it.
         std::thread::spawn(move || {
             let listener = listener.into_std().expect("a socket");
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
             runtime.block_on(async {
                 let listener = TcpListener::from_std(listener).expect("a socket");
                 loop {
-                    // It may fail for a moment, for want of descriptors.
+                    // It may fail for a moment, if no descriptor is free.
                     match listener.accept().await {
                         Ok((stream, _)) => drop(tokio::spawn(serve(stream, delay))),
                         Err(_) => sleep(Duration::from_millis(10)).await,
@@ -61,7 +61,7 @@ async fn serve(stream: TcpStream, delay: Duration) {
     }
 }
 
-/// The path of the next request, after its body.
+/// Reads a request with its body, and returns the path.
 async fn request(reading: &mut BufReader<OwnedReadHalf>) -> Option<String> {
     let (mut path, mut length) = (None, 0);
     loop {
@@ -85,7 +85,7 @@ async fn request(reading: &mut BufReader<OwnedReadHalf>) -> Option<String> {
     path
 }
 
-/// Writes the answer; none if the connection has ended.
+/// Writes the response. `None` if the connection has ended.
 async fn answer(path: &str, writing: &mut OwnedWriteHalf) -> Option<()> {
     let (path, query) = path.split_once('?').unwrap_or((path, ""));
     if path.ends_with("/hang") || query.contains(HANG) {
@@ -113,15 +113,15 @@ async fn head(writing: &mut OwnedWriteHalf, status: &str, length: usize) -> Opti
     writing.write_all(head.as_bytes()).await.ok()
 }
 
-/// A product list of about as many bytes as the query wishes. Large ones are made once: a second of this thread for a hundred
-/// of 7 MiB would delay all other answers.
+/// A product list of about as many bytes as the query asks for. Large ones are made once: a hundred of 7 MiB take a
+/// second of this thread, which would delay all other responses.
 fn list(query: &str) -> Arc<str> {
     static LARGE: LazyLock<Mutex<HashMap<usize, Arc<str>>>> = LazyLock::new(Mutex::default);
     let size = query.split('&').find_map(|pair| pair.strip_prefix("offset=")?.parse().ok()).unwrap_or(1024_usize);
     if size < LARGE_SIZE {
         return make_list(size);
     }
-    let mut large = LARGE.lock().expect("nobody panics with it");
+    let mut large = LARGE.lock().expect("not poisoned");
     Arc::clone(large.entry(size).or_insert_with(|| make_list(size)))
 }
 

@@ -1,9 +1,9 @@
-"""The gateway alone: its memory, how soon it answers, and what a second core brings."""
+"""The gateway alone: its memory, its start-up time, and its speed with a second core."""
 
 import time
 from statistics import median
 
-import ask
+import http_client
 import load
 import meter
 import table
@@ -13,7 +13,7 @@ from workloads import BODY, LISTS, LONG_BODY, TOKEN
 
 FULL = 50 << 20
 STARTS = 20
-QUESTIONS = load.Questions(LISTS, TOKEN)
+REQUESTS = load.Requests(LISTS, TOKEN)
 BOTH_CPUS = SERVER_CPU | LOAD_CPU
 
 
@@ -31,34 +31,34 @@ def measure(_peers: list[str], rounds: int, seconds: int, say) -> dict:
 
 
 def memory() -> tuple[dict, dict, int]:
-    """What it takes after one request, and with as many entries as it should hold; and how many bytes these are."""
+    """Memory after one request and with the configured number of entries, and the bytes of these entries."""
     with Field(LONG_BODY) as field:
         gateway = field.peer("gateway")
-        with ask.Client(gateway.port) as client:
-            client.get(f"{LISTS}?product_id=0", ask.token(TOKEN, 0))
+        with http_client.Client(gateway.port) as client:
+            client.get(f"{LISTS}?product_id=0", http_client.token(TOKEN, 0))
             idle = meter.memory(gateway.pid)
             for number in range(1, 2 * FULL // LONG_BODY):
-                client.get(f"{LISTS}?product_id={number}", ask.token(TOKEN, 0))
+                client.get(f"{LISTS}?product_id={number}", http_client.token(TOKEN, 0))
                 if number % 20 == 0 and entries_bytes(gateway) >= FULL:
                     return idle, meter.memory(gateway.pid), entries_bytes(gateway)
     raise RuntimeError("the gateway doesn't hold what it should")
 
 
 def entries_bytes(gateway: Server) -> int:
-    """What the gateway's metrics say that it holds."""
-    _, body = ask.get(gateway.port + 1, "/metrics")
+    """The entries and their bytes, from the gateway's metrics."""
+    _, body = http_client.get(gateway.port + 1, "/metrics")
     lines = (line.split() for line in body.decode().splitlines())
     return next(int(float(line[1])) for line in lines if line[0] == "workspace_gateway_entries_bytes")
 
 
 def start_to_answer() -> float:
-    """Seconds from the program's start to its first answer's last byte."""
+    """Seconds from the start of the program to the last byte of its first response."""
     with Field(BODY) as field:
         begun = time.perf_counter()
         with start("gateway", field.setup("gateway")) as gateway:
             while True:
                 try:
-                    ask.get(gateway.port, f"{LISTS}?product_id=0", ask.token(TOKEN, 0))
+                    http_client.get(gateway.port, f"{LISTS}?product_id=0", http_client.token(TOKEN, 0))
                     return time.perf_counter() - begun
                 except ConnectionRefusedError:
                     if time.perf_counter() - begun > 20:
@@ -66,14 +66,14 @@ def start_to_answer() -> float:
 
 
 def with_workers(threads: int, seconds: int) -> dict:
-    """Hits with so many threads, on both cores; the load is on both, too."""
+    """Hits with this number of threads. The gateway and the load share both cores."""
     with Field(BODY) as field:
         workers = {"TOKIO_WORKER_THREADS": str(threads)}
         gateway = field.peer("gateway", cpus=BOTH_CPUS, environment=workers)
-        field.prime(gateway, QUESTIONS)
+        field.prime(gateway, REQUESTS)
         costs = meter.Costs(gateway.pid, field.pids())
         with pinned(BOTH_CPUS):
-            result = load.wrk(gateway.port, QUESTIONS, 64, seconds, threads=2)
+            result = load.wrk(gateway.port, REQUESTS, 64, seconds, threads=2)
         return result | costs.of(result["requests"])
 
 

@@ -1,4 +1,4 @@
-"""One workload of the closed loop: each server in turn, round by round."""
+"""A closed-loop workload: each server in turn, in several rounds."""
 
 import load
 import meter
@@ -6,17 +6,17 @@ from field import Field
 from workloads import Row, Workload
 
 STRAY_CALLS = 0.001
-"""The part of the requests answered from memory that the origin may be asked after all."""
+"""The largest share of hits for which the origin may still be called."""
 
 
 def measure(workload: Workload, peers: list[str], rounds: int, seconds: int, say) -> dict[str, list[dict]]:
-    """What each row came to in each round."""
+    """The results of each row in each round."""
     rows = [row for row in workload.rows if row.peer in peers]
     results: dict[str, list[dict]] = {row.label: [] for row in rows}
     with Field(workload.body, workload.mebibytes) as field:
-        field.record(load.Questions(workload.path, workload.token))
+        field.record(load.Requests(workload.path, workload.token))
         for row in rows:
-            field.prime(field.peer(row.peer), questions(workload, row))
+            field.prime(field.peer(row.peer), requests(workload, row))
         for number in range(rounds):
             for row in rows:
                 result = run(field, workload, row, number, seconds)
@@ -25,16 +25,16 @@ def measure(workload: Workload, peers: list[str], rounds: int, seconds: int, say
     return results
 
 
-def questions(workload: Workload, row: Row, fresh: str = "") -> load.Questions:
-    return load.Questions(workload.path, workload.token, row.keys, row.callers, fresh, workload.traced)
+def requests(workload: Workload, row: Row, fresh: str = "") -> load.Requests:
+    return load.Requests(workload.path, workload.token, row.keys, row.callers, fresh, workload.traced)
 
 
 def run(field: Field, workload: Workload, row: Row, number: int, seconds: int) -> dict:
-    """One run against one server."""
+    """One run with one server."""
     server = field.peer(row.peer)
     fresh = f"{number}-{row.peer[:2]}" if workload.asks_origin == "afresh" else ""
     calls, costs = field.calls(), meter.Costs(server.pid, field.pids())
-    result = load.wrk(server.port, questions(workload, row, fresh), workload.connections, seconds)
+    result = load.wrk(server.port, requests(workload, row, fresh), workload.connections, seconds)
     result |= costs.of(result["requests"])
     result["calls"] = field.calls() - calls
     check_calls(workload, row, result["calls"], result["requests"])
@@ -42,7 +42,7 @@ def run(field: Field, workload: Workload, row: Row, number: int, seconds: int) -
 
 
 def check_calls(workload: Workload, row: Row, calls: int, requests: int) -> None:
-    """Whether the origin was asked as often as it should be; what was under way at the end may be missing."""
+    """Checks the number of calls of the origin. Requests in flight at the end may be missing."""
     expected = 0 if workload.asks_origin == "never" else requests
     if abs(calls - expected) > max(requests * STRAY_CALLS, 2 * workload.connections):
         raise RuntimeError(f"{workload.name}, {row.label}: {requests} requests, {calls} calls of the origin")

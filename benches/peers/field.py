@@ -1,17 +1,17 @@
-"""The servers of one comparison while they run: an origin, and before it as many peers as were asked for."""
+"""The running servers of a comparison: an origin, and the peers in front of it."""
 
 import shutil
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 
-import ask
+import http_client
 import load
 from peers import Server, Setup, free_port, start, start_origin
 
 
 class Field:
-    """A `with` around it stops them all."""
+    """A context manager that stops all servers at its end."""
 
     def __init__(self, body_bytes: int, mebibytes: int = 64):
         self.mebibytes = mebibytes
@@ -30,36 +30,36 @@ class Field:
         self.stack.__exit__(*error)
 
     def setup(self, name: str) -> Setup:
-        """Where a peer is to be."""
+        """The place of a peer."""
         directory = self.directory / name.replace(" ", "-")
         return Setup(directory, free_port(), self.origin.port, self.mebibytes, self.directory / "answer")
 
     def peer(self, name: str, **options) -> Server:
-        """The server of a peer, which is started when it is asked for first."""
+        """The server of a peer. It is started at the first use."""
         if name not in self.servers:
             self.servers[name] = self.stack.enter_context(start(name, self.setup(name), **options)).is_up()
         return self.servers[name]
 
-    def record(self, questions: load.Questions) -> None:
-        """Keeps what the gateway answers from memory, for those that only repeat it."""
-        target, token = next(questions.pairs())
+    def record(self, requests: load.Requests) -> None:
+        """Stores the gateway's hit, for the servers that only repeat it."""
+        target, token = next(requests.pairs())
         port = self.peer("gateway").port
-        ask.get(port, target, token)
-        (self.directory / "answer").write_bytes(b"".join(ask.get(port, target, token)))
+        http_client.get(port, target, token)
+        (self.directory / "answer").write_bytes(b"".join(http_client.get(port, target, token)))
 
-    def prime(self, server: Server, questions: load.Questions) -> None:
-        """Asks everything once, and once more for what the origin says, which has to come."""
-        with ask.Client(server.port) as client:
-            for target, token in questions.pairs():
+    def prime(self, server: Server, requests: load.Requests) -> None:
+        """Sends each request once, and compares a response with the origin's."""
+        with http_client.Client(server.port) as client:
+            for target, token in requests.pairs():
                 client.get(target, token)
             _, body = client.get(target, token)
-        if body != ask.get(self.origin.port, target)[1]:
-            raise RuntimeError(f"not what the origin says: {body[:200]!r}; see {server.log}")
+        if body != http_client.get(self.origin.port, target)[1]:
+            raise RuntimeError(f"the body differs from the origin's: {body[:200]!r}; see {server.log}")
 
     def pids(self) -> list[int]:
-        """Of all that runs here, without what that has started."""
+        """The process ids of all servers, without their children."""
         return [self.origin.pid, *(server.pid for server in self.servers.values())]
 
     def calls(self) -> int:
-        """How often the origin was asked."""
-        return ask.calls(self.origin.port)
+        """The number of requests that the origin has received."""
+        return http_client.calls(self.origin.port)

@@ -1,4 +1,4 @@
-"""The servers that are compared, and the origin: how each is started, and stopped again."""
+"""Starts and stops the compared servers and the origin."""
 
 import os
 import signal
@@ -15,27 +15,27 @@ GATEWAY = ROOT / "target/release/workspace-gateway"
 SERVERS = HERE / "servers/target/release"
 
 SERVER_CPU, LOAD_CPU = {0}, {1}
-"""Who is measured has a core for itself, what loads it and the origin have the other, as do we."""
+"""The measured server has a core of its own. The load, the origin and this script share the other core."""
 
 PORTS = iter(range(20000, 32000, 3))
-"""None is taken twice, and none is one that the system gives to clients."""
+"""Ports outside the system's ephemeral range. None is used twice."""
 
 
 @dataclass
 class Setup:
-    """Where a server is, and before what."""
+    """The ports and files of a server."""
 
     directory: Path
-    """Its own, in memory if there is a tmpfs."""
+    """Its own folder, on a tmpfs if there is one."""
     port: int
     origin: int
     mebibytes: int
-    """What its cache may take."""
+    """The size of its cache."""
     answer: Path
-    """A file with what the gateway was heard to answer, for those that only repeat it."""
+    """A file with the gateway's response, for servers that only repeat it."""
 
     def config(self, name: str) -> Path:
-        """A copy of a file of configs/ with its @WORDS@ filled in."""
+        """A copy of a file of configs/ with its @WORDS@ replaced."""
         words = {
             "PORT": self.port,
             "ORIGIN": self.origin,
@@ -70,13 +70,13 @@ def nginx_plain(setup: Setup) -> list:
 
 def varnish(setup: Setup) -> list:
     parameters = {
-        # A thread for each connection that is active.
+        # One thread for each active connection.
         "thread_pools": 1,
         "thread_pool_min": 100,
         "thread_pool_max": 1200,
         "listen_depth": 4096,
         "timeout_idle": 75,
-        # Room for tokens as they are documented.
+        # Room for tokens of a documented length.
         "http_req_hdr_len": "128k",
         "http_req_size": "160k",
         "workspace_client": "256k",
@@ -110,11 +110,11 @@ PEERS = {
     "bare hyper": bare_hyper,
     "wire": wire,
 }
-"""How to start each: the gateway before all, for some repeat what it says."""
+"""How to start each server. The gateway is first, because some repeat its response."""
 
 
 class Server:
-    """A process of ours that listens on a port; stopped at the end of its `with`."""
+    """A process that listens on a port. It is a context manager that stops the process at its end."""
 
     def __init__(self, command: list, port: int, log: Path, cpus=SERVER_CPU, environment: dict[str, str] | None = None):
         self.port, self.log = port, log
@@ -125,7 +125,7 @@ class Server:
                 stdout=output,
                 stderr=output,
                 env={**os.environ, **(environment or {})},
-                # A group of its own, to be stopped as a whole.
+                # A process group of its own, which is stopped as a whole.
                 start_new_session=True,
             )
         self.pid = self.process.pid
@@ -138,27 +138,27 @@ class Server:
             self.process.terminate()
             self.process.wait(timeout=1)
         except subprocess.TimeoutExpired:
-            pass  # It would like to finish what it does; there is nothing.
+            pass  # It waits for requests in flight; there are none.
         finally:
             try:
                 os.killpg(self.pid, signal.SIGKILL)
             except ProcessLookupError:
-                pass  # Nobody is left.
+                pass  # All processes have ended.
             self.process.wait()
 
     def is_up(self) -> "Server":
-        """Waits until it listens."""
+        """Waits until the server listens."""
         deadline = time.monotonic() + 20
         while not is_listening(self.port):
             if self.process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"{self.process.args} doesn't listen; it says: {self.log.read_text()[-2000:]}")
+                raise RuntimeError(f"{self.process.args} does not listen; its log: {self.log.read_text()[-2000:]}")
             time.sleep(0.01)
         return self
 
 
 @contextmanager
 def pinned(cpus: set[int]):
-    """Whatever is started within this has these cores."""
+    """Processes that are started within this context run on these cores."""
     own = os.sched_getaffinity(0)
     os.sched_setaffinity(0, cpus)
     try:
@@ -181,14 +181,14 @@ def start_origin(directory: Path, body_bytes: int) -> Server:
 
 
 def is_listening(port: int) -> bool:
-    """Whether anybody listens on a port, without connecting to it."""
+    """Whether a process listens on a port. Does not connect to it."""
     wanted = f":{port:04X}"
     lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
     return any(fields[1].endswith(wanted) and fields[3] == "0A" for fields in map(str.split, lines))
 
 
 def free_port() -> int:
-    """The first of three ports in a row on which nobody listens."""
+    """The first of three consecutive free ports."""
     return next(port for port in PORTS if all(is_free(port + offset) for offset in range(3)))
 
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""The gateway beside every cache that could be used instead: starts them all before the same origin, loads each in
-turn, and prints what a CPU-second of theirs brings. See ../RESULTS.md."""
+"""Compares the gateway with other caches. Starts each in front of the same origin, loads them in turn, and prints the
+requests per CPU-second. See ../RESULTS.md."""
 
 import argparse
 import json
@@ -22,7 +22,7 @@ from workloads import WORKLOADS
 
 def main() -> None:
     options = arguments()
-    # So that whoever ends us ends what we have started.
+    # A signal that ends this script also ends the servers.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     tools.check()
     tools.build()
@@ -56,13 +56,13 @@ def arguments() -> argparse.Namespace:
     options = parser.parse_args()
     if options.quick:
         options.rounds, options.seconds = 1, 1
-    # Everything is held against it.
+    # All others are compared with it.
     options.peers = ["gateway", *(peer for peer in options.peers if peer != "gateway")]
     return options
 
 
 def choice(names: list[str]):
-    """Reads a list with commas of some of these."""
+    """Parses a comma-separated list of some of these."""
 
     def read(text: str) -> list[str]:
         chosen = text.split(",")
@@ -74,7 +74,7 @@ def choice(names: list[str]):
 
 
 def say(line: str) -> None:
-    """How far it has come."""
+    """Prints the progress."""
     print(f"{time.strftime('%H:%M:%S')} {line}", file=sys.stderr, flush=True)
 
 

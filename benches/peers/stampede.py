@@ -1,6 +1,6 @@
-"""A cold stampede: a thousand callers that upstream has proved ask at once for what nobody has asked before."""
+"""A cold stampede: a thousand proved callers request the same uncached list at the same time."""
 
-import ask
+import http_client
 import load
 import table
 from field import Field
@@ -11,16 +11,16 @@ CALLERS = 1_000
 REPEATS = 5
 """Stampedes in a round: each takes less than a second."""
 DELAY = 200
-"""Milliseconds that the origin takes, so that all have asked before there is an answer."""
+"""The origin's delay in milliseconds. All requests arrive within it."""
 
 
 def measure(_peers: list[str], rounds: int, _seconds: int, say) -> dict[str, list[dict]]:
-    """How long the answers took to go out, from the first one's first byte to the last one's last, in seconds."""
+    """Seconds from the first byte of the first response to the last byte of the last one."""
     results: dict[str, list[dict]] = {"gateway": [], "bare writes": []}
     with Field(BODY) as field:
-        field.record(load.Questions(LISTS, TOKEN))
+        field.record(load.Requests(LISTS, TOKEN))
         gateway = field.peer("gateway")
-        # Proves them all: a grant holds for every key of the project.
+        # Proves all callers: a grant is valid for every key of the project.
         run(gateway.port, f"{LISTS}?product_id=0")
         writes = field.stack.enter_context(start_writes(field)).is_up()
         for number in range(rounds * REPEATS):

@@ -3,14 +3,14 @@
 from statistics import median
 
 KEEPING_UP = 0.97
-"""The part of an open loop's rate that a server has to reach for its latency to mean anything."""
+"""The share of an open loop's rate that a server must reach. Below it, its latency is not comparable."""
 
 COMPANY = 0.1
-"""The part of a core that others may have without being spoken of."""
+"""The share of a core that other processes may use without a note in the table."""
 
 
 def markdown(columns: list[str], lines: list[list[str]]) -> str:
-    """A table whose first column is words and whose others are numbers."""
+    """A table with text in the first column and numbers in the others."""
     rule = ["---", *("---:" for _ in columns[1:])]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in [columns, rule, *lines]) + "\n"
 
@@ -73,14 +73,14 @@ def company(results: dict[str, list[dict]]) -> str:
     return f"\n**NOT ALONE** others took {median(shares):.0%} of a core in the middle, {max(shares):.0%} at most.\n"
 
 
-def open_loop(title: str, asked: int, results: dict[str, list[dict]]) -> str:
-    """The latency at a fixed rate. Who can't keep up with it has none, only a queue that grows."""
+def open_loop(title: str, target_rate: int, results: dict[str, list[dict]]) -> str:
+    """The latency at a fixed rate. A server that cannot keep up has none: its queue grows."""
     first, base = next(iter(results.items()))
     percentiles = ["p50", "p99", "p99.9"]
     lines = []
     for label, rounds in results.items():
         rate = middle(rounds, "rate")
-        keeps_up = rate > KEEPING_UP * asked
+        keeps_up = rate > KEEPING_UP * target_rate
         times = [duration(middle(rounds, it)) if keeps_up else "overloaded" for it in percentiles]
         ratio = "" if label == first or not keeps_up else spread(ratios(base, rounds, "p99"))
         lines.append([label, f"{rate:,.0f}", *times, ratio])

@@ -16,7 +16,7 @@ MANY = 10_000
 
 @dataclass(frozen=True)
 class Row:
-    """A line of a workload's table: who is asked by how many callers for how many keys."""
+    """A row of a workload's table: the server, the number of callers and the number of keys."""
 
     label: str
     peer: str
@@ -26,7 +26,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Workload:
-    """What is asked of whom. The first row is the one that the others are held against."""
+    """The rows of a workload. The others are compared with the first one."""
 
     name: str
     title: str
@@ -36,8 +36,8 @@ class Workload:
     connections: int = 64
     path: str = LISTS
     asks_origin: str = "never"
-    """never: it is asked by hardly any request; always: by every one, for nothing is kept; afresh: by every one, for
-    each has a key that was never asked for."""
+    """How often the origin is called. never: for hardly any request; always: for each one, because nothing is stored;
+    afresh: for each one, because each has a new key."""
     traced: bool = False
     """Whether no two heads are the same, for each has a trace of its own."""
     mebibytes: int = 64

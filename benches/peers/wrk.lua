@@ -1,5 +1,6 @@
--- What wrk asks: GETs of a path with a token. The environment says how they differ (see load.py): by key, by caller,
--- or by a number that was never used before: in the key, for misses, or in a header. What doesn't differ is made before the first request.
+-- The requests of wrk: GETs of a path with a token. The environment (see load.py) says how they differ: by key, by
+-- caller, or by a unique number, in the key (for misses) or in a header. What does not differ is prepared before the
+-- first request.
 
 local function number(name) return tonumber(os.getenv("PEERS_" .. name)) end
 
@@ -10,7 +11,7 @@ local filler = string.rep("t", number("TOKEN_BYTES") - 8)
 local function token(caller) return filler .. string.format("%08d", caller) end
 local function target(key) return path .. "?product_id=" .. key end
 
--- Without a function called "request", wrk sends this one and doesn't come back to Lua.
+-- Without a function `request`, wrk sends this request and does not call Lua again.
 wrk.path = target(0)
 wrk.headers["X-Auth-Token"] = token(0)
 

@@ -1,5 +1,5 @@
-//! A client: asks one thing after another, by a connection that it keeps as a rule, and is not always well
-//! behaved. It notes down what it asked and what it was given, for others to judge.
+//! A client: sends one request after another, mostly on a persistent connection. Some clients read slowly or abort. It
+//! records each exchange and does not judge it.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -20,56 +20,50 @@ use workspace_gateway::testing::clock::Clock;
 use workspace_gateway::testing::request::caller::X_AUTH_TOKEN;
 
 use super::settings::ANSWER_TIMEOUT;
-use super::world::{CacheRequest, PROJECTS, World};
+use super::world::{PROJECTS, Resource, World};
 
-/// No answer is that late.
+/// Far longer than any response takes.
 pub(crate) const HANG: Duration = Duration::from_secs(3 * ANSWER_TIMEOUT.as_secs() + 10);
-/// What clients call the gateway.
 const HOST_NAME: &str = "gateway";
-/// So little that the gateway can't write a whole list before a slow reader has read half of it.
+/// Bytes. So small that the gateway cannot write a whole list before a slow reader has read half of it.
 const SMALL_BUFFER: u32 = 4 * 1024;
 
-/// What a client asks for besides.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum RequestDirectives {
     None,
-    /// Nothing from memory.
     NoCache,
-    /// Nothing older than that.
+    /// Seconds.
     MaxAge(u64),
-    /// Nothing to be asked.
     OnlyIfCached,
-    /// Nothing to be kept.
     NoStore,
-    /// Nothing that it has already: an answer with this tag and this body.
+    /// The `ETag` and the body that the client has.
     IfNoneMatch(HeaderValue, Bytes),
 }
 
-/// A request and what came of it.
+/// A request and its result.
 pub(crate) struct Exchange {
     pub(crate) client: usize,
     pub(crate) caller: usize,
-    pub(crate) question: usize,
-    pub(crate) wish: RequestDirectives,
-    /// Just before it was sent.
+    pub(crate) resource: usize,
+    pub(crate) directives: RequestDirectives,
+    /// Immediately before the request was sent.
     pub(crate) begun: Instant,
-    /// Just after the head of its answer had come: nothing is decided later.
+    /// Immediately after the head of the response was received. The gateway has decided before.
     pub(crate) decided: Instant,
     pub(crate) end: End,
 }
 
-/// What came of a request.
 pub(crate) enum End {
     Answered {
         status: StatusCode,
         headers: HeaderMap,
-        /// The body, or what broke it off.
+        /// The body, or the error that ended it.
         body: Result<Bytes, String>,
     },
-    /// No answer.
+    /// No response.
     Broken(String),
-    /// The client has not waited for it.
-    HungUp,
+    /// The client has aborted the request.
+    Aborted,
 }
 
 pub(crate) struct Client {
@@ -77,114 +71,120 @@ pub(crate) struct Client {
     pub(crate) world: Arc<World>,
     pub(crate) gateway: SocketAddr,
     pub(crate) dice: SmallRng,
-    line: Option<Line>,
+    connection: Option<Connection>,
     /// Every fifth client.
-    speaks_http2: bool,
+    uses_http2: bool,
     caller: usize,
-    /// What it was given last that has a tag, and to which question.
+    /// The last response with an `ETag`: its resource, tag and body.
     tagged: Option<(usize, HeaderValue, Bytes)>,
 }
 
 impl Client {
     pub(crate) fn new(number: usize, world: Arc<World>, gateway: SocketAddr, mut dice: SmallRng) -> Self {
         let caller = dice.random_range(0..world.callers.len());
-        Self { number, world, gateway, dice, line: None, speaks_http2: number.is_multiple_of(5), caller, tagged: None }
+        Self {
+            number,
+            world,
+            gateway,
+            dice,
+            connection: None,
+            uses_http2: number.is_multiple_of(5),
+            caller,
+            tagged: None,
+        }
     }
 
-    /// Some time before the next request.
     pub(crate) async fn think(&mut self) {
         tokio::time::sleep(Duration::from_millis(self.dice.random_range(10..200))).await;
     }
 
-    /// Asks something.
-    pub(crate) async fn ask(&mut self) -> Exchange {
-        // On the same connection now and then.
+    pub(crate) async fn exchange(&mut self) -> Exchange {
+        // The connection stays open: callers may share one.
         if self.dice.random_ratio(1, 10) {
             self.caller = self.dice.random_range(0..self.world.callers.len());
         }
-        let (question, caller) = (self.some_question(), self.caller);
-        let wish = self.some_wish(question);
+        let (resource, caller) = (self.pick_resource(), self.caller);
+        let directives = self.pick_directives(resource);
         let is_slow = self.dice.random_ratio(1, 20);
         if is_slow || self.dice.random_ratio(1, 10) {
-            self.line = None;
+            self.connection = None;
         }
-        let stale_if_slow =
-            self.dice.random_ratio(1, 30).then(|| Duration::from_millis(self.dice.random_range(0..300)));
-        let leaves_in_body = self.dice.random_ratio(1, 50);
+        let abort_after = self.dice.random_ratio(1, 30).then(|| Duration::from_millis(self.dice.random_range(0..300)));
+        let aborts_in_body = self.dice.random_ratio(1, 50);
 
-        let request = self.request(question, &wish);
+        let request = self.request(resource, &directives);
         let mut begun = Clock::System.now();
         let exchange = |begun, end| Exchange {
             client: self.number,
             caller,
-            question,
-            wish: wish.clone(),
+            resource,
+            directives: directives.clone(),
             begun,
             decided: Clock::System.now(),
             end,
         };
-        let line = match &mut self.line {
-            Some(line) => line,
-            none => match Line::to(self.gateway, self.speaks_http2, is_slow).await {
-                Ok(line) => none.insert(line),
+        let connection = match &mut self.connection {
+            Some(connection) => connection,
+            none => match Connection::open(self.gateway, self.uses_http2, is_slow).await {
+                Ok(connection) => none.insert(connection),
                 Err(error) => return exchange(begun, End::Broken(format!("not connected: {error}"))),
             },
         };
         begun = Clock::System.now();
-        let answering = line.send(request);
-        let answer = tokio::time::timeout(stale_if_slow.unwrap_or(HANG), answering).await;
-        let (mut exchange, body) = match answer {
+        let sending = connection.send(request);
+        let result = tokio::time::timeout(abort_after.unwrap_or(HANG), sending).await;
+        let (mut exchange, body) = match result {
             Ok(Ok(response)) => {
                 let (head, body) = response.into_parts();
                 let end = End::Answered { status: head.status, headers: head.headers, body: Ok(Bytes::new()) };
                 (exchange(begun, end), body)
             }
             Ok(Err(error)) => {
-                self.line = None;
-                return exchange(begun, End::Broken(format!("no answer: {error:?}")));
+                self.connection = None;
+                return exchange(begun, End::Broken(format!("no response: {error:?}")));
             }
             Err(_) => {
-                // By HTTP/2 this resets a stream, and the connection goes on.
-                self.line.take_if(|_| !self.speaks_http2);
-                let end = if stale_if_slow.is_some() { End::HungUp } else { End::Broken("it hangs".to_owned()) };
+                // In HTTP/2 only the stream is reset, and the connection stays open.
+                self.connection.take_if(|_| !self.uses_http2);
+                let end = if abort_after.is_some() { End::Aborted } else { End::Broken("timeout".to_owned()) };
                 return exchange(begun, end);
             }
         };
-        if leaves_in_body {
-            self.line.take_if(|_| !self.speaks_http2);
-            exchange.end = End::HungUp;
+        if aborts_in_body {
+            self.connection.take_if(|_| !self.uses_http2);
+            exchange.end = End::Aborted;
             return exchange;
         }
         let reading = read(body, is_slow.then(|| Duration::from_millis(self.dice.random_range(1..20))));
-        let read = tokio::time::timeout(HANG, reading).await.unwrap_or_else(|_| Err("it hangs".to_owned()));
+        let read = tokio::time::timeout(HANG, reading).await.unwrap_or_else(|_| Err("timeout".to_owned()));
         if let End::Answered { status, headers, body } = &mut exchange.end {
             if read.is_err() || headers.get(CONNECTION).is_some_and(|value| value == "close") {
-                self.line = None;
+                self.connection = None;
             }
             if let (StatusCode::OK, Some(tag), Ok(body)) = (*status, headers.get(ETAG), &read) {
-                self.tagged = Some((question, tag.clone(), body.clone()));
+                self.tagged = Some((resource, tag.clone(), body.clone()));
             }
             *body = read;
         }
         exchange
     }
 
-    fn some_question(&mut self) -> usize {
+    fn pick_resource(&mut self) -> usize {
         let world = Arc::clone(&self.world);
         let caller = &world.callers[self.caller];
         let project = match caller.project {
             Some(home) if !self.dice.random_ratio(1, 40) => home,
             _ => self.dice.random_range(0..PROJECTS),
         };
-        let fits = |question: &CacheRequest| question.project == project && (question.is_private || !caller.is_narrow);
-        let questions: Vec<_> =
-            (0..world.questions.len()).filter(|&question| fits(&world.questions[question])).collect();
-        // The first ones more often.
-        let [one, other] = [0; 2].map(|least| self.dice.random_range(least..questions.len()));
-        questions[one.min(other)]
+        let fits = |resource: &Resource| resource.project == project && (resource.is_private || !caller.is_restricted);
+        let resources: Vec<_> =
+            (0..world.resources.len()).filter(|&resource| fits(&world.resources[resource])).collect();
+        // The first resources are more popular.
+        let [one, other] = [0; 2].map(|least| self.dice.random_range(least..resources.len()));
+        resources[one.min(other)]
     }
 
-    fn some_wish(&mut self, question: usize) -> RequestDirectives {
+    fn pick_directives(&mut self, resource: usize) -> RequestDirectives {
         match self.dice.random_range(0..60) {
             0 => RequestDirectives::NoCache,
             1 => RequestDirectives::MaxAge(0),
@@ -192,7 +192,7 @@ impl Client {
             3 => RequestDirectives::OnlyIfCached,
             4 => RequestDirectives::NoStore,
             _ => match &self.tagged {
-                Some((tagged, tag, body)) if *tagged == question && self.dice.random_ratio(1, 2) => {
+                Some((tagged, tag, body)) if *tagged == resource && self.dice.random_ratio(1, 2) => {
                     RequestDirectives::IfNoneMatch(tag.clone(), body.clone())
                 }
                 _ => RequestDirectives::None,
@@ -200,15 +200,15 @@ impl Client {
         }
     }
 
-    fn request(&mut self, question: usize, wish: &RequestDirectives) -> Request<Empty<Bytes>> {
-        let question = &self.world.questions[question];
-        let target = &question.targets[self.dice.random_range(0..question.targets.len())];
-        let mut headers = language(question.language);
+    fn request(&mut self, resource: usize, directives: &RequestDirectives) -> Request<Empty<Bytes>> {
+        let resource = &self.world.resources[resource];
+        let target = &resource.targets[self.dice.random_range(0..resource.targets.len())];
+        let mut headers = language(resource.language);
         let mut add =
             |name: HeaderName, value: &str| headers.insert(name, HeaderValue::try_from(value).expect("a value"));
         add(HOST, HOST_NAME);
         add(X_AUTH_TOKEN, &self.world.callers[self.caller].token);
-        match wish {
+        match directives {
             RequestDirectives::None => None,
             RequestDirectives::NoCache => add(CACHE_CONTROL, "no-cache"),
             RequestDirectives::MaxAge(age) => add(CACHE_CONTROL, &format!("max-age={age}")),
@@ -222,26 +222,25 @@ impl Client {
     }
 }
 
-/// The headers that a question is asked with.
 pub(crate) fn language(language: Option<&'static str>) -> HeaderMap {
     let header = |value| (HeaderName::from_static("x-language"), HeaderValue::from_static(value));
     language.map(header).into_iter().collect()
 }
 
 async fn read(mut body: Incoming, pause: Option<Duration>) -> Result<Bytes, String> {
-    let mut whole = Vec::new();
+    let mut bytes = Vec::new();
     while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|error| format!("broken off: {error:?}"))?;
-        whole.extend_from_slice(frame.data_ref().map_or(&[][..], |data| data));
+        let frame = frame.map_err(|error| format!("incomplete body: {error:?}"))?;
+        bytes.extend_from_slice(frame.data_ref().map_or(&[][..], |data| data));
         if let Some(pause) = pause {
             tokio::time::sleep(pause).await;
         }
     }
-    Ok(whole.into())
+    Ok(bytes.into())
 }
 
-/// A connection, which closes with this value.
-struct Line {
+/// A connection. It is closed when this is dropped.
+struct Connection {
     sender: Sender,
     driver: JoinHandle<()>,
 }
@@ -251,8 +250,8 @@ enum Sender {
     Http2(http2::SendRequest<Empty<Bytes>>),
 }
 
-impl Line {
-    async fn to(gateway: SocketAddr, by_http2: bool, is_slow: bool) -> Result<Self, Box<dyn std::error::Error>> {
+impl Connection {
+    async fn open(gateway: SocketAddr, uses_http2: bool, is_slow: bool) -> Result<Self, Box<dyn std::error::Error>> {
         let socket = TcpSocket::new_v4()?;
         if is_slow {
             socket.set_recv_buffer_size(SMALL_BUFFER)?;
@@ -260,8 +259,8 @@ impl Line {
         let stream = tokio::time::timeout(HANG, socket.connect(gateway)).await??;
         stream.set_nodelay(true)?;
         let stream = TokioIo::new(stream);
-        // How a connection ends is told to whoever waits for an answer.
-        let (sender, driver) = if by_http2 {
+        // The sender reports how a connection ends, so the driver's result is not needed.
+        let (sender, driver) = if uses_http2 {
             let (sender, connection) = http2::handshake(TokioExecutor::new(), stream).await?;
             (Sender::Http2(sender), tokio::spawn(async { drop(connection.await) }))
         } else {
@@ -284,7 +283,7 @@ impl Line {
     }
 }
 
-impl Drop for Line {
+impl Drop for Connection {
     fn drop(&mut self) {
         self.driver.abort();
     }

@@ -1,7 +1,7 @@
-//! The gateway, in a process of its own, so that its memory and its tasks are nobody else's.
+//! The gateway in a process of its own, so that its memory and tasks can be measured.
 //!
-//! It is this very program once more, which serves until its standard input ends and writes down what it
-//! has in use whenever it is asked to by a line. (The program that is shipped can't tell its tasks.) Nobody reads its log.
+//! The process is this bench, started with a flag, because the real program does not report its tasks. It serves until
+//! its standard input ends. For each line on standard input it prints the resources in use. Nobody reads its log.
 
 use std::fmt;
 use std::io::{BufRead, BufReader, Write};
@@ -15,22 +15,22 @@ use workspace_gateway::testing::config::Config;
 use workspace_gateway::testing::server::Server;
 use workspace_gateway::testing::telemetry::logs;
 
-/// The flag that has this program be the gateway.
+/// The flag that starts the gateway.
 pub(crate) const FLAG: &str = "--gateway";
 
-/// One of its clocks is moved by so much.
+/// The step of a clock.
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// What happens to its clocks, by the line that has the gateway do it.
+/// Commands that move a clock.
 pub(crate) const WALL_BACK: &str = "wall clock set back one hour";
 pub(crate) const WALL_AHEAD: &str = "wall clock one hour ahead";
 pub(crate) const BOOT_AHEAD: &str = "boot clock one hour ahead";
 
-/// From then on it can open nothing more, and until then.
+/// Commands that take away all free descriptors, and that return them.
 pub(crate) const NO_DESCRIPTORS: &str = "no descriptors are left";
 pub(crate) const DESCRIPTORS: &str = "descriptors are there again";
 
-/// What should be as before when the storm is over. These are metrics, and the last the runtime's tasks.
+/// Resources that must not be in use after the storm. They are metrics; the last is the number of tokio tasks.
 const FIGURES: [&str; 6] = [
     "connections",
     "requests_in_flight",
@@ -40,16 +40,15 @@ const FIGURES: [&str; 6] = [
     "tasks",
 ];
 
-/// Calls beside or after another caller's, all calls for product lists, and log lines that were dropped.
+/// Additional calls (beside or after another caller's), all fetches, and dropped log lines.
 const COUNTS: [&str; 3] = ["additional_calls_total", "fetches_total", "log_lines_dropped_total"];
 
-/// What a gateway has in use.
 #[derive(Clone, Copy, PartialEq)]
 pub(crate) struct InUse([u64; FIGURES.len()]);
 
 impl InUse {
-    /// Whether nothing of it is more than it was. (Less may be: the client for upstream has a task while it
-    /// has idle connections, and a while longer.)
+    /// Whether nothing has grown. Less is possible: the upstream client has a task while it has idle connections, and a
+    /// short time longer.
     pub(crate) fn is_back_at(&self, before: &Self) -> bool {
         self.0.iter().zip(before.0).all(|(now, before)| *now <= before)
     }
@@ -62,12 +61,12 @@ impl fmt::Display for InUse {
     }
 }
 
-/// The child's part, with its configuration.
+/// The child process.
 pub(crate) fn serve(settings: &str) {
-    // The same on every machine: each worker allocates from an arena of its own, and leaves its gaps.
+    // The same on every machine: each worker has its own allocator arena, with its fragmentation.
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
-    let config = Config::from_layers("storm.toml", settings, &[]).expect("settings that it knows");
+    let config = Config::from_layers("storm.toml", settings, &[]).expect("valid settings");
     let _log = logs::begin(&config.settings.log).expect("a log");
     let clock = ManualClock::running();
     let server = runtime.block_on(Server::start(&config, Clock::Manual(clock.clone()))).expect("it listens");
@@ -94,17 +93,17 @@ pub(crate) fn serve(settings: &str) {
     }
 }
 
-/// Has the soft limit of open files be that, or the hard one.
+/// Sets the soft limit of open files: to this number, or to the hard limit.
 fn limit_descriptors(current: Option<u64>) {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: current.or(maximum), maximum }).expect("a lower limit is allowed");
 }
 
-/// The parent's side; the child ends with this value.
+/// The parent's handle. The child is killed when this is dropped.
 pub(crate) struct Gateway {
     process: Child,
-    asks: ChildStdin,
-    tells: BufReader<ChildStdout>,
+    commands: ChildStdin,
+    replies: BufReader<ChildStdout>,
     pub(crate) address: SocketAddr,
 }
 
@@ -112,52 +111,50 @@ impl Gateway {
     pub(crate) fn start(settings: &str) -> Self {
         let program = std::env::current_exe().expect("this program");
         let mut command = Command::new(program);
-        // Its log is a pipe that nobody reads.
+        // The log is a pipe that nobody reads.
         command.args(["--bench", FLAG, settings]);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut process = command.spawn().expect("the gateway starts");
-        let (asks, tells) = (process.stdin.take().expect("piped"), process.stdout.take().expect("piped"));
+        let (commands, replies) = (process.stdin.take().expect("piped"), process.stdout.take().expect("piped"));
         let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
-        // First of all, so that it is killed whatever happens next.
-        let mut gateway = Self { process, asks, tells: BufReader::new(tells), address: nowhere };
+        // Created first, so that the process is killed whatever happens next.
+        let mut gateway = Self { process, commands, replies: BufReader::new(replies), address: nowhere };
         gateway.address = gateway.line().parse().expect("where clients connect");
         gateway
     }
 
     fn line(&mut self) -> String {
         let mut line = String::new();
-        self.tells.read_line(&mut line).expect("it writes text");
+        self.replies.read_line(&mut line).expect("it writes text");
         line.trim().to_owned()
     }
 
-    /// What it has in use.
     pub(crate) fn in_use(&mut self) -> InUse {
         let figures = self.figures();
         InUse(std::array::from_fn(|place| figures[place]))
     }
 
-    /// How many calls it has made for a question beside or after another caller's, how many for product lists in all, and
-    /// how many log lines it has dropped.
+    /// The values of [`COUNTS`].
     pub(crate) fn counts(&mut self) -> [u64; COUNTS.len()] {
         let figures = self.figures();
         std::array::from_fn(|place| figures[FIGURES.len() + place])
     }
 
-    /// Has something happen to it, and returns when that is done.
-    pub(crate) fn undergoes(&mut self, what: &str) {
-        self.answer(what);
+    /// Sends a command and waits until it is done.
+    pub(crate) fn apply(&mut self, command: &str) {
+        self.command(command);
     }
 
     fn figures(&mut self) -> Vec<u64> {
-        self.answer("")
+        self.command("")
     }
 
-    fn answer(&mut self, line: &str) -> Vec<u64> {
-        writeln!(self.asks, "{line}").expect("it runs");
+    fn command(&mut self, line: &str) -> Vec<u64> {
+        writeln!(self.commands, "{line}").expect("it runs");
         self.line().split(' ').map(|text| text.parse().expect("a number")).collect()
     }
 
-    /// Bytes of its memory.
+    /// Resident memory in bytes.
     pub(crate) fn memory(&self) -> usize {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id())).expect("it runs");
         let value = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.strip_suffix("kB"));

@@ -1,35 +1,33 @@
-//! A storm: two hundred clients over real sockets (every fifth by HTTP/2), and an upstream that is healthy,
-//! slow, stuck, failing, throttling, resetting and dead by turns, while callers are revoked and restored
-//! and the catalogue changes. Every single answer is judged by what was true and by what the gateway
-//! promises.
+//! A storm: 200 clients over real sockets (every fifth in HTTP/2). Upstream is in turn healthy, slow, stuck, failing,
+//! throttling, resetting and dead. Tokens are revoked and restored, and the catalogue changes. Each response is judged
+//! by upstream's states and by what the gateway guarantees.
 //!
-//! All the time nobody reads the gateway's log. After a minute its clocks are moved. Then the loads of `benches/loads` are
-//! beside the clients for some seconds, in which it also has no descriptors for a while. The gateway may then refuse
-//! requests, be late and close connections. What it does answer has to be as true as before, and nothing may be left in use.
+//! Nobody reads the gateway's log. After a minute its clocks are moved. Then the loads of `benches/loads` run for some
+//! seconds beside the clients; for a part of that time the gateway has no free descriptors. It may then refuse
+//! requests, be late and close connections. Complete responses must still be correct, and nothing may stay in use.
 //!
-//! `cargo bench --bench storm` prints how many answers of each kind there were and fails if one was wrong,
-//! late or missing, or if the gateway has more in use afterwards than before. `-- --seconds 10`,
-//! `--clients 50` and `--seed 7` change what their names say. (The seed fixes what is done, not what comes of
-//! it: the machine has a part in that.)
+//! `cargo bench --bench storm` prints the number of responses of each kind. It fails if a response is wrong, late or
+//! missing, or if the gateway has more resources in use at the end than at the beginning. Flags: `-- --seconds 10`,
+//! `--clients 50`, `--seed 7`. The seed fixes the injected faults and the requests, but not their timing.
 //!
 //! ```text
-//! world      who asks for what, and what was true when       gateway    in a process of its own
-//! conductor  makes the weather                               client     asks
-//! told       what the gateway says of an answer              judge      what may be answered
-//! settings   what the gateway is told                        report     what came of it
+//! world         callers, resources, states of upstream   gateway    the gateway's process
+//! faults        changes of upstream                      client     sends requests
+//! cache_status  parses `Cache-Status`                    judge      judges responses
+//! settings      the gateway's settings                   report     the results
 //! ```
 
 #![allow(missing_docs, clippy::expect_used)]
 
+mod cache_status;
 mod client;
-mod conductor;
+mod faults;
 mod gateway;
 mod judge;
 #[path = "../loads/mod.rs"]
 mod loads;
 mod report;
 mod settings;
-mod told;
 mod world;
 
 use std::process::ExitCode;
@@ -53,35 +51,35 @@ use loads::client::Target;
 use report::Report;
 use world::{Journal, World};
 
-/// The program's.
+/// The same allocator as the program's.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
-/// Long enough for every kind of weather once.
+/// Long enough for each fault once.
 const WARM_UP: Duration = Duration::from_secs(20);
-/// How long everything that is still under way may take to end.
+/// How long it may take until nothing is in use.
 const QUIET: Duration = Duration::from_secs(20);
-/// How long the loads are beside the clients, and one in how many of their connections.
+/// The duration of the loads, and the divisor of their connection counts.
 const LOADED: Duration = Duration::from_secs(10);
 const LOADED_ONE_IN: usize = 4;
-/// How long the gateway has no descriptors meanwhile.
+/// How long the gateway has no free descriptors.
 const EXHAUSTED: Duration = Duration::from_secs(3);
-/// How many answers there have to be at least meanwhile. (Two cores, busy with other work: 8,388.)
-const LEAST_ANSWERS: usize = 500;
-/// How long the answers are watched after each move of a clock of the gateway, and how many have to be hits meanwhile.
+/// The required number of responses while the loads run. Measured on two busy cores: 8,388.
+const MIN_RESPONSES: usize = 500;
+/// The time after each move of a clock, and the required number of hits in it.
 const MOVED: Duration = Duration::from_secs(4);
-const LEAST_HITS: usize = 50;
-/// In how many parts memory is looked at, and how often. Requests that wait for a slow upstream take several MiB for a
-/// second or two, so one look says little.
+const MIN_HITS: usize = 50;
+/// The number of parts in which memory is measured, and the interval of samples. Waiting requests take several MiB for
+/// a second or two, so a single sample says little.
 const PARTS: u32 = 6;
-const LOOK: Duration = Duration::from_millis(100);
-/// How many calls in a hundred may be additional ones.
-const MORE_CALLS: u64 = 2;
+const SAMPLE_INTERVAL: Duration = Duration::from_millis(100);
+/// The largest share of additional calls, in percent.
+const MAX_ADDITIONAL: u64 = 2;
 
-/// How much more memory may be in use in the last part than in the first, in percent. In a run of
-/// three minutes the medians of 10 s differed by up to 4 %, and single looks by 28 %.
-const MORE_MEMORY: usize = 10;
+/// The largest growth of memory from the first to the last part, in percent. In a run of three minutes, medians of 10 s
+/// differed by up to 4 % and single samples by 28 %.
+const MAX_GROWTH: usize = 10;
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().collect();
@@ -90,7 +88,7 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     if !arguments.iter().any(|argument| argument == "--bench") {
-        println!("nothing to test here: cargo bench --bench storm runs it");
+        println!("not a test: run cargo bench --bench storm");
         return ExitCode::SUCCESS;
     }
     let storm = Storm {
@@ -123,63 +121,63 @@ impl Storm {
         let journal = Arc::new(Mutex::new(Journal::new(&world, Clock::System.now())));
         let judge = Arc::new(Mutex::new((Judge::new(Arc::clone(&world), Arc::clone(&journal)), Report::default())));
 
-        // Whatever is only there once something has been asked is not to be taken for a leak.
+        // What is created with the first requests must not count as a leak.
         let mut first = Client::new(0, Arc::clone(&world), gateway.address, SmallRng::seed_from_u64(self.seed));
         for _ in 0..20 {
-            first.ask().await;
+            first.exchange().await;
         }
         drop(first);
-        let before = calm_down(&world, &mut gateway, None).await;
+        let before = wait_until_idle(&world, &mut gateway, None).await;
 
         let (stop, stopped) = watch::channel(false);
-        let conductor = conductor::conduct(Arc::clone(&world), Arc::clone(&journal), self.seed, stopped.clone());
-        let conducting = tokio::spawn(conductor);
-        let mut asking = JoinSet::new();
+        let faults = faults::inject(Arc::clone(&world), Arc::clone(&journal), self.seed, stopped.clone());
+        let injecting = tokio::spawn(faults);
+        let mut clients = JoinSet::new();
         for number in 0..self.clients {
             let dice = SmallRng::seed_from_u64(self.seed << 16 | number as u64);
             let client = Client::new(number, Arc::clone(&world), gateway.address, dice);
-            asking.spawn(go_on_asking(client, Arc::clone(&judge), stopped.clone()));
+            clients.spawn(run_client(client, Arc::clone(&judge), stopped.clone()));
         }
 
-        // The same as what follows, so that all memory that it takes is taken.
+        // With the same requests as later, so that memory has reached its usual size.
         tokio::time::sleep(WARM_UP).await;
         let mut memory = Vec::new();
         for _ in 0..PARTS {
             memory.push(median_memory(&gateway, Duration::from_secs(self.seconds) / PARTS).await);
         }
         let moved = move_clocks(&mut gateway, &judge).await;
-        // Its own calls, and not those of the loads.
+        // Without the calls for the loads.
         let (calls, counts) = (world.simulator.request_count(), gateway.counts());
-        let answers = lock(&judge).1.answers();
+        let responses = lock(&judge).1.responses();
         lock(&judge).0.expect_loads(Clock::System.now());
         let target = Target { address: gateway.address, tls: None };
         let loads = Running::begin_all(&target, LOADED_ONE_IN);
         tokio::time::sleep(LOADED - EXHAUSTED).await;
-        gateway.undergoes(gateway::NO_DESCRIPTORS);
+        gateway.apply(gateway::NO_DESCRIPTORS);
         tokio::time::sleep(EXHAUSTED).await;
-        gateway.undergoes(gateway::DESCRIPTORS);
+        gateway.apply(gateway::DESCRIPTORS);
         let placed = loads.iter().map(Running::placed).sum::<usize>();
         drop(loads);
         stop.send_replace(true);
-        while let Some(ended) = asking.join_next().await {
+        while let Some(ended) = clients.join_next().await {
             ended.expect("no client panics");
         }
-        conducting.await.expect("the conductor doesn't panic");
-        let after = calm_down(&world, &mut gateway, Some(before)).await;
+        injecting.await.expect("no panic");
+        let after = wait_until_idle(&world, &mut gateway, Some(before)).await;
 
         let (_, report) = &mut *lock(&judge);
         println!("{} clients for {} s after {WARM_UP:?} to warm up, seed {}", self.clients, self.seconds, self.seed);
-        tell_weather(&lock(&journal));
+        print_conditions(&lock(&journal));
         report.print();
-        println!("upstream was asked {calls} times for {answers} answers before the loads");
+        println!("{calls} upstream calls for {responses} responses before the loads");
         let [additional, fetches, dropped_lines] = counts;
         println!(
-            "{additional} of {fetches} calls for lists ({:.2} %) were additional ones, while upstream answered others",
+            "{additional} of {fetches} calls for lists ({:.2} %) were additional",
             additional as f64 * 100.0 / fetches as f64
         );
         println!(
-            "the loads had {placed} units in place in {LOADED:?}; {answers} answers by then, {} after",
-            report.answers() - answers
+            "{placed} units of load in {LOADED:?}; {responses} responses before the loads, {} later",
+            report.responses() - responses
         );
         println!("{dropped_lines} log lines were dropped");
         for (clock, hits) in &moved {
@@ -194,12 +192,12 @@ impl Storm {
         );
         println!("in use before: {before}\nin use after:  {after}");
         let failures = [
-            (report.answers() - answers < LEAST_ANSWERS).then(|| "too few answers beside the loads".to_owned()),
-            moved.iter().any(|(_, hits)| *hits < LEAST_HITS).then(|| "too few hits after a clock was moved".to_owned()),
-            (dropped_lines == 0).then(|| "its log was never stalled".to_owned()),
-            (report.wrongs > 0).then(|| format!("{} wrong answers", report.wrongs)),
-            (last * 100 > first * (100 + MORE_MEMORY)).then(|| "it takes more and more memory".to_owned()),
-            (additional * 100 > fetches * MORE_CALLS).then(|| "too many additional calls".to_owned()),
+            (report.responses() - responses < MIN_RESPONSES).then(|| "too few responses beside the loads".to_owned()),
+            moved.iter().any(|(_, hits)| *hits < MIN_HITS).then(|| "too few hits after a clock was moved".to_owned()),
+            (dropped_lines == 0).then(|| "the log was never stalled".to_owned()),
+            (report.wrongs > 0).then(|| format!("{} wrong responses", report.wrongs)),
+            (last * 100 > first * (100 + MAX_GROWTH)).then(|| "memory grows".to_owned()),
+            (additional * 100 > fetches * MAX_ADDITIONAL).then(|| "too many additional calls".to_owned()),
             (!after.is_back_at(&before)).then(|| "something is still in use".to_owned()),
         ];
         failures.iter().flatten().for_each(|failure| println!("FAILED: {failure}"));
@@ -207,26 +205,26 @@ impl Storm {
     }
 }
 
-/// Bytes of the gateway's memory: the median of what it has in so long.
+/// The median of the gateway's memory during a span, in bytes.
 async fn median_memory(gateway: &Gateway, span: Duration) -> usize {
-    let mut looks = Vec::new();
-    for _ in 0..(span.as_millis() / LOOK.as_millis()).max(1) {
-        tokio::time::sleep(LOOK).await;
-        looks.push(gateway.memory());
+    let mut samples = Vec::new();
+    for _ in 0..(span.as_millis() / SAMPLE_INTERVAL.as_millis()).max(1) {
+        tokio::time::sleep(SAMPLE_INTERVAL).await;
+        samples.push(gateway.memory());
     }
-    looks.sort_unstable();
-    looks[looks.len() / 2]
+    samples.sort_unstable();
+    samples[samples.len() / 2]
 }
 
-/// Moves one clock of the gateway after the other. Gives what each was, and how many hits there were after it.
+/// Moves the gateway's clocks one after the other. Returns the name of each move and the number of hits after it.
 async fn move_clocks(gateway: &mut Gateway, judge: &Mutex<(Judge, Report)>) -> Vec<(&'static str, usize)> {
     let mut moved = Vec::new();
     for clock in [gateway::WALL_BACK, gateway::WALL_AHEAD, gateway::BOOT_AHEAD] {
         if clock == gateway::WALL_BACK {
-            gateway.undergoes(clock);
+            gateway.apply(clock);
         } else {
             lock(judge).0.expect_jump();
-            gateway.undergoes(clock);
+            gateway.apply(clock);
             lock(judge).0.expect_nothing_from_before(Clock::System.now());
         }
         let before = lock(judge).0.hits();
@@ -236,40 +234,40 @@ async fn move_clocks(gateway: &mut Gateway, judge: &Mutex<(Judge, Report)>) -> V
     moved
 }
 
-async fn go_on_asking(mut client: Client, judge: Arc<Mutex<(Judge, Report)>>, stopped: watch::Receiver<bool>) {
+async fn run_client(mut client: Client, judge: Arc<Mutex<(Judge, Report)>>, stopped: watch::Receiver<bool>) {
     while !*stopped.borrow() {
         client.think().await;
-        let exchange = client.ask().await;
+        let exchange = client.exchange().await;
         let (judge, report) = &mut *lock(&judge);
         let verdict = judge.judge(&exchange);
         report.count(&exchange, verdict, &client.world);
     }
 }
 
-/// Waits until what the gateway has in use is as it was, or doesn't change any more. Upstream goes away
-/// for that, and comes back: the gateway's connections to it are none that it has forgotten to close.
-async fn calm_down(world: &World, gateway: &mut Gateway, before: Option<InUse>) -> InUse {
+/// Waits until the gateway has no more in use than before, or until the use is constant. Upstream is shut down
+/// meanwhile, so that pooled connections to it do not count.
+async fn wait_until_idle(world: &World, gateway: &mut Gateway, before: Option<InUse>) -> InUse {
     world.simulator.shut_down().await;
     let begun = Clock::System.now();
     let mut last = gateway.in_use();
     loop {
         tokio::time::sleep(Duration::from_millis(500)).await;
         let now = gateway.in_use();
-        let is_calm = before.map_or(now == last, |before| now.is_back_at(&before));
-        if is_calm || Clock::System.now().saturating_duration_since(begun) > QUIET {
-            world.simulator.come_back().expect("its addresses were kept");
+        let is_idle = before.map_or(now == last, |before| now.is_back_at(&before));
+        if is_idle || Clock::System.now().saturating_duration_since(begun) > QUIET {
+            world.simulator.restart().expect("the addresses are reserved");
             return now;
         }
         last = now;
     }
 }
 
-fn tell_weather(journal: &Journal) {
+fn print_conditions(journal: &Journal) {
     let mut counts = std::collections::BTreeMap::<_, usize>::new();
-    journal.weather.all().for_each(|weather| *counts.entry(weather.name()).or_default() += 1);
-    let weather: Vec<_> = counts.iter().map(|(name, count)| format!("{count} × {name}")).collect();
-    let grant_states: usize = journal.standing.iter().map(|standing| standing.all().count() - 1).sum();
-    println!("upstream: {}", weather.join(", "));
+    journal.condition.all().for_each(|condition| *counts.entry(condition.name()).or_default() += 1);
+    let condition: Vec<_> = counts.iter().map(|(name, count)| format!("{count} × {name}")).collect();
+    let grant_states: usize = journal.token_states.iter().map(|token_states| token_states.all().count() - 1).sum();
+    println!("upstream: {}", condition.join(", "));
     println!("{} versions of the catalogue, {grant_states} tokens revoked or restored", journal.version.all().count());
 }
 

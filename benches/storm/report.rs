@@ -1,4 +1,4 @@
-//! What came of all requests: how many of each kind, how long they took, and what was wrong.
+//! The report: the number and latency of responses of each kind, and the wrong responses.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -7,12 +7,12 @@ use super::client::{End, Exchange};
 use super::judge::Verdict;
 use super::world::World;
 
-/// How many wrong answers are told in full.
-const TOLD: usize = 10;
+/// The number of wrong responses that are printed in full.
+const MAX_SHOWN: usize = 10;
 
 #[derive(Default)]
 pub(crate) struct Report {
-    /// How long answers of each kind took until they were decided.
+    /// The time to the head of the response, for each kind.
     kinds: BTreeMap<String, Vec<Duration>>,
     wrong: Vec<String>,
     pub(crate) wrongs: usize,
@@ -25,15 +25,15 @@ impl Report {
             Ok(kind) => self.kinds.entry(kind).or_default().push(took),
             Err(error) => {
                 self.wrongs += 1;
-                if self.wrong.len() < TOLD {
-                    self.wrong.push(tell(&error, exchange, world));
+                if self.wrong.len() < MAX_SHOWN {
+                    self.wrong.push(describe(&error, exchange, world));
                 }
             }
         }
     }
 
-    /// How many were given an answer.
-    pub(crate) fn answers(&self) -> usize {
+    /// The number of requests with a response.
+    pub(crate) fn responses(&self) -> usize {
         self.kinds.iter().filter(|(kind, _)| !kind.starts_with('(')).map(|(_, took)| took.len()).sum::<usize>()
             + self.wrongs
     }
@@ -41,10 +41,7 @@ impl Report {
     pub(crate) fn print(&mut self) {
         let mut kinds: Vec<_> = self.kinds.iter_mut().collect();
         kinds.sort_by_key(|(_, took)| std::cmp::Reverse(took.len()));
-        println!(
-            "{:>9}{:>9}{:>9}{:>9}   answer (and what the gateway says of it)",
-            "answers", "p50 ms", "p99 ms", "max ms"
-        );
+        println!("{:>9}{:>9}{:>9}{:>9}   status and Cache-Status", "responses", "p50 ms", "p99 ms", "max ms");
         let mut all = Vec::new();
         for (kind, took) in kinds {
             print_line(kind, took);
@@ -66,12 +63,12 @@ fn print_line(kind: &str, took: &mut [Duration]) {
     println!("{:>9}{p50:>9.1}{p99:>9.1}{max:>9.1}   {kind}", took.len());
 }
 
-fn tell(error: &str, exchange: &Exchange, world: &World) -> String {
-    let Exchange { client, caller, question, wish, begun, decided, end } = exchange;
+fn describe(error: &str, exchange: &Exchange, world: &World) -> String {
+    let Exchange { client, caller, resource, directives, begun, decided, end } = exchange;
     let took = decided.saturating_duration_since(*begun);
-    let target = &world.questions[*question].targets[0];
+    let target = &world.resources[*resource].targets[0];
     let mut text = format!(
-        "{error}\n    client {client} as caller {caller} asked {target} (question {question}, {wish:?}), and after {took:?}:"
+        "{error}\n    client {client}, caller {caller}, GET {target} (resource {resource}, {directives:?}), after {took:?}:"
     );
     if let End::Answered { status, headers, body } = end {
         let body = body

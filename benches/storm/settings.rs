@@ -1,4 +1,4 @@
-//! What the gateway in the storm is told: lives so short that a minute sees each of them end, many times.
+//! The gateway's settings in the storm. Lifetimes are so short that each ends many times in a minute.
 
 use std::time::Duration;
 
@@ -7,29 +7,28 @@ use crate::loads;
 pub(crate) const TTL: Duration = Duration::from_millis(400);
 pub(crate) const STALE_WHILE_REVALIDATE: Duration = Duration::from_millis(600);
 pub(crate) const STALE_IF_ERROR: Duration = Duration::from_millis(3_000);
-/// A life may be shorter by so much, in percent.
+/// `ttl_jitter`, in percent.
 pub(crate) const JITTER: u32 = 10;
-pub(crate) const ERROR_TTL: Duration = Duration::from_millis(250);
-pub(crate) const PATIENCE: Duration = Duration::from_millis(200);
+pub(crate) const BACKOFF: Duration = Duration::from_millis(250);
+pub(crate) const STALE_IF_SLOW: Duration = Duration::from_millis(200);
 pub(crate) const GRANT_TTL: Duration = Duration::from_millis(1_500);
 pub(crate) const OUTAGE_GRACE: Duration = Duration::from_millis(4_000);
 pub(crate) const DENIAL_TTL: Duration = Duration::from_millis(200);
 pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_millis(1_500);
 
-/// An answer that lets itself be given stale at all is never older.
-pub(crate) fn longest_life() -> Duration {
+/// The largest age of a stale response.
+pub(crate) fn max_age() -> Duration {
     TTL + STALE_WHILE_REVALIDATE.max(STALE_IF_ERROR)
 }
 
-/// How long upstream asks to be left alone, where it does. (It has to say so in whole seconds.)
+/// `Retry-After` of upstream, in whole seconds.
 pub(crate) const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// The configuration file.
 pub(crate) fn toml(workspace: &str, appstream: &str) -> String {
     let ms = |span: Duration| format!("\"{}ms\"", span.as_millis());
     let [ttl, answer_timeout] = [TTL, ANSWER_TIMEOUT].map(ms);
     let [stale_while_revalidate, stale_if_error] = [STALE_WHILE_REVALIDATE, STALE_IF_ERROR].map(ms);
-    let [negative_ttl, stale_if_slow] = [ERROR_TTL, PATIENCE].map(ms);
+    let [negative_ttl, stale_if_slow] = [BACKOFF, STALE_IF_SLOW].map(ms);
     let [grant_ttl, outage_grace, denial_ttl] = [GRANT_TTL, OUTAGE_GRACE, DENIAL_TTL].map(ms);
     format!(
         r#"
@@ -63,11 +62,11 @@ pub(crate) fn toml(workspace: &str, appstream: &str) -> String {
         outage_grace = {outage_grace}
         denial_ttl = {denial_ttl}
 
-        # The loads reach it.
+        # The loads reach this limit.
         [limits]
         memory = "64MiB"
 
-        # Its callers are told different things.
+        # Callers of this operation get different lists.
         [[operation]]
         name = "ListProduct"
         sharing = "caller"

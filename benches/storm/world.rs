@@ -1,6 +1,6 @@
-//! Who asks for what, and what upstream held to be true when: what every answer is judged by.
+//! The callers, the resources, and the journal of upstream's states. Responses are judged by them.
 //!
-//! Nothing here knows of the gateway.
+//! Nothing here depends on the gateway.
 
 use std::time::Instant;
 
@@ -11,39 +11,38 @@ use workspace_gateway::testing::simulator::Simulator;
 use super::settings::RETRY_AFTER;
 
 pub(crate) const PROJECTS: usize = 3;
-/// Callers of each project who are shown everything, and such as are shown less.
-const WIDE: usize = 8;
-const NARROW: usize = 2;
+/// Callers of each project that see the full catalogue, and those that see less.
+const UNRESTRICTED: usize = 8;
+const RESTRICTED: usize = 2;
 
-/// One who asks.
 pub(crate) struct Caller {
     pub(crate) token: String,
-    /// None if its token is nobody's.
+    /// `None` if the token is invalid.
     pub(crate) project: Option<usize>,
-    /// Whether it is shown less than others. Then it asks only where callers share nothing.
-    pub(crate) is_narrow: bool,
+    /// Whether it sees less than others. Then it only requests resources that callers do not share.
+    pub(crate) is_restricted: bool,
 }
 
-/// Something that is asked.
-pub(crate) struct CacheRequest {
+/// A list that callers request.
+pub(crate) struct Resource {
     pub(crate) project: usize,
-    /// Its operation in the project.
+    /// The number of its operation.
     pub(crate) scope: usize,
-    /// Ways to spell it.
+    /// Equivalent paths and queries of it.
     pub(crate) targets: Vec<String>,
     pub(crate) language: Option<&'static str>,
-    /// Whether each caller has answers of its own.
+    /// Whether callers do not share responses.
     pub(crate) is_private: bool,
 }
 
-fn questions(project: usize) -> Vec<CacheRequest> {
+fn resources(project: usize) -> Vec<Resource> {
     let id = project_id(project);
-    let question = |scope, paths: &[&str], language| {
+    let resource = |scope, paths: &[&str], language| {
         let targets = paths.iter().map(|path| path.replace("PROJECT", &id)).collect();
-        CacheRequest { project, scope, targets, language, is_private: scope == 2 }
+        Resource { project, scope, targets, language, is_private: scope == 2 }
     };
     vec![
-        question(
+        resource(
             0,
             &[
                 "/v2/PROJECT/products?os_type=Linux&limit=20",
@@ -52,18 +51,18 @@ fn questions(project: usize) -> Vec<CacheRequest> {
             ],
             None,
         ),
-        question(0, &["/v2/PROJECT/products?os_type=Windows", "/v2/PROJECT/products?os_type=Windows&limit=100"], None),
-        question(0, &["/v2/PROJECT/products?limit=5&offset=7"], None),
-        question(0, &["/v2/PROJECT/products?limit=5&offset=7"], Some("zh-cn")),
-        // One that upstream won't have.
-        question(0, &["/v2/PROJECT/products?limit=101"], None),
-        question(1, &["/v2/PROJECT/products/sharer?is_gpu=0&limit=10"], None),
-        question(
+        resource(0, &["/v2/PROJECT/products?os_type=Windows", "/v2/PROJECT/products?os_type=Windows&limit=100"], None),
+        resource(0, &["/v2/PROJECT/products?limit=5&offset=7"], None),
+        resource(0, &["/v2/PROJECT/products?limit=5&offset=7"], Some("zh-cn")),
+        // Upstream answers this one 400.
+        resource(0, &["/v2/PROJECT/products?limit=101"], None),
+        resource(1, &["/v2/PROJECT/products/sharer?is_gpu=0&limit=10"], None),
+        resource(
             2,
             &["/v1/PROJECT/product?package_type=general", "/v1/PROJECT/product?os_type=&package_type=general"],
             None,
         ),
-        question(2, &["/v1/PROJECT/product?charge_mode=1&os_type=Linux"], None),
+        resource(2, &["/v1/PROJECT/product?charge_mode=1&os_type=Linux"], None),
     ]
 }
 
@@ -71,27 +70,27 @@ fn project_id(project: usize) -> String {
     format!("{:032x}", project + 1)
 }
 
-/// What upstream is like.
+/// The condition of upstream.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) enum Weather {
+pub(crate) enum Condition {
     Healthy,
-    /// Slower than anybody's patience.
+    /// Slower than `cache.stale_if_slow`.
     Slow,
-    /// Slower than the deadline.
+    /// Slower than `upstream.answer_timeout`.
     Stuck,
     Failing(StatusCode),
     Throttling,
-    /// This caller alone is throttled.
+    /// Only this caller is throttled.
     ThrottlingOne(usize),
-    /// Connections are closed instead of an answer.
+    /// Connections are closed without a response.
     Resetting,
-    /// Answers break off half way.
+    /// Responses are incomplete.
     Truncating,
-    /// Nobody listens.
+    /// Connections are refused.
     Dead,
 }
 
-impl Weather {
+impl Condition {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Healthy => "healthy",
@@ -106,13 +105,13 @@ impl Weather {
         }
     }
 
-    /// Whether it fails calls for other reasons than the caller's.
+    /// Whether calls fail.
     pub(crate) fn fails(self) -> bool {
         !matches!(self, Self::Healthy | Self::Slow)
     }
 }
 
-/// What something has been. Two values are true at once while one is replaced by the other.
+/// The values of something over time. During a change both the old and the new value are possible.
 pub(crate) struct Timeline<T>(Vec<Span<T>>);
 
 struct Span<T> {
@@ -126,21 +125,21 @@ impl<T: Copy> Timeline<T> {
         Self(vec![Span { what, from, until: None }])
     }
 
-    /// Another value is about to be true.
+    /// Call this before a change.
     pub(crate) fn begin(&mut self, what: T, now: Instant) {
         self.0.push(Span { what, from: now, until: None });
     }
 
-    /// The value before is not true any more.
+    /// Call this after a change: the old value is no longer possible.
     pub(crate) fn settle(&mut self, now: Instant) {
         let before = self.0.len() - 2;
         self.0[before].until = Some(now);
     }
 
-    /// All that was true at some moment of a span of time.
+    /// All values that were possible at any moment of a span of time.
     pub(crate) fn within(&self, from: Instant, to: Instant) -> impl Iterator<Item = T> {
         let meets = move |span: &&Span<T>| span.from <= to && span.until.is_none_or(|until| until >= from);
-        // The latest first, which are asked about.
+        // Latest first: most queries are about them.
         self.0
             .iter()
             .rev()
@@ -153,7 +152,7 @@ impl<T: Copy> Timeline<T> {
         self.0[self.0.len() - 1].what
     }
 
-    /// How many values there had been by a moment.
+    /// The number of values up to a moment.
     pub(crate) fn count_by(&self, moment: Instant) -> usize {
         self.0.partition_point(|span| span.from <= moment)
     }
@@ -163,36 +162,35 @@ impl<T: Copy> Timeline<T> {
     }
 }
 
-/// Everybody and everything.
 pub(crate) struct World {
     pub(crate) simulator: Simulator,
     pub(crate) callers: Vec<Caller>,
-    pub(crate) questions: Vec<CacheRequest>,
+    pub(crate) resources: Vec<Resource>,
 }
 
 impl World {
     pub(crate) fn new(simulator: Simulator) -> Self {
         let mut callers = Vec::new();
         for project in 0..PROJECTS {
-            for number in 0..WIDE + NARROW {
-                // As long as usual ones are, now and then; the others leave the machine more time.
+            for number in 0..UNRESTRICTED + RESTRICTED {
+                // One token in ten has the usual length. The others are short, to save CPU.
                 let length = if number == 0 { 4_800 } else { 200 };
                 let token = simulator.token_of_length(&project_id(project), length);
-                let is_narrow = number >= WIDE;
-                if is_narrow {
-                    simulator.views_differ(&token);
+                let is_restricted = number >= UNRESTRICTED;
+                if is_restricted {
+                    simulator.restrict_view(&token);
                 }
-                callers.push(Caller { token, project: Some(project), is_narrow });
+                callers.push(Caller { token, project: Some(project), is_restricted });
             }
         }
-        callers.push(Caller { token: "nobody's".to_owned(), project: None, is_narrow: false });
-        simulator.name_projects(true);
-        let world = Self { simulator, callers, questions: (0..PROJECTS).flat_map(questions).collect() };
+        callers.push(Caller { token: "invalid".to_owned(), project: None, is_restricted: false });
+        simulator.include_project_in_lists(true);
+        let world = Self { simulator, callers, resources: (0..PROJECTS).flat_map(resources).collect() };
         world.give_headers(false);
         world
     }
 
-    /// Has upstream give each answer a cookie, which is one client's own, and say when to come again, or not.
+    /// Sets upstream's response headers: a cookie, which must not be shared, and perhaps `Retry-After`.
     pub(crate) fn give_headers(&self, retry_after: bool) {
         self.simulator.remove_headers();
         self.simulator.add_header(SET_COOKIE, HeaderValue::from_static("session=one-client's"));
@@ -202,26 +200,25 @@ impl World {
     }
 }
 
-/// What was true when.
+/// The states of upstream over time.
 pub(crate) struct Journal {
-    pub(crate) weather: Timeline<Weather>,
-    /// The version of the catalogue.
+    pub(crate) condition: Timeline<Condition>,
     pub(crate) version: Timeline<u32>,
-    /// For each caller, whether its token is good in its project.
-    pub(crate) standing: Vec<Timeline<bool>>,
+    /// For each caller, whether its token is valid in its project.
+    pub(crate) token_states: Vec<Timeline<bool>>,
 }
 
 impl Journal {
     pub(crate) fn new(world: &World, now: Instant) -> Self {
         Self {
-            weather: Timeline::new(Weather::Healthy, now),
+            condition: Timeline::new(Condition::Healthy, now),
             version: Timeline::new(0, now),
-            standing: world.callers.iter().map(|caller| Timeline::new(caller.project.is_some(), now)).collect(),
+            token_states: world.callers.iter().map(|caller| Timeline::new(caller.project.is_some(), now)).collect(),
         }
     }
 
-    /// Whether upstream was like that at some moment.
-    pub(crate) fn was(&self, from: Instant, to: Instant, like: impl Fn(Weather) -> bool) -> bool {
-        self.weather.within(from, to).any(like)
+    /// Whether upstream was in such a condition at any moment of a span of time.
+    pub(crate) fn was(&self, from: Instant, to: Instant, like: impl Fn(Condition) -> bool) -> bool {
+        self.condition.within(from, to).any(like)
     }
 }

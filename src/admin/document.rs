@@ -1,5 +1,5 @@
-//! The status page: one document with all that it is made of. It has no figure in it and no secret; what it shows it asks
-//! for, from where it came, and from nowhere else.
+//! The status page: one document with its style and script. It has no figures and no secret in it. It loads them from
+//! the listener that served it, and must load nothing from anywhere else.
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -11,7 +11,7 @@ use super::{Page, page};
 
 const HTML: &str = include_str!("page/page.html");
 const STYLE: &str = include_str!("page/page.css");
-/// In the order in which they need one another.
+/// In the order in which they use each other.
 const SCRIPT: &str = concat!(
     include_str!("page/format.js"),
     include_str!("page/charts.js"),
@@ -19,7 +19,6 @@ const SCRIPT: &str = concat!(
     include_str!("page/page.js"),
 );
 
-/// The page, put together.
 pub(super) struct Document {
     html: Bytes,
     policy: HeaderValue,
@@ -28,7 +27,7 @@ pub(super) struct Document {
 impl Document {
     pub(super) fn new() -> Self {
         let html = HTML.replace("/*STYLE*/", STYLE).replace("/*SCRIPT*/", SCRIPT);
-        // What isn't this very text isn't run, whatever else finds its way into the page.
+        // The browser applies exactly this style and runs exactly this script, whatever else gets into the page.
         let hash = |text: &str| BASE64_STANDARD.encode(ring::digest::digest(&ring::digest::SHA256, text.as_bytes()));
         let policy = format!(
             "default-src 'none'; style-src 'sha256-{}'; script-src 'sha256-{}'; connect-src 'self'; img-src data:; \
@@ -36,7 +35,7 @@ impl Document {
             hash(STYLE),
             hash(SCRIPT),
         );
-        // Without a policy that can be said, nothing may be loaded at all.
+        // If the policy were no valid header value, nothing may be loaded at all.
         let policy = HeaderValue::try_from(policy).unwrap_or(HeaderValue::from_static("default-src 'none'"));
         Self { html: html.into(), policy }
     }

@@ -1,4 +1,5 @@
-//! What is in the cache, in JSON: which questions, and how their answers fare. Not the answers, and not whose they are.
+//! `/cache/entries`: the entries of the cache, in JSON, with their cache key and state. It must not show a response or
+//! a caller.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -13,15 +14,14 @@ use crate::cache::freshness::Freshness;
 use crate::cache::store::CacheKey;
 use crate::gateway::Gateway;
 
-/// How many are told, if nothing else is said, and at most.
-const SOME: usize = 100;
-const MOST: usize = 1_000;
+const DEFAULT_LIMIT: usize = 100;
+const MAX_LIMIT: usize = 1_000;
 
 #[derive(Serialize)]
 struct EntrySummary {
     operation: String,
     project: String,
-    /// What else there is in the path.
+    /// What the path captures besides the project.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     segments: BTreeMap<String, String>,
     query: String,
@@ -34,7 +34,7 @@ struct EntrySummary {
     bytes: usize,
 }
 
-/// Those that are asked for most.
+/// The entries with most hits come first.
 pub(super) fn page(gateway: &Gateway, query: &str) -> Page {
     let limit = match limit(query) {
         Ok(limit) => limit,
@@ -43,7 +43,7 @@ pub(super) fn page(gateway: &Gateway, query: &str) -> Page {
     let mut all: Vec<_> = gateway.entries().collect();
     let total = all.len();
     let rank = |(cache_key, entry): &(std::sync::Arc<CacheKey>, std::sync::Arc<Entry>)| {
-        // Those that nobody has asked for again come by name, so that they don't dance.
+        // Entries with equally many hits are sorted by name, so that their order is stable.
         (std::cmp::Reverse(entry.hits()), cache_key.key.scope().path().to_owned(), cache_key.key.query().to_owned())
     };
     if let Some(last) = limit.checked_sub(1).filter(|&last| last < total) {
@@ -53,14 +53,14 @@ pub(super) fn page(gateway: &Gateway, query: &str) -> Page {
     all.sort_by_cached_key(rank);
     let now = gateway.now();
     let entries: Vec<EntrySummary> =
-        all.iter().map(|(cache_key, entry)| listed(gateway, cache_key, entry, now)).collect();
+        all.iter().map(|(cache_key, entry)| summary(gateway, cache_key, entry, now)).collect();
     json_page(StatusCode::OK, &json!({ "total": total, "entries": entries }))
 }
 
-fn listed(gateway: &Gateway, cache_key: &CacheKey, entry: &Entry, now: Instant) -> EntrySummary {
-    let (key, scope, life) = (&cache_key.key, cache_key.key.scope(), entry.life());
+fn summary(gateway: &Gateway, cache_key: &CacheKey, entry: &Entry, now: Instant) -> EntrySummary {
+    let (key, scope, freshness_info) = (&cache_key.key, cache_key.key.scope(), entry.freshness_info());
     let segments = scope.operation().template.captures(scope.path()).filter(|(name, _)| *name != "project_id");
-    let (age, ttl) = (life.age(now).as_secs_f64(), life.lifetime.ttl.as_secs_f64());
+    let (age, ttl) = (freshness_info.age(now).as_secs_f64(), freshness_info.lifetime.ttl.as_secs_f64());
     EntrySummary {
         operation: scope.operation().name.to_string(),
         project: scope.project_in_short(),
@@ -72,7 +72,7 @@ fn listed(gateway: &Gateway, cache_key: &CacheKey, entry: &Entry, now: Instant) 
             .map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned()))
             .collect(),
         sharing: if cache_key.owner.is_none() { "project" } else { "caller" },
-        state: match life.freshness(now) {
+        state: match freshness_info.freshness(now) {
             _ if gateway.is_invalidated(cache_key, entry) => "invalidated",
             Freshness::Fresh { .. } => "fresh",
             Freshness::WhileRevalidate => "revalidate",
@@ -89,11 +89,11 @@ fn listed(gateway: &Gateway, cache_key: &CacheKey, entry: &Entry, now: Instant) 
 fn limit(query: &str) -> Result<usize, String> {
     let mut limit = None;
     for (name, value) in form_urlencoded::parse(query.as_bytes()) {
-        let given = value.parse().ok().filter(|given| (1..=MOST).contains(given));
+        let given = value.parse().ok().filter(|given| (1..=MAX_LIMIT).contains(given));
         match (name.as_ref(), given, limit) {
             ("limit", Some(given), None) => limit = Some(given),
-            _ => return Err(format!("{name} = {value:?} is not allowed: expected limit once, from 1 to {MOST}")),
+            _ => return Err(format!("{name} = {value:?} is not allowed: expected limit once, from 1 to {MAX_LIMIT}")),
         }
     }
-    Ok(limit.unwrap_or(SOME))
+    Ok(limit.unwrap_or(DEFAULT_LIMIT))
 }

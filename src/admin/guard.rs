@@ -1,9 +1,9 @@
-//! Who may ask the operator's listener for anything.
+//! Who may use the admin listener.
 //!
-//! On loopback, whoever is on this machine; and no web page that a browser on this machine shows. A page can have the
-//! browser send requests anywhere, and by giving its own name this machine's address (DNS rebinding) it can read the
-//! answers. But it can't choose the `Host` that is sent then, nor leave out the `Origin`. Elsewhere, and wherever a
-//! token is configured, only who shows that.
+//! On loopback, every user of this machine may, but no web page in a browser on this machine. A web page can make the
+//! browser send requests to any address. If the page gives its own host name the address of this machine (DNS
+//! rebinding), it can also read the responses. But it cannot choose the `Host` of these requests, and cannot remove the
+//! `Origin`. On other addresses, and wherever a token is configured, a request must have the token.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -15,49 +15,52 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use super::{Page, text};
 use crate::config::secret::AdminToken;
 
-/// What a browser says of where a request comes from (Fetch Metadata).
+/// Whether a request comes from a page of the same site (Fetch Metadata).
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
-/// Why somebody may not ask.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum AccessDenied {
-    /// The request names another host.
+    /// `Host` is another host.
     Host,
-    /// A web page has sent it.
+    /// A web page has sent the request.
     Origin,
-    /// It comes from elsewhere, and nothing has been configured that it could show.
+    /// The listener's address is not loopback, and no token is configured.
     Open,
-    /// It doesn't show the token.
+    /// The request does not have the token.
     Token,
 }
 
 impl AccessDenied {
-    /// For who may ask.
-    pub(super) fn in_words(self) -> &'static str {
+    /// The sentence of the event, for the operator.
+    pub(super) fn describe(self) -> &'static str {
         match self {
-            Self::Host => "the admin listener was asked by the name of another host",
-            Self::Origin => "a web page of another site has asked the admin listener",
-            Self::Open => "the admin listener was asked from elsewhere, without a token to show",
-            Self::Token => "the admin listener was shown a wrong token",
+            Self::Host => "a request to the admin listener had the Host of another machine",
+            Self::Origin => "a web page of another site sent a request to the admin listener",
+            Self::Open => {
+                "a request to the admin listener came to an address other than loopback, and no token is configured"
+            }
+            Self::Token => "a request to the admin listener had a wrong token",
         }
     }
 
-    /// The connection ends with it: there are few, and whoever may ask is to get one.
+    /// The response closes the connection: the listener has few, and the operator must get one.
     pub(super) fn page(self) -> Page {
-        let mut page = self.say();
+        let mut page = self.response();
         page.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         page
     }
 
-    fn say(self) -> Page {
+    fn response(self) -> Page {
         let forbidden = |message: &str| text(StatusCode::FORBIDDEN, format!("refused: {message}"));
         match self {
             Self::Host => forbidden("expected a Host of this machine, such as localhost or 127.0.0.1"),
-            Self::Origin => forbidden("expected no Origin but this listener's own: other sites may not ask"),
-            Self::Open => forbidden("expected a connection on loopback, for there is no listen.admin_token"),
+            Self::Origin => forbidden("expected no Origin but that of this listener"),
+            Self::Open => {
+                forbidden("expected a connection to a loopback address, because listen.admin_token is not set")
+            }
             Self::Token => {
                 let mut page =
-                    text(StatusCode::UNAUTHORIZED, "refused: expected Authorization: Bearer, and listen.admin_token");
+                    text(StatusCode::UNAUTHORIZED, "refused: expected Authorization: Bearer with listen.admin_token");
                 page.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
                 page
             }
@@ -65,34 +68,34 @@ impl AccessDenied {
     }
 }
 
-/// Lets a request in that came by the address `local`, or says why not.
+/// Checks a request to the listener with the address `local`.
 ///
 /// # Errors
-/// Why not.
+/// Why it is refused.
 pub(super) fn admit(head: &Parts, local: SocketAddr, token: Option<&AdminToken>) -> Result<(), AccessDenied> {
     if token.is_none() && !local.ip().to_canonical().is_loopback() {
         return Err(AccessDenied::Open);
     }
-    let named = host(head).ok_or(AccessDenied::Host)?;
-    // Elsewhere this machine has names that nobody has told, and a page that has given it its own has no token.
-    if local.ip().to_canonical().is_loopback() && !is_this_machine(&named) {
+    let host = requested_host(head).ok_or(AccessDenied::Host)?;
+    // On other addresses the names of this machine are not known here, and the token keeps web pages out.
+    if local.ip().to_canonical().is_loopback() && !is_this_machine(&host) {
         return Err(AccessDenied::Host);
     }
     let is_document = head.uri.path() == "/";
-    if !is_own_origin(&head.headers, &named) || !(is_document || is_own_site(&head.headers)) {
+    if !is_own_origin(&head.headers, &host) || !(is_document || is_own_site(&head.headers)) {
         return Err(AccessDenied::Origin);
     }
     match token {
-        // The page itself says nothing, and asks for the token.
-        Some(token) if !is_document && !shows(&head.headers, token) => Err(AccessDenied::Token),
+        // The page itself has no figures. It asks the user for the token.
+        Some(token) if !is_document && !has_token(&head.headers, token) => Err(AccessDenied::Token),
         _ => Ok(()),
     }
 }
 
-/// The host that a request names, if it names one, and no other.
-fn host(head: &Parts) -> Option<Authority> {
-    let mut named = head.headers.get_all(HOST).iter();
-    let (Some(host), None) = (named.next(), named.next()) else { return None };
+/// The host of the request, if `Host` is there once and the target names no other host.
+fn requested_host(head: &Parts) -> Option<Authority> {
+    let mut hosts = head.headers.get_all(HOST).iter();
+    let (Some(host), None) = (hosts.next(), hosts.next()) else { return None };
     let host: Authority = host.to_str().ok().filter(|host| !host.contains('@'))?.parse().ok()?;
     head.uri.authority().is_none_or(|authority| *authority == host).then_some(host)
 }
@@ -103,12 +106,12 @@ fn is_this_machine(authority: &Authority) -> bool {
         || host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
-/// Whether a request was sent by no web page, or by one that came from here.
+/// Whether no web page sent the request, or only a page of this listener.
 fn is_own_origin(headers: &HeaderMap, host: &Authority) -> bool {
     headers.get_all(ORIGIN).iter().all(|origin| {
         let origin = origin.to_str().ok();
-        let named = origin.and_then(|origin| origin.strip_prefix("http://").or(origin.strip_prefix("https://")));
-        named.is_some_and(|named| named.eq_ignore_ascii_case(host.as_str()))
+        let authority = origin.and_then(|origin| origin.strip_prefix("http://").or(origin.strip_prefix("https://")));
+        authority.is_some_and(|authority| authority.eq_ignore_ascii_case(host.as_str()))
     })
 }
 
@@ -116,12 +119,12 @@ fn is_own_site(headers: &HeaderMap) -> bool {
     headers.get_all(SEC_FETCH_SITE).iter().all(|site| site == "same-origin" || site == "none")
 }
 
-fn shows(headers: &HeaderMap, token: &AdminToken) -> bool {
-    let mut shown = headers.get_all(AUTHORIZATION).iter();
-    let (Some(shown), None) = (shown.next(), shown.next()) else { return false };
-    let shown = shown.as_bytes();
-    // RFC 9110 §11.1: the scheme in any case.
-    let (scheme, given) = shown.split_at(shown.len().min("bearer ".len()));
+fn has_token(headers: &HeaderMap, token: &AdminToken) -> bool {
+    let mut values = headers.get_all(AUTHORIZATION).iter();
+    let (Some(value), None) = (values.next(), values.next()) else { return false };
+    let value = value.as_bytes();
+    // RFC 9110 §11.1: the scheme is case-insensitive.
+    let (scheme, given) = value.split_at(value.len().min("bearer ".len()));
     scheme.eq_ignore_ascii_case(b"bearer ") && token.is(given.trim_ascii())
 }
 
@@ -154,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn on_loopback_only_this_machine_and_no_web_page() {
+    fn on_loopback_this_machine_is_admitted_and_no_web_page() {
         let from = |pairs: &[(&str, &str)]| admitted(HERE, "/status", pairs, None);
         for host in ["127.0.0.1:9091", "localhost", "LOCALHOST:1", "[::1]:9091", "127.8.8.8"] {
             let http = format!("http://{host}");
@@ -183,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_may_lead_to_the_page_and_to_nothing_else() {
+    fn a_link_on_another_site_may_only_open_the_page() {
         let link = |target: &str| admitted(HERE, target, &[("host", HERE), ("sec-fetch-site", "cross-site")], None);
         assert_eq!(link("/"), Ok(()));
         for target in ["/status", "/cache/purge?all=true", "/config", "//"] {
@@ -192,13 +195,13 @@ mod tests {
     }
 
     #[test]
-    fn elsewhere_only_who_shows_the_token() {
+    fn on_other_addresses_only_a_request_with_the_token_is_admitted() {
         let token = token();
-        let from = |local: &str, target: &str, shown: &[&str]| {
+        let from = |local: &str, target: &str, values: &[&str]| {
             let host = [("host", "gateway.internal:9091")];
             let here = [("host", "localhost")];
             let host = if local == HERE { here } else { host };
-            let pairs: Vec<_> = host.into_iter().chain(shown.iter().map(|shown| ("authorization", *shown))).collect();
+            let pairs: Vec<_> = host.into_iter().chain(values.iter().map(|value| ("authorization", *value))).collect();
             admitted(local, target, &pairs, Some(&token))
         };
         for local in [HERE, ELSEWHERE] {
@@ -213,8 +216,8 @@ mod tests {
             assert_eq!(from(local, "/status", &[]), Err(AccessDenied::Token));
             assert_eq!(from(local, "/status", &["Bearer 0123456789abcdef"; 2]), Err(AccessDenied::Token));
         }
-        let nobody = admitted(ELSEWHERE, "/status", &[("host", "localhost")], None);
-        assert_eq!(nobody, Err(AccessDenied::Open));
+        let no_token = admitted(ELSEWHERE, "/status", &[("host", "localhost")], None);
+        assert_eq!(no_token, Err(AccessDenied::Open));
         assert_eq!(admitted("[::ffff:127.0.0.1]:1", "/status", &[("host", "localhost")], None), Ok(()));
     }
 }

@@ -1,5 +1,5 @@
-//! The two listeners beside the proxy: probes and metrics, which change nothing and hold no secret,
-//! and the operator's, which is for this machine, or for who shows a token.
+//! The two listeners beside the proxy: the metrics listener, for probes and Prometheus, and the admin listener, for the
+//! operator. The metrics listener must not show a secret or change anything, because everyone may use it.
 
 mod document;
 mod entries;
@@ -12,7 +12,7 @@ mod status;
 
 use bytes::Bytes;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS};
-use http::{HeaderName, HeaderValue, Response, StatusCode};
+use http::{HeaderName, HeaderValue, Method, Response, StatusCode};
 use http_body_util::Full;
 
 pub(crate) use operator::Operator;
@@ -20,7 +20,8 @@ pub(crate) use probes::Probes;
 
 type Page = Response<Full<Bytes>>;
 
-/// What every answer says: it is of this moment, what it says it is, and nothing for other sites to show, load or be told of.
+/// Headers of every response: it must not be stored, its type must not be guessed, and other sites must not show or
+/// load it.
 const ALWAYS: [(HeaderName, &str); 5] = [
     (CACHE_CONTROL, "no-store"),
     (X_CONTENT_TYPE_OPTIONS, "nosniff"),
@@ -47,16 +48,37 @@ fn text(status: StatusCode, text: impl Into<String>) -> Page {
 fn json(status: StatusCode, value: &impl serde::Serialize) -> Page {
     match serde_json::to_string_pretty(value) {
         Ok(body) => page(status, "application/json", body + "\n"),
-        Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("cannot write the answer: {error}")),
+        Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("cannot write the response: {error}")),
     }
 }
 
-fn not_found(pages: &str) -> Page {
-    text(StatusCode::NOT_FOUND, format!("no such page: expected {pages}"))
+/// A path of a listener.
+struct Endpoint<H> {
+    path: &'static str,
+    /// The methods, as in the header `Allow`.
+    allow: &'static str,
+    /// What it is for, in a few words.
+    help: &'static str,
+    handler: H,
 }
 
-fn not_allowed(methods: &'static str) -> Page {
-    let mut page = text(StatusCode::METHOD_NOT_ALLOWED, format!("method not allowed: expected {methods}"));
-    page.headers_mut().insert(ALLOW, HeaderValue::from_static(methods));
-    page
+const READ: &str = "GET, HEAD";
+
+/// The handler for a request.
+///
+/// # Errors
+/// 404 with the list of all endpoints, or 405.
+fn find<'e, H>(endpoints: &'e [Endpoint<H>], path: &str, method: &Method) -> Result<&'e H, Box<Page>> {
+    let Some(endpoint) = endpoints.iter().find(|endpoint| endpoint.path == path) else {
+        let list = endpoints.iter().map(|Endpoint { path, allow, help, .. }| format!("\n{path} ({allow}): {help}"));
+        let message = format!("no such page: expected one of{}", list.collect::<String>());
+        return Err(Box::new(text(StatusCode::NOT_FOUND, message)));
+    };
+    if endpoint.allow.split(", ").any(|allowed| method == allowed) {
+        return Ok(&endpoint.handler);
+    }
+    let allow = endpoint.allow;
+    let mut page = text(StatusCode::METHOD_NOT_ALLOWED, format!("method not allowed: expected {allow}"));
+    page.headers_mut().insert(ALLOW, HeaderValue::from_static(allow));
+    Err(Box::new(page))
 }

@@ -1,7 +1,6 @@
-//! The operator's listener: what there is on it, and what is done where. Who may ask at all is in `guard.rs`.
+//! The admin listener: its endpoints and what each does. Access control is in `guard.rs`, and must come first.
 
 use std::net::SocketAddr;
-use std::str::FromStr;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -15,38 +14,102 @@ use tokio::time::timeout;
 
 use super::document::Document;
 use super::guard::AccessDenied;
-use super::{Page, entries, explain, guard, json as json_page, not_allowed, not_found, purge, status, text};
+use super::{Endpoint, Page, READ, entries, explain, find, guard, json as json_page, purge, status, text};
 use crate::budget::{Account, ConnectionClass};
 use crate::config::Mode;
-use crate::config::choices::Level;
+use crate::config::enums::Level;
 use crate::gateway::Gateway;
 use crate::stream::BoxError;
 use crate::telemetry::events::{Event, NewEvent};
 use crate::telemetry::logs;
 
-/// The longest word that can be set has six letters.
-const LONGEST_WORD: usize = 64;
+/// Bytes of a body. The longest value that can be set has six letters.
+const MAX_VALUE: usize = 64;
 
-/// What the operator can do.
+const READ_AND_PUT: &str = "GET, HEAD, PUT";
+
+enum Handler {
+    /// Answers at once, from the query.
+    Immediate(fn(&Operator, &str) -> Page),
+    /// Goes through all entries. One request at a time does, on a thread for blocking work.
+    Blocking(fn(&Gateway, &str) -> Page),
+    /// GET shows a value, PUT sets it to the body.
+    Value { show: fn(&Operator) -> Page, set: fn(&Operator, &str) -> Page },
+}
+
+use Handler::{Blocking, Immediate, Value};
+
+/// `deploy/operating.md` describes them.
+const ENDPOINTS: [Endpoint<Handler>; 8] = [
+    Endpoint {
+        path: "/",
+        allow: READ,
+        help: "the status page",
+        handler: Immediate(|operator, _| operator.document.page()),
+    },
+    Endpoint {
+        path: "/status",
+        allow: READ,
+        help: "the figures and events of the status page, in JSON",
+        handler: Immediate(|operator, _| status::page(&operator.gateway, operator.proxy)),
+    },
+    Endpoint {
+        path: "/cache/entries",
+        allow: READ,
+        help: "the entries of the cache, in JSON (?limit=NUMBER)",
+        handler: Blocking(entries::page),
+    },
+    Endpoint {
+        path: "/cache/purge",
+        allow: "POST",
+        help: "removes entries (?operation=NAME, ?project=ID or ?all=true)",
+        handler: Blocking(purge::page),
+    },
+    Endpoint {
+        path: "/config",
+        allow: READ,
+        help: "the settings in force, without secrets",
+        handler: Immediate(|operator, _| operator.config()),
+    },
+    Endpoint {
+        path: "/explain",
+        allow: READ,
+        help: "what the gateway would do with a request (?url=URL&header=NAME: VALUE)",
+        handler: Immediate(|operator, query| explain::page(&operator.gateway, query)),
+    },
+    Endpoint {
+        path: "/log-level",
+        allow: READ_AND_PUT,
+        help: "the log level; PUT sets it to error, warn, info, debug or trace",
+        handler: Value { show: |_| log_level(), set: Operator::set_log_level },
+    },
+    Endpoint {
+        path: "/mode",
+        allow: READ_AND_PUT,
+        help: "whether the cache is used; PUT sets it to cache or bypass",
+        handler: Value { show: Operator::mode, set: Operator::set_mode },
+    },
+];
+
 pub(crate) struct Operator {
     gateway: Arc<Gateway>,
     /// Where clients connect.
     proxy: SocketAddr,
-    /// Comments on the settings: what is in force in place of what they say.
+    /// TOML comments on settings that are not in force as configured.
     remarks: String,
     document: Document,
-    /// Going through all entries takes its time: one does at a time, and never a thread that answers requests.
+    /// Held while a request goes through all entries.
     turn: Arc<Semaphore>,
 }
 
 impl Operator {
-    /// To this gateway, whose clients connect to the address `proxy`. The remarks are shown with its settings.
+    /// Clients of the gateway connect to `proxy`. `/config` shows the remarks after the settings.
     pub(crate) fn new(gateway: Arc<Gateway>, proxy: SocketAddr, remarks: String) -> Self {
         Self { gateway, proxy, remarks, document: Document::new(), turn: Arc::new(Semaphore::new(1)) }
     }
 
-    /// Answers a request that came in by the address `local`. The class of its connection rises to that of an operator if
-    /// the request shows the token, or may be made without one.
+    /// Answers a request to the listener with the address `local`. The class of the connection rises to `Known` if the
+    /// request has the token or needs none.
     pub(crate) async fn answer<B>(&self, request: Request<B>, local: SocketAddr, account: &Account) -> Page
     where
         B: Body<Data = Bytes>,
@@ -55,90 +118,95 @@ impl Operator {
         let (head, body) = request.into_parts();
         account.raise(ConnectionClass::Unknown, None);
         let active = self.gateway.active();
-        if let Err(refused) = guard::admit(&head, local, active.admin_token()) {
-            // Counted there, where the log could be flooded. The page asks without a token to see whether it takes one.
-            if refused != AccessDenied::Token || head.headers.contains_key(AUTHORIZATION) {
-                self.gateway.observer().record_event(NewEvent::new(Event::AdminDenied, refused.in_words()));
+        if let Err(denied) = guard::admit(&head, local, active.admin_token()) {
+            // The page itself first sends a request without a token, to learn whether one is needed. That is no event.
+            if denied != AccessDenied::Token || head.headers.contains_key(AUTHORIZATION) {
+                self.gateway.observer().record_event(NewEvent::new(Event::AdminDenied, denied.describe()));
             }
-            return refused.page();
+            return denied.page();
         }
-        // The page itself is for everyone.
+        // The page itself needs no token.
         if head.uri.path() != "/" || active.admin_token().is_none() {
             account.raise(ConnectionClass::Known, None);
         }
         drop(active);
-        let query = head.uri.query().unwrap_or_default().to_owned();
-        let is_read = head.method == Method::GET || head.method == Method::HEAD;
-        let (allowed, is_allowed) = match head.uri.path() {
-            "/" | "/status" | "/cache/entries" | "/config" | "/explain" => ("GET, HEAD", is_read),
-            "/cache/purge" => ("POST", head.method == Method::POST),
-            "/mode" | "/log-level" => ("GET, HEAD, PUT", is_read || head.method == Method::PUT),
-            _ => {
-                return not_found("/, /status, /cache/entries, /cache/purge, /config, /explain, /log-level or /mode");
+        let query = head.uri.query().unwrap_or_default();
+        match find(&ENDPOINTS, head.uri.path(), &head.method) {
+            Err(error) => *error,
+            Ok(Immediate(page)) => page(self, query),
+            Ok(Blocking(page)) => {
+                let query = query.to_owned();
+                self.run_blocking(move |gateway| page(gateway, &query)).await
             }
-        };
-        if !is_allowed {
-            return not_allowed(allowed);
-        }
-        match head.uri.path() {
-            "/" => self.document.page(),
-            "/status" => status::page(&self.gateway, self.proxy),
-            "/cache/entries" => self.aside(move |gateway| entries::page(gateway, &query)).await,
-            "/cache/purge" => self.aside(move |gateway| purge::page(gateway, &query)).await,
-            "/config" => text(StatusCode::OK, (self.gateway.active().in_words().to_owned() + &self.remarks).trim_end()),
-            "/explain" => explain::page(&self.gateway, &query),
-            "/mode" if is_read => self.mode(),
-            "/mode" => self.word(body).await.map_or_else(|refused| refused, |mode| self.set_mode(mode)),
-            _ if is_read => log_level(),
-            _ => self.word(body).await.map_or_else(|refused| refused, |level| self.set_log_level(level)),
+            Ok(Value { set, .. }) if head.method == Method::PUT => match self.read_value(body).await {
+                Ok(value) => set(self, value.trim()),
+                Err(error) => error,
+            },
+            Ok(Value { show, .. }) => show(self),
         }
     }
 
-    /// Does something that takes its time.
-    async fn aside(&self, page: impl FnOnce(&Gateway) -> Page + Send + 'static) -> Page {
+    /// Runs something that takes long on a thread that answers no other requests.
+    async fn run_blocking(&self, page: impl FnOnce(&Gateway) -> Page + Send + 'static) -> Page {
         let gateway = Arc::clone(&self.gateway);
         let turn = Arc::clone(&self.turn).acquire_owned().await;
         let page = tokio::task::spawn_blocking(move || {
-            // Here, for the client may hang up, and this goes on.
+            // Held by the task, because it goes on when the client disconnects.
             let _turn = turn;
             page(&gateway)
         })
         .await;
-        page.unwrap_or_else(|error| text(StatusCode::INTERNAL_SERVER_ERROR, format!("this went wrong: {error}")))
+        page.unwrap_or_else(|error| text(StatusCode::INTERNAL_SERVER_ERROR, format!("internal error: {error}")))
     }
 
-    /// A word that a body consists of. Who doesn't send it has no longer than for a head, or a few of them would keep
-    /// everyone out.
-    async fn word<T, B>(&self, body: B) -> Result<T, Page>
+    /// Reads a body. It must arrive within `limits.header_timeout`, because a few slow clients could otherwise keep
+    /// everyone else out.
+    async fn read_value<B>(&self, body: B) -> Result<String, Page>
     where
-        T: FromStr<Err = String>,
         B: Body<Data = Bytes>,
         B::Error: Into<BoxError>,
     {
         let limit = self.gateway.active().settings().limits.header_timeout.0;
-        let body = timeout(limit, Limited::new(body, LONGEST_WORD).collect()).await;
-        let body = body.map_err(|_| text(StatusCode::REQUEST_TIMEOUT, "refused: the body has not come in time"))?;
+        let body = timeout(limit, Limited::new(body, MAX_VALUE).collect()).await;
+        let body = body.map_err(|_| text(StatusCode::REQUEST_TIMEOUT, "refused: the body did not arrive in time"))?;
         let body = body.map(Collected::to_bytes).unwrap_or_default();
-        let given = String::from_utf8_lossy(&body);
-        given.trim().parse().map_err(|message| text(StatusCode::BAD_REQUEST, message))
+        Ok(String::from_utf8_lossy(&body).into_owned())
+    }
+
+    fn config(&self) -> Page {
+        text(StatusCode::OK, (self.gateway.active().as_toml().to_owned() + &self.remarks).trim_end())
     }
 
     fn mode(&self) -> Page {
         json_page(StatusCode::OK, &json!({ "mode": self.gateway.mode() }))
     }
 
-    fn set_mode(&self, mode: Mode) -> Page {
-        self.gateway.set_mode(mode);
-        self.gateway.observer().record_event(NewEvent::new(Event::Mode, format!("mode set to {}", mode.into_str())));
-        self.mode()
+    fn set_mode(&self, value: &str) -> Page {
+        match value.parse::<Mode>() {
+            Err(message) => text(StatusCode::BAD_REQUEST, message),
+            Ok(mode) => {
+                self.gateway.set_mode(mode);
+                self.record(Event::Mode, format!("mode set to {}", mode.into_str()));
+                self.mode()
+            }
+        }
     }
 
-    fn set_log_level(&self, level: Level) -> Page {
-        if !logs::set_level(level) {
-            return text(StatusCode::CONFLICT, "the log of this process is not the gateway's, and stays as it is");
+    fn set_log_level(&self, value: &str) -> Page {
+        match value.parse::<Level>() {
+            Err(message) => text(StatusCode::BAD_REQUEST, message),
+            Ok(level) if logs::set_level(level) => {
+                self.record(Event::LogLevel, format!("log level set to {level}"));
+                log_level()
+            }
+            Ok(_) => {
+                text(StatusCode::CONFLICT, "cannot set the log level: this process does not use the gateway's log")
+            }
         }
-        self.gateway.observer().record_event(NewEvent::new(Event::LogLevel, format!("log level set to {level}")));
-        log_level()
+    }
+
+    fn record(&self, event: Event, what: String) {
+        self.gateway.observer().record_event(NewEvent::new(event, what));
     }
 }
 
@@ -155,13 +223,24 @@ mod tests {
     use crate::clock::Clock;
     use crate::config::Config;
 
+    #[test]
+    fn deploy_operating_md_describes_every_endpoint() {
+        let text = include_str!("../../deploy/operating.md");
+        for endpoint in &ENDPOINTS {
+            for method in endpoint.allow.split(", ").filter(|method| *method != "HEAD") {
+                let call = format!("`{method} {}", endpoint.path);
+                assert!(["`", "?"].iter().any(|end| text.contains(&(call.clone() + end))), "{call}");
+            }
+        }
+    }
+
     #[tokio::test]
-    async fn what_takes_its_time_is_done_one_after_the_other_whoever_hangs_up() {
+    async fn blocking_requests_run_one_after_the_other_even_if_a_client_disconnects() {
         let config = Config::from_layers("f", "region = \"r\"", &[]).unwrap();
         let gateway = Gateway::new(&config, Clock::System).unwrap();
         let operator = Operator::new(gateway, ([127, 0, 0, 1], 1).into(), String::new());
         let ((begin, begun), (end, ended)) = (mpsc::channel(), mpsc::channel::<()>());
-        let first = operator.aside(move |_| {
+        let first = operator.run_blocking(move |_| {
             begin.send(()).unwrap();
             ended.recv().unwrap();
             text(StatusCode::OK, "first")
@@ -172,8 +251,8 @@ mod tests {
                 assert!(timeout(Duration::from_millis(1), first.as_mut()).await.is_err());
             }
         }
-        assert_eq!(operator.turn.available_permits(), 0, "though nobody waits for it any more");
+        assert_eq!(operator.turn.available_permits(), 0, "the task goes on without its client");
         end.send(()).unwrap();
-        assert_eq!(operator.aside(|_| text(StatusCode::OK, "second")).await.status(), StatusCode::OK);
+        assert_eq!(operator.run_blocking(|_| text(StatusCode::OK, "second")).await.status(), StatusCode::OK);
     }
 }

@@ -1,15 +1,32 @@
-//! `/metrics`, `/healthz` and `/readyz`: may be seen by anyone.
+//! The metrics listener: `/metrics`, `/healthz` and `/readyz`. Everyone may use it. So it must not show a secret.
 
 use std::sync::Arc;
 
-use http::{Method, Request, StatusCode};
+use http::{Request, StatusCode};
 use tokio::sync::watch;
 
-use super::{Page, not_allowed, not_found, page, text};
+use super::{Endpoint, Page, READ, find, page, text};
 use crate::budget::Budget;
 use crate::telemetry::metrics::Metrics;
 
-/// What probes and Prometheus see.
+type Handler = fn(&Probes) -> Page;
+
+const ENDPOINTS: [Endpoint<Handler>; 3] = [
+    Endpoint { path: "/metrics", allow: READ, help: "the metrics, for Prometheus", handler: Probes::metrics },
+    Endpoint {
+        path: "/healthz",
+        allow: READ,
+        help: "200 while the process runs",
+        handler: |_| text(StatusCode::OK, "ok"),
+    },
+    Endpoint {
+        path: "/readyz",
+        allow: READ,
+        help: "200 while the gateway takes requests, 503 while it shuts down",
+        handler: Probes::ready,
+    },
+];
+
 pub(crate) struct Probes {
     metrics: Arc<Metrics>,
     budget: Arc<Budget>,
@@ -17,23 +34,12 @@ pub(crate) struct Probes {
 }
 
 impl Probes {
-    /// Of a gateway with these metrics, which drains when told so.
     pub(crate) fn new(metrics: Arc<Metrics>, budget: Arc<Budget>, draining: watch::Receiver<bool>) -> Self {
         Self { metrics, budget, draining }
     }
 
-    /// Answers a request.
     pub(crate) fn answer<B>(&self, request: &Request<B>) -> Page {
-        let answer: fn(&Self) -> Page = match request.uri().path() {
-            "/metrics" => Self::metrics,
-            "/healthz" => |_| text(StatusCode::OK, "ok"),
-            "/readyz" => Self::ready,
-            _ => return not_found("/metrics, /healthz or /readyz"),
-        };
-        match *request.method() {
-            Method::GET | Method::HEAD => answer(self),
-            _ => not_allowed("GET, HEAD"),
-        }
+        find(&ENDPOINTS, request.uri().path(), request.method()).map_or_else(|error| *error, |handler| handler(self))
     }
 
     fn metrics(&self) -> Page {
@@ -43,15 +49,15 @@ impl Probes {
         }
     }
 
-    /// Ready from the first moment on, upstream or not: an unreachable upstream is answered for, and
-    /// taking the gateway out would not mend it.
+    /// Ready from the start, whether upstream can be reached or not. While it cannot, the gateway still answers, and
+    /// taking it out of service would not help.
     fn ready(&self) -> Page {
         if *self.draining.borrow() {
             return text(StatusCode::SERVICE_UNAVAILABLE, "draining");
         }
-        // Known callers are still served, so that this takes nobody's traffic away.
-        let words =
+        // Known callers are still served when the budget is reached. So this must not take traffic away.
+        let answer =
             if self.budget.is_reached() { "ready; the memory budget is reached (limits.memory)" } else { "ready" };
-        text(StatusCode::OK, words)
+        text(StatusCode::OK, answer)
     }
 }

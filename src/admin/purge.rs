@@ -1,4 +1,4 @@
-//! Removing from the cache what is asked for by name.
+//! `/cache/purge`: removes the entries that the query names. An empty or misspelt query must remove nothing.
 
 use std::collections::HashSet;
 
@@ -13,7 +13,6 @@ use crate::gateway::Gateway;
 use crate::request::query as queries;
 use crate::telemetry::events::{Event, NewEvent};
 
-/// Purges what a query selects.
 pub(super) fn page(gateway: &Gateway, query: &str) -> Page {
     let selection = match selection(query, gateway.active().catalogue()) {
         Ok(selection) => selection,
@@ -21,7 +20,7 @@ pub(super) fn page(gateway: &Gateway, query: &str) -> Page {
     };
     let purged = gateway.purge(&selection);
     let of = |what: &str, value: Option<&String>| value.map(|value| format!(" of {what} {value}")).unwrap_or_default();
-    // The project stays out of it: it is shown where only a part of it may be.
+    // Without the project id, because an event must not show a whole one.
     let what = format!(
         "removed from the cache: {purged} {}{}{}",
         if purged == 1 { "entry" } else { "entries" },
@@ -32,16 +31,15 @@ pub(super) fn page(gateway: &Gateway, query: &str) -> Page {
     json_page(StatusCode::OK, &json!({ "purged": purged }))
 }
 
-/// Everything has to be asked for by name: a purge whose condition was misspelt must not empty the
-/// cache.
+/// Every condition must be named, `all` included: a purge with a misspelt condition must not empty the cache.
 fn selection(query: &str, catalogue: &Catalogue) -> Result<PurgeSelection, String> {
     let names = || catalogue.operations().iter().map(|operation| &*operation.name);
     let mut selection = PurgeSelection::default();
-    let (mut all, mut asked) = (false, None);
+    let (mut all, mut query_text) = (false, None);
     let mut seen = HashSet::new();
     for (name, value) in form_urlencoded::parse(query.as_bytes()) {
         if !seen.insert(name.clone()) {
-            return Err(format!("{name} is there more than once: expected one value for each"));
+            return Err(format!("{name} is given more than once: expected one value"));
         }
         match (name.as_ref(), value.as_ref()) {
             ("all", "true") => all = true,
@@ -57,7 +55,7 @@ fn selection(query: &str, catalogue: &Catalogue) -> Result<PurgeSelection, Strin
                     id.parse::<ProjectId>().map_err(|message| format!("project: {message} (whole, not shortened)"))?;
                 selection.project_id = Some(id.0);
             }
-            ("query", text) => asked = Some(text.to_owned()),
+            ("query", text) => query_text = Some(text.to_owned()),
             (name, value) => {
                 return Err(format!(
                     "{name} = {value:?} is not allowed: expected operation, project, query or all=true"
@@ -65,26 +63,26 @@ fn selection(query: &str, catalogue: &Catalogue) -> Result<PurgeSelection, Strin
             }
         }
     }
-    // Read as that of a request is, so that any spelling of a question will do.
+    // In the canonical form, as in a cache key, so that any spelling of the query selects it.
     let operation = selection
         .operation
         .as_ref()
         .and_then(|name| catalogue.operations().iter().find(|operation| *operation.name == **name));
-    selection.query = match (asked, operation) {
+    selection.query = match (query_text, operation) {
         (None, _) => None,
-        (Some(_), None) => return Err("query goes with an operation: expected operation=NAME, too".to_owned()),
+        (Some(_), None) => return Err("query needs an operation: expected operation=NAME, too".to_owned()),
         (Some(text), Some(operation)) => match queries::canonical(Some(&text), &operation.parameters) {
             Ok(canonical) => Some(canonical.into()),
             Err(reason) => {
                 return Err(format!(
-                    "query = {text:?} is none that is kept ({}): expected name=value&…",
+                    "query = {text:?} cannot be a part of a cache key ({}): expected name=value&…",
                     reason.into_str()
                 ));
             }
         },
     };
     match (all, selection == PurgeSelection::default()) {
-        (true, false) => Err("all=true goes with neither operation, project nor query".to_owned()),
+        (true, false) => Err("all=true cannot be combined with operation, project or query".to_owned()),
         (false, true) => Err("expected operation=NAME, project=ID, both, or all=true".to_owned()),
         _ => Ok(selection),
     }
@@ -95,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_purge_names_what_it_removes() {
+    fn a_purge_must_name_what_it_removes() {
         let of = |operation: Option<&str>, project_id: Option<&str>| PurgeSelection {
             operation: operation.map(str::to_owned),
             project_id: project_id.map(str::to_owned),

@@ -1,11 +1,13 @@
-//! What there is to know of the gateway at a moment, in JSON: what the status page shows. MetricsSnapshot are those of `/metrics`.
-//! Nothing in it tells who the callers are.
+//! `/status`: the state of the gateway at a moment, in JSON, for the status page. Its figures are those of `/metrics`.
+//! It must not show who the callers are.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
 use http::StatusCode;
+use prometheus::IntGauge;
+use prometheus::core::Collector;
 use serde::Serialize;
 use strum::VariantArray;
 
@@ -13,13 +15,13 @@ use super::{Page, json};
 use crate::catalogue::Service;
 use crate::config::Mode;
 use crate::gateway::{ActiveConfig, Gateway};
-use crate::telemetry::events::EventRow;
+use crate::telemetry::events::RecordedEvent;
 use crate::telemetry::logs;
-use crate::telemetry::metrics_snapshot::{HistogramSnapshot, MetricsSnapshot};
 use crate::telemetry::outcome::Outcome;
-use crate::telemetry::savings::Savings;
+use crate::telemetry::savings::{RequestSeries, Savings};
+use crate::telemetry::series::{HistogramSnapshot, Series};
 
-/// Numbers by what they count.
+/// Numbers by the value of one label.
 type Counts = BTreeMap<String, u64>;
 
 #[derive(Serialize)]
@@ -31,7 +33,8 @@ struct Status {
     /// Where clients connect.
     proxy: String,
     log_level: Option<String>,
-    helping: Helping,
+    #[serde(rename = "helping")]
+    savings: SavingsSummary,
     requests: Requests,
     latency: Latency,
     cache: Cache,
@@ -42,11 +45,11 @@ struct Status {
     unstored: Counts,
     bypasses: Counts,
     backoffs: Counts,
-    events: Vec<Happened>,
+    events: Vec<EventSummary>,
 }
 
 #[derive(Serialize)]
-struct Helping {
+struct SavingsSummary {
     answered: u64,
     hits: u64,
     hit_ratio: Option<f64>,
@@ -60,11 +63,11 @@ struct Requests {
     in_flight: u64,
     connections: u64,
     results: Counts,
-    operations: Vec<OfOperation>,
+    operations: Vec<OperationResults>,
 }
 
 #[derive(Serialize)]
-struct OfOperation {
+struct OperationResults {
     operation: String,
     results: Counts,
 }
@@ -94,7 +97,7 @@ struct Cache {
     refreshes: u64,
 }
 
-/// What is held for clients, the cache apart.
+/// What is held for clients, without the cache.
 #[derive(Serialize)]
 struct Memory {
     used_bytes: u64,
@@ -121,11 +124,11 @@ struct Upstream {
     retries: u64,
     count: u64,
     seconds: f64,
-    health: Healthy,
+    health: ServiceHealth,
 }
 
 #[derive(Serialize)]
-struct Healthy {
+struct ServiceHealth {
     state: &'static str,
     since_seconds: Option<f64>,
     last_answer_seconds: Option<f64>,
@@ -133,7 +136,7 @@ struct Healthy {
 }
 
 #[derive(Serialize)]
-struct Happened {
+struct EventSummary {
     kind: &'static str,
     is_bad: bool,
     what: String,
@@ -144,15 +147,14 @@ struct Happened {
     count: u64,
 }
 
-/// All of it.
 pub(super) fn page(gateway: &Gateway, proxy: SocketAddr) -> Page {
     json(StatusCode::OK, &status(gateway, proxy))
 }
 
 fn status(gateway: &Gateway, proxy: SocketAddr) -> Status {
-    let (active, snapshot) = (gateway.active(), gateway.metrics().snapshot());
-    let sum = |name: &str| snapshot.sum(&family(name), &[]);
-    let by = |name: &str, label: &str| snapshot.by(&family(name), label, &[]);
+    let (active, metrics) = (gateway.active(), gateway.metrics());
+    metrics.refresh();
+    let series = RequestSeries::of(metrics);
     Status {
         version: env!("CARGO_PKG_VERSION"),
         time_ms: milliseconds(gateway.date()),
@@ -160,58 +162,59 @@ fn status(gateway: &Gateway, proxy: SocketAddr) -> Status {
         mode: gateway.mode(),
         proxy: format!("{}://{proxy}", if active.settings().listen.has_tls() { "https" } else { "http" }),
         log_level: logs::level().map(|level| level.to_string()),
-        helping: helping(&snapshot),
+        savings: savings(&series),
         requests: Requests {
-            in_flight: sum("requests_in_flight"),
-            connections: sum("connections"),
+            in_flight: gauge(&metrics.in_flight),
+            connections: gauge(&metrics.connections),
             results: Outcome::VARIANTS
-                .into_iter()
+                .iter()
                 .map(|outcome| outcome.into_str())
-                .map(|result| (result.to_owned(), snapshot.sum(&family("requests_total"), &[("result", result)])))
+                .map(|result| (result.to_owned(), series.requests.sum(&[("result", result)])))
                 .collect(),
-            operations: by("fetches_total", "operation")
-                .into_keys()
-                .map(|name| of_operation(&snapshot, name))
-                .collect(),
+            operations: by(&metrics.fetches, "operation").into_keys().map(|name| operation(&series, name)).collect(),
         },
-        latency: latency(&snapshot),
+        latency: latency(&series),
         cache: Cache {
-            entries: sum("entries"),
-            bytes: sum("entries_bytes"),
+            entries: gauge(&metrics.entries),
+            bytes: gauge(&metrics.entries_bytes),
             max_bytes: active.settings().cache.max_size.0,
-            evictions: by("evictions_total", "cause"),
-            uncacheable_keys: sum("uncacheable_keys"),
-            private_scopes: sum("private_scopes"),
-            refreshes: sum("refreshes_total"),
+            evictions: by(&metrics.evictions, "cause"),
+            uncacheable_keys: gauge(&metrics.uncacheable_keys),
+            private_scopes: gauge(&metrics.private_scopes),
+            refreshes: metrics.refreshes.get(),
         },
         memory: Memory {
-            used_bytes: sum("memory_used_bytes"),
-            budget_bytes: sum("memory_budget_bytes"),
-            refusals: sum("memory_refusals_total"),
+            used_bytes: Series::of(&metrics.memory_used_bytes).sum(&[]),
+            budget_bytes: gauge(&metrics.memory_budget_bytes),
+            refusals: metrics.memory_refusals.get(),
         },
         callers: Callers {
-            grants: sum("grants"),
+            grants: gauge(&metrics.grants),
             max_grants: active.settings().grants.max_grants.0,
-            proofs: by("proofs_total", "result"),
-            denials: by("denials_total", "source"),
-            signatures: by("signatures_total", "result"),
+            proofs: by(&metrics.proofs, "result"),
+            denials: by(&metrics.denials, "source"),
+            signatures: by(&metrics.signatures, "result"),
         },
-        upstream: active.catalogue().services().map(|service| upstream(gateway, &active, &snapshot, service)).collect(),
-        misses: by("misses_total", "reason"),
-        unstored: by("unstored_responses_total", "reason"),
-        bypasses: by("bypasses_total", "reason"),
-        backoffs: by("backoffs_total", "cause"),
-        events: gateway.observer().events().recent().into_iter().map(happened).collect(),
+        upstream: active.catalogue().services().map(|service| upstream(gateway, &active, service)).collect(),
+        misses: by(&metrics.misses, "reason"),
+        unstored: by(&metrics.unstored, "reason"),
+        bypasses: by(&metrics.bypasses, "reason"),
+        backoffs: by(&metrics.backoffs, "cause"),
+        events: gateway.observer().events().recent().into_iter().map(event).collect(),
     }
 }
 
-fn family(name: &str) -> String {
-    format!("workspace_gateway_{name}")
+fn gauge(gauge: &IntGauge) -> u64 {
+    u64::try_from(gauge.get()).unwrap_or(0)
 }
 
-fn helping(snapshot: &MetricsSnapshot) -> Helping {
-    let savings = Savings::of(snapshot);
-    Helping {
+fn by(family: &impl Collector, label: &str) -> Counts {
+    Series::of(family).by(label, &[])
+}
+
+fn savings(series: &RequestSeries) -> SavingsSummary {
+    let savings = Savings::of(series);
+    SavingsSummary {
         answered: savings.answered,
         hits: savings.hits,
         hit_ratio: savings.hit_ratio(),
@@ -221,20 +224,15 @@ fn helping(snapshot: &MetricsSnapshot) -> Helping {
     }
 }
 
-fn of_operation(snapshot: &MetricsSnapshot, operation: String) -> OfOperation {
-    let results = snapshot.by(&family("requests_total"), "result", &[("operation", &operation)]);
-    OfOperation { operation, results }
+fn operation(series: &RequestSeries, operation: String) -> OperationResults {
+    let results = series.requests.by("result", &[("operation", &operation)]);
+    OperationResults { operation, results }
 }
 
-/// Of the operations, as far as the cache had its part.
-fn latency(snapshot: &MetricsSnapshot) -> Latency {
-    let histogram = |is_meant: fn(Outcome) -> bool| {
-        let is_chosen =
-            |result: &str| Outcome::VARIANTS.iter().copied().any(|it| is_meant(it) && it.into_str() == result);
-        snapshot.histogram(&family("request_duration_seconds"), &[], "result", is_chosen)
-    };
-    let hits = histogram(Outcome::is_hit);
-    let others = histogram(|outcome| outcome.is_answer() && !outcome.is_hit());
+/// Of requests for operations that were answered from memory or by a call for the cache.
+fn latency(series: &RequestSeries) -> Latency {
+    let hits = series.durations(&[], Outcome::is_hit);
+    let others = series.durations(&[], |outcome| outcome.is_answer() && !outcome.is_hit());
     let durations = |histogram: HistogramSnapshot| Durations {
         count: histogram.count,
         sum: histogram.sum,
@@ -243,22 +241,21 @@ fn latency(snapshot: &MetricsSnapshot) -> Latency {
     Latency { bounds: hits.bounds.clone(), hits: durations(hits), others: durations(others) }
 }
 
-fn upstream(gateway: &Gateway, active: &ActiveConfig, snapshot: &MetricsSnapshot, service: Service) -> Upstream {
-    let of_service = [("service", service.as_str())];
-    let histogram = snapshot.histogram(&family("upstream_duration_seconds"), &of_service, "service", |_| true);
-    let sum = |name: &str| snapshot.sum(&family(name), &of_service);
+fn upstream(gateway: &Gateway, active: &ActiveConfig, service: Service) -> Upstream {
+    let (metrics, of_service) = (gateway.metrics(), [("service", service.as_str())]);
+    let durations = Series::of(&metrics.upstream_durations).histogram(&of_service, "service", |_| true);
     let (now, health) = (gateway.now(), gateway.observer().health(service));
     let ago = |then| now.saturating_duration_since(then).as_secs_f64();
     Upstream {
         service: service.as_str(),
         url: active.catalogue().origin(service).to_string(),
-        requests: snapshot.by(&family("upstream_requests_total"), "status", &of_service),
-        in_flight: sum("upstream_requests_in_flight"),
-        queued: sum("upstream_calls_queued"),
-        retries: sum("upstream_retries_total"),
-        count: histogram.count,
-        seconds: histogram.sum,
-        health: Healthy {
+        requests: Series::of(&metrics.upstream_requests).by("status", &of_service),
+        in_flight: Series::of(&metrics.upstream_in_flight).sum(&of_service),
+        queued: Series::of(&metrics.upstream_calls_queued).sum(&of_service),
+        retries: Series::of(&metrics.upstream_retries).sum(&of_service),
+        count: durations.count,
+        seconds: durations.sum,
+        health: ServiceHealth {
             state: match health {
                 None => "unknown",
                 Some(health) if health.is_failing => "failing",
@@ -271,16 +268,16 @@ fn upstream(gateway: &Gateway, active: &ActiveConfig, snapshot: &MetricsSnapshot
     }
 }
 
-fn happened(noted: EventRow) -> Happened {
-    Happened {
-        kind: noted.event.into_str(),
-        is_bad: noted.event.is_bad(),
-        what: noted.what.into_owned(),
-        operation: noted.operation.map(|operation| operation.to_string()),
-        project: noted.project,
-        first_ms: milliseconds(noted.first),
-        last_ms: milliseconds(noted.last),
-        count: noted.count,
+fn event(recorded: RecordedEvent) -> EventSummary {
+    EventSummary {
+        kind: recorded.event.into_str(),
+        is_bad: recorded.event.is_bad(),
+        what: recorded.what.into_owned(),
+        operation: recorded.operation.map(|operation| operation.to_string()),
+        project: recorded.project,
+        first_ms: milliseconds(recorded.first),
+        last_ms: milliseconds(recorded.last),
+        count: recorded.count,
     }
 }
 

@@ -1,9 +1,9 @@
-//! Accounts: what each client holds of the budget. Each connection has one. And charges: bytes that are held, and returned when
-//! the charge is dropped.
+//! Accounts and charges. Each connection has an account, which counts the bytes that it holds. A charge stands for held
+//! bytes and returns them when it is dropped.
 //!
-//! What a connection holds counts for three parties: the connection, its peer address, and the caller that it belongs to
-//! (the first known one that sent a request on it). It also counts for the connection's class. `share.rs` decides how much
-//! more a party and a class may have.
+//! The bytes of a connection count for three parties: the connection, its peer address, and its caller (the first known
+//! caller that sent a request on it). They also count for the class of the connection. `share.rs` decides how much more
+//! a party and a class may have.
 
 use std::fmt;
 use std::future::{Future, ready};
@@ -18,23 +18,23 @@ use super::{Budget, Purpose, Shortage};
 use crate::request::caller::Caller;
 use crate::request::peer::Peer;
 
-/// How often a request that waits tries again, even if nothing was returned: a connection that could not be closed then may
-/// be closed now.
+/// How often a waiting request tries again, even if no bytes were returned: a connection that could not be closed
+/// before may be closed now.
 const RETRY: Duration = Duration::from_millis(100);
 
-/// How far the callers of a connection are known. A later class ranks higher.
+/// The class of a connection, by its callers. A later class ranks higher.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ConnectionClass {
     /// No request on the connection had a credential.
     NoCredential,
-    /// A request had a credential, of a caller that is not known.
+    /// A request had a credential, but its caller is unknown.
     Unknown,
-    /// A caller had a grant, or upstream had answered it well. On the admin listener: an operator who was let in.
+    /// A caller had a grant or was known. On the admin listener: an operator was authenticated.
     Known,
 }
 
 impl ConnectionClass {
-    /// All classes, the lowest first.
+    /// All classes, lowest first.
     pub const ALL: [Self; 3] = [Self::NoCredential, Self::Unknown, Self::Known];
 }
 
@@ -42,7 +42,7 @@ impl ConnectionClass {
 #[derive(Clone)]
 pub struct Account(Arc<Holdings>);
 
-/// Whatever changes here changes while the budget's totals are locked, so that they agree.
+/// All fields change only while the budget's totals are locked, so that both agree.
 struct Holdings {
     budget: Arc<Budget>,
     peer: Option<Peer>,
@@ -52,7 +52,7 @@ struct Holdings {
 }
 
 impl Account {
-    /// The account of a new connection. `peer` is `None` where clients are not told apart by address.
+    /// Opens the account of a new connection. `peer` is `None` if clients are not distinguished by address.
     pub fn open(budget: &Arc<Budget>, peer: Option<Peer>) -> Self {
         Self(Arc::new(Holdings {
             budget: Arc::clone(budget),
@@ -68,18 +68,17 @@ impl Account {
         self.0.bytes.load(Ordering::Relaxed)
     }
 
-    /// The peer address of the connection.
     pub fn peer(&self) -> Option<Peer> {
         self.0.peer
     }
 
-    /// The caller that the connection belongs to, if it is known.
+    /// The caller of the connection. `None` if no known caller has sent a request on it.
     pub fn caller(&self) -> Option<Caller> {
         self.0.caller.get().copied()
     }
 
-    /// The class of the connection at present. It only rises: a credential that upstream refuses later was known once, and
-    /// its connections compete with those of known callers.
+    /// The class of the connection. It never falls: if upstream later refuses the credential, the connection still
+    /// competes with those of known callers.
     pub fn class(&self) -> ConnectionClass {
         match self.0.class.load(Ordering::Relaxed) {
             0 => ConnectionClass::NoCredential,
@@ -88,16 +87,16 @@ impl Account {
         }
     }
 
-    /// Raises the connection to a class, unless it has that class or a higher one. `caller` is whose request it is, if that
-    /// caller is known: the connection belongs to it from now on.
+    /// Raises the class of the connection, unless it is equal or higher already. `caller` is the caller of the request,
+    /// if it is known. It becomes the caller of the connection.
     pub fn raise(&self, class: ConnectionClass, caller: Option<Caller>) {
-        // Hits come here. Nearly all connections have the class already, and then one load is all it takes.
+        // Every hit runs this. Most connections have the class already, so that one atomic load is enough.
         if self.class() < class {
             self.budget().raise(self, class, caller);
         }
     }
 
-    /// Changes the class and the caller. The budget's totals are locked.
+    /// Sets the class and the caller. The budget's totals must be locked.
     pub(super) fn set_class(&self, class: ConnectionClass, caller: Option<Caller>) {
         self.0.class.store(class as u8, Ordering::Relaxed);
         if let Some(caller) = caller {
@@ -105,7 +104,7 @@ impl Account {
         }
     }
 
-    /// Changes the bytes. The budget's totals are locked.
+    /// Sets the bytes. The budget's totals must be locked.
     pub(super) fn set_bytes(&self, bytes: usize) {
         self.0.bytes.store(bytes, Ordering::Relaxed);
     }
@@ -114,39 +113,40 @@ impl Account {
         &self.0.budget
     }
 
-    /// Charges bytes, if the client may have them. A refusal is counted, and has connections closed.
+    /// Charges bytes. `None` if the client may not have them: the refusal is counted, and the server closes
+    /// connections.
     pub fn try_charge(&self, purpose: Purpose, bytes: usize) -> Option<Charge> {
         let taken = self.budget().take(Some(self), purpose, bytes);
         taken.inspect_err(|shortage| self.budget().refuse(*shortage, bytes)).ok()?;
         Some(Charge::new(Holder::Account(self.clone()), purpose, bytes))
     }
 
-    /// Charges bytes for what works without them: only while more than half of the budget is free.
+    /// Charges bytes for an optional purpose, only if half of the budget then remains free. A refusal is not counted.
     pub fn try_charge_spare(&self, purpose: Purpose, bytes: usize) -> Option<Charge> {
         let budget = self.budget();
         let is_taken = budget.has_spare(bytes) && budget.take(Some(self), purpose, bytes).is_ok();
         is_taken.then(|| Charge::new(Holder::Account(self.clone()), purpose, bytes))
     }
 
-    /// Charges bytes that are held already, whether the client may have them or not.
+    /// Charges bytes that are held already, even if the client may not have them.
     pub fn charge(&self, purpose: Purpose, bytes: usize) -> Charge {
         self.budget().add(Some(self), purpose, bytes);
         Charge::new(Holder::Account(self.clone()), purpose, bytes)
     }
 
-    /// Why the client may not have so many bytes more now, if that is so.
+    /// Why the client may not have `bytes` more now. `None` if it may.
     pub fn shortage(&self, purpose: Purpose, bytes: usize) -> Option<Shortage> {
         self.budget().shortage(Some(self), purpose, bytes)
     }
 
-    /// Charges bytes as soon as the client may have them. It must hold nothing that others wait for. `None` if too many
-    /// wait already: what waits is not charged.
+    /// Waits until the client may have `bytes`, and charges them. The request must not hold anything that others wait
+    /// for. `None` if too many requests wait already. Waiting requests are not charged.
     pub async fn wait(&self, purpose: Purpose, bytes: usize) -> Option<Charge> {
         self.wait_and(purpose, bytes, ready(())).await.map(|(charge, ())| charge)
     }
 
-    /// The same, and then waits for something else. Until it has that, too, it counts as waiting, so that little memory is
-    /// held for what still has to wait.
+    /// The same, and then waits for `then`. Until that resolves, the request still counts as waiting. So little memory
+    /// is held for requests that wait for something else.
     pub async fn wait_and<T>(
         &self,
         purpose: Purpose,
@@ -156,21 +156,21 @@ impl Account {
         let budget = self.budget();
         let is_own = self.shortage(purpose, bytes).is_some_and(Shortage::is_of_client);
         let _waiting = budget.begin_waiting(bytes, is_own)?;
-        self.until(bytes, || budget.take(Some(self), purpose, bytes)).await;
+        self.wait_until(bytes, || budget.take(Some(self), purpose, bytes)).await;
         let charge = Charge::new(Holder::Account(self.clone()), purpose, bytes);
-        // There may be room for the next waiter, too.
+        // There may be room for another waiter.
         budget.wake_one(self.class());
         Some((charge, then.await))
     }
 
-    /// Waits until the client may have so many bytes. Nothing is charged.
+    /// Waits until the client may have `bytes`. Nothing is charged.
     pub async fn room_for(&self, purpose: Purpose, bytes: usize) {
-        self.until(bytes, || self.shortage(purpose, bytes).map_or(Ok(()), Err)).await;
+        self.wait_until(bytes, || self.shortage(purpose, bytes).map_or(Ok(()), Err)).await;
     }
 
-    /// Waits until an attempt to have so many bytes succeeds. Each return of bytes wakes one waiter of each class: were all
-    /// woken, many waiters would make each return slow. All look again after [`RETRY`].
-    async fn until(&self, bytes: usize, attempt: impl Fn() -> Result<(), Shortage>) {
+    /// Waits until an attempt to get `bytes` succeeds. A return of bytes wakes one waiter of each class. If it woke
+    /// all, it would be slow with many waiters. Each waiter also tries again after [`RETRY`].
+    async fn wait_until(&self, bytes: usize, attempt: impl Fn() -> Result<(), Shortage>) {
         let budget = self.budget();
         let mut is_woken = false;
         loop {
@@ -179,7 +179,7 @@ impl Account {
             let Err(shortage) = attempt() else { return };
             budget.note(shortage, bytes);
             if shortage.is_of_client() {
-                // What others return does not help this one. It may help the next.
+                // Bytes that other clients return do not help this waiter, but may help the next one.
                 if is_woken {
                     budget.wake_one(class);
                 }
@@ -198,30 +198,30 @@ impl fmt::Debug for Account {
     }
 }
 
-/// Who holds the bytes.
+/// The account that a charge counts for.
 pub(super) enum Holder {
     Account(Account),
-    /// No client in particular.
-    Nobody(Arc<Budget>),
+    /// The bytes count for no client.
+    NoClient(Arc<Budget>),
 }
 
 impl Holder {
     fn budget(&self) -> &Arc<Budget> {
         match self {
             Self::Account(account) => account.budget(),
-            Self::Nobody(budget) => budget,
+            Self::NoClient(budget) => budget,
         }
     }
 
     fn account(&self) -> Option<&Account> {
         match self {
             Self::Account(account) => Some(account),
-            Self::Nobody(_) => None,
+            Self::NoClient(_) => None,
         }
     }
 }
 
-/// Bytes that are held. They are returned when this is dropped.
+/// Held bytes. They are returned when this is dropped.
 pub struct Charge {
     holder: Holder,
     purpose: Purpose,
@@ -229,17 +229,16 @@ pub struct Charge {
 }
 
 impl Charge {
-    /// The charge for bytes that the budget has counted.
+    /// A charge for bytes that the budget has counted already.
     pub(super) fn new(holder: Holder, purpose: Purpose, bytes: usize) -> Self {
         Self { holder, purpose, bytes }
     }
 
-    /// How many bytes it is for.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// These bytes, for as long as anybody has any of them.
+    /// Attaches the charge to `bytes`. It is returned when the last clone or slice of them is dropped.
     pub fn hold(self, bytes: Bytes) -> Bytes {
         struct ChargedBytes(Bytes, #[expect(dead_code, reason = "dropped with the bytes")] Charge);
 
@@ -252,8 +251,8 @@ impl Charge {
         Bytes::from_owner(ChargedBytes(bytes, self))
     }
 
-    /// Makes it larger, if its client may have so much more. If not, it is as it was, the refusal is counted, and connections
-    /// are closed.
+    /// Increases the charge. Returns false if the client may not have `by` more: the charge is unchanged, the refusal
+    /// is counted, and the server closes connections.
     pub fn grow(&mut self, by: usize) -> bool {
         let budget = self.holder.budget();
         let taken = budget.take(self.holder.account(), self.purpose, by);
@@ -264,13 +263,13 @@ impl Charge {
         taken.is_ok()
     }
 
-    /// Makes it larger by what is held in any case.
+    /// Increases the charge by bytes that are held already.
     pub fn add(&mut self, bytes: usize) {
         self.holder.budget().add(self.holder.account(), self.purpose, bytes);
         self.bytes += bytes;
     }
 
-    /// Makes it smaller.
+    /// Reduces the charge to `bytes`, unless it is smaller.
     pub fn shrink_to(&mut self, bytes: usize) {
         let less = self.bytes.saturating_sub(bytes);
         self.bytes -= less;
@@ -301,7 +300,7 @@ mod tests {
     const PURPOSE: Purpose = Purpose::Requests;
 
     #[test]
-    fn a_class_only_rises() {
+    fn a_class_never_falls() {
         let account = Account::open(&Budget::new(800), None);
         let shared = account.clone();
         assert_eq!(account.class(), ConnectionClass::NoCredential);
@@ -317,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn an_account_has_what_is_charged_to_it() {
+    fn an_account_counts_what_is_charged_to_it() {
         let account = Account::open(&Budget::new(800), None);
         account.raise(ConnectionClass::Known, None);
         let mut charge = account.charge(PURPOSE, 100);
@@ -332,7 +331,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn whoever_waits_is_charged_when_enough_was_returned() {
+    async fn a_waiting_request_is_charged_when_enough_was_returned() {
         let budget = Budget::new(800);
         let (account, other) = (Account::open(&budget, None), Account::open(&budget, None));
         account.raise(ConnectionClass::Known, None);
@@ -340,7 +339,7 @@ mod tests {
         let mut waiting = pin!(account.wait(PURPOSE, 40));
         let mut context = Context::from_waker(Waker::noop());
         assert!(waiting.as_mut().poll(&mut context).is_pending());
-        // What is charged for others counts, whoever may have it.
+        // Charges of other clients count, even if they may not have them.
         let third = other.charge(PURPOSE, 260);
         drop(second);
         assert!(waiting.as_mut().poll(&mut context).is_pending());
@@ -349,7 +348,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_is_returned_wakes_one_waiter_and_the_next_if_there_is_more_room() {
+    async fn a_return_of_bytes_wakes_one_waiter_and_the_next_if_there_is_more_room() {
         struct Wakes(AtomicUsize);
 
         impl Wake for Wakes {
@@ -358,7 +357,7 @@ mod tests {
             }
         }
 
-        // Each needs 300, and must leave a quarter of that free.
+        // Each needs 300, and gets it only if a quarter of that remains free.
         for (returned, served) in [(350, 0), (500, 1), (700, 2), (2_000, 3)] {
             let budget = Budget::new(16_000);
             let part = budget.charge(PURPOSE, returned);
@@ -376,7 +375,7 @@ mod tests {
                 let before = wakes.0.load(Ordering::Relaxed);
                 assert_eq!(before, number.min(served + 1), "{returned}");
                 match waiting.remove(0).as_mut().poll(&mut context) {
-                    Poll::Ready(charge) => charges.push(charge.expect("few wait")),
+                    Poll::Ready(charge) => charges.push(charge.expect("few requests wait")),
                     Poll::Pending => break,
                 }
             }
@@ -385,12 +384,12 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn no_more_than_a_sixteenth_of_the_budget_waits() {
+    async fn requests_wait_for_at_most_a_sixteenth_of_the_budget() {
         let budget = Budget::new(1_600);
         let account = Account::open(&budget, None);
         let _all = budget.charge(PURPOSE, 1_600);
         let mut context = Context::from_waker(Waker::noop());
-        // Others hold all.
+        // Other clients hold the whole budget.
         let mut first = Box::pin(account.wait(PURPOSE, 100));
         assert!(first.as_mut().poll(&mut context).is_pending());
         assert!(account.wait(PURPOSE, 1).await.is_none());
@@ -399,7 +398,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn whoever_holds_too_much_itself_has_half_of_the_room_to_wait() {
+    async fn requests_of_a_client_that_holds_too_much_wait_for_at_most_half_of_that() {
         let budget = Budget::new(1_600);
         let account = Account::open(&budget, None);
         account.raise(ConnectionClass::Known, None);
@@ -413,19 +412,19 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn whoever_waits_has_connections_closed_again_and_again() {
+    async fn a_waiting_request_reports_its_shortage_repeatedly() {
         let budget = Budget::new(800);
         let account = Account::open(&budget, None);
         let _all = budget.charge(PURPOSE, 800);
         let waiting = account.wait(PURPOSE, 10);
-        let told = async {
+        let reports = async {
             for _ in 0..3 {
-                assert_eq!(budget.runs_short().await, [(Shortage::Budget, 10)]);
+                assert_eq!(budget.shortages().await, [(Shortage::Budget, 10)]);
             }
         };
         tokio::select! {
             _ = waiting => panic!("there is no room"),
-            () = told => {}
+            () = reports => {}
         }
     }
 }

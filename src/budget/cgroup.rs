@@ -1,13 +1,13 @@
-//! The smallest memory limit that the kernel sets for the process by a cgroup, as far as the process can see it.
+//! Finds the smallest memory limit among the cgroups of the process, as far as the process can see them.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// A v1 group without a limit says a number just below this, rounded down to pages.
+/// A v1 group without a limit shows `i64::MAX` rounded down to the page size. This is the smallest such value.
 const NO_LIMIT: u64 = i64::MAX as u64 & !0xffff;
 
-/// The smallest memory limit, in bytes, of the process's cgroup and those above it, in v1 and v2. `None` if there is no
-/// limit, or none that can be seen. `root` is `/`, but for tests.
+/// The smallest memory limit, in bytes, of the process's cgroup and its ancestors, in v1 and v2. `None` if no limit is
+/// visible. `root` is `/`, except in tests.
 ///
 /// Source: `/proc/self/cgroup` and `/proc/self/mountinfo` (cgroups(7), proc_pid_mountinfo(5)).
 pub(crate) fn memory_limit(root: &Path) -> Option<u64> {
@@ -15,7 +15,8 @@ pub(crate) fn memory_limit(root: &Path) -> Option<u64> {
     let (groups, mounts) = (read("proc/self/cgroup"), read("proc/self/mountinfo"));
     let limits = mounts.lines().filter_map(Mount::read).flat_map(|mount| {
         let group = groups.lines().find_map(|line| mount.group(line)).unwrap_or_default();
-        // In a container the group is often told as the host sees it, and what is mounted is its own group.
+        // In a container, the path of the group is often that of the host, but only the container's own group is
+        // mounted.
         let below = group.strip_prefix(mount.top).unwrap_or_default().trim_start_matches('/').to_owned();
         let top = root.join(mount.at.trim_start_matches('/'));
         let file = if mount.is_v2 { "memory.max" } else { "memory.limit_in_bytes" };
@@ -25,9 +26,9 @@ pub(crate) fn memory_limit(root: &Path) -> Option<u64> {
     limits.min()
 }
 
-/// Where the kernel shows the groups that bound memory.
+/// A mount point of the memory controller.
 struct Mount<'m> {
-    /// The group that is shown there.
+    /// The group that is mounted there.
     top: &'m str,
     at: &'m str,
     is_v2: bool,
@@ -46,7 +47,7 @@ impl<'m> Mount<'m> {
         Some(Self { top, at, is_v2 })
     }
 
-    /// The process's group there, if this line of `/proc/self/cgroup` tells it.
+    /// The process's group at this mount point, if `line` of `/proc/self/cgroup` contains it.
     fn group<'g>(&self, line: &'g str) -> Option<&'g str> {
         let mut parts = line.splitn(3, ':');
         let (_, controllers, group) = (parts.next()?, parts.next()?, parts.next()?);
@@ -69,7 +70,7 @@ mod tests {
                       37 32 0:32 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n";
     const V2: &str = "30 24 0:26 / /sys/fs/cgroup rw,nosuid shared:9 - cgroup2 cgroup2 rw,nsdelegate\n";
 
-    /// A root file system with these files.
+    /// Creates a root file system with these files.
     fn root(name: &str, files: &[(&str, &str)]) -> PathBuf {
         let root = std::env::temp_dir().join(format!("workspace-gateway-cgroup-{}-{name}", std::process::id()));
         for (path, text) in files {
@@ -81,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn the_smallest_limit_of_all_groups_above_counts() {
+    fn the_smallest_limit_of_the_group_and_its_ancestors_counts() {
         for (name, files, expected) in [
             ("none", &[][..], None),
             (

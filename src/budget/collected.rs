@@ -1,29 +1,28 @@
-//! Bodies that are read whole, and charged as they are read.
+//! Buffers for complete bodies. Memory must be charged before it is allocated.
 
 use bytes::{Bytes, BytesMut};
 
 use super::Purpose;
 use super::account::{Account, Charge};
 
-/// A body that is read whole. Its memory is charged before it is taken.
 pub(crate) struct Collected {
     charge: Charge,
     bytes: BytesMut,
-    most: usize,
+    max: usize,
 }
 
 impl Collected {
-    /// With memory for so many bytes, for a body that has `most` bytes at most. `None` if the client may not have that.
-    pub(crate) fn with_capacity(account: &Account, purpose: Purpose, capacity: usize, most: usize) -> Option<Self> {
+    /// Allocates `capacity` bytes for a body of at most `max` bytes. `None` if the client may not have the memory.
+    pub(crate) fn with_capacity(account: &Account, purpose: Purpose, capacity: usize, max: usize) -> Option<Self> {
         let charge = account.try_charge(purpose, capacity)?;
-        Some(Self { charge, bytes: BytesMut::with_capacity(capacity), most })
+        Some(Self { charge, bytes: BytesMut::with_capacity(capacity), max })
     }
 
-    /// Adds bytes. False if the client may not have the memory for them: then nothing is added.
+    /// Adds bytes. Returns false, and adds nothing, if the client may not have the memory.
     pub(crate) fn push(&mut self, data: &[u8]) -> bool {
         let needed = self.bytes.len() + data.len();
         if needed > self.charge.bytes() {
-            let capacity = needed.next_power_of_two().min(self.most.max(needed));
+            let capacity = needed.next_power_of_two().min(self.max.max(needed));
             if !self.charge.grow(capacity - self.charge.bytes()) {
                 return false;
             }
@@ -33,7 +32,7 @@ impl Collected {
         true
     }
 
-    /// The whole body. It is charged for as long as anybody has any of it.
+    /// Returns the body. The charge ends when the last clone or slice of it is dropped.
     pub(crate) fn finish(self) -> Bytes {
         self.charge.hold(self.bytes.freeze())
     }
@@ -45,7 +44,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_body_that_is_collected_is_charged_before_it_has_memory() {
+    fn memory_is_charged_before_it_is_allocated() {
         let budget = Budget::new(8 * 1024);
         let account = Account::open(&budget, None);
         account.raise(ConnectionClass::Known, None);
@@ -55,15 +54,15 @@ mod tests {
             assert_eq!(budget.used(), held);
         }
         assert!(!body.push(&[b'x'; 2_000]), "more than half of the budget");
-        let whole = body.finish();
-        assert_eq!((whole.len(), budget.used()), (3_048, 3_500));
-        drop(whole);
+        let complete = body.finish();
+        assert_eq!((complete.len(), budget.used()), (3_048, 3_500));
+        drop(complete);
         assert_eq!(budget.used(), 0);
         assert!(Collected::with_capacity(&account, Purpose::Bodies, 5_000, 5_000).is_none());
     }
 
     #[test]
-    fn bytes_are_held_until_the_last_of_them_is_gone() {
+    fn bytes_are_charged_until_the_last_slice_is_dropped() {
         let budget = Budget::new(800);
         let bytes = budget.charge(Purpose::Responses, 4).hold(Bytes::from_static(b"text"));
         let last = bytes.slice(3..);

@@ -1,14 +1,15 @@
-//! Who may have how much more. Pure: nothing waits or is closed here.
+//! Decides how much more memory a client may have. Pure: nothing waits and no connection is closed here.
 //!
-//! **Parties.** A connection, a peer address or a caller may have more only if it then holds no more than what is left
-//! free for its class. So one party alone has at most half. Parties that take all they can get have equal shares, and
-//! leave such a share free: a newcomer always finds room, and nothing has to be reserved. These are the dynamic thresholds
-//! of A. Choudhury and E. Hahne, "Dynamic queue length thresholds for shared-memory packet switches", IEEE/ACM
-//! Transactions on Networking 6 (1998), with α = 1. For small requests in progress α is 4: a client whose slow
-//! downloads hold its half still has hits.
+//! **Parties.** A connection, a peer address or a caller may have more only if it then holds no more than what remains
+//! free for its class. So a single party gets at most half. If several parties take all they can get, they have equal
+//! shares, and the same amount remains free. So a new party always finds room, and nothing must be reserved. These are
+//! the dynamic thresholds of A. Choudhury and E. Hahne, "Dynamic queue length thresholds for shared-memory packet
+//! switches", IEEE/ACM Transactions on Networking 6 (1998), with α = 1. For small requests in progress, α is 4: a
+//! client whose slow downloads hold its half still gets hits.
 //!
-//! **Classes.** Tokens can be invented, and connections opened, without end. So unknown callers have together at most half of
-//! what known callers leave, and connections without a credential a quarter. A quarter is left for known callers.
+//! **Classes.** A client can invent any number of tokens and open many connections. So all unknown callers together get
+//! at most half of what known callers leave, and all connections without a credential at most a quarter. A quarter
+//! remains for known callers.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -20,30 +21,34 @@ use super::account::{Account, ConnectionClass};
 use crate::request::caller::Caller;
 use crate::request::peer::Peer;
 
-/// The part of what known callers leave that unknown callers may have, and connections without a credential: one in so many bytes.
-const UNKNOWN: usize = 2;
-const NO_CREDENTIAL: usize = 4;
+/// Unknown callers get at most 1/2 of what known callers leave.
+const UNKNOWN_DIVISOR: usize = 2;
 
-/// How many times what is left free a party may hold to have another small request in progress, and what is small, in bytes.
-const REQUESTS: usize = 4;
+/// Connections without a credential get at most 1/4 of what known callers leave.
+const NO_CREDENTIAL_DIVISOR: usize = 4;
+
+/// For a small request in progress, a party may hold this many times what remains free.
+const SMALL_REQUEST_FACTOR: usize = 4;
+
+/// The largest charge of a small request, in bytes.
 const SMALL_REQUEST: usize = 32 * 1024;
 
-/// A party that holds no more than one in so many bytes of the budget is not the cause when it may not have more.
-const SMALL_PARTY: usize = 16;
+/// A party that holds at most 1/16 of the budget is not the cause of a shortage.
+const SMALL_PARTY_DIVISOR: usize = 16;
 
-/// The smallest room for which a map is made smaller again.
+/// Maps are shrunk only if their capacity is larger than this.
 const SMALL_MAP: usize = 256;
 
 /// Why a client may not have more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shortage {
-    /// Others have used up the budget.
+    /// Other clients hold the budget.
     Budget,
     /// The connections of this class hold their part.
     Class(ConnectionClass),
-    /// Its peer address holds its part.
+    /// The peer address holds its part.
     Peer(Peer),
-    /// Its caller holds its part.
+    /// The caller holds its part.
     Caller(Caller),
     /// The connection holds its part.
     Connection,
@@ -56,7 +61,7 @@ impl Shortage {
     }
 }
 
-/// What is held, in bytes.
+/// The held bytes.
 #[derive(Default)]
 pub(super) struct Totals {
     pub(super) limit: usize,
@@ -73,12 +78,11 @@ impl Totals {
         Self { limit, ..Self::default() }
     }
 
-    /// What is free.
     pub(super) fn free(&self) -> usize {
         self.limit.saturating_sub(self.used)
     }
 
-    /// Why the client of this account may not have so many bytes more, if that is so.
+    /// Why the client of an account may not have `bytes` more. `None` if it may.
     pub(super) fn shortage(&self, account: Option<&Account>, purpose: Purpose, bytes: usize) -> Option<Shortage> {
         let class = account.map_or(ConnectionClass::Known, Account::class);
         let Some(room) = self.room(class).checked_sub(bytes) else { return Some(self.shortage_of(class)) };
@@ -88,35 +92,34 @@ impl Totals {
         let caller = account.caller().map(|caller| (held(&self.by_caller, &caller), Shortage::Caller(caller)));
         let mut parties = [Some(connection), peer, caller].into_iter().flatten();
         let is_small = purpose == Purpose::Requests && bytes <= SMALL_REQUEST;
-        let most = if is_small { room.saturating_mul(REQUESTS) } else { room };
-        let (held, shortage) = parties.find(|(held, _)| held + bytes > most)?;
-        Some(if held > self.limit / SMALL_PARTY { shortage } else { self.shortage_of(class) })
+        let max = if is_small { room.saturating_mul(SMALL_REQUEST_FACTOR) } else { room };
+        let (held, shortage) = parties.find(|(held, _)| held + bytes > max)?;
+        Some(if held > self.limit / SMALL_PARTY_DIVISOR { shortage } else { self.shortage_of(class) })
     }
 
-    /// What is left for a class.
+    /// The bytes that a class may still have.
     pub(super) fn room(&self, class: ConnectionClass) -> usize {
         self.part(class).min(self.free())
     }
 
-    /// What is left of the part of a class, whether it is free or not.
+    /// What remains of the part of a class. Other classes may hold some of it.
     fn part(&self, class: ConnectionClass) -> usize {
         let [none, unknown, _] = self.by_class;
         let left = self.limit.saturating_sub(self.used - none - unknown);
         match class {
             ConnectionClass::Known => left,
-            ConnectionClass::Unknown => (left / UNKNOWN).saturating_sub(unknown),
-            ConnectionClass::NoCredential => (left / NO_CREDENTIAL).saturating_sub(none),
+            ConnectionClass::Unknown => (left / UNKNOWN_DIVISOR).saturating_sub(unknown),
+            ConnectionClass::NoCredential => (left / NO_CREDENTIAL_DIVISOR).saturating_sub(none),
         }
     }
 
-    /// What is short where a class has no room: its part, or what is free. Connections of other classes must be closed where
-    /// these hold what is not free.
+    /// The shortage of a class that has no room: its part or the whole budget. If other classes hold what is not free,
+    /// their connections must be closed.
     fn shortage_of(&self, class: ConnectionClass) -> Shortage {
         let is_part = class != ConnectionClass::Known && self.part(class) < self.free();
         if is_part { Shortage::Class(class) } else { Shortage::Budget }
     }
 
-    /// Counts more bytes.
     pub(super) fn add(&mut self, account: Option<&Account>, purpose: Purpose, bytes: usize) {
         self.used += bytes;
         self.by_purpose[purpose as usize] += bytes;
@@ -128,7 +131,6 @@ impl Totals {
         }
     }
 
-    /// Counts fewer bytes.
     pub(super) fn subtract(&mut self, account: Option<&Account>, purpose: Purpose, bytes: usize) {
         self.used -= bytes;
         self.by_purpose[purpose as usize] -= bytes;
@@ -140,8 +142,8 @@ impl Totals {
         }
     }
 
-    /// Raises a connection to a class, and counts what it holds for its caller. Says whether that caller holds more than its
-    /// part now.
+    /// Raises the class of a connection, and counts its bytes for its caller. Returns whether that caller now holds
+    /// more than its part.
     pub(super) fn raise(&mut self, account: &Account, class: ConnectionClass, caller: Option<Caller>) -> bool {
         let (before, bytes) = (account.class(), account.bytes());
         if before >= class {
@@ -172,7 +174,7 @@ fn subtract<K: Eq + Hash>(map: &mut HashMap<K, usize>, key: K, bytes: usize) {
     *held -= bytes;
     if *held == 0 {
         map.remove(&key);
-        // What many clients have made large is not kept for few.
+        // A map that many clients have made large shrinks again.
         if map.capacity() > SMALL_MAP && map.len() < map.capacity() / 4 {
             map.shrink_to_fit();
         }
@@ -209,7 +211,7 @@ mod tests {
         account
     }
 
-    /// Takes all that it can get, in pieces; says how much that is.
+    /// Takes all that the account can get, in pieces of 10 bytes. Returns the sum.
     fn take_all(account: &Account, charges: &mut Vec<Charge>) -> usize {
         let before = charges.len();
         while let Some(charge) = account.try_charge(PURPOSE, 10) {
@@ -219,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn one_client_has_at_most_half_of_the_budget_however_it_is_counted() {
+    fn a_single_connection_caller_or_peer_gets_at_most_half_of_the_budget() {
         type Open = fn(&Arc<Budget>) -> Account;
         let (connection, of_a_caller, of_a_peer): (Open, Open, Open) = (
             |budget| account(budget, Known, None, None),
@@ -237,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_whose_responses_hold_its_half_may_have_requests_in_progress() {
+    fn a_client_whose_responses_hold_its_half_may_still_have_requests_in_progress() {
         let budget = Budget::new(LIMIT);
         let account = account(&budget, Known, Some(caller(1)), peer(1));
         let mut charges = Vec::new();
@@ -249,12 +251,12 @@ mod tests {
     }
 
     #[test]
-    fn callers_that_take_all_they_can_get_leave_an_equal_share_free() {
+    fn callers_that_take_all_they_can_get_have_equal_shares_and_leave_one_free() {
         for callers in [1, 2, 3, 7] {
             let (budget, mut charges) = (Budget::new(LIMIT), Vec::new());
             let accounts: Vec<_> =
                 (0..callers).map(|number| account(&budget, Known, Some(caller(number)), None)).collect();
-            // In turns: whoever has more than the others waits for them.
+            // The accounts take turns, so that all get the same.
             while accounts
                 .iter()
                 .filter(|account| account.try_charge(PURPOSE, 10).map(|it| charges.push(it)).is_some())
@@ -271,7 +273,7 @@ mod tests {
 
     #[test]
     fn each_lower_class_has_at_most_half_of_what_the_higher_one_leaves() {
-        for (known, class, most) in [
+        for (known, class, max) in [
             (0, Unknown, LIMIT / 2),
             (0, NoCredential, LIMIT / 4),
             (LIMIT / 2, Unknown, LIMIT / 4),
@@ -279,19 +281,19 @@ mod tests {
         ] {
             let (budget, mut charges) = (Budget::new(LIMIT), Vec::new());
             let _known = account(&budget, Known, None, None).charge(PURPOSE, known);
-            // Many connections, each for itself.
+            // Many connections of different clients.
             let taken: usize = (0..50).map(|_| take_all(&account(&budget, class, None, None), &mut charges)).sum();
-            assert!((most * 9 / 10..=most).contains(&taken), "{class:?} beside {known}: {taken}");
-            let left = most - taken;
+            assert!((max * 9 / 10..=max).contains(&taken), "{class:?} beside {known}: {taken}");
+            let left = max - taken;
             assert_eq!(account(&budget, class, None, None).shortage(PURPOSE, left + 10), Some(Shortage::Class(class)));
-            // Those above find room.
+            // Known callers still find room.
             let above = account(&budget, Known, None, None);
-            assert!(above.try_charge(PURPOSE, (LIMIT - known - most) / 2).is_some(), "{class:?} beside {known}");
+            assert!(above.try_charge(PURPOSE, (LIMIT - known - max) / 2).is_some(), "{class:?} beside {known}");
         }
     }
 
     #[test]
-    fn within_a_class_one_client_leaves_others_as_much_as_it_has() {
+    fn within_a_class_a_client_leaves_as_much_free_as_it_holds() {
         for (class, part) in [(Unknown, 2), (NoCredential, 4)] {
             let (budget, mut charges) = (Budget::new(LIMIT), Vec::new());
             for _ in 0..9 {
@@ -306,38 +308,38 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_names_who_holds_too_much() {
+    fn a_refusal_names_the_party_that_holds_too_much() {
         let budget = Budget::new(1_000);
         let mine = account(&budget, Known, Some(caller(1)), peer(1));
         let _mine = mine.charge(PURPOSE, 300);
         let of_the_caller = account(&budget, Known, Some(caller(1)), peer(2));
         let of_the_peer = account(&budget, Known, Some(caller(2)), peer(1));
-        for (who, bytes, expected) in [
+        for (account, bytes, expected) in [
             (&mine, 200, None),
             (&mine, 201, Some(Shortage::Connection)),
             (&of_the_caller, 201, Some(Shortage::Caller(caller(1)))),
             (&of_the_peer, 201, Some(Shortage::Peer(Peer::V4([192, 0, 2, 1].into())))),
             (&mine, 701, Some(Shortage::Budget)),
-            // It holds little.
+            // These accounts hold little.
             (&account(&budget, Known, Some(caller(3)), None), 351, Some(Shortage::Budget)),
             (&account(&budget, Unknown, None, None), 351, Some(Shortage::Class(Unknown))),
             (&account(&budget, NoCredential, None, None), 176, Some(Shortage::Class(NoCredential))),
         ] {
-            assert_eq!(who.shortage(PURPOSE, bytes), expected, "{who:?} {bytes}");
+            assert_eq!(account.shortage(PURPOSE, bytes), expected, "{account:?} {bytes}");
         }
     }
 
     #[test]
-    fn a_newcomer_is_short_of_the_budget_where_others_hold_more_than_their_part() {
+    fn a_new_client_is_short_of_the_budget_if_others_hold_more_than_their_part() {
         let budget = Budget::new(1_000);
-        // Whose first requests came after their connections were accepted.
+        // The others hold more than their part, because held bytes are charged without a check.
         let _others = account(&budget, Unknown, None, None).charge(PURPOSE, 950);
         assert_eq!(Account::open(&budget, None).shortage(PURPOSE, 45), Some(Shortage::Budget));
         assert_eq!(Account::open(&budget, None).shortage(PURPOSE, 200), Some(Shortage::Budget));
     }
 
     #[test]
-    fn what_a_connection_holds_moves_with_it_when_its_caller_is_known() {
+    fn the_bytes_of_a_connection_count_for_its_caller_when_that_is_known() {
         let budget = Budget::new(1_000);
         let connection = Account::open(&budget, None);
         let charge = connection.charge(PURPOSE, 200);
@@ -354,26 +356,26 @@ mod tests {
 
     proptest! {
         #[test]
-        fn totals_are_the_sums_of_what_is_held(
+        fn totals_are_the_sums_of_the_charges(
             steps in prop::collection::vec((0_usize..7, 0_usize..6, 0_usize..4, 0_usize..300), 0..80),
         ) {
             let budget = Budget::new(1_000);
             let mut accounts: Vec<Account> =
                 (0..4).map(|number| Account::open(&budget, [None, peer(1), peer(1), peer(2)][number])).collect();
             let mut charges: Vec<(usize, Charge)> = Vec::new();
-            for (purpose, what, who, bytes) in steps {
+            for (purpose, action, index, bytes) in steps {
                 let place = bytes % charges.len().max(1);
-                match (what, charges.get_mut(place)) {
-                    (0, _) if purpose < Purpose::VARIANTS.len() => charges.extend(accounts[who].try_charge(Purpose::VARIANTS[purpose], bytes).map(|it| (who, it))),
-                    (0 | 1, _) => charges.push((who, accounts[who].charge(PURPOSE, bytes))),
+                match (action, charges.get_mut(place)) {
+                    (0, _) if purpose < Purpose::VARIANTS.len() => charges.extend(accounts[index].try_charge(Purpose::VARIANTS[purpose], bytes).map(|it| (index, it))),
+                    (0 | 1, _) => charges.push((index, accounts[index].charge(PURPOSE, bytes))),
                     (2, Some((_, charge))) => drop(charge.grow(bytes)),
                     (3, Some((_, charge))) => charge.shrink_to(bytes / 2),
                     (4, Some(_)) => drop(charges.remove(place)),
                     (2..=4, None) => {}
-                    _ => accounts[who].raise(ConnectionClass::ALL[bytes % 3], (bytes % 2 == 0).then(|| caller(who / 2))),
+                    _ => accounts[index].raise(ConnectionClass::ALL[bytes % 3], (bytes % 2 == 0).then(|| caller(index / 2))),
                 }
                 let held = |matches: &dyn Fn(&Account) -> bool| -> usize {
-                    charges.iter().filter(|(who, _)| matches(&accounts[*who])).map(|(_, charge)| charge.bytes()).sum()
+                    charges.iter().filter(|(index, _)| matches(&accounts[*index])).map(|(_, charge)| charge.bytes()).sum()
                 };
                 budget.with_totals(|totals| {
                     for class in ConnectionClass::ALL {

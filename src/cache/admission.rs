@@ -1,7 +1,8 @@
-//! What an answer means: for the caller who asked, for the others who want the same, and for the
-//! cache. A status alone proves nothing: the services document errors against 200, so only a whole
-//! JSON body with `products` and without `error_code` counts, or what else an operation asks for
-//! (`cache/body.rs`).
+//! Decides what a complete response means: for its caller, for the callers that wait for the same response, and for the
+//! cache.
+//!
+//! A status alone proves nothing: the services document errors with status 200. So a 200 counts only if its body passes
+//! the check of its operation (`cache/body.rs`): by default, complete JSON with `products` and without `error_code`.
 
 use bytes::Bytes;
 use http::header::VARY;
@@ -11,83 +12,82 @@ use super::unstorable::Unstorable;
 use super::{body, lifetime};
 use crate::catalogue::BodyCheck;
 
-/// What an answer means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
-    /// An answer, such as a product list: upstream has proved the caller. Whether it may be kept is
-    /// another question.
+    /// A valid 200, such as a product list: it proves the caller. The result says whether it may be stored.
     Proof(Result<Audience, Unstorable>),
-    /// A 200 that is none, which nobody else should be given.
-    NoList(Unstorable),
-    /// The credential was refused.
+    /// A 200 whose body does not pass the check. No other caller may get it.
+    InvalidBody(Unstorable),
+    /// Upstream refused the credential.
     Denial,
-    /// It depends on who asked, or in what way: too large a token, say.
+    /// The response depends on the caller or on its request headers, for example a 431 for a long token.
     Personal,
-    /// There is no such thing, whoever asks.
+    /// A 400, 404 or 405: the same for every caller.
     Negative,
-    /// Lookup too often, by this caller or by all: which of them is not said.
+    /// A 429. It does not say whether this caller or all callers together sent too many requests.
     Throttled,
-    /// Upstream failed.
+    /// A 5xx other than 508.
     Failure,
 }
 
-/// For whom an answer may be kept.
+/// Who may see a stored response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Audience {
-    /// For all who are proved.
+    /// All callers with a grant.
     All,
-    /// For the caller who asked: upstream says that it varies on the credential. So do all answers to its operation.
+    /// The caller of the request: upstream says that the response varies on the credential. The gateway assumes this
+    /// for all responses of the operation.
     Caller,
 }
 
-/// What a request header is to an answer that varies on it.
+/// How the gateway treats a request header that a response varies on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum CallerRole {
-    /// The same for everyone who asks under one key.
+    /// All requests with the same key send the same value.
     Fixed,
-    /// What callers are told apart by.
+    /// The header identifies the caller.
     Credential,
-    /// Anything a client may send.
+    /// Clients may send any value.
     Free,
 }
 
-/// Says what a whole answer means, given what the operation asks of a body, and whether the answer is going to be
-/// kept for its caller alone. `role` says what request headers are to an answer that varies on them.
+/// Classifies a complete response. `is_private` says whether it would be stored for its caller only. `role` classifies
+/// the request headers that `Vary` names.
 pub(crate) fn judge(
-    answer: &Response<Bytes>,
+    response: &Response<Bytes>,
     check: &BodyCheck,
-    is_alone: bool,
+    is_private: bool,
     role: impl Fn(&HeaderName) -> CallerRole,
 ) -> Verdict {
-    match answer.status().as_u16() {
-        200 => match body::check(answer.body(), check) {
-            Ok(()) => Verdict::Proof(check_headers(answer.headers(), is_alone, &role)),
-            Err(reason) => Verdict::NoList(reason),
+    match response.status().as_u16() {
+        200 => match body::check(response.body(), check) {
+            Ok(()) => Verdict::Proof(check_headers(response.headers(), is_private, &role)),
+            Err(reason) => Verdict::InvalidBody(reason),
         },
         401 | 403 => Verdict::Denial,
-        // Said to be about the one who asked, it is; likewise if what it says of that can't be read.
-        _ if is_negative(answer.status()) => match check_headers(answer.headers(), is_alone, &role) {
+        // If its headers limit it to one caller, or cannot be parsed, it is not a statement for every caller.
+        _ if is_negative(response.status()) => match check_headers(response.headers(), is_private, &role) {
             Ok(Audience::All) => Verdict::Negative,
             _ => Verdict::Personal,
         },
-        // 508: the trail of gateways that this very request has come through.
         429 => Verdict::Throttled,
+        // A 508 (loop detected) is about the gateways that this one request has passed.
         500..=507 | 509..=599 => Verdict::Failure,
         _ => Verdict::Personal,
     }
 }
 
-/// Whether a status says that there is no such thing.
+/// Whether a status says that the resource or method does not exist.
 pub(crate) fn is_negative(status: StatusCode) -> bool {
     matches!(status.as_u16(), 400 | 404 | 405)
 }
 
 fn check_headers(
     headers: &HeaderMap,
-    is_alone: bool,
+    is_private: bool,
     role: impl Fn(&HeaderName) -> CallerRole,
 ) -> Result<Audience, Unstorable> {
-    let reserved = lifetime::reserved(headers).ok_or(Unstorable::CacheDirectives)?;
+    let reserved = lifetime::reserved_fields(headers).ok_or(Unstorable::CacheDirectives)?;
     let mut audience = Audience::All;
     for name in varies_on(headers) {
         match name.map_or(CallerRole::Free, |name| role(&name)) {
@@ -96,28 +96,28 @@ fn check_headers(
             CallerRole::Free => return Err(Unstorable::Vary),
         }
     }
-    // What is reserved for one caller can be left out only where it is kept for that one alone.
-    if !reserved.is_empty() && !is_alone && audience == Audience::All {
+    // Reserved fields can be left out only of an entry that is stored for one caller.
+    if !reserved.is_empty() && !is_private && audience == Audience::All {
         return Err(Unstorable::CacheDirectives);
     }
     lifetime::age(headers).map(|_| audience).ok_or(Unstorable::BadAge)
 }
 
-/// Whether upstream says that an answer varies on the credential, whatever else it says of keeping it.
+/// Whether `Vary` names the credential, whatever else the headers say about storing the response.
 pub(crate) fn varies_on_credential(headers: &HeaderMap, role: impl Fn(&HeaderName) -> CallerRole) -> bool {
     varies_on(headers).flatten().any(|name| role(&name) == CallerRole::Credential)
 }
 
-/// Whether a body tells of an error, though its status may not. False where it is not whole JSON.
-pub(crate) fn tells_error(body: &[u8]) -> bool {
+/// Whether a body contains an `error_code`, whatever the status is. False if the body is not complete JSON.
+pub(crate) fn has_error_code(body: &[u8]) -> bool {
     body::has_error_code(body)
 }
 
-/// The names in `Vary`; `None` for what is none, `*` above all.
+/// The header names in `Vary`. `None` stands for `*` and for members that are not valid names.
 fn varies_on(headers: &HeaderMap) -> impl Iterator<Item = Option<HeaderName>> {
     let names = headers.get_all(VARY).iter().flat_map(|value| value.as_bytes().split(|&byte| byte == b','));
     let names = names.map(<[u8]>::trim_ascii).filter(|name| !name.is_empty());
-    // `*` is a valid header name by its characters.
+    // The parser of header names accepts `*`.
     names.map(|name| HeaderName::from_bytes(name).ok().filter(|name| name != "*"))
 }
 
@@ -125,7 +125,7 @@ fn varies_on(headers: &HeaderMap) -> impl Iterator<Item = Option<HeaderName>> {
 mod tests {
     use super::*;
 
-    fn answer(status: u16, headers: &[(&str, &str)], body: &'static str) -> Response<Bytes> {
+    fn response(status: u16, headers: &[(&str, &str)], body: &'static str) -> Response<Bytes> {
         let mut builder = Response::builder().status(status);
         for (name, value) in headers {
             builder = builder.header(*name, *value);
@@ -133,12 +133,12 @@ mod tests {
         builder.body(Bytes::from_static(body.as_bytes())).unwrap()
     }
 
-    fn judge(answer: &Response<Bytes>) -> Verdict {
-        judge_for(answer, false)
+    fn judge(response: &Response<Bytes>) -> Verdict {
+        judge_for(response, false)
     }
 
-    fn judge_for(answer: &Response<Bytes>, is_alone: bool) -> Verdict {
-        super::judge(answer, &BodyCheck::Field("products".into()), is_alone, |name| match name.as_str() {
+    fn judge_for(response: &Response<Bytes>, is_private: bool) -> Verdict {
+        super::judge(response, &BodyCheck::Field("products".into()), is_private, |name| match name.as_str() {
             "accept" => CallerRole::Fixed,
             "x-auth-token" => CallerRole::Credential,
             _ => CallerRole::Free,
@@ -146,22 +146,22 @@ mod tests {
     }
 
     #[test]
-    fn a_product_list_is_proof_and_kept() {
+    fn a_product_list_is_a_proof_and_is_stored() {
         for body in [r#"{"products":[]}"#, r#"{"total_count":1,"products":{"product_id":"p"}}"#] {
-            assert_eq!(judge(&answer(200, &[], body)), Verdict::Proof(Ok(Audience::All)), "{body}");
+            assert_eq!(judge(&response(200, &[], body)), Verdict::Proof(Ok(Audience::All)), "{body}");
         }
         let list = r#"{"products":[]}"#;
-        assert_eq!(judge(&answer(200, &[("vary", "Accept,, accept")], list)), Verdict::Proof(Ok(Audience::All)));
+        assert_eq!(judge(&response(200, &[("vary", "Accept,, accept")], list)), Verdict::Proof(Ok(Audience::All)));
         assert_eq!(
-            judge(&answer(200, &[("age", "7"), ("cache-control", "max-age=1")], list)),
+            judge(&response(200, &[("age", "7"), ("cache-control", "max-age=1")], list)),
             Verdict::Proof(Ok(Audience::All))
         );
-        let personal = answer(200, &[("vary", "accept, X-Auth-Token")], list);
-        assert_eq!(judge(&personal), Verdict::Proof(Ok(Audience::Caller)));
+        let varying = response(200, &[("vary", "accept, X-Auth-Token")], list);
+        assert_eq!(judge(&varying), Verdict::Proof(Ok(Audience::Caller)));
     }
 
     #[test]
-    fn proof_is_proof_even_where_it_may_not_be_kept() {
+    fn a_product_list_that_may_not_be_stored_is_still_a_proof() {
         for (name, value, reason) in [
             ("cache-control", "max-age=60, no-store", Unstorable::CacheDirectives),
             ("cache-control", "private=\"", Unstorable::CacheDirectives),
@@ -174,22 +174,26 @@ mod tests {
             ("age", "", Unstorable::BadAge),
             ("age", "1, 2", Unstorable::BadAge),
         ] {
-            let verdict = judge(&answer(200, &[(name, value)], r#"{"products":[]}"#));
+            let verdict = judge(&response(200, &[(name, value)], r#"{"products":[]}"#));
             assert_eq!(verdict, Verdict::Proof(Err(reason)), "{name}: {value}");
         }
-        let twice = answer(200, &[("age", "1"), ("age", "1")], r#"{"products":[]}"#);
+        let twice = response(200, &[("age", "1"), ("age", "1")], r#"{"products":[]}"#);
         assert_eq!(judge(&twice), Verdict::Proof(Err(Unstorable::BadAge)));
     }
 
     #[test]
-    fn what_reserves_headers_is_kept_for_its_caller_alone_or_for_nobody() {
+    fn a_response_with_reserved_fields_is_stored_only_for_its_caller_or_not_at_all() {
         let list = r#"{"products":[]}"#;
-        let reserving = answer(200, &[("cache-control", "private=\"x-own\"")], list);
+        let reserving = response(200, &[("cache-control", "private=\"x-own\"")], list);
         assert_eq!(judge_for(&reserving, false), Verdict::Proof(Err(Unstorable::CacheDirectives)));
         assert_eq!(judge_for(&reserving, true), Verdict::Proof(Ok(Audience::All)));
-        let varying = answer(200, &[("cache-control", "no-cache=\"x-own\""), ("vary", "x-auth-token")], list);
-        assert_eq!(judge_for(&varying, false), Verdict::Proof(Ok(Audience::Caller)), "it is going to be alone");
-        let private = answer(200, &[("cache-control", "private")], list);
+        let varying = response(200, &[("cache-control", "no-cache=\"x-own\""), ("vary", "x-auth-token")], list);
+        assert_eq!(
+            judge_for(&varying, false),
+            Verdict::Proof(Ok(Audience::Caller)),
+            "it will be stored for its caller only"
+        );
+        let private = response(200, &[("cache-control", "private")], list);
         assert_eq!(judge_for(&private, true), Verdict::Proof(Err(Unstorable::CacheDirectives)));
     }
 
@@ -206,12 +210,12 @@ mod tests {
             (r#"{"error_code":"WKS.00211401","products":[]}"#, Unstorable::NotProducts),
             (r#"{"products":null}"#, Unstorable::NotProducts),
         ] {
-            assert_eq!(judge(&answer(200, &[], body)), Verdict::NoList(reason), "{body}");
+            assert_eq!(judge(&response(200, &[], body)), Verdict::InvalidBody(reason), "{body}");
         }
     }
 
     #[test]
-    fn every_other_status_has_its_meaning_whatever_the_body() {
+    fn for_every_other_status_the_body_does_not_matter() {
         for (verdict, statuses) in [
             (Verdict::Denial, &[401, 403][..]),
             (Verdict::Negative, &[400, 404, 405]),
@@ -220,7 +224,7 @@ mod tests {
             (Verdict::Personal, &[201, 203, 204, 206, 301, 304, 402, 407, 409, 413, 414, 431, 494, 508, 600]),
         ] {
             for &status in statuses {
-                assert_eq!(judge(&answer(status, &[], r#"{"products":[]}"#)), verdict, "{status}");
+                assert_eq!(judge(&response(status, &[], r#"{"products":[]}"#)), verdict, "{status}");
             }
         }
     }

@@ -1,8 +1,9 @@
-//! When upstream is not asked again for what can be given stale: for a while after it has failed, and
-//! for as long as it wishes (`Retry-After`). Pure: now is an argument.
+//! Backoff: for a while after a failed call, the gateway does not call upstream for requests that it can answer with a
+//! stale entry. `Retry-After` sets the time, if upstream sends it. Pure: the time is an argument.
 //!
-//! What makes a caller's call fail may be its own: its token, or that it has asked too often. So at first only its own
-//! refreshes pause. When a second caller's call fails as well, everybody's do.
+//! The cause of a failure may be the caller itself: its token, or the number of its requests. So a first failure stops
+//! only the refreshes of its own caller. If a call of a second caller fails during that time, the refreshes of all
+//! callers stop.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -10,83 +11,80 @@ use http::HeaderMap;
 use http::header::RETRY_AFTER;
 use strum::{IntoStaticStr, VariantArray};
 
-use super::generations::Generations;
 use super::grants::CallerScope;
+use super::lru_map::LruMap;
 use super::store::{CacheKey, PurgeSelection};
 use crate::request::caller::Caller;
 use crate::request::directives;
 use crate::request::key::Scope;
 use crate::sync::{Mutex, MutexGuard};
 
-/// What upstream may wish for at most.
+/// The longest `Retry-After` that the gateway follows. A longer one is shortened to this.
 const LONGEST: Duration = Duration::from_secs(60);
 
-/// How many pauses are remembered of each kind. Forgetting one costs an upstream call.
+/// How many scopes, and how many cache keys, may have a backoff. Each one that is dropped costs an upstream call.
 const MAX_BACKOFFS: usize = 4_096;
 
-/// How many callers of a scope are remembered by failures that may be of their own making.
+/// How many callers of one scope may have a backoff of their own.
 const MAX_OWN: usize = 16;
 
-/// All pauses.
 pub(crate) struct Backoffs(Mutex<BackoffTables>);
 
 struct BackoffTables {
-    scopes: Generations<Scope, Backoff>,
-    keys: Generations<CacheKey, Backoff>,
+    scopes: LruMap<Scope, Backoff>,
+    keys: LruMap<CacheKey, Backoff>,
 }
 
-/// The pauses of a scope or of a slot. None of them is cut short by another.
+/// The backoffs of a scope or of a cache key. None of them shortens another.
 #[derive(Default)]
 struct Backoff {
-    /// Until when everybody's refreshes pause.
-    everybody: Option<Instant>,
-    /// Until when those of callers do whose calls have failed. The two that last longest will do: a second failure has
-    /// everybody pause for as long.
+    /// The end of the backoff for all callers.
+    all_callers: Option<Instant>,
+    /// The end of the backoff for each caller whose calls failed. The latest two are enough, because the second failure
+    /// starts the backoff for all callers.
     failed: Vec<(Caller, Instant)>,
-    /// Until when those of callers do whose calls have failed in a way that may be of their own making. That
-    /// says nothing of the others.
+    /// The same for failures that the caller itself may have caused. They say nothing about other callers.
     own: Vec<(Caller, Instant)>,
 }
 
 impl Backoff {
-    fn holds(&self, caller: Caller, now: Instant) -> bool {
+    fn is_active_for(&self, caller: Caller, now: Instant) -> bool {
         let of_caller = |(failed, until): &(Caller, Instant)| *failed == caller && now < *until;
-        self.everybody.is_some_and(|until| now < until) || self.failed.iter().chain(&self.own).any(of_caller)
+        self.all_callers.is_some_and(|until| now < until) || self.failed.iter().chain(&self.own).any(of_caller)
     }
 
-    fn stop(&mut self, caller: Caller, until: Instant, now: Instant) {
-        // What two callers meet at the same time is not of one's own making.
+    fn add_failure(&mut self, caller: Caller, until: Instant, now: Instant) {
+        // If the calls of two callers fail at the same time, neither caller is the cause.
         if self.failed.iter().any(|(failed, until)| *failed != caller && now < *until) {
-            self.everybody = self.everybody.max(Some(until));
+            self.all_callers = self.all_callers.max(Some(until));
         }
-        remember(&mut self.failed, caller, until, 2);
+        extend(&mut self.failed, caller, until, 2);
     }
 }
 
-/// Adds a caller's pause to a list that is ordered by length and has so many places.
-fn remember(backoffs: &mut Vec<(Caller, Instant)>, caller: Caller, until: Instant, places: usize) {
-    match backoffs.iter_mut().find(|(paused, _)| *paused == caller) {
+/// Adds the backoff of a caller, or extends it. The list keeps the `max_callers` that end last.
+fn extend(backoffs: &mut Vec<(Caller, Instant)>, caller: Caller, until: Instant, max_callers: usize) {
+    match backoffs.iter_mut().find(|(other, _)| *other == caller) {
         Some((_, before)) => *before = until.max(*before),
         None => backoffs.push((caller, until)),
     }
     backoffs.sort_by_key(|(_, until)| std::cmp::Reverse(*until));
-    backoffs.truncate(places);
+    backoffs.truncate(max_callers);
 }
 
-/// What makes a pause.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, VariantArray)]
 #[strum(const_into_str, serialize_all = "kebab-case")]
 pub enum BackoffCause {
-    /// Upstream has failed to answer.
+    /// The call failed, or upstream sent another 5xx.
     Failure,
     /// A 429.
     Throttled,
-    /// A 503 that says when to ask again.
+    /// A 503 with `Retry-After`.
     Unavailable,
 }
 
-/// For how long upstream wishes not to be asked, within reason; `None` if it doesn't say, or in a way
-/// that can't be read. `date`: the present moment by the calendar.
+/// The time that `Retry-After` asks for, at most 60 s. `None` if the field is absent, repeated or cannot be parsed.
+/// `date` is the current time of the wall clock.
 pub(crate) fn retry_after(headers: &HeaderMap, date: SystemTime) -> Option<Duration> {
     let mut values = headers.get_all(RETRY_AFTER).iter();
     let text = values.next()?.to_str().ok()?;
@@ -99,26 +97,27 @@ pub(crate) fn retry_after(headers: &HeaderMap, date: SystemTime) -> Option<Durat
 }
 
 impl Backoffs {
-    /// None so far.
     pub(crate) fn new() -> Self {
-        Self(Mutex::new(BackoffTables { scopes: Generations::new(MAX_BACKOFFS), keys: Generations::new(MAX_BACKOFFS) }))
+        Self(Mutex::new(BackoffTables { scopes: LruMap::new(MAX_BACKOFFS), keys: LruMap::new(MAX_BACKOFFS) }))
     }
 
-    /// Whether a caller's refreshes of a slot pause at a moment.
-    pub(crate) fn hold(&self, cache_key: &CacheKey, caller_scope: &CallerScope, now: Instant) -> bool {
+    /// Whether a caller's refreshes of an entry must wait, because of the scope or of the cache key.
+    pub(crate) fn is_active_for(&self, cache_key: &CacheKey, caller_scope: &CallerScope, now: Instant) -> bool {
         let mut tables = self.tables();
-        tables.scopes.get(&caller_scope.scope).is_some_and(|backoff| backoff.holds(caller_scope.caller, now))
-            || tables.keys.get(cache_key).is_some_and(|backoff| backoff.holds(caller_scope.caller, now))
+        tables.scopes.get(&caller_scope.scope).is_some_and(|backoff| backoff.is_active_for(caller_scope.caller, now))
+            || tables.keys.get(cache_key).is_some_and(|backoff| backoff.is_active_for(caller_scope.caller, now))
     }
 
-    /// Whether the refreshes of one caller's own slot pause, whatever holds for its scope.
-    pub(crate) fn active_for_owner(&self, cache_key: &CacheKey, now: Instant) -> bool {
+    /// Whether the refreshes of an entry that belongs to one caller must wait. The backoffs of the scope do not count.
+    /// False for a shared cache key.
+    pub(crate) fn is_active_for_owner(&self, cache_key: &CacheKey, now: Instant) -> bool {
         let Some(owner) = cache_key.owner else { return false };
-        self.tables().keys.get(cache_key).is_some_and(|backoff| backoff.holds(owner, now))
+        self.tables().keys.get(cache_key).is_some_and(|backoff| backoff.is_active_for(owner, now))
     }
 
-    /// A caller's call for a slot has failed: its refreshes pause for so long, and everybody's if another's has failed as
-    /// well. A failure concerns the slot; a 429, or a 503 that says when to ask again, the whole scope.
+    /// Starts a backoff of `span` after a caller's call has failed: for this caller, and for all callers if a call of
+    /// another caller has failed, too. It covers the cache key. After a 429, or a 503 with `Retry-After`, it covers the
+    /// whole scope, unless the entry belongs to one caller.
     pub(crate) fn begin(
         &self,
         cache_key: &CacheKey,
@@ -133,27 +132,27 @@ impl Backoffs {
         } else {
             tables.scopes.get_or_insert_with(&caller_scope.scope, Backoff::default)
         };
-        backoff.stop(caller_scope.caller, now + span, now);
+        backoff.add_failure(caller_scope.caller, now + span, now);
     }
 
-    /// A caller's call has failed in a way that may be of its own making: its refreshes in the scope
-    /// pause, and nobody else's.
+    /// Starts a backoff in the scope after a failure that the caller itself may have caused. It never stops the
+    /// refreshes of other callers.
     pub(crate) fn begin_for_caller(&self, caller_scope: &CallerScope, span: Duration, now: Instant) {
         let mut tables = self.tables();
         let backoff = tables.scopes.get_or_insert_with(&caller_scope.scope, Backoff::default);
-        remember(&mut backoff.own, caller_scope.caller, now + span, MAX_OWN);
+        extend(&mut backoff.own, caller_scope.caller, now + span, MAX_OWN);
     }
 
-    /// A call for a slot has succeeded.
+    /// Ends the backoff of a cache key after a successful call.
     pub(crate) fn end(&self, cache_key: &CacheKey) {
         self.tables().keys.remove(cache_key);
     }
 
-    /// Forgets the pauses of what is purged.
+    /// Ends the backoffs of the scopes and cache keys that a purge selects.
     pub(crate) fn purge(&self, selection: &PurgeSelection) {
         let mut tables = self.tables();
-        tables.scopes.retain(|scope| !selection.holds_all_of(scope));
-        tables.keys.retain(|cache_key| !selection.holds(&cache_key.key));
+        tables.scopes.retain(|scope| !selection.covers_scope(scope));
+        tables.keys.retain(|cache_key| !selection.matches(&cache_key.key));
     }
 
     fn tables(&self) -> MutexGuard<'_, BackoffTables> {

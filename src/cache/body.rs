@@ -1,4 +1,4 @@
-//! Whether the body of a 200 is an answer: what each operation asks of it.
+//! Checks the body of a 200 as its operation requires. It keeps nothing of the body.
 
 use std::fmt;
 
@@ -8,8 +8,8 @@ use serde::de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, SeqAccess, V
 use super::unstorable::Unstorable;
 use crate::catalogue::BodyCheck;
 
-/// Reads a body once from end to end, so that a truncated one can't pass, and keeps nothing. JSON is UTF-8 (RFC 8259 §8.1);
-/// the parser alone would not look into what it skips.
+/// Reads the body once, to its end, so that a truncated body cannot pass. The whole body must be UTF-8 (RFC 8259 §8.1):
+/// the parser does not check the strings that it skips.
 pub(super) fn check(body: &[u8], check: &BodyCheck) -> Result<(), Unstorable> {
     let field = match check {
         BodyCheck::None => return Ok(()),
@@ -29,28 +29,28 @@ pub(super) fn check(body: &[u8], check: &BodyCheck) -> Result<(), Unstorable> {
     }
 }
 
-/// Whether a body is a whole JSON object with an `error_code`.
+/// Whether a body is a complete JSON object with an `error_code` that is not null.
 pub(super) fn has_error_code(body: &[u8]) -> bool {
     let mut json = serde_json::Deserializer::from_slice(body);
     let value = Top { field: None }.deserialize(&mut json).and_then(|value| json.end().map(|()| value));
     matches!(value, Ok(Value::Object { has_error: true, .. }))
 }
 
-/// What matters of a JSON text.
 enum Value {
-    /// An object; fields that are null count as absent.
-    Object { has_field: bool, has_error: bool },
-    /// Anything else.
+    /// Fields with the value null count as absent.
+    Object {
+        has_field: bool,
+        has_error: bool,
+    },
     Other,
 }
 
-/// Reads it, looking for a field.
+/// Reads the outermost value and looks for `field` in it.
 #[derive(Clone, Copy)]
 struct Top<'f> {
     field: Option<&'f str>,
 }
 
-/// Which field of an object it is.
 enum Field {
     Wanted,
     ErrorCode,
@@ -75,7 +75,7 @@ impl<'de> Visitor<'de> for Top<'_> {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
         let (mut wanted, mut error) = (None, None);
         while let Some(field) = map.next_key_seed(Name(self.field))? {
-            let place = match field {
+            let seen = match field {
                 Field::Wanted => &mut wanted,
                 Field::ErrorCode => &mut error,
                 Field::Another => {
@@ -84,8 +84,8 @@ impl<'de> Visitor<'de> for Top<'_> {
                 }
             };
             let is_there = map.next_value::<Option<IgnoredAny>>()?.is_some();
-            // Twice the same name: clients don't agree on which counts.
-            if place.replace(is_there).is_some() {
+            // Clients disagree about which of two fields with the same name counts.
+            if seen.replace(is_there).is_some() {
                 return Err(A::Error::custom("a field is there twice"));
             }
         }
@@ -122,7 +122,7 @@ impl<'de> Visitor<'de> for Top<'_> {
     }
 }
 
-/// The name of a field, as it is once unescaped.
+/// Reads the name of a field. Escaped characters are decoded before the name is compared.
 struct Name<'f>(Option<&'f str>);
 
 impl<'de> DeserializeSeed<'de> for Name<'_> {
@@ -154,25 +154,25 @@ mod tests {
     use super::*;
 
     const NOT_JSON: Result<(), Unstorable> = Err(Unstorable::NotJson);
-    const NOT_IT: Result<(), Unstorable> = Err(Unstorable::NotProducts);
+    const REJECTED: Result<(), Unstorable> = Err(Unstorable::NotProducts);
 
     fn zones() -> BodyCheck {
         BodyCheck::Field("zones".into())
     }
 
     #[test]
-    fn each_operation_asks_its_own_of_a_body() {
-        // By the field, by JSON, by nothing.
+    fn a_body_is_checked_as_its_operation_requires() {
+        // The results of the checks for a field and for JSON. The check `None` accepts all.
         for (body, field, json) in [
             (r#"{"zones":[]}"#, Ok(()), Ok(())),
             (r#" {"a":{"zones":null},"zones":{"error_code":1}} "#, Ok(()), Ok(())),
             (r#"{"\u007aones":0}"#, Ok(()), Ok(())),
             (r#"{"zones":[],"error_code":null}"#, Ok(()), Ok(())),
-            (r#"{"zones":null}"#, NOT_IT, Ok(())),
-            (r#"{"products":[]}"#, NOT_IT, Ok(())),
-            ("{}", NOT_IT, Ok(())),
-            (r#"{"zones":[],"error_code":"WKS.1"}"#, NOT_IT, NOT_IT),
-            (r#"{"error\u005fcode":"WKS.1","zones":[]}"#, NOT_IT, NOT_IT),
+            (r#"{"zones":null}"#, REJECTED, Ok(())),
+            (r#"{"products":[]}"#, REJECTED, Ok(())),
+            ("{}", REJECTED, Ok(())),
+            (r#"{"zones":[],"error_code":"WKS.1"}"#, REJECTED, REJECTED),
+            (r#"{"error\u005fcode":"WKS.1","zones":[]}"#, REJECTED, REJECTED),
             (r#"{"zones":1,"zones":2}"#, NOT_JSON, Ok(())),
             (r#"{"zones":1,"error_code":null,"error_code":1}"#, NOT_JSON, NOT_JSON),
             ("[]", NOT_JSON, Ok(())),
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_that_was_cut_is_never_json() {
+    fn a_truncated_body_is_never_json() {
         let whole = br#"{"total_count":2,"zones":[{"name":"a"},{"name":"\u00e9"}],"x":null}"#;
         for length in 0..whole.len() {
             assert_eq!(check(&whole[..length], &BodyCheck::Json), NOT_JSON, "{length}");
@@ -204,8 +204,8 @@ mod tests {
     }
 
     #[test]
-    fn error_code_may_be_the_field_that_is_asked_for_and_is_an_error_all_the_same() {
+    fn error_code_is_an_error_even_if_it_is_the_required_field() {
         let odd = BodyCheck::Field("error_code".into());
-        assert_eq!(check(br#"{"error_code":"0"}"#, &odd), NOT_IT);
+        assert_eq!(check(br#"{"error_code":"0"}"#, &odd), REJECTED);
     }
 }

@@ -1,7 +1,9 @@
-//! Watches the one assumption that sharing rests on: within a project, an answer depends on the
-//! question alone. Where answers to one question alternate between two bodies by caller (one, other,
-//! one, other, each asked for after the one before had come), it does not hold. A single difference
-//! is a change of the catalogue. Pure: it is told who saw what, and when.
+//! Detects divergence: callers that get different responses to the same request key. Sharing assumes that within a
+//! project the response depends on the key alone. Pure: the times are arguments.
+//!
+//! The assumption is wrong if the responses alternate between two bodies by caller: one, other, one, other. Each of
+//! these requests must have been sent after the previous response was received. A single difference is a change of the
+//! catalogue.
 
 use std::time::Instant;
 
@@ -10,40 +12,38 @@ use crate::request::caller::Caller;
 /// A hash of a body.
 pub(crate) type Digest = [u8; 32];
 
-/// An answer to the question.
+/// A caller's response.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Observation {
-    /// What was seen.
     pub digest: Digest,
-    /// Who saw it.
     pub caller: Caller,
-    /// When it was asked for.
+    /// When the request was sent.
     pub sent: Instant,
-    /// When it had come.
+    /// When the response was complete.
     pub received: Instant,
 }
 
-/// How many answers have to alternate.
+/// The number of alternating responses that is a divergence.
 const MIN_ALTERNATIONS: usize = 4;
 
-/// The latest answers to one question, as far as they alternate.
+/// The latest responses to one request key that alternate.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Observations(Vec<Observation>);
 
 impl Observations {
-    /// Adds an answer. Says whether they alternate by caller now.
+    /// Adds a response. Returns whether the responses diverge.
     pub(crate) fn add(&mut self, observation: Observation) -> bool {
         let Some(&last) = self.0.last() else {
             self.0.push(observation);
             return false;
         };
-        // Overlapping requests are not compared: which of them upstream answered first is not known.
+        // The order in which upstream handled overlapping requests is unknown, so they are not compared.
         if observation.sent < last.received {
             return false;
         }
         let before_last = self.0.len().checked_sub(2).map(|index| self.0[index].digest);
         if self.0.iter().any(|earlier| earlier.caller == observation.caller && earlier.digest != observation.digest) {
-            // This caller is shown something else than before, so the catalogue has changed.
+            // The same caller gets a different response than before, so the catalogue has changed.
             self.0 = vec![observation];
         } else if observation.digest == last.digest {
             self.0.pop();
@@ -56,7 +56,7 @@ impl Observations {
         self.0.len() >= MIN_ALTERNATIONS
     }
 
-    /// Bytes of memory they hold, roughly.
+    /// Approximate memory use, in bytes.
     pub(super) fn size(&self) -> usize {
         self.0.capacity() * size_of::<Observation>()
     }
@@ -72,20 +72,20 @@ mod tests {
     use crate::clock::Clock;
     use crate::request::caller::Callers;
 
-    /// Plays answers, each written as who saw what: "A1". One in brackets was asked for before the
-    /// one before it had come.
-    fn diverges(answers: &str) -> bool {
+    /// Adds responses, each written as a caller and a body: "A1". The request of one in brackets was sent before the
+    /// previous response was received.
+    fn diverges(responses: &str) -> bool {
         let callers = Callers::new([0; 32]);
-        let begun = Clock::System.now();
+        let start = Clock::System.now();
         let mut observations = Observations::default();
         let mut diverged = false;
-        for (index, answer) in (0_u32..).zip(answers.split(' ')) {
-            let overlaps = answer.starts_with('[');
-            let answer = answer.trim_matches(['[', ']']).as_bytes();
-            let at = |tenths: u32| begun + Duration::from_millis(100) * tenths;
+        for (index, response) in (0_u32..).zip(responses.split(' ')) {
+            let overlaps = response.starts_with('[');
+            let response = response.trim_matches(['[', ']']).as_bytes();
+            let at = |tenths: u32| start + Duration::from_millis(100) * tenths;
             diverged |= observations.add(Observation {
-                digest: [answer[1]; 32],
-                caller: callers.of_token(&HeaderValue::from_bytes(&answer[..1]).unwrap()),
+                digest: [response[1]; 32],
+                caller: callers.of_token(&HeaderValue::from_bytes(&response[..1]).unwrap()),
                 sent: at(10 * index - if overlaps { 9 } else { 0 }),
                 received: at(10 * index + 5),
             });
@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn alternating_by_caller_trips_it() {
+    fn responses_that_alternate_by_caller_diverge() {
         assert!(diverges("A1 B2 A1 B2"));
         assert!(diverges("A1 B2 C1 D2"));
         assert!(diverges("A1 A1 B2 B2 A1 C1 B2"));
@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn a_changing_catalogue_does_not() {
+    fn responses_of_a_changing_catalogue_do_not_diverge() {
         assert!(!diverges("A1 B2 A2 B2 A2"));
         assert!(!diverges("A1 B2 A3 B4 A5 B6"));
         assert!(!diverges("A1 B2 C3 A1 B2"));
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn overlapping_answers_are_not_compared() {
+    fn overlapping_responses_are_not_compared() {
         assert!(!diverges("A1 [B2] A1 [B2] A1 [B2]"));
     }
 }

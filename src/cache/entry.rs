@@ -1,4 +1,5 @@
-//! An answer that is kept: its body byte for byte, its head made ready, and its life.
+//! A stored response: the unchanged body, the head in the form in which it is sent, and what its freshness depends on.
+//! An entry that is shared must not contain a header that may be about one caller.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -9,16 +10,15 @@ use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 
 use super::divergence::Observations;
-use super::freshness::{Life, Lifetime};
+use super::freshness::{FreshnessInfo, Lifetime};
 use super::lifetime;
 use crate::budget::{Budget, Charge, Purpose};
 use crate::request::condition::Validator;
 use crate::request::copied;
 use crate::request::digest::ShortDigest;
 
-/// The headers that describe an answer, whoever asked. Any other may tell something of the one who did
-/// (what is left of its quota, its session, a new token), and goes to that one alone. Entries that are shared
-/// have these.
+/// The headers of shared entries: they describe the resource. Any other header may be about the caller of the request
+/// (its remaining quota, its session, a new token), so no other caller gets it.
 const SHAREABLE: [&str; 24] = [
     "cache-control",
     "cache-status",
@@ -46,19 +46,18 @@ const SHAREABLE: [&str; 24] = [
     "x-xss-protection",
 ];
 
-/// The headers that are about one response, not about what is kept: whoever the entry belongs to, they are not
-/// in it. An entry that belongs to one caller alone has all others, but for those that the answer itself reserves
-/// ([`lifetime::reserved`]).
+/// The headers that are about one response. They are in no entry. An entry that belongs to one caller has all other
+/// headers, except those that the response reserves ([`lifetime::reserved_fields`]).
 const OF_ONE_RESPONSE: [&str; 4] = ["age", "retry-after", "set-cookie", "x-request-id"];
 
-/// The same, where what follows varies: what is left of a quota.
+/// Prefixes of further headers of this kind: those that tell the remaining quota.
 const QUOTAS: [&str; 3] = ["ratelimit", "x-ratelimit", "x-apig-"];
 
-/// A 304 has no body, so what it says of one is not believed.
-const DESCRIBE_THE_BODY: [HeaderName; 5] =
+/// A 304 has no body, so these headers of a 304 are ignored.
+const BODY_HEADERS: [HeaderName; 5] =
     [CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, TRANSFER_ENCODING];
 
-/// The headers of one answer that may be given to others.
+/// The headers of a response that callers other than its own may get.
 pub(crate) fn shareable(head: &HeaderMap) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
     head.iter().filter(|(name, _)| SHAREABLE.contains(&name.as_str()))
 }
@@ -67,19 +66,21 @@ fn is_of_one_response(name: &HeaderName) -> bool {
     OF_ONE_RESPONSE.contains(&name.as_str()) || QUOTAS.iter().any(|prefix| name.as_str().starts_with(prefix))
 }
 
-/// What a field takes in a head's tables, in use or not, and what a text takes besides its bytes: the
-/// count of those who hold it, and the allocator's rounding. Measured, and small answers are mostly this.
+/// The memory of one slot of a `HeaderMap`, used or not, in bytes. Measured. Small responses consist mostly of this.
 const FIELD: usize = 112;
+
+/// The memory of a `Bytes` besides its content, in bytes: its reference count and the allocator's rounding. Measured.
 const TEXT: usize = 48;
 
-/// How long an answer is kept only to ask upstream whether it still holds.
-const VALIDATOR_FOR: Duration = Duration::from_secs(3600);
+/// How long an entry that is too old to be sent is kept to validate it.
+const VALIDATION_TTL: Duration = Duration::from_secs(3600);
 
-/// The body of an entry, and what it takes of the memory budget once the cache has let it go and clients still read it.
+/// The body of an entry. After the cache has removed the entry, its memory is charged to the budget until the last
+/// reader has finished.
 #[derive(Debug)]
 struct Body {
     bytes: Bytes,
-    _let_go: Arc<OnceLock<Charge>>,
+    _removal_charge: Arc<OnceLock<Charge>>,
 }
 
 impl AsRef<[u8]> for Body {
@@ -88,99 +89,96 @@ impl AsRef<[u8]> for Body {
     }
 }
 
-/// A kept answer.
 #[derive(Debug)]
 pub struct Entry {
     status: StatusCode,
     head: HeaderMap,
-    /// The same as it goes over the wire in HTTP/1.1.
+    /// The status line and the head, as they are sent in HTTP/1.1.
     head_text: Box<[u8]>,
     body: Bytes,
-    let_go: Arc<OnceLock<Charge>>,
-    life: Life,
-    /// The digest of the key that it is kept under, if it is kept under one.
+    removal_charge: Arc<OnceLock<Charge>>,
+    freshness_info: FreshnessInfo,
+    /// The digest of the request key. `None` for a stored refusal.
     key: Option<ShortDigest>,
-    /// What upstream can be asked about instead of sending all again.
     validator: Option<Validator>,
-    /// Whether upstream has answered that with a 304 about something else.
-    is_misunderstood: AtomicBool,
-    /// The answers that led up to this one.
+    /// Whether upstream has answered a conditional request with a 304 that is not about this entry.
+    is_validation_disabled: AtomicBool,
+    /// The latest responses to the same request, up to this one.
     pub(super) observations: Observations,
-    /// How often the question was answered from memory, by this answer or those before it.
+    /// How many times this entry or an earlier one for the same request was sent.
     pub(super) hits: Arc<AtomicU64>,
 }
 
-/// What an entry is going to be made of, once it is known for whom.
+/// The parts of an entry before it is known who may see it.
 #[derive(Debug)]
-pub(crate) struct Draft {
+pub(crate) struct EntryBuilder {
     status: StatusCode,
-    /// All headers that an entry may have.
+    /// The headers for an entry that belongs to one caller.
     head: HeaderMap,
     body: Bytes,
-    life: Life,
+    freshness_info: FreshnessInfo,
     key: Option<ShortDigest>,
     validator: Option<Validator>,
-    /// Whether the answer reserves headers for the one who asked, so that only for that one it may be kept.
-    is_for_one_alone: bool,
+    /// Whether the response reserves fields for its caller, so that no other caller may get it.
+    must_be_private: bool,
 }
 
-impl Draft {
-    /// Drafts an entry of a whole answer with end-to-end headers only.
+impl EntryBuilder {
+    /// Begins an entry from a complete response that has only end-to-end headers.
     ///
-    /// Head and body are copied: off the wire they are slices of a read buffer, which would be held whole
-    /// for as long as the entry lives, and counted by nobody.
-    pub(crate) fn new(answer: &Response<Bytes>, life: Life, validator: Option<Validator>) -> Self {
-        let reserved = lifetime::reserved(answer.headers()).unwrap_or_default();
-        let may_be_kept = |name: &HeaderName| !is_of_one_response(name) && !reserved.contains(name);
-        let fields = answer.headers().iter().filter(|(name, _)| may_be_kept(name));
+    /// Head and body are copied, because they are slices of a read buffer. The entry would keep the whole buffer in
+    /// memory, and nothing would count it.
+    pub(crate) fn new(response: &Response<Bytes>, freshness_info: FreshnessInfo, validator: Option<Validator>) -> Self {
+        let reserved = lifetime::reserved_fields(response.headers()).unwrap_or_default();
+        let may_be_stored = |name: &HeaderName| !is_of_one_response(name) && !reserved.contains(name);
+        let fields = response.headers().iter().filter(|(name, _)| may_be_stored(name));
         Self {
-            status: answer.status(),
+            status: response.status(),
             head: fields.map(|(name, value)| (name.clone(), copied(value))).collect(),
-            body: Bytes::copy_from_slice(answer.body()),
-            life,
+            body: Bytes::copy_from_slice(response.body()),
+            freshness_info,
             key: None,
-            validator: validator.filter(|validator| may_be_kept(&validator.of_answer())),
-            is_for_one_alone: !reserved.is_empty(),
+            validator: validator.filter(|validator| may_be_stored(&validator.of_answer())),
+            must_be_private: !reserved.is_empty(),
         }
     }
 
-    /// The same, to be kept under a key of this digest.
-    pub(crate) fn under(self, key: ShortDigest) -> Self {
+    pub(crate) fn with_key_digest(self, key: ShortDigest) -> Self {
         Self { key: Some(key), ..self }
     }
 
-    /// When the answer was sent for.
+    /// When the request was sent.
     pub(crate) fn sent(&self) -> Instant {
-        self.life.sent
+        self.freshness_info.sent
     }
 
-    /// Whether it must not become an entry that is shared.
-    pub(crate) fn is_for_one_alone(&self) -> bool {
-        self.is_for_one_alone
+    /// Whether the entry must not be shared.
+    pub(crate) fn must_be_private(&self) -> bool {
+        self.must_be_private
     }
 
-    /// The entry. It belongs to one caller alone, or is shared by all that are granted.
-    pub(crate) fn into_entry(self, belongs_to_one: bool) -> Entry {
-        let Self { status, head, body, life, key, validator, is_for_one_alone } = self;
-        debug_assert!(belongs_to_one || !is_for_one_alone, "what is reserved for one caller is not shared");
-        let mut head: HeaderMap = if belongs_to_one {
+    /// Builds the entry. If `is_private`, it belongs to one caller. Otherwise all callers with a grant may see it.
+    pub(crate) fn build(self, is_private: bool) -> Entry {
+        let Self { status, head, body, freshness_info, key, validator, must_be_private } = self;
+        debug_assert!(is_private || !must_be_private, "fields reserved for one caller must not be shared");
+        let mut head: HeaderMap = if is_private {
             head
         } else {
             shareable(&head).map(|(name, value)| (name.clone(), value.clone())).collect()
         };
         head.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
-        let let_go = Arc::<OnceLock<Charge>>::default();
+        let removal_charge = Arc::<OnceLock<Charge>>::default();
         Entry {
             head_text: head_text(status, &head),
             status,
             head,
-            body: Bytes::from_owner(Body { bytes: body, _let_go: Arc::clone(&let_go) }),
-            let_go,
-            life,
+            body: Bytes::from_owner(Body { bytes: body, _removal_charge: Arc::clone(&removal_charge) }),
+            removal_charge,
+            freshness_info,
             key,
-            // Callers may be shown different things that were last modified at the same time.
-            validator: validator.filter(|it| belongs_to_one || matches!(it, Validator::EntityTag(_))),
-            is_misunderstood: AtomicBool::new(false),
+            // Two callers may get different responses with the same `Last-Modified`.
+            validator: validator.filter(|it| is_private || matches!(it, Validator::EntityTag(_))),
+            is_validation_disabled: AtomicBool::new(false),
             observations: Observations::default(),
             hits: Arc::default(),
         }
@@ -188,104 +186,100 @@ impl Draft {
 }
 
 impl Entry {
-    /// Makes an entry that is shared, of a whole answer with end-to-end headers only.
-    pub fn new(answer: &Response<Bytes>, life: Life, validator: Option<Validator>) -> Self {
-        Draft::new(answer, life, validator).into_entry(false)
+    /// Creates a shared entry from a complete response that has only end-to-end headers.
+    pub fn new(response: &Response<Bytes>, freshness_info: FreshnessInfo, validator: Option<Validator>) -> Self {
+        EntryBuilder::new(response, freshness_info, validator).build(false)
     }
 
-    /// Makes an entry that belongs to one caller alone.
-    pub fn of_one(answer: &Response<Bytes>, life: Life) -> Self {
-        Draft::new(answer, life, None).into_entry(true)
+    /// Creates an entry that belongs to one caller.
+    pub fn new_private(response: &Response<Bytes>, freshness_info: FreshnessInfo) -> Self {
+        EntryBuilder::new(response, freshness_info, None).build(true)
     }
 
-    /// Its status.
     pub fn status(&self) -> StatusCode {
         self.status
     }
 
-    /// The headers every answer made of this entry has.
+    /// The headers of every response that is made from this entry.
     pub fn head(&self) -> &HeaderMap {
         &self.head
     }
 
-    /// The status line and the same headers as text, each with its line break, for what is written without a look
-    /// at what it says.
+    /// The status line and the headers in HTTP/1.1 format, each with CRLF. The fast path writes them as they are.
     pub fn head_text(&self) -> &[u8] {
         &self.head_text
     }
 
-    /// The body, as upstream sent it.
     pub fn body(&self) -> &Bytes {
         &self.body
     }
 
-    /// The cache has let it go. As long as anybody still reads it, its memory is charged to the budget.
-    pub(super) fn is_let_go(&self, budget: &Arc<Budget>) {
-        self.let_go.get_or_init(|| budget.charge(Purpose::Responses, self.size()));
+    /// Charges the memory to the budget after the cache has removed the entry. The charge ends with the last reader.
+    pub(super) fn charge_after_removal(&self, budget: &Arc<Budget>) {
+        self.removal_charge.get_or_init(|| budget.charge(Purpose::Responses, self.size()));
     }
 
-    /// The digest of the key that it is kept under. A refusal is kept under none.
+    /// The digest of the request key. `None` for a stored refusal.
     pub fn key(&self) -> Option<ShortDigest> {
         self.key
     }
 
-    /// Its life.
-    pub fn life(&self) -> Life {
-        self.life
+    pub fn freshness_info(&self) -> FreshnessInfo {
+        self.freshness_info
     }
 
-    /// Notes that it was given from memory.
+    /// Counts a hit.
     pub fn hit(&self) {
         self.hits.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// How often its question was answered from memory since it was asked first and kept ever since.
+    /// The hits of this entry and of the entries that it replaced.
     pub fn hits(&self) -> u64 {
         self.hits.load(Ordering::Relaxed)
     }
 
-    /// How long it is of any use: until it may not be given any more, and for a while after that if
-    /// upstream can be asked whether it still holds.
-    pub(super) fn useful_for(&self) -> Duration {
-        let Lifetime { ttl, stale_while_revalidate, stale_if_error } = self.life.lifetime;
-        let given = ttl.saturating_add(stale_while_revalidate.max(stale_if_error));
-        let asked_about = if self.validator.is_some() { VALIDATOR_FOR } else { Duration::ZERO };
-        // Something, so that what is never fresh is an entry all the same.
-        given.saturating_add(asked_about).max(Duration::from_secs(1))
+    /// How long the store keeps the entry: until it may not be sent any more, and for [`VALIDATION_TTL`] after that if
+    /// it has a validator.
+    pub(super) fn storage_ttl(&self) -> Duration {
+        let Lifetime { ttl, stale_while_revalidate, stale_if_error } = self.freshness_info.lifetime;
+        let usable = ttl.saturating_add(stale_while_revalidate.max(stale_if_error));
+        let validatable = if self.validator.is_some() { VALIDATION_TTL } else { Duration::ZERO };
+        // At least 1 s, so that a response that is never fresh still becomes an entry.
+        usable.saturating_add(validatable).max(Duration::from_secs(1))
     }
 
-    /// What upstream can be asked about instead of sending all again, if it has said so.
+    /// The validator for conditional requests, if upstream has sent one and handles it correctly.
     pub fn validator(&self) -> Option<&Validator> {
-        self.validator.as_ref().filter(|_| !self.is_misunderstood.load(Ordering::Relaxed))
+        self.validator.as_ref().filter(|_| !self.is_validation_disabled.load(Ordering::Relaxed))
     }
 
-    /// Notes that upstream doesn't understand the question, so that it is not asked again.
-    pub fn misunderstood(&self) {
-        self.is_misunderstood.store(true, Ordering::Relaxed);
+    /// Stops conditional requests for this entry, because upstream does not handle them correctly.
+    pub fn disable_validation(&self) {
+        self.is_validation_disabled.store(true, Ordering::Relaxed);
     }
 
-    /// The answer that upstream means by a 304 to a question about this one: this very body, and what
-    /// the 304 says anew of its head (RFC 9111 §3.2).
+    /// The response after a 304: the stored body, and the stored head updated by the headers of the 304 (RFC 9111
+    /// §3.2).
     pub fn revalidated(&self, not_modified: &Response<Bytes>) -> Response<Bytes> {
-        let mut answer = Response::new(self.body.clone());
-        let head = answer.headers_mut();
+        let mut response = Response::new(self.body.clone());
+        let head = response.headers_mut();
         *head = self.head.clone();
-        // An answer is dated anew, if not by upstream then when it comes.
+        // The response gets a new date: that of the 304, or the time at which it was received.
         head.remove(DATE);
         if !matches!(self.validator, Some(Validator::EntityTag(_))) {
-            // The tag is this gateway's, not upstream's.
+            // The gateway made this tag.
             head.remove(ETAG);
         }
-        for name in not_modified.headers().keys().filter(|name| !DESCRIBE_THE_BODY.contains(name)) {
+        for name in not_modified.headers().keys().filter(|name| !BODY_HEADERS.contains(name)) {
             head.remove(name);
             for value in not_modified.headers().get_all(name) {
                 head.append(name.clone(), value.clone());
             }
         }
-        answer
+        response
     }
 
-    /// Bytes of memory it holds, roughly.
+    /// Approximate memory use, in bytes.
     pub fn size(&self) -> usize {
         let values: usize = self.head.values().map(|value| TEXT + value.len()).sum();
         let validator = self.validator.as_ref().map_or(0, |validator| TEXT + validator.header().1.len());
@@ -311,30 +305,32 @@ mod tests {
     use crate::clock::Clock;
 
     #[test]
-    fn an_entry_holds_no_read_buffer_and_nothing_of_the_one_who_asked() {
+    fn a_shared_entry_holds_no_read_buffer_and_no_header_of_one_caller() {
         let buffer = Bytes::from(vec![b'x'; 1 << 20]);
-        let mut answer = Response::new(buffer.slice(..5));
-        let head = answer.headers_mut();
+        let mut response = Response::new(buffer.slice(..5));
+        let head = response.headers_mut();
         head.append("link", HeaderValue::from_maybe_shared(buffer.slice(..9)).unwrap());
         head.append("link", HeaderValue::from_static("second"));
         for name in ["set-cookie", "x-request-id", "x-ratelimit-remaining", "x-subject-token", "age"] {
             head.append(name, HeaderValue::from_static("1"));
         }
-        let life = Life { sent: Clock::System.now(), initial_age: Duration::ZERO, lifetime: Lifetime::default() };
-        let entry = Entry::new(&answer, life, None);
-        drop(answer);
-        assert!(buffer.is_unique(), "the entry holds on to the buffer");
+        let freshness_info =
+            FreshnessInfo { sent: Clock::System.now(), initial_age: Duration::ZERO, lifetime: Lifetime::default() };
+        let entry = Entry::new(&response, freshness_info, None);
+        drop(response);
+        assert!(buffer.is_unique(), "the entry holds the buffer");
         assert_eq!(entry.body(), "xxxxx");
         let values: Vec<_> = entry.head().get_all("link").iter().collect();
         assert_eq!(values, ["xxxxxxxxx", "second"]);
         let names: Vec<_> = entry.head().keys().map(HeaderName::as_str).collect();
-        assert_eq!(names, ["link", "content-length"], "what is one caller's stays out");
+        assert_eq!(names, ["link", "content-length"], "headers of one caller are left out");
     }
 
     #[test]
-    fn an_entry_of_one_caller_has_all_headers_but_those_of_one_response_and_the_reserved_ones() {
-        let life = Life { sent: Clock::System.now(), initial_age: Duration::ZERO, lifetime: Lifetime::default() };
-        let mut answer = Response::new(Bytes::from_static(b"{}"));
+    fn a_private_entry_has_all_headers_except_those_of_one_response_and_reserved_ones() {
+        let freshness_info =
+            FreshnessInfo { sent: Clock::System.now(), initial_age: Duration::ZERO, lifetime: Lifetime::default() };
+        let mut response = Response::new(Bytes::from_static(b"{}"));
         let dropped = [
             "age",
             "set-cookie",
@@ -348,38 +344,44 @@ mod tests {
             "x-other-own",
         ];
         for name in dropped.into_iter().chain(["x-subject-token", "location", "etag"]) {
-            answer.headers_mut().append(name, HeaderValue::from_static("1"));
+            response.headers_mut().append(name, HeaderValue::from_static("1"));
         }
         let control = HeaderValue::from_static("private=\"X-Own\", no-cache=\"x-other-own\"");
-        answer.headers_mut().insert("cache-control", control);
-        let draft = Draft::new(&answer, life, None);
-        assert!(draft.is_for_one_alone());
-        let entry = draft.into_entry(true);
+        response.headers_mut().insert("cache-control", control);
+        let builder = EntryBuilder::new(&response, freshness_info, None);
+        assert!(builder.must_be_private());
+        let entry = builder.build(true);
         let names: Vec<_> = entry.head().keys().map(HeaderName::as_str).collect();
         assert_eq!(names, ["x-subject-token", "location", "etag", "cache-control", "content-length"]);
         let text = std::str::from_utf8(entry.head_text()).unwrap();
         assert!(text.contains("x-subject-token: 1") && dropped.iter().all(|name| !text.contains(&format!("{name}: "))));
-        // What a 304 adds is held to the same.
-        let said = Response::builder().status(304).header("x-apig-mode", "1").header("x-added", "1");
-        let said = said.header("cache-control", "private=\"location\"").body(Bytes::new()).unwrap();
-        let entry = Entry::of_one(&entry.revalidated(&said), life);
+        // The same rules apply to the headers of a 304.
+        let not_modified = Response::builder().status(304).header("x-apig-mode", "1").header("x-added", "1");
+        let not_modified = not_modified.header("cache-control", "private=\"location\"").body(Bytes::new()).unwrap();
+        let entry = Entry::new_private(&entry.revalidated(&not_modified), freshness_info);
         let names: Vec<_> = entry.head().keys().map(HeaderName::as_str).collect();
         assert_eq!(names, ["x-subject-token", "content-length", "x-added", "cache-control"]);
     }
 
     #[test]
-    fn a_304_says_anew_what_describes_the_answer_and_nothing_of_its_body() {
-        let life = Life { sent: Clock::System.now(), initial_age: Duration::ZERO, lifetime: Lifetime::default() };
+    fn a_304_updates_the_head_except_for_the_headers_of_the_body() {
+        let freshness_info =
+            FreshnessInfo { sent: Clock::System.now(), initial_age: Duration::ZERO, lifetime: Lifetime::default() };
         let validator = Some(Validator::EntityTag(HeaderValue::from_static("\"a\"")));
-        let answer = Response::builder().header("etag", "\"a\"").header("content-type", "application/json");
-        let entry =
-            Entry::new(&answer.header("server", "old").body(Bytes::from_static(b"{}")).unwrap(), life, validator);
-        let said = Response::builder().status(304).header("content-type", "text/html").header("content-length", "7");
-        let said = said.header("cache-control", "max-age=5").header("server", "new").body(Bytes::new()).unwrap();
-        let answer = entry.revalidated(&said);
+        let response = Response::builder().header("etag", "\"a\"").header("content-type", "application/json");
+        let entry = Entry::new(
+            &response.header("server", "old").body(Bytes::from_static(b"{}")).unwrap(),
+            freshness_info,
+            validator,
+        );
+        let not_modified =
+            Response::builder().status(304).header("content-type", "text/html").header("content-length", "7");
+        let not_modified =
+            not_modified.header("cache-control", "max-age=5").header("server", "new").body(Bytes::new()).unwrap();
+        let response = entry.revalidated(&not_modified);
         let text =
-            |name| answer.headers().get_all(name).iter().map(|value| value.to_str().unwrap()).collect::<Vec<_>>();
-        assert_eq!((answer.status(), answer.body().as_ref()), (StatusCode::OK, b"{}".as_ref()));
+            |name| response.headers().get_all(name).iter().map(|value| value.to_str().unwrap()).collect::<Vec<_>>();
+        assert_eq!((response.status(), response.body().as_ref()), (StatusCode::OK, b"{}".as_ref()));
         assert_eq!(
             [text("etag"), text("content-type"), text("content-length")],
             [["\"a\""], ["application/json"], ["2"]]

@@ -1,14 +1,16 @@
-//! Coalescing: concurrent identical requests share one flight, and normally one call.
+//! Coalescing: concurrent requests with the same key share one flight, and normally one upstream call.
 //!
-//! Knows nothing of what is fetched or how. The first request for a key gets the [`Leader`], whose call runs in
-//! a task of its own: waiters that leave change nothing, and a leader that is dropped without an end (a panic,
-//! say) releases the waiters at once. Waiters get the result from the flight itself, never by reading the cache
-//! again, which may have refused the entry. Past the bounds on flights and waiters everyone makes a call alone, and so
-//! does a caller that holds half of either ([`Shares`]).
+//! This file does not know what is fetched or how. The first request for a key gets the [`Leader`], and the leader's
+//! call runs in a task of its own, so waiters that disconnect change nothing. A leader that is dropped without a
+//! result, after a panic for example, releases the waiters immediately.
 //!
-//! A flight has up to [`MAX_CALLS`] calls, of different callers: while all its calls are slow, the gateway may let
-//! a waiter make another ([`Waiter::lead_another`]). The first result that serves everybody ends the flight; any
-//! other result ends only its own call while there are more.
+//! Waiters get the result from the flight. They must not read it from the cache, which may have rejected the entry.
+//! When the limits on flights or waiters are reached, each request makes its own call. So does a caller that holds half
+//! of either ([`Shares`]).
+//!
+//! A flight has up to [`MAX_CALLS`] calls, each of a different caller. While all its calls are slow, the gateway may
+//! let a waiter make another one ([`Waiter::lead_another`]). The first result that serves all callers ends the flight.
+//! Any other result ends only its own call, as long as another call is in flight.
 
 mod shares;
 mod slowness;
@@ -28,25 +30,23 @@ use crate::sync::{Mutex, MutexGuard, RwLock};
 use shares::{Share, Shares};
 pub(crate) use slowness::Slowness;
 
-/// How many calls one flight may have, over its whole life.
+/// The number of calls that one flight may make in all.
 const MAX_CALLS: usize = 3;
 
-/// What is in flight.
 pub(crate) struct Flights<K, T> {
     shared: Arc<FlightsInner<K, T>>,
 }
 
-/// How many there may be.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct FlightLimits {
-    /// Flights that can be joined.
+    /// The maximum number of flights that can be joined.
     pub flights: usize,
-    /// Waiters for a flight that another request began, on all flights together.
+    /// The maximum number of requests that wait for another request's flight, over all flights.
     pub waiting: usize,
 }
 
 struct FlightsInner<K, T> {
-    bounds: RwLock<FlightLimits>,
+    limits: RwLock<FlightLimits>,
     in_flight: Mutex<InFlight<K, T>>,
     waiting: Arc<Mutex<Shares>>,
 }
@@ -54,32 +54,32 @@ struct FlightsInner<K, T> {
 /// The flights that can be joined.
 struct InFlight<K, T> {
     flights: HashMap<K, Joinable<T>>,
-    /// By the callers that began them.
+    /// The number of flights that each caller has begun.
     shares: Shares,
 }
 
-/// A flight that can be joined. It is not deserted, though nobody may wait for it at present.
+/// A flight that can be joined.
 struct Joinable<T> {
     flight: Arc<Flight<T>>,
-    /// Who began it.
+    /// The caller that began it.
     caller: Caller,
-    _waited_for: watch::Receiver<FlightState<T>>,
+    /// Makes [`Leader::abandoned`] wait, because a request may still join.
+    _receiver: watch::Receiver<FlightState<T>>,
 }
 
-/// The calls for one key, and what waiters are told of them.
+/// The calls for one key, and their state as the waiters see it.
 struct Flight<T> {
     state: watch::Sender<FlightState<T>>,
-    /// When the latest call under way was sent, once all of them are slow.
+    /// If all calls in flight are slow: the time at which the latest one was sent.
     slow: watch::Sender<Option<Instant>>,
     calls: Mutex<FlightCalls>,
     is_sent: AtomicBool,
 }
 
-/// What waiters know of a flight.
 #[derive(Clone)]
 enum FlightState<T> {
     Pending,
-    /// The last call has a result for others than its own caller; its whole result is still to come.
+    /// The last call has a result for the callers that wait for it. The final result is not there yet.
     Announced(T),
     Ended(T),
     /// The last leader was dropped without a result.
@@ -88,34 +88,34 @@ enum FlightState<T> {
 
 #[derive(Default)]
 struct FlightCalls {
-    /// Whether there can be no more of them: nobody else can join.
+    /// Whether no request can join and no other call can begin.
     is_closed: bool,
-    /// Who has made calls so far.
+    /// The callers that have made a call.
     callers: Vec<Caller>,
-    under_way: Vec<FlightCall>,
+    in_flight: Vec<FlightCall>,
 }
 
 struct FlightCall {
     caller: Caller,
-    /// When it was sent, once it is slow.
+    /// The time at which it was sent, if it is slow.
     slow: Option<Instant>,
 }
 
 impl FlightCalls {
     fn begin(&mut self, caller: Caller) {
         self.callers.push(caller);
-        self.under_way.push(FlightCall { caller, slow: None });
+        self.in_flight.push(FlightCall { caller, slow: None });
     }
 
-    /// Whether a caller may make another call, once those under way are slow.
+    /// Whether a caller may make another call when all calls in flight are slow.
     fn may_begin(&self, caller: Caller) -> bool {
         self.callers.len() < MAX_CALLS && !self.callers.contains(&caller)
     }
 
-    /// When the latest call was sent, if all are slow and there may be another.
+    /// The time at which the latest call was sent. `None` if a call is not slow or no other call may begin.
     fn all_slow(&self) -> Option<Instant> {
-        let latest = self.under_way.iter().map(|call| call.slow).max()?;
-        latest.filter(|_| !self.is_closed && self.under_way.iter().all(|call| call.slow.is_some()))
+        let latest = self.in_flight.iter().map(|call| call.slow).max()?;
+        latest.filter(|_| !self.is_closed && self.in_flight.iter().all(|call| call.slow.is_some()))
     }
 }
 
@@ -131,42 +131,41 @@ impl<T> Flight<T> {
         self.calls.lock()
     }
 
-    /// Changes the calls, and tells the waiters whether all are slow.
+    /// Changes the calls, and publishes whether all of them are slow.
     fn update<R>(&self, change: impl FnOnce(&mut FlightCalls) -> R) -> R {
         let mut calls = self.calls();
         let result = change(&mut calls);
         let slow = calls.all_slow();
-        // Under the lock, so that the latest change is the one that is told.
-        self.slow.send_if_modified(|told| std::mem::replace(told, slow) != slow);
+        // Under the lock, so that the published value is that of the latest change.
+        self.slow.send_if_modified(|published| std::mem::replace(published, slow) != slow);
         result
     }
 }
 
 impl<K: Eq + Hash + Clone, T: Clone> Flights<K, T> {
-    /// None so far, and never more than the bounds allow.
-    pub(crate) fn new(bounds: FlightLimits) -> Self {
+    pub(crate) fn new(limits: FlightLimits) -> Self {
         let in_flight = InFlight { flights: HashMap::new(), shares: Shares::default() };
-        let (bounds, in_flight) = (RwLock::new(bounds), Mutex::new(in_flight));
-        Self { shared: Arc::new(FlightsInner { bounds, in_flight, waiting: Arc::default() }) }
+        let (limits, in_flight) = (RwLock::new(limits), Mutex::new(in_flight));
+        Self { shared: Arc::new(FlightsInner { limits, in_flight, waiting: Arc::default() }) }
     }
 
-    /// Other bounds for those who come from now on. Who waits already stays.
-    pub(crate) fn set_bounds(&self, bounds: FlightLimits) {
-        *self.shared.bounds.write() = bounds;
+    /// Changes the limits for later requests. Present flights and waiters stay.
+    pub(crate) fn set_limits(&self, limits: FlightLimits) {
+        *self.shared.limits.write() = limits;
     }
 
-    /// Joins the flight for a key. With a leader, the flight is new and its call has to be made.
+    /// Joins the flight for a key, or begins one. If it returns a leader, the flight is new and the call must be made.
     pub(crate) fn join(&self, key: &K, caller: Caller) -> (Waiter<K, T>, Option<Leader<K, T>>) {
         let mut in_flight = self.shared.in_flight();
         if let Some(joinable) = in_flight.flights.get(key) {
             return self.wait(key, joinable, caller);
         }
-        let Some(flight) = in_flight.begin(key, caller, self.shared.bounds()) else { return self.solo(caller) };
+        let Some(flight) = in_flight.begin(key, caller, self.shared.limits()) else { return self.solo(caller) };
         drop(in_flight);
         self.lead(flight, Some(key.clone()), caller)
     }
 
-    /// Joins the flight for a key if there is one. Otherwise the new flight is one that nobody else can join.
+    /// Joins the flight for a key if there is one. Otherwise it begins a flight that no other request can join.
     pub(crate) fn wait_or_solo(&self, key: &K, caller: Caller) -> (Waiter<K, T>, Option<Leader<K, T>>) {
         match self.shared.in_flight().flights.get(key) {
             Some(joinable) => self.wait(key, joinable, caller),
@@ -175,23 +174,23 @@ impl<K: Eq + Hash + Clone, T: Clone> Flights<K, T> {
     }
 
     fn wait(&self, key: &K, joinable: &Joinable<T>, caller: Caller) -> (Waiter<K, T>, Option<Leader<K, T>>) {
-        let place = Share::take(&self.shared.waiting, caller, self.shared.bounds().waiting);
-        let Some(place) = place else { return self.solo(caller) };
-        (Waiter::new(&self.shared, &joinable.flight, Some(key.clone()), Some(place)), None)
+        let share = Share::take(&self.shared.waiting, caller, self.shared.limits().waiting);
+        let Some(share) = share else { return self.solo(caller) };
+        (Waiter::new(&self.shared, &joinable.flight, Some(key.clone()), Some(share)), None)
     }
 
-    /// Begins the flight for a key with no waiter, unless there is one already or no room.
+    /// Begins a flight without a waiter. `None` if there is a flight for the key, or the limit is reached.
     pub(crate) fn begin(&self, key: &K, caller: Caller) -> Option<Leader<K, T>> {
         let mut in_flight = self.shared.in_flight();
         if in_flight.flights.contains_key(key) {
             return None;
         }
-        let flight = in_flight.begin(key, caller, self.shared.bounds())?;
+        let flight = in_flight.begin(key, caller, self.shared.limits())?;
         drop(in_flight);
         self.lead(flight, Some(key.clone()), caller).1
     }
 
-    /// A new flight that nobody else can join.
+    /// Begins a flight that no other request can join.
     pub(crate) fn solo(&self, caller: Caller) -> (Waiter<K, T>, Option<Leader<K, T>>) {
         self.lead(Flight::new(caller, true), None, caller)
     }
@@ -204,7 +203,7 @@ impl<K: Eq + Hash + Clone, T: Clone> Flights<K, T> {
         (waiter, Some(Leader { key, flight, caller, own: Some(sender), was_last: None, shared }))
     }
 
-    /// Lets nobody join the present flights any more; their waiters get their results.
+    /// Closes the present flights: no request can join them. Their waiters still get their results.
     pub(crate) fn close_all(&self) {
         let mut in_flight = self.shared.in_flight();
         in_flight.shares = Shares::default();
@@ -213,18 +212,18 @@ impl<K: Eq + Hash + Clone, T: Clone> Flights<K, T> {
         }
     }
 
-    /// How many wait for a flight that another request began.
+    /// The number of requests that wait for another request's flight.
     pub(crate) fn waiting(&self) -> usize {
-        shares::all(&self.shared.waiting)
+        shares::total(&self.shared.waiting)
     }
 }
 
 impl<K: Eq + Hash + Clone, T> InFlight<K, T> {
-    /// A new flight, if there is room for it.
-    fn begin(&mut self, key: &K, caller: Caller, bounds: FlightLimits) -> Option<Arc<Flight<T>>> {
-        self.shares.take(caller, bounds.flights).then(|| {
+    /// A new flight, unless the limit is reached.
+    fn begin(&mut self, key: &K, caller: Caller, limits: FlightLimits) -> Option<Arc<Flight<T>>> {
+        self.shares.take(caller, limits.flights).then(|| {
             let flight = Flight::new(caller, false);
-            let joinable = Joinable { _waited_for: flight.state.subscribe(), flight: Arc::clone(&flight), caller };
+            let joinable = Joinable { _receiver: flight.state.subscribe(), flight: Arc::clone(&flight), caller };
             self.flights.insert(key.clone(), joinable);
             flight
         })
@@ -232,8 +231,8 @@ impl<K: Eq + Hash + Clone, T> InFlight<K, T> {
 }
 
 impl<K, T> FlightsInner<K, T> {
-    fn bounds(&self) -> FlightLimits {
-        *self.bounds.read()
+    fn limits(&self) -> FlightLimits {
+        *self.limits.read()
     }
 
     fn in_flight(&self) -> MutexGuard<'_, InFlight<K, T>> {
@@ -241,100 +240,100 @@ impl<K, T> FlightsInner<K, T> {
     }
 }
 
-/// The duty to end a call.
+/// Makes one call of a flight, and must end it.
 pub(crate) struct Leader<K: Eq + Hash, T> {
-    /// None for a flight that nobody else can join.
+    /// `None` for a flight that no other request can join.
     key: Option<K>,
     flight: Arc<Flight<T>>,
     caller: Caller,
-    /// For the request whose call it is; taken once that has been answered.
+    /// Sends the result to the leader's own request. `None` after that.
     own: Option<oneshot::Sender<T>>,
-    /// Once the call is off those under way: whether it was the last.
+    /// After the call has finished: whether it was the last one in flight.
     was_last: Option<bool>,
     shared: Arc<FlightsInner<K, T>>,
 }
 
 impl<K: Eq + Hash, T> Leader<K, T> {
-    /// Notes that upstream is being asked from now on; before, the call waits for its turn.
-    pub(crate) fn begin_call(&self) {
+    /// Notes that the request is now sent to upstream. Before that, the call waits for its turn.
+    pub(crate) fn mark_sent(&self) {
         self.flight.is_sent.store(true, Ordering::Relaxed);
     }
 
-    /// Notes that the call, which was sent then, has taken so long that another may be made.
-    pub(crate) fn is_slow(&self, sent: Instant) {
+    /// Notes that the call has taken so long that another caller may make one. `sent` is when this call was sent.
+    pub(crate) fn mark_slow(&self, sent: Instant) {
         self.flight.update(|calls| {
-            if let Some(call) = calls.under_way.iter_mut().find(|call| call.caller == self.caller) {
+            if let Some(call) = calls.in_flight.iter_mut().find(|call| call.caller == self.caller) {
                 call.slow = Some(sent);
             }
         });
     }
 
-    /// Whether others can join, or could.
-    pub(crate) fn takes_others(&self) -> bool {
+    /// Whether other requests can join the flight, or could join it before it was closed.
+    pub(crate) fn is_joinable(&self) -> bool {
         self.key.is_some()
     }
 
-    /// Waits until nobody waits any more and nobody can join.
-    pub(crate) async fn deserted(&self) {
+    /// Waits until no request waits for the flight and none can join it.
+    pub(crate) async fn abandoned(&self) {
         self.flight.state.closed().await;
     }
 
-    /// Releases the others before the result is whole, if this is the last call. Requests of its own caller have to
-    /// wait on ([`Waiter::whole_result`]).
+    /// Releases the waiters before the result is complete, if this is the last call. Requests of its own caller must
+    /// then wait for [`Waiter::final_result`].
     pub(crate) fn announce(&mut self, result: T) {
-        if self.leave() {
+        if self.finish_call() {
             self.close();
-            self.tell(FlightState::Announced(result));
+            self.publish(FlightState::Announced(result));
         }
     }
 
-    /// Ends the call. A result that serves everybody ends the flight; another one does so if this is the last call,
-    /// and goes to its own request alone otherwise.
+    /// Ends the call. A result that serves all callers ends the flight. Any other result ends it only if this is the
+    /// last call. Otherwise only the leader's own request gets it.
     pub(crate) fn end(mut self, result: T, serves_all: bool)
     where
         T: Clone,
     {
         let own = self.own.take();
         if serves_all {
-            // First, or a waiter that is woken meanwhile may begin a call that nobody needs.
+            // Before `finish_call`, which may wake a waiter that would begin another call.
             self.close();
         }
-        let is_over = self.leave() || serves_all;
+        let is_over = self.finish_call() || serves_all;
         if is_over {
-            // Before anybody is answered, or a request that comes after that could still join.
+            // Before any request gets the result. Otherwise a later request could still join.
             self.close();
         }
         if let Some(own) = own {
-            // That request may be gone.
+            // The client of that request may have disconnected.
             let _ = own.send(result.clone());
         }
         if is_over {
-            self.tell(FlightState::Ended(result));
+            self.publish(FlightState::Ended(result));
         }
     }
 
-    /// Takes the call off those under way. Says whether it was the last.
-    fn leave(&mut self) -> bool {
+    /// Removes the call from those in flight. Returns whether it was the last one.
+    fn finish_call(&mut self) -> bool {
         *self.was_last.get_or_insert_with(|| {
             self.flight.update(|calls| {
-                calls.under_way.retain(|call| call.caller != self.caller);
-                calls.under_way.is_empty()
+                calls.in_flight.retain(|call| call.caller != self.caller);
+                calls.in_flight.is_empty()
             })
         })
     }
 
-    /// The first end of a flight counts.
-    fn tell(&self, state: FlightState<T>) {
-        self.flight.state.send_if_modified(|told| {
-            let is_over = matches!(told, FlightState::Ended(_) | FlightState::Lost);
+    /// Publishes the state, unless the flight has ended.
+    fn publish(&self, state: FlightState<T>) {
+        self.flight.state.send_if_modified(|published| {
+            let is_over = matches!(published, FlightState::Ended(_) | FlightState::Lost);
             if !is_over {
-                *told = state;
+                *published = state;
             }
             !is_over
         });
     }
 
-    /// Lets nobody join any more.
+    /// Closes the flight: no request can join it.
     fn close(&self) {
         let Some(key) = &self.key else { return };
         self.flight.update(|calls| calls.is_closed = true);
@@ -349,10 +348,10 @@ impl<K: Eq + Hash, T> Leader<K, T> {
 
 impl<K: Eq + Hash, T> Drop for Leader<K, T> {
     fn drop(&mut self) {
-        // After an end, this changes nothing.
-        if self.leave() {
+        // This changes nothing if the call has ended.
+        if self.finish_call() {
             self.close();
-            self.tell(FlightState::Lost);
+            self.publish(FlightState::Lost);
         }
     }
 }
@@ -362,56 +361,53 @@ pub(crate) struct Waiter<K, T> {
     key: Option<K>,
     flight: Arc<Flight<T>>,
     state: watch::Receiver<FlightState<T>>,
-    /// For a request whose own call is under way.
+    /// The result of the request's own call, if that is in flight.
     own: Option<oneshot::Receiver<T>>,
-    /// For those who have not begun a call.
-    counted: Option<Share>,
+    /// `None` if the request has begun a call.
+    share: Option<Share>,
     shared: Arc<FlightsInner<K, T>>,
 }
 
-/// What a waiter has been given.
 pub(crate) struct FlightOutcome<T> {
-    /// The result.
     pub result: T,
-    /// Whether it is that of the request's own call.
+    /// Whether it is the result of the request's own call.
     pub is_own: bool,
 }
 
 impl<K, T> Waiter<K, T> {
-    fn new(shared: &Arc<FlightsInner<K, T>>, flight: &Arc<Flight<T>>, key: Option<K>, counted: Option<Share>) -> Self {
+    fn new(shared: &Arc<FlightsInner<K, T>>, flight: &Arc<Flight<T>>, key: Option<K>, share: Option<Share>) -> Self {
         let (flight, state) = (Arc::clone(flight), flight.state.subscribe());
-        Self { key, flight, state, own: None, counted, shared: Arc::clone(shared) }
+        Self { key, flight, state, own: None, share, shared: Arc::clone(shared) }
     }
 
-    /// Whether a call has been sent, not only begun to wait for its turn.
+    /// Whether a call of the flight has been sent to upstream. Before that, it waits for its turn.
     pub(crate) fn is_sent(&self) -> bool {
         self.flight.is_sent.load(Ordering::Relaxed)
     }
 
-    /// Tells whether the calls of the flight are slow.
     pub(crate) fn slowness(&self) -> Slowness<T> {
         Slowness { flight: Arc::clone(&self.flight), slow: self.flight.slow.subscribe() }
     }
 }
 
 impl<K: Eq + Hash + Clone, T: Clone> Waiter<K, T> {
-    /// Waits for a result; `None` if the flight was lost.
+    /// Waits for a result, announced or final. `None` if the flight was lost.
     pub(crate) async fn result(&mut self) -> Option<FlightOutcome<T>> {
         self.next(|state| !matches!(state, FlightState::Pending)).await
     }
 
-    /// Waits for a result that is whole, where one has been announced.
-    pub(crate) async fn whole_result(&mut self) -> Option<FlightOutcome<T>> {
+    /// Waits for the final result, even if one has been announced. `None` if the flight was lost.
+    pub(crate) async fn final_result(&mut self) -> Option<FlightOutcome<T>> {
         self.next(|state| matches!(state, FlightState::Ended(_) | FlightState::Lost)).await
     }
 
-    async fn next(&mut self, is_there: impl Fn(&FlightState<T>) -> bool) -> Option<FlightOutcome<T>> {
+    async fn next(&mut self, is_ready: impl Fn(&FlightState<T>) -> bool) -> Option<FlightOutcome<T>> {
         let Self { own, state, .. } = self;
         let own = async {
             if let Some(receiver) = own {
                 match receiver.await {
                     Ok(result) => return FlightOutcome { result, is_own: true },
-                    // Its leader was lost; the flight may have others.
+                    // The request's own leader was dropped. The flight may have other calls.
                     Err(_) => *own = None,
                 }
             }
@@ -420,15 +416,15 @@ impl<K: Eq + Hash + Clone, T: Clone> Waiter<K, T> {
         tokio::select! {
             biased;
             result = own => Some(result),
-            state = state.wait_for(is_there) => match &*state.ok()? {
+            state = state.wait_for(is_ready) => match &*state.ok()? {
                 FlightState::Announced(result) | FlightState::Ended(result) => Some(FlightOutcome { result: result.clone(), is_own: false }),
                 FlightState::Pending | FlightState::Lost => None,
             },
         }
     }
 
-    /// Begins another call of the flight if all calls are slow, and unless this caller has made one already, there
-    /// have been as many as there may be, or nobody can join any more.
+    /// Begins another call of the flight. `None` if a call is not slow, if this caller has already made one, if there
+    /// have been [`MAX_CALLS`], or if the flight is closed.
     pub(crate) fn lead_another(&mut self, caller: Caller) -> Option<Leader<K, T>> {
         let begins = self.flight.update(|calls| {
             let may = calls.may_begin(caller) && calls.all_slow().is_some();
@@ -439,7 +435,7 @@ impl<K: Eq + Hash + Clone, T: Clone> Waiter<K, T> {
         });
         begins.then(|| {
             let (sender, receiver) = oneshot::channel();
-            (self.own, self.counted) = (Some(receiver), None);
+            (self.own, self.share) = (Some(receiver), None);
             let (key, flight, shared) = (self.key.clone(), Arc::clone(&self.flight), Arc::clone(&self.shared));
             Leader { key, flight, caller, own: Some(sender), was_last: None, shared }
         })

@@ -1,71 +1,69 @@
-//! The callers that upstream has answered well, and how.
+//! The known callers: those to which upstream has sent a successful response.
 //!
-//! That gives nobody a grant and shows nobody anything: it only says who is served first when calls have to wait for one
-//! another, and who can be told from those with an invented token.
+//! A known caller does not get a grant, and may not see any entry. It is only served before unknown callers, whose
+//! tokens may be invented.
 
 use std::time::{Duration, Instant};
 
-use super::generations::Generations;
+use super::lru_map::LruMap;
 use crate::request::caller::Caller;
 use crate::sync::{Mutex, MutexGuard};
 
-/// How many are remembered. A caller that is forgotten is unknown until its next good answer.
+/// The maximum number of known callers. A caller that is removed is unknown until its next successful response.
 const MAX_CALLERS: usize = 10_000;
 
-/// How long a proof counts.
+/// How long a caller is known by a proof.
 const PROVED_FOR: Duration = Duration::from_secs(60 * 60);
 
-/// How upstream knows a caller.
+/// The reason why a caller is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum KnownBy {
-    /// A product list has proved it within the last hour.
+    /// A call for a product list has proved it within the last hour.
     Proof,
-    /// Upstream has answered it well below a project.
+    /// A relayed request below a project succeeded, or its last proof is older than an hour.
     Relay,
 }
 
-/// The callers that upstream knows.
-pub(crate) struct KnownCallers(Mutex<Generations<Caller, KnownCaller>>);
+pub(crate) struct KnownCallers(Mutex<LruMap<Caller, KnownCaller>>);
 
-/// What is remembered of a caller. There is a value only for one that was answered well.
 #[derive(Clone, Copy, Default)]
 struct KnownCaller {
-    /// When the call was sent that proved it last.
+    /// When the latest call that proved the caller was sent.
     proved_at: Option<Instant>,
 }
 
 impl Default for KnownCallers {
     fn default() -> Self {
-        Self(Mutex::new(Generations::new(MAX_CALLERS)))
+        Self(Mutex::new(LruMap::new(MAX_CALLERS)))
     }
 }
 
 impl KnownCallers {
-    /// How upstream knows a caller, if it does and has not refused it since.
+    /// Why a caller is known. `None` if it is not known, or upstream has refused it since.
     pub(crate) fn get(&self, caller: &Caller, now: Instant) -> Option<KnownBy> {
         let known = *self.known().get(caller)?;
         let is_proved = known.proved_at.is_some_and(|at| now.saturating_duration_since(at) < PROVED_FOR);
         Some(if is_proved { KnownBy::Proof } else { KnownBy::Relay })
     }
 
-    /// A product list that was asked for at this moment has proved a caller.
+    /// Notes that a call for a product list has proved a caller. `sent` is when the call was sent.
     pub(crate) fn proved(&self, caller: Caller, sent: Instant) {
         let mut known = self.known();
         let known = known.get_or_insert_with(&caller, KnownCaller::default);
         known.proved_at = known.proved_at.max(Some(sent));
     }
 
-    /// Upstream has answered a caller well below a project.
+    /// Notes that a relayed request of a caller, below a project, succeeded.
     pub(crate) fn relayed(&self, caller: Caller) {
         self.known().get_or_insert_with(&caller, KnownCaller::default);
     }
 
-    /// Upstream has refused a caller (401).
+    /// Notes that upstream has refused a caller (401). The caller is then unknown.
     pub(crate) fn refused(&self, caller: &Caller) {
         self.known().remove(caller);
     }
 
-    fn known(&self) -> MutexGuard<'_, Generations<Caller, KnownCaller>> {
+    fn known(&self) -> MutexGuard<'_, LruMap<Caller, KnownCaller>> {
         self.0.lock()
     }
 }
@@ -84,22 +82,22 @@ mod tests {
 
     #[test]
     fn a_proof_counts_for_an_hour_and_then_the_caller_is_known_by_relay() {
-        let (known, caller, begun) = (KnownCallers::default(), caller(), Clock::System.now());
-        assert_eq!(known.get(&caller, begun), None);
-        known.proved(caller, begun);
-        // A call that was sent before is no later proof, and a relay takes nothing away.
-        known.proved(caller, begun - Duration::from_secs(60));
+        let (known, caller, start) = (KnownCallers::default(), caller(), Clock::System.now());
+        assert_eq!(known.get(&caller, start), None);
+        known.proved(caller, start);
+        // A call that was sent earlier, or a relayed request, does not change the time of the proof.
+        known.proved(caller, start - Duration::from_secs(60));
         known.relayed(caller);
         for (passed, expected) in [(PROVED_FOR - Duration::from_secs(1), KnownBy::Proof), (PROVED_FOR, KnownBy::Relay)]
         {
-            assert_eq!(known.get(&caller, begun + passed), Some(expected), "{passed:?}");
+            assert_eq!(known.get(&caller, start + passed), Some(expected), "{passed:?}");
         }
-        known.proved(caller, begun + PROVED_FOR);
-        assert_eq!(known.get(&caller, begun + PROVED_FOR), Some(KnownBy::Proof));
+        known.proved(caller, start + PROVED_FOR);
+        assert_eq!(known.get(&caller, start + PROVED_FOR), Some(KnownBy::Proof));
     }
 
     #[test]
-    fn a_refused_caller_is_unknown_until_its_next_good_answer() {
+    fn a_refused_caller_is_unknown_until_its_next_successful_response() {
         let (known, caller, now) = (KnownCallers::default(), caller(), Clock::System.now());
         let notes: [&dyn Fn(); 2] = [&|| known.proved(caller, now), &|| known.relayed(caller)];
         for note in notes {

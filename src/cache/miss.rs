@@ -1,31 +1,29 @@
-//! Why a request is not answered from memory at once. One word each, used alike as metric label, log field and
-//! `Cache-Status` detail.
+//! The reasons for a cache miss. Each is one word, used as metric label, log field and `Cache-Status` detail.
 
 use strum::{IntoStaticStr, VariantArray};
 
-/// Why upstream has to be asked before a request is answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, IntoStaticStr, VariantArray)]
 #[strum(const_into_str, serialize_all = "kebab-case")]
 pub enum Miss {
-    /// Nothing is stored.
     NoEntry,
-    /// What is stored has expired, or upstream's latest word is another.
+    /// The entry has expired, or upstream has sent a 400, 404 or 405 since.
     Expired,
-    /// What is stored may be given only after upstream has confirmed it: an unsafe method has invalidated it.
+    /// An unsafe method has invalidated the entry, so upstream must validate it first.
     NeedsConfirmation,
-    /// The caller has no grant: its own proof comes first. This is the reason whatever is stored, so that it tells such a
-    /// caller nothing of that.
+    /// The caller has no grant, so its own call must prove it first. This reason hides from the caller whether there is
+    /// an entry.
     NoGrant,
-    /// The caller's grant has lapsed: it has to be proved again. Likewise, whatever is stored.
+    /// The caller's grant has lapsed, so its own call must prove it again. This reason hides whether there is an entry,
+    /// too.
     GrantLapsed,
-    /// Callers share nothing here, and nothing is stored for this one.
+    /// The scope is private, and there is no entry for this caller.
     Private,
-    /// Nothing is stored, for an answer to this question could not be stored just before.
+    /// There is no entry, because a recent response to this request could not be stored.
     Uncacheable,
-    /// The client takes nothing from memory: `no-cache`, `max-age=0`, or directives that can't be read.
+    /// The client accepts no stored response: `no-cache`, `max-age=0`, or directives that cannot be parsed.
     ClientNoCache,
-    /// What is stored is older than the client's `max-age`.
+    /// The entry is older than the client's `max-age`.
     ClientMaxAge,
-    /// What is stored stays fresh for less than the client's `min-fresh`.
+    /// The entry stays fresh for less than the client's `min-fresh`.
     ClientMinFresh,
 }

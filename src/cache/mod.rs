@@ -1,7 +1,7 @@
-//! What is remembered: entries, how long they are fresh, who may see them, and the flights that fetch
+//! The cache: stored entries, their freshness, the grants of the callers that may see them, and the flights that fetch
 //! them.
 //!
-//! Nothing here knows an HTTP client, nothing but [`store`] knows moka, and only [`flights`] waits.
+//! Nothing here uses an HTTP client. Only [`store`] uses moka, and only [`flights`] waits.
 
 pub(crate) mod admission;
 pub(crate) mod backoffs;
@@ -10,10 +10,10 @@ pub(crate) mod divergence;
 pub(crate) mod entry;
 pub(crate) mod flights;
 pub(crate) mod freshness;
-pub(crate) mod generations;
 pub(crate) mod grants;
 pub(crate) mod known_callers;
 pub(crate) mod lifetime;
+pub(crate) mod lru_map;
 pub(crate) mod miss;
 pub(crate) mod second_tier;
 pub(crate) mod store;

@@ -1,10 +1,11 @@
-//! Where entries are kept: the only file that knows moka.
+//! The store of entries. Only this file uses moka.
 //!
-//! moka bounds memory and nothing else. Whether an entry may still be given is decided by
-//! [`super::freshness`]; moka's own time limit merely frees what that rule would never give again.
+//! moka bounds the memory. It does not decide whether an entry may be used: [`super::freshness`] does. moka's time
+//! limit only removes entries that can never be used again.
 //!
-//! What goes in is checked here, under one lock: it was asked for after the last purge, after the last
-//! invalidation of its scope and after what is there already, and it is kept where its scope shares or not.
+//! Every entry is checked under one lock before it is stored. Its request must have been sent after the latest purge,
+//! after the latest invalidation of its scope, and after that of the present entry. The scope decides whether it is
+//! shared.
 
 mod invalidations;
 mod private;
@@ -25,41 +26,39 @@ use self::private::PrivateScopes;
 pub use self::selection::PurgeSelection;
 use super::admission::Audience;
 use super::divergence::{Observation, Observations};
-use super::entry::{Draft, Entry};
+use super::entry::{Entry, EntryBuilder};
 use super::unstorable::Unstorable;
 use crate::budget::Budget;
 use crate::request::caller::Caller;
 use crate::request::key::{RequestKey, Scope};
 use crate::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-/// Where an entry is kept, and what a flight is boarded for.
+/// The key of an entry and of a flight.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct CacheKey {
-    /// Whose it is; nobody's in particular if it is shared by all who are granted.
+    /// The only caller that may see the entry. `None` if it is shared by all callers with a grant.
     pub owner: Option<Caller>,
-    /// What was asked.
     pub key: Arc<RequestKey>,
 }
 
-/// A moment between two purges.
+/// The number of purges so far. It shows whether there was a purge since a request was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Epoch(u64);
 
-/// What became of an entry that was to be kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kept {
-    /// It was (though moka may prefer what it has).
+pub(crate) enum StoreResult {
+    /// Stored. moka may still evict it immediately if the cache is full.
     Stored,
-    /// What is there was asked for no earlier.
+    /// Not stored: the request of the present entry was sent at the same time or later.
     Outdated,
-    /// There was a purge since it was asked for.
+    /// Not stored: there was a purge after the request had been sent.
     Purged,
-    /// Its scope was invalidated since it was asked for.
+    /// Not stored: the scope was invalidated after the request had been sent.
     Invalidated,
 }
 
-impl Kept {
-    /// Why it was not kept, if it wasn't.
+impl StoreResult {
+    /// Why the entry was not stored. `None` if it was.
     pub(crate) fn reason(self) -> Option<Unstorable> {
         match self {
             Self::Stored => None,
@@ -70,63 +69,60 @@ impl Kept {
     }
 }
 
-/// What is known of a store's use at a moment.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct StoreUsage {
     /// Entries, fresh or not.
     pub entries: u64,
-    /// Bytes that they hold.
     pub bytes: u64,
-    /// Slots whose answers can't be kept.
+    /// Cache keys that are marked as uncacheable.
     pub uncacheable: u64,
-    /// Scopes that have turned private. An operation that is private as a whole counts once.
+    /// Scopes that have become private. An operation that is private as a whole counts once.
     pub private_scopes: usize,
 }
 
-/// The entries, bounded by bytes.
 pub(crate) struct Store {
     entries: Cache<CacheKey, Arc<Entry>>,
-    /// The latest word of upstream where that was no: apart, so that it displaces no answer.
+    /// Responses with 400, 404 or 405. They are separate, so that they do not evict entries.
     negatives: Cache<CacheKey, Arc<Entry>>,
-    uncacheable: Cache<CacheKey, Mark>,
-    /// Written whenever something goes in or a purge begins.
-    rules: RwLock<SharingState>,
+    uncacheable: Cache<CacheKey, UncacheableMark>,
+    /// Locked for writing when an entry is stored and when a purge begins or ends.
+    sharing: RwLock<SharingState>,
 }
 
-/// An answer for this slot could not be kept, so nobody should wait for the next.
+/// Marks a cache key for which a response could not be stored. Other requests should not wait for the next response.
 #[derive(Clone, Copy)]
-struct Mark {
-    why: Unstorable,
+struct UncacheableMark {
+    reason: Unstorable,
     until: Instant,
 }
 
 #[derive(Default)]
 struct SharingState {
     purges: u64,
-    /// When the latest purge began, whatever it was of.
+    /// When the latest purge began, whatever it selected.
     purged: Option<Instant>,
     private: PrivateScopes,
     invalidations: Invalidations,
 }
 
-/// What moka needs besides the bytes it is told of: its own nodes, our `Arc`s, and the allocator's
-/// share of each. Measured; being somewhat off shifts the bound, not correctness.
+/// The memory that moka needs for each entry besides the entry itself, in bytes: its own nodes, our `Arc`s, and the
+/// overhead of the allocator. Measured. An error changes only the bound.
 const OVERHEAD: usize = 512;
 
-/// How long it is remembered that a question's answers can't be kept, and in how many bytes.
-const UNCACHEABLE_FOR: Duration = Duration::from_secs(60);
+/// How long a mark of an uncacheable key lasts.
+const UNCACHEABLE_TTL: Duration = Duration::from_secs(60);
 const MAX_UNCACHEABLE_BYTES: u64 = 1 << 20;
 
-/// How long it is remembered that upstream's latest word was no, and in how many bytes.
-const NEGATIVE_FOR: Duration = Duration::from_secs(3600);
+/// How long a negative response is kept. Its own lifetime, usually shorter, decides whether it may be used.
+const NEGATIVE_STORAGE_TTL: Duration = Duration::from_secs(3600);
 const MAX_NEGATIVE_BYTES: u64 = 4 << 20;
 
-/// When moka may free an entry. That bounds memory only: whether an entry may be given is told by its life.
+/// When moka removes an entry. This bounds the memory only.
 struct EntryExpiry;
 
 impl Expiry<CacheKey, Arc<Entry>> for EntryExpiry {
     fn expire_after_create(&self, _: &CacheKey, entry: &Arc<Entry>, _: Instant) -> Option<Duration> {
-        Some(entry.useful_for())
+        Some(entry.storage_ttl())
     }
 
     fn expire_after_update(
@@ -136,7 +132,7 @@ impl Expiry<CacheKey, Arc<Entry>> for EntryExpiry {
         _: Instant,
         _: Option<Duration>,
     ) -> Option<Duration> {
-        Some(entry.useful_for())
+        Some(entry.storage_ttl())
     }
 }
 
@@ -145,8 +141,8 @@ fn weight(cache_key: &CacheKey, bytes: usize) -> u32 {
 }
 
 impl Store {
-    /// A store of at most `max_bytes`, freeing entries once they are of no more use and telling `evicted`
-    /// why whenever one has to go that nobody asked to remove.
+    /// A store of at most `max_bytes`. It calls `evicted` with the reason, "size" or "expired", when moka removes an
+    /// entry on its own.
     pub(crate) fn new(
         max_bytes: u64,
         budget: Arc<Budget>,
@@ -156,8 +152,8 @@ impl Store {
             .max_capacity(max_bytes)
             .weigher(|cache_key: &CacheKey, entry: &Arc<Entry>| weight(cache_key, entry.size()))
             .expire_after(EntryExpiry)
-            .eviction_listener(move |_slot, entry, cause| {
-                entry.is_let_go(&budget);
+            .eviction_listener(move |_cache_key, entry, cause| {
+                entry.charge_after_removal(&budget);
                 match cause {
                     RemovalCause::Size => evicted("size"),
                     RemovalCause::Expired => evicted("expired"),
@@ -168,93 +164,98 @@ impl Store {
         let negatives = Cache::builder()
             .max_capacity(MAX_NEGATIVE_BYTES)
             .weigher(|cache_key: &CacheKey, entry: &Arc<Entry>| weight(cache_key, entry.size()))
-            .time_to_live(NEGATIVE_FOR)
+            .time_to_live(NEGATIVE_STORAGE_TTL)
             .build();
         let uncacheable = Cache::builder()
             .max_capacity(MAX_UNCACHEABLE_BYTES)
-            .weigher(|cache_key: &CacheKey, _: &Mark| weight(cache_key, size_of::<Mark>()))
-            .time_to_live(UNCACHEABLE_FOR)
+            .weigher(|cache_key: &CacheKey, _: &UncacheableMark| weight(cache_key, size_of::<UncacheableMark>()))
+            .time_to_live(UNCACHEABLE_TTL)
             .build();
-        Self { entries, negatives, uncacheable, rules: RwLock::default() }
+        Self { entries, negatives, uncacheable, sharing: RwLock::default() }
     }
 
-    /// Where a caller's answer to a question is kept at present.
+    /// The cache key of a caller's request. It changes when the scope becomes private or is purged.
     pub(crate) fn cache_key(&self, key: &Arc<RequestKey>, caller: Caller) -> CacheKey {
         self.read().cache_key(key, caller)
     }
 
-    /// The entry in a slot that may be given, fresh or not: not one from before an invalidation.
+    /// The entry, fresh or stale. `None` if it was invalidated after its request had been sent.
     pub(crate) fn get(&self, cache_key: &CacheKey) -> Option<Arc<Entry>> {
-        self.entries.get(cache_key).filter(|entry| !self.is_invalidated(cache_key.key.scope(), entry.life().sent))
+        self.entries
+            .get(cache_key)
+            .filter(|entry| !self.is_invalidated(cache_key.key.scope(), entry.freshness_info().sent))
     }
 
-    /// The entry in a slot that upstream may be asked about. It may be given only if [`Self::get`] gives it, too.
-    pub(crate) fn get_to_confirm(&self, cache_key: &CacheKey) -> Option<Arc<Entry>> {
+    /// The entry for a conditional request to upstream. It may be used for a response only if [`Self::get`] returns it,
+    /// too.
+    pub(crate) fn get_for_validation(&self, cache_key: &CacheKey) -> Option<Arc<Entry>> {
         self.entries.get(cache_key)
     }
 
-    /// Upstream's no to what is asked in a slot, if that is its latest word, and not from before an
-    /// invalidation. Whether it may be said again is told by its life; until upstream says otherwise,
-    /// nothing stale is given in its place.
+    /// The 400, 404 or 405, if that is the latest response and was not invalidated. Its freshness decides whether it
+    /// may be used. As long as it is stored, the gateway must not use a stale entry in its place.
     pub(crate) fn negative(&self, cache_key: &CacheKey) -> Option<Arc<Entry>> {
-        self.negatives.get(cache_key).filter(|no| !self.is_invalidated(cache_key.key.scope(), no.life().sent))
+        self.negatives
+            .get(cache_key)
+            .filter(|negative| !self.is_invalidated(cache_key.key.scope(), negative.freshness_info().sent))
     }
 
-    /// Whether what was sent for in a scope at a moment has been invalidated since.
+    /// Whether the scope was invalidated after a request had been sent.
     pub(crate) fn is_invalidated(&self, scope: &Scope, sent: Instant) -> bool {
-        self.read().invalidations.cover(scope, sent)
+        self.read().invalidations.covers(scope, sent)
     }
 
-    /// Invalidates a scope: what was sent for until this moment is given only after upstream has confirmed it,
-    /// and what is on its way is not kept. This is no purge: entries stay, and nothing else changes.
+    /// Invalidates a scope (RFC 9111 §4.4). Entries whose request was sent by then must be validated before they are
+    /// used, and responses to requests in flight are not stored. It removes no entry.
     pub(crate) fn invalidate(&self, scope: &Scope, at: Instant) {
         self.write().invalidations.add(scope, at);
     }
 
-    /// The present epoch; note it before asking upstream.
+    /// The present epoch. Read it before a call is sent.
     pub(crate) fn epoch(&self) -> Epoch {
         Epoch(self.read().purges)
     }
 
-    /// Whether an answer that was asked for at an epoch and sent for at a moment, to be kept in a slot, may be
-    /// given to others than the one who asked for it: no purge and no invalidation since, and not shared in a
-    /// scope that has become private. (Those who boarded before an invalidation could be given it. They go
-    /// again, too, so that nothing has to be remembered of when each of them boarded.)
+    /// Whether callers other than its own may get the response to a request that was sent in `epoch`, at `sent`. False
+    /// after a purge or an invalidation, and if the cache key is shared but the scope has become private.
+    ///
+    /// Waiters that joined before an invalidation could get the response, too. But then the time at which each of them
+    /// joined would have to be stored. So they call upstream again.
     pub(crate) fn may_share(&self, cache_key: &CacheKey, epoch: Epoch, sent: Instant) -> bool {
-        let rules = self.read();
-        rules.may_share(cache_key, epoch) && !rules.invalidations.cover(cache_key.key.scope(), sent)
+        let sharing = self.read();
+        sharing.may_share(cache_key, epoch) && !sharing.invalidations.covers(cache_key.key.scope(), sent)
     }
 
-    /// Keeps what a caller was answered, unless something newer is known, and says how much has turned private
-    /// by it: callers have been shown to be told different things, or upstream says that they are. Whoever was
-    /// shown what before is remembered with the entry, for the tripwire.
-    pub(crate) fn keep(
+    /// Stores a caller's response, unless a newer one is known. The second result says what has become private because
+    /// of it: the responses to different callers diverge, or upstream says that its responses vary on the credential.
+    /// The observations that show a divergence are part of the entry.
+    pub(crate) fn insert(
         &self,
         key: &Arc<RequestKey>,
-        draft: Draft,
+        builder: EntryBuilder,
         audience: Audience,
         observation: Observation,
         epoch: Epoch,
-    ) -> (Kept, Option<PrivateExtent>) {
-        // Held until the entry is in, so that a purge comes either before the comparison or after
-        // the entry, and removes it.
-        let mut rules = self.write();
-        if Epoch(rules.purges) != epoch {
-            return (Kept::Purged, None);
+    ) -> (StoreResult, Option<PrivateExtent>) {
+        // The lock is held until the entry is stored. So a purge runs either before this check, or after the entry is
+        // stored and removes it.
+        let mut sharing = self.write();
+        if Epoch(sharing.purges) != epoch {
+            return (StoreResult::Purged, None);
         }
         let scope = key.scope();
-        // However late it comes, it says that callers are told different things, in whatever scope.
-        let varies = audience == Audience::Caller && rules.private.add_operation(scope.operation());
-        let mut turned = varies.then_some(PrivateExtent::Operation);
-        let mut cache_key = rules.cache_key(key, observation.caller);
+        // This also counts if the response itself is outdated, and for all scopes of the operation.
+        let varies = audience == Audience::Caller && sharing.private.add_operation(scope.operation());
+        let mut made_private = varies.then_some(PrivateExtent::Operation);
+        let mut cache_key = sharing.cache_key(key, observation.caller);
         let before = self.entries.get(&cache_key);
-        let kept = if rules.invalidations.cover(scope, draft.sent()) {
-            Kept::Invalidated
-        } else if before.as_ref().is_some_and(|before| before.life().sent >= draft.sent()) {
-            Kept::Outdated
-        } else if cache_key.owner.is_none() && draft.is_for_one_alone() {
-            // It was made for a private scope, and only a purge ends that.
-            Kept::Purged
+        let result = if sharing.invalidations.covers(scope, builder.sent()) {
+            StoreResult::Invalidated
+        } else if before.as_ref().is_some_and(|before| before.freshness_info().sent >= builder.sent()) {
+            StoreResult::Outdated
+        } else if cache_key.owner.is_none() && builder.must_be_private() {
+            // The scope was private when the request was sent. Only a purge ends that.
+            StoreResult::Purged
         } else {
             let (mut hits, mut observations) = (Arc::default(), Observations::default());
             if let Some(before) = before {
@@ -265,118 +266,122 @@ impl Store {
                 observations = Observations::default();
             } else if observations.add(observation) {
                 observations = Observations::default();
-                turned = Some(rules.private.add(scope));
-                cache_key = rules.cache_key(key, observation.caller);
+                made_private = Some(sharing.private.add(scope));
+                cache_key = sharing.cache_key(key, observation.caller);
             }
-            let mut entry = draft.into_entry(cache_key.owner.is_some());
+            let mut entry = builder.build(cache_key.owner.is_some());
             (entry.hits, entry.observations) = (hits, observations);
-            let was_denied_later = |no: &Arc<Entry>| no.life().sent > entry.life().sent;
-            if !self.negatives.get(&cache_key).as_ref().is_some_and(was_denied_later) {
+            let is_later = |negative: &Arc<Entry>| negative.freshness_info().sent > entry.freshness_info().sent;
+            if !self.negatives.get(&cache_key).as_ref().is_some_and(is_later) {
                 self.negatives.invalidate(&cache_key);
             }
             self.entries.insert(cache_key, Arc::new(entry));
-            Kept::Stored
+            StoreResult::Stored
         };
-        drop(rules);
-        if let Some(reach) = turned {
-            self.remove_shared(scope, reach);
+        drop(sharing);
+        if let Some(extent) = made_private {
+            self.remove_shared(scope, extent);
         }
-        (kept, turned)
+        (result, made_private)
     }
 
-    /// Keeps an answer that is shared and was fetched elsewhere, and says whether it was kept: not if something newer is known,
-    /// or if it was asked for before the last purge (whatever that was of) or the last invalidation of its scope. It is nobody's
-    /// view, for nobody here was shown it.
-    pub(crate) fn keep_copy(&self, key: &Arc<RequestKey>, draft: Draft, epoch: Epoch) -> bool {
-        let rules = self.write();
+    /// Stores a shared response of another process. Returns whether it was stored. It is not stored if a newer response
+    /// is known, or if its request was sent before the latest purge (whatever that selected) or the latest invalidation
+    /// of its scope. It is not an observation, because no caller of this process got it.
+    pub(crate) fn insert_copy(&self, key: &Arc<RequestKey>, builder: EntryBuilder, epoch: Epoch) -> bool {
+        let sharing = self.write();
         let cache_key = CacheKey { owner: None, key: Arc::clone(key) };
         let before = self.entries.get(&cache_key);
-        let is_outdated =
-            before.iter().chain(&self.negatives.get(&cache_key)).any(|known| known.life().sent >= draft.sent());
-        let is_kept = rules.may_share(&cache_key, epoch)
-            && !draft.is_for_one_alone()
-            && rules.purged.is_none_or(|purged| draft.sent() > purged)
-            && !rules.invalidations.cover(key.scope(), draft.sent())
+        let is_outdated = before
+            .iter()
+            .chain(&self.negatives.get(&cache_key))
+            .any(|known| known.freshness_info().sent >= builder.sent());
+        let is_storable = sharing.may_share(&cache_key, epoch)
+            && !builder.must_be_private()
+            && sharing.purged.is_none_or(|purged| builder.sent() > purged)
+            && !sharing.invalidations.covers(key.scope(), builder.sent())
             && !is_outdated;
-        if is_kept {
-            let mut entry = draft.into_entry(false);
+        if is_storable {
+            let mut entry = builder.build(false);
             if let Some(before) = before {
                 (entry.hits, entry.observations) = (Arc::clone(&before.hits), before.observations.clone());
             }
             self.entries.insert(cache_key, Arc::new(entry));
         }
-        is_kept
+        is_storable
     }
 
-    /// Makes the operation of a scope private, for upstream says that its answers vary on the credential. Says so, if it was
-    /// not private already.
+    /// Makes the operation of a scope private, because upstream says that its responses vary on the credential. `None`
+    /// if it was private already.
     pub(crate) fn make_private(&self, scope: &Scope) -> Option<PrivateExtent> {
-        let turned = self.write().private.add_operation(scope.operation()).then_some(PrivateExtent::Operation)?;
-        self.remove_shared(scope, turned);
-        Some(turned)
+        let extent = self.write().private.add_operation(scope.operation()).then_some(PrivateExtent::Operation)?;
+        self.remove_shared(scope, extent);
+        Some(extent)
     }
 
-    /// Removes what was shared. Without the lock, which hits wait for: nobody looks into a shared slot there any more.
-    fn remove_shared(&self, scope: &Scope, reach: PrivateExtent) {
-        self.remove(|kept| {
-            kept.owner.is_none()
-                && match reach {
-                    PrivateExtent::Scope => kept.key.scope() == scope,
-                    PrivateExtent::Operation => kept.key.operation() == scope.operation(),
+    /// Removes the shared entries of what has become private. It does not hold the lock, because hits need it. This is
+    /// safe: no request uses a shared key of a private scope.
+    fn remove_shared(&self, scope: &Scope, extent: PrivateExtent) {
+        self.remove(|cache_key| {
+            cache_key.owner.is_none()
+                && match extent {
+                    PrivateExtent::Scope => cache_key.key.scope() == scope,
+                    PrivateExtent::Operation => cache_key.key.operation() == scope.operation(),
                 }
         });
     }
 
-    /// Keeps upstream's no to what is asked in a slot, unless something newer is known.
-    pub(crate) fn keep_negative(&self, cache_key: &CacheKey, no: Entry, epoch: Epoch) -> Kept {
-        let rules = self.write();
-        if !rules.may_share(cache_key, epoch) {
-            return Kept::Purged;
+    /// Stores a 400, 404 or 405, unless a newer response is known.
+    pub(crate) fn insert_negative(&self, cache_key: &CacheKey, negative: Entry, epoch: Epoch) -> StoreResult {
+        let sharing = self.write();
+        if !sharing.may_share(cache_key, epoch) {
+            return StoreResult::Purged;
         }
-        if rules.invalidations.cover(cache_key.key.scope(), no.life().sent) {
-            return Kept::Invalidated;
+        if sharing.invalidations.covers(cache_key.key.scope(), negative.freshness_info().sent) {
+            return StoreResult::Invalidated;
         }
         let known = [self.entries.get(cache_key), self.negatives.get(cache_key)];
-        if known.iter().flatten().any(|known| known.life().sent >= no.life().sent) {
-            return Kept::Outdated;
+        if known.iter().flatten().any(|known| known.freshness_info().sent >= negative.freshness_info().sent) {
+            return StoreResult::Outdated;
         }
-        self.negatives.insert(cache_key.clone(), Arc::new(no));
-        Kept::Stored
+        self.negatives.insert(cache_key.clone(), Arc::new(negative));
+        StoreResult::Stored
     }
 
-    /// Notes that answers for a slot can't be kept.
-    pub(crate) fn mark_uncacheable(&self, cache_key: CacheKey, why: Unstorable, now: Instant) {
-        self.uncacheable.insert(cache_key, Mark { why, until: now + UNCACHEABLE_FOR });
+    /// Marks a cache key as uncacheable for 60 s.
+    pub(crate) fn mark_uncacheable(&self, cache_key: CacheKey, reason: Unstorable, now: Instant) {
+        self.uncacheable.insert(cache_key, UncacheableMark { reason, until: now + UNCACHEABLE_TTL });
     }
 
-    /// Takes that back.
-    pub(crate) fn unmark(&self, cache_key: &CacheKey) {
+    /// Removes the mark of a cache key.
+    pub(crate) fn clear_uncacheable(&self, cache_key: &CacheKey) {
         self.uncacheable.invalidate(cache_key);
     }
 
-    /// Why a caller's answers for a slot can't be kept, if that is so: anybody's, or its own.
-    pub(crate) fn uncacheable(&self, cache_key: &CacheKey, caller: Caller, now: Instant) -> Option<Unstorable> {
-        let mark =
-            |cache_key: &CacheKey| self.uncacheable.get(cache_key).filter(|mark| now < mark.until).map(|mark| mark.why);
+    /// Why a recent response could not be stored. `None` if neither the cache key nor the caller's own key is marked.
+    pub(crate) fn uncacheable_reason(&self, cache_key: &CacheKey, caller: Caller, now: Instant) -> Option<Unstorable> {
+        let mark = |cache_key: &CacheKey| {
+            self.uncacheable.get(cache_key).filter(|mark| now < mark.until).map(|mark| mark.reason)
+        };
         mark(cache_key).or_else(|| mark(&cache_key.of(caller)))
     }
 
-    /// Removes the selected entries and says how many. What is being fetched meanwhile is not kept,
-    /// and what was known of the selected keys and scopes is forgotten.
+    /// Removes the selected entries and returns their number. Marks, negative responses and private scopes that are
+    /// selected are removed, too. Responses to requests in flight are not stored.
     pub(crate) fn purge(&self, selection: &PurgeSelection, now: Instant) -> usize {
-        let mut rules = self.write();
-        (rules.purges, rules.purged) = (rules.purges + 1, Some(now));
-        drop(rules);
-        for (cache_key, _) in self.uncacheable.iter().filter(|(cache_key, _)| selection.holds(&cache_key.key)) {
+        let mut sharing = self.write();
+        (sharing.purges, sharing.purged) = (sharing.purges + 1, Some(now));
+        drop(sharing);
+        for (cache_key, _) in self.uncacheable.iter().filter(|(cache_key, _)| selection.matches(&cache_key.key)) {
             self.uncacheable.invalidate(cache_key.as_ref());
         }
-        for (cache_key, _) in self.negatives.iter().filter(|(cache_key, _)| selection.holds(&cache_key.key)) {
+        for (cache_key, _) in self.negatives.iter().filter(|(cache_key, _)| selection.matches(&cache_key.key)) {
             self.negatives.invalidate(cache_key.as_ref());
         }
-        let purged = self.remove(|cache_key| selection.holds(&cache_key.key));
-        // Only now: what was shared before the tripwire must be gone before anything is shared again.
-        let mut rules = self.write();
-        rules.private.purge(selection);
+        let purged = self.remove(|cache_key| selection.matches(&cache_key.key));
+        // This must be last. Otherwise a scope could be shared again while entries from before the divergence remain.
+        let mut sharing = self.write();
+        sharing.private.purge(selection);
         purged
     }
 
@@ -389,12 +394,11 @@ impl Store {
         removed
     }
 
-    /// Each entry, and where it is kept. Takes its time where there are many.
+    /// All entries with their keys. This takes long if there are many.
     pub(crate) fn entries(&self) -> impl Iterator<Item = (Arc<CacheKey>, Arc<Entry>)> {
         self.entries.iter()
     }
 
-    /// What is in use at present.
     pub(crate) fn usage(&self) -> StoreUsage {
         self.entries.run_pending_tasks();
         self.uncacheable.run_pending_tasks();
@@ -408,16 +412,16 @@ impl Store {
     }
 
     fn read(&self) -> RwLockReadGuard<'_, SharingState> {
-        self.rules.read()
+        self.sharing.read()
     }
 
     fn write(&self) -> RwLockWriteGuard<'_, SharingState> {
-        self.rules.write()
+        self.sharing.write()
     }
 }
 
 impl CacheKey {
-    /// Where what is asked in this slot is kept for a caller alone.
+    /// The key for the same request that belongs to one caller.
     pub fn of(&self, caller: Caller) -> Self {
         Self { owner: Some(caller), key: Arc::clone(&self.key) }
     }
@@ -425,10 +429,10 @@ impl CacheKey {
 
 impl SharingState {
     fn may_share(&self, cache_key: &CacheKey, epoch: Epoch) -> bool {
-        Epoch(self.purges) == epoch && (cache_key.owner.is_some() || !self.private.holds(cache_key.key.scope()))
+        Epoch(self.purges) == epoch && (cache_key.owner.is_some() || !self.private.contains(cache_key.key.scope()))
     }
 
     fn cache_key(&self, key: &Arc<RequestKey>, caller: Caller) -> CacheKey {
-        CacheKey { owner: self.private.holds(key.scope()).then_some(caller), key: Arc::clone(key) }
+        CacheKey { owner: self.private.contains(key.scope()).then_some(caller), key: Arc::clone(key) }
     }
 }

@@ -1,35 +1,34 @@
-//! Why answers are not stored.
+//! The reasons not to store a response. Each is one word, for metrics and logs.
 
 use strum::{IntoStaticStr, VariantArray};
 
-/// Why an answer is not stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, VariantArray)]
 #[strum(const_into_str, serialize_all = "kebab-case")]
 pub enum Unstorable {
-    /// Not a 200, and no refusal of the credential.
+    /// The status is neither 200 nor 401 nor 403.
     Status,
-    /// A 200 that is not JSON, or no JSON object where a field is asked for.
+    /// The body of a 200 is not JSON, or it is not an object although the operation requires a field.
     NotJson,
-    /// JSON, but no product list, or what else the operation's body check asks for.
+    /// The body of a 200 is JSON, but it fails the body check of its operation. It is not a product list, for example.
     NotProducts,
-    /// `Cache-Control` or `Pragma` forbids it, or can't be read.
+    /// `Cache-Control` or `Pragma` forbids it, or cannot be parsed.
     CacheDirectives,
-    /// It varies on more than the key fixes.
+    /// The response varies on a header that is not part of the key.
     Vary,
-    /// An `Age` that is not a number of seconds.
+    /// `Age` is not a number of seconds.
     BadAge,
-    /// Too large to hold.
+    /// The body is larger than the limit.
     TooLarge,
     /// The memory budget has no room for it.
     Memory,
     /// A 401 or 403.
     Denied,
-    /// The credential was refused while the answer was on its way.
+    /// Upstream refused the credential after the request had been sent.
     Late,
-    /// What is stored was asked for no earlier.
+    /// The request of the stored response was sent later, or at the same time.
     Outdated,
-    /// There was a purge since it was asked for.
+    /// A purge ran after the request had been sent.
     Purged,
-    /// Its scope was invalidated since it was asked for.
+    /// The scope was invalidated after the request had been sent.
     Invalidated,
 }

@@ -1,9 +1,9 @@
-//! The `error_code` of upstream's error bodies, and whose code it is.
+//! Reads the `error_code` of upstream's error bodies: is it the service's, or the API gateway's?
 
 use serde::Deserialize;
 
-/// Reads the `error_code` of an error body: `{"error_code": "WKS.…", "error_msg": "…"}`. None if the body is no
-/// such object, or has the field twice.
+/// Reads the code of an error body: `{"error_code": "WKS.…", "error_msg": "…"}`. `None` if the body is not such an
+/// object, or has the field twice.
 pub(crate) fn error_code(body: &[u8]) -> Option<String> {
     #[derive(Deserialize)]
     struct ErrorBody {
@@ -12,9 +12,9 @@ pub(crate) fn error_code(body: &[u8]) -> Option<String> {
     serde_json::from_slice::<ErrorBody>(body).ok().map(|error| error.error_code)
 }
 
-/// Whether the body has a code of the service itself, like `WKS.00211302`. Such an error comes from behind the API gateway,
-/// which has accepted the credential. The codes of the API gateway begin with `APIGW.` or `APIG.`. What looks like neither is
-/// taken for the API gateway's.
+/// Whether the body has a code of the service itself, such as `WKS.00211302`. Then the API gateway in front of the
+/// service has accepted the credential. The API gateway's own codes begin with `APIGW.` or `APIG.`. Codes of any other
+/// form count as the API gateway's.
 pub(crate) fn is_services_own(body: &[u8]) -> bool {
     error_code(body).is_some_and(|code| {
         code.split_once('.').is_some_and(|(service, number)| {
@@ -29,7 +29,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_code_that_can_be_read_and_is_not_the_api_gateways_is_the_services_own() {
+    fn only_a_well_formed_code_that_is_not_the_api_gateways_is_the_services_own() {
         for (body, expected) in [
             (r#"{"error_code":"WKS.00211302","error_msg":"x"}"#, true),
             (r#"{"error_code":"APIGW.0301"}"#, false),

@@ -1,14 +1,14 @@
-//! Which request headers an operator may let decide an answer, and which never go upstream because a
-//! client has sent them.
+//! Which request headers an operator may configure as keyed or forwarded headers. Credentials and headers that the
+//! gateway sets itself must not be among them.
 
 use http::HeaderName;
 
-/// A credential, or a part of one.
+/// Credentials, or parts of them.
 const CREDENTIALS: [&str; 7] =
     ["authorization", "cookie", "cookie2", "set-cookie", "x-sdk-date", "x-sdk-content-sha256", "apikey"];
 
-/// Besides credentials, never taken over from a client by name: one hop's own, about a body that isn't
-/// there, about what the client has cached, or what the gateway says itself.
+/// Headers besides credentials that are never copied from a client's request: the gateway sets them itself, or they are
+/// hop-by-hop, or they are about a request body or the client's cache.
 const RESERVED: [&[&str]; 4] = [
     &["host", "accept", "accept-encoding", "user-agent", "via", "x-request-id", "x-project-id"],
     &["range", "cache-control", "pragma", "expect", "max-forwards"],
@@ -16,35 +16,33 @@ const RESERVED: [&[&str]; 4] = [
     &["age", "date", "www-authenticate"],
 ];
 
-/// Families of the same: `Content-Length`, `If-None-Match`, `Proxy-Authorization`.
+/// Name prefixes of such headers: `Content-Length`, `If-None-Match`, `Proxy-Authorization`.
 const RESERVED_PREFIXES: [&str; 3] = ["content-", "if-", "proxy-"];
 
-/// What other credentials are called: `X-Auth-Token`, `X-Api-Key` and whatever comes next.
+/// Name suffixes of other credentials, such as `X-Auth-Token` and `X-Api-Key`.
 const CREDENTIAL_SUFFIXES: [&str; 2] = ["-token", "-key"];
 
 /// Whether a header is a credential, or may be one.
 pub(crate) fn is_credential(name: &HeaderName) -> bool {
-    let name = as_read(name);
+    let name = with_dashes(name);
     CREDENTIALS.contains(&&*name) || CREDENTIAL_SUFFIXES.iter().any(|suffix| name.ends_with(suffix))
 }
 
-/// To some servers `_` is `-`.
-fn as_read(name: &HeaderName) -> String {
+/// The name as servers read it that take `_` for `-`.
+fn with_dashes(name: &HeaderName) -> String {
     name.as_str().replace('_', "-")
 }
 
-/// Whether a header is neither a credential nor the gateway's own affair, so that an operator may
-/// name it.
-pub(crate) fn is_open(name: &HeaderName) -> bool {
+/// Whether an operator may configure the header.
+pub(crate) fn is_configurable(name: &HeaderName) -> bool {
     let is_credential = is_credential(name);
-    let name = as_read(name);
+    let name = with_dashes(name);
     let is_reserved = RESERVED.iter().any(|names| names.contains(&&*name))
         || RESERVED_PREFIXES.iter().any(|prefix| name.starts_with(prefix));
     !is_credential && !is_reserved
 }
 
-/// Whether a header names a request for those who trace it (W3C Trace Context), so that no service
-/// answers by it.
+/// Whether a header is for tracing (W3C Trace Context), so that no response depends on it.
 pub(crate) fn is_trace(name: &HeaderName) -> bool {
     name == "traceparent" || name == "tracestate"
 }

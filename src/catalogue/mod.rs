@@ -1,8 +1,8 @@
-//! What upstream offers, as data: the operations this gateway can answer from memory, and which
-//! service everything else belongs to.
+//! The catalogue: the operations that the gateway can answer from memory, and the service that every other path belongs
+//! to.
 //!
-//! One table for routing, keys, `explain` and the simulator. No behaviour beyond looking things up:
-//! what a request asks for is read in [`crate::request`].
+//! Routing, keys, `explain` and the simulator use this one table. It is data with look-ups only: requests must be
+//! interpreted in [`crate::request`], not here.
 
 pub(crate) mod error_code;
 pub(crate) mod headers;
@@ -16,33 +16,32 @@ use std::sync::Arc;
 use http::HeaderName;
 use http::uri::{Authority, Scheme, Uri};
 
-use operation::Edition;
+use operation::Generation;
 pub(crate) use operation::{BodyCheck, Parameter, is_built_in};
 pub use operation::{Forwarded, Operation, Sharing};
 pub(crate) use template::{PathMatch, Template};
 use template::{Relation, Split};
 
-/// One of the upstream services. The paths of the two that are known never collide, so one listener
-/// serves both.
+/// An upstream service. The paths of the two built-in services do not overlap, so one listener serves both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Service {
     /// Workspace: desktops, their products, and everything under `/v2` and `/v3`.
     Workspace,
     /// Workspace Application (app streaming): nearly everything under `/v1`.
     AppStream,
-    /// One that an operator has named for operations of their own.
-    Own(Own),
+    /// An operator's own upstream, configured for an operation.
+    Own(OwnService),
 }
 
-/// Which of the operator's own services. Only a catalogue makes one.
+/// The index of an operator's own service in its catalogue. Only a catalogue creates one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Own(u8);
+pub struct OwnService(u8);
 
 impl Service {
-    /// The two that are known, in the order tables show them.
+    /// The built-in services, in the order in which tables show them.
     pub const ALL: [Self; 2] = [Self::Workspace, Self::AppStream];
 
-    /// The name used in metric labels, log fields and host names.
+    /// The name in metric labels and log fields, and for built-in services in host names.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Workspace => "workspace",
@@ -51,13 +50,13 @@ impl Service {
         }
     }
 
-    /// The public endpoint of this service in a region.
+    /// The public endpoint of a built-in service in a region.
     pub fn url_in(self, region: &str) -> String {
         format!("https://{}.{region}.myhuaweicloud.com", self.as_str())
     }
 }
 
-/// Scheme and authority of an upstream service. Part of every key: another URL, another key.
+/// The scheme and authority of an upstream service. It is part of every key, so another URL gives other keys.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Origin {
     scheme: Scheme,
@@ -65,25 +64,24 @@ pub struct Origin {
 }
 
 impl Origin {
-    /// An origin of the given parts; the caller has checked that the scheme is http or https.
+    /// The scheme must be http or https.
     pub fn new(scheme: Scheme, authority: Authority) -> Self {
         Self { scheme, authority }
     }
 
-    /// Host and port as written in the configuration; sent as `Host`.
+    /// The host and port as configured. Sent as `Host`.
     pub fn authority(&self) -> &Authority {
         &self.authority
     }
 
-    /// Whether requests to it travel in the clear.
     pub fn is_plaintext(&self) -> bool {
         self.scheme == Scheme::HTTP
     }
 
-    /// The absolute URI of a target on this origin.
+    /// The absolute URI of a target.
     ///
     /// # Errors
-    /// If the target is no path and query, or too long for a URI.
+    /// If the target is not a path with a query, or is too long for a URI.
     pub fn uri(&self, target: &str) -> Result<Uri, http::Error> {
         Uri::builder().scheme(self.scheme.clone()).authority(self.authority.clone()).path_and_query(target).build()
     }
@@ -101,8 +99,8 @@ impl fmt::Debug for Origin {
     }
 }
 
-/// Whose path is this, unless it is an operation's? The first row that matches decides; a path without
-/// a row belongs to neither service. `{name}` stands for one segment, a final `**` for any that follow.
+/// The services of paths that are not an operation's. The first matching row decides; a path without a row belongs to
+/// no service. `{name}` matches one segment, and a final `**` all that follow.
 static PASS_THROUGH: [(&str, Service); 5] = [
     ("/v1/{project_id}/app-center/**", Service::Workspace),
     ("/v2/{project_id}/job/{id}", Service::AppStream),
@@ -111,132 +109,128 @@ static PASS_THROUGH: [(&str, Service); 5] = [
     ("/v3/**", Service::Workspace),
 ];
 
-/// The operations in force, and where the services are.
+/// The operations, and the origins of the services.
 #[derive(Clone, Debug)]
 pub struct Catalogue {
     operations: Vec<Arc<Operation>>,
     workspace: Arc<Origin>,
     appstream: Arc<Origin>,
     own: Vec<Arc<Origin>>,
-    /// How many catalogues came before, one in force after the other.
-    edition: Edition,
+    /// How many catalogues this process has used before.
+    generation: Generation,
 }
 
-/// Why an operation can't be added beside another.
+/// Why an operation cannot be added.
 #[derive(Debug)]
-pub enum Clash {
-    /// It has the same name.
+pub enum AddOperationError {
+    /// Another operation has the same name.
     Name,
-    /// Some path would be both's.
+    /// A path would match this operation, too.
     Path(Arc<Operation>),
-    /// There are as many as can be.
+    /// There are [`MAX_OPERATIONS`] already.
     Full,
 }
 
-/// The most operations: each is a label of metrics, and is looked at for each request.
+/// The most operations. Each is a value of a metric label, and is compared with the path of each request.
 pub(crate) const MAX_OPERATIONS: usize = 64;
 
 impl Catalogue {
-    /// The built-in operations, asked of these two origins.
+    /// A catalogue of the built-in operations.
     pub fn new(workspace: Origin, appstream: Origin, keyed_headers: Vec<HeaderName>) -> Self {
         Self {
             operations: operation::built_in(&keyed_headers),
             workspace: Arc::new(workspace),
             appstream: Arc::new(appstream),
             own: Vec::new(),
-            edition: Edition::default(),
+            generation: Generation::default(),
         }
     }
 
-    /// Makes this the catalogue that is in force after another. Operations stay the same ones if they are described
-    /// in the same words; the others are new, also if an earlier catalogue had described them so.
-    pub fn succeed(&mut self, before: &Self) {
+    /// Makes this the successor of the active catalogue. An operation with the same definition stays equal to the one
+    /// before. Any other operation is new, even if an earlier catalogue had the same definition.
+    pub fn follow(&mut self, before: &Self) {
         let origins: Vec<_> = self.operations.iter().map(|it| Arc::clone(self.origin(it.service))).collect();
-        self.edition = Edition(before.edition.0 + 1);
+        self.generation = Generation(before.generation.0 + 1);
         for (operation, origin) in self.operations.iter_mut().zip(origins) {
             let is_same =
-                |known: &&Arc<Operation>| known.is_described_as(operation) && *before.origin(known.service) == origin;
-            let edition = before.operations.iter().find(is_same).map_or(self.edition, |known| known.edition);
-            Arc::make_mut(operation).edition = edition;
+                |known: &&Arc<Operation>| known.has_definition_of(operation) && *before.origin(known.service) == origin;
+            let same = before.operations.iter().find(is_same);
+            Arc::make_mut(operation).generation = same.map_or(self.generation, |known| known.generation);
         }
     }
 
-    /// The operations that another catalogue has and this one hasn't, or describes in other words.
-    pub fn without<'c>(&self, before: &'c Self) -> impl Iterator<Item = &'c Arc<Operation>> {
+    /// The operations of an earlier catalogue that were removed or have got another definition.
+    pub fn removed_since<'c>(&self, before: &'c Self) -> impl Iterator<Item = &'c Arc<Operation>> {
         before.operations.iter().filter(|operation| !self.operations.contains(operation))
     }
 
-    /// The operations, in the order of the table.
+    /// The operations: built-in ones first, then the operator's in the order of the configuration.
     pub fn operations(&self) -> &[Arc<Operation>] {
         &self.operations
     }
 
-    /// An operation, to be adjusted to the configuration.
+    /// For the configuration to change an operation's settings.
     pub fn operation_mut(&mut self, name: &str) -> Option<&mut Operation> {
         let found = self.operations.iter_mut().find(|operation| *operation.name == *name);
         found.map(Arc::make_mut)
     }
 
-    /// Adds an operation. No two may have a path in common, so that the order doesn't matter.
-    ///
-    /// # Errors
-    /// What is in the way.
-    pub fn add(&mut self, operation: Operation) -> Result<(), Clash> {
+    /// Adds an operation. Two operations must not match the same path, so that their order does not matter.
+    pub fn add(&mut self, operation: Operation) -> Result<(), AddOperationError> {
         if self.operations.iter().any(|other| **other == operation) {
-            return Err(Clash::Name);
+            return Err(AddOperationError::Name);
         }
         if let Some(other) = self.operations.iter().find(|other| other.template.overlaps(&operation.template)) {
-            return Err(Clash::Path(Arc::clone(other)));
+            return Err(AddOperationError::Path(Arc::clone(other)));
         }
         if self.operations.len() >= MAX_OPERATIONS {
-            return Err(Clash::Full);
+            return Err(AddOperationError::Full);
         }
         self.operations.push(Arc::new(operation));
         Ok(())
     }
 
-    /// The service at an origin: one that is known, or the operator's own from now on. `None` if
-    /// there are as many as there can be operations.
+    /// The service at an origin. Adds an own service if there is none. `None` if there are [`MAX_OPERATIONS`] own
+    /// services.
     pub fn service_at(&mut self, origin: Origin) -> Option<Service> {
         if let Some(known) = self.services().find(|&service| **self.origin(service) == origin) {
             return Some(known);
         }
         let index = u8::try_from(self.own.len()).ok().filter(|&index| usize::from(index) < MAX_OPERATIONS)?;
         self.own.push(Arc::new(origin));
-        Some(Service::Own(Own(index)))
+        Some(Service::Own(OwnService(index)))
     }
 
-    /// All services, the operator's own included.
+    /// All services, including the operator's own.
     pub fn services(&self) -> impl Iterator<Item = Service> {
-        let own = (0..).map(|index| Service::Own(Own(index))).take(self.own.len());
+        let own = (0..).map(|index| Service::Own(OwnService(index))).take(self.own.len());
         Service::ALL.into_iter().chain(own)
     }
 
-    /// Where a service is.
     pub fn origin(&self, service: Service) -> &Arc<Origin> {
         match service {
             Service::Workspace => &self.workspace,
             Service::AppStream => &self.appstream,
-            // Handed out by this very catalogue, which forgets none.
-            Service::Own(Own(index)) => &self.own[usize::from(index)],
+            // The index is valid: this catalogue has created it, and own services are never removed.
+            Service::Own(OwnService(index)) => &self.own[usize::from(index)],
         }
     }
 
-    /// The operation with this path.
+    /// The operation that a path matches.
     pub fn operation<'p>(&self, path: &'p str) -> Option<(&Arc<Operation>, PathMatch<'p>)> {
         let split = Split::of(path)?;
         let operation = self.operations.iter().find(|operation| operation.template.matches(&split))?;
-        Some((operation, split.place()))
+        Some((operation, split.path_match()))
     }
 
-    /// The service that a path belongs to, whether or not it is one of the operations.
+    /// The service that a path belongs to by [`PASS_THROUGH`], even if it is also an operation's.
     pub fn service(&self, path: &str) -> Option<Service> {
-        let row = PASS_THROUGH.iter().find(|(pattern, _)| covers(pattern, path));
+        let row = PASS_THROUGH.iter().find(|(pattern, _)| matches_pattern(pattern, path));
         row.map(|&(_, service)| service)
     }
 }
 
-/// The service that all paths of a template belong to, if it is one and the same.
+/// The service that all paths of a template belong to. `None` if they belong to several services or to none.
 pub(crate) fn owner(template: &Template) -> Option<Service> {
     let mut rows = PASS_THROUGH.iter().map(|&(pattern, service)| (template.relation(pattern), service));
     let (relation, service) = rows.find(|(relation, _)| *relation != Relation::Apart)?;
@@ -245,15 +239,15 @@ pub(crate) fn owner(template: &Template) -> Option<Service> {
 
 #[cfg(test)]
 impl Catalogue {
-    /// For unit tests: both services at `https://upstream.example`, with these keyed headers.
+    /// Both services are at `https://upstream.example`.
     pub(crate) fn for_tests(keyed_headers: Vec<HeaderName>) -> Self {
         let origin = || Origin::new(Scheme::HTTPS, Authority::from_static("upstream.example"));
         Self::new(origin(), origin(), keyed_headers)
     }
 }
 
-/// Matches a path against a pattern segment by segment, as written.
-fn covers(pattern: &str, path: &str) -> bool {
+/// Matches a path with a pattern, segment by segment and without decoding.
+fn matches_pattern(pattern: &str, path: &str) -> bool {
     let mut segments = path.split('/');
     for expected in pattern.split('/') {
         if expected == "**" {
@@ -279,9 +273,8 @@ mod tests {
     fn the_three_operations_are_found_by_path() {
         let catalogue = catalogue();
         let name = |path| {
-            catalogue
-                .operation(path)
-                .map(|(operation, place)| (operation.name.to_string(), operation.template.project_id(place.path())))
+            let (operation, path_match) = catalogue.operation(path)?;
+            Some((operation.name.to_string(), operation.template.project_id(path_match.path())))
         };
         assert_eq!(name("/v2/p1/products"), Some(("ListProducts".to_owned(), "p1")));
         assert_eq!(name("/v2/p1/products/sharer"), Some(("ListSharerProducts".to_owned(), "p1")));
@@ -292,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn every_other_path_belongs_to_one_service_or_to_none() {
+    fn every_other_path_belongs_to_one_service_or_none() {
         let catalogue = catalogue();
         for (path, service) in [
             ("/v2/p/desktops", Some(Service::Workspace)),
@@ -328,33 +321,32 @@ mod tests {
     }
 
     #[test]
-    fn an_operation_is_added_beside_those_it_has_no_path_in_common_with() {
+    fn an_operation_is_added_if_it_has_no_name_or_path_in_common_with_another() {
         let mut catalogue = catalogue();
         let mut add = |name: &str, path: &str| {
             catalogue.add(Operation::new(name, Service::Workspace, path.parse().unwrap(), Vec::new()))
         };
         assert!(add("Zones", "/v2/{project_id}/zones").is_ok());
-        assert!(matches!(add("Zones", "/v3/zones"), Err(Clash::Name)));
-        assert!(
-            matches!(add("Any", "/v2/{project_id}/{kind}"), Err(Clash::Path(other)) if *other.name == *"ListProducts")
-        );
+        assert!(matches!(add("Zones", "/v3/zones"), Err(AddOperationError::Name)));
+        let added = add("Any", "/v2/{project_id}/{kind}");
+        assert!(matches!(added, Err(AddOperationError::Path(other)) if *other.name == *"ListProducts"));
         for index in catalogue.operations().len()..MAX_OPERATIONS {
             let path = format!("/v3/{index}").parse().unwrap();
             catalogue.add(Operation::new(&index.to_string(), Service::Workspace, path, Vec::new())).unwrap();
         }
         let path = "/v3/more".parse().unwrap();
         let more = Operation::new("More", Service::Workspace, path, Vec::new());
-        assert!(matches!(catalogue.add(more), Err(Clash::Full)));
+        assert!(matches!(catalogue.add(more), Err(AddOperationError::Full)));
         assert_eq!(catalogue.operation("/v3/63").map(|(operation, _)| operation.name.to_string()).unwrap(), "63");
     }
 
     #[test]
-    fn an_operation_is_the_same_as_long_as_it_is_described_in_the_same_words() {
+    fn an_operation_is_the_same_as_long_as_its_definition_is() {
         let before = catalogue();
-        let gone = |next: &Catalogue| {
+        let removed = |next: &Catalogue| {
             let mut next = next.clone();
-            next.succeed(&before);
-            next.without(&before).map(|operation| operation.name.to_string()).collect::<Vec<_>>()
+            next.follow(&before);
+            next.removed_since(&before).map(|operation| operation.name.to_string()).collect::<Vec<_>>()
         };
         type Change = fn(&mut Operation);
         let longer: Change = |it| (it.ttl, it.stale_while_revalidate, it.stale_if_error) = Default::default();
@@ -370,32 +362,32 @@ mod tests {
         for (index, (change, changed)) in changes.into_iter().enumerate() {
             let mut next = catalogue();
             change(next.operation_mut("ListProducts").unwrap());
-            assert_eq!(gone(&next).len(), changed, "change {index}");
+            assert_eq!(removed(&next).len(), changed, "change {index}");
         }
         let elsewhere = Origin::new(Scheme::HTTPS, Authority::from_static("other.example"));
         let moved = Catalogue { workspace: Arc::new(elsewhere), ..catalogue() };
-        assert_eq!(gone(&moved), ["ListProducts", "ListSharerProducts"]);
+        assert_eq!(removed(&moved), ["ListProducts", "ListSharerProducts"]);
         let fewer = Catalogue { operations: before.operations[1..].to_vec(), ..catalogue() };
-        assert_eq!(gone(&fewer), ["ListProducts"]);
+        assert_eq!(removed(&fewer), ["ListProducts"]);
     }
 
     #[test]
-    fn what_was_described_so_before_and_not_since_is_new() {
+    fn an_operation_whose_definition_was_changed_and_changed_back_is_new() {
         let first = catalogue();
         let mut second = catalogue();
         second.operation_mut("ListProduct").unwrap().sharing = Sharing::Caller;
-        second.succeed(&first);
+        second.follow(&first);
         let mut third = catalogue();
-        third.succeed(&second);
+        third.follow(&second);
         let mut fourth = catalogue();
-        fourth.succeed(&third);
+        fourth.follow(&third);
         let operation = |catalogue: &Catalogue, index: usize| Arc::clone(&catalogue.operations[index]);
         assert!(operation(&third, 2) != operation(&second, 2) && operation(&third, 2) != operation(&first, 2));
         assert!(operation(&fourth, 2) == operation(&third, 2) && operation(&fourth, 0) == operation(&first, 0));
     }
 
     #[test]
-    fn an_upstream_is_a_service_once() {
+    fn an_origin_is_one_service() {
         let mut catalogue = catalogue();
         let origin = |host| Origin::new(Scheme::HTTPS, Authority::from_static(host));
         assert_eq!(catalogue.service_at(origin("upstream.example")), Some(Service::Workspace));

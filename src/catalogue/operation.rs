@@ -1,5 +1,5 @@
-//! Operations: what may be answered from memory, whoever has described it. The three that this
-//! gateway is for are entries of the same kind as those an operator adds.
+//! Operations: requests that may be answered from memory. The three built-in ones and those that an operator adds are
+//! of the same type and must not be treated differently.
 
 use std::borrow::Cow;
 use std::hash::{Hash, Hasher};
@@ -13,81 +13,81 @@ use super::Service;
 use super::headers::is_trace;
 use super::template::Template;
 
-/// A query parameter that an operation documents. Others are part of the request all the same.
+/// A documented query parameter of an operation. Other parameters are part of the key, too.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Parameter {
-    /// Its name, case-sensitive.
+    /// Case-sensitive.
     pub name: Cow<'static, str>,
-    /// The documented default: sending it equals leaving it out.
+    /// The documented default. A parameter with this value equals its absence.
     pub default: Option<Cow<'static, str>>,
-    /// Whether an empty value is documented to equal an absent one.
+    /// Whether the documentation says that an empty value equals absence.
     pub empty_is_absent: bool,
 }
 
 impl Parameter {
-    /// One of which nothing but the name is documented.
+    /// A parameter without a default.
     pub const fn named(name: Cow<'static, str>) -> Self {
         Self { name, default: None, empty_is_absent: false }
     }
 }
 
-/// Between whom the answers of an operation are shared.
+/// Which callers share the responses of an operation.
 #[derive(Clone, Copy, PartialEq, Eq, IntoStaticStr, VariantArray)]
 #[strum(const_into_str, serialize_all = "kebab-case")]
 pub enum Sharing {
-    /// Between all callers whom upstream has proved in the project: they would be told the same.
+    /// All callers with a grant in the project share. Upstream gives them the same responses.
     Project,
-    /// Between nobody: each caller has entries of its own.
+    /// None. Each caller has its own entries.
     Caller,
 }
 
-/// Why no two callers may share the answers of an operation, whatever is configured.
+/// Why callers must not share the responses of an operation, whatever is configured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Unshareable {
-    /// Its path names no project, in which callers would be told the same.
+pub enum UnshareableReason {
+    /// The path has no project, in which callers would get the same responses.
     NoProject,
-    /// Headers are sent that are not part of the key.
+    /// Headers are forwarded that are not part of the key.
     ForwardsHeaders,
 }
 
-impl Unshareable {
-    /// For a person.
+impl UnshareableReason {
+    /// A clause for people.
     pub fn describe(self) -> &'static str {
         match self {
             Self::NoProject => "its path has no {project_id}",
-            Self::ForwardsHeaders => "forward_headers sends what is not in the key (and not traceparent or tracestate)",
+            Self::ForwardsHeaders => {
+                "forward_headers sends headers that are not in the key (other than traceparent and tracestate)"
+            }
         }
     }
 }
 
-/// What the body of a 200 must be to count as an answer: proof for its caller, and to be kept.
+/// What the body of a 200 must be to prove the caller and to be stored.
 #[derive(Clone, PartialEq, Eq)]
 pub enum BodyCheck {
     /// A JSON object that has this field, not null, and no `error_code`.
     Field(Box<str>),
-    /// JSON; no `error_code` if it is an object.
+    /// JSON. If it is an object, it has no `error_code`.
     Json,
-    /// Anything at all.
+    /// Any body.
     None,
 }
 
-/// Which headers of a client's request are sent upstream though they are not part of the key.
+/// Which request headers are sent upstream although they are not part of the key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Forwarded {
-    /// These.
     Named(Box<[HeaderName]>),
-    /// All but those that [`super::headers::is_open`] keeps here.
+    /// All for which [`super::headers::is_configurable`] is true.
     All,
 }
 
 impl Forwarded {
-    /// None.
     pub fn none() -> Self {
         Self::Named(Box::default())
     }
 
-    /// Whether an answer might depend on what is sent.
-    fn may_matter(&self) -> bool {
+    /// Whether responses may depend on the forwarded headers.
+    fn may_change_responses(&self) -> bool {
         match self {
             Self::Named(names) => !names.iter().all(is_trace),
             Self::All => true,
@@ -95,49 +95,46 @@ impl Forwarded {
     }
 }
 
-/// An operation whose answers may be kept.
+/// An operation, whose responses may be stored.
 #[derive(Clone, Debug)]
 pub struct Operation {
-    /// Its name in the service's API reference; unique, and a metric label.
+    /// The name in the service's API reference. Unique; the value of a metric label.
     pub name: Arc<str>,
-    /// Who answers it.
     pub service: Service,
-    /// Its paths.
     pub template: Template,
-    /// What its page documents.
+    /// The documented query parameters.
     pub parameters: Vec<Parameter>,
-    /// How long an answer stays fresh.
+    /// How long a response stays fresh.
     pub ttl: Duration,
-    /// How much longer it may be given while a new one is on its way.
+    /// How long after that it may be served stale during revalidation (RFC 5861 §3).
     pub stale_while_revalidate: Duration,
-    /// How much longer it may be given when upstream fails.
+    /// How long after that it may be served stale when upstream fails (RFC 5861 §4).
     pub stale_if_error: Duration,
-    /// Between whom answers are shared.
     pub sharing: Sharing,
-    /// Request headers that are part of the key, and are sent upstream.
+    /// Request headers that are part of the key and are sent upstream.
     pub keyed_headers: Vec<HeaderName>,
-    /// Request headers that are sent upstream and are not part of the key.
+    /// Request headers that are sent upstream but are not part of the key.
     pub forwarded: Forwarded,
-    /// What counts as an answer.
     pub body: BodyCheck,
-    /// Since which catalogue it has been described in these words.
-    pub edition: Edition,
+    /// The first catalogue in a row that has had this definition.
+    pub generation: Generation,
 }
 
-/// Which of those that have had a name, one after the other. Only a catalogue makes one.
+/// The number of a catalogue. Distinguishes operations that have had one name one after the other. Only a catalogue
+/// creates one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Edition(pub(super) u64);
+pub struct Generation(pub(super) u64);
 
-/// How long answers stay fresh unless the configuration says otherwise.
+/// The default of `ttl`: 5 minutes.
 pub(crate) const DEFAULT_TTL: Duration = Duration::from_secs(5 * 60);
 
-/// How much longer they may be given, unless the configuration says otherwise: while a new one is on
-/// its way, and in an outage.
+/// The default of `stale_while_revalidate`: 10 minutes.
 const DEFAULT_STALE_WHILE_REVALIDATE: Duration = Duration::from_secs(10 * 60);
+/// The default of `stale_if_error`: 1 hour.
 const DEFAULT_STALE_IF_ERROR: Duration = Duration::from_secs(60 * 60);
 
 impl Operation {
-    /// One with every setting at its default.
+    /// An operation with default settings.
     pub fn new(name: &str, service: Service, template: Template, keyed_headers: Vec<HeaderName>) -> Self {
         Self {
             name: name.into(),
@@ -151,14 +148,14 @@ impl Operation {
             keyed_headers,
             forwarded: Forwarded::none(),
             body: BodyCheck::Field("products".into()),
-            edition: Edition::default(),
+            generation: Generation::default(),
         }
     }
 
-    /// Whether another is asked, answered and shared alike, where it is asked apart. How long its answers
-    /// live is not compared: each is given a life when it comes, and keeps that.
-    pub(super) fn is_described_as(&self, other: &Self) -> bool {
-        // Whatever is added here has to be compared, or named as one that doesn't matter.
+    /// Whether requests, responses and sharing are defined as in another operation. The origins are not compared.
+    /// Lifetimes are not compared either: each entry gets its lifetime when it is stored, and keeps it.
+    pub(super) fn has_definition_of(&self, other: &Self) -> bool {
+        // A new field must be compared, or be ignored here by name.
         let Self {
             name,
             service: _,
@@ -171,7 +168,7 @@ impl Operation {
             keyed_headers,
             forwarded,
             body,
-            edition: _,
+            generation: _,
         } = self;
         *name == other.name
             && *template == other.template
@@ -182,29 +179,29 @@ impl Operation {
             && *body == other.body
     }
 
-    /// What its answers depend on and mean, as text that other processes can compare. Lifetimes are no part of it.
+    /// The definition as text that other processes can compare, without lifetimes.
     pub(crate) fn meaning(&self) -> String {
         let Self { name, service, template, parameters, sharing, keyed_headers, forwarded, body, .. } = self;
         format!("{name} {service:?} {template:?} {parameters:?} {sharing:?} {keyed_headers:?} {forwarded:?} {body:?}")
     }
 
-    /// Why its answers must not be shared, if that is so.
-    pub fn unshareable(&self) -> Option<Unshareable> {
+    /// Why callers must not share the responses; `None` if they may.
+    pub fn unshareable(&self) -> Option<UnshareableReason> {
         if !self.template.has_project() {
-            Some(Unshareable::NoProject)
-        } else if self.forwarded.may_matter() {
-            Some(Unshareable::ForwardsHeaders)
+            Some(UnshareableReason::NoProject)
+        } else if self.forwarded.may_change_responses() {
+            Some(UnshareableReason::ForwardsHeaders)
         } else {
             None
         }
     }
 }
 
-/// An operation is known by its name, as long as it is described in the same words. What has its name after that is
-/// another, and nothing that is remembered of the one is remembered of the other.
+/// Operations are equal if they have the same name and generation. An operation whose definition has changed is another
+/// one, so that nothing stored for the old one is used for the new one.
 impl PartialEq for Operation {
     fn eq(&self, other: &Self) -> bool {
-        self.name == other.name && self.edition == other.edition
+        self.name == other.name && self.generation == other.generation
     }
 }
 
@@ -216,7 +213,7 @@ impl Hash for Operation {
     }
 }
 
-/// v2 pages say nothing of empty values, so there an empty value is a value.
+/// A parameter of a v2 operation. Its documentation does not say that an empty value equals absence.
 const fn v2(name: &'static str) -> Parameter {
     Parameter::named(Cow::Borrowed(name))
 }
@@ -225,12 +222,12 @@ const fn v2_with_default(name: &'static str, default: &'static str) -> Parameter
     Parameter { name: Cow::Borrowed(name), default: Some(Cow::Borrowed(default)), empty_is_absent: false }
 }
 
-/// The v1 page filters by a parameter "if it is not empty".
+/// A parameter of the v1 operation. Its documentation says that the list is filtered by it "if it is not empty".
 const fn v1(name: &'static str) -> Parameter {
     Parameter { name: Cow::Borrowed(name), default: None, empty_is_absent: true }
 }
 
-/// Name, service, path and parameters of the product lists.
+/// The product lists: name, service, path and query parameters.
 static BUILT_IN: [(&str, Service, &str, &[Parameter]); 3] = [
     (
         "ListProducts",
@@ -277,18 +274,16 @@ static BUILT_IN: [(&str, Service, &str, &[Parameter]); 3] = [
     ),
 ];
 
-/// The product lists, with these keyed headers.
 pub(super) fn built_in(keyed_headers: &[HeaderName]) -> Vec<Arc<Operation>> {
     let operations = BUILT_IN.iter().filter_map(|&(name, service, path, parameters)| {
-        // Every path of the table is one; a test finds all three.
+        // Every path of the table parses: a test finds all three operations.
         let operation = Operation::new(name, service, path.parse().ok()?, keyed_headers.to_vec());
         Some(Arc::new(Operation { parameters: parameters.to_vec(), ..operation }))
     });
     operations.collect()
 }
 
-/// Whether an operation is one of the product lists, whose path and service are not the operator's
-/// to say.
+/// Whether an operation is one of the product lists. An operator cannot configure their path and service.
 pub(crate) fn is_built_in(name: &str) -> bool {
     BUILT_IN.iter().any(|(known, ..)| *known == name)
 }

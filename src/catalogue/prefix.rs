@@ -1,10 +1,10 @@
-//! A path that clients' base URLs may have, in front of everything that is asked.
+//! A path prefix that clients' base URLs may have. It is removed from the paths of their requests.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// `/workspace`, or more segments, in characters that need no escape.
+/// One or more segments, such as `/workspace`, of characters that need no escape.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct PathPrefix(String);
@@ -13,17 +13,17 @@ impl TryFrom<String> for PathPrefix {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
-        let is_open = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
-        let is_segment = |segment: &str| !matches!(segment, "" | "." | "..") && segment.bytes().all(is_open);
+        let is_unreserved = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+        let is_segment = |segment: &str| !matches!(segment, "" | "." | "..") && segment.bytes().all(is_unreserved);
         let mut segments = text.strip_prefix('/').unwrap_or_default().split('/');
-        // What begins like that is upstream's.
+        // Upstream's own paths begin with a version.
         let is_version = segments.clone().next().is_some_and(|first| ["v1", "v2", "v3"].contains(&first));
         if text.len() <= 255 && segments.all(is_segment) && !is_version {
             return Ok(Self(text));
         }
         Err(format!(
-            "{text:?} is not allowed: expected a path such as \"/workspace\", up to 255 characters, of segments of \
-             A-Z a-z 0-9 - . _ ~, the first not v1, v2 or v3, and without a slash at its end"
+            "{text:?} is not allowed: expected a path such as \"/workspace\", up to 255 characters, of \
+             segments with only A-Z a-z 0-9 - . _ ~, the first of them not v1, v2 or v3, and without a slash at the end"
         ))
     }
 }
@@ -51,7 +51,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_not_allowed_says_what_is() {
+    fn a_prefix_that_is_not_allowed_is_an_error_that_says_what_is_allowed() {
         for text in ["/workspace", "/a/b.c/~-_", "/v4", "/v22", "/V2", "/a/v2"] {
             assert_eq!(String::from(PathPrefix::try_from(text.to_owned()).unwrap()), text);
         }

@@ -1,18 +1,18 @@
-//! Path templates: literal segments, and names in braces that stand for one segment each.
+//! Path templates: literal segments, and names in braces that match one segment each.
 //!
-//! Paths are matched as written: nothing is decoded, so an encoded spelling of a known path is an
-//! unknown path. What a captured segment may be made of is for [`crate::request::key`] to say.
+//! Paths must not be decoded: they are matched as received, so an encoded spelling of a known path is another path.
+//! [`crate::request::key`] checks the captured segments.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// The name of the segment that says whose answers these are.
+/// The name of the segment that has the project id.
 pub(crate) const PROJECT_ID: &str = "project_id";
 
-/// The most segments of a template. A longer path is no operation's.
+/// The most segments of a template. A path with more segments matches no operation.
 pub(crate) const MAX_SEGMENTS: usize = 16;
 
-/// The longest template, so that what is made of one stays short.
+/// The longest template, in bytes.
 const LONGEST: usize = 256;
 
 /// The path of an operation, such as `/v2/{project_id}/products`.
@@ -20,40 +20,40 @@ const LONGEST: usize = 256;
 pub struct Template {
     text: Box<str>,
     segments: Box<[Segment]>,
-    /// Which segment is the project id.
+    /// The index of the project id's segment.
     project: Option<usize>,
 }
 
 #[derive(Clone, PartialEq, Eq)]
 enum Segment {
     Literal(Box<str>),
-    /// Stands for any segment that is not empty.
+    /// Matches any segment that is not empty.
     Name(Box<str>),
 }
 
-/// How the paths of a template lie to those of a pattern.
+/// How the paths of a template relate to a pattern.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Relation {
-    /// All of them match it.
+    /// All paths match the pattern.
     Within,
-    /// Some may.
+    /// Some paths may match.
     Across,
-    /// None does.
+    /// No path matches.
     Apart,
 }
 
-/// A path that an operation of the catalogue has: only [`super::Catalogue::operation`] finds one.
+/// A path that matches an operation. Only [`super::Catalogue::operation`] creates one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PathMatch<'p>(&'p str);
 
 impl<'p> PathMatch<'p> {
-    /// The path as written.
+    /// The path as received.
     pub fn path(self) -> &'p str {
         self.0
     }
 }
 
-/// A path that was taken apart once, to be held against many templates.
+/// A path that is split once and compared with many templates.
 pub(super) struct Split<'p> {
     path: &'p str,
     segments: [&'p str; MAX_SEGMENTS],
@@ -61,7 +61,7 @@ pub(super) struct Split<'p> {
 }
 
 impl<'p> Split<'p> {
-    /// `None` for what no template can match.
+    /// `None` if no template can match.
     pub(super) fn of(path: &'p str) -> Option<Self> {
         let mut split = Self { path, segments: [""; MAX_SEGMENTS], count: 0 };
         for segment in path.strip_prefix('/')?.split('/') {
@@ -71,7 +71,7 @@ impl<'p> Split<'p> {
         Some(split)
     }
 
-    pub(super) fn place(&self) -> PathMatch<'p> {
+    pub(super) fn path_match(&self) -> PathMatch<'p> {
         PathMatch(self.path)
     }
 }
@@ -85,7 +85,7 @@ impl Template {
             })
     }
 
-    /// Whether there is a path that both match.
+    /// Whether a path can match both templates.
     pub(super) fn overlaps(&self, other: &Self) -> bool {
         self.segments.len() == other.segments.len()
             && self.segments.iter().zip(&other.segments).all(|pair| match pair {
@@ -94,8 +94,7 @@ impl Template {
             })
     }
 
-    /// How its paths lie to a pattern in which `{name}` stands for one segment and a final `**` for
-    /// any that follow.
+    /// Compares the template with a pattern, in which `{name}` matches one segment and a final `**` all that follow.
     pub(super) fn relation(&self, pattern: &str) -> Relation {
         let mut relation = Relation::Within;
         let mut segments = self.segments.iter();
@@ -114,7 +113,7 @@ impl Template {
         if segments.next().is_none() { relation } else { Relation::Apart }
     }
 
-    /// What the names stand for in a path that matches.
+    /// The names with the segments that they match in a matching path.
     pub fn captures<'t, 'p>(&'t self, path: &'p str) -> impl Iterator<Item = (&'t str, &'p str)> {
         let pairs = self.segments.iter().zip(path.split('/').skip(1));
         pairs.filter_map(|(segment, value)| match segment {
@@ -123,18 +122,17 @@ impl Template {
         })
     }
 
-    /// Whether a project is named in its paths.
     pub fn has_project(&self) -> bool {
         self.project.is_some()
     }
 
-    /// The project that a matching path names; empty if none is.
+    /// The project id in a matching path; empty if the template has none.
     pub fn project_id<'p>(&self, path: &'p str) -> &'p str {
         self.project.and_then(|index| path.split('/').nth(index + 1)).unwrap_or_default()
     }
 }
 
-/// What stands in the way of a template, for whoever writes one.
+/// The text is not a valid template.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BadTemplate;
 
@@ -165,8 +163,7 @@ fn segment(text: &str) -> Option<Segment> {
     }
 }
 
-/// Whether a segment has one spelling only, and means itself: characters that never need an escape
-/// (RFC 3986 §2.3), and no step up or down.
+/// Whether a segment is unambiguous: 1 to 255 unreserved characters (RFC 3986 §2.3), and not `.` or `..`.
 pub(crate) fn is_plain(segment: &str) -> bool {
     let is_unreserved = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
     (1..=255).contains(&segment.len()) && segment.bytes().all(is_unreserved) && segment != "." && segment != ".."
@@ -193,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_template_is_refused() {
+    fn an_invalid_template_is_an_error() {
         for text in [
             "",
             "v2/x",
@@ -227,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_matches_as_written_and_its_names_stand_for_segments() {
+    fn a_path_is_matched_without_decoding_and_its_segments_are_captured() {
         let template = template("/v2/{project_id}/zones/{zone}");
         let matches = |path| Split::of(path).is_some_and(|split| template.matches(&split));
         for path in ["/v2/p/zones/z", "/v2/%41/zones/.."] {
@@ -246,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn templates_overlap_where_one_path_matches_both() {
+    fn templates_overlap_if_a_path_matches_both() {
         for (one, other, overlap) in [
             ("/a/{x}", "/a/{y}", true),
             ("/a/{x}", "/a/b", true),
@@ -261,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn a_template_lies_within_a_pattern_across_it_or_apart() {
+    fn a_template_is_within_a_pattern_across_it_or_apart() {
         for (text, pattern, relation) in [
             ("/v2/{a}/b", "/v2/**", Relation::Within),
             ("/v2", "/v2/**", Relation::Within),

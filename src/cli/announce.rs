@@ -1,4 +1,4 @@
-//! What `serve` tells of itself: where it listens, whom it asks, and what is exposed by that.
+//! What `serve` logs at start and after a reload: listeners, upstreams and warnings. It shows no secret.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use crate::config::settings::Listen;
 use crate::proxy_config::ProxyConfig;
 use crate::server::{Reloading, Server};
 
-/// Tells everything that an operator should know at start, of settings that come from this file.
+/// Logs the upstreams, all warnings and then `ready`. `file` is the configuration file.
 pub(super) fn ready(config: &Config, file: Option<&Path>, server: &Server) {
     upstream(&config.catalogue, &config.proxy_config);
     exposed(server.reloading());
@@ -23,7 +23,7 @@ pub(super) fn ready(config: &Config, file: Option<&Path>, server: &Server) {
         tracing::warn!(connections = limit.effective, open_files = limit.open_files, "{limit}");
     }
     for (listener, address) in server.inherited() {
-        tracing::info!(listener, %address, "listening on a socket that was handed down");
+        tracing::info!(listener, %address, "listening on an inherited socket");
     }
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
@@ -32,38 +32,38 @@ pub(super) fn ready(config: &Config, file: Option<&Path>, server: &Server) {
         proxy = %server.proxy_address(),
         metrics = %server.metrics_address(),
         admin = %server.admin_address(),
-        tls = spoken(&config.settings.listen),
+        tls = tls_mode(&config.settings.listen),
         "ready"
     );
 }
 
-/// Warns of what the operator has allowed.
+/// Warns about listeners that use plaintext beyond loopback.
 pub(super) fn exposed(reloading: &Reloading) {
     for (setting, address) in reloading.exposed() {
         tracing::warn!(
             setting,
             %address,
-            "tokens travel in the clear to this address: keep it inside a pod or a trusted network"
+            "clients send tokens in plaintext to this address: use it only in a pod or a trusted network"
         );
     }
 }
 
-/// Warns of a certificate that has expired or soon will.
+/// Warns about a certificate that has expired or expires soon.
 pub(super) fn certificate(reloading: &Reloading) {
     if let Some(warning) = warnings::certificate(reloading.certificate_not_after(), Clock::System.date()) {
         tracing::warn!("{warning}");
     }
 }
 
-fn spoken(listen: &Listen) -> &'static str {
+fn tls_mode(listen: &Listen) -> &'static str {
     match (listen.has_tls(), &listen.client_ca_file) {
         (false, _) => "off",
         (true, None) => "on",
-        (true, Some(_)) => "on, with clients' certificates",
+        (true, Some(_)) => "on, with client certificates",
     }
 }
 
-/// Tells where upstream is, and how it is reached.
+/// Logs the URL of each upstream, and the proxy if there is one.
 pub(super) fn upstream(catalogue: &Catalogue, proxy_config: &ProxyConfig) {
     for service in catalogue.services() {
         let origin = catalogue.origin(service);
@@ -71,6 +71,6 @@ pub(super) fn upstream(catalogue: &Catalogue, proxy_config: &ProxyConfig) {
         tracing::info!(service = service.as_str(), url = %origin, reached = %route, "upstream");
     }
     for url in warnings::plaintext_upstreams(catalogue) {
-        tracing::warn!(url, "tokens will travel to upstream in the clear");
+        tracing::warn!(url, "the gateway sends tokens in plaintext to this upstream");
     }
 }

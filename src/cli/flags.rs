@@ -1,12 +1,17 @@
-//! FlagSettings that are given outside the file: by flags, and by the environment variables named after them. The table of
-//! settings tells which there are.
+//! Settings from flags and from the environment variables named after them. The table of settings says which exist
+//! (`config/table.rs`). A flag takes precedence over the variable, and the variable over the file.
+//!
+//! clap renders variables and defaults in the help, but only flags are taken from it. clap would read the environment
+//! of the process (tests pass one of their own), take a variable that is set but empty for a value, and name the flag,
+//! not the variable, in errors.
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use clap::error::Error;
-use clap::{Arg, ArgMatches, Args, Command, FromArgMatches};
+use clap::error::{Error, ErrorKind};
+use clap::parser::ValueSource;
+use clap::{Arg, ArgMatches, Args, Command, FromArgMatches, value_parser};
 use toml::Table;
 
 use super::access_key;
@@ -14,55 +19,46 @@ use crate::config::table::{Flag, Setting};
 use crate::config::{self, ConfigError, Override, REFERENCE, SettingsSource};
 use crate::proxy_config::ProxyConfig;
 
-/// A flag beats the environment, which beats the file.
-#[derive(Clone, Debug, Args)]
+#[derive(Clone, Debug)]
 pub(super) struct FlagSettings {
-    /// The configuration file (TOML). [env: WORKSPACE_GATEWAY_CONFIG]
-    #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    #[command(flatten)]
-    flags: Flags,
+    /// The name and value of each flag that is given.
+    flags: Vec<(&'static str, String)>,
 }
 
 impl FlagSettings {
-    /// For a question that no upstream will be asked about: where upstream is need not be said.
+    /// Adds a placeholder if the region is missing. For commands that call no upstream.
     pub(super) fn or_any_region(mut self) -> Self {
         let loaded = self.clone().source(|name| std::env::var_os(name)).and_then(|mut source| source.load());
         if matches!(loaded, Err(ConfigError::NoUpstream)) {
-            self.flags.0.push(("region", "no-region-set".to_owned()));
+            self.flags.push(("region", "no-region-set".to_owned()));
         }
         self
     }
 
-    /// Where the metrics listener is. Nothing else is looked at: a gateway that has refused what is wrong with its file by
-    /// now is well.
+    /// The address of the metrics listener. Errors elsewhere in the file are ignored: the file may have become invalid
+    /// after the gateway read it.
     pub(super) fn metrics_address(
         self,
         environment: impl Fn(&str) -> Option<OsString>,
     ) -> Result<SocketAddr, ConfigError> {
-        let overrides = self.flags.overrides(&environment);
+        let overrides = self.overrides(&environment);
         let given = overrides.iter().find(|given| given.path == ["listen", "metrics"]);
-        let file = self.config.or_else(|| from_environment("config", &environment).map(|(_, value)| value.into()));
+        let file = self.config.or_else(|| from_environment(CONFIG, &environment).map(|(_, value)| value.into()));
         config::metrics_address(given, file.as_deref())
     }
 
-    /// Flags, environment and file together. The environment also tells the way to upstream.
+    /// Combines flags, environment and file. The proxy for upstream calls is read from the environment, too.
     pub(super) fn source(self, environment: impl Fn(&str) -> Option<OsString>) -> Result<SettingsSource, ConfigError> {
-        let overrides = self.flags.overrides(&environment);
-        let file = self.config.or_else(|| from_environment("config", &environment).map(|(_, value)| value.into()));
+        let overrides = self.overrides(&environment);
+        let file = self.config.or_else(|| from_environment(CONFIG, &environment).map(|(_, value)| value.into()));
         let key = access_key::read(&environment)?;
         Ok(SettingsSource::new(file, overrides, ProxyConfig::read(environment)?).with_key(key))
     }
-}
 
-/// The flags of settings that are given, by their names.
-#[derive(Clone, Debug)]
-struct Flags(Vec<(&'static str, String)>);
-
-impl Flags {
     fn overrides(&self, environment: &impl Fn(&str) -> Option<OsString>) -> Vec<Override> {
-        let given = |(setting, flag): (&Setting, Flag)| {
-            let given = self.0.iter().find(|(name, _)| *name == flag.name);
+        let find = |(setting, flag): (&Setting, Flag)| {
+            let given = self.flags.iter().find(|(name, _)| *name == flag.name);
             let given = given.map(|(name, value)| (format!("--{name}"), value.clone()));
             let (origin, value) = given.or_else(|| {
                 let (variable, value) = from_environment(flag.name, environment)?;
@@ -70,17 +66,20 @@ impl Flags {
             })?;
             Some(Override { path: setting.path, value, origin })
         };
-        flags().into_iter().filter_map(given).collect()
+        flags().into_iter().filter_map(find).collect()
     }
 }
 
-impl Args for Flags {
+impl Args for FlagSettings {
     fn augment_args(command: Command) -> Command {
         let defaults: Table = toml::from_str(REFERENCE).unwrap_or_default();
-        command.args(flags().into_iter().map(|(setting, flag)| {
-            let default = setting.value_in(&defaults).map(|default| format!(" [default: {default}]"));
-            let help = format!("{}{}. [env: {}]", flag.help, default.unwrap_or_default(), variable(flag.name));
-            Arg::new(flag.name).long(flag.name).value_name(flag.value).help(help)
+        let config = argument(CONFIG, "FILE", "The configuration file (TOML)");
+        command.arg(config).args(flags().into_iter().map(|(setting, flag)| {
+            let argument = argument(flag.name, flag.value, flag.help);
+            match setting.value_in(&defaults) {
+                Some(default) => argument.default_value(default),
+                None => argument,
+            }
         }))
     }
 
@@ -89,10 +88,27 @@ impl Args for Flags {
     }
 }
 
-impl FromArgMatches for Flags {
+/// The variable and the default are only for the help.
+fn argument(name: &'static str, value: &'static str, help: &'static str) -> Arg {
+    let argument = Arg::new(name).long(name).value_name(value).help(help).value_parser(value_parser!(OsString));
+    argument.env(variable(name)).hide_env_values(true)
+}
+
+impl FromArgMatches for FlagSettings {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, Error> {
-        let given = |(_, flag): (&Setting, Flag)| Some((flag.name, matches.get_one::<String>(flag.name)?.clone()));
-        Ok(Self(flags().into_iter().filter_map(given).collect()))
+        let given = |name: &str| {
+            let is_given = matches.value_source(name) == Some(ValueSource::CommandLine);
+            matches.get_one::<OsString>(name).filter(|_| is_given)
+        };
+        let config = given(CONFIG).map(PathBuf::from);
+        if config.as_ref().is_some_and(|path| path.as_os_str().is_empty()) {
+            return Err(Error::raw(
+                ErrorKind::InvalidValue,
+                "--config: \"\" is not allowed: expected the path of a file",
+            ));
+        }
+        let flag = |(_, flag): (&Setting, Flag)| Some((flag.name, given(flag.name)?.to_string_lossy().into_owned()));
+        Ok(Self { config, flags: flags().into_iter().filter_map(flag).collect() })
     }
 
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), Error> {
@@ -101,39 +117,42 @@ impl FromArgMatches for Flags {
     }
 }
 
-/// The settings that have a flag, in the order of the help: `mode` comes last, as it is rarely given.
+/// The flag of the configuration file, which is not a setting itself.
+const CONFIG: &str = "config";
+
+/// The settings with a flag, in the order of the help. `mode` comes last, because it is rarely used.
 fn flags() -> Vec<(&'static Setting, Flag)> {
     let mut all: Vec<_> = Setting::all().iter().filter_map(|setting| Some((setting, setting.flag?))).collect();
     all.sort_by_key(|(setting, _)| setting.path == ["mode"]);
     all
 }
 
-/// What the names of variables begin with.
-const VARIABLE: &str = "WORKSPACE_GATEWAY_";
+const VARIABLE_PREFIX: &str = "WORKSPACE_GATEWAY_";
 
-/// The environment variable that stands for a flag.
+/// The environment variable of a flag.
 pub(super) fn variable(flag: &str) -> String {
-    format!("{VARIABLE}{}", flag.to_ascii_uppercase().replace('-', "_"))
+    format!("{VARIABLE_PREFIX}{}", flag.to_ascii_uppercase().replace('-', "_"))
 }
 
-/// A variable and its value. Set but empty is how a template says "not set".
+/// The name and value of a flag's variable. A variable that is set but empty counts as not set: templates produce
+/// these.
 fn from_environment(flag: &str, environment: &impl Fn(&str) -> Option<OsString>) -> Option<(String, OsString)> {
     let name = variable(flag);
     environment(&name).filter(|value| !value.is_empty()).map(|value| (name, value))
 }
 
-/// All variables that are settings.
+/// All variables that the gateway reads, with this prefix.
 pub(super) fn known_variables() -> impl Iterator<Item = String> {
     let flags = flags().into_iter().map(|(_, flag)| flag.name);
-    std::iter::once("config").chain(flags).map(variable).chain(access_key::VARIABLES.map(str::to_owned))
+    std::iter::once(CONFIG).chain(flags).map(variable).chain(access_key::VARIABLES.map(str::to_owned))
 }
 
-/// The variables that look like settings and are none. Kubernetes makes some of its own where a
-/// service has this program's name.
+/// The variables that have the prefix but are no settings. Kubernetes sets its own for a Service named
+/// `workspace-gateway`: these are ignored.
 pub(super) fn unknown_variables(names: impl Iterator<Item = String>) -> Vec<String> {
     let is_kubernetes = |rest: &str| rest.starts_with("PORT") || rest.starts_with("SERVICE_");
     let is_unknown = |name: &String| {
-        let rest = name.strip_prefix(VARIABLE);
+        let rest = name.strip_prefix(VARIABLE_PREFIX);
         let is_test = |rest: &str| rest.starts_with("TEST_");
         rest.is_some_and(|rest| !is_kubernetes(rest) && !is_test(rest))
             && !known_variables().any(|known| known == *name)
@@ -143,7 +162,7 @@ pub(super) fn unknown_variables(names: impl Iterator<Item = String>) -> Vec<Stri
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser;
+    use clap::{CommandFactory, Parser};
 
     use super::*;
     use crate::config::Config;
@@ -161,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flag_beats_the_environment() {
+    fn a_flag_takes_precedence_over_its_variable() {
         let environment = [("WORKSPACE_GATEWAY_REGION", "env"), ("WORKSPACE_GATEWAY_LISTEN", "127.0.0.1:1")];
         let config = load(&["--listen", "127.0.0.1:2"], &environment).unwrap();
         assert_eq!(config.settings.listen.proxy.to_string(), "127.0.0.1:2");
@@ -194,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn a_variable_that_is_no_setting_is_told() {
+    fn a_variable_of_no_setting_is_reported() {
         let names = ["WORKSPACE_GATEWAY_LISTN", "WORKSPACE_GATEWAY_CACHE_TTL", "WORKSPACE_GATEWAY_LISTEN", "PATH"];
         let kubernetes = ["WORKSPACE_GATEWAY_PORT_8080_TCP", "WORKSPACE_GATEWAY_SERVICE_HOST"];
         let unknown = unknown_variables(names.iter().chain(&kubernetes).map(ToString::to_string));
@@ -202,9 +221,22 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_variable_is_not_set_and_a_wrong_one_is_named() {
+    fn an_empty_variable_counts_as_not_set_and_a_wrong_one_is_named() {
         assert!(load(&["--region", "r"], &[("WORKSPACE_GATEWAY_MODE", "")]).is_ok());
         let error = load(&["--region", "r"], &[("WORKSPACE_GATEWAY_MODE", "off")]).unwrap_err().to_string();
         assert!(error.starts_with("WORKSPACE_GATEWAY_MODE: mode: ") && error.contains("\"off\""), "{error}");
+    }
+
+    #[test]
+    fn the_help_shows_the_variable_and_the_default_of_each_flag() {
+        let help = Line::command().render_help().to_string();
+        for part in [
+            "[env: WORKSPACE_GATEWAY_CONFIG]",
+            "[env: WORKSPACE_GATEWAY_REGION]",
+            "[env: WORKSPACE_GATEWAY_LISTEN] [default: 127.0.0.1:8080]",
+            "[env: WORKSPACE_GATEWAY_INSECURE_PLAINTEXT] [default: false]",
+        ] {
+            assert!(help.contains(part), "{part}: {help}");
+        }
     }
 }

@@ -1,4 +1,5 @@
-//! The command line: which command, with which settings, and how it ends.
+//! The command line: parses it, runs the command and sets the exit code. The commands themselves are in the other
+//! files.
 
 mod access_key;
 mod announce;
@@ -37,7 +38,7 @@ use crate::server::{ConnectionLimit, Server};
 use crate::telemetry::logs;
 
 /// A caching reverse proxy for the product-list APIs of Huawei Cloud Workspace.
-// No Debug from here to the headers: one of them may be a credential.
+// No Debug for this type and `Command`: a header may be a credential.
 #[derive(Parser)]
 #[command(name = "workspace-gateway", version)]
 struct Cli {
@@ -49,62 +50,63 @@ struct Cli {
 enum Command {
     /// Run the gateway.
     Serve(FlagSettings),
-    /// Check a configuration and print what it amounts to.
+    /// Check the configuration and print the effective settings.
     Check {
-        /// Also resolve, connect to and complete TLS with each upstream, and print a line for each. No request and no
-        /// credential is sent. ShutdownControl 0 if all are reachable, 1 if one is not.
+        /// Also resolve, connect to and complete TLS with each upstream, and print a line for each. Sends no request
+        /// and no credential. The exit code is 0 if all are reachable, 1 if one is not.
         #[arg(long)]
         probe: bool,
         #[command(flatten)]
         settings: FlagSettings,
     },
-    /// Show what would be done with a GET of a path or URL, and why.
+    /// Show what the gateway does with a GET request for a path or URL, and why.
     Explain {
-        /// A path. A URL is explained as a request to an HTTP proxy, so that another host is refused.
+        /// A path or a URL. A URL is treated as a request to an HTTP proxy, so a foreign host is refused.
         url: String,
-        /// A header of the request, such as 'X-Auth-Token: x'. Can be given more than once.
+        /// A header of the request, such as 'X-Auth-Token: x'. Can be repeated.
         #[arg(long = "header", short = 'H', value_name = "NAME: VALUE")]
         headers: Vec<String>,
         #[command(flatten)]
         settings: FlagSettings,
     },
-    /// Ask a gateway that runs here with the same settings whether it is alive: exit 0 if so, 1 if not.
+    /// Check the local gateway: exit code 0 if it is alive, 1 if not. Give it the same settings.
     Health {
-        /// Whether it takes requests, which it no longer does when it is stopping.
+        /// Check readiness instead: a gateway that is stopping is not ready.
         #[arg(long)]
         ready: bool,
         #[command(flatten)]
         settings: FlagSettings,
     },
-    /// See it work: both upstream services simulated, the gateway before them, and a short load.
+    /// Run a demonstration: the gateway with simulated upstreams and a short load.
     Demo {
-        /// ShutdownControl after the load: 0 if upstream saw what it should have seen, 1 if not.
+        /// Exit after the load: code 0 if the upstreams received exactly the expected requests, 1 if not.
         #[arg(long)]
         once: bool,
-        /// cache, or bypass to see the demo notice that nothing is answered from memory.
+        /// cache or bypass. With bypass nothing is answered from memory, and the demo reports the difference.
         #[arg(long, value_name = "MODE", default_value = "cache")]
         mode: String,
     },
 }
 
-/// What the user got wrong, as opposed to what failed.
+/// The exit code for wrong usage or configuration. Other failures exit with 1.
 const USAGE: u8 = 2;
 
-/// Runs the command line to its end.
 pub fn run() -> ExitCode {
     signals::unblock();
     match Cli::parse().command {
-        Command::Serve(settings) => with(settings, |config, source| serve::run(&config, source)),
-        Command::Check { probe, settings } => with(settings, |config, source| check(&config, source.file(), probe)),
-        Command::Explain { url, headers, settings } => with(settings.or_any_region(), |config, _| {
+        Command::Serve(settings) => with_config(settings, |config, source| serve::run(&config, source)),
+        Command::Check { probe, settings } => {
+            with_config(settings, |config, source| check(&config, source.file(), probe))
+        }
+        Command::Explain { url, headers, settings } => with_config(settings.or_any_region(), |config, _| {
             let headers = headers.iter().map(|text| explain::header(text)).collect::<Result<HeaderMap, _>>();
-            let explanation = headers.map_err(|wrong| format!("--header: {wrong}")).and_then(|headers| {
+            let explanation = headers.map_err(|error| format!("--header: {error}")).and_then(|headers| {
                 let Config { settings, catalogue, keys, .. } = &config;
                 let rules = Rules {
                     catalogue,
                     path_prefixes: &settings.listen.path_prefixes,
                     keys,
-                    // No request has passed a gateway that does not run.
+                    // Any id: the explained request has passed no gateway.
                     via: &Via::new(0),
                     max_head_size: settings.limits.max_head_size.bytes(),
                     is_bypassing: settings.mode == Mode::Bypass,
@@ -128,10 +130,10 @@ pub fn run() -> ExitCode {
     }
 }
 
-fn with(settings: FlagSettings, command: impl FnOnce(Config, SettingsSource) -> ExitCode) -> ExitCode {
+fn with_config(settings: FlagSettings, command: impl FnOnce(Config, SettingsSource) -> ExitCode) -> ExitCode {
     for name in unknown_variables(std::env::vars_os().filter_map(|(name, _)| name.into_string().ok())) {
         let known = known_variables().collect::<Vec<_>>().join(", ");
-        tell(format!("workspace-gateway: {name} is no setting and is ignored: expected one of {known}"));
+        print_error(format!("workspace-gateway: {name} is not a setting and is ignored: expected one of {known}"));
     }
     let source = settings.source(|name| std::env::var_os(name));
     let (loaded, source) = match source {
@@ -145,37 +147,37 @@ fn with(settings: FlagSettings, command: impl FnOnce(Config, SettingsSource) -> 
             for error in error.each() {
                 failure(USAGE, error);
             }
-            // The files that the settings name, too, so that all mistakes are told in one run.
-            if let Some(mended) = source.as_ref().and_then(SettingsSource::mended) {
-                unusable_files(mended);
+            // Also checks the files that the settings name, so that all errors are reported in one run.
+            if let Some(repaired) = source.as_ref().and_then(SettingsSource::repaired) {
+                report_unusable_files(repaired);
             }
-            if let Err(wrong) = runtime::check_threads() {
-                failure(USAGE, &wrong);
+            if let Err(error) = runtime::check_threads() {
+                failure(USAGE, &error);
             }
             ExitCode::from(USAGE)
         }
     }
 }
 
-/// Tells which of the files are unusable that the settings name. True if there is one.
-fn unusable_files(config: &Config) -> bool {
-    let wrong = Server::check(config).err().unwrap_or_default();
-    for wrong in &wrong {
-        failure(USAGE, wrong);
+/// Prints an error for each unusable file that the settings name. True if there is one.
+fn report_unusable_files(config: &Config) -> bool {
+    let errors = Server::check(config).err().unwrap_or_default();
+    for error in &errors {
+        failure(USAGE, error);
     }
-    !wrong.is_empty()
+    !errors.is_empty()
 }
 
-/// Tells what the settings amount to, what is wrong with the files that they name, and with `probe` whether upstream is
-/// reached.
+/// Prints the effective settings, errors in the files that they name, and with `probe` whether the upstreams are
+/// reachable.
 fn check(config: &Config, file: Option<&Path>, probe: bool) -> ExitCode {
-    // What only shows when it is used, such as a file of certificates.
+    // Checks the files that the settings name, such as certificates.
     let checked = Server::check(config);
     let unusable = checked.as_ref().err().into_iter().flatten().map(ToString::to_string);
-    let wrong: Vec<String> = unusable.chain(runtime::check_threads().err()).collect();
-    if !wrong.is_empty() {
-        for wrong in &wrong {
-            failure(USAGE, wrong);
+    let errors: Vec<String> = unusable.chain(runtime::check_threads().err()).collect();
+    if !errors.is_empty() {
+        for error in &errors {
+            failure(USAGE, error);
         }
         return ExitCode::from(USAGE);
     }
@@ -184,22 +186,22 @@ fn check(config: &Config, file: Option<&Path>, probe: bool) -> ExitCode {
     if probe { probe::run(config) } else { printed }
 }
 
-/// Tells what `serve` would warn of at start, if it had these settings from this file.
+/// Prints the warnings that `serve` would log at start with these settings.
 fn warn(config: &Config, file: Option<&Path>, certificate_not_after: Option<NotAfter>) {
     let listen = &config.settings.listen;
     let exposed = listen.exposed(listen.proxy.0, listen.admin.0);
-    let exposed = exposed.map(|(setting, address)| format!("{setting}: tokens travel in the clear to {address}"));
+    let exposed = exposed.map(|(setting, address)| format!("{setting}: clients send tokens in plaintext to {address}"));
     let upstream = warnings::plaintext_upstreams(&config.catalogue)
-        .map(|url| format!("upstream: tokens will travel to {url} in the clear"));
+        .map(|url| format!("upstream: the gateway sends tokens in plaintext to {url}"));
     let limit = ConnectionLimit::after_raising(config);
-    let limit = limit.is_reduced().then(|| format!("started from here, {limit}"));
+    let limit = limit.is_reduced().then(|| format!("if started here, {limit}"));
     let certificate = warnings::certificate(certificate_not_after, Clock::System.date());
     for warning in exposed.chain(upstream).chain(warnings::of(config, file)).chain(limit).chain(certificate) {
-        tell(format!("workspace-gateway: warning: {warning}"));
+        print_error(format!("workspace-gateway: warning: {warning}"));
     }
 }
 
-/// Prints a result. Whoever reads only its beginning has what they wanted.
+/// Prints to standard output. A reader that closes the pipe early, such as `head`, is no error.
 fn print(result: &dyn std::fmt::Display) -> ExitCode {
     match write!(io::stdout(), "{result}").and_then(|()| io::stdout().flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => failure(1, &format!("cannot print: {error}")),
@@ -208,16 +210,16 @@ fn print(result: &dyn std::fmt::Display) -> ExitCode {
 }
 
 fn failure(code: u8, message: &dyn std::fmt::Display) -> ExitCode {
-    tell(format!("workspace-gateway: {message}"));
-    // If even this can't be said, the exit code says it.
+    print_error(format!("workspace-gateway: {message}"));
     ExitCode::from(code)
 }
 
-/// How long standard error may take, where there is no log that has a thread of its own.
-const STANDARD_ERROR: Duration = Duration::from_secs(1);
+/// For writing a line to standard error before the log has started.
+const STDERR_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Writes a line to the log or to standard error. A reader that has stopped must not keep the gateway from starting or ending.
-fn tell(line: String) {
+/// Writes a line to the log, or to standard error if the log has not started. A reader of standard error that hangs
+/// must not keep the gateway from starting or ending.
+fn print_error(line: String) {
     static STALLED: AtomicBool = AtomicBool::new(false);
     if logs::say(&line) || STALLED.load(Ordering::Relaxed) {
         return;
@@ -227,7 +229,7 @@ fn tell(line: String) {
         let _ = writeln!(io::stderr(), "{line}");
         let _ = done.send(());
     });
-    if writing.is_ok() && written.recv_timeout(STANDARD_ERROR).is_err() {
+    if writing.is_ok() && written.recv_timeout(STDERR_TIMEOUT).is_err() {
         STALLED.store(true, Ordering::Relaxed);
     }
 }

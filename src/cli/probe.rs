@@ -1,4 +1,4 @@
-//! `check --probe`: a line for each upstream, and an exit code for all.
+//! `check --probe`: prints a line for each upstream. It sends no request and no credential.
 
 use std::io::{self, Write as _};
 use std::process::ExitCode;
@@ -8,19 +8,19 @@ use super::{USAGE, failure};
 use crate::config::Config;
 use crate::gateway::probe::probe;
 
-/// Probes each upstream. ShutdownControl code 0 if all are reached, 1 if one is not.
+/// The exit code is 0 if all upstreams are reachable, 1 if one is not.
 pub(super) fn run(config: &Config) -> ExitCode {
     block_on(async {
-        let mut are_all_reached = true;
+        let mut are_all_reachable = true;
         let probed = probe(config, |service, origin, probed| {
-            are_all_reached &= probed.failed.is_none();
-            let result = if probed.failed.is_some() { "is not reached" } else { "is reached" };
+            are_all_reachable &= probed.failed.is_none();
+            let result = if probed.failed.is_some() { "is not reachable" } else { "is reachable" };
             let steps = probed.steps.iter().chain(&probed.failed).map(String::as_str).collect::<Vec<_>>().join("; ");
             let _ = writeln!(io::stdout(), "# {}: {origin} {result}: {steps}", service.as_str());
         });
         match probed.await {
             Err(error) => failure(USAGE, &error),
-            Ok(()) if are_all_reached => ExitCode::SUCCESS,
+            Ok(()) if are_all_reachable => ExitCode::SUCCESS,
             Ok(()) => ExitCode::from(1),
         }
     })

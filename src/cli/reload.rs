@@ -1,4 +1,5 @@
-//! Reading the settings again, on SIGHUP and when their file changes, and telling what came of it.
+//! Reloads the settings on SIGHUP and when a file changes, and logs the result. Settings with an error must not change
+//! anything.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,19 +16,18 @@ use crate::proxy_config::ProxyConfig;
 use crate::server::Reloading;
 use crate::sync::Mutex;
 
-/// How often files are looked at.
-const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// How often files are checked for changes.
+const CHECK_INTERVAL: Duration = Duration::from_secs(2);
 
-/// How often the end of the certificate is looked at, if nothing changes.
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// What is done once a day. Days in which the machine was suspended count.
+/// A task that is due once a day. Time in which the machine is suspended counts.
 struct Daily {
     last: Instant,
 }
 
 impl Daily {
-    /// Whether a day has passed since this was last so, or since the beginning.
+    /// True if a day has passed since the last time it was true, or since the start.
     fn is_due(&mut self, now: Instant) -> bool {
         let is_due = now.saturating_duration_since(self.last) >= DAY;
         if is_due {
@@ -37,32 +37,31 @@ impl Daily {
     }
 }
 
-/// Where settings come from, and where they go.
-pub(super) struct Watching {
+pub(super) struct ConfigWatcher {
     source: Mutex<SettingsSource>,
     reloading: Arc<Reloading>,
     supervisor: Supervisor,
 }
 
-impl Watching {
+impl ConfigWatcher {
     pub(super) fn new(source: SettingsSource, reloading: Arc<Reloading>, supervisor: Supervisor) -> Arc<Self> {
         Arc::new(Self { source: Mutex::new(source), reloading, supervisor })
     }
 
-    /// Goes on for ever.
+    /// Never ends.
     pub(super) async fn run(self: Arc<Self>, mut hangups: Signal) {
-        let mut look = interval(LOOK_EVERY);
-        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut checks = interval(CHECK_INTERVAL);
+        checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut daily = Daily { last: Clock::System.now() };
         loop {
-            let is_told = tokio::select! {
+            let is_requested = tokio::select! {
                 Some(()) = hangups.recv() => true,
-                _ = look.tick() => false,
+                _ = checks.tick() => false,
             };
-            // Apart, for a file system may take its time, and requests are answered here.
+            // On a thread of its own, because a file system may be slow.
             let this = Arc::clone(&self);
-            if let Err(error) = tokio::task::spawn_blocking(move || this.look(is_told)).await {
-                tracing::error!(%error, "settings could not be read again");
+            if let Err(error) = tokio::task::spawn_blocking(move || this.reload_if_needed(is_requested)).await {
+                tracing::error!(%error, "configuration reload failed: internal error");
             }
             if daily.is_due(Clock::System.now()) {
                 announce::certificate(&self.reloading);
@@ -70,48 +69,48 @@ impl Watching {
         }
     }
 
-    /// Has everything read again if it has changed, or if somebody says so.
-    fn look(&self, is_told: bool) {
+    /// Reloads on request (SIGHUP) or if a file has changed.
+    fn reload_if_needed(&self, is_requested: bool) {
         let mut source = self.source.lock();
-        if !is_told && !source.has_changed() {
+        if !is_requested && !source.has_changed() {
             return;
         }
         self.supervisor.reloading();
         if source.file().is_none() {
-            tracing::info!("there is no configuration file to read again, only what flags and environment name");
+            tracing::info!("no configuration file to reload: only files named by flags and variables are read again");
         }
-        if is_told {
+        if is_requested {
             self.reloading.gateway().retry_suspended_keys();
         }
         let applied = self.reloading.apply(source.load());
         match applied {
             Ok(changes) => {
-                self.tell(&changes, source.proxy_config());
+                self.log_changes(&changes, source.proxy_config());
                 self.supervisor.ready(match changes.applied.as_slice() {
-                    [] => "settings read again: nothing to apply",
-                    _ => "settings reloaded",
+                    [] => "configuration read again: no changes",
+                    _ => "configuration reloaded",
                 });
             }
-            // The event has logged which.
+            // `apply` has logged the error.
             Err(_) => {
-                // Not which: everyone may read that, and it may be a secret in the wrong place.
-                self.supervisor.ready("settings not reloaded, for they have a mistake: the log tells which");
+                // Without the error: every user can read the status, and a wrong value may be a secret.
+                self.supervisor.ready("configuration reload failed: see the log");
             }
         }
     }
 
-    fn tell(&self, changes: &SettingsDiff, proxy_config: &ProxyConfig) {
+    fn log_changes(&self, changes: &SettingsDiff, proxy_config: &ProxyConfig) {
         let active = self.reloading.gateway().active();
         if changes.applied.is_empty() {
-            tracing::info!("settings read again: nothing to apply");
+            tracing::info!("configuration read again: no changes");
         }
-        if changes.call_for(FollowUp::TellUpstream) {
+        if changes.call_for(FollowUp::LogUpstream) {
             announce::upstream(active.catalogue(), proxy_config);
         }
-        if changes.call_for(FollowUp::WarnOfPlaintext) {
+        if changes.call_for(FollowUp::WarnAboutPlaintext) {
             announce::exposed(&self.reloading);
         }
-        if changes.call_for(FollowUp::WarnOfCertificate) {
+        if changes.call_for(FollowUp::WarnAboutCertificate) {
             announce::certificate(&self.reloading);
         }
         for other in &changes.at_restart {
@@ -119,7 +118,7 @@ impl Watching {
                 setting = other.setting,
                 in_force = other.in_force,
                 given = other.given,
-                "this setting takes a restart; the old value stays in force until then"
+                "this setting needs a restart: the old value stays in force until then"
             );
         }
     }
@@ -130,12 +129,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_done_once_a_day_is_due_each_time_a_day_has_passed() {
-        let began = Clock::System.now();
-        let mut daily = Daily { last: began };
+    fn a_daily_task_is_due_each_time_a_day_has_passed() {
+        let start = Clock::System.now();
+        let mut daily = Daily { last: start };
         let hours: Vec<u32> =
-            (0..100).filter(|hour| daily.is_due(began + *hour * Duration::from_secs(3_600))).collect();
+            (0..100).filter(|hour| daily.is_due(start + *hour * Duration::from_secs(3_600))).collect();
         assert_eq!(hours, [24, 48, 72, 96]);
-        assert!(daily.is_due(began + 10 * DAY) && !daily.is_due(began + 10 * DAY + Duration::from_secs(2)));
+        assert!(daily.is_due(start + 10 * DAY) && !daily.is_due(start + 10 * DAY + Duration::from_secs(2)));
     }
 }

@@ -1,35 +1,35 @@
-//! What signals do: SIGTERM and SIGINT stop the gateway, SIGHUP has it read its settings again (`reload.rs`), and those
-//! that mean nothing to it are ignored.
+//! Signal handling: SIGTERM and SIGINT stop the gateway, SIGHUP reloads the settings (`reload.rs`), and some others are
+//! ignored. No other signal may end the process by accident.
 
 use std::io;
 
 use nix::sys::signal::{SigSet, Signal as Name};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// Signals that would end the process, though they mean nothing to it. SIGXFSZ comes when the log's file is as large as
-/// the process may make it; the write then fails.
+/// Signals that would end the process by default. SIGXFSZ is sent when the log file reaches the process's file size
+/// limit. The write then fails instead.
 const IGNORED: [Name; 3] = [Name::SIGUSR1, Name::SIGUSR2, Name::SIGXFSZ];
 
-/// Lets all signals through. A program that starts this one may have blocked some, SIGTERM among them, and the mask is
-/// inherited (execve(2)). To be called while there are no threads: each inherits the mask as well.
+/// Unblocks all signals. The parent process may have blocked some, such as SIGTERM, and the mask is inherited
+/// (execve(2)). Must be called before the process has other threads, because each inherits the mask.
 pub(super) fn unblock() {
-    // It cannot fail: the mask is valid, and what to do with it, too (pthread_sigmask(3)).
+    // This cannot fail, because the arguments are valid (pthread_sigmask(3)).
     let _ = SigSet::empty().thread_set_mask();
 }
 
-/// Has the signals that mean nothing do nothing, for as long as the process lives.
+/// Ignores the signals in `IGNORED` while the process runs.
 ///
 /// # Errors
 /// If a handler can't be set.
 pub(super) fn ignore() -> io::Result<()> {
     for name in IGNORED {
-        // tokio's handler stays though nobody waits for the signal.
+        // tokio's handler stays installed after the drop.
         drop(signal(SignalKind::from_raw(name as i32))?);
     }
     Ok(())
 }
 
-/// SIGTERM and Ctrl-C. From its making on, they no longer kill the process.
+/// SIGTERM and SIGINT (Ctrl-C). Once this exists, they no longer kill the process.
 pub(super) struct StopSignals {
     terminate: Signal,
     interrupt: Signal,
@@ -40,7 +40,7 @@ impl StopSignals {
         Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
     }
 
-    /// Resolves on the next of them.
+    /// Waits for the next signal.
     pub(super) async fn received(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}

@@ -1,5 +1,6 @@
-//! Telling a supervisor how it goes (sd_notify(3)): when the gateway can be asked, while its settings are read again,
-//! that it is alive (`watchdog.rs` decides), and that it stops. Without a supervisor that wants to know, nothing is told.
+//! Notifies a supervisor such as systemd (sd_notify(3)) when the gateway is ready, reloads, is alive (`watchdog.rs`)
+//! and stops. It does nothing if `NOTIFY_SOCKET` is not set. A supervisor that does not read must not block the
+//! gateway.
 
 use std::ffi::OsStr;
 use std::io;
@@ -11,84 +12,80 @@ use std::time::Duration;
 
 use sd_notify::NotifyState;
 
-/// How long a supervisor may keep the gateway waiting. It never should.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// For sending one message.
+const SEND_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Whoever has started the gateway.
 #[derive(Clone)]
 pub(super) struct Supervisor(Option<SocketAddr>);
 
 impl Supervisor {
-    /// The one that the environment names, if any.
     pub(super) fn from_environment() -> Self {
         let Some(name) = std::env::var_os("NOTIFY_SOCKET").filter(|name| !name.is_empty()) else { return Self(None) };
         Self(match address(&name) {
             Ok(address) => Some(address),
             Err(error) => {
-                tracing::warn!(NOTIFY_SOCKET = %name.display(), %error, "the supervisor is told nothing");
+                tracing::warn!(NOTIFY_SOCKET = %name.display(), %error, "sd_notify disabled: invalid NOTIFY_SOCKET");
                 None
             }
         })
     }
 
-    /// Whether there is somebody to tell.
-    pub(super) fn is_there(&self) -> bool {
+    pub(super) fn is_configured(&self) -> bool {
         self.0.is_some()
     }
 
-    /// Everything listens, by the settings that this tells of.
+    /// All listeners are open, or a reload has ended.
     pub(super) fn ready(&self, status: &str) {
-        self.tell(&[NotifyState::Ready, NotifyState::Status(&one_line(status))]);
+        self.notify(&[NotifyState::Ready, NotifyState::Status(&one_line(status))]);
     }
 
-    /// Settings are about to be read again. It is ready after that, whatever comes of it.
+    /// A reload begins. `ready` must follow, whether the reload succeeds or fails.
     pub(super) fn reloading(&self) {
-        if !self.is_there() {
+        if !self.is_configured() {
             return;
         }
         match NotifyState::monotonic_usec_now() {
-            Ok(now) => self.tell(&[NotifyState::Reloading, now]),
-            Err(error) => tracing::warn!(%error, "cannot tell the supervisor"),
+            Ok(now) => self.notify(&[NotifyState::Reloading, now]),
+            Err(error) => tracing::warn!(%error, "sd_notify failed"),
         }
     }
 
-    /// The gateway has just answered a request.
+    /// Resets the supervisor's watchdog timer.
     pub(super) fn alive(&self) {
-        self.tell(&[NotifyState::Watchdog]);
+        self.notify(&[NotifyState::Watchdog]);
     }
 
-    /// The gateway stops.
     pub(super) fn stopping(&self) {
-        self.tell(&[NotifyState::Stopping, NotifyState::Status("finishing what is in flight")]);
+        self.notify(&[NotifyState::Stopping, NotifyState::Status("waiting for requests in progress")]);
     }
 
-    /// sd-notify's own way to tell knows only sockets with a path, and would wait for ever.
-    fn tell(&self, states: &[NotifyState<'_>]) {
+    /// Not sd-notify's own function: that supports only sockets with a path, and has no timeout.
+    fn notify(&self, states: &[NotifyState<'_>]) {
         let Some(address) = &self.0 else { return };
         let text: String = states.iter().map(|state| format!("{state}\n")).collect();
-        if let Err(error) = send(address, text.as_bytes(), PATIENCE) {
-            tracing::warn!(%error, "cannot tell the supervisor");
+        if let Err(error) = send(address, text.as_bytes(), SEND_TIMEOUT) {
+            tracing::warn!(%error, "sd_notify failed");
         }
     }
 }
 
-fn send(address: &SocketAddr, text: &[u8], stale_if_slow: Duration) -> io::Result<()> {
+fn send(address: &SocketAddr, text: &[u8], limit: Duration) -> io::Result<()> {
     let socket = UnixDatagram::unbound()?;
-    socket.set_write_timeout(Some(stale_if_slow))?;
+    socket.set_write_timeout(Some(limit))?;
     socket.send_to_addr(text, address).map(|_| ())
 }
 
-/// What NOTIFY_SOCKET may be: a path, or a name in no file system, which then begins with `@`.
+/// The address in NOTIFY_SOCKET: an absolute path, or `@` and the name of an abstract socket.
 fn address(name: &OsStr) -> io::Result<SocketAddr> {
     match name.as_bytes() {
         #[cfg(target_os = "linux")]
         [b'@', name @ ..] => SocketAddr::from_abstract_name(name),
         [b'/', ..] => SocketAddr::from_pathname(name),
-        _ => Err(io::Error::new(io::ErrorKind::Unsupported, "expected a path from / on, or a name after @")),
+        _ => Err(io::Error::new(io::ErrorKind::Unsupported, "expected an absolute path, or @ and a name")),
     }
 }
 
-/// A line is what ends a word here, and an error may have several.
+/// In the protocol a line break ends a field.
 fn one_line(text: &str) -> String {
     text.replace(['\n', '\r'], " ")
 }
@@ -107,11 +104,11 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_waited_for_long_who_does_not_listen() {
-        let name = format!("workspace-gateway-mute-{}", std::process::id());
-        let mute = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(name).unwrap()).unwrap();
-        let address = mute.local_addr().unwrap();
-        // As many as it takes until there is no room for more, which the system bounds.
+    fn sending_to_a_supervisor_that_does_not_read_fails_after_the_limit() {
+        let name = format!("workspace-gateway-silent-{}", std::process::id());
+        let silent = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(name).unwrap()).unwrap();
+        let address = silent.local_addr().unwrap();
+        // Until the socket's queue is full.
         let full = (0..100_000).find_map(|_| send(&address, b"READY=1\n", Duration::from_millis(1)).err());
         assert_eq!(full.unwrap().kind(), io::ErrorKind::WouldBlock);
     }

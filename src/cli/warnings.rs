@@ -1,4 +1,5 @@
-//! What is allowed in the settings, and hardly meant. `check` prints it, `serve` logs it at start.
+//! Warnings about settings that are valid but probably not intended. `check` prints them, `serve` logs them at start.
+//! No warning shows a secret.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -10,7 +11,8 @@ use crate::certificate::{NotAfter, date};
 use crate::config::secret::Secret;
 use crate::config::{Config, Settings, Size};
 
-/// The regions of Workspace, by the official Python SDK (huaweicloudsdkworkspace 3.1.219). A new region may be missing.
+/// The regions of Workspace. Source: the official Python SDK (huaweicloudsdkworkspace 3.1.219). New regions may be
+/// missing.
 const REGIONS: [&str; 18] = [
     "af-north-1",
     "af-south-1",
@@ -32,13 +34,13 @@ const REGIONS: [&str; 18] = [
     "tr-west-1",
 ];
 
-/// What the program, its tables and the allocator take beside the cache and the budget, in bytes. Source: deploy/README.md.
-const BESIDES: u64 = 96 << 20;
+/// The memory of the program, its tables and the allocator, in addition to the cache and the budget, in bytes. Source:
+/// deploy/README.md.
+const BASE_MEMORY: u64 = 96 << 20;
 
-/// That others may read a file.
 const READABLE_BY_OTHERS: u32 = 0o004;
 
-/// Each thing, for settings that come from this file.
+/// All warnings. `file` is the configuration file.
 pub(super) fn of(config: &Config, file: Option<&Path>) -> Vec<String> {
     let mut all = Vec::new();
     all.extend(unknown_region(config));
@@ -49,17 +51,17 @@ pub(super) fn of(config: &Config, file: Option<&Path>) -> Vec<String> {
     all
 }
 
-/// How long before its end a certificate is warned of: 14 days.
-const RENEWAL: Duration = Duration::from_secs(14 * 24 * 60 * 60);
+/// The warning begins so long before the certificate expires: 14 days.
+const EXPIRY_WARNING: Duration = Duration::from_secs(14 * 24 * 60 * 60);
 
-/// What there is to say of the certificate for clients that ends then.
+/// The warning about the server certificate, if it has expired, expires soon or cannot be read.
 pub(super) fn certificate(not_after: Option<NotAfter>, now: SystemTime) -> Option<String> {
     let seconds = match not_after? {
         NotAfter::At(seconds) => seconds,
         NotAfter::Unknown => {
             return Some(
-                "listen.cert_file: the end of the certificate cannot be read, and nothing will warn of it: expected an X.509 \
-                 certificate in DER below PEM (RFC 5280)"
+                "listen.cert_file: the expiry date of the certificate cannot be read, so there will be no warning before it: \
+                 expected an X.509 certificate (RFC 5280) in PEM"
                     .to_owned(),
             );
         }
@@ -68,9 +70,9 @@ pub(super) fn certificate(not_after: Option<NotAfter>, now: SystemTime) -> Optio
     let date = date(seconds);
     match end.duration_since(now) {
         Err(_) => Some(format!("listen.cert_file: the certificate expired on {date}: clients refuse it")),
-        Ok(left) if left < RENEWAL => {
+        Ok(left) if left < EXPIRY_WARNING => {
             let days = left.as_secs() / (24 * 60 * 60);
-            Some(format!("listen.cert_file: the certificate ends on {date}, in {days} days: renew it"))
+            Some(format!("listen.cert_file: the certificate expires on {date}, in {days} days: renew it"))
         }
         Ok(_) => None,
     }
@@ -84,7 +86,7 @@ fn memory_of_machine() -> Option<u64> {
     kilobytes.checked_mul(1024)
 }
 
-/// Of upstream services to which tokens travel in the clear: the URL of each.
+/// The URLs of upstreams beyond loopback that use plaintext.
 pub(super) fn plaintext_upstreams(catalogue: &Catalogue) -> impl Iterator<Item = String> {
     let origins = catalogue.services().map(|service| catalogue.origin(service));
     let in_the_clear = origins.filter(|origin| origin.is_plaintext() && !is_this_machine(origin.authority().host()));
@@ -107,7 +109,7 @@ fn unknown_region(config: &Config) -> Option<String> {
     Some(format!("region: {region:?} is not a known region of Workspace; the nearest known one is {nearest:?}"))
 }
 
-/// A size for a person, rounded down.
+/// Rounded down.
 fn mebibytes(bytes: u64) -> String {
     format!("{} MiB", bytes >> 20)
 }
@@ -115,20 +117,20 @@ fn mebibytes(bytes: u64) -> String {
 fn too_little_memory(config: &Config, limit: Option<u64>) -> Option<String> {
     let (cache, settings) = (config.settings.cache.max_size, &config.settings.limits);
     let budget = Budget::size(settings.memory.map(Size::bytes)) as u64;
-    let needed = cache.0.saturating_add(budget).saturating_add(BESIDES);
+    let needed = cache.0.saturating_add(budget).saturating_add(BASE_MEMORY);
     let limit = limit.filter(|limit| *limit < needed)?;
     Some(format!(
-        "cache.max_size ({}), limits.memory ({}) and {} for the rest need {} together, but this process may use {} (its \
-         memory limit, or the memory of the machine) and may be killed: expected smaller sizes",
+        "cache.max_size ({}), limits.memory ({}) and {} for the program need {} together, but this process may use only {} \
+         (its memory limit, or the memory of the machine) and may be killed: expected smaller sizes",
         mebibytes(cache.0),
         mebibytes(budget),
-        mebibytes(BESIDES),
+        mebibytes(BASE_MEMORY),
         mebibytes(needed),
         mebibytes(limit)
     ))
 }
 
-/// All secrets of the settings, each with its setting.
+/// All secrets with the names of their settings.
 fn secrets(settings: &Settings) -> impl Iterator<Item = (String, &Secret)> {
     let keys = settings.access_key.iter().flat_map(|entry| {
         let name = |field: &str| format!("access_key.{}.{field}", entry.id);
@@ -139,11 +141,13 @@ fn secrets(settings: &Settings) -> impl Iterator<Item = (String, &Secret)> {
     keys.chain(token)
 }
 
-/// Secrets that look like the path of a file that has the secret.
+/// Secrets that look like the path of a file.
 fn paths_as_secrets(config: &Config) -> impl Iterator<Item = String> {
     let is_path = |secret: &Secret| matches!(secret, Secret::Inline(text) if text.starts_with('/'));
     secrets(&config.settings).filter(move |(_, secret)| is_path(secret)).map(|(setting, _)| {
-        format!("{setting}: begins with \"/\", as a path does: expected {{ file = \"/…\" }} for the secret in a file")
+        format!(
+            "{setting}: looks like a path, because it begins with \"/\": use {{ file = \"/…\" }} for a secret in a file"
+        )
     })
 }
 
@@ -161,7 +165,7 @@ fn readable_secrets(config: &Config, file: Option<&Path>) -> Vec<String> {
     };
     let readable = secrets.chain(key).filter(|(_, path)| readable(path));
     readable
-        .map(|(setting, path)| format!("{setting}: every user of this machine may read {}", path.display()))
+        .map(|(setting, path)| format!("{setting}: every user of this machine can read {}", path.display()))
         .collect()
 }
 
@@ -170,12 +174,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_certificate_is_warned_of_from_14_days_before_its_end() {
+    fn the_certificate_warning_begins_14_days_before_it_expires() {
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
         let day = 24 * 60 * 60;
         for (left, expected) in [
             (-1, Some("expired on 2027-01-15T07:59:59Z")),
-            (0, Some("ends on 2027-01-15T08:00:00Z, in 0 days")),
+            (0, Some("expires on 2027-01-15T08:00:00Z, in 0 days")),
             (14 * day - 1, Some("in 13 days: renew it")),
             (14 * day, None),
         ] {
@@ -188,16 +192,16 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_that_looks_like_a_path_is_warned_of_and_not_shown() {
-        for (secret, is_warned_of) in
+    fn a_secret_that_looks_like_a_path_causes_a_warning_that_does_not_show_it() {
+        for (secret, has_warning) in
             [("\"/run/secrets/sk\"", true), ("\"run/secrets\"", false), ("{ env = \"PATH\" }", false)]
         {
             let text = format!("region = \"cn-north-4\"\n[[access_key]]\nid = \"AK\"\nsecret = {secret}");
             let config = Config::from_layers("f", &text, &[]).unwrap();
             let warnings: Vec<_> = paths_as_secrets(&config).collect();
             assert_eq!(
-                warnings.iter().any(|it| it.starts_with("access_key.AK.secret: begins")),
-                is_warned_of,
+                warnings.iter().any(|it| it.starts_with("access_key.AK.secret: looks like a path")),
+                has_warning,
                 "{secret}"
             );
             assert!(!warnings.concat().contains("secrets/sk"), "{warnings:?}");
@@ -205,14 +209,16 @@ mod tests {
     }
 
     #[test]
-    fn the_sizes_are_held_against_the_memory_limit() {
+    fn sizes_above_the_memory_limit_cause_a_warning() {
         let config = |sizes: &str| Config::from_layers("f", &format!("region = \"cn-north-4\"\n{sizes}"), &[]).unwrap();
         let config = config("[cache]\nmax_size = \"64MiB\"\n[limits]\nmemory = \"96MiB\"");
         for limit in [None, Some(256 << 20), Some(u64::MAX)] {
             assert_eq!(too_little_memory(&config, limit), None, "{limit:?}");
         }
         let warning = too_little_memory(&config, Some((256 << 20) - 1024)).unwrap();
-        for part in ["cache.max_size (64 MiB)", "limits.memory (96 MiB)", "need 256 MiB together", "may use 255 MiB"] {
+        for part in
+            ["cache.max_size (64 MiB)", "limits.memory (96 MiB)", "need 256 MiB together", "may use only 255 MiB"]
+        {
             assert!(warning.contains(part), "{part}: {warning}");
         }
     }

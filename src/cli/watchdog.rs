@@ -1,6 +1,6 @@
-//! The supervisor's watchdog (sd_watchdog_enabled(3)): the gateway has to tell that it is alive, or it is killed and started
-//! again. It does so only after it has answered a request on its metrics listener, by the threads that serve clients. A
-//! timer of its own would go on when these hang.
+//! The supervisor's watchdog (sd_watchdog_enabled(3)): without regular messages the supervisor restarts the gateway. A
+//! message must be sent only after a request to the metrics listener was answered. A timer alone would continue when
+//! the threads that serve clients hang.
 
 use std::env;
 use std::net::SocketAddr;
@@ -12,34 +12,34 @@ use tokio::time::{MissedTickBehavior, interval};
 use super::health;
 use super::supervisor::Supervisor;
 
-/// How many times the gateway is asked in the time that the watchdog allows. So two requests may fail in a row.
-const TIMES: u32 = 3;
+/// The number of checks within the watchdog's time. So two checks in a row may fail.
+const CHECKS: u32 = 3;
 
-/// How often the supervisor wants to be told, if it does.
+/// The watchdog's time (`WATCHDOG_USEC`), if it is enabled for this process.
 pub(super) fn limit() -> Option<Duration> {
     let limit = sd_notify::watchdog_enabled().filter(|limit| !limit.is_zero());
     if limit.is_none()
         && let Some(given) = env::var_os("WATCHDOG_USEC").filter(|given| !given.is_empty())
     {
-        tracing::debug!(WATCHDOG_USEC = %given.display(), "no watchdog: no number of microseconds, or another process's");
+        tracing::debug!(WATCHDOG_USEC = %given.display(), "watchdog disabled: invalid, or for another process");
     }
     limit
 }
 
-/// Tells the supervisor that the gateway is alive as long as its metrics listener answers. Never ends.
+/// Notifies the supervisor while the metrics listener answers. Never ends.
 pub(super) async fn run(supervisor: Supervisor, limit: Duration, metrics: SocketAddr) {
-    let period = (limit / TIMES).max(Duration::from_millis(1));
-    let mut times = interval(period);
-    times.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let period = (limit / CHECKS).max(Duration::from_millis(1));
+    let mut ticks = interval(period);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        times.tick().await;
-        match health::is_alive(metrics, period).await {
+        ticks.tick().await;
+        match health::check_alive(metrics, period).await {
             Ok(()) => {
                 let supervisor = supervisor.clone();
-                // Apart, for it may have to wait for the supervisor.
+                // Sending may block for up to a second.
                 let _ = spawn_blocking(move || supervisor.alive()).await;
             }
-            Err(error) => tracing::warn!(%error, "the watchdog is not told that the gateway is alive"),
+            Err(error) => tracing::warn!(%error, "watchdog notification skipped: the gateway does not answer"),
         }
     }
 }

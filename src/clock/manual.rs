@@ -1,4 +1,5 @@
-//! Clocks for tests. They are moved all together or one alone, and stand still otherwise or run beside the machine's.
+//! Clocks for tests. A test can move all of them or a single one. Between moves they stand still or run like the
+//! machine's.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -7,8 +8,10 @@ use super::skew::{ClockReading, Skew};
 use super::system;
 use crate::sync::{Mutex, MutexGuard};
 
-/// Clocks for tests; clones show the same time. The time of rules comes from them as it does from the machine's, so a jump
-/// counts when a rule next asks for the time.
+/// Clones show the same time. The time for rules is computed as for the machine's clocks: a jump counts when
+/// [`Clock::now`] is called next.
+///
+/// [`Clock::now`]: super::Clock::now
 #[derive(Clone, Debug)]
 pub struct ManualClock {
     monotonic: Instant,
@@ -18,12 +21,12 @@ pub struct ManualClock {
 }
 
 impl ManualClock {
-    /// Clocks that run, too: they show the machine's time and by how much they were moved.
+    /// Clocks that run: they show the machine's time plus the moves.
     pub fn running() -> Self {
         Self { runs: true, ..Self::default() }
     }
 
-    /// Lets time pass on all clocks.
+    /// Moves all clocks forward.
     pub fn advance(&self, by: Duration) {
         let by = nanoseconds(by);
         self.set(|clocks| {
@@ -33,22 +36,22 @@ impl ManualClock {
         });
     }
 
-    /// Moves `CLOCK_BOOTTIME` alone.
+    /// Moves only `CLOCK_BOOTTIME` forward.
     pub fn advance_boot(&self, by: Duration) {
         self.set(|clocks| clocks.boot += nanoseconds(by));
     }
 
-    /// Sets the wall clock alone forward.
+    /// Moves only the wall clock forward.
     pub fn advance_wall(&self, by: Duration) {
         self.set(|clocks| clocks.wall += nanoseconds(by));
     }
 
-    /// Sets the wall clock alone back.
+    /// Moves only the wall clock back.
     pub fn set_wall_back(&self, by: Duration) {
         self.set(|clocks| clocks.wall -= nanoseconds(by));
     }
 
-    /// What a suspension does: time passes on `CLOCK_BOOTTIME` and the wall clock, and timers do not see it.
+    /// Simulates a suspension: it moves `CLOCK_BOOTTIME` and the wall clock forward, and leaves the monotonic clock.
     pub fn suspend(&self, by: Duration) {
         self.set(|clocks| {
             clocks.boot += nanoseconds(by);
@@ -79,7 +82,7 @@ impl ManualClock {
         self.reading(moved)
     }
 
-    /// What the clocks show, where they were moved so.
+    /// The reading of clocks that were moved by `moved`.
     #[allow(clippy::disallowed_methods)]
     fn reading(&self, moved: ClockReading) -> ClockReading {
         if !self.runs {

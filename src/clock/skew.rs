@@ -1,39 +1,39 @@
-//! By how much the time of rules is ahead of the runtime's: what was slept through, and what the wall clock alone has seen.
-//! Pure: no clock is read here.
+//! Computes the skew: how far the time for rules is ahead of the runtime's clock. It is the sum of the suspensions and
+//! of the forward steps of the wall clock. Pure: it reads no clock.
 //!
-//! A monotonic clock stands still while the machine is suspended; `CLOCK_BOOTTIME` does not (`clock_gettime(2)`). While a
-//! virtual machine is paused, both may stand still, and only the wall clock is set forward afterwards. So a forward step of
-//! the wall clock counts as time that has passed. It is measured against the lowest offset between the two clocks seen since
-//! the last such step. Thus slow drift and several small steps add up, and a clock that is set back, then forward again,
-//! counts as a step.
+//! The monotonic clock stops while the machine is suspended. `CLOCK_BOOTTIME` does not (`clock_gettime(2)`). While a
+//! virtual machine is paused, both may stop, and only the wall clock is corrected afterwards. So a forward step of the
+//! wall clock counts as time that has passed.
+//!
+//! The step is measured from the lowest offset between the wall clock and `CLOCK_BOOTTIME` since the previous step. So
+//! slow drift and several small steps add up. A clock that is set back and then forward again counts as a step.
 
-/// By how much the wall clock may run ahead of `CLOCK_BOOTTIME` before the difference counts, in nanoseconds: 30 s.
+/// How far the wall clock may run ahead of `CLOCK_BOOTTIME` before the difference counts, in nanoseconds: 30 s.
 pub(super) const DRIFT: i64 = 30_000_000_000;
 
-/// What the clocks show at one moment, in nanoseconds since one beginning.
+/// The values of the clocks at one time, in nanoseconds since a common start.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct ClockReading {
-    /// The monotonic clock, which stands still in a suspension.
+    /// The monotonic clock. It stops during a suspension.
     pub monotonic: i64,
-    /// `CLOCK_BOOTTIME`, or the monotonic clock where there is none.
+    /// `CLOCK_BOOTTIME`, or the monotonic clock if the system does not have it.
     pub boot: i64,
-    /// The wall clock.
     pub wall: i64,
 }
 
-/// How far rules are ahead; all values are nanoseconds. It begins with clocks that all show 0.
+/// The skew and what it is computed from, in nanoseconds. Initially all clocks show 0.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Skew {
-    /// How long the machine was suspended.
+    /// The sum of the suspensions.
     pub suspended: i64,
-    /// The forward steps of the wall clock that were taken over.
+    /// The sum of the forward steps of the wall clock.
     stepped: i64,
-    /// The lowest offset of the wall clock from `boot` since the last step that was taken over.
+    /// The lowest offset of the wall clock from `boot` since the last step.
     pub lowest: i64,
 }
 
 impl Skew {
-    /// Takes a reading into account. The total never decreases.
+    /// Updates the skew with a reading. The total never decreases.
     pub(super) fn observe(&mut self, reading: ClockReading) {
         self.suspended = self.suspended.max(reading.boot.saturating_sub(reading.monotonic));
         let offset = reading.wall.saturating_sub(reading.boot);
@@ -46,7 +46,7 @@ impl Skew {
         }
     }
 
-    /// What to add to the monotonic clock.
+    /// The time to add to the monotonic clock.
     pub(super) fn total(&self) -> u64 {
         self.suspended.saturating_add(self.stepped).unsigned_abs()
     }
@@ -60,7 +60,7 @@ mod tests {
 
     const SECOND: i64 = 1_000_000_000;
 
-    /// What happens to the clocks between two readings, in seconds.
+    /// A change of the clocks between two readings, in seconds.
     #[derive(Clone, Copy, Debug)]
     enum Step {
         Pass(i64),
@@ -94,7 +94,7 @@ mod tests {
         all
     }
 
-    /// The time of rules at each reading.
+    /// The time for rules at each reading.
     fn times(readings: &[ClockReading]) -> Vec<i64> {
         let mut skew = Skew::default();
         let time = |reading: &ClockReading| {
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn each_clock_alone_moves_the_time_of_rules_as_it_should() {
+    fn the_time_for_rules_follows_suspensions_and_forward_steps() {
         let cases: &[(&str, &[Step], i64)] = &[
             ("suspended", &[Step::Suspend(3600)], 3600),
             ("wall forward", &[Step::Wall(3600)], 3600),
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn absurd_clocks_overflow_nothing() {
+    fn extreme_readings_cause_no_overflow() {
         for wall in [i64::MIN, i64::MAX] {
             let mut skew = Skew::default();
             skew.observe(ClockReading { monotonic: 1, boot: i64::MAX, wall });

@@ -1,7 +1,7 @@
-//! The machine's clocks. Nothing else reads them.
+//! Reads the machine's clocks. No other file may read them.
 //!
-//! What the readings come to is the same for the whole process. Hits only read it: three clocks and three atomics. The lock
-//! is taken where a clock has moved by more than a millisecond against the others. Each hit reads them once.
+//! The skew is one value for the whole process. A hit reads three clocks and three atomics, once. The lock is taken
+//! only if a clock has moved by more than 1 ms relative to the others.
 
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -10,22 +10,21 @@ use std::time::{Duration, Instant, SystemTime};
 use super::skew::{ClockReading, DRIFT, Skew};
 use crate::sync::Mutex;
 
-/// Differences between clocks below this are not looked into, in nanoseconds: the clocks are read one after the other.
+/// Differences between clocks up to this are ignored, in nanoseconds, because the clocks are read one after the other.
 const TOLERANCE: i64 = 1_000_000;
 
-/// How often the clocks are read anew where something held up the reading.
+/// How many times the clocks are read if the thread is interrupted between the readings.
 const TRIES: usize = 8;
 
 static CLOCKS: LazyLock<Clocks> = LazyLock::new(Clocks::new);
 
-/// What is known of the machine's clocks.
 struct Clocks {
     monotonic: Instant,
     boot: Option<i64>,
     wall: i64,
     skew: Mutex<Skew>,
-    // Copies of `skew` for those who do not take the lock. The total is written before and read after the other two: whoever
-    // finds a jump taken over finds it in the total, too.
+    // Copies of fields of `skew`, to read without the lock. The total is written before the other two and read after
+    // them. So a thread that reads a new value of the other two also reads the new total.
     total: AtomicU64,
     suspended: AtomicI64,
     lowest: AtomicI64,
@@ -45,29 +44,29 @@ impl Clocks {
     }
 
     fn now(&self) -> Instant {
-        // The monotonic clock is read last: a thread that is held up in between underestimates the suspension, never the
-        // other way round.
+        // The monotonic clock is read last. A thread that is interrupted between the readings underestimates the
+        // suspension, and never overestimates it.
         let (boot, wall) = (self.boot(), wall().saturating_sub(self.wall));
         let now = runtime();
         let boot = boot.unwrap_or_else(|| self.since(now));
         let suspended = boot.saturating_sub(self.since(now)).saturating_sub(self.suspended.load(Ordering::Acquire));
         let ahead = wall.saturating_sub(boot).saturating_sub(self.lowest.load(Ordering::Acquire));
         if suspended > TOLERANCE || !(-TOLERANCE..=DRIFT).contains(&ahead) {
-            self.look_closely();
+            self.update_skew();
         }
         now + Duration::from_nanos(self.total.load(Ordering::Acquire))
     }
 
-    /// Reads the clocks as if at one moment, and takes over what has changed.
+    /// Reads the clocks within 1 ms, and updates the skew.
     #[cold]
-    fn look_closely(&self) {
+    fn update_skew(&self) {
         let mut skew = self.skew.lock();
         for _ in 0..TRIES {
             let before = self.boot().unwrap_or_else(|| self.since(monotonic()));
             let wall = wall().saturating_sub(self.wall);
             let monotonic = self.since(monotonic());
             let after = self.boot().unwrap_or(monotonic);
-            // Whatever held this up, a suspension perhaps, lies between the readings, and would count as a step of the wall clock.
+            // An interruption between the readings, for example a suspension, would count as a step of the wall clock.
             if after.saturating_sub(before) < TOLERANCE {
                 skew.observe(ClockReading { monotonic, boot: before, wall });
                 break;
@@ -78,16 +77,16 @@ impl Clocks {
         self.lowest.store(skew.lowest, Ordering::Release);
     }
 
-    /// `CLOCK_BOOTTIME` since the beginning, if there is one.
+    /// `CLOCK_BOOTTIME` since the start, in nanoseconds. `None` if the system does not have it.
     fn boot(&self) -> Option<i64> {
         boot().map(|boot| boot.saturating_sub(self.boot.unwrap_or(boot)))
     }
 
-    /// How long a moment of the monotonic clock is after the beginning.
-    fn since(&self, moment: Instant) -> i64 {
-        match moment.checked_duration_since(self.monotonic) {
+    /// The time from the start to `time` on the monotonic clock, in nanoseconds.
+    fn since(&self, time: Instant) -> i64 {
+        match time.checked_duration_since(self.monotonic) {
             Some(after) => nanoseconds(after),
-            None => -nanoseconds(self.monotonic.saturating_duration_since(moment)),
+            None => -nanoseconds(self.monotonic.saturating_duration_since(time)),
         }
     }
 }
@@ -106,19 +105,19 @@ pub(super) fn date() -> SystemTime {
     SystemTime::now()
 }
 
-/// The runtime's clock, which a test may have paused.
+/// The runtime's clock. A test may have paused it.
 #[allow(clippy::disallowed_methods)]
 fn runtime() -> Instant {
     timer_now().into_std()
 }
 
-/// The monotonic clock itself.
+/// The monotonic clock, not the runtime's.
 #[allow(clippy::disallowed_methods)]
 fn monotonic() -> Instant {
     Instant::now()
 }
 
-/// `CLOCK_BOOTTIME` in nanoseconds, if the system has it.
+/// `CLOCK_BOOTTIME` in nanoseconds. `None` if the system does not have it.
 fn boot() -> Option<i64> {
     #[cfg(target_os = "linux")]
     let boot = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME).ok().map(|boot| nanoseconds(boot.into()));

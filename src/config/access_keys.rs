@@ -1,5 +1,5 @@
-//! `[[access_key]]`: the access keys whose signatures the gateway verifies, and makes anew. Secrets come from
-//! files, the environment or the configuration itself, and go to the key ring; nothing shows them.
+//! `[[access_key]]`: the access keys whose signatures the gateway verifies and replaces by its own. Secrets come from
+//! files, the environment or the configuration itself, and go to the key ring. They must not appear in an error.
 
 use std::collections::HashSet;
 
@@ -8,9 +8,9 @@ use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
 use super::files::Files;
-use super::mistake::Mistake;
 use super::names::{AccessKeyId, ProjectId};
 use super::secret::Secret;
+use super::setting_error::SettingError;
 use super::units::Allowed;
 use crate::signing::ring::KeyRing;
 use crate::signing::{AccessKey, Projects};
@@ -19,38 +19,34 @@ use crate::signing::{AccessKey, Projects};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, expecting = "a table of settings")]
 pub struct AccessKeySettings {
-    /// Its public half.
     pub id: AccessKeyId,
-    /// Its secret half.
     pub secret: Secret,
-    /// What goes with it, if it is temporary.
+    /// Only temporary access keys have one.
     pub security_token: Option<Secret>,
-    /// The projects that it may be used for; any, if it doesn't say.
+    /// The projects that the key may be used for. `None`: any project.
     pub projects: Option<Vec<ProjectId>>,
 }
 
-/// An access key that the environment tells of, and by which variables.
+/// An access key from environment variables.
 #[derive(Clone, Debug)]
-pub(crate) struct GivenKey {
-    /// Its public half.
+pub(crate) struct EnvironmentKey {
     pub id: String,
-    /// Where its secret half is.
     pub secret: Secret,
-    /// The variable that has the public half.
+    /// The variable with the id.
     pub origin: &'static str,
-    /// The variable that has the secret half, or says where it is.
+    /// The variable with the secret or with the path of its file.
     pub secret_origin: &'static str,
 }
 
-impl GivenKey {
-    /// The variable to blame for a mistake, if one of them is.
-    pub(super) fn origin_of(&self, mistake: &Mistake) -> Option<&'static str> {
-        let is_secret = mistake.is_about(&["access_key", &self.id, "secret"]);
+impl EnvironmentKey {
+    /// The variable that caused an error, if this key did.
+    pub(super) fn origin_of(&self, error: &SettingError) -> Option<&'static str> {
+        let is_secret = error.is_about(&["access_key", &self.id, "secret"]);
         is_secret.then_some(self.secret_origin)
     }
 
-    /// Adds it to a table of settings. If there is an entry with its id, the secret of that is replaced: the environment
-    /// beats the file.
+    /// Adds the key to a table of settings. If an entry has the same id, its secret is replaced, because the
+    /// environment takes precedence over the file.
     pub(super) fn put_into(&self, table: &mut Table) {
         let (place, value) = match &self.secret {
             Secret::Inline(_) => return,
@@ -58,7 +54,7 @@ impl GivenKey {
             Secret::Environment(name) => ("env", name.clone()),
         };
         let secret = Value::Table(Table::from_iter([(place.to_owned(), Value::String(value))]));
-        // What stands there instead of a list is refused for itself.
+        // `check_entries` refuses a value that is no list.
         let Value::Array(entries) = table.entry("access_key").or_insert_with(|| Value::Array(Vec::new())) else {
             return;
         };
@@ -75,59 +71,60 @@ impl GivenKey {
     }
 }
 
-/// Checks what is shown of entries, or in place of them, before anything is: it may be a secret in the wrong place.
-pub(super) fn are_entries(table: &Table) -> Result<(), Mistake> {
+/// Checks the form of the entries and of their ids first, because later errors show both. A value in the wrong place
+/// may be a secret.
+pub(super) fn check_entries(table: &Table) -> Result<(), SettingError> {
     let Some(value) = table.get("access_key") else { return Ok(()) };
     let entries = value.as_array().filter(|entries| entries.iter().all(Value::is_table));
     let expected = "access_key: expected entries of the form [[access_key]], each with an id and a secret";
-    for (index, entry) in entries.ok_or_else(|| Mistake::from(expected.to_owned()))?.iter().enumerate() {
+    for (index, entry) in entries.ok_or_else(|| SettingError::from(expected.to_owned()))?.iter().enumerate() {
         let is_id = |id: &Value| id.as_str().is_some_and(|id| id.parse::<AccessKeyId>().is_ok());
         if entry.get("id").is_some_and(|id| !is_id(id)) {
-            let id = format!("access_key[{index}].id: (not shown, for it may be the secret) is not allowed: expected ");
-            return Err(Mistake::from(id + AccessKeyId::ALLOWED));
+            let id = format!("access_key[{index}].id: (not shown, may be the secret) is not allowed: expected ");
+            return Err(SettingError::from(id + AccessKeyId::ALLOWED));
         }
     }
     Ok(())
 }
 
-/// What an entry amounts to, for a person.
+/// One line about an entry, for `check`.
 pub(super) fn describe(entry: &AccessKeySettings) -> String {
     let projects = match &entry.projects {
         None => "any project".to_owned(),
         Some(projects) => projects.iter().map(|project| project.0.as_str()).collect::<Vec<_>>().join(", "),
     };
     let kind = if entry.security_token.is_some() { "temporary access key" } else { "access key" };
-    format!("{kind} {}: its signatures are verified, for {projects}", entry.id)
+    format!("{kind} {}: the gateway verifies its signatures, for {projects}", entry.id)
 }
 
-/// The key ring that the entries amount to, or what is wrong with them.
+/// # Errors
+/// All errors of the entries.
 pub(super) fn ring(entries: &[AccessKeySettings], files: &mut Files) -> Result<KeyRing, Vec<String>> {
     let mut seen = HashSet::new();
-    let (mut keys, mut wrong) = (Vec::new(), Vec::new());
+    let (mut keys, mut errors) = (Vec::new(), Vec::new());
     for entry in entries {
         let id = &entry.id.0;
         if !seen.insert(id) {
-            wrong.push(format!("access_key.{id}: is there twice: expected each id once"));
-            // What else is wrong with it would be told at the place of the first.
+            errors.push(format!("access_key.{id}: appears twice: expected each id once"));
+            // Other errors of this entry would be reported at the line of the first entry with the id.
             continue;
         }
         match key(entry, files) {
             Ok(key) => keys.push(key),
-            Err(message) => wrong.push(message),
+            Err(message) => errors.push(message),
         }
     }
-    if wrong.is_empty() { Ok(KeyRing::new(keys)) } else { Err(wrong) }
+    if errors.is_empty() { Ok(KeyRing::new(keys)) } else { Err(errors) }
 }
 
-/// The key of an entry.
 fn key(entry: &AccessKeySettings, files: &mut Files) -> Result<AccessKey, String> {
     let id = &entry.id.0;
     let mut look_up =
-        |name: &str, secret: &Secret| secret.look_up(files).map_err(|wrong| format!("access_key.{id}.{name}: {wrong}"));
+        |name: &str, secret: &Secret| secret.look_up(files).map_err(|error| format!("access_key.{id}.{name}: {error}"));
     let secret = look_up("secret", &entry.secret)?;
     let token = entry.security_token.as_ref().map(|token| look_up("security_token", token)).transpose()?;
     let token = token.map(HeaderValue::try_from).transpose();
-    let not_a_value = |_| format!("access_key.{id}.security_token: is not the value of a header");
+    let not_a_value = |_| format!("access_key.{id}.security_token: is not a valid header value");
     let projects = match &entry.projects {
         None => Projects::Any,
         Some(projects) => Projects::These(projects.iter().map(|project| project.0.clone()).collect()),
@@ -145,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_may_be_in_three_places() {
+    fn a_secret_comes_from_the_configuration_a_file_or_a_variable() {
         let file = std::env::temp_dir().join(format!("workspace-gateway-secret-{}", std::process::id()));
         std::fs::write(&file, "s\n").unwrap();
         for secret in ["\"s\"", &format!("{{ file = {file:?} }}"), "{ env = \"CARGO_PKG_NAME\" }"] {
@@ -156,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn line_breaks_at_its_end_are_no_part_of_a_secret() {
+    fn line_breaks_at_the_end_of_a_secret_are_ignored() {
         let key = |secret: &str| {
             let config = load(&format!("id = \"AK\"\nsecret = {secret:?}")).unwrap();
             config.keys.keys().map(|key| *key.fingerprint()).next()
@@ -172,31 +169,40 @@ mod tests {
         let config = load(entry).unwrap();
         let shown = format!("{}{:?}{:?}", config.to_toml(), config.settings, config.keys);
         assert!(shown.contains("AK") && !shown.contains("hush"), "{shown}");
-        let fed_back = Config::from_layers("f", &config.to_toml(), &[]).unwrap_err().to_string();
-        assert!(fed_back.contains("access_key.AK.secret") && fed_back.contains("`check` shows"), "{fed_back}");
-        // What is elsewhere can be fed back.
+        let read_back = Config::from_layers("f", &config.to_toml(), &[]).unwrap_err().to_string();
+        assert!(read_back.contains("access_key.AK.secret") && read_back.contains("`check` shows"), "{read_back}");
+        // The printed configuration can be read back if the secret is elsewhere.
         let config = load("id = \"AK\"\nsecret = { env = \"CARGO_PKG_NAME\" }").unwrap();
         assert_eq!(Config::from_layers("f", &config.to_toml(), &[]).unwrap().settings, config.settings);
     }
 
     #[test]
     fn errors_name_the_key_and_never_show_a_secret() {
-        let key = |rest: &str| format!("id = \"AK\"\n{rest}");
+        let key = |settings: &str| format!("id = \"AK\"\n{settings}");
         for (entry, expected) in [
-            ("secret = \"hush\"".to_owned(), &["access_key", "missing field `id`"][..]),
-            (key(""), &["access_key", "missing field `secret`"]),
+            (
+                "secret = \"hush\"".to_owned(),
+                &["access_key[0]: missing field `id`, expected `id` and `secret` in each"][..],
+            ),
+            (key(""), &["access_key.AK: missing field `secret`, expected `id` and `secret` in each"]),
             (key("secret = \"\""), &["access_key.AK.secret", "is empty"]),
             (key("secret = 4711"), &["access_key.AK.secret", "expected a text, { file = "]),
             (key("secret = { file = \"/hush\" }"), &["AK.secret", "cannot read the file", "No such file"]),
             (key("secret = { file = \"/\" }"), &["AK.secret", "cannot read /: expected a regular file", "a directory"]),
-            (key("secret = { env = \"hush\" }"), &["AK.secret", "is not set in the environment"]),
+            (
+                key("secret = { env = \"hush\" }"),
+                &["AK.secret", "the environment variable (name not shown, may be the secret) is not set"],
+            ),
             (key("secret = { vault = \"hush\" }"), &["access_key.AK.secret", "expected a text, { file = "]),
             (key("secret = { file = \"hush\", env = \"hush\" }"), &["access_key.AK.secret", "expected a text"]),
             (key("secret = \"s\"\nsecurity_token = \"hush\\nhush\""), &["AK.security_token", "line breaks"]),
             (key("secret = \"s\"\nsecurity_token = \"hush\\u007f\""), &["AK.security_token", "line breaks"]),
-            (key("secret = \" hush\""), &["access_key.AK.secret", "has blanks", "nothing besides"]),
+            (key("secret = \" hush\""), &["access_key.AK.secret", "has blanks", "nothing else"]),
             (key("secret = \"s\"\nprojects = [\"a/b\"]"), &["access_key.AK.projects[0]", "not shown", "A-Z a-z 0-9"]),
-            (key("secret = \"s\"\nprojects = \"hush\""), &["access_key.AK.projects: (not shown", "a sequence"]),
+            (
+                key("secret = \"s\"\nprojects = \"hush\""),
+                &["access_key.AK.projects: (not shown", "a list such as [\"012"],
+            ),
             (key("secret = \"s\"\nsecert = \"hush\""), &["access_key.AK.secert: unknown field `secert`", "`secret`"]),
             (key("hush = \"s\""), &["access_key.AK: unknown field (not shown", "`secret`", "(line 4, column 1)"]),
             (key("\"hush. x[0]\" = \"s\""), &["access_key.AK: unknown field (not shown", "(line 4, column 1)"]),
@@ -223,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn what_stands_where_entries_should_is_not_shown() {
+    fn a_value_in_place_of_entries_is_not_shown() {
         for wrong in [
             "access_key = \"hush\"",
             "access_key = [\"hush\"]",

@@ -1,35 +1,34 @@
-//! What differs between the settings in force and those that have been read since, and which of it takes a
-//! restart. Settings are told by name, values only of those that take a restart: none of them is a secret.
+//! The difference between the settings in force and newly read ones, and which changes need a restart. Values are shown
+//! only of settings that need a restart, because none of these is a secret.
 
 use std::collections::BTreeMap;
 
 use toml::{Table, Value};
 
 use super::Settings;
-use super::table::{Applies, FollowUp, Setting, told};
+use super::table::{Applies, FollowUp, Setting, display_value};
 
-/// What becomes of settings that have been read while others were in force.
+/// The result of a reload.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SettingsDiff {
-    /// The settings that change.
+    /// The names of settings that have changed.
     pub applied: Vec<String>,
-    /// Those that would have to.
+    /// Settings that keep their value until a restart.
     pub at_restart: Vec<AtRestart>,
 }
 
-/// A setting that has one value in force and another where settings are read from.
+/// A changed setting that needs a restart.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AtRestart {
-    /// Its name.
     pub setting: String,
-    /// Its value until the restart.
+    /// The value until the restart.
     pub in_force: String,
-    /// Its value from then on.
+    /// The value after the restart.
     pub given: String,
 }
 
 impl SettingsDiff {
-    /// What changes, or would, when these settings take the place of those in force.
+    /// Compares newly read settings (`given`) with those in force.
     pub fn between(in_force: &Settings, given: &Settings) -> Self {
         let (old, new) = (named_values(in_force), named_values(given));
         let differing = old.keys().chain(new.keys().filter(|name| !old.contains_key(*name)));
@@ -37,11 +36,12 @@ impl SettingsDiff {
         let needs_restart =
             |name: &String| Setting::of(name).is_some_and(|setting| setting.applies == Applies::AtRestart);
         let (at_restart, mut applied): (Vec<_>, Vec<_>) = differing.cloned().partition(needs_restart);
-        // What can differ without a value that does: the order of entries, which are told apart by what they are called.
+        // Entries are compared by name, so a new order of the entries does not show in the values.
         if in_force.operation != given.operation && !applied.iter().any(|name| name.starts_with("operation")) {
             applied.push("operation".to_owned());
         }
-        let value = |values: &BTreeMap<String, Value>, name: &str| values.get(name).map_or_else(String::new, told);
+        let value =
+            |values: &BTreeMap<String, Value>, name: &str| values.get(name).map_or_else(String::new, display_value);
         let at_restart = at_restart.into_iter().map(|setting| AtRestart {
             in_force: value(&old, &setting),
             given: value(&new, &setting),
@@ -50,7 +50,7 @@ impl SettingsDiff {
         Self { applied, at_restart: at_restart.collect() }
     }
 
-    /// Whether one of the settings that have changed calls for this.
+    /// Whether a changed setting requires this action.
     pub fn call_for(&self, follow_up: FollowUp) -> bool {
         let settings = self.applied.iter().filter_map(|name| Setting::of(name));
         settings.flat_map(|setting| setting.follow_ups).any(|it| *it == follow_up)
@@ -58,17 +58,17 @@ impl SettingsDiff {
 }
 
 impl Settings {
-    /// These settings, but for those that take a restart: they are as they are in force.
-    pub fn at_run_time(mut self, in_force: &Self) -> Self {
+    /// These settings, except that those that need a restart have their values in force.
+    pub fn with_restart_settings_of(mut self, in_force: &Self) -> Self {
         self.keep(in_force);
         self
     }
 }
 
-/// Values by the names of their settings, as in `operation.ListProduct.ttl`.
+/// The values by setting name, such as `operation.ListProduct.ttl`.
 fn named_values(settings: &Settings) -> BTreeMap<String, Value> {
     let mut values = BTreeMap::new();
-    // Every setting is a string, a number, a list or a table of these, which TOML can always express.
+    // This cannot fail: every setting is a string, a number, a list or a table of these.
     collect("", Table::try_from(settings).unwrap_or_default(), &mut values);
     values
 }
@@ -80,9 +80,10 @@ fn collect(prefix: &str, table: Table, values: &mut BTreeMap<String, Value>) {
             Value::Table(inner) => collect(&name, inner, values),
             Value::Array(entries) if entries.iter().any(Value::is_table) => {
                 for (index, entry) in entries.into_iter().enumerate() {
-                    let called = ["name", "id"].iter().find_map(|field| entry.get(field)?.as_str().map(str::to_owned));
-                    let called = called.unwrap_or_else(|| index.to_string());
-                    collect(&name, Table::from_iter([(called, entry)]), values);
+                    let entry_name =
+                        ["name", "id"].iter().find_map(|field| entry.get(field)?.as_str().map(str::to_owned));
+                    let entry_name = entry_name.unwrap_or_else(|| index.to_string());
+                    collect(&name, Table::from_iter([(entry_name, entry)]), values);
                 }
             }
             value => {
@@ -102,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn what_differs_is_told_by_name() {
+    fn changed_settings_are_listed_by_name() {
         let in_force = settings(
             "[[operation]]\nname = \"Zones\"\npath = \"/v2/{project_id}/zones\"\nbody = \"json\"\n\
              [[operation]]\nname = \"ListProduct\"\nttl = \"1h\"\n[upstream]\nca_file = \"a.pem\"",
@@ -126,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn an_order_is_a_change_too() {
+    fn a_new_order_of_entries_is_a_change() {
         let entries = ["[[operation]]\nname = \"ListProduct\"\n", "[[operation]]\nname = \"ListProducts\"\n"];
         let changes =
             SettingsDiff::between(&settings(&entries.concat()), &settings(&(entries[1].to_owned() + entries[0])));
@@ -134,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn what_takes_a_restart_is_told_with_both_values_and_stays() {
+    fn a_setting_that_needs_a_restart_keeps_its_value_and_is_listed_with_both() {
         let in_force = settings("");
         let given = settings(
             "[listen]\nproxy = \"127.0.0.1:1\"\nmetrics = \"127.0.0.1:2\"\nadmin = \"127.0.0.1:3\"\n\
@@ -143,34 +144,34 @@ mod tests {
         );
         let changes = SettingsDiff::between(&in_force, &given);
         assert_eq!(changes.applied, ["cache.ttl"]);
-        let mut told: Vec<_> = changes.at_restart.iter().map(|it| it.setting.clone()).collect();
+        let mut listed: Vec<_> = changes.at_restart.iter().map(|it| it.setting.clone()).collect();
         let at_restart = Setting::all().iter().filter(|setting| setting.applies == Applies::AtRestart);
         let mut all: Vec<_> = at_restart.map(Setting::name).collect();
-        told.sort_unstable();
+        listed.sort_unstable();
         all.sort_unstable();
-        assert_eq!(told, all);
+        assert_eq!(listed, all);
         let proxy = changes.at_restart.iter().find(|it| it.setting == "listen.proxy").unwrap();
         assert_eq!((proxy.in_force.as_str(), proxy.given.as_str()), ("127.0.0.1:8080", "127.0.0.1:1"));
-        let effective = given.clone().at_run_time(&in_force);
+        let effective = given.clone().with_restart_settings_of(&in_force);
         assert_eq!(SettingsDiff::between(&in_force, &effective).at_restart, []);
         assert_eq!(SettingsDiff::between(&effective, &given).applied, Vec::<String>::new());
     }
 
     #[test]
-    fn what_a_change_calls_for_is_told_by_the_setting_that_it_is_about() {
-        use FollowUp::{SetLogLevel, TellUpstream, WarnOfCertificate, WarnOfPlaintext};
+    fn a_change_requires_the_actions_of_its_setting() {
+        use FollowUp::{LogUpstream, SetLogLevel, WarnAboutCertificate, WarnAboutPlaintext};
         for (name, expected) in [
-            ("region", &[TellUpstream][..]),
-            ("upstream.appstream_url", &[TellUpstream]),
-            ("operation.Zones.defaults.a", &[TellUpstream]),
-            ("listen.cert_file (what is in it)", &[WarnOfPlaintext, WarnOfCertificate]),
-            ("listen.insecure_plaintext", &[WarnOfPlaintext]),
+            ("region", &[LogUpstream][..]),
+            ("upstream.appstream_url", &[LogUpstream]),
+            ("operation.Zones.defaults.a", &[LogUpstream]),
+            ("listen.cert_file (file content)", &[WarnAboutPlaintext, WarnAboutCertificate]),
+            ("listen.insecure_plaintext", &[WarnAboutPlaintext]),
             ("log.level", &[SetLogLevel]),
             ("listen.admin_token.file", &[]),
             ("regions", &[]),
         ] {
             let changes = SettingsDiff { applied: vec![name.to_owned()], ..SettingsDiff::default() };
-            let all = [SetLogLevel, TellUpstream, WarnOfPlaintext, WarnOfCertificate];
+            let all = [SetLogLevel, LogUpstream, WarnAboutPlaintext, WarnAboutCertificate];
             let called_for: Vec<_> = all.into_iter().filter(|it| changes.call_for(*it)).collect();
             assert_eq!(called_for, expected, "{name}");
         }

@@ -1,71 +1,71 @@
-//! Whether a table of settings can be used, and where upstream is by it.
+//! Checks a table of settings as a whole, and finds the upstream URLs. It reads no file that a setting names.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use toml::Table;
 
-use super::mistake::Mistake;
 use super::names::BaseUrl;
 use super::read::read;
+use super::setting_error::SettingError;
 use super::units::Size;
 use super::{Config, Settings, operations};
 use crate::catalogue::{Origin, Service};
 use crate::proxy_config::ProxyConfig;
 
-/// What is wrong with the layers so far.
 #[derive(Clone, PartialEq)]
-pub(super) enum Wrong {
+pub(super) enum CheckError {
     NoUpstream,
-    Setting(Mistake),
+    Setting(SettingError),
 }
 
-/// Reads and checks the layers so far.
-pub(super) fn check(table: &Table) -> Result<Config, Wrong> {
-    let settings = read(table).map_err(Wrong::Setting)?;
-    consistent(&settings).map_err(|message| Wrong::Setting(message.into()))?;
+pub(super) fn check(table: &Table) -> Result<Config, CheckError> {
+    let settings = read(table).map_err(CheckError::Setting)?;
+    consistent(&settings).map_err(|message| CheckError::Setting(message.into()))?;
     let workspace = locate(&settings, Service::Workspace, settings.upstream.workspace_url.as_ref());
     let appstream = locate(&settings, Service::AppStream, settings.upstream.appstream_url.as_ref());
-    // Last, for it is the one mistake that a later layer mends: the others are its own who made them.
-    let is_told = workspace.is_ok() && appstream.is_ok();
+    // A missing region is reported last: a later layer may add it. All other errors belong to the layer checked here.
+    let has_upstream = workspace.is_ok() && appstream.is_ok();
     let [workspace, appstream] = [workspace, appstream].map(|origin| match origin {
-        Err(Wrong::NoUpstream) => locate_anywhere(),
+        Err(CheckError::NoUpstream) => placeholder_origin(),
         origin => origin,
     });
-    let catalogue =
-        operations::catalogue(&settings, workspace?, appstream?).map_err(|message| Wrong::Setting(message.into()))?;
-    if !is_told {
-        return Err(Wrong::NoUpstream);
+    let catalogue = operations::catalogue(&settings, workspace?, appstream?)
+        .map_err(|message| CheckError::Setting(message.into()))?;
+    if !has_upstream {
+        return Err(CheckError::NoUpstream);
     }
     Ok(Config { settings, catalogue, keys: Arc::default(), admin_token: None, proxy_config: ProxyConfig::default() })
 }
 
-/// Where a service is: as given, or in the region.
-fn locate(settings: &Settings, service: Service, given: Option<&BaseUrl>) -> Result<Origin, Wrong> {
+/// The origin of a service: its URL setting, or the public endpoint in the region.
+fn locate(settings: &Settings, service: Service, given: Option<&BaseUrl>) -> Result<Origin, CheckError> {
     if let Some(url) = given {
         return Ok(url.0.clone());
     }
-    let region = settings.region.as_ref().ok_or(Wrong::NoUpstream)?;
+    let region = settings.region.as_ref().ok_or(CheckError::NoUpstream)?;
     let url: BaseUrl =
-        service.url_in(&region.to_string()).parse().map_err(|message: String| Wrong::Setting(message.into()))?;
+        service.url_in(&region.to_string()).parse().map_err(|message: String| CheckError::Setting(message.into()))?;
     Ok(url.0)
 }
 
-/// Where a service would be, to see whether anything else is wrong.
-fn locate_anywhere() -> Result<Origin, Wrong> {
-    let url: BaseUrl = "https://nowhere.invalid".parse().map_err(|message: String| Wrong::Setting(message.into()))?;
+/// Used where the region is missing, to find further errors.
+fn placeholder_origin() -> Result<Origin, CheckError> {
+    let url: BaseUrl =
+        "https://nowhere.invalid".parse().map_err(|message: String| CheckError::Setting(message.into()))?;
     Ok(url.0)
 }
 
-/// The smallest memory budget, in bytes, and how many heads of the largest size must fit into it.
-const SMALLEST_BUDGET: u64 = 8 << 20;
+/// The minimum of `limits.memory`, in bytes.
+const MIN_BUDGET: u64 = 8 << 20;
+/// So many heads of the maximum size must fit into the budget.
 const HEADS_IN_BUDGET: u64 = 16;
 
-/// What no setting can tell alone.
+/// Checks settings against each other.
 fn consistent(settings: &Settings) -> Result<(), String> {
     let listen = &settings.listen;
     listen.files_are_consistent()?;
-    listen.may_be_at(listen.proxy.0, listen.admin.0)?;
+    listen.check_addresses(listen.proxy.0, listen.admin.0)?;
     distinct(&[
         ("listen.proxy", listen.proxy.0),
         ("listen.metrics", listen.metrics.0),
@@ -74,7 +74,7 @@ fn consistent(settings: &Settings) -> Result<(), String> {
     let mut headers = settings.cache.keyed_headers.clone();
     headers.sort_by(|a, b| a.0.as_str().cmp(b.0.as_str()));
     if let Some(twice) = headers.windows(2).find(|two| two[0] == two[1]) {
-        return Err(format!("cache.keyed_headers: {:?} is there twice: expected each once", twice[0]));
+        return Err(format!("cache.keyed_headers: {:?} appears twice: expected each header once", twice[0]));
     }
     if settings.cache.max_body_size.0 > settings.cache.max_size.0 {
         return Err(format!(
@@ -82,12 +82,12 @@ fn consistent(settings: &Settings) -> Result<(), String> {
             settings.cache.max_body_size, settings.cache.max_size
         ));
     }
-    let least = Size(SMALLEST_BUDGET.max(settings.limits.max_head_size.0.saturating_mul(HEADS_IN_BUDGET)));
+    let minimum = Size(MIN_BUDGET.max(settings.limits.max_head_size.0.saturating_mul(HEADS_IN_BUDGET)));
     if let Some(memory) = settings.limits.memory
-        && memory.0 < least.0
+        && memory.0 < minimum.0
     {
         return Err(format!(
-            "limits.memory: {memory:?} is not allowed: expected at least {least:?} (8 MiB, and {HEADS_IN_BUDGET} times \
+            "limits.memory: {memory:?} is not allowed: expected at least {minimum:?} (8 MiB, and {HEADS_IN_BUDGET} times \
              limits.max_head_size)"
         ));
     }
@@ -105,10 +105,10 @@ fn consistent(settings: &Settings) -> Result<(), String> {
     Ok(())
 }
 
-/// Whether no two listeners have one address, but for ports that the system is to choose.
+/// Checks that no two listeners have the same address. Port 0 is exempt, because the system then chooses the port.
 ///
 /// # Errors
-/// Which of them have.
+/// Names the two settings.
 pub(crate) fn distinct(addresses: &[(&str, SocketAddr)]) -> Result<(), String> {
     for (index, (name, address)) in addresses.iter().enumerate() {
         let same = addresses[..index].iter().find(|(_, other)| other == address && address.port() != 0);

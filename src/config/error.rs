@@ -1,4 +1,4 @@
-//! What is wrong with a configuration, for whoever started the gateway.
+//! Errors of the configuration, for the operator. No message contains a secret.
 
 use std::path::PathBuf;
 
@@ -6,18 +6,10 @@ use thiserror::Error;
 
 use crate::proxy_config::InvalidProxy;
 
-/// What is wrong with a configuration.
 #[derive(Debug, Error)]
 pub enum ConfigError {
-    /// The file can't be read.
     #[error("cannot read {path}: {source}")]
-    Unreadable {
-        /// Which file.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// Nobody has said where upstream is.
+    Unreadable { path: PathBuf, source: std::io::Error },
     #[error(
         "region is not set, and neither are both upstream URLs: expected --region cn-north-4, or --workspace-url and \
          --appstream-url, or the same in the environment or the file"
@@ -26,21 +18,20 @@ pub enum ConfigError {
     /// The file is not TOML, or a setting is unknown or has a value that is not allowed.
     #[error("{origin}: {message}")]
     Invalid {
-        /// Where the wrong value comes from.
+        /// The file, flag or environment variable that the value comes from.
         origin: String,
-        /// Which setting, its value, what is allowed.
+        /// The setting, its value and what is allowed.
         message: String,
     },
-    /// More than one thing is wrong.
     #[error("{}", one_line(.0))]
     Several(Vec<ConfigError>),
-    /// The environment names a proxy that can't be used.
+    /// `HTTPS_PROXY` is invalid.
     #[error(transparent)]
     Proxy(#[from] InvalidProxy),
 }
 
 impl ConfigError {
-    /// Of one or several errors: if there are several, these.
+    /// Combines errors into one. `None` if there are none.
     pub(super) fn together(mut all: Vec<Self>) -> Option<Self> {
         match all.len() {
             0 | 1 => all.pop(),
@@ -48,7 +39,7 @@ impl ConfigError {
         }
     }
 
-    /// Each thing that is wrong.
+    /// Each single error.
     pub fn each(&self) -> &[Self] {
         match self {
             Self::Several(all) => all,

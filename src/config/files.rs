@@ -1,76 +1,75 @@
-//! The files that a configuration is made of, each read once: what is parsed is what is compared later. What is no
-//! regular file, such as a pipe, is read once for all: what it said stays, and nobody looks at it again.
+//! The files of a configuration, with a hash of each, so that changes can be detected. A file must be read only once
+//! for a configuration: the text that is parsed is the text that is hashed. Files that are not regular, such as pipes,
+//! are read only once in the process's life, and their text is kept.
 
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::string::FromUtf8Error;
 
-use super::bounded;
+use super::read_file;
 
-/// What a regular file has in it. Nothing, if it can't be read, or isn't one.
-pub(super) type Sight = Option<blake3::Hash>;
+/// A hash of a file's contents. `None` if the file cannot be read or is not a regular file.
+pub(super) type Fingerprint = Option<blake3::Hash>;
 
-/// Files by their paths, as they are at one time.
-pub(super) type Sights = BTreeMap<PathBuf, Sight>;
+/// Files by path, at one time.
+pub(super) type Fingerprints = BTreeMap<PathBuf, Fingerprint>;
 
-/// Files that are read for a configuration. Shows nobody what is in them.
+/// Not `Debug`, because the texts contain secrets.
 #[derive(Default)]
 pub(super) struct Files {
-    /// What has been read or looked at since the beginning, as it was then.
-    sights: Sights,
-    /// What has been read since, and what can't be read again.
+    /// All files that were read or hashed since `begin`.
+    fingerprints: Fingerprints,
+    /// The texts read since `begin`, and those of files that can't be read again.
     texts: BTreeMap<PathBuf, String>,
 }
 
 impl Files {
-    /// From here on, files are as they are now.
+    /// Starts a new configuration: all regular files are read again.
     pub(super) fn begin(&mut self) {
-        self.sights.clear();
+        self.fingerprints.clear();
     }
 
-    /// What is in a file.
     pub(super) fn read(&mut self, path: &Path) -> io::Result<String> {
         let is_regular = is_regular(path);
-        let is_known = self.sights.contains_key(path) || !is_regular;
+        let is_known = self.fingerprints.contains_key(path) || !is_regular;
         if let Some(text) = self.texts.get(path).filter(|_| is_known) {
-            self.sights.entry(path.to_owned()).or_insert(None);
+            self.fingerprints.entry(path.to_owned()).or_insert(None);
             return Ok(text.clone());
         }
-        let bytes = bounded::read(path);
-        let sight = bytes.as_ref().ok().filter(|_| is_regular).map(|bytes| blake3::hash(bytes));
-        self.sights.insert(path.to_owned(), sight);
-        // The error that comes with the bytes would show them.
+        let bytes = read_file::read(path);
+        let fingerprint = bytes.as_ref().ok().filter(|_| is_regular).map(|bytes| blake3::hash(bytes));
+        self.fingerprints.insert(path.to_owned(), fingerprint);
+        // The original error contains the bytes, which may be a secret.
         let not_text = |error: FromUtf8Error| io::Error::new(io::ErrorKind::InvalidData, error.utf8_error());
         let text = String::from_utf8(bytes?).map_err(not_text)?;
         self.texts.insert(path.to_owned(), text.clone());
         Ok(text)
     }
 
-    /// Notes how a file is that somebody else will read.
+    /// Hashes a file that another part of the program will read.
     pub(super) fn note(&mut self, path: &Path) {
-        self.sights.entry(path.to_owned()).or_insert_with(|| look_at(path));
+        self.fingerprints.entry(path.to_owned()).or_insert_with(|| fingerprint_of(path));
     }
 
-    /// Forgets what can be read again, for secrets are among it.
+    /// Drops the texts that can be read again, because some are secrets.
     pub(super) fn end(&mut self) {
-        self.texts.retain(|path, _| self.sights.get(path).is_none_or(Option::is_none));
+        self.texts.retain(|path, _| self.fingerprints.get(path).is_none_or(Option::is_none));
     }
 
-    /// How the files were.
-    pub(super) fn sights(&self) -> &Sights {
-        &self.sights
+    pub(super) fn fingerprints(&self) -> &Fingerprints {
+        &self.fingerprints
     }
 
-    /// How the same files are now.
-    pub(super) fn look(&self) -> Sights {
-        self.sights.keys().map(|path| (path.clone(), look_at(path))).collect()
+    /// The same files as they are now.
+    pub(super) fn current(&self) -> Fingerprints {
+        self.fingerprints.keys().map(|path| (path.clone(), fingerprint_of(path))).collect()
     }
 }
 
-/// To look at a pipe is to take what is in it, or to wait for ever.
-fn look_at(path: &Path) -> Sight {
-    let bytes = bounded::read_regular(path).ok();
+/// Reads only regular files: reading a pipe would consume its text or wait forever.
+fn fingerprint_of(path: &Path) -> Fingerprint {
+    let bytes = read_file::read_regular(path).ok();
     bytes.map(|bytes| blake3::hash(&bytes))
 }
 

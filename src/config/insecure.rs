@@ -1,16 +1,16 @@
-//! The setting that lets plain text out of this machine.
+//! `listen.insecure_plaintext`: a boolean that can also be read from the text of a flag or variable.
 
 use std::fmt;
 
 use serde::de::{Error, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// Whether plain text is let out of this machine.
+/// Whether plaintext is allowed beyond loopback.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Insecure(pub bool);
 
 impl<'de> Deserialize<'de> for Insecure {
-    /// From a word, too: flags and variables have nothing else.
+    /// Accepts a string, too, because flags and variables are strings.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Bool;
 

@@ -1,4 +1,4 @@
-//! The layers put together: defaults, file, environment and flags. Each mistake is blamed on the layer that made it.
+//! Combines the layers: defaults, file, environment and flags. Each error names the layer that caused it.
 
 use std::cell::LazyCell;
 use std::fmt;
@@ -10,27 +10,27 @@ use serde::Deserialize as _;
 use toml::{Table, Value};
 
 use super::access_keys::AccessKeySettings;
-use super::check::{Wrong, check};
+use super::check::{CheckError, check};
 use super::files::Files;
-use super::mistake::Mistake;
-use super::mistakes::MOST;
+use super::further_errors::MAX_REPORTED;
+use super::locations::Locations;
 use super::names::Address;
-use super::places::Places;
 use super::read::not_toml;
 use super::secret::{AdminToken, Secret};
-use super::{Config, ConfigError, GivenKey, Override, REFERENCE, access_keys, bounded, mistakes};
+use super::setting_error::SettingError;
+use super::{Config, ConfigError, EnvironmentKey, Override, REFERENCE, access_keys, further_errors, read_file};
 use crate::signing::ring::KeyRing;
 
-/// The region in place of the one that is missing, where only the files that settings name are looked at.
-const NOWHERE: &str = "nowhere";
+/// Replaces a missing region. The resulting configuration is only used to check the files that settings name.
+const PLACEHOLDER_REGION: &str = "nowhere";
 
 impl Config {
-    /// The same with an access key of the environment's, and with secrets from these files. With an error comes what the
-    /// settings amount to without their mistakes, as far as that is known: the files that they name can be looked at, too.
+    /// Combines and checks all layers, and reads the secrets. An error comes with the configuration without its wrong
+    /// settings, if that is valid: the caller can then check the files that it names in the same run.
     pub(super) fn from_files(
         file: &str,
         text: &str,
-        (overrides, key): (&[Override], Option<&GivenKey>),
+        (overrides, key): (&[Override], Option<&EnvironmentKey>),
         files: &mut Files,
     ) -> Result<Self, (ConfigError, Option<Box<Self>>)> {
         let invalid = |origin: &str, message: &dyn fmt::Display| ConfigError::Invalid {
@@ -44,13 +44,13 @@ impl Config {
             .map_err(|error| ConfigError::Invalid { origin: file.to_owned(), message: not_toml(&error, text) })
             .map_err(|error| (error, None))?;
         merge(&mut table, given);
-        // Layer by layer, so that an error is blamed on the layer that brought it.
-        let mut checked = check(&table).map_err(|wrong| (wrong, file));
+        // After each layer, so that an error names the layer that caused it.
+        let mut checked = check(&table).map_err(|error| (error, file));
         let mut check_again = |table: &Table, origin| {
             let before = checked.as_ref().err().cloned();
-            checked = check(table).map_err(|wrong| match before {
-                Some((earlier, origin)) if earlier == wrong => (wrong, origin),
-                _ => (wrong, origin),
+            checked = check(table).map_err(|error| match before {
+                Some((earlier, origin)) if earlier == error => (error, origin),
+                _ => (error, origin),
             });
         };
         if let Some(key) = key {
@@ -61,40 +61,40 @@ impl Config {
             set(&mut table, given.path, Value::String(given.value.clone()));
             check_again(&table, given.origin.as_str());
         }
-        // A mistake in the file is told with its place there.
-        let places = LazyCell::new(|| Places::of(text));
-        let tell = |origin: &str, mistake: &Mistake| {
-            let place = places.find(mistake).filter(|_| origin == file).map(|place| format!(" ({place})"));
-            let named = mistake.clone().by_names(&table);
-            invalid(origin, &format!("{named}{}", place.unwrap_or_default()))
+        // An error in the file is reported with its line and column.
+        let locations = LazyCell::new(|| Locations::of(text));
+        let report = |origin: &str, error: &SettingError| {
+            let location = locations.find(error).filter(|_| origin == file).map(|location| format!(" ({location})"));
+            let named = error.clone().by_names(&table);
+            invalid(origin, &format!("{named}{}", location.unwrap_or_default()))
         };
-        let origin_of = |mistake: &Mistake| {
-            let given = overrides.iter().rev().find(|given| mistake.is_about(given.path));
-            let from_key = || key.and_then(|key| key.origin_of(&mistake.clone().by_names(&table)));
+        let origin_of = |error: &SettingError| {
+            let given = overrides.iter().rev().find(|given| error.is_about(given.path));
+            let from_key = || key.and_then(|key| key.origin_of(&error.clone().by_names(&table)));
             given.map(|given| given.origin.as_str()).or_else(from_key).unwrap_or(file)
         };
         let (mut all, config) = match checked {
             Ok(config) => (Vec::new(), Some(config)),
-            Err((Wrong::NoUpstream, _)) => {
+            Err((CheckError::NoUpstream, _)) => {
                 let mut table = table.clone();
-                set(&mut table, &["region"], Value::String(NOWHERE.to_owned()));
+                set(&mut table, &["region"], Value::String(PLACEHOLDER_REGION.to_owned()));
                 (vec![ConfigError::NoUpstream], check(&table).ok())
             }
-            Err((Wrong::Setting(first), origin)) => {
-                let (others, config) = mistakes::others(table.clone(), &defaults, &first);
-                let others = others.iter().map(|mistake| tell(origin_of(mistake), mistake));
-                (std::iter::once(tell(origin, &first)).chain(others).collect(), config)
+            Err((CheckError::Setting(first), origin)) => {
+                let (others, config) = further_errors::find(table.clone(), &defaults, &first);
+                let others = others.iter().map(|error| report(origin_of(error), error));
+                (std::iter::once(report(origin, &first)).chain(others).collect(), config)
             }
         };
-        // Whatever else is wrong, secrets are looked up, so that all mistakes are told in one run.
+        // Secrets are read despite other errors, so that all errors are reported in one run.
         let (entries, token) = secrets(&table);
         let token = token.map(|secret| AdminToken::look_up(&secret, files)).transpose();
         let keys = access_keys::ring(&entries, files);
         let (keys, token) = match (keys, token) {
             (Ok(keys), Ok(token)) => (keys, token),
             (keys, token) => {
-                let wrong = keys.err().into_iter().flatten().take(MOST).chain(token.err()).map(Mistake::from);
-                all.extend(wrong.map(|mistake| tell(origin_of(&mistake), &mistake)));
+                let errors = keys.err().into_iter().flatten().take(MAX_REPORTED).chain(token.err());
+                all.extend(errors.map(SettingError::from).map(|error| report(origin_of(&error), &error)));
                 (KeyRing::default(), None)
             }
         };
@@ -130,11 +130,11 @@ fn set(table: &mut Table, path: &[&str], value: Value) {
     }
 }
 
-/// Where the metrics listener is, of all settings the only one: as given outside the file (by which flag or variable),
-/// as the file says, or by default. A file that can't be read, or is wrong, says nothing.
+/// The address of the metrics listener, and no other setting: from a flag or variable, the file, or the defaults. A
+/// file that can't be read or is invalid is ignored.
 ///
 /// # Errors
-/// If what is given is no address.
+/// If the flag or variable is not an address.
 pub(crate) fn metrics_address(given: Option<&Override>, file: Option<&Path>) -> Result<SocketAddr, ConfigError> {
     if let Some(Override { value, origin, .. }) = given {
         let wrong =
@@ -145,14 +145,14 @@ pub(crate) fn metrics_address(given: Option<&Override>, file: Option<&Path>) -> 
         let table: Table = toml::from_str(text).ok()?;
         Some(table.get("listen")?.get("metrics")?.as_str()?.parse::<Address>().ok()?.0)
     };
-    let in_file = file.and_then(|path| named(&String::from_utf8(bounded::read(path).ok()?).ok()?));
+    let in_file = file.and_then(|path| named(&String::from_utf8(read_file::read(path).ok()?).ok()?));
     in_file.or_else(|| named(REFERENCE)).ok_or_else(|| ConfigError::Invalid {
         origin: "built-in defaults".to_owned(),
-        message: "listen.metrics: is not there".to_owned(),
+        message: "listen.metrics: is missing".to_owned(),
     })
 }
 
-/// Where the secrets are, as far as a table tells it well.
+/// The secrets of a table. Invalid ones are left out.
 fn secrets(table: &Table) -> (Vec<AccessKeySettings>, Option<Secret>) {
     let entries = table.get("access_key").and_then(Value::as_array).into_iter().flatten();
     let entries = entries.filter_map(|entry| AccessKeySettings::deserialize(entry.clone()).ok()).collect();

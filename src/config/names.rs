@@ -1,4 +1,4 @@
-//! Addresses, URLs and names.
+//! Settings that are addresses, URLs or names: the form of each, and what errors say is allowed.
 
 use std::net::SocketAddr;
 
@@ -6,38 +6,33 @@ use http::uri::Scheme;
 use http::{HeaderName, Uri};
 
 use super::units::written_as_text;
-use crate::catalogue::headers::is_open;
+use crate::catalogue::headers::is_configurable;
 use crate::catalogue::{Origin, Template};
 
-/// An address and port to listen on; port 0 lets the system choose.
+/// An address and port to listen on. With port 0 the system chooses the port.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Address(pub SocketAddr);
 
-/// The URL of an upstream service: scheme, host and port.
+/// Scheme, host and port of an upstream.
 #[derive(Clone, PartialEq, Eq)]
 pub struct BaseUrl(pub Origin);
 
-/// The name of an operation.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct OperationName(pub String);
 
-/// The paths of an operation.
 #[derive(Clone, PartialEq, Eq)]
 pub struct PathTemplate(pub Template);
 
-/// A request header that is a client's to set.
+/// A request header that only the client sets, and no credential.
 #[derive(Clone, PartialEq, Eq)]
 pub struct HeaderField(pub HeaderName);
 
-/// The public half of an access key.
 #[derive(Clone, PartialEq, Eq)]
 pub struct AccessKeyId(pub String);
 
-/// The id of a project.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ProjectId(pub String);
 
-/// The name of a region.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Region(String);
 
@@ -72,7 +67,7 @@ written_as_text!(
     OperationName,
     "1 to 64 of A-Z a-z 0-9 _ -, and none of the words none, workspace, appstream and own",
     |text| {
-        // These stand in the same metrics for what is no operation.
+        // Metrics have these words in the same label for requests of no operation.
         let is_taken = ["none", "workspace", "appstream", "own"].contains(&text);
         (is_plain_word(text, 64) && !is_taken).then(|| OperationName(text.to_owned()))
     },
@@ -91,8 +86,8 @@ written_as_text!(
     HeaderField,
     "the name of a header that is no credential and that the gateway does not set",
     |text| {
-        // A credential in the key would be kept in clear, and the others would have no or a wrong effect.
-        HeaderName::from_str(text).ok().filter(is_open).map(HeaderField)
+        // A credential would be stored in plaintext in the cache key. The gateway sets or removes the others itself.
+        HeaderName::from_str(text).ok().filter(is_configurable).map(HeaderField)
     },
     |header| header.0.to_string()
 );
@@ -101,7 +96,7 @@ written_as_text!(
     AccessKeyId,
     "1 to 128 of A-Z a-z 0-9 _ -, but not what looks like a secret (40 characters, with small letters)",
     |text| {
-        // Ids are shown, and the two halves of a key are easily swapped. Huawei Cloud's ids have 20 capitals and digits, its
+        // Ids are shown in logs, and a user may swap id and secret. Huawei Cloud's ids have 20 capitals and digits, its
         // secrets 40 letters and digits.
         let is_like_secret = text.len() == 40 && text.contains(|c: char| c.is_ascii_lowercase());
         (is_plain_word(text, 128) && !is_like_secret).then(|| AccessKeyId(text.to_owned()))

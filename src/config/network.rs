@@ -1,4 +1,4 @@
-//! A network of IP addresses, or a single address.
+//! A network of IP addresses, or a single address (`listen.shared_addresses`).
 
 use std::fmt;
 use std::net::IpAddr;
@@ -10,12 +10,12 @@ use serde::{Deserialize, Serialize};
 #[serde(try_from = "String", into = "String")]
 pub struct Network {
     address: IpAddr,
-    /// How many bits of the address all members have in common.
+    /// The length of the prefix, in bits.
     prefix: u32,
 }
 
 impl Network {
-    /// Whether an address is in it. An IPv4 address may be written as an IPv6 one (`::ffff:192.0.2.1`).
+    /// An IPv4 address may be given as an IPv4-mapped IPv6 address (`::ffff:192.0.2.1`).
     pub fn contains(&self, address: IpAddr) -> bool {
         let common = |one: u128, other: u128, bits: u32| {
             let differing = (one ^ other).leading_zeros() - (u128::BITS - bits);
@@ -36,7 +36,7 @@ impl TryFrom<String> for Network {
         let read = || {
             let (address, prefix) =
                 text.split_once('/').map_or((&*text, None), |(address, bits)| (address, Some(bits)));
-            // The same address in two forms would be compared in one of them only.
+            // An IPv4-mapped IPv6 address is refused, because `contains` compares canonical addresses.
             let address: IpAddr = address.parse().ok().filter(|address: &IpAddr| address.to_canonical() == *address)?;
             let bits = if address.is_ipv4() { u32::BITS } else { u128::BITS };
             let is_number = |text: &&str| text.bytes().all(|byte| byte.is_ascii_digit());

@@ -1,4 +1,4 @@
-//! `[[operation]]`: what an operator says of one operation.
+//! `[[operation]]`: the form of an entry. `operations.rs` checks entries and applies them.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -6,7 +6,7 @@ use std::fmt;
 use serde::de::{SeqAccess, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::choices::ServiceName;
+use super::enums::ServiceName;
 use super::names::{BaseUrl, HeaderField, OperationName, PathTemplate};
 use super::units::{Span, Window};
 use crate::catalogue::{BodyCheck, Forwarded, Sharing};
@@ -15,35 +15,26 @@ use crate::catalogue::{BodyCheck, Forwarded, Sharing};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, expecting = "a table of settings")]
 pub struct OperationSettings {
-    /// Which operation: a built-in one, or a new name.
     pub name: OperationName,
-    /// Its paths.
     pub path: Option<PathTemplate>,
-    /// Who answers it.
     pub service: Option<ServiceName>,
-    /// Who answers it, if neither service does.
+    /// An origin of its own, instead of `service`.
     pub upstream: Option<BaseUrl>,
-    /// How long its answers are fresh.
     pub ttl: Option<Span>,
-    /// How much longer they may be given while a new one is on its way.
     pub stale_while_revalidate: Option<Window>,
-    /// How much longer they may be given when upstream fails.
     pub stale_if_error: Option<Window>,
-    /// Between whom they are shared.
     pub sharing: Option<Sharing>,
-    /// Request headers that they depend on.
     pub keyed_headers: Option<Vec<HeaderField>>,
-    /// Request headers that are sent upstream and are not in the key.
+    /// Request headers that are sent upstream but are not part of the cache key.
     pub forward_headers: Option<ForwardHeaders>,
-    /// What the body of an answer must be.
     pub body: Option<BodyCheck>,
-    /// Query parameters that mean nothing when they are empty.
+    /// Query parameters that are left out of the cache key when they are empty.
     pub empty_is_absent: Option<Vec<String>>,
-    /// Query parameters that mean nothing when they have this value.
+    /// Query parameters that are left out of the cache key when they have this value.
     pub defaults: Option<BTreeMap<String, String>>,
 }
 
-/// A list of headers, or `"*"` for all.
+/// A list of header names, or `"*"` for all.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ForwardHeaders(pub Forwarded);
 
@@ -55,7 +46,7 @@ impl<'de> Deserialize<'de> for ForwardHeaders {
             type Value = ForwardHeaders;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("\"*\", or a list of names of headers")
+                f.write_str("\"*\", or a list of header names such as [\"traceparent\"]")
             }
 
             fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<ForwardHeaders, E> {
@@ -85,7 +76,7 @@ impl Serialize for ForwardHeaders {
     }
 }
 
-/// Reads the entries, and says what they should be where one table was written for all.
+/// Reads the entries. The error for a single `[operation]` table says what is expected.
 pub(super) fn entries<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<OperationSettings>, D::Error> {
     struct Entries;
 

@@ -1,4 +1,4 @@
-//! The operations: those that are built in, with what `[[operation]]` adds to them or changes of them.
+//! Builds the catalogue: the built-in operations, changed and extended by `[[operation]]` entries.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -9,16 +9,16 @@ use super::names::{HeaderField, PathTemplate};
 use super::operation::{ForwardHeaders, OperationSettings};
 use super::settings::Cache;
 use crate::catalogue::{
-    Catalogue, Clash, Forwarded, MAX_OPERATIONS, Operation, Origin, Parameter, Service, Sharing, is_built_in, owner,
+    AddOperationError, Catalogue, Forwarded, MAX_OPERATIONS, Operation, Origin, Parameter, Service, Sharing,
+    is_built_in, owner,
 };
 
-/// The operations that the settings amount to.
 pub(super) fn catalogue(settings: &Settings, workspace: Origin, appstream: Origin) -> Result<Catalogue, String> {
     let cache = &settings.cache;
     let mut catalogue = Catalogue::new(workspace, appstream, names(&cache.keyed_headers));
     let mut seen = HashSet::new();
     if let Some(twice) = settings.operation.iter().find(|entry| !seen.insert(&entry.name.0)) {
-        return Err(format!("operation.{}: the name is there twice: expected one entry for each", twice.name));
+        return Err(format!("operation.{}: the name appears twice: expected one entry for each name", twice.name));
     }
     let built_in: Vec<_> = catalogue.operations().iter().map(|operation| operation.name.to_string()).collect();
     for name in &built_in {
@@ -28,11 +28,11 @@ pub(super) fn catalogue(settings: &Settings, workspace: Origin, appstream: Origi
     }
     for entry in &settings.operation {
         if is_built_in(&entry.name.0) {
-            stays_where_it_is(entry)?;
+            check_built_in(entry)?;
         } else {
             let mut operation = new(entry, &mut catalogue, &built_in)?;
             adjust(&mut operation, Some(entry), cache)?;
-            catalogue.add(operation).map_err(|clash| in_the_way(entry, &clash))?;
+            catalogue.add(operation).map_err(|clash| clash_error(entry, &clash))?;
         }
     }
     Ok(catalogue)
@@ -42,45 +42,45 @@ fn names(fields: &[HeaderField]) -> Vec<http::HeaderName> {
     fields.iter().map(|field| field.0.clone()).collect()
 }
 
-/// Tells of a setting whose value is not allowed.
-fn wrong(entry: &OperationSettings, field: &str, value: &dyn fmt::Debug, expected: &str) -> String {
+fn not_allowed(entry: &OperationSettings, field: &str, value: &dyn fmt::Debug, expected: &str) -> String {
     format!("operation.{}.{field}: {value:?} is not allowed: expected {expected}", entry.name)
 }
 
-/// The clients of a built-in operation know where it is.
-fn stays_where_it_is(entry: &OperationSettings) -> Result<(), String> {
-    let expected = "none, for the path and service of a built-in operation can't change; give a new one another name";
+/// Clients of a built-in operation expect its path and service.
+fn check_built_in(entry: &OperationSettings) -> Result<(), String> {
+    let expected =
+        "none, because the path and service of a built-in operation cannot change; give a new one another name";
     match (&entry.path, &entry.service, &entry.upstream) {
-        (Some(path), ..) => Err(wrong(entry, "path", path, expected)),
-        (_, Some(service), _) => Err(wrong(entry, "service", service, expected)),
-        (_, _, Some(upstream)) => Err(wrong(entry, "upstream", upstream, expected)),
+        (Some(path), ..) => Err(not_allowed(entry, "path", path, expected)),
+        (_, Some(service), _) => Err(not_allowed(entry, "service", service, expected)),
+        (_, _, Some(upstream)) => Err(not_allowed(entry, "upstream", upstream, expected)),
         (None, None, None) => Ok(()),
     }
 }
 
-/// The operation of an entry, as yet with every other setting at its default.
+/// A new operation with its path and service only. `adjust` sets the rest.
 fn new(entry: &OperationSettings, catalogue: &mut Catalogue, built_in: &[String]) -> Result<Operation, String> {
     let name = &entry.name;
     let Some(PathTemplate(template)) = &entry.path else {
         return Err(format!(
-            "operation.{name}.path is not set: expected a path such as \"/v2/{{project_id}}/availability-zones\", for \
-             {:?} is none of {}",
+            "operation.{name}.path is not set: expected a path such as \"/v2/{{project_id}}/availability-zones\", because \
+             {:?} is not one of the built-in operations {}",
             name.0,
             built_in.join(", ")
         ));
     };
-    // What counts as proof is not for us to guess.
+    // There is no default: the operator must decide which response proves a caller.
     if entry.body.is_none() {
         return Err(format!("operation.{name}.body is not set: expected products, field:NAME, json or none"));
     }
     let service = match (&entry.service, &entry.upstream) {
-        (Some(_), Some(upstream)) => return Err(wrong(entry, "upstream", upstream, "this or service, not both")),
+        (Some(_), Some(upstream)) => return Err(not_allowed(entry, "upstream", upstream, "this or service, not both")),
         (Some(service), None) => service.0,
-        (None, Some(upstream)) => catalogue.service_at(upstream.0.clone()).ok_or_else(|| full(entry))?,
+        (None, Some(upstream)) => catalogue.service_at(upstream.0.clone()).ok_or_else(|| too_many(entry))?,
         (None, None) => owner(template).ok_or_else(|| {
             format!(
-                "operation.{name}.service is not set: expected workspace or appstream, or an upstream, for the paths \
-                 of {:?} don't all belong to one service",
+                "operation.{name}.service is not set: expected workspace or appstream, or an upstream, because the paths \
+                 of {:?} do not all belong to one service",
                 template.to_string()
             )
         })?,
@@ -88,7 +88,7 @@ fn new(entry: &OperationSettings, catalogue: &mut Catalogue, built_in: &[String]
     Ok(Operation::new(&name.0, service, template.clone(), Vec::new()))
 }
 
-/// Gives an operation its settings: of its entry, or those of all.
+/// Sets each property of an operation from its entry, or from `[cache]` where the entry has none.
 fn adjust(operation: &mut Operation, entry: Option<&OperationSettings>, cache: &Cache) -> Result<(), String> {
     operation.ttl = entry.and_then(|entry| entry.ttl).unwrap_or(cache.ttl).0;
     operation.stale_while_revalidate =
@@ -103,12 +103,12 @@ fn adjust(operation: &mut Operation, entry: Option<&OperationSettings>, cache: &
         }
         parameters(&mut operation.parameters, entry);
     }
-    let asked = entry.and_then(|entry| entry.sharing);
-    operation.sharing = asked.unwrap_or(cache.sharing);
+    let given = entry.and_then(|entry| entry.sharing);
+    operation.sharing = given.unwrap_or(cache.sharing);
     match (operation.unshareable(), entry) {
-        (Some(because), Some(entry)) if asked == Some(Sharing::Project) => {
-            let expected = format!("caller, or nothing, because {}", because.describe());
-            Err(wrong(entry, "sharing", &Sharing::Project, &expected))
+        (Some(because), Some(entry)) if given == Some(Sharing::Project) => {
+            let expected = format!("caller, or no value, because {}", because.describe());
+            Err(not_allowed(entry, "sharing", &Sharing::Project, &expected))
         }
         (Some(_), _) => {
             operation.sharing = Sharing::Caller;
@@ -121,19 +121,19 @@ fn adjust(operation: &mut Operation, entry: Option<&OperationSettings>, cache: &
 fn headers(operation: &mut Operation, entry: &OperationSettings) -> Result<(), String> {
     let mut seen = HashSet::new();
     if let Some(twice) = operation.keyed_headers.iter().find(|name| !seen.insert(*name)) {
-        return Err(wrong(entry, "keyed_headers", twice, "each once"));
+        return Err(not_allowed(entry, "keyed_headers", twice, "each once"));
     }
     let Some(ForwardHeaders(forwarded)) = &entry.forward_headers else { return Ok(()) };
     if let Forwarded::Named(names) = forwarded
         && let Some(twice) = names.iter().find(|name| !seen.insert(*name))
     {
-        return Err(wrong(entry, "forward_headers", twice, "each once, and none that is in keyed_headers"));
+        return Err(not_allowed(entry, "forward_headers", twice, "each once, and none that is in keyed_headers"));
     }
     operation.forwarded = forwarded.clone();
     Ok(())
 }
 
-/// What is given takes the place of what was documented.
+/// Each of the two settings of the entry replaces the built-in list completely.
 fn parameters(parameters: &mut Vec<Parameter>, entry: &OperationSettings) {
     if let Some(defaults) = &entry.defaults {
         parameters.iter_mut().for_each(|parameter| parameter.default = None);
@@ -157,22 +157,22 @@ fn parameter<'p>(parameters: &'p mut Vec<Parameter>, name: &str) -> &'p mut Para
     &mut parameters[index]
 }
 
-fn in_the_way(entry: &OperationSettings, clash: &Clash) -> String {
+fn clash_error(entry: &OperationSettings, clash: &AddOperationError) -> String {
     match (clash, &entry.path) {
-        (Clash::Path(other), Some(path)) => {
-            let expected = format!("one with no path that {} ({}) has, too", other.name, other.template);
-            wrong(entry, "path", path, &expected)
+        (AddOperationError::Path(other), Some(path)) => {
+            let expected = format!("one that does not overlap with that of {} ({})", other.name, other.template);
+            not_allowed(entry, "path", path, &expected)
         }
-        (Clash::Path(_) | Clash::Full, _) => full(entry),
-        (Clash::Name, _) => wrong(entry, "name", &entry.name, "another name"),
+        (AddOperationError::Path(_) | AddOperationError::Full, _) => too_many(entry),
+        (AddOperationError::Name, _) => not_allowed(entry, "name", &entry.name, "another name"),
     }
 }
 
-fn full(entry: &OperationSettings) -> String {
+fn too_many(entry: &OperationSettings) -> String {
     format!("operation.{}: one too many: expected at most {MAX_OPERATIONS} operations in all", entry.name)
 }
 
-/// What an operation amounts to, in a line for whoever checks a configuration.
+/// One line about an operation, for `check`.
 pub(super) fn describe(operation: &Operation, catalogue: &Catalogue) -> String {
     let origin = match operation.service {
         Service::Own(_) => catalogue.origin(operation.service).to_string(),

@@ -1,22 +1,21 @@
-//! Reading a table of settings, so that no error shows what may be a secret in the wrong place.
+//! Reads a table of settings. No error may show a value or name that can be a secret in the wrong place.
 
 use serde_path_to_error::Segment;
 use toml::{Table, Value};
 
-use super::mistake::{Mistake, Part};
-use super::places::line_and_column;
+use super::locations::line_and_column;
+use super::setting_error::{Part, SettingError};
 use super::{Settings, access_keys};
 
-/// What keeps a file from being TOML, and where. Not what is there: it may be a secret, however its setting is spelled.
+/// The syntax error of a file, with its position. The text there is not shown, because it may be a secret.
 pub(super) fn not_toml(error: &toml::de::Error, text: &str) -> String {
     let (line, column) = line_and_column(text, error.span().map_or(0, |span| span.start));
     let what = error.message().trim_end().replace('\n', " ");
     format!("not TOML: line {line}, column {column}: {what}")
 }
 
-/// Reads a table.
-pub(super) fn read(table: &Table) -> Result<Settings, Mistake> {
-    access_keys::are_entries(table)?;
+pub(super) fn read(table: &Table) -> Result<Settings, SettingError> {
+    access_keys::check_entries(table)?;
     serde_path_to_error::deserialize(Value::Table(table.clone())).map_err(|error| {
         let path = error.path().iter().filter_map(|segment| match segment {
             Segment::Seq { index } => Some(Part::Index(*index)),
@@ -24,11 +23,11 @@ pub(super) fn read(table: &Table) -> Result<Settings, Mistake> {
             Segment::Enum { variant } => Some(Part::Name(variant.clone())),
             Segment::Unknown => None,
         });
-        without_secrets(path.collect(), error.inner().message().trim_end())
+        setting_error(path.collect(), error.inner().message().trim_end())
     })
 }
 
-/// Settings that had another name in an earlier version, and their names now.
+/// Settings that had another name in an earlier version: section, old name, new name.
 const RENAMED: [(&str, &str, &str); 4] = [
     ("cache", "patience", "`stale_if_slow`"),
     ("cache", "error_ttl", "`negative_ttl`, and `backoff` for callers whose call failed"),
@@ -36,17 +35,17 @@ const RENAMED: [(&str, &str, &str); 4] = [
     ("limits", "drain_timeout", "`shutdown_timeout`"),
 ];
 
-/// How many letters may be wrong in a name that is no setting's, if it is to be shown and a setting's is to be meant. Outside
-/// of access keys, what looks like a setting's name is shown, too.
-const NEAR: usize = 2;
+/// An unknown name is taken for a misspelled known one if so many edits (Damerau-Levenshtein) separate them at most.
+const MAX_EDITS: usize = 2;
 
-/// Whether a name looks like a setting's: short, of small letters. Keys and tokens have digits or capital letters.
+/// Whether a name looks like that of a setting: short, and only small letters. Keys and tokens have digits or capitals.
 fn is_like_a_setting(name: &str) -> bool {
     name.len() <= 24 && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_' || byte == b'-')
 }
 
-/// The mistake of a name that no setting has. The nearest name that one has is told. What may be a secret is not shown.
-pub(super) fn unknown_name(path: Vec<Part>, known: &[&str]) -> Mistake {
+/// The error of an unknown name, with the nearest known name. A name that may be a secret is not shown. In access keys
+/// this is every name that is not near a known one.
+pub(super) fn unknown_name(path: Vec<Part>, known: &[&str]) -> SettingError {
     let name = match path.last() {
         Some(Part::Name(name)) => name.as_str(),
         _ => "",
@@ -61,43 +60,72 @@ pub(super) fn unknown_name(path: Vec<Part>, known: &[&str]) -> Mistake {
             RENAMED.iter().find(|(in_section, before, _)| in_section == section && before == name)
     {
         let what = format!("unknown field `{name}`: it was renamed to {now}");
-        return Mistake::new(path, what);
+        return SettingError::new(path, what);
     }
     let distance = |known: &&&str| strsim::damerau_levenshtein(known, name);
-    let nearest = known.iter().min_by_key(distance).filter(|known| distance(known) <= NEAR);
+    let nearest = known.iter().min_by_key(distance).filter(|known| distance(known) <= MAX_EDITS);
     match nearest {
         None if is_of_key(&path) || !is_like_a_setting(name) => {
-            let what = format!("unknown field (not shown, for it may be a secret), expected {expected}");
-            Mistake::new(path, what).with_hidden_name()
+            let what = format!("unknown field (not shown, may be a secret), expected {expected}");
+            SettingError::new(path, what).with_hidden_name()
         }
         None => {
             let what = format!("unknown field `{name}`, expected {expected}");
-            Mistake::new(path, what)
+            SettingError::new(path, what)
         }
         Some(nearest) => {
             let what = format!("unknown field `{name}` (did you mean `{nearest}`?), expected {expected}");
-            Mistake::new(path, what)
+            SettingError::new(path, what)
         }
     }
 }
 
-/// Whether a path leads into an access key.
+/// Whether a path is that of a setting in an access key.
 fn is_of_key(path: &[Part]) -> bool {
     path.first() == Some(&Part::Name("access_key".to_owned()))
 }
 
-/// A mistake as it may be shown. A name that is no setting's, and what stands where a table should or anywhere in an access
-/// key, may be a secret in the wrong place.
-fn without_secrets(path: Vec<Part>, message: &str) -> Mistake {
-    let (typed, expected) = message.rsplit_once(", expected ").unwrap_or((message, ""));
+/// What serde calls a sequence or map, in words of the configuration file.
+fn expectation(path: &[Part], expected: &str) -> String {
+    let name = path.iter().rev().find_map(|part| match part {
+        Part::Name(name) => Some(name.as_str()),
+        Part::Index(_) => None,
+    });
+    let example = match name {
+        Some("keyed_headers") => "[\"x-language\"]",
+        Some("path_prefixes") => "[\"/workspace\"]",
+        Some("shared_addresses") => "[\"192.0.2.0/24\"]",
+        Some("projects") => "[\"0123456789abcdef0123456789abcdef\"]",
+        Some("empty_is_absent") => "[\"os_type\"]",
+        Some("defaults") => "{ limit = \"100\" }",
+        _ => return expected.to_owned(),
+    };
+    match expected {
+        "a sequence" => format!("a list such as {example}"),
+        "a map" => format!("a table such as {example}"),
+        other => other.to_owned(),
+    }
+}
+
+/// Makes an error of serde's message. Unknown names, all values in access keys, and values in place of a table are not
+/// shown, because they may be secrets in the wrong place.
+fn setting_error(path: Vec<Part>, message: &str) -> SettingError {
+    let (found, expected) = message.rsplit_once(", expected ").unwrap_or((message, ""));
     if matches!(path.last(), Some(Part::Name(_))) && message.starts_with("unknown field ") {
         let known: Vec<&str> = expected.split('`').skip(1).step_by(2).collect();
         return unknown_name(path, &known);
     }
     let is_of_key = is_of_key(&path);
-    let is_value = typed.starts_with("invalid type: ") || typed.starts_with("invalid value: ");
+    let is_value = found.starts_with("invalid type: ") || found.starts_with("invalid value: ");
+    let expected = expectation(&path, expected);
     if is_value && (is_of_key || expected == "a table of settings") {
-        return Mistake::new(path, format!("(not shown, for it may be a secret) is not allowed: expected {expected}"));
+        return SettingError::new(path, format!("(not shown, may be a secret) is not allowed: expected {expected}"));
     }
-    Mistake::new(path, message.to_owned())
+    if is_value {
+        return SettingError::new(path, format!("{found}, expected {expected}"));
+    }
+    if is_of_key && message.starts_with("missing field ") {
+        return SettingError::new(path, format!("{message}, expected `id` and `secret` in each [[access_key]]"));
+    }
+    SettingError::new(path, message.to_owned())
 }

@@ -1,5 +1,5 @@
-//! Settings that are secrets, or say where one is: in the configuration itself, a file, or the environment. No error, log
-//! or printed configuration shows what they are.
+//! Settings that are secrets: in the configuration itself, in a file, or in an environment variable. No error, log or
+//! printed configuration may show a secret.
 
 use std::env::VarError;
 use std::fmt;
@@ -11,21 +11,20 @@ use serde::ser::SerializeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use toml::Value;
 
-use super::bounded::secret_path;
 use super::files::Files;
+use super::read_file::secret_path;
 
-/// Something secret, or where it is.
+/// A secret, or where it is.
 #[derive(Clone, PartialEq)]
 pub enum Secret {
-    /// In the configuration.
     Inline(String),
-    /// In a file, which has nothing else in it.
+    /// The path of a file that contains nothing else.
     File(PathBuf),
-    /// In a variable of the environment.
+    /// The name of an environment variable.
     Environment(String),
 }
 
-/// What stands for a secret where the configuration is shown.
+/// Shown in place of a secret.
 const HIDDEN: &str = "(not shown)";
 
 const BYTE_ORDER_MARK: char = '\u{feff}';
@@ -59,7 +58,7 @@ impl Serialize for Secret {
 
 impl<'de> Deserialize<'de> for Secret {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        // Any value first: whatever is wrong with it may be the secret, and no error shows it.
+        // As any value first: serde's own errors would show a wrong value, which may be the secret.
         match Value::deserialize(deserializer)? {
             Value::String(text) if text == HIDDEN => Err(D::Error::custom(format!(
                 "{HIDDEN:?} is what `check` shows in place of a secret that is in the file: {ALLOWED}"
@@ -76,58 +75,56 @@ impl<'de> Deserialize<'de> for Secret {
 }
 
 impl Secret {
-    /// What it is. Files and variables end with a line break more often than secrets do.
+    /// Reads the secret. Line breaks at its end are removed, because files often end with one.
     pub(super) fn look_up(&self, files: &mut Files) -> Result<String, String> {
-        let (text, whose) = match self {
+        let (text, source) = match self {
             Self::Inline(text) => (text.clone(), String::new()),
             Self::File(path) => {
                 let shown = secret_path(path);
                 let text = files.read(path).map_err(|error| format!("cannot read {shown}: {error}"))?;
-                (text, format!("what {shown} has in it "))
+                (text, format!("the contents of {shown} "))
             }
             Self::Environment(name) => {
-                // What is set but isn't text is not shown. The name of a variable that isn't set may be the secret.
+                // If no variable has this name, the name may be the secret itself.
                 let text = std::env::var(name).map_err(|error| match error {
                     VarError::NotPresent => {
-                        "the variable that it names (not shown, for it may be the secret) is not set in the environment"
-                            .to_owned()
+                        "the environment variable (name not shown, may be the secret) is not set".to_owned()
                     }
                     VarError::NotUnicode(_) => format!("the variable {name} is not UTF-8"),
                 })?;
                 (text, format!("the variable {name} "))
             }
         };
-        // A byte order mark is no part of a text (RFC 3629 §6). Editors and shells of Windows begin files with one.
+        // Editors and shells of Windows may begin a file with a byte order mark (RFC 3629 §6).
         let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&text).trim_end_matches(['\r', '\n']);
         if text.is_empty() {
-            return Err(format!("{whose}is empty: {ALLOWED}"));
+            return Err(format!("{source}is empty: {ALLOWED}"));
         }
-        // A file with a heading, or with the id beside it, would be a secret that nobody has.
+        // For example a file that also contains a heading or the id.
         if text.contains(|c: char| c.is_whitespace() || c.is_control()) {
-            return Err(format!("{whose}has blanks or line breaks in it: {ALLOWED}, and nothing besides"));
+            return Err(format!("{source}has blanks or line breaks: {ALLOWED}, and nothing else"));
         }
         Ok(text.to_owned())
     }
 }
 
-/// How long a token has to be that opens the admin listener, in characters: too long to be found by trying.
-const SHORTEST_TOKEN: usize = 16;
+/// The minimum length of the admin token, in characters. It makes guessing impractical.
+const MIN_TOKEN_LENGTH: usize = 16;
 
-/// What a request to the admin listener has to show. Only a hash of it is kept.
+/// The token that requests to the admin listener must have. Only a hash of it is stored.
 #[derive(Clone, PartialEq, Eq)]
 pub struct AdminToken(blake3::Hash);
 
 impl AdminToken {
-    /// The token that a setting names.
     pub(super) fn look_up(secret: &Secret, files: &mut Files) -> Result<Self, String> {
-        let token = secret.look_up(files).map_err(|wrong| format!("listen.admin_token: {wrong}"))?;
-        if token.len() < SHORTEST_TOKEN {
-            return Err(format!("listen.admin_token: is too short: expected at least {SHORTEST_TOKEN} characters"));
+        let token = secret.look_up(files).map_err(|error| format!("listen.admin_token: {error}"))?;
+        if token.len() < MIN_TOKEN_LENGTH {
+            return Err(format!("listen.admin_token: is too short: expected at least {MIN_TOKEN_LENGTH} characters"));
         }
         Ok(Self(blake3::hash(token.as_bytes())))
     }
 
-    /// Whether this is it. Takes as long if it is not.
+    /// Compares in constant time.
     pub fn is(&self, given: &[u8]) -> bool {
         constant_time_eq_32(self.0.as_bytes(), blake3::hash(given).as_bytes())
     }

@@ -1,5 +1,5 @@
-//! The table of settings: whether each can change at run time, which flag it has, and what a change of it calls for. The
-//! rows stand beside the fields in `settings.rs`, and a field without a row does not compile.
+//! The table of settings: whether each can change at run time, its flag, and what to do after a change. Each row is
+//! beside its field in `settings.rs`, so that no field can be without one.
 
 use std::sync::LazyLock;
 
@@ -7,53 +7,49 @@ use toml::{Table, Value};
 
 use super::Settings;
 
-/// A row of the table: what there is to know of a setting beside its type.
+/// A row of the table.
 #[derive(Clone, Copy, Debug)]
 pub struct Setting {
-    /// Its place in the file, such as `["listen", "proxy"]`.
+    /// The path in the file, such as `["listen", "proxy"]`.
     pub path: &'static [&'static str],
-    /// When a change of it is in force.
     pub applies: Applies,
-    /// The flag that sets it, if there is one.
     pub flag: Option<Flag>,
-    /// What is done when it has changed, beside putting it in force.
+    /// What to do after a change, besides putting the new value in force.
     pub follow_ups: &'static [FollowUp],
 }
 
-/// When a change of a setting is in force.
+/// When a change of a setting takes effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Applies {
-    /// For the requests and connections from then on.
+    /// For all later requests and connections.
     AtRunTime,
-    /// The value stays as it is for as long as the process runs.
+    /// The value stays the same while the process runs.
     AtRestart,
 }
 
-/// A flag of the command line. An environment variable is named after it.
+/// A flag of the command line. The name of the environment variable is derived from it.
 #[derive(Clone, Copy, Debug)]
 pub struct Flag {
     /// Without the two dashes.
     pub name: &'static str,
-    /// What stands for its value in the help.
+    /// The placeholder of the value in the help.
     pub value: &'static str,
-    /// What the help says of it.
     pub help: &'static str,
 }
 
-/// What a change of a setting calls for.
+/// What to do after a change of a setting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FollowUp {
-    /// The log goes by the new level.
     SetLogLevel,
-    /// The log tells where upstream is.
-    TellUpstream,
-    /// The log warns of plain text beyond loopback.
-    WarnOfPlaintext,
-    /// The log warns of a certificate that ends soon.
-    WarnOfCertificate,
+    /// Log the upstream URLs.
+    LogUpstream,
+    /// Log a warning if plaintext is used beyond loopback.
+    WarnAboutPlaintext,
+    /// Log a warning if the certificate expires soon.
+    WarnAboutCertificate,
 }
 
-/// The row of a setting that can change at run time; the path comes from its field.
+/// The row of a setting that can change at run time. The macro adds the path.
 pub(super) const RUN_TIME: Setting = Setting { path: &[], applies: Applies::AtRunTime, flag: None, follow_ups: &[] };
 
 /// The row of a setting that needs a restart.
@@ -64,7 +60,7 @@ impl Setting {
         Self { flag: Some(Flag { name, value, help }), ..self }
     }
 
-    pub(super) const fn calls_for(self, follow_ups: &'static [FollowUp]) -> Self {
+    pub(super) const fn with_follow_ups(self, follow_ups: &'static [FollowUp]) -> Self {
         Self { follow_ups, ..self }
     }
 
@@ -74,8 +70,8 @@ impl Setting {
         &ALL
     }
 
-    /// The setting that a name is about. Names of entries and of what is in a file go beyond a setting's own:
-    /// `operation.Zones.ttl`, `listen.cert_file (what is in it)`.
+    /// The setting that a name belongs to. A name may have more parts, as in `operation.Zones.ttl` and
+    /// `listen.cert_file (file content)`.
     pub fn of(name: &str) -> Option<&'static Self> {
         let is_about = |setting: &&Self| {
             let mut parts = name.split(['.', ' ']);
@@ -84,19 +80,19 @@ impl Setting {
         Self::all().iter().find(is_about)
     }
 
-    /// Its name, such as `listen.proxy`.
+    /// Such as `listen.proxy`.
     pub fn name(&self) -> String {
         self.path.join(".")
     }
 
-    /// Its value in a table of settings, for a person: a string without its quotes.
+    /// The setting's value in a table, for the help: a string without quotes.
     pub fn value_in(&self, table: &Table) -> Option<String> {
         let [first, rest @ ..] = self.path else { return None };
         let value = rest.iter().try_fold(table.get(*first)?, |value, name| value.get(name))?;
-        Some(told(value))
+        Some(display_value(value))
     }
 
-    /// Gives a value its place back if it can't change at run time.
+    /// Puts the value in force back if the setting needs a restart.
     pub(super) fn keep<T: Clone>(&self, value: &mut T, in_force: &T) {
         if self.applies == Applies::AtRestart {
             value.clone_from(in_force);
@@ -104,12 +100,12 @@ impl Setting {
     }
 }
 
-/// A value as one would say it: a string without its quotes.
-pub(super) fn told(value: &Value) -> String {
+/// A value for help and logs: a string without quotes.
+pub(super) fn display_value(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
-/// Defines tables of settings with their rows. A field with a row (after `=`) is a setting, one without is a table.
+/// Defines tables of settings. A field with a row (after `=`) is a setting. A field without one is a table.
 macro_rules! settings {
     ($($(#[$about:meta])* pub struct $name:ident $section:tt {
         $($(#[$attribute:meta])* pub $field:ident: $type:ty $(= $row:expr)?,)*
@@ -122,12 +118,11 @@ macro_rules! settings {
         }
 
         impl $name {
-            /// The rows of its settings.
             pub(super) fn rows() -> Vec<Setting> {
                 [$(settings!(@rows $section $field: $type $(= $row)?)),*].concat()
             }
 
-            /// Keeps the values in force of settings that need a restart.
+            /// Puts the values in force back for settings that need a restart.
             pub(super) fn keep(&mut self, in_force: &Self) {
                 $(settings!(@keep self.$field, in_force.$field $(, $row)?);)*
             }

@@ -1,5 +1,5 @@
-//! Values with a form of their own: durations, sizes and numbers; `names.rs` and `choices.rs` have the others. Each is read
-//! from text in one place and says what is allowed when the text is wrong.
+//! Settings that are durations, sizes and numbers. `names.rs` and `enums.rs` have the other forms of text. Each type is
+//! parsed in one place, and its error says what is allowed.
 
 use std::fmt;
 use std::time::Duration;
@@ -12,11 +12,10 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Span(pub Duration);
 
-/// A duration that may be zero, which means never.
+/// A duration that may be zero, which switches the setting off.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Window(pub Duration);
 
-/// A part of a whole, in hundredths.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Percent(pub u8);
 
@@ -24,7 +23,7 @@ pub struct Percent(pub u8);
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Size(pub u64);
 
-/// How many, at least one.
+/// A number from 1 to 1,000,000.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Count(pub usize);
 
@@ -56,18 +55,18 @@ impl Serialize for Count {
 }
 
 impl Size {
-    /// As a length in memory.
+    /// `usize::MAX` where the size does not fit.
     pub fn bytes(self) -> usize {
         usize::try_from(self.0).unwrap_or(usize::MAX)
     }
 }
 
-/// What is allowed, for the error.
+/// What errors say is allowed.
 pub(super) trait Allowed {
     const ALLOWED: &'static str;
 }
 
-/// Reading from text and writing as text, with our own words where that fails, and through both serde.
+/// Implements parsing, printing and serde for a type from two functions. Errors say what is allowed.
 macro_rules! written_as_text {
     ($type:ty, $allowed:literal, $parse:expr, $show:expr) => {
         const _: () = {
@@ -77,7 +76,7 @@ macro_rules! written_as_text {
             use serde::de::{Deserialize, Deserializer, Error, Unexpected, Visitor};
             use serde::{Serialize, Serializer};
 
-            use $crate::config::shown::without_secrets;
+            use $crate::config::redact::redacted;
             use $crate::config::units::Allowed;
 
             impl Allowed for $type {
@@ -89,7 +88,7 @@ macro_rules! written_as_text {
 
                 fn from_str(text: &str) -> Result<Self, String> {
                     let parse: fn(&str) -> Option<Self> = $parse;
-                    let wrong = || format!("{:?} is not allowed: expected {}", without_secrets(text), Self::ALLOWED);
+                    let wrong = || format!("{:?} is not allowed: expected {}", redacted(text), Self::ALLOWED);
                     parse(text).ok_or_else(wrong)
                 }
             }
@@ -113,7 +112,7 @@ macro_rules! written_as_text {
                         }
 
                         fn visit_str<E: Error>(self, text: &str) -> Result<$type, E> {
-                            text.parse().map_err(|_| E::invalid_value(Unexpected::Str(&without_secrets(text)), &self))
+                            text.parse().map_err(|_| E::invalid_value(Unexpected::Str(&redacted(text)), &self))
                         }
                     }
 
@@ -137,15 +136,15 @@ macro_rules! written_as_text {
 }
 pub(super) use written_as_text;
 
-/// Clocks can't count to the end of time.
-const LONGEST: Duration = Duration::from_secs(366 * 24 * 60 * 60);
+/// One year. Much longer durations would overflow when they are added to a time.
+const MAX_DURATION: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 
 written_as_text!(
     Span,
     "a duration from 1ms to a year with a unit, such as \"500ms\", \"30s\" or \"5m\"",
     |text| {
         let duration = humantime::parse_duration(text).ok()?;
-        (Duration::from_millis(1)..=LONGEST).contains(&duration).then_some(Span(duration))
+        (Duration::from_millis(1)..=MAX_DURATION).contains(&duration).then_some(Span(duration))
     },
     |span| humantime::format_duration(span.0).to_string()
 );
@@ -154,10 +153,10 @@ written_as_text!(
     Window,
     "a duration from 0s to a year with a unit, such as \"0s\", \"30s\" or \"5m\"",
     |text| {
-        // humantime takes a bare 0.
+        // humantime accepts 0 without a unit.
         let has_unit = text.ends_with(|last: char| last.is_ascii_alphabetic());
         let duration = humantime::parse_duration(text).ok().filter(|_| has_unit)?;
-        (duration <= LONGEST).then_some(Window(duration))
+        (duration <= MAX_DURATION).then_some(Window(duration))
     },
     |window| humantime::format_duration(window.0).to_string()
 );
@@ -173,13 +172,13 @@ written_as_text!(
     Size,
     "a size from 1B to 1TiB with a unit, such as \"64KiB\" or \"64MiB\"",
     |text| {
-        // bytesize takes a bare number for bytes; a forgotten unit is more likely.
+        // bytesize reads a number without a unit as bytes. Here the unit was more likely forgotten.
         let has_unit = text.ends_with(|last: char| last.is_ascii_alphabetic());
         let bytes = text.parse::<ByteSize>().ok().filter(|_| has_unit)?.as_u64();
         (1..=1 << 40).contains(&bytes).then_some(Size(bytes))
     },
     |size| {
-        // The largest unit that loses nothing, so that what is printed can be read back.
+        // The largest unit without a fraction, so that the printed size can be read back exactly.
         let units = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
         let (unit, name) = units.into_iter().find(|(unit, _)| size.0.is_multiple_of(*unit)).unwrap_or((1, "B"));
         format!("{}{name}", size.0 / unit)
@@ -191,7 +190,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_printed_can_be_read_back() {
+    fn a_printed_value_can_be_read_back() {
         for text in ["1ms", "35s", "5m", "1h 30m"] {
             assert_eq!(text.parse::<Span>().unwrap().to_string(), text);
         }
@@ -205,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_allowed_says_what_is() {
+    fn a_wrong_value_is_refused_with_what_is_allowed() {
         for text in ["", "5", "-1s", "5 parsecs"] {
             assert!(text.parse::<Span>().unwrap_err().contains("\"5m\""));
         }

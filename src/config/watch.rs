@@ -1,62 +1,58 @@
-//! Where settings are read from, again and again, and whether that has changed since.
+//! The source of the settings: reads them repeatedly and detects changes of their files.
 //!
-//! Files are known by their contents. Kubernetes swaps a symlink to a folder, editors rename, network file
-//! systems tell nobody: what a path leads to, read as a whole, shows all of these alike. A file that is written
-//! in place may be seen when it is half there, and good TOML all the same; so it has to look the same twice.
+//! A change is detected by the contents of the files, not by events or times. Kubernetes replaces a symlink to a
+//! folder, editors rename files, and network file systems send no events: the contents show all of these. A file that
+//! is written in place may be valid TOML when half of it is written. So a changed file is used only when two looks show
+//! the same contents.
 
 use std::path::{Path, PathBuf};
 
-use super::files::{Files, Sights};
-use super::{Config, ConfigError, GivenKey, Override};
+use super::files::{Files, Fingerprints};
+use super::{Config, ConfigError, EnvironmentKey, Override};
 use crate::proxy_config::ProxyConfig;
 
-/// A file, if there is one, and the settings that beat it.
 pub(crate) struct SettingsSource {
     file: Option<PathBuf>,
     overrides: Vec<Override>,
-    /// The access key of the environment. Like `egress`, it is read once, at start.
-    key: Option<GivenKey>,
+    /// From environment variables. Like `proxy_config`, it is read once, at start.
+    key: Option<EnvironmentKey>,
     proxy_config: ProxyConfig,
     /// The file and those that its settings name, as they were read.
     files: Files,
-    /// The same files, as they were when they were looked at last.
-    glimpsed: Sights,
-    /// What the settings amount to without their mistakes, if they had any when they were read last.
-    mended: Option<Box<Config>>,
+    /// The same files at the last look.
+    last_seen: Fingerprints,
+    /// The configuration without its wrong settings, if the last `load` failed.
+    repaired: Option<Box<Config>>,
 }
 
 impl SettingsSource {
-    /// Nothing is read yet.
     pub(crate) fn new(file: Option<PathBuf>, overrides: Vec<Override>, proxy_config: ProxyConfig) -> Self {
-        let (key, files, glimpsed, mended) = (None, Files::default(), Sights::new(), None);
-        Self { file, overrides, key, proxy_config, files, glimpsed, mended }
+        let (key, files, last_seen, repaired) = (None, Files::default(), Fingerprints::new(), None);
+        Self { file, overrides, key, proxy_config, files, last_seen, repaired }
     }
 
-    /// The same with an access key beside those of the file.
-    pub(crate) fn with_key(self, key: Option<GivenKey>) -> Self {
+    pub(crate) fn with_key(self, key: Option<EnvironmentKey>) -> Self {
         Self { key, ..self }
     }
 
-    /// The file, if there is one.
     pub(crate) fn file(&self) -> Option<&Path> {
         self.file.as_deref()
     }
 
-    /// The way to upstream.
     pub(crate) fn proxy_config(&self) -> &ProxyConfig {
         &self.proxy_config
     }
 
-    /// What the settings amount to without the mistakes that they had when they were read last. It is only for looking at the
-    /// files that they name: whoever corrects the mistakes is told in the same run what is wrong with those.
-    pub(crate) fn mended(&self) -> Option<&Config> {
-        self.mended.as_deref()
+    /// The configuration without its wrong settings, if the last `load` failed. It is used only to check the files that
+    /// it names, so that all errors are reported in one run.
+    pub(crate) fn repaired(&self) -> Option<&Config> {
+        self.repaired.as_deref()
     }
 
-    /// Reads everything, as it is now.
+    /// Reads the file and the secrets again.
     ///
     /// # Errors
-    /// All that is wrong, but for what is in the certificates and keys that the settings name.
+    /// All errors, except those in the certificate and key files that the settings name.
     pub(crate) fn load(&mut self) -> Result<Config, ConfigError> {
         self.files.begin();
         let config = self.read();
@@ -64,13 +60,12 @@ impl SettingsSource {
         config
     }
 
-    /// Whether a file has something else in it than when it was read last, for better or worse, and had the same
-    /// when this was asked before.
+    /// Whether a file has changed since the last `load` and has not changed since the last call of this function.
     pub(crate) fn has_changed(&mut self) -> bool {
-        let now = self.files.look();
-        let is_settled = now == self.glimpsed;
-        self.glimpsed = now;
-        is_settled && self.glimpsed != *self.files.sights()
+        let now = self.files.current();
+        let is_settled = now == self.last_seen;
+        self.last_seen = now;
+        is_settled && self.last_seen != *self.files.fingerprints()
     }
 
     fn read(&mut self) -> Result<Config, ConfigError> {
@@ -83,12 +78,12 @@ impl SettingsSource {
             None => ("configuration".to_owned(), String::new()),
         };
         let given = (&*self.overrides, self.key.as_ref());
-        self.mended = None;
-        let config = Config::from_files(&name, &text, given, &mut self.files).map_err(|(error, mended)| {
-            self.mended = mended;
+        self.repaired = None;
+        let config = Config::from_files(&name, &text, given, &mut self.files).map_err(|(error, repaired)| {
+            self.repaired = repaired;
             error
         })?;
-        // Before it is read, so that what changes in between is seen to have changed.
+        // Hashed before others read them, so that a change in between is detected.
         let listen = &config.settings.listen;
         let named = [&config.settings.upstream.ca_file, &listen.cert_file, &listen.key_file, &listen.client_ca_file];
         named.into_iter().flatten().for_each(|path| self.files.note(path));
@@ -102,7 +97,6 @@ mod tests {
 
     use super::*;
 
-    /// A folder of a test's own.
     fn folder(name: &str) -> PathBuf {
         let folder = std::env::temp_dir().join(format!("workspace-gateway-watch-{}-{name}", std::process::id()));
         let _ = std::fs::remove_dir_all(&folder);
@@ -110,13 +104,13 @@ mod tests {
         folder
     }
 
-    /// Looks at it twice.
+    /// Looks twice, because a change must be seen twice.
     fn has_changed(source: &mut SettingsSource) -> bool {
         source.has_changed() | source.has_changed()
     }
 
     #[test]
-    fn whatever_is_read_again_the_way_to_upstream_stays() {
+    fn the_proxy_configuration_survives_a_reload() {
         let proxy = |name: &str| (name == "https_proxy").then(|| "http://proxy:3128".into());
         let region = Override { path: &["region"], value: "r-1".to_owned(), origin: "--region".to_owned() };
         let mut source = SettingsSource::new(None, vec![region], ProxyConfig::read(proxy).unwrap());
@@ -126,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_being_written_is_not_read_yet() {
+    fn a_file_that_is_still_being_written_is_not_read() {
         let folder = folder("written");
         let path = folder.join("config.toml");
         std::fs::write(&path, "region = \"r-1\"\n").unwrap();
@@ -142,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_has_changed_when_its_contents_have() {
+    fn only_new_contents_are_a_change() {
         let folder = folder("contents");
         let path = folder.join("config.toml");
         let text = "region = \"r-1\"\n";
@@ -159,7 +153,7 @@ mod tests {
         std::fs::remove_file(&path).unwrap();
         assert!(has_changed(&mut source));
         assert!(source.load().unwrap_err().to_string().contains("config.toml"));
-        assert!(!has_changed(&mut source), "that it is gone is told once");
+        assert!(!has_changed(&mut source), "the missing file is reported once");
         let other = folder.join("other.toml");
         std::fs::write(&other, "region = \"r-2\"").unwrap();
         std::fs::rename(&other, &path).unwrap();
@@ -169,18 +163,18 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_that_is_not_there_yet_is_waited_for() {
+    fn a_secret_file_that_appears_later_is_a_change() {
         let folder = folder("secret");
         let (path, secret) = (folder.join("config.toml"), folder.join("secret"));
         let text = format!("region = \"r\"\n[[access_key]]\nid = \"AK\"\nsecret = {{ file = {secret:?} }}");
         std::fs::write(&path, text).unwrap();
         let mut source = SettingsSource::new(Some(path), Vec::new(), ProxyConfig::default());
         assert!(source.load().unwrap_err().to_string().contains("access_key.AK.secret: cannot read"));
-        assert!(!has_changed(&mut source), "told once");
+        assert!(!has_changed(&mut source), "reported once");
         std::fs::write(&secret, "\n").unwrap();
         assert!(has_changed(&mut source));
         assert!(source.load().unwrap_err().to_string().contains("is empty"));
-        assert!(!has_changed(&mut source), "told once");
+        assert!(!has_changed(&mut source), "reported once");
         std::fs::write(&secret, "first\n").unwrap();
         assert!(has_changed(&mut source));
         let first = *source.load().unwrap().keys.keys().next().unwrap().fingerprint();
@@ -205,13 +199,13 @@ mod tests {
     }
 
     #[test]
-    fn files_that_settings_name_are_looked_at_too_as_long_as_they_are_named() {
+    fn a_file_is_watched_while_a_setting_names_it() {
         let folder = folder("named");
         let (path, named) = (folder.join("config.toml"), folder.join("ca.pem"));
         std::fs::write(&path, format!("region = \"r-1\"\n[upstream]\nca_file = {named:?}\n")).unwrap();
         let mut source = SettingsSource::new(Some(path.clone()), Vec::new(), ProxyConfig::default());
         source.load().unwrap();
-        assert!(!has_changed(&mut source), "it isn't there, and wasn't");
+        assert!(!has_changed(&mut source), "it does not exist, as before");
         std::fs::write(&named, "one").unwrap();
         assert!(has_changed(&mut source));
         source.load().unwrap();
@@ -239,7 +233,7 @@ mod tests {
     fn a_swapped_symlink_is_a_change() {
         use std::os::unix::fs::symlink;
         let folder = folder("symlink");
-        // As Kubernetes does it: the file is a link through a link, and the latter is renamed into place.
+        // As in Kubernetes: the file is a link through another link, and the latter is replaced by a rename.
         for (version, region) in [("..1", "r-1"), ("..2", "r-2")] {
             std::fs::create_dir(folder.join(version)).unwrap();
             std::fs::write(folder.join(version).join("config.toml"), format!("region = \"{region}\"")).unwrap();
@@ -255,7 +249,7 @@ mod tests {
         std::fs::remove_dir_all(folder).unwrap();
     }
 
-    /// What a shell makes of `<(…)`: text that can be read once.
+    /// Like `<(…)` of a shell: a text that can be read only once.
     #[cfg(unix)]
     fn pipe(text: &str) -> (std::io::PipeReader, PathBuf) {
         use std::io::Write;
@@ -268,7 +262,7 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn what_can_be_read_once_is_read_once_and_stays() {
+    fn a_pipe_is_read_once_and_its_text_is_kept() {
         let folder = folder("pipe");
         let path = folder.join("config.toml");
         let (_reader, pipe) = pipe("region = \"r-1\"");
@@ -280,7 +274,7 @@ mod tests {
         }
         std::fs::remove_file(&path).unwrap();
         std::fs::write(&path, "region = \"r-2\"").unwrap();
-        assert!(has_changed(&mut source), "a file has come in its place");
+        assert!(has_changed(&mut source), "a file has replaced the pipe");
         assert_eq!(source.load().unwrap().settings.region.unwrap().to_string(), "r-2");
         std::fs::remove_dir_all(folder).unwrap();
     }
@@ -298,7 +292,7 @@ mod tests {
         let fingerprints = |config: &Config| config.keys.keys().map(|key| *key.fingerprint()).collect::<BTreeSet<_>>();
         let first = fingerprints(&source.load().unwrap());
         assert!(first.len() == 2 && !has_changed(&mut source));
-        // A file that is wrong for a while doesn't have the secret forgotten.
+        // The secret is kept while the file is invalid.
         for wrong in ["[", "", "region = \"r-1\"\n[[access_key]]"] {
             std::fs::write(&path, wrong).unwrap();
             assert!(has_changed(&mut source) && source.load().is_err(), "{wrong}");
@@ -311,7 +305,7 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn what_others_read_once_is_left_to_them() {
+    fn a_pipe_that_others_read_is_not_read_here() {
         let folder = folder("left");
         let path = folder.join("config.toml");
         let (_reader, pipe) = pipe("authorities");

@@ -1,4 +1,4 @@
-//! A request's head as it came over the wire: where it ends, and whether it may be remembered.
+//! The head of a request as bytes: where it ends, and whether it may be remembered. Fields are not parsed here.
 
 use http::header::{CONNECTION, EXPECT, IF_MODIFIED_SINCE, IF_NONE_MATCH, TE, UPGRADE};
 use http::request::Parts;
@@ -7,15 +7,15 @@ use memchr::memchr_iter;
 
 use crate::request::trace::TRACEPARENT;
 
-/// Follows what comes over a connection up to the blank line that ends a head.
+/// Finds the blank line that ends a head, in data that arrives in pieces.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct HeadScanner {
-    /// The last two bytes, zero where there were none.
+    /// The last two bytes, or zeros at the beginning.
     tail: [u8; 2],
 }
 
 impl HeadScanner {
-    /// Where the first head ends in what has come now, if it does. Lines may end in a bare line feed (RFC 9112 §2.2).
+    /// The index after the end of the first head in the next piece. Lines may end in a bare line feed (RFC 9112 §2.2).
     pub fn end(&mut self, bytes: &[u8]) -> Option<usize> {
         let at = |place: usize, back: usize| match place.checked_sub(back) {
             Some(place) => bytes[place],
@@ -34,20 +34,20 @@ impl HeadScanner {
     }
 }
 
-/// Whether nothing but the next head can come after a head without a body.
-pub(super) fn is_all(head: &Parts) -> bool {
+/// Whether the next bytes after the head begin the next request, if the request has no body.
+pub(super) fn is_whole_request(head: &Parts) -> bool {
     head.method == Method::GET || head.method == Method::HEAD
 }
 
-/// Whether a head asks for the same each time it comes, as far as it alone can tell, and is answered by an answer and
-/// nothing else: with no word on the connection but that it stays, no condition that an answer has to be held against, and
-/// no trace, of which the log would have to tell (and which is another one each time).
+/// Whether the same head always means the same request, and its response is a plain 200. So the head must have no
+/// connection option but `keep-alive`, no condition, and no trace context (which differs each time and would have to be
+/// logged).
 pub fn is_repeatable(head: &Parts) -> bool {
-    let stays =
+    let is_persistent =
         head.headers.get_all(CONNECTION).iter().all(|value| value.as_bytes().eq_ignore_ascii_case(b"keep-alive"));
     let conditions = [UPGRADE, EXPECT, TE, IF_NONE_MATCH, IF_MODIFIED_SINCE, TRACEPARENT];
     let is_plain = || conditions.iter().all(|name| !head.headers.contains_key(name));
-    head.method == Method::GET && head.version == Version::HTTP_11 && stays && is_plain()
+    head.method == Method::GET && head.version == Version::HTTP_11 && is_persistent && is_plain()
 }
 
 #[cfg(test)]
@@ -57,7 +57,7 @@ mod tests {
 
     use super::*;
 
-    /// Where a head ends in bytes that come one by one, by the definition.
+    /// The end of the first head by the definition, line by line.
     fn end(bytes: &[u8]) -> Option<usize> {
         let mut place = 0;
         for (number, line) in bytes.split_inclusive(|&byte| byte == b'\n').enumerate() {
@@ -71,7 +71,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_head_ends_where_it_ends_however_it_is_cut(text in "x[x\r\n]{0,12}", cuts in prop::collection::vec(0..12_usize, 0..4)) {
+        fn the_end_of_a_head_does_not_depend_on_its_pieces(text in "x[x\r\n]{0,12}", cuts in prop::collection::vec(0..12_usize, 0..4)) {
             let bytes = text.as_bytes();
             let mut cuts: Vec<usize> = cuts.into_iter().map(|cut| cut.min(bytes.len())).chain([0, bytes.len()]).collect();
             cuts.sort_unstable();
@@ -82,12 +82,12 @@ mod tests {
     }
 
     #[test]
-    fn a_line_break_before_the_first_line_is_no_blank_line() {
+    fn a_blank_line_before_the_request_line_does_not_end_the_head() {
         assert_eq!(HeadScanner::default().end(b"\r\nGET / HTTP/1.1\r\n\r\n"), Some(20));
     }
 
     #[test]
-    fn a_head_with_a_condition_or_a_word_on_the_connection_is_read_each_time() {
+    fn a_head_with_a_condition_or_a_connection_option_is_not_repeatable() {
         let is_repeatable = |method: &str, pairs: &[(&str, &str)]| {
             let mut request = Request::builder().method(method);
             for (name, value) in pairs {

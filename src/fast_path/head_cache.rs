@@ -1,60 +1,58 @@
-//! What reading a head has told, by the head's fingerprint, so that the same head, byte for byte, need not be read again.
+//! A cache of the results of reading heads, by the fingerprint of the head.
 //!
-//! Nothing else is remembered of a head but its fingerprint, and nothing here says what may be answered. A head that is lost
-//! for want of room is read once more. A head is remembered only from its second time on: many clients put something into
-//! each head that never comes again, and would drive out those that repeat themselves.
+//! Only the fingerprint of a head is stored, never the head. Nothing here decides what may be answered. A head that was
+//! evicted is read again. A head is stored only when it comes the second time: many clients send heads that never come
+//! again, and these would evict the heads that are repeated.
 
 use std::mem;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::cache::generations::Generations;
+use crate::cache::lru_map::LruMap;
 use crate::request::fingerprint::{BuildFingerprintHasher, Fingerprint};
 use crate::sync::Mutex;
 
-/// How many heads are known. The most recently used half of them stay for sure.
+/// The capacity. The most recently used half is never evicted.
 pub const MAX_HEADS: usize = 20 * 1024;
 
-/// Among how many heads one is noticed when it comes again, roughly.
-const SEEN: usize = 32 * 1024;
+/// The number of marks of heads that have come once.
+const MARKS: usize = 32 * 1024;
 
-/// The heads that are known, with what reading each has told.
 pub(super) struct HeadCache<T> {
-    known: Mutex<Generations<Fingerprint, T, BuildFingerprintHasher>>,
-    /// Marks of heads that have come, each in a place of its own. Where one is mistaken for another, it is remembered
-    /// too early.
-    seen: Box<[AtomicU64]>,
-    coin: AtomicU64,
+    results: Mutex<LruMap<Fingerprint, T, BuildFingerprintHasher>>,
+    /// Marks of heads that have come once, indexed by their fingerprints. If two heads have the same mark, one of them
+    /// is stored too early, which does no harm.
+    marks: Box<[AtomicU64]>,
+    /// A counter that decides pseudo-randomly whether a mark is replaced.
+    replacements: AtomicU64,
 }
 
 impl<T: Clone> HeadCache<T> {
-    /// What reading a head has told, if it is known.
     pub(super) fn get(&self, head: &Fingerprint) -> Option<T> {
-        self.known.lock().get(head).cloned()
+        self.results.lock().get(head).cloned()
     }
 
-    /// Remembers what reading a head has told.
-    pub(super) fn insert(&self, head: Fingerprint, told: T) {
-        self.known.lock().insert(head, told);
+    pub(super) fn insert(&self, head: Fingerprint, result: T) {
+        self.results.lock().insert(head, result);
     }
 
-    /// Forgets all heads.
     pub(super) fn clear(&self) {
-        let forgotten = mem::replace(&mut *self.known.lock(), Generations::new(MAX_HEADS));
-        // That takes a while, and nobody waits for it.
-        drop(forgotten);
+        let old = mem::replace(&mut *self.results.lock(), LruMap::new(MAX_HEADS));
+        // Dropping many results takes a while, so it happens without the lock.
+        drop(old);
     }
 
-    /// Whether a head is known to have come before. If not, that may be known from now on.
+    /// Whether a head has come before. If not, it is marked, unless another head keeps its place.
     pub(super) fn was_seen(&self, head: &Fingerprint) -> bool {
-        let (place, mark) = head.mark(SEEN);
-        let there = self.seen[place].load(Ordering::Relaxed);
-        if there == mark {
+        let (index, mark) = head.mark(MARKS);
+        let current = self.marks[index].load(Ordering::Relaxed);
+        if current == mark {
             return true;
         }
-        // Heads that share a place and come by turns would drive out each other for ever. So a coin is tossed.
-        let tosses = self.coin.fetch_add(1, Ordering::Relaxed);
-        if there == 0 || tosses.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 63 == 0 {
-            self.seen[place].store(mark, Ordering::Relaxed);
+        // Two heads with the same index that alternate would replace each other's marks forever. So only about half of
+        // the heads replace a mark.
+        let count = self.replacements.fetch_add(1, Ordering::Relaxed);
+        if current == 0 || count.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 63 == 0 {
+            self.marks[index].store(mark, Ordering::Relaxed);
         }
         false
     }
@@ -62,8 +60,8 @@ impl<T: Clone> HeadCache<T> {
 
 impl<T> Default for HeadCache<T> {
     fn default() -> Self {
-        let seen = (0..SEEN).map(|_| AtomicU64::new(0)).collect();
-        Self { known: Mutex::new(Generations::new(MAX_HEADS)), seen, coin: AtomicU64::new(0) }
+        let marks = (0..MARKS).map(|_| AtomicU64::new(0)).collect();
+        Self { results: Mutex::new(LruMap::new(MAX_HEADS)), marks, replacements: AtomicU64::new(0) }
     }
 }
 
@@ -73,7 +71,7 @@ mod tests {
     use crate::request::fingerprint::Fingerprints;
 
     #[test]
-    fn heads_that_were_forgotten_are_not_known() {
+    fn a_cleared_cache_has_no_heads() {
         let (heads, head) = (HeadCache::default(), Fingerprints::new([1; 32]).of(b"head"));
         heads.insert(head, ());
         assert_eq!(heads.get(&head), Some(()));
@@ -82,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn a_head_has_been_seen_from_its_second_time_on() {
+    fn a_head_counts_as_seen_when_it_comes_the_second_time() {
         let (heads, fingerprints) = (HeadCache::<()>::default(), Fingerprints::new([1; 32]));
         let head = |number: u32| fingerprints.of(&number.to_be_bytes());
         let again = (0..1_000).filter(|&number| heads.was_seen(&head(number))).count();
@@ -92,11 +90,11 @@ mod tests {
     }
 
     #[test]
-    fn heads_that_share_a_place_are_seen_all_the_same() {
+    fn heads_that_share_a_mark_are_seen_after_a_few_times() {
         let (heads, fingerprints) = (HeadCache::<()>::default(), Fingerprints::new([1; 32]));
         let all: Vec<_> = (0..10_000_u32).map(|number| fingerprints.of(&number.to_be_bytes())).collect();
         let mut unseen: Vec<_> = all.iter().collect();
-        // Who has been seen is known, and doesn't come here any more.
+        // A head that has been seen is stored, and is not checked again.
         for _ in 0..12 {
             unseen.retain(|head| !heads.was_seen(head));
         }

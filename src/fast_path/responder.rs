@@ -1,9 +1,9 @@
-//! The fast path of one connection: takes a head that is known, between the socket and hyper, and writes the response.
-//! hyper never sees that request.
+//! The fast path of one connection. It stands between the socket and hyper, takes a known head, and writes the
+//! response. hyper never sees that request.
 //!
-//! It may do so only where hyper is between two requests and has nothing left to write, and where what has come is certainly
-//! one head and no more. If anything else has come by a connection (a body, a request before the last response was
-//! written), its position in the stream is not certain any more. From then on all that comes is hyper's.
+//! It must do so only while hyper is between two requests and has nothing left to write, and only if the received bytes
+//! are exactly one head. After anything else (a body, a pipelined request), it is not certain where the next head
+//! begins. From then on all bytes of the connection go to hyper.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -18,73 +18,72 @@ use super::head::HeadScanner;
 use crate::request::fingerprint::Fingerprint;
 use crate::telemetry::record::RequestRecord;
 
-/// Bodies up to this size, in bytes, are copied behind their head and written with it: that costs less than a second part.
-const SMALL: usize = 4 * 1024;
+/// A body of at most this size, in bytes, is copied behind the head: that costs less than a vectored write.
+const MAX_COPIED_BODY: usize = 4 * 1024;
 
-/// Heads of more bytes are not looked for: clients do not repeat them.
-const LARGEST: usize = 64 * 1024;
+/// Larger heads, in bytes, are not fingerprinted: clients do not repeat them.
+const MAX_HEAD_SIZE: usize = 64 * 1024;
 
-/// The fast path of one connection of HTTP/1.
 pub struct Responder<S: HitSource> {
     source: Arc<S>,
     connection: Arc<S::Connection>,
     position: Position,
-    /// The head of the response that is being written, and its body if that is small.
+    /// The head of the response that is being written, and its body if it is small.
     text: Vec<u8>,
     response: Option<HitResponse>,
 }
 
-/// What the server knows of a connection when bytes arrive.
+/// The state of a connection when bytes arrive.
 #[derive(Clone, Copy, Debug)]
 pub struct ResponderState {
-    /// hyper answers nothing, and has nothing left to write.
+    /// hyper processes no request, and has nothing left to write.
     pub is_free: bool,
-    /// The connection is about to end, which responses have to say. Those of the fast path do not.
+    /// The connection is closing, so the response needs `Connection: close`. The fast path cannot send that.
     pub is_closing: bool,
 }
 
-/// Where the next byte is in what a client sends.
+/// The position of the next byte in the client's data.
 enum Position {
     /// At the beginning of a head.
-    Between,
-    /// In a head.
-    Within(HeadScanner),
-    /// That is not known, and will not be.
+    BetweenRequests,
+    WithinHead(HeadScanner),
+    /// Not known, for the rest of the connection.
     Unknown,
 }
 
-/// A response that is not yet written whole: `written` bytes of the text are, and this part of the body is not.
+/// A response that is being written.
 struct HitResponse {
+    /// The number of bytes of the text that have been written.
     written: usize,
+    /// The part of the body that has not been written.
     body: Bytes,
-    /// Of the whole body.
+    /// The size of the whole body, in bytes.
     size: usize,
     record: RequestRecord,
 }
 
 impl<S: HitSource> Responder<S> {
-    /// For a connection of this source's.
     pub fn new(source: Arc<S>, connection: Arc<S::Connection>) -> Self {
-        Self { source, connection, position: Position::Between, text: Vec::new(), response: None }
+        Self { source, connection, position: Position::BetweenRequests, text: Vec::new(), response: None }
     }
 
-    /// Takes bytes that have arrived, if they are a request that can be answered here. Returns whether it has: if so,
-    /// [`Self::poll_write`] is next; if not, they are hyper's.
+    /// Takes received bytes if they are a request that can be answered here. If it returns true, the server must call
+    /// [`Self::poll_write`] next. If it returns false, the bytes go to hyper.
     pub fn take(&mut self, bytes: &[u8], state: ResponderState) -> bool {
         let scanner = match self.position {
             Position::Unknown => return false,
             _ if !state.is_free => return self.give_up(),
-            Position::Between if !self.tracker().is_between_requests() => return self.give_up(),
-            Position::Within(scanner) => {
+            Position::BetweenRequests if !self.tracker().is_between_requests() => return self.give_up(),
+            Position::WithinHead(scanner) => {
                 self.follow(scanner, bytes, None);
                 return false;
             }
-            Position::Between => HeadScanner::default(),
+            Position::BetweenRequests => HeadScanner::default(),
         };
         let fast_path = self.source.fast_path();
         let is_one_head = fast_path.is_on()
             && !state.is_closing
-            && bytes.len() <= LARGEST
+            && bytes.len() <= MAX_HEAD_SIZE
             && bytes.starts_with(b"GET ")
             && bytes.ends_with(b"\r\n\r\n");
         let fingerprint = is_one_head.then(|| fast_path.fingerprints.of(bytes));
@@ -93,7 +92,7 @@ impl<S: HitSource> Responder<S> {
             && let Some((body, record)) = fast_path.respond(head, &*self.source, &self.connection, &mut self.text)
         {
             let size = body.len();
-            let body = if size <= SMALL {
+            let body = if size <= MAX_COPIED_BODY {
                 self.text.extend_from_slice(&body);
                 Bytes::new()
             } else {
@@ -112,31 +111,31 @@ impl<S: HitSource> Responder<S> {
 
     fn give_up(&mut self) -> bool {
         self.position = Position::Unknown;
-        self.tracker().gives_up();
+        self.tracker().stop_tracking();
         false
     }
 
-    /// Follows what goes to hyper, so that it is known where the next head begins.
+    /// Scans bytes that go to hyper, to know where the next head begins.
     fn follow(&mut self, mut scanner: HeadScanner, bytes: &[u8], fingerprint: Option<Fingerprint>) {
         self.position = match scanner.end(bytes) {
             Some(end) if end == bytes.len() => {
-                self.tracker().head_has_come(fingerprint);
-                Position::Between
+                self.tracker().head_received(fingerprint);
+                Position::BetweenRequests
             }
             Some(_) => Position::Unknown,
-            None => Position::Within(scanner),
+            None => Position::WithinHead(scanner),
         };
     }
 
-    /// Frees the memory that responses were written from. Nothing may be left to write.
+    /// Frees the buffer of the response heads. It must not be called while a response is being written.
     pub fn shrink(&mut self) {
         self.text = Vec::new();
     }
 
-    /// Writes what is left of a response, before anything else is written. Returns whether one has been written to its end.
+    /// Writes the rest of a response. Returns whether a response was completed. Nothing else may be written before.
     ///
     /// # Errors
-    /// What writing brings.
+    /// Those of writing to `io`.
     pub fn poll_write<IO: AsyncWrite + Unpin>(
         &mut self,
         io: &mut IO,
@@ -158,13 +157,13 @@ impl<S: HitSource> Responder<S> {
             response.written += of_text;
             response.body.advance(written - of_text);
         }
-        // With TLS it is not sent until then.
+        // TLS sends the last record only when it is flushed.
         ready!(Pin::new(io).poll_flush(context))?;
-        response.record.sent(response.size);
-        response.record.is_whole();
+        response.record.add_sent(response.size);
+        response.record.set_complete();
         self.response = None;
-        // Kept for the next response, but for what hardly any takes.
-        if self.text.capacity() > 4 * SMALL {
+        // The buffer is kept for the next response, unless it has grown unusually large.
+        if self.text.capacity() > 4 * MAX_COPIED_BODY {
             self.text = Vec::new();
         }
         Poll::Ready(Ok(true))

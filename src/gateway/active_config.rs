@@ -1,7 +1,7 @@
-//! What may change while the gateway runs: one value, which is replaced as a whole and never altered.
+//! The active config: all settings that can change at run time, as one value. A reload replaces it; nothing alters it.
 //!
-//! A request looks at it once, when it comes in, and goes by what it saw to its end; so does the call that
-//! it brings about. Nobody is answered by half of the old settings and half of the new.
+//! A request reads it once, at its beginning, and uses the same value to its end. So does the call that it starts. No
+//! request may use both old and new settings.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -23,11 +23,11 @@ use crate::upstream::Upstream;
 pub struct ActiveConfig {
     pub(super) settings: Settings,
     admin_token: Option<AdminToken>,
-    /// All of it as text, for an operator.
-    text: String,
+    /// The configuration as TOML, without secrets.
+    toml: String,
     pub(super) catalogue: Catalogue,
     pub(super) upstream: Arc<dyn Upstream>,
-    /// What that was made by; `None` if not here.
+    /// What `upstream` was built from. `None` if it is not an HTTP client.
     pub(super) client_config: Option<ClientConfig>,
     pub(super) keys: Arc<KeyRing>,
     pub(super) answer_timeout: Duration,
@@ -44,10 +44,10 @@ impl ActiveConfig {
         client_config: Option<ClientConfig>,
         random: Random,
     ) -> Self {
-        let text = config.to_toml();
+        let toml = config.to_toml();
         let Config { settings, catalogue, keys, admin_token, .. } = config;
         Self {
-            text,
+            toml,
             admin_token,
             catalogue,
             upstream,
@@ -62,34 +62,31 @@ impl ActiveConfig {
         }
     }
 
-    /// The client at an address. `None` where clients are not told apart by it: on loopback, and at the addresses that the
-    /// settings call shared.
+    /// The peer for the limits by address. `None` for loopback and `listen.shared_addresses`, where clients share an
+    /// address.
     pub fn peer(&self, address: IpAddr) -> Option<Peer> {
         let is_shared = || self.settings.listen.shared_addresses.iter().any(|network| network.contains(address));
         Peer::of(address).filter(|_| !is_shared())
     }
 
-    /// The settings in force.
     pub fn settings(&self) -> &Settings {
         &self.settings
     }
 
-    /// What the admin listener asks for, if it does.
+    /// `None` if the admin listener asks for no token.
     pub fn admin_token(&self) -> Option<&AdminToken> {
         self.admin_token.as_ref()
     }
 
-    /// All that is in force, in the form of the file, without secrets.
-    pub fn in_words(&self) -> &str {
-        &self.text
+    /// The configuration in the format of its file, without secrets.
+    pub fn as_toml(&self) -> &str {
+        &self.toml
     }
 
-    /// What operations there are and where they are asked.
     pub fn catalogue(&self) -> &Catalogue {
         &self.catalogue
     }
 
-    /// What decisions about requests go by.
     pub fn rules<'a>(&'a self, via: &'a Via, mode: Mode) -> Rules<'a> {
         Rules {
             catalogue: &self.catalogue,
@@ -101,16 +98,17 @@ impl ActiveConfig {
         }
     }
 
-    /// How long an answer of an operation may be given, where upstream says nothing of it.
+    /// How long a response of an operation is fresh and may be given stale, unless upstream says something else. `ttl`
+    /// is shortened by a random part of up to `ttl_jitter`.
     pub(super) fn lifetime(&self, operation: &Operation) -> Lifetime {
         let mut ttl = operation.ttl;
-        // Without randomness, without jitter.
+        // If the system has no randomness, there is no jitter.
         let jitter = self.settings.cache.ttl_jitter.0;
         if jitter > 0
             && let Ok(random) = self.random.u32()
         {
-            let part = f64::from(jitter) / 100.0 * (f64::from(random) / f64::from(u32::MAX));
-            ttl = ttl.mul_f64(1.0 - part);
+            let reduction = f64::from(jitter) / 100.0 * (f64::from(random) / f64::from(u32::MAX));
+            ttl = ttl.mul_f64(1.0 - reduction);
         }
         let (stale_while_revalidate, stale_if_error) = (operation.stale_while_revalidate, operation.stale_if_error);
         Lifetime { ttl, stale_while_revalidate, stale_if_error }

@@ -1,4 +1,4 @@
-//! Who asks, and what: the values that the steps of a request hand on.
+//! The client of a request and what it asks for: values that the steps of a request pass on. They decide nothing.
 
 use std::sync::Arc;
 
@@ -12,29 +12,26 @@ use crate::request::key::{RequestKey, Scope};
 use crate::request::request_directives::RequestDirectives;
 use crate::upstream::gate::GateClient;
 
-/// Who asks, and how.
+/// The client of a request, after its credential has been read and its signature verified.
 pub(super) struct ClientIdentity {
-    /// What was in force when the request came.
+    /// The settings that were in force when the request came.
     pub(super) active: Arc<ActiveConfig>,
-    /// A credential that counts, and whose it is.
+    /// `None` without a credential, or with a signature that is not verified.
     pub(super) identity: Option<(Credential, Caller)>,
-    /// With whom the request shares what is bounded.
+    /// Whose share of the call slots the request uses.
     pub(super) client: GateClient,
-    /// Where what is held for the request is charged.
     pub(super) account: Account,
-    /// Of the connection that the request came by.
     pub(super) half_close: Arc<HalfClose>,
-    /// What becomes of `AuthorizationAction` if the request is relayed.
+    /// What happens to `Authorization` if the request is relayed.
     pub(super) authorization: AuthorizationAction,
 }
 
 impl ClientIdentity {
-    /// The caller, if it is known who asks.
     pub(super) fn caller(&self) -> Option<Caller> {
         self.identity.as_ref().map(|(_, caller)| *caller)
     }
 
-    /// What is asked, if it is known who asks.
+    /// `None` without an identity.
     pub(super) fn request(&self, key: RequestKey, directives: RequestDirectives) -> Option<CacheRequest> {
         let (credential, caller) = self.identity.clone()?;
         let caller_scope = CallerScope { caller, scope: key.scope().clone() };
@@ -48,27 +45,25 @@ impl ClientIdentity {
         })
     }
 
-    /// Who asks where.
     pub(super) fn caller_scope(&self, scope: Scope) -> Option<CallerScope> {
         self.caller().map(|caller| CallerScope { caller, scope })
     }
 }
 
-/// Who asks for what, and with what wishes.
+/// A request that is answered from memory or by a fetch.
 #[derive(Clone)]
 pub(super) struct CacheRequest {
-    /// What was in force when it was asked.
+    /// The settings that were in force when the request came.
     pub(super) active: Arc<ActiveConfig>,
     pub(super) credential: Credential,
     pub(super) client: GateClient,
-    /// Where an answer that is read for it is charged.
+    /// A response that is read for the request is charged here.
     pub(super) account: Account,
-    /// Of the connection that it came by.
     pub(super) half_close: Arc<HalfClose>,
     pub(super) lookup: Arc<Lookup>,
 }
 
-/// What is asked by whom, without the credential.
+/// The part of the request that the look-up needs. It has no credential, so the fast path may remember it.
 pub(super) struct Lookup {
     pub(super) caller_scope: CallerScope,
     pub(super) key: Arc<RequestKey>,

@@ -1,8 +1,9 @@
-//! Which callers upstream knows, for the order in which their calls are served: what makes a caller known.
+//! The class of a caller, which decides the order in which calls are sent, and how relayed responses make a caller
+//! known.
 //!
-//! A product list that proves a caller does ([`super::settle`]), and so does a relayed answer: a 2xx to GET, POST, PUT,
-//! PATCH or DELETE below a project whose body has no `error_code`. Other methods say nothing of a token: some services
-//! answer OPTIONS or HEAD without looking at it. A 401 makes the caller unknown again.
+//! A proof makes its caller known ([`super::settle`]). So does a relayed 2xx to GET, POST, PUT, PATCH or DELETE below a
+//! project, if its body has no `error_code`. Other methods must not count: some services answer OPTIONS or HEAD without
+//! checking the token. A 401 makes the caller unknown again. The class shows nobody an entry.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -30,7 +31,7 @@ use crate::upstream::gate::Class;
 use crate::upstream::{MAX_PEEK, PEEK_TIMEOUT};
 
 impl Memory {
-    /// In which class a caller's call waits for its turn.
+    /// The class in which a caller's call waits for its turn.
     pub(super) fn class(&self, caller: Option<Caller>, caller_scope: Option<&CallerScope>, now: Instant) -> Class {
         let is_granted = |caller_scope| {
             let grant_state = self.grants.grant_state(caller_scope, now);
@@ -46,92 +47,94 @@ impl Memory {
         }
     }
 
-    /// Has a relayed answer make its caller known, if it is such an answer. Its body is looked at as it passes, and is not
-    /// delayed.
+    /// Makes the caller known if the relayed response shows that upstream accepted it. The body is observed as it
+    /// passes, and is not delayed.
     pub(super) fn make_known(
         &self,
         active: &ActiveConfig,
-        (caller, account, clock): (Caller, &Account, &Clock),
+        caller: Caller,
+        account: &Account,
+        clock: &Clock,
         head: &Parts,
         response: Response<StreamBody>,
     ) -> Response<StreamBody> {
         let is_known = || self.known_callers.get(&caller, clock.now()).is_some();
-        if !tells_of_caller(active, head, response.status()) || is_known() {
+        if !accepts_caller(active, head, response.status()) || is_known() {
             return response;
         }
-        let known = Arc::clone(&self.known_callers);
-        let (clock, until) = (clock.clone(), clock.timer_now() + PEEK_TIMEOUT);
-        let look = Look { known, caller, account: account.clone(), beginning: BytesMut::new(), clock, until };
-        response.map(|body| look.observe(body))
+        let known_callers = Arc::clone(&self.known_callers);
+        let (account, clock, deadline) = (account.clone(), clock.clone(), clock.timer_now() + PEEK_TIMEOUT);
+        let check = AcceptanceCheck { known_callers, caller, account, beginning: BytesMut::new(), clock, deadline };
+        response.map(|body| check.observe(body))
     }
 }
 
-/// Whether an answer to such a request, of such a status, tells that upstream has accepted the caller.
-pub(super) fn tells_of_caller(active: &ActiveConfig, head: &Parts, status: StatusCode) -> bool {
+/// Whether a response with this status to this request shows that upstream accepted the caller, unless its body is an
+/// error.
+pub(super) fn accepts_caller(active: &ActiveConfig, head: &Parts, status: StatusCode) -> bool {
     let methods = [Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE];
     status.is_success() && methods.contains(&head.method) && route::is_below_project(&active.catalogue, head.uri.path())
 }
 
-/// A decision about a caller that waits for the beginning of a body.
-struct Look {
-    known: Arc<KnownCallers>,
+/// Makes a caller known unless the beginning of a body has an error code.
+struct AcceptanceCheck {
+    known_callers: Arc<KnownCallers>,
     caller: Caller,
     account: Account,
     beginning: BytesMut,
     clock: Clock,
-    /// When it is decided by what has come until then.
-    until: tokio::time::Instant,
+    /// At this time the check is decided by what has arrived.
+    deadline: tokio::time::Instant,
 }
 
-impl Look {
-    /// Looks at a body as it passes, unless it is decided already: only a whole body that is no longer than what is looked
-    /// at can tell of an error.
+impl AcceptanceCheck {
+    /// Observes a body as it passes. A body longer than [`MAX_PEEK`] is not observed: only a complete JSON body counts
+    /// as an error.
     fn observe(self, body: StreamBody) -> StreamBody {
         if body.is_end_stream() || body.size_hint().lower() > MAX_PEEK as u64 {
             self.decide();
             return body;
         }
-        Observed { body, look: Some(self) }.boxed_unsync()
+        ObservedBody { body, check: Some(self) }.boxed_unsync()
     }
 
-    /// Whether more would change nothing: so much has come that it is decided, or what has come is not the beginning of a JSON
+    /// Whether more data cannot change the decision: there is too much already, or it is not the beginning of a JSON
     /// object.
     fn has_enough(&self) -> bool {
         let first = self.beginning.trim_ascii_start().first();
         self.beginning.len() >= MAX_PEEK || first.is_some_and(|&first| first != b'{')
     }
 
-    /// Makes the caller known, unless the body tells of an error.
     fn decide(self) {
-        if !admission::tells_error(&self.beginning) {
-            self.known.relayed(self.caller);
+        if !admission::has_error_code(&self.beginning) {
+            self.known_callers.relayed(self.caller);
         }
     }
 }
 
-/// A body whose beginning is looked at. If it is given up early, it is read on for that, for [`PEEK_TIMEOUT`] at most, and
-/// only if the memory budget has room for it.
-struct Observed {
+/// A body whose beginning is collected for the check. If it is dropped early, a task reads on until the deadline, if
+/// the memory budget has room for that.
+struct ObservedBody {
     body: StreamBody,
-    look: Option<Look>,
+    check: Option<AcceptanceCheck>,
 }
 
-impl Body for Observed {
+impl Body for ObservedBody {
     type Data = Bytes;
     type Error = BoxError;
 
     fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = self.get_mut();
         let frame = ready!(Pin::new(&mut this.body).poll_frame(context));
-        if let Some(mut look) = this.look.take() {
+        if let Some(mut check) = this.check.take() {
             let data = frame.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref());
-            look.beginning.extend_from_slice(data.map_or(b"", |data| data));
-            let is_over = this.body.is_end_stream() || frame.is_none();
+            check.beginning.extend_from_slice(data.map_or(b"", |data| data));
+            let has_ended = this.body.is_end_stream() || frame.is_none();
             match &frame {
-                // What is missing may have told of an error.
+                // The missing part could have had an error code.
                 Some(Err(_)) => {}
-                _ if is_over || look.has_enough() || look.clock.timer_now() >= look.until => look.decide(),
-                _ => this.look = Some(look),
+                _ if has_ended || check.has_enough() || check.clock.timer_now() >= check.deadline => check.decide(),
+                _ => this.check = Some(check),
             }
         }
         Poll::Ready(frame)
@@ -146,17 +149,17 @@ impl Body for Observed {
     }
 }
 
-impl Drop for Observed {
+impl Drop for ObservedBody {
     fn drop(&mut self) {
-        let (Some(mut look), Ok(runtime)) = (self.look.take(), Handle::try_current()) else { return };
+        let (Some(mut check), Ok(runtime)) = (self.check.take(), Handle::try_current()) else { return };
         let body = std::mem::replace(&mut self.body, nothing());
-        let Some(charge) = look.account.try_charge_spare(Purpose::Responses, MAX_PEEK) else { return };
+        let Some(charge) = check.account.try_charge_spare(Purpose::Responses, MAX_PEEK) else { return };
         runtime.spawn(async move {
             let _charge = charge;
-            let left = MAX_PEEK.saturating_sub(look.beginning.len());
-            let (more, _) = peek(body, left, look.until.saturating_duration_since(look.clock.timer_now())).await;
-            look.beginning.extend_from_slice(&more);
-            look.decide();
+            let left = MAX_PEEK.saturating_sub(check.beginning.len());
+            let (more, _) = peek(body, left, check.deadline.saturating_duration_since(check.clock.timer_now())).await;
+            check.beginning.extend_from_slice(&more);
+            check.decide();
         });
     }
 }
@@ -172,10 +175,10 @@ mod tests {
     use crate::request::caller::Callers;
     use crate::stream::stream;
 
-    /// A body whose parts come when they are sent.
-    struct Sent(mpsc::Receiver<&'static str>);
+    /// A body whose parts arrive when the test sends them.
+    struct ChannelBody(mpsc::Receiver<&'static str>);
 
-    impl Body for Sent {
+    impl Body for ChannelBody {
         type Data = Bytes;
         type Error = BoxError;
 
@@ -187,82 +190,82 @@ mod tests {
         }
     }
 
-    struct Bench {
-        known: Arc<KnownCallers>,
+    struct Fixture {
+        known_callers: Arc<KnownCallers>,
         caller: Caller,
     }
 
-    impl Bench {
+    impl Fixture {
         fn new() -> Self {
             let caller = Callers::new([1; 32]).of_token(&HeaderValue::from_static("t"));
-            Self { known: Arc::default(), caller }
+            Self { known_callers: Arc::default(), caller }
         }
 
         fn observe(&self, body: StreamBody) -> StreamBody {
-            let (known, clock, until) =
-                (Arc::clone(&self.known), Clock::System, Clock::System.timer_now() + PEEK_TIMEOUT);
+            let (known_callers, clock) = (Arc::clone(&self.known_callers), Clock::System);
+            let deadline = clock.timer_now() + PEEK_TIMEOUT;
             let account = Account::open(&Budget::new(1 << 20), None);
-            let look = Look { known, caller: self.caller, account, beginning: BytesMut::new(), clock, until };
-            look.observe(body)
+            let (caller, beginning) = (self.caller, BytesMut::new());
+            AcceptanceCheck { known_callers, caller, account, beginning, clock, deadline }.observe(body)
         }
 
         fn is_known(&self) -> bool {
-            self.known.get(&self.caller, Clock::System.now()).is_some()
+            self.known_callers.get(&self.caller, Clock::System.now()).is_some()
         }
     }
 
     #[tokio::test]
-    async fn a_body_makes_known_at_its_end_unless_it_tells_of_an_error() {
+    async fn a_body_without_an_error_code_makes_its_caller_known_at_its_end() {
         for (text, expected) in [("[]", true), ("{\"error_code\":null}", true), ("{\"error_code\":\"WKS.1\"}", false)] {
-            let bench = Bench::new();
-            let body = bench.observe(stream(Full::new(Bytes::from(text))));
+            let fixture = Fixture::new();
+            let body = fixture.observe(stream(Full::new(Bytes::from(text))));
             assert_eq!(body.collect().await.unwrap().to_bytes(), text);
-            assert_eq!(bench.is_known(), expected, "{text}");
+            assert_eq!(fixture.is_known(), expected, "{text}");
         }
     }
 
     #[tokio::test]
-    async fn parts_pass_at_once_and_the_last_one_decides() {
-        let (bench, (parts, receiver)) = (Bench::new(), mpsc::channel(2));
-        let mut body = bench.observe(stream(Sent(receiver)));
+    async fn each_part_is_passed_on_at_once_and_the_last_one_decides() {
+        let (fixture, (parts, receiver)) = (Fixture::new(), mpsc::channel(2));
+        let mut body = fixture.observe(stream(ChannelBody(receiver)));
         for part in ["{\"a\":1,", "\"b\":2}"] {
             parts.send(part).await.unwrap();
             assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), part);
-            assert!(!bench.is_known());
+            assert!(!fixture.is_known());
         }
         drop(parts);
-        assert!(body.frame().await.is_none() && bench.is_known());
+        assert!(body.frame().await.is_none() && fixture.is_known());
     }
 
     #[tokio::test]
-    async fn what_cannot_be_an_error_is_not_collected() {
-        let (bench, (parts, receiver)) = (Bench::new(), mpsc::channel(2));
-        let mut body = bench.observe(stream(Sent(receiver)));
+    async fn a_body_that_cannot_be_an_error_decides_at_once() {
+        let (fixture, (parts, receiver)) = (Fixture::new(), mpsc::channel(2));
+        let mut body = fixture.observe(stream(ChannelBody(receiver)));
         parts.send(" [{").await.unwrap();
         body.frame().await.unwrap().unwrap();
-        assert!(bench.is_known());
+        assert!(fixture.is_known());
 
-        let bench = Bench::new();
+        let fixture = Fixture::new();
         let long = format!("{{\"a\":\"{}\"}}", "x".repeat(MAX_PEEK));
-        let _body = bench.observe(stream(Full::new(Bytes::from(long))));
-        assert!(bench.is_known());
+        let _body = fixture.observe(stream(Full::new(Bytes::from(long))));
+        assert!(fixture.is_known());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_body_that_is_given_up_is_read_on_for_a_moment() {
+    async fn a_body_that_is_dropped_early_is_read_on_until_the_deadline() {
         for (rest, expected) in [("1}", true), ("1,\"error_code\":\"WKS.1\"}", false)] {
-            let (bench, (parts, receiver)) = (Bench::new(), mpsc::channel(2));
-            let mut body = bench.observe(stream(Sent(receiver)));
+            let (fixture, (parts, receiver)) = (Fixture::new(), mpsc::channel(2));
+            let mut body = fixture.observe(stream(ChannelBody(receiver)));
             parts.send("{\"a\":").await.unwrap();
             body.frame().await.unwrap().unwrap();
             drop(body);
             parts.send(rest).await.unwrap();
             drop(parts.clone());
-            assert!(!bench.is_known());
+            assert!(!fixture.is_known());
             drop(parts);
             // Time passes when there is nothing else to do.
             tokio::time::sleep(PEEK_TIMEOUT).await;
-            assert_eq!(bench.is_known(), expected, "{rest}");
+            assert_eq!(fixture.is_known(), expected, "{rest}");
         }
     }
 }

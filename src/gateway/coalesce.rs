@@ -1,44 +1,50 @@
-//! Coalescing: a request joins the flight for its question, or begins one.
+//! Coalescing: a request joins the flight for its cache key, or begins one. It does not wait here (`wait.rs`).
 
 use super::CacheRequest;
-use super::fetch_result::{Additional, FetchResult};
+use super::fetch_result::{AdditionalCallReason, FetchResult};
 use super::fetcher::Fetcher;
 use super::role::Role;
 use crate::cache::flights::{Leader, Waiter};
 use crate::cache::miss::Miss;
 use crate::cache::store::CacheKey;
 
-/// How often a request waits for another leader after the one before was refused. Then it asks alone.
+/// How often a request waits for another leader after the previous one was refused. After that it makes a call of its
+/// own.
 pub(super) const MAX_ELECTIONS: u32 = 3;
 
-/// How often a request has waited for a flight, and what has come of that.
+/// The flights that a request has waited for so far.
 #[derive(Default)]
 pub(super) struct Attempts {
     pub(super) number: u32,
-    /// Whether a leader was refused or throttled, so that another takes its place.
-    pub(super) refused: bool,
-    /// Whether a call was repeated for it because upstream failed another's.
-    pub(super) has_repeated: bool,
-    /// Why its next call is made, if that is such a repetition.
-    pub(super) additional: Option<Additional>,
+    /// Whether a leader was refused or throttled.
+    pub(super) leader_was_refused: bool,
+    /// Whether the request has looked up again to retry after a 5xx.
+    pub(super) has_retried: bool,
+    /// Set if its next call is that retry.
+    pub(super) additional: Option<AdditionalCallReason>,
 }
 
-/// Joins the flight for a slot, or begins one. A solo flight is nobody else's. The leader, if there is one, has to be sent.
+/// Joins the flight for a cache key, or begins one. Nobody else can join a solo flight. If a leader is returned, the
+/// caller must start its fetch.
 pub(super) fn join(
     fetcher: &Fetcher,
     request: &CacheRequest,
-    (cache_key, why, solo): (CacheKey, Miss, bool),
-    rounds: &Attempts,
+    cache_key: CacheKey,
+    miss: Miss,
+    has_stale: bool,
+    is_solo: bool,
+    attempts: &Attempts,
 ) -> (Waiter<CacheKey, FetchResult>, Role, Option<Leader<CacheKey, FetchResult>>) {
     let (flights, caller) = (fetcher.flights(&cache_key), request.lookup.caller_scope.caller);
-    let (waiter, leader) = match solo {
+    let (waiter, leader) = match is_solo {
         true => flights.solo(caller),
-        // Nobody is to wait for a call that comes after all others.
+        // The calls of half-closed connections have the lowest priority, so nobody else must wait for such a call.
         false if request.half_close.is_closed() => flights.wait_or_solo(&cache_key, caller),
         false => flights.join(&cache_key, caller),
     };
-    let elected = rounds.refused && leader.is_some() && cache_key.owner.is_none();
-    let is_last = rounds.number >= MAX_ELECTIONS;
-    let role = Role { leads: leader.is_some(), elected, is_last, has_repeated: rounds.has_repeated, cache_key, why };
+    let elected = attempts.leader_was_refused && leader.is_some() && cache_key.owner.is_none();
+    let is_last = attempts.number >= MAX_ELECTIONS;
+    let (leads, has_retried) = (leader.is_some(), attempts.has_retried);
+    let role = Role { leads, elected, is_last, has_retried, cache_key, miss, has_stale };
     (waiter, role, leader)
 }

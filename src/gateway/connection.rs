@@ -1,4 +1,4 @@
-//! What the gateway knows of a client's connection.
+//! What the gateway knows about a client's connection. The socket and the protocol are the server's.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -11,11 +11,10 @@ use crate::request::caller::{Caller, LastCredential};
 use crate::request::half_close::HalfClose;
 use crate::upstream::gate::GateClient;
 
-/// A client's connection.
 pub struct Connection {
     pub(super) local: SocketAddr,
     pub(super) peer: IpAddr,
-    /// No other connection of this process has it.
+    /// Unique in this process.
     pub(super) id: u64,
     pub(super) credential: LastCredential,
     pub(super) tracker: RequestTracker,
@@ -37,18 +36,17 @@ impl Connection {
         }
     }
 
-    /// Whose request on it this is.
+    /// Whose share of the call slots a request on this connection uses.
     pub(super) fn client(&self, active: &ActiveConfig, caller: Option<Caller>) -> GateClient {
         GateClient { caller, peer: active.peer(self.peer), connection: self.id }
     }
 
-    /// What its client holds of the memory budget, and how far its callers are known. The gateway raises its class with its
-    /// requests.
+    /// Its account of the memory budget. The gateway raises the account's class when a caller turns out to be known.
     pub fn account(&self) -> &Account {
         &self.account
     }
 
-    /// By which the gateway is told that the client has closed its sending side.
+    /// The server sets this when the client closes its sending side.
     pub fn half_close(&self) -> &Arc<HalfClose> {
         &self.half_close
     }

@@ -1,4 +1,4 @@
-//! What comes of a call to upstream, for everyone who waits for it.
+//! The result of a fetch, which all waiters of its flight get. Which waiter may use it is decided in `release.rs`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,88 +8,80 @@ use http::{Response, StatusCode};
 use strum::{IntoStaticStr, VariantArray};
 
 use crate::cache::admission::Verdict;
-use crate::cache::freshness::Life;
+use crate::cache::freshness::FreshnessInfo;
 use crate::cache::grants::Proof;
 use crate::cache::store::Epoch;
 use crate::cache::unstorable::Unstorable;
 use crate::request::caller::Caller;
 use crate::upstream::UpstreamError;
 
-/// Why a call is made beside or after another caller's call for the same question.
+/// Why a call is made beside or after another caller's call for the same key. The label of a metric.
 #[derive(Clone, Copy, PartialEq, Eq, IntoStaticStr, VariantArray)]
 #[strum(const_into_str, serialize_all = "kebab-case")]
-pub(super) enum Additional {
-    /// The calls under way are slow.
+pub(super) enum AdditionalCallReason {
+    /// All calls in flight are slow.
     Slow,
-    /// The call before was answered with a 5xx.
+    /// The previous call was answered with a 5xx.
     Failed,
 }
 
-/// A whole answer, and what was made of it.
+/// A complete response, and what the gateway made of it.
 pub(super) struct FetchedResponse {
     pub(super) response: Response<Bytes>,
-    /// The status that upstream gave: 304, where the answer is the one that it was asked about.
-    pub(super) said: StatusCode,
-    pub(super) life: Life,
-    /// Whether upstream has told the answer's age in a way that can be read.
+    /// 304 if `response` is a revalidated entry.
+    pub(super) upstream_status: StatusCode,
+    pub(super) freshness_info: FreshnessInfo,
+    /// Whether `Age` is absent or can be parsed.
     pub(super) age_is_known: bool,
     pub(super) verdict: Verdict,
-    /// What the answer has proved, if it is a proof.
+    /// `None` if the response is no proof.
     pub(super) proof: Option<Proof>,
-    /// Why it was not kept, if it wasn't.
-    pub(super) not_kept: Option<Unstorable>,
+    /// `None` if the response was stored.
+    pub(super) not_stored: Option<Unstorable>,
 }
 
-/// What has come of a call, for everyone who waits.
 #[derive(Clone)]
 pub(super) enum FetchResult {
-    /// Nothing was sent: what was wanted has become known between the look-up and the departure, or the leader would
-    /// have had to wait for a limit of its own.
+    /// No call was made. The entry was stored after the waiters looked it up, or the leader has reached a limit of its
+    /// own and must not lead a shared fetch.
     NotSent,
-    /// Nothing was sent: the leader's access key is held.
-    Suspended {
-        /// Whose request was to be sent.
-        leader: Caller,
-    },
-    /// Upstream refused the leader's credential. The body of that answer is still to come, for the leader's caller.
-    Refused {
-        /// Whose request was sent.
-        leader: Caller,
-    },
-    /// Upstream answered, or failed to.
+    /// No call was made: the leader's access key is suspended.
+    Suspended { leader: Caller },
+    /// Upstream refused the leader's credential. The body of that response is still to come, for the leader's caller.
+    Refused { leader: Caller },
+    /// The call has ended, with a response or with an error.
     Sent {
-        /// Whose request was sent.
         leader: Caller,
-        /// Between which purges it was sent.
+        /// The purge epoch in which the request was sent.
         epoch: Epoch,
-        /// What came of it.
-        answer: Result<Arc<FetchedResponse>, UpstreamError>,
-        /// How long that took, if anything was sent.
-        took: Option<Duration>,
-        /// If it is a failure: whether its cause lies outside the gateway
-        /// (see [`Fetcher::is_outside`](super::fetcher::Fetcher::is_outside)).
-        is_outside: bool,
-        /// Whether it is a failure that another caller's call may not meet: upstream has answered such a call meanwhile.
-        may_repeat: bool,
+        response: Result<Arc<FetchedResponse>, UpstreamError>,
+        /// `None` if the call failed before it was sent.
+        duration: Option<Duration>,
+        /// If the call failed: whether the cause lies outside the gateway
+        /// (see [`Fetcher::is_external_failure`](super::fetcher::Fetcher::is_external_failure)).
+        is_external: bool,
+        /// Whether upstream answered a 5xx, but answered another caller's call well meanwhile. So another caller may
+        /// retry.
+        may_retry: bool,
     },
 }
 
 impl FetchResult {
-    /// That nothing was sent because of a failure inside the gateway.
-    pub(super) fn unsent(leader: Caller, epoch: Epoch, error: UpstreamError) -> Self {
-        Self::Sent { leader, epoch, answer: Err(error), took: None, is_outside: false, may_repeat: false }
+    /// A failure inside the gateway, before the call was sent.
+    pub(super) fn failed_before_sending(leader: Caller, epoch: Epoch, error: UpstreamError) -> Self {
+        Self::Sent { leader, epoch, response: Err(error), duration: None, is_external: false, may_retry: false }
     }
 
-    /// Whether it is a refusal of this caller whose body is still to come.
+    /// Whether upstream refused this caller, and the body of that response is still to come.
     pub(super) fn is_refusal_of(&self, caller: Caller) -> bool {
         matches!(self, Self::Refused { leader } if *leader == caller)
     }
 
-    /// Whether it is what everybody has waited for, so that no other call for it is needed.
+    /// Whether the result ends the flight: all waiters can use it, and no other call is needed.
     pub(super) fn serves_all(&self) -> bool {
-        let Self::Sent { answer: Ok(answer), .. } = self else { return false };
-        match answer.verdict {
-            Verdict::Proof(Ok(_)) => answer.proof != Some(Proof::Late),
+        let Self::Sent { response: Ok(fetched), .. } = self else { return false };
+        match fetched.verdict {
+            Verdict::Proof(Ok(_)) => fetched.proof != Some(Proof::Late),
             Verdict::Negative => true,
             _ => false,
         }

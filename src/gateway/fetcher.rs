@@ -1,4 +1,5 @@
-//! What it takes to ask upstream: the flights that requests share, the turns they wait for, and what is known of the services.
+//! The parts that calls to upstream share: flights, gates, the key breaker, and the successes of each service. No call
+//! is made here.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -18,54 +19,52 @@ use crate::upstream::key_breaker::{KeyBreaker, KeyPermit, Suspended};
 use crate::upstream::successes::Successes;
 use crate::upstream::{Fault, UpstreamError};
 
-/// All that calls to upstream have in common.
 pub(super) struct Fetcher {
     pub(super) shared_flights: Arc<Flights<CacheKey, FetchResult>>,
-    /// Of callers for themselves. Bounded apart, so that those without a grant can't take the room of those with one.
+    /// Flights of one caller each. They have a limit of their own, so that callers without a grant cannot use up the
+    /// limit of the others.
     pub(super) lone_flights: Arc<Flights<CacheKey, FetchResult>>,
-    /// When each service last answered well.
     pub(super) successes: Successes,
     pub(super) gate: Arc<Gate>,
-    /// For what is relayed. Apart, for streams may take as long as they like.
+    /// For relayed requests. Separate from `gate`, because streams have no time limit.
     pub(super) relay_gate: Arc<Gate>,
     pub(super) key_breaker: Arc<KeyBreaker>,
-    /// Lookup before upstream, if there is one.
     pub(super) second_tier: Option<Arc<dyn SecondTier>>,
 }
 
 /// Why a call is not sent.
-pub(super) enum NoTurn {
-    /// Its access key is suspended.
+pub(super) enum TurnError {
+    /// The access key is suspended.
     Suspended,
-    /// Its turn did not come in time.
+    /// The turn did not come within `answer_timeout`.
     Busy,
 }
 
 impl Fetcher {
-    /// Waits for the turn of a call, and for leave to use its access key.
-    pub(super) async fn turn(
+    /// Waits for a permit of the key breaker and one of the gate.
+    pub(super) async fn wait_for_turn(
         &self,
         request: &CacheRequest,
         signed: Option<&VerifiedRequest>,
         class: Class,
         is_shared: bool,
         observer: &Observer,
-    ) -> Result<(Option<KeyPermit>, Permit), NoTurn> {
+    ) -> Result<(Option<KeyPermit>, Permit), TurnError> {
         let (service, client) = (request.lookup.key.operation().service, request.client);
         let turn = async {
             let key_permit = self.key_permit(signed, service, observer).await?;
             let permit = match is_shared {
                 true => self.gate.enter(service, client, class).await,
-                // It is its own client's alone.
+                // Nobody else waits for this call, so it may lose its place when its client closes its sending side.
                 false => self.gate.enter_unless_closed(service, client, class, &request.half_close).await,
             };
             Ok::<_, Suspended>((key_permit, permit))
         };
         let turn = timeout(request.active.answer_timeout, turn).await;
-        turn.map_err(|_| NoTurn::Busy)?.map_err(|_| NoTurn::Suspended)
+        turn.map_err(|_| TurnError::Busy)?.map_err(|_| TurnError::Suspended)
     }
 
-    /// Whether a call would have to wait for others of its client or its access key. Such a caller must not lead a shared
+    /// Whether a call would wait for other calls of its client or its access key. Such a caller must not lead a shared
     /// fetch.
     pub(super) fn has_to_wait(&self, request: &CacheRequest) -> bool {
         let service = request.lookup.key.operation().service;
@@ -73,7 +72,7 @@ impl Fetcher {
         self.gate.has_to_wait(service, request.client) || request.credential.signed().is_some_and(is_busy)
     }
 
-    /// KeyPermit to use an access key, if one is used.
+    /// Waits until the access key may be used. `None` if the request is not signed by the gateway.
     pub(super) async fn key_permit(
         &self,
         signed: Option<&VerifiedRequest>,
@@ -81,17 +80,20 @@ impl Fetcher {
         observer: &Observer,
     ) -> Result<Option<KeyPermit>, Suspended> {
         let Some(signed) = signed else { return Ok(None) };
-        self.key_breaker.enter(&signed.key, service).await.map(Some).inspect_err(|held| observer.key_suspended(held))
+        self.key_breaker
+            .enter(&signed.key, service)
+            .await
+            .map(Some)
+            .inspect_err(|suspended| observer.key_suspended(suspended))
     }
 
-    /// The flights that a slot's calls belong to.
     pub(super) fn flights(&self, cache_key: &CacheKey) -> &Flights<CacheKey, FetchResult> {
         if cache_key.owner.is_none() { &self.shared_flights } else { &self.lone_flights }
     }
 
-    /// Whether a failure has its cause outside the gateway, so that it may extend the grant of the call's caller. That
-    /// there is no way to a service counts only while nobody has reached it.
-    pub(super) fn is_outside(&self, service: Service, error: &UpstreamError, now: Instant) -> bool {
+    /// Whether a failure has its cause outside the gateway, so that it may extend the grant of the call's caller. An
+    /// unreachable service counts only if no call has reached it lately.
+    pub(super) fn is_external_failure(&self, service: Service, error: &UpstreamError, now: Instant) -> bool {
         match error.fault() {
             Fault::Outside => true,
             Fault::Unreachable => !self.successes.is_reachable(service, now),

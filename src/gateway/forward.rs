@@ -1,4 +1,6 @@
-//! Forwarding: what is not answered from memory goes upstream as it is, and its answer is streamed.
+//! The sequence of a relayed request: it is sent upstream unchanged, and the response is streamed.
+//!
+//! Nothing is stored here, and a relayed response gives no grant.
 
 use std::sync::Arc;
 
@@ -12,12 +14,12 @@ use tokio::time::timeout;
 
 use super::ActiveConfig;
 use super::cache_request::ClientIdentity;
-use super::caller_class::tells_of_caller;
+use super::caller_class::accepts_caller;
 use super::fetcher::Fetcher;
 use super::invalidate::UnsafeRequest;
 use super::memory::Memory;
 use super::observer::Observer;
-use super::settle::denied;
+use super::settle::apply_denial;
 use crate::budget::{Account, Charge, Purpose};
 use crate::cache::backoffs::retry_after;
 use crate::cache::grants::{CallerScope, PendingGrant, RefusedBy};
@@ -25,7 +27,7 @@ use crate::catalogue::{Origin, Service};
 use crate::clock::Clock;
 use crate::reply::body::Content;
 use crate::reply::compose::{CacheStatus, Forward};
-use crate::reply::error::{Blame, Problem};
+use crate::reply::error::{ErrorSource, RequestError};
 use crate::request::BypassReason;
 use crate::request::decide::AuthorizationAction;
 use crate::signing::SignedTarget;
@@ -37,21 +39,21 @@ use crate::upstream::gate::{Class, Permit};
 use crate::upstream::key_breaker::{KeyPermit, SignatureOutcome};
 use crate::upstream::{MAX_PEEK, PEEK_TIMEOUT, UpstreamError};
 
-/// What a relayed request takes while it is under way, in bytes: what was read of its body or its response and waits to be
-/// sent on, and the kernel's buffer for the direction that is slow. Measured.
-const RELAY: usize = 192 * 1024;
+/// The memory of a relayed request in flight, in bytes: the parts of its body and its response that were read and not
+/// yet written, and the kernel's buffer for the slow direction. Measured.
+const RELAY_SIZE: usize = 192 * 1024;
 
-/// The parts that forwarding takes.
+/// The parts that relaying needs.
 #[derive(Clone)]
-pub(super) struct Forwarding {
+pub(super) struct Forwarder {
     pub(super) memory: Arc<Memory>,
     pub(super) fetcher: Arc<Fetcher>,
     pub(super) observer: Arc<Observer>,
     pub(super) clock: Clock,
 }
 
-impl Forwarding {
-    /// Forwards a request for an operation as it is, and says why.
+impl Forwarder {
+    /// Relays a request for an operation, and gives the reason in `Cache-Status`.
     pub(super) async fn bypass(
         &self,
         client_identity: &ClientIdentity,
@@ -60,18 +62,18 @@ impl Forwarding {
         caller_scope: Option<CallerScope>,
         request: Request<StreamBody>,
         record: &mut RequestRecord,
-    ) -> Result<Response<Content>, Problem> {
-        record.answered(Outcome::Bypass, reason.into_str());
+    ) -> Result<Response<Content>, RequestError> {
+        record.set_outcome(Outcome::Bypass, reason.into_str());
         let mut response = match self.forward(client_identity, service, caller_scope, request, record).await {
             Ok(response) => {
                 self.observer.metrics.bypass(reason);
                 response
             }
-            Err(problem) if problem.blame() == Blame::Client => return Err(problem),
-            // The answer says both: why it is a bypass, and why that has failed.
-            Err(problem) => {
-                record.failed(problem.as_str());
-                problem.response(record.request_id())
+            Err(error) if error.error_source() == ErrorSource::Client => return Err(error),
+            // `Cache-Status` has both: the reason for the bypass, and why the call failed.
+            Err(error) => {
+                record.set_failure(error.as_str());
+                error.response(record.request_id())
             }
         };
         let status = CacheStatus::Forwarded {
@@ -87,8 +89,8 @@ impl Forwarding {
         Ok(response)
     }
 
-    /// Sends a request on as it is, and streams the answer. It is no proof, for nobody has read it
-    /// whole; where it refuses the credential, a grant ends all the same.
+    /// Relays a request, and streams the response. It is no proof, because the gateway does not read it to its end. But
+    /// a 401 or 403 ends a grant.
     pub(super) async fn forward(
         &self,
         client_identity: &ClientIdentity,
@@ -96,12 +98,12 @@ impl Forwarding {
         caller_scope: Option<CallerScope>,
         request: Request<StreamBody>,
         record: &mut RequestRecord,
-    ) -> Result<Response<Content>, Problem> {
+    ) -> Result<Response<Content>, RequestError> {
         let (mut head, body) = request.into_parts();
         let origin = client_identity.active.catalogue.origin(service);
         let caller = client_identity.caller();
         if let Some(caller) = caller {
-            record.asked_by(|| self.observer.digests.of_caller(caller));
+            record.set_caller(|| self.observer.digests.of_caller(caller));
         }
         let unsafe_request = UnsafeRequest::of(client_identity, &head, &self.memory, &self.clock);
         let signed = client_identity.identity.as_ref().and_then(|(credential, _)| credential.signed());
@@ -112,14 +114,15 @@ impl Forwarding {
                 head.headers.remove(AUTHORIZATION);
             }
             AuthorizationAction::Bound => {
-                self.observer.metrics.signature(Problem::SignatureBoundHere.as_str());
-                return Err(Problem::SignatureBoundHere);
+                self.observer.metrics.signature(RequestError::SignatureBoundToGateway.as_str());
+                return Err(RequestError::SignatureBoundToGateway);
             }
         }
-        let (key_permit, permit, buffers) = self.turn(client_identity, signed, service, caller_scope.as_ref()).await?;
-        // An upload may outlast its answer.
+        let (key_permit, permit, buffers) =
+            self.wait_for_turn(client_identity, signed, service, caller_scope.as_ref()).await?;
+        // The upload can go on after the response has ended.
         let body = if body.is_end_stream() { body } else { charged(body, Arc::clone(&buffers)) };
-        let held = (permit, buffers);
+        let permit_and_buffers = (permit, buffers);
         if let Some(signed) = signed {
             self.renew(signed, &mut head, origin)?;
         }
@@ -129,8 +132,9 @@ impl Forwarding {
             None => caller.map(|caller| self.memory.grants.begin_unscoped_call(caller, service, sent)),
         };
         let call = self.observer.metrics.upstream_call(service);
-        let may_tell = caller.filter(|_| tells_of_caller(&client_identity.active, &head, StatusCode::OK)).is_some();
-        let (answer, (permit, buffers)) = match (&key_permit, &unsafe_request) {
+        let can_make_known =
+            caller.filter(|_| accepts_caller(&client_identity.active, &head, StatusCode::OK)).is_some();
+        let (result, (permit, buffers)) = match (&key_permit, &unsafe_request) {
             (None, None) => (
                 self.relayed(
                     &client_identity.active,
@@ -141,43 +145,43 @@ impl Forwarding {
                     body,
                 )
                 .await,
-                held,
+                permit_and_buffers,
             ),
             _ => {
-                // In a task of its own: what upstream makes of the signature, and what the request changes, is to be known
-                // though the client hangs up.
+                // In a task of its own: the outcome of the signature, and an invalidation, must not be lost when the
+                // client disconnects.
                 let (this, active, account) =
                     (self.clone(), Arc::clone(&client_identity.active), client_identity.account.clone());
-                let relaying = tokio::spawn(async move {
-                    let answer =
+                let task = tokio::spawn(async move {
+                    let result =
                         this.relayed(&active, service, &account, (pending_grant, key_permit), &head, body).await;
-                    (invalidating(unsafe_request, answer).await, held)
+                    (invalidate_after(unsafe_request, result).await, permit_and_buffers)
                 });
-                relaying.await.map_err(|_| Problem::Internal)?
+                task.await.map_err(|_| RequestError::Internal)?
             }
         };
-        let status = answer.as_ref().map(Response::status).map_err(UpstreamError::failure);
-        let took = self.clock.timer_now().saturating_duration_since(begun);
-        call.ended(status, took);
-        record.upstream_took(Some(took));
-        let is_accepted = may_tell && status.is_ok_and(|status| status.is_success());
+        let status = result.as_ref().map(Response::status).map_err(UpstreamError::failure);
+        let duration = self.clock.timer_now().saturating_duration_since(begun);
+        call.ended(status, duration);
+        record.set_upstream_time(Some(duration));
+        let is_accepted = can_make_known && status.is_ok_and(|status| status.is_success());
         let is_known = is_accepted || self.memory.class(caller, None, self.clock.now()) != Class::Unknown;
-        self.observer.heard(service, status, is_known);
-        if let Some(response) = answer.as_ref().ok().filter(|response| is_known && self.is_throttled(response)) {
+        self.observer.record_health(service, status, is_known);
+        if let Some(response) = result.as_ref().ok().filter(|response| is_known && self.is_throttled(response)) {
             self.observer.throttled(service, response.status(), None);
         }
-        Ok(match answer {
+        Ok(match result {
             Ok(response) => response.map(|body| Content::Stream(charged(permit.hold(body), buffers))),
             Err(error) => {
                 self.observer.call_failed(service, record.request_id(), &error);
-                record.failed(error.failure().into_str());
-                Problem::Upstream(error).response(record.request_id())
+                record.set_failure(error.failure().into_str());
+                RequestError::Upstream(error).response(record.request_id())
             }
         })
     }
 
-    /// Relays a request, up to the head of its answer. A refusal counts at its head, whatever becomes of its body. The
-    /// beginning of an error's body tells whom the refusal concerns, and what upstream made of a signature.
+    /// Relays a request, up to the head of its response. A 401 or 403 counts at its head. The beginning of an error's
+    /// body says whether a 401 concerns only one scope, and whether upstream accepted the signature.
     async fn relayed(
         &self,
         active: &ActiveConfig,
@@ -192,16 +196,16 @@ impl Forwarding {
         if !status.is_server_error() {
             self.fetcher.successes.answered(service, self.clock.now());
         }
-        // A 403 that belongs to no scope ends no grant.
+        // A 403 without a scope ends no grant.
         let denies = |pending_grant: &PendingGrant| {
             status == StatusCode::UNAUTHORIZED || status == StatusCode::FORBIDDEN && pending_grant.scope().is_some()
         };
         if let Some(pending_grant) = pending_grant.as_mut().filter(|pending_grant| denies(pending_grant)) {
-            denied(&self.memory, &self.observer, pending_grant, status);
+            apply_denial(&self.memory, &self.observer, pending_grant, status);
         }
         let response = match &pending_grant {
             Some(pending_grant) => {
-                self.memory.make_known(active, (pending_grant.caller(), account, &self.clock), head, response)
+                self.memory.make_known(active, pending_grant.caller(), account, &self.clock, head, response)
             }
             None => response,
         };
@@ -224,58 +228,58 @@ impl Forwarding {
     }
 
     /// Signs a request for the host that it is sent to.
-    fn renew(&self, signed: &VerifiedRequest, head: &mut Parts, origin: &Origin) -> Result<(), Problem> {
-        let host = HeaderValue::from_str(origin.authority().as_str()).map_err(|_| Problem::Internal)?;
+    fn renew(&self, signed: &VerifiedRequest, head: &mut Parts, origin: &Origin) -> Result<(), RequestError> {
+        let host = HeaderValue::from_str(origin.authority().as_str()).map_err(|_| RequestError::Internal)?;
         head.headers.insert(HOST, host);
         let Parts { method, uri, headers, .. } = head;
-        signed.renew(method, SignedTarget::from(&*uri), headers, self.clock.date()).map_err(|_| Problem::Internal)
+        signed.renew(method, SignedTarget::from(&*uri), headers, self.clock.date()).map_err(|_| RequestError::Internal)
     }
 
-    /// Waits for the turn of what is to be relayed, and for memory for it. The end of the response's body ends both.
-    async fn turn(
+    /// Waits for the turn of a relayed request, and for its memory. Both are held until the end of the response's body.
+    async fn wait_for_turn(
         &self,
         client_identity: &ClientIdentity,
         signed: Option<&VerifiedRequest>,
         service: Service,
         caller_scope: Option<&CallerScope>,
-    ) -> Result<(Option<KeyPermit>, Permit, Arc<Charge>), Problem> {
+    ) -> Result<(Option<KeyPermit>, Permit, Arc<Charge>), RequestError> {
         let caller = client_identity.caller();
         let class = self.memory.class(caller, caller_scope, self.clock.now());
-        let mut lacking = Problem::Upstream(UpstreamError::Busy);
+        let mut timeout_error = RequestError::Upstream(UpstreamError::Busy);
         let turn = async {
             let key_permit = self
                 .fetcher
                 .key_permit(signed, service, &self.observer)
                 .await
-                .map_err(|_| Problem::Signature(SignatureRejection::Suspended))?;
+                .map_err(|_| RequestError::Signature(SignatureRejection::Suspended))?;
             let permit = self
                 .fetcher
                 .relay_gate
                 .enter_unless_closed(service, client_identity.client, class, &client_identity.half_close)
                 .await;
-            if let Some(buffers) = client_identity.account.try_charge(Purpose::Responses, RELAY) {
+            if let Some(buffers) = client_identity.account.try_charge(Purpose::Responses, RELAY_SIZE) {
                 return Ok((key_permit, permit, Arc::new(buffers)));
             }
-            // Others wait for the slot, so it is not held while this request waits for memory.
+            // Other requests wait for the permit, so this one gives it back while it waits for memory.
             drop(permit);
             if class == Class::Unknown {
-                return Err(Problem::NoMemory);
+                return Err(RequestError::NoMemory);
             }
-            lacking = Problem::NoMemory;
-            let cache_key = self.fetcher.relay_gate.enter_unless_closed(
+            timeout_error = RequestError::NoMemory;
+            let permit = self.fetcher.relay_gate.enter_unless_closed(
                 service,
                 client_identity.client,
                 class,
                 &client_identity.half_close,
             );
-            let waited = client_identity.account.wait_and(Purpose::Responses, RELAY, cache_key).await;
-            let (buffers, permit) = waited.ok_or(Problem::NoMemory)?;
+            let both = client_identity.account.wait_and(Purpose::Responses, RELAY_SIZE, permit).await;
+            let (buffers, permit) = both.ok_or(RequestError::NoMemory)?;
             Ok((key_permit, permit, Arc::new(buffers)))
         };
-        timeout(client_identity.active.answer_timeout, turn).await.unwrap_or_else(|_| Err(lacking))
+        timeout(client_identity.active.answer_timeout, turn).await.unwrap_or_else(|_| Err(timeout_error))
     }
 
-    /// Whether a response says that upstream is asked too often.
+    /// Whether upstream throttles calls, by 429 or by 503 with `Retry-After`.
     fn is_throttled(&self, response: &Response<StreamBody>) -> bool {
         match response.status() {
             StatusCode::TOO_MANY_REQUESTS => true,
@@ -285,7 +289,7 @@ impl Forwarding {
     }
 }
 
-/// A body, with the charge for what it is read into.
+/// A body that holds its charge until it is dropped.
 fn charged(body: StreamBody, charge: Arc<Charge>) -> StreamBody {
     stream(body.map_frame(move |frame| {
         let _ = &charge;
@@ -293,13 +297,13 @@ fn charged(body: StreamBody, charge: Arc<Charge>) -> StreamBody {
     }))
 }
 
-/// Has a response to an unsafe method invalidate what it changes.
-async fn invalidating(
+/// Invalidates what an unsafe request has changed.
+async fn invalidate_after(
     request: Option<UnsafeRequest>,
-    answer: Result<Response<StreamBody>, UpstreamError>,
+    result: Result<Response<StreamBody>, UpstreamError>,
 ) -> Result<Response<StreamBody>, UpstreamError> {
     match request {
-        Some(request) => request.answered(answer).await,
-        None => answer,
+        Some(request) => request.invalidate_after(result).await,
+        None => result,
     }
 }

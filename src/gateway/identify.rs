@@ -1,5 +1,5 @@
-//! Who asks: the credential of a request. A signature that claims a known access key is verified here, for
-//! which its body may have to be read; what can't be verified is no credential.
+//! The identity of a client: its credential, and the caller that it belongs to. Signatures with a configured access key
+//! are verified here, which may need the whole body. A signature that is not verified must not count as a credential.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +18,7 @@ use super::{ActiveConfig, Connection};
 use crate::budget::{Account, Collected, Purpose};
 use crate::catalogue::Service;
 use crate::clock::Clock;
-use crate::reply::error::Problem;
+use crate::reply::error::RequestError;
 use crate::request::caller::{Caller, Callers, Credential};
 use crate::request::decide::{Presentation, PresentedCredential};
 use crate::request::fingerprint::Fingerprints;
@@ -27,17 +27,17 @@ use crate::signing::ring::{self, Claim, SignatureRejection, VerifiedRequest};
 use crate::signing::{Payload, SignedTarget};
 use crate::stream::{StreamBody, limited, stream};
 
-/// The largest body that is read to verify its signature: upstream takes none that is larger.
+/// The largest signed body, in bytes. Upstream accepts no larger one.
 const MAX_SIGNED_BODY: usize = 12 * 1024 * 1024;
 
-/// A larger body is read only when the memory budget has room for all that it declares.
-const SMALL_BODY: usize = 64 * 1024;
+/// A body of at most this size, in bytes, is read without waiting for memory for its whole declared length.
+const MAX_SMALL_BODY: usize = 64 * 1024;
 
-/// For a body to come, once there is room for it.
-const READING: Duration = Duration::from_secs(60);
+/// The time limit for reading a body, counted from when there is memory for it.
+const BODY_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// What identifying takes: the parts, and the keys by which callers are told apart.
-pub(super) struct Identifying<'g> {
+/// The parts that identifying a client needs.
+pub(super) struct IdentityResolver<'g> {
     pub(super) callers: &'g Callers,
     pub(super) fingerprints: &'g Fingerprints,
     pub(super) fetcher: &'g Fetcher,
@@ -45,27 +45,29 @@ pub(super) struct Identifying<'g> {
     pub(super) clock: &'g Clock,
 }
 
-impl Identifying<'_> {
-    /// Whose a credential is. One that its connection has shown before is recognised without hashing it whole.
+impl IdentityResolver<'_> {
+    /// The caller of a credential. If the credential is the last one of its connection, the full keyed hash is not
+    /// computed again.
     pub(super) fn recognise(&self, credential: &Credential, connection: &Connection) -> Caller {
         self.callers.recognise(credential, self.fingerprints, &connection.credential)
     }
 
-    /// Says who asks. A signature is verified for the request as it was typed, apart from what belongs to its connection.
+    /// Returns the identity and the body to forward. A signature is verified for the target that the client sent.
     pub(super) async fn identify(
         &self,
         active: &Arc<ActiveConfig>,
         head: &Parts,
         body: StreamBody,
-        (service, presentation): (Service, Presentation),
+        service: Service,
+        presentation: Presentation,
         connection: &Connection,
-    ) -> Result<(ClientIdentity, StreamBody), Problem> {
-        let Presentation { credential, typed, authorization } = presentation;
+    ) -> Result<(ClientIdentity, StreamBody), RequestError> {
+        let Presentation { credential, received_uri, authorization } = presentation;
         let (credential, body) = match credential {
             Ok(PresentedCredential::Token(token)) => (Some(Credential::Token(token)), body),
             Ok(PresentedCredential::Signature(claim)) => {
                 let (signed, body) =
-                    self.verify(active, claim, head, &typed, body, (service, &connection.account)).await?;
+                    self.verify(active, claim, head, &received_uri, body, (service, &connection.account)).await?;
                 (Some(Credential::Signed(Arc::new(signed))), body)
             }
             Err(_) => (None, body),
@@ -85,61 +87,64 @@ impl Identifying<'_> {
         active: &ActiveConfig,
         claim: Claim,
         head: &Parts,
-        typed: &Uri,
+        received_uri: &Uri,
         body: StreamBody,
         (service, account): (Service, &Account),
-    ) -> Result<(VerifiedRequest, StreamBody), Problem> {
+    ) -> Result<(VerifiedRequest, StreamBody), RequestError> {
         let id = claim.key.id().to_owned();
-        let refused = |refusal: SignatureRejection| {
-            self.observer.metrics.signature(refusal.into_str());
-            tracing::info!(access_key = id, reason = refusal.into_str(), "a signature is refused");
-            Problem::Signature(refusal)
+        let reject = |rejection: SignatureRejection| {
+            self.observer.metrics.signature(rejection.into_str());
+            tracing::info!(access_key = id, reason = rejection.into_str(), "signature rejected");
+            RequestError::Signature(rejection)
         };
-        let examined = claim.examine(&head.headers, self.clock.date()).map_err(refused)?;
+        let examined = claim.examine(&head.headers, self.clock.date()).map_err(reject)?;
         let (payload, body) = if body.is_end_stream() {
             (Payload::of(b""), body)
         } else if ring::leaves_body_unsigned(&head.headers) {
             (Payload::unsigned(), body)
         } else {
             let bytes = read_signed(active, body, account).await?;
-            let payload = ring::payload(&head.headers, &bytes).map_err(refused)?;
+            let payload = ring::payload(&head.headers, &bytes).map_err(reject)?;
             (payload, stream(Full::new(bytes)))
         };
         let project = route::project(&active.catalogue, head.uri.path());
-        let signed = examined.admit(&head.method, SignedTarget::from(typed), payload, project).map_err(refused)?;
-        if self.fetcher.key_breaker.holds(&signed.key, service) {
-            return Err(refused(SignatureRejection::Suspended));
+        let signed =
+            examined.admit(&head.method, SignedTarget::from(received_uri), payload, project).map_err(reject)?;
+        if self.fetcher.key_breaker.is_suspended(&signed.key, service) {
+            return Err(reject(SignatureRejection::Suspended));
         }
         self.observer.metrics.signature("verified");
         Ok((signed, body))
     }
 }
 
-/// Reads a body whole. Its bytes are charged to the memory budget as they come, until they have been sent on.
-async fn read_signed(active: &ActiveConfig, body: StreamBody, account: &Account) -> Result<Bytes, Problem> {
-    let too_large = || Problem::BodyTooLarge { limit: MAX_SIGNED_BODY };
+/// Reads a complete body. Its bytes are charged to the memory budget as they arrive, until they have been forwarded.
+async fn read_signed(active: &ActiveConfig, body: StreamBody, account: &Account) -> Result<Bytes, RequestError> {
+    let too_large = || RequestError::BodyTooLarge { limit: MAX_SIGNED_BODY };
     let size = body.size_hint();
     if size.lower() > MAX_SIGNED_BODY as u64 {
         return Err(too_large());
     }
-    let most = usize::try_from(size.upper().unwrap_or(u64::MAX)).unwrap_or(usize::MAX).min(MAX_SIGNED_BODY);
-    // Nothing is taken before the first byte comes: a declared length alone must not keep others out.
-    if most > SMALL_BODY {
-        let room = account.room_for(Purpose::Bodies, most);
-        timeout(active.answer_timeout, room).await.map_err(|_| Problem::NoMemory)?;
+    let max_size = usize::try_from(size.upper().unwrap_or(u64::MAX)).unwrap_or(usize::MAX).min(MAX_SIGNED_BODY);
+    // Memory is charged only for bytes that have arrived: a declared length alone must not block other requests.
+    if max_size > MAX_SMALL_BODY {
+        let room = account.room_for(Purpose::Bodies, max_size);
+        timeout(active.answer_timeout, room).await.map_err(|_| RequestError::NoMemory)?;
     }
     let reading = async {
-        let mut whole = Collected::with_capacity(account, Purpose::Bodies, 0, most).ok_or(Problem::NoMemory)?;
+        let mut collected =
+            Collected::with_capacity(account, Purpose::Bodies, 0, max_size).ok_or(RequestError::NoMemory)?;
         let mut body = limited(body, MAX_SIGNED_BODY);
         while let Some(frame) = body.frame().await {
-            let frame = frame
-                .map_err(|error| if error.is::<LengthLimitError>() { too_large() } else { Problem::BodyIncomplete })?;
+            let frame = frame.map_err(|error| {
+                if error.is::<LengthLimitError>() { too_large() } else { RequestError::BodyIncomplete }
+            })?;
             let Ok(data) = frame.into_data() else { continue };
-            if !whole.push(&data) {
-                return Err(Problem::NoMemory);
+            if !collected.push(&data) {
+                return Err(RequestError::NoMemory);
             }
         }
-        Ok(whole.finish())
+        Ok(collected.finish())
     };
-    timeout(READING, reading).await.map_err(|_| Problem::BodyIncomplete)?
+    timeout(BODY_TIMEOUT, reading).await.map_err(|_| RequestError::BodyIncomplete)?
 }

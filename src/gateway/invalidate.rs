@@ -1,8 +1,7 @@
-//! Invalidation by unsafe methods (RFC 9111 §4.4): after a response that is no error, what was sent for in that scope before
-//! is given only after upstream has confirmed it.
+//! Invalidation by unsafe methods (RFC 9111 §4.4). After a response that is no error, the entries of the scope that
+//! were sent for before are given only after a revalidation.
 //!
-//! Only a caller that holds a grant in the scope can bring that about, and only by a response that is no error: a stranger
-//! must not be able to empty the cache.
+//! Only a caller with a grant in the scope can invalidate. Other callers must not be able to empty the cache.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -20,7 +19,7 @@ use crate::request::key::Scope;
 use crate::stream::{StreamBody, peek};
 use crate::upstream::{MAX_PEEK, PEEK_TIMEOUT, UpstreamError};
 
-/// A request that may change what an operation answers in a scope.
+/// A request with an unsafe method and the path of an operation.
 pub(super) struct UnsafeRequest {
     caller_scope: CallerScope,
     grants: Arc<Grants>,
@@ -29,7 +28,7 @@ pub(super) struct UnsafeRequest {
 }
 
 impl UnsafeRequest {
-    /// The request, if it may change what an operation answers: it has an unsafe method and an operation's path.
+    /// `None` if the method is safe, or the path is not an operation's.
     pub(super) fn of(client_identity: &ClientIdentity, head: &Parts, memory: &Memory, clock: &Clock) -> Option<Self> {
         if head.method.is_safe() {
             return None;
@@ -41,49 +40,49 @@ impl UnsafeRequest {
         Some(Self { caller_scope, grants, store, clock: clock.clone() })
     }
 
-    /// Invalidates the scope, if that is what the response means, before the client is told.
-    pub(super) async fn answered(
+    /// Invalidates the scope if the response is no error, before the response is sent to the client.
+    pub(super) async fn invalidate_after(
         self,
-        answer: Result<Response<StreamBody>, UpstreamError>,
+        result: Result<Response<StreamBody>, UpstreamError>,
     ) -> Result<Response<StreamBody>, UpstreamError> {
-        let response = answer?;
+        let response = result?;
         let at = self.clock.now();
-        let is_good = response.status().is_success() || response.status().is_redirection();
-        if !is_good || !self.grants.is_granted(&self.caller_scope, at) {
+        let is_success = response.status().is_success() || response.status().is_redirection();
+        if !is_success || !self.grants.is_granted(&self.caller_scope, at) {
             return Ok(response);
         }
-        // From here on it is invalidated unless the body says that nothing was changed, though the client hangs up.
-        let pending = Pending { scope: self.caller_scope.scope, at, store: self.store, is_error: false };
+        // From here on the scope is invalidated, even if the client disconnects, unless the body has an error code.
+        let pending = PendingInvalidation { scope: self.caller_scope.scope, at, store: self.store, is_error: false };
         Ok(pending.decide(response).await)
     }
 }
 
-/// An invalidation. It takes place when this is dropped, unless the response has told of an error.
-struct Pending {
+/// Invalidates the scope when it is dropped, unless the response is an error.
+struct PendingInvalidation {
     scope: Scope,
-    /// When the response began.
+    /// When the head of the response was received.
     at: Instant,
     store: Arc<Store>,
     is_error: bool,
 }
 
-impl Pending {
+impl PendingInvalidation {
     async fn decide(mut self, response: Response<StreamBody>) -> Response<StreamBody> {
         let (head, body) = response.into_parts();
         let (beginning, body) = peek(body, MAX_PEEK, PEEK_TIMEOUT).await;
-        self.is_error = admission::tells_error(&beginning);
+        self.is_error = admission::has_error_code(&beginning);
         Response::from_parts(head, body)
     }
 }
 
-impl Drop for Pending {
+impl Drop for PendingInvalidation {
     fn drop(&mut self) {
         if !self.is_error {
             self.store.invalidate(&self.scope, self.at);
             tracing::debug!(
                 operation = &*self.scope.operation().name,
                 project_id = self.scope.project_id(),
-                "an unsafe method has invalidated what was known"
+                "unsafe method invalidated the stored responses"
             );
         }
     }

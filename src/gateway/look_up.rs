@@ -1,5 +1,7 @@
-//! What memory has for a question, as far as the one who asks may know: an answer to give at once, one
-//! to give while it is asked for again, or nothing before upstream has been asked.
+//! The look-up: what memory has for a request that its caller may get without a call to upstream.
+//!
+//! The result must not tell a caller without a grant whether anything is stored. Grants and entries are not
+//! changed here.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,37 +21,35 @@ use crate::reply::compose::{self, CacheStatus};
 use crate::telemetry::outcome::Outcome;
 use crate::telemetry::record::RequestRecord;
 
-/// What memory has for a question.
 pub(super) enum LookupResult {
-    /// An answer to give at once, and why that may be.
-    FlightOutcome(Arc<Entry>, HitKind),
-    /// A stale answer to give at once, while what is in the slot is asked for again.
-    Refresh(Arc<Entry>, CacheKey),
-    /// Nothing to be given before upstream has been asked.
-    Ask {
-        /// Where the answer is going to be kept.
+    /// Give the entry.
+    Hit(Arc<Entry>, HitKind),
+    /// Give the stale entry, and revalidate it in the background (RFC 5861 §3).
+    StaleWhileRevalidate(Arc<Entry>, CacheKey),
+    /// Call upstream first.
+    Fetch {
+        /// The key of the flight, under which the response is stored.
         cache_key: CacheKey,
-        /// Why that is so, as far as this caller may know.
-        why: Miss,
-        /// The old one, to ask whether it still holds.
-        before: Option<Arc<Entry>>,
-        /// Whether the old one will do if upstream is slow.
+        /// Why nothing is given, as far as this caller may know.
+        miss: Miss,
+        /// The entry to revalidate.
+        stored: Option<Arc<Entry>>,
+        /// Whether `stored` may be given if upstream is slow.
         has_stale: bool,
     },
 }
 
-/// Why an answer is given from memory.
+/// Why an entry is given.
 #[derive(Clone, Copy)]
 pub(super) enum HitKind {
-    /// It is fresh.
     Fresh,
-    /// It is upstream's no from just now.
+    /// It is a fresh 400, 404 or 405.
     Negative,
-    /// It is a refusal from just now, which is said again for so long.
+    /// It is a 401 or 403 to this caller, which is repeated for this long.
     Denied(Duration),
-    /// It is stale, and is being asked for again.
+    /// It is stale, and is being revalidated.
     Revalidating,
-    /// It is stale, and upstream is left alone for a while.
+    /// It is stale, and the gateway backs off.
     Backoff,
 }
 
@@ -66,19 +66,21 @@ impl HitKind {
 }
 
 impl Lookup {
-    /// Whether an answer is fresh, and fresh enough for who asks.
+    /// Whether an entry is fresh, and satisfies the request directives.
     fn accepts(&self, entry: &Entry, now: Instant) -> bool {
-        match entry.life().freshness(now) {
-            Freshness::Fresh { left } => self.directives.accepts(entry.life().age(now), left),
+        match entry.freshness_info().freshness(now) {
+            Freshness::Fresh { left } => self.directives.accepts(entry.freshness_info().age(now), left),
             Freshness::WhileRevalidate | Freshness::IfError | Freshness::Gone => false,
         }
     }
 
-    /// Why an answer is not accepted.
-    fn refuses(&self, entry: &Entry, now: Instant) -> Miss {
-        match entry.life().freshness(now) {
+    /// Why an entry is not accepted.
+    fn miss_reason(&self, entry: &Entry, now: Instant) -> Miss {
+        match entry.freshness_info().freshness(now) {
             Freshness::Fresh { .. } if self.directives.no_cache => Miss::ClientNoCache,
-            Freshness::Fresh { .. } if !self.directives.accepts_age(entry.life().age(now)) => Miss::ClientMaxAge,
+            Freshness::Fresh { .. } if !self.directives.accepts_age(entry.freshness_info().age(now)) => {
+                Miss::ClientMaxAge
+            }
             Freshness::Fresh { .. } => Miss::ClientMinFresh,
             Freshness::WhileRevalidate | Freshness::IfError | Freshness::Gone => Miss::Expired,
         }
@@ -86,39 +88,43 @@ impl Lookup {
 }
 
 impl Memory {
-    /// Looks up what may be given to this caller without asking upstream.
     pub(super) fn look_up(&self, request: &CacheRequest, now: Instant) -> LookupResult {
         let caller = request.lookup.caller_scope.caller;
         let grant_state = self.grants.grant_state(&request.lookup.caller_scope, now);
         match grant_state {
-            GrantState::Denied { refusal, left } => return LookupResult::FlightOutcome(refusal, HitKind::Denied(left)),
+            GrantState::Denied { refusal, left } => return LookupResult::Hit(refusal, HitKind::Denied(left)),
             GrantState::Granted => {
-                return self.look_into(request, self.store.cache_key(&request.lookup.key, caller), now);
+                return self.look_up_granted(request, self.store.cache_key(&request.lookup.key, caller), now);
             }
             GrantState::Grace { .. } | GrantState::Unknown => {}
         }
-        // Alone, and without a word on what there is: upstream has to answer first. Where it has just failed to, that
-        // extends a lapsed grant for a while.
+        // Without a grant, the caller gets a private flight and learns nothing about stored entries. If its own call
+        // has just failed outside the gateway, its lapsed grant is extended during the backoff.
         let cache_key = CacheKey { owner: Some(caller), key: Arc::clone(&request.lookup.key) };
         if let GrantState::Grace { ended } = grant_state
             && request.lookup.directives.takes_stale()
-            && self.backoffs.active_for_owner(&cache_key, now)
-            && let Some(entry) = self.usable(request, ended, now)
+            && self.backoffs.is_active_for_owner(&cache_key, now)
+            && let Some(entry) = self.usable_entry(request, ended, now)
         {
-            return LookupResult::FlightOutcome(entry, HitKind::Backoff);
+            return LookupResult::Hit(entry, HitKind::Backoff);
         }
-        let why = if matches!(grant_state, GrantState::Grace { .. }) { Miss::GrantLapsed } else { Miss::NoGrant };
-        LookupResult::Ask { cache_key, why, before: None, has_stale: false }
+        let miss = if matches!(grant_state, GrantState::Grace { .. }) { Miss::GrantLapsed } else { Miss::NoGrant };
+        LookupResult::Fetch { cache_key, miss, stored: None, has_stale: false }
     }
 
-    /// What is kept for this caller, be it stale, if it was sent no later than a moment.
-    pub(super) fn usable(&self, request: &CacheRequest, sent_until: Instant, now: Instant) -> Option<Arc<Entry>> {
+    /// The entry for this caller, fresh or stale, if its request was sent no later than `latest_sent`.
+    pub(super) fn usable_entry(
+        &self,
+        request: &CacheRequest,
+        latest_sent: Instant,
+        now: Instant,
+    ) -> Option<Arc<Entry>> {
         let entry = self.store.get(&self.store.cache_key(&request.lookup.key, request.lookup.caller_scope.caller))?;
-        let life = entry.life();
-        (life.sent <= sent_until && life.freshness(now) != Freshness::Gone).then_some(entry)
+        let freshness_info = entry.freshness_info();
+        (freshness_info.sent <= latest_sent && freshness_info.freshness(now) != Freshness::Gone).then_some(entry)
     }
 
-    /// The fresh answer to what is asked, for a caller who may be given it at once.
+    /// The fresh entry for a caller that has a grant. For the fast path.
     pub(super) fn fresh(&self, lookup: &Lookup, now: Instant) -> Option<Arc<Entry>> {
         if !self.grants.is_granted(&lookup.caller_scope, now) {
             return None;
@@ -127,50 +133,52 @@ impl Memory {
         lookup.accepts(&entry, now).then_some(entry)
     }
 
-    /// Looks into a slot, for a caller who may see what is there.
-    fn look_into(&self, request: &CacheRequest, cache_key: CacheKey, now: Instant) -> LookupResult {
+    /// The look-up for a caller that has a grant.
+    fn look_up_granted(&self, request: &CacheRequest, cache_key: CacheKey, now: Instant) -> LookupResult {
         let directives = request.lookup.directives;
         let accepted = |entry: &Entry| request.lookup.accepts(entry, now);
         let caller = request.lookup.caller_scope.caller;
         let entry = match self.store.get(&cache_key) {
-            Some(entry) if accepted(&entry) => return LookupResult::FlightOutcome(entry, HitKind::Fresh),
+            Some(entry) if accepted(&entry) => return LookupResult::Hit(entry, HitKind::Fresh),
             entry => entry,
         };
-        // Nothing displaces what is fresh. But of what is not, upstream's latest word counts: where that
-        // was no, or an answer that can't be kept, nothing older is given unless upstream fails.
-        let is_later = |no: &Arc<Entry>| entry.as_ref().is_none_or(|entry| entry.life().sent < no.life().sent);
-        let no = self.store.negative(&cache_key).filter(is_later);
-        if let Some(no) = no.as_ref().filter(|no| accepted(no)) {
-            return LookupResult::FlightOutcome(Arc::clone(no), HitKind::Negative);
+        // A fresh entry is given in any case. A stale one is not given if upstream has answered later with a 400, 404
+        // or 405, or with a response that cannot be stored, unless upstream fails.
+        let is_later = |negative: &Arc<Entry>| {
+            entry.as_ref().is_none_or(|entry| entry.freshness_info().sent < negative.freshness_info().sent)
+        };
+        let negative = self.store.negative(&cache_key).filter(is_later);
+        if let Some(negative) = negative.as_ref().filter(|negative| accepted(negative)) {
+            return LookupResult::Hit(Arc::clone(negative), HitKind::Negative);
         }
-        let is_uncacheable = || self.store.uncacheable(&cache_key, caller, now).is_some();
-        let takes_stale = directives.takes_stale() && no.is_none() && !is_uncacheable();
+        let is_uncacheable = || self.store.uncacheable_reason(&cache_key, caller, now).is_some();
+        let takes_stale = directives.takes_stale() && negative.is_none() && !is_uncacheable();
         let mut has_stale = false;
         if takes_stale && let Some(entry) = &entry {
-            match entry.life().freshness(now) {
+            match entry.freshness_info().freshness(now) {
                 Freshness::Gone => {}
-                _ if self.backoffs.hold(&cache_key, &request.lookup.caller_scope, now) => {
-                    return LookupResult::FlightOutcome(Arc::clone(entry), HitKind::Backoff);
+                _ if self.backoffs.is_active_for(&cache_key, &request.lookup.caller_scope, now) => {
+                    return LookupResult::Hit(Arc::clone(entry), HitKind::Backoff);
                 }
-                Freshness::WhileRevalidate => return LookupResult::Refresh(Arc::clone(entry), cache_key),
+                Freshness::WhileRevalidate => return LookupResult::StaleWhileRevalidate(Arc::clone(entry), cache_key),
                 Freshness::Fresh { .. } | Freshness::IfError => has_stale = true,
             }
         }
-        // An invalidated entry counts as stale, however old it is, and upstream may be asked about it.
-        let before = entry.clone().or_else(|| self.store.get_to_confirm(&cache_key));
-        let why = match &entry {
-            Some(entry) => request.lookup.refuses(entry, now),
-            None if before.is_some() => Miss::NeedsConfirmation,
+        // An invalidated entry counts as stale, however old it is, and is revalidated.
+        let stored = entry.clone().or_else(|| self.store.get_for_validation(&cache_key));
+        let miss = match &entry {
+            Some(entry) => request.lookup.miss_reason(entry, now),
+            None if stored.is_some() => Miss::NeedsConfirmation,
             None if is_uncacheable() => Miss::Uncacheable,
             None if cache_key.owner.is_some() => Miss::Private,
             None => Miss::NoEntry,
         };
-        LookupResult::Ask { cache_key, why, before, has_stale }
+        LookupResult::Fetch { cache_key, miss, stored, has_stale }
     }
 }
 
-/// An answer from memory.
-pub(super) fn remembered(
+/// The response from an entry.
+pub(super) fn respond_from_memory(
     observer: &Observer,
     request: &CacheRequest,
     entry: &Entry,
@@ -180,16 +188,16 @@ pub(super) fn remembered(
 ) -> Response<Content> {
     let outcome = kind.outcome();
     entry.hit();
-    record.answered(outcome, "");
-    // A refusal is said again to whatever is asked.
+    record.set_outcome(outcome, "");
+    // A stored 401 or 403 has no key: it is repeated to all requests of its caller in the scope.
     let key = entry.key().unwrap_or_else(|| observer.digests.of_key(&request.lookup.key));
-    record.is_kept_under(key);
+    record.set_stored_key(key);
     let ttl = match kind {
         HitKind::Denied(left) => {
             observer.metrics.denial("memory");
             i64::try_from(left.as_secs()).unwrap_or(i64::MAX)
         }
-        _ => entry.life().seconds_left(now),
+        _ => entry.freshness_info().seconds_left(now),
     };
     let mut response = compose::from_entry(entry, now);
     let detail = (outcome != Outcome::Hit).then_some(outcome.into_str());

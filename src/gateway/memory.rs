@@ -1,5 +1,5 @@
-//! What is remembered: who may see what, what is kept, where the gateway backs off, and whom upstream knows. `look_up.rs` and
-//! `known.rs` have what is read from it.
+//! The state that lasts from one request to the next. `look_up.rs` and `caller_class.rs` read it; it has no rules of
+//! its own.
 
 use std::sync::Arc;
 
@@ -8,7 +8,6 @@ use crate::cache::grants::Grants;
 use crate::cache::known_callers::KnownCallers;
 use crate::cache::store::Store;
 
-/// All that lasts from one request to the next about answers and callers.
 pub(super) struct Memory {
     pub(super) grants: Arc<Grants>,
     pub(super) store: Arc<Store>,

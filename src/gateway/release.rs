@@ -1,7 +1,8 @@
-//! Releasing those who wait for a flight: with the answer, with a stale one, or to go again.
+//! Releasing a waiter when its flight has a result: the waiter gets the response, a stale entry, or an error, or it
+//! looks up again.
 //!
-//! Everything is checked as it is now, not as it was when they joined: whether the grant still
-//! stands, whether the cache was purged, whether the scope has become private.
+//! Everything is checked again at this moment: the caller's grant, purges, and whether the scope is private. What was
+//! true when the waiter joined must not be used. A waiter must not get another caller's refusal.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -20,14 +21,14 @@ use crate::cache::grants::{GrantState, Proof};
 use crate::cache::unstorable::Unstorable;
 use crate::reply::body::Content;
 use crate::reply::compose::{self, CacheStatus, Forward};
-use crate::reply::error::Problem;
+use crate::reply::error::RequestError;
 use crate::signing::ring::SignatureRejection;
 use crate::telemetry::outcome::Outcome;
 use crate::telemetry::record::RequestRecord;
 use crate::upstream::UpstreamError;
 
-/// A request that is released now, and what decides about that.
-pub(super) struct Releasing<'g> {
+/// A waiter, and the parts that its release depends on.
+pub(super) struct Releaser<'g> {
     pub(super) memory: &'g Memory,
     pub(super) observer: &'g Observer,
     pub(super) request: &'g CacheRequest,
@@ -35,105 +36,109 @@ pub(super) struct Releasing<'g> {
     pub(super) now: Instant,
 }
 
-/// What becomes of a request when its flight has a result.
+/// What happens to a request when its flight has a result.
 pub(super) enum Release {
-    /// It is answered.
-    Answer(Response<Content>),
-    /// It is answered with something that is no answer to what it asked.
-    AsItIs(Response<Content>),
-    /// It is forwarded as it is: the answer is too large to hold.
-    Stream,
-    /// It is refused here.
-    Refuse(Problem),
-    /// It goes again: the leader was refused, or met something that is its own.
-    Elect,
-    /// It goes again: upstream has failed the leader's call, and meanwhile answered another's well.
-    Repeat,
-    /// It goes again: the result is not for this caller, or not any more.
-    GoAgain,
+    /// Send the response, or a 304 if the client has the current version.
+    Respond(Response<Content>),
+    /// Send the response, never a 304: it is a 200 whose body is not a valid response of the operation.
+    RespondUnconditionally(Response<Content>),
+    /// Relay the request: the response is too large to buffer.
+    Relay,
+    /// Answer with an error of the gateway.
+    Fail(RequestError),
+    /// Look up again. The leader was refused or throttled, so another waiter becomes the leader.
+    ElectLeader,
+    /// Look up again. Upstream answered the leader with a 5xx and another caller's call well, so a waiter repeats the
+    /// call.
+    Retry,
+    /// Look up again: the result is not for this caller.
+    LookUpAgain,
 }
 
-impl Releasing<'_> {
-    /// Gives a request what its flight has brought, if it may have it.
+impl Releaser<'_> {
+    /// Decides what a waiter gets of the result of its flight.
     pub(super) fn release(&self, result: &FetchResult, record: &mut RequestRecord) -> Release {
         let Self { request, role, now, .. } = *self;
         let caller = request.lookup.caller_scope.caller;
-        let (leader, epoch, answer, is_outside, may_repeat) = match result {
-            FetchResult::NotSent => return Release::GoAgain,
+        let (leader, epoch, response, is_external, may_retry) = match result {
+            FetchResult::NotSent => return Release::LookUpAgain,
             FetchResult::Suspended { leader } if *leader == caller => {
                 self.observer.metrics.signature(SignatureRejection::Suspended.into_str());
-                return Release::Refuse(Problem::Signature(SignatureRejection::Suspended));
+                return Release::Fail(RequestError::Signature(SignatureRejection::Suspended));
             }
-            FetchResult::Suspended { .. } | FetchResult::Refused { .. } => return Release::Elect,
-            FetchResult::Sent { leader, epoch, answer, took, is_outside, may_repeat } => {
-                record.upstream_took(*took);
-                (leader, epoch, answer, *is_outside, *may_repeat)
+            FetchResult::Suspended { .. } | FetchResult::Refused { .. } => return Release::ElectLeader,
+            FetchResult::Sent { leader, epoch, response, duration, is_external, may_retry } => {
+                record.set_upstream_time(*duration);
+                (leader, epoch, response, *is_external, *may_retry)
             }
         };
         let is_own = *leader == caller;
         let is_granted = || self.memory.grants.is_granted(&request.lookup.caller_scope, now);
-        let stale = || self.stale_on_error(is_own && is_outside);
-        let answer = match answer {
-            Ok(answer) => answer,
-            // Each waiter has its own streamed: another shared call would find no room either.
-            Err(UpstreamError::NoMemory(_)) => return Release::Stream,
-            Err(UpstreamError::TooLarge(_)) => return if role.leads { Release::Stream } else { Release::GoAgain },
+        let stale = || self.stale_on_error(is_own && is_external);
+        let fetched = match response {
+            Ok(fetched) => fetched,
+            // Each waiter relays its own request: another shared call would not get memory either.
+            Err(UpstreamError::NoMemory(_)) => return Release::Relay,
+            Err(UpstreamError::TooLarge(_)) => return if role.leads { Release::Relay } else { Release::LookUpAgain },
             Err(error @ UpstreamError::RefusalIncomplete(_)) if is_own => {
-                return Release::Answer(self.failed(error, None, record));
+                return Release::Respond(self.error_response(error, None, record));
             }
-            Err(UpstreamError::RefusalIncomplete(_)) => return Release::Elect,
-            Err(error) if is_own || is_granted() => return Release::Answer(self.failed(error, stale(), record)),
-            Err(_) => return Release::GoAgain,
+            Err(UpstreamError::RefusalIncomplete(_)) => return Release::ElectLeader,
+            Err(error) if is_own || is_granted() => {
+                return Release::Respond(self.error_response(error, stale(), record));
+            }
+            Err(_) => return Release::LookUpAgain,
         };
-        let may_share = || is_granted() && self.memory.store.may_share(&role.cache_key, *epoch, answer.life.sent);
-        let is_valid = || !self.memory.store.is_invalidated(role.cache_key.key.scope(), answer.life.sent);
+        let may_share =
+            || is_granted() && self.memory.store.may_share(&role.cache_key, *epoch, fetched.freshness_info.sent);
+        let is_valid = || !self.memory.store.is_invalidated(role.cache_key.key.scope(), fetched.freshness_info.sent);
         let may_have = role.leads
-            || match answer.verdict {
+            || match fetched.verdict {
                 Verdict::Proof(Ok(Audience::Caller)) if !is_own => false,
-                Verdict::Proof(Ok(_)) => answer.proof != Some(Proof::Late) && may_share(),
-                Verdict::Proof(Err(_)) | Verdict::NoList(_) => false,
+                Verdict::Proof(Ok(_)) => fetched.proof != Some(Proof::Late) && may_share(),
+                Verdict::Proof(Err(_)) | Verdict::InvalidBody(_) => false,
                 Verdict::Denial => is_own,
                 Verdict::Personal => is_own && is_valid(),
                 Verdict::Negative => is_own && is_valid() || may_share(),
                 Verdict::Throttled | Verdict::Failure => is_own || is_granted(),
             };
-        match answer.verdict {
-            Verdict::Denial | Verdict::Personal if !may_have => Release::Elect,
-            _ if !may_have => Release::GoAgain,
+        match fetched.verdict {
+            Verdict::Denial | Verdict::Personal if !may_have => Release::ElectLeader,
+            _ if !may_have => Release::LookUpAgain,
             Verdict::Throttled | Verdict::Failure => match stale() {
                 Some(entry) => {
-                    let why = (Outcome::Stale, Unstorable::Status.into_str());
-                    Release::Answer(stale_answer(&entry, now, Some(answer.said), why, role, record))
+                    let (status, detail) = (Some(fetched.upstream_status), Unstorable::Status.into_str());
+                    Release::Respond(stale_response(&entry, now, status, Outcome::Stale, detail, role, record))
                 }
-                None if may_repeat && !is_own && !role.has_repeated && !role.is_last => Release::Repeat,
-                // It may be the leader alone who has asked too often. But not everyone tries in turn.
-                None if answer.verdict == Verdict::Throttled && !is_own && !role.is_last => Release::Elect,
-                None => Release::Answer(self.fetched(answer, record)),
+                None if may_retry && !is_own && !role.has_retried && !role.is_last => Release::Retry,
+                // Upstream may throttle only the leader's caller. `is_last` limits how many waiters try.
+                None if fetched.verdict == Verdict::Throttled && !is_own && !role.is_last => Release::ElectLeader,
+                None => Release::Respond(self.response(fetched, record)),
             },
-            Verdict::NoList(_) => Release::AsItIs(self.fetched(answer, record)),
-            _ => Release::Answer(self.fetched(answer, record)),
+            Verdict::InvalidBody(_) => Release::RespondUnconditionally(self.response(fetched, record)),
+            _ => Release::Respond(self.response(fetched, record)),
         }
     }
 
-    /// An answer that a flight has brought.
-    fn fetched(&self, answer: &FetchedResponse, record: &mut RequestRecord) -> Response<Content> {
+    /// The response to send for a fetched one.
+    fn response(&self, fetched: &FetchedResponse, record: &mut RequestRecord) -> Response<Content> {
         let Self { request, role, now, .. } = *self;
         let is_private =
             || self.memory.store.cache_key(&request.lookup.key, request.lookup.caller_scope.caller).owner.is_some();
-        let detail = match answer.not_kept {
+        let detail = match fetched.not_stored {
             Some(reason) => reason.into_str(),
-            None if role.leads && answer.proof == Some(Proof::Granted) => "proved",
+            None if role.leads && fetched.proof == Some(Proof::Granted) => "proved",
             None if role.elected => "elected",
             None if is_private() => "private",
-            None => role.why.into_str(),
+            None => role.miss.into_str(),
         };
-        record.because(detail);
-        let age = answer.age_is_known.then(|| answer.life.age(now));
-        let mut response = compose::from_answer(&answer.response, age, !role.leads);
+        record.set_detail(detail);
+        let age = fetched.age_is_known.then(|| fetched.freshness_info.age(now));
+        let mut response = compose::from_response(&fetched.response, age, !role.leads);
         let status = CacheStatus::Forwarded {
-            why: Forward::of(role.why),
-            status: Some(answer.said),
-            stored: answer.not_kept.is_none(),
+            why: Forward::of(role.miss),
+            status: Some(fetched.upstream_status),
+            stored: fetched.not_stored.is_none(),
             collapsed: !role.leads,
             key: record.key(),
             detail: Some(detail),
@@ -143,34 +148,33 @@ impl Releasing<'_> {
         response
     }
 
-    /// A stale answer for one who has waited long enough, if there still is one. Upstream hasn't failed,
-    /// so that only a grant that stands will do.
-    pub(super) fn stale_if_slow_answer(&self, record: &mut RequestRecord) -> Option<Response<Content>> {
+    /// A stale response for a request that has waited for `stale_if_slow`. Upstream has not failed, so a lapsed grant
+    /// is not extended. `None` if there is no such entry any more.
+    pub(super) fn stale_if_slow_response(&self, record: &mut RequestRecord) -> Option<Response<Content>> {
         let Self { request, role, now, .. } = *self;
         if !self.memory.grants.is_granted(&request.lookup.caller_scope, now) {
             return None;
         }
-        // It may have become known meanwhile that there is no such thing any more, or nothing to keep.
+        // The entry may have been invalidated, or its key marked uncacheable, since the first look-up.
         let entry = match self.memory.look_up(request, now) {
-            LookupResult::FlightOutcome(entry, HitKind::Fresh | HitKind::Backoff) | LookupResult::Refresh(entry, _) => {
-                entry
-            }
-            LookupResult::Ask { before: Some(entry), has_stale: true, .. } => entry,
-            LookupResult::FlightOutcome(..) | LookupResult::Ask { .. } => return None,
+            LookupResult::Hit(entry, HitKind::Fresh | HitKind::Backoff)
+            | LookupResult::StaleWhileRevalidate(entry, _) => entry,
+            LookupResult::Fetch { stored: Some(entry), has_stale: true, .. } => entry,
+            LookupResult::Hit(..) | LookupResult::Fetch { .. } => return None,
         };
-        let why = (Outcome::StaleIfSlow, Outcome::StaleIfSlow.into_str());
-        Some(stale_answer(&entry, now, None, why, role, record))
+        let outcome = Outcome::StaleIfSlow;
+        Some(stale_response(&entry, now, None, outcome, outcome.into_str(), role, record))
     }
 
-    /// The answer to a request whose own deadline has come. That says nothing of upstream, which may not have had its
-    /// whole time: it extends no grant.
-    pub(super) fn out_of_time(&self, was_asked: bool, record: &mut RequestRecord) -> Response<Content> {
-        let error = if was_asked { UpstreamError::Deadline } else { UpstreamError::Busy };
-        self.failed(&error, self.stale_on_error(false), record)
+    /// The response to a request whose own deadline is reached. This extends no grant, because upstream may not have
+    /// had all of `answer_timeout`.
+    pub(super) fn deadline_response(&self, is_sent: bool, record: &mut RequestRecord) -> Response<Content> {
+        let error = if is_sent { UpstreamError::Deadline } else { UpstreamError::Busy };
+        self.error_response(&error, self.stale_on_error(false), record)
     }
 
-    /// The answer where upstream gave none: a stale one, or the failure.
-    fn failed(
+    /// The response to a failed call: a stale one, or the error.
+    fn error_response(
         &self,
         error: &UpstreamError,
         stale: Option<Arc<Entry>>,
@@ -178,13 +182,13 @@ impl Releasing<'_> {
     ) -> Response<Content> {
         let Self { role, now, .. } = *self;
         let detail = error.failure().into_str();
-        record.failed(detail);
+        record.set_failure(detail);
         if let Some(entry) = stale {
-            return stale_answer(&entry, now, None, (Outcome::Stale, detail), role, record);
+            return stale_response(&entry, now, None, Outcome::Stale, detail, role, record);
         }
-        let mut response = Problem::Upstream(error.clone()).response(record.request_id());
+        let mut response = RequestError::Upstream(error.clone()).response(record.request_id());
         let status = CacheStatus::Forwarded {
-            why: Forward::of(role.why),
+            why: Forward::of(role.miss),
             status: None,
             stored: false,
             collapsed: !role.leads,
@@ -196,32 +200,34 @@ impl Releasing<'_> {
         response
     }
 
-    /// What this caller may be given in place of a failure. A lapsed grant shows something only if the caller's own call
-    /// has failed for a reason outside the gateway, and then nothing that was sent later than its regular end.
+    /// The stale entry that this caller may get instead of an error. A lapsed grant is extended only if the caller's
+    /// own call failed for a cause outside the gateway. It then shows no entry that was sent after the regular end of
+    /// the grant.
     fn stale_on_error(&self, extends_grant: bool) -> Option<Arc<Entry>> {
         let Self { request, now, .. } = *self;
-        let shown_until = match self.memory.grants.grant_state(&request.lookup.caller_scope, now) {
+        let latest_sent = match self.memory.grants.grant_state(&request.lookup.caller_scope, now) {
             GrantState::Granted => now,
             GrantState::Grace { ended } if extends_grant => ended,
             GrantState::Grace { .. } | GrantState::Unknown | GrantState::Denied { .. } => return None,
         };
-        self.memory.usable(request, shown_until, now)
+        self.memory.usable_entry(request, latest_sent, now)
     }
 }
 
-/// A stale answer in place of a failure, or of waiting.
-fn stale_answer(
+/// A response from an entry that is not fresh, because upstream failed or is slow. `status` is upstream's.
+fn stale_response(
     entry: &Entry,
     now: Instant,
     status: Option<StatusCode>,
-    (outcome, detail): (Outcome, &'static str),
+    outcome: Outcome,
+    detail: &'static str,
     role: &Role,
     record: &mut RequestRecord,
 ) -> Response<Content> {
-    record.answered(outcome, detail);
+    record.set_outcome(outcome, detail);
     let mut response = compose::from_entry(entry, now);
-    // With a fresh one, it is the wish that had it asked for.
-    let why = if Forward::of(role.why) == Forward::Request { Forward::Request } else { Forward::Stale };
+    // If the entry is fresh, the request directives were the reason for the call.
+    let why = if Forward::of(role.miss) == Forward::Request { Forward::Request } else { Forward::Stale };
     let status = CacheStatus::Forwarded {
         why,
         status,

@@ -1,7 +1,8 @@
-//! What the fast path remembers of a head, and when that still holds.
+//! The gateway's side of the fast path: what it remembers of a head, and whether that can be answered now.
 //!
-//! Reading a head depends on the settings in force and on the address that the connection came in by. So a lookup holds
-//! while both are the same. Signed requests are not remembered, because a signature is valid for a while only.
+//! The result of reading a head depends on the active config and on the local address of the connection. So a
+//! remembered look-up is valid while both are the same. Signed requests must not be remembered, because signatures
+//! expire.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
@@ -14,20 +15,20 @@ use crate::request::caller::Credential;
 use crate::request::fingerprint::Fingerprint;
 use crate::telemetry::record::RequestRecord;
 
-/// Keys of more bytes are not remembered: the memory is better spent on others.
-const MAX_KEY: usize = 512;
+/// Requests with a larger key, in bytes, are not remembered, to save memory.
+const MAX_KEY_SIZE: usize = 512;
 
-/// What reading a head has told.
+/// The result of reading a head.
 pub struct RememberedLookup {
     lookup: Arc<Lookup>,
-    /// The settings by which it was read.
+    /// The active config with which it was read.
     active: Weak<ActiveConfig>,
-    /// The address by which its connection came in.
+    /// The local address of its connection.
     local: SocketAddr,
 }
 
 impl Gateway {
-    /// Has the fast path remember what a request asked that was a hit.
+    /// Lets the fast path remember a request that was a hit.
     pub(super) fn remember(
         &self,
         head: Fingerprint,
@@ -36,7 +37,7 @@ impl Gateway {
         connection: &Connection,
     ) {
         let CacheRequest { active, credential: Credential::Token(_), lookup, .. } = request else { return };
-        if lookup.key.size() <= MAX_KEY {
+        if lookup.key.size() <= MAX_KEY_SIZE {
             let operation = lookup.key.operation();
             let (lookup, active) = (Arc::clone(lookup), Arc::downgrade(active));
             let lookup = RememberedLookup { lookup, active, local: connection.local };
@@ -66,7 +67,7 @@ impl HitSource for Gateway {
         let now = self.clock.now();
         let entry = self.memory.fresh(&lookup.lookup, now)?;
         entry.hit();
-        // Its caller has a grant.
+        // A caller with a grant is known.
         connection.account.raise(ConnectionClass::Known, Some(lookup.lookup.caller_scope.caller));
         Some(Hit { entry, now, request_id: self.request_ids.next(), client: connection.peer })
     }

@@ -1,30 +1,29 @@
-//! How a request takes part in a flight.
+//! The role of a request in a flight: leader or waiter. It has no rules of its own about who gets what.
 
 use crate::cache::miss::Miss;
 use crate::cache::store::CacheKey;
 use crate::reply::compose::Forward;
 use crate::telemetry::outcome::Outcome;
 
-/// A request's part in a flight.
 pub(super) struct Role {
-    /// Whether it is this very request that is sent, and in the end whether it is given its own call's result.
+    /// Whether this request is sent. After the wait: whether it got the result of its own call.
     pub(super) leads: bool,
-    /// Whether it leads because the leader before was refused.
+    /// Whether it leads because the previous leader was refused or throttled.
     pub(super) elected: bool,
-    /// Whether it won't wait for another leader after this one.
+    /// Whether this is its last election: it does not wait for another leader.
     pub(super) is_last: bool,
-    /// Whether it has gone again already because upstream failed another's call. That happens once.
-    pub(super) has_repeated: bool,
-    /// What it waits for.
+    /// Whether it has already looked up again to retry after a 5xx. That happens once.
+    pub(super) has_retried: bool,
     pub(super) cache_key: CacheKey,
-    /// Why it isn't answered from memory.
-    pub(super) why: Miss,
+    /// Why it is not answered from memory.
+    pub(super) miss: Miss,
+    /// Whether it can get a stale entry if upstream is slow.
+    pub(super) has_stale: bool,
 }
 
 impl Role {
-    /// How the request is being answered.
     pub(super) fn outcome(&self) -> Outcome {
-        match (self.leads, Forward::of(self.why)) {
+        match (self.leads, Forward::of(self.miss)) {
             (false, _) => Outcome::Coalesced,
             (true, Forward::Stale | Forward::Request) => Outcome::Expired,
             (true, Forward::Miss | Forward::Bypass) => Outcome::Miss,

@@ -1,7 +1,7 @@
-//! Asking a second tier before upstream, and telling it what upstream has answered.
+//! The second tier: the look-up there before a call, and storing there after it.
 //!
-//! It is asked in one place, inside of a shared fetch: so each question is asked once for all who wait, a hit in memory never
-//! waits for it, and only callers that hold a grant are shown what it has.
+//! It is used only inside a shared fetch. So there is one look-up for all waiters, a hit in memory does not wait for
+//! it, and only callers with a grant get what it has.
 
 use std::time::Duration;
 
@@ -16,46 +16,47 @@ use crate::cache::store::CacheKey;
 use crate::clock::Clock;
 use crate::request::digest::Digests;
 
-/// How long a fetch waits for the tier.
 const LOOK_UP_TIMEOUT: Duration = Duration::from_millis(8);
 
-/// What a record may have besides its body, in bytes.
-const MAX_HEAD: usize = 64 * 1024;
+/// The largest part of a record besides its body, in bytes.
+const MAX_RECORD_HEAD: usize = 64 * 1024;
 
-/// Keeps the record that a tier has for a question, and says whether memory has an answer now. The answer of the fetch would be
-/// kept in `slot`.
+/// Copies the record that the tier has for a key into memory. Returns whether the request can now be answered from
+/// memory.
 pub(super) async fn adopt_record(
     tier: &dyn SecondTier,
-    (memory, digests, clock): (&Memory, &Digests, &Clock),
+    memory: &Memory,
+    digests: &Digests,
+    clock: &Clock,
     request: &CacheRequest,
     cache_key: &CacheKey,
 ) -> bool {
-    // A slot without an owner is only for callers with a grant.
+    // A key without an owner is only for callers with a grant.
     if cache_key.owner.is_some() || request.lookup.directives.no_cache {
         return false;
     }
     let key = &request.lookup.key;
     let epoch = memory.store.epoch();
     let Ok(Some(record)) = timeout(LOOK_UP_TIMEOUT, tier.get(key)).await else { return false };
-    if record.len() > request.active.settings.cache.max_body_size.bytes().saturating_add(MAX_HEAD) {
+    if record.len() > request.active.settings.cache.max_body_size.bytes().saturating_add(MAX_RECORD_HEAD) {
         return false;
     }
-    // The record, and its copy until that is counted as an entry.
+    // For the record, and for its copy until the cache counts the copy as an entry.
     let Some(_charge) = request.account.try_charge(Purpose::Responses, 2 * record.len()) else { return false };
     let (now, date) = (clock.now(), clock.date());
     let configured = request.active.lifetime(key.operation());
-    let Some(draft) = decode(&record, key, configured, (now, date)) else { return false };
-    memory.store.keep_copy(key, draft.under(digests.of_key(key)), epoch)
-        && matches!(memory.look_up(request, now), LookupResult::FlightOutcome(..))
+    let Some(builder) = decode(&record, key, configured, (now, date)) else { return false };
+    memory.store.insert_copy(key, builder.with_key_digest(digests.of_key(key)), epoch)
+        && matches!(memory.look_up(request, now), LookupResult::Hit(..))
 }
 
-/// Tells a tier what is kept for a question now, if that is shared.
-pub(super) fn tell(tier: &dyn SecondTier, memory: &Memory, request: &CacheRequest, clock: &Clock) {
+/// Stores the entry for a key in the tier, if the entry is shared.
+pub(super) fn store_record(tier: &dyn SecondTier, memory: &Memory, request: &CacheRequest, clock: &Clock) {
     let key = &request.lookup.key;
     let cache_key = memory.store.cache_key(key, request.lookup.caller_scope.caller);
     if cache_key.owner.is_none()
         && let Some(entry) = memory.store.get(&cache_key)
-        && let Some(_charge) = request.account.try_charge(Purpose::Responses, entry.body().len() + MAX_HEAD)
+        && let Some(_charge) = request.account.try_charge(Purpose::Responses, entry.body().len() + MAX_RECORD_HEAD)
         && let Some(record) = encode(key, &entry, clock.now(), clock.date())
     {
         tier.put(key, record);

@@ -1,6 +1,6 @@
-//! What the end of a call changes: who has a grant, what is kept, what is remembered of upstream.
+//! What the end of a call changes: grants, entries, marks of uncacheable keys, and backoffs.
 //!
-//! Only a caller that is proved or holds a grant changes what others meet.
+//! A caller that is not proved and has no grant must not change what other callers get.
 
 use std::sync::Arc;
 
@@ -15,8 +15,8 @@ use super::observer::Observer;
 use crate::cache::admission::{self, Audience, CallerRole, Verdict};
 use crate::cache::backoffs::{self, BackoffCause};
 use crate::cache::divergence::{Digest, Observation};
-use crate::cache::entry::{Draft, Entry};
-use crate::cache::freshness::{Freshness, Life, Lifetime};
+use crate::cache::entry::{Entry, EntryBuilder};
+use crate::cache::freshness::{Freshness, FreshnessInfo, Lifetime};
 use crate::cache::grants::{GrantState, PendingGrant, Proof, RefusedBy};
 use crate::cache::lifetime::{self, ResponseTimes};
 use crate::cache::store::{CacheKey, Epoch, PrivateExtent};
@@ -28,50 +28,50 @@ use crate::request::key::Scope;
 use crate::telemetry::events::{Event, NewEvent};
 use crate::upstream::{UpstreamError, client};
 
-/// One call, as it was made, and what its end may change.
+/// A call that has ended, and the parts that it may change.
 pub(super) struct EndedCall<'f> {
     pub(super) memory: &'f Memory,
     pub(super) observer: &'f Observer,
     pub(super) request: &'f CacheRequest,
-    /// What others may have boarded for.
+    /// The key of the flight. Other requests may have joined it.
     pub(super) cache_key: &'f CacheKey,
-    /// Whether nothing was sent but the key, the credential and constants.
-    pub(super) is_plain: bool,
-    /// Between which purges it was sent.
+    /// Whether the request was built only from the key, the credential and constants.
+    pub(super) is_key_only: bool,
+    /// The purge epoch in which it was sent.
     pub(super) epoch: Epoch,
     pub(super) times: ResponseTimes,
 }
 
 impl EndedCall<'_> {
-    /// Whether what a caller is answered may change what the others meet who boarded for a slot: it is
-    /// its own, or the caller holds a grant to this moment.
+    /// Whether the result may change what the other requests of the flight get. The caller must own the key, or hold a
+    /// grant when the response has been received.
     pub(super) fn is_trusted(&self) -> bool {
         self.cache_key.owner.is_some()
             || self.memory.grants.is_granted(&self.request.lookup.caller_scope, self.times.received)
     }
 
-    /// Everything that an answer changes.
+    /// Applies everything that a complete response changes.
     pub(super) fn settle(
         &self,
         pending_grant: PendingGrant,
         mut response: Response<Bytes>,
-        said: StatusCode,
+        upstream_status: StatusCode,
     ) -> FetchedResponse {
         let times = self.times;
-        // RFC 9110 §6.6.1: without one, an answer is dated when it comes, and not each time it is given.
+        // RFC 9110 §6.6.1: a response without `Date` gets the time at which it was received.
         if let Field::Vacant(date) = response.headers_mut().entry(DATE)
             && let Ok(now) = HeaderValue::from_str(&httpdate::fmt_http_date(times.date))
         {
             date.insert(now);
         }
         let operation = self.request.lookup.key.operation();
-        let is_alone = self.kept_in().owner.is_some();
-        let verdict = admission::judge(&response, &operation.body, is_alone, |name| role(operation, name));
+        let is_private = self.current_cache_key().owner.is_some();
+        let verdict = admission::judge(&response, &operation.body, is_private, |name| header_role(operation, name));
         let age_is_known = lifetime::age(response.headers()).is_some();
         let configured = self.request.active.lifetime(operation);
-        let life = lifetime::life(response.headers(), times, configured);
+        let freshness_info = lifetime::freshness_info(response.headers(), times, configured);
         let mut proof = None;
-        let not_kept = match verdict {
+        let not_stored = match verdict {
             Verdict::Proof(storable) => {
                 let proved = pending_grant.proved(times.received);
                 self.observer.metrics.proof(proved);
@@ -81,108 +81,117 @@ impl EndedCall<'_> {
                 }
                 match (proved, storable) {
                     (Proof::Late, _) => Some(Unstorable::Late),
-                    (_, Ok(audience)) => self.keep(&mut response, life, audience),
+                    (_, Ok(audience)) => self.store_response(&mut response, freshness_info, audience),
                     (_, Err(reason)) => {
                         let scope = self.request.lookup.key.scope();
-                        if admission::varies_on_credential(response.headers(), |name| role(operation, name))
-                            && let Some(reach) = self.memory.store.make_private(scope)
+                        if admission::varies_on_credential(response.headers(), |name| header_role(operation, name))
+                            && let Some(extent) = self.memory.store.make_private(scope)
                         {
-                            self.turned_private(scope, reach, Audience::Caller);
+                            self.record_private(scope, extent, Audience::Caller);
                         }
-                        // It is proof, though its grant may have lapsed by now.
-                        self.mark(&self.kept_in(), reason);
+                        // A proof may set this mark without a grant, which may have lapsed by now.
+                        self.mark(&self.current_cache_key(), reason);
                         Some(self.mark_uncacheable(reason))
                     }
                 }
             }
-            Verdict::NoList(reason) => Some(self.mark_uncacheable(reason)),
-            // The denial itself has counted since its head was read.
+            Verdict::InvalidBody(reason) => Some(self.mark_uncacheable(reason)),
+            // The grant ended when the head was read (`apply_denial`).
             Verdict::Denial => {
-                let may_be_said_again = !lifetime::forbids_keeping(response.headers());
-                let refusal = may_be_said_again.then(|| Entry::of_one(&response, life));
+                let may_store = !lifetime::forbids_storing(response.headers());
+                let refusal = may_store.then(|| Entry::new_private(&response, freshness_info));
                 pending_grant.refused(RefusedBy::of(response.body()), refusal, times.received);
                 Some(Unstorable::Denied)
             }
-            Verdict::Negative => self.keep_negative(&response),
+            Verdict::Negative => self.store_negative(&response),
             Verdict::Throttled | Verdict::Failure => {
-                self.pause(Some((response.status(), response.headers())));
+                self.begin_backoff(Some((response.status(), response.headers())));
                 Some(Unstorable::Status)
             }
-            // A no that is not to be kept is upstream's latest word all the same.
-            Verdict::Personal if self.is_plain && admission::is_negative(response.status()) => {
+            // A 400, 404 or 405 that must not be stored replaces what is stale all the same.
+            Verdict::Personal if self.is_key_only && admission::is_negative(response.status()) => {
                 Some(self.mark_uncacheable(Unstorable::CacheDirectives))
             }
             Verdict::Personal => Some(Unstorable::Status),
         };
-        if let Some(reason) = not_kept {
+        if let Some(reason) = not_stored {
             self.observer.metrics.unstored(reason);
         }
-        FetchedResponse { response, said, life, age_is_known, verdict, proof, not_kept }
+        FetchedResponse { response, upstream_status, freshness_info, age_is_known, verdict, proof, not_stored }
     }
 
-    /// Keeps an answer, for as many as may see it. Says why, if it wasn't kept.
-    fn keep(&self, response: &mut Response<Bytes>, life: Life, audience: Audience) -> Option<Unstorable> {
+    /// Stores a response for its audience. Returns why it was not stored.
+    fn store_response(
+        &self,
+        response: &mut Response<Bytes>,
+        freshness_info: FreshnessInfo,
+        audience: Audience,
+    ) -> Option<Unstorable> {
         let EndedCall { request, cache_key, epoch, times, .. } = self;
         let caller = request.lookup.caller_scope.caller;
-        let kept_in = self.kept_in();
-        for cache_key in [cache_key, &kept_in] {
-            self.memory.store.unmark(cache_key);
+        let current_cache_key = self.current_cache_key();
+        for cache_key in [cache_key, &current_cache_key] {
+            self.memory.store.clear_uncacheable(cache_key);
             self.memory.backoffs.end(cache_key);
         }
-        self.memory.store.unmark(&cache_key.of(caller));
+        self.memory.store.clear_uncacheable(&cache_key.of(caller));
         let digest = *blake3::hash(response.body()).as_bytes();
         let validator = Validator::of(response.headers());
         if let Field::Vacant(tag) = response.headers_mut().entry(ETAG) {
             tag.insert(entity_tag(&digest));
         }
-        let draft = Draft::new(response, life, validator).under(self.observer.digests.of_key(&request.lookup.key));
+        let builder = EntryBuilder::new(response, freshness_info, validator)
+            .with_key_digest(self.observer.digests.of_key(&request.lookup.key));
         let observation = Observation { digest, caller, sent: times.sent, received: times.received };
-        let (kept, turned) = self.memory.store.keep(&request.lookup.key, draft, audience, observation, *epoch);
-        if let Some(reach) = turned {
-            self.turned_private(request.lookup.key.scope(), reach, audience);
+        let (stored, newly_private) =
+            self.memory.store.insert(&request.lookup.key, builder, audience, observation, *epoch);
+        if let Some(extent) = newly_private {
+            self.record_private(request.lookup.key.scope(), extent, audience);
         }
-        kept.reason()
+        stored.reason()
     }
 
-    /// Tells that callers share nothing any more.
-    fn turned_private(&self, scope: &Scope, reach: PrivateExtent, audience: Audience) {
+    /// Records that entries are no longer shared between callers.
+    fn record_private(&self, scope: &Scope, extent: PrivateExtent, audience: Audience) {
         let why = match audience {
-            Audience::All => "callers are given different answers to one question",
-            Audience::Caller => "upstream says that its answers vary on the credential",
+            Audience::All => "callers get different responses to the same request",
+            Audience::Caller => "upstream says that responses vary on the credential",
         };
-        let what = match reach {
+        let what = match extent {
             PrivateExtent::Scope => {
-                "from now on nothing is shared between callers here, until this is purged or the gateway restarted"
+                "responses in this scope are no longer shared between callers until it is purged or the gateway restarts"
             }
             PrivateExtent::Operation => {
-                "from now on nothing of this operation is shared between callers, in any project, until all of the \
-                 operation is purged or the gateway restarted"
+                "responses of this operation are no longer shared between callers, in any project, until the whole \
+                 operation is purged or the gateway restarts"
             }
         };
         let what = format!("{why}: {what}. Set sharing = \"caller\" for the operation if this is intended");
         self.observer.record_event(NewEvent::new(Event::PrivateScope, what).in_scope(Some(scope)));
     }
 
-    /// Keeps upstream's no for a while, if it can be about nothing but the question. Says why, if it
-    /// wasn't kept.
-    fn keep_negative(&self, response: &Response<Bytes>) -> Option<Unstorable> {
-        let EndedCall { request, is_plain, epoch, times, .. } = self;
+    /// Stores a 400, 404 or 405 for at most `negative_ttl`, if its only cause can be the key. Returns why it was not
+    /// stored.
+    fn store_negative(&self, response: &Response<Bytes>) -> Option<Unstorable> {
+        let EndedCall { request, is_key_only, epoch, times, .. } = self;
         let negative_ttl = request.active.negative_ttl;
         let configured = Lifetime { ttl: negative_ttl, ..Lifetime::default() };
-        let mut life = lifetime::life(response.headers(), *times, configured);
-        life.lifetime = Lifetime { ttl: life.lifetime.ttl.min(negative_ttl), ..Lifetime::default() };
+        let mut freshness_info = lifetime::freshness_info(response.headers(), *times, configured);
+        freshness_info.lifetime =
+            Lifetime { ttl: freshness_info.lifetime.ttl.min(negative_ttl), ..Lifetime::default() };
         let is_granted = self.memory.grants.is_granted(&request.lookup.caller_scope, times.received);
-        if !is_plain || !is_granted || life.lifetime.ttl.is_zero() {
+        if !is_key_only || !is_granted || freshness_info.lifetime.ttl.is_zero() {
             return Some(Unstorable::Status);
         }
-        let kept_in = self.kept_in();
-        let no = Draft::new(response, life, None).under(self.observer.digests.of_key(&request.lookup.key));
-        let no = no.into_entry(kept_in.owner.is_some());
-        self.memory.store.keep_negative(&kept_in, no, *epoch).reason()
+        let cache_key = self.current_cache_key();
+        let builder = EntryBuilder::new(response, freshness_info, None)
+            .with_key_digest(self.observer.digests.of_key(&request.lookup.key));
+        let negative = builder.build(cache_key.owner.is_some());
+        self.memory.store.insert_negative(&cache_key, negative, *epoch).reason()
     }
 
-    /// What changes though there is no whole answer.
-    pub(super) fn settle_failure(&self, pending_grant: PendingGrant, error: &UpstreamError, is_outside: bool) {
+    /// Applies what a call without a complete response changes.
+    pub(super) fn settle_failure(&self, pending_grant: PendingGrant, error: &UpstreamError, is_external: bool) {
         match error {
             UpstreamError::RefusalIncomplete(_) => {
                 pending_grant.refused(RefusedBy::ApiGateway, None, self.times.received)
@@ -192,46 +201,47 @@ impl EndedCall<'_> {
             }
             UpstreamError::TooLarge(_) => self.observer.metrics.unstored(Unstorable::Status),
             UpstreamError::NoMemory(_) => self.observer.metrics.unstored(Unstorable::Memory),
-            // A lapsed grant goes by the backoff of its caller's own slot: a failure inside the gateway begins none there.
-            _ if !is_outside && self.cache_key.owner.is_some() => {}
-            _ => self.pause(None),
+            // A backoff of the caller's own key extends its lapsed grant, so a failure inside the gateway must not
+            // begin one.
+            _ if !is_external && self.cache_key.owner.is_some() => {}
+            _ => self.begin_backoff(None),
         }
     }
 
-    /// Has the caller back off for a while, where there is something stale to give; and everybody, if another caller's
-    /// call has failed as well.
-    fn pause(&self, said: Option<(StatusCode, &HeaderMap)>) {
+    /// Begins a backoff: stale entries are given without a call, to the caller, and to all callers if another caller's
+    /// call has failed, too. `response` is upstream's, if there was one.
+    fn begin_backoff(&self, response: Option<(StatusCode, &HeaderMap)>) {
         let EndedCall { request, cache_key, times, .. } = self;
-        let is_for_caller_alone = cache_key.owner.is_some();
-        let is_known = match self.memory.grants.grant_state(&request.lookup.caller_scope, times.received) {
+        let is_private = cache_key.owner.is_some();
+        let may_back_off = match self.memory.grants.grant_state(&request.lookup.caller_scope, times.received) {
             GrantState::Granted => true,
-            GrantState::Grace { .. } => is_for_caller_alone,
+            GrantState::Grace { .. } => is_private,
             GrantState::Unknown | GrantState::Denied { .. } => false,
         };
-        if !is_known {
+        if !may_back_off {
             return;
         }
         let scope = request.lookup.key.scope();
-        let wished = said.and_then(|(_, headers)| backoffs::retry_after(headers, times.date));
+        let retry_after = response.and_then(|(_, headers)| backoffs::retry_after(headers, times.date));
         let backoff = request.active.backoff;
-        let (cause, span) = match (said.map(|(status, _)| status), wished) {
-            (Some(StatusCode::TOO_MANY_REQUESTS), wished) => (BackoffCause::Throttled, wished.unwrap_or(backoff)),
-            (Some(StatusCode::SERVICE_UNAVAILABLE), Some(wished)) => (BackoffCause::Unavailable, wished),
+        let (cause, span) = match (response.map(|(status, _)| status), retry_after) {
+            (Some(StatusCode::TOO_MANY_REQUESTS), after) => (BackoffCause::Throttled, after.unwrap_or(backoff)),
+            (Some(StatusCode::SERVICE_UNAVAILABLE), Some(after)) => (BackoffCause::Unavailable, after),
             _ => (BackoffCause::Failure, backoff),
         };
-        self.observer.metrics.pause(cause);
-        if let (BackoffCause::Throttled | BackoffCause::Unavailable, Some((status, _))) = (cause, said) {
+        self.observer.metrics.backoff(cause);
+        if let (BackoffCause::Throttled | BackoffCause::Unavailable, Some((status, _))) = (cause, response) {
             self.observer.throttled(scope.operation().service, status, Some(scope));
         }
-        // What a client has sent besides may be what made its call fail: that says nothing of the others' calls.
-        if self.is_plain || is_for_caller_alone {
+        // Headers that are not in the key may be the cause of the failure. Then it must not affect other callers.
+        if self.is_key_only || is_private {
             self.memory.backoffs.begin(cache_key, &request.lookup.caller_scope, cause, span, times.received);
         } else {
             self.memory.backoffs.begin_for_caller(&request.lookup.caller_scope, span, times.received);
         }
     }
 
-    /// Lets nobody wait any more for answers that can't be kept.
+    /// Marks the key of the flight, if the caller is trusted, so that requests no longer wait for one another.
     fn mark_uncacheable(&self, reason: Unstorable) -> Unstorable {
         if self.is_trusted() {
             self.mark(self.cache_key, reason);
@@ -239,11 +249,11 @@ impl EndedCall<'_> {
         reason
     }
 
-    /// Marks a slot. Beside an answer that is fresh the mark is the caller's alone: for the others the fresh one still
-    /// stands, and what this caller is answered may be of its own making.
+    /// Marks a key uncacheable. While the entry is fresh, the mark is only for this caller: the others still get the
+    /// entry, and this caller may have caused its response itself.
     fn mark(&self, cache_key: &CacheKey, reason: Unstorable) {
         let now = self.times.received;
-        let is_fresh = |entry: &Arc<Entry>| matches!(entry.life().freshness(now), Freshness::Fresh { .. });
+        let is_fresh = |entry: &Arc<Entry>| matches!(entry.freshness_info().freshness(now), Freshness::Fresh { .. });
         let marked = match self.memory.store.get(cache_key) {
             Some(entry) if is_fresh(&entry) => cache_key.of(self.request.lookup.caller_scope.caller),
             _ => cache_key.clone(),
@@ -251,25 +261,25 @@ impl EndedCall<'_> {
         self.memory.store.mark_uncacheable(marked, reason, now);
     }
 
-    /// Where the answer to a call is kept, as things stand.
-    fn kept_in(&self) -> CacheKey {
+    /// The key under which a response is stored now. It changes when the scope becomes private during the call.
+    fn current_cache_key(&self) -> CacheKey {
         self.memory.store.cache_key(&self.request.lookup.key, self.request.lookup.caller_scope.caller)
     }
 }
 
-/// What changes as soon as the head of a refusal, 401 or 403, has been read.
-pub(super) fn denied(memory: &Memory, observer: &Observer, pending_grant: &mut PendingGrant, status: StatusCode) {
+/// Applies what a 401 or 403 changes as soon as its head has been read.
+pub(super) fn apply_denial(memory: &Memory, observer: &Observer, pending_grant: &mut PendingGrant, status: StatusCode) {
     observer.metrics.denial("upstream");
     observer
-        .record_event(NewEvent::new(Event::Denial, "upstream has refused a caller").in_scope(pending_grant.scope()));
+        .record_event(NewEvent::new(Event::Denial, "upstream refused a credential").in_scope(pending_grant.scope()));
     if status == StatusCode::UNAUTHORIZED {
         memory.known_callers.refused(&pending_grant.caller());
     }
     pending_grant.denied(status);
 }
 
-/// What a request header is to an answer that varies on it.
-fn role(operation: &Operation, name: &HeaderName) -> CallerRole {
+/// The role of a request header that is named in `Vary`.
+fn header_role(operation: &Operation, name: &HeaderName) -> CallerRole {
     if client::is_constant(name) || operation.keyed_headers.contains(name) {
         CallerRole::Fixed
     } else if *name == X_AUTH_TOKEN || *name == AUTHORIZATION {
@@ -279,9 +289,9 @@ fn role(operation: &Operation, name: &HeaderName) -> CallerRole {
     }
 }
 
-/// An entity tag for an answer to which upstream has given none: the same for the same bytes.
+/// An entity tag for a response without one. Equal bodies get equal tags.
 fn entity_tag(digest: &Digest) -> HeaderValue {
     let hex: String = digest[..16].iter().map(|byte| format!("{byte:02x}")).collect();
-    // Hex digits in quotes are a header's value.
+    // Hex digits in quotes are always a valid header value.
     HeaderValue::try_from(format!("\"{hex}\"")).unwrap_or(HeaderValue::from_static("\"\""))
 }

@@ -1,4 +1,4 @@
-//! What can't be brought about from outside: the order of steps within a flight.
+//! Tests of what cannot be caused from outside: the order of the steps of a fetch, and the class of a connection.
 
 use super::*;
 use crate::budget::ConnectionClass;
@@ -12,8 +12,8 @@ use crate::simulator::Simulator;
 use http::HeaderValue;
 
 fn gateway(url: &str) -> Arc<Gateway> {
-    let outcome = |path| Override { path, value: url.to_owned(), origin: "test".to_owned() };
-    let overrides = [outcome(&["upstream", "workspace_url"]), outcome(&["upstream", "appstream_url"])];
+    let set_url = |path| Override { path, value: url.to_owned(), origin: "test".to_owned() };
+    let overrides = [set_url(&["upstream", "workspace_url"]), set_url(&["upstream", "appstream_url"])];
     Gateway::new(&Config::from_layers("test.toml", "", &overrides).unwrap(), Clock::System).unwrap()
 }
 
@@ -41,34 +41,31 @@ fn request(gateway: &Gateway, token: &HeaderValue) -> CacheRequest {
     }
 }
 
-/// Makes the call for a question, and says what came of it.
+/// Fetches, and returns the result.
 async fn fetch(gateway: &Arc<Gateway>, request: &CacheRequest) -> FetchResult {
     let cache_key = gateway.memory.store.cache_key(&request.lookup.key, request.lookup.caller_scope.caller);
     let (mut waiter, leader) = gateway.fetcher.shared_flights.join(&cache_key, request.lookup.caller_scope.caller);
     let (head, ()) = Request::new(()).into_parts();
     let (metrics, clock, id) = (Arc::clone(gateway.metrics()), gateway.clock.clone(), gateway.request_ids.next());
     let mut record = RequestRecord::begin(metrics, clock, id, &head, [127, 0, 0, 1].into());
-    gateway.begin_fetch(leader.unwrap(), request, cache_key, &HeaderMap::new(), None, &mut record);
+    gateway.start_fetch(leader.unwrap(), request, cache_key, &HeaderMap::new(), None, &mut record);
     waiter.result().await.unwrap().result
 }
 
 #[tokio::test]
-async fn what_the_flight_before_has_brought_is_there_and_not_asked_for_again() {
+async fn a_fetch_makes_no_call_for_what_the_previous_one_has_stored() {
     let simulator = Simulator::start().await.unwrap();
     let gateway = gateway(&simulator.url(Service::Workspace));
     let token = HeaderValue::try_from(simulator.token("p")).unwrap();
     let request = request(&gateway, &token);
-    assert!(matches!(fetch(&gateway, &request).await, FetchResult::Sent { answer: Ok(_), .. }));
-    assert!(matches!(
-        gateway.memory.look_up(&request, gateway.clock.now()),
-        LookupResult::FlightOutcome(_, HitKind::Fresh)
-    ));
+    assert!(matches!(fetch(&gateway, &request).await, FetchResult::Sent { response: Ok(_), .. }));
+    assert!(matches!(gateway.memory.look_up(&request, gateway.clock.now()), LookupResult::Hit(_, HitKind::Fresh)));
     assert!(matches!(fetch(&gateway, &request).await, FetchResult::NotSent));
     assert_eq!(simulator.request_count(), 1);
 }
 
 #[tokio::test]
-async fn an_answer_to_head_has_no_body_of_any_kind() {
+async fn a_response_to_head_has_the_length_of_the_body_and_no_body() {
     let gateway = gateway("http://127.0.0.1:1");
     for path in ["/nowhere", "/v2/p/products"] {
         let ask = async |method: Method| {
@@ -84,7 +81,7 @@ async fn an_answer_to_head_has_no_body_of_any_kind() {
 }
 
 #[tokio::test]
-async fn a_connection_is_known_once_upstream_has_answered_its_caller_well() {
+async fn a_connection_is_known_after_upstream_has_accepted_its_caller() {
     let simulator = Simulator::start().await.unwrap();
     let gateway = gateway(&simulator.url(Service::Workspace));
     let valid = simulator.token("p");
@@ -102,7 +99,7 @@ async fn a_connection_is_known_once_upstream_has_answered_its_caller_well() {
         assert_eq!(ask(&connection, path, Some(&valid)).await, ConnectionClass::Known, "{path}");
         assert_eq!(ask(&connection, path, Some("invented")).await, ConnectionClass::Known, "{path}");
     }
-    // A head that has come before is answered without being read.
+    // A hit on the fast path makes the connection known, too.
     let head = format!("GET /v2/p/products HTTP/1.1\r\nhost: any\r\nx-auth-token: {valid}\r\n\r\n");
     let state = ResponderState { is_free: true, is_closing: false };
     let takes = |connection: &Arc<Connection>| {

@@ -1,4 +1,4 @@
-//! What a gateway is given to ask upstream with: the client, and the gates before it.
+//! Building the HTTP client and the gates that limit its calls. No call is made here.
 
 use std::io;
 use std::path::PathBuf;
@@ -8,31 +8,31 @@ use strum::VariantArray;
 
 use crate::catalogue::Service;
 use crate::clock::Clock;
-use crate::config::bounded::{read_regular, shown_path};
+use crate::config::read_file::{read_regular, shown_path};
 use crate::config::{Config, Settings, settings};
 use crate::request::hop::Via;
 use crate::telemetry::metrics::Metrics;
-use crate::telemetry::queue_metrics::QueueUsage;
+use crate::telemetry::sources::QueueUsage;
 use crate::upstream::Authorities;
 use crate::upstream::client::{CallLimits, HttpClient};
 use crate::upstream::gate::{self, Class, Gate, GateUsage};
 
-/// What a client is made by. Another is made only where this has changed, for it has connections of its own.
+/// What a client is built from. A reload builds a new client only if this has changed, because a new client has to open
+/// new connections.
 #[derive(Clone, PartialEq)]
 pub(super) struct ClientConfig {
     limits: CallLimits,
-    /// What the file of certificates has in it.
-    trusted: Option<Arc<[u8]>>,
+    /// The content of `upstream.ca_file`.
+    ca_pem: Option<Arc<[u8]>>,
 }
 
 impl ClientConfig {
-    /// Whether it is other authorities that are trusted besides the system's.
-    pub(super) fn trusts_others_than(&self, other: &Self) -> bool {
-        self.trusted != other.trusted
+    pub(super) fn has_other_authorities(&self, other: &Self) -> bool {
+        self.ca_pem != other.ca_pem
     }
 }
 
-/// What the client of these settings is made by.
+/// Reads `upstream.ca_file`.
 pub(super) fn client_config(settings: &Settings) -> io::Result<ClientConfig> {
     let upstream = &settings.upstream;
     let contents = |path: &PathBuf| match read_regular(path) {
@@ -47,16 +47,16 @@ pub(super) fn client_config(settings: &Settings) -> io::Result<ClientConfig> {
         age: upstream.connection_max_age.0,
         max_body: settings.cache.max_body_size.bytes(),
     };
-    Ok(ClientConfig { limits, trusted: upstream.ca_file.as_ref().map(contents).transpose()? })
+    Ok(ClientConfig { limits, ca_pem: upstream.ca_file.as_ref().map(contents).transpose()? })
 }
 
-/// What is trusted besides the system's authorities.
-pub(super) fn named<'c>(config: &'c Config, client_config: &'c ClientConfig) -> Option<Authorities<'c>> {
-    let named = config.settings.upstream.ca_file.as_deref().zip(client_config.trusted.as_deref());
-    named.map(|(path, pem)| Authorities { path, pem })
+/// The authorities of `upstream.ca_file`, which are trusted besides the system's.
+pub(super) fn extra_authorities<'c>(config: &'c Config, client_config: &'c ClientConfig) -> Option<Authorities<'c>> {
+    let file = config.settings.upstream.ca_file.as_deref().zip(client_config.ca_pem.as_deref());
+    file.map(|(path, pem)| Authorities { path, pem })
 }
 
-/// The client of both services.
+/// One client calls all services.
 pub(super) fn client(
     config: &Config,
     client_config: &ClientConfig,
@@ -65,7 +65,7 @@ pub(super) fn client(
     metrics: &Metrics,
 ) -> io::Result<HttpClient> {
     HttpClient::new(
-        named(config, client_config),
+        extra_authorities(config, client_config),
         config.proxy_config.clone(),
         client_config.limits,
         via,
@@ -74,26 +74,26 @@ pub(super) fn client(
     )
 }
 
-/// The gates before upstream: for product lists, and for what is relayed.
-pub(super) fn gates(settings: &settings::Upstream, metrics: &Metrics) -> io::Result<[Arc<Gate>; 2]> {
-    let bounds = gate::GateLimits { calls: settings.max_calls.0, per_caller: settings.max_calls_per_caller.0 };
-    let gates = [bounds; 2].map(|bounds| Arc::new(Gate::new(bounds)));
-    let watched = gates.clone();
+/// The gates before upstream: one for fetches, one for relayed requests.
+pub(super) fn gates(settings: &settings::Upstream, metrics: &Metrics) -> [Arc<Gate>; 2] {
+    let limits = gate::GateLimits { calls: settings.max_calls.0, per_caller: settings.max_calls_per_caller.0 };
+    let gates = [limits; 2].map(|limits| Arc::new(Gate::new(limits)));
+    let observed = gates.clone();
     let read = move || {
-        let kinds = ["product-list", "relay"].into_iter().zip(&watched);
+        let kinds = ["product-list", "relay"].into_iter().zip(&observed);
         kinds.flat_map(|(kind, gate)| queue_usage(kind, gate)).collect()
     };
-    metrics.watch_queues(read).map_err(io::Error::other)?;
-    Ok(gates)
+    metrics.watch_queues(read);
+    gates
 }
 
-/// The calls of one kind, by service and class; those to an operator's own services under one name.
+/// The calls of one kind, by service and class. All services that an operator has added have the same name.
 fn queue_usage(kind: &'static str, gate: &Gate) -> Vec<QueueUsage> {
-    let none = Service::ALL.into_iter().flat_map(|service| queue_usage_of(kind, service, |_| GateUsage::default()));
+    let zeros = Service::ALL.into_iter().flat_map(|service| queue_usage_of(kind, service, |_| GateUsage::default()));
     let services = gate.services();
     let queue_usage =
         services.into_iter().flat_map(|service| queue_usage_of(kind, service, move |class| gate.usage(service, class)));
-    none.chain(queue_usage).collect()
+    zeros.chain(queue_usage).collect()
 }
 
 fn queue_usage_of(

@@ -1,5 +1,5 @@
-//! Waiting for the result of a flight: until it is there, until something stale is given instead, until the request
-//! may make a call of its own, or until its deadline.
+//! Waiting for the result of a flight. The wait ends with the result, after `stale_if_slow`, when the request may start
+//! an additional call, or at the request's deadline. Nothing is decided here about the response.
 
 use std::pin::Pin;
 use std::time::Duration;
@@ -13,61 +13,59 @@ use crate::catalogue::Service;
 use crate::request::caller::Caller;
 use crate::upstream::successes::Successes;
 
-/// How much longer a request waits than its call may take. So a call that is sent at once has upstream's whole time,
+/// How much longer a request waits than its call may take. So a call that is sent at once has all of `answer_timeout`,
 /// and its failure is known before the request's own deadline.
 pub(super) const DEADLINE_MARGIN: Duration = Duration::from_secs(1);
 
-/// How long one request waits, for however many flights.
+/// The timers of one request, for all flights that it waits for.
 pub(super) struct Timers {
     deadline: Pin<Box<Sleep>>,
     stale_if_slow: Option<Pin<Box<Sleep>>>,
 }
 
-/// How waiting has ended.
 pub(super) enum WaitOutcome {
-    /// The flight has a result, or was lost.
+    /// The flight has a result. `None` if it ended without one.
     Ended(Option<FlightOutcome<FetchResult>>),
-    /// StaleIfSlow has ended, and the flight goes on. This is told once.
+    /// `stale_if_slow` has passed, and the flight goes on. This is returned once.
     StaleIfSlow,
-    /// All calls of the flight are slow while upstream answers others: the request may make another call.
-    MayLead,
-    /// The request's own deadline has come.
-    OutOfTime,
+    /// All calls of the flight are slow, and upstream answers other calls: the request may start an additional call.
+    MayStartCall,
+    /// The request's own deadline is reached.
+    DeadlineReached,
 }
 
-/// Who may make another call, and what tells whether upstream is slow for that flight only.
-pub(super) struct AnotherCall<'g> {
+/// What decides whether a waiter may start an additional call.
+pub(super) struct AdditionalCall<'g> {
     pub(super) caller: Caller,
     pub(super) service: Service,
     pub(super) successes: &'g Successes,
-    /// Whether the request may make a call for all who wait.
-    pub(super) may_lead: &'g (dyn Fn() -> bool + Sync),
+    /// Whether the caller may make a call for all waiters at this moment.
+    pub(super) may_start: &'g (dyn Fn() -> bool + Sync),
 }
 
 impl Timers {
-    /// From now on.
     pub(super) fn begin(deadline: Duration, stale_if_slow: Duration) -> Self {
         Self { deadline: Box::pin(sleep(deadline)), stale_if_slow: Some(Box::pin(sleep(stale_if_slow))) }
     }
 
-    /// Waits for a flight. StaleIfSlow counts only for those who could be given something else; the others may make
-    /// another call if there is another.
+    /// Waits for a flight. Only a request that can get a stale entry is released after `stale_if_slow`. Only the others
+    /// may start an additional call.
     pub(super) async fn wait_for(
         &mut self,
         waiter: &mut Waiter<CacheKey, FetchResult>,
         has_stale: bool,
-        another: AnotherCall<'_>,
+        additional: AdditionalCall<'_>,
     ) -> WaitOutcome {
         let has_stale = has_stale && self.stale_if_slow.is_some();
         let mut slow = waiter.slowness();
-        let may_lead = async {
+        let may_start = async {
             loop {
-                let sent = slow.all_slow(another.caller).await;
+                let sent = slow.all_slow(additional.caller).await;
                 tokio::select! {
                     biased;
                     () = slow.changed() => {}
-                    () = another.successes.listed_since(another.service, sent) => {
-                        if (another.may_lead)() {
+                    () = additional.successes.listed_since(additional.service, sent) => {
+                        if (additional.may_start)() {
                             return;
                         }
                         slow.changed().await;
@@ -84,21 +82,21 @@ impl Timers {
         tokio::select! {
             biased;
             result = waiter.result() => WaitOutcome::Ended(result),
-            () = &mut self.deadline => WaitOutcome::OutOfTime,
+            () = &mut self.deadline => WaitOutcome::DeadlineReached,
             () = stale_if_slow => {
                 self.stale_if_slow = None;
                 WaitOutcome::StaleIfSlow
             }
-            () = may_lead, if !has_stale => WaitOutcome::MayLead,
+            () = may_start, if !has_stale => WaitOutcome::MayStartCall,
         }
     }
 
-    /// Waits for the rest of a refusal whose head has come.
-    pub(super) async fn wait_for_whole(&mut self, waiter: &mut Waiter<CacheKey, FetchResult>) -> WaitOutcome {
+    /// Waits for the complete response after a refusal was announced by its head.
+    pub(super) async fn wait_for_complete(&mut self, waiter: &mut Waiter<CacheKey, FetchResult>) -> WaitOutcome {
         tokio::select! {
             biased;
-            result = waiter.whole_result() => WaitOutcome::Ended(result),
-            () = &mut self.deadline => WaitOutcome::OutOfTime,
+            result = waiter.final_result() => WaitOutcome::Ended(result),
+            () = &mut self.deadline => WaitOutcome::DeadlineReached,
         }
     }
 }

@@ -1,5 +1,5 @@
-//! A client's socket, in two halves: once the client has closed its sending side there is nothing left to read, and the
-//! reading half waits for the other thing that can happen, a reset.
+//! The socket of a client, in two halves. After the client has closed its sending side, there is nothing more to read.
+//! Then the reading half waits for a reset.
 
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
@@ -12,15 +12,14 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
-/// What tells that a client has gone after it has closed its sending side.
+/// Detects that a client disconnects after it has closed its sending side.
 pub(crate) trait Reset {
-    /// Waits for a reset. Nothing can be read from then on.
+    /// Waits for a reset. After the first call no data can be read.
     fn poll_reset(&mut self, context: &mut Context<'_>) -> Poll<()>;
 }
 
-/// A socket that was accepted.
 pub(crate) struct Accepted {
-    /// Until a reset is waited for.
+    /// `None` after [`Reset::poll_reset`] has been called.
     reader: Option<OwnedReadHalf>,
     writer: OwnedWriteHalf,
     reset: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
@@ -35,7 +34,7 @@ impl Accepted {
     /// The address that the client has connected to.
     ///
     /// # Errors
-    /// If the connection is gone.
+    /// If the connection is closed.
     pub(crate) fn local_addr(&self) -> io::Result<SocketAddr> {
         self.writer.local_addr()
     }
@@ -43,30 +42,30 @@ impl Accepted {
     /// The client's address.
     ///
     /// # Errors
-    /// If the connection is gone.
+    /// If the connection is closed.
     pub(crate) fn peer_addr(&self) -> io::Result<SocketAddr> {
         self.writer.peer_addr()
     }
 
-    /// Has small writes sent at once, not after the client's delayed acknowledgement.
+    /// Disables Nagle's algorithm, so that small writes do not wait for the client's delayed acknowledgement.
     ///
     /// # Errors
-    /// If the connection is gone.
+    /// If the connection is closed.
     pub(crate) fn set_nodelay(&self) -> io::Result<()> {
         self.writer.as_ref().set_nodelay(true)
     }
 
-    /// Sets the kernel's send buffer, in bytes.
+    /// Sets the size of the kernel's send buffer, in bytes.
     ///
     /// # Errors
-    /// If the connection is gone.
+    /// If the connection is closed.
     pub(crate) fn set_send_buffer(&self, bytes: usize) -> io::Result<()> {
         SockRef::from(self.writer.as_ref()).set_send_buffer_size(bytes)
     }
 
-    /// Whether the client has sent nothing so far. One that has gone counts as if it had.
+    /// Whether the client is connected and has sent no data so far.
     pub(crate) fn is_silent(&self) -> bool {
-        // The runtime says that a new socket can be read until somebody has tried.
+        // This asks the kernel, because the runtime reports a new socket as readable until the first read.
         let peeked = SockRef::from(self.writer.as_ref()).peek(&mut [MaybeUninit::uninit()]);
         peeked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
     }
@@ -75,7 +74,7 @@ impl Accepted {
 impl Reset for Accepted {
     fn poll_reset(&mut self, context: &mut Context<'_>) -> Poll<()> {
         if let Some(reader) = self.reader.take() {
-            // Reading tells no more of a reset: the end of what the client has sent comes before it, again and again.
+            // A read cannot detect a reset here: it returns the end of the stream each time.
             self.reset = Some(Box::pin(async move { _ = reader.ready(Interest::ERROR).await }));
         }
         let Some(reset) = &mut self.reset else { return Poll::Pending };

@@ -1,4 +1,4 @@
-//! Connections that the gateway opens.
+//! Outgoing connections.
 
 use std::io;
 use std::net::SocketAddr;
@@ -14,14 +14,13 @@ use super::Buffers;
 /// The system's resolver: `getaddrinfo`.
 pub(crate) type SystemResolver = GaiResolver;
 
-/// Resolves a host's name and connects to it.
+/// Resolves a host name and connects to it.
 pub(crate) type Connector<R> = HttpConnector<R>;
 
-/// What a [`Connector`] gives.
 pub(crate) type Stream = TokioIo<TcpStream>;
 
-/// A connector that goes by a resolver. The limit is shared out among a host's addresses, so that one dead address does not
-/// use it all up.
+/// A connector with this resolver. The timeout is divided among the addresses of a host, so that one dead address does
+/// not use all of it.
 pub(crate) fn connector<R>(resolver: R, limit: Duration, buffers: Buffers) -> Connector<R> {
     let mut tcp = HttpConnector::new_with_resolver(resolver);
     tcp.enforce_http(false);
@@ -32,10 +31,8 @@ pub(crate) fn connector<R>(resolver: R, limit: Duration, buffers: Buffers) -> Co
     tcp
 }
 
-/// Connects to an address.
-///
 /// # Errors
-/// If nobody accepts the connection.
+/// If the connection is not accepted.
 pub(crate) async fn connect(address: SocketAddr) -> io::Result<Stream> {
     TcpStream::connect(address).await.map(TokioIo::new)
 }

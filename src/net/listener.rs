@@ -1,4 +1,4 @@
-//! Sockets that listen.
+//! Listening sockets.
 
 use std::io;
 use std::net::SocketAddr;
@@ -8,20 +8,20 @@ use tokio::net::{TcpListener, TcpSocket};
 
 use super::{Accepted, Buffers};
 
-/// How many connections wait in the kernel to be accepted.
+/// How many connections the kernel queues until they are accepted.
 const BACKLOG: u32 = 1024;
 
-/// A socket that connections are accepted from. They have the buffers of the listener.
+/// A listening socket. Accepted connections inherit its buffer sizes.
 pub(crate) struct Listener(TcpListener);
 
 impl Listener {
     /// Listens on an address, as `TcpListener::bind` does.
     ///
     /// # Errors
-    /// If the address is in use or is not one of this machine's.
+    /// If the address is in use or is not an address of this machine.
     pub(crate) fn bind(address: SocketAddr, buffers: Buffers) -> io::Result<Self> {
         let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-        // Or a gateway that is started again could not listen while connections of the last one linger.
+        // Otherwise a restarted gateway could not listen while connections of its predecessor are in TIME_WAIT.
         #[cfg(unix)]
         socket.set_reuseaddr(true)?;
         set_buffers(&SockRef::from(&socket), buffers)?;
@@ -29,17 +29,17 @@ impl Listener {
         socket.listen(BACKLOG).map(Self)
     }
 
-    /// Takes over a socket that listens already. Connections that wait to be accepted keep the buffers that they have.
+    /// Takes over a socket that is already listening. Connections in its queue keep their buffer sizes.
     ///
     /// # Errors
-    /// If the system refuses its options.
+    /// If the socket options cannot be set.
     pub(crate) fn adopt(socket: std::net::TcpListener, buffers: Buffers) -> io::Result<Self> {
         set_buffers(&SockRef::from(&socket), buffers)?;
         socket.set_nonblocking(true)?;
         TcpListener::from_std(socket).map(Self)
     }
 
-    /// The next connection, and the address of its peer.
+    /// Accepts the next connection and returns it with the address of its peer.
     ///
     /// # Errors
     /// Those of `accept(2)`.
@@ -48,8 +48,6 @@ impl Listener {
         Ok((Accepted::new(stream), peer))
     }
 
-    /// The address that it listens on.
-    ///
     /// # Errors
     /// Those of `getsockname(2)`.
     pub(crate) fn local_addr(&self) -> io::Result<SocketAddr> {
@@ -57,15 +55,15 @@ impl Listener {
     }
 }
 
-/// Whether a socket that was handed down listens.
+/// Whether an inherited socket is listening.
 ///
 /// # Errors
-/// If it is no socket.
+/// If the file descriptor is not a socket.
 pub(crate) fn listens(socket: &std::net::TcpListener) -> io::Result<bool> {
     SockRef::from(socket).is_listener()
 }
 
-/// Sets what the kernel holds for a client at most, in both directions. Left to itself it holds megabytes.
+/// Sets the maximum that the kernel buffers for a client in each direction. By default it buffers megabytes.
 fn set_buffers(socket: &SockRef<'_>, buffers: Buffers) -> io::Result<()> {
     socket.set_send_buffer_size(buffers.send)?;
     socket.set_recv_buffer_size(buffers.receive)
@@ -76,14 +74,14 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn connections_have_the_buffers_of_their_listener() {
+    async fn connections_have_the_buffer_sizes_of_their_listener() {
         let buffers = Buffers { send: 8 * 1024, receive: 32 * 1024 };
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let handed_down = std::net::TcpListener::bind(any).unwrap();
-        for listener in [Listener::bind(any, buffers).unwrap(), Listener::adopt(handed_down, buffers).unwrap()] {
+        let inherited = std::net::TcpListener::bind(any).unwrap();
+        for listener in [Listener::bind(any, buffers).unwrap(), Listener::adopt(inherited, buffers).unwrap()] {
             let _client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
             let (stream, _) = listener.0.accept().await.unwrap();
-            // Linux tells what it has set aside, which is twice what was asked for.
+            // Linux reports twice the value that was set.
             assert_eq!(SockRef::from(&stream).send_buffer_size().unwrap(), 2 * buffers.send);
             assert_eq!(SockRef::from(&stream).recv_buffer_size().unwrap(), 2 * buffers.receive);
         }

@@ -1,5 +1,5 @@
-//! The body of an answer: whole or streamed. It carries the request's record, which is thereby
-//! written down when the answer has been sent, or given up.
+//! The body of a response: buffered or streamed. It owns the request's record, which is written when the body is
+//! dropped: after it has been sent, or when the client disconnects. It must not change any bytes.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -11,21 +11,19 @@ use crate::budget::Charge;
 use crate::stream::{BoxError, StreamBody};
 use crate::telemetry::record::RequestRecord;
 
-/// What an answer's body is made of.
 pub enum Content {
-    /// Bytes at hand; none once they are sent.
-    Whole(Option<Bytes>),
-    /// Bytes from upstream, as they arrive.
+    /// `None` after the bytes have been sent.
+    Buffered(Option<Bytes>),
     Stream(StreamBody),
 }
 
 impl From<Bytes> for Content {
     fn from(bytes: Bytes) -> Self {
-        Self::Whole(Some(bytes).filter(|bytes| !bytes.is_empty()))
+        Self::Buffered(Some(bytes).filter(|bytes| !bytes.is_empty()))
     }
 }
 
-/// An answer's body, the record of its request, and what the request takes of the memory budget.
+/// The body of a response, with the record and the memory charge of its request.
 pub struct ReplyBody {
     content: Content,
     record: RequestRecord,
@@ -33,17 +31,16 @@ pub struct ReplyBody {
 }
 
 impl ReplyBody {
-    /// Hands the record and the charge to the body.
     pub fn new(content: Content, record: RequestRecord, charge: Charge) -> Self {
         let mut body = Self { content, record, _charge: charge };
-        body.note_the_end();
+        body.record_end();
         body
     }
 
-    /// hyper doesn't ask again once it knows that a body has ended.
-    fn note_the_end(&mut self) {
+    /// hyper does not poll a body again after `is_end_stream`, so the end is recorded as soon as it is known.
+    fn record_end(&mut self) {
         if self.is_end_stream() {
-            self.record.is_whole();
+            self.record.set_complete();
         }
     }
 }
@@ -55,15 +52,15 @@ impl Body for ReplyBody {
     fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = self.get_mut();
         let frame = match &mut this.content {
-            Content::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Content::Buffered(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Content::Stream(stream) => Pin::new(stream).poll_frame(context),
         };
         match &frame {
             Poll::Ready(Some(Ok(frame))) => {
-                this.record.sent(frame.data_ref().map_or(0, Bytes::len));
-                this.note_the_end();
+                this.record.add_sent(frame.data_ref().map_or(0, Bytes::len));
+                this.record_end();
             }
-            Poll::Ready(None) => this.record.is_whole(),
+            Poll::Ready(None) => this.record.set_complete(),
             Poll::Ready(Some(Err(_))) | Poll::Pending => {}
         }
         frame
@@ -71,14 +68,14 @@ impl Body for ReplyBody {
 
     fn is_end_stream(&self) -> bool {
         match &self.content {
-            Content::Whole(bytes) => bytes.is_none(),
+            Content::Buffered(bytes) => bytes.is_none(),
             Content::Stream(stream) => stream.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.content {
-            Content::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+            Content::Buffered(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
             Content::Stream(stream) => stream.size_hint(),
         }
     }

@@ -1,4 +1,5 @@
-//! Puts answers together: status, headers that are told anew with each answer, body.
+//! Composing responses: status, body, and the headers that each response gets anew (`Age`, `Cache-Status`, the request
+//! id). Nothing here decides what a client may get.
 
 use std::fmt;
 use std::io::Write as _;
@@ -19,52 +20,45 @@ use crate::request::{X_REQUEST_ID, condition};
 
 const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 
-/// How the cache handled a request, in the words of RFC 9211.
+/// How the cache handled a request (RFC 9211).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum CacheStatus {
     /// Answered from memory.
     Hit {
-        /// For how many seconds the answer stays fresh; below zero, for how many it has not been.
+        /// The remaining freshness in seconds. Negative if the response is stale (RFC 9211 §2.6).
         ttl: i64,
-        /// A digest of its cache key.
         key: Option<ShortDigest>,
-        /// What else there is to say.
         detail: Option<&'static str>,
     },
-    /// Lookup upstream.
+    /// Forwarded to upstream.
     Forwarded {
-        /// Why.
         why: Forward,
-        /// What upstream said, if anything.
+        /// Upstream's status, if it responded.
         status: Option<StatusCode>,
-        /// Whether the answer was stored.
         stored: bool,
-        /// Whether it was another request's call that was answered.
+        /// Whether the response is that of another request's call.
         collapsed: bool,
-        /// A digest of the cache key, if one was read.
+        /// `None` if the request has no cache key.
         key: Option<ShortDigest>,
-        /// What else there is to say.
         detail: Option<&'static str>,
-        /// Why the call has failed, where `detail` says something else.
+        /// Why the call failed, if `detail` has another reason.
         failure: Option<&'static str>,
     },
 }
 
-/// Why upstream was asked.
+/// Why the request was forwarded (RFC 9211 §2.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Forward {
-    /// Nothing that could be given was stored.
+    /// No entry was stored that the caller may get.
     Miss,
-    /// What is stored has expired. (Also where it is given all the same, because upstream has failed.)
+    /// The stored entry has expired. Also used if it is given all the same, because upstream failed.
     Stale,
-    /// What is stored is fresh, and the client wants none from before it asked.
+    /// The stored entry is fresh, and the request directives do not accept it.
     Request,
-    /// The cache was not to be used.
     Bypass,
 }
 
 impl Forward {
-    /// What RFC 9211 calls a miss.
     pub(crate) fn of(miss: Miss) -> Self {
         match miss {
             Miss::NoEntry | Miss::NoGrant | Miss::GrantLapsed | Miss::Private | Miss::Uncacheable => Self::Miss,
@@ -75,7 +69,7 @@ impl Forward {
 }
 
 impl CacheStatus {
-    /// Adds this cache's part to what caches further up have said.
+    /// Appends a member to the `Cache-Status` of the caches nearer to the origin (RFC 9211 §2).
     pub(crate) fn add_to(self, headers: &mut HeaderMap) {
         if let Ok(value) = HeaderValue::try_from(self.to_string()) {
             headers.append(CACHE_STATUS, value);
@@ -83,7 +77,6 @@ impl CacheStatus {
     }
 }
 
-/// As a header's value.
 impl fmt::Display for CacheStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("workspace-gateway")?;
@@ -108,7 +101,7 @@ impl fmt::Display for CacheStatus {
             }
         };
         if let Some(key) = &key {
-            // A string, for it may begin with a digit (RFC 9211 §2.7).
+            // A string, not a token, because a digest may begin with a digit (RFC 9211 §2.7).
             f.write_str("; key=\"")?;
             f.write_str(key.as_str())?;
             f.write_str("\"")?;
@@ -120,47 +113,47 @@ impl fmt::Display for CacheStatus {
     }
 }
 
-/// What an answer from memory says besides what is kept: its age, how the cache handled it, and its id.
-const ADDED: usize = 3;
+/// The headers that are added to those of an entry: `Age`, `Cache-Status` and the request id.
+const ADDED_HEADERS: usize = 3;
 
-/// An answer from memory.
 pub(crate) fn from_entry(entry: &Entry, now: Instant) -> Response<Content> {
     let mut response = Response::new(Content::from(entry.body().clone()));
     *response.status_mut() = entry.status();
     let headers = response.headers_mut();
-    // Room for all at once: a copy of the map would be as large as what is in it, and grow.
-    headers.reserve(entry.head().len() + ADDED);
+    // One allocation: a clone of the map would have no room for the added headers, and would grow.
+    headers.reserve(entry.head().len() + ADDED_HEADERS);
     for (name, value) in entry.head() {
         headers.append(name, value.clone());
     }
-    set_age(headers, entry.life().age(now));
+    set_age(headers, entry.freshness_info().age(now));
     response
 }
 
-/// The head of an answer from memory, as text: a fresh one's, which says what [`from_entry`], [`CacheStatus::add_to`]
-/// and [`identify`] would have it say.
+/// Writes the head of a response from a fresh entry as text, for the fast path. It must be equal to what
+/// [`from_entry`], [`CacheStatus::add_to`] and [`set_request_id`] give.
 pub(crate) fn write_hit(entry: &Entry, now: Instant, request_id: &str, text: &mut Vec<u8>) {
-    let (age, ttl) = (entry.life().age(now).as_secs(), entry.life().seconds_left(now));
+    let (age, ttl) = (entry.freshness_info().age(now).as_secs(), entry.freshness_info().seconds_left(now));
     let key = entry.key();
-    debug_assert!(key.is_some(), "what is kept under a key has its digest");
+    debug_assert!(key.is_some(), "an entry with a key has its digest");
     let key = key.as_ref().map_or("", ShortDigest::as_str);
     text.extend_from_slice(entry.head_text());
-    // Nothing can go wrong with memory for a target. The names are written out: formatting each would cost more than the rest.
+    // Writing to memory cannot fail. One literal with all names, because formatting each name costs more than all the
+    // rest.
     let _ = write!(
         text,
         "age: {age}\r\ncache-status: workspace-gateway; hit; ttl={ttl}; key=\"{key}\"\r\nx-request-id: {request_id}\r\n\r\n"
     );
 }
 
-/// An answer that has just come from upstream. Only the one whose request was sent gets all of its
-/// headers. Without an age it keeps what upstream says of it.
-pub(crate) fn from_answer(answer: &Response<Bytes>, age: Option<Duration>, collapsed: bool) -> Response<Content> {
-    let mut response = Response::new(Content::from(answer.body().clone()));
-    *response.status_mut() = answer.status();
-    *response.headers_mut() = answer.headers().clone();
+/// A response from upstream's. A waiter (`collapsed`) gets only the headers that may be shared. Without `age`,
+/// upstream's `Age` is kept.
+pub(crate) fn from_response(fetched: &Response<Bytes>, age: Option<Duration>, collapsed: bool) -> Response<Content> {
+    let mut response = Response::new(Content::from(fetched.body().clone()));
+    *response.status_mut() = fetched.status();
+    *response.headers_mut() = fetched.headers().clone();
     let headers = response.headers_mut();
     if collapsed {
-        *headers = entry::shareable(answer.headers()).map(|(name, value)| (name.clone(), value.clone())).collect();
+        *headers = entry::shareable(fetched.headers()).map(|(name, value)| (name.clone(), value.clone())).collect();
     }
     if let Some(age) = age {
         set_age(headers, age);
@@ -172,8 +165,8 @@ fn set_age(headers: &mut HeaderMap, age: Duration) {
     headers.insert(AGE, HeaderValue::from(age.as_secs()));
 }
 
-/// Gives the answer its id, unless it has upstream's.
-pub(crate) fn identify(headers: &mut HeaderMap, request_id: &str) {
+/// Adds the request id, unless the response has upstream's.
+pub(crate) fn set_request_id(headers: &mut HeaderMap, request_id: &str) {
     if !headers.contains_key(X_REQUEST_ID)
         && let Ok(id) = HeaderValue::from_str(request_id)
     {
@@ -181,38 +174,37 @@ pub(crate) fn identify(headers: &mut HeaderMap, request_id: &str) {
     }
 }
 
-/// What a 304 still has to say, for those who will use what they have (RFC 9110 §15.4.5), and what every
-/// answer of this gateway says.
-const OF_NOT_MODIFIED: [HeaderName; 10] =
+/// The headers of a 304 (RFC 9110 §15.4.5), and those of every response of the gateway.
+const NOT_MODIFIED_HEADERS: [HeaderName; 10] =
     [AGE, CACHE_CONTROL, CACHE_STATUS, CONTENT_LOCATION, DATE, ETAG, EXPIRES, LAST_MODIFIED, VARY, X_REQUEST_ID];
 
-/// The answer, or a 304 for a client that has said to have it already. Who hasn't said so never gets one:
-/// some take it for an empty list.
-pub(crate) fn unless_current(response: Response<Content>, asked: &HeaderMap) -> Response<Content> {
-    if response.status() != StatusCode::OK || !condition::is_current(asked, response.headers()) {
+/// Replaces a 200 by a 304 if the client's conditional request names the current version. Other clients must never get
+/// a 304: some take it for an empty list.
+pub(crate) fn not_modified_if_current(response: Response<Content>, request_headers: &HeaderMap) -> Response<Content> {
+    if response.status() != StatusCode::OK || !condition::is_current(request_headers, response.headers()) {
         return response;
     }
-    let kept = response.headers().iter().filter(|(name, _)| OF_NOT_MODIFIED.contains(name));
-    let mut not_modified = Response::new(Content::Whole(None));
-    *not_modified.headers_mut() = kept.map(|(name, value)| (name.clone(), value.clone())).collect();
+    let headers = response.headers().iter().filter(|(name, _)| NOT_MODIFIED_HEADERS.contains(name));
+    let mut not_modified = Response::new(Content::Buffered(None));
+    *not_modified.headers_mut() = headers.map(|(name, value)| (name.clone(), value.clone())).collect();
     *not_modified.status_mut() = StatusCode::NOT_MODIFIED;
     not_modified
 }
 
-/// The answer to OPTIONS that is not sent on.
+/// The response to an OPTIONS request that is not forwarded.
 pub(crate) fn allowed_methods() -> Response<Content> {
-    let mut response = Response::new(Content::Whole(None));
+    let mut response = Response::new(Content::Buffered(None));
     response.headers_mut().insert(ALLOW, HeaderValue::from_static(ALLOWED_METHODS));
     response
 }
 
-/// Makes an answer to HEAD of the answer to GET: all of its head, its length included, and no body.
+/// Turns a response to GET into one to HEAD: the same head with `Content-Length`, and no body (RFC 9110 §9.3.2).
 pub(crate) fn without_body(response: Response<Content>) -> Response<Content> {
     let (mut head, content) = response.into_parts();
-    if let Content::Whole(Some(bytes)) = &content {
+    if let Content::Buffered(Some(bytes)) = &content {
         head.headers.insert(CONTENT_LENGTH, HeaderValue::from(bytes.len()));
     }
-    Response::from_parts(head, Content::Whole(None))
+    Response::from_parts(head, Content::Buffered(None))
 }
 
 #[cfg(test)]
@@ -220,7 +212,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn cache_status_speaks_rfc_9211() {
+    fn cache_status_has_the_format_of_rfc_9211() {
         let text = |status: CacheStatus| status.to_string();
         let hit = |detail| text(CacheStatus::Hit { ttl: 9, key: None, detail });
         assert_eq!(hit(None), "workspace-gateway; hit; ttl=9");

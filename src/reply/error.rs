@@ -1,9 +1,7 @@
-//! Answers that the gateway makes itself because something went wrong, in upstream's own shape:
-//! `error_code`, `error_msg`, `request_id`.
+//! The error responses of the gateway, in upstream's JSON format: `error_code`, `error_msg`, `request_id`.
 //!
-//! Each problem has somebody to blame (the client, upstream, us), and one match turns it into a
-//! status and words. The words say who speaks, what is wrong and what to do, and never repeat a
-//! credential.
+//! One match gives each error a status, a code of upstream's and a message. The message names the gateway, and says
+//! what is wrong and what to do. It must not contain a credential or other bytes of the request.
 
 use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_TYPE};
@@ -16,67 +14,62 @@ use crate::request::validate::{ALLOWED_METHODS, Invalid};
 use crate::signing::ring::SignatureRejection;
 use crate::upstream::UpstreamError;
 
-/// What went wrong.
+/// Why the gateway answers a request with an error.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Problem {
-    /// Its head alone is a reason not to answer it.
+pub(crate) enum RequestError {
+    /// The head of the request is invalid or not allowed.
     Rejected(Rejection),
-    /// The request's only credential is a signature that can't be verified here, and couldn't be valid upstream.
-    SignatureBoundHere,
-    /// The request is signed with a known access key, and not as it should be.
+    /// The only credential is a signature that the gateway cannot verify and that cannot be valid upstream.
+    SignatureBoundToGateway,
+    /// The signature with a configured access key was rejected.
     Signature(SignatureRejection),
-    /// A signed body that is too large to be verified.
+    /// The signed body is too large to be verified.
     BodyTooLarge {
-        /// What is allowed, in bytes.
+        /// In bytes.
         limit: usize,
     },
-    /// A signed body that doesn't come to its end, or not in time.
+    /// The signed body did not arrive completely in time.
     BodyIncomplete,
-    /// The client wants an answer from memory or none, and there is none.
+    /// `only-if-cached`, and there is no entry that the caller may get.
     NotCached,
-    /// Upstream gave no whole answer.
     Upstream(UpstreamError),
-    /// The memory budget has no room for the request.
     NoMemory,
-    /// The gateway failed at its own work.
+    /// A bug or an unexpected state of the gateway.
     Internal,
 }
 
-/// Whose fault a problem is.
+/// Who caused an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Blame {
-    /// The client's.
+pub(crate) enum ErrorSource {
     Client,
-    /// Upstream's, or the network's on the way there.
+    /// Upstream, or the network on the way there.
     Upstream,
-    /// This gateway's.
     Gateway,
 }
 
-impl Problem {
-    /// Whose fault it is.
-    pub(crate) fn blame(&self) -> Blame {
+impl RequestError {
+    pub(crate) fn error_source(&self) -> ErrorSource {
         match self {
             Self::Rejected(_)
-            | Self::SignatureBoundHere
+            | Self::SignatureBoundToGateway
             | Self::Signature(_)
             | Self::BodyTooLarge { .. }
             | Self::BodyIncomplete
-            | Self::NotCached => Blame::Client,
-            Self::Upstream(UpstreamError::Upload(_) | UpstreamError::UploadSlow) => Blame::Client,
+            | Self::NotCached => ErrorSource::Client,
+            Self::Upstream(UpstreamError::Upload(_) | UpstreamError::UploadSlow) => ErrorSource::Client,
             Self::Upstream(UpstreamError::Busy | UpstreamError::Local(_)) | Self::NoMemory | Self::Internal => {
-                Blame::Gateway
+                ErrorSource::Gateway
             }
-            Self::Upstream(_) => Blame::Upstream,
+            Self::Upstream(_) => ErrorSource::Upstream,
         }
     }
 
-    /// The name used alike as log field and `Cache-Status` detail.
+    /// The name for the log and for the `Cache-Status` detail.
     pub(crate) fn as_str(&self) -> &'static str {
         match self {
             Self::Rejected(rejection) => rejection.as_str(),
-            Self::SignatureBoundHere => "signature-bound-here",
-            Self::Signature(refusal) => refusal.into_str(),
+            Self::SignatureBoundToGateway => "signature-bound-here",
+            Self::Signature(rejection) => rejection.into_str(),
             Self::BodyTooLarge { .. } => "body-too-large",
             Self::BodyIncomplete => "body-incomplete",
             Self::NotCached => "only-if-cached",
@@ -86,61 +79,60 @@ impl Problem {
         }
     }
 
-    /// Status, upstream's code for the like, and words.
-    fn say(&self) -> (StatusCode, &'static str, String) {
+    /// The status, upstream's error code for such an error, and the message.
+    fn describe(&self) -> (StatusCode, &'static str, String) {
         match self {
             Self::Rejected(rejection) => {
                 let code = if *rejection == Rejection::NoSuchApi { "APIGW.0101" } else { "APIGW.0201" };
                 (rejection.status(), code, rejection.describe())
             }
-            Self::SignatureBoundHere => (
+            Self::SignatureBoundToGateway => (
                 StatusCode::UNAUTHORIZED,
                 "APIGW.0301",
-                "Incorrect IAM authentication information: verify aksk signature fail: the signature is over this \
-                 gateway's address, or a path or header that is not sent on as it is, so that it cannot be valid \
-                 upstream; and the access key is not configured here, or this is not SDK-HMAC-SHA256, so that the request \
-                 cannot be signed anew. It was not sent on. Add the key to the gateway's configuration \
+                "Incorrect IAM authentication information: verify aksk signature fail: the signature covers this \
+                 gateway's address, or a path or header that the gateway changes, so it cannot be valid upstream. The \
+                 access key is not configured here, or the algorithm is not SDK-HMAC-SHA256, so the gateway cannot \
+                 sign the request itself. The request was not forwarded. Add the key to the gateway's configuration \
                  ([[access_key]]), or send an X-Auth-Token"
                     .to_owned(),
             ),
-            Self::Signature(refusal) => say_refusal(*refusal),
+            Self::Signature(rejection) => describe_rejection(*rejection),
             Self::BodyTooLarge { limit } => (
                 StatusCode::PAYLOAD_TOO_LARGE,
                 "APIGW.0201",
                 format!(
-                    "the body of a request that is signed is read before it is sent on: expected at most {limit} bytes"
+                    "the body of a signed request is too large to verify its signature: expected at most {limit} bytes"
                 ),
             ),
             Self::BodyIncomplete => (
                 StatusCode::REQUEST_TIMEOUT,
                 "APIGW.0201",
-                "the body of a request that is signed is read before it is sent on, and it has not come to its end in \
-                 time"
+                "the gateway reads the whole body of a signed request to verify its signature, and the body did not \
+                 arrive completely in time"
                     .to_owned(),
             ),
             Self::NotCached => (
                 StatusCode::GATEWAY_TIMEOUT,
                 "APIGW.0201",
-                "there is no answer in memory that this caller may be given now, and the request says Cache-Control: \
-                 only-if-cached, so upstream was not asked"
+                "no stored response is available to this caller, and the request has Cache-Control: only-if-cached, so \
+                 upstream was not called"
                     .to_owned(),
             ),
-            Self::Upstream(error) => say_upstream(error),
+            Self::Upstream(error) => describe_upstream_error(error),
             Self::NoMemory => (
                 StatusCode::SERVICE_UNAVAILABLE,
                 "APIGW.0201",
-                "the gateway has no memory for another request now (limits.memory): try again later".to_owned(),
+                "the memory budget has no room for another request (limits.memory): try again later".to_owned(),
             ),
             Self::Internal => {
-                (StatusCode::INTERNAL_SERVER_ERROR, "APIGW.0601", "the gateway failed; its log has more".to_owned())
+                (StatusCode::INTERNAL_SERVER_ERROR, "APIGW.0601", "internal gateway error: see its log".to_owned())
             }
         }
     }
 
-    /// The answer to give.
     pub(crate) fn response(&self, request_id: &str) -> Response<Content> {
-        let (status, code, words) = self.say();
-        let message = format!("workspace-gateway: {words}");
+        let (status, code, text) = self.describe();
+        let message = format!("workspace-gateway: {text}");
         let body = json!({ "error_code": code, "error_msg": message, "request_id": request_id });
         let mut response = Response::new(Content::from(Bytes::from(body.to_string())));
         *response.status_mut() = status;
@@ -152,21 +144,21 @@ impl Problem {
     }
 }
 
-/// In the words that upstream has for the like, and what is wrong.
-fn say_refusal(refusal: SignatureRejection) -> (StatusCode, &'static str, String) {
-    let upstreams = match refusal {
-        SignatureRejection::Project => return (StatusCode::FORBIDDEN, "APIGW.0302", refusal.describe().to_owned()),
+/// The message begins with upstream's text for such an error.
+fn describe_rejection(rejection: SignatureRejection) -> (StatusCode, &'static str, String) {
+    let upstream_text = match rejection {
+        SignatureRejection::Project => return (StatusCode::FORBIDDEN, "APIGW.0302", rejection.describe().to_owned()),
         SignatureRejection::Skew => "calc aksk signature fail:signature expired",
         SignatureRejection::Suspended => "AK access failed to reach the limit,forbidden",
         _ => "verify aksk signature fail",
     };
-    let words = format!("Incorrect IAM authentication information: {upstreams}: {}", refusal.describe());
-    (StatusCode::UNAUTHORIZED, "APIGW.0301", words)
+    let text = format!("Incorrect IAM authentication information: {upstream_text}: {}", rejection.describe());
+    (StatusCode::UNAUTHORIZED, "APIGW.0301", text)
 }
 
-fn say_upstream(error: &UpstreamError) -> (StatusCode, &'static str, String) {
+fn describe_upstream_error(error: &UpstreamError) -> (StatusCode, &'static str, String) {
     let status = match error {
-        // Upstream's codes for a 503 blame IAM or the service, which have not even been asked.
+        // Upstream's own codes for a 503 would mean that IAM or the service failed, and neither was called.
         UpstreamError::Busy | UpstreamError::Local(_) => {
             return (StatusCode::SERVICE_UNAVAILABLE, "APIGW.0201", error.to_string());
         }

@@ -1,4 +1,4 @@
-//! Answering: responses made of entries, of upstream's answers, or of what went wrong.
+//! Composing responses from entries, from upstream's responses, and from errors. Nothing here decides who gets what.
 
 pub(crate) mod body;
 pub(crate) mod compose;

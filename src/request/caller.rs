@@ -1,7 +1,7 @@
-//! Who asks: the credential that a request presents, and the caller it stands for.
+//! The credential of a request, and the caller that it identifies.
 //!
-//! What is remembered of a caller is a keyed hash, with a key that lives and dies with this process. A raw credential is
-//! kept only by the request that has it and by the flight that presents it.
+//! The gateway remembers a caller only by a keyed hash, whose key exists only in this process. A raw credential must be
+//! kept nowhere but in its request and in the flight that sends it.
 
 use std::fmt;
 use std::sync::Arc;
@@ -14,15 +14,14 @@ use crate::signing::has_signature;
 use crate::signing::ring::VerifiedRequest;
 use crate::sync::Mutex;
 
-/// The header that carries a token.
 pub const X_AUTH_TOKEN: HeaderName = HeaderName::from_static("x-auth-token");
 
-/// What a request presents to show who asks.
+/// What authenticates a request.
 #[derive(Clone)]
 pub enum Credential {
-    /// A token. Upstream says what it is worth.
+    /// A token. Only upstream can validate it.
     Token(HeaderValue),
-    /// An access key, by a signature that this gateway has verified.
+    /// A signature with an access key, verified by this gateway.
     Signed(Arc<VerifiedRequest>),
 }
 
@@ -36,7 +35,7 @@ impl fmt::Debug for Credential {
 }
 
 impl Credential {
-    /// The same, to be kept for longer than its request: it doesn't hold on to the read buffer that it came in.
+    /// A copy that may live longer than its request: it does not keep the read buffer in memory.
     pub fn kept(&self) -> Self {
         match self {
             Self::Token(token) => Self::Token(copied(token)),
@@ -44,7 +43,6 @@ impl Credential {
         }
     }
 
-    /// The token, if it is one.
     pub fn token(&self) -> Option<&HeaderValue> {
         match self {
             Self::Token(token) => Some(token),
@@ -52,7 +50,6 @@ impl Credential {
         }
     }
 
-    /// The signature, if it is one.
     pub fn signed(&self) -> Option<&VerifiedRequest> {
         match self {
             Self::Token(_) => None,
@@ -61,12 +58,12 @@ impl Credential {
     }
 }
 
-/// The token of a request. With one, whatever `Authorization` says besides is not its credential.
+/// The token of a request. If there is one, it is the credential, and `Authorization` is not.
 ///
 /// # Errors
-/// Why the request has none that counts. A signature may count for more, once it is verified.
+/// Why there is no token. With [`BypassReason::UnverifiedSignature`] the signature may still be verified.
 pub fn token(headers: &HeaderMap) -> Result<&HeaderValue, BypassReason> {
-    // There is one at most, and no blanks around it (see `validate`).
+    // `validate` has ensured that there is at most one token, without blanks around it.
     match headers.get(X_AUTH_TOKEN) {
         Some(token) if !token.is_empty() => Ok(token),
         _ if has_signature(headers) => Err(BypassReason::UnverifiedSignature),
@@ -74,50 +71,47 @@ pub fn token(headers: &HeaderMap) -> Result<&HeaderValue, BypassReason> {
     }
 }
 
-/// Whether there is a token that is not blank.
 pub(crate) fn has_token(headers: &HeaderMap) -> bool {
     token(headers).is_ok()
 }
 
-/// A caller, known by a keyed hash of its credential.
+/// A caller, identified by a keyed hash of its credential.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Caller([u8; 32]);
 
 impl fmt::Debug for Caller {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // The hash itself stays out of logs: they have a digest of it, which tells nothing outside this process.
+        // The hash must not be logged. Logs have a digest of it, which means nothing outside this process.
         f.write_str("Caller(…)")
     }
 }
 
 impl Caller {
-    /// The hash, to be hashed again.
+    /// For another keyed hash only.
     pub(super) fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }
 }
 
-/// Turns credentials into callers.
+/// Computes the caller of a credential.
 pub struct Callers {
     key: [u8; 32],
 }
 
 impl Callers {
-    /// With a key that should be random and told to nobody.
+    /// The key must be random and secret.
     pub fn new(key: [u8; 32]) -> Self {
         Self { key }
     }
 
-    /// The caller that a credential stands for.
     pub fn of(&self, credential: &Credential) -> Caller {
         match credential {
             Credential::Token(token) => self.of_token(token),
-            // No token has a NUL in it.
+            // The NUL separates access keys from tokens, which cannot contain it.
             Credential::Signed(signed) => self.of_bytes(&[b"\0", &signed.key.fingerprint()[..]].concat()),
         }
     }
 
-    /// The caller that a token stands for.
     pub fn of_token(&self, token: &HeaderValue) -> Caller {
         self.of_bytes(token.as_bytes())
     }
@@ -126,8 +120,8 @@ impl Callers {
         Caller(*blake3::keyed_hash(&self.key, bytes).as_bytes())
     }
 
-    /// The caller of a credential, quickly where a connection repeats its last token, as they mostly do: a fingerprint
-    /// takes a fifth of the time.
+    /// The caller of a credential. Most connections repeat their last token: it is recognised by its fingerprint, which
+    /// takes a fifth of the time of the keyed hash.
     pub fn recognise(&self, credential: &Credential, fingerprints: &Fingerprints, last: &LastCredential) -> Caller {
         let Credential::Token(token) = credential else { return self.of(credential) };
         let fingerprint = fingerprints.of(token.as_bytes());
@@ -143,8 +137,8 @@ impl Callers {
     }
 }
 
-/// A connection's memory of the token that came last, as a keyed fingerprint, and whose that was. The token itself would
-/// take several KiB for each idle connection.
+/// The last token of a connection, as a keyed fingerprint, and its caller. The token itself would take several KiB for
+/// each idle connection.
 #[derive(Default)]
 pub struct LastCredential(Mutex<Option<(Fingerprint, Caller)>>);
 
@@ -163,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn a_single_token_is_the_credential() {
+    fn a_token_is_the_credential_even_beside_a_signature() {
         for others in [&[][..], &[("authorization", "")], &[("authorization", "SDK-HMAC-SHA256 Access=A")]] {
             let mut headers = headers(others);
             headers.insert(X_AUTH_TOKEN, HeaderValue::from_static("t"));
@@ -172,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn anything_else_is_no_credential() {
+    fn a_request_without_a_token_has_none() {
         for (pairs, reason) in [
             (&[][..], BypassReason::NoCredential),
             (&[("x-auth-token", "")], BypassReason::NoCredential),
@@ -194,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn callers_differ_by_token_and_by_process_and_show_nothing() {
+    fn callers_differ_by_token_and_by_process_and_their_debug_text_shows_nothing() {
         let (one, other) = (Callers::new([1; 32]), Callers::new([2; 32]));
         let (a, b) = (HeaderValue::from_static("token-a"), HeaderValue::from_static("token-b"));
         assert_eq!(one.of_token(&a), one.of_token(&a));

@@ -1,8 +1,10 @@
-//! The decision: what is to be done with a request, by its head, the facts of its connection and the settings in force.
+//! Decides what to do with a request, from its head, the facts of its connection and the active settings.
 //!
-//! `serve` does what is decided here, `explain` shows it, and the fast path remembers it for a head that comes again. Nothing
-//! here waits, reads a clock or looks at what is stored, so a head is decided alike each time. What cannot be decided
-//! without the body or the stored answers comes after: whether a signature is valid, and what the caller may be given.
+//! `serve` carries the decision out, `explain` shows it, and the fast path remembers it for a repeated head. Nothing
+//! here waits, reads a clock or looks at stored responses, so the same head always gets the same decision.
+//!
+//! Two things are decided later: whether a signature is valid, which may need the body, and which stored response the
+//! caller may see.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -25,130 +27,119 @@ use crate::catalogue::{Catalogue, Operation, Origin, PathMatch, Service};
 use crate::signing::ring::{Claim, KeyRing};
 use crate::signing::{Binding, RelayChanges};
 
-/// What of the settings in force a decision depends on.
+/// The settings that a decision depends on.
 #[derive(Clone, Copy)]
 pub struct Rules<'a> {
-    /// Which operations there are, and which paths belong to which service.
     pub catalogue: &'a Catalogue,
-    /// What a client's base URL may have in front of the paths.
+    /// The prefixes that a client's base URL may put before a path. They are removed.
     pub path_prefixes: &'a [PathPrefix],
-    /// The access keys whose signatures are verified.
+    /// The access keys whose signatures the gateway verifies.
     pub keys: &'a KeyRing,
-    /// By which a loop is seen.
+    /// This gateway's entry in `Via`, which detects loops (RFC 9110 §7.6.3).
     pub via: &'a Via,
-    /// How large a request line with its header fields may be, in bytes.
+    /// The largest request line with its header fields, in bytes.
     pub max_head_size: usize,
     /// Whether an operator has switched the cache off.
     pub is_bypassing: bool,
 }
 
-/// What is known of a request besides its head.
+/// What the connection knows about a request besides its head.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Facts {
-    /// The address that the request came in by.
+    /// The gateway's address that the client has connected to.
     pub local: SocketAddr,
     /// Whether a body follows the head.
     pub has_body: bool,
 }
 
-/// What is to be done with a request that is not rejected.
+/// What to do with a request that is not rejected.
 #[expect(clippy::large_enum_variant, reason = "nearly all are plans, and a box would cost each of them an allocation")]
 pub(crate) enum Decision {
     /// Answer it with the methods that the gateway relays.
     AnswerOptions,
-    /// Look up an answer, or relay it to a service.
+    /// Answer it from memory or from an upstream service.
     Proceed(Plan),
 }
 
-/// What is to be done with a request for a service.
+/// What to do with a request for a service.
 pub(crate) struct Plan {
-    /// Who would answer it.
     pub service: Service,
-    /// What it presents to show who asks.
     pub presentation: Presentation,
-    /// How it is answered.
     pub action: Action,
 }
 
-/// What a request presents to show who asks.
+/// What a request presents to authenticate its caller.
 pub(crate) struct Presentation {
-    /// Its credential, or why it has none that counts.
+    /// The credential, or why the request has none that the gateway can use.
     pub credential: Result<PresentedCredential, BypassReason>,
-    /// The target as its client has typed and signed it.
-    pub typed: Uri,
-    /// What becomes of `AuthorizationAction` if the request is relayed.
+    /// The URI as the client sent it, before a path prefix was removed. A signature covers this one.
+    pub received_uri: Uri,
+    /// What to do with `Authorization` if the request is relayed.
     pub authorization: AuthorizationAction,
 }
 
-/// A credential that is presented. Whether it is worth anything is not decided here.
+/// A credential that has not been validated yet.
 pub(crate) enum PresentedCredential {
-    /// A token, which upstream judges.
+    /// A token. Only upstream can validate it.
     Token(HeaderValue),
-    /// A signature that claims a configured access key, and has to be verified before anything else is done.
+    /// A signature that names a configured access key. It must be verified before anything else is done.
     Signature(Claim),
 }
 
-/// How a request is answered.
+/// How to answer a request.
 pub(crate) enum Action {
-    /// From memory if its caller may be given what is there, else by a call for this key.
-    LookupResult {
-        /// What is asked.
-        key: RequestKey,
-        /// What the client demands of a cache.
-        directives: RequestDirectives,
-    },
-    /// By relaying it, though it asks for an operation.
+    /// From memory if the caller may see what is stored under the key, else by a call for this key.
+    LookUp { key: RequestKey, directives: RequestDirectives },
+    /// By relaying it, although it is a request for an operation.
     Bypass(Bypass),
-    /// By relaying it.
+    /// By relaying it. It is not a request for an operation.
     PassThrough,
 }
 
 /// Why a request for an operation is relayed.
 pub(crate) struct Bypass {
-    /// The operation.
     pub operation: Arc<Operation>,
-    /// What is in the way of an answer from memory.
+    /// The first reason. This one is recorded.
     pub reason: BypassReason,
-    /// What else is.
+    /// Further reasons, which only `explain` shows.
     pub others: Vec<BypassReason>,
-    /// Where its credential would count, if that can be told.
+    /// The scope of the request, if it has a valid one.
     pub scope: Option<Scope>,
-    /// What would be asked, if that can be told.
+    /// The key of the request, if it has a valid one.
     pub key: Option<RequestKey>,
 }
 
 impl Action {
-    /// The operation that is asked for, if it is one.
     pub(crate) fn operation(&self) -> Option<&Arc<Operation>> {
         match self {
-            Self::LookupResult { key, .. } => Some(key.operation()),
+            Self::LookUp { key, .. } => Some(key.operation()),
             Self::Bypass(bypass) => Some(&bypass.operation),
             Self::PassThrough => None,
         }
     }
 }
 
-/// What becomes of the `AuthorizationAction` of a request that is relayed.
+/// What happens to the `Authorization` header of a relayed request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum AuthorizationAction {
-    /// It is sent as it came, if there is one.
+    /// It is relayed unchanged, if there is one.
     Kept,
-    /// It is sent as it came, a signature that nobody has verified and that may be valid upstream.
+    /// It is relayed unchanged. It is a signature that the gateway cannot verify and that may be valid upstream.
     Unverified,
-    /// It is not sent: there is a token, and a signature that cannot be valid upstream, or that claims a configured key.
+    /// It is removed. The request has a token, and a signature that is invalid upstream or names a configured key.
     Dropped,
-    /// The request is signed anew, once the signature is verified.
+    /// The request is signed anew for upstream after its signature has been verified.
     Renewed,
-    /// The request is answered 401: its only credential is a signature that cannot be valid upstream, and that is not by a
-    /// configured key, so that nobody can sign the request anew.
+    /// The request is answered 401. Its only credential is a signature that is bound to the gateway's address or path,
+    /// so it is invalid upstream. Its key is not configured, so the gateway cannot sign the request anew.
     Bound,
 }
 
-/// Decides what to do with a request whose head is in the form of [`validate::normalize`]. Brings the head into the form in
-/// which it is relayed.
+/// Decides what to do with a request. Its head must have been through [`validate::normalize`]; here it is brought into
+/// the form in which it is relayed.
 ///
 /// # Errors
-/// Why it is answered with an error.
+/// Why the gateway rejects the request.
 pub(crate) fn decide(head: &mut Parts, facts: Facts, rules: Rules<'_>) -> Result<Decision, Rejection> {
     if head_size(head) > rules.max_head_size {
         return Err(Rejection::HeadTooLarge { limit: rules.max_head_size });
@@ -161,32 +152,34 @@ pub(crate) fn decide(head: &mut Parts, facts: Facts, rules: Rules<'_>) -> Result
     if options::ends_here(head) {
         return Ok(Decision::AnswerOptions);
     }
-    let typed = head.uri.clone();
+    let received_uri = head.uri.clone();
     target::rebase(head, rules.path_prefixes, rules.catalogue);
     let removed = hop::strip_request(&mut head.headers);
-    let changes = RelayChanges { path: typed.path() != head.uri.path(), removed };
+    let changes = RelayChanges { path: received_uri.path() != head.uri.path(), removed };
 
-    let credential = presented(&head.headers, rules.keys);
+    let credential = presented_credential(&head.headers, rules.keys);
     let (service, action) = match route::find(rules.catalogue, &head.method, head.uri.path()) {
         Route::Unknown => return Err(Rejection::NoSuchApi),
         Route::PassThrough(service) => (service, Action::PassThrough),
-        Route::Operation(operation, place) => {
-            (operation.service, look_up(head, operation, place, credential.as_ref().err().copied(), facts, rules))
+        Route::Operation(operation, path_match) => {
+            let no_credential = credential.as_ref().err().copied();
+            (operation.service, look_up_or_bypass(head, operation, path_match, no_credential, facts, rules))
         }
     };
     let origin = rules.catalogue.origin(service);
-    let authorization = authorization(&head.headers, &credential, origin, &changes, rules.keys);
-    Ok(Decision::Proceed(Plan { service, presentation: Presentation { credential, typed, authorization }, action }))
+    let authorization = authorization_action(&head.headers, &credential, origin, &changes, rules.keys);
+    let presentation = Presentation { credential, received_uri, authorization };
+    Ok(Decision::Proceed(Plan { service, presentation, action }))
 }
 
-/// The size of a request line with its header fields, framing included, in bytes.
+/// The size of a request line with its header fields, in bytes. Four bytes of framing count for each field.
 pub(crate) fn head_size(head: &Parts) -> usize {
     let target = head.uri.path_and_query().map_or(0, |target| target.as_str().len());
     let fields: usize = head.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
     head.method.as_str().len() + target + fields
 }
 
-fn presented(headers: &HeaderMap, keys: &KeyRing) -> Result<PresentedCredential, BypassReason> {
+fn presented_credential(headers: &HeaderMap, keys: &KeyRing) -> Result<PresentedCredential, BypassReason> {
     match caller::token(headers) {
         Ok(token) => Ok(PresentedCredential::Token(token.clone())),
         Err(reason @ BypassReason::UnverifiedSignature) => {
@@ -196,27 +189,27 @@ fn presented(headers: &HeaderMap, keys: &KeyRing) -> Result<PresentedCredential,
     }
 }
 
-/// Looks an operation's answer up, unless something is in the way.
-fn look_up(
+/// Decides that a request for an operation is looked up, unless there is a reason to bypass.
+fn look_up_or_bypass(
     head: &Parts,
     operation: &Arc<Operation>,
-    place: PathMatch<'_>,
+    path_match: PathMatch<'_>,
     no_credential: Option<BypassReason>,
     facts: Facts,
     rules: Rules<'_>,
 ) -> Action {
-    let key = RequestKey::read(rules.catalogue, operation, place, head.uri.query(), &head.headers, facts.has_body);
+    let key = RequestKey::read(rules.catalogue, operation, path_match, head.uri.query(), &head.headers, facts.has_body);
     let directives = RequestDirectives::read(&head.headers);
     let mode = rules.is_bypassing.then_some(BypassReason::Mode);
-    let of_key = key.as_ref().err().copied();
-    let mut reasons = [mode, no_credential, of_key, directives.as_ref().err().copied()].into_iter().flatten();
+    let (no_key, no_store) = (key.as_ref().err().copied(), directives.as_ref().err().copied());
+    let mut reasons = [mode, no_credential, no_key, no_store].into_iter().flatten();
     match (reasons.next(), key, directives) {
-        (None, Ok(key), Ok(directives)) => Action::LookupResult { key, directives },
+        (None, Ok(key), Ok(directives)) => Action::LookUp { key, directives },
         (Some(reason), key, _) | (None, key @ Err(reason), _) | (None, key, Err(reason)) => {
             let key = key.ok();
             let scope = match &key {
                 Some(key) => Some(key.scope().clone()),
-                None => Scope::read(rules.catalogue, operation, place).ok(),
+                None => Scope::read(rules.catalogue, operation, path_match).ok(),
             };
             let others = reasons.collect();
             Action::Bypass(Bypass { operation: Arc::clone(operation), reason, others, scope, key })
@@ -224,7 +217,7 @@ fn look_up(
     }
 }
 
-fn authorization(
+fn authorization_action(
     headers: &HeaderMap,
     credential: &Result<PresentedCredential, BypassReason>,
     origin: &Origin,
@@ -243,5 +236,105 @@ fn authorization(
             Binding::Free => AuthorizationAction::Unverified,
             Binding::Bound => AuthorizationAction::Bound,
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Request;
+    use http::header::HOST;
+
+    use super::*;
+    use crate::signing::{AccessKey, Projects};
+
+    const GATEWAY: &str = "127.0.0.1:8080";
+    const TOKEN: (&str, &str) = ("x-auth-token", "T");
+
+    fn signature(key: &str, signed_headers: &str) -> String {
+        format!("SDK-HMAC-SHA256 Access={key}, SignedHeaders={signed_headers}, Signature=0")
+    }
+
+    /// Decides a request such as `GET /v2/p/products`, and describes the decision in a few words. `Host` is added.
+    fn decided(request_line: &str, fields: &[(&str, &str)], has_body: bool, is_bypassing: bool) -> String {
+        let key = AccessKey::new("CONFIGURED".to_owned(), b"secret", None, Projects::Any);
+        let rules = Rules {
+            catalogue: &Catalogue::for_tests(Vec::new()),
+            path_prefixes: &["/workspace".to_owned().try_into().unwrap()],
+            keys: &KeyRing::new([key]),
+            via: &Via::new(7),
+            max_head_size: 1_000,
+            is_bypassing,
+        };
+        let (method, target) = request_line.split_once(' ').unwrap();
+        let request = Request::builder().method(method).uri(target).header(HOST, GATEWAY);
+        let request = fields.iter().fold(request, |request, &(name, value)| request.header(name, value));
+        let (mut head, ()) = request.body(()).unwrap().into_parts();
+        let decision = decide(&mut head, Facts { local: GATEWAY.parse().unwrap(), has_body }, rules);
+        let plan = match decision {
+            Ok(Decision::Proceed(plan)) => plan,
+            Ok(Decision::AnswerOptions) => return "answer OPTIONS".to_owned(),
+            Err(rejection) => return format!("reject {}", rejection.as_str()),
+        };
+        let action = match plan.action {
+            Action::LookUp { key, .. } => format!("look up {}", key.operation().name),
+            Action::Bypass(Bypass { reason, others, .. }) => [&[reason], &others[..]]
+                .concat()
+                .iter()
+                .fold("bypass".to_owned(), |text, reason| format!("{text} {}", reason.into_str())),
+            Action::PassThrough => format!("pass through to {}", plan.service.as_str()),
+        };
+        format!("{action}, authorization {:?}", plan.presentation.authorization)
+    }
+
+    #[test]
+    fn a_head_has_one_decision() {
+        let (known, unknown) = (signature("CONFIGURED", "host"), signature("OTHER", "x-sdk-date"));
+        let (known, unknown) = (("authorization", &*known), ("authorization", &*unknown));
+        let bound = signature("OTHER", "host;x-sdk-date");
+        let bound = ("authorization", &*bound);
+        let long = "a".repeat(1_000);
+        for (request_line, fields, expected) in [
+            ("GET /v2/p/products", &[TOKEN][..], "look up ListProducts, authorization Kept"),
+            ("HEAD /v1/p/product", &[TOKEN], "look up ListProduct, authorization Kept"),
+            ("GET /workspace/v2/p/products", &[TOKEN], "look up ListProducts, authorization Kept"),
+            ("GET /v2/p/products", &[known], "look up ListProducts, authorization Renewed"),
+            ("GET /v2/p/products", &[TOKEN, known], "look up ListProducts, authorization Dropped"),
+            ("GET /v2/p/products", &[TOKEN, bound], "look up ListProducts, authorization Dropped"),
+            ("GET /v2/p/products", &[TOKEN, unknown], "look up ListProducts, authorization Kept"),
+            ("GET /v2/p/products", &[], "bypass no-credential, authorization Kept"),
+            ("GET /v2/p/products", &[unknown], "bypass unverified-signature, authorization Unverified"),
+            ("GET /v2/p/products", &[bound], "bypass unverified-signature, authorization Bound"),
+            ("GET /workspace/v2/p/products", &[unknown], "bypass unverified-signature, authorization Bound"),
+            (
+                "GET /v2/p/products",
+                &[TOKEN, ("cache-control", "no-store")],
+                "bypass client-no-store, authorization Kept",
+            ),
+            ("GET /v2/p/products", &[("range", "bytes=0-1")], "bypass no-credential range, authorization Kept"),
+            ("GET /v2/p/products?a+b=1", &[TOKEN], "bypass plus, authorization Kept"),
+            ("POST /v2/p/products", &[TOKEN], "pass through to workspace, authorization Kept"),
+            ("GET /v2/p/desktops", &[], "pass through to workspace, authorization Kept"),
+            ("GET /v1/p/app-groups", &[known], "pass through to appstream, authorization Renewed"),
+            ("OPTIONS *", &[], "answer OPTIONS"),
+            ("OPTIONS /v2/p/desktops", &[("max-forwards", "0")], "answer OPTIONS"),
+            ("GET /nowhere", &[TOKEN], "reject no-such-api"),
+            ("GET http://other.example/v2/p/products", &[TOKEN], "reject foreign-host"),
+            ("GET /v2/p/products", &[TOKEN, TOKEN], "reject token-field"),
+            ("GET /v2/p/products", &[("via", "1.1 workspace-gateway-00000007")], "reject loop"),
+            ("GET /v2/p/products", &[("x-auth-token", &long)], "reject head-too-large"),
+        ] {
+            assert_eq!(decided(request_line, fields, false, false), expected, "{request_line} {fields:?}");
+        }
+    }
+
+    #[test]
+    fn a_body_and_the_mode_are_reasons_to_bypass() {
+        for (has_body, is_bypassing, expected) in [
+            (true, false, "bypass body, authorization Kept"),
+            (false, true, "bypass mode, authorization Kept"),
+            (true, true, "bypass mode body, authorization Kept"),
+        ] {
+            assert_eq!(decided("GET /v2/p/products", &[TOKEN], has_body, is_bypassing), expected);
+        }
     }
 }

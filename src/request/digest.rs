@@ -1,5 +1,7 @@
-//! Short keyed digests, by which `Cache-Status` and the log tell cache keys and callers apart. They mean something for as
-//! long as the process lives: their keys are random, so that nobody can compute one or compare those of two processes.
+//! Short keyed digests that identify request keys and callers in `Cache-Status` and in the log.
+//!
+//! The hash keys are random and live as long as the process. So nobody outside can compute a digest, and the digests of
+//! two processes cannot be compared.
 
 use std::fmt;
 
@@ -8,7 +10,7 @@ use blake3::{Hash, Hasher};
 use super::caller::Caller;
 use super::key::RequestKey;
 
-/// A digest of 64 bits as 16 hex digits. It is kept as text, for it is told more often than made.
+/// A digest of 64 bits as 16 hex digits. It is kept as text, because it is written more often than computed.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct ShortDigest([u8; 16]);
 
@@ -22,9 +24,8 @@ impl ShortDigest {
         Self(std::array::from_fn(digit))
     }
 
-    /// Its digits.
     pub fn as_str(&self) -> &str {
-        // Hex digits are text.
+        // Cannot fail: hex digits are ASCII.
         std::str::from_utf8(&self.0).unwrap_or_default()
     }
 }
@@ -35,30 +36,30 @@ impl fmt::Debug for ShortDigest {
     }
 }
 
-/// Makes digests.
+/// Computes digests.
 pub(crate) struct Digests {
     of_keys: [u8; 32],
     of_callers: [u8; 32],
 }
 
 impl Digests {
-    /// With two keys that should be random and told to nobody.
+    /// Both keys must be random and secret.
     pub(crate) fn new(of_keys: [u8; 32], of_callers: [u8; 32]) -> Self {
         Self { of_keys, of_callers }
     }
 
-    /// The digest of a cache key: of all that tells it from others, and of nothing else. It is the same whoever asks.
+    /// Two request keys have the same digest exactly if they are equal. It does not depend on the caller.
     pub(crate) fn of_key(&self, key: &RequestKey) -> ShortDigest {
         let mut hasher = Hasher::new_keyed(&self.of_keys);
         let headers = key.headers().iter().flat_map(|(name, value)| [name.as_str().as_bytes(), value.as_bytes()]);
-        // With their lengths, so that no two keys run together.
+        // The lengths are hashed too, so that two keys cannot be equal by concatenation.
         for part in [key.scope().path().as_bytes(), key.query().as_bytes()].into_iter().chain(headers) {
             hasher.update(&(part.len() as u64).to_le_bytes()).update(part);
         }
         ShortDigest::of(&hasher.finalize())
     }
 
-    /// The digest of a caller: of its keyed hash, with another key.
+    /// The keyed hash of the caller's keyed hash, with another key.
     pub(crate) fn of_caller(&self, caller: Caller) -> ShortDigest {
         ShortDigest::of(&blake3::keyed_hash(&self.of_callers, caller.as_bytes()))
     }
@@ -82,14 +83,14 @@ mod tests {
 
     fn key(path: &str, query: Option<&str>, headers: &[(&HeaderName, &'static str)]) -> RequestKey {
         let catalogue = Catalogue::for_tests(NAMES.to_vec());
-        let (operation, place) = catalogue.operation(path).unwrap();
+        let (operation, path_match) = catalogue.operation(path).unwrap();
         let headers = headers.iter().map(|&(name, value)| (name.clone(), HeaderValue::from_static(value)));
         let headers: HeaderMap = headers.collect();
-        RequestKey::read(&catalogue, operation, place, query, &headers, false).unwrap()
+        RequestKey::read(&catalogue, operation, path_match, query, &headers, false).unwrap()
     }
 
     #[test]
-    fn digests_are_equal_exactly_where_keys_are() {
+    fn digests_are_equal_exactly_if_keys_are() {
         let digests = Digests::new([1; 32], [2; 32]);
         let [language, other] = &NAMES;
         let cases = || {
@@ -114,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn a_caller_is_told_by_sixteen_digits_that_are_not_its_hash() {
+    fn a_callers_digest_is_sixteen_digits_that_are_not_part_of_its_hash() {
         let caller = Callers::new([1; 32]).of_token(&HeaderValue::from_static("t"));
         let digest = Digests::new([1; 32], [1; 32]).of_caller(caller);
         assert_eq!(digest, Digests::new([9; 32], [1; 32]).of_caller(caller));

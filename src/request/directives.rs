@@ -1,29 +1,26 @@
-//! Reads `Cache-Control` (RFC 9111 §5.2), of requests and of answers alike.
+//! Parses `Cache-Control` (RFC 9111 §5.2) of requests and responses.
 //!
-//! What can't be read is an error and never skipped: a `no-store` may be hidden in it.
+//! A malformed part is an error and must never be skipped, because it may hide a `no-store`.
 
 use std::time::Duration;
 
 use http::HeaderMap;
 use http::header::{CACHE_CONTROL, PRAGMA};
 
-/// More than anyone has to say; each directive takes memory.
+/// The longest `Cache-Control`, all fields together, in bytes. Each directive takes memory.
 const LONGEST: usize = 4 * 1024;
 
-/// The directives of a message, their names in lower case.
+/// The directives of a message, with names in lower case.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Directives(Vec<(String, Option<String>)>);
 
-/// `Cache-Control` is not a list of directives, or a number in it is none.
+/// `Cache-Control` is not a list of directives, or the argument of a directive is not a number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Malformed;
 
 impl Directives {
-    /// Reads the directives of a message; without `Cache-Control`, `Pragma: no-cache` stands for
-    /// `no-cache` (RFC 9111 §5.4 says so of requests; of answers, it is certainly what is meant).
-    ///
-    /// # Errors
-    /// If they can't be read to the end.
+    /// Without `Cache-Control`, `Pragma: no-cache` means `no-cache`. RFC 9111 §5.4 says so for requests; here it is
+    /// also applied to responses.
     pub fn read(headers: &HeaderMap) -> Result<Self, Malformed> {
         let name = if headers.contains_key(CACHE_CONTROL) { CACHE_CONTROL } else { PRAGMA };
         let is_pragma = name == PRAGMA;
@@ -41,20 +38,20 @@ impl Directives {
         Ok(Self(directives))
     }
 
-    /// Whether a directive is there, with or without an argument.
+    /// Whether a directive is present, with or without an argument.
     pub fn has(&self, name: &str) -> bool {
         self.0.iter().any(|(given, _)| given == name)
     }
 
-    /// The arguments of a directive, one for each time that it is there; `None` where it has none.
+    /// The arguments of a directive, one for each occurrence: `None` if the occurrence has no argument.
     pub fn arguments(&self, name: &str) -> impl Iterator<Item = Option<&str>> {
         self.0.iter().filter(move |(given, _)| given == name).map(|(_, argument)| argument.as_deref())
     }
 
-    /// The number of seconds that a directive gives; `None` if it is not there.
+    /// The number of seconds of a directive; `None` if it is not present.
     ///
     /// # Errors
-    /// If it is there without a number, or with two different ones.
+    /// If it is present without a number, or with two different ones.
     pub fn seconds(&self, name: &str) -> Result<Option<Duration>, Malformed> {
         let mut given = self.arguments(name);
         let Some(first) = given.next() else { return Ok(None) };
@@ -65,8 +62,7 @@ impl Directives {
     }
 }
 
-/// A number of seconds as HTTP writes it: digits and nothing else. One that is too large for any
-/// clock is as good as the largest (RFC 9111 §1.2.2).
+/// Parses delta-seconds: only digits. A number that overflows becomes the largest one (RFC 9111 §1.2.2).
 pub(crate) fn seconds(text: &str) -> Option<Duration> {
     let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     is_number.then(|| Duration::from_secs(text.parse::<u32>().unwrap_or(u32::MAX).into()))
@@ -92,14 +88,14 @@ fn read_list(mut text: &str, directives: &mut Vec<(String, Option<String>)>) -> 
     }
 }
 
-/// A token at the beginning of a text, and what follows it.
+/// Splits a token off the beginning of a text. Returns it with the remaining text.
 fn token(text: &str) -> Result<(&str, &str), Malformed> {
     let is_token = |char: char| char.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(char);
     let end = text.find(|char| !is_token(char)).unwrap_or(text.len());
     if end == 0 { Err(Malformed) } else { Ok(text.split_at(end)) }
 }
 
-/// The rest of a quoted string that has begun, and what follows it.
+/// Reads a quoted string after its opening quote. Returns its content with the remaining text.
 fn quoted(text: &str) -> Result<(String, &str), Malformed> {
     let mut content = String::new();
     let mut chars = text.char_indices();
@@ -142,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_is_an_error() {
+    fn malformed_directives_are_an_error() {
         for wrong in ["a=\"b, no-store", "=1", "a b", "a=", "a=\"b\"c", "a;b", "a=\"b\\"] {
             assert_eq!(control(wrong), Err(Malformed), "{wrong}");
         }
@@ -152,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn a_number_is_digits_and_said_once() {
+    fn a_number_is_only_digits_and_must_not_differ_between_occurrences() {
         let max_age = |value| control(value).unwrap().seconds("max-age");
         assert_eq!(max_age("max-age=\"5\", max-age=5"), Ok(Some(Duration::from_secs(5))));
         assert_eq!(max_age("max-age=99999999999999999999"), Ok(Some(Duration::from_secs(u32::MAX.into()))));
@@ -164,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn pragma_counts_only_alone_and_only_as_no_cache() {
+    fn pragma_counts_only_without_cache_control_and_only_as_no_cache() {
         assert!(read(&[("pragma", "No-Cache, other")]).unwrap().has("no-cache"));
         assert_eq!(read(&[("pragma", "no-store")]), Ok(Directives::default()));
         assert!(!read(&[("pragma", "no-cache"), ("cache-control", "max-age=1")]).unwrap().has("no-cache"));

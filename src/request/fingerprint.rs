@@ -1,19 +1,18 @@
-//! Keyed fingerprints of what has a credential in it: a request's head, or a token. By them the same bytes are known again,
-//! and the bytes themselves need not be kept.
+//! Keyed fingerprints of bytes that contain a credential: a request's head, or a token. They recognise the same bytes
+//! again, so that the bytes themselves need not be kept.
 
 use std::fmt;
 use std::hash::{BuildHasherDefault, Hash, Hasher};
 
 use highway::{HighwayHash, HighwayHasher, Key};
 
-/// Some bytes, known by a keyed hash of all of them.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Fingerprint([u64; 4]);
 
 impl Fingerprint {
-    /// A part of it that tells it from most others, and its place among so many.
+    /// An index below `places`, and 64 other bits that differ for nearly all fingerprints with the same index.
     pub fn mark(&self, places: usize) -> (usize, u64) {
-        // A remainder of a number below another fits.
+        // Cannot fail: the remainder is smaller than a `usize`.
         (usize::try_from(self.0[1] % places.max(1) as u64).unwrap_or(0), self.0[2])
     }
 }
@@ -26,15 +25,14 @@ impl Hash for Fingerprint {
 
 impl fmt::Debug for Fingerprint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // There is a credential in the bytes.
+        // The bytes contain a credential, so nothing of the hash is shown.
         f.write_str("Fingerprint(…)")
     }
 }
 
-/// For maps of fingerprints, which are as good as random already.
+/// For maps with fingerprints as keys. They need no further hashing.
 pub(crate) type BuildFingerprintHasher = BuildHasherDefault<FingerprintHasher>;
 
-/// Takes a part of the fingerprint for its hash.
 #[derive(Default)]
 pub(crate) struct FingerprintHasher(u64);
 
@@ -54,22 +52,21 @@ impl Hasher for FingerprintHasher {
     }
 }
 
-/// Takes fingerprints, with a key that should be random and told to nobody.
+/// Computes fingerprints.
 ///
-/// HighwayHash, because a token has thousands of bytes, and a cryptographic hash of them would cost more than all the rest of
-/// a hit. Different inputs must have different fingerprints, and no more is needed. Nobody sees a fingerprint. To be taken for
-/// another caller, an attacker has to meet that caller's fingerprint. He knows neither the key of 256 bits nor the token in
-/// that caller's head.
+/// It uses HighwayHash: a token has thousands of bytes, and a cryptographic hash of them would cost more than the rest
+/// of a hit. The only requirement is that different inputs have different fingerprints. Nobody sees a fingerprint. To
+/// be taken for another caller, an attacker would have to produce that caller's fingerprint, knowing neither the key of
+/// 256 bits nor the caller's token.
 pub struct Fingerprints(Key);
 
 impl Fingerprints {
-    /// With this key.
+    /// The key must be random and secret.
     pub fn new(key: [u8; 32]) -> Self {
         let (words, _) = key.as_chunks::<8>();
         Self(Key(std::array::from_fn(|place| words.get(place).copied().map_or(0, u64::from_le_bytes))))
     }
 
-    /// The fingerprint of these bytes.
     pub fn of(&self, bytes: &[u8]) -> Fingerprint {
         Fingerprint(HighwayHasher::new(self.0).hash256(bytes))
     }

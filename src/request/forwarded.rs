@@ -1,20 +1,19 @@
-//! Headers that an operation sends upstream though they are not part of its key.
+//! Selects the request headers that are sent upstream although they are not part of the key.
 //!
-//! Whatever is configured: no credential, nothing of one hop, and nothing that the gateway says
-//! itself ([`crate::catalogue::headers`]). What answers may come to depend on them is kept for their
-//! caller alone ([`Operation::unshareable`]).
+//! Credentials, hop-by-hop headers and headers that the gateway sets itself must never be among them, whatever is
+//! configured ([`crate::catalogue::headers`]). Responses that may depend on such headers are stored for their caller
+//! alone ([`Operation::unshareable`]).
 
 use http::HeaderMap;
 
 use super::copied;
-use crate::catalogue::headers::is_open;
+use crate::catalogue::headers::is_configurable;
 use crate::catalogue::{Forwarded, Operation};
 
-/// The headers of a request that go upstream beside the key. The hop-by-hop ones are gone by now,
-/// those that `Connection` names included.
+/// The hop-by-hop headers must have been removed before, including those that `Connection` names.
 pub fn select(operation: &Operation, headers: &HeaderMap) -> HeaderMap {
     let mut selected = HeaderMap::new();
-    let is_asked_for = |name| match &operation.forwarded {
+    let is_configured = |name| match &operation.forwarded {
         Forwarded::Named(names) => names.contains(name),
         Forwarded::All => true,
     };
@@ -22,7 +21,7 @@ pub fn select(operation: &Operation, headers: &HeaderMap) -> HeaderMap {
         return selected;
     }
     for (name, value) in headers {
-        if is_asked_for(name) && is_open(name) && !operation.keyed_headers.contains(name) {
+        if is_configured(name) && is_configurable(name) && !operation.keyed_headers.contains(name) {
             selected.append(name.clone(), copied(value));
         }
     }
@@ -48,7 +47,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_named_goes_along_and_nothing_else() {
+    fn only_configured_headers_are_forwarded() {
         let sent = ["x-a", "x-b", "x-language"];
         assert_eq!(selected(Forwarded::none(), &sent), [""; 0]);
         assert_eq!(selected(Forwarded::Named([HeaderName::from_static("x-b")].into()), &sent), ["x-b"]);
@@ -56,7 +55,7 @@ mod tests {
     }
 
     #[test]
-    fn some_headers_never_go_along_even_if_named() {
+    fn some_headers_are_never_forwarded_even_if_configured() {
         let never = [
             "x-auth-token",
             "authorization",

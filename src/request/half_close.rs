@@ -1,7 +1,8 @@
-//! A client of HTTP/1 that closes its sending side after its request, and may still wait for the answer.
+//! Tracks whether an HTTP/1 client has closed its sending side (TCP half-close) while its request is in progress.
 //!
-//! Until the gateway writes to it, such a client cannot be told from one that has gone. So its request must not take from others what
-//! it may not need: its connection tells here that the client has closed, and the gateway has the request give way.
+//! Such a client may have gone, or may still wait for the response; the gateway sees which only when it writes. So the
+//! request must not hold resources that others need: the connection reports the half-close here, and the request's call
+//! gives way.
 
 use std::fmt;
 use std::future::poll_fn;
@@ -10,7 +11,7 @@ use std::task::{Poll, Waker};
 
 use crate::sync::{Mutex, MutexGuard};
 
-/// Moves a slot's call to the class `half-closed`. Returns `false` if the slot must be released.
+/// Moves a call that holds a slot to the class `half-closed`. Returns `false` if the slot must be released.
 type GivesWay = Box<dyn Fn() -> bool + Send>;
 
 /// Whether the client of one connection has closed its sending side.
@@ -22,20 +23,19 @@ pub struct HalfClose {
 
 #[derive(Default)]
 struct HalfCloseState {
-    /// Of the request that is under way, where it waits for something.
+    /// Wakes the request that waits in [`HalfClose::closed`].
     waiting: Option<Waker>,
-    /// Of the slot that it has, or had.
+    /// For the last slot that a request of the connection has got.
     gives_way: Option<GivesWay>,
 }
 
 impl HalfClose {
-    /// Whether the client has closed its sending side.
     pub fn is_closed(&self) -> bool {
         self.is_closed.load(Ordering::Acquire)
     }
 
-    /// Notes that it has. `false` if the request under way has a slot that cannot give way, so that its connection has to
-    /// end.
+    /// Records that the client has closed its sending side. Returns `false` if the request holds a slot that cannot
+    /// give way, so that the connection must be closed.
     pub fn close(&self) -> bool {
         let mut state = self.state();
         self.is_closed.store(true, Ordering::Release);
@@ -45,7 +45,7 @@ impl HalfClose {
         state.gives_way.take().is_none_or(|gives_way| gives_way())
     }
 
-    /// Resolves when the client closes its sending side. One at a time may wait for it.
+    /// Resolves when the client closes its sending side. Only one task at a time may wait.
     pub async fn closed(&self) {
         poll_fn(|context| {
             let mut state = self.state();
@@ -58,8 +58,8 @@ impl HalfClose {
         .await;
     }
 
-    /// Notes that the request under way has a slot, which gives way once the client closes its sending side. `false` if it
-    /// has closed already, and the slot cannot give way.
+    /// Records that the request has got a slot, which gives way when the client closes its sending side. Returns
+    /// `false` if the client has closed it already and the slot cannot give way.
     pub fn holds(&self, gives_way: impl Fn() -> bool + Send + 'static) -> bool {
         let mut state = self.state();
         if self.is_closed() {
@@ -87,7 +87,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn who_waits_is_told_and_a_slot_gives_way() {
+    async fn a_half_close_wakes_the_waiting_request_and_its_slot_gives_way() {
         for gives_way in [true, false] {
             let half_close = Arc::new(HalfClose::default());
             assert!(half_close.holds(move || gives_way));
@@ -99,7 +99,7 @@ mod tests {
             assert!(!half_close.is_closed());
             assert_eq!(half_close.close(), gives_way);
             waiting.await.unwrap();
-            assert_eq!(half_close.holds(move || gives_way), gives_way, "a slot that is taken later gives way at once");
+            assert_eq!(half_close.holds(move || gives_way), gives_way, "a later slot gives way immediately");
         }
     }
 }

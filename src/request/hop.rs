@@ -1,4 +1,4 @@
-//! Headers that belong to one connection (RFC 9110 §7.6.1), and the `Via` trail that shows a loop.
+//! Removes hop-by-hop headers (RFC 9110 §7.6.1), and adds and reads `Via`, which detects loops (§7.6.3).
 
 use std::collections::HashSet;
 
@@ -7,14 +7,14 @@ use http::{HeaderMap, HeaderName, HeaderValue, Version};
 
 use super::trailers;
 
-/// How long whoever sends it keeps an idle connection. (RFC 2068 §19.7.1.1; RFC 9110 only names it.)
+/// How long the sender keeps an idle connection (RFC 2068 §19.7.1.1; RFC 9110 only mentions it).
 pub(crate) const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-/// How a client of HTTP/1.1 asks for HTTP/2, which it is not given.
+/// Requests an upgrade from HTTP/1.1 to HTTP/2, which is not supported.
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
-/// Removes the hop-by-hop headers, those that `Connection` names included, which are told. `Expect` goes with
-/// them: it was met on this side of the gateway. `Trailer` keeps what may come (RFC 9110 §6.5.1).
+/// Removes the hop-by-hop headers and those that `Connection` names, and returns the latter. Removes `Expect` too,
+/// because the gateway has met it. `Trailer` keeps the names of fields that are relayed (RFC 9110 §6.5.1).
 pub fn strip(headers: &mut HeaderMap) -> HashSet<HeaderName> {
     let named: HashSet<HeaderName> = headers
         .get_all(CONNECTION)
@@ -50,14 +50,14 @@ pub(crate) fn strip_request(headers: &mut HeaderMap) -> HashSet<HeaderName> {
     named
 }
 
-/// What the names of gateways begin with.
+/// The prefix of every gateway's pseudonym in `Via`.
 const NAME: &str = "workspace-gateway-";
 
-/// How many gateways before this one are named to upstream. More in a row are a loop or a mistake.
-const LONGEST_TRAIL: usize = 8;
+/// The most gateways before this one that are named to upstream. A longer chain is a loop or a misconfiguration.
+const MAX_GATEWAYS: usize = 8;
 
-/// This gateway's own entry in `Via`. The name ends in a number of this process, so that a chain of
-/// gateways is told from a loop.
+/// This gateway's entry in `Via`. The pseudonym ends in a number of this process, which distinguishes a loop from a
+/// chain of gateways.
 #[derive(Clone, Debug)]
 pub struct Via {
     pseudonym: String,
@@ -67,10 +67,10 @@ pub struct Via {
 }
 
 impl Via {
-    /// With the number that tells this process from others.
+    /// The number should differ between processes.
     pub fn new(instance: u32) -> Self {
         let pseudonym = format!("{NAME}{instance:08x}");
-        // A token of letters, digits and dashes is always a valid header value.
+        // Cannot fail: letters, digits and dashes are a valid header value.
         let value = |version| {
             HeaderValue::try_from(format!("{version} {pseudonym}"))
                 .unwrap_or(HeaderValue::from_static("1.1 workspace-gateway"))
@@ -78,21 +78,21 @@ impl Via {
         Self { value: value("1.1"), value_1_0: value("1.0"), value_2_0: value("2.0"), pseudonym }
     }
 
-    /// The trail of a question: gateways of this kind that the request has come through, and this
-    /// one. Other hops are the client's own words and not sent on.
+    /// The `Via` of a request that is built from a key: the gateways of this kind that the client's request has passed,
+    /// and this one. Other hops are not sent, because a client could write anything there.
     pub fn trail(&self, headers: &HeaderMap) -> HeaderValue {
-        let gateways = received_by(headers).filter(|name| is_pseudonym(name)).take(LONGEST_TRAIL);
+        let gateways = received_by(headers).filter(|name| is_pseudonym(name)).take(MAX_GATEWAYS);
         let mut trail: Vec<u8> = gateways.flat_map(|name| [b"1.1 ", name, b", "].concat()).collect();
         trail.extend_from_slice(self.value.as_bytes());
         HeaderValue::from_bytes(&trail).unwrap_or_else(|_| self.value.clone())
     }
 
-    /// Whether a trail names this gateway and no other, so that nothing of the client's is in it.
+    /// Whether a `Via` names only this gateway, so that nothing in it comes from the client.
     pub fn is_own(&self, trail: &HeaderValue) -> bool {
         *trail == self.value
     }
 
-    /// Adds this hop to the trail of a message that was received in a version of HTTP.
+    /// Adds this hop to a message that was received in an HTTP version.
     pub fn add_to(&self, headers: &mut HeaderMap, received: Version) {
         let value = match received {
             Version::HTTP_10 => &self.value_1_0,
@@ -102,13 +102,13 @@ impl Via {
         headers.append(VIA, value.clone());
     }
 
-    /// Whether a request has been here before.
+    /// Whether the request has passed this gateway before.
     pub fn is_in(&self, headers: &HeaderMap) -> bool {
         received_by(headers).any(|name| name.eq_ignore_ascii_case(self.pseudonym.as_bytes()))
     }
 }
 
-/// Who has received a request on its way here, as `Via` tells.
+/// The recipients that `Via` names.
 fn received_by(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
     let hops = headers.get_all(VIA).iter().flat_map(|value| value.as_bytes().split(|&byte| byte == b','));
     hops.filter_map(|hop| hop.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty()).nth(1))
@@ -124,7 +124,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_belongs_to_a_connection_stays_there() {
+    fn hop_by_hop_headers_are_removed() {
         let mut headers = HeaderMap::new();
         for (name, value) in [
             ("connection", "close, X-Auth-Token"),
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn a_question_names_gateways_and_nobody_else() {
+    fn via_of_a_keyed_request_names_only_gateways() {
         let trail = |value: &str| {
             let mut headers = HeaderMap::new();
             headers.insert(VIA, HeaderValue::from_str(value).unwrap());
@@ -161,21 +161,21 @@ mod tests {
             "1.1 workspace-gateway-0000000a, 1.1 workspace-gateway-00000007"
         );
         let endless = "1.1 workspace-gateway-0000000a,".repeat(1000);
-        assert_eq!(trail(&endless).split(',').count(), LONGEST_TRAIL + 1);
+        assert_eq!(trail(&endless).split(',').count(), MAX_GATEWAYS + 1);
     }
 
     #[test]
-    fn a_loop_is_seen_and_a_chain_is_not() {
+    fn a_loop_is_detected_and_a_chain_is_not_a_loop() {
         let via = Via::new(7);
-        let trail = |value: &str| {
+        let is_loop = |value: &str| {
             let mut headers = HeaderMap::new();
             headers.insert(VIA, HeaderValue::from_str(value).unwrap());
             via.is_in(&headers)
         };
-        assert!(trail("1.1 workspace-gateway-00000007"));
-        assert!(trail("1.0 fred, 1.1  Workspace-Gateway-00000007 (comment), 1.1 p"));
-        assert!(!trail("1.1 workspace-gateway-00000008"));
-        assert!(!trail("1.1 workspace-gateway"));
-        assert!(!trail("workspace-gateway-00000007"));
+        assert!(is_loop("1.1 workspace-gateway-00000007"));
+        assert!(is_loop("1.0 fred, 1.1  Workspace-Gateway-00000007 (comment), 1.1 p"));
+        assert!(!is_loop("1.1 workspace-gateway-00000008"));
+        assert!(!is_loop("1.1 workspace-gateway"));
+        assert!(!is_loop("workspace-gateway-00000007"));
     }
 }

@@ -1,12 +1,12 @@
-//! Request ids: 32 hex digits, unique within a process and very likely beyond it. They tell nobody how many requests
-//! there were, nor which came first: each is a keyed hash of a number.
+//! Request ids: 32 hex digits, unique in a process and very likely across processes.
+//!
+//! An id is a keyed hash of a counter, so it must not reveal how many requests there were or which came first.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use highway::{HighwayHash, HighwayHasher, Key};
 
-/// The id of one request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RequestId([u8; 32]);
 
@@ -20,35 +20,31 @@ impl RequestId {
         }))
     }
 
-    /// The number by which the request is known in a trace that it is part of (W3C Trace Context, parent id): the second
-    /// half of the id, and never zero.
+    /// The parent id of the request in a trace (W3C Trace Context): the second half of the id. Never zero.
     pub fn span(&self) -> u64 {
         let (_, half) = self.as_str().split_at(16);
         u64::from_str_radix(half, 16).unwrap_or_default().max(1)
     }
 
-    /// Its digits.
     pub fn as_str(&self) -> &str {
-        // Digits are ASCII.
+        // Cannot fail: hex digits are ASCII.
         std::str::from_utf8(&self.0).unwrap_or_default()
     }
 }
 
-/// Hands out request ids.
 pub struct RequestIds {
     key: Key,
     next: AtomicU64,
 }
 
 impl RequestIds {
-    /// With a key that should be random and told to nobody. The same key gives the same ids.
+    /// The key must be random and secret. The same key gives the same ids.
     pub fn new(key: [u8; 32]) -> Self {
         let (words, _) = key.as_chunks::<8>();
         let word = |place: usize| words.get(place).copied().map_or(0, u64::from_le_bytes);
         Self { key: Key(std::array::from_fn(word)), next: AtomicU64::new(0) }
     }
 
-    /// The next id.
     pub fn next(&self) -> RequestId {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         RequestId::new(HighwayHasher::new(self.key).hash128(&number.to_le_bytes()))
@@ -57,7 +53,7 @@ impl RequestIds {
 
 impl fmt::Debug for RequestIds {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Neither the key nor the number of requests.
+        // Shows neither the key nor the number of requests.
         f.write_str("RequestIds(…)")
     }
 }
@@ -91,10 +87,11 @@ mod tests {
     fn ids_show_neither_their_order_nor_their_number() {
         let ids = ids([7; 32], 4_096);
         let texts: HashSet<&str> = ids.iter().map(RequestId::as_str).collect();
-        assert_eq!(texts.len(), ids.len(), "each is another");
+        assert_eq!(texts.len(), ids.len(), "all ids differ");
         let bits = |id: &RequestId| u128::from_str_radix(id.as_str(), 16).unwrap();
         let pairs = || ids.iter().zip(&ids[1..]).map(|(one, next)| (bits(one), bits(next)));
-        // Each bit changes, and the next is the larger one, as often as not: within five deviations of a fair coin.
+        // Each bit changes in half of the pairs, and the second id is larger in half of them, within five standard
+        // deviations.
         for place in 0..128 {
             let changes = pairs().filter(|(one, next)| (one ^ next) >> place & 1 == 1).count();
             assert!(changes.abs_diff(2_048) < 160, "bit {place} changes {changes} times");
@@ -102,7 +99,7 @@ mod tests {
         let rises = pairs().filter(|(one, next)| one < next).count();
         assert!(rises.abs_diff(2_048) < 160, "{rises} of 4,095 are larger than the one before");
         let distances: HashSet<u128> = pairs().map(|(one, next)| next.wrapping_sub(one)).collect();
-        assert_eq!(distances.len(), ids.len() - 1, "no distance comes twice");
+        assert_eq!(distances.len(), ids.len() - 1, "no difference occurs twice");
     }
 
     #[test]

@@ -1,7 +1,7 @@
-//! The key: everything an answer may depend on, and all that is sent upstream to get it.
+//! The request key: everything that a stored response may depend on, and all that is sent upstream to get it.
 //!
-//! The upstream request is built from the key and nothing else of the caller's request but its
-//! credential, so a header or spelling that is not in the key cannot change what is stored under it.
+//! The upstream request is built from the key and the caller's credential alone. So a header or spelling that is not in
+//! the key cannot change what is stored under it.
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -16,28 +16,29 @@ use crate::catalogue::{Catalogue, Operation, Origin, PathMatch};
 
 const X_PROJECT_ID: HeaderName = HeaderName::from_static("x-project-id");
 
-/// Where a credential counts: one operation with the segments that its path captures (the project
-/// above all), asked of one service instance. Who has been proved in a scope may be shown the answers
-/// in it.
+/// What a proof is valid for: one operation at one upstream origin, with the segments that its path captures (above all
+/// the project). A caller with a grant in a scope may see the responses stored in it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Scope {
     origin: Arc<Origin>,
     operation: Arc<Operation>,
-    /// A path of the operation, so that it differs exactly where the captured segments do.
+    /// The request's path. Two paths of one operation differ only in their captured segments.
     path: Arc<str>,
 }
 
 impl Scope {
-    /// Reads the scope of a request for an operation.
-    ///
     /// # Errors
-    /// If a captured segment is not what it should be.
-    pub fn read(catalogue: &Catalogue, operation: &Arc<Operation>, place: PathMatch<'_>) -> Result<Self, BypassReason> {
-        for (name, value) in operation.template.captures(place.path()) {
+    /// If a captured segment has characters that are not allowed.
+    pub fn read(
+        catalogue: &Catalogue,
+        operation: &Arc<Operation>,
+        path_match: PathMatch<'_>,
+    ) -> Result<Self, BypassReason> {
+        for (name, value) in operation.template.captures(path_match.path()) {
             match name {
                 PROJECT_ID if !is_project_id(value) => return Err(BypassReason::ProjectId),
                 PROJECT_ID => {}
-                // Dots, escapes and what servers strip or cut at: it might be read as another path.
+                // Another server may read dots, escapes and delimiters as another path.
                 _ if !is_plain(value) => return Err(BypassReason::PathSegment),
                 _ => {}
             }
@@ -45,21 +46,20 @@ impl Scope {
         Ok(Self {
             origin: Arc::clone(catalogue.origin(operation.service)),
             operation: Arc::clone(operation),
-            path: place.path().into(),
+            path: path_match.path().into(),
         })
     }
 
-    /// The operation asked for.
     pub fn operation(&self) -> &Arc<Operation> {
         &self.operation
     }
 
-    /// The project it is asked in; empty for an operation that is asked in none.
+    /// Empty if the operation's path has no project.
     pub fn project_id(&self) -> &str {
         self.operation.template.project_id(&self.path)
     }
 
-    /// As much of the project's id as tells a person which one it is: half of it at most. Nothing, if there is none.
+    /// The project id for people: its first and last characters, at most half of it. Empty if there is no project.
     pub fn project_in_short(&self) -> String {
         let id = self.project_id();
         let shown = (id.len() / 4).min(4);
@@ -70,7 +70,6 @@ impl Scope {
         }
     }
 
-    /// The path it is asked by.
     pub fn path(&self) -> &str {
         &self.path
     }
@@ -78,8 +77,7 @@ impl Scope {
 
 impl Hash for Scope {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        // No two operations have a path in common, and the operation tells the service, whose origin
-        // hardly ever changes.
+        // The path is enough: no two operations have a path in common, and an operation's origin hardly ever changes.
         self.path.hash(state);
     }
 }
@@ -90,9 +88,9 @@ impl fmt::Debug for Scope {
     }
 }
 
-/// What an answer is kept under, apart from whom it was given to.
+/// What a response is stored under, apart from the caller that owns it.
 ///
-/// Parts are separate fields, so no two different requests can run together into one key.
+/// The parts are separate fields, so two different requests cannot have one key by concatenation.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct RequestKey {
     scope: Scope,
@@ -101,20 +99,20 @@ pub struct RequestKey {
 }
 
 impl RequestKey {
-    /// Reads the key of a request for an operation. Its hop-by-hop headers are gone by now, so
-    /// whether it has a body is told, not read.
+    /// Reads the key of a request for an operation. Whether the request has a body is an argument, because the
+    /// hop-by-hop headers have been removed before.
     ///
     /// # Errors
-    /// The reason to bypass, where the request has something that a key can't express.
+    /// Why to bypass: the request has something that a key cannot express.
     pub fn read(
         catalogue: &Catalogue,
         operation: &Arc<Operation>,
-        place: PathMatch<'_>,
+        path_match: PathMatch<'_>,
         query: Option<&str>,
         headers: &HeaderMap,
         has_body: bool,
     ) -> Result<Self, BypassReason> {
-        let scope = Scope::read(catalogue, operation, place)?;
+        let scope = Scope::read(catalogue, operation, path_match)?;
         let project_id = scope.project_id();
         if headers.get_all(X_PROJECT_ID).iter().any(|named| named != project_id) {
             return Err(BypassReason::ProjectMismatch);
@@ -132,12 +130,10 @@ impl RequestKey {
         })
     }
 
-    /// Where it is asked.
     pub fn scope(&self) -> &Scope {
         &self.scope
     }
 
-    /// The operation asked for.
     pub fn operation(&self) -> &Arc<Operation> {
         &self.scope.operation
     }
@@ -147,20 +143,19 @@ impl RequestKey {
         &self.query
     }
 
-    /// The keyed headers that the request has, in the configured order.
+    /// The keyed headers that are present, in the configured order.
     pub fn headers(&self) -> &[(HeaderName, HeaderValue)] {
         &self.headers
     }
 
-    /// The service instance that is asked.
     pub fn origin(&self) -> &Origin {
         &self.scope.origin
     }
 
-    /// The URI to ask upstream.
+    /// The URI of the upstream request.
     ///
     /// # Errors
-    /// None for a key that was read: all its parts are made of URI characters, and not too many.
+    /// None for a key made by [`Self::read`]: its parts have only URI characters, and their length is bounded.
     pub fn uri(&self) -> Result<Uri, http::Error> {
         let mut target = self.scope.path().to_owned();
         if !self.query.is_empty() {
@@ -170,7 +165,7 @@ impl RequestKey {
         self.origin().uri(&target)
     }
 
-    /// Bytes of memory it holds, roughly.
+    /// The approximate memory that the key takes, in bytes.
     pub fn size(&self) -> usize {
         let headers: usize = self.headers.iter().map(|field| size_of_val(field) + field.1.len()).sum();
         size_of::<Self>() + self.scope.path().len() + self.query.len() + headers
@@ -208,16 +203,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_holds_no_read_buffer() {
+    fn a_key_does_not_keep_the_read_buffer() {
         let name = HeaderName::from_static("x-language");
         let catalogue = Catalogue::for_tests(vec![name.clone()]);
-        let (operation, place) = catalogue.operation("/v2/p/products").unwrap();
+        let (operation, path_match) = catalogue.operation("/v2/p/products").unwrap();
         let buffer = Bytes::from(vec![b'x'; 1 << 20]);
         let mut headers = HeaderMap::new();
         headers.insert(name, HeaderValue::from_maybe_shared(buffer.slice(..5)).unwrap());
-        let key = RequestKey::read(&catalogue, operation, place, None, &headers, false).unwrap();
+        let key = RequestKey::read(&catalogue, operation, path_match, None, &headers, false).unwrap();
         drop(headers);
-        assert!(buffer.is_unique(), "the key holds on to the buffer");
+        assert!(buffer.is_unique(), "the key keeps the buffer in memory");
         assert_eq!(key.headers()[0].1, "xxxxx");
     }
 }

@@ -1,8 +1,7 @@
-//! What is asked, and by whom: pure functions from a request's head to a route, a caller and a key.
+//! Pure functions that read a request's head: its route, its caller and its cache key.
 //!
-//! Nothing here waits, reads a clock or touches a socket, so `serve`, `explain` and the property
-//! tests run the same code. What these functions don't fully understand becomes a
-//! [`BypassReason`], never a guess.
+//! Nothing here waits, reads a clock or touches a socket, so `serve`, `explain` and the property tests run the same
+//! code. What these functions do not fully understand becomes a [`BypassReason`], never a guess.
 
 pub(crate) mod caller;
 pub(crate) mod condition;
@@ -29,81 +28,82 @@ pub(crate) mod validate;
 use http::HeaderValue;
 use strum::{IntoStaticStr, VariantArray};
 
-/// The header that names one request and its answer; never shared between answers.
+/// The request id. Each response has its own; it is never stored.
 pub(crate) const X_REQUEST_ID: http::HeaderName = http::HeaderName::from_static("x-request-id");
 
-/// A copy of a header's value that doesn't hold on to the read buffer it came in.
+/// Copies a header value, so that it does not keep the whole read buffer in memory.
 pub(crate) fn copied(value: &HeaderValue) -> HeaderValue {
-    // What was a header's value is one.
+    // Cannot fail: the bytes are those of a valid value.
     HeaderValue::from_bytes(value.as_bytes()).unwrap_or(HeaderValue::from_static(""))
 }
 
-/// Why a request for a known operation is forwarded as it is, and its answer not kept.
+/// Why a request for an operation is relayed unchanged, and its response not stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, IntoStaticStr, VariantArray)]
 #[strum(const_into_str, serialize_all = "kebab-case")]
 pub enum BypassReason {
-    /// The operator has switched the cache off.
+    /// An operator has switched the cache off.
     Mode,
-    /// No credential, or a blank one.
     NoCredential,
-    /// The only credential is a signature that this gateway can't verify.
+    /// The only credential is a signature that this gateway cannot verify.
     UnverifiedSignature,
-    /// A project id outside `[A-Za-z0-9_-]{1,255}`.
+    /// The project id does not match `[A-Za-z0-9_-]{1,255}`.
     ProjectId,
-    /// Another segment that the path captures may have more than one spelling or meaning.
+    /// Another captured path segment may have more than one spelling or meaning.
     PathSegment,
-    /// `X-Project-Id` names another project than the path, or the path names none.
+    /// `X-Project-Id` does not equal the project in the path.
     ProjectMismatch,
-    /// A header that is part of the key is there more than once.
+    /// A keyed header is present more than once.
     RepeatedHeader,
     /// A GET or HEAD with a body.
     Body,
     /// `Range` or `If-Range`.
     Range,
-    /// The client says that the answer must not be kept.
+    /// `Cache-Control: no-store`.
     ClientNoStore,
-    /// A query parameter is there more than once.
+    /// A query parameter is present more than once.
     RepeatedParameter,
-    /// A `+` in the query: a space to some servers, a plus to others.
+    /// A `+` in the query. Some servers decode it as a space.
     Plus,
-    /// A `;` in the query: a separator to some servers.
+    /// A `;` in the query. Some servers take it for a separator.
     Semicolon,
-    /// A bad percent-escape, or bytes that are not UTF-8 once decoded.
+    /// A malformed percent-escape, or bytes that are not UTF-8 after decoding.
     Encoding,
     /// A control character in the query.
     ControlCharacter,
     /// A query parameter without a name or without `=`.
     MalformedParameter,
-    /// A query longer than any key should be.
+    /// The canonical query is longer than 16 KiB.
     LongQuery,
-    /// The answer was too large to hold; it was asked for again and streamed.
+    /// The response was too large to hold. It was requested again and streamed.
     TooLarge,
 }
 
 impl BypassReason {
-    /// The same for a person.
+    /// A description for people.
     pub fn describe(self) -> &'static str {
         match self {
             Self::Mode => "the cache is switched off (mode = \"bypass\")",
-            Self::NoCredential => "neither X-Auth-Token nor a signature: upstream decides, and nothing is kept",
+            Self::NoCredential => "the request has neither X-Auth-Token nor a signature",
             Self::UnverifiedSignature => {
-                "signed with an access key that is not configured here, or in another way than SDK-HMAC-SHA256"
+                "the signature is by an access key that is not configured here, or its scheme is not SDK-HMAC-SHA256"
             }
-            Self::ProjectId => "the project id is not 1 to 255 of A-Z a-z 0-9 _ -",
-            Self::PathSegment => "a segment of the path is not 1 to 255 of A-Z a-z 0-9 - . _ ~, or is . or ..",
-            Self::ProjectMismatch => "X-Project-Id names another project than the path, or the path names none",
-            Self::RepeatedHeader => "a header that is part of the key is there more than once",
+            Self::ProjectId => "the project id is not 1 to 255 characters of A-Z a-z 0-9 _ -",
+            Self::PathSegment => "a path segment is not 1 to 255 characters of A-Z a-z 0-9 - . _ ~, or is . or ..",
+            Self::ProjectMismatch => "X-Project-Id is not the project in the path",
+            Self::RepeatedHeader => "a header that is part of the cache key is present more than once",
             Self::Body => "the request has a body",
-            Self::Range => "the request asks for a range",
-            Self::ClientNoStore => "the request says Cache-Control: no-store",
-            Self::RepeatedParameter => "a query parameter is there more than once",
-            Self::Plus => "the query has a '+', which servers read in two ways",
-            Self::Semicolon => "the query has a ';', which servers read in two ways",
-            Self::Encoding => "the query has a bad percent-escape, unescaped bytes outside ASCII, or is not UTF-8",
+            Self::Range => "the request has Range or If-Range",
+            Self::ClientNoStore => "the request has Cache-Control: no-store",
+            Self::RepeatedParameter => "a query parameter is present more than once",
+            Self::Plus => "the query has a '+', which some servers decode as a space",
+            Self::Semicolon => "the query has a ';', which some servers take for a separator",
+            Self::Encoding => {
+                "the query has a malformed percent-escape, unescaped bytes outside ASCII, or is not UTF-8"
+            }
             Self::ControlCharacter => "the query has a control character",
-            Self::LongQuery => "the query is longer than 16 KiB once escaped",
+            Self::LongQuery => "the query is longer than 16 KiB after escaping",
             Self::MalformedParameter => "a query parameter has no name or no '='",
-            Self::TooLarge => "the answer was too large to hold, so it was streamed",
+            Self::TooLarge => "the response was too large to hold, so it was streamed",
         }
     }
 }

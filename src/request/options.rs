@@ -1,12 +1,12 @@
-//! OPTIONS that the gateway answers itself (RFC 9110 §7.6.2 and §9.3.7): about the server as a whole (`*`), or sent with
-//! `Max-Forwards: 0` to find out what this hop is.
+//! OPTIONS requests that the gateway answers itself (RFC 9110 §7.6.2 and §9.3.7): with the target `*`, or with
+//! `Max-Forwards: 0`.
 
 use http::header::MAX_FORWARDS;
 use http::request::Parts;
 use http::{HeaderValue, Method};
 
-/// Whether the request ends here. If not, `Max-Forwards` is counted down for the next hop. With other methods, and where it
-/// is no number, the field means nothing and stays as it is.
+/// Whether the gateway must answer the request itself. If not, it decrements `Max-Forwards` for the next hop. With
+/// other methods, or if it is not a number, the field is relayed unchanged.
 pub(crate) fn ends_here(head: &mut Parts) -> bool {
     if head.method != Method::OPTIONS {
         return false;
@@ -33,7 +33,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn options_end_here_or_are_counted_down() {
+    fn options_are_answered_here_or_max_forwards_is_decremented() {
         for (method, target, given, ends, sent) in [
             ("OPTIONS", "*", None, true, None),
             ("OPTIONS", "/v2/p/x", None, false, None),

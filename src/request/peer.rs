@@ -1,18 +1,17 @@
-//! The address of a client, as far as it tells clients apart.
+//! The part of a client's address that distinguishes clients.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// An IPv4 address, or a /64 network of IPv6, for a host can take any address in its network.
+/// An IPv4 address, or an IPv6 /64 network, because a host can take any address in its network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Peer {
-    /// One address.
     V4(Ipv4Addr),
     /// The first 64 bits of an address.
     V6(u64),
 }
 
 impl Peer {
-    /// The peer with this address. `None` on loopback: all programs of this machine have the same address.
+    /// `None` for loopback, because all programs on this machine have the same address.
     pub fn of(address: IpAddr) -> Option<Self> {
         let address = address.to_canonical();
         if address.is_loopback() {
@@ -26,7 +25,7 @@ impl Peer {
 }
 
 fn network(address: Ipv6Addr) -> u64 {
-    // The upper half of 128 bits.
+    // Cannot fail: the upper half of 128 bits has 64 bits.
     u64::try_from(address.to_bits() >> 64).unwrap_or(u64::MAX)
 }
 
@@ -47,7 +46,7 @@ mod tests {
     }
 
     #[test]
-    fn loopback_addresses_tell_nobody_apart() {
+    fn loopback_addresses_are_no_peer() {
         for address in ["127.0.0.1", "127.1.2.3", "::1", "::ffff:127.0.0.1"] {
             assert_eq!(of(address), None, "{address}");
         }

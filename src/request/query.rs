@@ -1,7 +1,7 @@
-//! The canonical query: one spelling for every way to write the same question.
+//! The canonical query: one spelling for all equivalent queries.
 //!
-//! Decode, sort, drop what is documented to mean nothing, encode one way. A query that upstream
-//! could read in more than one way is not canonicalised but bypassed: in doubt, forward.
+//! The parameters are decoded, sorted, removed if they equal a documented default, and encoded in one way. A query that
+//! upstream could read in more than one way must not be canonicalised: the request is bypassed.
 
 use std::borrow::Cow;
 
@@ -10,28 +10,26 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use super::BypassReason;
 use crate::catalogue::Parameter;
 
-/// Everything but RFC 3986's unreserved characters is escaped.
+/// All characters but the unreserved ones (RFC 3986 §2.3) are escaped.
 const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 
-/// The longest canonical query, in bytes. Escaping can triple a query's length, and a URI has an end
-/// (65,534 bytes in the http crate); nobody lists products with a query near either.
+/// The longest canonical query, in bytes. Escaping can triple the length of a query, and the http crate limits a URI to
+/// 65,534 bytes. Real queries are far shorter.
 const LONGEST: usize = 16 * 1024;
 
-/// The canonical form of a query, given what the operation documents.
-///
 /// # Errors
-/// The reason to bypass, where the query can be read in more than one way.
+/// Why to bypass: the query can be read in more than one way.
 pub fn canonical(raw: Option<&str>, documented: &[Parameter]) -> Result<Box<str>, BypassReason> {
     let Some(raw) = raw.filter(|raw| !raw.is_empty()) else {
         return Ok(Box::default());
     };
     let mut pairs = raw.split('&').map(pair).collect::<Result<Vec<_>, _>>()?;
     pairs.sort();
-    // Before anything is dropped: `limit=100&limit=5` is not `limit=5`.
+    // This must come before the removal of defaults: `limit=100&limit=5` is not `limit=5`.
     if pairs.windows(2).any(|two| two[0].0 == two[1].0) {
         return Err(BypassReason::RepeatedParameter);
     }
-    pairs.retain(|(name, value)| !means_nothing(name, value, documented));
+    pairs.retain(|(name, value)| !is_default(name, value, documented));
 
     let mut canonical = String::with_capacity(raw.len());
     for (name, value) in &pairs {
@@ -57,9 +55,9 @@ fn pair(raw: &str) -> Result<(Cow<'_, str>, Cow<'_, str>), BypassReason> {
     Ok((decode(name)?, decode(value)?))
 }
 
-/// Decodes percent-escapes, strictly: what a lenient decoder would let through is refused.
+/// Decodes percent-escapes. Malformed ones are an error, although some decoders accept them.
 fn decode(raw: &str) -> Result<Cow<'_, str>, BypassReason> {
-    // Most have nothing to decode, and are what they seem.
+    // Most have nothing to decode.
     if raw.bytes().all(|byte| byte.is_ascii_graphic() && !b"%+;".contains(&byte)) {
         return Ok(Cow::Borrowed(raw));
     }
@@ -76,7 +74,7 @@ fn decode(raw: &str) -> Result<Cow<'_, str>, BypassReason> {
                 };
                 high << 4 | low
             }
-            // Outside ASCII it should have been escaped, and servers disagree about the charset.
+            // Must be escaped (RFC 3986 §2.1), and servers disagree about the charset.
             0x80.. => return Err(BypassReason::Encoding),
             plain => plain,
         });
@@ -92,8 +90,8 @@ fn hex_digit(byte: u8) -> Option<u8> {
     char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok())
 }
 
-/// Whether the operation documents that this pair equals its absence.
-fn means_nothing(name: &str, value: &str, documented: &[Parameter]) -> bool {
+/// Whether the documentation says that this parameter equals its absence.
+fn is_default(name: &str, value: &str, documented: &[Parameter]) -> bool {
     documented.iter().find(|parameter| parameter.name == name).is_some_and(|parameter| {
         parameter.default.as_deref() == Some(value) || (parameter.empty_is_absent && value.is_empty())
     })
@@ -113,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn one_spelling_for_one_question() {
+    fn equivalent_queries_have_one_spelling() {
         assert_eq!(canonical(None, DOCUMENTED).as_deref(), Ok(""));
         for (raw, expected) in [
             ("", ""),
@@ -138,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn what_can_be_read_in_two_ways_is_bypassed() {
+    fn an_ambiguous_query_is_bypassed() {
         for (raw, reason) in [
             ("a=1&a=1", BypassReason::RepeatedParameter),
             ("a=1&%61=2", BypassReason::RepeatedParameter),

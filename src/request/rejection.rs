@@ -1,25 +1,21 @@
-//! Why the gateway answers a request itself, with an error, after it has read the head and nothing else.
+//! The errors that the gateway answers itself after it has read only a request's head.
 
 use http::StatusCode;
 
 use super::target::Misdirected;
 use super::validate::Invalid;
 
-/// What is wrong with a head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Rejection {
-    /// The request line and the header fields are too large.
-    HeadTooLarge {
-        /// What is allowed, in bytes.
-        limit: usize,
-    },
-    /// The head may mean different things to different servers, or has too many parts.
+    /// The request line and the header fields are larger than the limit, in bytes.
+    HeadTooLarge { limit: usize },
+    /// Two servers may read the head in different ways, or it has too many parts.
     Invalid(Invalid),
     /// The request is addressed to another server.
     Misdirected(Misdirected),
     /// The request has passed this gateway before.
     Loop,
-    /// The path belongs to neither service.
+    /// The path belongs to no service.
     NoSuchApi,
 }
 
@@ -30,7 +26,7 @@ impl From<Invalid> for Rejection {
 }
 
 impl Rejection {
-    /// The name used alike as log field and by `explain`.
+    /// The name in the log and in `explain`.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::HeadTooLarge { .. } => "head-too-large",
@@ -43,7 +39,6 @@ impl Rejection {
         }
     }
 
-    /// The status of the response.
     pub(crate) fn status(self) -> StatusCode {
         match self {
             Self::HeadTooLarge { .. } => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
@@ -54,23 +49,25 @@ impl Rejection {
         }
     }
 
-    /// What is wrong, and what is allowed.
+    /// What is wrong and what is allowed, for people.
     pub(crate) fn describe(self) -> String {
         match self {
             Self::HeadTooLarge { limit } => {
                 format!("request line and headers are larger than {limit} bytes (limits.max_head_size)")
             }
             Self::Invalid(invalid) => invalid.describe(),
-            Self::Misdirected(Misdirected::Connect) => "CONNECT is not offered: this is no forward proxy".to_owned(),
+            Self::Misdirected(Misdirected::Connect) => {
+                "CONNECT is not supported: this is not a forward proxy".to_owned()
+            }
             Self::Misdirected(Misdirected::ForeignHost) => {
-                "the request is for another host, and this is no forward proxy: expected a path, or the URL of this \
+                "the request is for another host, and this is not a forward proxy: expected a path, or the URL of this \
                  gateway or of one of its upstream services"
                     .to_owned()
             }
             Self::Misdirected(Misdirected::Host) => {
-                "expected one Host header, and a host in it (RFC 9112 §3.2)".to_owned()
+                "expected exactly one Host header with a valid host (RFC 9112 §3.2)".to_owned()
             }
-            Self::Loop => "the request has passed this gateway before: an upstream URL leads back here".to_owned(),
+            Self::Loop => "loop detected: an upstream URL leads back to this gateway".to_owned(),
             Self::NoSuchApi => {
                 "The API does not exist or has not been published in the environment: expected a path under /v1, /v2 \
                  or /v3"

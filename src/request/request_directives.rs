@@ -1,4 +1,4 @@
-//! What a client wishes of a cache (RFC 9111 §5.2.1). Pure: ages are told.
+//! The client's `Cache-Control` (RFC 9111 §5.2.1). Pure: ages are arguments.
 
 use std::time::Duration;
 
@@ -8,27 +8,25 @@ use http::header::{CACHE_CONTROL, PRAGMA};
 use super::BypassReason;
 use super::directives::Directives;
 
-/// The wishes of one request. `max-stale` is not among them: what is given stale, and for how long, is
-/// the operator's decision. Directives that nobody knows wish for nothing.
+/// The cache directives of a request. `max-stale` is ignored, because the operator decides what is served stale and for
+/// how long. Unknown directives are ignored, too.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RequestDirectives {
-    /// To be answered by upstream: by a call that is sent after this.
+    /// Only a response to a call that is sent after this request will do. Also set by `max-age=0`.
     pub no_cache: bool,
-    /// To be answered from memory or not at all.
+    /// No call may be made for this request (RFC 9111 §5.2.1.7).
     pub only_if_cached: bool,
-    /// For nothing older.
     max_age: Option<Duration>,
-    /// For something that stays fresh for so long.
     min_fresh: Option<Duration>,
 }
 
 impl RequestDirectives {
-    /// Reads the wishes of a request. What can't be read is taken for the strictest wish.
+    /// Malformed directives count as `no-cache`, the strictest one.
     ///
     /// # Errors
-    /// If the request says that its answer must not be kept.
+    /// [`BypassReason::ClientNoStore`] if the request has `no-store`.
     pub fn read(headers: &HeaderMap) -> Result<Self, BypassReason> {
-        // Hardly any client has wishes.
+        // Most requests have no directives.
         if !headers.contains_key(CACHE_CONTROL) && !headers.contains_key(PRAGMA) {
             return Ok(Self::default());
         }
@@ -38,7 +36,7 @@ impl RequestDirectives {
             return Err(BypassReason::ClientNoStore);
         }
         let only_if_cached = directives.has("only-if-cached");
-        let wish = match (directives.seconds("max-age"), directives.seconds("min-fresh")) {
+        let read = match (directives.seconds("max-age"), directives.seconds("min-fresh")) {
             (Ok(max_age), Ok(min_fresh)) => Self {
                 no_cache: directives.has("no-cache") || max_age == Some(Duration::ZERO),
                 max_age,
@@ -47,25 +45,24 @@ impl RequestDirectives {
             },
             _ => Self { only_if_cached, ..strictest },
         };
-        Ok(wish)
+        Ok(read)
     }
 
-    /// Whether not every fresh answer will do.
+    /// Whether the client accepts only some fresh responses: it has sent `max-age` or `min-fresh`.
     pub fn limits_age(&self) -> bool {
         self.max_age.is_some() || self.min_fresh.is_some()
     }
 
-    /// Whether an answer of this age will do, which stays fresh for so long.
+    /// Whether the client accepts a stored response of this age that stays fresh for `left`.
     pub fn accepts(&self, age: Duration, left: Duration) -> bool {
         !self.no_cache && self.accepts_age(age) && self.min_fresh.is_none_or(|min_fresh| left >= min_fresh)
     }
 
-    /// Whether an answer is young enough.
     pub fn accepts_age(&self, age: Duration) -> bool {
         self.max_age.is_none_or(|max_age| age <= max_age)
     }
 
-    /// Whether a stale answer will do though upstream hasn't failed.
+    /// Whether the client accepts a stale response although upstream has not failed.
     pub fn takes_stale(&self) -> bool {
         !self.no_cache && self.max_age.is_none() && self.min_fresh.is_none()
     }
@@ -75,7 +72,7 @@ impl RequestDirectives {
 mod tests {
     use super::*;
 
-    fn wish(value: &'static str) -> Result<RequestDirectives, BypassReason> {
+    fn read(value: &'static str) -> Result<RequestDirectives, BypassReason> {
         let mut headers = HeaderMap::new();
         headers.insert(CACHE_CONTROL, value.parse().unwrap());
         RequestDirectives::read(&headers)
@@ -84,35 +81,36 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     #[test]
-    fn without_wishes_anything_fresh_will_do() {
-        for nothing in [RequestDirectives::read(&HeaderMap::new()), wish("max-stale=60, unheard-of, stale-if-error=1")]
-        {
-            let wish = nothing.unwrap();
-            assert!(wish == RequestDirectives::default() && wish.accepts(SECOND, Duration::ZERO) && wish.takes_stale());
+    fn without_directives_any_fresh_response_is_accepted() {
+        for none in [RequestDirectives::read(&HeaderMap::new()), read("max-stale=60, unknown, stale-if-error=1")] {
+            let directives = none.unwrap();
+            assert_eq!(directives, RequestDirectives::default());
+            assert!(directives.accepts(SECOND, Duration::ZERO) && directives.takes_stale());
         }
     }
 
     #[test]
-    fn the_strictest_wish_is_upstreams_own_answer() {
+    fn malformed_directives_and_max_age_0_count_as_no_cache() {
         for strict in ["no-cache", "max-age=0", "max-age=x", "min-fresh=-1", "max-age=1, max-age=2", "a=\"b"] {
-            let wish = wish(strict).unwrap();
-            assert!(wish.no_cache && !wish.accepts(Duration::ZERO, SECOND) && !wish.takes_stale(), "{strict}");
+            let directives = read(strict).unwrap();
+            let is_accepted = directives.accepts(Duration::ZERO, SECOND) || directives.takes_stale();
+            assert!(directives.no_cache && !is_accepted, "{strict}");
         }
         let mut headers = HeaderMap::new();
         headers.insert(PRAGMA, "no-cache".parse().unwrap());
         assert!(RequestDirectives::read(&headers).unwrap().no_cache);
-        assert!(wish("only-if-cached, max-age=x").unwrap().only_if_cached);
+        assert!(read("only-if-cached, max-age=x").unwrap().only_if_cached);
     }
 
     #[test]
-    fn ages_are_held_against_the_wish() {
-        let wish = wish("max-age=60, min-fresh=5").unwrap();
-        assert!(wish.accepts(60 * SECOND, 5 * SECOND) && !wish.takes_stale() && !wish.no_cache);
-        assert!(!wish.accepts(61 * SECOND, 5 * SECOND) && !wish.accepts(SECOND, 4 * SECOND));
+    fn max_age_and_min_fresh_limit_what_is_accepted() {
+        let directives = read("max-age=60, min-fresh=5").unwrap();
+        assert!(directives.accepts(60 * SECOND, 5 * SECOND) && !directives.takes_stale() && !directives.no_cache);
+        assert!(!directives.accepts(61 * SECOND, 5 * SECOND) && !directives.accepts(SECOND, 4 * SECOND));
     }
 
     #[test]
     fn no_store_bypasses() {
-        assert_eq!(wish("max-age=1, No-Store"), Err(BypassReason::ClientNoStore));
+        assert_eq!(read("max-age=1, No-Store"), Err(BypassReason::ClientNoStore));
     }
 }

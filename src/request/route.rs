@@ -1,5 +1,4 @@
-//! Where a request goes: to an operation that may be answered from memory, through to a service as
-//! it is, or nowhere.
+//! Finds the route of a request: an operation, a service that it passes through to, or none.
 
 use std::sync::Arc;
 
@@ -8,31 +7,29 @@ use http::Method;
 use crate::catalogue::template::is_plain;
 use crate::catalogue::{Catalogue, Operation, PathMatch, Service};
 
-/// Where a request goes.
 #[derive(Debug)]
 pub enum Route<'a> {
-    /// One of the operations, and its path (what that captures is not yet checked).
+    /// A request for an operation. The captured segments are not validated yet.
     Operation(&'a Arc<Operation>, PathMatch<'a>),
-    /// Anything else that a service offers: streamed through, never kept.
+    /// Any other request for a service: streamed, never stored.
     PassThrough(Service),
-    /// A path of neither service.
+    /// The path belongs to no service.
     Unknown,
 }
 
-/// Finds the route. Only GET and HEAD read; another method on the path of an operation passes through
-/// to whoever answers the operation.
+/// Only GET and HEAD are requests for an operation. Other methods on its path pass through to its service.
 pub fn find<'a>(catalogue: &'a Catalogue, method: &Method, path: &'a str) -> Route<'a> {
-    let reads = method == Method::GET || method == Method::HEAD;
+    let is_read = method == Method::GET || method == Method::HEAD;
     match catalogue.operation(path) {
-        Some((operation, place)) if reads => Route::Operation(operation, place),
+        Some((operation, path_match)) if is_read => Route::Operation(operation, path_match),
         Some((operation, _)) => Route::PassThrough(operation.service),
         None => catalogue.service(path).map_or(Route::Unknown, Route::PassThrough),
     }
 }
 
-/// The project that a path is about: the one that its operation says, or else the second segment, as everywhere in
-/// the two services; empty if it names none. `None` for a path that another server might read as another: each segment
-/// has to be plain, so that there are no escapes, dots, parameters (`;`) or empty segments in it.
+/// The project in a path: the one that its operation captures, else the second segment, as in all paths of the two
+/// services. Empty if there is none. `None` if another server may read the path as another one: no segment may be
+/// empty, be `.` or `..`, or have escapes or delimiters such as `;`.
 pub fn project<'a>(catalogue: &'a Catalogue, path: &'a str) -> Option<&'a str> {
     if !path.strip_prefix('/')?.split('/').all(is_plain) {
         return None;
@@ -43,7 +40,7 @@ pub fn project<'a>(catalogue: &'a Catalogue, path: &'a str) -> Option<&'a str> {
     })
 }
 
-/// Whether a path is of something in a project, as `/v2/{project_id}/desktops` is.
+/// Whether a path is below a project, as `/v2/{project_id}/desktops` is.
 pub(crate) fn is_below_project(catalogue: &Catalogue, path: &str) -> bool {
     let has_project = project(catalogue, path).is_some_and(|project| !project.is_empty());
     let mut segments = path.split('/').skip(1);
@@ -56,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_path_is_about_a_project() {
+    fn the_project_of_a_path_is_found() {
         let mut catalogue = Catalogue::for_tests(Vec::new());
         let listed = catalogue.operations()[0].as_ref().clone();
         let template = "/own/{name}/{project_id}".parse().unwrap();
@@ -75,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_below_a_project_is_told_from_others() {
+    fn only_a_path_with_more_segments_is_below_a_project() {
         let catalogue = Catalogue::for_tests(Vec::new());
         for path in ["/v1/p/x", "/v2/p/products", "/v3/p/x/y"] {
             assert!(is_below_project(&catalogue, path), "{path}");
@@ -86,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_that_may_be_read_as_another_is_about_none() {
+    fn an_ambiguous_path_has_no_project() {
         let catalogue = Catalogue::for_tests(Vec::new());
         for odd in [
             "/v2/p/../q/desktops",

@@ -1,4 +1,7 @@
-//! Whom a request is addressed to: this gateway, or a host that it is no proxy for; and by what base URL.
+//! The request target: translates it from HTTP/2, checks that it is for this gateway, and removes a base URL's path
+//! prefix.
+//!
+//! A request for another host must not be relayed: the gateway is not a forward proxy.
 
 use std::net::SocketAddr;
 
@@ -9,20 +12,20 @@ use http::{HeaderValue, Method, Uri, Version};
 
 use crate::catalogue::Catalogue;
 
-/// Why a request is none of this gateway's business.
+/// Why a request is not for this gateway.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Misdirected {
-    /// CONNECT asks for a tunnel.
+    /// The method is CONNECT.
     Connect,
     /// The target is the URL of another host.
     ForeignHost,
-    /// A `Host` that is none, or HTTP/1.1 without exactly one: it can't be told whom it is for.
+    /// `Host` is invalid, is missing in HTTP/1.1, or is present twice.
     Host,
 }
 
-/// Tells a request of HTTP/2 in the terms of HTTP/1, which is what everything after this and upstream understand:
-/// `:authority` is its `Host` (RFC 9113 §8.3.1; if it has another besides, it has two), and cookies that came one by
-/// one are one header (§8.2.3).
+/// Brings an HTTP/2 head into the form of HTTP/1, which the rest of the gateway and upstream read. `:authority` becomes
+/// `Host` (RFC 9113 §8.3.1); a different `Host` stays beside it, so that there are two. `Cookie` fields are joined to
+/// one (§8.2.3).
 pub fn translate(head: &mut Parts) {
     if head.version != Version::HTTP_2 || head.method == Method::CONNECT {
         return;
@@ -41,11 +44,8 @@ pub fn translate(head: &mut Parts) {
     }
 }
 
-/// Checks a request's target. A URL (absolute form) may name the address the request came in by, or
-/// one of the upstream services, for clients that take the gateway for their HTTP proxy.
-///
-/// # Errors
-/// If the request is meant for somebody else.
+/// Checks that a request is for this gateway. A target in absolute form may name the address that the client has
+/// connected to, or an upstream service, for clients that are configured to use the gateway as an HTTP proxy.
 pub fn check(head: &Parts, local: SocketAddr, catalogue: &Catalogue) -> Result<(), Misdirected> {
     if head.method == Method::CONNECT {
         return Err(Misdirected::Connect);
@@ -62,16 +62,16 @@ pub fn check(head: &Parts, local: SocketAddr, catalogue: &Catalogue) -> Result<(
     }
 }
 
-/// Takes off what the base URL of a client has put in front of a path. A signature is over what there was before.
+/// Removes the prefix that a client's base URL has put before the path. A signature covers the original path.
 pub(crate) fn rebase(head: &mut Parts, prefixes: &[impl AsRef<str>], catalogue: &Catalogue) {
     if let Some(rebased) = rebased(&head.uri, prefixes, catalogue) {
         head.uri = rebased;
     }
 }
 
-/// The URI that is meant, if it differs: without the longest of the prefixes that its path begins with, taken off
-/// once, and with one slash at its beginning, for `http://gateway/` and `/v2` make `//v2`. An operation's path is meant
-/// as it is. Whatever follows stays as it was typed.
+/// The URI without the prefix, or `None` if nothing changes. The longest matching prefix is removed once, unless the
+/// path is an operation's. Several leading slashes become one, because the base URL `http://gateway/` and the path
+/// `/v2` make `//v2`. The rest stays byte for byte.
 pub fn rebased(uri: &Uri, prefixes: &[impl AsRef<str>], catalogue: &Catalogue) -> Option<Uri> {
     let received = uri.path();
     let path = one_slash(received);
@@ -90,22 +90,22 @@ pub fn rebased(uri: &Uri, prefixes: &[impl AsRef<str>], catalogue: &Catalogue) -
     Uri::from_parts(parts).ok()
 }
 
-/// The path from its last leading slash on.
+/// The path with one leading slash.
 fn one_slash(path: &str) -> &str {
     let more = path.bytes().take_while(|&byte| byte == b'/').count().saturating_sub(1);
     &path[more..]
 }
 
-/// Not empty, for there is no target of http without a host (RFC 9110 §4.2.1).
+/// Whether a `Host` is valid. It must not be empty (RFC 9110 §4.2.1).
 fn is_host(host: &HeaderValue) -> bool {
-    // Mostly a name or an IPv4 address, and perhaps a port. To look closer takes a copy.
+    // Most are a name or an IPv4 address, with or without a port. Parsing the others takes a copy.
     let is_name = |byte: &u8| byte.is_ascii_alphanumeric() || b"-.".contains(byte);
     let mut parts = host.as_bytes().splitn(2, |&byte| byte == b':');
     let name = parts.next().unwrap_or_default();
     let is_port = |port: &[u8]| (1..5).contains(&port.len()) && port.iter().all(u8::is_ascii_digit) && !name.is_empty();
     let is_plain = !name.is_empty() && name.iter().all(is_name) && parts.next().is_none_or(is_port);
-    let is_right = |host: Authority| !host.as_str().contains('@') && !host.host().is_empty();
-    is_plain || Authority::try_from(host.as_bytes()).is_ok_and(is_right)
+    let is_valid = |host: Authority| !host.as_str().contains('@') && !host.host().is_empty();
+    is_plain || Authority::try_from(host.as_bytes()).is_ok_and(is_valid)
 }
 
 fn is_ours(authority: &Authority, scheme: Option<&Scheme>, local: SocketAddr, catalogue: &Catalogue) -> bool {
@@ -125,7 +125,7 @@ mod tests {
     use crate::catalogue::Origin;
 
     #[test]
-    fn only_our_own_address_and_upstreams_are_accepted() {
+    fn only_the_gateways_address_and_upstreams_are_accepted() {
         let origin = |host| Origin::new(Scheme::HTTPS, Authority::from_static(host));
         let catalogue = Catalogue::new(origin("w.example"), origin("a.example"), Vec::new());
         let check_at = |port: u16, method: Method, uri: &str| {
@@ -152,13 +152,13 @@ mod tests {
     }
 
     #[test]
-    fn a_base_urls_path_is_taken_off_once() {
+    fn a_base_urls_prefix_is_removed_once() {
         let mut catalogue = Catalogue::for_tests(Vec::new());
         let template = "/workspace/own/{id}".parse().unwrap();
         let listed = catalogue.operations()[0].as_ref().clone();
         catalogue.add(crate::catalogue::Operation { name: "Own".into(), template, ..listed }).unwrap();
         let prefixes = ["/workspace", "/a", "/a/b"];
-        for (received, meant) in [
+        for (received, expected) in [
             ("/v2/p/products?a=//b", None),
             ("//v2/p/products?a=//b", Some("/v2/p/products?a=//b")),
             ("///v2//p/", Some("/v2//p/")),
@@ -187,7 +187,7 @@ mod tests {
             let mut head = Request::builder().uri(received).body(()).unwrap().into_parts().0;
             let before = head.uri.clone();
             rebase(&mut head, &prefixes, &catalogue);
-            assert_eq!(head.uri.to_string(), meant.unwrap_or(&before.to_string()), "{received}");
+            assert_eq!(head.uri.to_string(), expected.unwrap_or(&before.to_string()), "{received}");
         }
         let none: [&str; 0] = [];
         assert_eq!(rebased(&Uri::from_static("/workspace/v2"), &none, &catalogue), None);
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn http2_is_told_in_terms_of_http1() {
+    fn http2_is_translated_to_http1() {
         let translated = |version, uri: &str, headers: &[(&'static str, &'static str)]| {
             let mut head = Request::builder().version(version).uri(uri).body(()).unwrap().into_parts().0;
             for &(name, value) in headers {

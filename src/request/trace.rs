@@ -1,18 +1,16 @@
-//! The trace that a request is part of (W3C Trace Context, `traceparent`), and how it goes on upstream.
+//! The trace that a request is part of (W3C Trace Context, `traceparent`), and its continuation upstream.
 //!
-//! What is sent on is made anew of what was read, in the one form that version 00 has, with a parent id of the gateway's.
-//! So it can be nothing but hex digits, and nothing that an answer may come to depend on. `tracestate` may be any text of a
-//! client's: it isn't part of the key, and goes along only where an operation is configured to send it.
+//! The `traceparent` that is sent upstream is made anew in the form of version 00, with the gateway's own parent id. So
+//! it has only hex digits, and no response may depend on it. `tracestate` may be any text. It is not part of the key,
+//! and is sent only if an operation is configured to send it.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-/// The header that names it.
 pub(crate) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
-/// Whether it is sampled, and whether its id is random. Other flags mean nothing yet, and are not sent on.
+/// The flags `sampled` and `random-trace-id`. Other flags are reserved and are not sent upstream.
 const FLAGS: u8 = 0b11;
 
-/// What a request says of its trace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Trace {
     id: Box<str>,
@@ -20,7 +18,7 @@ pub struct Trace {
 }
 
 impl Trace {
-    /// The trace that a request names, if it names one, in a form that can be read.
+    /// `None` if there is not exactly one valid `traceparent`.
     pub fn read(headers: &HeaderMap) -> Option<Self> {
         let mut named = headers.get_all(TRACEPARENT).iter();
         let (Some(value), None) = (named.next(), named.next()) else { return None };
@@ -33,7 +31,7 @@ impl Trace {
         let id = hex(parts.next()?, 32).filter(|id| !is_zero(id))?;
         hex(parts.next()?, 16).filter(|parent| !is_zero(parent))?;
         let flags = u8::from_str_radix(hex(parts.next()?, 2)?, 16).ok()?;
-        // Later versions may have more to say, behind another dash.
+        // Later versions may have more fields after another dash.
         let is_known = match version {
             "00" => parts.next().is_none(),
             version => version != "ff",
@@ -41,18 +39,17 @@ impl Trace {
         is_known.then(|| Self { id: id.into(), flags: flags & FLAGS })
     }
 
-    /// Its id.
     pub fn id(&self) -> &str {
         &self.id
     }
 
-    /// What to say to upstream: the same trace, and what it is asked for is a part of `span`.
+    /// The `traceparent` of the upstream request: the same trace, with `span` as the parent id.
     pub fn continued(&self, span: u64) -> Option<HeaderValue> {
         HeaderValue::try_from(format!("00-{}-{span:016x}-{:02x}", self.id, self.flags)).ok()
     }
 }
 
-/// A text, if it is this many hex digits in the only case that is allowed.
+/// The text, if it is this number of hex digits. Only lower case is allowed.
 fn hex(text: &str, digits: usize) -> Option<&str> {
     let is_hex = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
     (text.len() == digits && text.bytes().all(is_hex)).then_some(text)
@@ -69,18 +66,18 @@ mod tests {
     const ID: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 
     #[test]
-    fn it_goes_on_with_another_parent() {
+    fn a_trace_continues_with_the_gateways_parent_id() {
         for (flags, kept) in [("00", "00"), ("01", "01"), ("03", "03"), ("ff", "03")] {
             let trace = Trace::parse(&format!("00-{ID}-00f067aa0ba902b7-{flags}")).unwrap();
             assert_eq!(trace.id(), ID);
             assert_eq!(trace.continued(0xab).unwrap(), format!("00-{ID}-00000000000000ab-{kept}"));
         }
-        let later = Trace::parse(&format!("cc-{ID}-00f067aa0ba902b7-01-what-the-future-holds")).unwrap();
+        let later = Trace::parse(&format!("cc-{ID}-00f067aa0ba902b7-01-further-fields")).unwrap();
         assert_eq!(later.continued(1).unwrap(), format!("00-{ID}-0000000000000001-01"));
     }
 
     #[test]
-    fn what_cannot_be_read_names_no_trace() {
+    fn an_invalid_traceparent_is_ignored() {
         let (zeros, parent) = ("0".repeat(32), "00f067aa0ba902b7");
         for wrong in [
             String::new(),

@@ -1,7 +1,7 @@
-//! Trailer sections of relayed messages (RFC 9110 §6.5): which fields travel in them, and how many.
+//! Filters the trailer sections of relayed messages (RFC 9110 §6.5).
 //!
-//! Whoever reads a message has acted on its head before its trailer section comes. So nothing may be there that tells where
-//! the message ends, where it goes, who sends it, or how it is to be read.
+//! A recipient acts on the head before the trailer section arrives. So a trailer section must not have fields for
+//! framing, routing, authentication or content format.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -13,15 +13,15 @@ use http_body::{Body, Frame, SizeHint};
 
 use crate::catalogue::headers::is_credential;
 
-/// The most that the fields of a trailer section may take: their names, their values, and [`PER_FIELD`] each. In bytes.
-/// hyper reads no more in HTTP/1.
+/// The largest trailer section, in bytes: names, values, and [`PER_FIELD`] for each field. hyper has the same limit in
+/// HTTP/1.
 const MAX_SIZE: usize = 16 * 1024;
 
-/// As HTTP/2 counts a field (RFC 9113 §6.5.2). In bytes.
+/// The overhead of a field, in bytes, as HTTP/2 counts it (RFC 9113 §6.5.2).
 const PER_FIELD: usize = 32;
 
-/// Fields that do not travel in a trailer section (RFC 9110 §6.5.1), besides credentials: framing, routing, modifiers of requests,
-/// control data of responses, and how content is to be read. Names that begin with [`FORBIDDEN_PREFIXES`] are forbidden, too.
+/// Fields that must not be in a trailer section (RFC 9110 §6.5.1), besides credentials and [`FORBIDDEN_PREFIXES`]:
+/// framing, routing, request modifiers, response control data, and content format.
 const FORBIDDEN: [&str; 46] = [
     "accept",
     "accept-encoding",
@@ -71,11 +71,11 @@ const FORBIDDEN: [&str; 46] = [
     "x-stage",
 ];
 
-/// What the names of other such fields begin with.
+/// Name prefixes of other such fields.
 const FORBIDDEN_PREFIXES: [&str; 5] = ["access-control-", "if-", "proxy-", "x-apig-", "x-forwarded-"];
 
-/// Whether a field may be in a trailer section. Some servers take `_` for `-`.
-fn may_travel(name: &HeaderName) -> bool {
+/// Some servers take `_` for `-`.
+fn is_allowed(name: &HeaderName) -> bool {
     if is_credential(name) {
         return false;
     }
@@ -83,19 +83,19 @@ fn may_travel(name: &HeaderName) -> bool {
     !FORBIDDEN.contains(&&*name) && !FORBIDDEN_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
 }
 
-/// Whether a client of HTTP/1.1 reads trailer sections, or one of HTTP/2 says that it does (RFC 9110 §10.1.4).
+/// Whether the client accepts trailer sections: `TE: trailers` (RFC 9110 §10.1.4).
 pub(crate) fn are_accepted(headers: &HeaderMap) -> bool {
     let members = headers.get_all(TE).iter().flat_map(|value| value.as_bytes().split(|&byte| byte == b','));
     members.map(<[u8]>::trim_ascii).any(|member| member.eq_ignore_ascii_case(b"trailers"))
 }
 
-/// Removes from `Trailer` the names that must not be in a trailer section.
+/// Removes from `Trailer` the names of fields that are not relayed.
 pub(crate) fn announce(headers: &mut HeaderMap) {
     let announced = headers.get_all(TRAILER).iter().flat_map(|value| value.as_bytes().split(|&byte| byte == b','));
-    let names = announced.filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok()).filter(may_travel);
+    let names = announced.filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok()).filter(is_allowed);
     let names = names.map(|name| name.as_str().to_owned()).collect::<Vec<_>>().join(", ");
     headers.remove(TRAILER);
-    // Names and commas are always a value.
+    // Cannot fail: field names and commas are a valid value.
     if let Some(value) = HeaderValue::try_from(names).ok().filter(|value| !value.is_empty()) {
         headers.insert(TRAILER, value);
     }
@@ -107,16 +107,16 @@ fn trim(trailers: HeaderMap) -> HeaderMap {
     if trailers.iter().map(size).sum::<usize>() > MAX_SIZE {
         return HeaderMap::new();
     }
-    let mut left = HeaderMap::new();
+    let mut allowed = HeaderMap::new();
     for (name, value) in &trailers {
-        if may_travel(name) {
-            left.append(name, value.clone());
+        if is_allowed(name) {
+            allowed.append(name, value.clone());
         }
     }
-    left
+    allowed
 }
 
-/// A body whose trailer section has only what may travel.
+/// A body whose trailer section is filtered.
 pub(crate) struct Trimmed<B>(pub B);
 
 impl<B: Body<Data = Bytes> + Unpin> Body for Trimmed<B> {
@@ -127,8 +127,10 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Trimmed<B> {
         let frame = ready!(Pin::new(&mut self.get_mut().0).poll_frame(context));
         let Some(Ok(frame)) = frame else { return Poll::Ready(frame) };
         Poll::Ready(match frame.into_trailers() {
-            // It is the last frame.
-            Ok(trailers) => Some(trim(trailers)).filter(|left| !left.is_empty()).map(|left| Ok(Frame::trailers(left))),
+            // A trailer section is the last frame, so the body ends here if nothing is left of it.
+            Ok(trailers) => {
+                Some(trim(trailers)).filter(|allowed| !allowed.is_empty()).map(|allowed| Ok(Frame::trailers(allowed)))
+            }
             Err(data) => Some(Ok(data)),
         })
     }
@@ -152,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn what_must_be_known_before_the_body_does_not_travel_behind_it() {
+    fn forbidden_fields_are_removed_from_a_trailer_section() {
         for name in FORBIDDEN.into_iter().chain([
             "if-match",
             "proxy-authorization",
@@ -176,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_may_come_is_announced() {
+    fn only_allowed_fields_are_announced() {
         for (announced, left) in [
             ("Digest, X-Auth-Token ,x-checksum", Some("digest, x-checksum")),
             ("content-length", None),
@@ -189,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn te_tells_who_reads_them() {
+    fn a_client_with_te_trailers_accepts_them() {
         for (te, are) in [("trailers", true), ("deflate;q=0.5, Trailers", true), ("deflate", false), ("", false)] {
             assert_eq!(are_accepted(&map(&[("te", te)])), are, "{te}");
         }

@@ -1,8 +1,8 @@
-//! Checks that a request's head means the same to every server that reads it: the gateway, upstream and the proxies between
-//! them. A head that does not is refused before anything else reads it, by [`normalize`] and [`check`], in this order.
+//! Rejects heads that the gateway, upstream and the proxies between them may read in different ways, and brings the
+//! others into one form.
 //!
-//! So one token is one caller in every spelling, no field that the gateway reads has a second spelling, and every list that
-//! is compared with another is bounded.
+//! [`normalize`] and then [`check`] must run before anything else reads a head. After them, one token is one caller, no
+//! field that the gateway reads has a second spelling, and lists that are compared as sets are bounded.
 
 use http::header::{
     AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, IF_NONE_MATCH, PRAGMA, TRANSFER_ENCODING, VIA,
@@ -15,22 +15,21 @@ use super::caller::X_AUTH_TOKEN;
 use super::target;
 use crate::catalogue::Catalogue;
 
-/// The most fields that a head may have. In HTTP/1 hyper has the same limit, and answers more with a 431 of its own.
+/// The most fields of a head. In HTTP/1 hyper has the same limit, and answers 431 itself above it.
 pub const MAX_FIELDS: usize = 100;
 
-/// The most members that the list fields of a head may have together, words of `Authorization` included. Empty ones count.
+/// The most members of all list fields of a head together, including the words of `Authorization`. Empty members count.
 pub const MAX_MEMBERS: usize = 256;
 
-/// The most parameters of a query. Empty ones count.
+/// The most query parameters. Empty ones count.
 pub const MAX_PARAMETERS: usize = 1_000;
 
-/// The methods for the `Allow` of a 405, which RFC 9110 §15.5.6 requires. Other methods are relayed, too, except TRACE,
-/// TRACK and CONNECT.
+/// The value of `Allow`, which RFC 9110 §15.5.6 requires in a 405. Other methods are relayed, too, except TRACE, TRACK
+/// and CONNECT.
 pub(crate) const ALLOWED_METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
 
-/// Fields that the gateway reads to tell who asks, for what, or where a message ends, or that it takes out because they
-/// belong to one connection. Only those whose name has a `-`, for which some servers take a `_`. Keyed headers are such
-/// fields, too.
+/// Fields that the gateway reads for authentication, the cache key or framing, or removes because they are hop-by-hop.
+/// The list has only names with a `-`, because some servers take `_` for it. Keyed headers are checked in the same way.
 const READ: [&str; 15] = [
     "x-auth-token",
     "x-security-token",
@@ -49,33 +48,33 @@ const READ: [&str; 15] = [
     "http2-settings",
 ];
 
-/// Why a head is refused.
+/// Why a head is rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, IntoStaticStr, VariantArray)]
 #[strum(const_into_str, serialize_all = "kebab-case")]
 pub enum Invalid {
-    /// TRACE, or TRACK, its name in some servers. The answer would repeat the request with its credentials.
+    /// TRACE, which some servers call TRACK. The response would repeat the request with its credentials.
     #[strum(serialize = "trace-method")]
     Trace,
-    /// Bytes outside visible ASCII in the target.
+    /// The target has bytes outside visible ASCII.
     #[strum(serialize = "target-bytes")]
     Target,
     /// More fields than [`MAX_FIELDS`].
     #[strum(serialize = "too-many-fields")]
     Fields,
-    /// In HTTP/2, a field whose value begins or ends with a blank.
+    /// In HTTP/2, a field value begins or ends with a blank.
     #[strum(serialize = "field-blanks")]
     Blanks,
-    /// More than one `X-Auth-Token`, or bytes outside ASCII in it, of which some servers take one (0xA0) for a blank.
+    /// More than one `X-Auth-Token`, or bytes outside ASCII in it. Some servers take 0xA0 for a blank.
     #[strum(serialize = "token-field")]
     Token,
-    /// A field that the gateway reads, spelled with `_` in place of `-`.
+    /// A field that the gateway reads is spelled with `_` instead of `-`.
     #[strum(serialize = "field-underscore")]
     Underscore,
-    /// `Content-Length` twice, with different values.
+    /// Two `Content-Length` with different values.
     ContentLength,
     /// A `Transfer-Encoding` other than `chunked`.
     TransferEncoding,
-    /// More members of list fields than [`MAX_MEMBERS`].
+    /// More list members than [`MAX_MEMBERS`].
     #[strum(serialize = "too-many-members")]
     Members,
     /// More query parameters than [`MAX_PARAMETERS`].
@@ -84,7 +83,6 @@ pub enum Invalid {
 }
 
 impl Invalid {
-    /// The status of the answer.
     pub fn status(self) -> StatusCode {
         match self {
             Self::Trace => StatusCode::METHOD_NOT_ALLOWED,
@@ -93,11 +91,11 @@ impl Invalid {
         }
     }
 
-    /// What is wrong, and what is allowed.
+    /// What is wrong and what is allowed, for people.
     pub fn describe(self) -> String {
         match self {
             Self::Trace => {
-                "the methods TRACE and TRACK are not offered, because the response would repeat the credentials of the \
+                "the methods TRACE and TRACK are not supported, because the response would repeat the credentials of the \
                  request: expected another method"
                     .to_owned()
             }
@@ -110,31 +108,29 @@ impl Invalid {
                 "a field value begins or ends with a space or a tab, which HTTP/2 does not allow (RFC 9113 §8.2.1)"
                     .to_owned()
             }
-            Self::Token => "expected one X-Auth-Token field at most, of ASCII characters".to_owned(),
+            Self::Token => "expected at most one X-Auth-Token field, with only ASCII characters".to_owned(),
             Self::Underscore => {
-                "a field that the gateway reads is spelled with _ in place of -, which some servers take for the same \
+                "a field that the gateway reads is spelled with _ instead of -, and some servers treat both as the same \
                  field: expected - as in X-Auth-Token"
                     .to_owned()
             }
-            Self::ContentLength => "Content-Length is there twice, with different values (RFC 9112 §6.3)".to_owned(),
-            Self::TransferEncoding => "expected no Transfer-Encoding but chunked, once (RFC 9112 §6.1)".to_owned(),
+            Self::ContentLength => "there are Content-Length fields with different values (RFC 9112 §6.3)".to_owned(),
+            Self::TransferEncoding => "the only supported Transfer-Encoding is chunked, once (RFC 9112 §6.1)".to_owned(),
             Self::Members => format!(
-                "expected at most {MAX_MEMBERS} members in Connection, Via, Cache-Control, Pragma, If-None-Match and \
-                 Transfer-Encoding together, words of Authorization included"
+                "expected at most {MAX_MEMBERS} list members in Connection, Via, Cache-Control, Pragma, If-None-Match \
+                 and Transfer-Encoding together, including the words of Authorization"
             ),
             Self::Parameters => format!("expected at most {MAX_PARAMETERS} query parameters"),
         }
     }
 }
 
-/// Brings a head into the form that everything else reads. In HTTP/1, blanks around a value are not part of it (RFC 9110
-/// §5.5); in HTTP/2 there must be none, and the rest is told in terms of HTTP/1. Equal `Content-Length` fields are one.
-///
-/// # Errors
-/// If there is no such form.
+/// Brings a head into the form that everything else reads. In HTTP/1, blanks around a value are removed (RFC 9110
+/// §5.5). In HTTP/2 they are an error (RFC 9113 §8.2.1), and the head is translated to HTTP/1. Equal `Content-Length`
+/// fields become one.
 pub fn normalize(head: &mut Parts) -> Result<(), Invalid> {
-    // Check the number first, because it bounds all that follows. With debug assertions, replacing a field that is present
-    // n times takes n² steps in `HeaderMap`.
+    // Check the number first, because it bounds all that follows. With debug assertions, replacing a field that is
+    // present n times takes n² steps in `HeaderMap`.
     if head.headers.len() > MAX_FIELDS {
         return Err(Invalid::Fields);
     }
@@ -156,10 +152,7 @@ pub fn normalize(head: &mut Parts) -> Result<(), Invalid> {
     Ok(())
 }
 
-/// Checks a head in that form. The catalogue tells which headers are keyed.
-///
-/// # Errors
-/// What is wrong.
+/// Checks a normalized head. The keyed headers are the catalogue's.
 pub fn check(head: &Parts, catalogue: &Catalogue) -> Result<(), Invalid> {
     if head.method == Method::TRACE || head.method.as_str() == "TRACK" {
         return Err(Invalid::Trace);
@@ -196,7 +189,7 @@ fn check_fields(headers: &HeaderMap, catalogue: &Catalogue) -> Result<(), Invali
             members += count(value.as_bytes(), b",; \t");
         } else if [CONNECTION, VIA, CACHE_CONTROL, PRAGMA, IF_NONE_MATCH].contains(name) {
             members += count(value.as_bytes(), b",");
-        } else if is_double(name.as_str(), catalogue) {
+        } else if is_underscore_variant(name.as_str(), catalogue) {
             return Err(Invalid::Underscore);
         }
         if members > MAX_MEMBERS {
@@ -206,22 +199,23 @@ fn check_fields(headers: &HeaderMap, catalogue: &Catalogue) -> Result<(), Invali
     Ok(())
 }
 
-/// Whether some servers would take a field for another that the gateway reads.
-fn is_double(name: &str, catalogue: &Catalogue) -> bool {
+/// Whether some servers would take the field for one that the gateway reads.
+fn is_underscore_variant(name: &str, catalogue: &Catalogue) -> bool {
     if !name.contains('_') {
         return false;
     }
-    let plain = name.replace('_', "-");
+    let dashed = name.replace('_', "-");
     let mut keyed = catalogue.operations().iter().flat_map(|operation| &operation.keyed_headers);
-    READ.contains(&&*plain) || keyed.any(|keyed| keyed != name && keyed.as_str().replace('_', "-") == plain)
+    READ.contains(&&*dashed) || keyed.any(|keyed| keyed != name && keyed.as_str().replace('_', "-") == dashed)
 }
 
-/// The number of parts, empty ones included.
+/// The number of parts, including empty ones.
 fn count(text: &[u8], separators: &[u8]) -> usize {
     1 + text.iter().filter(|byte| separators.contains(byte)).count()
 }
 
-/// Whether there is nothing but visible ASCII. To its end in any case, for that is quicker where it is so.
+/// Whether all bytes are visible ASCII. It does not stop at the first other byte: without that branch, valid text is
+/// faster.
 fn is_visible(text: &[u8]) -> bool {
     text.iter().fold(true, |all, byte| all & byte.is_ascii_graphic())
 }
@@ -230,18 +224,17 @@ fn is_blank(byte: &u8) -> bool {
     matches!(byte, b' ' | b'\t')
 }
 
-/// Whether a value begins or ends with a blank.
 pub(crate) fn has_blanks(value: &HeaderValue) -> bool {
     let text = value.as_bytes();
     text.first().is_some_and(is_blank) || text.last().is_some_and(is_blank)
 }
 
-/// Takes off the blanks around a value.
+/// Removes the blanks around a value.
 fn trim(value: &mut HeaderValue) {
     let text = value.as_bytes();
     let begin = text.iter().take_while(|byte| is_blank(byte)).count();
     let end = text.len() - text[begin..].iter().rev().take_while(|byte| is_blank(byte)).count();
-    // A part of a value is one.
+    // Cannot fail: a part of a valid value is valid.
     let mut trimmed = HeaderValue::from_bytes(&text[begin..end]).unwrap_or(HeaderValue::from_static(""));
     trimmed.set_sensitive(value.is_sensitive());
     *value = trimmed;
@@ -274,7 +267,7 @@ mod tests {
     const BOTH: [Version; 2] = [Version::HTTP_11, Version::HTTP_2];
 
     #[test]
-    fn blanks_around_any_value_are_trimmed_in_http1_and_refused_in_http2() {
+    fn blanks_around_any_value_are_trimmed_in_http1_and_rejected_in_http2() {
         for name in ["x-auth-token", "x-language", "accept", "connection", "cookie", "x-any"] {
             for value in [" T", "T ", "\tT", "T\t", "  \t T \t ", " "] {
                 let fields = [(name, value)];
@@ -296,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn there_is_one_token_of_ascii_characters() {
+    fn a_head_has_at_most_one_token_and_it_is_ascii() {
         for version in BOTH {
             for one in [&[("x-auth-token", "T")][..], &[("x-auth-token", "")], &[]] {
                 assert!(checked(head(version, "/", one)).is_ok());
@@ -312,8 +305,8 @@ mod tests {
     }
 
     #[test]
-    fn a_field_that_decides_something_has_no_double() {
-        for double in [
+    fn a_field_that_the_gateway_reads_is_rejected_if_spelled_with_underscores() {
+        for variant in [
             "x_auth_token",
             "x-auth_token",
             "X_Project_Id",
@@ -329,18 +322,18 @@ mod tests {
             "x_odd_name",
         ] {
             for version in BOTH {
-                let fields = [(double, "1")];
-                assert_eq!(checked(head(version, "/", &fields)), Err(Invalid::Underscore), "{double}");
+                let fields = [(variant, "1")];
+                assert_eq!(checked(head(version, "/", &fields)), Err(Invalid::Underscore), "{variant}");
             }
         }
-        // The last is keyed under this very name.
+        // The last one is a keyed header with exactly this name.
         for harmless in ["x_any", "accept_language", "x_auth_tokens", "_", "x_odd-name"] {
             assert!(checked(head(Version::HTTP_11, "/", &[(harmless, "1")])).is_ok(), "{harmless}");
         }
     }
 
     #[test]
-    fn lengths_and_codings_are_said_once() {
+    fn different_lengths_and_other_codings_are_rejected() {
         for version in BOTH {
             let of = |fields: &[(&str, &str)]| checked(head(version, "/", fields));
             let equal = of(&[("content-length", "5"), ("content-length", "5"), ("content-length", "5")]).unwrap();
@@ -369,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn trace_and_track_are_refused_and_other_methods_are_not() {
+    fn trace_and_track_are_rejected_and_other_methods_are_not() {
         let of = |method: &str| {
             let mut request = head(Version::HTTP_11, "/", &[]);
             request.method = method.parse().unwrap();
@@ -384,7 +377,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_compared_has_an_end() {
+    fn fields_members_and_parameters_are_bounded() {
         let of = |name: &str, separator: &str, number: usize| {
             let list = vec!["a"; number].join(separator);
             checked(head(Version::HTTP_11, "/", &[(name, &list)]))
@@ -416,7 +409,7 @@ mod tests {
     }
 
     #[test]
-    fn reasons_have_names_and_words_of_their_own() {
+    fn reasons_have_different_names_and_descriptions() {
         let names: std::collections::HashSet<_> = Invalid::VARIANTS.iter().map(|invalid| invalid.into_str()).collect();
         let words: std::collections::HashSet<_> = Invalid::VARIANTS.iter().map(|invalid| invalid.describe()).collect();
         assert_eq!([names.len(), words.len()], [Invalid::VARIANTS.len(); 2]);

@@ -1,40 +1,39 @@
-//! Accepting connections, up to a limit, until told to drain.
+//! Accepts connections up to a limit, until the listener shuts down. Which connection is closed for another is not
+//! decided here (`shed.rs`).
 //!
-//! At the limit the next connection takes the place of one that is idle, or whose client does not read (`shed.rs` says
-//! which). So idle connections, however many, keep nobody out. If all are busy, newcomers wait: a few here, the others in the
-//! kernel (`waiting.rs`).
+//! At the limit, the next connection replaces one that is idle or whose client does not read. So idle connections,
+//! however many, do not block new clients. If all connections are busy, new ones wait: a few here, the others in the
+//! kernel's queue (`waiting.rs`).
 //!
-//! What an attacker can do who connects again and again:
+//! What an attacker who connects again and again can achieve:
 //!
-//! - On the proxy listener a connection that is accepted has a second to send a request, even under attack. While that
-//!   listener is full, at most some 1,600 connections per second are accepted, and the kernel queues 1,024. A new client
-//!   waits for 0.7 s, or longer if the attacker keeps the queue full.
-//! - On the other two a connection has 100 ms, and the kernel's queue is emptied at once: newcomers that have sent nothing
-//!   are closed for those behind them. Those that have been answered are closed as soon as another waits. So a probe, which
-//!   sends its request when it connects, does not wait for attackers. An operator's connection stays until its keep-alive ends.
-//! - From one peer address it gets half of the places at most, and its newcomers are closed for those behind them. (Not so on
-//!   loopback: whoever is on this machine can do worse.)
-//! - Requests that keep upstream busy keep their connections open. That is bounded where calls wait for their turn, not here.
+//! - On the proxy listener, an accepted connection has one second to send a request, even under attack. While the
+//!   listener is full, it accepts about 1,600 connections per second, and the kernel queues 1,024. A new client waits
+//!   about 0.7 s, or longer if the attacker keeps the queue full.
+//! - On the internal listeners (metrics and admin), a connection has 100 ms, and the kernel's queue is emptied
+//!   immediately. New connections that have sent nothing are closed for those behind them. Connections that have been
+//!   answered are closed when another one waits. A probe sends its request when it connects, so it does not wait for
+//!   attackers. An operator's connection stays open until its keep-alive ends.
+//! - One peer address gets at most half of the places. Its further connections are closed for those behind them.
+//!   (Loopback is exempt: local processes can do worse.)
+//! - Requests that keep upstream busy keep their connections open. That is limited where calls to upstream are queued,
+//!   not here.
 
-use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::{Request, Response};
-use http_body::Body;
 use prometheus::{IntCounter, IntGauge};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::accept_errors::AcceptErrors;
-use super::exchange::TrackedRequestBody;
+use super::exchange::RequestHandler;
 use super::memory::CONNECTION;
 use super::registry::{OpenConnection, Registry};
-use super::reload::{ServeLimits, WATCHERS_KEEPALIVE};
+use super::reload::{INTERNAL_KEEPALIVE, ServeLimits};
 use super::serve::Serving;
 use super::shed::MinimumAge;
 use super::shutdown::ShutdownControl;
@@ -46,171 +45,162 @@ use crate::clock::Clock;
 use crate::net::{Accepted, Listener};
 use crate::request::half_close::HalfClose;
 use crate::request::peer::Peer;
-use crate::stream::BoxError;
 use crate::telemetry::metrics::Metrics;
 
-/// How long to wait when no connection can be accepted, and none can be closed for it: trying again at once would burn the
-/// CPU that closing connections needs.
+/// How long to wait when no connection can be accepted and none can be closed. Retrying immediately would use the CPU
+/// time that closing connections needs.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// How long to wait, for each connection there may be, until all are looked at again to find one that can be closed: 20 ms
-/// for 4,096, at least 1 ms, at most 100 ms. So it takes a small part of a core, however often somebody connects.
+/// How long to wait between two scans for a connection that can be closed, for each connection of the limit: 20 ms for
+/// 4,096, at least 1 ms, at most 100 ms. So scanning takes a small part of a core, however often clients connect.
 const SCAN_INTERVAL: Duration = Duration::from_micros(5);
 
-/// How often it is logged that there are too many connections.
+/// The connection limit is logged at most this often.
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
-/// How many connections the listeners for metrics and for the operator accept at once, each: so few that they take
-/// nothing from clients.
-pub(super) const MAX_WATCHING: usize = 64;
+/// The connection limit of each internal listener. It is low, so that these listeners take no resources from clients.
+pub(super) const MAX_INTERNAL_CONNECTIONS: usize = 64;
 
-/// Of clients.
-const OF_CLIENTS: MinimumAge = MinimumAge { idle: [Duration::from_secs(1); 3], blocked: Duration::from_secs(1) };
+const CLIENT_MINIMUM_AGE: MinimumAge =
+    MinimumAge { idle: [Duration::from_secs(1); 3], blocked: Duration::from_secs(1) };
 
-/// On the listeners for metrics and for the operator, which have few places. A request comes at once there, or not at all. Who
-/// has been answered can do without the connection. An operator's ends when its keep-alive is over, not before.
-const OF_WATCHERS: MinimumAge = MinimumAge {
-    idle: [Duration::from_millis(100), Duration::ZERO, WATCHERS_KEEPALIVE],
+/// For the internal listeners, which have few places. Their clients send a request immediately or not at all, and do
+/// not need the connection after the response. An operator's connection stays until its keep-alive ends.
+const INTERNAL_MINIMUM_AGE: MinimumAge = MinimumAge {
+    idle: [Duration::from_millis(100), Duration::ZERO, INTERNAL_KEEPALIVE],
     blocked: Duration::from_secs(1),
 };
 
-/// What answers the requests of one connection.
-pub(super) struct Handler<A> {
-    /// The way for every request.
-    pub(super) answer: A,
-    /// For clients, what answers known heads.
+/// Answers the requests of one connection.
+pub(super) struct ConnectionHandler<H> {
+    /// For every request that the fast path does not answer.
+    pub(super) requests: H,
+    /// Only on the proxy listener.
     pub(super) fast_path: Option<Box<WireFastPath>>,
-    /// What the client holds of the memory budget, and how far its callers are known.
+    /// What the client holds of the memory budget, and the class of its callers.
     pub(super) account: Account,
-    /// Tells the gateway that the client has closed its sending side.
+    /// Notifies the gateway when the client has closed its sending side.
     pub(super) half_close: Arc<HalfClose>,
 }
 
-/// Tells clients apart by their addresses.
+/// The peer that an address belongs to; `None` for addresses without per-peer limits.
 type PeerOf = Arc<dyn Fn(IpAddr) -> Option<Peer> + Send + Sync>;
 
-/// How connections are accepted.
+/// Accepts the connections of one listener.
 pub(super) struct Accepting {
     serving: Serving,
-    /// When that ends, and how.
-    exit: ShutdownControl,
-    /// What holds for those that are accepted now.
-    bounds: watch::Receiver<ServeLimits>,
-    /// What is spoken with them.
+    shutdown_control: ShutdownControl,
+    /// Limits for connections that are accepted from now on.
+    limits: watch::Receiver<ServeLimits>,
     tls: TlsReceiver,
-    /// For logs.
+    /// The listener's name for logs.
     listener: &'static str,
     registry: Arc<Registry>,
     budget: Arc<Budget>,
-    /// How many there may be at once.
     max_connections: usize,
-    /// Where one is closed when there is no file descriptor for the next.
+    /// If there is no free file descriptor, a client connection of this registry is closed.
     clients: Arc<Registry>,
     errors: AcceptErrors,
     clock: Clock,
     peer_of: PeerOf,
-    /// Which newcomers wait for the others when there is no room.
-    come_last: fn(&Accepted) -> bool,
-    /// Counts those that are open, and how often one had to wait for room.
-    tally: Option<(IntGauge, IntCounter)>,
+    /// Which waiting connections are served last.
+    is_low_priority: fn(&Accepted) -> bool,
+    /// Open connections, and how often one had to wait for room.
+    connection_metrics: Option<(IntGauge, IntCounter)>,
 }
 
 impl Accepting {
-    /// For metrics or for the operator: few at once, uncounted, and in HTTP/1 alone. The connections of clients are given
-    /// up for them when there is no file descriptor.
-    pub(super) fn for_watchers(
+    /// For an internal listener: a low limit, no connection metrics, and HTTP/1 only. If there is no free file
+    /// descriptor, a client connection of `clients` is closed.
+    pub(super) fn for_internal(
         listener: &'static str,
-        exit: ShutdownControl,
-        bounds: watch::Receiver<ServeLimits>,
+        shutdown_control: ShutdownControl,
+        limits: watch::Receiver<ServeLimits>,
         tls: TlsReceiver,
         clients: Arc<Registry>,
         budget: Arc<Budget>,
         (metrics, clock): (&Metrics, Clock),
     ) -> Self {
-        let registry = Registry::new(OF_WATCHERS);
+        let registry = Registry::new(INTERNAL_MINIMUM_AGE);
         let serving = Serving {
-            bounds: *bounds.borrow(),
+            limits: *limits.borrow(),
             http2: false,
             tls: None,
-            dropped: None,
-            drain: exit.draining(),
-            shutdown: exit.shutdown(),
+            connections_ended: None,
+            drain: shutdown_control.draining(),
+            shutdown: shutdown_control.shutdown(),
         };
         let errors = AcceptErrors::new(listener, metrics);
         Self {
             serving,
-            exit,
-            bounds,
+            shutdown_control,
+            limits,
             tls,
             listener,
             registry,
             budget,
-            max_connections: MAX_WATCHING,
+            max_connections: MAX_INTERNAL_CONNECTIONS,
             clients,
             errors,
             clock,
             peer_of: Arc::new(Peer::of),
-            come_last: Accepted::is_silent,
-            tally: None,
+            is_low_priority: Accepted::is_silent,
+            connection_metrics: None,
         }
     }
 
-    /// For clients: so many at once, counted, and in HTTP/2, too.
+    /// For the proxy listener: with connection metrics and HTTP/2.
     pub(super) fn for_clients(
-        exit: ShutdownControl,
-        bounds: watch::Receiver<ServeLimits>,
+        shutdown_control: ShutdownControl,
+        limits: watch::Receiver<ServeLimits>,
         tls: TlsReceiver,
         max_connections: usize,
         budget: Arc<Budget>,
         (metrics, clock): (&Metrics, Clock),
     ) -> Self {
-        let registry = Registry::new(OF_CLIENTS);
+        let registry = Registry::new(CLIENT_MINIMUM_AGE);
         let clients = Arc::clone(&registry);
-        let mut this = Self::for_watchers("proxy", exit, bounds, tls, clients, budget, (metrics, clock));
+        let mut this = Self::for_internal("proxy", shutdown_control, limits, tls, clients, budget, (metrics, clock));
         this.serving.http2 = true;
-        this.serving.dropped = Some(metrics.connections_ended.clone());
-        this.tally = Some((metrics.connections.clone(), metrics.accept_pauses.clone()));
-        // A client may open connections before it needs them.
-        Self { max_connections, registry, come_last: |_| false, ..this }
+        this.serving.connections_ended = Some(metrics.connections_ended.clone());
+        this.connection_metrics = Some((metrics.connections.clone(), metrics.accept_pauses.clone()));
+        // A client may open connections before it needs them, so silent ones wait like others.
+        Self { max_connections, registry, is_low_priority: |_| false, ..this }
     }
 
-    /// The same where clients are told apart in another way than by all addresses but loopback.
-    pub(super) fn telling_apart(self, peer_of: impl Fn(IpAddr) -> Option<Peer> + Send + Sync + 'static) -> Self {
+    /// Identifies peers with this function. The default is by address, without loopback.
+    pub(super) fn with_peers(self, peer_of: impl Fn(IpAddr) -> Option<Peer> + Send + Sync + 'static) -> Self {
         Self { peer_of: Arc::new(peer_of), ..self }
     }
 
-    /// The connections that are open on this listener.
     pub(super) fn registry(&self) -> &Arc<Registry> {
         &self.registry
     }
 
-    /// Serves a listener until it is time to drain and what is in flight is done. `handler` makes what answers the requests
-    /// of one connection, which is known by the address that it came in by.
-    pub(super) async fn serve<W, A, F, B>(mut self, listener: Listener, handler: W)
-    where
-        W: Fn(SocketAddr, IpAddr) -> Handler<A>,
-        A: Fn(Request<TrackedRequestBody>) -> F + Send + Unpin + 'static,
-        F: Future<Output = Response<B>> + Send + 'static,
-        B: Body<Data = Bytes> + Unpin + Send + 'static,
-        B::Error: Into<BoxError>,
-    {
+    /// Serves the listener until it shuts down and requests in flight are done. `make_handler` makes the handler of a
+    /// connection from its local and its peer address.
+    pub(super) async fn serve<H: RequestHandler>(
+        mut self,
+        listener: Listener,
+        make_handler: impl Fn(SocketAddr, IpAddr) -> ConnectionHandler<H>,
+    ) {
         let registry = Arc::clone(&self.registry);
-        let mut exit = pin!(self.exit.wanted());
-        let mut waiting = WaitingConnections::new(self.max_connections, self.come_last);
+        let mut shutdown_requested = pin!(self.shutdown_control.requested());
+        let mut waiting = WaitingConnections::new(self.max_connections, self.is_low_priority);
         let (mut scan_at, mut logged_at) = (None, None);
         loop {
-            // Before the registry is looked at, or what changes after that would be missed.
+            // Subscribe before reading the registry, so that no change is missed.
             let changed = registry.changed();
             while self.has_room()
                 && let Some((stream, _)) = waiting.next(&registry)
             {
-                self.spawn(stream, &handler);
+                self.spawn(stream, &make_handler);
             }
             self.make_room(&waiting, &mut scan_at);
             let is_waiting = !waiting.is_empty();
             let accepted = tokio::select! {
                 biased;
-                () = &mut exit => break,
+                () = &mut shutdown_requested => break,
                 accepted = listener.accept(), if waiting.has_room(&registry) => accepted,
                 () = changed, if is_waiting => continue,
                 () = sleep(self.scan_interval()), if is_waiting => continue,
@@ -219,33 +209,36 @@ impl Accepting {
                 Ok((stream, address)) => {
                     let peer = (self.peer_of)(address.ip());
                     if registry.len() >= self.max_connections {
-                        self.note_full(&mut logged_at);
+                        self.record_full(&mut logged_at);
                     }
                     if waiting.add(stream, peer, &registry).is_some() {
                         self.serving.count_shed();
                     }
                 }
-                Err(error) => self.failed(&error).await,
+                Err(error) => self.handle_accept_error(&error).await,
             }
         }
         drop(listener);
-        // They have been accepted, so that nobody else can answer them.
+        // These are already accepted, so no other process can answer them.
         while let Some((stream, _)) = waiting.next(&registry) {
-            self.spawn(stream, &handler);
+            self.spawn(stream, &make_handler);
         }
-        let limit = self.bounds.borrow().shutdown_timeout;
+        let limit = self.limits.borrow().shutdown_timeout;
         let left = registry.len();
-        if !self.exit.close(|| registry.emptied(), limit).await {
-            tracing::warn!(connections = left, ?limit, "not everything in flight was done in time");
+        if !self.shutdown_control.close(|| registry.emptied(), limit).await {
+            tracing::warn!(
+                connections = left,
+                ?limit,
+                "shutdown timeout reached: connections with requests in flight are closed"
+            );
         }
     }
 
-    /// Whether another connection may be served.
     fn has_room(&self) -> bool {
         self.registry.len() < self.max_connections && self.shortage().is_none()
     }
 
-    /// Why the memory budget has no room for another connection, if that is so.
+    /// Why the memory budget has no room for another connection, if it has none.
     fn shortage(&self) -> Option<Shortage> {
         Account::open(&self.budget, None).shortage(Purpose::Connections, CONNECTION)
     }
@@ -255,7 +248,7 @@ impl Accepting {
         SCAN_INTERVAL.saturating_mul(all).clamp(Duration::from_millis(1), Duration::from_millis(100))
     }
 
-    /// Has connections end for those that wait.
+    /// Closes connections for those that wait.
     fn make_room(&self, waiting: &WaitingConnections, scan_at: &mut Option<Instant>) {
         let now = Clock::System.timer_now();
         if waiting.is_empty() || scan_at.is_some_and(|at| now < at) {
@@ -270,8 +263,8 @@ impl Accepting {
     }
 
     /// Counts and logs that a connection has to wait for room.
-    fn note_full(&self, logged_at: &mut Option<Instant>) {
-        if let Some((_, waits)) = &self.tally {
+    fn record_full(&self, logged_at: &mut Option<Instant>) {
+        if let Some((_, waits)) = &self.connection_metrics {
             waits.inc();
         }
         let now = Clock::System.timer_now();
@@ -280,14 +273,14 @@ impl Accepting {
             tracing::warn!(
                 listener = self.listener,
                 connections = self.max_connections,
-                "as many connections are open as may be: idle ones are closed for new ones"
+                "connection limit reached: idle connections are closed for new ones"
             );
         }
     }
 
-    /// No connection can be accepted. If that is for want of a file descriptor, one is closed.
-    async fn failed(&mut self, error: &io::Error) {
-        self.errors.note(error, Clock::System.timer_now());
+    /// Handles an accept error. If no file descriptor is free, one connection is closed.
+    async fn handle_accept_error(&mut self, error: &io::Error) {
+        self.errors.record(error, Clock::System.timer_now());
         if !is_out_of_descriptors(error) {
             return sleep(ACCEPT_PAUSE).await;
         }
@@ -301,24 +294,21 @@ impl Accepting {
         sleep(ACCEPT_PAUSE).await;
     }
 
-    fn spawn<W, A, F, B>(&self, stream: Accepted, handler: &W)
-    where
-        W: Fn(SocketAddr, IpAddr) -> Handler<A>,
-        A: Fn(Request<TrackedRequestBody>) -> F + Send + Unpin + 'static,
-        F: Future<Output = Response<B>> + Send + 'static,
-        B: Body<Data = Bytes> + Unpin + Send + 'static,
-        B::Error: Into<BoxError>,
-    {
-        // Without addresses it is gone already; nothing to serve.
+    fn spawn<H: RequestHandler>(
+        &self,
+        stream: Accepted,
+        make_handler: &impl Fn(SocketAddr, IpAddr) -> ConnectionHandler<H>,
+    ) {
+        // Without addresses, the connection is already gone.
         let (Ok(local), Ok(remote)) = (stream.local_addr(), stream.peer_addr()) else { return };
-        // Small answers must not wait for the client's delayed acknowledgement.
+        // Small responses must not wait for the client's delayed acknowledgement.
         let _ = stream.set_nodelay();
-        let counted = self.tally.as_ref().map(|(open, _)| CountedConnection::new(open));
-        let serving = Serving { bounds: *self.bounds.borrow(), tls: self.tls.borrow().clone(), ..self.serving.clone() };
-        let Handler { answer, fast_path, account, half_close } = handler(local, remote.ip());
+        let counted = self.connection_metrics.as_ref().map(|(open, _)| CountedConnection::new(open));
+        let serving = Serving { limits: *self.limits.borrow(), tls: self.tls.borrow().clone(), ..self.serving.clone() };
+        let ConnectionHandler { requests, fast_path, account, half_close } = make_handler(local, remote.ip());
         let open = self.registry.add(OpenConnection::new(account, half_close));
-        // Apart: moved into another future it would take its size twice.
-        let connection = Box::pin(serving.serve(stream, Arc::clone(&open), fast_path, answer));
+        // Boxed: moving it into another future would take its size twice.
+        let connection = Box::pin(serving.serve(stream, Arc::clone(&open), fast_path, requests));
         tokio::spawn(async move {
             let _open = (counted, open);
             connection.await;
@@ -326,14 +316,14 @@ impl Accepting {
     }
 }
 
-/// Whether this process, or the system, has no file descriptor left.
+/// Whether the process or the system has no free file descriptor (EMFILE, ENFILE).
 fn is_out_of_descriptors(error: &io::Error) -> bool {
     use rustix::io::Errno;
     let errno = error.raw_os_error().map(Errno::from_raw_os_error);
     matches!(errno, Some(Errno::MFILE | Errno::NFILE))
 }
 
-/// Counts a connection while it is open, however it ends.
+/// Counts a connection while it is open.
 struct CountedConnection(IntGauge);
 
 impl CountedConnection {

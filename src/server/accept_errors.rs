@@ -1,4 +1,4 @@
-//! Errors of accepting: all are counted, and one line a minute is logged.
+//! Accept errors: all are counted, and at most one line per minute is logged.
 
 use std::io;
 use std::time::Duration;
@@ -8,14 +8,13 @@ use tokio::time::Instant;
 
 use crate::telemetry::metrics::Metrics;
 
-/// How often they are logged, at most. Without a file descriptor there are thousands of them.
+/// The minimum time between two log lines. Without free file descriptors, there are thousands of errors per minute.
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
-/// The errors of one listener.
 pub(super) struct AcceptErrors {
     listener: &'static str,
     counter: IntCounter,
-    /// Since the last line.
+    /// Errors since the last log line.
     unlogged: u64,
     logged_at: Option<Instant>,
 }
@@ -26,8 +25,8 @@ impl AcceptErrors {
         Self { listener, counter, unlogged: 0, logged_at: None }
     }
 
-    /// Counts an error, and logs it with those since the last line, if that is a minute ago. Says whether it did.
-    pub(super) fn note(&mut self, error: &io::Error, now: Instant) -> bool {
+    /// Counts an error. If the last log line is a minute old, logs the number of errors since then and returns `true`.
+    pub(super) fn record(&mut self, error: &io::Error, now: Instant) -> bool {
         self.counter.inc();
         self.unlogged += 1;
         if self.logged_at.is_some_and(|at| now.saturating_duration_since(at) < LOG_INTERVAL) {
@@ -51,14 +50,14 @@ mod tests {
         let mut errors = AcceptErrors::new("proxy", &metrics);
         let (error, begin) = (io::Error::from_raw_os_error(24), Clock::System.timer_now());
         let at = |milliseconds| begin + Duration::from_millis(milliseconds);
-        assert!(errors.note(&error, at(0)));
+        assert!(errors.record(&error, at(0)));
         for milliseconds in [0, 1, 59_999] {
-            assert!(!errors.note(&error, at(milliseconds)), "{milliseconds}");
+            assert!(!errors.record(&error, at(milliseconds)), "{milliseconds}");
         }
         assert_eq!(errors.unlogged, 3);
-        assert!(errors.note(&error, at(60_000)));
+        assert!(errors.record(&error, at(60_000)));
         assert_eq!(errors.unlogged, 0);
-        assert!(!errors.note(&error, at(60_001)));
+        assert!(!errors.record(&error, at(60_001)));
         assert_eq!(metrics.accept_errors.with_label_values(&["proxy"]).get(), 6);
     }
 }

@@ -1,5 +1,5 @@
-//! What a connection is doing, for its time limits, for shedding and for freeing its memory. Those who read, write and answer note it here, and
-//! one timer per connection asks; so nothing on the way of a request has a timer to set.
+//! The activity of one connection, as atomics. Readers, writers and handlers record it here. One timer per connection
+//! evaluates it for timeouts, shedding and freeing memory, so no request has to set a timer. Nothing is closed here.
 
 use std::io;
 use std::sync::Arc;
@@ -16,23 +16,23 @@ use crate::clock::Clock;
 use crate::request::half_close::HalfClose;
 use crate::sync::Mutex;
 
-/// For a client that is told that its connection ends: this long it may take to go.
+/// How long a client may take to close after it was notified that the connection ends.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long a connection in HTTP/1 is idle before its memory is freed.
-const REST: Duration = Duration::from_secs(1);
+/// How long an HTTP/1 connection is idle before its memory is freed.
+const IDLE_BEFORE_FREE: Duration = Duration::from_secs(1);
 
-/// How many requests a client may take back, provided that they are more than those it lets be answered.
-const TAKEN_BACK: usize = 256;
+/// How many requests a client may cancel, even if it cancels more requests than it lets finish.
+const MAX_CANCELLED: usize = 256;
 
-/// How long a client may take for what.
+/// The timeouts of a connection.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ConnectionTimeouts {
-    /// From a head's first byte, or the connection's beginning, to the head's end.
+    /// From the start of the connection, or from the first byte of a head, to the end of that head.
     pub(super) head: Duration,
     /// Without a request.
     pub(super) idle: Duration,
-    /// To make room for the next part of an answer.
+    /// For the client to read enough that the next part of a response can be written.
     pub(super) write: Duration,
 }
 
@@ -42,82 +42,84 @@ impl ConnectionTimeouts {
     }
 }
 
-/// What has to be done with a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum TimeoutAction {
-    /// Nothing before that moment.
+    /// Nothing is due before this time.
     Wait(Instant),
-    /// No request for too long: it ends in good order.
-    Idle,
-    /// A client that doesn't keep to the terms: it ends at once.
-    Drop(EndCause),
+    /// The keep-alive timeout has passed.
+    CloseGracefully,
+    /// The client has exceeded a limit: close immediately.
+    Close(EndCause),
 }
 
-/// Why a connection was ended.
+/// Why the gateway has ended a connection. The values of a metric label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, VariantArray)]
 #[strum(const_into_str, serialize_all = "kebab-case")]
 pub(super) enum EndCause {
-    /// A head that took too long, or never began.
+    /// A head was incomplete at the timeout, or none came.
     #[strum(serialize = "header-timeout")]
     Head,
-    /// No request for too long.
+    /// No request came.
     #[strum(serialize = "keepalive-timeout")]
     Idle,
-    /// An answer that isn't read.
+    /// The client did not read a response.
     #[strum(serialize = "write-timeout")]
     Write,
-    /// Its client had closed its sending side, and nothing was written for too long.
+    /// The client had closed its sending side, and nothing was written for too long.
     HalfClose,
-    /// Too many requests that were taken back.
+    /// The client cancelled too many requests.
     Resets,
-    /// Told that it is over, the client did not go.
+    /// The client did not close after it was notified.
     ShutdownTimeout,
     /// Another connection needed its place.
     Shed,
 }
 
-/// Moments are counted in nanoseconds from the connection's beginning.
+/// Times are nanoseconds since the start of the connection.
 pub(super) struct ConnectionActivity {
     began: Instant,
-    /// Requests and answers that aren't over, each for itself: an upload may outlast its answer.
+    /// Requests and responses that are not finished, counted separately: an upload may outlast its response.
     halves: AtomicUsize,
     idle_since: AtomicU64,
     head_since: AtomicU64,
     blocked_since: AtomicU64,
-    /// Woken when something can be written again.
+    /// Woken when bytes can be written again.
     unblocked: Mutex<Option<Waker>>,
-    /// HTTP/2: answers for whose next part the client makes no room, and since when it has made none for any of them.
+    /// HTTP/2: responses that wait for the client's flow-control window, and since when the client has opened none of
+    /// these windows.
     stalled: AtomicUsize,
     stalled_since: AtomicU64,
-    /// HTTP/2: how often the connection was polled, how many requests were accepted, and how many of them have begun.
+    /// HTTP/2: how often the connection was polled, how many requests were accepted, and how many of their tasks have
+    /// started.
     polls: AtomicUsize,
     accepted: AtomicUsize,
-    begun: AtomicUsize,
-    answered: AtomicUsize,
-    taken_back: AtomicUsize,
+    tasks_started: AtomicUsize,
+    finished: AtomicUsize,
+    cancelled: AtomicUsize,
     has_open_streams: AtomicBool,
     awaits_memory: AtomicBool,
     has_large_buffer: AtomicBool,
-    is_to_rest: AtomicBool,
-    has_left_body: AtomicBool,
+    idle_delay_passed: AtomicBool,
+    has_unread_body: AtomicBool,
     /// HTTP/1.
     read_side: ReadSide,
 }
 
-/// An answer that waits for its client to make room.
-pub(super) struct Stalled(Arc<ConnectionActivity>);
+/// A response that waits for the client's flow-control window.
+pub(super) struct StalledResponse(Arc<ConnectionActivity>);
 
-impl Drop for Stalled {
+impl Drop for StalledResponse {
     fn drop(&mut self) {
         self.0.stalled.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-/// The moment of what isn't so.
+/// Marks a time that is not set.
 const NEVER: u64 = u64::MAX;
 
 impl ConnectionActivity {
-    /// Of a connection that begins now, and owes its first head. The gateway is told by `half_close` when the client has closed its sending side.
+    /// For a connection that starts now. The header timeout starts, too. `half_close` notifies the gateway when the
+    /// client has closed its sending side.
     pub(super) fn new(half_close: Arc<HalfClose>) -> Self {
         Self {
             began: Clock::System.timer_now(),
@@ -130,19 +132,19 @@ impl ConnectionActivity {
             stalled_since: AtomicU64::new(NEVER),
             polls: AtomicUsize::new(0),
             accepted: AtomicUsize::new(0),
-            begun: AtomicUsize::new(0),
-            answered: AtomicUsize::new(0),
-            taken_back: AtomicUsize::new(0),
+            tasks_started: AtomicUsize::new(0),
+            finished: AtomicUsize::new(0),
+            cancelled: AtomicUsize::new(0),
             has_open_streams: AtomicBool::new(false),
             awaits_memory: AtomicBool::new(false),
             has_large_buffer: AtomicBool::new(false),
-            is_to_rest: AtomicBool::new(false),
-            has_left_body: AtomicBool::new(false),
+            idle_delay_passed: AtomicBool::new(false),
+            has_unread_body: AtomicBool::new(false),
             read_side: ReadSide::new(half_close),
         }
     }
 
-    /// HTTP/1: what is known of the end of what the client sends.
+    /// HTTP/1: the state of the client's sending side.
     pub(super) fn read_side(&self) -> &ReadSide {
         &self.read_side
     }
@@ -156,133 +158,132 @@ impl ConnectionActivity {
         self.began + Duration::from_nanos(since)
     }
 
-    /// HTTP/1: bytes have come. Between requests they can only be a head. (What comes while one is being
-    /// answered may be its body; if it is the beginning of the next head, that has until the idle time is over.)
-    pub(super) fn heard(&self) {
+    /// HTTP/1: bytes were received. Between requests, they must be the start of a head. While a request is in progress,
+    /// they may be its body. If they are the next head, it has until the keep-alive timeout.
+    pub(super) fn bytes_received(&self) {
         if self.halves.load(Ordering::Relaxed) == 0 {
-            self.head_begins();
+            self.start_head();
         }
     }
 
-    fn head_begins(&self) {
+    fn start_head(&self) {
         if self.head_since.load(Ordering::Relaxed) == NEVER {
             self.head_since.store(self.now(), Ordering::Relaxed);
         }
     }
 
-    /// HTTP/2: bytes have come, and now a head is unfinished or none is.
-    pub(super) fn heard_frames(&self, in_head: bool) {
+    /// HTTP/2: bytes were received. `in_head`: whether a head is incomplete now.
+    pub(super) fn frames_received(&self, in_head: bool) {
         if in_head {
-            self.head_begins();
+            self.start_head();
         } else {
-            self.head_is_whole();
+            self.head_finished();
         }
     }
 
-    /// A request has come, in so many halves.
-    pub(super) fn begins(&self, halves: usize) {
+    /// A request was received: 1 half without a body, 2 with one.
+    pub(super) fn request_started(&self, halves: usize) {
         self.halves.fetch_add(halves, Ordering::Relaxed);
     }
 
-    /// Whether the head that has begun waits for room in the memory budget. Its time begins anew when there is some, if the
-    /// connection has requests under way: those may be what holds the memory.
-    pub(super) fn awaits_memory(&self, waits: bool) {
-        let has_waited = self.awaits_memory.swap(waits, Ordering::Relaxed);
-        if has_waited && !waits && self.halves.load(Ordering::Relaxed) > 0 {
+    /// Records whether the incomplete head waits for the memory budget. When it stops waiting, the header timeout
+    /// starts again if the connection has requests in progress, because those may be what holds the memory.
+    pub(super) fn set_awaits_memory(&self, is_waiting: bool) {
+        let was_waiting = self.awaits_memory.swap(is_waiting, Ordering::Relaxed);
+        if was_waiting && !is_waiting && self.halves.load(Ordering::Relaxed) > 0 {
             self.head_since.store(self.now(), Ordering::Relaxed);
         }
     }
 
-    /// No head is under way.
-    pub(super) fn head_is_whole(&self) {
+    /// The head is complete, or there is none.
+    pub(super) fn head_finished(&self) {
         self.head_since.store(NEVER, Ordering::Relaxed);
     }
 
-    /// Whether one is.
+    /// Whether a head is incomplete.
     pub(super) fn is_in_head(&self) -> bool {
         self.head_since.load(Ordering::Relaxed) != NEVER
     }
 
-    /// One half of an exchange is over.
-    pub(super) fn ends(&self) {
+    /// A request body or a response has finished.
+    pub(super) fn half_finished(&self) {
         if self.halves.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.idle_since.store(self.now(), Ordering::Release);
         }
     }
 
-    /// The connection is polled by its task. What its requests' tasks have done since is known now.
-    pub(super) fn is_polled(&self) {
+    /// Counts a poll of the connection by its task. What the tasks of its requests did before is visible now.
+    pub(super) fn count_poll(&self) {
         self.polls.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// How often it was.
     pub(super) fn polls(&self) -> usize {
         self.polls.load(Ordering::Relaxed)
     }
 
-    /// HTTP/2: a request was accepted. Its task begins later.
-    pub(super) fn accepts(&self) {
+    /// HTTP/2: a request was accepted. Its task starts later.
+    pub(super) fn request_accepted(&self) {
         self.accepted.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// HTTP/2: the task of a request was polled for the first time, or never will be. What it takes is charged.
-    pub(super) fn has_begun(&self) {
-        self.begun.fetch_add(1, Ordering::Relaxed);
+    /// HTTP/2: the task of a request was polled for the first time, or was dropped. Its memory is charged now.
+    pub(super) fn request_task_started(&self) {
+        self.tasks_started.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// HTTP/2: whether the tasks of all requests that were accepted have begun.
-    pub(super) fn have_all_begun(&self) -> bool {
-        self.begun.load(Ordering::Relaxed) >= self.accepted.load(Ordering::Relaxed)
+    /// HTTP/2: whether the tasks of all accepted requests have started.
+    pub(super) fn all_request_tasks_started(&self) -> bool {
+        self.tasks_started.load(Ordering::Relaxed) >= self.accepted.load(Ordering::Relaxed)
     }
 
-    /// HTTP/2: an answer is over, or its request was taken back.
-    pub(super) fn answered(&self, over: bool) {
-        let count = if over { &self.answered } else { &self.taken_back };
+    /// HTTP/2: a response is complete, or its request was cancelled.
+    pub(super) fn stream_finished(&self, is_complete: bool) {
+        let count = if is_complete { &self.finished } else { &self.cancelled };
         count.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Whether the client asks mostly to take it back.
-    pub(super) fn is_flooded(&self) -> bool {
-        let taken_back = self.taken_back.load(Ordering::Relaxed);
-        taken_back > TAKEN_BACK && taken_back > self.answered.load(Ordering::Relaxed)
+    /// Whether the client cancels too many requests (CVE-2023-44487, HTTP/2 Rapid Reset).
+    pub(super) fn exceeds_cancel_limit(&self) -> bool {
+        let cancelled = self.cancelled.load(Ordering::Relaxed);
+        cancelled > MAX_CANCELLED && cancelled > self.finished.load(Ordering::Relaxed)
     }
 
-    /// HTTP/2: from now on a stream's answer waits for its client to make room, until what is returned is dropped. `has_read`:
-    /// whether the client has read some of that answer since it waited before.
-    pub(super) fn stalls(self: &Arc<Self>, has_read: bool) -> Stalled {
+    /// HTTP/2: a response waits for the client's flow-control window until the returned value is dropped. `has_read`:
+    /// whether the client has read some of that response since the previous wait.
+    pub(super) fn response_stalled(self: &Arc<Self>, has_read: bool) -> StalledResponse {
         if self.stalled.fetch_add(1, Ordering::Relaxed) == 0 || has_read {
             self.stalled_since.store(self.now(), Ordering::Relaxed);
         }
-        Stalled(Arc::clone(self))
+        StalledResponse(Arc::clone(self))
     }
 
-    /// HTTP/2: whether there are streams whose response has not been written to its end.
-    pub(super) fn has_open_streams(&self, has_some: bool) {
+    /// HTTP/2: records whether there are streams whose response has not been written completely.
+    pub(super) fn set_has_open_streams(&self, has_some: bool) {
         self.has_open_streams.store(has_some, Ordering::Relaxed);
     }
 
-    /// HTTP/2: whether the client waits for nothing, and is not in the midst of a head.
-    pub(super) fn is_quiet(&self) -> bool {
+    /// HTTP/2: whether no stream is open and no head is incomplete.
+    pub(super) fn is_between_requests(&self) -> bool {
         !self.has_open_streams.load(Ordering::Relaxed) && !self.is_in_head()
     }
 
-    /// HTTP/1: a request that never had halves is over.
-    pub(super) fn answered_here(&self) {
+    /// HTTP/1: the fast path has written a response.
+    pub(super) fn fast_path_responded(&self) {
         self.idle_since.store(self.now(), Ordering::Release);
     }
 
-    /// Whether nothing is being answered, and nothing waits to be written.
+    /// Whether no request is in progress and no write is blocked.
     pub(super) fn is_free(&self) -> bool {
         self.halves.load(Ordering::Acquire) == 0 && !self.is_blocked()
     }
 
-    /// Whether something waits to be written.
+    /// Whether bytes wait to be written because the client does not read.
     pub(super) fn is_blocked(&self) -> bool {
         self.blocked_since.load(Ordering::Relaxed) != NEVER
     }
 
-    /// What the connection is doing, for those who choose which to close.
-    pub(super) fn activity(&self) -> ActivityState {
+    /// The connection's state, for shedding.
+    pub(super) fn state(&self) -> ActivityState {
         let blocked_since = self.blocked_since.load(Ordering::Relaxed);
         if blocked_since != NEVER {
             return ActivityState::Blocked(self.moment(blocked_since));
@@ -299,18 +300,18 @@ impl ConnectionActivity {
         ActivityState::Idle(self.moment(if head_since == NEVER { idle_since } else { head_since }))
     }
 
-    /// Something was tried to be written.
-    pub(super) fn note(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+    /// Records the result of a write.
+    pub(super) fn record_write(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         match written {
-            Poll::Pending => self.blocked(),
-            Poll::Ready(Ok(1..)) => self.wrote(),
+            Poll::Pending => self.write_blocked(),
+            Poll::Ready(Ok(1..)) => self.write_succeeded(),
             Poll::Ready(_) => {}
         }
         written
     }
 
-    /// Something was written. Where it had to wait, the connection was not idle until now.
-    fn wrote(&self) {
+    /// If the write had been blocked, the idle time starts now.
+    fn write_succeeded(&self) {
         if self.blocked_since.load(Ordering::Relaxed) != NEVER {
             self.blocked_since.store(NEVER, Ordering::Relaxed);
             self.idle_since.store(self.now(), Ordering::Relaxed);
@@ -320,7 +321,7 @@ impl ConnectionActivity {
         }
     }
 
-    /// Waits until what was written before has gone to the kernel.
+    /// Waits until the kernel has taken all bytes of earlier writes.
     pub(super) fn poll_unblocked(&self, context: &Context<'_>) -> Poll<()> {
         if self.blocked_since.load(Ordering::Relaxed) == NEVER {
             return Poll::Ready(());
@@ -329,72 +330,76 @@ impl ConnectionActivity {
         Poll::Pending
     }
 
-    /// HTTP/1: whether the buffer that is read into has become large.
-    pub(super) fn has_large_buffer(&self, is_large: bool) {
+    /// HTTP/1: records whether the read buffer has grown large.
+    pub(super) fn set_has_large_buffer(&self, is_large: bool) {
         self.has_large_buffer.store(is_large, Ordering::Relaxed);
     }
 
-    /// HTTP/1: whether the memory that an active connection takes is to be freed now: the connection is idle, and has been
-    /// for a moment or has a large buffer.
-    pub(super) fn is_to_renew(&self) -> bool {
-        let is_wanted = self.has_large_buffer.load(Ordering::Relaxed) || self.is_to_rest.load(Ordering::Relaxed);
-        let is_between_requests = self.is_free() && !self.is_in_head() && !self.has_left_body.load(Ordering::Relaxed);
-        is_wanted && is_between_requests
+    /// HTTP/1: whether to free hyper's memory now. The connection must be between requests, and either have been idle
+    /// for a while or have a large buffer.
+    pub(super) fn should_free_memory(&self) -> bool {
+        let is_due = self.has_large_buffer.load(Ordering::Relaxed) || self.idle_delay_passed.load(Ordering::Relaxed);
+        let is_allowed = self.is_free() && !self.is_in_head() && !self.has_unread_body.load(Ordering::Relaxed);
+        is_due && is_allowed
     }
 
-    /// HTTP/1: when to look whether that memory is to be freed, unless it is now.
-    fn rest_at(&self, now: Instant) -> Option<Instant> {
-        let rest = self.moment(self.idle_since.load(Ordering::Acquire)) + REST;
+    /// HTTP/1: when to check again whether memory can be freed. `None` if it can be freed now.
+    fn free_memory_at(&self, now: Instant) -> Option<Instant> {
+        let free_at = self.moment(self.idle_since.load(Ordering::Acquire)) + IDLE_BEFORE_FREE;
         if !self.is_free() || self.is_in_head() {
-            return Some(now + REST);
+            return Some(now + IDLE_BEFORE_FREE);
         }
-        if rest > now {
-            return Some(rest);
+        if free_at > now {
+            return Some(free_at);
         }
-        self.is_to_rest.store(true, Ordering::Relaxed);
+        self.idle_delay_passed.store(true, Ordering::Relaxed);
         None
     }
 
-    /// A request was answered before its body had come to its end. hyper reads or refuses the rest, and nobody else may
-    /// take that for a request.
-    pub(super) fn leaves_body(&self) {
-        self.has_left_body.store(true, Ordering::Relaxed);
+    /// A request was answered before its whole body was received. hyper reads or refuses the rest. Nothing else may
+    /// take the rest for a new request.
+    pub(super) fn body_left_unread(&self) {
+        self.has_unread_body.store(true, Ordering::Relaxed);
     }
 
-    /// HTTP/1: that memory is freed.
-    pub(super) fn rests(&self) {
+    /// HTTP/1: memory was freed, or the connection is active again.
+    pub(super) fn memory_freed(&self) {
         self.has_large_buffer.store(false, Ordering::Relaxed);
-        self.is_to_rest.store(false, Ordering::Relaxed);
+        self.idle_delay_passed.store(false, Ordering::Relaxed);
     }
 
-    /// Why the connection has failed, if it is not the client that has closed it.
-    pub(super) fn cause(&self) -> Option<EndCause> {
-        if self.read_side.has_ended() {
+    /// Why the gateway made the connection fail. `None` if the client closed it.
+    pub(super) fn end_cause(&self) -> Option<EndCause> {
+        if self.read_side.has_ended_connection() {
             return Some(EndCause::HalfClose);
         }
-        self.is_flooded().then_some(EndCause::Resets)
+        self.exceeds_cancel_limit().then_some(EndCause::Resets)
     }
 
-    /// Nothing could be written.
-    fn blocked(&self) {
+    fn write_blocked(&self) {
         if self.blocked_since.load(Ordering::Relaxed) == NEVER {
             self.blocked_since.store(self.now(), Ordering::Relaxed);
         }
     }
 
-    /// The first moment at which anything can be due.
-    pub(super) fn first(&self, terms: &ConnectionTimeouts) -> Instant {
-        self.began + terms.soonest().min(REST)
+    /// The earliest time at which anything can be due.
+    pub(super) fn first_deadline(&self, timeouts: &ConnectionTimeouts) -> Instant {
+        self.began + timeouts.soonest().min(IDLE_BEFORE_FREE)
     }
 
-    /// What has to be done at this moment, and if nothing, when to ask again. `closing`: since when the client
-    /// has known that the connection ends.
-    pub(super) fn judge(&self, terms: &ConnectionTimeouts, is_http2: bool, closing: Option<Instant>) -> TimeoutAction {
+    /// What has to be done now, and if nothing, when to check again. `closing`: since when the client has been notified
+    /// that the connection ends.
+    pub(super) fn check_timeouts(
+        &self,
+        timeouts: &ConnectionTimeouts,
+        is_http2: bool,
+        closing: Option<Instant>,
+    ) -> TimeoutAction {
         let now = Clock::System.timer_now();
-        // What isn't so may begin at any time, and be due no earlier than this.
-        let mut next = now + terms.soonest();
-        if !is_http2 && let Some(rest) = self.rest_at(now) {
-            next = next.min(rest);
+        // A state that is not set now may be set at any time and is due no earlier than this.
+        let mut next = now + timeouts.soonest();
+        if !is_http2 && let Some(free_at) = self.free_memory_at(now) {
+            next = next.min(free_at);
         }
         let mut is_due = |since: u64, limit: Duration| {
             let due = self.moment(since) + limit;
@@ -405,26 +410,28 @@ impl ConnectionActivity {
         let idle_since = self.idle_since.load(Ordering::Acquire);
         let head_since = self.head_since.load(Ordering::Relaxed);
         let blocked_since = self.blocked_since.load(Ordering::Relaxed);
-        if blocked_since != NEVER && is_due(blocked_since, terms.write) {
-            return TimeoutAction::Drop(EndCause::Write);
+        if blocked_since != NEVER && is_due(blocked_since, timeouts.write) {
+            return TimeoutAction::Close(EndCause::Write);
         }
-        let is_held_up = is_busy && self.awaits_memory.load(Ordering::Relaxed);
-        if head_since != NEVER && !is_held_up && is_due(head_since, terms.head) {
-            return TimeoutAction::Drop(EndCause::Head);
+        let waits_for_memory = is_busy && self.awaits_memory.load(Ordering::Relaxed);
+        if head_since != NEVER && !waits_for_memory && is_due(head_since, timeouts.head) {
+            return TimeoutAction::Close(EndCause::Head);
         }
         if is_busy || blocked_since != NEVER {
             return TimeoutAction::Wait(next);
         }
         match closing {
-            // In HTTP/2 whoever is just asking is answered all the same, so that beginnings don't put it off.
-            None if (is_http2 || head_since == NEVER) && is_due(idle_since, terms.idle) => return TimeoutAction::Idle,
+            // In HTTP/2, a request that arrives now is still answered, so an incomplete head does not delay closing.
+            None if (is_http2 || head_since == NEVER) && is_due(idle_since, timeouts.idle) => {
+                return TimeoutAction::CloseGracefully;
+            }
             None => {}
             Some(closing) => {
                 let closing = closing.saturating_duration_since(self.began).as_nanos();
                 let since = idle_since.max(u64::try_from(closing).unwrap_or(NEVER - 1));
-                let limit = if head_since == NEVER { CLOSE_TIMEOUT.min(terms.write) } else { terms.head };
+                let limit = if head_since == NEVER { CLOSE_TIMEOUT.min(timeouts.write) } else { timeouts.head };
                 if is_due(since, limit) {
-                    return TimeoutAction::Drop(EndCause::ShutdownTimeout);
+                    return TimeoutAction::Close(EndCause::ShutdownTimeout);
                 }
             }
         }

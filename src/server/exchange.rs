@@ -1,4 +1,4 @@
-//! One request and its answer, wrapped so that their beginning, progress and end are noted.
+//! Wraps one request and its response, so that their start, progress and end are recorded. Bytes are not changed here.
 
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
@@ -15,95 +15,112 @@ use hyper::body::Incoming;
 use prometheus::IntCounterVec;
 use tokio::time::{Sleep, sleep};
 
-use super::activity::{ConnectionActivity, EndCause, Stalled};
+use super::activity::{ConnectionActivity, EndCause, StalledResponse};
 use super::half_closed::ReadSide;
 use super::uploads::{AcceptedUpload, Uploads};
 use crate::stream::BoxError;
 
-/// An answer goes to HTTP/2 in pieces of this size, each when there is room for it; so what is at hand is not
-/// handed over whole to wait there for a client that has no room, and every piece shows that it moves.
+/// Responses are passed to hyper's HTTP/2 in pieces of this size in bytes, each when the flow-control window has room.
+/// So hyper does not hold a whole body for a client whose window is closed, and every piece shows progress.
 const PIECE: usize = 16 * 1024;
 
-/// A request's body. Its end, or its being given up, is noted.
+/// The body of a request. Its end is recorded, also when it is dropped before its end.
 pub(super) struct TrackedRequestBody {
     incoming: Incoming,
     has_ended: bool,
     half: Option<Half>,
-    /// In HTTP/2.
+    /// HTTP/2.
     accepted: Option<AcceptedUpload>,
     is_http2: bool,
 }
 
 impl Drop for TrackedRequestBody {
     fn drop(&mut self) {
-        // What is left of it will still come. To whoever does not know that, it would be the next request.
+        // The rest of the body still arrives. It must not be taken for the next request.
         if let Some(half) = &self.half
             && !self.has_ended
             && !self.incoming.is_end_stream()
         {
-            half.0.leaves_body();
+            half.0.body_left_unread();
         }
     }
 }
 
-/// A part of an exchange that isn't over.
+/// A request body or a response that is not finished.
 struct Half(Arc<ConnectionActivity>);
 
 impl Drop for Half {
     fn drop(&mut self) {
-        self.0.ends();
+        self.0.half_finished();
     }
 }
 
-/// An answer that isn't over, or not even begun.
+/// A response that is not complete, or has not started.
 struct ResponseTracker {
     half: Half,
-    over: bool,
-    /// In HTTP/2, where a client can take back a request and leave the connection open.
+    is_complete: bool,
+    /// In HTTP/2, a client can cancel a request and keep the connection open.
     is_http2: bool,
 }
 
 impl Drop for ResponseTracker {
     fn drop(&mut self) {
         if self.is_http2 {
-            self.half.0.answered(self.over);
+            self.half.0.stream_finished(self.is_complete);
         } else {
-            self.half.0.read_side().owes_answer(false);
+            self.half.0.read_side().set_owes_response(false);
         }
     }
 }
 
-/// Has a request of a connection answered. There are `uploads` in HTTP/2.
-pub(super) fn exchange<A, F, B>(
+/// Handles the requests of one connection. Every suitable closure is one.
+pub(super) trait RequestHandler: Send + Unpin + 'static {
+    type Future: Future<Output = Response<Self::Body>> + Send + 'static;
+    type Body: Body<Data = Bytes, Error: Into<BoxError>> + Unpin + Send + 'static;
+
+    fn handle(&self, request: Request<TrackedRequestBody>) -> Self::Future;
+}
+
+impl<H, F, B> RequestHandler for H
+where
+    H: Fn(Request<TrackedRequestBody>) -> F + Send + Unpin + 'static,
+    F: Future<Output = Response<B>> + Send + 'static,
+    B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin + Send + 'static,
+{
+    type Future = F;
+    type Body = B;
+
+    fn handle(&self, request: Request<TrackedRequestBody>) -> F {
+        self(request)
+    }
+}
+
+/// Answers a request. `uploads` is set in HTTP/2.
+pub(super) fn exchange<H: RequestHandler>(
     activity: &Arc<ConnectionActivity>,
     uploads: Option<&Arc<Uploads>>,
     request: Request<Incoming>,
-    answer: &A,
-) -> impl Future<Output = Result<Response<TrackedResponseBody<B>>, Infallible>> + Send + use<A, F, B>
-where
-    A: Fn(Request<TrackedRequestBody>) -> F,
-    F: Future<Output = Response<B>> + Send,
-    B: Body<Data = Bytes> + Send,
-{
+    handler: &H,
+) -> impl Future<Output = Result<Response<TrackedResponseBody<H::Body>>, Infallible>> + Send + use<H> {
     let (has_body, is_http2) = (!request.body().is_end_stream(), uploads.is_some());
-    activity.begins(1 + usize::from(has_body));
+    activity.request_started(1 + usize::from(has_body));
     if is_http2 {
-        activity.accepts();
+        activity.request_accepted();
     } else {
-        activity.head_is_whole();
-        activity.read_side().owes_answer(true);
+        activity.head_finished();
+        activity.read_side().set_owes_response(true);
     }
     let half = || Half(Arc::clone(activity));
-    let answering = ResponseTracker { half: half(), over: false, is_http2 };
-    let accepted = uploads.filter(|_| has_body).and_then(|uploads| uploads.accepted(request.headers()));
+    let tracker = ResponseTracker { half: half(), is_complete: false, is_http2 };
+    let accepted = uploads.filter(|_| has_body).and_then(|uploads| uploads.accept(request.headers()));
     let unanswered = accepted.as_ref().and_then(AcceptedUpload::unanswered);
     let half = has_body.then(half);
     let request = request.map(|incoming| TrackedRequestBody { incoming, has_ended: false, half, accepted, is_http2 });
-    let answered = answer(request);
+    let response = handler.handle(request);
     async move {
-        let answered = answered.await;
+        let response = response.await;
         drop(unanswered);
-        Ok(answered.map(|body| TrackedResponseBody::new(body, answering)))
+        Ok(response.map(|body| TrackedResponseBody::new(body, tracker)))
     }
 }
 
@@ -117,19 +134,19 @@ impl Body for TrackedRequestBody {
         let was_closed = read_side.is_some_and(ReadSide::is_closed);
         let Poll::Ready(frame) = Pin::new(&mut this.incoming).poll_frame(context) else {
             if let Some(accepted) = &mut this.accepted {
-                accepted.awaits_body();
+                accepted.body_awaited();
             }
             if let Some(read_side) = read_side {
-                read_side.body_pends(was_closed, context);
+                read_side.body_pending(was_closed, context);
             }
             return Poll::Pending;
         };
         this.has_ended |= frame.is_none();
         if let Some(accepted) = &mut this.accepted {
             let data = frame.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref());
-            // A frame without data tells nothing of the client: it may still wait.
+            // An empty DATA frame proves nothing: the client may still wait for a 100.
             if data.is_none_or(|data| !data.is_empty()) {
-                accepted.has_body();
+                accepted.body_received();
             }
             if let Some(trailers) = frame.as_ref().and_then(|frame| frame.as_ref().ok()?.trailers_ref()) {
                 accepted.check(trailers)?;
@@ -147,40 +164,38 @@ impl Body for TrackedRequestBody {
     }
 }
 
-/// An answer's body.
 pub(super) struct TrackedResponseBody<B> {
     body: B,
-    /// What is left of a frame that was too large.
-    rest: Bytes,
-    answering: ResponseTracker,
-    /// In HTTP/2.
+    /// The rest of a frame that was larger than a piece.
+    remaining: Bytes,
+    tracker: ResponseTracker,
+    /// HTTP/2.
     progress: Option<Arc<StreamProgress>>,
 }
 
 impl<B: Body<Data = Bytes>> TrackedResponseBody<B> {
-    fn new(body: B, answering: ResponseTracker) -> Self {
+    fn new(body: B, tracker: ResponseTracker) -> Self {
         let progress = PROGRESS.try_with(Arc::clone).ok();
-        let mut answer = Self { body, rest: Bytes::new(), answering, progress };
-        answer.note(true);
-        answer
+        let mut this = Self { body, remaining: Bytes::new(), tracker, progress };
+        this.record_progress(true);
+        this
     }
 
-    /// Whether it is the client now who is waited for.
-    fn note(&mut self, is_clients_turn: bool) {
-        let is_over = self.rest.is_empty() && self.body.is_end_stream();
-        self.answering.over |= is_over;
+    /// Records progress, and whether the next step is the client's.
+    fn record_progress(&mut self, waits_for_client: bool) {
+        self.tracker.is_complete |= self.remaining.is_empty() && self.body.is_end_stream();
         if let Some(progress) = &self.progress {
-            progress.note(is_clients_turn);
+            progress.record(waits_for_client);
         }
     }
 
-    /// The next piece of what is left. The last one is a copy: it may wait for its client while the rest of what it
-    /// is a part of is let go.
+    /// The next piece of the rest. The last one is copied: it may wait for the client while the memory of the whole
+    /// frame is freed.
     fn piece(&mut self) -> Bytes {
-        if self.rest.len() > PIECE {
-            return self.rest.split_to(PIECE);
+        if self.remaining.len() > PIECE {
+            return self.remaining.split_to(PIECE);
         }
-        Bytes::copy_from_slice(&std::mem::take(&mut self.rest))
+        Bytes::copy_from_slice(&std::mem::take(&mut self.remaining))
     }
 }
 
@@ -190,83 +205,84 @@ impl<B: Body<Data = Bytes> + Unpin> Body for TrackedResponseBody<B> {
 
     fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         let this = self.get_mut();
-        // hyper would take all that is at hand and hold it for a client of HTTP/1 that does not read.
-        if !this.answering.is_http2 {
-            ready!(this.answering.half.0.poll_unblocked(context));
+        // hyper would take everything that is available and hold it for an HTTP/1 client that does not read.
+        if !this.tracker.is_http2 {
+            ready!(this.tracker.half.0.poll_unblocked(context));
         }
-        let frame = if this.rest.is_empty() {
+        let frame = if this.remaining.is_empty() {
             let Poll::Ready(frame) = Pin::new(&mut this.body).poll_frame(context) else {
-                this.note(false);
+                this.record_progress(false);
                 return Poll::Pending;
             };
             match frame.map(|frame| frame.map(Frame::into_data)) {
                 Some(Ok(Ok(data))) if this.progress.is_some() && data.len() > PIECE => {
-                    this.rest = data;
+                    this.remaining = data;
                     Some(Ok(Frame::data(this.piece())))
                 }
                 Some(Ok(Ok(data))) => Some(Ok(Frame::data(data))),
                 Some(Ok(Err(other))) => Some(Ok(other)),
                 Some(Err(error)) => {
-                    // Upstream's doing as a rule; nobody has taken anything back.
-                    this.answering.over = true;
+                    // Usually an upstream failure; the client has cancelled nothing.
+                    this.tracker.is_complete = true;
                     Some(Err(error))
                 }
                 None => {
-                    this.answering.over = true;
+                    this.tracker.is_complete = true;
                     None
                 }
             }
         } else {
             Some(Ok(Frame::data(this.piece())))
         };
-        this.note(true);
+        this.record_progress(true);
         Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.rest.is_empty() && self.body.is_end_stream()
+        self.remaining.is_empty() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
         let mut hint = self.body.size_hint();
-        let rest = self.rest.len() as u64;
+        let remaining = self.remaining.len() as u64;
         if let Some(upper) = hint.upper() {
-            hint.set_upper(upper + rest);
+            hint.set_upper(upper + remaining);
         }
-        hint.set_lower(hint.lower() + rest);
+        hint.set_lower(hint.lower() + remaining);
         hint
     }
 }
 
 tokio::task_local! {
-    /// Of the stream whose task this is.
+    /// Set in the task of a stream.
     static PROGRESS: Arc<StreamProgress>;
 }
 
-/// How an answer in HTTP/2 gets on: how many pieces were taken, if it is the client who is waited for.
+/// The progress of an HTTP/2 response: the number of pieces that hyper has taken, and in the lowest bit whether the
+/// client has to make the next step.
 struct StreamProgress(AtomicUsize);
 
 impl StreamProgress {
-    /// Whoever is waited for, it is not the client.
-    const OURS: usize = 0;
+    /// The gateway has to make the next step.
+    const NOT_WAITING: usize = 0;
 
-    fn note(&self, is_clients_turn: bool) {
+    fn record(&self, waits_for_client: bool) {
         let taken = self.0.load(Ordering::Relaxed);
-        // The lowest bit tells whose turn it is; the rest counts.
-        self.0.store(if is_clients_turn { (taken | 1) + 2 } else { taken & !1 }, Ordering::Relaxed);
+        // Bit 0: whether the client has to make the next step. The other bits count pieces.
+        self.0.store(if waits_for_client { (taken | 1) + 2 } else { taken & !1 }, Ordering::Relaxed);
     }
 
-    fn clients_turn(&self) -> Option<usize> {
+    fn pieces_taken_while_waiting(&self) -> Option<usize> {
         Some(self.0.load(Ordering::Relaxed)).filter(|taken| taken & 1 == 1)
     }
 }
 
-/// Runs the streams of a connection in HTTP/2, each in a task, and gives up those whose client makes no room for the
-/// next piece. The connection itself knows nothing of that, for others may be moving on it.
+/// Runs each stream of an HTTP/2 connection in a task, and resets streams whose client does not open the window for the
+/// next piece. The connection itself cannot detect that, because other streams may make progress.
 #[derive(Clone)]
 pub(super) struct Streams {
     pub(super) write: Duration,
-    pub(super) dropped: Option<IntCounterVec>,
+    pub(super) connections_ended: Option<IntCounterVec>,
     pub(super) activity: Arc<ConnectionActivity>,
 }
 
@@ -276,48 +292,48 @@ where
     F::Output: Send,
 {
     fn execute(&self, stream: F) {
-        let Self { write, dropped, activity } = self.clone();
-        // Apart: moved into other futures it would take its size several times.
+        let Self { write, connections_ended, activity } = self.clone();
+        // Boxed: moving it into other futures would take its size several times.
         let stream = Box::pin(stream);
         tokio::spawn(async move {
             if run(stream, write, &activity).await.is_none() {
-                tracing::debug!("stream ended early: its answer is not read");
-                if let Some(dropped) = dropped {
-                    dropped.with_label_values(&[EndCause::Write.into_str()]).inc();
+                tracing::debug!("stream reset: the client does not read the response");
+                if let Some(connections_ended) = connections_ended {
+                    connections_ended.with_label_values(&[EndCause::Write.into_str()]).inc();
                 }
             }
         });
     }
 }
 
-/// A request whose task has not begun. However that ends, it is noted.
-struct Beginning(Arc<ConnectionActivity>);
+/// A request whose task has not started. When this is dropped, the start is recorded, even if the task never ran.
+struct TaskStart(Arc<ConnectionActivity>);
 
-impl Drop for Beginning {
+impl Drop for TaskStart {
     fn drop(&mut self) {
-        self.0.has_begun();
+        self.0.request_task_started();
     }
 }
 
-/// Runs a stream; none if its client kept it waiting for so long. FlightOutcome up, it is reset.
+/// Runs a stream. Returns `None` if the client did not read for `limit`; dropping the stream then resets it.
 async fn run<F: Future + Unpin>(stream: F, limit: Duration, activity: &Arc<ConnectionActivity>) -> Option<F::Output> {
-    let progress = Arc::new(StreamProgress(AtomicUsize::new(StreamProgress::OURS)));
+    let progress = Arc::new(StreamProgress(AtomicUsize::new(StreamProgress::NOT_WAITING)));
     let mut stream = pin!(PROGRESS.scope(Arc::clone(&progress), stream));
-    let mut waiting: Option<(usize, Pin<Box<Sleep>>, Stalled)> = None;
-    let mut beginning = Some(Beginning(Arc::clone(activity)));
+    let mut waiting: Option<(usize, Pin<Box<Sleep>>, StalledResponse)> = None;
+    let mut task_start = Some(TaskStart(Arc::clone(activity)));
     poll_fn(|context| {
         let polled = stream.as_mut().poll(context);
-        beginning = None;
+        task_start = None;
         if let Poll::Ready(output) = polled {
             return Poll::Ready(Some(output));
         }
-        let Some(taken) = progress.clients_turn() else {
+        let Some(taken) = progress.pieces_taken_while_waiting() else {
             waiting = None;
             return Poll::Pending;
         };
         if waiting.as_ref().is_none_or(|&(then, ..)| then != taken) {
             let has_read = waiting.is_some();
-            waiting = Some((taken, Box::pin(sleep(limit)), activity.stalls(has_read)));
+            waiting = Some((taken, Box::pin(sleep(limit)), activity.response_stalled(has_read)));
         }
         if let Some((_, timer, _)) = &mut waiting {
             ready!(timer.as_mut().poll(context));

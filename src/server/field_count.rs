@@ -1,23 +1,22 @@
-//! Counts the fields of a trailer section in HTTP/2 as its bytes arrive (RFC 7541 §6), and decodes none of them.
+//! Counts the fields of an HTTP/2 trailer section as its bytes arrive (RFC 7541 §6). Nothing is decoded here.
 //!
-//! h2 drops pseudo-header fields in a trailer section without saying so. Then fewer fields come out of it than went in, which
-//! the count shows.
+//! h2 silently drops pseudo-header fields of a trailer section. Then it returns fewer fields than this count.
 
 const PADDED: u8 = 0x8;
 const PRIORITY: u8 = 0x20;
 
-/// One section's.
+/// The count of one trailer section.
 #[derive(Default)]
 pub(super) struct FieldCount {
     fields: usize,
-    /// Whether the length of the frame's padding comes next, and how many bytes of a priority come after it.
+    /// Whether the padding length comes next, and how many bytes of the priority come after it.
     is_padding_unknown: bool,
     priority: usize,
-    /// How many bytes of the section are still to come in this frame.
+    /// Bytes of the field section that remain in this frame.
     left: usize,
-    /// An integer that has begun.
+    /// An incomplete integer.
     integer: Option<Integer>,
-    /// How many strings of this field are still to come, and how many bytes of one that has begun.
+    /// How many strings of this field remain, and how many bytes of the current one.
     strings: usize,
     string: usize,
 }
@@ -28,28 +27,28 @@ struct Integer {
     shift: u32,
 }
 
-/// What an integer tells.
+/// What an integer means.
 #[derive(Clone, Copy)]
 enum IntegerKind {
-    /// Which entry of the tables is the field.
+    /// The table index of a field.
     Indexed,
-    /// Which entry has the field's name. Zero: a string does.
+    /// The table index of a field's name; zero if the name is a string.
     Literal,
-    /// How large the dynamic table may be.
+    /// The size of the dynamic table.
     TableSize,
-    /// How long a string is.
+    /// The length of a string.
     Length,
 }
 
 impl FieldCount {
-    /// A frame of the section begins: HEADERS with its flags, or CONTINUATION with none.
+    /// A frame of the section starts: HEADERS with its flags, or CONTINUATION with 0.
     pub(super) fn begin(&mut self, flags: u8, length: usize) {
         self.is_padding_unknown = flags & PADDED != 0;
         self.priority = if flags & PRIORITY != 0 { 5 } else { 0 };
         self.left = length.saturating_sub(self.priority + usize::from(self.is_padding_unknown));
     }
 
-    /// More of the frame has come.
+    /// Counts more payload of the frame.
     pub(super) fn read(&mut self, mut payload: &[u8]) {
         if self.is_padding_unknown
             && let Some((&padding, rest)) = payload.split_first()
@@ -66,7 +65,6 @@ impl FieldCount {
         self.count(block);
     }
 
-    /// How many fields there were.
     pub(super) fn fields(&self) -> usize {
         self.fields
     }
@@ -126,7 +124,7 @@ impl FieldCount {
 mod tests {
     use super::*;
 
-    /// Counts what comes in frames and in pieces of a size.
+    /// Counts frames that arrive in pieces of `size` bytes.
     fn counted(frames: &[(u8, &[u8])], size: usize) -> usize {
         let mut count = FieldCount::default();
         for (flags, payload) in frames {
@@ -143,12 +141,12 @@ mod tests {
             (&[], 0),
             // From the static and the dynamic table.
             (&[0x82, 0xbe, 0xff, 0x80, 0x01], 3),
-            // A size update is no field.
+            // A table size update is not a field.
             (&[0x20, 0x3f, 0xe1, 0x1f, 0x82], 1),
-            // A name from a table, a short and a long index.
+            // A name from a table, with a short and a long index.
             (&[0x44, 1, b'/', 0x0f, 0x2f, 2, b'a', b'b', 0x10, 0, 1, b'c'], 3),
             (&long, 1),
-            // A string in Huffman's code, and an empty one.
+            // A Huffman-coded string and an empty one.
             (&[0x00, 0x81, 0xff, 0x80, 0x82], 2),
             (&[0x04, 0x00, 0x00, 0x01, b'n', 0x00], 2),
         ];
@@ -164,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn absurd_lengths_are_survived() {
+    fn absurd_lengths_do_not_panic() {
         for block in [&[0xff; 40][..], &[0x00, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f, 1]] {
             assert!(counted(&[(0, block)], 1) <= 1);
         }

@@ -1,5 +1,5 @@
-//! The frames of HTTP/2 that one side sends (RFC 9113 §4.1): where they begin and end, and which streams they open and close. Of
-//! what is in them, only the fields of trailer sections are counted.
+//! Parses the HTTP/2 frames that one side sends (RFC 9113 §4.1): where they start and end, and which streams they open
+//! and close. Of their payload, only the fields of trailer sections are counted.
 
 use super::field_count::FieldCount;
 
@@ -13,56 +13,55 @@ const END_STREAM: u8 = 0x1;
 const END_HEADERS: u8 = 0x4;
 const ACK: u8 = 0x1;
 
-/// A setting: its identifier (RFC 9113 §6.5.2), and its value.
+/// A setting: its identifier (RFC 9113 §6.5.2) and its value.
 type Http2Setting = [u8; 6];
 const HEADER_TABLE_SIZE: [u8; 2] = [0, 1];
 
-/// What a whole frame means for its stream.
+/// What a complete frame means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum FrameEvent {
-    /// The head of a request is whole. Its body follows, or it has none.
+    /// The head of a request is complete.
     Opened { stream: u32, has_body: bool },
-    /// A trailer section of a request is whole.
+    /// A trailer section of a request is complete.
     Trailers { stream: u32, fields: usize },
-    /// Settings are whole: with a size of the table for the other side's fields, or without.
+    /// SETTINGS are complete. `table_size`: their SETTINGS_HEADER_TABLE_SIZE, if present.
     Settings { table_size: Option<u32> },
-    /// The other side's settings are acknowledged.
+    /// The settings of the other side are acknowledged.
     Acknowledged,
     /// The client has reset the stream, or the server has reset it or sent its whole response.
     Closed { stream: u32 },
 }
 
-/// Follows what one side sends; a client, from after its preface.
+/// The parser for one side. For a client, it starts after the preface.
 pub(super) struct Frames {
     is_client: bool,
-    /// Length, type, flags and stream; as much of it as there is.
+    /// Length, type, flags and stream; the first `header_len` bytes are present.
     header: [u8; 9],
-    have: usize,
-    /// Bytes of the frame that are still to come.
+    header_len: usize,
+    /// Payload bytes that remain in this frame.
     left: usize,
     /// Whether this frame, or one that must follow it, belongs to a head.
     in_head: bool,
     /// Whether the head ends with this frame.
     is_last: bool,
-    /// Whether the stream ends with this frame or with the head that it belongs to.
+    /// Whether the stream ends with this frame, or with the head that it belongs to.
     is_end: bool,
     /// Bytes of that head so far.
     head: usize,
-    /// The highest stream that a head has begun (RFC 9113 §5.1.1: they ascend).
+    /// The highest stream identifier of a head so far. They ascend (RFC 9113 §5.1.1).
     highest: u32,
-    /// Of SETTINGS: as much of one as there is, and the size of the table that they have.
+    /// SETTINGS: the current setting, and the last table size.
     setting: Http2Setting,
     table_size: Option<u32>,
-    /// If the head is a trailer section, on a stream that was begun before: what was counted of it.
+    /// Set if the head is a trailer section, because its stream was opened before.
     trailer: Option<Box<FieldCount>>,
     /// Bytes of all trailer sections so far.
     trailers: usize,
-    /// Bytes of heads that have become whole, trailer sections apart.
-    whole: usize,
-    /// Whether there was a whole frame. The first one completes the preface (RFC 9113 §3.4).
-    begun: bool,
-    /// Whether there was a GOAWAY.
-    is_going: bool,
+    /// Bytes of complete heads, without trailer sections.
+    completed_heads: usize,
+    /// Whether a frame was complete. The first one completes the preface (RFC 9113 §3.4).
+    has_complete_frame: bool,
+    has_goaway: bool,
 }
 
 impl Frames {
@@ -70,7 +69,7 @@ impl Frames {
         Self {
             is_client: true,
             header: [0; 9],
-            have: 0,
+            header_len: 0,
             left: 0,
             in_head: false,
             is_last: false,
@@ -81,9 +80,9 @@ impl Frames {
             table_size: None,
             trailer: None,
             trailers: 0,
-            whole: 0,
-            begun: false,
-            is_going: false,
+            completed_heads: 0,
+            has_complete_frame: false,
+            has_goaway: false,
         }
     }
 
@@ -91,14 +90,14 @@ impl Frames {
         Self { is_client: false, ..Self::of_client() }
     }
 
-    /// Takes note of what has come, up to the next event. What comes after it is left.
+    /// Parses bytes up to the next event. `bytes` keeps what follows it.
     pub(super) fn next(&mut self, bytes: &mut &[u8]) -> Option<FrameEvent> {
         while let Some((&byte, rest)) = bytes.split_first() {
-            if self.have < self.header.len() {
-                self.header[self.have] = byte;
-                self.have += 1;
+            if self.header_len < self.header.len() {
+                self.header[self.header_len] = byte;
+                self.header_len += 1;
                 *bytes = rest;
-                if self.have == self.header.len() {
+                if self.header_len == self.header.len() {
                     self.begin();
                 }
             } else {
@@ -114,7 +113,7 @@ impl Frames {
                 }
                 *bytes = rest;
             }
-            if self.have == self.header.len()
+            if self.header_len == self.header.len()
                 && self.left == 0
                 && let Some(event) = self.end()
             {
@@ -124,51 +123,50 @@ impl Frames {
         None
     }
 
-    /// Whether a head, or the preface, or the few bytes before a frame are begun and not finished.
+    /// Whether a head, the preface or a frame header is incomplete.
     pub(super) fn is_unfinished(&self) -> bool {
-        !self.begun || self.in_head || (1..self.header.len()).contains(&self.have)
+        !self.has_complete_frame || self.in_head || (1..self.header.len()).contains(&self.header_len)
     }
 
-    /// How many bytes there will be, at the end of this frame, of a head that is begun and not finished.
-    pub(super) fn unfinished(&self) -> usize {
+    /// How many bytes an incomplete head will have at the end of this frame.
+    pub(super) fn unfinished_head(&self) -> usize {
         if self.in_head { self.head + self.left } else { 0 }
     }
 
-    /// How many bytes are still to come of a DATA frame.
+    /// How many bytes remain of a DATA frame.
     pub(super) fn data_left(&self) -> usize {
-        let is_data = self.have == self.header.len() && self.header[3] == DATA;
+        let is_data = self.header_len == self.header.len() && self.header[3] == DATA;
         if is_data { self.left } else { 0 }
     }
 
-    /// How many bytes had the heads that have become whole since this was asked last. They are decoded now.
-    pub(super) fn take_whole(&mut self) -> usize {
-        std::mem::take(&mut self.whole)
+    /// The bytes of heads that were completed since the last call. h2 decodes them now.
+    pub(super) fn take_completed_heads(&mut self) -> usize {
+        std::mem::take(&mut self.completed_heads)
     }
 
-    /// How many bytes of trailer sections there were in all.
+    /// The bytes of all trailer sections so far.
     pub(super) fn trailers(&self) -> usize {
         self.trailers
     }
 
-    /// The trailer sections so far are not held any more.
+    /// h2 does not hold the trailer sections so far any more.
     pub(super) fn forget_trailers(&mut self) {
         self.trailers = 0;
     }
 
-    /// Whether a frame of another sender can be written here.
-    pub(super) fn is_between(&self) -> bool {
-        self.begun && self.have == 0 && !self.in_head
+    /// Whether the gateway can write a frame here.
+    pub(super) fn is_at_boundary(&self) -> bool {
+        self.has_complete_frame && self.header_len == 0 && !self.in_head
     }
 
-    /// Whether there was a GOAWAY.
-    pub(super) fn is_going(&self) -> bool {
-        self.is_going
+    pub(super) fn has_goaway(&self) -> bool {
+        self.has_goaway
     }
 
     fn begin(&mut self) {
         let [high, middle, low, kind, flags, ..] = self.header;
         self.left = u32::from_be_bytes([0, high, middle, low]) as usize;
-        self.is_going |= kind == GOAWAY;
+        self.has_goaway |= kind == GOAWAY;
         if [HEADERS, DATA].contains(&kind) {
             self.is_end = flags & END_STREAM != 0;
         }
@@ -188,8 +186,8 @@ impl Frames {
 
     fn end(&mut self) -> Option<FrameEvent> {
         let (kind, stream) = (self.header[3], self.stream());
-        self.begun = true;
-        self.have = 0;
+        self.has_complete_frame = true;
+        self.header_len = 0;
         match kind {
             RST_STREAM => return Some(FrameEvent::Closed { stream }),
             SETTINGS if self.header[4] & ACK != 0 => return Some(FrameEvent::Acknowledged),
@@ -208,14 +206,14 @@ impl Frames {
         if let Some(count) = self.trailer.take() {
             return Some(FrameEvent::Trailers { stream, fields: count.fields() });
         }
-        self.whole += head;
+        self.completed_heads += head;
         Some(FrameEvent::Opened { stream, has_body: !self.is_end })
     }
 
     fn read_settings(&mut self, payload: &[u8]) {
         let size = self.setting.len();
         for (&byte, left) in payload.iter().zip((1..=self.left).rev()) {
-            // The last one ends with the frame.
+            // The last setting ends with the frame.
             let index = size - 1 - (left - 1) % size;
             self.setting[index] = byte;
             let [one, two, value @ ..] = self.setting;
@@ -234,7 +232,7 @@ fn stream_of([.., one, two, three, four]: [u8; 9]) -> u32 {
     u32::from_be_bytes([one, two, three, four]) & 0x7fff_ffff
 }
 
-/// Whether a DATA frame of this stream begins here, and is not empty.
+/// Whether `bytes` start with a non-empty DATA frame of this stream.
 pub(super) fn begins_with_data_of(stream: u32, bytes: &[u8]) -> bool {
     let is_it = |&header: &[u8; 9]| header[..3] != [0; 3] && header[3] == DATA && stream_of(header) == stream;
     bytes.first_chunk().is_some_and(is_it)
@@ -252,7 +250,7 @@ mod tests {
     }
 
     impl Frames {
-        /// Takes note of all of it, and says whether something is unfinished.
+        /// Parses all bytes, and returns whether something is incomplete.
         fn follow(&mut self, mut bytes: &[u8]) -> bool {
             while self.next(&mut bytes).is_some() {}
             self.is_unfinished()
@@ -307,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn what_follows_an_event_is_left() {
+    fn bytes_after_an_event_are_kept() {
         let (head, data) = (frame(HEADERS, END_HEADERS, 4), frame(DATA, 0, 9));
         let both = [head.clone(), data.clone()].concat();
         let mut left = &both[..];
@@ -320,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_of_a_data_frame_is_known() {
+    fn the_remaining_bytes_of_a_data_frame_are_known() {
         let mut frames = Frames::of_client();
         for (more, left) in
             [(frame(DATA, 0, 100)[..60].to_vec(), 49), (vec![0; 49], 0), (frame(HEADERS, 0, 9)[..12].to_vec(), 0)]
@@ -345,25 +343,25 @@ mod tests {
     }
 
     #[test]
-    fn only_the_head_that_is_unfinished_is_counted() {
+    fn only_the_unfinished_head_is_counted() {
         let mut second = frame(HEADERS, 0, 30);
         second[8] = 3;
         let heads = [frame(HEADERS, END_HEADERS, 40), frame(DATA, 0, 9), second, frame(CONTINUATION, 0, 7)];
         let mut frames = Frames::of_client();
         assert!(frames.follow(&heads.concat()));
-        assert_eq!((frames.unfinished(), frames.take_whole()), (37, 40));
+        assert_eq!((frames.unfinished_head(), frames.take_completed_heads()), (37, 40));
         let last = frame(CONTINUATION, END_HEADERS, 5);
         frames.follow(&last[..10]);
-        assert_eq!((frames.unfinished(), frames.take_whole()), (42, 0));
+        assert_eq!((frames.unfinished_head(), frames.take_completed_heads()), (42, 0));
         frames.follow(&last[10..]);
-        assert_eq!((frames.unfinished(), frames.take_whole()), (0, 42));
+        assert_eq!((frames.unfinished_head(), frames.take_completed_heads()), (0, 42));
     }
 
     #[test]
     fn a_head_is_unfinished_until_its_last_byte() {
         let begun = [frame(SETTINGS, 0, 0), frame(DATA, 0, 70_000), frame(SETTINGS, 1, 6)].concat();
         let head = [frame(HEADERS, 0, 40), frame(CONTINUATION, 0, 0), frame(CONTINUATION, END_HEADERS, 300)].concat();
-        // However it is cut into reads.
+        // For any partition into reads.
         for size in [1, 2, 7, 9, 100, usize::MAX] {
             let mut frames = Frames::of_client();
             assert!(frames.follow(&[]), "no frame yet");
@@ -378,9 +376,9 @@ mod tests {
     }
 
     #[test]
-    fn another_sender_writes_between_frames_that_do_not_belong_together() {
+    fn own_frames_can_be_written_between_frames_that_do_not_belong_together() {
         let mut frames = Frames::of_client();
-        assert!(!frames.is_between(), "settings come first");
+        assert!(!frames.is_at_boundary(), "settings come first");
         for (more, may) in [
             (frame(SETTINGS, 0, 0), true),
             (frame(HEADERS, 0, 40), false),
@@ -392,13 +390,13 @@ mod tests {
             (frame(GOAWAY, 0, 8), true),
         ] {
             frames.follow(&more);
-            assert_eq!(frames.is_between(), may, "{more:?}");
+            assert_eq!(frames.is_at_boundary(), may, "{more:?}");
         }
-        assert!(frames.is_going());
+        assert!(frames.has_goaway());
     }
 
     #[test]
-    fn a_body_that_pauses_is_no_head() {
+    fn an_incomplete_data_frame_is_not_a_head() {
         let mut frames = Frames::of_client();
         frames.follow(&frame(SETTINGS, 0, 0));
         let data = frame(DATA, 0, 100);

@@ -1,8 +1,8 @@
-//! HTTP/1: what becomes of a connection whose client has closed its sending side.
+//! HTTP/1: handles a client that has closed its sending side.
 //!
-//! hyper takes the end of what a client sends for the end of the connection. So it is not told of it while it owes an
-//! answer: until nothing was written for `limits.half_close`, the client has gone (a reset), the rest of a body is
-//! missing, or a slot that the request holds is wanted by others.
+//! hyper treats end of input as end of the connection. So it must not see it while a response is owed. It sees it when
+//! nothing was written for `limits.half_close`, when the client has reset the connection, when the rest of a request
+//! body is missing, or when others need the slot that the request holds.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -16,50 +16,51 @@ use crate::clock::Clock;
 use crate::request::half_close::HalfClose;
 use crate::sync::{Mutex, MutexGuard};
 
-/// What the two directions of a connection have to know of each other.
+/// State that is shared by the two directions of a connection.
 pub(super) struct ReadSide {
     gateway: Arc<HalfClose>,
-    owes_answer: AtomicBool,
-    has_ended: AtomicBool,
+    owes_response: AtomicBool,
+    has_ended_connection: AtomicBool,
     body: Mutex<RequestBody>,
 }
 
-/// The body of the request under way.
+/// The body of the request in progress.
 #[derive(Default)]
 struct RequestBody {
     is_truncated: bool,
-    /// Of who waits for more of it.
+    /// Waits for more of the body.
     reader: Option<Waker>,
-    /// Of the connection's task, once the client has closed its sending side.
+    /// The connection's task, once the client has closed its sending side.
     connection: Option<Waker>,
 }
 
 impl ReadSide {
-    /// The gateway is told by this when the client has closed.
+    /// `gateway` is notified when the client closes.
     pub(super) fn new(gateway: Arc<HalfClose>) -> Self {
-        let (owes_answer, has_ended) = (AtomicBool::new(false), AtomicBool::new(false));
-        Self { gateway, owes_answer, has_ended, body: Mutex::default() }
+        let (owes_response, has_ended_connection) = (AtomicBool::new(false), AtomicBool::new(false));
+        Self { gateway, owes_response, has_ended_connection, body: Mutex::default() }
     }
 
-    /// Notes whether a request has come whose answer is not over.
-    pub(super) fn owes_answer(&self, owes: bool) {
-        self.owes_answer.store(owes, Ordering::Release);
+    /// Records whether a request was received whose response is not complete.
+    pub(super) fn set_owes_response(&self, is_owed: bool) {
+        self.owes_response.store(is_owed, Ordering::Release);
     }
 
-    /// Whether the connection has ended because nothing was written for too long, or others needed the request's slot.
-    pub(super) fn has_ended(&self) -> bool {
-        self.has_ended.load(Ordering::Relaxed)
+    /// Whether the connection was ended because nothing was written for too long, or because others needed the
+    /// request's slot.
+    pub(super) fn has_ended_connection(&self) -> bool {
+        self.has_ended_connection.load(Ordering::Relaxed)
     }
 
-    /// Whether the client has closed its sending side. To be asked before more of a body is read: if it had closed and nothing
-    /// can be read, the body is truncated.
+    /// Whether the client has closed its sending side. Call it before more of a body is read: if the client had closed
+    /// and nothing can be read, the body is truncated.
     pub(super) fn is_closed(&self) -> bool {
         self.gateway.is_closed()
     }
 
-    /// There is no more of a body at present. `was_closed`: whether the client had closed its sending side before that was
-    /// seen, so that hyper had been given all that there is.
-    pub(super) fn body_pends(&self, was_closed: bool, context: &Context<'_>) {
+    /// No more of the body is available now. `was_closed`: whether the client had closed its sending side before the
+    /// body was polled. If so, hyper already had all bytes.
+    pub(super) fn body_pending(&self, was_closed: bool, context: &Context<'_>) {
         let mut body = self.body();
         if was_closed {
             body.is_truncated = true;
@@ -69,16 +70,16 @@ impl ReadSide {
             return;
         }
         body.reader = Some(context.waker().clone());
-        // It may have closed just now.
+        // The client may have closed since then.
         if self.is_closed() {
             context.waker().wake_by_ref();
         }
     }
 
-    /// Notes that the client has closed its sending side. Says whether the request under way may go on.
+    /// Records that the client has closed its sending side. Returns whether the request in progress may go on.
     fn close(&self) -> bool {
         let may_go_on = self.gateway.close();
-        self.has_ended.store(!may_go_on, Ordering::Relaxed);
+        self.has_ended_connection.store(!may_go_on, Ordering::Relaxed);
         if let Some(reader) = self.body().reader.take() {
             reader.wake();
         }
@@ -99,47 +100,47 @@ impl ReadSide {
     }
 }
 
-/// Lasts from the end of what a client sends to the end of its connection.
+/// Exists from the end of the client's input to the end of the connection.
 pub(super) struct HalfClosed {
     limit: Duration,
     timer: Pin<Box<Sleep>>,
-    /// Whether hyper was asked to read once more, after the answer.
-    has_asked: bool,
+    /// Whether hyper was woken to read once more after the response.
+    has_woken_hyper: bool,
 }
 
-/// What hyper is to be told.
+/// What hyper reads next.
 pub(super) enum ReadEnd {
-    /// That the client has sent everything.
-    OfInput,
-    /// That it has gone.
+    /// End of input.
+    EndOfInput,
+    /// An error: the client has reset the connection.
     Reset,
 }
 
 impl HalfClosed {
-    /// The client has closed its sending side. `is_blocked`: a part of the answer waits until the client reads. None if hyper is
-    /// to be told at once: it drops what it has not written.
+    /// The client has closed its sending side. `is_blocked`: a part of the response waits until the client reads.
+    /// `None` if hyper has to see the end of input immediately; it then drops what it has not written.
     pub(super) fn begin(read_side: &ReadSide, limit: Duration, is_blocked: bool) -> Option<Self> {
-        let may_wait = !limit.is_zero() && (is_blocked || read_side.owes_answer.load(Ordering::Acquire));
-        (may_wait && read_side.close()).then(|| Self { limit, timer: Box::pin(sleep(limit)), has_asked: false })
+        let may_wait = !limit.is_zero() && (is_blocked || read_side.owes_response.load(Ordering::Acquire));
+        (may_wait && read_side.close()).then(|| Self { limit, timer: Box::pin(sleep(limit)), has_woken_hyper: false })
     }
 
-    /// Something is being written, or will be as soon as the client makes room.
-    pub(super) fn goes_on(&mut self) {
+    /// A write was made or is blocked: the timer starts again.
+    pub(super) fn restart_timer(&mut self) {
         let deadline = Clock::System.timer_now() + self.limit;
         self.timer.as_mut().reset(deadline);
     }
 
-    /// Everything has been written. Has hyper read once more if that was the end of the answer: it waits for the client
-    /// otherwise.
-    pub(super) fn has_flushed(&mut self, read_side: &ReadSide, context: &Context<'_>) {
-        let is_over = !read_side.owes_answer.load(Ordering::Acquire);
-        if is_over && !std::mem::replace(&mut self.has_asked, true) {
+    /// All bytes were written. If the response is complete, wakes hyper to read once more. Otherwise hyper would wait
+    /// for the client.
+    pub(super) fn flushed(&mut self, read_side: &ReadSide, context: &Context<'_>) {
+        let is_over = !read_side.owes_response.load(Ordering::Acquire);
+        if is_over && !std::mem::replace(&mut self.has_woken_hyper, true) {
             context.waker().wake_by_ref();
         }
     }
 
-    /// Waits until hyper is to be told. `poll_reset` waits for a reset, and `is_blocked` says whether the client makes no
-    /// room for more, for which there is another limit.
+    /// Waits until hyper has to see the end of input. `poll_reset` waits for a reset. `is_blocked`: the client does not
+    /// read, for which there is another timeout.
     pub(super) fn poll_end(
         &mut self,
         read_side: &ReadSide,
@@ -147,19 +148,19 @@ impl HalfClosed {
         poll_reset: impl FnOnce(&mut Context<'_>) -> Poll<()>,
         is_blocked: bool,
     ) -> Poll<ReadEnd> {
-        let is_over = !is_blocked && !read_side.owes_answer.load(Ordering::Acquire);
+        let is_over = !is_blocked && !read_side.owes_response.load(Ordering::Acquire);
         if is_over || read_side.poll_truncated(context).is_ready() {
-            return Poll::Ready(ReadEnd::OfInput);
+            return Poll::Ready(ReadEnd::EndOfInput);
         }
         if poll_reset(context).is_ready() {
             return Poll::Ready(ReadEnd::Reset);
         }
         while self.timer.as_mut().poll(context).is_ready() {
             if !is_blocked {
-                read_side.has_ended.store(true, Ordering::Relaxed);
-                return Poll::Ready(ReadEnd::OfInput);
+                read_side.has_ended_connection.store(true, Ordering::Relaxed);
+                return Poll::Ready(ReadEnd::EndOfInput);
             }
-            self.goes_on();
+            self.restart_timer();
         }
         Poll::Pending
     }

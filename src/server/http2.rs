@@ -1,5 +1,5 @@
-//! A connection in HTTP/2 below hyper, frame by frame in both directions: which streams are open, and when the gateway says
-//! something of its own. No frame is changed or held back here.
+//! Follows an HTTP/2 connection below hyper, frame by frame in both directions. It tracks open streams and decides when
+//! the gateway sends a frame of its own. No frame is changed or delayed here.
 
 use std::io;
 use std::sync::Arc;
@@ -13,41 +13,41 @@ use super::own_frames::{OwnFrame, OwnFrames};
 use super::shutdown::ListenerShutdown;
 use super::uploads::Uploads;
 
-/// How many open streams are tracked. It is more than may be open, because refused streams count until they are reset.
-const MAX_KNOWN: usize = 256;
+/// The maximum number of open streams that are tracked. It is higher than the limit of streams, because refused streams
+/// count until they are reset.
+const MAX_TRACKED_STREAMS: usize = 256;
 
-/// What is known of a connection.
 pub(super) struct Http2 {
-    /// What the client sends.
-    pub(super) frames: Frames,
-    /// What hyper has written.
-    written: Frames,
-    own: OwnFrames,
-    /// Streams whose response has not been written to its end.
-    open: Vec<u32>,
+    /// Frames from the client.
+    pub(super) client_frames: Frames,
+    /// Frames from hyper.
+    server_frames: Frames,
+    own_frames: OwnFrames,
+    /// Streams whose response has not been written completely.
+    open_streams: Vec<u32>,
     uploads: Arc<Uploads>,
     shutdown: ListenerShutdown,
-    has_said_goaway: bool,
-    /// How large the client allows the table for response fields to be: what it said last, until that is acknowledged.
-    announced: Option<u32>,
+    has_sent_goaway: bool,
+    /// The client's last SETTINGS_HEADER_TABLE_SIZE, until hyper acknowledges it; then it becomes `table_size`.
+    announced_table_size: Option<u32>,
     table_size: u32,
 }
 
-/// Until the client says otherwise (RFC 9113 §6.5.2). hyper uses no larger one.
-const TABLE_SIZE: u32 = 4_096;
+/// The initial SETTINGS_HEADER_TABLE_SIZE (RFC 9113 §6.5.2). hyper uses no larger table.
+const DEFAULT_TABLE_SIZE: u32 = 4_096;
 
 impl Http2 {
     pub(super) fn new(shutdown: ListenerShutdown) -> Self {
         Self {
-            frames: Frames::of_client(),
-            written: Frames::of_server(),
-            own: OwnFrames::default(),
-            open: Vec::new(),
+            client_frames: Frames::of_client(),
+            server_frames: Frames::of_server(),
+            own_frames: OwnFrames::default(),
+            open_streams: Vec::new(),
             uploads: Arc::default(),
             shutdown,
-            has_said_goaway: false,
-            announced: None,
-            table_size: TABLE_SIZE,
+            has_sent_goaway: false,
+            announced_table_size: None,
+            table_size: DEFAULT_TABLE_SIZE,
         }
     }
 
@@ -55,38 +55,40 @@ impl Http2 {
         &self.uploads
     }
 
-    /// Takes note of what was read. If the head of a request is in it whose body follows, says how much is read up to its end:
-    /// the rest is to be read when that request was accepted.
-    pub(super) fn reads(
+    /// Follows bytes that were read. If they contain the head of a request with a body, returns the number of bytes up
+    /// to the end of that head. The rest must not be passed to hyper before that request was accepted.
+    pub(super) fn record_read(
         &mut self,
         bytes: &[u8],
         activity: &ConnectionActivity,
         context: &Context<'_>,
     ) -> Option<usize> {
         let mut left = bytes;
-        while let Some(event) = self.frames.next(&mut left) {
+        while let Some(event) = self.client_frames.next(&mut left) {
             match event {
                 FrameEvent::Opened { stream, has_body } => {
-                    if self.open.len() < MAX_KNOWN {
-                        self.open.push(stream);
-                        activity.has_open_streams(true);
+                    if self.open_streams.len() < MAX_TRACKED_STREAMS {
+                        self.open_streams.push(stream);
+                        activity.set_has_open_streams(true);
                     }
                     if has_body {
-                        self.uploads.begins(stream, begins_with_data_of(stream, left), context.waker());
+                        self.uploads.head_read(stream, begins_with_data_of(stream, left), context.waker());
                         return Some(bytes.len() - left.len());
                     }
                 }
-                FrameEvent::Trailers { stream, fields } => self.uploads.trailers(stream, fields),
-                FrameEvent::Closed { stream } => self.closes(stream, activity),
-                FrameEvent::Settings { table_size } => self.announced = table_size.or(self.announced),
+                FrameEvent::Trailers { stream, fields } => self.uploads.trailers_read(stream, fields),
+                FrameEvent::Closed { stream } => self.stream_closed(stream, activity),
+                FrameEvent::Settings { table_size } => {
+                    self.announced_table_size = table_size.or(self.announced_table_size)
+                }
                 FrameEvent::Acknowledged => {}
             }
         }
         None
     }
 
-    /// Takes note of what hyper has written, which is this much of these parts.
-    pub(super) fn wrote<'a>(
+    /// Follows what hyper has written: the first `written` bytes of these parts.
+    pub(super) fn record_written<'a>(
         &mut self,
         parts: impl IntoIterator<Item = &'a [u8]>,
         mut written: usize,
@@ -95,41 +97,53 @@ impl Http2 {
         for part in parts {
             let mut here = &part[..part.len().min(written)];
             written -= here.len();
-            while let Some(event) = self.written.next(&mut here) {
+            while let Some(event) = self.server_frames.next(&mut here) {
                 match event {
-                    FrameEvent::Closed { stream } => self.closes(stream, activity),
-                    FrameEvent::Acknowledged => self.table_size = self.announced.take().unwrap_or(self.table_size),
+                    FrameEvent::Closed { stream } => self.stream_closed(stream, activity),
+                    FrameEvent::Acknowledged => {
+                        self.table_size = self.announced_table_size.take().unwrap_or(self.table_size)
+                    }
                     FrameEvent::Opened { .. } | FrameEvent::Trailers { .. } | FrameEvent::Settings { .. } => {}
                 }
             }
         }
     }
 
-    fn closes(&mut self, stream: u32, activity: &ConnectionActivity) {
-        if let Some(index) = self.open.iter().position(|&open| open == stream) {
-            self.open.swap_remove(index);
-            activity.has_open_streams(!self.open.is_empty());
+    fn stream_closed(&mut self, stream: u32, activity: &ConnectionActivity) {
+        if let Some(index) = self.open_streams.iter().position(|&open| open == stream) {
+            self.open_streams.swap_remove(index);
+            activity.set_has_open_streams(!self.open_streams.is_empty());
         }
     }
 
-    /// Says what there is to say here. Nothing else may be written before this is ready.
-    pub(super) fn poll_own<IO: AsyncWrite + Unpin>(
+    /// Writes the gateway's own frames, if there are any. Nothing else may be written before this is ready.
+    pub(super) fn poll_own_frames<IO: AsyncWrite + Unpin>(
         &mut self,
         io: &mut IO,
         context: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
-        let Self { frames, written, own, open, uploads, shutdown, has_said_goaway, table_size, .. } = self;
-        own.poll(io, context, || {
-            if !written.is_between() {
+        let Self {
+            client_frames,
+            server_frames,
+            own_frames,
+            open_streams,
+            uploads,
+            shutdown,
+            has_sent_goaway,
+            table_size,
+            ..
+        } = self;
+        own_frames.poll(io, context, || {
+            if !server_frames.is_at_boundary() {
                 return None;
             }
-            // Some clients close as soon as they read a GOAWAY, whatever they wait for.
-            let is_quiet = open.is_empty() && !frames.is_unfinished();
-            if is_quiet && !*has_said_goaway && !written.is_going() && shutdown.is_last_round() {
-                *has_said_goaway = true;
+            // Some clients close as soon as they read a GOAWAY, even if they still wait for responses.
+            let is_between_requests = open_streams.is_empty() && !client_frames.is_unfinished();
+            if is_between_requests && !*has_sent_goaway && !server_frames.has_goaway() && shutdown.is_announcing() {
+                *has_sent_goaway = true;
                 return Some(OwnFrame::GoAway);
             }
-            let reduced = Some(*table_size).filter(|&size| size < TABLE_SIZE);
+            let reduced = Some(*table_size).filter(|&size| size < DEFAULT_TABLE_SIZE);
             uploads.take_due().map(|stream| OwnFrame::Continue { stream, reduced })
         })
     }

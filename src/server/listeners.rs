@@ -1,4 +1,5 @@
-//! Where a server listens: on sockets that were handed down to it, and for the rest on addresses that its settings name.
+//! Opens the listeners: on inherited sockets where there are any, else on the configured addresses. No connection is
+//! accepted here.
 
 use std::io;
 use std::net::SocketAddr;
@@ -9,25 +10,25 @@ use crate::config::distinct;
 use crate::config::settings::Listen;
 use crate::net;
 
-/// The names of the listeners, in the order in which sockets without names stand for them.
+/// The names of the listeners. Inherited sockets without names are assigned in this order.
 pub const NAMES: [&str; 3] = ["proxy", "metrics", "admin"];
 
-/// Sockets that listen already, one for a listener at most. Others may accept from them, too: whoever had them before,
-/// until it ends, and whoever will be handed them next.
+/// Inherited listening sockets, at most one for each listener. Other processes may accept from the same sockets: the
+/// previous one until it ends, and the next one.
 #[derive(Default)]
 pub struct Inherited([Option<std::net::TcpListener>; 3]);
 
 impl Inherited {
-    /// Takes over a socket for the listener of this name.
+    /// Assigns a socket to the listener of this name.
     ///
     /// # Errors
-    /// If there is no such listener, it has one already, or the socket is none that connections can be accepted from.
+    /// If there is no such listener, if it already has a socket, or if the socket does not accept connections.
     pub fn add(&mut self, name: &str, socket: std::net::TcpListener) -> Result<(), String> {
         let index = NAMES.iter().position(|known| *known == name);
         let place = index.and_then(|index| self.0.get_mut(index));
-        let place = place.ok_or_else(|| format!("{name:?} is no listener: expected {}", NAMES.join(", ")))?;
+        let place = place.ok_or_else(|| format!("{name:?} is not a listener: expected one of {}", NAMES.join(", ")))?;
         if place.is_some() {
-            return Err(format!("{name:?} is there twice: expected each once"));
+            return Err(format!("{name:?} is given twice: expected each listener once"));
         }
         match net::listens(&socket) {
             Ok(true) => {}
@@ -39,30 +40,29 @@ impl Inherited {
     }
 }
 
-/// One of the three.
 pub(super) struct ServerListener {
     pub(super) socket: net::Listener,
     pub(super) address: SocketAddr,
-    /// Whether others may go on accepting from it.
+    /// Whether other processes may accept from the same socket.
     pub(super) is_inherited: bool,
 }
 
-/// Opens all three: for clients, for probes and for the operator.
+/// Opens the listeners in the order of [`NAMES`].
 pub(super) fn open(settings: &Listen, inherited: Inherited) -> Result<[ServerListener; 3], StartError> {
     let Inherited([proxy, metrics, admin]) = inherited;
     let listeners = [
-        one("listen.proxy", settings.proxy.0, proxy)?,
-        one("listen.metrics", settings.metrics.0, metrics)?,
-        one("listen.admin", settings.admin.0, admin)?,
+        open_one("listen.proxy", settings.proxy.0, proxy)?,
+        open_one("listen.metrics", settings.metrics.0, metrics)?,
+        open_one("listen.admin", settings.admin.0, admin)?,
     ];
-    // Handed down as two, one socket would give each of them a part of the connections.
+    // If one socket were inherited for two listeners, each would get only a part of the connections.
     let addresses = NAMES.iter().zip(&listeners).map(|(name, listener)| (*name, listener.address));
     let addresses: Vec<_> = addresses.collect();
     distinct(&addresses).map_err(io::Error::other)?;
     Ok(listeners)
 }
 
-fn one(
+fn open_one(
     setting: &'static str,
     address: SocketAddr,
     inherited: Option<std::net::TcpListener>,
@@ -94,7 +94,7 @@ mod tests {
     const ANY_PORT: &str = "proxy = \"127.0.0.1:0\"\nmetrics = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:0\"";
 
     #[tokio::test]
-    async fn what_is_handed_down_is_used_and_the_rest_is_bound() {
+    async fn inherited_sockets_are_used_and_the_other_listeners_are_bound() {
         let (metrics, mut inherited) = (listening("127.0.0.1:0"), Inherited::default());
         let address = metrics.local_addr().unwrap();
         inherited.add("metrics", metrics).unwrap();
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_socket_is_no_two() {
+    async fn one_socket_cannot_be_inherited_for_two_listeners() {
         let (proxy, mut inherited) = (listening("127.0.0.1:0"), Inherited::default());
         inherited.add("admin", proxy.try_clone().unwrap()).unwrap();
         inherited.add("proxy", proxy).unwrap();
@@ -113,13 +113,13 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_that_nobody_can_use_is_refused() {
+    fn an_unusable_inherited_socket_is_refused() {
         let mut inherited = Inherited::default();
         inherited.add("proxy", listening("127.0.0.1:0")).unwrap();
         let twice = inherited.add("proxy", listening("127.0.0.1:0")).unwrap_err();
-        assert_eq!(twice, "\"proxy\" is there twice: expected each once");
+        assert_eq!(twice, "\"proxy\" is given twice: expected each listener once");
         let unknown = inherited.add("http", listening("127.0.0.1:0")).unwrap_err();
-        assert_eq!(unknown, "\"http\" is no listener: expected proxy, metrics, admin");
+        assert_eq!(unknown, "\"http\" is not a listener: expected one of proxy, metrics, admin");
         let silent = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
         assert_eq!(inherited.add("admin", silent.into()).unwrap_err(), "the socket for \"admin\" does not listen");
     }

@@ -1,14 +1,18 @@
-//! Listening: opens the three listeners, serves until told to stop, and then lets what is in flight
-//! finish.
+//! The server: opens the three listeners, serves them, and shuts down in a fixed order.
 //!
-//! The caller owns the moment of stopping; this module owns the order: not ready, no new
-//! connections, finish, and only then stop showing metrics. Which sockets these are is in `listeners.rs`, what clients
-//! see when one closes in `leaving.rs`. What a single client may do is in `serve.rs` (versions of HTTP, sizes) and
-//! `pulse.rs` (times), what it has to speak below HTTP in `tls.rs`. What hyper leaves undone in
-//! HTTP/2 is in `http2.rs`, `own_frames.rs` and `uploads.rs`. That there are not too many connections is in `accept.rs`;
-//! which of them are closed for others, in `registry.rs` and `shed.rs`, and when, in `short_of_memory.rs`; how many file descriptors there are for them, in
-//! `descriptors.rs`. What a connection is charged
-//! is in `memory.rs`, how an idle one frees memory in `renew.rs`, what becomes of one whose client has closed its sending side in `half_closed.rs`, in which order newcomers wait in `waiting.rs`. What a reload changes of that is in `reload.rs`.
+//! The caller decides when to stop. This module owns the order: report not ready, accept no new connections, finish
+//! requests in flight, and stop serving metrics last. Nothing here decides how a request is answered.
+//!
+//! - Listeners: `listeners.rs` (sockets), `accept.rs` (accepting, connection limit), `waiting.rs` (order of waiting
+//!   connections), `accept_errors.rs`, `descriptors.rs` (file descriptors), `shutdown.rs` (what clients see when a
+//!   listener closes).
+//! - One connection: `serve.rs` (HTTP version, size limits), `activity.rs` (timeouts), `tls.rs` and `transport.rs`
+//!   (below HTTP), `wire.rs` (bytes, fast path), `exchange.rs` (one request and its response), `half_closed.rs` (the
+//!   client has closed its sending side), `renew.rs` (freeing memory of idle connections).
+//! - HTTP/2, where hyper lacks something: `http2.rs`, `frames.rs`, `field_count.rs`, `own_frames.rs` and `uploads.rs`.
+//! - Memory and shedding: `memory.rs` (what a connection is charged), `registry.rs` and `shed.rs` (which connections
+//!   are closed for others), `short_of_memory.rs` (when).
+//! - Configuration reload: `reload.rs`.
 
 mod accept;
 mod accept_errors;
@@ -53,7 +57,7 @@ use crate::config::Config;
 use crate::gateway::Gateway;
 use crate::request::peer::Peer;
 use crate::telemetry::events::REPEAT_INTERVAL;
-use accept::{Accepting, Handler};
+use accept::{Accepting, ConnectionHandler};
 pub(crate) use descriptors::ConnectionLimit;
 pub use descriptors::raise_open_files;
 use listeners::ServerListener;
@@ -65,48 +69,45 @@ use shutdown::ShutdownControl;
 use tls::TlsState;
 use wire::WireFastPath;
 
-/// Why the gateway can't start.
+/// Why the server cannot start.
 #[derive(Debug, Error)]
 pub enum StartError {
-    /// An address can't be listened on.
     #[error("cannot listen on {address} ({setting}): {source}{}", listen_hint(.source))]
     Listen {
         /// The setting that names the address.
         setting: &'static str,
-        /// The address.
         address: SocketAddr,
-        /// Why.
         source: io::Error,
     },
-    /// Something that a setting names is unusable.
+    /// A file that a setting names is unusable.
     #[error(transparent)]
     Unusable(#[from] io::Error),
 }
 
-/// What to do about an address that can't be listened on, if anything is known.
+/// Advice for the operator, if the cause is known.
 fn listen_hint(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::AddrInUse => {
-            ". Another process listens there: expected another address, or that it is stopped (`ss -ltnp` shows it)"
+            ". Another process listens on this address: stop it (`ss -ltnp` shows it) or configure another address"
         }
         io::ErrorKind::AddrNotAvailable => {
-            ". No network interface of this machine has this address: expected one that does"
+            ". No network interface of this machine has this address: configure one that exists"
         }
         io::ErrorKind::PermissionDenied => {
-            ". The system does not allow it: expected a port from 1024 on, or the capability CAP_NET_BIND_SERVICE"
+            ". The process has no permission: configure a port above 1023, or grant the capability CAP_NET_BIND_SERVICE"
         }
         _ => "",
     }
 }
 
-/// What the files that settings name tell beside that they are usable.
+/// Facts from the configured files, beyond that they are usable.
 #[derive(Clone, Copy, Debug)]
 pub struct Checked {
-    /// When the certificate for clients ends. `None` without TLS.
+    /// `None` without TLS.
     pub certificate_not_after: Option<NotAfter>,
 }
 
-/// A gateway that listens.
+/// A running server with its three listeners.
 pub struct Server {
     gateway: Arc<Gateway>,
     reloading: Arc<Reloading>,
@@ -117,24 +118,24 @@ pub struct Server {
     connection_limit: ConnectionLimit,
     draining: watch::Sender<bool>,
     proxying: JoinHandle<()>,
-    watching: [JoinHandle<()>; 2],
+    internal: [JoinHandle<()>; 2],
     shedding: JoinHandle<()>,
-    telling: JoinHandle<()>,
+    logging: JoinHandle<()>,
 }
 
 impl Server {
-    /// Binds and begins to serve. Does not touch upstream.
+    /// Binds the listeners and starts to serve. Does not call upstream.
     ///
     /// # Errors
-    /// If an address can't be listened on, or not in plain text, or a file that a setting names is unusable.
+    /// If an address cannot be listened on, if plaintext is not allowed there, or if a configured file is unusable.
     pub async fn start(config: &Config, clock: Clock) -> Result<Self, StartError> {
         Self::start_on(Inherited::default(), config, clock).await
     }
 
-    /// The same on sockets that were handed down, as far as there are any.
+    /// Like [`Self::start`], but uses inherited sockets where they exist.
     ///
     /// # Errors
-    /// Likewise, and if one of them has an address that its listener may not have.
+    /// As [`Self::start`], and if an inherited socket has an address that its listener must not have.
     pub async fn start_on(inherited: Inherited, config: &Config, clock: Clock) -> Result<Self, StartError> {
         let gateway = Gateway::new(config, clock.clone())?;
         let listeners = listeners::open(&config.settings.listen, inherited)?;
@@ -148,77 +149,77 @@ impl Server {
             admin.address,
             gateway.metrics().certificate_not_after.clone(),
         )?;
-        let [with_clients, with_operator] = tls_state.tls();
+        let [proxy_tls, admin_tls] = tls_state.tls();
 
         let (limits, connection_limit) = (&config.settings.limits, ConnectionLimit::of_this_process(config));
         let (draining, drain) = watch::channel(false);
-        let (clients, for_clients) = watch::channel(ServeLimits::for_clients(limits));
-        let (watchers, for_watchers) = watch::channel(ServeLimits::for_watchers(limits));
-        let exit = ShutdownControl::new(drain.clone(), proxy.is_inherited);
-        let shutdown = exit.shutdown();
+        let (client_limits, client_limits_receiver) = watch::channel(ServeLimits::for_clients(limits));
+        let (internal_limits, internal_limits_receiver) = watch::channel(ServeLimits::for_internal(limits));
+        let shutdown_control = ShutdownControl::new(drain.clone(), proxy.is_inherited);
+        let shutdown = shutdown_control.shutdown();
         let budget = || Arc::clone(gateway.budget());
-        // Connections for metrics and for the operator are few, and clients must not be able to keep them out.
-        let of_watchers = Budget::new(usize::MAX);
-        let [of_probes, of_operator] = [(); 2].map(|()| Arc::clone(&of_watchers));
-        let observed = (&**gateway.metrics(), clock);
+        // The internal listeners have few connections. Clients must not be able to use up their memory budget.
+        let internal_budget = Budget::new(usize::MAX);
+        let [probes_budget, operator_budget] = [(); 2].map(|()| Arc::clone(&internal_budget));
+        let observation = (&**gateway.metrics(), clock);
         let accepting = Accepting::for_clients(
-            exit,
-            for_clients,
-            with_clients,
+            shutdown_control,
+            client_limits_receiver,
+            proxy_tls,
             connection_limit.effective,
             budget(),
-            observed.clone(),
+            observation.clone(),
         )
-        .telling_apart({
+        .with_peers({
             let gateway = Arc::clone(&gateway);
             move |address| gateway.active().peer(address)
         });
         let registry = Arc::clone(accepting.registry());
-        // These two go on until the server is gone, so that draining can be watched; unless they were handed down,
-        // for then it is another process that is asked there.
+        // The internal listeners serve until the process ends, so that draining can be observed. Inherited ones close
+        // earlier, because another process serves them then.
         let (_, never) = watch::channel(false);
-        let (_, plain) = watch::channel(None);
-        let apart = |name, listener: &ServerListener, tls| {
-            let wanted = if listener.is_inherited { drain.clone() } else { never.clone() };
-            let exit = ShutdownControl::new(wanted, listener.is_inherited);
+        let (_, plaintext) = watch::channel(None);
+        let internal_listener = |name, listener: &ServerListener, tls| {
+            let requested = if listener.is_inherited { drain.clone() } else { never.clone() };
+            let shutdown_control = ShutdownControl::new(requested, listener.is_inherited);
             let clients = Arc::clone(&registry);
-            Accepting::for_watchers(
+            Accepting::for_internal(
                 name,
-                exit,
-                for_watchers.clone(),
+                shutdown_control,
+                internal_limits_receiver.clone(),
                 tls,
                 clients,
-                Arc::clone(&of_watchers),
-                observed.clone(),
+                Arc::clone(&internal_budget),
+                observation.clone(),
             )
         };
         let remarks = if connection_limit.is_reduced() { format!("# {connection_limit}\n") } else { String::new() };
         let probes = Arc::new(Probes::new(Arc::clone(gateway.metrics()), budget(), drain.clone()));
         let operator = Arc::new(Operator::new(Arc::clone(&gateway), proxy.address, remarks));
-        let watching = [
-            tokio::spawn(apart("metrics", &metrics, plain).serve(metrics.socket, move |_, peer| {
-                let (probes, account) = (Arc::clone(&probes), Account::open(&of_probes, Peer::of(peer)));
-                let answer = {
+        let internal = [
+            tokio::spawn(internal_listener("metrics", &metrics, plaintext).serve(metrics.socket, move |_, peer| {
+                let (probes, account) = (Arc::clone(&probes), Account::open(&probes_budget, Peer::of(peer)));
+                let requests = {
                     let account = account.clone();
                     move |request| {
-                        // A client that has sent a request keeps its place before those that have sent nothing.
+                        // A client that has sent a request is shed after those that have sent nothing.
                         account.raise(ConnectionClass::Unknown, None);
                         let probes = Arc::clone(&probes);
                         async move { probes.answer(&request) }
                     }
                 };
-                Handler { answer, fast_path: None, account, half_close: Arc::default() }
+                ConnectionHandler { requests, fast_path: None, account, half_close: Arc::default() }
             })),
-            tokio::spawn(apart("admin", &admin, with_operator).serve(admin.socket, move |local, peer| {
-                let (operator, account) = (Arc::clone(&operator), Account::open(&of_operator, Peer::of(peer)));
-                let answer = {
+            tokio::spawn(internal_listener("admin", &admin, admin_tls).serve(admin.socket, move |local, peer| {
+                let (operator, account) = (Arc::clone(&operator), Account::open(&operator_budget, Peer::of(peer)));
+                let requests = {
                     let account = account.clone();
                     move |request| {
                         let (operator, account) = (Arc::clone(&operator), account.clone());
                         async move { operator.answer(request, local, &account).await }
                     }
                 };
-                Handler { answer, fast_path: None, account, half_close: Arc::default() }
+                ConnectionHandler { requests, fast_path: None, account, half_close: Arc::default() }
             })),
         ];
         let proxying = tokio::spawn({
@@ -228,17 +229,17 @@ impl Server {
                 let fast_path = WireFastPath::new(&gateway, &connection, shutdown.clone());
                 let account = connection.account().clone();
                 let half_close = Arc::clone(connection.half_close());
-                let answer = move |request| {
+                let requests = move |request| {
                     let (gateway, connection) = (Arc::clone(&gateway), Arc::clone(&connection));
-                    // Apart, so that it is freed when the answer begins, and is not moved through the futures around it.
+                    // Boxed, so that it is freed when the response starts and is not moved through the outer futures.
                     Box::pin(async move { gateway.handle(request, &connection).await })
                 };
-                Handler { answer, fast_path: Some(Box::new(fast_path)), account, half_close }
+                ConnectionHandler { requests, fast_path: Some(Box::new(fast_path)), account, half_close }
             })
         });
-        let shedding = tokio::spawn(short_of_memory::run(Arc::clone(&gateway), registry, observed.1.clone()));
-        let telling = tokio::spawn(log_repetitions(Arc::clone(&gateway)));
-        let reloading = Arc::new(Reloading::new(Arc::clone(&gateway), clients, watchers, tls_state));
+        let shedding = tokio::spawn(short_of_memory::run(Arc::clone(&gateway), registry, observation.1.clone()));
+        let logging = tokio::spawn(log_repetitions(Arc::clone(&gateway)));
+        let reloading = Arc::new(Reloading::new(Arc::clone(&gateway), client_limits, internal_limits, tls_state));
         let [proxy, metrics, admin] = addresses;
         Ok(Self {
             gateway,
@@ -250,83 +251,76 @@ impl Server {
             connection_limit,
             draining,
             proxying,
-            watching,
+            internal,
             shedding,
-            telling,
+            logging,
         })
     }
 
-    /// Whether it could start with these settings, as far as files are concerned.
+    /// Checks whether the server could start with this configuration, as far as files are concerned.
     ///
     /// # Errors
-    /// Which file is unusable.
+    /// All files that are unusable.
     pub fn check(config: &Config) -> Result<Checked, Vec<io::Error>> {
-        let mut wrong: Vec<io::Error> = Gateway::new(config, Clock::System).err().into_iter().collect();
+        let mut errors: Vec<io::Error> = Gateway::new(config, Clock::System).err().into_iter().collect();
         match tls::prepare(&config.settings.listen) {
-            Ok(prepared) if wrong.is_empty() => Ok(Checked { certificate_not_after: prepared.not_after() }),
+            Ok(prepared) if errors.is_empty() => Ok(Checked { certificate_not_after: prepared.not_after() }),
             prepared => {
-                wrong.extend(prepared.err().into_iter().flatten());
-                Err(wrong)
+                errors.extend(prepared.err().into_iter().flatten());
+                Err(errors)
             }
         }
     }
 
-    /// The gateway that answers.
     pub fn gateway(&self) -> &Arc<Gateway> {
         &self.gateway
     }
 
-    /// What gives it other settings.
     pub fn reloading(&self) -> &Arc<Reloading> {
         &self.reloading
     }
 
-    /// Where clients connect.
     pub fn proxy_address(&self) -> SocketAddr {
         self.proxy
     }
 
-    /// Where Prometheus and health checks connect.
     pub fn metrics_address(&self) -> SocketAddr {
         self.metrics
     }
 
-    /// Where the operator connects.
     pub fn admin_address(&self) -> SocketAddr {
         self.admin
     }
 
-    /// The listeners whose sockets were handed down, and where they are.
+    /// The names and addresses of inherited listeners.
     pub fn inherited(&self) -> &[(&'static str, SocketAddr)] {
         &self.inherited
     }
 
-    /// How many connections clients may have open.
     pub fn connection_limit(&self) -> ConnectionLimit {
         self.connection_limit
     }
 
-    /// Resolves if the proxy listener ends without being told to.
+    /// Resolves if the proxy listener ends unexpectedly.
     pub async fn failed(&mut self) {
         if let Err(error) = (&mut self.proxying).await {
             tracing::error!(%error, "the proxy listener failed");
         }
     }
 
-    /// Stops accepting, waits for what is in flight as long as `limits.shutdown_timeout` allows, and
-    /// ends.
+    /// Stops accepting and waits up to `limits.shutdown_timeout` for requests in flight.
     pub async fn stop(self) {
         self.draining.send_replace(true);
         if let Err(error) = self.proxying.await {
             tracing::error!(%error, "the proxy listener failed");
         }
-        for task in self.watching.into_iter().chain([self.shedding, self.telling]) {
+        for task in self.internal.into_iter().chain([self.shedding, self.logging]) {
             task.abort();
         }
     }
 }
 
-/// Has repetitions of events and failures logged that nothing else would tell of: those after which nothing happened.
+/// Logs pending repetitions of events and failures. Otherwise they would only be logged at the next event.
 async fn log_repetitions(gateway: Arc<Gateway>) {
     loop {
         tokio::time::sleep(REPEAT_INTERVAL).await;

@@ -1,7 +1,7 @@
-//! Frames that the gateway itself writes between hyper's on a connection in HTTP/2. hyper offers neither of them:
+//! HTTP/2 frames that the gateway writes between those of hyper. hyper offers neither of them:
 //!
-//! - GOAWAY some time before the connection ends. hyper's own comes when it shuts the connection down, and it counts a round trip
-//!   from then on: what comes later is ignored, and a client may have been about to ask. RFC 9113 §6.8 has it so.
+//! - GOAWAY some time before the connection ends (RFC 9113 §6.8). hyper sends its own one when it shuts down, and then
+//!   ignores requests that arrive after one round trip. A client may be about to send one.
 //! - 100 (Continue), for which some clients wait before they send a body (RFC 9110 §10.1.1).
 
 use std::io;
@@ -13,7 +13,7 @@ use tokio::io::AsyncWrite;
 /// GOAWAY with the highest stream identifier: all streams are still served (RFC 9113 §6.8).
 const GOAWAY: [u8; 17] = [0, 0, 8, 7, 0, 0, 0, 0, 0, 0x7f, 0xff, 0xff, 0xff, 0, 0, 0, 0];
 
-/// A frame of our own, which is written whole before anything else.
+/// The current frame. It is written completely before anything else.
 #[derive(Default)]
 pub(super) struct OwnFrames {
     frame: [u8; GOAWAY.len()],
@@ -22,11 +22,10 @@ pub(super) struct OwnFrames {
     is_unflushed: bool,
 }
 
-/// What can be said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum OwnFrame {
     GoAway,
-    /// A 100 on this stream. `reduced`: the size of the table for fields, if the client has reduced it to less than 4,096 bytes.
+    /// A 100 on this stream. `reduced`: the client's header table size, if it is below the default of 4,096 bytes.
     Continue {
         stream: u32,
         reduced: Option<u32>,
@@ -43,8 +42,8 @@ impl OwnFrame {
                     frame[length..][..bytes.len()].copy_from_slice(bytes);
                     length += bytes.len();
                 };
-                // The first head after that has to acknowledge it (RFC 7541 §4.2). hyper repeats that in its own next
-                // head, which has no effect.
+                // The first head after a reduction has to acknowledge it (RFC 7541 §4.2). hyper does so again in its
+                // next head, which has no effect.
                 match reduced {
                     None => {}
                     Some(size @ ..0x1f) => add(&[0x20 | size as u8]),
@@ -53,7 +52,8 @@ impl OwnFrame {
                         add(&[0x3f, 0x80 | low >> 1, high]);
                     }
                 }
-                // `:status` is a literal that no table keeps (RFC 7541 §6.2.2), so that hyper's encoder need not know of it.
+                // `:status` is sent as a literal without indexing (RFC 7541 §6.2.2), so that hyper's encoder is not
+                // affected.
                 add(&[8, 3, b'1', b'0', b'0']);
                 frame[2] = length as u8 - 9;
                 // HEADERS with END_HEADERS.
@@ -66,7 +66,7 @@ impl OwnFrame {
 }
 
 impl OwnFrames {
-    /// Writes the next ones, if they can be said here. Nothing else may be written before this is ready.
+    /// Writes the frames that `next` returns until there are none. Nothing else may be written before this is ready.
     pub(super) fn poll<IO: AsyncWrite + Unpin>(
         &mut self,
         io: &mut IO,
@@ -108,7 +108,7 @@ mod tests {
     #[test]
     fn a_100_first_acknowledges_a_smaller_table() {
         let status = [8, 3, b'1', b'0', b'0'];
-        // RFC 7541 §5.1 encodes 1337 in this way.
+        // RFC 7541 §5.1 has 1337 as an example.
         for (reduced, update) in [
             (None, &[][..]),
             (Some(0), &[0x20]),

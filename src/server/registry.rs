@@ -1,8 +1,8 @@
-//! The open connections of a listener: which there are, and how one is told to end so that another can have its place.
+//! The open connections of a listener, and requests to close some of them for others.
 //!
-//! [`Registry::shed_bytes`] and [`Registry::shed_one`] may be called from anywhere in the server that has run out of
-//! something that connections hold. Which connection is chosen is in `shed.rs`. How a connection ends is in `serve.rs`: it checks with
-//! [`OpenConnection::is_still_chosen`] that no request has come since, and then ends as if its time were over.
+//! [`Registry::shed_bytes`] and [`Registry::shed_one`] may be called by any part of the server that lacks something
+//! that connections hold. `shed.rs` chooses the connections. `serve.rs` closes them: it checks with
+//! [`OpenConnection::is_still_chosen`] that no request has arrived since, and then ends them as at a timeout.
 
 use std::collections::HashMap;
 use std::ops::Deref;
@@ -19,7 +19,6 @@ use crate::request::half_close::HalfClose;
 use crate::request::peer::Peer;
 use crate::sync::{Mutex, MutexGuard};
 
-/// The open connections of one listener.
 pub(super) struct Registry {
     minimum: MinimumAge,
     open: Mutex<Open>,
@@ -33,21 +32,20 @@ struct Open {
     next_id: u64,
 }
 
-/// One of them.
 pub(super) struct OpenConnection {
     activity: Arc<ConnectionActivity>,
     account: Account,
-    /// What it takes while it is open.
+    /// The memory that the connection takes while it is open.
     charge: Mutex<Charge>,
-    /// When it was told to end.
-    told_at: Mutex<Option<Instant>>,
-    told: Notify,
+    /// When this connection was requested to close.
+    close_requested_at: Mutex<Option<Instant>>,
+    close_request: Notify,
 }
 
-/// How many connections are told to end at once, for want of memory: choosing one looks at all of them.
+/// How many connections are closed at once for memory: each choice scans all connections.
 const MAX_AT_ONCE: usize = 32;
 
-/// By what the connections of classes and peers are added up.
+/// How the connections of classes and peers are added up.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Weight {
     Number,
@@ -55,57 +53,56 @@ enum Weight {
 }
 
 impl OpenConnection {
-    /// One that is accepted now. The gateway is told by `half_close` when its client has closed its sending side.
+    /// A connection that was just accepted. `half_close` notifies the gateway when the client has closed its sending
+    /// side.
     pub(super) fn new(account: Account, half_close: Arc<HalfClose>) -> Self {
         let charge = Mutex::new(account.charge(Purpose::Connections, CONNECTION));
         let activity = Arc::new(ConnectionActivity::new(half_close));
-        Self { account, charge, activity, told_at: Mutex::default(), told: Notify::new() }
+        Self { account, charge, activity, close_requested_at: Mutex::default(), close_request: Notify::new() }
     }
 
-    /// What it is doing.
     pub(super) fn activity(&self) -> &Arc<ConnectionActivity> {
         &self.activity
     }
 
-    /// What its client holds of the memory budget.
+    /// What the client holds of the memory budget.
     pub(super) fn account(&self) -> &Account {
         &self.account
     }
 
-    /// Notes that it takes more memory until it is closed.
-    pub(super) fn takes(&self, bytes: usize) {
+    /// Charges more memory until the connection is closed.
+    pub(super) fn add_charge(&self, bytes: usize) {
         self.charge.lock().add(bytes);
     }
 
-    /// Resolves when it is told to end. Then [`Self::is_still_chosen`] says whether it has to.
-    pub(super) async fn told(&self) {
-        self.told.notified().await;
+    /// Resolves when the connection is requested to close. Then check [`Self::is_still_chosen`].
+    pub(super) async fn close_requested(&self) {
+        self.close_request.notified().await;
     }
 
-    /// Whether the connection still has to end: no request has come since it was told, and its client has read nothing.
-    /// If not, it goes on as if it had not been told.
+    /// Whether the connection still has to close: since the request to close, no request has arrived and the client has
+    /// read nothing. If not, the request to close is withdrawn.
     pub(super) fn is_still_chosen(&self) -> bool {
-        let mut told_at = self.told_at();
-        let since = self.activity.activity().since();
-        let is_chosen = since.is_some_and(|since| told_at.is_some_and(|told_at| since < told_at));
+        let mut close_requested_at = self.close_requested_at();
+        let since = self.activity.state().since();
+        let is_chosen = since.is_some_and(|since| close_requested_at.is_some_and(|requested_at| since < requested_at));
         if !is_chosen {
-            *told_at = None;
+            *close_requested_at = None;
         }
         is_chosen
     }
 
-    /// Tells the connection to end.
-    fn tell(&self, now: Instant) {
-        *self.told_at() = Some(now);
-        self.told.notify_one();
+    fn request_close(&self, now: Instant) {
+        *self.close_requested_at() = Some(now);
+        self.close_request.notify_one();
     }
 
-    fn is_told(&self) -> bool {
-        self.told_at().is_some()
+    fn is_close_requested(&self) -> bool {
+        self.close_requested_at().is_some()
     }
 
-    fn told_at(&self) -> MutexGuard<'_, Option<Instant>> {
-        self.told_at.lock()
+    fn close_requested_at(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.close_requested_at.lock()
     }
 
     fn candidate(&self, id: u64, weight: Weight) -> Candidate {
@@ -114,23 +111,23 @@ impl OpenConnection {
             Weight::Bytes => self.account.bytes(),
         };
         let (peer, class) = (self.account.peer(), self.account.class());
-        Candidate { id, peer, class, weight, activity: self.activity.activity() }
+        Candidate { id, peer, class, weight, activity: self.activity.state() }
     }
 
-    /// Whether closing it would help where this is short.
+    /// Whether closing the connection would help with this shortage.
     fn relieves(&self, shortage: Shortage) -> bool {
         match shortage {
             Shortage::Budget => true,
             Shortage::Class(class) => self.account.class() == class,
             Shortage::Peer(peer) => self.account.peer() == Some(peer),
             Shortage::Caller(caller) => self.account.caller() == Some(caller),
-            // Its client is asking for more, so that it is not idle.
+            // Its client is sending a request, so it is not idle.
             Shortage::Connection => false,
         }
     }
 }
 
-/// A connection that is open until this is dropped.
+/// Keeps a connection in the registry until dropped.
 pub(super) struct Registered {
     registry: Arc<Registry>,
     id: u64,
@@ -152,12 +149,12 @@ impl Drop for Registered {
 }
 
 impl Registry {
-    /// Of no connections. They may be closed for others once they have been idle, or blocked, for so long.
+    /// An empty registry. `minimum`: how long connections must have been idle or blocked before they may be closed for
+    /// others.
     pub(super) fn new(minimum: MinimumAge) -> Arc<Self> {
         Arc::new(Self { minimum, open: Mutex::default(), changed: Notify::new() })
     }
 
-    /// Adds a connection that has been accepted.
     pub(super) fn add(self: &Arc<Self>, connection: OpenConnection) -> Registered {
         let connection = Arc::new(connection);
         let mut open = self.open();
@@ -174,10 +171,10 @@ impl Registry {
         let mut open = self.open();
         let peer = open.connections.remove(&id).and_then(|connection| connection.account.peer());
         if let Some(peer) = peer
-            && let Some(held) = open.by_peer.get_mut(&peer)
+            && let Some(count) = open.by_peer.get_mut(&peer)
         {
-            *held -= 1;
-            if *held == 0 {
+            *count -= 1;
+            if *count == 0 {
                 open.by_peer.remove(&peer);
             }
         }
@@ -185,17 +182,16 @@ impl Registry {
         self.changed.notify_waiters();
     }
 
-    /// How many connections are open.
     pub(super) fn len(&self) -> usize {
         self.open().connections.len()
     }
 
-    /// Whether a peer address has half of all connections that there may be, or more.
-    pub(super) fn has_its_half(&self, peer: Peer, most: usize) -> bool {
-        self.open().has_its_half(peer, most)
+    /// Whether a peer address has at least half of the `limit` connections.
+    pub(super) fn holds_half(&self, peer: Peer, limit: usize) -> bool {
+        self.open().holds_half(peer, limit)
     }
 
-    /// Resolves when a connection has ended since this was called, even if it is awaited only later.
+    /// Resolves when a connection has closed since this was called, even if it is awaited later.
     pub(super) fn changed(&self) -> impl Future<Output = ()> {
         self.changed.notified()
     }
@@ -211,18 +207,18 @@ impl Registry {
         }
     }
 
-    /// Tells as many connections to end as hold so many bytes, for the memory budget is short of them. Those that have been
-    /// told and are still open count. Of these connections, the class that holds most bytes gives up its own first.
+    /// Requests connections to close that hold `needed` bytes of the memory budget, starting in the class that holds
+    /// most bytes. Connections that were requested before and are still open count.
     pub(super) fn shed_bytes(&self, shortage: Shortage, needed: usize, now: Instant) -> usize {
         let relieves = |connection: &OpenConnection| connection.relieves(shortage);
-        self.tell(now, Weight::Bytes, relieves, |mut selection, open| {
+        self.close_chosen(now, Weight::Bytes, relieves, |mut order, open| {
             let bytes = |id: &u64| open.connections.get(id).map_or(0, |it| it.account.bytes());
-            let told = open.connections.values().filter(|it| it.is_told() && relieves(it));
-            let mut freed: usize = told.map(|it| it.account.bytes()).sum();
+            let requested = open.connections.values().filter(|it| it.is_close_requested() && relieves(it));
+            let mut freed: usize = requested.map(|it| it.account.bytes()).sum();
             let mut chosen = Vec::new();
             while freed < needed
                 && chosen.len() < MAX_AT_ONCE
-                && let Some(id) = selection.any()
+                && let Some(id) = order.any()
             {
                 freed += bytes(&id);
                 chosen.push(id);
@@ -231,34 +227,34 @@ impl Registry {
         })
     }
 
-    /// Tells one connection to end, for want of a file descriptor: in the class that has most connections. False if none can
-    /// be closed now.
+    /// Requests one connection to close, to free a file descriptor: in the class that has most connections. Returns
+    /// false if none can be closed now.
     pub(super) fn shed_one(&self, now: Instant) -> bool {
-        self.tell(now, Weight::Number, |_| true, |mut selection, _| selection.any().into_iter().collect()) > 0
+        self.close_chosen(now, Weight::Number, |_| true, |mut order, _| order.any().into_iter().collect()) > 0
     }
 
-    /// Tells as many connections to end as these newcomers need, but for those that have been told and are still open. A
-    /// newcomer whose peer address holds half of all `most` connections gets only places of that address.
-    pub(super) fn make_room(&self, newcomers: &[Option<Peer>], most: usize, now: Instant) {
-        self.tell(
+    /// Requests as many connections to close as the newcomers need. Connections that were requested before and are
+    /// still open count. A newcomer whose peer address holds half of the `limit` only gets places of that address.
+    pub(super) fn make_room(&self, newcomers: &[Option<Peer>], limit: usize, now: Instant) {
+        self.close_chosen(
             now,
             Weight::Number,
             |_| true,
-            |mut selection, open| {
-                let told = open.connections.values().filter(|it| it.is_told()).count();
+            |mut order, open| {
+                let requested = open.connections.values().filter(|it| it.is_close_requested()).count();
                 let place = |peer: &Option<Peer>| match *peer {
-                    Some(peer) if open.has_its_half(peer, most) => selection.of(peer),
-                    _ => selection.any(),
+                    Some(peer) if open.holds_half(peer, limit) => order.of(peer),
+                    _ => order.any(),
                 };
-                newcomers.iter().skip(told).filter_map(place).collect()
+                newcomers.iter().skip(requested).filter_map(place).collect()
             },
         );
     }
 
-    /// Tells those to end that are chosen among some, and says how many these are. They end soon, not before this returns: see
-    /// [`Self::changed`]. This looks at each connection, once for each that it
-    /// chooses, and is meant to be called at most some hundred times a second.
-    fn tell(
+    /// Requests the chosen connections to close, and returns their number. They close later: see [`Self::changed`].
+    /// This scans all connections, and again for each chosen one. It should be called at most a few hundred times per
+    /// second.
+    fn close_chosen(
         &self,
         now: Instant,
         weight: Weight,
@@ -266,11 +262,11 @@ impl Registry {
         choose: impl FnOnce(ShedOrder, &Open) -> Vec<u64>,
     ) -> usize {
         let open = self.open();
-        let candidates = open.connections.iter().filter(|(_, it)| !it.is_told() && is_among(it));
+        let candidates = open.connections.iter().filter(|(_, it)| !it.is_close_requested() && is_among(it));
         let candidates = candidates.map(|(&id, connection)| connection.candidate(id, weight)).collect();
         let chosen = choose(ShedOrder::new(candidates, self.minimum, now), &open);
-        let told = chosen.iter().filter_map(|id| open.connections.get(id));
-        told.inspect(|connection| connection.tell(now)).count()
+        let requested = chosen.iter().filter_map(|id| open.connections.get(id));
+        requested.inspect(|connection| connection.request_close(now)).count()
     }
 
     fn open(&self) -> MutexGuard<'_, Open> {
@@ -279,8 +275,7 @@ impl Registry {
 }
 
 impl Open {
-    /// Whether a peer address has half of all connections that there may be.
-    fn has_its_half(&self, peer: Peer, most: usize) -> bool {
-        self.by_peer.get(&peer).is_some_and(|&held| held.saturating_mul(2) >= most)
+    fn holds_half(&self, peer: Peer, limit: usize) -> bool {
+        self.by_peer.get(&peer).is_some_and(|&count| count.saturating_mul(2) >= limit)
     }
 }

@@ -1,4 +1,5 @@
-//! Other settings for a running server: of the gateway, and of the connections that are accepted from then on.
+//! Applies a new configuration to a running server: to the gateway, and to connections that are accepted afterwards.
+//! Either everything is applied or nothing.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -16,85 +17,84 @@ use crate::config::{Config, ConfigError, SettingsDiff};
 use crate::gateway::Gateway;
 use crate::telemetry::events::{Event, NewEvent};
 use crate::telemetry::logs;
-use crate::telemetry::reloads::Reload;
+use crate::telemetry::metrics::Reload;
 
-/// How long a connection without a request stays open on the listeners for metrics and for the operator: they have few
-/// places. It is longer than the status page waits between two requests.
-pub(super) const WATCHERS_KEEPALIVE: Duration = Duration::from_secs(5);
+/// The keep-alive timeout of the internal listeners (metrics and admin), which have few places. It is longer than the
+/// interval in which the status page sends requests.
+pub(super) const INTERNAL_KEEPALIVE: Duration = Duration::from_secs(5);
 
-/// What may change about how clients are served. A connection keeps what it began with.
+/// Limits of a listener that can be reloaded. A connection keeps those that it started with.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ServeLimits {
-    pub(super) terms: ConnectionTimeouts,
-    /// For a head, in bytes.
+    pub(super) timeouts: ConnectionTimeouts,
+    /// The maximum size of a head, in bytes.
     pub(super) buffer: usize,
-    /// For a client that has closed its sending side to be written something. Zero: not at all.
+    /// How long nothing may be written to a client that has closed its sending side. With zero, its connection ends
+    /// immediately.
     pub(super) half_close: Duration,
-    /// For what is in flight when it is time to drain.
+    /// For requests in flight during shutdown.
     pub(super) shutdown_timeout: Duration,
 }
 
 impl ServeLimits {
-    /// Of the listener for clients.
     pub(super) fn for_clients(limits: &Limits) -> Self {
-        let terms = ConnectionTimeouts {
+        let timeouts = ConnectionTimeouts {
             head: limits.header_timeout.0,
             idle: limits.keepalive_timeout.0,
             write: limits.write_timeout.0,
         };
-        // The gateway itself answers a head above the limit; beyond twice that, hyper does. (It insists on at
-        // least 8 KiB.)
+        // The gateway itself answers heads above the limit. hyper answers those above twice the limit; it requires at
+        // least 8 KiB.
         let buffer = limits.max_head_size.bytes().saturating_mul(2).max(8 * 1024);
-        Self { terms, buffer, half_close: limits.half_close.0, shutdown_timeout: limits.shutdown_timeout.0 }
+        Self { timeouts, buffer, half_close: limits.half_close.0, shutdown_timeout: limits.shutdown_timeout.0 }
     }
 
-    /// Of the listeners for metrics and for the operator.
-    pub(super) fn for_watchers(limits: &Limits) -> Self {
-        let Self { terms, half_close, shutdown_timeout, .. } = Self::for_clients(limits);
-        let terms = ConnectionTimeouts { idle: terms.idle.min(WATCHERS_KEEPALIVE), ..terms };
-        Self { terms, buffer: 64 * 1024, half_close, shutdown_timeout }
+    /// For the internal listeners.
+    pub(super) fn for_internal(limits: &Limits) -> Self {
+        let Self { timeouts, half_close, shutdown_timeout, .. } = Self::for_clients(limits);
+        let timeouts = ConnectionTimeouts { idle: timeouts.idle.min(INTERNAL_KEEPALIVE), ..timeouts };
+        Self { timeouts, buffer: 64 * 1024, half_close, shutdown_timeout }
     }
 }
 
-/// Why other settings are not in force.
+/// Why a configuration was not applied.
 #[derive(Debug, Error)]
 pub enum ReloadError {
-    /// They are wrong.
+    /// The configuration is invalid.
     #[error(transparent)]
-    Wrong(#[from] ConfigError),
-    /// Something that a setting names is unusable.
+    Invalid(#[from] ConfigError),
+    /// A file that a setting names is unusable.
     #[error(transparent)]
     Unusable(#[from] std::io::Error),
 }
 
-/// Gives a running server other settings.
 pub struct Reloading {
     gateway: Arc<Gateway>,
-    clients: watch::Sender<ServeLimits>,
-    watchers: watch::Sender<ServeLimits>,
+    client_limits: watch::Sender<ServeLimits>,
+    internal_limits: watch::Sender<ServeLimits>,
     tls_state: TlsState,
 }
 
 impl Reloading {
     pub(super) fn new(
         gateway: Arc<Gateway>,
-        clients: watch::Sender<ServeLimits>,
-        watchers: watch::Sender<ServeLimits>,
+        client_limits: watch::Sender<ServeLimits>,
+        internal_limits: watch::Sender<ServeLimits>,
         tls_state: TlsState,
     ) -> Self {
-        Self { gateway, clients, watchers, tls_state }
+        Self { gateway, client_limits, internal_limits, tls_state }
     }
 
-    /// Puts in force what has been read, as far as that takes no restart, and counts what came of it. May read files,
-    /// so that it is not for a thread that answers requests.
+    /// Applies what does not need a restart, and counts the result. Reads files, so it must not be called on a thread
+    /// that answers requests.
     ///
     /// # Errors
-    /// What is wrong with it. Everything is as it was then.
+    /// What is wrong with the configuration. Then nothing changes.
     pub fn apply(&self, read: Result<Config, ConfigError>) -> Result<SettingsDiff, ReloadError> {
         let applied = read.map_err(ReloadError::from).and_then(|config| {
-            let turn = self.tls_state.turn(&config.settings.listen)?;
+            let pending = self.tls_state.load(&config.settings.listen)?;
             let mut changes = self.gateway.reload(&config)?;
-            changes.applied.extend(turn.take());
+            changes.applied.extend(pending.apply());
             Ok(changes)
         });
         let result = match &applied {
@@ -102,47 +102,47 @@ impl Reloading {
             Ok(_) => {
                 let active = self.gateway.active();
                 let limits = &active.settings().limits;
-                self.clients.send_replace(ServeLimits::for_clients(limits));
-                self.watchers.send_replace(ServeLimits::for_watchers(limits));
+                self.client_limits.send_replace(ServeLimits::for_clients(limits));
+                self.internal_limits.send_replace(ServeLimits::for_internal(limits));
                 Reload::Applied
             }
             Err(_) => Reload::Refused,
         };
-        // Before the event: whoever reads it may then read the counter.
-        self.gateway.reloads().count(result);
+        // Before the event, so that a reader of the event sees the new count.
+        self.gateway.metrics().reload(result);
         match &applied {
             Ok(changes) if changes.applied.is_empty() => {}
             Ok(changes) => {
-                // What an operator has switched stays so until the setting itself changes.
+                // A level that the operator has set at run time stays until the setting itself changes.
                 if changes.call_for(FollowUp::SetLogLevel) {
                     logs::set_level(self.gateway.active().settings().log.level);
                 }
                 logs::set_access(self.gateway.active().settings().log.access);
                 let changed = changes.applied.join(", ");
-                let what = format!("settings reloaded: {changed}");
-                self.gateway.observer().record_event(NewEvent::new(Event::Reload, what).changing(changed));
+                let what = format!("configuration reloaded: {changed}");
+                self.gateway.observer().record_event(NewEvent::new(Event::Reload, what).with_changed_settings(changed));
             }
-            // What is wrong may be told only where it can't be a secret that was put into the wrong place: in the log.
+            // The reason is only logged: a secret may have been put into the wrong place, and events are shown on the
+            // status page.
             Err(error) => {
-                let what = "settings not reloaded (the log says why); the previous ones stay in force";
-                self.gateway.observer().record_event(NewEvent::new(Event::ReloadRefused, what).because(error));
+                let what = "configuration reload failed (see the log); the previous configuration stays in force";
+                self.gateway.observer().record_event(NewEvent::new(Event::ReloadRefused, what).with_error(error));
             }
         }
         applied
     }
 
-    /// The addresses, by their settings, at which plain text is spoken with other machines.
+    /// The settings and addresses of listeners that speak plaintext with other machines.
     pub fn exposed(&self) -> Vec<(&'static str, SocketAddr)> {
         let active = self.gateway.active();
         self.tls_state.exposed(&active.settings().listen)
     }
 
-    /// When the certificate for clients ends, as Unix time in seconds. `None` without TLS.
+    /// The end of validity of the certificate. `None` without TLS.
     pub fn certificate_not_after(&self) -> Option<NotAfter> {
         self.tls_state.not_after()
     }
 
-    /// The gateway that is given them.
     pub fn gateway(&self) -> &Gateway {
         &self.gateway
     }

@@ -1,8 +1,8 @@
-//! A connection in HTTP/1 that takes little memory while it is idle.
+//! An HTTP/1 connection that uses little memory while it is idle. No bytes are read or changed here.
 //!
-//! hyper's read buffer grows to the size of the largest head and never shrinks, and even an idle connection of hyper's
-//! has its buffers and a place for a request. So when a connection has read a large head, or has been idle for a moment,
-//! hyper's part of it is taken apart. When more arrives, another one continues where it was.
+//! hyper's read buffer grows to the size of the largest head and never shrinks. Even an idle hyper connection has its
+//! buffers and room for a request. So when a connection has read a large head or has been idle for a while, its hyper
+//! connection is dropped. When bytes arrive, a new one continues.
 
 use std::error::Error;
 use std::future::Future;
@@ -17,20 +17,20 @@ use hyper::rt::bounds::Http2ServerConnExec;
 use hyper::server::conn::{http1, http2};
 use hyper::service::HttpService;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_util::either::Either;
 
 use super::activity::ConnectionActivity;
+use super::transport::ClientIo;
 use super::wire::Wire;
-use crate::net::Reset;
 use crate::stream::BoxError;
 
-/// A connection that can be told to end in good order.
-pub(super) trait Closing: Future<Output = hyper::Result<()>> {
-    /// Has it take no more requests.
+/// A connection that can be closed gracefully.
+pub(super) trait HttpConnection: Future<Output = hyper::Result<()>> {
+    /// Finishes requests in progress and accepts no more.
     fn graceful_shutdown(self: Pin<&mut Self>);
 }
 
-impl<I, B, S, E> Closing for http2::Connection<I, S, E>
+impl<I, B, S, E> HttpConnection for http2::Connection<I, S, E>
 where
     S: HttpService<Incoming, ResBody = B>,
     S::Error: Into<Box<dyn Error + Send + Sync>>,
@@ -44,56 +44,51 @@ where
     }
 }
 
-/// A connection of one version or the other.
-pub(super) enum Either<One, Two> {
-    Http1(Pin<Box<One>>),
-    Http2(Pin<Box<Two>>),
-}
+/// An HTTP/1 (left) or an HTTP/2 connection (right).
+pub(super) type AnyHttpConnection<Http1, Http2> = Either<Pin<Box<Http1>>, Pin<Box<Http2>>>;
 
-impl<One: Closing, Two: Closing> Either<One, Two> {
-    pub(super) fn poll(&mut self, context: &mut Context<'_>) -> Poll<hyper::Result<()>> {
-        match self {
-            Self::Http1(connection) => connection.as_mut().poll(context),
-            Self::Http2(connection) => connection.as_mut().poll(context),
-        }
-    }
-
-    pub(super) fn graceful_shutdown(&mut self) {
-        match self {
-            Self::Http1(connection) => connection.as_mut().graceful_shutdown(),
-            Self::Http2(connection) => connection.as_mut().graceful_shutdown(),
+impl<Http1: HttpConnection, Http2: HttpConnection> HttpConnection for AnyHttpConnection<Http1, Http2> {
+    fn graceful_shutdown(self: Pin<&mut Self>) {
+        match self.get_mut() {
+            Either::Left(http1) => http1.as_mut().graceful_shutdown(),
+            Either::Right(http2) => http2.as_mut().graceful_shutdown(),
         }
     }
 }
 
-/// The connection.
-pub(super) struct Renewing<IO, S>
+/// A service that hyper accepts for HTTP/1.
+pub(super) trait Http1Service:
+    HttpService<Incoming, ResBody: Body<Data = Bytes, Error: Into<BoxError>> + 'static, Error: Into<BoxError>> + Unpin
+{
+}
+
+impl<S> Http1Service for S where
+    S: HttpService<Incoming, ResBody: Body<Data = Bytes, Error: Into<BoxError>> + 'static, Error: Into<BoxError>>
+        + Unpin
+{
+}
+
+pub(super) struct Http1Connection<IO, S>
 where
     S: HttpService<Incoming>,
 {
     builder: http1::Builder,
     activity: Arc<ConnectionActivity>,
-    state: Option<RenewState<IO, S>>,
+    state: Option<Http1State<IO, S>>,
     is_closing: bool,
 }
 
-/// Who has the connection.
-#[expect(clippy::large_enum_variant, reason = "there is one for each connection, and idle is the size that counts")]
-enum RenewState<IO, S>
+#[expect(clippy::large_enum_variant, reason = "one per connection, and boxing the idle state would not save memory")]
+enum Http1State<IO, S>
 where
     S: HttpService<Incoming>,
 {
-    /// hyper has the connection.
     Active(Box<http1::Connection<TokioIo<Wire<IO>>, S>>),
-    /// The connection is idle, and hyper's part was freed. It is made again when bytes arrive.
+    /// hyper's part was freed. It is created again when bytes arrive.
     Idle(Wire<IO>, S),
 }
 
-impl<IO, S> Renewing<IO, S>
-where
-    IO: AsyncRead + AsyncWrite + Reset + Unpin,
-    S: HttpService<Incoming, ResBody: Body<Data = Bytes, Error: Into<BoxError>> + 'static, Error: Into<BoxError>>,
-{
+impl<IO: ClientIo, S: Http1Service> Http1Connection<IO, S> {
     pub(super) fn new(builder: http1::Builder, wire: Wire<IO>, service: S, activity: Arc<ConnectionActivity>) -> Self {
         let mut new = Self { builder, activity, state: None, is_closing: false };
         new.activate(wire, service);
@@ -101,28 +96,28 @@ where
     }
 
     fn activate(&mut self, wire: Wire<IO>, service: S) {
-        self.activity.rests();
+        self.activity.memory_freed();
         let connection = self.builder.serve_connection(TokioIo::new(wire), service);
-        self.state = Some(RenewState::Active(Box::new(connection)));
+        self.state = Some(Http1State::Active(Box::new(connection)));
     }
 
     fn poll_state(&mut self, context: &mut Context<'_>) -> Poll<hyper::Result<()>> {
         loop {
             match self.state.take() {
-                Some(RenewState::Active(mut connection)) => {
+                Some(Http1State::Active(mut connection)) => {
                     let ended = Pin::new(&mut *connection).poll(context);
-                    if ended.is_ready() || self.is_closing || !self.activity.is_to_renew() {
-                        self.state = Some(RenewState::Active(connection));
+                    if ended.is_ready() || self.is_closing || !self.activity.should_free_memory() {
+                        self.state = Some(Http1State::Active(connection));
                         return ended;
                     }
                     let parts = connection.into_parts();
                     let mut wire = parts.io.into_inner();
-                    wire.rests(parts.read_buf);
-                    self.state = Some(RenewState::Idle(wire, parts.service));
+                    wire.memory_freed(parts.read_buf);
+                    self.state = Some(Http1State::Idle(wire, parts.service));
                 }
-                Some(RenewState::Idle(mut wire, service)) => {
+                Some(Http1State::Idle(mut wire, service)) => {
                     if wire.poll_arrival(context).is_pending() {
-                        self.state = Some(RenewState::Idle(wire, service));
+                        self.state = Some(Http1State::Idle(wire, service));
                         return Poll::Pending;
                     }
                     self.activate(wire, service);
@@ -133,12 +128,7 @@ where
     }
 }
 
-impl<IO, S> Future for Renewing<IO, S>
-where
-    IO: AsyncRead + AsyncWrite + Reset + Unpin,
-    S: HttpService<Incoming, ResBody: Body<Data = Bytes, Error: Into<BoxError>> + 'static, Error: Into<BoxError>>
-        + Unpin,
-{
+impl<IO: ClientIo, S: Http1Service> Future for Http1Connection<IO, S> {
     type Output = hyper::Result<()>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<hyper::Result<()>> {
@@ -146,21 +136,16 @@ where
     }
 }
 
-impl<IO, S> Closing for Renewing<IO, S>
-where
-    IO: AsyncRead + AsyncWrite + Reset + Unpin,
-    S: HttpService<Incoming, ResBody: Body<Data = Bytes, Error: Into<BoxError>> + 'static, Error: Into<BoxError>>
-        + Unpin,
-{
+impl<IO: ClientIo, S: Http1Service> HttpConnection for Http1Connection<IO, S> {
     fn graceful_shutdown(self: Pin<&mut Self>) {
         let this = self.get_mut();
         this.is_closing = true;
-        if matches!(this.state, Some(RenewState::Idle(..)))
-            && let Some(RenewState::Idle(wire, service)) = this.state.take()
+        if matches!(this.state, Some(Http1State::Idle(..)))
+            && let Some(Http1State::Idle(wire, service)) = this.state.take()
         {
             this.activate(wire, service);
         }
-        if let Some(RenewState::Active(connection)) = &mut this.state {
+        if let Some(Http1State::Active(connection)) = &mut this.state {
             Pin::new(&mut **connection).graceful_shutdown();
         }
     }

@@ -1,4 +1,5 @@
-//! Serving one connection: which version of HTTP it speaks, within which bounds, and when it has to end.
+//! Serves one connection: detects its HTTP version, applies size limits, and decides when it ends. How a request is
+//! answered is not decided here.
 
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
@@ -6,231 +7,203 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::header::CONNECTION;
-use http::{HeaderValue, Request, Response};
-use http_body::Body;
+use http::{HeaderValue, Request};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use prometheus::IntCounterVec;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 use tokio::time::{sleep, sleep_until};
+use tokio_util::either::Either;
 
 use super::activity::{ConnectionTimeouts, EndCause, TimeoutAction};
-use super::exchange::{Streams, TrackedRequestBody, exchange};
+use super::exchange::{RequestHandler, Streams, exchange};
 use super::memory::{self, HeadMemory, SendBuffer, SocketMemory};
 use super::registry::OpenConnection;
 use super::reload::ServeLimits;
-use super::renew::{Closing, Either, Renewing};
+use super::renew::{AnyHttpConnection, Http1Connection, HttpConnection};
 use super::shutdown::{ListenerShutdown, draining};
 use super::tls::{HandshakeError, Tls};
-use super::transport::{Socket, Transport};
-use super::wire::Wire;
-use super::wire::WireFastPath;
+use super::transport::{ClientIo, Socket, Transport, negotiated_http2};
+use super::wire::{Wire, WireFastPath};
 use crate::clock::Clock;
-use crate::net::Reset;
 use crate::stream::BoxError;
 
-/// How many requests may be under way on one connection in HTTP/2. What each may hold is bounded: its head by
-/// `buffer`, its answer by a piece or two, its upload by the window.
+/// The maximum number of concurrent HTTP/2 streams on one connection. What each may hold is bounded: its head by
+/// `buffer`, its response by one or two pieces, its upload by the window.
 const MAX_STREAMS: u32 = 128;
 
-/// How much of one upload may come before it is read. The sum has a bound of its own, below what the streams could
-/// take together.
+/// HTTP/2 flow-control windows in bytes. The window of the connection is smaller than the sum of the windows of its
+/// streams.
 const STREAM_WINDOW: u32 = 64 * 1024;
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
 
-/// How long a client of HTTP/2 may take to go when another connection needs its place. Short, for that one waits: a round
-/// trip for the last PING, and some more.
+/// How long an HTTP/2 client may take to close when another connection needs its place. The other one waits, so this is
+/// short: one round trip for the last PING, and a margin.
 const SHED_CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What serves a connection apart from the connection.
+/// Everything that serving a connection needs besides the connection itself.
 #[derive(Clone)]
 pub(super) struct Serving {
-    pub(super) bounds: ServeLimits,
-    /// Whether HTTP/2 is spoken besides HTTP/1.
+    pub(super) limits: ServeLimits,
+    /// Whether HTTP/2 is offered besides HTTP/1.
     pub(super) http2: bool,
-    /// What the client has to speak, unless it is plain text.
+    /// `None` on a plaintext listener.
     pub(super) tls: Option<Tls>,
-    /// Counts the connections, and streams, that didn't keep to the terms.
-    pub(super) dropped: Option<IntCounterVec>,
-    /// Says when it is time to end in good order.
+    /// Counts connections and streams that the gateway has ended, by cause.
+    pub(super) connections_ended: Option<IntCounterVec>,
+    /// Becomes true when connections have to end gracefully.
     pub(super) drain: watch::Receiver<bool>,
-    /// Says when that is near.
+    /// The stage of the listener's shutdown.
     pub(super) shutdown: ListenerShutdown,
 }
 
 impl Serving {
-    /// Counts a connection that is closed for another before it was served.
+    /// Counts a connection that was closed for another one before it was served.
     pub(super) fn count_shed(&self) {
-        if let Some(dropped) = &self.dropped {
-            dropped.with_label_values(&[EndCause::Shed.into_str()]).inc();
+        if let Some(connections_ended) = &self.connections_ended {
+            connections_ended.with_label_values(&[EndCause::Shed.into_str()]).inc();
         }
     }
 
-    /// Serves a connection to its end. What opens it is boxed, and made outside of the future that this returns: the future is
-    /// there as long as the connection, and would have the size of both.
-    pub(super) fn serve<IO, A, F, B>(
+    /// Serves a connection until it ends. Opening is boxed and created outside of the returned future. That future
+    /// lives as long as the connection and would otherwise have the size of both.
+    pub(super) fn serve<IO: ClientIo + SendBuffer, H: RequestHandler>(
         mut self,
         io: IO,
         open: Arc<OpenConnection>,
         fast_path: Option<Box<WireFastPath>>,
-        answer: A,
-    ) -> impl Future<Output = ()> + Send + use<IO, A, F, B>
-    where
-        IO: AsyncRead + AsyncWrite + Reset + SendBuffer + Unpin + Send + 'static,
-        A: Fn(Request<TrackedRequestBody>) -> F + Send + Unpin + 'static,
-        F: Future<Output = Response<B>> + Send + 'static,
-        B: Body<Data = Bytes> + Unpin + Send + 'static,
-        B::Error: Into<BoxError>,
-    {
+        handler: H,
+    ) -> impl Future<Output = ()> + Send + use<IO, H> {
         let opening = Box::pin(self.opening(io, &open, fast_path));
         async move {
-            let ended = self.run(opening, &open, answer).await;
-            self.note(&ended);
+            let ended = self.run(opening, &open, handler).await;
+            self.record_end(&ended);
         }
     }
 
-    /// Notes why a connection has ended.
-    fn note(&self, ended: &Result<(), Ending>) {
+    /// Counts and logs why a connection has ended.
+    fn record_end(&self, ended: &Result<(), Ending>) {
         let count = |cause| {
-            if let Some(dropped) = &self.dropped {
-                dropped.with_label_values(&[cause]).inc();
+            if let Some(connections_ended) = &self.connections_ended {
+                connections_ended.with_label_values(&[cause]).inc();
             }
         };
         match ended {
             Ok(()) => {}
-            Err(Ending::Dropped(cause)) => {
+            Err(Ending::Closed(cause)) => {
                 tracing::debug!(cause = cause.into_str(), "connection ended by the gateway");
                 count(cause.into_str());
             }
-            // At no higher level: whoever can connect could fill the log.
+            // At debug level only: anyone who can connect could fill the log.
             Err(Ending::Handshake(error)) => {
                 tracing::debug!(%error, "TLS handshake failed");
                 count(HANDSHAKE);
             }
-            // A client's doing as a rule: it hung up, or spoke no HTTP.
+            // Usually the client's doing: it hung up or did not speak HTTP.
             Err(Ending::Broken(error)) => tracing::debug!(%error, "connection ended early"),
         }
     }
 
-    /// TLS, if there is to be, and the first bytes, which tell the version of HTTP.
-    fn opening<IO>(
+    /// Does the TLS handshake, if there is one, and reads the first bytes to detect the HTTP version.
+    fn opening<IO: ClientIo + SendBuffer>(
         &mut self,
         io: IO,
         open: &OpenConnection,
         fast_path: Option<Box<WireFastPath>>,
-    ) -> impl Future<Output = Result<Wire<Transport<IO>>, Ending>> + Send + use<IO>
-    where
-        IO: AsyncRead + AsyncWrite + Reset + SendBuffer + Unpin + Send + 'static,
-    {
+    ) -> impl Future<Output = Result<Wire<Transport<IO>>, Ending>> + Send + use<IO> {
         let (activity, shutdown) = (Arc::clone(open.activity()), self.shutdown.clone());
-        let half_close = self.bounds.half_close;
+        let half_close = self.limits.half_close;
         let memory = SocketMemory::new(open.account().clone());
         let (socket, tls) = (Socket::new(io, Arc::clone(&activity), memory), self.tls.take());
         let head = HeadMemory::new(open.account().clone());
         if tls.is_some() {
-            open.takes(memory::TLS);
+            open.add_charge(memory::TLS);
         }
         async move {
             let transport = match tls {
-                None => Transport::Plain(socket),
-                // Apart, so that only connections that come by here have its size.
-                Some(tls) => Transport::Tls(Box::pin(tls.accept(socket)).await?),
+                None => Either::Left(socket),
+                // Boxed, so that plaintext connections do not have its size.
+                Some(tls) => Either::Right(Box::pin(tls.accept(socket)).await?),
             };
-            let negotiated = transport.negotiated_http2();
-            let wire = Wire::of(transport, fast_path, &shutdown, head, half_close, activity)
+            let negotiated = negotiated_http2(&transport);
+            let wire = Wire::detect(transport, fast_path, &shutdown, head, half_close, activity)
                 .await
                 .map_err(|error| Ending::Broken(error.into()))?;
             // RFC 7301 §3.1, RFC 9113 §3.2.
             if negotiated.is_some_and(|http2| http2 != wire.is_http2()) {
-                let why = "the client speaks another protocol than it has negotiated";
+                let why = "the HTTP version of the client differs from the one negotiated by ALPN";
                 return Err(Ending::Handshake(std::io::Error::other(why)));
             }
             Ok(wire)
         }
     }
 
-    async fn run<IO, A, F, B>(
+    async fn run<IO: ClientIo>(
         &mut self,
         opening: Pin<Box<impl Future<Output = Result<Wire<IO>, Ending>>>>,
         open: &OpenConnection,
-        answer: A,
-    ) -> Result<(), Ending>
-    where
-        IO: AsyncRead + AsyncWrite + Reset + Unpin + Send + 'static,
-        A: Fn(Request<TrackedRequestBody>) -> F + Send + Unpin + 'static,
-        F: Future<Output = Response<B>> + Send + 'static,
-        B: Body<Data = Bytes> + Unpin + Send + 'static,
-        B::Error: Into<BoxError>,
-    {
+        handler: impl RequestHandler,
+    ) -> Result<(), Ending> {
         let wire = tokio::select! {
-            // In this order: what has come already is looked at, even if it is time to go.
+            // In this order: bytes that have already arrived are read even during shutdown.
             biased;
             wire = opening => wire?,
-            () = sleep(self.bounds.terms.head) => return Err(Ending::Dropped(EndCause::Head)),
-            () = open.told() => return Err(Ending::Dropped(EndCause::Shed)),
+            () = sleep(self.limits.timeouts.head) => return Err(Ending::Closed(EndCause::Head)),
+            () = open.close_requested() => return Err(Ending::Closed(EndCause::Shed)),
             () = draining(&mut self.drain) => return Ok(()),
         };
-        let connection = self.speak(wire, open, answer);
+        let connection = self.start_http(wire, open, handler);
         self.supervise(connection, open).await
     }
 
-    /// Speaks the version of HTTP that the client has begun with.
-    fn speak<IO, A, F, B>(
+    /// Starts the HTTP version that the client has started with.
+    fn start_http<IO: ClientIo, H: RequestHandler>(
         &self,
         wire: Wire<IO>,
         open: &OpenConnection,
-        answer: A,
-    ) -> Either<impl Closing + use<IO, A, F, B>, impl Closing + use<IO, A, F, B>>
-    where
-        IO: AsyncRead + AsyncWrite + Reset + Unpin + Send + 'static,
-        A: Fn(Request<TrackedRequestBody>) -> F + Send + Unpin + 'static,
-        F: Future<Output = Response<B>> + Send + 'static,
-        B: Body<Data = Bytes> + Unpin + Send + 'static,
-        B::Error: Into<BoxError>,
-    {
+        handler: H,
+    ) -> AnyHttpConnection<impl HttpConnection + use<IO, H>, impl HttpConnection + use<IO, H>> {
         if wire.is_tls() {
-            tracing::debug!("the client speaks TLS, and plain text is spoken here");
+            tracing::debug!("TLS client on a plaintext listener");
         }
         let is_http2 = self.http2 && wire.is_http2();
         if is_http2 {
-            open.takes(memory::HTTP2);
+            open.add_charge(memory::HTTP2);
         }
         let activity = open.activity();
         let service = service_fn({
             let (activity, shutdown) = (Arc::clone(activity), self.shutdown.clone());
             let uploads = wire.uploads().filter(|_| is_http2);
             move |request: Request<Incoming>| {
-                let (answered, shutdown) = (exchange(&activity, uploads.as_ref(), request, &answer), shutdown.clone());
+                let (exchange, shutdown) = (exchange(&activity, uploads.as_ref(), request, &handler), shutdown.clone());
                 async move {
-                    let mut answered = answered.await;
-                    if let Ok(answer) = &mut answered
+                    let mut result = exchange.await;
+                    if let Ok(response) = &mut result
                         && !is_http2
-                        && shutdown.is_begun()
+                        && shutdown.has_started()
                     {
-                        answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
                     }
-                    answered
+                    result
                 }
             }
         });
         if is_http2 {
-            let (write, dropped) = (self.bounds.terms.write, self.dropped.clone());
-            let streams = Streams { write, dropped, activity: Arc::clone(activity) };
-            Either::Http2(Box::pin(self.http2(streams).serve_connection(TokioIo::new(wire), service)))
+            let (write, connections_ended) = (self.limits.timeouts.write, self.connections_ended.clone());
+            let streams = Streams { write, connections_ended, activity: Arc::clone(activity) };
+            Either::Right(Box::pin(self.http2(streams).serve_connection(TokioIo::new(wire), service)))
         } else {
-            Either::Http1(Box::pin(Renewing::new(self.http1(), wire, service, Arc::clone(activity))))
+            Either::Left(Box::pin(Http1Connection::new(self.http1(), wire, service, Arc::clone(activity))))
         }
     }
 
     fn http1(&self) -> http1::Builder {
         let mut builder = http1::Builder::new();
-        // hyper's own timer for heads is off: it would also run while nothing is asked.
-        builder.header_read_timeout(None).max_buf_size(self.bounds.buffer);
+        // hyper's own header timeout is off: it would also run on idle connections.
+        builder.header_read_timeout(None).max_buf_size(self.limits.buffer);
         builder
     }
 
@@ -238,89 +211,90 @@ impl Serving {
         let mut builder = http2::Builder::new(streams);
         builder
             .max_concurrent_streams(MAX_STREAMS)
-            // 16 KiB by default, which a token alone may have. The client is told.
-            .max_header_list_size(u32::try_from(self.bounds.buffer).unwrap_or(u32::MAX))
+            // The default of 16 KiB can be exceeded by one token. The client learns the limit from SETTINGS.
+            .max_header_list_size(u32::try_from(self.limits.buffer).unwrap_or(u32::MAX))
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_frame_size(16 * 1024)
             .max_send_buf_size(64 * 1024)
-            // Requests taken back before they were looked at: 20 by default, which a client that gives up all that it
-            // has under way at once would exceed.
+            // Limits pending streams that the client has reset. The default of 20 would be exceeded by a client that
+            // cancels all its requests at once.
             .max_pending_accept_reset_streams(MAX_STREAMS as usize)
-            // Streams reset for the client's own mistakes: 1024 by default.
+            // Limits streams reset because of the client's own errors. The default is 1,024.
             .max_local_error_reset_streams(MAX_STREAMS as usize);
-        // Not pinged: a client that is gone has no request under way, or doesn't read its answer, and there is a limit
-        // to both.
+        // No keep-alive PINGs: a client that is gone has no request in flight or does not read its response, and there
+        // is a timeout for both.
         builder
     }
 
-    /// Lets a connection go on until it is over, or has to be.
+    /// Drives a connection until it ends or has to end.
     async fn supervise(
         &mut self,
-        mut connection: Either<impl Closing, impl Closing>,
+        mut connection: AnyHttpConnection<impl HttpConnection, impl HttpConnection>,
         open: &OpenConnection,
     ) -> Result<(), Ending> {
-        let is_http2 = matches!(connection, Either::Http2(_));
+        let is_http2 = matches!(connection, Either::Right(_));
         let activity = open.activity();
-        let mut terms = self.bounds.terms;
+        let mut timeouts = self.limits.timeouts;
         let mut drain = self.drain.clone();
-        let mut insisting = self.shutdown.clone();
+        let mut goaway = self.shutdown.clone();
         let draining = async {
             draining(&mut drain).await;
-            // Who has begun to ask is answered first. It is polled with the connection, and so whenever more has come or was
-            // written.
-            let is_waited_for = || if is_http2 { !activity.is_quiet() } else { activity.is_in_head() };
-            let answered = poll_fn(|_| if is_waited_for() { Poll::Pending } else { Poll::Ready(()) });
+            // A request that has started to arrive is answered first. This is polled together with the connection, so
+            // after every read and write.
+            let is_awaited = || if is_http2 { !activity.is_between_requests() } else { activity.is_in_head() };
+            let answered = poll_fn(|_| if is_awaited() { Poll::Pending } else { Poll::Ready(()) });
             tokio::select! {
                 () = answered => {}
-                () = insisting.insists(), if is_http2 => {}
+                () = goaway.goaway_forced(), if is_http2 => {}
             }
         };
         let mut draining = pin!(draining);
-        let mut shutdown = pin!(self.shutdown.begun());
+        let mut shutdown = pin!(self.shutdown.started());
         let mut is_shutting_down = false;
-        let mut timer = pin!(sleep_until(activity.first(&terms)));
+        let mut timer = pin!(sleep_until(activity.first_deadline(&timeouts)));
         let mut closing = None;
         loop {
-            let ended_for = tokio::select! {
+            let cause = tokio::select! {
                 biased;
                 ended = poll_fn(|context| {
-                    activity.is_polled();
-                    connection.poll(context)
+                    activity.count_poll();
+                    Pin::new(&mut connection).poll(context)
                 }) => return ended.map_err(|error| {
-                    activity.cause().map_or_else(|| Ending::Broken(error.into()), Ending::Dropped)
+                    activity.end_cause().map_or_else(|| Ending::Broken(error.into()), Ending::Closed)
                 }),
                 () = draining.as_mut(), if closing.is_none() => None,
-                // The connection has been polled, and so what has come by now is known.
-                () = open.told() => {
+                // The connection was polled before, so bytes that arrived until now are known.
+                () = open.close_requested() => {
                     if !open.is_still_chosen() {
                         continue;
                     }
-                    // Whoever is in a head, or does not read, would not notice that it ends.
-                    if activity.is_in_head() || !activity.activity().is_idle() {
-                        return Err(Ending::Dropped(EndCause::Shed));
+                    // A client that is sending a head or does not read would not notice a graceful close.
+                    if activity.is_in_head() || !activity.state().is_idle() {
+                        return Err(Ending::Closed(EndCause::Shed));
                     }
-                    terms = ConnectionTimeouts { head: SHED_CLOSE_TIMEOUT, write: terms.write.min(SHED_CLOSE_TIMEOUT), ..terms };
+                    let write = timeouts.write.min(SHED_CLOSE_TIMEOUT);
+                    timeouts = ConnectionTimeouts { head: SHED_CLOSE_TIMEOUT, write, ..timeouts };
                     Some(EndCause::Shed)
                 }
-                // In HTTP/2 that is told by a frame of its own (`http2.rs`): the connection is only to be looked at.
+                // In HTTP/2, the connection only has to be polled again: `http2.rs` then sends GOAWAY.
                 () = shutdown.as_mut(), if is_http2 && !is_shutting_down => {
                     is_shutting_down = true;
                     continue;
                 }
-                () = timer.as_mut() => match activity.judge(&terms, is_http2, closing) {
+                () = timer.as_mut() => match activity.check_timeouts(&timeouts, is_http2, closing) {
                     TimeoutAction::Wait(until) => {
                         timer.as_mut().reset(until);
                         continue;
                     }
-                    TimeoutAction::Drop(cause) => return Err(Ending::Dropped(cause)),
-                    TimeoutAction::Idle => Some(EndCause::Idle),
+                    TimeoutAction::Close(cause) => return Err(Ending::Closed(cause)),
+                    TimeoutAction::CloseGracefully => Some(EndCause::Idle),
                 },
             };
-            if let (Some(cause), Some(dropped)) = (ended_for, &self.dropped) {
-                dropped.with_label_values(&[cause.into_str()]).inc();
+            if let (Some(cause), Some(connections_ended)) = (cause, &self.connections_ended) {
+                connections_ended.with_label_values(&[cause.into_str()]).inc();
             }
-            connection.graceful_shutdown();
+            Pin::new(&mut connection).graceful_shutdown();
             let now = Clock::System.timer_now();
             closing = Some(now);
             timer.as_mut().reset(now);
@@ -328,12 +302,12 @@ impl Serving {
     }
 }
 
-/// Counted like the causes that there are once a connection stands.
+/// Counted besides the values of `EndCause`, which exist only after the handshake.
 const HANDSHAKE: &str = "handshake";
 
-/// Why a connection has ended before its client wished.
+/// Why a connection has ended early.
 enum Ending {
-    Dropped(EndCause),
+    Closed(EndCause),
     Handshake(std::io::Error),
     Broken(BoxError),
 }
@@ -341,8 +315,8 @@ enum Ending {
 impl From<HandshakeError> for Ending {
     fn from(failed: HandshakeError) -> Self {
         match failed {
-            HandshakeError::Silent(error) => Self::Broken(error.into()),
-            HandshakeError::Handshake(error) => Self::Handshake(error),
+            HandshakeError::NoBytes(error) => Self::Broken(error.into()),
+            HandshakeError::Failed(error) => Self::Handshake(error),
         }
     }
 }

@@ -1,9 +1,10 @@
-//! Choosing which connections to close when there are too many. Pure: the time is an argument, and nothing is closed here.
+//! Chooses which connections to close when there are too many. Pure: the time is an argument, and nothing is closed
+//! here.
 //!
-//! The order: first the connections of a peer address that holds more than half of all. Then
-//! those of the class that holds most. Within a class the connection that is idle longest goes first. If none is idle long
-//! enough, it is the one whose client has read nothing for the longest time. A connection whose request is being answered
-//! is never chosen while its client reads.
+//! The order: first, connections of a peer address that holds more than half of all; then those of the class that holds
+//! most. Within a class, the connection that has been idle longest comes first. If none has been idle long enough, it
+//! is the one whose client has read nothing for the longest time. A connection with a request in progress is never
+//! chosen while its client reads.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -16,21 +17,20 @@ use crate::request::peer::Peer;
 /// What a connection is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ActivityState {
-    /// No request has come since then. Between a head's first byte and its end: since its first byte.
+    /// Since when no request was received. While a head is incomplete: since its first byte.
     Idle(Instant),
-    /// Its client has read nothing since then, and there is something to read.
+    /// Since when the client has read nothing, although there is something to read.
     Blocked(Instant),
-    /// A request is being answered.
+    /// A request is in progress.
     Busy,
 }
 
 impl ActivityState {
-    /// Whether the client is not waited for to read.
     pub(super) fn is_idle(self) -> bool {
         matches!(self, Self::Idle(_))
     }
 
-    /// Since when it could be closed.
+    /// Since when the connection could be closed.
     pub(super) fn since(self) -> Option<Instant> {
         match self {
             Self::Idle(since) | Self::Blocked(since) => Some(since),
@@ -39,18 +39,18 @@ impl ActivityState {
     }
 }
 
-/// An open connection at a moment.
+/// A snapshot of an open connection.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Candidate {
     pub(super) id: u64,
     pub(super) peer: Option<Peer>,
     pub(super) class: ConnectionClass,
-    /// What it counts among the others: 1, or the bytes charged to it.
+    /// Its share in the sums: 1, or the bytes charged to it.
     pub(super) weight: usize,
     pub(super) activity: ActivityState,
 }
 
-/// How long a connection must have been idle, or its client must have read nothing, before it may be closed.
+/// How long a connection must have been idle or blocked before it may be closed.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct MinimumAge {
     /// By class, in the order of [`ConnectionClass::ALL`].
@@ -58,7 +58,7 @@ pub(super) struct MinimumAge {
     pub(super) blocked: Duration,
 }
 
-/// Chooses connections to close, one after the other, from all that were open at a moment.
+/// Chooses connections one after the other from a snapshot.
 pub(super) struct ShedOrder {
     /// The oldest first.
     candidates: Vec<Candidate>,
@@ -80,34 +80,34 @@ impl ShedOrder {
         Self { candidates, by_peer, by_class, minimum, now }
     }
 
-    /// The next connection to close, whoever needs its place.
+    /// The next connection to close, of any peer.
     pub(super) fn any(&mut self) -> Option<u64> {
-        let over = |held: usize| held.saturating_mul(2) > self.total();
-        let greedy = self.by_peer.iter().find(|&(_, &held)| over(held)).map(|(&peer, _)| peer);
-        let place = greedy.and_then(|peer| self.find(Some(peer))).or_else(|| self.find(None))?;
-        Some(self.take(place))
+        let is_over_half = |weight: usize| weight.saturating_mul(2) > self.total();
+        let greedy = self.by_peer.iter().find(|&(_, &weight)| is_over_half(weight)).map(|(&peer, _)| peer);
+        let index = greedy.and_then(|peer| self.find(Some(peer))).or_else(|| self.find(None))?;
+        Some(self.take(index))
     }
 
-    /// The next connection to close among those of one peer address.
+    /// The next connection to close of this peer address.
     pub(super) fn of(&mut self, peer: Peer) -> Option<u64> {
-        let place = self.find(Some(peer))?;
-        Some(self.take(place))
+        let index = self.find(Some(peer))?;
+        Some(self.take(index))
     }
 
     fn total(&self) -> usize {
         self.by_class.iter().sum()
     }
 
-    fn take(&mut self, place: usize) -> u64 {
-        let taken = self.candidates.remove(place);
+    fn take(&mut self, index: usize) -> u64 {
+        let taken = self.candidates.remove(index);
         self.by_class[taken.class as usize] -= taken.weight;
-        if let Some(held) = taken.peer.and_then(|peer| self.by_peer.get_mut(&peer)) {
-            *held -= taken.weight;
+        if let Some(weight) = taken.peer.and_then(|peer| self.by_peer.get_mut(&peer)) {
+            *weight -= taken.weight;
         }
         taken.id
     }
 
-    /// Where the one to close is: among all, or those of a peer address.
+    /// The index of the next connection to close, of all or of one peer address.
     fn find(&self, peer: Option<Peer>) -> Option<usize> {
         let is_among = |candidate: &Candidate| peer.is_none() || candidate.peer == peer;
         let by_class = match peer {
@@ -115,16 +115,20 @@ impl ShedOrder {
             Some(_) => weigh(self.candidates.iter().filter(|candidate| is_among(candidate))),
         };
         let mut classes = ConnectionClass::ALL;
-        // Stable: of two that hold as much, the lower class comes first.
+        // The sort is stable: of two classes that hold as much, the lower one comes first.
         classes.sort_by_key(|&class| std::cmp::Reverse(by_class[class as usize]));
         classes.into_iter().find_map(|class| {
-            let find = |is_so: &dyn Fn(&Candidate) -> bool| {
-                let may = |it: &Candidate| it.class == class && it.weight > 0 && is_among(it) && is_so(it);
-                self.candidates.iter().position(may)
+            let find = |is_due: &dyn Fn(&Candidate) -> bool| {
+                let matches = |it: &Candidate| it.class == class && it.weight > 0 && is_among(it) && is_due(it);
+                self.candidates.iter().position(matches)
             };
             let MinimumAge { idle, blocked } = self.minimum;
-            let is_idle = |it: &Candidate| matches!(it.activity, ActivityState::Idle(since) if self.is_past(since, idle[class as usize]));
-            let is_blocked = |it: &Candidate| matches!(it.activity, ActivityState::Blocked(since) if self.is_past(since, blocked));
+            let is_idle = |it: &Candidate| {
+                matches!(it.activity, ActivityState::Idle(since) if self.is_past(since, idle[class as usize]))
+            };
+            let is_blocked = |it: &Candidate| {
+                matches!(it.activity, ActivityState::Blocked(since) if self.is_past(since, blocked))
+            };
             find(&is_idle).or_else(|| find(&is_blocked))
         })
     }
@@ -134,7 +138,7 @@ impl ShedOrder {
     }
 }
 
-/// What these weigh by class, in the order of [`ConnectionClass::ALL`].
+/// Total weights by class, in the order of [`ConnectionClass::ALL`].
 fn weigh<'c>(candidates: impl Iterator<Item = &'c Candidate>) -> [usize; 3] {
     let mut by_class = [0; 3];
     for candidate in candidates {
@@ -156,7 +160,7 @@ mod tests {
         Some(Peer::V4([10, 0, 0, last].into()))
     }
 
-    /// All ages are in seconds.
+    /// Ages in seconds.
     #[derive(Clone, Copy, Debug)]
     enum Doing {
         Idle(u64),
@@ -193,7 +197,7 @@ mod tests {
     use Doing::{Blocked, Busy, Idle};
 
     #[test]
-    fn the_connection_that_is_idle_longest_goes_first_and_busy_ones_never_go() {
+    fn the_longest_idle_connection_is_closed_first_and_busy_ones_are_never_closed() {
         let mut selection = selection(&[
             (None, Known, Idle(3)),
             (None, Known, Busy),
@@ -217,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn the_class_that_holds_most_gives_up_connections_first() {
+    fn connections_of_the_class_that_holds_most_are_closed_first() {
         let mut selection = selection(&[
             (None, Known, Idle(9)),
             (None, NoCredential, Idle(1)),
@@ -226,13 +230,14 @@ mod tests {
             (None, Unknown, Idle(2)),
             (None, Known, Idle(8)),
         ]);
-        // Unknown holds three, then as many as Known and is lower; then it has none that may go.
+        // Unknown holds three. Then it holds as many as Known and is the lower class. Then it has none that may be
+        // closed.
         let chosen: Vec<_> = std::iter::from_fn(|| selection.any()).collect();
         assert_eq!(chosen, [4, 0, 1, 5]);
     }
 
     #[test]
-    fn a_peer_address_that_holds_more_than_half_gives_up_its_connections_first() {
+    fn connections_of_a_peer_address_that_holds_more_than_half_are_closed_first() {
         let mut selection = selection(&[
             (peer(1), Known, Idle(1)),
             (peer(1), Known, Idle(2)),
@@ -240,7 +245,7 @@ mod tests {
             (peer(2), Known, Idle(9)),
             (None, NoCredential, Idle(9)),
         ]);
-        // Three of five, then two of four, which is no more than half.
+        // Three of five, then two of four, which is not more than half.
         assert_eq!(selection.any(), Some(1));
         assert_eq!(selection.any(), Some(3));
         assert_eq!(selection.of(Peer::V4([10, 0, 0, 1].into())), Some(0));
@@ -249,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn what_weighs_nothing_is_not_closed() {
+    fn a_connection_of_weight_zero_is_not_closed() {
         let now = now();
         let mut all = candidates(now, &[(None, Known, Idle(9)), (None, NoCredential, Idle(8)), (None, Known, Idle(2))]);
         for (candidate, weight) in all.iter_mut().zip([0, 7, 5]) {
@@ -270,7 +275,6 @@ mod tests {
         proptest::collection::vec((peers, classes, doing()), 0..40)
     }
 
-    /// Whether a connection may be closed.
     fn may_go(doing: Doing) -> bool {
         match doing {
             Idle(age) => age >= 1,
@@ -281,7 +285,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_connection_that_may_go_is_chosen_once_and_no_other(all in connections()) {
+        fn exactly_the_connections_that_may_be_closed_are_chosen_once(all in connections()) {
             let mut selection = selection(&all);
             let mut chosen: Vec<_> = std::iter::from_fn(|| selection.any()).collect();
             chosen.sort_unstable();
@@ -290,11 +294,11 @@ mod tests {
         }
 
         #[test]
-        fn the_first_chosen_is_as_the_order_says(all in connections()) {
+        fn the_first_choice_follows_the_documented_order(all in connections()) {
             let Some(chosen) = selection(&all).any() else { return Ok(()) };
             let (its_peer, its_class, its_doing) = all[chosen as usize];
-            let held = |peer: Option<Peer>| all.iter().filter(|it| it.0 == peer).count();
-            let greedy = [peer(1), peer(2), peer(3)].into_iter().find(|&peer| 2 * held(peer) > all.len());
+            let count = |peer: Option<Peer>| all.iter().filter(|it| it.0 == peer).count();
+            let greedy = [peer(1), peer(2), peer(3)].into_iter().find(|&peer| 2 * count(peer) > all.len());
             let greedy = greedy.filter(|&peer| all.iter().any(|it| it.0 == peer && may_go(it.2)));
             if let Some(greedy) = greedy {
                 prop_assert_eq!(its_peer, greedy);

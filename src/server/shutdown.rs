@@ -1,10 +1,11 @@
-//! How a listener closes. One of the gateway's own is simply gone: from then on nobody can connect, and connections that
-//! are just idle may end at once. One that was handed down goes on without this process, so clients must not
-//! notice: for a moment those that are connected are told with each answer that they have to come again, and only
-//! then idle connections end.
+//! How a listener closes. Nothing here closes connections: they follow the stages.
 //!
-//! A connection in HTTP/2 with requests in progress is told when they are answered, because some clients close as soon as they
-//! read a GOAWAY. If it always has some, it is told when half of the time is over.
+//! A listener of the gateway's own is closed immediately: from then on, clients cannot connect, and idle connections
+//! may end. An inherited listener is served on by another process, so clients must not notice. For a short time,
+//! responses announce that the connection ends (`Connection: close`, GOAWAY). Only then do idle connections end.
+//!
+//! An HTTP/2 connection with requests in progress gets its GOAWAY after their responses, because some clients close as
+//! soon as they read one. If it always has requests in progress, it gets GOAWAY after half of the shutdown timeout.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -14,125 +15,130 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-/// How long clients are told so. Longer than one that keeps asking stays silent; who does for longer may see that its
-/// connection has ended before it asks again.
-const LAST_ROUND: Duration = Duration::from_secs(1);
+/// How long the end of connections is announced. Clients that send requests continually are idle for less than this.
+/// The connections of others may close without an announcement.
+const ANNOUNCE_TIME: Duration = Duration::from_secs(1);
 
-/// Stages of closing. Before the first it is 0.
-const ANNOUNCED: u8 = 1;
-const DRAINING: u8 = 2;
-const INSISTING: u8 = 3;
+/// The stages of closing, in order.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+enum Stage {
+    Open,
+    Announced,
+    Draining,
+    GoawayForced,
+}
 
-/// Closes a listener.
+/// Controls the shutdown of one listener.
 pub(super) struct ShutdownControl {
-    wanted: watch::Receiver<bool>,
+    requested: watch::Receiver<bool>,
     is_inherited: bool,
     stage: Arc<AtomicU8>,
-    shutdown: watch::Sender<u8>,
+    changes: watch::Sender<Stage>,
     draining: watch::Sender<bool>,
 }
 
-/// Whether the connections of a listener are about to end.
+/// Shows the connections of a listener the stage of its shutdown.
 #[derive(Clone)]
 pub(super) struct ListenerShutdown {
-    /// For those who ask with each request: cheaper than the channels.
+    /// Read on each request: cheaper than the channel.
     stage: Arc<AtomicU8>,
-    changes: watch::Receiver<u8>,
+    changes: watch::Receiver<Stage>,
 }
 
 impl ShutdownControl {
-    /// When it is wanted, from a listener that was handed down or not.
-    pub(super) fn new(wanted: watch::Receiver<bool>, is_inherited: bool) -> Self {
-        let (shutdown, draining) = (watch::channel(0).0, watch::channel(false).0);
-        Self { wanted, is_inherited, stage: Arc::default(), shutdown, draining }
+    /// `requested` becomes true when the listener has to close.
+    pub(super) fn new(requested: watch::Receiver<bool>, is_inherited: bool) -> Self {
+        let (changes, draining) = (watch::channel(Stage::Open).0, watch::channel(false).0);
+        Self { requested, is_inherited, stage: Arc::new(AtomicU8::new(Stage::Open as u8)), changes, draining }
     }
 
-    /// What tells connections that their time is coming.
     pub(super) fn shutdown(&self) -> ListenerShutdown {
-        ListenerShutdown { stage: Arc::clone(&self.stage), changes: self.shutdown.subscribe() }
+        ListenerShutdown { stage: Arc::clone(&self.stage), changes: self.changes.subscribe() }
     }
 
-    /// What tells them that it has come.
+    /// Becomes true when idle connections have to end.
     pub(super) fn draining(&self) -> watch::Receiver<bool> {
         self.draining.subscribe()
     }
 
-    /// Resolves when nothing more is to be accepted.
-    pub(super) fn wanted(&self) -> impl Future<Output = ()> + use<> {
-        let mut wanted = self.wanted.clone();
-        async move { draining(&mut wanted).await }
+    /// Resolves when no more connections may be accepted.
+    pub(super) fn requested(&self) -> impl Future<Output = ()> + use<> {
+        let mut requested = self.requested.clone();
+        async move { draining(&mut requested).await }
     }
 
-    /// Has the connections end in good order, and waits until they are `gone`: false if they were not in time.
-    pub(super) async fn close<F: Future>(&self, gone: impl Fn() -> F, limit: Duration) -> bool {
+    /// Closes all connections gracefully, and waits until `all_closed`. Returns false at the timeout.
+    pub(super) async fn close<F: Future>(&self, all_closed: impl Fn() -> F, limit: Duration) -> bool {
         let mut left = limit;
         if self.is_inherited {
-            self.leave();
-            let round = LAST_ROUND.min(limit / 2);
-            if timeout(round, gone()).await.is_ok() {
+            self.announce();
+            let announced = ANNOUNCE_TIME.min(limit / 2);
+            if timeout(announced, all_closed()).await.is_ok() {
                 return true;
             }
-            left -= round;
+            left -= announced;
         }
         self.drain();
-        if timeout(left / 2, gone()).await.is_ok() {
+        if timeout(left / 2, all_closed()).await.is_ok() {
             return true;
         }
-        self.insist();
-        timeout(left - left / 2, gone()).await.is_ok()
+        self.force_goaway();
+        timeout(left - left / 2, all_closed()).await.is_ok()
     }
 
-    /// From now on answers say that their connection ends.
-    pub(super) fn leave(&self) {
-        self.enter(ANNOUNCED);
+    /// From now on, responses announce that the connection ends.
+    pub(super) fn announce(&self) {
+        self.set_stage(Stage::Announced);
     }
 
-    /// From now on idle connections end.
+    /// From now on, idle connections end.
     pub(super) fn drain(&self) {
-        self.enter(DRAINING);
+        self.set_stage(Stage::Draining);
         self.draining.send_replace(true);
     }
 
-    /// From now on those in HTTP/2 end, too, that have requests in progress. These are still answered.
-    pub(super) fn insist(&self) {
-        self.enter(INSISTING);
+    /// From now on, HTTP/2 connections with requests in progress get GOAWAY, too. These requests are still answered.
+    pub(super) fn force_goaway(&self) {
+        self.set_stage(Stage::GoawayForced);
     }
 
-    fn enter(&self, stage: u8) {
-        self.stage.store(stage, Ordering::Release);
-        self.shutdown.send_replace(stage);
+    fn set_stage(&self, stage: Stage) {
+        self.stage.store(stage as u8, Ordering::Release);
+        self.changes.send_replace(stage);
     }
 }
 
 impl ListenerShutdown {
-    /// Whether they are, so that what is answered now is the last answer.
-    pub(super) fn is_begun(&self) -> bool {
-        self.stage.load(Ordering::Acquire) >= ANNOUNCED
+    /// Whether shutdown has started, so that the next response is the connection's last one.
+    pub(super) fn has_started(&self) -> bool {
+        self.stage.load(Ordering::Acquire) >= Stage::Announced as u8
     }
 
-    /// Whether this is the time in which they are told, and nothing else is done.
-    pub(super) fn is_last_round(&self) -> bool {
-        self.stage.load(Ordering::Acquire) == ANNOUNCED
+    /// Whether the end of connections is announced and no connection is closed yet.
+    pub(super) fn is_announcing(&self) -> bool {
+        self.stage.load(Ordering::Acquire) == Stage::Announced as u8
     }
 
-    /// Resolves when they are; if nobody can say so any more, never.
-    pub(super) async fn begun(&mut self) {
-        self.reaches(ANNOUNCED).await;
+    /// Resolves when shutdown starts; never if the control is dropped before.
+    pub(super) async fn started(&mut self) {
+        self.reached(Stage::Announced).await;
     }
 
-    /// Resolves when connections in HTTP/2 end whatever is in progress; if nobody can say so any more, never.
-    pub(super) async fn insists(&mut self) {
-        self.reaches(INSISTING).await;
+    /// Resolves when HTTP/2 connections have to send GOAWAY even with requests in progress; never if the control is
+    /// dropped before.
+    pub(super) async fn goaway_forced(&mut self) {
+        self.reached(Stage::GoawayForced).await;
     }
 
-    async fn reaches(&mut self, stage: u8) {
-        if self.changes.wait_for(|&reached| reached >= stage).await.is_err() {
+    async fn reached(&mut self, stage: Stage) {
+        if self.changes.wait_for(|&current| current >= stage).await.is_err() {
             std::future::pending().await
         }
     }
 }
 
-/// Resolves when it is time to drain; if nobody can say so any more, never.
+/// Resolves when `drain` becomes true; never if its sender is dropped before.
 pub(super) async fn draining(drain: &mut watch::Receiver<bool>) {
     if drain.wait_for(|&draining| draining).await.is_err() {
         std::future::pending().await

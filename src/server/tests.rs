@@ -1,4 +1,4 @@
-//! How long a client may take for what, to the second: in memory, on a clock that moves when everyone waits.
+//! Timeouts and limits of one connection, in memory, on a paused clock that advances when all tasks wait.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -7,7 +7,7 @@ mod fast_path;
 mod half_closed;
 mod heads;
 mod http2;
-mod resting;
+mod idle_memory;
 mod shedding;
 mod shutdown;
 mod tls;
@@ -30,7 +30,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::activity::ConnectionTimeouts;
-use super::exchange::TrackedRequestBody;
+use super::exchange::{RequestHandler, TrackedRequestBody};
 use super::memory::SendBuffer;
 use super::registry::{OpenConnection, Registry};
 use super::reload::ServeLimits;
@@ -42,7 +42,6 @@ use super::wire::WireFastPath;
 use crate::budget::{Account, Budget};
 use crate::clock::Clock;
 use crate::net::Reset;
-use crate::stream::BoxError;
 
 impl SendBuffer for DuplexStream {
     fn set_send_buffer(&self, _: usize) -> io::Result<()> {
@@ -58,25 +57,24 @@ impl Reset for DuplexStream {
 
 const MINIMUM: MinimumAge = MinimumAge { idle: [Duration::from_secs(1); 3], blocked: Duration::from_secs(1) };
 
-const TERMS: ConnectionTimeouts =
+const TIMEOUTS: ConnectionTimeouts =
     ConnectionTimeouts { head: Duration::from_secs(10), idle: Duration::from_secs(75), write: Duration::from_secs(30) };
 
 const HALF_CLOSE: Duration = Duration::from_secs(5);
 
-/// Larger than what fits between the two ends, and than a window.
+/// Larger than the capacity between the two ends, and than a flow-control window.
 const LARGE: usize = 400_000;
 
-/// Larger than what fits between the two ends, and smaller than what TLS takes beyond that.
+/// Larger than the capacity between the two ends, and smaller than what TLS takes in addition.
 const MEDIUM: usize = 40_000;
 
-/// What fits between the two ends.
+/// The capacity between the two ends in bytes.
 const BETWEEN: usize = 4 * 1024;
 
-/// A body whose parts are sent when the test says so, and then perhaps it breaks.
+/// A body whose parts are sent by the test. It may end with an error.
 struct Parts(mpsc::Receiver<io::Result<Bytes>>);
 
 impl Parts {
-    /// All there from the beginning.
     fn whole(bytes: Bytes) -> Self {
         Self::of([Ok(bytes)])
     }
@@ -100,28 +98,27 @@ impl Body for Parts {
 }
 
 /// A connection that is served, and the client's end of it.
-struct Served {
+struct ServedConnection {
     client: Option<DuplexStream>,
     serving: JoinHandle<()>,
     began: Instant,
-    dropped: IntCounterVec,
-    exit: ShutdownControl,
+    connections_ended: IntCounterVec,
+    shutdown_control: ShutdownControl,
     registry: Arc<Registry>,
-    /// Of the one answer that comes bit by bit.
+    /// Sends the parts of the body of `/parts`.
     parts: mpsc::Sender<io::Result<Bytes>>,
 }
 
-impl Served {
-    /// `/small`, `/medium`, `/large`, `/broken`, `/never`, and `/parts` for one request.
+impl ServedConnection {
+    /// Serves `/small`, `/medium`, `/large`, `/broken`, `/never`, and `/parts` for one request.
     fn new() -> Self {
-        Self::new_in(None)
+        Self::with_tls(None)
     }
 
-    /// The same in TLS.
-    fn new_in(tls: Option<Tls>) -> Self {
+    fn with_tls(tls: Option<Tls>) -> Self {
         let (parts, mut body) = mpsc::channel(1);
         let body = std::sync::Mutex::new(Some(std::mem::replace(&mut body, mpsc::channel(1).1)));
-        let answer = move |request: Request<TrackedRequestBody>| {
+        let handler = move |request: Request<TrackedRequestBody>| {
             let path = request.uri().path().to_owned();
             let parts = if path == "/parts" { body.lock().unwrap().take().map(Parts) } else { None };
             async move {
@@ -137,51 +134,43 @@ impl Served {
                 }
             }
         };
-        Self { parts, ..Self::by(ShutdownControl::new(watch::channel(false).1, false), tls, None, answer) }
+        Self { parts, ..Self::with_handler(ShutdownControl::new(watch::channel(false).1, false), tls, None, handler) }
     }
 
-    /// By other means.
-    fn by<A, F, B>(exit: ShutdownControl, tls: Option<Tls>, fast_path: Option<Box<WireFastPath>>, answer: A) -> Self
-    where
-        A: Fn(Request<TrackedRequestBody>) -> F + Send + Unpin + 'static,
-        F: Future<Output = Response<B>> + Send + 'static,
-        B: Body<Data = Bytes> + Unpin + Send + 'static,
-        B::Error: Into<BoxError>,
-    {
-        Self::with_room(BETWEEN, exit, tls, fast_path, answer)
-    }
-
-    /// The same with room for so many bytes on the way.
-    fn with_room<A, F, B>(
-        room: usize,
-        exit: ShutdownControl,
+    fn with_handler(
+        shutdown_control: ShutdownControl,
         tls: Option<Tls>,
         fast_path: Option<Box<WireFastPath>>,
-        answer: A,
-    ) -> Self
-    where
-        A: Fn(Request<TrackedRequestBody>) -> F + Send + Unpin + 'static,
-        F: Future<Output = Response<B>> + Send + 'static,
-        B: Body<Data = Bytes> + Unpin + Send + 'static,
-        B::Error: Into<BoxError>,
-    {
-        let (client, server) = duplex(room);
-        let dropped = IntCounterVec::new(Opts::new("dropped", "By cause."), &["cause"]).unwrap();
+        handler: impl RequestHandler,
+    ) -> Self {
+        Self::with_capacity(BETWEEN, shutdown_control, tls, fast_path, handler)
+    }
+
+    /// `capacity` is the number of bytes between the two ends.
+    fn with_capacity(
+        capacity: usize,
+        shutdown_control: ShutdownControl,
+        tls: Option<Tls>,
+        fast_path: Option<Box<WireFastPath>>,
+        handler: impl RequestHandler,
+    ) -> Self {
+        let (client, server) = duplex(capacity);
+        let connections_ended = IntCounterVec::new(Opts::new("connections_ended", "By cause."), &["cause"]).unwrap();
         let (half_close, shutdown_timeout) = (HALF_CLOSE, Duration::ZERO);
-        let bounds = ServeLimits { terms: TERMS, buffer: 64 * 1024, half_close, shutdown_timeout };
+        let limits = ServeLimits { timeouts: TIMEOUTS, buffer: 64 * 1024, half_close, shutdown_timeout };
         let serving = Serving {
-            bounds,
+            limits,
             http2: true,
             tls,
-            dropped: Some(dropped.clone()),
-            drain: exit.draining(),
-            shutdown: exit.shutdown(),
+            connections_ended: Some(connections_ended.clone()),
+            drain: shutdown_control.draining(),
+            shutdown: shutdown_control.shutdown(),
         };
         let registry = Registry::new(MINIMUM);
         let open = registry.add(OpenConnection::new(Account::open(&Budget::new(1 << 20), None), Arc::default()));
-        let serving = tokio::spawn(async move { serving.serve(server, Arc::clone(&open), fast_path, answer).await });
+        let serving = tokio::spawn(async move { serving.serve(server, Arc::clone(&open), fast_path, handler).await });
         let (began, parts) = (Clock::System.timer_now(), mpsc::channel(1).0);
-        Self { client: Some(client), serving, began, dropped, exit, registry, parts }
+        Self { client: Some(client), serving, began, connections_ended, shutdown_control, registry, parts }
     }
 
     fn client(&mut self) -> &mut DuplexStream {
@@ -192,32 +181,32 @@ impl Served {
         self.client().write_all(text.as_bytes()).await.unwrap();
     }
 
-    /// Reads until the answer to `/small` has come.
+    /// Reads up to the end of the response to `/small`.
     async fn read_small(&mut self) {
-        let mut answer = Vec::new();
-        // Of unknown length, and so in chunks.
-        while !answer.ends_with(b"small\r\n0\r\n\r\n") {
-            assert!(self.client().read_buf(&mut answer).await.unwrap() > 0, "{}", String::from_utf8_lossy(&answer));
+        let mut response = Vec::new();
+        // Its length is unknown, so it is chunked.
+        while !response.ends_with(b"small\r\n0\r\n\r\n") {
+            assert!(self.client().read_buf(&mut response).await.unwrap() > 0, "{}", String::from_utf8_lossy(&response));
         }
     }
 
-    /// Speaks HTTP/2 from here on; whoever drives the connection is to be dropped to stop it.
+    /// Uses HTTP/2 from now on. The connection ends when the returned task is aborted.
     async fn http2(&mut self) -> (SendRequest<Bytes>, JoinHandle<Result<(), h2::Error>>) {
-        // Room for others when one stream has all of its own.
+        // A larger connection window, so that one stream cannot use it up.
         let mut builder = h2::client::Builder::new();
         let builder = builder.initial_connection_window_size(1 << 20);
         let (sender, connection) = builder.handshake(self.client.take().unwrap()).await.unwrap();
         (sender, tokio::spawn(connection))
     }
 
-    /// The second in which it has ended, counted from its beginning, and the causes that were counted.
+    /// The time in seconds at which the connection has ended, and the causes that were counted.
     async fn ended(&mut self) -> (u64, Vec<(&'static str, u64)>) {
-        timeout(Duration::from_secs(100_000), &mut self.serving).await.expect("it goes on").unwrap();
+        timeout(Duration::from_secs(100_000), &mut self.serving).await.expect("the connection has not ended").unwrap();
         (self.seconds(), self.causes())
     }
 
     fn seconds(&self) -> u64 {
-        // To the nearest: timers have a granularity.
+        // Rounded: timers have a granularity.
         (Clock::System.timer_now() - self.began + Duration::from_millis(500)).as_secs()
     }
 
@@ -232,13 +221,12 @@ impl Served {
             "handshake",
             "shed",
         ];
-        let counted = all.map(|cause| (cause, self.dropped.with_label_values(&[cause]).get()));
+        let counted = all.map(|cause| (cause, self.connections_ended.with_label_values(&[cause]).get()));
         counted.into_iter().filter(|&(_, count)| count > 0).collect()
     }
 }
 
-/// Reads on, to the error.
-async fn while_it_comes(mut body: h2::RecvStream) -> h2::Error {
+async fn read_until_error(mut body: h2::RecvStream) -> h2::Error {
     loop {
         if let Err(error) = body.data().await.expect("it breaks off") {
             return error;
@@ -251,18 +239,19 @@ fn get(path: &str) -> Request<()> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_says_nothing_has_as_long_as_for_a_head() {
-    for begun in ["", "G", "GET /small HTTP/1.1\r\nhost: x\r\n", "PRI * HTT", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"] {
-        let mut served = Served::new();
+async fn a_silent_client_has_the_header_timeout() {
+    for first_bytes in ["", "G", "GET /small HTTP/1.1\r\nhost: x\r\n", "PRI * HTT", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"]
+    {
+        let mut served = ServedConnection::new();
         sleep(Duration::from_secs(4)).await;
-        served.write(begun).await;
-        assert_eq!(served.ended().await, (10, vec![("header-timeout", 1)]), "{begun:?}");
+        served.write(first_bytes).await;
+        assert_eq!(served.ended().await, (10, vec![("header-timeout", 1)]), "{first_bytes:?}");
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn bytes_that_keep_coming_are_no_head() {
-    let mut served = Served::new();
+async fn the_header_timeout_is_not_extended_by_more_bytes() {
+    let mut served = ServedConnection::new();
     served.write("GET /small HTTP/1.1\r\n").await;
     for _ in 0..9 {
         sleep(Duration::from_secs(1)).await;
@@ -272,8 +261,8 @@ async fn bytes_that_keep_coming_are_no_head() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_idle_connection_has_longer_and_its_next_head_has_not() {
-    let mut served = Served::new();
+async fn an_idle_connection_has_the_keepalive_timeout_and_its_next_head_the_header_timeout() {
+    let mut served = ServedConnection::new();
     for _ in 0..3 {
         served.write("GET /small HTTP/1.1\r\nhost: x\r\n\r\n").await;
         served.read_small().await;
@@ -282,11 +271,11 @@ async fn an_idle_connection_has_longer_and_its_next_head_has_not() {
     assert_eq!(served.seconds(), 210);
     served.write("GET").await;
     sleep(Duration::from_secs(3)).await;
-    // Though from now on it is idle for longer than it may be.
+    // After this, it is idle for longer than the keep-alive timeout.
     served.write(" /small").await;
     assert_eq!(served.ended().await, (220, vec![("header-timeout", 1)]));
 
-    let mut served = Served::new();
+    let mut served = ServedConnection::new();
     sleep(Duration::from_secs(5)).await;
     served.write("GET /small HTTP/1.1\r\nhost: x\r\n\r\n").await;
     served.read_small().await;
@@ -294,9 +283,9 @@ async fn an_idle_connection_has_longer_and_its_next_head_has_not() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_request_under_way_is_not_idle() {
+async fn a_connection_with_a_request_in_progress_is_not_idle() {
     for second in ["", "GET /small HTTP/1.1\r\n"] {
-        let mut served = Served::new();
+        let mut served = ServedConnection::new();
         served.write(&format!("GET /parts HTTP/1.1\r\nhost: x\r\n\r\n{second}")).await;
         sleep(Duration::from_secs(3_600)).await;
         assert_eq!(served.causes(), []);
@@ -305,15 +294,15 @@ async fn a_request_under_way_is_not_idle() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_that_is_not_read_ends_the_connection() {
-    let mut served = Served::new();
+async fn a_response_that_is_not_read_ends_the_connection() {
+    let mut served = ServedConnection::new();
     served.write("GET /large HTTP/1.1\r\nhost: x\r\n\r\n").await;
     assert_eq!(served.ended().await, (30, vec![("write-timeout", 1)]));
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_that_is_read_slowly_goes_on() {
-    let mut served = Served::new();
+async fn a_response_that_is_read_slowly_goes_on() {
+    let mut served = ServedConnection::new();
     served.write("GET /large HTTP/1.1\r\nhost: x\r\n\r\n").await;
     let mut read = 0;
     while read < LARGE {
@@ -324,30 +313,30 @@ async fn an_answer_that_is_read_slowly_goes_on() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn to_drain_is_to_finish_what_is_under_way() {
-    for begun in ["", "PRI"] {
-        let mut served = Served::new();
-        served.write(begun).await;
-        served.exit.drain();
-        assert_eq!(served.ended().await, (0, vec![]), "{begun:?}");
+async fn draining_finishes_requests_in_progress() {
+    for first_bytes in ["", "PRI"] {
+        let mut served = ServedConnection::new();
+        served.write(first_bytes).await;
+        served.shutdown_control.drain();
+        assert_eq!(served.ended().await, (0, vec![]), "{first_bytes:?}");
     }
-    let mut served = Served::new();
+    let mut served = ServedConnection::new();
     let (sender, connection) = served.http2().await;
     let mut sender = sender.ready().await.unwrap();
-    let mut answer = sender.send_request(get("/parts"), true).unwrap().0.await.unwrap().into_body();
-    served.exit.drain();
+    let mut response = sender.send_request(get("/parts"), true).unwrap().0.await.unwrap().into_body();
+    served.shutdown_control.drain();
     sleep(Duration::from_secs(60)).await;
     assert!(!served.serving.is_finished());
-    // It is not told before, for it might close then.
+    // There is no GOAWAY yet, because the client might close when it reads one.
     let mut sender = sender.ready().await.unwrap();
     assert_eq!(sender.send_request(get("/small"), true).unwrap().0.await.unwrap().status(), 200);
-    served.exit.insist();
+    served.shutdown_control.force_goaway();
     sleep(Duration::from_secs(1)).await;
-    assert!(sender.ready().await.is_err(), "nothing new is taken");
+    assert!(sender.ready().await.is_err(), "no new request is accepted");
     let (parts, _) = mpsc::channel(1);
     std::mem::replace(&mut served.parts, parts).send(Ok(Bytes::from_static(b"last"))).await.unwrap();
-    assert_eq!(answer.data().await.unwrap().unwrap(), "last");
-    while let Some(more) = answer.data().await {
+    assert_eq!(response.data().await.unwrap().unwrap(), "last");
+    while let Some(more) = response.data().await {
         assert!(more.unwrap().is_empty());
     }
     assert_eq!(served.ended().await, (61, vec![]));

@@ -1,8 +1,7 @@
-//! TLS towards clients: what it is made of, which is read from files again and again, and how a connection comes to
-//! speak it.
+//! TLS with clients: loads the configured files, again on each reload, and does the handshake.
 //!
-//! A connection keeps what it began with. What a private key is like is told to nobody: not what is in its file, and not
-//! what a library says of it.
+//! A connection keeps the configuration that it started with. Nothing about a private key may appear in a message:
+//! neither the content of its file nor what a library reports about it.
 
 use std::fmt::Display;
 use std::io;
@@ -24,63 +23,63 @@ use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use crate::certificate::NotAfter;
-use crate::config::bounded::{read_regular, secret_path, shown_path};
+use crate::config::read_file::{read_regular, secret_path, shown_path};
 use crate::config::settings::Listen;
 use crate::sync::{Mutex, MutexGuard};
 
-/// How much rustls encrypts for a client that does not read, in bytes: one record (RFC 8446 §5.1). It would take 64 KiB.
-const UNSENT: usize = 16 * 1024;
+/// How much rustls encrypts for a client that does not read, in bytes: one record (RFC 8446 §5.1). Its default is 64
+/// KiB.
+const MAX_UNSENT: usize = 16 * 1024;
 
-/// What a client is answered that speaks plain HTTP here. It may be read by a program that knows upstream's errors, or
-/// by a person.
-const PLAIN_HTTP: &str = "HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\ncontent-length: 115\r\n\
+/// The response to plain HTTP on a TLS listener, in upstream's error format.
+const PLAIN_HTTP: &str = "HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\ncontent-length: 116\r\n\
     connection: close\r\n\r\n\
-    {\"error_code\":\"APIGW.0201\",\"error_msg\":\"workspace-gateway: plain HTTP where TLS is spoken: expected an https URL\"}\n";
+    {\"error_code\":\"APIGW.0201\",\"error_msg\":\"workspace-gateway: plain HTTP request on a TLS listener: use an https URL\"}\n";
 
-/// How many sessions are remembered, for clients that come again: as many as in rustls by itself.
+/// The size of the session cache: the default of rustls.
 const SESSIONS: usize = 256;
 
-/// TLS on one listener.
+/// The TLS configuration of one listener.
 #[derive(Clone)]
 pub(super) struct Tls(Arc<ServerConfig>);
 
-/// What a listener speaks from now on: TLS, or plain text.
+/// The current TLS configuration of a listener; `None` for plaintext.
 pub(super) type TlsReceiver = watch::Receiver<Option<Tls>>;
 
-/// Why a connection has come to nothing.
+/// Why a handshake failed.
 pub(super) enum HandshakeError {
-    /// The client hung up without a word.
-    Silent(io::Error),
-    /// It spoke something else, or the two don't agree.
-    Handshake(io::Error),
+    /// The client closed without sending a byte.
+    NoBytes(io::Error),
+    /// The client did not speak TLS, or there was no agreement.
+    Failed(io::Error),
 }
 
 impl Tls {
-    /// Has a client speak TLS.
+    /// Does the handshake.
     pub(super) async fn accept<IO>(self, mut io: IO) -> Result<Box<TlsStream<IO>>, HandshakeError>
     where
         IO: AsyncRead + AsyncWrite + Unpin,
     {
-        let first = io.read_u8().await.map_err(HandshakeError::Silent)?;
+        let first = io.read_u8().await.map_err(HandshakeError::NoBytes)?;
         if first.is_ascii_alphabetic() || b"\r\n".contains(&first) {
-            let told = tell_of_tls(&mut io).await;
-            return Err(HandshakeError::Handshake(
-                told.err().unwrap_or_else(|| io::Error::other("the client speaks plain HTTP")),
+            let rejected = reject_plain_http(&mut io).await;
+            return Err(HandshakeError::Failed(
+                rejected.err().unwrap_or_else(|| io::Error::other("plain HTTP client on a TLS listener")),
             ));
         }
         let handshake = async {
             let mut acceptor = Acceptor::default();
             acceptor.read_tls(&mut [first].as_slice())?;
             let start = LazyConfigAcceptor::new(acceptor, io).await?;
-            start.into_stream_with(self.0, |connection| connection.set_buffer_limit(Some(UNSENT))).await
+            start.into_stream_with(self.0, |connection| connection.set_buffer_limit(Some(MAX_UNSENT))).await
         };
-        handshake.await.map(Box::new).map_err(HandshakeError::Handshake)
+        handshake.await.map(Box::new).map_err(HandshakeError::Failed)
     }
 }
 
-/// Answers plain HTTP. What else the client sends is read until it hangs up: to close before would be to reset the
-/// connection, and the answer might be lost.
-async fn tell_of_tls<IO: AsyncRead + AsyncWrite + Unpin>(io: &mut IO) -> io::Result<()> {
+/// Answers plain HTTP. The rest of the request is read until the client closes: closing earlier would reset the
+/// connection, and the client might not get the response.
+async fn reject_plain_http<IO: AsyncRead + AsyncWrite + Unpin>(io: &mut IO) -> io::Result<()> {
     io.write_all(PLAIN_HTTP.as_bytes()).await?;
     io.shutdown().await?;
     let mut rest = [0; 512];
@@ -88,23 +87,22 @@ async fn tell_of_tls<IO: AsyncRead + AsyncWrite + Unpin>(io: &mut IO) -> io::Res
     Ok(())
 }
 
-/// TLS that has been read, and is not in force yet.
+/// TLS configurations that were loaded and are not in force yet.
 pub(super) struct Prepared {
-    /// For clients, and for an operator elsewhere.
+    /// For the proxy listener and for the admin listener.
     tls: Option<[Tls; 2]>,
     files: Vec<TlsFile>,
-    /// When the certificate ends.
     not_after: Option<NotAfter>,
 }
 
 impl Prepared {
-    /// When the certificate ends, or one of those with it if it ends sooner. `None` without TLS.
+    /// The earliest end of validity in the certificate chain. `None` without TLS.
     pub(super) fn not_after(&self) -> Option<NotAfter> {
         self.not_after
     }
 }
 
-/// A file, and what is in it.
+/// A file and the hash of its content.
 #[derive(Clone, PartialEq)]
 struct TlsFile {
     setting: &'static str,
@@ -112,10 +110,10 @@ struct TlsFile {
     contents: blake3::Hash,
 }
 
-/// Reads what the settings name.
+/// Loads the configured files.
 ///
 /// # Errors
-/// Which files are unusable, and why.
+/// All files that are unusable, each with its reason.
 pub(super) fn prepare(listen: &Listen) -> Result<Prepared, Vec<io::Error>> {
     let mut files = Vec::new();
     let mut read = |setting, path: &Path| {
@@ -133,7 +131,7 @@ pub(super) fn prepare(listen: &Listen) -> Result<Prepared, Vec<io::Error>> {
     let verifier = client_ca
         .map(|path| read(CLIENT_CA, path).and_then(|pem| client_verifier(path, &pem, Arc::clone(&provider))))
         .transpose();
-    // All that is unusable is told in one run.
+    // All unusable files are reported at once.
     let (chain, key, verifier) = match (chain, key, verifier) {
         (Ok(chain), Ok(key), Ok(verifier)) => (chain, key, verifier),
         (chain, key, verifier) => {
@@ -146,7 +144,7 @@ pub(super) fn prepare(listen: &Listen) -> Result<Prepared, Vec<io::Error>> {
 }
 
 fn private_key(path: &Path, pem: &[u8], provider: &CryptoProvider) -> io::Result<Arc<dyn SigningKey>> {
-    // What keeps a key from being read could show what is there.
+    // The parser's error could contain parts of the key.
     let key = PrivateKeyDer::from_pem_slice(pem)
         .map_err(|_| unusable(KEY, path, &"expected a PEM file with a private key that is not encrypted"))?;
     provider.key_provider.load_private_key(key).map_err(|_| {
@@ -163,7 +161,7 @@ fn client_verifier(path: &Path, pem: &[u8], provider: Arc<CryptoProvider>) -> io
     verifier.map_err(|error| unusable(CLIENT_CA, path, &error))
 }
 
-/// TLS for clients, and for an operator elsewhere.
+/// For the proxy listener and for the admin listener.
 fn server_config(
     listen: &Listen,
     chain: Vec<CertificateDer<'static>>,
@@ -192,25 +190,25 @@ fn server_config(
         None => builder.with_no_client_auth(),
         Some(verifier) => builder.with_client_cert_verifier(verifier),
     };
-    let mut for_operator = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(certified)));
-    for_operator.alpn_protocols = vec![b"http/1.1".to_vec()];
-    let mut for_clients = for_operator.clone();
+    let mut for_admin = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(certified)));
+    for_admin.alpn_protocols = vec![b"http/1.1".to_vec()];
+    let mut for_clients = for_admin.clone();
     for_clients.alpn_protocols.insert(0, b"h2".to_vec());
-    for config in [&mut for_clients, &mut for_operator] {
+    for config in [&mut for_clients, &mut for_admin] {
         if has_client_ca {
-            // Who comes again would be known by its session, whatever has become of its certificate since.
+            // A resumed session would skip the check of the client certificate.
             config.session_storage = Arc::new(NoServerSessionStorage {});
             config.send_tls13_tickets = 0;
         } else {
-            // Each its own.
+            // Each listener has its own cache.
             config.session_storage = ServerSessionMemoryCache::new(SESSIONS);
         }
     }
-    Ok([for_clients, for_operator].map(|config| Tls(Arc::new(config))))
+    Ok([for_clients, for_admin].map(|config| Tls(Arc::new(config))))
 }
 
-/// What the metric of the certificate's end is without TLS, and if the end cannot be read. No certificate ends then: 0 and −1
-/// are in 1970 and 1969.
+/// Values of the metric for the end of the certificate: without TLS, and if the end cannot be read. No certificate ends
+/// then: 0 and −1 are in 1970 and 1969.
 const NO_TLS: i64 = 0;
 const NOT_READ: i64 = -1;
 
@@ -219,13 +217,13 @@ const KEY: &str = "listen.key_file";
 const CLIENT_CA: &str = "listen.client_ca_file";
 
 fn unusable(setting: &str, path: &Path, why: &dyn Display) -> io::Error {
-    // In place of a key's path somebody may have given the key.
+    // The operator may have set the key itself instead of its path.
     let path = if setting == KEY { secret_path(path) } else { shown_path(path) };
     io::Error::other(format!("{setting}: {path}: {why}"))
 }
 
 fn certificates(setting: &str, path: &Path, pem: &[u8]) -> io::Result<Vec<CertificateDer<'static>>> {
-    // Nor do these errors show what is there: somebody may have named the key's file.
+    // The parser's error is not shown: the operator may have named the key's file.
     let not_pem = |_| unusable(setting, path, &"expected a PEM file of certificates");
     let certificates = CertificateDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>().map_err(not_pem)?;
     if certificates.is_empty() {
@@ -234,36 +232,36 @@ fn certificates(setting: &str, path: &Path, pem: &[u8]) -> io::Result<Vec<Certif
     Ok(certificates)
 }
 
-/// What the listeners speak, and will.
+/// The TLS configurations in force, and how they are replaced.
 pub(super) struct TlsState {
     proxy: SocketAddr,
     admin: SocketAddr,
-    clients: watch::Sender<Option<Tls>>,
-    operator: watch::Sender<Option<Tls>>,
-    /// What that was made of.
+    proxy_tls: watch::Sender<Option<Tls>>,
+    admin_tls: watch::Sender<Option<Tls>>,
+    /// What they were made from.
     files: Mutex<Vec<TlsFile>>,
-    /// When its certificate ends, as Unix time in seconds; 0 without TLS, −1 if that cannot be read.
+    /// Unix time in seconds; [`NO_TLS`] or [`NOT_READ`].
     not_after: IntGauge,
 }
 
 impl TlsState {
-    /// For listeners at these addresses, which aren't always those that the settings name: they stay until a restart.
+    /// For listeners at these addresses. They may differ from the configured ones, and stay until a restart.
     ///
     /// # Errors
-    /// If a file is unusable, or plain text not allowed where it would be spoken.
+    /// If a file is unusable, or plaintext is not allowed at an address.
     pub(super) fn new(listen: &Listen, proxy: SocketAddr, admin: SocketAddr, not_after: IntGauge) -> io::Result<Self> {
-        let [clients, operator] = [(); 2].map(|()| watch::channel(None).0);
-        let tls_state = Self { proxy, admin, clients, operator, files: Mutex::default(), not_after };
-        tls_state.turn(listen)?.take();
+        let [proxy_tls, admin_tls] = [(); 2].map(|()| watch::channel(None).0);
+        let tls_state = Self { proxy, admin, proxy_tls, admin_tls, files: Mutex::default(), not_after };
+        tls_state.load(listen)?.apply();
         Ok(tls_state)
     }
 
-    /// For clients, and for the operator.
+    /// For the proxy listener and for the admin listener.
     pub(super) fn tls(&self) -> [TlsReceiver; 2] {
-        [self.clients.subscribe(), self.operator.subscribe()]
+        [self.proxy_tls.subscribe(), self.admin_tls.subscribe()]
     }
 
-    /// When the certificate ends. `None` without TLS.
+    /// The end of validity of the certificate. `None` without TLS.
     pub(super) fn not_after(&self) -> Option<NotAfter> {
         match self.not_after.get() {
             NO_TLS => None,
@@ -272,25 +270,26 @@ impl TlsState {
         }
     }
 
-    /// Where plain text is spoken with other machines.
+    /// The settings and addresses of listeners that speak plaintext with other machines.
     pub(super) fn exposed(&self, listen: &Listen) -> Vec<(&'static str, SocketAddr)> {
         listen.exposed(self.proxy, self.admin).collect()
     }
 
-    /// Prepares for other settings. Until the turn is over nobody else has one.
+    /// Loads another configuration. There is only one pending configuration at a time: others wait for the lock.
     ///
     /// # Errors
-    /// As at the beginning. What is spoken stays then.
-    pub(super) fn turn(&self, listen: &Listen) -> io::Result<PendingTls<'_>> {
+    /// As [`Self::new`]. Then nothing changes.
+    pub(super) fn load(&self, listen: &Listen) -> io::Result<PendingTls<'_>> {
         let files = self.files.lock();
-        let prepared = prepare(listen)
-            .map_err(|wrong| io::Error::other(wrong.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")))?;
-        listen.may_be_at(self.proxy, self.admin).map_err(io::Error::other)?;
+        let prepared = prepare(listen).map_err(|errors| {
+            io::Error::other(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))
+        })?;
+        listen.check_addresses(self.proxy, self.admin).map_err(io::Error::other)?;
         Ok(PendingTls { tls_state: self, files, prepared })
     }
 }
 
-/// What is going to be spoken, unless it isn't taken.
+/// A loaded configuration. Dropping it changes nothing.
 pub(super) struct PendingTls<'s> {
     tls_state: &'s TlsState,
     files: MutexGuard<'s, Vec<TlsFile>>,
@@ -298,27 +297,27 @@ pub(super) struct PendingTls<'s> {
 }
 
 impl PendingTls<'_> {
-    /// Has it spoken from now on. Gives the settings whose file has something else in it, though it is the same file.
-    pub(super) fn take(mut self) -> Vec<String> {
+    /// Puts the configuration in force. Returns the settings whose path is the same and whose file has other content.
+    pub(super) fn apply(mut self) -> Vec<String> {
         let Prepared { tls, files, not_after } = self.prepared;
         self.tls_state.not_after.set(match not_after {
             None => NO_TLS,
             Some(NotAfter::Unknown) => NOT_READ,
             Some(NotAfter::At(seconds)) => seconds,
         });
-        // What is the same goes on: it knows the clients that come again.
+        // An unchanged configuration stays, with its session cache.
         if files == *self.files {
             return Vec::new();
         }
-        let is_other = |now: &&TlsFile| {
-            self.files.iter().any(|known| known.path == now.path && known.setting == now.setting && known != *now)
+        let has_changed = |new: &&TlsFile| {
+            self.files.iter().any(|old| old.path == new.path && old.setting == new.setting && old != *new)
         };
-        let others = files.iter().filter(is_other).map(|file| format!("{} (what is in it)", file.setting)).collect();
-        let [clients, operator] = tls.map_or([None, None], |tls| tls.map(Some));
-        self.tls_state.clients.send_replace(clients);
-        // Whoever is on this machine needs none.
-        self.tls_state.operator.send_replace(operator.filter(|_| !self.tls_state.admin.ip().is_loopback()));
+        let changed = files.iter().filter(has_changed).map(|file| format!("{} (file content)", file.setting)).collect();
+        let [proxy_tls, admin_tls] = tls.map_or([None, None], |tls| tls.map(Some));
+        self.tls_state.proxy_tls.send_replace(proxy_tls);
+        // Local operators need no TLS.
+        self.tls_state.admin_tls.send_replace(admin_tls.filter(|_| !self.tls_state.admin.ip().is_loopback()));
         *self.files = files;
-        others
+        changed
     }
 }

@@ -1,8 +1,9 @@
-//! The requests of a connection in HTTP/2 whose bodies follow their heads, by stream: who waits for a 100 (Continue), and how
-//! many trailer fields came.
+//! The HTTP/2 requests with bodies, by stream: which client waits for a 100 (Continue), and how many trailer fields
+//! were received. No frame is written here.
 //!
-//! hyper does not tell on which stream a request has come. So `wire.rs` has it read no further than such a head until it has
-//! accepted the request, or refused it: the head that was read last is the one of the request that is accepted.
+//! hyper does not tell on which stream a request arrived. So `wire.rs` lets hyper read up to the end of such a head,
+//! and no further until the request is accepted or refused. The request that is accepted next is then the one of the
+//! last head.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,38 +16,38 @@ use thiserror::Error;
 use crate::request::validate::has_blanks;
 use crate::sync::{Mutex, MutexGuard};
 
-/// One connection's.
+/// The uploads of one connection.
 #[derive(Default)]
 pub(super) struct Uploads {
-    /// Whether a 100 is to be written: cheaper to ask than the lock.
+    /// Whether a 100 has to be written: cheaper to check than the lock.
     is_due: AtomicBool,
     state: Mutex<UploadsState>,
 }
 
 #[derive(Default)]
 struct UploadsState {
-    /// The stream of the head that was read last, if nobody has accepted it, and whether its body has come, too.
+    /// The stream of the last head, if it was not accepted yet, and whether data of its body follows it.
     unaccepted: Option<(u32, bool)>,
     uploads: Vec<Upload>,
     /// Wakes the connection.
     connection: Option<Waker>,
 }
 
-/// At most as many as there may be streams.
+/// There are at most as many as concurrent streams.
 struct Upload {
     stream: u32,
     is_due: bool,
-    /// Whether the final response may have been written: then a 100 would be malformed.
+    /// Whether the final response may have been written: a 100 after it would be malformed.
     is_answered: bool,
-    /// Fields of the trailer section, once that is there.
+    /// Fields of the trailer section, when it is complete.
     trailer_fields: Option<usize>,
 }
 
-/// One that was accepted, until its body is dropped.
+/// An accepted request, until its body is dropped.
 pub(super) struct AcceptedUpload {
     uploads: Arc<Uploads>,
     stream: u32,
-    /// Whether its client waits for a 100, as far as is known.
+    /// Whether the client waits for a 100, as far as known.
     is_expected: bool,
 }
 
@@ -59,16 +60,16 @@ pub(super) struct Unanswered {
 /// What is wrong with a trailer section.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 pub(super) enum MalformedTrailers {
-    #[error("a trailer field's value begins or ends with a space or a tab (RFC 9113 §8.2.1)")]
+    #[error("a trailer field's value starts or ends with a space or a tab (RFC 9113 §8.2.1)")]
     Blanks,
     /// h2 drops both.
-    #[error("the trailer section has pseudo-header fields (RFC 9113 §8.1), or more fields than are read")]
+    #[error("the trailer section has pseudo-header fields (RFC 9113 §8.1) or too many fields")]
     Fields,
 }
 
 impl Uploads {
-    /// A head was read whose body follows. Until it is accepted, no other is read.
-    pub(super) fn begins(&self, stream: u32, has_body: bool, connection: &Waker) {
+    /// The head of a request with a body was read. No other head is read before it is accepted.
+    pub(super) fn head_read(&self, stream: u32, has_body: bool, connection: &Waker) {
         let mut state = self.state();
         state.unaccepted = Some((stream, has_body));
         match &mut state.connection {
@@ -77,8 +78,7 @@ impl Uploads {
         }
     }
 
-    /// Its request was accepted.
-    pub(super) fn accepted(self: &Arc<Self>, head: &HeaderMap) -> Option<AcceptedUpload> {
+    pub(super) fn accept(self: &Arc<Self>, head: &HeaderMap) -> Option<AcceptedUpload> {
         let mut state = self.state();
         let (stream, has_body) = state.unaccepted.take()?;
         state.uploads.push(Upload { stream, is_due: false, is_answered: false, trailer_fields: None });
@@ -87,12 +87,12 @@ impl Uploads {
         Some(AcceptedUpload { uploads: Arc::clone(self), stream, is_expected })
     }
 
-    /// A trailer section of so many fields was read.
-    pub(super) fn trailers(&self, stream: u32, fields: usize) {
+    /// A trailer section was read.
+    pub(super) fn trailers_read(&self, stream: u32, fields: usize) {
         self.change(stream, |upload| upload.trailer_fields = Some(fields));
     }
 
-    /// A stream whose client is to be sent a 100 now.
+    /// Takes a stream whose client has to be sent a 100 now.
     pub(super) fn take_due(&self) -> Option<u32> {
         if !self.is_due.load(Ordering::Acquire) {
             return None;
@@ -120,13 +120,13 @@ impl Uploads {
 }
 
 impl AcceptedUpload {
-    /// Until its final response, if it expects another one before.
+    /// `None` if the client does not wait for a 100.
     pub(super) fn unanswered(&self) -> Option<Unanswered> {
         self.is_expected.then(|| Unanswered { uploads: Arc::clone(&self.uploads), stream: self.stream })
     }
 
-    /// Its body is waited for. A client that waits, too, is told to send it.
-    pub(super) fn awaits_body(&mut self) {
+    /// The gateway waits for the body. If the client waits, too, it is sent a 100.
+    pub(super) fn body_awaited(&mut self) {
         if !std::mem::take(&mut self.is_expected) {
             return;
         }
@@ -137,15 +137,15 @@ impl AcceptedUpload {
         }
     }
 
-    /// Some of its body has come, so that its client does not wait.
-    pub(super) fn has_body(&mut self) {
+    /// A part of the body was received, so the client does not wait.
+    pub(super) fn body_received(&mut self) {
         self.is_expected = false;
     }
 
-    /// Checks its trailer section, of which these are the fields that h2 has read.
+    /// Checks the trailer section. `trailers` are the fields that h2 has decoded.
     ///
     /// # Errors
-    /// If it is malformed.
+    /// If the section is malformed.
     pub(super) fn check(&self, trailers: &HeaderMap) -> Result<(), MalformedTrailers> {
         if trailers.values().any(has_blanks) {
             return Err(MalformedTrailers::Blanks);
@@ -179,51 +179,51 @@ impl Drop for Unanswered {
 mod tests {
     use super::*;
 
-    fn begun(uploads: &Arc<Uploads>, stream: u32, expect: &'static str) -> AcceptedUpload {
-        uploads.begins(stream, false, Waker::noop());
-        uploads.accepted(&HeaderMap::from_iter([(EXPECT, HeaderValue::from_static(expect))])).unwrap()
+    fn accepted(uploads: &Arc<Uploads>, stream: u32, expect: &'static str) -> AcceptedUpload {
+        uploads.head_read(stream, false, Waker::noop());
+        uploads.accept(&HeaderMap::from_iter([(EXPECT, HeaderValue::from_static(expect))])).unwrap()
     }
 
     #[test]
-    fn a_100_is_due_once_from_when_the_body_is_waited_for_to_the_final_response() {
+    fn a_100_is_due_once_between_waiting_for_the_body_and_the_final_response() {
         let uploads = Arc::default();
         let [mut one, mut two, mut three, mut other] =
             [(1, "100-continue"), (3, "100-Continue"), (5, "100-continue"), (7, "something-else")]
-                .map(|(stream, expect)| begun(&uploads, stream, expect));
-        assert!(uploads.accepted(&HeaderMap::new()).is_none(), "there are no more");
+                .map(|(stream, expect)| accepted(&uploads, stream, expect));
+        assert!(uploads.accept(&HeaderMap::new()).is_none(), "there are no more");
         assert_eq!(uploads.take_due(), None);
         let unanswered = one.unanswered();
         for upload in [&mut one, &mut two, &mut three, &mut other] {
-            upload.awaits_body();
+            upload.body_awaited();
         }
         drop(unanswered);
         assert!(other.unanswered().is_none());
         assert_eq!([uploads.take_due(), uploads.take_due(), uploads.take_due()], [Some(3), Some(5), None]);
-        two.awaits_body();
+        two.body_awaited();
         assert_eq!(uploads.take_due(), None);
     }
 
     #[test]
-    fn a_body_that_has_come_or_is_given_up_makes_no_100_due() {
+    fn no_100_is_due_when_a_body_was_received_or_dropped() {
         let uploads = Arc::default();
-        let mut come = begun(&uploads, 1, "100-continue");
-        come.has_body();
-        come.awaits_body();
-        let mut given_up = begun(&uploads, 3, "100-continue");
-        given_up.awaits_body();
-        drop(given_up);
-        uploads.begins(5, true, Waker::noop());
+        let mut received = accepted(&uploads, 1, "100-continue");
+        received.body_received();
+        received.body_awaited();
+        let mut dropped = accepted(&uploads, 3, "100-continue");
+        dropped.body_awaited();
+        drop(dropped);
+        uploads.head_read(5, true, Waker::noop());
         let expect = HeaderMap::from_iter([(EXPECT, HeaderValue::from_static("100-continue"))]);
-        uploads.accepted(&expect).unwrap().awaits_body();
+        uploads.accept(&expect).unwrap().body_awaited();
         assert_eq!(uploads.take_due(), None);
     }
 
     #[test]
     fn trailers_are_checked_against_what_came_on_their_stream() {
         let uploads = Arc::default();
-        let [one, two] = [1, 3].map(|stream| begun(&uploads, stream, ""));
-        uploads.trailers(1, 2);
-        uploads.trailers(3, 1);
+        let [one, two] = [1, 3].map(|stream| accepted(&uploads, stream, ""));
+        uploads.trailers_read(1, 2);
+        uploads.trailers_read(3, 1);
         let fields = |value| HeaderMap::from_iter([(EXPECT, HeaderValue::from_static(value))]);
         assert_eq!(one.check(&fields("a")), Err(MalformedTrailers::Fields));
         assert_eq!(two.check(&fields("a")), Ok(()));

@@ -1,10 +1,11 @@
-//! Connections that have been accepted while there was no room for them. They are few. They wait in order of arrival, but for two
-//! kinds, which are served last, and closed when too many wait:
+//! Accepted connections that wait because the listener is full. There are only a few. They are served in order of
+//! arrival, except two kinds, which are served last and closed first when too many wait:
 //!
-//! - Those of a peer address that holds its half of the places. They are accepted only to see whose they are, so
-//!   that they do not stand in the way of others. The last to come is closed first.
-//! - On the listeners for metrics and for the operator, those that have sent nothing. A probe sends its request at once; so
-//!   whoever opens connections again and again delays no probe. The first to come is closed first: it had the most time.
+//! - Connections of a peer address that holds its half of the places. They are accepted only to learn their address, so
+//!   that they do not block others in the kernel's queue. The latest one is closed first.
+//! - On the internal listeners (metrics and admin), connections that have sent nothing. A probe sends its request
+//!   immediately, so clients that open connections again and again do not delay it. The oldest one is closed first,
+//!   because it has had the most time.
 
 use std::collections::VecDeque;
 
@@ -12,27 +13,25 @@ use super::registry::Registry;
 use crate::net::Accepted;
 use crate::request::peer::Peer;
 
-/// How many wait here. Further ones wait in the kernel.
+/// How many connections wait here. Further ones wait in the kernel's queue.
 pub(super) const MAX_WAITING: usize = 32;
 
-/// Those that wait.
 pub(super) struct WaitingConnections<S = Accepted> {
     max_connections: usize,
     is_silent: fn(&S) -> bool,
     queue: VecDeque<(S, Option<Peer>)>,
 }
 
-/// Why a connection comes last. A later reason ranks below.
+/// In which order connections are served. A later value is served later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Rank {
-    /// It does not.
     First,
     Silent,
-    HasItsHalf,
+    HoldsHalf,
 }
 
 impl<S> WaitingConnections<S> {
-    /// For room on a listener that may have so many connections. Those that are silent come last.
+    /// For a listener with this connection limit. Connections for which `is_silent` is true are served last.
     pub(super) fn new(max_connections: usize, is_silent: fn(&S) -> bool) -> Self {
         Self { max_connections, is_silent, queue: VecDeque::new() }
     }
@@ -41,30 +40,29 @@ impl<S> WaitingConnections<S> {
         self.queue.is_empty()
     }
 
-    /// Whether another may be added.
     pub(super) fn has_room(&self, registry: &Registry) -> bool {
         self.queue.len() < MAX_WAITING || self.queue.iter().any(|it| self.rank(it, registry) > Rank::First)
     }
 
-    /// Adds one. Beyond [`MAX_WAITING`] one of those that come last is given back, to be closed.
+    /// Adds a connection. If more than [`MAX_WAITING`] wait then, returns one of low rank, which has to be closed.
     pub(super) fn add(&mut self, stream: S, peer: Option<Peer>, registry: &Registry) -> Option<S> {
         self.queue.push_back((stream, peer));
         if self.queue.len() <= MAX_WAITING {
             return None;
         }
-        let last = self.queue.iter().rposition(|(_, peer)| self.has_its_half(*peer, registry));
+        let last = self.queue.iter().rposition(|(_, peer)| self.holds_half(*peer, registry));
         let last = last.or_else(|| self.queue.iter().position(|(stream, _)| (self.is_silent)(stream)))?;
         self.queue.remove(last).map(|(stream, _)| stream)
     }
 
-    /// The next to have room.
+    /// Takes the next connection to serve.
     pub(super) fn next(&mut self, registry: &Registry) -> Option<(S, Option<Peer>)> {
         let places = self.queue.iter().enumerate();
         let first = places.min_by_key(|(_, it)| self.rank(it, registry)).map(|(place, _)| place)?;
         self.queue.remove(first)
     }
 
-    /// Whose they are, in the order in which they are to have room.
+    /// The peers of all waiting connections, in the order in which they will be served.
     pub(super) fn peers(&self, registry: &Registry) -> Vec<Option<Peer>> {
         let mut ranked: Vec<_> = self.queue.iter().map(|it| (self.rank(it, registry), it.1)).collect();
         ranked.sort_by_key(|&(rank, _)| rank);
@@ -72,8 +70,8 @@ impl<S> WaitingConnections<S> {
     }
 
     fn rank(&self, (stream, peer): &(S, Option<Peer>), registry: &Registry) -> Rank {
-        if self.has_its_half(*peer, registry) {
-            Rank::HasItsHalf
+        if self.holds_half(*peer, registry) {
+            Rank::HoldsHalf
         } else if (self.is_silent)(stream) {
             Rank::Silent
         } else {
@@ -81,8 +79,8 @@ impl<S> WaitingConnections<S> {
         }
     }
 
-    fn has_its_half(&self, peer: Option<Peer>, registry: &Registry) -> bool {
-        peer.is_some_and(|peer| registry.has_its_half(peer, self.max_connections))
+    fn holds_half(&self, peer: Option<Peer>, registry: &Registry) -> bool {
+        peer.is_some_and(|peer| registry.holds_half(peer, self.max_connections))
     }
 }
 
@@ -99,7 +97,7 @@ mod tests {
     const MINIMUM: MinimumAge = MinimumAge { idle: [Duration::ZERO; 3], blocked: Duration::ZERO };
 
     #[tokio::test]
-    async fn those_whose_peer_address_holds_its_half_come_last_and_leave_first() {
+    async fn connections_of_a_peer_address_that_holds_half_are_served_last_and_closed_first() {
         let [greedy, other] = [1, 2].map(|last| Some(Peer::V4([10, 0, 0, last].into())));
         let registry = Registry::new(MINIMUM);
         let connection =
@@ -135,7 +133,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn those_that_have_sent_nothing_come_after_others_and_the_oldest_leaves_first() {
+    async fn silent_connections_are_served_last_and_the_oldest_is_closed_first() {
         let registry = Registry::new(MINIMUM);
         let mut waiting = WaitingConnections::new(4, |name: &usize| *name < 100);
         for name in 0..MAX_WAITING - 1 {

@@ -1,4 +1,5 @@
-//! A client's bytes, in and out: passed on as they are, and noted. Heads that the fast path can answer are not passed on.
+//! The byte stream between a client and hyper. Bytes are passed on unchanged and recorded. Only requests that the fast
+//! path answers are not passed on.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -21,20 +22,20 @@ use crate::gateway::{Connection, Gateway};
 use crate::net::Reset;
 use crate::stream::READ_AT_ONCE;
 
-/// How a client of HTTP/2 that knows what it talks to begins (RFC 9113 §3.4). No request line of HTTP/1 does.
+/// The HTTP/2 connection preface (RFC 9113 §3.4). It is not a valid HTTP/1 request line.
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// How long a connection does not read when its client may not have what its head takes. Then the budget is asked again.
+/// How long a connection is not read when the memory budget refuses room for a head. Then the budget is tried again.
 const RETRY: Duration = Duration::from_millis(100);
 
-/// How much of a body is read at once in HTTP/1, in bytes. hyper's buffer has 8 KiB, and grows whenever one read fills it. An
-/// upload that upstream does not read holds several such pieces.
+/// How much of a body is read at once in HTTP/1, in bytes. hyper's buffer starts with 8 KiB and grows whenever one read
+/// fills it. An upload that upstream does not read holds several such pieces.
 const BODY_PIECE: usize = 8 * 1024 - 1;
 
-/// How much of what arrives at an idle connection is read at first: more than most heads have.
-const ARRIVAL: usize = 8 * 1024;
+/// How much is read first when bytes arrive at an idle connection, in bytes. Most heads are smaller.
+const FIRST_READ: usize = 8 * 1024;
 
-/// The fast path of a connection, and what tells whether the connection is about to end.
+/// The fast path of a connection.
 pub(super) struct WireFastPath {
     responder: Responder<Gateway>,
     shutdown: ListenerShutdown,
@@ -46,47 +47,46 @@ impl WireFastPath {
     }
 
     fn take(&mut self, bytes: &[u8], activity: &ConnectionActivity) -> bool {
-        let state = ResponderState { is_free: activity.is_free(), is_closing: self.shutdown.is_begun() };
+        let state = ResponderState { is_free: activity.is_free(), is_closing: self.shutdown.has_started() };
         self.responder.take(bytes, state)
     }
 }
 
-/// A connection whose first bytes have been looked at.
+/// A connection whose HTTP version was detected.
 pub(super) struct Wire<IO> {
     io: IO,
-    /// What was looked at and is still to be read.
-    begun: [u8; PREFACE.len()],
-    unread: std::ops::Range<usize>,
-    /// What was read once before, by a connection of hyper's that is gone.
-    again: Bytes,
-    /// What has arrived since, and is still to be looked at.
-    arrived: Bytes,
-    /// Where HTTP/2 is spoken.
+    /// The bytes that were read for that. Those in `first_unread` are still to be passed to hyper.
+    first_bytes: [u8; PREFACE.len()],
+    first_unread: std::ops::Range<usize>,
+    /// Bytes that a previous hyper connection had read and not used.
+    unused: Bytes,
+    /// Bytes that were received and not yet inspected.
+    received: Bytes,
     http2: Option<Box<Http2>>,
-    /// In HTTP/1, on the listener for clients.
+    /// HTTP/1 on the proxy listener.
     fast_path: Option<Box<WireFastPath>>,
     head: HeadMemory,
-    /// Until the memory budget is asked again for room for a head.
+    /// Until the memory budget is tried again for a head.
     retry: Option<Pin<Box<Sleep>>>,
-    /// HTTP/2: whether the requests whose heads were read have to begin before more is read.
-    yields: bool,
-    /// HTTP/2: at which poll of the connection it was left to others to go on.
+    /// HTTP/2: whether the requests whose heads were read have to start before more is read.
+    waits_for_tasks: bool,
+    /// HTTP/2: the number of the poll in which this task yielded to the tasks of the requests.
     yielded_at: Option<usize>,
-    /// HTTP/2: at which poll of the connection something was read last.
+    /// HTTP/2: the number of the poll in which bytes were read last.
     read_at: usize,
-    /// HTTP/1: how long a client that has closed its sending side may be written nothing.
+    /// HTTP/1: how long nothing may be written to a client that has closed its sending side.
     half_close: Duration,
-    /// HTTP/1: once it has closed, and while hyper does not know.
+    /// HTTP/1: set after the client has closed its sending side, while hyper does not know.
     half_closed: Option<HalfClosed>,
     activity: Arc<ConnectionActivity>,
 }
 
 impl<IO: AsyncRead + Unpin> Wire<IO> {
-    /// Reads as much as it takes to tell the two versions apart: until the first byte that isn't the preface's.
+    /// Detects the HTTP version: reads until the first byte that differs from the HTTP/2 preface.
     ///
     /// # Errors
-    /// If the client has gone.
-    pub(super) async fn of(
+    /// If the client has closed the connection.
+    pub(super) async fn detect(
         mut io: IO,
         fast_path: Option<Box<WireFastPath>>,
         shutdown: &ListenerShutdown,
@@ -94,27 +94,27 @@ impl<IO: AsyncRead + Unpin> Wire<IO> {
         half_close: Duration,
         activity: Arc<ConnectionActivity>,
     ) -> io::Result<Self> {
-        let (mut begun, mut read) = ([0; PREFACE.len()], 0);
-        while read < begun.len() && begun[..read] == PREFACE[..read] {
-            match io.read(&mut begun[read..]).await? {
+        let (mut first_bytes, mut read) = ([0; PREFACE.len()], 0);
+        while read < first_bytes.len() && first_bytes[..read] == PREFACE[..read] {
+            match io.read(&mut first_bytes[read..]).await? {
                 0 if read == 0 => return Err(io::ErrorKind::UnexpectedEof.into()),
                 0 => break,
                 more => read += more,
             }
         }
-        let http2 = (begun == *PREFACE).then(|| Box::new(Http2::new(shutdown.clone())));
+        let http2 = (first_bytes == *PREFACE).then(|| Box::new(Http2::new(shutdown.clone())));
         let fast_path = fast_path.filter(|_| http2.is_none());
         Ok(Self {
             io,
-            begun,
-            unread: 0..read,
-            again: Bytes::new(),
-            arrived: Bytes::new(),
+            first_bytes,
+            first_unread: 0..read,
+            unused: Bytes::new(),
+            received: Bytes::new(),
             http2,
             fast_path,
             head,
             retry: None,
-            yields: false,
+            waits_for_tasks: false,
             yielded_at: None,
             read_at: 0,
             half_close,
@@ -123,88 +123,89 @@ impl<IO: AsyncRead + Unpin> Wire<IO> {
         })
     }
 
-    /// Whether the client begins as in TLS, with a handshake (RFC 8446 §5.1).
+    /// Whether the first bytes are a TLS handshake record (RFC 8446 §5.1).
     pub(super) fn is_tls(&self) -> bool {
-        self.begun[..self.unread.end].starts_with(b"\x16\x03")
+        self.first_bytes[..self.first_unread.end].starts_with(b"\x16\x03")
     }
 
-    /// Whether the client speaks HTTP/2.
     pub(super) fn is_http2(&self) -> bool {
         self.http2.is_some()
     }
 
-    /// HTTP/2: the requests whose bodies follow their heads.
+    /// HTTP/2: the requests with bodies.
     pub(super) fn uploads(&self) -> Option<Arc<Uploads>> {
         self.http2.as_ref().map(|http2| Arc::clone(http2.uploads()))
     }
 
-    /// HTTP/1: nothing is asked, and the buffer that is read into is gone. What was left in it is read again.
-    pub(super) fn rests(&mut self, left: Bytes) {
-        self.head.is_freed();
-        self.activity.rests();
+    /// HTTP/1: the connection is idle and hyper's buffer was freed. `unused` is what hyper had read and not used. It is
+    /// read again.
+    pub(super) fn memory_freed(&mut self, unused: Bytes) {
+        self.head.free_buffer();
+        self.activity.memory_freed();
         if let Some(fast_path) = &mut self.fast_path {
             fast_path.responder.shrink();
         }
-        self.again = left;
+        self.unused = unused;
     }
 
-    /// Waits until more has arrived, or the client has gone, without a buffer of its own.
+    /// Waits, without a heap buffer, until bytes arrive or the client closes.
     pub(super) fn poll_arrival(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        if !self.again.is_empty() {
+        if !self.unused.is_empty() {
             return Poll::Ready(());
         }
-        let mut space = [0; ARRIVAL];
+        let mut space = [0; FIRST_READ];
         let mut buffer = ReadBuf::new(&mut space);
-        // A failure comes again when it is read again.
+        // An error will be returned again by the next read.
         let _ = ready!(Pin::new(&mut self.io).poll_read(context, &mut buffer));
-        self.arrived = Bytes::copy_from_slice(buffer.filled());
+        self.received = Bytes::copy_from_slice(buffer.filled());
         Poll::Ready(())
     }
 
-    /// How many bytes may be read now. Waits while the client may not have what a head takes that is begun.
-    fn poll_room(&mut self, context: &mut Context<'_>) -> Poll<usize> {
+    /// How many bytes may be read now. Waits while the memory budget has no room for the incomplete head.
+    fn poll_read_limit(&mut self, context: &mut Context<'_>) -> Poll<usize> {
         loop {
             if let Some(retry) = &mut self.retry {
                 ready!(retry.as_mut().poll(context));
                 self.retry = None;
             }
-            let room = match self.http2.as_ref().map(|http2| &http2.frames) {
+            let room = match self.http2.as_ref().map(|http2| &http2.client_frames) {
                 None if !self.activity.is_in_head() => {
-                    // What was read before belongs to another head, or to a body.
-                    self.head.head_is_whole();
-                    // A whole head in one piece is what the fast path remembers.
+                    // Earlier bytes belong to another head or to a body.
+                    self.head.head_finished();
+                    // The fast path remembers only heads that arrive in one piece.
                     Some(if self.activity.is_free() { READ_AT_ONCE } else { BODY_PIECE })
                 }
                 None => self.head.room(),
                 Some(frames) => {
-                    let (unfinished, data_left) = (frames.unfinished(), frames.data_left());
+                    let (unfinished, data_left) = (frames.unfinished_head(), frames.data_left());
                     self.head.may_collect(unfinished).then(|| self.head.heads_at_once().max(data_left))
                 }
             };
             match room {
                 Some(room) => {
-                    self.activity.awaits_memory(false);
+                    self.activity.set_awaits_memory(false);
                     return Poll::Ready(room.min(READ_AT_ONCE));
                 }
                 None => {
-                    self.activity.awaits_memory(true);
+                    self.activity.set_awaits_memory(true);
                     self.retry = Some(Box::pin(sleep(RETRY)));
                 }
             }
         }
     }
 
-    /// HTTP/2: waits until the requests whose heads were read have begun, if more must not be read before: until then only
-    /// their heads are charged. hyper reads on whenever it has accepted one, before any of them has begun.
-    fn poll_begun(&mut self, context: &mut Context<'_>) -> Poll<()> {
+    /// HTTP/2: waits until the requests whose heads were read have started, if that is necessary before the next read.
+    /// Until then, only their heads are charged. hyper continues to read after it has accepted a request, before the
+    /// request's task has started.
+    fn poll_tasks_started(&mut self, context: &mut Context<'_>) -> Poll<()> {
         let polls = self.activity.polls();
         match self.yielded_at {
             Some(at) if at == polls => return Poll::Pending,
-            Some(_) if self.activity.have_all_begun() => {
-                (self.yields, self.yielded_at) = (false, None);
-                self.head.requests_have_begun();
+            Some(_) if self.activity.all_request_tasks_started() => {
+                (self.waits_for_tasks, self.yielded_at) = (false, None);
+                self.head.requests_started();
             }
-            None if !self.yields => {}
+            None if !self.waits_for_tasks => {}
             _ => {
                 self.yielded_at = Some(polls);
                 context.waker().wake_by_ref();
@@ -214,29 +215,29 @@ impl<IO: AsyncRead + Unpin> Wire<IO> {
         Poll::Ready(())
     }
 
-    /// HTTP/1: notes what was read. hyper's buffer stays as large as the largest head has made it.
-    fn reads(&mut self, bytes: usize) {
-        self.activity.heard();
+    /// HTTP/1: records a read. hyper's buffer stays as large as the largest head has made it.
+    fn record_read(&mut self, bytes: usize) {
+        self.activity.bytes_received();
         if self.activity.is_in_head() {
-            self.head.reads(bytes);
+            self.head.record_read(bytes);
         }
         if self.head.is_large() {
-            self.activity.has_large_buffer(true);
+            self.activity.set_has_large_buffer(true);
         }
     }
 }
 
-/// Reads so much at once, at most.
+/// Reads at most `max` bytes.
 fn poll_read<IO: AsyncRead + Unpin>(
     io: &mut IO,
     context: &mut Context<'_>,
     buffer: &mut ReadBuf<'_>,
-    most: usize,
+    max: usize,
 ) -> Poll<io::Result<()>> {
-    if buffer.remaining() <= most {
+    if buffer.remaining() <= max {
         return Pin::new(io).poll_read(context, buffer);
     }
-    let mut part = ReadBuf::new(buffer.initialize_unfilled_to(most));
+    let mut part = ReadBuf::new(buffer.initialize_unfilled_to(max));
     ready!(Pin::new(io).poll_read(context, &mut part))?;
     let read = part.filled().len();
     buffer.advance(read);
@@ -244,7 +245,7 @@ fn poll_read<IO: AsyncRead + Unpin>(
 }
 
 impl<IO: Reset> Wire<IO> {
-    /// HTTP/1: the client has closed its sending side. Waits until hyper is to be told.
+    /// HTTP/1: the client has closed its sending side. Waits until hyper has to see the end of input.
     fn poll_half_closed(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let Self { io, activity, half_closed, half_close, .. } = self;
         if half_closed.is_none() {
@@ -253,7 +254,7 @@ impl<IO: Reset> Wire<IO> {
         let Some(waiting) = half_closed else { return Poll::Ready(Ok(())) };
         let poll_reset = |context: &mut Context<'_>| io.poll_reset(context);
         match ready!(waiting.poll_end(activity.read_side(), context, poll_reset, activity.is_blocked())) {
-            ReadEnd::OfInput => Poll::Ready(Ok(())),
+            ReadEnd::EndOfInput => Poll::Ready(Ok(())),
             ReadEnd::Reset => Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())),
         }
     }
@@ -263,37 +264,37 @@ impl<IO: AsyncRead + AsyncWrite + Reset + Unpin> AsyncRead for Wire<IO> {
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         loop {
-            // Until a client has read an answer, it is not asked what else it wants.
-            ready!(this.poll_finish(context))?;
-            // Requests are read even while a frame of our own cannot be written.
-            if let Poll::Ready(said) = this.poll_own(context) {
-                said?;
+            // The next request is not read before the client has read the response of the fast path.
+            ready!(this.poll_fast_path_response(context))?;
+            // Requests are read even while one of the gateway's own frames cannot be written.
+            if let Poll::Ready(written) = this.poll_own_frames(context) {
+                written?;
             }
-            if !this.again.is_empty() {
-                let more = this.again.split_to(this.again.len().min(buffer.remaining()));
-                this.activity.heard();
+            if !this.unused.is_empty() {
+                let more = this.unused.split_to(this.unused.len().min(buffer.remaining()));
+                this.activity.bytes_received();
                 buffer.put_slice(&more);
                 return Poll::Ready(Ok(()));
             }
             if this.half_closed.is_some() {
                 return this.poll_half_closed(context);
             }
-            ready!(this.poll_begun(context));
-            let most = ready!(this.poll_room(context));
+            ready!(this.poll_tasks_started(context));
+            let max = ready!(this.poll_read_limit(context));
             let before = buffer.filled().len();
-            let begun = this.unread.len().min(buffer.remaining());
-            buffer.put_slice(&this.begun[this.unread.start..][..begun]);
-            this.unread.start += begun;
-            let arrived = this.arrived.clone();
-            let read = if arrived.is_empty() {
-                poll_read(&mut this.io, context, buffer, most)
+            let first = this.first_unread.len().min(buffer.remaining());
+            buffer.put_slice(&this.first_bytes[this.first_unread.start..][..first]);
+            this.first_unread.start += first;
+            let received = this.received.clone();
+            let read = if received.is_empty() {
+                poll_read(&mut this.io, context, buffer, max)
             } else {
-                let more = this.arrived.split_to(arrived.len().min(buffer.remaining()).min(most));
+                let more = this.received.split_to(received.len().min(buffer.remaining()).min(max));
                 buffer.put_slice(&more);
                 Poll::Ready(Ok(()))
             };
-            let news = &buffer.filled()[before..];
-            if news.is_empty() {
+            let new_bytes = &buffer.filled()[before..];
+            if new_bytes.is_empty() {
                 if read.is_pending() && this.head.has_decoded() {
                     this.yielded_at = Some(this.activity.polls());
                 }
@@ -302,90 +303,90 @@ impl<IO: AsyncRead + AsyncWrite + Reset + Unpin> AsyncRead for Wire<IO> {
                 }
                 return read;
             }
-            if this.fast_path.as_mut().is_some_and(|fast_path| fast_path.take(news, &this.activity)) {
-                this.activity.head_is_whole();
+            if this.fast_path.as_mut().is_some_and(|fast_path| fast_path.take(new_bytes, &this.activity)) {
+                this.activity.head_finished();
                 buffer.set_filled(before);
                 continue;
             }
             match &mut this.http2 {
                 None => {
-                    let read = news.len();
-                    this.reads(read);
+                    let read = new_bytes.len();
+                    this.record_read(read);
                 }
-                // The preface, which is no frame, was looked at.
+                // The preface was already inspected and is not a frame.
                 Some(http2) => {
-                    if this.activity.is_flooded() {
+                    if this.activity.exceeds_cancel_limit() {
                         return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
                     }
-                    // No request is under way, so that h2 holds the trailers of none. Those whose heads came in this poll of the
-                    // connection have not been accepted yet.
+                    // No request is in progress, so h2 holds no trailers. Requests whose heads arrived in this poll of
+                    // the connection have not been accepted yet.
                     let polls = this.activity.polls();
                     if this.activity.is_free() && this.read_at != polls {
-                        http2.frames.forget_trailers();
+                        http2.client_frames.forget_trailers();
                     }
                     this.read_at = polls;
-                    let news = &news[begun..];
-                    let upload = http2.reads(news, &this.activity, context);
-                    let whole = http2.frames.take_whole();
-                    if whole > 0 {
-                        // Each head has its own time, though the next one has begun.
-                        this.activity.head_is_whole();
+                    let new_bytes = &new_bytes[first..];
+                    let upload = http2.record_read(new_bytes, &this.activity, context);
+                    let completed = http2.client_frames.take_completed_heads();
+                    if completed > 0 {
+                        // Each head has its own timeout, even if the next one has started.
+                        this.activity.head_finished();
                     }
-                    this.activity.heard_frames(http2.frames.is_unfinished());
-                    if !this.head.trailers(http2.frames.trailers()) {
+                    this.activity.frames_received(http2.client_frames.is_unfinished());
+                    if !this.head.charge_trailers(http2.client_frames.trailers()) {
                         return Poll::Ready(Err(io::ErrorKind::OutOfMemory.into()));
                     }
-                    if whole > 0 {
-                        this.yields = this.head.decodes(whole);
+                    if completed > 0 {
+                        this.waits_for_tasks = this.head.charge_decoded(completed);
                     }
                     if let Some(read) = upload {
-                        this.yields = true;
-                        let is_left = read < news.len();
-                        if is_left && arrived.is_empty() {
-                            this.arrived = Bytes::copy_from_slice(&news[read..]);
+                        this.waits_for_tasks = true;
+                        let is_left = read < new_bytes.len();
+                        if is_left && received.is_empty() {
+                            this.received = Bytes::copy_from_slice(&new_bytes[read..]);
                         } else if is_left {
-                            this.arrived = arrived.slice(read..);
+                            this.received = received.slice(read..);
                         }
-                        buffer.set_filled(before + begun + read);
+                        buffer.set_filled(before + first + read);
                     }
                 }
             }
-            // What has come before may be read, whatever has become of the connection since.
+            // Bytes that were received may be read, even if the connection has failed since.
             return Poll::Ready(Ok(()));
         }
     }
 }
 
 impl<IO: AsyncWrite + Unpin> Wire<IO> {
-    /// What is said here goes between what hyper writes.
-    fn poll_own(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+    /// HTTP/2: the gateway's own frames are written between those of hyper.
+    fn poll_own_frames(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.http2 {
-            Some(http2) => http2.poll_own(&mut self.io, context),
+            Some(http2) => http2.poll_own_frames(&mut self.io, context),
             None => Poll::Ready(Ok(())),
         }
     }
 
-    /// Takes note of what hyper has written.
-    fn wrote<'a>(
+    /// Follows what hyper has written.
+    fn record_written<'a>(
         &mut self,
         parts: impl IntoIterator<Item = &'a [u8]>,
         written: Poll<io::Result<usize>>,
     ) -> Poll<io::Result<usize>> {
         if let Some(half_closed) = &mut self.half_closed {
-            half_closed.goes_on();
+            half_closed.restart_timer();
         }
         if let (Some(http2), Poll::Ready(Ok(written))) = (&mut self.http2, &written) {
-            http2.wrote(parts, *written, &self.activity);
+            http2.record_written(parts, *written, &self.activity);
         }
         written
     }
 
-    /// A response of the fast path goes before what hyper writes.
-    fn poll_finish(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+    /// A response of the fast path is written before what hyper writes.
+    fn poll_fast_path_response(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         if let Some(fast_path) = &mut self.fast_path
             && ready!(fast_path.responder.poll_write(&mut self.io, context))?
         {
-            self.activity.answered_here();
+            self.activity.fast_path_responded();
         }
         Poll::Ready(Ok(()))
     }
@@ -394,10 +395,10 @@ impl<IO: AsyncWrite + Unpin> Wire<IO> {
 impl<IO: AsyncWrite + Unpin> AsyncWrite for Wire<IO> {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        ready!(this.poll_finish(context))?;
-        ready!(this.poll_own(context))?;
+        ready!(this.poll_fast_path_response(context))?;
+        ready!(this.poll_own_frames(context))?;
         let written = Pin::new(&mut this.io).poll_write(context, bytes);
-        this.wrote([bytes], written)
+        this.record_written([bytes], written)
     }
 
     fn poll_write_vectored(
@@ -406,10 +407,10 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Wire<IO> {
         parts: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        ready!(this.poll_finish(context))?;
-        ready!(this.poll_own(context))?;
+        ready!(this.poll_fast_path_response(context))?;
+        ready!(this.poll_own_frames(context))?;
         let written = Pin::new(&mut this.io).poll_write_vectored(context, parts);
-        this.wrote(parts.iter().map(|part| &**part), written)
+        this.record_written(parts.iter().map(|part| &**part), written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -418,19 +419,19 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Wire<IO> {
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        ready!(this.poll_finish(context))?;
-        // hyper has written what it had, perhaps to the end of a frame that it could not write whole before.
-        ready!(this.poll_own(context))?;
+        ready!(this.poll_fast_path_response(context))?;
+        // hyper has written what it had. It may have completed a frame that was written in part before.
+        ready!(this.poll_own_frames(context))?;
         ready!(Pin::new(&mut this.io).poll_flush(context))?;
         if let Some(half_closed) = &mut this.half_closed {
-            half_closed.has_flushed(this.activity.read_side(), context);
+            half_closed.flushed(this.activity.read_side(), context);
         }
         Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        ready!(this.poll_finish(context))?;
+        ready!(this.poll_fast_path_response(context))?;
         Pin::new(&mut this.io).poll_shutdown(context)
     }
 }

@@ -1,4 +1,4 @@
-//! The `Authorization` header of a signed request:
+//! Parses the `Authorization` header of a signed request:
 //! `SDK-HMAC-SHA256 Access=…, SignedHeaders=…, Signature=…`.
 
 use http::header::AUTHORIZATION;
@@ -6,44 +6,43 @@ use http::{HeaderMap, HeaderValue};
 
 use super::SCHEME;
 
-/// What the header says, in the one spelling that clients have.
+/// The parts of the header.
 #[derive(Clone, Copy)]
 pub struct Authorization<'a> {
-    /// The id of the access key. Public: it proves nothing.
+    /// The id of the access key. It is public and proves nothing.
     pub access: &'a str,
-    /// Names of the headers that are signed: lower case, sorted, joined with `;`.
+    /// The names of the signed headers: lower case, sorted, joined with `;`.
     pub signed_headers: &'a str,
-    /// The signature, in lower-case hexadecimal digits.
+    /// Lower-case hex digits.
     pub signature: &'a str,
 }
 
 impl<'a> Authorization<'a> {
-    /// Reads it strictly: another spelling is not worth a guess.
+    /// Accepts only the spelling that the known clients use, and guesses nothing.
     pub fn read(value: &'a HeaderValue) -> Option<Self> {
         let parts = value.to_str().ok()?.strip_prefix(SCHEME)?.strip_prefix(' ')?;
         let mut parts = parts.split(", ");
         let mut part = |name| parts.next()?.strip_prefix(name)?.strip_prefix('=');
         let (access, signed_headers, signature) = (part("Access")?, part("SignedHeaders")?, part("Signature")?);
-        let is_whole = parts.next().is_none() && !access.is_empty();
+        let is_complete = parts.next().is_none() && !access.is_empty();
         let names = || signed_headers.split(';');
         let is_sorted = names().is_sorted_by(|one, next| one < next);
         let is_named = names().all(|name| !name.is_empty() && !name.bytes().any(|byte| byte.is_ascii_uppercase()));
-        (is_whole && is_sorted && is_named).then_some(Self { access, signed_headers, signature })
+        (is_complete && is_sorted && is_named).then_some(Self { access, signed_headers, signature })
     }
 
-    /// The names of the headers that are signed.
     pub fn names(&self) -> impl Iterator<Item = &'a str> + use<'a> {
         self.signed_headers.split(';')
     }
 }
 
-/// Whether there is an `Authorization` that is not blank.
+/// Whether there is an `Authorization` that is not blank, of any scheme.
 pub fn has_signature(headers: &HeaderMap) -> bool {
     headers.get_all(AUTHORIZATION).iter().any(|value| !value.as_bytes().iter().all(u8::is_ascii_whitespace))
 }
 
-/// The words of a header of the scheme that is verified here, however it is spelled. One of them may be the id of an
-/// access key: whoever else reads the header may find it where nobody here would look.
+/// The words of a header with scheme [`SCHEME`], in any spelling. Any of them may be the id of an access key: another
+/// server may parse the header less strictly and find the id at another place.
 pub(super) fn words(value: &HeaderValue) -> impl Iterator<Item = &str> {
     let is_part = |byte: &u8| byte.is_ascii_alphanumeric() || b"_-".contains(byte);
     let mut words = value.as_bytes().split(move |byte| !is_part(byte)).filter(|word| !word.is_empty());
@@ -55,18 +54,18 @@ pub(super) fn words(value: &HeaderValue) -> impl Iterator<Item = &str> {
 mod tests {
     use super::*;
 
-    const WELL_SPELLED: &str = "SDK-HMAC-SHA256 Access=A, SignedHeaders=host;x-sdk-date, Signature=00";
+    const WELL_FORMED: &str = "SDK-HMAC-SHA256 Access=A, SignedHeaders=host;x-sdk-date, Signature=00";
 
     #[test]
     fn one_spelling_is_read() {
-        let value = HeaderValue::from_static(WELL_SPELLED);
+        let value = HeaderValue::from_static(WELL_FORMED);
         let read = Authorization::read(&value).unwrap();
         assert_eq!((read.access, read.signed_headers, read.signature), ("A", "host;x-sdk-date", "00"));
         assert_eq!(read.names().collect::<Vec<_>>(), ["host", "x-sdk-date"]);
     }
 
     #[test]
-    fn others_are_not_but_tell_whose_they_claim_to_be() {
+    fn other_spellings_are_not_read_but_the_key_id_is_among_their_words() {
         for other in [
             "sdk-hmac-sha256 Access=A, SignedHeaders=host;x-sdk-date, Signature=00",
             "SDK-HMAC-SHA256  Access=A, SignedHeaders=host;x-sdk-date, Signature=00",
@@ -93,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_quoted_or_not_text_tells_too() {
+    fn the_key_id_is_found_in_quotes_and_beside_bytes_outside_ascii() {
         let quoted = HeaderValue::from_static("SDK-HMAC-SHA256 Access=\"A\", SignedHeaders=host, Signature=00");
         assert!(words(&quoted).any(|word| word == "A"));
         let value = HeaderValue::from_bytes(b"SDK-HMAC-SHA256 Access=A, SignedHeaders=host, Signature=00\xe9").unwrap();
@@ -101,23 +100,23 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_no_key() {
-        let nobody = HeaderValue::from_static("SDK-HMAC-SHA256 Access=, SignedHeaders=host, Signature=00");
-        assert!(Authorization::read(&nobody).is_none());
+    fn an_empty_key_id_is_not_read() {
+        let empty = HeaderValue::from_static("SDK-HMAC-SHA256 Access=, SignedHeaders=host, Signature=00");
+        assert!(Authorization::read(&empty).is_none());
     }
 
     #[test]
-    fn one_that_is_not_blank_is_a_signature() {
+    fn a_header_that_is_not_blank_counts_as_a_signature() {
         let has = |values: &[&'static str]| {
             let values = values.iter().map(|value| (AUTHORIZATION, HeaderValue::from_static(value)));
             has_signature(&values.collect())
         };
         assert!(!has(&[]) && !has(&["", " \t"]));
-        assert!(has(&[WELL_SPELLED]) && has(&["", WELL_SPELLED]));
+        assert!(has(&[WELL_FORMED]) && has(&["", WELL_FORMED]));
     }
 
     #[test]
-    fn other_schemes_claim_nothing() {
+    fn other_schemes_name_no_key() {
         for other in [
             "SDK-HMAC-SM3 Access=A, SignedHeaders=host, Signature=00",
             "SDK-ECDSA-P256-SHA256 Access=A, SignedHeaders=host, Signature=00",

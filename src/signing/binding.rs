@@ -1,46 +1,48 @@
-//! Whether a signature that can't be verified here would still be good where it is relayed to.
+//! Whether a signature that the gateway cannot verify may still be valid after the request is relayed.
 //!
-//! One that wouldn't must never be sent: upstream would count it against the key, and lock that after a few.
+//! A signature that cannot be valid must never be sent: upstream would count it against the access key, and lock the
+//! key after a few.
 
 use std::collections::HashSet;
 
 use http::header::{AUTHORIZATION, HOST};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-/// What a relay changes or leaves out, besides `Host`.
+/// The headers that relaying changes or removes, besides `Host`.
 const CHANGED: [&str; 9] =
     ["connection", "expect", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade", "via"];
 
-/// How a request that is relayed differs from the one that its client typed.
+/// How a relayed request differs from the received one.
 #[derive(Clone, Debug, Default)]
 pub struct RelayChanges {
-    /// Whether its path does.
+    /// Whether the path differs.
     pub path: bool,
-    /// The headers that the client has said belong to the connection.
+    /// The headers that `Connection` has named.
     pub removed: HashSet<HeaderName>,
 }
 
-/// What becomes of the signatures of a request that is relayed.
+/// Whether the signatures of a request may be valid after relaying.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Binding {
-    /// There are none. Credentials that sign nothing are as good anywhere.
+    /// There are no signatures. Credentials without a signature do not depend on the request.
     Unsigned,
-    /// They survive: the path is sent as it was typed, and they cover no `Host` but upstream's, and nothing else
-    /// that isn't sent as it came.
+    /// They may be valid: the path is relayed unchanged, they cover no `Host` but upstream's, and every other header
+    /// that they cover is relayed unchanged.
     Free,
-    /// One doesn't.
+    /// At least one is bound to the request as it was sent to the gateway, and is invalid upstream.
     Bound,
 }
 
 impl Binding {
-    /// Of a request that is sent to an upstream.
+    /// `upstream_authority` is the `Host` of the relayed request.
     pub fn of(headers: &HeaderMap, upstream_authority: &str, changes: &RelayChanges) -> Self {
-        // The client chooses both, so that they must not be compared pair by pair.
+        // The client chooses both lists. A hash set avoids a comparison of all pairs.
         let is_removed = |name: &str| HeaderName::try_from(name).is_ok_and(|name| changes.removed.contains(&name));
         let survives = |names: &[String]| {
             !changes.path
                 && names.iter().all(|name| match name.as_str() {
-                    // Byte for byte: it covers the Host as typed, and upstream will see its own spelling.
+                    // Compared byte for byte: the signature covers the client's spelling, but the gateway sends
+                    // upstream's.
                     name if name == HOST.as_str() => headers.get(HOST).is_some_and(|host| host == upstream_authority),
                     name => !CHANGED.contains(&name) && !is_removed(name),
                 })
@@ -59,16 +61,16 @@ impl Binding {
 }
 
 enum Covered {
-    /// Bearer, Basic and their like sign nothing.
+    /// A scheme that signs nothing, such as Bearer or Basic.
     Nothing,
-    /// It looks like a signature, and its list of headers can't be found.
+    /// A signature whose list of headers cannot be found.
     Unknown,
-    /// These, in lower case.
+    /// A signature over these headers, in lower case.
     Headers(Vec<String>),
 }
 
-/// What a signature covers: `… SignedHeaders=content-type;host;x-sdk-date, Signature=…`, whatever the scheme is
-/// called and however it is spelled.
+/// Finds the signed headers, as in `… SignedHeaders=content-type;host;x-sdk-date, Signature=…`, in any scheme and
+/// spelling.
 fn covered(authorization: &HeaderValue) -> Covered {
     let text = String::from_utf8_lossy(authorization.as_bytes()).to_ascii_lowercase();
     let list = text.split_once("signedheaders").and_then(|(_, rest)| rest.trim_start().strip_prefix('='));
@@ -93,11 +95,11 @@ mod tests {
     }
 
     #[test]
-    fn what_would_fail_upstream_is_recognised() {
-        let of = |authorization, host, as_typed: bool| {
+    fn a_signature_that_is_invalid_upstream_is_recognised() {
+        let of = |authorization, host, same_path: bool| {
             let headers = headers(&[("authorization", authorization), ("host", host), ("x-sdk-date", "d")]);
             let removed = HashSet::from([HeaderName::from_static("x-hop")]);
-            Binding::of(&headers, "upstream.example", &RelayChanges { path: !as_typed, removed })
+            Binding::of(&headers, "upstream.example", &RelayChanges { path: !same_path, removed })
         };
         let signed = "SDK-HMAC-SHA256 Access=A, SignedHeaders=host;x-sdk-date, Signature=00";
         let unsigned = "SDK-HMAC-SHA256 Access=A, SignedHeaders=x-sdk-date, Signature=00";
@@ -119,14 +121,14 @@ mod tests {
         assert_eq!([of(signed, there, true), of(unsigned, here, true)], [Binding::Free; 2]);
         assert_eq!([of(signed, there, false), of(unsigned, here, false)], [Binding::Bound; 2]);
         assert_eq!([of("Bearer eyJ.aaHmAcbb.signature", here, false), of("", here, false)], [Binding::Unsigned; 2]);
-        // Told by one word alone, and not what it covers.
+        // Recognised as a signature, but the list of headers is missing.
         for authorization in ["SDK-X Access=A", "AWS4-HMAC-SHA256 Credential=A", "X Signature=00"] {
             assert_eq!(of(authorization, there, true), Binding::Bound, "{authorization}");
         }
     }
 
     #[test]
-    fn what_a_relay_changes_or_there_is_none_of_can_not_be_covered() {
+    fn a_signature_over_a_changed_or_missing_header_is_bound() {
         for name in ["connection", "expect", "te", "trailer", "transfer-encoding", "upgrade", "via", "host"] {
             let covers = format!("X SignedHeaders=x-a;{name}, Signature=00");
             let headers = HeaderMap::from_iter([(AUTHORIZATION, HeaderValue::try_from(covers).unwrap())]);
@@ -135,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn each_of_several_has_to_survive() {
+    fn one_bound_signature_of_several_makes_the_request_bound() {
         let free = ("authorization", "X SignedHeaders=x-a, Signature=00");
         let bound = ("authorization", "X SignedHeaders=host, Signature=00");
         let plain = ("authorization", "Bearer x");

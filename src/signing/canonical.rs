@@ -1,5 +1,5 @@
-//! What is signed: a request in one spelling, so that both sides compute the same whatever a proxy or a
-//! library has done to its escapes.
+//! The canonical request, which is signed: one spelling of a request, so that both sides compute the same even if a
+//! library or a proxy has changed the escapes.
 
 use http::{HeaderMap, Method, Uri};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode, percent_encode};
@@ -7,15 +7,13 @@ use ring::digest::{SHA256, digest};
 
 use super::SCHEME;
 
-/// Everything but RFC 3986's unreserved characters is escaped.
+/// All characters but the unreserved ones (RFC 3986 §2.3) are escaped.
 const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 
-/// Where a request goes, as its client typed it.
+/// The target of a request as its client sent it, before a path prefix was removed.
 #[derive(Clone, Copy)]
 pub struct SignedTarget<'a> {
-    /// The path.
     pub path: &'a str,
-    /// What follows the `?`.
     pub query: Option<&'a str>,
 }
 
@@ -25,32 +23,28 @@ impl<'a> From<&'a Uri> for SignedTarget<'a> {
     }
 }
 
-/// What stands for the body in what is signed.
+/// What the canonical request has for the body: its SHA-256 in hex digits, or [`Self::UNSIGNED`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Payload(String);
 
 impl Payload {
-    /// What a client says instead of a hash, for a body that is not signed.
+    /// Stands for a body that is not signed.
     pub const UNSIGNED: &'static str = "UNSIGNED-PAYLOAD";
 
-    /// The hash of a body.
     pub fn of(body: &[u8]) -> Self {
         Self(sha256(body))
     }
 
-    /// For a body that is not signed.
     pub fn unsigned() -> Self {
         Self(Self::UNSIGNED.to_owned())
     }
 
-    /// As it is signed.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
-/// The canonical request. `None` if a header that is signed is missing, or there twice: nobody could say what
-/// was signed.
+/// `None` if a signed header is missing or present twice, because it is then not clear what was signed.
 pub fn canonical_request(
     method: &Method,
     target: SignedTarget<'_>,
@@ -80,7 +74,7 @@ pub fn canonical_request(
     Some(text)
 }
 
-/// What the key signs.
+/// The text that the key signs.
 pub fn string_to_sign(date: &str, canonical_request: &[u8]) -> String {
     format!("{SCHEME}\n{date}\n{}", sha256(canonical_request))
 }
@@ -116,7 +110,7 @@ fn query(query: &str, text: &mut Vec<u8>) {
     }
 }
 
-/// A `+` is a space, as Go reads it: of the clients that sign, those in Go alone write one.
+/// A `+` is a space, as in Go. Of the clients that sign, only those in Go send a `+`.
 fn decode(text: &str) -> Vec<u8> {
     percent_decode(text.replace('+', " ").as_bytes()).collect()
 }
@@ -129,7 +123,7 @@ fn sha256(bytes: &[u8]) -> String {
     hex(digest(&SHA256, bytes).as_ref())
 }
 
-/// In lower-case hexadecimal digits.
+/// Lower-case hex digits.
 pub(super) fn hex(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let digits = bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]);
@@ -153,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn spellings_of_one_target_are_one() {
+    fn equivalent_targets_have_one_spelling() {
         for (target, expected) in [
             ("/", "/?"),
             ("/a/b", "/a/b/?"),
@@ -187,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn a_header_that_is_missing_or_there_twice_can_not_be_signed() {
+    fn a_header_that_is_missing_or_present_twice_cannot_be_signed() {
         let mut headers = HeaderMap::new();
         let of = |headers: &HeaderMap| {
             let target = SignedTarget { path: "/", query: None };

@@ -1,25 +1,24 @@
-//! `X-Sdk-Date`: `20261122T120000Z`, in UTC and to the second.
+//! Parses and formats `X-Sdk-Date`, such as `20261122T120000Z`: in UTC, with a resolution of one second.
 
 use std::time::SystemTime;
 
-/// Reads a date in exactly that form.
+/// Accepts exactly this form.
 pub fn parse(text: &str) -> Option<SystemTime> {
-    let is_form = text.len() == 16
+    let has_form = text.len() == 16
         && text.bytes().enumerate().all(|(place, byte)| match place {
             8 => byte == b'T',
             15 => byte == b'Z',
             _ => byte.is_ascii_digit(),
         });
-    if !is_form {
+    if !has_form {
         return None;
     }
-    // humantime knows the calendar, and the same date with separators.
+    // humantime validates the date. It needs the form with separators.
     let [year, month, day] = [&text[..4], &text[4..6], &text[6..8]];
     let [hour, minute, second] = [&text[9..11], &text[11..13], &text[13..15]];
     humantime::parse_rfc3339(&format!("{year}-{month}-{day}T{hour}:{minute}:{second}Z")).ok()
 }
 
-/// Writes a date in that form.
 pub fn show(date: SystemTime) -> String {
     humantime::format_rfc3339_seconds(date).to_string().replace(['-', ':'], "")
 }
@@ -31,8 +30,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_written_is_read() {
-        // The second 1,795,348,800 of Unix time, by `date -u -d @1795348800`.
+    fn a_formatted_date_is_parsed_to_the_same_second() {
+        // As `date -u -d @1795348800` prints it.
         let date = SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_348_800);
         assert_eq!(show(date), "20261122T120000Z");
         assert_eq!(parse("20261122T120000Z"), Some(date));
@@ -40,7 +39,7 @@ mod tests {
     }
 
     #[test]
-    fn other_forms_are_not_read() {
+    fn other_forms_are_not_accepted() {
         for other in [
             "",
             "20261122T120000",

@@ -1,4 +1,5 @@
-//! One access key: what it signs, and what it may be used for.
+//! One access key: it makes and checks signatures, and has the projects that it may be used for. The secret must not be
+//! shown.
 
 use std::fmt;
 use std::time::SystemTime;
@@ -18,13 +19,12 @@ use super::{
 /// The projects that a key may be used for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Projects {
-    /// Whatever upstream lets it.
+    /// All that upstream allows.
     Any,
-    /// These.
     These(Vec<String>),
 }
 
-/// An access key with its secret. Shows nobody more than its id.
+/// An access key with its secret. `Debug` shows only the id.
 pub struct AccessKey {
     id: String,
     hmac: hmac::Key,
@@ -39,15 +39,14 @@ impl fmt::Debug for AccessKey {
     }
 }
 
-/// A request can't be signed.
+/// A request cannot be signed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[error("a header that should be signed is missing, or there twice")]
+#[error("a header to be signed is missing or present twice")]
 pub struct Unsignable;
 
 impl AccessKey {
-    /// A key of which everything is known.
     pub fn new(id: String, secret: &[u8], security_token: Option<HeaderValue>, projects: Projects) -> Self {
-        // Parts are framed by their lengths, so that no two keys have one fingerprint.
+        // The lengths are hashed too, so that two keys cannot have one fingerprint by concatenation.
         let mut hasher = blake3::Hasher::new();
         let token = security_token.as_ref().map_or(&b""[..], HeaderValue::as_bytes);
         for part in [id.as_bytes(), secret, token] {
@@ -61,18 +60,20 @@ impl AccessKey {
         Self { id, hmac: hmac::Key::new(hmac::HMAC_SHA256, secret), security_token, projects, fingerprint }
     }
 
-    /// Its id, which is public.
+    /// The id is public.
     pub fn id(&self) -> &str {
         &self.id
     }
 
-    /// What tells this credential from others, with the same id too. As secret as the key.
+    /// Identifies the credential: another secret or security token under the same id has another fingerprint. As secret
+    /// as the key.
     pub fn fingerprint(&self) -> &[u8; 32] {
         &self.fingerprint
     }
 
-    /// Whether it may be used for a request in a project; `None` if nobody can be sure which that is.
-    pub fn may_ask(&self, project: Option<&str>, headers: &HeaderMap) -> bool {
+    /// Whether the key may be used in a project. `project` is `None` if the path is ambiguous; then only a key without
+    /// a list of projects may be used.
+    pub fn allows_project(&self, project: Option<&str>, headers: &HeaderMap) -> bool {
         match (&self.projects, project) {
             (Projects::Any, _) => true,
             (Projects::These(_), None) => false,
@@ -83,8 +84,8 @@ impl AccessKey {
         }
     }
 
-    /// Whether a request presents the other half of temporary credentials, or rightly none.
-    pub(super) fn goes_with(&self, headers: &HeaderMap) -> bool {
+    /// Whether `X-Security-Token` is the key's. A permanent key has none.
+    pub(super) fn matches_security_token(&self, headers: &HeaderMap) -> bool {
         let mut tokens = headers.get_all(X_SECURITY_TOKEN).iter();
         match (&self.security_token, tokens.next(), tokens.next()) {
             (None, None, _) => true,
@@ -93,7 +94,6 @@ impl AccessKey {
         }
     }
 
-    /// Whether the signature is this key's, over just this.
     pub(super) fn has_signed(&self, signature: &str, date: &str, canonical_request: &[u8]) -> bool {
         constant_time_eq(self.signature(date, canonical_request).as_bytes(), signature.as_bytes())
     }
@@ -102,11 +102,11 @@ impl AccessKey {
         hex(hmac::sign(&self.hmac, string_to_sign(date, canonical_request).as_bytes()).as_ref())
     }
 
-    /// Signs a request that is complete but for this: its date, the security token, these headers with `Host`,
-    /// and its body.
+    /// Signs a request. Sets `X-Sdk-Date`, `X-Security-Token` and `Authorization`; everything else must be complete.
+    /// The signature covers the given headers, `Host`, the two that are set, and the payload.
     ///
     /// # Errors
-    /// If a header to be covered isn't there just once.
+    /// If a covered header is missing or present twice.
     pub fn sign<'n>(
         &self,
         method: &Method,
@@ -134,8 +134,8 @@ impl AccessKey {
         let names = names.join(";");
         let canonical = canonical_request(method, target, headers, &names, payload).ok_or(Unsignable)?;
         let signature = self.signature(&date, &canonical);
-        let said = Authorization { access: &self.id, signed_headers: &names, signature: &signature };
-        let mut value = HeaderValue::try_from(said.to_string()).map_err(|_| Unsignable)?;
+        let authorization = Authorization { access: &self.id, signed_headers: &names, signature: &signature };
+        let mut value = HeaderValue::try_from(authorization.to_string()).map_err(|_| Unsignable)?;
         value.set_sensitive(true);
         headers.insert(AUTHORIZATION, value);
         Ok(())
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn credentials_that_differ_have_different_fingerprints() {
+    fn different_credentials_have_different_fingerprints() {
         let keys = [
             key("a", "bc", None),
             key("ab", "c", None),
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_shows_a_secret() {
+    fn debug_output_shows_no_secret() {
         let key = key("id", "the-secret", Some("the-token"));
         assert_eq!(format!("{key:?}"), "AccessKey(id)");
         let mut headers = HeaderMap::from_iter([(HOST, HeaderValue::from_static("h"))]);
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn permanent_credentials_send_no_token() {
+    fn a_permanent_key_sends_no_security_token() {
         let mut headers = HeaderMap::from_iter([
             (HOST, HeaderValue::from_static("h")),
             (X_SECURITY_TOKEN, HeaderValue::from_static("of another")),
@@ -198,19 +198,23 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_for_its_projects() {
+    fn a_key_with_projects_is_used_only_for_them() {
         let of = |projects: &[&str]| {
             let projects = Projects::These(projects.iter().map(ToString::to_string).collect());
             AccessKey::new("a".to_owned(), b"b", None, projects)
         };
         let (none, named) = (HeaderMap::new(), HeaderMap::from_iter([(X_PROJECT_ID, HeaderValue::from_static("p"))]));
-        assert!(key("a", "b", None).may_ask(Some(""), &named) && key("a", "b", None).may_ask(None, &named));
+        assert!(
+            key("a", "b", None).allows_project(Some(""), &named) && key("a", "b", None).allows_project(None, &named)
+        );
         for (project, may) in
             [(Some("p"), true), (Some("q"), true), (Some("r"), false), (Some(""), false), (None, false)]
         {
-            assert_eq!(of(&["p", "q"]).may_ask(project, &none), may, "{project:?}");
+            assert_eq!(of(&["p", "q"]).allows_project(project, &none), may, "{project:?}");
         }
-        assert!(of(&["p", "q"]).may_ask(Some("p"), &named) && !of(&["p", "q"]).may_ask(Some("q"), &named));
-        assert!(!of(&[]).may_ask(Some("p"), &none));
+        assert!(
+            of(&["p", "q"]).allows_project(Some("p"), &named) && !of(&["p", "q"]).allows_project(Some("q"), &named)
+        );
+        assert!(!of(&[]).allows_project(Some("p"), &none));
     }
 }

@@ -1,14 +1,13 @@
-//! Signatures with access keys: reading, verifying and making them. Pure: the time is an argument, and no
-//! secret leaves this room.
+//! Parses, verifies and makes signatures with access keys. Pure: the time is an argument. Secrets must not leave this
+//! module.
 //!
-//! `SDK-HMAC-SHA256` is what the SDKs and Terraform sign with. It is verified with a key of the ring that the
-//! operator has configured, and what is then sent upstream is signed anew, for the host it is sent to. Other
-//! schemes are recognised as signatures and never verified.
+//! The SDKs and Terraform sign with `SDK-HMAC-SHA256`. The gateway verifies such a signature with a configured access
+//! key, and signs the request anew for upstream's host. Other schemes are recognised as signatures, but never verified.
 //!
 //! ```text
-//! authorization   what the header says          canonical   what is signed, in one spelling
-//! key             one access key: sign, verify   ring        all of them: whose signature is this, and is it good
-//! date            X-Sdk-Date                     binding     whether a signature survives being relayed
+//! authorization   parses Authorization            canonical   the canonical request, which is signed
+//! key             one access key: sign, verify    ring        all configured keys: find the key, verify the request
+//! date            X-Sdk-Date                      binding     whether an unverified signature may be valid upstream
 //! ```
 
 mod authorization;
@@ -28,17 +27,16 @@ pub use canonical::{Payload, SignedTarget, canonical_request, string_to_sign};
 pub use date::{parse as parse_date, show as show_date};
 pub use key::{AccessKey, Projects};
 
-/// The scheme that is verified and made here.
+/// The only scheme that is verified and made here.
 pub const SCHEME: &str = "SDK-HMAC-SHA256";
 
 /// When a request was signed.
 pub(crate) const X_SDK_DATE: HeaderName = HeaderName::from_static("x-sdk-date");
 
-/// What stands for the body's hash in what is signed, where the client says it.
+/// The SHA-256 of the body as the client states it, or `UNSIGNED-PAYLOAD`.
 pub(crate) const X_SDK_CONTENT_SHA256: HeaderName = HeaderName::from_static("x-sdk-content-sha256");
 
-/// The other half of temporary credentials.
+/// Sent with temporary access keys.
 pub(crate) const X_SECURITY_TOKEN: HeaderName = HeaderName::from_static("x-security-token");
 
-/// The project that a signed request is about.
 pub const X_PROJECT_ID: HeaderName = HeaderName::from_static("x-project-id");

@@ -1,4 +1,6 @@
-//! The key ring: the access keys that the operator has configured, and whose signature a request carries.
+//! The configured access keys. Finds the key of a signed request and verifies the signature.
+//!
+//! A request that names a known key and fails here must not be sent upstream.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,133 +15,130 @@ use super::authorization::words;
 use super::key::{AccessKey, Unsignable};
 use super::{Authorization, Payload, SignedTarget, X_SDK_CONTENT_SHA256, X_SDK_DATE, canonical_request, date};
 
-/// How far a client's clock may be off.
+/// The largest difference between the client's and the gateway's clock.
 const MAX_SKEW: Duration = Duration::from_secs(15 * 60);
 
-/// The access keys that are known here.
+/// The configured access keys, by id.
 #[derive(Debug, Default)]
 pub struct KeyRing {
     keys: HashMap<String, Arc<AccessKey>>,
 }
 
-/// A request that says it is signed with a key of the ring. Anyone can say so.
+/// The configured key that a request names. It proves nothing until the signature is verified.
 pub struct Claim {
-    /// The key.
     pub key: Arc<AccessKey>,
 }
 
-/// A claim that is well put: the date is about now, and the security token is the key's.
-pub struct Examined<'h> {
+/// A claim with a valid date and the key's security token. The signature is not verified yet.
+pub struct ExaminedClaim<'h> {
     key: Arc<AccessKey>,
     headers: &'h HeaderMap,
-    said: Authorization<'h>,
+    authorization: Authorization<'h>,
     date: &'h str,
 }
 
-/// A request whose signature is good.
+/// A request whose signature is valid.
 #[derive(Clone, Debug)]
 pub struct VerifiedRequest {
-    /// Whose it is.
     pub key: Arc<AccessKey>,
     covered: String,
     payload: Payload,
 }
 
-/// Why a request that claims a known key is refused here, and not sent.
+/// Why a request that names a configured key is refused and not sent upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, VariantArray)]
 #[strum(const_into_str, serialize_all = "kebab-case")]
 pub enum SignatureRejection {
-    /// `Authorization` is there twice, or not spelled as clients do.
+    /// `Authorization` is present twice, or has another form than the clients' one.
     #[strum(serialize = "signature-malformed")]
     Malformed,
-    /// `X-Sdk-Date` is missing, there twice, or no date.
+    /// `X-Sdk-Date` is missing, invalid, or present twice.
     #[strum(serialize = "signature-date")]
     Date,
-    /// It is too far from the time here.
+    /// `X-Sdk-Date` is more than [`MAX_SKEW`] from the gateway's clock.
     #[strum(serialize = "signature-skew")]
     Skew,
-    /// `X-Security-Token` is not the one that goes with the key, or shouldn't be there.
+    /// `X-Security-Token` is not the key's, or the key has none.
     SecurityToken,
     /// `X-Sdk-Content-Sha256` is not the body's hash.
     #[strum(serialize = "signature-content")]
     Content,
-    /// A header that is signed is missing, or there twice.
+    /// A signed header is missing or present twice.
     #[strum(serialize = "signature-coverage")]
     Coverage,
-    /// The signature is not this key's, over this request.
+    /// The signature is not the one that the key makes for this request.
     #[strum(serialize = "signature-wrong")]
     Signature,
-    /// The key is good, and not for this project, or the path may be read as one of another project.
+    /// The signature is valid, but the key is not configured for this project, or the path is ambiguous.
     #[strum(serialize = "key-project")]
     Project,
-    /// Upstream has refused what this key has signed, and it is not presented again for a while.
+    /// The key breaker has suspended the key, because upstream has refused its signatures.
     #[strum(serialize = "key-suspended")]
     Suspended,
 }
 
 impl SignatureRejection {
-    /// The same for a person: what is wrong, and what to do.
+    /// What is wrong and what to do, for people.
     pub fn describe(self) -> &'static str {
         match self {
             Self::Malformed => {
-                "expected one Authorization of the form SDK-HMAC-SHA256 Access=…, SignedHeaders=…, Signature=…, with the \
-                 names in lower case and in order"
+                "expected one Authorization of the form SDK-HMAC-SHA256 Access=…, SignedHeaders=…, Signature=…, with \
+                 sorted header names in lower case"
             }
             Self::Date => "expected one X-Sdk-Date of the form 20261122T120000Z, in UTC",
-            Self::Skew => "X-Sdk-Date is more than 15 minutes from the gateway's clock: set the clocks right",
+            Self::Skew => "X-Sdk-Date differs from the gateway's clock by more than 15 minutes: synchronize the clocks",
             Self::SecurityToken => {
-                "X-Security-Token is not the one that is configured for this access key: temporary credentials have \
-                 one, permanent ones have none"
+                "X-Security-Token is not the one that is configured for this access key: temporary access keys have one, \
+                 permanent ones have none"
             }
             Self::Content => "X-Sdk-Content-Sha256 is not the SHA-256 of the body",
-            Self::Coverage => "a header that the signature covers is missing, or there twice",
+            Self::Coverage => "a header that the signature covers is missing or present twice",
             Self::Signature => {
-                "the signature is not the one that the secret configured for this access key makes of this request: \
-                 compare the secrets, and what is signed (workspace-gateway explain shows that of a GET)"
+                "the signature is not valid for this request with the configured secret of this access key: compare the \
+                 secrets and the canonical requests (workspace-gateway explain shows the one of a GET)"
             }
             Self::Project => {
-                "the gateway's configuration doesn't have this project among those of this access key (access_key.projects), \
-                 or the path may be read as another: for such a key each segment of a path has to be 1 to 255 of A-Z a-z 0-9 \
-                 - . _ ~, and not . or .."
+                "the access key is not configured for this project (access_key.projects), or the path is ambiguous: for a \
+                 key with projects, each path segment must be 1 to 255 characters of A-Z a-z 0-9 - . _ ~, and not . or .."
             }
             Self::Suspended => {
-                "upstream has refused what was signed with this access key several times in a row, so that it is not used \
-                 for now, or it would be locked: check its secret in the gateway's configuration, and the clock"
+                "upstream has refused this access key several times in a row, so the gateway does not use it for now, to \
+                 keep upstream from locking it: check its secret in the gateway's configuration, and the clock"
             }
         }
     }
 }
 
-/// What is signed with a key, and not yet said to be good: the body's part.
+/// The payload of a request, from its body.
 ///
 /// # Errors
-/// If the client says that the body has another hash than it has.
+/// If `X-Sdk-Content-Sha256` is not the hash of the body. It is ignored if the body is empty.
 pub(crate) fn payload(headers: &HeaderMap, body: &[u8]) -> Result<Payload, SignatureRejection> {
     let payload = Payload::of(body);
-    let said = headers.get(X_SDK_CONTENT_SHA256).filter(|_| !body.is_empty());
-    if said.is_some_and(|said| !constant_time_eq(said.as_bytes(), payload.as_str().as_bytes())) {
+    let stated = headers.get(X_SDK_CONTENT_SHA256).filter(|_| !body.is_empty());
+    if stated.is_some_and(|hash| !constant_time_eq(hash.as_bytes(), payload.as_str().as_bytes())) {
         return Err(SignatureRejection::Content);
     }
     Ok(payload)
 }
 
-/// Whether the client says that its body is not signed.
+/// Whether the client has not signed the body.
 pub(crate) fn leaves_body_unsigned(headers: &HeaderMap) -> bool {
-    headers.get(X_SDK_CONTENT_SHA256).is_some_and(|said| said == Payload::UNSIGNED)
+    headers.get(X_SDK_CONTENT_SHA256).is_some_and(|hash| hash == Payload::UNSIGNED)
 }
 
 impl KeyRing {
-    /// With these keys. No two may have one id.
+    /// The ids must be unique.
     pub fn new(keys: impl IntoIterator<Item = AccessKey>) -> Self {
         Self { keys: keys.into_iter().map(|key| (key.id().to_owned(), Arc::new(key))).collect() }
     }
 
-    /// Its keys, in no order.
+    /// The keys, in no particular order.
     pub fn keys(&self) -> impl Iterator<Item = &Arc<AccessKey>> {
         self.keys.values()
     }
 
-    /// The known key that a request claims to be signed with.
+    /// The configured key that a request names in any of its `Authorization` headers.
     pub fn claim(&self, headers: &HeaderMap) -> Option<Claim> {
         if self.keys.is_empty() {
             return None;
@@ -150,50 +149,42 @@ impl KeyRing {
 }
 
 impl Claim {
-    /// Looks at what can be told without the body.
-    ///
-    /// # Errors
-    /// Why the request is refused.
-    pub fn examine(self, headers: &HeaderMap, now: SystemTime) -> Result<Examined<'_>, SignatureRejection> {
-        let said = only(headers, &AUTHORIZATION).and_then(Authorization::read).ok_or(SignatureRejection::Malformed)?;
-        let text = only(headers, &X_SDK_DATE).and_then(|date| date.to_str().ok()).ok_or(SignatureRejection::Date)?;
+    /// Checks what does not need the body.
+    pub fn examine(self, headers: &HeaderMap, now: SystemTime) -> Result<ExaminedClaim<'_>, SignatureRejection> {
+        let authorization = single(headers, &AUTHORIZATION).and_then(Authorization::read);
+        let authorization = authorization.ok_or(SignatureRejection::Malformed)?;
+        let text = single(headers, &X_SDK_DATE).and_then(|date| date.to_str().ok()).ok_or(SignatureRejection::Date)?;
         let date = date::parse(text).ok_or(SignatureRejection::Date)?;
         let skew = now.duration_since(date).unwrap_or_else(|ahead| ahead.duration());
         if skew > MAX_SKEW {
             return Err(SignatureRejection::Skew);
         }
-        if !self.key.goes_with(headers) {
+        if !self.key.matches_security_token(headers) {
             return Err(SignatureRejection::SecurityToken);
         }
-        Ok(Examined { key: self.key, headers, said, date: text })
+        Ok(ExaminedClaim { key: self.key, headers, authorization, date: text })
     }
 }
 
-impl Examined<'_> {
-    /// Says whether the signature is good for a request that was sent to a target, as its client typed it.
-    ///
-    /// # Errors
-    /// Why the request is refused.
+impl ExaminedClaim<'_> {
+    /// Verifies the signature for the target as the client sent it.
     pub fn verify(
         self,
         method: &Method,
         target: SignedTarget<'_>,
         payload: Payload,
     ) -> Result<VerifiedRequest, SignatureRejection> {
-        let covered = self.said.signed_headers;
+        let covered = self.authorization.signed_headers;
         let canonical =
             canonical_request(method, target, self.headers, covered, &payload).ok_or(SignatureRejection::Coverage)?;
-        if !self.key.has_signed(self.said.signature, self.date, &canonical) {
+        if !self.key.has_signed(self.authorization.signature, self.date, &canonical) {
             return Err(SignatureRejection::Signature);
         }
         Ok(VerifiedRequest { key: self.key, covered: covered.to_owned(), payload })
     }
 
-    /// The same, and says whether the key may be used in the project that the path is about; `None` if nobody can be sure
-    /// which that is.
-    ///
-    /// # Errors
-    /// Why the request is refused.
+    /// Verifies the signature, and that the key may be used in the project of the path. `project` is `None` if the path
+    /// is ambiguous.
     pub fn admit(
         self,
         method: &Method,
@@ -203,15 +194,15 @@ impl Examined<'_> {
     ) -> Result<VerifiedRequest, SignatureRejection> {
         let headers = self.headers;
         let signed = self.verify(method, target, payload)?;
-        if signed.key.may_ask(project, headers) { Ok(signed) } else { Err(SignatureRejection::Project) }
+        if signed.key.allows_project(project, headers) { Ok(signed) } else { Err(SignatureRejection::Project) }
     }
 }
 
 impl VerifiedRequest {
-    /// Signs the request anew, as it is now: what its client has covered, and `Host`.
+    /// Signs the request anew in its present form. The signature covers the same headers as the client's, and `Host`.
     ///
     /// # Errors
-    /// If something that was covered is not there any more.
+    /// If a covered header is no longer present.
     pub fn renew(
         &self,
         method: &Method,
@@ -219,14 +210,14 @@ impl VerifiedRequest {
         headers: &mut HeaderMap,
         now: SystemTime,
     ) -> Result<(), Unsignable> {
-        // The trail grows on its way.
+        // `Via` cannot be covered, because every hop adds to it.
         let covered = self.covered.split(';').filter(|name| *name != VIA.as_str());
         self.key.sign(method, target, headers, covered, &self.payload, now)
     }
 }
 
-/// The value of a header that is there once.
-fn only<'h>(headers: &'h HeaderMap, name: &http::HeaderName) -> Option<&'h HeaderValue> {
+/// The value of a header that is present exactly once.
+fn single<'h>(headers: &'h HeaderMap, name: &http::HeaderName) -> Option<&'h HeaderValue> {
     let mut values = headers.get_all(name).iter();
     values.next().filter(|_| values.next().is_none())
 }

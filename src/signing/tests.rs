@@ -1,4 +1,4 @@
-//! The captured and computed signatures of real clients (`tests/sign_vectors.json`), both ways.
+//! Verifies and makes the signatures of real clients (`tests/sign_vectors.json`, captured and computed).
 
 use std::time::{Duration, SystemTime};
 
@@ -82,7 +82,8 @@ fn every_vector_is_verified_and_made() {
         assert!(vector.key().has_signed(&vector.signature, &vector.headers["X-Sdk-Date"], &canonical));
         vector.verify(&method, &uri, &headers, vector.body.as_bytes()).unwrap();
 
-        // As a signer: from a request that has neither date nor signature. (Terraform leaves Host out, we never do.)
+        // Make the signature from a request without date and signature. (Terraform does not sign Host; the gateway
+        // always does.)
         let mut unsigned = headers.clone();
         unsigned.remove(AUTHORIZATION);
         unsigned.remove(X_SDK_DATE);
@@ -109,7 +110,7 @@ fn a_flipped_bit_anywhere_in_what_is_signed_fails() {
         must_fail("a body", &method, &uri, &headers, b"{}");
         for (place, bit) in bits(&vector.request_target) {
             let Ok(other) = flipped(&vector.request_target, place, bit).parse::<Uri>() else { continue };
-            // Another spelling of the same target is the same target.
+            // Equivalent spellings of a target have the same signature.
             if same_target(&other, &uri) {
                 continue;
             }
@@ -145,7 +146,7 @@ fn flipped(text: &str, place: usize, bit: u8) -> String {
     String::from_utf8(bytes).unwrap()
 }
 
-/// Whether two targets are spellings of one, by another decoder than the one under test.
+/// Whether two targets are equivalent, by another decoder than the one under test.
 fn same_target(one: &Uri, other: &Uri) -> bool {
     let pairs = |uri: &Uri| {
         let query = uri.query().unwrap_or_default().to_owned();
@@ -177,7 +178,7 @@ fn fifteen_minutes_of_skew_are_allowed() {
 }
 
 #[test]
-fn what_is_wrong_is_told_apart() {
+fn each_defect_has_its_own_reason() {
     let vector = &vectors()[1];
     let verify = |change: &dyn Fn(&mut HeaderMap)| {
         let mut headers = vector.headers();
@@ -200,7 +201,7 @@ fn what_is_wrong_is_told_apart() {
     assert_eq!(verify(&set(HOST, "elsewhere")), Err(SignatureRejection::Signature));
     let lower = "sdk-hmac-sha256 Access=EXAMPLEAK0EXAMPLEAK0, SignedHeaders=host, Signature=00";
     assert_eq!(verify(&set(AUTHORIZATION, lower)), Err(SignatureRejection::Malformed));
-    // Permanent credentials have none.
+    // A permanent key has no security token.
     let permanent = &vectors()[0];
     let mut headers = permanent.headers();
     headers.insert(X_SECURITY_TOKEN, HeaderValue::from_static("T"));
@@ -209,7 +210,7 @@ fn what_is_wrong_is_told_apart() {
 }
 
 #[test]
-fn keys_that_are_not_in_the_ring_and_other_schemes_claim_nothing() {
+fn unknown_keys_and_other_schemes_claim_nothing() {
     let vector = &vectors()[0];
     let ring = KeyRing::new([vector.key()]);
     let claims = |authorization: String| {
@@ -221,7 +222,7 @@ fn keys_that_are_not_in_the_ring_and_other_schemes_claim_nothing() {
         assert!(!claims(vector.authorization.replace(SCHEME, scheme)), "{scheme}");
     }
     assert!(KeyRing::default().claim(&vector.headers()).is_none());
-    // Whichever of several names it: they are refused together, and not sent on.
+    // Any of several headers may name the key. Then the request is refused.
     let mut headers = vector.headers();
     let other = vector.authorization.replace(&vector.ak, "ANOTHER");
     let known = headers.insert(AUTHORIZATION, HeaderValue::try_from(other).unwrap()).unwrap();
@@ -234,22 +235,22 @@ fn keys_that_are_not_in_the_ring_and_other_schemes_claim_nothing() {
 fn a_body_is_covered_by_its_hash() {
     let vector = &vectors()[0];
     let (uri, date) = (vector.uri(), vector.date());
-    let sign = |body: &Payload, said: Option<&str>| {
+    let sign = |body: &Payload, stated: Option<&str>| {
         let mut headers = vector.headers();
-        if let Some(said) = said {
-            headers.insert(X_SDK_CONTENT_SHA256, HeaderValue::try_from(said).unwrap());
+        if let Some(hash) = stated {
+            headers.insert(X_SDK_CONTENT_SHA256, HeaderValue::try_from(hash).unwrap());
         }
         vector.key().sign(&Method::POST, (&uri).into(), &mut headers, [], body, date).unwrap();
         headers
     };
     let body = Payload::of(b"{\"a\":1}");
-    for said in [None, Some(body.as_str())] {
-        let headers = sign(&body, said);
+    for stated in [None, Some(body.as_str())] {
+        let headers = sign(&body, stated);
         assert!(vector.verify(&Method::POST, &uri, &headers, b"{\"a\":1}").is_ok());
-        let expected = if said.is_some() { SignatureRejection::Content } else { SignatureRejection::Signature };
+        let expected = if stated.is_some() { SignatureRejection::Content } else { SignatureRejection::Signature };
         assert_eq!(vector.verify(&Method::POST, &uri, &headers, b"{\"a\":2}").map(drop), Err(expected));
     }
-    // An empty one needs no hash: some clients say one all the same.
+    // With an empty body, the header is ignored. Some clients send it.
     let headers = sign(&Payload::of(b""), Some("of nothing"));
     assert!(vector.verify(&Method::POST, &uri, &headers, b"").is_ok());
     let headers = sign(&Payload::unsigned(), Some(Payload::UNSIGNED));
@@ -260,7 +261,7 @@ fn a_body_is_covered_by_its_hash() {
 }
 
 #[test]
-fn what_was_good_is_good_again_for_another_host_and_date() {
+fn a_verified_request_is_signed_anew_for_another_host_and_date() {
     for vector in vectors() {
         let (method, uri, mut headers) = (vector.method(), vector.uri(), vector.headers());
         let signed = vector.verify(&method, &uri, &headers, b"").unwrap();
@@ -268,17 +269,17 @@ fn what_was_good_is_good_again_for_another_host_and_date() {
         let later = vector.date() + Duration::from_secs(600);
         signed.renew(&method, (&uri).into(), &mut headers, later).unwrap();
         assert_eq!(headers[X_SDK_DATE], show_date(later));
-        let said = Authorization::read(&headers[AUTHORIZATION]).unwrap();
+        let authorization = Authorization::read(&headers[AUTHORIZATION]).unwrap();
         let mut covered: Vec<&str> = vector.signed_headers.iter().map(String::as_str).chain(["host"]).collect();
         covered.sort_unstable();
         covered.dedup();
-        assert_eq!(said.names().collect::<Vec<_>>(), covered, "{}", vector.name);
+        assert_eq!(authorization.names().collect::<Vec<_>>(), covered, "{}", vector.name);
         vector.verify(&method, &uri, &headers, b"").unwrap();
     }
 }
 
 #[test]
-fn the_trail_is_not_covered_for_it_grows() {
+fn via_is_not_covered_when_signed_anew() {
     let vector = &vectors()[0];
     let (method, uri, mut headers) = (vector.method(), vector.uri(), vector.headers());
     headers.insert(VIA, HeaderValue::from_static("1.1 before"));

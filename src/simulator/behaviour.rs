@@ -1,4 +1,4 @@
-//! What the simulator has been told to do, beyond answering.
+//! The injected behaviour of the simulator: delays, failures, barriers and changed responses.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -12,45 +12,42 @@ use super::errors::{self, ErrorReply};
 use crate::request::caller::X_AUTH_TOKEN;
 use crate::signing::Authorization;
 
-/// The orders in force.
 #[derive(Default)]
 pub(super) struct Behaviour {
     pub(super) delay: Duration,
     pub(super) fail_with: Option<StatusCode>,
-    /// The credentials whose bearers alone are failed.
+    /// The credentials whose requests fail.
     fail_token: HashMap<String, StatusCode>,
-    /// The longest token that is looked at, and what is said to longer ones.
-    pub(super) longest_token: Option<(usize, StatusCode)>,
-    /// How many more requests pass before the throttle sets in.
+    /// The length of the longest accepted token, and the status for longer ones.
+    pub(super) token_length_limit: Option<(usize, StatusCode)>,
+    /// The number of requests that are still accepted before the throttle starts.
     pub(super) requests_left: Option<u32>,
-    pub(super) reset_connection: bool,
+    pub(super) reset_connections: bool,
     pub(super) truncate: bool,
-    /// Extra headers of every answer.
+    /// Additional headers of every response.
     pub(super) headers: HeaderMap,
-    /// What product lists say instead.
+    /// Replaces the body of lists.
     pub(super) body: Option<Bytes>,
-    /// The version of the catalogue.
     pub(super) version: u32,
-    /// Whether it names the project that it is shown to.
-    pub(super) names_projects: bool,
-    /// Whether lists have an `ETag`.
-    pub(super) tags_lists: bool,
-    /// Each `hold` has a barrier of its own, open once its sender is gone: holding again at once
-    /// can't trap those whom the release before was meant for.
+    /// Whether lists contain the caller's project id.
+    pub(super) include_project: bool,
+    pub(super) send_etags: bool,
+    /// Each `hold` creates a new barrier, which opens when its sender is dropped. So a `hold` immediately after a
+    /// `release` does not hold the requests that were just released.
     barriers: HashMap<Barrier, watch::Sender<()>>,
 }
 
-/// Whom a barrier holds.
+/// Which requests a barrier holds.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Barrier {
     Everyone,
-    /// Those who present this token, or sign with the key of this id.
+    /// Requests with this token, or signed with the key of this id.
     Token(String),
-    /// Those who ask for this path and query.
+    /// Requests for this path and query.
     Target(String),
 }
 
-/// A failure that does not depend on what was asked.
+/// A failure that does not depend on the request's path.
 #[derive(Debug, PartialEq)]
 pub(super) enum Forced {
     Reset,
@@ -58,25 +55,29 @@ pub(super) enum Forced {
 }
 
 impl Behaviour {
-    pub(super) fn hold(&mut self, held: Barrier) {
-        self.barriers.entry(held).or_insert_with(|| watch::Sender::new(()));
+    pub(super) fn hold(&mut self, barrier: Barrier) {
+        self.barriers.entry(barrier).or_insert_with(|| watch::Sender::new(()));
     }
 
-    pub(super) fn release(&mut self, held: &Barrier) {
-        self.barriers.remove(held);
+    pub(super) fn release(&mut self, barrier: &Barrier) {
+        self.barriers.remove(barrier);
     }
 
-    /// The barriers that a request has to wait at.
+    /// The barriers that hold a request.
     pub(super) fn barriers(&self, target: &str, headers: &HeaderMap) -> Vec<watch::Receiver<()>> {
         if self.barriers.is_empty() {
             return Vec::new();
         }
         let own = credential(headers).map(|credential| Barrier::Token(credential.to_owned()));
-        let whose = [Some(Barrier::Everyone), own, Some(Barrier::Target(target.to_owned()))];
-        whose.iter().flatten().filter_map(|held| self.barriers.get(held)).map(watch::Sender::subscribe).collect()
+        let matching = [Some(Barrier::Everyone), own, Some(Barrier::Target(target.to_owned()))];
+        matching
+            .iter()
+            .flatten()
+            .filter_map(|barrier| self.barriers.get(barrier))
+            .map(watch::Sender::subscribe)
+            .collect()
     }
 
-    /// Fails those who present this credential, or no longer.
     pub(super) fn fail_token(&mut self, token: &str, status: Option<StatusCode>) {
         match status {
             Some(status) => self.fail_token.insert(token.to_owned(), status),
@@ -84,13 +85,13 @@ impl Behaviour {
         };
     }
 
-    /// How the next request fails, if it is to. Counts it towards the throttle.
+    /// The failure of the next request, if any. Counts the request towards the throttle.
     pub(super) fn forced(&mut self, headers: &HeaderMap) -> Option<Forced> {
-        if self.reset_connection {
+        if self.reset_connections {
             return Some(Forced::Reset);
         }
         let length = headers.get(X_AUTH_TOKEN).map_or(0, |token| token.len());
-        let too_long = self.longest_token.filter(|(longest, _)| length > *longest).map(|(_, status)| status);
+        let too_long = self.token_length_limit.filter(|(longest, _)| length > *longest).map(|(_, status)| status);
         let of_token = || self.fail_token.get(credential(headers)?).copied();
         if let Some(status) = too_long.or(self.fail_with).or_else(of_token) {
             return Some(Forced::Refuse(errors::of_status(status)));
@@ -106,8 +107,7 @@ impl Behaviour {
     }
 }
 
-/// The token of a request, where it is text as all that were issued are; without one, the id of the access key
-/// that it says it is signed with.
+/// The token of a request, or else the id of the access key in its `Authorization`.
 fn credential(headers: &HeaderMap) -> Option<&str> {
     match headers.get(X_AUTH_TOKEN) {
         Some(token) => token.to_str().ok(),
@@ -121,12 +121,12 @@ mod tests {
 
     use super::*;
 
-    fn presenting(token: &str) -> HeaderMap {
+    fn with_token(token: &str) -> HeaderMap {
         HeaderMap::from_iter([(X_AUTH_TOKEN, HeaderValue::from_str(token).unwrap())])
     }
 
     #[test]
-    fn the_throttle_counts_from_when_it_was_set() {
+    fn the_throttle_starts_after_the_given_number_of_requests() {
         let mut behaviour = Behaviour { requests_left: Some(2), ..Behaviour::default() };
         assert_eq!(behaviour.forced(&HeaderMap::new()), None);
         assert_eq!(behaviour.forced(&HeaderMap::new()), None);
@@ -138,26 +138,26 @@ mod tests {
     }
 
     #[test]
-    fn a_token_that_is_too_long_is_told_before_anything_is_known_of_it() {
+    fn a_token_that_is_too_long_is_refused_before_other_failures() {
         let mut behaviour = Behaviour {
-            longest_token: Some((4, StatusCode::URI_TOO_LONG)),
+            token_length_limit: Some((4, StatusCode::URI_TOO_LONG)),
             fail_with: Some(StatusCode::BAD_GATEWAY),
             ..Behaviour::default()
         };
         behaviour.fail_token("longer", Some(StatusCode::BAD_GATEWAY));
         let refused = |status| Some(Forced::Refuse(errors::of_status(status)));
-        assert_eq!(behaviour.forced(&presenting("longer")), refused(StatusCode::URI_TOO_LONG));
-        for fits in [presenting("four"), HeaderMap::new()] {
+        assert_eq!(behaviour.forced(&with_token("longer")), refused(StatusCode::URI_TOO_LONG));
+        for fits in [with_token("four"), HeaderMap::new()] {
             assert_eq!(behaviour.forced(&fits), refused(StatusCode::BAD_GATEWAY));
         }
     }
 
     #[test]
-    fn a_barrier_holds_those_it_is_for() {
+    fn a_barrier_holds_only_matching_requests() {
         let mut behaviour = Behaviour::default();
         behaviour.hold(Barrier::Token("a".to_owned()));
         behaviour.hold(Barrier::Target("/x?y=1".to_owned()));
-        let held = |behaviour: &Behaviour, target, token| behaviour.barriers(target, &presenting(token)).len();
+        let held = |behaviour: &Behaviour, target, token| behaviour.barriers(target, &with_token(token)).len();
         assert_eq!(held(&behaviour, "/x?y=1", "a"), 2);
         assert_eq!(held(&behaviour, "/x?y=1", "b"), 1);
         assert_eq!(held(&behaviour, "/x", "a"), 1);
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn holding_again_does_not_trap_those_released() {
+    async fn holding_again_does_not_hold_released_requests() {
         let mut behaviour = Behaviour::default();
         let barrier = |behaviour: &Behaviour| behaviour.barriers("/", &HeaderMap::new()).pop();
         assert!(barrier(&behaviour).is_none());
@@ -177,7 +177,7 @@ mod tests {
         let mut released = barrier(&behaviour).unwrap();
         behaviour.release(&Barrier::Everyone);
         behaviour.hold(Barrier::Everyone);
-        assert!(released.changed().await.is_err(), "its barrier is gone");
-        assert!(!barrier(&behaviour).unwrap().has_changed().unwrap(), "the new one stands");
+        assert!(released.changed().await.is_err(), "its barrier is open");
+        assert!(!barrier(&behaviour).unwrap().has_changed().unwrap(), "the new barrier is closed");
     }
 }

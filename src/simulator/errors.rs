@@ -1,7 +1,7 @@
-//! Every way the services say no: status, code and message as documented, and the body they make.
+//! The error responses of the services, with documented statuses, codes and messages.
 //!
-//! The API gateway in front of the services answers with `APIGW.` codes and repeats the request id in
-//! the body; the services behind it have `WKS.` codes and don't.
+//! The API gateway in front of the services uses `APIGW.` codes and repeats the request id in the body. The services
+//! use `WKS.` codes and do not repeat it.
 
 use std::borrow::Cow;
 
@@ -9,7 +9,6 @@ use bytes::Bytes;
 use http::StatusCode;
 use serde::Serialize;
 
-/// A refusal.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct ErrorReply {
     pub(super) status: StatusCode,
@@ -49,7 +48,7 @@ pub(super) const REVOKED_TOKEN: ErrorReply =
     refusal(StatusCode::UNAUTHORIZED, "APIGW.0307", "The token must be updated");
 pub(super) const DENIED: ErrorReply =
     refusal(StatusCode::FORBIDDEN, "APIGW.0302", "The IAM user is not authorized to access the API");
-/// The token is good, just not here: the service finds out, not the API gateway.
+/// The token is valid for another project. The service rejects it, not the API gateway.
 pub(super) const OTHER_PROJECT: ErrorReply =
     refusal(StatusCode::FORBIDDEN, "WKS.00081102", "No operation permissions on the project");
 pub(super) const THROTTLED: ErrorReply =
@@ -57,13 +56,12 @@ pub(super) const THROTTLED: ErrorReply =
 pub(super) const NO_SUCH_API: ErrorReply =
     refusal(StatusCode::NOT_FOUND, "APIGW.0101", "The API does not exist or has not been published in the environment");
 
-/// A query parameter outside its range.
 pub(super) fn bad_parameter(name: &str) -> ErrorReply {
     let message = Cow::Owned(format!("Invalid parameter: {name}"));
     ErrorReply { status: StatusCode::BAD_REQUEST, code: "WKS.00211102", message }
 }
 
-/// The documented error for a status, where nothing more is known about it.
+/// The documented error for a status, if nothing more specific is known.
 pub(super) fn of_status(status: StatusCode) -> ErrorReply {
     let (code, message) = match status.as_u16() {
         400 => ("WKS.00211102", "Invalid parameter"),
@@ -93,14 +91,14 @@ struct SimulatedErrorBody<'a> {
 }
 
 impl ErrorReply {
-    /// Its JSON; empty for a status that is no error, and has nothing to say.
+    /// The JSON body; empty if the status is not an error.
     pub(super) fn body(&self, request_id: &str) -> Bytes {
         if !self.status.is_client_error() && !self.status.is_server_error() {
             return Bytes::new();
         }
         let request_id = self.code.starts_with("APIGW.").then_some(request_id);
         let body = SimulatedErrorBody { error_code: self.code, error_msg: &self.message, request_id };
-        // Strings under string keys: this can't fail.
+        // This cannot fail: all values are strings.
         serde_json::to_vec(&body).unwrap_or_default().into()
     }
 }
@@ -123,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn every_error_status_has_a_body_and_no_other_has() {
+    fn only_error_statuses_have_a_body() {
         for code in (200..600).filter_map(|code| StatusCode::from_u16(code).ok()) {
             let refusal = of_status(code);
             assert_eq!(refusal.status, code);

@@ -1,7 +1,7 @@
-//! Who may ask, by signature: access keys as they are created, refused, locked and forgotten.
+//! The access keys, and the verification of signatures.
 //!
-//! Every signature is held against the request as it arrived here, its `Host` as well: whoever has changed
-//! anything on the way, or signed for another place, is found out, and it is counted.
+//! A signature is verified over the request as it was received, including `Host`. So a request that was changed on the
+//! way, or was signed for another host, is rejected. Failures are counted, and lock the key.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -11,30 +11,28 @@ use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderValue, Method};
 
 use super::errors::{self, ErrorReply};
-use super::tokens::{Bearer, TokenState};
+use super::tokens::{Bearer, CredentialState};
 use crate::signing::ring::{self, KeyRing, leaves_body_unsigned};
 use crate::signing::{self, Authorization, Payload, Projects, SignedTarget, X_PROJECT_ID};
 
-/// How many failures in a row a key survives.
+/// The number of consecutive failures that do not lock a key.
 const FAILURES_ALLOWED: u32 = 5;
 
-/// For how long it is locked by one more.
+/// How long a key stays locked after one more failure.
 const LOCKED_FOR: Duration = Duration::from_secs(5 * 60);
 
-/// Of how many ids that belong to nobody the failures are told apart.
-const STRANGERS: usize = 1_000;
+/// The number of unknown key ids whose failures are counted one by one.
+const MAX_UNKNOWN_IDS: usize = 1_000;
 
-/// What ids are written in. Secrets have small letters as well.
+/// The characters of ids. Secrets have lower-case letters.
 const ALPHABET: &[u8; 32] = b"ABCDEFGHJKLMNPQRSTUVWXYZ23456789";
 
-/// An access key as its owner has it; `Debug` leaves the secrets out.
+/// An access key. `Debug` hides its secrets.
 #[derive(Clone, PartialEq, Eq)]
 pub struct IssuedKey {
-    /// Its id, which is public.
     pub id: String,
-    /// What it signs with.
     pub secret: String,
-    /// The other half of temporary credentials.
+    /// Only of temporary keys.
     pub security_token: Option<String>,
 }
 
@@ -44,7 +42,6 @@ impl fmt::Debug for IssuedKey {
     }
 }
 
-/// A signed request, as it arrived.
 #[derive(Clone, Copy)]
 pub(super) struct SignedRequest<'a> {
     pub(super) method: &'a Method,
@@ -53,16 +50,16 @@ pub(super) struct SignedRequest<'a> {
     pub(super) body: &'a [u8],
 }
 
-/// How a key has fared lately.
+/// The consecutive failures of a key.
 #[derive(Default)]
-struct Row {
+struct FailureStreak {
     failures: u32,
     locked_at: Option<SystemTime>,
 }
 
-impl Row {
+impl FailureStreak {
     fn is_locked(&self, now: SystemTime) -> bool {
-        // Before the moment it was locked at is before the five minutes are over, too.
+        // A clock that was set back before `locked_at` does not unlock the key.
         self.locked_at.is_some_and(|at| now.duration_since(at).unwrap_or_default() < LOCKED_FOR)
     }
 
@@ -77,27 +74,25 @@ impl Row {
 struct KeyRecord {
     ring: KeyRing,
     bearer: Bearer,
-    standing: TokenState,
-    row: Row,
+    state: CredentialState,
+    streak: FailureStreak,
 }
 
-/// All access keys.
 pub(super) struct Keys {
     seed: [u8; 32],
     created: u64,
     known: HashMap<String, KeyRecord>,
-    /// By a hash of what they are called: a name can be as long as a head.
-    strangers: HashMap<blake3::Hash, Row>,
+    /// The failures of unknown ids, by a hash of the id: an id can be as long as a head.
+    unknown_ids: HashMap<blake3::Hash, FailureStreak>,
     failures: usize,
 }
 
 impl Keys {
-    /// With a random seed, so that the key of one simulator means nothing to another.
+    /// `seed` is random, so that keys of one simulator are not valid in another.
     pub(super) fn new(seed: [u8; 32]) -> Self {
-        Self { seed, created: 0, known: HashMap::new(), strangers: HashMap::new(), failures: 0 }
+        Self { seed, created: 0, known: HashMap::new(), unknown_ids: HashMap::new(), failures: 0 }
     }
 
-    /// Creates a key for a project.
     pub(super) fn create(&mut self, project_id: &str, is_temporary: bool) -> IssuedKey {
         self.created += 1;
         let mut bytes = [0; 20 + 40 + 400];
@@ -114,109 +109,110 @@ impl Keys {
         key
     }
 
-    /// Makes a key known that has been created elsewhere.
     pub(super) fn add(&mut self, project_id: &str, key: &IssuedKey) {
-        // One that is no header's value is nobody's token, so nobody will ever present it.
+        // A token that is no valid field value can never be received, so it is left out.
         let token = key.security_token.as_ref().and_then(|token| HeaderValue::try_from(token).ok());
         let ring = signing::AccessKey::new(key.id.clone(), key.secret.as_bytes(), token, Projects::Any);
         let known = KeyRecord {
             ring: KeyRing::new([ring]),
             bearer: Bearer::of(project_id),
-            standing: TokenState::Valid,
-            row: Row::default(),
+            state: CredentialState::Valid,
+            streak: FailureStreak::default(),
         };
         self.known.insert(key.id.clone(), known);
     }
 
-    /// Changes what a key is worth.
-    pub(super) fn judge(&mut self, id: &str, standing: TokenState) {
+    pub(super) fn set_state(&mut self, id: &str, state: CredentialState) {
         if let Some(key) = self.known.get_mut(id) {
-            key.standing = standing;
+            key.state = state;
         }
     }
 
-    pub(super) fn narrow_view(&mut self, id: &str) {
+    pub(super) fn restrict_view(&mut self, id: &str) {
         if let Some(key) = self.known.get_mut(id) {
-            key.bearer.narrow_view = true;
+            key.bearer.restricted_view = true;
         }
     }
 
-    /// Whoever signs with this key.
     pub(super) fn known(&self, id: &str) -> Option<Bearer> {
         self.known.get(id).map(|key| key.bearer.clone())
     }
 
-    /// How many signatures were not taken, whosever they were.
+    /// The number of rejected signatures of all keys.
     pub(super) fn failures(&self) -> usize {
         self.failures
     }
 
     pub(super) fn failures_in_a_row(&self, id: &str) -> u32 {
-        self.row(id).map_or(0, |row| row.failures)
+        self.streak(id).map_or(0, |streak| streak.failures)
     }
 
     pub(super) fn is_locked(&self, id: &str, now: SystemTime) -> bool {
-        self.row(id).is_some_and(|row| row.is_locked(now))
+        self.streak(id).is_some_and(|streak| streak.is_locked(now))
     }
 
-    fn row(&self, id: &str) -> Option<&Row> {
-        self.known.get(id).map(|key| &key.row).or_else(|| self.strangers.get(&blake3::hash(id.as_bytes())))
+    fn streak(&self, id: &str) -> Option<&FailureStreak> {
+        self.known.get(id).map(|key| &key.streak).or_else(|| self.unknown_ids.get(&blake3::hash(id.as_bytes())))
     }
 
-    fn row_mut(&mut self, id: &str) -> &mut Row {
+    fn streak_mut(&mut self, id: &str) -> &mut FailureStreak {
         if let Some(key) = self.known.get_mut(id) {
-            return &mut key.row;
+            return &mut key.streak;
         }
         let name = blake3::hash(id.as_bytes());
-        if self.strangers.len() == STRANGERS && !self.strangers.contains_key(&name) {
-            self.strangers.clear();
+        if self.unknown_ids.len() == MAX_UNKNOWN_IDS && !self.unknown_ids.contains_key(&name) {
+            self.unknown_ids.clear();
         }
-        self.strangers.entry(name).or_default()
+        self.unknown_ids.entry(name).or_default()
     }
 
-    /// Whoever has signed a request, if the signature is good and the key is not locked.
+    /// The owner of a request's key, if the signature is valid and the key is not locked.
     pub(super) fn check(&mut self, request: SignedRequest<'_>, now: SystemTime) -> Result<Bearer, ErrorReply> {
-        let said = request.headers.get(AUTHORIZATION).and_then(Authorization::read);
-        let Some(id) = said.map(|said| said.access) else {
-            // Another scheme, or another spelling: nobody's.
+        let authorization = request.headers.get(AUTHORIZATION).and_then(Authorization::read);
+        let Some(id) = authorization.map(|authorization| authorization.access) else {
+            // Another scheme, or invalid syntax: no key is charged with it.
             self.failures += 1;
             return Err(errors::BAD_SIGNATURE);
         };
-        let row = self.row_mut(id);
-        if row.is_locked(now) {
+        let streak = self.streak_mut(id);
+        if streak.is_locked(now) {
             self.failures += 1;
             return Err(errors::LOCKED);
         }
-        if row.locked_at.is_some() {
-            *row = Row::default();
+        if streak.locked_at.is_some() {
+            *streak = FailureStreak::default();
         }
         let verdict = self.known.get(id).ok_or(errors::BAD_SIGNATURE).and_then(|key| verify(key, request, now));
         if verdict.is_ok() {
-            *self.row_mut(id) = Row::default();
+            *self.streak_mut(id) = FailureStreak::default();
         } else {
             self.failures += 1;
-            self.row_mut(id).fails(now);
+            self.streak_mut(id).fails(now);
         }
-        let (bearer, standing) = verdict?;
+        let (bearer, state) = verdict?;
         let project = request.headers.get(X_PROJECT_ID);
-        match standing {
-            TokenState::Denied => Err(errors::DENIED),
+        match state {
+            CredentialState::Denied => Err(errors::DENIED),
             _ if project.is_some_and(|project| project != &*bearer.project_id) => Err(errors::OTHER_PROJECT),
             _ => Ok(bearer),
         }
     }
 }
 
-fn verify(key: &KeyRecord, request: SignedRequest<'_>, now: SystemTime) -> Result<(Bearer, TokenState), ErrorReply> {
+fn verify(
+    key: &KeyRecord,
+    request: SignedRequest<'_>,
+    now: SystemTime,
+) -> Result<(Bearer, CredentialState), ErrorReply> {
     let SignedRequest { method, target, headers, body } = request;
-    if matches!(key.standing, TokenState::Expired | TokenState::Revoked) {
+    if matches!(key.state, CredentialState::Expired | CredentialState::Revoked) {
         return Err(errors::BAD_SIGNATURE);
     }
     let payload = if leaves_body_unsigned(headers) { Ok(Payload::unsigned()) } else { ring::payload(headers, body) };
     let claim = key.ring.claim(headers).ok_or(errors::BAD_SIGNATURE)?;
     let examined = claim.examine(headers, now);
     let verdict = payload.and_then(|payload| examined?.verify(method, target, payload));
-    verdict.map(|_| (key.bearer.clone(), key.standing)).map_err(|refusal| match refusal {
+    verdict.map(|_| (key.bearer.clone(), key.state)).map_err(|refusal| match refusal {
         ring::SignatureRejection::Skew => errors::EXPIRED_SIGNATURE,
         _ => errors::BAD_SIGNATURE,
     })

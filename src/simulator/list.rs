@@ -1,4 +1,4 @@
-//! From a query to the JSON of a product list: filters, paging, and what is echoed.
+//! Makes the JSON of a product list from a query: filters, paging and echoed parameters.
 
 use std::borrow::Cow;
 
@@ -14,30 +14,28 @@ use crate::catalogue::{Operation, Service};
 
 const X_LANGUAGE: HeaderName = HeaderName::from_static("x-language");
 
-/// The most products in one answer, whoever asks.
+/// The largest number of products in one response.
 const MAX_LIMIT: usize = 100;
 const MAX_OFFSET: usize = 5_000;
 
-/// The language of descriptions.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Language {
     English,
     Chinese,
 }
 
-/// What a request asks for in `X-Language`; English unless it is `zh-cn`.
+/// The language of a response: English, unless `X-Language` is `zh-cn`.
 pub(super) fn language(headers: &HeaderMap) -> Language {
     let chinese = headers.get(X_LANGUAGE).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"zh-cn"));
     if chinese { Language::Chinese } else { Language::English }
 }
 
-/// What an answer depends on besides the query.
+/// What a list depends on besides the query.
 #[derive(Clone, Copy)]
 pub(super) struct ListContext {
-    /// The version of the catalogue.
     pub(super) version: u32,
-    /// Whether the first match of every list is hidden.
-    pub(super) narrow: bool,
+    /// Whether the first match of each list is left out.
+    pub(super) restricted: bool,
     pub(super) language: Language,
 }
 
@@ -75,10 +73,10 @@ impl<'a> ListedProduct<'a> {
     }
 }
 
-/// The body of the answer to an operation.
+/// The body of an operation's response.
 ///
 /// # Errors
-/// When `limit` or `offset` is out of its range.
+/// When `limit` or `offset` is out of range.
 pub(super) fn body(operation: &Operation, query: &str, view: ListContext) -> Result<Bytes, ErrorReply> {
     let query = ListQuery::of(operation, query);
     let limit = query.number("limit", MAX_LIMIT, MAX_LIMIT)?;
@@ -86,10 +84,10 @@ pub(super) fn body(operation: &Operation, query: &str, view: ListContext) -> Res
     let matching: Vec<_> = products::of(&operation.name)
         .iter()
         .filter(|product| query.filters().all(|(name, value)| product.matches(name, value)))
-        .skip(usize::from(view.narrow))
+        .skip(usize::from(view.restricted))
         .collect();
 
-    // Only what an operation documents is in `query`, so nothing is echoed where it is not documented.
+    // `query` has documented parameters only, so that no others are echoed.
     let agile = query.value("package_type") == Some("agile");
     let list = ProductList {
         os_type: query.value("os_type"),
@@ -98,12 +96,12 @@ pub(super) fn body(operation: &Operation, query: &str, view: ListContext) -> Res
         total_count: (operation.service == Service::Workspace).then_some(matching.len()),
         products: matching.iter().skip(offset).take(limit).map(|product| ListedProduct::new(product, view)).collect(),
     };
-    // Strings, numbers and string keys: this can't fail.
+    // This cannot fail: strings, numbers and string keys.
     Ok(serde_json::to_vec(&list).unwrap_or_default().into())
 }
 
-/// The documented parameters of a query, decoded the way servers do. Others are ignored, and so is
-/// all but the first of a repeated name.
+/// The documented parameters of a query, decoded. Other parameters are ignored. Of a repeated name, only the first
+/// value is used.
 pub(super) struct ListQuery<'a> {
     values: Vec<(&'a str, Cow<'a, str>)>,
 }
@@ -134,14 +132,14 @@ impl<'a> ListQuery<'a> {
         text.parse().ok().filter(|&number| number <= max).ok_or_else(|| errors::bad_parameter(name))
     }
 
-    /// The parameters that pick products rather than a page of them.
+    /// The parameters that filter products, without paging.
     fn filters(&self) -> impl Iterator<Item = (&str, &str)> {
         let filters = self.values.iter().filter(|(name, _)| !matches!(*name, "limit" | "offset"));
         filters.map(|(name, value)| (*name, value.as_ref()))
     }
 }
 
-/// As form decoders do: a plus is a space, a bad escape stands for itself.
+/// Decodes like a form decoder: a plus is a space, and an invalid escape is kept.
 fn decode(raw: &str) -> Cow<'_, str> {
     if raw.contains('+') {
         let spaced = raw.replace('+', " ");
@@ -160,9 +158,9 @@ mod tests {
     use super::*;
     use crate::catalogue::{Catalogue, Origin};
 
-    const VIEW: ListContext = ListContext { version: 0, narrow: false, language: Language::English };
+    const VIEW: ListContext = ListContext { version: 0, restricted: false, language: Language::English };
 
-    fn asked(path: &str, query: &str, view: ListContext) -> Result<Value, ErrorReply> {
+    fn get(path: &str, query: &str, view: ListContext) -> Result<Value, ErrorReply> {
         let origin = || Origin::new(Scheme::HTTP, Authority::from_static("127.0.0.1:1"));
         let catalogue = Catalogue::new(origin(), origin(), Vec::new());
         let (operation, _) = catalogue.operation(path).unwrap();
@@ -174,7 +172,7 @@ mod tests {
     const V1: &str = "/v1/p/product";
 
     fn v2(query: &str) -> Value {
-        asked(PRODUCTS, query, VIEW).unwrap()
+        get(PRODUCTS, query, VIEW).unwrap()
     }
 
     fn count(list: &Value) -> usize {
@@ -182,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn pages_add_up_to_the_whole_and_end_in_an_empty_one() {
+    fn pages_contain_every_product_once_and_the_last_is_empty() {
         let total = v2("")["total_count"].as_u64().unwrap() as usize;
         assert!((200..1_000).contains(&total), "{total}");
         let mut ids = HashSet::new();
@@ -207,14 +205,14 @@ mod tests {
     fn numbers_out_of_range_are_refused() {
         for query in ["limit=101", "limit=-1", "limit=", "limit=x", "limit=1.5", "offset=5001", "offset=+1", "offset"] {
             let name = &query[..query.find('=').unwrap_or(query.len())];
-            assert_eq!(asked(PRODUCTS, query, VIEW), Err(errors::bad_parameter(name)), "{query}");
-            assert_eq!(asked(SHARER, query, VIEW), Err(errors::bad_parameter(name)), "{query}");
-            assert_eq!(asked(V1, query, VIEW), asked(V1, "", VIEW), "v1 has no paging: {query}");
+            assert_eq!(get(PRODUCTS, query, VIEW), Err(errors::bad_parameter(name)), "{query}");
+            assert_eq!(get(SHARER, query, VIEW), Err(errors::bad_parameter(name)), "{query}");
+            assert_eq!(get(V1, query, VIEW), get(V1, "", VIEW), "v1 has no paging: {query}");
         }
     }
 
     #[test]
-    fn each_documented_filter_filters() {
+    fn each_documented_filter_has_an_effect() {
         for (path, query, field) in [
             (PRODUCTS, "os_type=Linux", None),
             (PRODUCTS, "availability_zone=cn-north-4c", None),
@@ -236,9 +234,9 @@ mod tests {
             (V1, "architecture=arm", Some("architecture")),
             (V1, "package_type=dedicated", Some("package_type")),
         ] {
-            let list = asked(path, query, VIEW).unwrap();
+            let list = get(path, query, VIEW).unwrap();
             assert!(count(&list) > 0, "{query}: {list}");
-            assert_ne!(list["products"], asked(path, "", VIEW).unwrap()["products"], "{query}");
+            assert_ne!(list["products"], get(path, "", VIEW).unwrap()["products"], "{query}");
             if let Some(field) = field {
                 let value = query.split_once('=').unwrap().1;
                 assert!(list["products"].as_array().unwrap().iter().all(|product| product[field] == value), "{query}");
@@ -247,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn in_v2_a_product_id_asks_what_it_can_be_changed_to() {
+    fn a_product_id_in_v2_selects_the_products_it_can_be_changed_to() {
         let list = v2("product_id=workspace.k.xlarge.2.linux");
         let products = list["products"].as_array().unwrap();
         assert!(products.iter().all(|product| product["product_id"] != "workspace.k.xlarge.2.linux"));
@@ -258,11 +256,11 @@ mod tests {
     #[test]
     fn empty_values_match_nothing_in_v2_and_everything_in_v1() {
         assert_eq!(v2("os_type=")["products"], Value::Array(Vec::new()));
-        assert_eq!(asked(V1, "os_type=&flavor_id=", VIEW), asked(V1, "", VIEW));
+        assert_eq!(get(V1, "os_type=&flavor_id=", VIEW), get(V1, "", VIEW));
     }
 
     #[test]
-    fn queries_are_read_leniently() {
+    fn queries_are_parsed_leniently() {
         assert_eq!(v2("os%5Ftype=%4Cinux&&status=normal&x"), v2("os_type=Linux"));
         assert_eq!(v2("charge_mode=1&charge_mode=0"), v2("charge_mode=1"));
         assert_eq!(v2("os_type=%4")["total_count"], 0);
@@ -270,33 +268,33 @@ mod tests {
     }
 
     #[test]
-    fn what_was_asked_for_is_echoed_as_documented() {
+    fn parameters_are_echoed_as_documented() {
         let keys = |list: &Value| list.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
         assert_eq!(keys(&v2("charge_mode=0&architecture=arm")), ["products", "total_count"]);
         let list = v2("os_type=Linux&availability_zone=cn-north-4a&package_type=agile&architecture=arm");
         assert_eq!(keys(&list), ["architecture", "availability_zone", "os_type", "products", "total_count"]);
         assert_eq!((&list["os_type"], &list["architecture"]), (&"Linux".into(), &"arm".into()));
-        assert_eq!(keys(&asked(SHARER, "os_type=Linux", VIEW).unwrap()), ["products", "total_count"]);
-        assert_eq!(keys(&asked(V1, "os_type=Windows", VIEW).unwrap()), ["os_type", "products"]);
-        assert_eq!(count(&asked(V1, "", VIEW).unwrap()), 100);
+        assert_eq!(keys(&get(SHARER, "os_type=Linux", VIEW).unwrap()), ["products", "total_count"]);
+        assert_eq!(keys(&get(V1, "os_type=Windows", VIEW).unwrap()), ["os_type", "products"]);
+        assert_eq!(count(&get(V1, "", VIEW).unwrap()), 100);
     }
 
     #[test]
-    fn version_view_and_language_change_what_is_shown() {
+    fn version_view_and_language_change_the_list() {
         let chinese = language(&HeaderMap::from_iter([(X_LANGUAGE, HeaderValue::from_static("zh-cn"))]));
         assert_eq!((chinese, language(&HeaderMap::new())), (Language::Chinese, Language::English));
         for path in [PRODUCTS, SHARER, V1] {
-            let usual = asked(path, "", VIEW);
+            let usual = get(path, "", VIEW);
             for view in [
                 ListContext { version: 1, ..VIEW },
-                ListContext { narrow: true, ..VIEW },
+                ListContext { restricted: true, ..VIEW },
                 ListContext { language: chinese, ..VIEW },
             ] {
-                assert_ne!(asked(path, "", view), usual);
+                assert_ne!(get(path, "", view), usual);
             }
             assert_ne!(
-                asked(path, "", ListContext { version: 1, ..VIEW }),
-                asked(path, "", ListContext { version: 2, ..VIEW })
+                get(path, "", ListContext { version: 1, ..VIEW }),
+                get(path, "", ListContext { version: 2, ..VIEW })
             );
         }
     }

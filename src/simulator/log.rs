@@ -1,4 +1,4 @@
-//! What the simulator has been asked, and waking those who wait for it to be asked.
+//! The log of received requests. Tests can wait until it has a number of them.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -12,41 +12,39 @@ use crate::request::caller::X_AUTH_TOKEN;
 use crate::signing::{Authorization, X_SECURITY_TOKEN};
 use crate::sync::Mutex;
 
-/// Each holds a token of some kilobytes, and `demo` may run for days.
-const REMEMBERED: usize = 10_000;
+/// Bounded, because each request has a token of some kilobytes, and `demo` may run for days.
+const MAX_REQUESTS: usize = 10_000;
 
-const SECRETS: [HeaderName; 3] = [X_AUTH_TOKEN, AUTHORIZATION, X_SECURITY_TOKEN];
+const SECRET_HEADERS: [HeaderName; 3] = [X_AUTH_TOKEN, AUTHORIZATION, X_SECURITY_TOKEN];
 
-/// A request as it arrived.
+/// A request as it was received.
 #[derive(Clone)]
-pub struct Seen {
-    /// The service it came to.
+pub struct RecordedRequest {
     pub service: Service,
-    /// Its method.
     pub method: Method,
-    /// Its path and query, as received.
+    /// Path and query.
     pub target: String,
-    /// Its headers; `Debug` leaves the credentials out.
+    /// `Debug` hides the credentials in it.
     pub headers: HeaderMap,
-    /// Whether it had a body, or at least announced one.
+    /// Whether it had a body, or announced one.
     pub has_body: bool,
 }
 
-impl Seen {
-    /// The signature that was presented, good or not, with the id of its key and the headers it covers.
+impl RecordedRequest {
+    /// The signature, valid or not.
     pub fn signature(&self) -> Option<Authorization<'_>> {
         self.headers.get(AUTHORIZATION).and_then(Authorization::read)
     }
 }
 
-impl fmt::Debug for Seen {
+impl fmt::Debug for RecordedRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut headers = self.headers.clone();
         for (name, value) in &mut headers {
-            // `HeaderValue` prints itself as `Sensitive` then.
-            value.set_sensitive(SECRETS.contains(name));
+            // `HeaderValue` prints sensitive values as `Sensitive`.
+            value.set_sensitive(SECRET_HEADERS.contains(name));
         }
-        f.debug_struct("Seen")
+        f.debug_struct("RecordedRequest")
             .field("service", &self.service)
             .field("method", &self.method)
             .field("target", &self.target)
@@ -57,40 +55,39 @@ impl fmt::Debug for Seen {
     }
 }
 
-/// Requests in order of arrival.
 #[derive(Default)]
 pub(super) struct RequestLog {
-    seen: Mutex<VecDeque<Seen>>,
-    /// Changed under the lock of `seen`, so that neither is ahead of the other.
+    requests: Mutex<VecDeque<RecordedRequest>>,
+    /// Changed under the lock of `requests`, so that both agree.
     count: watch::Sender<usize>,
 }
 
 impl RequestLog {
-    pub(super) fn record(&self, request: Seen) {
-        let mut seen = self.seen.lock();
-        if seen.len() == REMEMBERED {
-            seen.pop_front();
+    pub(super) fn record(&self, request: RecordedRequest) {
+        let mut requests = self.requests.lock();
+        if requests.len() == MAX_REQUESTS {
+            requests.pop_front();
         }
-        seen.push_back(request);
+        requests.push_back(request);
         self.count.send_modify(|count| *count += 1);
     }
 
     pub(super) fn clear(&self) {
-        let mut seen = self.seen.lock();
-        seen.clear();
+        let mut requests = self.requests.lock();
+        requests.clear();
         self.count.send_replace(0);
     }
 
-    pub(super) fn seen(&self) -> Vec<Seen> {
-        self.seen.lock().iter().cloned().collect()
+    pub(super) fn requests(&self) -> Vec<RecordedRequest> {
+        self.requests.lock().iter().cloned().collect()
     }
 
     pub(super) fn count(&self) -> usize {
         *self.count.borrow()
     }
 
-    pub(super) async fn arrived(&self, n: usize) {
-        // It fails only when the sender is gone, and the sender is borrowed here.
+    pub(super) async fn wait_for_requests(&self, n: usize) {
+        // It fails only if the sender is dropped, and `self` has the sender.
         let _ = self.count.subscribe().wait_for(|&count| count >= n).await;
     }
 }
@@ -101,30 +98,30 @@ mod tests {
 
     use super::*;
 
-    fn request() -> Seen {
+    fn request() -> RecordedRequest {
         let mut headers = HeaderMap::new();
         headers.insert(X_AUTH_TOKEN, HeaderValue::from_static("hush-token"));
         headers.insert(AUTHORIZATION, HeaderValue::from_static("hush-signature"));
         headers.insert("accept", HeaderValue::from_static("text/plain"));
         let target = "/v1/p/product?a=1".to_owned();
-        Seen { service: Service::AppStream, method: Method::GET, target, headers, has_body: false }
+        RecordedRequest { service: Service::AppStream, method: Method::GET, target, headers, has_body: false }
     }
 
     #[test]
-    fn debug_shows_everything_but_credentials() {
+    fn debug_hides_credentials() {
         let shown = format!("{:?}", request());
         assert!(shown.contains("text/plain") && shown.contains("/v1/p/product?a=1"), "{shown}");
         assert!(!shown.contains("hush"), "{shown}");
     }
 
     #[test]
-    fn the_oldest_are_forgotten_but_counted() {
+    fn the_oldest_requests_are_removed_but_still_counted() {
         let log = RequestLog::default();
-        for _ in 0..=REMEMBERED {
+        for _ in 0..=MAX_REQUESTS {
             log.record(request());
         }
-        assert_eq!((log.seen().len(), log.count()), (REMEMBERED, REMEMBERED + 1));
+        assert_eq!((log.requests().len(), log.count()), (MAX_REQUESTS, MAX_REQUESTS + 1));
         log.clear();
-        assert_eq!((log.seen().len(), log.count()), (0, 0));
+        assert_eq!((log.requests().len(), log.count()), (0, 0));
     }
 }

@@ -1,18 +1,19 @@
-//! Both upstream services over real sockets, with a vocabulary to make them misbehave. It serves
-//! `demo`, the tests and the benches; this file is that vocabulary.
+//! Simulates both upstream services over real sockets, for `demo`, the tests and the benches. The gateway must not use
+//! it.
 //!
-//! The catalogue it shows is generated and always the same. What it says of tokens, filters, paging
-//! and errors follows the services' documentation. Anything the services offer besides the product
-//! lists, availability zones and disks is not modelled: with a valid credential it echoes the request's
-//! body. A request without a token is judged by its signature, over what has arrived here; of the schemes
-//! to sign with, the SDKs' usual one is modelled.
+//! This file is the interface: it starts the services, issues credentials, injects failures and reads the request log.
+//!
+//! The product catalogue is generated and always the same. Checks of tokens, filters, paging and errors follow the
+//! services' documentation. The simulator has the product lists, availability zones and disks. On any other path of a
+//! service, with a valid credential, it echoes the body of the request. It verifies the signature of a request without
+//! a token, in the SDKs' usual scheme.
 //!
 //! ```text
-//! server      listeners, and the path of one request
-//! behaviour   what it has been told to do         tokens    who may ask
-//! log         what it has been asked              keys      who may ask, by signature
-//! products    the generated catalogue             errors    every way to say no
-//! others      availability zones and disks        list      filters, paging, the JSON body
+//! server      listeners, and the path of a request
+//! behaviour   injected delays, failures, barriers  tokens    issued tokens and their states
+//! log         the requests that were received      keys      access keys and their signatures
+//! products    the generated catalogue              errors    error responses
+//! more_lists  availability zones and disks         list      filters, paging, the JSON body
 //! ```
 
 mod behaviour;
@@ -20,7 +21,7 @@ mod errors;
 mod keys;
 mod list;
 mod log;
-mod others;
+mod more_lists;
 mod products;
 mod server;
 #[cfg(test)]
@@ -47,16 +48,16 @@ use crate::sync::{Mutex, MutexGuard};
 use behaviour::{Barrier, Behaviour};
 pub use keys::IssuedKey;
 use keys::Keys;
+pub(crate) use log::RecordedRequest;
 use log::RequestLog;
-pub(crate) use log::Seen;
 use server::SimulatorState;
-use tokens::{TokenState, Tokens};
+use tokens::{CredentialState, Tokens};
 
-/// A running pair of upstream services. Clones are handles to the same pair, which stops when the
-/// last one is dropped.
+/// Both upstream services, running. Clones are handles of the same services, which stop when the last handle is
+/// dropped.
 ///
-/// What it is told holds for both services, from the next request that gets to that step: a request
-/// waiting at the barrier meets what is said before [`release`](Self::release).
+/// A change of the behaviour applies to both services, and to each request that reaches that step afterwards. A request
+/// that waits at a barrier gets the behaviour that is set before [`release`](Self::release).
 #[derive(Clone)]
 pub struct Simulator {
     shared: Arc<SimulatorInner>,
@@ -65,7 +66,7 @@ pub struct Simulator {
 struct SimulatorInner {
     state: Arc<SimulatorState>,
     listeners: Mutex<Vec<JoinHandle<()>>>,
-    /// The addresses of those that were shut down, kept from anybody else.
+    /// Bound sockets without a listener: they reserve the addresses while the services are shut down.
     vacant: Mutex<Vec<(Service, TcpSocket)>>,
 }
 
@@ -79,12 +80,12 @@ impl Simulator {
     /// Starts both services on free ports of 127.0.0.1.
     ///
     /// # Errors
-    /// When there is no port to be had, or no randomness for tokens.
+    /// When no port is free, or there is no randomness for tokens.
     pub async fn start() -> io::Result<Self> {
         let workspace = TcpListener::bind(("127.0.0.1", 0)).await?;
         let appstream = TcpListener::bind(("127.0.0.1", 0)).await?;
         let mut catalogue = Catalogue::new(origin(&workspace)?, origin(&appstream)?, Vec::new());
-        others::add_to(&mut catalogue)?;
+        more_lists::add_to(&mut catalogue)?;
         let state = Arc::new(SimulatorState {
             catalogue,
             behaviour: Mutex::default(),
@@ -101,26 +102,26 @@ impl Simulator {
         Ok(simulator)
     }
 
-    /// Closes the listeners and their connections. Once this returns, connecting is refused.
+    /// Closes the listeners and their connections. Later connections are refused.
     pub async fn shut_down(&self) {
         let listeners = std::mem::take(&mut *self.shared.listeners.lock());
         for listener in listeners {
             listener.abort();
-            // Cancelled is how it is meant to end.
+            // It ends with a cancellation error, as intended.
             let _ = listener.await;
         }
-        // Without a place to come back to, coming back will say so.
+        // If an address cannot be reserved, `restart` fails.
         self.shared.vacant.lock().extend(Service::ALL.into_iter().filter_map(|service| {
-            let socket = self.keep_vacant(service).ok()?;
+            let socket = self.reserve_address(service).ok()?;
             Some((service, socket))
         }));
     }
 
-    /// Listens again where it did before it was shut down.
+    /// Listens on the same addresses again after [`shut_down`](Self::shut_down).
     ///
     /// # Errors
-    /// When an address could not be kept.
-    pub fn come_back(&self) -> io::Result<()> {
+    /// When an address could not be reserved, or the services are running.
+    pub fn restart(&self) -> io::Result<()> {
         let vacant = std::mem::take(&mut *self.shared.vacant.lock());
         if vacant.len() < Service::ALL.len() {
             return Err(io::ErrorKind::AddrNotAvailable.into());
@@ -136,23 +137,23 @@ impl Simulator {
         self.shared.listeners.lock().push(listening);
     }
 
-    /// Takes a service's address without listening: connecting is refused, and nobody else can have it.
-    fn keep_vacant(&self, service: Service) -> io::Result<TcpSocket> {
+    /// Binds a service's address without listening: connections are refused, and no other process can bind it.
+    fn reserve_address(&self, service: Service) -> io::Result<TcpSocket> {
         let authority = self.shared.state.catalogue.origin(service).authority();
         let address: SocketAddr = authority.as_str().parse().map_err(io::Error::other)?;
         let socket = TcpSocket::new_v4()?;
-        // Connections that were open a moment ago still have it.
+        // Connections that were just closed still occupy the address (TIME_WAIT).
         socket.set_reuseaddr(true)?;
         socket.bind(address)?;
         Ok(socket)
     }
 
-    /// Where a service listens: `http://127.0.0.1:PORT`.
+    /// The URL of a service: `http://127.0.0.1:PORT`.
     pub fn url(&self, service: Service) -> String {
         self.shared.state.catalogue.origin(service).to_string()
     }
 
-    /// Serves one stream accepted elsewhere, for example under TLS, until it closes.
+    /// Serves a stream that another listener accepted, for example under TLS, until it closes.
     pub async fn serve_stream<IO>(&self, service: Service, stream: IO)
     where
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -162,80 +163,80 @@ impl Simulator {
 
     // Credentials.
 
-    /// Issues a valid token for a project, as long as real ones are. No two are equal.
+    /// Issues a valid and unique token for a project. It is about as long as a real one.
     pub fn token(&self, project_id: &str) -> String {
         self.token_of_length(project_id, tokens::USUAL_LENGTH)
     }
 
-    /// Issues a valid token of a given length. Below some 16 characters two may turn out equal.
+    /// Issues a valid token of this length, in characters. Tokens shorter than about 16 characters may not be unique.
     pub fn token_of_length(&self, project_id: &str, length: usize) -> String {
         self.shared.state.tokens.lock().issue(project_id, length)
     }
 
-    /// Creates an access key for a project, one that doesn't expire. No two are equal.
+    /// Creates a permanent and unique access key for a project.
     pub fn access_key(&self, project_id: &str) -> IssuedKey {
         self.keys().create(project_id, false)
     }
 
-    /// Creates temporary credentials for a project: a key with a security token.
+    /// Creates a temporary access key for a project: it has a security token.
     pub fn temporary_access_key(&self, project_id: &str) -> IssuedKey {
         self.keys().create(project_id, true)
     }
 
-    /// Makes an access key known that was created elsewhere.
+    /// Adds an access key that was created elsewhere.
     pub fn add_access_key(&self, project_id: &str, key: &IssuedKey) {
         self.keys().add(project_id, key);
     }
 
-    // Here and below a credential is a token or the id of an access key.
+    // In what follows, a credential is a token or the id of an access key.
 
-    /// From now on this credential has expired: 401.
+    /// The next requests with this credential get 401 (expired).
     pub fn expire(&self, credential: &str) {
-        self.judge(credential, TokenState::Expired);
+        self.set_state(credential, CredentialState::Expired);
     }
 
-    /// From now on this credential is revoked: 401, for a token with another code.
+    /// The next requests with this credential get 401 (revoked). The error code of a token differs from an expired
+    /// one's.
     pub fn revoke(&self, credential: &str) {
-        self.judge(credential, TokenState::Revoked);
+        self.set_state(credential, CredentialState::Revoked);
     }
 
-    /// From now on this credential's user lacks the permission: 403.
+    /// The next requests with this credential get 403 (no permission).
     pub fn deny(&self, credential: &str) {
-        self.judge(credential, TokenState::Denied);
+        self.set_state(credential, CredentialState::Denied);
     }
 
-    /// Makes the credential valid again.
+    /// The next requests with this credential are accepted again.
     pub fn restore(&self, credential: &str) {
-        self.judge(credential, TokenState::Valid);
+        self.set_state(credential, CredentialState::Valid);
     }
 
-    /// From now on who presents this is shown a smaller catalogue: every product list lacks its first match.
-    pub fn views_differ(&self, credential: &str) {
-        self.shared.state.tokens.lock().narrow_view(credential);
-        self.keys().narrow_view(credential);
+    /// The next lists for this credential lack their first match, so that they differ from other callers' lists.
+    pub fn restrict_view(&self, credential: &str) {
+        self.shared.state.tokens.lock().restrict_view(credential);
+        self.keys().restrict_view(credential);
     }
 
-    fn judge(&self, credential: &str, standing: TokenState) {
-        self.shared.state.tokens.lock().judge(credential, standing);
-        self.keys().judge(credential, standing);
+    fn set_state(&self, credential: &str, state: CredentialState) {
+        self.shared.state.tokens.lock().set_state(credential, state);
+        self.keys().set_state(credential, state);
     }
 
-    /// Has the date, which signatures are held against, told by this instead of the machine's clock.
-    pub fn take_date_from(&self, date: impl Fn() -> SystemTime + Send + Sync + 'static) {
+    /// Signatures are checked against this clock instead of the system's.
+    pub fn set_clock(&self, date: impl Fn() -> SystemTime + Send + Sync + 'static) {
         *self.shared.state.date.lock() = Arc::new(date);
     }
 
-    /// How many signatures were not taken since the start: wrong ones, and all of a locked key.
+    /// The number of rejected signatures since the start: wrong ones, and all of a locked key.
     pub fn signature_failures(&self) -> usize {
         self.keys().failures()
     }
 
-    /// How many signatures with this access key failed since one was good. The sixth locks it.
+    /// The number of failures of this access key since its last valid signature. The sixth failure locks it.
     pub fn failures_in_a_row(&self, id: &str) -> u32 {
         self.keys().failures_in_a_row(id)
     }
 
-    /// Whether this access key is locked.
     pub fn is_locked(&self, id: &str) -> bool {
         let now = self.shared.state.date();
         self.keys().is_locked(id, now)
@@ -245,112 +246,111 @@ impl Simulator {
         self.shared.state.keys.lock()
     }
 
-    // Behaviour, until told otherwise.
+    // Behaviour. It stays until it is changed.
 
-    /// Waits this long before the head of every answer.
+    /// The next responses are sent after this time.
     pub fn delay(&self, latency: Duration) {
         self.behaviour().delay = latency;
     }
 
-    /// Answers every request with this status, and the documented error body if it is an error.
+    /// The next requests get this status, and the documented error body if it is an error. `None`: no longer.
     pub fn fail_with(&self, status: Option<StatusCode>) {
         self.behaviour().fail_with = status;
     }
 
-    /// Lets this many more requests through and answers 429 to those after them; `None`: never.
+    /// The next `after` requests are accepted, and those after them get 429. `None`: no longer.
     pub fn throttle(&self, after: Option<u32>) {
         self.behaviour().requests_left = after;
     }
 
-    /// Answers those who present this credential with this status, and nobody else.
+    /// The next requests with this credential get this status. Other callers are not affected. `None`: no longer.
     pub fn fail_token(&self, token: &str, status: Option<StatusCode>) {
         self.behaviour().fail_token(token, status);
     }
 
-    /// Throttles those who present this token, and nobody else: 429.
+    /// The next requests with this token get 429. Other callers are not affected.
     pub fn throttle_token(&self, token: &str, on: bool) {
         self.fail_token(token, on.then_some(StatusCode::TOO_MANY_REQUESTS));
     }
 
-    /// Answers longer tokens with this status, unseen, as a gateway does whose heads are limited.
-    pub fn longest_token(&self, limit: Option<(usize, StatusCode)>) {
-        self.behaviour().longest_token = limit;
+    /// The next requests with a longer token get this status, before the token is checked. A proxy with a limit of the
+    /// head does the same.
+    pub fn limit_token_length(&self, limit: Option<(usize, StatusCode)>) {
+        self.behaviour().token_length_limit = limit;
     }
 
-    /// Raises a barrier: requests that arrive are recorded and then wait for [`release`](Self::release).
+    /// The next requests are recorded and then wait at a barrier until [`release`](Self::release).
     pub fn hold(&self) {
         self.behaviour().hold(Barrier::Everyone);
     }
 
-    /// Lets all who wait there go on, and later ones pass.
+    /// Removes the barrier: waiting requests continue.
     pub fn release(&self) {
         self.behaviour().release(&Barrier::Everyone);
     }
 
-    /// Raises a barrier for those alone who present this credential.
+    /// The same, only for requests with this credential.
     pub fn hold_token(&self, token: &str) {
         self.behaviour().hold(Barrier::Token(token.to_owned()));
     }
 
-    /// Lets them go on.
     pub fn release_token(&self, token: &str) {
         self.behaviour().release(&Barrier::Token(token.to_owned()));
     }
 
-    /// Raises a barrier for those alone who ask for this path and query.
+    /// The same, only for requests for this path and query.
     pub fn hold_target(&self, target: &str) {
         self.behaviour().hold(Barrier::Target(target.to_owned()));
     }
 
-    /// Lets them go on.
     pub fn release_target(&self, target: &str) {
         self.behaviour().release(&Barrier::Target(target.to_owned()));
     }
 
-    /// Publishes a new version of the catalogue: every list that has products changes.
+    /// The next lists are of a new version of the catalogue: each list with products changes.
     pub fn change_catalogue(&self) {
         self.behaviour().version += 1;
     }
 
-    /// Has every list name the project that it is shown to, so that no two projects have the same.
-    pub fn name_projects(&self, on: bool) {
-        self.behaviour().names_projects = on;
+    /// The next lists contain the caller's project id, so that lists of different projects differ.
+    pub fn include_project_in_lists(&self, on: bool) {
+        self.behaviour().include_project = on;
     }
 
-    /// What whoever presents this credential, once it is good, is shown at a path and query with these headers
-    /// by a version of the catalogue, the first being 0. None if that is no product list.
+    /// The list that a request with this credential gets in a version of the catalogue, from 0. The state of the
+    /// credential is ignored. `None` if the path and query are not those of a list.
     pub fn product_list(&self, token: &str, target: &str, headers: &HeaderMap, version: u32) -> Option<Bytes> {
         let bearer = self.shared.state.tokens.lock().known(token).or_else(|| self.keys().known(token))?;
         server::product_list(&self.shared.state, target, headers, &bearer, version)
     }
 
-    /// Gives every list an `ETag`, and a 304 to whoever has it.
-    pub fn tag_lists(&self, on: bool) {
-        self.behaviour().tags_lists = on;
+    /// The next lists have an `ETag`. Conditional requests that match it get 304.
+    pub fn send_etags(&self, on: bool) {
+        self.behaviour().send_etags = on;
     }
 
-    /// Adds a header to every 200 from now on. It takes the place of what would be there by default;
-    /// added twice, it is there twice.
+    /// The next responses have this header. It replaces a default header of the same name. Added twice, it is sent
+    /// twice.
     pub fn add_header(&self, name: HeaderName, value: HeaderValue) {
         self.behaviour().headers.append(name, value);
     }
 
-    /// Adds none of them any more.
+    /// The next responses have none of the added headers.
     pub fn remove_headers(&self) {
         self.behaviour().headers.clear();
     }
 
-    /// Gives every product list this body instead of its own.
-    pub fn answer_with(&self, body: Option<Bytes>) {
+    /// The next lists have this body instead of their own. `None`: no longer.
+    pub fn set_list_body(&self, body: Option<Bytes>) {
         self.behaviour().body = body;
     }
 
-    /// Closes connections instead of answering.
-    pub fn reset_connection(&self, on: bool) {
-        self.behaviour().reset_connection = on;
+    /// The next requests get no response: their connections are closed.
+    pub fn reset_connections(&self, on: bool) {
+        self.behaviour().reset_connections = on;
     }
 
-    /// Declares the whole length of a product list and closes half way through its body.
+    /// The next lists declare their full `Content-Length`, and are cut off in the middle of the body.
     pub fn truncate(&self, on: bool) {
         self.behaviour().truncate = on;
     }
@@ -359,24 +359,25 @@ impl Simulator {
         self.shared.state.behaviour.lock()
     }
 
-    // What it was asked.
+    // The request log.
 
-    /// Resolves once at least `n` requests have arrived, since the start or since they were last forgotten.
-    pub async fn arrived(&self, n: usize) {
-        self.shared.state.log.arrived(n).await;
+    /// Waits until at least `n` requests have been received since the start or the last
+    /// [`forget_requests`](Self::forget_requests).
+    pub async fn wait_for_requests(&self, n: usize) {
+        self.shared.state.log.wait_for_requests(n).await;
     }
 
-    /// How many requests have arrived since the start or since they were last forgotten.
+    /// The number of requests since the start or the last [`forget_requests`](Self::forget_requests).
     pub fn request_count(&self) -> usize {
         self.shared.state.log.count()
     }
 
-    /// The requests that have arrived, in order of arrival (the last 10,000 of them).
-    pub fn requests_seen(&self) -> Vec<Seen> {
-        self.shared.state.log.seen()
+    /// The last 10,000 requests in order of arrival.
+    pub fn requests_seen(&self) -> Vec<RecordedRequest> {
+        self.shared.state.log.requests()
     }
 
-    /// Forgets them; [`arrived`](Self::arrived) counts from here.
+    /// Clears the log and the count of requests.
     pub fn forget_requests(&self) {
         self.shared.state.log.clear();
     }
@@ -387,5 +388,5 @@ fn origin(listener: &TcpListener) -> io::Result<Origin> {
     Ok(Origin::new(Scheme::HTTP, authority))
 }
 
-/// How many connections may wait to be accepted: as many as tokio's own listeners let.
+/// The backlog of tokio's own listeners.
 const BACKLOG: u32 = 1024;

@@ -1,22 +1,21 @@
-//! The generated catalogue: every product the simulated services sell, the same on every run.
+//! The generated product catalogue. It is the same in every run.
 //!
-//! Fields, values and ids follow the documented tables and samples; where those disagree (one object
-//! for a list, a number in quotes), the tables win.
+//! Fields, values and ids follow the documented tables and samples. Where they disagree (an object for a list, a number
+//! in quotes), the tables are followed.
 
 use std::sync::LazyLock;
 
 use serde_json::{Map, Value, json};
 
-/// One product: what is shown of it, and what it can be found by.
+/// A product: its fields and the parameters that select it.
 pub(super) struct Product {
-    /// The fields it is listed with, but for `descriptions`.
+    /// The listed fields, except `descriptions`.
     pub(super) fields: Map<String, Value>,
-    /// `descriptions` for readers of English.
+    /// `descriptions` in English.
     pub(super) english: String,
-    /// `descriptions` for readers of Chinese.
+    /// `descriptions` in Chinese.
     pub(super) chinese: String,
-    /// The query parameters that find it. A name can be there more than once: a product is sold in
-    /// several zones.
+    /// The query parameters that select it. A name can occur more than once, for example one zone each.
     facets: Vec<(&'static str, String)>,
 }
 
@@ -26,7 +25,7 @@ impl Product {
         Self { fields, english, chinese, facets }
     }
 
-    /// Whether a query parameter of this value finds it.
+    /// Whether a query parameter selects it.
     pub(super) fn matches(&self, name: &str, value: &str) -> bool {
         self.facets.iter().any(|(known, own)| *known == name && own == value)
     }
@@ -45,11 +44,11 @@ pub(super) fn of(operation: &str) -> &'static [Product] {
     }
 }
 
-/// A line of machines, sold in every size.
+/// A series of machines, which exists in every size.
 struct Series {
-    /// How its product ids begin.
+    /// The beginning of its product ids.
     id: &'static str,
-    /// How they end.
+    /// The end of its product ids.
     suffix: &'static str,
     flavor: &'static str,
     architecture: &'static str,
@@ -88,13 +87,13 @@ static APP_SERIES: [Series; 6] = [
     series("workspace.appstream.dedicated", "", "c7", "dedicated"),
 ];
 
-/// Name and number of vCPUs.
+/// Name, vCPUs.
 static SIZES: [(&str, u32); 5] = [("large", 2), ("xlarge", 4), ("2xlarge", 8), ("4xlarge", 16), ("8xlarge", 32)];
 
 /// Gigabytes of memory for each vCPU.
 static RATIOS: [u32; 3] = [2, 4, 8];
 
-/// Where products are sold, in turn.
+/// The zones of products, in turn.
 static ZONES: [&[&str]; 4] = [
     &["cn-north-4a", "cn-north-4b", "cn-north-4c"],
     &["cn-north-4a", "cn-north-4b"],
@@ -102,7 +101,7 @@ static ZONES: [&[&str]; 4] = [
     &["cn-north-4a", "cn-north-4c"],
 ];
 
-/// One machine of a series, as both services describe it.
+/// A machine of a series, with what both services need to describe it.
 struct Machine {
     product: Product,
     zones: &'static [&'static str],
@@ -110,7 +109,7 @@ struct Machine {
     vcpus: u32,
 }
 
-/// Every size of every series, once for each way to pay.
+/// Every size of every series, for each charge mode.
 fn machines(all: &'static [Series]) -> impl Iterator<Item = (&'static Series, Machine)> {
     let kinds = all.iter().flat_map(|series| {
         let sizes = SIZES.iter().flat_map(|size| RATIOS.iter().map(move |ratio| (size, *ratio)));
@@ -123,7 +122,7 @@ fn machines(all: &'static [Series]) -> impl Iterator<Item = (&'static Series, Ma
 
 fn machine(index: usize, series: &Series, (size, vcpus): (&str, u32), ratio: u32, charge_mode: &str) -> Machine {
     let Series { id, suffix, flavor, architecture, os_type, package_type, gpu } = series;
-    // "0" has the plain id, so that ids are unique.
+    // Ids must be unique, so only charge mode 0 has the plain id.
     let billing = if charge_mode == "0" { "" } else { ".hour" };
     let product_id = format!("{id}.{size}.{ratio}{suffix}{billing}");
     let flavor_id = format!("{flavor}.{size}.{ratio}");
@@ -165,7 +164,7 @@ fn machine(index: usize, series: &Series, (size, vcpus): (&str, u32), ratio: u32
     Machine { product: Product::new(fields, english, chinese, facets), zones, status, vcpus }
 }
 
-/// What Workspace sells: cloud desktops.
+/// The products of Workspace: cloud desktops.
 fn desktops() -> Vec<Product> {
     let products = machines(&DESKTOP_SERIES).map(|(series, Machine { mut product, vcpus, .. })| {
         insert(&mut product, "resource_type", "hws.resource.type.vdi.vm");
@@ -180,7 +179,7 @@ fn desktops() -> Vec<Product> {
     interchangeable(products.collect(), &["architecture", "os_type", "package_type", "charge_mode"])
 }
 
-/// What Workspace Application sells: servers that stream applications.
+/// The products of Workspace Application: servers that stream applications.
 fn apps() -> Vec<Product> {
     let products = machines(&APP_SERIES).map(|(_, Machine { mut product, zones, status, vcpus })| {
         let in_zones: Vec<_> = zones.iter().map(|zone| format!("{zone}({status})")).collect();
@@ -188,7 +187,7 @@ fn apps() -> Vec<Product> {
         insert(&mut product, "cond_operation_az", in_zones.join(","));
         insert(&mut product, "sessions", vcpus * 5 / 2);
         insert(&mut product, "domain_ids", Vec::<String>::new());
-        // v1 filters by the id itself.
+        // In v1 `product_id` selects the product itself.
         let own = id(&product);
         product.facets.push(("product_id", own));
         product
@@ -196,7 +195,7 @@ fn apps() -> Vec<Product> {
     products.collect()
 }
 
-/// What Workspace sells for working on one desktop together: rooms, paid by time, and seats, paid once.
+/// The products of Workspace for collaboration: rooms, charged by time, and user licences, charged once.
 fn sharers() -> Vec<Product> {
     let mut products = Vec::new();
     for size in [2, 4, 6, 8, 10, 15, 20, 30] {
@@ -248,13 +247,13 @@ fn sharer(
     Product::new(fields, english, chinese, facets)
 }
 
-/// In v2 a `product_id` asks for what that product can be changed to: all others that agree with it
-/// in these respects.
-fn interchangeable(mut products: Vec<Product>, respects: &[&str]) -> Vec<Product> {
+/// In v2 a `product_id` selects the products that this product can be changed to: all others with the same values of
+/// these parameters.
+fn interchangeable(mut products: Vec<Product>, parameters: &[&str]) -> Vec<Product> {
     let kinds: Vec<(String, Vec<String>)> = products
         .iter()
         .map(|product| {
-            let agree = product.facets.iter().filter(|(name, _)| respects.contains(name));
+            let agree = product.facets.iter().filter(|(name, _)| parameters.contains(name));
             (id(product), agree.map(|(_, value)| value.clone()).collect())
         })
         .collect();
@@ -281,7 +280,7 @@ mod tests {
     use crate::catalogue::Catalogue;
 
     #[test]
-    fn every_operation_has_products_with_ids_of_their_own() {
+    fn every_operation_has_products_with_unique_ids() {
         for (operation, at_least) in Catalogue::for_tests(Vec::new()).operations().iter().zip([200, 30, 120]) {
             let operation = &operation.name;
             let ids: HashSet<_> = of(operation).iter().map(id).collect();
@@ -291,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn the_documented_sample_is_among_them() {
+    fn the_documented_sample_is_in_the_catalogue() {
         let product = of("ListProducts").iter().find(|product| id(product) == "workspace.k.xlarge.2.linux").unwrap();
         for (name, value) in [("flavor_id", "kc1.xlarge.2"), ("cpu", "4"), ("memory", "8192"), ("architecture", "arm")]
         {
@@ -301,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn some_are_sold_out_and_some_abandoned() {
+    fn some_products_are_sold_out_or_abandoned() {
         for operation in ["ListProducts", "ListProduct"] {
             let states: HashSet<_> =
                 of(operation).iter().filter_map(|product| product.fields["status"].as_str()).collect();

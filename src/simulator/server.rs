@@ -1,4 +1,4 @@
-//! The listeners, and the path of one request from its arrival to its answer.
+//! The listeners, and the path of a request from its arrival to the response.
 
 use std::io;
 use std::pin::Pin;
@@ -24,8 +24,8 @@ use super::behaviour::{Behaviour, Forced};
 use super::errors::{self, ErrorReply};
 use super::keys::{Keys, SignedRequest};
 use super::list::{self, ListContext};
-use super::log::{RequestLog, Seen};
-use super::others;
+use super::log::{RecordedRequest, RequestLog};
+use super::more_lists;
 use super::tokens::{Bearer, Tokens};
 use crate::catalogue::{Catalogue, Operation, Service};
 use crate::request::X_REQUEST_ID;
@@ -35,12 +35,12 @@ use crate::request::route::{self, Route};
 use crate::signing::has_signature;
 use crate::sync::Mutex;
 
-/// Room for a token of the longest documented kind (102,400 characters), and a lot besides.
+/// Bytes. The longest documented token has 102,400 characters.
 const MAX_HEAD: usize = 512 * 1024;
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json;charset=utf8");
 
-/// What the API gateway takes of a body.
+/// The API gateway's limit of a body, in bytes.
 const MAX_BODY: usize = 12 * 1024 * 1024;
 
 type AnyBody = UnsyncBoxBody<Bytes, io::Error>;
@@ -57,7 +57,6 @@ pub(super) struct SimulatorState {
 }
 
 impl SimulatorState {
-    /// What signatures are held against.
     pub(super) fn date(&self) -> SystemTime {
         let date = Arc::clone(&self.date.lock());
         date()
@@ -70,12 +69,12 @@ pub(super) async fn listen(state: Arc<SimulatorState>, service: Service, listene
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
-                // Without it small answers wait for the peer's delayed acknowledgement; with a socket
-                // that refuses it, the first read will tell.
+                // Without it, small responses wait for the peer's delayed acknowledgement. If it fails, the first read
+                // fails, too.
                 let _ = stream.set_nodelay(true);
                 connections.spawn(serve(Arc::clone(&state), service, stream));
             }
-            // Out of file descriptors, most likely: wait until some connection has ended.
+            // Probably no file descriptor is free: wait until a connection has ended.
             Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
         }
         while connections.try_join_next().is_some() {}
@@ -87,21 +86,22 @@ pub(super) async fn serve<IO>(state: Arc<SimulatorState>, service: Service, stre
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let answer = service_fn(|request| answer(&state, service, request));
-    let connection = http1::Builder::new().max_buf_size(MAX_HEAD).serve_connection(TokioIo::new(stream), answer);
-    // Clients that go away and the failures made to order below end up here alike.
+    let handler = service_fn(|request| handle(&state, service, request));
+    let connection = http1::Builder::new().max_buf_size(MAX_HEAD).serve_connection(TokioIo::new(stream), handler);
+    // Errors are expected: clients disconnect, and failures are injected below.
     let _ = connection.await;
 }
 
-/// The path of one request. An error closes the connection without an answer.
-async fn answer(state: &SimulatorState, service: Service, request: Request<Incoming>) -> io::Result<Response<AnyBody>> {
+/// The path of a request. An error closes the connection without a response.
+async fn handle(state: &SimulatorState, service: Service, request: Request<Incoming>) -> io::Result<Response<AnyBody>> {
     let (head, body) = request.into_parts();
-    // Lookup for before the arrival is announced: who raises a barrier on seeing this request means the next.
-    let seen = seen(service, &head, &body);
-    let barriers = state.behaviour.lock().barriers(&seen.target, &seen.headers);
-    state.log.record(seen);
+    // Looked up before the request is recorded: a barrier that a test raises when it sees this request is for the next
+    // one.
+    let recorded = recorded(service, &head, &body);
+    let barriers = state.behaviour.lock().barriers(&recorded.target, &recorded.headers);
+    state.log.record(recorded);
     for mut barrier in barriers {
-        // Nothing is ever sent; its end is the signal.
+        // Nothing is sent. The barrier opens when its sender is dropped.
         let _ = barrier.changed().await;
     }
     let delay = state.behaviour.lock().delay;
@@ -110,20 +110,20 @@ async fn answer(state: &SimulatorState, service: Service, request: Request<Incom
     }
 
     let forced = state.behaviour.lock().forced(&head.headers);
-    let answer = match forced {
+    let result = match forced {
         Some(Forced::Reset) => return Err(io::ErrorKind::ConnectionReset.into()),
         Some(Forced::Refuse(refusal)) => Err(refusal),
-        None => ask(state, service, &head, body).await,
+        None => respond(state, service, &head, body).await,
     };
     let request_id = state.ids.next();
-    let mut response = answer.unwrap_or_else(|refusal| refuse(&refusal, request_id.as_str()));
-    dress(state, &mut response, request_id.as_str());
+    let mut response = result.unwrap_or_else(|refusal| refuse(&refusal, request_id.as_str()));
+    add_headers(state, &mut response, request_id.as_str());
     Ok(response)
 }
 
-fn seen(service: Service, head: &Parts, body: &Incoming) -> Seen {
+fn recorded(service: Service, head: &Parts, body: &Incoming) -> RecordedRequest {
     let target = head.uri.path_and_query().map_or_else(|| head.uri.to_string(), ToString::to_string);
-    Seen {
+    RecordedRequest {
         service,
         method: head.method.clone(),
         target,
@@ -132,28 +132,28 @@ fn seen(service: Service, head: &Parts, body: &Incoming) -> Seen {
     }
 }
 
-/// What the service itself makes of a request.
-async fn ask(
+/// The service's own response to a request.
+async fn respond(
     state: &SimulatorState,
     service: Service,
     head: &Parts,
     body: Incoming,
 ) -> Result<Response<AnyBody>, ErrorReply> {
     let route = route::find(&state.catalogue, &head.method, head.uri.path());
-    let at_home = match &route {
+    let is_served_here = match &route {
         Route::Operation(operation, _) => operation.service == service,
         Route::PassThrough(home) => *home == service,
         Route::Unknown => false,
     };
-    if !at_home {
+    if !is_served_here {
         return Err(errors::NO_SUCH_API);
     }
     let (bearer, body) = if !has_token(&head.headers) && has_signature(&head.headers) {
-        let body = gather(body).await?;
+        let body = collect_body(body).await?;
         let signed =
             SignedRequest { method: &head.method, target: (&head.uri).into(), headers: &head.headers, body: &body };
         let now = state.date();
-        (state.keys.lock().check(signed, now)?, whole(body))
+        (state.keys.lock().check(signed, now)?, full_body(body))
     } else {
         (state.tokens.lock().check(&head.headers)?, body.map_err(io::Error::other).boxed_unsync())
     };
@@ -163,11 +163,11 @@ async fn ask(
     }
 }
 
-/// A body as a whole: its hash is part of what is signed.
-async fn gather(body: Incoming) -> Result<Bytes, ErrorReply> {
-    let whole = Limited::new(body, MAX_BODY).collect().await;
-    // One that breaks off takes its connection along, and nobody is there to read the answer.
-    whole.map(Collected::to_bytes).map_err(|_| errors::of_status(StatusCode::PAYLOAD_TOO_LARGE))
+/// Collects a body, because the signature covers its hash.
+async fn collect_body(body: Incoming) -> Result<Bytes, ErrorReply> {
+    let collected = Limited::new(body, MAX_BODY).collect().await;
+    // If the body breaks off, the connection is gone and nobody reads this response.
+    collected.map(Collected::to_bytes).map_err(|_| errors::of_status(StatusCode::PAYLOAD_TOO_LARGE))
 }
 
 fn list_products(
@@ -179,30 +179,30 @@ fn list_products(
     if bearer.project_id != operation.template.project_id(head.uri.path()) {
         return Err(errors::OTHER_PROJECT);
     }
-    let (version, instead, truncate) = {
+    let (version, replacement, truncate) = {
         let behaviour = state.behaviour.lock();
         (behaviour.version, behaviour.body.clone(), behaviour.truncate)
     };
-    let view = ListContext { version, narrow: bearer.narrow_view, language: list::language(&head.headers) };
+    let view = ListContext { version, restricted: bearer.restricted_view, language: list::language(&head.headers) };
     let own = list(operation, head.uri.query().unwrap_or_default(), view)?;
-    let body = instead.unwrap_or_else(|| of_project(state, own, bearer));
-    let tag = tag(state, &body);
+    let body = replacement.unwrap_or_else(|| with_project(state, own, bearer));
+    let tag = etag(state, &body);
     if tag.is_some() && head.headers.get(IF_NONE_MATCH) == tag.as_ref() {
-        let mut response = Response::new(whole(Bytes::new()));
+        let mut response = Response::new(full_body(Bytes::new()));
         *response.status_mut() = StatusCode::NOT_MODIFIED;
         response.headers_mut().extend(tag.map(|tag| (ETAG, tag)));
         return Ok(response);
     }
-    let mut response = Response::new(if truncate { Truncated::of(body).boxed_unsync() } else { whole(body) });
+    let mut response = Response::new(if truncate { Truncated::of(body).boxed_unsync() } else { full_body(body) });
     response.headers_mut().extend(tag.map(|tag| (ETAG, tag)));
     Ok(response)
 }
 
 fn list(operation: &Arc<Operation>, query: &str, view: ListContext) -> Result<Bytes, ErrorReply> {
-    others::body(operation, query, view).map_or_else(|| list::body(operation, query, view), Ok)
+    more_lists::body(operation, query, view).map_or_else(|| list::body(operation, query, view), Ok)
 }
 
-/// What the bearer of a good credential is shown at a path and query by a version of the catalogue.
+/// The list for a caller at a path and query, in a version of the catalogue.
 pub(super) fn product_list(
     state: &SimulatorState,
     target: &str,
@@ -212,26 +212,26 @@ pub(super) fn product_list(
 ) -> Option<Bytes> {
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
     let Route::Operation(operation, _) = route::find(&state.catalogue, &Method::GET, path) else { return None };
-    let view = ListContext { version, narrow: bearer.narrow_view, language: list::language(headers) };
-    Some(of_project(state, list(operation, query, view).ok()?, bearer))
+    let view = ListContext { version, restricted: bearer.restricted_view, language: list::language(headers) };
+    Some(with_project(state, list(operation, query, view).ok()?, bearer))
 }
 
-/// The list, which names the project if it is to.
-fn of_project(state: &SimulatorState, list: Bytes, bearer: &Bearer) -> Bytes {
-    if !state.behaviour.lock().names_projects {
+/// Adds the project id to a list, if that is switched on.
+fn with_project(state: &SimulatorState, list: Bytes, bearer: &Bearer) -> Bytes {
+    if !state.behaviour.lock().include_project {
         return list;
     }
     let name = format!(r#"{{"project_id":"{}","#, bearer.project_id);
     [name.as_bytes(), &list[1..]].concat().into()
 }
 
-/// The tag of a list, if they are to have some.
-fn tag(state: &SimulatorState, list: &Bytes) -> Option<HeaderValue> {
-    let has_tag = state.behaviour.lock().tags_lists;
-    has_tag.then(|| HeaderValue::try_from(format!("\"{}\"", blake3::hash(list).to_hex())).ok())?
+/// The `ETag` of a list, if that is switched on.
+fn etag(state: &SimulatorState, list: &Bytes) -> Option<HeaderValue> {
+    let is_on = state.behaviour.lock().send_etags;
+    is_on.then(|| HeaderValue::try_from(format!("\"{}\"", blake3::hash(list).to_hex())).ok())?
 }
 
-/// Not modelled: what the request brought goes back, frame by frame as it arrives.
+/// Streams the body of the request back, for paths that are not simulated.
 fn echo(head: &Parts, body: AnyBody) -> Response<AnyBody> {
     let mut response = Response::new(body);
     if let Some(content_type) = head.headers.get(CONTENT_TYPE) {
@@ -241,18 +241,18 @@ fn echo(head: &Parts, body: AnyBody) -> Response<AnyBody> {
 }
 
 fn refuse(refusal: &ErrorReply, request_id: &str) -> Response<AnyBody> {
-    let mut response = Response::new(whole(refusal.body(request_id)));
+    let mut response = Response::new(full_body(refusal.body(request_id)));
     *response.status_mut() = refusal.status;
     if refusal.status == StatusCode::UNAUTHORIZED {
-        // As captured from the real API gateway.
+        // The real API gateway does the same.
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         response.headers_mut().insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
     response
 }
 
-/// The headers of every answer, and those asked for.
-fn dress(state: &SimulatorState, response: &mut Response<AnyBody>, request_id: &str) {
+/// Adds the default headers and the injected ones.
+fn add_headers(state: &SimulatorState, response: &mut Response<AnyBody>, request_id: &str) {
     let headers = response.headers_mut();
     if let Entry::Vacant(content_type) = headers.entry(CONTENT_TYPE) {
         content_type.insert(JSON);
@@ -264,11 +264,11 @@ fn dress(state: &SimulatorState, response: &mut Response<AnyBody>, request_id: &
     headers.extend(state.behaviour.lock().headers.clone());
 }
 
-fn whole(body: Bytes) -> AnyBody {
+fn full_body(body: Bytes) -> AnyBody {
     Full::new(body).map_err(|never| match never {}).boxed_unsync()
 }
 
-/// A body that announces its whole length and breaks off half way.
+/// A body that announces its full length and fails in the middle.
 struct Truncated {
     length: u64,
     half: Option<Bytes>,
@@ -292,7 +292,7 @@ impl Body for Truncated {
             return Poll::Ready(Some(Ok(Frame::data(half))));
         }
         if !this.flushed {
-            // hyper drops what it has not written yet when a body fails, and writes when one is pending.
+            // hyper writes its buffer when a body is pending, and drops the buffer when a body fails.
             this.flushed = true;
             context.waker().wake_by_ref();
             return Poll::Pending;

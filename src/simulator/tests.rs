@@ -1,4 +1,4 @@
-//! The simulator over real sockets, as a client meets it.
+//! Tests of the simulator over real sockets.
 
 mod connections;
 
@@ -58,7 +58,6 @@ impl Bench {
         self.get(Workspace, PRODUCTS).await.into_body()
     }
 
-    /// A connection that shows what really goes over the wire.
     fn raw(&self) -> TcpStream {
         TcpStream::connect(self.simulator.url(Workspace).strip_prefix("http://").unwrap()).unwrap()
     }
@@ -85,7 +84,7 @@ fn error(response: &Response<Bytes>) -> (u16, String) {
 }
 
 #[tokio::test]
-async fn the_three_operations_answer_and_every_answer_has_its_headers() {
+async fn the_three_operations_respond_with_the_usual_headers() {
     let bench = Bench::new().await;
     let mut ids = HashSet::new();
     for (service, path) in [(Workspace, PRODUCTS), (Workspace, SHARER), (AppStream, V1)] {
@@ -107,7 +106,7 @@ async fn the_three_operations_answer_and_every_answer_has_its_headers() {
 
 #[tokio::test]
 async fn tokens_are_checked() {
-    type Judge = fn(&Simulator, &str);
+    type SetState = fn(&Simulator, &str);
     let bench = Bench::new().await;
     let simulator = &bench.simulator;
     let other = simulator.token("q");
@@ -120,13 +119,13 @@ async fn tokens_are_checked() {
     assert_eq!(error(&bench.get_as("made-up", Workspace, PRODUCTS).await), (401, "APIGW.0301".into()));
     assert_eq!(error(&bench.get_as(&other, Workspace, PRODUCTS).await), (403, "WKS.00081102".into()));
 
-    let judgements = [
-        (Simulator::expire as Judge, 401, "APIGW.0301"),
+    let states = [
+        (Simulator::expire as SetState, 401, "APIGW.0301"),
         (Simulator::revoke, 401, "APIGW.0307"),
         (Simulator::deny, 403, "APIGW.0302"),
     ];
-    for (judge, status, code) in judgements {
-        judge(simulator, &bench.token);
+    for (set_state, status, code) in states {
+        set_state(simulator, &bench.token);
         let refused = bench.get(Workspace, PRODUCTS).await;
         assert_eq!(error(&refused), (status, code.into()));
         assert_eq!(refused.headers().contains_key(CONNECTION), status == 401);
@@ -151,7 +150,7 @@ async fn a_path_belongs_to_one_service() {
 }
 
 #[tokio::test]
-async fn failures_are_made_to_order() {
+async fn failures_can_be_injected() {
     let bench = Bench::new().await;
     for (status, code) in [
         (400, "WKS.00211102"),
@@ -192,50 +191,50 @@ async fn one_token_can_fail_alone() {
 }
 
 #[tokio::test]
-async fn tokens_can_be_too_long() {
+async fn tokens_above_the_length_limit_are_refused() {
     let bench = Bench::new().await;
     let long = bench.simulator.token_of_length("p", 9_000);
     for (status, code) in [(StatusCode::BAD_REQUEST, "WKS.00211102"), (StatusCode::URI_TOO_LONG, "APIGW.0201")] {
-        bench.simulator.longest_token(Some((8_999, status)));
+        bench.simulator.limit_token_length(Some((8_999, status)));
         assert_eq!(error(&bench.get_as(&long, Workspace, PRODUCTS).await), (status.as_u16(), code.into()));
         assert_eq!(error(&bench.get_as(&"x".repeat(9_000), Workspace, "/v2/p").await).0, status.as_u16());
         assert_eq!(bench.get(Workspace, PRODUCTS).await.status(), StatusCode::OK);
     }
-    bench.simulator.longest_token(None);
+    bench.simulator.limit_token_length(None);
     assert_eq!(bench.get_as(&long, Workspace, PRODUCTS).await.status(), StatusCode::OK);
 }
 
 #[tokio::test]
-async fn a_barrier_can_be_for_one_token_or_one_target() {
-    type Let = fn(&Simulator, &str);
+async fn a_barrier_can_hold_one_token_or_one_target() {
+    type Switch = fn(&Simulator, &str);
     let bench = Bench::new().await;
     let token = bench.token.clone();
-    for (hold, release, whose) in [
-        (Simulator::hold_token as Let, Simulator::release_token as Let, token.as_str()),
+    for (hold, release, target_or_token) in [
+        (Simulator::hold_token as Switch, Simulator::release_token as Switch, token.as_str()),
         (Simulator::hold_target, Simulator::release_target, "/v2/p/products?os_type=Linux"),
     ] {
         bench.simulator.forget_requests();
-        hold(&bench.simulator, whose);
+        hold(&bench.simulator, target_or_token);
         let held = bench.get(Workspace, "/v2/p/products?os_type=Linux");
         tokio::pin!(held);
         tokio::select! {
             _ = &mut held => panic!("answered"),
-            () = bench.simulator.arrived(1) => {}
+            () = bench.simulator.wait_for_requests(1) => {}
         }
         let other = bench.simulator.token("p");
         assert_eq!(bench.get_as(&other, Workspace, PRODUCTS).await.status(), StatusCode::OK);
         bench.simulator.fail_with(Some(StatusCode::BAD_GATEWAY));
-        release(&bench.simulator, whose);
-        assert_eq!(held.await.status(), StatusCode::BAD_GATEWAY, "it has met what was said meanwhile");
+        release(&bench.simulator, target_or_token);
+        assert_eq!(held.await.status(), StatusCode::BAD_GATEWAY, "the behaviour at its release applies");
         bench.simulator.fail_with(None);
     }
 }
 
 #[tokio::test]
-async fn what_is_shown_changes_by_order_by_token_and_by_language() {
+async fn lists_depend_on_version_token_language_and_overrides() {
     let bench = Bench::new().await;
     let (first, other) = (bench.body().await, bench.simulator.token("p"));
-    assert_eq!(bench.body().await, first, "the same question has the same answer");
+    assert_eq!(bench.body().await, first, "the same request gets the same list");
     let mut headers = with_token(&bench.token);
     headers.insert("x-language", HeaderValue::from_static("zh-cn"));
     assert_ne!(bench.send(Workspace, Method::GET, PRODUCTS, &headers).await.body(), &first);
@@ -243,7 +242,7 @@ async fn what_is_shown_changes_by_order_by_token_and_by_language() {
     bench.simulator.change_catalogue();
     let second = bench.body().await;
     assert_ne!(second, first);
-    bench.simulator.views_differ(&other);
+    bench.simulator.restrict_view(&other);
     assert_ne!(bench.get_as(&other, Workspace, PRODUCTS).await.body(), &second);
     assert_eq!(bench.body().await, second);
 
@@ -252,7 +251,7 @@ async fn what_is_shown_changes_by_order_by_token_and_by_language() {
     bench.simulator.add_header(SET_COOKIE, HeaderValue::from_static("a=1"));
     bench.simulator.add_header(SET_COOKIE, HeaderValue::from_static("b=2"));
     bench.simulator.add_header(CONTENT_TYPE, HeaderValue::from_static("text/html"));
-    bench.simulator.answer_with(Some(Bytes::from_static(b"<html>")));
+    bench.simulator.set_list_body(Some(Bytes::from_static(b"<html>")));
     let odd = bench.get(Workspace, PRODUCTS).await;
     assert_eq!(odd.body(), "<html>");
     assert_eq!(
@@ -260,15 +259,15 @@ async fn what_is_shown_changes_by_order_by_token_and_by_language() {
         (&"no-store".parse().unwrap(), &"text/html".parse().unwrap())
     );
     assert_eq!(odd.headers().get_all(SET_COOKIE).iter().count(), 2);
-    assert!(bench.get(Workspace, "/v9").await.headers().contains_key(&name), "on every answer");
+    assert!(bench.get(Workspace, "/v9").await.headers().contains_key(&name), "on every response");
     bench.simulator.remove_headers();
-    bench.simulator.answer_with(None);
+    bench.simulator.set_list_body(None);
     let usual = bench.get(Workspace, PRODUCTS).await;
     assert_eq!((usual.body(), usual.headers().contains_key(name)), (&second, false));
 }
 
 #[tokio::test]
-async fn hundreds_wait_at_the_barrier_and_meet_what_was_said_meanwhile() {
+async fn held_requests_get_the_behaviour_at_their_release() {
     const REQUESTS: usize = 300;
     let bench = Bench::new().await;
     bench.simulator.hold();
@@ -278,7 +277,7 @@ async fn hundreds_wait_at_the_barrier_and_meet_what_was_said_meanwhile() {
         let request = Request::get(uri).header(X_AUTH_TOKEN, &bench.token).body(Full::default()).unwrap();
         waiting.spawn(async move { client.request(request).await.unwrap().status() });
     }
-    bench.simulator.arrived(REQUESTS).await;
+    bench.simulator.wait_for_requests(REQUESTS).await;
     assert!(waiting.try_join_next().is_none());
     bench.simulator.fail_with(Some(StatusCode::BAD_GATEWAY));
     bench.simulator.release();
@@ -287,7 +286,7 @@ async fn hundreds_wait_at_the_barrier_and_meet_what_was_said_meanwhile() {
 
     bench.simulator.forget_requests();
     bench.get(AppStream, "/v1/p/product?os_type=Windows").await;
-    bench.simulator.arrived(1).await;
+    bench.simulator.wait_for_requests(1).await;
     let seen = bench.simulator.requests_seen();
     assert_eq!(seen.len(), 1);
     assert_eq!((seen[0].service, &seen[0].method), (AppStream, &Method::GET));
@@ -297,11 +296,11 @@ async fn hundreds_wait_at_the_barrier_and_meet_what_was_said_meanwhile() {
 }
 
 #[tokio::test]
-async fn an_answer_can_be_slow() {
+async fn responses_can_be_delayed() {
     let bench = Bench::new().await;
     bench.simulator.delay(Duration::from_secs(3_600));
     let answer = bench.get(Workspace, PRODUCTS);
-    let arrived = bench.simulator.arrived(1);
+    let arrived = bench.simulator.wait_for_requests(1);
     tokio::select! {
         _ = answer => panic!("answered at once"),
         () = arrived => {}
@@ -309,17 +308,17 @@ async fn an_answer_can_be_slow() {
 }
 
 #[tokio::test]
-async fn what_it_would_show_is_what_it_shows() {
+async fn product_list_returns_what_is_sent() {
     let bench = Bench::new().await;
     let chinese = HeaderMap::from_iter([(HeaderName::from_static("x-language"), HeaderValue::from_static("zh-cn"))]);
     let mut shown = HashSet::new();
     for (names_projects, version, narrow) in [(false, 0, false), (true, 1, false), (true, 2, true)] {
-        bench.simulator.name_projects(names_projects);
+        bench.simulator.include_project_in_lists(names_projects);
         if version > 0 {
             bench.simulator.change_catalogue();
         }
         if narrow {
-            bench.simulator.views_differ(&bench.token);
+            bench.simulator.restrict_view(&bench.token);
         }
         for language in [&HeaderMap::new(), &chinese] {
             let expected = bench.simulator.product_list(&bench.token, PRODUCTS, language, version).unwrap();
@@ -336,10 +335,10 @@ async fn what_it_would_show_is_what_it_shows() {
 }
 
 #[tokio::test]
-async fn lists_can_be_tagged() {
+async fn lists_can_have_etags() {
     let bench = Bench::new().await;
     assert!(!bench.get(Workspace, PRODUCTS).await.headers().contains_key("etag"));
-    bench.simulator.tag_lists(true);
+    bench.simulator.send_etags(true);
     let tag = bench.get(Workspace, PRODUCTS).await.headers()["etag"].clone();
     let mut headers = with_token(&bench.token);
     headers.insert("if-none-match", tag.clone());

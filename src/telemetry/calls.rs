@@ -1,4 +1,4 @@
-//! Counts one call to upstream, however it ends.
+//! Counts one call to upstream, in whatever way it ends.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::catalogue::Service;
 use crate::upstream::Failure;
 
 impl Metrics {
-    /// Begins to count a call to upstream.
+    /// Begins a call.
     pub fn upstream_call(&self, service: Service) -> UpstreamCall<'_> {
         self.upstream_in_flight.with_label_values(&[service.as_str()]).inc();
         UpstreamCall { metrics: self, service, ended: false }
@@ -25,7 +25,6 @@ pub struct UpstreamCall<'m> {
 }
 
 impl UpstreamCall<'_> {
-    /// The call was answered, or failed in the named way.
     pub fn ended(mut self, result: Result<StatusCode, Failure>, took: Duration) {
         self.ended = true;
         let service = self.service.as_str();

@@ -1,9 +1,10 @@
-//! What has happened lately that an operator would want to be told: events for the status page, each with its log line.
+//! Events that an operator should know: the status page shows the latest ones, and each has a log line.
 //!
-//! This is the only place that makes either, so that they cannot differ. The first of an event is logged at once; the same
-//! event again (same words, same scope) is counted, and logged at most once a minute with the number since its previous line. Of
-//! each kind so many are remembered, and so many lines are logged in a minute, at most: what a single client can bring about
-//! neither pushes out the rest nor floods the log. No credential is in them, and no whole project id.
+//! Both are made here, so that they cannot differ. The first occurrence of an event is logged at once. Repetitions
+//! (same words, same scope) are counted, and logged at most once a minute with the number since the previous line. The
+//! number of remembered events and of log lines in a minute is bounded for each kind. So the events that one client
+//! causes neither push out other events nor flood the log. An event must not have a credential or a whole project id in
+//! it.
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
@@ -16,32 +17,32 @@ use crate::sync::{Mutex, MutexGuard};
 
 mod lines;
 
-use lines::{Bound, EventLine};
+use lines::{EventLine, LineLimit};
 use strum::{IntoStaticStr, VariantArray};
 
-/// How many are remembered of each kind.
+/// How many events of one kind are remembered.
 const MAX_OF_A_KIND: usize = 16;
 
-/// How long the same event is not logged again.
+/// How long repetitions of an event are only counted.
 pub(crate) const REPEAT_INTERVAL: Duration = Duration::from_secs(60);
 
-/// What kind of thing has happened.
+/// A kind of event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, VariantArray)]
 #[strum(const_into_str, serialize_all = "kebab-case")]
 pub enum Event {
     /// Upstream has refused a caller.
     Denial,
-    /// Callers are told different things, so that nothing is shared any more.
+    /// Callers get different responses to the same request, so that responses are no longer shared.
     PrivateScope,
-    /// A service has failed a call.
+    /// A call to a service has failed.
     Outage,
     /// A service answers again.
     Recovery,
-    /// Upstream is asked too often.
+    /// Upstream has answered 429, or 503 with `Retry-After`.
     Throttled,
-    /// Somebody has asked the operator's listener who may not.
+    /// A request to the admin listener was refused.
     AdminDenied,
-    /// An access key is not used for a while.
+    /// An access key is not used for a while, because upstream refuses it.
     KeySuspended,
     /// The memory budget is used up.
     MemoryReached,
@@ -49,37 +50,37 @@ pub enum Event {
     MemoryFree,
     /// Other settings are in force.
     Reload,
-    /// Settings were read again and have a mistake.
+    /// The configuration was read again and has a mistake.
     ReloadRefused,
-    /// Something was removed from the cache.
+    /// Entries were removed from the cache.
     Purge,
     /// The cache was switched on or off.
     Mode,
-    /// More or less is logged.
+    /// The log level was changed.
     LogLevel,
-    /// The gateway is about to end.
+    /// The gateway shuts down.
     Stopping,
 }
 
 impl Event {
-    /// Whether somebody should look into it.
+    /// Whether the status page shows it as a problem.
     pub fn is_bad(self) -> bool {
-        self == Self::Denial || self.is_for_somebody_to_act()
+        self == Self::Denial || self.needs_action()
     }
 
-    /// Whether somebody has to act: these are logged at `warn`, the others at `info`.
-    fn is_for_somebody_to_act(self) -> bool {
+    /// Whether an operator has to act. Such events are logged at `warn`, the others at `info`.
+    fn needs_action(self) -> bool {
         use Event::{AdminDenied, KeySuspended, MemoryReached, Outage, PrivateScope, ReloadRefused, Throttled};
         matches!(self, PrivateScope | Outage | Throttled | AdminDenied | KeySuspended | MemoryReached | ReloadRefused)
     }
 
-    /// Whether an operator has brought it about: each is logged, also if it is the same again.
-    fn is_operators(self) -> bool {
+    /// Whether an operator has caused it. Such events are logged each time.
+    fn is_operator_action(self) -> bool {
         use Event::{LogLevel, Mode, Purge, Reload, ReloadRefused, Stopping};
         matches!(self, Reload | ReloadRefused | Purge | Mode | LogLevel | Stopping)
     }
 
-    /// What it ends.
+    /// The kind of event that it is the end of.
     fn ends(self) -> Option<Self> {
         match self {
             Self::Recovery => Some(Self::Outage),
@@ -89,7 +90,7 @@ impl Event {
     }
 }
 
-/// Something that happens.
+/// An event that happens now.
 #[derive(Clone, Debug)]
 pub struct NewEvent<'h> {
     event: Event,
@@ -100,7 +101,7 @@ pub struct NewEvent<'h> {
     detail: Detail,
 }
 
-/// What only the log tells.
+/// What is only in the log, because it may have a secret or be long.
 #[derive(Clone, Debug, Default)]
 struct Detail {
     error: Option<String>,
@@ -108,93 +109,86 @@ struct Detail {
 }
 
 impl<'h> NewEvent<'h> {
-    /// Something that happens everywhere.
+    /// An event that concerns the whole gateway.
     pub fn new(event: Event, what: impl Into<Cow<'static, str>>) -> Self {
         Self { event, what: what.into(), scope: None, service: None, ended: None, detail: Detail::default() }
     }
 
-    /// In a scope, and at its service.
+    /// The event concerns this scope and its service.
     #[must_use]
     pub fn in_scope(self, scope: Option<&'h Scope>) -> Self {
         let service = scope.map(|scope| scope.operation().service).or(self.service);
         Self { scope, service, ..self }
     }
 
-    /// At a service.
     #[must_use]
     pub fn at(self, service: Service) -> Self {
         Self { service: Some(service), ..self }
     }
 
-    /// After a time, and so many failures in it.
+    /// What the event ends has lasted for this time, with this many failures.
     #[must_use]
     pub fn after(self, duration: Duration, failures: u64) -> Self {
         Self { ended: Some((duration, failures)), ..self }
     }
 
-    /// For this reason, which may be shown in the log alone.
+    /// The error is only shown in the log.
     #[must_use]
-    pub fn because(mut self, error: &dyn std::fmt::Display) -> Self {
+    pub fn with_error(mut self, error: &dyn std::fmt::Display) -> Self {
         self.detail.error = Some(error.to_string());
         self
     }
 
-    /// These settings have changed.
     #[must_use]
-    pub fn changing(mut self, settings: String) -> Self {
+    pub fn with_changed_settings(mut self, settings: String) -> Self {
         self.detail.changed = Some(settings);
         self
     }
 }
 
-/// Something that has happened, perhaps several times.
+/// An event that has happened once or several times.
 #[derive(Clone, Debug)]
-pub struct EventRow {
-    /// What kind of thing.
+pub struct RecordedEvent {
     pub event: Event,
-    /// In words.
+    /// A sentence for people.
     pub what: Cow<'static, str>,
-    /// At which service, if at one.
     pub service: Option<Service>,
-    /// To which operation, if to one.
     pub operation: Option<Arc<str>>,
-    /// In which project, shortened.
+    /// Shortened.
     pub project: Option<String>,
-    /// When for the first time.
     pub first: SystemTime,
-    /// When for the last time.
     pub last: SystemTime,
-    /// How often.
     pub count: u64,
 }
 
-impl EventRow {
+impl RecordedEvent {
     fn is_same(&self, other: &Self) -> bool {
         (self.event, &self.what, self.service, &self.operation, &self.project)
             == (other.event, &other.what, other.service, &other.operation, &other.project)
     }
 }
 
-/// An event, and what of it is not logged yet.
-struct Remembered {
-    row: EventRow,
+/// An event, and what has not been logged of it yet.
+struct HistoryEntry {
+    row: RecordedEvent,
     logged_at: Option<Instant>,
-    /// How often it has happened since its previous line. For one that ends another: the failures in those.
+    /// Occurrences since the previous line. For the end of an outage: the failures in that outage.
     unlogged: u64,
+    /// How long what it ends has lasted.
     ended: Option<Duration>,
     detail: Detail,
 }
 
-impl Remembered {
+impl HistoryEntry {
     fn is_due(&self, now: Instant) -> bool {
         let is_recent = |at: Instant| now.saturating_duration_since(at) < REPEAT_INTERVAL;
-        self.unlogged > 0 && (self.row.event.is_operators() || !self.logged_at.is_some_and(is_recent))
+        self.unlogged > 0 && (self.row.event.is_operator_action() || !self.logged_at.is_some_and(is_recent))
     }
 
-    /// The line about what is not logged yet.
+    /// The log line for the occurrences that have not been logged yet.
     fn line(&mut self, now: Instant) -> EventLine {
         let since_previous = self.logged_at.map(|at| now.saturating_duration_since(at));
-        let EventRow { event, ref what, service, ref operation, ref project, .. } = self.row;
+        let RecordedEvent { event, ref what, service, ref operation, ref project, .. } = self.row;
         self.logged_at = Some(now);
         EventLine {
             event,
@@ -202,7 +196,7 @@ impl Remembered {
             service,
             operation: operation.clone(),
             project: project.clone(),
-            duration: self.ended.or(since_previous.filter(|_| !event.is_operators())),
+            duration: self.ended.or(since_previous.filter(|_| !event.is_operator_action())),
             count: std::mem::take(&mut self.unlogged),
             detail: std::mem::take(&mut self.detail),
         }
@@ -212,15 +206,15 @@ impl Remembered {
 #[derive(Default)]
 struct EventHistory {
     /// The latest first.
-    recent: VecDeque<Remembered>,
-    bounds: Vec<Bound>,
+    recent: VecDeque<HistoryEntry>,
+    limits: Vec<LineLimit>,
 }
 
 impl EventHistory {
-    /// Notes something. Says what is to be logged.
+    /// Records an event. Returns the lines to log.
     fn note(&mut self, new_event: NewEvent<'_>, date: SystemTime, now: Instant) -> Vec<EventLine> {
         let NewEvent { event, what, scope, service, ended, detail } = new_event;
-        let row = EventRow {
+        let row = RecordedEvent {
             event,
             what,
             service,
@@ -232,7 +226,7 @@ impl EventHistory {
         };
         let unlogged = ended.map_or(1, |(_, failures)| failures.max(1));
         let ended = ended.map(|(duration, _)| duration);
-        let mut new = Remembered { row, logged_at: None, unlogged, ended, detail };
+        let mut new = HistoryEntry { row, logged_at: None, unlogged, ended, detail };
         let before = self.recent.iter().position(|known| known.row.is_same(&new.row));
         if let Some(before) = before.and_then(|at| self.recent.remove(at)) {
             new.row.first = before.row.first;
@@ -241,50 +235,51 @@ impl EventHistory {
             new.logged_at = before.logged_at;
         }
         if let Some(ended) = event.ends() {
-            // What the end tells is not told of the beginning again.
-            let of_it = |known: &&mut Remembered| known.row.event == ended && known.row.service == service;
+            // The line of the end has the number of failures. So they need no line of their own.
+            let of_it = |known: &&mut HistoryEntry| known.row.event == ended && known.row.service == service;
             self.recent.iter_mut().filter(of_it).for_each(|known| known.unlogged = 0);
         }
         self.recent.push_front(new);
-        let mut lines = Vec::from_iter(self.bound(event).left_out(now));
+        let mut lines = Vec::from_iter(self.limit(event).summary(now));
         lines.extend(self.log(0, now));
         let of_its_kind = self.recent.iter().filter(|known| known.row.event == event).count();
         if of_its_kind > MAX_OF_A_KIND
             && let Some(oldest) = self.recent.iter().rposition(|known| known.row.event == event)
             && let Some(forgotten) = self.recent.remove(oldest)
         {
-            self.bound(event).leave_out(forgotten.unlogged);
+            self.limit(event).suppress(forgotten.unlogged);
         }
         lines
     }
 
-    /// What has waited long enough, and what was left out.
+    /// The lines of events whose interval is over, and of suppressed events.
     fn due(&mut self, now: Instant) -> Vec<EventLine> {
-        let mut lines: Vec<EventLine> = self.bounds.iter_mut().filter_map(|bound| bound.left_out(now)).collect();
+        let mut lines: Vec<EventLine> = self.limits.iter_mut().filter_map(|limit| limit.summary(now)).collect();
         for place in (0..self.recent.len()).rev() {
             lines.extend(self.log(place, now));
         }
         lines
     }
 
-    /// What has not waited long enough, and what was left out. It is no more than what is remembered, and a line for each kind.
+    /// The lines of all events that have not been logged, at the end of the process: at most one for each remembered
+    /// event and one for each kind.
     fn rest(&mut self, now: Instant) -> Vec<EventLine> {
         let unlogged = self.recent.iter_mut().rev().filter(|known| known.unlogged > 0);
         let mut lines: Vec<EventLine> = unlogged.map(|known| known.line(now)).collect();
-        lines.extend(self.bounds.iter_mut().filter_map(Bound::rest));
+        lines.extend(self.limits.iter_mut().filter_map(LineLimit::take_summary));
         lines
     }
 
-    /// The line about one that is remembered, if it is due and within the bound of its kind.
+    /// The line of one remembered event, if it is due and within the limit of its kind.
     fn log(&mut self, place: usize, now: Instant) -> Option<EventLine> {
         let known = self.recent.get_mut(place).filter(|known| known.is_due(now))?;
         let (event, service) = (known.row.event, known.row.service);
-        if !self.bound(event).takes_another(now) {
+        if !self.limit(event).allows_line(now) {
             let unlogged = self.recent.get_mut(place).map_or(0, |known| std::mem::take(&mut known.unlogged));
-            self.bound(event).leave_out(unlogged);
+            self.limit(event).suppress(unlogged);
             return None;
         }
-        // Whoever reads that it has begun again is to read that it has ended again.
+        // If the log says that an outage has begun again, it must also say when it ends again.
         for other in &mut self.recent {
             if other.row.event.ends() == Some(event) && other.row.service == service {
                 (other.logged_at, other.unlogged) = (None, 0);
@@ -293,40 +288,40 @@ impl EventHistory {
         self.recent.get_mut(place).map(|known| known.line(now))
     }
 
-    fn bound(&mut self, event: Event) -> &mut Bound {
-        let place = self.bounds.iter().position(|bound| bound.event == event).unwrap_or_else(|| {
-            self.bounds.push(Bound::new(event));
-            self.bounds.len() - 1
+    fn limit(&mut self, event: Event) -> &mut LineLimit {
+        let place = self.limits.iter().position(|limit| limit.event == event).unwrap_or_else(|| {
+            self.limits.push(LineLimit::new(event));
+            self.limits.len() - 1
         });
-        &mut self.bounds[place]
+        &mut self.limits[place]
     }
 }
 
-/// What has happened lately.
+/// The latest events.
 #[derive(Default)]
 pub struct Events(Mutex<EventHistory>);
 
 impl Events {
-    /// Notes something that happens now, and logs it unless it is a recent repetition. `date` is for people, `now` for the
-    /// bounds.
+    /// Records an event, and logs it unless it is a recent repetition. `date` is shown, `now` is for the limits.
     pub fn note(&self, new_event: NewEvent<'_>, date: SystemTime, now: Instant) {
         let mut state = self.state();
-        // Below the lock, so that lines are in the order of events. Whoever reads the log cannot stop this.
+        // While the lock is held, so that lines are in the order of events. Writing a line does not wait for the log's
+        // reader.
         state.note(new_event, date, now).iter().for_each(EventLine::write);
     }
 
-    /// Logs the repetitions that have waited for [`REPEAT_INTERVAL`].
+    /// Logs the repetitions that have been counted for [`REPEAT_INTERVAL`].
     pub fn log_due(&self, now: Instant) {
         self.state().due(now).iter().for_each(EventLine::write);
     }
 
-    /// Logs all that is not logged yet, at the end of the process.
+    /// Logs all events that have not been logged, at the end of the process.
     pub fn log_rest(&self, now: Instant) {
         self.state().rest(now).iter().for_each(EventLine::write);
     }
 
-    /// All that is remembered, the latest first.
-    pub fn recent(&self) -> Vec<EventRow> {
+    /// The latest first.
+    pub fn recent(&self) -> Vec<RecordedEvent> {
         self.state().recent.iter().map(|known| known.row.clone()).collect()
     }
 

@@ -1,5 +1,5 @@
-//! How each service is at present, by what came of the latest call to it: whether it answers, since when, and what was
-//! wrong last.
+//! The health of each upstream service, from the result of the latest call to it: whether it fails, since when, and the
+//! last failure.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -10,45 +10,42 @@ use crate::catalogue::Service;
 use crate::sync::Mutex;
 use crate::upstream::Failure;
 
-/// How a service is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Health {
-    /// Whether its latest call has failed.
+    /// Whether the latest call has failed.
     pub is_failing: bool,
-    /// Whether that call has not even reached it.
+    /// Whether that call did not reach the service.
     pub is_unreached: bool,
-    /// Since when that is so.
+    /// When `is_failing` last changed.
     pub since: Instant,
-    /// When it has answered well last.
+    /// When the service last answered well.
     pub last_answer: Option<Instant>,
-    /// What was wrong last.
     pub last_failure: Option<&'static str>,
-    /// How many calls have failed since it began to fail last.
+    /// How many calls have failed in the latest outage.
     pub failures: u64,
 }
 
-/// What a call has brought to light.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum HealthChange {
-    /// It fails, perhaps again.
+    /// The call has failed. The calls before may have failed, too.
     Fails(&'static str),
-    /// It answers, which it did not before.
+    /// The call has succeeded, and the call before had failed.
     Recovers {
-        /// For how long it has failed.
+        /// How long the service has failed.
         after: Duration,
-        /// How many calls have failed in that time.
+        /// How many calls have failed in this time.
         failures: u64,
     },
 }
 
-/// Of all services that have been asked.
+/// The health of each service that has been called.
 #[derive(Default)]
 pub(crate) struct Healths(Mutex<HashMap<Service, Health>>);
 
 impl Healths {
-    /// Notes what came of a call: its status, or how it failed. What a caller is answered whom upstream does not know counts
-    /// for nothing, for it may be of that one's making; that there is no way to upstream, or is again, is nobody's.
-    pub(crate) fn heard(
+    /// Records the status of a call, or how it failed. The call of an unknown caller counts only if it shows that the
+    /// service cannot be reached, or can be reached again: any other result may be of the caller's own making.
+    pub(crate) fn record(
         &self,
         service: Service,
         result: Result<StatusCode, Failure>,
@@ -92,13 +89,13 @@ impl Healths {
         }
     }
 
-    /// How a service is, if it has been asked.
+    /// `None` until a call counts.
     pub(crate) fn of(&self, service: Service) -> Option<Health> {
         self.0.lock().get(&service).copied()
     }
 }
 
-/// What is wrong with a service that answers so, or fails so. That an answer is too large to be kept is nothing against it.
+/// The failure that a result is for the health of the service. A response that is too large to be stored is none.
 fn failure(result: Result<StatusCode, Failure>) -> Option<&'static str> {
     match result {
         Ok(status) if status.is_server_error() => Some(super::status::status_label(status)),
@@ -113,41 +110,41 @@ mod tests {
     use crate::clock::Clock;
 
     #[test]
-    fn it_turns_when_a_call_ends_otherwise_than_the_one_before() {
+    fn health_changes_when_a_call_ends_differently_from_the_one_before() {
         let (healths, began) = (Healths::default(), Clock::System.now());
-        let heard =
-            |second, result| healths.heard(Service::Workspace, result, true, began + Duration::from_secs(second));
+        let record =
+            |second, result| healths.record(Service::Workspace, result, true, began + Duration::from_secs(second));
         assert_eq!(healths.of(Service::Workspace), None);
-        assert_eq!(heard(1, Ok(StatusCode::OK)), None);
-        assert_eq!(heard(2, Ok(StatusCode::TOO_MANY_REQUESTS)), None);
-        assert_eq!(heard(3, Err(Failure::Connect)), Some(HealthChange::Fails("connect")));
-        assert_eq!(heard(4, Err(Failure::Idle)), None);
-        assert_eq!(heard(4, Err(Failure::Local)), None);
-        assert_eq!(heard(4, Ok(StatusCode::BAD_GATEWAY)), Some(HealthChange::Fails("502")));
+        assert_eq!(record(1, Ok(StatusCode::OK)), None);
+        assert_eq!(record(2, Ok(StatusCode::TOO_MANY_REQUESTS)), None);
+        assert_eq!(record(3, Err(Failure::Connect)), Some(HealthChange::Fails("connect")));
+        assert_eq!(record(4, Err(Failure::Idle)), None);
+        assert_eq!(record(4, Err(Failure::Local)), None);
+        assert_eq!(record(4, Ok(StatusCode::BAD_GATEWAY)), Some(HealthChange::Fails("502")));
         let health = healths.of(Service::Workspace).unwrap();
         let at = |second| began + Duration::from_secs(second);
         assert_eq!((health.is_failing, health.since, health.last_answer), (true, at(3), Some(at(2))));
         assert_eq!(health.last_failure, Some("502"));
         let recovers = HealthChange::Recovers { after: Duration::from_secs(2), failures: 2 };
-        assert_eq!(heard(5, Err(Failure::TooLarge)), Some(recovers));
-        assert_eq!(heard(5, Ok(StatusCode::OK)), None);
+        assert_eq!(record(5, Err(Failure::TooLarge)), Some(recovers));
+        assert_eq!(record(5, Ok(StatusCode::OK)), None);
         let health = healths.of(Service::Workspace).unwrap();
         assert_eq!((health.is_failing, health.since, health.last_failure), (false, at(5), Some("502")));
         assert_eq!(healths.of(Service::AppStream), None);
     }
 
     #[test]
-    fn who_is_not_known_tells_only_whether_there_is_a_way() {
+    fn the_call_of_an_unknown_caller_only_shows_whether_upstream_can_be_reached() {
         let recovers = Some(HealthChange::Recovers { after: Duration::ZERO, failures: 1 });
         let (healths, now) = (Healths::default(), Clock::System.now());
-        let heard = |result, is_known| healths.heard(Service::Workspace, result, is_known, now);
-        for told in [Ok(StatusCode::OK), Ok(StatusCode::BAD_GATEWAY), Err(Failure::Broken), Err(Failure::FirstByte)] {
-            assert_eq!((heard(told, false), healths.of(Service::Workspace)), (None, None), "{told:?}");
+        let record = |result, is_known| healths.record(Service::Workspace, result, is_known, now);
+        for result in [Ok(StatusCode::OK), Ok(StatusCode::BAD_GATEWAY), Err(Failure::Broken), Err(Failure::FirstByte)] {
+            assert_eq!((record(result, false), healths.of(Service::Workspace)), (None, None), "{result:?}");
         }
-        assert_eq!(heard(Err(Failure::Connect), false), Some(HealthChange::Fails("connect")));
-        assert_eq!(heard(Ok(StatusCode::UNAUTHORIZED), false), recovers);
-        assert_eq!(heard(Err(Failure::Broken), true), Some(HealthChange::Fails("broken")));
-        assert_eq!(heard(Ok(StatusCode::UNAUTHORIZED), false), None);
-        assert_eq!(heard(Ok(StatusCode::NOT_FOUND), true), recovers);
+        assert_eq!(record(Err(Failure::Connect), false), Some(HealthChange::Fails("connect")));
+        assert_eq!(record(Ok(StatusCode::UNAUTHORIZED), false), recovers);
+        assert_eq!(record(Err(Failure::Broken), true), Some(HealthChange::Fails("broken")));
+        assert_eq!(record(Ok(StatusCode::UNAUTHORIZED), false), None);
+        assert_eq!(record(Ok(StatusCode::NOT_FOUND), true), recovers);
     }
 }

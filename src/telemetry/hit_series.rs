@@ -1,4 +1,4 @@
-//! The series in which the hits of one operation are counted, looked up once.
+//! The series that count the hits of one operation. They are looked up once, so that a hit does no look-up by label.
 
 use std::time::Duration;
 
@@ -10,14 +10,12 @@ use super::outcome::Outcome;
 use super::status::status_label;
 use crate::catalogue::Operation;
 
-/// Counts the hits of one operation.
 pub struct HitSeries {
     requests: IntCounter,
     durations: Histogram,
 }
 
 impl HitSeries {
-    /// The series of an operation.
     pub fn new(metrics: &Metrics, operation: &Operation) -> Self {
         let (name, hit, ok) = (&*operation.name, Outcome::Hit.into_str(), status_label(StatusCode::OK));
         Self {
@@ -26,7 +24,7 @@ impl HitSeries {
         }
     }
 
-    /// Counts one that is over.
+    /// Counts a hit whose response has ended.
     pub(super) fn count(&self, took: Duration) {
         self.requests.inc();
         self.durations.observe(took.as_secs_f64());

@@ -1,9 +1,9 @@
-//! Sets up logging: one line per event on standard error, for people or for machines. There is one log in a process, and
-//! its level may change.
+//! Sets up logging: one line per log event on standard error, as text or JSON. A process has one log, whose level can
+//! change.
 //!
-//! Nothing that logs waits for whoever reads the log. One thread of its own writes the lines (`logs/queue.rs`), to a
-//! descriptor of its own: it would hold the lock of [`std::io::Stderr`] for as long as the reader stalls. Nothing else may
-//! write to standard error once the log has begun; [`say`] is for what is no event.
+//! Logging must not wait for the reader of the log. One thread writes the lines (`logs/queue.rs`). It uses a duplicate
+//! of the descriptor, because it would otherwise hold the lock of [`std::io::Stderr`] while the reader stalls. Nothing
+//! else may write to standard error after the log has begun. [`say`] is for lines that are no log event.
 
 mod queue;
 mod text;
@@ -21,9 +21,6 @@ use std::thread;
 use std::time::Duration;
 
 use nix::sys::signal::SigSet;
-use prometheus::IntCounter;
-use prometheus::core::{Collector, Desc};
-use prometheus::proto::MetricFamily;
 use strum::VariantArray;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
@@ -32,28 +29,28 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, Registry, fmt, registry};
 
 use crate::config::LogFormat;
-use crate::config::choices::{AccessLog, Level};
+use crate::config::enums::{AccessLog, Level};
 use crate::config::settings::Log;
 use crate::sync::Mutex;
 pub(crate) use queue::CAPACITY;
 use queue::Queue;
 
-/// How long the end of the process waits for lines to be written.
+/// How long the process waits for queued lines when it ends.
 const LAST_LINES: Duration = Duration::from_secs(1);
 
-/// What decides on each event, and by which level at present.
+/// The filter of the log, and its present level.
 struct Verbosity {
     handle: Handle<Targets, Registry>,
     level: Mutex<Level>,
 }
 
-/// Of this process' log, once it has begun.
+/// Set when the log has begun.
 static VERBOSITY: OnceLock<Verbosity> = OnceLock::new();
 
-/// Which requests have a line, by its number.
+/// Which requests are logged: the number of an [`AccessLog`].
 static ACCESS: AtomicU8 = AtomicU8::new(AccessLog::All as u8);
 
-/// What this process' log is still to write, once it has begun.
+/// Set when the log has begun.
 static QUEUE: OnceLock<Arc<Queue>> = OnceLock::new();
 
 /// A log that has begun. When this is dropped, it waits up to one second for queued lines to be written.
@@ -63,20 +60,20 @@ pub struct LogGuard(());
 impl Drop for LogGuard {
     fn drop(&mut self) {
         if let Some(queue) = QUEUE.get() {
-            // If not all could be written, there is nobody to tell.
+            // If not all lines were written, this cannot be reported anywhere.
             queue.wait_until_written(LAST_LINES);
         }
     }
 }
 
-/// Begins to log. Does nothing if something in this process logs already. Panics are logged, too.
+/// Begins to log, panics included. Does nothing if something else in this process logs already.
 ///
 /// # Errors
-/// If standard error can't be duplicated, or the thread that writes can't be started.
+/// If standard error cannot be duplicated, or the writing thread cannot be started.
 pub fn begin(settings: &Log) -> io::Result<LogGuard> {
     let is_coloured = is_coloured(io::stderr().is_terminal(), |name| env::var_os(name));
     let target = File::from(io::stderr().as_fd().try_clone_to_owned()?);
-    // What the layer itself cannot format, it would print to standard error.
+    // Otherwise the layer would print formatting errors to standard error.
     let lines = fmt::layer().with_writer(|| LogLine).with_ansi(is_coloured).log_internal_errors(false);
     let lines = match settings.format {
         LogFormat::Text => lines.fmt_fields(text::Logfmt).boxed(),
@@ -88,35 +85,35 @@ pub fn begin(settings: &Log) -> io::Result<LogGuard> {
     let queue = Arc::new(Queue::default());
     let written = Arc::clone(&queue);
     thread::Builder::new().name("log".to_owned()).spawn(move || {
-        // No signal is handled here. SIGXFSZ would end the process where nothing ignores it yet.
+        // This thread must handle no signal. SIGXFSZ would end the process if it is not ignored yet.
         let _ = SigSet::all().thread_block();
         written.write_to(target, |lines| tracing::warn!(lines, "log lines were dropped"));
     })?;
-    // Only now: what is queued has a thread that writes it.
+    // After the thread has started, so that queued lines are written.
     let _ = QUEUE.set(queue);
     let (filter, handle) = reload::Layer::new(filter(settings.level));
     if registry().with(lines.with_filter(filter)).try_init().is_ok() {
         let _ = VERBOSITY.set(Verbosity { handle, level: Mutex::new(settings.level) });
         set_access(settings.access);
-        panic::set_hook(Box::new(panicked));
+        panic::set_hook(Box::new(log_panic));
     }
     Ok(LogGuard(()))
 }
 
-/// Whether lines have colours: as <https://no-color.org> and <https://bixense.com/clicolors> say, on a terminal otherwise.
+/// Follows <https://no-color.org> and <https://bixense.com/clicolors>. Otherwise lines have colours on a terminal.
 fn is_coloured(is_terminal: bool, variable: impl Fn(&str) -> Option<OsString>) -> bool {
     let value = |name| variable(name).filter(|value| !value.is_empty());
     value("NO_COLOR").is_none() && (is_terminal || value("CLICOLOR_FORCE").is_some_and(|value| value != "0"))
 }
 
-/// Queues a line that is no event, such as why the process ends. False if this process has no log.
+/// Queues a line that is no log event, such as why the process ends. Returns false if this process has no log.
 pub(crate) fn say(line: &str) -> bool {
     let Some(queue) = QUEUE.get() else { return false };
     queue.push(format!("{line}\n").as_bytes());
     true
 }
 
-/// Where an event is written: as a whole, for the layer writes each at once.
+/// Queues log events. The layer writes each event with one call.
 struct LogLine;
 
 impl Write for LogLine {
@@ -132,78 +129,52 @@ impl Write for LogLine {
     }
 }
 
-/// Logs a panic. The standard library's own hook would wait for whoever reads standard error.
-fn panicked(info: &PanicHookInfo<'_>) {
+/// The standard library's hook would wait for the reader of standard error.
+fn log_panic(info: &PanicHookInfo<'_>) {
     let thread = thread::current();
     let thread = thread.name().unwrap_or("unnamed");
     let place = info.location().map(ToString::to_string);
-    // Captured only where RUST_BACKTRACE asks for it.
+    // Only captured if RUST_BACKTRACE is set.
     let backtrace = Some(Backtrace::capture()).filter(|backtrace| backtrace.status() == BacktraceStatus::Captured);
     let backtrace = backtrace.map(tracing::field::debug);
     tracing::error!(thread, place, backtrace, "panic: {}", info.payload_as_str().unwrap_or("no message"));
 }
 
-/// Counts the lines of the process' log that were not written.
-pub(super) struct DroppedLines {
-    counter: IntCounter,
-    /// Held while the counter is set: two at once would count the same lines twice.
-    collecting: Mutex<()>,
+/// How many lines of this process' log were dropped so far.
+pub(super) fn dropped() -> u64 {
+    QUEUE.get().map_or(0, |queue| queue.dropped())
 }
 
-impl DroppedLines {
-    pub(super) fn new() -> prometheus::Result<Self> {
-        let counter = IntCounter::new(
-            "workspace_gateway_log_lines_dropped_total",
-            "Log lines that were dropped. A rise: whoever reads the log is too slow or has stopped, the disk is full, or the \
-             pipe is closed.",
-        )?;
-        Ok(Self { counter, collecting: Mutex::default() })
-    }
-}
-
-impl Collector for DroppedLines {
-    fn desc(&self) -> Vec<&Desc> {
-        self.counter.desc()
-    }
-
-    fn collect(&self) -> Vec<MetricFamily> {
-        let _one = self.collecting.lock();
-        let dropped = QUEUE.get().map_or(0, |queue| queue.dropped());
-        self.counter.inc_by(dropped.saturating_sub(self.counter.get()));
-        self.counter.collect()
-    }
-}
-
-/// The least serious level that is written; none if this is not what logs in this process.
+/// `None` if this process does not use this log.
 pub(crate) fn level() -> Option<Level> {
     VERBOSITY.get().map(|verbosity| *verbosity.level.lock())
 }
 
-/// Writes what is as serious as that from now on. False if this is not what logs in this process.
+/// Returns false if this process does not use this log.
 pub(crate) fn set_level(level: Level) -> bool {
     let Some(verbosity) = VERBOSITY.get() else { return false };
-    let mut present = verbosity.level.lock();
+    let mut current = verbosity.level.lock();
     let is_set = verbosity.handle.reload(filter(level)).is_ok();
     if is_set {
-        *present = level;
+        *current = level;
     }
     is_set
 }
 
-/// Which requests have a line at present.
+/// Which requests are logged.
 pub(crate) fn access() -> AccessLog {
     let number = usize::from(ACCESS.load(Ordering::Relaxed));
     AccessLog::VARIANTS.get(number).copied().unwrap_or(AccessLog::All)
 }
 
-/// Has these requests have a line from now on, if this process has a log.
+/// Does nothing if this process has no log.
 pub(crate) fn set_access(access: AccessLog) {
     if VERBOSITY.get().is_some() {
         ACCESS.store(access as u8, Ordering::Relaxed);
     }
 }
 
-/// Only this program's own events: a library's debug output could show what it handles.
+/// Only log events of this program: a library's debug output could show credentials.
 fn filter(level: Level) -> Targets {
     Targets::new().with_target("workspace_gateway", LevelFilter::from_level(level.0))
 }
@@ -217,7 +188,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn colours_are_for_terminals_unless_the_environment_says_otherwise() {
+    fn lines_have_colours_on_a_terminal_unless_the_environment_says_otherwise() {
         let cases = [
             (false, &[][..], false),
             (true, &[], true),
@@ -236,11 +207,11 @@ mod tests {
         }
     }
 
-    /// Set in the process that panics.
+    /// Environment variable of the process that panics.
     const ROLE: &str = "WORKSPACE_GATEWAY_TEST_PANICS";
 
     /// Printed after the panic.
-    const PAST: &str = "past the panic";
+    const PAST: &str = "after the panic";
 
     #[test]
     fn a_panic_is_logged_and_does_not_wait_for_the_reader() {
@@ -254,7 +225,7 @@ mod tests {
         let (stdout, mut stderr) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
         let (sender, receiver) = mpsc::channel();
         thread::spawn(move || {
-            // To the end, for the process prints more.
+            // Read to the end, because the process prints more.
             for line in BufReader::new(stdout).lines().map_while(Result::ok).filter(|line| line.contains(PAST)) {
                 let _ = sender.send(line);
             }
@@ -262,7 +233,7 @@ mod tests {
         let is_past = receiver.recv_timeout(Duration::from_secs(20));
         if is_past.is_err() {
             child.kill().unwrap();
-            panic!("the thread that panicked has waited: {is_past:?}");
+            panic!("the thread that panicked waited for the log: {is_past:?}");
         }
         let mut log = String::new();
         stderr.read_to_string(&mut log).unwrap();
@@ -271,7 +242,7 @@ mod tests {
         assert!(line.contains("ERROR") && line.contains("logs.rs:"), "{line}");
     }
 
-    /// Logs more than a pipe holds (64 KiB) and less than the queue does, then panics.
+    /// Logs more than a pipe takes (64 KiB) and less than the queue takes, then panics.
     fn panics_while_the_log_stalls() {
         let _log = begin(&Log { level: Level(tracing::Level::INFO), format: LogFormat::Text, access: AccessLog::All })
             .unwrap();

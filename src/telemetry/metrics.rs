@@ -1,18 +1,15 @@
-//! Every metric family, with what a rise means. Values that something else already knows (entries,
-//! bytes, waiters) are read when Prometheus asks.
+//! Every metric family of the gateway. Each is declared once, with its handle, name, labels, the series that exist from
+//! the start, and a help text that says what a rise means. Label values come from enums and from the catalogue, never
+//! from a request.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::StatusCode;
-use prometheus::core::Collector;
-use prometheus::{
-    HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
-};
-use strum::VariantArray;
+use prometheus::{HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, TextEncoder};
+use strum::{IntoStaticStr, VariantArray};
 
-use super::logs::DroppedLines;
-use super::metrics_snapshot::MetricsSnapshot;
+use super::families::{each, families, start_at_zero};
 use super::outcome::Outcome;
 use super::status::status_label;
 use crate::cache::backoffs::BackoffCause;
@@ -22,283 +19,214 @@ use crate::cache::unstorable::Unstorable;
 use crate::catalogue::{Operation, Service};
 use crate::request::BypassReason;
 use crate::signing::ring::SignatureRejection;
+use crate::sync::Mutex;
 
-/// From a hit in memory (50 µs) to an upstream at its limits (60 s), in seconds.
-const BUCKETS: [f64; 19] = [
-    50e-6, 100e-6, 250e-6, 500e-6, 1e-3, 2.5e-3, 5e-3, 10e-3, 25e-3, 50e-3, 100e-3, 250e-3, 500e-3, 1.0, 2.5, 5.0,
-    10.0, 30.0, 60.0,
-];
+/// Sets metrics to what another part of the gateway has. `sources.rs` has them.
+type Source = Box<dyn Fn(&Metrics) + Send + Sync>;
 
-/// The metrics of one gateway.
-pub struct Metrics {
-    registry: Registry,
-    /// Requests whose answer is not finished.
-    pub in_flight: IntGauge,
-    /// Open client connections.
-    pub connections: IntGauge,
-    /// Client connections that were ended here, by cause.
-    pub connections_ended: IntCounterVec,
-    /// When the certificate for clients ends, as Unix time in seconds; 0 without TLS.
-    pub certificate_not_after: IntGauge,
-    /// How often a client connection had to wait for room.
-    pub accept_pauses: IntCounter,
-    /// Connections that could not be accepted, by listener.
-    pub accept_errors: IntCounterVec,
-    pub(super) requests: IntCounterVec,
-    pub(super) durations: HistogramVec,
-    bypasses: IntCounterVec,
-    misses: IntCounterVec,
-    unstored: IntCounterVec,
-    proofs: IntCounterVec,
-    denials: IntCounterVec,
-    signatures: IntCounterVec,
-    /// New leaders, after the one before was refused.
-    pub elections: IntCounter,
-    /// Calls for a question beside or after another caller's, because upstream answered others meanwhile.
-    pub additional_calls: IntCounterVec,
-    /// Answers asked for again though nobody waited.
-    pub refreshes: IntCounter,
-    backoffs: IntCounterVec,
-    pub(super) upstream_requests: IntCounterVec,
-    pub(super) upstream_durations: HistogramVec,
-    pub(super) upstream_in_flight: IntGaugeVec,
-    upstream_retries: IntCounterVec,
-    evictions: IntCounterVec,
+/// What a configuration reload leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, VariantArray)]
+#[strum(const_into_str, serialize_all = "kebab-case")]
+pub enum Reload {
+    /// Other settings are in force.
+    Applied,
+    /// There is a mistake in the configuration, and nothing has changed.
+    Refused,
+    /// No setting that can change at run time is different.
+    Unchanged,
+}
+
+families! {
+    /// The metrics of one gateway.
+    pub struct Metrics {
+        sources: Mutex<Vec<Source>>,
+    }
+
+    in_flight: IntGauge = "workspace_gateway_requests_in_flight" [],
+        "Requests whose response has not ended. A rise without more traffic: upstream or clients are slower.";
+    connections: IntGauge = "workspace_gateway_connections" [],
+        "Open client connections. A steady rise: clients open one connection per request, or do not close connections.";
+    connections_ended: IntCounterVec = "workspace_gateway_connections_ended_total" ["cause"]
+        { [
+            ["header-timeout"], ["keepalive-timeout"], ["write-timeout"], ["half-close"], ["resets"], ["shutdown-timeout"],
+            ["handshake"], ["shed"],
+        ] },
+        "Client connections that the gateway has closed, by cause; with `write-timeout` also single streams in \
+         HTTP/2. A rise of `keepalive-timeout`: clients leave connections open. Of `header-timeout`, `write-timeout`, \
+         `resets` or `shutdown-timeout`: clients are cut off, broken or hostile. Of `handshake`: clients do not trust \
+         the certificate, have no client certificate, or speak plain HTTP on a TLS listener. Of `shed`: \
+         limits.max_connections, file descriptors or limits.memory are used up.";
+    certificate_not_after: IntGauge = "workspace_gateway_tls_certificate_not_after_seconds" [],
+        "When the certificate in listen.cert_file expires, or a CA certificate in that file if that is earlier, as \
+         Unix time in seconds; 0 without TLS, -1 if it cannot be read. Near the present or in the past: renew the \
+         certificate.";
+    accept_pauses: IntCounter = "workspace_gateway_accept_pauses_total" [],
+        "Client connections that arrived while limits.max_connections were open, and had to wait until another one was \
+         closed. A rise: clients open one connection per request or do not close connections, or there is a flood.";
+    accept_errors: IntCounterVec = "workspace_gateway_accept_errors_total" ["listener"]
+        { [["proxy"], ["metrics"], ["admin"]] },
+        "Connections that could not be accepted, by listener. A rise: this process or its host has no file descriptor \
+         or no memory left; the log says which.";
+    requests: IntCounterVec = "workspace_gateway_requests_total" ["operation", "result", "status"],
+        "Requests that have ended, by operation, result and status. More `hit` and `coalesced`: the gateway saves \
+         calls. More `miss`: new cache keys, new callers, or evicted entries. More `stale` or `backoff`: upstream \
+         fails or throttles. More `stale-if-slow`: upstream is slow. More `revalidating`: stale responses are served \
+         while they are refreshed. More `negative`: upstream answers 400, 404 or 405. More `denied`: a client repeats \
+         requests with a refused credential. More `bypass`: see workspace_gateway_bypasses_total. More `aborted`: \
+         clients disconnect before the response.";
+    durations: HistogramVec = "workspace_gateway_request_duration_seconds" ["operation", "result"],
+        "From the head of a request to the end of its response, in seconds. A rise of `hit`: this machine is short of \
+         CPU. A rise of `miss`: upstream is slower.";
+    fast_path_hits: IntCounter = "workspace_gateway_fast_path_hits_total" [],
+        "Hits on the fast path: HTTP/1 requests whose head is the same, byte for byte, as an earlier one, so that it \
+         is not parsed again. workspace_gateway_requests_total counts them, too. A rise: clients repeat their \
+         requests. Far fewer than all hits: clients put something new into each request (a date, a trace, an id), use \
+         HTTP/2, or listen.fast_path is false.";
+    bypasses: IntCounterVec = "workspace_gateway_bypasses_total" ["reason"] { each::<BypassReason>() },
+        "Requests for an operation that were forwarded unchanged, by reason. A rise: clients send requests that \
+         cannot be answered from memory.";
+    misses: IntCounterVec = "workspace_gateway_misses_total" ["operation", "reason"],
+        "Requests for an operation that could not be answered from memory at once, by reason. Requests that wait for \
+         another request's call count, too. A rise of `no-entry`: new cache keys, or evicted entries. Of `expired`: a \
+         short cache.ttl. Of `no-grant` or `grant-lapsed`: new credentials, or a short grants.grant_ttl. Of \
+         `needs-confirmation`: unsafe methods. Of `private` or `uncacheable`: upstream's responses have changed. Of \
+         the others: clients send cache directives.";
+    unstored: IntCounterVec = "workspace_gateway_unstored_responses_total" ["reason"] { each::<Unstorable>() },
+        "Responses that were passed on and not stored, by reason. A rise of `status`: upstream fails. Of `denied`: \
+         credentials are refused. Of `late`, `outdated`, `purged` or `invalidated`: something changed while the call \
+         was in flight. Of `memory`: the memory budget is used up. Of another: upstream's responses have changed.";
+    proofs: IntCounterVec = "workspace_gateway_proofs_total" ["result"] { each::<Proof>() },
+        "Calls that proved a caller. `granted`: the caller had no grant; a rise: new credentials, or grants that \
+         lapse between requests. `renewed`: the caller had a grant. `late`: the caller was denied after the call was \
+         sent, so that the proof does not count.";
+    denials: IntCounterVec = "workspace_gateway_denials_total" ["source"] { [["upstream"], ["memory"]] },
+        "Refused credentials. `upstream`: upstream answered 401 or 403; a rise: expired or revoked credentials are in \
+         use. `memory`: the gateway repeated that response without a call; a rise: a client keeps sending a refused \
+         credential.";
+    signatures: IntCounterVec = "workspace_gateway_signatures_total" ["result"]
+        { [["verified"], ["unknown-key"], ["signature-bound-here"]].into_iter().chain(each::<SignatureRejection>()) },
+        "Requests that are signed with an access key and have no token, by the result of the signature check. More \
+         `unknown-key` or `signature-bound-here`: keys are in use that are not configured. More `key-suspended`: \
+         upstream refuses a configured key. More of the others: a client has a wrong secret or a wrong clock.";
+    elections: IntCounter = "workspace_gateway_elections_total" [],
+        "New leaders of a shared upstream call, after upstream refused or throttled the previous leader. A rise: \
+         credentials expire or are revoked while they have a grant.";
+    additional_calls: IntCounterVec = "workspace_gateway_additional_calls_total" ["reason"] { [["slow"], ["failed"]] },
+        "Further calls for a cache key, with another caller's credential, while upstream answered other product \
+         lists. `slow`: the calls in flight were slow. `failed`: the previous call was answered with a 5xx. A rise: \
+         upstream is slow or fails for some callers only.";
+    refreshes: IntCounter = "workspace_gateway_refreshes_total" [],
+        "Stale responses that were served at once and refreshed in the background. A rise: more cache keys are \
+         requested less often than every cache.ttl.";
+    backoffs: IntCounterVec = "workspace_gateway_backoffs_total" ["cause"] { each::<BackoffCause>() },
+        "Failed calls after which the gateway backs off: for a while it serves stale responses without calling \
+         upstream. `failure`: no response, or a 5xx. `throttled`: 429; a rise: the quota is used up. `unavailable`: \
+         503 with Retry-After.";
+    fetches: IntCounterVec = "workspace_gateway_fetches_total" ["operation"],
+        "Calls to upstream for an operation: to fill the cache, to refresh a stale response, and for callers without \
+         a grant; requests that are forwarded unchanged do not count. Requests answered minus these are the upstream \
+         calls saved. A rise: new cache keys or callers, evicted entries, or responses that cannot be stored.";
+    upstream_requests: IntCounterVec = "workspace_gateway_upstream_requests_total" ["service", "status"]
+        // An alert needs the rate of the first of these.
+        { Service::ALL.map(|service| [service.as_str(), "local"]) },
+        "Calls to upstream by service, and by status or kind of failure. A rise of 429: the quota is used up. A rise \
+         of `connect`, `tls`, `first-byte`, `timeout`, `idle` or `broken`: upstream or the network fails. Of `local`: \
+         the cause is this gateway, its host or its settings. Of `abandoned`: clients disconnect while their requests \
+         are forwarded.";
+    upstream_durations: HistogramVec = "workspace_gateway_upstream_duration_seconds" ["service"]
+        { Service::ALL.map(|service| [service.as_str()]) },
+        "From sending a call to upstream to the end of its response (of forwarded requests: to its head), in seconds. \
+         A rise: upstream is slower.";
+    upstream_in_flight: IntGaugeVec = "workspace_gateway_upstream_requests_in_flight" ["service"]
+        { Service::ALL.map(|service| [service.as_str()]) },
+        "Calls to upstream that have no response yet. A rise: upstream is slower, or requests have more different \
+         cache keys.";
+    upstream_retries: IntCounterVec = "workspace_gateway_upstream_retries_total" ["service"]
+        { Service::ALL.map(|service| [service.as_str()]) },
+        "Calls that were repeated because the connection closed before there was a response. A rise: upstream, or \
+         something on the way to it, closes connections that are in use.";
+    upstream_calls: IntGaugeVec = "workspace_gateway_upstream_calls" ["service", "kind"],
+        "Calls to upstream that have a call slot. Those of kind `relay` have it until the body of their response \
+         ends. Near upstream.max_calls, further calls are queued.";
+    upstream_calls_queued: IntGaugeVec = "workspace_gateway_upstream_calls_queued" ["service", "kind"],
+        "Calls to upstream that wait for a call slot. A rise: upstream is slower, one caller makes more than \
+         upstream.max_calls_per_caller calls at a time, or callers without a proof make more than half of \
+         upstream.max_calls.";
+    upstream_calls_by_class: IntGaugeVec = "workspace_gateway_upstream_calls_by_class" ["kind", "class"],
+        "Calls to upstream that have a call slot, by the class of their caller: `proved`, `relayed` (upstream \
+         answered a forwarded request well) or `unknown`, or `half-closed` if the client has closed its sending side. \
+         A rise of `unknown`: invented or expired tokens, or requests without a credential.";
+    upstream_calls_queued_by_class: IntGaugeVec = "workspace_gateway_upstream_calls_queued_by_class" ["kind", "class"],
+        "Calls to upstream that wait for a call slot, by the class of their caller. A rise of `proved`: \
+         upstream.max_calls is too low, or upstream is too slow, for the number of callers.";
+    entries: IntGauge = "workspace_gateway_entries" [],
+        "Entries in the cache, fresh or stale. A rise: more different cache keys.";
+    entries_bytes: IntGauge = "workspace_gateway_entries_bytes" [],
+        "Bytes that entries take, estimated. Near cache.max_size, entries are evicted.";
+    evictions: IntCounterVec = "workspace_gateway_evictions_total" ["cause"] { [["size"], ["expired"]] },
+        "Entries that were removed. A rise of `size`: cache.max_size is too small for the requests. Of `expired`: the \
+         entries expired long ago, and nobody asked for them again.";
+    uncacheable_keys: IntGauge = "workspace_gateway_uncacheable_keys" [],
+        "Cache keys whose responses could not be stored lately, so that requests are not coalesced. A rise: see \
+         workspace_gateway_unstored_responses_total.";
+    private_scopes: IntGauge = "workspace_gateway_private_scopes" [],
+        "Operations in a project in which nothing is shared, because callers got different responses to the same \
+         request. An operation that is private in all projects counts once. Anything but 0: find out why, or set \
+         sharing = \"caller\" for the operation.";
+    grants: IntGauge = "workspace_gateway_grants" [],
+        "Callers that may be answered from memory, each in one operation and project. Counted in steps: grants that \
+         are used or made at that moment may be counted twice or not at all. Near half of grants.max_grants, the \
+         least recently used grants may be dropped, and their callers need a new proof.";
+    coalesced_waiters: IntGauge = "workspace_gateway_coalesced_waiters" [],
+        "Requests that wait for a call that another request began. A rise: many clients send the same request at the \
+         same time, and upstream gets one call.";
+    bypassing: IntGauge = "workspace_gateway_bypassing" [],
+        "1 while the cache is switched off (mode = bypass), else 0. A rise: an operator has switched it off, and \
+         nothing is answered from memory until it is switched on again.";
+    memory_budget_bytes: IntGauge = "workspace_gateway_memory_budget_bytes" [],
+        "Bytes that the gateway may hold for clients, without the cache: limits.memory, or a default from the memory \
+         limit of its cgroup. A rise: the settings have changed.";
+    memory_used_bytes: IntGaugeVec = "workspace_gateway_memory_used_bytes" ["purpose"],
+        "Bytes of the memory budget that are in use, by purpose. Near workspace_gateway_memory_budget_bytes, \
+         connections are closed and requests are refused.";
+    memory_refusals: IntCounter = "workspace_gateway_memory_refusals_total" [],
+        "Times that the memory budget had no room. A rise: clients send, or leave unread, more than the gateway may \
+         hold; see workspace_gateway_memory_used_bytes for the purpose.";
+    log_lines_dropped: IntCounter = "workspace_gateway_log_lines_dropped_total" [],
+        "Log lines that were dropped. A rise: the reader of the log is too slow or has stopped, the disk is full, or \
+         the pipe is closed.";
+    reloads: IntCounterVec = "workspace_gateway_reloads_total" ["result"] { each::<Reload>() },
+        "Configuration reloads, on a signal or because a file had changed. A rise of `refused`: there is a mistake in \
+         the configuration, the log names it, and the previous settings stay in force.";
+    last_reload_successful: IntGauge = "workspace_gateway_last_reload_successful" [],
+        "1 if the configuration that was read last is valid, else 0. Anything but 1: there is a mistake in the \
+         configuration, and a restart would end with exit status 2.";
+    build_info: IntGaugeVec = "workspace_gateway_build_info" ["version"],
+        "Always 1; the label is the version that is running.";
 }
 
 impl Metrics {
-    /// All families, registered.
-    ///
     /// # Errors
-    /// Only if two families had one name.
+    /// If two families have the same name.
     pub fn new() -> prometheus::Result<Arc<Self>> {
-        let registry = Registry::new();
-        let metrics = Self {
-            in_flight: IntGauge::new(
-                "workspace_gateway_requests_in_flight",
-                "Requests whose answer is not finished. A rise without more traffic: upstream or clients are slower.",
-            )?,
-            connections: IntGauge::new(
-                "workspace_gateway_connections",
-                "Open client connections. A steady rise: clients that open one per call, or leave them open.",
-            )?,
-            connections_ended: counters(
-                "workspace_gateway_connections_ended_total",
-                "Client connections (of `write-timeout` also single streams in HTTP/2) that the gateway has ended, by \
-                 cause. A rise of `keepalive-timeout`: clients that leave connections open. Of `header-timeout`, \
-                 `write-timeout`, `resets` or `shutdown-timeout`: clients that are cut off, broken, or mean harm. Of `handshake`: \
-                 clients that don't trust the certificate, have none of their own, or speak plain HTTP where TLS is spoken. \
-                 Of `shed`: limits.max_connections, file descriptors or limits.memory are used up.",
-                &["cause"],
-            )?,
-            certificate_not_after: IntGauge::new(
-                "workspace_gateway_tls_certificate_not_after_seconds",
-                "When the certificate in listen.cert_file ends, or one of its authorities in that file if that ends sooner, as \
-                 Unix time in seconds; 0 without TLS. Near the present, or before it: it has to be renewed.",
-            )?,
-            accept_pauses: IntCounter::new(
-                "workspace_gateway_accept_pauses_total",
-                "Client connections that came while limits.max_connections were open, so that they had to wait until another \
-                 was closed. A rise: clients that open one per call or leave them open, or a flood.",
-            )?,
-            accept_errors: counters(
-                "workspace_gateway_accept_errors_total",
-                "Connections that could not be accepted, by listener. A rise: this process, or its host, has no file \
-                 descriptor or no memory left; the log says which.",
-                &["listener"],
-            )?,
-            requests: counters(
-                "workspace_gateway_requests_total",
-                "Requests by operation, result and status. More `hit` and `coalesced`: the gateway helps. More `miss`: \
-                 new questions, new callers, or entries evicted. More `stale` or `backoff`: upstream fails or \
-                 throttles. More `stale-if-slow`: it is slow. More `revalidating`: stale answers, each asked for again. More \
-                 `negative`: upstream says 400, 404 or 405. More `denied`: a loop with a dead credential. More `bypass`: see workspace_gateway_bypasses_total. More \
-                 `aborted`: clients give up waiting.",
-                &["operation", "result", "status"],
-            )?,
-            durations: histograms(
-                "workspace_gateway_request_duration_seconds",
-                "From a request's head to its answer's end, in seconds. A rise of `hit`: this machine is short of CPU. \
-                 A rise of `miss`: upstream is slower.",
-                &["operation", "result"],
-            )?,
-            bypasses: counters(
-                "workspace_gateway_bypasses_total",
-                "Requests for an operation that were forwarded as they are, by reason. A rise: clients ask in a way \
-                 that cannot be answered from memory.",
-                &["reason"],
-            )?,
-            misses: counters(
-                "workspace_gateway_misses_total",
-                "Requests for an operation that could not be answered from memory at once, by reason; each that waits for \
-                 another's call counts. A rise of `no-entry`: new questions, or entries evicted. Of `expired`: a short cache.ttl. Of `no-grant` or \
-                 `grant-lapsed`: new credentials, or a short grants.grant_ttl. Of `needs-confirmation`: unsafe methods. Of \
-                 `private` or `uncacheable`: upstream's answers have changed. Of the others: clients with directives.",
-                &["operation", "reason"],
-            )?,
-            unstored: counters(
-                "workspace_gateway_unstored_responses_total",
-                "Answers that were passed on and not kept, by reason. A rise of `status`: upstream fails. Of `denied`: \
-                 credentials are refused. Of `late`, `outdated`, `purged` or `invalidated`: something has changed while \
-                 answers were on their way. Of `memory`: the budget is used up. Of another: upstream's answers have changed.",
-                &["reason"],
-            )?,
-            proofs: counters(
-                "workspace_gateway_proofs_total",
-                "Calls by which upstream has proved a caller. `granted`: one that had no grant; a rise: new \
-                 credentials, or grants that lapse between calls. `renewed`: one that had. `late`: one that was denied \
-                 meanwhile, so that it counts for nothing.",
-                &["result"],
-            )?,
-            denials: counters(
-                "workspace_gateway_denials_total",
-                "Refused credentials. `upstream`: by a 401 or 403; a rise: expired or revoked ones in use. `memory`: \
-                 given again without asking; a rise: a loop with a dead one.",
-                &["source"],
-            )?,
-            signatures: counters(
-                "workspace_gateway_signatures_total",
-                "Requests signed with an access key and without a token, by what became of the signature. More \
-                 `unknown-key` or `signature-bound-here`: keys in use that are not configured. More `key-suspended`: upstream \
-                 refuses a configured key. More of the others: clients whose secret or clock is wrong.",
-                &["result"],
-            )?,
-            elections: IntCounter::new(
-                "workspace_gateway_elections_total",
-                "New leaders of a shared upstream call, after the one before was refused or throttled. A rise: callers \
-                 whose credential dies while they have a grant.",
-            )?,
-            additional_calls: counters(
-                "workspace_gateway_additional_calls_total",
-                "Calls for a question with another caller's credential, while upstream answered other product lists \
-                 well. `slow`: the calls under way were slow. `failed`: the call before was answered with a 5xx. A rise: \
-                 upstream is slow or fails for some callers only.",
-                &["reason"],
-            )?,
-            refreshes: IntCounter::new(
-                "workspace_gateway_refreshes_total",
-                "Stale answers that were given at once and asked for again in the background. A rise: more questions \
-                 that are asked less often than every cache.ttl.",
-            )?,
-            backoffs: counters(
-                "workspace_gateway_backoffs_total",
-                "Failed calls after which their callers, or all, do not ask again for a while, where there is something stale. \
-                 `failure`: it gave no answer, or a 5xx. `throttled`: 429; a rise: the quota is used up. `unavailable`: \
-                 503 that says when to ask again.",
-                &["cause"],
-            )?,
-            upstream_requests: counters(
-                "workspace_gateway_upstream_requests_total",
-                "Calls to upstream by service and status, or how they failed. A rise of 429: the quota is used up. A \
-                 rise of `connect`, `tls`, `first-byte`, `timeout`, `idle` or `broken`: upstream or the network is in trouble. Of \
-                 `local`: this gateway, its host or its settings. Of `abandoned`: clients hang up on what passes through.",
-                &["service", "status"],
-            )?,
-            upstream_durations: histograms(
-                "workspace_gateway_upstream_duration_seconds",
-                "From asking upstream to its whole answer (pass-through: to its head), in seconds. A rise: upstream \
-                 is slower.",
-                &["service"],
-            )?,
-            upstream_in_flight: IntGaugeVec::new(
-                Opts::new(
-                    "workspace_gateway_upstream_requests_in_flight",
-                    "Calls to upstream that have no answer yet. A rise: upstream is slower, or questions differ more.",
-                ),
-                &["service"],
-            )?,
-            upstream_retries: counters(
-                "workspace_gateway_upstream_retries_total",
-                "Calls that were made once more, because a connection broke before there was an answer. A rise: \
-                 upstream, or something on the way there, closes connections that are in use.",
-                &["service"],
-            )?,
-            evictions: counters(
-                "workspace_gateway_evictions_total",
-                "Entries that had to go. A rise of `size`: cache.max_size is too small for what is asked. Of \
-                 `expired`: long expired, and nobody asked again.",
-                &["cause"],
-            )?,
-            registry,
-        };
-        metrics.register_all()?;
-        metrics.begin_at_zero();
+        let metrics = Self::register_all()?;
+        metrics.build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        metrics.last_reload_successful.set(1);
+        // Memory, CPU seconds, descriptors and threads of this process, from /proc.
+        #[cfg(target_os = "linux")]
+        metrics.registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
         Ok(Arc::new(metrics))
     }
 
-    fn register_all(&self) -> prometheus::Result<()> {
-        let build = IntGaugeVec::new(
-            Opts::new("workspace_gateway_build_info", "Always 1; the labels tell what is running."),
-            &["version"],
-        )?;
-        build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
-        let families: [Box<dyn Collector>; 25] = [
-            Box::new(self.in_flight.clone()),
-            Box::new(self.connections.clone()),
-            Box::new(self.connections_ended.clone()),
-            Box::new(self.certificate_not_after.clone()),
-            Box::new(self.accept_pauses.clone()),
-            Box::new(self.accept_errors.clone()),
-            Box::new(self.requests.clone()),
-            Box::new(self.durations.clone()),
-            Box::new(self.bypasses.clone()),
-            Box::new(self.misses.clone()),
-            Box::new(self.unstored.clone()),
-            Box::new(self.proofs.clone()),
-            Box::new(self.denials.clone()),
-            Box::new(self.signatures.clone()),
-            Box::new(self.elections.clone()),
-            Box::new(self.additional_calls.clone()),
-            Box::new(self.refreshes.clone()),
-            Box::new(self.backoffs.clone()),
-            Box::new(self.upstream_requests.clone()),
-            Box::new(self.upstream_durations.clone()),
-            Box::new(self.upstream_in_flight.clone()),
-            Box::new(self.upstream_retries.clone()),
-            Box::new(self.evictions.clone()),
-            Box::new(DroppedLines::new()?),
-            Box::new(build),
-        ];
-        families.into_iter().try_for_each(|family| self.registry.register(family))?;
-        // Memory, CPU seconds, descriptors and threads of this process, where /proc tells them.
-        #[cfg(target_os = "linux")]
-        self.registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
-        Ok(())
-    }
-
-    /// A series that appears with its first event can't show a rate from zero.
-    fn begin_at_zero(&self) {
-        fn begin(counters: &IntCounterVec, labels: impl IntoIterator<Item = &'static str>) {
-            labels.into_iter().for_each(|label| drop(counters.with_label_values(&[label])));
-        }
-        begin(&self.bypasses, BypassReason::VARIANTS.iter().map(BypassReason::into_str));
-        begin(&self.unstored, Unstorable::VARIANTS.iter().map(Unstorable::into_str));
-        begin(&self.proofs, Proof::VARIANTS.iter().map(Proof::into_str));
-        begin(&self.signatures, ["verified", "unknown-key", "signature-bound-here"]);
-        begin(&self.signatures, SignatureRejection::VARIANTS.iter().map(SignatureRejection::into_str));
-        begin(&self.backoffs, BackoffCause::VARIANTS.iter().map(BackoffCause::into_str));
-        begin(&self.denials, ["upstream", "memory"]);
-        begin(&self.additional_calls, ["slow", "failed"]);
-        begin(
-            &self.connections_ended,
-            ["header-timeout", "keepalive-timeout", "write-timeout", "resets", "shutdown-timeout", "handshake", "shed"],
-        );
-        begin(&self.accept_errors, ["proxy", "metrics", "admin"]);
-        begin(&self.evictions, ["size", "expired"]);
-        for service in Service::ALL {
-            self.upstream_durations.with_label_values(&[service.as_str()]);
-            self.upstream_in_flight.with_label_values(&[service.as_str()]);
-            // An alert is waiting for the first of these.
-            self.upstream_requests.with_label_values(&[service.as_str(), "local"]);
-            self.upstream_retries.with_label_values(&[service.as_str()]);
+    /// Counts the fetches and misses of these operations from zero.
+    pub fn start_operations(&self, operations: &[Arc<Operation>]) {
+        for name in operations.iter().map(|operation| &*operation.name) {
+            start_at_zero(&self.fetches, [[name]]);
+            start_at_zero(&self.misses, Miss::VARIANTS.iter().map(|miss| [name, miss.into_str()]));
         }
     }
 
-    pub(crate) fn register(&self, family: Box<dyn Collector>) -> prometheus::Result<()> {
-        self.registry.register(family)
-    }
-
-    /// Counts a request that is over.
+    /// Counts a request that has ended.
     pub fn request(&self, operation: &str, outcome: Outcome, status: Option<StatusCode>, took: Duration) {
         let result = outcome.into_str();
         let status = status.map_or("none", status_label);
@@ -306,23 +234,14 @@ impl Metrics {
         self.durations.with_label_values(&[operation, result]).observe(took.as_secs_f64());
     }
 
-    /// Counts a request for an operation that is forwarded as it is.
+    /// Counts a request for an operation that is forwarded unchanged.
     pub fn bypass(&self, reason: BypassReason) {
         self.bypasses.with_label_values(&[reason.into_str()]).inc();
     }
 
-    /// Counts a request that is signed and has no token, and what became of the signature.
+    /// Counts a request that is signed and has no token, by the result of the signature check.
     pub fn signature(&self, result: &'static str) {
         self.signatures.with_label_values(&[result]).inc();
-    }
-
-    /// Counts the misses of these operations from zero on.
-    pub fn begin_misses(&self, operations: &[Arc<Operation>]) {
-        for operation in operations {
-            for &miss in Miss::VARIANTS {
-                self.misses.with_label_values(&[&*operation.name, miss.into_str()]);
-            }
-        }
     }
 
     /// Counts a request for an operation that was not answered from memory.
@@ -330,18 +249,23 @@ impl Metrics {
         self.misses.with_label_values(&[operation, miss.into_str()]).inc();
     }
 
-    /// Counts an answer that is passed on and not kept.
+    /// Counts a call for the response to a request for an operation.
+    pub fn fetch(&self, operation: &Operation) {
+        self.fetches.with_label_values(&[&*operation.name]).inc();
+    }
+
+    /// Counts a response that is passed on and not stored.
     pub fn unstored(&self, reason: Unstorable) {
         self.unstored.with_label_values(&[reason.into_str()]).inc();
     }
 
-    /// Counts a call by which upstream has proved a caller.
+    /// Counts a call that proved a caller.
     pub fn proof(&self, proof: Proof) {
         self.proofs.with_label_values(&[proof.into_str()]).inc();
     }
 
-    /// Counts a failed call after which upstream is left alone for a while.
-    pub fn pause(&self, cause: BackoffCause) {
+    /// Counts a failed call after which the gateway backs off.
+    pub fn backoff(&self, cause: BackoffCause) {
         self.backoffs.with_label_values(&[cause.into_str()]).inc();
     }
 
@@ -350,36 +274,40 @@ impl Metrics {
         self.denials.with_label_values(&[source]).inc();
     }
 
-    /// Counts entries that had to go, by cause.
+    /// Counts removed entries, by cause.
     pub fn eviction_counter(&self) -> impl Fn(&'static str) + Send + Sync + 'static {
         let evictions = self.evictions.clone();
         move |cause| evictions.with_label_values(&[cause]).inc()
     }
 
-    /// Counts calls that are made once more.
+    /// Counts calls that are repeated.
     pub fn retry_counter(&self) -> impl Fn(Service) + Send + Sync + 'static {
         let retries = self.upstream_retries.clone();
         move |service| retries.with_label_values(&[service.as_str()]).inc()
     }
 
-    /// Everything as it is now, to be read by name.
-    pub fn snapshot(&self) -> MetricsSnapshot {
-        MetricsSnapshot::new(self.registry.gather())
+    /// Updates the metrics whose values other parts of the gateway have.
+    pub fn refresh(&self) {
+        // One reader at a time: two would add the same difference to a counter.
+        self.sources.lock().iter().for_each(|source| source(self));
+    }
+
+    /// Adds a function that [`Self::refresh`] calls.
+    pub(super) fn add_source(&self, source: impl Fn(&Self) + Send + Sync + 'static) {
+        self.sources.lock().push(Box::new(source));
+    }
+
+    pub fn reload(&self, result: Reload) {
+        self.reloads.with_label_values(&[result.into_str()]).inc();
+        self.last_reload_successful.set(i64::from(result != Reload::Refused));
     }
 
     /// Everything in Prometheus' text format.
     ///
     /// # Errors
-    /// If a family can't be written, which would be a mistake in this file.
+    /// If a family cannot be written, which would be a mistake in this file.
     pub fn encode(&self) -> prometheus::Result<String> {
+        self.refresh();
         TextEncoder::new().encode_to_string(&self.registry.gather())
     }
-}
-
-fn counters(name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntCounterVec> {
-    IntCounterVec::new(Opts::new(name, help), labels)
-}
-
-fn histograms(name: &str, help: &str, labels: &[&str]) -> prometheus::Result<HistogramVec> {
-    HistogramVec::new(HistogramOpts::new(name, help).buckets(BUCKETS.to_vec()), labels)
 }

@@ -1,22 +1,20 @@
-//! What an operator sees: metrics, one log line per request, and the record both are made of.
+//! What an operator sees: metrics, events, the log, and the record of a request that the access log and the request
+//! metrics are made from.
 //!
-//! Labels and log fields come from enums and from the catalogue, never from a request, so nothing a
-//! client sends can add a metric series or show a credential.
+//! Labels and log fields come from enums and from the catalogue, never from a request. So nothing that a client sends
+//! can add a metric series or show a credential.
 
-mod budget;
 pub(crate) mod calls;
 pub(crate) mod events;
 pub(crate) mod failures;
-pub(crate) mod fetches;
+mod families;
 pub(crate) mod health;
 pub(crate) mod hit_series;
-pub(crate) mod in_use;
 pub(crate) mod logs;
 pub(crate) mod metrics;
-pub(crate) mod metrics_snapshot;
 pub(crate) mod outcome;
-pub(crate) mod queue_metrics;
 pub(crate) mod record;
-pub(crate) mod reloads;
 pub(crate) mod savings;
+pub(crate) mod series;
+pub(crate) mod sources;
 mod status;

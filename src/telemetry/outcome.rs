@@ -1,57 +1,58 @@
-//! The ways to answer a request, named once for metrics and logs.
+//! The ways in which a request can be answered. Metrics, the access log and `Cache-Status` use these names.
 
 use strum::{IntoStaticStr, VariantArray};
 
-/// How a request was answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, IntoStaticStr, VariantArray)]
 #[strum(const_into_str, serialize_all = "kebab-case")]
 pub enum Outcome {
-    /// From memory.
+    /// From memory, fresh.
     Hit,
-    /// From upstream; nothing was stored.
+    /// From upstream; nothing was stored, or the caller had no grant.
     Miss,
-    /// From upstream; what was stored had expired, or was not wanted.
+    /// From upstream; the stored response had expired, or the client did not accept it.
     Expired,
     /// From an upstream call that another request had begun.
     Coalesced,
-    /// From memory, though the answer or the grant is no longer fresh: upstream has failed.
+    /// From memory, although the response or the grant is stale: the upstream call has failed.
     Stale,
-    /// From memory, though it is no longer fresh: it is being asked for again.
+    /// From memory, stale, while the response is refreshed in the background.
     Revalidating,
-    /// From memory, though it is no longer fresh: upstream has failed just before, or wishes to be left alone.
+    /// From memory, stale, without a call: the gateway backs off after a failure, a 429 or a 503.
     Backoff,
-    /// From memory, though it is no longer fresh: upstream is slow.
+    /// From memory, stale: the upstream call is slow.
     StaleIfSlow,
-    /// From memory: upstream's 400, 404 or 405 from just before.
+    /// From memory: a recent 400, 404 or 405 of upstream.
     Negative,
-    /// From memory: upstream's refusal from just before.
+    /// From memory: a recent 401 or 403 of upstream.
     Denied,
-    /// Forwarded as it is, though it is one of the operations.
+    /// Forwarded unchanged, although the request is for an operation.
     Bypass,
-    /// Forwarded, as everything that is not one of the operations.
+    /// Forwarded, because the request is for no operation.
     PassThrough,
-    /// By the gateway itself, which did not send it on.
+    /// By the gateway itself, without a call.
     Refused,
-    /// Not at all: the client hung up first.
+    /// The client disconnected before there was a response.
     Aborted,
 }
 
 impl Outcome {
-    /// Whether it helps who asks: given from memory, without waiting for a call. (A refusal that is given again is a hit, too,
-    /// to `Cache-Status`. But a loop with a dead credential is nobody's benefit, and would be most of it.)
+    /// Whether the response came from memory without waiting for a call. `Denied` does not count, although
+    /// `Cache-Status` calls it a hit: one client that repeats a refused credential could be most of the hits.
     pub fn is_hit(self) -> bool {
         matches!(self, Self::Hit | Self::Revalidating | Self::Backoff | Self::Negative)
     }
 
-    /// Whether it is an answer to one of the operations in which the cache had its part.
+    /// Whether the request was for an operation and was answered from memory or by a call for the cache.
     pub fn is_answer(self) -> bool {
-        let was_asked = matches!(self, Self::Miss | Self::Expired | Self::Coalesced | Self::Stale | Self::StaleIfSlow);
-        self.is_hit() || was_asked
+        self.is_hit() || self.has_waited()
     }
 
-    /// Whether upstream was to be asked first for it, if it is a request for an operation.
+    /// Whether a request for an operation may have waited for a call.
     pub fn may_be_a_miss(self) -> bool {
-        let was_asked = matches!(self, Self::Miss | Self::Expired | Self::Coalesced | Self::Stale | Self::StaleIfSlow);
-        was_asked || matches!(self, Self::Refused | Self::Aborted)
+        self.has_waited() || matches!(self, Self::Refused | Self::Aborted)
+    }
+
+    fn has_waited(self) -> bool {
+        matches!(self, Self::Miss | Self::Expired | Self::Coalesced | Self::Stale | Self::StaleIfSlow)
     }
 }

@@ -1,5 +1,6 @@
-//! One record per request: begun when its head has arrived, filled in along the path, and written
-//! down once when it is dropped: at the end of the answer's body, or when the client hangs up.
+//! One record per request. It begins when the head of the request has arrived and is filled in along the path. When it
+//! is dropped, at the end of the response's body or when the client disconnects, the request is counted and logged
+//! once.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -23,59 +24,59 @@ use crate::request::digest::ShortDigest;
 use crate::request::id::RequestId;
 use crate::request::trace::Trace;
 
-/// What the access log's events are from, by which they can be told from others.
+/// The target of access log lines, which tells them from other lines.
 const ACCESS: &str = "workspace_gateway::access";
 
-/// Upstream's ids have 32 characters; what is much longer is none and stays out of the log.
-const LONGEST_ID: usize = 128;
+/// Longer request ids of upstream are not logged. Its ids have 32 characters.
+const MAX_ID: usize = 128;
 
-/// Some way above the longest path of a product list, whose project id may have 255 characters.
-const LONGEST_PATH: usize = 300;
+/// How many bytes of a path are logged. The path of a product list is shorter, even with a project id of 255
+/// characters.
+const MAX_PATH: usize = 300;
 
-/// How many bytes of a `User-Agent` are logged: as much as tells a client and its version.
-const LONGEST_AGENT: usize = 128;
+/// How many bytes of a `User-Agent` are logged: enough for the name and version of a client.
+const MAX_AGENT: usize = 128;
 
-/// What takes longer is slow, to its answer's end.
+/// A request that takes longer, to the end of its response, is slow.
 const SLOW: Duration = Duration::from_secs(1);
 
-/// What is known of a request while it is being answered.
 pub struct RequestRecord {
     metrics: Arc<Metrics>,
     clock: Clock,
     begun: Instant,
     request_id: RequestId,
     operation: Label,
-    /// What it is counted in, where that is known from the beginning.
+    /// The series that count it, for a known hit.
     series: Option<Arc<HitSeries>>,
     outcome: Outcome,
-    /// Why it was not answered from memory at first.
+    /// Why it was not answered from memory at once.
     miss: Option<Miss>,
-    /// A digest of its cache key, if one was read.
+    /// Digest of its cache key, if it has one.
     key: Option<ShortDigest>,
     detail: &'static str,
-    /// Why its call, or the gateway, has failed.
+    /// How its upstream call, or the gateway, has failed.
     failure: Option<&'static str>,
     status: Option<StatusCode>,
     sent_bytes: u64,
     complete: bool,
-    /// Only if it is logged.
+    /// `None` if the request is not logged.
     line: Option<Box<LogFields>>,
 }
 
-/// What only the log tells.
+/// Fields that only the log needs.
 struct LogFields {
     client: IpAddr,
     heading: Arc<Heading>,
     method: &'static str,
     upstream_id: Option<String>,
     trace: Option<Trace>,
-    /// Where upstream was asked as a part of that.
+    /// The parent id that upstream got with the trace.
     span: Option<u64>,
     upstream_took: Option<Duration>,
     head_after: Option<Duration>,
 }
 
-/// What the log tells of a request whose head has been read, and of each that has the same head.
+/// Log fields that are the same for all requests with the same head.
 #[derive(Clone)]
 pub struct Heading {
     path: Box<str>,
@@ -83,7 +84,7 @@ pub struct Heading {
     caller: Option<ShortDigest>,
 }
 
-/// What is said of a request.
+/// The value of the label `operation`.
 enum Label {
     Fixed(&'static str),
     Shared(Arc<str>),
@@ -114,12 +115,11 @@ impl LogFields {
 }
 
 impl RequestRecord {
-    /// Begins the record of a request of a client at an address.
     pub fn begin(metrics: Arc<Metrics>, clock: Clock, request_id: RequestId, head: &Parts, client: IpAddr) -> Self {
         let line = is_logged().then(|| {
             let agent = head.headers.get(USER_AGENT).filter(|agent| !agent.is_empty());
-            let agent = agent.map(|agent| readable(agent.as_bytes(), LONGEST_AGENT));
-            let heading = Heading { path: readable(head.uri.path().as_bytes(), LONGEST_PATH), agent, caller: None };
+            let agent = agent.map(|agent| readable(agent.as_bytes(), MAX_AGENT));
+            let heading = Heading { path: readable(head.uri.path().as_bytes(), MAX_PATH), agent, caller: None };
             let mut line = LogFields::new(client, Arc::new(heading), method_name(&head.method));
             line.trace = Trace::read(&head.headers);
             line
@@ -127,7 +127,8 @@ impl RequestRecord {
         Self::of(metrics, clock, request_id, line)
     }
 
-    /// The record of a GET, begun now, that is known to be a hit. It has the heading of the hit before.
+    /// Begins the record of a GET that is known to be a hit. It has the heading of the earlier request with the same
+    /// head.
     pub fn begin_hit(
         metrics: Arc<Metrics>,
         clock: Clock,
@@ -137,11 +138,11 @@ impl RequestRecord {
     ) -> Self {
         let line = heading.filter(|_| is_logged()).map(|heading| LogFields::new(client, Arc::clone(heading), "GET"));
         let mut record = Self::of(metrics, clock, request_id, line);
-        record.is_for(operation);
+        record.set_operation(operation);
         record.series = Some(Arc::clone(series));
         record.key = key;
-        record.answered(Outcome::Hit, "");
-        record.head(StatusCode::OK);
+        record.set_outcome(Outcome::Hit, "");
+        record.set_status(StatusCode::OK);
         record
     }
 
@@ -166,125 +167,120 @@ impl RequestRecord {
         }
     }
 
-    /// The id this gateway gave the request.
+    /// The id that this gateway gave the request.
     pub fn request_id(&self) -> &str {
         self.request_id.as_str()
     }
 
-    /// What is logged of its head, if anything is.
+    /// `None` if the request is not logged.
     pub fn heading(&self) -> Option<&Arc<Heading>> {
         self.line.as_ref().map(|line| &line.heading)
     }
 
-    /// How it is being answered.
     pub fn outcome(&self) -> Outcome {
         self.outcome
     }
 
-    /// How upstream is to be told of the trace that the request is a part of, if what is left of its headers names one.
-    pub fn traced(&mut self, headers: &HeaderMap) -> Option<HeaderValue> {
+    /// The `traceparent` for upstream, if these headers have a valid one.
+    pub fn forward_trace(&mut self, headers: &HeaderMap) -> Option<HeaderValue> {
         let span = self.request_id.span();
-        let told = Trace::read(headers)?.continued(span);
+        let traceparent = Trace::read(headers)?.continued(span);
         if let Some(line) = &mut self.line {
-            line.span = told.is_some().then_some(span);
+            line.span = traceparent.is_some().then_some(span);
         }
-        told
+        traceparent
     }
 
-    /// The id upstream gave the answer, which is the one the client sees then.
-    pub fn upstream_id(&mut self, id: Option<&HeaderValue>) {
+    /// Upstream's request id of the response. The client gets this id instead of the gateway's.
+    pub fn set_upstream_id(&mut self, id: Option<&HeaderValue>) {
         if let Some(line) = &mut self.line {
-            let id = id.and_then(|id| id.to_str().ok()).filter(|id| !id.is_empty() && id.len() <= LONGEST_ID);
+            let id = id.and_then(|id| id.to_str().ok()).filter(|id| !id.is_empty() && id.len() <= MAX_ID);
             line.upstream_id = id.map(str::to_owned);
         }
     }
 
-    /// Who asks: a caller with this digest.
-    pub fn asked_by(&mut self, caller: impl FnOnce() -> ShortDigest) {
+    pub fn set_caller(&mut self, caller: impl FnOnce() -> ShortDigest) {
         if let Some(line) = &mut self.line {
             Arc::make_mut(&mut line.heading).caller.get_or_insert_with(caller);
         }
     }
 
-    /// It asks for this operation.
-    pub fn is_for(&mut self, operation: &Operation) {
+    pub fn set_operation(&mut self, operation: &Operation) {
         self.operation = Label::Shared(Arc::clone(&operation.name));
     }
 
-    /// It is for this service, and none of the operations.
-    pub fn passes_to(&mut self, service: Service) {
+    /// The request is for no operation, and passes through to this service.
+    pub fn set_pass_through(&mut self, service: Service) {
         self.operation = Label::Fixed(service.as_str());
     }
 
-    /// How it is being answered, and the reason where there is one.
-    pub fn answered(&mut self, outcome: Outcome, detail: &'static str) {
+    /// `detail` is the reason, or empty.
+    pub fn set_outcome(&mut self, outcome: Outcome, detail: &'static str) {
         self.outcome = outcome;
         self.detail = detail;
     }
 
-    /// Why upstream has to be asked first. If it is looked up again, the last reason counts.
-    pub fn missed(&mut self, miss: Miss, key: impl FnOnce() -> ShortDigest) {
+    /// If the cache is looked up again, the last reason counts.
+    pub fn set_miss(&mut self, miss: Miss, key: impl FnOnce() -> ShortDigest) {
         self.miss = Some(miss);
         self.key.get_or_insert_with(key);
     }
 
-    /// Its answer is kept under the key of this digest, and takes no call.
-    pub fn is_kept_under(&mut self, key: ShortDigest) {
+    /// The response comes from the entry with this key, without a call.
+    pub fn set_stored_key(&mut self, key: ShortDigest) {
         self.key = Some(key);
-        self.upstream_took(None);
+        self.set_upstream_time(None);
     }
 
-    /// The digest of its cache key, if one was read.
     pub fn key(&self) -> Option<ShortDigest> {
         self.key
     }
 
-    /// How long the call took that it is answered by: to its whole answer, or to the head of what is relayed.
-    pub fn upstream_took(&mut self, took: Option<Duration>) {
+    /// How long the upstream call took: to the end of its response, or to the head if the response is relayed.
+    pub fn set_upstream_time(&mut self, took: Option<Duration>) {
         if let Some(line) = &mut self.line {
             line.upstream_took = took;
         }
     }
 
-    /// What more there is to say of it.
-    pub fn because(&mut self, detail: &'static str) {
+    pub fn set_detail(&mut self, detail: &'static str) {
         self.detail = detail;
     }
 
-    /// Its call, or the gateway, has failed in the named way. Where it is bypassed, the reason for that is said, too.
-    pub fn failed(&mut self, failure: &'static str) {
+    /// The upstream call, or the gateway, has failed in the named way. The detail of a bypass stays the reason to
+    /// bypass.
+    pub fn set_failure(&mut self, failure: &'static str) {
         self.failure = Some(failure);
         if self.outcome != Outcome::Bypass {
             self.detail = failure;
         }
     }
 
-    /// In what way its call, or the gateway, has failed, if so.
     pub fn failure(&self) -> Option<&'static str> {
         self.failure
     }
 
-    /// Whether upstream or the gateway has failed, or the client has not been given all of its answer.
+    /// Whether upstream or the gateway has failed, or the client did not get the whole response.
     fn has_failed(&self) -> bool {
         let is_error = self.status.is_none_or(|status| status.is_server_error());
         is_error || self.failure.is_some() || self.outcome == Outcome::Stale || !self.complete
     }
 
-    /// The answer's head is ready.
-    pub fn head(&mut self, status: StatusCode) {
+    /// The response's head is ready.
+    pub fn set_status(&mut self, status: StatusCode) {
         self.status = Some(status);
         if let Some(line) = &mut self.line {
             line.head_after = Some(self.clock.timer_now().saturating_duration_since(self.begun));
         }
     }
 
-    /// Part of the answer's body was handed to the connection.
-    pub fn sent(&mut self, bytes: usize) {
+    /// A part of the response's body was passed to the connection.
+    pub fn add_sent(&mut self, bytes: usize) {
         self.sent_bytes += bytes as u64;
     }
 
-    /// All of the answer's body was handed to the connection.
-    pub fn is_whole(&mut self) {
+    /// All of the response's body was passed to the connection.
+    pub fn set_complete(&mut self) {
         self.complete = true;
     }
 }
@@ -292,7 +288,7 @@ impl RequestRecord {
 impl Drop for RequestRecord {
     fn drop(&mut self) {
         let took = self.clock.timer_now().saturating_duration_since(self.begun);
-        // Without a head the client left before there was one, whatever was under way for it.
+        // Without a response head, the client disconnected before there was one.
         let outcome = if self.status.is_some() { self.outcome } else { Outcome::Aborted };
         self.metrics.in_flight.dec();
         let operation = self.operation.as_str();
@@ -336,12 +332,12 @@ impl Drop for RequestRecord {
     }
 }
 
-/// Whether the log may tell of a request that begins now.
+/// Whether a request that begins now may be logged.
 pub(crate) fn is_logged() -> bool {
     logs::access() != AccessLog::Off && tracing::enabled!(target: ACCESS, Level::INFO)
 }
 
-/// Whether a request that is over has a line.
+/// Whether a request that has ended is logged.
 fn has_line(access: AccessLog, took: Duration, has_failed: bool) -> bool {
     match access {
         AccessLog::All => true,
@@ -350,27 +346,27 @@ fn has_line(access: AccessLog, took: Duration, has_failed: bool) -> bool {
     }
 }
 
-/// Microseconds are enough, and shorter to read than a float's every digit.
+/// Rounded down to microseconds, which keeps the number short.
 #[allow(clippy::cast_precision_loss)]
 fn milliseconds(duration: Duration) -> f64 {
     duration.as_micros() as f64 / 1e3
 }
 
-/// A method that is not in the standard is a client's own text, and stays out of the log.
+/// A method that is not in the standard may be any text of the client's, and is not logged.
 fn method_name(method: &Method) -> &'static str {
     let standard = ["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT"];
     standard.into_iter().find(|name| method == name).unwrap_or("other")
 }
 
-/// The beginning of a client's own text, in at most so many bytes. What is not printable ASCII is escaped.
-fn readable(text: &[u8], longest: usize) -> Box<str> {
-    let mut readable = String::with_capacity(text.len().min(longest));
+/// The beginning of a client's text, in at most `max` bytes. Bytes that are not printable ASCII are escaped.
+fn readable(text: &[u8], max: usize) -> Box<str> {
+    let mut readable = String::with_capacity(text.len().min(max));
     for &byte in text {
         let shown: String = match byte {
             b' '..=b'~' => char::from(byte).into(),
             _ => byte.escape_ascii().map(char::from).collect(),
         };
-        if readable.len() + shown.len() > longest {
+        if readable.len() + shown.len() > max {
             break;
         }
         readable += &shown;
@@ -383,15 +379,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_clients_own_text_is_cut_and_shows_no_control_character() {
+    fn a_clients_text_is_cut_and_shows_no_control_character() {
         assert_eq!(&*readable(b"curl/8.5.0 (a \"b\")", 128), "curl/8.5.0 (a \"b\")");
         assert_eq!(&*readable(b"a\tb\x1b[31m\xc3\xa9", 128), "a\\tb\\x1b[31m\\xc3\\xa9");
-        assert_eq!(readable(&[b'x'; 500], LONGEST_AGENT).len(), LONGEST_AGENT);
-        assert_eq!(readable(&[0xe9; 500], LONGEST_AGENT).len(), LONGEST_AGENT, "as it is shown");
+        assert_eq!(readable(&[b'x'; 500], MAX_AGENT).len(), MAX_AGENT);
+        assert_eq!(readable(&[0xe9; 500], MAX_AGENT).len(), MAX_AGENT, "as it is shown");
     }
 
     #[test]
-    fn what_has_taken_long_or_has_failed_has_a_line_unless_none_has() {
+    fn slow_and_failed_requests_are_logged_unless_the_access_log_is_off() {
         let (fast, slow) = (SLOW, SLOW + Duration::from_millis(1));
         for (access, expected) in [
             (AccessLog::All, [true; 4]),
@@ -404,8 +400,8 @@ mod tests {
     }
 
     #[test]
-    fn a_record_takes_no_more_than_before_it_told_so_much() {
-        // It is a part of each connection that answers known heads.
+    fn a_record_takes_at_most_256_bytes() {
+        // Each connection that answers known heads has one.
         assert!(size_of::<RequestRecord>() <= 256, "{}", size_of::<RequestRecord>());
     }
 }

@@ -1,9 +1,8 @@
-//! HTTP statuses as metric labels: few, and always the same ones.
+//! HTTP statuses as metric labels. The set is fixed, so that upstream cannot add series.
 
 use http::StatusCode;
 
-/// The statuses in the services' documentation and those a proxy makes; others by class, so that an
-/// upstream can't add series at will.
+/// The status itself if the services' documentation has it or a proxy makes it, else its class.
 pub(super) fn status_label(status: StatusCode) -> &'static str {
     const NAMED: [(u16, &str); 22] = [
         (200, "200"),

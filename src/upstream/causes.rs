@@ -1,9 +1,9 @@
-//! What an error comes from: the errors below it, down to the first one.
+//! The chain of sources of an error, down to its root cause.
 
 use std::error::Error;
 use std::io;
 
-/// An `io::Error` reports its inner error's source as its own, so the chain is followed into it.
+/// The error and its sources. `io::Error::source` skips the error that it wraps, so this function visits that one, too.
 pub(super) fn causes<'e>(error: &'e (dyn Error + 'static)) -> impl Iterator<Item = &'e (dyn Error + 'static)> {
     std::iter::successors(Some(error), |&error| {
         let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
@@ -11,7 +11,6 @@ pub(super) fn causes<'e>(error: &'e (dyn Error + 'static)) -> impl Iterator<Item
     })
 }
 
-/// The error that all others come from.
 pub(super) fn root_cause<'e>(error: &'e (dyn Error + 'static)) -> &'e (dyn Error + 'static) {
     causes(error).last().unwrap_or(error)
 }

@@ -1,4 +1,5 @@
-//! The HTTP client: builds requests to upstream, and reads answers whole or as a stream.
+//! The HTTP client: builds requests to upstream and reads responses, completely or as a stream. A request for a product
+//! list must not contain anything but its key, the credential, constants and configured fields (invariant 1).
 
 use std::future::Future;
 use std::io;
@@ -46,46 +47,42 @@ use crate::stream::{BoxError, StreamBody, nothing};
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
-/// How long and how much.
+/// The limits of calls and of connections to upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CallLimits {
-    /// For DNS, TCP, a proxy's tunnel and TLS together.
+    /// For DNS, TCP, the CONNECT request to a proxy and the TLS handshake together.
     pub connect: Duration,
-    /// From asking for a product list to the head of the answer.
+    /// From the start of a call for a product list to the end of the response head.
     pub first_byte: Duration,
-    /// For a whole answer.
+    /// From the start of a call for a product list to the end of the response.
     pub answer: Duration,
-    /// For a stream on which nothing moves.
+    /// For a relayed stream without data in either direction.
     pub idle: Duration,
-    /// For a connection, after which it takes no more requests.
+    /// The age at which a connection takes no further request.
     pub age: Duration,
-    /// The largest answer that is read whole.
+    /// The size of the largest product list, in bytes.
     pub max_body: usize,
 }
 
-/// What goes upstream with a question and is not part of it.
+/// What a call for a product list needs besides the request key.
 pub struct FetchContext {
-    /// The caller's credential.
     pub credential: Credential,
-    /// When it is presented, for what is signed.
+    /// The time of the signature, if the gateway signs the request.
     pub date: SystemTime,
-    /// The id of the request that is answered.
     pub request_id: String,
-    /// The gateways it has come through, this one included.
+    /// The `Via` field, with this gateway as the last member.
     pub via: HeaderValue,
-    /// What upstream has said of the answer that is kept for this very question. If that still holds,
-    /// it says so with a 304.
+    /// The validator of the response that is stored for this key, for a conditional request (RFC 9110 §13).
     pub validator: Option<Validator>,
-    /// The trace that it is a part of, in words of ours.
+    /// The `traceparent` field. The gateway has parsed and rewritten it.
     pub trace: Option<HeaderValue>,
-    /// What the operation sends of the client's besides.
+    /// The fields of the client that the operation forwards (`forward_headers`).
     pub forwarded: HeaderMap,
 }
 
-/// Told of every request that is sent again.
+/// Called for each request that is sent a second time.
 type OnRetry = Box<dyn Fn(Service) + Send + Sync>;
 
-/// Both upstream services, over HTTP.
 pub struct HttpClient {
     connections: Connections,
     limits: CallLimits,
@@ -94,11 +91,10 @@ pub struct HttpClient {
 }
 
 impl HttpClient {
-    /// A client that trusts the system's authorities and those that are named, and goes the ways that are set.
-    /// Connects to nothing yet.
+    /// The client trusts the system's certificate authorities and those in `upstream.ca_file`. It does not connect yet.
     ///
     /// # Errors
-    /// If the file that is named has no usable certificates.
+    /// If `upstream.ca_file` contains no usable certificates.
     pub fn new(
         named: Option<Authorities<'_>>,
         proxy_config: ProxyConfig,
@@ -115,28 +111,28 @@ impl HttpClient {
         Ok(Self { connections, limits, via, on_retry: Box::new(on_retry) })
     }
 
-    /// Sends a request, and sends it once more if the connection breaks before there is a head of an
-    /// answer, provided that this can't do anything twice: it is safe (RFC 9110 §9.2.1), or nothing of
-    /// it was written. What has a body is gone by then. (While nothing was written, hyper-util by
-    /// itself looks for another connection, body or not, when the one from its pool turns out dead.)
+    /// Sends a request. If the connection breaks before a response head arrives, the client retries once, on a new
+    /// connection. It retries only if nothing can happen twice: the method is safe (RFC 9110 §9.2.1), or no byte was
+    /// written. A request with a body is not retried, because its body has been consumed. (Before any byte is written,
+    /// hyper-util itself replaces a pooled connection that is dead, also for a request with a body.)
     async fn send(&self, service: Service, request: Request<StreamBody>) -> Result<Response<Incoming>, legacy::Error> {
-        let again = request.body().is_end_stream().then(|| without_body(&request));
-        let answer = match (self.connections.send(service, request).await, again) {
-            (Err(error), Some(again)) if is_broken(&error) && (again.method().is_safe() || is_unsent(&error)) => {
-                tracing::debug!(service = service.as_str(), %error, "the connection broke, asking again");
+        let retry = request.body().is_end_stream().then(|| without_body(&request));
+        let response = match (self.connections.send(service, request).await, retry) {
+            (Err(error), Some(retry)) if is_broken(&error) && (retry.method().is_safe() || is_unsent(&error)) => {
+                tracing::debug!(service = service.as_str(), %error, "connection to upstream broke, retrying once");
                 (self.on_retry)(service);
-                // The others in the pool may be as dead.
-                self.connections.send_apart(again).await
+                // The other connections in the pool may be dead, too.
+                self.connections.send_unpooled(retry).await
             }
-            (answer, _) => answer,
+            (response, _) => response,
         };
-        if let Ok(answer) = &answer {
-            self.connections.heed(service, answer.headers());
+        if let Ok(response) = &response {
+            self.connections.apply_keep_alive(service, response.headers());
         }
-        answer
+        response
     }
 
-    async fn ask(
+    async fn fetch_list(
         &self,
         key: &RequestKey,
         context: FetchContext,
@@ -144,41 +140,40 @@ impl HttpClient {
     ) -> Result<UpstreamResponse, UpstreamError> {
         let request = product_list_request(key, context).map_err(|error| UpstreamError::unsendable(&error))?;
         let max_body = self.limits.max_body;
-        let answering = async {
-            let asking = self.send(key.operation().service, request);
-            let response = timeout(self.limits.first_byte, asking).await.map_err(|_| UpstreamError::FirstByte)?;
+        let exchange = async {
+            let sending = self.send(key.operation().service, request);
+            let response = timeout(self.limits.first_byte, sending).await.map_err(|_| UpstreamError::FirstByte)?;
             let response = response.map_err(|error| UpstreamError::of_client(&error, key.origin()))?;
-            let (mut head, body) = self.take_over(response)?.into_parts();
-            // It is read whole, and given without its trailer section.
+            let (mut head, body) = self.end_hop(response)?.into_parts();
+            // The body is collected without its trailer section.
             head.headers.remove(TRAILER);
             if is_refusal(head.status) {
-                return Ok(UpstreamResponse::Refused(CallerRefusal { head, body: Box::pin(refusal(body)) }));
+                return Ok(UpstreamResponse::Refused(CallerRefusal { head, body: Box::pin(read_refusal(body)) }));
             }
-            // Declared too large: no need to read it to find out.
             if body.size_hint().lower() > max_body as u64 {
                 return Err(UpstreamError::TooLarge(head.status));
             }
             let body = self.collect(body, head.status, account).await?;
-            Ok(UpstreamResponse::Whole(Response::from_parts(head, body)))
+            Ok(UpstreamResponse::Complete(Response::from_parts(head, body)))
         };
-        timeout(self.limits.answer, answering).await.unwrap_or(Err(UpstreamError::Timeout))
+        timeout(self.limits.answer, exchange).await.unwrap_or(Err(UpstreamError::Timeout))
     }
 
-    /// Reads a body whole, as far as its client may have so much of the memory budget.
+    /// Reads a complete body, if the client's share of the memory budget has room for it.
     async fn collect(&self, body: Incoming, status: StatusCode, account: &Account) -> Result<Bytes, UpstreamError> {
         let declared = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
         let no_room = || UpstreamError::NoMemory(status);
-        let mut whole = Collected::with_capacity(account, Purpose::Responses, declared, self.limits.max_body)
+        let mut collected = Collected::with_capacity(account, Purpose::Responses, declared, self.limits.max_body)
             .ok_or_else(no_room)?;
         let mut body = Limited::new(body, self.limits.max_body);
         while let Some(frame) = body.frame().await {
             let frame = frame.map_err(|error| UpstreamError::of_body(&error, status))?;
             let Ok(data) = frame.into_data() else { continue };
-            if !whole.push(&data) {
+            if !collected.push(&data) {
                 return Err(no_room());
             }
         }
-        Ok(whole.finish())
+        Ok(collected.finish())
     }
 
     async fn relay(
@@ -188,25 +183,29 @@ impl HttpClient {
         head: &Parts,
         body: StreamBody,
     ) -> Result<Response<StreamBody>, UpstreamError> {
-        let moved = Arc::new(Notify::new());
-        // The upload has a limit of its own: it may go on when the answer has begun, or ended.
+        let progress = Arc::new(Notify::new());
+        // The upload has its own limit, because it may continue after the response has started, or even ended.
         let body = IdleLimited::new(MinRate::new(Trimmed(body)), self.limits.idle);
-        let body = WatchedBody::new(body, Arc::clone(&moved)).boxed_unsync();
+        let body = WatchedBody::new(body, Arc::clone(&progress)).boxed_unsync();
         let request = relayed(origin, head, body, &self.via).map_err(|error| UpstreamError::unsendable(&error))?;
-        let answer = idle::while_it_moves(self.send(service, request), &moved, self.limits.idle).await;
-        let response = answer.ok_or(UpstreamError::Idle)?.map_err(|error| UpstreamError::of_client(&error, origin))?;
-        let response = self.take_over(response)?;
+        let response = idle::with_idle_limit(self.send(service, request), &progress, self.limits.idle).await;
+        let response =
+            response.ok_or(UpstreamError::Idle)?.map_err(|error| UpstreamError::of_client(&error, origin))?;
+        let response = self.end_hop(response)?;
         Ok(response.map(|body| IdleLimited::new(Trimmed(body), self.limits.idle).boxed_unsync()))
     }
 
-    /// Ends the hop that an answer came by.
-    fn take_over(&self, mut response: Response<Incoming>) -> Result<Response<Incoming>, UpstreamError> {
-        // `Upgrade` never leaves the gateway, so nobody can have asked for it.
+    /// Removes from a response what concerns only the connection to upstream, and adds `Via`.
+    ///
+    /// # Errors
+    /// If the response switches protocols or has contradictory lengths.
+    fn end_hop(&self, mut response: Response<Incoming>) -> Result<Response<Incoming>, UpstreamError> {
+        // The gateway never forwards `Upgrade`, so no client has requested a switch.
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-            return Err(UpstreamError::Broken("it switches protocols unasked".to_owned()));
+            return Err(UpstreamError::Broken("upstream switches protocols (101), which was not requested".to_owned()));
         }
-        // Two ways to tell a body's length: the chunks were believed, so the other goes (RFC 9112 §6.3),
-        // or the client would take the rest of the body for its next answer.
+        // If both are present, the chunked coding determined the length. `Content-Length` must be removed (RFC 9112
+        // §6.3), or the client could take the rest of the body for the next response.
         if response.headers().contains_key(TRANSFER_ENCODING) {
             response.headers_mut().remove(CONTENT_LENGTH);
         }
@@ -219,13 +218,13 @@ impl HttpClient {
 }
 
 impl Upstream for HttpClient {
-    fn ask<'a>(
+    fn fetch_list<'a>(
         &'a self,
         key: &'a RequestKey,
         context: FetchContext,
         account: &'a Account,
     ) -> PendingResponse<'a, UpstreamResponse> {
-        Box::pin(self.ask(key, context, account))
+        Box::pin(self.fetch_list(key, context, account))
     }
 
     fn relay<'a>(
@@ -239,37 +238,37 @@ impl Upstream for HttpClient {
     }
 }
 
-/// Has a length that is told several times be told once (RFC 9110 §8.6).
+/// Replaces a repeated `Content-Length` value by a single one (RFC 9110 §8.6).
 ///
 /// # Errors
-/// If several are told.
+/// If the values differ.
 fn set_one_length(headers: &mut HeaderMap) -> Result<(), UpstreamError> {
     let fields = headers.get_all(CONTENT_LENGTH).iter();
     let lengths = fields.flat_map(|field| field.as_bytes().split(|&byte| byte == b',').map(<[u8]>::trim_ascii));
     let mut lengths = lengths.filter(|length| !length.is_empty());
     let Some(length) = lengths.next() else { return Ok(()) };
     if lengths.any(|other| other != length) {
-        return Err(UpstreamError::Broken("it tells several lengths of its response".to_owned()));
+        return Err(UpstreamError::Broken("the response has different Content-Length values".to_owned()));
     }
     let length = HeaderValue::from_bytes(length).map_err(|error| UpstreamError::Broken(error.to_string()))?;
     headers.insert(CONTENT_LENGTH, length);
     Ok(())
 }
 
-/// The body of a refusal, if it ends in time and is no larger than is read. The time begins now.
-fn refusal<B>(body: B) -> impl Future<Output = Option<Bytes>>
+/// Reads the body of a refusal, if it ends within [`PEEK_TIMEOUT`] and [`MAX_PEEK`]. The timeout starts with this call,
+/// not with the first poll.
+fn read_refusal<B>(body: B) -> impl Future<Output = Option<Bytes>>
 where
     B: Body<Data = Bytes>,
     B::Error: Into<BoxError>,
 {
-    // Declared too large: no need to wait for it.
     let is_too_large = body.size_hint().lower() > MAX_PEEK as u64;
     let reading = timeout(PEEK_TIMEOUT, Limited::new(body, MAX_PEEK).collect());
     async move { if is_too_large { None } else { Some(reading.await.ok()?.ok()?.to_bytes()) } }
 }
 
-/// The request for a product list: made of the key, the credential and constants, and nothing else but
-/// what the operation is configured to send along.
+/// Builds the request for a product list from the key, the credential and constants. The only other parts are the
+/// fields that the operation is configured to forward.
 ///
 /// # Errors
 /// None for a key that was read from a request.
@@ -277,7 +276,7 @@ pub(crate) fn product_list_request(key: &RequestKey, context: FetchContext) -> R
     let FetchContext { credential, date, request_id, via, validator, trace, forwarded } = context;
     let mut request = Request::new(nothing());
     *request.uri_mut() = key.uri()?;
-    // First, so that what is said below can't be gainsaid.
+    // The forwarded fields come first, so that the fields below replace them.
     *request.headers_mut() = forwarded;
     let headers = request.headers_mut();
     headers.insert(HOST, authority_value(key.origin()));
@@ -317,12 +316,12 @@ pub(crate) fn product_list_request(key: &RequestKey, context: FetchContext) -> R
     Ok(request)
 }
 
-/// Whether every question has the same value for this header.
+/// Whether this field has the same value in all requests to a service.
 pub(crate) fn is_constant(name: &HeaderName) -> bool {
     [HOST, ACCEPT, CONTENT_TYPE, ACCEPT_ENCODING, USER_AGENT].contains(name)
 }
 
-/// The request as it came, to another host.
+/// The client's request, with upstream as its host.
 fn relayed(origin: &Origin, head: &Parts, body: StreamBody, via: &Via) -> Result<Request<StreamBody>, http::Error> {
     let has_body = !body.is_end_stream();
     let mut request = Request::new(body);
@@ -331,7 +330,7 @@ fn relayed(origin: &Origin, head: &Parts, body: StreamBody, via: &Via) -> Result
     *request.headers_mut() = head.headers.clone();
     let headers = request.headers_mut();
     headers.insert(HOST, authority_value(origin));
-    // Said here, for hyper takes a GET or HEAD of no known length for one without a body, and drops that.
+    // Set here, because hyper drops the body of a GET or HEAD whose length is unknown.
     if has_body && !headers.contains_key(CONTENT_LENGTH) {
         headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
@@ -342,17 +341,17 @@ fn relayed(origin: &Origin, head: &Parts, body: StreamBody, via: &Via) -> Result
     Ok(request)
 }
 
-/// The same request once more, if it has no body.
+/// A copy of a request that has no body.
 fn without_body(request: &Request<StreamBody>) -> Request<StreamBody> {
-    let mut again = Request::new(nothing());
-    *again.method_mut() = request.method().clone();
-    *again.uri_mut() = request.uri().clone();
-    *again.headers_mut() = request.headers().clone();
-    again
+    let mut copy = Request::new(nothing());
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.headers_mut() = request.headers().clone();
+    copy
 }
 
 fn authority_value(origin: &Origin) -> HeaderValue {
-    // An authority is made of characters that a header value allows.
+    // All characters of an authority are allowed in a field value.
     HeaderValue::from_str(origin.authority().as_str()).unwrap_or(HeaderValue::from_static(""))
 }
 
@@ -367,7 +366,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_does_not_print() {
+    fn debug_output_does_not_contain_the_token() {
         let catalogue = Catalogue::for_tests(Vec::new());
         let (operation, place) = catalogue.operation("/v2/p/products").unwrap();
         let key = RequestKey::read(&catalogue, operation, place, None, &HeaderMap::new(), false).unwrap();
@@ -379,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_sent_along_replaces_nothing() {
+    fn forwarded_fields_do_not_replace_the_gateways_own() {
         let name = HeaderName::from_static("x-language");
         let catalogue = Catalogue::for_tests(vec![name.clone()]);
         let (operation, place) = catalogue.operation("/v2/p/products").unwrap();

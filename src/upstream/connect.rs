@@ -1,4 +1,5 @@
-//! Connecting: DNS, TCP, a proxy's tunnel if it takes one, and TLS, all within one limit.
+//! Opens connections to upstream: DNS, TCP, a tunnel through a proxy if one is configured, and TLS. One timeout covers
+//! all of these.
 
 use std::future::{Future, poll_fn};
 use std::io::{self, IoSlice};
@@ -25,19 +26,19 @@ use crate::stream::BoxError;
 /// A connection to an origin.
 pub(super) type OriginStream = <HttpsConnector<HostConnector> as Service<Uri>>::Response;
 
-/// Connects to http and https origins, giving up after a while.
+/// Connects to http and https origins, with a timeout.
 #[derive(Clone)]
 pub(super) struct OriginConnector {
     inner: HttpsConnector<HostConnector>,
-    /// The same that `inner` goes by, which keeps it to itself.
-    reach: HostConnector,
+    /// A clone of the connector in `inner`, which does not give access to it.
+    hosts: HostConnector,
     limit: Duration,
-    /// For a connection on which nothing moves.
     idle: Duration,
 }
 
 impl OriginConnector {
-    /// Trusts the system's authorities and those that are named, proxies' certificates included.
+    /// The system's certificate authorities and those in `upstream.ca_file` are trusted, for upstream and for proxies.
+    /// `limit` is the connect timeout, and `idle` the idle timeout of the connections.
     pub(super) fn new(
         named: Option<Authorities<'_>>,
         (limit, idle): (Duration, Duration),
@@ -45,27 +46,27 @@ impl OriginConnector {
     ) -> io::Result<Self> {
         let tls = tls(named)?;
         let tcp = net::connector(Resolver::new(), limit, BUFFERS);
-        // HTTP/1 only: one answer, one connection, nothing another's stream could hold up.
+        // Only HTTP/1.1: one response per connection, so that one stream cannot block another one.
         let https = || HttpsConnectorBuilder::new().with_tls_config(tls.clone()).https_or_http().enable_http1();
-        let reach = HostConnector::new(tcp.clone(), https().wrap_connector(tcp), proxy_config);
-        Ok(Self { inner: https().wrap_connector(reach.clone()), reach, limit, idle })
+        let hosts = HostConnector::new(tcp.clone(), https().wrap_connector(tcp), proxy_config);
+        Ok(Self { inner: https().wrap_connector(hosts.clone()), hosts, limit, idle })
     }
 
-    /// Connects to a URI's origin, TLS included.
+    /// Connects to a URI's origin, including TLS.
     pub(super) async fn connect(&self, uri: Uri) -> Result<OriginStream, BoxError> {
         let mut this = self.clone();
         poll_fn(|context| this.inner.poll_ready(context)).await?;
-        this.begin(uri).await
+        this.open(uri).await
     }
 
-    fn begin(&mut self, uri: Uri) -> impl Future<Output = Result<OriginStream, BoxError>> + Send + use<> {
-        let through = self.reach.proxy_to(&uri).map(|proxy| format!(" through the proxy {proxy}")).unwrap_or_default();
-        within(self.limit, through, self.inner.call(uri))
+    fn open(&mut self, uri: Uri) -> impl Future<Output = Result<OriginStream, BoxError>> + Send + use<> {
+        let through = self.hosts.proxy_to(&uri).map(|proxy| format!(" through the proxy {proxy}")).unwrap_or_default();
+        with_timeout(self.limit, through, self.inner.call(uri))
     }
 }
 
 impl Service<Uri> for OriginConnector {
-    type Response = InPieces<ReadAfterWriteError<StallLimit<OriginStream>>>;
+    type Response = SmallReads<ReadAfterWriteError<StallLimit<OriginStream>>>;
     type Error = BoxError;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, BoxError>> + Send>>;
 
@@ -74,41 +75,42 @@ impl Service<Uri> for OriginConnector {
     }
 
     fn call(&mut self, uri: Uri) -> Self::Future {
-        let (connecting, idle) = (self.begin(uri), self.idle);
+        let (connecting, idle) = (self.open(uri), self.idle);
         Box::pin(async move {
-            let mut reached = connecting.await?;
-            if let MaybeHttpsStream::Https(tls) = &mut reached {
-                tls.inner_mut().get_mut().1.set_buffer_limit(Some(UNSENT));
+            let mut stream = connecting.await?;
+            if let MaybeHttpsStream::Https(tls) = &mut stream {
+                tls.inner_mut().get_mut().1.set_buffer_limit(Some(MAX_UNSENT));
             }
-            Ok(InPieces(ReadAfterWriteError::new(StallLimit::new(reached, idle))))
+            Ok(SmallReads(ReadAfterWriteError::new(StallLimit::new(stream, idle))))
         })
     }
 }
 
-/// The kernel's buffers of a connection to upstream. Left to itself it holds megabytes of a response that a client does not
-/// read. With 64 KiB, 2 MB/s pass at a round trip of 30 ms.
+/// The kernel's socket buffers of a connection to upstream. By default the kernel buffers megabytes of a response that
+/// the client does not read. With 64 KiB, the throughput is 2 MB/s at a round-trip time of 30 ms.
 const BUFFERS: Buffers = Buffers { send: 64 * 1024, receive: 64 * 1024 };
 
-/// How much rustls encrypts while upstream does not read, in bytes: one record (RFC 8446 §5.1). Its default is 64 KiB.
-const UNSENT: usize = 16 * 1024;
+/// How many bytes rustls encrypts and buffers while upstream does not read: one record (RFC 8446 §5.1). The default is
+/// 64 KiB.
+const MAX_UNSENT: usize = 16 * 1024;
 
-/// How much is read at once, in bytes. hyper's buffer has 8 KiB, and grows whenever one read fills it.
-const PIECE: usize = 8 * 1024 - 1;
+/// How many bytes are read at once. hyper's buffer starts with 8 KiB and grows whenever one read fills it.
+const MAX_READ: usize = 8 * 1024 - 1;
 
-/// A connection that is read in small pieces. hyper has a buffer of the size of the largest piece, and a relayed response
-/// has two more pieces for a client that reads slowly.
-pub(super) struct InPieces<S>(S);
+/// A connection that limits the size of reads. hyper's buffer becomes as large as the largest read, and a relayed
+/// response holds two more such pieces for a slow reader.
+pub(super) struct SmallReads<S>(S);
 
-impl<S: Read + Unpin> Read for InPieces<S> {
+impl<S: Read + Unpin> Read for SmallReads<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         mut buffer: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
-        if buffer.remaining() <= PIECE {
+        if buffer.remaining() <= MAX_READ {
             return Pin::new(&mut self.0).poll_read(context, buffer);
         }
-        let mut space = [0; PIECE];
+        let mut space = [0; MAX_READ];
         let mut piece = ReadBuf::new(&mut space);
         ready!(Pin::new(&mut self.0).poll_read(context, piece.unfilled()))?;
         buffer.put_slice(piece.filled());
@@ -116,7 +118,7 @@ impl<S: Read + Unpin> Read for InPieces<S> {
     }
 }
 
-impl<S: Write + Unpin> Write for InPieces<S> {
+impl<S: Write + Unpin> Write for SmallReads<S> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.0).poll_write(context, bytes)
     }
@@ -142,14 +144,14 @@ impl<S: Write + Unpin> Write for InPieces<S> {
     }
 }
 
-impl<S: Connection> Connection for InPieces<S> {
+impl<S: Connection> Connection for SmallReads<S> {
     fn connected(&self) -> Connected {
         self.0.connected()
     }
 }
 
-/// Connects within the limit, or says how far it has come.
-async fn within<T>(
+/// Connects within the limit. The error says whether the host name had been resolved.
+async fn with_timeout<T>(
     limit: Duration,
     through: String,
     connecting: impl Future<Output = Result<T, BoxError>>,
@@ -157,12 +159,12 @@ async fn within<T>(
     let progress = ResolveProgress::default();
     tokio::time::timeout(limit, progress.of(connecting)).await.unwrap_or_else(|_| {
         let (fault, why) = if progress.is_resolving() {
-            (Fault::Unreachable, ": the name is still being resolved")
+            (Fault::Unreachable, ": the host name was not resolved")
         } else {
             (Fault::Outside, "")
         };
-        let words = format!("not connected{through} within {limit:?} (upstream.connect_timeout){why}");
-        Err(Attributed { words, fault }.into())
+        let message = format!("not connected{through} within {limit:?} (upstream.connect_timeout){why}");
+        Err(Attributed { message, fault }.into())
     })
 }
 
@@ -174,7 +176,7 @@ mod tests {
 
     use super::*;
 
-    /// A resolver that takes for ever, or none at all.
+    /// A resolver that never answers, or answers immediately.
     #[derive(Clone)]
     struct Stub {
         hangs: bool,
@@ -196,22 +198,22 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_connect_timeout_tells_whether_the_name_was_resolved() {
-        let said = "not connected through a proxy within 3s (upstream.connect_timeout)";
+        let expected = "not connected through a proxy within 3s (upstream.connect_timeout)";
         for (hangs, fault, why) in
-            [(true, Fault::Unreachable, ": the name is still being resolved"), (false, Fault::Outside, "")]
+            [(true, Fault::Unreachable, ": the host name was not resolved"), (false, Fault::Outside, "")]
         {
             let connecting = async {
-                Resolver::by(Stub { hangs }).call("upstream.example".parse()?).await?;
+                Resolver::with(Stub { hangs }).call("upstream.example".parse()?).await?;
                 pending().await
             };
-            let limited = within::<()>(Duration::from_secs(3), " through a proxy".to_owned(), connecting);
+            let limited = with_timeout::<()>(Duration::from_secs(3), " through a proxy".to_owned(), connecting);
             let error = limited.await.unwrap_err().downcast::<Attributed>().unwrap();
-            assert_eq!((error.fault, error.words.as_str()), (fault, &*format!("{said}{why}")));
+            assert_eq!((error.fault, error.message.as_str()), (fault, &*format!("{expected}{why}")));
         }
     }
 
     #[tokio::test]
-    async fn who_need_not_resolve_a_name_is_not_resolving() {
+    async fn a_connection_that_resolves_no_name_is_not_resolving() {
         let progress = ResolveProgress::default();
         progress.of(async { assert!(!progress.is_resolving()) }).await;
     }

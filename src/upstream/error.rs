@@ -1,4 +1,5 @@
-//! What can go wrong between here and upstream, in the words of a metric label and of a person.
+//! Why a call to upstream failed, with a message for clients and operators. A message never contains a credential or
+//! raw bytes of a client.
 
 use std::error::Error;
 use std::io;
@@ -11,68 +12,59 @@ use thiserror::Error;
 use super::causes::{causes, root_cause};
 use super::failure::Failure;
 use super::fault::{CallStage, Fault};
-use super::hint::explained;
+use super::hint::describe_error;
 use crate::catalogue::Origin;
 use crate::stream::BoxError;
 
-/// Why upstream gave no whole answer.
+/// Why a call returned no complete response.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum UpstreamError {
-    /// Not reached, or not in time.
     #[error("cannot connect to {0}")]
     Connect(String),
-    /// The name was not resolved, or there is no route.
+    /// The host name was not resolved, or there is no route.
     #[error("cannot connect to {0}")]
     Unreachable(String),
-    /// Reached, but its TLS fails.
-    #[error("TLS failed with {0}")]
+    #[error("TLS handshake failed with {0}")]
     Tls(String),
-    /// Something on this side was missing or wrong: a descriptor, memory, a local port, a permission, a certificate.
+    /// The gateway or its host prevented the call: no file descriptor, no memory, no local port, no permission, a wrong
+    /// certificate.
     #[error("the gateway could not make the call: {0}")]
     Local(String),
-    /// Not even an answer's head arrived in time.
-    #[error("no answer begun in time (upstream.first_byte_timeout)")]
+    #[error("no response header in time (upstream.first_byte_timeout)")]
     FirstByte,
-    /// The whole answer did not arrive in time.
-    #[error("no whole answer in time (upstream.answer_timeout)")]
+    #[error("no complete response in time (upstream.answer_timeout)")]
     Timeout,
-    /// The time of the request that waits has passed. Upstream may have been asked only a moment ago.
-    #[error("no whole answer in time (upstream.answer_timeout)")]
+    /// The deadline of the waiting request has passed. The call itself may have been sent only a moment ago.
+    #[error("no complete response in time (upstream.answer_timeout)")]
     Deadline,
-    /// Nothing moved in either direction for too long.
-    #[error("nothing moved for too long (upstream.idle_timeout)")]
+    #[error("no data in either direction for too long (upstream.idle_timeout)")]
     Idle,
-    /// Too much is asked of upstream already.
     #[error(
-        "too many calls to upstream are under way, and this one's turn has not come in time (upstream.max_calls, \
+        "too many calls to upstream: this one got no call slot in time (upstream.max_calls, \
          upstream.max_calls_per_caller, upstream.answer_timeout)"
     )]
     Busy,
-    /// The client's body broke off, or was no HTTP.
-    #[error("the request's body broke off: {0}")]
+    #[error("the request body is incomplete or malformed: {0}")]
     Upload(String),
-    /// The client sent its body too slowly.
-    #[error("the request's body brought less than 1 KiB/s over 10 s")]
+    #[error("the request body arrived at less than 1 KiB/s over 10 s")]
     UploadSlow,
-    /// The connection or the answer broke off, or was no HTTP.
-    #[error("the answer broke off: {0}")]
+    /// The connection broke, or the response is incomplete or malformed.
+    #[error("the response is incomplete or malformed: {0}")]
     Broken(String),
-    /// The answer's head is larger than is read.
-    #[error("the answer broke off: {0}")]
+    #[error("the response header is too large: {0}")]
     HeadTooLarge(String),
-    /// Upstream has refused the caller with this status, 401 or 403, and the body that says why did not end in bounds.
-    #[error("upstream refused the request with {} and did not end its answer within 2 s and 64 KiB", .0.as_u16())]
+    /// Upstream refused the caller with this status, 401 or 403, and the body did not end within the limits.
+    #[error("upstream refused the request with {}, and the body did not end within 2 s and 64 KiB", .0.as_u16())]
     RefusalIncomplete(StatusCode),
-    /// The answer, of this status, is too large to hold. It is no refusal.
-    #[error("the answer is too large to hold")]
+    /// The response, which has this status, is too large. The status is neither 401 nor 403.
+    #[error("the response is too large (cache.max_body_size)")]
     TooLarge(StatusCode),
-    /// The memory budget has no room for the answer, of this status. It is no refusal.
-    #[error("the memory budget has no room for the answer (limits.memory)")]
+    /// The memory budget has no room for the response, which has this status. The status is neither 401 nor 403.
+    #[error("the memory budget has no room for the response (limits.memory)")]
     NoMemory(StatusCode),
 }
 
 impl UpstreamError {
-    /// Why the call has failed, in one word.
     pub fn failure(&self) -> Failure {
         match self {
             Self::Connect(_) | Self::Unreachable(_) => Failure::Connect,
@@ -92,7 +84,7 @@ impl UpstreamError {
         }
     }
 
-    /// Whose fault it is. Only what is known to have gone wrong outside the gateway is outside.
+    /// On which side the call failed. It is `Outside` only if the failure is known to be outside the gateway.
     pub fn fault(&self) -> Fault {
         match self {
             Self::Connect(_) | Self::Tls(_) | Self::FirstByte | Self::Timeout | Self::Broken(_) => Fault::Outside,
@@ -110,18 +102,18 @@ impl UpstreamError {
         }
     }
 
-    /// A request that can't be built.
+    /// For a request that cannot be built.
     pub(super) fn unsendable(error: &dyn std::fmt::Display) -> Self {
         Self::Local(format!("the request cannot be built: {error}"))
     }
 
-    /// Sorts a client's error by what was being done, and whose fault it is.
+    /// Converts an error of the HTTP client, by the stage of the call and the side on which it failed.
     pub(super) fn of_client(error: &legacy::Error, origin: &Origin) -> Self {
-        let mut ours = causes(error).filter_map(|cause| cause.downcast_ref::<Self>());
-        if let Some(limit) = ours.find(|cause| matches!(cause, Self::Idle | Self::UploadSlow)) {
+        let mut own_errors = causes(error).filter_map(|cause| cause.downcast_ref::<Self>());
+        if let Some(limit) = own_errors.find(|cause| matches!(cause, Self::Idle | Self::UploadSlow)) {
             return limit.clone();
         }
-        // What hyper calls the user's is here the body that it was given to send.
+        // hyper reports an error of the request body as a user error.
         if causes(error).any(|cause| cause.downcast_ref().is_some_and(hyper::Error::is_user)) {
             return Self::Upload(root_cause(error).to_string());
         }
@@ -131,20 +123,20 @@ impl UpstreamError {
         Self::of_connecting(error, origin.authority())
     }
 
-    /// Sorts an error met while a connection was made.
+    /// Converts an error that occurred while a connection was being opened.
     pub(super) fn of_connecting(error: &(dyn Error + 'static), host: &Authority) -> Self {
-        let root = explained(error);
+        let root = describe_error(error);
         let is_tls = causes(error).any(|cause| cause.is::<rustls::Error>());
         match Fault::of(error, CallStage::Connecting) {
             Fault::Outside if is_tls => Self::Tls(format!("{host}: {root}")),
             Fault::Outside => Self::Connect(format!("{host}: {root}")),
             Fault::Unreachable => Self::Unreachable(format!("{host}: {root}")),
-            Fault::Local if is_tls => Self::Local(format!("TLS failed with {host}: {root}")),
+            Fault::Local if is_tls => Self::Local(format!("TLS handshake failed with {host}: {root}")),
             Fault::Local => Self::Local(format!("cannot connect to {host}: {root}")),
         }
     }
 
-    /// Sorts an error met while the body of an answer of this status was read.
+    /// Converts an error that occurred while the body of a response with this status was being read.
     pub(super) fn of_body(error: &BoxError, status: StatusCode) -> Self {
         if error.is::<http_body_util::LengthLimitError>() {
             return Self::TooLarge(status);
@@ -152,35 +144,38 @@ impl UpstreamError {
         Self::of_exchange(error.as_ref())
     }
 
-    /// Sorts an error of a connection that was there.
+    /// Converts an error that occurred on an open connection.
     fn of_exchange(error: &(dyn Error + 'static)) -> Self {
-        let words = explained(error);
+        let message = describe_error(error);
         if causes(error).any(|cause| cause.downcast_ref().is_some_and(hyper::Error::is_parse_too_large)) {
-            return Self::HeadTooLarge(words);
+            return Self::HeadTooLarge(message);
         }
         match Fault::of(error, CallStage::Exchanging) {
-            Fault::Outside => Self::Broken(words),
-            Fault::Unreachable => Self::Unreachable(format!("upstream, the route is lost: {words}")),
-            Fault::Local => Self::Local(words),
+            Fault::Outside => Self::Broken(message),
+            Fault::Unreachable => {
+                Self::Unreachable(format!("upstream, because the network became unreachable: {message}"))
+            }
+            Fault::Local => Self::Local(message),
         }
     }
 }
 
-/// Whether a connection that was there broke while an answer's head was waited for: closed, reset, or
-/// found dead. An answer that is wrong is none of this, nor is one that doesn't come.
+/// Whether an open connection broke before a response head was complete: it was closed, reset or already dead. A
+/// malformed response and a timeout do not count.
 pub(super) fn is_broken(error: &legacy::Error) -> bool {
     use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, NotConnected, UnexpectedEof};
-    let broke = |kind| matches!(kind, BrokenPipe | ConnectionAborted | ConnectionReset | NotConnected | UnexpectedEof);
+    let is_break =
+        |kind| matches!(kind, BrokenPipe | ConnectionAborted | ConnectionReset | NotConnected | UnexpectedEof);
     !error.is_connect()
         && causes(error).any(|cause| {
             let by_hyper = cause.downcast_ref::<hyper::Error>();
             by_hyper.is_some_and(|error| error.is_incomplete_message() || error.is_canceled() || error.is_closed())
-                || cause.downcast_ref::<io::Error>().is_some_and(|error| broke(error.kind()))
+                || cause.downcast_ref::<io::Error>().is_some_and(|error| is_break(error.kind()))
         })
 }
 
-/// Whether nothing of the request was written: hyper says "canceled" only of a request that it could
-/// give back whole (`TrySendError::message`).
+/// Whether no byte of the request was written. hyper reports "canceled" only for a request that it can return
+/// completely (`TrySendError::message`).
 pub(super) fn is_unsent(error: &legacy::Error) -> bool {
     causes(error).any(|cause| cause.downcast_ref().is_some_and(hyper::Error::is_canceled))
 }
@@ -201,15 +196,15 @@ mod tests {
     use super::*;
     use crate::upstream::fault::Attributed;
 
-    /// Where a variant's fault comes from.
+    /// What determines the fault of a variant.
     enum ErrorSource {
-        /// `Fault::of` has read it off the error's causes, and the variant was chosen by it.
+        /// `Fault::of` determines it from the causes of the error, and it determines the variant.
         Causes,
-        /// It is the same whatever the causes are.
+        /// It is the same for all causes.
         Variant(Fault),
     }
 
-    /// For a new variant, say here where its fault comes from, and add it to `VARIANTS`.
+    /// Add a new variant here and to `VARIANTS`.
     fn source(error: &UpstreamError) -> ErrorSource {
         match error {
             UpstreamError::Connect(_)
@@ -230,7 +225,6 @@ mod tests {
         }
     }
 
-    /// All variants.
     const VARIANTS: [UpstreamError; 16] = [
         UpstreamError::Connect(String::new()),
         UpstreamError::Unreachable(String::new()),
@@ -250,26 +244,26 @@ mod tests {
         UpstreamError::NoMemory(StatusCode::OK),
     ];
 
-    /// What hyper makes of an answer that goes like this.
-    async fn of_hyper(answer: &[u8]) -> hyper::Error {
+    /// The error that hyper returns for these bytes as a response.
+    async fn hyper_error(response: &[u8]) -> hyper::Error {
         let (stream, mut peer) = tokio::io::duplex(1 << 16);
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
-        let answering = async {
+        let serving = async {
             assert!(peer.read(&mut [0; 1024]).await.unwrap() > 0, "hyper has sent the request");
-            peer.write_all(answer).await.unwrap();
+            peer.write_all(response).await.unwrap();
             peer.shutdown().await.unwrap();
         };
-        let asking = sender.send_request(Request::new(Empty::<Bytes>::new()));
-        let (answer, _, ()) = tokio::join!(asking, connection, answering);
-        answer.unwrap_err()
+        let sending = sender.send_request(Request::new(Empty::<Bytes>::new()));
+        let (response, _, ()) = tokio::join!(sending, connection, serving);
+        response.unwrap_err()
     }
 
-    /// Errors of every kind that `Fault::of` tells apart.
+    /// Errors of every kind that `Fault::of` distinguishes.
     async fn errors() -> Vec<Box<dyn Error>> {
         use std::io::ErrorKind as Kind;
         let mut errors: Vec<Box<dyn Error>> = Vec::new();
         for fault in [Fault::Outside, Fault::Unreachable, Fault::Local] {
-            errors.push(Box::new(Attributed { words: "x".to_owned(), fault }));
+            errors.push(Box::new(Attributed { message: "x".to_owned(), fault }));
         }
         for kind in [
             Kind::ConnectionRefused,
@@ -306,37 +300,37 @@ mod tests {
             errors.push(Box::new(error));
         }
         let large = format!("HTTP/1.1 200 OK\r\n{}\r\n", "x: y\r\n".repeat(200));
-        for answer in [large.as_bytes(), b"what?\r\n\r\n", b"HTTP/1.1 200 O", b""] {
-            errors.push(Box::new(of_hyper(answer).await));
+        for response in [large.as_bytes(), b"what?\r\n\r\n", b"HTTP/1.1 200 O", b""] {
+            errors.push(Box::new(hyper_error(response).await));
         }
         errors.push(Box::new(std::fmt::Error));
         errors
     }
 
     #[tokio::test]
-    async fn a_failure_is_sorted_where_its_causes_say_whose_fault_it_is() {
+    async fn an_error_becomes_a_variant_with_the_fault_that_its_causes_have() {
         let host = Authority::from_static("upstream.test");
-        let mut met: HashSet<Discriminant<UpstreamError>> = HashSet::new();
+        let mut seen: HashSet<Discriminant<UpstreamError>> = HashSet::new();
         for error in &errors().await {
             let error = &**error;
-            for (stage, sorted) in [
+            for (stage, converted) in [
                 (CallStage::Connecting, UpstreamError::of_connecting(error, &host)),
                 (CallStage::Exchanging, UpstreamError::of_exchange(error)),
             ] {
-                assert_eq!(sorted.fault(), Fault::of(error, stage), "{error:?}, {stage:?}: {sorted:?}");
-                met.insert(discriminant(&sorted));
+                assert_eq!(converted.fault(), Fault::of(error, stage), "{error:?}, {stage:?}: {converted:?}");
+                seen.insert(discriminant(&converted));
             }
         }
         for variant in VARIANTS {
             match source(&variant) {
                 ErrorSource::Causes => {
-                    assert!(met.contains(&discriminant(&variant)), "no error is sorted as {variant:?}")
+                    assert!(seen.contains(&discriminant(&variant)), "no error becomes {variant:?}")
                 }
                 ErrorSource::Variant(fault) => assert_eq!(variant.fault(), fault, "{variant:?}"),
             }
         }
         assert_eq!(VARIANTS.iter().map(discriminant).collect::<HashSet<_>>().len(), VARIANTS.len());
         let head_too_large = discriminant(&UpstreamError::HeadTooLarge(String::new()));
-        assert!(met.contains(&head_too_large), "a head that is too large was sorted otherwise");
+        assert!(seen.contains(&head_too_large), "no error becomes HeadTooLarge");
     }
 }

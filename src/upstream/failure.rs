@@ -1,68 +1,67 @@
-//! Why a call to upstream has failed, in one word each. [`super::UpstreamError`] has the particulars.
+//! Why a call to upstream failed, as one word for metrics and logs. [`super::UpstreamError`] has the details.
 
 use strum::{IntoStaticStr, VariantArray};
 
-/// Why a call has failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, IntoStaticStr, VariantArray)]
 #[strum(const_into_str, serialize_all = "kebab-case")]
 pub enum Failure {
-    /// Upstream was not reached, or not in time.
+    /// There is no connection to upstream, or it took too long.
     Connect,
-    /// Its TLS has failed.
+    /// The TLS handshake failed.
     Tls,
-    /// The gateway, its host or its settings prevented the call.
+    /// The gateway, its host or its configuration prevented the call.
     Local,
-    /// The answer did not begin in time.
+    /// The response head did not arrive within `upstream.first_byte_timeout`.
     FirstByte,
-    /// The answer did not end in time.
+    /// The response did not end within `upstream.answer_timeout`.
     Timeout,
-    /// The request's own time has passed, though its call still had some.
+    /// The deadline of the request passed before the timeout of the call that it waits for.
     Deadline,
-    /// Nothing moved in either direction for too long.
+    /// There was no data in either direction for `upstream.idle_timeout`.
     Idle,
-    /// The call's turn did not come in time.
+    /// The call waited too long for a call slot.
     Busy,
-    /// The client's body broke off, or was no HTTP.
+    /// The client's body was incomplete or malformed.
     Upload,
     /// The client sent its body too slowly.
     UploadSlow,
-    /// The connection or the answer broke off, or was no HTTP.
+    /// The connection broke, or the response was incomplete or malformed.
     Broken,
-    /// A 401 or 403 did not end in bounds.
+    /// The body of a 401 or 403 did not end within the limits.
     RefusalIncomplete,
-    /// The answer is too large to hold.
+    /// The response is larger than `cache.max_body_size`.
     TooLarge,
-    /// The memory budget has no room for the answer.
+    /// The memory budget has no room for the response.
     Memory,
 }
 
 impl Failure {
-    /// The same for a person.
+    /// The reason as text for an operator.
     pub fn describe(self) -> &'static str {
         match self {
             Self::Connect => "cannot connect",
-            Self::Tls => "TLS failed",
+            Self::Tls => "the TLS handshake failed",
             Self::Local => "the gateway could not make the call",
             Self::FirstByte => "no response in time",
             Self::Timeout => "no complete response in time",
-            Self::Deadline => "the time of the request has passed",
-            Self::Idle => "nothing moved for too long",
-            Self::Busy => "too many calls are under way",
-            Self::Upload => "the client's body broke off",
+            Self::Deadline => "the deadline of the request passed",
+            Self::Idle => "no data in either direction for too long",
+            Self::Busy => "too many calls to upstream",
+            Self::Upload => "the client's body was incomplete or malformed",
             Self::UploadSlow => "the client sent its body too slowly",
-            Self::Broken => "the connection broke or the response is malformed",
-            Self::RefusalIncomplete => "a refusal was incomplete",
-            Self::TooLarge => "the response is too large to hold",
-            Self::Memory => "no memory for the response",
+            Self::Broken => "the connection broke, or the response was incomplete or malformed",
+            Self::RefusalIncomplete => "the body of a 401 or 403 did not end in time",
+            Self::TooLarge => "the response is too large",
+            Self::Memory => "the memory budget has no room for the response",
         }
     }
 
-    /// Whether it tells nothing of the service: it may be the client's doing, or the gateway's own.
+    /// Whether the client or the gateway may have caused the failure, so that it says nothing about the service.
     pub fn is_inside(self) -> bool {
         matches!(self, Self::Deadline | Self::Idle | Self::Busy | Self::Upload | Self::UploadSlow | Self::Local)
     }
 
-    /// Whether the service could not even be reached.
+    /// Whether there was no connection to the service.
     pub fn is_unreached(self) -> bool {
         matches!(self, Self::Connect | Self::Tls)
     }

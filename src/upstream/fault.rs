@@ -1,7 +1,7 @@
-//! Whose fault a failed call is: on which side of the gateway it has failed, as far as the error's causes tell.
+//! Determines on which side a call failed, from the causes of its error: outside the gateway or inside.
 //!
-//! Only what is listed here as being outside is outside. Whatever is not understood is local, because a failure that
-//! the gateway or one of its clients can bring about must not extend a lapsed grant (invariant 9).
+//! Only the errors that are listed here count as outside. All other errors count as local, because a failure that the
+//! gateway or one of its clients can cause must not extend a lapsed grant (invariant 9).
 
 use std::error::Error;
 use std::io::{self, ErrorKind};
@@ -14,36 +14,35 @@ use super::causes::causes;
 /// The side on which a call to upstream has failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// Outside the gateway: the peer refused, reset or did not answer, its TLS failed, its answer was incomplete or no
-    /// HTTP, or the egress proxy did not answer. Such a failure extends a lapsed grant.
+    /// Outside the gateway: the peer refused or reset the connection or did not answer, its TLS failed, its response
+    /// was incomplete or malformed, or the proxy did not answer. Such a failure extends a lapsed grant.
     Outside,
-    /// The name was not resolved, or there was no route. An exhausted gateway can look the same, so this counts as
-    /// outside only if no call to that service has succeeded within the last 10 s.
+    /// The host name was not resolved, or there was no route. A gateway without free resources can fail in the same
+    /// way. So this counts as outside only if no call to that service succeeded within the last 10 s.
     Unreachable,
-    /// Within the gateway, its host or its configuration: no descriptor, no memory, no local port, no permission, a
-    /// limit or deadline of ours, our certificate or CA file, our credentials for the proxy. Extends nothing.
+    /// In the gateway, its host or its configuration: no file descriptor, memory, local port or permission, a limit or
+    /// deadline of the gateway, a wrong CA file, wrong credentials for the proxy. Such a failure extends no grant.
     Local,
 }
 
-/// An error whose fault is known where it arises, and can't be read off its cause.
+/// An error whose fault is known where it occurs and cannot be determined from its causes.
 #[derive(Debug, Error)]
-#[error("{words}")]
+#[error("{message}")]
 pub(super) struct Attributed {
-    pub(super) words: String,
+    pub(super) message: String,
     pub(super) fault: Fault,
 }
 
-/// What was being done when a call failed.
+/// The stage at which a call failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum CallStage {
-    /// Resolving a name, or opening a connection, its tunnel and TLS included.
+    /// Resolving the host name or opening the connection, including the tunnel and TLS.
     Connecting,
-    /// Sending a request or reading its answer.
+    /// Sending the request or reading the response.
     Exchanging,
 }
 
 impl Fault {
-    /// The fault of an error that ended a call at this stage.
     pub(super) fn of(error: &(dyn Error + 'static), stage: CallStage) -> Self {
         for cause in causes(error) {
             if let Some(attributed) = cause.downcast_ref::<Attributed>() {
@@ -53,15 +52,15 @@ impl Fault {
                 return of_tls(tls);
             }
         }
-        // The innermost says what happened, the others are wrapped around it.
+        // The innermost I/O error is the cause. The others wrap it.
         if let Some(error) = causes(error).filter_map(|cause| cause.downcast_ref()).last() {
             return of_io(error, stage);
         }
         let of_peer = |error: &hyper::Error| {
-            // Too large is a limit of ours.
+            // A head that is too large exceeds a limit of the gateway.
             (error.is_parse() && !error.is_parse_too_large())
                 || error.is_incomplete_message()
-                // hyper's words for a connection that was closed before the request was written.
+                // hyper reports these if the connection was closed before the request was written.
                 || error.is_canceled()
                 || error.is_closed()
         };
@@ -69,15 +68,14 @@ impl Fault {
         if is_outside { Self::Outside } else { Self::Local }
     }
 
-    /// The fault where a name was not resolved. `getaddrinfo` says in words of its own why, except for a failed
-    /// system call.
+    /// The fault of a failed name resolution. `getaddrinfo` sets an errno only if a system call failed.
     pub(super) fn of_resolver(error: &io::Error) -> Self {
         if error.raw_os_error().is_some() { of_io(error, CallStage::Connecting) } else { Self::Unreachable }
     }
 }
 
 fn of_io(error: &io::Error, stage: CallStage) -> Fault {
-    let is_systems = error.raw_os_error().is_some();
+    let has_errno = error.raw_os_error().is_some();
     match error.kind() {
         ErrorKind::ConnectionRefused
         | ErrorKind::ConnectionReset
@@ -85,10 +83,10 @@ fn of_io(error: &io::Error, stage: CallStage) -> Fault {
         | ErrorKind::TimedOut
         | ErrorKind::UnexpectedEof => Fault::Outside,
         ErrorKind::NetworkUnreachable | ErrorKind::HostUnreachable | ErrorKind::NetworkDown => Fault::Unreachable,
-        // hyper-util's word for a name that resolves to no address.
-        ErrorKind::NotConnected if !is_systems && stage == CallStage::Connecting => Fault::Unreachable,
-        // hyper's words for chunks that are none.
-        ErrorKind::InvalidData | ErrorKind::InvalidInput if !is_systems && stage == CallStage::Exchanging => {
+        // hyper-util reports this if a name resolves to no address.
+        ErrorKind::NotConnected if !has_errno && stage == CallStage::Connecting => Fault::Unreachable,
+        // hyper reports these for malformed chunks.
+        ErrorKind::InvalidData | ErrorKind::InvalidInput if !has_errno && stage == CallStage::Exchanging => {
             Fault::Outside
         }
         _ => Fault::Local,
@@ -105,7 +103,7 @@ fn of_tls(error: &rustls::Error) -> Fault {
         | rustls::Error::PeerIncompatible(_)
         | rustls::Error::PeerMisbehaved(_)
         | rustls::Error::PeerSentOversizedRecord => Fault::Outside,
-        // The other alerts are about what we have sent: our certificate, our versions, our messages.
+        // The other alerts concern what the gateway sent: its certificate, versions or messages.
         rustls::Error::AlertReceived(
             AlertDescription::CloseNotify
             | AlertDescription::HandshakeFailure
@@ -113,8 +111,8 @@ fn of_tls(error: &rustls::Error) -> Fault {
             | AlertDescription::UserCanceled
             | AlertDescription::UnrecognisedName,
         ) => Fault::Outside,
-        // An unknown issuer, a wrong name or a bad signature can't be told from a CA file or URL that is wrong here, nor
-        // can a certificate that is not valid yet be told from a slow clock.
+        // An unknown issuer, a wrong name or a bad signature may also mean that the gateway's CA file or URL is wrong.
+        // A certificate that is not valid yet may also mean that the gateway's clock is slow.
         rustls::Error::InvalidCertificate(
             CertificateError::BadEncoding | CertificateError::Expired | CertificateError::ExpiredContext { .. },
         ) => Fault::Outside,
@@ -126,7 +124,7 @@ fn of_tls(error: &rustls::Error) -> Fault {
 mod tests {
     use super::*;
 
-    /// Linux's numbers.
+    /// Error numbers of Linux.
     const ERRNOS: [(i32, Fault); 16] = [
         (111, Fault::Outside),     // ECONNREFUSED
         (104, Fault::Outside),     // ECONNRESET
@@ -143,12 +141,12 @@ mod tests {
         (13, Fault::Local),        // EACCES
         (1, Fault::Local),         // EPERM
         (22, Fault::Local),        // EINVAL
-        (103, Fault::Local),       // ECONNABORTED: the kernel gave the connection up, as it does with `ss -K`
+        (103, Fault::Local),       // ECONNABORTED: the kernel aborted the connection, for example after `ss -K`
     ];
 
     #[test]
     #[cfg(target_os = "linux")]
-    fn what_the_system_says_is_outside_only_if_it_is_about_the_peer_or_the_way() {
+    fn a_system_error_is_outside_only_if_it_concerns_the_peer_or_the_network() {
         for (errno, fault) in ERRNOS {
             for stage in [CallStage::Connecting, CallStage::Exchanging] {
                 let error = io::Error::other(io::Error::from_raw_os_error(errno));
@@ -160,15 +158,15 @@ mod tests {
     #[test]
     #[cfg(target_os = "linux")]
     fn a_name_that_is_not_resolved_is_unreachable_unless_a_system_call_failed() {
-        let said = io::Error::other("failed to lookup address information: Temporary failure in name resolution");
-        assert_eq!(Fault::of_resolver(&said), Fault::Unreachable);
+        let unresolved = io::Error::other("failed to lookup address information: Temporary failure in name resolution");
+        assert_eq!(Fault::of_resolver(&unresolved), Fault::Unreachable);
         for (errno, fault) in ERRNOS {
             assert_eq!(Fault::of_resolver(&io::Error::from_raw_os_error(errno)), fault);
         }
     }
 
     #[test]
-    fn what_hyper_says_in_io_errors_of_its_own_depends_on_the_stage() {
+    fn the_fault_of_an_io_error_without_errno_depends_on_the_stage() {
         for (kind, connecting, exchanging) in [
             (ErrorKind::UnexpectedEof, Fault::Outside, Fault::Outside),
             (ErrorKind::NotConnected, Fault::Unreachable, Fault::Local),
@@ -182,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn tls_is_outside_only_where_the_peer_is_known_to_be_wrong() {
+    fn a_tls_error_is_outside_only_if_the_peer_must_be_wrong() {
         for (error, fault) in [
             (CertificateError::Expired, Fault::Outside),
             (CertificateError::BadEncoding, Fault::Outside),
@@ -200,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nothing_is_known_of_is_local() {
+    fn an_unknown_error_is_local() {
         #[derive(Debug, Error)]
         #[error("x")]
         struct Unknown;

@@ -1,8 +1,8 @@
-//! The gate before upstream: how many calls may be under way at a time, and whose turn it is.
+//! The gate before upstream: it limits the number of concurrent calls and queues the others.
 //!
-//! Whose turn it is decides [`schedule`], which is pure. Here is what waits: a call has its ticket as long as its
-//! [`Permit`] or the future that waits for one lives. Whoever gives up waiting drops the future, and nothing is left of
-//! it.
+//! [`schedule`] decides which call is next, and does no I/O. This file has the waiting. A call has a ticket as long as
+//! its [`Permit`], or the future that waits for one, exists. A call that stops waiting drops the future, and nothing of
+//! it may remain.
 
 mod fair_queue;
 mod schedule;
@@ -26,21 +26,20 @@ use crate::stream::{BoxError, StreamBody};
 use crate::sync::{Mutex, MutexGuard};
 use schedule::Schedule;
 
-/// How many calls may be under way to one service.
+/// How many calls to one service may be under way at a time.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct GateLimits {
-    /// At all.
+    /// In total: the number of call slots.
     pub calls: usize,
-    /// Of one caller, with those that wait for others than itself.
+    /// Of one caller, including those that wait for calls of other callers.
     pub per_caller: usize,
 }
 
-/// How many calls there are to one service.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct GateUsage {
-    /// Those that have been let through.
+    /// The calls that have a slot.
     pub under_way: usize,
-    /// Those that wait for their turn.
+    /// The calls that wait for a slot.
     pub queued: usize,
 }
 
@@ -48,28 +47,29 @@ pub(crate) struct GateUsage {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, IntoStaticStr, VariantArray)]
 #[strum(const_into_str, serialize_all = "kebab-case")]
 pub(crate) enum Class {
-    /// A product list has proved it lately.
+    /// A product list has proved the caller within the last hour.
     Proved,
-    /// Upstream has answered it well below a project, but no product list has proved it lately.
+    /// Upstream has successfully answered a relayed request of the caller below a project, but no product list has
+    /// proved it.
     Relayed,
-    /// Neither. Tokens can be invented without end, so there may be any number of these.
+    /// Neither. The number of such callers is unlimited, because anyone can invent tokens.
     Unknown,
-    /// Whoever it is, the client has closed its sending side, and may have gone.
+    /// The client has closed its sending side and may have disconnected. This applies to callers of all kinds.
     HalfClosed,
 }
 
-/// Whose call it is.
+/// The client that makes a call.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct GateClient {
-    /// `None` without a token and without a signature that is verified here.
+    /// `None` without a token and without a signature that the gateway verifies.
     pub caller: Option<Caller>,
-    /// `None` where clients are not told apart by address.
+    /// `None` if clients are not distinguished by address.
     pub peer: Option<Peer>,
-    /// A number that no other connection of this process has.
+    /// A unique number of the connection within this process.
     pub connection: u64,
 }
 
-/// One of the parties that a client is.
+/// A caller, a peer address or a connection. Each client is up to three parties, and the slots of each are counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Party {
     Caller(Caller),
@@ -78,18 +78,17 @@ enum Party {
 }
 
 impl GateClient {
-    /// Who is bounded by [`GateLimits::per_caller`]: the caller, or without one the connection.
+    /// The party that [`GateLimits::per_caller`] applies to: the caller, or the connection if there is no caller.
     fn identity(&self) -> Party {
         self.caller.map_or(Party::Connection(self.connection), Party::Caller)
     }
 
-    /// The parties, each once.
     fn parties(&self) -> impl Iterator<Item = Party> {
         let (caller, peer) = (self.caller.map(Party::Caller), self.peer.map(Party::Peer));
         [caller, peer, Some(Party::Connection(self.connection))].into_iter().flatten()
     }
 
-    /// By what clients of a class are told apart: first by what cannot be made up at will.
+    /// The parties by which the clients of a class are distinguished. The first is one that a client cannot invent.
     fn path(&self, class: Class) -> Vec<Party> {
         let connection = Party::Connection(self.connection);
         let peer = self.peer.map(Party::Peer);
@@ -101,41 +100,41 @@ impl GateClient {
     }
 }
 
-/// The number of a call, in order of arrival.
+/// The number of a call. Tickets are in order of arrival.
 type Ticket = u64;
 
-/// The gate before all services. What goes through one of its sides is not bounded by another.
+/// The gate before all services. The limits apply to each service separately.
 pub(crate) struct Gate {
-    bounds: GateLimits,
-    /// As many as the catalogue has services, at most.
-    sides: Mutex<HashMap<Service, Arc<Side>>>,
+    limits: GateLimits,
+    /// At most one for each service of the catalogue.
+    service_gates: Mutex<HashMap<Service, Arc<ServiceGate>>>,
 }
 
 impl Gate {
-    /// With the same bounds for each service.
-    pub(crate) fn new(bounds: GateLimits) -> Self {
-        Self { bounds, sides: Mutex::default() }
+    pub(crate) fn new(limits: GateLimits) -> Self {
+        Self { limits, service_gates: Mutex::default() }
     }
 
-    /// Waits for the turn of a client's call. May be given up at any time.
+    /// Waits for a call slot. The future may be dropped at any time.
     pub(crate) async fn enter(&self, service: Service, client: GateClient, class: Class) -> Permit {
-        let side = self.side(service);
-        let (turn, begun) = oneshot::channel();
+        let service_gate = self.service_gate(service);
+        let (start, started) = oneshot::channel();
         let ticket = {
-            let mut side = side.state();
-            let ticket = side.schedule.arrive(client, class);
-            side.waiting.insert(ticket, turn);
-            side.grant();
+            let mut state = service_gate.state();
+            let ticket = state.schedule.add(client, class);
+            state.waiting.insert(ticket, start);
+            state.start_calls();
             ticket
         };
-        let permit = Permit { side, ticket };
-        // The sender is kept until the turn comes, so there is no turn that doesn't come.
-        let _ = begun.await;
+        let permit = Permit { service_gate, ticket };
+        // The sender is dropped only after it has sent, or together with this permit. So this cannot fail.
+        let _ = started.await;
         permit
     }
 
-    /// The same for a client that may close its sending side meanwhile, or has. Then the call waits with all such calls, and
-    /// if it has its turn already it is counted among them, as far as they have room.
+    /// As [`Gate::enter`], for a client that may close its sending side, or has done so. A call of such a client waits
+    /// in the class [`Class::HalfClosed`]. If it already has a slot, it is moved to that class if there is room, and
+    /// else waits for another slot.
     pub(crate) async fn enter_unless_closed(
         &self,
         service: Service,
@@ -149,89 +148,89 @@ impl Gate {
                 permit = self.enter(service, client, class) => Some(permit),
                 () = half_close.closed() => None,
             };
-            if let Some(permit) = entered.filter(|permit| half_close.holds(permit.gives_way())) {
+            if let Some(permit) = entered.filter(|permit| half_close.holds(permit.half_close_handler())) {
                 return permit;
             }
         }
         self.enter(service, client, Class::HalfClosed).await
     }
 
-    /// Whether another call of a client would have to wait because of calls that the client has already.
+    /// Whether another call of a client would have to wait because of calls that the client already has.
     pub(crate) fn has_to_wait(&self, service: Service, client: GateClient) -> bool {
-        self.side(service).state().schedule.has_to_wait(client)
+        self.service_gate(service).state().schedule.has_to_wait(client)
     }
 
-    /// How many calls of a class there are to a service.
     pub(crate) fn usage(&self, service: Service, class: Class) -> GateUsage {
-        self.side(service).state().schedule.usage(class)
+        self.service_gate(service).state().schedule.usage(class)
     }
 
-    /// The services of which there has been a call so far.
+    /// The services to which there has been a call.
     pub(crate) fn services(&self) -> Vec<Service> {
-        self.sides().keys().copied().collect()
+        self.service_gates().keys().copied().collect()
     }
 
-    fn side(&self, service: Service) -> Arc<Side> {
-        let new =
-            || Arc::new(Side(Mutex::new(SideState { schedule: Schedule::new(self.bounds), waiting: HashMap::new() })));
-        Arc::clone(self.sides().entry(service).or_insert_with(new))
+    fn service_gate(&self, service: Service) -> Arc<ServiceGate> {
+        let new = || {
+            let state = ServiceGateState { schedule: Schedule::new(self.limits), waiting: HashMap::new() };
+            Arc::new(ServiceGate(Mutex::new(state)))
+        };
+        Arc::clone(self.service_gates().entry(service).or_insert_with(new))
     }
 
-    fn sides(&self) -> MutexGuard<'_, HashMap<Service, Arc<Side>>> {
-        self.sides.lock()
+    fn service_gates(&self) -> MutexGuard<'_, HashMap<Service, Arc<ServiceGate>>> {
+        self.service_gates.lock()
     }
 }
 
-/// The gate before one service.
-struct Side(Mutex<SideState>);
+struct ServiceGate(Mutex<ServiceGateState>);
 
-struct SideState {
+struct ServiceGateState {
     schedule: Schedule,
-    /// What tells those that wait that their turn has come.
+    /// Notifies waiting calls that they have a slot.
     waiting: HashMap<Ticket, oneshot::Sender<()>>,
 }
 
-impl Side {
-    fn state(&self) -> MutexGuard<'_, SideState> {
+impl ServiceGate {
+    fn state(&self) -> MutexGuard<'_, ServiceGateState> {
         self.0.lock()
     }
 }
 
-impl SideState {
-    /// Grants what can be granted.
-    fn grant(&mut self) {
-        while let Some(ticket) = self.schedule.grant() {
-            if let Some(turn) = self.waiting.remove(&ticket) {
-                // One that has just given up waiting leaves as soon as it gets the lock, and others get its slot.
-                let _ = turn.send(());
+impl ServiceGateState {
+    /// Starts all calls that can have a slot.
+    fn start_calls(&mut self) {
+        while let Some(ticket) = self.schedule.start_next() {
+            if let Some(start) = self.waiting.remove(&ticket) {
+                // If the receiver was just dropped, its permit will take the lock and pass the slot on.
+                let _ = start.send(());
             }
         }
     }
 }
 
-/// The right to one call, until it is dropped; or, before that is granted, a place in the queue.
+/// A call slot, or a place in the queue until the slot is assigned. Dropping it ends the call.
 #[must_use = "the call is under way as long as this is held"]
 pub(crate) struct Permit {
-    side: Arc<Side>,
+    service_gate: Arc<ServiceGate>,
     ticket: Ticket,
 }
 
 impl Permit {
-    /// Returns a closure that moves this call to the class of those whose client has closed its sending side. The closure
-    /// returns `false` if the slot must be released.
-    fn gives_way(&self) -> impl Fn() -> bool + Send + 'static {
-        let (side, ticket) = (Arc::downgrade(&self.side), self.ticket);
+    /// Returns a closure that moves this call to [`Class::HalfClosed`]. The closure returns `false` if the slot must be
+    /// released.
+    fn half_close_handler(&self) -> impl Fn() -> bool + Send + 'static {
+        let (service_gate, ticket) = (Arc::downgrade(&self.service_gate), self.ticket);
         move || {
-            side.upgrade().is_none_or(|side| {
-                let mut side = side.state();
-                let gives_way = side.schedule.give_way(ticket);
-                side.grant();
-                gives_way
+            service_gate.upgrade().is_none_or(|service_gate| {
+                let mut state = service_gate.state();
+                let may_keep_slot = state.schedule.move_to_half_closed(ticket);
+                state.start_calls();
+                may_keep_slot
             })
         }
     }
 
-    /// A body whose end, or whose being given up, ends the call.
+    /// Returns a body that ends the call when it ends or is dropped.
     pub(crate) fn hold(self, body: StreamBody) -> StreamBody {
         PermittedBody { body, permit: Some(self) }.boxed_unsync()
     }
@@ -239,10 +238,10 @@ impl Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        let mut side = self.side.state();
-        side.waiting.remove(&self.ticket);
-        side.schedule.leave(self.ticket);
-        side.grant();
+        let mut state = self.service_gate.state();
+        state.waiting.remove(&self.ticket);
+        state.schedule.remove(self.ticket);
+        state.start_calls();
     }
 }
 
@@ -258,7 +257,7 @@ impl Body for PermittedBody {
     fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = self.get_mut();
         let frame = ready!(Pin::new(&mut this.body).poll_frame(context));
-        // Whoever has the last part may never ask whether there is another.
+        // The reader of the last frame may never poll again.
         if this.body.is_end_stream() || !matches!(frame, Some(Ok(_))) {
             this.permit = None;
         }

@@ -1,4 +1,4 @@
-//! What to do about a connection that has failed, for each cause that tells: a plain sentence that says why, and a hint.
+//! Messages for failed connections: a sentence that says why, and a hint that says what to do.
 
 use std::error::Error;
 use std::io;
@@ -9,22 +9,23 @@ use rustls::{AlertDescription, CertificateError, InvalidMessage, PeerIncompatibl
 use super::causes::{causes, root_cause};
 use crate::certificate::date;
 
-/// The innermost cause in words, and what to do about it, if anything is known.
-pub(super) fn explained(error: &(dyn Error + 'static)) -> String {
+/// Describes the root cause of an error, with a hint if there is one for this error.
+pub(super) fn describe_error(error: &(dyn Error + 'static)) -> String {
     let tls = || causes(error).filter_map(|cause| cause.downcast_ref::<rustls::Error>());
-    let words = tls().find_map(in_words).unwrap_or_else(|| root_cause(error).to_string());
-    let of_system = causes(error).filter_map(|cause| cause.downcast_ref()).find_map(of_io);
-    match tls().find_map(hint).or(of_system) {
-        Some(hint) => format!("{words}. {hint}"),
-        None => words,
+    let message = tls().find_map(certificate_message).unwrap_or_else(|| root_cause(error).to_string());
+    let io_hint = causes(error).filter_map(|cause| cause.downcast_ref()).find_map(io_hint);
+    match tls().find_map(tls_hint).or(io_hint) {
+        Some(hint) => format!("{message}. {hint}"),
+        None => message,
     }
 }
 
-/// How many names of a peer's certificate are told.
-const MOST_NAMES: usize = 10;
+/// How many names of a certificate a message lists.
+const MAX_NAMES: usize = 10;
 
-/// What rustls says in its own types' names, or in Unix time, in words. Nothing, where its words will do.
-fn in_words(error: &rustls::Error) -> Option<String> {
+/// A message for certificate errors that rustls describes with type names or Unix times. `None` if its own message is
+/// clear.
+fn certificate_message(error: &rustls::Error) -> Option<String> {
     let rustls::Error::InvalidCertificate(wrong) = error else { return None };
     let date = |time: &UnixTime| date(i64::try_from(time.as_secs()).unwrap_or(i64::MAX));
     Some(match wrong {
@@ -34,104 +35,106 @@ fn in_words(error: &rustls::Error) -> Option<String> {
             format!("the certificate expired on {}; this machine's clock says {}", date(not_after), date(time))
         }
         CertificateError::NotValidYetContext { time, not_before } => format!(
-            "the certificate is not valid yet, only from {} on; this machine's clock says {}",
+            "the certificate is not valid before {}; this machine's clock says {}",
             date(not_before),
             date(time)
         ),
         CertificateError::NotValidForNameContext { expected, presented } => {
-            let names: Vec<_> = presented.iter().take(MOST_NAMES).map(|name| bare(name)).collect();
+            let names: Vec<_> = presented.iter().take(MAX_NAMES).map(|name| without_type(name)).collect();
             let mut names = if names.is_empty() { "no name".to_owned() } else { names.join(", ") };
-            if presented.len() > MOST_NAMES {
-                names = format!("{names} and {} more", presented.len() - MOST_NAMES);
+            if presented.len() > MAX_NAMES {
+                names = format!("{names} and {} more", presented.len() - MAX_NAMES);
             }
             format!("the certificate is not valid for {}, but for {names}", expected.to_str())
         }
-        CertificateError::Other(_) if is_of_authority(wrong) => {
+        CertificateError::Other(_) if is_ca_certificate(wrong) => {
             "the server's certificate is a CA certificate".to_owned()
         }
         _ => return None,
     })
 }
 
-/// A name without its type: rustls writes `DnsName("w.example")`.
-fn bare(name: &str) -> &str {
+/// A name without its type. rustls formats names as `DnsName("w.example")`.
+fn without_type(name: &str) -> &str {
     let inner = name.split_once('(').and_then(|(_, rest)| rest.strip_suffix(')'));
     inner.unwrap_or(name).trim_matches('"')
 }
 
-fn is_of_authority(wrong: &CertificateError) -> bool {
+fn is_ca_certificate(wrong: &CertificateError) -> bool {
     matches!(wrong, CertificateError::Other(other) if other.to_string().contains("CaUsedAsEndEntity"))
 }
 
-/// The words of tokio-rustls for a connection that ends before TLS is complete.
+/// The message of tokio-rustls if the connection ends before the handshake is complete.
 const HANDSHAKE_EOF: &str = "tls handshake eof";
 
-fn of_io(error: &io::Error) -> Option<&'static str> {
+fn io_hint(error: &io::Error) -> Option<&'static str> {
     match error.kind() {
         io::ErrorKind::ConnectionRefused => Some(
-            "Nothing accepts connections there, or a firewall refuses them: expected the host and port of a service that runs",
+            "No service listens there, or a firewall rejects the connection: check the host, the port and the firewall",
         ),
         io::ErrorKind::UnexpectedEof if error.to_string() == HANDSHAKE_EOF => Some(
-            "The server closed the connection during TLS. It may not speak TLS: expected the port for https, or an http:// URL",
+            "The server closed the connection during the TLS handshake. It may not use TLS on this port: use the \
+             https port or an http:// URL",
         ),
         _ => None,
     }
 }
 
-/// What to do about a name that is not resolved.
-pub(super) const NOT_RESOLVED: &str = "The name is not known, or no DNS server answered: expected a host name without a spelling \
-     mistake, a known region, and a DNS server in /etc/resolv.conf that can be reached";
+/// The hint for a name that was not resolved.
+pub(super) const NOT_RESOLVED: &str = "The host name does not exist, or no DNS server answered: check the host name, \
+     the region and the DNS servers in /etc/resolv.conf";
 
-const CLIENT_CERTIFICATE: &str = "Upstream demands a client certificate. The gateway has none: expected an endpoint \
-     that asks for none";
+const CLIENT_CERTIFICATE: &str = "The server demands a client certificate, and the gateway does not support these: use \
+     an endpoint that does not demand one";
 
-fn hint(error: &rustls::Error) -> Option<&'static str> {
+fn tls_hint(error: &rustls::Error) -> Option<&'static str> {
     match error {
-        rustls::Error::InvalidCertificate(wrong) => of_certificate(wrong),
+        rustls::Error::InvalidCertificate(wrong) => certificate_hint(wrong),
         rustls::Error::AlertReceived(AlertDescription::CertificateRequired) => Some(CLIENT_CERTIFICATE),
         rustls::Error::AlertReceived(AlertDescription::HandshakeFailure) => Some(
-            "It demands a client certificate, of which the gateway has none, or has no version or cipher suite in common with it",
+            "The server demands a client certificate, which the gateway does not support, or the two have no TLS \
+             version or cipher suite in common",
         ),
         rustls::Error::PeerIncompatible(PeerIncompatible::NoSignatureSchemesInCommon) => Some(WEAK),
         rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType) => {
-            Some("The server does not speak TLS on this port: expected the port for https, or an http:// URL")
+            Some("The server does not use TLS on this port: use the https port or an http:// URL")
         }
         _ => None,
     }
 }
 
-const WEAK: &str = "The certificate's key or signature is too weak, or of a kind that is not supported: expected RSA of 2048 \
-     to 8192 bits, ECDSA on P-256 or P-384, or Ed25519, signed with SHA-256 or better";
+const WEAK: &str = "The certificate's key or signature is too weak or of an unsupported type: expected RSA of 2048 to \
+     8192 bits, ECDSA on P-256 or P-384, or Ed25519, signed with SHA-256 or better";
 
-#[allow(deprecated, reason = "older variants that rustls may still give")]
-fn of_certificate(wrong: &CertificateError) -> Option<&'static str> {
+#[allow(deprecated, reason = "rustls may still return these variants")]
+fn certificate_hint(wrong: &CertificateError) -> Option<&'static str> {
     Some(match wrong {
         CertificateError::UnknownIssuer => {
-            "Its issuer is not trusted: if upstream has a private certificate authority, or a self-signed certificate, name \
-             that in upstream.ca_file"
+            "If the server's certificate is self-signed or issued by a private authority, add it or the authority to \
+             upstream.ca_file"
         }
         CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
-            "The certificate has expired: renew it where it is shown, or set this machine's clock"
+            "Renew the certificate on the server, or correct this machine's clock"
         }
         CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
-            "The certificate is not valid yet: set this machine's clock, or wait"
+            "The certificate is not valid yet: correct this machine's clock, or wait"
         }
         CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
-            "The certificate is for another name: expected a URL with one of its names, or a certificate for this name"
+            "The certificate is for another name: use one of its names in the URL, or install a certificate for this \
+             name"
         }
         CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
             "The certificate is not for servers: expected serverAuth in its extended key usage"
         }
         CertificateError::BadSignature => {
-            "It is not signed by the trusted authority of the same name, or with a key that is too weak: expected its authority, \
-             or the certificate itself, in upstream.ca_file, and keys of 2048 bits or more with RSA"
+            "The trusted authority with this name did not sign the certificate, or the key is too weak: add the right \
+             authority or the certificate itself to upstream.ca_file, and use RSA keys of at least 2048 bits"
         }
         CertificateError::UnsupportedSignatureAlgorithm
         | CertificateError::UnsupportedSignatureAlgorithmContext { .. }
         | CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => WEAK,
-        CertificateError::Other(_) if is_of_authority(wrong) => {
-            "The certificate is an authority's: name this very certificate in upstream.ca_file, or have upstream show one that \
-             the authority has issued"
+        CertificateError::Other(_) if is_ca_certificate(wrong) => {
+            "Add this exact certificate to upstream.ca_file, or install a server certificate that this CA issued"
         }
         _ => return None,
     })
@@ -152,24 +155,24 @@ mod tests {
     struct CaUsedAsEndEntity;
 
     #[test]
-    fn a_failure_is_a_plain_sentence_and_says_what_to_do() {
+    fn an_error_is_described_in_plain_words_with_a_hint() {
         let time = |seconds| UnixTime::since_unix_epoch(Duration::from_secs(seconds));
         let certificate = |wrong| io::Error::other(rustls::Error::InvalidCertificate(wrong));
         let other = CertificateError::Other(OtherError(Arc::new(CaUsedAsEndEntity)));
         let expected = ServerName::try_from("w.example").unwrap();
         let presented = vec!["DnsName(\"a.example\")".to_owned(), "IpAddress(192.0.2.1)".to_owned()];
         for (error, expected) in [
-            (certificate(other), "the server's certificate is a CA certificate. The certificate is"),
+            (certificate(other), "the server's certificate is a CA certificate. Add this exact certificate"),
             (
                 certificate(CertificateError::ExpiredContext {
                     time: time(1_800_000_000),
                     not_after: time(1_577_836_800),
                 }),
-                "the certificate expired on 2020-01-01T00:00:00Z; this machine's clock says 2027-01-15T08:00:00Z. The",
+                "the certificate expired on 2020-01-01T00:00:00Z; this machine's clock says 2027-01-15T08:00:00Z. ",
             ),
             (
                 certificate(CertificateError::NotValidYetContext { time: time(0), not_before: time(1_577_836_800) }),
-                "the certificate is not valid yet, only from 2020-01-01T00:00:00Z on; this machine's clock says 1970-01",
+                "the certificate is not valid before 2020-01-01T00:00:00Z; this machine's clock says 1970-01",
             ),
             (
                 certificate(CertificateError::NotValidForNameContext { expected: expected.clone(), presented }),
@@ -181,15 +184,15 @@ mod tests {
             ),
             (
                 io::Error::other(rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType)),
-                "received corrupt message of type InvalidContentType. The server does not speak TLS on this port: expected",
+                "received corrupt message of type InvalidContentType. The server does not use TLS on this port",
             ),
             (io::Error::new(io::ErrorKind::UnexpectedEof, HANDSHAKE_EOF), "tls handshake eof. The server closed"),
-            (io::Error::from_raw_os_error(111), "Connection refused (os error 111). Nothing accepts connections there"),
+            (io::Error::from_raw_os_error(111), "Connection refused (os error 111). No service listens there"),
         ] {
-            let said = explained(&error);
-            assert!(said.starts_with(expected), "{said}");
-            assert!(["Other(", "Context", "UNIX", "DnsName"].iter().all(|word| !said.contains(word)), "{said}");
+            let message = describe_error(&error);
+            assert!(message.starts_with(expected), "{message}");
+            assert!(["Other(", "Context", "UNIX", "DnsName"].iter().all(|word| !message.contains(word)), "{message}");
         }
-        assert_eq!(explained(&io::Error::from(io::ErrorKind::UnexpectedEof)), "unexpected end of file");
+        assert_eq!(describe_error(&io::Error::from(io::ErrorKind::UnexpectedEof)), "unexpected end of file");
     }
 }

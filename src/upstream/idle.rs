@@ -1,4 +1,4 @@
-//! Streams that may take as long as they like, provided that something moves.
+//! Idle limits: a relayed stream may take any time in total, but not be without data for longer than the limit.
 
 use std::future::Future;
 use std::pin::{Pin, pin};
@@ -14,27 +14,27 @@ use tokio::time::{Sleep, sleep};
 use super::UpstreamError;
 use crate::stream::BoxError;
 
-/// Waits for something, as long as no pause between parts that move is longer than the limit.
-pub(super) async fn while_it_moves<F: Future>(awaited: F, moved: &Notify, limit: Duration) -> Option<F::Output> {
-    let mut awaited = pin!(awaited);
+/// Waits for a future. Returns `None` if the limit passes without a notification of progress.
+pub(super) async fn with_idle_limit<F: Future>(future: F, progress: &Notify, limit: Duration) -> Option<F::Output> {
+    let mut future = pin!(future);
     loop {
         tokio::select! {
-            output = &mut awaited => return Some(output),
-            () = moved.notified() => {}
+            output = &mut future => return Some(output),
+            () = progress.notified() => {}
             () = sleep(limit) => return None,
         }
     }
 }
 
-/// A body that tells whenever a part of it has moved.
+/// A body that notifies for each frame that is read from it.
 pub(super) struct WatchedBody<B> {
     inner: B,
-    moved: Arc<Notify>,
+    progress: Arc<Notify>,
 }
 
 impl<B> WatchedBody<B> {
-    pub(super) fn new(inner: B, moved: Arc<Notify>) -> Self {
-        Self { inner, moved }
+    pub(super) fn new(inner: B, progress: Arc<Notify>) -> Self {
+        Self { inner, progress }
     }
 }
 
@@ -45,7 +45,7 @@ impl<B: Body<Data = Bytes> + Unpin> Body for WatchedBody<B> {
     fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         let this = self.get_mut();
         let frame = ready!(Pin::new(&mut this.inner).poll_frame(context));
-        this.moved.notify_one();
+        this.progress.notify_one();
         Poll::Ready(frame)
     }
 
@@ -58,8 +58,8 @@ impl<B: Body<Data = Bytes> + Unpin> Body for WatchedBody<B> {
     }
 }
 
-/// A body that fails when its next part is too long in coming. Time during which nobody asks for
-/// one does not count: whoever reads slowly keeps the other side waiting, within TCP's bounds.
+/// A body that fails with [`UpstreamError::Idle`] if its next frame takes longer than the limit. Time during which no
+/// frame is requested does not count: a slow reader delays the sender through TCP flow control.
 pub(super) struct IdleLimited<B> {
     inner: B,
     limit: Duration,
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn parts_that_keep_coming_may_take_for_ever_and_a_pause_may_not() {
+    async fn a_body_may_take_any_time_in_total_but_not_be_idle_for_longer_than_the_limit() {
         let (parts, receiver) = mpsc::channel(1);
         let mut body = IdleLimited::new(Parts(receiver), Duration::from_secs(60));
         for _ in 0..10 {
@@ -132,37 +132,37 @@ mod tests {
             parts.send(Bytes::from_static(b"x")).await.unwrap();
             body.frame().await.unwrap().unwrap();
         }
-        let paused = Clock::System.timer_now();
-        // Bounded, for a paused clock that no timer moves stands still for ever.
+        let start = Clock::System.timer_now();
+        // With a timeout, because without a timer the paused clock would never advance.
         let frame = timeout(Duration::from_secs(3600), body.frame()).await.unwrap();
         let error = frame.unwrap().unwrap_err();
         assert_eq!(error.downcast_ref::<UpstreamError>(), Some(&UpstreamError::Idle));
-        assert_eq!((Clock::System.timer_now() - paused).as_secs(), 60);
+        assert_eq!((Clock::System.timer_now() - start).as_secs(), 60);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn whoever_keeps_moving_is_waited_for() {
-        let moved = Notify::new();
+    async fn progress_restarts_the_idle_limit() {
+        let progress = Notify::new();
         let limit = Duration::from_secs(60);
-        let waiting = while_it_moves(std::future::pending::<()>(), &moved, limit);
-        let moving = async {
+        let waiting = with_idle_limit(std::future::pending::<()>(), &progress, limit);
+        let notifying = async {
             for _ in 0..10 {
                 sleep(Duration::from_secs(59)).await;
-                moved.notify_one();
+                progress.notify_one();
             }
         };
-        let begun = Clock::System.timer_now();
-        let (given_up, ()) = tokio::join!(waiting, moving);
-        assert_eq!((given_up, (Clock::System.timer_now() - begun).as_secs()), (None, 10 * 59 + 60));
+        let start = Clock::System.timer_now();
+        let (output, ()) = tokio::join!(waiting, notifying);
+        assert_eq!((output, (Clock::System.timer_now() - start).as_secs()), (None, 10 * 59 + 60));
     }
 
     #[tokio::test]
-    async fn every_part_is_told() {
-        let moved = Arc::new(Notify::new());
+    async fn each_frame_is_notified() {
+        let progress = Arc::new(Notify::new());
         let (parts, receiver) = mpsc::channel(1);
-        let mut body = WatchedBody::new(Parts(receiver), Arc::clone(&moved));
+        let mut body = WatchedBody::new(Parts(receiver), Arc::clone(&progress));
         parts.send(Bytes::from_static(b"x")).await.unwrap();
         body.frame().await.unwrap().unwrap();
-        moved.notified().await;
+        progress.notified().await;
     }
 }

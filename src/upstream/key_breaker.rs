@@ -1,13 +1,13 @@
-//! How often upstream may refuse what is signed with an access key before the key is left alone.
+//! A circuit breaker for access keys whose signatures upstream refuses.
 //!
-//! Upstream locks a key at the sixth failure in a row, for everyone who uses it. So a key is on probation until
-//! upstream has accepted its signature: no more calls are under way with it than may fail. After three refusals in a
-//! row it is held for five minutes, and then one call tries it; after five it is held until its secret is changed, or
-//! the operator says so. A key that upstream has accepted is free, until it is refused again.
+//! Upstream locks a key after six consecutive failures, for all its users. The gateway must not cause this. Until
+//! upstream has accepted a signature with a key, no more calls are under way with it than may fail. After three
+//! consecutive refusals the key is suspended for five minutes, and then one call tries it again. After five refusals it
+//! is suspended until its secret changes or the operator requests a retry (SIGHUP). Once upstream has accepted a key,
+//! its calls are not limited until the next refusal.
 //!
-//! What upstream counts is an id, whatever the secret was: so refusals count from one secret to the next, and
-//! though a key is taken out of the configuration for a while. (What comes of a call whose answer is lost isn't known,
-//! and counts for nothing.)
+//! Upstream counts failures by key id. So refusals of different secrets of one id add up, and removing a key from the
+//! configuration for a while does not reset the count. A call whose response is lost does not count.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -24,47 +24,46 @@ use crate::signing::AccessKey;
 use crate::signing::ring::KeyRing;
 use crate::sync::{Mutex, MutexGuard};
 
-/// How many refusals in a row there may be before a key is held.
+/// How many consecutive refusals suspend a key.
 const MAX_REFUSALS: u32 = 3;
 
-/// How long it is held then.
+/// How long this suspension lasts.
 const SUSPENSION: Duration = Duration::from_secs(5 * 60);
 
-/// How many there may be before it is held for good. The next one would lock it.
-const LAST_REFUSAL: u32 = 5;
+/// How many consecutive refusals suspend a key until its secret changes. The next one would lock it.
+const FINAL_REFUSAL: u32 = 5;
 
-/// How many secrets that were refused for one id are told apart.
+/// How many refused secrets are remembered for each key id.
 const MAX_SECRETS: usize = 8;
 
-/// All keys that have been used, and how upstream has taken them.
+/// The state of all keys that have been used.
 pub(crate) struct KeyBreaker {
     key_states: Mutex<HashMap<BreakerId, KeyState>>,
-    ended: Notify,
+    call_ended: Notify,
     clock: Clock,
 }
 
-/// Who judges which key: the two services have one judge, and an operator's own upstream has its own.
+/// A key id, and the service if it is an operator's own upstream. The two built-in services have one counter in common.
 type BreakerId = (String, Option<Service>);
 
-/// Tells one secret from another.
+/// Identifies a secret without revealing it.
 type SecretFingerprint = [u8; 32];
 
-/// How upstream takes one key.
 #[derive(Default)]
 struct KeyState {
-    /// The secret that upstream has accepted, and not refused since.
+    /// The secret that upstream has accepted and has not refused since.
     accepted: Option<SecretFingerprint>,
-    /// Those that it has refused since it accepted one.
+    /// The secrets that upstream has refused since it last accepted one.
     refused: Vec<SecretFingerprint>,
-    in_a_row: u32,
-    /// Since this was told last, if it holds.
+    consecutive_refusals: u32,
+    /// When upstream last refused the key. `None` if the key may be tried.
     last_refusal: Option<Instant>,
-    /// How many there have been at all.
+    /// The total number of refusals, which never decreases.
     refusals: u64,
     under_way: u32,
 }
 
-/// A key is held: upstream has refused what it has signed too often.
+/// The error for a key that is suspended, because upstream has refused its signatures too often.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Suspended {
     access_key: String,
@@ -74,42 +73,43 @@ pub(crate) struct Suspended {
 impl fmt::Display for Suspended {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let span = match self.is_until_changed {
-            true => "until its secret is changed, or SIGHUP has it tried once more",
+            true => "until its secret changes or SIGHUP allows one more call",
             false => "for five minutes",
         };
         let Self { access_key, .. } = self;
         write!(f, "access key {access_key} is suspended {span}: upstream refuses its signatures. ")?;
-        f.write_str("Check its secret in the configuration, and the clock")
+        f.write_str("Check its secret in the configuration and this machine's clock")
     }
 }
 
-/// KeyPermit to use a key once. How that ended is to be said; unsaid, it changes nothing.
+/// Permission to use a key for one call. Dropping it without [`KeyPermit::ended`] counts neither as accepted nor as
+/// refused.
 pub(crate) struct KeyPermit {
     key_breaker: Arc<KeyBreaker>,
     key_id: BreakerId,
     fingerprint: SecretFingerprint,
-    /// How many refusals there had been when it was given.
+    /// The value of [`KeyState::refusals`] when the permit was issued.
     refusals: u64,
 }
 
-/// What an answer says of the signature.
+/// What a response reveals about the signature of its request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum SignatureOutcome {
-    /// Upstream knows by it who asks.
+    /// Upstream has authenticated the caller by it.
     Accepted,
-    /// Upstream doesn't take it.
     Refused,
-    /// Upstream has not looked at it, for all one knows.
+    /// Upstream may not have checked it.
     Unknown,
 }
 
 impl SignatureOutcome {
-    /// Reads it off an answer. Of bodies only those of errors are looked at.
+    /// Determines the outcome from a response. Only the bodies of errors are examined.
     pub(crate) fn of(status: StatusCode, body: &[u8]) -> Self {
         if status.as_u16() < 400 || status == StatusCode::FORBIDDEN {
             return Self::Accepted;
         }
-        // The service's own codes come from behind the API gateway, which has checked the signature.
+        // Upstream's API gateway checks the signature first, so an error code of the service itself means that it was
+        // accepted.
         match status {
             _ if error_code::is_services_own(body) => Self::Accepted,
             StatusCode::UNAUTHORIZED => Self::Refused,
@@ -119,79 +119,77 @@ impl SignatureOutcome {
 }
 
 enum Admission {
-    Granted,
+    Allowed,
     Suspended,
-    Later,
+    Wait,
 }
 
 impl KeyBreaker {
-    /// With no key known yet.
     pub(crate) fn new(clock: Clock) -> Arc<Self> {
-        Arc::new(Self { key_states: Mutex::default(), ended: Notify::new(), clock })
+        Arc::new(Self { key_states: Mutex::default(), call_ended: Notify::new(), clock })
     }
 
-    /// Asks for leave to use a key, and waits while it depends on calls that are under way.
+    /// Issues a permit for one call with a key. Waits while this depends on the outcome of calls that are under way.
     ///
     /// # Errors
-    /// If the key is held.
+    /// If the key is suspended.
     pub(crate) async fn enter(self: &Arc<Self>, key: &AccessKey, service: Service) -> Result<KeyPermit, Suspended> {
         let key_id = key_id(key, service);
         loop {
-            let mut ended = pin!(self.ended.notified());
-            // Before looking, or an end in between would be missed.
-            ended.as_mut().enable();
+            let mut call_ended = pin!(self.call_ended.notified());
+            // Before the state is read, or a call that ends in between would be missed.
+            call_ended.as_mut().enable();
             {
                 let mut key_states = self.key_states();
                 let key_state = key_states.entry(key_id.clone()).or_default();
-                match key_state.attempt(key.fingerprint(), self.clock.now()) {
-                    Admission::Granted => {
+                match key_state.admission(key.fingerprint(), self.clock.now()) {
+                    Admission::Allowed => {
                         key_state.under_way += 1;
                         let (fingerprint, refusals) = (*key.fingerprint(), key_state.refusals);
                         drop(key_states);
                         return Ok(KeyPermit { key_breaker: Arc::clone(self), key_id, fingerprint, refusals });
                     }
                     Admission::Suspended => return Err(key_state.suspended(&key_id.0)),
-                    Admission::Later => {}
+                    Admission::Wait => {}
                 }
             }
-            ended.await;
+            call_ended.await;
         }
     }
 
-    /// Whether a key is held at present.
-    pub(crate) fn holds(&self, key: &AccessKey, service: Service) -> bool {
-        matches!(self.attempt(key, service), Admission::Suspended)
+    pub(crate) fn is_suspended(&self, key: &AccessKey, service: Service) -> bool {
+        matches!(self.admission(key, service), Admission::Suspended)
     }
 
-    /// Whether a call with a key would have to wait for others.
+    /// Whether a call with a key would have to wait for other calls with it.
     pub(crate) fn is_busy(&self, key: &AccessKey, service: Service) -> bool {
-        matches!(self.attempt(key, service), Admission::Later)
+        matches!(self.admission(key, service), Admission::Wait)
     }
 
-    /// Lets each key that is held be tried once more.
-    pub(crate) fn try_again(&self) {
+    /// Allows one call with each suspended key.
+    pub(crate) fn retry_suspended(&self) {
         for ((id, _), key_state) in self.key_states().iter_mut() {
-            if key_state.last_refusal.take().is_some() && key_state.in_a_row >= MAX_REFUSALS {
+            if key_state.last_refusal.take().is_some() && key_state.consecutive_refusals >= MAX_REFUSALS {
                 tracing::info!(
                     access_key = id,
-                    in_a_row = key_state.in_a_row,
-                    "a key that was held is going to be tried once"
+                    in_a_row = key_state.consecutive_refusals,
+                    "one call is allowed with a suspended access key"
                 );
             }
         }
     }
 
-    /// Forgets keys that are not in the ring any more, and of which upstream has nothing against.
+    /// Removes the state of keys that are no longer in the ring. The state of keys that upstream has refused is kept.
     pub(crate) fn keep_only(&self, ring: &KeyRing) {
         let is_known = |id: &str| ring.keys().any(|key| key.id() == id);
         self.key_states()
-            .retain(|(id, _), key_state| key_state.under_way > 0 || key_state.in_a_row > 0 || is_known(id));
+            .retain(|(id, _), key_state| key_state.under_way > 0 || key_state.consecutive_refusals > 0 || is_known(id));
     }
 
-    fn attempt(&self, key: &AccessKey, service: Service) -> Admission {
+    fn admission(&self, key: &AccessKey, service: Service) -> Admission {
         let key_states = self.key_states();
         let key_state = key_states.get(&key_id(key, service));
-        key_state.map_or(Admission::Granted, |key_state| key_state.attempt(key.fingerprint(), self.clock.now()))
+        key_state.map_or(Admission::Allowed, |key_state| key_state.admission(key.fingerprint(), self.clock.now()))
     }
 
     fn key_states(&self) -> MutexGuard<'_, HashMap<BreakerId, KeyState>> {
@@ -200,23 +198,24 @@ impl KeyBreaker {
 }
 
 fn key_id(key: &AccessKey, service: Service) -> BreakerId {
-    let own = (!Service::ALL.contains(&service)).then_some(service);
-    (key.id().to_owned(), own)
+    let own_upstream = (!Service::ALL.contains(&service)).then_some(service);
+    (key.id().to_owned(), own_upstream)
 }
 
 impl KeyState {
-    fn attempt(&self, fingerprint: &SecretFingerprint, now: Instant) -> Admission {
+    fn admission(&self, fingerprint: &SecretFingerprint, now: Instant) -> Admission {
         if self.accepted.as_ref() == Some(fingerprint) {
-            return Admission::Granted;
+            return Admission::Allowed;
         }
-        let holds = |at| self.in_a_row >= LAST_REFUSAL || now.saturating_duration_since(at) < SUSPENSION;
-        let is_known = self.in_a_row >= MAX_REFUSALS && self.refused.contains(fingerprint);
-        if is_known && self.last_refusal.is_some_and(holds) {
+        let is_in_force =
+            |at| self.consecutive_refusals >= FINAL_REFUSAL || now.saturating_duration_since(at) < SUSPENSION;
+        let was_refused = self.consecutive_refusals >= MAX_REFUSALS && self.refused.contains(fingerprint);
+        if was_refused && self.last_refusal.is_some_and(is_in_force) {
             return Admission::Suspended;
         }
-        // Tried though it was refused, or in place of one that was: one more refusal at a time.
-        let room = MAX_REFUSALS.saturating_sub(self.in_a_row).max(1);
-        if self.under_way < room { Admission::Granted } else { Admission::Later }
+        // A retry of a refused secret, or a new secret after refusals, may add only one refusal at a time.
+        let room = MAX_REFUSALS.saturating_sub(self.consecutive_refusals).max(1);
+        if self.under_way < room { Admission::Allowed } else { Admission::Wait }
     }
 
     fn refused(&mut self, fingerprint: SecretFingerprint, now: Instant) {
@@ -225,36 +224,36 @@ impl KeyState {
         }
         if !self.refused.contains(&fingerprint) {
             self.refused.push(fingerprint);
-            // The oldest is no one's any more.
-            let old = self.refused.len().saturating_sub(MAX_SECRETS);
-            self.refused.drain(..old);
+            // The oldest secret is probably not used any more.
+            let excess = self.refused.len().saturating_sub(MAX_SECRETS);
+            self.refused.drain(..excess);
         }
         self.refusals += 1;
-        self.in_a_row = self.in_a_row.saturating_add(1);
+        self.consecutive_refusals = self.consecutive_refusals.saturating_add(1);
         self.last_refusal = Some(now);
     }
 
     fn suspended(&self, access_key: &str) -> Suspended {
-        Suspended { access_key: access_key.to_owned(), is_until_changed: self.in_a_row >= LAST_REFUSAL }
+        Suspended { access_key: access_key.to_owned(), is_until_changed: self.consecutive_refusals >= FINAL_REFUSAL }
     }
 
     fn accepted(&mut self, fingerprint: SecretFingerprint) {
         self.accepted = Some(fingerprint);
         self.refused.clear();
-        self.in_a_row = 0;
+        self.consecutive_refusals = 0;
         self.last_refusal = None;
     }
 }
 
 impl KeyPermit {
-    /// Says what upstream made of the signature. Gives the suspension that this begins.
-    pub(crate) fn ended(self, reception: SignatureOutcome) -> Option<Suspended> {
+    /// Records the outcome of the call. Returns the suspension if the key is suspended now.
+    pub(crate) fn ended(self, outcome: SignatureOutcome) -> Option<Suspended> {
         let now = self.key_breaker.clock.now();
         let mut key_states = self.key_breaker.key_states();
         let key_state = key_states.get_mut(&self.key_id)?;
-        match reception {
+        match outcome {
             SignatureOutcome::Unknown => None,
-            // What has been refused since it was presented is later news.
+            // An acceptance does not cancel refusals that arrived after this call was sent.
             SignatureOutcome::Accepted if key_state.refusals == self.refusals => {
                 key_state.accepted(self.fingerprint);
                 None
@@ -262,7 +261,7 @@ impl KeyPermit {
             SignatureOutcome::Accepted => None,
             SignatureOutcome::Refused => {
                 key_state.refused(self.fingerprint, now);
-                (key_state.in_a_row >= MAX_REFUSALS).then(|| key_state.suspended(&self.key_id.0))
+                (key_state.consecutive_refusals >= MAX_REFUSALS).then(|| key_state.suspended(&self.key_id.0))
             }
         }
     }
@@ -273,7 +272,7 @@ impl Drop for KeyPermit {
         if let Some(key_state) = self.key_breaker.key_states().get_mut(&self.key_id) {
             key_state.under_way = key_state.under_way.saturating_sub(1);
         }
-        self.key_breaker.ended.notify_waiters();
+        self.key_breaker.call_ended.notify_waiters();
     }
 }
 

@@ -1,7 +1,7 @@
-//! Asking: the only place with an HTTP client.
+//! Calls to upstream. No other part of the gateway has an HTTP client.
 //!
-//! A product list is asked for whole, within a deadline ([`Upstream::ask`]); everything else is
-//! relayed as a stream that may take as long as something moves ([`Upstream::relay`]).
+//! A product list is read completely, within a deadline ([`Upstream::fetch_list`]). Everything else is relayed as a stream,
+//! which has an idle timeout and no deadline ([`Upstream::relay`]).
 
 mod causes;
 pub(crate) mod client;
@@ -41,71 +41,69 @@ pub use failure::Failure;
 pub use fault::Fault;
 pub use trust::Authorities;
 
-/// What upstream, and a proxy on the way there, is told who asks.
+/// The `User-Agent` of calls to upstream and of CONNECT requests to a proxy.
 const AGENT: HeaderValue = HeaderValue::from_static(concat!("workspace-gateway/", env!("CARGO_PKG_VERSION")));
 
-/// How much of a body is read, in bytes, to see what a refusal is about or whether a response is an error.
+/// How many bytes of a body are read to find the error code of a refusal, or to find out whether a response is an
+/// error.
 pub(crate) const MAX_PEEK: usize = 64 * 1024;
 
-/// How long that may take, from the head on.
+/// How long reading these bytes may take, from the end of the head.
 pub(crate) const PEEK_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// An answer that is under way.
 pub type PendingResponse<'a, T> = Pin<Box<dyn Future<Output = Result<T, UpstreamError>> + Send + 'a>>;
 
-/// What upstream has answered a call for a product list.
+/// Upstream's response to a call for a product list.
 pub enum UpstreamResponse {
-    /// A whole answer, neither 401 nor 403.
-    Whole(Response<Bytes>),
-    /// A 401 or 403, of which only the head has been read.
+    /// A complete response that is neither 401 nor 403.
+    Complete(Response<Bytes>),
+    /// A 401 or 403. Only its head has been read.
     Refused(CallerRefusal),
 }
 
-/// A refusal of the caller. It counts from its head on, whether or not its body comes to an end.
+/// A refusal of the caller. It takes effect as soon as its head has been read, even if its body never ends.
 pub struct CallerRefusal {
-    /// The head.
     pub head: response::Parts,
-    /// Reads the body: `None` if it is larger than [`MAX_PEEK`], takes longer than [`PEEK_TIMEOUT`] or breaks off.
+    /// Reads the body: `None` if it is larger than [`MAX_PEEK`], takes longer than [`PEEK_TIMEOUT`] or is incomplete.
     pub body: Pin<Box<dyn Future<Output = Option<Bytes>> + Send>>,
 }
 
 impl UpstreamResponse {
-    /// An answer whose body is there already.
+    /// For a response whose body has been read already.
     pub fn read(response: Response<Bytes>) -> Self {
         if !is_refusal(response.status()) {
-            return Self::Whole(response);
+            return Self::Complete(response);
         }
         let (head, body) = response.into_parts();
         Self::Refused(CallerRefusal { head, body: Box::pin(ready(Some(body))) })
     }
 
-    /// Its status.
     pub fn status(&self) -> StatusCode {
         match self {
-            Self::Whole(response) => response.status(),
+            Self::Complete(response) => response.status(),
             Self::Refused(refused) => refused.head.status,
         }
     }
 }
 
-/// Whether an answer of this status refuses the caller.
+/// Whether a response with this status refuses the caller.
 pub(crate) fn is_refusal(status: StatusCode) -> bool {
     matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
 }
 
-/// Whoever answers for the two services: the HTTP client, or a test's script.
+/// Both upstream services. The implementations are the HTTP client and test doubles.
 pub trait Upstream: Send + Sync {
-    /// Asks for a product list, and reads the answer whole within the deadline, or a refusal up to the end of its head.
-    /// What is read is charged to the account. Fails if there is neither.
-    fn ask<'a>(
+    /// Sends a request for a product list and reads the complete response within the deadline. Of a 401 or 403, it
+    /// reads only the head. The bytes that are read are charged to the account.
+    fn fetch_list<'a>(
         &'a self,
         key: &'a RequestKey,
         context: FetchContext,
         account: &'a Account,
     ) -> PendingResponse<'a, UpstreamResponse>;
 
-    /// Sends a request on as it is, hop-by-hop headers apart, and streams both bodies. Fails if there
-    /// is no answer's head.
+    /// Forwards a request unchanged, except for hop-by-hop fields, and streams both bodies. Fails if no response head
+    /// arrives.
     fn relay<'a>(
         &'a self,
         service: Service,

@@ -1,4 +1,5 @@
-//! Whether upstream can be reached: resolves, connects and completes TLS as a call does, and sends nothing more.
+//! Checks whether upstream is reachable: resolves the name, connects and completes the TLS handshake as a call does. It
+//! sends no request.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -12,7 +13,7 @@ use tower_service::Service as _;
 
 use super::UpstreamError;
 use super::connect::OriginConnector;
-use super::hint::explained;
+use super::hint::describe_error;
 use super::resolve::Resolver;
 use super::trust::Authorities;
 use crate::catalogue::Origin;
@@ -20,35 +21,34 @@ use crate::certificate::Certificate;
 use crate::net;
 use crate::proxy_config::{ProxyConfig, ProxyRoute};
 
-/// How long the probe waits for upstream to end a connection whose TLS is complete. In TLS 1.3 that is how a server says that
-/// it demands a client certificate (RFC 8446 §4.4.2.4).
-const OBJECTION: Duration = Duration::from_secs(1);
+/// How long the probe waits for an alert or the end of the connection after the handshake. A TLS 1.3 server demands a
+/// missing client certificate only then (RFC 8446 §4.4.2.4).
+const ALERT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Probes upstreams.
 pub(crate) struct Probe {
     connector: OriginConnector,
     limit: Duration,
     proxy_config: ProxyConfig,
 }
 
-/// What a probe of one upstream has come to: each step that succeeded, and why the next one did not.
+/// The result of a probe of one upstream.
 pub(crate) struct Probed {
-    /// In words, in order.
+    /// The steps that succeeded, in order, as text for an operator.
     pub steps: Vec<String>,
-    /// Why it is not reached.
+    /// Why the next step failed, if it did.
     pub failed: Option<String>,
 }
 
 impl Probe {
-    /// By the rules of the client: the same authorities, the same way, the same limit (`upstream.connect_timeout`).
+    /// Uses the same authorities, routes and timeout (`upstream.connect_timeout`) as the HTTP client.
     ///
     /// # Errors
-    /// If the file that is named has no usable certificates.
+    /// If `upstream.ca_file` contains no usable certificates.
     pub(crate) fn new(named: Option<Authorities<'_>>, limit: Duration, proxy_config: ProxyConfig) -> io::Result<Self> {
         Ok(Self { connector: OriginConnector::new(named, (limit, limit), proxy_config.clone())?, limit, proxy_config })
     }
 
-    /// Probes an upstream. Takes at most twice the limit, and a second.
+    /// Probes an upstream. Takes at most twice the timeout plus 1 s.
     pub(crate) async fn reach(&self, origin: &Origin) -> Probed {
         let mut steps = Vec::new();
         let failed = self.steps(origin, &mut steps).await.err();
@@ -63,7 +63,7 @@ impl Probe {
         };
         if host.trim_matches(['[', ']']).parse::<IpAddr>().is_err() {
             let addresses = self.resolve(host).await.map_err(|why| format!("cannot resolve {host}{through}: {why}"))?;
-            steps.push(format!("{host} is {addresses}"));
+            steps.push(format!("{host} resolves to {addresses}"));
         }
         let uri = Uri::builder().scheme(if origin.is_plaintext() { "http" } else { "https" });
         let uri = uri.authority(origin.authority().clone()).path_and_query("/").build();
@@ -80,11 +80,14 @@ impl Probe {
                 let certificate = tls.peer_certificates().and_then(|chain| Certificate::read(chain.first()?));
                 steps.extend(certificate.map(|certificate| certificate.to_string()));
                 let mut first = [0; 1];
-                let objection = stream.inner_mut().read(&mut first);
-                match timeout(OBJECTION.min(self.limit), objection).await {
-                    Ok(Ok(0)) => return Err("upstream closed the connection after TLS".to_owned()),
+                let reading = stream.inner_mut().read(&mut first);
+                match timeout(ALERT_TIMEOUT.min(self.limit), reading).await {
+                    Ok(Ok(0)) => return Err("upstream closed the connection after the TLS handshake".to_owned()),
                     Ok(Err(error)) => {
-                        return Err(format!("the connection was closed after TLS: {}", explained(&error)));
+                        return Err(format!(
+                            "the connection failed after the TLS handshake: {}",
+                            describe_error(&error)
+                        ));
                     }
                     Ok(Ok(_)) | Err(_) => {}
                 }
@@ -100,11 +103,11 @@ impl Probe {
             Ok(addresses.map(|address| address.ip().to_string()).collect::<Vec<_>>().join(", "))
         };
         let in_time = timeout(self.limit, resolving).await;
-        in_time.unwrap_or_else(|_| Err(format!("no answer within {:?} (upstream.connect_timeout)", self.limit)))
+        in_time.unwrap_or_else(|_| Err(format!("no DNS answer within {:?} (upstream.connect_timeout)", self.limit)))
     }
 }
 
-/// Where a connection leads, as the kernel has it.
+/// Says to which address the socket is connected.
 fn connected(stream: &MaybeHttpsStream<net::Stream>, through: &str) -> String {
     let tcp = match stream {
         MaybeHttpsStream::Http(stream) => stream.inner(),

@@ -1,10 +1,11 @@
-//! A connection that is read to its end after a write has failed.
+//! A connection that continues to read after a write has failed.
 //!
-//! An upstream that refuses an upload answers before it has read the body, and closes (RFC 9112 §9.6). The close resets the
-//! connection, so the next write fails, while the answer is in the receive buffer. hyper would give up without reading it.
-//! Here a failed write waits instead, so that hyper sends nothing more and reads on. What has arrived ends with the error
-//! of the write: the connection takes no other request, and a body that only the end of the connection delimits is not
-//! taken for whole. A write that waits does so for a moment only, because hyper also flushes when it has stopped reading.
+//! An upstream that refuses an upload may respond before it has read the body, and close (RFC 9112 §9.6). The close
+//! resets the connection, so the next write fails, while the response is in the receive buffer. hyper would discard
+//! that response. So a failed write stays pending here: hyper writes nothing more and continues to read. After the
+//! received data, reads fail with the error of the write. Thus the connection is not reused, and a body without a
+//! declared length does not count as complete. The write stays pending for 2 s at most, because hyper also flushes
+//! after it has stopped reading.
 
 use std::future::Future;
 use std::io::{self, ErrorKind, IoSlice};
@@ -16,33 +17,32 @@ use hyper::rt::{Read, ReadBuf, ReadBufCursor, Write};
 use hyper_util::client::legacy::connect::{Connected, Connection};
 use tokio::time::{Sleep, sleep};
 
-/// How long nothing may arrive after a failed write. The kernel knows at once whether there is more, but the runtime may
-/// learn it later.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// How long to wait for data after a failed write. The kernel has received all data by then, but the runtime may be
+/// notified later.
+const READ_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How much is read at once after a failed write, in bytes.
-const PIECE: usize = 4 * 1024;
+/// How many bytes are read at once after a failed write.
+const MAX_READ: usize = 4 * 1024;
 
-/// A connection, and what has become of its writes.
 pub(super) struct ReadAfterWriteError<S> {
     io: S,
-    /// A read has failed, so that nothing more arrives.
+    /// After a failed read no more data arrives.
     has_read_failed: bool,
-    /// Apart, so that connections that work don't have its size.
+    /// Boxed, so that working connections stay small.
     failed: Option<Box<WriteFailed>>,
 }
 
-/// A write has failed.
+/// The state after a failed write.
 struct WriteFailed {
     error: io::Error,
-    /// Nothing more is read.
+    /// Whether all received data has been read, or the timeout has passed.
     is_over: bool,
-    /// While nothing arrives.
-    stale_if_slow: Option<Pin<Box<Sleep>>>,
+    /// Runs while no data arrives.
+    timer: Option<Pin<Box<Sleep>>>,
 }
 
 impl WriteFailed {
-    /// The error of the write, which each later call gets, too.
+    /// The error of the write, for each later call.
     fn error(&self) -> io::Error {
         self.error.raw_os_error().map_or_else(|| self.error.kind().into(), io::Error::from_raw_os_error)
     }
@@ -56,29 +56,29 @@ impl WriteFailed {
         if self.is_over {
             return Poll::Ready(Err(self.error()));
         }
-        let mut space = [0; PIECE];
-        let mut piece = ReadBuf::new(&mut space[..PIECE.min(buffer.remaining())]);
+        let mut space = [0; MAX_READ];
+        let mut piece = ReadBuf::new(&mut space[..MAX_READ.min(buffer.remaining())]);
         match Pin::new(io).poll_read(context, piece.unfilled()) {
             Poll::Ready(Ok(())) if !piece.filled().is_empty() => {
-                self.stale_if_slow = None;
+                self.timer = None;
                 buffer.put_slice(piece.filled());
                 return Poll::Ready(Ok(()));
             }
             Poll::Ready(_) => {}
             Poll::Pending => {
-                let stale_if_slow = self.stale_if_slow.get_or_insert_with(|| Box::pin(sleep(PATIENCE)));
-                ready!(stale_if_slow.as_mut().poll(context));
+                let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(READ_TIMEOUT)));
+                ready!(timer.as_mut().poll(context));
             }
         }
         self.is_over = true;
         Poll::Ready(Err(self.error()))
     }
 
-    /// A write after the failed one: it waits for reads, but no longer than they would. hyper may have stopped reading.
+    /// A write after the failed one. It waits for reads, with the same timeout, because hyper may have stopped reading.
     fn poll_write(&mut self, context: &mut Context<'_>) -> Poll<io::Error> {
         if !self.is_over {
-            let stale_if_slow = self.stale_if_slow.get_or_insert_with(|| Box::pin(sleep(PATIENCE)));
-            ready!(stale_if_slow.as_mut().poll(context));
+            let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(READ_TIMEOUT)));
+            ready!(timer.as_mut().poll(context));
             self.is_over = true;
         }
         Poll::Ready(self.error())
@@ -90,7 +90,7 @@ impl<S> ReadAfterWriteError<S> {
         Self { io, has_read_failed: false, failed: None }
     }
 
-    /// Writes, unless that has failed before.
+    /// Writes, unless a write has failed before.
     fn write<T>(
         &mut self,
         context: &mut Context<'_>,
@@ -104,8 +104,8 @@ impl<S> ReadAfterWriteError<S> {
                 if !self.has_read_failed
                     && matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) =>
             {
-                let failed = self.failed.insert(Box::new(WriteFailed { error, is_over: false, stale_if_slow: None }));
-                // Now it is to be read, which may have been tried before.
+                let failed = self.failed.insert(Box::new(WriteFailed { error, is_over: false, timer: None }));
+                // Wake the task, because its last read may have been before this write.
                 context.waker().wake_by_ref();
                 failed.poll_write(context).map(Err)
             }
@@ -156,7 +156,7 @@ impl<S: Write + Unpin> Write for ReadAfterWriteError<S> {
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         match &this.failed {
-            // There is nobody to tell.
+            // The peer has closed the connection already.
             Some(_) => Poll::Ready(Ok(())),
             None => Pin::new(&mut this.io).poll_shutdown(context),
         }
@@ -176,10 +176,10 @@ mod tests {
     use super::*;
     use crate::clock::Clock;
 
-    /// A connection on which each write fails, and these bytes have arrived.
+    /// A connection that has received these bytes and on which each write fails.
     struct Reset {
         arrived: &'static [u8],
-        /// Whether the end is there, too.
+        /// Whether the end of the stream has arrived, too.
         has_ended: bool,
     }
 
@@ -220,7 +220,7 @@ mod tests {
         read.map(|()| buffer.filled().to_vec()).map_err(|error| error.kind())
     }
 
-    /// What becomes of a write, or `None` if it waits.
+    /// The error of a write, or `None` if it is pending.
     async fn write(stream: &mut ReadAfterWriteError<Reset>) -> Option<ErrorKind> {
         poll_fn(|context| {
             Poll::Ready(match Pin::new(&mut *stream).poll_write(context, b"more") {
@@ -232,16 +232,16 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn after_a_failed_write_what_has_arrived_is_read_and_then_all_fails() {
-        for (has_ended, waited) in [(true, Duration::ZERO), (false, PATIENCE)] {
-            let begun = Clock::System.timer_now();
+    async fn after_a_failed_write_the_received_data_is_read_and_then_all_calls_fail() {
+        for (has_ended, waited) in [(true, Duration::ZERO), (false, READ_TIMEOUT)] {
+            let start = Clock::System.timer_now();
             let mut stream = ReadAfterWriteError::new(Reset { arrived: b"answer", has_ended });
             assert_eq!((write(&mut stream).await, write(&mut stream).await), (None, None));
             assert_eq!(read(&mut stream).await.unwrap(), b"ans");
             assert_eq!(write(&mut stream).await, None);
             assert_eq!(read(&mut stream).await.unwrap(), b"wer");
             assert_eq!(read(&mut stream).await, Err(ErrorKind::ConnectionReset));
-            let passed = Clock::System.timer_now() - begun;
+            let passed = Clock::System.timer_now() - start;
             assert!(passed >= waited && passed <= waited + Duration::from_millis(1), "{passed:?}");
             assert_eq!(write(&mut stream).await, Some(ErrorKind::ConnectionReset));
             assert_eq!(read(&mut stream).await, Err(ErrorKind::ConnectionReset));
@@ -249,21 +249,21 @@ mod tests {
         }
     }
 
-    /// How long a flush waits after a failed write, if nobody reads.
+    /// The result and the duration of a flush after a failed write, without reads.
     async fn flush(stream: &mut ReadAfterWriteError<Reset>) -> (Result<(), ErrorKind>, Duration) {
-        let begun = Clock::System.timer_now();
+        let start = Clock::System.timer_now();
         let flushing = poll_fn(|context| Pin::new(&mut *stream).poll_flush(context));
-        let flushed = tokio::time::timeout(10 * PATIENCE, flushing).await.expect("it ends");
-        (flushed.map_err(|error| error.kind()), Clock::System.timer_now() - begun)
+        let flushed = tokio::time::timeout(10 * READ_TIMEOUT, flushing).await.expect("it ends");
+        (flushed.map_err(|error| error.kind()), Clock::System.timer_now() - start)
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_flush_ends_though_nobody_reads_any_more() {
+    async fn a_flush_ends_even_if_nothing_is_read_any_more() {
         let mut stream = ReadAfterWriteError::new(Reset { arrived: b"", has_ended: false });
         assert_eq!(write(&mut stream).await, None);
         let (flushed, waited) = flush(&mut stream).await;
         assert_eq!(flushed, Err(ErrorKind::ConnectionReset));
-        assert!(waited >= PATIENCE && waited <= PATIENCE + Duration::from_millis(1), "{waited:?}");
+        assert!(waited >= READ_TIMEOUT && waited <= READ_TIMEOUT + Duration::from_millis(1), "{waited:?}");
         assert_eq!(flush(&mut stream).await, (Err(ErrorKind::ConnectionReset), Duration::ZERO));
     }
 }

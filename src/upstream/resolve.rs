@@ -1,4 +1,4 @@
-//! Resolving names, in a way that tells afterwards whether it had come to its end.
+//! Resolves host names, and records whether the resolution has finished, so that a connect timeout can say so.
 
 use std::future::Future;
 use std::io;
@@ -15,16 +15,16 @@ use super::hint::NOT_RESOLVED;
 use crate::net::SystemResolver;
 
 tokio::task_local! {
-    /// The connector makes its resolver by itself, so this is how the resolver is told whom it works for.
+    /// The connector calls the resolver itself, so the resolver gets the progress of the current connection from here.
     static PROGRESS: ResolveProgress;
 }
 
-/// Whether a connection that is being opened waits for a name to be resolved.
+/// Whether the opening of a connection is waiting for name resolution.
 #[derive(Clone, Default)]
 pub(super) struct ResolveProgress(Arc<AtomicBool>);
 
 impl ResolveProgress {
-    /// Notes the progress of a future that connects.
+    /// Records the progress of a future that connects.
     pub(super) fn of<F: Future>(&self, connecting: F) -> impl Future<Output = F::Output> + use<F> {
         PROGRESS.scope(self.clone(), connecting)
     }
@@ -34,12 +34,11 @@ impl ResolveProgress {
     }
 
     fn set(is_resolving: bool) {
-        // Nobody wants to know outside of a scope.
+        // Outside of a scope there is nothing to record.
         let _ = PROGRESS.try_with(|progress| progress.0.store(is_resolving, Ordering::Relaxed));
     }
 }
 
-/// A resolver, by default the system's.
 #[derive(Clone)]
 pub(super) struct Resolver<R = SystemResolver>(R);
 
@@ -50,9 +49,8 @@ impl Resolver {
 }
 
 impl<R> Resolver<R> {
-    /// One that goes by another.
     #[cfg(test)]
-    pub(super) fn by(inner: R) -> Self {
+    pub(super) fn with(inner: R) -> Self {
         Self(inner)
     }
 }
@@ -83,7 +81,7 @@ where
 
 fn failure(error: &io::Error) -> Attributed {
     let fault = Fault::of_resolver(error);
-    // A system call that failed, such as for want of descriptors, says nothing of the name.
+    // A failed system call, for example without free file descriptors, says nothing about the name.
     let hint = if fault == Fault::Unreachable { format!(". {NOT_RESOLVED}") } else { String::new() };
-    Attributed { fault, words: format!("{error}{hint}") }
+    Attributed { fault, message: format!("{error}{hint}") }
 }

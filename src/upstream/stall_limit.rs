@@ -1,8 +1,9 @@
-//! A connection on which a write may wait only for a limited time.
+//! A connection with a timeout for writes.
 //!
-//! A request ends when nothing has moved for `upstream.idle_timeout`. Its connection does not: hyper first writes its buffer,
-//! which never ends if upstream reads nothing. So the connection ends as well, unless something is read meanwhile. hyper does not
-//! read while a client takes a response slowly, nor after a client has given one up, so that takes longer to tell.
+//! A request ends if there is no data for `upstream.idle_timeout`. Its connection does not end then: hyper first writes
+//! its buffer, which takes forever if upstream does not read. So a stalled write fails here, unless data is read
+//! meanwhile. hyper does not read while a client reads a response slowly, or after a client has aborted. In these cases
+//! the timeout is longer.
 
 use std::future::Future;
 use std::io::{self, ErrorKind, IoSlice};
@@ -14,38 +15,37 @@ use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::client::legacy::connect::{Connected, Connection};
 use tokio::time::{Sleep, sleep};
 
-/// How much longer than its request a connection may be stalled, so that the request ends first.
+/// How much longer the write timeout is than the idle timeout of the request, so that the request ends first.
 const MARGIN: Duration = Duration::from_secs(1);
 
-/// How long a write may wait if there may be something to read that hyper does not ask for. A client that takes 70 B/s has it
-/// read a piece of 8 KiB in that time.
-const UNREAD: Duration = Duration::from_secs(120);
+/// The minimum write timeout if there may be data that hyper does not read. For a client that reads 70 B/s, hyper reads
+/// a piece of 8 KiB within this time.
+const UNREAD_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// A connection, and for how long it has been stalled.
 pub(super) struct StallLimit<S> {
     io: S,
     limit: Duration,
-    /// Whether the last read has found nothing.
-    is_silent: bool,
-    /// While a write waits and nothing is read.
-    stalled: Option<Pin<Box<Sleep>>>,
+    /// Whether the last read found no data.
+    is_read_empty: bool,
+    /// Runs while a write waits and no data is read.
+    timer: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S> StallLimit<S> {
-    /// For a connection whose requests end when nothing has moved for so long.
+    /// `idle` is the idle timeout of the requests on this connection.
     pub(super) fn new(io: S, idle: Duration) -> Self {
-        Self { io, limit: idle.saturating_add(MARGIN), is_silent: true, stalled: None }
+        Self { io, limit: idle.saturating_add(MARGIN), is_read_empty: true, timer: None }
     }
 
-    /// Fails a write that has waited for too long.
+    /// Fails a write that has waited for longer than the timeout.
     fn limited<T>(&mut self, context: &mut Context<'_>, write: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if write.is_ready() {
-            self.stalled = None;
+            self.timer = None;
             return write;
         }
-        let limit = if self.is_silent { self.limit } else { self.limit.max(UNREAD) };
-        let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(limit)));
-        stalled.as_mut().poll(context).map(|()| Err(ErrorKind::TimedOut.into()))
+        let limit = if self.is_read_empty { self.limit } else { self.limit.max(UNREAD_TIMEOUT) };
+        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(limit)));
+        timer.as_mut().poll(context).map(|()| Err(ErrorKind::TimedOut.into()))
     }
 }
 
@@ -56,9 +56,9 @@ impl<S: Read + Unpin> Read for StallLimit<S> {
         buffer: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
         let read = Pin::new(&mut self.io).poll_read(context, buffer);
-        let was_silent = std::mem::replace(&mut self.is_silent, read.is_pending());
-        if !(was_silent && self.is_silent) {
-            self.stalled = None;
+        let was_empty = std::mem::replace(&mut self.is_read_empty, read.is_pending());
+        if !(was_empty && self.is_read_empty) {
+            self.timer = None;
         }
         read
     }
@@ -114,24 +114,23 @@ mod tests {
 
     const IDLE: Duration = Duration::from_secs(60);
 
-    /// A connection whose peer has room for four bytes, and the peer.
+    /// A connection with a buffer of four bytes, and its peer.
     fn connection() -> (StallLimit<TokioIo<DuplexStream>>, DuplexStream) {
         let (io, peer) = tokio::io::duplex(4);
         (StallLimit::new(TokioIo::new(io), IDLE), peer)
     }
 
-    /// Writes four bytes, or says why not.
     async fn write(io: &mut StallLimit<TokioIo<DuplexStream>>) -> io::Result<usize> {
         poll_fn(|context| Pin::new(&mut *io).poll_write(context, b"four")).await
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_write_that_waits_fails_a_second_after_its_request() {
+    async fn a_stalled_write_fails_one_second_after_the_idle_timeout() {
         let (mut io, _peer) = connection();
         write(&mut io).await.unwrap();
-        let begun = Clock::System.timer_now();
+        let start = Clock::System.timer_now();
         assert_eq!(write(&mut io).await.unwrap_err().kind(), ErrorKind::TimedOut);
-        assert_eq!(Clock::System.timer_now() - begun, IDLE + MARGIN);
+        assert_eq!(Clock::System.timer_now() - start, IDLE + MARGIN);
     }
 
     /// Whether a write waits.
@@ -147,7 +146,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn whatever_is_read_or_written_begins_the_time_anew() {
+    async fn each_read_or_write_restarts_the_timeout() {
         let (mut io, mut peer) = connection();
         write(&mut io).await.unwrap();
         for reads in [false, true, false] {
@@ -161,25 +160,25 @@ mod tests {
                 assert!(read(&mut io).await && !read(&mut io).await);
             }
         }
-        let begun = Clock::System.timer_now();
+        let start = Clock::System.timer_now();
         assert_eq!(write(&mut io).await.unwrap_err().kind(), ErrorKind::TimedOut);
-        assert_eq!(Clock::System.timer_now() - begun, IDLE + MARGIN);
+        assert_eq!(Clock::System.timer_now() - start, IDLE + MARGIN);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn while_nobody_reads_what_is_there_a_write_may_wait_for_longer() {
+    async fn the_timeout_is_longer_while_received_data_is_not_read() {
         let (mut io, mut peer) = connection();
         write(&mut io).await.unwrap();
         peer.write_all(b"xy").await.unwrap();
         assert!(waits(&mut io).await && read(&mut io).await);
         assert!(waits(&mut io).await);
-        advance(UNREAD - MARGIN).await;
+        advance(UNREAD_TIMEOUT - MARGIN).await;
         assert!(waits(&mut io).await && read(&mut io).await);
-        for (is_read, limit) in [(false, UNREAD), (true, IDLE + MARGIN)] {
+        for (is_read, limit) in [(false, UNREAD_TIMEOUT), (true, IDLE + MARGIN)] {
             assert!((!is_read || !read(&mut io).await) && waits(&mut io).await);
-            let begun = Clock::System.timer_now();
+            let start = Clock::System.timer_now();
             assert_eq!(write(&mut io).await.unwrap_err().kind(), ErrorKind::TimedOut);
-            assert_eq!(Clock::System.timer_now() - begun, limit);
+            assert_eq!(Clock::System.timer_now() - start, limit);
         }
     }
 }

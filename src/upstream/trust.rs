@@ -1,13 +1,13 @@
-//! Which certificates upstream may show: those that lead to an authority of the system's or of `upstream.ca_file`, and those
-//! that are in that file themselves.
+//! Which server certificates are trusted: those that chain to an authority of the system or of `upstream.ca_file`, and
+//! those that are in that file themselves.
 //!
-//! webpki refuses a server's certificate that is an authority's at the same time, as `openssl req -x509` makes them, and one
-//! whose issuer is not known. If the very same certificate is in the file, whoever wrote the file has named that server. Then
-//! its issuer does not matter; its name, its validity and its purpose are verified all the same. The handshake is signed with
-//! its key in any case ([`ServerCertVerifier::verify_tls13_signature`]), so that nobody else can show it.
+//! webpki rejects a server certificate that is also a CA certificate, as `openssl req -x509` creates it, and one with
+//! an unknown issuer. If exactly this certificate is in the file, the operator trusts that server. Then its issuer does
+//! not matter, but its name, validity period and purpose are still verified. The server must sign the handshake with
+//! its key in any case ([`ServerCertVerifier::verify_tls13_signature`]), so no other server can use the certificate.
 //!
-//! A named certificate that is no authority's must not become one: webpki does not look whether a trust anchor may issue
-//! certificates, so whoever has the key of such a server could show certificates for every name.
+//! A certificate in the file that is not a CA certificate must not become a trust anchor. webpki does not check whether
+//! a trust anchor may issue certificates, so the owner of its key could issue certificates for every name.
 
 use std::io;
 use std::path::Path;
@@ -23,19 +23,19 @@ use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootC
 
 use crate::certificate::Certificate;
 
-/// Authorities and certificates that are trusted besides the system's authorities.
+/// Certificates that are trusted in addition to the system's certificate authorities.
 #[derive(Clone, Copy)]
 pub struct Authorities<'f> {
-    /// The file that names them (`upstream.ca_file`), for errors.
+    /// The path of the file (`upstream.ca_file`), for error messages.
     pub path: &'f Path,
-    /// What is in it: certificates in PEM.
+    /// The content of the file: certificates in PEM.
     pub pem: &'f [u8],
 }
 
-/// What the gateway is as a client of TLS.
+/// The TLS configuration for connections to upstream and proxies.
 ///
 /// # Errors
-/// If there are no usable certificates in the file.
+/// If the file contains no usable certificates.
 pub(super) fn tls(named: Option<Authorities<'_>>) -> io::Result<ClientConfig> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let named = named.map(certificates).transpose()?.unwrap_or_default();
@@ -43,7 +43,7 @@ pub(super) fn tls(named: Option<Authorities<'_>>) -> io::Result<ClientConfig> {
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
         .map_err(io::Error::other)?;
-    // Without a file there may be no authority at all: then no certificate is trusted, and http works.
+    // Without a file there may be no authorities at all. Then no certificate is trusted, but http:// URLs work.
     if named.is_empty() {
         return Ok(builder.with_root_certificates(roots).with_no_client_auth());
     }
@@ -71,17 +71,18 @@ fn roots(named: &[CertificateDer<'static>]) -> io::Result<RootCertStore> {
         tracing::warn!(%error, "cannot load some of the system's certificate authorities");
     }
     roots.add_parsable_certificates(system.certs);
-    for certificate in named.iter().filter(|certificate| Certificate::read(certificate).is_some_and(|it| it.may_issue))
+    for certificate in
+        named.iter().filter(|certificate| Certificate::read(certificate).is_some_and(|parsed| parsed.may_issue))
     {
         roots.add(certificate.clone()).map_err(io::Error::other)?;
     }
     Ok(roots)
 }
 
-/// Verifies the certificates that are named by themselves, and others by authorities.
+/// Verifies the certificates in the file without their issuer, and all others through the authorities.
 #[derive(Debug)]
 struct Verifier {
-    /// `None` if there are no authorities at all, which webpki's verifier cannot be made of.
+    /// `None` if there are no authorities. webpki's verifier requires at least one.
     by_authorities: Option<Arc<WebPkiServerVerifier>>,
     named: Vec<CertificateDer<'static>>,
     provider: Arc<CryptoProvider>,
@@ -99,20 +100,20 @@ impl Verifier {
     }
 }
 
-/// Verifies what does not depend on the issuer.
-fn verify_alone(certificate: &CertificateDer<'_>, name: &ServerName<'_>, now: UnixTime) -> Result<(), Error> {
-    let says = Certificate::read(certificate).ok_or(CertificateError::BadEncoding)?;
+/// Verifies a certificate, except for its issuer.
+fn verify_without_issuer(certificate: &CertificateDer<'_>, name: &ServerName<'_>, now: UnixTime) -> Result<(), Error> {
+    let parsed = Certificate::read(certificate).ok_or(CertificateError::BadEncoding)?;
     let seconds = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
     let time = |seconds: i64| {
         UnixTime::since_unix_epoch(std::time::Duration::from_secs(seconds.try_into().unwrap_or_default()))
     };
-    if seconds < says.not_before {
-        return Err(CertificateError::NotValidYetContext { time: now, not_before: time(says.not_before) }.into());
+    if seconds < parsed.not_before {
+        return Err(CertificateError::NotValidYetContext { time: now, not_before: time(parsed.not_before) }.into());
     }
-    if seconds > says.not_after {
-        return Err(CertificateError::ExpiredContext { time: now, not_after: time(says.not_after) }.into());
+    if seconds > parsed.not_after {
+        return Err(CertificateError::ExpiredContext { time: now, not_after: time(parsed.not_after) }.into());
     }
-    if !says.is_for_servers {
+    if !parsed.is_for_servers {
         return Err(CertificateError::InvalidPurpose.into());
     }
     verify_server_name(&ParsedCertificate::try_from(certificate)?, name)
@@ -128,7 +129,7 @@ impl ServerCertVerifier for Verifier {
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         if self.named.contains(end_entity) {
-            verify_alone(end_entity, server_name, now)?;
+            verify_without_issuer(end_entity, server_name, now)?;
             return Ok(ServerCertVerified::assertion());
         }
         match &self.by_authorities {

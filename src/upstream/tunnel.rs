@@ -1,8 +1,8 @@
-//! A connection to a host, before TLS: of our own, or through a proxy that is asked to lead there.
+//! Connections to hosts before TLS: direct ones, and tunnels through a proxy (CONNECT).
 //!
-//! The CONNECT is written and its answer read here: hyper takes only a 200 for the beginning of a tunnel, and every 2xx is
-//! one (RFC 9110 §9.3.6). (hyper-util has a ready-made `Tunnel`, but that tells no status apart from 200 and 407, and throws
-//! away what comes right behind the answer.)
+//! This file writes the CONNECT request and reads the response itself. hyper accepts only a 200 as the start of a
+//! tunnel, but every 2xx is one (RFC 9110 §9.3.6). hyper-util has a `Tunnel`, but it recognizes only the statuses 200
+//! and 407, and discards bytes that follow the response head. No text from the proxy's response may get into a message.
 
 use std::fmt::Display;
 use std::io::{self, ErrorKind};
@@ -20,22 +20,22 @@ use tower_service::Service;
 
 use super::AGENT;
 use super::fault::{Attributed, CallStage, Fault};
-use super::hint::explained;
+use super::hint::describe_error;
 use super::resolve::Resolver;
 use crate::net::{self, Connector};
 use crate::proxy_config::{Proxy, ProxyConfig, ProxyRoute};
 use crate::stream::BoxError;
 
-/// As far as a proxy's answer may go, in bytes. What else it says is not read.
-const MAX_ANSWER_SIZE: usize = 16 * 1024;
+/// The maximum size of the head of a proxy's response, in bytes.
+const MAX_HEAD_SIZE: usize = 16 * 1024;
 
-/// How many fields a proxy's answer may have: as many as hyper allows by itself.
+/// The maximum number of fields in a proxy's response: hyper's default.
 const MAX_FIELDS: usize = 100;
 
-/// Bytes to and from a host; to and from a proxy they may be encrypted.
+/// A stream to a host. The connection to a proxy may use TLS.
 type TunnelStream = MaybeHttpsStream<net::Stream>;
 
-/// Reaches hosts by the way that is set for them.
+/// Connects to hosts, directly or through the proxy that is configured for them.
 #[derive(Clone)]
 pub(super) struct HostConnector {
     direct: Connector<Resolver>,
@@ -44,7 +44,7 @@ pub(super) struct HostConnector {
 }
 
 impl HostConnector {
-    /// With a connector for hosts, and one for proxies.
+    /// `direct` connects to hosts, `proxies` to proxies.
     pub(super) fn new(
         direct: Connector<Resolver>,
         proxies: HttpsConnector<Connector<Resolver>>,
@@ -53,7 +53,7 @@ impl HostConnector {
         Self { direct, proxies, proxy_config: Arc::new(proxy_config) }
     }
 
-    /// The proxy on the way to a host.
+    /// The proxy for this URI, if there is one.
     pub(super) fn proxy_to(&self, uri: &Uri) -> Option<Proxy> {
         match self.proxy_config.route_to(uri.authority()?, uri.scheme() != Some(&Scheme::HTTPS)) {
             ProxyRoute::Through(proxy) => Some(proxy.clone()),
@@ -82,50 +82,49 @@ impl Service<Uri> for HostConnector {
                 let stream = connecting.await.map_err(|error| failure(&*error, CallStage::Connecting))?;
                 connect_tunnel(stream, &proxy, &uri).await
             };
-            // It names no cause, so that nobody takes what the proxy's own TLS failed of for upstream's.
-            tunnel.await.map_err(|Attributed { words, fault }| {
-                Attributed { words: format!("the proxy {proxy}: {words}"), fault }.into()
+            // The error has no source, or a TLS error of the proxy would be reported as one of upstream.
+            tunnel.await.map_err(|Attributed { message, fault }| {
+                Attributed { message: format!("the proxy {proxy}: {message}"), fault }.into()
             })
         })
     }
 }
 
-/// What is wrong with a proxy, in words, and whose fault that is.
 fn failure(error: &(dyn std::error::Error + 'static), stage: CallStage) -> Attributed {
-    Attributed { words: explained(error), fault: Fault::of(error, stage) }
+    Attributed { message: describe_error(error), fault: Fault::of(error, stage) }
 }
 
-/// Asks a proxy to lead to a host, and gives the connection back once it does.
+/// Opens a tunnel to a host through a connection to a proxy.
 async fn connect_tunnel(mut stream: TunnelStream, proxy: &Proxy, to: &Uri) -> Result<TunnelStream, Attributed> {
-    let because = |words: String, fault| Err(Attributed { words, fault });
+    let failed = |message: String, fault| Err(Attributed { message, fault });
     let mut io = TokioIo::new(&mut stream);
     let exchange = async {
-        io.write_all(&connect(proxy, to)).await?;
+        io.write_all(&connect_request(proxy, to)).await?;
         io.flush().await?;
-        answer(&mut io).await
+        read_response(&mut io).await
     };
-    let answer = exchange.await.map_err(|error| failure(&error, CallStage::Exchanging))?;
-    match answer.status {
+    let response = exchange.await.map_err(|error| failure(&error, CallStage::Exchanging))?;
+    match response.status {
         status if status.is_success() => {}
-        // The words in its answer are anybody's: only what the status means is passed on.
+        // The text of the response is not trusted. Only the meaning of the status is passed on.
         StatusCode::PROXY_AUTHENTICATION_REQUIRED if proxy.credentials().is_none() => {
-            let words = "407 Proxy Authentication Required, and HTTPS_PROXY has no USER:PASSWORD@";
-            return because(words.to_owned(), Fault::Local);
+            let message = "it answers 407 Proxy Authentication Required: add USER:PASSWORD@ to HTTPS_PROXY";
+            return failed(message.to_owned(), Fault::Local);
         }
-        // It can't reach upstream either.
-        status if status.is_server_error() => return because(format!("it answers {status}"), Fault::Outside),
-        // It does not let the gateway through.
-        status => return because(format!("it answers {status}"), Fault::Local),
+        // The proxy cannot reach upstream.
+        status if status.is_server_error() => return failed(format!("it answers {status}"), Fault::Outside),
+        // The proxy refuses the tunnel.
+        status => return failed(format!("it answers {status}"), Fault::Local),
     }
-    if answer.is_followed {
-        // In TLS the client begins.
-        return because("it says more than it was asked".to_owned(), Fault::Outside);
+    if response.is_followed {
+        // In TLS the client sends first.
+        return failed("it sent data before the TLS handshake".to_owned(), Fault::Outside);
     }
     Ok(stream)
 }
 
-/// The request for a tunnel. There is always a port in it (RFC 9110 §9.3.6).
-fn connect(proxy: &Proxy, to: &Uri) -> Vec<u8> {
+/// The CONNECT request. Its target always has a port (RFC 9110 §9.3.6).
+fn connect_request(proxy: &Proxy, to: &Uri) -> Vec<u8> {
     let (host, port) = (to.host().unwrap_or_default(), to.port_u16().unwrap_or(443));
     let mut head = format!("CONNECT {host}:{port} HTTP/1.1\r\nhost: {host}:{port}\r\n").into_bytes();
     let credentials = proxy.credentials().map(|credentials| (PROXY_AUTHORIZATION, credentials));
@@ -138,27 +137,26 @@ fn connect(proxy: &Proxy, to: &Uri) -> Vec<u8> {
     head
 }
 
-/// What a proxy has answered.
 struct ConnectResponse {
     status: StatusCode,
-    /// Whether more came with the head.
+    /// Whether bytes were received after the head.
     is_followed: bool,
 }
 
-/// Reads the head of a proxy's final answer. Whatever its fields say, a 2xx has no body (RFC 9110 §9.3.6).
-async fn answer(io: &mut (impl AsyncRead + Unpin)) -> io::Result<ConnectResponse> {
+/// Reads the head of a proxy's final response. A 2xx has no body, even if its fields declare one (RFC 9110 §9.3.6).
+async fn read_response(io: &mut (impl AsyncRead + Unpin)) -> io::Result<ConnectResponse> {
     let mut read = Vec::new();
     loop {
-        while let Some((status, size)) = head(&read)? {
+        while let Some((status, size)) = parse_head(&read)? {
             if status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS {
                 read.drain(..size);
             } else {
                 return Ok(ConnectResponse { status, is_followed: read.len() > size });
             }
         }
-        if read.len() >= MAX_ANSWER_SIZE {
-            // A limit of ours, and no fault of the proxy's.
-            return Err(io::Error::other("its answer has a head of more than 16 KiB"));
+        if read.len() >= MAX_HEAD_SIZE {
+            // This is a limit of the gateway, so the error must not count as the proxy's fault.
+            return Err(io::Error::other("its response header is larger than 16 KiB"));
         }
         let mut piece = [0; 1024];
         match io.read(&mut piece).await? {
@@ -168,20 +166,20 @@ async fn answer(io: &mut (impl AsyncRead + Unpin)) -> io::Result<ConnectResponse
     }
 }
 
-/// The status and the size of a response's head, if it is whole.
-fn head(bytes: &[u8]) -> io::Result<Option<(StatusCode, usize)>> {
+/// The status and the size of a response head, if it is complete.
+fn parse_head(bytes: &[u8]) -> io::Result<Option<(StatusCode, usize)>> {
     let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
     let mut response = httparse::Response::new(&mut fields);
     let parsed = match httparse::ParserConfig::default().parse_response(&mut response, bytes) {
-        Err(httparse::Error::TooManyHeaders) => return Err(io::Error::other("its answer has more than 100 fields")),
-        parsed => parsed.map_err(|error| no_http(&error))?,
+        Err(httparse::Error::TooManyHeaders) => return Err(io::Error::other("its response has more than 100 fields")),
+        parsed => parsed.map_err(|error| not_http(&error))?,
     };
     let (httparse::Status::Complete(size), Some(code)) = (parsed, response.code) else { return Ok(None) };
-    let status = StatusCode::from_u16(code).map_err(|error| no_http(&error))?;
+    let status = StatusCode::from_u16(code).map_err(|error| not_http(&error))?;
     Ok(Some((status, size)))
 }
 
-/// The proxy's fault.
-fn no_http(error: &dyn Display) -> io::Error {
-    io::Error::new(ErrorKind::InvalidData, format!("its answer is no HTTP: {error}"))
+/// An error that counts as the proxy's fault.
+fn not_http(error: &dyn Display) -> io::Error {
+    io::Error::new(ErrorKind::InvalidData, format!("its response is not HTTP: {error}"))
 }

@@ -1,4 +1,4 @@
-//! The least rate of an upload, so that a client that sends almost nothing does not hold a call slot.
+//! The minimum rate of an upload. A client that sends almost nothing must not occupy a call slot.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -12,21 +12,21 @@ use super::UpstreamError;
 use crate::clock::Clock;
 use crate::stream::BoxError;
 
-/// How long a client is waited for, in all, before its rate is looked at.
+/// How much waiting time is measured before the rate is checked.
 const WINDOW: Duration = Duration::from_secs(10);
 
-/// How many bytes it has to send in that time: 1 KiB/s.
-const LEAST: usize = 10 * 1024;
+/// How many bytes must arrive in a window: 1 KiB/s.
+const MIN_BYTES: usize = 10 * 1024;
 
-/// A body that fails with [`UpstreamError::UploadSlow`] when it brings less than 1 KiB/s over 10 s. Only the time counts
-/// during which it is being waited for: that upstream does not read is not the client's fault.
+/// A body that fails with [`UpstreamError::UploadSlow`] if it arrives at less than 1 KiB/s over 10 s. Only the time
+/// during which the gateway waits for the client counts. If upstream does not read, this is not the client's fault.
 pub(super) struct MinRate<B> {
     inner: B,
-    /// What has come in this window.
+    /// The bytes that arrived in this window.
     bytes: usize,
-    /// How long it was waited for in this window, up to the wait that goes on.
+    /// The waiting time in this window, without the current wait.
     waited: Duration,
-    /// Since when it is being waited for, by the clock that timers go by.
+    /// The start of the current wait, on the clock of the timers, and the timer for the end of the window.
     waiting: Option<(Instant, Pin<Box<Sleep>>)>,
 }
 
@@ -60,7 +60,7 @@ where
             if timer.as_mut().poll(context).is_pending() {
                 return Poll::Pending;
             }
-            if this.bytes < LEAST {
+            if this.bytes < MIN_BYTES {
                 return Poll::Ready(Some(Err(UpstreamError::UploadSlow.into())));
             }
             (this.bytes, this.waited, this.waiting) = (0, Duration::ZERO, None);
@@ -86,7 +86,7 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    /// A body whose parts come when they are sent.
+    /// A body whose frames arrive when they are sent to the channel.
     struct Parts(mpsc::UnboundedReceiver<usize>);
 
     impl Body for Parts {
@@ -106,11 +106,12 @@ mod tests {
         (parts, MinRate::new(Parts(receiver)))
     }
 
-    /// Sends a part each second and reads it as it comes. Says after how many seconds the body fails, if it does.
+    /// Sends a part each second and reads it when it arrives. Returns after how many seconds the body fails, if it
+    /// does.
     async fn fails_after(size: usize, seconds: u32) -> Option<u32> {
         let (parts, mut body) = body();
         for second in 1..=seconds {
-            // The body is being waited for until then.
+            // The gateway waits for the body during this second.
             match timeout(SECOND, body.frame()).await {
                 Ok(frame) => {
                     let error = frame.unwrap().unwrap_err();
@@ -140,21 +141,21 @@ mod tests {
         let (parts, mut body) = body();
         parts.send(1 << 20).unwrap();
         body.frame().await.unwrap().unwrap();
-        let begun = Clock::System.timer_now();
+        let start = Clock::System.timer_now();
         body.frame().await.unwrap().unwrap_err();
-        assert_eq!(Clock::System.timer_now() - begun, 2 * WINDOW);
+        assert_eq!(Clock::System.timer_now() - start, 2 * WINDOW);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn time_during_which_nobody_reads_does_not_count() {
+    async fn time_during_which_the_body_is_not_read_does_not_count() {
         let (parts, mut body) = body();
         for _ in 0..100 {
             advance(WINDOW).await;
             parts.send(1).unwrap();
             body.frame().await.unwrap().unwrap();
         }
-        let begun = Clock::System.timer_now();
+        let start = Clock::System.timer_now();
         body.frame().await.unwrap().unwrap_err();
-        assert_eq!(Clock::System.timer_now() - begun, WINDOW);
+        assert_eq!(Clock::System.timer_now() - start, WINDOW);
     }
 }

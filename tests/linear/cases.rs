@@ -30,7 +30,8 @@ use workspace_gateway::testing::signing::{
     parse_date,
 };
 
-/// Parts of the smaller input. The larger one has four times as many, which is as much as a head of 256 KiB has room for.
+/// Parts of the smaller input. The larger one has four times as many, which is as much as a head of 256 KiB has room
+/// for.
 pub(crate) const SMALL: usize = 16_000;
 
 /// The same for fields, of which a `HeaderMap` holds 32,768.
@@ -44,8 +45,8 @@ pub(crate) struct Case {
     pub(crate) name: String,
     /// The size of the smaller input.
     pub(crate) small: usize,
-    /// Whether it removes fields that are there more than once. With debug assertions `http` looks at all fields for each
-    /// that is removed (`remove_extra_value` in http 1.5), so that the number of instructions says nothing then.
+    /// Whether it removes fields that are there more than once. With debug assertions `http` looks at all fields for
+    /// each that is removed (`remove_extra_value` in http 1.5), so that the number of instructions says nothing then.
     pub(crate) removes_repeated_fields: bool,
     /// Makes the input of a size. What it returns reads that input once.
     pub(crate) prepare: Box<dyn Fn(usize) -> Box<dyn FnOnce()>>,
@@ -137,8 +138,8 @@ fn in_http2(input: impl Fn(usize) -> Parts) -> impl Fn(usize) -> Parts {
     }
 }
 
-/// The check that comes before all others. It refuses most of these inputs, at a cost that grows linearly, too. Below its
-/// bounds it accepts them.
+/// The check that comes before all others. It refuses most of these inputs, at a cost that grows linearly, too. Below
+/// its bounds it accepts them.
 fn validation(cases: &mut Cases) {
     let catalogue = catalogue();
     let check = move |head: &mut Parts| validate::normalize(head).and_then(|()| validate::check(head, catalogue));
@@ -221,15 +222,15 @@ fn fields(cases: &mut Cases) {
             RequestDirectives::read(&head.headers).unwrap()
         });
     }
-    let answer = || HeaderMap::from_iter([(ETAG, HeaderValue::from_static("\"none\""))]);
+    let response = || HeaderMap::from_iter([(ETAG, HeaderValue::from_static("\"none\""))]);
     for (name, text) in [("tags", "\"a\","), ("open tags", "\",\"a"), ("weak tags", " W/\"none, \" ,")] {
         let tags = move |size| head("/", [("if-none-match", text.repeat(size / 3))]);
-        let tagged = answer();
+        let tagged = response();
         cases.add(&format!("is_current of {name}"), SMALL, tags, move |head| {
             assert!(!condition::is_current(&head.headers, &tagged));
         });
     }
-    let tagged = answer();
+    let tagged = response();
     cases.add("is_current of fields", FEW, repeated("if-none-match", "\"a\""), move |head| {
         assert!(!condition::is_current(&head.headers, &tagged));
     });
@@ -318,12 +319,12 @@ fn signatures(cases: &mut Cases) {
         assert!(keys.claim(&head.headers).is_none());
     });
     let owned = std::rc::Rc::new(key());
-    cases.add("may_ask", FEW, repeated("x-project-id", "p"), move |head| {
-        assert!(owned.may_ask(Some("p"), &head.headers))
+    cases.add("allows_project", FEW, repeated("x-project-id", "p"), move |head| {
+        assert!(owned.allows_project(Some("p"), &head.headers))
     });
     let claimed = |size| {
-        let said = format!("SDK-HMAC-SHA256 Access=id, SignedHeaders={}, Signature=0", list('s', size, ";"));
-        headers([("authorization", said), ("x-sdk-date", "20261122T120000Z".to_owned())])
+        let authorization = format!("SDK-HMAC-SHA256 Access=id, SignedHeaders={}, Signature=0", list('s', size, ";"));
+        headers([("authorization", authorization), ("x-sdk-date", "20261122T120000Z".to_owned())])
     };
     cases.add("Authorization", SMALL / 2, claimed, |headers| {
         Authorization::read(&headers["authorization"]).unwrap().names().count()
@@ -332,7 +333,7 @@ fn signatures(cases: &mut Cases) {
     cases.add("examine", SMALL / 2, claimed, move |headers| {
         keys.claim(headers).unwrap().examine(headers, now()).unwrap();
     });
-    // All that is signed is there.
+    // All signed headers are present.
     let plain = SignedTarget { path: "/", query: None };
     let signed = move |size| {
         let mut headers = headers(distinct('s', size).map(|name| (name, "1".to_owned())));

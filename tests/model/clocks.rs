@@ -1,23 +1,23 @@
-//! The machine's clocks, as the model sees them: what each jump of a single clock means for rules.
+//! The clocks of the machine in the model: what a jump of one clock means for the rules.
 //!
-//! Timers go by the monotonic clock, which never jumps. Rules go by the time that has passed on `CLOCK_BOOTTIME` or on the
+//! Timers use the monotonic clock, which never jumps. Rules use the time that has passed on `CLOCK_BOOTTIME` or on the
 //! wall clock, whichever is more.
 
-use super::world::{Ms, SECOND};
+use super::domain::{Ms, SECOND};
 
-/// By how much the wall clock may run ahead of `CLOCK_BOOTTIME` before that counts as time.
+/// The wall clock may run ahead of `CLOCK_BOOTTIME` by this much (ms) before the difference counts as time.
 const DRIFT: i64 = 30_000;
 
-/// A change of one or two of the clocks, in which no timer sees any time pass.
+/// A change of one or two of the clocks. For timers no time passes.
 #[derive(Clone, Copy, Debug)]
 pub enum Jump {
-    /// A suspension: both go ahead.
+    /// The machine is suspended: both clocks advance.
     Suspension(Ms),
-    /// `CLOCK_BOOTTIME` alone goes ahead.
+    /// Only `CLOCK_BOOTTIME` advances.
     Boot(Ms),
-    /// The wall clock alone is set forward.
+    /// Only the wall clock is set forward.
     WallForward(Ms),
-    /// The wall clock alone is set back.
+    /// Only the wall clock is set back.
     WallBack(Ms),
 }
 
@@ -28,7 +28,7 @@ impl Jump {
         }
     }
 
-    /// The same by a second, to be tried in its place.
+    /// The same jump by one second, for shrinking.
     pub fn simpler(mut self) -> Option<Self> {
         let by = self.by();
         (*by > SECOND).then(|| *by = SECOND)?;
@@ -36,7 +36,7 @@ impl Jump {
     }
 }
 
-/// By how much the wall clock is ahead of `CLOCK_BOOTTIME`, and the least that it has been since it last counted.
+/// How far the wall clock is ahead of `CLOCK_BOOTTIME` (ms), and the minimum since a difference last counted.
 #[derive(Default)]
 pub struct Clocks {
     ahead: i64,
@@ -44,18 +44,18 @@ pub struct Clocks {
 }
 
 impl Clocks {
-    /// How much time a jump is for rules, and what to call that.
+    /// The time that passes for the rules, and the name of the rule for the tally.
     pub fn jump(&mut self, jump: Jump) -> (Ms, &'static str) {
-        let signed = |by: Ms| i64::try_from(by).expect("a few minutes");
+        let signed = |by: Ms| i64::try_from(by).expect("a jump is a few minutes at most");
         let (passed, name) = match jump {
-            Jump::Suspension(by) => (by, "suspension"),
+            Jump::Suspension(by) => (by, "suspension of the machine"),
             Jump::Boot(by) => {
                 self.ahead -= signed(by);
                 (by, "jump of the boot clock")
             }
             Jump::WallBack(by) => {
                 self.ahead -= signed(by);
-                (0, "step back")
+                (0, "step back of the wall clock")
             }
             Jump::WallForward(by) => {
                 self.ahead += signed(by);
@@ -64,7 +64,7 @@ impl Clocks {
                         self.least = self.ahead;
                         (gained.unsigned_abs(), "jump of the wall clock")
                     }
-                    _ => (0, "drift"),
+                    _ => (0, "drift of the wall clock"),
                 }
             }
         };

@@ -1,35 +1,37 @@
-//! The sharing rules, held against a model of them.
+//! Checks the sharing rules against a model of them.
 //!
-//! Random sequences of fifty steps run in process against the real gateway and a reference model: requests
-//! of several callers, alone and at once, with wishes or without; answers that come out of order;
-//! revocations, catalogue changes, failures, purges, clients that hang up, time, and clocks that jump. Model and gateway have
-//! to agree on every answer and every call to upstream; and whatever both of them say, everything that is
-//! served is judged by what upstream held to be true. Who changes a rule changes `rules` with it.
+//! Random sequences of fifty steps run in process against the real gateway and a reference model. Steps are:
+//! - requests of several callers, alone and at the same time, with and without request directives
+//! - responses that arrive out of order
+//! - revocations, catalogue changes, failures, purges and clients that disconnect
+//! - time that passes, and clocks that jump
 //!
-//! Nothing in here may use code of the gateway to say what the gateway should do.
+//! The model and the gateway must agree on every response and on every call to upstream. In addition, every response is
+//! judged by the recorded state of upstream, whatever the two say. A change of a rule needs a change of `rules`.
 //!
-//! - [`world`]: callers, scopes, keys, and what is true upstream.
+//! Nothing in here may use code of the gateway to decide what the gateway should do.
+//!
+//! - [`domain`]: callers, scopes, keys, and the state of upstream.
 //! - [`settings`]: the limits.
 //! - [`clocks`]: what a jump of one clock means.
 //! - [`steps`]: what can happen.
-//! - [`script`]: upstream, as told.
+//! - [`scripted_upstream`]: an upstream that the driver controls.
 //! - [`rules`]: the model.
-//! - [`property`]: the judge.
+//! - [`property`]: the safety property, judged from the history alone.
 //! - [`driver`]: runs a sequence.
 //!
-//! A failure prints its seed, to be given back in `WORKSPACE_GATEWAY_TEST_MODEL_SEED`.
-//! `WORKSPACE_GATEWAY_TEST_MODEL_SEQUENCES` says how many sequences to run, and with
-//! `WORKSPACE_GATEWAY_TEST_MODEL_AS_FOUND` a failure is told as it was found, not made smaller first. That there
-//! is no rule that could be broken unnoticed is shown by `tests/mutants.py`.
+//! A failure prints its seed. `WORKSPACE_GATEWAY_TEST_MODEL_SEED` repeats it. `WORKSPACE_GATEWAY_TEST_MODEL_SEQUENCES`
+//! is the number of sequences. With `WORKSPACE_GATEWAY_TEST_MODEL_AS_FOUND` a failure is reported as it was found and
+//! not shrunk first. `tests/mutants.py` shows that no rule can be broken unnoticed.
 
 mod clocks;
+mod domain;
 mod driver;
 mod property;
 mod rules;
-mod script;
+mod scripted_upstream;
 mod settings;
 mod steps;
-mod world;
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -44,166 +46,165 @@ const SEED: &str = "WORKSPACE_GATEWAY_TEST_MODEL_SEED";
 const NUMBER: &str = "WORKSPACE_GATEWAY_TEST_MODEL_SEQUENCES";
 const AS_FOUND: &str = "WORKSPACE_GATEWAY_TEST_MODEL_AS_FOUND";
 
-/// How many sequences run unless the environment says otherwise.
 const SEQUENCES: u64 = 10_000;
 
-/// So many share a seed: few enough to run again in a moment.
+/// Sequences that share a seed: few enough to repeat in a moment.
 const BATCH: u64 = 100;
 
-/// What has to happen often in so many sequences, or they have gone blind to a rule.
+/// Each of these must happen at least 20 times in that many sequences. Otherwise the sequences no longer test the rule.
 const RULES: [&str; 80] = [
+    "304 to the client",
     "304",
-    "304 for nothing",
-    "a stranger's change",
-    "ambiguous",
-    "answered after a change",
-    "answered after a purge",
-    "asked by wish",
-    "asked to confirm",
-    "boarded",
-    "boarded what nobody waits for",
-    "body without an end after a head",
-    "caller's pause",
-    "caller's pause by 503",
-    "came back",
-    "changed nothing",
-    "denial",
-    "denial elsewhere",
+    "429 for all waiters",
+    "additional call",
+    "ambiguous token",
+    "background refresh",
+    "backoff of a cache key for a caller",
+    "backoff of a cache key",
+    "backoff of a caller after 503",
+    "backoff of a caller",
+    "backoff of a scope",
+    "backoff of an owned cache key",
+    "change by a caller without a grant",
+    "client disconnected",
+    "collapsed",
+    "deadline",
+    "denial in other scopes",
     "denial of a grant",
-    "drift",
-    "elected",
-    "everybody's pause",
+    "denial",
+    "denied hit",
+    "drift of the wall clock",
+    "entry newer than the lapsed grant",
+    "failure inside the gateway",
     "failure",
-    "failure here",
-    "followed",
-    "given while revalidated",
-    "goes again after a change",
+    "head of a refusal",
+    "hit during a backoff by grace",
+    "hit during a backoff",
     "hit",
-    "hung up",
-    "invalidated",
+    "incomplete refusal after its head",
+    "incomplete refusal",
+    "invalidation",
+    "joined a flight without waiters",
+    "joined a flight",
     "jump of the boot clock",
     "jump of the wall clock",
-    "known to the client",
-    "late",
-    "late while suspended",
-    "led",
-    "lone pause",
-    "negative",
-    "negative from memory",
-    "newer than the grant",
-    "not a list",
-    "not as wished",
-    "not cached",
-    "not to be kept",
-    "out of time",
-    "outdated",
-    "own mark",
-    "passed through",
-    "stale-if-slow",
-    "patient for nothing",
-    "backoff",
-    "paused by grace",
-    "private after a purge",
+    "late proof during a suspension of grants",
+    "late proof",
+    "led a flight",
+    "list withheld at release",
+    "mark of a single caller",
+    "negative hit",
+    "negative response stored",
+    "new leader after 429",
+    "new leader",
+    "new lookup after an invalidation",
+    "no-cache",
+    "no-store response",
+    "not a product list",
+    "older than the entry",
+    "only-if-cached without an entry",
+    "operation turned private",
+    "private operation after a purge of a project",
     "proof",
-    "purged",
-    "refreshed",
-    "refusal without an end",
-    "refused at the head",
-    "refused from memory",
-    "relayed at once",
-    "relayed by wish",
-    "released at the head",
-    "repeated",
-    "second leader",
-    "served by another call",
-    "slot's pause",
-    "slot's pause of a caller",
-    "solo",
-    "solo after elections",
-    "spoken against",
-    "stale by grace",
-    "stale for a grant",
-    "step back",
-    "suspended",
-    "suspension",
-    "throttled in turn",
-    "throttled leader",
-    "too large",
-    "tripped",
-    "turned private as a whole",
-    "withheld at release",
+    "purge",
+    "relayed because of a mark",
+    "relayed because of no-store",
+    "released at the head of a refusal",
+    "repeated after 5xx",
+    "request directives not met",
+    "response sent for before a purge",
+    "response sent for before an invalidation",
+    "response too large",
+    "revalidated after an invalidation",
+    "scope turned private",
+    "served by another call of the flight",
+    "slow without a usable entry",
+    "solo flight after too many leaders",
+    "solo flight",
+    "stale entry overruled",
+    "stale if slow",
+    "stale on error by grace",
+    "stale on error by grant",
+    "stale while revalidated",
+    "step back of the wall clock",
+    "suspended grant restored",
+    "suspended grants",
+    "suspension of the machine",
+    "unexpected 304",
+    "unsafe method relayed",
+    "unsafe method without a change",
 ];
 
 #[test]
-fn every_sequence_keeps_to_the_rules() {
-    let given = |name| std::env::var(name).ok().map(|text| text.parse::<u64>().expect("a number"));
-    let (first, batches) = match given(SEED) {
+fn gateway_and_model_agree_in_every_sequence() {
+    let number_of = |name| std::env::var(name).ok().map(|text| text.parse::<u64>().expect("a number"));
+    let (first, batches) = match number_of(SEED) {
         Some(seed) => (seed, 1),
         None => {
-            let sequences = given(NUMBER).unwrap_or(SEQUENCES);
+            let sequences = number_of(NUMBER).unwrap_or(SEQUENCES);
             (u64::from(getrandom::u32().unwrap()), sequences.div_ceil(BATCH))
         }
     };
     let next = AtomicU64::new(0);
     let tally = Mutex::new(Tally::new());
     let failure = Mutex::new(None);
-    let work = || {
+    let run_batches = || {
         loop {
             let batch = next.fetch_add(1, Ordering::Relaxed);
             if batch >= batches || failure.lock().unwrap().is_some() {
                 return;
             }
-            if let Err(told) = run_batch(first + batch, &tally) {
-                failure.lock().unwrap().get_or_insert(told);
+            if let Err(report) = run_batch(first + batch, &tally) {
+                failure.lock().unwrap().get_or_insert(report);
             }
         }
     };
     thread::scope(|scope| {
         for _ in 0..thread::available_parallelism().map_or(1, usize::from) {
-            scope.spawn(work);
+            scope.spawn(run_batches);
         }
     });
-    if let Some(told) = failure.into_inner().unwrap() {
-        panic!("{told}");
+    if let Some(report) = failure.into_inner().unwrap() {
+        panic!("{report}");
     }
     let tally = tally.into_inner().unwrap();
     println!("{tally:#?}");
     if batches * BATCH >= SEQUENCES {
         for rule in RULES {
-            assert!(tally.get(rule).is_some_and(|&times| times >= 20), "hardly ever {rule}: {tally:#?}");
+            assert!(tally.get(rule).is_some_and(|&times| times >= 20), "fewer than 20 times {rule}: {tally:#?}");
         }
     }
 }
 
-/// Runs the sequences of a seed; says what is wrong with the first that fails, made as small as can be.
+/// Runs the sequences of a seed. Returns the first failure, shrunk.
 fn run_batch(seed: u64, tally: &Mutex<Tally>) -> Result<(), String> {
-    // A cheap one: proptest makes a generator for each choice.
+    // A cheap generator: proptest makes one for each choice.
     let rng = TestRng::from_seed(RngAlgorithm::XorShift, &[seed.to_le_bytes(), (!seed).to_le_bytes()].concat());
     let mut runner = TestRunner::new_with_rng(Config::default(), rng);
     for _ in 0..BATCH {
-        let sequence = steps::sequence().new_tree(&mut runner).expect("a sequence").current();
+        let sequence = steps::sequence().new_tree(&mut runner).expect("a sequence can be generated").current();
         match driver::run(&sequence) {
             Ok(happened) => {
                 let mut tally = tally.lock().unwrap();
                 happened.into_iter().for_each(|(rule, times)| *tally.entry(rule).or_default() += times);
             }
-            Err(told) => {
-                let told = if std::env::var_os(AS_FOUND).is_some() { told } else { shrink(sequence, told) };
-                return Err(format!("{SEED}={seed}\n{told}"));
+            Err(report) => {
+                let report = if std::env::var_os(AS_FOUND).is_some() { report } else { shrink(sequence, report) };
+                return Err(format!("{SEED}={seed}\n{report}"));
             }
         }
     }
     Ok(())
 }
 
-/// What is wrong with a sequence. Who of many wakes up first is left to chance, so it gets several.
+/// Runs a sequence several times, because the order in which waiters wake up is left to chance.
 fn fails(sequence: &Sequence) -> Option<String> {
     (0..3).find_map(|_| driver::run(sequence).err())
 }
 
-/// Leaves out what a failure doesn't need: runs of steps, long ones first, then parts of steps. By hand,
-/// for proptest goes step by step, and a sequence takes as long as many small cases.
-fn shrink(mut failing: Sequence, mut told: String) -> String {
+/// Removes the steps that a failure does not need: long runs first, then parts of steps. Not done by proptest, which
+/// goes step by step: a sequence takes as long as many small cases.
+fn shrink(mut failing: Sequence, mut report: String) -> String {
     let mut length = failing.steps.len();
     while length > 0 {
         let before = failing.steps.len();
@@ -213,22 +214,22 @@ fn shrink(mut failing: Sequence, mut told: String) -> String {
             less.steps.drain(from..(from + length).min(failing.steps.len()));
             match fails(&less) {
                 None => from += length,
-                Some(wrong) => (failing, told) = (less, wrong),
+                Some(wrong) => (failing, report) = (less, wrong),
             }
         }
-        // What was needed may no longer be.
+        // A step that was needed before may no longer be needed.
         length = if failing.steps.len() < before { length.min(failing.steps.len()) } else { length / 2 };
     }
-    for place in 0..failing.steps.len() {
-        let mut simpler = failing.steps[place].simpler();
+    for index in 0..failing.steps.len() {
+        let mut simpler = failing.steps[index].simpler();
         while let Some(step) = simpler.pop() {
             let mut less = failing.clone();
-            less.steps[place] = step.clone();
+            less.steps[index] = step.clone();
             if let Some(wrong) = fails(&less) {
-                (failing, told) = (less, wrong);
+                (failing, report) = (less, wrong);
                 simpler = step.simpler();
             }
         }
     }
-    told
+    report
 }

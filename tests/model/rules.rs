@@ -1,43 +1,46 @@
 //! The sharing rules, in plain and slow code: lists that are searched from end to end.
 //!
-//! Written from the rules alone and sharing nothing with the gateway, not even its words for durations.
-//! It says what must follow from each thing that happens: which requests are answered and how, and which
-//! calls begin. This file has what there is and what can happen to it; `memory` what is remembered, `way`
-//! what a request meets, `landing` what an answer changes, `refusal` what a refusal changes, `release` who is
-//! given what a call has brought, `relief` who makes another call.
+//! They are written from the description of the rules. They share nothing with the gateway, not even its duration
+//! types. For each event they say what must follow: which requests are answered and how, and which calls start. This
+//! file has the state and the events. The other files:
+//! - `memory`: reads what is stored.
+//! - `look_up`: decides what happens to a request.
+//! - `settle`: what a response changes.
+//! - `refusals`: what a refusal changes.
+//! - `release`: who gets the result of a call.
+//! - `additional_calls`: who makes another call while a flight is slow.
 //!
-//! `tests/table/rules.rs` states a part of the same rules again, for one caller whose requests follow one another: what a
-//! client sees of each, to the last word of `Cache-Status`. It is not derived from this. Two independent statements find
-//! each other's mistakes, and neither could be left out: that one has no flights, and this one has no headers.
+//! `tests/table/rules.rs` states a part of the same rules again: what one client with consecutive requests sees,
+//! including all of `Cache-Status`. It is not derived from this. Two independent statements find each other's mistakes,
+//! and neither can replace the other: that one has no flights, and this one has no headers.
 //!
-//! One thing it doesn't foretell: in which order those who wait for the same flight wake up. Who of them
-//! is first to call upstream is taken as seen, if that may be.
+//! The model does not predict the order in which the waiters of a flight wake up. It takes from the gateway which of
+//! them starts a call, and checks that this is allowed.
 
-mod landing;
+mod additional_calls;
+mod look_up;
 mod memory;
-mod refusal;
+mod refusals;
 mod release;
-mod relief;
-mod way;
+mod settle;
 
 use std::collections::BTreeMap;
 
-use super::script::Begun;
-use super::settings::Settings;
-use super::world::{
-    CacheRequest, CallerId, KeyId, Ms, RequestId, SCOPES, SERVICES, Said, Scope, ScopeId, Version, scope_of,
+use super::domain::{
+    CacheRequest, CallerId, KeyId, Ms, RequestId, SCOPES, SERVICES, Scope, ScopeId, UpstreamResult, Version, scope_of,
 };
-use landing::Share;
-use refusal::Head;
-use way::ProxyRoute;
+use super::scripted_upstream::UpstreamRequest;
+use super::settings::Settings;
+use look_up::Action;
+use refusals::Head;
+use settle::Recipients;
 
-/// How often a request goes again for a flight that others may board. After that it flies alone.
-const ELECTIONS: u32 = 3;
+/// How often a request joins another flight. After that it makes its own call.
+const MAX_ELECTIONS: u32 = 3;
 
-/// A caller in a scope.
 type CallerScope = (CallerId, ScopeId);
 
-/// Where an answer is kept and a flight boarded: a key, and whose it is if not everybody's.
+/// What an entry is stored under: a key, and its owner if it is private.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct CacheKey {
     key: KeyId,
@@ -45,215 +48,212 @@ struct CacheKey {
 }
 
 struct Grant {
-    to: CallerScope,
+    caller_scope: CallerScope,
     proved: Ms,
-    /// The flights of calls that were refused with a 401, of which only the head has landed.
+    /// Flights refused with a 401 of which only the head has arrived.
     suspended_by: Vec<FlightId>,
 }
 
 struct Refusal {
-    to: CallerScope,
+    caller_scope: CallerScope,
     until: Ms,
     status: u16,
     body: String,
 }
 
 struct Entry {
-    slot: CacheKey,
+    cache_key: CacheKey,
     body: String,
-    /// Upstream's tag of it.
-    tag: Option<Version>,
-    /// Whether upstream has answered a question about it with a 304 about something else.
-    is_misunderstood: bool,
+    /// As upstream sent it.
+    etag: Option<Version>,
+    /// Whether upstream has answered a revalidation with a 304 that names another list.
+    had_wrong_304: bool,
     sent: Ms,
-    chain: Vec<Link>,
+    observations: Vec<Observation>,
 }
 
-/// Who was given which body, as the tripwire sees it.
+/// Which caller got which body: the input of divergence detection.
 #[derive(Clone)]
-struct Link {
+struct Observation {
     body: String,
     caller: CallerId,
     received: Ms,
 }
 
-/// That there is no such thing. It stands beside the entry.
+/// A negative response. It is stored beside the entry.
 struct Negative {
-    slot: CacheKey,
+    cache_key: CacheKey,
     status: u16,
     body: String,
     sent: Ms,
 }
 
 struct Mark {
-    slot: CacheKey,
+    cache_key: CacheKey,
     is_too_large: bool,
     until: Ms,
 }
 
-/// Upstream is not asked for what can be given stale.
+/// Upstream is not called for what can be given stale.
 struct Backoff {
-    of: FailedScope,
+    target: BackoffTarget,
     until: Ms,
 }
 
 #[derive(PartialEq)]
-enum FailedScope {
+enum BackoffTarget {
     CacheKey(CacheKey),
-    /// Those of a caller whose call for that slot has failed.
-    Failed(CallerId, CacheKey),
+    /// A cache key, for a caller whose call for it has failed.
+    CallerKey(CallerId, CacheKey),
     Caller(CallerScope),
-    /// Those of a caller whose call has failed in a way that may be of its own making.
-    Foul(CallerScope),
+    /// A scope, for a caller whose failed call sent more than its key.
+    NotKeyOnly(CallerScope),
     Scope(ScopeId),
 }
 
 /// What requests wait for: one call, or up to three of different callers.
 struct Flight {
     id: FlightId,
-    slot: CacheKey,
-    /// Whether it can be joined: not if it is for one request alone, or was there before a purge.
+    cache_key: CacheKey,
+    /// Whether requests can join: not if it is for one request only, or started before a purge.
     is_open: bool,
-    /// Who has made calls for it.
+    /// The callers of its calls.
     callers: Vec<CallerId>,
 }
 
 type FlightId = usize;
 
-/// How many calls a flight has at most.
-const CALLS: usize = 3;
+/// The maximum number of calls of a flight.
+const MAX_CALLS: usize = 3;
 
-/// A call in the air. It is known by the request that has brought it about; of two, the first is meant.
+/// A call in flight, identified by the request that started it. If that has started two, the first is meant.
 struct Call {
     id: RequestId,
     flight: FlightId,
     caller: CallerId,
     key: KeyId,
-    is_plain: bool,
+    is_direct: bool,
     is_unsafe: bool,
-    /// Whether the request went on as it was.
+    /// Whether the request was relayed.
     is_relay: bool,
-    boarding: CacheKey,
-    /// The list it asks about.
-    asked: Option<Version>,
-    /// When that had been sent for.
-    asked_sent: Option<Ms>,
+    fetch_key: CacheKey,
+    /// The list named in `If-None-Match`.
+    validator: Option<Version>,
+    /// When the entry to revalidate was sent for.
+    entry_sent: Option<Ms>,
     sent: Ms,
-    /// The same for timers: by so much later as clocks have jumped since.
+    /// For timers: later by the jumps of clocks since then.
     timer_sent: Ms,
     was_purged: bool,
     is_late: bool,
-    /// Whether it repeats one that upstream has failed.
+    /// Whether it repeats a call that failed with a 5xx.
     is_repeat: bool,
-    /// If it was refused and the body of the refusal is still to come.
+    /// The head of a refusal whose body has not arrived.
     head: Option<Head>,
 }
 
-/// A request that waits for a call, its own or another's.
+/// A request that waits for its own call or for another's.
 #[derive(Clone, Debug)]
-struct Waiting {
-    question: CacheRequest,
-    /// As timers count, as are the next two: a jump of a clock moves them.
+struct Waiter {
+    request: CacheRequest,
+    /// By timers, as are the next two: a jump of a clock moves them.
     arrived: Ms,
-    /// When its time is up; what is streamed has none.
+    /// A relayed request has none.
     deadline: Option<Ms>,
-    /// When it takes something stale instead, if it may.
+    /// When the request takes a stale entry, if it may.
     stale_if_slow: Option<Ms>,
-    /// Whether it wasn't to have any, when that time came.
-    is_resigned: bool,
+    /// Whether there was no stale entry for it at that time.
+    had_no_stale: bool,
     elections: u32,
-    /// Whether it has gone again because upstream failed another's call, and whether its next call is that repetition.
+    /// Whether it looked up again after a 5xx of another caller's call, and whether its next call is the repetition.
     has_repeated: bool,
     is_repeat_due: bool,
-    /// Whether it could not make another call for its flight when that was due. It need not do so later.
-    was_unable: bool,
-    aboard: FlightId,
+    /// Whether it could not make an additional call when one was due. Then it need not make one later.
+    could_not_call: bool,
+    flight: FlightId,
 }
 
-/// How a request was answered.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum How {
-    /// From memory: with what is fresh for so long.
+pub enum ReplyKind {
+    /// From the cache. These four have the remaining freshness in ms, which is negative for a stale entry.
     Hit(i64),
-    /// With what says that there is no such thing.
+    /// A negative response.
     Negative(i64),
-    /// With what has been stale for so long, for upstream is not to be asked.
+    /// Stale, during a backoff.
     Backoff(i64),
-    /// The same, for somebody else does ask.
+    /// Stale, while it is revalidated.
     Revalidating(i64),
-    /// With something stale in place of a failure.
-    Stale,
-    /// With something stale rather than have it wait on.
+    /// Stale, in place of a failure.
+    StaleOnError,
+    /// Stale, because upstream is slow.
     StaleIfSlow,
-    /// With a refusal that was remembered.
-    Refused,
-    /// With what its own call brought.
-    Led,
-    /// With what another's call brought.
-    Followed,
+    /// A remembered denial.
+    Denied,
+    /// The result of its own call.
+    Fetched,
+    /// The result of another's call.
+    Collapsed,
     /// Streamed from upstream.
     Relayed,
-    /// The same, and none of the operations was asked.
+    /// The same, because the method is unsafe.
     PassedThrough,
-    /// With nothing but that its time was up.
+    /// 504 at the deadline.
     TimedOut,
-    /// With nothing but that there is nothing.
+    /// 504 for `only-if-cached`.
     NotCached,
-    /// With nothing but that it may be read in more than one way.
+    /// 400 because of the spelling of the token.
     Ambiguous,
 }
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Reply {
     pub status: u16,
-    /// None where the gateway says in its own words what is wrong.
+    /// `None` is an error in the words of the gateway.
     pub body: Option<String>,
-    /// Upstream's tag of a list.
-    pub tag: Option<Version>,
-    pub how: How,
+    /// Upstream's `ETag` of a list.
+    pub etag: Option<Version>,
+    pub kind: ReplyKind,
 }
 
 impl Reply {
-    /// What is not about a list.
-    fn new(status: u16, body: Option<String>, how: How) -> Self {
-        Self { status, body, tag: None, how }
+    fn new(status: u16, body: Option<String>, kind: ReplyKind) -> Self {
+        Self { status, body, etag: None, kind }
     }
 
-    /// The list of an entry.
-    fn of(entry: &Entry, how: How) -> Self {
-        Self { status: 200, body: Some(entry.body.clone()), tag: entry.tag, how }
+    fn of(entry: &Entry, kind: ReplyKind) -> Self {
+        Self { status: 200, body: Some(entry.body.clone()), etag: entry.etag, kind }
     }
 }
 
-/// A call that has ended, and for whom its result is.
+/// A call that has ended, and the recipients of its result.
 struct Ended<'s> {
     call: Call,
-    said: &'s Said,
-    share: Share,
+    result: &'s UpstreamResult,
+    recipients: Recipients,
     /// Whether it ends its flight, and not only the wait of its own request.
     ends_flight: bool,
-    /// Whether another caller's call may not fail, for upstream has answered such a call meanwhile.
+    /// Whether another caller may repeat the call, because upstream has answered a later call.
     may_repeat: bool,
-    /// If it has failed: whether the cause lies outside the gateway.
-    is_outside: bool,
+    /// For a failure: whether the cause is outside the gateway.
+    is_external: bool,
 }
 
-impl Waiting {
+impl Waiter {
     /// Whether a call is this request's own.
     fn leads(&self, call: &Call) -> bool {
-        call.id == self.question.id && call.flight == self.aboard
+        call.id == self.request.id && call.flight == self.flight
     }
 }
 
-/// What must follow.
+/// What must follow from an event.
 #[derive(Debug, PartialEq)]
 pub enum Effect {
     Answer(RequestId, Reply),
-    Call(Begun),
-    Relay(Begun),
+    Call(UpstreamRequest),
+    Relay(UpstreamRequest),
 }
 
-/// How often each rule had a say.
+/// How often each rule applied.
 pub type Tally = BTreeMap<&'static str, usize>;
 
 pub struct Rules {
@@ -265,17 +265,17 @@ pub struct Rules {
     negatives: Vec<Negative>,
     private: Vec<ScopeId>,
     private_operations: Vec<&'static str>,
-    /// When something was changed last.
+    /// The last invalidation of each scope.
     invalidated: [Option<Ms>; SCOPES.len()],
     marks: Vec<Mark>,
     backoffs: Vec<Backoff>,
     flights: Vec<Flight>,
     next_flight: FlightId,
     calls: Vec<Call>,
-    waiting: Vec<Waiting>,
+    waiters: Vec<Waiter>,
     /// When each service last answered, other than with a failure.
     answered: [Option<Ms>; SERVICES],
-    /// When the latest list that each service has answered well had been sent.
+    /// When the latest call was sent to which each service has returned a list.
     listed: [Option<Ms>; SERVICES],
     pub tally: Tally,
 }
@@ -297,269 +297,279 @@ impl Rules {
             flights: Vec::new(),
             next_flight: 0,
             calls: Vec::new(),
-            waiting: Vec::new(),
+            waiters: Vec::new(),
             answered: [None; SERVICES],
             listed: [None; SERVICES],
             tally: Tally::new(),
         }
     }
 
-    fn note(&mut self, rule: &'static str) {
+    fn count(&mut self, rule: &'static str) {
         *self.tally.entry(rule).or_default() += 1;
     }
 
-    /// A request is answered. Who has the list is not sent it again, except where nobody looks at it.
-    fn answer(&mut self, question: &CacheRequest, reply: Reply) -> Effect {
-        let is_known = reply.tag.is_some() && reply.tag == question.has;
-        let is_known = is_known && !matches!(reply.how, How::Relayed | How::PassedThrough);
+    /// Answers a request. A client that has the list gets a 304, unless the request was relayed.
+    fn answer(&mut self, request: &CacheRequest, reply: Reply) -> Effect {
+        let is_known = reply.etag.is_some() && reply.etag == request.if_none_match;
+        let is_known = is_known && !matches!(reply.kind, ReplyKind::Relayed | ReplyKind::PassedThrough);
         if !is_known {
-            return Effect::Answer(question.id, reply);
+            return Effect::Answer(request.id, reply);
         }
-        self.note("known to the client");
-        Effect::Answer(question.id, Reply { status: 304, body: Some(String::new()), ..reply })
+        self.count("304 to the client");
+        Effect::Answer(request.id, Reply { status: 304, body: Some(String::new()), ..reply })
     }
 
-    /// Calls in the air.
-    pub fn in_the_air(&self) -> Vec<RequestId> {
+    pub fn in_flight(&self) -> Vec<RequestId> {
         self.calls.iter().map(|call| call.id).collect()
     }
 
     /// The call that most requests wait for.
-    pub fn fullest(&self) -> Option<RequestId> {
-        let aboard = |call: &&Call| self.waiting.iter().filter(|request| request.aboard == call.flight).count();
-        self.calls.iter().max_by_key(aboard).map(|call| call.id)
+    pub fn most_awaited(&self) -> Option<RequestId> {
+        let waiter_count = |call: &&Call| self.waiters.iter().filter(|waiter| waiter.flight == call.flight).count();
+        self.calls.iter().max_by_key(waiter_count).map(|call| call.id)
     }
 
-    /// A call that has been in the air for longer than anyone waits.
+    /// A call past the timeout of the gateway's HTTP client.
     pub fn overdue(&self) -> Option<RequestId> {
         let is_overdue = |call: &&Call| call.timer_sent + Settings::ANSWER_TIMEOUT <= self.now;
         self.calls.iter().find(is_overdue).map(|call| call.id)
     }
 
-    /// Requests without an answer.
+    /// Requests without a response.
     pub fn waiting(&self) -> Vec<RequestId> {
-        self.waiting.iter().map(|request| request.question.id).collect()
+        self.waiters.iter().map(|waiter| waiter.request.id).collect()
     }
 
-    /// The moments to come at which something ends, in their order.
-    pub fn moments(&self) -> Vec<Ms> {
+    /// All future times at which something expires, in order.
+    pub fn expiry_times(&self) -> Vec<Ms> {
         let Settings { grant_ttl, stale_while_revalidate, stale_if_error, negative_ttl, .. } = self.settings;
         let grants = self.grants.iter();
-        let mut moments: Vec<Ms> = grants
+        let mut expiry_times: Vec<Ms> = grants
             .flat_map(|grant| [grant.proved + grant_ttl, grant.proved + Settings::OUTAGE_GRACE])
             .chain(self.refusals.iter().map(|refusal| refusal.until))
             .chain(self.entries.iter().flat_map(|entry| {
-                let end = entry.sent + Settings::ttl(scope_of(entry.slot.key));
+                let end = entry.sent + Settings::ttl(scope_of(entry.cache_key.key));
                 [end, end + stale_while_revalidate, end + stale_if_error]
             }))
             .chain(self.negatives.iter().map(|negative| negative.sent + negative_ttl))
             .chain(self.marks.iter().map(|mark| mark.until))
-            .chain(self.backoffs.iter().map(|pause| pause.until))
-            .chain(self.waiting.iter().filter_map(|request| request.deadline))
-            .chain(self.waiting.iter().filter_map(|request| request.stale_if_slow))
+            .chain(self.backoffs.iter().map(|backoff| backoff.until))
+            .chain(self.waiters.iter().filter_map(|waiter| waiter.deadline))
+            .chain(self.waiters.iter().filter_map(|waiter| waiter.stale_if_slow))
             .chain(self.calls.iter().map(|call| call.timer_sent + self.settings.stale_if_slow))
-            .filter(|moment| *moment > self.now)
+            .filter(|time| *time > self.now)
             .collect();
-        moments.sort_unstable();
-        moments.dedup();
-        moments
+        expiry_times.sort_unstable();
+        expiry_times.dedup();
+        expiry_times
     }
 
-    /// A request comes in.
-    pub fn ask(&mut self, question: CacheRequest) -> Result<Vec<Effect>, String> {
-        if question.spelling.is_ambiguous() {
-            self.note("ambiguous");
-            return Ok(vec![Effect::Answer(question.id, Reply::new(400, None, How::Ambiguous))]);
+    pub fn receive(&mut self, request: CacheRequest) -> Result<Vec<Effect>, String> {
+        if request.spelling.is_ambiguous() {
+            self.count("ambiguous token");
+            return Ok(vec![Effect::Answer(request.id, Reply::new(400, None, ReplyKind::Ambiguous))]);
         }
         let arrived = self.now;
         let deadline = Some(arrived + Settings::DEADLINE);
-        let request = Waiting {
-            question,
+        let waiter = Waiter {
+            request,
             arrived,
             deadline,
             stale_if_slow: None,
-            is_resigned: false,
+            had_no_stale: false,
             elections: 0,
             has_repeated: false,
             is_repeat_due: false,
-            was_unable: false,
-            aboard: FlightId::MAX,
+            could_not_call: false,
+            flight: FlightId::MAX,
         };
-        let way = self.way(&question, 0);
-        let mut effects = self.go(request, way);
-        // The flight that it has joined may have been slow for long.
-        effects.extend(self.relieve(&[question.id])?);
+        let action = self.action(&request, 0);
+        let mut effects = self.perform(waiter, action);
+        // The flight that it has joined may be slow already.
+        effects.extend(self.make_additional_calls(&[request.id])?);
         Ok(effects)
     }
 
-    /// Calls end at the same moment, in this order: first everything changes, then the waiters are released.
-    /// `seen` are the requests whose calls began at that moment, in order.
-    pub fn land(&mut self, landed: &[(RequestId, Said)], seen: &[RequestId]) -> Result<Vec<Effect>, String> {
+    /// Calls complete at the same moment, in this order. First all state changes, then the waiters are released.
+    /// `started` has the requests whose calls started at that moment, in order.
+    pub fn complete(
+        &mut self,
+        completed: &[(RequestId, UpstreamResult)],
+        started: &[RequestId],
+    ) -> Result<Vec<Effect>, String> {
         let mut ended = Vec::new();
-        for (id, said) in landed {
-            let place = self.calls.iter().position(|call| call.id == *id).expect("it is in the air");
-            let call = self.calls.remove(place);
-            let is_outside = self.is_outside(&call, said);
-            let share = self.change(&call, said);
-            let may_repeat = said.is_server_error() && !call.is_repeat && self.is_listed_since(&call);
-            let ends_flight = self.ends_flight(&call, &share);
+        for (id, result) in completed {
+            let index = self.calls.iter().position(|call| call.id == *id).expect("the call is in flight");
+            let call = self.calls.remove(index);
+            let is_external = self.is_external(&call, result);
+            let recipients = self.settle(&call, result);
+            let may_repeat = result.is_server_error() && !call.is_repeat && self.is_listed_since(&call);
+            let ends_flight = self.ends_flight(&call, &recipients);
             if ends_flight {
                 self.flights.retain(|flight| flight.id != call.flight);
             }
-            ended.push(Ended { call, said, share, ends_flight, may_repeat, is_outside });
+            ended.push(Ended { call, result, recipients, ends_flight, may_repeat, is_external });
         }
-        let (mut effects, mut again) = (Vec::new(), Vec::new());
+        let (mut effects, mut retries) = (Vec::new(), Vec::new());
         let mut counted = Vec::new();
-        for request in std::mem::take(&mut self.waiting) {
-            let own = ended.iter().find(|ended| request.leads(&ended.call));
+        for waiter in std::mem::take(&mut self.waiters) {
+            let own = ended.iter().find(|ended| waiter.leads(&ended.call));
             let end =
-                own.or_else(|| ended.iter().find(|ended| ended.ends_flight && ended.call.flight == request.aboard));
+                own.or_else(|| ended.iter().find(|ended| ended.ends_flight && ended.call.flight == waiter.flight));
             match end {
                 Some(end) => {
-                    // One whose own call this is counts among no followers.
-                    counted.extend(own.is_none().then_some(request.question.id));
-                    self.release(request, end, &mut effects, &mut again);
+                    // The leader of this call is not counted as a waiter of another.
+                    counted.extend(own.is_none().then_some(waiter.request.id));
+                    self.release(waiter, end, &mut effects, &mut retries);
                 }
-                None => self.waiting.push(request),
+                None => self.waiters.push(waiter),
             }
         }
-        effects.extend(self.go_on(again, &counted, seen)?);
+        effects.extend(self.continue_waiters(retries, &counted, started)?);
         Ok(effects)
     }
 
-    /// What follows at the moment at which calls end, or their heads come: requests go again, and others make calls for flights
-    /// that are slow. These may do so before the others go again, and then count among those who wait no more.
-    /// `counted` are the followers until then.
-    fn go_on(&mut self, again: Vec<Waiting>, counted: &[RequestId], seen: &[RequestId]) -> Result<Vec<Effect>, String> {
-        let mut effects = self.relieve_seen(seen);
-        effects.extend(self.go_again(again, seen, (counted, effects.len()))?);
-        effects.extend(self.relieve(seen)?);
+    /// After calls have completed, or heads have arrived: requests look up again, and waiters make additional calls for
+    /// slow flights. The additional calls may come first. They then count among the requests that no longer wait.
+    /// `counted` has the waiters until then.
+    fn continue_waiters(
+        &mut self,
+        retries: Vec<Waiter>,
+        counted: &[RequestId],
+        started: &[RequestId],
+    ) -> Result<Vec<Effect>, String> {
+        let mut effects = self.make_observed_calls(started);
+        effects.extend(self.look_up_again(retries, started, (counted, effects.len()))?);
+        effects.extend(self.make_additional_calls(started)?);
         Ok(effects)
     }
 
-    /// Whether a call that has landed ends its flight: what it has brought is for all, or nothing else is to come. After
-    /// the head of a refusal only its body is.
-    fn ends_flight(&self, call: &Call, share: &Share) -> bool {
+    /// Whether a completed call ends its flight: its result is for all, or no other call is open. After the head of a
+    /// refusal only its body is open.
+    fn ends_flight(&self, call: &Call, recipients: &Recipients) -> bool {
         let is_due = self.flights.iter().any(|flight| flight.id == call.flight);
         let is_other = |other: &Call| other.flight == call.flight && other.id != call.id && other.head.is_none();
         let is_last = match call.head {
             Some(head) => head.was_last(),
             None => !self.calls.iter().any(is_other),
         };
-        is_due && (is_last || share.serves_all())
+        is_due && (is_last || recipients.serves_all())
     }
 
-    /// Requests go again that a landed call had nothing for. `seen` are the requests whose calls began, in order. `counted` are
-    /// the followers until now, of whom others are answered; `others` are so many that make calls for their flights.
-    fn go_again(
+    /// Looks up again the requests that got nothing from a completed call. `started` has the requests whose calls
+    /// started, in order. `counted` has the waiters until now, of which others are answered. `others` is the number of
+    /// additional calls.
+    fn look_up_again(
         &mut self,
-        requests: Vec<Waiting>,
-        seen: &[RequestId],
+        waiters: Vec<Waiter>,
+        started: &[RequestId],
         (counted, others): (&[RequestId], usize),
     ) -> Result<Vec<Effect>, String> {
-        let mut yet_to_wake = counted.len() + others;
-        let turn = |request: &Waiting| seen.iter().position(|begun| *begun == request.question.id);
-        let (mut callers, others): (Vec<_>, Vec<_>) = requests.into_iter().partition(|request| turn(request).is_some());
-        callers.sort_by_key(turn);
+        let mut not_awake = counted.len() + others;
+        let position = |waiter: &Waiter| started.iter().position(|id| *id == waiter.request.id);
+        let (mut callers, others): (Vec<_>, Vec<_>) =
+            waiters.into_iter().partition(|waiter| position(waiter).is_some());
+        callers.sort_by_key(position);
         let mut effects = Vec::new();
-        for mut request in callers {
-            request.elections += 1;
-            yet_to_wake -= usize::from(counted.contains(&request.question.id));
-            let boarding = self.boarding(&request.question);
-            let way = match self.way(&request.question, request.elections) {
-                // Those who have yet to wake may still count as waiting.
-                ProxyRoute::Follow(_)
-                    if self.followers(boarding.owner.is_none()) + yet_to_wake >= self.settings.max_waiters =>
+        for mut waiter in callers {
+            waiter.elections += 1;
+            not_awake -= usize::from(counted.contains(&waiter.request.id));
+            let fetch_key = self.fetch_key(&waiter.request);
+            let action = match self.action(&waiter.request, waiter.elections) {
+                // Waiters that have not woken up may still count as waiting.
+                Action::Join(_)
+                    if self.followers(fetch_key.owner.is_none()) + not_awake >= self.settings.max_waiters =>
                 {
-                    ProxyRoute::Solo(boarding)
+                    Action::Solo(fetch_key)
                 }
-                way if way.begins_a_call() => way,
-                // It joins a flight that is slow, and makes another call for it.
-                ProxyRoute::Follow(flight) if self.is_slow(flight) => ProxyRoute::Follow(flight),
-                way => return Err(format!("#{} began a call, but {way:?} was its way", request.question.id)),
+                action if action.starts_call() => action,
+                // It joins a slow flight and makes an additional call for it.
+                Action::Join(flight) if self.is_slow(flight) => Action::Join(flight),
+                action => return Err(format!("#{} started a call, expected {action:?}", waiter.request.id)),
             };
-            if way.begins_a_call() {
-                self.note("elected");
+            if action.starts_call() {
+                self.count("new leader");
             }
-            effects.extend(self.go(request, way));
+            effects.extend(self.perform(waiter, action));
         }
-        for mut request in others {
-            request.elections += 1;
-            match self.way(&request.question, request.elections) {
-                way if way.begins_a_call() => {
-                    return Err(format!("#{} began no call, but {way:?} was its way", request.question.id));
+        for mut waiter in others {
+            waiter.elections += 1;
+            match self.action(&waiter.request, waiter.elections) {
+                action if action.starts_call() => {
+                    return Err(format!("#{} started no call, expected {action:?}", waiter.request.id));
                 }
-                way => effects.extend(self.go(request, way)),
+                action => effects.extend(self.perform(waiter, action)),
             }
         }
         Ok(effects)
     }
 
-    /// The next moment at which a request may begin a call, though nothing has happened to it.
-    pub fn next_turn(&self) -> Option<Ms> {
+    /// The next time at which a request may start a call without another event.
+    pub fn next_call_time(&self) -> Option<Ms> {
         let slow = self.calls.iter().map(|call| call.timer_sent + self.settings.stale_if_slow);
-        let stale_if_slow = self.waiting.iter().filter_map(|request| request.stale_if_slow);
-        slow.chain(stale_if_slow).filter(|moment| *moment > self.now).min()
+        let stale_if_slow = self.waiters.iter().filter_map(|waiter| waiter.stale_if_slow);
+        slow.chain(stale_if_slow).filter(|time| *time > self.now).min()
     }
 
-    /// Time passes, and with it that of those who wait. No further than to the next turn.
-    pub fn pass(&mut self, to: Ms, seen: &[RequestId]) -> Result<Vec<Effect>, String> {
+    /// Time passes, at most until the next such time. `started` is as above.
+    pub fn pass(&mut self, until: Ms, started: &[RequestId]) -> Result<Vec<Effect>, String> {
         let mut effects = Vec::new();
-        let end = |request: &Waiting| request.stale_if_slow.unwrap_or(Ms::MAX).min(request.deadline.unwrap_or(Ms::MAX));
-        while let Some(next) = (0..self.waiting.len()).min_by_key(|&place| end(&self.waiting[place]))
-            && end(&self.waiting[next]) <= to
+        let end = |waiter: &Waiter| waiter.stale_if_slow.unwrap_or(Ms::MAX).min(waiter.deadline.unwrap_or(Ms::MAX));
+        while let Some(next) = (0..self.waiters.len()).min_by_key(|&index| end(&self.waiters[index]))
+            && end(&self.waiters[next]) <= until
         {
-            let request = self.waiting.remove(next);
-            self.now = end(&request);
-            let is_tired = request.stale_if_slow == Some(self.now);
-            effects.extend(if is_tired { self.tire(request) } else { Some(self.time_out(&request)) });
+            let waiter = self.waiters.remove(next);
+            self.now = end(&waiter);
+            let is_slow = waiter.stale_if_slow == Some(self.now);
+            effects.extend(if is_slow { self.reach_stale_if_slow(waiter) } else { Some(self.time_out(&waiter)) });
         }
-        self.now = to;
-        effects.extend(self.relieve(seen)?);
+        self.now = until;
+        effects.extend(self.make_additional_calls(started)?);
         Ok(effects)
     }
 
-    /// A clock jumps: so much time passes for rules and none for timers. Nothing follows of itself.
+    /// A clock jumps: time passes for rules, but not for timers. Nothing follows immediately.
     pub fn jump(&mut self, by: Ms, name: &'static str) {
-        self.note(name);
+        self.count(name);
         self.now += by;
         self.calls.iter_mut().for_each(|call| call.timer_sent += by);
-        for request in &mut self.waiting {
-            request.arrived += by;
-            request.deadline = request.deadline.map(|deadline| deadline + by);
-            request.stale_if_slow = request.stale_if_slow.map(|stale_if_slow| stale_if_slow + by);
+        for waiter in &mut self.waiters {
+            waiter.arrived += by;
+            waiter.deadline = waiter.deadline.map(|deadline| deadline + by);
+            waiter.stale_if_slow = waiter.stale_if_slow.map(|stale_if_slow| stale_if_slow + by);
         }
     }
 
-    /// A client hangs up. Its call, if it leads one, goes on; what is streamed for it doesn't, unless its method
-    /// is unsafe.
-    pub fn hang_up(&mut self, id: RequestId) {
-        self.note("hung up");
+    /// A client disconnects. A call that it leads continues. A relayed call is cancelled, unless its method is unsafe.
+    pub fn disconnect(&mut self, id: RequestId) {
+        self.count("client disconnected");
         self.calls.retain(|call| call.id != id || !call.is_relay || call.is_unsafe);
-        self.waiting.retain(|request| request.question.id != id);
+        self.waiters.retain(|waiter| waiter.request.id != id);
     }
 
-    /// The operator purges an operation, a project, an operation in a project, or everything. What holds for a whole
-    /// operation is lifted only with all of it.
+    /// Purges an operation, a project, an operation in a project, or everything. Only a purge of a whole operation
+    /// makes a private operation shared again.
     pub fn purge(&mut self, operation: Option<&str>, project: Option<&str>) {
-        self.note("purged");
+        self.count("purge");
         let is_operation = |its: &str| operation.is_none_or(|name| name == its);
         let selected = |scope: ScopeId| {
-            let Scope { operation: its_operation, project: its_project, .. } = SCOPES[scope];
-            is_operation(its_operation) && project.is_none_or(|id| id == its_project)
+            let Scope { operation: scope_operation, project: scope_project, .. } = SCOPES[scope];
+            is_operation(scope_operation) && project.is_none_or(|id| id == scope_project)
         };
         if project.is_none() {
             self.private_operations.retain(|its| !is_operation(its));
         } else if self.private_operations.iter().any(|its| is_operation(its)) {
-            self.note("private after a purge");
+            self.count("private operation after a purge of a project");
         }
-        self.entries.retain(|entry| !selected(scope_of(entry.slot.key)));
-        self.negatives.retain(|negative| !selected(scope_of(negative.slot.key)));
-        self.marks.retain(|mark| !selected(scope_of(mark.slot.key)));
+        self.entries.retain(|entry| !selected(scope_of(entry.cache_key.key)));
+        self.negatives.retain(|negative| !selected(scope_of(negative.cache_key.key)));
+        self.marks.retain(|mark| !selected(scope_of(mark.cache_key.key)));
         self.private.retain(|scope| !selected(*scope));
-        self.backoffs.retain(|pause| match pause.of {
-            FailedScope::CacheKey(slot) | FailedScope::Failed(_, slot) => !selected(scope_of(slot.key)),
-            FailedScope::Caller((_, scope)) | FailedScope::Foul((_, scope)) | FailedScope::Scope(scope) => {
+        self.backoffs.retain(|backoff| match backoff.target {
+            BackoffTarget::CacheKey(cache_key) | BackoffTarget::CallerKey(_, cache_key) => {
+                !selected(scope_of(cache_key.key))
+            }
+            BackoffTarget::Caller((_, scope)) | BackoffTarget::NotKeyOnly((_, scope)) | BackoffTarget::Scope(scope) => {
                 !selected(scope)
             }
         });

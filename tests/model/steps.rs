@@ -1,61 +1,66 @@
-//! What can happen: the steps of a sequence, and how likely each is.
+//! The steps of a sequence, and how likely each is.
 //!
-//! A step says "the third of the calls in the air", never "call 17": whatever else is left out when a
-//! failing sequence is made smaller, the rest still means something.
+//! A step says "the third of the calls in flight", never "call 17". So a step keeps its meaning when others are removed
+//! to shrink a failing sequence.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
 
 use super::clocks::Jump;
+use super::domain::{CALLERS, CallerId, Change, KeyId, Ms, RequestDirectives, SCOPES, SECOND, ScopeId, Version};
 use super::settings::Settings;
-use super::world::{CALLERS, CallerId, Change, KeyId, Ms, RequestDirectives, SCOPES, SECOND, ScopeId, Version};
 
-/// How many steps a sequence has.
 pub const STEPS: usize = 50;
 
-/// One of so many: whatever the number, it is taken modulo what there is.
+/// An index, taken modulo the number of candidates.
 pub type Pick = usize;
 
-/// A millisecond passes before each.
+/// One millisecond passes before each step.
 #[derive(Clone, Debug)]
 pub enum Step {
-    /// Requests come in at the same moment, in this order; straight from clients or by another gateway.
-    /// Their tokens are written as they are, or in each way that there is.
-    Ask {
+    /// Requests arrive at the same moment, in this order, directly from clients or through another gateway. Their
+    /// tokens are written plainly, or in each possible spelling.
+    Requests {
         key: KeyId,
         callers: Vec<CallerId>,
-        is_plain: bool,
-        is_odd: bool,
-        wish: RequestDirectives,
-        has: Option<Version>,
+        is_direct: bool,
+        varies_spelling: bool,
+        directives: RequestDirectives,
+        if_none_match: Option<Version>,
     },
-    /// A caller sends a request with an unsafe method to the path of a question.
-    Write { key: KeyId, caller: CallerId },
-    /// Calls in the air end, all at the same moment and in this order.
-    Land(Vec<(Pick, Outcome)>),
-    /// The head of a refusal lands for a call in the air. The body lands with the next step that lands the call. An
-    /// answer that is no refusal lands whole.
+    /// A caller sends a request with an unsafe method to the path of a key.
+    UnsafeRequest {
+        key: KeyId,
+        caller: CallerId,
+    },
+    /// Calls in flight complete, all at the same moment and in this order.
+    Complete(Vec<(Pick, Outcome)>),
+    /// The head of a refusal arrives for a call in flight. Its body arrives with the next step that completes the call.
+    /// Other responses arrive as a whole.
     Head(Pick, Outcome),
-    /// The call that most wait for ends, and so on, six times alike, perhaps each after a purge.
-    Series { outcome: Outcome, purges: bool },
-    /// Time passes.
+    /// The call that most requests wait for completes. This is repeated six times, optionally each after a purge.
+    Series {
+        outcome: Outcome,
+        purges: bool,
+    },
     Pass(Pass),
-    /// A clock jumps.
     Jump(Jump),
-    /// The truth changes.
+    /// The state of upstream changes.
     Change(Change),
-    /// A client that waits hangs up.
-    HangUp(Pick),
-    /// The operator purges.
-    Purge { operation: Option<ScopeId>, project: Option<ScopeId> },
+    /// A waiting client disconnects.
+    Disconnect(Pick),
+    Purge {
+        operation: Option<ScopeId>,
+        project: Option<ScopeId>,
+    },
 }
 
-/// How much time.
+/// How much time passes.
 #[derive(Clone, Debug)]
 pub enum Pass {
     Span(Ms),
-    /// Until one of the moments at which something ends, or one millisecond less or more.
+    /// Until something expires, or one millisecond less or more.
     Until(Pick, Edge),
 }
 
@@ -67,60 +72,68 @@ pub enum Edge {
 }
 
 impl Step {
-    /// Steps that do less, to be tried in place of this one when a failure is made smaller.
+    /// Smaller steps to try in place of this one when a failure is shrunk.
     pub fn simpler(&self) -> Vec<Self> {
         match self {
-            Self::Ask { key, callers, is_plain, is_odd, wish, has } => {
-                let (key, has) = (*key, *has);
-                let spelled = |callers, is_plain, is_odd, wish| Self::Ask { key, callers, is_plain, is_odd, wish, has };
-                let ask = |callers, is_plain, wish| spelled(callers, is_plain, *is_odd, wish);
+            Self::Requests { key, callers, is_direct, varies_spelling, directives, if_none_match } => {
+                let (key, if_none_match) = (*key, *if_none_match);
+                let spelled = |callers, is_direct, varies_spelling, directives| Self::Requests {
+                    key,
+                    callers,
+                    is_direct,
+                    varies_spelling,
+                    directives,
+                    if_none_match,
+                };
+                let requests =
+                    |callers, is_direct, directives| spelled(callers, is_direct, *varies_spelling, directives);
                 let mut simpler = Vec::new();
-                if *is_odd {
-                    simpler.push(spelled(callers.clone(), *is_plain, false, *wish));
+                if *varies_spelling {
+                    simpler.push(spelled(callers.clone(), *is_direct, false, *directives));
                 }
-                if !is_plain {
-                    simpler.push(ask(callers.clone(), true, *wish));
+                if !is_direct {
+                    simpler.push(requests(callers.clone(), true, *directives));
                 }
-                if *wish != RequestDirectives::Nothing {
-                    simpler.push(ask(callers.clone(), *is_plain, RequestDirectives::Nothing));
+                if *directives != RequestDirectives::None {
+                    simpler.push(requests(callers.clone(), *is_direct, RequestDirectives::None));
                 }
                 if callers.len() > 1 {
                     simpler.extend((0..callers.len()).map(|left_out| {
                         let mut callers = callers.clone();
                         callers.remove(left_out);
-                        ask(callers, *is_plain, *wish)
+                        requests(callers, *is_direct, *directives)
                     }));
                 }
                 simpler
             }
-            Self::Land(ends) => {
+            Self::Complete(ends) => {
                 let without = |left_out| {
                     let mut ends = ends.clone();
                     ends.remove(left_out);
-                    Self::Land(ends)
+                    Self::Complete(ends)
                 };
-                let plainer = |place: usize, pick, outcome| {
+                let plainer = |index: usize, pick, outcome| {
                     let mut ends = ends.clone();
-                    ends[place] = (pick, outcome);
-                    Self::Land(ends)
+                    ends[index] = (pick, outcome);
+                    Self::Complete(ends)
                 };
                 let mut simpler = Vec::new();
-                for (place, (pick, outcome)) in ends.iter().enumerate() {
-                    if let Outcome::Truth { as_sent: true } = outcome {
-                        simpler.push(plainer(place, *pick, Outcome::Truth { as_sent: false }));
+                for (index, (pick, outcome)) in ends.iter().enumerate() {
+                    if let Outcome::Regular { as_sent: true } = outcome {
+                        simpler.push(plainer(index, *pick, Outcome::Regular { as_sent: false }));
                     }
-                    simpler.extend((0..4.min(*pick)).map(|less| plainer(place, less, outcome.clone())));
+                    simpler.extend((0..4.min(*pick)).map(|less| plainer(index, less, outcome.clone())));
                     if ends.len() > 1 {
-                        simpler.push(without(place));
+                        simpler.push(without(index));
                     }
                 }
                 simpler
             }
             Self::Head(pick, outcome) => {
                 let less = (0..4.min(*pick)).map(|less| Self::Head(less, outcome.clone()));
-                std::iter::once(Self::Land(vec![(*pick, outcome.clone())])).chain(less).collect()
+                std::iter::once(Self::Complete(vec![(*pick, outcome.clone())])).chain(less).collect()
             }
-            Self::Write { key, caller } if *key > 0 => vec![Self::Write { key: 0, caller: *caller }],
+            Self::UnsafeRequest { key, caller } if *key > 0 => vec![Self::UnsafeRequest { key: 0, caller: *caller }],
             Self::Pass(Pass::Span(span)) => [1, SECOND, span / 2]
                 .into_iter()
                 .filter(|less| less < span)
@@ -138,226 +151,263 @@ impl Step {
 /// How a call ends.
 #[derive(Clone, Debug)]
 pub enum Outcome {
-    /// With the truth, as it is when the call lands or as it was when it was sent: upstream looks at
+    /// The regular response, by the state of upstream when the call completes, or when it was sent. Upstream decides at
     /// some moment in between.
-    Truth {
+    Regular {
         as_sent: bool,
     },
-    /// With the truth, and a header that forbids to keep it.
+    /// The regular response with `no-store`.
     NoStore,
-    /// With the truth, and a header that says that it varies on the credential.
+    /// The regular response, which varies on the credential.
     Vary,
-    /// With the truth, at such length that it can't be held.
+    /// The regular response, larger than the limit.
     TooLarge,
-    /// With the truth; if that is a refusal, in more words than are remembered.
-    Wordy,
-    /// With an error against 200.
-    ErrorInDisguise,
-    /// With a status that no truth decides.
+    /// The regular response. A refusal has a body too long to be remembered.
+    LongRefusal,
+    /// An error body with status 200.
+    ErrorWith200,
+    /// An error that does not depend on the state of upstream.
     Status(u16),
-    /// With one that says when to ask again, though perhaps in words that can't be read.
+    /// An error with `Retry-After`, which may be malformed.
     RetryAfter(u16, Option<Ms>),
-    /// With a 304 that tells nothing to the one who asked.
+    /// A 304 that does not name the list of the request.
     NotModified,
-    /// With the service's own 401, which is about the request and not about the credential.
+    /// The service's own 401. It is about the request, not about the credential.
     RefusedByService,
-    /// The connection is refused.
-    NotConnected,
+    ConnectionRefused,
     /// The name is not resolved.
     Unreachable,
-    /// The gateway itself can't make the call.
+    /// A failure inside the gateway.
     Local,
     TimedOut,
 }
 
-/// What happens, from an empty cache on.
+/// The steps, starting with an empty cache.
 #[derive(Clone, Debug)]
 pub struct Sequence {
-    /// Which of the settings it runs with.
+    /// Index into `Settings::all`.
     pub settings: usize,
-    /// Whether callers are shown different products from the start.
+    /// Whether callers see different products from the start.
     pub views_differ: bool,
-    /// Whether calls stay in the air beyond the deadline that the gateway's HTTP client keeps.
-    pub lingers: bool,
+    /// Whether calls stay in flight beyond the timeout of the gateway's HTTP client.
+    pub ignores_deadline: bool,
     pub steps: Vec<Step>,
 }
 
 pub fn sequence() -> impl Strategy<Value = Sequence> {
     let seldom = prop_oneof![3 => Just(false), 1 => Just(true)];
-    let before = prop_oneof![4 => Just(Vec::new()), 2 => crowd(), 2 => slow(), 3 => aged(), 2 => changed(), 2 => refused(), 1 => jumped()];
+    let before = prop_oneof![4 => Just(Vec::new()), 2 => many_waiters(), 2 => slow_leader(), 3 => expired_entry(), 2 => after_invalidation(), 2 => refusal_in_parts(), 1 => clock_jump()];
     let steps = (before, vec(step(), STEPS)).prop_map(|(before, mut steps)| {
         steps.splice(..before.len(), before);
         steps
     });
-    (0..Settings::all().len(), any::<bool>(), seldom, steps)
-        .prop_map(|(settings, views_differ, lingers, steps)| Sequence { settings, views_differ, lingers, steps })
+    (0..Settings::all().len(), any::<bool>(), seldom, steps).prop_map(
+        |(settings, views_differ, ignores_deadline, steps)| Sequence {
+            settings,
+            views_differ,
+            ignores_deadline,
+            steps,
+        },
+    )
 }
 
-fn all_ask(key: KeyId) -> Step {
-    Step::Ask {
+fn all_request(key: KeyId) -> Step {
+    Step::Requests {
         key,
         callers: (0..CALLERS).collect(),
-        is_plain: true,
-        is_odd: false,
-        wish: RequestDirectives::Nothing,
-        has: None,
+        is_direct: true,
+        varies_spelling: false,
+        directives: RequestDirectives::None,
+        if_none_match: None,
     }
 }
 
-fn all_are_proved() -> Step {
-    Step::Land(vec![(0, Outcome::Truth { as_sent: true }); CALLERS])
+fn all_prove() -> Step {
+    Step::Complete(vec![(0, Outcome::Regular { as_sent: true }); CALLERS])
 }
 
-/// What hardly comes about by chance: everyone is known, nothing is there, all ask, and one leader after the
-/// other has something to show for it, or not.
-fn crowd() -> impl Strategy<Value = Vec<Step>> {
+/// The following prefixes hardly occur by chance. Here all callers are granted, nothing is stored, all send the same
+/// request, and one leader after the other completes with the same outcome.
+fn many_waiters() -> impl Strategy<Value = Vec<Step>> {
     let outcome = prop_oneof![Just(Outcome::Status(429)), outcome()];
     (outcome, any::<bool>()).prop_map(|(outcome, purges)| {
         let purge = Step::Purge { operation: None, project: None };
-        vec![all_ask(0), all_are_proved(), purge, all_ask(0), Step::Series { outcome, purges }]
+        vec![all_request(0), all_prove(), purge, all_request(0), Step::Series { outcome, purges }]
     })
 }
 
-/// Everyone is known and nothing is there. One leads and others wait, while a later question is answered, before or after
-/// the leader's call has become slow. Then that fails, or another call is made.
-fn slow() -> impl Strategy<Value = Vec<Step>> {
+/// All callers are granted and nothing is stored. One leads and others wait. A later call for another key succeeds,
+/// before or after the leader's call has become slow. Then the leader's call fails, or there is an additional call.
+fn slow_leader() -> impl Strategy<Value = Vec<Step>> {
     let pass = select(vec![1, 4, 12, 41]).prop_map(|seconds| Step::Pass(Pass::Span(seconds * SECOND)));
     let failure = select(vec![500, 502, 503]).prop_map(Outcome::Status);
     (pass.clone(), pass, prop_oneof![1 => failure, 1 => outcome()], vec(outcome(), 0..=2)).prop_map(
         |(before, after, first, more)| {
-            let ask = |key, callers| Step::Ask {
+            let requests = |key, callers| Step::Requests {
                 key,
                 callers,
-                is_plain: true,
-                is_odd: false,
-                wish: RequestDirectives::Nothing,
-                has: None,
+                is_direct: true,
+                varies_spelling: false,
+                directives: RequestDirectives::None,
+                if_none_match: None,
             };
-            let land = |pick, outcome| Step::Land(vec![(pick, outcome)]);
+            let complete = |pick, outcome| Step::Complete(vec![(pick, outcome)]);
             let purge = Step::Purge { operation: None, project: None };
-            let mut steps =
-                vec![all_ask(0), all_are_proved(), purge, ask(0, vec![0]), ask(0, vec![1, 2, 3]), ask(1, vec![4])];
-            steps.extend([before, land(1, Outcome::Truth { as_sent: true }), after, land(0, first)]);
-            steps.extend(more.into_iter().map(|outcome| land(0, outcome)));
+            let mut steps = vec![
+                all_request(0),
+                all_prove(),
+                purge,
+                requests(0, vec![0]),
+                requests(0, vec![1, 2, 3]),
+                requests(1, vec![4]),
+            ];
+            steps.extend([before, complete(1, Outcome::Regular { as_sent: true }), after, complete(0, first)]);
+            steps.extend(more.into_iter().map(|outcome| complete(0, outcome)));
             steps
         },
     )
 }
 
-/// And neither does this: something is there that has expired, while everyone has been proved by another
-/// question since.
-fn aged() -> impl Strategy<Value = Vec<Step>> {
-    let some = prop_oneof![1 => Just(Vec::new()), 1 => vec((caller(), trouble()), 1..=4)];
+/// An entry has expired, and all callers have been proved by another key since.
+fn expired_entry() -> impl Strategy<Value = Vec<Step>> {
+    let some = prop_oneof![1 => Just(Vec::new()), 1 => vec((caller(), failure_or_negative()), 1..=4)];
     (select(vec![4, 10, 45]), some).prop_map(|(seconds, some)| {
         let pass = |seconds| Step::Pass(Pass::Span(seconds * SECOND));
-        let mut steps = vec![all_ask(0), all_are_proved(), pass(37), all_ask(1), all_are_proved(), pass(seconds)];
+        let mut steps = vec![all_request(0), all_prove(), pass(37), all_request(1), all_prove(), pass(seconds)];
         if !some.is_empty() {
             let (callers, outcomes): (Vec<_>, Vec<_>) = some.into_iter().unzip();
-            let (wish, has) = (RequestDirectives::NoCache, None);
-            steps.push(Step::Ask { key: 0, callers, is_plain: true, is_odd: false, wish, has });
-            steps.extend(outcomes.into_iter().map(|outcome| Step::Land(vec![(0, outcome)])));
+            let (directives, if_none_match) = (RequestDirectives::NoCache, None);
+            steps.push(Step::Requests {
+                key: 0,
+                callers,
+                is_direct: true,
+                varies_spelling: false,
+                directives,
+                if_none_match,
+            });
+            steps.extend(outcomes.into_iter().map(|outcome| Step::Complete(vec![(0, outcome)])));
         }
         steps
     })
 }
 
-/// Or this: something is there, everyone has been proved, and one of them changes it; before or after that a call
-/// begins, and then it is asked for, while upstream is well or not.
-fn changed() -> impl Strategy<Value = Vec<Step>> {
+/// There is an entry, all callers are granted, and one of them changes the scope. A call may start before the change.
+/// Then the caller requests the list, while upstream works or fails.
+fn after_invalidation() -> impl Strategy<Value = Vec<Step>> {
     let seconds = select(vec![1, 30, 50, 100]);
     (seconds, any::<bool>(), caller(), outcome(), outcome()).prop_map(
-        |(seconds, is_asked_before, caller, one, other)| {
-            let ask =
-                |wish| Step::Ask { key: 0, callers: vec![caller], is_plain: true, is_odd: false, wish, has: None };
+        |(seconds, is_call_in_flight, caller, one, other)| {
+            let requests = |directives| Step::Requests {
+                key: 0,
+                callers: vec![caller],
+                is_direct: true,
+                varies_spelling: false,
+                directives,
+                if_none_match: None,
+            };
             let pass = Step::Pass(Pass::Span(seconds * SECOND));
-            let mut steps = vec![all_ask(0), all_are_proved(), pass, all_ask(1), all_are_proved()];
-            if is_asked_before {
-                steps.push(ask(RequestDirectives::NoCache));
+            let mut steps = vec![all_request(0), all_prove(), pass, all_request(1), all_prove()];
+            if is_call_in_flight {
+                steps.push(requests(RequestDirectives::NoCache));
             }
-            let end = |place, outcome| Step::Land(vec![(place, outcome)]);
-            steps.push(Step::Write { key: 1, caller });
-            steps.push(end(usize::from(is_asked_before), Outcome::Truth { as_sent: false }));
+            let end = |index, outcome| Step::Complete(vec![(index, outcome)]);
+            steps.push(Step::UnsafeRequest { key: 1, caller });
+            steps.push(end(usize::from(is_call_in_flight), Outcome::Regular { as_sent: false }));
             steps.extend([
-                ask(RequestDirectives::Nothing),
-                ask(RequestDirectives::Nothing),
+                requests(RequestDirectives::None),
+                requests(RequestDirectives::None),
                 end(0, one),
                 end(0, other),
-                ask(RequestDirectives::Nothing),
+                requests(RequestDirectives::None),
             ]);
             steps
         },
     )
 }
 
-/// Or this: everyone is proved in two scopes of a service, and nothing is there in one of them. One caller is refused
-/// there while others wait for its call. It asks in the other scope before the body of the refusal lands and after that.
-/// Perhaps an older call of it in that scope lands in between.
-fn refused() -> impl Strategy<Value = Vec<Step>> {
+/// All callers are granted in two scopes of a service, and one scope has no entry. One caller is refused there while
+/// others wait for its call. It sends requests in the other scope before the body of the refusal arrives and after
+/// that. An older call of that caller in the other scope may complete in between.
+fn refusal_in_parts() -> impl Strategy<Value = Vec<Step>> {
     let rest = prop_oneof![1 => Just(Vec::new()), 3 => vec(step(), 1..=3)];
     (0..3_usize, any::<bool>(), any::<bool>(), refusal(), outcome(), rest).prop_map(
-        |(caller, is_revoked, asks_before, head, body, rest)| {
-            let ask = |key, callers, wish| Step::Ask { key, callers, is_plain: true, is_odd: false, wish, has: None };
+        |(caller, is_revoked, requests_before, head, body, rest)| {
+            let requests = |key, callers, directives| Step::Requests {
+                key,
+                callers,
+                is_direct: true,
+                varies_spelling: false,
+                directives,
+                if_none_match: None,
+            };
             let purge = Step::Purge { operation: Some(0), project: Some(0) };
-            let mut steps = vec![all_ask(0), all_are_proved(), all_ask(2), all_are_proved(), purge];
-            if asks_before {
-                steps.push(ask(2, vec![caller], RequestDirectives::NoCache));
+            let mut steps = vec![all_request(0), all_prove(), all_request(2), all_prove(), purge];
+            if requests_before {
+                steps.push(requests(2, vec![caller], RequestDirectives::NoCache));
             }
-            steps.push(ask(0, vec![caller, (caller + 1) % 3, caller], RequestDirectives::Nothing));
+            steps.push(requests(0, vec![caller, (caller + 1) % 3, caller], RequestDirectives::None));
             if is_revoked {
                 steps.push(Step::Change(Change::Revoke(caller)));
             }
-            steps.push(Step::Head(usize::from(asks_before), head));
-            if asks_before {
-                steps.push(Step::Land(vec![(0, Outcome::Truth { as_sent: true })]));
+            steps.push(Step::Head(usize::from(requests_before), head));
+            if requests_before {
+                steps.push(Step::Complete(vec![(0, Outcome::Regular { as_sent: true })]));
             }
-            steps.push(ask(2, vec![caller], RequestDirectives::Nothing));
+            steps.push(requests(2, vec![caller], RequestDirectives::None));
             steps.extend(rest);
-            steps.push(Step::Land(vec![(0, body)]));
-            steps.push(ask(2, vec![caller], RequestDirectives::Nothing));
+            steps.push(Step::Complete(vec![(0, body)]));
+            steps.push(requests(2, vec![caller], RequestDirectives::None));
             steps
         },
     )
 }
 
-/// Or this: something is there, everyone has been proved and one caller has been refused, and before they ask again a clock
-/// jumps, perhaps while a call is in the air.
-fn jumped() -> impl Strategy<Value = Vec<Step>> {
+/// There is an entry and all callers are granted. One call of one caller completes with any outcome. Before the next
+/// requests a clock jumps, perhaps while a call is in flight.
+fn clock_jump() -> impl Strategy<Value = Vec<Step>> {
     (caller(), any::<bool>(), outcome(), jump(), outcome()).prop_map(|(caller, is_called, before, jump, after)| {
-        let ask = |wish| Step::Ask { key: 0, callers: vec![caller], is_plain: true, is_odd: false, wish, has: None };
-        let land = |outcome| Step::Land(vec![(0, outcome)]);
-        let mut steps = vec![all_ask(0), all_are_proved(), ask(RequestDirectives::NoCache), land(before)];
+        let requests = |directives| Step::Requests {
+            key: 0,
+            callers: vec![caller],
+            is_direct: true,
+            varies_spelling: false,
+            directives,
+            if_none_match: None,
+        };
+        let complete = |outcome| Step::Complete(vec![(0, outcome)]);
+        let mut steps = vec![all_request(0), all_prove(), requests(RequestDirectives::NoCache), complete(before)];
         if is_called {
-            steps.push(ask(RequestDirectives::NoCache));
+            steps.push(requests(RequestDirectives::NoCache));
         }
-        steps.extend([Step::Jump(jump), all_ask(0), land(after), all_ask(0)]);
+        steps.extend([Step::Jump(jump), all_request(0), complete(after), all_request(0)]);
         steps
     })
 }
 
-/// What upstream may say that has consequences for more than the one who asked.
-fn trouble() -> impl Strategy<Value = Outcome> {
+/// Outcomes with consequences for other callers.
+fn failure_or_negative() -> impl Strategy<Value = Outcome> {
     let status = select(vec![400, 404, 429, 429, 500, 503]).prop_map(Outcome::Status);
-    prop_oneof![3 => status, 3 => retry_after(), 1 => Just(Outcome::NoStore), 1 => Just(Outcome::NotConnected)]
+    prop_oneof![3 => status, 3 => retry_after(), 1 => Just(Outcome::NoStore), 1 => Just(Outcome::ConnectionRefused)]
 }
 
 fn step() -> impl Strategy<Value = Step> {
     let pick = 0..64_usize;
-    let plain = prop_oneof![3 => Just(true), 1 => Just(false)];
-    let odd = prop_oneof![4 => Just(false), 1 => Just(true)];
-    let ask = (key(), callers(), plain, odd, wish(), has());
+    let direct = prop_oneof![3 => Just(true), 1 => Just(false)];
+    let varies = prop_oneof![4 => Just(false), 1 => Just(true)];
+    let requests = (key(), callers(), direct, varies, directives(), if_none_match());
     prop_oneof![
-        38 => ask.prop_map(|(key, callers, is_plain, is_odd, wish, has)| {
-            Step::Ask { key, callers, is_plain, is_odd, wish, has }
+        38 => requests.prop_map(|(key, callers, is_direct, varies_spelling, directives, if_none_match)| {
+            Step::Requests { key, callers, is_direct, varies_spelling, directives, if_none_match }
         }),
-        34 => (pick.clone(), outcome()).prop_map(|end| Step::Land(vec![end])),
-        4 => vec((pick.clone(), outcome()), 2..=4).prop_map(Step::Land),
+        34 => (pick.clone(), outcome()).prop_map(|end| Step::Complete(vec![end])),
+        4 => vec((pick.clone(), outcome()), 2..=4).prop_map(Step::Complete),
         3 => (pick.clone(), refusal()).prop_map(|(pick, outcome)| Step::Head(pick, outcome)),
         1 => (outcome(), any::<bool>()).prop_map(|(outcome, purges)| Step::Series { outcome, purges }),
         14 => pass().prop_map(Step::Pass),
         2 => jump().prop_map(Step::Jump),
         8 => change().prop_map(Step::Change),
-        5 => (key(), caller()).prop_map(|(key, caller)| Step::Write { key, caller }),
-        3 => pick.prop_map(Step::HangUp),
+        5 => (key(), caller()).prop_map(|(key, caller)| Step::UnsafeRequest { key, caller }),
+        3 => pick.prop_map(Step::Disconnect),
         2 => (scope(), scope(), 0..4_u8).prop_map(|(one, other, which)| Step::Purge {
             operation: (which & 1 == 1).then_some(one),
             project: (which & 2 == 2).then_some(other),
@@ -365,7 +415,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// A few, or everyone, or one many times.
+/// A few callers, all of them, or one many times.
 fn callers() -> impl Strategy<Value = Vec<CallerId>> {
     prop_oneof![
         34 => vec(caller(), 1..=3),
@@ -386,10 +436,10 @@ fn scope() -> impl Strategy<Value = ScopeId> {
     prop_oneof![3 => Just(0), 1 => 0..SCOPES.len()]
 }
 
-/// Mostly none. The ages are met before and after each of the limits.
-fn wish() -> impl Strategy<Value = RequestDirectives> {
+/// Mostly none. Ages are below and above each of the limits.
+fn directives() -> impl Strategy<Value = RequestDirectives> {
     prop_oneof![
-        40 => Just(RequestDirectives::Nothing),
+        40 => Just(RequestDirectives::None),
         4 => Just(RequestDirectives::NoCache),
         2 => select(vec![3, 35, 50, 100]).prop_map(|seconds| RequestDirectives::MaxAge(seconds * SECOND)),
         1 => select(vec![3, 20]).prop_map(|seconds| RequestDirectives::MinFresh(seconds * SECOND)),
@@ -398,25 +448,25 @@ fn wish() -> impl Strategy<Value = RequestDirectives> {
     ]
 }
 
-fn has() -> impl Strategy<Value = Option<Version>> {
+fn if_none_match() -> impl Strategy<Value = Option<Version>> {
     prop_oneof![6 => Just(None), 1 => (0..2_u8, 0..2_u8).prop_map(|(catalogue, view)| Some(Version { catalogue, view }))]
 }
 
 fn outcome() -> impl Strategy<Value = Outcome> {
     prop_oneof![
-        28 => Just(Outcome::Truth { as_sent: false }),
-        28 => Just(Outcome::Truth { as_sent: true }),
+        28 => Just(Outcome::Regular { as_sent: false }),
+        28 => Just(Outcome::Regular { as_sent: true }),
         3 => Just(Outcome::NoStore),
         1 => Just(Outcome::Vary),
-        1 => Just(Outcome::Wordy),
-        3 => Just(Outcome::ErrorInDisguise),
+        1 => Just(Outcome::LongRefusal),
+        3 => Just(Outcome::ErrorWith200),
         8 => select(vec![500, 502, 503, 504]).prop_map(Outcome::Status),
         3 => Just(Outcome::Status(429)),
         4 => retry_after(),
         1 => Just(Outcome::NotModified),
         4 => select(vec![400, 404, 405]).prop_map(Outcome::Status),
         3 => select(vec![204, 302, 413, 414, 431, 494, 508]).prop_map(Outcome::Status),
-        3 => Just(Outcome::NotConnected),
+        3 => Just(Outcome::ConnectionRefused),
         2 => Just(Outcome::Unreachable),
         2 => Just(Outcome::Local),
         1 => Just(Outcome::RefusedByService),
@@ -425,18 +475,18 @@ fn outcome() -> impl Strategy<Value = Outcome> {
     ]
 }
 
-/// A refusal, if the truth is one or the service says so.
+/// A refusal, if the regular response is one or the service refuses.
 fn refusal() -> impl Strategy<Value = Outcome> {
     prop_oneof![
-        4 => Just(Outcome::Truth { as_sent: false }),
+        4 => Just(Outcome::Regular { as_sent: false }),
         4 => Just(Outcome::RefusedByService),
-        1 => Just(Outcome::Wordy),
+        1 => Just(Outcome::LongRefusal),
         1 => Just(Outcome::NoStore),
         1 => Just(Outcome::TooLarge),
     ]
 }
 
-/// A 500 has no say in it.
+/// On a 500 the gateway ignores `Retry-After`.
 fn retry_after() -> impl Strategy<Value = Outcome> {
     let after = select(vec![Some(3 * SECOND), Some(12 * SECOND), Some(90 * SECOND), None]);
     (select(vec![429, 429, 429, 503, 503, 500]), after).prop_map(|(status, after)| Outcome::RetryAfter(status, after))
@@ -453,7 +503,7 @@ fn pass() -> impl Strategy<Value = Pass> {
     ]
 }
 
-/// The wall clock is set by less than counts, or by more, or is set back.
+/// The wall clock is set forward by less than the drift that is ignored, or by more, or is set back.
 fn jump() -> impl Strategy<Value = Jump> {
     let span = || prop_oneof![1 => SECOND..40 * SECOND, 2 => 40 * SECOND..400 * SECOND];
     prop_oneof![

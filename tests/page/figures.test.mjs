@@ -1,6 +1,6 @@
-// The program itself: once nothing happens any more, every figure on its page is what /metrics tells.
+// The real program: when it has no more requests, every figure on its page is the same as in /metrics.
 //
-// WORKSPACE_GATEWAY_TEST_PROGRAM is the program.
+// WORKSPACE_GATEWAY_TEST_PROGRAM is the path of the program.
 
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
@@ -22,20 +22,20 @@ after(async () => {
     await demo?.stop();
 });
 
-/** `demo`, which has played its scenes, and stays up. */
+/** `demo` after its scenes. It goes on running. */
 class Demo {
     static async start() {
         const demo = new Demo();
         demo.process = spawn(program, ["demo"], { stdio: ["ignore", "pipe", "inherit"] });
         demo.ended = new Promise((done) => demo.process.on("exit", done));
-        let said = "";
+        let output = "";
         for await (const piece of demo.process.stdout) {
-            said += piece;
-            if (said.includes("Ctrl-C ends it.")) {
+            output += piece;
+            if (output.includes("Press Ctrl-C to stop.")) {
                 break;
             }
         }
-        const find = (what) => what.exec(said)?.[1] ?? assert.fail(`${what} is not in:\n${said}`);
+        const find = (what) => what.exec(output)?.[1] ?? assert.fail(`${what} is not in:\n${output}`);
         demo.proxy = `http://${find(/'http:\/\/([^/']+)\/v2\//)}`;
         demo.metrics = `http://${find(/http:\/\/([^/ ]+)\/metrics/)}`;
         demo.admin = `http://${find(/http:\/\/([^/ ]+)\/explain/)}`;
@@ -49,8 +49,8 @@ class Demo {
         await this.ended;
     }
 
-    /** Asks as a client, on a connection of its own. */
-    ask(path, headers = {}) {
+    /** Sends a request as a client, on a new connection. */
+    request(path, headers = {}) {
         return read(`${this.proxy}${path.replace("PROJECT", this.project)}`, { "X-Auth-Token": this.token, ...headers });
     }
 }
@@ -64,7 +64,7 @@ function read(url, headers = {}) {
     });
 }
 
-/** The gateway's own series: their names, labels and values. */
+/** The gateway's series: names, labels and values. */
 class Metrics {
     constructor(text) {
         this.text = text.split("\n").filter((line) => line.startsWith("workspace_gateway_")).join("\n");
@@ -79,7 +79,7 @@ class Metrics {
         return new Metrics((await read(`${demo.metrics}/metrics`)).text);
     }
 
-    /** The sum over all series of this name whose labels are these. A condition is a value, or a set of them. */
+    /** The sum of all series with this name and these labels. A condition is a value, or a set of values. */
     sum(name, conditions = {}) {
         const fits = ({ labels }) => Object.entries(conditions).every(([label, wanted]) => (wanted instanceof Set ? wanted.has(labels[label]) : labels[label] === wanted));
         return this.series.filter((series) => series.name === name && fits(series)).reduce((sum, { value }) => sum + value, 0);
@@ -113,7 +113,7 @@ function helping(metrics) {
     };
 }
 
-/** What a figure has to be, by what /metrics tells; undefined if it tells nothing of it. */
+/** The value that a figure must have by /metrics, or undefined. */
 function expected(name, metrics) {
     const [, ...rest] = name.split(".");
     const last = rest.at(-1);
@@ -152,10 +152,10 @@ function expected(name, metrics) {
     return rows.find(([what]) => what.test(name))?.[1]();
 }
 
-/** What no metric tells, with what it is once nothing happens. The limits are the default settings. */
-const UNTOLD = {
+/** Figures that are in no metric, with their values when there are no requests. The limits are the default settings. */
+const NO_METRIC = {
     mode: "cache",
-    // It writes none.
+    // `demo` has no log.
     log_level: null,
     "cache.max_bytes": 64 * 1024 * 1024,
     "callers.max_grants": 100_000,
@@ -163,25 +163,25 @@ const UNTOLD = {
 
 const isClose = (one, other) => one === other || (typeof one === "number" && Math.abs(one - other) <= 1e-9 * Math.max(1, Math.abs(other)));
 
-test("every figure is what /metrics tells", async () => {
-    // What the scenes of the demo don't have.
-    const { status } = await demo.ask("/v2/PROJECT/products?os_type=Linux");
+test("every figure is the same as in /metrics", async () => {
+    // Cases that the scenes of the demo do not have.
+    const { status } = await demo.request("/v2/PROJECT/products?os_type=Linux");
     assert.equal(status, 200);
-    await demo.ask("/v2/PROJECT/products?os_type=Linux", { Range: "bytes=0-9" });
-    await demo.ask("/v2/PROJECT/products?os_type=Linux&os_type=Windows");
-    await demo.ask("/v2/PROJECT/something-else");
-    await demo.ask("/nothing/here");
-    await demo.ask("/v1/PROJECT/product?package_type=general");
+    await demo.request("/v2/PROJECT/products?os_type=Linux", { Range: "bytes=0-9" });
+    await demo.request("/v2/PROJECT/products?os_type=Linux&os_type=Windows");
+    await demo.request("/v2/PROJECT/something-else");
+    await demo.request("/nothing/here");
+    await demo.request("/v1/PROJECT/product?package_type=general");
 
     const tab = await Tab.open(browser, { origin: demo.admin }, { fakeClock: false });
     await tab.state("live");
     await tab.page.locator("#results-details > summary").click();
-    // Once nothing happens: before and after what the page was told, /metrics told the same.
+    // Wait until /metrics is the same before and after the page has got its status.
     let [metrics, figures] = [await Metrics.read(demo), []];
     for (;;) {
         await tab.page.evaluate(() => new Promise((done) => {
-            const asked = state.at;
-            const wait = () => (state.at > asked && !state.isAsking ? done() : setTimeout(wait, 20));
+            const before = state.at;
+            const wait = () => (state.at > before && !state.isLoading ? done() : setTimeout(wait, 20));
             wait();
         }));
         figures = await tab.figures();
@@ -197,13 +197,13 @@ test("every figure is what /metrics tells", async () => {
             assert.ok(Math.abs(Date.now() / 1000 - metrics.start - value) < 10, `up ${value}`);
             continue;
         }
-        const wanted = name in UNTOLD ? UNTOLD[name] : expected(name, metrics);
+        const wanted = name in NO_METRIC ? NO_METRIC[name] : expected(name, metrics);
         if (!isClose(value, wanted)) {
             wrong.push(`${name} is ${value} (${text}), and should be ${wanted}`);
         }
     }
     assert.deepEqual(wrong, []);
-    // And none is missing.
+    // No figure is missing.
     const names = new Set(figures.map(({ name }) => name));
     const results = [...metrics.values("requests_total", "result")].map((result) => `requests.results.${result}`);
     const services = ["workspace", "appstream"].flatMap((service) => [...metrics.values("upstream_requests_total", "status")]
@@ -212,7 +212,7 @@ test("every figure is what /metrics tells", async () => {
     assert.deepEqual(missing, []);
     assert.ok(figures.find(({ name }) => name === "helping.hits").value > 200);
 
-    // The cache is what was asked, and the configuration has no secret.
+    // The entries are those that were requested, and the page has no secret.
     const rows = await tab.page.locator("#entries tbody tr").allInnerTexts();
     assert.equal(rows.length, metrics.sum("entries"));
     assert.ok(rows.some((row) => row.includes("os_type=Linux") && row.includes("ListProducts")));

@@ -1,5 +1,5 @@
-// How the page looks, to those who see it and to those who don't: contrast, names, roles, width. With SCREENSHOTS=DIR it
-// leaves pictures there, to be looked at.
+// How the page looks and how it is for screen readers: contrast, names, roles, width. With SCREENSHOTS=DIR it writes
+// pictures to that directory.
 
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
@@ -13,14 +13,14 @@ let browser;
 before(async () => void (browser = await launch()));
 after(() => browser.close());
 
-/** Whatever is folded is shown. */
+/** Unfolds everything. */
 async function unfold(tab) {
     await tab.page.locator("#results-details > summary").click();
     await tab.page.locator("#config > summary").click();
     await tab.until(() => document.getElementById("config-text").textContent !== "");
 }
 
-/** A gateway at work for so long, with a gap if it was gone. */
+/** A gateway under load for this many seconds, with a gap in which it does not respond. */
 function working(seconds, { make = busy, from = 4711.2, gone = 0 } = {}) {
     return async (gateway, open) => {
         let uptime = from - seconds - gone;
@@ -106,7 +106,7 @@ for (const [state, reach] of Object.entries(STATES)) {
                     await tab.page.evaluate(() => scrollTo(0, 0));
                     await tab.page.screenshot({ path: join(process.env.SCREENSHOTS, `${state}-${scheme}-${size}.png`), fullPage: true });
                 }
-                // It has timers of its own.
+                // axe needs timers.
                 await tab.page.clock.resume();
                 await tab.page.evaluate(readFileSync(AXE, "utf8"));
                 const { violations, passes } = await tab.page.evaluate(() => window.axe.run(document, { resultTypes: ["violations", "passes"] }));
@@ -118,7 +118,7 @@ for (const [state, reach] of Object.entries(STATES)) {
     }
 }
 
-test("colours that no tool looks at have enough contrast: those of charts, signs and what CSS adds", async (t) => {
+test("colours that axe does not check have enough contrast: those of charts, signs and CSS content", async (t) => {
     const gateway = await Gateway.start();
     t.after(() => gateway.stop());
     gateway.status = () => busy();

@@ -1,4 +1,4 @@
-// The status page in a real browser, before a server that plays every mood of a gateway.
+// The status page in a real browser, with a server that imitates a gateway in various states.
 
 import assert from "node:assert/strict";
 import { after, before, beforeEach, afterEach, test } from "node:test";
@@ -26,7 +26,7 @@ async function open(options) {
     return tab;
 }
 
-/** A gateway at work, two seconds older each time it is asked. */
+/** A gateway under load. Each status is two seconds later than the one before. */
 function works(from = 4000, more) {
     let uptime = from;
     gateway.status = () => busy((uptime += 2), more);
@@ -34,30 +34,30 @@ function works(from = 4000, more) {
 
 const isHidden = (selector) => tab.page.locator(selector).isHidden();
 
-/** What a chart says of the moment that is read. */
-const said = (chart) => tab.page.locator(`#${chart}-chart .plot`).getAttribute("aria-valuetext");
+/** The text of a chart for the selected moment. */
+const readout = (chart) => tab.page.locator(`#${chart}-chart .plot`).getAttribute("aria-valuetext");
 
-test("a fresh start says that nothing was asked, and how to ask", async () => {
+test("after a start the page says that there were no requests, and how to send one", async () => {
     await open();
     await tab.state("live");
-    assert.equal(await tab.text("#verdict"), "Nothing asked yet. No client has sent a request since the start.");
+    assert.equal(await tab.text("#verdict"), "No requests yet. No client has sent a request since the start.");
     assert.match(await tab.text("#invitation pre"), /^curl -i -H "X-Auth-Token: \$TOKEN" "http:\/\/127\.0\.0\.1:(18080|8080)\/v2\/\$PROJECT\/products"$/);
     // The address is the one that clients connect to.
     await tab.until(() => document.getElementById("proxy").textContent === "http://127.0.0.1:18080");
     const { text } = (await tab.figures()).find(({ name }) => name === "helping.hit_ratio");
     assert.equal(text, "not known yet");
     assert.equal(await tab.text("[data-why='helping.hit_ratio']"), "Nothing was answered yet.");
-    assert.equal(await tab.text("#entries-note"), "0 entries. What is answered well by upstream appears here.");
-    assert.match(await tab.text("#no-events"), /^Nothing notable since the start/);
-    assert.equal(await said("rate"), "The first values come with the next answer");
-    // Answered, though by nothing that helps: that isn't nothing.
+    assert.equal(await tab.text("#entries-note"), "0 entries. Successful responses of upstream appear here.");
+    assert.match(await tab.text("#no-events"), /^No events since the start/);
+    assert.equal(await readout("rate"), "The first values appear with the next update");
+    // Forwarded requests are requests, too.
     gateway.status = () => ({ ...fresh(9), requests: { ...fresh().requests, results: { ...fresh().requests.results, "pass-through": 7 } } });
     await tab.pass(2);
-    assert.match(await tab.text("#verdict"), /^Nothing to help with yet\..* 7 requests went through/);
+    assert.match(await tab.text("#verdict"), /^Nothing to cache yet\..* 7 other requests were forwarded/);
     assert.ok(await isHidden("#invitation"));
 });
 
-test("a busy gateway: every figure is what it says, with all digits", async () => {
+test("every figure on the page is that of the status, with all digits", async () => {
     gateway.status = () => busy();
     gateway.entries = entries(40);
     gateway.total = 1234;
@@ -70,7 +70,7 @@ test("a busy gateway: every figure is what it says, with all digits", async () =
     for (const part of ["Yes.", grouped(helping.answered), grouped(helping.hits), grouped(helping.upstream_calls)]) {
         assert.ok(verdict.includes(part), `${part}: ${verdict}`);
     }
-    // Every figure is there, and each is what is below its name in what was said.
+    // Every figure is there, and has the value at its path in the status.
     const figures = await tab.figures();
     const flat = new Map(leaves(status));
     for (const { name, value, text } of figures.filter(({ name }) => name !== "entries.total")) {
@@ -86,7 +86,7 @@ test("a busy gateway: every figure is what it says, with all digits", async () =
     assert.equal(names.size, figures.length);
 });
 
-test("it helps much, a little, or not yet, by what is answered from memory and by what upstream is spared", async () => {
+test("the verdict depends on the hits and on the calls saved", async () => {
     let uptime = 100;
     const helps = (hits, calls) => {
         const helping = { answered: 100, hits, hit_ratio: hits / 100, upstream_calls: calls, calls_saved: Math.max(0, 100 - calls), seconds_saved: hits * 0.2 };
@@ -103,7 +103,7 @@ test("it helps much, a little, or not yet, by what is answered from memory and b
     }
 });
 
-/** Names of what `/status` says, as the page has them, with the values. What isn't a figure is left out. */
+/** The names and values of the figures in a status, as the page names them. */
 function* leaves(value, path = []) {
     for (const [name, inner] of Object.entries(value)) {
         const here = [...path, name];
@@ -126,7 +126,7 @@ function* leaves(value, path = []) {
     }
 }
 
-test("charts tell rates and percentiles of the last two seconds", async () => {
+test("charts show rates and percentiles of the last two seconds", async () => {
     const statuses = [busy(4000), busy(4000), busy(4002)];
     // 100 hits, half of them within 100 µs and all within 250 µs; 10 others, half within 100 ms, all within 1 s.
     const [, before, now] = statuses;
@@ -146,40 +146,40 @@ test("charts tell rates and percentiles of the last two seconds", async () => {
     gateway.status = () => statuses.shift() ?? now;
     await open();
     await tab.state("live");
-    // Twice the same: no time has passed there, so that nothing can be said.
+    // Twice the same status: no time has passed for the gateway, so that there is no rate.
     await tab.pass(2);
-    assert.match(await said("rate"), /^Now: no data$/);
+    assert.match(await readout("rate"), /^Now: no data$/);
     await tab.pass(2);
-    assert.equal(await said("rate"), "Now (over 2 s): from memory 50/s; upstream was asked 5/s; not for the cache 2/s");
+    assert.equal(await readout("rate"), "Now (over 2 s): from memory 50/s; upstream was called 5/s; not for the cache 2/s");
     assert.equal(
-        await said("latency"),
-        "Now (over 2 s): from memory, p50 100 µs; from memory, p99 247 µs; upstream was asked, p50 100 ms; upstream was asked, p99 990 ms",
+        await readout("latency"),
+        "Now (over 2 s): from memory, p50 100 µs; from memory, p99 247 µs; upstream was called, p50 100 ms; upstream was called, p99 990 ms",
     );
 });
 
-test("a moment can be read with the pointer and with the keyboard", async () => {
+test("a moment can be selected with the pointer and with the keyboard", async () => {
     works();
     await open();
     await tab.state("live");
     await tab.pass(40);
-    const now = await said("rate");
+    const now = await readout("rate");
     const plot = tab.page.locator("#rate-chart .plot");
     await plot.focus();
     await tab.page.keyboard.press("Home");
-    assert.match(await said("rate"), /^39 s ago \(over 2 s\): from memory \d/);
+    assert.match(await readout("rate"), /^39 s ago \(over 2 s\): from memory \d/);
     await tab.page.keyboard.press("ArrowRight");
-    assert.match(await said("rate"), /^37 s ago/);
-    assert.match(await said("latency"), /^37 s ago/);
+    assert.match(await readout("rate"), /^37 s ago/);
+    assert.match(await readout("latency"), /^37 s ago/);
     assert.equal(await plot.getAttribute("aria-valuenow"), "-37");
-    const [first] = (await said("rate")).match(/[\d,.]+\/s/);
+    const [first] = (await readout("rate")).match(/[\d,.]+\/s/);
     assert.equal(await tab.text("#rate-chart [data-series=hits] b"), first);
-    // Time goes on: it is still that moment that is read.
+    // Later, the same moment is still selected.
     await tab.pass(4);
     assert.match(await tab.text("#rate-chart .moment"), /^41 s ago/);
     assert.equal(await tab.text("#rate-chart [data-series=hits] b"), first);
     await tab.page.keyboard.press("Escape");
-    assert.match(await said("rate"), /^Now \(over 2 s\)/);
-    assert.notEqual(await said("rate"), now);
+    assert.match(await readout("rate"), /^Now \(over 2 s\)/);
+    assert.notEqual(await readout("rate"), now);
     await tab.page.locator("#pause").focus();
     const box = await plot.boundingBox();
     await tab.page.mouse.move(box.x + box.width - 20, box.y + 30);
@@ -190,11 +190,11 @@ test("a moment can be read with the pointer and with the keyboard", async () => 
     assert.match(await tab.text("#rate-chart .moment"), /^Now/);
 });
 
-test("an outage is seen: who fails, since when, and what of", async () => {
+test("an outage is shown with its service, its duration and its cause", async () => {
     gateway.status = () => busy(4711.2, { failing: true });
     await open();
     await tab.state("live");
-    assert.equal(await tab.text("#upstream .service:first-child .health"), "▲ fails, for 47 s; last answer 2 s ago; last failure: 503");
+    assert.equal(await tab.text("#upstream .service:first-child .health"), "▲ fails, for 47 s; last success 2 s ago; last failure: 503");
     const events = await tab.page.locator("#events li").allInnerTexts();
     const times = await tab.page.locator("#events time").evaluateAll((all) => all.map((time) => time.dateTime));
     assert.deepEqual(times, [...times].sort().reverse());
@@ -207,22 +207,22 @@ test("an outage is seen: who fails, since when, and what of", async () => {
     assert.equal(await scopes.getAttribute("class"), "bad");
 });
 
-test("bypass is a banner, and says how to end it", async () => {
+test("in bypass mode a banner says how to end it", async () => {
     gateway.status = () => bypass();
     await open();
     await tab.state("live");
     assert.equal(
         await tab.text("#banner-bypass"),
-        `The cache is switched off (mode = bypass). Every request is forwarded as it is, and nothing is kept. Back on: curl -X PUT -d cache ${gateway.origin}/mode`,
+        `The cache is switched off (mode = bypass). Every request is forwarded unchanged, and nothing is stored. To switch it on again: curl -X PUT -d cache ${gateway.origin}/mode`,
     );
-    assert.match(await tab.text("#verdict"), /^Not now: it is switched off\./);
+    assert.match(await tab.text("#verdict"), /^Not now: the cache is switched off\./);
     gateway.status = () => busy(4715);
     await tab.pass(2);
     assert.ok(await isHidden("#banner-bypass"));
     assert.equal(await tab.page.locator("#announce").textContent(), "The mode is now cache.");
 });
 
-test("a token is asked for if the gateway wants one, and only then", async () => {
+test("the page asks for a token only if the gateway needs one", async () => {
     await open();
     await tab.state("live");
     assert.ok(await isHidden("#token-form"));
@@ -231,7 +231,7 @@ test("a token is asked for if the gateway wants one, and only then", async () =>
     await tab.pass(2);
     assert.equal(await tab.page.evaluate(() => document.body.dataset.state), "locked");
     assert.ok(await isHidden("#content"));
-    // Nobody asks without one.
+    // Without a token there are no further requests.
     const polls = tab.polls();
     await tab.page.clock.runFor(60_000);
     assert.equal(tab.polls(), polls);
@@ -241,23 +241,23 @@ test("a token is asked for if the gateway wants one, and only then", async () =>
 
     await field.fill("two words");
     await tab.page.keyboard.press("Enter");
-    assert.match(await tab.page.locator("#token-wrong").textContent(), /^A token has no spaces/);
+    assert.match(await tab.page.locator("#token-wrong").textContent(), /^A token has only ASCII characters/);
     assert.equal(tab.polls(), polls);
     await field.fill("guess");
     await tab.page.keyboard.press("Enter");
-    await tab.until(() => document.getElementById("token-wrong").textContent === "That token isn’t right: the gateway answers 401.");
+    await tab.until(() => document.getElementById("token-wrong").textContent === "This token is wrong: the gateway answers 401.");
     assert.equal(await tab.page.evaluate(() => sessionStorage.length), 0);
 
     await field.fill(gateway.token);
     await tab.page.keyboard.press("Enter");
     await tab.state("live");
     assert.ok(await isHidden("#token-form"));
-    // For the entries and the configuration, too, and after a reload.
+    // The token is also used for the entries and the configuration, and after a reload of the page.
     await tab.page.locator("#config summary").click();
     await tab.until(() => document.getElementById("config-text").textContent.includes("[listen]"));
     await tab.page.reload();
     await tab.state("live");
-    assert.ok(tab.asked.every((path) => !path.includes("s3cret")));
+    assert.ok(tab.requests.every((path) => !path.includes("s3cret")));
     assert.ok(!tab.page.url().includes("s3cret"));
     assert.equal(await tab.page.evaluate(() => localStorage.length), 0);
 
@@ -270,7 +270,7 @@ test("a token is asked for if the gateway wants one, and only then", async () =>
     await tab.state("locked");
 });
 
-test("a gateway that is gone is told at once, and found again", async () => {
+test("the page shows at once when the gateway does not respond, and when it responds again", async () => {
     works();
     gateway.entries = entries(3);
     await open();
@@ -280,81 +280,81 @@ test("a gateway that is gone is told at once, and found again", async () => {
     gateway.isGone = true;
     await tab.pass(10);
     assert.equal(await tab.page.evaluate(() => document.body.dataset.state), "stale");
-    assert.equal(await tab.text("#banner-stale"), "No answer from the gateway. All figures are from 10 s ago. Asked every 2 s; it cannot be reached.");
-    assert.equal(await tab.text("#liveness"), "No answer · as of 10 s ago");
+    assert.equal(await tab.text("#banner-stale"), "No response from the gateway. All figures are from 10 s ago. The page tries again every 2 s. Last error: the gateway cannot be reached.");
+    assert.equal(await tab.text("#liveness"), "No response · as of 10 s ago");
     const ages = await tab.page.locator("#content h2").evaluateAll((all) => all.map((title) => title.dataset.age));
     assert.deepEqual([...new Set(ages)], ["as of 10 s ago"]);
-    // What is shown is what was last said.
+    // The figures are those of the last response.
     assert.equal(await tab.text("[data-figure='helping.answered']"), answered);
-    assert.equal(await tab.page.locator("#announce").textContent(), "No answer from the gateway: it cannot be reached.");
-    assert.equal(await said("rate"), "Now: no data");
-    assert.equal(await tab.page.title(), "No answer · workspace-gateway");
-    // Between two polls the age grows all the same.
+    assert.equal(await tab.page.locator("#announce").textContent(), "No response from the gateway: the gateway cannot be reached.");
+    assert.equal(await readout("rate"), "Now: no data");
+    assert.equal(await tab.page.title(), "No response · workspace-gateway");
+    // The age also grows between two requests.
     await tab.page.clock.runFor(1000);
-    assert.equal(await tab.text("#liveness"), "No answer · as of 11 s ago");
+    assert.equal(await tab.text("#liveness"), "No response · as of 11 s ago");
     await tab.page.clock.runFor(1000);
-    await tab.until(() => state.isAsking === false);
+    await tab.until(() => state.isLoading === false);
 
     gateway.isGone = false;
     await tab.pass(2);
     assert.equal(await tab.page.evaluate(() => document.body.dataset.state), "live");
     assert.ok(await isHidden("#banner-stale"));
     assert.equal(await tab.page.locator("#announce").textContent(), "The gateway answers again.");
-    // The gap reaches to the answer that ended it, and is drawn in both charts.
-    assert.equal(await said("rate"), "Now: no data");
+    // The gap ends with the next response, and is drawn in both charts.
+    assert.equal(await readout("rate"), "Now: no data");
     for (const chart of ["rate", "latency"]) {
         assert.equal(await tab.page.locator(`#${chart}-chart .gap`).count(), 1);
     }
     const gap = await tab.page.evaluate(() => past.steps.filter((step) => step.isGap).reduce((sum, step) => sum + step.to - step.from, 0));
     assert.equal(Math.round(gap), 14);
     await tab.pass(2);
-    assert.match(await said("rate"), /^Now \(over 2 s\): from memory/);
+    assert.match(await readout("rate"), /^Now \(over 2 s\): from memory/);
 });
 
-test("answers that make no sense are none", async () => {
+test("a response that the page does not understand counts as none", async () => {
     works();
     await open();
     await tab.state("live");
     gateway.status = () => ({ hello: "world" });
     await tab.pass(2);
-    assert.match(await tab.text("#banner-stale"), /what it answers is not what this page expects\.$/);
+    assert.match(await tab.text("#banner-stale"), /the response is not what this page expects\.$/);
     gateway.status = () => busy(5000);
     await tab.pass(2);
     assert.equal(await tab.page.evaluate(() => document.body.dataset.state), "live");
 });
 
-test("after a restart nothing is compared with before", async () => {
+test("after a restart of the gateway nothing is compared with before", async () => {
     works();
     await open();
     await tab.state("live");
     await tab.pass(6);
     works(0);
     await tab.pass(2);
-    assert.equal(await tab.page.locator("#announce").textContent(), "The gateway was restarted. Its figures begin again.");
-    assert.equal(await said("rate"), "Now: no data");
+    assert.equal(await tab.page.locator("#announce").textContent(), "The gateway was restarted. Its figures start from zero.");
+    assert.equal(await readout("rate"), "Now: no data");
     assert.equal(await tab.page.locator("#rate-chart .restart").count(), 1);
     await tab.pass(2);
-    assert.match(await said("rate"), /^Now \(over 2 s\): from memory \d/);
-    // The page may be of an older version than what runs by now.
+    assert.match(await readout("rate"), /^Now \(over 2 s\): from memory \d/);
+    // The page may have an older version than the gateway.
     gateway.status = () => ({ ...busy(20), version: "0.2.0" });
     await tab.pass(2);
-    assert.equal(await tab.text("#banner-version"), "The gateway is now version 0.2.0, and this page is of 0.1.0: reload it.");
+    assert.equal(await tab.text("#banner-version"), "The gateway now has version 0.2.0, and this page has 0.1.0. Reload the page.");
 });
 
-test("what isn't known is not a number", async () => {
+test("an unknown figure is not shown as a number", async () => {
     gateway.status = () => unknown();
     await open();
     await tab.state("live");
     const saved = tab.page.locator("[data-figure='helping.seconds_saved']");
     assert.equal(await saved.innerText(), "not known yet");
     assert.equal(await saved.getAttribute("data-value"), "null");
-    assert.equal(await tab.text("#saved-why"), "No answer has come from upstream yet that would tell what a call takes.");
+    assert.equal(await tab.text("#saved-why"), "There was no upstream call yet whose duration is known.");
     assert.equal(await tab.text("[data-figure='helping.hit_ratio']"), "100 %");
-    assert.equal(await tab.text("#upstream .service:first-child .health"), "○ no answer that counts yet");
+    assert.equal(await tab.text("#upstream .service:first-child .health"), "○ no result yet");
     assert.ok(!(await tab.text("main")).match(/NaN|undefined|null|Infinity/));
 });
 
-test("a thousand entries, sorted with the keyboard", async () => {
+test("a thousand entries can be sorted with the keyboard", async () => {
     const queries = Array.from({ length: 1000 }, (_, index) => `n=${String(index).padStart(4, "0")}`);
     queries[7] = `long=${"x".repeat(4000)}`;
     gateway.entries = entries(1000, queries);
@@ -364,10 +364,10 @@ test("a thousand entries, sorted with the keyboard", async () => {
     await tab.state("live");
     const rows = tab.page.locator("#entries tbody tr");
     assert.equal(await rows.count(), 100);
-    assert.equal(await tab.text("#entries-note"), "1,234 entries; here are the 100 with most hits.");
+    assert.equal(await tab.text("#entries-note"), "1,234 entries; the 100 with most hits are shown.");
     await tab.page.locator("#more-entries").click();
     await tab.until(() => document.querySelectorAll("#entries tbody tr").length === 1000);
-    assert.ok(tab.asked.includes("/cache/entries?limit=1000"));
+    assert.ok(tab.requests.includes("/cache/entries?limit=1000"));
     assert.ok(await isHidden("#more-entries"));
     const header = tab.page.locator("#entries th").first();
     await header.locator("button").focus();
@@ -378,7 +378,7 @@ test("a thousand entries, sorted with the keyboard", async () => {
     assert.equal(await header.getAttribute("aria-sort"), "descending");
     assert.match(await rows.first().innerText(), /^n=0999/);
     assert.equal(await tab.page.locator("#entries th[aria-sort=none]").count(), 7);
-    // A long one unfolds, and stays so; so does the focus.
+    // A long query unfolds. It stays unfolded and keeps the focus.
     await tab.page.keyboard.press("Enter");
     const fold = rows.first().locator("summary");
     await fold.focus();
@@ -389,13 +389,13 @@ test("a thousand entries, sorted with the keyboard", async () => {
     await tab.pass(2);
     assert.match(await rows.first().innerText(), /^a=1/);
     assert.ok(await tab.page.evaluate(() => document.activeElement.tagName === "SUMMARY" && document.activeElement.parentElement.open));
-    // Numbers are numbers.
+    // Numbers are sorted as numbers.
     await tab.page.locator("#entries th", { hasText: "Size" }).locator("button").click();
     const sizes = await tab.page.locator("#entries td.bytes").evaluateAll((all) => all.map((cell) => Number(cell.title.replace(/\D/g, ""))));
     assert.deepEqual(sizes, [...sizes].sort((one, other) => other - one));
 });
 
-test("hostile words are words", async () => {
+test("hostile text is shown as text", async () => {
     gateway.status = () => hostile();
     gateway.entries = entries(HOSTILE.length, HOSTILE).map((entry, index) => ({
         ...entry, project: HOSTILE[index], operation: HOSTILE[0], state: index === 0 ? HOSTILE[1] : "fresh", headers: { [HOSTILE[2]]: HOSTILE[0] },
@@ -413,7 +413,7 @@ test("hostile words are words", async () => {
     assert.deepEqual(new Set(shown), new Set(HOSTILE.map((text) => (text === bidi ? "\\u{202e}evil\\u{202c} \\u{0}\\u{7}" : text))));
 });
 
-test("pause stops asking, and says so", async () => {
+test("pause stops the requests, and the page says so", async () => {
     works();
     await open();
     await tab.state("live");
@@ -430,25 +430,25 @@ test("pause stops asking, and says so", async () => {
     await button.click();
     await tab.settled(polls + 1);
     await tab.pass(2);
-    // For less than it may take to answer, too.
+    // Also for a shorter time than a response may take.
     await button.click();
     await tab.page.clock.runFor(6000);
     await button.click();
     await tab.settled(polls + 3);
     assert.equal(await tab.page.locator("#announce").textContent(), "Live again.");
-    // Nobody has looked meanwhile.
-    assert.equal(await said("rate"), "Now: no data");
+    // There were no requests meanwhile.
+    assert.equal(await readout("rate"), "Now: no data");
     await tab.pass(2);
-    assert.match(await said("rate"), /^Now \(over 2 s\): from memory/);
+    assert.match(await readout("rate"), /^Now \(over 2 s\): from memory/);
 });
 
-test("an age is told in whole seconds, whenever it began", async () => {
+test("an age is shown in whole seconds, whenever it began", async () => {
     await open();
     const ages = await tab.page.evaluate(() => Array.from({ length: 10_000 }, (_, begun) => ago((begun + 30_000) / 1000 - begun / 1000)));
     assert.deepEqual([...new Set(ages)], ["30 s ago"]);
 });
 
-test("a hidden tab asks nothing", async () => {
+test("a hidden tab sends no requests", async () => {
     works();
     await open();
     await tab.state("live");
@@ -463,12 +463,12 @@ test("a hidden tab asks nothing", async () => {
     assert.equal(tab.polls(), polls);
     await turn(false);
     await tab.settled(polls + 1);
-    assert.equal(await said("rate"), "Now: no data");
+    assert.equal(await readout("rate"), "Now: no data");
     await tab.pass(2);
-    assert.match(await said("rate"), /^Now \(over 2 s\)/);
+    assert.match(await readout("rate"), /^Now \(over 2 s\)/);
 });
 
-test("what a slow answer tells, it tells of all the time since the one before", async () => {
+test("after a slow response, rates are of all the time since the response before", async () => {
     works();
     await open();
     await tab.state("live");
@@ -476,15 +476,15 @@ test("what a slow answer tells, it tells of all the time since the one before", 
     let release;
     gateway.held = new Promise((done) => (release = done));
     await tab.page.clock.runFor(2000);
-    await tab.until(() => state.isAsking);
+    await tab.until(() => state.isLoading);
     await tab.page.clock.runFor(6000);
     gateway.held = null;
     release();
-    await tab.until(() => state.isAsking === false);
-    assert.match(await said("rate"), /^Now \(over 8 s\)/);
+    await tab.until(() => state.isLoading === false);
+    assert.match(await readout("rate"), /^Now \(over 8 s\)/);
 });
 
-test("a slow answer is waited for, and nothing else is asked meanwhile", async () => {
+test("there is no other request while a response is slow", async () => {
     works();
     await open();
     await tab.state("live");
@@ -493,24 +493,24 @@ test("a slow answer is waited for, and nothing else is asked meanwhile", async (
     gateway.held = new Promise((done) => (release = done));
     const polls = tab.polls();
     await tab.page.clock.runFor(2000);
-    await tab.until(() => state.isAsking);
+    await tab.until(() => state.isLoading);
     await tab.page.clock.runFor(6000);
-    // Nor by who is impatient.
+    // Also if the user pauses and resumes.
     await tab.page.locator("#pause").click();
     await tab.page.locator("#pause").click();
     assert.equal(tab.polls(), polls + 1);
     gateway.held = null;
     release();
-    // The next one comes at once, and one only.
-    await tab.until(() => state.isAsking === false);
-    // Both at a time are the status and the entries.
+    // Then there is one request at once, and only one.
+    await tab.until(() => state.isLoading === false);
+    // The two are the status and the entries.
     assert.equal(gateway.most, 2);
     assert.equal(await tab.page.locator("#announce").textContent(), "Live again.");
     await tab.page.clock.runFor(10);
     await tab.settled(polls + 2);
 });
 
-test("who listens to it finds landmarks, headings in order, and tables with captions", async () => {
+test("for screen readers there are landmarks, headings in order, and tables with captions", async () => {
     works();
     gateway.entries = entries(3);
     await open();
@@ -519,7 +519,7 @@ test("who listens to it finds landmarks, headings in order, and tables with capt
     const captions = await tab.page.locator("table").evaluateAll((all) => all.map((table) => table.caption?.textContent));
     assert.deepEqual(captions, ["By result, since the start", "By operation", "Entries"]);
     const headings = await tab.page.locator("#content h2").allTextContents();
-    assert.deepEqual(headings, ["Is it helping?", "Requests", "In the cache", "Callers", "Upstream", "What has happened", "Configuration"]);
+    assert.deepEqual(headings, ["Is it helping?", "Requests", "In the cache", "Callers", "Upstream", "Events", "Configuration"]);
     for (const name of headings) {
         assert.equal(await tab.page.getByRole("region", { name, exact: true }).count(), 1, name);
     }
@@ -528,13 +528,13 @@ test("who listens to it finds landmarks, headings in order, and tables with capt
     }
     const levels = await tab.page.locator("h1, h2, h3, h4").evaluateAll((all) => all.filter((title) => title.checkVisibility()).map((title) => Number(title.tagName[1])));
     assert.ok(levels.every((level, index) => level <= (levels[index - 1] ?? 0) + 1), String(levels));
-    // What changes every two seconds is announced by nobody.
+    // Text that changes every two seconds is not announced.
     const live = await tab.page.locator("[aria-live], [role=status], [role=alert], [role=log]").evaluateAll((all) => all.map((place) => place.id));
     assert.deepEqual(live, ["announce", "token-wrong"]);
     assert.equal(await tab.page.getByRole("table", { name: "Entries" }).getByRole("columnheader").count(), 8);
 });
 
-test("everything is reached with Tab, in the order in which it is read, and is seen to have the focus", async () => {
+test("Tab reaches everything in reading order, and the focus is visible", async () => {
     works();
     gateway.entries = entries(3);
     await open({ viewport: PHONE });

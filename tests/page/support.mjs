@@ -1,7 +1,7 @@
-// A browser, a server that plays the gateway's admin listener, and time that passes only when it is told to.
+// A browser, a server that imitates the gateway's admin listener, and a clock that tests move.
 //
-// WORKSPACE_GATEWAY_TEST_PAGE_MODULES is the node_modules that `npm ci` makes of this directory. The browser is the system's
-// own (Debian's chromium, or CHROMIUM).
+// WORKSPACE_GATEWAY_TEST_PAGE_MODULES is the node_modules that `npm ci` makes from this directory. The browser is Debian's
+// chromium, or the program in CHROMIUM.
 
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
@@ -24,7 +24,7 @@ export const PHONE = { width: 360, height: 740 };
 const SOURCES = join(import.meta.dirname ?? new URL(".", import.meta.url).pathname, "../../src/admin/page");
 const SCRIPTS = ["format.js", "charts.js", "tables.js", "page.js"];
 
-/** The document as the gateway puts it together, with the policy that it is served with. */
+/** The document and its Content-Security-Policy, as the gateway makes them. */
 function documentAndPolicy() {
     const read = (name) => readFileSync(join(SOURCES, name), "utf8");
     const [style, script] = [read("page.css"), SCRIPTS.map(read).join("")];
@@ -36,7 +36,7 @@ function documentAndPolicy() {
     return { html, policy };
 }
 
-/** What plays the gateway. Tests change what it says, and see what it was asked. */
+/** Imitates the gateway. Tests change its responses. */
 export class Gateway {
     status = () => fresh();
     entries = [];
@@ -44,9 +44,9 @@ export class Gateway {
     config = CONFIG;
     token = null;
     isGone = false;
-    /** If set, answers wait for it. */
+    /** If set, responses wait for this promise. */
     held = null;
-    /** Answers under way. */
+    /** Open requests. */
     open = 0;
     most = 0;
 
@@ -96,7 +96,7 @@ export class Gateway {
     }
 }
 
-/** The browser, once for all tests of a file. */
+/** Starts the browser, once for all tests of a file. */
 export function launch() {
     return chromium.launch({
         executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
@@ -108,13 +108,13 @@ export function launch() {
     });
 }
 
-/** A tab with a clock of its own. Whatever it does that a good page doesn't is remembered. */
+/** A tab with its own clock. It records everything that the page must not do. */
 export class Tab {
-    /** What was written to the console as a mistake; requests elsewhere; what the policy forbids. */
+    /** Errors on the console, and requests to other origins. */
     mistakes = [];
     strangers = [];
-    /** What it has asked for, in order. (The browser itself asks again when a connection that was kept turns out closed.) */
-    asked = [];
+    /** The paths of its requests, in order. (The browser repeats a request if a kept connection turns out to be closed.) */
+    requests = [];
 
     static async open(browser, gateway, { viewport = DESKTOP, scheme = "light", fakeClock = true, ...more } = {}) {
         const tab = new Tab();
@@ -122,14 +122,14 @@ export class Tab {
         tab.context = await browser.newContext({ viewport, colorScheme: scheme, timezoneId: "Asia/Shanghai", locale: "en-GB", ...more });
         tab.page = await tab.context.newPage();
         tab.page.on("console", (message) => {
-            // A browser says so itself when a request fails; what the page makes of that is looked at where it is meant to.
+            // The browser reports failed requests itself. Tests check what the page shows then.
             if (message.type() === "error" && !message.text().startsWith("Failed to load resource")) {
                 tab.mistakes.push(message.text());
             }
         });
         tab.page.on("pageerror", (error) => tab.mistakes.push(String(error)));
         tab.page.on("request", (request) => {
-            tab.asked.push(request.url().slice(gateway.origin.length));
+            tab.requests.push(request.url().slice(gateway.origin.length));
             if (!request.url().startsWith(`${gateway.origin}/`) && !request.url().startsWith("data:")) {
                 tab.strangers.push(request.url());
             }
@@ -147,10 +147,10 @@ export class Tab {
     }
 
     polls() {
-        return this.asked.filter((path) => path === "/status").length;
+        return this.requests.filter((path) => path === "/status").length;
     }
 
-    /** Waits until this holds in the page. */
+    /** Waits until the function returns true in the page. */
     async until(what, argument) {
         await this.page.waitForFunction(what, argument, { timeout: 15_000 });
     }
@@ -159,7 +159,7 @@ export class Tab {
         await this.until((wanted) => document.body.dataset.state === wanted, name);
     }
 
-    /** Lets so much time pass, in steps of a poll, each of which is shown before the next. */
+    /** Lets time pass, poll by poll. Each poll is shown before the next. */
     async pass(seconds) {
         for (let step = 0; step < seconds / 2; step += 1) {
             const before = this.polls();
@@ -168,9 +168,9 @@ export class Tab {
         }
     }
 
-    /** So many polls were made, and the page isn't waiting for one. */
+    /** Waits until the page has no open poll, and checks the number of polls. */
     async settled(polls) {
-        await this.until(() => state.isAsking === false);
+        await this.until(() => state.isLoading === false);
         assert.equal(this.polls(), polls);
     }
 
@@ -178,7 +178,7 @@ export class Tab {
         return this.page.locator(selector).innerText();
     }
 
-    /** What every figure on the page says, and was read as. */
+    /** The name, exact value and text of every figure on the page. */
     figures() {
         return this.page.evaluate(() =>
             [...document.querySelectorAll("[data-figure]")].map((place) => ({

@@ -22,7 +22,7 @@ from huaweicloudsdkworkspace.v2.region.workspace_region import WorkspaceRegion
 from huaweicloudsdkworkspaceapp.v1 import ListProductRequest, WorkspaceAppAsyncClient, WorkspaceAppClient
 from huaweicloudsdkworkspaceapp.v1.region.workspaceapp_region import WorkspaceAppRegion
 
-# Whatever hangs is shown and ended; the SDK's own timeout is two minutes.
+# Ends a run that hangs and shows where it hangs. The SDK's own timeout is two minutes.
 faulthandler.dump_traceback_later(50, exit=True)
 
 plan = json.load(sys.stdin)
@@ -30,7 +30,7 @@ headers = {}
 
 
 def remember_headers(response, **_):
-    """The SDK's models leave headers out; its handlers see them."""
+    """The SDK's models have no headers, but its handlers get them."""
     path = urlsplit(response.request.url).path
     headers[path] = {name.lower(): value for name, value in response.headers.items()}
 
@@ -41,7 +41,7 @@ def build(kind, regions, client, endpoint):
         credentials = credentials.with_security_token(client["security_token"])
     builder = kind.new_builder().with_credentials(credentials)
     builder = builder.with_http_handler(HttpHandler().add_response_handler(remember_headers))
-    # Without an endpoint the SDK looks for HUAWEICLOUD_SDK_REGION_WORKSPACE_CN_NORTH_4 and …_WORKSPACEAPP_….
+    # Without an endpoint the SDK reads the variables HUAWEICLOUD_SDK_REGION_WORKSPACE_CN_NORTH_4 and …_WORKSPACEAPP_….
     builder = builder.with_endpoint(endpoint) if endpoint else builder.with_region(regions.value_of("cn-north-4"))
     built = builder.build()
     if client["token"] is not None:
@@ -65,7 +65,7 @@ def show(client, operation, path, answer):
             "message": error.error_msg,
             "request_id": error.request_id,
         }
-    # Of a 429 the SDK looks at nothing but the status.
+    # For a 429 the SDK reads only the status.
     result["headers"] = headers.pop(path.replace("PROJECT", plan["project_id"]), {})
     print("call " + json.dumps(result), flush=True)
 
@@ -83,7 +83,7 @@ def run(client):
     ]
     for _ in range(client["rounds"]):
         if is_async:
-            # All are on their way before the first is waited for.
+            # All requests are sent before the first response is awaited.
             pending = [getattr(built, name + "_async")(request) for _, _, built, name, request in operations]
             for (operation, path, *_), future in zip(operations, pending):
                 show(client, operation, path, future.result)

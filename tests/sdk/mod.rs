@@ -1,8 +1,8 @@
-//! The official SDKs, run as a user would run them: in an interpreter of their own, one for a whole plan of clients,
-//! because starting one takes longer than all it does.
+//! Runs the official SDKs as a user does, in an interpreter of their own. One interpreter runs all clients of a test,
+//! because its start is slow.
 //!
-//! Each needs to be installed, and to be found by an environment variable. Without it the tests with that SDK say
-//! so and prove nothing; in CI that is a failure.
+//! An environment variable names each installed SDK. Without it, the tests of that SDK are skipped with a message. In
+//! CI they fail.
 
 pub mod scenes;
 
@@ -17,31 +17,31 @@ use workspace_gateway::testing::simulator::IssuedKey;
 
 use crate::support::PROJECT;
 
-/// The operations in the order of the scripts, with what upstream is asked by each.
+/// The operations in the order of the scripts, with the service and the target of the upstream request.
 pub const OPERATIONS: [(&str, Service, &str); 3] = [
     ("ListProducts", Service::Workspace, "/v2/PROJECT/products?os_type=Linux"),
     ("ListSharerProducts", Service::Workspace, "/v2/PROJECT/products/sharer"),
     ("ListProduct", Service::AppStream, "/v1/PROJECT/product"),
 ];
 
-/// A client of a plan: how it is built, and how often it lists everything.
+/// A client of a plan.
 #[derive(Clone, Debug, Serialize)]
 pub struct Client {
     pub name: &'static str,
-    /// Its base URLs. None: the SDK finds them in the environment, which names those of the first client.
+    /// The base URLs. `None`: the SDK reads those of the first client from the environment.
     pub workspace: Option<String>,
     pub appstream: Option<String>,
     pub id: String,
     pub secret: String,
     pub security_token: Option<String>,
     pub token: Option<String>,
-    /// Whether it sends the signature that the SDK makes in any case.
+    /// Whether the client sends the signature, which the SDK always makes.
     pub signs: bool,
     pub style: Style,
+    /// The number of times that the client calls all operations.
     pub rounds: usize,
 }
 
-/// How its calls are made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Style {
@@ -50,7 +50,7 @@ pub enum Style {
 }
 
 impl Client {
-    /// One that signs with this key, and lists everything twice.
+    /// A client that signs with this key, for two rounds.
     pub fn with_key(name: &'static str, base_url: &str, key: &IssuedKey) -> Self {
         let IssuedKey { id, secret, security_token } = key.clone();
         let base_url = Some(base_url.to_owned());
@@ -59,7 +59,7 @@ impl Client {
         Self { name, workspace, appstream, id, secret, security_token, token, signs, style, rounds: 2 }
     }
 
-    /// One that has a token. Without a key no SDK can be built, so it has one that exists nowhere.
+    /// A client with a token. The SDKs require a key, so it also has a key that does not exist.
     pub fn with_token(name: &'static str, base_url: &str, token: &str) -> Self {
         let (id, secret) = ("AKEXAMPLE".to_owned(), "sk-example".to_owned());
         let key = IssuedKey { id, secret, security_token: None };
@@ -71,20 +71,20 @@ impl Client {
     }
 }
 
-/// What an SDK makes of one call.
+/// The result of one call.
 #[derive(Debug, Deserialize)]
 pub struct Call {
     pub client: String,
     pub operation: String,
     pub status: u16,
-    /// Their ids.
+    /// The product ids.
     #[serde(default)]
     pub products: Vec<String>,
     pub error: Option<Exception>,
     pub headers: HashMap<String, String>,
 }
 
-/// What it raises instead.
+/// An exception of the SDK.
 #[derive(Debug, Deserialize)]
 pub struct Exception {
     #[serde(rename = "type")]
@@ -95,12 +95,13 @@ pub struct Exception {
 }
 
 impl Call {
-    /// Whether it was answered from memory, and well.
+    /// Whether the call had a successful response from the cache.
     pub fn is_hit(&self) -> bool {
         self.status == 200 && self.headers["cache-status"].contains("; hit")
     }
 
-    /// What it was refused with: an exception of the SDK's own, with the answer's request id.
+    /// Status, code and message of a refused call. Panics unless it is an exception of the SDK with the response's
+    /// request id.
     pub fn refusal(&self) -> (u16, &str, &str) {
         let error = self.error.as_ref().unwrap_or_else(|| panic!("no exception: {self:?}"));
         let kind = if self.status < 500 { "ClientRequestException" } else { "ServerResponseException" };
@@ -110,7 +111,6 @@ impl Call {
     }
 }
 
-/// An SDK.
 #[derive(Clone, Copy, Debug)]
 pub enum Sdk {
     Python,
@@ -118,8 +118,8 @@ pub enum Sdk {
 }
 
 impl Sdk {
-    /// What has to be set, to what.
-    fn wanted(self) -> (&'static str, &'static str) {
+    /// The environment variable, and its meaning.
+    fn variable(self) -> (&'static str, &'static str) {
         match self {
             Self::Python => {
                 ("WORKSPACE_GATEWAY_TEST_PYTHON", "an interpreter that has tests/python_sdk/requirements.txt installed")
@@ -148,30 +148,30 @@ impl Sdk {
         }
     }
 
-    /// Runs a plan: each client's calls in their order, or `None` where there is no such SDK.
+    /// Runs a plan. Returns the calls of each client in order, or `None` if the SDK is not installed.
     pub async fn run(self, clients: &[Client]) -> Option<Vec<Vec<Call>>> {
-        let (variable, meaning) = self.wanted();
+        let (variable, meaning) = self.variable();
         let Some(found) = std::env::var_os(variable).filter(|found| !found.is_empty()).map(PathBuf::from) else {
             assert!(std::env::var_os("CI").is_none(), "{variable} is not set: CI must not skip the {self:?} SDK");
-            // Straight to the terminal: what goes through `eprintln!` is shown for failed tests only.
+            // Not `eprintln!`: its output is shown for failed tests only.
             let _ = writeln!(
                 std::io::stderr(),
-                "SKIPPED, nothing proved: {} needs the {self:?} SDK. Set {variable} to {meaning}.",
+                "SKIPPED: {} needs the {self:?} SDK. Set {variable} to {meaning}.",
                 std::thread::current().name().unwrap_or("a test with an SDK")
             );
             return None;
         };
         let mut command = self.command(&found);
-        // Nothing of this machine's: neither its proxies nor the region or key of whoever runs the test.
+        // Without the proxies, regions and keys of the environment.
         for (name, _) in std::env::vars_os() {
             let text = name.to_string_lossy().to_ascii_lowercase();
             if text.ends_with("_proxy") || text.starts_with("huaweicloud_") {
                 command.env_remove(name);
             }
         }
-        // Both leave a file in it.
+        // Both SDKs write a file to it.
         command.env("HOME", env!("CARGO_TARGET_TMPDIR"));
-        // A proxy that does not exist, and the variable that users behind one need.
+        // A proxy that does not exist, and the exception that users behind a proxy need.
         command.env("HTTP_PROXY", "http://proxy.invalid:3128").env("NO_PROXY", "127.0.0.1");
         for (service, url) in [("WORKSPACE", &clients[0].workspace), ("WORKSPACEAPP", &clients[0].appstream)] {
             let url = url.as_ref().expect("the first client has its base URLs");
@@ -192,11 +192,10 @@ impl Sdk {
     }
 }
 
-/// Runs it to its end.
 fn output(mut command: Command, input: &str) -> String {
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
-    // It reads all of it before it says anything.
+    // The script reads all of its input before it writes output.
     child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
     let output = child.wait_with_output().unwrap();
     let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));

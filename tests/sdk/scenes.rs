@@ -1,4 +1,4 @@
-//! What has to hold with every SDK.
+//! The tests that every SDK must pass.
 
 use std::collections::HashSet;
 
@@ -11,61 +11,60 @@ use super::{Call, Client, OPERATIONS, Sdk};
 use crate::support::signer::entry;
 use crate::support::{PROJECT, World, without_key};
 
-/// How the gateway itself says it.
-const VERIFY: &str = "workspace-gateway: Incorrect IAM authentication information: verify aksk signature fail: ";
+/// The beginning of the gateway's message for a wrong signature.
+const SIGNATURE_FAILURE: &str =
+    "workspace-gateway: Incorrect IAM authentication information: verify aksk signature fail: ";
 
-/// A gateway that knows access keys, and who has them.
+/// A gateway with access keys.
 pub struct Scene {
     pub world: World,
     permanent: IssuedKey,
     temporary: IssuedKey,
-    /// Temporary, too.
-    another: IssuedKey,
+    another_temporary: IssuedKey,
 }
 
 impl Scene {
     pub async fn new() -> Self {
         let simulator = Simulator::start().await.unwrap();
         let permanent = simulator.access_key(PROJECT);
-        let [temporary, another] = [(); 2].map(|()| simulator.temporary_access_key(PROJECT));
-        let world = before(simulator, &[&permanent, &temporary, &another]).await;
-        Self { world, permanent, temporary, another }
+        let [temporary, another_temporary] = [(); 2].map(|()| simulator.temporary_access_key(PROJECT));
+        let world = world_with_keys(simulator, &[&permanent, &temporary, &another_temporary]).await;
+        Self { world, permanent, temporary, another_temporary }
     }
 
-    /// Someone with a key that doesn't expire.
+    /// A client with a key that does not expire.
     pub fn permanent(&self, name: &'static str) -> Client {
         Client::with_key(name, &self.world.url(""), &self.permanent)
     }
 
-    /// Someone with temporary credentials.
     pub fn temporary(&self, name: &'static str) -> Client {
         Client::with_key(name, &self.world.url(""), &self.temporary)
     }
 
-    /// Someone with temporary credentials that nobody else has.
+    /// A client with temporary credentials that no other client uses.
     pub fn another(&self, name: &'static str) -> Client {
-        Client::with_key(name, &self.world.url(""), &self.another)
+        Client::with_key(name, &self.world.url(""), &self.another_temporary)
     }
 
-    /// Someone with a token.
     pub fn token(&self, name: &'static str) -> Client {
         Client::with_token(name, &self.world.url(""), &self.world.token)
     }
 
-    /// Without a gateway in between.
+    /// The client connects to upstream without a gateway.
     fn directly(&self, client: Client) -> Client {
         let url = |service| Some(self.world.simulator.url(service));
         Client { workspace: url(Service::Workspace), appstream: url(Service::AppStream), rounds: 1, ..client }
     }
 }
 
-async fn before(simulator: Simulator, keys: &[&IssuedKey]) -> World {
+async fn world_with_keys(simulator: Simulator, keys: &[&IssuedKey]) -> World {
     let (workspace, appstream) = (simulator.url(Service::Workspace), simulator.url(Service::AppStream));
-    World::before(simulator, &workspace, &appstream, &keys.iter().map(|key| entry(key, "")).collect::<String>()).await
+    World::with_upstreams(simulator, &workspace, &appstream, &keys.iter().map(|key| entry(key, "")).collect::<String>())
+        .await
 }
 
-/// Lists everything with every kind of credential: of each operation one call upstream per credential, and answers
-/// from memory for the rest, as upstream itself would give them.
+/// Calls all operations with each kind of credential. Each credential causes one upstream call per operation. The other
+/// responses are hits, and equal to those of upstream.
 pub async fn all_are_answered_and_repeats_are_hits(sdk: Sdk, others: impl FnOnce(&Scene) -> Vec<Client>) {
     let scene = Scene::new().await;
     let simulator = &scene.world.simulator;
@@ -101,13 +100,13 @@ pub async fn all_are_answered_and_repeats_are_hits(sdk: Sdk, others: impl FnOnce
     let (first, repeat) = (&calls[0][0], &calls[0][OPERATIONS.len()]);
     let hit = "workspace-gateway; hit; ttl=300";
     let stored = "workspace-gateway; fwd=miss; fwd-status=200; stored; detail=proved";
-    let said = [first, repeat].map(|call| without_key(&call.headers["cache-status"]));
-    assert_eq!((&*said[0].0, &*said[1].0), (stored, hit));
-    assert_eq!(said[0].1, said[1].1, "they ask the same");
-    upstream_saw_each_once(&scene, &proved);
+    let statuses = [first, repeat].map(|call| without_key(&call.headers["cache-status"]));
+    assert_eq!((&*statuses[0].0, &*statuses[1].0), (stored, hit));
+    assert_eq!(statuses[0].1, statuses[1].1, "the cache keys are equal");
+    assert_one_call_per_credential_and_operation(&scene, &proved);
 }
 
-/// The ids of what upstream shows.
+/// The product ids that upstream shows.
 fn products(simulator: &Simulator, credential: &str, path: &str) -> Vec<String> {
     let path = path.replace("PROJECT", PROJECT);
     let list = simulator.product_list(credential, &path, &HeaderMap::new(), 0).unwrap();
@@ -118,16 +117,16 @@ fn products(simulator: &Simulator, credential: &str, path: &str) -> Vec<String> 
     ids
 }
 
-/// Each credential once for each operation, and nothing but this credential.
-fn upstream_saw_each_once(scene: &Scene, credentials: &HashSet<&String>) {
+/// Upstream received each credential once for each operation, and no other credential.
+fn assert_one_call_per_credential_and_operation(scene: &Scene, credentials: &HashSet<&String>) {
     let seen = scene.world.simulator.requests_seen();
-    let mut asked = Vec::new();
+    let mut calls = Vec::new();
     for seen in seen.iter().filter(|seen| seen.headers.contains_key("via")) {
         let token = seen.headers.get("x-auth-token").map(|token| token.to_str().unwrap());
         let has_security_token = seen.headers.contains_key("x-security-token");
         let credential = match (token, seen.signature()) {
             (Some(token), None) => {
-                // Of what the SDK has signed for the gateway nothing is left.
+                // The signature for the gateway is removed.
                 assert!(!seen.headers.contains_key("x-sdk-date") && !has_security_token, "{seen:?}");
                 token
             }
@@ -138,7 +137,7 @@ fn upstream_saw_each_once(scene: &Scene, credentials: &HashSet<&String>) {
             }
             _ => panic!("{seen:?}"),
         };
-        asked.push((credential, seen.service, seen.target.clone()));
+        calls.push((credential, seen.service, seen.target.clone()));
     }
     let mut expected: Vec<_> = credentials
         .iter()
@@ -146,16 +145,16 @@ fn upstream_saw_each_once(scene: &Scene, credentials: &HashSet<&String>) {
         .collect();
     let order =
         |one: &(&str, Service, String), other: &(&str, Service, String)| (one.0, &one.2).cmp(&(other.0, &other.2));
-    asked.sort_by(order);
+    calls.sort_by(order);
     expected.sort_by(order);
-    assert_eq!(asked, expected);
+    assert_eq!(calls, expected);
 }
 
-/// Whatever is refused, here or there, is an exception of the SDK's own with code, message and request id.
+/// A refusal of the gateway or of upstream is an exception of the SDK with code, message and request id.
 pub async fn refusals_are_exceptions(sdk: Sdk, throttled: fn(&Call)) {
     let scene = Scene::new().await;
     let simulator = &scene.world.simulator;
-    // What is in memory does not change it.
+    // Stored responses must not make a difference.
     for (_, _, path) in OPERATIONS {
         assert_eq!(scene.world.get(path).await.status(), StatusCode::OK);
     }
@@ -182,33 +181,33 @@ pub async fn refusals_are_exceptions(sdk: Sdk, throttled: fn(&Call)) {
 
     let (security_token, bad) = ("X-Security-Token is not the one", "APIGW.0301");
     let expected = [
-        (401, bad, format!("{VERIFY}the signature is not the one that the secret")),
-        (401, bad, format!("{VERIFY}{security_token}")),
-        (401, bad, format!("{VERIFY}{security_token}")),
-        (401, bad, format!("{VERIFY}the signature is over this gateway's address")),
+        (401, bad, format!("{SIGNATURE_FAILURE}the signature is not valid for this request")),
+        (401, bad, format!("{SIGNATURE_FAILURE}{security_token}")),
+        (401, bad, format!("{SIGNATURE_FAILURE}{security_token}")),
+        (401, bad, format!("{SIGNATURE_FAILURE}the signature covers this gateway's address")),
         (401, bad, "Incorrect IAM authentication information: decrypt token fail".to_owned()),
         (404, "WKS.00211902", "The resource does not exist".to_owned()),
         (503, "WKS.00050902", "The service is unavailable".to_owned()),
     ];
     for (calls, (status, code, message)) in calls.iter().zip(&expected) {
         for call in calls {
-            let (said_status, said_code, said) = call.refusal();
-            assert_eq!((said_status, said_code), (*status, *code), "{call:?}");
-            assert!(said.starts_with(message), "{call:?}");
+            let (refused_status, refused_code, refused_message) = call.refusal();
+            assert_eq!((refused_status, refused_code), (*status, *code), "{call:?}");
+            assert!(refused_message.starts_with(message), "{call:?}");
         }
     }
     calls[expected.len()].iter().for_each(throttled);
-    // Nothing that was signed has left.
+    // No signed request was sent upstream.
     assert!(simulator.requests_seen().iter().all(|seen| seen.signature().is_none()));
     assert_eq!(simulator.signature_failures(), 0);
 }
 
-/// A wrong secret in the gateway's configuration, the very one that the application has.
+/// The gateway and the application have the same wrong secret.
 pub async fn a_wrong_secret_in_the_configuration_locks_no_key(sdk: Sdk) {
     let simulator = Simulator::start().await.unwrap();
     let key = simulator.access_key(PROJECT);
     let mistyped = IssuedKey { secret: "mistyped".to_owned(), ..key.clone() };
-    let world = before(simulator, &[&mistyped]).await;
+    let world = world_with_keys(simulator, &[&mistyped]).await;
     let client = Client { rounds: 4, ..Client::with_key("mistyped", &world.url(""), &mistyped) };
     let Some(calls) = sdk.run(&[client]).await else { return };
     for call in &calls[0] {

@@ -1,5 +1,5 @@
-/* Shifts what a process reads of single clocks, for tests: preloaded, it adds to clock_gettime(2) what a file says.
- * The file, named by SHIFTED_CLOCKS, holds two numbers: seconds for CLOCK_BOOTTIME and for CLOCK_REALTIME. */
+/* For tests: preloaded, this library shifts the results of clock_gettime(2) for single clocks.
+ * The file named by SHIFTED_CLOCKS has two numbers: the seconds for CLOCK_BOOTTIME and for CLOCK_REALTIME. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <fcntl.h>

@@ -1,11 +1,11 @@
-//! A client of HTTP/2 that sends exactly these frames, and reads what comes back frame by frame.
+//! An HTTP/2 client that sends and receives single frames.
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::{World, within};
 
-/// The client's preface, with empty settings.
+/// The client connection preface with empty SETTINGS (RFC 9113 §3.4).
 pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 
 pub const DATA: u8 = 0x0;
@@ -16,13 +16,13 @@ pub const CONTINUATION: u8 = 0x9;
 pub const END_STREAM: u8 = 0x1;
 pub const END_HEADERS: u8 = 0x4;
 
-/// A frame as it is sent.
+/// The bytes of a frame.
 pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
     [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }
 
-/// A field as HPACK has it that is in no table (RFC 7541 §6.2.2), without Huffman's code.
+/// A literal field without indexing (RFC 7541 §6.2.2) and without Huffman coding.
 pub fn field(name: &str, value: &str) -> Vec<u8> {
     let text = |text: &str| {
         let mut length = text.len();
@@ -40,24 +40,22 @@ pub fn field(name: &str, value: &str) -> Vec<u8> {
     [vec![0], text(name), text(value)].concat()
 }
 
-/// Fields one after another.
+/// A field block.
 pub fn block(fields: &[(&str, &str)]) -> Vec<u8> {
     fields.iter().flat_map(|(name, value)| field(name, value)).collect()
 }
 
-/// The head of a GET.
 pub fn head(path: &str, token: &str) -> Vec<u8> {
     head_with("GET", path, token, &[])
 }
 
-/// A head with more fields.
 pub fn head_with(method: &str, path: &str, token: &str, more: &[(&str, &str)]) -> Vec<u8> {
     let fields =
         [(":method", method), (":scheme", "http"), (":authority", "g"), (":path", path), ("x-auth-token", token)];
     [block(&fields), block(more)].concat()
 }
 
-/// A frame that has come.
+/// A received frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Frame {
     pub kind: u8,
@@ -72,7 +70,7 @@ impl Frame {
         self.kind == HEADERS && self.flags == END_HEADERS && self.payload == [8, 3, b'1', b'0', b'0']
     }
 
-    /// The status of a response's head, of those that the static table has (RFC 7541 Appendix A).
+    /// The status of a response, if it is one that is looked for here, in the static table (RFC 7541 Appendix A).
     pub fn status(&self) -> Option<u16> {
         let statuses = [(0x88, 200), (0x8c, 400), (0x8d, 404)];
         let first = self.payload.first().filter(|_| self.kind == HEADERS)?;
@@ -91,21 +89,20 @@ pub struct FrameClient {
 }
 
 impl FrameClient {
-    /// To the gateway of a world.
-    pub async fn to(world: &World) -> Self {
+    pub async fn connect(world: &World) -> Self {
         let stream = within(TcpStream::connect(world.server.proxy_address())).await.unwrap();
         stream.set_nodelay(true).unwrap();
         let mut client = Self { stream, read: Vec::new() };
-        client.says(&[PREFACE]).await;
+        client.send(&[PREFACE]).await;
         client
     }
 
-    pub async fn says(&mut self, frames: &[&[u8]]) {
+    pub async fn send(&mut self, frames: &[&[u8]]) {
         within(self.stream.write_all(&frames.concat())).await.unwrap();
     }
 
-    /// The next frame that belongs to a stream, or GOAWAY. `None` once the gateway has hung up.
-    pub async fn hears(&mut self) -> Option<Frame> {
+    /// The next frame of a stream, or GOAWAY. `None` when the gateway has closed the connection.
+    pub async fn read_frame(&mut self) -> Option<Frame> {
         loop {
             let next = self.next().await?;
             if next.kind == GOAWAY || [DATA, HEADERS, RST_STREAM].contains(&next.kind) {
@@ -114,15 +111,15 @@ impl FrameClient {
         }
     }
 
-    /// All frames of a stream until one that ends it. Nothing may come for others.
-    pub async fn hears_out(&mut self, stream: u32) -> Vec<Frame> {
-        let mut heard: Vec<Frame> = Vec::new();
-        while !heard.last().is_some_and(|last| last.is_end() || last.kind == RST_STREAM) {
-            let next = self.hears().await.unwrap_or_else(|| panic!("hung up after {heard:?}"));
-            assert_eq!(next.stream, stream, "{next:?} after {heard:?}");
-            heard.push(next);
+    /// All frames of a stream until it ends. Panics at a frame of another stream.
+    pub async fn read_stream(&mut self, stream: u32) -> Vec<Frame> {
+        let mut frames: Vec<Frame> = Vec::new();
+        while !frames.last().is_some_and(|last| last.is_end() || last.kind == RST_STREAM) {
+            let next = self.read_frame().await.unwrap_or_else(|| panic!("closed after {frames:?}"));
+            assert_eq!(next.stream, stream, "{next:?} after {frames:?}");
+            frames.push(next);
         }
-        heard
+        frames
     }
 
     async fn next(&mut self) -> Option<Frame> {

@@ -1,4 +1,4 @@
-//! A client that signs, as the SDKs do.
+//! A client that signs requests with an access key, like the SDKs.
 
 use std::time::SystemTime;
 
@@ -12,13 +12,13 @@ use workspace_gateway::testing::simulator::{IssuedKey, Simulator};
 
 use super::{Http, PROJECT, Reply, World};
 
-/// The entry of a configuration file that makes an access key known to a gateway.
+/// The `[[access_key]]` entry of an access key in a configuration file, with more settings.
 pub fn entry(key: &IssuedKey, more: &str) -> String {
     let token = key.security_token.as_ref().map(|token| format!("security_token = {token:?}\n")).unwrap_or_default();
     format!("[[access_key]]\nid = {:?}\nsecret = {:?}\n{token}{more}\n", key.id, key.secret)
 }
 
-/// A request to be signed, and changed or sent after that.
+/// A request that is signed, and then changed or sent.
 #[derive(Clone)]
 pub struct Signed {
     pub method: Method,
@@ -28,12 +28,11 @@ pub struct Signed {
 }
 
 impl Signed {
-    /// Signs a GET of a path on a world's gateway, now.
     pub fn get(world: &World, key: &IssuedKey, path: &str) -> Self {
         Self::new(world, key, Method::GET, path, "")
     }
 
-    /// Signs any request to a world's gateway, now.
+    /// A request that is signed at the world's current time.
     pub fn new(world: &World, key: &IssuedKey, method: Method, path: &str, body: &str) -> Self {
         let url = world.url(path);
         let headers = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static("application/json"))]);
@@ -42,7 +41,7 @@ impl Signed {
         request.sign(key, &["content-type"], &payload, date(world))
     }
 
-    /// Signs it, `Host` and these headers included.
+    /// Signs the request. The signature covers `Host` and these headers.
     pub fn sign(mut self, key: &IssuedKey, covered: &[&str], payload: &Payload, date: SystemTime) -> Self {
         let uri: Uri = self.url.parse().unwrap();
         if !self.headers.contains_key(HOST) {
@@ -55,38 +54,35 @@ impl Signed {
         self
     }
 
-    /// The same with another header than was signed, or one more.
+    /// Sets a header after signing.
     pub fn with(mut self, name: &'static str, value: &str) -> Self {
         self.headers.insert(HeaderName::from_static(name), HeaderValue::from_str(value).unwrap());
         self
     }
 
-    /// Begins to send it, to be waited for later.
+    /// Sends it and does not wait for the response.
     pub fn begin(&self, world: &World) -> JoinHandle<Reply> {
         let (this, http) = (self.clone(), world.http.clone());
-        tokio::spawn(async move { this.send_by(&http).await })
+        tokio::spawn(async move { this.send_with(&http).await })
     }
 
-    /// Sends it.
     pub async fn send(&self, world: &World) -> Reply {
-        self.send_by(&world.http).await
+        self.send_with(&world.http).await
     }
 
-    /// Sends it by this client.
-    pub async fn send_by(&self, http: &Http) -> Reply {
+    pub async fn send_with(&self, http: &Http) -> Reply {
         let headers = self.headers.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap()));
         let headers: Vec<_> = headers.collect();
         http.send(self.method.clone(), &self.url, &headers, self.body.clone()).await
     }
 }
 
-/// The date in a world.
 pub fn date(world: &World) -> SystemTime {
     Clock::Manual(world.clock.clone()).date()
 }
 
-/// A gateway that knows these keys, of those that were created.
-pub async fn world<const N: usize>(
+/// Creates access keys and a gateway whose settings are made from them.
+pub async fn world_with_keys<const N: usize>(
     create: impl FnOnce(&Simulator) -> [IssuedKey; N],
     settings: impl FnOnce(&[IssuedKey; N]) -> String,
 ) -> (World, [IssuedKey; N]) {
@@ -94,17 +90,17 @@ pub async fn world<const N: usize>(
     let keys = create(&simulator);
     let (workspace, appstream) = (simulator.url(Service::Workspace), simulator.url(Service::AppStream));
     let settings = settings(&keys);
-    (World::before(simulator, &workspace, &appstream, &settings).await, keys)
+    (World::with_upstreams(simulator, &workspace, &appstream, &settings).await, keys)
 }
 
-/// A gateway that knows one key.
-pub async fn one_key() -> (World, IssuedKey) {
-    let (world, [key]) = world(|simulator| [simulator.access_key(PROJECT)], |[key]| entry(key, "")).await;
+/// A gateway with one access key.
+pub async fn world_with_key() -> (World, IssuedKey) {
+    let (world, [key]) = world_with_keys(|simulator| [simulator.access_key(PROJECT)], |[key]| entry(key, "")).await;
     (world, key)
 }
 
-/// Awaits all of them at once.
-pub async fn at_once<F: Future + Send>(futures: impl Iterator<Item = F>) -> Vec<F::Output> {
+/// Polls all futures concurrently, in this task.
+pub async fn join_all<F: Future + Send>(futures: impl Iterator<Item = F>) -> Vec<F::Output> {
     let mut pending: Vec<_> = futures.map(|future| (Box::pin(future), None)).collect();
     std::future::poll_fn(|context| {
         for (future, output) in &mut pending {

@@ -1,5 +1,4 @@
-//! The simulator behind TLS, under a certificate of an authority of its own; and what it takes to be the gateway's client
-//! in TLS.
+//! TLS for tests: certificate authorities, a TLS listener for the simulator, and TLS clients for the gateway.
 
 use std::io;
 use std::net::SocketAddr;
@@ -17,11 +16,11 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 use workspace_gateway::testing::catalogue::Service;
 use workspace_gateway::testing::simulator::Simulator;
 
-/// Who certifies.
+/// A certificate authority.
 pub struct Authority(CertifiedIssuer<'static, KeyPair>);
 
-/// A certificate and its key, as they stand in files.
-pub struct Certified {
+/// A certificate and its private key, in PEM.
+pub struct Identity {
     pub certificate: String,
     pub key: String,
 }
@@ -33,46 +32,42 @@ impl Authority {
         Self(CertifiedIssuer::self_signed(parameters, KeyPair::generate().unwrap()).unwrap())
     }
 
-    /// A server that issues certificates, though its own does not allow that.
-    pub fn of_a_server(name: &str) -> Self {
+    /// A server's certificate that is used to issue others, which it does not permit.
+    pub fn of_server(name: &str) -> Self {
         let parameters = CertificateParams::new(vec![name.to_owned()]).unwrap();
         Self(CertifiedIssuer::self_signed(parameters, KeyPair::generate().unwrap()).unwrap())
     }
 
-    /// Its own certificate.
     pub fn pem(&self) -> String {
         self.0.pem()
     }
 
-    /// Certifies that somebody is who has this name.
-    pub fn certifies(&self, name: &str) -> Certified {
+    pub fn issue(&self, name: &str) -> Identity {
         self.sign(CertificateParams::new(vec![name.to_owned()]).unwrap())
     }
 
-    /// The same until the first day of a year.
-    pub fn certifies_until(&self, name: &str, year: i32) -> Certified {
+    /// Valid until the first day of a year.
+    pub fn issue_until_year(&self, name: &str, year: i32) -> Identity {
         let mut parameters = CertificateParams::new(vec![name.to_owned()]).unwrap();
         parameters.not_after = rcgen::date_time_ymd(year, 1, 1);
         self.sign(parameters)
     }
 
-    /// The same until a moment.
-    pub fn certifies_until_moment(&self, name: &str, end: SystemTime) -> Certified {
+    pub fn issue_until(&self, name: &str, end: SystemTime) -> Identity {
         let mut parameters = CertificateParams::new(vec![name.to_owned()]).unwrap();
         parameters.not_after = end.into();
         self.sign(parameters)
     }
 
-    fn sign(&self, parameters: CertificateParams) -> Certified {
+    fn sign(&self, parameters: CertificateParams) -> Identity {
         let key = KeyPair::generate().unwrap();
         let certificate = parameters.signed_by(&key, &self.0).unwrap();
-        Certified { certificate: certificate.pem(), key: key.serialize_pem() }
+        Identity { certificate: certificate.pem(), key: key.serialize_pem() }
     }
 }
 
-impl Certified {
-    /// By its own key.
-    pub fn by_itself(parameters: CertificateParams) -> Self {
+impl Identity {
+    pub fn self_signed(parameters: CertificateParams) -> Self {
         let key = KeyPair::generate().unwrap();
         let certificate = parameters.self_signed(&key).unwrap();
         Self { certificate: certificate.pem(), key: key.serialize_pem() }
@@ -87,19 +82,19 @@ impl Certified {
     }
 }
 
-/// Somebody who trusts an authority.
+/// A TLS client that trusts an authority.
 pub struct Client<'a> {
     pub authority: &'a Authority,
-    /// Its own certificate, if it has one.
-    pub certified: Option<&'a Certified>,
-    /// What it offers to speak (ALPN).
+    /// The client certificate.
+    pub identity: Option<&'a Identity>,
+    /// The protocols that it offers (ALPN).
     pub offers: &'a [&'a str],
     pub versions: &'a [&'static SupportedProtocolVersion],
 }
 
 impl<'a> Client<'a> {
     pub fn of(authority: &'a Authority) -> Self {
-        Self { authority, certified: None, offers: &[], versions: rustls::ALL_VERSIONS }
+        Self { authority, identity: None, offers: &[], versions: rustls::ALL_VERSIONS }
     }
 
     pub fn connector(&self) -> TlsConnector {
@@ -109,51 +104,50 @@ impl<'a> Client<'a> {
             .with_protocol_versions(self.versions)
             .unwrap()
             .with_root_certificates(roots);
-        let mut config = match self.certified {
+        let mut config = match self.identity {
             None => config.with_no_client_auth(),
-            Some(certified) => config.with_client_auth_cert(vec![certified.der()], certified.key()).unwrap(),
+            Some(identity) => config.with_client_auth_cert(vec![identity.der()], identity.key()).unwrap(),
         };
         config.alpn_protocols = self.offers.iter().map(|name| name.as_bytes().to_vec()).collect();
         TlsConnector::from(Arc::new(config))
     }
 
-    /// Connects to `localhost` at an address.
+    /// Connects to an address with the server name `localhost`.
     pub async fn connect(&self, address: SocketAddr) -> io::Result<TlsStream<TcpStream>> {
-        connect_by(&self.connector(), address).await
+        connect_with(&self.connector(), address).await
     }
 }
 
-/// The same as somebody who may have been there before.
-pub async fn connect_by(connector: &TlsConnector, address: SocketAddr) -> io::Result<TlsStream<TcpStream>> {
+/// The same with an existing connector, which may resume a session.
+pub async fn connect_with(connector: &TlsConnector, address: SocketAddr) -> io::Result<TlsStream<TcpStream>> {
     let stream = TcpStream::connect(address).await?;
     stream.set_nodelay(true)?;
     connector.connect(ServerName::try_from("localhost").unwrap(), stream).await
 }
 
-/// What it takes to be `localhost`, and the authority's file, which has this name.
+/// An acceptor with a certificate for `localhost`, and the file with its authority, which gets this name.
 pub fn acceptor(name: &str) -> (TlsAcceptor, PathBuf) {
     let authority = Authority::new();
-    let certified = authority.certifies("localhost");
+    let identity = authority.issue("localhost");
     let file = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}.pem"));
     std::fs::write(&file, authority.pem()).unwrap();
-    (acceptor_of(&certified), file)
+    (acceptor_for(&identity), file)
 }
 
-/// What it takes to be whom a certificate names.
-pub fn acceptor_of(certified: &Certified) -> TlsAcceptor {
-    TlsAcceptor::from(Arc::new(server(certified, None, rustls::ALL_VERSIONS)))
+pub fn acceptor_for(identity: &Identity) -> TlsAcceptor {
+    TlsAcceptor::from(Arc::new(server(identity, None, rustls::ALL_VERSIONS)))
 }
 
-/// The same in these versions; it demands a certificate of clients, if that is to be from an authority.
+/// A server configuration with these TLS versions. It requires a client certificate of `client_authority`, if given.
 pub fn server(
-    certified: &Certified,
-    of_clients: Option<&Authority>,
+    identity: &Identity,
+    client_authority: Option<&Authority>,
     versions: &[&'static SupportedProtocolVersion],
 ) -> rustls::ServerConfig {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let tls =
         rustls::ServerConfig::builder_with_provider(Arc::clone(&provider)).with_protocol_versions(versions).unwrap();
-    let tls = match of_clients {
+    let tls = match client_authority {
         None => tls.with_no_client_auth(),
         Some(authority) => {
             let mut roots = RootCertStore::empty();
@@ -162,17 +156,17 @@ pub fn server(
             tls.with_client_cert_verifier(verifier.build().unwrap())
         }
     };
-    tls.with_single_cert(vec![certified.der()], certified.key()).unwrap()
+    tls.with_single_cert(vec![identity.der()], identity.key()).unwrap()
 }
 
-/// Serves the simulator, and gives its URL.
+/// Serves the simulator under TLS, and returns its URL.
 pub async fn serve(simulator: &Simulator, acceptor: TlsAcceptor) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let simulator = simulator.clone();
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
-            // A client that does not trust us hangs up here.
+            // A client that does not trust the certificate closes the connection here.
             if let Ok(stream) = acceptor.accept(stream).await {
                 let simulator = simulator.clone();
                 tokio::spawn(async move { simulator.serve_stream(Service::Workspace, stream).await });

@@ -1,4 +1,4 @@
-//! One request to a gateway through a pipe, byte by byte: what a client sees, framing included.
+//! Sends one request to a gateway through a pipe, and parses the bytes of the response with its framing.
 
 use std::sync::Arc;
 
@@ -8,24 +8,24 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use workspace_gateway::testing::gateway::Gateway;
 
-/// An answer as its bytes say.
-pub struct Answered {
+/// A response as it was framed.
+pub struct WireResponse {
     pub status: u16,
     pub headers: Vec<(String, String)>,
     pub body: Vec<u8>,
-    /// Whether it has ended where it says that it does.
-    pub is_whole: bool,
+    /// Whether the body ended as its framing says.
+    pub is_complete: bool,
 }
 
-impl std::fmt::Debug for Answered {
+impl std::fmt::Debug for WireResponse {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let body = String::from_utf8_lossy(&self.body[..self.body.len().min(200)]);
-        write!(f, "{} {:?} {body} (whole: {})", self.status, self.headers, self.is_whole)
+        write!(f, "{} {:?} {body} (complete: {})", self.status, self.headers, self.is_complete)
     }
 }
 
-impl Answered {
-    /// A header that may be there once.
+impl WireResponse {
+    /// Fails if the header occurs more than once.
     pub fn header(&self, name: &str) -> Result<Option<&str>, String> {
         let mut values = self.headers.iter().filter(|(given, _)| given == name).map(|(_, value)| value.as_str());
         match (values.next(), values.next()) {
@@ -43,20 +43,20 @@ impl Answered {
         let status = status.ok_or_else(|| format!("no status: {}", shown()))?;
         let headers = lines.filter_map(|line| line.split_once(": "));
         let headers = headers.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
-        let mut answered = Self { status, headers, body: body.to_vec(), is_whole: true };
-        let length = answered.header("content-length")?.map(|length| length.parse::<usize>());
-        match (length, answered.header("transfer-encoding")?) {
+        let mut response = Self { status, headers, body: body.to_vec(), is_complete: true };
+        let length = response.header("content-length")?.map(|length| length.parse::<usize>());
+        match (length, response.header("transfer-encoding")?) {
             _ if matches!(status, 204 | 304) && body.is_empty() => {}
-            (Some(Ok(length)), None) if body.len() <= length => answered.is_whole = body.len() == length,
-            (None, Some("chunked")) => (answered.body, answered.is_whole) = unchunked(body),
+            (Some(Ok(length)), None) if body.len() <= length => response.is_complete = body.len() == length,
+            (None, Some("chunked")) => (response.body, response.is_complete) = decode_chunks(body),
             _ => return Err(format!("wrongly framed: {}", shown())),
         }
-        Ok(answered)
+        Ok(response)
     }
 }
 
-/// The bytes in chunks, and whether the last one has come with nothing behind it.
-fn unchunked(mut chunks: &[u8]) -> (Vec<u8>, bool) {
+/// The decoded bytes, and whether the last chunk was received with nothing after it.
+fn decode_chunks(mut chunks: &[u8]) -> (Vec<u8>, bool) {
     let mut body = Vec::new();
     let next = |chunks: &[u8]| {
         let end = chunks.windows(2).position(|end| end == b"\r\n")?;
@@ -73,8 +73,8 @@ fn unchunked(mut chunks: &[u8]) -> (Vec<u8>, bool) {
     (body, false)
 }
 
-/// Sends a request that is the only one on its connection, and reads what comes until the end.
-pub async fn exchange(gateway: &Arc<Gateway>, request: &str) -> Result<Answered, String> {
+/// Sends the only request of a connection, and reads the response until the connection is closed.
+pub async fn exchange(gateway: &Arc<Gateway>, request: &str) -> Result<WireResponse, String> {
     let (mut client, server) = tokio::io::duplex(64 * 1024);
     let connection = Arc::new(gateway.connection(([127, 0, 0, 1], 8080).into(), [127, 0, 0, 1].into()));
     let gateway = Arc::clone(gateway);
@@ -82,13 +82,13 @@ pub async fn exchange(gateway: &Arc<Gateway>, request: &str) -> Result<Answered,
         let (gateway, connection) = (Arc::clone(&gateway), Arc::clone(&connection));
         async move { Ok::<_, std::convert::Infallible>(gateway.handle(request, &connection).await) }
     });
-    // Where upstream breaks off, so does this.
+    // The connection breaks where upstream's does.
     let serving = async { drop(http1::Builder::new().serve_connection(TokioIo::new(server), service).await) };
     let mut bytes = Vec::new();
-    let asking = async {
+    let exchange = async {
         client.write_all(request.as_bytes()).await.map_err(|error| error.to_string())?;
         client.read_to_end(&mut bytes).await.map_err(|error| error.to_string())
     };
-    tokio::join!(serving, asking).1?;
-    Answered::read(&bytes)
+    tokio::join!(serving, exchange).1?;
+    WireResponse::read(&bytes)
 }

@@ -1,9 +1,7 @@
-//! One cell of the table: a gateway of its own, what has happened to it before, one request, and what
-//! comes of it.
+//! One cell of the table: a gateway, the events before, one request, and what follows.
 //!
-//! What happened before and what comes afterwards is told to the gateway without a socket; the
-//! behaviour itself is met over one, by the program's own HTTP client. The client's side is the bytes
-//! of HTTP, through a pipe.
+//! The responses before and after that request are set without a socket. The behaviour itself comes over a socket, to
+//! the HTTP client of the program. The client writes and reads the bytes of HTTP through a pipe.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,19 +13,19 @@ use workspace_gateway::testing::random::Random;
 use workspace_gateway::testing::upstream::Upstream;
 use workspace_gateway::testing::upstream::client::HttpClient;
 
-use super::behaviours::{BEFORE, Behaviour, Line, Meaning, NEW, NEXT, OLD, OTHER_TAG};
-use super::rules::{Answer, Expectation};
-use super::seen::seen;
-use super::staged::{SLOW, Staged, TIMEOUT, told};
+use super::behaviours::{BEFORE, Behaviour, Endpoint, Meaning, NEW, NEXT, OLD, OTHER_TAG};
+use super::observed::observe;
+use super::rules::{Expectation, Response};
+use super::staged_upstream::{SLOW, StagedUpstream, TIMEOUT, staged_response};
 use super::states::{Before, GrantState, RequestDirectives, State};
-use crate::support::raw::{RawUpstream, silent};
-use crate::support::wire::{Answered, exchange};
-use crate::support::{HANG, PROJECT, ask, config};
+use crate::support::raw_upstream::{RawUpstream, silent};
+use crate::support::wire::{WireResponse, exchange};
+use crate::support::{HANG, PROJECT, config, get_in_process};
 
 const LIST: &str = "/v2/PROJECT/products?os_type=Linux";
 /// Proves a caller in the scope of the list.
 const PROOF: &str = "/v2/PROJECT/products?limit=0";
-/// Another question in it.
+/// Another key in that scope.
 const ASIDE: &str = "/v2/PROJECT/products?limit=1";
 
 const CLIENT: &str = "the-client";
@@ -35,42 +33,42 @@ const OTHER_CALLER: &str = "another-caller";
 
 const OLD_TAG: &str = "\"old\"";
 
-/// A gateway before a staged upstream, and time.
-struct Stage {
-    upstream: Arc<Staged>,
+/// A gateway with a staged upstream and a clock.
+struct Cell {
+    upstream: Arc<StagedUpstream>,
     gateway: Arc<Gateway>,
     clock: ManualClock,
 }
 
-/// Upstream at its address, for all wishes in one state.
-pub(super) struct Place<'b> {
+/// Upstream at its address, for all request directives in one state.
+pub(super) struct Row<'b> {
     behaviour: &'b Behaviour,
     state: &'b State,
     raw: RawUpstream,
     config: Config,
     client: Arc<HttpClient>,
-    /// One for each wish, so that all of them begin at the date that upstream counts from.
+    /// One clock for each request directive: all of them start at the date that upstream counts from.
     clocks: [ManualClock; RequestDirectives::ALL.len()],
 }
 
-impl<'b> Place<'b> {
-    pub(super) async fn of(behaviour: &'b Behaviour, state: &'b State, client: Arc<HttpClient>) -> Self {
+impl<'b> Row<'b> {
+    pub(super) async fn new(behaviour: &'b Behaviour, state: &'b State, client: Arc<HttpClient>) -> Self {
         let clocks = RequestDirectives::ALL.map(|_| ManualClock::default());
-        let turn = match &behaviour.line {
-            Line::Wire(turn) => turn.clone(),
-            Line::Dated(turn) => {
-                turn(Clock::Manual(clocks[0].clone()).date() + Duration::from_secs(state.age.unwrap_or(1)))
+        let reaction = match &behaviour.endpoint {
+            Endpoint::Wire(reaction) => reaction.clone(),
+            Endpoint::Dated(reaction) => {
+                reaction(Clock::Manual(clocks[0].clone()).date() + Duration::from_secs(state.age.unwrap_or(1)))
             }
-            Line::Refused | Line::Unresolved | Line::NoTls => silent(),
+            Endpoint::Refused | Endpoint::Unresolved | Endpoint::NoTls => silent(),
         };
-        let raw = RawUpstream::start([turn]).await;
-        let url = match behaviour.line {
-            Line::Wire(_) | Line::Dated(_) => raw.url().to_owned(),
-            Line::Refused => "http://127.0.0.1:1".to_owned(),
-            Line::Unresolved => "http://does-not-exist.invalid".to_owned(),
-            Line::NoTls => no_tls().await,
+        let raw = RawUpstream::start([reaction]).await;
+        let url = match behaviour.endpoint {
+            Endpoint::Wire(_) | Endpoint::Dated(_) => raw.url().to_owned(),
+            Endpoint::Refused => "http://127.0.0.1:1".to_owned(),
+            Endpoint::Unresolved => "http://does-not-exist.invalid".to_owned(),
+            Endpoint::NoTls => no_tls().await,
         };
-        let timeout = if behaviour.meaning == Meaning::Nothing(TIMEOUT) { SLOW } else { HANG }.as_millis();
+        let timeout = if behaviour.meaning == Meaning::NoResponse(TIMEOUT) { SLOW } else { HANG }.as_millis();
         let stale_if_slow = if behaviour.meaning == Meaning::Late { "1ms" } else { "10m" };
         let settings = format!(
             "[upstream]\nconnect_timeout = \"1s\"\nfirst_byte_timeout = \"1s\"\nanswer_timeout = \"{timeout}ms\"\n\
@@ -81,145 +79,146 @@ impl<'b> Place<'b> {
     }
 }
 
-impl Stage {
-    fn before(place: &Place<'_>, wish: RequestDirectives) -> Self {
-        let clock = place.clocks[wish as usize].clone();
-        let upstream = Arc::new(Staged::new(Arc::clone(&place.client)));
-        let asked: Arc<dyn Upstream> = Arc::<Staged>::clone(&upstream);
-        let gateway = Gateway::before(asked, &place.config, Clock::Manual(clock.clone()), Random::System).unwrap();
+impl Cell {
+    fn new(row: &Row<'_>, directives: RequestDirectives) -> Self {
+        let clock = row.clocks[directives as usize].clone();
+        let upstream = Arc::new(StagedUpstream::new(Arc::clone(&row.client)));
+        let called: Arc<dyn Upstream> = Arc::<StagedUpstream>::clone(&upstream);
+        let gateway =
+            Gateway::with_upstream(called, &row.config, Clock::Manual(clock.clone()), Random::System).unwrap();
         Self { upstream, gateway, clock }
     }
 
-    fn seconds_pass(&self, seconds: u64) {
+    fn advance(&self, seconds: u64) {
         self.clock.advance(Duration::from_secs(seconds));
     }
 
-    /// Asks for the list, as a client does.
-    async fn get(&self, wish: RequestDirectives) -> Result<Answered, String> {
+    /// Requests the list as a client.
+    async fn get(&self, directives: RequestDirectives) -> Result<WireResponse, String> {
         let tag_of = |list: &str| {
             let digest = blake3::hash(list.as_bytes()).to_hex();
             format!("\"{}\"", &digest[..32])
         };
-        let wished = match wish {
-            RequestDirectives::Nothing => String::new(),
+        let header = match directives {
+            RequestDirectives::None => String::new(),
             RequestDirectives::IfNoneMatch => {
                 let (old, new) = (tag_of(OLD), tag_of(NEW));
                 format!("If-None-Match: {OLD_TAG}, W/{old}, {new}, {OTHER_TAG}\r\n")
             }
-            wish => format!("Cache-Control: {}\r\n", wish.as_str()),
+            directives => format!("Cache-Control: {}\r\n", directives.as_str()),
         };
         let path = LIST.replace("PROJECT", PROJECT);
         let request = format!(
-            "GET {path} HTTP/1.1\r\nHost: gateway\r\nConnection: close\r\nX-Auth-Token: {CLIENT}\r\n{wished}\r\n"
+            "GET {path} HTTP/1.1\r\nHost: gateway\r\nConnection: close\r\nX-Auth-Token: {CLIENT}\r\n{header}\r\n"
         );
         exchange(&self.gateway, &request).await
     }
 
-    /// Brings a state about.
-    async fn is_in(&self, state: &State) {
-        let proof = told(200, "proof", None, r#"{"products":[]}"#);
+    /// Brings the gateway into a state.
+    async fn set_up(&self, state: &State) {
+        let proof = staged_response(200, "proof", None, r#"{"products":[]}"#);
         if state.age.is_some() {
-            self.upstream.will_say(told(200, "old", state.has_tag.then_some(OLD_TAG), OLD));
-            ask(&self.gateway, OTHER_CALLER, LIST).await;
+            self.upstream.will_respond(staged_response(200, "old", state.has_tag.then_some(OLD_TAG), OLD));
+            get_in_process(&self.gateway, OTHER_CALLER, LIST).await;
         }
-        if state.standing == GrantState::Grace {
-            self.upstream.will_say(proof.clone());
-            ask(&self.gateway, CLIENT, PROOF).await;
+        if state.grant_state == GrantState::Grace {
+            self.upstream.will_respond(proof.clone());
+            get_in_process(&self.gateway, CLIENT, PROOF).await;
         }
-        self.seconds_pass(state.age.unwrap_or(1) - 1);
-        if state.standing == GrantState::Granted {
-            self.upstream.will_say(proof);
-            ask(&self.gateway, CLIENT, PROOF).await;
+        self.advance(state.age.unwrap_or(1) - 1);
+        if state.grant_state == GrantState::Granted {
+            self.upstream.will_respond(proof);
+            get_in_process(&self.gateway, CLIENT, PROOF).await;
         }
         let (status, path) = match state.before {
-            Before::Nothing => (None, LIST),
+            Before::None => (None, LIST),
             Before::Failure => (Some(500), LIST),
             Before::Negative => (Some(404), LIST),
             Before::Denial => (Some(401), ASIDE),
         };
         if let Some(status) = status {
-            self.upstream.will_say(told(status, "before", None, BEFORE));
-            ask(&self.gateway, CLIENT, path).await;
+            self.upstream.will_respond(staged_response(status, "before", None, BEFORE));
+            get_in_process(&self.gateway, CLIENT, path).await;
         }
-        self.seconds_pass(1);
-        self.upstream.is_idle().await;
+        self.advance(1);
+        self.upstream.wait_until_idle().await;
     }
 
-    /// One more request of the client's, once upstream is well again.
-    async fn next(&self, behaviour: &Behaviour) -> Result<Answer, String> {
-        self.upstream.will_say(told(200, "next", None, NEXT));
-        let before = self.upstream.begun();
-        let answered = self.get(RequestDirectives::Nothing).await?;
-        self.upstream.is_idle().await;
-        seen(&answered, behaviour, "next", self.upstream.begun() - before)
+    /// Another request of the client, after upstream has recovered.
+    async fn next_response(&self, behaviour: &Behaviour) -> Result<Response, String> {
+        self.upstream.will_respond(staged_response(200, "next", None, NEXT));
+        let before = self.upstream.started();
+        let response = self.get(RequestDirectives::None).await?;
+        self.upstream.wait_until_idle().await;
+        observe(&response, behaviour, "next", self.upstream.started() - before)
     }
 }
 
-/// What has come of a cell. What is expected tells only what to wait for.
+/// Runs a cell. `expected` is used only to decide what to wait for.
 pub(super) async fn run(
-    place: &Place<'_>,
-    wish: RequestDirectives,
+    row: &Row<'_>,
+    directives: RequestDirectives,
     expected: &Expectation,
 ) -> Result<Expectation, String> {
-    let Place { behaviour, state, raw, .. } = place;
-    let stage = Stage::before(place, wish);
-    stage.is_in(state).await;
+    let Row { behaviour, state, raw, .. } = row;
+    let cell = Cell::new(row, directives);
+    cell.set_up(state).await;
 
-    stage.upstream.will_be_asked();
-    let (before, requests) = (stage.upstream.begun(), raw.requests());
-    let asking = stage.get(wish);
-    let answered = match (behaviour.meaning, expected.now.calls) {
-        // It is long in coming: the client has its answer before.
+    cell.upstream.will_be_called();
+    let (before, requests) = (cell.upstream.started(), raw.requests());
+    let pending = cell.get(directives);
+    let response = match (behaviour.meaning, expected.now.calls) {
+        // The client gets its response before upstream sends it.
         (Meaning::Late, 1..)
-            if !expected.now.cache_status.contains("fwd-status") && wish != RequestDirectives::NoStore =>
+            if !expected.now.cache_status.contains("fwd-status") && directives != RequestDirectives::NoStore =>
         {
-            let answered = asking.await;
-            raw.asked(requests + 1).await;
-            raw.go_on();
-            answered
+            let response = pending.await;
+            raw.wait_for_requests(requests + 1).await;
+            raw.resume();
+            response
         }
         (Meaning::Late, 1..) => {
-            let going_on = async {
-                raw.asked(requests + 1).await;
-                raw.go_on();
+            let resuming = async {
+                raw.wait_for_requests(requests + 1).await;
+                raw.resume();
             };
-            tokio::join!(asking, going_on).0
+            tokio::join!(pending, resuming).0
         }
-        _ => asking.await,
+        _ => pending.await,
     }?;
-    stage.upstream.is_idle().await;
-    let calls = stage.upstream.begun() - before;
-    let now = seen(&answered, behaviour, "new", calls * behaviour.attempts)?;
-    if matches!(behaviour.line, Line::Wire(_) | Line::Dated(_)) {
+    cell.upstream.wait_until_idle().await;
+    let calls = cell.upstream.started() - before;
+    let now = observe(&response, behaviour, "new", calls * behaviour.attempts)?;
+    if matches!(behaviour.endpoint, Endpoint::Wire(_) | Endpoint::Dated(_)) {
         let heads = raw.heads().split_off(requests);
         if heads.len() != calls * behaviour.attempts {
-            return Err(format!("{} requests have come for {calls} calls", heads.len()));
+            return Err(format!("got {} requests for {calls} calls", heads.len()));
         }
         let is_conditional = heads.first().is_some_and(|head| head.contains("if-none-match: \"old\"\r\n"));
-        if is_conditional != (calls > 0 && state.has_tag && wish != RequestDirectives::NoStore) {
-            return Err(format!("a conditional request: {is_conditional}"));
+        if is_conditional != (calls > 0 && state.has_tag && directives != RequestDirectives::NoStore) {
+            return Err(format!("the request is conditional: {is_conditional}"));
         }
     }
 
-    stage.seconds_pass(1);
-    let then = stage.next(behaviour).await?;
+    cell.advance(1);
+    let then = cell.next_response(behaviour).await?;
     let later = match &expected.later {
         None => None,
-        // A date has no fractions of a second.
+        // A date has a resolution of one second.
         Some((seconds, _)) => {
-            stage.seconds_pass(seconds.saturating_sub(3));
-            let still = stage.next(behaviour).await?;
-            if *seconds > 3 && !still.cache_status.ends_with("detail=backoff") {
-                return Err(format!("no longer paused after {} s: {still}", seconds - 2));
+            cell.advance(seconds.saturating_sub(3));
+            let during_backoff = cell.next_response(behaviour).await?;
+            if *seconds > 3 && !during_backoff.cache_status.ends_with("detail=backoff") {
+                return Err(format!("no backoff after {} s: {during_backoff}", seconds - 2));
             }
-            stage.seconds_pass(2);
-            Some((*seconds, stage.next(behaviour).await?))
+            cell.advance(2);
+            Some((*seconds, cell.next_response(behaviour).await?))
         }
     };
     Ok(Expectation { now, then, later })
 }
 
-/// Speaks http where https is expected.
+/// A server without TLS.
 async fn no_tls() -> String {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("https://{}", listener.local_addr().unwrap());

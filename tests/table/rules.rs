@@ -1,83 +1,81 @@
-//! What has to come of a cell, by the rules: a model of what is remembered, and what each question
-//! makes of it. Pure, and knows nothing of the gateway.
+//! The expected result of a cell: a model of what is stored, and what a request makes of it. It is pure and does not
+//! use the gateway.
 //!
-//! One caller asks, one after the other, so that this is a small part of the rules: nobody waits for
-//! anybody else's call.
+//! It has one client with consecutive requests, so it is a small part of the rules: no request waits for another's
+//! call.
 //!
-//! `tests/model/rules.rs` states the rules a second time, and the two stay apart. That one has flights, waiters and many
-//! callers on a clock, and says which calls begin and whose answer a request gets. It knows neither `Cache-Status` nor
-//! `Age`, and upstream's answers only as far as sharing needs them. This one has all that a client sees of one request, for
-//! every behaviour of upstream on the wire, and no flights. To derive it from the model, most of this file would have to
-//! stay, as a translation. And a rule that is misunderstood would have to be misunderstood twice, in two forms, to be missed.
+//! `tests/model/rules.rs` states the rules a second time, and the two stay separate. That one has flights, waiters and
+//! many callers on a clock. It says which calls start and whose response a request gets, without `Cache-Status` and
+//! `Age`. This one has all that a client sees of one request, for every behaviour of upstream on the wire, without
+//! flights. Deriving this one from the other would keep most of this file as a translation. Two separate statements
+//! also find a misunderstood rule, unless it is misunderstood twice.
 
 use std::fmt;
 
 use super::behaviours::{Behaviour, Meaning, Relayed};
 use super::states::{Before, GrantState, RequestDirectives, STALE_IF_ERROR, STALE_WHILE_REVALIDATE, State, TTL};
 
-/// How long upstream's no counts, and how long refreshes pause after a failure.
+/// Seconds: `negative_ttl` and `backoff`.
 const ERROR_TTL: u64 = 5;
 const DENIAL_TTL: u64 = 2;
 
-/// Whose bytes an answer is made of.
+/// The source of a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Body {
-    /// The list that was kept before.
+    /// The list that was stored before.
     Old,
-    /// What upstream says in this cell.
+    /// Upstream's response in this cell.
     New,
-    /// The list that it gives afterwards.
+    /// Upstream's list after recovery.
     Next,
-    /// What it said a second before.
+    /// Upstream's response a second before.
     Before,
-    /// The beginning of what upstream says in this cell.
+    /// The beginning of upstream's response in this cell.
     Cut,
-    /// The gateway's own words, for this reason.
+    /// An error of the gateway with this reason.
     Own(&'static str),
     Empty,
 }
 
-/// What a client sees, and what it costs.
+/// What a client sees, and the number of upstream calls.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Answer {
+pub(super) struct Response {
     pub(super) status: u16,
     pub(super) body: Body,
-    /// Without the name of the cache; empty if there is none.
+    /// Without the name of the cache; empty if there is no such header.
     pub(super) cache_status: String,
-    /// Told of whatever comes from memory, and of product lists unless they are only passed on.
+    /// In seconds. Present on a response from memory and on a product list that is not relayed.
     pub(super) age: Option<u64>,
-    /// Whether it is an answer of upstream's with all of its headers.
-    pub(super) is_upstreams: bool,
-    /// How often upstream was asked, in the background too.
+    /// Whether it is upstream's response with all of its headers.
+    pub(super) is_from_upstream: bool,
+    /// Including background calls.
     pub(super) calls: usize,
 }
 
-/// What has to come of a cell.
+/// The expected result of a cell.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Expectation {
-    pub(super) now: Answer,
-    /// What comes of the next request, without wishes and a second later, if upstream is well again.
-    pub(super) then: Answer,
-    /// If that is a pause: for how long it holds, and what comes of a request then.
-    pub(super) later: Option<(u64, Answer)>,
+    pub(super) now: Response,
+    /// The response to the next request, a second later, without request directives, after upstream has recovered.
+    pub(super) then: Response,
+    /// If that is a hit during a backoff: the end of the backoff in seconds, and the response then.
+    pub(super) later: Option<(u64, Response)>,
 }
 
-/// What there is to know.
 struct Memory {
-    standing: GrantState,
-    /// A refusal and how old it is.
-    refusal: Option<Kept>,
+    grant_state: GrantState,
+    refusal: Option<Stored>,
     entry: Option<Entry>,
-    /// Upstream's no, where that is its latest word.
-    no: Option<Kept>,
-    /// Whether answers can't be kept, in the slot that is shared and in the caller's own.
+    /// A negative response, if it is newer than the entry.
+    negative: Option<Stored>,
+    /// Uncacheable marks of the shared cache key and of the caller's own.
     marks: [Option<Mark>; 2],
-    /// For how long upstream is left alone, likewise.
+    /// Backoffs of the shared cache key and of the caller's own.
     backoffs: [Option<Backoff>; 2],
 }
 
 #[derive(Clone, Copy)]
-struct Kept {
+struct Stored {
     status: u16,
     body: Body,
     age: u64,
@@ -95,19 +93,19 @@ struct Entry {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Mark {
     TooLarge,
-    Unkept,
+    NoStore,
 }
 
 #[derive(Clone, Copy)]
 struct Backoff {
     left: u64,
-    /// A success for one slot doesn't end what holds for all.
+    /// A success for one cache key does not end a backoff of the scope.
     is_of_scope: bool,
 }
 
 impl Entry {
     fn new(body: Body, age: u64, ttl: Option<u64>, has_validator: bool) -> Self {
-        // Where upstream gives a lifetime, the configured window is closed.
+        // If upstream sends a lifetime, the configured window does not apply.
         let stale_while_revalidate = if ttl.is_none() { STALE_WHILE_REVALIDATE } else { 0 };
         Self { body, age, ttl: ttl.unwrap_or(TTL), stale_while_revalidate, has_validator }
     }
@@ -120,8 +118,8 @@ impl Entry {
         self.age < self.ttl + self.stale_while_revalidate.max(STALE_IF_ERROR)
     }
 
-    fn hit(&self, detail: &str) -> Answer {
-        // What has just expired is not told to be fresh.
+    fn hit(&self, detail: &str) -> Response {
+        // An entry that has just expired must not look fresh.
         let ttl = if self.is_fresh() {
             format!("{}", self.ttl - self.age)
         } else {
@@ -130,321 +128,329 @@ impl Entry {
         from_memory(200, self.body, self.age, format!("hit; ttl={ttl}{detail}"))
     }
 
-    fn stale(&self, said: &str) -> Answer {
-        from_memory(200, self.body, self.age, format!("{}{said}", self.why()))
+    fn stale(&self, cache_status: &str) -> Response {
+        from_memory(200, self.body, self.age, format!("{}{cache_status}", self.forward_reason()))
     }
 
-    /// The same in the gateway's own word, for a client with a wish.
-    fn reason(&self, wish: RequestDirectives) -> &'static str {
-        match wish {
+    /// The reason of a miss in `Cache-Status`.
+    fn miss_reason(&self, directives: RequestDirectives) -> &'static str {
+        match directives {
             _ if !self.is_fresh() => "expired",
             RequestDirectives::NoCache => "client-no-cache",
             _ => "client-max-age",
         }
     }
 
-    /// Why upstream is asked though this is kept.
-    fn why(&self) -> &'static str {
+    /// Why upstream is called although there is an entry.
+    fn forward_reason(&self) -> &'static str {
         if self.is_fresh() { "fwd=request" } else { "fwd=stale" }
     }
 }
 
-/// What has to come of it if a client with a wish meets this state and this upstream.
-pub(super) fn expected(behaviour: &Behaviour, state: &State, wish: RequestDirectives) -> Expectation {
+/// The expected result for a client with these request directives.
+pub(super) fn expected(behaviour: &Behaviour, state: &State, directives: RequestDirectives) -> Expectation {
     let mut memory = Memory::of(state);
-    let now = memory.answer(&Upstream::New(behaviour), wish);
+    let now = memory.response(&Upstream::New(behaviour), directives);
     memory.pass(1);
-    let pause = memory.backoffs.into_iter().flatten().map(|pause| pause.left).max();
-    let then = memory.answer(&Upstream::Well, RequestDirectives::Nothing);
+    let longest_backoff = memory.backoffs.into_iter().flatten().map(|backoff| backoff.left).max();
+    let then = memory.response(&Upstream::Recovered, RequestDirectives::None);
     let later = then.cache_status.ends_with("detail=backoff").then(|| {
-        let left = pause.unwrap_or_default();
+        let left = longest_backoff.unwrap_or_default();
         memory.pass(left);
-        (left + 1, memory.answer(&Upstream::Well, RequestDirectives::Nothing))
+        (left + 1, memory.response(&Upstream::Recovered, RequestDirectives::None))
     });
     Expectation { now, then, later }
 }
 
-/// An upstream as a question meets it.
 enum Upstream<'b> {
     New(&'b Behaviour),
-    /// With a product list.
-    Well,
+    /// Sends a product list.
+    Recovered,
 }
 
-/// What a call has brought.
-enum Brought {
-    /// An answer to give to the one who asked for it, and what there is to say of it.
-    Answer(Answer),
-    /// It failed: the answer for those who have nothing stale, and what to say to those who have.
-    Failure(Answer, String),
-    /// It is to be passed on as it is.
+enum CallResult {
+    /// A response for the request.
+    Response(Response),
+    /// A failure: the response without a stale entry, and the `Cache-Status` for a stale one.
+    Failure(Response, String),
+    /// The response must be relayed.
     Relay,
 }
 
 impl Memory {
     fn of(state: &State) -> Self {
-        let before = |status| Some(Kept { status, body: Body::Before, age: 1 });
+        let before = |status| Some(Stored { status, body: Body::Before, age: 1 });
         let mut memory = Self {
-            standing: state.standing,
+            grant_state: state.grant_state,
             refusal: None,
             entry: state.age.map(|age| Entry::new(Body::Old, age, None, state.has_tag)),
-            no: None,
+            negative: None,
             marks: [None; 2],
             backoffs: [None; 2],
         };
         match state.before {
-            Before::Nothing => {}
+            Before::None => {}
             Before::Failure => memory.backoffs[0] = Some(Backoff { left: ERROR_TTL - 1, is_of_scope: false }),
-            Before::Negative => memory.no = before(404),
-            Before::Denial => (memory.standing, memory.refusal) = (GrantState::Unknown, before(401)),
+            Before::Negative => memory.negative = before(404),
+            Before::Denial => (memory.grant_state, memory.refusal) = (GrantState::Unknown, before(401)),
         }
         memory
     }
 
     fn pass(&mut self, seconds: u64) {
-        for kept in self.refusal.iter_mut().chain(&mut self.no) {
-            kept.age += seconds;
+        for stored in self.refusal.iter_mut().chain(&mut self.negative) {
+            stored.age += seconds;
         }
         self.refusal = self.refusal.filter(|refusal| refusal.age < DENIAL_TTL);
         self.entry.iter_mut().for_each(|entry| entry.age += seconds);
-        for pause in &mut self.backoffs {
-            *pause = pause.map(|pause| Backoff { left: pause.left.saturating_sub(seconds), ..pause });
-            *pause = pause.filter(|pause| pause.left > 0);
+        for backoff in &mut self.backoffs {
+            *backoff = backoff.map(|backoff| Backoff { left: backoff.left.saturating_sub(seconds), ..backoff });
+            *backoff = backoff.filter(|backoff| backoff.left > 0);
         }
     }
 
-    /// The slot that a call is for: the shared one of those who are granted, or the caller's own.
-    fn place(&self) -> usize {
-        usize::from(self.standing != GrantState::Granted)
+    /// The cache key of a call: the shared one for granted callers, or the caller's own.
+    fn key_index(&self) -> usize {
+        usize::from(self.grant_state != GrantState::Granted)
     }
 
-    fn answer(&mut self, upstream: &Upstream<'_>, wish: RequestDirectives) -> Answer {
-        if wish == RequestDirectives::NoStore {
+    fn response(&mut self, upstream: &Upstream<'_>, directives: RequestDirectives) -> Response {
+        if directives == RequestDirectives::NoStore {
             return self.relayed(upstream, "client-no-store");
         }
-        let answer = self.product_list(upstream, wish);
-        // A 304 for any product list that has an ETag, as has all that may be kept.
-        let is_list = match (answer.body, upstream) {
+        let response = self.product_list(upstream, directives);
+        // Every storable product list has an `ETag`, so it can be answered 304.
+        let is_list = match (response.body, upstream) {
             (Body::New, Upstream::New(new)) => matches!(new.meaning, Meaning::List { .. } | Meaning::Late),
             (body, _) => matches!(body, Body::Old | Body::Next),
         };
-        if wish == RequestDirectives::IfNoneMatch && is_list && !answer.cache_status.contains("bypass") {
-            return Answer { status: 304, body: Body::Empty, is_upstreams: false, ..answer };
+        if directives == RequestDirectives::IfNoneMatch && is_list && !response.cache_status.contains("bypass") {
+            return Response { status: 304, body: Body::Empty, is_from_upstream: false, ..response };
         }
-        answer
+        response
     }
 
-    fn product_list(&mut self, upstream: &Upstream<'_>, wish: RequestDirectives) -> Answer {
-        // Nothing goes before a refusal, whatever is wished.
+    fn product_list(&mut self, upstream: &Upstream<'_>, directives: RequestDirectives) -> Response {
+        // A refusal comes first, whatever the request directives.
         if let Some(refusal) = self.refusal {
             return refusal.hit(DENIAL_TTL, "denied");
         }
-        let (place, is_granted) = (self.place(), self.standing == GrantState::Granted);
+        let (key_index, is_granted) = (self.key_index(), self.grant_state == GrantState::Granted);
         let usable = self.entry.filter(Entry::is_usable);
-        // What is fresh: no later no displaces it.
-        if let Some(entry) = self.entry.filter(|entry| is_granted && entry.is_fresh() && wish.accepts(entry.age)) {
+        // A fresh entry. A newer negative response does not replace it.
+        if let Some(entry) = self.entry.filter(|entry| is_granted && entry.is_fresh() && directives.accepts(entry.age))
+        {
             return entry.hit("");
         }
-        // Then upstream's latest word.
-        if let Some(no) = self.no.filter(|no| is_granted && no.age < ERROR_TTL && wish.accepts(no.age)) {
-            return no.hit(ERROR_TTL, "negative");
+        // A negative response.
+        if let Some(negative) =
+            self.negative.filter(|negative| is_granted && negative.age < ERROR_TTL && directives.accepts(negative.age))
+        {
+            return negative.hit(ERROR_TTL, "negative");
         }
-        let takes_stale = wish.takes_stale() && self.no.is_none() && self.marks[place].is_none();
-        let stale = usable.filter(|_| takes_stale && self.standing != GrantState::Unknown);
-        // What is stale, while upstream is left alone; to a lapsed grant only after its own failure.
-        if let Some(entry) = stale.filter(|_| self.backoffs[place].is_some()) {
+        let takes_stale = directives.takes_stale() && self.negative.is_none() && self.marks[key_index].is_none();
+        let stale = usable.filter(|_| takes_stale && self.grant_state != GrantState::Unknown);
+        // A stale entry during a backoff. For a lapsed grant only after a failure of its own call.
+        if let Some(entry) = stale.filter(|_| self.backoffs[key_index].is_some()) {
             return entry.hit("; detail=backoff");
         }
-        // What is stale, while it is asked for again, unless that must not be.
+        // A stale entry while it is revalidated.
         if let Some(entry) = stale.filter(|entry| is_granted && entry.age < entry.ttl + entry.stale_while_revalidate) {
-            let calls = if wish == RequestDirectives::OnlyIfCached { 0 } else { self.call(upstream, wish).1 };
-            return Answer { calls, ..entry.hit("; detail=revalidating") };
+            let calls =
+                if directives == RequestDirectives::OnlyIfCached { 0 } else { self.call(upstream, directives).1 };
+            return Response { calls, ..entry.hit("; detail=revalidating") };
         }
-        if wish == RequestDirectives::OnlyIfCached {
-            return own("only-if-cached", String::new(), 0);
+        if directives == RequestDirectives::OnlyIfCached {
+            return own_error("only-if-cached", String::new(), 0);
         }
-        if self.marks[place] == Some(Mark::TooLarge) {
+        if self.marks[key_index] == Some(Mark::TooLarge) {
             return self.relayed(upstream, "too-large");
         }
-        // Else upstream is asked. Who has something stale waits for a while only.
+        // Otherwise upstream is called. A request that may take a stale entry waits only for a while.
         let is_late = matches!(upstream, Upstream::New(behaviour) if behaviour.meaning == Meaning::Late);
-        let was = self.standing;
-        let (brought, calls) = self.call(upstream, wish);
+        let previous_grant_state = self.grant_state;
+        let (result, calls) = self.call(upstream, directives);
         if let Some(entry) = stale.filter(|_| is_granted && is_late) {
-            return Answer { calls, ..entry.stale("; detail=stale-if-slow") };
+            return Response { calls, ..entry.stale("; detail=stale-if-slow") };
         }
-        match brought {
-            Brought::Answer(answer) => Answer { calls, ..answer },
-            Brought::Failure(answer, said) => match usable.filter(|_| was != GrantState::Unknown) {
-                Some(entry) => Answer { calls, ..entry.stale(&said) },
-                None => Answer { calls, ..answer },
-            },
-            Brought::Relay => {
+        match result {
+            CallResult::Response(response) => Response { calls, ..response },
+            CallResult::Failure(response, cache_status) => {
+                match usable.filter(|_| previous_grant_state != GrantState::Unknown) {
+                    Some(entry) => Response { calls, ..entry.stale(&cache_status) },
+                    None => Response { calls, ..response },
+                }
+            }
+            CallResult::Relay => {
                 let relayed = self.relayed(upstream, "too-large");
-                Answer { calls: calls + relayed.calls, ..relayed }
+                Response { calls: calls + relayed.calls, ..relayed }
             }
         }
     }
 
-    /// Asks upstream for the product list. What that brings, and how often it was asked.
-    fn call(&mut self, upstream: &Upstream<'_>, wish: RequestDirectives) -> (Brought, usize) {
-        let (place, is_granted) = (self.place(), self.standing == GrantState::Granted);
-        let why = match self.entry.filter(|_| is_granted) {
-            Some(entry) => entry.why(),
+    /// Calls upstream for the product list. Returns the result and the number of requests.
+    fn call(&mut self, upstream: &Upstream<'_>, directives: RequestDirectives) -> (CallResult, usize) {
+        let (key_index, is_granted) = (self.key_index(), self.grant_state == GrantState::Granted);
+        let forward_reason = match self.entry.filter(|_| is_granted) {
+            Some(entry) => entry.forward_reason(),
             None => "fwd=miss",
         };
-        // Only for those who are granted, and only if upstream gave a validator.
-        let asked_about = self.entry.filter(|entry| is_granted && entry.has_validator);
+        // Only for granted callers, and only if upstream sent a validator.
+        let validated = self.entry.filter(|entry| is_granted && entry.has_validator);
         let detail = match self.entry {
             _ if !is_granted => "proved",
-            Some(entry) => entry.reason(wish),
-            None if self.marks[place].is_some() => "uncacheable",
+            Some(entry) => entry.miss_reason(directives),
+            None if self.marks[key_index].is_some() => "uncacheable",
             None => "no-entry",
         };
         let Upstream::New(behaviour) = upstream else {
-            self.keep(Entry::new(Body::Next, 0, None, false));
-            let said = format!("{why}; fwd-status=200; stored; detail={detail}");
-            return (Brought::Answer(answered(200, Body::Next, said, Some(0))), 1);
+            self.store(Entry::new(Body::Next, 0, None, false));
+            let cache_status = format!("{forward_reason}; fwd-status=200; stored; detail={detail}");
+            return (CallResult::Response(from_upstream(200, Body::Next, cache_status, Some(0))), 1);
         };
         let status = behaviour.status;
         let body = if behaviour.body.is_empty() { Body::Empty } else { Body::New };
-        let said = |detail: &str| format!("{why}; fwd-status={status}{detail}");
-        let answer = |detail: &str, age| Brought::Answer(answered(status, body, said(detail), age));
-        let broken = |word: &'static str| {
-            Brought::Failure(own(word, format!("{why}; detail={word}"), 0), format!("; detail={word}"))
+        let cache_status = |detail: &str| format!("{forward_reason}; fwd-status={status}{detail}");
+        let response = |detail: &str, age| CallResult::Response(from_upstream(status, body, cache_status(detail), age));
+        let broken = |reason: &'static str| {
+            CallResult::Failure(
+                own_error(reason, format!("{forward_reason}; detail={reason}"), 0),
+                format!("; detail={reason}"),
+            )
         };
-        let brought = match behaviour.meaning {
+        let result = match behaviour.meaning {
             Meaning::List { ttl } => {
-                self.keep(Entry::new(Body::New, 0, ttl, false));
-                answer(&format!("; stored; detail={detail}"), Some(0))
+                self.store(Entry::new(Body::New, 0, ttl, false));
+                response(&format!("; stored; detail={detail}"), Some(0))
             }
             Meaning::Late => {
-                self.keep(Entry::new(Body::New, 0, None, false));
-                answer(&format!("; stored; detail={detail}"), Some(0))
+                self.store(Entry::new(Body::New, 0, None, false));
+                response(&format!("; stored; detail={detail}"), Some(0))
             }
-            Meaning::Unkept => {
-                self.standing = GrantState::Granted;
-                self.marks = [Some(Mark::Unkept); 2];
-                answer("; detail=cache-directives", Some(0))
+            Meaning::NoStore => {
+                self.grant_state = GrantState::Granted;
+                self.marks = [Some(Mark::NoStore); 2];
+                response("; detail=cache-directives", Some(0))
             }
-            Meaning::NotModified { names_another: false } if let Some(entry) = asked_about => {
-                self.keep(Entry { age: 0, ..entry });
-                let said = format!("{why}; fwd-status=304; stored; detail={detail}");
-                Brought::Answer(answered(200, entry.body, said, Some(0)))
+            Meaning::NotModified { names_another: false } if let Some(entry) = validated => {
+                self.store(Entry { age: 0, ..entry });
+                let cache_status = format!("{forward_reason}; fwd-status=304; stored; detail={detail}");
+                CallResult::Response(from_upstream(200, entry.body, cache_status, Some(0)))
             }
             Meaning::NotModified { .. } => {
-                self.pause(place, ERROR_TTL, false);
+                self.back_off(key_index, ERROR_TTL, false);
                 broken("broken")
             }
-            Meaning::NoList(why) => {
-                self.marks[place] = Some(Mark::Unkept);
-                answer(&format!("; detail={why}"), None)
+            Meaning::NotAList(forward_reason) => {
+                self.marks[key_index] = Some(Mark::NoStore);
+                response(&format!("; detail={forward_reason}"), None)
             }
             Meaning::Denial => {
-                self.standing = GrantState::Unknown;
-                self.refusal = Some(Kept { status, body, age: 0 });
-                answer("; detail=denied", None)
+                self.grant_state = GrantState::Unknown;
+                self.refusal = Some(Stored { status, body, age: 0 });
+                response("; detail=denied", None)
             }
-            Meaning::EndlessDenial => {
-                self.standing = GrantState::Unknown;
-                let word = "refusal-incomplete";
-                Brought::Answer(Answer { status, ..own(word, format!("{why}; detail={word}"), 0) })
+            Meaning::IncompleteDenial => {
+                self.grant_state = GrantState::Unknown;
+                let reason = "refusal-incomplete";
+                CallResult::Response(Response {
+                    status,
+                    ..own_error(reason, format!("{forward_reason}; detail={reason}"), 0)
+                })
             }
             Meaning::Negative if is_granted => {
-                self.no = Some(Kept { status, body, age: 0 });
-                answer(&format!("; stored; detail={detail}"), None)
+                self.negative = Some(Stored { status, body, age: 0 });
+                response(&format!("; stored; detail={detail}"), None)
             }
-            Meaning::Negative | Meaning::Personal => answer("; detail=status", None),
+            Meaning::Negative | Meaning::CallerOnly => response("; detail=status", None),
             Meaning::Failure { retry_after } => {
                 let is_of_scope = is_granted && (status == 429 || (status == 503 && retry_after.is_some()));
-                self.pause(place, retry_after.unwrap_or(ERROR_TTL), is_of_scope);
-                let said_of_stale = format!("; fwd-status={status}; detail=status");
-                Brought::Failure(answered(status, body, said("; detail=status"), None), said_of_stale)
+                self.back_off(key_index, retry_after.unwrap_or(ERROR_TTL), is_of_scope);
+                let stale_status = format!("; fwd-status={status}; detail=status");
+                CallResult::Failure(from_upstream(status, body, cache_status("; detail=status"), None), stale_status)
             }
-            Meaning::Nothing(word) => {
-                self.pause(place, ERROR_TTL, false);
-                broken(word)
+            Meaning::NoResponse(reason) => {
+                self.back_off(key_index, ERROR_TTL, false);
+                broken(reason)
             }
-            // It extends no grant, and a lapsed one has no backoff to go by.
+            // This extends no grant, so a lapsed grant has no backoff.
             Meaning::TooLargeHead if !is_granted => match broken("broken") {
-                Brought::Failure(answer, _) => Brought::Answer(answer),
+                CallResult::Failure(response, _) => CallResult::Response(response),
                 other => other,
             },
             Meaning::TooLargeHead => {
-                self.pause(place, ERROR_TTL, false);
+                self.back_off(key_index, ERROR_TTL, false);
                 broken("broken")
             }
             Meaning::TooLarge => {
-                self.marks[place] = Some(Mark::TooLarge);
-                Brought::Relay
+                self.marks[key_index] = Some(Mark::TooLarge);
+                CallResult::Relay
             }
         };
-        (brought, behaviour.attempts)
+        (result, behaviour.attempts)
     }
 
-    /// A product list is proof, and is kept.
-    fn keep(&mut self, entry: Entry) {
-        self.standing = GrantState::Granted;
+    /// A product list proves the caller and is stored.
+    fn store(&mut self, entry: Entry) {
+        self.grant_state = GrantState::Granted;
         self.entry = Some(entry);
-        self.no = None;
+        self.negative = None;
         self.marks = [None; 2];
-        self.backoffs = self.backoffs.map(|pause| pause.filter(|pause| pause.is_of_scope));
+        self.backoffs = self.backoffs.map(|backoff| backoff.filter(|backoff| backoff.is_of_scope));
     }
 
-    /// Without a grant, nothing stale is given that it could matter for, unless it has lapsed.
-    fn pause(&mut self, place: usize, left: u64, is_of_scope: bool) {
-        self.backoffs[place] = Some(Backoff { left, is_of_scope });
+    fn back_off(&mut self, key_index: usize, left: u64, is_of_scope: bool) {
+        self.backoffs[key_index] = Some(Backoff { left, is_of_scope });
     }
 
-    /// Passes the request on as it is.
-    fn relayed(&mut self, upstream: &Upstream<'_>, why: &str) -> Answer {
-        let said = format!("fwd=bypass; detail={why}");
+    fn relayed(&mut self, upstream: &Upstream<'_>, forward_reason: &str) -> Response {
+        let cache_status = format!("fwd=bypass; detail={forward_reason}");
         let Upstream::New(behaviour) = upstream else {
-            return Answer { calls: 1, ..answered(200, Body::Next, said, None) };
+            return Response { calls: 1, ..from_upstream(200, Body::Next, cache_status, None) };
         };
-        if matches!(behaviour.meaning, Meaning::Denial | Meaning::EndlessDenial) {
-            self.standing = GrantState::Unknown;
+        if matches!(behaviour.meaning, Meaning::Denial | Meaning::IncompleteDenial) {
+            self.grant_state = GrantState::Unknown;
         }
         let calls = behaviour.attempts;
         match behaviour.relayed {
-            Relayed::Whole if behaviour.body.is_empty() => {
-                Answer { calls, ..answered(behaviour.status, Body::Empty, said, None) }
+            Relayed::Complete if behaviour.body.is_empty() => {
+                Response { calls, ..from_upstream(behaviour.status, Body::Empty, cache_status, None) }
             }
-            Relayed::Whole => Answer { calls, ..answered(behaviour.status, Body::New, said, None) },
-            Relayed::Cut => Answer { calls, ..answered(behaviour.status, Body::Cut, said, None) },
-            Relayed::Failed(word) => own(word, format!("{said}; failure={word}"), calls),
+            Relayed::Complete => Response { calls, ..from_upstream(behaviour.status, Body::New, cache_status, None) },
+            Relayed::Cut => Response { calls, ..from_upstream(behaviour.status, Body::Cut, cache_status, None) },
+            Relayed::Failed(reason) => own_error(reason, format!("{cache_status}; failure={reason}"), calls),
         }
     }
 }
 
-impl Kept {
-    fn hit(&self, ttl: u64, detail: &str) -> Answer {
+impl Stored {
+    fn hit(&self, ttl: u64, detail: &str) -> Response {
         from_memory(self.status, self.body, self.age, format!("hit; ttl={}; detail={detail}", ttl - self.age))
     }
 }
 
-fn from_memory(status: u16, body: Body, age: u64, cache_status: String) -> Answer {
-    Answer { status, body, cache_status, age: Some(age), is_upstreams: false, calls: 0 }
+fn from_memory(status: u16, body: Body, age: u64, cache_status: String) -> Response {
+    Response { status, body, cache_status, age: Some(age), is_from_upstream: false, calls: 0 }
 }
 
-/// Upstream's own answer to this very request.
-fn answered(status: u16, body: Body, cache_status: String, age: Option<u64>) -> Answer {
-    Answer { status, body, cache_status, age, is_upstreams: true, calls: 0 }
+/// Upstream's response to this request.
+fn from_upstream(status: u16, body: Body, cache_status: String, age: Option<u64>) -> Response {
+    Response { status, body, cache_status, age, is_from_upstream: true, calls: 0 }
 }
 
-/// The gateway's own words.
-fn own(word: &'static str, cache_status: String, calls: usize) -> Answer {
-    let status = match word {
+/// An error of the gateway.
+fn own_error(reason: &'static str, cache_status: String, calls: usize) -> Response {
+    let status = match reason {
         "first-byte" | "timeout" | "idle" | "only-if-cached" => 504,
         _ => 502,
     };
-    Answer { status, body: Body::Own(word), cache_status, age: None, is_upstreams: false, calls }
+    Response { status, body: Body::Own(reason), cache_status, age: None, is_from_upstream: false, calls }
 }
 
-impl fmt::Display for Answer {
+impl fmt::Display for Response {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let body = match self.body {
-            Body::Own(word) => format!("own {word}"),
+            Body::Own(reason) => format!("own {reason}"),
             body => format!("{body:?}").to_lowercase(),
         };
         let cache_status = if self.cache_status.is_empty() { "no Cache-Status" } else { &self.cache_status };
@@ -452,7 +458,7 @@ impl fmt::Display for Answer {
         if let Some(age) = self.age {
             write!(f, ", age {age}")?;
         }
-        write!(f, ", {} asked", self.calls)
+        write!(f, ", calls {}", self.calls)
     }
 }
 

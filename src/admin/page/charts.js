@@ -1,12 +1,11 @@
-// Two small charts of what happened between one answer of the gateway's and the next. Where nothing is known there
-// is a gap: nothing is drawn over it.
+// Two small charts of what happened between one response of the gateway and the next. Where nothing is known there is a
+// gap, and nothing is drawn in it.
 
 const WINDOW = 300;
-/** Longer than a poll may take, with the pause before it: this page, or its machine, was asleep. */
+/** Longer than a poll and the interval before it may take: the page or its machine was suspended. */
 const LONGEST_STEP = 15;
 
-/** The value below which this part of the answers lies, as Prometheus' histogram_quantile has it: from counts that include
- *  those of all buckets before. */
+/** The quantile of cumulative buckets, as Prometheus' histogram_quantile computes it. */
 function quantile(part, bounds, buckets, total) {
     if (!(total > 0)) {
         return null;
@@ -21,7 +20,7 @@ function quantile(part, bounds, buckets, total) {
     return inside > 0 ? lower + ((bounds[found] - lower) * (rank - before)) / inside : bounds[found];
 }
 
-/** What happened between two answers: rates and percentiles, or null if they can't be compared. */
+/** Rates and percentiles between two responses, or null if they cannot be compared. */
 function difference(before, after) {
     const seconds = after.uptime_seconds - before.uptime_seconds;
     const all = (status) => Object.values(status.requests.results).reduce((sum, value) => sum + value, 0);
@@ -41,14 +40,14 @@ function difference(before, after) {
     return step;
 }
 
-/** What the charts show: steps from one moment to another, in seconds of this page's own clock. */
+/** What the charts show: steps from one moment to another, in seconds of this page's clock. */
 class Past {
     steps = [];
     end = null;
     #last = null;
     #isBroken = false;
 
-    /** An answer. Tells whether it is a restarted gateway's, which counts from zero again. */
+    /** Adds a response. Returns whether the gateway was restarted, so that it counts from zero. */
     add(status, now) {
         const isRestart = this.#last !== null && status.uptime_seconds < this.#last.uptime_seconds;
         if (this.end !== null) {
@@ -60,7 +59,7 @@ class Past {
         return isRestart;
     }
 
-    /** No answer, or none asked for. The next one tells nothing of the time until then. */
+    /** There was no response, or no request. The next response says nothing about the time until then. */
     gap(now) {
         if (this.end !== null) {
             this.#push({ from: this.end, to: now, isRestart: false, isGap: true });
@@ -83,14 +82,14 @@ class Past {
 
 const MARGIN = { top: 8, right: 10, bottom: 22, left: 58 };
 
-/** A chart: its legend, which is also where values are read, and its drawing. */
+/** A chart: the legend, which also shows the values, and the drawing. */
 class Chart {
-    /** Other charts of the same time. */
+    /** Charts that show the same moment. */
     peers = [];
     #moment = null;
     #past = null;
 
-    /** `kind` has the series, how a value is written, and how a step's values are drawn. */
+    /** `kind` has the series, and the functions that format and draw their values. */
     constructor(root, kind) {
         this.kind = kind;
         this.plot = root.querySelector(".plot");
@@ -143,7 +142,7 @@ class Chart {
         this.#write();
     }
 
-    /** Their names, which go over what else is drawn. */
+    /** Returns their names, which are drawn on top of everything else. */
     #drawGaps(drawing, { steps }, x, bottom) {
         const names = [];
         let open = null;
@@ -191,7 +190,7 @@ class Chart {
         this.#describe();
     }
 
-    /** The same moment is read in the other charts. */
+    /** Selects a moment, in the other charts too. */
     #read(moment) {
         for (const chart of [this, ...this.peers]) {
             chart.#moment = moment;
@@ -199,7 +198,7 @@ class Chart {
         }
     }
 
-    /** The step that is read: the latest, if no other is pointed at. */
+    /** The selected step, or the latest. */
     #step() {
         const { steps, end } = this.#past;
         if (this.#moment !== null && this.#moment < end - WINDOW) {
@@ -212,7 +211,7 @@ class Chart {
         const step = this.#step();
         this.kind.series.forEach(([key], index) => say(this.values[index], step && !step.isGap ? this.kind.value(step[key]) : "–"));
         say(this.momentText, this.#when(step));
-        // Who is reading with the keyboard is told what was asked for, and not every two seconds anew.
+        // While the chart has the focus, a screen reader only reads it out when the user moves, and not every two seconds.
         if (document.activeElement !== this.plot) {
             this.#describe();
         }
@@ -223,7 +222,7 @@ class Chart {
         const back = Math.round(end - (this.#moment ?? end));
         const when = this.#moment === null || back === 0 ? "Now" : ago(back);
         if (step === undefined) {
-            return steps.length === 0 ? "The first values come with the next answer" : `${when}: before this page was opened`;
+            return steps.length === 0 ? "The first values appear with the next update" : `${when}: before this page was opened`;
         }
         return step.isGap ? `${when}: no data` : `${when} (over ${decimal(1).format(step.to - step.from)} s)`;
     }
@@ -233,14 +232,14 @@ class Chart {
             return;
         }
         const step = this.#step();
-        const said = this.kind.series.map(([key, name]) => `${name} ${this.kind.value(step?.[key])}`);
-        const text = step && !step.isGap ? `${this.#when(step)}: ${said.join("; ")}` : this.#when(step);
+        const values = this.kind.series.map(([key, name]) => `${name} ${this.kind.value(step?.[key])}`);
+        const text = step && !step.isGap ? `${this.#when(step)}: ${values.join("; ")}` : this.#when(step);
         this.plot.setAttribute("aria-valuenow", String(this.#moment === null ? 0 : Math.round(this.#moment - this.#past.end)));
         this.plot.setAttribute("aria-valuetext", text);
     }
 }
 
-/** Steps that follow one another without a gap. */
+/** The steps in groups without gaps. */
 function runs(steps) {
     const all = [];
     let previous = null;
@@ -257,7 +256,7 @@ function runs(steps) {
     return all;
 }
 
-/** A line that goes level through each step and upright between them. */
+/** A line that is level within each step. */
 function stairs(run, x, height, begin = "M") {
     return run.map((step, index) => `${index === 0 ? `${begin}${x(step.from)} ${height(step)}` : `V${height(step)}`}H${x(step.to)}`).join("");
 }
@@ -265,14 +264,14 @@ function stairs(run, x, height, begin = "M") {
 const RATES = {
     series: [
         ["hits", "from memory", "hits"],
-        ["others", "upstream was asked", "others"],
+        ["others", "upstream was called", "others"],
         ["passed", "not for the cache", "passed"],
     ],
     isStacked: true,
     tick: (value) => decimal(2).format(value),
     value: (value) => `${decimal(value < 10 ? 1 : 0).format(value ?? 0)}/s`,
 
-    /** From nothing to a round number above the most there was. */
+    /** From 0 to a round number above the largest value. */
     scale(steps) {
         const most = Math.max(1, ...steps.map((step) => step.hits + step.others + step.passed));
         const size = 10 ** Math.floor(Math.log10(most / 4));
@@ -302,14 +301,14 @@ const LATENCIES = {
     series: [
         ["hits50", "from memory, p50", "hits"],
         ["hits99", "from memory, p99", "hits p99"],
-        ["others50", "upstream was asked, p50", "others"],
-        ["others99", "upstream was asked, p99", "others p99"],
+        ["others50", "upstream was called, p50", "others"],
+        ["others99", "upstream was called, p99", "others p99"],
     ],
     isStacked: false,
     tick: brief,
     value: (value) => (value === null || value === undefined ? "none" : brief(value)),
 
-    /** Whole powers of ten around all there was. */
+    /** From one power of ten to another, around all values. */
     scale(steps) {
         const values = steps.flatMap((step) => LATENCIES.series.map(([key]) => step[key])).filter((value) => value > 0);
         const least = values.length > 0 ? Math.floor(Math.log10(Math.min(...values)) + 1e-9) : -4;
@@ -321,7 +320,7 @@ const LATENCIES = {
 
     draw(drawing, all, x, y) {
         for (const [key, , className] of LATENCIES.series) {
-            // Where nothing was answered there is no latency to tell.
+            // Without responses there is no latency.
             const known = all.flatMap((run) => runs(run.map((step) => ({ ...step, isGap: step[key] === null }))));
             const path = known.map((run) => stairs(run, x, (step) => y(step[key]))).join("");
             drawing.append(shape("path", { class: `line ${className}`, d: path }));

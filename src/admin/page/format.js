@@ -1,18 +1,18 @@
 "use strict";
 
-// Figures and times as people read them, and elements to put them in. Nothing here keeps anything.
+// Formats figures and times for people, and makes the elements that show them. Nothing here keeps state.
 
 const UNKNOWN = "not known yet";
 const grouped = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
 const decimal = (digits) => new Intl.NumberFormat("en", { maximumFractionDigits: digits });
 const significant = new Intl.NumberFormat("en", { maximumSignificantDigits: 3 });
 
-/** As digits, all of them. */
+/** All digits. */
 function count(value) {
     return grouped.format(value);
 }
 
-/** A part of 1 as per cent. Never rounded up to all, nor down to nothing. */
+/** A fraction as a percentage. It is never rounded up to 100 % or down to 0 %. */
 function ratio(value) {
     const percent = value * 100;
     if (percent > 99.9 && percent < 100) {
@@ -38,28 +38,28 @@ const SPANS = [["d", 86400], ["h", 3600], ["min", 60], ["s", 1]];
 /** A long time in its two largest units: 1 h 18 min. */
 function span(seconds) {
     const sign = seconds < 0 ? "−" : "";
-    let rest = Math.abs(seconds);
-    if (rest < 10) {
-        return rest === 0 ? "0 s" : sign + (rest < 1 ? brief(rest) : `${decimal(1).format(rest)} s`);
+    let left = Math.abs(seconds);
+    if (left < 10) {
+        return left === 0 ? "0 s" : sign + (left < 1 ? brief(left) : `${decimal(1).format(left)} s`);
     }
-    rest = Math.floor(rest);
-    const first = SPANS.findIndex(([, length]) => rest >= length);
+    left = Math.floor(left);
+    const first = SPANS.findIndex(([, length]) => left >= length);
     const parts = SPANS.slice(first, first + 2).map(([unit, length]) => {
-        const whole = Math.floor(rest / length);
-        rest -= whole * length;
+        const whole = Math.floor(left / length);
+        left -= whole * length;
         return whole > 0 ? `${count(whole)} ${unit}` : "";
     });
     return sign + parts.filter(Boolean).join(" ");
 }
 
-/** Whole seconds, for what is said every second. */
+/** In whole seconds, for text that changes every second. */
 function ago(seconds) {
     // The difference of two times in seconds is inexact: 32.001 - 2.001 is less than 30.
     const milliseconds = Math.round(seconds * 1000);
     return `${span(Math.max(0, Math.floor(milliseconds / 1000)))} ago`;
 }
 
-/** Bytes in the unit that suits them. */
+/** With a unit that fits the size. */
 function bytes(value) {
     const units = ["bytes", "KiB", "MiB", "GiB"];
     let unit = 0;
@@ -70,7 +70,7 @@ function bytes(value) {
     return `${unit === 0 ? count(value) : significant.format(value)} ${units[unit]}`;
 }
 
-/** A moment on this machine's clock; with its day where that isn't today. */
+/** A time on this machine's clock, with the day if that is not today. */
 function clockTime(ms) {
     const date = new Date(ms);
     const time = date.toLocaleTimeString("en-GB");
@@ -78,14 +78,14 @@ function clockTime(ms) {
     return isToday ? time : `${date.toLocaleDateString("en-GB", { day: "numeric", month: "short" })}, ${time}`;
 }
 
-/** The same with nothing left out. */
+/** The same with date and time zone. */
 function fullTime(ms) {
     const zone = { timeZoneName: "longOffset" };
     return new Date(ms).toLocaleString("en-GB", { dateStyle: "full", timeStyle: "medium" }) +
         ` (${new Intl.DateTimeFormat("en-GB", zone).formatToParts(ms).find((part) => part.type === "timeZoneName").value})`;
 }
 
-/** How a figure is written. What has a sum of seconds is written with all that is known of it. */
+/** How a figure is written. Sums of seconds have all their digits. */
 const AS = {
     text: String,
     count,
@@ -96,13 +96,13 @@ const AS = {
 
 const byId = (id) => document.getElementById(id);
 
-/** Text in which nothing hides, nor turns the rest around: control characters, and those that set a direction, by number. */
+/** Text in which control characters, and characters that are invisible or change the direction, are shown by number. */
 function visible(text) {
     const code = (hidden) => `\\u{${hidden.codePointAt(0).toString(16)}}`;
     return text.replace(/[\0-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]/g, code);
 }
 
-/** An element. Strings among its children become text, whatever they contain. */
+/** Makes an element. Strings among its children become text, whatever they contain. */
 function element(tag, attributes = {}, ...children) {
     const made = document.createElement(tag);
     for (const [name, value] of Object.entries(attributes)) {
@@ -111,13 +111,13 @@ function element(tag, attributes = {}, ...children) {
     return add(made, ...children);
 }
 
-/** Puts elements and text at the end of one. */
+/** Appends elements and text. */
 function add(parent, ...children) {
     parent.append(...children.map((child) => (typeof child === "string" ? visible(child) : child)));
     return parent;
 }
 
-/** The same in a drawing. */
+/** Makes an element of a drawing. */
 function shape(tag, attributes = {}, text = "") {
     const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
     for (const [name, value] of Object.entries(attributes)) {
@@ -127,7 +127,7 @@ function shape(tag, attributes = {}, text = "") {
     return made;
 }
 
-/** Says it, if it doesn't say so already: what is selected stays selected, and nothing is announced twice. */
+/** Sets the text if it is different, so that a selection stays and nothing is announced twice. */
 function say(place, text) {
     const shown = visible(text);
     if (place.textContent !== shown) {
@@ -135,7 +135,7 @@ function say(place, text) {
     }
 }
 
-/** Shows a figure, and keeps what was read for who compares it. */
+/** Shows a figure. `data-value` keeps the exact value, for tests. */
 function show(place, value, as = place.dataset.as) {
     const isKnown = value !== null && value !== undefined;
     place.dataset.value = JSON.stringify(isKnown ? value : null);
@@ -145,14 +145,14 @@ function show(place, value, as = place.dataset.as) {
     say(place, isKnown ? AS[as](value) : (place.dataset.none ?? UNKNOWN));
 }
 
-/** An element for a figure, of which there are as many as the gateway tells of. */
+/** Makes an element for a figure. */
 function figure(tag, name, value, as = "count") {
     const place = element(tag, { "data-figure": name });
     show(place, value, as);
     return place;
 }
 
-/** What is below a dotted name, or undefined. */
+/** The value at a dotted path, or undefined. */
 function at(value, path) {
     return path.split(".").reduce((inner, name) => inner?.[name], value);
 }

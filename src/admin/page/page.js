@@ -1,7 +1,7 @@
-// Asks the gateway every two seconds, and shows what it says, or that it doesn't say anything.
+// Requests the status every two seconds, and shows it, or shows that there is no response.
 
-const EVERY = 2000;
-/** An answer that takes longer is none. */
+const INTERVAL = 2000;
+/** A longer request counts as failed. */
 const TIMEOUT = 10_000;
 const TOKEN = "workspace-gateway-admin-token";
 
@@ -16,22 +16,22 @@ const seconds = () => performance.now() / 1000;
 
 const state = {
     status: null,
-    /** When that was said. */
+    /** When it was received. */
     at: 0,
-    /** Why there is nothing newer. */
+    /** Why there is no newer status. */
     trouble: null,
-    /** Why the entries are not newer. */
+    /** Why there are no newer entries. */
     entriesTrouble: null,
     isPaused: false,
     needsToken: false,
-    isAsking: false,
+    isLoading: false,
     limit: 100,
     timer: undefined,
     version: null,
     mode: null,
 };
 
-/** The token, which is kept as long as the tab is. A browser that keeps nothing has it until the page goes. */
+/** The token. It is kept in the tab, or only in the page if the browser has no storage. */
 const token = {
     value: null,
     load() {
@@ -50,20 +50,20 @@ const token = {
                 sessionStorage.setItem(TOKEN, value);
             }
         } catch {
-            // It is kept in this page.
+            // Then it is only in this page.
         }
     },
 };
 
-/** What the gateway has said that is no answer. */
+/** A response with an error status. */
 class Refusal extends Error {
     constructor(status, text) {
-        super(`it answers ${status}${text === "" ? "" : `: ${text}`}`);
+        super(`the gateway answers ${status}${text === "" ? "" : `: ${text}`}`);
         this.status = status;
     }
 }
 
-async function ask(path, signal) {
+async function request(path, signal) {
     const headers = token.value === null ? {} : { Authorization: `Bearer ${token.value}` };
     const response = await fetch(path, { headers, signal, cache: "no-store", redirect: "error", credentials: "omit" });
     if (!response.ok) {
@@ -72,38 +72,38 @@ async function ask(path, signal) {
     return response;
 }
 
-const json = async (path, signal) => (await ask(path, signal)).json();
+const json = async (path, signal) => (await request(path, signal)).json();
 
-function inWords(error) {
+function describe(error) {
     if (error instanceof Refusal) {
         return error.message;
     }
     if (error.name === "TimeoutError") {
-        return `it has not answered within ${TIMEOUT / 1000} s`;
+        return `the gateway has not answered within ${TIMEOUT / 1000} s`;
     }
-    return error instanceof SyntaxError ? "what it answers is not what this page expects" : "it cannot be reached";
+    return error instanceof SyntaxError ? "the response is not what this page expects" : "the gateway cannot be reached";
 }
 
 const isLive = () => !state.isPaused && !state.needsToken && !document.hidden;
 
-/** Asks once, and again two seconds after that. One at a time. */
+/** Requests the status now, and again two seconds later. One request at a time. */
 async function poll() {
     clearTimeout(state.timer);
-    if (state.isAsking || !isLive()) {
+    if (state.isLoading || !isLive()) {
         return;
     }
-    state.isAsking = true;
+    state.isLoading = true;
     const begun = seconds();
-    const asked = token.value;
+    const sentToken = token.value;
     const signal = AbortSignal.timeout(TIMEOUT);
     const [status, listed] = await Promise.allSettled([json("status", signal), json(`cache/entries?limit=${state.limit}`, signal)]);
-    state.isAsking = false;
-    // What was asked before the token was changed or forgotten is nobody's answer any more.
-    if (asked === token.value) {
+    state.isLoading = false;
+    // A response to a request from before the token was changed or forgotten is not shown.
+    if (sentToken === token.value) {
         take(status, listed);
     }
     if (isLive()) {
-        state.timer = setTimeout(poll, Math.max(0, EVERY - (seconds() - begun) * 1000));
+        state.timer = setTimeout(poll, Math.max(0, INTERVAL - (seconds() - begun) * 1000));
     }
 }
 
@@ -114,29 +114,29 @@ function take(status, listed) {
         return;
     }
     if (failed !== undefined) {
-        fail(inWords(failed));
+        fail(describe(failed));
         return;
     }
     try {
         render(status.value);
         const entriesFailed = listed.reason;
-        state.entriesTrouble = entriesFailed === undefined ? null : inWords(entriesFailed);
+        state.entriesTrouble = entriesFailed === undefined ? null : describe(entriesFailed);
         if (entriesFailed === undefined) {
             entries.show(listed.value.entries, listed.value.total);
         } else {
-            say(byId("entries-note"), `The entries are as of the answer before: ${state.entriesTrouble}.`);
+            say(byId("entries-note"), `These entries are not up to date: ${state.entriesTrouble}.`);
         }
     } catch (error) {
         if (!(error instanceof TypeError || error instanceof RangeError)) {
             throw error;
         }
-        fail("what it answers is not what this page expects");
+        fail("the response is not what this page expects");
     }
 }
 
 function fail(trouble) {
     if (state.trouble === null) {
-        announce(`No answer from the gateway: ${trouble}.`);
+        announce(`No response from the gateway: ${trouble}.`);
     }
     state.trouble = trouble;
     past.gap(seconds());
@@ -159,7 +159,7 @@ function render(status) {
     for (const reason of document.querySelectorAll("[data-why]")) {
         reason.hidden = at(status, reason.dataset.why) !== null;
     }
-    showHelping(status);
+    showSavings(status);
     showResults(status.requests);
     tally(byId("misses"), "misses", counted(status.misses));
     tally(byId("unstored"), "unstored", counted(status.unstored));
@@ -179,7 +179,7 @@ function render(status) {
     drawCharts();
     showLiveness();
     if (isRestart) {
-        announce("The gateway was restarted. Its figures begin again.");
+        announce("The gateway was restarted. Its figures start from zero.");
     } else if (wasTrouble !== null) {
         announce("The gateway answers again.");
     } else if (before !== null && before !== status.mode) {
@@ -190,11 +190,11 @@ function render(status) {
 function showVersion(version) {
     const banner = byId("banner-version");
     banner.hidden = version === state.version;
-    say(banner, banner.hidden ? "" : `The gateway is now version ${version}, and this page is of ${state.version}: reload it.`);
+    say(banner, banner.hidden ? "" : `The gateway now has version ${version}, and this page has ${state.version}. Reload the page.`);
 }
 
-/** The answer to the question, for who asks nothing else. */
-function showHelping({ helping, mode, proxy, requests }) {
+/** The summary at the top: whether the gateway helps. */
+function showSavings({ helping, mode, proxy, requests }) {
     const { answered, hits, upstream_calls: calls, calls_saved: saved, seconds_saved: spared } = helping;
     const passed = Object.values(requests.results).reduce((sum, value) => sum + value, 0) - answered;
     const verdict = byId("verdict");
@@ -204,26 +204,26 @@ function showHelping({ helping, mode, proxy, requests }) {
         nameProxy(proxy);
     }
     byId("invitation").hidden = !isNew;
-    say(byId("saved-why"), answered === 0 ? "Nothing was answered yet." : "No answer has come from upstream yet that would tell what a call takes.");
-    say(byId("saved-exact"), spared === null ? "" : `${decimal(3).format(spared)} s, by what calls to upstream take on average`);
+    say(byId("saved-why"), answered === 0 ? "Nothing was answered yet." : "There was no upstream call yet whose duration is known.");
+    say(byId("saved-exact"), spared === null ? "" : `${decimal(3).format(spared)} s, from the average duration of upstream calls`);
     document.title = `${isIdle ? "" : `${ratio(hits / answered)} from memory · `}workspace-gateway`;
     if (isIdle) {
-        const words = passed === 0 ? ["Nothing asked yet.", "No client has sent a request since the start."]
-            : ["Nothing to help with yet.", `No product list was asked for that could be answered from memory; ${count(passed)} ${passed === 1 ? "request" : "requests"} went through or were refused.`];
+        const words = passed === 0 ? ["No requests yet.", "No client has sent a request since the start."]
+            : ["Nothing to cache yet.", `There was no product-list request that could be answered from memory. ${count(passed)} other ${passed === 1 ? "request was" : "requests were"} forwarded or refused.`];
         sentence(verdict, ...words);
         return;
     }
     const lists = answered === 1 ? "the one product-list request" : `${count(answered)} product-list requests`;
     const memory = `Of ${lists} since the start, ${hits === 0 ? "none" : count(hits)} ${hits === 1 ? "was" : "were"} answered from memory.`;
-    const called = `The service was called ${calls === 1 ? "once" : `${count(calls)} times`} instead of ${count(answered)}`;
+    const called = `Upstream was called ${calls === 1 ? "once" : `${count(calls)} times`} instead of ${count(answered)}`;
     const waited = spared > 0 ? `, and clients waited ${span(spared).replaceAll(" ", "\u00a0")} less in all.` : ".";
-    // Who waits for another's call is answered by upstream, and spares it a call all the same.
+    // A request that waits for another request's call is not answered from memory, but saves a call.
     const isMuch = Math.max(hits, saved) / answered >= 0.5;
-    const opening = mode === "bypass" ? "Not now: it is switched off." : saved === 0 ? "Not yet." : isMuch ? "Yes." : "A little.";
+    const opening = mode === "bypass" ? "Not now: the cache is switched off." : saved === 0 ? "Not yet." : isMuch ? "Yes." : "A little.";
     sentence(verdict, opening, saved === 0 ? memory : `${memory} ${called}${waited}`);
 }
 
-/** Where clients connect, in the command to try. All addresses are none that a client could be given. */
+/** Where clients connect, in the command to try. A client cannot connect to an unspecified address. */
 function nameProxy(proxy) {
     say(byId("proxy"), proxy.replace(/^(https?:\/\/)(0\.0\.0\.0|\[::\])(?=:)/, `$1${location.hostname}`));
 }
@@ -239,13 +239,13 @@ function drawCharts() {
     latencies.draw(past);
 }
 
-/** Whether what is shown is what is, said where it can be seen from anywhere on the page. */
+/** Whether the page is up to date. This is visible from everywhere on the page. */
 function showLiveness() {
     const isOld = state.trouble !== null || state.isPaused;
     const age = state.status === null ? "" : `as of ${ago(seconds() - state.at)}`;
     const kind = state.needsToken ? "locked" : state.trouble !== null ? "stale" : state.isPaused ? "paused" : state.status === null ? "starting" : "live";
     document.body.dataset.state = kind;
-    const words = { locked: "Token needed", stale: "No answer", paused: "Paused", starting: "Connecting", live: "Live" }[kind];
+    const words = { locked: "Token needed", stale: "No response", paused: "Paused", starting: "Connecting", live: "Live" }[kind];
     say(byId("liveness"), isOld && age !== "" && !state.needsToken ? `${words} · ${age}` : words);
     byId("pause").hidden = state.needsToken;
     for (const title of document.querySelectorAll("#content h2")) {
@@ -259,9 +259,9 @@ function showLiveness() {
     banner.hidden = kind !== "stale";
     if (kind === "stale") {
         const figures = state.status === null ? "There is nothing to show yet." : `All figures are from ${ago(seconds() - state.at)}.`;
-        sentence(banner, "No answer from the gateway.", `${figures} Asked every 2 s; ${state.trouble}.`);
+        sentence(banner, "No response from the gateway.", `${figures} The page tries again every 2 s. Last error: ${state.trouble}.`);
         if (state.status !== null) {
-            document.title = "No answer · workspace-gateway";
+            document.title = "No response · workspace-gateway";
         }
     }
 }
@@ -279,7 +279,7 @@ function askForToken() {
     past.clear();
     byId("content").hidden = byId("facts").hidden = byId("forget").hidden = byId("banner-bypass").hidden = true;
     byId("token-form").hidden = false;
-    say(byId("token-wrong"), wasWrong ? "That token isn’t right: the gateway answers 401." : "");
+    say(byId("token-wrong"), wasWrong ? "This token is wrong: the gateway answers 401." : "");
     byId("token").setAttribute("aria-invalid", String(wasWrong));
     byId("token").value = "";
     byId("token").focus();
@@ -291,7 +291,7 @@ byId("token-form").addEventListener("submit", (event) => {
     event.preventDefault();
     const given = byId("token").value.trim();
     if (!/^[\x21-\x7e]+$/.test(given)) {
-        say(byId("token-wrong"), given === "" ? "Enter the token." : "A token has no spaces in it, and no letters beyond ASCII.");
+        say(byId("token-wrong"), given === "" ? "Enter the token." : "A token has only ASCII characters and no spaces.");
         byId("token").setAttribute("aria-invalid", "true");
         byId("token").focus();
         return;
@@ -307,19 +307,19 @@ byId("forget").addEventListener("click", () => {
     byId("config-text").textContent = "";
     byId("config").open = false;
     askForToken();
-    announce("The token is forgotten.");
+    announce("The token was removed.");
 });
 
 byId("pause").addEventListener("click", () => {
     state.isPaused = !state.isPaused;
     say(byId("pause"), state.isPaused ? "Resume" : "Pause");
-    announce(state.isPaused ? "Backoff." : "Live again.");
-    resumeOrRest();
+    announce(state.isPaused ? "Paused." : "Live again.");
+    resumeOrStop();
 });
 
-document.addEventListener("visibilitychange", resumeOrRest);
+document.addEventListener("visibilitychange", resumeOrStop);
 
-function resumeOrRest() {
+function resumeOrStop() {
     clearTimeout(state.timer);
     showLiveness();
     if (isLive()) {
@@ -337,19 +337,19 @@ byId("config").addEventListener("toggle", async () => {
     if (!byId("config").open) {
         return;
     }
-    say(byId("config-note"), "Asking …");
+    say(byId("config-note"), "Loading …");
     try {
-        const text = await (await ask("config", AbortSignal.timeout(TIMEOUT))).text();
+        const text = await (await request("config", AbortSignal.timeout(TIMEOUT))).text();
         byId("config-text").textContent = text;
-        say(byId("config-note"), `As of ${clockTime(Date.now())}. Opened again, it is asked for again.`);
+        say(byId("config-note"), `As of ${clockTime(Date.now())}. Close and open this to load it again.`);
     } catch (error) {
-        say(byId("config-note"), `The gateway doesn’t tell: ${inWords(error)}.`);
+        say(byId("config-note"), `The configuration cannot be loaded: ${describe(error)}.`);
     }
 });
 
 document.querySelectorAll(".origin").forEach((place) => say(place, location.origin));
 token.load();
-// What was said last gets older, though nobody says anything.
+// The age of the last status grows without a new one.
 setInterval(() => {
     if (!document.hidden && (state.trouble !== null || state.isPaused)) {
         showLiveness();

@@ -1,24 +1,24 @@
-// Lists and tables, brought up to date in place: what has the focus keeps it.
+// Lists and tables. They are updated in place, so that an element keeps the focus.
 
-/** What each result means, in the order of the metrics. The first five are from memory. */
+/** What each result means. The first five are from memory. */
 const RESULTS = {
     hit: "from memory, fresh",
-    revalidating: "from memory, stale: asked for again meanwhile",
-    backoff: "from memory, stale: upstream has just failed, or is to be left alone",
-    negative: "from memory: upstream’s 400, 404 or 405 of just before",
-    denied: "from memory: upstream’s refusal of just before",
+    revalidating: "from memory, stale, while it is refreshed in the background",
+    backoff: "from memory, stale, without a call: the gateway backs off after a failure, a 429 or a 503",
+    negative: "from memory: a recent 400, 404 or 405 of upstream",
+    denied: "from memory: a recent 401 or 403 of upstream",
     coalesced: "from the upstream call of another request",
-    miss: "from upstream: nothing was stored, or this caller was not proved",
-    expired: "from upstream: what was stored had expired, was invalidated, or wasn’t wanted",
-    stale: "stale from memory: upstream was asked and has failed",
-    "stale-if-slow": "stale from memory: upstream was asked and is slow",
-    bypass: "forwarded as it is, though it is an operation",
-    "pass-through": "forwarded: none of the operations",
-    refused: "refused by the gateway itself",
-    aborted: "not answered: the client has hung up",
+    miss: "from upstream: nothing was stored, or the caller had no grant",
+    expired: "from upstream: the stored response had expired, was invalidated, or was not accepted by the client",
+    stale: "from memory, stale: the upstream call has failed",
+    "stale-if-slow": "from memory, stale: the upstream call is slow",
+    bypass: "forwarded unchanged, although it is for an operation",
+    "pass-through": "forwarded: it is for no operation",
+    refused: "answered by the gateway itself, with an error",
+    aborted: "not answered: the client disconnected",
 };
 
-/** Figures by name; those that are gone go. */
+/** Shows figures by name, and removes those that are gone. */
 function tally(list, prefix, figures, none = "none") {
     const names = Object.keys(figures);
     if (names.length === 0) {
@@ -29,12 +29,12 @@ function tally(list, prefix, figures, none = "none") {
         show(row.lastElementChild, figures[name], "count"));
 }
 
-/** What has been counted at all, and what is shown in any case: the others are 0. */
+/** The figures above 0, and those that are always shown. */
 function counted(figures, ...always) {
     return Object.fromEntries(Object.entries(figures).filter(([name, value]) => value > 0 || always.includes(name)));
 }
 
-/** One child per key, in their order: new ones are made, all are brought up to date, others go. */
+/** Keeps one child for each key, in their order: makes new ones, updates all, removes others. */
 function keep(parent, keys, make, update) {
     const known = new Map([...parent.children].map((child) => [child.dataset.key, child]));
     const wanted = keys.map((key) => {
@@ -46,8 +46,8 @@ function keep(parent, keys, make, update) {
         update(child, key);
         return child;
     });
-    const held = new Set(wanted);
-    [...parent.children].filter((child) => !held.has(child)).forEach((child) => child.remove());
+    const kept = new Set(wanted);
+    [...parent.children].filter((child) => !kept.has(child)).forEach((child) => child.remove());
     wanted.forEach((child, index) => {
         if (parent.children[index] !== child) {
             parent.insertBefore(child, parent.children[index] ?? null);
@@ -75,9 +75,9 @@ function showResults(requests) {
 
 const STATES = {
     fresh: ["●", "fresh"],
-    revalidate: ["◐", "stale, given while asked for again"],
-    "if-error": ["○", "stale, given if upstream fails"],
-    invalidated: ["◌", "invalidated, given once upstream has confirmed it"],
+    revalidate: ["◐", "stale, served while it is refreshed"],
+    "if-error": ["○", "stale, served if upstream fails"],
+    invalidated: ["◌", "invalidated, served after upstream has confirmed it"],
     gone: ["×", "gone"],
 };
 
@@ -92,10 +92,10 @@ const COLUMNS = [
     { key: "bytes", name: "Size", isNumber: true },
 ];
 
-/** A longer query is folded. */
+/** Longer queries are folded. */
 const LONG = 160;
 
-/** The table of what is in the cache. */
+/** The table of the entries in the cache. */
 class Entries {
     #sort = { key: "hits", isDown: true };
     #shown = null;
@@ -115,8 +115,8 @@ class Entries {
         this.#shown = entries;
         const note = byId("entries-note");
         note.replaceChildren(figure("span", "entries.total", total), total === 1 ? " entry" : " entries",
-            entries.length < total ? `; here are the ${count(entries.length)} with most hits` : "",
-            total === 0 ? ". What is answered well by upstream appears here." : ".");
+            entries.length < total ? `; the ${count(entries.length)} with most hits are shown` : "",
+            total === 0 ? ". Successful responses of upstream appear here." : ".");
         byId("more-entries").hidden = entries.length >= Math.min(total, 1000);
         this.#fill();
     }
@@ -143,7 +143,7 @@ class Entries {
         const value = column.rank ?? ((entry) => entry[column.key]);
         const compare = (one, other) => (typeof value(one) === "number" ? value(one) - value(other) : value(one).localeCompare(value(other)));
         const sorted = [...entries].sort((one, other) => (this.#sort.isDown ? compare(other, one) : compare(one, other)));
-        // Entries of single callers may have all this in common.
+        // Entries of different callers may be equal in all of this.
         const times = new Map();
         const byKey = new Map(sorted.map((entry) => {
             const name = JSON.stringify([entry.operation, entry.project, entry.segments, entry.query, entry.headers, entry.sharing]);
@@ -175,7 +175,7 @@ function queryWords({ query, segments, headers, sharing }) {
         words.push(query);
     }
     const keyed = Object.entries({ ...segments, ...headers }).map(([name, value]) => `${name}: ${value}`);
-    const more = sharing === "caller" ? [...keyed, "one caller’s own"] : keyed;
+    const more = sharing === "caller" ? [...keyed, "for one caller only"] : keyed;
     return [...words, ...more.flatMap((word) => [" ", element("span", { class: "tag" }, word)])];
 }
 
@@ -194,7 +194,7 @@ function updateEntry(row, entry) {
 }
 
 const HEALTH = {
-    unknown: ["○", "no answer that counts yet"],
+    unknown: ["○", "no result yet"],
     good: ["●", "answers"],
     failing: ["▲", "fails"],
 };
@@ -213,12 +213,12 @@ function upstreamBlock({ service }) {
         element("p", { class: "url" }),
         element("dl", { class: "tally" },
             row("calls", plain("count", "count")),
-            row("time in all", plain("seconds", "seconds")),
-            row("on average", element("span", { class: "mean" })),
+            row("total time", plain("seconds", "seconds")),
+            row("average time", element("span", { class: "mean" })),
             row("in flight", plain("in_flight", "count")),
-            row("waiting for their turn", plain("queued", "count")),
-            row("made once more", plain("retries", "count"))),
-        element("h4", {}, "How they ended"),
+            row("queued", plain("queued", "count")),
+            row("retried", plain("retries", "count"))),
+        element("h4", {}, "Results"),
         element("dl", { class: "tally inline endings" }));
 }
 
@@ -229,7 +229,7 @@ function updateUpstream(block, service) {
     health.dataset.state = state;
     const facts = [since === null ? words : `${words}, for ${span(since)}`];
     if (answered !== null) {
-        facts.push(`last answer ${answered < 2 ? "just now" : ago(answered)}`);
+        facts.push(`last success ${answered < 2 ? "just now" : ago(answered)}`);
     }
     if (failure !== null) {
         facts.push(`last failure: ${failure}`);
@@ -240,12 +240,12 @@ function updateUpstream(block, service) {
         show(place, service[place.dataset.at]);
     }
     say(block.querySelector(".mean"), service.count > 0 ? brief(service.seconds / service.count) : "–");
-    tally(block.querySelector(".endings"), `upstream.${service.service}.requests`, counted(service.requests), "none made yet");
+    tally(block.querySelector(".endings"), `upstream.${service.service}.requests`, counted(service.requests), "no calls yet");
 }
 
 const KINDS = {
-    denial: "refused", "private-scope": "turned private", outage: "outage", recovery: "recovered", throttled: "throttled",
-    "admin-denied": "not let in", "key-suspended": "key held",
+    denial: "denied", "private-scope": "private scope", outage: "outage", recovery: "recovered", throttled: "throttled",
+    "admin-denied": "admin request refused", "key-suspended": "key suspended",
     "memory-reached": "memory reached", "memory-free": "memory free", reload: "reloaded", "reload-refused": "reload refused", purge: "purged", mode: "mode",
     "log-level": "log level", stopping: "stopping",
 };

@@ -1,4 +1,4 @@
-//! Whether the calls of a flight are slow, for a waiter that may make another.
+//! Waits until the calls of a flight are slow, for a waiter that may then make another call.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -8,15 +8,14 @@ use tokio::sync::watch;
 use super::Flight;
 use crate::request::caller::Caller;
 
-/// Whether the calls of a flight are slow.
 pub(crate) struct Slowness<T> {
     pub(super) flight: Arc<Flight<T>>,
     pub(super) slow: watch::Receiver<Option<Instant>>,
 }
 
 impl<T> Slowness<T> {
-    /// Waits until all calls under way are slow and the caller may make another. Gives the time at which the latest was
-    /// sent. A caller that has made a call of this flight waits without end.
+    /// Waits until all calls in flight are slow and the caller may make another one. Returns the time at which the
+    /// latest call was sent. Never resolves for a caller that has made a call of this flight.
     pub(crate) async fn all_slow(&mut self, caller: Caller) -> Instant {
         while self.flight.calls().may_begin(caller) {
             let slow = *self.slow.borrow_and_update();
@@ -28,9 +27,9 @@ impl<T> Slowness<T> {
         std::future::pending().await
     }
 
-    /// Waits until one of the calls has begun, ended, or become slow.
+    /// Waits until a call has begun, ended or become slow.
     pub(crate) async fn changed(&mut self) {
-        // The flight holds the sender, and this holds the flight.
+        // This cannot fail: the flight holds the sender, and `self` holds the flight.
         let _ = self.slow.changed().await;
     }
 }

@@ -1,4 +1,4 @@
-//! Who is given what by which call.
+//! Which request gets the result of which call.
 
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
@@ -15,12 +15,12 @@ fn caller(number: u8) -> Caller {
     Callers::new([0; 32]).of_token(&token)
 }
 
-/// The result that a waiter is given.
+/// The result that a waiter gets.
 async fn result<T: Clone>(waiter: &mut Waiter<&'static str, T>) -> Option<T> {
     waiter.result().await.map(|outcome| outcome.result)
 }
 
-/// What a future gives at once.
+/// The output of a future that is ready now.
 fn now<F: Future>(future: F) -> Option<F::Output> {
     match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(output) => Some(output),
@@ -33,7 +33,7 @@ fn flights<T: Clone>() -> Flights<&'static str, T> {
 }
 
 #[tokio::test]
-async fn past_the_bounds_every_request_makes_its_own_call() {
+async fn when_the_limits_are_reached_every_request_makes_its_own_call() {
     let flights = flights();
     let (mut first, leader) = flights.join(&"key", caller(0));
     let waiting: Vec<_> = (0..2).map(|_| flights.join(&"key", caller(0))).collect();
@@ -56,7 +56,7 @@ async fn past_the_bounds_every_request_makes_its_own_call() {
 }
 
 #[tokio::test]
-async fn a_caller_that_holds_half_of_the_flights_or_waiters_makes_calls_of_its_own_and_others_still_join() {
+async fn a_caller_with_half_of_the_flights_or_waiters_makes_its_own_calls_and_others_still_join() {
     let flights = Flights::<usize, ()>::new(FlightLimits { flights: 6, waiting: 6 });
     let looping: Vec<_> = (0..6).map(|key| flights.join(&key, caller(0))).collect();
     let others: Vec<_> = (10..16).map(|key| flights.join(&key, caller(1))).collect();
@@ -66,25 +66,25 @@ async fn a_caller_that_holds_half_of_the_flights_or_waiters_makes_calls_of_its_o
     assert_eq!((joining.iter().filter(|(_, leader)| leader.is_none()).count(), flights.waiting()), (3, 6));
     // Each of the two has led three flights that others can join.
     for led in [&looping, &others] {
-        let takes_others = |(_, leader): &&(_, Option<Leader<usize, ()>>)| leader.as_ref().unwrap().takes_others();
-        assert_eq!(led.iter().filter(takes_others).count(), 3);
+        let is_joinable = |(_, leader): &&(_, Option<Leader<usize, ()>>)| leader.as_ref().unwrap().is_joinable();
+        assert_eq!(led.iter().filter(is_joinable).count(), 3);
     }
-    // With a flight's end there is room for another.
+    // The end of a flight makes room for another one.
     drop((waiting, joining, looping));
-    assert!(flights.join(&20, caller(0)).1.unwrap().takes_others());
+    assert!(flights.join(&20, caller(0)).1.unwrap().is_joinable());
     assert_eq!(flights.waiting(), 0);
 }
 
 #[test]
-fn new_bounds_hold_for_later_requests() {
+fn new_limits_apply_to_later_requests() {
     let flights = flights::<()>();
     let (_first, _leader) = flights.join(&"key", caller(0));
     let (_second, none) = flights.join(&"key", caller(0));
-    flights.set_bounds(FlightLimits { flights: 1, waiting: 1 });
+    flights.set_limits(FlightLimits { flights: 1, waiting: 1 });
     assert!(none.is_none() && flights.waiting() == 1);
     assert!(flights.join(&"key", caller(0)).1.is_some(), "no room for another waiter");
     assert!(flights.begin(&"another", caller(0)).is_none(), "no room for another flight");
-    flights.set_bounds(FlightLimits { flights: 2, waiting: 2 });
+    flights.set_limits(FlightLimits { flights: 2, waiting: 2 });
     assert!(flights.join(&"key", caller(0)).1.is_none() && flights.begin(&"another", caller(0)).is_some());
 }
 
@@ -99,11 +99,11 @@ async fn the_first_request_leads_and_all_get_its_result() {
     assert_eq!((result(&mut first).await, result(&mut second).await), (Some(42), Some(42)));
     drop((first, second));
     assert_eq!(flights.waiting(), 0);
-    assert!(flights.join(&"key", caller(0)).1.is_some(), "nobody joins a flight that has ended");
+    assert!(flights.join(&"key", caller(0)).1.is_some(), "a flight that has ended cannot be joined");
 }
 
 #[tokio::test]
-async fn waiters_that_leave_change_nothing() {
+async fn waiters_that_disconnect_change_nothing() {
     let flights = flights();
     let (first, leader) = flights.join(&"key", caller(0));
     let (mut second, _) = flights.join(&"key", caller(0));
@@ -117,7 +117,7 @@ async fn waiters_that_leave_change_nothing() {
 }
 
 #[tokio::test]
-async fn a_lost_leader_releases_its_waiters() {
+async fn a_dropped_leader_releases_its_waiters() {
     let flights = flights::<u8>();
     let (mut first, leader) = flights.join(&"key", caller(0));
     let (mut second, _) = flights.join(&"key", caller(0));
@@ -127,7 +127,7 @@ async fn a_lost_leader_releases_its_waiters() {
 }
 
 #[tokio::test]
-async fn a_closed_flight_ends_without_touching_the_next() {
+async fn the_end_of_a_closed_flight_does_not_change_the_next_flight() {
     let flights = flights();
     let (mut old, old_leader) = flights.join(&"key", caller(0));
     flights.close_all();
@@ -141,13 +141,13 @@ async fn a_closed_flight_ends_without_touching_the_next() {
 }
 
 #[tokio::test]
-async fn a_flight_without_waiters_can_be_joined_and_is_begun_once() {
+async fn a_flight_without_waiters_can_be_joined_and_begins_only_once() {
     let flights = flights();
     let leader = flights.begin(&"key", caller(0)).unwrap();
     assert!(flights.begin(&"key", caller(0)).is_none());
     let (mut late, none) = flights.join(&"key", caller(0));
     assert!(none.is_none() && !late.is_sent());
-    leader.begin_call();
+    leader.mark_sent();
     assert!(late.is_sent());
     let _second = flights.begin(&"second", caller(0));
     assert!(flights.begin(&"third", caller(0)).is_none(), "there is no room");
@@ -168,20 +168,20 @@ async fn while_all_calls_are_slow_other_callers_make_up_to_two_more() {
     let leader = leader.unwrap();
     assert!(
         second.lead_another(caller(1)).is_none() && now(second.slowness().all_slow(caller(1))).is_none(),
-        "it is not slow"
+        "the call is not slow"
     );
-    leader.is_slow(sent);
+    leader.mark_slow(sent);
     assert_eq!(now(second.slowness().all_slow(caller(1))), Some(sent));
-    assert!(second.lead_another(caller(0)).is_none(), "the slow caller");
+    assert!(second.lead_another(caller(0)).is_none(), "this caller has made the slow call");
     let another = second.lead_another(caller(1)).unwrap();
-    assert_eq!(flights.waiting(), 1, "who leads is not counted");
+    assert_eq!(flights.waiting(), 1, "a leader is not counted as waiting");
     assert!(third.lead_another(caller(2)).is_none(), "the second call is not slow");
-    another.is_slow(sent + SECOND);
+    another.mark_slow(sent + SECOND);
     assert_eq!(now(third.slowness().all_slow(caller(2))), Some(sent + SECOND));
-    assert!(third.lead_another(caller(1)).is_none(), "it has made one");
+    assert!(third.lead_another(caller(1)).is_none(), "this caller has made a call");
     let last = third.lead_another(caller(2)).unwrap();
-    last.is_slow(sent + 2 * SECOND);
-    assert!(first.lead_another(caller(3)).is_none(), "a fourth");
+    last.mark_slow(sent + 2 * SECOND);
+    assert!(first.lead_another(caller(3)).is_none(), "there have been three calls");
     another.end("served", true);
     assert_eq!(result(&mut first).await, Some("served"));
     assert_eq!(result(&mut third).await, Some("served"));
@@ -201,19 +201,19 @@ async fn a_failure_ends_only_its_own_call_while_there_is_another() {
     let (mut second, _) = flights.join(&"key", caller(1));
     let (mut waiter, _) = flights.join(&"key", caller(2));
     let leader = leader.unwrap();
-    leader.is_slow(sent);
+    leader.mark_slow(sent);
     let another = second.lead_another(caller(1)).unwrap();
     another.end("failed", false);
     assert_eq!(result(&mut second).await, Some("failed"));
     assert!(now(result(&mut first)).is_none() && now(result(&mut waiter)).is_none());
-    // The first call is the only one again, and is as slow as before.
+    // The first call is again the only one, and it is still slow.
     assert_eq!(now(waiter.slowness().all_slow(caller(2))), Some(sent));
     leader.end("failed too", false);
     assert_eq!((result(&mut first).await, result(&mut waiter).await), (Some("failed too"), Some("failed too")));
 }
 
 #[tokio::test]
-async fn what_is_announced_releases_the_others_and_the_leader_waits_for_the_whole() {
+async fn an_announced_result_releases_the_waiters_and_the_leaders_request_waits_for_the_final_one() {
     let flights = flights();
     let (mut first, leader) = flights.join(&"key", caller(0));
     let (mut waiter, _) = flights.join(&"key", caller(1));
@@ -221,19 +221,19 @@ async fn what_is_announced_releases_the_others_and_the_leader_waits_for_the_whol
     leader.announce("refused");
     assert_eq!(result(&mut waiter).await, Some("refused"));
     assert_eq!(now(result(&mut first)), Some(Some("refused")));
-    assert!(now(first.whole_result()).is_none());
-    assert!(flights.join(&"key", caller(1)).1.is_some(), "nobody joins it any more");
-    leader.end("whole", false);
-    assert_eq!(first.whole_result().await.map(|outcome| outcome.result), Some("whole"));
-    assert_eq!(waiter.whole_result().await.map(|outcome| outcome.result), Some("whole"));
+    assert!(now(first.final_result()).is_none());
+    assert!(flights.join(&"key", caller(1)).1.is_some(), "the flight cannot be joined");
+    leader.end("complete", false);
+    assert_eq!(first.final_result().await.map(|outcome| outcome.result), Some("complete"));
+    assert_eq!(waiter.final_result().await.map(|outcome| outcome.result), Some("complete"));
 }
 
 #[tokio::test]
-async fn a_flight_is_lost_with_its_last_call_only() {
+async fn a_flight_is_lost_only_with_its_last_call() {
     let flights = flights::<u8>();
     let (mut first, leader) = flights.join(&"key", caller(0));
     let (mut second, _) = flights.join(&"key", caller(1));
-    leader.as_ref().unwrap().is_slow(Clock::System.now());
+    leader.as_ref().unwrap().mark_slow(Clock::System.now());
     let another = second.lead_another(caller(1)).unwrap();
     drop(leader);
     assert_eq!(now(result(&mut first)), None);
@@ -242,22 +242,22 @@ async fn a_flight_is_lost_with_its_last_call_only() {
 }
 
 #[tokio::test]
-async fn nobody_makes_another_call_for_a_flight_from_before_a_purge() {
+async fn after_a_purge_no_other_call_begins_for_an_earlier_flight() {
     let flights = flights::<u8>();
     let (_first, leader) = flights.join(&"key", caller(0));
     let (mut second, _) = flights.join(&"key", caller(1));
-    leader.as_ref().unwrap().is_slow(Clock::System.now());
+    leader.as_ref().unwrap().mark_slow(Clock::System.now());
     flights.close_all();
     assert!(second.lead_another(caller(1)).is_none());
 }
 
 #[tokio::test]
-async fn an_answer_that_serves_all_leaves_no_moment_for_another_call() {
+async fn after_a_result_that_serves_all_no_other_call_begins() {
     let flights = flights::<u8>();
     let (_first, leader) = flights.join(&"key", caller(0));
     let (mut second, _) = flights.join(&"key", caller(1));
     let (third, _) = flights.join(&"key", caller(2));
-    leader.as_ref().unwrap().is_slow(Clock::System.now());
+    leader.as_ref().unwrap().mark_slow(Clock::System.now());
     let another = second.lead_another(caller(1)).unwrap();
     let mut slowness = third.slowness();
     assert!(now(slowness.all_slow(caller(2))).is_none(), "the second call is not slow");

@@ -1,70 +1,71 @@
-//! What is kept, for whom, and until when.
+//! Which responses are stored, for which callers, and for how long.
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response};
 
 use super::*;
-use crate::cache::freshness::{Life, Lifetime};
+use crate::cache::freshness::{FreshnessInfo, Lifetime};
 use crate::catalogue::Catalogue;
 use crate::clock::Clock;
 use crate::request::caller::Callers;
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// A store, and one question.
+/// A store and one request key.
 struct Bench {
     store: Store,
     key: Arc<RequestKey>,
-    begun: Instant,
+    start: Instant,
 }
 
 impl Bench {
     fn new() -> Self {
         let catalogue = Catalogue::for_tests(Vec::new());
-        let (operation, place) = catalogue.operation("/v2/p/products").unwrap();
-        let key = RequestKey::read(&catalogue, operation, place, None, &HeaderMap::new(), false).unwrap();
+        let (operation, captured) = catalogue.operation("/v2/p/products").unwrap();
+        let key = RequestKey::read(&catalogue, operation, captured, None, &HeaderMap::new(), false).unwrap();
         let store = Store::new(1 << 20, Budget::new(1 << 20), |_| {});
-        Self { store, key: Arc::new(key), begun: Clock::System.now() }
+        Self { store, key: Arc::new(key), start: Clock::System.now() }
     }
 
     fn caller(name: &'static str) -> Caller {
         Callers::new([0; 32]).of_token(&HeaderValue::from_static(name))
     }
 
-    /// What a caller was answered, having asked in this second.
-    fn keep(&self, caller: &'static str, body: &'static str, second: u32, epoch: Epoch) -> Kept {
-        self.keep_for(Audience::All, caller, body, second, epoch).0
+    /// Stores the response to a request of a caller that was sent at `second`.
+    fn insert(&self, caller: &'static str, body: &'static str, second: u32, epoch: Epoch) -> StoreResult {
+        self.insert_for(Audience::All, caller, body, second, epoch).0
     }
 
-    /// The same, for those that upstream says it is for.
-    fn keep_for(
+    /// The same, for the audience that upstream allows.
+    fn insert_for(
         &self,
         audience: Audience,
         caller: &'static str,
         body: &'static str,
         second: u32,
         epoch: Epoch,
-    ) -> (Kept, Option<PrivateExtent>) {
-        let sent = self.begun + second * SECOND;
+    ) -> (StoreResult, Option<PrivateExtent>) {
+        let sent = self.start + second * SECOND;
         let lifetime = Lifetime { ttl: 60 * SECOND, ..Lifetime::default() };
-        let life = Life { sent, initial_age: Duration::ZERO, lifetime };
-        let draft = Draft::new(&Response::new(Bytes::from_static(body.as_bytes())), life, None);
+        let freshness_info = FreshnessInfo { sent, initial_age: Duration::ZERO, lifetime };
+        let builder = EntryBuilder::new(&Response::new(Bytes::from_static(body.as_bytes())), freshness_info, None);
         let digest = *blake3::hash(body.as_bytes()).as_bytes();
-        let view = Observation { digest, caller: Self::caller(caller), sent, received: sent };
-        self.store.keep(&self.key, draft, audience, view, epoch)
+        let observation = Observation { digest, caller: Self::caller(caller), sent, received: sent };
+        self.store.insert(&self.key, builder, audience, observation, epoch)
     }
 
     fn purge(&self, selection: &PurgeSelection) -> usize {
-        self.store.purge(selection, self.begun)
+        self.store.purge(selection, self.start)
     }
 
-    /// What another process was answered, which had asked in this second.
-    fn keep_copy(&self, body: &'static str, second: u32, epoch: Epoch) -> bool {
+    /// Stores the response to a request of another process that was sent at `second`.
+    fn insert_copy(&self, body: &'static str, second: u32, epoch: Epoch) -> bool {
         let lifetime = Lifetime { ttl: 60 * SECOND, ..Lifetime::default() };
-        let life = Life { sent: self.begun + second * SECOND, initial_age: Duration::ZERO, lifetime };
-        self.store.keep_copy(
+        let freshness_info =
+            FreshnessInfo { sent: self.start + second * SECOND, initial_age: Duration::ZERO, lifetime };
+        self.store.insert_copy(
             &self.key,
-            Draft::new(&Response::new(Bytes::from_static(body.as_bytes())), life, None),
+            EntryBuilder::new(&Response::new(Bytes::from_static(body.as_bytes())), freshness_info, None),
             epoch,
         )
     }
@@ -76,42 +77,42 @@ impl Bench {
 }
 
 #[test]
-fn an_answer_from_before_a_purge_leaves_what_came_after_alone() {
+fn a_response_from_before_a_purge_does_not_replace_a_later_one() {
     let bench = Bench::new();
     let before = bench.store.epoch();
     assert_eq!(bench.purge(&PurgeSelection::default()), 0);
-    assert_eq!(bench.keep("a", "new", 1, bench.store.epoch()), Kept::Stored);
-    assert_eq!(bench.keep("a", "old", 2, before), Kept::Purged);
+    assert_eq!(bench.insert("a", "new", 1, bench.store.epoch()), StoreResult::Stored);
+    assert_eq!(bench.insert("a", "old", 2, before), StoreResult::Purged);
     assert_eq!(bench.get("b").unwrap(), "new");
     assert_eq!(bench.purge(&PurgeSelection::default()), 1);
     assert_eq!(bench.get("b"), None);
 }
 
 #[test]
-fn newer_means_sent_later() {
+fn the_response_to_the_later_request_is_the_newer_one() {
     let bench = Bench::new();
     let epoch = bench.store.epoch();
-    assert_eq!(bench.keep("a", "second", 2, epoch), Kept::Stored);
-    assert_eq!(bench.keep("a", "first", 1, epoch), Kept::Outdated);
-    assert_eq!(bench.keep("b", "at once", 2, epoch), Kept::Outdated);
+    assert_eq!(bench.insert("a", "second", 2, epoch), StoreResult::Stored);
+    assert_eq!(bench.insert("a", "first", 1, epoch), StoreResult::Outdated);
+    assert_eq!(bench.insert("b", "at once", 2, epoch), StoreResult::Outdated);
     assert_eq!(bench.get("c").unwrap(), "second");
 }
 
 #[test]
-fn a_scope_that_has_tripped_is_private_until_purged() {
+fn a_scope_whose_responses_diverge_is_private_until_purged() {
     let bench = Bench::new();
     let epoch = bench.store.epoch();
     let shared = bench.store.cache_key(&bench.key, Bench::caller("a"));
     for (second, caller, body) in [(1, "a", "one"), (2, "b", "two"), (3, "a", "one")] {
-        assert_eq!(bench.keep(caller, body, second, epoch), Kept::Stored);
+        assert_eq!(bench.insert(caller, body, second, epoch), StoreResult::Stored);
     }
-    let sent = bench.begun;
+    let sent = bench.start;
     assert!(bench.store.may_share(&shared, epoch, sent));
-    let last = bench.keep_for(Audience::All, "b", "two", 4, epoch);
-    assert_eq!(last, (Kept::Stored, Some(PrivateExtent::Scope)));
+    let last = bench.insert_for(Audience::All, "b", "two", 4, epoch);
+    assert_eq!(last, (StoreResult::Stored, Some(PrivateExtent::Scope)));
     assert!(!bench.store.may_share(&shared, epoch, sent));
     assert_eq!((bench.get("b").unwrap(), bench.get("a"), bench.get("c")), ("two".into(), None, None));
-    assert_eq!(bench.keep("a", "one", 5, epoch), Kept::Stored);
+    assert_eq!(bench.insert("a", "one", 5, epoch), StoreResult::Stored);
     assert_eq!((bench.get("b").unwrap(), bench.get("a").unwrap()), ("two".into(), "one".into()));
     assert_eq!(bench.store.usage().private_scopes, 1);
 
@@ -119,19 +120,19 @@ fn a_scope_that_has_tripped_is_private_until_purged() {
     bench.purge(&elsewhere);
     assert_eq!(bench.store.usage().private_scopes, 1);
     assert_eq!(bench.purge(&PurgeSelection::default()), 2);
-    assert_eq!(bench.keep("a", "one", 6, bench.store.epoch()), Kept::Stored);
+    assert_eq!(bench.insert("a", "one", 6, bench.store.epoch()), StoreResult::Stored);
     assert_eq!(bench.get("c").unwrap(), "one");
 }
 
 #[test]
-fn an_answer_that_varies_on_the_credential_makes_its_operation_private_however_late_it_comes() {
+fn a_response_that_varies_on_the_credential_makes_its_operation_private_even_if_it_is_outdated() {
     let bench = Bench::new();
     let epoch = bench.store.epoch();
-    assert_eq!(bench.keep("a", "shared", 2, epoch), Kept::Stored);
-    let late = bench.keep_for(Audience::Caller, "b", "own", 1, epoch);
-    assert_eq!(late, (Kept::Stored, Some(PrivateExtent::Operation)));
+    assert_eq!(bench.insert("a", "shared", 2, epoch), StoreResult::Stored);
+    let late = bench.insert_for(Audience::Caller, "b", "own", 1, epoch);
+    assert_eq!(late, (StoreResult::Stored, Some(PrivateExtent::Operation)));
     assert_eq!((bench.get("a"), bench.get("b").unwrap()), (None, "own".into()));
-    assert_eq!(bench.keep_for(Audience::Caller, "b", "older", 0, epoch), (Kept::Outdated, None));
+    assert_eq!(bench.insert_for(Audience::Caller, "b", "older", 0, epoch), (StoreResult::Outdated, None));
     let project = PurgeSelection { project_id: Some("p".to_owned()), ..PurgeSelection::default() };
     bench.purge(&project);
     assert_eq!((bench.store.usage().entries, bench.store.usage().private_scopes), (0, 1));
@@ -140,90 +141,102 @@ fn an_answer_that_varies_on_the_credential_makes_its_operation_private_however_l
 }
 
 #[test]
-fn what_was_sent_before_an_invalidation_is_neither_given_nor_kept_and_can_be_asked_about() {
+fn entries_from_before_an_invalidation_are_only_validated_and_later_ones_are_stored() {
     let bench = Bench::new();
     let epoch = bench.store.epoch();
     let cache_key = bench.store.cache_key(&bench.key, Bench::caller("a"));
-    bench.keep("a", "old", 1, epoch);
-    let at = bench.begun + 2 * SECOND;
+    bench.insert("a", "old", 1, epoch);
+    let at = bench.start + 2 * SECOND;
     bench.store.invalidate(bench.key.scope(), at);
     assert_eq!(bench.get("a"), None);
-    assert_eq!(bench.store.get_to_confirm(&cache_key).unwrap().body(), "old");
-    assert_eq!(bench.keep("a", "on its way", 2, epoch), Kept::Invalidated);
-    let no = |second: u32| {
-        let life =
-            Life { sent: bench.begun + second * SECOND, initial_age: Duration::ZERO, lifetime: Lifetime::default() };
-        bench.store.keep_negative(&cache_key, Entry::new(&Response::new(Bytes::new()), life, None), epoch)
+    assert_eq!(bench.store.get_for_validation(&cache_key).unwrap().body(), "old");
+    assert_eq!(bench.insert("a", "in flight", 2, epoch), StoreResult::Invalidated);
+    let insert_negative = |second: u32| {
+        let freshness_info = FreshnessInfo {
+            sent: bench.start + second * SECOND,
+            initial_age: Duration::ZERO,
+            lifetime: Lifetime::default(),
+        };
+        bench.store.insert_negative(&cache_key, Entry::new(&Response::new(Bytes::new()), freshness_info, None), epoch)
     };
-    assert_eq!(no(2), Kept::Invalidated);
+    assert_eq!(insert_negative(2), StoreResult::Invalidated);
     assert!(!bench.store.may_share(&cache_key, epoch, at) && bench.store.may_share(&cache_key, epoch, at + SECOND));
-    assert_eq!(no(3), Kept::Stored);
+    assert_eq!(insert_negative(3), StoreResult::Stored);
     assert!(bench.store.negative(&cache_key).is_some());
-    assert_eq!(bench.keep("a", "new", 4, epoch), Kept::Stored);
+    assert_eq!(bench.insert("a", "new", 4, epoch), StoreResult::Stored);
     assert_eq!((bench.get("a").unwrap(), bench.store.epoch()), ("new".into(), epoch));
 }
 
 #[test]
-fn what_reserves_headers_for_one_caller_is_never_shared() {
+fn a_response_with_fields_reserved_for_one_caller_is_never_shared() {
     let bench = Bench::new();
-    let answer = Response::builder().header("cache-control", "private=\"x-own\"").header("x-own", "secret");
-    let answer = answer.header("x-another", "kept").body(Bytes::from_static(b"list")).unwrap();
-    let keep = |second: u32| {
-        let sent = bench.begun + second * SECOND;
-        let life = Life { sent, initial_age: Duration::ZERO, lifetime: Lifetime::default() };
-        let view = Observation { digest: [0; 32], caller: Bench::caller("a"), sent, received: sent };
-        bench.store.keep(&bench.key, Draft::new(&answer, life, None), Audience::All, view, bench.store.epoch()).0
+    let response = Response::builder().header("cache-control", "private=\"x-own\"").header("x-own", "secret");
+    let response = response.header("x-another", "stored").body(Bytes::from_static(b"list")).unwrap();
+    let insert = |second: u32| {
+        let sent = bench.start + second * SECOND;
+        let freshness_info = FreshnessInfo { sent, initial_age: Duration::ZERO, lifetime: Lifetime::default() };
+        let observation = Observation { digest: [0; 32], caller: Bench::caller("a"), sent, received: sent };
+        bench
+            .store
+            .insert(
+                &bench.key,
+                EntryBuilder::new(&response, freshness_info, None),
+                Audience::All,
+                observation,
+                bench.store.epoch(),
+            )
+            .0
     };
-    assert_eq!((keep(1), bench.get("a")), (Kept::Purged, None));
-    bench.keep_for(Audience::Caller, "b", "own", 2, bench.store.epoch());
-    assert_eq!(keep(3), Kept::Stored);
-    let kept = bench.store.get(&bench.store.cache_key(&bench.key, Bench::caller("a"))).unwrap();
-    assert!(kept.head().contains_key("x-another") && !kept.head().contains_key("x-own"));
+    assert_eq!((insert(1), bench.get("a")), (StoreResult::Purged, None));
+    bench.insert_for(Audience::Caller, "b", "own", 2, bench.store.epoch());
+    assert_eq!(insert(3), StoreResult::Stored);
+    let entry = bench.store.get(&bench.store.cache_key(&bench.key, Bench::caller("a"))).unwrap();
+    assert!(entry.head().contains_key("x-another") && !entry.head().contains_key("x-own"));
 }
 
 #[test]
-fn what_cannot_be_kept_is_remembered_for_a_while() {
+fn an_uncacheable_key_is_marked_for_60_seconds() {
     let bench = Bench::new();
     let cache_key = bench.store.cache_key(&bench.key, Bench::caller("a"));
-    bench.store.mark_uncacheable(cache_key.clone(), Unstorable::Vary, bench.begun);
-    let after = |second| bench.store.uncacheable(&cache_key, Bench::caller("a"), bench.begun + second * SECOND);
+    bench.store.mark_uncacheable(cache_key.clone(), Unstorable::Vary, bench.start);
+    let after = |second| bench.store.uncacheable_reason(&cache_key, Bench::caller("a"), bench.start + second * SECOND);
     assert_eq!((after(59), after(60)), (Some(Unstorable::Vary), None));
-    bench.store.unmark(&cache_key);
+    bench.store.clear_uncacheable(&cache_key);
     assert_eq!(after(0), None);
-    bench.store.mark_uncacheable(cache_key.clone(), Unstorable::Vary, bench.begun);
+    bench.store.mark_uncacheable(cache_key.clone(), Unstorable::Vary, bench.start);
     bench.purge(&PurgeSelection::default());
     assert_eq!(after(0), None);
 }
 
 #[test]
-fn a_mark_of_one_caller_is_no_other_callers() {
+fn the_mark_of_one_caller_does_not_apply_to_another() {
     let bench = Bench::new();
     let shared = bench.store.cache_key(&bench.key, Bench::caller("a"));
-    bench.store.mark_uncacheable(shared.of(Bench::caller("a")), Unstorable::Vary, bench.begun);
-    let met_by = |caller| bench.store.uncacheable(&shared, Bench::caller(caller), bench.begun);
-    assert_eq!((met_by("a"), met_by("b")), (Some(Unstorable::Vary), None));
+    bench.store.mark_uncacheable(shared.of(Bench::caller("a")), Unstorable::Vary, bench.start);
+    let reason_for = |caller| bench.store.uncacheable_reason(&shared, Bench::caller(caller), bench.start);
+    assert_eq!((reason_for("a"), reason_for("b")), (Some(Unstorable::Vary), None));
 }
 
 #[test]
-fn a_copy_is_kept_only_if_it_is_news_and_may_be_shared() {
+fn a_copy_is_stored_only_if_it_is_newer_and_may_be_shared() {
     let bench = Bench::new();
     let epoch = bench.store.epoch();
-    assert!(bench.keep_copy("first", 1, epoch));
+    assert!(bench.insert_copy("first", 1, epoch));
     assert_eq!(bench.get("a"), Some(Bytes::from_static(b"first")));
-    assert!(!bench.keep_copy("the same moment", 1, epoch));
-    assert_eq!(bench.keep("a", "second", 2, epoch), Kept::Stored);
-    assert!(!bench.keep_copy("older", 1, epoch));
-    bench.store.invalidate(bench.key.scope(), bench.begun + 5 * SECOND);
-    assert!(!bench.keep_copy("before the invalidation", 5, epoch));
-    assert!(bench.keep_copy("after it", 6, epoch));
-    // It is no view: another caller's other answer says nothing.
-    assert_eq!(bench.keep("b", "later", 7, epoch), Kept::Stored);
+    assert!(!bench.insert_copy("sent at the same time", 1, epoch));
+    assert_eq!(bench.insert("a", "second", 2, epoch), StoreResult::Stored);
+    assert!(!bench.insert_copy("older", 1, epoch));
+    bench.store.invalidate(bench.key.scope(), bench.start + 5 * SECOND);
+    assert!(!bench.insert_copy("before the invalidation", 5, epoch));
+    assert!(bench.insert_copy("after it", 6, epoch));
+    // A copy is not an observation, so a different response to another caller is no divergence.
+    assert_eq!(bench.insert("b", "later", 7, epoch), StoreResult::Stored);
     assert_eq!(bench.get("a"), Some(Bytes::from_static(b"later")));
-    bench.store.purge(&PurgeSelection::default(), bench.begun + 8 * SECOND);
-    assert!(!bench.keep_copy("asked for before the purge", 9, epoch));
+    bench.store.purge(&PurgeSelection::default(), bench.start + 8 * SECOND);
+    assert!(!bench.insert_copy("call began before the purge", 9, epoch));
     let epoch = bench.store.epoch();
-    assert!(!bench.keep_copy("from before the purge", 8, epoch));
-    assert!(bench.keep_copy("from after it", 9, epoch));
+    assert!(!bench.insert_copy("sent before the purge", 8, epoch));
+    assert!(bench.insert_copy("sent after the purge", 9, epoch));
     bench.store.make_private(bench.key.scope()).unwrap();
-    assert!(!bench.keep_copy("shared elsewhere", 10, epoch));
+    assert!(!bench.insert_copy("shared elsewhere", 10, epoch));
 }

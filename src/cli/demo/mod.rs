@@ -1,7 +1,7 @@
-//! `demo`: both upstream services simulated, the gateway before them, a short scripted load, and a
-//! table of what came of it.
+//! `demo`: starts the gateway with simulated upstreams, sends a scripted load, and prints a table of the results. It is
+//! a client of the gateway and must not use its internals.
 
-mod scenes;
+mod steps;
 
 use std::io::{self, Write as _};
 use std::process::ExitCode;
@@ -26,32 +26,32 @@ use crate::config::{Config, Mode, Override};
 use crate::request::caller::X_AUTH_TOKEN;
 use crate::server::Server;
 use crate::signing::{self, Payload, Projects};
-use crate::simulator::{IssuedKey, Seen, Simulator};
+use crate::simulator::{IssuedKey, RecordedRequest, Simulator};
 use crate::stream::BoxError;
-use scenes::{SETTINGS, Scene, Weather, Who};
+use steps::{DemoCaller, SETTINGS, Step, UpstreamState};
 
 const PROJECT: &str = "00000000000000000000000000000001";
 const LATENCY: Duration = Duration::from_millis(150);
 
-/// How long a call in the background may take to arrive. Reaching it is a failure.
-const HANG: Duration = Duration::from_secs(5);
+/// The maximum time for a background call to arrive. A longer time is a failure.
+const BACKGROUND_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub(super) fn run(once: bool, mode: Mode) -> ExitCode {
     block_on(async {
-        match play(once, mode).await {
+        match run_steps(once, mode).await {
             Ok(code) => code,
             Err(error) => failure(1, &format!("the demo failed: {error}")),
         }
     })
 }
 
-async fn play(once: bool, mode: Mode) -> Result<ExitCode, BoxError> {
+async fn run_steps(once: bool, mode: Mode) -> Result<ExitCode, BoxError> {
     let mut signals = StopSignals::new()?;
     let simulator = Simulator::start().await?;
     simulator.delay(LATENCY);
     let keys = [(); 2].map(|()| simulator.access_key(PROJECT));
     let server = Server::start(&config(&simulator, mode, &keys[0])?, Clock::System).await?;
-    let stage = DemoSetup {
+    let setup = DemoSetup {
         client: Client::builder(TokioExecutor::new()).build_http(),
         gateway: format!("http://{}", server.proxy_address()),
         callers: [(); 3].map(|()| simulator.token(PROJECT)),
@@ -61,11 +61,12 @@ async fn play(once: bool, mode: Mode) -> Result<ExitCode, BoxError> {
 
     writeln!(
         io::stdout(),
-        "Two simulated services that take {LATENCY:?} to answer, and a gateway before them. The sharer list is fresh for 1.5 s,\n\
-         and stale for another second without waiting.\n"
+        "The demo runs two simulated upstream services, which take {LATENCY:?} to answer, and a gateway in front of them.\n\
+         The sharer list is fresh for 1.5 s. For another second it is served stale while the gateway refreshes it.\n\
+         The column \"upstream calls\" counts all calls since the start.\n"
     )?;
     let as_expected = tokio::select! {
-        performed = stage.perform() => performed?,
+        result = setup.perform() => result?,
         () = signals.received() => return Ok(failure(1, &"stopped before the end")),
     };
     if once {
@@ -73,13 +74,13 @@ async fn play(once: bool, mode: Mode) -> Result<ExitCode, BoxError> {
         return Ok(if as_expected { ExitCode::SUCCESS } else { ExitCode::FAILURE });
     }
 
-    invite(&server, &stage)?;
+    print_instructions(&server, &setup)?;
     signals.received().await;
     server.stop().await;
     Ok(ExitCode::SUCCESS)
 }
 
-/// The gateway as `serve` would run it, on ports the system chooses.
+/// The configuration of `serve`, with ports that the system chooses.
 fn config(simulator: &Simulator, mode: Mode, key: &IssuedKey) -> Result<Config, BoxError> {
     let given = |path, value: &str| Override { path, value: value.to_owned(), origin: "demo".to_owned() };
     Ok(Config::from_layers(
@@ -96,7 +97,6 @@ fn config(simulator: &Simulator, mode: Mode, key: &IssuedKey) -> Result<Config, 
     )?)
 }
 
-/// What came of one request.
 struct Reply {
     status: StatusCode,
     from: String,
@@ -108,78 +108,78 @@ struct DemoSetup {
     gateway: String,
     simulator: Simulator,
     callers: [String; 3],
-    /// The first is known to the gateway.
+    /// The gateway has only the first key in its settings.
     keys: [IssuedKey; 2],
 }
 
 impl DemoSetup {
-    /// Plays all scenes and prints the table. Says whether upstream saw what it should have seen.
+    /// Runs all steps and prints the table. True if the upstreams received exactly the expected requests.
     async fn perform(&self) -> Result<bool, BoxError> {
         let mut out = io::stdout();
         let mut all_expected = true;
-        let mut expected: Vec<(String, Who)> = Vec::new();
+        let mut expected: Vec<(String, DemoCaller)> = Vec::new();
         let mut path = "";
-        writeln!(out, "{}", row("query", "", "", "latency", "upstream calls", "answered from"))?;
-        for scene in scenes::all() {
-            self.set(scene.weather);
-            tokio::time::sleep(Duration::from_millis(scene.later)).await;
-            if scene.path != path {
-                path = scene.path;
+        writeln!(out, "{}", row("query", "what happens", "", "latency", "upstream calls", "answered from"))?;
+        for step in steps::all() {
+            self.set(step.upstream);
+            tokio::time::sleep(Duration::from_millis(step.wait)).await;
+            if step.path != path {
+                path = step.path;
                 writeln!(out, "GET {path}")?;
             }
-            let begun = Clock::System.timer_now();
-            let replies = self.ask(&scene).await?;
-            let took = Clock::System.timer_now().saturating_duration_since(begun);
-            if let Some(query) = scene.asks {
-                let target = format!("{}?{query}", scene.path.replace("PROJECT", PROJECT));
-                expected.push((target, scene.who));
+            let start = Clock::System.timer_now();
+            let replies = self.send(&step).await?;
+            let took = Clock::System.timer_now().saturating_duration_since(start);
+            if let Some(query) = step.upstream_query {
+                let target = format!("{}?{query}", step.path.replace("PROJECT", PROJECT));
+                expected.push((target, step.caller));
             }
-            let honest = replies.iter().all(|reply| {
-                // Whoever is answered well is shown products, and whoever upstream refuses is not.
-                let answered_well = reply.status == StatusCode::OK;
-                reply.status == scene.expected_status && answered_well == (reply.products > 0)
+            let are_correct = replies.iter().all(|reply| {
+                // Only a 200 has products.
+                let is_ok = reply.status == StatusCode::OK;
+                reply.status == step.expected_status && is_ok == (reply.products > 0)
             });
-            // What is asked in the background may still be on its way.
-            let _ = tokio::time::timeout(HANG, self.simulator.arrived(expected.len())).await;
+            // A call in the background may not have arrived yet.
+            let _ = tokio::time::timeout(BACKGROUND_TIMEOUT, self.simulator.wait_for_requests(expected.len())).await;
             let seen = self.simulator.requests_seen();
-            let as_expected = honest && self.saw(&seen, &expected);
+            let as_expected = are_correct && self.is_as_expected(&seen, &expected);
             let calls = seen.len();
-            let status = scene.expected_status.as_u16().to_string();
+            let status = step.expected_status.as_u16().to_string();
             let latency = format!("{:.1} ms", took.as_secs_f64() * 1e3);
-            let row = row(scene.query, scene.note, &status, &latency, &calls.to_string(), &summary(&replies));
+            let row = row(step.query, step.note, &status, &latency, &calls.to_string(), &summary(&replies));
             writeln!(out, "{row}{}", if as_expected { "" } else { "  ← unexpected" })?;
             all_expected &= as_expected;
         }
-        let asked: usize = scenes::all().iter().map(|scene| scene.at_once).sum();
+        let requests: usize = steps::all().iter().map(|step| step.at_once).sum();
         let (calls, expected) = (self.simulator.request_count(), expected.len());
-        writeln!(out, "\n{asked} requests, {calls} upstream calls; {expected} were expected.")?;
+        writeln!(out, "\n{requests} client requests caused {calls} upstream calls ({expected} expected).")?;
         Ok(all_expected)
     }
 
-    fn set(&self, weather: Weather) {
-        match weather {
-            Weather::Same => {}
-            Weather::Fine => {
+    fn set(&self, upstream: UpstreamState) {
+        match upstream {
+            UpstreamState::Unchanged => {}
+            UpstreamState::Healthy => {
                 self.simulator.fail_with(None);
                 self.simulator.throttle(None);
                 self.simulator.remove_headers();
                 self.simulator.delay(LATENCY);
             }
-            Weather::Down => self.simulator.fail_with(Some(StatusCode::SERVICE_UNAVAILABLE)),
-            Weather::Throttled(seconds) => {
+            UpstreamState::Down => self.simulator.fail_with(Some(StatusCode::SERVICE_UNAVAILABLE)),
+            UpstreamState::Throttled(seconds) => {
                 self.simulator.throttle(Some(0));
                 self.simulator.add_header(RETRY_AFTER, HeaderValue::from(seconds));
             }
-            Weather::Slow(latency) => self.simulator.delay(latency),
+            UpstreamState::Slow(latency) => self.simulator.delay(latency),
         }
     }
 
-    /// Whether upstream saw just these targets, each with its caller's credential and at the service it
-    /// belongs to.
-    fn saw(&self, seen: &[Seen], expected: &[(String, Who)]) -> bool {
+    /// Whether the upstreams received exactly these targets, each with its caller's credential and at the right
+    /// service.
+    fn is_as_expected(&self, seen: &[RecordedRequest], expected: &[(String, DemoCaller)]) -> bool {
         seen.len() == expected.len()
-            && seen.iter().zip(expected).all(|(seen, (target, who))| {
-                let credentials = self.credentials(*who);
+            && seen.iter().zip(expected).all(|(seen, (target, caller))| {
+                let credentials = self.credentials(*caller);
                 let shown = match seen.signature() {
                     Some(signature) => Some(signature.access),
                     None => seen.headers.get(X_AUTH_TOKEN).and_then(|token| token.to_str().ok()),
@@ -191,37 +191,36 @@ impl DemoSetup {
             })
     }
 
-    fn credentials(&self, who: Who) -> Vec<DemoCredential<'_>> {
-        let [first, second, newcomer] = self.callers.each_ref().map(|token| DemoCredential::Token(token));
+    fn credentials(&self, caller: DemoCaller) -> Vec<DemoCredential<'_>> {
+        let [first, second, new] = self.callers.each_ref().map(|token| DemoCredential::Token(token));
         let [known, unknown] = self.keys.each_ref().map(DemoCredential::Key);
-        match who {
-            Who::First => vec![first],
-            Who::Second => vec![second],
-            Who::Both => vec![first, second],
-            Who::Newcomer => vec![newcomer],
-            Who::Stranger => vec![DemoCredential::Token("not-a-token")],
-            Who::Signer => vec![known],
-            Who::UnknownSigner => vec![unknown],
+        match caller {
+            DemoCaller::First => vec![first],
+            DemoCaller::Second => vec![second],
+            DemoCaller::Both => vec![first, second],
+            DemoCaller::New => vec![new],
+            DemoCaller::Invalid => vec![DemoCredential::Token("not-a-token")],
+            DemoCaller::Signer => vec![known],
+            DemoCaller::UnknownSigner => vec![unknown],
         }
     }
 
-    async fn ask(&self, scene: &Scene) -> Result<Vec<Reply>, BoxError> {
-        let mut asking = JoinSet::new();
-        for credential in self.credentials(scene.who).into_iter().cycle().take(scene.at_once) {
-            let target = format!("{}?{}", scene.path.replace("PROJECT", PROJECT), scene.query);
+    async fn send(&self, step: &Step) -> Result<Vec<Reply>, BoxError> {
+        let mut requests = JoinSet::new();
+        for credential in self.credentials(step.caller).into_iter().cycle().take(step.at_once) {
+            let target = format!("{}?{}", step.path.replace("PROJECT", PROJECT), step.query);
             let mut request = Request::get(format!("{}{target}", self.gateway)).body(Empty::new())?;
-            credential.present_in(&mut request)?;
-            let answering = self.client.request(request);
-            asking.spawn(async move {
-                let (head, body) = answering.await?.into_parts();
+            credential.add_to(&mut request)?;
+            let response = self.client.request(request);
+            requests.spawn(async move {
+                let (head, body) = response.await?.into_parts();
                 Ok::<_, BoxError>(reply(&Response::from_parts(head, body.collect().await?.to_bytes())))
             });
         }
-        asking.join_all().await.into_iter().collect()
+        requests.join_all().await.into_iter().collect()
     }
 }
 
-/// What a caller presents.
 #[derive(Clone, Copy)]
 enum DemoCredential<'a> {
     Token(&'a str),
@@ -229,7 +228,7 @@ enum DemoCredential<'a> {
 }
 
 impl DemoCredential<'_> {
-    /// What upstream sees of it.
+    /// The part of the credential that upstream can compare: the token or the id of the key.
     fn name(&self) -> &str {
         match self {
             Self::Token(token) => token,
@@ -237,7 +236,7 @@ impl DemoCredential<'_> {
         }
     }
 
-    fn present_in(self, request: &mut Request<Empty<Bytes>>) -> Result<(), BoxError> {
+    fn add_to(self, request: &mut Request<Empty<Bytes>>) -> Result<(), BoxError> {
         let (method, uri) = (request.method().clone(), request.uri().clone());
         let headers = request.headers_mut();
         match self {
@@ -254,22 +253,22 @@ impl DemoCredential<'_> {
 }
 
 fn reply(response: &Response<Bytes>) -> Reply {
-    let said = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let status = said("cache-status");
+    let header = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let status = header("cache-status");
     let from = if status.contains("detail=revalidating") {
-        "memory, stale: asked for again"
+        "memory (stale, refreshing)"
     } else if status.contains("detail=backoff") {
-        "memory, stale: has failed just now"
+        "memory (stale, backing off)"
     } else if status.contains("detail=stale-if-slow") {
-        "memory, stale: upstream is slow"
+        "memory (stale, upstream is slow)"
     } else if status.contains("fwd=stale") && response.headers().get("age").is_some_and(|age| age != "0") {
-        "memory, stale: upstream has failed"
+        "memory (stale, upstream failed)"
     } else if status.contains("; hit") {
         "memory"
     } else if status.contains("; collapsed") {
         "coalesced"
     } else if status.is_empty() {
-        "nobody: refused here"
+        "refused by the gateway"
     } else {
         "upstream"
     };
@@ -278,12 +277,12 @@ fn reply(response: &Response<Bytes>) -> Reply {
     Reply { status: response.status(), from: from.to_owned(), products }
 }
 
-/// A row of the table, hardly ever more than 120 columns wide.
+/// A row of the table. Most rows have at most 120 columns.
 fn row(query: &str, note: &str, status: &str, latency: &str, calls: &str, from: &str) -> String {
     format!("  {query:<33} {note:<28} {status:>3} {latency:>9} {calls:>14}  {from}")
 }
 
-/// "upstream", or for many at once how many came from where.
+/// The source of a response, or for several responses the number from each source.
 fn summary(replies: &[Reply]) -> String {
     let mut counts: Vec<(&str, usize)> = Vec::new();
     for reply in replies {
@@ -299,30 +298,30 @@ fn summary(replies: &[Reply]) -> String {
     }
 }
 
-fn invite(server: &Server, stage: &DemoSetup) -> io::Result<()> {
+fn print_instructions(server: &Server, setup: &DemoSetup) -> io::Result<()> {
     let (proxy, metrics, admin) = (server.proxy_address(), server.metrics_address(), server.admin_address());
-    // Short, so that it can be read and pasted; real ones have thousands of characters.
-    let token = stage.simulator.token_of_length(PROJECT, 32);
-    let IssuedKey { id, secret, .. } = &stage.keys[0];
+    // Short, to be easy to paste. Real tokens have thousands of characters.
+    let token = setup.simulator.token_of_length(PROJECT, 32);
+    let IssuedKey { id, secret, .. } = &setup.keys[0];
     writeln!(
         io::stdout(),
         "
-Try it (the services answer the three product lists; to any other path they echo what they are sent. The sharer
-list is fresh for 1.5 s here, the others for 5 min):
+The gateway is still running. Try these commands. The simulated services answer the three product lists, and echo requests
+for other paths. The sharer list is fresh for 1.5 s, the others for 5 minutes.
 
   curl -i -H 'X-Auth-Token: {token}' 'http://{proxy}/v2/{PROJECT}/products?limit=2'
   curl -i -H 'X-Auth-Token: {token}' 'http://{proxy}/v2/{PROJECT}/products?offset=0&limit=2'
   curl -i -H 'X-Auth-Token: wrong' 'http://{proxy}/v2/{PROJECT}/products?limit=2'
-  http://{admin}/     # the status page, for a browser
+  http://{admin}/     # the status page: open it in a browser
   curl -s http://{metrics}/metrics | grep workspace_gateway_requests_total
   curl -G --data-urlencode 'url=/v2/{PROJECT}/products?limit=2' \\
        --data-urlencode 'header=X-Auth-Token: {token}' http://{admin}/explain
   curl -X POST 'http://{admin}/cache/purge?operation=ListProducts'
-  curl -X PUT -d bypass http://{admin}/mode     # and back: -d cache
+  curl -X PUT -d bypass http://{admin}/mode     # switch back: -d cache
 
 For an SDK: endpoint http://{proxy}, project {PROJECT},
-access key {id}, secret {secret} (both made up for this demo).
+access key {id}, secret {secret} (both exist only in this demo).
 
-Ctrl-C ends it."
+Press Ctrl-C to stop."
     )
 }

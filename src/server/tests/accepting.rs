@@ -1,10 +1,11 @@
-//! Whose connections make room on a listener, over real sockets: clients are told apart by loopback addresses here.
+//! Whose connections are closed for others on a listener, over real sockets. Loopback addresses stand for different
+//! peers.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use tokio::net::{TcpSocket, TcpStream};
 
-use super::super::accept::{Accepting, Handler};
+use super::super::accept::{Accepting, ConnectionHandler};
 use super::super::memory::BUFFERS;
 use super::*;
 use crate::budget::{Account, Budget, ConnectionClass};
@@ -16,20 +17,20 @@ use crate::telemetry::metrics::Metrics;
 
 const SMALL: &str = "GET /small HTTP/1.1\r\nhost: x\r\n\r\n";
 const WHOLE: &str = "small\r\n0\r\n\r\n";
-/// Its answer begins and never ends.
+/// Its response starts and never ends.
 const NEVER: &str = "GET /never HTTP/1.1\r\nhost: x\r\n\r\n";
 
-/// A listener for clients, on which `GET /known` makes a connection known.
-struct Listening {
+/// A listener for clients. `GET /known` raises a connection to the class of known callers.
+struct TestListener {
     address: SocketAddr,
     metrics: Arc<Metrics>,
     clock: ManualClock,
     serving: JoinHandle<()>,
     registry: Arc<Registry>,
-    /// Of answers that never end.
+    /// For responses that never end.
     _unfinished: Vec<mpsc::Sender<io::Result<Bytes>>>,
-    _exit: watch::Sender<bool>,
-    _bounds: watch::Sender<ServeLimits>,
+    _shutdown: watch::Sender<bool>,
+    _limits: watch::Sender<ServeLimits>,
     _tls: watch::Sender<Option<Tls>>,
 }
 
@@ -40,27 +41,27 @@ fn peer_of(address: IpAddr) -> Option<Peer> {
     }
 }
 
-impl Listening {
+impl TestListener {
     async fn for_connections(most: usize) -> Self {
         let listener = Listener::bind(([127, 0, 0, 1], 0).into(), BUFFERS).unwrap();
         let address = listener.local_addr().unwrap();
-        let (exit, wanted) = watch::channel(false);
-        let terms = ConnectionTimeouts { head: Duration::from_secs(100), ..TERMS };
-        let bounds =
-            ServeLimits { terms, buffer: 64 * 1024, half_close: Duration::ZERO, shutdown_timeout: Duration::ZERO };
-        let (bounds, in_force) = watch::channel(bounds);
+        let (shutdown, shutdown_requested) = watch::channel(false);
+        let timeouts = ConnectionTimeouts { head: Duration::from_secs(100), ..TIMEOUTS };
+        let limits =
+            ServeLimits { timeouts, buffer: 64 * 1024, half_close: Duration::ZERO, shutdown_timeout: Duration::ZERO };
+        let (limits, in_force) = watch::channel(limits);
         let (_tls, tls) = watch::channel(None);
         let (metrics, clock) = (Metrics::new().unwrap(), ManualClock::default());
         let (budget, observed) = (Budget::new(1 << 24), (&*metrics, Clock::Manual(clock.clone())));
         let accepting = Accepting::for_clients(
-            ShutdownControl::new(wanted, false),
+            ShutdownControl::new(shutdown_requested, false),
             in_force,
             tls,
             most,
             Arc::clone(&budget),
             observed,
         )
-        .telling_apart(peer_of);
+        .with_peers(peer_of);
         let registry = Arc::clone(accepting.registry());
         let (senders, bodies): (Vec<_>, Vec<_>) = (0..8).map(|_| mpsc::channel(1)).unzip();
         let bodies = Arc::new(Mutex::new(bodies));
@@ -68,7 +69,7 @@ impl Listening {
             let unfinished = Arc::clone(&bodies);
             let account = Account::open(&budget, peer_of(peer));
             let raised = account.clone();
-            let answer = move |request: Request<TrackedRequestBody>| {
+            let requests = move |request: Request<TrackedRequestBody>| {
                 let path = request.uri().path().to_owned();
                 if path == "/known" {
                     raised.raise(ConnectionClass::Known, None);
@@ -81,25 +82,25 @@ impl Listening {
                     })
                 }
             };
-            Handler { answer, fast_path: None, account, half_close: Arc::default() }
+            ConnectionHandler { requests, fast_path: None, account, half_close: Arc::default() }
         }));
-        let (_unfinished, _exit, _bounds) = (senders, exit, bounds);
-        Self { address, metrics, clock, serving, registry, _unfinished, _exit, _bounds, _tls }
+        let (_unfinished, _shutdown, _limits) = (senders, shutdown, limits);
+        Self { address, metrics, clock, serving, registry, _unfinished, _shutdown, _limits, _tls }
     }
 
-    /// A connection from 127.0.0.`last`, on which this was sent before it was accepted.
-    async fn connect(&self, last: u8, begun: &str) -> TcpStream {
+    /// Connects from 127.0.0.`last` and sends `first_bytes`.
+    async fn connect(&self, last: u8, first_bytes: &str) -> TcpStream {
         let socket = TcpSocket::new_v4().unwrap();
         socket.bind(SocketAddr::from(([127, 0, 0, last], 0))).unwrap();
         let mut stream = within(socket.connect(self.address)).await.unwrap();
-        stream.write_all(begun.as_bytes()).await.unwrap();
+        stream.write_all(first_bytes.as_bytes()).await.unwrap();
         stream
     }
 
-    /// The same, once the gateway has answered, or begun to.
+    /// Connects, sends a request and reads the response, or its head if it never ends.
     async fn open(&self, last: u8, request: &str) -> TcpStream {
         let mut stream = self.connect(last, request).await;
-        answered(&mut stream, if request == NEVER { "\r\n\r\n" } else { WHOLE }).await;
+        read_up_to(&mut stream, if request == NEVER { "\r\n\r\n" } else { WHOLE }).await;
         stream
     }
 
@@ -113,14 +114,14 @@ impl Listening {
 }
 
 async fn within<T>(future: impl Future<Output = T>) -> T {
-    timeout(Duration::from_secs(60), future).await.expect("nothing came of it in a minute")
+    timeout(Duration::from_secs(60), future).await.expect("no result within a minute")
 }
 
-/// Reads an answer up to these bytes.
-async fn answered(stream: &mut TcpStream, end: &str) {
-    let mut answer = Vec::new();
-    while !answer.ends_with(end.as_bytes()) {
-        assert!(within(stream.read_buf(&mut answer)).await.unwrap() > 0, "{}", String::from_utf8_lossy(&answer));
+/// Reads up to these bytes.
+async fn read_up_to(stream: &mut TcpStream, end: &str) {
+    let mut response = Vec::new();
+    while !response.ends_with(end.as_bytes()) {
+        assert!(within(stream.read_buf(&mut response)).await.unwrap() > 0, "{}", String::from_utf8_lossy(&response));
     }
 }
 
@@ -130,85 +131,86 @@ async fn closed(mut stream: TcpStream) {
     while within(stream.read_buf(&mut rest)).await.is_ok_and(|read| read > 0) {}
 }
 
-async fn ask(stream: &mut TcpStream) {
+async fn request(stream: &mut TcpStream) {
     stream.write_all(SMALL.as_bytes()).await.unwrap();
-    answered(stream, WHOLE).await;
+    read_up_to(stream, WHOLE).await;
 }
 
 #[tokio::test]
 async fn the_oldest_idle_connection_makes_room_and_busy_ones_stay() {
-    let listening = Listening::for_connections(3).await;
-    let busy = listening.open(1, NEVER).await;
-    let oldest = listening.open(1, SMALL).await;
-    let mut other = listening.open(1, SMALL).await;
-    listening.seconds_pass(10);
-    let mut next = listening.open(1, SMALL).await;
+    let listener = TestListener::for_connections(3).await;
+    let busy = listener.open(1, NEVER).await;
+    let oldest = listener.open(1, SMALL).await;
+    let mut other = listener.open(1, SMALL).await;
+    listener.seconds_pass(10);
+    let mut next = listener.open(1, SMALL).await;
     closed(oldest).await;
-    ask(&mut next).await;
-    ask(&mut other).await;
-    assert_eq!((listening.registry.len(), listening.shed()), (3, 1));
+    request(&mut next).await;
+    request(&mut other).await;
+    assert_eq!((listener.registry.len(), listener.shed()), (3, 1));
     let nothing = busy.try_read(&mut [0; 1]).unwrap_err();
     assert_eq!(nothing.kind(), io::ErrorKind::WouldBlock);
 }
 
 #[tokio::test]
 async fn the_class_that_holds_most_makes_room() {
-    let listening = Listening::for_connections(5).await;
+    let listener = TestListener::for_connections(5).await;
     let known = "GET /known HTTP/1.1\r\nhost: x\r\n\r\n";
-    let mut known = [listening.open(1, known).await, listening.open(1, known).await];
+    let mut known = [listener.open(1, known).await, listener.open(1, known).await];
     let mut others = Vec::new();
     for _ in 0..3 {
-        others.push(listening.open(1, SMALL).await);
+        others.push(listener.open(1, SMALL).await);
     }
-    listening.seconds_pass(10);
-    // Though the known ones are idle for longer.
-    let _next = listening.open(1, SMALL).await;
+    listener.seconds_pass(10);
+    // The known ones have been idle for longer.
+    let _next = listener.open(1, SMALL).await;
     closed(others.remove(0)).await;
-    let _next = listening.open(1, SMALL).await;
+    let _next = listener.open(1, SMALL).await;
     closed(others.remove(0)).await;
     for stream in &mut known {
-        ask(stream).await;
+        request(stream).await;
     }
 }
 
 #[tokio::test]
 async fn a_peer_address_makes_room_first_when_it_holds_more_than_half() {
-    let listening = Listening::for_connections(4).await;
-    let mut other = listening.open(2, SMALL).await;
+    let listener = TestListener::for_connections(4).await;
+    let mut other = listener.open(2, SMALL).await;
     let mut greedy = Vec::new();
     for _ in 0..3 {
-        greedy.push(listening.open(4, SMALL).await);
+        greedy.push(listener.open(4, SMALL).await);
     }
-    listening.seconds_pass(10);
-    let _next = listening.open(5, SMALL).await;
+    listener.seconds_pass(10);
+    let _next = listener.open(5, SMALL).await;
     closed(greedy.remove(0)).await;
-    // Now it holds half, and may have only places of its own. The other has been idle for longer than these.
-    let _own = listening.open(4, SMALL).await;
+    // Now it holds half, and gets only places of its own. The other peer has been idle for longer.
+    let _own = listener.open(4, SMALL).await;
     closed(greedy.remove(0)).await;
-    ask(&mut other).await;
+    request(&mut other).await;
 }
 
 #[tokio::test]
-async fn newcomers_of_a_peer_address_with_half_of_the_places_keep_nobody_out() {
-    let listening = Listening::for_connections(4).await;
-    let _busy = [listening.open(2, NEVER).await, listening.open(2, NEVER).await];
-    let _others = [listening.open(3, NEVER).await, listening.open(1, SMALL).await];
-    // More than wait here. None of theirs can be closed, and the other idle connection is not for them.
-    listening.seconds_pass(10);
+async fn connections_of_a_peer_address_with_half_of_the_places_do_not_block_others() {
+    let listener = TestListener::for_connections(4).await;
+    let _busy = [listener.open(2, NEVER).await, listener.open(2, NEVER).await];
+    let _others = [listener.open(3, NEVER).await, listener.open(1, SMALL).await];
+    // More than wait here. The peer's own connections cannot be closed, and it does not get the place of another idle
+    // one.
+    listener.seconds_pass(10);
     let mut crowd = Vec::new();
     for _ in 0..40 {
-        crowd.push(listening.connect(2, SMALL).await);
+        crowd.push(listener.connect(2, SMALL).await);
     }
-    let mut next = listening.connect(5, SMALL).await;
-    answered(&mut next, WHOLE).await;
+    let mut next = listener.connect(5, SMALL).await;
+    read_up_to(&mut next, WHOLE).await;
     let peer = Peer::V4([127, 0, 0, 2].into());
-    assert!(listening.registry.has_its_half(peer, 4) && !listening.registry.has_its_half(peer, 5));
-    // 32 wait, the others were closed.
+    assert!(listener.registry.holds_half(peer, 4) && !listener.registry.holds_half(peer, 5));
+    // 32 wait; the others were closed.
     within(async {
-        while listening.shed() < 1 + 40 - 32 {
+        while listener.shed() < 1 + 40 - 32 {
             tokio::task::yield_now().await;
         }
     })
     .await;
-    assert!(!listening.serving.is_finished());
+    assert!(!listener.serving.is_finished());
 }

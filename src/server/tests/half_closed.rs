@@ -1,59 +1,58 @@
-//! A client that has closed its sending side: how long it is waited for, to the second.
+//! Timeouts for clients that have closed their sending side.
 
 use super::*;
 
-/// What a client hears until its connection ends, if it asks for this and closes its sending side at once.
-async fn heard(served: &mut Served, path: &str) -> String {
-    ask(served, path).await;
-    rest(served).await
+async fn request_and_read(served: &mut ServedConnection, path: &str) -> String {
+    request(served, path).await;
+    read_to_end(served).await
 }
 
-async fn ask(served: &mut Served, path: &str) {
+async fn request(served: &mut ServedConnection, path: &str) {
     served.write(&format!("GET {path} HTTP/1.1\r\nhost: g\r\n\r\n")).await;
     served.client().shutdown().await.unwrap();
 }
 
-async fn rest(served: &mut Served) -> String {
-    let mut heard = String::new();
-    served.client().read_to_string(&mut heard).await.unwrap();
-    heard
+async fn read_to_end(served: &mut ServedConnection) -> String {
+    let mut response = String::new();
+    served.client().read_to_string(&mut response).await.unwrap();
+    response
 }
 
 #[tokio::test(start_paused = true)]
-async fn it_waits_for_the_beginning_of_an_answer_until_the_limit() {
-    let mut served = Served::new();
-    assert_eq!(heard(&mut served, "/never").await, "");
+async fn a_response_has_to_start_within_the_limit() {
+    let mut served = ServedConnection::new();
+    assert_eq!(request_and_read(&mut served, "/never").await, "");
     assert_eq!(served.ended().await, (5, vec![("half-close", 1)]));
 }
 
 #[tokio::test(start_paused = true)]
-async fn each_part_of_an_answer_has_the_whole_limit() {
-    let mut served = Served::new();
-    ask(&mut served, "/parts").await;
+async fn each_part_of_a_response_restarts_the_limit() {
+    let mut served = ServedConnection::new();
+    request(&mut served, "/parts").await;
     for _ in 0..3 {
         sleep(Duration::from_secs(4)).await;
         served.parts.send(Ok(Bytes::from_static(b"x"))).await.unwrap();
     }
-    let heard = rest(&mut served).await;
-    assert!(heard.ends_with("1\r\nx\r\n1\r\nx\r\n1\r\nx\r\n"), "{heard}");
+    let response = read_to_end(&mut served).await;
+    assert!(response.ends_with("1\r\nx\r\n1\r\nx\r\n1\r\nx\r\n"), "{response}");
     assert_eq!(served.ended().await, (17, vec![("half-close", 1)]));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_slow_reader_has_the_time_of_a_slow_reader() {
-    let mut served = Served::new();
-    ask(&mut served, "/large").await;
-    sleep(TERMS.write - Duration::from_secs(1)).await;
-    let heard = rest(&mut served).await;
-    assert!(heard.len() > LARGE && heard.ends_with("\r\n0\r\n\r\n"), "{} bytes", heard.len());
+async fn a_slow_reader_has_the_write_timeout() {
+    let mut served = ServedConnection::new();
+    request(&mut served, "/large").await;
+    sleep(TIMEOUTS.write - Duration::from_secs(1)).await;
+    let response = read_to_end(&mut served).await;
+    assert!(response.len() > LARGE && response.ends_with("\r\n0\r\n\r\n"), "{} bytes", response.len());
     assert_eq!(served.ended().await, (29, vec![]));
 }
 
 #[tokio::test(start_paused = true)]
-async fn it_ends_with_its_answer() {
+async fn the_connection_ends_with_the_response() {
     for path in ["/small", "/large"] {
-        let mut served = Served::new();
-        assert!(heard(&mut served, path).await.ends_with("\r\n0\r\n\r\n"));
+        let mut served = ServedConnection::new();
+        assert!(request_and_read(&mut served, path).await.ends_with("\r\n0\r\n\r\n"));
         assert_eq!(served.ended().await, (0, vec![]), "{path}");
     }
 }

@@ -1,4 +1,4 @@
-//! What a connection sees that is told to end, for another needs its place.
+//! What the client sees of a connection that is closed for another one.
 
 use super::*;
 use crate::budget::{Account, Budget, ConnectionClass, Purpose, Shortage};
@@ -7,8 +7,8 @@ use crate::server::memory::CONNECTION;
 
 const SMALL: &str = "GET /small HTTP/1.1\r\nhost: x\r\n\r\n";
 
-impl Served {
-    /// Has a connection of the listener told to end, if one may be.
+impl ServedConnection {
+    /// Requests one connection to close, if one may be closed.
     fn shed(&self) -> bool {
         self.registry.shed_bytes(Shortage::Budget, 1, Clock::System.timer_now()) > 0
     }
@@ -16,22 +16,22 @@ impl Served {
 
 #[tokio::test(start_paused = true)]
 async fn a_connection_that_has_sent_nothing_or_a_part_of_a_head_is_closed() {
-    for begun in ["", "G", "GET /small HTTP/1.1\r\n", "PRI * HTT", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0"] {
-        let mut served = Served::new();
-        served.write(begun).await;
+    for first_bytes in ["", "G", "GET /small HTTP/1.1\r\n", "PRI * HTT", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0"] {
+        let mut served = ServedConnection::new();
+        served.write(first_bytes).await;
         sleep(Duration::from_millis(900)).await;
-        assert!(!served.shed(), "it is too young: {begun:?}");
+        assert!(!served.shed(), "idle for less than the minimum: {first_bytes:?}");
         sleep(Duration::from_secs(1)).await;
-        assert!(served.shed(), "{begun:?}");
-        assert!(!served.shed(), "it has been told already: {begun:?}");
-        assert_eq!(served.ended().await, (2, vec![("shed", 1)]), "{begun:?}");
+        assert!(served.shed(), "{first_bytes:?}");
+        assert!(!served.shed(), "its close is already requested: {first_bytes:?}");
+        assert_eq!(served.ended().await, (2, vec![("shed", 1)]), "{first_bytes:?}");
         assert_eq!(served.registry.len(), 0);
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_idle_connection_is_closed_and_its_answer_is_whole() {
-    let mut served = Served::new();
+async fn an_idle_connection_is_closed_after_its_complete_response() {
+    let mut served = ServedConnection::new();
     sleep(Duration::from_secs(5)).await;
     served.write(SMALL).await;
     served.read_small().await;
@@ -43,24 +43,24 @@ async fn an_idle_connection_is_closed_and_its_answer_is_whole() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_connection_whose_request_is_being_answered_is_not_closed() {
-    let mut served = Served::new();
+async fn a_connection_with_a_request_in_progress_is_not_closed() {
+    let mut served = ServedConnection::new();
     served.write("GET /parts HTTP/1.1\r\nhost: x\r\n\r\n").await;
     sleep(Duration::from_secs(3600)).await;
     assert!(!served.shed());
-    let mut http2 = Served::new();
+    let mut http2 = ServedConnection::new();
     let (mut sender, _connection) = http2.http2().await;
-    let _answer = sender.send_request(get("/parts"), true).unwrap();
+    let _response = sender.send_request(get("/parts"), true).unwrap();
     sleep(Duration::from_secs(3600)).await;
     assert!(!http2.shed());
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_request_that_comes_when_its_connection_has_just_been_chosen_is_answered() {
-    let mut served = Served::new();
+async fn a_request_that_arrives_just_after_its_connection_was_chosen_is_answered() {
+    let mut served = ServedConnection::new();
     sleep(Duration::from_secs(5)).await;
     for _ in 0..2 {
-        // It has not run since, and finds both.
+        // The connection was not polled since, so it sees both the request and the request to close.
         served.write(SMALL).await;
         assert!(served.shed());
         served.read_small().await;
@@ -72,18 +72,18 @@ async fn a_request_that_comes_when_its_connection_has_just_been_chosen_is_answer
 }
 
 #[tokio::test(start_paused = true)]
-async fn http2_is_told_with_goaway_and_a_client_that_does_not_go_has_a_second() {
-    let mut served = Served::new();
+async fn http2_gets_goaway_and_a_client_that_does_not_close_has_one_second() {
+    let mut served = ServedConnection::new();
     let (sender, connection) = served.http2().await;
     let mut sender = sender.ready().await.unwrap();
     sleep(Duration::from_secs(1)).await;
     assert!(served.shed());
     assert_eq!(served.ended().await, (1, vec![("shed", 1)]));
-    // Not an error: GOAWAY came with NO_ERROR.
+    // No error: GOAWAY came with NO_ERROR.
     connection.await.unwrap().unwrap();
     assert!(sender.send_request(get("/small"), true).is_err());
 
-    let mut served = Served::new();
+    let mut served = ServedConnection::new();
     served.write("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\u{4}\0\0\0\0\0").await;
     sleep(Duration::from_secs(1)).await;
     assert!(served.shed());
@@ -91,8 +91,8 @@ async fn http2_is_told_with_goaway_and_a_client_that_does_not_go_has_a_second() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_reads_nothing_is_cut_off_and_one_that_reads_slowly_is_not() {
-    let mut served = Served::new();
+async fn a_client_that_reads_nothing_is_closed_and_one_that_reads_slowly_is_not() {
+    let mut served = ServedConnection::new();
     served.write("GET /large HTTP/1.1\r\nhost: x\r\n\r\n").await;
     for _ in 0..9 {
         sleep(Duration::from_millis(900)).await;
@@ -105,19 +105,19 @@ async fn a_client_that_reads_nothing_is_cut_off_and_one_that_reads_slowly_is_not
 }
 
 #[tokio::test(start_paused = true)]
-async fn http2_is_cut_off_when_the_client_makes_room_for_none_of_its_answers() {
-    let mut served = Served::new();
+async fn http2_is_closed_when_the_client_opens_no_window_for_any_response() {
+    let mut served = ServedConnection::new();
     let (sender, _connection) = served.http2().await;
     let mut sender = sender.ready().await.unwrap();
     let mut stalled = Vec::new();
     for _ in 0..2 {
         stalled.push(sender.send_request(get("/large"), true).unwrap().0.await.unwrap().into_body());
     }
-    let being_answered = sender.send_request(get("/parts"), true).unwrap().0.await.unwrap();
+    let in_progress = sender.send_request(get("/parts"), true).unwrap().0.await.unwrap();
     sleep(Duration::from_secs(5)).await;
-    assert!(!served.shed(), "one answer does not wait for the client");
-    drop(being_answered);
-    // That client makes room on one stream.
+    assert!(!served.shed(), "one response does not wait for the client");
+    drop(in_progress);
+    // The client opens the window of one stream.
     sleep(Duration::from_millis(500)).await;
     let mut read = 0;
     while read < 40_000 {
@@ -132,7 +132,7 @@ async fn http2_is_cut_off_when_the_client_makes_room_for_none_of_its_answers() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn as_many_connections_are_closed_as_hold_the_bytes_that_are_needed() {
+async fn as_many_connections_are_closed_as_hold_the_needed_bytes() {
     let (registry, budget) = (Registry::new(MINIMUM), Budget::new(1 << 24));
     let (mut all, mut charges) = (Vec::new(), Vec::new());
     for number in 0..4 {
@@ -153,7 +153,7 @@ async fn as_many_connections_are_closed_as_hold_the_bytes_that_are_needed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn only_connections_are_closed_whose_end_helps() {
+async fn only_connections_whose_end_helps_are_closed() {
     let budget = Budget::new(1 << 24);
     let callers = crate::request::caller::Callers::new([1; 32]);
     let caller = |token| callers.of_token(&http::HeaderValue::from_static(token));
@@ -185,7 +185,7 @@ async fn only_connections_are_closed_whose_end_helps() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn for_a_descriptor_one_connection_is_closed_whatever_it_holds() {
+async fn one_connection_is_closed_for_a_descriptor_regardless_of_its_memory() {
     let registry = Registry::new(MINIMUM);
     let all =
         [(); 2].map(|()| registry.add(OpenConnection::new(Account::open(&Budget::new(1 << 24), None), Arc::default())));

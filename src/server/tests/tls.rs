@@ -1,4 +1,4 @@
-//! What a client of TLS may take how long for: as long as any other, and the handshake is a part of it.
+//! Timeouts of TLS connections: the same as without TLS. The handshake is part of the header timeout.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -11,12 +11,12 @@ use rustls::{ClientConfig, RootCertStore};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::fast_path::{HEAD, Knowing};
+use super::fast_path::{HEAD, WarmGateway};
 use super::*;
 use crate::config::Config;
 use crate::server::tls::TlsState;
 
-/// TLS, and who trusts it.
+/// A TLS configuration, and a client that trusts it.
 fn tls(name: &str) -> (Option<Tls>, TlsConnector) {
     let folder = std::env::temp_dir().join(format!("workspace-gateway-tls-{}-{name}", std::process::id()));
     let _ = std::fs::remove_dir_all(&folder);
@@ -46,32 +46,31 @@ fn tls(name: &str) -> (Option<Tls>, TlsConnector) {
     (tls, TlsConnector::from(Arc::new(client)))
 }
 
-/// The client's end, once the two have agreed.
-async fn agree(served: &mut Served, connector: &TlsConnector) -> TlsStream<DuplexStream> {
+async fn handshake(served: &mut ServedConnection, connector: &TlsConnector) -> TlsStream<DuplexStream> {
     let name = ServerName::try_from("localhost").unwrap();
     connector.connect(name, served.client.take().unwrap()).await.unwrap()
 }
 
-async fn ask(client: &mut TlsStream<DuplexStream>, path: &str) {
+async fn send_request(client: &mut TlsStream<DuplexStream>, path: &str) {
     client.write_all(format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n").as_bytes()).await.unwrap();
     client.flush().await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_handshake_has_as_long_as_a_head() {
+async fn a_handshake_is_part_of_the_header_timeout() {
     let (tls, connector) = tls("handshake");
-    // Nothing, the beginning of a record, and the beginning of what is in it.
-    for begun in ["", "\u{16}", "\u{16}\u{3}\u{1}\0\u{7f}", "\u{16}\u{3}\u{1}\0\u{7f}\u{1}\0\0\u{7b}\u{3}\u{3}"] {
-        let mut served = Served::new_in(tls.clone());
+    // Nothing, a partial record header, and a partial handshake message.
+    for first_bytes in ["", "\u{16}", "\u{16}\u{3}\u{1}\0\u{7f}", "\u{16}\u{3}\u{1}\0\u{7f}\u{1}\0\0\u{7b}\u{3}\u{3}"] {
+        let mut served = ServedConnection::with_tls(tls.clone());
         sleep(Duration::from_secs(4)).await;
-        served.write(begun).await;
-        assert_eq!(served.ended().await, (10, vec![("header-timeout", 1)]), "{begun:?}");
+        served.write(first_bytes).await;
+        assert_eq!(served.ended().await, (10, vec![("header-timeout", 1)]), "{first_bytes:?}");
     }
-    // They agree, and then nothing more comes, or not all of it.
+    // The handshake succeeds, and then no request arrives, or a part of one.
     for head in ["", "GET / HT"] {
-        let mut served = Served::new_in(tls.clone());
+        let mut served = ServedConnection::with_tls(tls.clone());
         sleep(Duration::from_secs(4)).await;
-        let mut client = agree(&mut served, &connector).await;
+        let mut client = handshake(&mut served, &connector).await;
         sleep(Duration::from_secs(4)).await;
         client.write_all(head.as_bytes()).await.unwrap();
         client.flush().await.unwrap();
@@ -80,34 +79,34 @@ async fn a_handshake_has_as_long_as_a_head() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_no_handshake_ends_at_once() {
+async fn an_invalid_handshake_ends_the_connection_immediately() {
     let (tls, _) = tls("nonsense");
     for nonsense in ["\u{15}\u{3}\u{3}\0\u{2}\u{2}\u{28}", "\u{16}\u{3}\u{1}\0\u{4}\u{2}\0\0\0", "\0\0\0\0\0\0"] {
-        let mut served = Served::new_in(tls.clone());
+        let mut served = ServedConnection::with_tls(tls.clone());
         served.write(nonsense).await;
         assert_eq!(served.ended().await, (0, vec![("handshake", 1)]), "{nonsense:?}");
     }
-    // Who says nothing and goes has not failed: so do probes of a port.
-    let mut served = Served::new_in(tls.clone());
+    // A client that closes without sending a byte is not a failed handshake: port probes do that.
+    let mut served = ServedConnection::with_tls(tls.clone());
     drop(served.client.take());
     assert_eq!(served.ended().await, (0, vec![]));
 }
 
 #[tokio::test(start_paused = true)]
-async fn plain_http_is_answered_and_then_not_waited_for_for_ever() {
+async fn plain_http_gets_a_400_and_the_header_timeout_still_applies() {
     let (tls, _) = tls("plain");
     for ends in [true, false] {
-        let mut served = Served::new_in(tls.clone());
+        let mut served = ServedConnection::with_tls(tls.clone());
         served.write("POST /small HTTP/1.1\r\nhost: x\r\ncontent-length: 1000000\r\n\r\n").await;
-        let mut answer = String::new();
-        served.client().read_to_string(&mut answer).await.unwrap();
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        let mut response = String::new();
+        served.client().read_to_string(&mut response).await.unwrap();
+        let (head, body) = response.split_once("\r\n\r\n").unwrap();
         assert!(head.starts_with("HTTP/1.1 400 Bad Request\r\n"), "{head}");
         assert!(head.contains(&format!("\r\ncontent-length: {}\r\n", body.len())), "{head}");
         let json: serde_json::Value = serde_json::from_str(body).unwrap();
         assert!(json["error_code"] == "APIGW.0201", "{json}");
         assert!(json["error_msg"].as_str().unwrap().starts_with("workspace-gateway: plain HTTP"), "{json}");
-        // What it goes on sending is taken, so that it comes to read the answer.
+        // The rest of the request is read, so that the client gets to read the response.
         served.write(&"x".repeat(10 * BETWEEN)).await;
         if ends {
             drop(served.client.take());
@@ -119,90 +118,90 @@ async fn plain_http_is_answered_and_then_not_waited_for_for_ever() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_that_is_not_read_ends_the_connection() {
+async fn a_response_that_is_not_read_ends_the_connection() {
     let (tls, connector) = tls("unread");
-    // More than TLS takes at once, and less: there, everything has been written once it begins to wait.
+    // More than TLS buffers, and less. With less, everything was written when the wait starts.
     for path in ["/large", "/medium"] {
-        let mut served = Served::new_in(tls.clone());
-        let mut client = agree(&mut served, &connector).await;
-        ask(&mut client, path).await;
+        let mut served = ServedConnection::with_tls(tls.clone());
+        let mut client = handshake(&mut served, &connector).await;
+        send_request(&mut client, path).await;
         assert_eq!(served.ended().await, (30, vec![("write-timeout", 1)]), "{path}");
     }
-    let knowing = Knowing::of(MEDIUM).await;
-    let mut served = knowing.served_in(tls);
-    let mut client = agree(&mut served, &connector).await;
+    let warm = WarmGateway::of(MEDIUM).await;
+    let mut served = warm.serve_with_tls(tls);
+    let mut client = handshake(&mut served, &connector).await;
     client.write_all(HEAD.as_bytes()).await.unwrap();
     client.flush().await.unwrap();
     sleep(Duration::from_secs(29)).await;
-    assert_eq!(knowing.in_flight(), 1, "what only TLS has taken is not sent");
+    assert_eq!(warm.in_flight(), 1, "bytes buffered by TLS are not sent");
     assert_eq!(
-        (served.ended().await, knowing.fast_path_hits()),
+        (served.ended().await, warm.fast_path_hits()),
         ((30, vec![("write-timeout", 1)]), 1),
         "by the fast path"
     );
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_that_is_read_slowly_goes_on_and_comes_whole() {
+async fn a_response_that_is_read_slowly_arrives_completely() {
     let (tls, connector) = tls("slow");
-    let mut served = Served::new_in(tls.clone());
-    let mut client = agree(&mut served, &connector).await;
-    ask(&mut client, "/large").await;
+    let mut served = ServedConnection::with_tls(tls.clone());
+    let mut client = handshake(&mut served, &connector).await;
+    send_request(&mut client, "/large").await;
     let mut read = 0;
     while read < LARGE {
-        // A record has four times as much, comes as a whole, and may take five reads.
+        // A TLS record is four times as large, arrives as a whole, and may take five reads.
         sleep(Duration::from_secs(5)).await;
         read += client.read(&mut [0; BETWEEN]).await.unwrap();
     }
     assert!(served.seconds() > 300 && served.causes().is_empty());
 
     for size in [MEDIUM, LARGE] {
-        let knowing = Knowing::of(size).await;
-        let mut served = knowing.served_in(tls.clone());
-        let mut client = agree(&mut served, &connector).await;
-        for asked in 1..3 {
+        let warm = WarmGateway::of(size).await;
+        let mut served = warm.serve_with_tls(tls.clone());
+        let mut client = handshake(&mut served, &connector).await;
+        for sent in 1..3 {
             client.write_all(HEAD.as_bytes()).await.unwrap();
             client.flush().await.unwrap();
-            knowing.answers(&mut client, Duration::from_secs(5)).await;
-            assert_eq!((served.causes(), knowing.fast_path_hits()), (vec![], asked));
+            warm.read_response_from(&mut client, Duration::from_secs(5)).await;
+            assert_eq!((served.causes(), warm.fast_path_hits()), (vec![], sent));
         }
         assert_eq!(served.ended().await.1, [("keepalive-timeout", 1)]);
-        assert_eq!(client.read(&mut [0]).await.unwrap(), 0, "and it was told that this is the end");
+        assert_eq!(client.read(&mut [0]).await.unwrap(), 0, "with close_notify");
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn to_drain_is_to_finish_what_is_under_way() {
+async fn draining_finishes_requests_in_progress() {
     let (tls, connector) = tls("drain");
-    // Not agreed yet.
-    for begun in ["", "\u{16}\u{3}\u{1}"] {
-        let mut served = Served::new_in(tls.clone());
-        served.write(begun).await;
-        served.exit.drain();
-        assert_eq!(served.ended().await, (0, vec![]), "{begun:?}");
+    // During the handshake.
+    for first_bytes in ["", "\u{16}\u{3}\u{1}"] {
+        let mut served = ServedConnection::with_tls(tls.clone());
+        served.write(first_bytes).await;
+        served.shutdown_control.drain();
+        assert_eq!(served.ended().await, (0, vec![]), "{first_bytes:?}");
     }
     for path in ["/small", "/medium"] {
-        let mut served = Served::new_in(tls.clone());
-        let mut client = agree(&mut served, &connector).await;
-        ask(&mut client, path).await;
+        let mut served = ServedConnection::with_tls(tls.clone());
+        let mut client = handshake(&mut served, &connector).await;
+        send_request(&mut client, path).await;
         sleep(Duration::from_secs(1)).await;
-        served.exit.drain();
+        served.shutdown_control.drain();
         sleep(Duration::from_secs(20)).await;
-        // Without the word that it is over, what was cut off could not be told from what is whole.
-        let mut answer = Vec::new();
-        client.read_to_end(&mut answer).await.unwrap();
-        assert!(answer.ends_with(b"\r\n0\r\n\r\n") && answer.len() > if path == "/small" { 5 } else { MEDIUM });
+        // The close_notify alert must arrive. Without it, a client cannot detect truncation.
+        let mut response = Vec::new();
+        client.read_to_end(&mut response).await.unwrap();
+        assert!(response.ends_with(b"\r\n0\r\n\r\n") && response.len() > if path == "/small" { 5 } else { MEDIUM });
         assert_eq!(served.ended().await.1, [], "{path}");
     }
-    let knowing = Knowing::of(MEDIUM).await;
-    let mut served = knowing.served_in(tls);
-    let mut client = agree(&mut served, &connector).await;
+    let warm = WarmGateway::of(MEDIUM).await;
+    let mut served = warm.serve_with_tls(tls);
+    let mut client = handshake(&mut served, &connector).await;
     client.write_all(HEAD.as_bytes()).await.unwrap();
     client.flush().await.unwrap();
     sleep(Duration::from_secs(1)).await;
-    served.exit.drain();
+    served.shutdown_control.drain();
     sleep(Duration::from_secs(20)).await;
-    knowing.answers(&mut client, Duration::ZERO).await;
-    assert_eq!((client.read(&mut [0]).await.unwrap(), knowing.fast_path_hits()), (0, 1));
+    warm.read_response_from(&mut client, Duration::ZERO).await;
+    assert_eq!((client.read(&mut [0]).await.unwrap(), warm.fast_path_hits()), (0, 1));
     assert_eq!(served.ended().await.1, []);
 }

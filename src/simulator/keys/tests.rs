@@ -1,4 +1,4 @@
-//! The requests of real clients, captured with their signatures, as upstream would judge them.
+//! Checks requests that were captured from real clients with their signatures.
 
 use std::collections::BTreeMap;
 
@@ -18,7 +18,7 @@ use crate::simulator::Simulator;
 
 const PROJECT: &str = "00000000000000000000000000000001";
 
-/// One that nobody has.
+/// A signature of an unknown key.
 const SIGNED: &str = "SDK-HMAC-SHA256 Access=STRANGER, SignedHeaders=host;x-sdk-date, Signature=00";
 
 #[derive(Deserialize)]
@@ -32,7 +32,7 @@ struct Captured {
     authorization: String,
 }
 
-/// A captured request, and the key it is signed with.
+/// A captured request and its key.
 struct Case {
     name: String,
     key: IssuedKey,
@@ -47,7 +47,7 @@ fn cases() -> Vec<Case> {
     captured.into_iter().map(Case::of).collect()
 }
 
-/// The one of Terraform: it leaves `Host` unsigned.
+/// Terraform's request. Its signature does not cover `Host`.
 fn terraform() -> Case {
     cases().into_iter().find(|case| case.name.starts_with("terraform")).unwrap()
 }
@@ -77,8 +77,8 @@ impl Case {
 
     /// Its header, were it signed with another key.
     fn authorization_of(&self, id: &str) -> HeaderValue {
-        let said = self.headers[AUTHORIZATION].to_str().unwrap();
-        HeaderValue::try_from(said.replace(&self.key.id, id)).unwrap()
+        let authorization = self.headers[AUTHORIZATION].to_str().unwrap();
+        HeaderValue::try_from(authorization.replace(&self.key.id, id)).unwrap()
     }
 
     fn keys(&self) -> Keys {
@@ -87,39 +87,39 @@ impl Case {
         keys
     }
 
-    fn judged(&self, keys: &mut Keys, now: SystemTime) -> Result<Bearer, ErrorReply> {
+    fn check(&self, keys: &mut Keys, now: SystemTime) -> Result<Bearer, ErrorReply> {
         let Self { method, uri, headers, .. } = self;
         keys.check(SignedRequest { method, target: uri.into(), headers, body: b"" }, now)
     }
 
-    /// What is said to it when its key is new, and whether that was counted.
+    /// The result with a new key, and whether it was counted as a failure.
     fn verdict(&self) -> (Result<Bearer, ErrorReply>, bool) {
         let mut keys = self.keys();
-        let verdict = self.judged(&mut keys, self.date);
+        let verdict = self.check(&mut keys, self.date);
         assert_eq!(keys.failures, keys.failures_in_a_row(&self.key.id) as usize);
         (verdict, keys.failures > 0)
     }
 }
 
 #[test]
-fn captured_requests_are_taken_within_a_quarter_of_an_hour() {
+fn captured_requests_are_accepted_within_15_minutes() {
     let (quarter, second) = (Duration::from_secs(15 * 60), Duration::from_secs(1));
     assert_eq!(cases().len(), 6);
     for case in cases() {
         let mut keys = case.keys();
         for now in [case.date, case.date + quarter, case.date - quarter] {
-            assert_eq!(case.judged(&mut keys, now), Ok(Bearer::of(PROJECT)), "{}", case.name);
+            assert_eq!(case.check(&mut keys, now), Ok(Bearer::of(PROJECT)), "{}", case.name);
         }
         assert_eq!(keys.failures(), 0);
         for (count, now) in [case.date + quarter + second, case.date - quarter - second].into_iter().enumerate() {
-            assert_eq!(case.judged(&mut keys, now), Err(errors::EXPIRED_SIGNATURE), "{}", case.name);
+            assert_eq!(case.check(&mut keys, now), Err(errors::EXPIRED_SIGNATURE), "{}", case.name);
             assert_eq!(keys.failures(), count + 1);
         }
     }
 }
 
 #[test]
-fn what_was_changed_on_the_way_is_found_out() {
+fn changed_requests_are_rejected() {
     let bad = || (Err(errors::BAD_SIGNATURE), true);
     for case in cases() {
         let covers_host = !case.name.starts_with("terraform");
@@ -148,65 +148,68 @@ fn the_sixth_failure_in_a_row_locks_a_key_for_five_minutes() {
     let (good, mut bad) = (terraform(), terraform());
     bad.method = Method::PUT;
     let (mut keys, id, now) = (good.keys(), &good.key.id, good.date);
-    // One that is good begins a new row.
+    // A valid signature resets the count.
     for _ in 0..2 {
         for count in 1..=5 {
-            assert_eq!(bad.judged(&mut keys, now), Err(errors::BAD_SIGNATURE));
+            assert_eq!(bad.check(&mut keys, now), Err(errors::BAD_SIGNATURE));
             assert_eq!((keys.failures_in_a_row(id), keys.is_locked(id, now)), (count, false));
         }
-        assert!(good.judged(&mut keys, now).is_ok());
+        assert!(good.check(&mut keys, now).is_ok());
         assert_eq!(keys.failures_in_a_row(id), 0);
     }
     for _ in 0..6 {
-        assert_eq!(bad.judged(&mut keys, now), Err(errors::BAD_SIGNATURE));
+        assert_eq!(bad.check(&mut keys, now), Err(errors::BAD_SIGNATURE));
     }
     assert!(keys.is_locked(id, now));
-    assert_eq!(good.judged(&mut keys, now + Duration::from_secs(299)), Err(errors::LOCKED));
+    assert_eq!(good.check(&mut keys, now + Duration::from_secs(299)), Err(errors::LOCKED));
     assert_eq!((keys.failures(), keys.failures_in_a_row(id)), (17, 6));
     let over = now + Duration::from_secs(300);
     assert!(!keys.is_locked(id, over));
-    assert_eq!(bad.judged(&mut keys, over), Err(errors::BAD_SIGNATURE));
+    assert_eq!(bad.check(&mut keys, over), Err(errors::BAD_SIGNATURE));
     assert_eq!((keys.failures_in_a_row(id), keys.is_locked(id, over)), (1, false));
-    assert!(good.judged(&mut keys, over).is_ok());
+    assert!(good.check(&mut keys, over).is_ok());
 }
 
 #[test]
-fn of_strangers_no_more_is_remembered_than_has_room() {
+fn the_number_of_counted_unknown_ids_is_bounded() {
     let mut keys = Keys::new([7; 32]);
-    for count in 0..=STRANGERS {
+    for count in 0..=MAX_UNKNOWN_IDS {
         let mut case = terraform();
-        let said = case.authorization_of(&format!("STRANGER{count}"));
-        case.headers.insert(AUTHORIZATION, said);
-        assert_eq!(case.judged(&mut keys, case.date), Err(errors::BAD_SIGNATURE));
-        assert!(keys.strangers.len() <= STRANGERS);
+        let authorization = case.authorization_of(&format!("STRANGER{count}"));
+        case.headers.insert(AUTHORIZATION, authorization);
+        assert_eq!(case.check(&mut keys, case.date), Err(errors::BAD_SIGNATURE));
+        assert!(keys.unknown_ids.len() <= MAX_UNKNOWN_IDS);
     }
-    assert_eq!((keys.failures(), keys.failures_in_a_row(&format!("STRANGER{STRANGERS}"))), (STRANGERS + 1, 1));
-    // What can't be read is nobody's.
+    assert_eq!(
+        (keys.failures(), keys.failures_in_a_row(&format!("STRANGER{MAX_UNKNOWN_IDS}"))),
+        (MAX_UNKNOWN_IDS + 1, 1)
+    );
+    // A failure without a readable key id is counted for no key.
     let other = terraform().set(AUTHORIZATION, "SDK-HMAC-SM3 Access=A, SignedHeaders=host, Signature=00");
-    assert_eq!(other.judged(&mut keys, other.date), Err(errors::BAD_SIGNATURE));
-    assert_eq!(keys.failures(), STRANGERS + 2);
+    assert_eq!(other.check(&mut keys, other.date), Err(errors::BAD_SIGNATURE));
+    assert_eq!(keys.failures(), MAX_UNKNOWN_IDS + 2);
 }
 
 #[test]
-fn a_key_is_for_its_project_and_for_as_long_as_it_stands() {
+fn a_key_is_valid_for_its_project_until_its_state_changes() {
     let other = terraform().set(X_PROJECT_ID, "other");
-    assert_eq!(other.verdict(), (Err(errors::OTHER_PROJECT), false), "it is not covered");
+    assert_eq!(other.verdict(), (Err(errors::OTHER_PROJECT), false), "the signature does not cover it");
     let case = terraform();
     let mut keys = case.keys();
-    for (standing, refusal) in [
-        (TokenState::Denied, Some(errors::DENIED)),
-        (TokenState::Revoked, Some(errors::BAD_SIGNATURE)),
-        (TokenState::Expired, Some(errors::BAD_SIGNATURE)),
-        (TokenState::Valid, None),
+    for (state, refusal) in [
+        (CredentialState::Denied, Some(errors::DENIED)),
+        (CredentialState::Revoked, Some(errors::BAD_SIGNATURE)),
+        (CredentialState::Expired, Some(errors::BAD_SIGNATURE)),
+        (CredentialState::Valid, None),
     ] {
-        keys.judge(&case.key.id, standing);
-        assert_eq!(case.judged(&mut keys, case.date).err(), refusal, "{standing:?}");
+        keys.set_state(&case.key.id, state);
+        assert_eq!(case.check(&mut keys, case.date).err(), refusal, "{state:?}");
     }
     assert_eq!((keys.failures(), keys.failures_in_a_row(&case.key.id)), (2, 0));
 }
 
 #[test]
-fn keys_are_unique_and_show_nobody_their_secrets() {
+fn keys_are_unique_and_debug_hides_their_secrets() {
     let mut keys = Keys::new([7; 32]);
     let (one, two) = (keys.create("p", false), keys.create("p", true));
     assert!(one.id != two.id && one.secret != two.secret && one.security_token.is_none());
@@ -216,7 +219,7 @@ fn keys_are_unique_and_show_nobody_their_secrets() {
     assert!(shown.contains(&two.id) && !shown.contains(&two.secret) && !shown.contains(token));
 }
 
-/// The simulator over sockets, and someone with a key.
+/// The simulator over sockets, and a client with a key.
 struct Bench {
     simulator: Simulator,
     key: IssuedKey,
@@ -233,8 +236,8 @@ impl Bench {
         Response::from_parts(head, body.collect().await.unwrap().to_bytes())
     }
 
-    /// Signs what goes to this service, and sends it.
-    async fn ask(&self, method: Method, path: &str, signed: &Payload, body: &'static [u8]) -> Response<Bytes> {
+    /// Signs a request and sends it.
+    async fn send_signed(&self, method: Method, path: &str, signed: &Payload, body: &'static [u8]) -> Response<Bytes> {
         let uri: Uri = (self.simulator.url(Service::Workspace) + path).parse().unwrap();
         let token = self.key.security_token.as_ref().map(|token| HeaderValue::try_from(token).unwrap());
         let key = signing::AccessKey::new(self.key.id.clone(), self.key.secret.as_bytes(), token, Projects::Any);
@@ -250,12 +253,12 @@ impl Bench {
 }
 
 #[tokio::test]
-async fn who_signs_is_answered_like_who_has_a_token() {
+async fn signed_requests_get_the_same_responses_as_tokens() {
     let simulator = Simulator::start().await.unwrap();
     for key in [simulator.access_key("p"), simulator.temporary_access_key("p")] {
         let bench = Bench { simulator: simulator.clone(), key };
         let empty = Payload::of(b"");
-        let list = bench.ask(Method::GET, "/v2/p/products?os_type=Linux&limit=2", &empty, b"").await;
+        let list = bench.send_signed(Method::GET, "/v2/p/products?os_type=Linux&limit=2", &empty, b"").await;
         assert_eq!(list.status(), StatusCode::OK);
         let expected =
             simulator.product_list(&bench.key.id, "/v2/p/products?os_type=Linux&limit=2", &HeaderMap::new(), 0);
@@ -264,25 +267,28 @@ async fn who_signs_is_answered_like_who_has_a_token() {
         assert_eq!(seen.signature().unwrap().access, bench.key.id);
         assert!(format!("{seen:?}").contains(&bench.key.id) && !format!("{seen:?}").contains("Signature="));
 
-        assert_eq!(bench.ask(Method::GET, "/v2/q/products", &empty, b"").await.status(), StatusCode::FORBIDDEN);
+        assert_eq!(bench.send_signed(Method::GET, "/v2/q/products", &empty, b"").await.status(), StatusCode::FORBIDDEN);
         let body = b"{\"a\":1}";
         for signed in [Payload::of(body), Payload::unsigned()] {
-            let echo = bench.ask(Method::POST, "/v2/p/desktops", &signed, body).await;
+            let echo = bench.send_signed(Method::POST, "/v2/p/desktops", &signed, body).await;
             assert_eq!((echo.status(), echo.body().as_ref()), (StatusCode::OK, &body[..]));
         }
         assert_eq!(simulator.signature_failures(), 0);
         simulator.fail_token(&bench.key.id, Some(StatusCode::BAD_GATEWAY));
-        assert_eq!(bench.ask(Method::GET, "/v2/p/products", &empty, b"").await.status(), StatusCode::BAD_GATEWAY);
+        assert_eq!(
+            bench.send_signed(Method::GET, "/v2/p/products", &empty, b"").await.status(),
+            StatusCode::BAD_GATEWAY
+        );
     }
     let bench = Bench { key: simulator.access_key("p"), simulator };
-    let wrong = bench.ask(Method::POST, "/v2/p/desktops", &Payload::of(b"{}"), b"{\"a\":2}").await;
+    let wrong = bench.send_signed(Method::POST, "/v2/p/desktops", &Payload::of(b"{}"), b"{\"a\":2}").await;
     assert_eq!(wrong.status(), StatusCode::UNAUTHORIZED);
     assert!(String::from_utf8_lossy(wrong.body()).contains("verify aksk signature fail"));
     assert_eq!((bench.simulator.signature_failures(), bench.simulator.failures_in_a_row(&bench.key.id)), (1, 1));
 }
 
 #[tokio::test]
-async fn with_a_token_the_signature_does_not_count() {
+async fn a_signature_beside_a_token_is_ignored() {
     let simulator = Simulator::start().await.unwrap();
     let token = HeaderValue::try_from(simulator.token("p")).unwrap();
     let bench = Bench { key: simulator.access_key("p"), simulator };
@@ -296,8 +302,7 @@ async fn with_a_token_the_signature_does_not_count() {
         assert_eq!(bench.send(Method::GET, "/v2/p/products", alone, b"").await.status(), StatusCode::UNAUTHORIZED);
     }
     assert!(bench.simulator.is_locked("STRANGER"));
-    // Time is told by whoever is asked to.
     let later = crate::clock::Clock::System.date() + LOCKED_FOR;
-    bench.simulator.take_date_from(move || later);
+    bench.simulator.set_clock(move || later);
     assert!(!bench.simulator.is_locked("STRANGER"));
 }

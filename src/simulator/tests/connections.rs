@@ -1,11 +1,11 @@
-//! Connections of the simulator: how they begin, break and end, and what goes over them byte by byte.
+//! Tests of the simulator's connections: injected failures, raw bytes, start and stop.
 
 use std::io::{Read, Write};
 
 use super::*;
 
 #[tokio::test]
-async fn connections_break_to_order() {
+async fn connections_can_be_closed_and_cut_off() {
     let bench = Bench::new().await;
     let whole = bench.body().await;
     let request = bench.raw_request();
@@ -14,14 +14,14 @@ async fn connections_break_to_order() {
         tokio::task::spawn_blocking(move || {
             stream.write_all(request.as_bytes()).unwrap();
             let mut received = Vec::new();
-            // Whether the end comes as an orderly close or as a reset is up to the kernel.
+            // The kernel decides whether the connection ends with FIN or RST.
             let _ = stream.read_to_end(&mut received);
             String::from_utf8(received).unwrap()
         })
     };
-    bench.simulator.reset_connection(true);
+    bench.simulator.reset_connections(true);
     assert_eq!(exchange().await.unwrap(), "");
-    bench.simulator.reset_connection(false);
+    bench.simulator.reset_connections(false);
 
     bench.simulator.truncate(true);
     let received = exchange().await.unwrap();
@@ -34,7 +34,7 @@ async fn connections_break_to_order() {
 }
 
 #[tokio::test]
-async fn the_rest_is_echoed_frame_by_frame() {
+async fn other_paths_echo_the_body_frame_by_frame() {
     let bench = Bench::new().await;
     let (mut stream, token) = (bench.raw(), bench.token.clone());
     let exchange = tokio::task::spawn_blocking(move || {
@@ -55,7 +55,7 @@ async fn the_rest_is_echoed_frame_by_frame() {
              transfer-encoding: chunked\r\n\r\n5\r\nfirst\r\n"
         );
         stream.write_all(head.as_bytes()).unwrap();
-        // The second half is not sent before the first has come back.
+        // The second half is sent after the first has been received.
         read_until("first");
         stream.write_all(b"6\r\nsecond\r\n0\r\n\r\n").unwrap();
         read_until("second")
@@ -65,7 +65,7 @@ async fn the_rest_is_echoed_frame_by_frame() {
 }
 
 #[tokio::test]
-async fn it_serves_streams_accepted_elsewhere() {
+async fn streams_of_other_listeners_are_served() {
     let bench = Bench::new().await;
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let uri = format!("http://{}{V1}", listener.local_addr().unwrap());
@@ -76,23 +76,23 @@ async fn it_serves_streams_accepted_elsewhere() {
     };
     tokio::select! {
         response = bench.client.request(request) => assert_eq!(response.unwrap().status(), StatusCode::OK),
-        () = serving => panic!("closed before the answer"),
+        () = serving => panic!("closed before the response"),
     }
 }
 
 #[tokio::test]
-async fn it_stops_when_told_and_when_nobody_holds_it() {
+async fn it_stops_when_shut_down_or_dropped() {
     let bench = Bench::new().await;
     bench.get(Workspace, PRODUCTS).await;
     let uri = bench.simulator.url(Workspace) + PRODUCTS;
     bench.simulator.shut_down().await;
     assert!(bench.client.get(uri.parse().unwrap()).await.is_err());
 
-    bench.simulator.come_back().unwrap();
+    bench.simulator.restart().unwrap();
     for service in Service::ALL {
         assert_eq!(bench.get(service, "/v2/p/products").await.status() == StatusCode::OK, service == Workspace);
     }
-    assert!(bench.simulator.come_back().is_err(), "it is there");
+    assert!(bench.simulator.restart().is_err(), "it is running");
 
     let simulator = Simulator::start().await.unwrap();
     let mut stream = TcpStream::connect(simulator.url(AppStream).strip_prefix("http://").unwrap()).unwrap();

@@ -1,4 +1,4 @@
-//! The log lines of events, and how many of each kind there may be in a minute.
+//! The log lines of events, and how many lines of one kind there may be in a minute.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -10,7 +10,6 @@ use crate::catalogue::Service;
 /// How many lines of one kind are logged in [`REPEAT_INTERVAL`].
 pub(super) const MAX_LINES: u32 = 10;
 
-/// One line.
 #[derive(Debug)]
 pub(super) struct EventLine {
     pub(super) event: Event,
@@ -18,7 +17,7 @@ pub(super) struct EventLine {
     pub(super) service: Option<Service>,
     pub(super) operation: Option<Arc<str>>,
     pub(super) project: Option<String>,
-    /// How long what has ended took, or since when `count` counts.
+    /// How long what has ended lasted, or the time in which `count` was counted.
     pub(super) duration: Option<Duration>,
     pub(super) count: u64,
     pub(super) detail: Detail,
@@ -43,7 +42,7 @@ macro_rules! write_line {
 
 impl EventLine {
     pub(super) fn write(&self) {
-        if self.event.is_for_somebody_to_act() {
+        if self.event.needs_action() {
             write_line!(warn, self);
         } else {
             write_line!(info, self);
@@ -51,53 +50,53 @@ impl EventLine {
     }
 }
 
-/// What of one kind was logged lately.
-pub(super) struct Bound {
+/// Limits the lines of one kind.
+pub(super) struct LineLimit {
     pub(super) event: Event,
     /// When the first line of the present interval was logged.
     began: Option<Instant>,
     lines: u32,
-    left_out: u64,
+    suppressed: u64,
 }
 
-impl Bound {
+impl LineLimit {
     pub(super) fn new(event: Event) -> Self {
-        Self { event, began: None, lines: 0, left_out: 0 }
+        Self { event, began: None, lines: 0, suppressed: 0 }
     }
 
-    /// Whether there may be another line. If so, it counts.
-    pub(super) fn takes_another(&mut self, now: Instant) -> bool {
+    /// Whether there may be another line. If so, the line is counted.
+    pub(super) fn allows_line(&mut self, now: Instant) -> bool {
         if self.is_over(now) {
             (self.began, self.lines) = (Some(now), 0);
         }
-        let takes = self.lines < MAX_LINES;
-        self.lines += u32::from(takes);
-        takes
+        let is_allowed = self.lines < MAX_LINES;
+        self.lines += u32::from(is_allowed);
+        is_allowed
     }
 
-    /// Counts events that no line tells of.
-    pub(super) fn leave_out(&mut self, events: u64) {
-        self.left_out += events;
+    /// Counts events that get no line.
+    pub(super) fn suppress(&mut self, events: u64) {
+        self.suppressed += events;
     }
 
-    /// The line about those, once the interval is over.
-    pub(super) fn left_out(&mut self, now: Instant) -> Option<EventLine> {
-        if self.left_out == 0 || !self.is_over(now) || !self.takes_another(now) {
+    /// The line with their number, once the interval is over.
+    pub(super) fn summary(&mut self, now: Instant) -> Option<EventLine> {
+        if self.suppressed == 0 || !self.is_over(now) || !self.allows_line(now) {
             return None;
         }
-        self.rest()
+        self.take_summary()
     }
 
-    /// The line about those, whatever was logged before.
-    pub(super) fn rest(&mut self) -> Option<EventLine> {
-        (self.left_out > 0).then(|| EventLine {
+    /// The same regardless of the interval.
+    pub(super) fn take_summary(&mut self) -> Option<EventLine> {
+        (self.suppressed > 0).then(|| EventLine {
             event: self.event,
             what: "more events of this kind were not logged".into(),
             service: None,
             operation: None,
             project: None,
             duration: None,
-            count: std::mem::take(&mut self.left_out),
+            count: std::mem::take(&mut self.suppressed),
             detail: Detail::default(),
         })
     }

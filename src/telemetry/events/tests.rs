@@ -1,4 +1,4 @@
-//! Events, as they are kept for the status page and as they are logged.
+//! Events as the status page shows them, and as they are logged.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use super::lines::MAX_LINES;
 use super::*;
 use crate::clock::{Clock, ManualClock};
 
-/// Events on a clock that stands still until it is moved.
+/// Events on a clock that only moves when a test moves it.
 struct Bench {
     state: EventHistory,
     clock: ManualClock,
@@ -23,8 +23,8 @@ impl Bench {
 
     /// Words, count and duration in seconds of each line.
     fn lines(lines: Vec<EventLine>) -> Vec<(String, u64, Option<u64>)> {
-        let told = |line: EventLine| (line.what.into_owned(), line.count, line.duration.map(|time| time.as_secs()));
-        lines.into_iter().map(told).collect()
+        let fields = |line: EventLine| (line.what.into_owned(), line.count, line.duration.map(|time| time.as_secs()));
+        lines.into_iter().map(fields).collect()
     }
 
     fn note(&mut self, new_event: NewEvent<'_>) -> Vec<(String, u64, Option<u64>)> {
@@ -59,17 +59,17 @@ fn line(what: &str, count: u64, seconds: impl Into<Option<u64>>) -> (String, u64
 }
 
 #[test]
-fn what_happens_again_is_counted_and_comes_first() {
+fn a_repetition_is_counted_and_comes_first() {
     let (events, at) = (Events::default(), |second| SystemTime::UNIX_EPOCH + Duration::from_secs(second));
     for (second, event) in [(1, Event::Denial), (2, Event::Purge), (3, Event::Denial)] {
         events.note(NewEvent::new(event, "it"), at(second), Clock::System.now());
     }
-    let told: Vec<_> = events.recent().iter().map(|row| (row.event, row.count, row.first, row.last)).collect();
-    assert_eq!(told, [(Event::Denial, 2, at(1), at(3)), (Event::Purge, 1, at(2), at(2))]);
+    let recent: Vec<_> = events.recent().iter().map(|row| (row.event, row.count, row.first, row.last)).collect();
+    assert_eq!(recent, [(Event::Denial, 2, at(1), at(3)), (Event::Purge, 1, at(2), at(2))]);
 }
 
 #[test]
-fn one_kind_does_not_push_out_another() {
+fn events_of_one_kind_do_not_push_out_another_kind() {
     let (events, date, now) = (Events::default(), SystemTime::UNIX_EPOCH, Clock::System.now());
     events.note(NewEvent::new(Event::Reload, "at first"), date, now);
     for number in 0..1_000 {
@@ -81,7 +81,7 @@ fn one_kind_does_not_push_out_another() {
 }
 
 #[test]
-fn the_first_is_logged_at_once_and_repetitions_once_a_minute_with_their_number() {
+fn the_first_event_is_logged_at_once_and_repetitions_once_a_minute_with_their_number() {
     let mut bench = Bench::new();
     assert_eq!(bench.denied("a"), [line("a", 1, None)]);
     bench.seconds_pass(59);
@@ -92,43 +92,43 @@ fn the_first_is_logged_at_once_and_repetitions_once_a_minute_with_their_number()
     bench.seconds_pass(60);
     assert_eq!(bench.due(), [line("a", 1, 60)]);
     assert_eq!(bench.due(), []);
-    // What an operator does is logged each time.
+    // Actions of an operator are logged each time.
     for _ in 0..3 {
         assert_eq!(bench.note(NewEvent::new(Event::Mode, "bypass")), [line("bypass", 1, None)]);
     }
 }
 
 #[test]
-fn no_kind_logs_more_than_its_bound_in_a_minute_and_the_rest_is_counted() {
+fn lines_of_one_kind_are_limited_and_suppressed_events_are_counted() {
     let mut bench = Bench::new();
     let lines: usize = (0..1_000).map(|number| bench.denied(&number.to_string()).len()).sum();
     assert_eq!(lines, MAX_LINES as usize);
     assert_eq!(bench.fails(), [line("fails", 1, None)], "another kind");
     assert_eq!(bench.due(), []);
     bench.seconds_pass(60);
-    let left_out = line("more events of this kind were not logged", 1_000 - u64::from(MAX_LINES), None);
-    assert_eq!(bench.denied("new"), [left_out, line("new", 1, None)]);
+    let summary = line("more events of this kind were not logged", 1_000 - u64::from(MAX_LINES), None);
+    assert_eq!(bench.denied("new"), [summary, line("new", 1, None)]);
     assert_eq!(bench.due(), []);
 }
 
 #[test]
-fn an_outage_that_was_logged_has_an_end_that_is_logged() {
+fn if_an_outage_is_logged_its_end_is_logged() {
     let mut bench = Bench::new();
     assert_eq!(bench.fails(), [line("fails", 1, None)]);
     assert_eq!(bench.fails(), []);
     bench.seconds_pass(5);
     assert_eq!(bench.recovers(5, 2), [line("answers", 2, 5)]);
-    // One that is over before it was logged is told by its end alone.
+    // An outage that ends before it is logged is only logged by its end.
     assert_eq!((bench.fails(), bench.recovers(0, 1)), (vec![], vec![]));
     bench.seconds_pass(60);
     assert_eq!(bench.due(), [line("answers", 1, 0)]);
-    // One that goes on is logged, and its end although the previous end was logged in the same minute.
+    // A longer outage is logged, and so is its end, although the previous end was logged in the same minute.
     assert_eq!(bench.fails(), [line("fails", 1, 65)]);
     assert_eq!(bench.recovers(1, 1), [line("answers", 1, 1)]);
 }
 
 #[test]
-fn what_is_not_logged_yet_is_logged_at_the_end() {
+fn counted_events_are_logged_when_the_process_ends() {
     let mut bench = Bench::new();
     assert_eq!(bench.denied("a"), [line("a", 1, None)]);
     assert_eq!(bench.rest(), []);
@@ -141,7 +141,7 @@ fn what_is_not_logged_yet_is_logged_at_the_end() {
     }
     assert_eq!(bench.rest(), [line("a", 3, 3), line("more events of this kind were not logged", 3, None)]);
     assert_eq!(bench.rest(), []);
-    // What an end tells is not told of the beginning again.
+    // The line of the end already has the number of failures.
     bench.fails();
     bench.fails();
     bench.recovers(5, 2);

@@ -1,5 +1,5 @@
-//! The queue between whoever logs and the one thread that writes to the log's target. Whoever logs never waits for the
-//! target: a line that finds no room is dropped and counted.
+//! The queue between the threads that log and the thread that writes to the log's target. Logging never waits for the
+//! target: if the queue is full, a line is dropped and counted.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Write};
@@ -8,16 +8,15 @@ use std::time::Duration;
 
 use crate::sync::{Condvar, Mutex, MutexGuard};
 
-/// How many bytes wait to be written at most, each line with [`OVERHEAD`].
+/// How many bytes the queue holds at most, with [`OVERHEAD`] for each line.
 pub(crate) const CAPACITY: usize = 1 << 20;
 
-/// What a line takes beside its text, in bytes: its place in the queue and what the allocator rounds up.
+/// Bytes that a line takes besides its text: its place in the queue, and what the allocator rounds up.
 const OVERHEAD: usize = 64;
 
-/// How long the writer waits where the target is non-blocking and takes nothing (EAGAIN).
-const PAUSE: Duration = Duration::from_millis(10);
+/// How long the writer waits when a non-blocking target takes nothing (EAGAIN).
+const RETRY_INTERVAL: Duration = Duration::from_millis(10);
 
-/// Lines that wait to be written.
 #[derive(Default)]
 pub(super) struct Queue {
     state: Mutex<QueueState>,
@@ -28,12 +27,12 @@ pub(super) struct Queue {
 #[derive(Default)]
 struct QueueState {
     lines: VecDeque<Box<[u8]>>,
-    /// What the lines take, and the one that is being written.
+    /// Bytes of all lines and of the line that is being written.
     bytes: usize,
-    /// How many lines have not been written, in all.
+    /// Lines that were dropped or could not be written, since the start.
     dropped: u64,
-    /// How many of them the log has not told of.
-    untold: u64,
+    /// How many of them the log has not reported yet.
+    unreported: u64,
     /// Whether the writer waits for a line.
     is_idle: bool,
 }
@@ -41,12 +40,12 @@ struct QueueState {
 impl QueueState {
     fn drop_line(&mut self) {
         self.dropped += 1;
-        self.untold += 1;
+        self.unreported += 1;
     }
 }
 
 impl Queue {
-    /// Queues a whole line, with its end, or drops it.
+    /// Queues or drops a line. The line must have its line end.
     pub(super) fn push(&self, line: &[u8]) {
         let cost = line.len() + OVERHEAD;
         let mut state = self.state();
@@ -61,28 +60,27 @@ impl Queue {
         }
     }
 
-    /// How many lines have been dropped so far.
     pub(super) fn dropped(&self) -> u64 {
         self.state().dropped
     }
 
-    /// Waits until everything is written, but no longer than this. Says whether it is.
+    /// Waits until everything is written, at most until the limit. Returns whether everything is written.
     pub(super) fn wait_until_written(&self, limit: Duration) -> bool {
         let mut state = self.state();
         self.emptied.wait_while_for(&mut state, |state| state.bytes > 0, limit);
         state.bytes == 0
     }
 
-    /// Writes each line to a target, for ever. `tell` logs how many lines have been dropped: when a line could be written
-    /// and half of the queue is free again.
-    pub(super) fn write_to(&self, mut target: impl Write, tell: impl Fn(u64)) {
+    /// Writes each line to a target, and never returns. `report` logs the number of dropped lines, once a line could be
+    /// written and half of the queue is free again.
+    pub(super) fn write_to(&self, mut target: impl Write, report: impl Fn(u64)) {
         let mut is_within_line = false;
         loop {
             let line = self.next();
             let written = write(&mut target, &line, &mut is_within_line);
-            let untold = self.untold(&line, written.is_ok());
-            if untold > 0 {
-                tell(untold);
+            let unreported = self.take_unreported(&line, written.is_ok());
+            if unreported > 0 {
+                report(unreported);
             }
             self.done(&line);
         }
@@ -99,17 +97,18 @@ impl Queue {
         }
     }
 
-    /// Notes what came of a line. Returns how many dropped lines there are to tell of now.
-    fn untold(&self, line: &[u8], is_written: bool) -> u64 {
+    /// Counts the line as dropped if it is not written. Returns how many dropped lines to report now.
+    fn take_unreported(&self, line: &[u8], is_written: bool) -> u64 {
         let mut state = self.state();
         if !is_written {
             state.drop_line();
         }
         let has_room = state.bytes - (line.len() + OVERHEAD) <= CAPACITY / 2;
-        if is_written && has_room { std::mem::take(&mut state.untold) } else { 0 }
+        if is_written && has_room { std::mem::take(&mut state.unreported) } else { 0 }
     }
 
-    /// Gives back the room of a line, after what there was to tell has been queued: the process must not end before that.
+    /// Frees the room of a line. A report must be queued before this, because the process may end when the queue is
+    /// empty.
     fn done(&self, line: &[u8]) {
         let mut state = self.state();
         state.bytes -= line.len() + OVERHEAD;
@@ -123,7 +122,7 @@ impl Queue {
     }
 }
 
-/// Writes a line. One that an error has cut short is ended first, so that the next one is whole.
+/// Writes a line. If an error has cut the previous line short, its end is written first.
 fn write(target: &mut impl Write, line: &[u8], is_within_line: &mut bool) -> io::Result<()> {
     if *is_within_line {
         write_all(target, b"\n", is_within_line)?;
@@ -132,7 +131,7 @@ fn write(target: &mut impl Write, line: &[u8], is_within_line: &mut bool) -> io:
     write_all(target, line, is_within_line)
 }
 
-/// Writes all of it, unless that fails. Sets `is_within_line` if only a part could be written.
+/// Writes everything, or fails. Sets `is_within_line` if only a part was written.
 fn write_all(target: &mut impl Write, mut rest: &[u8], is_within_line: &mut bool) -> io::Result<()> {
     let whole = rest.len();
     while !rest.is_empty() {
@@ -140,7 +139,7 @@ fn write_all(target: &mut impl Write, mut rest: &[u8], is_within_line: &mut bool
             Ok(0) => break,
             Ok(written) => rest = &rest[written..],
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(error) if error.kind() == ErrorKind::WouldBlock => thread::sleep(PAUSE),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => thread::sleep(RETRY_INTERVAL),
             Err(error) => {
                 *is_within_line |= rest.len() < whole;
                 return Err(error);
@@ -158,7 +157,7 @@ fn write_all(target: &mut impl Write, mut rest: &[u8], is_within_line: &mut bool
 mod tests {
     use super::*;
 
-    /// Takes what it has room for, step by step.
+    /// Takes as many bytes as its next step says.
     struct LogTarget {
         steps: VecDeque<io::Result<usize>>,
         taken: Vec<u8>,
@@ -176,12 +175,12 @@ mod tests {
         }
     }
 
-    /// Handles the next line as the writer would. Returns how many dropped lines there are to tell of.
+    /// Handles the next line as the writer does. Returns how many dropped lines to report.
     fn handle(queue: &Queue, is_written: bool) -> u64 {
         let line = queue.next();
-        let untold = queue.untold(&line, is_written);
+        let unreported = queue.take_unreported(&line, is_written);
         queue.done(&line);
-        untold
+        unreported
     }
 
     #[test]
@@ -195,22 +194,22 @@ mod tests {
         assert_eq!(handle(&queue, true), 0);
         queue.push(&line);
         assert_eq!(queue.dropped(), 3);
-        let told: Vec<u64> = (0..1_024).map(|_| handle(&queue, true)).filter(|told| *told > 0).collect();
-        assert_eq!((told, queue.state().bytes), (vec![3], 0));
+        let reports: Vec<u64> = (0..1_024).map(|_| handle(&queue, true)).filter(|lines| *lines > 0).collect();
+        assert_eq!((reports, queue.state().bytes), (vec![3], 0));
     }
 
     #[test]
-    fn a_line_that_cannot_be_written_is_dropped_and_told_of_after_one_that_can() {
+    fn lines_that_cannot_be_written_are_reported_after_a_line_that_can() {
         let queue = Queue::default();
         for _ in 0..3 {
             queue.push(b"line\n");
         }
-        let told = [false, false, true].map(|is_written| handle(&queue, is_written));
-        assert_eq!((told, queue.dropped()), ([0, 0, 2], 2));
+        let reports = [false, false, true].map(|is_written| handle(&queue, is_written));
+        assert_eq!((reports, queue.dropped()), ([0, 0, 2], 2));
     }
 
     #[test]
-    fn a_line_after_one_that_was_cut_short_is_whole() {
+    fn the_line_after_a_line_that_was_cut_short_is_whole() {
         let full = || Err(io::Error::from(ErrorKind::StorageFull));
         let steps = [Ok(3), full(), full(), Ok(1), full()];
         let (mut target, mut is_within_line) = (LogTarget { steps: steps.into(), taken: Vec::new() }, false);
@@ -221,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_goes_on_where_a_target_that_does_not_block_took_a_part() {
+    fn the_rest_of_a_line_is_written_after_a_non_blocking_target_took_a_part() {
         let steps = [Ok(3), Err(ErrorKind::WouldBlock.into()), Err(ErrorKind::Interrupted.into()), Ok(1)];
         let (mut target, mut is_within_line) = (LogTarget { steps: steps.into(), taken: Vec::new() }, false);
         assert!(write(&mut target, b"line\n", &mut is_within_line).is_ok());

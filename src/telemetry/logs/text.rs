@@ -1,5 +1,5 @@
-//! The fields of a line of text, in the form that is called logfmt: `name=value` with blanks between. A value that a reader
-//! could take for anything else is quoted, so that no client's text can add a field or a line.
+//! The fields of a text line in logfmt: `name=value`, separated by spaces. Values that could be read as something else
+//! are quoted, so that no client's text can add a field or a line.
 
 use std::error::Error;
 use std::fmt::{self, Debug, Write};
@@ -9,10 +9,9 @@ use tracing_subscriber::field::RecordFields;
 use tracing_subscriber::fmt::FormatFields;
 use tracing_subscriber::fmt::format::Writer;
 
-/// What an event's words are called, which stand before its fields.
+/// The name of the field with an event's message, which is written before the other fields.
 const MESSAGE: &str = "message";
 
-/// Writes fields in this form.
 pub(super) struct Logfmt;
 
 impl<'w> FormatFields<'w> for Logfmt {
@@ -39,11 +38,11 @@ impl Visitor<'_> {
             if !value.contains(['=', '"', '\'']) {
                 return escape(&mut self.writer, value, false);
             }
-            // As bare words it would be read as fields.
+            // Without quotes it would be read as fields.
             is_quoted = true;
         }
         match self.writer.has_ansi_escapes() {
-            // Italic and dimmed, as the layer has it.
+            // Italic and dimmed, as in the default format of the layer.
             true => write!(self.writer, "\x1b[3m{}\x1b[0m\x1b[2m=\x1b[0m", field.name())?,
             false => write!(self.writer, "{}=", field.name())?,
         }
@@ -73,20 +72,20 @@ impl Visit for Visitor<'_> {
     }
 }
 
-/// Whether a value without quotes would be read as another one.
+/// Whether the value would be read differently without quotes.
 fn needs_quotes(value: &str) -> bool {
     let is_special = |c: char| c <= ' ' || matches!(c, '"' | '=' | '\\' | '\u{fffd}') || c.is_control();
     value.is_empty() || value.contains(is_special)
 }
 
-/// Writes a value in quotes, as JSON would.
+/// Writes a value in quotes, as in JSON.
 fn quote(text: &mut impl Write, value: &str) -> fmt::Result {
     text.write_char('"')?;
     escape(text, value, true)?;
     text.write_char('"')
 }
 
-/// Writes a value with its control characters escaped, so that it stays on its line and does nothing to a terminal.
+/// Escapes control characters, so that the value stays on its line and a terminal does not interpret it.
 fn escape(text: &mut impl Write, value: &str, is_quoted: bool) -> fmt::Result {
     for c in value.chars() {
         match c {
@@ -112,7 +111,6 @@ mod tests {
     use super::*;
     use crate::sync::Mutex;
 
-    /// What was logged.
     #[derive(Clone, Default)]
     struct Written(Arc<Mutex<Vec<u8>>>);
 
@@ -135,7 +133,6 @@ mod tests {
         }
     }
 
-    /// The line that an event becomes.
     fn line(log: impl FnOnce()) -> String {
         let written = Written::default();
         let lines = tracing_subscriber::fmt().with_writer(written.clone()).with_ansi(false).without_time();
@@ -200,7 +197,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_a_value_is_a_reader_of_logfmt_reads_it(one in texts(), other in texts(), number in any::<i64>()) {
+        fn a_reader_of_logfmt_reads_every_value(one in texts(), other in texts(), number in any::<i64>()) {
             let line = line(|| tracing::info!(first = one, shown = %other, number, is_it = true, "words"));
             prop_assert_eq!(line.lines().count(), 1);
             let fields = parse(&line).ok_or_else(|| TestCaseError::fail(line.clone()))?;
@@ -213,7 +210,7 @@ mod tests {
         }
 
         #[test]
-        fn words_stay_on_their_line(words in texts()) {
+        fn a_message_stays_on_its_line(words in texts()) {
             let line = line(|| tracing::info!(after = 1, "{words}"));
             let line = line.strip_suffix('\n').unwrap();
             prop_assert!(!line.contains(char::is_control) && line.ends_with(" after=1"), "{line:?}");
@@ -224,11 +221,11 @@ mod tests {
     }
 
     #[test]
-    fn what_needs_no_quotes_has_none_and_what_is_missing_is_left_out() {
+    fn plain_values_have_no_quotes_and_missing_fields_are_left_out() {
         let line = line(|| {
             let (some, none) = (Some("b c"), None::<&str>);
-            tracing::info!(address = %"127.0.0.1", ms = 1.5, none, some, name = "a", "told");
+            tracing::info!(address = %"127.0.0.1", ms = 1.5, none, some, name = "a", "message");
         });
-        assert!(line.ends_with("told address=127.0.0.1 ms=1.5 some=\"b c\" name=\"a\"\n"), "{line}");
+        assert!(line.ends_with("message address=127.0.0.1 ms=1.5 some=\"b c\" name=\"a\"\n"), "{line}");
     }
 }

@@ -1,35 +1,36 @@
-//! A queue that serves clients fairly: the next slot goes to the client that holds the fewest.
+//! A fair queue: the next slot goes to the client that holds the fewest slots.
 //!
-//! Clients are nested: a waiter has a path of parties, such as its caller, its peer address and its connection. On each
-//! level the party that holds the fewest slots is next; among equals, the one that was served longest ago, or came
-//! first. So a client with one call waits for at most one call of each other client, however many those have queued.
-//! Within the last party of a path the order is that of arrival.
+//! Clients form a tree. A queued call has a path of parties, for example its caller, its peer address and its
+//! connection. On each level, the party that holds the fewest slots is next. If several hold as few, the one that was
+//! served or arrived the longest ago is next. So a client with one call waits for at most one call of each other
+//! client, even if those have queued many. The calls with the same path are served in order of arrival.
 //!
-//! Each operation takes time logarithmic in the number of waiters.
+//! Each operation takes logarithmic time in the number of queued calls.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::{Party, Ticket};
 
-/// Waiters, and what their clients hold.
+/// The queued calls, and how many slots their clients hold.
 #[derive(Default)]
 pub(super) struct FairQueue {
     root: Node,
-    /// How often something has changed. It orders parties that hold the same number of slots.
+    /// The number of changes so far. It orders parties that hold the same number of slots.
     changes: u64,
 }
 
-/// All waiters whose paths have the same beginning.
+/// All calls whose paths have the same prefix.
 #[derive(Default)]
 struct Node {
     held: usize,
     waiting: usize,
-    /// The change by which it was served last, or came. No two nodes with the same parent have the same.
+    /// The number of the change with which a call of this node last got a slot, or the node was created. It is unique
+    /// among the children of a node.
     served: u64,
-    /// Those whose path ends here.
+    /// The queued calls whose path ends here.
     tickets: BTreeSet<Ticket>,
     children: HashMap<Party, Node>,
-    /// The children that have waiters, by what they hold and when they were served.
+    /// The children with queued calls, by the number of slots and by `served`.
     order: BTreeMap<(usize, u64), Party>,
 }
 
@@ -37,42 +38,38 @@ struct Node {
 enum QueueChange {
     Queue(Ticket),
     Withdraw(Ticket),
-    Grant(Ticket),
+    Start(Ticket),
     Release,
 }
 
 impl FairQueue {
-    /// Adds a waiter.
     pub(super) fn queue(&mut self, path: &[Party], ticket: Ticket) {
         self.change(path, QueueChange::Queue(ticket));
     }
 
-    /// Removes a waiter.
     pub(super) fn withdraw(&mut self, path: &[Party], ticket: Ticket) {
         self.change(path, QueueChange::Withdraw(ticket));
     }
 
-    /// Turns a waiter into a holder of a slot.
-    pub(super) fn grant(&mut self, path: &[Party], ticket: Ticket) {
-        self.change(path, QueueChange::Grant(ticket));
+    /// Gives a slot to a queued call.
+    pub(super) fn start(&mut self, path: &[Party], ticket: Ticket) {
+        self.change(path, QueueChange::Start(ticket));
     }
 
-    /// Takes back a slot that was granted to this path.
+    /// Takes back a slot from a call with this path.
     pub(super) fn release(&mut self, path: &[Party]) {
         self.change(path, QueueChange::Release);
     }
 
-    /// The waiter that is next, of those whose path has none of the parties in `except`.
+    /// The next call among those whose path contains no party of `except`.
     pub(super) fn first(&self, except: &[Party]) -> Option<Ticket> {
         self.root.first(except)
     }
 
-    /// How many slots are held.
     pub(super) fn held(&self) -> usize {
         self.root.held
     }
 
-    /// How many wait.
     pub(super) fn waiting(&self) -> usize {
         self.root.waiting
     }
@@ -88,7 +85,7 @@ impl Node {
         match change {
             QueueChange::Queue(_) => self.waiting += 1,
             QueueChange::Withdraw(_) => self.waiting -= 1,
-            QueueChange::Grant(_) => {
+            QueueChange::Start(_) => {
                 self.waiting -= 1;
                 self.held += 1;
                 self.served = now;
@@ -98,7 +95,7 @@ impl Node {
         let Some((party, rest)) = path.split_first() else {
             match change {
                 QueueChange::Queue(ticket) => _ = self.tickets.insert(ticket),
-                QueueChange::Withdraw(ticket) | QueueChange::Grant(ticket) => _ = self.tickets.remove(&ticket),
+                QueueChange::Withdraw(ticket) | QueueChange::Start(ticket) => _ = self.tickets.remove(&ticket),
                 QueueChange::Release => {}
             }
             return;
@@ -122,7 +119,6 @@ impl Node {
 
 #[cfg(test)]
 impl FairQueue {
-    /// Whether nothing is left of anybody.
     pub(super) fn is_empty(&self) -> bool {
         self.root.children.is_empty() && self.root.order.is_empty() && self.root.waiting == 0 && self.root.held == 0
     }

@@ -1,4 +1,4 @@
-//! How calls wait at the gate, and that nothing is left of those that give up.
+//! How calls wait at the gate, and that a call that stops waiting leaves no state behind.
 
 use std::future::Future;
 use std::task::Waker;
@@ -27,17 +27,17 @@ fn usage(gate: &Gate, service: Service) -> GateUsage {
     })
 }
 
-/// A call that has come to the gate.
+/// A call that waits at the gate.
 type Entering<'g> = Pin<Box<dyn Future<Output = Permit> + 'g>>;
 
-/// Has a call come to the gate. It is in the queue when this returns, or through.
-fn come(gate: &Gate, client: GateClient, class: Class) -> Result<Permit, Entering<'_>> {
+/// Starts a call. When this returns, it has a slot or is in the queue.
+fn enter(gate: &Gate, client: GateClient, class: Class) -> Result<Permit, Entering<'_>> {
     let mut entering: Entering = Box::pin(gate.enter(WORKSPACE, client, class));
-    through(&mut entering).ok_or(entering)
+    poll(&mut entering).ok_or(entering)
 }
 
-/// Whether it is a queued call's turn.
-fn through(entering: &mut Entering) -> Option<Permit> {
+/// The permit of a queued call, if it has a slot.
+fn poll(entering: &mut Entering) -> Option<Permit> {
     match entering.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(permit) => Some(permit),
         Poll::Pending => None,
@@ -45,47 +45,47 @@ fn through(entering: &mut Entering) -> Option<Permit> {
 }
 
 #[test]
-fn a_call_that_gives_up_leaves_nothing_behind() {
+fn a_call_that_stops_waiting_leaves_no_state_behind() {
     let gate = gate(2, 1);
-    // One waits for its own caller's call, one for its class, one for the service.
-    let own = come(&gate, client(1), Class::Proved);
-    let unknown = come(&gate, client(2), Class::Unknown);
-    let given_up = [
-        come(&gate, client(1), Class::Proved),
-        come(&gate, client(3), Class::Unknown),
-        come(&gate, client(4), Class::Proved),
+    // One waits for its own caller, one for its class, one for the service.
+    let own = enter(&gate, client(1), Class::Proved);
+    let unknown = enter(&gate, client(2), Class::Unknown);
+    let waiting = [
+        enter(&gate, client(1), Class::Proved),
+        enter(&gate, client(3), Class::Unknown),
+        enter(&gate, client(4), Class::Proved),
     ];
-    assert!(given_up.iter().all(Result::is_err));
+    assert!(waiting.iter().all(Result::is_err));
     assert_eq!(usage(&gate, WORKSPACE), GateUsage { under_way: 2, queued: 3 });
-    drop(given_up);
+    drop(waiting);
     assert_eq!(usage(&gate, WORKSPACE), GateUsage { under_way: 2, queued: 0 });
-    // Also when its turn has come and it has not looked yet.
-    let unaware = [come(&gate, client(5), Class::Proved), come(&gate, client(5), Class::Proved)];
+    // The same for a call that has got a slot but has not been polled since.
+    let unclaimed = [enter(&gate, client(5), Class::Proved), enter(&gate, client(5), Class::Proved)];
     drop((own, unknown));
-    drop(unaware);
-    assert!(gate.side(WORKSPACE).state().schedule.is_empty());
-    assert!(gate.side(WORKSPACE).state().waiting.is_empty());
-    assert!(come(&gate, client(1), Class::Unknown).is_ok());
+    drop(unclaimed);
+    assert!(gate.service_gate(WORKSPACE).state().schedule.is_empty());
+    assert!(gate.service_gate(WORKSPACE).state().waiting.is_empty());
+    assert!(enter(&gate, client(1), Class::Unknown).is_ok());
 }
 
 #[test]
-fn a_slot_that_its_owner_has_not_looked_at_goes_to_the_next_when_the_owner_gives_up() {
+fn an_unclaimed_slot_goes_to_the_next_call_when_its_owner_is_dropped() {
     let gate = gate(1, 1);
-    let first = come(&gate, client(1), Class::Proved);
-    let unaware = come(&gate, client(2), Class::Proved);
-    let Err(mut next) = come(&gate, client(3), Class::Proved) else { panic!("two at a time") };
+    let first = enter(&gate, client(1), Class::Proved);
+    let unclaimed = enter(&gate, client(2), Class::Proved);
+    let Err(mut next) = enter(&gate, client(3), Class::Proved) else { panic!("two calls under way") };
     drop(first);
-    assert!(through(&mut next).is_none());
-    drop(unaware);
-    assert!(through(&mut next).is_some());
+    assert!(poll(&mut next).is_none());
+    drop(unclaimed);
+    assert!(poll(&mut next).is_some());
 }
 
 #[test]
 fn the_services_do_not_wait_for_each_other() {
     let gate = gate(1, 1);
-    let _held = come(&gate, client(1), Class::Proved);
+    let _held = enter(&gate, client(1), Class::Proved);
     let mut entering: Entering = Box::pin(gate.enter(Service::AppStream, client(1), Class::Proved));
-    assert!(through(&mut entering).is_some());
+    assert!(poll(&mut entering).is_some());
     let only = GateUsage { under_way: 1, queued: 0 };
     assert_eq!((usage(&gate, WORKSPACE), usage(&gate, Service::AppStream)), (only, GateUsage::default()));
 }
@@ -97,31 +97,31 @@ proptest! {
         steps in prop::collection::vec((0..6u32, 0..3usize, any::<prop::sample::Index>()), 1..60),
     ) {
         let gate = gate(calls, 2);
-        let (mut waiting, mut through_gate): (Vec<Entering<'_>>, Vec<Permit>) = (Vec::new(), Vec::new());
+        let (mut waiting, mut under_way): (Vec<Entering<'_>>, Vec<Permit>) = (Vec::new(), Vec::new());
         for (number, what, index) in steps {
             match what {
-                0 => match come(&gate, client(number), Class::VARIANTS[number as usize % 3]) {
-                    Ok(permit) => through_gate.push(permit),
+                0 => match enter(&gate, client(number), Class::VARIANTS[number as usize % 3]) {
+                    Ok(permit) => under_way.push(permit),
                     Err(entering) => waiting.push(entering),
                 },
-                // Whether its turn has come or not: nobody has looked.
+                // It may have a slot already that it has not polled for.
                 1 if !waiting.is_empty() => drop(waiting.swap_remove(index.index(waiting.len()))),
-                _ if !through_gate.is_empty() => drop(through_gate.swap_remove(index.index(through_gate.len()))),
+                _ if !under_way.is_empty() => drop(under_way.swap_remove(index.index(under_way.len()))),
                 _ => {}
             }
         }
-        // Whoever is left gets a turn as calls end.
+        // All waiting calls get a slot as others end.
         for _ in 0..=waiting.len() {
-            through_gate.clear();
+            under_way.clear();
             waiting.retain_mut(|entering| {
-                let permit = through(entering);
+                let permit = poll(entering);
                 let waits = permit.is_none();
-                through_gate.extend(permit);
+                under_way.extend(permit);
                 waits
             });
         }
         prop_assert_eq!(waiting.len(), 0);
-        drop(through_gate);
-        prop_assert!(gate.side(WORKSPACE).state().schedule.is_empty());
+        drop(under_way);
+        prop_assert!(gate.service_gate(WORKSPACE).state().schedule.is_empty());
     }
 }

@@ -1,4 +1,4 @@
-//! When a key is held, and when it is tried again.
+//! When a key is suspended, and when it is tried again.
 
 use http::uri::{Authority, Scheme};
 
@@ -18,11 +18,11 @@ impl Bench {
         Self { key_breaker: KeyBreaker::new(Clock::Manual(clock.clone())), clock }
     }
 
-    fn holds(&self, key: &AccessKey) -> bool {
-        self.key_breaker.holds(key, Service::Workspace)
+    fn is_suspended(&self, key: &AccessKey) -> bool {
+        self.key_breaker.is_suspended(key, Service::Workspace)
     }
 
-    /// What becomes of one more call now: let through, held, or to wait.
+    /// The result of one more call now: a permit, a suspension, or `None` if it waits.
     fn call(&self, key: &AccessKey) -> Option<Result<KeyPermit, Suspended>> {
         let mut entering = poll_once(self.key_breaker.enter(key, Service::Workspace));
         entering()
@@ -43,18 +43,18 @@ fn key(secret: &str) -> AccessKey {
 }
 
 #[test]
-fn no_more_are_under_way_than_may_fail_and_then_the_key_is_held() {
+fn no_more_calls_are_under_way_than_may_fail_and_then_the_key_is_suspended() {
     let (bench, wrong) = (Bench::new(), key("wrong"));
     let key_permits: Vec<_> = (0..3).map(|_| bench.call(&wrong).unwrap().unwrap()).collect();
     assert!(bench.call(&wrong).is_none(), "the fourth waits");
     for key_permit in key_permits {
-        assert!(!bench.holds(&wrong));
+        assert!(!bench.is_suspended(&wrong));
         key_permit.ended(SignatureOutcome::Refused);
     }
-    assert!(bench.holds(&wrong) && bench.call(&wrong).unwrap().is_err());
+    assert!(bench.is_suspended(&wrong) && bench.call(&wrong).unwrap().is_err());
     bench.clock.advance(SUSPENSION - Duration::from_millis(1));
     assert!(bench.call(&wrong).unwrap().is_err());
-    // Then one tries it, and the others wait for how that ends.
+    // Then one call tries it, and the others wait for its outcome.
     bench.clock.advance(Duration::from_millis(1));
     let key_permit = bench.call(&wrong).unwrap().unwrap();
     assert!(bench.call(&wrong).is_none());
@@ -62,10 +62,10 @@ fn no_more_are_under_way_than_may_fail_and_then_the_key_is_held() {
     assert!(bench.call(&wrong).unwrap().is_err());
     bench.clock.advance(SUSPENSION);
     bench.call(&wrong).unwrap().unwrap().ended(SignatureOutcome::Refused);
-    // The next one would lock it.
+    // The next refusal would lock the key.
     bench.clock.advance(SUSPENSION * 1_000);
     assert!(bench.call(&wrong).unwrap().is_err());
-    bench.key_breaker.try_again();
+    bench.key_breaker.retry_suspended();
     let key_permit = bench.call(&wrong).unwrap().unwrap();
     assert!(bench.call(&wrong).is_none());
     key_permit.ended(SignatureOutcome::Accepted);
@@ -74,7 +74,7 @@ fn no_more_are_under_way_than_may_fail_and_then_the_key_is_held() {
 }
 
 #[test]
-fn who_waits_goes_on_when_one_is_accepted() {
+fn waiting_calls_continue_when_one_is_accepted() {
     let (bench, good) = (Bench::new(), key("good"));
     let mut key_permits: Vec<_> = (0..3).map(|_| bench.call(&good).unwrap().unwrap()).collect();
     let mut waiting = poll_once(bench.key_breaker.enter(&good, Service::AppStream));
@@ -85,43 +85,43 @@ fn who_waits_goes_on_when_one_is_accepted() {
 }
 
 #[test]
-fn slow_failures_count_too_and_unsaid_ends_do_not() {
+fn refusals_far_apart_count_and_calls_without_outcome_do_not() {
     let (bench, wrong) = (Bench::new(), key("wrong"));
     for _ in 0..3 {
         drop(bench.call(&wrong).unwrap().unwrap());
         bench.call(&wrong).unwrap().unwrap().ended(SignatureOutcome::Unknown);
-        assert!(!bench.holds(&wrong));
+        assert!(!bench.is_suspended(&wrong));
         bench.clock.advance(SUSPENSION * 2);
         bench.call(&wrong).unwrap().unwrap().ended(SignatureOutcome::Refused);
     }
-    assert!(bench.holds(&wrong), "in a row, however far apart");
+    assert!(bench.is_suspended(&wrong), "consecutive refusals count at any interval");
 }
 
 #[test]
-fn another_secret_is_worth_one_try() {
+fn a_new_secret_gets_one_attempt() {
     let (bench, wrong, right) = (Bench::new(), key("wrong"), key("right"));
     for _ in 0..3 {
         bench.call(&wrong).unwrap().unwrap().ended(SignatureOutcome::Refused);
     }
-    assert!(bench.holds(&wrong) && !bench.holds(&right));
+    assert!(bench.is_suspended(&wrong) && !bench.is_suspended(&right));
     let key_permit = bench.call(&right).unwrap().unwrap();
-    assert!(bench.call(&right).is_none(), "one");
+    assert!(bench.call(&right).is_none(), "one at a time");
     key_permit.ended(SignatureOutcome::Accepted);
-    assert!(bench.call(&right).unwrap().is_ok() && !bench.holds(&right));
+    assert!(bench.call(&right).unwrap().is_ok() && !bench.is_suspended(&right));
 }
 
 #[test]
-fn what_is_accepted_begins_anew_and_a_refusal_ends_that() {
+fn an_acceptance_resets_the_count_and_a_refusal_limits_the_calls_again() {
     let (bench, key) = (Bench::new(), key("s"));
-    for reception in
+    for outcome in
         [SignatureOutcome::Refused, SignatureOutcome::Refused, SignatureOutcome::Accepted, SignatureOutcome::Refused]
     {
-        bench.call(&key).unwrap().unwrap().ended(reception);
+        bench.call(&key).unwrap().unwrap().ended(outcome);
     }
     let key_permits = [bench.call(&key), bench.call(&key)].map(|key_permit| key_permit.unwrap().unwrap());
     assert!(bench.call(&key).is_none(), "two more may fail");
     key_permits.into_iter().for_each(|key_permit| drop(key_permit.ended(SignatureOutcome::Refused)));
-    assert!(bench.holds(&key));
+    assert!(bench.is_suspended(&key));
 }
 
 #[test]
@@ -134,36 +134,36 @@ fn a_new_secret_is_not_accepted_because_the_old_one_was() {
 }
 
 #[test]
-fn refusals_count_from_one_secret_to_the_next() {
+fn refusals_of_all_secrets_of_an_id_add_up() {
     let (bench, one, two) = (Bench::new(), key("one"), key("two"));
     let key_permits: Vec<_> = (0..3).map(|_| bench.call(&one).unwrap().unwrap()).collect();
     assert!(bench.call(&two).is_none(), "they may all fail");
     assert!(bench.key_breaker.is_busy(&two, Service::Workspace));
     key_permits.into_iter().for_each(|key_permit| drop(key_permit.ended(SignatureOutcome::Refused)));
-    assert!(bench.holds(&one) && !bench.holds(&two));
+    assert!(bench.is_suspended(&one) && !bench.is_suspended(&two));
     bench.call(&two).unwrap().unwrap().ended(SignatureOutcome::Refused);
-    // Whoever still has the old one, and whoever has the new one, by turns.
+    // Clients with the old secret and clients with the new one, in turn.
     for _ in 0..100 {
         assert!(bench.call(&one).unwrap().is_err() && bench.call(&two).unwrap().is_err());
     }
-    // Nor is it forgotten when the key is taken out for a while.
+    // Removing the key from the configuration for a while does not reset the count.
     bench.key_breaker.keep_only(&KeyRing::default());
-    assert!(bench.holds(&one) && bench.holds(&two));
+    assert!(bench.is_suspended(&one) && bench.is_suspended(&two));
 }
 
 #[test]
-fn what_was_presented_before_a_refusal_lifts_nothing() {
+fn an_acceptance_of_a_call_that_was_sent_before_a_refusal_does_not_end_the_suspension() {
     let (bench, key) = (Bench::new(), key("s"));
     bench.call(&key).unwrap().unwrap().ended(SignatureOutcome::Accepted);
     let mut key_permits: Vec<_> = (0..4).map(|_| bench.call(&key).unwrap().unwrap()).collect();
     let late = key_permits.pop().unwrap();
     key_permits.into_iter().for_each(|key_permit| drop(key_permit.ended(SignatureOutcome::Refused)));
     late.ended(SignatureOutcome::Accepted);
-    assert!(bench.holds(&key));
+    assert!(bench.is_suspended(&key));
 }
 
 #[test]
-fn an_operators_own_upstream_judges_for_itself() {
+fn an_operators_own_upstream_has_its_own_count() {
     let (bench, key) = (Bench::new(), key("s"));
     let mut catalogue = Catalogue::for_tests(Vec::new());
     let origin = Origin::new(Scheme::HTTPS, Authority::from_static("own.example"));
@@ -171,12 +171,12 @@ fn an_operators_own_upstream_judges_for_itself() {
     for _ in 0..3 {
         poll_once(bench.key_breaker.enter(&key, own))().unwrap().unwrap().ended(SignatureOutcome::Refused);
     }
-    assert!(bench.key_breaker.holds(&key, own));
-    assert!(!bench.holds(&key) && !bench.key_breaker.holds(&key, Service::AppStream));
+    assert!(bench.key_breaker.is_suspended(&key, own));
+    assert!(!bench.is_suspended(&key) && !bench.key_breaker.is_suspended(&key, Service::AppStream));
 }
 
 #[test]
-fn an_answer_tells_whether_the_signature_was_taken() {
+fn a_response_reveals_whether_the_signature_was_accepted() {
     let of = |status, body: &str| SignatureOutcome::of(StatusCode::from_u16(status).unwrap(), body.as_bytes());
     let [gateway, service] = [r#"{"error_code":"APIGW.0301"}"#, r#"{"error_code":"WKS.00211302"}"#];
     for (status, body, expected) in [
@@ -198,7 +198,7 @@ fn an_answer_tells_whether_the_signature_was_taken() {
 }
 
 #[test]
-fn keys_that_are_gone_are_forgotten() {
+fn the_state_of_removed_keys_is_removed() {
     let (bench, key) = (Bench::new(), key("s"));
     let key_permit = bench.call(&key).unwrap().unwrap();
     bench.key_breaker.keep_only(&KeyRing::default());

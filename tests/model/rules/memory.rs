@@ -1,126 +1,123 @@
-//! What is remembered, as it is to be read at a moment.
+//! Reads what is stored, as of now.
 
+use super::super::domain::{CallerId, KeyId, Ms, RequestDirectives, SCOPES, Scope, ScopeId, scope_of};
 use super::super::settings::Settings;
-use super::super::world::{CallerId, KeyId, Ms, RequestDirectives, SCOPES, Scope, ScopeId, scope_of};
-use super::{CacheKey, Call, CallerScope, Entry, FailedScope, FlightId, Grant, Mark, Rules, Waiting};
+use super::{BackoffTarget, CacheKey, Call, CallerScope, Entry, FlightId, Grant, Mark, Rules, Waiter};
 
 impl Rules {
-    /// Whether callers are shown nothing in a scope but what is their own.
+    /// Whether callers see only their own entries in a scope.
     pub fn is_private(&self, scope: ScopeId) -> bool {
         let Scope { operation, is_shared, .. } = SCOPES[scope];
         !is_shared || self.private.contains(&scope) || self.private_operations.contains(&operation)
     }
 
-    /// Whether what was sent for may be given, and is to be kept: not if its scope was invalidated since.
+    /// Whether a response may be stored and given: not if its scope was invalidated after it was sent for.
     pub(super) fn is_valid(&self, key: KeyId, sent: Ms) -> bool {
         self.invalidated[scope_of(key)].is_none_or(|at| sent > at)
     }
 
     /// When the latest proof of a grant was sent. A suspended grant does not count.
-    pub(super) fn proved(&self, to: CallerScope) -> Option<Ms> {
-        let counts = |grant: &&Grant| grant.to == to && grant.suspended_by.is_empty();
+    pub(super) fn proved(&self, caller_scope: CallerScope) -> Option<Ms> {
+        let counts = |grant: &&Grant| grant.caller_scope == caller_scope && grant.suspended_by.is_empty();
         self.grants.iter().find(counts).map(|grant| grant.proved)
     }
 
-    pub(super) fn is_granted(&self, to: CallerScope) -> bool {
-        self.proved(to).is_some_and(|proved| self.now < proved + self.settings.grant_ttl)
+    pub(super) fn is_granted(&self, caller_scope: CallerScope) -> bool {
+        self.proved(caller_scope).is_some_and(|proved| self.now < proved + self.settings.grant_ttl)
     }
 
-    /// Whether a caller is granted, or its grant has lapsed and can be extended.
-    pub(super) fn is_known(&self, to: CallerScope) -> bool {
-        self.is_granted(to) || self.lapsed(to).is_some()
+    /// Whether a caller is granted, or has a lapsed grant that can be extended.
+    pub(super) fn is_known(&self, caller_scope: CallerScope) -> bool {
+        self.is_granted(caller_scope) || self.lapsed(caller_scope).is_some()
     }
 
-    /// The regular end of a grant that has lapsed and can be extended.
-    pub(super) fn lapsed(&self, to: CallerScope) -> Option<Ms> {
-        let proved = self.proved(to).filter(|proved| self.now < proved + Settings::OUTAGE_GRACE)?;
-        (self.settings.serves_in_outage && !self.is_granted(to)).then_some(proved + self.settings.grant_ttl)
+    /// The regular end of a lapsed grant that can be extended.
+    pub(super) fn lapsed(&self, caller_scope: CallerScope) -> Option<Ms> {
+        let proved = self.proved(caller_scope).filter(|proved| self.now < proved + Settings::OUTAGE_GRACE)?;
+        (self.settings.serves_on_outage && !self.is_granted(caller_scope)).then_some(proved + self.settings.grant_ttl)
     }
 
-    /// Where the answer to a key is kept for a caller, as things stand.
-    pub(super) fn slot(&self, caller: CallerId, key: KeyId) -> CacheKey {
+    /// What the response to a key is stored under for a caller at present.
+    pub(super) fn cache_key(&self, caller: CallerId, key: KeyId) -> CacheKey {
         CacheKey { key, owner: self.is_private(scope_of(key)).then_some(caller) }
     }
 
-    pub(super) fn entry(&self, slot: CacheKey) -> Option<&Entry> {
-        self.entries.iter().find(|entry| entry.slot == slot)
+    pub(super) fn entry(&self, cache_key: CacheKey) -> Option<&Entry> {
+        self.entries.iter().find(|entry| entry.cache_key == cache_key)
     }
 
-    /// How old an entry is.
     pub(super) fn age(&self, entry: &Entry) -> Ms {
         self.now - entry.sent
     }
 
-    /// How long an entry stays fresh; less than nothing if it isn't any more.
+    /// The remaining freshness; negative if it is stale.
     pub(super) fn left(&self, entry: &Entry) -> i64 {
-        Settings::ttl(scope_of(entry.slot.key)).cast_signed() - self.age(entry).cast_signed()
+        Settings::ttl(scope_of(entry.cache_key.key)).cast_signed() - self.age(entry).cast_signed()
     }
 
-    /// An entry that may be given, be it stale.
-    pub(super) fn usable(&self, slot: CacheKey) -> Option<&Entry> {
-        let ttl = Settings::ttl(scope_of(slot.key));
+    /// An entry that may be given, perhaps stale.
+    pub(super) fn usable(&self, cache_key: CacheKey) -> Option<&Entry> {
+        let ttl = Settings::ttl(scope_of(cache_key.key));
         let may_be_given = |entry: &&Entry| self.age(entry) < ttl + self.settings.stale();
-        self.entry(slot).filter(may_be_given).filter(|entry| self.is_valid(slot.key, entry.sent))
+        self.entry(cache_key).filter(may_be_given).filter(|entry| self.is_valid(cache_key.key, entry.sent))
     }
 
-    /// Whether an entry may be given stale to a caller though nothing has failed: not if there is known to be
-    /// no such thing any more, or nothing that can be kept.
+    /// Whether a caller may get an entry stale although nothing has failed: not if there is a newer negative response
+    /// or an uncacheable mark.
     pub(super) fn may_be_stale(&self, entry: &Entry, caller: CallerId) -> bool {
-        let is_outspoken =
-            self.negatives.iter().any(|negative| negative.slot == entry.slot && negative.sent > entry.sent);
-        !is_outspoken && self.mark(entry.slot, caller).is_none()
+        let has_newer_negative =
+            self.negatives.iter().any(|negative| negative.cache_key == entry.cache_key && negative.sent > entry.sent);
+        !has_newer_negative && self.mark(entry.cache_key, caller).is_none()
     }
 
-    /// The mark that a caller meets in a slot: everybody's, or else its own.
-    pub(super) fn mark(&self, slot: CacheKey, caller: CallerId) -> Option<&Mark> {
-        let mark = |slot| self.marks.iter().find(|mark| mark.slot == slot && mark.until > self.now);
-        mark(slot).or_else(|| mark(CacheKey { owner: Some(caller), ..slot }))
+    /// The uncacheable mark for a caller: the shared one, or else the caller's own.
+    pub(super) fn mark(&self, cache_key: CacheKey, caller: CallerId) -> Option<&Mark> {
+        let mark = |cache_key| self.marks.iter().find(|mark| mark.cache_key == cache_key && mark.until > self.now);
+        mark(cache_key).or_else(|| mark(CacheKey { owner: Some(caller), ..cache_key }))
     }
 
-    /// Whether something is paused.
-    pub(super) fn is_backing_off(&self, of: &FailedScope) -> bool {
-        self.backoffs.iter().any(|pause| pause.of == *of && pause.until > self.now)
+    pub(super) fn is_backing_off(&self, target: &BackoffTarget) -> bool {
+        self.backoffs.iter().any(|backoff| backoff.target == *target && backoff.until > self.now)
     }
 
-    /// Whether upstream is not to be asked by a caller for a slot.
-    pub(super) fn is_paused_for(&self, caller: CallerId, slot: CacheKey) -> bool {
-        let scope = scope_of(slot.key);
-        let failed = FailedScope::Failed(caller, slot);
+    /// Whether a caller must not call upstream for a cache key.
+    pub(super) fn is_backing_off_for(&self, caller: CallerId, cache_key: CacheKey) -> bool {
+        let scope = scope_of(cache_key.key);
+        let failed = BackoffTarget::CallerKey(caller, cache_key);
         let caller = (caller, scope);
         let all = [
             failed,
-            FailedScope::CacheKey(slot),
-            FailedScope::Caller(caller),
-            FailedScope::Foul(caller),
-            FailedScope::Scope(scope),
+            BackoffTarget::CacheKey(cache_key),
+            BackoffTarget::Caller(caller),
+            BackoffTarget::NotKeyOnly(caller),
+            BackoffTarget::Scope(scope),
         ];
         all.iter().any(|of| self.is_backing_off(of))
     }
 
-    /// How many wait for another's call: those of shared flights, or of lone ones.
+    /// How many requests wait for another's call, of shared flights or of flights of a single caller.
     pub(super) fn followers(&self, are_shared: bool) -> usize {
-        let follows = |request: &&Waiting| !self.calls.iter().any(|call| request.leads(call));
-        let calls = self.waiting.iter().filter(follows).map(|request| self.call(request.aboard));
-        calls.filter(|call| call.boarding.owner.is_none() == are_shared).count()
+        let follows = |waiter: &&Waiter| !self.calls.iter().any(|call| waiter.leads(call));
+        let calls = self.waiters.iter().filter(follows).map(|waiter| self.call(waiter.flight));
+        calls.filter(|call| call.fetch_key.owner.is_none() == are_shared).count()
     }
 
-    /// A call of a flight.
     pub(super) fn call(&self, flight: FlightId) -> &Call {
-        self.calls.iter().find(|call| call.flight == flight).expect("who waits, waits for a call in the air")
+        self.calls.iter().find(|call| call.flight == flight).expect("a waiter waits for a call in flight")
     }
 }
 
-/// Whether something so old, fresh for so long, is what a client wishes for.
-pub(super) fn meets(wish: RequestDirectives, age: Ms, left: i64) -> bool {
-    match wish {
+/// Whether the request directives accept a response of this age and remaining freshness.
+pub(super) fn accepts(directives: RequestDirectives, age: Ms, left: i64) -> bool {
+    match directives {
         RequestDirectives::NoCache | RequestDirectives::NoStore => false,
         RequestDirectives::MaxAge(most) => age <= most,
         RequestDirectives::MinFresh(least) => left >= least.cast_signed(),
-        RequestDirectives::Nothing | RequestDirectives::OnlyIfCached => true,
+        RequestDirectives::None | RequestDirectives::OnlyIfCached => true,
     }
 }
 
-/// Whether a client takes something stale though nothing has failed.
-pub(super) fn takes_stale(wish: RequestDirectives) -> bool {
-    matches!(wish, RequestDirectives::Nothing | RequestDirectives::OnlyIfCached)
+/// Whether the request directives accept a stale response although nothing has failed.
+pub(super) fn takes_stale(directives: RequestDirectives) -> bool {
+    matches!(directives, RequestDirectives::None | RequestDirectives::OnlyIfCached)
 }

@@ -1,5 +1,4 @@
-//! A client's connection in epoll: reads answers, and judges no more of them than that they are a 200 of the length
-//! they say.
+//! A client connection in epoll. It only checks that responses are a 200 with the stated length.
 
 use std::error::Error;
 use std::io::{ErrorKind, Read, Write};
@@ -8,18 +7,18 @@ use std::net::SocketAddr;
 use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
 
-/// A connection on which at most one request is under way.
+/// A connection with at most one request in flight.
 pub struct Client {
     stream: TcpStream,
     request: Vec<u8>,
-    /// What has come of an answer's head, while that isn't whole.
+    /// The received part of a head that is not complete.
     head: Vec<u8>,
-    /// Bytes of the body that have still to come, once the head is there.
+    /// The missing bytes of the body, after the head is complete.
     missing: Option<usize>,
 }
 
 impl Client {
-    /// Connects, to ask for `target` with the token of a caller, which is made as `wrk.lua` and `ask.py` make it.
+    /// Connects. Requests are for `target`, with the token of a caller like in `wrk.lua` and `http_client.py`.
     pub fn connect(
         registry: &Registry,
         number: usize,
@@ -38,12 +37,12 @@ impl Client {
         Ok(Self { stream, request: request.into_bytes(), head: Vec::new(), missing: None })
     }
 
-    /// Asks. Nothing else is under way, so there is room for the whole of it.
-    pub fn ask(&mut self) -> Result<(), Box<dyn Error>> {
+    /// Sends the request. Nothing else is in flight, so the socket buffer has room for all of it.
+    pub fn send(&mut self) -> Result<(), Box<dyn Error>> {
         Ok(self.stream.write_all(&self.request)?)
     }
 
-    /// Reads what there is. True when that was the last of an answer.
+    /// Reads what is available. True at the end of a response.
     pub fn read(&mut self, buffer: &mut [u8]) -> Result<bool, Box<dyn Error>> {
         loop {
             let read = match self.stream.read(buffer) {
@@ -60,7 +59,7 @@ impl Client {
                     whole.checked_sub(self.head.len())
                 }
             };
-            self.missing = Some(missing.ok_or("more than was asked for")?);
+            self.missing = Some(missing.ok_or("more bytes than Content-Length")?);
             if self.missing == Some(0) {
                 self.head.clear();
                 self.missing = None;
@@ -70,12 +69,12 @@ impl Client {
     }
 }
 
-/// The length of an answer, head and body; none if the head isn't whole.
+/// The length of a response, head and body. `None` if the head is not complete.
 fn length(text: &[u8]) -> Result<Option<usize>, Box<dyn Error>> {
     let Some(end) = memchr::memmem::find(text, b"\r\n\r\n") else { return Ok(None) };
     let head = std::str::from_utf8(&text[..end])?;
     if !head.starts_with("HTTP/1.1 200 ") {
-        return Err(format!("not what was asked for: {head}").into());
+        return Err(format!("unexpected head: {head}").into());
     }
     let mut fields = head.lines().filter_map(|line| line.split_once(": "));
     let (_, length) =

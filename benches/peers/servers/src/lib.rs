@@ -1,8 +1,8 @@
-//! What the programs here have in common. They are started by modules of `run.py` with words in a fixed order.
+//! Shared by the programs here. The modules of `run.py` start them with positional arguments.
 
 pub mod client;
 
-/// The arguments, if there are as many as the usage has words.
+/// The arguments, if their number is that of the words of the usage.
 pub fn arguments<const N: usize>(usage: &str) -> Result<[String; N], String> {
     let given: Vec<String> = std::env::args().skip(1).collect();
     given.try_into().map_err(|_| format!("usage: {usage}"))

@@ -1,5 +1,5 @@
-//! What hyper allows: its HTTP/1 server on one thread, with a service that does nothing but give the same head and
-//! body each time, which are those that the gateway was heard to answer.
+//! The limit of hyper: its HTTP/1 server on one thread, with a service that returns the same response each time. The
+//! response is a recorded one of the gateway.
 
 use std::convert::Infallible;
 use std::error::Error;
@@ -27,7 +27,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     LocalSet::new().block_on(&runtime, serve(&address, Rc::new(head), body))
 }
 
-/// The headers, but for the date: that is hyper's to say.
+/// The headers without `Date`, which hyper adds.
 fn head(text: &str) -> Result<HeaderMap, Box<dyn Error>> {
     let fields = text.lines().skip(1).filter_map(|line| line.split_once(": "));
     let fields = fields.map(|(name, value)| Ok((name.parse::<HeaderName>()?, value.parse::<HeaderValue>()?)));
@@ -48,7 +48,7 @@ async fn serve(address: &str, head: Rc<HeaderMap>, body: Bytes) -> Result<(), Bo
             std::future::ready(Ok::<_, Infallible>(response))
         });
         let connection = http1::Builder::new().max_buf_size(256 * 1024).serve_connection(TokioIo::new(stream), service);
-        // A client that hangs up is no news.
+        // A client may close the connection.
         tokio::task::spawn_local(connection);
     }
 }

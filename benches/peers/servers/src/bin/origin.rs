@@ -1,6 +1,5 @@
-//! The origin before which every proxy stands. Whatever it is asked, it answers a product list of a given size that
-//! may be kept for an hour, at once, or after as many milliseconds as the query's `delay` says. `/calls` tells how
-//! often it was asked for anything else.
+//! The origin of all proxies. It answers any request with a product list of a given size that is fresh for an hour,
+//! after the milliseconds in the query's `delay`. `/calls` returns the number of all other requests.
 
 use std::cell::Cell;
 use std::convert::Infallible;
@@ -35,7 +34,7 @@ async fn serve(address: &str, list: Bytes) -> Result<(), Box<dyn Error>> {
         stream.set_nodelay(true)?;
         let (calls, list) = (Rc::clone(&calls), list.clone());
         let service = service_fn(move |request| answer(request, Rc::clone(&calls), list.clone()));
-        // A proxy that closes a connection is no news.
+        // A proxy may close the connection.
         tokio::task::spawn_local(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
     }
 }

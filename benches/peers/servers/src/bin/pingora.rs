@@ -1,5 +1,5 @@
-//! A caching proxy made of Pingora: its memory cache with its lock, keyed by token, path and query; one thread.
-//! Product lists are kept, everything else passes.
+//! A caching proxy with Pingora: its memory cache with its cache lock, keyed by token, path and query, on one thread.
+//! Product lists are cached, everything else is proxied.
 
 use std::error::Error;
 use std::sync::LazyLock;
@@ -20,7 +20,7 @@ use pingora::server::configuration::ServerConf;
 
 static MEMORY: LazyLock<MemCache> = LazyLock::new(MemCache::new);
 static LOCK: LazyLock<CacheLock> = LazyLock::new(|| CacheLock::new(Duration::from_secs(10)));
-/// Nothing is cacheable that the origin doesn't say is.
+/// Only responses with explicit freshness are cacheable.
 static DEFAULTS: CacheMetaDefaults = CacheMetaDefaults::new(|_| None, 0, 0);
 
 fn main() -> std::result::Result<(), Box<dyn Error>> {
@@ -63,7 +63,7 @@ impl ProxyHttp for Proxy {
         let request = session.req_header();
         let token = request.headers.get("x-auth-token").map_or(&b""[..], |token| token.as_bytes());
         let target = request.uri.path_and_query().map_or("", |target| target.as_str());
-        // Neither has a line's end in it.
+        // Neither contains a line break.
         let mut key = Vec::with_capacity(token.len() + 1 + target.len());
         key.extend_from_slice(token);
         key.push(b'\n');

@@ -1,5 +1,5 @@
-//! A stampede: as many connections as told, each with a token of its own, all ask for the same at once. Prints the
-//! microseconds from the first answer's first byte to the last answer's last byte.
+//! A stampede: a number of connections, each with a token of its own, send the same request at the same time. Prints
+//! the microseconds from the first byte of the first response to the last byte of the last one.
 
 use std::error::Error;
 use std::time::{Duration, Instant};
@@ -8,7 +8,7 @@ use mio::{Events, Poll};
 use peers_servers::arguments;
 use peers_servers::client::Client;
 
-/// Nothing takes this long; reaching it is a failure, not a wait.
+/// Far longer than any step takes. Reaching it is a failure.
 const HANG: Duration = Duration::from_secs(60);
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -20,7 +20,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         clients.push(client);
     }
     for client in &mut clients {
-        client.ask()?;
+        client.send()?;
     }
     println!("{}", await_all(&mut poll, &mut clients)?.as_micros());
     Ok(())

@@ -1,5 +1,5 @@
-//! What the wire allows: one thread that waits in epoll, reads up to each blank line, and writes the same bytes for
-//! each, which are those that the gateway was heard to answer. It knows nothing else of HTTP.
+//! The limit of the sockets: one thread waits in epoll, reads up to each empty line, and writes the same bytes for
+//! each: a recorded response of the gateway. It does not parse HTTP.
 
 use std::error::Error;
 use std::io::{self, ErrorKind, Read, Write};
@@ -30,7 +30,7 @@ fn main() -> Result<(), Box<dyn Error>> {
                 continue;
             }
             let client = &mut clients[event.token().0];
-            // One that is broken and one that has ended are alike.
+            // An error is handled like the end of the connection.
             if !client.as_mut().is_some_and(|it| it.serve(&answer, &end_of_head, &mut buffer).unwrap_or(false)) {
                 *client = None;
             }
@@ -55,14 +55,14 @@ fn accept(listener: &TcpListener, poll: &Poll, clients: &mut Vec<Option<Client>>
 
 struct Client {
     stream: TcpStream,
-    /// The last bytes read, which may be the beginning of a head's end.
+    /// The last bytes read, which may be the beginning of the empty line.
     tail: Vec<u8>,
-    /// How many bytes have still to be written.
+    /// The number of bytes that are not yet written.
     owed: usize,
 }
 
 impl Client {
-    /// Does what can be done now. False at the end of the connection.
+    /// Reads and writes what is possible now. False at the end of the connection.
     fn serve(&mut self, answer: &[u8], end_of_head: &Finder, buffer: &mut [u8]) -> io::Result<bool> {
         loop {
             self.write(answer)?;
@@ -83,7 +83,7 @@ impl Client {
             self.tail.extend_from_slice(&text[end.max(text.len().saturating_sub(END_OF_HEAD.len() - 1))..]);
             self.owed += heads * answer.len();
             if kept + read < buffer.len() {
-                // There is no more, or epoll will say so.
+                // Nothing more to read, or epoll reports it.
                 self.write(answer)?;
                 return Ok(true);
             }

@@ -1,5 +1,5 @@
-//! What a stampede could be at best: as many connections as it has are accepted, a request is read from each, and then
-//! each is written the same answer, by one bare `write` after the other. And again, for the next round.
+//! The limit of a stampede: accepts all connections, reads a request from each, and then writes the same response to
+//! each with one `write`. Then the next round starts.
 
 use std::error::Error;
 use std::io::{Read, Write};
@@ -11,7 +11,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let [address, answer, connections] = arguments("writes ADDRESS ANSWER_FILE CONNECTIONS")?;
     let answer = std::fs::read(answer)?;
     let listener = TcpListener::bind(address)?;
-    // Nobody is hung up on while others of the same round still read.
+    // No connection is closed while others of the same round still read.
     let mut served = Vec::new();
     loop {
         let mut clients = Vec::new();

@@ -1,0 +1,159 @@
+//! Injects faults into upstream. Its condition, its catalogue and its tokens change independently.
+//!
+//! The journal gets the new value before a change, and the end of the old value after it.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use http::StatusCode;
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
+use tokio::sync::watch;
+use workspace_gateway::testing::clock::Clock;
+
+use super::lock;
+use super::settings::{ANSWER_TIMEOUT, STALE_IF_SLOW};
+use super::world::{Condition, Journal, World};
+
+/// Runs until `stop` is true. Upstream is healthy afterwards.
+pub(crate) async fn inject(world: Arc<World>, journal: Arc<Mutex<Journal>>, seed: u64, stop: watch::Receiver<bool>) {
+    let stopped = || async {
+        // It fails only if the sender is dropped.
+        let _ = stop.clone().wait_for(|&stop| stop).await;
+    };
+    let injector = Injector { world: &world, journal: &journal };
+    let [condition, catalogue, token_states] = [1, 2, 3].map(|part| SmallRng::seed_from_u64(seed ^ (part << 32)));
+    tokio::join!(
+        injector.change_condition(condition, stopped()),
+        injector.change_catalogue(catalogue, stopped()),
+        injector.change_tokens(token_states, stopped()),
+    );
+}
+
+struct Injector<'a> {
+    world: &'a World,
+    journal: &'a Mutex<Journal>,
+}
+
+impl Injector<'_> {
+    /// All faults in turn, each round in another order. Upstream is healthy between two faults.
+    async fn change_condition(&self, mut dice: SmallRng, stopped: impl Future<Output = ()>) {
+        let mut stopped = std::pin::pin!(stopped);
+        let mut ahead = Vec::new();
+        loop {
+            if ahead.is_empty() {
+                ahead = self.faults(&mut dice);
+            }
+            for condition in [ahead.swap_remove(dice.random_range(0..ahead.len())), Condition::Healthy] {
+                // These change independently of the condition.
+                self.world.give_headers(dice.random_bool(0.5));
+                self.world.simulator.send_etags(dice.random_bool(0.5));
+                self.set_condition(condition).await;
+                // One in ten lasts longer than any stale entry.
+                let longest = if dice.random_ratio(1, 10) { 5_000 } else { 1_000 };
+                tokio::select! {
+                    () = &mut stopped => return self.set_condition(Condition::Healthy).await,
+                    () = pause(&mut dice, 150, longest) => {}
+                }
+            }
+        }
+    }
+
+    fn faults(&self, dice: &mut SmallRng) -> Vec<Condition> {
+        const FAILURES: [StatusCode; 4] = [
+            StatusCode::INTERNAL_SERVER_ERROR,
+            StatusCode::BAD_GATEWAY,
+            StatusCode::SERVICE_UNAVAILABLE,
+            StatusCode::GATEWAY_TIMEOUT,
+        ];
+        vec![
+            Condition::Slow,
+            Condition::Stuck,
+            Condition::Failing(FAILURES[dice.random_range(0..FAILURES.len())]),
+            Condition::Throttling,
+            Condition::ThrottlingOne(dice.random_range(0..self.world.callers.len())),
+            Condition::Resetting,
+            Condition::Truncating,
+            Condition::Dead,
+            Condition::Dead,
+        ]
+    }
+
+    async fn set_condition(&self, condition: Condition) {
+        let simulator = &self.world.simulator;
+        let before = {
+            let mut journal = lock(self.journal);
+            let before = journal.condition.latest();
+            journal.condition.begin(condition, Clock::System.now());
+            before
+        };
+        match before {
+            Condition::Healthy => {}
+            Condition::Slow | Condition::Stuck => simulator.delay(Duration::ZERO),
+            Condition::Failing(_) => simulator.fail_with(None),
+            Condition::Throttling => simulator.throttle(None),
+            Condition::ThrottlingOne(caller) => simulator.throttle_token(&self.world.callers[caller].token, false),
+            Condition::Resetting => simulator.reset_connections(false),
+            Condition::Truncating => simulator.truncate(false),
+            Condition::Dead => simulator.restart().expect("the addresses are reserved"),
+        }
+        match condition {
+            Condition::Healthy => {}
+            Condition::Slow => simulator.delay(STALE_IF_SLOW + Duration::from_millis(200)),
+            Condition::Stuck => simulator.delay(3 * ANSWER_TIMEOUT),
+            Condition::Failing(status) => simulator.fail_with(Some(status)),
+            Condition::Throttling => simulator.throttle(Some(0)),
+            Condition::ThrottlingOne(caller) => simulator.throttle_token(&self.world.callers[caller].token, true),
+            Condition::Resetting => simulator.reset_connections(true),
+            Condition::Truncating => simulator.truncate(true),
+            Condition::Dead => simulator.shut_down().await,
+        }
+        lock(self.journal).condition.settle(Clock::System.now());
+    }
+
+    async fn change_catalogue(&self, mut dice: SmallRng, stopped: impl Future<Output = ()>) {
+        let mut stopped = std::pin::pin!(stopped);
+        loop {
+            tokio::select! {
+                () = &mut stopped => break,
+                () = pause(&mut dice, 100, 900) => {}
+            }
+            let version = &mut lock(self.journal).version;
+            version.begin(version.latest() + 1, Clock::System.now());
+            self.world.simulator.change_catalogue();
+            version.settle(Clock::System.now());
+        }
+    }
+
+    /// Tokens are revoked, expire or lose their permission, and become valid again.
+    async fn change_tokens(&self, mut dice: SmallRng, stopped: impl Future<Output = ()>) {
+        let mut stopped = std::pin::pin!(stopped);
+        let simulator = &self.world.simulator;
+        loop {
+            tokio::select! {
+                () = &mut stopped => break,
+                () = pause(&mut dice, 20, 300) => {}
+            }
+            let caller = dice.random_range(0..self.world.callers.len() - 1);
+            let token_states = &mut lock(self.journal).token_states[caller];
+            let is_good = !token_states.latest();
+            // At any time most tokens are valid.
+            if !is_good && dice.random_ratio(2, 3) {
+                continue;
+            }
+            token_states.begin(is_good, Clock::System.now());
+            let token = &self.world.callers[caller].token;
+            match dice.random_range(0..3) {
+                _ if is_good => simulator.restore(token),
+                0 => simulator.revoke(token),
+                1 => simulator.expire(token),
+                _ => simulator.deny(token),
+            }
+            token_states.settle(Clock::System.now());
+        }
+    }
+}
+
+async fn pause(dice: &mut SmallRng, least: u64, most: u64) {
+    tokio::time::sleep(Duration::from_millis(dice.random_range(least..most))).await;
+}
