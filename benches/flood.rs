@@ -115,7 +115,11 @@ async fn upstream() -> SocketAddr {
                     let status = if is_good { "200 OK" } else { "401 Unauthorized" };
                     let body = if is_good { list(query) } else { REFUSAL.to_owned() };
                     // Headers as captured from the real API gateway.
-                    wire.write(&format!("HTTP/1.1 {status}\r\ndate: Mon, 01 Sep 2025 08:00:00 GMT\r\ncontent-type: application/json;charset=utf8\r\nserver: api-gateway\r\nx-request-id: 5d2fc7b35a32a2ec7e2a4de7b5b0b8d7\r\nstrict-transport-security: max-age=31536000; includeSubdomains;\r\nx-frame-options: SAMEORIGIN\r\nx-content-type-options: nosniff\r\nx-xss-protection: 1; mode=block;\r\ncontent-length: {}\r\n\r\n{body}", body.len())).await;
+                    wire.write(&format!("HTTP/1.1 {status}\r\ndate: Mon, 01 Sep 2025 08:00:00 GMT\r\n\
+                        content-type: application/json;charset=utf8\r\nserver: api-gateway\r\n\
+                        x-request-id: 5d2fc7b35a32a2ec7e2a4de7b5b0b8d7\r\n\
+                        strict-transport-security: max-age=31536000; includeSubdomains;\r\n\
+                        x-frame-options: SAMEORIGIN\r\nx-content-type-options: nosniff\r\nx-xss-protection: 1; mode=block;\r\ncontent-length: {}\r\n\r\n{body}", body.len())).await;
                 }
             });
         }

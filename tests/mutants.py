@@ -270,7 +270,7 @@ MUTATIONS = [
         "invariant 3: a caller without a grant marks nothing for others",
         SETTLE,
         "Verdict::InvalidBody(reason) => Some(self.mark_uncacheable(reason)),",
-        "Verdict::InvalidBody(reason) => {\nself.mark(&self.kept_in(), reason);\nSome(reason)\n}",
+        "Verdict::InvalidBody(reason) => {\nself.mark(&self.current_cache_key(), reason);\nSome(reason)\n}",
     ),
     (
         "denied-leader-marks-for-all",
@@ -669,7 +669,7 @@ MUTATIONS = [
         "invalidation: it concerns its own scope only",
         "src/cache/store/invalidations.rs",
         "times.scopes.insert(scope.clone(), before.map_or(at, |before| before.max(at)));",
-        "times.whole = times.whole.max(Some(at));",
+        "times.operation = times.operation.max(Some(at));",
     ),
     (
         "invalidation-purges",

@@ -209,7 +209,8 @@ function showSavings({ helping, mode, proxy, requests }) {
     document.title = `${isIdle ? "" : `${ratio(hits / answered)} from memory · `}workspace-gateway`;
     if (isIdle) {
         const words = passed === 0 ? ["No requests yet.", "No client has sent a request since the start."]
-            : ["Nothing to cache yet.", `There was no product-list request that could be answered from memory. ${count(passed)} other ${passed === 1 ? "request was" : "requests were"} forwarded or refused.`];
+            : ["Nothing to cache yet.",
+                `There was no product-list request that could be answered from memory. ${count(passed)} other ${passed === 1 ? "request was" : "requests were"} forwarded or refused.`];
         sentence(verdict, ...words);
         return;
     }

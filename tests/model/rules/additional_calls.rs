@@ -72,7 +72,7 @@ impl Rules {
                 continue;
             }
             // Its grant may have ended, or it may find a response now. Then it continues to wait.
-            if self.fetch_key(&request) == cache_key && self.from_memory(&request).is_none() {
+            if self.fetch_key(&request) == cache_key && self.reply_from_memory(&request).is_none() {
                 candidates.push(index);
             } else {
                 self.waiters[index].could_not_call = true;

@@ -44,7 +44,7 @@ impl Rules {
         let has_same_bounds = |flight: &&Flight| flight.is_open && flight.cache_key.owner.is_none() == is_shared;
         let open: Vec<_> = self.flights.iter().filter(has_same_bounds).collect();
         let flight = open.iter().find(|flight| flight.cache_key == fetch_key);
-        if let Some(reply) = self.from_memory(request) {
+        if let Some(reply) = self.reply_from_memory(request) {
             let is_refreshed = matches!(reply.kind, ReplyKind::Revalidating(_))
                 && directives != RequestDirectives::OnlyIfCached
                 && flight.is_none()
@@ -78,7 +78,7 @@ impl Rules {
     }
 
     /// The response from memory. A background call may follow.
-    pub(super) fn from_memory(&self, request: &CacheRequest) -> Option<Reply> {
+    pub(super) fn reply_from_memory(&self, request: &CacheRequest) -> Option<Reply> {
         let CacheRequest { caller, key, directives, .. } = *request;
         let cache_key = self.cache_key(caller, key);
         let caller_scope = (caller, scope_of(key));
