@@ -427,7 +427,7 @@ impl fmt::Display for Explanation {
             }
         }
         if let Some(url) = &self.forwarded_to {
-            writeln!(f, "forwarded to     {url}")?;
+            writeln!(f, "relayed to       {url}")?;
         }
         Ok(())
     }

@@ -3,7 +3,7 @@
 //! ```text
 //! request:  normalize → charge → decide → identify → look up → join a flight → wait → release → compose
 //!                                             └─ or relay unchanged ─────────────────────────────┘
-//! fetch:    second tier → wait for a turn → look up again → call upstream → settle → release waiters
+//! fetch:    second tier → wait for a call slot → look up again → call upstream → settle → release waiters
 //! ```
 //!
 //! `fetch.rs` has the sequence of a fetch, and `forward.rs` that of a relayed request. These three files call the
@@ -91,7 +91,7 @@ pub(crate) use remembered::RememberedLookup;
 use role::Role;
 use wait::{AdditionalCall, DEADLINE_MARGIN, Timers, WaitOutcome};
 
-/// The gateway: settings, keys, memory, and the way to upstream.
+/// The gateway: settings, keys, memory, and the client for upstream.
 pub struct Gateway {
     active: RwLock<Arc<ActiveConfig>>,
     /// Held during a reload, so that reloads run one after the other.
@@ -105,7 +105,7 @@ pub struct Gateway {
     memory: Arc<Memory>,
     fetcher: Arc<Fetcher>,
     observer: Arc<Observer>,
-    /// For the memory that clients make the gateway hold, without the cache.
+    /// Counts the memory that clients make the gateway hold, without the cache.
     budget: Arc<Budget>,
     clock: Clock,
     random: Random,
@@ -118,11 +118,11 @@ pub struct Inspection {
     pub is_shared: bool,
     /// `None` if nothing is stored.
     pub entry: Option<Freshness>,
-    /// Whether the stored entry must be revalidated before it is given, because an unsafe method invalidated it.
+    /// Whether the stored entry must be revalidated before it is served, because an unsafe method invalidated it.
     pub needs_confirmation: bool,
     /// Whether the caller's access key is suspended, because upstream refused it too often.
     pub is_suspended: bool,
-    /// Whether a backoff is active: a stale entry, if there is one, is given without a call.
+    /// Whether a backoff is active: a stale entry, if there is one, is served without a call.
     pub is_backing_off: bool,
     /// Why responses cannot be stored, if the key is marked uncacheable.
     pub uncacheable: Option<Unstorable>,
@@ -173,7 +173,7 @@ impl Gateway {
         response.map(|content| ReplyBody::new(content, record, charge))
     }
 
-    /// Decides what to do with a request and does it: answers it from memory, fetches, or forwards. `head_to_remember`
+    /// Decides what to do with a request and does it: answers it from memory, fetches, or relays. `head_to_remember`
     /// is set if the fast path may remember the head.
     async fn process<B>(
         self: &Arc<Self>,
@@ -254,13 +254,14 @@ impl Gateway {
         Forwarder { memory, fetcher, observer: Arc::clone(&self.observer), clock: self.clock.clone() }
     }
 
-    /// Releases a request by the state of now, not by the state when it joined its flight.
+    /// The releaser uses the current state, not the state when the request joined its flight.
     fn releaser<'g>(&'g self, request: &'g CacheRequest, role: &'g Role) -> Releaser<'g> {
         Releaser { memory: &self.memory, observer: &self.observer, request, role, now: self.clock.now() }
     }
 
-    /// Answers a request for an operation from memory, or from a flight. Repeats that while the flight's result is not
-    /// for this caller. Returns `None` if the response is too large to buffer, so that the request has to be relayed.
+    /// Answers a request for an operation from memory, or from a flight. If the result of the flight is not for this
+    /// caller, looks up again. Returns `None` if the response is too large to buffer, so that the request has to be
+    /// relayed.
     async fn look_up_or_fetch(
         self: &Arc<Self>,
         request: &CacheRequest,

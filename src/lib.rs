@@ -1,8 +1,8 @@
 //! A caching reverse proxy for the product-list APIs of Huawei Cloud Workspace.
 //!
-//! It runs beside an application. It answers three slow, rate-limited calls from memory, and the operations that an operator
-//! adds. It relays everything else. This page describes the architecture once; each file describes its own job in its first
-//! lines.
+//! It runs beside an application. It answers requests for three slow, rate-limited operations from memory, and for the
+//! operations that an operator adds. It relays everything else. This page describes the architecture. Each file
+//! describes its own job in its first lines.
 //!
 //! # The path of a request
 //!
@@ -10,38 +10,42 @@
 //!            request/ signing/       cache/                  upstream/    cache/              reply/    telemetry/
 //! accept → route → caller → key → look up → coalesce → fetch ────→ store → release → compose → record
 //!            │        │       │       │ ↑                                     │          ↑
-//!            │        │       │       │ └── not for this caller: once more ───┘          │
+//!            │        │       │       │ └─ not for this caller: look up again ┘          │
 //!            │        └───────┴───────│─ a reason to bypass ──→ relayed ─────────────────┤
 //!            └── not an operation ────│───────────────────────→ relayed ─────────────────┤
 //!                                     └── granted, and fresh enough: from memory ────────┘
 //! ```
 //!
-//! One pure function, [`request::decide`], decides what to do with a request: reject it, relay it, or look up a response.
-//! Its input is the head, the facts of the connection and the active config. `serve` and `explain` both call it.
+//! One pure function, [`request::decide`], decides what to do with a request: reject it, relay it, or look up a
+//! response. Its input is the head, the facts of the connection and the active config. `serve` and `explain` both call
+//! it.
 //!
 //! [`gateway`] is the only module that knows the order of the steps. `gateway.rs` has the sequence of a request,
-//! `gateway/fetch.rs` that of a fetch, and `gateway/forward.rs` that of a relayed request. Steps do not call each other.
-//! They are functions of the parts that they need: `memory.rs` (grants, entries, backoffs), `fetcher.rs` (flights, queue, key
-//! breaker), `observer.rs` (metrics, events, health) and `active_config.rs` (the settings in force). There is no middleware,
-//! no registration, and no import circle within a folder.
+//! `gateway/fetch.rs` that of a fetch, and `gateway/forward.rs` that of a relayed request. Steps do not call each
+//! other. They are functions of the parts that they need: `memory.rs` (grants, entries, backoffs), `fetcher.rs`
+//! (flights, queue, key breaker), `observer.rs` (metrics, events, health) and `active_config.rs` (the settings in
+//! force). There is no middleware, no registration, and no import circle within a folder.
 //!
-//! `gateway/second_tier.rs` is the only step that may ask another cache tier, within a shared fetch. No tier is built in yet.
+//! `gateway/second_tier.rs` is the only step that may ask another cache tier, within a shared fetch. No tier is built
+//! in yet.
 //!
-//! The fast path ([`fast_path`], setting `listen.fast_path`) answers a request whose head has come before, byte for byte,
-//! before hyper reads it. It stores the result of reading a head under a keyed hash of the head. It looks up the grant and
-//! the entry each time. A request that the fast path cannot answer takes the full path. The server passes it bytes
-//! (`server/wire.rs`); the gateway says what to store and what is fresh (`gateway/remembered.rs`).
+//! The fast path ([`fast_path`], setting `listen.fast_path`) answers a request whose head has come before, byte for
+//! byte, before hyper reads it. It stores the result of reading a head under a keyed hash of the head. It looks up the
+//! grant and the entry each time. A request that the fast path cannot answer takes the full path. The server passes
+//! bytes to the fast path (`server/wire.rs`). The gateway decides what it stores and what is fresh
+//! (`gateway/remembered.rs`).
 //!
-//! The settings that can change at run time are one value, `gateway/active_config.rs`. A request uses the same value from
-//! beginning to end. The table in `config/settings.rs` lists the settings that need a restart. `cli/reload.rs` notices
-//! changes, `config/` reads and compares them, and `server/reload.rs` with `gateway/reload.rs` apply all of them or none.
+//! The settings that can change at run time are one value, `gateway/active_config.rs`. A request uses the same value
+//! from beginning to end. The table in `config/settings.rs` lists the settings that need a restart. `cli/reload.rs`
+//! notices changes, `config/` reads and compares them, and `server/reload.rs` with `gateway/reload.rs` apply all of
+//! them or none.
 //!
 //! A new process can replace an old one without a failed request. Both listen on sockets that a supervisor hands down
-//! (`cli/inherit.rs`, `server/listeners.rs`). The old process asks its clients to reconnect (`server/shutdown.rs`). State is
-//! not handed over: each process proves its callers anew.
+//! (`cli/inherit.rs`, `server/listeners.rs`). The old process asks its clients to reconnect (`server/shutdown.rs`).
+//! State is not handed over: each process proves its callers anew.
 //!
-//! `admin/` is the operator's interface; `admin/guard.rs` controls access. Its figures come from the metrics that Prometheus
-//! gets. [`telemetry::events`] keeps recent events.
+//! `admin/` is the operator's interface; `admin/guard.rs` controls access. Its figures come from the metrics that
+//! Prometheus gets. [`telemetry::events`] keeps recent events.
 //!
 //! [`cache::freshness`] decides how long an entry is fresh, and [`cache::lifetime`] reads what upstream says about it.
 //! [`cache::backoffs`] decides when the gateway does not call upstream. An entry is fresh, then stale while it is
@@ -61,91 +65,112 @@
 //! - [`signing`] verifies and makes signatures with access keys. It is pure, and secrets do not leave it.
 //! - [`request`] reads requests. It is pure: no sockets, no clock, no runtime.
 //! - [`budget`] counts the memory that clients make the gateway hold.
-//! - [`cache`] has entries, grants, backoffs and flights. Only `cache/store.rs` uses moka, and only `cache/flights.rs` waits.
+//! - [`cache`] has entries, grants, backoffs and flights. Only `cache/store.rs` uses moka, and only `cache/flights.rs`
+//!   waits.
 //! - [`upstream`] has the only HTTP client of the gateway. [`proxy_config`] says which route it takes.
-//! - [`clock`], `net`, [`random`] and `sync` are the seams for simulation: the only clocks, sockets, randomness and locks.
-//! - [`simulator`] is both upstream services. `demo` runs it; the gateway does not know it.
+//! - [`clock`], `net`, [`random`] and `sync` are the only clocks, sockets, random numbers and locks. A simulation
+//!   replaces them.
+//! - [`simulator`] simulates both upstream services. `demo` runs it. The gateway does not depend on it.
 //!
 //! # Invariants
 //!
-//! 1. **What is not in the key is not sent.** The request for a product list is built from its key, the caller's credential
-//!    and constants ([`upstream::client`]), so nothing else can change what is stored under the key. Exceptions:
+//! 1. **What is not in the key is not sent.** The request for a product list is built from its key, the caller's
+//!    credential and constants ([`upstream::client`]), so nothing else can change what is stored under the key.
+//!    Exceptions:
 //!    - Validators of the stored entry are sent to revalidate it.
 //!    - An operation with `forward_headers` sends more ([`request::forwarded`]). Its entries belong to one caller
 //!      ([`catalogue::Operation::unshareable`]), unless it forwards only W3C trace headers.
 //!    - A valid `traceparent` is continued ([`request::trace`]), and `Via` is sent so that loops are detected.
 //!
-//!    Only the caller's own credential is sent: its token, or a signature that the gateway makes with the caller's access key.
-//! 2. **No proof, no share.** A stored response is shown only to a caller that upstream itself has answered well, with that
-//!    caller's own credential, in that scope, within `grant_ttl` ([`cache::grants`]). A denial ends the grant at once. A
-//!    caller is a keyed hash ([`request::caller`]) of a token, or of an access key whose signature the gateway has verified
-//!    ([`signing::ring`]). An unverified signature is no caller. The fast path stores heads with tokens only, and looks up the
-//!    grant each time.
-//! 3. **Only a proved or granted caller changes what others see.** The response to a caller without a grant is stored only if
-//!    it is the proof. It causes no mark and no backoff, and no other caller waits for it. While an entry is fresh, a response
-//!    that cannot be stored concerns its caller only. Only a granted caller invalidates a scope (`gateway/invalidate.rs`).
-//!    The store keeps complete 200 responses that pass the operation's body check ([`cache::admission`]), and for seconds a
-//!    400, 404 or 405. An operation whose responses vary on the credential turns private (`cache/store/private.rs`).
-//! 4. **One call at a time, up to three where upstream answers others.** At most one call per cache key is in flight for
-//!    those who may share its response ([`cache::flights`]). It runs in a task of its own. While all calls of a flight are
-//!    slow, and upstream has answered a product list that was sent later ([`upstream::successes`]), another caller makes
-//!    another call, three in all. A failure ends only its own call. A 5xx is repeated once under the same condition. Nobody
-//!    gets another caller's refusal: each waiter is checked again when it is released (`gateway/release.rs`). Requests do not
-//!    wait for each other if the response cannot be shared, beyond the limits, after three leaders, after a purge, or if the
-//!    client sent `no-cache`.
-//! 5. **In doubt, forward.** A request that the gateway does not fully understand is relayed and its response is not stored.
-//!    The reason is a value ([`request::BypassReason`]).
-//! 6. **Bounded one by one.** By bytes: entries (`cache.max_size`), responses (`cache.max_body_size`), heads
-//!    (`limits.max_head_size`). By number: header fields, list members and query parameters ([`request::validate`]), grants,
-//!    known heads, flights, waiters, remembered denials, private scopes, invalidation times, metric series (by enums),
-//!    connections and HTTP/2 streams. By time: whatever a client can delay ([`server`]). Beyond a limit of the cache, more
-//!    requests go upstream and nothing else changes. Calls to upstream are limited for each caller and class of callers
-//!    ([`upstream::gate`]), and for each access key that upstream has refused ([`upstream::key_breaker`]).
-//! 7. **Never worse than no gateway.** Bodies pass byte for byte, errors have upstream's shape, everything else is streamed.
-//!    `mode = "bypass"` switches the cache off at run time.
-//! 8. **One token is one caller, and two tokens are two callers**, whatever the spelling, the order of the fields or the
-//!    protocol. Every head is normalized before anything reads it ([`request::validate`]). HTTP/1.1 trims blanks around a
-//!    value (RFC 9110 §5.5); HTTP/2 rejects them (RFC 9113 §8.2.1). A head that two servers could read in two ways is rejected
-//!    with 400: two token fields, `_` in place of `-` in a field that matters, two lengths, a target outside visible ASCII.
-//! 9. **Only a failure outside the gateway extends a lapsed grant** ([`upstream::Fault`]). The caller's own call must have been
-//!    sent and have had upstream's whole time. The extended grant shows no entry that was sent later than its regular end (the
-//!    last proof and `grant_ttl`). So nobody sees newer data than the grant covered, whatever makes the call fail. A 401 or 403
-//!    counts as soon as its head is read. A 401 on any path suspends all grants of its caller in that service, and ends them
-//!    unless its code is the service's own.
-//! 10. **Bounded as a sum.** One budget ([`budget`], `limits.memory`) covers what clients can make the process, and the kernel
-//!     for it, hold beside the cache. At the limit the gateway first stops reading and accepting. Then it closes idle
-//!     connections and slow readers (`server/shed.rs`). Then it answers unknown callers 503; known callers wait until their
-//!     deadline. Connections, decoded HTTP/2 heads and evicted entries that clients still read are charged even if they do not
-//!     fit. Responses that do not fit are streamed and not stored. Hits on the fast path need no room.
-//! 11. **Isolation.** No client keeps more than half of a resource while others wait for it. For connections a client is a peer
-//!     address ([`request::peer`]). For call slots and the budget it is a caller, a peer address and a connection. Callers are
-//!     served in this order: proved within the hour, known by relay, unknown, and last those whose client has closed its sending
-//!     side ([`cache::known_callers`], [`upstream::gate`]). Of the budget, a client gets more only while it then holds no more
-//!     than what is left free (four times that for a small request). Unknown callers together get at most half of what known
-//!     callers leave, and connections without a credential a quarter.
-//! 12. **Time includes suspension.** An age is at least the larger of the time passed on `CLOCK_BOOTTIME` and on the wall clock.
-//!     Drift of the wall clock up to 30 s is ignored, and a step back changes nothing. After a suspension or a forward step,
-//!     grants are lapsed, entries stale, and denials, backoffs and suspensions of access keys over. All rules use this clock
-//!     ([`clock::Clock::now`]); timers and durations use another one ([`clock::Clock::timer_now`]).
+//!    Only the caller's own credential is sent: its token, or a signature that the gateway makes with the caller's
+//!    access key.
+//! 2. **No proof, no share.** A stored response is shown only to a caller with a proof: upstream has answered a call
+//!    with that caller's own credential successfully, in that scope, within `grant_ttl` ([`cache::grants`]). A denial
+//!    ends the grant at once. A caller is a keyed hash ([`request::caller`]) of a token, or of an access key whose
+//!    signature the gateway has verified ([`signing::ring`]). An unverified signature is no caller. The fast path
+//!    stores heads with tokens only, and looks up the grant each time.
+//! 3. **Only a proved or granted caller changes what others see.** Unless it is itself the proof, the response to a
+//!    caller without a grant is not stored, marks no key as uncacheable and begins no backoff for others. No other
+//!    caller waits for it.
+//!    While an entry is fresh, a response that cannot be stored concerns its caller only. Only a granted caller
+//!    invalidates a scope (`gateway/invalidate.rs`). The store has complete 200 responses that pass the operation's
+//!    body check ([`cache::admission`]). It also has 400, 404 and 405 responses, which are used for at most
+//!    `negative_ttl`. An operation whose responses vary on the credential becomes private (`cache/store/private.rs`).
+//! 4. **One call at a time for each cache key, or up to three if upstream is slow only for this key.** For callers that
+//!    may share a response, at most one call per cache key is in flight ([`cache::flights`]). It runs in a task of its
+//!    own. While all calls of a flight are slow, and upstream has answered a later request for a product list
+//!    ([`upstream::successes`]), another caller makes another call, three in all. A failure ends only its own call.
+//!    After a 5xx, another caller retries once under the same condition. Nobody gets another caller's refusal: each
+//!    waiter is checked again when it is released (`gateway/release.rs`). Requests do not wait for each other if the
+//!    response cannot be shared, beyond the limits, after four flights without a result for them, after a purge, or if
+//!    the client sent `no-cache`.
+//! 5. **If in doubt, relay.** A request that the gateway does not fully understand is relayed, and its response is not
+//!    stored. The reason is a value ([`request::BypassReason`]).
+//! 6. **Each resource is bounded.** By bytes: entries (`cache.max_size`), responses (`cache.max_body_size`), heads
+//!    (`limits.max_head_size`). By number: header fields, list members and query parameters ([`request::validate`]),
+//!    grants, known heads, flights, waiters, remembered denials, private scopes, invalidation times, metric series (by
+//!    enums), connections and HTTP/2 streams. By time: whatever a client can delay ([`server`]). Beyond a limit of the
+//!    cache, more requests go upstream and nothing else changes. Calls to upstream are limited for each caller and
+//!    class of callers ([`upstream::gate`]), and for each access key that upstream has refused
+//!    ([`upstream::key_breaker`]). Beyond these limits a request waits for its turn, and then gets a 503.
+//! 7. **Never worse than no gateway.** Bodies pass byte for byte, errors have upstream's shape, everything else is
+//!    streamed. `mode = "bypass"` switches the cache off at run time.
+//! 8. **One token is one caller, and two tokens are two callers**, whatever the spelling, the order of the fields or
+//!    the protocol. Every head is normalized before anything reads it ([`request::validate`]). HTTP/1.1 trims blanks
+//!    around a value (RFC 9110 §5.5); HTTP/2 rejects them (RFC 9113 §8.2.1). A head that two servers could read in two
+//!    ways is rejected with 400: two token fields, `_` in place of `-` in a field that matters, two lengths, a target
+//!    outside visible ASCII.
+//! 9. **Only a failure outside the gateway extends a lapsed grant** ([`upstream::Fault`]). The caller's own call must
+//!    have been sent, and a timeout counts only if upstream has had the whole time limit of the call. The extended
+//!    grant shows no entry that was sent later than its regular end (the last proof and `grant_ttl`). So nobody sees
+//!    newer data than the grant covered, whatever makes the call fail. A 401 or 403 counts as soon as its head is read.
+//!    A 401 on any path suspends all grants of its caller in that service. It ends them, unless the error code in its
+//!    body is one of the service itself.
+//! 10. **The sum is bounded.** One budget ([`budget`], `limits.memory`) covers the memory that clients can make the
+//!     process use besides the cache, and that of its sockets in the kernel. At the limit the gateway first stops
+//!     reading and accepting. Then it closes idle connections and slow readers (`server/shed.rs`). Then it answers
+//!     unknown callers with 503, and known callers wait until their deadline. Few may wait; further ones get
+//!     a 503. Connections, decoded HTTP/2 heads and
+//!     removed entries that clients still read are charged even if they do not fit. Responses that do not fit are
+//!     streamed and not stored. Hits on the fast path need no free memory.
+//! 11. **Isolation.** No client keeps more than half of a resource while others wait for it. For connections a client
+//!     is a peer address ([`request::peer`]). For call slots, relay slots and the budget it is a caller, a peer
+//!     address and a connection. One caller never has more than half of the flights or waiters. Callers are served in
+//!     this order: with a grant or proved within the last hour, known by a relayed request, unknown, and last those whose client has closed its sending side ([`cache::known_callers`], [`upstream::gate`]). A client
+//!     may take more of the budget only if it then holds at most as many bytes as remain free (for a small request,
+//!     four times as many). Unknown callers together get at most half of what known callers leave, and connections
+//!     without a credential a quarter. Removed entries that clients still read count for no client.
+//! 12. **Time includes system suspend.** An age is at least the larger of the time passed on `CLOCK_BOOTTIME` and on
+//!     the wall clock. Drift of the wall clock up to 30 s is ignored, and a step back changes nothing. After a system
+//!     suspend, a pause of the virtual machine or a forward step, grants have lapsed, entries are stale, and denials, backoffs and suspensions of
+//!     access keys have ended. All rules use this clock ([`clock::Clock::now`]); timers and durations use another one
+//!     ([`clock::Clock::timer_now`]). Dates, those of signatures included, are the wall clock's.
 //!
 //! # Glossary
 //!
-//! - **Caller**: a credential, identified by a keyed hash. **Known caller**: upstream has answered it well within the hour.
+//! - **Caller**: a credential, identified by a keyed hash. **Known caller**: a caller that upstream has answered
+//!   successfully, with a product list or on a relayed request. Its calls are served before those of unknown callers. It
+//!   gets nothing from memory without a grant.
 //! - **Scope**: an operation with the path segments that it captures, such as the project.
-//! - **Proof**: upstream has answered a caller's own call well. **Denial**: upstream answered it 401 or 403.
-//! - **Grant**: what a proof gives its caller in a scope, for `grant_ttl`. After that it is **lapsed**; an outage can extend it.
-//! - **Flight**: the calls in flight for one cache key, and their waiters. **Leader**: the request that is sent. **Waiter**: a
-//!   request that waits for it.
-//! - **Cache key**: the key of a request, and its owner if the entry belongs to one caller. **Private**: not shared.
-//! - **Backoff**: a time in which the gateway does not call upstream for what it can give stale.
-//! - **Budget**: the bytes that may be held for clients. **Charge**: a part of it that is in use.
-//! - **Shed**: to close a connection because another one, or memory, is needed.
+//! - **Proof**: a valid 200 of upstream to the caller's own call. **Denial**: a 401 or 403 to it.
+//! - **Grant**: what a proof gives its caller in a scope, for `grant_ttl`. After that it is *lapsed*. An outage can extend it.
+//! - **Flight**: the calls in flight for one cache key, and their waiters. **Leader**: the request that is sent.
+//!   **Waiter**: a request that waits for it. If a leader is refused, another one is *elected* from the waiters.
+//! - **Cache key**: the key of a request, and its owner if the entry belongs to one caller (*private*). A key is
+//!   *uncacheable* for a while after a response for it could not be stored. An entry is *negative* if it is a 400, 404 or
+//!   405.
+//! - **Relay**: to pass a request on unchanged and store nothing. The outcome is *bypass* for an operation, else
+//!   *pass-through*.
+//! - **Backoff**: a time in which the gateway does not call upstream for what it can serve stale.
+//! - **Slot**: the right to have one call in flight (`upstream.max_calls`). A call waits for its *turn* to get one.
+//! - **Budget**: the bytes that may be held for clients. A *charge* is a part of it that is in use; an *account* is what one
+//!   connection holds. **Shed**: to close a connection because another one, or memory, is needed.
 //!
 //! # Not included, on purpose
 //!
 //! - Layers or middleware: there is one path, readable from top to bottom.
-//! - Retries, except two: a connection that broke before a response, where a repetition cannot do anything twice
-//!   ([`upstream::client`]), and a 5xx while upstream answers others (invariant 4).
+//! - Retries, except two: a connection that broke before a response, if nothing can happen twice
+//!   ([`upstream::client`]), and a 5xx while upstream answers other callers (invariant 4).
 //! - Caching rules by pattern or header: an operation is described as a whole, or it is relayed.
 //! - Plain text beyond this machine without an explicit setting ([`config::exposure`]).
 //! - A choice of TLS versions or ciphers.

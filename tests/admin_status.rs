@@ -28,7 +28,7 @@ async fn without_requests_the_status_has_empty_figures() {
     let world = World::new().await;
     let status = status(&world).await;
     assert_eq!(
-        status["helping"],
+        status["savings"],
         json!({ "answered": 0, "hits": 0, "hit_ratio": null, "upstream_calls": 0, "calls_saved": 0, "seconds_saved": null })
     );
     assert_eq!(status["upstream"].as_array().unwrap().len(), 2);
@@ -55,18 +55,18 @@ async fn the_status_figures_equal_the_metrics() {
     let status = status(&world).await;
     let metric = |series: &str| world.metric(&format!("workspace_gateway_{series}"));
     let hits = metric("requests_total{operation=\"ListProducts\",result=\"hit\",status=\"200\"}");
-    assert_eq!((hits, &status["helping"]["hits"]), (3.0, &json!(3)));
+    assert_eq!((hits, &status["savings"]["hits"]), (3.0, &json!(3)));
     // The first request and the denied one caused a call each.
     assert_eq!(metric("fetches_total{operation=\"ListProducts\"}"), 2.0);
-    let helping = &status["helping"];
-    assert_eq!(helping["answered"], 5);
-    assert_eq!((&helping["upstream_calls"], &helping["calls_saved"]), (&json!(2), &json!(3)));
-    assert_eq!(helping["hit_ratio"], 0.6);
+    let savings = &status["savings"];
+    assert_eq!(savings["answered"], 5);
+    assert_eq!((&savings["upstream_calls"], &savings["calls_saved"]), (&json!(2), &json!(3)));
+    assert_eq!(savings["hit_ratio"], 0.6);
     let sum = |result: &str| {
         metric(&format!("request_duration_seconds_sum{{operation=\"ListProducts\",result=\"{result}\"}}"))
     };
     let saved = 3.0 * sum("miss") / 2.0 - sum("hit");
-    assert!((helping["seconds_saved"].as_f64().unwrap() - saved).abs() < 1e-9, "{helping} {saved}");
+    assert!((savings["seconds_saved"].as_f64().unwrap() - saved).abs() < 1e-9, "{savings} {saved}");
     let results = &status["requests"]["results"];
     assert_eq!((&results["hit"], &results["miss"], &results["bypass"]), (&json!(3), &json!(2), &json!(1)));
     assert_eq!(results["pass-through"], 1);

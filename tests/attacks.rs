@@ -359,7 +359,7 @@ async fn an_unproved_caller_cannot_detect_what_is_stored() {
 
     type Spoil = fn(&World, &str);
     let causes: [Spoil; 6] = [
-        // Upstream answers well.
+        // Upstream answers successfully.
         |_, _| {},
         |world, token| world.simulator.revoke(token),
         |world, token| world.simulator.deny(token),

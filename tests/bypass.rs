@@ -1,4 +1,4 @@
-//! Bypasses: a request that the gateway does not fully understand is forwarded unchanged and its response is not
+//! Bypasses: a request that the gateway does not fully understand is relayed unchanged and its response is not
 //! stored.
 
 use std::collections::BTreeSet;
@@ -59,7 +59,7 @@ async fn every_bypass_reason_is_reported_and_nothing_is_stored() {
             assert!(!reply.headers().contains_key("age"));
             assert_eq!(world.upstream_calls(), calls, "{path}");
             let seen = world.simulator.requests_seen().pop().unwrap();
-            assert_eq!((seen.target.as_str(), seen.has_body), (path.as_str(), !body.is_empty()), "forwarded unchanged");
+            assert_eq!((seen.target.as_str(), seen.has_body), (path.as_str(), !body.is_empty()), "relayed unchanged");
         }
     }
     assert_eq!(world.metric("workspace_gateway_entries"), 0.0);

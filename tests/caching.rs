@@ -153,7 +153,7 @@ async fn only_product_lists_are_stored() {
         world.simulator.set_list_body(Some(Bytes::from_static(body.as_bytes())));
         for calls in 1..=2 {
             let reply = world.get(LIST).await;
-            assert_eq!((reply.status(), reply.text()), (StatusCode::OK, body), "forwarded unchanged");
+            assert_eq!((reply.status(), reply.text()), (StatusCode::OK, body), "relayed unchanged");
             assert!(reply.cache_status().ends_with(&format!("detail={detail}")), "{reply:?}");
             assert_eq!(world.upstream_calls(), calls);
         }
@@ -202,7 +202,7 @@ async fn upstream_headers_can_prevent_storing() {
         for calls in 1..=2 {
             let reply = world.get(LIST).await;
             assert!(reply.cache_status().ends_with(&format!("detail={detail}")), "{reply:?}");
-            assert_eq!(reply.header(name), value, "forwarded unchanged");
+            assert_eq!(reply.header(name), value, "relayed unchanged");
             assert_eq!(world.upstream_calls(), calls);
         }
     }

@@ -1,5 +1,5 @@
-//! Time includes suspension (invariant 12): after a forward jump of either clock, nothing from before is fresh. A wall
-//! clock that is set back changes nothing.
+//! Time includes system suspend (invariant 12): after a forward jump of either clock, nothing from before is fresh. A
+//! wall clock that is set back changes nothing.
 
 use std::time::Duration;
 

@@ -129,7 +129,7 @@ fn explain_removes_the_path_prefix_of_a_base_url() {
         }
     }
     let through = explain("/workspace/v1/p/x", token);
-    let expected = "forwarded to     https://appstream.r-1.myhuaweicloud.com/v1/p/x";
+    let expected = "relayed to       https://appstream.r-1.myhuaweicloud.com/v1/p/x";
     assert!(stdout(&through).lines().any(|printed| printed == expected), "{}", stdout(&through));
     assert!(stdout(&explain("/workspace/workspace/v2", token)).contains("answered 404 here"));
     assert!(!stdout(&explain("/v2/p/products", token)).contains("rewritten to"));

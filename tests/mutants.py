@@ -121,7 +121,7 @@ MUTATIONS = [
         "grants: a lapsed grant shows nothing until the caller's own call has failed",
         LOOK_UP,
         "            GrantState::Granted => {\n                return",
-        "            GrantState::Granted | GrantState::Grace { .. } => {\n                return",
+        "            GrantState::Granted | GrantState::Lapsed { .. } => {\n                return",
     ),
     (
         "unproved-joins-shared-flight",
@@ -528,8 +528,8 @@ MUTATIONS = [
         "unproved-failure-for-all",
         "invariant 3: a failure of a caller without a grant is no backoff for others",
         SETTLE,
-        "GrantState::Grace { .. } => is_private,\n            GrantState::Unknown | GrantState::Denied { .. } => false,",
-        "GrantState::Grace { .. } | GrantState::Unknown | GrantState::Denied { .. } => true,",
+        "GrantState::Lapsed { .. } => is_private,\n            GrantState::Unknown | GrantState::Denied { .. } => false,",
+        "GrantState::Lapsed { .. } | GrantState::Unknown | GrantState::Denied { .. } => true,",
     ),
     (
         "backoffs-survive-purge",

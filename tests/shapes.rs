@@ -67,7 +67,7 @@ async fn a_base_url_may_have_a_prefix_and_a_trailing_slash() {
         assert!(is_hit(&exchange(&world, &line, "Host: x\r\nConnection: close\r\n", "").await), "{path}");
     }
     assert_eq!(world.upstream_calls(), 0);
-    // The path determines the service. The rest of the path is forwarded unchanged.
+    // The path determines the service. The rest of the path is relayed unchanged.
     for (path, service, target) in [
         ("/workspace/v1/PROJECT/app-groups?a=//b", Service::AppStream, "/v1/PROJECT/app-groups?a=//b"),
         ("/appstream//v2/PROJECT//x/%2F/./y/", Service::Workspace, "/v2/PROJECT//x/%2F/./y/"),

@@ -34,7 +34,7 @@ fn describe(known: &Inspection) -> Now {
             "suspended: upstream has refused the access key several times in a row; it is not used for now".to_owned()
         }
         GrantState::Granted => "granted: a recent upstream call has proved this caller".to_owned(),
-        GrantState::Grace { .. } => {
+        GrantState::Lapsed { .. } => {
             "not granted any more: the gateway calls upstream for this caller alone; if the call fails outside the \
              gateway, the caller gets what was fetched before its grant lapsed"
                 .to_owned()

@@ -33,7 +33,6 @@ struct Status {
     /// Where clients connect.
     proxy: String,
     log_level: Option<String>,
-    #[serde(rename = "helping")]
     savings: SavingsSummary,
     requests: Requests,
     latency: Latency,

@@ -42,7 +42,7 @@ pub(crate) enum Audience {
 
 /// How the gateway treats a request header that a response varies on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum CallerRole {
+pub(crate) enum VaryRole {
     /// All requests with the same key send the same value.
     Fixed,
     /// The header identifies the caller.
@@ -53,11 +53,11 @@ pub(crate) enum CallerRole {
 
 /// Classifies a complete response. `is_private` says whether it would be stored for its caller only. `role` classifies
 /// the request headers that `Vary` names.
-pub(crate) fn judge(
+pub(crate) fn classify(
     response: &Response<Bytes>,
     check: &BodyCheck,
     is_private: bool,
-    role: impl Fn(&HeaderName) -> CallerRole,
+    role: impl Fn(&HeaderName) -> VaryRole,
 ) -> Verdict {
     match response.status().as_u16() {
         200 => match body::check(response.body(), check) {
@@ -85,15 +85,15 @@ pub(crate) fn is_negative(status: StatusCode) -> bool {
 fn check_headers(
     headers: &HeaderMap,
     is_private: bool,
-    role: impl Fn(&HeaderName) -> CallerRole,
+    role: impl Fn(&HeaderName) -> VaryRole,
 ) -> Result<Audience, Unstorable> {
     let reserved = lifetime::reserved_fields(headers).ok_or(Unstorable::CacheDirectives)?;
     let mut audience = Audience::All;
     for name in varies_on(headers) {
-        match name.map_or(CallerRole::Free, |name| role(&name)) {
-            CallerRole::Fixed => {}
-            CallerRole::Credential => audience = Audience::Caller,
-            CallerRole::Free => return Err(Unstorable::Vary),
+        match name.map_or(VaryRole::Free, |name| role(&name)) {
+            VaryRole::Fixed => {}
+            VaryRole::Credential => audience = Audience::Caller,
+            VaryRole::Free => return Err(Unstorable::Vary),
         }
     }
     // Reserved fields can be left out only of an entry that is stored for one caller.
@@ -104,8 +104,8 @@ fn check_headers(
 }
 
 /// Whether `Vary` names the credential, whatever else the headers say about storing the response.
-pub(crate) fn varies_on_credential(headers: &HeaderMap, role: impl Fn(&HeaderName) -> CallerRole) -> bool {
-    varies_on(headers).flatten().any(|name| role(&name) == CallerRole::Credential)
+pub(crate) fn varies_on_credential(headers: &HeaderMap, role: impl Fn(&HeaderName) -> VaryRole) -> bool {
+    varies_on(headers).flatten().any(|name| role(&name) == VaryRole::Credential)
 }
 
 /// Whether a body contains an `error_code`, whatever the status is. False if the body is not complete JSON.
@@ -133,31 +133,31 @@ mod tests {
         builder.body(Bytes::from_static(body.as_bytes())).unwrap()
     }
 
-    fn judge(response: &Response<Bytes>) -> Verdict {
+    fn classify(response: &Response<Bytes>) -> Verdict {
         judge_for(response, false)
     }
 
     fn judge_for(response: &Response<Bytes>, is_private: bool) -> Verdict {
-        super::judge(response, &BodyCheck::Field("products".into()), is_private, |name| match name.as_str() {
-            "accept" => CallerRole::Fixed,
-            "x-auth-token" => CallerRole::Credential,
-            _ => CallerRole::Free,
+        super::classify(response, &BodyCheck::Field("products".into()), is_private, |name| match name.as_str() {
+            "accept" => VaryRole::Fixed,
+            "x-auth-token" => VaryRole::Credential,
+            _ => VaryRole::Free,
         })
     }
 
     #[test]
     fn a_product_list_is_a_proof_and_is_stored() {
         for body in [r#"{"products":[]}"#, r#"{"total_count":1,"products":{"product_id":"p"}}"#] {
-            assert_eq!(judge(&response(200, &[], body)), Verdict::Proof(Ok(Audience::All)), "{body}");
+            assert_eq!(classify(&response(200, &[], body)), Verdict::Proof(Ok(Audience::All)), "{body}");
         }
         let list = r#"{"products":[]}"#;
-        assert_eq!(judge(&response(200, &[("vary", "Accept,, accept")], list)), Verdict::Proof(Ok(Audience::All)));
+        assert_eq!(classify(&response(200, &[("vary", "Accept,, accept")], list)), Verdict::Proof(Ok(Audience::All)));
         assert_eq!(
-            judge(&response(200, &[("age", "7"), ("cache-control", "max-age=1")], list)),
+            classify(&response(200, &[("age", "7"), ("cache-control", "max-age=1")], list)),
             Verdict::Proof(Ok(Audience::All))
         );
         let varying = response(200, &[("vary", "accept, X-Auth-Token")], list);
-        assert_eq!(judge(&varying), Verdict::Proof(Ok(Audience::Caller)));
+        assert_eq!(classify(&varying), Verdict::Proof(Ok(Audience::Caller)));
     }
 
     #[test]
@@ -174,11 +174,11 @@ mod tests {
             ("age", "", Unstorable::BadAge),
             ("age", "1, 2", Unstorable::BadAge),
         ] {
-            let verdict = judge(&response(200, &[(name, value)], r#"{"products":[]}"#));
+            let verdict = classify(&response(200, &[(name, value)], r#"{"products":[]}"#));
             assert_eq!(verdict, Verdict::Proof(Err(reason)), "{name}: {value}");
         }
         let twice = response(200, &[("age", "1"), ("age", "1")], r#"{"products":[]}"#);
-        assert_eq!(judge(&twice), Verdict::Proof(Err(Unstorable::BadAge)));
+        assert_eq!(classify(&twice), Verdict::Proof(Err(Unstorable::BadAge)));
     }
 
     #[test]
@@ -210,7 +210,7 @@ mod tests {
             (r#"{"error_code":"WKS.00211401","products":[]}"#, Unstorable::NotProducts),
             (r#"{"products":null}"#, Unstorable::NotProducts),
         ] {
-            assert_eq!(judge(&response(200, &[], body)), Verdict::InvalidBody(reason), "{body}");
+            assert_eq!(classify(&response(200, &[], body)), Verdict::InvalidBody(reason), "{body}");
         }
     }
 
@@ -224,7 +224,7 @@ mod tests {
             (Verdict::Personal, &[201, 203, 204, 206, 301, 304, 402, 407, 409, 413, 414, 431, 494, 508, 600]),
         ] {
             for &status in statuses {
-                assert_eq!(judge(&response(status, &[], r#"{"products":[]}"#)), verdict, "{status}");
+                assert_eq!(classify(&response(status, &[], r#"{"products":[]}"#)), verdict, "{status}");
             }
         }
     }

@@ -5,8 +5,8 @@
 //! result, after a panic for example, releases the waiters immediately.
 //!
 //! Waiters get the result from the flight. They must not read it from the cache, which may have rejected the entry.
-//! When the limits on flights or waiters are reached, each request makes its own call. So does a caller that holds half
-//! of either ([`Shares`]).
+//! When the limits on flights or waiters are reached, each request makes its own call. So does each request of a caller
+//! that has half of the flights or of the waiters ([`Shares`]).
 //!
 //! A flight has up to [`MAX_CALLS`] calls, each of a different caller. While all its calls are slow, the gateway may
 //! let a waiter make another one ([`Waiter::lead_another`]). The first result that serves all callers ends the flight.
@@ -27,7 +27,7 @@ use tokio::sync::{oneshot, watch};
 
 use crate::request::caller::Caller;
 use crate::sync::{Mutex, MutexGuard, RwLock};
-use shares::{Share, Shares};
+use shares::{FlightPlace, Shares};
 pub(crate) use slowness::Slowness;
 
 /// The number of calls that one flight may make in all.
@@ -67,7 +67,7 @@ struct Joinable<T> {
     _receiver: watch::Receiver<FlightState<T>>,
 }
 
-/// The calls for one key, and their state as the waiters see it.
+/// The calls for one key, and the state that is published to the waiters.
 struct Flight<T> {
     state: watch::Sender<FlightState<T>>,
     /// If all calls in flight are slow: the time at which the latest one was sent.
@@ -174,12 +174,12 @@ impl<K: Eq + Hash + Clone, T: Clone> Flights<K, T> {
     }
 
     fn wait(&self, key: &K, joinable: &Joinable<T>, caller: Caller) -> (Waiter<K, T>, Option<Leader<K, T>>) {
-        let share = Share::take(&self.shared.waiting, caller, self.shared.limits().waiting);
+        let share = FlightPlace::take(&self.shared.waiting, caller, self.shared.limits().waiting);
         let Some(share) = share else { return self.solo(caller) };
         (Waiter::new(&self.shared, &joinable.flight, Some(key.clone()), Some(share)), None)
     }
 
-    /// Begins a flight without a waiter. `None` if there is a flight for the key, or the limit is reached.
+    /// Begins a flight without a waiter. `None` if there is already a flight for the key, or the limit is reached.
     pub(crate) fn begin(&self, key: &K, caller: Caller) -> Option<Leader<K, T>> {
         let mut in_flight = self.shared.in_flight();
         if in_flight.flights.contains_key(key) {
@@ -254,7 +254,7 @@ pub(crate) struct Leader<K: Eq + Hash, T> {
 }
 
 impl<K: Eq + Hash, T> Leader<K, T> {
-    /// Notes that the request is now sent to upstream. Before that, the call waits for its turn.
+    /// Notes that the request is being sent to upstream. Before that, the call waits for a call slot.
     pub(crate) fn mark_sent(&self) {
         self.flight.is_sent.store(true, Ordering::Relaxed);
     }
@@ -364,7 +364,7 @@ pub(crate) struct Waiter<K, T> {
     /// The result of the request's own call, if that is in flight.
     own: Option<oneshot::Receiver<T>>,
     /// `None` if the request has begun a call.
-    share: Option<Share>,
+    share: Option<FlightPlace>,
     shared: Arc<FlightsInner<K, T>>,
 }
 
@@ -375,12 +375,17 @@ pub(crate) struct FlightOutcome<T> {
 }
 
 impl<K, T> Waiter<K, T> {
-    fn new(shared: &Arc<FlightsInner<K, T>>, flight: &Arc<Flight<T>>, key: Option<K>, share: Option<Share>) -> Self {
+    fn new(
+        shared: &Arc<FlightsInner<K, T>>,
+        flight: &Arc<Flight<T>>,
+        key: Option<K>,
+        share: Option<FlightPlace>,
+    ) -> Self {
         let (flight, state) = (Arc::clone(flight), flight.state.subscribe());
         Self { key, flight, state, own: None, share, shared: Arc::clone(shared) }
     }
 
-    /// Whether a call of the flight has been sent to upstream. Before that, it waits for its turn.
+    /// Whether a call of the flight has been sent to upstream. Before that, the calls wait for a call slot.
     pub(crate) fn is_sent(&self) -> bool {
         self.flight.is_sent.load(Ordering::Relaxed)
     }
@@ -417,7 +422,9 @@ impl<K: Eq + Hash + Clone, T: Clone> Waiter<K, T> {
             biased;
             result = own => Some(result),
             state = state.wait_for(is_ready) => match &*state.ok()? {
-                FlightState::Announced(result) | FlightState::Ended(result) => Some(FlightOutcome { result: result.clone(), is_own: false }),
+                FlightState::Announced(result) | FlightState::Ended(result) => {
+                    Some(FlightOutcome { result: result.clone(), is_own: false })
+                }
                 FlightState::Pending | FlightState::Lost => None,
             },
         }

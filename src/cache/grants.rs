@@ -25,11 +25,11 @@ use crate::request::caller::Caller;
 use crate::request::key::Scope;
 use crate::sync::{Mutex, MutexGuard};
 
-/// How many refusals are stored. Clients that loop with an expired token are few. During an attack with many tokens,
-/// each refusal that is not stored costs an upstream call.
+/// The maximum number of stored refusals. Few clients repeat requests with an expired token. During an attack with many
+/// tokens, each refusal that is not stored costs an upstream call.
 const MAX_REFUSALS: usize = 2_048;
 
-/// The size of the largest refusal that is stored, in bytes.
+/// The maximum size of a stored refusal, in bytes. A larger one is not stored.
 const MAX_REFUSAL_SIZE: usize = 8 * 1024;
 
 #[derive(Clone, Copy, Debug)]
@@ -57,7 +57,7 @@ pub enum GrantState {
     Granted,
     /// The grant has lapsed. A failure outside the gateway extends it, for entries that were requested no later than
     /// `ended`.
-    Grace {
+    Lapsed {
         /// The regular end of the grant: the last proof plus `grant_ttl`.
         ended: Instant,
     },
@@ -78,9 +78,9 @@ pub enum GrantState {
 pub enum Proof {
     /// There was no grant, or it had lapsed.
     Granted,
-    /// The grant was still live, and now lives longer.
+    /// The grant had not lapsed, and now has a later end.
     Renewed,
-    /// None: a call that was sent at the same time or later has been denied.
+    /// No effect: a call that was sent at the same time or later has been denied.
     Late,
 }
 
@@ -97,7 +97,7 @@ struct GrantTables {
     /// The callers with grants in a service. A grant counts only if its caller is in this table. So a caller that is
     /// removed because the table is full does not get ended grants back.
     caller_services: LruMap<CallerService, Ended>,
-    refused: LruMap<CallerScope, StoredDenial>,
+    stored_denials: LruMap<CallerScope, StoredDenial>,
     /// The calls in flight, by scope and by service. An entry is removed with its last call.
     calls: HashMap<CallerScope, ScopeCalls>,
     service_calls: HashMap<CallerService, ServiceCalls>,
@@ -153,7 +153,7 @@ impl Grants {
             settings,
             grants: LruMap::new(settings.max_grants),
             caller_services: LruMap::new(settings.max_grants),
-            refused: LruMap::new(MAX_REFUSALS),
+            stored_denials: LruMap::new(MAX_REFUSALS),
             calls: HashMap::new(),
             service_calls: HashMap::new(),
             sequence: 0,
@@ -174,12 +174,12 @@ impl Grants {
 
     pub(crate) fn grant_state(&self, caller_scope: &CallerScope, now: Instant) -> GrantState {
         let mut tables = self.tables();
-        if let Some(denial) = tables.refused.get(caller_scope) {
+        if let Some(denial) = tables.stored_denials.get(caller_scope) {
             let left = denial.until.saturating_duration_since(now);
             if !left.is_zero() {
                 return GrantState::Denied { refusal: Arc::clone(&denial.refusal), left };
             }
-            tables.refused.remove(caller_scope);
+            tables.stored_denials.remove(caller_scope);
         }
         let Some(proved) = tables.proved(caller_scope) else { return GrantState::Unknown };
         let age = now.saturating_duration_since(proved);
@@ -187,7 +187,7 @@ impl Grants {
         if age < grant_ttl {
             GrantState::Granted
         } else if outage_grace.is_some_and(|grace| age < grace) {
-            GrantState::Grace { ended: proved + grant_ttl }
+            GrantState::Lapsed { ended: proved + grant_ttl }
         } else {
             GrantState::Unknown
         }
@@ -203,7 +203,8 @@ impl Grants {
         self.begin(caller_scope.caller, service, Some(caller_scope.scope), sent)
     }
 
-    /// The same for a request outside of all scopes. It cannot prove the caller, but it can be denied.
+    /// Like [`Self::begin_call`], for a request outside of all scopes. It cannot prove the caller, but it can be
+    /// denied.
     pub(crate) fn begin_unscoped_call(
         self: &Arc<Self>,
         caller: Caller,
@@ -309,7 +310,7 @@ impl PendingGrant {
         if tables.is_late(&caller_scope, self.sent) {
             return Proof::Late;
         }
-        tables.refused.remove(&caller_scope);
+        tables.stored_denials.remove(&caller_scope);
         let before = tables.proved(&caller_scope);
         let proved = before.map_or(self.sent, |before| before.max(self.sent));
         let sequence = tables.next_sequence();
@@ -351,7 +352,7 @@ impl PendingGrant {
         let is_latest = !self.was_proved_later && tables.proved(&caller_scope).is_none_or(|proved| proved <= self.sent);
         if let Some(refusal) = refusal.filter(|refusal| is_latest && refusal.size() <= MAX_REFUSAL_SIZE) {
             let until = now + tables.settings.denial_ttl;
-            tables.refused.insert(caller_scope, StoredDenial { refusal: Arc::new(refusal), until });
+            tables.stored_denials.insert(caller_scope, StoredDenial { refusal: Arc::new(refusal), until });
         }
     }
 

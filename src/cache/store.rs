@@ -106,14 +106,14 @@ struct SharingState {
 }
 
 /// The memory that moka needs for each entry besides the entry itself, in bytes: its own nodes, our `Arc`s, and the
-/// overhead of the allocator. Measured. An error changes only the bound.
+/// overhead of the allocator. Measured. If it is wrong, only the memory limit is inexact.
 const OVERHEAD: usize = 512;
 
 /// How long a mark of an uncacheable key lasts.
 const UNCACHEABLE_TTL: Duration = Duration::from_secs(60);
 const MAX_UNCACHEABLE_BYTES: u64 = 1 << 20;
 
-/// How long a negative response is kept. Its own lifetime, usually shorter, decides whether it may be used.
+/// How long a negative response is stored. Its own lifetime, usually shorter, decides whether it may be used.
 const NEGATIVE_STORAGE_TTL: Duration = Duration::from_secs(3600);
 const MAX_NEGATIVE_BYTES: u64 = 4 << 20;
 
@@ -211,7 +211,7 @@ impl Store {
         self.write().invalidations.add(scope, at);
     }
 
-    /// The present epoch. Read it before a call is sent.
+    /// The current epoch. It must be read before a call is sent.
     pub(crate) fn epoch(&self) -> Epoch {
         Epoch(self.read().purges)
     }
@@ -287,7 +287,7 @@ impl Store {
 
     /// Stores a shared response of another process. Returns whether it was stored. It is not stored if a newer response
     /// is known, or if its request was sent before the latest purge (whatever that selected) or the latest invalidation
-    /// of its scope. It is not an observation, because no caller of this process got it.
+    /// of its scope. It does not count as an observation, because no caller of this process got it.
     pub(crate) fn insert_copy(&self, key: &Arc<RequestKey>, builder: EntryBuilder, epoch: Epoch) -> bool {
         let sharing = self.write();
         let cache_key = CacheKey { owner: None, key: Arc::clone(key) };
@@ -319,8 +319,8 @@ impl Store {
         Some(extent)
     }
 
-    /// Removes the shared entries of what has become private. It does not hold the lock, because hits need it. This is
-    /// safe: no request uses a shared key of a private scope.
+    /// Removes the shared entries of a scope or operation that has become private. It does not hold the lock, because
+    /// hits need it. This is safe: no request uses a shared key of a private scope.
     fn remove_shared(&self, scope: &Scope, extent: PrivateExtent) {
         self.remove(|cache_key| {
             cache_key.owner.is_none()

@@ -52,7 +52,7 @@ enum Command {
     Serve(FlagSettings),
     /// Check the configuration and print the effective settings.
     Check {
-        /// Also resolve, connect to and complete TLS with each upstream, and print a line for each. Sends no request
+        /// Also resolve each upstream, connect to it, do the TLS handshake, and print a line for each. Sends no request
         /// and no credential. The exit code is 0 if all are reachable, 1 if one is not.
         #[arg(long)]
         probe: bool,
@@ -69,7 +69,7 @@ enum Command {
         #[command(flatten)]
         settings: FlagSettings,
     },
-    /// Check the local gateway: exit code 0 if it is alive, 1 if not. Give it the same settings.
+    /// Check the local gateway: exit code 0 if it is alive, 1 if not. Needs the settings of that gateway.
     Health {
         /// Check readiness instead: a gateway that is stopping is not ready.
         #[arg(long)]
@@ -214,7 +214,7 @@ fn failure(code: u8, message: &dyn std::fmt::Display) -> ExitCode {
     ExitCode::from(code)
 }
 
-/// For writing a line to standard error before the log has started.
+/// How long to wait until a line is written to standard error, before the log has started.
 const STDERR_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Writes a line to the log, or to standard error if the log has not started. A reader of standard error that hangs

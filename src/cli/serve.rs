@@ -32,7 +32,7 @@ pub(super) fn run(config: &Config, source: SettingsSource) -> ExitCode {
     }
     let supervisor = Supervisor::from_environment();
     block_on(async {
-        // Before `ready` is reported: a signal after that must stop the gateway in order, not kill it.
+        // Before readiness is reported: after that, a signal must stop the gateway gracefully and not kill it.
         let signals = StopSignals::new().and_then(|stop| Ok((stop, signal(SignalKind::hangup())?)));
         let (mut signals, hangups) = match signals.and_then(|signals| signals::ignore().map(|()| signals)) {
             Ok(signals) => signals,

@@ -9,7 +9,7 @@ use crate::catalogue::{BodyCheck, Service, Sharing};
 #[strum(const_into_str, serialize_all = "kebab-case")]
 pub enum Mode {
     Cache,
-    /// Everything is forwarded, nothing is stored.
+    /// Everything is relayed, nothing is stored.
     Bypass,
 }
 

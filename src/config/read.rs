@@ -30,7 +30,7 @@ pub(super) fn read(table: &Table) -> Result<Settings, SettingError> {
 /// Settings that had another name in an earlier version: section, old name, new name.
 const RENAMED: [(&str, &str, &str); 4] = [
     ("cache", "patience", "`stale_if_slow`"),
-    ("cache", "error_ttl", "`negative_ttl`, and `backoff` for callers whose call failed"),
+    ("cache", "error_ttl", "`negative_ttl` (for 400, 404 and 405) and `backoff` (after a failed call)"),
     ("limits", "head_timeout", "`header_timeout`"),
     ("limits", "drain_timeout", "`shutdown_timeout`"),
 ];

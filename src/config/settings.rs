@@ -20,7 +20,7 @@ use crate::catalogue::prefix::PathPrefix;
 
 settings! {
     pub struct Settings [] {
-        pub mode: Mode = RUN_TIME.with_flag("mode", "MODE", "cache: answer from memory; bypass: forward everything"),
+        pub mode: Mode = RUN_TIME.with_flag("mode", "MODE", "cache: answer from memory; bypass: relay everything"),
         pub region: Option<Region> = RUN_TIME
             .with_flag("region", "NAME", "The region whose public endpoints are the upstreams, such as cn-north-4")
             .with_follow_ups(&[LogUpstream]),
@@ -43,7 +43,7 @@ settings! {
         pub admin: Address = RESTART.with_flag("admin-listen", "ADDRESS", "The address for the operator"),
         pub admin_token: Option<Secret> = RUN_TIME,
         pub insecure_plaintext: Insecure = RUN_TIME
-            .with_flag("insecure-plaintext", "BOOL", "true allows plaintext, with readable tokens, beyond loopback")
+            .with_flag("insecure-plaintext", "BOOL", "true allows plaintext beyond loopback: others can read tokens")
             .with_follow_ups(&[WarnAboutPlaintext]),
         pub cert_file: Option<PathBuf> = RUN_TIME.with_follow_ups(&[WarnAboutPlaintext, WarnAboutCertificate]),
         pub key_file: Option<PathBuf> = RUN_TIME,

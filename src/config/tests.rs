@@ -290,8 +290,8 @@ fn an_old_name_is_refused_with_the_new_name() {
         ),
         (
             "[cache]\nerror_ttl = \"1s\"",
-            "f: cache.error_ttl: unknown field `error_ttl`: it was renamed to `negative_ttl`, and `backoff` for callers \
-             whose call failed",
+            "f: cache.error_ttl: unknown field `error_ttl`: it was renamed to `negative_ttl` (for 400, 404 and \
+             405) and `backoff` (after a failed call)",
         ),
         (
             "[limits]\nhead_timeout = \"1s\"",

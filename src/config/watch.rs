@@ -7,7 +7,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::files::{Files, Fingerprints};
+use super::files::{FileDigests, Files};
 use super::{Config, ConfigError, EnvironmentKey, Override};
 use crate::proxy_config::ProxyConfig;
 
@@ -20,14 +20,14 @@ pub(crate) struct SettingsSource {
     /// The file and those that its settings name, as they were read.
     files: Files,
     /// The same files at the last look.
-    last_seen: Fingerprints,
+    last_seen: FileDigests,
     /// The configuration without its wrong settings, if the last `load` failed.
     repaired: Option<Box<Config>>,
 }
 
 impl SettingsSource {
     pub(crate) fn new(file: Option<PathBuf>, overrides: Vec<Override>, proxy_config: ProxyConfig) -> Self {
-        let (key, files, last_seen, repaired) = (None, Files::default(), Fingerprints::new(), None);
+        let (key, files, last_seen, repaired) = (None, Files::default(), FileDigests::new(), None);
         Self { file, overrides, key, proxy_config, files, last_seen, repaired }
     }
 
@@ -65,7 +65,7 @@ impl SettingsSource {
         let now = self.files.current();
         let is_settled = now == self.last_seen;
         self.last_seen = now;
-        is_settled && self.last_seen != *self.files.fingerprints()
+        is_settled && self.last_seen != *self.files.digests()
     }
 
     fn read(&mut self) -> Result<Config, ConfigError> {

@@ -57,7 +57,7 @@ pub trait HitSource {
     fn hit(&self, lookup: &Self::Lookup, connection: &Self::Connection) -> Option<Hit>;
 }
 
-/// An entry that is given to a client.
+/// An entry that is served to a client.
 pub struct Hit {
     pub entry: Arc<Entry>,
     /// The time at which the entry was found fresh.

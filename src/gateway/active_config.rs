@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::upstream_setup::ClientConfig;
+use super::upstream_setup::UpstreamClientConfig;
 use crate::cache::freshness::Lifetime;
 use crate::catalogue::{Catalogue, Operation};
 use crate::config::secret::AdminToken;
@@ -28,7 +28,7 @@ pub struct ActiveConfig {
     pub(super) catalogue: Catalogue,
     pub(super) upstream: Arc<dyn Upstream>,
     /// What `upstream` was built from. `None` if it is not an HTTP client.
-    pub(super) client_config: Option<ClientConfig>,
+    pub(super) client_config: Option<UpstreamClientConfig>,
     pub(super) keys: Arc<KeyRing>,
     pub(super) answer_timeout: Duration,
     pub(super) stale_if_slow: Duration,
@@ -41,7 +41,7 @@ impl ActiveConfig {
     pub(super) fn new(
         config: Config,
         upstream: Arc<dyn Upstream>,
-        client_config: Option<ClientConfig>,
+        client_config: Option<UpstreamClientConfig>,
         random: Random,
     ) -> Self {
         let toml = config.to_toml();
@@ -98,7 +98,7 @@ impl ActiveConfig {
         }
     }
 
-    /// How long a response of an operation is fresh and may be given stale, unless upstream says something else. `ttl`
+    /// How long a response of an operation is fresh and may be served stale, unless upstream says something else. `ttl`
     /// is shortened by a random part of up to `ttl_jitter`.
     pub(super) fn lifetime(&self, operation: &Operation) -> Lifetime {
         let mut ttl = operation.ttl;

@@ -8,7 +8,7 @@ use std::time::{Instant, SystemTime};
 use super::fetcher::Fetcher;
 use super::memory::Memory;
 use super::observer::Observer;
-use super::upstream_setup::{self, ClientConfig};
+use super::upstream_setup::{self, UpstreamClientConfig};
 use super::{ActiveConfig, Gateway, Inspection};
 use crate::budget::Budget;
 use crate::cache::backoffs::Backoffs;
@@ -43,7 +43,7 @@ pub const REQUEST_IDS: &str = "request ids";
 struct Backends {
     upstream: Arc<dyn Upstream>,
     /// What `upstream` was built from. `None` if it is not an HTTP client.
-    client_config: Option<ClientConfig>,
+    client_config: Option<UpstreamClientConfig>,
     second_tier: Option<Arc<dyn SecondTier>>,
 }
 
@@ -182,7 +182,7 @@ impl Gateway {
         self.memory.store.entries()
     }
 
-    /// Whether the entry must be revalidated before it is given, because an unsafe method invalidated it.
+    /// Whether the entry must be revalidated before it is served, because an unsafe method invalidated it.
     pub fn is_invalidated(&self, cache_key: &CacheKey, entry: &Entry) -> bool {
         self.memory.store.is_invalidated(cache_key.key.scope(), entry.freshness_info().sent)
     }

@@ -35,7 +35,7 @@ impl Memory {
     pub(super) fn class(&self, caller: Option<Caller>, caller_scope: Option<&CallerScope>, now: Instant) -> Class {
         let is_granted = |caller_scope| {
             let grant_state = self.grants.grant_state(caller_scope, now);
-            matches!(grant_state, GrantState::Granted | GrantState::Grace { .. })
+            matches!(grant_state, GrantState::Granted | GrantState::Lapsed { .. })
         };
         if caller_scope.is_some_and(is_granted) {
             return Class::Proved;

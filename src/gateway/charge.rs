@@ -22,7 +22,7 @@ const UNREAD_BODY_SIZE: usize = 64 * 1024;
 /// The overhead of a header field besides its text, in bytes.
 const FIELD_OVERHEAD: usize = 64;
 
-/// Charges a request until its response has ended. The head counts too: HTTP/2 decodes it into a copy, and forwarding
+/// Charges a request until its response has ended. The head counts too: HTTP/2 decodes it into a copy, and relaying
 /// copies it. If the budget has no room, known callers wait for up to `limit`; for others the result is `None` at once.
 pub(super) async fn for_request(
     head: &Parts,

@@ -8,8 +8,8 @@ use crate::cache::flights::{Leader, Waiter};
 use crate::cache::miss::Miss;
 use crate::cache::store::CacheKey;
 
-/// How often a request waits for another leader after the previous one was refused. After that it makes a call of its
-/// own.
+/// How often a request joins another flight, after the result of the previous one was not for it. After that it makes
+/// a call of its own.
 pub(super) const MAX_ELECTIONS: u32 = 3;
 
 /// The flights that a request has waited for so far.

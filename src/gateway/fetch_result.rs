@@ -60,8 +60,8 @@ pub(super) enum FetchResult {
         /// If the call failed: whether the cause lies outside the gateway
         /// (see [`Fetcher::is_external_failure`](super::fetcher::Fetcher::is_external_failure)).
         is_external: bool,
-        /// Whether upstream answered a 5xx, but answered another caller's call well meanwhile. So another caller may
-        /// retry.
+        /// Whether upstream answered with a 5xx, and meanwhile answered another caller's call successfully. So another
+        /// caller may retry.
         may_retry: bool,
     },
 }

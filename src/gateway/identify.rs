@@ -52,7 +52,7 @@ impl IdentityResolver<'_> {
         self.callers.recognise(credential, self.fingerprints, &connection.credential)
     }
 
-    /// Returns the identity and the body to forward. A signature is verified for the target that the client sent.
+    /// Returns the identity and the body to relay. A signature is verified for the target that the client sent.
     pub(super) async fn identify(
         &self,
         active: &Arc<ActiveConfig>,
@@ -118,7 +118,7 @@ impl IdentityResolver<'_> {
     }
 }
 
-/// Reads a complete body. Its bytes are charged to the memory budget as they arrive, until they have been forwarded.
+/// Reads a complete body. Its bytes are charged to the memory budget as they arrive, until they have been relayed.
 async fn read_signed(active: &ActiveConfig, body: StreamBody, account: &Account) -> Result<Bytes, RequestError> {
     let too_large = || RequestError::BodyTooLarge { limit: MAX_SIGNED_BODY };
     let size = body.size_hint();

@@ -1,4 +1,4 @@
-//! The look-up: what memory has for a request that its caller may get without a call to upstream.
+//! The look-up: finds what the gateway may answer to a request from memory, without a call to upstream.
 //!
 //! The result must not tell a caller without a grant whether anything is stored. Grants and entries are not
 //! changed here.
@@ -22,30 +22,30 @@ use crate::telemetry::outcome::Outcome;
 use crate::telemetry::record::RequestRecord;
 
 pub(super) enum LookupResult {
-    /// Give the entry.
+    /// Serve the entry.
     Hit(Arc<Entry>, HitKind),
-    /// Give the stale entry, and revalidate it in the background (RFC 5861 §3).
+    /// Serve the stale entry, and revalidate it in the background (RFC 5861 §3).
     StaleWhileRevalidate(Arc<Entry>, CacheKey),
     /// Call upstream first.
     Fetch {
         /// The key of the flight, under which the response is stored.
         cache_key: CacheKey,
-        /// Why nothing is given, as far as this caller may know.
+        /// Why nothing is served from memory, as far as this caller may know.
         miss: Miss,
         /// The entry to revalidate.
         stored: Option<Arc<Entry>>,
-        /// Whether `stored` may be given if upstream is slow.
+        /// Whether `stored` may be served if upstream is slow.
         has_stale: bool,
     },
 }
 
-/// Why an entry is given.
+/// Why an entry is served.
 #[derive(Clone, Copy)]
 pub(super) enum HitKind {
     Fresh,
     /// It is a fresh 400, 404 or 405.
     Negative,
-    /// It is a 401 or 403 to this caller, which is repeated for this long.
+    /// It is a 401 or 403 to this caller. The gateway repeats it for this remaining time.
     Denied(Duration),
     /// It is stale, and is being revalidated.
     Revalidating,
@@ -96,23 +96,23 @@ impl Memory {
             GrantState::Granted => {
                 return self.look_up_granted(request, self.store.cache_key(&request.lookup.key, caller), now);
             }
-            GrantState::Grace { .. } | GrantState::Unknown => {}
+            GrantState::Lapsed { .. } | GrantState::Unknown => {}
         }
         // Without a grant, the caller gets a private flight and learns nothing about stored entries. If its own call
         // has just failed outside the gateway, its lapsed grant is extended during the backoff.
         let cache_key = CacheKey { owner: Some(caller), key: Arc::clone(&request.lookup.key) };
-        if let GrantState::Grace { ended } = grant_state
+        if let GrantState::Lapsed { ended } = grant_state
             && request.lookup.directives.takes_stale()
             && self.backoffs.is_active_for_owner(&cache_key, now)
             && let Some(entry) = self.usable_entry(request, ended, now)
         {
             return LookupResult::Hit(entry, HitKind::Backoff);
         }
-        let miss = if matches!(grant_state, GrantState::Grace { .. }) { Miss::GrantLapsed } else { Miss::NoGrant };
+        let miss = if matches!(grant_state, GrantState::Lapsed { .. }) { Miss::GrantLapsed } else { Miss::NoGrant };
         LookupResult::Fetch { cache_key, miss, stored: None, has_stale: false }
     }
 
-    /// The entry for this caller, fresh or stale, if its request was sent no later than `latest_sent`.
+    /// The entry for this caller, fresh or stale, if the request that fetched it was sent no later than `latest_sent`.
     pub(super) fn usable_entry(
         &self,
         request: &CacheRequest,
@@ -142,8 +142,8 @@ impl Memory {
             Some(entry) if accepted(&entry) => return LookupResult::Hit(entry, HitKind::Fresh),
             entry => entry,
         };
-        // A fresh entry is given in any case. A stale one is not given if upstream has answered later with a 400, 404
-        // or 405, or with a response that cannot be stored, unless upstream fails.
+        // A fresh entry is served in any case. A stale one is not served if upstream has answered later with a 400,
+        // 404 or 405, or with a response that cannot be stored, unless upstream fails.
         let is_later = |negative: &Arc<Entry>| {
             entry.as_ref().is_none_or(|entry| entry.freshness_info().sent < negative.freshness_info().sent)
         };
@@ -177,7 +177,7 @@ impl Memory {
     }
 }
 
-/// The response from an entry.
+/// Makes the response from an entry, and records it.
 pub(super) fn respond_from_memory(
     observer: &Observer,
     request: &CacheRequest,

@@ -48,8 +48,8 @@ pub(super) enum Release {
     Fail(RequestError),
     /// Look up again. The leader was refused or throttled, so another waiter becomes the leader.
     ElectLeader,
-    /// Look up again. Upstream answered the leader with a 5xx and another caller's call well, so a waiter repeats the
-    /// call.
+    /// Look up again. Upstream answered the leader with a 5xx, and another caller's call successfully. So a waiter
+    /// repeats the call.
     Retry,
     /// Look up again: the result is not for this caller.
     LookUpAgain,
@@ -135,16 +135,8 @@ impl Releaser<'_> {
         record.set_detail(detail);
         let age = fetched.age_is_known.then(|| fetched.freshness_info.age(now));
         let mut response = compose::from_response(&fetched.response, age, !role.leads);
-        let status = CacheStatus::Forwarded {
-            why: Forward::of(role.miss),
-            status: Some(fetched.upstream_status),
-            stored: fetched.not_stored.is_none(),
-            collapsed: !role.leads,
-            key: record.key(),
-            detail: Some(detail),
-            failure: None,
-        };
-        status.add_to(response.headers_mut());
+        let (why, status) = (Forward::of(role.miss), Some(fetched.upstream_status));
+        cache_status(role, record, why, status, fetched.not_stored.is_none()).add_to(response.headers_mut());
         response
     }
 
@@ -187,16 +179,7 @@ impl Releaser<'_> {
             return stale_response(&entry, now, None, Outcome::Stale, detail, role, record);
         }
         let mut response = RequestError::Upstream(error.clone()).response(record.request_id());
-        let status = CacheStatus::Forwarded {
-            why: Forward::of(role.miss),
-            status: None,
-            stored: false,
-            collapsed: !role.leads,
-            key: record.key(),
-            detail: Some(detail),
-            failure: None,
-        };
-        status.add_to(response.headers_mut());
+        cache_status(role, record, Forward::of(role.miss), None, false).add_to(response.headers_mut());
         response
     }
 
@@ -207,8 +190,8 @@ impl Releaser<'_> {
         let Self { request, now, .. } = *self;
         let latest_sent = match self.memory.grants.grant_state(&request.lookup.caller_scope, now) {
             GrantState::Granted => now,
-            GrantState::Grace { ended } if extends_grant => ended,
-            GrantState::Grace { .. } | GrantState::Unknown | GrantState::Denied { .. } => return None,
+            GrantState::Lapsed { ended } if extends_grant => ended,
+            GrantState::Lapsed { .. } | GrantState::Unknown | GrantState::Denied { .. } => return None,
         };
         self.memory.usable_entry(request, latest_sent, now)
     }
@@ -228,15 +211,18 @@ fn stale_response(
     let mut response = compose::from_entry(entry, now);
     // If the entry is fresh, the request directives were the reason for the call.
     let why = if Forward::of(role.miss) == Forward::Request { Forward::Request } else { Forward::Stale };
-    let status = CacheStatus::Forwarded {
-        why,
-        status,
-        stored: false,
-        collapsed: !role.leads,
-        key: record.key(),
-        detail: Some(detail),
-        failure: None,
-    };
-    status.add_to(response.headers_mut());
+    cache_status(role, record, why, status, false).add_to(response.headers_mut());
     response
+}
+
+/// The `Cache-Status` of a response that a flight has brought. The key and the detail are those of the record.
+fn cache_status(
+    role: &Role,
+    record: &RequestRecord,
+    why: Forward,
+    status: Option<StatusCode>,
+    stored: bool,
+) -> CacheStatus {
+    let (key, detail) = (record.key(), Some(record.detail()));
+    CacheStatus::Forwarded { why, status, stored, collapsed: !role.leads, key, detail, failure: None }
 }

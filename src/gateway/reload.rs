@@ -93,7 +93,7 @@ impl Gateway {
         Ok(changes)
     }
 
-    /// Lets each suspended access key make one trial call at once.
+    /// Lets each suspended access key make one call at once.
     pub fn retry_suspended_keys(&self) {
         self.fetcher.key_breaker.retry_suspended();
     }

@@ -10,7 +10,7 @@ pub(super) struct Role {
     pub(super) leads: bool,
     /// Whether it leads because the previous leader was refused or throttled.
     pub(super) elected: bool,
-    /// Whether this is its last election: it does not wait for another leader.
+    /// Whether the request must not join another flight after this one.
     pub(super) is_last: bool,
     /// Whether it has already looked up again to retry after a 5xx. That happens once.
     pub(super) has_retried: bool,

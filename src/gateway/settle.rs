@@ -12,7 +12,7 @@ use super::CacheRequest;
 use super::fetch_result::FetchedResponse;
 use super::memory::Memory;
 use super::observer::Observer;
-use crate::cache::admission::{self, Audience, CallerRole, Verdict};
+use crate::cache::admission::{self, Audience, VaryRole, Verdict};
 use crate::cache::backoffs::{self, BackoffCause};
 use crate::cache::divergence::{Digest, Observation};
 use crate::cache::entry::{Entry, EntryBuilder};
@@ -66,7 +66,7 @@ impl EndedCall<'_> {
         }
         let operation = self.request.lookup.key.operation();
         let is_private = self.current_cache_key().owner.is_some();
-        let verdict = admission::judge(&response, &operation.body, is_private, |name| header_role(operation, name));
+        let verdict = admission::classify(&response, &operation.body, is_private, |name| header_role(operation, name));
         let age_is_known = lifetime::age(response.headers()).is_some();
         let configured = self.request.active.lifetime(operation);
         let freshness_info = lifetime::freshness_info(response.headers(), times, configured);
@@ -89,7 +89,7 @@ impl EndedCall<'_> {
                         {
                             self.record_private(scope, extent, Audience::Caller);
                         }
-                        // A proof may set this mark without a grant, which may have lapsed by now.
+                        // A proof is enough for this mark: the grant itself may have lapsed by now.
                         self.mark(&self.current_cache_key(), reason);
                         Some(self.mark_uncacheable(reason))
                     }
@@ -108,7 +108,7 @@ impl EndedCall<'_> {
                 self.begin_backoff(Some((response.status(), response.headers())));
                 Some(Unstorable::Status)
             }
-            // A 400, 404 or 405 that must not be stored replaces what is stale all the same.
+            // A 400, 404 or 405 that must not be stored still prevents the use of a stale entry.
             Verdict::Personal if self.is_key_only && admission::is_negative(response.status()) => {
                 Some(self.mark_uncacheable(Unstorable::CacheDirectives))
             }
@@ -190,7 +190,7 @@ impl EndedCall<'_> {
         self.memory.store.insert_negative(&cache_key, negative, *epoch).reason()
     }
 
-    /// Applies what a call without a complete response changes.
+    /// Applies what a failed call changes. It has no complete response.
     pub(super) fn settle_failure(&self, pending_grant: PendingGrant, error: &UpstreamError, is_external: bool) {
         match error {
             UpstreamError::RefusalIncomplete(_) => {
@@ -208,14 +208,14 @@ impl EndedCall<'_> {
         }
     }
 
-    /// Begins a backoff: stale entries are given without a call, to the caller, and to all callers if another caller's
+    /// Begins a backoff: stale entries are served without a call, to the caller, and to all callers if another caller's
     /// call has failed, too. `response` is upstream's, if there was one.
     fn begin_backoff(&self, response: Option<(StatusCode, &HeaderMap)>) {
         let EndedCall { request, cache_key, times, .. } = self;
         let is_private = cache_key.owner.is_some();
         let may_back_off = match self.memory.grants.grant_state(&request.lookup.caller_scope, times.received) {
             GrantState::Granted => true,
-            GrantState::Grace { .. } => is_private,
+            GrantState::Lapsed { .. } => is_private,
             GrantState::Unknown | GrantState::Denied { .. } => false,
         };
         if !may_back_off {
@@ -233,7 +233,8 @@ impl EndedCall<'_> {
         if let (BackoffCause::Throttled | BackoffCause::Unavailable, Some((status, _))) = (cause, response) {
             self.observer.throttled(scope.operation().service, status, Some(scope));
         }
-        // Headers that are not in the key may be the cause of the failure. Then it must not affect other callers.
+        // If other headers than those of the key were sent, they may have caused the failure. Then it must not affect
+        // other callers.
         if self.is_key_only || is_private {
             self.memory.backoffs.begin(cache_key, &request.lookup.caller_scope, cause, span, times.received);
         } else {
@@ -279,13 +280,13 @@ pub(super) fn apply_denial(memory: &Memory, observer: &Observer, pending_grant: 
 }
 
 /// The role of a request header that is named in `Vary`.
-fn header_role(operation: &Operation, name: &HeaderName) -> CallerRole {
+fn header_role(operation: &Operation, name: &HeaderName) -> VaryRole {
     if client::is_constant(name) || operation.keyed_headers.contains(name) {
-        CallerRole::Fixed
+        VaryRole::Fixed
     } else if *name == X_AUTH_TOKEN || *name == AUTHORIZATION {
-        CallerRole::Credential
+        VaryRole::Credential
     } else {
-        CallerRole::Free
+        VaryRole::Free
     }
 }
 

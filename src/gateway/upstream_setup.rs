@@ -20,20 +20,20 @@ use crate::upstream::gate::{self, Class, Gate, GateUsage};
 /// What a client is built from. A reload builds a new client only if this has changed, because a new client has to open
 /// new connections.
 #[derive(Clone, PartialEq)]
-pub(super) struct ClientConfig {
+pub(super) struct UpstreamClientConfig {
     limits: CallLimits,
     /// The content of `upstream.ca_file`.
     ca_pem: Option<Arc<[u8]>>,
 }
 
-impl ClientConfig {
+impl UpstreamClientConfig {
     pub(super) fn has_other_authorities(&self, other: &Self) -> bool {
         self.ca_pem != other.ca_pem
     }
 }
 
 /// Reads `upstream.ca_file`.
-pub(super) fn client_config(settings: &Settings) -> io::Result<ClientConfig> {
+pub(super) fn client_config(settings: &Settings) -> io::Result<UpstreamClientConfig> {
     let upstream = &settings.upstream;
     let contents = |path: &PathBuf| match read_regular(path) {
         Ok(bytes) => Ok(Arc::from(bytes)),
@@ -47,11 +47,14 @@ pub(super) fn client_config(settings: &Settings) -> io::Result<ClientConfig> {
         age: upstream.connection_max_age.0,
         max_body: settings.cache.max_body_size.bytes(),
     };
-    Ok(ClientConfig { limits, ca_pem: upstream.ca_file.as_ref().map(contents).transpose()? })
+    Ok(UpstreamClientConfig { limits, ca_pem: upstream.ca_file.as_ref().map(contents).transpose()? })
 }
 
 /// The authorities of `upstream.ca_file`, which are trusted besides the system's.
-pub(super) fn extra_authorities<'c>(config: &'c Config, client_config: &'c ClientConfig) -> Option<Authorities<'c>> {
+pub(super) fn extra_authorities<'c>(
+    config: &'c Config,
+    client_config: &'c UpstreamClientConfig,
+) -> Option<Authorities<'c>> {
     let file = config.settings.upstream.ca_file.as_deref().zip(client_config.ca_pem.as_deref());
     file.map(|(path, pem)| Authorities { path, pem })
 }
@@ -59,7 +62,7 @@ pub(super) fn extra_authorities<'c>(config: &'c Config, client_config: &'c Clien
 /// One client calls all services.
 pub(super) fn client(
     config: &Config,
-    client_config: &ClientConfig,
+    client_config: &UpstreamClientConfig,
     via: Via,
     clock: Clock,
     metrics: &Metrics,

@@ -13,8 +13,8 @@ use crate::catalogue::Service;
 use crate::request::caller::Caller;
 use crate::upstream::successes::Successes;
 
-/// How much longer a request waits than its call may take. So a call that is sent at once has all of `answer_timeout`,
-/// and its failure is known before the request's own deadline.
+/// How much longer a request waits than its call may take. So a call that is sent immediately has all of
+/// `answer_timeout`, and its failure is known before the request's own deadline.
 pub(super) const DEADLINE_MARGIN: Duration = Duration::from_secs(1);
 
 /// The timers of one request, for all flights that it waits for.

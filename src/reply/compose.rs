@@ -51,7 +51,7 @@ pub(crate) enum CacheStatus {
 pub(crate) enum Forward {
     /// No entry was stored that the caller may get.
     Miss,
-    /// The stored entry has expired. Also used if it is given all the same, because upstream failed.
+    /// The stored entry has expired. Also used if it is served stale, because upstream failed.
     Stale,
     /// The stored entry is fresh, and the request directives do not accept it.
     Request,

@@ -92,7 +92,7 @@ impl RequestError {
                 "Incorrect IAM authentication information: verify aksk signature fail: the signature covers this \
                  gateway's address, or a path or header that the gateway changes, so it cannot be valid upstream. The \
                  access key is not configured here, or the algorithm is not SDK-HMAC-SHA256, so the gateway cannot \
-                 sign the request itself. The request was not forwarded. Add the key to the gateway's configuration \
+                 sign the request itself. The request was not relayed. Add the key to the gateway's configuration \
                  ([[access_key]]), or send an X-Auth-Token"
                     .to_owned(),
             ),

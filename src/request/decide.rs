@@ -37,13 +37,13 @@ pub struct Rules<'a> {
     pub keys: &'a KeyRing,
     /// This gateway's entry in `Via`, which detects loops (RFC 9110 §7.6.3).
     pub via: &'a Via,
-    /// The largest request line with its header fields, in bytes.
+    /// The maximum size of a request line with its header fields, in bytes.
     pub max_head_size: usize,
     /// Whether an operator has switched the cache off.
     pub is_bypassing: bool,
 }
 
-/// What the connection knows about a request besides its head.
+/// The facts about a request that its head does not have.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Facts {
     /// The gateway's address that the client has connected to.
@@ -135,8 +135,8 @@ pub(crate) enum AuthorizationAction {
     Bound,
 }
 
-/// Decides what to do with a request. Its head must have been through [`validate::normalize`]; here it is brought into
-/// the form in which it is relayed.
+/// Decides what to do with a request. The head must have been normalized ([`validate::normalize`]). This function
+/// changes the head to the form in which it is relayed.
 ///
 /// # Errors
 /// Why the gateway rejects the request.

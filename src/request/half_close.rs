@@ -2,7 +2,7 @@
 //!
 //! Such a client may have gone, or may still wait for the response; the gateway sees which only when it writes. So the
 //! request must not hold resources that others need: the connection reports the half-close here, and the request's call
-//! gives way.
+//! may lose its slot.
 
 use std::fmt;
 use std::future::poll_fn;
@@ -11,8 +11,8 @@ use std::task::{Poll, Waker};
 
 use crate::sync::{Mutex, MutexGuard};
 
-/// Moves a call that holds a slot to the class `half-closed`. Returns `false` if the slot must be released.
-type GivesWay = Box<dyn Fn() -> bool + Send>;
+/// Moves a call that has a slot to the class `half-closed`. Returns whether the call may keep its slot.
+type HalfCloseHandler = Box<dyn Fn() -> bool + Send>;
 
 /// Whether the client of one connection has closed its sending side.
 #[derive(Default)]
@@ -26,7 +26,7 @@ struct HalfCloseState {
     /// Wakes the request that waits in [`HalfClose::closed`].
     waiting: Option<Waker>,
     /// For the last slot that a request of the connection has got.
-    gives_way: Option<GivesWay>,
+    handler: Option<HalfCloseHandler>,
 }
 
 impl HalfClose {
@@ -34,15 +34,15 @@ impl HalfClose {
         self.is_closed.load(Ordering::Acquire)
     }
 
-    /// Records that the client has closed its sending side. Returns `false` if the request holds a slot that cannot
-    /// give way, so that the connection must be closed.
+    /// Records that the client has closed its sending side. Returns `false` if the request loses its
+    /// call slot, so that the connection must be closed.
     pub fn close(&self) -> bool {
         let mut state = self.state();
         self.is_closed.store(true, Ordering::Release);
         if let Some(waiting) = state.waiting.take() {
             waiting.wake();
         }
-        state.gives_way.take().is_none_or(|gives_way| gives_way())
+        state.handler.take().is_none_or(|may_keep_slot| may_keep_slot())
     }
 
     /// Resolves when the client closes its sending side. Only one task at a time may wait.
@@ -58,14 +58,14 @@ impl HalfClose {
         .await;
     }
 
-    /// Records that the request has got a slot, which gives way when the client closes its sending side. Returns
-    /// `false` if the client has closed it already and the slot cannot give way.
-    pub fn holds(&self, gives_way: impl Fn() -> bool + Send + 'static) -> bool {
+    /// Records that the request has got a call slot. `may_keep_slot` is called when the client closes its sending side.
+    /// Returns whether the request may keep the slot now: if the client has closed already, that is asked at once.
+    pub fn may_keep_slot(&self, may_keep_slot: impl Fn() -> bool + Send + 'static) -> bool {
         let mut state = self.state();
         if self.is_closed() {
-            return gives_way();
+            return may_keep_slot();
         }
-        state.gives_way = Some(Box::new(gives_way));
+        state.handler = Some(Box::new(may_keep_slot));
         true
     }
 
@@ -87,19 +87,19 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_half_close_wakes_the_waiting_request_and_its_slot_gives_way() {
-        for gives_way in [true, false] {
+    async fn a_half_close_wakes_the_waiting_request_and_asks_for_its_slot() {
+        for keeps in [true, false] {
             let half_close = Arc::new(HalfClose::default());
-            assert!(half_close.holds(move || gives_way));
+            assert!(half_close.may_keep_slot(move || keeps));
             let waiting = tokio::spawn({
                 let half_close = Arc::clone(&half_close);
                 async move { half_close.closed().await }
             });
             tokio::task::yield_now().await;
             assert!(!half_close.is_closed());
-            assert_eq!(half_close.close(), gives_way);
+            assert_eq!(half_close.close(), keeps);
             waiting.await.unwrap();
-            assert_eq!(half_close.holds(move || gives_way), gives_way, "a later slot gives way immediately");
+            assert_eq!(half_close.may_keep_slot(move || keeps), keeps, "a later slot is asked for immediately");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The request key: everything that a stored response may depend on, and all that is sent upstream to get it.
+//! The request key: everything that a stored response may depend on.
 //!
 //! The upstream request is built from the key and the caller's credential alone. So a header or spelling that is not in
 //! the key cannot change what is stored under it.
@@ -59,7 +59,8 @@ impl Scope {
         self.operation.template.project_id(&self.path)
     }
 
-    /// The project id for people: its first and last characters, at most half of it. Empty if there is no project.
+    /// A short form of the project id for display: its first and last characters, at most half of it. Empty if there is
+    /// no project.
     pub fn project_in_short(&self) -> String {
         let id = self.project_id();
         let shown = (id.len() / 4).min(4);

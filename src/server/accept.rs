@@ -5,7 +5,7 @@
 //! however many, do not block new clients. If all connections are busy, new ones wait: a few here, the others in the
 //! kernel's queue (`waiting.rs`).
 //!
-//! What an attacker who connects again and again can achieve:
+//! What an attacker who connects repeatedly can achieve:
 //!
 //! - On the proxy listener, an accepted connection has one second to send a request, even under attack. While the
 //!   listener is full, it accepts about 1,600 connections per second, and the kernel queues 1,024. A new client waits
@@ -51,8 +51,9 @@ use crate::telemetry::metrics::Metrics;
 /// time that closing connections needs.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// How long to wait between two scans for a connection that can be closed, for each connection of the limit: 20 ms for
-/// 4,096, at least 1 ms, at most 100 ms. So scanning takes a small part of a core, however often clients connect.
+/// The time between two scans for a connection that can be closed, divided by the connection limit. For a limit of
+/// 4,096 connections it is 20 ms. It is at least 1 ms and at most 100 ms. So scanning takes a small part of a core,
+/// however often clients connect.
 const SCAN_INTERVAL: Duration = Duration::from_micros(5);
 
 /// The connection limit is logged at most this often.
@@ -74,7 +75,7 @@ const INTERNAL_MINIMUM_AGE: MinimumAge = MinimumAge {
 /// Answers the requests of one connection.
 pub(super) struct ConnectionHandler<H> {
     /// For every request that the fast path does not answer.
-    pub(super) requests: H,
+    pub(super) request_handler: H,
     /// Only on the proxy listener.
     pub(super) fast_path: Option<Box<WireFastPath>>,
     /// What the client holds of the memory budget, and the class of its callers.
@@ -168,7 +169,7 @@ impl Accepting {
         Self { max_connections, registry, is_low_priority: |_| false, ..this }
     }
 
-    /// Identifies peers with this function. The default is by address, without loopback.
+    /// Sets the function that identifies peers. By default, each address is a peer, except loopback.
     pub(super) fn with_peers(self, peer_of: impl Fn(IpAddr) -> Option<Peer> + Send + Sync + 'static) -> Self {
         Self { peer_of: Arc::new(peer_of), ..self }
     }
@@ -219,7 +220,7 @@ impl Accepting {
             }
         }
         drop(listener);
-        // These are already accepted, so no other process can answer them.
+        // These connections are already accepted, so no other process can serve them.
         while let Some((stream, _)) = waiting.next(&registry) {
             self.spawn(stream, &make_handler);
         }
@@ -305,10 +306,10 @@ impl Accepting {
         let _ = stream.set_nodelay();
         let counted = self.connection_metrics.as_ref().map(|(open, _)| CountedConnection::new(open));
         let serving = Serving { limits: *self.limits.borrow(), tls: self.tls.borrow().clone(), ..self.serving.clone() };
-        let ConnectionHandler { requests, fast_path, account, half_close } = make_handler(local, remote.ip());
+        let ConnectionHandler { request_handler, fast_path, account, half_close } = make_handler(local, remote.ip());
         let open = self.registry.add(OpenConnection::new(account, half_close));
         // Boxed: moving it into another future would take its size twice.
-        let connection = Box::pin(serving.serve(stream, Arc::clone(&open), fast_path, requests));
+        let connection = Box::pin(serving.serve(stream, Arc::clone(&open), fast_path, request_handler));
         tokio::spawn(async move {
             let _open = (counted, open);
             connection.await;

@@ -70,7 +70,7 @@ pub(super) enum EndCause {
     /// The client cancelled too many requests.
     Resets,
     /// The client did not close after it was notified.
-    ShutdownTimeout,
+    CloseTimeout,
     /// Another connection needed its place.
     Shed,
 }
@@ -431,7 +431,7 @@ impl ConnectionActivity {
                 let since = idle_since.max(u64::try_from(closing).unwrap_or(NEVER - 1));
                 let limit = if head_since == NEVER { CLOSE_TIMEOUT.min(timeouts.write) } else { timeouts.head };
                 if is_due(since, limit) {
-                    return TimeoutAction::Close(EndCause::ShutdownTimeout);
+                    return TimeoutAction::Close(EndCause::CloseTimeout);
                 }
             }
         }

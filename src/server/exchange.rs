@@ -28,8 +28,8 @@ const PIECE: usize = 16 * 1024;
 pub(super) struct TrackedRequestBody {
     incoming: Incoming,
     has_ended: bool,
-    half: Option<Half>,
-    /// HTTP/2.
+    half: Option<ExchangeHalf>,
+    /// Set for an HTTP/2 request with a body, if `uploads` has accepted it.
     accepted: Option<AcceptedUpload>,
     is_http2: bool,
 }
@@ -46,10 +46,10 @@ impl Drop for TrackedRequestBody {
     }
 }
 
-/// A request body or a response that is not finished.
-struct Half(Arc<ConnectionActivity>);
+/// One half of an exchange, the request body or the response, that has not finished.
+struct ExchangeHalf(Arc<ConnectionActivity>);
 
-impl Drop for Half {
+impl Drop for ExchangeHalf {
     fn drop(&mut self) {
         self.0.half_finished();
     }
@@ -57,7 +57,7 @@ impl Drop for Half {
 
 /// A response that is not complete, or has not started.
 struct ResponseTracker {
-    half: Half,
+    half: ExchangeHalf,
     is_complete: bool,
     /// In HTTP/2, a client can cancel a request and keep the connection open.
     is_http2: bool,
@@ -73,7 +73,7 @@ impl Drop for ResponseTracker {
     }
 }
 
-/// Handles the requests of one connection. Every suitable closure is one.
+/// Handles the requests of one connection. It is implemented for closures.
 pub(super) trait RequestHandler: Send + Unpin + 'static {
     type Future: Future<Output = Response<Self::Body>> + Send + 'static;
     type Body: Body<Data = Bytes, Error: Into<BoxError>> + Unpin + Send + 'static;
@@ -110,11 +110,11 @@ pub(super) fn exchange<H: RequestHandler>(
         activity.head_finished();
         activity.read_side().set_owes_response(true);
     }
-    let half = || Half(Arc::clone(activity));
-    let tracker = ResponseTracker { half: half(), is_complete: false, is_http2 };
+    let new_half = || ExchangeHalf(Arc::clone(activity));
+    let tracker = ResponseTracker { half: new_half(), is_complete: false, is_http2 };
     let accepted = uploads.filter(|_| has_body).and_then(|uploads| uploads.accept(request.headers()));
     let unanswered = accepted.as_ref().and_then(AcceptedUpload::unanswered);
-    let half = has_body.then(half);
+    let half = has_body.then(new_half);
     let request = request.map(|incoming| TrackedRequestBody { incoming, has_ended: false, half, accepted, is_http2 });
     let response = handler.handle(request);
     async move {
@@ -169,7 +169,7 @@ pub(super) struct TrackedResponseBody<B> {
     /// The rest of a frame that was larger than a piece.
     remaining: Bytes,
     tracker: ResponseTracker,
-    /// HTTP/2.
+    /// `None` in HTTP/1.
     progress: Option<Arc<StreamProgress>>,
 }
 
@@ -181,7 +181,7 @@ impl<B: Body<Data = Bytes>> TrackedResponseBody<B> {
         this
     }
 
-    /// Records progress, and whether the next step is the client's.
+    /// Records progress, and whether the client has to make the next step.
     fn record_progress(&mut self, waits_for_client: bool) {
         self.tracker.is_complete |= self.remaining.is_empty() && self.body.is_end_stream();
         if let Some(progress) = &self.progress {
@@ -268,7 +268,6 @@ impl StreamProgress {
 
     fn record(&self, waits_for_client: bool) {
         let taken = self.0.load(Ordering::Relaxed);
-        // Bit 0: whether the client has to make the next step. The other bits count pieces.
         self.0.store(if waits_for_client { (taken | 1) + 2 } else { taken & !1 }, Ordering::Relaxed);
     }
 

@@ -100,7 +100,7 @@ fn listen_hint(error: &io::Error) -> &'static str {
     }
 }
 
-/// Facts from the configured files, beyond that they are usable.
+/// Facts that were read from the configured files.
 #[derive(Clone, Copy, Debug)]
 pub struct Checked {
     /// `None` without TLS.
@@ -161,14 +161,14 @@ impl Server {
         // The internal listeners have few connections. Clients must not be able to use up their memory budget.
         let internal_budget = Budget::new(usize::MAX);
         let [probes_budget, operator_budget] = [(); 2].map(|()| Arc::clone(&internal_budget));
-        let observation = (&**gateway.metrics(), clock);
+        let metrics_and_clock = (&**gateway.metrics(), clock.clone());
         let accepting = Accepting::for_clients(
             shutdown_control,
             client_limits_receiver,
             proxy_tls,
             connection_limit.effective,
             budget(),
-            observation.clone(),
+            metrics_and_clock.clone(),
         )
         .with_peers({
             let gateway = Arc::clone(&gateway);
@@ -190,7 +190,7 @@ impl Server {
                 tls,
                 clients,
                 Arc::clone(&internal_budget),
-                observation.clone(),
+                metrics_and_clock.clone(),
             )
         };
         let remarks = if connection_limit.is_reduced() { format!("# {connection_limit}\n") } else { String::new() };
@@ -199,7 +199,7 @@ impl Server {
         let internal = [
             tokio::spawn(internal_listener("metrics", &metrics, plaintext).serve(metrics.socket, move |_, peer| {
                 let (probes, account) = (Arc::clone(&probes), Account::open(&probes_budget, Peer::of(peer)));
-                let requests = {
+                let request_handler = {
                     let account = account.clone();
                     move |request| {
                         // A client that has sent a request is shed after those that have sent nothing.
@@ -208,18 +208,18 @@ impl Server {
                         async move { probes.answer(&request) }
                     }
                 };
-                ConnectionHandler { requests, fast_path: None, account, half_close: Arc::default() }
+                ConnectionHandler { request_handler, fast_path: None, account, half_close: Arc::default() }
             })),
             tokio::spawn(internal_listener("admin", &admin, admin_tls).serve(admin.socket, move |local, peer| {
                 let (operator, account) = (Arc::clone(&operator), Account::open(&operator_budget, Peer::of(peer)));
-                let requests = {
+                let request_handler = {
                     let account = account.clone();
                     move |request| {
                         let (operator, account) = (Arc::clone(&operator), account.clone());
                         async move { operator.answer(request, local, &account).await }
                     }
                 };
-                ConnectionHandler { requests, fast_path: None, account, half_close: Arc::default() }
+                ConnectionHandler { request_handler, fast_path: None, account, half_close: Arc::default() }
             })),
         ];
         let proxying = tokio::spawn({
@@ -229,15 +229,15 @@ impl Server {
                 let fast_path = WireFastPath::new(&gateway, &connection, shutdown.clone());
                 let account = connection.account().clone();
                 let half_close = Arc::clone(connection.half_close());
-                let requests = move |request| {
+                let request_handler = move |request| {
                     let (gateway, connection) = (Arc::clone(&gateway), Arc::clone(&connection));
                     // Boxed, so that it is freed when the response starts and is not moved through the outer futures.
                     Box::pin(async move { gateway.handle(request, &connection).await })
                 };
-                ConnectionHandler { requests, fast_path: Some(Box::new(fast_path)), account, half_close }
+                ConnectionHandler { request_handler, fast_path: Some(Box::new(fast_path)), account, half_close }
             })
         });
-        let shedding = tokio::spawn(short_of_memory::run(Arc::clone(&gateway), registry, observation.1.clone()));
+        let shedding = tokio::spawn(short_of_memory::run(Arc::clone(&gateway), registry, clock));
         let logging = tokio::spawn(log_repetitions(Arc::clone(&gateway)));
         let reloading = Arc::new(Reloading::new(Arc::clone(&gateway), client_limits, internal_limits, tls_state));
         let [proxy, metrics, admin] = addresses;

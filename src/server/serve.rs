@@ -44,7 +44,7 @@ const CONNECTION_WINDOW: u32 = 1024 * 1024;
 /// short: one round trip for the last PING, and a margin.
 const SHED_CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Everything that serving a connection needs besides the connection itself.
+/// What is needed to serve a connection, besides the connection itself.
 #[derive(Clone)]
 pub(super) struct Serving {
     pub(super) limits: ServeLimits,
@@ -102,7 +102,7 @@ impl Serving {
                 tracing::debug!(%error, "TLS handshake failed");
                 count(HANDSHAKE);
             }
-            // Usually the client's doing: it hung up or did not speak HTTP.
+            // Usually the client is the cause: it disconnected, or did not speak HTTP.
             Err(Ending::Broken(error)) => tracing::debug!(%error, "connection ended early"),
         }
     }
@@ -159,7 +159,7 @@ impl Serving {
         self.supervise(connection, open).await
     }
 
-    /// Starts the HTTP version that the client has started with.
+    /// Starts to serve the HTTP version that the client uses.
     fn start_http<IO: ClientIo, H: RequestHandler>(
         &self,
         wire: Wire<IO>,
@@ -302,7 +302,7 @@ impl Serving {
     }
 }
 
-/// Counted besides the values of `EndCause`, which exist only after the handshake.
+/// The label of failed TLS handshakes. The values of `EndCause` are for established connections.
 const HANDSHAKE: &str = "handshake";
 
 /// Why a connection has ended early.

@@ -217,7 +217,7 @@ impl ServedConnection {
             "write-timeout",
             "half-close",
             "resets",
-            "shutdown-timeout",
+            "close-timeout",
             "handshake",
             "shed",
         ];

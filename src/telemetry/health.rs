@@ -18,7 +18,7 @@ pub struct Health {
     pub is_unreached: bool,
     /// When `is_failing` last changed.
     pub since: Instant,
-    /// When the service last answered well.
+    /// When the service last answered successfully.
     pub last_answer: Option<Instant>,
     pub last_failure: Option<&'static str>,
     /// How many calls have failed in the latest outage.

@@ -21,7 +21,7 @@ use crate::request::BypassReason;
 use crate::signing::ring::SignatureRejection;
 use crate::sync::Mutex;
 
-/// Sets metrics to what another part of the gateway has. `sources.rs` has them.
+/// Copies values from another part of the gateway into metrics. `sources.rs` has these functions.
 type Source = Box<dyn Fn(&Metrics) + Send + Sync>;
 
 /// What a configuration reload leads to.
@@ -48,12 +48,12 @@ families! {
         "Open client connections. A steady rise: clients open one connection per request, or do not close connections.";
     connections_ended: IntCounterVec = "workspace_gateway_connections_ended_total" ["cause"]
         { [
-            ["header-timeout"], ["keepalive-timeout"], ["write-timeout"], ["half-close"], ["resets"], ["shutdown-timeout"],
-            ["handshake"], ["shed"],
+            ["header-timeout"], ["keepalive-timeout"], ["write-timeout"], ["half-close"], ["resets"],
+            ["close-timeout"], ["handshake"], ["shed"],
         ] },
         "Client connections that the gateway has closed, by cause; with `write-timeout` also single streams in \
          HTTP/2. A rise of `keepalive-timeout`: clients leave connections open. Of `header-timeout`, `write-timeout`, \
-         `resets` or `shutdown-timeout`: clients are cut off, broken or hostile. Of `handshake`: clients do not trust \
+         `resets` or `close-timeout`: clients are cut off, broken or hostile. Of `handshake`: clients do not trust \
          the certificate, have no client certificate, or speak plain HTTP on a TLS listener. Of `shed`: \
          limits.max_connections, file descriptors or limits.memory are used up.";
     certificate_not_after: IntGauge = "workspace_gateway_tls_certificate_not_after_seconds" [],
@@ -83,7 +83,7 @@ families! {
          requests. Far fewer than all hits: clients put something new into each request (a date, a trace, an id), use \
          HTTP/2, or listen.fast_path is false.";
     bypasses: IntCounterVec = "workspace_gateway_bypasses_total" ["reason"] { each::<BypassReason>() },
-        "Requests for an operation that were forwarded unchanged, by reason. A rise: clients send requests that \
+        "Requests for an operation that were relayed unchanged, by reason. A rise: clients send requests that \
          cannot be answered from memory.";
     misses: IntCounterVec = "workspace_gateway_misses_total" ["operation", "reason"],
         "Requests for an operation that could not be answered from memory at once, by reason. Requests that wait for \
@@ -124,7 +124,7 @@ families! {
          503 with Retry-After.";
     fetches: IntCounterVec = "workspace_gateway_fetches_total" ["operation"],
         "Calls to upstream for an operation: to fill the cache, to refresh a stale response, and for callers without \
-         a grant; requests that are forwarded unchanged do not count. Requests answered minus these are the upstream \
+         a grant; requests that are relayed unchanged do not count. Requests answered minus these are the upstream \
          calls saved. A rise: new cache keys or callers, evicted entries, or responses that cannot be stored.";
     upstream_requests: IntCounterVec = "workspace_gateway_upstream_requests_total" ["service", "status"]
         // An alert needs the rate of the first of these.
@@ -132,10 +132,10 @@ families! {
         "Calls to upstream by service, and by status or kind of failure. A rise of 429: the quota is used up. A rise \
          of `connect`, `tls`, `first-byte`, `timeout`, `idle` or `broken`: upstream or the network fails. Of `local`: \
          the cause is this gateway, its host or its settings. Of `abandoned`: clients disconnect while their requests \
-         are forwarded.";
+         are relayed.";
     upstream_durations: HistogramVec = "workspace_gateway_upstream_duration_seconds" ["service"]
         { Service::ALL.map(|service| [service.as_str()]) },
-        "From sending a call to upstream to the end of its response (of forwarded requests: to its head), in seconds. \
+        "From sending a call to upstream to the end of its response (of relayed requests: to its head), in seconds. \
          A rise: upstream is slower.";
     upstream_in_flight: IntGaugeVec = "workspace_gateway_upstream_requests_in_flight" ["service"]
         { Service::ALL.map(|service| [service.as_str()]) },
@@ -154,8 +154,8 @@ families! {
          upstream.max_calls.";
     upstream_calls_by_class: IntGaugeVec = "workspace_gateway_upstream_calls_by_class" ["kind", "class"],
         "Calls to upstream that have a call slot, by the class of their caller: `proved`, `relayed` (upstream \
-         answered a forwarded request well) or `unknown`, or `half-closed` if the client has closed its sending side. \
-         A rise of `unknown`: invented or expired tokens, or requests without a credential.";
+         answered a relayed request successfully) or `unknown`, or `half-closed` if the client has closed its \
+         sending side. A rise of `unknown`: invented or expired tokens, or requests without a credential.";
     upstream_calls_queued_by_class: IntGaugeVec = "workspace_gateway_upstream_calls_queued_by_class" ["kind", "class"],
         "Calls to upstream that wait for a call slot, by the class of their caller. A rise of `proved`: \
          upstream.max_calls is too low, or upstream is too slow, for the number of callers.";
@@ -165,7 +165,7 @@ families! {
         "Bytes that entries take, estimated. Near cache.max_size, entries are evicted.";
     evictions: IntCounterVec = "workspace_gateway_evictions_total" ["cause"] { [["size"], ["expired"]] },
         "Entries that were removed. A rise of `size`: cache.max_size is too small for the requests. Of `expired`: the \
-         entries expired long ago, and nobody asked for them again.";
+         entries expired long ago, and no client requested them again.";
     uncacheable_keys: IntGauge = "workspace_gateway_uncacheable_keys" [],
         "Cache keys whose responses could not be stored lately, so that requests are not coalesced. A rise: see \
          workspace_gateway_unstored_responses_total.";
@@ -218,7 +218,7 @@ impl Metrics {
         Ok(Arc::new(metrics))
     }
 
-    /// Counts the fetches and misses of these operations from zero.
+    /// Creates the series for the fetches and misses of these operations, with the value zero.
     pub fn start_operations(&self, operations: &[Arc<Operation>]) {
         for name in operations.iter().map(|operation| &*operation.name) {
             start_at_zero(&self.fetches, [[name]]);
@@ -234,7 +234,7 @@ impl Metrics {
         self.durations.with_label_values(&[operation, result]).observe(took.as_secs_f64());
     }
 
-    /// Counts a request for an operation that is forwarded unchanged.
+    /// Counts a request for an operation that is relayed unchanged.
     pub fn bypass(&self, reason: BypassReason) {
         self.bypasses.with_label_values(&[reason.into_str()]).inc();
     }
@@ -249,7 +249,7 @@ impl Metrics {
         self.misses.with_label_values(&[operation, miss.into_str()]).inc();
     }
 
-    /// Counts a call for the response to a request for an operation.
+    /// Counts a call for an operation. A relayed request is no such call.
     pub fn fetch(&self, operation: &Operation) {
         self.fetches.with_label_values(&[&*operation.name]).inc();
     }
@@ -269,7 +269,7 @@ impl Metrics {
         self.backoffs.with_label_values(&[cause.into_str()]).inc();
     }
 
-    /// Counts a refused credential: refused by `upstream`, or from `memory`.
+    /// Counts a refused credential. `source` is `upstream`, or `memory` if the gateway repeated a refusal.
     pub fn denial(&self, source: &'static str) {
         self.denials.with_label_values(&[source]).inc();
     }
@@ -280,15 +280,15 @@ impl Metrics {
         move |cause| evictions.with_label_values(&[cause]).inc()
     }
 
-    /// Counts calls that are repeated.
+    /// Counts calls that are retried.
     pub fn retry_counter(&self) -> impl Fn(Service) + Send + Sync + 'static {
         let retries = self.upstream_retries.clone();
         move |service| retries.with_label_values(&[service.as_str()]).inc()
     }
 
-    /// Updates the metrics whose values other parts of the gateway have.
+    /// Updates the metrics whose values are in other parts of the gateway.
     pub fn refresh(&self) {
-        // One reader at a time: two would add the same difference to a counter.
+        // One thread at a time: two would add the same difference to a counter.
         self.sources.lock().iter().for_each(|source| source(self));
     }
 
@@ -302,7 +302,7 @@ impl Metrics {
         self.last_reload_successful.set(i64::from(result != Reload::Refused));
     }
 
-    /// Everything in Prometheus' text format.
+    /// All metrics in Prometheus' text format.
     ///
     /// # Errors
     /// If a family cannot be written, which would be a mistake in this file.

@@ -25,9 +25,9 @@ pub enum Outcome {
     Negative,
     /// From memory: a recent 401 or 403 of upstream.
     Denied,
-    /// Forwarded unchanged, although the request is for an operation.
+    /// Relayed unchanged, although the request is for an operation.
     Bypass,
-    /// Forwarded, because the request is for no operation.
+    /// Relayed, because the request is for no operation.
     PassThrough,
     /// By the gateway itself, without a call.
     Refused,

@@ -247,6 +247,10 @@ impl RequestRecord {
         self.detail = detail;
     }
 
+    pub fn detail(&self) -> &'static str {
+        self.detail
+    }
+
     /// The upstream call, or the gateway, has failed in the named way. The detail of a bypass stays the reason to
     /// bypass.
     pub fn set_failure(&mut self, failure: &'static str) {

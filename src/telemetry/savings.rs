@@ -34,7 +34,7 @@ fn results(is_chosen: fn(Outcome) -> bool) -> impl Iterator<Item = &'static str>
     Outcome::VARIANTS.iter().filter(move |&&outcome| is_chosen(outcome)).map(|outcome| outcome.into_str())
 }
 
-/// All requests for operations since the start. Those that were forwarded unchanged, refused (by the gateway, or by
+/// All requests for operations since the start. Those that were relayed unchanged, refused (by the gateway, or by
 /// upstream and again from memory) or aborted by their client do not count.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Savings {

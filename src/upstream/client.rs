@@ -58,9 +58,9 @@ pub struct CallLimits {
     pub answer: Duration,
     /// For a relayed stream without data in either direction.
     pub idle: Duration,
-    /// The age at which a connection takes no further request.
+    /// The age from which a connection gets no further request.
     pub age: Duration,
-    /// The size of the largest product list, in bytes.
+    /// The maximum size of a product list, in bytes. A larger one is not buffered.
     pub max_body: usize,
 }
 
@@ -80,7 +80,7 @@ pub struct FetchContext {
     pub forwarded: HeaderMap,
 }
 
-/// Called for each request that is sent a second time.
+/// Called for each retry.
 type OnRetry = Box<dyn Fn(Service) + Send + Sync>;
 
 pub struct HttpClient {
@@ -321,7 +321,7 @@ pub(crate) fn is_constant(name: &HeaderName) -> bool {
     [HOST, ACCEPT, CONTENT_TYPE, ACCEPT_ENCODING, USER_AGENT].contains(name)
 }
 
-/// The client's request, with upstream as its host.
+/// Builds the request to relay: the client's request, with upstream as its host.
 fn relayed(origin: &Origin, head: &Parts, body: StreamBody, via: &Via) -> Result<Request<StreamBody>, http::Error> {
     let has_body = !body.is_end_stream();
     let mut request = Request::new(body);
@@ -368,8 +368,8 @@ mod tests {
     #[test]
     fn debug_output_does_not_contain_the_token() {
         let catalogue = Catalogue::for_tests(Vec::new());
-        let (operation, place) = catalogue.operation("/v2/p/products").unwrap();
-        let key = RequestKey::read(&catalogue, operation, place, None, &HeaderMap::new(), false).unwrap();
+        let (operation, path_match) = catalogue.operation("/v2/p/products").unwrap();
+        let key = RequestKey::read(&catalogue, operation, path_match, None, &HeaderMap::new(), false).unwrap();
         let token = HeaderValue::from_static("secret");
         let context = context(Credential::Token(token), HeaderMap::new());
         let request = product_list_request(&key, context).unwrap();
@@ -381,9 +381,9 @@ mod tests {
     fn forwarded_fields_do_not_replace_the_gateways_own() {
         let name = HeaderName::from_static("x-language");
         let catalogue = Catalogue::for_tests(vec![name.clone()]);
-        let (operation, place) = catalogue.operation("/v2/p/products").unwrap();
+        let (operation, path_match) = catalogue.operation("/v2/p/products").unwrap();
         let headers = HeaderMap::from_iter([(name.clone(), HeaderValue::from_static("en-us"))]);
-        let key = RequestKey::read(&catalogue, operation, place, None, &headers, false).unwrap();
+        let key = RequestKey::read(&catalogue, operation, path_match, None, &headers, false).unwrap();
         let mut forwarded = HeaderMap::from_iter([(HeaderName::from_static("x-a"), HeaderValue::from_static("1"))]);
         let ours = [HOST, X_AUTH_TOKEN, ACCEPT, CONTENT_TYPE, ACCEPT_ENCODING, USER_AGENT, VIA, X_REQUEST_ID, name];
         for name in &ours {

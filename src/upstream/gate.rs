@@ -1,8 +1,8 @@
 //! The gate before upstream: it limits the number of concurrent calls and queues the others.
 //!
-//! [`schedule`] decides which call is next, and does no I/O. This file has the waiting. A call has a ticket as long as
-//! its [`Permit`], or the future that waits for one, exists. A call that stops waiting drops the future, and nothing of
-//! it may remain.
+//! [`schedule`] decides which call is next, and does no I/O. This file implements the waiting. A call has a ticket as
+//! long as its [`Permit`], or the future that waits for one, exists. A call that stops waiting drops the future. Then
+//! its ticket must be removed everywhere.
 
 mod fair_queue;
 mod schedule;
@@ -26,7 +26,7 @@ use crate::stream::{BoxError, StreamBody};
 use crate::sync::{Mutex, MutexGuard};
 use schedule::Schedule;
 
-/// How many calls to one service may be under way at a time.
+/// How many calls to one service may have a call slot at a time.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct GateLimits {
     /// In total: the number of call slots.
@@ -100,7 +100,7 @@ impl GateClient {
     }
 }
 
-/// The number of a call. Tickets are in order of arrival.
+/// Identifies a call. Tickets are numbered in order of arrival.
 type Ticket = u64;
 
 /// The gate before all services. The limits apply to each service separately.
@@ -148,7 +148,7 @@ impl Gate {
                 permit = self.enter(service, client, class) => Some(permit),
                 () = half_close.closed() => None,
             };
-            if let Some(permit) = entered.filter(|permit| half_close.holds(permit.half_close_handler())) {
+            if let Some(permit) = entered.filter(|permit| half_close.may_keep_slot(permit.half_close_handler())) {
                 return permit;
             }
         }

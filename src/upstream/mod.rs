@@ -1,7 +1,7 @@
 //! Calls to upstream. No other part of the gateway has an HTTP client.
 //!
-//! A product list is read completely, within a deadline ([`Upstream::fetch_list`]). Everything else is relayed as a stream,
-//! which has an idle timeout and no deadline ([`Upstream::relay`]).
+//! A product list is read completely, within a deadline ([`Upstream::fetch_list`]). Everything else is relayed as a
+//! stream, which has an idle timeout and no deadline ([`Upstream::relay`]).
 
 mod causes;
 pub(crate) mod client;
@@ -102,7 +102,7 @@ pub trait Upstream: Send + Sync {
         account: &'a Account,
     ) -> PendingResponse<'a, UpstreamResponse>;
 
-    /// Forwards a request unchanged, except for hop-by-hop fields, and streams both bodies. Fails if no response head
+    /// Relays a request unchanged, except for hop-by-hop fields, and streams both bodies. Fails if no response head
     /// arrives.
     fn relay<'a>(
         &'a self,

@@ -95,7 +95,7 @@ const OTHERS = new Set(["miss", "expired", "coalesced", "stale", "stale-if-slow"
 const CALLS = new Set(["miss", "expired"]);
 const NO_OPERATIONS = new Set(["workspace", "appstream", "own", "none"]);
 
-function helping(metrics) {
+function savings(metrics) {
     const operations = new Set([...metrics.values("requests_total", "operation")].filter((name) => !NO_OPERATIONS.has(name)));
     const requests = (result) => metrics.sum("requests_total", { operation: operations, result });
     const answered = requests(HITS) + requests(OTHERS);
@@ -118,7 +118,7 @@ function expected(name, metrics) {
     const [, ...rest] = name.split(".");
     const last = rest.at(-1);
     const rows = [
-        [/^helping\./, () => helping(metrics)[last]],
+        [/^savings\./, () => savings(metrics)[last]],
         [/^requests\.in_flight$/, () => metrics.sum("requests_in_flight")],
         [/^requests\.connections$/, () => metrics.sum("connections")],
         [/^requests\.results\./, () => metrics.sum("requests_total", { result: last })],
@@ -208,9 +208,9 @@ test("every figure is the same as in /metrics", async () => {
     const results = [...metrics.values("requests_total", "result")].map((result) => `requests.results.${result}`);
     const services = ["workspace", "appstream"].flatMap((service) => [...metrics.values("upstream_requests_total", "status")]
         .filter((status) => metrics.sum("upstream_requests_total", { service, status }) > 0).map((status) => `upstream.${service}.requests.${status}`));
-    const missing = [...results, ...services, "helping.hit_ratio", "helping.seconds_saved", "misses.no-grant", "unstored.denied", "bypasses.range"].filter((name) => !names.has(name));
+    const missing = [...results, ...services, "savings.hit_ratio", "savings.seconds_saved", "misses.no-grant", "unstored.denied", "bypasses.range"].filter((name) => !names.has(name));
     assert.deepEqual(missing, []);
-    assert.ok(figures.find(({ name }) => name === "helping.hits").value > 200);
+    assert.ok(figures.find(({ name }) => name === "savings.hits").value > 200);
 
     // The entries are those that were requested, and the page has no secret.
     const rows = await tab.page.locator("#entries tbody tr").allInnerTexts();

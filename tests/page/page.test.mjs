@@ -44,16 +44,16 @@ test("after a start the page says that there were no requests, and how to send o
     assert.match(await tab.text("#invitation pre"), /^curl -i -H "X-Auth-Token: \$TOKEN" "http:\/\/127\.0\.0\.1:(18080|8080)\/v2\/\$PROJECT\/products"$/);
     // The address is the one that clients connect to.
     await tab.until(() => document.getElementById("proxy").textContent === "http://127.0.0.1:18080");
-    const { text } = (await tab.figures()).find(({ name }) => name === "helping.hit_ratio");
+    const { text } = (await tab.figures()).find(({ name }) => name === "savings.hit_ratio");
     assert.equal(text, "not known yet");
-    assert.equal(await tab.text("[data-why='helping.hit_ratio']"), "Nothing was answered yet.");
+    assert.equal(await tab.text("[data-why='savings.hit_ratio']"), "Nothing was answered yet.");
     assert.equal(await tab.text("#entries-note"), "0 entries. Successful responses of upstream appear here.");
     assert.match(await tab.text("#no-events"), /^No events since the start/);
     assert.equal(await readout("rate"), "The first values appear with the next update");
-    // Forwarded requests are requests, too.
+    // Relayed requests are requests, too.
     gateway.status = () => ({ ...fresh(9), requests: { ...fresh().requests, results: { ...fresh().requests.results, "pass-through": 7 } } });
     await tab.pass(2);
-    assert.match(await tab.text("#verdict"), /^Nothing to cache yet\..* 7 other requests were forwarded/);
+    assert.match(await tab.text("#verdict"), /^Nothing to cache yet\..* 7 other requests were relayed/);
     assert.ok(await isHidden("#invitation"));
 });
 
@@ -64,10 +64,10 @@ test("every figure on the page is that of the status, with all digits", async ()
     await open();
     await tab.state("live");
     const status = busy();
-    const { helping } = status;
+    const { savings } = status;
     const grouped = (value) => value.toLocaleString("en");
     const verdict = await tab.text("#verdict");
-    for (const part of ["Yes.", grouped(helping.answered), grouped(helping.hits), grouped(helping.upstream_calls)]) {
+    for (const part of ["Yes.", grouped(savings.answered), grouped(savings.hits), grouped(savings.upstream_calls)]) {
         assert.ok(verdict.includes(part), `${part}: ${verdict}`);
     }
     // Every figure is there, and has the value at its path in the status.
@@ -89,8 +89,8 @@ test("every figure on the page is that of the status, with all digits", async ()
 test("the verdict depends on the hits and on the calls saved", async () => {
     let uptime = 100;
     const helps = (hits, calls) => {
-        const helping = { answered: 100, hits, hit_ratio: hits / 100, upstream_calls: calls, calls_saved: Math.max(0, 100 - calls), seconds_saved: hits * 0.2 };
-        gateway.status = () => ({ ...busy((uptime += 2)), helping });
+        const savings = { answered: 100, hits, hit_ratio: hits / 100, upstream_calls: calls, calls_saved: Math.max(0, 100 - calls), seconds_saved: hits * 0.2 };
+        gateway.status = () => ({ ...busy((uptime += 2)), savings });
     };
     helps(97, 3);
     await open();
@@ -131,8 +131,8 @@ test("charts show rates and percentiles of the last two seconds", async () => {
     // 100 hits, half of them within 100 µs and all within 250 µs; 10 others, half within 100 ms, all within 1 s.
     const [, before, now] = statuses;
     Object.assign(now, structuredClone(before), { uptime_seconds: before.uptime_seconds + 2 });
-    now.helping.hits += 100;
-    now.helping.answered += 110;
+    now.savings.hits += 100;
+    now.savings.answered += 110;
     now.requests.results.hit += 100;
     now.requests.results.miss += 10;
     now.requests.results["pass-through"] += 4;
@@ -213,7 +213,7 @@ test("in bypass mode a banner says how to end it", async () => {
     await tab.state("live");
     assert.equal(
         await tab.text("#banner-bypass"),
-        `The cache is switched off (mode = bypass). Every request is forwarded unchanged, and nothing is stored. To switch it on again: curl -X PUT -d cache ${gateway.origin}/mode`,
+        `The cache is switched off (mode = bypass). Every request is relayed unchanged, and nothing is stored. To switch it on again: curl -X PUT -d cache ${gateway.origin}/mode`,
     );
     assert.match(await tab.text("#verdict"), /^Not now: the cache is switched off\./);
     gateway.status = () => busy(4715);
@@ -276,7 +276,7 @@ test("the page shows at once when the gateway does not respond, and when it resp
     await open();
     await tab.state("live");
     await tab.pass(20);
-    const answered = await tab.text("[data-figure='helping.answered']");
+    const answered = await tab.text("[data-figure='savings.answered']");
     gateway.isGone = true;
     await tab.pass(10);
     assert.equal(await tab.page.evaluate(() => document.body.dataset.state), "stale");
@@ -285,7 +285,7 @@ test("the page shows at once when the gateway does not respond, and when it resp
     const ages = await tab.page.locator("#content h2").evaluateAll((all) => all.map((title) => title.dataset.age));
     assert.deepEqual([...new Set(ages)], ["as of 10 s ago"]);
     // The figures are those of the last response.
-    assert.equal(await tab.text("[data-figure='helping.answered']"), answered);
+    assert.equal(await tab.text("[data-figure='savings.answered']"), answered);
     assert.equal(await tab.page.locator("#announce").textContent(), "No response from the gateway: the gateway cannot be reached.");
     assert.equal(await readout("rate"), "Now: no data");
     assert.equal(await tab.page.title(), "No response · workspace-gateway");
@@ -345,11 +345,11 @@ test("an unknown figure is not shown as a number", async () => {
     gateway.status = () => unknown();
     await open();
     await tab.state("live");
-    const saved = tab.page.locator("[data-figure='helping.seconds_saved']");
+    const saved = tab.page.locator("[data-figure='savings.seconds_saved']");
     assert.equal(await saved.innerText(), "not known yet");
     assert.equal(await saved.getAttribute("data-value"), "null");
     assert.equal(await tab.text("#saved-why"), "There was no upstream call yet whose duration is known.");
-    assert.equal(await tab.text("[data-figure='helping.hit_ratio']"), "100 %");
+    assert.equal(await tab.text("[data-figure='savings.hit_ratio']"), "100 %");
     assert.equal(await tab.text("#upstream .service:first-child .health"), "○ no result yet");
     assert.ok(!(await tab.text("main")).match(/NaN|undefined|null|Infinity/));
 });

@@ -121,7 +121,7 @@ impl Cell {
             self.upstream.will_respond(staged_response(200, "old", state.has_tag.then_some(OLD_TAG), OLD));
             get_in_process(&self.gateway, OTHER_CALLER, LIST).await;
         }
-        if state.grant_state == GrantState::Grace {
+        if state.grant_state == GrantState::Lapsed {
             self.upstream.will_respond(proof.clone());
             get_in_process(&self.gateway, CLIENT, PROOF).await;
         }

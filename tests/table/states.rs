@@ -16,7 +16,7 @@ pub(super) struct State {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum GrantState {
     Granted,
-    Grace,
+    Lapsed,
     Unknown,
 }
 
@@ -53,7 +53,7 @@ pub(super) const STATES: [State; 13] = [
     State { before: Before::Negative, ..state("long stale, negative", GrantState::Granted, Some(1000)) },
     state("expired", GrantState::Granted, Some(4000)),
     State { has_tag: true, ..state("expired with ETag", GrantState::Granted, Some(4000)) },
-    state("lapsed", GrantState::Grace, Some(400)),
+    state("lapsed", GrantState::Lapsed, Some(400)),
     State { before: Before::Denial, ..state("denied", GrantState::Granted, Some(100)) },
 ];
 

@@ -24,8 +24,8 @@ function quantile(part, bounds, buckets, total) {
 function difference(before, after) {
     const seconds = after.uptime_seconds - before.uptime_seconds;
     const all = (status) => Object.values(status.requests.results).reduce((sum, value) => sum + value, 0);
-    const hits = after.helping.hits - before.helping.hits;
-    const others = after.helping.answered - before.helping.answered - hits;
+    const hits = after.savings.hits - before.savings.hits;
+    const others = after.savings.answered - before.savings.answered - hits;
     const passed = all(after) - all(before) - hits - others;
     if (!(seconds > 0) || hits < 0 || others < 0 || passed < 0) {
         return null;

@@ -194,8 +194,8 @@ function showVersion(version) {
 }
 
 /** The summary at the top: whether the gateway helps. */
-function showSavings({ helping, mode, proxy, requests }) {
-    const { answered, hits, upstream_calls: calls, calls_saved: saved, seconds_saved: spared } = helping;
+function showSavings({ savings, mode, proxy, requests }) {
+    const { answered, hits, upstream_calls: calls, calls_saved: saved, seconds_saved: spared } = savings;
     const passed = Object.values(requests.results).reduce((sum, value) => sum + value, 0) - answered;
     const verdict = byId("verdict");
     const isIdle = answered === 0;
@@ -210,7 +210,7 @@ function showSavings({ helping, mode, proxy, requests }) {
     if (isIdle) {
         const words = passed === 0 ? ["No requests yet.", "No client has sent a request since the start."]
             : ["Nothing to cache yet.",
-                `There was no product-list request that could be answered from memory. ${count(passed)} other ${passed === 1 ? "request was" : "requests were"} forwarded or refused.`];
+                `There was no product-list request that could be answered from memory. ${count(passed)} other ${passed === 1 ? "request was" : "requests were"} relayed or refused.`];
         sentence(verdict, ...words);
         return;
     }

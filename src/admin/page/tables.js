@@ -12,8 +12,8 @@ const RESULTS = {
     expired: "from upstream: the stored response had expired, was invalidated, or was not accepted by the client",
     stale: "from memory, stale: the upstream call has failed",
     "stale-if-slow": "from memory, stale: the upstream call is slow",
-    bypass: "forwarded unchanged, although it is for an operation",
-    "pass-through": "forwarded: it is for no operation",
+    bypass: "relayed unchanged, although it is for an operation",
+    "pass-through": "relayed: it is for no operation",
     refused: "answered by the gateway itself, with an error",
     aborted: "not answered: the client disconnected",
 };

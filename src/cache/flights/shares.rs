@@ -43,12 +43,12 @@ pub(super) fn total(shares: &Mutex<Shares>) -> usize {
 }
 
 /// A place of a caller. It is given back when this is dropped.
-pub(super) struct Share {
+pub(super) struct FlightPlace {
     shares: Arc<Mutex<Shares>>,
     caller: Caller,
 }
 
-impl Share {
+impl FlightPlace {
     /// Takes one of `places` for a caller. `None` if all are taken or the caller holds half of them.
     pub(super) fn take(shares: &Arc<Mutex<Shares>>, caller: Caller, places: usize) -> Option<Self> {
         let has_taken = shares.lock().take(caller, places);
@@ -56,7 +56,7 @@ impl Share {
     }
 }
 
-impl Drop for Share {
+impl Drop for FlightPlace {
     fn drop(&mut self) {
         self.shares.lock().give_back(self.caller);
     }

@@ -46,7 +46,7 @@ impl PendingGrant {
 fn grant_state(grants: &Grants, caller_scope: &CallerScope, now: Instant) -> &'static str {
     match grants.grant_state(caller_scope, now) {
         GrantState::Granted => "granted",
-        GrantState::Grace { .. } => "grace",
+        GrantState::Lapsed { .. } => "grace",
         GrantState::Unknown => "unknown",
         GrantState::Denied { .. } => "denied",
     }
@@ -63,7 +63,7 @@ fn the_lifetime_of_a_grant_begins_when_its_proof_was_sent() {
     for (second, expected) in expected {
         assert_eq!(grant_state(&grants, &me, at(second)), expected, "{second}");
     }
-    assert!(matches!(grants.grant_state(&me, at(3599)), GrantState::Grace { ended } if ended == at(300)));
+    assert!(matches!(grants.grant_state(&me, at(3599)), GrantState::Lapsed { ended } if ended == at(300)));
     assert_eq!((grants.live(at(299)), grants.live(at(300))), (1, 0));
     for other in
         [caller_scope("b", "/v2/p/products"), caller_scope("a", "/v2/q/products"), caller_scope("a", "/v1/p/product")]

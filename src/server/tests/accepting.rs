@@ -69,7 +69,7 @@ impl TestListener {
             let unfinished = Arc::clone(&bodies);
             let account = Account::open(&budget, peer_of(peer));
             let raised = account.clone();
-            let requests = move |request: Request<TrackedRequestBody>| {
+            let request_handler = move |request: Request<TrackedRequestBody>| {
                 let path = request.uri().path().to_owned();
                 if path == "/known" {
                     raised.raise(ConnectionClass::Known, None);
@@ -82,7 +82,7 @@ impl TestListener {
                     })
                 }
             };
-            ConnectionHandler { requests, fast_path: None, account, half_close: Arc::default() }
+            ConnectionHandler { request_handler, fast_path: None, account, half_close: Arc::default() }
         }));
         let (_unfinished, _shutdown, _limits) = (senders, shutdown, limits);
         Self { address, metrics, clock, serving, registry, _unfinished, _shutdown, _limits, _tls }

@@ -20,7 +20,7 @@ async fn http2_does_not_wait_forever_for_a_client_to_close() {
     let mut served = ServedConnection::new();
     // The preface with empty SETTINGS, and nothing after it.
     served.write("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\u{4}\0\0\0\0\0").await;
-    assert_eq!(served.ended().await, (80, vec![("keepalive-timeout", 1), ("shutdown-timeout", 1)]));
+    assert_eq!(served.ended().await, (80, vec![("keepalive-timeout", 1), ("close-timeout", 1)]));
 }
 
 #[tokio::test(start_paused = true)]

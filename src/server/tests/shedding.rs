@@ -87,7 +87,7 @@ async fn http2_gets_goaway_and_a_client_that_does_not_close_has_one_second() {
     served.write("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\u{4}\0\0\0\0\0").await;
     sleep(Duration::from_secs(1)).await;
     assert!(served.shed());
-    assert_eq!(served.ended().await, (2, vec![("shutdown-timeout", 1), ("shed", 1)]));
+    assert_eq!(served.ended().await, (2, vec![("close-timeout", 1), ("shed", 1)]));
 }
 
 #[tokio::test(start_paused = true)]

@@ -103,7 +103,7 @@ async fn an_http2_request_sent_before_goaway_was_read_is_answered() {
     }
     assert_eq!(received.windows(17).filter(|part| part == goaway).count(), 0, "GOAWAY is sent once");
     served.shutdown_control.drain();
-    assert_eq!(served.ended().await.1, [("shutdown-timeout", 1)]);
+    assert_eq!(served.ended().await.1, [("close-timeout", 1)]);
 }
 
 #[tokio::test(start_paused = true)]
