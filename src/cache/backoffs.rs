@@ -159,9 +159,3 @@ impl Backoffs {
         self.0.lock()
     }
 }
-
-impl Default for Backoffs {
-    fn default() -> Self {
-        Self::new()
-    }
-}
