@@ -215,7 +215,7 @@ pub(crate) fn explain(
             (verdict, Decided::Relayed { reason: reason.into_str() }, bypass.key)
         }
         Action::PassThrough => {
-            let verdict = format!("passed through to {}: streamed and never stored", service.as_str());
+            let verdict = format!("relayed to {}: not an operation, so streamed and never stored", service.as_str());
             (verdict, Decided::Relayed { reason: "pass-through" }, None)
         }
     };

@@ -40,7 +40,7 @@
 //! notices changes, `config/` reads and compares them, and `server/reload.rs` with `gateway/reload.rs` apply all of
 //! them or none.
 //!
-//! A new process can replace an old one without a failed request. Both listen on sockets that a supervisor hands down
+//! A new process can replace an old one without a failed request. Both listen on sockets that a supervisor passes to them
 //! (`cli/inherit.rs`, `server/listeners.rs`). The old process asks its clients to reconnect (`server/shutdown.rs`).
 //! State is not handed over: each process proves its callers anew.
 //!

@@ -116,7 +116,7 @@ async fn explain_shows_how_a_request_would_be_handled() {
     let with_plus = explain("/v1/p/product?a+b=1").await.json();
     assert_eq!(with_plus["operation"]["bypass"][1]["reason"], "plus");
     assert!(
-        explain("/v2/p/desktops").await.json()["verdict"].as_str().unwrap().contains("passed through to workspace")
+        explain("/v2/p/desktops").await.json()["verdict"].as_str().unwrap().contains("relayed to workspace")
     );
     assert!(explain("/nope").await.json()["verdict"].as_str().unwrap().contains("404"));
     for wrong in ["", "not a url", "nope"] {

@@ -106,6 +106,7 @@ fn explain_shows_the_cache_key_and_the_upstream_request() {
 
     let bypass = run(&["explain", "/v2/p/products?a=b+c", "--header", "X-Auth-Token: x"]);
     assert_eq!(code(&bypass), 0, "explain of a path needs no region");
+    assert!(stderr(&bypass).contains("no region is set: give the flags of serve"), "{}", stderr(&bypass));
     assert!(stdout(&bypass).contains("bypass           plus ("), "{}", stdout(&bypass));
     let body = run(&["explain", "/v2/p/products", "-H", "X-Auth-Token: x", "-H", "Content-Length: 2"]);
     assert!(stdout(&body).contains("bypass           body ("), "{}", stdout(&body));

@@ -53,7 +53,10 @@ impl AccessDenied {
     fn response(self) -> Page {
         let forbidden = |message: &str| text(StatusCode::FORBIDDEN, format!("refused: {message}"));
         match self {
-            Self::Host => forbidden("expected a Host of this machine, such as localhost or 127.0.0.1"),
+            Self::Host => forbidden(
+                "expected a Host of this machine, such as localhost or 127.0.0.1; clients use the proxy listener \
+                 (listen.proxy)",
+            ),
             Self::Origin => forbidden("expected no Origin but that of this listener"),
             Self::Open => {
                 forbidden("expected a connection to a loopback address, because listen.admin_token is not set")

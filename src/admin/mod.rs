@@ -71,7 +71,8 @@ const READ: &str = "GET, HEAD";
 fn find<'e, H>(endpoints: &'e [Endpoint<H>], path: &str, method: &Method) -> Result<&'e H, Box<Page>> {
     let Some(endpoint) = endpoints.iter().find(|endpoint| endpoint.path == path) else {
         let list = endpoints.iter().map(|Endpoint { path, allow, help, .. }| format!("\n{path} ({allow}): {help}"));
-        let message = format!("no such page: expected one of{}", list.collect::<String>());
+        let list = list.collect::<String>();
+        let message = format!("no such page: expected one of{list}\nClients use the proxy listener (listen.proxy).");
         return Err(Box::new(text(StatusCode::NOT_FOUND, message)));
     };
     if endpoint.allow.split(", ").any(|allowed| method == allowed) {

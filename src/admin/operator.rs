@@ -62,7 +62,7 @@ const ENDPOINTS: [Endpoint<Handler>; 8] = [
     Endpoint {
         path: "/cache/purge",
         allow: "POST",
-        help: "removes entries (?operation=NAME, ?project=ID or ?all=true)",
+        help: "removes entries (?operation=NAME, with &query=QUERY for one cache key; ?project=ID; ?all=true)",
         handler: Blocking(purge::page),
     },
     Endpoint {
@@ -80,13 +80,13 @@ const ENDPOINTS: [Endpoint<Handler>; 8] = [
     Endpoint {
         path: "/log-level",
         allow: READ_AND_PUT,
-        help: "the log level; PUT sets it to error, warn, info, debug or trace",
+        help: "the log level; PUT sets it to its body: error, warn, info, debug or trace",
         handler: Value { show: |_| log_level(), set: Operator::set_log_level },
     },
     Endpoint {
         path: "/mode",
         allow: READ_AND_PUT,
-        help: "whether the cache is used; PUT sets it to cache or bypass",
+        help: "whether the cache is used; PUT sets it to its body: cache or bypass",
         handler: Value { show: Operator::mode, set: Operator::set_mode },
     },
 ];
@@ -183,7 +183,7 @@ impl Operator {
 
     fn set_mode(&self, value: &str) -> Page {
         match value.parse::<Mode>() {
-            Err(message) => text(StatusCode::BAD_REQUEST, message),
+            Err(message) => wrong_value(&message, "bypass http://ADDRESS/mode"),
             Ok(mode) => {
                 self.gateway.set_mode(mode);
                 self.record(Event::Mode, format!("mode set to {}", mode.into_str()));
@@ -194,7 +194,7 @@ impl Operator {
 
     fn set_log_level(&self, value: &str) -> Page {
         match value.parse::<Level>() {
-            Err(message) => text(StatusCode::BAD_REQUEST, message),
+            Err(message) => wrong_value(&message, "debug http://ADDRESS/log-level"),
             Ok(level) if logs::set_level(level) => {
                 self.record(Event::LogLevel, format!("log level set to {level}"));
                 log_level()
@@ -208,6 +208,11 @@ impl Operator {
     fn record(&self, event: Event, what: String) {
         self.gateway.observer().record_event(NewEvent::new(event, what));
     }
+}
+
+/// The response to a PUT with a wrong body. `example` is the end of a command.
+fn wrong_value(message: &str, example: &str) -> Page {
+    text(StatusCode::BAD_REQUEST, format!("{message}. The value is the body: curl -X PUT -d {example}"))
 }
 
 fn log_level() -> Page {

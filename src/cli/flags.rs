@@ -31,6 +31,7 @@ impl FlagSettings {
     pub(super) fn or_any_region(mut self) -> Self {
         let loaded = self.clone().source(|name| std::env::var_os(name)).and_then(|mut source| source.load());
         if matches!(loaded, Err(ConfigError::NoUpstream)) {
+            super::print_error("workspace-gateway: no region is set: give the flags of serve".to_owned());
             self.flags.push(("region", "no-region-set".to_owned()));
         }
         self

@@ -53,7 +53,9 @@ async fn check(address: SocketAddr, path: &str, limit: Duration) -> Result<(), S
     let url = format!("http://{address}{path}");
     match timeout(limit, get(address, path)).await {
         Ok(Ok(StatusCode::OK)) => Ok(()),
-        Ok(Ok(status)) => Err(format!("{url} answers {status}")),
+        // Of a gateway that is stopping.
+        Ok(Ok(StatusCode::SERVICE_UNAVAILABLE)) => Err(format!("{url} answers 503 Service Unavailable")),
+        Ok(Ok(status)) => Err(format!("{url} answers {status}; is this the metrics listener (listen.metrics)?")),
         Ok(Err(error)) => Err(format!("{url} does not answer: {error}")),
         Err(_) => Err(format!("{url} does not answer within {limit:?}")),
     }

@@ -125,7 +125,7 @@ impl Reloading {
             // The reason is only logged: a secret may have been put into the wrong place, and events are shown on the
             // status page.
             Err(error) => {
-                let what = "configuration reload failed (see the log); the previous configuration stays in force";
+                let what = "configuration reload failed; the previous configuration stays in force";
                 self.gateway.observer().record_event(NewEvent::new(Event::ReloadRefused, what).with_error(error));
             }
         }

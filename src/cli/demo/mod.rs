@@ -306,14 +306,15 @@ fn print_instructions(server: &Server, setup: &DemoSetup) -> io::Result<()> {
     writeln!(
         io::stdout(),
         "
+Status page: http://{admin}/
+
 The gateway is still running. Try these commands. The simulated services answer the three product lists, and echo requests
 for other paths. The sharer list is fresh for 1.5 s, the others for 5 minutes.
 
   curl -i -H 'X-Auth-Token: {token}' 'http://{proxy}/v2/{PROJECT}/products?limit=2'
   curl -i -H 'X-Auth-Token: {token}' 'http://{proxy}/v2/{PROJECT}/products?offset=0&limit=2'
   curl -i -H 'X-Auth-Token: wrong' 'http://{proxy}/v2/{PROJECT}/products?limit=2'
-  http://{admin}/     # the status page: open it in a browser
-  curl -s http://{metrics}/metrics | grep workspace_gateway_requests_total
+  curl -s http://{metrics}/metrics | grep ^workspace_gateway_requests_total
   curl -G --data-urlencode 'url=/v2/{PROJECT}/products?limit=2' \\
        --data-urlencode 'header=X-Auth-Token: {token}' http://{admin}/explain
   curl -X POST 'http://{admin}/cache/purge?operation=ListProducts'
