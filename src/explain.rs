@@ -245,7 +245,9 @@ fn look_up_verdict(directives: RequestDirectives) -> String {
 /// The request as a client would send it: with a path, or with a URL as to an HTTP proxy.
 fn request(explained: &ExplainRequest<'_>, listen: SocketAddr) -> Result<(Parts, Facts), String> {
     let url: Uri = explained.url.parse().ok().filter(|uri: &Uri| uri.path().starts_with('/')).ok_or_else(|| {
-        format!("{:?} is not allowed: expected a path or a URL, such as /v2/PROJECT/products", explained.url)
+        // What precedes an `@` may be a password.
+        let shown = explained.url.rsplit_once('@').map_or(explained.url, |(_, host)| host);
+        format!("{shown:?} is not allowed: expected a path or a URL, such as /v2/PROJECT/products")
     })?;
     let (mut head, ()) = Request::new(()).into_parts();
     head.headers.clone_from(&explained.headers);

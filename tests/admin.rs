@@ -115,9 +115,7 @@ async fn explain_shows_how_a_request_would_be_handled() {
     assert!(!explained.text().contains("secret"));
     let with_plus = explain("/v1/p/product?a+b=1").await.json();
     assert_eq!(with_plus["operation"]["bypass"][1]["reason"], "plus");
-    assert!(
-        explain("/v2/p/desktops").await.json()["verdict"].as_str().unwrap().contains("relayed to workspace")
-    );
+    assert!(explain("/v2/p/desktops").await.json()["verdict"].as_str().unwrap().contains("relayed to workspace"));
     assert!(explain("/nope").await.json()["verdict"].as_str().unwrap().contains("404"));
     for wrong in ["", "not a url", "nope"] {
         assert_eq!(explain(wrong).await.status(), StatusCode::BAD_REQUEST, "{wrong}");
@@ -164,4 +162,37 @@ async fn explain_shows_the_mode() {
     let world = World::with("mode = \"bypass\"").await;
     let explained = world.http.get(&world.admin_url("/explain?url=/v2/p/products")).await.json();
     assert_eq!(explained["operation"]["bypass"][0]["reason"], "mode");
+}
+
+#[tokio::test]
+async fn errors_show_no_control_character_and_no_password_of_the_query() {
+    let world = World::new().await;
+    for (path, status) in [
+        ("/cache/entries?%1b%5b31m=1", StatusCode::BAD_REQUEST),
+        ("/explain?url=http://user:hunter2@127.0.0.1%20/v2", StatusCode::BAD_REQUEST),
+    ] {
+        let reply = world.http.get(&world.admin_url(path)).await;
+        assert_eq!(reply.status(), status, "{path}");
+        let text = reply.text().trim_end();
+        assert!(!text.contains(char::is_control) && !text.contains("hunter2"), "{path}: {text:?}");
+    }
+    for query in ["%1b=1", "%1b=1&%1b=1", "%0aall=true"] {
+        let (status, text) = post(&world, &format!("/cache/purge?{query}")).await;
+        assert_eq!(status, StatusCode::BAD_REQUEST, "{query}");
+        assert!(!text.trim_end().contains(char::is_control), "{query}: {text:?}");
+    }
+}
+
+#[tokio::test]
+async fn explain_reads_one_header_field_more_than_a_request_may_have() {
+    let world = World::new().await;
+    let explained = async |fields: usize| {
+        let query = format!("url=/v2/p/products{}", "&header=a:b".repeat(fields));
+        let reply = world.http.get(&world.admin_url(&format!("/explain?{query}"))).await;
+        (reply.status(), reply.text().to_owned())
+    };
+    let (status, text) = explained(101).await;
+    assert!(status == StatusCode::OK && text.contains("at most 100 header fields"), "{text}");
+    let (status, text) = explained(102).await;
+    assert!(status == StatusCode::BAD_REQUEST && text.starts_with("expected url once"), "{text}");
 }

@@ -153,7 +153,8 @@ async fn health_endpoints_answer_200_even_while_upstream_is_down() {
     let list = "no such page: expected one of\n\
                 /metrics (GET, HEAD): the metrics, for Prometheus\n\
                 /healthz (GET, HEAD): 200 while the process runs\n\
-                /readyz (GET, HEAD): 200 while the gateway takes requests, 503 while it shuts down\n";
+                /readyz (GET, HEAD): 200 while the gateway takes requests, 503 while it shuts down\n\
+                Clients use the proxy listener (listen.proxy).\n";
     assert_eq!((wrong.status(), wrong.text()), (StatusCode::NOT_FOUND, list));
     let wrong = world.http.send(Method::POST, &world.metrics_url("/metrics"), &[], "").await;
     assert_eq!((wrong.status(), wrong.header("allow")), (StatusCode::METHOD_NOT_ALLOWED, "GET, HEAD"));

@@ -92,7 +92,10 @@ fn limit(query: &str) -> Result<usize, String> {
         let given = value.parse().ok().filter(|given| (1..=MAX_LIMIT).contains(given));
         match (name.as_ref(), given, limit) {
             ("limit", Some(given), None) => limit = Some(given),
-            _ => return Err(format!("{name} = {value:?} is not allowed: expected limit once, from 1 to {MAX_LIMIT}")),
+            _ => {
+                let name = name.escape_debug();
+                return Err(format!("{name} = {value:?} is not allowed: expected limit once, from 1 to {MAX_LIMIT}"));
+            }
         }
     }
     Ok(limit.unwrap_or(DEFAULT_LIMIT))

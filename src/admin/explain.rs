@@ -11,6 +11,7 @@ use crate::cache::grants::GrantState;
 use crate::explain::{self, Context, ExplainRequest, Now};
 use crate::gateway::{Gateway, Inspection};
 use crate::request::caller::Credential;
+use crate::request::validate::MAX_FIELDS;
 
 pub(super) fn page(gateway: &Gateway, query: &str) -> Page {
     let explained = request(query).and_then(|(url, headers)| {
@@ -73,7 +74,8 @@ fn request(query: &str) -> Result<(String, HeaderMap), String> {
     for (name, value) in form_urlencoded::parse(query.as_bytes()) {
         match name.as_ref() {
             "url" if url.is_none() => url = Some(value.into_owned()),
-            "header" => {
+            // One more than a request may have, so that the rejection can be shown.
+            "header" if headers.len() <= MAX_FIELDS => {
                 let (name, value) = explain::header(&value)?;
                 headers.append(name, value);
             }

@@ -39,7 +39,7 @@ fn selection(query: &str, catalogue: &Catalogue) -> Result<PurgeSelection, Strin
     let mut seen = HashSet::new();
     for (name, value) in form_urlencoded::parse(query.as_bytes()) {
         if !seen.insert(name.clone()) {
-            return Err(format!("{name} is given more than once: expected one value"));
+            return Err(format!("{} is given more than once: expected one value", name.escape_debug()));
         }
         match (name.as_ref(), value.as_ref()) {
             ("all", "true") => all = true,
@@ -57,6 +57,7 @@ fn selection(query: &str, catalogue: &Catalogue) -> Result<PurgeSelection, Strin
             }
             ("query", text) => query_text = Some(text.to_owned()),
             (name, value) => {
+                let name = name.escape_debug();
                 return Err(format!(
                     "{name} = {value:?} is not allowed: expected operation, project, query or all=true"
                 ));
