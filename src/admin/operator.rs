@@ -28,7 +28,7 @@ const MAX_VALUE: usize = 64;
 
 const READ_AND_PUT: &str = "GET, HEAD, PUT";
 
-enum Handler {
+enum OperatorHandler {
     /// Answers at once, from the query.
     Immediate(fn(&Operator, &str) -> Page),
     /// Goes through all entries. One request at a time does, on a thread for blocking work.
@@ -37,10 +37,10 @@ enum Handler {
     Value { show: fn(&Operator) -> Page, set: fn(&Operator, &str) -> Page },
 }
 
-use Handler::{Blocking, Immediate, Value};
+use OperatorHandler::{Blocking, Immediate, Value};
 
 /// `deploy/operating.md` describes them.
-const ENDPOINTS: [Endpoint<Handler>; 8] = [
+const ENDPOINTS: [Endpoint<OperatorHandler>; 8] = [
     Endpoint {
         path: "/",
         allow: READ,

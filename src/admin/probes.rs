@@ -9,9 +9,9 @@ use super::{Endpoint, Page, READ, find, page, text};
 use crate::budget::Budget;
 use crate::telemetry::metrics::Metrics;
 
-type Handler = fn(&Probes) -> Page;
+type ProbeHandler = fn(&Probes) -> Page;
 
-const ENDPOINTS: [Endpoint<Handler>; 3] = [
+const ENDPOINTS: [Endpoint<ProbeHandler>; 3] = [
     Endpoint { path: "/metrics", allow: READ, help: "the metrics, for Prometheus", handler: Probes::metrics },
     Endpoint {
         path: "/healthz",

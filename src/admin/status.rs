@@ -36,10 +36,10 @@ struct Status {
     savings: SavingsSummary,
     requests: Requests,
     latency: Latency,
-    cache: Cache,
-    memory: Memory,
-    callers: Callers,
-    upstream: Vec<Upstream>,
+    cache: CacheSummary,
+    memory: MemorySummary,
+    callers: CallersSummary,
+    upstream: Vec<UpstreamSummary>,
     misses: Counts,
     unstored: Counts,
     bypasses: Counts,
@@ -86,7 +86,7 @@ struct Durations {
 }
 
 #[derive(Serialize)]
-struct Cache {
+struct CacheSummary {
     entries: u64,
     bytes: u64,
     max_bytes: u64,
@@ -98,14 +98,14 @@ struct Cache {
 
 /// What is held for clients, without the cache.
 #[derive(Serialize)]
-struct Memory {
+struct MemorySummary {
     used_bytes: u64,
     budget_bytes: u64,
     refusals: u64,
 }
 
 #[derive(Serialize)]
-struct Callers {
+struct CallersSummary {
     grants: u64,
     max_grants: usize,
     proofs: Counts,
@@ -114,7 +114,7 @@ struct Callers {
 }
 
 #[derive(Serialize)]
-struct Upstream {
+struct UpstreamSummary {
     service: &'static str,
     url: String,
     requests: Counts,
@@ -173,7 +173,7 @@ fn status(gateway: &Gateway, proxy: SocketAddr) -> Status {
             operations: by(&metrics.fetches, "operation").into_keys().map(|name| operation(&series, name)).collect(),
         },
         latency: latency(&series),
-        cache: Cache {
+        cache: CacheSummary {
             entries: gauge(&metrics.entries),
             bytes: gauge(&metrics.entries_bytes),
             max_bytes: active.settings().cache.max_size.0,
@@ -182,12 +182,12 @@ fn status(gateway: &Gateway, proxy: SocketAddr) -> Status {
             private_scopes: gauge(&metrics.private_scopes),
             refreshes: metrics.refreshes.get(),
         },
-        memory: Memory {
+        memory: MemorySummary {
             used_bytes: Series::of(&metrics.memory_used_bytes).sum(&[]),
             budget_bytes: gauge(&metrics.memory_budget_bytes),
             refusals: metrics.memory_refusals.get(),
         },
-        callers: Callers {
+        callers: CallersSummary {
             grants: gauge(&metrics.grants),
             max_grants: active.settings().grants.max_grants.0,
             proofs: by(&metrics.proofs, "result"),
@@ -240,12 +240,12 @@ fn latency(series: &RequestSeries) -> Latency {
     Latency { bounds: hits.bounds.clone(), hits: durations(hits), others: durations(others) }
 }
 
-fn upstream(gateway: &Gateway, active: &ActiveConfig, service: Service) -> Upstream {
+fn upstream(gateway: &Gateway, active: &ActiveConfig, service: Service) -> UpstreamSummary {
     let (metrics, of_service) = (gateway.metrics(), [("service", service.as_str())]);
     let durations = Series::of(&metrics.upstream_durations).histogram(&of_service, "service", |_| true);
     let (now, health) = (gateway.now(), gateway.observer().health(service));
     let ago = |then| now.saturating_duration_since(then).as_secs_f64();
-    Upstream {
+    UpstreamSummary {
         service: service.as_str(),
         url: active.catalogue().origin(service).to_string(),
         requests: Series::of(&metrics.upstream_requests).by("status", &of_service),

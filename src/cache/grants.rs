@@ -33,7 +33,7 @@ const MAX_REFUSALS: usize = 2_048;
 const MAX_REFUSAL_SIZE: usize = 8 * 1024;
 
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct GrantSettings {
+pub(crate) struct GrantPolicy {
     /// The lifetime of a grant.
     pub grant_ttl: Duration,
     /// How long the gateway repeats a refusal without a call to upstream.
@@ -92,7 +92,7 @@ pub(crate) struct Grants {
 type CallerService = (Caller, Service);
 
 struct GrantTables {
-    settings: GrantSettings,
+    settings: GrantPolicy,
     grants: LruMap<CallerScope, Grant>,
     /// The callers with grants in a service. A grant counts only if its caller is in this table. So a caller that is
     /// removed because the table is full does not get ended grants back.
@@ -148,7 +148,7 @@ struct Suspension {
 }
 
 impl Grants {
-    pub(crate) fn new(settings: GrantSettings) -> Self {
+    pub(crate) fn new(settings: GrantPolicy) -> Self {
         let tables = GrantTables {
             settings,
             grants: LruMap::new(settings.max_grants),
@@ -163,7 +163,7 @@ impl Grants {
     }
 
     /// Changes the settings, also for existing grants. Stored refusals keep their old end.
-    pub(crate) fn set_settings(&self, settings: GrantSettings) {
+    pub(crate) fn set_settings(&self, settings: GrantPolicy) {
         let mut tables = self.tables();
         if settings.max_grants != tables.settings.max_grants {
             tables.grants.resize(settings.max_grants);
@@ -183,7 +183,7 @@ impl Grants {
         }
         let Some(proved) = tables.proved(caller_scope) else { return GrantState::Unknown };
         let age = now.saturating_duration_since(proved);
-        let GrantSettings { grant_ttl, outage_grace, .. } = tables.settings;
+        let GrantPolicy { grant_ttl, outage_grace, .. } = tables.settings;
         if age < grant_ttl {
             GrantState::Granted
         } else if outage_grace.is_some_and(|grace| age < grace) {

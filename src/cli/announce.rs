@@ -6,7 +6,7 @@ use super::warnings;
 use crate::catalogue::Catalogue;
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::config::settings::Listen;
+use crate::config::settings::ListenSettings;
 use crate::proxy_config::ProxyConfig;
 use crate::server::{Reloading, Server};
 
@@ -55,7 +55,7 @@ pub(super) fn certificate(reloading: &Reloading) {
     }
 }
 
-fn tls_mode(listen: &Listen) -> &'static str {
+fn tls_mode(listen: &ListenSettings) -> &'static str {
     match (listen.has_tls(), &listen.client_ca_file) {
         (false, _) => "off",
         (true, None) => "on",

@@ -4,9 +4,9 @@
 use std::net::SocketAddr;
 
 use super::read_file::{secret_path, shown_path};
-use super::settings::Listen;
+use super::settings::ListenSettings;
 
-impl Listen {
+impl ListenSettings {
     /// Whether the proxy listener uses TLS. The admin listener then uses it, too, unless it is on loopback.
     pub fn has_tls(&self) -> bool {
         self.cert_file.is_some()

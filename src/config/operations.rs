@@ -7,7 +7,7 @@ use std::fmt;
 use super::Settings;
 use super::names::{HeaderField, PathTemplate};
 use super::operation::{ForwardHeaders, OperationSettings};
-use super::settings::Cache;
+use super::settings::CacheSettings;
 use crate::catalogue::{
     AddOperationError, Catalogue, Forwarded, MAX_OPERATIONS, Operation, Origin, Parameter, Service, Sharing,
     is_built_in, owner,
@@ -89,7 +89,7 @@ fn new(entry: &OperationSettings, catalogue: &mut Catalogue, built_in: &[String]
 }
 
 /// Sets each property of an operation from its entry, or from `[cache]` where the entry has none.
-fn adjust(operation: &mut Operation, entry: Option<&OperationSettings>, cache: &Cache) -> Result<(), String> {
+fn adjust(operation: &mut Operation, entry: Option<&OperationSettings>, cache: &CacheSettings) -> Result<(), String> {
     operation.ttl = entry.and_then(|entry| entry.ttl).unwrap_or(cache.ttl).0;
     operation.stale_while_revalidate =
         entry.and_then(|entry| entry.stale_while_revalidate).unwrap_or(cache.stale_while_revalidate).0;

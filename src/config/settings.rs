@@ -24,19 +24,19 @@ settings! {
         pub region: Option<Region> = RUN_TIME
             .with_flag("region", "NAME", "The region whose public endpoints are the upstreams, such as cn-north-4")
             .with_follow_ups(&[LogUpstream]),
-        pub listen: Listen,
-        pub upstream: Upstream,
-        pub cache: Cache,
-        pub grants: Grants,
+        pub listen: ListenSettings,
+        pub upstream: UpstreamSettings,
+        pub cache: CacheSettings,
+        pub grants: GrantsSettings,
         #[serde(default, deserialize_with = "operation::entries", skip_serializing_if = "Vec::is_empty")]
         pub operation: Vec<OperationSettings> = RUN_TIME.with_follow_ups(&[LogUpstream]),
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         pub access_key: Vec<AccessKeySettings> = RUN_TIME,
-        pub limits: Limits,
-        pub log: Log,
+        pub limits: LimitsSettings,
+        pub log: LogSettings,
     }
 
-    pub struct Listen ["listen"] {
+    pub struct ListenSettings ["listen"] {
         pub proxy: Address = RESTART.with_flag("listen", "ADDRESS", "The address for clients"),
         pub metrics: Address = RESTART
             .with_flag("metrics-listen", "ADDRESS", "The address for Prometheus and health checks"),
@@ -53,7 +53,7 @@ settings! {
         pub fast_path: bool = RUN_TIME,
     }
 
-    pub struct Upstream ["upstream"] {
+    pub struct UpstreamSettings ["upstream"] {
         pub workspace_url: Option<BaseUrl> = RUN_TIME
             .with_flag("workspace-url", "URL", "The URL of Workspace, if not the region's public endpoint")
             .with_follow_ups(&[LogUpstream]),
@@ -70,7 +70,7 @@ settings! {
         pub max_calls_per_caller: Count = RESTART,
     }
 
-    pub struct Cache ["cache"] {
+    pub struct CacheSettings ["cache"] {
         pub max_size: Size = RESTART,
         pub max_body_size: Size = RUN_TIME,
         pub ttl: Span = RUN_TIME,
@@ -84,7 +84,7 @@ settings! {
         pub keyed_headers: Vec<HeaderField> = RUN_TIME,
     }
 
-    pub struct Grants ["grants"] {
+    pub struct GrantsSettings ["grants"] {
         pub grant_ttl: Span = RUN_TIME,
         pub denial_ttl: Span = RUN_TIME,
         pub outage_grace: Span = RUN_TIME,
@@ -92,7 +92,7 @@ settings! {
         pub max_grants: Count = RUN_TIME,
     }
 
-    pub struct Limits ["limits"] {
+    pub struct LimitsSettings ["limits"] {
         #[serde(skip_serializing_if = "Option::is_none")]
         pub memory: Option<Size> = RUN_TIME,
         pub max_head_size: Size = RUN_TIME,
@@ -106,7 +106,7 @@ settings! {
         pub shutdown_timeout: Span = RUN_TIME,
     }
 
-    pub struct Log ["log"] {
+    pub struct LogSettings ["log"] {
         pub format: LogFormat = RESTART,
         pub level: Level = RUN_TIME.with_follow_ups(&[SetLogLevel]),
         pub access: AccessLog = RUN_TIME,

@@ -14,7 +14,7 @@ use crate::budget::Budget;
 use crate::cache::backoffs::Backoffs;
 use crate::cache::entry::Entry;
 use crate::cache::flights::{FlightLimits, Flights};
-use crate::cache::grants::{CallerScope, GrantSettings, Grants};
+use crate::cache::grants::{CallerScope, GrantPolicy, Grants};
 use crate::cache::second_tier::SecondTier;
 use crate::cache::store::{CacheKey, PurgeSelection, Store};
 use crate::clock::Clock;
@@ -105,7 +105,7 @@ impl Gateway {
         let digests = Digests::new(random.key("shown keys")?, random.key("shown callers")?);
         let fingerprints = Fingerprints::new(random.key("last credentials")?);
         let request_ids = RequestIds::new(random.key(REQUEST_IDS)?);
-        let grants = Arc::new(Grants::new(grant_settings(settings)));
+        let grants = Arc::new(Grants::new(grant_policy(settings)));
         let limits = flight_limits(settings);
         let [shared_flights, lone_flights] = [limits; 2].map(|limits| Arc::new(Flights::new(limits)));
         let [gate, relay_gate] = upstream_setup::gates(&settings.upstream, &metrics);
@@ -236,9 +236,9 @@ pub(super) fn budget_size(settings: &Settings) -> usize {
     Budget::size(settings.limits.memory.map(Size::bytes))
 }
 
-pub(super) fn grant_settings(settings: &Settings) -> GrantSettings {
+pub(super) fn grant_policy(settings: &Settings) -> GrantPolicy {
     let grants = &settings.grants;
-    GrantSettings {
+    GrantPolicy {
         grant_ttl: grants.grant_ttl.0,
         denial_ttl: grants.denial_ttl.0,
         outage_grace: (grants.on_outage == OnOutage::Serve).then_some(grants.outage_grace.0),

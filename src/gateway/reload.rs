@@ -74,7 +74,7 @@ impl Gateway {
             return Ok(changes);
         }
 
-        self.memory.grants.set_settings(assemble::grant_settings(&config.settings));
+        self.memory.grants.set_settings(assemble::grant_policy(&config.settings));
         for flights in [&self.fetcher.shared_flights, &self.fetcher.lone_flights] {
             flights.set_limits(assemble::flight_limits(&config.settings));
         }

@@ -78,7 +78,7 @@ pub(super) fn client(
 }
 
 /// The gates before upstream: one for fetches, one for relayed requests.
-pub(super) fn gates(settings: &settings::Upstream, metrics: &Metrics) -> [Arc<Gate>; 2] {
+pub(super) fn gates(settings: &settings::UpstreamSettings, metrics: &Metrics) -> [Arc<Gate>; 2] {
     let limits = gate::GateLimits { calls: settings.max_calls.0, per_caller: settings.max_calls_per_caller.0 };
     let gates = [limits; 2].map(|limits| Arc::new(Gate::new(limits)));
     let observed = gates.clone();

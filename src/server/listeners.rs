@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use super::StartError;
 use super::memory::BUFFERS;
 use crate::config::distinct;
-use crate::config::settings::Listen;
+use crate::config::settings::ListenSettings;
 use crate::net;
 
 /// The names of the listeners. Inherited sockets without names are assigned in this order.
@@ -48,7 +48,7 @@ pub(super) struct ServerListener {
 }
 
 /// Opens the listeners in the order of [`NAMES`].
-pub(super) fn open(settings: &Listen, inherited: Inherited) -> Result<[ServerListener; 3], StartError> {
+pub(super) fn open(settings: &ListenSettings, inherited: Inherited) -> Result<[ServerListener; 3], StartError> {
     let Inherited([proxy, metrics, admin]) = inherited;
     let listeners = [
         open_one("listen.proxy", settings.proxy.0, proxy)?,
@@ -86,7 +86,7 @@ mod tests {
         std::net::TcpListener::bind(address).unwrap()
     }
 
-    fn settings(text: &str) -> Listen {
+    fn settings(text: &str) -> ListenSettings {
         let text = format!("region = \"r\"\n[listen]\n{text}");
         crate::config::Config::from_layers("f", &text, &[]).unwrap().settings.listen
     }

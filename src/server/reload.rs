@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use super::activity::ConnectionTimeouts;
 use super::tls::TlsState;
 use crate::certificate::NotAfter;
-use crate::config::settings::Limits;
+use crate::config::settings::LimitsSettings;
 use crate::config::table::FollowUp;
 use crate::config::{Config, ConfigError, SettingsDiff};
 use crate::gateway::Gateway;
@@ -23,7 +23,7 @@ use crate::telemetry::metrics::Reload;
 /// interval in which the status page sends requests.
 pub(super) const INTERNAL_KEEPALIVE: Duration = Duration::from_secs(5);
 
-/// Limits of a listener that can be reloaded. A connection keeps those that it started with.
+/// LimitsSettings of a listener that can be reloaded. A connection keeps those that it started with.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ServeLimits {
     pub(super) timeouts: ConnectionTimeouts,
@@ -37,7 +37,7 @@ pub(super) struct ServeLimits {
 }
 
 impl ServeLimits {
-    pub(super) fn for_clients(limits: &Limits) -> Self {
+    pub(super) fn for_clients(limits: &LimitsSettings) -> Self {
         let timeouts = ConnectionTimeouts {
             head: limits.header_timeout.0,
             idle: limits.keepalive_timeout.0,
@@ -50,7 +50,7 @@ impl ServeLimits {
     }
 
     /// For the internal listeners.
-    pub(super) fn for_internal(limits: &Limits) -> Self {
+    pub(super) fn for_internal(limits: &LimitsSettings) -> Self {
         let Self { timeouts, half_close, shutdown_timeout, .. } = Self::for_clients(limits);
         let timeouts = ConnectionTimeouts { idle: timeouts.idle.min(INTERNAL_KEEPALIVE), ..timeouts };
         Self { timeouts, buffer: 64 * 1024, half_close, shutdown_timeout }

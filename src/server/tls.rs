@@ -24,7 +24,7 @@ use tokio_rustls::server::TlsStream;
 
 use crate::certificate::NotAfter;
 use crate::config::read_file::{read_regular, secret_path, shown_path};
-use crate::config::settings::Listen;
+use crate::config::settings::ListenSettings;
 use crate::sync::{Mutex, MutexGuard};
 
 /// How much rustls encrypts for a client that does not read, in bytes: one record (RFC 8446 §5.1). Its default is 64
@@ -114,7 +114,7 @@ struct TlsFile {
 ///
 /// # Errors
 /// All files that are unusable, each with its reason.
-pub(super) fn prepare(listen: &Listen) -> Result<Prepared, Vec<io::Error>> {
+pub(super) fn prepare(listen: &ListenSettings) -> Result<Prepared, Vec<io::Error>> {
     let mut files = Vec::new();
     let mut read = |setting, path: &Path| {
         let bytes = read_regular(path).map_err(|error| unusable(setting, path, &error))?;
@@ -163,7 +163,7 @@ fn client_verifier(path: &Path, pem: &[u8], provider: Arc<CryptoProvider>) -> io
 
 /// For the proxy listener and for the admin listener.
 fn server_config(
-    listen: &Listen,
+    listen: &ListenSettings,
     chain: Vec<CertificateDer<'static>>,
     key: Arc<dyn SigningKey>,
     verifier: Option<Arc<dyn ClientCertVerifier>>,
@@ -249,7 +249,12 @@ impl TlsState {
     ///
     /// # Errors
     /// If a file is unusable, or plaintext is not allowed at an address.
-    pub(super) fn new(listen: &Listen, proxy: SocketAddr, admin: SocketAddr, not_after: IntGauge) -> io::Result<Self> {
+    pub(super) fn new(
+        listen: &ListenSettings,
+        proxy: SocketAddr,
+        admin: SocketAddr,
+        not_after: IntGauge,
+    ) -> io::Result<Self> {
         let [proxy_tls, admin_tls] = [(); 2].map(|()| watch::channel(None).0);
         let tls_state = Self { proxy, admin, proxy_tls, admin_tls, files: Mutex::default(), not_after };
         tls_state.load(listen)?.apply();
@@ -271,7 +276,7 @@ impl TlsState {
     }
 
     /// The settings and addresses of listeners that speak plaintext with other machines.
-    pub(super) fn exposed(&self, listen: &Listen) -> Vec<(&'static str, SocketAddr)> {
+    pub(super) fn exposed(&self, listen: &ListenSettings) -> Vec<(&'static str, SocketAddr)> {
         listen.exposed(self.proxy, self.admin).collect()
     }
 
@@ -279,7 +284,7 @@ impl TlsState {
     ///
     /// # Errors
     /// As [`Self::new`]. Then nothing changes.
-    pub(super) fn load(&self, listen: &Listen) -> io::Result<PendingTls<'_>> {
+    pub(super) fn load(&self, listen: &ListenSettings) -> io::Result<PendingTls<'_>> {
         let files = self.files.lock();
         let prepared = prepare(listen).map_err(|errors| {
             io::Error::other(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))

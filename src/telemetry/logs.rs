@@ -30,7 +30,7 @@ use tracing_subscriber::{Layer, Registry, fmt, registry};
 
 use crate::config::LogFormat;
 use crate::config::enums::{AccessLog, Level};
-use crate::config::settings::Log;
+use crate::config::settings::LogSettings;
 use crate::sync::Mutex;
 pub(crate) use queue::CAPACITY;
 use queue::Queue;
@@ -70,7 +70,7 @@ impl Drop for LogGuard {
 ///
 /// # Errors
 /// If standard error cannot be duplicated, or the writing thread cannot be started.
-pub fn begin(settings: &Log) -> io::Result<LogGuard> {
+pub fn begin(settings: &LogSettings) -> io::Result<LogGuard> {
     let is_coloured = is_coloured(io::stderr().is_terminal(), |name| env::var_os(name));
     let target = File::from(io::stderr().as_fd().try_clone_to_owned()?);
     // Otherwise the layer would print formatting errors to standard error.
@@ -244,8 +244,9 @@ mod tests {
 
     /// Logs more than a pipe takes (64 KiB) and less than the queue takes, then panics.
     fn panics_while_the_log_stalls() {
-        let _log = begin(&Log { level: Level(tracing::Level::INFO), format: LogFormat::Text, access: AccessLog::All })
-            .unwrap();
+        let _log =
+            begin(&LogSettings { level: Level(tracing::Level::INFO), format: LogFormat::Text, access: AccessLog::All })
+                .unwrap();
         for _ in 0..1_000 {
             assert!(say(&"x".repeat(200)));
         }

@@ -12,7 +12,7 @@ use crate::request::caller::Callers;
 use crate::request::key::RequestKey;
 
 const SECOND: Duration = Duration::from_secs(1);
-const SETTINGS: GrantSettings = GrantSettings {
+const SETTINGS: GrantPolicy = GrantPolicy {
     grant_ttl: Duration::from_secs(300),
     denial_ttl: Duration::from_secs(2),
     outage_grace: Some(Duration::from_secs(3600)),
@@ -78,7 +78,7 @@ fn the_lifetime_of_a_grant_begins_when_its_proof_was_sent() {
 
 #[test]
 fn without_outage_grace_a_lapsed_grant_is_unknown() {
-    let grants = Arc::new(Grants::new(GrantSettings { outage_grace: None, ..SETTINGS }));
+    let grants = Arc::new(Grants::new(GrantPolicy { outage_grace: None, ..SETTINGS }));
     let (me, start) = (caller_scope("a", "/v2/p/products"), Clock::System.now());
     grants.begin_call(me.clone(), start).proved(start);
     assert_eq!(grant_state(&grants, &me, start + 300 * SECOND), "unknown");
@@ -146,7 +146,7 @@ fn new_settings_apply_to_existing_grants() {
         refusal(b"no", start),
         start,
     );
-    grants.set_settings(GrantSettings { grant_ttl: SECOND, denial_ttl: 9 * SECOND, outage_grace: None, max_grants: 2 });
+    grants.set_settings(GrantPolicy { grant_ttl: SECOND, denial_ttl: 9 * SECOND, outage_grace: None, max_grants: 2 });
     assert_eq!(grant_state(&grants, &me, start), "granted");
     assert_eq!((grant_state(&grants, &me, start + SECOND), grants.live(start + SECOND)), ("unknown", 0));
     let refused = grant_state(&grants, &caller_scope("b", "/v2/p/products"), start + 3 * SECOND);
@@ -172,7 +172,7 @@ fn the_number_of_grants_is_bounded_and_used_ones_stay() {
 #[test]
 fn grants_are_counted_in_short_steps_and_the_lock_is_free_between_them() {
     const MANY: usize = 100_000;
-    let grants = Arc::new(Grants::new(GrantSettings { max_grants: MANY, ..SETTINGS }));
+    let grants = Arc::new(Grants::new(GrantPolicy { max_grants: MANY, ..SETTINGS }));
     let (me, start) = (caller_scope("a", "/v2/p/products"), Clock::System.now());
     let callers = Callers::new([0; 32]);
     for number in 0..MANY {
