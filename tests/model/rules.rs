@@ -253,6 +253,15 @@ pub enum Effect {
     Relay(UpstreamRequest),
 }
 
+impl Effect {
+    fn call(&self) -> Option<RequestId> {
+        match self {
+            Self::Call(call) => Some(call.id),
+            Self::Answer(..) | Self::Relay(_) => None,
+        }
+    }
+}
+
 /// How often each rule applied.
 pub type Tally = BTreeMap<&'static str, usize>;
 
@@ -419,27 +428,29 @@ impl Rules {
             match end {
                 Some(end) => {
                     // The leader of this call is not counted as a waiter of another.
-                    counted.extend(own.is_none().then_some(waiter.request.id));
+                    let is_shared = end.call.fetch_key.owner.is_none();
+                    counted.extend(own.is_none().then_some((waiter.request.id, is_shared)));
                     self.release(waiter, end, &mut effects, &mut retries);
                 }
                 None => self.waiters.push(waiter),
             }
         }
-        effects.extend(self.continue_waiters(retries, &counted, started)?);
+        effects.extend(self.continue_waiters(retries, counted, started)?);
         Ok(effects)
     }
 
     /// After calls have completed, or heads have arrived: requests look up again, and waiters make additional calls for
-    /// slow flights. The additional calls may come first. They then count among the requests that no longer wait.
-    /// `counted` has the waiters until then.
+    /// slow flights. A waiter that makes an additional call counts as waiting until then: for the requests whose calls
+    /// started before its own. `counted` has the waiters that are released, and whether they waited for a shared flight.
     fn continue_waiters(
         &mut self,
         retries: Vec<Waiter>,
-        counted: &[RequestId],
+        mut counted: Vec<(RequestId, bool)>,
         started: &[RequestId],
     ) -> Result<Vec<Effect>, String> {
         let mut effects = self.make_observed_calls(started);
-        effects.extend(self.look_up_again(retries, started, (counted, effects.len()))?);
+        counted.extend(effects.iter().filter_map(Effect::call).map(|id| (id, true)));
+        effects.extend(self.look_up_again(retries, started, &counted)?);
         effects.extend(self.make_additional_calls(started)?);
         Ok(effects)
     }
@@ -457,29 +468,30 @@ impl Rules {
     }
 
     /// Looks up again the requests that got nothing from a completed call. `started` has the requests whose calls
-    /// started, in order. `counted` has the waiters until now, of which others are answered. `others` is the number of
-    /// additional calls.
+    /// started, in order. `counted` has the waiters until now, and whether they waited for a shared flight. Some of them
+    /// are answered, and some make additional calls.
     fn look_up_again(
         &mut self,
         waiters: Vec<Waiter>,
         started: &[RequestId],
-        (counted, others): (&[RequestId], usize),
+        counted: &[(RequestId, bool)],
     ) -> Result<Vec<Effect>, String> {
-        let mut not_awake = counted.len() + others;
-        let position = |waiter: &Waiter| started.iter().position(|id| *id == waiter.request.id);
+        let position_of = |id: RequestId| started.iter().position(|started| *started == id);
+        let position = |waiter: &Waiter| position_of(waiter.request.id);
         let (mut callers, others): (Vec<_>, Vec<_>) =
             waiters.into_iter().partition(|waiter| position(waiter).is_some());
         callers.sort_by_key(position);
         let mut effects = Vec::new();
         for mut waiter in callers {
             waiter.elections += 1;
-            not_awake -= usize::from(counted.contains(&waiter.request.id));
             let fetch_key = self.fetch_key(&waiter.request);
+            let is_shared = fetch_key.owner.is_none();
+            // Whether a waiter has started its call by now, and so woken up.
+            let is_awake = |id: RequestId| position_of(id).is_some_and(|at| Some(at) <= position(&waiter));
+            let not_awake = counted.iter().filter(|(id, shared)| *shared == is_shared && !is_awake(*id)).count();
             let action = match self.action(&waiter.request, waiter.elections) {
                 // Waiters that have not woken up may still count as waiting.
-                Action::Join(_)
-                    if self.followers(fetch_key.owner.is_none()) + not_awake >= self.settings.max_waiters =>
-                {
+                Action::Join(_) if self.followers(is_shared) + not_awake >= self.settings.max_waiters => {
                     Action::Solo(fetch_key)
                 }
                 action if action.starts_call() => action,
@@ -490,7 +502,10 @@ impl Rules {
             if action.starts_call() {
                 self.count("new leader");
             }
+            let id = waiter.request.id;
             effects.extend(self.perform(waiter, action));
+            // It makes its additional call at once, and then no longer counts as waiting for those that come later.
+            effects.extend(self.make_observed_calls(&[id]));
         }
         for mut waiter in others {
             waiter.elections += 1;

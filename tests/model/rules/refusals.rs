@@ -52,9 +52,10 @@ impl Rules {
         }
         call.head =
             Some(Head { was_last, ..self.apply_refusal_head(&call, result.denial().expect("it is a refusal")) });
+        let is_shared = call.fetch_key.owner.is_none();
         self.calls.insert(index, call);
-        let counted: Vec<_> = retries.iter().map(|waiter| waiter.request.id).collect();
-        self.continue_waiters(retries, &counted, started)
+        let counted = retries.iter().map(|waiter| (waiter.request.id, is_shared)).collect();
+        self.continue_waiters(retries, counted, started)
     }
 
     /// Closes a flight: no request can join it. Waiters of other callers look up again. Those of the refused caller
