@@ -488,10 +488,16 @@ impl Rules {
             let is_shared = fetch_key.owner.is_none();
             // Whether a waiter has started its call by now, and so woken up.
             let is_awake = |id: RequestId| position_of(id).is_some_and(|at| Some(at) <= position(&waiter));
-            let not_awake = counted.iter().filter(|(id, shared)| *shared == is_shared && !is_awake(*id)).count();
+            let not_awake = |is_counted: fn(bool, bool) -> bool| {
+                counted.iter().filter(|(id, shared)| is_counted(*shared, is_shared) && !is_awake(*id)).count()
+            };
+            // They still count in the flights for which they waited, or count already in the one that they look up.
+            let (before, any) = (not_awake(|shared, is_shared| shared == is_shared), not_awake(|_, _| true));
             let action = match self.action(&waiter.request, waiter.elections) {
-                // Waiters that have not woken up may still count as waiting.
-                Action::Join(_) if self.followers(is_shared) + not_awake >= self.settings.max_waiters => {
+                Action::Join(flight)
+                    if self.followers(is_shared) + if self.is_slow(flight) { before } else { any }
+                        >= self.settings.max_waiters =>
+                {
                     Action::Solo(fetch_key)
                 }
                 action if action.starts_call() => action,
