@@ -23,7 +23,7 @@ use crate::telemetry::metrics::Reload;
 /// interval in which the status page sends requests.
 pub(super) const INTERNAL_KEEPALIVE: Duration = Duration::from_secs(5);
 
-/// LimitsSettings of a listener that can be reloaded. A connection keeps those that it started with.
+/// Limits of a listener that can be reloaded. A connection keeps those that it started with.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ServeLimits {
     pub(super) timeouts: ConnectionTimeouts,
