@@ -86,6 +86,7 @@ settings! {
 
     pub struct GrantsSettings ["grants"] {
         pub grant_ttl: Span = RUN_TIME,
+        pub renew_ahead: Window = RUN_TIME,
         pub denial_ttl: Span = RUN_TIME,
         pub outage_grace: Span = RUN_TIME,
         pub on_outage: OnOutage = RUN_TIME,
