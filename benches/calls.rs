@@ -39,6 +39,8 @@ const LATENCY: Duration = Duration::from_millis(300);
 /// The number of products of a list that is read page by page.
 const PRODUCTS: usize = 250;
 const PAGE: usize = 100;
+/// A caller that has sent a request in a scope within this time should not wait there.
+const ACTIVE: Duration = Duration::from_secs(60);
 
 /// The requests of a project's callers. The n-th is sent 1/n as often as the first.
 const TARGETS: [&str; 12] = [
@@ -196,13 +198,15 @@ impl Client {
     /// Sends a request. Returns whether the list has products.
     async fn send(&mut self, connection: &Connection, token: &str, target: &str) -> bool {
         let target = target.replace("PROJECT", &format!("{:032x}", self.project));
-        lock(&self.ledger).record_request(self.kind, token, &target);
+        let was_active = lock(&self.ledger).record_request(self.kind, token, &target);
+        let begun = Clock::System.now();
         let request = Request::get(target).header("host", "gateway").header("x-auth-token", token);
         let request = request.body(Empty::<Bytes>::new()).expect("a request");
         let (head, body) = self.gateway.handle(request, connection).await.into_parts();
         let body = body.collect().await.expect("a complete response").to_bytes();
-        let is_hit = head.headers["cache-status"].to_str().is_ok_and(|status| status.contains("; hit"));
-        lock(&self.ledger).record_response(self.kind, head.status, is_hit);
+        // Time passes only while a request waits.
+        let has_waited = Clock::System.now() > begun;
+        lock(&self.ledger).record_response(self.kind, head.status, has_waited, was_active);
         !body.starts_with(br#"{"products":[]"#)
     }
 }
@@ -249,6 +253,8 @@ struct Counts {
     /// The upstream calls if each token had its own cache.
     per_token: usize,
     hits: usize,
+    /// Requests that waited for upstream, though their caller had sent a request in that scope within the last minute.
+    waits_when_active: usize,
     /// The gateway's calls: for callers without a grant, for stale entries, and for missing entries.
     proofs: usize,
     refreshes: usize,
@@ -260,6 +266,7 @@ impl Counts {
         self.requests += other.requests;
         self.per_token += other.per_token;
         self.hits += other.hits;
+        self.waits_when_active += other.waits_when_active;
         self.proofs += other.proofs;
         self.refreshes += other.refreshes;
         self.misses += other.misses;
@@ -283,13 +290,15 @@ struct Ledger {
     /// When a token's last call in a scope was sent.
     proved: HashMap<(String, Scope), Instant>,
     known: HashSet<RequestKey>,
+    /// When a token's last request in a scope was sent. The scope is the path.
+    active: HashMap<(String, String), Instant>,
 }
 
 impl Ledger {
     fn new(from: Instant, ttl: Duration, grant_ttl: Duration) -> Self {
         let (counts, failures) = (Default::default(), BTreeMap::new());
-        let (per_token, proved, known) = (HashMap::new(), HashMap::new(), HashSet::new());
-        Self { from, ttl, grant_ttl, counts, failures, per_token, proved, known }
+        let (per_token, proved, known, active) = (HashMap::new(), HashMap::new(), HashSet::new(), HashMap::new());
+        Self { from, ttl, grant_ttl, counts, failures, per_token, proved, known, active }
     }
 
     /// The counts of a kind, after the warm-up.
@@ -297,7 +306,8 @@ impl Ledger {
         (Clock::System.now() >= self.from).then(|| &mut self.counts[kind])
     }
 
-    fn record_request(&mut self, kind: usize, token: &str, target: &str) {
+    /// Returns whether the token was active in the scope within the last minute.
+    fn record_request(&mut self, kind: usize, token: &str, target: &str) -> bool {
         let (now, ttl) = (Clock::System.now(), self.ttl);
         let entry = self.per_token.entry((token.to_owned(), target.to_owned()));
         let mut is_new = false;
@@ -313,14 +323,18 @@ impl Ledger {
             counts.requests += 1;
             counts.per_token += usize::from(is_new);
         }
+        let path = target.split('?').next().unwrap_or_default();
+        let before = self.active.insert((token.to_owned(), path.to_owned()), now);
+        before.is_some_and(|before| now.saturating_duration_since(before) <= ACTIVE)
     }
 
-    fn record_response(&mut self, kind: usize, status: StatusCode, is_hit: bool) {
+    fn record_response(&mut self, kind: usize, status: StatusCode, has_waited: bool, was_active: bool) {
         if status != StatusCode::OK {
             *self.failures.entry(status.as_u16()).or_default() += 1;
         }
         if let Some(counts) = self.counts(kind) {
-            counts.hits += usize::from(is_hit);
+            counts.hits += usize::from(!has_waited);
+            counts.waits_when_active += usize::from(has_waited && was_active);
         }
     }
 
@@ -360,7 +374,8 @@ impl Ledger {
             all.add(counts);
         }
         print_line("all", callers * PROJECTS, &all);
-        println!();
+        let waits = all.waits_when_active as f64 / all.requests as f64 * 100.0;
+        println!("\nrequests of callers that were active in that scope within the last minute, and waited: {waits:.3} %");
         for Kind { name, description, .. } in &KINDS {
             println!("{name} {description}");
         }

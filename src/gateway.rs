@@ -31,6 +31,7 @@ mod look_up;
 mod memory;
 mod observer;
 pub(crate) mod probe;
+mod prove;
 mod release;
 mod reload;
 mod remembered;
@@ -55,7 +56,8 @@ use http_body::Body;
 use crate::budget::{Account, Budget};
 use crate::cache::flights::{FlightOutcome, Waiter};
 use crate::cache::freshness::Freshness;
-use crate::cache::grants::GrantState;
+use crate::cache::grants::{GrantState, GrantUse};
+use crate::cache::miss::Miss;
 use crate::cache::store::CacheKey;
 use crate::cache::unstorable::Unstorable;
 use crate::clock::Clock;
@@ -79,13 +81,15 @@ pub use assemble::REQUEST_IDS;
 use cache_request::{CacheRequest, Lookup};
 use coalesce::{Attempts, MAX_ELECTIONS};
 pub use connection::Connection;
-use fetch_result::{AdditionalCallReason, FetchResult};
+use fetch::NewFetch;
+use fetch_result::{AdditionalCallReason, FetchPurpose, FetchResult};
 use fetcher::Fetcher;
 use forward::Forwarder;
 use identify::IdentityResolver;
 use look_up::{HitKind, LookupResult, respond_from_memory};
 use memory::Memory;
 pub(crate) use observer::Observer;
+use prove::ProofRole;
 use release::{Release, Releaser};
 pub(crate) use remembered::RememberedLookup;
 use role::Role;
@@ -272,10 +276,20 @@ impl Gateway {
         record.set_caller(|| self.observer.digests.of_caller(request.lookup.caller_scope.caller));
         let mut timers = None;
         let mut attempts = Attempts::default();
+        let is_renewal_due =
+            self.memory.grants.use_grant(&request.lookup.caller_scope, self.clock.now()) == GrantUse::RenewalDue;
         loop {
             let now = self.clock.now();
             let (cache_key, miss, has_stale) = match self.memory.look_up(request, now) {
-                LookupResult::Hit(entry, kind) => {
+                LookupResult::Hit(entry, mut kind) => {
+                    if matches!(kind, HitKind::Fresh) {
+                        if is_renewal_due {
+                            self.renew_in_background(request, headers, record);
+                        }
+                        if attempts.proof_waits.has_waited() {
+                            kind = HitKind::AfterProof;
+                        }
+                    }
                     return respond(respond_from_memory(&self.observer, request, &entry, kind, now, record));
                 }
                 LookupResult::StaleWhileRevalidate(entry, cache_key) => {
@@ -301,17 +315,30 @@ impl Gateway {
             // no-cache: the calls of an existing flight may have been sent before this request came.
             let is_solo =
                 uncacheable.is_some() || attempts.number > MAX_ELECTIONS || request.lookup.directives.no_cache;
+            // The deadline covers all attempts.
+            let timers = timers.get_or_insert_with(|| {
+                Timers::begin(request.active.answer_timeout + DEADLINE_MARGIN, request.active.stale_if_slow)
+            });
+            let mut proof = None;
+            if matches!(miss, Miss::NoGrant | Miss::GrantLapsed) && !is_solo {
+                match prove::join(&self.fetcher, request, &cache_key, &attempts.proof_waits) {
+                    ProofRole::Call(leader) => proof = leader,
+                    ProofRole::Wait(mut waiter) => {
+                        record.set_outcome(Outcome::Coalesced, "");
+                        attempts.proof_waits.count(timers.wait_for_proof(&mut waiter).await);
+                        continue;
+                    }
+                }
+            }
             let (waiter, role, leader) =
                 coalesce::join(&self.fetcher, request, cache_key, miss, has_stale, is_solo, &attempts);
             record.set_outcome(role.outcome(), "");
             if let Some(leader) = leader {
                 self.observer.metrics.elections.inc_by(u64::from(role.elected));
-                self.start_fetch(leader, request, role.cache_key.clone(), headers, attempts.additional.take(), record);
+                let purpose = attempts.additional.take().map_or(FetchPurpose::Response, FetchPurpose::Additional);
+                let fetch = NewFetch { leader, cache_key: role.cache_key.clone(), purpose, proof };
+                self.start_fetch(fetch, request, headers, record);
             }
-            // The deadline covers all attempts.
-            let timers = timers.get_or_insert_with(|| {
-                Timers::begin(request.active.answer_timeout + DEADLINE_MARGIN, request.active.stale_if_slow)
-            });
             let outcome = match self.wait(request, waiter, &role, headers, timers, record).await {
                 ControlFlow::Continue(outcome) => outcome.ok_or(RequestError::Internal)?,
                 ControlFlow::Break(response) => return respond(response),
@@ -369,8 +396,9 @@ impl Gateway {
                 }
                 WaitOutcome::MayStartCall => {
                     if let Some(leader) = waiter.lead_another(caller) {
-                        let reason = Some(AdditionalCallReason::Slow);
-                        self.start_fetch(leader, request, role.cache_key.clone(), headers, reason, record);
+                        let purpose = FetchPurpose::Additional(AdditionalCallReason::Slow);
+                        let fetch = NewFetch { leader, cache_key: role.cache_key.clone(), purpose, proof: None };
+                        self.start_fetch(fetch, request, headers, record);
                     }
                 }
                 WaitOutcome::DeadlineReached => {
@@ -391,7 +419,30 @@ impl Gateway {
     ) {
         if let Some(leader) = self.fetcher.flights(&cache_key).begin(&cache_key, request.lookup.caller_scope.caller) {
             self.observer.metrics.refreshes.inc();
-            self.start_fetch(leader, request, cache_key, headers, None, record);
+            let fetch = NewFetch { leader, cache_key, purpose: FetchPurpose::Response, proof: None };
+            self.start_fetch(fetch, request, headers, record);
+        }
+    }
+
+    /// Starts a call that renews the caller's grant, unless it must not be made now.
+    fn renew_in_background(self: &Arc<Self>, request: &CacheRequest, headers: &HeaderMap, record: &mut RequestRecord) {
+        let (lookup, now) = (&request.lookup, self.clock.now());
+        if lookup.directives.only_if_cached {
+            return;
+        }
+        // Whether or not it begins: until then, hits take the fast path again.
+        self.memory.grants.postpone_renewal(&lookup.caller_scope, now);
+        let caller = lookup.caller_scope.caller;
+        let shared_key = self.memory.store.cache_key(&lookup.key, caller);
+        if self.fetcher.is_suspended(request)
+            || self.memory.backoffs.is_active_for(&shared_key, &lookup.caller_scope, now)
+        {
+            return;
+        }
+        let cache_key = shared_key.of(caller);
+        if let Some((leader, proof)) = prove::begin_renewal(&self.fetcher, request, &cache_key) {
+            let fetch = NewFetch { leader, cache_key, purpose: FetchPurpose::Renewal, proof: Some(proof) };
+            self.start_fetch(fetch, request, headers, record);
         }
     }
 }

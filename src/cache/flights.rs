@@ -165,6 +165,11 @@ impl<K: Eq + Hash + Clone, T: Clone> Flights<K, T> {
         self.lead(flight, Some(key.clone()), caller)
     }
 
+    /// Whether there is a flight for a key that requests can join.
+    pub(crate) fn is_in_flight(&self, key: &K) -> bool {
+        self.shared.in_flight().flights.contains_key(key)
+    }
+
     /// Joins the flight for a key if there is one. Otherwise it begins a flight that no other request can join.
     pub(crate) fn wait_or_solo(&self, key: &K, caller: Caller) -> (Waiter<K, T>, Option<Leader<K, T>>) {
         match self.shared.in_flight().flights.get(key) {

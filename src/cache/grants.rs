@@ -8,6 +8,7 @@
 //! table is full costs one upstream call. The time is an argument.
 
 mod count;
+mod renewal;
 #[cfg(test)]
 mod tests;
 
@@ -18,6 +19,8 @@ use std::time::{Duration, Instant};
 use http::StatusCode;
 use strum::{IntoStaticStr, VariantArray};
 
+use self::renewal::Renewal;
+pub(crate) use self::renewal::{GrantUse, RenewalPolicy, RenewalResult};
 use super::entry::Entry;
 use super::lru_map::LruMap;
 use crate::catalogue::{Service, error_code};
@@ -40,6 +43,7 @@ pub(crate) struct GrantPolicy {
     pub denial_ttl: Duration,
     /// How long after the last proof a failure of upstream can extend a grant. `None` if it cannot.
     pub outage_grace: Option<Duration>,
+    pub renewal: RenewalPolicy,
     /// The maximum number of grants. The most recently used half is never removed.
     pub max_grants: usize,
 }
@@ -112,6 +116,7 @@ struct Grant {
     proved: Instant,
     /// The sequence number of that proof.
     sequence: u64,
+    renewal: Renewal,
 }
 
 /// The grants up to this sequence number have ended.
@@ -147,6 +152,13 @@ struct Suspension {
     sent: Instant,
 }
 
+impl ServiceCalls {
+    /// Whether they suspend the grant with this sequence number.
+    fn suspend(&self, sequence: u64) -> bool {
+        self.suspensions.iter().any(|suspension| sequence <= suspension.sequence)
+    }
+}
+
 impl Grants {
     pub(crate) fn new(settings: GrantPolicy) -> Self {
         let tables = GrantTables {
@@ -174,12 +186,8 @@ impl Grants {
 
     pub(crate) fn grant_state(&self, caller_scope: &CallerScope, now: Instant) -> GrantState {
         let mut tables = self.tables();
-        if let Some(denial) = tables.stored_denials.get(caller_scope) {
-            let left = denial.until.saturating_duration_since(now);
-            if !left.is_zero() {
-                return GrantState::Denied { refusal: Arc::clone(&denial.refusal), left };
-            }
-            tables.stored_denials.remove(caller_scope);
+        if let Some((refusal, left)) = tables.stored_denial(caller_scope, now) {
+            return GrantState::Denied { refusal: Arc::clone(refusal), left };
         }
         let Some(proved) = tables.proved(caller_scope) else { return GrantState::Unknown };
         let age = now.saturating_duration_since(proved);
@@ -238,22 +246,31 @@ impl CallerScope {
 }
 
 impl GrantTables {
-    /// When the request of the latest proof was sent. `None` if the grant was ended or is suspended.
-    fn proved(&mut self, caller_scope: &CallerScope) -> Option<Instant> {
-        let Grant { proved, sequence } = *self.grants.get(caller_scope)?;
-        let caller_service = caller_scope.caller_service();
-        let ended = *self.caller_services.get(&caller_service)?;
-        (sequence > ended && !self.is_suspended(&caller_service, sequence)).then_some(proved)
+    /// The refusal that the gateway repeats, and for how long.
+    fn stored_denial(&mut self, caller_scope: &CallerScope, now: Instant) -> Option<(&Arc<Entry>, Duration)> {
+        let left = self.stored_denials.get(caller_scope)?.until.saturating_duration_since(now);
+        if left.is_zero() {
+            self.stored_denials.remove(caller_scope);
+            return None;
+        }
+        self.stored_denials.get(caller_scope).map(|denial| (&denial.refusal, left))
     }
 
-    /// Whether a grant with this sequence number is suspended.
-    fn is_suspended(&self, caller_service: &CallerService, sequence: u64) -> bool {
+    /// The grant of a caller, which may have lapsed. `None` if it was ended or is suspended.
+    fn grant(&mut self, caller_scope: &CallerScope) -> Option<&mut Grant> {
+        let Self { grants, caller_services, suspensions, service_calls, .. } = self;
+        let grant = grants.get(caller_scope)?;
+        let caller_service = caller_scope.caller_service();
+        let ended = *caller_services.get(&caller_service)?;
         // Every hit runs this, and suspensions are rare.
-        self.suspensions > 0
-            && self
-                .service_calls
-                .get(caller_service)
-                .is_some_and(|calls| calls.suspensions.iter().any(|suspension| sequence <= suspension.sequence))
+        let is_suspended =
+            || *suspensions > 0 && service_calls.get(&caller_service).is_some_and(|calls| calls.suspend(grant.sequence));
+        (grant.sequence > ended && !is_suspended()).then_some(grant)
+    }
+
+    /// When the request of the latest proof was sent. `None` if the grant was ended or is suspended.
+    fn proved(&mut self, caller_scope: &CallerScope) -> Option<Instant> {
+        self.grant(caller_scope).map(|grant| grant.proved)
     }
 
     /// Whether a call that was sent at the same time or later has been denied.
@@ -314,7 +331,7 @@ impl PendingGrant {
         let before = tables.proved(&caller_scope);
         let proved = before.map_or(self.sent, |before| before.max(self.sent));
         let sequence = tables.next_sequence();
-        tables.grants.insert(caller_scope, Grant { proved, sequence });
+        tables.grants.insert(caller_scope, Grant { proved, sequence, renewal: Renewal::new(proved, sequence) });
         // If the caller was removed from the table, it is unknown which of its grants had ended. So all earlier ones
         // end.
         tables.caller_services.get_or_insert_with(&self.caller_service(), || sequence - 1);

@@ -14,7 +14,7 @@ use crate::budget::Budget;
 use crate::cache::backoffs::Backoffs;
 use crate::cache::entry::Entry;
 use crate::cache::flights::{FlightLimits, Flights};
-use crate::cache::grants::{CallerScope, GrantPolicy, Grants};
+use crate::cache::grants::{CallerScope, GrantPolicy, Grants, RenewalPolicy};
 use crate::cache::second_tier::SecondTier;
 use crate::cache::store::{CacheKey, PurgeSelection, Store};
 use crate::clock::Clock;
@@ -108,18 +108,21 @@ impl Gateway {
         let grants = Arc::new(Grants::new(grant_policy(settings)));
         let limits = flight_limits(settings);
         let [shared_flights, lone_flights] = [limits; 2].map(|limits| Arc::new(Flights::new(limits)));
+        let proofs = Arc::new(Flights::new(limits));
         let [gate, relay_gate] = upstream_setup::gates(&settings.upstream, &metrics);
         let budget = Budget::new(budget_size(&config.settings));
         let store = Arc::new(Store::new(settings.cache.max_size.0, Arc::clone(&budget), metrics.eviction_counter()));
         // Weak references, because the store in turn holds a counter of these metrics.
         let weak_store = Arc::downgrade(&store);
         let weak_flights = [&shared_flights, &lone_flights].map(Arc::downgrade);
+        let weak_proofs = Arc::downgrade(&proofs);
         let (weak_grants, grant_clock) = (Arc::downgrade(&grants), clock.clone());
         let bypassing = Arc::new(AtomicBool::new(settings.mode == Mode::Bypass));
         let is_bypassing = Arc::clone(&bypassing);
         metrics.watch(move || InUse {
             store: weak_store.upgrade().map(|store| store.usage()).unwrap_or_default(),
-            waiting: weak_flights.iter().filter_map(Weak::upgrade).map(|flights| flights.waiting()).sum(),
+            waiting: weak_flights.iter().filter_map(Weak::upgrade).map(|flights| flights.waiting()).sum::<usize>()
+                + weak_proofs.upgrade().map_or(0, |proofs| proofs.waiting()),
             grants: weak_grants.upgrade().map_or(0, |grants| grants.live(grant_clock.now())),
             is_bypassing: is_bypassing.load(Ordering::Relaxed),
         });
@@ -139,6 +142,7 @@ impl Gateway {
             fetcher: Arc::new(Fetcher {
                 shared_flights,
                 lone_flights,
+                proofs,
                 successes: Successes::default(),
                 gate,
                 relay_gate,
@@ -242,6 +246,7 @@ pub(super) fn grant_policy(settings: &Settings) -> GrantPolicy {
         grant_ttl: grants.grant_ttl.0,
         denial_ttl: grants.denial_ttl.0,
         outage_grace: (grants.on_outage == OnOutage::Serve).then_some(grants.outage_grace.0),
+        renewal: RenewalPolicy { max_lead: grants.renew_ahead.0, jitter: settings.cache.ttl_jitter.0 },
         max_grants: grants.max_grants.0,
     }
 }

@@ -3,6 +3,7 @@
 use super::CacheRequest;
 use super::fetch_result::{AdditionalCallReason, FetchResult};
 use super::fetcher::Fetcher;
+use super::prove::ProofWaits;
 use super::role::Role;
 use crate::cache::flights::{Leader, Waiter};
 use crate::cache::miss::Miss;
@@ -22,6 +23,7 @@ pub(super) struct Attempts {
     pub(super) has_retried: bool,
     /// Set if its next call is that retry.
     pub(super) additional: Option<AdditionalCallReason>,
+    pub(super) proof_waits: ProofWaits,
 }
 
 /// Joins the flight for a cache key, or begins one. Nobody else can join a solo flight. If a leader is returned, the

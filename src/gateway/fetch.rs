@@ -8,11 +8,11 @@ use std::time::Instant;
 use bytes::Bytes;
 use http::{HeaderMap, Response, StatusCode};
 
-use super::fetch_result::{AdditionalCallReason, FetchResult};
-use super::fetcher::TurnError;
-use super::look_up::LookupResult;
+use super::fetch_result::{AdditionalCallReason, FetchPurpose, FetchResult};
+use super::fetcher::{ProofLeader, TurnError};
+use super::look_up::{HitKind, LookupResult};
 use super::second_tier::{adopt_record, store_record};
-use super::settle::{EndedCall, apply_denial};
+use super::settle::{self, EndedCall, apply_denial};
 use super::{CacheRequest, Gateway};
 use crate::cache::admission::Verdict;
 use crate::cache::entry::Entry;
@@ -27,25 +27,30 @@ use crate::upstream::gate::Class;
 use crate::upstream::key_breaker::SignatureOutcome;
 use crate::upstream::{CallerRefusal, UpstreamError, UpstreamResponse};
 
+/// What a request needs to start a fetch.
+pub(super) struct NewFetch {
+    pub(super) leader: Leader<CacheKey, FetchResult>,
+    /// The key of the flight. Other requests may have joined it.
+    pub(super) cache_key: CacheKey,
+    pub(super) purpose: FetchPurpose,
+    /// If other requests of the caller wait for the proof.
+    pub(super) proof: Option<ProofLeader>,
+}
+
 /// A call that is going to be made.
 struct Fetch {
+    new: NewFetch,
     request: CacheRequest,
-    /// The key of the flight. Other requests may have joined it.
-    cache_key: CacheKey,
     context: FetchContext,
-    /// `None` for the first call of a flight.
-    additional: Option<AdditionalCallReason>,
 }
 
 impl Gateway {
     /// Starts a fetch in a task of its own, so that it does not end when its client disconnects.
     pub(super) fn start_fetch(
         self: &Arc<Self>,
-        leader: Leader<CacheKey, FetchResult>,
+        new: NewFetch,
         request: &CacheRequest,
-        cache_key: CacheKey,
         headers: &HeaderMap,
-        additional: Option<AdditionalCallReason>,
         record: &mut RequestRecord,
     ) {
         let context = FetchContext {
@@ -57,13 +62,15 @@ impl Gateway {
             trace: record.forward_trace(headers),
             forwarded: forwarded::select(request.lookup.key.operation(), headers),
         };
-        let fetch = Fetch { request: request.clone(), cache_key, context, additional };
-        tokio::spawn(Arc::clone(self).run_fetch(leader, fetch));
+        tokio::spawn(Arc::clone(self).run_fetch(Fetch { new, request: request.clone(), context }));
     }
 
     /// Calls upstream, applies what the response changes, and releases the waiters.
-    async fn run_fetch(self: Arc<Self>, mut leader: Leader<CacheKey, FetchResult>, fetch: Fetch) {
-        let Fetch { request, cache_key, mut context, additional } = fetch;
+    async fn run_fetch(self: Arc<Self>, fetch: Fetch) {
+        let Fetch { new, request, mut context } = fetch;
+        // The proof is held to the end of this function: then the grant is decided.
+        let NewFetch { mut leader, cache_key, purpose, proof: _proof } = new;
+        let is_renewal = purpose == FetchPurpose::Renewal;
         let caller = request.lookup.caller_scope.caller;
         let service = request.lookup.key.operation().service;
         let is_key_only = self.via.is_own(&context.via) && context.forwarded.is_empty();
@@ -103,6 +110,11 @@ impl Gateway {
         // Another call may have stored the entry meanwhile. A stale entry with a validator makes the request
         // conditional.
         let stored = match self.memory.look_up(&request, sent) {
+            LookupResult::Hit(entry, HitKind::Fresh)
+                if is_renewal && self.memory.grants.ends_soon(&request.lookup.caller_scope, sent) =>
+            {
+                Some(entry)
+            }
             LookupResult::Hit(..) => return leader.end(FetchResult::NotSent, false),
             LookupResult::StaleWhileRevalidate(entry, _) => Some(entry),
             LookupResult::Fetch { stored, .. } => stored,
@@ -115,7 +127,7 @@ impl Gateway {
         let mut pending_grant = self.memory.grants.begin_call(request.lookup.caller_scope.clone(), sent);
         let call_metrics = self.observer.metrics.upstream_call(service);
         self.observer.metrics.fetch(request.lookup.key.operation());
-        if let Some(additional) = additional {
+        if let FetchPurpose::Additional(additional) = purpose {
             self.observer.metrics.additional_calls.with_label_values(&[additional.into_str()]).inc();
         }
         let request_id = context.request_id.clone();
@@ -145,7 +157,8 @@ impl Gateway {
 
         // What the result changes.
         let (memory, observer) = (&self.memory, &self.observer);
-        let call = EndedCall { memory, observer, request: &request, cache_key: &cache_key, is_key_only, epoch, times };
+        let (request, cache_key) = (&request, &cache_key);
+        let call = EndedCall { memory, observer, request, cache_key, is_renewal, is_key_only, epoch, times };
         let (response, is_external) = match result.and_then(|response| resolve_304(response, revalidated.as_ref())) {
             Ok((response, upstream_status)) => {
                 let mut fetched = call.settle(pending_grant, response, upstream_status);
@@ -168,19 +181,23 @@ impl Gateway {
         if is_proved {
             self.fetcher.successes.list(service, sent);
         }
+        if is_renewal {
+            let headers = response.as_ref().ok().map(|fetched| fetched.response.headers());
+            settle::end_renewal(memory, observer, &request.lookup.caller_scope, is_proved, headers, times);
+        }
         let is_stored = is_proved && response.as_ref().is_ok_and(|fetched| fetched.not_stored.is_none());
         self.observer.record_health(service, status, class != Class::Unknown || is_proved);
 
         // The result for all waiters.
         let has_failed = response.as_ref().is_ok_and(|fetched| fetched.verdict == Verdict::Failure);
-        let is_retry = additional == Some(AdditionalCallReason::Failed);
+        let is_retry = purpose == FetchPurpose::Additional(AdditionalCallReason::Failed);
         let may_retry = has_failed && !is_retry && self.fetcher.successes.has_listed_since(service, sent);
         let result =
             FetchResult::Sent { leader: caller, epoch, response, duration: Some(duration), is_external, may_retry };
         let serves_all = result.serves_all();
         leader.end(result, serves_all);
         if is_stored && let Some(tier) = &self.fetcher.second_tier {
-            store_record(&**tier, &self.memory, &request, &self.clock);
+            store_record(&**tier, &self.memory, request, &self.clock);
         }
     }
 }

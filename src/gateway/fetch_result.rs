@@ -15,6 +15,17 @@ use crate::cache::unstorable::Unstorable;
 use crate::request::caller::Caller;
 use crate::upstream::UpstreamError;
 
+/// What a call is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum FetchPurpose {
+    /// A request, or the refresh of an entry.
+    Response,
+    /// A request whose flight has another call, or had one.
+    Additional(AdditionalCallReason),
+    /// The renewal of a grant that ends soon. No request waits for it.
+    Renewal,
+}
+
 /// Why a call is made beside or after another caller's call for the same key. The label of a metric.
 #[derive(Clone, Copy, PartialEq, Eq, IntoStaticStr, VariantArray)]
 #[strum(const_into_str, serialize_all = "kebab-case")]

@@ -9,7 +9,8 @@ use tokio::time::timeout;
 use super::CacheRequest;
 use super::fetch_result::FetchResult;
 use super::observer::Observer;
-use crate::cache::flights::Flights;
+use crate::cache::flights::{Flights, Leader};
+use crate::cache::grants::CallerScope;
 use crate::cache::second_tier::SecondTier;
 use crate::cache::store::CacheKey;
 use crate::catalogue::Service;
@@ -24,6 +25,8 @@ pub(super) struct Fetcher {
     /// Flights of one caller each. They have a limit of their own, so that callers without a grant cannot use up the
     /// limit of the others.
     pub(super) lone_flights: Arc<Flights<CacheKey, FetchResult>>,
+    /// The calls that may prove their caller in a scope, or renew its grant there. Their result is the grant.
+    pub(super) proofs: Arc<Flights<CallerScope, ()>>,
     pub(super) successes: Successes,
     pub(super) gate: Arc<Gate>,
     /// For relayed requests. Separate from `gate`, because streams have no time limit.
@@ -31,6 +34,9 @@ pub(super) struct Fetcher {
     pub(super) key_breaker: Arc<KeyBreaker>,
     pub(super) second_tier: Option<Arc<dyn SecondTier>>,
 }
+
+/// Held by a call that may prove its caller. The caller's other requests in the scope wait until it is dropped.
+pub(super) type ProofLeader = Leader<CallerScope, ()>;
 
 /// Why a call is not sent.
 pub(super) enum TurnError {
@@ -85,6 +91,12 @@ impl Fetcher {
             .await
             .map(Some)
             .inspect_err(|suspended| observer.key_suspended(suspended))
+    }
+
+    /// Whether the request is signed, and its access key must not be used now.
+    pub(super) fn is_suspended(&self, request: &CacheRequest) -> bool {
+        let service = request.lookup.key.operation().service;
+        request.credential.signed().is_some_and(|signed| self.key_breaker.is_suspended(&signed.key, service))
     }
 
     pub(super) fn flights(&self, cache_key: &CacheKey) -> &Flights<CacheKey, FetchResult> {

@@ -13,7 +13,7 @@ use super::observer::Observer;
 use super::{CacheRequest, Lookup};
 use crate::cache::entry::Entry;
 use crate::cache::freshness::Freshness;
-use crate::cache::grants::GrantState;
+use crate::cache::grants::{GrantState, GrantUse};
 use crate::cache::miss::Miss;
 use crate::cache::store::CacheKey;
 use crate::reply::body::Content;
@@ -51,6 +51,8 @@ pub(super) enum HitKind {
     Revalidating,
     /// It is stale, and the gateway backs off.
     Backoff,
+    /// It is fresh, and the request has waited for a call that proved its caller.
+    AfterProof,
 }
 
 impl HitKind {
@@ -61,6 +63,7 @@ impl HitKind {
             Self::Denied(_) => Outcome::Denied,
             Self::Revalidating => Outcome::Revalidating,
             Self::Backoff => Outcome::Backoff,
+            Self::AfterProof => Outcome::Coalesced,
         }
     }
 }
@@ -126,7 +129,8 @@ impl Memory {
 
     /// The fresh entry for a caller that has a grant. For the fast path.
     pub(super) fn fresh(&self, lookup: &Lookup, now: Instant) -> Option<Arc<Entry>> {
-        if !self.grants.is_granted(&lookup.caller_scope, now) {
+        // A renewal needs the credential, which the fast path does not have.
+        if self.grants.use_grant(&lookup.caller_scope, now) != GrantUse::Granted {
             return None;
         }
         let entry = self.store.get(&self.store.cache_key(&lookup.key, lookup.caller_scope.caller))?;

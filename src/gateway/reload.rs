@@ -75,9 +75,10 @@ impl Gateway {
         }
 
         self.memory.grants.set_settings(assemble::grant_policy(&config.settings));
-        for flights in [&self.fetcher.shared_flights, &self.fetcher.lone_flights] {
-            flights.set_limits(assemble::flight_limits(&config.settings));
-        }
+        let limits = assemble::flight_limits(&config.settings);
+        self.fetcher.shared_flights.set_limits(limits);
+        self.fetcher.lone_flights.set_limits(limits);
+        self.fetcher.proofs.set_limits(limits);
         self.budget.resize(assemble::budget_size(&config.settings));
         if config.settings.mode != before.settings.mode {
             self.set_mode(config.settings.mode);

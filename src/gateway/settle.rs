@@ -17,7 +17,7 @@ use crate::cache::backoffs::{self, BackoffCause};
 use crate::cache::divergence::{Digest, Observation};
 use crate::cache::entry::{Entry, EntryBuilder};
 use crate::cache::freshness::{Freshness, FreshnessInfo, Lifetime};
-use crate::cache::grants::{GrantState, PendingGrant, Proof, RefusedBy};
+use crate::cache::grants::{CallerScope, GrantState, PendingGrant, Proof, RefusedBy, RenewalResult};
 use crate::cache::lifetime::{self, ResponseTimes};
 use crate::cache::store::{CacheKey, Epoch, PrivateExtent};
 use crate::cache::unstorable::Unstorable;
@@ -35,6 +35,8 @@ pub(super) struct EndedCall<'f> {
     pub(super) request: &'f CacheRequest,
     /// The key of the flight. Other requests may have joined it.
     pub(super) cache_key: &'f CacheKey,
+    /// Whether the call renews a grant. Then only a response that can be stored changes what other callers get.
+    pub(super) is_renewal: bool,
     /// Whether the request was built only from the key, the credential and constants.
     pub(super) is_key_only: bool,
     /// The purge epoch in which it was sent.
@@ -180,7 +182,7 @@ impl EndedCall<'_> {
         freshness_info.lifetime =
             Lifetime { ttl: freshness_info.lifetime.ttl.min(negative_ttl), ..Lifetime::default() };
         let is_granted = self.memory.grants.is_granted(&request.lookup.caller_scope, times.received);
-        if !is_key_only || !is_granted || freshness_info.lifetime.ttl.is_zero() {
+        if self.is_renewal || !is_key_only || !is_granted || freshness_info.lifetime.ttl.is_zero() {
             return Some(Unstorable::Status);
         }
         let cache_key = self.current_cache_key();
@@ -250,12 +252,13 @@ impl EndedCall<'_> {
         reason
     }
 
-    /// Marks a key uncacheable. While the entry is fresh, the mark is only for this caller: the others still get the
-    /// entry, and this caller may have caused its response itself.
+    /// Marks a key uncacheable. While the entry is fresh, and after a renewal, the mark is only for this caller: the
+    /// others still get the entry, and this caller may have caused its response itself.
     fn mark(&self, cache_key: &CacheKey, reason: Unstorable) {
         let now = self.times.received;
         let is_fresh = |entry: &Arc<Entry>| matches!(entry.freshness_info().freshness(now), Freshness::Fresh { .. });
         let marked = match self.memory.store.get(cache_key) {
+            _ if self.is_renewal => cache_key.of(self.request.lookup.caller_scope.caller),
             Some(entry) if is_fresh(&entry) => cache_key.of(self.request.lookup.caller_scope.caller),
             _ => cache_key.clone(),
         };
@@ -265,6 +268,22 @@ impl EndedCall<'_> {
     /// The key under which a response is stored now. It changes when the scope becomes private during the call.
     fn current_cache_key(&self) -> CacheKey {
         self.memory.store.cache_key(&self.request.lookup.key, self.request.lookup.caller_scope.caller)
+    }
+}
+
+/// Applies what the end of a renewal changes. `headers` are upstream's, if there was a response.
+pub(super) fn end_renewal(
+    memory: &Memory,
+    observer: &Observer,
+    caller_scope: &CallerScope,
+    is_proved: bool,
+    headers: Option<&HeaderMap>,
+    times: ResponseTimes,
+) {
+    observer.metrics.renewal(if is_proved { RenewalResult::Proved } else { RenewalResult::Failed });
+    if !is_proved {
+        let retry_after = headers.and_then(|headers| backoffs::retry_after(headers, times.date));
+        memory.grants.renewal_failed(caller_scope, retry_after, times.received);
     }
 }
 

@@ -48,7 +48,8 @@ async fn fetch(gateway: &Arc<Gateway>, request: &CacheRequest) -> FetchResult {
     let (head, ()) = Request::new(()).into_parts();
     let (metrics, clock, id) = (Arc::clone(gateway.metrics()), gateway.clock.clone(), gateway.request_ids.next());
     let mut record = RequestRecord::begin(metrics, clock, id, &head, [127, 0, 0, 1].into());
-    gateway.start_fetch(leader.unwrap(), request, cache_key, &HeaderMap::new(), None, &mut record);
+    let fetch = NewFetch { leader: leader.unwrap(), cache_key, purpose: FetchPurpose::Response, proof: None };
+    gateway.start_fetch(fetch, request, &HeaderMap::new(), &mut record);
     waiter.result().await.unwrap().result
 }
 

@@ -8,6 +8,7 @@ use tokio::time::{Sleep, sleep};
 
 use super::fetch_result::FetchResult;
 use crate::cache::flights::{FlightOutcome, Waiter};
+use crate::cache::grants::CallerScope;
 use crate::cache::store::CacheKey;
 use crate::catalogue::Service;
 use crate::request::caller::Caller;
@@ -88,6 +89,20 @@ impl Timers {
                 WaitOutcome::StaleIfSlow
             }
             () = may_start, if !has_stale => WaitOutcome::MayStartCall,
+        }
+    }
+
+    /// Waits until a call that may prove the caller has ended. Returns false if `stale_if_slow` has passed first.
+    pub(super) async fn wait_for_proof(&mut self, waiter: &mut Waiter<CallerScope, ()>) -> bool {
+        let Some(stale_if_slow) = &mut self.stale_if_slow else { return false };
+        tokio::select! {
+            biased;
+            _ = waiter.result() => true,
+            () = &mut self.deadline => false,
+            () = stale_if_slow => {
+                self.stale_if_slow = None;
+                false
+            }
         }
     }
 

@@ -13,7 +13,7 @@ use super::families::{each, families, start_at_zero};
 use super::outcome::Outcome;
 use super::status::status_label;
 use crate::cache::backoffs::BackoffCause;
-use crate::cache::grants::Proof;
+use crate::cache::grants::{Proof, RenewalResult};
 use crate::cache::miss::Miss;
 use crate::cache::unstorable::Unstorable;
 use crate::catalogue::{Operation, Service};
@@ -99,6 +99,9 @@ families! {
         "Calls that proved a caller. `granted`: the caller had no grant; a rise: new credentials, or grants that \
          lapse between requests. `renewed`: the caller had a grant. `late`: the caller was denied after the call was \
          sent, so that the proof does not count.";
+    renewals: IntCounterVec = "workspace_gateway_renewals_total" ["result"] { each::<RenewalResult>() },
+        "Calls that were made to renew a grant before its end, so that its caller does not wait. A rise of `failed`: \
+         upstream fails or refuses credentials while clients are still answered from memory.";
     denials: IntCounterVec = "workspace_gateway_denials_total" ["source"] { [["upstream"], ["memory"]] },
         "Refused credentials. `upstream`: upstream answered 401 or 403; a rise: expired or revoked credentials are in \
          use. `memory`: the gateway repeated that response without a call; a rise: a client keeps sending a refused \
@@ -262,6 +265,11 @@ impl Metrics {
     /// Counts a call that proved a caller.
     pub fn proof(&self, proof: Proof) {
         self.proofs.with_label_values(&[proof.into_str()]).inc();
+    }
+
+    /// Counts a call that was made to renew a grant.
+    pub fn renewal(&self, result: RenewalResult) {
+        self.renewals.with_label_values(&[result.into_str()]).inc();
     }
 
     /// Counts a failed call after which the gateway backs off.

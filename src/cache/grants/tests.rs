@@ -16,6 +16,7 @@ const SETTINGS: GrantPolicy = GrantPolicy {
     grant_ttl: Duration::from_secs(300),
     denial_ttl: Duration::from_secs(2),
     outage_grace: Some(Duration::from_secs(3600)),
+    renewal: RenewalPolicy { max_lead: Duration::from_secs(60), jitter: 0 },
     max_grants: 10,
 };
 
@@ -146,7 +147,7 @@ fn new_settings_apply_to_existing_grants() {
         refusal(b"no", start),
         start,
     );
-    grants.set_settings(GrantPolicy { grant_ttl: SECOND, denial_ttl: 9 * SECOND, outage_grace: None, max_grants: 2 });
+    grants.set_settings(GrantPolicy { grant_ttl: SECOND, denial_ttl: 9 * SECOND, outage_grace: None, max_grants: 2, ..SETTINGS });
     assert_eq!(grant_state(&grants, &me, start), "granted");
     assert_eq!((grant_state(&grants, &me, start + SECOND), grants.live(start + SECOND)), ("unknown", 0));
     let refused = grant_state(&grants, &caller_scope("b", "/v2/p/products"), start + 3 * SECOND);

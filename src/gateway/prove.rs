@@ -1,0 +1,72 @@
+//! One proof for concurrent requests: while a caller's call may prove it in a scope, its other requests in that scope
+//! wait for that call. They do so whether or not there is an entry, so that the wait does not show what is stored.
+//!
+//! If the call does not prove the caller, one of the waiting requests makes the next call. Nothing is called here.
+
+use super::CacheRequest;
+use super::fetch_result::FetchResult;
+use super::fetcher::{Fetcher, ProofLeader};
+use crate::cache::flights::{Leader, Waiter};
+use crate::cache::grants::CallerScope;
+use crate::cache::store::CacheKey;
+
+/// How many calls of its caller a request waits for. After that it makes its own call.
+const MAX_PROOFS: u32 = 3;
+
+/// The calls of its caller that a request has waited for.
+#[derive(Default)]
+pub(super) struct ProofWaits {
+    number: u32,
+    /// Whether it has waited for `stale_if_slow`.
+    has_timed_out: bool,
+}
+
+impl ProofWaits {
+    pub(super) fn has_waited(&self) -> bool {
+        self.number > 0
+    }
+
+    /// Counts a wait. `is_over` is false if the time ended before the call.
+    pub(super) fn count(&mut self, is_over: bool) {
+        self.number += 1;
+        self.has_timed_out |= !is_over;
+    }
+}
+
+/// What a request of a caller without a grant does first.
+pub(super) enum ProofRole {
+    /// It makes a call. Other requests of its caller wait for that, if there is a leader.
+    Call(Option<ProofLeader>),
+    /// It waits for a call of its caller.
+    Wait(Waiter<CallerScope, ()>),
+}
+
+/// Decides whether a request of a caller without a grant waits for another call of the caller.
+pub(super) fn join(fetcher: &Fetcher, request: &CacheRequest, cache_key: &CacheKey, waits: &ProofWaits) -> ProofRole {
+    // The caller's call for the same key is joined, because its response may be one that cannot be stored.
+    if waits.number >= MAX_PROOFS || waits.has_timed_out || fetcher.lone_flights.is_in_flight(cache_key) {
+        return ProofRole::Call(None);
+    }
+    let caller_scope = &request.lookup.caller_scope;
+    let (waiter, leader) = match request.half_close.is_closed() {
+        // The calls of half-closed connections have the lowest priority, so nobody else must wait for such a call.
+        true => fetcher.proofs.wait_or_solo(caller_scope, caller_scope.caller),
+        false => fetcher.proofs.join(caller_scope, caller_scope.caller),
+    };
+    match leader {
+        Some(leader) => ProofRole::Call(Some(leader)),
+        None => ProofRole::Wait(waiter),
+    }
+}
+
+/// Begins the renewal of a grant whose caller gets a hit. `None` if a call of the caller in the scope is in flight, or
+/// if there are too many flights.
+pub(super) fn begin_renewal(
+    fetcher: &Fetcher,
+    request: &CacheRequest,
+    cache_key: &CacheKey,
+) -> Option<(Leader<CacheKey, FetchResult>, ProofLeader)> {
+    let caller_scope = &request.lookup.caller_scope;
+    let proof = fetcher.proofs.begin(caller_scope, caller_scope.caller)?;
+    Some((fetcher.lone_flights.begin(cache_key, caller_scope.caller)?, proof))
+}
