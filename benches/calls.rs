@@ -110,7 +110,7 @@ fn main() -> ExitCode {
 async fn simulate() -> bool {
     let given = |path, value: &str| Override { path, value: value.to_owned(), origin: "bench".to_owned() };
     let config = Config::from_layers("calls", "", &[given(&["region"], "cn-north-4")]).expect("the defaults are valid");
-    let ttl = config.settings.cache.ttl.0;
+    let ttl = config.settings.cache.ttl.fallback(config.settings.cache.ttl);
     let begun = Clock::System.now();
     let ledger = Arc::new(Mutex::new(Ledger::new(begun + WARM_UP, ttl, config.settings.grants.grant_ttl.0)));
     let upstream = Arc::new(Services { ledger: Arc::clone(&ledger) });

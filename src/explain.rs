@@ -16,6 +16,7 @@ use serde::Serialize;
 
 use crate::catalogue::template::PROJECT_ID;
 use crate::catalogue::{Forwarded, Operation, Sharing};
+use crate::config::ttl;
 use crate::request::BypassReason;
 use crate::request::caller::Credential;
 use crate::request::decide::{Action, AuthorizationAction, Bypass, Decision, Facts, Plan, Presentation, Rules, decide};
@@ -352,7 +353,7 @@ fn key_parts(
             Forwarded::Named(names) if names.is_empty() => None,
             Forwarded::Named(names) => Some(names.iter().map(HeaderName::as_str).collect::<Vec<_>>().join(", ")),
         },
-        ttl: humantime::format_duration(operation.ttl).to_string(),
+        ttl: ttl::describe(operation),
         stale_while_revalidate: humantime::format_duration(operation.stale_while_revalidate).to_string(),
         stale_if_error: humantime::format_duration(operation.stale_if_error).to_string(),
         body: operation.body.to_string(),

@@ -20,7 +20,7 @@ pub mod cache {
     }
 }
 pub mod catalogue {
-    pub use crate::catalogue::{Catalogue, Forwarded, Operation, Origin, Service, Sharing};
+    pub use crate::catalogue::{AdaptiveTtl, Catalogue, Forwarded, Operation, Origin, Service, Sharing};
 }
 pub mod clock {
     pub use crate::clock::{Clock, ManualClock};

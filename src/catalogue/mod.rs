@@ -4,6 +4,7 @@
 //! Routing, keys, `explain` and the simulator use this one table. It is data with look-ups only: requests must be
 //! interpreted in [`crate::request`], not here.
 
+mod adaptive_ttl;
 pub(crate) mod error_code;
 pub(crate) mod headers;
 mod operation;
@@ -16,8 +17,9 @@ use std::sync::Arc;
 use http::HeaderName;
 use http::uri::{Authority, Scheme, Uri};
 
+pub use adaptive_ttl::AdaptiveTtl;
 use operation::Generation;
-pub(crate) use operation::{BodyCheck, Parameter, is_built_in};
+pub(crate) use operation::{BodyCheck, DEFAULT_TTL, Parameter, is_built_in};
 pub use operation::{Forwarded, Operation, Sharing};
 pub(crate) use template::{PathMatch, Template};
 use template::{Relation, Split};
@@ -349,7 +351,9 @@ mod tests {
             next.removed_since(&before).map(|operation| operation.name.to_string()).collect::<Vec<_>>()
         };
         type Change = fn(&mut Operation);
-        let longer: Change = |it| (it.ttl, it.stale_while_revalidate, it.stale_if_error) = Default::default();
+        let longer: Change = |it| {
+            (it.ttl, it.adaptive_ttl, it.stale_while_revalidate, it.stale_if_error) = Default::default();
+        };
         let changes: [(Change, usize); 7] = [
             (longer, 0),
             (|it| it.template = "/v2/{project_id}/other".parse().unwrap(), 1),

@@ -10,6 +10,7 @@ use http::HeaderName;
 use strum::{IntoStaticStr, VariantArray};
 
 use super::Service;
+use super::adaptive_ttl::AdaptiveTtl;
 use super::headers::is_trace;
 use super::template::Template;
 
@@ -104,8 +105,10 @@ pub struct Operation {
     pub template: Template,
     /// The documented query parameters.
     pub parameters: Vec<Parameter>,
-    /// How long a response stays fresh.
+    /// How long a response stays fresh. With an adaptive ttl: while the share of stale answers is unknown.
     pub ttl: Duration,
+    /// `None` if `ttl` is fixed.
+    pub adaptive_ttl: Option<AdaptiveTtl>,
     /// How long after that it may be served stale during revalidation (RFC 5861 §3).
     pub stale_while_revalidate: Duration,
     /// How long after that it may be served stale when upstream fails (RFC 5861 §4).
@@ -142,6 +145,7 @@ impl Operation {
             template,
             parameters: Vec::new(),
             ttl: DEFAULT_TTL,
+            adaptive_ttl: None,
             stale_while_revalidate: DEFAULT_STALE_WHILE_REVALIDATE,
             stale_if_error: DEFAULT_STALE_IF_ERROR,
             sharing: Sharing::Project,
@@ -162,6 +166,7 @@ impl Operation {
             template,
             parameters,
             ttl: _,
+            adaptive_ttl: _,
             stale_while_revalidate: _,
             stale_if_error: _,
             sharing,

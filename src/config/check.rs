@@ -71,6 +71,7 @@ fn consistent(settings: &Settings) -> Result<(), String> {
         ("listen.metrics", listen.metrics.0),
         ("listen.admin", listen.admin.0),
     ])?;
+    settings.cache.ttl.check("cache.ttl")?;
     let mut headers = settings.cache.keyed_headers.clone();
     headers.sort_by(|a, b| a.0.as_str().cmp(b.0.as_str()));
     if let Some(twice) = headers.windows(2).find(|two| two[0] == two[1]) {

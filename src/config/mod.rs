@@ -25,6 +25,7 @@ pub(crate) mod secret;
 mod setting_error;
 pub(crate) mod settings;
 pub(crate) mod table;
+pub(crate) mod ttl;
 pub(crate) mod units;
 pub(crate) mod watch;
 

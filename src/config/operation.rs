@@ -8,7 +8,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::enums::ServiceName;
 use super::names::{BaseUrl, HeaderField, OperationName, PathTemplate};
-use super::units::{Span, Window};
+use super::ttl::Ttl;
+use super::units::Window;
 use crate::catalogue::{BodyCheck, Forwarded, Sharing};
 
 /// `[[operation]]`
@@ -20,7 +21,7 @@ pub struct OperationSettings {
     pub service: Option<ServiceName>,
     /// An origin of its own, instead of `service`.
     pub upstream: Option<BaseUrl>,
-    pub ttl: Option<Span>,
+    pub ttl: Option<Ttl>,
     pub stale_while_revalidate: Option<Window>,
     pub stale_if_error: Option<Window>,
     pub sharing: Option<Sharing>,

@@ -4,10 +4,10 @@ use std::borrow::Cow;
 use std::collections::HashSet;
 use std::fmt;
 
-use super::Settings;
 use super::names::{HeaderField, PathTemplate};
 use super::operation::{ForwardHeaders, OperationSettings};
 use super::settings::CacheSettings;
+use super::{Settings, ttl};
 use crate::catalogue::{
     AddOperationError, Catalogue, Forwarded, MAX_OPERATIONS, Operation, Origin, Parameter, Service, Sharing,
     is_built_in, owner,
@@ -90,7 +90,11 @@ fn new(entry: &OperationSettings, catalogue: &mut Catalogue, built_in: &[String]
 
 /// Sets each property of an operation from its entry, or from `[cache]` where the entry has none.
 fn adjust(operation: &mut Operation, entry: Option<&OperationSettings>, cache: &CacheSettings) -> Result<(), String> {
-    operation.ttl = entry.and_then(|entry| entry.ttl).unwrap_or(cache.ttl).0;
+    let ttl = entry.and_then(|entry| entry.ttl).unwrap_or(cache.ttl);
+    if let Some(entry) = entry {
+        ttl.check(&format!("operation.{}.ttl", entry.name))?;
+    }
+    (operation.ttl, operation.adaptive_ttl) = (ttl.fallback(cache.ttl), ttl.adaptive());
     operation.stale_while_revalidate =
         entry.and_then(|entry| entry.stale_while_revalidate).unwrap_or(cache.stale_while_revalidate).0;
     operation.stale_if_error = entry.and_then(|entry| entry.stale_if_error).unwrap_or(cache.stale_if_error).0;
@@ -179,11 +183,13 @@ pub(super) fn describe(operation: &Operation, catalogue: &Catalogue) -> String {
         service => service.as_str().to_owned(),
     };
     let because = operation.unshareable().map(|because| format!(", because {}", because.describe()));
+    let ttl = operation.adaptive_ttl.map(|_| format!(", ttl = {}", ttl::describe(operation)));
     format!(
-        "{}: GET {} of {origin}, sharing = {:?}{}",
+        "{}: GET {} of {origin}, sharing = {:?}{}{}",
         operation.name,
         operation.template,
         operation.sharing.into_str(),
-        because.unwrap_or_default()
+        because.unwrap_or_default(),
+        ttl.unwrap_or_default()
     )
 }

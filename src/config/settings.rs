@@ -14,6 +14,7 @@ use super::operation::{self, OperationSettings};
 use super::secret::Secret;
 use super::table::FollowUp::{LogUpstream, SetLogLevel, WarnAboutCertificate, WarnAboutPlaintext};
 use super::table::{RESTART, RUN_TIME, Setting, settings};
+use super::ttl::Ttl;
 use super::units::{Count, Percent, Size, Span, Window};
 use crate::catalogue::Sharing;
 use crate::catalogue::prefix::PathPrefix;
@@ -73,7 +74,7 @@ settings! {
     pub struct CacheSettings ["cache"] {
         pub max_size: Size = RESTART,
         pub max_body_size: Size = RUN_TIME,
-        pub ttl: Span = RUN_TIME,
+        pub ttl: Ttl = RUN_TIME,
         pub ttl_jitter: Percent = RUN_TIME,
         pub stale_while_revalidate: Window = RUN_TIME,
         pub stale_if_error: Window = RUN_TIME,
