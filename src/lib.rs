@@ -58,7 +58,7 @@
 //! ```text
 //! main → cli → server → admin ─┬→ gateway → fast_path → reply ─┬→ telemetry → cache → request → catalogue, signing
 //!           ├→ simulator       └→ explain ─────────────────────┴→ upstream ────────────┘
-//!           └→ config → catalogue, signing, proxy_config    all → budget → request, all → clock, random, stream, sync
+//!           └→ config → request, signing, proxy_config      all → budget → request, all → clock, random, stream, sync
 //! ```
 //!
 //! - [`catalogue`] is data: the operations, built in or configured, and which path belongs to which service.

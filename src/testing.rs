@@ -27,6 +27,9 @@ pub mod clock {
 }
 pub mod config {
     pub use crate::config::{Config, ConfigError, Mode, Override, REFERENCE, SettingsDiff};
+    pub mod keep_warm {
+        pub use crate::config::keep_warm::{KeepWarm, MAX_KEPT_WARM, calls_per_minute, interval};
+    }
     pub mod table {
         pub use crate::config::table::{Applies, Setting};
     }

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use workspace_gateway::testing::simulator::Simulator;
 
-use crate::commands::{code, run, run_in, stderr};
+use crate::commands::{code, run, run_in, stderr, stdout};
 use crate::support::process::{Process, folder};
 
 /// Writes a file with these permissions.
@@ -185,4 +185,47 @@ fn errors_in_all_files_are_reported_in_one_run() {
             assert_eq!(printed.lines().count(), files.len() + more.len(), "{command}: {printed}");
         }
     }
+}
+
+#[test]
+fn check_prints_an_adaptive_ttl_and_the_cost_of_keep_warm() {
+    let file = folder("check-keep-warm").join("config.toml");
+    let key = "region = \"cn-north-4\"\n[[access_key]]\nid = \"AK\"\nsecret = \"hush\"\nprojects = [\"p1\", \"p2\"]\n";
+    let entry = |projects: &str| {
+        format!(
+            "[[keep_warm]]\naccess_key = \"AK\"\nprojects = {projects}\nrequests = [\"/v2/{{project_id}}/products\"]\n"
+        )
+    };
+    let adaptive = "[cache]\nttl = { max_stale = \"0.5%\", min = \"1m\" }\n";
+    let check = |text: String| {
+        write(&file, &text, 0o600);
+        run(&["check", "--config", file.to_str().unwrap()])
+    };
+    for (text, line) in [
+        (format!("{key}{}", entry("[\"p1\", \"p2\"]")), "# keep_warm: 2 cache keys cost 0.5 upstream calls per minute"),
+        (
+            format!("{key}{}{adaptive}", entry("[\"p1\", \"p2\"]")),
+            "# keep_warm: 2 cache keys cost at most 2.5 upstream calls per minute",
+        ),
+        (
+            format!("region = \"cn-north-4\"\n{adaptive}"),
+            "# ListProduct: GET /v1/{project_id}/product of appstream, sharing = \"project\", ttl = 1m to 1h, for at most \
+             0.5% stale answers (5m until they are measured)",
+        ),
+    ] {
+        let output = check(text);
+        assert_eq!(code(&output), 0, "{}", stderr(&output));
+        let printed = stdout(&output);
+        assert!(printed.lines().any(|printed| printed == line) && !printed.contains("hush"), "{line}: {printed}");
+        // What is printed is a configuration with the same settings, except for the secret.
+        let again = check(printed.replace("(not shown)", "hush"));
+        assert_eq!((code(&again), stdout(&again)), (0, printed), "{}", stderr(&again));
+    }
+    let wrong = check(format!("{key}{}", entry("[\"p3\"]")));
+    assert!(
+        code(&wrong) == 2 && stderr(&wrong).contains("keep_warm[0].projects[0]: \"p3\" is not"),
+        "{}",
+        stderr(&wrong)
+    );
+    assert!(!stderr(&wrong).contains("hush"));
 }

@@ -126,7 +126,7 @@ fn folders_import_only_what_the_table_allows() {
         ("request", &["catalogue", "signing"]),
         ("budget", &["request"]),
         ("cache", &["budget", "request", "catalogue"]),
-        ("config", &["catalogue", "proxy_config", "signing"]),
+        ("config", &["catalogue", "proxy_config", "request", "signing"]),
         ("upstream", &["budget", "certificate", "request", "catalogue", "clock", "proxy_config", "signing", "stream"]),
         ("telemetry", &["budget", "cache", "request", "catalogue", "config", "clock", "signing", "upstream"]),
         ("reply", &["budget", "cache", "request", "signing", "telemetry", "upstream", "stream"]),

@@ -161,6 +161,40 @@ async fn operations_can_be_added_and_removed() {
 }
 
 #[tokio::test]
+async fn the_requests_to_keep_warm_change_by_a_reload() {
+    let world = World::new().await;
+    let kept_warm = || -> Vec<String> {
+        let active = world.server.gateway().active();
+        active.keep_warm().iter().map(|it| format!("{} {}", it.key.id(), it.target)).collect()
+    };
+    assert!(kept_warm().is_empty());
+    let with = |projects: &str| {
+        format!(
+            "[[access_key]]\nid = \"AK\"\nsecret = \"s\"\n[[keep_warm]]\naccess_key = \"AK\"\nprojects = \
+             {projects}\nrequests = [\"/v2/{{project_id}}/products\"]\n"
+        )
+    };
+    world.reload(&with("[\"p1\"]")).unwrap();
+    assert_eq!(kept_warm(), ["AK /v2/p1/products"]);
+    assert_eq!(world.reload(&with("[\"p1\", \"p2\"]")).unwrap().applied, ["keep_warm.0.projects"]);
+    assert_eq!(kept_warm(), ["AK /v2/p1/products", "AK /v2/p2/products"]);
+    world.reload("").unwrap();
+    assert!(kept_warm().is_empty());
+}
+
+#[tokio::test]
+async fn an_adaptive_ttl_is_applied_by_a_reload() {
+    let world = World::new().await;
+    let ttl = || world.server.gateway().active().catalogue().operations()[0].ttl.as_secs();
+    let adaptive = |max_stale: &str| format!("[cache]\nttl = {{ max_stale = \"{max_stale}\", min = \"10m\" }}");
+    world.reload(&adaptive("1%")).unwrap();
+    assert_eq!(ttl(), 600);
+    assert_eq!(world.reload(&adaptive("2%")).unwrap().applied, ["cache.ttl.max_stale"]);
+    world.reload("[cache]\nttl = \"1m\"").unwrap();
+    assert_eq!(ttl(), 60);
+}
+
+#[tokio::test]
 async fn shared_entries_are_not_used_after_sharing_is_switched_off() {
     let world = World::new().await;
     let [one, other] = world.granted_tokens().await;

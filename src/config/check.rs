@@ -9,7 +9,7 @@ use super::names::BaseUrl;
 use super::read::read;
 use super::setting_error::SettingError;
 use super::units::Size;
-use super::{Config, Settings, operations};
+use super::{Config, Settings, keep_warm, operations};
 use crate::catalogue::{Origin, Service};
 use crate::proxy_config::ProxyConfig;
 
@@ -32,10 +32,12 @@ pub(super) fn check(table: &Table) -> Result<Config, CheckError> {
     });
     let catalogue = operations::catalogue(&settings, workspace?, appstream?)
         .map_err(|message| CheckError::Setting(message.into()))?;
+    keep_warm::check(&settings, &catalogue).map_err(CheckError::Setting)?;
     if !has_upstream {
         return Err(CheckError::NoUpstream);
     }
-    Ok(Config { settings, catalogue, keys: Arc::default(), admin_token: None, proxy_config: ProxyConfig::default() })
+    let (keys, admin_token, keep_warm, proxy_config) = (Arc::default(), None, Vec::new(), ProxyConfig::default());
+    Ok(Config { settings, catalogue, keys, admin_token, keep_warm, proxy_config })
 }
 
 /// The origin of a service: its URL setting, or the public endpoint in the region.

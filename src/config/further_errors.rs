@@ -106,7 +106,7 @@ impl Repair<'_> {
     }
 
     /// Whether a reset has caused this error, so that it is not the user's: the error names a setting that was reset,
-    /// or misses one that was removed.
+    /// misses one that was removed, refers to a section with a reset, or is in a list that a reset has emptied.
     fn has_caused(&self, error: &SettingError) -> bool {
         let message = error.clone().by_names(&self.original).to_string();
         self.resets.iter().any(|reset| {
@@ -120,7 +120,14 @@ impl Repair<'_> {
                 (&*reset.path, &*error.path),
                 ([list, Part::Index(one), ..], [same, Part::Index(other), ..]) if list == same && one != other
             );
-            is_missing || names(&error.what, &name) || !is_other_entry && names(&message, &name)
+            let is_referred_to = reset.path.first().and_then(as_name).is_some_and(|it| error.depends_on.contains(&it));
+            let is_emptied = error.what.starts_with("is empty")
+                && reset.path.split_last().is_some_and(|(_, list)| list == error.path);
+            is_missing
+                || is_referred_to
+                || is_emptied
+                || names(&error.what, &name)
+                || !is_other_entry && names(&message, &name)
         })
     }
 }

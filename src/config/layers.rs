@@ -18,7 +18,9 @@ use super::names::Address;
 use super::read::not_toml;
 use super::secret::{AdminToken, Secret};
 use super::setting_error::SettingError;
-use super::{Config, ConfigError, EnvironmentKey, Override, REFERENCE, access_keys, further_errors, read_file};
+use super::{
+    Config, ConfigError, EnvironmentKey, Override, REFERENCE, access_keys, further_errors, keep_warm, read_file,
+};
 use crate::signing::ring::KeyRing;
 
 /// Replaces a missing region. The resulting configuration is only used to check the files that settings name.
@@ -99,7 +101,10 @@ impl Config {
             }
         };
         match (ConfigError::together(all), config) {
-            (None, Some(config)) => Ok(Self { keys: Arc::new(keys), admin_token: token, ..config }),
+            (None, Some(config)) => {
+                let keep_warm = keep_warm::expand(&config.settings.keep_warm, &keys);
+                Ok(Self { keys: Arc::new(keys), admin_token: token, keep_warm, ..config })
+            }
             (error, config) => Err((error.unwrap_or(ConfigError::NoUpstream), config.map(Box::new))),
         }
     }

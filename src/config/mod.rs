@@ -6,12 +6,14 @@
 pub(crate) mod access_keys;
 pub(crate) mod changes;
 mod check;
+mod entries;
 pub(crate) mod enums;
 mod error;
 pub(crate) mod exposure;
 mod files;
 mod further_errors;
 pub(crate) mod insecure;
+pub(crate) mod keep_warm;
 mod layers;
 mod locations;
 pub(crate) mod names;
@@ -38,6 +40,7 @@ pub use enums::Mode;
 pub(crate) use enums::{AccessLog, LogFormat, OnOutage};
 pub use error::ConfigError;
 use files::Files;
+use keep_warm::KeepWarm;
 pub(crate) use layers::metrics_address;
 use secret::AdminToken;
 pub(crate) use settings::Settings;
@@ -68,6 +71,7 @@ pub struct Config {
     pub catalogue: Catalogue,
     pub keys: Arc<KeyRing>,
     pub admin_token: Option<AdminToken>,
+    pub keep_warm: Vec<KeepWarm>,
     /// From the environment, not from the file. By default, connections are direct.
     pub proxy_config: ProxyConfig,
 }
@@ -81,7 +85,8 @@ impl Config {
         Self::from_files(file, text, (overrides, None), &mut Files::default()).map_err(|(error, _)| error)
     }
 
-    /// The settings in the form of the file. The upstream URLs, routes, access keys and operations are comments. As a
+    /// The settings in the form of the file. The upstream URLs, routes, access keys, operations and
+    /// the cost of keep_warm are comments. As a
     /// setting, the URL of a service would stay when the region changes.
     pub fn to_toml(&self) -> String {
         // This cannot fail: every setting is a string, a number, a list or a table of these.
@@ -101,6 +106,9 @@ impl Config {
         }
         for operation in self.catalogue.operations() {
             text += &format!("# {}\n", operations::describe(operation, &self.catalogue));
+        }
+        if let Some(cost) = keep_warm::describe(&self.keep_warm, &self.catalogue, &self.settings) {
+            text += &format!("# {cost}\n");
         }
         text
     }

@@ -6,6 +6,7 @@ use std::fmt;
 use serde::de::{SeqAccess, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::entries::Entry;
 use super::enums::ServiceName;
 use super::names::{BaseUrl, HeaderField, OperationName, PathTemplate};
 use super::ttl::Ttl;
@@ -33,6 +34,10 @@ pub struct OperationSettings {
     pub empty_is_absent: Option<Vec<String>>,
     /// Query parameters that are left out of the cache key when they have this value.
     pub defaults: Option<BTreeMap<String, String>>,
+}
+
+impl Entry for OperationSettings {
+    const EXPECTED: &'static str = "entries of the form [[operation]], each with a name";
 }
 
 /// A list of header names, or `"*"` for all.
@@ -75,27 +80,4 @@ impl Serialize for ForwardHeaders {
             Forwarded::Named(names) => serializer.collect_seq(names.iter().map(http::HeaderName::as_str)),
         }
     }
-}
-
-/// Reads the entries. The error for a single `[operation]` table says what is expected.
-pub(super) fn entries<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<OperationSettings>, D::Error> {
-    struct Entries;
-
-    impl<'de> Visitor<'de> for Entries {
-        type Value = Vec<OperationSettings>;
-
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("entries of the form [[operation]], each with a name")
-        }
-
-        fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
-            let mut entries = Vec::new();
-            while let Some(entry) = seq.next_element()? {
-                entries.push(entry);
-            }
-            Ok(entries)
-        }
-    }
-
-    deserializer.deserialize_any(Entries)
 }

@@ -3,6 +3,8 @@
 use serde_path_to_error::Segment;
 use toml::{Table, Value};
 
+use super::entries::Entry;
+use super::keep_warm::KeepWarmSettings;
 use super::locations::line_and_column;
 use super::setting_error::{Part, SettingError};
 use super::{Settings, access_keys};
@@ -80,9 +82,10 @@ pub(super) fn unknown_name(path: Vec<Part>, known: &[&str]) -> SettingError {
     }
 }
 
-/// Whether a path is that of a setting in an access key.
+/// Whether a path is that of a setting in an access key, or of an entry's reference to one.
 fn is_of_key(path: &[Part]) -> bool {
-    path.first() == Some(&Part::Name("access_key".to_owned()))
+    let is_key = |part: &Part| matches!(part, Part::Name(name) if name == "access_key");
+    path.first().is_some_and(is_key) || path.get(2).is_some_and(is_key)
 }
 
 /// What serde calls a sequence or map, in words of the configuration file.
@@ -96,6 +99,7 @@ fn expectation(path: &[Part], expected: &str) -> String {
         Some("path_prefixes") => "[\"/workspace\"]",
         Some("shared_addresses") => "[\"192.0.2.0/24\"]",
         Some("projects") => "[\"0123456789abcdef0123456789abcdef\"]",
+        Some("requests") => "[\"/v2/{project_id}/products\"]",
         Some("empty_is_absent") => "[\"os_type\"]",
         Some("defaults") => "{ limit = \"100\" }",
         _ => return expected.to_owned(),
@@ -118,11 +122,16 @@ fn setting_error(path: Vec<Part>, message: &str) -> SettingError {
     let is_of_key = is_of_key(&path);
     let is_value = found.starts_with("invalid type: ") || found.starts_with("invalid value: ");
     let expected = expectation(&path, expected);
-    if is_value && (is_of_key || expected == "a table of settings") {
+    let is_of_keep_warm = expected == KeepWarmSettings::EXPECTED;
+    if is_value && (is_of_key || is_of_keep_warm || expected == "a table of settings") {
         return SettingError::new(path, format!("(not shown, may be a secret) is not allowed: expected {expected}"));
     }
     if is_value {
         return SettingError::new(path, format!("{found}, expected {expected}"));
+    }
+    if message.starts_with("missing field ") && matches!(path.first(), Some(Part::Name(list)) if list == "keep_warm") {
+        let expected = "expected `access_key`, `projects` and `requests` in each [[keep_warm]]";
+        return SettingError::new(path, format!("{message}, {expected}"));
     }
     if is_of_key && message.starts_with("missing field ") {
         return SettingError::new(path, format!("{message}, expected `id` and `secret` in each [[access_key]]"));

@@ -11,6 +11,8 @@ pub(super) struct SettingError {
     pub(super) what: String,
     /// Whether the last name of the path may be a secret in the wrong place. It is then not shown.
     pub(super) is_name_hidden: bool,
+    /// The sections whose settings this one refers to. If one of them has an error, this error may only result from it.
+    pub(super) depends_on: &'static [&'static str],
 }
 
 /// A part of a path.
@@ -24,11 +26,15 @@ pub(super) enum Part {
 
 impl SettingError {
     pub(super) fn new(path: Vec<Part>, what: String) -> Self {
-        Self { path, what, is_name_hidden: false }
+        Self { path, what, is_name_hidden: false, depends_on: &[] }
     }
 
     pub(super) fn with_hidden_name(self) -> Self {
         Self { is_name_hidden: true, ..self }
+    }
+
+    pub(super) fn depending_on(self, sections: &'static [&'static str]) -> Self {
+        Self { depends_on: sections, ..self }
     }
 
     /// For an unknown name: the names that are allowed.

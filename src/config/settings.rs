@@ -6,11 +6,13 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::access_keys::AccessKeySettings;
+use super::entries;
 use super::enums::{AccessLog, Level, LogFormat, Mode, OnOutage};
 use super::insecure::Insecure;
+use super::keep_warm::KeepWarmSettings;
 use super::names::{Address, BaseUrl, HeaderField, Region};
 use super::network::Network;
-use super::operation::{self, OperationSettings};
+use super::operation::OperationSettings;
 use super::secret::Secret;
 use super::table::FollowUp::{LogUpstream, SetLogLevel, WarnAboutCertificate, WarnAboutPlaintext};
 use super::table::{RESTART, RUN_TIME, Setting, settings};
@@ -29,10 +31,12 @@ settings! {
         pub upstream: UpstreamSettings,
         pub cache: CacheSettings,
         pub grants: GrantsSettings,
-        #[serde(default, deserialize_with = "operation::entries", skip_serializing_if = "Vec::is_empty")]
+        #[serde(default, deserialize_with = "entries::read", skip_serializing_if = "Vec::is_empty")]
         pub operation: Vec<OperationSettings> = RUN_TIME.with_follow_ups(&[LogUpstream]),
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         pub access_key: Vec<AccessKeySettings> = RUN_TIME,
+        #[serde(default, deserialize_with = "entries::read", skip_serializing_if = "Vec::is_empty")]
+        pub keep_warm: Vec<KeepWarmSettings> = RUN_TIME,
         pub limits: LimitsSettings,
         pub log: LogSettings,
     }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::upstream_setup::UpstreamClientConfig;
 use crate::cache::freshness::Lifetime;
 use crate::catalogue::{Catalogue, Operation};
+use crate::config::keep_warm::KeepWarm;
 use crate::config::secret::AdminToken;
 use crate::config::{Config, Mode, Settings};
 use crate::random::Random;
@@ -23,6 +24,7 @@ use crate::upstream::Upstream;
 pub struct ActiveConfig {
     pub(super) settings: Settings,
     admin_token: Option<AdminToken>,
+    keep_warm: Vec<KeepWarm>,
     /// The configuration as TOML, without secrets.
     toml: String,
     pub(super) catalogue: Catalogue,
@@ -45,10 +47,11 @@ impl ActiveConfig {
         random: Random,
     ) -> Self {
         let toml = config.to_toml();
-        let Config { settings, catalogue, keys, admin_token, .. } = config;
+        let Config { settings, catalogue, keys, admin_token, keep_warm, .. } = config;
         Self {
             toml,
             admin_token,
+            keep_warm,
             catalogue,
             upstream,
             keys,
@@ -76,6 +79,11 @@ impl ActiveConfig {
     /// `None` if the admin listener asks for no token.
     pub fn admin_token(&self) -> Option<&AdminToken> {
         self.admin_token.as_ref()
+    }
+
+    /// The requests whose responses are kept fresh. They change only by a reload.
+    pub fn keep_warm(&self) -> &[KeepWarm] {
+        &self.keep_warm
     }
 
     /// The configuration in the format of its file, without secrets.
