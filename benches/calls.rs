@@ -1,5 +1,6 @@
 //! Counts the upstream calls per minute of a realistic mix of callers in three cases: without a gateway, with a cache
-//! for each token, and with the gateway.
+//! for each token, and with the gateway. Counts the requests that wait although their caller is active, the calls of a
+//! client that sends many requests at once, and the renewals while upstream fails.
 //!
 //! `cargo bench --bench calls` simulates two and a half hours in seconds, on a clock that jumps from event to event. It
 //! prints a table of the last two hours. The requests are the same in each run. Only the gateway's TTL jitter differs.
@@ -29,7 +30,7 @@ use workspace_gateway::testing::random::Random;
 use workspace_gateway::testing::request::key::{RequestKey, Scope};
 use workspace_gateway::testing::stream::StreamBody;
 use workspace_gateway::testing::upstream::client::FetchContext;
-use workspace_gateway::testing::upstream::{PendingResponse, Upstream, UpstreamResponse};
+use workspace_gateway::testing::upstream::{PendingResponse, Upstream, UpstreamError, UpstreamResponse};
 
 const PROJECTS: usize = 3;
 const WARM_UP: Duration = Duration::from_secs(30 * 60);
@@ -41,6 +42,15 @@ const PRODUCTS: usize = 250;
 const PAGE: usize = 100;
 /// A caller that has sent a request in a scope within this time should not wait there.
 const ACTIVE: Duration = Duration::from_secs(60);
+
+/// The limits beyond which the bench fails: calls per minute, the share of requests that wait although their caller is
+/// active, in percent, and renewals in an outage of ten minutes.
+const MAX_CALLS: f64 = 44.5;
+const MAX_WAITS: f64 = 0.5;
+const MAX_RENEWALS: usize = 15;
+
+/// The lists that a Terraform run reads at once. Each has two pages. They are in three scopes.
+const DATA_SOURCES: usize = 11;
 
 /// The requests of a project's callers. The n-th is sent 1/n as often as the first.
 const TARGETS: [&str; 12] = [
@@ -104,17 +114,106 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
-    if runtime.expect("a runtime").block_on(simulate()) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    let passes = runtime.expect("a runtime").block_on(async {
+        let results = [simulate().await, run_terraform().await, fail_for_ten_minutes().await];
+        results.iter().all(|passes| *passes)
+    });
+    if passes { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// A gateway with the settings by default, in front of both services.
+fn gateway(config: &Config, ledger: &Arc<Mutex<Ledger>>) -> Arc<Gateway> {
+    let upstream = Arc::new(Services { ledger: Arc::clone(ledger) });
+    Gateway::with_upstream(upstream, config, Clock::System, Random::System).expect("a gateway")
+}
+
+fn settings() -> Config {
+    let region = Override { path: &["region"], value: "cn-north-4".to_owned(), origin: "bench".to_owned() };
+    Config::from_layers("calls", "", &[region]).expect("the defaults are valid")
+}
+
+/// A client with a gateway of its own, and their ledger.
+fn lone_client() -> (Client, Arc<Mutex<Ledger>>) {
+    let ledger = Arc::new(Mutex::new(Ledger::new(Clock::System.now(), Duration::ZERO, Duration::ZERO)));
+    let gateway = gateway(&settings(), &ledger);
+    let dice = SmallRng::seed_from_u64(0);
+    (Client { gateway, ledger: Arc::clone(&ledger), project: 0, kind: 2, number: 0, dice }, ledger)
+}
+
+/// A new token reads all pages of all data sources at once, while the entries are fresh.
+async fn run_terraform() -> bool {
+    let lists = ["/v2/PROJECT/products", "/v2/PROJECT/products/sharer", "/v1/PROJECT/product"];
+    let targets: Vec<String> = (0..DATA_SOURCES)
+        .map(|number| format!("{}?product_id=source-{number}", lists[number % lists.len()]))
+        .flat_map(|list| [list.clone(), format!("{list}&offset={PAGE}")])
+        .collect();
+    let (mut client, ledger) = lone_client();
+    let connection = client.connection();
+    for target in &targets {
+        client.send(&connection, "2-warm", target).await;
+    }
+    let before = lock(&ledger).calls;
+    let mut requests = JoinSet::new();
+    for target in targets {
+        let (gateway, ledger) = (Arc::clone(&client.gateway), Arc::clone(&ledger));
+        let mut client = Client { gateway, ledger, dice: SmallRng::seed_from_u64(0), ..client };
+        requests.spawn(async move { client.send(&client.connection(), "2-new", &target).await });
+    }
+    requests.join_all().await;
+    let calls = lock(&ledger).calls - before;
+    println!(
+        "\n{DATA_SOURCES} data sources, {} requests at once, new token, warm cache: {calls} calls",
+        2 * DATA_SOURCES
+    );
+    if calls != lists.len() {
+        println!("FAILED: one call for each of the {} scopes is enough", lists.len());
+    }
+    calls == lists.len()
+}
+
+/// A caller sends 100 requests per second for ten minutes, and 10,000 per second while its grant can be renewed.
+/// Upstream refuses connections all the time.
+async fn fail_for_ten_minutes() -> bool {
+    let (mut client, ledger) = lone_client();
+    let connection = client.connection();
+    client.send(&connection, "2-caller", TARGETS[0]).await;
+    lock(&ledger).refuses = true;
+    let (begun, grant_ttl) = (Clock::System.now(), settings().settings.grants.grant_ttl.0);
+    loop {
+        let passed = Clock::System.now() - begun;
+        if passed > Duration::from_secs(600) {
+            break;
+        }
+        let left = grant_ttl.saturating_sub(passed);
+        let is_due = !left.is_zero() && left < Duration::from_secs(9);
+        // Timers have a resolution of 1 ms.
+        let requests = if is_due { 10 } else { 1 };
+        sleep(Duration::from_millis(if is_due { 1 } else { 10 })).await;
+        for _ in 0..requests {
+            client.send(&connection, "2-caller", TARGETS[0]).await;
+        }
+    }
+    let page = client.gateway.metrics().encode().expect("metrics");
+    let renewals = sum_of(&page, "workspace_gateway_renewals_total{");
+    println!("upstream refuses connections for ten minutes, 100 to 10,000 hits/s of one caller: {renewals} renewals");
+    if renewals > MAX_RENEWALS {
+        println!("FAILED: at most {MAX_RENEWALS} renewals");
+    }
+    renewals <= MAX_RENEWALS
+}
+
+/// The sum of a counter's series.
+fn sum_of(page: &str, prefix: &str) -> usize {
+    let values = page.lines().filter_map(|line| line.strip_prefix(prefix)?.rsplit(' ').next()?.parse::<usize>().ok());
+    values.sum()
 }
 
 async fn simulate() -> bool {
-    let given = |path, value: &str| Override { path, value: value.to_owned(), origin: "bench".to_owned() };
-    let config = Config::from_layers("calls", "", &[given(&["region"], "cn-north-4")]).expect("the defaults are valid");
+    let config = settings();
     let ttl = config.settings.cache.ttl.fallback(config.settings.cache.ttl);
     let begun = Clock::System.now();
     let ledger = Arc::new(Mutex::new(Ledger::new(begun + WARM_UP, ttl, config.settings.grants.grant_ttl.0)));
-    let upstream = Arc::new(Services { ledger: Arc::clone(&ledger) });
-    let gateway = Gateway::with_upstream(upstream, &config, Clock::System, Random::System).expect("a gateway");
+    let gateway = gateway(&config, &ledger);
     let mut clients = JoinSet::new();
     for project in 0..PROJECTS {
         for (kind, Kind { callers, .. }) in KINDS.iter().enumerate() {
@@ -129,8 +228,7 @@ async fn simulate() -> bool {
     sleep(WARM_UP + STEADY).await;
     clients.shutdown().await;
     let page = gateway.metrics().encode().expect("metrics");
-    let additional = page.lines().filter_map(|line| line.strip_prefix("workspace_gateway_additional_calls_total{"));
-    let additional: u64 = additional.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum();
+    let additional = sum_of(&page, "workspace_gateway_additional_calls_total{");
     println!("additional calls while another call was slow or had failed: {additional}");
     lock(&ledger).print(ttl) && additional == 0
 }
@@ -147,7 +245,7 @@ struct Client {
 impl Client {
     /// Sends the requests of its kind until it is aborted.
     async fn run(mut self) {
-        let connection = self.gateway.connection(([127, 0, 0, 1], 8080).into(), [127, 0, 0, 1].into());
+        let connection = self.connection();
         let token = format!("{}-{}-{}", self.kind, self.project, self.number);
         let favourites = [0; 3].map(|_| self.random_target());
         // Clients do not start all at once.
@@ -177,6 +275,10 @@ impl Client {
                 }
             }
         }
+    }
+
+    fn connection(&self) -> Connection {
+        self.gateway.connection(([127, 0, 0, 1], 8080).into(), [127, 0, 0, 1].into())
     }
 
     /// Waits for a random time with this mean (exponential distribution).
@@ -229,6 +331,9 @@ impl Upstream for Services {
         let products = if offset < PRODUCTS { r#"{"product_id":"workspace.x86.ultimate.large2"}"# } else { "" };
         let body = format!(r#"{{"products":[{products}],"total_count":{PRODUCTS}}}"#);
         Box::pin(async move {
+            if lock(&self.ledger).refuses {
+                return Err(UpstreamError::Connect("upstream: connection refused".to_owned()));
+            }
             sleep(LATENCY).await;
             Ok(UpstreamResponse::read(Response::new(Bytes::from(body))))
         })
@@ -290,6 +395,9 @@ struct Ledger {
     /// When a token's last call in a scope was sent.
     proved: HashMap<(String, Scope), Instant>,
     known: HashSet<RequestKey>,
+    calls: usize,
+    /// Whether the services refuse connections.
+    refuses: bool,
     /// When a token's last request in a scope was sent. The scope is the path.
     active: HashMap<(String, String), Instant>,
 }
@@ -298,7 +406,8 @@ impl Ledger {
     fn new(from: Instant, ttl: Duration, grant_ttl: Duration) -> Self {
         let (counts, failures) = (Default::default(), BTreeMap::new());
         let (per_token, proved, known, active) = (HashMap::new(), HashMap::new(), HashSet::new(), HashMap::new());
-        Self { from, ttl, grant_ttl, counts, failures, per_token, proved, known, active }
+        let (calls, refuses) = (0, false);
+        Self { from, ttl, grant_ttl, counts, failures, per_token, proved, known, calls, refuses, active }
     }
 
     /// The counts of a kind, after the warm-up.
@@ -339,6 +448,7 @@ impl Ledger {
     }
 
     fn record_call(&mut self, key: &RequestKey, token: &str) {
+        self.calls += 1;
         let (now, grant_ttl) = (Clock::System.now(), self.grant_ttl);
         let before = self.proved.insert((token.to_owned(), key.scope().clone()), now);
         let is_granted = before.is_some_and(|before| now.saturating_duration_since(before) < grant_ttl);
@@ -375,7 +485,14 @@ impl Ledger {
         }
         print_line("all", callers * PROJECTS, &all);
         let waits = all.waits_when_active as f64 / all.requests as f64 * 100.0;
-        println!("\nrequests of callers that were active in that scope within the last minute, and waited: {waits:.3} %");
+        println!(
+            "\nwaited, though their caller was active in that scope within the last minute: {waits:.3} % of requests"
+        );
+        let per_minute = all.calls() as f64 / STEADY.as_secs_f64() * 60.0;
+        let is_within_limits = waits <= MAX_WAITS && per_minute <= MAX_CALLS;
+        if !is_within_limits {
+            println!("FAILED: at most {MAX_WAITS} % may wait, and at most {MAX_CALLS} calls per minute");
+        }
         for Kind { name, description, .. } in &KINDS {
             println!("{name} {description}");
         }
@@ -389,7 +506,7 @@ impl Ledger {
                 "FAILED: the gateway must send fewer calls than a cache per token, and that fewer than no gateway"
             );
         }
-        self.failures.is_empty() && saves_calls
+        self.failures.is_empty() && saves_calls && is_within_limits
     }
 }
 

@@ -15,6 +15,7 @@
 
 mod active_config;
 mod assemble;
+mod background;
 mod cache_request;
 mod caller_class;
 mod charge;
@@ -93,7 +94,7 @@ use prove::ProofRole;
 use release::{Release, Releaser};
 pub(crate) use remembered::RememberedLookup;
 use role::Role;
-use wait::{AdditionalCall, DEADLINE_MARGIN, Timers, WaitOutcome};
+use wait::{AdditionalCall, DEADLINE_MARGIN, ProofWaitOutcome, Timers, WaitOutcome};
 
 /// The gateway: settings, keys, memory, and the client for upstream.
 pub struct Gateway {
@@ -276,19 +277,17 @@ impl Gateway {
         record.set_caller(|| self.observer.digests.of_caller(request.lookup.caller_scope.caller));
         let mut timers = None;
         let mut attempts = Attempts::default();
-        let is_renewal_due =
+        let mut is_renewal_due =
             self.memory.grants.use_grant(&request.lookup.caller_scope, self.clock.now()) == GrantUse::RenewalDue;
         loop {
             let now = self.clock.now();
             let (cache_key, miss, has_stale) = match self.memory.look_up(request, now) {
                 LookupResult::Hit(entry, mut kind) => {
-                    if matches!(kind, HitKind::Fresh) {
-                        if is_renewal_due {
-                            self.renew_in_background(request, headers, record);
-                        }
-                        if attempts.proof_waits.has_waited() {
-                            kind = HitKind::AfterProof;
-                        }
+                    if matches!(kind, HitKind::Fresh) && is_renewal_due {
+                        self.renew_in_background(request, headers, record);
+                    }
+                    if matches!(kind, HitKind::Fresh) && attempts.proof_waits.has_waited() {
+                        kind = HitKind::AfterProof;
                     }
                     return respond(respond_from_memory(&self.observer, request, &entry, kind, now, record));
                 }
@@ -315,6 +314,8 @@ impl Gateway {
             // no-cache: the calls of an existing flight may have been sent before this request came.
             let is_solo =
                 uncacheable.is_some() || attempts.number > MAX_ELECTIONS || request.lookup.directives.no_cache;
+            // Only a request that is answered at once renews its caller's grant.
+            is_renewal_due = false;
             // The deadline covers all attempts.
             let timers = timers.get_or_insert_with(|| {
                 Timers::begin(request.active.answer_timeout + DEADLINE_MARGIN, request.active.stale_if_slow)
@@ -325,7 +326,15 @@ impl Gateway {
                     ProofRole::Call(leader) => proof = leader,
                     ProofRole::Wait(mut waiter) => {
                         record.set_outcome(Outcome::Coalesced, "");
-                        attempts.proof_waits.count(timers.wait_for_proof(&mut waiter).await);
+                        match timers.wait_for_proof(&mut waiter).await {
+                            ProofWaitOutcome::Ended => attempts.proof_waits.count(),
+                            ProofWaitOutcome::TooSlow => attempts.proof_waits.time_out(),
+                            ProofWaitOutcome::DeadlineReached => {
+                                let role = attempts.waiting_role(cache_key, miss);
+                                let releaser = self.releaser(request, &role);
+                                return respond(releaser.deadline_response(waiter.is_sent(), record));
+                            }
+                        }
                         continue;
                     }
                 }
@@ -406,43 +415,6 @@ impl Gateway {
                     return ControlFlow::Break(self.releaser(request, role).deadline_response(is_sent, record));
                 }
             }
-        }
-    }
-
-    /// Starts a fetch that nobody waits for, unless one is in flight.
-    fn revalidate_in_background(
-        self: &Arc<Self>,
-        request: &CacheRequest,
-        cache_key: CacheKey,
-        headers: &HeaderMap,
-        record: &mut RequestRecord,
-    ) {
-        if let Some(leader) = self.fetcher.flights(&cache_key).begin(&cache_key, request.lookup.caller_scope.caller) {
-            self.observer.metrics.refreshes.inc();
-            let fetch = NewFetch { leader, cache_key, purpose: FetchPurpose::Response, proof: None };
-            self.start_fetch(fetch, request, headers, record);
-        }
-    }
-
-    /// Starts a call that renews the caller's grant, unless it must not be made now.
-    fn renew_in_background(self: &Arc<Self>, request: &CacheRequest, headers: &HeaderMap, record: &mut RequestRecord) {
-        let (lookup, now) = (&request.lookup, self.clock.now());
-        if lookup.directives.only_if_cached {
-            return;
-        }
-        // Whether or not it begins: until then, hits take the fast path again.
-        self.memory.grants.postpone_renewal(&lookup.caller_scope, now);
-        let caller = lookup.caller_scope.caller;
-        let shared_key = self.memory.store.cache_key(&lookup.key, caller);
-        if self.fetcher.is_suspended(request)
-            || self.memory.backoffs.is_active_for(&shared_key, &lookup.caller_scope, now)
-        {
-            return;
-        }
-        let cache_key = shared_key.of(caller);
-        if let Some((leader, proof)) = prove::begin_renewal(&self.fetcher, request, &cache_key) {
-            let fetch = NewFetch { leader, cache_key, purpose: FetchPurpose::Renewal, proof: Some(proof) };
-            self.start_fetch(fetch, request, headers, record);
         }
     }
 }

@@ -68,6 +68,7 @@ mod queueing;
 mod reasons;
 mod reload;
 mod reload_process;
+mod renewal;
 mod request_directives;
 mod sdk;
 mod second_calls;

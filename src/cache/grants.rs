@@ -263,8 +263,9 @@ impl GrantTables {
         let caller_service = caller_scope.caller_service();
         let ended = *caller_services.get(&caller_service)?;
         // Every hit runs this, and suspensions are rare.
-        let is_suspended =
-            || *suspensions > 0 && service_calls.get(&caller_service).is_some_and(|calls| calls.suspend(grant.sequence));
+        let is_suspended = || {
+            *suspensions > 0 && service_calls.get(&caller_service).is_some_and(|calls| calls.suspend(grant.sequence))
+        };
         (grant.sequence > ended && !is_suspended()).then_some(grant)
     }
 

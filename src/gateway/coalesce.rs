@@ -3,8 +3,7 @@
 use super::CacheRequest;
 use super::fetch_result::{AdditionalCallReason, FetchResult};
 use super::fetcher::Fetcher;
-use super::prove::ProofWaits;
-use super::role::Role;
+use super::role::{ProofWaits, Role};
 use crate::cache::flights::{Leader, Waiter};
 use crate::cache::miss::Miss;
 use crate::cache::store::CacheKey;
@@ -26,6 +25,15 @@ pub(super) struct Attempts {
     pub(super) proof_waits: ProofWaits,
 }
 
+impl Attempts {
+    /// The role of a request that waits for its caller's proof and is in no flight.
+    pub(super) fn waiting_role(&self, cache_key: CacheKey, miss: Miss) -> Role {
+        let is_last = self.number >= MAX_ELECTIONS;
+        let (leads, elected, has_stale, has_retried) = (false, false, false, self.has_retried);
+        Role { leads, elected, is_last, has_retried, cache_key, miss, has_stale }
+    }
+}
+
 /// Joins the flight for a cache key, or begins one. Nobody else can join a solo flight. If a leader is returned, the
 /// caller must start its fetch.
 pub(super) fn join(
@@ -45,8 +53,6 @@ pub(super) fn join(
         false => flights.join(&cache_key, caller),
     };
     let elected = attempts.leader_was_refused && leader.is_some() && cache_key.owner.is_none();
-    let is_last = attempts.number >= MAX_ELECTIONS;
-    let (leads, has_retried) = (leader.is_some(), attempts.has_retried);
-    let role = Role { leads, elected, is_last, has_retried, cache_key, miss, has_stale };
+    let role = Role { leads: leader.is_some(), elected, has_stale, ..attempts.waiting_role(cache_key, miss) };
     (waiter, role, leader)
 }

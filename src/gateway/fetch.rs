@@ -69,7 +69,7 @@ impl Gateway {
     async fn run_fetch(self: Arc<Self>, fetch: Fetch) {
         let Fetch { new, request, mut context } = fetch;
         // The proof is held to the end of this function: then the grant is decided.
-        let NewFetch { mut leader, cache_key, purpose, proof: _proof } = new;
+        let NewFetch { mut leader, cache_key, purpose, proof } = new;
         let is_renewal = purpose == FetchPurpose::Renewal;
         let caller = request.lookup.caller_scope.caller;
         let service = request.lookup.key.operation().service;
@@ -105,6 +105,7 @@ impl Gateway {
             () = leader.abandoned() => return,
         };
         leader.mark_sent();
+        proof.iter().for_each(Leader::mark_sent);
         let (sent, begun) = (self.clock.now(), self.clock.timer_now());
 
         // Another call may have stored the entry meanwhile. A stale entry with a validator makes the request

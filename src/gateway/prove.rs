@@ -6,32 +6,10 @@
 use super::CacheRequest;
 use super::fetch_result::FetchResult;
 use super::fetcher::{Fetcher, ProofLeader};
+use super::role::ProofWaits;
 use crate::cache::flights::{Leader, Waiter};
 use crate::cache::grants::CallerScope;
 use crate::cache::store::CacheKey;
-
-/// How many calls of its caller a request waits for. After that it makes its own call.
-const MAX_PROOFS: u32 = 3;
-
-/// The calls of its caller that a request has waited for.
-#[derive(Default)]
-pub(super) struct ProofWaits {
-    number: u32,
-    /// Whether it has waited for `stale_if_slow`.
-    has_timed_out: bool,
-}
-
-impl ProofWaits {
-    pub(super) fn has_waited(&self) -> bool {
-        self.number > 0
-    }
-
-    /// Counts a wait. `is_over` is false if the time ended before the call.
-    pub(super) fn count(&mut self, is_over: bool) {
-        self.number += 1;
-        self.has_timed_out |= !is_over;
-    }
-}
 
 /// What a request of a caller without a grant does first.
 pub(super) enum ProofRole {
@@ -44,7 +22,7 @@ pub(super) enum ProofRole {
 /// Decides whether a request of a caller without a grant waits for another call of the caller.
 pub(super) fn join(fetcher: &Fetcher, request: &CacheRequest, cache_key: &CacheKey, waits: &ProofWaits) -> ProofRole {
     // The caller's call for the same key is joined, because its response may be one that cannot be stored.
-    if waits.number >= MAX_PROOFS || waits.has_timed_out || fetcher.lone_flights.is_in_flight(cache_key) {
+    if waits.are_over() || fetcher.lone_flights.is_in_flight(cache_key) {
         return ProofRole::Call(None);
     }
     let caller_scope = &request.lookup.caller_scope;

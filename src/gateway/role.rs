@@ -1,4 +1,5 @@
-//! The role of a request in a flight: leader or waiter. It has no rules of its own about who gets what.
+//! The role of a request in a flight, leader or waiter, and its waits for its caller's proof. There are no rules here about
+//! who gets what.
 
 use crate::cache::miss::Miss;
 use crate::cache::store::CacheKey;
@@ -28,5 +29,35 @@ impl Role {
             (true, Forward::Stale | Forward::Request) => Outcome::Expired,
             (true, Forward::Miss | Forward::Bypass) => Outcome::Miss,
         }
+    }
+}
+
+/// How many calls of its caller a request waits for. After that it makes its own call.
+const MAX_PROOFS: u32 = 3;
+
+/// The calls of its caller that a request has waited for.
+#[derive(Default)]
+pub(super) struct ProofWaits {
+    number: u32,
+    /// Whether it has waited for `stale_if_slow`.
+    has_timed_out: bool,
+}
+
+impl ProofWaits {
+    pub(super) fn has_waited(&self) -> bool {
+        self.number > 0
+    }
+
+    /// Whether the request must make its own call.
+    pub(super) fn are_over(&self) -> bool {
+        self.number >= MAX_PROOFS || self.has_timed_out
+    }
+
+    pub(super) fn count(&mut self) {
+        self.number += 1;
+    }
+
+    pub(super) fn time_out(&mut self) {
+        self.has_timed_out = true;
     }
 }

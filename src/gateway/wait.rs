@@ -35,6 +35,15 @@ pub(super) enum WaitOutcome {
     DeadlineReached,
 }
 
+pub(super) enum ProofWaitOutcome {
+    /// The call has ended, with a proof or without.
+    Ended,
+    /// `stale_if_slow` has passed.
+    TooSlow,
+    /// The request's own deadline is reached.
+    DeadlineReached,
+}
+
 /// What decides whether a waiter may start an additional call.
 pub(super) struct AdditionalCall<'g> {
     pub(super) caller: Caller,
@@ -92,16 +101,16 @@ impl Timers {
         }
     }
 
-    /// Waits until a call that may prove the caller has ended. Returns false if `stale_if_slow` has passed first.
-    pub(super) async fn wait_for_proof(&mut self, waiter: &mut Waiter<CallerScope, ()>) -> bool {
-        let Some(stale_if_slow) = &mut self.stale_if_slow else { return false };
+    /// Waits for a call that may prove the caller, at most for `stale_if_slow`.
+    pub(super) async fn wait_for_proof(&mut self, waiter: &mut Waiter<CallerScope, ()>) -> ProofWaitOutcome {
+        let Some(stale_if_slow) = &mut self.stale_if_slow else { return ProofWaitOutcome::TooSlow };
         tokio::select! {
             biased;
-            _ = waiter.result() => true,
-            () = &mut self.deadline => false,
+            _ = waiter.result() => ProofWaitOutcome::Ended,
+            () = &mut self.deadline => ProofWaitOutcome::DeadlineReached,
             () = stale_if_slow => {
                 self.stale_if_slow = None;
-                false
+                ProofWaitOutcome::TooSlow
             }
         }
     }

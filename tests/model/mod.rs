@@ -52,7 +52,7 @@ const SEQUENCES: u64 = 10_000;
 const BATCH: u64 = 100;
 
 /// Each of these must happen at least 20 times in that many sequences. Otherwise the sequences no longer test the rule.
-const RULES: [&str; 80] = [
+const RULES: [&str; 90] = [
     "304 to the client",
     "304",
     "429 for all waiters",
@@ -75,9 +75,11 @@ const RULES: [&str; 80] = [
     "denied hit",
     "drift of the wall clock",
     "entry newer than the lapsed grant",
+    "failed renewal",
     "failure inside the gateway",
     "failure",
     "head of a refusal",
+    "hit after a proof",
     "hit during a backoff by grace",
     "hit during a backoff",
     "hit",
@@ -92,12 +94,16 @@ const RULES: [&str; 80] = [
     "late proof",
     "led a flight",
     "list withheld at release",
+    "mark by a renewal",
     "mark of a single caller",
     "negative hit",
     "negative response stored",
     "new leader after 429",
     "new leader",
     "new lookup after an invalidation",
+    "no renewal beside another call",
+    "no renewal during a backoff",
+    "no renewal for only-if-cached",
     "no-cache",
     "no-store response",
     "not a product list",
@@ -105,11 +111,14 @@ const RULES: [&str; 80] = [
     "only-if-cached without an entry",
     "operation turned private",
     "private operation after a purge of a project",
+    "proof too slow",
     "proof",
     "purge",
     "relayed because of a mark",
     "relayed because of no-store",
     "released at the head of a refusal",
+    "renewal",
+    "renewed grant",
     "repeated after 5xx",
     "request directives not met",
     "response sent for before a purge",
@@ -133,6 +142,7 @@ const RULES: [&str; 80] = [
     "unexpected 304",
     "unsafe method relayed",
     "unsafe method without a change",
+    "wait for a proof",
 ];
 
 #[test]

@@ -156,7 +156,8 @@ impl Property {
         let is_shared = is_proved && !is_private;
         let may_be_alone = directives == RequestDirectives::NoCache
             || self.has_waited_enough(key, arrived, sent)
-            || self.is_marked(key, sent);
+            || self.is_marked(key, sent)
+            || self.ends_soon(caller, scope_of(key), sent);
         let is_bounded = self.settings.max_flights.min(self.settings.max_waiters) < 100;
         let others: Vec<&Call> = self
             .calls
@@ -185,6 +186,13 @@ impl Property {
         let call = Call::new(request, false, sent, history.now().clone());
         self.calls.push(Call { is_shared, may_be_alone, ..call });
         Ok(())
+    }
+
+    /// Whether the grant of a caller ends so soon that a call may renew it, beside others for the same key.
+    fn ends_soon(&self, caller: CallerId, scope: ScopeId, at: Ms) -> bool {
+        let (_, longest) = self.settings.renewal_leads();
+        let most = self.settings.grant_ttl.saturating_sub(longest);
+        longest > 0 && !self.is_proved(caller, scope, most, at)
     }
 
     /// Whether upstream has returned a list that was sent for after a call to the same service.

@@ -4,6 +4,7 @@
 //! types. For each event they say what must follow: which requests are answered and how, and which calls start. This
 //! file has the state and the events. The other files:
 //! - `memory`: reads what is stored.
+//! - `proofs`: when a grant is renewed, and who waits for its caller's proof.
 //! - `look_up`: decides what happens to a request.
 //! - `settle`: what a response changes.
 //! - `refusals`: what a refusal changes.
@@ -20,6 +21,7 @@
 mod additional_calls;
 mod look_up;
 mod memory;
+mod proofs;
 mod refusals;
 mod release;
 mod settle;
@@ -52,6 +54,12 @@ struct Grant {
     proved: Ms,
     /// Flights refused with a 401 of which only the head has arrived.
     suspended_by: Vec<FlightId>,
+    /// The caller's latest request in the scope, and the longest time between two of them since the proof.
+    last_used: Ms,
+    longest_gap: Ms,
+    /// No renewal begins before.
+    no_renewal_until: Ms,
+    failed_renewals: u32,
 }
 
 struct Refusal {
@@ -148,6 +156,9 @@ struct Call {
     is_late: bool,
     /// Whether it repeats a call that failed with a 5xx.
     is_repeat: bool,
+    /// Whether the caller's other requests in the scope wait for it.
+    is_proof: bool,
+    is_renewal: bool,
     /// The head of a refusal whose body has not arrived.
     head: Option<Head>,
 }
@@ -170,13 +181,19 @@ struct Waiter {
     is_repeat_due: bool,
     /// Whether it could not make an additional call when one was due. Then it need not make one later.
     could_not_call: bool,
+    /// How many proofs of its caller it has waited for, whether it waits for one, and whether that took too long.
+    proof_waits: u32,
+    awaits_proof: bool,
+    proof_was_slow: bool,
     flight: FlightId,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum ReplyKind {
-    /// From the cache. These four have the remaining freshness in ms, which is negative for a stale entry.
+    /// From the cache. These five have the remaining freshness in ms, which is negative for a stale entry.
     Hit(i64),
+    /// The same, after a wait for the caller's proof.
+    HitAfterProof(i64),
     /// A negative response.
     Negative(i64),
     /// Stale, during a backoff.
@@ -243,6 +260,13 @@ impl Waiter {
     fn leads(&self, call: &Call) -> bool {
         call.id == self.request.id && call.flight == self.flight
     }
+
+    /// A wait for a proof is no wait for a flight.
+    fn look_up_again(&mut self) {
+        if !std::mem::take(&mut self.awaits_proof) {
+            self.elections += 1;
+        }
+    }
 }
 
 /// What must follow from an event.
@@ -286,6 +310,8 @@ pub struct Rules {
     answered: [Option<Ms>; SERVICES],
     /// When the latest call was sent to which each service has returned a list.
     listed: [Option<Ms>; SERVICES],
+    /// Whether what follows depends on which of two waiters woke up first, and nothing shows which one did.
+    pub is_ambiguous: bool,
     pub tally: Tally,
 }
 
@@ -309,6 +335,7 @@ impl Rules {
             waiters: Vec::new(),
             answered: [None; SERVICES],
             listed: [None; SERVICES],
+            is_ambiguous: false,
             tally: Tally::new(),
         }
     }
@@ -365,7 +392,9 @@ impl Rules {
             .chain(self.backoffs.iter().map(|backoff| backoff.until))
             .chain(self.waiters.iter().filter_map(|waiter| waiter.deadline))
             .chain(self.waiters.iter().filter_map(|waiter| waiter.stale_if_slow))
+            .chain(self.waiters.iter().filter_map(|waiter| self.proof_wait_end(waiter)))
             .chain(self.calls.iter().map(|call| call.timer_sent + self.settings.stale_if_slow))
+            .chain(self.renewal_times())
             .filter(|time| *time > self.now)
             .collect();
         expiry_times.sort_unstable();
@@ -390,10 +419,18 @@ impl Rules {
             has_repeated: false,
             is_repeat_due: false,
             could_not_call: false,
+            proof_waits: 0,
+            awaits_proof: false,
+            proof_was_slow: false,
             flight: FlightId::MAX,
         };
-        let action = self.action(&request, 0);
+        let is_renewal_due = self.use_grant(&request);
+        let action = self.action(&waiter);
+        let renewal = (is_renewal_due && matches!(&action, Action::Respond(Reply { kind: ReplyKind::Hit(_), .. })))
+            .then(|| self.renew(&waiter))
+            .flatten();
         let mut effects = self.perform(waiter, action);
+        effects.extend(renewal.map(Effect::Call));
         // The flight that it has joined may be slow already.
         effects.extend(self.make_additional_calls(&[request.id])?);
         Ok(effects)
@@ -412,6 +449,7 @@ impl Rules {
             let call = self.calls.remove(index);
             let is_external = self.is_external(&call, result);
             let recipients = self.settle(&call, result);
+            self.end_renewal(&call, result);
             let may_repeat = result.is_server_error() && !call.is_repeat && self.is_listed_since(&call);
             let ends_flight = self.ends_flight(&call, &recipients);
             if ends_flight {
@@ -421,7 +459,17 @@ impl Rules {
         }
         let (mut effects, mut retries) = (Vec::new(), Vec::new());
         let mut counted = Vec::new();
-        for waiter in std::mem::take(&mut self.waiters) {
+        for mut waiter in std::mem::take(&mut self.waiters) {
+            if waiter.awaits_proof {
+                if ended.iter().any(|ended| ended.call.proves(&waiter.request)) {
+                    waiter.proof_waits += 1;
+                    counted.push((waiter.request.id, None));
+                    retries.push(waiter);
+                } else {
+                    self.waiters.push(waiter);
+                }
+                continue;
+            }
             let own = ended.iter().find(|ended| waiter.leads(&ended.call));
             let end =
                 own.or_else(|| ended.iter().find(|ended| ended.ends_flight && ended.call.flight == waiter.flight));
@@ -429,7 +477,7 @@ impl Rules {
                 Some(end) => {
                     // The leader of this call is not counted as a waiter of another.
                     let is_shared = end.call.fetch_key.owner.is_none();
-                    counted.extend(own.is_none().then_some((waiter.request.id, is_shared)));
+                    counted.extend(own.is_none().then_some((waiter.request.id, Some(is_shared))));
                     self.release(waiter, end, &mut effects, &mut retries);
                 }
                 None => self.waiters.push(waiter),
@@ -441,15 +489,16 @@ impl Rules {
 
     /// After calls have completed, or heads have arrived: requests look up again, and waiters make additional calls for
     /// slow flights. A waiter that makes an additional call counts as waiting until then: for the requests whose calls
-    /// started before its own. `counted` has the waiters that are released, and whether they waited for a shared flight.
+    /// started before its own. `counted` has the waiters that are released, and whether they waited for a shared flight;
+    /// `None` if they waited for a proof.
     fn continue_waiters(
         &mut self,
         retries: Vec<Waiter>,
-        mut counted: Vec<(RequestId, bool)>,
+        mut counted: Vec<(RequestId, Option<bool>)>,
         started: &[RequestId],
     ) -> Result<Vec<Effect>, String> {
         let mut effects = self.make_observed_calls(started);
-        counted.extend(effects.iter().filter_map(Effect::call).map(|id| (id, true)));
+        counted.extend(effects.iter().filter_map(Effect::call).map(|id| (id, Some(true))));
         effects.extend(self.look_up_again(retries, started, &counted)?);
         effects.extend(self.make_additional_calls(started)?);
         Ok(effects)
@@ -474,7 +523,7 @@ impl Rules {
         &mut self,
         waiters: Vec<Waiter>,
         started: &[RequestId],
-        counted: &[(RequestId, bool)],
+        counted: &[(RequestId, Option<bool>)],
     ) -> Result<Vec<Effect>, String> {
         let position_of = |id: RequestId| started.iter().position(|started| *started == id);
         let position = |waiter: &Waiter| position_of(waiter.request.id);
@@ -483,17 +532,17 @@ impl Rules {
         callers.sort_by_key(position);
         let mut effects = Vec::new();
         for mut waiter in callers {
-            waiter.elections += 1;
+            waiter.look_up_again();
             let fetch_key = self.fetch_key(&waiter.request);
             let is_shared = fetch_key.owner.is_none();
             // Whether a waiter has started its call by now, and so woken up.
             let is_awake = |id: RequestId| position_of(id).is_some_and(|at| Some(at) <= position(&waiter));
-            let not_awake = |is_counted: fn(bool, bool) -> bool| {
+            let not_awake = |is_counted: fn(Option<bool>, bool) -> bool| {
                 counted.iter().filter(|(id, shared)| is_counted(*shared, is_shared) && !is_awake(*id)).count()
             };
             // They still count in the flights for which they waited, or count already in the one that they look up.
-            let (before, any) = (not_awake(|shared, is_shared| shared == is_shared), not_awake(|_, _| true));
-            let action = match self.action(&waiter.request, waiter.elections) {
+            let (before, any) = (not_awake(|shared, is_shared| shared == Some(is_shared)), not_awake(|_, _| true));
+            let action = match self.next_action(&mut waiter) {
                 Action::Join(flight)
                     if self.followers(is_shared) + if self.is_slow(flight) { before } else { any }
                         >= self.settings.max_waiters =>
@@ -514,10 +563,15 @@ impl Rules {
             effects.extend(self.make_observed_calls(&[id]));
         }
         for mut waiter in others {
-            waiter.elections += 1;
-            match self.action(&waiter.request, waiter.elections) {
+            waiter.look_up_again();
+            match self.next_action(&mut waiter) {
                 action if action.starts_call() => {
                     return Err(format!("#{} started no call, expected {action:?}", waiter.request.id));
+                }
+                Action::Join(flight) if self.may_wait_instead(&waiter, flight) => {
+                    self.count("ambiguous order");
+                    self.is_ambiguous = true;
+                    effects.extend(self.perform(waiter, Action::Join(flight)));
                 }
                 action => effects.extend(self.perform(waiter, action)),
             }
@@ -529,7 +583,8 @@ impl Rules {
     pub fn next_call_time(&self) -> Option<Ms> {
         let slow = self.calls.iter().map(|call| call.timer_sent + self.settings.stale_if_slow);
         let stale_if_slow = self.waiters.iter().filter_map(|waiter| waiter.stale_if_slow);
-        slow.chain(stale_if_slow).filter(|time| *time > self.now).min()
+        let proofs = self.waiters.iter().filter_map(|waiter| self.proof_wait_end(waiter));
+        slow.chain(stale_if_slow).chain(proofs).filter(|time| *time > self.now).min()
     }
 
     /// Time passes, at most until the next such time. `started` is as above.
@@ -545,6 +600,7 @@ impl Rules {
             effects.extend(if is_slow { self.reach_stale_if_slow(waiter) } else { Some(self.time_out(&waiter)) });
         }
         self.now = until;
+        effects.extend(self.end_proof_waits(started)?);
         effects.extend(self.make_additional_calls(started)?);
         Ok(effects)
     }

@@ -5,6 +5,8 @@ use super::domain::{Ms, SCOPES, SECOND, ScopeId};
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
     pub grant_ttl: Ms,
+    /// The longest lead of a renewal. Zero: no renewals.
+    pub renew_ahead: Ms,
     pub serves_on_outage: bool,
     pub max_flights: usize,
     pub max_waiters: usize,
@@ -36,6 +38,12 @@ impl Settings {
         if SCOPES[scope].is_shared { 40 * SECOND } else { 30 * SECOND }
     }
 
+    /// The lead of a renewal is the caller's pace, within these.
+    pub fn renewal_leads(&self) -> (Ms, Ms) {
+        let longest = self.renew_ahead.min(self.grant_ttl / 5);
+        (longest / 4, longest)
+    }
+
     /// The maximum time after its ttl for which an entry is used at all.
     pub fn stale(&self) -> Ms {
         self.stale_while_revalidate.max(self.stale_if_error)
@@ -47,10 +55,11 @@ impl Settings {
         let mut all = Vec::new();
         for (max_flights, max_waiters) in [(4096, 65536), (4096, 65536), (2, 65536), (4096, 2)] {
             for grant_ttl in [20 * SECOND, 45 * SECOND, 90 * SECOND, 180 * SECOND] {
-                for serves_on_outage in [true, true, false] {
+                for (serves_on_outage, renew_ahead) in [(true, 12 * SECOND), (true, 0), (false, 30 * SECOND)] {
                     for [stale_while_revalidate, stale_if_error, negative_ttl, stale_if_slow] in LIFETIMES {
                         all.push(Self {
                             grant_ttl,
+                            renew_ahead,
                             serves_on_outage,
                             max_flights,
                             max_waiters,
@@ -73,7 +82,7 @@ impl Settings {
         format!(
             "[cache]\nttl = {}\nttl_jitter = \"0%\"\nstale_while_revalidate = {}\nstale_if_error = {}\n\
              negative_ttl = {}\nbackoff = {}\nstale_if_slow = {}\n\
-             [grants]\ngrant_ttl = {}\ndenial_ttl = {}\noutage_grace = {}\non_outage = \"{}\"\n\
+             [grants]\ngrant_ttl = {}\nrenew_ahead = {}\ndenial_ttl = {}\noutage_grace = {}\non_outage = \"{}\"\n\
              [[operation]]\nname = \"ListProduct\"\nttl = {}\nsharing = \"caller\"\n\
              [upstream]\nanswer_timeout = {}\n\
              [limits]\nmax_flights = {}\nmax_waiters = {}\n",
@@ -84,6 +93,7 @@ impl Settings {
             seconds(self.negative_ttl),
             seconds(self.stale_if_slow),
             seconds(self.grant_ttl),
+            seconds(self.renew_ahead),
             seconds(Self::DENIAL_TTL),
             seconds(Self::OUTAGE_GRACE),
             if self.serves_on_outage { "serve" } else { "refuse" },

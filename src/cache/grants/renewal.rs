@@ -1,10 +1,10 @@
 //! When a grant is renewed ahead of its end, so that its caller does not wait for the next proof. Pure: the time is an
 //! argument.
 //!
-//! A hit renews the grant if the caller's next request could come after its end. How soon that is follows from the
-//! caller's pace: the longest time between two of its requests in the scope since the last proof. A caller that polls
-//! every ten seconds is renewed at one of its last requests before the end, and so costs little more than without
-//! renewal. The lead of grants that were proved together is spread.
+//! A hit renews the grant if the caller's next request could come after its end. That follows from the caller's pace:
+//! the longest time between two of its requests in the scope since the last proof. So a caller that polls every ten
+//! seconds is renewed at its last request before the end, which costs little more than no renewal. The leads of grants
+//! that were proved together are spread.
 //!
 //! After a renewal that proved nothing, no other one begins for a while. The time doubles with each failure in a row.
 
@@ -87,7 +87,7 @@ impl Renewal {
             return false;
         }
         let pace = Duration::from_millis(u64::from(self.longest_gap));
-        let lead = (pace + pace / 2).clamp(max_lead / MIN_LEAD_SHARE, max_lead);
+        let lead = pace.clamp(max_lead / MIN_LEAD_SHARE, max_lead);
         let jitter = lead * u32::from(policy.jitter) * u32::from(self.spread) / (100 * 256);
         left <= lead + jitter && self.backoff.as_ref().is_none_or(|backoff| backoff.until <= now)
     }
@@ -141,5 +141,105 @@ impl Grants {
             failures => FIRST_BACKOFF.saturating_mul(1 << (failures - 1).min(8)).min(LONGEST_BACKOFF),
         };
         backoff.until = backoff.until.max(now + doubled.max(at_least));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use http::{HeaderMap, HeaderValue};
+
+    use super::*;
+    use crate::catalogue::Catalogue;
+    use crate::clock::Clock;
+    use crate::request::caller::Callers;
+    use crate::request::key::RequestKey;
+
+    const SECOND: Duration = Duration::from_secs(1);
+    const POLICY: GrantPolicy = GrantPolicy {
+        grant_ttl: Duration::from_secs(300),
+        denial_ttl: SECOND,
+        outage_grace: None,
+        renewal: RenewalPolicy { max_lead: Duration::from_secs(40), jitter: 0 },
+        max_grants: 1_000,
+    };
+
+    fn caller_scope(token: &str) -> CallerScope {
+        let catalogue = Catalogue::for_tests(Vec::new());
+        let (operation, project_id) = catalogue.operation("/v2/p/products").unwrap();
+        let key = RequestKey::read(&catalogue, operation, project_id, None, &HeaderMap::new(), false).unwrap();
+        let caller = Callers::new([0; 32]).of_token(&HeaderValue::from_str(token).unwrap());
+        CallerScope { caller, scope: key.scope().clone() }
+    }
+
+    /// The seconds after the proof at which a caller that sends a request at each of `times` is to be renewed.
+    fn due(policy: GrantPolicy, times: impl IntoIterator<Item = u32>) -> Vec<u32> {
+        let (grants, me, start) = (Arc::new(Grants::new(policy)), caller_scope("a"), Clock::System.now());
+        grants.begin_call(me.clone(), start).proved(start);
+        let is_due = |second: &u32| grants.use_grant(&me, start + *second * SECOND) == GrantUse::RenewalDue;
+        times.into_iter().filter(is_due).collect()
+    }
+
+    #[test]
+    fn a_grant_is_renewed_when_the_next_request_could_come_after_its_end() {
+        let every = |seconds: usize| (0..300).step_by(seconds);
+        assert_eq!(due(POLICY, every(15)), [285]);
+        assert_eq!(due(POLICY, every(1)), (290..300).collect::<Vec<_>>(), "at least a quarter of the longest lead");
+        assert_eq!(due(POLICY, [100, 258, 259, 260, 299]), [260, 299], "at most the longest lead");
+        assert_eq!(due(POLICY, [0, 20, 30, 275, 290, 300]), [275, 290], "the longest time between two requests counts");
+    }
+
+    #[test]
+    fn the_lead_is_at_most_a_fifth_of_the_lifetime_and_zero_switches_renewals_off() {
+        let short = GrantPolicy { grant_ttl: 100 * SECOND, ..POLICY };
+        assert_eq!(due(short, [50, 79, 80, 99, 100]), [80, 99]);
+        let renewal = RenewalPolicy { max_lead: Duration::ZERO, ..POLICY.renewal };
+        assert_eq!(due(GrantPolicy { renewal, ..POLICY }, 0..300), Vec::<u32>::new());
+    }
+
+    #[test]
+    fn the_renewals_of_grants_that_were_proved_together_are_spread() {
+        let renewal = RenewalPolicy { jitter: 50, ..POLICY.renewal };
+        let (grants, start) = (Arc::new(Grants::new(GrantPolicy { renewal, ..POLICY })), Clock::System.now());
+        let callers: Vec<_> = (0..100).map(|number| caller_scope(&number.to_string())).collect();
+        for caller in &callers {
+            grants.begin_call(caller.clone(), start).proved(start);
+        }
+        let is_due = |caller: &&CallerScope, tenths: u32| {
+            grants.use_grant(caller, start + 290 * SECOND - tenths * SECOND / 10) == GrantUse::RenewalDue
+        };
+        // Every caller polls each second. Their leads are from 10 to 15 s.
+        for second in 0..280 {
+            callers.iter().for_each(|caller| drop(grants.use_grant(caller, start + second * SECOND)));
+        }
+        for (tenths, expected) in [(51, 0..=0), (40, 15..=25), (25, 45..=55), (10, 75..=85), (0, 100..=100)] {
+            let due = callers.iter().filter(|caller| is_due(caller, tenths)).count();
+            assert!(expected.contains(&due), "{due} at {tenths} tenths of a second");
+        }
+    }
+
+    #[test]
+    fn the_backoff_of_renewals_doubles_from_5_to_60_seconds_and_ends_with_a_proof() {
+        let renewal = RenewalPolicy { max_lead: Duration::from_secs(10_000), jitter: 0 };
+        let policy = GrantPolicy { grant_ttl: Duration::from_secs(50_000), renewal, ..POLICY };
+        let (grants, me, start) = (Arc::new(Grants::new(policy)), caller_scope("a"), Clock::System.now());
+        grants.begin_call(me.clone(), start).proved(start);
+        let mut now = start + 48_000 * SECOND;
+        let is_due = |now| grants.use_grant(&me, now) == GrantUse::RenewalDue;
+        for (retry_after, seconds) in
+            [(None, 5), (None, 10), (Some(7), 20), (Some(59), 59), (None, 60), (None, 60), (Some(3), 60)]
+        {
+            assert!(is_due(now));
+            grants.postpone_renewal(&me, now);
+            grants.renewal_failed(&me, retry_after.map(|seconds| seconds * SECOND), now);
+            now += seconds * SECOND;
+            assert!(!is_due(now - SECOND / 10), "{seconds} s");
+        }
+        assert!(is_due(now));
+        grants.begin_call(me.clone(), now).proved(now);
+        now += 48_000 * SECOND;
+        grants.renewal_failed(&me, None, now);
+        assert!(!is_due(now + 4 * SECOND) && is_due(now + 5 * SECOND));
     }
 }

@@ -147,7 +147,13 @@ fn new_settings_apply_to_existing_grants() {
         refusal(b"no", start),
         start,
     );
-    grants.set_settings(GrantPolicy { grant_ttl: SECOND, denial_ttl: 9 * SECOND, outage_grace: None, max_grants: 2, ..SETTINGS });
+    grants.set_settings(GrantPolicy {
+        grant_ttl: SECOND,
+        denial_ttl: 9 * SECOND,
+        outage_grace: None,
+        max_grants: 2,
+        ..SETTINGS
+    });
     assert_eq!(grant_state(&grants, &me, start), "granted");
     assert_eq!((grant_state(&grants, &me, start + SECOND), grants.live(start + SECOND)), ("unknown", 0));
     let refused = grant_state(&grants, &caller_scope("b", "/v2/p/products"), start + 3 * SECOND);

@@ -122,6 +122,7 @@ pub(super) fn check_reply(response: &ClientResponse, reply: &Reply) -> Result<()
     let is_hit = matches!(
         reply.kind,
         ReplyKind::Hit(_)
+            | ReplyKind::HitAfterProof(_)
             | ReplyKind::Negative(_)
             | ReplyKind::Backoff(_)
             | ReplyKind::Revalidating(_)
@@ -130,14 +131,18 @@ pub(super) fn check_reply(response: &ClientResponse, reply: &Reply) -> Result<()
     if response.is_hit() != is_hit {
         return Err("Cache-Status is wrong about the hit");
     }
-    if let ReplyKind::Hit(left) | ReplyKind::Negative(left) | ReplyKind::Backoff(left) | ReplyKind::Revalidating(left) =
-        reply.kind
+    if let ReplyKind::Hit(left)
+    | ReplyKind::HitAfterProof(left)
+    | ReplyKind::Negative(left)
+    | ReplyKind::Backoff(left)
+    | ReplyKind::Revalidating(left) = reply.kind
         && response.ttl().is_none_or(|ttl| (ttl >= 0) != (left > 0) || (ttl * 1000 - left).abs() > 1000)
     {
         return Err("Cache-Status has a wrong ttl");
     }
     let is_described_correctly = match reply.kind {
         ReplyKind::Hit(_) => response.detail().is_none(),
+        ReplyKind::HitAfterProof(_) => response.detail() == Some("coalesced"),
         ReplyKind::Negative(_) => response.detail() == Some("negative"),
         ReplyKind::Backoff(_) => response.detail() == Some("backoff"),
         ReplyKind::Revalidating(_) => response.detail() == Some("revalidating"),

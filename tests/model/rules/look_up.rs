@@ -17,6 +17,8 @@ pub(super) enum Action {
     Lead(CacheKey),
     Join(FlightId),
     Solo(CacheKey),
+    /// Wait for a call that may prove the caller.
+    WaitForProof,
 }
 
 impl Action {
@@ -26,8 +28,21 @@ impl Action {
 }
 
 impl Rules {
-    /// What happens to a request that has looked up again `elections` times.
-    pub(super) fn action(&self, request: &CacheRequest, elections: u32) -> Action {
+    /// What happens to a request that looks up again. It may have waited in a flight so long that it cannot wait for a
+    /// proof.
+    pub(super) fn next_action(&self, waiter: &mut Waiter) -> Action {
+        match self.action(waiter) {
+            Action::WaitForProof if waiter.arrived + self.settings.stale_if_slow <= self.now => {
+                (waiter.proof_was_slow, waiter.had_no_stale) = (true, true);
+                self.action(waiter)
+            }
+            action => action,
+        }
+    }
+
+    /// What happens to a request that arrives.
+    pub(super) fn action(&self, waiter: &Waiter) -> Action {
+        let Waiter { request, elections, .. } = waiter;
         let CacheRequest { caller, key, directives, .. } = *request;
         let caller_scope = (caller, scope_of(key));
         let fetch_key = self.fetch_key(request);
@@ -44,7 +59,12 @@ impl Rules {
         let has_same_bounds = |flight: &&Flight| flight.is_open && flight.cache_key.owner.is_none() == is_shared;
         let open: Vec<_> = self.flights.iter().filter(has_same_bounds).collect();
         let flight = open.iter().find(|flight| flight.cache_key == fetch_key);
-        if let Some(reply) = self.reply_from_memory(request) {
+        if let Some(mut reply) = self.reply_from_memory(request) {
+            if let ReplyKind::Hit(left) = reply.kind
+                && waiter.proof_waits > 0
+            {
+                reply.kind = ReplyKind::HitAfterProof(left);
+            }
             let is_refreshed = matches!(reply.kind, ReplyKind::Revalidating(_))
                 && directives != RequestDirectives::OnlyIfCached
                 && flight.is_none()
@@ -57,8 +77,11 @@ impl Rules {
         if let Some(mark) = self.mark(fetch_key, caller) {
             return if mark.is_too_large { Action::Relay(fetch_key) } else { Action::Solo(fetch_key) };
         }
-        if elections > MAX_ELECTIONS || directives == RequestDirectives::NoCache {
+        if *elections > MAX_ELECTIONS || directives == RequestDirectives::NoCache {
             return Action::Solo(fetch_key);
+        }
+        if self.waits_for_proof(waiter, flight.map(|flight| flight.id)) {
+            return Action::WaitForProof;
         }
         match flight {
             Some(flight) if self.followers(is_shared) < self.settings.max_waiters => Action::Join(flight.id),
@@ -149,6 +172,12 @@ impl Rules {
                 });
                 return vec![Effect::Relay(self.relay(waiter, cache_key))];
             }
+            Action::WaitForProof => {
+                self.count("wait for a proof");
+                waiter.awaits_proof = true;
+                self.waiters.push(waiter);
+                return Vec::new();
+            }
             Action::Join(_) | Action::Lead(_) | Action::Solo(_) => {}
         }
         self.count_reason(&waiter.request);
@@ -166,13 +195,21 @@ impl Rules {
             }
             Action::Lead(cache_key) | Action::Solo(cache_key) => {
                 let is_open = matches!(action, Action::Lead(_));
+                let is_alone = waiter.elections > MAX_ELECTIONS
+                    || waiter.request.directives == RequestDirectives::NoCache
+                    || self.mark(cache_key, waiter.request.caller).is_some();
+                let own = self.flights.iter().find(|flight| flight.is_open && flight.cache_key == cache_key);
+                let is_proof = !is_alone && self.leads_proof(&waiter, own.map(|flight| flight.id));
                 self.count(if is_open { "led a flight" } else { "solo flight" });
                 if !is_open && waiter.elections > MAX_ELECTIONS {
                     self.count("solo flight after too many leaders");
                 }
                 effects.push(Effect::Call(self.start_flight(&mut waiter, cache_key, is_open)));
+                self.calls.last_mut().expect("it has started").is_proof = is_proof;
             }
-            Action::Respond(_) | Action::RespondAndRefresh(..) | Action::Relay(_) => unreachable!("handled above"),
+            Action::Respond(_) | Action::RespondAndRefresh(..) | Action::Relay(_) | Action::WaitForProof => {
+                unreachable!("handled above")
+            }
         }
         if waiter.stale_if_slow.is_some_and(|end| end <= self.now) {
             effects.extend(self.reach_stale_if_slow(waiter));
@@ -211,7 +248,7 @@ impl Rules {
         call
     }
 
-    fn new_flight(&mut self, request: &CacheRequest, cache_key: CacheKey, is_open: bool) -> FlightId {
+    pub(super) fn new_flight(&mut self, request: &CacheRequest, cache_key: CacheKey, is_open: bool) -> FlightId {
         let id = self.next_flight;
         self.next_flight += 1;
         self.flights.push(Flight { id, cache_key, is_open, callers: vec![request.caller] });
@@ -229,7 +266,9 @@ impl Rules {
         let is_repeat = waiter.is_repeat_due && !is_relay;
         let CacheRequest { id, caller, key, is_direct, is_unsafe, .. } = waiter.request;
         let may_be_conditional = self.is_granted((caller, scope_of(key))) && !is_relay;
-        let revalidated = self.entry(fetch_key).filter(|entry| may_be_conditional && !entry.had_wrong_304);
+        // A renewal is made for its caller alone, and revalidates the entry that all see.
+        let stored = if may_be_conditional { self.cache_key(caller, key) } else { fetch_key };
+        let revalidated = self.entry(stored).filter(|entry| may_be_conditional && !entry.had_wrong_304);
         let validator = revalidated.and_then(|entry| entry.etag);
         let entry_sent = revalidated.map(|entry| entry.sent);
         if validator.is_some() {
@@ -255,6 +294,8 @@ impl Rules {
             was_purged,
             is_late,
             is_repeat,
+            is_proof: false,
+            is_renewal: false,
             head: None,
         });
         UpstreamRequest { id, caller, key, is_direct, is_unsafe, validator }
@@ -296,6 +337,7 @@ fn rule_of(kind: ReplyKind) -> &'static str {
         ReplyKind::Negative(_) => "negative hit",
         ReplyKind::Backoff(_) => "hit during a backoff",
         ReplyKind::Revalidating(_) => "stale while revalidated",
+        ReplyKind::HitAfterProof(_) => "hit after a proof",
         ReplyKind::NotCached => "only-if-cached without an entry",
         _ => "hit",
     }

@@ -97,7 +97,7 @@ impl Rules {
 
     /// How many requests wait for another's call, of shared flights or of flights of a single caller.
     pub(super) fn followers(&self, are_shared: bool) -> usize {
-        let follows = |waiter: &&Waiter| !self.calls.iter().any(|call| waiter.leads(call));
+        let follows = |waiter: &&Waiter| !waiter.awaits_proof && !self.calls.iter().any(|call| waiter.leads(call));
         let calls = self.waiters.iter().filter(follows).map(|waiter| self.call(waiter.flight));
         calls.filter(|call| call.fetch_key.owner.is_none() == are_shared).count()
     }

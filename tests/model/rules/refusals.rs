@@ -54,7 +54,7 @@ impl Rules {
             Some(Head { was_last, ..self.apply_refusal_head(&call, result.denial().expect("it is a refusal")) });
         let is_shared = call.fetch_key.owner.is_none();
         self.calls.insert(index, call);
-        let counted = retries.iter().map(|waiter| (waiter.request.id, is_shared)).collect();
+        let counted = retries.iter().map(|waiter| (waiter.request.id, Some(is_shared))).collect();
         self.continue_waiters(retries, counted, started)
     }
 

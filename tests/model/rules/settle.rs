@@ -59,8 +59,10 @@ impl Rules {
             } else {
                 self.count("failure inside the gateway");
             }
-            let is_validated =
-                |entry: &&mut Entry| entry.cache_key == call.fetch_key && Some(entry.sent) == call.entry_sent;
+            let is_validated = |entry: &&mut Entry| {
+                let is_it = entry.cache_key == call.fetch_key || call.is_renewal && entry.cache_key.key == call.key;
+                is_it && Some(entry.sent) == call.entry_sent
+            };
             if matches!(result, UpstreamResult::NotModified(_))
                 && let Some(entry) = self.entries.iter_mut().find(is_validated)
             {
@@ -140,7 +142,15 @@ impl Rules {
         self.count("proof");
         let proved = self.proved(caller_scope).unwrap_or(0).max(call.sent);
         self.grants.retain(|grant| grant.caller_scope != caller_scope);
-        self.grants.push(Grant { caller_scope, proved, suspended_by: Vec::new() });
+        self.grants.push(Grant {
+            caller_scope,
+            proved,
+            suspended_by: Vec::new(),
+            last_used: proved,
+            longest_gap: 0,
+            no_renewal_until: 0,
+            failed_renewals: 0,
+        });
         self.refusals.retain(|refusal| refusal.caller_scope != caller_scope);
         let cache_key = self.cache_key(call.caller, call.key);
         let etag = match result {
@@ -227,7 +237,7 @@ impl Rules {
         let is_older = self.entry(cache_key).is_some_and(|entry| entry.sent >= call.sent)
             || self.negatives.iter().any(|negative| negative.cache_key == cache_key && negative.sent >= call.sent);
         let is_granted = self.is_granted((call.caller, scope_of(call.key)));
-        if self.settings.negative_ttl == 0 || !is_granted || call.was_purged || is_older {
+        if call.is_renewal || self.settings.negative_ttl == 0 || !is_granted || call.was_purged || is_older {
             return;
         }
         if !self.is_valid(call.key, call.sent) {
@@ -257,7 +267,11 @@ impl Rules {
         if is_fresh && cache_key.owner.is_none() {
             self.count("mark of a single caller");
         }
-        let cache_key = if is_fresh { CacheKey { owner: Some(call.caller), ..cache_key } } else { cache_key };
+        if call.is_renewal && !is_fresh && cache_key.owner.is_none() {
+            self.count("mark by a renewal");
+        }
+        let cache_key =
+            if is_fresh || call.is_renewal { CacheKey { owner: Some(call.caller), ..cache_key } } else { cache_key };
         self.marks.retain(|mark| mark.cache_key != cache_key);
         self.marks.push(Mark { cache_key, is_too_large, until: self.now + Settings::MARK_TTL });
     }

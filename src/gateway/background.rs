@@ -1,0 +1,56 @@
+//! Starts the fetches that no request waits for: refreshes of stale entries, and renewals of grants. What comes of them is
+//! decided where that of other fetches is.
+
+use std::sync::Arc;
+
+use http::HeaderMap;
+
+use super::fetch::NewFetch;
+use super::fetch_result::FetchPurpose;
+use super::{CacheRequest, Gateway, prove};
+use crate::cache::store::CacheKey;
+use crate::telemetry::record::RequestRecord;
+
+impl Gateway {
+    /// Refreshes a stale entry, unless a call for it is in flight.
+    pub(super) fn revalidate_in_background(
+        self: &Arc<Self>,
+        request: &CacheRequest,
+        cache_key: CacheKey,
+        headers: &HeaderMap,
+        record: &mut RequestRecord,
+    ) {
+        if let Some(leader) = self.fetcher.flights(&cache_key).begin(&cache_key, request.lookup.caller_scope.caller) {
+            self.observer.metrics.refreshes.inc();
+            let fetch = NewFetch { leader, cache_key, purpose: FetchPurpose::Response, proof: None };
+            self.start_fetch(fetch, request, headers, record);
+        }
+    }
+
+    /// Renews the grant of a caller whose request is a hit, unless that must not be done now.
+    pub(super) fn renew_in_background(
+        self: &Arc<Self>,
+        request: &CacheRequest,
+        headers: &HeaderMap,
+        record: &mut RequestRecord,
+    ) {
+        let (lookup, now) = (&request.lookup, self.clock.now());
+        if lookup.directives.only_if_cached {
+            return;
+        }
+        // Whether or not it begins: until then, hits take the fast path again.
+        self.memory.grants.postpone_renewal(&lookup.caller_scope, now);
+        let caller = lookup.caller_scope.caller;
+        let shared_key = self.memory.store.cache_key(&lookup.key, caller);
+        if self.fetcher.is_suspended(request)
+            || self.memory.backoffs.is_active_for(&shared_key, &lookup.caller_scope, now)
+        {
+            return;
+        }
+        let cache_key = shared_key.of(caller);
+        if let Some((leader, proof)) = prove::begin_renewal(&self.fetcher, request, &cache_key) {
+            let fetch = NewFetch { leader, cache_key, purpose: FetchPurpose::Renewal, proof: Some(proof) };
+            self.start_fetch(fetch, request, headers, record);
+        }
+    }
+}

@@ -1,0 +1,278 @@
+//! Renewal ahead: a caller that keeps sending requests does not wait for the renewals of its grant. One proof for
+//! concurrent requests: the requests of a caller without a grant wait for one call. The clock is paused: it moves on as
+//! soon as all tasks wait.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::RETRY_AFTER;
+use http::request::Parts;
+use http::{Response, StatusCode};
+use tokio::time::{Instant, sleep};
+use workspace_gateway::testing::budget::Account;
+use workspace_gateway::testing::catalogue::{Origin, Service};
+use workspace_gateway::testing::clock::Clock;
+use workspace_gateway::testing::gateway::Gateway;
+use workspace_gateway::testing::random::Random;
+use workspace_gateway::testing::request::key::RequestKey;
+use workspace_gateway::testing::stream::StreamBody;
+use workspace_gateway::testing::upstream::client::FetchContext;
+use workspace_gateway::testing::upstream::{PendingResponse, Upstream, UpstreamResponse};
+
+use crate::support::{Reply, all_replies, config, get_in_process, get_in_process_with};
+
+const SECOND: Duration = Duration::from_secs(1);
+const LATENCY: Duration = Duration::from_millis(300);
+const LIST: &str = "/v2/p/products?os_type=Linux";
+const OTHER: &str = "/v2/p/products?os_type=Windows";
+
+/// Answers all calls after a time.
+struct Answering {
+    calls: Mutex<Vec<(Instant, String)>>,
+    /// By token: the status, and `Retry-After` in seconds.
+    refusals: Mutex<HashMap<String, (StatusCode, Option<u32>)>>,
+    latency: Mutex<Duration>,
+    in_flight: AtomicUsize,
+}
+
+impl Upstream for Answering {
+    fn fetch_list<'a>(
+        &'a self,
+        _: &'a RequestKey,
+        context: FetchContext,
+        _: &'a Account,
+    ) -> PendingResponse<'a, UpstreamResponse> {
+        let token = context.credential.token().unwrap().to_str().unwrap().to_owned();
+        self.calls.lock().unwrap().push((Instant::now(), token.clone()));
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+        Box::pin(async move {
+            let latency = *self.latency.lock().unwrap();
+            sleep(latency).await;
+            self.in_flight.fetch_sub(1, Ordering::Relaxed);
+            let refusal = self.refusals.lock().unwrap().get(&token).copied();
+            let Some((status, retry_after)) = refusal else {
+                return Ok(UpstreamResponse::read(Response::new(Bytes::from_static(br#"{"products":[]}"#))));
+            };
+            let mut response = Response::new(Bytes::from_static(br#"{"error_code":"APIGW.0301","error_msg":"no"}"#));
+            *response.status_mut() = status;
+            response.headers_mut().extend(retry_after.map(|seconds| (RETRY_AFTER, seconds.into())));
+            Ok(UpstreamResponse::read(response))
+        })
+    }
+
+    fn relay<'a>(
+        &'a self,
+        _: Service,
+        _: &'a Origin,
+        _: &'a Parts,
+        _: StreamBody,
+    ) -> PendingResponse<'a, Response<StreamBody>> {
+        unreachable!("all requests are for lists")
+    }
+}
+
+struct World {
+    gateway: Arc<Gateway>,
+    upstream: Arc<Answering>,
+}
+
+impl World {
+    fn new(settings: &str) -> Self {
+        let upstream = Arc::new(Answering {
+            calls: Mutex::default(),
+            refusals: Mutex::default(),
+            latency: Mutex::new(LATENCY),
+            in_flight: AtomicUsize::new(0),
+        });
+        let settings = format!("[cache]\nttl = \"1h\"\nttl_jitter = \"0%\"\n{settings}");
+        let config = config("http://127.0.0.1:1", "http://127.0.0.1:1", &settings);
+        let called: Arc<Answering> = Arc::clone(&upstream);
+        Self { gateway: Gateway::with_upstream(called, &config, Clock::System, Random::System).unwrap(), upstream }
+    }
+
+    async fn get(&self, token: &str, path: &str) -> Reply {
+        get_in_process(&self.gateway, token, path).await
+    }
+
+    /// A caller that has a grant, and an entry.
+    async fn prove(&self, token: &str) {
+        assert_eq!(self.get(token, LIST).await.status(), StatusCode::OK);
+    }
+
+    /// The number of calls since the last look, of a caller.
+    fn calls(&self, token: &str) -> usize {
+        let mut calls = self.upstream.calls.lock().unwrap();
+        let before = calls.len();
+        calls.retain(|(_, its)| its != token);
+        before - calls.len()
+    }
+
+    fn refuse(&self, token: &str, status: StatusCode, retry_after: Option<u32>) {
+        self.upstream.refusals.lock().unwrap().insert(token.to_owned(), (status, retry_after));
+    }
+
+    fn delay(&self, latency: Duration) {
+        *self.upstream.latency.lock().unwrap() = latency;
+    }
+
+    /// Sends a request every second for some seconds. Returns the seconds, after `start`, of the calls and of the
+    /// requests that waited.
+    async fn poll(&self, token: &str, from: u64, to: u64, start: Instant) -> (Vec<u64>, Vec<u64>) {
+        let (mut calls, mut waits) = (Vec::new(), Vec::new());
+        for second in from..to {
+            tokio::time::sleep_until(start + Duration::from_secs(second)).await;
+            let begun = Instant::now();
+            self.get(token, LIST).await;
+            waits.extend((Instant::now() > begun).then_some(second));
+            // A renewal that has begun is sent before the next request.
+            sleep(SECOND / 1000).await;
+            calls.extend(std::iter::repeat_n(second, self.calls(token)));
+        }
+        (calls, waits)
+    }
+
+    fn begin(&self, token: &'static str, path: &str) -> tokio::task::JoinHandle<Reply> {
+        let (gateway, path) = (Arc::clone(&self.gateway), path.to_owned());
+        tokio::spawn(async move { get_in_process(&gateway, token, &path).await })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_that_keeps_sending_requests_does_not_wait_for_renewals() {
+    let world = World::new("");
+    let start = Instant::now();
+    world.prove("a").await;
+    // The longest lead is 30 s, and a quarter of it for a caller that polls every second.
+    assert_eq!(world.poll("a", 1, 900, start).await, (vec![1, 293, 586, 879], vec![]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_renewal_ahead_a_caller_waits_every_five_minutes() {
+    let world = World::new("[grants]\nrenew_ahead = \"0s\"\n");
+    let start = Instant::now();
+    world.prove("a").await;
+    assert_eq!(world.poll("a", 1, 900, start).await, (vec![1, 300, 600], vec![300, 600]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_renewal_concerns_only_its_caller_and_is_repeated_after_a_growing_time() {
+    let world = World::new("");
+    let start = Instant::now();
+    world.prove("a").await;
+    world.refuse("a", StatusCode::SERVICE_UNAVAILABLE, None);
+    let (calls, waits) = world.poll("a", 1, 300, start).await;
+    assert_eq!((calls, waits), (vec![1, 293, 299], vec![]));
+    // The other caller proves itself, and gets the entry from memory from then on.
+    world.prove("b").await;
+    assert!(world.get("b", LIST).await.is_hit());
+    assert_eq!(world.calls("b"), 1);
+    let page = world.gateway.metrics().encode().unwrap();
+    assert!(page.contains("workspace_gateway_renewals_total{result=\"failed\"} 2"), "{page}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_renewal_that_upstream_asks_to_retry_later_waits_as_long() {
+    let world = World::new("[grants]\nrenew_ahead = \"60s\"\n");
+    let start = Instant::now();
+    world.prove("a").await;
+    world.refuse("a", StatusCode::TOO_MANY_REQUESTS, Some(9));
+    assert_eq!(world.poll("a", 1, 298, start).await.0, [1, 285, 295]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_renewal_that_upstream_denies_ends_the_grant() {
+    let world = World::new("");
+    let start = Instant::now();
+    world.prove("a").await;
+    world.refuse("a", StatusCode::UNAUTHORIZED, None);
+    let (calls, _) = world.poll("a", 1, 294, start).await;
+    assert_eq!(calls, [1, 293]);
+    tokio::time::sleep_until(start + 294 * SECOND).await;
+    assert_eq!(world.get("a", LIST).await.status(), StatusCode::UNAUTHORIZED);
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_if_cached_renews_nothing() {
+    let world = World::new("");
+    let start = Instant::now();
+    world.prove("a").await;
+    tokio::time::sleep_until(start + 299 * SECOND).await;
+    let reply = get_in_process_with(&world.gateway, "a", LIST, &[("cache-control", "only-if-cached")]).await;
+    assert!(reply.is_hit());
+    sleep(SECOND / 2).await;
+    assert_eq!(world.calls("a"), 1);
+}
+
+/// 22 pages of eleven lists in three scopes.
+fn pages() -> Vec<String> {
+    let lists = (0..11).map(|list| {
+        let path = ["/v2/p/products", "/v2/p/products/sharer", "/v1/p/product"][list % 3];
+        format!("{path}?product_id=list-{list}")
+    });
+    lists.flat_map(|list| [list.clone(), format!("{list}&offset=100")]).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_caller_with_22_requests_at_once_makes_one_call_for_each_scope() {
+    let world = World::new("");
+    for page in pages() {
+        world.get("a", &page).await;
+    }
+    let replies = all_replies(pages().iter().map(|page| world.begin("b", page)).collect()).await;
+    assert!(replies.iter().all(|reply| reply.status() == StatusCode::OK));
+    assert_eq!(world.calls("b"), 3);
+    let waited = replies.iter().filter(|reply| reply.cache_status().contains("; hit; ")).collect::<Vec<_>>();
+    assert!(waited.len() == 19 && waited.iter().all(|reply| reply.cache_status().ends_with("; detail=coalesced")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn requests_wait_for_the_proof_whether_or_not_there_is_an_entry() {
+    let world = World::new("");
+    world.prove("a").await;
+    let (_proof, began) = (world.begin("b", "/v2/p/products?offset=100"), Instant::now());
+    tokio::task::yield_now().await;
+    let (stored, missing) = (world.begin("b", LIST), world.begin("b", OTHER));
+    assert!(stored.await.unwrap().is_hit());
+    assert_eq!(began.elapsed(), LATENCY);
+    // The missing one is fetched after the proof.
+    assert_eq!(missing.await.unwrap().status(), StatusCode::OK);
+    assert_eq!((began.elapsed(), world.calls("b")), (2 * LATENCY, 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_three_calls_without_a_proof_each_request_makes_its_own() {
+    let world = World::new("");
+    world.refuse("b", StatusCode::INTERNAL_SERVER_ERROR, None);
+    world.delay(LATENCY / 10);
+    let pages: Vec<_> = (0..9).map(|page| format!("/v2/p/products?offset={page}")).collect();
+    let replies = all_replies(pages.iter().map(|page| world.begin("b", page)).collect()).await;
+    assert!(replies.iter().all(|reply| reply.status() == StatusCode::INTERNAL_SERVER_ERROR));
+    let times: Vec<_> = world.upstream.calls.lock().unwrap().iter().map(|(at, _)| *at).collect();
+    let calls_at = |call: u32| times.iter().filter(|at| **at == times[0] + call * LATENCY / 10).count();
+    assert_eq!([0, 1, 2, 3].map(calls_at), [1, 1, 1, 6]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_waits_for_a_proof_no_longer_than_stale_if_slow() {
+    let world = World::new("");
+    world.delay(10 * SECOND);
+    let began = Instant::now();
+    let (_proof, other) = (world.begin("b", LIST), world.begin("b", OTHER));
+    sleep(SECOND / 2).await;
+    assert_eq!(world.upstream.in_flight.load(Ordering::Relaxed), 1);
+    sleep(SECOND).await;
+    assert_eq!(world.upstream.in_flight.load(Ordering::Relaxed), 2, "stale_if_slow is 1 s");
+    assert_eq!((other.await.unwrap().status(), began.elapsed()), (StatusCode::OK, 11 * SECOND));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_denial_of_the_first_call_answers_the_requests_that_wait() {
+    let world = World::new("");
+    world.refuse("b", StatusCode::FORBIDDEN, None);
+    let replies = all_replies([LIST, OTHER].iter().map(|path| world.begin("b", path)).collect()).await;
+    assert!(replies.iter().all(|reply| reply.status() == StatusCode::FORBIDDEN));
+    assert_eq!(world.calls("b"), 1);
+}
