@@ -104,7 +104,7 @@ pub mod signing {
     }
 }
 pub mod simulator {
-    pub use crate::simulator::{IssuedKey, Simulator};
+    pub use crate::simulator::{ChangeUnit, Changes, History, IssuedKey, Simulator};
 }
 pub mod stream {
     pub use crate::stream::{BoxError, StreamBody, nothing, stream};

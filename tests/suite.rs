@@ -19,6 +19,7 @@ mod budget;
 mod bypass;
 mod cache_status;
 mod caching;
+mod catalogue_changes;
 mod certificates;
 mod check;
 mod clients;

@@ -16,7 +16,7 @@ use std::io::Write as _;
 use std::pin::Pin;
 use std::sync::{Arc, LazyLock};
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::request;
@@ -115,8 +115,7 @@ impl World {
     async fn start(inherited: Inherited, simulator: Simulator, config: &Config) -> Self {
         let clock = ManualClock::default();
         // Upstream uses the same clock, so that it accepts signatures made after the clock was advanced.
-        let date = Clock::Manual(clock.clone());
-        simulator.set_clock(move || date.date());
+        simulator.set_clock(Clock::Manual(clock.clone()));
         let server = Server::start_on(inherited, config, Clock::Manual(clock.clone())).await.unwrap();
         let token = simulator.token(PROJECT);
         Self { simulator, server, clock, token, http: Http::new() }
@@ -216,6 +215,11 @@ impl World {
     pub fn tokens_seen(&self) -> Vec<String> {
         let token = |headers: &HeaderMap| headers["x-auth-token"].to_str().unwrap().to_owned();
         self.simulator.requests_seen().iter().map(|seen| token(&seen.headers)).collect()
+    }
+
+    /// The time of the gateway and of its upstream.
+    pub fn now(&self) -> Instant {
+        Clock::Manual(self.clock.clone()).now()
     }
 
     /// Advances the clock.

@@ -7,6 +7,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use ring::hmac;
 use serde::Deserialize;
 use workspace_gateway::testing::catalogue::Service;
+use workspace_gateway::testing::clock::{Clock, ManualClock};
 use workspace_gateway::testing::signing::{
     Payload, SignedTarget, canonical_request, parse_date, show_date, string_to_sign,
 };
@@ -73,7 +74,7 @@ async fn run(world: &World, credential: Credential<'_>) -> Vec<Reply> {
             Credential::Token(token) => token,
             Credential::Key(key) => key.id.as_str(),
         };
-        let shown = world.simulator.product_list(credential, &path, &HeaderMap::new(), 0);
+        let shown = world.simulator.product_list_at(credential, &path, &HeaderMap::new(), world.now());
         assert_eq!(Some(page.body()), shown.as_ref(), "{path}");
         let products = page.products();
         pages.push(page);
@@ -193,7 +194,9 @@ async fn of_the_captured_requests_only_terraforms_is_relayed() {
         };
         world.simulator.add_access_key(PROJECT, &key);
         let then = parse_date(&request.headers["X-Sdk-Date"]).unwrap();
-        world.simulator.set_clock(move || then);
+        let clock = ManualClock::default();
+        clock.set_wall_back(Clock::Manual(clock.clone()).date().duration_since(then).unwrap());
+        world.simulator.set_clock(Clock::Manual(clock));
         let reply = request.send(&world).await;
         if request.name.starts_with("terraform") {
             relayed += 1;

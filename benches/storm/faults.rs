@@ -118,10 +118,11 @@ impl Injector<'_> {
                 () = &mut stopped => break,
                 () = pause(&mut dice, 100, 900) => {}
             }
-            let version = &mut lock(self.journal).version;
-            version.begin(version.latest() + 1, Clock::System.now());
-            self.world.simulator.change_catalogue();
-            version.settle(Clock::System.now());
+            // The journal is locked meanwhile, so nobody sees it without the new value.
+            let versions = &mut lock(self.journal).versions;
+            let before = Clock::System.now();
+            versions.begin(self.world.simulator.change_catalogue(), before);
+            versions.settle(Clock::System.now());
         }
     }
 

@@ -41,7 +41,7 @@ pub(crate) struct Judge {
     world: Arc<World>,
     journal: Arc<Mutex<Journal>>,
     /// Upstream's lists, by resource, version of the catalogue, and whether the caller is restricted.
-    lists: HashMap<(usize, u32, bool), Option<Bytes>>,
+    lists: HashMap<(usize, Instant, bool), Option<Bytes>>,
     /// The latest request that proved a caller in a scope.
     proofs: HashMap<(usize, usize, usize), Span>,
     /// The latest request whose response was stored, by resource, and by its owner if it is private.
@@ -277,20 +277,22 @@ impl Judge {
             (RequestDirectives::IfNoneMatch(_, body), StatusCode::NOT_MODIFIED) => body.clone(),
             _ => case.body.clone(),
         };
-        let versions: Vec<_> = case.journal.version.within(from, case.decided()).collect();
+        let correct: Vec<_> = case.journal.versions.within(from, case.decided()).collect();
         let is_restricted = self.world.callers[exchange.caller].is_restricted;
-        if versions.iter().any(|&version| self.list(exchange.resource, version, is_restricted).as_ref() == Some(&body))
-        {
+        if correct.iter().any(|&version| self.list(exchange.resource, version, is_restricted).as_ref() == Some(&body)) {
             return Ok(());
         }
-        let latest = case.journal.version.latest();
-        for version in (0..=latest).rev() {
+        let versions: Vec<_> = case.journal.versions.all().collect();
+        let number = |version: &Instant| versions.partition_point(|other| other < version);
+        for version in versions.iter().rev() {
             for resource in 0..self.world.resources.len() {
                 for restricted in [false, true] {
-                    if self.list(resource, version, restricted).as_ref() == Some(&body) {
+                    if self.list(resource, *version, restricted).as_ref() == Some(&body) {
                         let view = if restricted == is_restricted { "" } else { ", as other callers see it" };
+                        let correct: Vec<_> = correct.iter().map(number).collect();
                         return Err(format!(
-                            "the list of resource {resource} in version {version}{view}; correct within {allowed:?} are {versions:?}"
+                            "the list of resource {resource} in version {}{view}; correct within {allowed:?} are {correct:?}",
+                            number(version)
                         ));
                     }
                 }
@@ -299,13 +301,13 @@ impl Judge {
         Err("a body that upstream never sent".to_owned())
     }
 
-    fn list(&mut self, resource: usize, version: u32, restricted: bool) -> &Option<Bytes> {
+    fn list(&mut self, resource: usize, version: Instant, restricted: bool) -> &Option<Bytes> {
         let world = &self.world;
         self.lists.entry((resource, version, restricted)).or_insert_with(|| {
             let Resource { project, targets, language, .. } = &world.resources[resource];
             let sees = |caller: &&Caller| caller.project == Some(*project) && caller.is_restricted == restricted;
             let Caller { token, .. } = world.callers.iter().find(sees)?;
-            world.simulator.product_list(token, &targets[0], &client::language(*language), version)
+            world.simulator.product_list_at(token, &targets[0], &client::language(*language), version)
         })
     }
 
@@ -376,7 +378,10 @@ impl Judge {
     fn error_is_possible(&mut self, case: &Case<'_>) -> Result<(), String> {
         let exchange = case.exchange;
         let status = case.status.as_u16();
-        if status == 400 && self.list(exchange.resource, 0, false).is_none() && !case.is_own {
+        if status == 400
+            && self.list(exchange.resource, case.journal.versions.latest(), false).is_none()
+            && !case.is_own
+        {
             return Ok(());
         }
         if exchange.directives == RequestDirectives::OnlyIfCached && status == 504 && case.is_own {

@@ -268,7 +268,7 @@ fn print_conditions(journal: &Journal) {
     let condition: Vec<_> = counts.iter().map(|(name, count)| format!("{count} × {name}")).collect();
     let grant_states: usize = journal.token_states.iter().map(|token_states| token_states.all().count() - 1).sum();
     println!("upstream: {}", condition.join(", "));
-    println!("{} versions of the catalogue, {grant_states} tokens revoked or restored", journal.version.all().count());
+    println!("{} versions of the catalogue, {grant_states} tokens revoked or restored", journal.versions.all().count());
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

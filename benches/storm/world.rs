@@ -203,7 +203,8 @@ impl World {
 /// The states of upstream over time.
 pub(crate) struct Journal {
     pub(crate) condition: Timeline<Condition>,
-    pub(crate) version: Timeline<u32>,
+    /// The versions of the catalogue, each by the moment at which it began.
+    pub(crate) versions: Timeline<Instant>,
     /// For each caller, whether its token is valid in its project.
     pub(crate) token_states: Vec<Timeline<bool>>,
 }
@@ -212,7 +213,7 @@ impl Journal {
     pub(crate) fn new(world: &World, now: Instant) -> Self {
         Self {
             condition: Timeline::new(Condition::Healthy, now),
-            version: Timeline::new(0, now),
+            versions: Timeline::new(now, now),
             token_states: world.callers.iter().map(|caller| Timeline::new(caller.project.is_some(), now)).collect(),
         }
     }

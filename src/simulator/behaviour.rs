@@ -28,7 +28,6 @@ pub(super) struct Behaviour {
     pub(super) headers: HeaderMap,
     /// Replaces the body of lists.
     pub(super) body: Option<Bytes>,
-    pub(super) version: u32,
     /// Whether lists contain the caller's project id.
     pub(super) include_project: bool,
     pub(super) send_etags: bool,

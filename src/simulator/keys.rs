@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderValue, Method};
@@ -128,9 +128,9 @@ impl Keys {
         }
     }
 
-    pub(super) fn restrict_view(&mut self, id: &str) {
+    pub(super) fn restrict_view(&mut self, id: &str, now: Instant) {
         if let Some(key) = self.known.get_mut(id) {
-            key.bearer.restricted_view = true;
+            key.bearer.restrict_view(now);
         }
     }
 

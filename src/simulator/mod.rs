@@ -3,10 +3,10 @@
 //!
 //! This file is the interface: it starts the services, issues credentials, injects failures and reads the request log.
 //!
-//! The product catalogue is generated and always the same. Checks of tokens, filters, paging and errors follow the
-//! services' documentation. The simulator has the product lists, availability zones and disks. On any other path of a
-//! service, with a valid credential, it echoes the body of the request. It verifies the signature of a request without
-//! a token, in the SDKs' usual scheme.
+//! The product catalogue is generated and the same in every run. It changes when a test says so, or at a given rate.
+//! Checks of tokens, filters, paging and errors follow the services' documentation. The simulator has the product
+//! lists, availability zones and disks. On any other path of a service, with a valid credential, it echoes the body of
+//! the request. It verifies the signature of a request without a token, in the SDKs' usual scheme.
 //!
 //! ```text
 //! server      listeners, and the path of a request
@@ -14,9 +14,11 @@
 //! log         the requests that were received      keys      access keys and their signatures
 //! products    the generated catalogue              errors    error responses
 //! more_lists  availability zones and disks         list      filters, paging, the JSON body
+//! changes     when the catalogue changes
 //! ```
 
 mod behaviour;
+mod changes;
 mod errors;
 mod keys;
 mod list;
@@ -31,7 +33,7 @@ mod tokens;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::uri::{Authority, Scheme};
@@ -46,6 +48,7 @@ use crate::random::Random;
 use crate::request::id::RequestIds;
 use crate::sync::{Mutex, MutexGuard};
 use behaviour::{Barrier, Behaviour};
+pub use changes::{ChangeUnit, Changes, History};
 pub use keys::IssuedKey;
 use keys::Keys;
 pub(crate) use log::RecordedRequest;
@@ -91,7 +94,8 @@ impl Simulator {
             behaviour: Mutex::default(),
             tokens: Mutex::new(Tokens::new(Random::System.key("tokens")?)),
             keys: Mutex::new(Keys::new(Random::System.key("access keys")?)),
-            date: Mutex::new(Arc::new(|| Clock::System.date())),
+            clock: Mutex::default(),
+            history: Mutex::default(),
             log: RequestLog::default(),
             ids: RequestIds::new(Random::System.key("request ids")?),
         });
@@ -213,8 +217,9 @@ impl Simulator {
 
     /// The next lists for this credential lack their first match, so that they differ from other callers' lists.
     pub fn restrict_view(&self, credential: &str) {
-        self.shared.state.tokens.lock().restrict_view(credential);
-        self.keys().restrict_view(credential);
+        let now = self.shared.state.now();
+        self.shared.state.tokens.lock().restrict_view(credential, now);
+        self.keys().restrict_view(credential, now);
     }
 
     fn set_state(&self, credential: &str, state: CredentialState) {
@@ -222,9 +227,10 @@ impl Simulator {
         self.keys().set_state(credential, state);
     }
 
-    /// Signatures are checked against this clock instead of the system's.
-    pub fn set_clock(&self, date: impl Fn() -> SystemTime + Send + Sync + 'static) {
-        *self.shared.state.date.lock() = Arc::new(date);
+    /// The clock of the catalogue's changes and of the dates of signatures, instead of the system's. Set it before
+    /// anything changes.
+    pub fn set_clock(&self, clock: Clock) {
+        *self.shared.state.clock.lock() = clock;
     }
 
     /// The number of rejected signatures since the start: wrong ones, and all of a locked key.
@@ -307,21 +313,9 @@ impl Simulator {
         self.behaviour().release(&Barrier::Target(target.to_owned()));
     }
 
-    /// The next lists are of a new version of the catalogue: each list with products changes.
-    pub fn change_catalogue(&self) {
-        self.behaviour().version += 1;
-    }
-
     /// The next lists contain the caller's project id, so that lists of different projects differ.
     pub fn include_project_in_lists(&self, on: bool) {
         self.behaviour().include_project = on;
-    }
-
-    /// The list that a request with this credential gets in a version of the catalogue, from 0. The state of the
-    /// credential is ignored. `None` if the path and query are not those of a list.
-    pub fn product_list(&self, token: &str, target: &str, headers: &HeaderMap, version: u32) -> Option<Bytes> {
-        let bearer = self.shared.state.tokens.lock().known(token).or_else(|| self.keys().known(token))?;
-        server::product_list(&self.shared.state, target, headers, &bearer, version)
     }
 
     /// The next lists have an `ETag`. Conditional requests that match it get 304.
@@ -357,6 +351,45 @@ impl Simulator {
 
     fn behaviour(&self) -> MutexGuard<'_, Behaviour> {
         self.shared.state.behaviour.lock()
+    }
+
+    // The catalogue and its history.
+
+    /// The next lists are of a new version of the catalogue: each list with products changes. Returns the moment of the
+    /// change.
+    pub fn change_catalogue(&self) -> Instant {
+        let mut history = self.shared.state.history.lock();
+        let now = self.shared.state.now();
+        history.change(now);
+        now
+    }
+
+    /// From now on, these lists change at random moments with this mean interval, in addition to all other changes. The
+    /// seed fixes the moments. `None`: no longer. An earlier rate of the same unit ends.
+    ///
+    /// # Panics
+    /// If the mean interval is zero.
+    pub fn change_catalogue_every(&self, unit: &ChangeUnit, mean: Option<Duration>, seed: u64) {
+        let mut history = self.shared.state.history.lock();
+        history.change_every(unit, mean, seed, self.shared.state.now());
+    }
+
+    /// When the list at this path and query changes for the first time after a moment. `None` if no change is planned,
+    /// or there is no such list.
+    pub fn next_change(&self, target: &str, after: Instant) -> Option<Instant> {
+        server::next_change(&self.shared.state, target, after)
+    }
+
+    /// The list that a request with this credential gets at this moment, past or future: with the changes and the
+    /// limited views of that moment. If several things happened while the clock stood still, it is the list after all
+    /// of them.
+    ///
+    /// It ignores injected behaviour and the state of the credential. Whether the list contains the project id
+    /// ([`include_project_in_lists`](Self::include_project_in_lists)) is as it is now. `None` if the path and query are
+    /// not those of a list.
+    pub fn product_list_at(&self, credential: &str, target: &str, headers: &HeaderMap, at: Instant) -> Option<Bytes> {
+        let bearer = self.shared.state.tokens.lock().known(credential).or_else(|| self.keys().known(credential))?;
+        server::product_list_at(&self.shared.state, target, headers, &bearer, at)
     }
 
     // The request log.

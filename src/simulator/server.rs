@@ -4,7 +4,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_TYPE, ETAG, Entry, IF_NONE_MATCH, SERVER, TRANSFER_ENCODING};
@@ -21,6 +21,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
 use super::behaviour::{Behaviour, Forced};
+use super::changes::History;
 use super::errors::{self, ErrorReply};
 use super::keys::{Keys, SignedRequest};
 use super::list::{self, ListContext};
@@ -28,9 +29,11 @@ use super::log::{RecordedRequest, RequestLog};
 use super::more_lists;
 use super::tokens::{Bearer, Tokens};
 use crate::catalogue::{Catalogue, Operation, Service};
+use crate::clock::Clock;
 use crate::request::X_REQUEST_ID;
 use crate::request::caller::has_token;
 use crate::request::id::RequestIds;
+use crate::request::query;
 use crate::request::route::{self, Route};
 use crate::signing::has_signature;
 use crate::sync::Mutex;
@@ -51,15 +54,20 @@ pub(super) struct SimulatorState {
     pub(super) behaviour: Mutex<Behaviour>,
     pub(super) tokens: Mutex<Tokens>,
     pub(super) keys: Mutex<Keys>,
-    pub(super) date: Mutex<Arc<dyn Fn() -> SystemTime + Send + Sync>>,
+    pub(super) clock: Mutex<Clock>,
+    pub(super) history: Mutex<History>,
     pub(super) log: RequestLog,
     pub(super) ids: RequestIds,
 }
 
 impl SimulatorState {
     pub(super) fn date(&self) -> SystemTime {
-        let date = Arc::clone(&self.date.lock());
-        date()
+        self.clock.lock().date()
+    }
+
+    /// The moment for the catalogue's changes.
+    pub(super) fn now(&self) -> Instant {
+        self.clock.lock().now()
     }
 }
 
@@ -179,12 +187,11 @@ fn list_products(
     if bearer.project_id != operation.template.project_id(head.uri.path()) {
         return Err(errors::OTHER_PROJECT);
     }
-    let (version, replacement, truncate) = {
+    let (replacement, truncate) = {
         let behaviour = state.behaviour.lock();
-        (behaviour.version, behaviour.body.clone(), behaviour.truncate)
+        (behaviour.body.clone(), behaviour.truncate)
     };
-    let view = ListContext { version, restricted: bearer.restricted_view, language: list::language(&head.headers) };
-    let own = list(operation, head.uri.query().unwrap_or_default(), view)?;
+    let own = list_at(state, operation, head.uri.path(), head.uri.query(), &head.headers, bearer, state.now())?;
     let body = replacement.unwrap_or_else(|| with_project(state, own, bearer));
     let tag = etag(state, &body);
     if tag.is_some() && head.headers.get(IF_NONE_MATCH) == tag.as_ref() {
@@ -198,22 +205,57 @@ fn list_products(
     Ok(response)
 }
 
-fn list(operation: &Arc<Operation>, query: &str, view: ListContext) -> Result<Bytes, ErrorReply> {
+/// The list for a caller at a moment, without what is injected.
+fn list_at(
+    state: &SimulatorState,
+    operation: &Arc<Operation>,
+    path: &str,
+    query: Option<&str>,
+    headers: &HeaderMap,
+    bearer: &Bearer,
+    at: Instant,
+) -> Result<Bytes, ErrorReply> {
+    let version = state.history.lock().version_at(&operation.name, &list_name(operation, path, query), at);
+    let view = ListContext { version, restricted: bearer.is_restricted(at), language: list::language(headers) };
+    let query = query.unwrap_or_default();
     more_lists::body(operation, query, view).map_or_else(|| list::body(operation, query, view), Ok)
 }
 
-/// The list for a caller at a path and query, in a version of the catalogue.
-pub(super) fn product_list(
+/// What identifies a list in the history. Equivalent queries have the same list.
+fn list_name(operation: &Operation, path: &str, query: Option<&str>) -> String {
+    let canonical = query::canonical(query, &operation.parameters);
+    format!("{path}?{}", canonical.as_deref().unwrap_or(query.unwrap_or_default()))
+}
+
+/// The operation, path and query of a list.
+fn read_target<'a>(
+    state: &'a SimulatorState,
+    target: &'a str,
+) -> Option<(&'a Arc<Operation>, &'a str, Option<&'a str>)> {
+    let (path, query) = target.split_once('?').map_or((target, None), |(path, query)| (path, Some(query)));
+    match route::find(&state.catalogue, &Method::GET, path) {
+        Route::Operation(operation, _) => Some((operation, path, query)),
+        _ => None,
+    }
+}
+
+/// The list for a caller at a path and query, at a moment.
+pub(super) fn product_list_at(
     state: &SimulatorState,
     target: &str,
     headers: &HeaderMap,
     bearer: &Bearer,
-    version: u32,
+    at: Instant,
 ) -> Option<Bytes> {
-    let (path, query) = target.split_once('?').unwrap_or((target, ""));
-    let Route::Operation(operation, _) = route::find(&state.catalogue, &Method::GET, path) else { return None };
-    let view = ListContext { version, restricted: bearer.restricted_view, language: list::language(headers) };
-    Some(with_project(state, list(operation, query, view).ok()?, bearer))
+    let (operation, path, query) = read_target(state, target)?;
+    let list = list_at(state, operation, path, query, headers, bearer, at).ok()?;
+    Some(with_project(state, list, bearer))
+}
+
+/// The first change of the list at a path and query after a moment.
+pub(super) fn next_change(state: &SimulatorState, target: &str, after: Instant) -> Option<Instant> {
+    let (operation, path, query) = read_target(state, target)?;
+    state.history.lock().next_change(&operation.name, &list_name(operation, path, query), after)
 }
 
 /// Adds the project id to a list, if that is switched on.

@@ -4,7 +4,7 @@ mod connections;
 
 use std::collections::HashSet;
 use std::net::TcpStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, SERVER, SET_COOKIE, TRANSFER_ENCODING};
@@ -16,14 +16,19 @@ use hyper_util::rt::TokioExecutor;
 use serde_json::Value;
 use tokio::task::JoinSet;
 
-use super::Simulator;
+use super::{ChangeUnit, Simulator};
 use crate::catalogue::Service;
 use crate::catalogue::Service::{AppStream, Workspace};
+use crate::clock::{Clock, ManualClock};
 use crate::request::caller::X_AUTH_TOKEN;
 
 const PRODUCTS: &str = "/v2/p/products";
 const SHARER: &str = "/v2/p/products/sharer";
 const V1: &str = "/v1/p/product";
+
+const MINUTE: Duration = Duration::from_secs(60);
+/// The smallest step of the clock.
+const TICK: Duration = Duration::from_nanos(1);
 
 struct Bench {
     simulator: Simulator,
@@ -36,6 +41,18 @@ impl Bench {
         let simulator = Simulator::start().await.unwrap();
         let token = simulator.token("p");
         Self { simulator, client: Client::builder(TokioExecutor::new()).build_http(), token }
+    }
+
+    /// With a clock that stands still.
+    async fn with_clock() -> (Self, ManualClock) {
+        let (bench, clock) = (Self::new().await, ManualClock::default());
+        bench.simulator.set_clock(Clock::Manual(clock.clone()));
+        (bench, clock)
+    }
+
+    /// What the usual token gets at a moment.
+    fn list_at(&self, target: &str, headers: &HeaderMap, at: Instant) -> Bytes {
+        self.simulator.product_list_at(&self.token, target, headers, at).unwrap()
     }
 
     async fn send(&self, service: Service, method: Method, target: &str, headers: &HeaderMap) -> Response<Bytes> {
@@ -308,30 +325,90 @@ async fn responses_can_be_delayed() {
 }
 
 #[tokio::test]
-async fn product_list_returns_what_is_sent() {
+async fn product_list_at_returns_what_is_sent() {
     let bench = Bench::new().await;
     let chinese = HeaderMap::from_iter([(HeaderName::from_static("x-language"), HeaderValue::from_static("zh-cn"))]);
     let mut shown = HashSet::new();
-    for (names_projects, version, narrow) in [(false, 0, false), (true, 1, false), (true, 2, true)] {
+    for (names_projects, changes, narrow) in [(false, false, false), (true, true, false), (true, true, true)] {
         bench.simulator.include_project_in_lists(names_projects);
-        if version > 0 {
+        if changes {
             bench.simulator.change_catalogue();
         }
         if narrow {
             bench.simulator.restrict_view(&bench.token);
         }
         for language in [&HeaderMap::new(), &chinese] {
-            let expected = bench.simulator.product_list(&bench.token, PRODUCTS, language, version).unwrap();
+            let expected = bench.list_at(PRODUCTS, language, Clock::System.now());
             let mut headers = with_token(&bench.token);
             headers.extend(language.clone());
             assert_eq!(bench.send(Workspace, Method::GET, PRODUCTS, &headers).await.body(), &expected);
             assert_eq!(expected.starts_with(br#"{"project_id":"p","#), names_projects);
-            assert!(shown.insert(expected), "{version}, {language:?}");
+            assert!(shown.insert(expected), "{changes}, {language:?}");
         }
     }
+    let now = Clock::System.now();
     for no_list in ["/v2/p/products?limit=101", "/v2/p/desktops", "/"] {
-        assert_eq!(bench.simulator.product_list(&bench.token, no_list, &HeaderMap::new(), 0), None);
+        assert_eq!(bench.simulator.product_list_at(&bench.token, no_list, &HeaderMap::new(), now), None);
     }
+}
+
+#[tokio::test]
+async fn a_list_changes_at_its_moment_and_its_past_is_known() {
+    let (bench, clock) = Bench::with_clock().await;
+    let now = || Clock::Manual(clock.clone()).now();
+    let (begin, plain) = (now(), HeaderMap::new());
+    let first = bench.body().await;
+    bench.simulator.change_catalogue_every(&ChangeUnit::List("ListProducts".to_owned()), Some(MINUTE), 1);
+    for round in 0..20 {
+        let before = bench.body().await;
+        let change = bench.simulator.next_change(PRODUCTS, now()).unwrap();
+        clock.advance(change - now() - TICK);
+        assert_eq!(bench.body().await, before, "{round}");
+        clock.advance(TICK);
+        let after = bench.body().await;
+        assert_ne!(after, before, "{round}");
+        assert_eq!(bench.list_at(PRODUCTS, &plain, change), after, "{round}");
+        assert_eq!(bench.list_at(PRODUCTS, &plain, change - TICK), before, "{round}");
+    }
+    assert_eq!(bench.list_at(PRODUCTS, &plain, begin), first);
+    assert!(now() - begin > 10 * MINUTE && now() - begin < 40 * MINUTE);
+    // Another list, the same list under another spelling, and a list of another operation.
+    let at = bench.simulator.next_change(PRODUCTS, now());
+    assert_ne!(bench.simulator.next_change("/v2/p/products?os_type=Linux", now()), at);
+    assert_eq!(bench.simulator.next_change("/v2/p/products?limit=100&offset=0", now()), at);
+    assert_eq!(bench.simulator.next_change(SHARER, now()), None);
+    assert_eq!(bench.get(Workspace, SHARER).await.body(), &bench.list_at(SHARER, &plain, begin));
+
+    bench.simulator.change_catalogue_every(&ChangeUnit::List("ListProducts".to_owned()), None, 0);
+    let last = bench.body().await;
+    clock.advance(60 * MINUTE);
+    assert_eq!(bench.body().await, last);
+    assert_eq!(bench.simulator.change_catalogue(), now());
+    assert_ne!(bench.body().await, last);
+}
+
+#[tokio::test]
+async fn one_caller_has_a_limited_view_since_it_was_restricted() {
+    let (bench, clock) = Bench::with_clock().await;
+    let (begin, plain, other) = (Clock::Manual(clock.clone()).now(), HeaderMap::new(), bench.simulator.token("p"));
+    let at = |token: &str, at| bench.simulator.product_list_at(token, PRODUCTS, &plain, at).unwrap();
+    let whole = bench.body().await;
+    clock.advance(MINUTE);
+    bench.simulator.restrict_view(&other);
+    let limited = bench.get_as(&other, Workspace, PRODUCTS).await.into_body();
+    assert_ne!(limited, whole);
+    assert_eq!(bench.body().await, whole);
+    for (moment, expected) in [(begin, &whole), (begin + MINUTE - TICK, &whole), (begin + MINUTE, &limited)] {
+        assert_eq!((&at(&other, moment), &at(&bench.token, moment)), (expected, &whole));
+    }
+    // Its lists change with those of the others.
+    bench.simulator.change_catalogue_every(&ChangeUnit::Catalogue, Some(MINUTE), 1);
+    let change = bench.simulator.next_change(PRODUCTS, begin + MINUTE).unwrap();
+    clock.advance(change - begin - MINUTE);
+    let changed = bench.get_as(&other, Workspace, PRODUCTS).await.into_body();
+    assert_eq!(at(&other, change), changed);
+    assert_eq!(at(&other, change - TICK), limited);
+    assert!(changed != limited && changed != bench.body().await);
 }
 
 #[tokio::test]

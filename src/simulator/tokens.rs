@@ -1,6 +1,7 @@
 //! The tokens that were issued, and their states.
 
 use std::collections::HashMap;
+use std::time::Instant;
 
 use http::HeaderMap;
 
@@ -26,13 +27,22 @@ pub(super) enum CredentialState {
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Bearer {
     pub(super) project_id: String,
-    /// Whether lists lack their first match.
-    pub(super) restricted_view: bool,
+    /// Since when lists lack their first match.
+    pub(super) restricted_since: Option<Instant>,
 }
 
 impl Bearer {
     pub(super) fn of(project_id: &str) -> Self {
-        Self { project_id: project_id.to_owned(), restricted_view: false }
+        Self { project_id: project_id.to_owned(), restricted_since: None }
+    }
+
+    pub(super) fn restrict_view(&mut self, now: Instant) {
+        self.restricted_since.get_or_insert(now);
+    }
+
+    /// Whether lists of this moment lack their first match.
+    pub(super) fn is_restricted(&self, at: Instant) -> bool {
+        self.restricted_since.is_some_and(|since| since <= at)
     }
 }
 
@@ -70,9 +80,9 @@ impl Tokens {
         }
     }
 
-    pub(super) fn restrict_view(&mut self, token: &str) {
+    pub(super) fn restrict_view(&mut self, token: &str, now: Instant) {
         if let Some(token) = self.known.get_mut(token) {
-            token.bearer.restricted_view = true;
+            token.bearer.restrict_view(now);
         }
     }
 

@@ -89,7 +89,7 @@ pub async fn all_are_answered_and_repeats_are_hits(sdk: Sdk, others: impl FnOnce
             for (call, (operation, _, path)) in calls.iter().zip(OPERATIONS) {
                 let context = format!("{}, {operation}, round {round}: {call:?}", client.name);
                 assert_eq!(call.status, 200, "{context}");
-                assert!(call.products == products(simulator, credential, path), "{context}");
+                assert!(call.products == products(&scene.world, credential, path), "{context}");
                 assert!(request_ids.insert(&call.headers["x-request-id"]), "{context}");
                 if !is_direct {
                     assert_eq!(call.is_hit(), !(proves && round == 0), "{context}");
@@ -107,9 +107,9 @@ pub async fn all_are_answered_and_repeats_are_hits(sdk: Sdk, others: impl FnOnce
 }
 
 /// The product ids that upstream shows.
-fn products(simulator: &Simulator, credential: &str, path: &str) -> Vec<String> {
+fn products(world: &World, credential: &str, path: &str) -> Vec<String> {
     let path = path.replace("PROJECT", PROJECT);
-    let list = simulator.product_list(credential, &path, &HeaderMap::new(), 0).unwrap();
+    let list = world.simulator.product_list_at(credential, &path, &HeaderMap::new(), world.now()).unwrap();
     let list: Value = serde_json::from_slice(&list).unwrap();
     let id = |product: &Value| product["product_id"].as_str().unwrap().to_owned();
     let ids: Vec<_> = list["products"].as_array().unwrap().iter().map(id).collect();

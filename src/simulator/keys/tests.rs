@@ -12,6 +12,7 @@ use serde::Deserialize;
 
 use super::*;
 use crate::catalogue::Service;
+use crate::clock::{Clock, ManualClock};
 use crate::request::caller::X_AUTH_TOKEN;
 use crate::signing::{X_SDK_CONTENT_SHA256, X_SECURITY_TOKEN, parse_date};
 use crate::simulator::Simulator;
@@ -260,8 +261,12 @@ async fn signed_requests_get_the_same_responses_as_tokens() {
         let empty = Payload::of(b"");
         let list = bench.send_signed(Method::GET, "/v2/p/products?os_type=Linux&limit=2", &empty, b"").await;
         assert_eq!(list.status(), StatusCode::OK);
-        let expected =
-            simulator.product_list(&bench.key.id, "/v2/p/products?os_type=Linux&limit=2", &HeaderMap::new(), 0);
+        let expected = simulator.product_list_at(
+            &bench.key.id,
+            "/v2/p/products?os_type=Linux&limit=2",
+            &HeaderMap::new(),
+            Clock::System.now(),
+        );
         assert_eq!(Some(list.body()), expected.as_ref());
         let seen = simulator.requests_seen().pop().unwrap();
         assert_eq!(seen.signature().unwrap().access, bench.key.id);
@@ -302,7 +307,8 @@ async fn a_signature_beside_a_token_is_ignored() {
         assert_eq!(bench.send(Method::GET, "/v2/p/products", alone, b"").await.status(), StatusCode::UNAUTHORIZED);
     }
     assert!(bench.simulator.is_locked("STRANGER"));
-    let later = crate::clock::Clock::System.date() + LOCKED_FOR;
-    bench.simulator.set_clock(move || later);
+    let clock = ManualClock::running();
+    clock.advance(LOCKED_FOR);
+    bench.simulator.set_clock(Clock::Manual(clock));
     assert!(!bench.simulator.is_locked("STRANGER"));
 }
