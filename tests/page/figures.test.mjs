@@ -64,12 +64,16 @@ function read(url, headers = {}) {
     });
 }
 
+const ESTIMATES = /^workspace_gateway_(stale_answers_|changes_per_hour)/;
+
 /** The gateway's series: names, labels and values. */
 class Metrics {
     constructor(text) {
-        this.text = text.split("\n").filter((line) => line.startsWith("workspace_gateway_")).join("\n");
+        const lines = text.split("\n").filter((line) => line.startsWith("workspace_gateway_"));
+        // Estimates change with time, not only with requests.
+        this.text = lines.filter((line) => !ESTIMATES.test(line)).join("\n");
         this.start = Number(/^process_start_time_seconds (.+)$/m.exec(text)?.[1]);
-        this.series = this.text.split("\n").map((line) => {
+        this.series = lines.join("\n").split("\n").map((line) => {
             const [, name, labels = "", value] = /^workspace_gateway_(\w+?)(?:\{(.*)\})? (\S+)$/.exec(line) ?? assert.fail(line);
             return { name, labels: Object.fromEntries([...labels.matchAll(/(\w+)="((?:[^"\\]|\\.)*)"/g)].map(([, key, text]) => [key, text])), value: Number(value) };
         });
@@ -147,6 +151,7 @@ function expected(name, metrics) {
         [/^unstored\./, () => metrics.sum("unstored_responses_total", { reason: last })],
         [/^bypasses\./, () => metrics.sum("bypasses_total", { reason: last })],
         [/^backoffs\./, () => metrics.sum("backoffs_total", { cause: last })],
+        [/^staleness\.\w+\.ttl_seconds$/, () => metrics.sum("ttl_seconds", { operation: rest[0] })],
         [/^version$/, () => [...metrics.values("build_info", "version")][0]],
     ];
     return rows.find(([what]) => what.test(name))?.[1]();
@@ -195,6 +200,11 @@ test("every figure is the same as in /metrics", async () => {
     for (const { name, value, text } of figures) {
         if (name === "uptime_seconds") {
             assert.ok(Math.abs(Date.now() / 1000 - metrics.start - value) < 10, `up ${value}`);
+            continue;
+        }
+        if (/^staleness\./.test(name) && !name.endsWith(".ttl_seconds")) {
+            // Estimates that were made at other moments. The demo sends too few requests for one.
+            assert.ok(value === null || value >= 0, `${name} is ${value}`);
             continue;
         }
         const wanted = name in NO_METRIC ? NO_METRIC[name] : expected(name, metrics);

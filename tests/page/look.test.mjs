@@ -16,6 +16,7 @@ after(() => browser.close());
 /** Unfolds everything. */
 async function unfold(tab) {
     await tab.page.locator("#results-details > summary").click();
+    await tab.page.locator("#staleness-by-project > summary").click();
     await tab.page.locator("#config > summary").click();
     await tab.until(() => document.getElementById("config-text").textContent !== "");
 }

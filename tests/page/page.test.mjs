@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { after, before, beforeEach, afterEach, test } from "node:test";
 
-import { HOSTILE, RESULTS, bypass, busy, entries, fresh, hostile, unknown } from "./fixtures/status.mjs";
+import { HOSTILE, RESULTS, bypass, busy, entries, fresh, hostile, measured, unknown } from "./fixtures/status.mjs";
 import { Gateway, PHONE, Tab, launch } from "./support.mjs";
 
 let browser, gateway, tab;
@@ -75,8 +75,8 @@ test("every figure on the page is that of the status, with all digits", async ()
     const flat = new Map(leaves(status));
     for (const { name, value, text } of figures.filter(({ name }) => name !== "entries.total")) {
         assert.ok(flat.has(name) || value === 0, name);
-        assert.deepEqual(value, flat.get(name) ?? 0, name);
-        if (Number.isInteger(value) && !/seconds|sum/.test(name)) {
+        assert.deepEqual(value, flat.has(name) ? flat.get(name) : 0, name);
+        if (Number.isInteger(value) && !/seconds|sum|ratio|lower|upper/.test(name)) {
             assert.equal(text, grouped(value), name);
         }
     }
@@ -118,6 +118,14 @@ function* leaves(value, path = []) {
             for (const { service, url, health, ...rest } of inner) {
                 yield* leaves(rest, ["upstream", service]);
             }
+        } else if (here.join(".") === "staleness") {
+            for (const { operation, projects, ...rest } of inner) {
+                yield* leaves(rest, [...here, operation]);
+                // The figures of a single project are those of the operation.
+                for (const { project, ...figures } of projects.length > 1 ? projects : []) {
+                    yield* leaves(figures, [...here, operation, "projects", project]);
+                }
+            }
         } else if (inner !== null && typeof inner === "object") {
             yield* leaves(inner, here);
         } else {
@@ -125,6 +133,82 @@ function* leaves(value, path = []) {
         }
     }
 }
+
+/** The texts of the cells of each row. */
+const cells = (table) => tab.page.locator(`${table} tbody tr`).evaluateAll((rows) => rows.map((row) => [...row.cells].map((cell) => cell.innerText.replaceAll("\n", " "))));
+
+test("stale answers are shown with their range, their changes and the TTL in force", async () => {
+    works();
+    await open();
+    await tab.state("live");
+    assert.deepEqual(await cells("#staleness-operations"), [
+        ["ListProducts", "0.42 % 0.21 % to 0.92 %", "1.7 one every 35 min", "5 min", "81,042"],
+        ["ListSharerProducts", "below 0.01 % 0 % to 0.31 %", "0.0057 one every 7.3 d", "1 h", "3,999"],
+        ["ListProduct", "unknown", "unknown", "5 min", "17"],
+    ]);
+    assert.ok(!(await isHidden("#staleness-unknown")));
+    assert.match(await tab.text("#staleness-unknown"), /^Unknown: there were too few responses of upstream/);
+    // Only the operation with several projects is shown by project.
+    assert.ok(await isHidden("#staleness-projects"));
+    await tab.page.locator("#staleness-by-project > summary").click();
+    assert.deepEqual(await cells("#staleness-projects"), [
+        ["ListProducts", "0123…cdef", "0.42 % 0.19 % to 1 %", "1.9 one every 32 min", "61,002"],
+        ["ListProducts", "89ab…4567", "0.41 % 0.03 % to 2 %", "0.6 one every 1.7 h", "20,039"],
+        ["ListProducts", "4444…8888", "unknown", "unknown", "1"],
+    ]);
+    assert.equal(await tab.text("#staleness-projects caption"), "By project, in the last hour");
+    // As soon as there is evidence for all operations, nothing is explained.
+    gateway.status = () => ({ ...busy(4010), staleness: busy().staleness.map((each) => ({ ...each, ...measured("", 20, [0, 0.25, 1], 60), projects: [] })) });
+    await tab.pass(2);
+    assert.deepEqual((await cells("#staleness-operations"))[2], ["ListProduct", "25 % 0 % to 100 %", "60 one every 1 min", "5 min", "20"]);
+    assert.ok(await isHidden("#staleness-unknown"));
+    assert.ok(await isHidden("#staleness-by-project"));
+    // After a restart nothing is known again.
+    gateway.status = () => fresh();
+    await tab.pass(2);
+    assert.ok(await isHidden("#staleness-operations"));
+    assert.ok(await isHidden("#staleness-unknown"));
+    assert.ok(!(await isHidden("#no-staleness")));
+    assert.equal(await tab.text("#no-staleness"), "Nothing was answered from memory in the last hour.");
+    // An operation without answers beside others.
+    gateway.status = () => ({ ...busy(9), staleness: [busy().staleness[0], fresh().staleness[1]] });
+    await tab.pass(2);
+    assert.deepEqual((await cells("#staleness-operations"))[1], ["ListSharerProducts", "no answers", "unknown", "5 min", "0"]);
+    assert.ok(await isHidden("#no-staleness"));
+});
+
+test("at most ten projects are shown, those with most answers", async () => {
+    const projects = Array.from({ length: 30 }, (_, index) => measured(`${1000 + (index % 20)}…0000`, index, [0, 0.01, 0.02], 2));
+    gateway.status = () => ({ ...busy(), staleness: [{ ...busy().staleness[0], projects }, { ...busy().staleness[2], projects: projects.slice(25) }] });
+    await open();
+    await tab.state("live");
+    await tab.page.locator("#staleness-by-project > summary").click();
+    const rows = await cells("#staleness-projects");
+    assert.deepEqual(rows.map((row) => row.at(-1)), ["29", "29", "28", "28", "27", "27", "26", "26", "25", "25"]);
+    assert.deepEqual(rows.slice(0, 2).map(([operation, project]) => [operation, project]), [["ListProducts", "1009…0000"], ["ListProduct", "1009…0000"]]);
+    assert.equal(await tab.text("#staleness-projects caption"), "By project, in the last hour: the 10 with most answers");
+    // Shortened ids may be equal.
+    gateway.status = () => ({ ...busy(), staleness: [{ ...busy().staleness[0], projects: [projects[1], projects[21]] }] });
+    await tab.pass(2);
+    assert.deepEqual((await cells("#staleness-projects")).map((row) => row.at(-1)), ["21", "1"]);
+});
+
+test("a gateway that does not measure stale answers has no panel for them", async () => {
+    gateway.status = () => {
+        const { staleness, ...older } = busy();
+        return older;
+    };
+    await open();
+    await tab.state("live");
+    assert.ok(await isHidden("#staleness"));
+    // A newer one may have no operation.
+    gateway.status = () => ({ ...busy(4800), staleness: [] });
+    await tab.pass(2);
+    assert.ok(!(await isHidden("#no-staleness")));
+    assert.equal(await tab.text("#no-staleness"), "Nothing was answered from memory in the last hour.");
+    assert.ok(await isHidden("#staleness-operations"));
+    assert.ok(!(await tab.text("main")).match(/NaN|undefined|null|Infinity/));
+});
 
 test("charts show rates and percentiles of the last two seconds", async () => {
     const statuses = [busy(4000), busy(4000), busy(4002)];
@@ -517,9 +601,9 @@ test("for screen readers there are landmarks, headings in order, and tables with
     await tab.state("live");
     await tab.page.locator("#results-details > summary").click();
     const captions = await tab.page.locator("table").evaluateAll((all) => all.map((table) => table.caption?.textContent));
-    assert.deepEqual(captions, ["By result, since the start", "By operation", "Entries"]);
+    assert.deepEqual(captions, ["By result, since the start", "By operation", "By operation, in the last hour", "By project, in the last hour", "Entries"]);
     const headings = await tab.page.locator("#content h2").allTextContents();
-    assert.deepEqual(headings, ["Is it helping?", "Requests", "In the cache", "Callers", "Upstream", "Events", "Configuration"]);
+    assert.deepEqual(headings, ["Is it helping?", "Requests", "Stale answers", "In the cache", "Callers", "Upstream", "Events", "Configuration"]);
     for (const name of headings) {
         assert.equal(await tab.page.getByRole("region", { name, exact: true }).count(), 1, name);
     }
@@ -557,7 +641,7 @@ test("Tab reaches everything in reading order, and the focus is visible", async 
     }
     assert.deepEqual(
         reached.map(({ name }) => name),
-        ["pause", "rate-chart", "latency-chart", "results-details", "cache-scroll", ...Array(8).fill("entries"), "config"],
+        ["pause", "rate-chart", "latency-chart", "results-details", "staleness-by-project", "cache-scroll", ...Array(8).fill("entries"), "config"],
     );
     const tops = reached.map(({ top }) => top);
     assert.deepEqual(tops, [...tops].sort((one, other) => one - other));

@@ -12,6 +12,9 @@ function count(value) {
     return grouped.format(value);
 }
 
+/** A number of which two digits matter. */
+const about = new Intl.NumberFormat("en", { maximumSignificantDigits: 2 });
+
 /** A fraction as a percentage. It is never rounded up to 100 % or down to 0 %. */
 function ratio(value) {
     const percent = value * 100;
@@ -19,6 +22,15 @@ function ratio(value) {
         return `${(Math.floor(percent * 1000) / 1000).toFixed(3)} %`;
     }
     return percent > 0 && percent < 0.1 ? "below 0.1 %" : `${decimal(1).format(percent)} %`;
+}
+
+/** A small fraction as a percentage, with two digits below 1 %. */
+function share(value) {
+    const percent = value * 100;
+    if (percent === 0 || percent >= 1) {
+        return ratio(value);
+    }
+    return percent < 0.01 ? "below 0.01 %" : `${about.format(percent)} %`;
 }
 
 /** A short time with its unit: 42 µs, 1.3 ms, 2.1 s. */
@@ -50,6 +62,12 @@ function span(seconds) {
         return whole > 0 ? `${count(whole)} ${unit}` : "";
     });
     return sign + parts.filter(Boolean).join(" ");
+}
+
+/** An estimated time, with two digits: 35 min, 1.7 h. */
+function roughly(seconds) {
+    const [unit, length] = SPANS.find(([, length]) => seconds >= length) ?? ["s", 1];
+    return `${about.format(seconds / length)} ${unit}`;
 }
 
 /** In whole seconds, for text that changes every second. */
@@ -90,6 +108,8 @@ const AS = {
     text: String,
     count,
     ratio,
+    share,
+    frequency: (value) => about.format(value),
     span,
     seconds: (value) => `${decimal(value < 1 ? 6 : 3).format(value)} s`,
 };

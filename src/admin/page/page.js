@@ -166,6 +166,7 @@ function render(status) {
     tally(byId("bypasses"), "bypasses", counted(status.bypasses));
     tally(byId("signatures"), "callers.signatures", counted(status.callers.signatures, "verified"));
     tally(byId("backoffs"), "backoffs", status.backoffs);
+    showStaleness(status.staleness);
     showUpstream(status.upstream);
     showEvents(status.events);
     const { count: hits, sum: hitSeconds } = status.latency.hits;

@@ -73,6 +73,91 @@ function showResults(requests) {
     table.hidden = byName.size === 0;
 }
 
+/** How many projects the table of stale answers has at most. */
+const MOST_PROJECTS = 10;
+
+/** The columns of the tables of stale answers, and how a cell shows the figure of its key. */
+const STALENESS = [
+    { key: "ratio", name: "Stale answers" },
+    { key: "changes_per_hour", name: "Changes per hour", as: "frequency" },
+    { key: "ttl_seconds", name: "TTL in force", as: "span" },
+    { key: "answers", name: "Answers from memory", as: "count" },
+];
+
+/** How often answers from memory differ from upstream's. A gateway of an older version does not say it. */
+function showStaleness(operations) {
+    byId("staleness").hidden = operations === undefined;
+    if (operations === undefined) {
+        return;
+    }
+    const isIdle = operations.every(({ answers }) => answers === 0);
+    const byOperation = isIdle ? [] : operations.map((each) => [each.operation, `staleness.${each.operation}`, each]);
+    fillStaleness(byId("staleness-operations"), ["Operation"], STALENESS, numbered(byOperation));
+    byId("staleness-unknown").hidden = isIdle || operations.every(({ ratio, changes_per_hour: changes }) => ratio !== null && changes !== null);
+    byId("no-staleness").hidden = !isIdle;
+
+    const projects = operations.filter((each) => !isIdle && each.projects.length > 1).flatMap(({ operation, projects }) =>
+        projects.map((each) => [`${operation} ${each.project}`, `staleness.${operation}.projects.${each.project}`, { operation, ...each }]));
+    const shown = [...projects].sort(([, , one], [, , other]) => other.answers - one.answers).slice(0, MOST_PROJECTS);
+    byId("staleness-by-project").hidden = shown.length === 0;
+    const table = byId("staleness-projects");
+    say(table.caption, `By project, in the last hour${shown.length < projects.length ? `: the ${shown.length} with most answers` : ""}`);
+    fillStaleness(table, ["Operation", "Project"], STALENESS.filter(({ key }) => key !== "ttl_seconds"), numbered(shown));
+}
+
+/** Figures by a key of their own, even if names are equal: ids of projects are shortened. */
+function numbered(named) {
+    const times = new Map();
+    return new Map(named.map(([name, prefix, figures]) => {
+        times.set(name, (times.get(name) ?? 0) + 1);
+        return [`${name} ${times.get(name)}`, { prefix, figures }];
+    }));
+}
+
+function fillStaleness(table, names, columns, byKey) {
+    const header = table.tHead.rows[0];
+    if (header.cells.length === 0) {
+        header.append(...names.map((name) => element("th", { scope: "col", role: "columnheader" }, name)),
+            ...columns.map(({ name }) => element("th", { scope: "col", role: "columnheader", class: "num" }, name)));
+    }
+    keep(
+        table.tBodies[0],
+        [...byKey.keys()],
+        (key) => stalenessRow(names, columns, byKey.get(key)),
+        (row, key) => updateStaleness(row, byKey.get(key).figures),
+    );
+    table.hidden = byKey.size === 0;
+}
+
+function stalenessRow(names, columns, { prefix, figures }) {
+    const place = (key, as, none = "unknown") => element("span", { "data-figure": `${prefix}.${key}`, "data-as": as, "data-at": key, "data-none": none });
+    const cells = columns.map(({ key, name, as }) => {
+        const cell = element("td", { role: "cell", class: `num ${key}`, "data-label": name }, key === "ratio" ? place(key, "share") : place(key, as));
+        if (key === "ratio") {
+            add(cell, element("span", { class: "note range" }, place("lower", "share"), " to ", place("upper", "share")));
+        } else if (key === "changes_per_hour") {
+            add(cell, element("span", { class: "note range" }, "one every ", element("span", { class: "interval" })));
+        }
+        return cell;
+    });
+    const words = names.map((name, index) =>
+        element(index === 0 ? "th" : "td", { role: index === 0 ? "rowheader" : "cell", class: name.toLowerCase(), ...(index === 0 ? { scope: "row" } : {}) }, figures[name.toLowerCase()]));
+    return element("tr", { role: "row" }, ...words, ...cells);
+}
+
+function updateStaleness(row, figures) {
+    const { ratio, changes_per_hour: changes, answers } = figures;
+    const share = row.querySelector("[data-at='ratio']");
+    share.dataset.none = answers === 0 ? "no answers" : "unknown";
+    for (const place of row.querySelectorAll("[data-at]")) {
+        show(place, figures[place.dataset.at]);
+    }
+    share.parentElement.querySelector(".range").hidden = ratio === null;
+    const interval = row.querySelector(".interval");
+    interval.parentElement.hidden = changes === null || changes === 0;
+    say(interval, changes > 0 ? roughly(3600 / changes) : "");
+}
+
 const STATES = {
     fresh: ["●", "fresh"],
     revalidate: ["◐", "stale, served while it is refreshed"],
