@@ -12,8 +12,14 @@ pub mod cache {
     pub mod second_tier {
         pub use crate::cache::second_tier::SecondTier;
     }
+    pub mod divergence {
+        pub use crate::cache::divergence::Observation;
+    }
+    pub mod staleness {
+        pub use crate::cache::staleness::{AnswerCounters, Answers, StaleAnswers, Staleness};
+    }
     pub mod store {
-        pub use crate::cache::store::PurgeSelection;
+        pub use crate::cache::store::{CacheKey, PurgeSelection};
     }
     pub mod unstorable {
         pub use crate::cache::unstorable::Unstorable;
@@ -49,7 +55,7 @@ pub mod random {
 pub mod request {
     pub use crate::request::BypassReason;
     pub mod caller {
-        pub use crate::request::caller::{Callers, X_AUTH_TOKEN, token};
+        pub use crate::request::caller::{Caller, Callers, X_AUTH_TOKEN, token};
     }
     pub mod condition {
         pub use crate::request::condition::{Validator, is_current};

@@ -14,7 +14,7 @@ pub(crate) type Digest = [u8; 32];
 
 /// A caller's response.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Observation {
+pub struct Observation {
     pub digest: Digest,
     pub caller: Caller,
     /// When the request was sent.

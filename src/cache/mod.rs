@@ -16,5 +16,6 @@ pub(crate) mod lifetime;
 pub(crate) mod lru_map;
 pub(crate) mod miss;
 pub(crate) mod second_tier;
+pub(crate) mod staleness;
 pub(crate) mod store;
 pub(crate) mod unstorable;

@@ -1,0 +1,314 @@
+//! The looks at one cache key: which digest upstream's response had, and until when. Decides which differences count
+//! as changes.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::answers::AnswerCounters;
+use super::settled::Settled;
+use crate::request::caller::Caller;
+
+/// The most runs of a key.
+pub(super) const MAX_RUNS: usize = 64;
+/// The most responses of a run whose answers are not settled.
+const MAX_UNSETTLED: usize = 8;
+/// The most callers of a scope that are known to be odd.
+const MAX_ODD: usize = 16;
+/// How long an odd caller is remembered after it was last seen to be odd, in seconds.
+const ODD_FOR: f64 = 24.0 * 3600.0;
+/// After this time without a look by another caller, an odd caller's looks count again. In seconds.
+const ALONE_AFTER: f64 = 3600.0;
+
+/// A successful response of upstream to a call for a cache key. Times are in seconds.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Look {
+    pub(super) digest: u64,
+    pub(super) caller: Caller,
+    pub(super) sent: f64,
+    pub(super) received: f64,
+}
+
+/// A stored response, and the answers that are made from it.
+#[derive(Clone, Debug)]
+pub(super) struct StoredResponse {
+    pub(super) sent: f64,
+    pub(super) counters: Arc<AnswerCounters>,
+}
+
+/// The callers of a run: two of them, and whether there are more.
+#[derive(Clone, Debug)]
+struct RunCallers {
+    first: Caller,
+    second: Option<Caller>,
+    are_more: bool,
+}
+
+impl RunCallers {
+    fn add(&mut self, caller: Caller) {
+        if self.has(caller) {
+            return;
+        }
+        self.are_more = self.second.is_some();
+        self.second.get_or_insert(caller);
+    }
+
+    fn has(&self, caller: Caller) -> bool {
+        self.first == caller || self.second == Some(caller)
+    }
+
+    /// The caller, if there is only one.
+    fn only(&self) -> Option<Caller> {
+        self.second.is_none().then_some(self.first)
+    }
+}
+
+/// Consecutive looks with one digest.
+#[derive(Clone, Debug)]
+pub(super) struct Run {
+    digest: u64,
+    looks: u32,
+    callers: RunCallers,
+    /// When the first response was received, and the last request was sent.
+    pub(super) first_received: f64,
+    pub(super) last_sent: f64,
+    /// The responses since the last look that has confirmed the earlier ones.
+    pub(super) unsettled: Vec<StoredResponse>,
+}
+
+impl Run {
+    fn settle(&mut self, settled: &mut Settled) {
+        for response in self.unsettled.drain(..) {
+            settled.add(response.sent, &response.counters);
+        }
+    }
+
+    fn push(&mut self, response: StoredResponse) {
+        if self.unsettled.len() == MAX_UNSETTLED {
+            // It is not known whether its answers were right, so they do not count.
+            self.unsettled.remove(0);
+        }
+        self.unsettled.push(response);
+    }
+}
+
+/// Callers of a scope that see something else than the others: a limited view, or bodies that always differ.
+#[derive(Debug, Default)]
+pub(super) struct OddCallers(Vec<(Caller, f64)>);
+
+impl OddCallers {
+    fn mark(&mut self, caller: Caller, now: f64) {
+        self.0.retain(|(odd, until)| *odd != caller && *until > now);
+        if self.0.len() == MAX_ODD {
+            self.0.remove(0);
+        }
+        self.0.push((caller, now + ODD_FOR));
+    }
+
+    fn contains(&self, caller: Caller, now: f64) -> bool {
+        self.0.iter().any(|(odd, until)| *odd == caller && *until > now)
+    }
+}
+
+/// How many differences a scope has had, and how many of them were none in the end.
+#[derive(Debug, Default)]
+pub(super) struct Differences {
+    all: f64,
+    retracted: f64,
+}
+
+impl Differences {
+    /// The probability that a new difference is a change.
+    pub(super) fn reliability(&self) -> f64 {
+        (self.all - self.retracted + 1.0).max(0.0) / (self.all + 2.0)
+    }
+
+    fn add(&mut self, retracted: usize) {
+        if self.all >= 100.0 {
+            (self.all, self.retracted) = (self.all / 2.0, self.retracted / 2.0);
+        }
+        if retracted == 0 {
+            self.all += 1.0;
+        } else {
+            self.retracted += retracted as f64;
+        }
+    }
+}
+
+/// The runs of a key, oldest first. No digest has two of them.
+#[derive(Debug, Default)]
+pub(super) struct KeyHistory {
+    pub(super) runs: VecDeque<Run>,
+}
+
+/// What is known about a key between two looks.
+pub(super) enum Span<'h> {
+    Unchanged {
+        from: f64,
+        to: f64,
+    },
+    /// It has changed at least once. The answers of these responses are doubtful.
+    Changed {
+        from: f64,
+        to: f64,
+        responses: Vec<&'h StoredResponse>,
+    },
+    /// Nothing is known after `from`.
+    Pending {
+        from: f64,
+        responses: Vec<&'h StoredResponse>,
+    },
+}
+
+impl KeyHistory {
+    pub(super) fn look(
+        &mut self,
+        look: Look,
+        counters: Arc<AnswerCounters>,
+        odd_callers: &mut OddCallers,
+        differences: &mut Differences,
+        settled: &mut Settled,
+    ) {
+        let response = StoredResponse { sent: look.sent, counters };
+        let is_odd = odd_callers.contains(look.caller, look.sent);
+        if is_odd && self.runs.back().is_some_and(|last| look.sent - last.last_sent > ALONE_AFTER) {
+            self.runs.clear();
+        }
+        let count = self.runs.len();
+        match self.runs.iter().rposition(|run| run.digest == look.digest) {
+            Some(index) => {
+                if index + 1 < count && self.is_returner_odd(index, look, odd_callers) {
+                    self.remove(index);
+                    return self.ignore(response);
+                }
+                if index + 1 < count {
+                    differences.add(count - index - 1);
+                }
+                // What was seen between was no change, because upstream's answer is what it was before.
+                for mut run in self.runs.drain(index + 1..) {
+                    run.settle(settled);
+                }
+                let run = &mut self.runs[index];
+                run.settle(settled);
+                run.looks += 1;
+                run.callers.add(look.caller);
+                run.last_sent = look.sent;
+                run.push(response);
+            }
+            None if is_odd && count > 0 => self.ignore(response),
+            None => {
+                if count > 0 {
+                    differences.add(0);
+                }
+                self.runs.push_back(Run {
+                    digest: look.digest,
+                    looks: 1,
+                    callers: RunCallers { first: look.caller, second: None, are_more: false },
+                    first_received: look.received,
+                    last_sent: look.sent,
+                    unsettled: vec![response],
+                });
+            }
+        }
+    }
+
+    /// The digest of a run has returned. Finds out who sees something else than the others, if it is one caller. Returns
+    /// whether it is the caller of this look.
+    fn is_returner_odd(&self, index: usize, look: Look, odd_callers: &mut OddCallers) -> bool {
+        let returned = &self.runs[index].callers;
+        let mut between = self.runs.range(index + 1..);
+        let first = between.next().map(|run| &run.callers);
+        let one = first.and_then(RunCallers::only).filter(|one| between.all(|run| run.callers.only() == Some(*one)));
+        match (one, returned.only()) {
+            // Both were seen by one caller: upstream has changed and has changed back.
+            (Some(one), Some(other)) if one == other && one == look.caller => false,
+            (Some(one), _) => {
+                odd_callers.mark(one, look.sent);
+                false
+            }
+            (None, Some(one)) if one == look.caller => {
+                odd_callers.mark(one, look.sent);
+                true
+            }
+            (None, _) => false,
+        }
+    }
+
+    /// Removes a run. Its answers are judged with those of the run before.
+    fn remove(&mut self, index: usize) {
+        let removed = self.runs.remove(index);
+        if let (Some(removed), Some(before)) =
+            (removed, index.checked_sub(1).and_then(|index| self.runs.get_mut(index)))
+        {
+            removed.unsettled.into_iter().for_each(|response| before.push(response));
+        }
+    }
+
+    /// Ignores a look. The answers that are made from its response are judged with those of the last run.
+    fn ignore(&mut self, response: StoredResponse) {
+        if let Some(last) = self.runs.back_mut() {
+            last.push(response);
+        }
+    }
+
+    /// Forgets runs that ended before a time, and the oldest ones beyond a number, but not the last one. Returns until
+    /// when looks are missing because there were too many.
+    pub(super) fn limit(&mut self, most: usize, time: f64) -> Option<f64> {
+        while self.runs.len() > 1 && self.runs[1].first_received < time {
+            self.runs.pop_front();
+        }
+        let surplus = self.runs.len().saturating_sub(most);
+        self.runs.drain(..surplus);
+        self.runs.front().filter(|_| surplus > 0).map(|first| first.first_received)
+    }
+
+    pub(super) fn first_look(&self) -> f64 {
+        self.runs.front().map_or(0.0, |first| first.first_received)
+    }
+
+    pub(super) fn last_look(&self) -> Option<f64> {
+        self.runs.back().map(|last| last.last_sent)
+    }
+
+    /// Whether there are differences that no second look has confirmed yet.
+    pub(super) fn is_suspected(&self) -> bool {
+        (1..self.runs.len()).any(|index| !self.is_confirmed(index))
+    }
+
+    /// Whether a second look has confirmed the change to this run: one by another caller, or one by a caller that has
+    /// seen what was before.
+    fn is_confirmed(&self, index: usize) -> bool {
+        let run = &self.runs[index];
+        let Some(one) = run.callers.only() else {
+            return true;
+        };
+        run.looks > 1 && self.runs.range(..index).any(|before| before.callers.has(one))
+            || self.runs.range(index + 1..).any(|after| after.callers.only() != Some(one))
+    }
+
+    /// The number of looks in the runs.
+    pub(super) fn looks(&self) -> f64 {
+        self.runs.iter().map(|run| f64::from(run.looks)).sum()
+    }
+
+    /// What the looks say. `counts_all`: whether differences count that no second look has confirmed yet.
+    pub(super) fn spans(&self, counts_all: bool) -> Vec<Span<'_>> {
+        let mut spans = Vec::with_capacity(2 * self.runs.len());
+        let Some(first) = self.runs.front() else {
+            return spans;
+        };
+        let mut current = first;
+        let mut responses: Vec<_> = first.unsettled.iter().collect();
+        for (index, run) in self.runs.iter().enumerate().skip(1) {
+            if counts_all || self.is_confirmed(index) {
+                spans.push(Span::Unchanged { from: current.first_received, to: current.last_sent });
+                let responses = std::mem::take(&mut responses);
+                spans.push(Span::Changed { from: current.last_sent, to: run.first_received, responses });
+                current = run;
+            }
+            responses.extend(&run.unsettled);
+        }
+        spans.push(Span::Unchanged { from: current.first_received, to: current.last_sent });
+        spans.push(Span::Pending { from: current.last_sent, responses });
+        spans
+    }
+}
