@@ -39,6 +39,7 @@ mod remembered;
 mod role;
 mod second_tier;
 mod settle;
+mod staleness;
 #[cfg(test)]
 mod tests;
 mod upstream_setup;

@@ -47,7 +47,7 @@ fn reading_a_request_is_pure() {
 #[test]
 fn freshness_takes_the_time_as_an_argument() {
     must_not_name(
-        &["cache/freshness.rs", "cache/lifetime.rs", "cache/backoffs.rs", "cache/admission.rs", "cache/body.rs"],
+        &["cache/freshness.rs", "cache/lifetime.rs", "cache/backoffs.rs", "cache/admission.rs", "cache/body.rs", "cache/staleness"],
         &["tokio", "hyper", "crate::clock", "moka"],
         &[],
     );
@@ -262,7 +262,7 @@ fn steps_of_the_path_do_not_call_each_other() {
     let parts = ["memory", "look_up", "caller_class", "fetcher", "observer", "active_config", "upstream_setup"];
     let values = ["connection", "cache_request", "role", "fetch_result"];
     // These call the steps, or are about the gateway as a whole.
-    let callers = ["fetch", "background", "forward", "assemble", "reload", "remembered", "probe"];
+    let callers = ["fetch", "background", "forward", "assemble", "reload", "remembered", "probe", "staleness"];
     let files = neighbours().remove("gateway").unwrap();
     for step in files.keys().filter(|file| !callers.contains(&file.as_str())) {
         let others = files[step].iter().filter(|named| ![&parts[..], &values].concat().contains(&named.as_str()));

@@ -102,7 +102,7 @@ impl<'w> SimulatedGateway<'w> {
             grants: vec![f64::NEG_INFINITY; load.callers],
             responses: 0,
             last_hour: VecDeque::new(),
-            staleness: Staleness::new(begin),
+            staleness: Staleness::default(),
             answers: 0,
             wrong: 0,
             expected_wrong: 0.0,

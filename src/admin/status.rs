@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use http::StatusCode;
@@ -12,7 +13,8 @@ use serde::Serialize;
 use strum::VariantArray;
 
 use super::{Page, json};
-use crate::catalogue::Service;
+use crate::cache::staleness::{Answers, OperationStaleness};
+use crate::catalogue::{Operation, Service};
 use crate::config::Mode;
 use crate::gateway::{ActiveConfig, Gateway};
 use crate::telemetry::events::RecordedEvent;
@@ -39,6 +41,7 @@ struct Status {
     cache: CacheSummary,
     memory: MemorySummary,
     callers: CallersSummary,
+    staleness: Vec<StalenessSummary>,
     upstream: Vec<UpstreamSummary>,
     misses: Counts,
     unstored: Counts,
@@ -111,6 +114,34 @@ struct CallersSummary {
     proofs: Counts,
     denials: Counts,
     signatures: Counts,
+}
+
+/// The answers from memory in the last hour that differed from upstream's.
+#[derive(Serialize)]
+struct StalenessSummary {
+    operation: String,
+    #[serde(flatten)]
+    all: AnswersSummary,
+    ttl_seconds: f64,
+    /// Those with the most answers come first.
+    projects: Vec<ProjectAnswers>,
+}
+
+#[derive(Serialize)]
+struct ProjectAnswers {
+    project: String,
+    #[serde(flatten)]
+    all: AnswersSummary,
+}
+
+/// `ratio` and the ends of its interval are `None` while there is too little evidence.
+#[derive(Serialize)]
+struct AnswersSummary {
+    answers: u64,
+    ratio: Option<f64>,
+    lower: Option<f64>,
+    upper: Option<f64>,
+    changes_per_hour: Option<f64>,
 }
 
 #[derive(Serialize)]
@@ -194,6 +225,7 @@ fn status(gateway: &Gateway, proxy: SocketAddr) -> Status {
             denials: by(&metrics.denials, "source"),
             signatures: by(&metrics.signatures, "result"),
         },
+        staleness: gateway.staleness().into_iter().map(staleness).collect(),
         upstream: active.catalogue().services().map(|service| upstream(gateway, &active, service)).collect(),
         misses: by(&metrics.misses, "reason"),
         unstored: by(&metrics.unstored, "reason"),
@@ -226,6 +258,26 @@ fn savings(series: &RequestSeries) -> SavingsSummary {
 fn operation(series: &RequestSeries, operation: String) -> OperationResults {
     let results = series.requests.by("result", &[("operation", &operation)]);
     OperationResults { operation, results }
+}
+
+fn staleness((operation, known, ttl): (Arc<Operation>, OperationStaleness, Duration)) -> StalenessSummary {
+    let projects = known.projects.into_iter();
+    StalenessSummary {
+        operation: operation.name.to_string(),
+        all: answers(known.all),
+        ttl_seconds: ttl.as_secs_f64(),
+        projects: projects.map(|(project, all)| ProjectAnswers { project, all: answers(all) }).collect(),
+    }
+}
+
+fn answers(known: Answers) -> AnswersSummary {
+    AnswersSummary {
+        answers: known.answers.round() as u64,
+        ratio: known.stale.map(|stale| stale.ratio),
+        lower: known.stale.map(|stale| stale.lower),
+        upper: known.stale.map(|stale| stale.upper),
+        changes_per_hour: known.changes_per_hour,
+    }
 }
 
 /// Of requests for operations that were answered from memory or by a call for the cache.

@@ -12,6 +12,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use super::divergence::Observations;
 use super::freshness::{FreshnessInfo, Lifetime};
 use super::lifetime;
+use super::staleness::AnswerCounters;
 use crate::budget::{Budget, Charge, Purpose};
 use crate::request::condition::Validator;
 use crate::request::copied;
@@ -107,6 +108,8 @@ pub struct Entry {
     pub(super) observations: Observations,
     /// How many times this entry or an earlier one for the same request was sent.
     pub(super) hits: Arc<AtomicU64>,
+    /// The answers that are made from this entry, by age.
+    answers: Arc<AnswerCounters>,
 }
 
 /// The parts of an entry before it is known who may see it.
@@ -167,6 +170,7 @@ impl EntryBuilder {
             shareable(&head).map(|(name, value)| (name.clone(), value.clone())).collect()
         };
         head.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
+        let answers = AnswerCounters::new(freshness_info.lifetime.ttl.saturating_sub(freshness_info.initial_age));
         let removal_charge = Arc::<OnceLock<Charge>>::default();
         Entry {
             head_text: head_text(status, &head),
@@ -181,6 +185,7 @@ impl EntryBuilder {
             is_validation_disabled: AtomicBool::new(false),
             observations: Observations::default(),
             hits: Arc::default(),
+            answers: Arc::new(answers),
         }
     }
 }
@@ -229,8 +234,13 @@ impl Entry {
     }
 
     /// Counts a hit.
-    pub fn hit(&self) {
+    pub fn hit(&self, now: Instant) {
+        self.answers.add(now.saturating_duration_since(self.freshness_info.sent));
         self.hits.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn answers(&self) -> &Arc<AnswerCounters> {
+        &self.answers
     }
 
     /// The hits of this entry and of the entries that it replaced.
@@ -283,7 +293,7 @@ impl Entry {
     pub fn size(&self) -> usize {
         let values: usize = self.head.values().map(|value| TEXT + value.len()).sum();
         let validator = self.validator.as_ref().map_or(0, |validator| TEXT + validator.header().1.len());
-        let fixed = size_of::<Self>() + self.head.capacity() * FIELD + TEXT;
+        let fixed = size_of::<Self>() + size_of::<AnswerCounters>() + self.head.capacity() * FIELD + TEXT;
         fixed + values + validator + self.head_text.len() + self.body.len() + self.observations.size()
     }
 }

@@ -52,7 +52,7 @@ mod tests;
 mod ttl_control;
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 pub use self::answers::AnswerCounters;
@@ -123,9 +123,11 @@ struct ScopeState {
 #[derive(Default)]
 struct OperationState {
     measurement: Option<(Instant, Arc<Measurement>)>,
+    refresh_begun: Option<Instant>,
     control: TtlControl,
 }
 
+#[derive(Default)]
 struct State {
     scopes: HashMap<Scope, ScopeState>,
     keys: usize,
@@ -133,21 +135,17 @@ struct State {
 }
 
 /// The looks at upstream's responses, and what they say.
+#[derive(Default)]
 pub struct Staleness {
-    /// Times are counted from here.
-    begin: Instant,
+    /// Times are counted from here: the first one that was seen.
+    begin: OnceLock<Instant>,
     state: Mutex<State>,
     operations: Mutex<HashMap<Arc<str>, OperationState>>,
 }
 
 impl Staleness {
-    pub fn new(begin: Instant) -> Self {
-        let state = State { scopes: HashMap::new(), keys: 0, runs: 0 };
-        Self { begin, state: Mutex::new(state), operations: Mutex::default() }
-    }
-
     fn seconds(&self, at: Instant) -> f64 {
-        at.saturating_duration_since(self.begin).as_secs_f64()
+        at.saturating_duration_since(*self.begin.get_or_init(|| at)).as_secs_f64()
     }
 
     /// Adds a successful response of upstream, which has been stored. `counters` count the answers that are made from it.
@@ -172,9 +170,16 @@ impl Staleness {
         known
     }
 
-    /// Whether the last estimate is older than a minute.
-    pub fn is_outdated(&self, operation: &Operation, now: Instant) -> bool {
-        self.with_operation(operation, |state| state.recent(now).is_none())
+    /// Whether [`Self::refresh`] should be called now: the last estimate and the last such answer are older than a minute.
+    pub fn begin_refresh(&self, operation: &Operation, now: Instant) -> bool {
+        self.with_operation(operation, |state| {
+            let is_recent = |at: Instant| now.saturating_duration_since(at) < ESTIMATE_TTL;
+            let begins = state.recent(now).is_none() && !state.refresh_begun.is_some_and(is_recent);
+            if begins {
+                state.refresh_begun = Some(now);
+            }
+            begins
+        })
     }
 
     /// Makes an estimate if the last one is older than a minute.

@@ -27,6 +27,7 @@ pub use self::selection::PurgeSelection;
 use super::admission::Audience;
 use super::divergence::{Observation, Observations};
 use super::entry::{Entry, EntryBuilder};
+use super::staleness::Staleness;
 use super::unstorable::Unstorable;
 use crate::budget::Budget;
 use crate::request::caller::Caller;
@@ -85,6 +86,8 @@ pub(crate) struct Store {
     /// Responses with 400, 404 or 405. They are separate, so that they do not evict entries.
     negatives: Cache<CacheKey, Arc<Entry>>,
     uncacheable: Cache<CacheKey, UncacheableMark>,
+    /// Sees all responses that are stored.
+    staleness: Staleness,
     /// Locked for writing when an entry is stored and when a purge begins or ends.
     sharing: RwLock<SharingState>,
 }
@@ -171,7 +174,12 @@ impl Store {
             .weigher(|cache_key: &CacheKey, _: &UncacheableMark| weight(cache_key, size_of::<UncacheableMark>()))
             .time_to_live(UNCACHEABLE_TTL)
             .build();
-        Self { entries, negatives, uncacheable, sharing: RwLock::default() }
+        Self { entries, negatives, uncacheable, staleness: Staleness::default(), sharing: RwLock::default() }
+    }
+
+    /// How often answers were stale.
+    pub(crate) fn staleness(&self) -> &Staleness {
+        &self.staleness
     }
 
     /// The cache key of a caller's request. It changes when the scope becomes private or is purged.
@@ -249,6 +257,7 @@ impl Store {
         let mut made_private = varies.then_some(PrivateExtent::Operation);
         let mut cache_key = sharing.cache_key(key, observation.caller);
         let before = self.entries.get(&cache_key);
+        let mut look = None;
         let result = if sharing.invalidations.covers(scope, builder.sent()) {
             StoreResult::Invalidated
         } else if before.as_ref().is_some_and(|before| before.freshness_info().sent >= builder.sent()) {
@@ -275,10 +284,14 @@ impl Store {
             if !self.negatives.get(&cache_key).as_ref().is_some_and(is_later) {
                 self.negatives.invalidate(&cache_key);
             }
+            look = Some((cache_key.clone(), Arc::clone(entry.answers())));
             self.entries.insert(cache_key, Arc::new(entry));
             StoreResult::Stored
         };
         drop(sharing);
+        if let Some((cache_key, answers)) = look {
+            self.staleness.look(&cache_key, &observation, answers);
+        }
         if let Some(extent) = made_private {
             self.remove_shared(scope, extent);
         }

@@ -5,10 +5,11 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::upstream_setup::UpstreamClientConfig;
 use crate::cache::freshness::Lifetime;
+use crate::cache::staleness::Staleness;
 use crate::catalogue::{Catalogue, Operation};
 use crate::config::keep_warm::KeepWarm;
 use crate::config::secret::AdminToken;
@@ -107,9 +108,10 @@ impl ActiveConfig {
     }
 
     /// How long a response of an operation is fresh and may be served stale, unless upstream says something else. `ttl`
-    /// is shortened by a random part of up to `ttl_jitter`.
-    pub(super) fn lifetime(&self, operation: &Operation) -> Lifetime {
-        let mut ttl = operation.ttl;
+    /// is chosen by the share of stale answers if the operation has an adaptive ttl. It is shortened by a random part of
+    /// up to `ttl_jitter`.
+    pub(super) fn lifetime(&self, operation: &Operation, staleness: &Staleness, now: Instant) -> Lifetime {
+        let mut ttl = staleness.ttl(operation, now);
         // If the system has no randomness, there is no jitter.
         let jitter = self.settings.cache.ttl_jitter.0;
         if jitter > 0

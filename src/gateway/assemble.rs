@@ -129,7 +129,7 @@ impl Gateway {
         metrics.watch_budget(Arc::clone(&budget));
         metrics.start_operations(config.catalogue.operations());
         let fast_path = FastPath::new(settings.listen.fast_path, random.key("heads")?, &metrics, clock.clone());
-        Ok(Arc::new(Self {
+        let gateway = Arc::new(Self {
             active: RwLock::new(Arc::new(ActiveConfig::new(config.clone(), upstream, client_config, random.clone()))),
             reloading: Mutex::default(),
             callers,
@@ -161,7 +161,9 @@ impl Gateway {
             budget,
             clock,
             random,
-        }))
+        });
+        gateway.watch_staleness();
+        Ok(gateway)
     }
 
     pub fn observer(&self) -> &Observer {

@@ -62,6 +62,7 @@ impl Gateway {
             trace: record.forward_trace(headers),
             forwarded: forwarded::select(request.lookup.key.operation(), headers),
         };
+        self.refresh_staleness(request.lookup.key.operation());
         tokio::spawn(Arc::clone(self).run_fetch(Fetch { new, request: request.clone(), context }));
     }
 

@@ -191,7 +191,7 @@ pub(super) fn respond_from_memory(
     record: &mut RequestRecord,
 ) -> Response<Content> {
     let outcome = kind.outcome();
-    entry.hit();
+    entry.hit(now);
     record.set_outcome(outcome, "");
     // A stored 401 or 403 has no key: it is repeated to all requests of its caller in the scope.
     let key = entry.key().unwrap_or_else(|| observer.digests.of_key(&request.lookup.key));

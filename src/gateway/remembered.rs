@@ -66,7 +66,7 @@ impl HitSource for Gateway {
         }
         let now = self.clock.now();
         let entry = self.memory.fresh(&lookup.lookup, now)?;
-        entry.hit();
+        entry.hit(now);
         // A caller with a grant is known.
         connection.account.raise(ConnectionClass::Known, Some(lookup.lookup.caller_scope.caller));
         Some(Hit { entry, now, request_id: self.request_ids.next(), client: connection.peer })

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::StatusCode;
-use prometheus::{HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, TextEncoder};
+use prometheus::{GaugeVec, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, TextEncoder};
 use strum::{IntoStaticStr, VariantArray};
 
 use super::families::{each, families, start_at_zero};
@@ -186,6 +186,21 @@ families! {
     bypassing: IntGauge = "workspace_gateway_bypassing" [],
         "1 while the cache is switched off (mode = bypass), else 0. A rise: an operator has switched it off, and \
          nothing is answered from memory until it is switched on again.";
+    stale_answers_ratio: GaugeVec = "workspace_gateway_stale_answers_ratio" ["operation"],
+        "The share of the answers from memory in the last hour that differed from what upstream would have said, from \
+         0 to 1. NaN while there is too little evidence. A rise: the lists change more often, or cache.ttl is longer.";
+    stale_answers_ratio_lower: GaugeVec = "workspace_gateway_stale_answers_ratio_lower" ["operation"],
+        "The lower end of the 95% interval of workspace_gateway_stale_answers_ratio. A rise above what you accept: \
+         choose a shorter cache.ttl.";
+    stale_answers_ratio_upper: GaugeVec = "workspace_gateway_stale_answers_ratio_upper" ["operation"],
+        "The upper end of the 95% interval of workspace_gateway_stale_answers_ratio. A rise without one of the lower \
+         end: there are fewer calls to upstream, so that less is known.";
+    changes_per_hour: GaugeVec = "workspace_gateway_changes_per_hour" ["operation"],
+        "How often a list changes, averaged over about a week. NaN while there is too little evidence. A rise: \
+         upstream changes its lists more often.";
+    ttl_seconds: GaugeVec = "workspace_gateway_ttl_seconds" ["operation"],
+        "How long responses stay fresh if upstream says nothing else, before ttl_jitter. It is cache.ttl, or chosen by \
+         the share of stale answers. A rise: lists change less often.";
     memory_budget_bytes: IntGauge = "workspace_gateway_memory_budget_bytes" [],
         "Bytes that the gateway may hold for clients, without the cache: limits.memory, or a default from the memory \
          limit of its cgroup. A rise: the settings have changed.";

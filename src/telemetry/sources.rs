@@ -1,8 +1,9 @@
 //! Metrics whose values other parts of the gateway have: what is in use, the queues before upstream, the memory budget
 //! and the log. They are read when metrics are shown, so that they cost nothing otherwise.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use prometheus::{IntCounter, IntGauge, IntGaugeVec};
 use strum::VariantArray;
@@ -10,7 +11,9 @@ use strum::VariantArray;
 use super::logs;
 use super::metrics::Metrics;
 use crate::budget::{Budget, Purpose};
+use crate::cache::staleness::{Answers, StaleAnswers};
 use crate::cache::store::StoreUsage;
+use crate::sync::Mutex;
 
 /// What the store, the grants and the flights hold at a moment.
 pub struct InUse {
@@ -30,6 +33,13 @@ pub struct QueueUsage {
     pub under_way: usize,
     /// Calls that wait for one.
     pub queued: usize,
+}
+
+/// What is known about the answers of an operation, and its ttl in force.
+pub struct StalenessMetrics {
+    pub operation: Arc<str>,
+    pub answers: Answers,
+    pub ttl: Duration,
 }
 
 impl Metrics {
@@ -54,6 +64,43 @@ impl Metrics {
             set_sums(&metrics.upstream_calls_queued, usage.iter().map(|it| ([it.service, it.kind], it.queued)));
             set_sums(&metrics.upstream_calls_by_class, usage.iter().map(|it| ([it.kind, it.class], it.under_way)));
             set_sums(&metrics.upstream_calls_queued_by_class, usage.iter().map(|it| ([it.kind, it.class], it.queued)));
+        });
+    }
+
+    pub fn watch_staleness(&self, known: impl Fn() -> Vec<StalenessMetrics> + Send + Sync + 'static) {
+        let shown: Mutex<HashSet<Arc<str>>> = Mutex::default();
+        self.add_source(move |metrics| {
+            let (known, mut shown) = (known(), shown.lock());
+            let families = [
+                &metrics.stale_answers_ratio,
+                &metrics.stale_answers_ratio_lower,
+                &metrics.stale_answers_ratio_upper,
+                &metrics.changes_per_hour,
+                &metrics.ttl_seconds,
+            ];
+            // A reload may have removed operations.
+            shown.retain(|name| {
+                let stays = known.iter().any(|known| known.operation == *name);
+                if !stays {
+                    // This fails only if there is no such series.
+                    families.iter().for_each(|family| drop(family.remove_label_values(&[&**name])));
+                }
+                stays
+            });
+            for StalenessMetrics { operation, answers, ttl } in known {
+                let of_stale = |of: fn(StaleAnswers) -> f64| answers.stale.map_or(f64::NAN, of);
+                let values = [
+                    of_stale(|stale| stale.ratio),
+                    of_stale(|stale| stale.lower),
+                    of_stale(|stale| stale.upper),
+                    answers.changes_per_hour.unwrap_or(f64::NAN),
+                    ttl.as_secs_f64(),
+                ];
+                for (family, value) in families.iter().zip(values) {
+                    family.with_label_values(&[&*operation]).set(value);
+                }
+                shown.insert(operation);
+            }
         });
     }
 

@@ -32,7 +32,9 @@ impl Bench {
         let begin = Clock::System.now();
         let counters = vec![Arc::default(); lists];
         let keys = (0..lists).map(key).collect();
-        Self { staleness: Staleness::new(begin), begin, keys, counters, sent: vec![0; lists] }
+        let bench = Self { staleness: Staleness::default(), begin, keys, counters, sent: vec![0; lists] };
+        bench.staleness.seconds(begin);
+        bench
     }
 
     fn at(&self, second: u32) -> Instant {
