@@ -91,7 +91,8 @@
 //!    stores heads with tokens only, and looks up the grant each time.
 //! 3. **Only a proved or granted caller changes what others see.** Unless it is itself the proof, the response to a
 //!    caller without a grant is not stored, marks no key as uncacheable and begins no backoff for others. No other
-//!    caller waits for it.
+//!    caller waits for it. A renewal is made for its caller alone: only a response that can be stored changes what others
+//!    see.
 //!    While an entry is fresh, a response that cannot be stored concerns its caller only. Only a granted caller
 //!    invalidates a scope (`gateway/invalidate.rs`). The store has complete 200 responses that pass the operation's
 //!    body check ([`cache::admission`]). It also has 400, 404 and 405 responses, which are used for at most
@@ -101,7 +102,8 @@
 //!    own. While all calls of a flight are slow, and upstream has answered a later request for a product list
 //!    ([`upstream::successes`]), another caller makes another call, three in all. A failure ends only its own call.
 //!    After a 5xx, another caller retries once under the same condition. Nobody gets another caller's refusal: each
-//!    waiter is checked again when it is released (`gateway/release.rs`). Requests do not wait for each other if the
+//!    waiter is checked again when it is released (`gateway/release.rs`). The requests of a caller without a grant in a
+//!    scope wait for its first call there (`gateway/prove.rs`), whether or not there is an entry. Requests do not wait for each other if the
 //!    response cannot be shared, beyond the limits, after four flights without a result for them, after a purge, or if
 //!    the client sent `no-cache`.
 //! 5. **If in doubt, relay.** A request that the gateway does not fully understand is relayed, and its response is not
@@ -154,6 +156,7 @@
 //! - **Scope**: an operation with the path segments that it captures, such as the project.
 //! - **Proof**: a valid 200 of upstream to the caller's own call. **Denial**: a 401 or 403 to it.
 //! - **Grant**: what a proof gives its caller in a scope, for `grant_ttl`. After that it is *lapsed*. An outage can extend it.
+//!   **Renewal**: a call in the background that proves a caller again before its grant lapses ([`cache::grants`]).
 //! - **Flight**: the calls in flight for one cache key, and their waiters. **Leader**: the request that is sent.
 //!   **Waiter**: a request that waits for it. If a leader is refused, another one is *elected* from the waiters.
 //! - **Cache key**: the key of a request, and its owner if the entry belongs to one caller (*private*). A key is

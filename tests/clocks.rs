@@ -66,7 +66,7 @@ async fn the_age_of_a_response_includes_a_clock_jump() {
 #[tokio::test]
 async fn a_clock_that_is_set_back_or_drifts_changes_nothing() {
     for (name, change) in NO_JUMPS {
-        let world = World::with(&with_fast_path(true, "")).await;
+        let world = World::with(&with_fast_path(true, "[grants]\nrenew_ahead = \"0s\"\n")).await;
         let head = world.head(LIST, &[]);
         world.warm_head_cache(&head).await;
         let calls = world.upstream_calls();

@@ -47,7 +47,14 @@ fn reading_a_request_is_pure() {
 #[test]
 fn freshness_takes_the_time_as_an_argument() {
     must_not_name(
-        &["cache/freshness.rs", "cache/lifetime.rs", "cache/backoffs.rs", "cache/admission.rs", "cache/body.rs", "cache/staleness"],
+        &[
+            "cache/freshness.rs",
+            "cache/lifetime.rs",
+            "cache/backoffs.rs",
+            "cache/admission.rs",
+            "cache/body.rs",
+            "cache/staleness",
+        ],
         &["tokio", "hyper", "crate::clock", "moka"],
         &[],
     );

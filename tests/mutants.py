@@ -41,6 +41,8 @@ BODY, FRESHNESS, FLIGHTS = "src/cache/body.rs", "src/cache/freshness.rs", "src/c
 BACKOFFS, WAIT, DIRECTIVES = "src/cache/backoffs.rs", "src/gateway/wait.rs", "src/request/request_directives.rs"
 VALIDATE, SUCCESSES = "src/request/validate.rs", "src/upstream/successes.rs"
 SKEW, REMEMBERED = "src/clock/skew.rs", "src/gateway/remembered.rs"
+RENEWAL, BACKGROUND = "src/cache/grants/renewal.rs", "src/gateway/background.rs"
+PROVE, ROLE = "src/gateway/prove.rs", "src/gateway/role.rs"
 
 # Name, the rule that it breaks (invariants are those of src/lib.rs), file, text, replacement.
 MUTATIONS = [
@@ -359,7 +361,7 @@ MUTATIONS = [
     (
         "background-call-twice",
         "coalescing: there is one background call at a time, too",
-        GATEWAY,
+        BACKGROUND,
         "if let Some(leader) = self.fetcher.flights(&cache_key).begin(&cache_key, request.lookup.caller_scope.caller) {",
         "if let (_, Some(leader)) = self.fetcher.flights(&cache_key).solo(request.lookup.caller_scope.caller) {",
     ),
@@ -388,15 +390,15 @@ MUTATIONS = [
         "negative-from-any-caller",
         "freshness: only a granted caller stores a negative response",
         SETTLE,
-        "if !is_key_only || !is_granted || fresh",
-        "if !is_key_only || fresh",
+        "if self.is_renewal || !is_key_only || !is_granted || fresh",
+        "if self.is_renewal || !is_key_only || fresh",
     ),
     (
         "extra-headers-negative-stored",
         "invariant 1: a call that sends more than its key stores no negative response",
         SETTLE,
-        "if !is_key_only || !is_granted || fresh",
-        "if !is_granted || fresh",
+        "if self.is_renewal || !is_key_only || !is_granted || fresh",
+        "if self.is_renewal || !is_granted || fresh",
     ),
     (
         "older-negative-replaces-newer",
@@ -542,8 +544,8 @@ MUTATIONS = [
         "fast-path-without-grant",
         "grants: the fast path checks the grant",
         LOOK_UP,
-        "if !self.grants.is_granted(&lookup.caller_scope, now) {",
-        "if false {",
+        "if self.grants.use_grant(&lookup.caller_scope, now) != GrantUse::Granted {",
+        "if self.grants.use_grant(&lookup.caller_scope, now) == GrantUse::RenewalDue {",
     ),
     (
         "fast-path-gives-stale",
@@ -831,8 +833,8 @@ MUTATIONS = [
         "suspended-grant-counts",
         "invariant 9: the head of a 401 suspends the grants in its service",
         GRANTS,
-        "        self.suspensions > 0\n",
-        "        self.suspensions > usize::MAX - 1\n",
+        "*suspensions > 0 && service_calls",
+        "*suspensions > usize::MAX - 1 && service_calls",
     ),
     (
         "suspension-never-lifted",
@@ -945,6 +947,83 @@ MUTATIONS = [
         REMEMBERED,
         "let now = self.clock.now();",
         "let now = self.clock.timer_now().into_std();",
+    ),
+    (
+        "renewal-too-early",
+        "renewal: not before the caller's next request could come after the end of the grant",
+        RENEWAL,
+        "left <= lead + jitter &&",
+        "left <= 2 * lead + jitter &&",
+    ),
+    (
+        "renewal-ignores-pace",
+        "renewal: the lead is the caller's pace, within limits",
+        RENEWAL,
+        "let lead = pace.clamp(max_lead / MIN_LEAD_SHARE, max_lead);",
+        "let lead = max_lead;",
+    ),
+    (
+        "renewal-without-backoff",
+        "renewal: after one without an answer none begins for a while",
+        SETTLE,
+        "memory.grants.renewal_failed(caller_scope, retry_after, times.received);",
+        "let _ = retry_after;",
+    ),
+    (
+        "renewal-ignores-retry-after",
+        "renewal: Retry-After is followed",
+        RENEWAL,
+        "self.back_off(caller_scope, 1, retry_after.unwrap_or_default(), now);",
+        "{ let _ = retry_after; self.back_off(caller_scope, 1, Duration::ZERO, now); }",
+    ),
+    (
+        "renewal-in-backoff",
+        "renewal: none during a backoff",
+        BACKGROUND,
+        "|| self.memory.backoffs.is_active_for(&shared_key, &lookup.caller_scope, now)",
+        "",
+    ),
+    (
+        "renewal-for-only-if-cached",
+        "renewal: only-if-cached starts none",
+        BACKGROUND,
+        "if lookup.directives.only_if_cached {",
+        "if false {",
+    ),
+    (
+        "two-renewals",
+        "renewal: one call at a time for a caller and scope",
+        PROVE,
+        "let proof = fetcher.proofs.begin(caller_scope, caller_scope.caller)?;",
+        "let proof = fetcher.proofs.solo(caller_scope.caller).1?;",
+    ),
+    (
+        "renewal-negative-for-all",
+        "renewal: a response that is no list concerns only its caller",
+        SETTLE,
+        "if self.is_renewal || !is_key_only || !is_granted",
+        "if !is_key_only || !is_granted",
+    ),
+    (
+        "no-wait-for-proof",
+        "one proof: the other requests of a caller wait for its first proof in a scope",
+        PROVE,
+        "false => fetcher.proofs.join(caller_scope, caller_scope.caller),",
+        "false => fetcher.proofs.solo(caller_scope.caller),",
+    ),
+    (
+        "any-number-of-proofs",
+        "one proof: a request waits for three calls of its caller at most",
+        ROLE,
+        "self.number >= MAX_PROOFS || self.has_timed_out",
+        "self.number >= 3 * MAX_PROOFS || self.has_timed_out",
+    ),
+    (
+        "same-request-waits-for-proof",
+        "one proof: a request with the key of a call in flight gets its result",
+        PROVE,
+        "if waits.are_over() || fetcher.lone_flights.is_in_flight(cache_key) {",
+        "if waits.are_over() {",
     ),
 ]
 

@@ -8,9 +8,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::RETRY_AFTER;
+use http::header::{CACHE_CONTROL, RETRY_AFTER};
 use http::request::Parts;
-use http::{Response, StatusCode};
+use http::{HeaderValue, Response, StatusCode};
 use tokio::time::{Instant, sleep};
 use workspace_gateway::testing::budget::Account;
 use workspace_gateway::testing::catalogue::{Origin, Service};
@@ -32,7 +32,7 @@ const OTHER: &str = "/v2/p/products?os_type=Windows";
 /// Answers all calls after a time.
 struct Answering {
     calls: Mutex<Vec<(Instant, String)>>,
-    /// By token: the status, and `Retry-After` in seconds.
+    /// By token: the status, and `Retry-After` in seconds. 200: a list with `Cache-Control: no-store`.
     refusals: Mutex<HashMap<String, (StatusCode, Option<u32>)>>,
     latency: Mutex<Duration>,
     in_flight: AtomicUsize,
@@ -56,8 +56,15 @@ impl Upstream for Answering {
             let Some((status, retry_after)) = refusal else {
                 return Ok(UpstreamResponse::read(Response::new(Bytes::from_static(br#"{"products":[]}"#))));
             };
-            let mut response = Response::new(Bytes::from_static(br#"{"error_code":"APIGW.0301","error_msg":"no"}"#));
+            let body: &[u8] = match status {
+                StatusCode::OK => br#"{"products":[]}"#,
+                _ => br#"{"error_code":"APIGW.0301","error_msg":"no"}"#,
+            };
+            let mut response = Response::new(Bytes::from_static(body));
             *response.status_mut() = status;
+            if status == StatusCode::OK {
+                response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+            }
             response.headers_mut().extend(retry_after.map(|seconds| (RETRY_AFTER, seconds.into())));
             Ok(UpstreamResponse::read(response))
         })
@@ -81,13 +88,17 @@ struct World {
 
 impl World {
     fn new(settings: &str) -> Self {
+        Self::with_ttl("1h", settings)
+    }
+
+    fn with_ttl(ttl: &str, settings: &str) -> Self {
         let upstream = Arc::new(Answering {
             calls: Mutex::default(),
             refusals: Mutex::default(),
             latency: Mutex::new(LATENCY),
             in_flight: AtomicUsize::new(0),
         });
-        let settings = format!("[cache]\nttl = \"1h\"\nttl_jitter = \"0%\"\n{settings}");
+        let settings = format!("[cache]\nttl = \"{ttl}\"\nttl_jitter = \"0%\"\n{settings}");
         let config = config("http://127.0.0.1:1", "http://127.0.0.1:1", &settings);
         let called: Arc<Answering> = Arc::clone(&upstream);
         Self { gateway: Gateway::with_upstream(called, &config, Clock::System, Random::System).unwrap(), upstream }
@@ -192,6 +203,23 @@ async fn a_renewal_that_upstream_denies_ends_the_grant() {
     assert_eq!(calls, [1, 293]);
     tokio::time::sleep_until(start + 294 * SECOND).await;
     assert_eq!(world.get("a", LIST).await.status(), StatusCode::UNAUTHORIZED);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_renewal_whose_response_cannot_be_stored_concerns_only_its_caller() {
+    let world = World::with_ttl("294s", "");
+    let start = Instant::now();
+    world.prove("a").await;
+    world.poll("a", 1, 200, start).await;
+    assert_eq!(world.get("b", OTHER).await.status(), StatusCode::OK);
+    world.poll("a", 201, 293, start).await;
+    // The entry expires while the renewal is in flight.
+    world.refuse("a", StatusCode::OK, None);
+    world.delay(3 * SECOND);
+    world.poll("a", 293, 294, start).await;
+    tokio::time::sleep_until(start + 298 * SECOND).await;
+    let reply = world.get("b", LIST).await;
+    assert!(reply.cache_status().contains("; hit;") && reply.cache_status().contains("detail=revalidating"));
 }
 
 #[tokio::test(start_paused = true)]

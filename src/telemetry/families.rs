@@ -1,7 +1,9 @@
 //! The macro that declares metric families, and what it needs to create and register them.
 
 use prometheus::core::{Collector, MetricVec, MetricVecBuilder};
-use prometheus::{GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
+use prometheus::{
+    GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+};
 use strum::VariantArray;
 
 /// From a hit in memory (50 µs) to an upstream at its limits (60 s), in seconds.

@@ -11,7 +11,7 @@ pub enum Outcome {
     Miss,
     /// From upstream; the stored response had expired, or the client did not accept it.
     Expired,
-    /// From an upstream call that another request had begun.
+    /// From an upstream call that another request had begun, or from memory after such a call had proved the caller.
     Coalesced,
     /// From memory, although the response or the grant is stale: the upstream call has failed.
     Stale,
