@@ -80,6 +80,7 @@ mod shapes;
 mod sharing;
 mod signals;
 mod signatures;
+mod staleness;
 mod supervised;
 mod table;
 mod terraform;

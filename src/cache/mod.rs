@@ -6,6 +6,7 @@
 pub(crate) mod admission;
 pub(crate) mod backoffs;
 mod body;
+mod cache_key;
 pub(crate) mod divergence;
 pub(crate) mod entry;
 pub(crate) mod flights;

@@ -60,8 +60,8 @@ use self::history::{Differences, KeyHistory, Look, MAX_RUNS, OddCallers};
 use self::measure::Measurement;
 use self::settled::Settled;
 use self::ttl_control::TtlControl;
+use super::cache_key::CacheKey;
 use super::divergence::Observation;
-use super::store::CacheKey;
 use crate::catalogue::Operation;
 use crate::request::key::Scope;
 use crate::sync::Mutex;
@@ -213,7 +213,10 @@ impl Staleness {
             if let Some(hour) = &measurement.hour {
                 state.control.add(seconds, hour);
             }
-            state.measurement = Some((now, Arc::clone(&measurement)));
+            // Another thread may have made a later one.
+            if state.measurement.as_ref().is_none_or(|(at, _)| *at <= now) {
+                state.measurement = Some((now, Arc::clone(&measurement)));
+            }
         });
         measurement
     }

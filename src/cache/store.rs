@@ -25,6 +25,7 @@ pub(crate) use self::private::PrivateExtent;
 use self::private::PrivateScopes;
 pub use self::selection::PurgeSelection;
 use super::admission::Audience;
+pub use super::cache_key::CacheKey;
 use super::divergence::{Observation, Observations};
 use super::entry::{Entry, EntryBuilder};
 use super::staleness::Staleness;
@@ -33,14 +34,6 @@ use crate::budget::Budget;
 use crate::request::caller::Caller;
 use crate::request::key::{RequestKey, Scope};
 use crate::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
-
-/// The key of an entry and of a flight.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct CacheKey {
-    /// The only caller that may see the entry. `None` if it is shared by all callers with a grant.
-    pub owner: Option<Caller>,
-    pub key: Arc<RequestKey>,
-}
 
 /// The number of purges so far. It shows whether there was a purge since a request was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -430,13 +423,6 @@ impl Store {
 
     fn write(&self) -> RwLockWriteGuard<'_, SharingState> {
         self.sharing.write()
-    }
-}
-
-impl CacheKey {
-    /// The key for the same request that belongs to one caller.
-    pub fn of(&self, caller: Caller) -> Self {
-        Self { owner: Some(caller), key: Arc::clone(&self.key) }
     }
 }
 
