@@ -336,6 +336,7 @@ impl Gateway {
                                 return respond(releaser.deadline_response(waiter.is_sent(), record));
                             }
                         }
+                        timers.restart_deadline(request.active.answer_timeout + DEADLINE_MARGIN);
                         continue;
                     }
                 }

@@ -202,8 +202,10 @@ async fn a_denied_caller_gets_no_stored_response_and_others_do() {
 #[tokio::test]
 async fn lapsed_grants_and_expired_entries_take_the_full_path() {
     // Without renewals: a hit that renews its caller's grant takes the full path, too.
-    let lasting =
-        ["[cache]\nttl = \"1h\"\n[grants]\nrenew_ahead = \"0s\"\n", "[grants]\ngrant_ttl = \"1h\"\nrenew_ahead = \"0s\"\n"];
+    let lasting = [
+        "[cache]\nttl = \"1h\"\n[grants]\nrenew_ahead = \"0s\"\n",
+        "[grants]\ngrant_ttl = \"1h\"\nrenew_ahead = \"0s\"\n",
+    ];
     for settings in lasting {
         let (world, known) = with_known_head(settings).await;
         let mut client = RawClient::connect(&world).await;

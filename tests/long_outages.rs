@@ -31,6 +31,7 @@ const HOUR: Duration = Duration::from_secs(3_600);
 const TTL: Duration = Duration::from_secs(300);
 const BACKOFF: Duration = Duration::from_secs(5);
 const STALE_IF_SLOW: Duration = SECOND;
+const RENEW_AHEAD: Duration = Duration::from_secs(30);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(35);
 /// The `Retry-After` of 503 and 429.
 const RETRY_AFTER: Duration = Duration::from_secs(30);
@@ -334,13 +335,13 @@ impl History {
     }
 
     /// A granted caller with a stored response waits at most `stale_if_slow`. Others wait at most a second longer than
-    /// a call.
+    /// a call, and perhaps first `stale_if_slow` for another call of theirs.
     fn assert_durations(&self) {
         for exchange in self.during_outage() {
             let is_granted = self.is_granted(exchange.caller, exchange.key, exchange.start + STALE_IF_SLOW);
             let until = self.served_until(exchange.caller, exchange.key, exchange.start);
             let is_served = until.is_some_and(|until| exchange.start + STALE_IF_SLOW < until);
-            let limit = if is_granted && is_served { STALE_IF_SLOW } else { ANSWER_TIMEOUT + SECOND };
+            let limit = if is_granted && is_served { STALE_IF_SLOW } else { ANSWER_TIMEOUT + SECOND + STALE_IF_SLOW };
             assert!(exchange.end - exchange.start <= limit, "{:?}: {exchange:?}", exchange.end - self.outage_start);
         }
     }
@@ -360,6 +361,18 @@ impl History {
         for (n, call) in lapsed.iter().enumerate() {
             if let Some(before) = lapsed[..n].iter().rfind(|one| (one.caller, one.key) == (call.caller, call.key)) {
                 assert!(gap(before, call) >= state.backoff(), "{before:?}, {call:?}");
+            }
+        }
+        // So does one whose grant ends soon, for itself: at most every five seconds.
+        let ends_soon = |call: &&Call| {
+            let proof = self.proof(call.caller, call.key, call.sent);
+            proof.is_some_and(|proof| proof + self.outage.grant_ttl <= call.sent + RENEW_AHEAD)
+        };
+        let (renewing, granted): (Vec<&Call>, Vec<&Call>) = granted.into_iter().partition(ends_soon);
+        for (n, call) in renewing.iter().enumerate() {
+            let is_same = |one: &&&Call| (one.caller, scope(one.key)) == (call.caller, scope(call.key));
+            if let Some(before) = renewing[..n].iter().rfind(is_same) {
+                assert!(gap(before, call) >= BACKOFF, "{before:?}, {call:?}");
             }
         }
         for (n, call) in granted.iter().enumerate() {

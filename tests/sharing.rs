@@ -102,7 +102,7 @@ async fn a_revoked_token_is_served_until_its_grant_lapses_and_then_refused() {
 
 #[tokio::test]
 async fn a_grant_lasts_for_grant_ttl() {
-    let world = World::with(&format!("{LASTING}[grants]\ngrant_ttl = \"10s\"")).await;
+    let world = World::with(&format!("{LASTING}[grants]\ngrant_ttl = \"10s\"\nrenew_ahead = \"0s\"")).await;
     world.get(LIST).await;
     world.seconds_pass(9);
     assert!(world.get(LIST).await.is_hit());

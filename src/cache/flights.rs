@@ -12,6 +12,7 @@
 //! let a waiter make another one ([`Waiter::lead_another`]). The first result that serves all callers ends the flight.
 //! Any other result ends only its own call, as long as another call is in flight.
 
+mod calls;
 mod shares;
 mod slowness;
 #[cfg(test)]
@@ -27,11 +28,9 @@ use tokio::sync::{oneshot, watch};
 
 use crate::request::caller::Caller;
 use crate::sync::{Mutex, MutexGuard, RwLock};
+use calls::{FlightCalls, MAX_CALLS};
 use shares::{FlightPlace, Shares};
 pub(crate) use slowness::Slowness;
-
-/// The number of calls that one flight may make in all.
-const MAX_CALLS: usize = 3;
 
 pub(crate) struct Flights<K, T> {
     shared: Arc<FlightsInner<K, T>>,
@@ -84,39 +83,6 @@ enum FlightState<T> {
     Ended(T),
     /// The last leader was dropped without a result.
     Lost,
-}
-
-#[derive(Default)]
-struct FlightCalls {
-    /// Whether no request can join and no other call can begin.
-    is_closed: bool,
-    /// The callers that have made a call.
-    callers: Vec<Caller>,
-    in_flight: Vec<FlightCall>,
-}
-
-struct FlightCall {
-    caller: Caller,
-    /// The time at which it was sent, if it is slow.
-    slow: Option<Instant>,
-}
-
-impl FlightCalls {
-    fn begin(&mut self, caller: Caller) {
-        self.callers.push(caller);
-        self.in_flight.push(FlightCall { caller, slow: None });
-    }
-
-    /// Whether a caller may make another call when all calls in flight are slow.
-    fn may_begin(&self, caller: Caller) -> bool {
-        self.callers.len() < MAX_CALLS && !self.callers.contains(&caller)
-    }
-
-    /// The time at which the latest call was sent. `None` if a call is not slow or no other call may begin.
-    fn all_slow(&self) -> Option<Instant> {
-        let latest = self.in_flight.iter().map(|call| call.slow).max()?;
-        latest.filter(|_| !self.is_closed && self.in_flight.iter().all(|call| call.slow.is_some()))
-    }
 }
 
 impl<T> Flight<T> {

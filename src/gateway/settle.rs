@@ -237,6 +237,9 @@ impl EndedCall<'_> {
         }
         // If other headers than those of the key were sent, they may have caused the failure. Then it must not affect
         // other callers.
+        if self.is_renewal {
+            self.memory.backoffs.begin_for_caller(&request.lookup.caller_scope, span, times.received);
+        }
         if self.is_key_only || is_private {
             self.memory.backoffs.begin(cache_key, &request.lookup.caller_scope, cause, span, times.received);
         } else {

@@ -58,6 +58,12 @@ impl Timers {
         Self { deadline: Box::pin(sleep(deadline)), stale_if_slow: Some(Box::pin(sleep(stale_if_slow))) }
     }
 
+    /// Begins the deadline anew after a wait for the caller's proof, because only now may the request make its own call.
+    /// That call, too, must have all of `answer_timeout`.
+    pub(super) fn restart_deadline(&mut self, deadline: Duration) {
+        self.deadline = Box::pin(sleep(deadline));
+    }
+
     /// Waits for a flight. Only a request that can get a stale entry is released after `stale_if_slow`. Only the others
     /// may start an additional call.
     pub(super) async fn wait_for(

@@ -63,6 +63,7 @@ struct Driver {
     upstream: Arc<ScriptedUpstream>,
     rules: Rules,
     property: Property,
+    settings: Settings,
     history: History,
     start: Instant,
     now: Ms,
@@ -128,6 +129,7 @@ impl Driver {
             upstream,
             rules: Rules::new(settings),
             property: Property::new(settings),
+            settings,
             history: History::new(state),
             start: Clock::System.timer_now(),
             now: 0,
@@ -482,7 +484,8 @@ impl Driver {
                 return Err(format!("RULES: #{id} got a response, expected it to wait"));
             };
             let (_, reply) = replies.swap_remove(index);
-            check_reply(response, &reply).map_err(|wrong| format!("RULES: #{id}: {wrong}, expected {reply:?}"))?;
+            check_reply(response, &reply, &self.settings)
+                .map_err(|wrong| format!("RULES: #{id}: {wrong}, expected {reply:?}"))?;
         }
         match replies.first() {
             Some((id, reply)) => Err(format!("RULES: #{id} still waits, expected {reply:?}")),

@@ -463,6 +463,7 @@ impl Rules {
             if waiter.awaits_proof {
                 if ended.iter().any(|ended| ended.call.proves(&waiter.request)) {
                     waiter.proof_waits += 1;
+                    waiter.deadline = Some(self.now + Settings::DEADLINE);
                     counted.push((waiter.request.id, None));
                     retries.push(waiter);
                 } else {

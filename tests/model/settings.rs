@@ -38,6 +38,11 @@ impl Settings {
         if SCOPES[scope].is_shared { 40 * SECOND } else { 30 * SECOND }
     }
 
+    /// A request may wait for its caller's proof, then for two more, and then for its own call.
+    pub fn longest_wait(&self) -> Ms {
+        Self::DEADLINE + self.stale_if_slow.min(Self::DEADLINE)
+    }
+
     /// The lead of a renewal is the caller's pace, within these.
     pub fn renewal_leads(&self) -> (Ms, Ms) {
         let longest = self.renew_ahead.min(self.grant_ttl / 5);

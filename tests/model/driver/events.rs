@@ -100,7 +100,7 @@ impl fmt::Display for Event {
     }
 }
 
-pub(super) fn check_reply(response: &ClientResponse, reply: &Reply) -> Result<(), &'static str> {
+pub(super) fn check_reply(response: &ClientResponse, reply: &Reply, settings: &Settings) -> Result<(), &'static str> {
     if response.status != reply.status {
         return Err("wrong status");
     }
@@ -113,7 +113,7 @@ pub(super) fn check_reply(response: &ClientResponse, reply: &Reply) -> Result<()
     }
     // A relayed response has no deadline.
     let is_streamed = matches!(reply.kind, ReplyKind::Relayed | ReplyKind::PassedThrough);
-    if response.waited > Settings::DEADLINE && !is_streamed {
+    if response.waited > settings.longest_wait() && !is_streamed {
         return Err("after the deadline");
     }
     if response.has_cookie && !is_streamed && reply.kind != ReplyKind::Fetched {

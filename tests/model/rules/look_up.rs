@@ -34,6 +34,7 @@ impl Rules {
         match self.action(waiter) {
             Action::WaitForProof if waiter.arrived + self.settings.stale_if_slow <= self.now => {
                 (waiter.proof_was_slow, waiter.had_no_stale) = (true, true);
+                waiter.deadline = Some(self.now + Settings::DEADLINE);
                 self.action(waiter)
             }
             action => action,
@@ -324,7 +325,6 @@ impl Rules {
         if self.calls.iter().any(|call| is_matching(call) && call.head.is_some()) {
             self.count("deadline after the head of a refusal");
         }
-        debug_assert!(waiter.deadline == Some(waiter.arrived + Settings::DEADLINE));
         // The call may not have had upstream's whole time, so this extends no grant.
         self.fail(&waiter.request, false, Reply::new(504, None, ReplyKind::TimedOut))
     }

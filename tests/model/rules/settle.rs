@@ -295,6 +295,9 @@ impl Rules {
         };
         let after = after.map(|after| after.min(Settings::MAX_BACKOFF));
         let duration = after.unwrap_or(self.settings.negative_ttl);
+        if call.is_renewal {
+            self.set_backoff(BackoffTarget::NotKeyOnly((call.caller, scope)), duration);
+        }
         if call.fetch_key.owner.is_some() {
             self.count("backoff of an owned cache key");
             self.set_backoff(BackoffTarget::CacheKey(call.fetch_key), duration);
