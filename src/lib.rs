@@ -49,7 +49,8 @@
 //!
 //! [`cache::freshness`] decides how long an entry is fresh, and [`cache::lifetime`] reads what upstream says about it.
 //! [`cache::backoffs`] decides when the gateway does not call upstream. An entry is fresh, then stale while it is
-//! revalidated, then stale if upstream fails or is slow, then gone.
+//! revalidated, then stale if upstream fails or is slow, then gone. [`cache::staleness`] measures how often answers from
+//! memory are wrong, and chooses the ttl of operations with an adaptive ttl.
 //!
 //! # Imports
 //!
@@ -162,6 +163,8 @@
 //! - **Cache key**: the key of a request, and its owner if the entry belongs to one caller (*private*). A key is
 //!   *uncacheable* for a while after a response for it could not be stored. An entry is *negative* if it is a 400, 404 or
 //!   405.
+//! - **Look**: a response of upstream that was stored, as evidence whether upstream's answer has changed since the
+//!   previous one for its cache key. A *run* is a row of looks with one digest.
 //! - **Relay**: to pass a request on unchanged and store nothing. The outcome is *bypass* for an operation, else
 //!   *pass-through*.
 //! - **Backoff**: a time in which the gateway does not call upstream for what it can serve stale.

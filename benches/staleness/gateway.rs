@@ -11,6 +11,7 @@ use workspace_gateway::testing::cache::divergence::Observation;
 use workspace_gateway::testing::cache::staleness::{AnswerCounters, Answers, Staleness};
 use workspace_gateway::testing::cache::store::CacheKey;
 use workspace_gateway::testing::catalogue::Operation;
+use workspace_gateway::testing::clock::Clock;
 use workspace_gateway::testing::request::caller::Caller;
 
 use crate::world::{World, wait};
@@ -86,7 +87,7 @@ pub struct SimulatedGateway<'w> {
 
 impl<'w> SimulatedGateway<'w> {
     pub fn new(world: &'w World, load: Load, names: Names, fixed_ttl: Option<f64>, rate: f64, seed: u64) -> Self {
-        let begin = Instant::now();
+        let begin = Clock::System.now();
         Self {
             world,
             load,

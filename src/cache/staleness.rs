@@ -39,7 +39,7 @@
 //!
 //! At most 64 keys of a scope, 256 scopes, 2,048 keys and 64 runs of a key are kept: 0.3 KB for each run, at most 5 MB.
 //! Answers of further keys are not judged. An estimate takes about 3 ms for a scope in which changes are rare, and at
-//! most about 0.1 s if there are many. It is made at most once a minute for each operation.
+//! most about 0.2 s if there are many. It is made at most once a minute for each operation.
 
 mod answers;
 mod dice;

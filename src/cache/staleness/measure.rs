@@ -53,7 +53,7 @@ pub(super) fn collect(scopes: &HashMap<Scope, ScopeState>, operation: &Operation
         .map(|(scope, state)| (scope.path(), collect_scope(scope, state, now)))
         .collect();
     // The seeds depend on the order.
-    collected.sort_by(|(one, _), (other, _)| one.cmp(other));
+    collected.sort_by_key(|(path, _)| *path);
     collected.into_iter().map(|(_, collected)| collected).collect()
 }
 

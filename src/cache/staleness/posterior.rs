@@ -43,7 +43,7 @@ const MAX_CHANGES: usize = 3000;
 const WARM_UP: usize = 60;
 /// With so few changes, each draw takes two sweeps, so that the draws depend less on one another.
 const FEW_CHANGES: usize = 200;
-/// The most steps through the spans that cover a change, and the draws that are made in any case. About 0.1 s.
+/// The most steps through the spans that cover a change, and the draws that are made in any case. About 0.2 s.
 const MAX_WORK: usize = 20_000_000;
 const MIN_DRAWS: usize = 60;
 /// The grid of probabilities is even in the logit.

@@ -46,7 +46,7 @@ impl Bench {
         let counters = Arc::new(AnswerCounters::new(Duration::from_secs(300)));
         (self.counters[list], self.sent[list]) = (Arc::clone(&counters), second);
         let caller = Callers::new([0; 32]).of_token(&HeaderValue::from_str(&look[..1]).unwrap());
-        let digest = *blake3::hash(look[1..].as_bytes()).as_bytes();
+        let digest = *blake3::hash(&look.as_bytes()[1..]).as_bytes();
         let observation = Observation { digest, caller, sent: self.at(second), received: self.at(second) };
         self.staleness.look(&self.keys[list], &observation, counters);
     }
