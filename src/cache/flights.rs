@@ -8,7 +8,7 @@
 //! When the limits on flights or waiters are reached, each request makes its own call. So does each request of a caller
 //! that has half of the flights or of the waiters ([`Shares`]).
 //!
-//! A flight has up to [`MAX_CALLS`] calls, each of a different caller. While all its calls are slow, the gateway may
+//! A flight has up to [`calls::MAX_CALLS`] calls, each of a different caller. While all its calls are slow, the gateway may
 //! let a waiter make another one ([`Waiter::lead_another`]). The first result that serves all callers ends the flight.
 //! Any other result ends only its own call, as long as another call is in flight.
 
@@ -28,7 +28,7 @@ use tokio::sync::{oneshot, watch};
 
 use crate::request::caller::Caller;
 use crate::sync::{Mutex, MutexGuard, RwLock};
-use calls::{FlightCalls, MAX_CALLS};
+use calls::FlightCalls;
 use shares::{FlightPlace, Shares};
 pub(crate) use slowness::Slowness;
 
@@ -402,7 +402,7 @@ impl<K: Eq + Hash + Clone, T: Clone> Waiter<K, T> {
     }
 
     /// Begins another call of the flight. `None` if a call is not slow, if this caller has already made one, if there
-    /// have been [`MAX_CALLS`], or if the flight is closed.
+    /// have been [`calls::MAX_CALLS`], or if the flight is closed.
     pub(crate) fn lead_another(&mut self, caller: Caller) -> Option<Leader<K, T>> {
         let begins = self.flight.update(|calls| {
             let may = calls.may_begin(caller) && calls.all_slow().is_some();
