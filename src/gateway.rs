@@ -336,7 +336,6 @@ impl Gateway {
                                 return respond(releaser.deadline_response(waiter.is_sent(), record));
                             }
                         }
-                        timers.restart_deadline(request.active.answer_timeout + DEADLINE_MARGIN);
                         continue;
                     }
                 }

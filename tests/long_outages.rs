@@ -363,7 +363,7 @@ impl History {
                 assert!(gap(before, call) >= state.backoff(), "{before:?}, {call:?}");
             }
         }
-        // So does one whose grant ends soon, for itself: at most every five seconds.
+        // So does one whose grant ends soon, for itself, perhaps beside a refresh for all.
         let ends_soon = |call: &&Call| {
             let proof = self.proof(call.caller, call.key, call.sent);
             proof.is_some_and(|proof| proof + self.outage.grant_ttl <= call.sent + RENEW_AHEAD)
@@ -371,9 +371,8 @@ impl History {
         let (renewing, granted): (Vec<&Call>, Vec<&Call>) = granted.into_iter().partition(ends_soon);
         for (n, call) in renewing.iter().enumerate() {
             let is_same = |one: &&&Call| (one.caller, scope(one.key)) == (call.caller, scope(call.key));
-            if let Some(before) = renewing[..n].iter().rfind(is_same) {
-                assert!(gap(before, call) >= BACKOFF, "{before:?}, {call:?}");
-            }
+            let lately = renewing[..n].iter().filter(is_same).filter(|one| gap(one, call) < BACKOFF);
+            assert!(lately.count() < 2, "{call:?}");
         }
         for (n, call) in granted.iter().enumerate() {
             let before = &granted[..n];

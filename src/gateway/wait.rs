@@ -4,7 +4,7 @@
 use std::pin::Pin;
 use std::time::Duration;
 
-use tokio::time::{Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep};
 
 use super::fetch_result::FetchResult;
 use crate::cache::flights::{FlightOutcome, Waiter};
@@ -58,12 +58,6 @@ impl Timers {
         Self { deadline: Box::pin(sleep(deadline)), stale_if_slow: Some(Box::pin(sleep(stale_if_slow))) }
     }
 
-    /// Begins the deadline anew after a wait for the caller's proof, because only now may the request make its own call.
-    /// That call, too, must have all of `answer_timeout`.
-    pub(super) fn restart_deadline(&mut self, deadline: Duration) {
-        self.deadline = Box::pin(sleep(deadline));
-    }
-
     /// Waits for a flight. Only a request that can get a stale entry is released after `stale_if_slow`. Only the others
     /// may start an additional call.
     pub(super) async fn wait_for(
@@ -107,18 +101,23 @@ impl Timers {
         }
     }
 
-    /// Waits for a call that may prove the caller, at most for `stale_if_slow`.
+    /// Waits for a call that may prove the caller, at most for `stale_if_slow`. The request's deadline is later by as
+    /// much: if it then makes its own call, that must have all of `answer_timeout`.
     pub(super) async fn wait_for_proof(&mut self, waiter: &mut Waiter<CallerScope, ()>) -> ProofWaitOutcome {
         let Some(stale_if_slow) = &mut self.stale_if_slow else { return ProofWaitOutcome::TooSlow };
-        tokio::select! {
+        let begun = Instant::now();
+        let outcome = tokio::select! {
             biased;
             _ = waiter.result() => ProofWaitOutcome::Ended,
-            () = &mut self.deadline => ProofWaitOutcome::DeadlineReached,
+            () = &mut self.deadline => return ProofWaitOutcome::DeadlineReached,
             () = stale_if_slow => {
                 self.stale_if_slow = None;
                 ProofWaitOutcome::TooSlow
             }
-        }
+        };
+        let deadline = self.deadline.deadline() + begun.elapsed();
+        self.deadline.as_mut().reset(deadline);
+        outcome
     }
 
     /// Waits for the complete response after a refusal was announced by its head.

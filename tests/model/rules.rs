@@ -184,6 +184,7 @@ struct Waiter {
     /// How many proofs of its caller it has waited for, whether it waits for one, and whether that took too long.
     proof_waits: u32,
     awaits_proof: bool,
+    proof_wait_began: Ms,
     proof_was_slow: bool,
     flight: FlightId,
 }
@@ -259,6 +260,11 @@ impl Waiter {
     /// Whether a call is this request's own.
     fn leads(&self, call: &Call) -> bool {
         call.id == self.request.id && call.flight == self.flight
+    }
+
+    /// The time of a wait for a proof does not count for the deadline.
+    fn end_proof_wait(&mut self, now: Ms) {
+        self.deadline = self.deadline.map(|deadline| deadline + (now - self.proof_wait_began));
     }
 
     /// A wait for a proof is no wait for a flight.
@@ -421,6 +427,7 @@ impl Rules {
             could_not_call: false,
             proof_waits: 0,
             awaits_proof: false,
+            proof_wait_began: 0,
             proof_was_slow: false,
             flight: FlightId::MAX,
         };
@@ -463,7 +470,7 @@ impl Rules {
             if waiter.awaits_proof {
                 if ended.iter().any(|ended| ended.call.proves(&waiter.request)) {
                     waiter.proof_waits += 1;
-                    waiter.deadline = Some(self.now + Settings::DEADLINE);
+                    waiter.end_proof_wait(self.now);
                     counted.push((waiter.request.id, None));
                     retries.push(waiter);
                 } else {
@@ -613,6 +620,7 @@ impl Rules {
         self.calls.iter_mut().for_each(|call| call.timer_sent += by);
         for waiter in &mut self.waiters {
             waiter.arrived += by;
+            waiter.proof_wait_began += by;
             waiter.deadline = waiter.deadline.map(|deadline| deadline + by);
             waiter.stale_if_slow = waiter.stale_if_slow.map(|stale_if_slow| stale_if_slow + by);
         }

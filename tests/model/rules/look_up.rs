@@ -2,7 +2,6 @@
 
 use super::super::domain::{CacheRequest, RequestDirectives, scope_of};
 use super::super::scripted_upstream::UpstreamRequest;
-use super::super::settings::Settings;
 use super::memory::{accepts, takes_stale};
 use super::{
     BackoffTarget, CacheKey, Call, Effect, Flight, FlightId, MAX_ELECTIONS, Negative, Reply, ReplyKind, Rules, Waiter,
@@ -34,7 +33,6 @@ impl Rules {
         match self.action(waiter) {
             Action::WaitForProof if waiter.arrived + self.settings.stale_if_slow <= self.now => {
                 (waiter.proof_was_slow, waiter.had_no_stale) = (true, true);
-                waiter.deadline = Some(self.now + Settings::DEADLINE);
                 self.action(waiter)
             }
             action => action,
@@ -175,7 +173,7 @@ impl Rules {
             }
             Action::WaitForProof => {
                 self.count("wait for a proof");
-                waiter.awaits_proof = true;
+                (waiter.awaits_proof, waiter.proof_wait_began) = (true, self.now);
                 self.waiters.push(waiter);
                 return Vec::new();
             }

@@ -162,7 +162,7 @@ impl Rules {
             self.count("proof too slow");
             others -= 1;
             (waiter.awaits_proof, waiter.proof_was_slow, waiter.had_no_stale) = (false, true, true);
-            waiter.deadline = Some(now + Settings::DEADLINE);
+            waiter.end_proof_wait(now);
             let action = match self.action(&waiter) {
                 // Others may have joined before it.
                 Action::Join(_)
