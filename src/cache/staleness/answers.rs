@@ -34,7 +34,7 @@ impl AnswerCounters {
 
     /// Counts an answer, given this long after the request was sent.
     pub fn add(&self, since: Duration) {
-        let millis = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
+        let millis = since.as_secs().saturating_mul(1000).saturating_add(u64::from(since.subsec_millis()));
         let bin = usize::try_from(millis / u64::from(self.width)).unwrap_or(REGULAR).min(REGULAR);
         self.bins[bin].fetch_add(1, Ordering::Relaxed);
         if bin == REGULAR {
