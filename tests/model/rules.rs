@@ -538,6 +538,7 @@ impl Rules {
         let (mut callers, others): (Vec<_>, Vec<_>) =
             waiters.into_iter().partition(|waiter| position(waiter).is_some());
         callers.sort_by_key(position);
+        let retrying = callers.len() + others.len();
         let mut effects = Vec::new();
         for mut waiter in callers {
             waiter.look_up_again();
@@ -558,6 +559,10 @@ impl Rules {
                     Action::Solo(fetch_key)
                 }
                 action if action.starts_call() => action,
+                // Others may have begun to wait for the proof before it.
+                Action::WaitForProof if self.proof_waiters() + retrying >= self.settings.max_waiters => {
+                    self.action(&Waiter { proof_was_slow: true, ..waiter.clone() })
+                }
                 // It joins a slow flight and makes an additional call for it.
                 Action::Join(flight) if self.is_slow(flight) => Action::Join(flight),
                 action => return Err(format!("#{} started a call, expected {action:?}", waiter.request.id)),

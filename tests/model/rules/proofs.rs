@@ -116,10 +116,13 @@ impl Rules {
 
     /// Whether a request without a grant waits for a proof of its caller. `own` is its flight, if there is one.
     pub(super) fn waits_for_proof(&self, waiter: &Waiter, own: Option<FlightId>) -> bool {
-        let waiting = self.waiters.iter().filter(|waiter| waiter.awaits_proof).count();
         self.may_wait_for_proof(waiter, own)
             && self.proof(&waiter.request).is_some()
-            && waiting < self.settings.max_waiters
+            && self.proof_waiters() < self.settings.max_waiters
+    }
+
+    pub(super) fn proof_waiters(&self) -> usize {
+        self.waiters.iter().filter(|waiter| waiter.awaits_proof).count()
     }
 
     /// Whether the call of a request without a grant is one for which its caller's other requests wait.
