@@ -205,7 +205,7 @@ fn check_prints_an_adaptive_ttl_and_the_cost_of_keep_warm() {
         (format!("{key}{}", entry("[\"p1\", \"p2\"]")), "# keep_warm: 2 cache keys cost 0.5 upstream calls per minute"),
         (
             format!("{key}{}{adaptive}", entry("[\"p1\", \"p2\"]")),
-            "# keep_warm: 2 cache keys cost at most 2.5 upstream calls per minute",
+            "# keep_warm: 2 cache keys cost at most 2.3 upstream calls per minute",
         ),
         (
             format!("region = \"cn-north-4\"\n{adaptive}"),

@@ -1,7 +1,7 @@
 //! `[[keep_warm]]`: requests whose responses the gateway keeps fresh with a configured access key. Checks the entries
 //! against the access keys and the operations, and computes how many calls they cost. Nothing here makes a call.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -176,40 +176,48 @@ fn cache_key(catalogue: &Catalogue, request: &str, project: &ProjectId) -> Resul
         .map_err(|reason| format!("expected a request that can be answered from memory, but {}", reason.describe()))
 }
 
-/// How often a request is sent upstream to keep its response fresh and its caller granted: once in nine tenths of `ttl`
-/// less the largest jitter, or of `grant_ttl` if that is shorter. The last tenth is the time for the call and its turn.
-/// Upstream may give a lifetime of its own instead of `ttl`.
-pub fn interval(ttl: Duration, jitter: Percent, grant_ttl: Duration) -> Duration {
-    let shortest_ttl = ttl * (100 - u32::from(jitter.0)) / 100;
-    shortest_ttl.min(grant_ttl) * 9 / 10
+/// The part of a lifetime after which a request is sent again. The rest is the time for the call and its turn.
+pub(crate) const SPENT: f64 = 0.9;
+
+/// How often a request is sent upstream to keep its response fresh, on average: once in nine tenths of `ttl` less half
+/// of the largest jitter. Upstream may give a lifetime of its own instead of `ttl`.
+pub fn interval(ttl: Duration, jitter: Percent) -> Duration {
+    ttl.mul_f64(SPENT * (1.0 - f64::from(jitter.0) / 200.0))
 }
 
-/// The upstream calls per minute for one request of each of these operations, if no client's call renews a response
-/// sooner. With an adaptive ttl it is the number with the shortest ttl.
+/// The upstream calls per minute, if no client's call renews a response or a grant sooner. `scopes` are the scopes of
+/// each access key: the operation and the number of requests. A scope needs a proof in nine tenths of `grant_ttl` in any
+/// case. With an adaptive ttl it is the number with the shortest ttl.
 pub fn calls_per_minute<'o>(
-    operations: impl IntoIterator<Item = &'o Operation>,
+    scopes: impl IntoIterator<Item = (&'o Operation, usize)>,
     jitter: Percent,
     grant_ttl: Duration,
 ) -> f64 {
-    let minute = Duration::from_secs(60);
-    let calls = operations.into_iter().map(|operation| {
+    let per_minute = |span: Duration| Duration::from_secs(60).div_duration_f64(span);
+    let calls = scopes.into_iter().map(|(operation, requests)| {
         let ttl = operation.adaptive_ttl.map_or(operation.ttl, |limits| limits.min);
-        minute.div_duration_f64(interval(ttl, jitter, grant_ttl))
+        let for_responses = per_minute(interval(ttl, jitter)) * u32::try_from(requests).map_or(f64::MAX, f64::from);
+        for_responses.max(per_minute(grant_ttl.mul_f64(SPENT)))
     });
     calls.sum()
 }
 
 /// One line about the cost of all entries, for `check`. `None` without entries.
 pub(super) fn describe(kept_warm: &[KeepWarm], catalogue: &Catalogue, settings: &Settings) -> Option<String> {
-    let operations = || kept_warm.iter().filter_map(|it| Some(&**catalogue.operation(it.target.path())?.0));
+    // A key and a path are a scope of one caller.
+    let mut scopes: BTreeMap<(&str, &str), (&Operation, usize)> = BTreeMap::new();
+    for it in kept_warm {
+        let (operation, _) = catalogue.operation(it.target.path())?;
+        scopes.entry((it.key.id(), it.target.path())).or_insert((operation, 0)).1 += 1;
+    }
     let (jitter, grant_ttl) = (settings.cache.ttl_jitter, settings.grants.grant_ttl.0);
-    let calls = match calls_per_minute(operations(), jitter, grant_ttl) {
+    let calls = match calls_per_minute(scopes.values().copied(), jitter, grant_ttl) {
         calls if calls < 0.1 => "less than 0.1".to_owned(),
         calls => format!("{calls:.1}"),
     };
-    let is_upper_bound = operations().any(|operation| operation.adaptive_ttl.is_some());
+    let is_upper_bound = scopes.values().any(|(operation, _)| operation.adaptive_ttl.is_some());
     let at_most = if is_upper_bound { "at most " } else { "" };
-    let count = operations().count();
+    let count = kept_warm.len();
     (count > 0).then(|| format!("keep_warm: {count} cache keys cost {at_most}{calls} upstream calls per minute"))
 }
 

@@ -181,32 +181,30 @@ fn a_changed_entry_is_listed() {
 }
 
 #[test]
-fn the_interval_is_nine_tenths_of_the_shorter_lifetime() {
-    for (ttl, jitter, grant_ttl, expected) in [
-        (300, 10, 300, 243_000),
-        (300, 0, 300, 270_000),
-        (300, 50, 300, 135_000),
-        (3600, 10, 300, 270_000),
-        (60, 10, 300, 48_600),
-    ] {
-        let [ttl, grant_ttl] = [ttl, grant_ttl].map(Duration::from_secs);
-        assert_eq!(interval(ttl, Percent(jitter), grant_ttl), Duration::from_millis(expected), "{ttl:?} {jitter}");
+fn the_interval_is_nine_tenths_of_the_average_lifetime() {
+    for (ttl, jitter, expected) in [(300, 10, 256_500), (300, 0, 270_000), (300, 50, 202_500), (60, 10, 51_300)] {
+        let interval = interval(Duration::from_secs(ttl), Percent(jitter));
+        assert_eq!(interval, Duration::from_millis(expected), "{ttl} s, {jitter} %");
     }
     // The shortest settings that are allowed.
-    assert!(interval(Duration::from_millis(1), Percent(50), Duration::from_millis(1)) > Duration::ZERO);
+    assert!(interval(Duration::from_millis(1), Percent(50)) > Duration::ZERO);
 }
 
 #[test]
-fn the_calls_of_all_operations_are_added_and_an_adaptive_ttl_counts_with_its_minimum() {
-    let mut operation = (**Catalogue::for_tests(Vec::new()).operation("/v2/p/products").unwrap().0).clone();
-    let calls =
-        |operations: &[&Operation]| calls_per_minute(operations.iter().copied(), Percent(10), Duration::from_secs(300));
-    let fixed = operation.clone();
+fn the_calls_of_all_scopes_are_added_and_an_adaptive_ttl_counts_with_its_minimum() {
+    let fixed = (**Catalogue::for_tests(Vec::new()).operation("/v2/p/products").unwrap().0).clone();
+    let calls = |scopes: &[(&Operation, usize)]| {
+        calls_per_minute(scopes.iter().copied(), Percent(10), Duration::from_secs(300))
+    };
     let [min, max] = [30, 3600].map(Duration::from_secs);
-    operation.adaptive_ttl = Some(AdaptiveTtl { max_stale: 0.01, min, max });
+    let adaptive = Operation { adaptive_ttl: Some(AdaptiveTtl { max_stale: 0.01, min, max }), ..fixed.clone() };
+    let lasting = Operation { ttl: max, ..fixed.clone() };
     let is_near = |one: f64, other: f64| (one - other).abs() < 1e-9;
-    assert!(is_near(calls(&[&fixed, &fixed]), 2.0 * 60.0 / 243.0) && is_near(calls(&[]), 0.0));
-    assert!(is_near(calls(&[&fixed, &operation]), 60.0 / 243.0 + 60.0 / 24.3));
+    assert!(is_near(calls(&[(&fixed, 1), (&fixed, 2)]), 3.0 * 60.0 / 256.5) && is_near(calls(&[]), 0.0));
+    assert!(is_near(calls(&[(&fixed, 1), (&adaptive, 1)]), 60.0 / 256.5 + 60.0 / 25.65));
+    // The proofs of a scope are enough for a few responses that live longer than the grant, and not for many.
+    assert!(is_near(calls(&[(&lasting, 1)]), 60.0 / 270.0) && is_near(calls(&[(&lasting, 11)]), 60.0 / 270.0));
+    assert!(is_near(calls(&[(&lasting, 57)]), 57.0 * 60.0 / 3078.0));
 }
 
 #[test]
@@ -223,8 +221,8 @@ fn check_prints_the_calls_per_minute() {
             .unwrap()
     };
     for (settings, expected) in [
-        ("", "# keep_warm: 4 cache keys cost 1.0 upstream calls per minute"),
-        ("[cache]\nttl = \"1m\"", "# keep_warm: 4 cache keys cost 4.9 upstream calls per minute"),
+        ("", "# keep_warm: 4 cache keys cost 0.9 upstream calls per minute"),
+        ("[cache]\nttl = \"1m\"", "# keep_warm: 4 cache keys cost 4.7 upstream calls per minute"),
         ("[cache]\nttl = \"1d\"", "# keep_warm: 4 cache keys cost 0.9 upstream calls per minute"),
         (
             "[cache]\nttl = \"1d\"\n[grants]\ngrant_ttl = \"1d\"",
@@ -232,7 +230,7 @@ fn check_prints_the_calls_per_minute() {
         ),
         (
             "[[operation]]\nname = \"ListProduct\"\nttl = { max_stale = \"1%\" }",
-            "# keep_warm: 4 cache keys cost at most 5.4 upstream calls per minute",
+            "# keep_warm: 4 cache keys cost at most 5.1 upstream calls per minute",
         ),
     ] {
         assert_eq!(cost(settings), expected, "{settings}");
