@@ -28,6 +28,7 @@ mod fetcher;
 mod forward;
 mod identify;
 mod invalidate;
+mod keep_warm;
 mod look_up;
 mod memory;
 mod observer;

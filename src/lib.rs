@@ -21,8 +21,8 @@
 //! it.
 //!
 //! [`gateway`] is the only module that knows the order of the steps. `gateway.rs` has the sequence of a request,
-//! `gateway/fetch.rs` that of a fetch, and `gateway/forward.rs` that of a relayed request. Steps do not call each
-//! other. They are functions of the parts that they need: `memory.rs` (grants, entries, backoffs), `fetcher.rs`
+//! `gateway/fetch.rs` that of a fetch, `gateway/forward.rs` that of a relayed request, and `gateway/keep_warm.rs` that
+//! of a request that the gateway sends itself. Steps do not call each other. They are functions of the parts that they need: `memory.rs` (grants, entries, backoffs), `fetcher.rs`
 //! (flights, queue, key breaker), `observer.rs` (metrics, events, health) and `active_config.rs` (the settings in
 //! force). There is no middleware, no registration, and no import circle within a folder.
 //!
@@ -139,7 +139,8 @@
 //! 11. **Isolation.** No client keeps more than half of a resource while others wait for it. For connections a client
 //!     is a peer address ([`request::peer`]). For call slots, relay slots and the budget it is a caller, a peer
 //!     address and a connection. One caller never has more than half of the flights or waiters. Callers are served in
-//!     this order: with a grant or proved within the last hour, known by a relayed request, unknown, and last those whose client has closed its sending side ([`cache::known_callers`], [`upstream::gate`]). A client
+//!     this order: with a grant or proved within the last hour, known by a relayed request, unknown, and then those whose client has closed its sending side ([`cache::known_callers`], [`upstream::gate`]).
+//!     Calls that the gateway makes itself to keep responses warm come last. A client
 //!     may take more of the budget only if it then holds at most as many bytes as remain free (for a small request,
 //!     four times as many). Unknown callers together get at most half of what known callers leave, and connections
 //!     without a credential a quarter. Removed entries that clients still read count for no client.
@@ -168,6 +169,8 @@
 //! - **Relay**: to pass a request on unchanged and store nothing. The outcome is *bypass* for an operation, else
 //!   *pass-through*.
 //! - **Backoff**: a time in which the gateway does not call upstream for what it can serve stale.
+//! - **Keep warm**: the gateway itself sends configured requests with a configured access key, before their entries and the
+//!   key's grants end (`gateway/keep_warm.rs`).
 //! - **Slot**: the right to have one call in flight (`upstream.max_calls`). A call waits for its *turn* to get one.
 //! - **Budget**: the bytes that may be held for clients. A *charge* is a part of it that is in use; an *account* is what one
 //!   connection holds. **Shed**: to close a connection because another one, or memory, is needed.

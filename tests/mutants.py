@@ -42,7 +42,7 @@ BACKOFFS, WAIT, DIRECTIVES = "src/cache/backoffs.rs", "src/gateway/wait.rs", "sr
 VALIDATE, SUCCESSES = "src/request/validate.rs", "src/upstream/successes.rs"
 SKEW, REMEMBERED = "src/clock/skew.rs", "src/gateway/remembered.rs"
 RENEWAL, BACKGROUND = "src/cache/grants/renewal.rs", "src/gateway/background.rs"
-PROVE, ROLE = "src/gateway/prove.rs", "src/gateway/role.rs"
+PROVE, ROLE, CALLS = "src/gateway/prove.rs", "src/gateway/role.rs", "src/cache/flights/calls.rs"
 
 # Name, the rule that it breaks (invariants are those of src/lib.rs), file, text, replacement.
 MUTATIONS = [
@@ -390,15 +390,15 @@ MUTATIONS = [
         "negative-from-any-caller",
         "freshness: only a granted caller stores a negative response",
         SETTLE,
-        "if self.is_renewal || !is_key_only || !is_granted || fresh",
-        "if self.is_renewal || !is_key_only || fresh",
+        "if self.is_for_caller_alone || !is_key_only || !is_granted || fresh",
+        "if self.is_for_caller_alone || !is_key_only || fresh",
     ),
     (
         "extra-headers-negative-stored",
         "invariant 1: a call that sends more than its key stores no negative response",
         SETTLE,
-        "if self.is_renewal || !is_key_only || !is_granted || fresh",
-        "if self.is_renewal || !is_granted || fresh",
+        "if self.is_for_caller_alone || !is_key_only || !is_granted || fresh",
+        "if self.is_for_caller_alone || !is_granted || fresh",
     ),
     (
         "older-negative-replaces-newer",
@@ -874,14 +874,14 @@ MUTATIONS = [
     (
         "additional-call-same-caller",
         "invariant 4: an additional call is made by another caller",
-        FLIGHTS,
+        CALLS,
         "self.callers.len() < MAX_CALLS && !self.callers.contains(&caller)",
         "self.callers.len() < MAX_CALLS && (!self.callers.contains(&caller) || true)",
     ),
     (
         "four-calls",
         "invariant 4: a flight has three calls at most",
-        FLIGHTS,
+        CALLS,
         "self.callers.len() < MAX_CALLS && ",
         "self.callers.len() <= MAX_CALLS && ",
     ),
@@ -1001,7 +1001,7 @@ MUTATIONS = [
         "renewal-negative-for-all",
         "renewal: a response that is no list concerns only its caller",
         SETTLE,
-        "if self.is_renewal || !is_key_only || !is_granted",
+        "if self.is_for_caller_alone || !is_key_only || !is_granted",
         "if !is_key_only || !is_granted",
     ),
     (

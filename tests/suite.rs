@@ -49,6 +49,7 @@ mod http2;
 mod http2_edges;
 mod invalidation;
 mod isolation;
+mod keep_warm;
 mod key_abuse;
 mod key_breaker;
 mod keys;

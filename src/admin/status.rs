@@ -42,6 +42,7 @@ struct Status {
     memory: MemorySummary,
     callers: CallersSummary,
     staleness: Vec<StalenessSummary>,
+    keep_warm: KeepWarmSummary,
     upstream: Vec<UpstreamSummary>,
     misses: Counts,
     unstored: Counts,
@@ -145,6 +146,12 @@ struct AnswersSummary {
 }
 
 #[derive(Serialize)]
+struct KeepWarmSummary {
+    cache_keys: usize,
+    calls: Counts,
+}
+
+#[derive(Serialize)]
 struct UpstreamSummary {
     service: &'static str,
     url: String,
@@ -226,6 +233,10 @@ fn status(gateway: &Gateway, proxy: SocketAddr) -> Status {
             signatures: by(&metrics.signatures, "result"),
         },
         staleness: gateway.staleness().into_iter().map(staleness).collect(),
+        keep_warm: KeepWarmSummary {
+            cache_keys: active.keep_warm().len(),
+            calls: by(&metrics.keep_warm_calls, "result"),
+        },
         upstream: active.catalogue().services().map(|service| upstream(gateway, &active, service)).collect(),
         misses: by(&metrics.misses, "reason"),
         unstored: by(&metrics.unstored, "reason"),

@@ -46,6 +46,11 @@ impl FreshnessInfo {
         self.initial_age.saturating_add(now.saturating_duration_since(self.sent))
     }
 
+    /// How long the entry is fresh, from when its request was sent.
+    pub fn fresh_for(&self) -> Duration {
+        self.lifetime.ttl.saturating_sub(self.initial_age)
+    }
+
     /// The state at `now`. When the age is equal to `ttl`, the entry is no longer fresh.
     pub fn freshness(&self, now: Instant) -> Freshness {
         let Lifetime { ttl, stale_while_revalidate, stale_if_error } = self.lifetime;

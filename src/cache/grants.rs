@@ -20,7 +20,7 @@ use http::StatusCode;
 use strum::{IntoStaticStr, VariantArray};
 
 use self::renewal::Renewal;
-pub(crate) use self::renewal::{GrantUse, RenewalPolicy, RenewalResult};
+pub(crate) use self::renewal::{GrantUse, RenewalPolicy, RenewalResult, backoff_after};
 use super::entry::Entry;
 use super::lru_map::LruMap;
 use crate::catalogue::{Service, error_code};

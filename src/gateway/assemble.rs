@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Instant, SystemTime};
 
+use tokio::sync::Notify;
+
 use super::fetcher::Fetcher;
 use super::memory::Memory;
 use super::observer::Observer;
@@ -148,6 +150,7 @@ impl Gateway {
                 relay_gate,
                 key_breaker: KeyBreaker::new(clock.clone()),
                 second_tier,
+                keep_warm_changes: Notify::new(),
             }),
             observer: Arc::new(Observer {
                 digests,
@@ -204,6 +207,7 @@ impl Gateway {
     /// Switches the cache on or off at run time. Entries stay, and age.
     pub fn set_mode(&self, mode: Mode) {
         self.bypassing.store(mode == Mode::Bypass, Ordering::Relaxed);
+        self.fetcher.keep_warm_changes.notify_one();
     }
 
     /// Removes the selected entries and returns their number. The result of a call that was sent before the purge is
@@ -213,6 +217,7 @@ impl Gateway {
         self.memory.backoffs.purge(selection);
         self.fetcher.shared_flights.close_all();
         self.fetcher.lone_flights.close_all();
+        self.fetcher.keep_warm_changes.notify_one();
         purged
     }
 

@@ -7,6 +7,7 @@ use http::HeaderMap;
 
 use super::fetch::NewFetch;
 use super::fetch_result::FetchPurpose;
+use super::prove::LoneCall;
 use super::{CacheRequest, Gateway, prove};
 use crate::cache::store::CacheKey;
 use crate::telemetry::record::RequestRecord;
@@ -48,7 +49,7 @@ impl Gateway {
             return;
         }
         let cache_key = shared_key.of(caller);
-        if let Some((leader, proof)) = prove::begin_renewal(&self.fetcher, request, &cache_key) {
+        if let Some(LoneCall { leader, proof, .. }) = prove::begin_alone(&self.fetcher, request, &cache_key) {
             let fetch = NewFetch { leader, cache_key, purpose: FetchPurpose::Renewal, proof: Some(proof) };
             self.start_fetch(fetch, request, headers, record);
         }

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Response, StatusCode};
 
 use super::fetch_result::{AdditionalCallReason, FetchPurpose, FetchResult};
-use super::fetcher::{ProofLeader, TurnError};
+use super::fetcher::{ProofLeader, Turn, TurnError};
 use super::look_up::{HitKind, LookupResult};
 use super::second_tier::{adopt_record, store_record};
 use super::settle::{self, EndedCall, apply_denial};
@@ -25,7 +25,7 @@ use crate::telemetry::record::RequestRecord;
 use crate::upstream::client::FetchContext;
 use crate::upstream::gate::Class;
 use crate::upstream::key_breaker::SignatureOutcome;
-use crate::upstream::{CallerRefusal, UpstreamError, UpstreamResponse};
+use crate::upstream::{CallerRefusal, UpstreamError, UpstreamResponse, is_refusal};
 
 /// What a request needs to start a fetch.
 pub(super) struct NewFetch {
@@ -42,6 +42,8 @@ struct Fetch {
     new: NewFetch,
     request: CacheRequest,
     context: FetchContext,
+    /// The turn, if the call has had it already.
+    turn: Option<Turn>,
 }
 
 impl Gateway {
@@ -63,15 +65,30 @@ impl Gateway {
             forwarded: forwarded::select(request.lookup.key.operation(), headers),
         };
         self.refresh_staleness(request.lookup.key.operation());
-        tokio::spawn(Arc::clone(self).run_fetch(Fetch { new, request: request.clone(), context }));
+        tokio::spawn(Arc::clone(self).run_fetch(Fetch { new, request: request.clone(), context, turn: None }));
+    }
+
+    /// The same without a client, for a call that has had its turn. The request is built only from the key, the
+    /// credential and constants.
+    pub(super) fn start_own_fetch(self: &Arc<Self>, new: NewFetch, request: &CacheRequest, turn: Turn) {
+        let context = FetchContext {
+            credential: request.credential.kept(),
+            date: self.clock.date(),
+            request_id: self.request_ids.next().as_str().to_owned(),
+            via: self.via.trail(&HeaderMap::new()),
+            validator: None,
+            trace: None,
+            forwarded: HeaderMap::new(),
+        };
+        tokio::spawn(Arc::clone(self).run_fetch(Fetch { new, request: request.clone(), context, turn: Some(turn) }));
     }
 
     /// Calls upstream, applies what the response changes, and releases the waiters.
     async fn run_fetch(self: Arc<Self>, fetch: Fetch) {
-        let Fetch { new, request, mut context } = fetch;
+        let Fetch { new, request, mut context, turn } = fetch;
         // The proof is held to the end of this function: then the grant is decided.
         let NewFetch { mut leader, cache_key, purpose, proof } = new;
-        let is_renewal = purpose == FetchPurpose::Renewal;
+        let is_for_caller_alone = purpose.is_for_caller_alone();
         let caller = request.lookup.caller_scope.caller;
         let service = request.lookup.key.operation().service;
         let is_key_only = self.via.is_own(&context.via) && context.forwarded.is_empty();
@@ -93,9 +110,15 @@ impl Gateway {
         // The turn: a permit to use the access key, and one of the gate. The fetch ends if all its clients have
         // disconnected.
         let signed = context.credential.signed();
+        let wait_for_turn = async {
+            match turn {
+                Some(turn) => Ok(turn),
+                None => self.fetcher.wait_for_turn(&request, signed, class, is_shared, &self.observer).await,
+            }
+        };
         let (key_permit, _permit) = tokio::select! {
             biased;
-            turn = self.fetcher.wait_for_turn(&request, signed, class, is_shared, &self.observer) => match turn {
+            turn = wait_for_turn => match turn {
                 Ok(turn) => turn,
                 Err(TurnError::Suspended) => return leader.end(FetchResult::Suspended { leader: caller }, false),
                 Err(TurnError::Busy) => {
@@ -112,11 +135,7 @@ impl Gateway {
         // Another call may have stored the entry meanwhile. A stale entry with a validator makes the request
         // conditional.
         let stored = match self.memory.look_up(&request, sent) {
-            LookupResult::Hit(entry, HitKind::Fresh)
-                if is_renewal && self.memory.grants.ends_soon(&request.lookup.caller_scope, sent) =>
-            {
-                Some(entry)
-            }
+            LookupResult::Hit(entry, HitKind::Fresh) if self.is_ahead(purpose, &request, sent) => Some(entry),
             LookupResult::Hit(..) => return leader.end(FetchResult::NotSent, false),
             LookupResult::StaleWhileRevalidate(entry, _) => Some(entry),
             LookupResult::Fetch { stored, .. } => stored,
@@ -154,13 +173,14 @@ impl Gateway {
         let duration = self.clock.timer_now().saturating_duration_since(begun);
         call_metrics.ended(status, duration);
         if let Some(key_permit) = key_permit {
-            self.observer.signature_ended(key_permit, signature_outcome(&result));
+            let is_client_accepted = purpose != FetchPurpose::KeepWarm && !status.is_ok_and(is_refusal);
+            self.fetcher.signature_ended(key_permit, signature_outcome(&result), is_client_accepted, &self.observer);
         }
 
         // What the result changes.
         let (memory, observer) = (&self.memory, &self.observer);
         let (request, cache_key) = (&request, &cache_key);
-        let call = EndedCall { memory, observer, request, cache_key, is_renewal, is_key_only, epoch, times };
+        let call = EndedCall { memory, observer, request, cache_key, is_for_caller_alone, is_key_only, epoch, times };
         let (response, is_external) = match result.and_then(|response| resolve_304(response, revalidated.as_ref())) {
             Ok((response, upstream_status)) => {
                 let mut fetched = call.settle(pending_grant, response, upstream_status);
@@ -183,7 +203,7 @@ impl Gateway {
         if is_proved {
             self.fetcher.successes.list(service, sent);
         }
-        if is_renewal {
+        if purpose == FetchPurpose::Renewal {
             let headers = response.as_ref().ok().map(|fetched| fetched.response.headers());
             settle::end_renewal(memory, observer, &request.lookup.caller_scope, is_proved, headers, times);
         }
@@ -200,6 +220,18 @@ impl Gateway {
         leader.end(result, serves_all);
         if is_stored && let Some(tier) = &self.fetcher.second_tier {
             store_record(&**tier, &self.memory, request, &self.clock);
+        }
+    }
+}
+
+impl Gateway {
+    /// Whether a call is made although there is a fresh entry, because its caller's grant or the entry ends soon.
+    fn is_ahead(&self, purpose: FetchPurpose, request: &CacheRequest, now: Instant) -> bool {
+        match purpose {
+            FetchPurpose::Response | FetchPurpose::Additional(_) => false,
+            FetchPurpose::Renewal => self.memory.grants.ends_soon(&request.lookup.caller_scope, now),
+            // It has been found due when its turn came.
+            FetchPurpose::KeepWarm => true,
         }
     }
 }

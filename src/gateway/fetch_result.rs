@@ -24,6 +24,16 @@ pub(super) enum FetchPurpose {
     Additional(AdditionalCallReason),
     /// The renewal of a grant that ends soon. No request waits for it.
     Renewal,
+    /// To keep a response and its caller's grant from ending. The gateway makes it without a request.
+    KeepWarm,
+}
+
+impl FetchPurpose {
+    /// Whether the call is made for its caller alone: a good response is kept for everybody, and anything else concerns
+    /// only the caller.
+    pub(super) fn is_for_caller_alone(self) -> bool {
+        matches!(self, Self::Renewal | Self::KeepWarm)
+    }
 }
 
 /// Why a call is made beside or after another caller's call for the same key. The label of a metric.

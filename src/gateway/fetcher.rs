@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use super::CacheRequest;
@@ -16,7 +17,7 @@ use crate::cache::store::CacheKey;
 use crate::catalogue::Service;
 use crate::signing::ring::VerifiedRequest;
 use crate::upstream::gate::{Class, Gate, Permit};
-use crate::upstream::key_breaker::{KeyBreaker, KeyPermit, Suspended};
+use crate::upstream::key_breaker::{KeyBreaker, KeyPermit, SignatureOutcome, Suspended};
 use crate::upstream::successes::Successes;
 use crate::upstream::{Fault, UpstreamError};
 
@@ -33,10 +34,16 @@ pub(super) struct Fetcher {
     pub(super) relay_gate: Arc<Gate>,
     pub(super) key_breaker: Arc<KeyBreaker>,
     pub(super) second_tier: Option<Arc<dyn SecondTier>>,
+    /// Wakes keep warm, which looks again what is due: settings or entries have changed, or upstream has accepted an
+    /// access key for a client.
+    pub(super) keep_warm_changes: Notify,
 }
 
 /// Held by a call that may prove its caller. The caller's other requests in the scope wait until it is dropped.
 pub(super) type ProofLeader = Leader<CallerScope, ()>;
+
+/// The right to make a call: a permit to use its access key, if it is signed, and a call slot.
+pub(super) type Turn = (Option<KeyPermit>, Permit);
 
 /// Why a call is not sent.
 pub(super) enum TurnError {
@@ -55,7 +62,7 @@ impl Fetcher {
         class: Class,
         is_shared: bool,
         observer: &Observer,
-    ) -> Result<(Option<KeyPermit>, Permit), TurnError> {
+    ) -> Result<Turn, TurnError> {
         let (service, client) = (request.lookup.key.operation().service, request.client);
         let turn = async {
             let key_permit = self.key_permit(signed, service, observer).await?;
@@ -91,6 +98,23 @@ impl Fetcher {
             .await
             .map(Some)
             .inspect_err(|suspended| observer.key_suspended(suspended))
+    }
+
+    /// Records what a call has shown about its signature. `is_client_accepted`: it was a client's, and upstream has not
+    /// refused it.
+    pub(super) fn signature_ended(
+        &self,
+        key_permit: KeyPermit,
+        outcome: SignatureOutcome,
+        is_client_accepted: bool,
+        observer: &Observer,
+    ) {
+        if outcome == SignatureOutcome::Accepted && is_client_accepted {
+            key_permit.accepted_for_client();
+            self.keep_warm_changes.notify_one();
+        } else {
+            observer.signature_ended(key_permit, outcome);
+        }
     }
 
     /// Whether the request is signed, and its access key must not be used now.

@@ -37,7 +37,7 @@ use crate::telemetry::outcome::Outcome;
 use crate::telemetry::record::RequestRecord;
 use crate::upstream::gate::{Class, Permit};
 use crate::upstream::key_breaker::{KeyPermit, SignatureOutcome};
-use crate::upstream::{MAX_PEEK, PEEK_TIMEOUT, UpstreamError};
+use crate::upstream::{MAX_PEEK, PEEK_TIMEOUT, UpstreamError, is_refusal};
 
 /// The memory of a relayed request in flight, in bytes: the parts of its body and its response that were read and not
 /// yet written, and the kernel's buffer for the slow direction. Measured.
@@ -219,7 +219,8 @@ impl Forwarder {
             (Bytes::new(), response)
         };
         if let Some(key_permit) = key_permit {
-            self.observer.signature_ended(key_permit, SignatureOutcome::of(status, &beginning));
+            let outcome = SignatureOutcome::of(status, &beginning);
+            self.fetcher.signature_ended(key_permit, outcome, !is_refusal(status), &self.observer);
         }
         if let Some(pending_grant) = pending_grant.filter(denies) {
             pending_grant.refused(RefusedBy::of(&beginning), None, self.clock.now());

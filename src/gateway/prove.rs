@@ -37,14 +37,18 @@ pub(super) fn join(fetcher: &Fetcher, request: &CacheRequest, cache_key: &CacheK
     }
 }
 
-/// Begins the renewal of a grant whose caller gets a hit. `None` if a call of the caller in the scope is in flight, or
-/// if there are too many flights.
-pub(super) fn begin_renewal(
-    fetcher: &Fetcher,
-    request: &CacheRequest,
-    cache_key: &CacheKey,
-) -> Option<(Leader<CacheKey, FetchResult>, ProofLeader)> {
+/// A call that is made for its caller alone, and may prove it.
+pub(super) struct LoneCall {
+    pub(super) waiter: Waiter<CacheKey, FetchResult>,
+    pub(super) leader: Leader<CacheKey, FetchResult>,
+    pub(super) proof: ProofLeader,
+}
+
+/// Begins a call that is made for its caller alone. `None` if a call of the caller in the scope is in flight, or if
+/// there are too many flights.
+pub(super) fn begin_alone(fetcher: &Fetcher, request: &CacheRequest, cache_key: &CacheKey) -> Option<LoneCall> {
     let caller_scope = &request.lookup.caller_scope;
     let proof = fetcher.proofs.begin(caller_scope, caller_scope.caller)?;
-    Some((fetcher.lone_flights.begin(cache_key, caller_scope.caller)?, proof))
+    let (waiter, leader) = fetcher.lone_flights.join(cache_key, caller_scope.caller);
+    Some(LoneCall { waiter, leader: leader.filter(Leader::is_joinable)?, proof })
 }

@@ -88,6 +88,7 @@ impl Gateway {
         *self.active.write() = Arc::clone(&active);
         self.fast_path.switch(active.settings.listen.fast_path);
         self.fetcher.key_breaker.keep_only(&active.keys);
+        self.fetcher.keep_warm_changes.notify_one();
         for removed in active.catalogue.removed_since(&before.catalogue) {
             self.purge(&PurgeSelection { operation: Some(removed.name.to_string()), ..PurgeSelection::default() });
         }

@@ -35,8 +35,9 @@ pub(super) struct EndedCall<'f> {
     pub(super) request: &'f CacheRequest,
     /// The key of the flight. Other requests may have joined it.
     pub(super) cache_key: &'f CacheKey,
-    /// Whether the call renews a grant. Then only a response that can be stored changes what other callers get.
-    pub(super) is_renewal: bool,
+    /// Whether the call is made for its caller alone. Then only a response that can be stored changes what other callers
+    /// get.
+    pub(super) is_for_caller_alone: bool,
     /// Whether the request was built only from the key, the credential and constants.
     pub(super) is_key_only: bool,
     /// The purge epoch in which it was sent.
@@ -182,7 +183,7 @@ impl EndedCall<'_> {
         freshness_info.lifetime =
             Lifetime { ttl: freshness_info.lifetime.ttl.min(negative_ttl), ..Lifetime::default() };
         let is_granted = self.memory.grants.is_granted(&request.lookup.caller_scope, times.received);
-        if self.is_renewal || !is_key_only || !is_granted || freshness_info.lifetime.ttl.is_zero() {
+        if self.is_for_caller_alone || !is_key_only || !is_granted || freshness_info.lifetime.ttl.is_zero() {
             return Some(Unstorable::Status);
         }
         let cache_key = self.current_cache_key();
@@ -237,7 +238,7 @@ impl EndedCall<'_> {
         }
         // If other headers than those of the key were sent, they may have caused the failure. Then it must not affect
         // other callers.
-        if self.is_renewal {
+        if self.is_for_caller_alone {
             self.memory.backoffs.begin_for_caller(&request.lookup.caller_scope, span, times.received);
         }
         if self.is_key_only || is_private {
@@ -255,13 +256,13 @@ impl EndedCall<'_> {
         reason
     }
 
-    /// Marks a key uncacheable. While the entry is fresh, and after a renewal, the mark is only for this caller: the
-    /// others still get the entry, and this caller may have caused its response itself.
+    /// Marks a key uncacheable. While the entry is fresh, and after a call for this caller alone, the mark is only for
+    /// it: the others still get the entry, and this caller may have caused its response itself.
     fn mark(&self, cache_key: &CacheKey, reason: Unstorable) {
         let now = self.times.received;
         let is_fresh = |entry: &Arc<Entry>| matches!(entry.freshness_info().freshness(now), Freshness::Fresh { .. });
         let marked = match self.memory.store.get(cache_key) {
-            _ if self.is_renewal => cache_key.of(self.request.lookup.caller_scope.caller),
+            _ if self.is_for_caller_alone => cache_key.of(self.request.lookup.caller_scope.caller),
             Some(entry) if is_fresh(&entry) => cache_key.of(self.request.lookup.caller_scope.caller),
             _ => cache_key.clone(),
         };

@@ -121,6 +121,7 @@ pub struct Server {
     internal: [JoinHandle<()>; 2],
     shedding: JoinHandle<()>,
     logging: JoinHandle<()>,
+    keeping_warm: JoinHandle<()>,
 }
 
 impl Server {
@@ -239,6 +240,7 @@ impl Server {
         });
         let shedding = tokio::spawn(short_of_memory::run(Arc::clone(&gateway), registry, clock));
         let logging = tokio::spawn(log_repetitions(Arc::clone(&gateway)));
+        let keeping_warm = tokio::spawn(Arc::clone(&gateway).keep_warm());
         let reloading = Arc::new(Reloading::new(Arc::clone(&gateway), client_limits, internal_limits, tls_state));
         let [proxy, metrics, admin] = addresses;
         Ok(Self {
@@ -254,6 +256,7 @@ impl Server {
             internal,
             shedding,
             logging,
+            keeping_warm,
         })
     }
 
@@ -310,6 +313,7 @@ impl Server {
 
     /// Stops accepting and waits up to `limits.shutdown_timeout` for requests in flight.
     pub async fn stop(self) {
+        self.keeping_warm.abort();
         self.draining.send_replace(true);
         if let Err(error) = self.proxying.await {
             tracing::error!(%error, "the proxy listener failed");

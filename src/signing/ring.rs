@@ -199,6 +199,11 @@ impl ExaminedClaim<'_> {
 }
 
 impl VerifiedRequest {
+    /// A request without a body that the gateway itself makes with a configured key.
+    pub fn made_here(key: Arc<AccessKey>) -> Self {
+        Self { key, covered: String::new(), payload: Payload::of(b"") }
+    }
+
     /// Signs the request anew in its present form. The signature covers the same headers as the client's, and `Host`.
     ///
     /// # Errors

@@ -44,6 +44,8 @@ pub enum Event {
     AdminDenied,
     /// An access key is not used for a while, because upstream refuses it.
     KeySuspended,
+    /// Keep warm does not use an access key for now, because upstream has refused a call of it.
+    KeepWarmStopped,
     /// The memory budget is used up.
     MemoryReached,
     /// The memory budget has room again.
@@ -70,8 +72,20 @@ impl Event {
 
     /// Whether an operator has to act. Such events are logged at `warn`, the others at `info`.
     fn needs_action(self) -> bool {
-        use Event::{AdminDenied, KeySuspended, MemoryReached, Outage, PrivateScope, ReloadRefused, Throttled};
-        matches!(self, PrivateScope | Outage | Throttled | AdminDenied | KeySuspended | MemoryReached | ReloadRefused)
+        use Event::{
+            AdminDenied, KeepWarmStopped, KeySuspended, MemoryReached, Outage, PrivateScope, ReloadRefused, Throttled,
+        };
+        matches!(
+            self,
+            PrivateScope
+                | Outage
+                | Throttled
+                | AdminDenied
+                | KeySuspended
+                | KeepWarmStopped
+                | MemoryReached
+                | ReloadRefused
+        )
     }
 
     /// Whether an operator has caused it. Such events are logged each time.

@@ -36,6 +36,18 @@ pub enum Reload {
     Unchanged,
 }
 
+/// How a call of keep warm has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, VariantArray)]
+#[strum(const_into_str, serialize_all = "kebab-case")]
+pub enum KeepWarmResult {
+    /// The caller has a grant with a later end.
+    Proved,
+    /// There was no response, or it proves nothing.
+    Failed,
+    /// Upstream answered 401 or 403.
+    Refused,
+}
+
 families! {
     /// The metrics of one gateway.
     pub struct Metrics {
@@ -102,6 +114,10 @@ families! {
     renewals: IntCounterVec = "workspace_gateway_renewals_total" ["result"] { each::<RenewalResult>() },
         "Calls that were made to renew a grant before its end, so that its caller does not wait. A rise of `failed`: \
          upstream fails or refuses credentials while clients are still answered from memory.";
+    keep_warm_calls: IntCounterVec = "workspace_gateway_keep_warm_calls_total" ["result"] { each::<KeepWarmResult>() },
+        "Calls that the gateway made without a request, for [[keep_warm]]. `workspace-gateway check` prints how many to \
+         expect. A rise of `failed`: upstream fails, or does not answer a configured request with a product list. Of \
+         `refused`: upstream refuses a configured access key, or the key has no permission in a project.";
     denials: IntCounterVec = "workspace_gateway_denials_total" ["source"] { [["upstream"], ["memory"]] },
         "Refused credentials. `upstream`: upstream answered 401 or 403; a rise: expired or revoked credentials are in \
          use. `memory`: the gateway repeated that response without a call; a rise: a client keeps sending a refused \
@@ -158,7 +174,7 @@ families! {
     upstream_calls_by_class: IntGaugeVec = "workspace_gateway_upstream_calls_by_class" ["kind", "class"],
         "Calls to upstream that have a call slot, by the class of their caller: `proved`, `relayed` (upstream \
          answered a relayed request successfully) or `unknown`, or `half-closed` if the client has closed its \
-         sending side. A rise of `unknown`: invented or expired tokens, or requests without a credential.";
+         sending side, or `keep-warm` if the gateway itself makes the call. A rise of `unknown`: invented or expired tokens, or requests without a credential.";
     upstream_calls_queued_by_class: IntGaugeVec = "workspace_gateway_upstream_calls_queued_by_class" ["kind", "class"],
         "Calls to upstream that wait for a call slot, by the class of their caller. A rise of `proved`: \
          upstream.max_calls is too low, or upstream is too slow, for the number of callers.";
@@ -285,6 +301,11 @@ impl Metrics {
     /// Counts a call that was made to renew a grant.
     pub fn renewal(&self, result: RenewalResult) {
         self.renewals.with_label_values(&[result.into_str()]).inc();
+    }
+
+    /// Counts a call of keep warm.
+    pub fn kept_warm(&self, result: KeepWarmResult) {
+        self.keep_warm_calls.with_label_values(&[result.into_str()]).inc();
     }
 
     /// Counts a failed call after which the gateway backs off.

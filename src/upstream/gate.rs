@@ -56,6 +56,8 @@ pub(crate) enum Class {
     Unknown,
     /// The client has closed its sending side and may have disconnected. This applies to callers of all kinds.
     HalfClosed,
+    /// The gateway itself makes the call, to keep a response warm. No client waits for it.
+    KeepWarm,
 }
 
 /// The client that makes a call.
@@ -94,7 +96,7 @@ impl GateClient {
         let peer = self.peer.map(Party::Peer);
         let path = match class {
             Class::Proved | Class::Relayed => [Some(self.identity()), peer, Some(connection)],
-            Class::Unknown | Class::HalfClosed => [peer, Some(connection), Some(self.identity())],
+            Class::Unknown | Class::HalfClosed | Class::KeepWarm => [peer, Some(connection), Some(self.identity())],
         };
         path.into_iter().flatten().collect()
     }

@@ -60,6 +60,10 @@ struct KeyState {
     last_refusal: Option<Instant>,
     /// The total number of refusals, which never decreases.
     refusals: u64,
+    /// How many permits were issued.
+    issued: u64,
+    /// The secret and the number of the permit of the latest client's call that upstream has accepted.
+    accepted_for_client: Option<(SecretFingerprint, u64)>,
     under_way: u32,
 }
 
@@ -90,6 +94,8 @@ pub(crate) struct KeyPermit {
     fingerprint: SecretFingerprint,
     /// The value of [`KeyState::refusals`] when the permit was issued.
     refusals: u64,
+    /// The permits of a key are numbered in order of issue, from 1.
+    number: u64,
 }
 
 /// What a response reveals about the signature of its request.
@@ -143,18 +149,53 @@ impl KeyBreaker {
                 let mut key_states = self.key_states();
                 let key_state = key_states.entry(key_id.clone()).or_default();
                 match key_state.admission(key.fingerprint(), self.clock.now()) {
-                    Admission::Allowed => {
-                        key_state.under_way += 1;
-                        let (fingerprint, refusals) = (*key.fingerprint(), key_state.refusals);
-                        drop(key_states);
-                        return Ok(KeyPermit { key_breaker: Arc::clone(self), key_id, fingerprint, refusals });
-                    }
+                    Admission::Allowed => return Ok(self.issue(key_id, *key.fingerprint(), key_state)),
                     Admission::Suspended => return Err(key_state.suspended(&key_id.0)),
                     Admission::Wait => {}
                 }
             }
             call_ended.await;
         }
+    }
+
+    /// Issues a permit for a call that no client needs. `None` if the call would have to wait, or if a refusal of it
+    /// could suspend or lock the key: after a refusal, only a client's call may try the key again.
+    pub(crate) fn enter_without_trial(self: &Arc<Self>, key: &AccessKey, service: Service) -> Option<KeyPermit> {
+        let key_id = key_id(key, service);
+        let mut key_states = self.key_states();
+        let key_state = key_states.entry(key_id.clone()).or_default();
+        let is_allowed = matches!(key_state.admission(key.fingerprint(), self.clock.now()), Admission::Allowed);
+        (is_allowed && key_state.needs_no_trial(key.fingerprint()))
+            .then(|| self.issue(key_id, *key.fingerprint(), key_state))
+    }
+
+    /// Whether [`Self::enter_without_trial`] may issue a permit.
+    pub(crate) fn needs_no_trial(&self, key: &AccessKey, service: Service) -> bool {
+        let key_states = self.key_states();
+        key_states.get(&key_id(key, service)).is_none_or(|key_state| key_state.needs_no_trial(key.fingerprint()))
+    }
+
+    /// The number of the permit of the latest client's call that upstream has accepted.
+    pub(crate) fn accepted_for_client(&self, key: &AccessKey, service: Service) -> Option<u64> {
+        let (fingerprint, number) = self.key_states().get(&key_id(key, service))?.accepted_for_client?;
+        (fingerprint == *key.fingerprint()).then_some(number)
+    }
+
+    /// The number of the latest permit.
+    pub(crate) fn issued(&self, key: &AccessKey, service: Service) -> u64 {
+        self.key_states().get(&key_id(key, service)).map_or(0, |key_state| key_state.issued)
+    }
+
+    fn issue(
+        self: &Arc<Self>,
+        key_id: BreakerId,
+        fingerprint: SecretFingerprint,
+        key_state: &mut KeyState,
+    ) -> KeyPermit {
+        key_state.under_way += 1;
+        key_state.issued += 1;
+        let (refusals, number) = (key_state.refusals, key_state.issued);
+        KeyPermit { key_breaker: Arc::clone(self), key_id, fingerprint, refusals, number }
     }
 
     pub(crate) fn is_suspended(&self, key: &AccessKey, service: Service) -> bool {
@@ -198,8 +239,12 @@ impl KeyBreaker {
 }
 
 fn key_id(key: &AccessKey, service: Service) -> BreakerId {
-    let own_upstream = (!Service::ALL.contains(&service)).then_some(service);
-    (key.id().to_owned(), own_upstream)
+    (key.id().to_owned(), own_upstream(service))
+}
+
+/// The service, if upstream counts its refusals separately from those of the built-in services.
+pub(crate) fn own_upstream(service: Service) -> Option<Service> {
+    (!Service::ALL.contains(&service)).then_some(service)
 }
 
 impl KeyState {
@@ -216,6 +261,12 @@ impl KeyState {
         // A retry of a refused secret, or a new secret after refusals, may add only one refusal at a time.
         let room = MAX_REFUSALS.saturating_sub(self.consecutive_refusals).max(1);
         if self.under_way < room { Admission::Allowed } else { Admission::Wait }
+    }
+
+    /// Whether a call with the secret is no trial: upstream has accepted it, or has refused no secret since it last
+    /// accepted one.
+    fn needs_no_trial(&self, fingerprint: &SecretFingerprint) -> bool {
+        self.accepted.as_ref() == Some(fingerprint) || self.consecutive_refusals == 0
     }
 
     fn refused(&mut self, fingerprint: SecretFingerprint, now: Instant) {
@@ -246,6 +297,16 @@ impl KeyState {
 }
 
 impl KeyPermit {
+    /// Records that upstream has accepted the call, which was a client's.
+    pub(crate) fn accepted_for_client(self) {
+        if let Some(key_state) = self.key_breaker.key_states().get_mut(&self.key_id) {
+            let number = key_state.accepted_for_client.map_or(0, |(_, number)| number).max(self.number);
+            key_state.accepted_for_client = Some((self.fingerprint, number));
+        }
+        let suspended = self.ended(SignatureOutcome::Accepted);
+        debug_assert!(suspended.is_none(), "an acceptance suspends nothing");
+    }
+
     /// Records the outcome of the call. Returns the suspension if the key is suspended now.
     pub(crate) fn ended(self, outcome: SignatureOutcome) -> Option<Suspended> {
         let now = self.key_breaker.clock.now();

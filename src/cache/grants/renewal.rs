@@ -67,6 +67,14 @@ struct RenewalBackoff {
     failures: u32,
 }
 
+/// How long no further call is made ahead of need after this number of failures in a row.
+pub(crate) fn backoff_after(failures: u32) -> Duration {
+    match failures {
+        0 => Duration::ZERO,
+        failures => FIRST_BACKOFF.saturating_mul(1 << (failures - 1).min(8)).min(LONGEST_BACKOFF),
+    }
+}
+
 impl Renewal {
     /// `sequence`: the number of the proof.
     pub(super) fn new(proved: Instant, sequence: u64) -> Self {
@@ -112,6 +120,13 @@ impl Grants {
         }
     }
 
+    /// When the latest proof was sent, and the lifetime of the grant, which may have lapsed. `None` if there is none.
+    pub(crate) fn lifetime(&self, caller_scope: &CallerScope) -> Option<(Instant, Duration)> {
+        let mut tables = self.tables();
+        let grant_ttl = tables.settings.grant_ttl;
+        tables.proved(caller_scope).map(|proved| (proved, grant_ttl))
+    }
+
     /// Whether a grant ends so soon that a renewal is still of use.
     pub(crate) fn ends_soon(&self, caller_scope: &CallerScope, now: Instant) -> bool {
         let mut tables = self.tables();
@@ -136,11 +151,7 @@ impl Grants {
         let Some(grant) = tables.grant(caller_scope) else { return };
         let backoff = grant.renewal.backoff.get_or_insert_with(|| Box::new(RenewalBackoff { until: now, failures: 0 }));
         backoff.failures += failures;
-        let doubled = match backoff.failures {
-            0 => Duration::ZERO,
-            failures => FIRST_BACKOFF.saturating_mul(1 << (failures - 1).min(8)).min(LONGEST_BACKOFF),
-        };
-        backoff.until = backoff.until.max(now + doubled.max(at_least));
+        backoff.until = backoff.until.max(now + backoff_after(backoff.failures).max(at_least));
     }
 }
 

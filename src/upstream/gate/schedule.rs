@@ -11,6 +11,8 @@
 //!    Calls whose client has closed its sending side get at most a quarter of N (at least one slot), and no more than
 //!    the first sentence allows. If a client closes while its call has a slot, the call keeps it, unless the quarter is
 //!    in use and other calls wait.
+//!    Calls that keep a response warm get at most an eighth of N (at least one slot), and no more than the first
+//!    sentence allows.
 //! 3. Clients that hold less than half of N go before those that hold half or more, in all classes. A client is a
 //!    caller, a peer address or a connection. So no client keeps more than half while others can use the rest, and
 //!    a client may use slots that no other client can use.
@@ -19,7 +21,10 @@
 //!    distinguished by caller, then by peer address, then by connection. Unknown callers are distinguished by peer
 //!    address, then by connection, then by caller, because anyone can invent tokens.
 //!
-//! Exception to rules 2 to 4: if [`MAX_PASSED_OVER`] slots have gone to higher classes while a class without a slot was
+//! 6. Calls that keep a response warm get a slot only if no other call can have it. They never delay another call, and
+//!    rule 3 does not put them before one.
+//!
+//! Exception to rules 2 to 4, but not to rule 6: if [`MAX_PASSED_OVER`] slots have gone to higher classes while a class without a slot was
 //! waiting, this class gets the next slot. So higher classes can delay a lower class but not block it.
 
 use std::collections::{BTreeSet, HashMap};
@@ -31,6 +36,9 @@ use super::{Class, GateClient, GateLimits, GateUsage, Party, Ticket};
 
 /// How many slots go to higher classes before a waiting class without a slot gets one.
 pub(super) const MAX_PASSED_OVER: u32 = 16;
+
+/// The classes of calls that are made for clients.
+const CLIENT_CLASSES: [Class; 4] = [Class::Proved, Class::Relayed, Class::Unknown, Class::HalfClosed];
 
 /// All calls to one service, under way and waiting.
 pub(super) struct Schedule {
@@ -153,8 +161,10 @@ impl Schedule {
     /// calls wait. Then the slot must be released.
     pub(super) fn move_to_half_closed(&mut self, ticket: Ticket) -> bool {
         let has_room = self.has_room_for_half_closed();
-        let other_classes = Class::VARIANTS.iter().copied().filter(|class| *class != Class::HalfClosed);
-        let others_wait = other_classes.into_iter().any(|class| self.queues[class as usize].queue.waiting() > 0);
+        let others_wait = CLIENT_CLASSES
+            .iter()
+            .filter(|class| **class != Class::HalfClosed)
+            .any(|class| self.queues[*class as usize].queue.waiting() > 0);
         let Some(call) = self.calls.get_mut(&ticket) else { return true };
         if call.class == Class::HalfClosed || call.state != CallState::UnderWay {
             return true;
@@ -182,7 +192,8 @@ impl Schedule {
         let calls = self.callers.get(&client.identity());
         let is_full = calls.is_some_and(|calls| calls.admitted >= self.limits.per_caller);
         let is_heavy = || self.heavy.contains(&client.identity());
-        is_full || self.queues.iter().any(|class| class.queue.waiting() > 0) && is_heavy()
+        let is_waited_for = || CLIENT_CLASSES.iter().any(|class| self.queues[*class as usize].queue.waiting() > 0);
+        is_full || is_waited_for() && is_heavy()
     }
 
     pub(super) fn usage(&self, class: Class) -> GateUsage {
@@ -212,22 +223,28 @@ impl Schedule {
         if self.under_way >= self.limits.calls {
             return None;
         }
-        let starving = self.queues.iter().find(|class| class.passed_over >= MAX_PASSED_OVER && class.queue.held() == 0);
+        let mut clients = CLIENT_CLASSES.iter().map(|class| &self.queues[*class as usize]);
+        let starving = clients.find(|class| class.passed_over >= MAX_PASSED_OVER && class.queue.held() == 0);
         if let Some(ticket) = starving.and_then(|class| class.queue.first(&[])) {
             return Some(ticket);
         }
         let first = |class: Class, except: &[Party]| self.queues[class as usize].queue.first(except);
-        let eligible = || Class::VARIANTS.iter().copied().filter(|class| self.may_take_slot(*class));
+        let eligible = || CLIENT_CLASSES.into_iter().filter(|class| self.may_take_slot(*class));
         eligible()
             .find_map(|class| first(class, &self.heavy))
             .or_else(|| eligible().find_map(|class| first(class, &[])))
+            .or_else(|| self.may_take_slot(Class::KeepWarm).then(|| first(Class::KeepWarm, &[])).flatten())
     }
 
     /// Rule 2.
     fn may_take_slot(&self, class: Class) -> bool {
         let held = |class: Class| self.queues[class as usize].queue.held();
         let higher: usize = Class::VARIANTS.iter().copied().filter(|higher| *higher < class).map(held).sum();
-        let has_room = class != Class::HalfClosed || self.has_room_for_half_closed();
+        let has_room = match class {
+            Class::Proved | Class::Relayed | Class::Unknown => true,
+            Class::HalfClosed => self.has_room_for_half_closed(),
+            Class::KeepWarm => held(Class::KeepWarm) < (self.limits.calls / 8).max(1),
+        };
         has_room && (class == Class::Proved || held(class) < self.limits.calls.saturating_sub(higher).div_ceil(2))
     }
 

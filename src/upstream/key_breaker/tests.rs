@@ -207,3 +207,44 @@ fn the_state_of_removed_keys_is_removed() {
     bench.key_breaker.keep_only(&KeyRing::default());
     assert_eq!(bench.key_breaker.key_states().len(), 0);
 }
+
+#[test]
+fn a_call_without_a_client_is_never_a_trial() {
+    let (bench, other) = (Bench::new(), key("other"));
+    let key = key("s");
+    let enter = || bench.key_breaker.enter_without_trial(&key, Service::Workspace);
+    let needs_none = || bench.key_breaker.needs_no_trial(&key, Service::Workspace);
+    assert!(needs_none(), "upstream has refused nothing");
+    enter().unwrap().ended(SignatureOutcome::Refused);
+    for _ in 1..MAX_REFUSALS {
+        assert!(!needs_none() && enter().is_none());
+        bench.call(&key).unwrap().unwrap().ended(SignatureOutcome::Refused);
+    }
+    // The suspension has run out, and the next call is a trial.
+    bench.clock.advance(SUSPENSION);
+    assert!(!bench.is_suspended(&key) && enter().is_none() && !needs_none());
+    bench.key_breaker.retry_suspended();
+    assert!(enter().is_none(), "nor after SIGHUP");
+    assert!(!bench.key_breaker.needs_no_trial(&other, Service::Workspace), "another secret of the key");
+    bench.call(&key).unwrap().unwrap().ended(SignatureOutcome::Accepted);
+    assert!(needs_none() && enter().is_some());
+    // It does not wait for other calls.
+    let new = self::key("new");
+    let held: Vec<_> = (0..MAX_REFUSALS).map(|_| bench.call(&new).unwrap().unwrap()).collect();
+    assert!(bench.key_breaker.enter_without_trial(&new, Service::Workspace).is_none() && held.len() == 3);
+}
+
+#[test]
+fn acceptances_of_clients_are_numbered_like_the_permits() {
+    let (bench, key) = (Bench::new(), key("s"));
+    let accepted = || bench.key_breaker.accepted_for_client(&key, Service::AppStream);
+    let issued = || bench.key_breaker.issued(&key, Service::Workspace);
+    assert_eq!((accepted(), issued()), (None, 0));
+    bench.key_breaker.enter_without_trial(&key, Service::Workspace).unwrap().ended(SignatureOutcome::Accepted);
+    assert_eq!((accepted(), issued()), (None, 1), "it was no client's");
+    let (early, late) = (bench.call(&key).unwrap().unwrap(), bench.call(&key).unwrap().unwrap());
+    late.accepted_for_client();
+    early.accepted_for_client();
+    assert_eq!((accepted(), issued()), (Some(3), 3));
+    assert_eq!(bench.key_breaker.accepted_for_client(&self::key("new"), Service::Workspace), None);
+}

@@ -12,7 +12,7 @@ use crate::request::caller::{Caller, Callers};
 use crate::request::peer::Peer;
 
 /// The usage of each class, in the order of the classes.
-fn usage(schedule: &Schedule) -> [GateUsage; 4] {
+fn usage(schedule: &Schedule) -> [GateUsage; 5] {
     std::array::from_fn(|class| schedule.usage(Class::VARIANTS[class]))
 }
 
@@ -60,7 +60,7 @@ fn turns_until(schedule: &mut Schedule, under_way: &mut Vec<Ticket>, wanted: &[T
 
 #[test]
 fn a_client_with_nothing_gets_the_next_slot_however_much_another_has_queued() {
-    for &class in Class::VARIANTS {
+    for class in CLIENT_CLASSES {
         let mut schedule = schedule(8, 100);
         add(&mut schedule, client(1), class, 100);
         let mut under_way = start_all(&mut schedule);
@@ -110,11 +110,11 @@ fn a_client_with_many_connections_addresses_or_callers_is_one_client() {
 #[test]
 fn each_lower_class_gets_half_of_what_the_higher_classes_do_not_hold() {
     for (calls, proved, relayed, expected) in [
-        (8, 0, 0, [0, 0, 4, 0]),
-        (8, 0, 9, [0, 4, 2, 0]),
-        (8, 2, 9, [2, 3, 2, 0]),
-        (8, 9, 9, [8, 0, 0, 0]),
-        (1, 0, 0, [0, 0, 1, 0]),
+        (8, 0, 0, [0, 0, 4, 0, 0]),
+        (8, 0, 9, [0, 4, 2, 0, 0]),
+        (8, 2, 9, [2, 3, 2, 0, 0]),
+        (8, 9, 9, [8, 0, 0, 0, 0]),
+        (1, 0, 0, [0, 0, 1, 0, 0]),
     ] {
         let mut schedule = schedule(calls, 1);
         for (class, count) in Class::VARIANTS.iter().copied().zip([proved, relayed, 9]) {
@@ -152,7 +152,7 @@ fn a_client_that_holds_half_waits_for_all_others_and_uses_slots_that_they_cannot
     assert!(schedule.has_to_wait(client(1)));
     start_all(&mut schedule);
     // Unknown callers get half of the four slots that the proved caller does not hold. They cannot have the other two.
-    assert_eq!(usage(&schedule).map(|usage| usage.under_way), [6, 0, 2, 0]);
+    assert_eq!(usage(&schedule).map(|usage| usage.under_way), [6, 0, 2, 0, 0]);
 }
 
 #[test]
@@ -336,10 +336,10 @@ fn calls_of_clients_that_have_closed_their_sending_side_come_last_and_get_a_quar
         schedule.add(client(number), Class::Proved);
     }
     start_all(&mut schedule);
-    assert_eq!(usage(&schedule).map(|usage| usage.under_way), [6, 0, 0, 2]);
+    assert_eq!(usage(&schedule).map(|usage| usage.under_way), [6, 0, 0, 2, 0]);
     schedule.remove(started[0]);
     start_all(&mut schedule);
-    assert_eq!(usage(&schedule).map(|usage| usage.under_way), [7, 0, 0, 1], "a proved caller goes first");
+    assert_eq!(usage(&schedule).map(|usage| usage.under_way), [7, 0, 0, 1, 0], "a proved caller goes first");
 }
 
 #[test]
@@ -349,7 +349,7 @@ fn a_half_closed_call_under_way_keeps_its_slot_if_the_quarter_has_room_or_no_oth
     start_all(&mut schedule);
     assert_eq!([0, 1, 2].map(|call| schedule.move_to_half_closed(calls[call])), [true, true, false]);
     assert!(schedule.move_to_half_closed(calls[0]), "it has been moved before");
-    assert_eq!(usage(&schedule).map(|usage| usage.under_way), [6, 0, 0, 2]);
+    assert_eq!(usage(&schedule).map(|usage| usage.under_way), [6, 0, 0, 2, 0]);
     schedule.remove(calls[0]);
     assert!(schedule.move_to_half_closed(calls[0]), "it has ended");
     assert!(schedule.move_to_half_closed(calls[2]));
@@ -357,5 +357,45 @@ fn a_half_closed_call_under_way_keeps_its_slot_if_the_quarter_has_room_or_no_oth
     calls[8..].iter().for_each(|waiting| schedule.remove(*waiting));
     assert!(schedule.move_to_half_closed(calls[3]), "no call waits");
     calls.into_iter().for_each(|call| schedule.remove(call));
-    assert_eq!(usage(&schedule), [GateUsage::default(); 4]);
+    assert_eq!(usage(&schedule), [GateUsage::default(); 5]);
+}
+
+#[test]
+fn calls_that_keep_responses_warm_wait_for_all_others_and_get_an_eighth() {
+    let mut schedule = schedule(16, 100);
+    let own = GateClient { caller: None, peer: None, connection: 5_000 };
+    add(&mut schedule, own, Class::KeepWarm, 3);
+    let mut under_way = start_all(&mut schedule);
+    assert_eq!(under_way.len(), 2, "an eighth, although no other call waits");
+    // One client has more calls than half of the slots, and one has closed its sending side.
+    add(&mut schedule, client(1), Class::Unknown, 7);
+    add(&mut schedule, client(1), Class::Proved, 30);
+    add(&mut schedule, client(2), Class::HalfClosed, 1);
+    assert!(!schedule.has_to_wait(own));
+    let clients = start_all(&mut schedule);
+    assert_eq!((clients.len(), schedule.usage(Class::KeepWarm).under_way), (14, 2));
+    under_way.extend(clients);
+    // It is not passed over for a while and then served, like a class of clients.
+    while schedule.usage(Class::Proved).queued + schedule.usage(Class::Unknown).queued > 0 {
+        schedule.remove(under_way.remove(0));
+        under_way.extend(start_all(&mut schedule));
+        let waits = schedule.usage(Class::KeepWarm).queued == 1;
+        assert!(waits || schedule.usage(Class::HalfClosed).queued == 0);
+    }
+    assert_eq!(schedule.usage(Class::KeepWarm).queued, 0);
+}
+
+#[test]
+fn a_call_that_keeps_a_response_warm_delays_no_caller() {
+    let mut schedule = schedule(1, 1);
+    let own = GateClient { caller: None, peer: None, connection: 5_000 };
+    add(&mut schedule, client(1), Class::Proved, 1);
+    let mut under_way = start_all(&mut schedule);
+    let warm = add(&mut schedule, own, Class::KeepWarm, 1);
+    assert!(!schedule.has_to_wait(client(2)));
+    add(&mut schedule, client(2), Class::Unknown, 1);
+    for number in 100..200 {
+        schedule.add(client(number), Class::Proved);
+    }
+    assert_eq!(turns_until(&mut schedule, &mut under_way, &warm), 102, "after all clients");
 }

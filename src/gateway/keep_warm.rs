@@ -1,0 +1,267 @@
+//! The sequence of keep warm: the gateway itself sends the requests that `[[keep_warm]]` names, with configured access
+//! keys, before their entries and the grants of the keys end. What is sent when is decided in `keep_warm/schedule.rs`.
+//!
+//! ```text
+//! wait until a request is due → wait for a slot of the lowest class → due still? → fetch → record the result
+//! ```
+//!
+//! Nobody waits for these calls until they are sent: only then they hold a flight. A call must not be the trial of an
+//! access key that upstream has refused ([`crate::upstream::key_breaker`]).
+
+mod schedule;
+
+use std::future::pending;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http::HeaderMap;
+use tokio::task::JoinSet;
+
+use self::schedule::{CallResult, KeyFacts, Lifetime, Next, Schedule, Warmth};
+use super::fetch::NewFetch;
+use super::fetch_result::{FetchPurpose, FetchResult, FetchedResponse};
+use super::prove::{self, LoneCall};
+use super::{ActiveConfig, CacheRequest, Connection, Gateway, Lookup};
+use crate::cache::admission::Verdict;
+use crate::cache::backoffs;
+use crate::cache::grants::{CallerScope, Proof};
+use crate::catalogue::{Operation, Service};
+use crate::config::Mode;
+use crate::config::keep_warm::{KeepWarm, SPENT, interval};
+use crate::request::caller::Credential;
+use crate::request::key::RequestKey;
+use crate::request::request_directives::RequestDirectives;
+use crate::signing::AccessKey;
+use crate::signing::ring::VerifiedRequest;
+use crate::telemetry::events::{Event, NewEvent};
+use crate::telemetry::metrics::KeepWarmResult;
+use crate::upstream::gate::{Class, GateClient};
+use crate::upstream::{UpstreamError, key_breaker};
+
+/// After this time the loop looks again in any case, because a clock may have jumped, or an entry may have been evicted.
+const LONGEST_WAIT: Duration = Duration::from_secs(10);
+
+/// An access key at the services that count its refusals together. Another secret is another key.
+#[derive(Clone)]
+struct WarmKey {
+    key: Arc<AccessKey>,
+    /// One of these services.
+    service: Service,
+}
+
+impl PartialEq for WarmKey {
+    fn eq(&self, other: &Self) -> bool {
+        self.key.fingerprint() == other.key.fingerprint()
+            && key_breaker::own_upstream(self.service) == key_breaker::own_upstream(other.service)
+    }
+}
+
+impl Eq for WarmKey {}
+
+/// A request that is kept warm.
+#[derive(Clone)]
+struct WarmRequest(CacheRequest);
+
+impl PartialEq for WarmRequest {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.lookup.key == other.0.lookup.key
+    }
+}
+
+impl Eq for WarmRequest {}
+
+type WarmSchedule = Schedule<WarmKey, WarmRequest>;
+
+/// A call that has ended, or was not made.
+struct EndedCall {
+    key: WarmKey,
+    request: WarmRequest,
+    result: CallResult,
+}
+
+impl Gateway {
+    /// Keeps the responses warm that `[[keep_warm]]` names. It does not end. If it is dropped, no new call begins.
+    pub async fn keep_warm(self: Arc<Self>) {
+        let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        let connection = self.connection(SocketAddr::new(loopback, 0), loopback);
+        let (mut schedule, mut calls) = (WarmSchedule::new(), JoinSet::new());
+        let mut active: Option<Arc<ActiveConfig>> = None;
+        loop {
+            let in_force = self.active();
+            if active.as_ref().is_none_or(|active| !Arc::ptr_eq(active, &in_force)) {
+                let requests = self.warm_requests(&in_force, &connection);
+                // Without randomness, the first try is made at once.
+                let random = || f64::from(self.random.u32().unwrap_or(0)) / f64::from(u32::MAX);
+                schedule.set(requests, self.clock.now(), random);
+                active = Some(in_force);
+            }
+            let until = match self.mode() {
+                Mode::Cache => self.start_due_calls(&mut schedule, &mut calls),
+                Mode::Bypass => None,
+            };
+            let wait = async {
+                match until {
+                    Some(until) => {
+                        tokio::time::sleep(until.saturating_duration_since(self.clock.now()).min(LONGEST_WAIT)).await;
+                    }
+                    None => pending().await,
+                }
+            };
+            tokio::select! {
+                () = self.fetcher.keep_warm_changes.notified() => {}
+                () = wait => {}
+                Some(ended) = calls.join_next() => match ended {
+                    Ok(EndedCall { key, request, result }) => {
+                        schedule.ended(&key, &request, result, self.clock.now());
+                    }
+                    // The call has panicked. All keys begin again.
+                    Err(_) => (schedule, active) = (WarmSchedule::new(), None),
+                },
+            }
+        }
+    }
+
+    /// The requests that these settings name, each with its key and the average spacing of its calls. They have been
+    /// checked.
+    fn warm_requests(
+        &self,
+        active: &Arc<ActiveConfig>,
+        connection: &Connection,
+    ) -> Vec<(WarmKey, WarmRequest, Duration)> {
+        let request = |KeepWarm { key, target }: &KeepWarm| {
+            let (operation, path_match) = active.catalogue.operation(target.path())?;
+            let headers = HeaderMap::new();
+            let request_key =
+                RequestKey::read(&active.catalogue, operation, path_match, target.query(), &headers, false).ok()?;
+            let credential = Credential::Signed(Arc::new(VerifiedRequest::made_here(Arc::clone(key))));
+            let caller_scope = CallerScope { caller: self.callers.of(&credential), scope: request_key.scope().clone() };
+            let directives = RequestDirectives::default();
+            let request = CacheRequest {
+                active: Arc::clone(active),
+                credential,
+                // Without the caller, which has a limited number of calls: a client's call with this access key must
+                // not wait for one of the lowest class.
+                client: GateClient { caller: None, peer: None, connection: connection.id },
+                account: connection.account.clone(),
+                half_close: Arc::clone(&connection.half_close),
+                lookup: Arc::new(Lookup { caller_scope, key: Arc::new(request_key), directives }),
+            };
+            let key = WarmKey { key: Arc::clone(key), service: operation.service };
+            Some((key, WarmRequest(request), spacing(active, operation)))
+        };
+        active.keep_warm().iter().filter_map(request).collect()
+    }
+
+    /// Starts the calls that are due, at most one for each key. Returns when to look again.
+    fn start_due_calls(
+        self: &Arc<Self>,
+        schedule: &mut WarmSchedule,
+        calls: &mut JoinSet<EndedCall>,
+    ) -> Option<Instant> {
+        let mut until: Option<Instant> = None;
+        for key in schedule.keys() {
+            let (key_breaker, now) = (&self.fetcher.key_breaker, self.clock.now());
+            let facts = KeyFacts {
+                accepted_call: key_breaker.accepted_for_client(&key.key, key.service),
+                needs_no_trial: key_breaker.needs_no_trial(&key.key, key.service),
+            };
+            match schedule.next(&key, facts, |request| self.warmth(&request.0, now), now) {
+                Next::Call(request) => _ = calls.spawn(Arc::clone(self).make_warm_call(key, request)),
+                Next::Wait(at) => until = Some(until.map_or(at, |until| until.min(at))),
+                Next::WaitForChange => {}
+            }
+        }
+        until
+    }
+
+    /// What memory has for a request.
+    fn warmth(&self, request: &CacheRequest, now: Instant) -> Warmth {
+        let Lookup { caller_scope, key, .. } = &*request.lookup;
+        let cache_key = self.memory.store.cache_key(key, caller_scope.caller);
+        let entry = self.memory.store.get(&cache_key).map(|entry| {
+            let info = entry.freshness_info();
+            Lifetime { begin: info.sent, length: info.fresh_for() }
+        });
+        let grant = self.memory.grants.lifetime(caller_scope).map(|(begin, length)| Lifetime { begin, length });
+        let is_backing_off = self.memory.backoffs.is_active_for(&cache_key, caller_scope, now);
+        Warmth { entry, grant, is_backing_off }
+    }
+
+    /// Makes a call when no other call needs the slot.
+    async fn make_warm_call(self: Arc<Self>, key: WarmKey, kept: WarmRequest) -> EndedCall {
+        let request = &kept.0;
+        let service = request.lookup.key.operation().service;
+        let permit = self.fetcher.gate.enter(service, request.client, Class::KeepWarm).await;
+        let now = self.clock.now();
+        let is_needed = Arc::ptr_eq(&request.active, &self.active())
+            && self.mode() == Mode::Cache
+            && self.warmth(request, now).is_due(now);
+        let key_permit = self.fetcher.key_breaker.enter_without_trial(&key.key, service).filter(|_| is_needed);
+        let Lookup { caller_scope, key: request_key, .. } = &*request.lookup;
+        let cache_key = self.memory.store.cache_key(request_key, caller_scope.caller).of(caller_scope.caller);
+        let begun = key_permit
+            .and_then(|key_permit| Some((key_permit, prove::begin_alone(&self.fetcher, request, &cache_key)?)));
+        let Some((key_permit, LoneCall { mut waiter, leader, proof })) = begun else {
+            return EndedCall { key, request: kept, result: CallResult::NotSent };
+        };
+        let fetch = NewFetch { leader, cache_key, purpose: FetchPurpose::KeepWarm, proof: Some(proof) };
+        self.start_own_fetch(fetch, request, (Some(key_permit), permit));
+        let outcome = waiter.final_result().await;
+        let result = self.warm_result(&key, request, outcome.map(|outcome| outcome.result));
+        EndedCall { key, request: kept, result }
+    }
+
+    /// Counts the result of a call, and records an event if it was a refusal.
+    fn warm_result(&self, key: &WarmKey, request: &CacheRequest, result: Option<FetchResult>) -> CallResult {
+        let response = match result {
+            Some(FetchResult::Sent { response, .. }) => response,
+            Some(FetchResult::NotSent | FetchResult::Suspended { .. }) => return CallResult::NotSent,
+            Some(FetchResult::Refused { .. }) | None => return CallResult::Failed { retry_after: None },
+        };
+        let refused = || CallResult::Refused { calls: self.fetcher.key_breaker.issued(&key.key, key.service) };
+        let (counted, result, status) = match response {
+            Ok(fetched) => {
+                let FetchedResponse { response, verdict, proof, not_stored, .. } = &*fetched;
+                let retry_after = backoffs::retry_after(response.headers(), self.clock.date());
+                let (counted, result) = match verdict {
+                    Verdict::Proof(_) if *proof == Some(Proof::Late) => {
+                        (KeepWarmResult::Failed, CallResult::Failed { retry_after: None })
+                    }
+                    Verdict::Proof(_) => {
+                        let fresh = fetched.freshness_info.fresh_for();
+                        (KeepWarmResult::Proved, CallResult::Proved { fresh: not_stored.is_none().then_some(fresh) })
+                    }
+                    Verdict::Denial => (KeepWarmResult::Refused, refused()),
+                    Verdict::Throttled | Verdict::Failure => {
+                        (KeepWarmResult::Failed, CallResult::Failed { retry_after })
+                    }
+                    Verdict::InvalidBody(_) | Verdict::Personal | Verdict::Negative => {
+                        (KeepWarmResult::Failed, CallResult::Answered)
+                    }
+                };
+                (counted, result, Some(response.status()))
+            }
+            Err(UpstreamError::RefusalIncomplete(status)) => (KeepWarmResult::Refused, refused(), Some(status)),
+            Err(_) => (KeepWarmResult::Failed, CallResult::Failed { retry_after: None }, None),
+        };
+        self.observer.metrics.kept_warm(counted);
+        if let (CallResult::Refused { .. }, Some(status)) = (result, status) {
+            let what = format!(
+                "keep warm with access key {} is stopped until upstream accepts the key for a client: upstream refused a \
+                 call ({status})",
+                key.key.id()
+            );
+            let scope = Some(request.lookup.key.scope());
+            self.observer.record_event(NewEvent::new(Event::KeepWarmStopped, what).in_scope(scope));
+        }
+        result
+    }
+}
+
+/// The average spacing of the calls for a request, from the settings.
+fn spacing(active: &ActiveConfig, operation: &Operation) -> Duration {
+    let ttl = operation.adaptive_ttl.map_or(operation.ttl, |limits| limits.min);
+    let settings = active.settings();
+    interval(ttl, settings.cache.ttl_jitter).min(settings.grants.grant_ttl.0.mul_f64(SPENT))
+}

@@ -1,0 +1,253 @@
+//! When a request is sent, and when no call may be made.
+
+use std::collections::HashMap;
+
+use super::*;
+use crate::clock::Clock;
+
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
+const TTL: Duration = Duration::from_secs(300);
+const INTERVAL: Duration = Duration::from_secs(270);
+
+/// The facts of a key that upstream has accepted for a client, with the call of this number.
+fn accepted(number: u64) -> KeyFacts {
+    KeyFacts { accepted_call: Some(number), needs_no_trial: true }
+}
+
+const UNTRIED: KeyFacts = KeyFacts { accepted_call: None, needs_no_trial: true };
+
+/// A schedule with the key "k", and what memory has.
+struct Fixture {
+    schedule: Schedule<&'static str, u32>,
+    start: Instant,
+    now: Instant,
+    ttl: Duration,
+    grant_ttl: Duration,
+    entries: HashMap<u32, Instant>,
+    proved: Option<Instant>,
+}
+
+impl Fixture {
+    fn new(requests: u32) -> Self {
+        let start = Clock::System.now();
+        let mut schedule = Schedule::new();
+        schedule.set((0..requests).map(|request| ("k", request, INTERVAL)).collect(), start, || 0.5);
+        let (entries, proved) = (HashMap::new(), None);
+        Self { schedule, start, now: start, ttl: TTL, grant_ttl: TTL, entries, proved }
+    }
+
+    fn next(&mut self, facts: KeyFacts) -> Next<u32> {
+        let Self { schedule, now, ttl, grant_ttl, entries, proved, .. } = self;
+        let grant = proved.map(|begin| Lifetime { begin, length: *grant_ttl });
+        let warmth = |request: &u32| Warmth {
+            entry: entries.get(request).map(|begin| Lifetime { begin: *begin, length: *ttl }),
+            grant,
+            is_backing_off: false,
+        };
+        schedule.next(&"k", facts, warmth, *now)
+    }
+
+    fn ended(&mut self, request: u32, result: CallResult) {
+        if let CallResult::Proved { .. } = result {
+            self.entries.insert(request, self.now);
+            self.proved = Some(self.now);
+        }
+        self.schedule.ended(&"k", &request, result, self.now);
+    }
+
+    /// Lets time pass. Each call is answered well at once. Returns when which request was sent, in seconds.
+    fn calls(&mut self, duration: Duration) -> Vec<(u64, u32)> {
+        let (mut calls, end) = (Vec::new(), self.now + duration);
+        loop {
+            match self.next(accepted(1)) {
+                Next::Call(request) => {
+                    calls.push(((self.now - self.start).as_secs(), request));
+                    self.ended(request, CallResult::Proved { fresh: Some(self.ttl) });
+                }
+                Next::Wait(at) if at < end => self.now = at,
+                _ => {
+                    self.now = end;
+                    return calls;
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn each_request_is_sent_again_after_nine_tenths_of_its_lifetime() {
+    let mut fixture = Fixture::new(2);
+    assert_eq!(fixture.calls(600 * SECOND), [(0, 0), (0, 1), (270, 0), (270, 1), (540, 0), (540, 1)]);
+}
+
+#[test]
+fn a_grant_is_proved_by_the_request_whose_response_ends_first() {
+    let mut fixture = Fixture::new(3);
+    fixture.ttl = 60 * MINUTE;
+    let first = [(0, 0), (0, 1), (0, 2)];
+    assert_eq!(
+        fixture.calls(1_400 * SECOND),
+        [&first[..], &[(270, 0), (540, 1), (810, 2), (1080, 0), (1350, 1)]].concat()
+    );
+}
+
+#[test]
+fn long_lived_responses_cost_one_call_for_each_proof_or_one_for_each_response() {
+    for (requests, expected) in [(3, 3_240 / 270), (12, 12), (30, 30)] {
+        let mut fixture = Fixture::new(requests);
+        fixture.ttl = 60 * MINUTE;
+        fixture.calls(10 * 60 * MINUTE);
+        // 20 times nine tenths of an hour.
+        assert_eq!(fixture.calls(20 * 3_240 * SECOND).len(), 20 * expected, "{requests}");
+    }
+}
+
+#[test]
+fn nothing_is_sent_that_a_client_has_refreshed() {
+    let mut fixture = Fixture::new(1);
+    fixture.calls(200 * SECOND);
+    fixture.entries.insert(0, fixture.now);
+    assert_eq!(fixture.next(accepted(1)), Next::Wait(fixture.start + INTERVAL), "the grant ends");
+    fixture.proved = Some(fixture.now);
+    assert_eq!(fixture.next(accepted(1)), Next::Wait(fixture.now + INTERVAL));
+    assert_eq!(fixture.calls(400 * SECOND), [(470, 0)]);
+}
+
+#[test]
+fn a_request_that_is_not_needed_is_looked_at_again_a_second_later() {
+    let mut fixture = Fixture::new(1);
+    assert_eq!(fixture.next(accepted(1)), Next::Call(0));
+    fixture.ended(0, CallResult::NotSent);
+    assert_eq!(fixture.next(accepted(1)), Next::Wait(fixture.now + RECHECK));
+}
+
+#[test]
+fn one_call_is_made_at_a_time_with_each_key() {
+    let mut fixture = Fixture::new(2);
+    fixture.schedule.set(vec![("k", 0, TTL), ("k", 1, TTL), ("l", 2, TTL)], fixture.now, || 0.0);
+    assert_eq!(fixture.next(accepted(1)), Next::Call(0));
+    assert_eq!(fixture.next(accepted(1)), Next::WaitForChange);
+    let other = fixture.schedule.next(&"l", accepted(1), |_| Warmth::default(), fixture.now);
+    assert_eq!(other, Next::Call(2));
+    fixture.ended(0, CallResult::Proved { fresh: Some(TTL) });
+    assert_eq!(fixture.next(accepted(1)), Next::Call(1));
+}
+
+#[test]
+fn without_an_accepted_client_there_is_one_try_at_a_random_moment_of_five_minutes() {
+    for result in [
+        CallResult::Proved { fresh: Some(TTL) },
+        CallResult::Refused { calls: 1 },
+        CallResult::Failed { retry_after: None },
+    ] {
+        let mut fixture = Fixture::new(2);
+        assert_eq!(fixture.next(UNTRIED), Next::Wait(fixture.start + FIRST_TRY / 2));
+        fixture.now += FIRST_TRY / 2;
+        assert_eq!(fixture.next(UNTRIED), Next::Call(0));
+        fixture.ended(0, result);
+        let next = fixture.next(UNTRIED);
+        match result {
+            CallResult::Proved { .. } => assert_eq!(next, Next::Call(1)),
+            // Without an answer the key has not been tried.
+            CallResult::Failed { .. } => assert_eq!(next, Next::Wait(fixture.now + 5 * SECOND)),
+            _ => assert_eq!(next, Next::WaitForChange),
+        }
+    }
+    let mut fixture = Fixture::new(1);
+    assert_eq!(fixture.next(accepted(1)), Next::Call(0), "a client is first");
+}
+
+#[test]
+fn a_refusal_stops_until_a_later_call_of_a_client_is_accepted() {
+    let mut fixture = Fixture::new(2);
+    assert_eq!(fixture.next(accepted(7)), Next::Call(0));
+    fixture.ended(0, CallResult::Refused { calls: 9 });
+    for (facts, expected) in [
+        (accepted(7), Next::WaitForChange),
+        (accepted(9), Next::WaitForChange),
+        (KeyFacts { needs_no_trial: false, ..accepted(10) }, Next::WaitForChange),
+        // What was refused is not sent again at once.
+        (accepted(10), Next::Call(1)),
+    ] {
+        assert_eq!(fixture.next(facts), expected, "{facts:?}");
+    }
+    fixture.ended(1, CallResult::Proved { fresh: Some(TTL) });
+    assert_eq!(fixture.next(accepted(10)), Next::Wait(fixture.now + INTERVAL));
+}
+
+#[test]
+fn a_key_that_needs_a_trial_is_not_used() {
+    let mut fixture = Fixture::new(1);
+    fixture.now += FIRST_TRY;
+    let refused = KeyFacts { accepted_call: None, needs_no_trial: false };
+    assert_eq!(fixture.next(refused), Next::WaitForChange);
+    assert_eq!(fixture.next(KeyFacts { accepted_call: Some(1), ..refused }), Next::WaitForChange);
+}
+
+#[test]
+fn after_failures_the_key_waits_from_five_seconds_to_a_minute() {
+    let mut fixture = Fixture::new(20);
+    for (number, seconds) in [5, 10, 20, 40, 60, 60, 60].into_iter().enumerate() {
+        let Next::Call(request) = fixture.next(accepted(1)) else { panic!("failure {number}") };
+        fixture.ended(request, CallResult::Failed { retry_after: None });
+        assert_eq!(fixture.next(accepted(1)), Next::Wait(fixture.now + seconds * SECOND), "{number}");
+        fixture.now += seconds * SECOND;
+    }
+    let Next::Call(request) = fixture.next(accepted(1)) else { panic!("the last") };
+    fixture.ended(request, CallResult::Failed { retry_after: Some(90 * SECOND) });
+    assert_eq!(fixture.next(accepted(1)), Next::Wait(fixture.now + 90 * SECOND));
+}
+
+#[test]
+fn a_request_that_always_fails_does_not_stop_the_others() {
+    let mut fixture = Fixture::new(2);
+    let (mut failures, mut others) = (0, 0);
+    let end = fixture.start + 60 * MINUTE;
+    while fixture.now < end {
+        match fixture.next(accepted(1)) {
+            Next::Call(0) => {
+                failures += 1;
+                fixture.ended(0, CallResult::Failed { retry_after: None });
+            }
+            Next::Call(request) => {
+                others += 1;
+                fixture.ended(request, CallResult::Proved { fresh: Some(TTL) });
+            }
+            Next::Wait(at) => fixture.now = at,
+            Next::WaitForChange => panic!("it stops"),
+        }
+    }
+    assert!((60..=65).contains(&failures), "{failures}");
+    assert!((13..=14).contains(&others), "{others}");
+}
+
+#[test]
+fn what_cannot_be_kept_fresh_costs_no_more_than_the_settings_say() {
+    for (result, expected) in [
+        (CallResult::Answered, INTERVAL),
+        (CallResult::Proved { fresh: None }, INTERVAL),
+        (CallResult::Proved { fresh: Some(29 * SECOND) }, INTERVAL),
+        (CallResult::Proved { fresh: Some(30 * SECOND) }, MIN_INTERVAL),
+    ] {
+        let mut fixture = Fixture::new(1);
+        assert_eq!(fixture.next(accepted(1)), Next::Call(0));
+        fixture.schedule.ended(&"k", &0, result, fixture.now);
+        assert_eq!(fixture.next(accepted(1)), Next::Wait(fixture.now + expected), "{result:?}");
+    }
+}
+
+#[test]
+fn a_reload_keeps_what_is_known_and_forgets_removed_keys() {
+    let mut fixture = Fixture::new(2);
+    assert_eq!(fixture.next(accepted(1)), Next::Call(0));
+    fixture.ended(0, CallResult::Refused { calls: 5 });
+    fixture.schedule.set(vec![("k", 1, TTL), ("k", 2, TTL)], fixture.now, || 0.0);
+    assert_eq!(fixture.next(accepted(5)), Next::WaitForChange, "it is stopped");
+    assert_eq!(fixture.next(accepted(6)), Next::Call(1));
+    fixture.schedule.set(Vec::new(), fixture.now, || 0.0);
+    assert_eq!((fixture.next(accepted(6)), fixture.schedule.keys()), (Next::WaitForChange, vec![]));
+    fixture.ended(1, CallResult::Proved { fresh: Some(TTL) });
+    fixture.schedule.set(vec![("k", 1, TTL)], fixture.now, || 1.0);
+    assert_eq!(fixture.next(UNTRIED), Next::Wait(fixture.now + FIRST_TRY), "it is new");
+}
