@@ -959,7 +959,7 @@ MUTATIONS = [
         "renewal-ignores-pace",
         "renewal: the lead is the caller's pace, within limits",
         RENEWAL,
-        "let lead = pace.clamp(max_lead / MIN_LEAD_SHARE, max_lead);",
+        "let lead = self.longest_gap.clamp(max_lead / MIN_LEAD_SHARE, max_lead);",
         "let lead = max_lead;",
     ),
     (

@@ -97,6 +97,8 @@ type CallerService = (Caller, Service);
 
 struct GrantTables {
     settings: GrantPolicy,
+    /// The age from which a grant may be renewed ahead of its end.
+    first_renewal: Duration,
     grants: LruMap<CallerScope, Grant>,
     /// The callers with grants in a service. A grant counts only if its caller is in this table. So a caller that is
     /// removed because the table is full does not get ended grants back.
@@ -163,6 +165,7 @@ impl Grants {
     pub(crate) fn new(settings: GrantPolicy) -> Self {
         let tables = GrantTables {
             settings,
+            first_renewal: settings.first_renewal(),
             grants: LruMap::new(settings.max_grants),
             caller_services: LruMap::new(settings.max_grants),
             stored_denials: LruMap::new(MAX_REFUSALS),
@@ -181,7 +184,7 @@ impl Grants {
             tables.grants.resize(settings.max_grants);
             tables.caller_services.resize(settings.max_grants);
         }
-        tables.settings = settings;
+        (tables.settings, tables.first_renewal) = (settings, settings.first_renewal());
     }
 
     pub(crate) fn grant_state(&self, caller_scope: &CallerScope, now: Instant) -> GrantState {

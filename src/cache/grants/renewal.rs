@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use strum::{IntoStaticStr, VariantArray};
 
-use super::{CallerScope, GrantPolicy, Grants};
+use super::{CallerScope, Grant, GrantPolicy, Grants};
 
 /// The part of a grant's lifetime in which it may be renewed, at most.
 const MAX_SHARE: u32 = 5;
@@ -54,8 +54,7 @@ pub enum RenewalResult {
 #[derive(Debug)]
 pub(super) struct Renewal {
     last_used: Instant,
-    /// In milliseconds.
-    longest_gap: u32,
+    longest_gap: Duration,
     /// A number from 0 to 255 that differs between grants that were proved together.
     spread: u8,
     backoff: Option<Box<RenewalBackoff>>,
@@ -80,24 +79,33 @@ impl Renewal {
     pub(super) fn new(proved: Instant, sequence: u64) -> Self {
         // Multiples of the golden ratio are spread evenly, however many there are (Fibonacci hashing).
         let spread = (sequence.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 56) as u8;
-        Self { last_used: proved, longest_gap: 0, spread, backoff: None }
+        Self { last_used: proved, longest_gap: Duration::ZERO, spread, backoff: None }
     }
 
-    /// Records a request of the caller. Returns whether the grant, which ends at `end`, should be renewed now.
-    fn is_due(&mut self, end: Instant, now: Instant, grant_ttl: Duration, policy: RenewalPolicy) -> bool {
-        let gap = now.saturating_duration_since(self.last_used).as_millis();
-        self.longest_gap = self.longest_gap.max(u32::try_from(gap).unwrap_or(u32::MAX));
-        self.last_used = now.max(self.last_used);
-        let max_lead = policy.max_lead.min(grant_ttl / MAX_SHARE);
-        let left = end.saturating_duration_since(now);
-        // Most requests end here.
-        if left > 2 * max_lead || max_lead.is_zero() {
-            return false;
-        }
-        let pace = Duration::from_millis(u64::from(self.longest_gap));
-        let lead = pace.clamp(max_lead / MIN_LEAD_SHARE, max_lead);
-        let jitter = lead * u32::from(policy.jitter) * u32::from(self.spread) / (100 * 256);
+    /// Records a request of the caller.
+    fn record_use(&mut self, now: Instant) {
+        self.longest_gap = self.longest_gap.max(now.saturating_duration_since(self.last_used));
+        self.last_used = self.last_used.max(now);
+    }
+
+    /// Whether a grant that ends after `left` should be renewed now.
+    fn is_due(&self, left: Duration, policy: GrantPolicy, now: Instant) -> bool {
+        let max_lead = policy.max_lead();
+        let lead = self.longest_gap.clamp(max_lead / MIN_LEAD_SHARE, max_lead);
+        let jitter = lead * u32::from(policy.renewal.jitter) * u32::from(self.spread) / (100 * 256);
         left <= lead + jitter && self.backoff.as_ref().is_none_or(|backoff| backoff.until <= now)
+    }
+}
+
+impl GrantPolicy {
+    /// The longest lead, without jitter.
+    fn max_lead(&self) -> Duration {
+        self.renewal.max_lead.min(self.grant_ttl / MAX_SHARE)
+    }
+
+    /// The age of a grant from which it may be renewed, whatever its caller's pace and its jitter.
+    pub(super) fn first_renewal(&self) -> Duration {
+        self.grant_ttl - 2 * self.max_lead()
     }
 }
 
@@ -108,13 +116,20 @@ impl Grants {
         if tables.stored_denial(caller_scope, now).is_some() {
             return GrantUse::NotGranted;
         }
-        let settings = tables.settings;
+        let (grant_ttl, first_renewal) = (tables.settings.grant_ttl, tables.first_renewal);
         let Some(grant) = tables.grant(caller_scope) else { return GrantUse::NotGranted };
-        if now.saturating_duration_since(grant.proved) >= settings.grant_ttl {
+        let age = now.saturating_duration_since(grant.proved);
+        if age >= grant_ttl {
             return GrantUse::NotGranted;
         }
-        let end = grant.proved + settings.grant_ttl;
-        match grant.renewal.is_due(end, now, settings.grant_ttl, settings.renewal) {
+        grant.renewal.record_use(now);
+        // Most requests end here.
+        if age < first_renewal {
+            return GrantUse::Granted;
+        }
+        let policy = tables.settings;
+        let is_due = |grant: &mut Grant| grant.renewal.is_due(policy.grant_ttl - age, policy, now);
+        match tables.grant(caller_scope).is_some_and(is_due) {
             true => GrantUse::RenewalDue,
             false => GrantUse::Granted,
         }
@@ -130,10 +145,9 @@ impl Grants {
     /// Whether a grant ends so soon that a renewal is still of use.
     pub(crate) fn ends_soon(&self, caller_scope: &CallerScope, now: Instant) -> bool {
         let mut tables = self.tables();
-        let GrantPolicy { grant_ttl, renewal, .. } = tables.settings;
-        let longest = 2 * renewal.max_lead.min(grant_ttl / MAX_SHARE);
+        let first_renewal = tables.first_renewal;
         let Some(grant) = tables.grant(caller_scope) else { return true };
-        (grant.proved + grant_ttl).saturating_duration_since(now) <= longest
+        now.saturating_duration_since(grant.proved) >= first_renewal
     }
 
     /// Makes the next renewal wait: one has begun, or must not begin now. It does not count as a failure.
@@ -141,7 +155,7 @@ impl Grants {
         self.back_off(caller_scope, 0, FIRST_BACKOFF, now);
     }
 
-    /// Makes the next renewal wait after one that has proved nothing. `retry_after` is upstream's wish.
+    /// Makes the next renewal wait after one that has proved nothing. `retry_after` is what upstream asks for.
     pub(crate) fn renewal_failed(&self, caller_scope: &CallerScope, retry_after: Option<Duration>, now: Instant) {
         self.back_off(caller_scope, 1, retry_after.unwrap_or_default(), now);
     }

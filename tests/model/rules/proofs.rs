@@ -166,16 +166,19 @@ impl Rules {
             others -= 1;
             (waiter.awaits_proof, waiter.proof_was_slow, waiter.had_no_stale) = (false, true, true);
             waiter.end_proof_wait(now);
+            let fetch_key = self.fetch_key(&waiter.request);
+            let followers = self.followers(fetch_key.owner.is_none()) + others;
             let action = match self.action(&waiter) {
+                // It makes an additional call at once.
+                Action::Join(flight) if self.is_slow(flight) => Action::Join(flight),
                 // Others may have joined before it.
-                Action::Join(_)
-                    if position(&waiter).is_some() && self.followers(false) + others >= self.settings.max_waiters =>
-                {
-                    Action::Solo(self.fetch_key(&waiter.request))
+                Action::Join(_) if position(&waiter).is_some() && followers >= self.settings.max_waiters => {
+                    Action::Solo(fetch_key)
                 }
                 action => action,
             };
-            if action.starts_call() != position(&waiter).is_some() {
+            let is_additional = matches!(action, Action::Join(flight) if self.is_slow(flight));
+            if action.starts_call() != position(&waiter).is_some() && !is_additional {
                 return Err(format!("#{} waited for its caller's proof, expected {action:?}", waiter.request.id));
             }
             effects.extend(self.perform(waiter, action));
