@@ -6,7 +6,7 @@
 //! fetch:    second tier → wait for a call slot → look up again → call upstream → settle → release waiters
 //! ```
 //!
-//! `fetch.rs` has the sequence of a fetch, and `forward.rs` that of a relayed request. These three files call the
+//! `fetch.rs` has the sequence of a fetch, and `forward.rs` that of a relayed request. These files, `background.rs` and `keep_warm.rs` call the
 //! steps. A step must not call another step (checked by `tests/fences.rs`).
 //!
 //! A step is a function of the parts that it needs: [`Memory`] (grants, entries, backoffs), [`Fetcher`] (flights,
@@ -316,7 +316,7 @@ impl Gateway {
             // no-cache: the calls of an existing flight may have been sent before this request came.
             let is_solo =
                 uncacheable.is_some() || attempts.number > MAX_ELECTIONS || request.lookup.directives.no_cache;
-            // Only a request that is answered at once renews its caller's grant.
+            // From here on the request waits for upstream, so it starts no renewal.
             is_renewal_due = false;
             // The deadline covers all attempts.
             let timers = timers.get_or_insert_with(|| {

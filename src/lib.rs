@@ -66,7 +66,7 @@
 //! - [`signing`] verifies and makes signatures with access keys. It is pure, and secrets do not leave it.
 //! - [`request`] reads requests. It is pure: no sockets, no clock, no runtime.
 //! - [`budget`] counts the memory that clients make the gateway hold.
-//! - [`cache`] has entries, grants, backoffs and flights. Only `cache/store.rs` uses moka, and only `cache/flights.rs`
+//! - [`cache`] has entries, grants, backoffs, flights and measured staleness. Only `cache/store.rs` uses moka, and only `cache/flights.rs`
 //!   waits.
 //! - [`upstream`] has the only HTTP client of the gateway. [`proxy_config`] says which route it takes.
 //! - [`clock`], `net`, [`random`] and `sync` are the only clocks, sockets, random numbers and locks. A simulation
@@ -87,13 +87,14 @@
 //!    access key.
 //! 2. **No proof, no share.** A stored response is shown only to a caller with a proof: upstream has answered a call
 //!    with that caller's own credential successfully, in that scope, within `grant_ttl` ([`cache::grants`]). A denial
-//!    ends the grant at once. A caller is a keyed hash ([`request::caller`]) of a token, or of an access key whose
-//!    signature the gateway has verified ([`signing::ring`]). An unverified signature is no caller. The fast path
+//!    ends the grant at once. A caller is a keyed hash ([`request::caller`]) of a token, or of an access key: the
+//!    gateway has verified the caller's signature with it ([`signing::ring`]), or uses the key itself to keep responses
+//!    warm. An unverified signature is no caller. The fast path
 //!    stores heads with tokens only, and looks up the grant each time.
 //! 3. **Only a proved or granted caller changes what others see.** Unless it is itself the proof, the response to a
 //!    caller without a grant is not stored, marks no key as uncacheable and begins no backoff for others. No other
-//!    caller waits for it. A renewal is made for its caller alone: only a response that can be stored changes what others
-//!    see.
+//!    caller waits for it. A renewal, or a call that keeps a response warm, is made for its caller alone. A response to
+//!    it that cannot be stored changes nothing for others, unless it says that responses vary on the credential.
 //!    While an entry is fresh, a response that cannot be stored concerns its caller only. Only a granted caller
 //!    invalidates a scope (`gateway/invalidate.rs`). The store has complete 200 responses that pass the operation's
 //!    body check ([`cache::admission`]). It also has 400, 404 and 405 responses, which are used for at most
@@ -103,10 +104,12 @@
 //!    own. While all calls of a flight are slow, and upstream has answered a later request for a product list
 //!    ([`upstream::successes`]), another caller makes another call, three in all. A failure ends only its own call.
 //!    After a 5xx, another caller retries once under the same condition. Nobody gets another caller's refusal: each
-//!    waiter is checked again when it is released (`gateway/release.rs`). The requests of a caller without a grant in a
-//!    scope wait for its first call there (`gateway/prove.rs`), whether or not there is an entry. Requests do not wait for each other if the
-//!    response cannot be shared, beyond the limits, after four flights without a result for them, after a purge, or if
-//!    the client sent `no-cache`.
+//!    waiter is checked again when it is released (`gateway/release.rs`). Renewals, and calls that
+//!    keep a response warm, do not count: there is one of these at a time for a caller and scope. The requests of a
+//!    caller without a grant wait for the call that may prove it in their scope (`gateway/prove.rs`), whether or not
+//!    there is an entry: at most `stale_if_slow`, and for at most three such calls. Requests do not wait for each other
+//!    if the response cannot be shared, beyond the limits, after four flights without a result for them, after a purge,
+//!    or if the client sent `no-cache`. A purge does not end a wait for a proof.
 //! 5. **If in doubt, relay.** A request that the gateway does not fully understand is relayed, and its response is not
 //!    stored. The reason is a value ([`request::BypassReason`]).
 //! 6. **Each resource is bounded.** By bytes: entries (`cache.max_size`), responses (`cache.max_body_size`), heads

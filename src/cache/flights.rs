@@ -174,6 +174,17 @@ impl<K: Eq + Hash + Clone, T: Clone> Flights<K, T> {
         (waiter, Some(Leader { key, flight, caller, own: Some(sender), was_last: None, shared }))
     }
 
+    /// Ends the flight for a key without a result, and releases its waiters. Its calls go on.
+    pub(crate) fn release(&self, key: &K) {
+        let mut in_flight = self.shared.in_flight();
+        if let Some(Joinable { flight, caller, .. }) = in_flight.flights.remove(key) {
+            in_flight.shares.give_back(caller);
+            drop(in_flight);
+            flight.update(|calls| calls.is_closed = true);
+            flight.state.send_replace(FlightState::Lost);
+        }
+    }
+
     /// Closes the present flights: no request can join them. Their waiters still get their results.
     pub(crate) fn close_all(&self) {
         let mut in_flight = self.shared.in_flight();

@@ -1,5 +1,5 @@
-//! Starts the fetches that no request waits for: refreshes of stale entries, and renewals of grants. What comes of them is
-//! decided where that of other fetches is.
+//! Starts the fetches that no request waits for: refreshes of stale entries, and renewals of grants. `fetch.rs`
+//! and `settle.rs` apply their results, as for other fetches.
 
 use std::sync::Arc;
 

@@ -64,7 +64,6 @@ impl Gateway {
             trace: record.forward_trace(headers),
             forwarded: forwarded::select(request.lookup.key.operation(), headers),
         };
-        self.refresh_staleness(request.lookup.key.operation());
         tokio::spawn(Arc::clone(self).run_fetch(Fetch { new, request: request.clone(), context, turn: None }));
     }
 
@@ -91,6 +90,7 @@ impl Gateway {
         let is_for_caller_alone = purpose.is_for_caller_alone();
         let caller = request.lookup.caller_scope.caller;
         let service = request.lookup.key.operation().service;
+        self.refresh_staleness(request.lookup.key.operation());
         let is_key_only = self.via.is_own(&context.via) && context.forwarded.is_empty();
         let class = self.memory.class(Some(caller), Some(&request.lookup.caller_scope), self.clock.now());
         let is_shared = leader.is_joinable();
@@ -202,6 +202,8 @@ impl Gateway {
         let is_proved = response.as_ref().is_ok_and(|fetched| fetched.proof.is_some());
         if is_proved {
             self.fetcher.successes.list(service, sent);
+            // Whichever call has proved the caller, its other requests need not wait longer.
+            self.fetcher.proofs.release(&request.lookup.caller_scope);
         }
         if purpose == FetchPurpose::Renewal {
             let headers = response.as_ref().ok().map(|fetched| fetched.response.headers());

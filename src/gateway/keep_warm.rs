@@ -2,7 +2,7 @@
 //! keys, before their entries and the grants of the keys end. What is sent when is decided in `keep_warm/schedule.rs`.
 //!
 //! ```text
-//! wait until a request is due → wait for a slot of the lowest class → due still? → fetch → record the result
+//! wait until a request is due → wait for a slot of the lowest class → check that it is still due → fetch → record the result
 //! ```
 //!
 //! Nobody waits for these calls until they are sent: only then they hold a flight. A call must not be the trial of an

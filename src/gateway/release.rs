@@ -207,6 +207,7 @@ fn stale_response(
     role: &Role,
     record: &mut RequestRecord,
 ) -> Response<Content> {
+    entry.hit(now);
     record.set_outcome(outcome, detail);
     let mut response = compose::from_entry(entry, now);
     // If the entry is fresh, the request directives were the reason for the call.

@@ -45,7 +45,7 @@ pub(super) struct ProofWaits {
 
 impl ProofWaits {
     pub(super) fn has_waited(&self) -> bool {
-        self.number > 0
+        self.number > 0 || self.has_timed_out
     }
 
     /// Whether the request must make its own call.

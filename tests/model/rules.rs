@@ -468,7 +468,7 @@ impl Rules {
         let mut counted = Vec::new();
         for mut waiter in std::mem::take(&mut self.waiters) {
             if waiter.awaits_proof {
-                if ended.iter().any(|ended| ended.call.proves(&waiter.request)) {
+                if self.proof(&waiter.request).is_none() {
                     waiter.proof_waits += 1;
                     waiter.end_proof_wait(self.now);
                     counted.push((waiter.request.id, None));

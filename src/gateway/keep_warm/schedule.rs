@@ -23,7 +23,7 @@ const MIN_INTERVAL: Duration = Duration::from_secs(30);
 /// How long to wait if a call could not be made, for example because a client makes the same one.
 const RECHECK: Duration = Duration::from_secs(1);
 
-/// A time that something is valid.
+/// When something begins to be valid, and for how long.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Lifetime {
     pub(super) begin: Instant,
@@ -73,7 +73,7 @@ pub(super) enum CallResult {
     Proved { fresh: Option<Duration> },
     /// Upstream has answered with something else, which an early repetition would not change.
     Answered,
-    /// There was no good answer. `retry_after` is upstream's wish.
+    /// There was no good answer. `retry_after`: upstream's `Retry-After`.
     Failed { retry_after: Option<Duration> },
     /// Upstream has refused it. `calls`: the number of calls with the key that had been begun by then.
     Refused { calls: u64 },

@@ -21,8 +21,8 @@
 //!    distinguished by caller, then by peer address, then by connection. Unknown callers are distinguished by peer
 //!    address, then by connection, then by caller, because anyone can invent tokens.
 //!
-//! 6. Calls that keep a response warm get a slot only if no other call can have it. They never delay another call, and
-//!    rule 3 does not put them before one.
+//! 6. Calls that keep a response warm get a slot only if no other call can have it. They never go before another
+//!    call that waits, also by rule 3. But a call in progress keeps its slot until it ends.
 //!
 //! Exception to rules 2 to 4, but not to rule 6: if [`MAX_PASSED_OVER`] slots have gone to higher classes while a class without a slot was
 //! waiting, this class gets the next slot. So higher classes can delay a lower class but not block it.

@@ -2,6 +2,7 @@
 
 use super::super::domain::{CacheRequest, RequestDirectives, scope_of};
 use super::super::scripted_upstream::UpstreamRequest;
+use super::super::settings::Settings;
 use super::memory::{accepts, takes_stale};
 use super::{
     BackoffTarget, CacheKey, Call, Effect, Flight, FlightId, MAX_ELECTIONS, Negative, Reply, ReplyKind, Rules, Waiter,
@@ -60,7 +61,7 @@ impl Rules {
         let flight = open.iter().find(|flight| flight.cache_key == fetch_key);
         if let Some(mut reply) = self.reply_from_memory(request) {
             if let ReplyKind::Hit(left) = reply.kind
-                && waiter.proof_waits > 0
+                && (waiter.proof_waits > 0 || waiter.proof_was_slow)
             {
                 reply.kind = ReplyKind::HitAfterProof(left);
             }
@@ -319,6 +320,8 @@ impl Rules {
     pub(super) fn time_out(&mut self, waiter: &Waiter) -> Effect {
         self.count("deadline");
         let Waiter { request, flight, .. } = waiter;
+        let waited = self.now - waiter.arrived;
+        debug_assert!((Settings::DEADLINE..=self.settings.longest_wait()).contains(&waited), "{waiter:?}");
         let is_matching = |call: &Call| call.flight == *flight && call.caller == request.caller;
         if self.calls.iter().any(|call| is_matching(call) && call.head.is_some()) {
             self.count("deadline after the head of a refusal");

@@ -140,6 +140,9 @@ impl Rules {
             return Recipients::None;
         }
         self.count("proof");
+        // Whichever call has proved the caller, its other requests need not wait longer.
+        let proves = |other: &&mut Call| (other.caller, scope_of(other.key)) == caller_scope;
+        self.calls.iter_mut().filter(proves).for_each(|other| other.is_proof = false);
         let proved = self.proved(caller_scope).unwrap_or(0).max(call.sent);
         self.grants.retain(|grant| grant.caller_scope != caller_scope);
         self.grants.push(Grant {
