@@ -17,6 +17,7 @@ use super::{CacheRequest, Gateway};
 use crate::cache::admission::Verdict;
 use crate::cache::entry::Entry;
 use crate::cache::flights::Leader;
+use crate::cache::grants::Proof;
 use crate::cache::lifetime::ResponseTimes;
 use crate::cache::store::CacheKey;
 use crate::request::condition::Validator;
@@ -202,6 +203,8 @@ impl Gateway {
         let is_proved = response.as_ref().is_ok_and(|fetched| fetched.proof.is_some());
         if is_proved {
             self.fetcher.successes.list(service, sent);
+        }
+        if response.as_ref().is_ok_and(|fetched| fetched.proof.is_some_and(|proof| proof != Proof::Late)) {
             // Whichever call has proved the caller, its other requests need not wait longer.
             self.fetcher.proofs.release(&request.lookup.caller_scope);
         }
