@@ -143,7 +143,7 @@ fn check_access_key(name: &str, entry: &KeepWarmSettings, settings: &Settings) -
 /// The request without its query, which may have a secret in it.
 /// The path of a request, for errors. What does not begin like one may be a secret in the wrong place.
 fn path_of(request: &str) -> String {
-    if !request.starts_with('/') {
+    if !request.starts_with('/') && !request.contains("{project_id}") {
         return "…".to_owned();
     }
     redacted(request.split(['?', '#']).next().unwrap_or_default()).into_owned()

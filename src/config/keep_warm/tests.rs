@@ -77,7 +77,8 @@ fn an_error_names_the_entry_and_what_is_allowed() {
             "keep_warm[0].requests[0]: \"/v2/p1/products\" is not allowed: expected a path with",
         ),
         (ak(&[products, "v2/{project_id}/products"]), "keep_warm[0].requests[1]: \"v2/{project_id}/products\" is not"),
-        (ak(&["https://u:hush@h/v2/{project_id}/products"]), "keep_warm[0].requests[0]: \"…\" is not allowed"),
+        (ak(&["https://u:hush@h/v2/{project_id}/products"]), "keep_warm[0].requests[0]: \"https://…@h/v2/{project_id}"),
+        (ak(&["SecretInTheWrongPlace"]), "keep_warm[0].requests[0]: \"…\" is not allowed"),
         (
             ak(&["/v2/{project_id}/products#a"]),
             "keep_warm[0].requests[0]: \"/v2/{project_id}/products\" is not allowed",
