@@ -956,27 +956,6 @@ MUTATIONS = [
         "left <= 2 * lead + jitter &&",
     ),
     (
-        "renewal-ignores-pace",
-        "renewal: the lead is the caller's pace, within limits",
-        RENEWAL,
-        "let lead = self.longest_gap.clamp(max_lead / MIN_LEAD_SHARE, max_lead);",
-        "let lead = max_lead;",
-    ),
-    (
-        "renewal-without-backoff",
-        "renewal: after one without an answer none begins for a while",
-        SETTLE,
-        "memory.grants.renewal_failed(caller_scope, retry_after, times.received);",
-        "let _ = retry_after;",
-    ),
-    (
-        "renewal-ignores-retry-after",
-        "renewal: Retry-After is followed",
-        RENEWAL,
-        "self.back_off(caller_scope, 1, retry_after.unwrap_or_default(), now);",
-        "{ let _ = retry_after; self.back_off(caller_scope, 1, Duration::ZERO, now); }",
-    ),
-    (
         "renewal-in-backoff",
         "renewal: none during a backoff",
         BACKGROUND,
@@ -998,13 +977,6 @@ MUTATIONS = [
         "let proof = fetcher.proofs.solo(caller_scope.caller).1?;",
     ),
     (
-        "renewal-negative-for-all",
-        "renewal: a response that is no list concerns only its caller",
-        SETTLE,
-        "if self.is_for_caller_alone || !is_key_only || !is_granted",
-        "if !is_key_only || !is_granted",
-    ),
-    (
         "no-wait-for-proof",
         "one proof: the other requests of a caller wait for its first proof in a scope",
         PROVE,
@@ -1012,11 +984,11 @@ MUTATIONS = [
         "false => fetcher.proofs.solo(caller_scope.caller),",
     ),
     (
-        "any-number-of-proofs",
-        "one proof: a request waits for three calls of its caller at most",
+        "one-shared-proof",
+        "one proof: if a call proves nothing, one of the waiting requests makes the next",
         ROLE,
         "self.number >= MAX_PROOFS || self.has_timed_out",
-        "self.number >= 3 * MAX_PROOFS || self.has_timed_out",
+        "self.number >= MAX_PROOFS - 2 || self.has_timed_out",
     ),
     (
         "same-request-waits-for-proof",

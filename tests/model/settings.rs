@@ -40,7 +40,7 @@ impl Settings {
 
     /// A request may wait for its caller's proof, then for two more, and then for its own call.
     pub fn longest_wait(&self) -> Ms {
-        Self::DEADLINE + self.stale_if_slow.min(Self::DEADLINE)
+        Self::DEADLINE + self.stale_if_slow
     }
 
     /// The lead of a renewal is the caller's pace, within these.
