@@ -117,6 +117,7 @@ impl<'w> SimulatedGateway<'w> {
 
     /// What the estimator says now.
     pub fn measured(&self) -> Answers {
+        self.staleness.refresh(&self.names.operation, self.at(self.now));
         self.staleness.of_operation(&self.names.operation, self.at(self.now)).all
     }
 

@@ -31,15 +31,19 @@
 //!
 //! A difference counts when a second look confirms it: by another caller, or by a caller that has seen the previous
 //! digest. A digest that returns retracts what was between. A caller that sees something else than others (a limited
-//! view, a timestamp in each body) is *odd* in its scope: its looks do not count ([`history`]). Callers that get
+//! view, a timestamp in each body) is *odd* in its scope: its looks do not count ([`history`]). A private list has one
+//! caller only, so nobody else can show that. Its caller is odd after eight different responses in a row. Callers that get
 //! alternating responses are the task of [`super::divergence`]. Before it is confirmed, a difference counts with the
 //! probability that earlier ones in its scope were confirmed.
 //!
 //! # Limits
 //!
 //! At most 64 keys of a scope, 256 scopes, 2,048 keys and 64 runs of a key are kept: 0.3 KB for each run, at most 5 MB.
-//! Answers of further keys are not judged. An estimate takes about 3 ms for a scope in which changes are rare, and at
-//! most about 0.2 s if there are many. It is made at most once a minute for each operation.
+//! If a scope has more keys, the one with the fewest answers makes room for a new one. Answers of other keys are not
+//! judged. An estimate takes about 1 ms for a scope in which changes are rare, and at most about 0.6 s of CPU time for
+//! all scopes of an operation, because the steps of the simulation are limited. A scope for which they are not enough is
+//! left out. If more than a tenth of the answers are left out, the ratio is unknown. One estimate is made at a time, at
+//! most one a minute for each operation. [`Staleness::refresh`] must not be called on a thread of the async runtime.
 
 mod answers;
 mod dice;
@@ -56,8 +60,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 pub use self::answers::AnswerCounters;
-use self::history::{Differences, KeyHistory, Look, MAX_RUNS, OddCallers};
-use self::measure::Measurement;
+use self::history::{ALWAYS_DIFFERENT, Differences, KeyHistory, Look, MAX_RUNS, OddCallers};
+use self::measure::{Estimator, Measurement};
 use self::settled::Settled;
 use self::ttl_control::TtlControl;
 use super::cache_key::CacheKey;
@@ -75,8 +79,14 @@ const MANY_RUNS: usize = 8192;
 const FEW_RUNS: usize = 4;
 /// How far back looks are used, in seconds.
 const WINDOW: f64 = 3.0 * 3600.0;
-/// An estimate is used for this time.
+/// The least time between two estimates.
 const ESTIMATE_TTL: Duration = Duration::from_secs(60);
+/// The least time between two estimates that nobody looks at, if the ttl does not depend on them.
+const UNSEEN_ESTIMATE_TTL: Duration = Duration::from_secs(600);
+/// After this time an estimate says nothing about the last hour.
+const LONGEST_USE: Duration = Duration::from_secs(3600);
+/// The least time between two searches for keys without recent looks, in seconds.
+const CLEAN_UP_INTERVAL: f64 = 60.0;
 
 /// How many of the answers that were given from memory in the last hour differed from upstream's.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -119,10 +129,19 @@ struct ScopeState {
     last_look: f64,
 }
 
+/// Who needs an estimate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EstimateUse {
+    /// Operators: it is shown.
+    Display,
+    /// The gateway, which makes a fetch: the ttl may depend on it.
+    Fetch,
+}
+
 /// What is known about an operation, and when it was computed.
 #[derive(Default)]
 struct OperationState {
-    measurement: Option<(Instant, Arc<Measurement>)>,
+    measurement: Option<(Instant, Measurement)>,
     refresh_begun: Option<Instant>,
     control: TtlControl,
 }
@@ -132,6 +151,8 @@ struct State {
     scopes: HashMap<Scope, ScopeState>,
     keys: usize,
     runs: usize,
+    /// When keys without recent looks were last removed, in seconds.
+    cleaned_up: Option<f64>,
 }
 
 /// The looks at upstream's responses, and what they say.
@@ -141,6 +162,8 @@ pub struct Staleness {
     begin: OnceLock<Instant>,
     state: Mutex<State>,
     operations: Mutex<HashMap<Arc<str>, OperationState>>,
+    /// Held while an estimate is made, so that estimates use at most one core.
+    estimating: Mutex<()>,
 }
 
 impl Staleness {
@@ -161,20 +184,24 @@ impl Staleness {
         self.state.lock().add(cache_key, look, counters);
     }
 
-    /// What is known about an operation. It is computed again if it is older than a minute.
+    /// What was known about an operation when the last estimate was finished, if that is less than an hour ago. It makes
+    /// no estimate.
     pub fn of_operation(&self, operation: &Operation, now: Instant) -> OperationStaleness {
-        let measurement = self.measurement(operation, now);
-        let changes_per_hour = self.with_operation(operation, |state| state.control.changes_per_hour());
-        let mut known = measurement.known.clone();
-        known.all.changes_per_hour = changes_per_hour;
-        known
+        self.with_operation(operation, |state| {
+            let measured = state.measured_within(LONGEST_USE, now);
+            let mut known = measured.map(|measurement| measurement.known.clone()).unwrap_or_default();
+            known.all.changes_per_hour = state.control.changes_per_hour();
+            known
+        })
     }
 
-    /// Whether [`Self::refresh`] should be called now: the last estimate and the last such answer are older than a minute.
-    pub fn begin_refresh(&self, operation: &Operation, now: Instant) -> bool {
+    /// Whether [`Self::refresh`] should be called now: the last estimate is old, and none has begun recently.
+    pub fn begin_refresh(&self, operation: &Operation, estimate_use: EstimateUse, now: Instant) -> bool {
+        let is_seldom = estimate_use == EstimateUse::Fetch && operation.adaptive_ttl.is_none();
+        let age = if is_seldom { UNSEEN_ESTIMATE_TTL } else { ESTIMATE_TTL };
         self.with_operation(operation, |state| {
-            let is_recent = |at: Instant| now.saturating_duration_since(at) < ESTIMATE_TTL;
-            let begins = state.recent(now).is_none() && !state.refresh_begun.is_some_and(is_recent);
+            let has_begun = state.refresh_begun.is_some_and(|at| now.saturating_duration_since(at) < age);
+            let begins = !has_begun && state.measured_within(age, now).is_none();
             if begins {
                 state.refresh_begun = Some(now);
             }
@@ -182,9 +209,37 @@ impl Staleness {
         })
     }
 
-    /// Makes an estimate if the last one is older than a minute.
+    /// Makes an estimate if the last one is older than a minute. It may take about a second, and waits while another
+    /// thread makes one.
     pub fn refresh(&self, operation: &Operation, now: Instant) {
-        self.measurement(operation, now);
+        let _estimating = self.estimating.lock();
+        if self.with_operation(operation, |state| state.measured_within(ESTIMATE_TTL, now).is_some()) {
+            return;
+        }
+        let seconds = self.seconds(now);
+        let measurement = self.measure(operation, seconds);
+        self.with_operation(operation, |state| {
+            if let Some(hour) = &measurement.hour {
+                state.control.add(seconds, hour);
+            }
+            state.measurement = Some((now, measurement));
+        });
+    }
+
+    fn measure(&self, operation: &Operation, now: f64) -> Measurement {
+        let is_of_operation = |scope: &&Scope| **scope.operation() == *operation;
+        let mut scopes: Vec<Scope> = self.state.lock().scopes.keys().filter(is_of_operation).cloned().collect();
+        // The seeds depend on the order.
+        scopes.sort_by(|one, other| one.path().cmp(other.path()));
+        let mut estimator = Estimator::new(scopes.len(), now);
+        for scope in scopes {
+            // The lock of the looks is held for one scope at a time, and not while draws are made.
+            let collected = self.state.lock().scopes.get(&scope).map(|state| measure::collect(&scope, state, now));
+            if let Some(collected) = collected {
+                estimator.add(collected);
+            }
+        }
+        estimator.finish()
     }
 
     /// The ttl of an operation: chosen by the last estimate if the operation has an adaptive ttl, else the configured
@@ -201,26 +256,6 @@ impl Staleness {
         Duration::try_from_secs_f64(ttl).unwrap_or(operation.ttl)
     }
 
-    fn measurement(&self, operation: &Operation, now: Instant) -> Arc<Measurement> {
-        if let Some(recent) = self.with_operation(operation, |state| state.recent(now)) {
-            return recent;
-        }
-        let seconds = self.seconds(now);
-        // The lock of the looks is not held while the estimate is made.
-        let collected = measure::collect(&self.state.lock().scopes, operation, seconds);
-        let measurement = Arc::new(measure::measure(collected, seconds));
-        self.with_operation(operation, |state| {
-            if let Some(hour) = &measurement.hour {
-                state.control.add(seconds, hour);
-            }
-            // Another thread may have made a later one.
-            if state.measurement.as_ref().is_none_or(|(at, _)| *at <= now) {
-                state.measurement = Some((now, Arc::clone(&measurement)));
-            }
-        });
-        measurement
-    }
-
     fn with_operation<T>(&self, operation: &Operation, then: impl FnOnce(&mut OperationState) -> T) -> T {
         // Operations come from the catalogue, so there are few.
         then(self.operations.lock().entry(Arc::clone(&operation.name)).or_default())
@@ -228,27 +263,30 @@ impl Staleness {
 }
 
 impl OperationState {
-    fn recent(&self, now: Instant) -> Option<Arc<Measurement>> {
+    /// The last measurement, if it is not older than this.
+    fn measured_within(&self, age: Duration, now: Instant) -> Option<&Measurement> {
         let (at, measurement) = self.measurement.as_ref()?;
-        (now.saturating_duration_since(*at) < ESTIMATE_TTL).then(|| Arc::clone(measurement))
+        (now.saturating_duration_since(*at) < age).then_some(measurement)
     }
 }
 
 impl State {
     fn add(&mut self, cache_key: &CacheKey, look: Look, counters: Arc<AnswerCounters>) {
         let scope = cache_key.key.scope();
-        if !self.scopes.get(scope).is_some_and(|state| state.keys.contains_key(cache_key))
-            && !self.has_room(scope, look.sent)
-        {
+        let known = self.scopes.get(scope);
+        if cache_key.owner.is_some_and(|owner| known.is_some_and(|it| it.odd_callers.contains(owner, look.sent))) {
             return;
         }
-        let ScopeState { keys, settled, odd_callers, differences, judged_from, last_look } =
-            self.scopes.entry(scope.clone()).or_default();
+        if !known.is_some_and(|state| state.keys.contains_key(cache_key)) && !self.make_room(scope, look.sent) {
+            return;
+        }
+        let state = self.scopes.entry(scope.clone()).or_default();
+        let ScopeState { keys, settled, odd_callers, differences, judged_from, last_look } = state;
         let key = keys.entry(cache_key.clone()).or_insert_with(|| {
             self.keys += 1;
             KeyHistory::default()
         });
-        *last_look = look.sent;
+        *last_look = last_look.max(look.sent);
         let before = key.runs.len();
         key.look(look, counters, odd_callers, differences, settled);
         let most = if self.runs >= MANY_RUNS { FEW_RUNS } else { MAX_RUNS };
@@ -256,23 +294,55 @@ impl State {
             *judged_from = judged_from.max(dropped);
         }
         self.runs = self.runs + key.runs.len() - before;
+        if let Some(owner) = cache_key.owner
+            && key.is_always_different()
+        {
+            // No other caller can show that this caller is odd.
+            odd_callers.mark(owner, look.sent);
+            differences.retract(ALWAYS_DIFFERENT - 1);
+            let removed = state.keys.extract_if(|key, _| key.owner == Some(owner));
+            for (_, key) in removed {
+                self.keys -= 1;
+                self.runs -= key.runs.len();
+            }
+        }
     }
 
-    /// Whether there is room for another key of this scope. Keys and scopes without a look within [`WINDOW`] make room.
-    fn has_room(&mut self, scope: &Scope, now: f64) -> bool {
+    /// Makes room for another key of this scope. Keys and scopes without a look within [`WINDOW`] are removed; then the
+    /// key of the scope with the fewest answers. Returns whether there is room.
+    fn make_room(&mut self, scope: &Scope, now: f64) -> bool {
         let is_full = |state: &Self| {
             let in_scope = state.scopes.get(scope).map_or(0, |scope| scope.keys.len());
             let is_new = !state.scopes.contains_key(scope);
             in_scope >= MAX_KEYS_OF_SCOPE || state.keys >= MAX_KEYS || is_new && state.scopes.len() >= MAX_SCOPES
         };
-        if is_full(self) {
+        if !is_full(self) {
+            return true;
+        }
+        if self.cleaned_up.is_none_or(|last| now - last >= CLEAN_UP_INTERVAL) {
+            self.cleaned_up = Some(now);
             self.scopes.retain(|_, scope| now - scope.last_look < WINDOW);
             for scope in self.scopes.values_mut() {
-                scope.keys.retain(|_, key| key.last_look().is_some_and(|last| now - last < WINDOW));
+                scope.keys.retain(|_, key| now - key.last_look() < WINDOW);
             }
             let keys = || self.scopes.values().flat_map(|scope| scope.keys.values());
             (self.keys, self.runs) = (keys().count(), keys().map(|key| key.runs.len()).sum());
         }
+        if is_full(self) {
+            self.remove_least_used(scope, now);
+        }
         !is_full(self)
+    }
+
+    /// Removes the key of a scope with the fewest answers, of several the one with the oldest look.
+    fn remove_least_used(&mut self, scope: &Scope, now: f64) {
+        let Some(state) = self.scopes.get_mut(scope) else { return };
+        let least = state.keys.iter().map(|(cache_key, key)| (cache_key, key.activity(now), key.last_look()));
+        let least = least.min_by(|one, other| one.1.total_cmp(&other.1).then(one.2.total_cmp(&other.2)));
+        let least = least.map(|(cache_key, ..)| cache_key.clone());
+        if let Some(key) = least.and_then(|cache_key| state.keys.remove(&cache_key)) {
+            self.keys -= 1;
+            self.runs -= key.runs.len();
+        }
     }
 }

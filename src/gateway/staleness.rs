@@ -1,31 +1,48 @@
 //! When the share of stale answers is estimated, and who sees it. `cache/staleness.rs` makes the estimate.
+//!
+//! An estimate must not be made on a thread of the async runtime, nor while metrics are written: they show the last
+//! one that is finished.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use super::Gateway;
-use crate::cache::staleness::OperationStaleness;
+use crate::cache::staleness::{EstimateUse, OperationStaleness};
 use crate::catalogue::Operation;
 use crate::telemetry::sources::StalenessMetrics;
 
 impl Gateway {
-    /// What is known about each operation, and the ttl in force (before `ttl_jitter`). It makes an estimate if the last
-    /// one is older than a minute, which usually takes milliseconds.
+    /// What is known about each operation, and the ttl in force (before `ttl_jitter`). It starts new estimates of those
+    /// that are older than a minute. They are seen by the next call.
     pub fn staleness(&self) -> Vec<(Arc<Operation>, OperationStaleness, Duration)> {
         let (active, staleness, now) = (self.active(), self.memory.store.staleness(), self.clock.now());
         let known = |operation: &Arc<Operation>| {
             let known = staleness.of_operation(operation, now);
             (Arc::clone(operation), known, staleness.ttl(operation, now))
         };
-        active.catalogue.operations().iter().map(known).collect()
+        let operations = active.catalogue.operations();
+        self.refresh_each(operations, EstimateUse::Display);
+        operations.iter().map(known).collect()
     }
 
-    /// Makes an estimate in a thread of its own if the last one is older than a minute. The chosen ttl depends on it.
-    pub(super) fn refresh_staleness(self: &Arc<Self>, operation: &Arc<Operation>) {
-        let now = self.clock.now();
-        if self.memory.store.staleness().begin_refresh(operation, now) {
-            let (store, operation) = (Arc::clone(&self.memory.store), Arc::clone(operation));
-            tokio::task::spawn_blocking(move || store.staleness().refresh(&operation, now));
+    /// Starts an estimate of an operation if the last one is older than a minute, or than ten minutes if its ttl does
+    /// not depend on it.
+    pub(super) fn refresh_staleness(&self, operation: &Arc<Operation>) {
+        self.refresh_each(std::slice::from_ref(operation), EstimateUse::Fetch);
+    }
+
+    /// Starts the estimates that are due. They are made one after another in a thread for blocking work.
+    fn refresh_each(&self, operations: &[Arc<Operation>], estimate_use: EstimateUse) {
+        // Without a runtime, there are no requests either.
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+            return;
+        };
+        let (store, now) = (&self.memory.store, self.clock.now());
+        let is_due = |operation: &&Arc<Operation>| store.staleness().begin_refresh(operation, estimate_use, now);
+        let due: Vec<_> = operations.iter().filter(is_due).cloned().collect();
+        if !due.is_empty() {
+            let store = Arc::clone(store);
+            runtime.spawn_blocking(move || due.iter().for_each(|operation| store.staleness().refresh(operation, now)));
         }
     }
 

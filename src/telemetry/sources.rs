@@ -67,6 +67,8 @@ impl Metrics {
         });
     }
 
+    /// The values are those of the last finished estimate: NaN before the first one. Showing metrics may start a new
+    /// estimate, which the next call shows.
     pub fn watch_staleness(&self, known: impl Fn() -> Vec<StalenessMetrics> + Send + Sync + 'static) {
         let shown: Mutex<HashSet<Arc<str>>> = Mutex::default();
         self.add_source(move |metrics| {

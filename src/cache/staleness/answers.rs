@@ -19,7 +19,7 @@ pub struct AnswerCounters {
 
 /// Answers whose times are spread evenly from `from` to `to`, in seconds.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Answers {
+pub(super) struct AnswerBin {
     pub(super) from: f64,
     pub(super) to: f64,
     pub(super) count: u32,
@@ -42,13 +42,18 @@ impl AnswerCounters {
         }
     }
 
+    /// The number of answers so far.
+    pub(super) fn total(&self) -> f64 {
+        self.bins.iter().map(|count| f64::from(count.load(Ordering::Relaxed))).sum()
+    }
+
     /// The ttl in seconds.
     pub(super) fn ttl(&self) -> f64 {
         f64::from(self.width) * REGULAR as f64 / 1e3
     }
 
     /// The answers, by their time. `sent` is the time of the request in seconds.
-    pub(super) fn by_time(&self, sent: f64) -> impl Iterator<Item = Answers> {
+    pub(super) fn by_time(&self, sent: f64) -> impl Iterator<Item = AnswerBin> {
         let width = f64::from(self.width) / 1e3;
         let all = self.bins.iter().enumerate().map(|(bin, count)| (bin, count.load(Ordering::Relaxed)));
         all.filter(|(_, count)| *count > 0).map(move |(bin, count)| {
@@ -58,12 +63,12 @@ impl AnswerCounters {
             } else {
                 (bin as f64 * width, (bin + 1) as f64 * width)
             };
-            Answers { from: sent + from, to: sent + to, count }
+            AnswerBin { from: sent + from, to: sent + to, count }
         })
     }
 }
 
-impl Answers {
+impl AnswerBin {
     /// The same answers, if none was given after `end`.
     pub(super) fn until(self, end: f64) -> Self {
         Self { from: self.from.min(end), to: self.to.min(end), ..self }

@@ -1,5 +1,4 @@
-//! Pseudo-random numbers from a fixed seed, for simulation only: SplitMix64. Nobody must rely on them for secrets or
-//! for fairness.
+//! Pseudo-random numbers from a fixed seed, for simulation: SplitMix64. Do not use them for secrets or scheduling.
 
 pub(super) struct Dice(u64);
 

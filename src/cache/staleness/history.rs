@@ -10,6 +10,12 @@ use crate::request::caller::Caller;
 
 /// The most runs of a key.
 pub(super) const MAX_RUNS: usize = 64;
+/// Fewer looks at a scope within [`super::WINDOW`] are too little evidence. A key remembers the times of so many.
+pub(super) const MIN_LOOKS: usize = 20;
+/// After so many new digests in a row, a private key has a caller whose bodies always differ.
+pub(super) const ALWAYS_DIFFERENT: usize = 8;
+/// The half-life of the number of answers by which keys of a scope are compared, in seconds.
+const ACTIVITY_HALF_LIFE: f64 = 3600.0;
 /// The most responses of a run whose answers are not settled.
 const MAX_UNSETTLED: usize = 8;
 /// The most callers of a scope that are known to be odd.
@@ -35,21 +41,18 @@ pub(super) struct StoredResponse {
     pub(super) counters: Arc<AnswerCounters>,
 }
 
-/// The callers of a run: two of them, and whether there are more.
+/// The callers of a run: the first two.
 #[derive(Clone, Debug)]
 struct RunCallers {
     first: Caller,
     second: Option<Caller>,
-    are_more: bool,
 }
 
 impl RunCallers {
     fn add(&mut self, caller: Caller) {
-        if self.has(caller) {
-            return;
+        if !self.has(caller) {
+            self.second.get_or_insert(caller);
         }
-        self.are_more = self.second.is_some();
-        self.second.get_or_insert(caller);
     }
 
     fn has(&self, caller: Caller) -> bool {
@@ -96,7 +99,7 @@ impl Run {
 pub(super) struct OddCallers(Vec<(Caller, f64)>);
 
 impl OddCallers {
-    fn mark(&mut self, caller: Caller, now: f64) {
+    pub(super) fn mark(&mut self, caller: Caller, now: f64) {
         self.0.retain(|(odd, until)| *odd != caller && *until > now);
         if self.0.len() == MAX_ODD {
             self.0.remove(0);
@@ -104,7 +107,7 @@ impl OddCallers {
         self.0.push((caller, now + ODD_FOR));
     }
 
-    fn contains(&self, caller: Caller, now: f64) -> bool {
+    pub(super) fn contains(&self, caller: Caller, now: f64) -> bool {
         self.0.iter().any(|(odd, until)| *odd == caller && *until > now)
     }
 }
@@ -122,15 +125,16 @@ impl Differences {
         (self.all - self.retracted + 1.0).max(0.0) / (self.all + 2.0)
     }
 
-    fn add(&mut self, retracted: usize) {
+    fn add_difference(&mut self) {
         if self.all >= 100.0 {
             (self.all, self.retracted) = (self.all / 2.0, self.retracted / 2.0);
         }
-        if retracted == 0 {
-            self.all += 1.0;
-        } else {
-            self.retracted += retracted as f64;
-        }
+        self.all += 1.0;
+    }
+
+    /// So many of the differences were no change.
+    pub(super) fn retract(&mut self, count: usize) {
+        self.retracted += count as f64;
     }
 }
 
@@ -138,6 +142,16 @@ impl Differences {
 #[derive(Debug, Default)]
 pub(super) struct KeyHistory {
     pub(super) runs: VecDeque<Run>,
+    /// The times of the latest looks that count, oldest first: at most [`MIN_LOOKS`].
+    recent: VecDeque<f64>,
+    /// The number of looks in a row whose digests were new.
+    different: usize,
+    /// When the latest look was sent, whether it counts or not.
+    last_sent: f64,
+    /// The answers from responses before the latest one, with exponentially falling weights.
+    answers: f64,
+    /// The answers from the latest response.
+    latest: Option<Arc<AnswerCounters>>,
 }
 
 /// What is known about a key between two looks.
@@ -160,6 +174,7 @@ pub(super) enum Span<'h> {
 }
 
 impl KeyHistory {
+    /// Adds a look. Looks may arrive out of order: one that was sent before the latest one is ignored.
     pub(super) fn look(
         &mut self,
         look: Look,
@@ -168,6 +183,12 @@ impl KeyHistory {
         differences: &mut Differences,
         settled: &mut Settled,
     ) {
+        if look.sent < self.last_sent {
+            return;
+        }
+        self.answers = self.activity(look.sent);
+        self.last_sent = look.sent;
+        self.latest = Some(Arc::clone(&counters));
         let response = StoredResponse { sent: look.sent, counters };
         let is_odd = odd_callers.contains(look.caller, look.sent);
         if is_odd && self.runs.back().is_some_and(|last| look.sent - last.last_sent > ALONE_AFTER) {
@@ -176,12 +197,12 @@ impl KeyHistory {
         let count = self.runs.len();
         match self.runs.iter().rposition(|run| run.digest == look.digest) {
             Some(index) => {
-                if index + 1 < count && self.is_returner_odd(index, look, odd_callers) {
+                if index + 1 < count && self.judge_returned_digest(index, look, odd_callers) {
                     self.remove(index);
                     return self.ignore(response);
                 }
                 if index + 1 < count {
-                    differences.add(count - index - 1);
+                    differences.retract(count - index - 1);
                 }
                 // What was seen between was no change, because upstream's answer is what it was before.
                 for mut run in self.runs.drain(index + 1..) {
@@ -190,30 +211,47 @@ impl KeyHistory {
                 let run = &mut self.runs[index];
                 run.settle(settled);
                 run.looks += 1;
+                self.different = 0;
                 run.callers.add(look.caller);
                 run.last_sent = look.sent;
                 run.push(response);
             }
-            None if is_odd && count > 0 => self.ignore(response),
+            None if is_odd && count > 0 => return self.ignore(response),
             None => {
                 if count > 0 {
-                    differences.add(0);
+                    differences.add_difference();
                 }
+                self.different += 1;
                 self.runs.push_back(Run {
                     digest: look.digest,
                     looks: 1,
-                    callers: RunCallers { first: look.caller, second: None, are_more: false },
+                    callers: RunCallers { first: look.caller, second: None },
                     first_received: look.received,
                     last_sent: look.sent,
                     unsettled: vec![response],
                 });
             }
         }
+        if self.recent.len() == MIN_LOOKS {
+            self.recent.pop_front();
+        }
+        self.recent.push_back(look.sent);
+    }
+
+    /// How many answers were made from the responses of this key lately. Keys with few make room for others.
+    pub(super) fn activity(&self, now: f64) -> f64 {
+        let latest = self.latest.as_ref().map_or(0.0, |counters| counters.total());
+        (self.answers + latest) * (-(now - self.last_sent).max(0.0) / ACTIVITY_HALF_LIFE).exp2()
+    }
+
+    /// Whether the latest responses were all different, as if each body contained a timestamp.
+    pub(super) fn is_always_different(&self) -> bool {
+        self.different >= ALWAYS_DIFFERENT
     }
 
     /// The digest of a run has returned. Finds out who sees something else than the others, if it is one caller. Returns
     /// whether it is the caller of this look.
-    fn is_returner_odd(&self, index: usize, look: Look, odd_callers: &mut OddCallers) -> bool {
+    fn judge_returned_digest(&self, index: usize, look: Look, odd_callers: &mut OddCallers) -> bool {
         let returned = &self.runs[index].callers;
         let mut between = self.runs.range(index + 1..);
         let first = between.next().map(|run| &run.callers);
@@ -265,8 +303,8 @@ impl KeyHistory {
         self.runs.front().map_or(0.0, |first| first.first_received)
     }
 
-    pub(super) fn last_look(&self) -> Option<f64> {
-        self.runs.back().map(|last| last.last_sent)
+    pub(super) fn last_look(&self) -> f64 {
+        self.last_sent
     }
 
     /// Whether there are differences that no second look has confirmed yet.
@@ -285,9 +323,9 @@ impl KeyHistory {
             || self.runs.range(index + 1..).any(|after| after.callers.only() != Some(one))
     }
 
-    /// The number of looks in the runs.
-    pub(super) fn looks(&self) -> f64 {
-        self.runs.iter().map(|run| f64::from(run.looks)).sum()
+    /// The number of looks since a time that count, up to [`MIN_LOOKS`].
+    pub(super) fn looks_since(&self, time: f64) -> usize {
+        self.recent.iter().filter(|sent| **sent >= time).count()
     }
 
     /// What the looks say. `counts_all`: whether differences count that no second look has confirmed yet.

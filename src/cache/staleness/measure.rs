@@ -1,13 +1,13 @@
 //! Makes the estimate of an operation from the looks of its scopes.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
-use super::history::{KeyHistory, Span, StoredResponse};
+use super::answers::AnswerBin;
+use super::history::{KeyHistory, MIN_LOOKS, Span, StoredResponse};
 use super::posterior::{Doubtful, Evidence};
 use super::settled::Totals;
 use super::ttl_control::HourOfAnswers;
 use super::{Answers, OperationStaleness, ScopeState, StaleAnswers, WINDOW};
-use crate::catalogue::Operation;
 use crate::request::key::Scope;
 
 /// The answers of this time are judged, in seconds.
@@ -15,9 +15,14 @@ const JUDGED: f64 = 3600.0;
 const DRAWS: usize = 300;
 /// The interval is from this quantile to its complement.
 const QUANTILE: f64 = 0.025;
-/// Fewer answers or looks are too little evidence.
+/// Fewer answers are too little evidence.
 const MIN_ANSWERS: f64 = 20.0;
-const MIN_LOOKS: f64 = 20.0;
+/// The most steps of the simulation for all scopes of an operation. Each scope gets an equal part, and what is left by
+/// those before it. About 10 ns each.
+const MAX_WORK: usize = 60_000_000;
+/// If more than this share of the answers is in scopes for which there were not enough steps, the ratio of the operation
+/// is unknown.
+const MAX_LEFT_OUT: f64 = 0.1;
 /// The most projects that are shown.
 const MAX_PROJECTS: usize = 20;
 
@@ -31,12 +36,15 @@ pub(super) struct Measurement {
 
 /// What is needed from the looks of a scope.
 pub(super) struct Collected {
+    project_id: String,
+    /// For display.
     project: String,
     /// The evidence if unconfirmed differences are changes, and if not. The latter only if there are any.
     variants: [Option<Variant>; 2],
     /// The share of the draws that are made from the first variant.
     reliability: f64,
-    looks: f64,
+    /// The number of looks within [`WINDOW`].
+    looks: usize,
 }
 
 #[derive(Default)]
@@ -45,19 +53,8 @@ struct Variant {
     totals: Totals,
 }
 
-/// Copies what is needed from the looks of an operation.
-pub(super) fn collect(scopes: &HashMap<Scope, ScopeState>, operation: &Operation, now: f64) -> Vec<Collected> {
-    let mut collected: Vec<_> = scopes
-        .iter()
-        .filter(|(scope, _)| **scope.operation() == *operation)
-        .map(|(scope, state)| (scope.path(), collect_scope(scope, state, now)))
-        .collect();
-    // The seeds depend on the order.
-    collected.sort_by_key(|(path, _)| *path);
-    collected.into_iter().map(|(_, collected)| collected).collect()
-}
-
-fn collect_scope(scope: &Scope, state: &ScopeState, now: f64) -> Collected {
+/// Copies what is needed from the looks of a scope.
+pub(super) fn collect(scope: &Scope, state: &ScopeState, now: f64) -> Collected {
     let since = (now - JUDGED).max(state.judged_from);
     let mut keys: Vec<&KeyHistory> = state.keys.values().collect();
     // In the order of time, because that of the map is random.
@@ -69,10 +66,11 @@ fn collect_scope(scope: &Scope, state: &ScopeState, now: f64) -> Collected {
     };
     let is_suspected = keys.iter().any(|key| key.is_suspected());
     Collected {
+        project_id: scope.project_id().to_owned(),
         project: scope.project_in_short(),
         variants: [Some(variant(true)), is_suspected.then(|| variant(false))],
         reliability: if is_suspected { state.differences.reliability() } else { 1.0 },
-        looks: keys.iter().map(|key| key.looks()).sum(),
+        looks: keys.iter().map(|key| key.looks_since(now - WINDOW)).sum(),
     }
 }
 
@@ -89,7 +87,8 @@ impl Variant {
                     }
                     continue;
                 }
-                Span::Changed { from, .. } if from < now - WINDOW => continue,
+                Span::Changed { from, to, .. } if from < now - WINDOW || from >= to => continue,
+                Span::Pending { from, .. } if from >= now => continue,
                 Span::Changed { from, to, responses } => {
                     evidence.changed.push((from, to));
                     (from, to, true, responses)
@@ -109,12 +108,7 @@ impl Variant {
 
 impl Totals {
     /// The answers of a doubtful response from `since` to `end`, which are added to the totals. `None` if there are none.
-    fn judge(
-        &mut self,
-        response: &StoredResponse,
-        end: f64,
-        since: f64,
-    ) -> Option<(f64, Vec<super::answers::Answers>)> {
+    fn judge(&mut self, response: &StoredResponse, end: f64, since: f64) -> Option<(f64, Vec<AnswerBin>)> {
         let StoredResponse { sent, counters } = response;
         let mut answers: Vec<_> = counters.by_time(*sent).map(|answers| answers.until(end)).collect();
         answers.retain(|answers| answers.middle() > since);
@@ -130,26 +124,34 @@ impl Totals {
 struct Sums {
     draws: Vec<f64>,
     totals: Totals,
-    looks: f64,
+    looks: usize,
+    /// The answers in scopes for which there were not enough steps.
+    left_out: f64,
 }
 
 impl Default for Sums {
     fn default() -> Self {
-        Self { draws: vec![0.0; DRAWS], totals: Totals::default(), looks: 0.0 }
+        Self { draws: vec![0.0; DRAWS], totals: Totals::default(), looks: 0, left_out: 0.0 }
     }
 }
 
 impl Sums {
-    fn add(&mut self, draws: &[f64], totals: Totals, looks: f64) {
+    fn add(&mut self, Drawn { draws, totals, looks }: &Drawn) {
+        let Some(draws) = draws else {
+            self.left_out += totals.answers;
+            return;
+        };
         self.draws.iter_mut().zip(draws).for_each(|(sum, wrong)| *sum += wrong);
-        self.totals.add(totals);
+        self.totals.add(*totals);
         self.looks += looks;
     }
 
     fn hour(&self) -> Option<HourOfAnswers> {
         let Totals { answers, age, ttl } = self.totals;
-        let is_enough = answers >= MIN_ANSWERS && self.looks >= MIN_LOOKS;
-        let ratio = self.draws.iter().sum::<f64>() / DRAWS as f64 / answers;
+        let is_enough = answers >= MIN_ANSWERS
+            && self.looks >= MIN_LOOKS
+            && self.left_out <= MAX_LEFT_OUT * (answers + self.left_out);
+        let ratio = (self.draws.iter().sum::<f64>() / DRAWS as f64 / answers).min(1.0);
         is_enough.then(|| HourOfAnswers { ratio, mean_age: age / answers, mean_ttl: ttl / answers })
     }
 
@@ -164,34 +166,88 @@ impl Sums {
         let edge = (hour.mean_ttl / super::answers::REGULAR as f64 + 60.0) / 3.0 / JUDGED;
         let stale = StaleAnswers {
             ratio: hour.ratio,
-            lower: ((quantile(QUANTILE) - 0.5) / answers * (1.0 - edge)).max(0.0),
-            upper: ((quantile(1.0 - QUANTILE) + 0.5) / answers * (1.0 + edge)).min(1.0),
+            // The mean of a skewed distribution may lie beyond its quantiles.
+            lower: ((quantile(QUANTILE) - 0.5) / answers * (1.0 - edge)).clamp(0.0, hour.ratio),
+            upper: ((quantile(1.0 - QUANTILE) + 0.5) / answers * (1.0 + edge)).clamp(hour.ratio, 1.0),
         };
         Answers { answers, stale: Some(stale), changes_per_hour: Some(hour.changes_per_hour()) }
     }
 }
 
-/// Makes the estimate. This takes milliseconds for each scope.
-pub(super) fn measure(scopes: Vec<Collected>, now: f64) -> Measurement {
-    let mut all = Sums::default();
-    let mut projects: BTreeMap<String, Sums> = BTreeMap::new();
-    for (seed, Collected { project, variants, reliability, looks }) in (0..).zip(scopes) {
+/// What was drawn for a scope.
+struct Drawn {
+    /// `None` if there were not enough steps.
+    draws: Option<Vec<f64>>,
+    totals: Totals,
+    looks: usize,
+}
+
+impl Collected {
+    /// Draws the numbers of wrong answers. Subtracts the steps that it takes from `budget`.
+    fn draw(self, now: f64, seed: u64, budget: &mut usize) -> Drawn {
+        let Self { variants, reliability, looks, .. } = self;
         let first = (reliability * DRAWS as f64).round() as usize;
-        let (mut draws, mut totals) = (Vec::with_capacity(DRAWS), Totals::default());
-        for (variant, count) in variants.into_iter().zip([first, DRAWS - first]) {
-            if let Some(variant) = variant
-                && count > 0
-            {
-                draws.extend(variant.evidence.draw(count, now, seed));
-                totals.add(variant.totals.times(count as f64 / DRAWS as f64));
-            }
+        let mut variants: Vec<_> = variants.into_iter().zip([first, DRAWS - first]).collect();
+        variants.retain(|(variant, count)| variant.is_some() && *count > 0);
+        let mut left = variants.len();
+        let (mut draws, mut totals) = (Some(Vec::with_capacity(DRAWS)), Totals::default());
+        for (variant, count) in variants {
+            let Some(variant) = variant else { continue };
+            totals.add(variant.totals.times(count as f64 / DRAWS as f64));
+            let mut part = *budget / left;
+            (*budget, left) = (*budget - part, left - 1);
+            let drawn = variant.evidence.draw(count, now, seed, &mut part);
+            *budget += part;
+            draws = draws.zip(drawn).map(|(mut draws, drawn)| {
+                draws.extend(drawn);
+                draws
+            });
         }
-        all.add(&draws, totals, looks);
-        projects.entry(project).or_default().add(&draws, totals, looks);
+        Drawn { draws, totals, looks }
     }
-    let hour = all.hour();
-    let mut projects: Vec<_> = projects.into_iter().map(|(project, sums)| (project, sums.result())).collect();
-    projects.sort_by(|(_, one), (_, other)| other.answers.total_cmp(&one.answers));
-    projects.truncate(MAX_PROJECTS);
-    Measurement { known: OperationStaleness { all: all.result(), projects }, hour }
+}
+
+/// Makes the estimate of an operation, scope by scope.
+pub(super) struct Estimator {
+    now: f64,
+    all: Sums,
+    /// By project id, with the form for display.
+    projects: BTreeMap<String, (String, Sums)>,
+    /// The seed of the next scope.
+    seed: u64,
+    /// The scopes and the steps that are left.
+    scopes: usize,
+    work: usize,
+}
+
+impl Estimator {
+    pub(super) fn new(scopes: usize, now: f64) -> Self {
+        Self::with_steps(scopes, now, MAX_WORK)
+    }
+
+    /// With another number of steps than [`MAX_WORK`].
+    pub(super) fn with_steps(scopes: usize, now: f64, work: usize) -> Self {
+        Self { now, all: Sums::default(), projects: BTreeMap::new(), seed: 0, scopes, work }
+    }
+
+    pub(super) fn add(&mut self, mut collected: Collected) {
+        let mut part = self.work / self.scopes.max(1);
+        self.work -= part;
+        self.scopes = self.scopes.saturating_sub(1);
+        let (id, project) = (std::mem::take(&mut collected.project_id), std::mem::take(&mut collected.project));
+        let drawn = collected.draw(self.now, self.seed, &mut part);
+        self.work += part;
+        self.seed += 1;
+        self.all.add(&drawn);
+        self.projects.entry(id).or_insert_with(|| (project, Sums::default())).1.add(&drawn);
+    }
+
+    pub(super) fn finish(self) -> Measurement {
+        let hour = self.all.hour();
+        let mut projects: Vec<_> =
+            self.projects.into_values().map(|(project, sums)| (project, sums.result())).collect();
+        projects.sort_by(|(_, one), (_, other)| other.answers.total_cmp(&one.answers));
+        projects.truncate(MAX_PROJECTS);
+        Measurement { known: OperationStaleness { all: self.all.result(), projects }, hour }
+    }
 }

@@ -9,7 +9,7 @@
 //! (birth, death, shift); the probability by Gibbs steps on a grid. Where lists are unchanged, changes are less likely
 //! by a known factor, so proposals are made from that density.
 
-use super::answers::Answers;
+use super::answers::AnswerBin;
 use super::dice::Dice;
 
 /// What is known about the lists of a scope. Times are in seconds.
@@ -33,7 +33,7 @@ pub(super) struct Doubtful {
     /// Whether it is known that the list has changed in the span.
     pub(super) is_changed: bool,
     /// For each response, when it was sent, and its answers.
-    pub(super) responses: Vec<(f64, Vec<Answers>)>,
+    pub(super) responses: Vec<(f64, Vec<AnswerBin>)>,
 }
 
 /// The shape of the prior of the rate (Jeffreys), and its weight in seconds.
@@ -43,10 +43,9 @@ const MAX_CHANGES: usize = 3000;
 const WARM_UP: usize = 60;
 /// With so few changes, each draw takes two sweeps, so that the draws depend less on one another.
 const FEW_CHANGES: usize = 200;
-/// The most steps through the spans that cover a change, and the draws that are made in any case. About 0.2 s.
-const MAX_WORK: usize = 20_000_000;
+/// Fewer draws say too little.
 const MIN_DRAWS: usize = 60;
-/// The grid of probabilities is even in the logit.
+/// The number of probabilities to choose from.
 const GRID: usize = 33;
 /// Beyond this number of changes in a span, the probability that none affects the list is taken to be that of this number.
 const MAX_COUNT: usize = 40;
@@ -78,35 +77,51 @@ struct Sampler<'e> {
     density: Vec<f64>,
     /// The integral of the density up to the begin of each segment, and in all.
     mass: Vec<f64>,
+    /// The probabilities to choose from, and the logarithms of each and of its complement.
+    grid: [(f64, f64, f64); GRID],
     dice: Dice,
     /// The number of steps so far.
     work: usize,
 }
 
 impl Evidence {
-    /// Draws the number of wrong answers, `draws` times. If that would take too long, earlier draws are repeated.
-    pub(super) fn draw(&self, draws: usize, now: f64, seed: u64) -> Vec<f64> {
-        let mut wrong = Vec::with_capacity(draws);
+    /// Draws the number of wrong answers, `draws` times. Subtracts the steps that this takes from `budget`. If the budget
+    /// is used up, earlier draws are repeated. `None` if there are too few.
+    pub(super) fn draw(&self, draws: usize, now: f64, seed: u64, budget: &mut usize) -> Option<Vec<f64>> {
         if self.doubtful.is_empty() {
-            wrong.resize(draws, 0.0);
-            return wrong;
+            return Some(vec![0.0; draws]);
         }
         let mut sampler = Sampler::new(self, now, seed);
+        let wrong = sampler.draw(draws, *budget);
+        *budget = budget.saturating_sub(sampler.work);
+        wrong
+    }
+}
+
+impl Sampler<'_> {
+    fn draw(&mut self, draws: usize, budget: usize) -> Option<Vec<f64>> {
         for _ in 0..WARM_UP {
-            sampler.sweep();
-        }
-        while wrong.len() < draws && (wrong.len() < MIN_DRAWS || sampler.work < MAX_WORK) {
-            sampler.sweep();
-            if sampler.changes.len() < FEW_CHANGES {
-                sampler.sweep();
+            if self.work >= budget {
+                return None;
             }
-            wrong.push(sampler.wrong_answers());
+            self.sweep();
+        }
+        let mut wrong = Vec::with_capacity(draws);
+        while wrong.len() < draws && self.work < budget {
+            self.sweep();
+            if self.changes.len() < FEW_CHANGES {
+                self.sweep();
+            }
+            wrong.push(self.wrong_answers());
         }
         let drawn = wrong.len();
+        if drawn < draws.min(MIN_DRAWS) {
+            return None;
+        }
         for index in drawn..draws {
             wrong.push(wrong[index % drawn]);
         }
-        wrong
+        Some(wrong)
     }
 }
 
@@ -155,6 +170,7 @@ impl<'e> Sampler<'e> {
             }
         }
         let counts = vec![0; spans.len()];
+        let work = 16 * bounds.len() + 2 * covers.len();
         let mut sampler = Self {
             evidence,
             bounds,
@@ -168,8 +184,9 @@ impl<'e> Sampler<'e> {
             spared: Vec::new(),
             density: Vec::new(),
             mass: Vec::new(),
+            grid: grid(evidence.lists),
             dice: Dice::new(seed),
-            work: 0,
+            work,
         };
         sampler.set_probability(if evidence.lists == 1 { 1.0 } else { 0.5 });
         // The shortest spans first: a change in one of them often explains longer ones.
@@ -189,6 +206,7 @@ impl<'e> Sampler<'e> {
     }
 
     fn set_probability(&mut self, probability: f64) {
+        self.work += self.unchanged.len();
         self.probability = probability;
         let most = self.unchanged.iter().copied().max().unwrap_or(0) as usize;
         let complement = 1.0 - probability;
@@ -215,10 +233,7 @@ impl<'e> Sampler<'e> {
     }
 
     fn length(&self) -> f64 {
-        match (self.bounds.first(), self.bounds.last()) {
-            (Some(first), Some(last)) => last - first,
-            _ => 0.0,
-        }
+        self.bounds.first().zip(self.bounds.last()).map_or(0.0, |(first, last)| last - first)
     }
 
     /// A change at a random time in these segments.
@@ -261,9 +276,9 @@ impl<'e> Sampler<'e> {
         }
         for _ in 0..self.changes.len() / 2 + 6 {
             if self.dice.unit() < 0.5 {
-                self.give_birth();
+                self.try_birth();
             } else {
-                self.remove_one();
+                self.try_death();
             }
         }
         self.draw_probability();
@@ -310,7 +325,7 @@ impl<'e> Sampler<'e> {
         (number as f64 + shape) / (self.length() + weight) * self.total() / (number + 1) as f64
     }
 
-    fn give_birth(&mut self) {
+    fn try_birth(&mut self) {
         if self.changes.len() >= MAX_CHANGES {
             return;
         }
@@ -326,7 +341,7 @@ impl<'e> Sampler<'e> {
         }
     }
 
-    fn remove_one(&mut self) {
+    fn try_death(&mut self) {
         if self.changes.is_empty() {
             return;
         }
@@ -355,6 +370,7 @@ impl<'e> Sampler<'e> {
         }
         for span in 0..self.counts.len() {
             let count = self.counts[span];
+            self.work += 1 + count.min(MAX_COUNT);
             let mut has_affected = false;
             for index in 0..count.min(MAX_COUNT) {
                 let chance =
@@ -367,15 +383,12 @@ impl<'e> Sampler<'e> {
                 }
             }
         }
-        let (low, high) = (0.5 / lists as f64, 0.9995_f64);
-        let logit = |probability: f64| (probability / (1.0 - probability)).ln();
-        let step = (logit(high) - logit(low)) / (GRID - 1) as f64;
+        self.work += self.changes.len() + 2 * GRID;
         let mut weights = [(0.0, 0.0); GRID];
         let mut most = f64::NEG_INFINITY;
-        for (index, weight) in weights.iter_mut().enumerate() {
-            let probability = 1.0 / (1.0 + (-(logit(low) + step * index as f64)).exp());
-            // The prior is uniform; the last two factors are the distance of the grid points.
-            let log = (affected + 1.0) * probability.ln() + (spared + 1.0) * (1.0 - probability).ln();
+        for (weight, (probability, of_affected, of_spared)) in weights.iter_mut().zip(self.grid) {
+            // The prior is uniform. The ones added are for the distance of the grid points.
+            let log = (affected + 1.0) * of_affected + (spared + 1.0) * of_spared;
             *weight = (probability, log);
             most = most.max(log);
         }
@@ -396,7 +409,9 @@ impl<'e> Sampler<'e> {
         times.sort_by(f64::total_cmp);
         let evidence = self.evidence;
         let mut wrong = 0.0;
+        self.work += 4 * times.len();
         for doubtful in &evidence.doubtful {
+            self.work += 4;
             let begin = times.partition_point(|time| *time < doubtful.from);
             let end = begin + times[begin..].partition_point(|time| *time < doubtful.to);
             let mut is_explained = !doubtful.is_changed;
@@ -404,6 +419,7 @@ impl<'e> Sampler<'e> {
             let mut responses = doubtful.responses.iter().peekable();
             for (index, &time) in times[begin..end].iter().enumerate() {
                 let left = end - begin - index;
+                self.work += 1;
                 let chance = if is_explained { self.probability } else { self.probability / self.affected(left) };
                 if self.dice.unit() >= chance {
                     continue;
@@ -411,6 +427,7 @@ impl<'e> Sampler<'e> {
                 is_explained = true;
                 while let Some((_, answers)) = responses.next_if(|(sent, _)| *sent <= time) {
                     for answers in answers {
+                        self.work += 4;
                         wrong += self.dice.successes(answers.count, answers.share_after(time));
                     }
                 }
@@ -418,4 +435,16 @@ impl<'e> Sampler<'e> {
         }
         wrong
     }
+}
+
+/// The probabilities that a change affects a list to choose from, even in the logit, with the logarithms of each and of
+/// its complement.
+fn grid(lists: usize) -> [(f64, f64, f64); GRID] {
+    let (low, high) = (0.5 / lists.max(1) as f64, 0.9995_f64);
+    let logit = |probability: f64| (probability / (1.0 - probability)).ln();
+    let step = (logit(high) - logit(low)) / (GRID - 1) as f64;
+    std::array::from_fn(|index| {
+        let probability = 1.0 / (1.0 + (-(logit(low) + step * index as f64)).exp());
+        (probability, probability.ln(), (1.0 - probability).ln())
+    })
 }

@@ -5,7 +5,7 @@ use http::{HeaderMap, HeaderValue};
 use super::*;
 use crate::catalogue::{AdaptiveTtl, Catalogue};
 use crate::clock::Clock;
-use crate::request::caller::Callers;
+use crate::request::caller::{Caller, Callers};
 use crate::request::key::RequestKey;
 
 const MINUTE: u32 = 60;
@@ -18,6 +18,8 @@ struct Bench {
     keys: Vec<CacheKey>,
     counters: Vec<Arc<AnswerCounters>>,
     sent: Vec<u32>,
+    /// Of the responses.
+    ttl: Duration,
 }
 
 impl Bench {
@@ -29,10 +31,10 @@ impl Bench {
             let key = RequestKey::read(&catalogue, operation, path, Some(&query), &HeaderMap::new(), false).unwrap();
             CacheKey { owner: None, key: Arc::new(key) }
         };
-        let begin = Clock::System.now();
+        let (begin, ttl) = (Clock::System.now(), Duration::from_secs(300));
         let counters = vec![Arc::default(); lists];
         let keys = (0..lists).map(key).collect();
-        let bench = Self { staleness: Staleness::default(), begin, keys, counters, sent: vec![0; lists] };
+        let bench = Self { staleness: Staleness::default(), begin, keys, counters, sent: vec![0; lists], ttl };
         bench.staleness.seconds(begin);
         bench
     }
@@ -43,9 +45,9 @@ impl Bench {
 
     /// A look at a list, written as a caller and a body: "A1".
     fn look(&mut self, list: usize, look: &str, second: u32) {
-        let counters = Arc::new(AnswerCounters::new(Duration::from_secs(300)));
+        let counters = Arc::new(AnswerCounters::new(self.ttl));
         (self.counters[list], self.sent[list]) = (Arc::clone(&counters), second);
-        let caller = Callers::new([0; 32]).of_token(&HeaderValue::from_str(&look[..1]).unwrap());
+        let caller = caller(&look[..1]);
         let digest = *blake3::hash(&look.as_bytes()[1..]).as_bytes();
         let observation = Observation { digest, caller, sent: self.at(second), received: self.at(second) };
         self.staleness.look(&self.keys[list], &observation, counters);
@@ -70,7 +72,13 @@ impl Bench {
     }
 
     fn answers(&self, second: u32) -> Answers {
-        self.staleness.of_operation(self.keys[0].key.operation(), self.at(second)).all
+        let (operation, now) = (self.keys[0].key.operation(), self.at(second));
+        self.staleness.refresh(operation, now);
+        let answers = self.staleness.of_operation(operation, now).all;
+        if let Some(StaleAnswers { ratio, lower, upper }) = answers.stale {
+            assert!((0.0..=ratio).contains(&lower) && (ratio..=1.0).contains(&upper), "{lower} {ratio} {upper}");
+        }
+        answers
     }
 
     /// The estimated number of wrong answers, with its interval.
@@ -79,6 +87,10 @@ impl Bench {
         let StaleAnswers { ratio, lower, upper } = answers.stale.expect("enough evidence");
         [ratio, lower, upper].map(|share| share * answers.answers)
     }
+}
+
+fn caller(name: &str) -> Caller {
+    Callers::new([0; 32]).of_token(&HeaderValue::from_str(name).unwrap())
 }
 
 /// Enough looks at an unchanged list.
@@ -214,20 +226,152 @@ fn little_evidence_is_unknown() {
 }
 
 #[test]
+fn looks_of_long_ago_are_no_evidence() {
+    let mut bench = Bench::new(1);
+    bench.ttl = Duration::from_secs(8 * 3600);
+    let end = bench.looks(CALM);
+    // A night without looks, but with answers.
+    bench.answer(0, end..end + 4 * HOUR);
+    let quiet = bench.answers(end + 4 * HOUR);
+    assert!(quiet.answers > 1000.0 && quiet.stale.is_none(), "{quiet:?}");
+    assert_eq!(quiet.changes_per_hour, None);
+    // Some looks in the morning are too few.
+    bench.look(0, "A1", end + 4 * HOUR);
+    bench.look(0, "B1", end + 4 * HOUR + MINUTE);
+    bench.answer(0, end + 4 * HOUR + MINUTE..end + 4 * HOUR + 2 * MINUTE);
+    assert_eq!(bench.answers(end + 4 * HOUR + 2 * MINUTE).stale, None);
+}
+
+#[test]
+fn a_look_that_arrives_after_a_later_one_is_ignored() {
+    for late in ["A1", "B2", "C3"] {
+        let mut bench = Bench::new(1);
+        let end = bench.looks(&format!("{CALM} A2 B2"));
+        let before = bench.answers(end);
+        let (counters, sent) = (Arc::clone(&bench.counters[0]), bench.sent[0]);
+        bench.look(0, late, end - MINUTE - MINUTE / 2);
+        (bench.counters[0], bench.sent[0]) = (counters, sent);
+        assert_eq!(bench.answers(end + 1).stale, before.stale, "{late}");
+        bench.look(0, "A3", end + MINUTE);
+        bench.look(0, "B3", end + 2 * MINUTE);
+        assert!(bench.answers(end + 2 * MINUTE).stale.is_some(), "{late}");
+    }
+}
+
+#[test]
+fn a_response_that_takes_longer_than_the_time_to_the_next_one_is_no_span() {
+    let mut bench = Bench::new(2);
+    bench.looks(CALM);
+    for (version, second) in (2..40).zip((21 * MINUTE..).step_by(20)) {
+        let body = format!("A{version}");
+        let digest = *blake3::hash(body.as_bytes()).as_bytes();
+        let (sent, received) = (bench.at(second), bench.at(second + 50));
+        let observation = Observation { digest, caller: caller(["A", "B"][version % 2]), sent, received };
+        for key in &bench.keys {
+            bench.staleness.look(key, &observation, Arc::default());
+        }
+    }
+    bench.answers(40 * MINUTE);
+}
+
+#[test]
+fn a_private_list_that_always_differs_moves_nothing() {
+    let run = |with_timestamps: bool| {
+        let mut bench = Bench::new(2);
+        let operation = adaptive(&bench);
+        let private = |key: &CacheKey, owner| CacheKey { owner: Some(caller(owner)), key: Arc::clone(&key.key) };
+        bench.keys = vec![private(&bench.keys[0], "B"), private(&bench.keys[1], "A")];
+        for minute in 0..300 {
+            bench.look(0, &format!("B{}", minute / 100), minute * MINUTE);
+            bench.answer(0, minute * MINUTE..minute * MINUTE + MINUTE);
+            if with_timestamps {
+                bench.look(1, &format!("A{}", 1000 + minute), minute * MINUTE);
+                bench.answer(1, minute * MINUTE..minute * MINUTE + MINUTE);
+            }
+        }
+        let known = bench.answers(300 * MINUTE);
+        (known, bench.staleness.ttl(&operation, bench.at(300 * MINUTE)))
+    };
+    let (known, ttl) = run(false);
+    assert!(known.stale.is_some());
+    assert_eq!(run(true), (known, ttl));
+}
+
+#[test]
+fn too_few_steps_make_the_ratio_unknown() {
+    let mut bench = Bench::new(1);
+    let end = f64::from(bench.looks(&format!("{CALM} A2 B2")));
+    let state = bench.staleness.state.lock();
+    let (scope, looks) = state.scopes.iter().next().unwrap();
+    let collect = || measure::collect(scope, looks, end);
+    for (steps, is_known) in [(0, false), (100, false), (1_000_000, true)] {
+        let mut estimator = Estimator::with_steps(1, end, steps);
+        estimator.add(collect());
+        let Measurement { known, hour } = estimator.finish();
+        assert_eq!((known.all.stale.is_some(), hour.is_some()), (is_known, is_known), "{steps}");
+        assert_eq!(known.projects[0].1.stale.is_some(), is_known, "{steps}");
+    }
+}
+
+#[test]
+fn an_estimate_is_due_each_minute_if_it_is_used_and_shown_only_when_finished() {
+    let bench = Bench::new(1);
+    let (mut fixed, used) = ((**bench.keys[0].key.operation()).clone(), adaptive(&bench));
+    fixed.name = Arc::from("Fixed");
+    let due =
+        |operation, estimate_use, second| bench.staleness.begin_refresh(operation, estimate_use, bench.at(second));
+    assert!(due(&fixed, EstimateUse::Fetch, 0) && due(&used, EstimateUse::Fetch, 0));
+    assert!(!due(&fixed, EstimateUse::Display, 59) && !due(&used, EstimateUse::Display, 59), "one has begun");
+    assert!(!due(&fixed, EstimateUse::Fetch, 61) && due(&used, EstimateUse::Fetch, 61));
+    assert!(due(&fixed, EstimateUse::Display, 62));
+    assert!(!due(&fixed, EstimateUse::Fetch, 661) && due(&fixed, EstimateUse::Fetch, 662));
+
+    let mut bench = Bench::new(1);
+    let end = bench.looks(CALM);
+    let operation = Arc::clone(bench.keys[0].key.operation());
+    assert_eq!(bench.staleness.of_operation(&operation, bench.at(end)).all, Answers::default());
+    assert!(bench.answers(end).stale.is_some());
+    assert_eq!(bench.staleness.of_operation(&operation, bench.at(end + HOUR)).all.stale, None, "an hour old");
+}
+
+#[test]
+fn the_key_with_the_fewest_answers_makes_room() {
+    let mut bench = Bench::new(3 * MAX_KEYS_OF_SCOPE);
+    for list in 0..10 {
+        bench.look(list, "A1", 0);
+        bench.answer(list, 0..20);
+    }
+    // Many other lists, each asked for once or twice.
+    for list in 10..bench.keys.len() {
+        let second = u32::try_from(list).unwrap();
+        bench.look(list, "A1", second);
+        bench.answer(list, second..second + 2);
+    }
+    let state = bench.staleness.state.lock();
+    let keys = &state.scopes.values().next().unwrap().keys;
+    assert_eq!((keys.len(), state.keys, state.runs), (MAX_KEYS_OF_SCOPE, MAX_KEYS_OF_SCOPE, MAX_KEYS_OF_SCOPE));
+    assert!(bench.keys[..10].iter().chain(bench.keys.last()).all(|key| keys.contains_key(key)));
+}
+
+#[test]
 fn the_memory_is_bounded() {
     let mut bench = Bench::new(MAX_KEYS_OF_SCOPE + 10);
     for version in 0..2 * MAX_RUNS {
         for list in 0..bench.keys.len() {
-            bench.look(list, &format!("A{version}"), u32::try_from(version).unwrap() * 10);
+            let second = u32::try_from(version).unwrap() * 10;
+            bench.look(list, &format!("A{version}"), second);
+            if list < MAX_KEYS_OF_SCOPE - 1 {
+                bench.answer(list, second..second + 5);
+            }
         }
     }
     let state = bench.staleness.state.lock();
     assert_eq!(state.keys, MAX_KEYS_OF_SCOPE);
-    assert_eq!(state.runs, MAX_RUNS * MAX_KEYS_OF_SCOPE);
+    assert_eq!(state.runs, MAX_RUNS * (MAX_KEYS_OF_SCOPE - 1) + 1);
     drop(state);
     // After a while without looks, other keys get their place.
-    let last = bench.keys.len() - 1;
-    bench.look(last, "A1", 10 * HOUR);
+    let other = bench.keys.len() - 2;
+    bench.look(other, "A1", 10 * HOUR);
     let state = bench.staleness.state.lock();
     assert_eq!((state.keys, state.runs), (1, 1));
 }

@@ -19,7 +19,6 @@ const LONGEST_STEP: f64 = 2.0;
 /// The longest time in which the change is assumed to have happened that is added to those counted, in hours.
 const MAX_PRIOR: f64 = 2.0;
 
-/// The longest time in which the change is assumed to have happened that is added to those counted, in hours.
 /// What is known about the answers of the last hour. Times are in seconds.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct HourOfAnswers {
@@ -33,7 +32,7 @@ pub(super) struct HourOfAnswers {
 impl HourOfAnswers {
     /// How often a list changed per hour. Lists count by their answers.
     pub(super) fn changes_per_hour(&self) -> f64 {
-        -(1.0 - self.ratio.min(0.999)).ln() / (self.mean_age.max(0.001) / 3600.0)
+        -(-self.ratio.min(0.999)).ln_1p() / (self.mean_age.max(0.001) / 3600.0)
     }
 }
 
