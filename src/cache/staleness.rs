@@ -38,7 +38,8 @@
 //!
 //! # Limits
 //!
-//! At most 64 keys of a scope, 256 scopes, 2,048 keys and 64 runs of a key are kept: 0.3 KB for each run, at most 5 MB.
+//! At most 64 keys of a scope, 256 scopes, 2,048 keys and 64 runs of a key are kept: 0.3 KB for each run, at most 5 MB;
+//! keys larger than 1 KiB are not measured, so their sum is at most 2 MiB.
 //! If a scope has more keys, the one with the fewest answers makes room for a new one. Answers of other keys are not
 //! judged. An estimate takes about 1 ms for a scope in which changes are rare, and at most about 0.6 s of CPU time for
 //! all scopes of an operation, because the steps of the simulation are limited. A scope for which they are not enough is
@@ -74,6 +75,8 @@ use crate::sync::Mutex;
 const MAX_SCOPES: usize = 256;
 const MAX_KEYS_OF_SCOPE: usize = 64;
 const MAX_KEYS: usize = 2048;
+/// Larger keys, in bytes, are not measured: they would take memory that no budget counts.
+const MAX_KEY_SIZE: usize = 1024;
 /// If there are more runs, a key keeps only its latest ones.
 const MANY_RUNS: usize = 8192;
 const FEW_RUNS: usize = 4;
@@ -173,6 +176,9 @@ impl Staleness {
 
     /// Adds a successful response of upstream, which has been stored. `counters` count the answers that are made from it.
     pub fn look(&self, cache_key: &CacheKey, observation: &Observation, counters: Arc<AnswerCounters>) {
+        if cache_key.key.size() > MAX_KEY_SIZE {
+            return;
+        }
         let mut digest = [0; 8];
         digest.copy_from_slice(&observation.digest[..8]);
         let look = Look {

@@ -39,6 +39,18 @@ impl Bench {
         bench
     }
 
+    /// Adds a list whose key has a query of this length.
+    fn add_list(&mut self, length: usize) -> usize {
+        let catalogue = Catalogue::for_tests(Vec::new());
+        let (operation, path) = catalogue.operation("/v2/p/products").unwrap();
+        let query = format!("product_id={}", "x".repeat(length));
+        let key = RequestKey::read(&catalogue, operation, path, Some(&query), &HeaderMap::new(), false).unwrap();
+        self.keys.push(CacheKey { owner: None, key: Arc::new(key) });
+        self.counters.push(Arc::default());
+        self.sent.push(0);
+        self.keys.len() - 1
+    }
+
     fn at(&self, second: u32) -> Instant {
         self.begin + Duration::from_secs(u64::from(second))
     }
@@ -438,5 +450,15 @@ fn the_ttl_changes_by_at_most_a_factor_of_two_an_hour() {
             }
         }
         assert_eq!(ttl, limit, "a change each {period} minutes");
+    }
+}
+
+#[test]
+fn a_large_key_is_not_measured_and_takes_no_memory() {
+    let mut bench = Bench::new(0);
+    let (small, large) = (bench.add_list(200), bench.add_list(2_000));
+    for (list, keys) in [(large, 0), (small, 1)] {
+        bench.look(list, "A1", 1);
+        assert_eq!(bench.staleness.state.lock().keys, keys);
     }
 }
