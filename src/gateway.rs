@@ -328,7 +328,7 @@ impl Gateway {
                     ProofRole::Call(leader) => proof = leader,
                     ProofRole::Wait(mut waiter) => {
                         record.set_outcome(Outcome::Coalesced, "");
-                        match timers.wait_for_proof(&mut waiter).await {
+                        match timers.wait_for_proof(&mut waiter, &self.clock).await {
                             ProofWaitOutcome::Ended => attempts.proof_waits.count(),
                             ProofWaitOutcome::TooSlow => attempts.proof_waits.time_out(),
                             ProofWaitOutcome::DeadlineReached => {

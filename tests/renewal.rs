@@ -46,7 +46,7 @@ impl Upstream for Answering {
         _: &'a Account,
     ) -> PendingResponse<'a, UpstreamResponse> {
         let token = context.credential.token().unwrap().to_str().unwrap().to_owned();
-        self.calls.lock().unwrap().push((Instant::now(), token.clone()));
+        self.calls.lock().unwrap().push((Clock::System.timer_now(), token.clone()));
         self.in_flight.fetch_add(1, Ordering::Relaxed);
         Box::pin(async move {
             let latency = *self.latency.lock().unwrap();
@@ -135,9 +135,9 @@ impl World {
         let (mut calls, mut waits) = (Vec::new(), Vec::new());
         for second in from..to {
             tokio::time::sleep_until(start + Duration::from_secs(second)).await;
-            let begun = Instant::now();
+            let begun = Clock::System.timer_now();
             self.get(token, LIST).await;
-            waits.extend((Instant::now() > begun).then_some(second));
+            waits.extend((Clock::System.timer_now() > begun).then_some(second));
             // A renewal that has begun is sent before the next request.
             sleep(SECOND / 1000).await;
             calls.extend(std::iter::repeat_n(second, self.calls(token)));
@@ -154,7 +154,7 @@ impl World {
 #[tokio::test(start_paused = true)]
 async fn a_caller_that_keeps_sending_requests_does_not_wait_for_renewals() {
     let world = World::new("");
-    let start = Instant::now();
+    let start = Clock::System.timer_now();
     world.prove("a").await;
     // The longest lead is 30 s, and a quarter of it for a caller that polls every second.
     assert_eq!(world.poll("a", 1, 900, start).await, (vec![1, 293, 586, 879], vec![]));
@@ -163,7 +163,7 @@ async fn a_caller_that_keeps_sending_requests_does_not_wait_for_renewals() {
 #[tokio::test(start_paused = true)]
 async fn without_renewal_ahead_a_caller_waits_every_five_minutes() {
     let world = World::new("[grants]\nrenew_ahead = \"0s\"\n");
-    let start = Instant::now();
+    let start = Clock::System.timer_now();
     world.prove("a").await;
     assert_eq!(world.poll("a", 1, 900, start).await, (vec![1, 300, 600], vec![300, 600]));
 }
@@ -171,7 +171,7 @@ async fn without_renewal_ahead_a_caller_waits_every_five_minutes() {
 #[tokio::test(start_paused = true)]
 async fn a_failed_renewal_concerns_only_its_caller_and_is_repeated_after_a_growing_time() {
     let world = World::new("");
-    let start = Instant::now();
+    let start = Clock::System.timer_now();
     world.prove("a").await;
     world.refuse("a", StatusCode::SERVICE_UNAVAILABLE, None);
     let (calls, waits) = world.poll("a", 1, 300, start).await;
@@ -187,7 +187,7 @@ async fn a_failed_renewal_concerns_only_its_caller_and_is_repeated_after_a_growi
 #[tokio::test(start_paused = true)]
 async fn a_renewal_that_upstream_asks_to_retry_later_waits_as_long() {
     let world = World::new("[grants]\nrenew_ahead = \"60s\"\n");
-    let start = Instant::now();
+    let start = Clock::System.timer_now();
     world.prove("a").await;
     world.refuse("a", StatusCode::TOO_MANY_REQUESTS, Some(9));
     assert_eq!(world.poll("a", 1, 298, start).await.0, [1, 285, 295]);
@@ -196,7 +196,7 @@ async fn a_renewal_that_upstream_asks_to_retry_later_waits_as_long() {
 #[tokio::test(start_paused = true)]
 async fn a_renewal_that_upstream_denies_ends_the_grant() {
     let world = World::new("");
-    let start = Instant::now();
+    let start = Clock::System.timer_now();
     world.prove("a").await;
     world.refuse("a", StatusCode::UNAUTHORIZED, None);
     let (calls, _) = world.poll("a", 1, 294, start).await;
@@ -208,7 +208,7 @@ async fn a_renewal_that_upstream_denies_ends_the_grant() {
 #[tokio::test(start_paused = true)]
 async fn a_renewal_whose_response_cannot_be_stored_concerns_only_its_caller() {
     let world = World::with_ttl("294s", "");
-    let start = Instant::now();
+    let start = Clock::System.timer_now();
     world.prove("a").await;
     world.poll("a", 1, 200, start).await;
     assert_eq!(world.get("b", OTHER).await.status(), StatusCode::OK);
@@ -225,7 +225,7 @@ async fn a_renewal_whose_response_cannot_be_stored_concerns_only_its_caller() {
 #[tokio::test(start_paused = true)]
 async fn only_if_cached_renews_nothing() {
     let world = World::new("");
-    let start = Instant::now();
+    let start = Clock::System.timer_now();
     world.prove("a").await;
     tokio::time::sleep_until(start + 299 * SECOND).await;
     let reply = get_in_process_with(&world.gateway, "a", LIST, &[("cache-control", "only-if-cached")]).await;
@@ -260,7 +260,7 @@ async fn a_new_caller_with_22_requests_at_once_makes_one_call_for_each_scope() {
 async fn requests_wait_for_the_proof_whether_or_not_there_is_an_entry() {
     let world = World::new("");
     world.prove("a").await;
-    let (_proof, began) = (world.begin("b", "/v2/p/products?offset=100"), Instant::now());
+    let (_proof, began) = (world.begin("b", "/v2/p/products?offset=100"), Clock::System.timer_now());
     tokio::task::yield_now().await;
     let (stored, missing) = (world.begin("b", LIST), world.begin("b", OTHER));
     assert!(stored.await.unwrap().is_hit());
@@ -287,7 +287,7 @@ async fn after_three_calls_without_a_proof_each_request_makes_its_own() {
 async fn a_request_waits_for_a_proof_no_longer_than_stale_if_slow() {
     let world = World::new("");
     world.delay(10 * SECOND);
-    let began = Instant::now();
+    let began = Clock::System.timer_now();
     let (_proof, other) = (world.begin("b", LIST), world.begin("b", OTHER));
     sleep(SECOND / 2).await;
     assert_eq!(world.upstream.in_flight.load(Ordering::Relaxed), 1);

@@ -4,13 +4,14 @@
 use std::pin::Pin;
 use std::time::Duration;
 
-use tokio::time::{Instant, Sleep, sleep};
+use tokio::time::{Sleep, sleep};
 
 use super::fetch_result::FetchResult;
 use crate::cache::flights::{FlightOutcome, Waiter};
 use crate::cache::grants::CallerScope;
 use crate::cache::store::CacheKey;
 use crate::catalogue::Service;
+use crate::clock::Clock;
 use crate::request::caller::Caller;
 use crate::upstream::successes::Successes;
 
@@ -103,9 +104,13 @@ impl Timers {
 
     /// Waits for a call that may prove the caller, at most for `stale_if_slow`. The request's deadline is later by as
     /// much: if it then makes its own call, that must have all of `answer_timeout`.
-    pub(super) async fn wait_for_proof(&mut self, waiter: &mut Waiter<CallerScope, ()>) -> ProofWaitOutcome {
+    pub(super) async fn wait_for_proof(
+        &mut self,
+        waiter: &mut Waiter<CallerScope, ()>,
+        clock: &Clock,
+    ) -> ProofWaitOutcome {
         let Some(stale_if_slow) = &mut self.stale_if_slow else { return ProofWaitOutcome::TooSlow };
-        let begun = Instant::now();
+        let begun = clock.timer_now();
         let outcome = tokio::select! {
             biased;
             _ = waiter.result() => ProofWaitOutcome::Ended,
@@ -115,7 +120,7 @@ impl Timers {
                 ProofWaitOutcome::TooSlow
             }
         };
-        let deadline = self.deadline.deadline() + begun.elapsed();
+        let deadline = self.deadline.deadline() + clock.timer_now().saturating_duration_since(begun);
         self.deadline.as_mut().reset(deadline);
         outcome
     }
