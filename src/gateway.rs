@@ -6,8 +6,8 @@
 //! fetch:    second tier → wait for a call slot → look up again → call upstream → settle → release waiters
 //! ```
 //!
-//! `fetch.rs` has the sequence of a fetch, and `forward.rs` that of a relayed request. These files, `background.rs` and `keep_warm.rs` call the
-//! steps. A step must not call another step (checked by `tests/fences.rs`).
+//! `fetch.rs` has the sequence of a fetch, and `forward.rs` that of a relayed request. These files, `background.rs`
+//! and `keep_warm.rs` call the steps. A step must not call another step (checked by `tests/fences.rs`).
 //!
 //! A step is a function of the parts that it needs: [`Memory`] (grants, entries, backoffs), [`Fetcher`] (flights,
 //! queue, key breaker), [`Observer`] (metrics, events, health) and [`ActiveConfig`] (settings in force). Steps pass on

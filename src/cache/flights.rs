@@ -8,9 +8,9 @@
 //! When the limits on flights or waiters are reached, each request makes its own call. So does each request of a caller
 //! that has half of the flights or of the waiters ([`Shares`]).
 //!
-//! A flight has up to [`calls::MAX_CALLS`] calls, each of a different caller. While all its calls are slow, the gateway may
-//! let a waiter make another one ([`Waiter::lead_another`]). The first result that serves all callers ends the flight.
-//! Any other result ends only its own call, as long as another call is in flight.
+//! A flight has up to [`calls::MAX_CALLS`] calls, each of a different caller. While all its calls are slow, the
+//! gateway may let a waiter make another one ([`Waiter::lead_another`]). The first result that serves all callers
+//! ends the flight. Any other result ends only its own call, as long as another call is in flight.
 
 mod calls;
 mod shares;
