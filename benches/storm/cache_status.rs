@@ -21,6 +21,8 @@ pub(crate) struct CacheStatus {
 pub(crate) enum Source {
     /// A fresh entry.
     Fresh,
+    /// A fresh entry, after a wait for a call that proved the caller.
+    AfterProof,
     /// A remembered 401 or 403.
     Denial,
     /// A stored 400, 404 or 405.
@@ -70,6 +72,7 @@ impl CacheStatus {
         match (self.hit, self.forwarded.as_deref()) {
             (true, _) => match detail {
                 None => Source::Fresh,
+                Some("coalesced") => Source::AfterProof,
                 Some("denied") => Source::Denial,
                 Some("negative") => Source::Negative,
                 Some("revalidating") => Source::Revalidating,

@@ -201,7 +201,7 @@ impl Judge {
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => self.is_refused(&case)?,
             _ => self.error_is_possible(&case)?,
         }
-        self.hits += usize::from(matches!(case.source, Source::Fresh | Source::Revalidating));
+        self.hits += usize::from(matches!(case.source, Source::Fresh | Source::AfterProof | Source::Revalidating));
         self.record(&case);
         Ok(kind)
     }
@@ -235,7 +235,8 @@ impl Judge {
         {
             return Err("a 304 without If-None-Match".to_owned());
         }
-        let needs_no_call = from_memory && !matches!(case.source, Source::StaleIfSlow | Source::Failure);
+        let needs_no_call =
+            from_memory && !matches!(case.source, Source::AfterProof | Source::StaleIfSlow | Source::Failure);
         let is_excused = matches!(case.source, Source::Failure | Source::Denial);
         let is_obeyed = match case.exchange.directives {
             RequestDirectives::None | RequestDirectives::IfNoneMatch(..) => true,
@@ -261,7 +262,7 @@ impl Judge {
     fn body_is_true(&mut self, case: &Case<'_>) -> Result<(), String> {
         let exchange = case.exchange;
         let allowed = match case.source {
-            Source::Fresh => TTL,
+            Source::Fresh | Source::AfterProof => TTL,
             Source::Revalidating => TTL + STALE_WHILE_REVALIDATE,
             Source::Backoff | Source::StaleIfSlow | Source::Failure => max_age(),
             Source::Upstream | Source::Relayed => Duration::ZERO,
