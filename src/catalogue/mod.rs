@@ -9,6 +9,7 @@ pub(crate) mod error_code;
 pub(crate) mod headers;
 mod operation;
 pub(crate) mod prefix;
+mod quota;
 pub(crate) mod template;
 
 use std::fmt;
@@ -21,6 +22,7 @@ pub use adaptive_ttl::AdaptiveTtl;
 use operation::Generation;
 pub(crate) use operation::{BodyCheck, DEFAULT_TTL, Parameter, is_built_in};
 pub use operation::{Forwarded, Operation, Sharing};
+pub use quota::{Quota, QuotaPolicy};
 pub(crate) use template::{PathMatch, Template};
 use template::{Relation, Split};
 
