@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
+use http_body_util::Full;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::sleep;
 use workspace_gateway::testing::budget::Account;
@@ -21,7 +22,7 @@ use workspace_gateway::testing::random::Random;
 use workspace_gateway::testing::request::key::RequestKey;
 use workspace_gateway::testing::signing::{AccessKey, Payload, Projects};
 use workspace_gateway::testing::simulator::IssuedKey;
-use workspace_gateway::testing::stream::StreamBody;
+use workspace_gateway::testing::stream::{StreamBody, stream};
 use workspace_gateway::testing::telemetry::events::Event;
 use workspace_gateway::testing::upstream::client::FetchContext;
 use workspace_gateway::testing::upstream::{PendingResponse, Upstream, UpstreamError, UpstreamResponse};
@@ -38,6 +39,8 @@ const WINDOWS: &str = "/v2/PROJECT/products?os_type=Windows";
 const OTHER: &str = "/v2/PROJECT/products?limit=5";
 const APPS: &str = "/v1/PROJECT/product";
 const ALL: [&str; 3] = [LINUX, WINDOWS, APPS];
+/// The scopes of `ALL`, each with the number of its requests.
+const ALL_SCOPES: [(&str, usize); 2] = [("/v2/p/products", 2), ("/v1/p/product", 1)];
 
 const PROVED: &str = "workspace_gateway_keep_warm_calls_total{result=\"proved\"}";
 const FAILED: &str = "workspace_gateway_keep_warm_calls_total{result=\"failed\"}";
@@ -133,7 +136,7 @@ impl Upstream for Services {
         _: &'a Parts,
         _: StreamBody,
     ) -> PendingResponse<'a, Response<StreamBody>> {
-        panic!("no request is relayed")
+        Box::pin(async { Ok(Response::new(stream(Full::new(Bytes::from_static(b"{}"))))) })
     }
 }
 
@@ -179,14 +182,24 @@ impl Warm {
     }
 
     async fn get_with(&self, target: &str, cache_control: Option<&str>) -> Reply {
+        let cache_control = cache_control.map(|value| ("cache-control", value));
+        self.send(Method::GET, target, cache_control).await
+    }
+
+    /// Invalidates the responses to GET (RFC 9111 §4.4).
+    async fn post(&self, path: &str) {
+        assert_eq!(self.send(Method::POST, path, None).await.status(), StatusCode::OK);
+    }
+
+    async fn send(&self, method: Method, target: &str, header: Option<(&str, &str)>) -> Reply {
         let key = AccessKey::new("AK".to_owned(), b"s", None, Projects::Any);
         let uri: http::Uri = format!("http://gateway{}", target.replace("PROJECT", PROJECT)).parse().unwrap();
         let mut headers = HeaderMap::from_iter([(http::header::HOST, HeaderValue::from_static("gateway"))]);
         let date = Clock::System.date();
-        key.sign(&http::Method::GET, (&uri).into(), &mut headers, [], &Payload::of(b""), date).unwrap();
-        let request = http::Request::get(uri.path_and_query().unwrap().as_str());
+        key.sign(&method, (&uri).into(), &mut headers, [], &Payload::of(b""), date).unwrap();
+        let request = http::Request::builder().method(method).uri(uri.path_and_query().unwrap().as_str());
         let request = headers.iter().fold(request, |request, (name, value)| request.header(name, value));
-        let request = cache_control.into_iter().fold(request, |request, value| request.header("cache-control", value));
+        let request = header.into_iter().fold(request, |request, (name, value)| request.header(name, value));
         handle(&self.gateway, request).await
     }
 
@@ -227,8 +240,7 @@ async fn entries_and_grants_last_for_hours_and_cost_what_check_prints() {
         let hours = (Clock::System.now() - begin).as_secs_f64() / 3_600.0;
         let calls = warm.services.take_calls();
         assert!(calls.iter().all(|call| call.key.as_deref() == Some("AK") && call.is_conditional), "{settings:?}");
-        let (made, printed) =
-            (calls.len() as f64, hours * warm.printed_calls(&[("/v2/p/products", 2), ("/v1/p/product", 1)]));
+        let (made, printed) = (calls.len() as f64, hours * warm.printed_calls(&ALL_SCOPES));
         println!("{settings:?}: {made} calls in {hours:.1} hours, {printed:.1} printed");
         // Each request may be one call ahead or behind.
         assert!((made - printed).abs() <= 3.0 + printed * tolerance, "{settings:?}: {made} calls, {printed} printed");
@@ -248,6 +260,25 @@ async fn a_client_that_sends_requests_itself_costs_no_further_calls() {
     }
     assert_eq!(warm.services.take_calls().len(), 141);
     assert_eq!(warm.metric(PROVED), 0.0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_invalidates_all_the_time_causes_no_more_calls_than_check_prints() {
+    for settings in ["", "[cache]\nttl = \"1h\"\n", "[cache]\nttl = \"1m\"\n"] {
+        let warm = Warm::started(settings, &ALL).await;
+        for _ in 0..HOUR.as_secs() / 5 {
+            sleep(5 * SECOND).await;
+            warm.post("/v2/PROJECT/products").await;
+            warm.post("/v1/PROJECT/product").await;
+        }
+        let (made, printed) = (warm.services.take_calls().len() as f64, warm.printed_calls(&ALL_SCOPES));
+        println!("{settings:?}: {made} calls in an hour, {printed:.1} printed");
+        // Each scope may be one call ahead.
+        assert!(
+            made <= printed + ALL_SCOPES.len() as f64 && made > 0.9 * printed,
+            "{settings:?}: {made} calls, {printed} printed"
+        );
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -391,6 +391,11 @@ impl Store {
         purged
     }
 
+    /// The time of the latest purge, whatever it selected.
+    pub(crate) fn purged(&self) -> Option<Instant> {
+        self.read().purged
+    }
+
     fn remove(&self, condition: impl Fn(&CacheKey) -> bool) -> usize {
         let mut removed = 0;
         for (cache_key, _) in self.entries.iter().filter(|(cache_key, _)| condition(cache_key)) {

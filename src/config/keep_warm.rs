@@ -181,12 +181,12 @@ fn cache_key(catalogue: &Catalogue, request: &str, project: &ProjectId) -> Resul
 }
 
 /// The part of a lifetime after which a request is sent again. The rest is the time for the call and its turn.
-pub(crate) const SPENT: f64 = 0.9;
+pub(crate) const RESEND_AFTER: f64 = 0.9;
 
 /// How often a request is sent upstream to keep its response fresh, on average: once in nine tenths of `ttl` less half
 /// of the largest jitter. Upstream may give a lifetime of its own instead of `ttl`.
 pub fn interval(ttl: Duration, jitter: Percent) -> Duration {
-    ttl.mul_f64(SPENT * (1.0 - f64::from(jitter.0) / 200.0))
+    ttl.mul_f64(RESEND_AFTER * (1.0 - f64::from(jitter.0) / 200.0))
 }
 
 /// The upstream calls per minute, if no client's call renews a response or a grant sooner. `scopes` are the scopes of
@@ -201,7 +201,7 @@ pub fn calls_per_minute<'o>(
     let calls = scopes.into_iter().map(|(operation, requests)| {
         let ttl = operation.adaptive_ttl.map_or(operation.ttl, |limits| limits.min);
         let for_responses = per_minute(interval(ttl, jitter)) * u32::try_from(requests).map_or(f64::MAX, f64::from);
-        for_responses.max(per_minute(grant_ttl.mul_f64(SPENT)))
+        for_responses.max(per_minute(grant_ttl.mul_f64(RESEND_AFTER)))
     });
     calls.sum()
 }

@@ -10,6 +10,7 @@
 
 mod schedule;
 
+use std::collections::HashMap;
 use std::future::pending;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -18,7 +19,7 @@ use std::time::{Duration, Instant};
 use http::HeaderMap;
 use tokio::task::JoinSet;
 
-use self::schedule::{CallResult, KeyFacts, Lifetime, Next, Schedule, Warmth};
+use self::schedule::{CallResult, KeyFacts, Next, Schedule, StoredState, Validity};
 use super::fetch::NewFetch;
 use super::fetch_result::{FetchPurpose, FetchResult, FetchedResponse};
 use super::prove::{self, LoneCall};
@@ -28,7 +29,7 @@ use crate::cache::backoffs;
 use crate::cache::grants::{CallerScope, Proof};
 use crate::catalogue::{Operation, Service};
 use crate::config::Mode;
-use crate::config::keep_warm::{KeepWarm, SPENT, interval};
+use crate::config::keep_warm::{KeepWarm, RESEND_AFTER, interval};
 use crate::request::caller::Credential;
 use crate::request::key::RequestKey;
 use crate::request::request_directives::RequestDirectives;
@@ -122,7 +123,7 @@ impl Gateway {
         }
     }
 
-    /// The requests that these settings name, each with its key and the average spacing of its calls. They have been
+    /// The requests that these settings name, each with its key and its interval ([`interval_of`]). They have been
     /// checked.
     fn warm_requests(
         &self,
@@ -148,9 +149,19 @@ impl Gateway {
                 lookup: Arc::new(Lookup { caller_scope, key: Arc::new(request_key), directives }),
             };
             let key = WarmKey { key: Arc::clone(key), service: operation.service };
-            Some((key, WarmRequest(request), spacing(active, operation)))
+            Some((key, WarmRequest(request)))
         };
-        active.keep_warm().iter().filter_map(request).collect()
+        let requests: Vec<_> = active.keep_warm().iter().filter_map(request).collect();
+        let mut in_scope: HashMap<_, u32> = HashMap::new();
+        for (_, WarmRequest(request)) in &requests {
+            *in_scope.entry(request.lookup.caller_scope.clone()).or_default() += 1;
+        }
+        let with_interval = |(key, request): (WarmKey, WarmRequest)| {
+            let Lookup { caller_scope, key: request_key, .. } = &*request.0.lookup;
+            let interval = interval_of(active, request_key.operation(), in_scope[caller_scope]);
+            (key, request, interval)
+        };
+        requests.into_iter().map(with_interval).collect()
     }
 
     /// Starts the calls that are due, at most one for each key. Returns when to look again.
@@ -166,7 +177,7 @@ impl Gateway {
                 accepted_call: key_breaker.accepted_for_client(&key.key, key.service),
                 needs_no_trial: key_breaker.needs_no_trial(&key.key, key.service),
             };
-            match schedule.next(&key, facts, |request| self.warmth(&request.0, now), now) {
+            match schedule.next(&key, facts, |request| self.stored_state(&request.0, now), now) {
                 Next::Call(request) => _ = calls.spawn(Arc::clone(self).make_warm_call(key, request)),
                 Next::Wait(at) => until = Some(until.map_or(at, |until| until.min(at))),
                 Next::WaitForChange => {}
@@ -176,16 +187,16 @@ impl Gateway {
     }
 
     /// What memory has for a request.
-    fn warmth(&self, request: &CacheRequest, now: Instant) -> Warmth {
+    fn stored_state(&self, request: &CacheRequest, now: Instant) -> StoredState {
         let Lookup { caller_scope, key, .. } = &*request.lookup;
         let cache_key = self.memory.store.cache_key(key, caller_scope.caller);
         let entry = self.memory.store.get(&cache_key).map(|entry| {
             let info = entry.freshness_info();
-            Lifetime { begin: info.sent, length: info.fresh_for() }
+            Validity { begin: info.sent, length: info.fresh_for() }
         });
-        let grant = self.memory.grants.lifetime(caller_scope).map(|(begin, length)| Lifetime { begin, length });
+        let grant = self.memory.grants.lifetime(caller_scope).map(|(begin, length)| Validity { begin, length });
         let is_backing_off = self.memory.backoffs.is_active_for(&cache_key, caller_scope, now);
-        Warmth { entry, grant, is_backing_off }
+        StoredState { entry, grant, purged: self.memory.store.purged(), is_backing_off }
     }
 
     /// Makes a call when no other call needs the slot.
@@ -196,7 +207,7 @@ impl Gateway {
         let now = self.clock.now();
         let is_needed = Arc::ptr_eq(&request.active, &self.active())
             && self.mode() == Mode::Cache
-            && self.warmth(request, now).is_due(now);
+            && self.stored_state(request, now).needs_call(now);
         let key_permit = self.fetcher.key_breaker.enter_without_trial(&key.key, service).filter(|_| is_needed);
         let Lookup { caller_scope, key: request_key, .. } = &*request.lookup;
         let cache_key = self.memory.store.cache_key(request_key, caller_scope.caller).of(caller_scope.caller);
@@ -259,9 +270,11 @@ impl Gateway {
     }
 }
 
-/// The average spacing of the calls for a request, from the settings.
-fn spacing(active: &ActiveConfig, operation: &Operation) -> Duration {
+/// The average spacing of the calls for each of `requests` in a scope, so that together they are as many as `check`
+/// prints: each is sent as often as its response needs it, or all in turn as often as the grant needs it.
+fn interval_of(active: &ActiveConfig, operation: &Operation, requests: u32) -> Duration {
     let ttl = operation.adaptive_ttl.map_or(operation.ttl, |limits| limits.min);
     let settings = active.settings();
-    interval(ttl, settings.cache.ttl_jitter).min(settings.grants.grant_ttl.0.mul_f64(SPENT))
+    let for_grant = settings.grants.grant_ttl.0.mul_f64(RESEND_AFTER);
+    interval(ttl, settings.cache.ttl_jitter).min(for_grant.saturating_mul(requests))
 }

@@ -5,13 +5,17 @@
 //! ends first. A call for one request also proves the caller for the others of its scope. So of the requests that are due,
 //! the one whose entry ends first is sent.
 //!
+//! An entry or grant that ends early, because a client has invalidated the scope for example, is not replaced before the
+//! request's interval has passed since its last call. Otherwise clients could cause more calls than `check` prints. A
+//! purge is the operator's, and is followed by calls at once.
+//!
 //! With each key, one call is made at a time. After calls without an answer, the key and the request wait, and longer
 //! after each further one.
 
 use std::time::{Duration, Instant};
 
 use crate::cache::grants::backoff_after;
-use crate::config::keep_warm::SPENT;
+use crate::config::keep_warm::RESEND_AFTER;
 
 /// If upstream has accepted a key for no client, it is tried once at a random moment of this time.
 pub(super) const FIRST_TRY: Duration = Duration::from_secs(5 * 60);
@@ -25,35 +29,33 @@ const RECHECK: Duration = Duration::from_secs(1);
 
 /// When something begins to be valid, and for how long.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Lifetime {
+pub(super) struct Validity {
     pub(super) begin: Instant,
     pub(super) length: Duration,
 }
 
-impl Lifetime {
+impl Validity {
     fn due(&self) -> Instant {
-        self.begin + self.length.mul_f64(SPENT)
+        self.begin + self.length.mul_f64(RESEND_AFTER)
     }
 }
 
 /// What memory has for a request. `None` if there is nothing that its caller may be given.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Warmth {
-    pub(super) entry: Option<Lifetime>,
-    pub(super) grant: Option<Lifetime>,
+pub(super) struct StoredState {
+    pub(super) entry: Option<Validity>,
+    pub(super) grant: Option<Validity>,
+    /// When entries were last purged.
+    pub(super) purged: Option<Instant>,
     /// Whether the gateway backs off.
     pub(super) is_backing_off: bool,
 }
 
-impl Warmth {
-    /// When a call is due. `None`: at once.
-    fn due(&self) -> Option<Instant> {
-        Some(self.entry?.due().min(self.grant?.due()))
-    }
-
-    /// Whether a call is due now, and may be made.
-    pub(super) fn is_due(&self, now: Instant) -> bool {
-        !self.is_backing_off && self.due().is_none_or(|due| due <= now)
+impl StoredState {
+    /// Whether a call that was due is still needed, and may be made.
+    pub(super) fn needs_call(&self, now: Instant) -> bool {
+        let is_due = |validity: Option<Validity>| validity.is_none_or(|validity| validity.due() <= now);
+        !self.is_backing_off && (is_due(self.entry) || is_due(self.grant))
     }
 }
 
@@ -93,17 +95,17 @@ pub(super) enum Next<Q> {
 }
 
 pub(super) struct Schedule<K, Q> {
-    keys: Vec<WarmKey<K, Q>>,
+    keys: Vec<KeySchedule<K, Q>>,
 }
 
-struct WarmKey<K, Q> {
+struct KeySchedule<K, Q> {
     id: K,
     state: KeyState,
     /// After failures of different requests in a row.
     backoff: Backoff,
     last_failed: Option<Q>,
     is_calling: bool,
-    requests: Vec<WarmRequest<Q>>,
+    requests: Vec<RequestSchedule<Q>>,
 }
 
 #[derive(Clone, Copy)]
@@ -119,12 +121,36 @@ enum KeyState {
     },
 }
 
-struct WarmRequest<Q> {
+struct RequestSchedule<Q> {
     request: Q,
     /// The spacing of its calls that the settings lead to.
     interval: Duration,
     not_before: Instant,
+    /// When upstream last answered a call.
+    answered: Option<Instant>,
+    /// Whether the last response was stored, with a lifetime that is long enough to keep it fresh.
+    can_be_fresh: bool,
     backoff: Backoff,
+}
+
+impl<Q> RequestSchedule<Q> {
+    fn new(request: Q, interval: Duration, now: Instant) -> Self {
+        let backoff = Backoff::none(now);
+        Self { request, interval, not_before: now, answered: None, can_be_fresh: true, backoff }
+    }
+
+    /// When a call is due, and when the entry alone would need one.
+    fn due(&self, state: StoredState, now: Instant) -> (Instant, Instant) {
+        let earliest = self.not_before.max(self.backoff.until);
+        let earliest = if state.is_backing_off { earliest.max(now + RECHECK) } else { earliest };
+        let if_missing = match self.answered {
+            Some(answered) if state.purged.is_none_or(|purged| purged <= answered) => answered + self.interval,
+            _ => earliest,
+        };
+        let entry = state.entry.filter(|_| self.can_be_fresh).map_or(if_missing, |entry| entry.due());
+        let grant = state.grant.map_or(if_missing, |grant| grant.due());
+        (entry.min(grant).max(earliest), entry)
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -165,8 +191,8 @@ impl<K: Eq + Clone, Q: Eq + Clone> Schedule<K, Q> {
             });
             let request = match known {
                 // An equal request may have been built with newer settings.
-                Some(known) => WarmRequest { request, interval, ..known },
-                None => WarmRequest { request, interval, not_before: now, backoff: Backoff::none(now) },
+                Some(known) => RequestSchedule { request, interval, ..known },
+                None => RequestSchedule::new(request, interval, now),
             };
             if let Some(key) = self.keys.iter_mut().find(|key| key.id == id) {
                 key.requests.push(request);
@@ -176,12 +202,12 @@ impl<K: Eq + Clone, Q: Eq + Clone> Schedule<K, Q> {
                 Some(key) => (key.state, key.backoff, key.is_calling),
                 None => (KeyState::NotStarted { try_at: now + FIRST_TRY.mul_f64(random()) }, Backoff::none(now), false),
             };
-            self.keys.push(WarmKey { id, state, backoff, last_failed: None, is_calling, requests: vec![request] });
+            self.keys.push(KeySchedule { id, state, backoff, last_failed: None, is_calling, requests: vec![request] });
         }
     }
 
     /// What to do now for a key.
-    pub(super) fn next(&mut self, id: &K, facts: KeyFacts, warmth: impl Fn(&Q) -> Warmth, now: Instant) -> Next<Q> {
+    pub(super) fn next(&mut self, id: &K, facts: KeyFacts, state: impl Fn(&Q) -> StoredState, now: Instant) -> Next<Q> {
         let Some(key) = self.keys.iter_mut().find(|key| key.id == *id) else { return Next::WaitForChange };
         match key.state {
             KeyState::NotStarted { .. } if facts.accepted_call.is_some() => key.state = KeyState::Running,
@@ -203,14 +229,12 @@ impl<K: Eq + Clone, Q: Eq + Clone> Schedule<K, Q> {
             return Next::Wait(key.backoff.until);
         }
         let times = key.requests.iter().map(|it| {
-            let warmth = warmth(&it.request);
-            let earliest = it.not_before.max(it.backoff.until);
-            let earliest = if warmth.is_backing_off { earliest.max(now + RECHECK) } else { earliest };
-            (warmth.due().map_or(earliest, |due| due.max(earliest)), warmth.entry.map(|entry| entry.due()), it)
+            let (due, entry_due) = it.due(state(&it.request), now);
+            (due, entry_due, it)
         });
         let times: Vec<_> = times.collect();
-        // One that fails again and again must not keep the others from their turn. No entry comes before any entry.
-        let order = |(_, entry, it): &(Instant, Option<Instant>, &WarmRequest<Q>)| (it.backoff.failures, *entry);
+        // One that fails again and again must not keep the others from their turn.
+        let order = |(_, entry_due, it): &(Instant, Instant, &RequestSchedule<Q>)| (it.backoff.failures, *entry_due);
         let first = times.iter().filter(|(due, ..)| *due <= now).min_by_key(|it| order(it));
         match first {
             Some((.., it)) => {
@@ -242,16 +266,16 @@ impl<K: Eq + Clone, Q: Eq + Clone> Schedule<K, Q> {
         let Some(it) = key.requests.iter_mut().find(|it| it.request == *request) else { return };
         let shortest = MIN_INTERVAL.min(it.interval / 2);
         match result {
-            CallResult::Proved { fresh: Some(fresh) } if fresh >= shortest => it.not_before = now + shortest,
-            // It cannot be kept fresh.
-            CallResult::Proved { .. } | CallResult::Answered | CallResult::Refused { .. } => {
-                it.not_before = now + it.interval;
+            CallResult::Proved { fresh } => {
+                it.not_before = now + shortest;
+                it.can_be_fresh = fresh.is_some_and(|fresh| fresh >= shortest);
             }
+            CallResult::Answered | CallResult::Refused { .. } => it.not_before = now + it.interval,
             CallResult::Failed { retry_after } => it.backoff.add_failure(retry_after, now),
             CallResult::NotSent => it.not_before = now + RECHECK,
         }
         if let CallResult::Proved { .. } | CallResult::Answered = result {
-            it.backoff = Backoff::none(now);
+            (it.backoff, it.answered) = (Backoff::none(now), Some(now));
         }
     }
 }

@@ -26,6 +26,9 @@ struct Fixture {
     grant_ttl: Duration,
     entries: HashMap<u32, Instant>,
     proved: Option<Instant>,
+    purged: Option<Instant>,
+    /// Whether responses are stored.
+    is_storing: bool,
 }
 
 impl Fixture {
@@ -33,24 +36,27 @@ impl Fixture {
         let start = Clock::System.now();
         let mut schedule = Schedule::new();
         schedule.set((0..requests).map(|request| ("k", request, INTERVAL)).collect(), start, || 0.5);
-        let (entries, proved) = (HashMap::new(), None);
-        Self { schedule, start, now: start, ttl: TTL, grant_ttl: TTL, entries, proved }
+        let (entries, proved, purged) = (HashMap::new(), None, None);
+        Self { schedule, start, now: start, ttl: TTL, grant_ttl: TTL, entries, proved, purged, is_storing: true }
     }
 
     fn next(&mut self, facts: KeyFacts) -> Next<u32> {
-        let Self { schedule, now, ttl, grant_ttl, entries, proved, .. } = self;
-        let grant = proved.map(|begin| Lifetime { begin, length: *grant_ttl });
-        let warmth = |request: &u32| Warmth {
-            entry: entries.get(request).map(|begin| Lifetime { begin: *begin, length: *ttl }),
+        let Self { schedule, now, ttl, grant_ttl, entries, proved, purged, .. } = self;
+        let grant = proved.map(|begin| Validity { begin, length: *grant_ttl });
+        let state = |request: &u32| StoredState {
+            entry: entries.get(request).map(|begin| Validity { begin: *begin, length: *ttl }),
             grant,
+            purged: *purged,
             is_backing_off: false,
         };
-        schedule.next(&"k", facts, warmth, *now)
+        schedule.next(&"k", facts, state, *now)
     }
 
     fn ended(&mut self, request: u32, result: CallResult) {
         if let CallResult::Proved { .. } = result {
-            self.entries.insert(request, self.now);
+            if self.is_storing {
+                self.entries.insert(request, self.now);
+            }
             self.proved = Some(self.now);
         }
         self.schedule.ended(&"k", &request, result, self.now);
@@ -128,7 +134,7 @@ fn one_call_is_made_at_a_time_with_each_key() {
     fixture.schedule.set(vec![("k", 0, TTL), ("k", 1, TTL), ("l", 2, TTL)], fixture.now, || 0.0);
     assert_eq!(fixture.next(accepted(1)), Next::Call(0));
     assert_eq!(fixture.next(accepted(1)), Next::WaitForChange);
-    let other = fixture.schedule.next(&"l", accepted(1), |_| Warmth::default(), fixture.now);
+    let other = fixture.schedule.next(&"l", accepted(1), |_| StoredState::default(), fixture.now);
     assert_eq!(other, Next::Call(2));
     fixture.ended(0, CallResult::Proved { fresh: Some(TTL) });
     assert_eq!(fixture.next(accepted(1)), Next::Call(1));
@@ -232,9 +238,39 @@ fn what_cannot_be_kept_fresh_costs_no_more_than_the_settings_say() {
     ] {
         let mut fixture = Fixture::new(1);
         assert_eq!(fixture.next(accepted(1)), Next::Call(0));
-        fixture.schedule.ended(&"k", &0, result, fixture.now);
+        match result {
+            CallResult::Proved { fresh: Some(fresh) } => fixture.ttl = fresh,
+            _ => fixture.is_storing = false,
+        }
+        fixture.ended(0, result);
         assert_eq!(fixture.next(accepted(1)), Next::Wait(fixture.now + expected), "{result:?}");
     }
+}
+
+#[test]
+fn what_ends_early_is_replaced_after_the_interval_or_after_a_purge() {
+    let mut fixture = Fixture::new(1);
+    fixture.calls(100 * SECOND);
+    fixture.entries.clear();
+    assert_eq!(fixture.next(accepted(1)), Next::Wait(fixture.start + INTERVAL));
+    fixture.proved = None;
+    assert_eq!(fixture.next(accepted(1)), Next::Wait(fixture.start + INTERVAL));
+    fixture.purged = Some(fixture.now);
+    assert_eq!(fixture.calls(SECOND), [(100, 0)]);
+    fixture.entries.clear();
+    fixture.purged = Some(fixture.now);
+    assert_eq!(fixture.next(accepted(1)), Next::Wait(fixture.start + 100 * SECOND + MIN_INTERVAL));
+}
+
+#[test]
+fn entries_that_are_never_there_cost_one_call_for_each_proof_in_turn() {
+    let mut fixture = Fixture::new(0);
+    fixture.is_storing = false;
+    let requests = (0..3).map(|request| ("k", request, 3 * INTERVAL)).collect();
+    fixture.schedule.set(requests, fixture.now, || 0.0);
+    let first = [(0, 0), (0, 1), (0, 2)];
+    let expected = [&first[..], &[(270, 0), (540, 1), (810, 2), (1080, 0), (1350, 1)]].concat();
+    assert_eq!(fixture.calls(1_400 * SECOND), expected);
 }
 
 #[test]
