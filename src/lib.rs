@@ -141,7 +141,8 @@
 //!     streamed and not stored. Hits on the fast path need no free memory.
 //! 11. **Isolation.** No client keeps more than half of a resource while others wait for it. For connections a client
 //!     is a peer address ([`request::peer`]). For call slots, relay slots and the budget it is a caller, a peer
-//!     address and a connection. One caller never has more than half of the flights or waiters. Callers are served in
+//!     address and a connection. One caller never has more than half of the flights or waiters, and unknown callers
+//!     together never have more than half of the flights, so that renewals find room. Callers are served in
 //!     this order: with a grant or proved within the last hour, known by a relayed request, unknown, and then those whose client has closed its sending side ([`cache::known_callers`], [`upstream::gate`]).
 //!     Calls that the gateway makes itself to keep responses warm come last. A client
 //!     may take more of the budget only if it then holds at most as many bytes as remain free (for a small request,

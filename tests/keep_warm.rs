@@ -79,12 +79,17 @@ enum Answer {
 /// An upstream without sockets. It records its calls.
 struct Services {
     answer: Mutex<Answer>,
+    latency: Mutex<Duration>,
     calls: Mutex<Vec<Call>>,
 }
 
 impl Services {
     fn answer(&self, answer: Answer) {
         *self.answer.lock().unwrap() = answer;
+    }
+
+    fn delay(&self, latency: Duration) {
+        *self.latency.lock().unwrap() = latency;
     }
 
     fn take_calls(&self) -> Vec<Call> {
@@ -104,9 +109,9 @@ impl Upstream for Services {
         let is_conditional = context.validator.is_some();
         let key = context.credential.signed().map(|signed| signed.key.id().to_owned());
         self.calls.lock().unwrap().push(Call { at: Clock::System.now(), key, target: target.clone(), is_conditional });
-        let answer = *self.answer.lock().unwrap();
+        let (answer, latency) = (*self.answer.lock().unwrap(), *self.latency.lock().unwrap());
         Box::pin(async move {
-            sleep(LATENCY).await;
+            sleep(latency).await;
             let mut response = Response::new(Bytes::from(format!(r#"{{"products":["{target}"]}}"#)));
             match answer {
                 Answer::List => {}
@@ -155,7 +160,8 @@ fn config_of(settings: &str) -> Config {
 impl Warm {
     fn new(settings: &str, targets: &[&str]) -> Self {
         let config = config_of(&format!("{settings}\n{}", keep_warm("AK", targets)));
-        let services = Arc::new(Services { answer: Mutex::new(Answer::List), calls: Mutex::default() });
+        let (answer, latency) = (Mutex::new(Answer::List), Mutex::new(LATENCY));
+        let services = Arc::new(Services { answer, latency, calls: Mutex::default() });
         let upstream = Arc::clone(&services);
         let gateway = Gateway::with_upstream(upstream, &config, Clock::System, Random::seeded([7; 32])).unwrap();
         let keeping = tokio::spawn(Arc::clone(&gateway).keep_warm());
@@ -499,6 +505,22 @@ async fn its_calls_wait_behind_those_of_clients() {
         let is_last = calls[calls.len() - 1].target.contains("Linux");
         assert_eq!((is_last, warm.metric(PROVED)), if is_refreshed { (false, 0.0) } else { (true, 1.0) });
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_invented_tokens_keep_nothing_from_being_kept_warm() {
+    let warm = Warm::started("[limits]\nmax_flights = 8\n", &[LINUX]).await;
+    sleep(235 * SECOND).await;
+    // Slow calls of unknown callers. Without a limit for these, they would be as many as there may be flights.
+    warm.services.delay(30 * SECOND);
+    let mut clients = JoinSet::new();
+    for number in 0..8 {
+        let gateway = Arc::clone(&warm.gateway);
+        clients.spawn(async move { get_in_process(&gateway, &format!("token-{number}"), LINUX).await });
+    }
+    sleep(25 * SECOND).await;
+    let calls = warm.services.take_calls();
+    assert_eq!(calls.iter().filter(|call| call.key.is_some()).count(), 1, "{calls:#?}");
 }
 
 #[tokio::test]

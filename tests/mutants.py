@@ -362,8 +362,8 @@ MUTATIONS = [
         "background-call-twice",
         "coalescing: there is one background call at a time, too",
         BACKGROUND,
-        "if let Some(leader) = self.fetcher.flights(&cache_key).begin(&cache_key, request.lookup.caller_scope.caller) {",
-        "if let (_, Some(leader)) = self.fetcher.flights(&cache_key).solo(request.lookup.caller_scope.caller) {",
+        "if let Some(leader) = self.fetcher.flights(&cache_key).begin(&cache_key, caller) {",
+        "if let (_, Some(leader)) = self.fetcher.flights(&cache_key).solo(caller.caller) {",
     ),
     (
         "stale-despite-negative",
@@ -973,14 +973,14 @@ MUTATIONS = [
         "two-renewals",
         "renewal: one call at a time for a caller and scope",
         PROVE,
-        "let proof = fetcher.proofs.begin(caller_scope, caller_scope.caller)?;",
-        "let proof = fetcher.proofs.solo(caller_scope.caller).1?;",
+        "let proof = fetcher.proofs.begin(caller_scope, caller)?;",
+        "let proof = fetcher.proofs.solo(caller.caller).1?;",
     ),
     (
         "no-wait-for-proof",
         "one proof: the other requests of a caller wait for its first proof in a scope",
         PROVE,
-        "false => fetcher.proofs.join(caller_scope, caller_scope.caller),",
+        "false => fetcher.proofs.join(caller_scope, FlightCaller { caller: caller_scope.caller, is_known }),",
         "false => fetcher.proofs.solo(caller_scope.caller),",
     ),
     (

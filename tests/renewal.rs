@@ -223,6 +223,22 @@ async fn a_renewal_whose_response_cannot_be_stored_concerns_only_its_caller() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn many_invented_tokens_prevent_no_renewal() {
+    let world = World::new("[limits]\nmax_flights = 8\n");
+    let start = Clock::System.timer_now();
+    world.prove("a").await;
+    assert_eq!(world.poll("a", 1, 280, start).await.0, [1]);
+    // Slow calls of unknown callers. Without a limit for these, they would be as many as there may be flights.
+    world.delay(30 * SECOND);
+    let invented = ["b", "c", "d", "e", "f", "g", "h", "i"].map(|token| world.begin(token, LIST));
+    let (calls, waits) = world.poll("a", 280, 300, start).await;
+    assert_eq!((calls, waits), (vec![293], vec![]));
+    for reply in invented {
+        assert_eq!(reply.await.unwrap().status(), StatusCode::OK);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn only_if_cached_renews_nothing() {
     let world = World::new("");
     let start = Clock::System.timer_now();

@@ -6,7 +6,8 @@
 //!
 //! Waiters get the result from the flight. They must not read it from the cache, which may have rejected the entry.
 //! When the limits on flights or waiters are reached, each request makes its own call. So does each request of a caller
-//! that has half of the flights or of the waiters ([`Shares`]).
+//! that has half of the flights or of the waiters, and of unknown callers that together have half of the flights
+//! ([`Shares`]).
 //!
 //! A flight has up to [`calls::MAX_CALLS`] calls, each of a different caller. While all its calls are slow, the
 //! gateway may let a waiter make another one ([`Waiter::lead_another`]). The first result that serves all callers
@@ -29,6 +30,7 @@ use tokio::sync::{oneshot, watch};
 use crate::request::caller::Caller;
 use crate::sync::{Mutex, MutexGuard, RwLock};
 use calls::FlightCalls;
+pub(crate) use shares::FlightCaller;
 use shares::{FlightPlace, Shares};
 pub(crate) use slowness::Slowness;
 
@@ -61,7 +63,7 @@ struct InFlight<K, T> {
 struct Joinable<T> {
     flight: Arc<Flight<T>>,
     /// The caller that began it.
-    caller: Caller,
+    caller: FlightCaller,
     /// Makes [`Leader::abandoned`] wait, because a request may still join.
     _receiver: watch::Receiver<FlightState<T>>,
 }
@@ -121,14 +123,17 @@ impl<K: Eq + Hash + Clone, T: Clone> Flights<K, T> {
     }
 
     /// Joins the flight for a key, or begins one. If it returns a leader, the flight is new and the call must be made.
-    pub(crate) fn join(&self, key: &K, caller: Caller) -> (Waiter<K, T>, Option<Leader<K, T>>) {
+    pub(crate) fn join(&self, key: &K, caller: FlightCaller) -> (Waiter<K, T>, Option<Leader<K, T>>) {
         let mut in_flight = self.shared.in_flight();
         if let Some(joinable) = in_flight.flights.get(key) {
-            return self.wait(key, joinable, caller);
+            return self.wait(key, joinable, caller.caller);
         }
-        let Some(flight) = in_flight.begin(key, caller, self.shared.limits()) else { return self.solo(caller) };
+        let flight = in_flight.begin(key, caller, self.shared.limits());
         drop(in_flight);
-        self.lead(flight, Some(key.clone()), caller)
+        match flight {
+            Some(flight) => self.lead(flight, Some(key.clone()), caller.caller),
+            None => self.solo(caller.caller),
+        }
     }
 
     /// Whether there is a flight for a key that requests can join.
@@ -151,14 +156,14 @@ impl<K: Eq + Hash + Clone, T: Clone> Flights<K, T> {
     }
 
     /// Begins a flight without a waiter. `None` if there is already a flight for the key, or the limit is reached.
-    pub(crate) fn begin(&self, key: &K, caller: Caller) -> Option<Leader<K, T>> {
+    pub(crate) fn begin(&self, key: &K, caller: FlightCaller) -> Option<Leader<K, T>> {
         let mut in_flight = self.shared.in_flight();
         if in_flight.flights.contains_key(key) {
             return None;
         }
         let flight = in_flight.begin(key, caller, self.shared.limits())?;
         drop(in_flight);
-        self.lead(flight, Some(key.clone()), caller).1
+        self.lead(flight, Some(key.clone()), caller.caller).1
     }
 
     /// Begins a flight that no other request can join.
@@ -202,9 +207,9 @@ impl<K: Eq + Hash + Clone, T: Clone> Flights<K, T> {
 
 impl<K: Eq + Hash + Clone, T> InFlight<K, T> {
     /// A new flight, unless the limit is reached.
-    fn begin(&mut self, key: &K, caller: Caller, limits: FlightLimits) -> Option<Arc<Flight<T>>> {
+    fn begin(&mut self, key: &K, caller: FlightCaller, limits: FlightLimits) -> Option<Arc<Flight<T>>> {
         self.shares.take(caller, limits.flights).then(|| {
-            let flight = Flight::new(caller, false);
+            let flight = Flight::new(caller.caller, false);
             let joinable = Joinable { _receiver: flight.state.subscribe(), flight: Arc::clone(&flight), caller };
             self.flights.insert(key.clone(), joinable);
             flight

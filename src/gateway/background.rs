@@ -9,6 +9,7 @@ use super::fetch::NewFetch;
 use super::fetch_result::FetchPurpose;
 use super::prove::LoneCall;
 use super::{CacheRequest, Gateway, prove};
+use crate::cache::flights::FlightCaller;
 use crate::cache::store::CacheKey;
 use crate::telemetry::record::RequestRecord;
 
@@ -21,7 +22,9 @@ impl Gateway {
         headers: &HeaderMap,
         record: &mut RequestRecord,
     ) {
-        if let Some(leader) = self.fetcher.flights(&cache_key).begin(&cache_key, request.lookup.caller_scope.caller) {
+        // It holds a grant.
+        let caller = FlightCaller { caller: request.lookup.caller_scope.caller, is_known: true };
+        if let Some(leader) = self.fetcher.flights(&cache_key).begin(&cache_key, caller) {
             self.observer.metrics.refreshes.inc();
             let fetch = NewFetch { leader, cache_key, purpose: FetchPurpose::Response, proof: None };
             self.start_fetch(fetch, request, headers, record);

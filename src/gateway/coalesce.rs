@@ -4,7 +4,7 @@ use super::CacheRequest;
 use super::fetch_result::{AdditionalCallReason, FetchResult};
 use super::fetcher::Fetcher;
 use super::role::{ProofWaits, Role};
-use crate::cache::flights::{Leader, Waiter};
+use crate::cache::flights::{FlightCaller, Leader, Waiter};
 use crate::cache::miss::Miss;
 use crate::cache::store::CacheKey;
 
@@ -39,9 +39,9 @@ impl Attempts {
 pub(super) fn join(
     fetcher: &Fetcher,
     request: &CacheRequest,
+    is_known: bool,
     cache_key: CacheKey,
     miss: Miss,
-    has_stale: bool,
     is_solo: bool,
     attempts: &Attempts,
 ) -> (Waiter<CacheKey, FetchResult>, Role, Option<Leader<CacheKey, FetchResult>>) {
@@ -50,9 +50,9 @@ pub(super) fn join(
         true => flights.solo(caller),
         // The calls of half-closed connections have the lowest priority, so nobody else must wait for such a call.
         false if request.half_close.is_closed() => flights.wait_or_solo(&cache_key, caller),
-        false => flights.join(&cache_key, caller),
+        false => flights.join(&cache_key, FlightCaller { caller, is_known }),
     };
     let elected = attempts.leader_was_refused && leader.is_some() && cache_key.owner.is_none();
-    let role = Role { leads: leader.is_some(), elected, has_stale, ..attempts.waiting_role(cache_key, miss) };
+    let role = Role { leads: leader.is_some(), elected, ..attempts.waiting_role(cache_key, miss) };
     (waiter, role, leader)
 }

@@ -7,7 +7,7 @@ use super::CacheRequest;
 use super::fetch_result::FetchResult;
 use super::fetcher::{Fetcher, ProofLeader};
 use super::role::ProofWaits;
-use crate::cache::flights::{Leader, Waiter};
+use crate::cache::flights::{FlightCaller, Leader, Waiter};
 use crate::cache::grants::CallerScope;
 use crate::cache::store::CacheKey;
 
@@ -20,7 +20,13 @@ pub(super) enum ProofRole {
 }
 
 /// Decides whether a request of a caller without a grant waits for another call of the caller.
-pub(super) fn join(fetcher: &Fetcher, request: &CacheRequest, cache_key: &CacheKey, waits: &ProofWaits) -> ProofRole {
+pub(super) fn join(
+    fetcher: &Fetcher,
+    request: &CacheRequest,
+    is_known: bool,
+    cache_key: &CacheKey,
+    waits: &ProofWaits,
+) -> ProofRole {
     // The caller's call for the same key is joined, because its response may be one that cannot be stored.
     if waits.are_over() || fetcher.lone_flights.is_in_flight(cache_key) {
         return ProofRole::Call(None);
@@ -29,7 +35,7 @@ pub(super) fn join(fetcher: &Fetcher, request: &CacheRequest, cache_key: &CacheK
     let (waiter, leader) = match request.half_close.is_closed() {
         // The calls of half-closed connections have the lowest priority, so nobody else must wait for such a call.
         true => fetcher.proofs.wait_or_solo(caller_scope, caller_scope.caller),
-        false => fetcher.proofs.join(caller_scope, caller_scope.caller),
+        false => fetcher.proofs.join(caller_scope, FlightCaller { caller: caller_scope.caller, is_known }),
     };
     match leader {
         Some(leader) => ProofRole::Call(Some(leader)),
@@ -48,7 +54,9 @@ pub(super) struct LoneCall {
 /// there are too many flights.
 pub(super) fn begin_alone(fetcher: &Fetcher, request: &CacheRequest, cache_key: &CacheKey) -> Option<LoneCall> {
     let caller_scope = &request.lookup.caller_scope;
-    let proof = fetcher.proofs.begin(caller_scope, caller_scope.caller)?;
-    let (waiter, leader) = fetcher.lone_flights.join(cache_key, caller_scope.caller);
+    // It holds a grant, or is a configured access key.
+    let caller = FlightCaller { caller: caller_scope.caller, is_known: true };
+    let proof = fetcher.proofs.begin(caller_scope, caller)?;
+    let (waiter, leader) = fetcher.lone_flights.join(cache_key, caller);
     Some(LoneCall { waiter, leader: leader.filter(Leader::is_joinable)?, proof })
 }

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::budget::ConnectionClass;
+use crate::cache::flights::FlightCaller;
 use crate::cache::grants::CallerScope;
 use crate::catalogue::Service;
 use crate::config::{Config, Override};
@@ -44,7 +45,8 @@ fn request(gateway: &Gateway, token: &HeaderValue) -> CacheRequest {
 /// Fetches, and returns the result.
 async fn fetch(gateway: &Arc<Gateway>, request: &CacheRequest) -> FetchResult {
     let cache_key = gateway.memory.store.cache_key(&request.lookup.key, request.lookup.caller_scope.caller);
-    let (mut waiter, leader) = gateway.fetcher.shared_flights.join(&cache_key, request.lookup.caller_scope.caller);
+    let caller = FlightCaller { caller: request.lookup.caller_scope.caller, is_known: true };
+    let (mut waiter, leader) = gateway.fetcher.shared_flights.join(&cache_key, caller);
     let (head, ()) = Request::new(()).into_parts();
     let (metrics, clock, id) = (Arc::clone(gateway.metrics()), gateway.clock.clone(), gateway.request_ids.next());
     let mut record = RequestRecord::begin(metrics, clock, id, &head, [127, 0, 0, 1].into());

@@ -15,6 +15,10 @@ fn caller(number: u8) -> Caller {
     Callers::new([0; 32]).of_token(&token)
 }
 
+fn known(number: u8) -> FlightCaller {
+    FlightCaller { caller: caller(number), is_known: true }
+}
+
 /// The result that a waiter gets.
 async fn result<T: Clone>(waiter: &mut Waiter<&'static str, T>) -> Option<T> {
     waiter.result().await.map(|outcome| outcome.result)
@@ -35,15 +39,15 @@ fn flights<T: Clone>() -> Flights<&'static str, T> {
 #[tokio::test]
 async fn when_the_limits_are_reached_every_request_makes_its_own_call() {
     let flights = flights();
-    let (mut first, leader) = flights.join(&"key", caller(0));
-    let waiting: Vec<_> = (0..2).map(|_| flights.join(&"key", caller(0))).collect();
+    let (mut first, leader) = flights.join(&"key", known(0));
+    let waiting: Vec<_> = (0..2).map(|_| flights.join(&"key", known(0))).collect();
     assert!(waiting.iter().all(|(_, leader)| leader.is_none()));
-    let (mut one_too_many, solo) = flights.join(&"key", caller(0));
+    let (mut one_too_many, solo) = flights.join(&"key", known(0));
     solo.unwrap().end("solo", true);
     assert_eq!(result(&mut one_too_many).await, Some("solo"));
-    let (_second, _leader) = flights.join(&"another", caller(0));
-    let (mut third, solo) = flights.join(&"a third", caller(0));
-    let (mut fourth, another_solo) = flights.join(&"a third", caller(0));
+    let (_second, _leader) = flights.join(&"another", known(0));
+    let (mut third, solo) = flights.join(&"a third", known(0));
+    let (mut fourth, another_solo) = flights.join(&"a third", known(0));
     solo.unwrap().end("third", true);
     another_solo.unwrap().end("fourth", true);
     assert_eq!((result(&mut third).await, result(&mut fourth).await), (Some("third"), Some("fourth")));
@@ -58,11 +62,11 @@ async fn when_the_limits_are_reached_every_request_makes_its_own_call() {
 #[tokio::test]
 async fn a_caller_with_half_of_the_flights_or_waiters_makes_its_own_calls_and_others_still_join() {
     let flights = Flights::<usize, ()>::new(FlightLimits { flights: 6, waiting: 6 });
-    let looping: Vec<_> = (0..6).map(|key| flights.join(&key, caller(0))).collect();
-    let others: Vec<_> = (10..16).map(|key| flights.join(&key, caller(1))).collect();
-    let waiting: Vec<_> = (0..6).map(|_| flights.join(&0, caller(0))).collect();
+    let looping: Vec<_> = (0..6).map(|key| flights.join(&key, known(0))).collect();
+    let others: Vec<_> = (10..16).map(|key| flights.join(&key, known(1))).collect();
+    let waiting: Vec<_> = (0..6).map(|_| flights.join(&0, known(0))).collect();
     assert_eq!((waiting.iter().filter(|(_, leader)| leader.is_none()).count(), flights.waiting()), (3, 3));
-    let joining: Vec<_> = [0, 1, 2, 10, 11, 12].map(|key| flights.join(&key, caller(2))).into();
+    let joining: Vec<_> = [0, 1, 2, 10, 11, 12].map(|key| flights.join(&key, known(2))).into();
     assert_eq!((joining.iter().filter(|(_, leader)| leader.is_none()).count(), flights.waiting()), (3, 6));
     // Each of the two has led three flights that others can join.
     for led in [&looping, &others] {
@@ -71,44 +75,44 @@ async fn a_caller_with_half_of_the_flights_or_waiters_makes_its_own_calls_and_ot
     }
     // The end of a flight makes room for another one.
     drop((waiting, joining, looping));
-    assert!(flights.join(&20, caller(0)).1.unwrap().is_joinable());
+    assert!(flights.join(&20, known(0)).1.unwrap().is_joinable());
     assert_eq!(flights.waiting(), 0);
 }
 
 #[test]
 fn new_limits_apply_to_later_requests() {
     let flights = flights::<()>();
-    let (_first, _leader) = flights.join(&"key", caller(0));
-    let (_second, none) = flights.join(&"key", caller(0));
+    let (_first, _leader) = flights.join(&"key", known(0));
+    let (_second, none) = flights.join(&"key", known(0));
     flights.set_limits(FlightLimits { flights: 1, waiting: 1 });
     assert!(none.is_none() && flights.waiting() == 1);
-    assert!(flights.join(&"key", caller(0)).1.is_some(), "no room for another waiter");
-    assert!(flights.begin(&"another", caller(0)).is_none(), "no room for another flight");
+    assert!(flights.join(&"key", known(0)).1.is_some(), "no room for another waiter");
+    assert!(flights.begin(&"another", known(0)).is_none(), "no room for another flight");
     flights.set_limits(FlightLimits { flights: 2, waiting: 2 });
-    assert!(flights.join(&"key", caller(0)).1.is_none() && flights.begin(&"another", caller(0)).is_some());
+    assert!(flights.join(&"key", known(0)).1.is_none() && flights.begin(&"another", known(0)).is_some());
 }
 
 #[tokio::test]
 async fn the_first_request_leads_and_all_get_its_result() {
     let flights = flights();
-    let (mut first, leader) = flights.join(&"key", caller(0));
-    let (mut second, none) = flights.join(&"key", caller(0));
+    let (mut first, leader) = flights.join(&"key", known(0));
+    let (mut second, none) = flights.join(&"key", known(0));
     assert!(none.is_none());
     assert_eq!(flights.waiting(), 1);
     leader.unwrap().end(42, true);
     assert_eq!((result(&mut first).await, result(&mut second).await), (Some(42), Some(42)));
     drop((first, second));
     assert_eq!(flights.waiting(), 0);
-    assert!(flights.join(&"key", caller(0)).1.is_some(), "a flight that has ended cannot be joined");
+    assert!(flights.join(&"key", known(0)).1.is_some(), "a flight that has ended cannot be joined");
 }
 
 #[tokio::test]
 async fn waiters_that_disconnect_change_nothing() {
     let flights = flights();
-    let (first, leader) = flights.join(&"key", caller(0));
-    let (mut second, _) = flights.join(&"key", caller(0));
+    let (first, leader) = flights.join(&"key", known(0));
+    let (mut second, _) = flights.join(&"key", known(0));
     drop(first);
-    let (third, none) = flights.join(&"key", caller(0));
+    let (third, none) = flights.join(&"key", known(0));
     assert!(none.is_none());
     drop(third);
     assert_eq!(flights.waiting(), 1);
@@ -119,21 +123,21 @@ async fn waiters_that_disconnect_change_nothing() {
 #[tokio::test]
 async fn a_dropped_leader_releases_its_waiters() {
     let flights = flights::<u8>();
-    let (mut first, leader) = flights.join(&"key", caller(0));
-    let (mut second, _) = flights.join(&"key", caller(0));
+    let (mut first, leader) = flights.join(&"key", known(0));
+    let (mut second, _) = flights.join(&"key", known(0));
     drop(leader);
     assert_eq!((result(&mut first).await, result(&mut second).await), (None, None));
-    assert!(flights.join(&"key", caller(0)).1.is_some());
+    assert!(flights.join(&"key", known(0)).1.is_some());
 }
 
 #[tokio::test]
 async fn the_end_of_a_closed_flight_does_not_change_the_next_flight() {
     let flights = flights();
-    let (mut old, old_leader) = flights.join(&"key", caller(0));
+    let (mut old, old_leader) = flights.join(&"key", known(0));
     flights.close_all();
-    let (mut new, new_leader) = flights.join(&"key", caller(0));
+    let (mut new, new_leader) = flights.join(&"key", known(0));
     old_leader.unwrap().end("old", true);
-    let (mut late, none) = flights.join(&"key", caller(0));
+    let (mut late, none) = flights.join(&"key", known(0));
     assert!(none.is_none(), "the new flight can be joined");
     new_leader.unwrap().end("new", true);
     assert_eq!(result(&mut old).await, Some("old"));
@@ -143,17 +147,17 @@ async fn the_end_of_a_closed_flight_does_not_change_the_next_flight() {
 #[tokio::test]
 async fn a_flight_without_waiters_can_be_joined_and_begins_only_once() {
     let flights = flights();
-    let leader = flights.begin(&"key", caller(0)).unwrap();
-    assert!(flights.begin(&"key", caller(0)).is_none());
-    let (mut late, none) = flights.join(&"key", caller(0));
+    let leader = flights.begin(&"key", known(0)).unwrap();
+    assert!(flights.begin(&"key", known(0)).is_none());
+    let (mut late, none) = flights.join(&"key", known(0));
     assert!(none.is_none() && !late.is_sent());
     leader.mark_sent();
     assert!(late.is_sent());
-    let _second = flights.begin(&"second", caller(0));
-    assert!(flights.begin(&"third", caller(0)).is_none(), "there is no room");
+    let _second = flights.begin(&"second", known(0));
+    assert!(flights.begin(&"third", known(0)).is_none(), "there is no room");
     leader.end(1, true);
     assert_eq!(result(&mut late).await, Some(1));
-    assert!(flights.begin(&"key", caller(0)).is_some());
+    assert!(flights.begin(&"key", known(0)).is_some());
 }
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -162,9 +166,9 @@ const SECOND: Duration = Duration::from_secs(1);
 async fn while_all_calls_are_slow_other_callers_make_up_to_two_more() {
     let flights = flights();
     let sent = Clock::System.now();
-    let (mut first, leader) = flights.join(&"key", caller(0));
-    let (mut second, _) = flights.join(&"key", caller(1));
-    let (mut third, _) = flights.join(&"key", caller(1));
+    let (mut first, leader) = flights.join(&"key", known(0));
+    let (mut second, _) = flights.join(&"key", known(1));
+    let (mut third, _) = flights.join(&"key", known(1));
     let leader = leader.unwrap();
     assert!(
         second.lead_another(caller(1)).is_none() && now(second.slowness().all_slow(caller(1))).is_none(),
@@ -189,7 +193,7 @@ async fn while_all_calls_are_slow_other_callers_make_up_to_two_more() {
     assert!(outcome.is_own && outcome.result == "served");
     last.end("failed", false);
     leader.end("failed", false);
-    let (mut late, new) = flights.join(&"key", caller(0));
+    let (mut late, new) = flights.join(&"key", known(0));
     assert!(new.is_some() && now(result(&mut late)).is_none());
 }
 
@@ -197,9 +201,9 @@ async fn while_all_calls_are_slow_other_callers_make_up_to_two_more() {
 async fn a_failure_ends_only_its_own_call_while_there_is_another() {
     let flights = flights();
     let sent = Clock::System.now();
-    let (mut first, leader) = flights.join(&"key", caller(0));
-    let (mut second, _) = flights.join(&"key", caller(1));
-    let (mut waiter, _) = flights.join(&"key", caller(2));
+    let (mut first, leader) = flights.join(&"key", known(0));
+    let (mut second, _) = flights.join(&"key", known(1));
+    let (mut waiter, _) = flights.join(&"key", known(2));
     let leader = leader.unwrap();
     leader.mark_slow(sent);
     let another = second.lead_another(caller(1)).unwrap();
@@ -215,14 +219,14 @@ async fn a_failure_ends_only_its_own_call_while_there_is_another() {
 #[tokio::test]
 async fn an_announced_result_releases_the_waiters_and_the_leaders_request_waits_for_the_final_one() {
     let flights = flights();
-    let (mut first, leader) = flights.join(&"key", caller(0));
-    let (mut waiter, _) = flights.join(&"key", caller(1));
+    let (mut first, leader) = flights.join(&"key", known(0));
+    let (mut waiter, _) = flights.join(&"key", known(1));
     let mut leader = leader.unwrap();
     leader.announce("refused");
     assert_eq!(result(&mut waiter).await, Some("refused"));
     assert_eq!(now(result(&mut first)), Some(Some("refused")));
     assert!(now(first.final_result()).is_none());
-    assert!(flights.join(&"key", caller(1)).1.is_some(), "the flight cannot be joined");
+    assert!(flights.join(&"key", known(1)).1.is_some(), "the flight cannot be joined");
     leader.end("complete", false);
     assert_eq!(first.final_result().await.map(|outcome| outcome.result), Some("complete"));
     assert_eq!(waiter.final_result().await.map(|outcome| outcome.result), Some("complete"));
@@ -231,8 +235,8 @@ async fn an_announced_result_releases_the_waiters_and_the_leaders_request_waits_
 #[tokio::test]
 async fn a_flight_is_lost_only_with_its_last_call() {
     let flights = flights::<u8>();
-    let (mut first, leader) = flights.join(&"key", caller(0));
-    let (mut second, _) = flights.join(&"key", caller(1));
+    let (mut first, leader) = flights.join(&"key", known(0));
+    let (mut second, _) = flights.join(&"key", known(1));
     leader.as_ref().unwrap().mark_slow(Clock::System.now());
     let another = second.lead_another(caller(1)).unwrap();
     drop(leader);
@@ -244,8 +248,8 @@ async fn a_flight_is_lost_only_with_its_last_call() {
 #[tokio::test]
 async fn after_a_purge_no_other_call_begins_for_an_earlier_flight() {
     let flights = flights::<u8>();
-    let (_first, leader) = flights.join(&"key", caller(0));
-    let (mut second, _) = flights.join(&"key", caller(1));
+    let (_first, leader) = flights.join(&"key", known(0));
+    let (mut second, _) = flights.join(&"key", known(1));
     leader.as_ref().unwrap().mark_slow(Clock::System.now());
     flights.close_all();
     assert!(second.lead_another(caller(1)).is_none());
@@ -254,9 +258,9 @@ async fn after_a_purge_no_other_call_begins_for_an_earlier_flight() {
 #[tokio::test]
 async fn after_a_result_that_serves_all_no_other_call_begins() {
     let flights = flights::<u8>();
-    let (_first, leader) = flights.join(&"key", caller(0));
-    let (mut second, _) = flights.join(&"key", caller(1));
-    let (third, _) = flights.join(&"key", caller(2));
+    let (_first, leader) = flights.join(&"key", known(0));
+    let (mut second, _) = flights.join(&"key", known(1));
+    let (third, _) = flights.join(&"key", known(2));
     leader.as_ref().unwrap().mark_slow(Clock::System.now());
     let another = second.lead_another(caller(1)).unwrap();
     let mut slowness = third.slowness();
