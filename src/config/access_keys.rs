@@ -87,6 +87,17 @@ pub(super) fn check_entries(table: &Table) -> Result<(), SettingError> {
     Ok(())
 }
 
+/// # Errors
+/// The first project that may be a secret.
+pub(super) fn check_projects(entries: &[AccessKeySettings]) -> Result<(), SettingError> {
+    for (index, entry) in entries.iter().enumerate() {
+        for (number, project) in entry.projects.iter().flatten().enumerate() {
+            project.check_is_no_secret(&format!("access_key[{index}].projects[{number}]"))?;
+        }
+    }
+    Ok(())
+}
+
 /// One line about an entry, for `check`.
 pub(super) fn describe(entry: &AccessKeySettings) -> String {
     let projects = match &entry.projects {
@@ -199,6 +210,10 @@ mod tests {
             (key("secret = \"s\"\nsecurity_token = \"hush\\u007f\""), &["AK.security_token", "line breaks"]),
             (key("secret = \" hush\""), &["access_key.AK.secret", "has blanks", "nothing else"]),
             (key("secret = \"s\"\nprojects = [\"a/b\"]"), &["access_key.AK.projects[0]", "not shown", "A-Z a-z 0-9"]),
+            (
+                key(&format!("secret = \"s\"\nprojects = [\"p\", {:?}]", "hush".repeat(10))),
+                &["access_key.AK.projects[1]: (not shown, may be a secret)", "looks like a secret", "(line 5, column"],
+            ),
             (
                 key("secret = \"s\"\nprojects = \"hush\""),
                 &["access_key.AK.projects: (not shown", "a list such as [\"012"],

@@ -9,7 +9,7 @@ use super::names::BaseUrl;
 use super::read::read;
 use super::setting_error::SettingError;
 use super::units::Size;
-use super::{Config, Settings, keep_warm, operations};
+use super::{Config, Settings, access_keys, keep_warm, operations};
 use crate::catalogue::{Origin, Service};
 use crate::proxy_config::ProxyConfig;
 
@@ -32,6 +32,7 @@ pub(super) fn check(table: &Table) -> Result<Config, CheckError> {
     });
     let catalogue = operations::catalogue(&settings, workspace?, appstream?)
         .map_err(|message| CheckError::Setting(message.into()))?;
+    access_keys::check_projects(&settings.access_key).map_err(CheckError::Setting)?;
     keep_warm::check(&settings, &catalogue).map_err(CheckError::Setting)?;
     if !has_upstream {
         return Err(CheckError::NoUpstream);

@@ -70,7 +70,7 @@ fn target(request: &str, project: &ProjectId) -> String {
 /// # Errors
 /// The first error, with the index of its entry.
 pub(super) fn check(settings: &Settings, catalogue: &Catalogue) -> Result<(), SettingError> {
-    let (mut first_places, mut count) = (HashMap::new(), 0_usize);
+    let (mut cache_keys, mut count) = (Vec::new(), 0_usize);
     for (index, entry) in settings.keep_warm.iter().enumerate() {
         let name = format!("keep_warm[{index}]");
         count = count.saturating_add(check_lists(&name, entry)?);
@@ -80,23 +80,28 @@ pub(super) fn check(settings: &Settings, catalogue: &Catalogue) -> Result<(), Se
                  {MAX_KEPT_WARM} in all entries"
             )));
         }
-        check_access_key(&name, entry, settings)?;
         for (number, request) in entry.requests.iter().enumerate() {
             let place = format!("{name}.requests[{number}]");
-            let key_in = |project| cache_key(catalogue, request, project);
             for project in &entry.projects {
-                let key = key_in(project).map_err(|what| {
+                let cache_key = cache_key(catalogue, request, project).map_err(|what| {
                     SettingError::from(format!("{place}: {:?} is not allowed: {what}", path_of(request)))
                         .depending_on(&["operation"])
                 })?;
-                if let Some(first) = first_places.insert(key, place.clone()) {
-                    return Err(SettingError::from(format!(
-                        "{place}: {:?} has the same cache key as {first} in project {project}: expected each cache key \
-                         once",
-                        path_of(request)
-                    )));
-                }
+                cache_keys.push((cache_key, place.clone(), request, project));
             }
+        }
+    }
+    // After the lists: without its access key, an entry is not checked for further errors.
+    for (index, entry) in settings.keep_warm.iter().enumerate() {
+        check_access_key(&format!("keep_warm[{index}]"), entry, settings)?;
+    }
+    let mut first_places = HashMap::new();
+    for (cache_key, place, request, project) in cache_keys {
+        if let Some(first) = first_places.insert(cache_key, place.clone()) {
+            return Err(SettingError::from(format!(
+                "{place}: {:?} has the same cache key as {first} in project {project}: expected each cache key once",
+                path_of(request)
+            )));
         }
     }
     Ok(())
@@ -109,6 +114,9 @@ fn check_lists(name: &str, entry: &KeepWarmSettings) -> Result<usize, SettingErr
         if is_empty {
             return Err(SettingError::from(format!("{name}.{field}: is empty: expected at least one")));
         }
+    }
+    for (index, project) in projects.iter().enumerate() {
+        project.check_is_no_secret(&format!("{name}.projects[{index}]"))?;
     }
     if let Some(index) = (1..projects.len()).find(|index| projects[..*index].contains(&projects[*index])) {
         let project = &projects[index];
@@ -140,7 +148,6 @@ fn check_access_key(name: &str, entry: &KeepWarmSettings, settings: &Settings) -
     }
 }
 
-/// The request without its query, which may have a secret in it.
 /// The path of a request, for errors. What does not begin like one may be a secret in the wrong place.
 fn path_of(request: &str) -> String {
     if !request.starts_with('/') && !request.contains("{project_id}") {

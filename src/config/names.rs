@@ -5,7 +5,8 @@ use std::net::SocketAddr;
 use http::uri::Scheme;
 use http::{HeaderName, Uri};
 
-use super::units::written_as_text;
+use super::setting_error::SettingError;
+use super::units::{Allowed, written_as_text};
 use crate::catalogue::headers::is_configurable;
 use crate::catalogue::{Origin, Template};
 
@@ -96,10 +97,8 @@ written_as_text!(
     AccessKeyId,
     "1 to 128 of A-Z a-z 0-9 _ -, but not what looks like a secret (40 characters, with small letters)",
     |text| {
-        // Ids are shown in logs, and a user may swap id and secret. Huawei Cloud's ids have 20 capitals and digits, its
-        // secrets 40 letters and digits.
-        let is_like_secret = text.len() == 40 && text.contains(|c: char| c.is_ascii_lowercase());
-        (is_plain_word(text, 128) && !is_like_secret).then(|| AccessKeyId(text.to_owned()))
+        // Ids are shown in logs, and a user may swap id and secret.
+        (is_plain_word(text, 128) && !is_like_secret(text)).then(|| AccessKeyId(text.to_owned()))
     },
     |id| id.0.clone()
 );
@@ -120,6 +119,29 @@ written_as_text!(
     },
     |region| region.0.clone()
 );
+
+/// Whether a text may be the secret of an access key in the wrong place. Huawei Cloud's access key ids have 20 capitals
+/// and digits, its secrets 40 letters and digits, and its project ids 32 hexadecimal digits.
+fn is_like_secret(text: &str) -> bool {
+    text.len() == 40 && text.contains(|c: char| c.is_ascii_lowercase())
+}
+
+impl ProjectId {
+    /// Checks a project in the list of an access key, which the effective configuration shows.
+    ///
+    /// # Errors
+    /// If it may be a secret. The error does not show it.
+    pub(super) fn check_is_no_secret(&self, setting: &str) -> Result<(), SettingError> {
+        match is_like_secret(&self.0) {
+            false => Ok(()),
+            true => Err(SettingError::from(format!(
+                "{setting}: (not shown, may be a secret) is not allowed: expected {}, but not what looks like a secret \
+                 (40 characters, with small letters)",
+                Self::ALLOWED
+            ))),
+        }
+    }
+}
 
 fn is_plain_word(text: &str, longest: usize) -> bool {
     (1..=longest).contains(&text.len())

@@ -82,10 +82,10 @@ pub(super) fn unknown_name(path: Vec<Part>, known: &[&str]) -> SettingError {
     }
 }
 
-/// Whether a path is that of a setting in an access key, or of an entry's reference to one.
+/// Whether a path is that of a setting in an access key, or in an entry that refers to one. A value may be the secret
+/// of the key in the wrong place.
 fn is_of_key(path: &[Part]) -> bool {
-    let is_key = |part: &Part| matches!(part, Part::Name(name) if name == "access_key");
-    path.first().is_some_and(is_key) || path.get(2).is_some_and(is_key)
+    matches!(path.first(), Some(Part::Name(list)) if list == "access_key" || list == "keep_warm")
 }
 
 /// What serde calls a sequence or map, in words of the configuration file.

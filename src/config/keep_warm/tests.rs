@@ -69,7 +69,14 @@ fn an_error_names_the_entry_and_what_is_allowed() {
             "keep_warm[0].projects[1]: \"p3\" is not allowed: expected a project that is in access_key.AK.projects",
         ),
         (entry("AK", &["p1", "p1"], &[products]), "keep_warm[0].projects[1]: \"p1\" appears twice: expected each"),
-        (entry("ANY", &["p/q"], &[products]), "keep_warm[0].projects[0]: invalid value: string \"p/q\", expected 1 to"),
+        (
+            entry("ANY", &["hush/1"], &[products]),
+            "keep_warm[0].projects[0]: (not shown, may be a secret) is not allowed: expected 1 to 255 of",
+        ),
+        (
+            entry("ANY", &["p1", &"hush".repeat(10)], &[products]),
+            "keep_warm[0].projects[1]: (not shown, may be a secret) is not allowed: expected 1 to 255 of",
+        ),
         (entry("AK", &[], &[products]), "keep_warm[0].projects: is empty: expected at least one"),
         (ak(&[]), "keep_warm[0].requests: is empty: expected at least one"),
         (
@@ -112,8 +119,8 @@ fn an_error_names_the_entry_and_what_is_allowed() {
         ("[keep_warm]\naccess_key = \"AK\"\n".to_owned(), "is not allowed: expected entries of the form [[keep_warm]]"),
         (ak(&[products]) + "request = 1\n", "keep_warm[0].request: unknown field `request` (did you mean `requests`?)"),
         (
-            "[[keep_warm]]\naccess_key = \"AK\"\nprojects = [\"p1\"]\nrequests = \"/\"\n".to_owned(),
-            "keep_warm[0].requests: invalid type: string \"/\", expected a list such as [\"/v2/{project_id}/products\"]",
+            "[[keep_warm]]\naccess_key = \"AK\"\nprojects = [\"p1\"]\nrequests = \"hush\"\n".to_owned(),
+            "keep_warm[0].requests: (not shown, may be a secret) is not allowed: expected a list such as [\"/v2/{project_id}/products\"]",
         ),
     ] {
         let errors = load(&format!("{KEYS}{ZONES}{entries}")).unwrap_err();
@@ -164,6 +171,16 @@ fn errors_that_only_result_from_other_errors_are_not_reported() {
         (
             KEYS.to_owned() + &entry("AK", &["p1", "p3"], &["/", products]) + &entry("NO", &["p1"], &[products]),
             &["keep_warm[0].projects[1]: ", "keep_warm[0].requests[0]: ", "keep_warm[1].access_key: "],
+        ),
+        (
+            KEYS.to_owned() + &entry("NO", &["p1", "p1", "a b"], &["/", products, "x"]),
+            &[
+                "keep_warm[0].access_key: ",
+                "keep_warm[0].projects[1]: ",
+                "keep_warm[0].projects[2]: ",
+                "keep_warm[0].requests[0]: ",
+                "keep_warm[0].requests[2]: ",
+            ],
         ),
     ] {
         let errors = load(&text).unwrap_err();
