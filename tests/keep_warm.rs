@@ -3,32 +3,25 @@
 //! Where hours pass, the runtime's clock is paused and upstream has no sockets. So all times are exact.
 
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
-use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
-use http_body_util::Full;
+use http::{HeaderValue, Method, Response, StatusCode};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::sleep;
-use workspace_gateway::testing::budget::Account;
 use workspace_gateway::testing::cache::store::PurgeSelection;
-use workspace_gateway::testing::catalogue::{Origin, Service};
 use workspace_gateway::testing::clock::Clock;
 use workspace_gateway::testing::config::keep_warm::calls_per_minute;
 use workspace_gateway::testing::config::{Config, Mode};
 use workspace_gateway::testing::gateway::Gateway;
 use workspace_gateway::testing::random::Random;
-use workspace_gateway::testing::request::key::RequestKey;
-use workspace_gateway::testing::signing::{AccessKey, Payload, Projects};
 use workspace_gateway::testing::simulator::IssuedKey;
-use workspace_gateway::testing::stream::{StreamBody, stream};
 use workspace_gateway::testing::telemetry::events::Event;
-use workspace_gateway::testing::upstream::client::FetchContext;
-use workspace_gateway::testing::upstream::{PendingResponse, Upstream, UpstreamError, UpstreamResponse};
+use workspace_gateway::testing::upstream::UpstreamError;
 
+use crate::support::in_process::{ACCESS_KEY, Answers, InProcess, ListCall, send_signed};
 use crate::support::signer::{Signed, entry, world_with_keys};
-use crate::support::{PROJECT, Reply, config, get_in_process, handle, within};
+use crate::support::{PROJECT, Reply, config, get_in_process, within};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -56,16 +49,6 @@ fn keep_warm(key: &str, targets: &[&str]) -> String {
     format!("[[keep_warm]]\naccess_key = {key:?}\nprojects = [{PROJECT:?}]\nrequests = {requests:?}\n")
 }
 
-/// A call that upstream has received.
-#[derive(Clone, Debug)]
-struct Call {
-    at: Instant,
-    /// `None` with a token.
-    key: Option<String>,
-    target: String,
-    is_conditional: bool,
-}
-
 #[derive(Clone, Copy)]
 enum Answer {
     List,
@@ -76,11 +59,11 @@ enum Answer {
     Unreachable,
 }
 
-/// An upstream without sockets. It records its calls.
+/// An upstream that records its calls.
 struct Services {
     answer: Mutex<Answer>,
     latency: Mutex<Duration>,
-    calls: Mutex<Vec<Call>>,
+    calls: Mutex<Vec<ListCall>>,
 }
 
 impl Services {
@@ -92,56 +75,35 @@ impl Services {
         *self.latency.lock().unwrap() = latency;
     }
 
-    fn take_calls(&self) -> Vec<Call> {
+    fn take_calls(&self) -> Vec<ListCall> {
         std::mem::take(&mut self.calls.lock().unwrap())
     }
 }
 
-impl Upstream for Services {
-    fn fetch_list<'a>(
-        &'a self,
-        key: &'a RequestKey,
-        context: FetchContext,
-        _: &'a Account,
-    ) -> PendingResponse<'a, UpstreamResponse> {
-        let uri = key.uri().unwrap();
-        let target = uri.path_and_query().unwrap().as_str().replace(PROJECT, "PROJECT");
-        let is_conditional = context.validator.is_some();
-        let key = context.credential.signed().map(|signed| signed.key.id().to_owned());
-        self.calls.lock().unwrap().push(Call { at: Clock::System.now(), key, target: target.clone(), is_conditional });
+impl Answers for Services {
+    async fn answer(&self, call: ListCall) -> Result<Response<Bytes>, UpstreamError> {
+        self.calls.lock().unwrap().push(call.clone());
         let (answer, latency) = (*self.answer.lock().unwrap(), *self.latency.lock().unwrap());
-        Box::pin(async move {
-            sleep(latency).await;
-            let mut response = Response::new(Bytes::from(format!(r#"{{"products":["{target}"]}}"#)));
-            match answer {
-                Answer::List => {}
-                Answer::ListFor(seconds) => {
-                    let value = HeaderValue::try_from(format!("max-age={seconds}")).unwrap();
-                    response.headers_mut().insert("cache-control", value);
-                }
-                Answer::Status(status) => *response.status_mut() = status,
-                Answer::RetryAfter(seconds) => {
-                    *response.status_mut() = StatusCode::TOO_MANY_REQUESTS;
-                    response.headers_mut().insert("retry-after", HeaderValue::from(seconds));
-                }
-                Answer::Unreachable => return Err(UpstreamError::Connect("refused".to_owned())),
+        sleep(latency).await;
+        let mut response = Response::new(Bytes::from(format!(r#"{{"products":["{}"]}}"#, call.target)));
+        match answer {
+            Answer::List => {}
+            Answer::ListFor(seconds) => {
+                let value = HeaderValue::try_from(format!("max-age={seconds}")).unwrap();
+                response.headers_mut().insert("cache-control", value);
             }
-            response.headers_mut().insert("etag", HeaderValue::from_static("\"e\""));
-            if is_conditional && response.status() == StatusCode::OK {
-                *response.status_mut() = StatusCode::NOT_MODIFIED;
+            Answer::Status(status) => *response.status_mut() = status,
+            Answer::RetryAfter(seconds) => {
+                *response.status_mut() = StatusCode::TOO_MANY_REQUESTS;
+                response.headers_mut().insert("retry-after", HeaderValue::from(seconds));
             }
-            Ok(UpstreamResponse::read(response))
-        })
-    }
-
-    fn relay<'a>(
-        &'a self,
-        _: Service,
-        _: &'a Origin,
-        _: &'a Parts,
-        _: StreamBody,
-    ) -> PendingResponse<'a, Response<StreamBody>> {
-        Box::pin(async { Ok(Response::new(stream(Full::new(Bytes::from_static(b"{}"))))) })
+            Answer::Unreachable => return Err(UpstreamError::Connect("refused".to_owned())),
+        }
+        response.headers_mut().insert("etag", HeaderValue::from_static("\"e\""));
+        if call.is_conditional && response.status() == StatusCode::OK {
+            *response.status_mut() = StatusCode::NOT_MODIFIED;
+        }
+        Ok(response)
     }
 }
 
@@ -153,8 +115,7 @@ struct Warm {
 }
 
 fn config_of(settings: &str) -> Config {
-    let key = "[[access_key]]\nid = \"AK\"\nsecret = \"s\"\n";
-    config("http://upstream.test", "http://upstream.test", &format!("{settings}{key}"))
+    config("http://upstream.test", "http://upstream.test", &format!("{settings}{ACCESS_KEY}"))
 }
 
 impl Warm {
@@ -162,7 +123,7 @@ impl Warm {
         let config = config_of(&format!("{settings}\n{}", keep_warm("AK", targets)));
         let (answer, latency) = (Mutex::new(Answer::List), Mutex::new(LATENCY));
         let services = Arc::new(Services { answer, latency, calls: Mutex::default() });
-        let upstream = Arc::clone(&services);
+        let upstream = Arc::new(InProcess(Arc::clone(&services)));
         let gateway = Gateway::with_upstream(upstream, &config, Clock::System, Random::seeded([7; 32])).unwrap();
         let keeping = tokio::spawn(Arc::clone(&gateway).keep_warm());
         Self { services, gateway, keeping }
@@ -189,24 +150,12 @@ impl Warm {
 
     async fn get_with(&self, target: &str, cache_control: Option<&str>) -> Reply {
         let cache_control = cache_control.map(|value| ("cache-control", value));
-        self.send(Method::GET, target, cache_control).await
+        send_signed(&self.gateway, Method::GET, target, cache_control).await
     }
 
     /// Invalidates the responses to GET (RFC 9111 §4.4).
     async fn post(&self, path: &str) {
-        assert_eq!(self.send(Method::POST, path, None).await.status(), StatusCode::OK);
-    }
-
-    async fn send(&self, method: Method, target: &str, header: Option<(&str, &str)>) -> Reply {
-        let key = AccessKey::new("AK".to_owned(), b"s", None, Projects::Any);
-        let uri: http::Uri = format!("http://gateway{}", target.replace("PROJECT", PROJECT)).parse().unwrap();
-        let mut headers = HeaderMap::from_iter([(http::header::HOST, HeaderValue::from_static("gateway"))]);
-        let date = Clock::System.date();
-        key.sign(&method, (&uri).into(), &mut headers, [], &Payload::of(b""), date).unwrap();
-        let request = http::Request::builder().method(method).uri(uri.path_and_query().unwrap().as_str());
-        let request = headers.iter().fold(request, |request, (name, value)| request.header(name, value));
-        let request = header.into_iter().fold(request, |request, (name, value)| request.header(name, value));
-        handle(&self.gateway, request).await
+        assert_eq!(send_signed(&self.gateway, Method::POST, path, None).await.status(), StatusCode::OK);
     }
 
     fn metric(&self, series: &str) -> f64 {
@@ -245,7 +194,7 @@ async fn entries_and_grants_last_for_hours_and_cost_what_check_prints() {
         }
         let hours = (Clock::System.now() - begin).as_secs_f64() / 3_600.0;
         let calls = warm.services.take_calls();
-        assert!(calls.iter().all(|call| call.key.as_deref() == Some("AK") && call.is_conditional), "{settings:?}");
+        assert!(calls.iter().all(|call| call.is_signed && call.is_conditional), "{settings:?}");
         let (made, printed) = (calls.len() as f64, hours * warm.printed_calls(&ALL_SCOPES));
         println!("{settings:?}: {made} calls in {hours:.1} hours, {printed:.1} printed");
         // Each request may be one call ahead or behind.
@@ -520,7 +469,7 @@ async fn many_invented_tokens_keep_nothing_from_being_kept_warm() {
     }
     sleep(25 * SECOND).await;
     let calls = warm.services.take_calls();
-    assert_eq!(calls.iter().filter(|call| call.key.is_some()).count(), 1, "{calls:#?}");
+    assert_eq!(calls.iter().filter(|call| call.is_signed).count(), 1, "{calls:#?}");
 }
 
 #[tokio::test]

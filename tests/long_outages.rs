@@ -8,21 +8,16 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::request::Parts;
 use http::{HeaderValue, Response, StatusCode};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
-use workspace_gateway::testing::budget::Account;
-use workspace_gateway::testing::catalogue::{Origin, Service};
 use workspace_gateway::testing::clock::Clock;
 use workspace_gateway::testing::gateway::Gateway;
 use workspace_gateway::testing::random::Random;
-use workspace_gateway::testing::request::key::RequestKey;
-use workspace_gateway::testing::stream::StreamBody;
-use workspace_gateway::testing::upstream::client::FetchContext;
-use workspace_gateway::testing::upstream::{PendingResponse, Upstream, UpstreamError, UpstreamResponse};
+use workspace_gateway::testing::upstream::UpstreamError;
 
-use crate::support::{PROJECT, Reply, config, get_in_process};
+use crate::support::in_process::{Answers, InProcess, ListCall};
+use crate::support::{Reply, config, get_in_process};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -123,55 +118,32 @@ struct Services {
     calls: Mutex<Vec<Call>>,
 }
 
-impl Upstream for Services {
-    fn fetch_list<'a>(
-        &'a self,
-        key: &'a RequestKey,
-        context: FetchContext,
-        _: &'a Account,
-    ) -> PendingResponse<'a, UpstreamResponse> {
+impl Answers for Services {
+    async fn answer(&self, call: ListCall) -> Result<Response<Bytes>, UpstreamError> {
         let state = *self.state.lock().unwrap();
-        let caller = context.credential.token().unwrap().to_str().unwrap().parse().unwrap();
-        let key = TARGETS.iter().position(|target| matches_target(key, target)).unwrap();
-        let call = Call { caller, key, sent: Clock::System.now(), is_good: state == UpstreamState::Healthy };
-        self.calls.lock().unwrap().push(call);
-        Box::pin(async move {
-            let (status, code, message) = state.failure();
-            let mut refusal =
-                Response::new(Bytes::from(format!(r#"{{"error_code":"{code}","error_msg":"{message}"}}"#)));
-            *refusal.status_mut() = status;
-            match state {
-                UpstreamState::Healthy => {
-                    sleep(LATENCY).await;
-                    Ok(UpstreamResponse::read(Response::new(list(key))))
-                }
-                UpstreamState::Unreachable => Err(UpstreamError::Connect("upstream.test: refused".to_owned())),
-                UpstreamState::Unavailable | UpstreamState::Throttling => {
-                    refusal.headers_mut().insert("retry-after", HeaderValue::from(RETRY_AFTER.as_secs()));
-                    Ok(UpstreamResponse::read(refusal))
-                }
-                UpstreamState::Silent => {
-                    sleep(ANSWER_TIMEOUT).await;
-                    Err(UpstreamError::Timeout)
-                }
+        let caller = call.credential.parse().unwrap();
+        let key = TARGETS.iter().position(|target| *target == call.target).unwrap();
+        let is_good = state == UpstreamState::Healthy;
+        self.calls.lock().unwrap().push(Call { caller, key, sent: call.at, is_good });
+        let (status, code, message) = state.failure();
+        let mut refusal = Response::new(Bytes::from(format!(r#"{{"error_code":"{code}","error_msg":"{message}"}}"#)));
+        *refusal.status_mut() = status;
+        match state {
+            UpstreamState::Healthy => {
+                sleep(LATENCY).await;
+                Ok(Response::new(list(key)))
             }
-        })
+            UpstreamState::Unreachable => Err(UpstreamError::Connect("upstream.test: refused".to_owned())),
+            UpstreamState::Unavailable | UpstreamState::Throttling => {
+                refusal.headers_mut().insert("retry-after", HeaderValue::from(RETRY_AFTER.as_secs()));
+                Ok(refusal)
+            }
+            UpstreamState::Silent => {
+                sleep(ANSWER_TIMEOUT).await;
+                Err(UpstreamError::Timeout)
+            }
+        }
     }
-
-    fn relay<'a>(
-        &'a self,
-        _: Service,
-        _: &'a Origin,
-        _: &'a Parts,
-        _: StreamBody,
-    ) -> PendingResponse<'a, Response<StreamBody>> {
-        panic!("no request is relayed")
-    }
-}
-
-fn matches_target(key: &RequestKey, target: &str) -> bool {
-    let (path, query) = target.split_once('?').unwrap_or((target, ""));
-    key.scope().path() == path.replace("PROJECT", PROJECT) && key.query() == query
 }
 
 fn list(key: usize) -> Bytes {
@@ -229,7 +201,7 @@ impl Outage {
             self.outage_grace.as_secs()
         );
         let services = Arc::new(Services { state: Mutex::new(UpstreamState::Healthy), calls: Mutex::default() });
-        let upstream = Arc::clone(&services);
+        let upstream = Arc::new(InProcess(Arc::clone(&services)));
         let config = config("http://upstream.test", "http://upstream.test", &settings);
         let gateway = Gateway::with_upstream(upstream, &config, Clock::System, Random::System).unwrap();
         let exchanges = Arc::new(Mutex::new(Vec::new()));

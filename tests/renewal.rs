@@ -9,19 +9,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, RETRY_AFTER};
-use http::request::Parts;
-use http::{HeaderValue, Response, StatusCode};
+use http::{HeaderValue, Method, Response, StatusCode};
 use tokio::time::{Instant, sleep};
-use workspace_gateway::testing::budget::Account;
-use workspace_gateway::testing::catalogue::{Origin, Service};
 use workspace_gateway::testing::clock::Clock;
 use workspace_gateway::testing::gateway::Gateway;
 use workspace_gateway::testing::random::Random;
-use workspace_gateway::testing::request::key::RequestKey;
-use workspace_gateway::testing::stream::StreamBody;
-use workspace_gateway::testing::upstream::client::FetchContext;
-use workspace_gateway::testing::upstream::{PendingResponse, Upstream, UpstreamResponse};
+use workspace_gateway::testing::upstream::UpstreamError;
 
+use crate::support::in_process::{ACCESS_KEY, Answers, InProcess, ListCall, send_signed};
 use crate::support::{Reply, all_replies, config, get_in_process, get_in_process_with};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -31,53 +26,36 @@ const OTHER: &str = "/v2/p/products?os_type=Windows";
 
 /// Answers all calls after a time.
 struct Answering {
+    /// When, and with which token or access key.
     calls: Mutex<Vec<(Instant, String)>>,
-    /// By token: the status, and `Retry-After` in seconds. 200: a list with `Cache-Control: no-store`.
+    /// By token or access key: the status, and `Retry-After` in seconds. 200: a list with `Cache-Control: no-store`.
     refusals: Mutex<HashMap<String, (StatusCode, Option<u32>)>>,
     latency: Mutex<Duration>,
     in_flight: AtomicUsize,
 }
 
-impl Upstream for Answering {
-    fn fetch_list<'a>(
-        &'a self,
-        _: &'a RequestKey,
-        context: FetchContext,
-        _: &'a Account,
-    ) -> PendingResponse<'a, UpstreamResponse> {
-        let token = context.credential.token().unwrap().to_str().unwrap().to_owned();
-        self.calls.lock().unwrap().push((Clock::System.timer_now(), token.clone()));
+impl Answers for Answering {
+    async fn answer(&self, call: ListCall) -> Result<Response<Bytes>, UpstreamError> {
+        self.calls.lock().unwrap().push((Clock::System.timer_now(), call.credential.clone()));
         self.in_flight.fetch_add(1, Ordering::Relaxed);
-        Box::pin(async move {
-            let latency = *self.latency.lock().unwrap();
-            sleep(latency).await;
-            self.in_flight.fetch_sub(1, Ordering::Relaxed);
-            let refusal = self.refusals.lock().unwrap().get(&token).copied();
-            let Some((status, retry_after)) = refusal else {
-                return Ok(UpstreamResponse::read(Response::new(Bytes::from_static(br#"{"products":[]}"#))));
-            };
-            let body: &[u8] = match status {
-                StatusCode::OK => br#"{"products":[]}"#,
-                _ => br#"{"error_code":"APIGW.0301","error_msg":"no"}"#,
-            };
-            let mut response = Response::new(Bytes::from_static(body));
-            *response.status_mut() = status;
-            if status == StatusCode::OK {
-                response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-            }
-            response.headers_mut().extend(retry_after.map(|seconds| (RETRY_AFTER, seconds.into())));
-            Ok(UpstreamResponse::read(response))
-        })
-    }
-
-    fn relay<'a>(
-        &'a self,
-        _: Service,
-        _: &'a Origin,
-        _: &'a Parts,
-        _: StreamBody,
-    ) -> PendingResponse<'a, Response<StreamBody>> {
-        unreachable!("all requests are for lists")
+        let latency = *self.latency.lock().unwrap();
+        sleep(latency).await;
+        self.in_flight.fetch_sub(1, Ordering::Relaxed);
+        let refusal = self.refusals.lock().unwrap().get(&call.credential).copied();
+        let Some((status, retry_after)) = refusal else {
+            return Ok(Response::new(Bytes::from_static(br#"{"products":[]}"#)));
+        };
+        let body: &[u8] = match status {
+            StatusCode::OK => br#"{"products":[]}"#,
+            _ => br#"{"error_code":"APIGW.0301","error_msg":"no"}"#,
+        };
+        let mut response = Response::new(Bytes::from_static(body));
+        *response.status_mut() = status;
+        if status == StatusCode::OK {
+            response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        }
+        response.headers_mut().extend(retry_after.map(|seconds| (RETRY_AFTER, seconds.into())));
+        Ok(response)
     }
 }
 
@@ -100,7 +78,7 @@ impl World {
         });
         let settings = format!("[cache]\nttl = \"{ttl}\"\nttl_jitter = \"0%\"\n{settings}");
         let config = config("http://127.0.0.1:1", "http://127.0.0.1:1", &settings);
-        let called: Arc<Answering> = Arc::clone(&upstream);
+        let called = Arc::new(InProcess(Arc::clone(&upstream)));
         Self { gateway: Gateway::with_upstream(called, &config, Clock::System, Random::System).unwrap(), upstream }
     }
 
@@ -248,6 +226,29 @@ async fn only_if_cached_renews_nothing() {
     assert!(reply.is_hit());
     sleep(SECOND / 2).await;
     assert_eq!(world.calls("a"), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_suspended_access_key_renews_nothing() {
+    for is_suspended in [false, true] {
+        let world = World::new(&format!("[grants]\ndenial_ttl = \"1ms\"\n{ACCESS_KEY}"));
+        let get = async |target: &str| send_signed(&world.gateway, Method::GET, target, None).await.status();
+        assert_eq!(get(LIST).await, StatusCode::OK);
+        sleep(290 * SECOND).await;
+        // Refusals at the other service suspend the key, and leave the grants of this one.
+        world.refuse("AK", StatusCode::UNAUTHORIZED, None);
+        for _ in 0..if is_suspended { 3 } else { 2 } {
+            assert_eq!(get("/v1/p/product").await, StatusCode::UNAUTHORIZED);
+            sleep(SECOND / 2).await;
+        }
+        world.calls("AK");
+        sleep(5 * SECOND).await;
+        // A suspended key gets no response from memory either.
+        let expected = if is_suspended { StatusCode::UNAUTHORIZED } else { StatusCode::OK };
+        assert_eq!(get(LIST).await, expected);
+        sleep(SECOND).await;
+        assert_eq!(world.calls("AK"), usize::from(!is_suspended));
+    }
 }
 
 /// 22 pages of eleven lists in three scopes.

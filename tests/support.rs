@@ -2,6 +2,7 @@
 
 pub mod clocks;
 pub mod frames;
+pub mod in_process;
 pub mod process;
 pub mod raw_client;
 pub mod raw_upstream;
