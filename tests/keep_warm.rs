@@ -38,6 +38,7 @@ const ALL_SCOPES: [(&str, usize); 2] = [("/v2/p/products", 2), ("/v1/p/product",
 const PROVED: &str = "workspace_gateway_keep_warm_calls_total{result=\"proved\"}";
 const FAILED: &str = "workspace_gateway_keep_warm_calls_total{result=\"failed\"}";
 const REFUSED: &str = "workspace_gateway_keep_warm_calls_total{result=\"refused\"}";
+const STOPPED: &str = "workspace_gateway_keep_warm_stopped_keys";
 const QUEUED: &str = "workspace_gateway_upstream_calls_queued_by_class{class=\"keep-warm\",kind=\"product-list\"}";
 
 /// The duration of a call.
@@ -281,7 +282,7 @@ async fn a_refusal_stops_it_until_a_clients_later_call_is_accepted() {
         warm.services.answer(Answer::Status(status));
         sleep(10 * HOUR).await;
         assert_eq!(warm.services.take_calls().len(), 1, "{status}");
-        assert_eq!(warm.metric(REFUSED), 1.0);
+        assert_eq!((warm.metric(REFUSED), warm.metric(STOPPED)), (1.0, 1.0));
         let events = warm.gateway.observer().events().recent();
         let stopped = events.iter().find(|it| it.event == Event::KeepWarmStopped).unwrap();
         assert!(stopped.what.contains("AK") && stopped.what.contains(status.as_str()), "{}", stopped.what);
@@ -294,6 +295,7 @@ async fn a_refusal_stops_it_until_a_clients_later_call_is_accepted() {
         assert_eq!(warm.get(WINDOWS).await.status(), StatusCode::OK);
         sleep(10 * MINUTE).await;
         assert!(warm.is_warm(LINUX).await && warm.is_warm(APPS).await, "{status}");
+        assert_eq!(warm.metric(STOPPED), 0.0);
         warm.services.take_calls();
     }
 }

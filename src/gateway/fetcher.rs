@@ -35,7 +35,7 @@ pub(super) struct Fetcher {
     pub(super) key_breaker: Arc<KeyBreaker>,
     pub(super) second_tier: Option<Arc<dyn SecondTier>>,
     /// Wakes keep warm, which looks again what is due: settings or entries have changed, or upstream has accepted an
-    /// access key for a client.
+    /// access key for a client while keep warm waited for this.
     pub(super) keep_warm_changes: Notify,
 }
 
@@ -110,8 +110,9 @@ impl Fetcher {
         observer: &Observer,
     ) {
         if outcome == SignatureOutcome::Accepted && is_client_accepted {
-            key_permit.accepted_for_client();
-            self.keep_warm_changes.notify_one();
+            if key_permit.accepted_for_client() {
+                self.keep_warm_changes.notify_one();
+            }
         } else {
             observer.signature_ended(key_permit, outcome);
         }

@@ -8,6 +8,7 @@
 //! Nobody waits for these calls until they are sent: only then they hold a flight. A call must not be the trial of an
 //! access key that upstream has refused ([`crate::upstream::key_breaker`]).
 
+mod calls;
 mod schedule;
 
 use std::collections::HashMap;
@@ -17,8 +18,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::HeaderMap;
-use tokio::task::JoinSet;
 
+use self::calls::Calls;
 use self::schedule::{CallResult, KeyFacts, Next, Schedule, StoredState, Validity};
 use super::fetch::NewFetch;
 use super::fetch_result::{FetchPurpose, FetchResult, FetchedResponse};
@@ -73,20 +74,14 @@ impl PartialEq for WarmRequest {
 impl Eq for WarmRequest {}
 
 type WarmSchedule = Schedule<WarmKey, WarmRequest>;
-
-/// A call that has ended, or was not made.
-struct EndedCall {
-    key: WarmKey,
-    request: WarmRequest,
-    result: CallResult,
-}
+type WarmCalls = Calls<WarmKey, WarmRequest>;
 
 impl Gateway {
     /// Keeps the responses warm that `[[keep_warm]]` names. It does not end. If it is dropped, no new call begins.
     pub async fn keep_warm(self: Arc<Self>) {
         let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
         let connection = self.connection(SocketAddr::new(loopback, 0), loopback);
-        let (mut schedule, mut calls) = (WarmSchedule::new(), JoinSet::new());
+        let (mut schedule, mut calls) = (WarmSchedule::new(), WarmCalls::new());
         let mut active: Option<Arc<ActiveConfig>> = None;
         loop {
             let in_force = self.active();
@@ -101,6 +96,8 @@ impl Gateway {
                 Mode::Cache => self.start_due_calls(&mut schedule, &mut calls),
                 Mode::Bypass => None,
             };
+            let stopped = i64::try_from(schedule.stopped_keys()).unwrap_or(i64::MAX);
+            self.observer.metrics.keep_warm_stopped_keys.set(stopped);
             let wait = async {
                 match until {
                     Some(until) => {
@@ -112,13 +109,9 @@ impl Gateway {
             tokio::select! {
                 () = self.fetcher.keep_warm_changes.notified() => {}
                 () = wait => {}
-                Some(ended) = calls.join_next() => match ended {
-                    Ok(EndedCall { key, request, result }) => {
-                        schedule.ended(&key, &request, result, self.clock.now());
-                    }
-                    // The call has panicked. All keys begin again.
-                    Err(_) => (schedule, active) = (WarmSchedule::new(), None),
-                },
+                Some((key, request, result)) = calls.next() => {
+                    schedule.ended(&key, &request, result, self.clock.now());
+                }
             }
         }
     }
@@ -165,20 +158,19 @@ impl Gateway {
     }
 
     /// Starts the calls that are due, at most one for each key. Returns when to look again.
-    fn start_due_calls(
-        self: &Arc<Self>,
-        schedule: &mut WarmSchedule,
-        calls: &mut JoinSet<EndedCall>,
-    ) -> Option<Instant> {
+    fn start_due_calls(self: &Arc<Self>, schedule: &mut WarmSchedule, calls: &mut WarmCalls) -> Option<Instant> {
         let mut until: Option<Instant> = None;
         for key in schedule.keys() {
-            let (key_breaker, now) = (&self.fetcher.key_breaker, self.clock.now());
-            let facts = KeyFacts {
-                accepted_call: key_breaker.accepted_for_client(&key.key, key.service),
-                needs_no_trial: key_breaker.needs_no_trial(&key.key, key.service),
-            };
+            let now = self.clock.now();
+            let awaits_client = schedule.awaits_client(&key);
+            let (accepted_call, needs_no_trial) =
+                self.fetcher.key_breaker.for_keep_warm(&key.key, key.service, awaits_client);
+            let facts = KeyFacts { accepted_call, needs_no_trial };
             match schedule.next(&key, facts, |request| self.stored_state(&request.0, now), now) {
-                Next::Call(request) => _ = calls.spawn(Arc::clone(self).make_warm_call(key, request)),
+                Next::Call(request) => {
+                    let call = Arc::clone(self).make_warm_call(key.clone(), request.clone());
+                    calls.start(key, request, call);
+                }
                 Next::Wait(at) => until = Some(until.map_or(at, |until| until.min(at))),
                 Next::WaitForChange => {}
             }
@@ -200,8 +192,8 @@ impl Gateway {
     }
 
     /// Makes a call when no other call needs the slot.
-    async fn make_warm_call(self: Arc<Self>, key: WarmKey, kept: WarmRequest) -> EndedCall {
-        let request = &kept.0;
+    async fn make_warm_call(self: Arc<Self>, key: WarmKey, WarmRequest(request): WarmRequest) -> CallResult {
+        let request = &request;
         let service = request.lookup.key.operation().service;
         let permit = self.fetcher.gate.enter(service, request.client, Class::KeepWarm).await;
         let now = self.clock.now();
@@ -214,13 +206,12 @@ impl Gateway {
         let begun = key_permit
             .and_then(|key_permit| Some((key_permit, prove::begin_alone(&self.fetcher, request, &cache_key)?)));
         let Some((key_permit, LoneCall { mut waiter, leader, proof })) = begun else {
-            return EndedCall { key, request: kept, result: CallResult::NotSent };
+            return CallResult::NotSent;
         };
         let fetch = NewFetch { leader, cache_key, purpose: FetchPurpose::KeepWarm, proof: Some(proof) };
         self.start_own_fetch(fetch, request, (Some(key_permit), permit));
         let outcome = waiter.final_result().await;
-        let result = self.warm_result(&key, request, outcome.map(|outcome| outcome.result));
-        EndedCall { key, request: kept, result }
+        self.warm_result(&key, request, outcome.map(|outcome| outcome.result))
     }
 
     /// Counts the result of a call, and records an event if it was a refusal.

@@ -64,6 +64,8 @@ struct KeyState {
     issued: u64,
     /// The secret and the number of the permit of the latest client's call that upstream has accepted.
     accepted_for_client: Option<(SecretFingerprint, u64)>,
+    /// Whether keep warm waits until upstream accepts a client's call.
+    is_acceptance_awaited: bool,
     under_way: u32,
 }
 
@@ -169,16 +171,16 @@ impl KeyBreaker {
             .then(|| self.issue(key_id, *key.fingerprint(), key_state))
     }
 
-    /// Whether [`Self::enter_without_trial`] may issue a permit.
-    pub(crate) fn needs_no_trial(&self, key: &AccessKey, service: Service) -> bool {
-        let key_states = self.key_states();
-        key_states.get(&key_id(key, service)).is_none_or(|key_state| key_state.needs_no_trial(key.fingerprint()))
-    }
-
-    /// The number of the permit of the latest client's call that upstream has accepted.
-    pub(crate) fn accepted_for_client(&self, key: &AccessKey, service: Service) -> Option<u64> {
-        let (fingerprint, number) = self.key_states().get(&key_id(key, service))?.accepted_for_client?;
-        (fingerprint == *key.fingerprint()).then_some(number)
+    /// The number of the permit of the latest client's call that upstream has accepted, and whether
+    /// [`Self::enter_without_trial`] may issue a permit. If `awaits_client`, or if the key needs a trial, the next
+    /// [`KeyPermit::accepted_for_client`] returns true.
+    pub(crate) fn for_keep_warm(&self, key: &AccessKey, service: Service, awaits_client: bool) -> (Option<u64>, bool) {
+        let mut key_states = self.key_states();
+        let key_state = key_states.entry(key_id(key, service)).or_default();
+        let needs_no_trial = key_state.needs_no_trial(key.fingerprint());
+        key_state.is_acceptance_awaited |= awaits_client || !needs_no_trial;
+        let accepted = key_state.accepted_for_client.filter(|(fingerprint, _)| fingerprint == key.fingerprint());
+        (accepted.map(|(_, number)| number), needs_no_trial)
     }
 
     /// The number of the latest permit.
@@ -297,14 +299,16 @@ impl KeyState {
 }
 
 impl KeyPermit {
-    /// Records that upstream has accepted the call, which was a client's.
-    pub(crate) fn accepted_for_client(self) {
-        if let Some(key_state) = self.key_breaker.key_states().get_mut(&self.key_id) {
+    /// Records that upstream has accepted the call, which was a client's. Returns whether keep warm waits for this.
+    pub(crate) fn accepted_for_client(self) -> bool {
+        let is_awaited = self.key_breaker.key_states().get_mut(&self.key_id).is_some_and(|key_state| {
             let number = key_state.accepted_for_client.map_or(0, |(_, number)| number).max(self.number);
             key_state.accepted_for_client = Some((self.fingerprint, number));
-        }
+            std::mem::take(&mut key_state.is_acceptance_awaited)
+        });
         let suspended = self.ended(SignatureOutcome::Accepted);
         debug_assert!(suspended.is_none(), "an acceptance suspends nothing");
+        is_awaited
     }
 
     /// Records the outcome of the call. Returns the suspension if the key is suspended now.

@@ -179,6 +179,16 @@ impl<K: Eq + Clone, Q: Eq + Clone> Schedule<K, Q> {
         self.keys.iter().map(|key| key.id.clone()).collect()
     }
 
+    /// Whether nothing is sent with a key, except for its first try, until upstream accepts a client's call.
+    pub(super) fn awaits_client(&self, id: &K) -> bool {
+        self.keys.iter().any(|key| key.id == *id && !matches!(key.state, KeyState::Running))
+    }
+
+    /// The number of keys with which nothing is sent because upstream has refused a call.
+    pub(super) fn stopped_keys(&self) -> usize {
+        self.keys.iter().filter(|key| matches!(key.state, KeyState::Stopped { .. })).count()
+    }
+
     /// Replaces the requests. Each has its key and its interval. What is known of keys and requests that remain is kept.
     /// `random` gives numbers from 0 to 1.
     pub(super) fn set(&mut self, requests: Vec<(K, Q, Duration)>, now: Instant, mut random: impl FnMut() -> f64) {

@@ -213,7 +213,7 @@ fn a_call_without_a_client_is_never_a_trial() {
     let (bench, other) = (Bench::new(), key("other"));
     let key = key("s");
     let enter = || bench.key_breaker.enter_without_trial(&key, Service::Workspace);
-    let needs_none = || bench.key_breaker.needs_no_trial(&key, Service::Workspace);
+    let needs_none = || bench.key_breaker.for_keep_warm(&key, Service::Workspace, false).1;
     assert!(needs_none(), "upstream has refused nothing");
     enter().unwrap().ended(SignatureOutcome::Refused);
     for _ in 1..MAX_REFUSALS {
@@ -225,7 +225,7 @@ fn a_call_without_a_client_is_never_a_trial() {
     assert!(!bench.is_suspended(&key) && enter().is_none() && !needs_none());
     bench.key_breaker.retry_suspended();
     assert!(enter().is_none(), "nor after SIGHUP");
-    assert!(!bench.key_breaker.needs_no_trial(&other, Service::Workspace), "another secret of the key");
+    assert!(!bench.key_breaker.for_keep_warm(&other, Service::Workspace, false).1, "another secret of the key");
     bench.call(&key).unwrap().unwrap().ended(SignatureOutcome::Accepted);
     assert!(needs_none() && enter().is_some());
     // It does not wait for other calls.
@@ -237,7 +237,7 @@ fn a_call_without_a_client_is_never_a_trial() {
 #[test]
 fn acceptances_of_clients_are_numbered_like_the_permits() {
     let (bench, key) = (Bench::new(), key("s"));
-    let accepted = || bench.key_breaker.accepted_for_client(&key, Service::AppStream);
+    let accepted = || bench.key_breaker.for_keep_warm(&key, Service::AppStream, false).0;
     let issued = || bench.key_breaker.issued(&key, Service::Workspace);
     assert_eq!((accepted(), issued()), (None, 0));
     bench.key_breaker.enter_without_trial(&key, Service::Workspace).unwrap().ended(SignatureOutcome::Accepted);
@@ -246,5 +246,20 @@ fn acceptances_of_clients_are_numbered_like_the_permits() {
     late.accepted_for_client();
     early.accepted_for_client();
     assert_eq!((accepted(), issued()), (Some(3), 3));
-    assert_eq!(bench.key_breaker.accepted_for_client(&self::key("new"), Service::Workspace), None);
+    assert_eq!(bench.key_breaker.for_keep_warm(&self::key("new"), Service::Workspace, false).0, None);
+}
+
+#[test]
+fn only_an_acceptance_that_keep_warm_waits_for_is_reported() {
+    let (bench, key) = (Bench::new(), key("s"));
+    let ask = |awaits_client| bench.key_breaker.for_keep_warm(&key, Service::Workspace, awaits_client);
+    let accepted = || bench.call(&key).unwrap().unwrap().accepted_for_client();
+    ask(false);
+    assert!(!accepted(), "nobody waits");
+    ask(true);
+    assert_eq!((accepted(), accepted()), (true, false), "the first one");
+    // After a refusal, only a client's call may try the key.
+    bench.call(&key).unwrap().unwrap().ended(SignatureOutcome::Refused);
+    assert!(!ask(false).1);
+    assert_eq!((accepted(), ask(false).1, accepted()), (true, true, false));
 }
