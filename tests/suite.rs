@@ -60,6 +60,7 @@ mod long_outages;
 mod metrics;
 mod model;
 mod node_sdk;
+mod one_proof;
 mod operations;
 mod outages;
 mod page;
