@@ -41,7 +41,7 @@ pub struct Load {
 
 /// What the requests are for.
 pub struct Names {
-    pub operation: Operation,
+    pub operation: Arc<Operation>,
     pub keys: Vec<CacheKey>,
     pub callers: Vec<Caller>,
 }
@@ -128,7 +128,7 @@ impl<'w> SimulatedGateway<'w> {
 
     /// The ttl that is chosen by what was measured, in seconds.
     pub fn chosen_ttl(&self) -> f64 {
-        self.staleness.ttl(&self.names.operation, self.at(self.now)).as_secs_f64()
+        self.staleness.ttl(self.names.keys[0].key.scope(), self.at(self.now)).as_secs_f64()
     }
 
     /// The true share of wrong answers in the last hour.

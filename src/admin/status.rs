@@ -13,7 +13,7 @@ use serde::Serialize;
 use strum::VariantArray;
 
 use super::{Page, json};
-use crate::cache::staleness::{Answers, OperationStaleness};
+use crate::cache::staleness::{Answers, OperationStaleness, ProjectStaleness};
 use crate::catalogue::{Operation, Service};
 use crate::config::Mode;
 use crate::gateway::{ActiveConfig, Gateway};
@@ -133,6 +133,7 @@ struct ProjectAnswers {
     project: String,
     #[serde(flatten)]
     all: AnswersSummary,
+    ttl_seconds: f64,
 }
 
 /// `ratio` and the ends of its interval are `None` while there is too little evidence.
@@ -271,13 +272,17 @@ fn operation(series: &RequestSeries, operation: String) -> OperationResults {
     OperationResults { operation, results }
 }
 
-fn staleness((operation, known, ttl): (Arc<Operation>, OperationStaleness, Duration)) -> StalenessSummary {
-    let projects = known.projects.into_iter();
+fn staleness((operation, known): (Arc<Operation>, OperationStaleness)) -> StalenessSummary {
+    let project = |known: ProjectStaleness| ProjectAnswers {
+        project: known.project,
+        all: answers(known.answers),
+        ttl_seconds: known.ttl.as_secs_f64(),
+    };
     StalenessSummary {
         operation: operation.name.to_string(),
         all: answers(known.all),
-        ttl_seconds: ttl.as_secs_f64(),
-        projects: projects.map(|(project, all)| ProjectAnswers { project, all: answers(all) }).collect(),
+        ttl_seconds: known.ttl.as_secs_f64(),
+        projects: known.projects.into_iter().map(project).collect(),
     }
 }
 

@@ -29,19 +29,32 @@
 //!
 //! # What counts as a change
 //!
-//! A difference counts when a second look confirms it: by another caller, or by a caller that has seen the previous
-//! digest. A digest that returns retracts what was between. A caller that sees something else than others (a limited
-//! view, a timestamp in each body) is *odd* in its scope: its looks do not count ([`history`]). A private list has one
-//! caller only, so nobody else can show that. Its caller is odd after eight different responses in a row. Callers that get
-//! alternating responses are the task of [`super::divergence`]. Before it is confirmed, a difference counts with the
-//! probability that earlier ones in its scope were confirmed.
+//! A difference counts when a second look sees its digest too: by another caller, or by a caller that has seen the
+//! previous one. Before that, it counts with the probability that earlier differences in its scope were not retracted. A
+//! digest that returns retracts what was between ([`history`]). From then on:
+//!
+//! - A caller that sees a retracted digest again has another view of the list. These looks do not count.
+//! - A caller that has had two retracted digests, and sees a third one, is *odd* in its scope: as if each of its bodies
+//!   contained a timestamp. Its new digests do not count for a day.
+//!
+//! Numbers of callers decide nothing, because one user may have several tokens. There is one exception: a digest that
+//! several callers have seen for five minutes is not retracted by one that only a single caller has seen. If callers get
+//! alternating responses, the scope becomes private ([`super::divergence`]), and what was seen before is forgotten. A
+//! private list has one caller only, so nobody else can show that it is odd. It is odd after eight different responses in
+//! a row.
+//!
+//! # The ttl
+//!
+//! Each scope has its own ([`scope_ttls`]), from its own looks and answers. It is first chosen after an hour of evidence.
+//! The metrics show its mean over the recent answers of all scopes.
 //!
 //! # Limits
 //!
-//! At most 64 keys of a scope, 256 scopes, 2,048 keys and 64 runs of a key are kept: 0.3 KB for each run, at most 5 MB;
+//! At most 64 keys of a scope, 256 scopes, 2,048 keys and 64 runs of a key are kept: 0.3 KB for each run, at most 8 MB;
 //! keys larger than 1 KiB are not measured, so their sum is at most 2 MiB.
-//! If a scope has more keys, the one with the fewest answers makes room for a new one. Answers of other keys are not
-//! judged. An estimate takes about 1 ms for a scope in which changes are rare, and at most about 0.6 s of CPU time for
+//! If a scope has more keys, the one with the fewest answers makes room for a new one. If there are more scopes, or more
+//! keys in all, it is the scope with the fewest answers, or a key of the scope with the most keys. Answers of other keys
+//! are not judged, and neither are those of a key with one look. An estimate takes about 1 ms for a scope in which changes are rare, and at most about 0.6 s of CPU time for
 //! all scopes of an operation, because the steps of the simulation are limited. A scope for which they are not enough is
 //! left out. If more than a tenth of the answers are left out, the ratio is unknown. One estimate is made at a time, at
 //! most one a minute for each operation. [`Staleness::refresh`] must not be called on a thread of the async runtime.
@@ -51,6 +64,7 @@ mod dice;
 mod history;
 mod measure;
 mod posterior;
+mod scope_ttls;
 mod settled;
 #[cfg(test)]
 mod tests;
@@ -63,16 +77,15 @@ use std::time::{Duration, Instant};
 pub use self::answers::AnswerCounters;
 use self::history::{ALWAYS_DIFFERENT, Differences, KeyHistory, Look, MAX_RUNS, OddCallers};
 use self::measure::{Estimator, Measurement};
+use self::scope_ttls::{MAX_SCOPES, MeanOfScopes, ScopeTtls};
 use self::settled::Settled;
-use self::ttl_control::TtlControl;
 use super::cache_key::CacheKey;
 use super::divergence::Observation;
 use crate::catalogue::Operation;
 use crate::request::key::Scope;
 use crate::sync::Mutex;
 
-/// The most scopes, the most keys of a scope, and the most keys.
-const MAX_SCOPES: usize = 256;
+/// The most keys of a scope, and the most keys.
 const MAX_KEYS_OF_SCOPE: usize = 64;
 const MAX_KEYS: usize = 2048;
 /// Larger keys, in bytes, are not measured: they would take memory that no budget counts.
@@ -88,6 +101,8 @@ const ESTIMATE_TTL: Duration = Duration::from_secs(60);
 const UNSEEN_ESTIMATE_TTL: Duration = Duration::from_secs(600);
 /// After this time an estimate says nothing about the last hour.
 const LONGEST_USE: Duration = Duration::from_secs(3600);
+/// The most projects that are shown.
+const MAX_PROJECTS: usize = 20;
 /// The least time between two searches for keys without recent looks, in seconds.
 const CLEAN_UP_INTERVAL: f64 = 60.0;
 
@@ -100,24 +115,35 @@ pub struct StaleAnswers {
     pub upper: f64,
 }
 
-/// The answers of an operation or of one of its projects.
+/// The answers of an operation or of one of its projects, or means over them.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Answers {
     /// How many answers of the last hour could be judged.
     pub answers: f64,
     /// `None` if there is too little evidence.
     pub stale: Option<StaleAnswers>,
-    /// How often a list changes per hour, averaged over the last hour (for a project) or over about a week (for an
-    /// operation).
+    /// How often a list changes per hour, averaged over about a week. `None` before the first hour of evidence.
     pub changes_per_hour: Option<f64>,
 }
 
+/// What is known about one of the projects of an operation.
+#[derive(Clone, Debug)]
+pub struct ProjectStaleness {
+    /// In short form.
+    pub project: String,
+    pub answers: Answers,
+    /// The ttl in force. If the project has several scopes: its mean over recent answers.
+    pub ttl: Duration,
+}
+
 /// What is known about an operation.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct OperationStaleness {
     pub all: Answers,
-    /// By project, in short form. Those with the most answers come first.
-    pub projects: Vec<(String, Answers)>,
+    /// The mean ttl in force over recent answers.
+    pub ttl: Duration,
+    /// Those with the most answers come first.
+    pub projects: Vec<ProjectStaleness>,
 }
 
 /// The looks of a scope.
@@ -144,9 +170,8 @@ pub enum EstimateUse {
 /// What is known about an operation, and when it was computed.
 #[derive(Default)]
 struct OperationState {
-    measurement: Option<(Instant, Measurement)>,
+    measurement: Option<(Instant, Arc<Measurement>)>,
     refresh_begun: Option<Instant>,
-    control: TtlControl,
 }
 
 #[derive(Default)]
@@ -165,6 +190,7 @@ pub struct Staleness {
     begin: OnceLock<Instant>,
     state: Mutex<State>,
     operations: Mutex<HashMap<Arc<str>, OperationState>>,
+    ttls: Mutex<ScopeTtls>,
     /// Held while an estimate is made, so that estimates use at most one core.
     estimating: Mutex<()>,
 }
@@ -193,12 +219,21 @@ impl Staleness {
     /// What was known about an operation when the last estimate was finished, if that is less than an hour ago. It makes
     /// no estimate.
     pub fn of_operation(&self, operation: &Operation, now: Instant) -> OperationStaleness {
-        self.with_operation(operation, |state| {
-            let measured = state.measured_within(LONGEST_USE, now);
-            let mut known = measured.map(|measurement| measurement.known.clone()).unwrap_or_default();
-            known.all.changes_per_hour = state.control.changes_per_hour();
-            known
-        })
+        let measured = self.with_operation(operation, |state| state.measured_within(LONGEST_USE, now).map(Arc::clone));
+        let measured = measured.unwrap_or_default();
+        let seconds = self.seconds(now);
+        let mut ttls = self.ttls.lock();
+        let mut with_mean = |answers: Answers, project_id: Option<&str>| {
+            let MeanOfScopes { ttl, changes_per_hour } = ttls.mean(operation, project_id, seconds);
+            (Answers { changes_per_hour, ..answers }, in_force(ttl, operation))
+        };
+        let (all, ttl) = with_mean(measured.all, None);
+        let shown = measured.projects.iter().take(MAX_PROJECTS).map(|known| {
+            let (answers, ttl) = with_mean(known.answers, Some(&known.project_id));
+            ProjectStaleness { project: known.project.clone(), answers, ttl }
+        });
+        let projects = shown.collect();
+        OperationStaleness { all, ttl, projects }
     }
 
     /// Whether [`Self::refresh`] should be called now: the last estimate is old, and none has begun recently.
@@ -223,13 +258,9 @@ impl Staleness {
             return;
         }
         let seconds = self.seconds(now);
-        let measurement = self.measure(operation, seconds);
-        self.with_operation(operation, |state| {
-            if let Some(hour) = &measurement.hour {
-                state.control.add(seconds, hour);
-            }
-            state.measurement = Some((now, measurement));
-        });
+        let measurement = Arc::new(self.measure(operation, seconds));
+        self.ttls.lock().add(operation, seconds, &measurement.scopes);
+        self.with_operation(operation, |state| state.measurement = Some((now, measurement)));
     }
 
     fn measure(&self, operation: &Operation, now: f64) -> Measurement {
@@ -248,18 +279,20 @@ impl Staleness {
         estimator.finish()
     }
 
-    /// The ttl of an operation: chosen by the last estimate if the operation has an adaptive ttl, else the configured
-    /// one. It makes no new estimate.
-    pub fn ttl(&self, operation: &Operation, now: Instant) -> Duration {
-        let Some(adaptive) = &operation.adaptive_ttl else {
+    /// The ttl of a scope: chosen by the estimates if its operation has an adaptive ttl, else the configured one. It
+    /// makes no new estimate.
+    pub fn ttl(&self, scope: &Scope, now: Instant) -> Duration {
+        let operation = scope.operation();
+        if operation.adaptive_ttl.is_none() {
             return operation.ttl;
-        };
-        let now_seconds = self.seconds(now);
-        let ttl = self.with_operation(operation, |state| {
-            let hour = state.measurement.as_ref().and_then(|(_, measurement)| measurement.hour);
-            state.control.ttl(now_seconds, adaptive, operation.ttl.as_secs_f64(), hour.as_ref())
-        });
-        Duration::try_from_secs_f64(ttl).unwrap_or(operation.ttl)
+        }
+        in_force(self.ttls.lock().ttl(scope, operation, self.seconds(now)), operation)
+    }
+
+    /// Forgets the looks at shared entries of a scope that has become private, or of all scopes of its operation:
+    /// different callers have got different lists.
+    pub(super) fn forget_shared(&self, is_private: impl Fn(&Scope) -> bool) {
+        self.state.lock().forget_shared(is_private);
     }
 
     fn with_operation<T>(&self, operation: &Operation, then: impl FnOnce(&mut OperationState) -> T) -> T {
@@ -268,9 +301,14 @@ impl Staleness {
     }
 }
 
+/// A chosen ttl. One that is not valid becomes the configured one.
+fn in_force(seconds: f64, operation: &Operation) -> Duration {
+    Duration::try_from_secs_f64(seconds).unwrap_or(operation.ttl)
+}
+
 impl OperationState {
     /// The last measurement, if it is not older than this.
-    fn measured_within(&self, age: Duration, now: Instant) -> Option<&Measurement> {
+    fn measured_within(&self, age: Duration, now: Instant) -> Option<&Arc<Measurement>> {
         let (at, measurement) = self.measurement.as_ref()?;
         (now.saturating_duration_since(*at) < age).then_some(measurement)
     }
@@ -283,11 +321,15 @@ impl State {
         if cache_key.owner.is_some_and(|owner| known.is_some_and(|it| it.odd_callers.contains(owner, look.sent))) {
             return;
         }
-        if !known.is_some_and(|state| state.keys.contains_key(cache_key)) && !self.make_room(scope, look.sent) {
-            return;
+        if !known.is_some_and(|state| state.keys.contains_key(cache_key)) {
+            self.make_room(scope, look.sent);
         }
+        let scopes = self.scopes.len().max(1);
         let state = self.scopes.entry(scope.clone()).or_default();
         let ScopeState { keys, settled, odd_callers, differences, judged_from, last_look } = state;
+        // A scope with few runs does not pay for others with many.
+        let are_many = self.runs >= MANY_RUNS && runs_of(keys) > MANY_RUNS / scopes;
+        let most = if are_many { FEW_RUNS } else { MAX_RUNS };
         let key = keys.entry(cache_key.clone()).or_insert_with(|| {
             self.keys += 1;
             KeyHistory::default()
@@ -295,7 +337,6 @@ impl State {
         *last_look = last_look.max(look.sent);
         let before = key.runs.len();
         key.look(look, counters, odd_callers, differences, settled);
-        let most = if self.runs >= MANY_RUNS { FEW_RUNS } else { MAX_RUNS };
         if let Some(dropped) = key.limit(most, look.sent - WINDOW) {
             *judged_from = judged_from.max(dropped);
         }
@@ -314,16 +355,17 @@ impl State {
         }
     }
 
-    /// Makes room for another key of this scope. Keys and scopes without a look within [`WINDOW`] are removed; then the
-    /// key of the scope with the fewest answers. Returns whether there is room.
-    fn make_room(&mut self, scope: &Scope, now: f64) -> bool {
-        let is_full = |state: &Self| {
-            let in_scope = state.scopes.get(scope).map_or(0, |scope| scope.keys.len());
-            let is_new = !state.scopes.contains_key(scope);
-            in_scope >= MAX_KEYS_OF_SCOPE || state.keys >= MAX_KEYS || is_new && state.scopes.len() >= MAX_SCOPES
+    /// Makes room for another key of this scope. Keys and scopes without a look within [`WINDOW`] are removed. If that is
+    /// not enough, the least active scope makes room for a scope, and the least active key for a key: one of this scope,
+    /// or of the scope with the most keys.
+    fn make_room(&mut self, scope: &Scope, now: f64) {
+        let has_room = |state: &Self| {
+            let in_scope = state.scopes.get(scope).map(|scope| scope.keys.len());
+            let has_scope = in_scope.is_some() || state.scopes.len() < MAX_SCOPES;
+            (has_scope, in_scope.unwrap_or(0) < MAX_KEYS_OF_SCOPE, state.keys < MAX_KEYS)
         };
-        if !is_full(self) {
-            return true;
+        if has_room(self) == (true, true, true) {
+            return;
         }
         if self.cleaned_up.is_none_or(|last| now - last >= CLEAN_UP_INTERVAL) {
             self.cleaned_up = Some(now);
@@ -331,17 +373,41 @@ impl State {
             for scope in self.scopes.values_mut() {
                 scope.keys.retain(|_, key| now - key.last_look() < WINDOW);
             }
-            let keys = || self.scopes.values().flat_map(|scope| scope.keys.values());
-            (self.keys, self.runs) = (keys().count(), keys().map(|key| key.runs.len()).sum());
+            self.count();
         }
-        if is_full(self) {
-            self.remove_least_used(scope, now);
+        let (has_scope, has_key_of_scope, has_key) = has_room(self);
+        if !has_scope {
+            self.remove_least_active_scope(now);
         }
-        !is_full(self)
+        if !has_key_of_scope {
+            self.remove_least_active_key(scope, now);
+        } else if !has_key && let Some(largest) = self.largest_scope() {
+            self.remove_least_active_key(&largest, now);
+        }
+    }
+
+    fn count(&mut self) {
+        self.keys = self.scopes.values().map(|scope| scope.keys.len()).sum();
+        self.runs = self.scopes.values().map(|scope| runs_of(&scope.keys)).sum();
+    }
+
+    fn largest_scope(&self) -> Option<Scope> {
+        self.scopes.iter().max_by_key(|(_, state)| state.keys.len()).map(|(scope, _)| scope.clone())
+    }
+
+    /// Removes the scope with the fewest answers, of several the one with the oldest look.
+    fn remove_least_active_scope(&mut self, now: f64) {
+        let activity = |state: &ScopeState| state.keys.values().map(|key| key.activity(now)).sum::<f64>();
+        let scopes = self.scopes.iter().map(|(scope, state)| (scope, activity(state), state.last_look));
+        let least = scopes.min_by(|one, other| one.1.total_cmp(&other.1).then(one.2.total_cmp(&other.2)));
+        if let Some(state) = least.map(|(scope, ..)| scope.clone()).and_then(|scope| self.scopes.remove(&scope)) {
+            self.keys -= state.keys.len();
+            self.runs -= runs_of(&state.keys);
+        }
     }
 
     /// Removes the key of a scope with the fewest answers, of several the one with the oldest look.
-    fn remove_least_used(&mut self, scope: &Scope, now: f64) {
+    fn remove_least_active_key(&mut self, scope: &Scope, now: f64) {
         let Some(state) = self.scopes.get_mut(scope) else { return };
         let least = state.keys.iter().map(|(cache_key, key)| (cache_key, key.activity(now), key.last_look()));
         let least = least.min_by(|one, other| one.1.total_cmp(&other.1).then(one.2.total_cmp(&other.2)));
@@ -351,4 +417,15 @@ impl State {
             self.runs -= key.runs.len();
         }
     }
+
+    fn forget_shared(&mut self, is_private: impl Fn(&Scope) -> bool) {
+        for (_, state) in self.scopes.iter_mut().filter(|(scope, _)| is_private(scope)) {
+            state.keys.retain(|cache_key, _| cache_key.owner.is_some());
+        }
+        self.count();
+    }
+}
+
+fn runs_of(keys: &HashMap<CacheKey, KeyHistory>) -> usize {
+    keys.values().map(|key| key.runs.len()).sum()
 }

@@ -328,13 +328,12 @@ impl Store {
     /// Removes the shared entries of a scope or operation that has become private. It does not hold the lock, because
     /// hits need it. This is safe: no request uses a shared key of a private scope.
     fn remove_shared(&self, scope: &Scope, extent: PrivateExtent) {
-        self.remove(|cache_key| {
-            cache_key.owner.is_none()
-                && match extent {
-                    PrivateExtent::Scope => cache_key.key.scope() == scope,
-                    PrivateExtent::Operation => cache_key.key.operation() == scope.operation(),
-                }
-        });
+        let is_private = |other: &Scope| match extent {
+            PrivateExtent::Scope => other == scope,
+            PrivateExtent::Operation => other.operation() == scope.operation(),
+        };
+        self.remove(|cache_key| cache_key.owner.is_none() && is_private(cache_key.key.scope()));
+        self.staleness.forget_shared(is_private);
     }
 
     /// Stores a 400, 404 or 405, unless a newer response is known.

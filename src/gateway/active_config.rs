@@ -10,13 +10,14 @@ use std::time::{Duration, Instant};
 use super::upstream_setup::UpstreamClientConfig;
 use crate::cache::freshness::Lifetime;
 use crate::cache::staleness::Staleness;
-use crate::catalogue::{Catalogue, Operation};
+use crate::catalogue::Catalogue;
 use crate::config::keep_warm::KeepWarm;
 use crate::config::secret::AdminToken;
 use crate::config::{Config, Mode, Settings};
 use crate::random::Random;
 use crate::request::decide::Rules;
 use crate::request::hop::Via;
+use crate::request::key::Scope;
 use crate::request::peer::Peer;
 use crate::signing::ring::KeyRing;
 use crate::upstream::Upstream;
@@ -107,11 +108,12 @@ impl ActiveConfig {
         }
     }
 
-    /// How long a response of an operation is fresh and may be served stale, unless upstream says something else. `ttl`
-    /// is chosen by the share of stale answers if the operation has an adaptive ttl. It is shortened by a random part of
+    /// How long a response of a scope is fresh and may be served stale, unless upstream says something else. `ttl` is
+    /// chosen by the share of stale answers if the operation has an adaptive ttl. It is shortened by a random part of
     /// up to `ttl_jitter`.
-    pub(super) fn lifetime(&self, operation: &Operation, staleness: &Staleness, now: Instant) -> Lifetime {
-        let mut ttl = staleness.ttl(operation, now);
+    pub(super) fn lifetime(&self, scope: &Scope, staleness: &Staleness, now: Instant) -> Lifetime {
+        let operation = scope.operation();
+        let mut ttl = staleness.ttl(scope, now);
         // If the system has no randomness, there is no jitter.
         let jitter = self.settings.cache.ttl_jitter.0;
         if jitter > 0

@@ -44,7 +44,7 @@ pub(super) async fn adopt_record(
     // For the record, and for its copy until the cache counts the copy as an entry.
     let Some(_charge) = request.account.try_charge(Purpose::Responses, 2 * record.len()) else { return false };
     let (now, date) = (clock.now(), clock.date());
-    let configured = request.active.lifetime(key.operation(), memory.store.staleness(), now);
+    let configured = request.active.lifetime(key.scope(), memory.store.staleness(), now);
     let Some(builder) = decode(&record, key, configured, (now, date)) else { return false };
     memory.store.insert_copy(key, builder.with_key_digest(digests.of_key(key)), epoch)
         && matches!(memory.look_up(request, now), LookupResult::Hit(..))

@@ -71,7 +71,11 @@ impl EndedCall<'_> {
         let is_private = self.current_cache_key().owner.is_some();
         let verdict = admission::classify(&response, &operation.body, is_private, |name| header_role(operation, name));
         let age_is_known = lifetime::age(response.headers()).is_some();
-        let configured = self.request.active.lifetime(operation, self.memory.store.staleness(), times.received);
+        let configured = self.request.active.lifetime(
+            self.request.lookup.key.scope(),
+            self.memory.store.staleness(),
+            times.received,
+        );
         let freshness_info = lifetime::freshness_info(response.headers(), times, configured);
         let mut proof = None;
         let not_stored = match verdict {

@@ -4,7 +4,6 @@
 //! one that is finished.
 
 use std::sync::{Arc, Weak};
-use std::time::Duration;
 
 use super::Gateway;
 use crate::cache::staleness::{EstimateUse, OperationStaleness};
@@ -12,17 +11,22 @@ use crate::catalogue::Operation;
 use crate::telemetry::sources::StalenessMetrics;
 
 impl Gateway {
-    /// What is known about each operation, and the ttl in force (before `ttl_jitter`). It starts new estimates of those
+    /// What is known about each operation, with the ttl in force (before `ttl_jitter`). It starts new estimates of those
     /// that are older than a minute. They are seen by the next call.
-    pub fn staleness(&self) -> Vec<(Arc<Operation>, OperationStaleness, Duration)> {
+    pub fn staleness(&self) -> Vec<(Arc<Operation>, OperationStaleness)> {
         let (active, staleness, now) = (self.active(), self.memory.store.staleness(), self.clock.now());
-        let known = |operation: &Arc<Operation>| {
-            let known = staleness.of_operation(operation, now);
-            (Arc::clone(operation), known, staleness.ttl(operation, now))
-        };
+        let known = |operation: &Arc<Operation>| (Arc::clone(operation), staleness.of_operation(operation, now));
         let operations = active.catalogue.operations();
         self.refresh_each(operations, EstimateUse::Display);
         operations.iter().map(known).collect()
+    }
+
+    /// Makes a new estimate of each operation, unless the last one is younger than a minute. It blocks the thread: for
+    /// tests.
+    pub fn estimate_staleness(&self) {
+        let (active, now) = (self.active(), self.clock.now());
+        let operations = active.catalogue.operations();
+        operations.iter().for_each(|operation| self.memory.store.staleness().refresh(operation, now));
     }
 
     /// Starts an estimate of an operation if the last one is older than a minute, or than ten minutes if its ttl does
@@ -51,10 +55,10 @@ impl Gateway {
         let gateway: Weak<Self> = Arc::downgrade(self);
         self.observer.metrics.watch_staleness(move || {
             let known = gateway.upgrade().map(|gateway| gateway.staleness()).unwrap_or_default();
-            let shown = |(operation, known, ttl): (Arc<Operation>, OperationStaleness, Duration)| StalenessMetrics {
+            let shown = |(operation, known): (Arc<Operation>, OperationStaleness)| StalenessMetrics {
                 operation: Arc::clone(&operation.name),
                 answers: known.all,
-                ttl,
+                ttl: known.ttl,
             };
             known.into_iter().map(shown).collect()
         });

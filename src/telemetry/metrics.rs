@@ -215,11 +215,12 @@ families! {
         "The upper end of the 95% interval of workspace_gateway_stale_answers_ratio. A rise without one of the lower \
          end: there are fewer calls to upstream, so that less is known.";
     changes_per_hour: GaugeVec = "workspace_gateway_changes_per_hour" ["operation"],
-        "How often a list changes, averaged over about a week. NaN while there is too little evidence. A rise: \
-         upstream changes its lists more often.";
+        "How often a list changes, averaged over about a week and over the projects by their recent answers. NaN in \
+         the first hour and while there is too little evidence. A rise: upstream changes its lists more often.";
     ttl_seconds: GaugeVec = "workspace_gateway_ttl_seconds" ["operation"],
-        "How long responses stay fresh if upstream says nothing else, before ttl_jitter. It is cache.ttl, or chosen by \
-         the share of stale answers. A rise: lists change less often.";
+        "How long responses stay fresh if upstream says nothing else, before ttl_jitter. It is cache.ttl, or chosen \
+         for each project by the share of stale answers: then this is its mean over recent answers, and /status has \
+         that of each project. A rise: lists change less often.";
     memory_budget_bytes: IntGauge = "workspace_gateway_memory_budget_bytes" [],
         "Bytes that the gateway may hold for clients, without the cache: limits.memory, or a default from the memory \
          limit of its cgroup. A rise: the settings have changed.";

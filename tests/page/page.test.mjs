@@ -152,9 +152,9 @@ test("stale answers are shown with their range, their changes and the TTL in for
     assert.ok(await isHidden("#staleness-projects"));
     await tab.page.locator("#staleness-by-project > summary").click();
     assert.deepEqual(await cells("#staleness-projects"), [
-        ["ListProducts", "0123…cdef", "0.42 % 0.19 % to 1 %", "1.9 one every 32 min", "61,002"],
-        ["ListProducts", "89ab…4567", "0.41 % 0.03 % to 2 %", "0.6 one every 1.7 h", "20,039"],
-        ["ListProducts", "4444…8888", "unknown", "unknown", "1"],
+        ["ListProducts", "0123…cdef", "0.42 % 0.19 % to 1 %", "1.9 one every 32 min", "5 min", "61,002"],
+        ["ListProducts", "89ab…4567", "0.41 % 0.03 % to 2 %", "0.6 one every 1.7 h", "5 min", "20,039"],
+        ["ListProducts", "4444…8888", "unknown", "unknown", "5 min", "1"],
     ]);
     assert.equal(await tab.text("#staleness-projects caption"), "By project, in the last hour");
     // As soon as there is evidence for all operations, nothing is explained.

@@ -102,7 +102,7 @@ function showStaleness(operations) {
     byId("staleness-by-project").hidden = shown.length === 0;
     const table = byId("staleness-projects");
     say(table.caption, `By project, in the last hour${shown.length < projects.length ? `: the ${shown.length} with most answers` : ""}`);
-    fillStaleness(table, ["Operation", "Project"], STALENESS.filter(({ key }) => key !== "ttl_seconds"), numbered(shown));
+    fillStaleness(table, ["Operation", "Project"], STALENESS, numbered(shown));
 }
 
 /** Figures by a key of their own, even if names are equal: ids of projects are shortened. */

@@ -10,7 +10,8 @@ use crate::request::caller::Caller;
 
 /// The most runs of a key.
 pub(super) const MAX_RUNS: usize = 64;
-/// Fewer looks at a scope within [`super::WINDOW`] are too little evidence. A key remembers the times of so many.
+/// Fewer looks at a scope within [`super::WINDOW`] that can be compared with another one at the same key are too little
+/// evidence.
 pub(super) const MIN_LOOKS: usize = 20;
 /// After so many new digests in a row, a private key has a caller whose bodies always differ.
 pub(super) const ALWAYS_DIFFERENT: usize = 8;
@@ -18,6 +19,12 @@ pub(super) const ALWAYS_DIFFERENT: usize = 8;
 const ACTIVITY_HALF_LIFE: f64 = 3600.0;
 /// The most responses of a run whose answers are not settled.
 const MAX_UNSETTLED: usize = 8;
+/// The most digests of a key that are remembered after they were retracted.
+const MAX_RETRACTED: usize = 8;
+/// A caller is odd if so many of its digests were retracted, and none of them has come again.
+const NEVER_REPEATED: usize = 2;
+/// A digest that several callers have seen for so long is not retracted by a single other one. In seconds.
+const ESTABLISHED: f64 = 300.0;
 /// The most callers of a scope that are known to be odd.
 const MAX_ODD: usize = 16;
 /// How long an odd caller is remembered after it was last seen to be odd, in seconds.
@@ -63,6 +70,10 @@ impl RunCallers {
     fn only(&self) -> Option<Caller> {
         self.second.is_none().then_some(self.first)
     }
+
+    fn iter(&self) -> impl Iterator<Item = Caller> {
+        std::iter::once(self.first).chain(self.second)
+    }
 }
 
 /// Consecutive looks with one digest.
@@ -94,7 +105,16 @@ impl Run {
     }
 }
 
-/// Callers of a scope that see something else than the others: a limited view, or bodies that always differ.
+/// A digest that was retracted, and a caller that has seen it.
+#[derive(Debug)]
+struct Retracted {
+    digest: u64,
+    caller: Caller,
+    /// Whether the caller has seen it again since.
+    has_returned: bool,
+}
+
+/// Callers of a scope whose bodies always differ.
 #[derive(Debug, Default)]
 pub(super) struct OddCallers(Vec<(Caller, f64)>);
 
@@ -142,8 +162,10 @@ impl Differences {
 #[derive(Debug, Default)]
 pub(super) struct KeyHistory {
     pub(super) runs: VecDeque<Run>,
-    /// The times of the latest looks that count, oldest first: at most [`MIN_LOOKS`].
+    /// The times of the latest looks that count, oldest first: at most [`MIN_LOOKS`] and the one before them.
     recent: VecDeque<f64>,
+    /// Oldest first.
+    retracted: VecDeque<Retracted>,
     /// The number of looks in a row whose digests were new.
     different: usize,
     /// When the latest look was sent, whether it counts or not.
@@ -191,22 +213,20 @@ impl KeyHistory {
         self.latest = Some(Arc::clone(&counters));
         let response = StoredResponse { sent: look.sent, counters };
         let is_odd = odd_callers.contains(look.caller, look.sent);
-        if is_odd && self.runs.back().is_some_and(|last| look.sent - last.last_sent > ALONE_AFTER) {
+        let is_own_view = self.sees_retracted_again(look);
+        if (is_odd || is_own_view) && self.runs.back().is_some_and(|last| look.sent - last.last_sent > ALONE_AFTER) {
             self.runs.clear();
         }
-        let count = self.runs.len();
         match self.runs.iter().rposition(|run| run.digest == look.digest) {
             Some(index) => {
-                if index + 1 < count && self.judge_returned_digest(index, look, odd_callers) {
+                if self.is_outvoted(index, look.caller) {
                     self.remove(index);
                     return self.ignore(response);
                 }
-                if index + 1 < count {
-                    differences.retract(count - index - 1);
-                }
-                // What was seen between was no change, because upstream's answer is what it was before.
-                for mut run in self.runs.drain(index + 1..) {
-                    run.settle(settled);
+                let between = self.runs.len() - index - 1;
+                if between > 0 {
+                    differences.retract(between);
+                    self.retract_after(index, look.caller, settled);
                 }
                 let run = &mut self.runs[index];
                 run.settle(settled);
@@ -216,9 +236,15 @@ impl KeyHistory {
                 run.last_sent = look.sent;
                 run.push(response);
             }
-            None if is_odd && count > 0 => return self.ignore(response),
             None => {
-                if count > 0 {
+                if !self.runs.is_empty() {
+                    if is_odd || is_own_view {
+                        return self.ignore(response);
+                    }
+                    if self.never_repeats(look.caller) {
+                        odd_callers.mark(look.caller, look.sent);
+                        return self.ignore(response);
+                    }
                     differences.add_difference();
                 }
                 self.different += 1;
@@ -232,7 +258,7 @@ impl KeyHistory {
                 });
             }
         }
-        if self.recent.len() == MIN_LOOKS {
+        if self.recent.len() > MIN_LOOKS {
             self.recent.pop_front();
         }
         self.recent.push_back(look.sent);
@@ -249,36 +275,56 @@ impl KeyHistory {
         self.different >= ALWAYS_DIFFERENT
     }
 
-    /// The digest of a run has returned. Finds out who sees something else than the others, if it is one caller. Returns
-    /// whether it is the caller of this look.
-    fn judge_returned_digest(&self, index: usize, look: Look, odd_callers: &mut OddCallers) -> bool {
+    /// The digest of a run has returned. What was seen since was no change, because upstream's answer is what it was
+    /// before. Either it has changed and has changed back, or some callers see something else than others.
+    fn retract_after(&mut self, index: usize, caller: Caller, settled: &mut Settled) {
+        let mut retracted: Vec<_> = self.runs.drain(index + 1..).collect();
+        retracted.iter_mut().for_each(|run| run.settle(settled));
         let returned = &self.runs[index].callers;
-        let mut between = self.runs.range(index + 1..);
-        let first = between.next().map(|run| &run.callers);
-        let one = first.and_then(RunCallers::only).filter(|one| between.all(|run| run.callers.only() == Some(*one)));
-        match (one, returned.only()) {
-            // Both were seen by one caller: upstream has changed and has changed back.
-            (Some(one), Some(other)) if one == other && one == look.caller => false,
-            (Some(one), _) => {
-                odd_callers.mark(one, look.sent);
-                false
+        for run in retracted {
+            let digest = run.digest;
+            for caller in run.callers.iter().filter(|one| *one != caller && !returned.has(*one)) {
+                if self.retracted.iter().any(|known| known.digest == digest && known.caller == caller) {
+                    continue;
+                }
+                if self.retracted.len() == MAX_RETRACTED {
+                    self.retracted.pop_front();
+                }
+                self.retracted.push_back(Retracted { digest, caller, has_returned: false });
             }
-            (None, Some(one)) if one == look.caller => {
-                odd_callers.mark(one, look.sent);
-                true
-            }
-            (None, _) => false,
         }
+    }
+
+    /// Whether the digest of a run was seen by this caller alone, while several others have seen another one since, for
+    /// some time.
+    fn is_outvoted(&self, index: usize, caller: Caller) -> bool {
+        let is_established = |run: &Run| {
+            run.callers.only().is_none()
+                && !run.callers.has(caller)
+                && run.last_sent - run.first_received >= ESTABLISHED
+        };
+        self.runs[index].callers.only() == Some(caller) && self.runs.range(index + 1..).any(is_established)
     }
 
     /// Removes a run. Its answers are judged with those of the run before.
     fn remove(&mut self, index: usize) {
         let removed = self.runs.remove(index);
-        if let (Some(removed), Some(before)) =
-            (removed, index.checked_sub(1).and_then(|index| self.runs.get_mut(index)))
-        {
+        let before = index.checked_sub(1).and_then(|index| self.runs.get_mut(index));
+        if let (Some(removed), Some(before)) = (removed, before) {
             removed.unsettled.into_iter().for_each(|response| before.push(response));
         }
+    }
+
+    /// Whether a caller sees a digest again that it has seen before and that was retracted: it has a view of its own.
+    /// Notes that.
+    fn sees_retracted_again(&mut self, look: Look) -> bool {
+        let known = self.retracted.iter_mut().find(|it| it.digest == look.digest && it.caller == look.caller);
+        known.map(|known| known.has_returned = true).is_some()
+    }
+
+    /// Whether a caller sees something else each time, while the digests of others return.
+    fn never_repeats(&self, caller: Caller) -> bool {
+        self.retracted.iter().filter(|known| known.caller == caller && !known.has_returned).count() >= NEVER_REPEATED
     }
 
     /// Ignores a look. The answers that are made from its response are judged with those of the last run.
@@ -316,16 +362,12 @@ impl KeyHistory {
     /// seen what was before.
     fn is_confirmed(&self, index: usize) -> bool {
         let run = &self.runs[index];
-        let Some(one) = run.callers.only() else {
-            return true;
-        };
-        run.looks > 1 && self.runs.range(..index).any(|before| before.callers.has(one))
-            || self.runs.range(index + 1..).any(|after| after.callers.only() != Some(one))
+        run.callers.only().is_none_or(|one| run.looks > 1 && self.runs.range(..index).any(|it| it.callers.has(one)))
     }
 
-    /// The number of looks since a time that count, up to [`MIN_LOOKS`].
-    pub(super) fn looks_since(&self, time: f64) -> usize {
-        self.recent.iter().filter(|sent| **sent >= time).count()
+    /// The number of looks since a time that can be compared with an earlier one since then, up to [`MIN_LOOKS`].
+    pub(super) fn compared_since(&self, time: f64) -> usize {
+        self.recent.iter().filter(|sent| **sent >= time).count().saturating_sub(1)
     }
 
     /// What the looks say. `counts_all`: whether differences count that no second look has confirmed yet.

@@ -7,7 +7,7 @@ use super::history::{KeyHistory, MIN_LOOKS, Span, StoredResponse};
 use super::posterior::{Doubtful, Evidence};
 use super::settled::Totals;
 use super::ttl_control::HourOfAnswers;
-use super::{Answers, OperationStaleness, ScopeState, StaleAnswers, WINDOW};
+use super::{Answers, ScopeState, StaleAnswers, WINDOW};
 use crate::request::key::Scope;
 
 /// The answers of this time are judged, in seconds.
@@ -23,28 +23,45 @@ const MAX_WORK: usize = 60_000_000;
 /// If more than this share of the answers is in scopes for which there were not enough steps, the ratio of the operation
 /// is unknown.
 const MAX_LEFT_OUT: f64 = 0.1;
-/// The most projects that are shown.
-const MAX_PROJECTS: usize = 20;
 
-/// What is known about the answers of an operation.
-#[derive(Debug, Default)]
-pub(super) struct Measurement {
-    pub(super) known: OperationStaleness,
+/// The answers of the last hour in a scope.
+#[derive(Debug)]
+pub(super) struct ScopeMeasurement {
+    pub(super) scope: Scope,
+    pub(super) answers: f64,
     /// `None` if there is too little evidence.
     pub(super) hour: Option<HourOfAnswers>,
 }
 
+/// The answers of the last hour in a project.
+#[derive(Debug)]
+pub(super) struct ProjectMeasurement {
+    pub(super) project_id: String,
+    /// For display.
+    pub(super) project: String,
+    pub(super) answers: Answers,
+}
+
+/// What is known about the answers of an operation. Rates of changes are not filled in.
+#[derive(Debug, Default)]
+pub(super) struct Measurement {
+    pub(super) all: Answers,
+    /// Those with the most answers come first.
+    pub(super) projects: Vec<ProjectMeasurement>,
+    pub(super) scopes: Vec<ScopeMeasurement>,
+}
+
 /// What is needed from the looks of a scope.
 pub(super) struct Collected {
-    project_id: String,
-    /// For display.
-    project: String,
+    scope: Scope,
     /// The evidence if unconfirmed differences are changes, and if not. The latter only if there are any.
     variants: [Option<Variant>; 2],
     /// The share of the draws that are made from the first variant.
     reliability: f64,
-    /// The number of looks within [`WINDOW`].
+    /// The number of looks within [`WINDOW`] that can be compared with another one.
     looks: usize,
+    /// For which part of the last hour there is evidence.
+    evidence: f64,
 }
 
 #[derive(Default)]
@@ -56,7 +73,9 @@ struct Variant {
 /// Copies what is needed from the looks of a scope.
 pub(super) fn collect(scope: &Scope, state: &ScopeState, now: f64) -> Collected {
     let since = (now - JUDGED).max(state.judged_from);
-    let mut keys: Vec<&KeyHistory> = state.keys.values().collect();
+    // Nothing is known about a list after a single look. If its answers counted, they would count with the prior.
+    let is_compared = |key: &&KeyHistory| key.compared_since(now - WINDOW) > 0;
+    let mut keys: Vec<&KeyHistory> = state.keys.values().filter(is_compared).collect();
     // In the order of time, because that of the map is random.
     keys.sort_by(|one, other| one.first_look().total_cmp(&other.first_look()));
     let variant = |counts_all| {
@@ -65,12 +84,13 @@ pub(super) fn collect(scope: &Scope, state: &ScopeState, now: f64) -> Collected 
         variant
     };
     let is_suspected = keys.iter().any(|key| key.is_suspected());
+    let all = variant(true);
     Collected {
-        project_id: scope.project_id().to_owned(),
-        project: scope.project_in_short(),
-        variants: [Some(variant(true)), is_suspected.then(|| variant(false))],
+        scope: scope.clone(),
+        evidence: all.known_since(now - JUDGED) / JUDGED,
+        variants: [Some(all), is_suspected.then(|| variant(false))],
         reliability: if is_suspected { state.differences.reliability() } else { 1.0 },
-        looks: keys.iter().map(|key| key.looks_since(now - WINDOW)).sum(),
+        looks: keys.iter().map(|key| key.compared_since(now - WINDOW)).sum(),
     }
 }
 
@@ -106,6 +126,21 @@ impl Variant {
     }
 }
 
+impl Variant {
+    /// For how many seconds since a time looks say of some list whether it has changed.
+    fn known_since(&self, time: f64) -> f64 {
+        let Evidence { unchanged, changed, .. } = &self.evidence;
+        let mut spans: Vec<_> = unchanged.iter().chain(changed).collect();
+        spans.sort_by(|one, other| one.0.total_cmp(&other.0));
+        let (mut known, mut end) = (0.0, time);
+        for &&(from, to) in &spans {
+            known += (to - from.max(end)).max(0.0);
+            end = end.max(to);
+        }
+        known
+    }
+}
+
 impl Totals {
     /// The answers of a doubtful response from `since` to `end`, which are added to the totals. `None` if there are none.
     fn judge(&mut self, response: &StoredResponse, end: f64, since: f64) -> Option<(f64, Vec<AnswerBin>)> {
@@ -125,18 +160,20 @@ struct Sums {
     draws: Vec<f64>,
     totals: Totals,
     looks: usize,
+    /// The most of a scope.
+    evidence: f64,
     /// The answers in scopes for which there were not enough steps.
     left_out: f64,
 }
 
 impl Default for Sums {
     fn default() -> Self {
-        Self { draws: vec![0.0; DRAWS], totals: Totals::default(), looks: 0, left_out: 0.0 }
+        Self { draws: vec![0.0; DRAWS], totals: Totals::default(), looks: 0, evidence: 0.0, left_out: 0.0 }
     }
 }
 
 impl Sums {
-    fn add(&mut self, Drawn { draws, totals, looks }: &Drawn) {
+    fn add(&mut self, Drawn { draws, totals, looks, evidence }: &Drawn) {
         let Some(draws) = draws else {
             self.left_out += totals.answers;
             return;
@@ -144,6 +181,7 @@ impl Sums {
         self.draws.iter_mut().zip(draws).for_each(|(sum, wrong)| *sum += wrong);
         self.totals.add(*totals);
         self.looks += looks;
+        self.evidence = self.evidence.max(*evidence);
     }
 
     fn hour(&self) -> Option<HourOfAnswers> {
@@ -152,7 +190,8 @@ impl Sums {
             && self.looks >= MIN_LOOKS
             && self.left_out <= MAX_LEFT_OUT * (answers + self.left_out);
         let ratio = (self.draws.iter().sum::<f64>() / DRAWS as f64 / answers).min(1.0);
-        is_enough.then(|| HourOfAnswers { ratio, mean_age: age / answers, mean_ttl: ttl / answers })
+        let (mean_age, mean_ttl, evidence) = (age / answers, ttl / answers, self.evidence);
+        is_enough.then_some(HourOfAnswers { ratio, mean_age, mean_ttl, evidence })
     }
 
     fn result(mut self) -> Answers {
@@ -170,7 +209,7 @@ impl Sums {
             lower: ((quantile(QUANTILE) - 0.5) / answers * (1.0 - edge)).clamp(0.0, hour.ratio),
             upper: ((quantile(1.0 - QUANTILE) + 0.5) / answers * (1.0 + edge)).clamp(hour.ratio, 1.0),
         };
-        Answers { answers, stale: Some(stale), changes_per_hour: Some(hour.changes_per_hour()) }
+        Answers { answers, stale: Some(stale), changes_per_hour: None }
     }
 }
 
@@ -180,12 +219,13 @@ struct Drawn {
     draws: Option<Vec<f64>>,
     totals: Totals,
     looks: usize,
+    evidence: f64,
 }
 
 impl Collected {
     /// Draws the numbers of wrong answers. Subtracts the steps that it takes from `budget`.
     fn draw(self, now: f64, seed: u64, budget: &mut usize) -> Drawn {
-        let Self { variants, reliability, looks, .. } = self;
+        let Self { variants, reliability, looks, evidence, .. } = self;
         let first = (reliability * DRAWS as f64).round() as usize;
         let mut variants: Vec<_> = variants.into_iter().zip([first, DRAWS - first]).collect();
         variants.retain(|(variant, count)| variant.is_some() && *count > 0);
@@ -203,7 +243,7 @@ impl Collected {
                 draws
             });
         }
-        Drawn { draws, totals, looks }
+        Drawn { draws, totals, looks, evidence }
     }
 }
 
@@ -213,10 +253,11 @@ pub(super) struct Estimator {
     all: Sums,
     /// By project id, with the form for display.
     projects: BTreeMap<String, (String, Sums)>,
+    scopes: Vec<ScopeMeasurement>,
     /// The seed of the next scope.
     seed: u64,
     /// The scopes and the steps that are left.
-    scopes: usize,
+    scopes_left: usize,
     work: usize,
 }
 
@@ -227,27 +268,33 @@ impl Estimator {
 
     /// With another number of steps than [`MAX_WORK`].
     pub(super) fn with_steps(scopes: usize, now: f64, work: usize) -> Self {
-        Self { now, all: Sums::default(), projects: BTreeMap::new(), seed: 0, scopes, work }
+        let (projects, measured) = (BTreeMap::new(), Vec::with_capacity(scopes));
+        Self { now, all: Sums::default(), projects, scopes: measured, seed: 0, scopes_left: scopes, work }
     }
 
-    pub(super) fn add(&mut self, mut collected: Collected) {
-        let mut part = self.work / self.scopes.max(1);
+    pub(super) fn add(&mut self, collected: Collected) {
+        let mut part = self.work / self.scopes_left.max(1);
         self.work -= part;
-        self.scopes = self.scopes.saturating_sub(1);
-        let (id, project) = (std::mem::take(&mut collected.project_id), std::mem::take(&mut collected.project));
+        self.scopes_left = self.scopes_left.saturating_sub(1);
+        let scope = collected.scope.clone();
         let drawn = collected.draw(self.now, self.seed, &mut part);
         self.work += part;
         self.seed += 1;
         self.all.add(&drawn);
-        self.projects.entry(id).or_insert_with(|| (project, Sums::default())).1.add(&drawn);
+        let project = self.projects.entry(scope.project_id().to_owned());
+        project.or_insert_with(|| (scope.project_in_short(), Sums::default())).1.add(&drawn);
+        let mut alone = Sums::default();
+        alone.add(&drawn);
+        self.scopes.push(ScopeMeasurement { answers: alone.totals.answers, hour: alone.hour(), scope });
     }
 
     pub(super) fn finish(self) -> Measurement {
-        let hour = self.all.hour();
-        let mut projects: Vec<_> =
-            self.projects.into_values().map(|(project, sums)| (project, sums.result())).collect();
-        projects.sort_by(|(_, one), (_, other)| other.answers.total_cmp(&one.answers));
-        projects.truncate(MAX_PROJECTS);
-        Measurement { known: OperationStaleness { all: self.all.result(), projects }, hour }
+        let of_project = |(project_id, (project, sums)): (String, (String, Sums))| {
+            let answers = sums.result();
+            ProjectMeasurement { project_id, project, answers }
+        };
+        let mut projects: Vec<_> = self.projects.into_iter().map(of_project).collect();
+        projects.sort_by(|one, other| other.answers.answers.total_cmp(&one.answers.answers));
+        Measurement { all: self.all.result(), projects, scopes: self.scopes }
     }
 }

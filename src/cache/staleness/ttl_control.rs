@@ -1,9 +1,9 @@
 //! Chooses a ttl by the measured share of stale answers. Pure: the time is an argument.
 //!
 //! If lists change at the rate λ, the expected share of stale answers is λ times the mean age of the answers, as long
-//! as it is small. So each hour of evidence gives one measurement of λ: the stale ratio divided by the mean age of the
-//! answers. It is weighted by what matters, the lists that are asked for. The ttl follows from λ, from `max_stale`, and
-//! from the measured proportion of age and ttl, which depends on traffic and on proofs.
+//! as it is small. So each hour gives one measurement of λ: the stale ratio divided by the mean age of the answers. Lists
+//! count by their answers, and hours by the part of them that lies between looks. The ttl follows from λ, from
+//! `max_stale`, and from the measured proportion of age and ttl, which depends on traffic and on proofs.
 //!
 //! Changes are rare events, so a long memory is needed. But a catalogue may begin or cease to change. So there are
 //! three memories, and the longest one that does not contradict a shorter one counts.
@@ -27,6 +27,8 @@ pub(super) struct HourOfAnswers {
     pub(super) mean_age: f64,
     /// The mean ttl of the responses that the answers were made from.
     pub(super) mean_ttl: f64,
+    /// For which part of the hour there is evidence, from 0 to 1.
+    pub(super) evidence: f64,
 }
 
 impl HourOfAnswers {
@@ -50,7 +52,8 @@ pub(super) struct TtlControl {
     age_per_ttl: Option<f64>,
     /// The ttl in force in seconds, and when it was set in hours.
     chosen: Option<(f64, f64)>,
-    /// When the last hour was added to the memories, in hours.
+    /// When the last hour was added to the memories, in hours. At first: when there was enough evidence for the first
+    /// time.
     added: Option<f64>,
 }
 
@@ -82,31 +85,32 @@ impl TtlControl {
         (long.hours > 0.0).then(|| long.changes / long.hours)
     }
 
-    /// Adds the answers of an hour, if an hour has passed since the last one was added.
+    /// Adds the answers of an hour, if an hour has passed since the last one was added, or since there was enough
+    /// evidence for the first time. Little is known in the first minutes: the caller of a first difference may be odd.
     pub(super) fn add(&mut self, now: f64, hour: &HourOfAnswers) {
         let now = now / 3600.0;
-        let step = self.added.map_or(1.0, |added| now - added);
+        let step = now - *self.added.get_or_insert(now);
         if step < 1.0 || hour.mean_age <= 0.0 {
             return;
         }
         self.added = Some(now);
         for (memory, constant) in self.memories.iter_mut().zip(MEMORIES) {
             let keep = (-step / constant).exp();
-            memory.changes = memory.changes * keep + hour.changes_per_hour();
-            memory.hours = memory.hours * keep + 1.0;
+            memory.changes = memory.changes * keep + hour.changes_per_hour() * hour.evidence;
+            memory.hours = memory.hours * keep + hour.evidence;
         }
         let proportion = (hour.mean_age / hour.mean_ttl).clamp(0.02, 2.0);
         self.age_per_ttl = Some(self.age_per_ttl.map_or(proportion, |known| known + (proportion - known) / 3.0));
     }
 
-    /// The ttl in force from now on, in seconds. `fallback` is the ttl while nothing is known: `hour` is `None`.
-    pub(super) fn ttl(&mut self, now: f64, settings: &AdaptiveTtl, fallback: f64, hour: Option<&HourOfAnswers>) -> f64 {
+    /// The ttl in force from now on, in seconds. `fallback` is the ttl while there is too little evidence.
+    pub(super) fn ttl(&mut self, now: f64, settings: &AdaptiveTtl, fallback: f64, is_measured: bool) -> f64 {
         let now = now / 3600.0;
         let min = settings.min.as_secs_f64();
         let max = settings.max.as_secs_f64().max(min);
         let fallback = fallback.clamp(min, max);
-        let target = match (hour, self.age_per_ttl) {
-            (Some(_), Some(age_per_ttl)) => {
+        let target = match self.age_per_ttl {
+            Some(age_per_ttl) if is_measured => {
                 // Before anything is known, the fallback is taken to be right, with the weight of one change.
                 let prior = (age_per_ttl * fallback / 3600.0 / settings.max_stale).min(MAX_PRIOR);
                 3600.0 * settings.max_stale / self.rate(prior) / age_per_ttl

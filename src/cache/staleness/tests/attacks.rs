@@ -1,0 +1,76 @@
+//! What one user can do to the ttl of others.
+
+use super::*;
+
+/// The lists that others use, and those that only an attacker uses.
+const LISTS: usize = 4;
+const JUNK: usize = MAX_KEYS_OF_SCOPE - LISTS;
+const HOURS: u32 = 5;
+
+/// The looks of an attacker in a minute, at some lists: "X1".
+type Attack = dyn Fn(u32) -> Vec<(usize, String)>;
+
+/// Three callers look at four lists of a project, one each minute. Each list that has been looked at gets an answer every
+/// five seconds. Returns the ttl in the end. If the attacker `is_honest`, it makes the same calls, but sees what others
+/// see: so the ages of the answers are the same.
+fn ttl_of_others(attack: &Attack, is_honest: bool) -> f64 {
+    let mut bench = Bench::new(LISTS + JUNK);
+    let mut is_known = [false; LISTS + JUNK];
+    for minute in 0..HOURS * 60 {
+        let second = minute * MINUTE;
+        let caller = ["A", "B", "C"][minute as usize / LISTS % 3];
+        let own = (minute as usize % LISTS, format!("{caller}1"));
+        let calls = std::iter::once(own).chain(attack(minute));
+        for ((list, look), second) in calls.zip((second..).step_by(10).map(|at| at.min(second + 10))) {
+            let caller = &look[..1];
+            bench.look(list, &if is_honest { format!("{caller}1") } else { look }, second);
+            is_known[list] = true;
+        }
+        // Nobody asks for the lists of the attacker later on.
+        let asked = if minute < 6 { LISTS + JUNK } else { LISTS };
+        for list in (0..asked).filter(|list| is_known[*list]) {
+            (second + 20..second + MINUTE).step_by(5).for_each(|at| bench.answer(list, at..at + 1));
+        }
+        if minute % if minute < 60 { 4 } else { 20 } == 3 {
+            bench.refresh(second + MINUTE);
+            bench.ttl(0, second + MINUTE);
+        }
+    }
+    bench.ttl(0, HOURS * HOUR)
+}
+
+/// Looks at all lists, each with a body of its own.
+fn timestamps(tokens: &[&str], minute: u32) -> Vec<(usize, String)> {
+    let look = |list, token: &&str| (list, format!("{token}{minute} {token}"));
+    (0..LISTS).flat_map(|list| tokens.iter().map(move |token| look(list, token))).collect()
+}
+
+#[test]
+fn nobody_moves_the_ttl_of_others_from_the_start_on() {
+    let attacks: [(&str, &Attack); 5] = [
+        ("one token", &|minute| timestamps(&["X"], minute)),
+        ("two tokens", &|minute| timestamps(&["X", "Y"], minute)),
+        ("two tokens with equal bodies", &|minute| {
+            (0..LISTS).flat_map(|list| ["X", "Y"].map(|token| (list, format!("{token}{minute} x")))).collect()
+        }),
+        ("a new token each half hour", &|minute| {
+            let token = char::from(b'a' + u8::try_from(minute / 30).unwrap());
+            timestamps(&[&token.to_string()], minute)
+        }),
+        ("for ten minutes", &|minute| if minute < 10 { timestamps(&["X", "Y"], minute) } else { Vec::new() }),
+    ];
+    for (name, attack) in attacks {
+        let [honest, attacked] = [true, false].map(|is_honest| ttl_of_others(attack, is_honest));
+        assert!((attacked / honest - 1.0).abs() < 0.1, "{name}: {attacked} s, not {honest} s");
+    }
+}
+
+#[test]
+fn lists_that_one_caller_asks_for_once_are_no_evidence() {
+    let junk = |minute| {
+        let lists = (LISTS..LISTS + JUNK).filter(|_| minute == 1);
+        lists.map(|list| (list, format!("X{list}"))).collect()
+    };
+    let [attacked, alone] = [ttl_of_others(&junk, false), ttl_of_others(&|_| Vec::new(), false)];
+    assert!((attacked / alone - 1.0).abs() < 0.1, "{attacked} s, not {alone} s");
+}
