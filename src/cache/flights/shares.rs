@@ -6,7 +6,8 @@ use std::sync::Arc;
 use crate::request::caller::Caller;
 use crate::sync::Mutex;
 
-/// The number of places that one caller may hold in any case, even if that is more than half.
+/// The number of places that one caller, or unknown callers together, may hold in any case, even if that is more than
+/// half.
 const MIN_SHARE: usize = 2;
 
 /// A caller that takes a place.
@@ -30,8 +31,8 @@ impl Shares {
     /// unknown and such callers hold half of them.
     pub(super) fn take(&mut self, FlightCaller { caller, is_known }: FlightCaller, places: usize) -> bool {
         let own = self.by_caller.get(&caller).copied().unwrap_or_default();
-        let half = places.div_ceil(2);
-        let has_room = self.total < places && own < half.max(MIN_SHARE) && (is_known || self.of_unknown < half);
+        let half = places.div_ceil(2).max(MIN_SHARE);
+        let has_room = self.total < places && own < half && (is_known || self.of_unknown < half);
         if has_room {
             self.total += 1;
             self.of_unknown += usize::from(!is_known);
@@ -94,7 +95,7 @@ mod tests {
     fn unknown_callers_together_get_half_of_the_places() {
         let unknown = callers(["a", "b", "c", "d", "e", "f", "g", "h"], false);
         let [known, other] = callers(["y", "z"], true);
-        for (places, half) in [(1, 1), (2, 1), (3, 2), (8, 4)] {
+        for (places, half) in [(1, 1), (2, 2), (3, 2), (8, 4)] {
             let mut shares = Shares::default();
             let taken: Vec<_> = unknown.into_iter().filter(|caller| shares.take(*caller, places)).collect();
             assert_eq!(taken.len(), half, "of {places}");
