@@ -26,7 +26,9 @@ pub mod cache {
     }
 }
 pub mod catalogue {
-    pub use crate::catalogue::{AdaptiveTtl, Catalogue, Forwarded, Operation, Origin, Service, Sharing};
+    pub use crate::catalogue::{
+        AdaptiveTtl, Catalogue, Forwarded, Operation, Origin, Quota, QuotaPolicy, Service, Sharing,
+    };
 }
 pub mod clock {
     pub use crate::clock::{Clock, ManualClock};
@@ -110,7 +112,10 @@ pub mod signing {
     }
 }
 pub mod simulator {
-    pub use crate::simulator::{ChangeUnit, Changes, History, IssuedKey, Simulator};
+    pub use crate::simulator::{
+        ChangeUnit, Changes, DebugHeaders, EnforcedQuota, History, IssuedKey, QuotaAnswers, QuotaCall, QuotaRecord,
+        QuotaResult, QuotaState, QuotaVerdict, QuotaWindow, Quotas, RecordedCall, RefusalText, Simulator,
+    };
 }
 pub mod stream {
     pub use crate::stream::{BoxError, StreamBody, nothing, stream};

@@ -107,7 +107,7 @@ impl Behaviour {
 }
 
 /// The token of a request, or else the id of the access key in its `Authorization`.
-fn credential(headers: &HeaderMap) -> Option<&str> {
+pub(super) fn credential(headers: &HeaderMap) -> Option<&str> {
     match headers.get(X_AUTH_TOKEN) {
         Some(token) => token.to_str().ok(),
         None => Authorization::read(headers.get(AUTHORIZATION)?).map(|signature| signature.access),

@@ -53,12 +53,19 @@ pub(super) const OTHER_PROJECT: ErrorReply =
     refusal(StatusCode::FORBIDDEN, "WKS.00081102", "No operation permissions on the project");
 pub(super) const THROTTLED: ErrorReply =
     refusal(StatusCode::TOO_MANY_REQUESTS, "APIGW.0308", "The throttling threshold has been reached");
+/// A 429 without a body.
+pub(super) const SILENT: ErrorReply = refusal(StatusCode::TOO_MANY_REQUESTS, "", "");
 pub(super) const NO_SUCH_API: ErrorReply =
     refusal(StatusCode::NOT_FOUND, "APIGW.0101", "The API does not exist or has not been published in the environment");
 
 pub(super) fn bad_parameter(name: &str) -> ErrorReply {
     let message = Cow::Owned(format!("Invalid parameter: {name}"));
     ErrorReply { status: StatusCode::BAD_REQUEST, code: "WKS.00211102", message }
+}
+
+/// A 429 whose text names a limit.
+pub(super) fn throttled(message: String) -> ErrorReply {
+    ErrorReply { message: Cow::Owned(message), ..THROTTLED }
 }
 
 /// The documented error for a status, if nothing more specific is known.
@@ -91,9 +98,10 @@ struct SimulatedErrorBody<'a> {
 }
 
 impl ErrorReply {
-    /// The JSON body; empty if the status is not an error.
+    /// The JSON body; empty if the status is not an error, or there is no error code.
     pub(super) fn body(&self, request_id: &str) -> Bytes {
-        if !self.status.is_client_error() && !self.status.is_server_error() {
+        let is_error = self.status.is_client_error() || self.status.is_server_error();
+        if !is_error || self.code.is_empty() {
             return Bytes::new();
         }
         let request_id = self.code.starts_with("APIGW.").then_some(request_id);

@@ -14,17 +14,20 @@
 //! log         the requests that were received      keys      access keys and their signatures
 //! products    the generated catalogue              errors    error responses
 //! more_lists  availability zones and disks         list      filters, paging, the JSON body
-//! changes     when the catalogue changes
+//! changes     when the catalogue changes           quotas   the limits, and what responses say of them
+//! enforce     what the quotas count
 //! ```
 
 mod behaviour;
 mod changes;
+mod enforce;
 mod errors;
 mod keys;
 mod list;
 mod log;
 mod more_lists;
 mod products;
+mod quotas;
 mod server;
 #[cfg(test)]
 mod tests;
@@ -53,6 +56,10 @@ pub use keys::IssuedKey;
 use keys::Keys;
 pub(crate) use log::RecordedRequest;
 use log::RequestLog;
+pub use quotas::{
+    DebugHeaders, EnforcedQuota, QuotaAnswers, QuotaCall, QuotaRecord, QuotaResult, QuotaState, QuotaVerdict,
+    QuotaWindow, Quotas, RecordedCall, RefusalText,
+};
 use server::SimulatorState;
 use tokens::{CredentialState, Tokens};
 
@@ -96,6 +103,7 @@ impl Simulator {
             keys: Mutex::new(Keys::new(Random::System.key("access keys")?)),
             clock: Mutex::default(),
             history: Mutex::default(),
+            enforcement: Mutex::default(),
             log: RequestLog::default(),
             ids: RequestIds::new(Random::System.key("request ids")?),
         });
@@ -227,8 +235,8 @@ impl Simulator {
         self.keys().set_state(credential, state);
     }
 
-    /// The clock of the catalogue's changes and of the dates of signatures, instead of the system's. Set it before
-    /// anything changes.
+    /// The clock of the catalogue's changes, of quotas and of the dates of signatures, instead of the system's. Set it
+    /// before anything changes.
     pub fn set_clock(&self, clock: Clock) {
         *self.shared.state.clock.lock() = clock;
     }

@@ -22,6 +22,7 @@ use tokio::task::JoinSet;
 
 use super::behaviour::{Behaviour, Forced};
 use super::changes::History;
+use super::enforce::{self, Enforcement};
 use super::errors::{self, ErrorReply};
 use super::keys::{Keys, SignedRequest};
 use super::list::{self, ListContext};
@@ -56,6 +57,7 @@ pub(super) struct SimulatorState {
     pub(super) keys: Mutex<Keys>,
     pub(super) clock: Mutex<Clock>,
     pub(super) history: Mutex<History>,
+    pub(super) enforcement: Mutex<Enforcement>,
     pub(super) log: RequestLog,
     pub(super) ids: RequestIds,
 }
@@ -65,7 +67,7 @@ impl SimulatorState {
         self.clock.lock().date()
     }
 
-    /// The moment for the catalogue's changes.
+    /// The moment for the catalogue's changes and for quotas.
     pub(super) fn now(&self) -> Instant {
         self.clock.lock().now()
     }
@@ -118,13 +120,15 @@ async fn handle(state: &SimulatorState, service: Service, request: Request<Incom
     }
 
     let forced = state.behaviour.lock().forced(&head.headers);
+    let mut limits = HeaderMap::new();
     let result = match forced {
         Some(Forced::Reset) => return Err(io::ErrorKind::ConnectionReset.into()),
         Some(Forced::Refuse(refusal)) => Err(refusal),
-        None => respond(state, service, &head, body).await,
+        None => respond(state, service, &head, body, &mut limits).await,
     };
     let request_id = state.ids.next();
     let mut response = result.unwrap_or_else(|refusal| refuse(&refusal, request_id.as_str()));
+    response.headers_mut().extend(limits);
     add_headers(state, &mut response, request_id.as_str());
     Ok(response)
 }
@@ -140,12 +144,13 @@ fn recorded(service: Service, head: &Parts, body: &Incoming) -> RecordedRequest 
     }
 }
 
-/// The service's own response to a request.
+/// The service's own response to a request. `limits` gets what it says of quotas.
 async fn respond(
     state: &SimulatorState,
     service: Service,
     head: &Parts,
     body: Incoming,
+    limits: &mut HeaderMap,
 ) -> Result<Response<AnyBody>, ErrorReply> {
     let route = route::find(&state.catalogue, &head.method, head.uri.path());
     let is_served_here = match &route {
@@ -156,19 +161,38 @@ async fn respond(
     if !is_served_here {
         return Err(errors::NO_SUCH_API);
     }
-    let (bearer, body) = if !has_token(&head.headers) && has_signature(&head.headers) {
-        let body = collect_body(body).await?;
-        let signed =
-            SignedRequest { method: &head.method, target: (&head.uri).into(), headers: &head.headers, body: &body };
-        let now = state.date();
-        (state.keys.lock().check(signed, now)?, full_body(body))
-    } else {
-        (state.tokens.lock().check(&head.headers)?, body.map_err(io::Error::other).boxed_unsync())
+    let checked = check_credential(state, head, body).await;
+    let verdict = {
+        let mut enforcement = state.enforcement.lock();
+        enforcement.call(service, &route, head, checked.is_ok(), state.now())
     };
+    *limits = verdict.headers(enforce::asks_for_limits(head));
+    let (bearer, body) = checked?;
+    if let Some(refusal) = verdict.refusal() {
+        return Err(refusal);
+    }
     match route {
         Route::Operation(operation, _) => list_products(state, operation, &bearer, head),
         _ => Ok(echo(head, body)),
     }
+}
+
+/// The owner of a request's credential, and the body of the request.
+async fn check_credential(
+    state: &SimulatorState,
+    head: &Parts,
+    body: Incoming,
+) -> Result<(Bearer, AnyBody), ErrorReply> {
+    if has_token(&head.headers) || !has_signature(&head.headers) {
+        let bearer = state.tokens.lock().check(&head.headers)?;
+        return Ok((bearer, body.map_err(io::Error::other).boxed_unsync()));
+    }
+    let body = collect_body(body).await?;
+    let signed =
+        SignedRequest { method: &head.method, target: (&head.uri).into(), headers: &head.headers, body: &body };
+    let now = state.date();
+    let bearer = state.keys.lock().check(signed, now)?;
+    Ok((bearer, full_body(body)))
 }
 
 /// Collects a body, because the signature covers its hash.

@@ -1,6 +1,7 @@
 //! Tests of the simulator over real sockets.
 
 mod connections;
+mod quotas;
 
 use std::collections::HashSet;
 use std::net::TcpStream;
