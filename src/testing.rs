@@ -38,6 +38,9 @@ pub mod config {
     pub mod keep_warm {
         pub use crate::config::keep_warm::{KeepWarm, MAX_KEPT_WARM, calls_per_minute, interval};
     }
+    pub mod quota {
+        pub use crate::config::quota::ConfiguredQuota;
+    }
     pub mod table {
         pub use crate::config::table::{Applies, Setting};
     }

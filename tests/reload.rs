@@ -183,6 +183,26 @@ async fn the_requests_to_keep_warm_change_by_a_reload() {
 }
 
 #[tokio::test]
+async fn configured_quotas_change_by_a_reload() {
+    let world = World::new().await;
+    let shown = || {
+        let active = world.server.gateway().active();
+        active.as_toml().lines().find(|line| line.starts_with("# quota: ")).map(str::to_owned)
+    };
+    let with =
+        |limit: u32| format!("[[quota]]\nservice = \"workspace\"\npolicy = \"ip\"\nlimit = {limit}\nwindow = \"1s\"\n");
+    assert_eq!(shown(), None);
+    for limit in [5, 6] {
+        world.reload(&with(limit)).unwrap();
+        assert_eq!(shown(), Some(format!("# quota: policy ip of workspace: {limit} in 1s")));
+    }
+    assert_eq!(world.reload(&with(7)).unwrap().applied, ["quota.0.limit"]);
+    assert!(world.reload(&with(0)).is_err());
+    world.reload("").unwrap();
+    assert_eq!(shown(), None);
+}
+
+#[tokio::test]
 async fn an_adaptive_ttl_is_applied_by_a_reload() {
     let world = World::new().await;
     let ttl = || world.server.gateway().active().catalogue().operations()[0].ttl.as_secs();

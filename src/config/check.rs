@@ -9,7 +9,7 @@ use super::names::BaseUrl;
 use super::read::read;
 use super::setting_error::SettingError;
 use super::units::Size;
-use super::{Config, Settings, access_keys, keep_warm, operations};
+use super::{Config, Settings, access_keys, keep_warm, operations, quota};
 use crate::catalogue::{Origin, Service};
 use crate::proxy_config::ProxyConfig;
 
@@ -34,11 +34,12 @@ pub(super) fn check(table: &Table) -> Result<Config, CheckError> {
         .map_err(|message| CheckError::Setting(message.into()))?;
     access_keys::check_projects(&settings.access_key).map_err(CheckError::Setting)?;
     keep_warm::check(&settings, &catalogue).map_err(CheckError::Setting)?;
+    let quotas = quota::check(&settings, &catalogue).map_err(CheckError::Setting)?;
     if !has_upstream {
         return Err(CheckError::NoUpstream);
     }
     let (keys, admin_token, keep_warm, proxy_config) = (Arc::default(), None, Vec::new(), ProxyConfig::default());
-    Ok(Config { settings, catalogue, keys, admin_token, keep_warm, proxy_config })
+    Ok(Config { settings, catalogue, keys, admin_token, keep_warm, quotas, proxy_config })
 }
 
 /// The origin of a service: its URL setting, or the public endpoint in the region.

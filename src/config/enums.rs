@@ -3,7 +3,7 @@
 use strum::{IntoStaticStr, VariantArray};
 
 use super::units::written_as_text;
-use crate::catalogue::{BodyCheck, Service, Sharing};
+use crate::catalogue::{BodyCheck, QuotaPolicy, Service, Sharing};
 
 #[derive(Clone, Copy, PartialEq, Eq, IntoStaticStr, VariantArray)]
 #[strum(const_into_str, serialize_all = "kebab-case")]
@@ -44,6 +44,9 @@ pub enum AccessLog {
 pub struct ServiceName(pub Service);
 
 #[derive(Clone, Copy, PartialEq, Eq)]
+pub struct PolicyName(pub QuotaPolicy);
+
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Level(pub tracing::Level);
 
 /// Implements reading and printing for an enum whose variants are words.
@@ -69,6 +72,13 @@ written_as_text!(
     "workspace or appstream",
     |text| Service::ALL.into_iter().find(|service| service.as_str() == text).map(ServiceName),
     |service| service.0.as_str().to_owned()
+);
+
+written_as_text!(
+    PolicyName,
+    "api, user, app or ip",
+    |text| QuotaPolicy::VARIANTS.iter().copied().find(|policy| policy.into_str() == text).map(PolicyName),
+    |policy| policy.0.into_str().to_owned()
 );
 
 written_as_text!(

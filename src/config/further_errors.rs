@@ -195,7 +195,9 @@ fn reset(
         ([entry, rest @ ..], Value::Array(entries)) => {
             let Some(index) = position(entries, entry) else { return false };
             let indexes = remaining.entry(show(at)).or_insert_with(|| (0..entries.len()).collect());
-            let is_identity = matches!(rest, [Part::Name(field), ..] if field == "name" || field == "id");
+            // Without its operation, a quota would be that of each operation.
+            let is_identity =
+                matches!(rest, [Part::Name(field), ..] if ["name", "id", "operation"].contains(&field.as_str()));
             at.push(Part::Index(indexes[index]));
             if let Some(entry) = entries[index].as_table_mut()
                 && !is_identity

@@ -20,6 +20,7 @@ pub(crate) mod names;
 pub(crate) mod network;
 pub(crate) mod operation;
 pub(crate) mod operations;
+pub(crate) mod quota;
 mod read;
 pub(crate) mod read_file;
 mod redact;
@@ -42,6 +43,7 @@ pub use error::ConfigError;
 use files::Files;
 use keep_warm::KeepWarm;
 pub(crate) use layers::metrics_address;
+use quota::ConfiguredQuota;
 use secret::AdminToken;
 pub(crate) use settings::Settings;
 pub(crate) use units::Size;
@@ -72,6 +74,7 @@ pub struct Config {
     pub keys: Arc<KeyRing>,
     pub admin_token: Option<AdminToken>,
     pub keep_warm: Vec<KeepWarm>,
+    pub quotas: Vec<ConfiguredQuota>,
     /// From the environment, not from the file. By default, connections are direct.
     pub proxy_config: ProxyConfig,
 }
@@ -85,9 +88,8 @@ impl Config {
         Self::from_files(file, text, (overrides, None), &mut Files::default()).map_err(|(error, _)| error)
     }
 
-    /// The settings in the form of the file. The upstream URLs, routes, access keys, operations and
-    /// the cost of keep_warm are comments. As a
-    /// setting, the URL of a service would stay when the region changes.
+    /// The settings in the form of the file. The upstream URLs, routes, access keys, operations, quotas
+    /// and the cost of keep_warm are comments. As a setting, the URL of a service would stay when the region changes.
     pub fn to_toml(&self) -> String {
         // This cannot fail: every setting is a string, a number, a list or a table of these.
         let mut text = toml::to_string(&self.settings).unwrap_or_default();
@@ -106,6 +108,9 @@ impl Config {
         }
         for operation in self.catalogue.operations() {
             text += &format!("# {}\n", operations::describe(operation, &self.catalogue));
+        }
+        for quota in &self.quotas {
+            text += &format!("# {}\n", quota::describe(quota));
         }
         if let Some(cost) = keep_warm::describe(&self.keep_warm, &self.catalogue, &self.settings) {
             text += &format!("# {cost}\n");

@@ -133,6 +133,10 @@ fn setting_error(path: Vec<Part>, message: &str) -> SettingError {
         let expected = "expected `access_key`, `projects` and `requests` in each [[keep_warm]]";
         return SettingError::new(path, format!("{message}, {expected}"));
     }
+    if message.starts_with("missing field ") && matches!(path.first(), Some(Part::Name(list)) if list == "quota") {
+        let expected = "expected `service`, `policy` and `limit` in each [[quota]]";
+        return SettingError::new(path, format!("{message}, {expected}"));
+    }
     if is_of_key && message.starts_with("missing field ") {
         return SettingError::new(path, format!("{message}, expected `id` and `secret` in each [[access_key]]"));
     }

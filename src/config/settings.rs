@@ -13,6 +13,7 @@ use super::keep_warm::KeepWarmSettings;
 use super::names::{Address, BaseUrl, HeaderField, Region};
 use super::network::Network;
 use super::operation::OperationSettings;
+use super::quota::QuotaSettings;
 use super::secret::Secret;
 use super::table::FollowUp::{LogUpstream, SetLogLevel, WarnAboutCertificate, WarnAboutPlaintext};
 use super::table::{RESTART, RUN_TIME, Setting, settings};
@@ -37,6 +38,8 @@ settings! {
         pub access_key: Vec<AccessKeySettings> = RUN_TIME,
         #[serde(default, deserialize_with = "entries::read", skip_serializing_if = "Vec::is_empty")]
         pub keep_warm: Vec<KeepWarmSettings> = RUN_TIME,
+        #[serde(default, deserialize_with = "entries::read", skip_serializing_if = "Vec::is_empty")]
+        pub quota: Vec<QuotaSettings> = RUN_TIME,
         pub limits: LimitsSettings,
         pub log: LogSettings,
     }
