@@ -140,6 +140,9 @@ pub(crate) struct Now {
     pub shared: bool,
     /// What is stored under the key.
     pub stored: String,
+    /// How long a call would wait for upstream's quota.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub quota: Option<String>,
 }
 
 #[derive(Debug, Serialize)]

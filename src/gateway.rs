@@ -32,6 +32,7 @@ mod keep_warm;
 mod look_up;
 mod memory;
 mod observer;
+mod pacing;
 pub(crate) mod probe;
 mod prove;
 mod release;
@@ -50,6 +51,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::request::Parts;
@@ -79,6 +81,8 @@ use crate::stream::{BoxError, nothing, stream};
 use crate::sync::{Mutex, RwLock};
 use crate::telemetry::outcome::Outcome;
 use crate::telemetry::record::RequestRecord;
+use crate::upstream::UpstreamError;
+pub(crate) use crate::upstream::quota::LimitState;
 pub(crate) use active_config::ActiveConfig;
 pub use assemble::REQUEST_IDS;
 use cache_request::{CacheRequest, Lookup};
@@ -131,6 +135,8 @@ pub struct Inspection {
     pub is_suspended: bool,
     /// Whether a backoff is active: a stale entry, if there is one, is served without a call.
     pub is_backing_off: bool,
+    /// How long a call would wait now for upstream's quota, at least.
+    pub held_for: Option<Duration>,
     /// Why responses cannot be stored, if the key is marked uncacheable.
     pub uncacheable: Option<Unstorable>,
 }
@@ -261,6 +267,11 @@ impl Gateway {
         Forwarder { memory, fetcher, observer: Arc::clone(&self.observer), clock: self.clock.clone() }
     }
 
+    fn deadline_error(&self, request: &CacheRequest, is_sent: bool) -> UpstreamError {
+        let class = self.memory.class_of(request, self.clock.now());
+        self.fetcher.deadline_error(request, class, is_sent, &self.observer)
+    }
+
     /// The releaser uses the current state, not the state when the request joined its flight.
     fn releaser<'g>(&'g self, request: &'g CacheRequest, role: &'g Role) -> Releaser<'g> {
         Releaser { memory: &self.memory, observer: &self.observer, request, role, now: self.clock.now() }
@@ -300,10 +311,18 @@ impl Gateway {
                     let kind = HitKind::Revalidating;
                     return respond(respond_from_memory(&self.observer, request, &entry, kind, now, record));
                 }
-                LookupResult::Fetch { cache_key, miss, has_stale, .. } => {
+                LookupResult::Fetch { cache_key, miss, has_stale, stored } => {
                     record.set_miss(miss, || self.observer.digests.of_key(&request.lookup.key));
                     if request.lookup.directives.only_if_cached {
                         return Err(RequestError::NotCached);
+                    }
+                    // A call would wait for upstream's quota.
+                    if let Some(entry) = stored.filter(|_| has_stale)
+                        && self.fetcher.held_for(request, self.memory.class_of(request, now)).is_some()
+                    {
+                        self.revalidate_in_background(request, cache_key, headers, record);
+                        let kind = HitKind::Backoff;
+                        return respond(respond_from_memory(&self.observer, request, &entry, kind, now, record));
                     }
                     (cache_key, miss, has_stale)
                 }
@@ -335,7 +354,8 @@ impl Gateway {
                             ProofWaitOutcome::DeadlineReached => {
                                 let role = attempts.waiting_role(cache_key, miss);
                                 let releaser = self.releaser(request, &role);
-                                return respond(releaser.deadline_response(waiter.is_sent(), record));
+                                let error = self.deadline_error(request, waiter.is_sent());
+                                return respond(releaser.deadline_response(&error, record));
                             }
                         }
                         continue;
@@ -388,7 +408,8 @@ impl Gateway {
         // The caller's grant may have ended, and the entry may have been stored by another call.
         let may_start = || {
             let found = self.memory.look_up(request, self.clock.now());
-            let has_to_wait = request.half_close.is_closed() || self.fetcher.has_to_wait(request);
+            let has_to_wait = request.half_close.is_closed()
+                || self.fetcher.has_to_wait(request, self.memory.class_of(request, self.clock.now()));
             matches!(found, LookupResult::Fetch { cache_key, .. } if cache_key == role.cache_key) && !has_to_wait
         };
         let mut is_refused = false;
@@ -415,8 +436,8 @@ impl Gateway {
                     }
                 }
                 WaitOutcome::DeadlineReached => {
-                    let is_sent = waiter.is_sent();
-                    return ControlFlow::Break(self.releaser(request, role).deadline_response(is_sent, record));
+                    let error = self.deadline_error(request, waiter.is_sent());
+                    return ControlFlow::Break(self.releaser(request, role).deadline_response(&error, record));
                 }
             }
         }

@@ -68,7 +68,8 @@
 //! - [`budget`] counts the memory that clients make the gateway hold.
 //! - [`cache`] has entries, grants, backoffs, flights and measured staleness. Only `cache/store.rs` uses moka, and only `cache/flights.rs`
 //!   waits.
-//! - [`upstream`] has the only HTTP client of the gateway. [`proxy_config`] says which route it takes.
+//! - [`upstream`] has the only HTTP client of the gateway, the queues of calls ([`upstream::gate`]), and the ledger of
+//!   upstream's quotas ([`upstream::quota`]). [`proxy_config`] says which route it takes.
 //! - [`clock`], `net`, [`random`] and `sync` are the only clocks, sockets, random numbers and locks. A simulation
 //!   replaces them.
 //! - [`simulator`] simulates both upstream services. `demo` runs it. The gateway does not depend on it.
@@ -144,7 +145,8 @@
 //!     address and a connection. One caller never has more than half of the flights or waiters, and unknown callers
 //!     together never have more than half of the flights, so that renewals find room. Callers are served in
 //!     this order: with a grant or proved within the last hour, known by a relayed request, unknown, and then those whose client has closed its sending side ([`cache::known_callers`], [`upstream::gate`]).
-//!     Calls that the gateway makes itself to keep responses warm come last. A client
+//!     Renewals and refreshes, for which no client waits, come after unknown callers. Calls that the gateway makes
+//!     itself to keep responses warm come last. A limit of upstream for one caller holds back that caller alone ([`upstream::quota`]). A client
 //!     may take more of the budget only if it then holds at most as many bytes as remain free (for a small request,
 //!     four times as many). Unknown callers together get at most half of what known callers leave, and connections
 //!     without a credential a quarter. Removed entries that clients still read count for no client.
@@ -176,14 +178,17 @@
 //! - **Keep warm**: the gateway itself sends configured requests with a configured access key, before their entries and the
 //!   key's grants end (`gateway/keep_warm.rs`).
 //! - **Slot**: the right to have one call in flight (`upstream.max_calls`). A call waits for its *turn* to get one.
+//! - **Quota**: how many calls upstream accepts in a window. **Limit**: a quota and what it counts: the calls of an API, a
+//!   user, an application or a source address. A limit *holds back* a call that upstream would refuse.
 //! - **Budget**: the bytes that may be held for clients. A *charge* is a part of it that is in use; an *account* is what one
 //!   connection holds. **Shed**: to close a connection because another one, or memory, is needed.
 //!
 //! # Not included, on purpose
 //!
 //! - Layers or middleware: there is one path, readable from top to bottom.
-//! - Retries, except two: a connection that broke before a response, if nothing can happen twice
-//!   ([`upstream::client`]), and a 5xx while upstream answers other callers (invariant 4).
+//! - Retries, except three: a connection that broke before a response, if nothing can happen twice
+//!   ([`upstream::client`]), a 5xx while upstream answers other callers (invariant 4), and a 429 whose limit allows the
+//!   call in time (`gateway/fetch.rs`).
 //! - Caching rules by pattern or header: an operation is described as a whole, or it is relayed.
 //! - Plain text beyond this machine without an explicit setting ([`config::exposure`]).
 //! - A choice of TLS versions or ciphers.

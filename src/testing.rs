@@ -39,7 +39,7 @@ pub mod config {
         pub use crate::config::keep_warm::{KeepWarm, MAX_KEPT_WARM, calls_per_minute, interval};
     }
     pub mod quota {
-        pub use crate::config::quota::ConfiguredQuota;
+        pub use crate::catalogue::ConfiguredQuota;
     }
     pub mod table {
         pub use crate::config::table::{Applies, Setting};

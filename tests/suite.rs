@@ -68,6 +68,7 @@ mod pass_through;
 mod proxies;
 mod python_sdk;
 mod queueing;
+mod quotas;
 mod reasons;
 mod reload;
 mod reload_process;

@@ -62,7 +62,11 @@ fn describe(known: &Inspection) -> Now {
         (_, Some(reason)) => format!("nothing: responses cannot be stored ({})", reason.into_str()),
         (Some(Freshness::Gone) | None, None) => "nothing".to_owned(),
     };
-    Now { caller, shared: known.is_shared, stored }
+    let quota = known.held_for.map(|left| {
+        let left = seconds(left + Duration::from_secs(1));
+        format!("used up: a call would wait for at least {left}, or a stale response is served at once")
+    });
+    Now { caller, shared: known.is_shared, stored, quota }
 }
 
 const EXPLAIN_USAGE: &str = "expected url once and header=NAME: VALUE any number of times, percent-encoded: curl -G \

@@ -16,7 +16,7 @@ use super::{Page, json};
 use crate::cache::staleness::{Answers, OperationStaleness, ProjectStaleness};
 use crate::catalogue::{Operation, Service};
 use crate::config::Mode;
-use crate::gateway::{ActiveConfig, Gateway};
+use crate::gateway::{ActiveConfig, Gateway, LimitState};
 use crate::telemetry::events::RecordedEvent;
 use crate::telemetry::logs;
 use crate::telemetry::outcome::Outcome;
@@ -44,6 +44,7 @@ struct Status {
     staleness: Vec<StalenessSummary>,
     keep_warm: KeepWarmSummary,
     upstream: Vec<UpstreamSummary>,
+    quotas: Vec<QuotaSummary>,
     misses: Counts,
     unstored: Counts,
     bypasses: Counts,
@@ -98,6 +99,22 @@ struct CacheSummary {
     uncacheable_keys: u64,
     private_scopes: u64,
     refreshes: u64,
+}
+
+/// A limit of upstream that is known.
+#[derive(Serialize)]
+struct QuotaSummary {
+    service: &'static str,
+    policy: &'static str,
+    /// For a limit of one operation.
+    operation: Option<String>,
+    calls: u32,
+    window_seconds: f64,
+    /// For limits by user or application: of the caller with the fewest.
+    remaining: u32,
+    is_configured: bool,
+    /// Whether it holds back proved callers that have not met it.
+    binds_all: bool,
 }
 
 /// What is held for clients, without the cache.
@@ -239,12 +256,26 @@ fn status(gateway: &Gateway, proxy: SocketAddr) -> Status {
             calls: by(&metrics.keep_warm_calls, "result"),
         },
         upstream: active.catalogue().services().map(|service| upstream(gateway, &active, service)).collect(),
+        quotas: gateway.limits().into_iter().flat_map(|(service, states)| quotas(service, states)).collect(),
         misses: by(&metrics.misses, "reason"),
         unstored: by(&metrics.unstored, "reason"),
         bypasses: by(&metrics.bypasses, "reason"),
         backoffs: by(&metrics.backoffs, "cause"),
         events: gateway.observer().events().recent().into_iter().map(event).collect(),
     }
+}
+
+fn quotas(service: Service, states: Vec<LimitState>) -> impl Iterator<Item = QuotaSummary> {
+    states.into_iter().map(move |state| QuotaSummary {
+        service: service.as_str(),
+        policy: state.policy.into_str(),
+        operation: state.operation.map(|operation| operation.to_string()),
+        calls: state.quota.calls,
+        window_seconds: state.quota.window.as_secs_f64(),
+        remaining: state.remaining,
+        is_configured: state.is_configured,
+        binds_all: state.binds_all,
+    })
 }
 
 fn gauge(gauge: &IntGauge) -> u64 {

@@ -22,7 +22,7 @@ pub use adaptive_ttl::AdaptiveTtl;
 use operation::Generation;
 pub(crate) use operation::{BodyCheck, DEFAULT_TTL, Parameter, is_built_in};
 pub use operation::{Forwarded, Operation, Sharing};
-pub use quota::{Quota, QuotaPolicy};
+pub use quota::{ConfiguredQuota, Quota, QuotaPolicy};
 pub(crate) use template::{PathMatch, Template};
 use template::{Relation, Split};
 

@@ -1,9 +1,12 @@
 //! A quota: how many calls upstream accepts in a window, and what it counts. Data only: calls are paced elsewhere.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use strum::{IntoStaticStr, VariantArray};
+
+use super::Service;
 
 /// What upstream counts together, in the words of its refusals ("policy user over ratelimit").
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, IntoStaticStr, VariantArray)]
@@ -42,4 +45,15 @@ impl fmt::Display for Quota {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} in {}", self.calls, humantime::format_duration(self.window))
     }
+}
+
+/// A quota that is configured.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ConfiguredQuota {
+    pub service: Service,
+    pub policy: QuotaPolicy,
+    /// With [`QuotaPolicy::Api`]: the operation, or `None` for each.
+    pub operation: Option<Arc<str>>,
+    /// `None`: there is no such limit, whatever upstream's refusals say.
+    pub quota: Option<Quota>,
 }

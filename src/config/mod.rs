@@ -43,13 +43,12 @@ pub use error::ConfigError;
 use files::Files;
 use keep_warm::KeepWarm;
 pub(crate) use layers::metrics_address;
-use quota::ConfiguredQuota;
 use secret::AdminToken;
 pub(crate) use settings::Settings;
 pub(crate) use units::Size;
 pub(crate) use watch::SettingsSource;
 
-use crate::catalogue::{Catalogue, Service};
+use crate::catalogue::{Catalogue, ConfiguredQuota, Service};
 use crate::proxy_config::ProxyConfig;
 use crate::signing::ring::KeyRing;
 

@@ -16,7 +16,7 @@ use super::names::OperationName;
 use super::redact::redacted;
 use super::setting_error::SettingError;
 use super::units::written_as_text;
-use crate::catalogue::{Catalogue, Quota, QuotaPolicy, Service};
+use crate::catalogue::{Catalogue, ConfiguredQuota, Quota, QuotaPolicy};
 
 /// `[[quota]]`
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -95,18 +95,6 @@ written_as_text!(
     },
     |window| humantime::format_duration(window.0).to_string()
 );
-
-/// A checked entry.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ConfiguredQuota {
-    pub service: Service,
-    pub policy: QuotaPolicy,
-    /// The name of an operation of the service. `None`: without policy `api`, or for each operation of the service that has
-    /// no entry of its own.
-    pub operation: Option<Arc<str>>,
-    /// `None`: upstream has no such limit.
-    pub quota: Option<Quota>,
-}
 
 /// # Errors
 /// The first error, with the index of its entry.

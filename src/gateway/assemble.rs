@@ -19,6 +19,7 @@ use crate::cache::flights::{FlightLimits, Flights};
 use crate::cache::grants::{CallerScope, GrantPolicy, Grants, RenewalPolicy};
 use crate::cache::second_tier::SecondTier;
 use crate::cache::store::{CacheKey, PurgeSelection, Store};
+use crate::catalogue::Service;
 use crate::clock::Clock;
 use crate::config::{Config, Mode, OnOutage, Settings, Size};
 use crate::fast_path::FastPath;
@@ -36,7 +37,9 @@ use crate::telemetry::health::Healths;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::sources::InUse;
 use crate::upstream::Upstream;
+use crate::upstream::gate::{GateCall, GateClient};
 use crate::upstream::key_breaker::KeyBreaker;
+use crate::upstream::quota::{Ledger, LimitState};
 use crate::upstream::successes::Successes;
 
 /// The purpose of the random key for request ids. Tests predict the ids with it.
@@ -111,7 +114,9 @@ impl Gateway {
         let limits = flight_limits(settings);
         let [shared_flights, lone_flights] = [limits; 2].map(|limits| Arc::new(Flights::new(limits)));
         let proofs = Arc::new(Flights::new(limits));
-        let [gate, relay_gate] = upstream_setup::gates(&settings.upstream, &metrics);
+        let ledger = Arc::new(Ledger::default());
+        upstream_setup::watch_quotas(&ledger, &clock, &metrics);
+        let [gate, relay_gate] = upstream_setup::gates(&settings.upstream, &metrics, &ledger, &clock);
         let budget = Budget::new(budget_size(&config.settings));
         let store = Arc::new(Store::new(settings.cache.max_size.0, Arc::clone(&budget), metrics.eviction_counter()));
         // Weak references, because the store in turn holds a counter of these metrics.
@@ -148,6 +153,7 @@ impl Gateway {
                 successes: Successes::default(),
                 gate,
                 relay_gate,
+                ledger,
                 key_breaker: KeyBreaker::new(clock.clone()),
                 second_tier,
                 keep_warm_changes: Notify::new(),
@@ -166,6 +172,7 @@ impl Gateway {
             random,
         });
         gateway.watch_staleness();
+        gateway.fetcher.set_quotas(&config.quotas);
         Ok(gateway)
     }
 
@@ -189,6 +196,11 @@ impl Gateway {
     /// All entries with their keys. Slow if there are many.
     pub fn entries(&self) -> impl Iterator<Item = (Arc<CacheKey>, Arc<Entry>)> {
         self.memory.store.entries()
+    }
+
+    /// The limits of upstream that are known, by service.
+    pub fn limits(&self) -> Vec<(Service, Vec<LimitState>)> {
+        self.fetcher.ledger.states(self.clock.now())
     }
 
     /// Whether the entry must be revalidated before it is served, because an unsafe method invalidated it.
@@ -227,6 +239,12 @@ impl Gateway {
         let service = key.operation().service;
         let cache_key = self.memory.store.cache_key(&Arc::new(key), caller);
         let caller_scope = CallerScope { caller, scope: cache_key.key.scope().clone() };
+        let call = GateCall {
+            client: GateClient { caller: Some(caller), peer: None, connection: 0 },
+            class: self.memory.class(Some(caller), Some(&caller_scope), now),
+            caller: Some(caller),
+            api: Some(Arc::clone(&cache_key.key.operation().name)),
+        };
         Inspection {
             grant_state: self.memory.grants.grant_state(&caller_scope, now),
             is_shared: cache_key.owner.is_none(),
@@ -236,6 +254,7 @@ impl Gateway {
             is_suspended: credential
                 .signed()
                 .is_some_and(|signed| self.fetcher.key_breaker.is_suspended(&signed.key, service)),
+            held_for: self.fetcher.gate.hold(service, &call).map(|hold| hold.left),
             is_backing_off: self.memory.backoffs.is_active_for(&cache_key, &caller_scope, now),
             uncacheable: self.memory.store.uncacheable_reason(&cache_key, caller, now),
         }

@@ -26,7 +26,7 @@ impl Gateway {
         let caller = FlightCaller { caller: request.lookup.caller_scope.caller, is_known: true };
         if let Some(leader) = self.fetcher.flights(&cache_key).begin(&cache_key, caller) {
             self.observer.metrics.refreshes.inc();
-            let fetch = NewFetch { leader, cache_key, purpose: FetchPurpose::Response, proof: None };
+            let fetch = NewFetch { leader, cache_key, purpose: FetchPurpose::Refresh, proof: None };
             self.start_fetch(fetch, request, headers, record);
         }
     }

@@ -10,7 +10,7 @@ use crate::request::decide::AuthorizationAction;
 use crate::request::half_close::HalfClose;
 use crate::request::key::{RequestKey, Scope};
 use crate::request::request_directives::RequestDirectives;
-use crate::upstream::gate::GateClient;
+use crate::upstream::gate::{Class, GateCall, GateClient};
 
 /// The client of a request, after its credential has been read and its signature verified.
 pub(super) struct ClientIdentity {
@@ -61,6 +61,15 @@ pub(super) struct CacheRequest {
     pub(super) account: Account,
     pub(super) half_close: Arc<HalfClose>,
     pub(super) lookup: Arc<Lookup>,
+}
+
+impl CacheRequest {
+    /// What the gate must know of a call for this request.
+    pub(super) fn gate_call(&self, class: Class) -> GateCall {
+        let Lookup { caller_scope, key, .. } = &*self.lookup;
+        let api = Some(Arc::clone(&key.operation().name));
+        GateCall { client: self.client, class, caller: Some(caller_scope.caller), api }
+    }
 }
 
 /// The part of the request that the look-up needs. It has no credential, so the fast path may remember it.

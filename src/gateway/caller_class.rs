@@ -17,8 +17,8 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use tokio::runtime::Handle;
 
-use super::ActiveConfig;
 use super::memory::Memory;
+use super::{ActiveConfig, CacheRequest};
 use crate::budget::{Account, Purpose};
 use crate::cache::admission;
 use crate::cache::grants::{CallerScope, GrantState};
@@ -45,6 +45,12 @@ impl Memory {
             Some(KnownBy::Relay) => Class::Relayed,
             None => Class::Unknown,
         }
+    }
+
+    /// The class in which a call for a request waits for its turn.
+    pub(super) fn class_of(&self, request: &CacheRequest, now: Instant) -> Class {
+        let caller_scope = &request.lookup.caller_scope;
+        self.class(Some(caller_scope.caller), Some(caller_scope), now)
     }
 
     /// Whether upstream has answered the caller successfully lately.

@@ -3,7 +3,7 @@
 //! What a response changes is decided in `settle.rs`, and which waiters get it in `release.rs`, not here.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{HeaderMap, Response, StatusCode};
@@ -11,22 +11,24 @@ use http::{HeaderMap, Response, StatusCode};
 use super::fetch_result::{AdditionalCallReason, FetchPurpose, FetchResult};
 use super::fetcher::{ProofLeader, Turn, TurnError};
 use super::look_up::{HitKind, LookupResult};
+use super::pacing;
 use super::second_tier::{adopt_record, store_record};
 use super::settle::{self, EndedCall, apply_denial};
 use super::{CacheRequest, Gateway};
 use crate::cache::admission::Verdict;
 use crate::cache::entry::Entry;
 use crate::cache::flights::Leader;
-use crate::cache::grants::Proof;
+use crate::cache::grants::{PendingGrant, Proof};
 use crate::cache::lifetime::ResponseTimes;
-use crate::cache::store::CacheKey;
+use crate::cache::store::{CacheKey, Epoch};
 use crate::request::condition::Validator;
 use crate::request::forwarded;
+use crate::telemetry::calls::UpstreamCall;
 use crate::telemetry::record::RequestRecord;
 use crate::upstream::client::FetchContext;
-use crate::upstream::gate::Class;
-use crate::upstream::key_breaker::SignatureOutcome;
-use crate::upstream::{CallerRefusal, UpstreamError, UpstreamResponse, is_refusal};
+use crate::upstream::gate::{Class, Permit};
+use crate::upstream::key_breaker::{KeyPermit, SignatureOutcome};
+use crate::upstream::{CallerRefusal, Failure, UpstreamError, UpstreamResponse, is_refusal};
 
 /// What a request needs to start a fetch.
 pub(super) struct NewFetch {
@@ -45,6 +47,22 @@ struct Fetch {
     context: FetchContext,
     /// The turn, if the call has had it already.
     turn: Option<Turn>,
+}
+
+/// A call that was sent, and its result.
+struct SentCall<'g> {
+    key_permit: Option<KeyPermit>,
+    _permit: Permit,
+    begun: tokio::time::Instant,
+    epoch: Epoch,
+    pending_grant: PendingGrant,
+    call_metrics: UpstreamCall<'g>,
+    revalidated: Option<(Arc<Entry>, Validator)>,
+    result: Result<UpstreamResponse, UpstreamError>,
+    times: ResponseTimes,
+    status: Result<StatusCode, Failure>,
+    /// If it was refused because of a limit that is known: when that allows the next call.
+    retry_after: Option<Duration>,
 }
 
 impl Gateway {
@@ -85,7 +103,7 @@ impl Gateway {
 
     /// Calls upstream, applies what the response changes, and releases the waiters.
     async fn run_fetch(self: Arc<Self>, fetch: Fetch) {
-        let Fetch { new, request, mut context, turn } = fetch;
+        let Fetch { new, request, mut context, mut turn } = fetch;
         // The proof is held to the end of this function: then the grant is decided.
         let NewFetch { mut leader, cache_key, purpose, proof } = new;
         let is_for_caller_alone = purpose.is_for_caller_alone();
@@ -93,9 +111,15 @@ impl Gateway {
         let service = request.lookup.key.operation().service;
         self.refresh_staleness(request.lookup.key.operation());
         let is_key_only = self.via.is_own(&context.via) && context.forwarded.is_empty();
-        let class = self.memory.class(Some(caller), Some(&request.lookup.caller_scope), self.clock.now());
+        let begun = self.clock.timer_now();
+        let class = self.memory.class_of(&request, self.clock.now());
+        let class = match purpose {
+            FetchPurpose::Renewal => Class::Renewal,
+            FetchPurpose::Refresh => Class::Refresh,
+            FetchPurpose::Response | FetchPurpose::Additional(_) | FetchPurpose::KeepWarm => class,
+        };
         let is_shared = leader.is_joinable();
-        if is_shared && cache_key.owner.is_none() && self.fetcher.has_to_wait(&request) {
+        if is_shared && cache_key.owner.is_none() && self.fetcher.has_to_wait(&request, class) {
             return leader.end(FetchResult::NotSent, false);
         }
 
@@ -108,58 +132,115 @@ impl Gateway {
             return leader.end(FetchResult::NotSent, true);
         }
 
-        // The turn: a permit to use the access key, and one of the gate. The fetch ends if all its clients have
-        // disconnected.
-        let signed = context.credential.signed();
-        let wait_for_turn = async {
-            match turn {
-                Some(turn) => Ok(turn),
-                None => self.fetcher.wait_for_turn(&request, signed, class, is_shared, &self.observer).await,
-            }
-        };
-        let (key_permit, _permit) = tokio::select! {
-            biased;
-            turn = wait_for_turn => match turn {
-                Ok(turn) => turn,
-                Err(TurnError::Suspended) => return leader.end(FetchResult::Suspended { leader: caller }, false),
-                Err(TurnError::Busy) => {
-                    let epoch = self.memory.store.epoch();
-                    return leader.end(FetchResult::failed_before_sending(caller, epoch, UpstreamError::Busy), false);
+        // A call that upstream throttles in spite of the ledger is made once more, if nothing stale can be served and it
+        // need not wait too long for its next turn.
+        let mut is_repeated = false;
+        let sent_call = loop {
+            // The turn: a permit to use the access key, and one of the gate. The fetch ends if all its clients have
+            // disconnected.
+            let signed = context.credential.signed();
+            let time_left = || request.active.answer_timeout.saturating_sub(self.clock.timer_now() - begun);
+            let wait_for_turn = async {
+                match turn.take() {
+                    Some(turn) => Ok(turn),
+                    None => {
+                        let observer = &self.observer;
+                        self.fetcher.wait_for_turn(&request, signed, class, is_shared, time_left(), observer).await
+                    }
                 }
-            },
-            () = leader.abandoned() => return,
-        };
-        leader.mark_sent();
-        proof.iter().for_each(Leader::mark_sent);
-        let (sent, begun) = (self.clock.now(), self.clock.timer_now());
+            };
+            let (key_permit, mut permit) = tokio::select! {
+                biased;
+                turn = wait_for_turn => match turn {
+                    Ok(turn) => turn,
+                    Err(TurnError::Suspended) => return leader.end(FetchResult::Suspended { leader: caller }, false),
+                    Err(TurnError::Late(error)) => {
+                        let epoch = self.memory.store.epoch();
+                        return leader.end(FetchResult::failed_before_sending(caller, epoch, error), false);
+                    }
+                },
+                () = leader.abandoned() => return,
+            };
+            leader.mark_sent();
+            proof.iter().for_each(Leader::mark_sent);
+            let (sent, begun) = (self.clock.now(), self.clock.timer_now());
 
-        // Another call may have stored the entry meanwhile. A stale entry with a validator makes the request
-        // conditional.
-        let stored = match self.memory.look_up(&request, sent) {
-            LookupResult::Hit(entry, HitKind::Fresh) if self.is_ahead(purpose, &request, sent) => Some(entry),
-            LookupResult::Hit(..) => return leader.end(FetchResult::NotSent, false),
-            LookupResult::StaleWhileRevalidate(entry, _) => Some(entry),
-            LookupResult::Fetch { stored, .. } => stored,
-        };
-        let revalidated = stored.and_then(|entry| entry.validator().cloned().map(|validator| (entry, validator)));
-        context.validator = revalidated.as_ref().map(|(_, validator)| validator.clone());
+            // Another call may have stored the entry meanwhile. A stale entry with a validator makes the request
+            // conditional.
+            let stored = match self.memory.look_up(&request, sent) {
+                LookupResult::Hit(entry, HitKind::Fresh) if self.is_ahead(purpose, &request, sent) => Some(entry),
+                LookupResult::Hit(..) => return leader.end(FetchResult::NotSent, false),
+                LookupResult::StaleWhileRevalidate(entry, _) => Some(entry),
+                LookupResult::Fetch { stored, .. } => stored,
+            };
+            let revalidated = stored.and_then(|entry| entry.validator().cloned().map(|validator| (entry, validator)));
+            context.validator = revalidated.as_ref().map(|(_, validator)| validator.clone());
 
-        // The call.
-        let epoch = self.memory.store.epoch();
-        let mut pending_grant = self.memory.grants.begin_call(request.lookup.caller_scope.clone(), sent);
-        let call_metrics = self.observer.metrics.upstream_call(service);
-        self.observer.metrics.fetch(request.lookup.key.operation());
-        if let FetchPurpose::Additional(additional) = purpose {
-            self.observer.metrics.additional_calls.with_label_values(&[additional.into_str()]).inc();
-        }
-        let request_id = context.request_id.clone();
-        context.date = self.clock.date();
-        let result = call_upstream(&request, context, sent, &mut leader).await;
-        let times = ResponseTimes { sent, received: self.clock.now(), date: self.clock.date() };
-        let status = result.as_ref().map(UpstreamResponse::status).map_err(UpstreamError::failure);
-        if status.is_ok_and(|status| !status.is_server_error()) {
-            self.fetcher.successes.answered(service, times.received);
-        }
+            // The call.
+            let epoch = self.memory.store.epoch();
+            let pending_grant = self.memory.grants.begin_call(request.lookup.caller_scope.clone(), sent);
+            let call_metrics = self.observer.metrics.upstream_call(service);
+            self.observer.metrics.fetch(request.lookup.key.operation());
+            if let FetchPurpose::Additional(additional) = purpose {
+                self.observer.metrics.additional_calls.with_label_values(&[additional.into_str()]).inc();
+            }
+            context.date = self.clock.date();
+            permit.mark_sent();
+            let result = call_upstream(&request, context.clone(), sent, &mut leader).await;
+            let times = ResponseTimes { sent, received: self.clock.now(), date: self.clock.date() };
+            let status = result.as_ref().map(UpstreamResponse::status).map_err(UpstreamError::failure);
+            if status.is_ok_and(|status| !status.is_server_error()) {
+                self.fetcher.successes.answered(service, times.received);
+            }
+            let mut retry_after = None;
+            if let Ok(UpstreamResponse::Complete(response)) = &result {
+                pacing::learn(&permit, response, &self.observer, &self.clock);
+                if response.status() == StatusCode::TOO_MANY_REQUESTS {
+                    let wait = self.fetcher.held_for(&request, class);
+                    let is_waited_for = matches!(purpose, FetchPurpose::Response | FetchPurpose::Additional(_));
+                    let has_stale = self.memory.has_for_failure(&request, times.received);
+                    let may_repeat = is_waited_for && !has_stale && !is_repeated;
+                    if may_repeat && wait.is_some_and(|wait| wait < time_left()) {
+                        // A leader that waits for a limit of its own leads nobody.
+                        if is_shared && cache_key.owner.is_none() && self.fetcher.has_to_wait(&request, class) {
+                            call_metrics.ended(status, self.clock.timer_now().saturating_duration_since(begun));
+                            return leader.end(FetchResult::NotSent, false);
+                        }
+                        is_repeated = true;
+                        call_metrics.ended(status, self.clock.timer_now().saturating_duration_since(begun));
+                        continue;
+                    }
+                    retry_after = wait;
+                }
+            }
+            break SentCall {
+                key_permit,
+                _permit: permit,
+                begun,
+                epoch,
+                pending_grant,
+                call_metrics,
+                revalidated,
+                result,
+                times,
+                status,
+                retry_after,
+            };
+        };
+        let SentCall {
+            key_permit,
+            _permit,
+            begun,
+            epoch,
+            mut pending_grant,
+            call_metrics,
+            revalidated,
+            result,
+            times,
+            status,
+            retry_after,
+        } = sent_call;
+        let sent = times.sent;
         let result = match result {
             Ok(UpstreamResponse::Complete(response)) => Ok(response),
             // A 401 or 403 counts from its head on. Only the leader's caller waits for the body.
@@ -185,6 +266,7 @@ impl Gateway {
         let (response, is_external) = match result.and_then(|response| resolve_304(response, revalidated.as_ref())) {
             Ok((response, upstream_status)) => {
                 let mut fetched = call.settle(pending_grant, response, upstream_status);
+                pacing::add_retry_after(&mut fetched.response, retry_after);
                 // The cause may be a header of this request that is not in the key. Others did not send it.
                 if fetched.verdict == Verdict::Negative && !(is_key_only && call.is_trusted()) {
                     fetched.verdict = Verdict::Personal;
@@ -193,7 +275,7 @@ impl Gateway {
             }
             Err(error) => {
                 if !matches!(error, UpstreamError::TooLarge(_) | UpstreamError::NoMemory(_)) {
-                    self.observer.call_failed(service, &request_id, &error);
+                    self.observer.call_failed(service, &context.request_id, &error);
                 }
                 let is_external = self.fetcher.is_external_failure(service, &error, times.received);
                 call.settle_failure(pending_grant, &error, is_external);
@@ -233,7 +315,7 @@ impl Gateway {
     /// Whether a call is made although there is a fresh entry, because its caller's grant or the entry ends soon.
     fn is_ahead(&self, purpose: FetchPurpose, request: &CacheRequest, now: Instant) -> bool {
         match purpose {
-            FetchPurpose::Response | FetchPurpose::Additional(_) => false,
+            FetchPurpose::Response | FetchPurpose::Refresh | FetchPurpose::Additional(_) => false,
             FetchPurpose::Renewal => self.memory.grants.ends_soon(&request.lookup.caller_scope, now),
             // It has been found due when its turn came.
             FetchPurpose::KeepWarm => true,

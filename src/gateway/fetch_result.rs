@@ -18,8 +18,10 @@ use crate::upstream::UpstreamError;
 /// What a call is for.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum FetchPurpose {
-    /// A request, or the refresh of an entry.
+    /// A request.
     Response,
+    /// The refresh of a stale entry. No request waits for it at first.
+    Refresh,
     /// A request whose flight has another call, or had one.
     Additional(AdditionalCallReason),
     /// The renewal of a grant that ends soon. No request waits for it.

@@ -2,7 +2,7 @@
 //! is made here.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 use tokio::time::timeout;
@@ -14,10 +14,12 @@ use crate::cache::flights::{Flights, Leader};
 use crate::cache::grants::CallerScope;
 use crate::cache::second_tier::SecondTier;
 use crate::cache::store::CacheKey;
-use crate::catalogue::Service;
+use crate::catalogue::{ConfiguredQuota, Service};
+use crate::request::half_close::HalfClose;
 use crate::signing::ring::VerifiedRequest;
-use crate::upstream::gate::{Class, Gate, Permit};
+use crate::upstream::gate::{Class, Gate, GateCall, Permit};
 use crate::upstream::key_breaker::{KeyBreaker, KeyPermit, SignatureOutcome, Suspended};
+use crate::upstream::quota::{Hold, Ledger};
 use crate::upstream::successes::Successes;
 use crate::upstream::{Fault, UpstreamError};
 
@@ -32,6 +34,8 @@ pub(super) struct Fetcher {
     pub(super) gate: Arc<Gate>,
     /// For relayed requests. Separate from `gate`, because streams have no time limit.
     pub(super) relay_gate: Arc<Gate>,
+    /// The limits of upstream, which both gates respect.
+    pub(super) ledger: Arc<Ledger>,
     pub(super) key_breaker: Arc<KeyBreaker>,
     pub(super) second_tier: Option<Arc<dyn SecondTier>>,
     /// Wakes keep warm, which looks again what is due: settings or entries have changed, or upstream has accepted an
@@ -49,55 +53,117 @@ pub(super) type Turn = (Option<KeyPermit>, Permit);
 pub(super) enum TurnError {
     /// The access key is suspended.
     Suspended,
-    /// The turn did not come within `answer_timeout`.
-    Busy,
+    /// The turn did not come in time: this limit of the gateway or of upstream holds the call back.
+    Late(UpstreamError),
 }
 
 impl Fetcher {
-    /// Waits for a permit of the key breaker and one of the gate.
+    /// Waits for a permit of the key breaker and one of the gate, at most for `time_left`.
     pub(super) async fn wait_for_turn(
         &self,
         request: &CacheRequest,
         signed: Option<&VerifiedRequest>,
         class: Class,
         is_shared: bool,
+        time_left: Duration,
         observer: &Observer,
     ) -> Result<Turn, TurnError> {
-        let (service, client) = (request.lookup.key.operation().service, request.client);
-        let turn = async {
-            let key_permit = self.key_permit(signed, service, observer).await?;
-            let permit = match is_shared {
-                true => self.gate.enter(service, client, class).await,
-                // Nobody else waits for this call, so it may lose its place when its client closes its sending side.
-                false => self.gate.enter_unless_closed(service, client, class, &request.half_close).await,
-            };
-            Ok::<_, Suspended>((key_permit, permit))
+        let service = request.lookup.key.operation().service;
+        let call = request.gate_call(class);
+        // If nobody else waits for this call, it may lose its place when its client closes its sending side.
+        let half_close = (!is_shared).then_some(&*request.half_close);
+        let turn = self.enter(&self.gate, signed, service, call.clone(), half_close, observer);
+        match timeout(time_left, turn).await {
+            Ok(turn) => turn.map_err(|_| TurnError::Suspended),
+            Err(_) => Err(TurnError::Late(self.late_error(&self.gate, service, &call, observer))),
+        }
+    }
+
+    /// Waits for a permit of the key breaker, if the call is signed, and one of a gate. It holds none of them while it
+    /// waits. `half_close`: of a client without which the call is not needed.
+    pub(super) async fn enter(
+        &self,
+        gate: &Gate,
+        signed: Option<&VerifiedRequest>,
+        service: Service,
+        call: GateCall,
+        half_close: Option<&HalfClose>,
+        observer: &Observer,
+    ) -> Result<Turn, Suspended> {
+        let try_key = |signed: &VerifiedRequest| {
+            let permit = self.key_breaker.try_enter(&signed.key, service);
+            permit.inspect_err(|suspended| observer.key_suspended(suspended))
         };
-        let turn = timeout(request.active.answer_timeout, turn).await;
-        turn.map_err(|_| TurnError::Busy)?.map_err(|_| TurnError::Suspended)
+        loop {
+            if let Some(signed) = signed {
+                self.key_breaker.ready(&signed.key, service).await;
+                if self.key_breaker.is_suspended(&signed.key, service) {
+                    // It is suspended now, or a permit is issued and dropped.
+                    try_key(signed)?;
+                }
+            }
+            let permit = match half_close {
+                Some(half_close) => gate.enter_unless_closed(service, call.clone(), half_close).await,
+                None => gate.enter(service, call.clone()).await,
+            };
+            let Some(signed) = signed else { return Ok((None, permit)) };
+            if let Some(key_permit) = try_key(signed)? {
+                return Ok((Some(key_permit), permit));
+            }
+        }
+    }
+
+    /// The limits of upstream that are configured from now on.
+    pub(super) fn set_quotas(&self, quotas: &[ConfiguredQuota]) {
+        self.ledger.configure(quotas);
+        self.gate.limits_changed();
+        self.relay_gate.limits_changed();
+    }
+
+    /// Why a call has not got its turn in time.
+    pub(super) fn late_error(
+        &self,
+        gate: &Gate,
+        service: Service,
+        call: &GateCall,
+        observer: &Observer,
+    ) -> UpstreamError {
+        match gate.hold(service, call) {
+            Some(Hold { policy, left, .. }) => {
+                observer.metrics.quota_refused(policy, "gateway");
+                UpstreamError::Throttled { policy, retry_after: seconds(left) }
+            }
+            None => UpstreamError::Busy,
+        }
+    }
+
+    /// Why a request has no response at its own deadline.
+    pub(super) fn deadline_error(
+        &self,
+        request: &CacheRequest,
+        class: Class,
+        is_sent: bool,
+        observer: &Observer,
+    ) -> UpstreamError {
+        let service = request.lookup.key.operation().service;
+        match is_sent {
+            true => UpstreamError::Deadline,
+            false => self.late_error(&self.gate, service, &request.gate_call(class), observer),
+        }
+    }
+
+    /// How long a limit of upstream would hold back the call for a request, at least. `None` if it would be sent now.
+    pub(super) fn held_for(&self, request: &CacheRequest, class: Class) -> Option<Duration> {
+        let service = request.lookup.key.operation().service;
+        self.gate.hold(service, &request.gate_call(class)).map(|hold| hold.left)
     }
 
     /// Whether a call would wait for other calls of its client or its access key. Such a caller must not lead a shared
     /// fetch.
-    pub(super) fn has_to_wait(&self, request: &CacheRequest) -> bool {
+    pub(super) fn has_to_wait(&self, request: &CacheRequest, class: Class) -> bool {
         let service = request.lookup.key.operation().service;
         let is_busy = |signed: &VerifiedRequest| self.key_breaker.is_busy(&signed.key, service);
-        self.gate.has_to_wait(service, request.client) || request.credential.signed().is_some_and(is_busy)
-    }
-
-    /// Waits until the access key may be used. `None` if the request is not signed by the gateway.
-    pub(super) async fn key_permit(
-        &self,
-        signed: Option<&VerifiedRequest>,
-        service: Service,
-        observer: &Observer,
-    ) -> Result<Option<KeyPermit>, Suspended> {
-        let Some(signed) = signed else { return Ok(None) };
-        self.key_breaker
-            .enter(&signed.key, service)
-            .await
-            .map(Some)
-            .inspect_err(|suspended| observer.key_suspended(suspended))
+        self.gate.has_to_wait(service, &request.gate_call(class)) || request.credential.signed().is_some_and(is_busy)
     }
 
     /// Records what a call has shown about its signature. `is_client_accepted`: it was a client's, and upstream has not
@@ -137,4 +203,9 @@ impl Fetcher {
             Fault::Local => false,
         }
     }
+}
+
+/// The number of whole seconds in which a span has passed, at least 1.
+pub(super) fn seconds(span: Duration) -> u64 {
+    span.as_secs().saturating_add(u64::from(span.subsec_nanos() > 0)).max(1)
 }

@@ -19,6 +19,7 @@ use super::fetcher::Fetcher;
 use super::invalidate::UnsafeRequest;
 use super::memory::Memory;
 use super::observer::Observer;
+use super::pacing;
 use super::settle::apply_denial;
 use crate::budget::{Account, Charge, Purpose};
 use crate::cache::backoffs::retry_after;
@@ -35,7 +36,7 @@ use crate::signing::ring::{SignatureRejection, VerifiedRequest};
 use crate::stream::{StreamBody, peek, stream};
 use crate::telemetry::outcome::Outcome;
 use crate::telemetry::record::RequestRecord;
-use crate::upstream::gate::{Class, Permit};
+use crate::upstream::gate::{Class, GateCall, Permit};
 use crate::upstream::key_breaker::{KeyPermit, SignatureOutcome};
 use crate::upstream::{MAX_PEEK, PEEK_TIMEOUT, UpstreamError, is_refusal};
 
@@ -118,11 +119,10 @@ impl Forwarder {
                 return Err(RequestError::SignatureBoundToGateway);
             }
         }
-        let (key_permit, permit, buffers) =
+        let (key_permit, mut permit, buffers) =
             self.wait_for_turn(client_identity, signed, service, caller_scope.as_ref()).await?;
         // The upload can go on after the response has ended.
         let body = if body.is_end_stream() { body } else { charged(body, Arc::clone(&buffers)) };
-        let permit_and_buffers = (permit, buffers);
         if let Some(signed) = signed {
             self.renew(signed, &mut head, origin)?;
         }
@@ -132,6 +132,8 @@ impl Forwarder {
             None => caller.map(|caller| self.memory.grants.begin_unscoped_call(caller, service, sent)),
         };
         let call = self.observer.metrics.upstream_call(service);
+        permit.mark_sent();
+        let permit_and_buffers = (permit, buffers);
         let can_make_known =
             caller.filter(|_| accepts_caller(&client_identity.active, &head, StatusCode::OK)).is_some();
         let (result, (permit, buffers)) = match (&key_permit, &unsafe_request) {
@@ -140,7 +142,7 @@ impl Forwarder {
                     &client_identity.active,
                     service,
                     &client_identity.account,
-                    (pending_grant, None),
+                    (pending_grant, None, &permit_and_buffers.0),
                     &head,
                     body,
                 )
@@ -153,8 +155,8 @@ impl Forwarder {
                 let (this, active, account) =
                     (self.clone(), Arc::clone(&client_identity.active), client_identity.account.clone());
                 let task = tokio::spawn(async move {
-                    let result =
-                        this.relayed(&active, service, &account, (pending_grant, key_permit), &head, body).await;
+                    let held = (pending_grant, key_permit, &permit_and_buffers.0);
+                    let result = this.relayed(&active, service, &account, held, &head, body).await;
                     (invalidate_after(unsafe_request, result).await, permit_and_buffers)
                 });
                 task.await.map_err(|_| RequestError::Internal)?
@@ -187,7 +189,7 @@ impl Forwarder {
         active: &ActiveConfig,
         service: Service,
         account: &Account,
-        (mut pending_grant, key_permit): (Option<PendingGrant>, Option<KeyPermit>),
+        (mut pending_grant, key_permit, permit): (Option<PendingGrant>, Option<KeyPermit>, &Permit),
         head: &Parts,
         body: StreamBody,
     ) -> Result<Response<StreamBody>, UpstreamError> {
@@ -211,13 +213,19 @@ impl Forwarder {
         };
         let is_error = status.is_client_error() || status.is_server_error();
         let concerns_grants = status == StatusCode::UNAUTHORIZED && pending_grant.is_some();
-        let (beginning, response) = if is_error && key_permit.is_some() || concerns_grants {
+        let is_throttled = status == StatusCode::TOO_MANY_REQUESTS;
+        let (beginning, response) = if is_error && key_permit.is_some() || concerns_grants || is_throttled {
             let (head, body) = response.into_parts();
             let (beginning, body) = peek(body, MAX_PEEK, PEEK_TIMEOUT).await;
             (beginning, Response::from_parts(head, body))
         } else {
             (Bytes::new(), response)
         };
+        let (head, body) = response.into_parts();
+        let known = Response::from_parts(head, beginning);
+        pacing::learn(permit, &known, &self.observer, &self.clock);
+        let (head, beginning) = known.into_parts();
+        let response = Response::from_parts(head, body);
         if let Some(key_permit) = key_permit {
             let outcome = SignatureOutcome::of(status, &beginning);
             self.fetcher.signature_ended(key_permit, outcome, !is_refusal(status), &self.observer);
@@ -246,38 +254,32 @@ impl Forwarder {
     ) -> Result<(Option<KeyPermit>, Permit, Arc<Charge>), RequestError> {
         let caller = client_identity.caller();
         let class = self.memory.class(caller, caller_scope, self.clock.now());
-        let mut timeout_error = RequestError::Upstream(UpstreamError::Busy);
+        let api = caller_scope.map(|caller_scope| Arc::clone(&caller_scope.scope.operation().name));
+        let call = GateCall { client: client_identity.client, class, caller, api };
+        let (gate, half_close) = (&self.fetcher.relay_gate, &client_identity.half_close);
+        let mut timeout_error = None;
         let turn = async {
-            let key_permit = self
-                .fetcher
-                .key_permit(signed, service, &self.observer)
-                .await
-                .map_err(|_| RequestError::Signature(SignatureRejection::Suspended))?;
-            let permit = self
-                .fetcher
-                .relay_gate
-                .enter_unless_closed(service, client_identity.client, class, &client_identity.half_close)
-                .await;
+            let turn = self.fetcher.enter(gate, signed, service, call.clone(), Some(half_close), &self.observer).await;
+            let (key_permit, permit) = turn.map_err(|_| RequestError::Signature(SignatureRejection::Suspended))?;
             if let Some(buffers) = client_identity.account.try_charge(Purpose::Responses, RELAY_SIZE) {
                 return Ok((key_permit, permit, Arc::new(buffers)));
             }
-            // Other requests wait for the permit, so this one gives it back while it waits for memory.
-            drop(permit);
+            // Other requests wait for the permits, so this one gives them back while it waits for memory.
+            drop((key_permit, permit));
             if class == Class::Unknown {
                 return Err(RequestError::NoMemory);
             }
-            timeout_error = RequestError::NoMemory;
-            let permit = self.fetcher.relay_gate.enter_unless_closed(
-                service,
-                client_identity.client,
-                class,
-                &client_identity.half_close,
-            );
-            let both = client_identity.account.wait_and(Purpose::Responses, RELAY_SIZE, permit).await;
-            let (buffers, permit) = both.ok_or(RequestError::NoMemory)?;
+            timeout_error = Some(RequestError::NoMemory);
+            let turn = self.fetcher.enter(gate, signed, service, call.clone(), Some(half_close), &self.observer);
+            let both = client_identity.account.wait_and(Purpose::Responses, RELAY_SIZE, turn).await;
+            let (buffers, turn) = both.ok_or(RequestError::NoMemory)?;
+            let (key_permit, permit) = turn.map_err(|_| RequestError::Signature(SignatureRejection::Suspended))?;
             Ok((key_permit, permit, Arc::new(buffers)))
         };
-        timeout(client_identity.active.answer_timeout, turn).await.unwrap_or_else(|_| Err(timeout_error))
+        let late = || RequestError::Upstream(self.fetcher.late_error(gate, service, &call, &self.observer));
+        timeout(client_identity.active.answer_timeout, turn)
+            .await
+            .unwrap_or_else(|_| Err(timeout_error.unwrap_or_else(late)))
     }
 
     /// Whether upstream throttles calls, by 429 or by 503 with `Retry-After`.

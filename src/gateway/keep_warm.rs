@@ -195,7 +195,7 @@ impl Gateway {
     async fn make_warm_call(self: Arc<Self>, key: WarmKey, WarmRequest(request): WarmRequest) -> CallResult {
         let request = &request;
         let service = request.lookup.key.operation().service;
-        let permit = self.fetcher.gate.enter(service, request.client, Class::KeepWarm).await;
+        let permit = self.fetcher.gate.enter(service, request.gate_call(Class::KeepWarm)).await;
         let now = self.clock.now();
         let is_needed = Arc::ptr_eq(&request.active, &self.active())
             && self.mode() == Mode::Cache

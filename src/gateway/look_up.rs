@@ -115,6 +115,16 @@ impl Memory {
         LookupResult::Fetch { cache_key, miss, stored: None, has_stale: false }
     }
 
+    /// Whether the caller gets a stored response if its own call fails outside the gateway.
+    pub(super) fn has_for_failure(&self, request: &CacheRequest, now: Instant) -> bool {
+        let latest_sent = match self.grants.grant_state(&request.lookup.caller_scope, now) {
+            GrantState::Granted => now,
+            GrantState::Lapsed { ended } => ended,
+            GrantState::Denied { .. } | GrantState::Unknown => return false,
+        };
+        self.usable_entry(request, latest_sent, now).is_some()
+    }
+
     /// The entry for this caller, fresh or stale, if the request that fetched it was sent no later than `latest_sent`.
     pub(super) fn usable_entry(
         &self,

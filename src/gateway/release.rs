@@ -84,6 +84,8 @@ impl Releaser<'_> {
                 return Release::Respond(self.error_response(error, None, record));
             }
             Err(UpstreamError::RefusalIncomplete(_)) => return Release::ElectLeader,
+            // The leader's turn has come too late because of a limit, which may be its own.
+            Err(UpstreamError::Throttled { .. }) if !is_own && !role.is_last => return Release::ElectLeader,
             Err(error) if is_own || is_granted() => {
                 return Release::Respond(self.error_response(error, stale(), record));
             }
@@ -160,9 +162,8 @@ impl Releaser<'_> {
 
     /// The response to a request whose own deadline is reached. This extends no grant, because upstream may not have
     /// had all of `answer_timeout`.
-    pub(super) fn deadline_response(&self, is_sent: bool, record: &mut RequestRecord) -> Response<Content> {
-        let error = if is_sent { UpstreamError::Deadline } else { UpstreamError::Busy };
-        self.error_response(&error, self.stale_on_error(false), record)
+    pub(super) fn deadline_response(&self, error: &UpstreamError, record: &mut RequestRecord) -> Response<Content> {
+        self.error_response(error, self.stale_on_error(false), record)
     }
 
     /// The response to a failed call: a stale one, or the error.

@@ -84,6 +84,7 @@ impl Gateway {
             self.set_mode(config.settings.mode);
         }
         self.observer.metrics.start_operations(config.catalogue.operations());
+        self.fetcher.set_quotas(&config.quotas);
         let active = Arc::new(ActiveConfig::new(config, upstream, client_config, self.random.clone()));
         *self.active.write() = Arc::clone(&active);
         self.fast_path.switch(active.settings.listen.fast_path);

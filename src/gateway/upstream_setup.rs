@@ -6,16 +6,17 @@ use std::sync::Arc;
 
 use strum::VariantArray;
 
-use crate::catalogue::Service;
+use crate::catalogue::{QuotaPolicy, Service};
 use crate::clock::Clock;
 use crate::config::read_file::{read_regular, shown_path};
 use crate::config::{Config, Settings, settings};
 use crate::request::hop::Via;
 use crate::telemetry::metrics::Metrics;
-use crate::telemetry::sources::QueueUsage;
+use crate::telemetry::sources::{QueueUsage, QuotaUsage};
 use crate::upstream::Authorities;
 use crate::upstream::client::{CallLimits, HttpClient};
-use crate::upstream::gate::{self, Class, Gate, GateUsage};
+use crate::upstream::gate::{self, Class, Gate, GateKind, GateUsage};
+use crate::upstream::quota::Ledger;
 
 /// What a client is built from. A reload builds a new client only if this has changed, because a new client has to open
 /// new connections.
@@ -78,9 +79,15 @@ pub(super) fn client(
 }
 
 /// The gates before upstream: one for fetches, one for relayed requests.
-pub(super) fn gates(settings: &settings::UpstreamSettings, metrics: &Metrics) -> [Arc<Gate>; 2] {
+pub(super) fn gates(
+    settings: &settings::UpstreamSettings,
+    metrics: &Metrics,
+    ledger: &Arc<Ledger>,
+    clock: &Clock,
+) -> [Arc<Gate>; 2] {
     let limits = gate::GateLimits { calls: settings.max_calls.0, per_caller: settings.max_calls_per_caller.0 };
-    let gates = [limits; 2].map(|limits| Arc::new(Gate::new(limits)));
+    let gates = [GateKind::Lists, GateKind::Relays]
+        .map(|kind| Arc::new(Gate::new(kind, limits, Arc::clone(ledger), clock.clone())));
     let observed = gates.clone();
     let read = move || {
         let kinds = ["product-list", "relay"].into_iter().zip(&observed);
@@ -88,6 +95,26 @@ pub(super) fn gates(settings: &settings::UpstreamSettings, metrics: &Metrics) ->
     };
     metrics.watch_queues(read);
     gates
+}
+
+/// Shows the limits that are known in the metrics.
+pub(super) fn watch_quotas(ledger: &Arc<Ledger>, clock: &Clock, metrics: &Metrics) {
+    let (ledger, clock) = (Arc::downgrade(ledger), clock.clone());
+    metrics.watch_quotas(move || {
+        let known = ledger.upgrade().map(|ledger| ledger.states(clock.now())).unwrap_or_default();
+        let usage = |service: Service, policy: QuotaPolicy| {
+            let states = known.iter().filter(|(of, _)| of.as_str() == service.as_str()).flat_map(|(_, states)| states);
+            let fewest = states.filter(|state| state.policy == policy).min_by_key(|state| state.remaining);
+            let (calls, remaining) = (fewest.map(|state| state.quota.calls), fewest.map(|state| state.remaining));
+            QuotaUsage { service: service.as_str(), policy, calls, remaining }
+        };
+        let policies = || QuotaPolicy::VARIANTS.iter().copied();
+        Service::ALL
+            .into_iter()
+            .flat_map(|service| policies().map(move |policy| (service, policy)))
+            .map(|(service, policy)| usage(service, policy))
+            .collect()
+    });
 }
 
 /// The calls of one kind, by service and class. All services that an operator has added have the same name.

@@ -4,7 +4,7 @@
 //! what is wrong and what to do. It must not contain a credential or other bytes of the request.
 
 use bytes::Bytes;
-use http::header::{ALLOW, CONTENT_TYPE};
+use http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode};
 use serde_json::json;
 
@@ -57,9 +57,9 @@ impl RequestError {
             | Self::BodyIncomplete
             | Self::NotCached => ErrorSource::Client,
             Self::Upstream(UpstreamError::Upload(_) | UpstreamError::UploadSlow) => ErrorSource::Client,
-            Self::Upstream(UpstreamError::Busy | UpstreamError::Local(_)) | Self::NoMemory | Self::Internal => {
-                ErrorSource::Gateway
-            }
+            Self::Upstream(UpstreamError::Busy | UpstreamError::Throttled { .. } | UpstreamError::Local(_))
+            | Self::NoMemory
+            | Self::Internal => ErrorSource::Gateway,
             Self::Upstream(_) => ErrorSource::Upstream,
         }
     }
@@ -140,6 +140,9 @@ impl RequestError {
         if *self == Self::Rejected(Rejection::Invalid(Invalid::Trace)) {
             response.headers_mut().insert(ALLOW, HeaderValue::from_static(ALLOWED_METHODS));
         }
+        if let Self::Upstream(UpstreamError::Throttled { retry_after, .. }) = self {
+            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(*retry_after));
+        }
         response
     }
 }
@@ -162,6 +165,7 @@ fn describe_upstream_error(error: &UpstreamError) -> (StatusCode, &'static str, 
         UpstreamError::Busy | UpstreamError::Local(_) => {
             return (StatusCode::SERVICE_UNAVAILABLE, "APIGW.0201", error.to_string());
         }
+        UpstreamError::Throttled { .. } => return (StatusCode::TOO_MANY_REQUESTS, "APIGW.0308", error.to_string()),
         UpstreamError::RefusalIncomplete(status) => {
             let code = if *status == StatusCode::FORBIDDEN { "APIGW.0302" } else { "APIGW.0301" };
             return (*status, code, error.to_string());

@@ -40,6 +40,8 @@ pub enum Event {
     Recovery,
     /// Upstream has answered 429, or 503 with `Retry-After`.
     Throttled,
+    /// A limit of upstream has been learnt, has changed or has ended.
+    Quota,
     /// A request to the admin listener was refused.
     AdminDenied,
     /// An access key is not used for a while, because upstream refuses it.

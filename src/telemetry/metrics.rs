@@ -16,7 +16,7 @@ use crate::cache::backoffs::BackoffCause;
 use crate::cache::grants::{Proof, RenewalResult};
 use crate::cache::miss::Miss;
 use crate::cache::unstorable::Unstorable;
-use crate::catalogue::{Operation, Service};
+use crate::catalogue::{Operation, QuotaPolicy, Service};
 use crate::request::BypassReason;
 use crate::signing::ring::SignatureRejection;
 use crate::sync::Mutex;
@@ -205,6 +205,17 @@ families! {
     bypassing: IntGauge = "workspace_gateway_bypassing" [],
         "1 while the cache is switched off (mode = bypass), else 0. A rise: an operator has switched it off, and \
          nothing is answered from memory until it is switched on again.";
+    quota_calls: GaugeVec = "workspace_gateway_quota_calls" ["service", "policy"],
+        "The calls that upstream accepts in a window, by the policy of the limit; of several limits, that with the \
+         fewest calls left. NaN: no limit is known. A rise: upstream has raised it; the `quota` event says which one.";
+    quota_remaining: GaugeVec = "workspace_gateway_quota_remaining" ["service", "policy"],
+        "The calls that may be sent now of the limit of workspace_gateway_quota_calls. Near 0: calls wait, and requests \
+         may get a 429.";
+    quota_refusals: IntCounterVec = "workspace_gateway_quota_refusals_total" ["policy", "source"]
+        { QuotaPolicy::VARIANTS.iter().flat_map(|policy| ["upstream", "gateway"].map(|source| [policy.into_str(), source])) },
+        "Calls that a limit prevented. `upstream`: upstream answered 429 and named the policy; a rise: others use the \
+         same quota. `gateway`: the gateway did not send the call, because its turn did not come in time; a rise: \
+         clients need more calls than the quota allows.";
     stale_answers_ratio: GaugeVec = "workspace_gateway_stale_answers_ratio" ["operation"],
         "The share of the answers from memory in the last hour that differed from what upstream would have said, from \
          0 to 1. NaN while there is too little evidence. A rise: the lists change more often, or cache.ttl is longer.";
@@ -300,6 +311,11 @@ impl Metrics {
     /// Counts a call that proved a caller.
     pub fn proof(&self, proof: Proof) {
         self.proofs.with_label_values(&[proof.into_str()]).inc();
+    }
+
+    /// Counts a call that a limit has prevented. `source`: who refused it.
+    pub(crate) fn quota_refused(&self, policy: QuotaPolicy, source: &'static str) {
+        self.quota_refusals.with_label_values(&[policy.into_str(), source]).inc();
     }
 
     /// Counts a call that was made to renew a grant.

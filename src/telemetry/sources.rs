@@ -13,6 +13,7 @@ use super::metrics::Metrics;
 use crate::budget::{Budget, Purpose};
 use crate::cache::staleness::{Answers, StaleAnswers};
 use crate::cache::store::StoreUsage;
+use crate::catalogue::QuotaPolicy;
 use crate::sync::Mutex;
 
 /// What the store, the grants and the flights hold at a moment.
@@ -33,6 +34,16 @@ pub struct QueueUsage {
     pub under_way: usize,
     /// Calls that wait for one.
     pub queued: usize,
+}
+
+/// The limits of one policy of a service.
+pub struct QuotaUsage {
+    pub service: &'static str,
+    pub policy: QuotaPolicy,
+    /// The calls that upstream accepts in a window. `None` if no limit is known.
+    pub calls: Option<u32>,
+    /// The calls that may be sent now, of the limit with the fewest.
+    pub remaining: Option<u32>,
 }
 
 /// What is known about the answers of an operation, and its ttl in force.
@@ -64,6 +75,16 @@ impl Metrics {
             set_sums(&metrics.upstream_calls_queued, usage.iter().map(|it| ([it.service, it.kind], it.queued)));
             set_sums(&metrics.upstream_calls_by_class, usage.iter().map(|it| ([it.kind, it.class], it.under_way)));
             set_sums(&metrics.upstream_calls_queued_by_class, usage.iter().map(|it| ([it.kind, it.class], it.queued)));
+        });
+    }
+
+    pub fn watch_quotas(&self, usage: impl Fn() -> Vec<QuotaUsage> + Send + Sync + 'static) {
+        self.add_source(move |metrics| {
+            for QuotaUsage { service, policy, calls, remaining } in usage() {
+                for (gauge, value) in [(&metrics.quota_calls, calls), (&metrics.quota_remaining, remaining)] {
+                    gauge.with_label_values(&[service, policy.into_str()]).set(value.map_or(f64::NAN, f64::from));
+                }
+            }
         });
     }
 

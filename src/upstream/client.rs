@@ -65,6 +65,7 @@ pub struct CallLimits {
 }
 
 /// What a call for a product list needs besides the request key.
+#[derive(Clone)]
 pub struct FetchContext {
     pub credential: Credential,
     /// The time of the signature, if the gateway signs the request.

@@ -13,7 +13,7 @@ use super::causes::{causes, root_cause};
 use super::failure::Failure;
 use super::fault::{CallStage, Fault};
 use super::hint::describe_error;
-use crate::catalogue::Origin;
+use crate::catalogue::{Origin, QuotaPolicy};
 use crate::stream::BoxError;
 
 /// Why a call returned no complete response.
@@ -44,6 +44,16 @@ pub enum UpstreamError {
          upstream.max_calls_per_caller, upstream.answer_timeout)"
     )]
     Busy,
+    /// Upstream would refuse the call, because this quota is used up.
+    #[error(
+        "The throttling threshold has been reached: policy {} over ratelimit: the gateway did not send the call, because \
+         it would have had to wait too long (upstream.answer_timeout). Retry after {} s", .policy.into_str(), .retry_after
+    )]
+    Throttled {
+        policy: QuotaPolicy,
+        /// In seconds.
+        retry_after: u64,
+    },
     #[error("the request body is incomplete or malformed: {0}")]
     Upload(String),
     #[error("the request body arrived at less than 1 KiB/s over 10 s")]
@@ -75,6 +85,7 @@ impl UpstreamError {
             Self::Deadline => Failure::Deadline,
             Self::Idle => Failure::Idle,
             Self::Busy => Failure::Busy,
+            Self::Throttled { .. } => Failure::Throttled,
             Self::Upload(_) => Failure::Upload,
             Self::UploadSlow => Failure::UploadSlow,
             Self::Broken(_) | Self::HeadTooLarge(_) => Failure::Broken,
@@ -93,6 +104,7 @@ impl UpstreamError {
             | Self::Deadline
             | Self::Idle
             | Self::Busy
+            | Self::Throttled { .. }
             | Self::Upload(_)
             | Self::UploadSlow
             | Self::HeadTooLarge(_)
@@ -216,6 +228,7 @@ mod tests {
             UpstreamError::Deadline
             | UpstreamError::Idle
             | UpstreamError::Busy
+            | UpstreamError::Throttled { .. }
             | UpstreamError::Upload(_)
             | UpstreamError::UploadSlow
             | UpstreamError::HeadTooLarge(_)
@@ -225,7 +238,7 @@ mod tests {
         }
     }
 
-    const VARIANTS: [UpstreamError; 16] = [
+    const VARIANTS: [UpstreamError; 17] = [
         UpstreamError::Connect(String::new()),
         UpstreamError::Unreachable(String::new()),
         UpstreamError::Tls(String::new()),
@@ -235,6 +248,7 @@ mod tests {
         UpstreamError::Deadline,
         UpstreamError::Idle,
         UpstreamError::Busy,
+        UpstreamError::Throttled { policy: QuotaPolicy::Ip, retry_after: 1 },
         UpstreamError::Upload(String::new()),
         UpstreamError::UploadSlow,
         UpstreamError::Broken(String::new()),

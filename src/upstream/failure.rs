@@ -21,6 +21,8 @@ pub enum Failure {
     Idle,
     /// The call waited too long for a call slot.
     Busy,
+    /// Upstream's quota is used up, so the call was not sent.
+    Throttled,
     /// The client's body was incomplete or malformed.
     Upload,
     /// The client sent its body too slowly.
@@ -47,6 +49,7 @@ impl Failure {
             Self::Deadline => "the deadline of the request passed",
             Self::Idle => "no data in either direction for too long",
             Self::Busy => "too many calls to upstream",
+            Self::Throttled => "upstream's quota is used up",
             Self::Upload => "the client's body was incomplete or malformed",
             Self::UploadSlow => "the client sent its body too slowly",
             Self::Broken => "the connection broke, or the response was incomplete or malformed",
@@ -58,7 +61,10 @@ impl Failure {
 
     /// Whether the client or the gateway may have caused the failure, so that it says nothing about the service.
     pub fn is_inside(self) -> bool {
-        matches!(self, Self::Deadline | Self::Idle | Self::Busy | Self::Upload | Self::UploadSlow | Self::Local)
+        matches!(
+            self,
+            Self::Deadline | Self::Idle | Self::Busy | Self::Throttled | Self::Upload | Self::UploadSlow | Self::Local
+        )
     }
 
     /// Whether there was no connection to the service.

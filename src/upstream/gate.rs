@@ -4,6 +4,7 @@
 //! long as its [`Permit`], or the future that waits for one, exists. A call that stops waiting drops the future. Then
 //! its ticket must be removed everywhere.
 
+mod class_queue;
 mod fair_queue;
 mod schedule;
 
@@ -11,20 +12,29 @@ use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use http::{HeaderMap, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use strum::{IntoStaticStr, VariantArray};
 use tokio::sync::oneshot;
+use tokio::task::AbortHandle;
 
+use super::quota::{Draw, Hold, Ledger, Lesson, LimitKind, Share};
 use crate::catalogue::Service;
+use crate::clock::Clock;
 use crate::request::caller::Caller;
 use crate::request::half_close::HalfClose;
 use crate::request::peer::Peer;
 use crate::stream::{BoxError, StreamBody};
 use crate::sync::{Mutex, MutexGuard};
-use schedule::Schedule;
+use schedule::{Pace, Schedule};
+
+/// A timer looks at the clock at least so often, because a clock may jump, and at most so often.
+const LONGEST_TIMER: Duration = Duration::from_secs(10);
+const SHORTEST_TIMER: Duration = Duration::from_millis(1);
 
 /// How many calls to one service may have a call slot at a time.
 #[derive(Clone, Copy, Debug)]
@@ -54,6 +64,10 @@ pub(crate) enum Class {
     Relayed,
     /// Neither. The number of such callers is unlimited, because anyone can invent tokens.
     Unknown,
+    /// A renewal of a grant that is about to end. No client waits for it.
+    Renewal,
+    /// A refresh of a stale entry. No client waits for it.
+    Refresh,
     /// The client has closed its sending side and may have disconnected. This applies to callers of all kinds.
     HalfClosed,
     /// The gateway itself makes the call, to keep a response warm. No client waits for it.
@@ -71,12 +85,25 @@ pub(crate) struct GateClient {
     pub connection: u64,
 }
 
-/// A caller, a peer address or a connection. Each client is up to three parties, and the slots of each are counted.
+/// A caller, a peer address or a connection. Each client is up to three parties, and the slots of each are counted. In a
+/// queue, the operations of a client are parties, too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Party {
     Caller(Caller),
     Peer(Peer),
     Connection(u64),
+    Api(u32),
+}
+
+/// A call that needs a slot.
+#[derive(Clone, Debug)]
+pub(crate) struct GateCall {
+    pub(crate) client: GateClient,
+    pub(crate) class: Class,
+    /// The caller whose limits count the call. [`GateClient::caller`] may be absent for another reason.
+    pub(crate) caller: Option<Caller>,
+    /// The name of the operation. `None` for a request that is not one's.
+    pub(crate) api: Option<Arc<str>>,
 }
 
 impl GateClient {
@@ -95,7 +122,9 @@ impl GateClient {
         let connection = Party::Connection(self.connection);
         let peer = self.peer.map(Party::Peer);
         let path = match class {
-            Class::Proved | Class::Relayed => [Some(self.identity()), peer, Some(connection)],
+            Class::Proved | Class::Relayed | Class::Renewal | Class::Refresh => {
+                [Some(self.identity()), peer, Some(connection)]
+            }
             Class::Unknown | Class::HalfClosed | Class::KeepWarm => [peer, Some(connection), Some(self.identity())],
         };
         path.into_iter().flatten().collect()
@@ -105,61 +134,103 @@ impl GateClient {
 /// Identifies a call. Tickets are numbered in order of arrival.
 type Ticket = u64;
 
+/// What the calls of a gate are for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum GateKind {
+    /// Product lists.
+    Lists,
+    /// Relayed requests.
+    Relays,
+}
+
 /// The gate before all services. The limits apply to each service separately.
 pub(crate) struct Gate {
+    kind: GateKind,
     limits: GateLimits,
+    ledger: Arc<Ledger>,
+    clock: Clock,
     /// At most one for each service of the catalogue.
     service_gates: Mutex<HashMap<Service, Arc<ServiceGate>>>,
 }
 
 impl Gate {
-    pub(crate) fn new(limits: GateLimits) -> Self {
-        Self { limits, service_gates: Mutex::default() }
+    pub(crate) fn new(kind: GateKind, limits: GateLimits, ledger: Arc<Ledger>, clock: Clock) -> Self {
+        Self { kind, limits, ledger, clock, service_gates: Mutex::default() }
     }
 
-    /// Waits for a call slot. The future may be dropped at any time.
-    pub(crate) async fn enter(&self, service: Service, client: GateClient, class: Class) -> Permit {
+    /// Waits for a call slot, and until no limit of upstream holds the call back. The future may be dropped at any time.
+    pub(crate) async fn enter(&self, service: Service, call: GateCall) -> Permit {
         let service_gate = self.service_gate(service);
+        let draw = self.draw(&call);
         let (start, started) = oneshot::channel();
         let ticket = {
-            let mut state = service_gate.state();
-            let ticket = state.schedule.add(client, class);
+            let (mut state, now) = (service_gate.state(), self.clock.now());
+            let ticket = state.schedule.add(call.client, call.class, draw.clone(), &service_gate.pace(now));
             state.waiting.insert(ticket, start);
-            state.start_calls();
+            service_gate.start_calls(&mut state, now);
             ticket
         };
-        let permit = Permit { service_gate, ticket };
+        let mut permit = Permit { service_gate, ticket, draw, started: None, is_sent: false };
         // The sender is dropped only after it has sent, or together with this permit. So this cannot fail.
-        let _ = started.await;
+        permit.started = started.await.ok();
         permit
     }
 
     /// As [`Gate::enter`], for a client that may close its sending side, or has done so. A call of such a client waits
     /// in the class [`Class::HalfClosed`]. If it already has a slot, it is moved to that class if there is room, and
     /// else waits for another slot.
-    pub(crate) async fn enter_unless_closed(
-        &self,
-        service: Service,
-        client: GateClient,
-        class: Class,
-        half_close: &HalfClose,
-    ) -> Permit {
+    pub(crate) async fn enter_unless_closed(&self, service: Service, call: GateCall, half_close: &HalfClose) -> Permit {
         if !half_close.is_closed() {
             let entered = tokio::select! {
                 biased;
-                permit = self.enter(service, client, class) => Some(permit),
+                permit = self.enter(service, call.clone()) => Some(permit),
                 () = half_close.closed() => None,
             };
             if let Some(permit) = entered.filter(|permit| half_close.may_keep_slot(permit.half_close_handler())) {
                 return permit;
             }
         }
-        self.enter(service, client, Class::HalfClosed).await
+        self.enter(service, GateCall { class: Class::HalfClosed, ..call }).await
     }
 
     /// Whether another call of a client would have to wait because of calls that the client already has.
-    pub(crate) fn has_to_wait(&self, service: Service, client: GateClient) -> bool {
-        self.service_gate(service).state().schedule.has_to_wait(client)
+    pub(crate) fn has_to_wait(&self, service: Service, call: &GateCall) -> bool {
+        let (service_gate, draw) = (self.service_gate(service), self.draw(call));
+        let pace = service_gate.pace(self.clock.now());
+        service_gate.state().schedule.has_to_wait(call.client, &draw, &pace)
+    }
+
+    /// Limits of upstream have changed: starts the calls that may be sent now.
+    pub(crate) fn limits_changed(&self) {
+        let service_gates: Vec<_> = self.service_gates().values().cloned().collect();
+        for service_gate in service_gates {
+            let now = self.clock.now();
+            let mut state = service_gate.state();
+            state.schedule.admit_all(&service_gate.pace(now));
+            service_gate.start_calls(&mut state, now);
+        }
+    }
+
+    /// Which limit of upstream would hold a call back if it came now, and until when at the earliest.
+    pub(crate) fn hold(&self, service: Service, call: &GateCall) -> Option<Hold> {
+        let (service_gate, draw, now) = (self.service_gate(service), self.draw(call), self.clock.now());
+        let (own, others) = service_gate.state().schedule.ahead(call.client, call.class);
+        let of_kind = |kind, ahead| self.ledger.hold(service, &draw, kind, ahead, now);
+        let holds = [of_kind(LimitKind::Own, own), of_kind(LimitKind::Shared, others)];
+        holds.into_iter().flatten().max_by_key(|hold| hold.until)
+    }
+
+    /// What decides which limits a call draws from.
+    fn draw(&self, call: &GateCall) -> Draw {
+        let share = match (self.kind, call.class) {
+            (GateKind::Relays, _) => Share::Relayed,
+            (GateKind::Lists, Class::Unknown | Class::HalfClosed) => Share::Unknown,
+            (GateKind::Lists, Class::Proved | Class::Relayed | Class::Renewal | Class::Refresh | Class::KeepWarm) => {
+                Share::Known
+            }
+        };
+        let is_proved = matches!(call.class, Class::Proved | Class::Renewal | Class::Refresh);
+        Draw { caller: call.caller, api: call.api.clone(), share, is_proved }
     }
 
     pub(crate) fn usage(&self, service: Service, class: Class) -> GateUsage {
@@ -173,8 +244,9 @@ impl Gate {
 
     fn service_gate(&self, service: Service) -> Arc<ServiceGate> {
         let new = || {
-            let state = ServiceGateState { schedule: Schedule::new(self.limits), waiting: HashMap::new() };
-            Arc::new(ServiceGate(Mutex::new(state)))
+            let state = ServiceGateState { schedule: Schedule::new(self.limits), waiting: HashMap::new(), timer: None };
+            let (ledger, clock) = (Arc::clone(&self.ledger), self.clock.clone());
+            Arc::new(ServiceGate { service, ledger, clock, state: Mutex::new(state) })
         };
         Arc::clone(self.service_gates().entry(service).or_insert_with(new))
     }
@@ -184,29 +256,96 @@ impl Gate {
     }
 }
 
-struct ServiceGate(Mutex<ServiceGateState>);
+struct ServiceGate {
+    service: Service,
+    ledger: Arc<Ledger>,
+    clock: Clock,
+    state: Mutex<ServiceGateState>,
+}
 
 struct ServiceGateState {
     schedule: Schedule,
-    /// Notifies waiting calls that they have a slot.
-    waiting: HashMap<Ticket, oneshot::Sender<()>>,
+    /// Notifies waiting calls that they have a slot, and since when.
+    waiting: HashMap<Ticket, oneshot::Sender<Instant>>,
+    /// Starts the calls that a limit of upstream holds back, at this time.
+    timer: Option<(Instant, AbortOnDrop)>,
+}
+
+/// The limits of one service at one time.
+struct ServicePace<'g> {
+    ledger: &'g Ledger,
+    service: Service,
+    now: Instant,
+}
+
+impl Pace for ServicePace<'_> {
+    fn hold(&self, draw: &Draw, kind: LimitKind, ahead: u32) -> Option<Instant> {
+        self.ledger.hold_call(self.service, draw, kind, ahead, self.now).map(|hold| hold.until)
+    }
+
+    fn is_shared(&self, draw: &Draw) -> bool {
+        self.ledger.has_shared_limit(self.service, draw, self.now)
+    }
+
+    fn take(&self, draw: &Draw) {
+        self.ledger.take(self.service, draw, self.now);
+    }
 }
 
 impl ServiceGate {
     fn state(&self) -> MutexGuard<'_, ServiceGateState> {
-        self.0.lock()
+        self.state.lock()
+    }
+
+    fn pace(&self, now: Instant) -> ServicePace<'_> {
+        ServicePace { ledger: &self.ledger, service: self.service, now }
+    }
+
+    /// Starts all calls that can have a slot, and sets the timer for those that a limit of upstream holds back.
+    fn start_calls(self: &Arc<Self>, state: &mut ServiceGateState, now: Instant) {
+        let pace = self.pace(now);
+        state.schedule.admit_held(now, &pace);
+        while let Some(ticket) = state.schedule.start_next(&pace) {
+            if let Some(start) = state.waiting.remove(&ticket) {
+                // If the receiver was just dropped, its permit will take the lock and pass the slot on.
+                let _ = start.send(now);
+            }
+        }
+        let release = state.schedule.next_release(&pace);
+        if state.timer.as_ref().map(|(at, _)| *at) != release {
+            state.timer = release.and_then(|at| Some((at, self.start_at(at)?)));
+        }
+    }
+
+    /// Starts calls again at a time. `None` without a runtime: then no call waits.
+    fn start_at(self: &Arc<Self>, at: Instant) -> Option<AbortOnDrop> {
+        let runtime = tokio::runtime::Handle::try_current().ok()?;
+        let (gate, clock) = (Arc::downgrade(self), self.clock.clone());
+        let timer = runtime.spawn(async move {
+            loop {
+                let left = at.saturating_duration_since(clock.now());
+                if left.is_zero() {
+                    break;
+                }
+                tokio::time::sleep(left.clamp(SHORTEST_TIMER, LONGEST_TIMER)).await;
+            }
+            if let Some(gate) = gate.upgrade() {
+                let mut state = gate.state();
+                // Aborting this task is harmless: it waits for nothing any more.
+                state.timer = None;
+                gate.start_calls(&mut state, clock.now());
+            }
+        });
+        Some(AbortOnDrop(timer.abort_handle()))
     }
 }
 
-impl ServiceGateState {
-    /// Starts all calls that can have a slot.
-    fn start_calls(&mut self) {
-        while let Some(ticket) = self.schedule.start_next() {
-            if let Some(start) = self.waiting.remove(&ticket) {
-                // If the receiver was just dropped, its permit will take the lock and pass the slot on.
-                let _ = start.send(());
-            }
-        }
+/// Aborts a task when it is dropped.
+struct AbortOnDrop(AbortHandle);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 
@@ -215,9 +354,29 @@ impl ServiceGateState {
 pub(crate) struct Permit {
     service_gate: Arc<ServiceGate>,
     ticket: Ticket,
+    draw: Draw,
+    /// When the slot was assigned, and the call was counted.
+    started: Option<Instant>,
+    is_sent: bool,
 }
 
 impl Permit {
+    /// The call is sent now. Without this, dropping the permit takes it from the limits that have counted it.
+    pub(crate) fn mark_sent(&mut self) {
+        self.is_sent = true;
+    }
+
+    pub(crate) fn service(&self) -> Service {
+        self.service_gate.service
+    }
+
+    /// Learns from what the response says of limits. `body` is read only if it is a 429.
+    pub(crate) fn learn(&self, response: (StatusCode, &HeaderMap, &[u8]), retry_after: Option<Duration>) -> Lesson {
+        let ServiceGate { service, ledger, clock, .. } = &*self.service_gate;
+        let Some(started) = self.started else { return Lesson::default() };
+        ledger.learn(*service, (&self.draw, started), response, retry_after, clock.now())
+    }
+
     /// Returns a closure that moves this call to [`Class::HalfClosed`]. The closure returns `false` if the slot must be
     /// released.
     fn half_close_handler(&self) -> impl Fn() -> bool + Send + 'static {
@@ -226,7 +385,7 @@ impl Permit {
             service_gate.upgrade().is_none_or(|service_gate| {
                 let mut state = service_gate.state();
                 let may_keep_slot = state.schedule.move_to_half_closed(ticket);
-                state.start_calls();
+                service_gate.start_calls(&mut state, service_gate.clock.now());
                 may_keep_slot
             })
         }
@@ -240,10 +399,15 @@ impl Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        let mut state = self.service_gate.state();
-        state.waiting.remove(&self.ticket);
-        state.schedule.remove(self.ticket);
-        state.start_calls();
+        let (mut state, now) = (self.service_gate.state(), self.service_gate.clock.now());
+        // The slot may have been assigned after the future that waits for it was last polled.
+        let is_waiting = state.waiting.remove(&self.ticket).is_some();
+        if !is_waiting && !self.is_sent {
+            let ServiceGate { service, ledger, .. } = &*self.service_gate;
+            ledger.give_back(*service, &self.draw, self.started.unwrap_or(now));
+        }
+        state.schedule.remove(self.ticket, &self.service_gate.pace(now));
+        self.service_gate.start_calls(&mut state, now);
     }
 }
 

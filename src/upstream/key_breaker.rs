@@ -137,26 +137,35 @@ impl KeyBreaker {
         Arc::new(Self { key_states: Mutex::default(), call_ended: Notify::new(), clock })
     }
 
-    /// Issues a permit for one call with a key. Waits while this depends on the outcome of calls that are under way.
-    ///
-    /// # Errors
-    /// If the key is suspended.
-    pub(crate) async fn enter(self: &Arc<Self>, key: &AccessKey, service: Service) -> Result<KeyPermit, Suspended> {
-        let key_id = key_id(key, service);
+    /// Waits until a permit for a key can be issued, or the key is suspended. The caller holds nothing meanwhile.
+    pub(crate) async fn ready(&self, key: &AccessKey, service: Service) {
         loop {
             let mut call_ended = pin!(self.call_ended.notified());
             // Before the state is read, or a call that ends in between would be missed.
             call_ended.as_mut().enable();
-            {
-                let mut key_states = self.key_states();
-                let key_state = key_states.entry(key_id.clone()).or_default();
-                match key_state.admission(key.fingerprint(), self.clock.now()) {
-                    Admission::Allowed => return Ok(self.issue(key_id, *key.fingerprint(), key_state)),
-                    Admission::Suspended => return Err(key_state.suspended(&key_id.0)),
-                    Admission::Wait => {}
-                }
+            if !self.is_busy(key, service) {
+                return;
             }
             call_ended.await;
+        }
+    }
+
+    /// Issues a permit for one call with a key. `None` if this depends on the outcome of calls that are under way.
+    ///
+    /// # Errors
+    /// If the key is suspended.
+    pub(crate) fn try_enter(
+        self: &Arc<Self>,
+        key: &AccessKey,
+        service: Service,
+    ) -> Result<Option<KeyPermit>, Suspended> {
+        let key_id = key_id(key, service);
+        let mut key_states = self.key_states();
+        let key_state = key_states.entry(key_id.clone()).or_default();
+        match key_state.admission(key.fingerprint(), self.clock.now()) {
+            Admission::Allowed => Ok(Some(self.issue(key_id, *key.fingerprint(), key_state))),
+            Admission::Suspended => Err(key_state.suspended(&key_id.0)),
+            Admission::Wait => Ok(None),
         }
     }
 

@@ -15,7 +15,7 @@ mod hint;
 mod idle;
 pub(crate) mod key_breaker;
 pub(crate) mod probe;
-mod quota;
+pub(crate) mod quota;
 mod read_after_write_error;
 mod resolve;
 mod stall_limit;

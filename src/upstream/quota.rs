@@ -1,4 +1,195 @@
-//! Upstream's limits on the number of calls: what responses say of them.
+//! The quota ledger: it counts every call to upstream against the limits that the call draws from, and says when the
+//! next one may be sent. Which call is next is decided in [`super::gate`].
+//!
+//! ```text
+//! limit     one limit: whom it binds, when it ends     limiter   its sliding log of send times
+//! service   the limits of a service                     learn     how they are learnt
+//! told      what a response says of limits
+//! ```
+//!
+//! Pacing changes when calls are sent, never what may be shown.
 
-#[cfg_attr(not(test), expect(dead_code, reason = "the ledger of quotas, which is not there yet, reads these"))]
+mod learn;
+mod limit;
+mod limiter;
+mod service;
+#[cfg(test)]
+mod tests;
 mod told;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http::{HeaderMap, StatusCode};
+
+pub(crate) use self::limit::LimitChange;
+use self::service::ServiceLimits;
+use crate::catalogue::{ConfiguredQuota, Quota, QuotaPolicy, Service};
+use crate::request::caller::Caller;
+use crate::sync::Mutex;
+
+/// Who makes a call, as far as shares of a limit depend on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Share {
+    /// A known caller asks for a product list, or the gateway renews, refreshes or keeps one.
+    Known,
+    /// An unknown caller asks for a product list.
+    Unknown,
+    /// A relayed request.
+    Relayed,
+}
+
+impl Share {
+    const COUNT: usize = 3;
+}
+
+/// What decides which limits a call draws from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Draw {
+    /// `None` without a credential that the gateway knows: then no limit of a caller applies.
+    pub(crate) caller: Option<Caller>,
+    /// The name of the operation. `None` for a request that is not one's.
+    pub(crate) api: Option<Arc<str>>,
+    pub(crate) share: Share,
+    /// Whether a product list has proved the caller within the last hour.
+    pub(crate) is_proved: bool,
+}
+
+/// Whom a limit holds back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LimitKind {
+    /// One caller.
+    Own,
+    /// All callers.
+    Shared,
+}
+
+/// A limit that holds a call back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Hold {
+    pub(crate) policy: QuotaPolicy,
+    /// The call can be sent then at the earliest.
+    pub(crate) until: Instant,
+    /// The time from now until then.
+    pub(crate) left: Duration,
+}
+
+/// What a response has taught.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Lesson {
+    pub(crate) changes: Vec<LimitChange>,
+    /// The limit that a 429 names.
+    pub(crate) refused_by: Option<QuotaPolicy>,
+}
+
+/// A limit in force, for operators.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LimitState {
+    pub policy: QuotaPolicy,
+    pub operation: Option<Arc<str>>,
+    pub quota: Quota,
+    /// The calls that can be sent now.
+    pub remaining: u32,
+    pub is_configured: bool,
+    /// Whether it binds proved callers that have not met it.
+    pub binds_all: bool,
+}
+
+/// The limits of all services. Their locks are held for the time of a decision only.
+#[derive(Default)]
+pub(crate) struct Ledger {
+    services: Mutex<HashMap<Service, Arc<Mutex<ServiceLimits>>>>,
+}
+
+impl Ledger {
+    fn service(&self, service: Service) -> Arc<Mutex<ServiceLimits>> {
+        Arc::clone(self.services.lock().entry(service).or_default())
+    }
+
+    /// The limits that are configured from now on.
+    pub(crate) fn configure(&self, configured: &[ConfiguredQuota]) {
+        let known: Vec<_> = self.services.lock().keys().copied().collect();
+        let named = configured.iter().map(|quota| quota.service);
+        for service in known.into_iter().chain(named) {
+            let of_service = configured.iter().filter(|quota| quota.service == service).cloned().collect();
+            self.service(service).lock().configure(of_service);
+        }
+    }
+
+    /// Which limit of a kind holds a call back, and until when, if `ahead` other calls are sent before it. `None` if it
+    /// may be sent now.
+    pub(crate) fn hold(
+        &self,
+        service: Service,
+        draw: &Draw,
+        kind: LimitKind,
+        ahead: u32,
+        now: Instant,
+    ) -> Option<Hold> {
+        self.service(service).lock().hold(draw, kind, ahead, now)
+    }
+
+    /// The same for a call that waits if it is held back.
+    pub(crate) fn hold_call(
+        &self,
+        service: Service,
+        draw: &Draw,
+        kind: LimitKind,
+        ahead: u32,
+        now: Instant,
+    ) -> Option<Hold> {
+        let limits = self.service(service);
+        let mut limits = limits.lock();
+        let hold = limits.hold(draw, kind, ahead, now);
+        if hold.is_some() {
+            limits.note_held(draw, kind, now);
+        }
+        hold
+    }
+
+    /// Whether a limit of all callers may hold back the call.
+    pub(crate) fn has_shared_limit(&self, service: Service, draw: &Draw, now: Instant) -> bool {
+        self.service(service).lock().has_shared_limit(draw, now)
+    }
+
+    /// Counts a call that is sent now. The caller has checked that it may be.
+    pub(crate) fn take(&self, service: Service, draw: &Draw, now: Instant) {
+        self.service(service).lock().take(draw, now);
+    }
+
+    /// A call that was counted is not sent.
+    pub(crate) fn give_back(&self, service: Service, draw: &Draw, taken: Instant) {
+        self.service(service).lock().give_back(draw, taken);
+    }
+
+    /// Learns from a response. `body` is read only if it is a 429.
+    pub(crate) fn learn(
+        &self,
+        service: Service,
+        (draw, taken): (&Draw, Instant),
+        (status, headers, body): (StatusCode, &HeaderMap, &[u8]),
+        retry_after: Option<Duration>,
+        now: Instant,
+    ) -> Lesson {
+        let is_refusal = status == StatusCode::TOO_MANY_REQUESTS;
+        let told = told::told_limits(headers, if is_refusal { body } else { b"" });
+        if !is_refusal && told.is_empty() {
+            return Lesson::default();
+        }
+        let refused = is_refusal.then_some(retry_after);
+        let limits = self.service(service);
+        let mut limits = limits.lock();
+        let mut changes = limits.clean_up(now);
+        changes.extend(limits.learn(draw, taken, &told, refused, now));
+        Lesson { changes, refused_by: told.iter().find_map(|told| told.policy).filter(|_| is_refusal) }
+    }
+
+    /// The limits in force.
+    pub(crate) fn states(&self, now: Instant) -> Vec<(Service, Vec<LimitState>)> {
+        let mut services: Vec<_> =
+            self.services.lock().iter().map(|(service, limits)| (*service, Arc::clone(limits))).collect();
+        services.sort_by_key(|(service, _)| service.as_str());
+        services.into_iter().map(|(service, limits)| (service, limits.lock().states(now))).collect()
+    }
+}

@@ -2,6 +2,7 @@
 
 use super::super::{Config, REFERENCE, SettingsDiff};
 use super::*;
+use crate::catalogue::Service;
 
 const ZONES: &str = "[[operation]]\nname = \"Zones\"\npath = \"/v2/{project_id}/zones\"\nbody = \"json\"\n";
 

@@ -20,25 +20,45 @@
 //! 5. In a class, the client that holds the fewest slots goes first ([`FairQueue`]). Proved and known callers are
 //!    distinguished by caller, then by peer address, then by connection. Unknown callers are distinguished by peer
 //!    address, then by connection, then by caller, because anyone can invent tokens.
-//!
 //! 6. Calls that keep a response warm get a slot only if no other call can have it. They never go before another
 //!    call that waits, also by rule 3. But a call in progress keeps its slot until it ends.
 //!
 //! Exception to rules 2 to 4, but not to rule 6: if [`MAX_PASSED_OVER`] slots have gone to higher classes while a class without a slot was
-//! waiting, this class gets the next slot. So higher classes can delay a lower class but not block it.
+//! waiting, this class gets the next slot. So higher classes can delay a lower class but not block it. It does not apply
+//! to calls that draw from a limit of all callers: of such a limit, a lower class gets nothing while a higher one waits.
+//!
+//! A call that a limit of upstream holds back ([`Pace`]) has no slot while it waits, and delays no other call: those of a
+//! limit of its caller wait as by rule 1, and those of a limit of all callers are passed over in their queues.
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Instant;
 
 use strum::VariantArray;
 
-use super::fair_queue::FairQueue;
+use super::class_queue::ClassQueue;
 use super::{Class, GateClient, GateLimits, GateUsage, Party, Ticket};
+use crate::upstream::quota::{Draw, LimitKind};
+
+/// What paces calls: the quota ledger.
+pub(super) trait Pace {
+    /// Until when limits of a kind hold a call back, if `ahead` other calls are sent before it. `None` if it may be sent
+    /// now.
+    fn hold(&self, draw: &Draw, kind: LimitKind, ahead: u32) -> Option<Instant>;
+
+    /// Whether a limit of all callers counts the call.
+    fn is_shared(&self, draw: &Draw) -> bool;
+
+    /// Counts a call that is sent now.
+    fn take(&self, draw: &Draw);
+}
 
 /// How many slots go to higher classes before a waiting class without a slot gets one.
 pub(super) const MAX_PASSED_OVER: u32 = 16;
 
-/// The classes of calls that are made for clients.
-const CLIENT_CLASSES: [Class; 4] = [Class::Proved, Class::Relayed, Class::Unknown, Class::HalfClosed];
+/// The classes of calls that are made because of a client's request.
+const CLIENT_CLASSES: [Class; 6] =
+    [Class::Proved, Class::Relayed, Class::Unknown, Class::Renewal, Class::Refresh, Class::HalfClosed];
 
 /// All calls to one service, under way and waiting.
 pub(super) struct Schedule {
@@ -53,17 +73,27 @@ pub(super) struct Schedule {
     /// The parties that hold half of all slots or more (rule 3).
     heavy: Vec<Party>,
     under_way: usize,
+    /// The callers whose next call a limit of their own holds back, and until when.
+    held_callers: HashMap<Party, Instant>,
+    /// No time in `held_callers` is before this one.
+    held_until: Option<Instant>,
+    /// The operations of calls so far. Their positions are their numbers in [`Party::Api`].
+    apis: Vec<Option<Arc<str>>>,
 }
 
 struct QueuedCall {
     client: GateClient,
     class: Class,
+    draw: Draw,
+    /// See [`Schedule::apis`].
+    api: u32,
     state: CallState,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum CallState {
-    /// Its caller has reached the limit, so it waits for another call of this caller.
+    /// Its caller has reached the limit, so it waits for another call of this caller, or for a limit of upstream that
+    /// holds back this caller.
     AtCallerLimit,
     /// Waits in the queue of its class.
     Queued,
@@ -74,16 +104,9 @@ enum CallState {
 struct CallerCalls {
     /// Calls under way, or in the queue of their class.
     admitted: usize,
+    /// Calls in the queue of their class.
+    queued: u32,
     at_caller_limit: BTreeSet<Ticket>,
-}
-
-#[derive(Default)]
-struct ClassQueue {
-    queue: FairQueue,
-    /// The number of calls that wait for other calls of their caller, and are not in the queue yet.
-    at_caller_limit: usize,
-    /// How many slots have gone to higher classes since this class began to wait or last got a slot.
-    passed_over: u32,
 }
 
 impl Schedule {
@@ -97,29 +120,37 @@ impl Schedule {
             held: HashMap::new(),
             heavy: Vec::new(),
             under_way: 0,
+            held_callers: HashMap::new(),
+            held_until: None,
+            apis: Vec::new(),
         }
     }
 
     /// Adds a call. It waits until [`Schedule::start_next`] returns its ticket.
-    pub(super) fn add(&mut self, client: GateClient, class: Class) -> Ticket {
+    pub(super) fn add(&mut self, client: GateClient, class: Class, draw: Draw, pace: &dyn Pace) -> Ticket {
         let ticket = self.next_ticket;
         self.next_ticket += 1;
+        let api = self.apis.iter().position(|known| *known == draw.api).unwrap_or_else(|| {
+            self.apis.push(draw.api.clone());
+            self.apis.len() - 1
+        });
+        let api = u32::try_from(api).unwrap_or(u32::MAX);
         let caller = self.callers.entry(client.identity()).or_default();
         caller.at_caller_limit.insert(ticket);
         self.queues[class as usize].at_caller_limit += 1;
-        self.calls.insert(ticket, QueuedCall { client, class, state: CallState::AtCallerLimit });
-        self.admit(client);
+        self.calls.insert(ticket, QueuedCall { client, class, draw, api, state: CallState::AtCallerLimit });
+        self.admit(client.identity(), pace);
         ticket
     }
 
     /// Removes a call that has ended or stopped waiting.
-    pub(super) fn remove(&mut self, ticket: Ticket) {
-        let Some(QueuedCall { client, class, state }) = self.calls.remove(&ticket) else { return };
-        let path = client.path(class);
+    pub(super) fn remove(&mut self, ticket: Ticket, pace: &dyn Pace) {
+        let Some(QueuedCall { client, class, state, api, .. }) = self.calls.remove(&ticket) else { return };
+        let path = path(&client, class, api);
         let queue = &mut self.queues[class as usize];
         match state {
             CallState::AtCallerLimit => queue.at_caller_limit -= 1,
-            CallState::Queued => queue.queue.withdraw(&path, ticket),
+            CallState::Queued => queue.withdraw(&path, api, ticket),
             CallState::UnderWay => queue.queue.release(&path),
         }
         if queue.queue.waiting() == 0 {
@@ -132,29 +163,84 @@ impl Schedule {
         if let Some(caller) = self.callers.get_mut(&client.identity()) {
             match state {
                 CallState::AtCallerLimit => _ = caller.at_caller_limit.remove(&ticket),
-                CallState::Queued | CallState::UnderWay => caller.admitted -= 1,
+                CallState::Queued => (caller.admitted, caller.queued) = (caller.admitted - 1, caller.queued - 1),
+                CallState::UnderWay => caller.admitted -= 1,
             }
         }
-        self.admit(client);
+        self.admit(client.identity(), pace);
     }
 
     /// Gives a free slot to the next call. The caller repeats this until it returns `None`.
-    pub(super) fn start_next(&mut self) -> Option<Ticket> {
-        let ticket = self.next()?;
-        let call = self.calls.get_mut(&ticket)?;
-        call.state = CallState::UnderWay;
-        let (client, class) = (call.client, call.class);
-        self.queues[class as usize].queue.start(&client.path(class), ticket);
-        self.queues[class as usize].passed_over = 0;
-        for lower in Class::VARIANTS.iter().copied().filter(|lower| *lower > class) {
-            let lower = &mut self.queues[lower as usize];
-            if lower.queue.waiting() > 0 {
-                lower.passed_over = lower.passed_over.saturating_add(1);
+    pub(super) fn start_next(&mut self, pace: &dyn Pace) -> Option<Ticket> {
+        loop {
+            let ticket = self.next(pace)?;
+            let QueuedCall { client, class, ref draw, api, .. } = *self.calls.get(&ticket)?;
+            let path = path(&client, class, api);
+            let (held, queue) = (pace.hold(draw, LimitKind::Own, 0), &mut self.queues[class as usize]);
+            let caller = self.callers.get_mut(&client.identity())?;
+            caller.queued -= 1;
+            let call = self.calls.get_mut(&ticket)?;
+            if let Some(until) = held {
+                // Other calls of the caller have been sent meanwhile, through another gate.
+                queue.withdraw(&path, api, ticket);
+                queue.at_caller_limit += 1;
+                call.state = CallState::AtCallerLimit;
+                caller.admitted -= 1;
+                caller.at_caller_limit.insert(ticket);
+                self.hold_caller(client.identity(), until);
+                continue;
             }
+            call.state = CallState::UnderWay;
+            pace.take(&call.draw);
+            queue.uncount(api);
+            queue.queue.start(&path, ticket);
+            queue.passed_over = 0;
+            for lower in Class::VARIANTS.iter().copied().filter(|lower| *lower > class) {
+                let lower = &mut self.queues[lower as usize];
+                if lower.queue.waiting() > 0 {
+                    lower.passed_over = lower.passed_over.saturating_add(1);
+                }
+            }
+            self.under_way += 1;
+            client.parties().for_each(|party| self.count_slot(party));
+            return Some(ticket);
         }
-        self.under_way += 1;
-        client.parties().for_each(|party| self.count_slot(party));
-        Some(ticket)
+    }
+
+    /// Lets callers continue whose limits hold back nothing any more.
+    pub(super) fn admit_held(&mut self, now: Instant, pace: &dyn Pace) {
+        if self.held_until.is_none_or(|until| until > now) {
+            return;
+        }
+        let is_free = |until: &Instant| *until <= now;
+        let free: Vec<_> = self.held_callers.iter().filter(|(_, until)| is_free(until)).map(|it| *it.0).collect();
+        for party in free {
+            self.admit(party, pace);
+        }
+        self.held_until = self.held_callers.values().min().copied();
+    }
+
+    /// Lets all callers continue whose limits hold back nothing any more, because limits have changed.
+    pub(super) fn admit_all(&mut self, pace: &dyn Pace) {
+        let held: Vec<_> = self.held_callers.keys().copied().collect();
+        for party in held {
+            self.admit(party, pace);
+        }
+        self.held_until = self.held_callers.values().min().copied();
+    }
+
+    fn hold_caller(&mut self, party: Party, until: Instant) {
+        self.held_callers.insert(party, until);
+        self.held_until = Some(self.held_until.map_or(until, |other| other.min(until)));
+    }
+
+    /// When a call may be sent that a limit holds back now, or earlier. `None` if none is held back.
+    pub(super) fn next_release(&self, pace: &dyn Pace) -> Option<Instant> {
+        let shared = Class::VARIANTS.iter().flat_map(|class| {
+            let calls = self.queues[*class as usize].by_api.values();
+            calls.filter_map(|calls| pace.hold(&calls.draw, LimitKind::Shared, 0))
+        });
+        self.held_until.into_iter().chain(shared).min()
     }
 
     /// Moves a call under way to [`Class::HalfClosed`]. Returns `false` if this class has used up its quarter and other
@@ -173,9 +259,9 @@ impl Schedule {
             return false;
         }
         let before = std::mem::replace(&mut call.class, Class::HalfClosed);
-        let client = call.client;
-        self.queues[before as usize].queue.release(&client.path(before));
-        let (after, path) = (&mut self.queues[Class::HalfClosed as usize].queue, client.path(Class::HalfClosed));
+        let (client, api) = (call.client, call.api);
+        self.queues[before as usize].queue.release(&path(&client, before, api));
+        let (after, path) = (&mut self.queues[Class::HalfClosed as usize].queue, path(&client, Class::HalfClosed, api));
         after.queue(&path, ticket);
         after.start(&path, ticket);
         true
@@ -185,15 +271,31 @@ impl Schedule {
         self.queues[Class::HalfClosed as usize].queue.held() < (self.limits.calls / 4).max(1)
     }
 
-    /// Whether another call of a caller would have to wait for its own calls: the caller has reached its limit, or
-    /// holds half of all slots while other calls wait. Peer address and connection do not count, because many callers
+    /// Whether another call of a caller would have to wait for its own calls: the caller has reached its limit or one
+    /// of upstream's for it, or holds half of all slots while other calls wait. Peer address and connection do not count, because many callers
     /// may share them.
-    pub(super) fn has_to_wait(&self, client: GateClient) -> bool {
+    pub(super) fn has_to_wait(&self, client: GateClient, draw: &Draw, pace: &dyn Pace) -> bool {
         let calls = self.callers.get(&client.identity());
+        let is_held = || pace.hold(draw, LimitKind::Own, calls.map_or(0, |calls| calls.queued)).is_some();
         let is_full = calls.is_some_and(|calls| calls.admitted >= self.limits.per_caller);
         let is_heavy = || self.heavy.contains(&client.identity());
         let is_waited_for = || CLIENT_CLASSES.iter().any(|class| self.queues[*class as usize].queue.waiting() > 0);
-        is_full || is_waited_for() && is_heavy()
+        is_full || is_waited_for() && is_heavy() || is_held()
+    }
+
+    /// How many calls of the same caller wait, and how many of all callers go before a new one of a class. Unknown
+    /// callers have a share of their own, so only such calls go before theirs.
+    pub(super) fn ahead(&self, client: GateClient, class: Class) -> (u32, u32) {
+        let own = self.callers.get(&client.identity());
+        let own = own.map_or(0, |own| own.at_caller_limit.len() + usize::try_from(own.queued).unwrap_or(usize::MAX));
+        let goes_before = |other: Class| match class {
+            Class::Unknown | Class::HalfClosed => matches!(other, Class::Unknown | Class::HalfClosed),
+            _ => true,
+        };
+        let before = Class::VARIANTS.iter().filter(|other| **other <= class && goes_before(**other));
+        let all: usize = before.map(|other| self.queues[*other as usize].queue.waiting()).sum();
+        let count = |calls: usize| u32::try_from(calls).unwrap_or(u32::MAX);
+        (count(own), count(all))
     }
 
     pub(super) fn usage(&self, class: Class) -> GateUsage {
@@ -201,34 +303,54 @@ impl Schedule {
         GateUsage { under_way: class.queue.held(), queued: class.queue.waiting() + class.at_caller_limit }
     }
 
-    /// Moves the next calls of a caller to the queue of their class, up to the limit of the caller.
-    fn admit(&mut self, client: GateClient) {
-        let Some(caller) = self.callers.get_mut(&client.identity()) else { return };
+    /// Moves the next calls of a caller to the queue of their class, up to the limit of the caller, and as many as may be
+    /// sent by upstream's limits for it.
+    fn admit(&mut self, identity: Party, pace: &dyn Pace) {
+        self.held_callers.remove(&identity);
+        let mut held = None;
+        let Some(caller) = self.callers.get_mut(&identity) else { return };
         while caller.admitted < self.limits.per_caller {
-            let Some(ticket) = caller.at_caller_limit.pop_first() else { break };
-            caller.admitted += 1;
+            let Some(ticket) = caller.at_caller_limit.first().copied() else { break };
             if let Some(call) = self.calls.get_mut(&ticket) {
+                if let Some(until) = pace.hold(&call.draw, LimitKind::Own, caller.queued) {
+                    held = Some(until);
+                    break;
+                }
                 call.state = CallState::Queued;
                 let class = &mut self.queues[call.class as usize];
                 class.at_caller_limit -= 1;
-                class.queue.queue(&call.client.path(call.class), ticket);
+                class.queue(&path(&call.client, call.class, call.api), (&call.draw, call.api), ticket);
             }
+            caller.at_caller_limit.remove(&ticket);
+            caller.admitted += 1;
+            caller.queued += 1;
         }
-        if caller.admitted == 0 {
-            self.callers.remove(&client.identity());
+        if caller.admitted == 0 && caller.at_caller_limit.is_empty() {
+            self.callers.remove(&identity);
+        }
+        if let Some(until) = held {
+            self.hold_caller(identity, until);
         }
     }
 
-    fn next(&self) -> Option<Ticket> {
+    fn next(&self, pace: &dyn Pace) -> Option<Ticket> {
         if self.under_way >= self.limits.calls {
             return None;
         }
-        let mut clients = CLIENT_CLASSES.iter().map(|class| &self.queues[*class as usize]);
-        let starving = clients.find(|class| class.passed_over >= MAX_PASSED_OVER && class.queue.held() == 0);
-        if let Some(ticket) = starving.and_then(|class| class.queue.first(&[])) {
+        let mut clients = CLIENT_CLASSES.iter();
+        let starving = clients.find(|class| {
+            let queue = &self.queues[**class as usize];
+            queue.passed_over >= MAX_PASSED_OVER && queue.queue.held() == 0
+        });
+        let shared = |class: Class| self.apis_where(class, |draw| pace.is_shared(draw));
+        if let Some(ticket) = starving.and_then(|class| self.first(*class, shared(*class), &[])) {
             return Some(ticket);
         }
-        let first = |class: Class, except: &[Party]| self.queues[class as usize].queue.first(except);
+        let held: Vec<_> = Class::VARIANTS
+            .iter()
+            .map(|class| self.apis_where(*class, |draw| pace.hold(draw, LimitKind::Shared, 0).is_some()))
+            .collect();
+        let first = |class: Class, except: &[Party]| self.first(class, held[class as usize].clone(), except);
         let eligible = || CLIENT_CLASSES.into_iter().filter(|class| self.may_take_slot(*class));
         eligible()
             .find_map(|class| first(class, &self.heavy))
@@ -236,12 +358,29 @@ impl Schedule {
             .or_else(|| self.may_take_slot(Class::KeepWarm).then(|| first(Class::KeepWarm, &[])).flatten())
     }
 
+    /// The next call of a class among those of other operations and other parties.
+    fn first(&self, class: Class, mut except: Vec<Party>, except_parties: &[Party]) -> Option<Ticket> {
+        let queue = &self.queues[class as usize];
+        // The operations of `except` have calls in this queue.
+        if except.len() == queue.by_api.len() {
+            return None;
+        }
+        except.extend(except_parties);
+        queue.queue.first(&except)
+    }
+
+    /// The operations with calls in the queue of a class for which a condition holds.
+    fn apis_where(&self, class: Class, condition: impl Fn(&Draw) -> bool) -> Vec<Party> {
+        let apis = self.queues[class as usize].by_api.iter();
+        apis.filter(|(_, calls)| condition(&calls.draw)).map(|(api, _)| Party::Api(*api)).collect()
+    }
+
     /// Rule 2.
     fn may_take_slot(&self, class: Class) -> bool {
         let held = |class: Class| self.queues[class as usize].queue.held();
         let higher: usize = Class::VARIANTS.iter().copied().filter(|higher| *higher < class).map(held).sum();
         let has_room = match class {
-            Class::Proved | Class::Relayed | Class::Unknown => true,
+            Class::Proved | Class::Relayed | Class::Renewal | Class::Refresh | Class::Unknown => true,
             Class::HalfClosed => self.has_room_for_half_closed(),
             Class::KeepWarm => held(Class::KeepWarm) < (self.limits.calls / 8).max(1),
         };
@@ -266,6 +405,13 @@ impl Schedule {
             self.held.remove(&party);
         }
     }
+}
+
+/// The parties by which a queue is ordered, and then the operation.
+fn path(client: &GateClient, class: Class, api: u32) -> Vec<Party> {
+    let mut path = client.path(class);
+    path.push(Party::Api(api));
+    path
 }
 
 #[cfg(test)]

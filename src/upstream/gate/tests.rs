@@ -18,7 +18,8 @@ fn client(number: u32) -> GateClient {
 }
 
 fn gate(calls: usize, per_caller: usize) -> Gate {
-    Gate::new(GateLimits { calls, per_caller })
+    let ledger = Arc::new(Ledger::default());
+    Gate::new(GateKind::Lists, GateLimits { calls, per_caller }, ledger, Clock::System)
 }
 
 fn usage(gate: &Gate, service: Service) -> GateUsage {
@@ -27,12 +28,16 @@ fn usage(gate: &Gate, service: Service) -> GateUsage {
     })
 }
 
+fn call(client: GateClient, class: Class) -> GateCall {
+    GateCall { client, class, caller: client.caller, api: None }
+}
+
 /// A call that waits at the gate.
 type Entering<'g> = Pin<Box<dyn Future<Output = Permit> + 'g>>;
 
 /// Starts a call. When this returns, it has a slot or is in the queue.
 fn enter(gate: &Gate, client: GateClient, class: Class) -> Result<Permit, Entering<'_>> {
-    let mut entering: Entering = Box::pin(gate.enter(WORKSPACE, client, class));
+    let mut entering: Entering = Box::pin(gate.enter(WORKSPACE, call(client, class)));
     poll(&mut entering).ok_or(entering)
 }
 
@@ -84,7 +89,7 @@ fn an_unclaimed_slot_goes_to_the_next_call_when_its_owner_is_dropped() {
 fn the_services_do_not_wait_for_each_other() {
     let gate = gate(1, 1);
     let _held = enter(&gate, client(1), Class::Proved);
-    let mut entering: Entering = Box::pin(gate.enter(Service::AppStream, client(1), Class::Proved));
+    let mut entering: Entering = Box::pin(gate.enter(Service::AppStream, call(client(1), Class::Proved)));
     assert!(poll(&mut entering).is_some());
     let only = GateUsage { under_way: 1, queued: 0 };
     assert_eq!((usage(&gate, WORKSPACE), usage(&gate, Service::AppStream)), (only, GateUsage::default()));

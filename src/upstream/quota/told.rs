@@ -36,6 +36,8 @@ const APIG_FIELDS: [(&str, QuotaPolicy); 5] = [
 /// What a response says of a limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ToldLimit {
+    /// Whether the text of a refusal names it.
+    pub(crate) has_refused: bool,
     /// `None` if upstream counts something else, or does not say what it counts.
     pub(crate) policy: Option<QuotaPolicy>,
     /// `None` if it is not said, or cannot be a quota, such as 0 calls. The window may have any length.
@@ -69,9 +71,10 @@ fn in_refusal(body: &[u8]) -> Vec<ToldLimit> {
     let Some(Refusal { error_msg: text, .. }) = refusal else { return Vec::new() };
     let limit = |text: &str| {
         let (name, numbers) = text.split_once(" over ratelimit")?;
-        let limit = ToldLimit { policy: policy(name.trim()), quota: None, remaining: None, reset: None };
+        let limit =
+            ToldLimit { has_refused: true, policy: policy(name.trim()), quota: None, remaining: None, reset: None };
         // A refusal says which limit was exceeded, even if its numbers cannot be read.
-        Some(read_numbers(limit.policy, numbers).unwrap_or(limit))
+        Some(read_numbers(limit.policy, numbers).map_or(limit, |read| ToldLimit { has_refused: true, ..read }))
     };
     text.split("policy ").skip(1).filter_map(limit).take(MAX_LIMITS).collect()
 }
@@ -100,6 +103,7 @@ fn read_numbers(policy: Option<QuotaPolicy>, text: &str) -> Option<ToldLimit> {
     limit.or(remaining)?;
     let whole_number = |text: &str| leading_number(text).filter(|(_, rest)| rest.is_empty()).map(|(number, _)| number);
     Some(ToldLimit {
+        has_refused: false,
         policy,
         quota: quota(limit.and_then(whole_number), window.and_then(read_window)),
         remaining: remaining.and_then(whole_number),
@@ -150,6 +154,7 @@ fn in_ietf_fields(headers: &HeaderMap) -> impl Iterator<Item = ToldLimit> {
         }
         let window = integer(&parameters, "w").and_then(seconds);
         let limit = ToldLimit {
+            has_refused: false,
             policy: policy(&name),
             quota: quota(u32::try_from(calls).ok(), window),
             remaining: None,
@@ -167,7 +172,7 @@ fn in_ietf_fields(headers: &HeaderMap) -> impl Iterator<Item = ToldLimit> {
             Some((_, Some(limit))) if limit.remaining.is_none() => (limit.remaining, limit.reset) = (remaining, reset),
             Some(_) => {}
             None => {
-                let limit = ToldLimit { policy: policy(&name), quota: None, remaining, reset };
+                let limit = ToldLimit { has_refused: false, policy: policy(&name), quota: None, remaining, reset };
                 named.push((name, Some(limit)));
             }
         }

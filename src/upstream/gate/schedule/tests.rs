@@ -10,10 +10,47 @@ use strum::VariantArray;
 use super::*;
 use crate::request::caller::{Caller, Callers};
 use crate::request::peer::Peer;
+use crate::upstream::quota::Share;
 
-/// The usage of each class, in the order of the classes.
+/// The classes of calls for clients, and of those that keep responses warm.
+const CLASSES: [Class; 5] = [Class::Proved, Class::Relayed, Class::Unknown, Class::HalfClosed, Class::KeepWarm];
+
+/// No limit of upstream is known.
+struct Free;
+
+impl Pace for Free {
+    fn hold(&self, _: &Draw, _: LimitKind, _: u32) -> Option<Instant> {
+        None
+    }
+
+    fn is_shared(&self, _: &Draw) -> bool {
+        false
+    }
+
+    fn take(&self, _: &Draw) {}
+}
+
+fn draw(client: GateClient) -> Draw {
+    Draw { caller: client.caller, api: None, share: Share::Known, is_proved: true }
+}
+
+impl Schedule {
+    fn put(&mut self, client: GateClient, class: Class) -> Ticket {
+        self.add(client, class, draw(client), &Free)
+    }
+
+    fn end(&mut self, ticket: Ticket) {
+        self.remove(ticket, &Free);
+    }
+
+    fn must_wait(&self, client: GateClient) -> bool {
+        self.has_to_wait(client, &draw(client), &Free)
+    }
+}
+
+/// The usage of each of [`CLASSES`].
 fn usage(schedule: &Schedule) -> [GateUsage; 5] {
-    std::array::from_fn(|class| schedule.usage(Class::VARIANTS[class]))
+    CLASSES.map(|class| schedule.usage(class))
 }
 
 fn caller(number: u32) -> Caller {
@@ -35,19 +72,19 @@ fn schedule(calls: usize, per_caller: usize) -> Schedule {
 
 /// Starts all calls that can have a slot.
 fn start_all(schedule: &mut Schedule) -> Vec<Ticket> {
-    std::iter::from_fn(|| schedule.start_next()).collect()
+    std::iter::from_fn(|| schedule.start_next(&Free)).collect()
 }
 
 /// Adds this number of calls of a client.
 fn add(schedule: &mut Schedule, client: GateClient, class: Class, calls: usize) -> Vec<Ticket> {
-    (0..calls).map(|_| schedule.add(client, class)).collect()
+    (0..calls).map(|_| schedule.put(client, class)).collect()
 }
 
 /// Ends the calls under way one at a time, the oldest first. Returns how many of them end until one of the `wanted`
 /// calls has a slot.
 fn turns_until(schedule: &mut Schedule, under_way: &mut Vec<Ticket>, wanted: &[Ticket]) -> usize {
     for turns in 1.. {
-        schedule.remove(under_way.remove(0));
+        schedule.end(under_way.remove(0));
         let started = start_all(schedule);
         under_way.extend(&started);
         if started.iter().any(|ticket| wanted.contains(ticket)) {
@@ -81,7 +118,7 @@ fn invented_tokens_of_one_peer_or_connection_are_one_client() {
     let clients: [&dyn Fn(u32) -> GateClient; 3] = [&from_one_peer, &from_one_connection, &without_credential];
     for (attacker, victim) in clients.into_iter().zip(victims) {
         let mut schedule = schedule(8, 4);
-        (0..1000).for_each(|number| _ = schedule.add(attacker(number), Class::Unknown));
+        (0..1000).for_each(|number| _ = schedule.put(attacker(number), Class::Unknown));
         let mut under_way = start_all(&mut schedule);
         assert_eq!(under_way.len(), 4, "half is kept for other clients");
         let calls = add(&mut schedule, victim, Class::Unknown, 4);
@@ -98,7 +135,7 @@ fn a_client_with_many_connections_addresses_or_callers_is_one_client() {
     let attackers: [(Class, &dyn Fn(u32) -> GateClient); 2] = [(Class::Relayed, &known), (Class::Unknown, &unknown)];
     for (class, attacker) in attackers {
         let mut schedule = schedule(8, 100);
-        (10..100).for_each(|number| _ = schedule.add(attacker(number), class));
+        (10..100).for_each(|number| _ = schedule.put(attacker(number), class));
         let mut under_way = start_all(&mut schedule);
         let calls = add(&mut schedule, client(2), class, 2);
         for call in calls {
@@ -117,8 +154,8 @@ fn each_lower_class_gets_half_of_what_the_higher_classes_do_not_hold() {
         (1, 0, 0, [0, 0, 1, 0, 0]),
     ] {
         let mut schedule = schedule(calls, 1);
-        for (class, count) in Class::VARIANTS.iter().copied().zip([proved, relayed, 9]) {
-            (0..count).for_each(|number| _ = schedule.add(client(class as u32 * 100 + number), class));
+        for (class, count) in CLASSES.into_iter().zip([proved, relayed, 9]) {
+            (0..count).for_each(|number| _ = schedule.put(client(class as u32 * 100 + number), class));
         }
         start_all(&mut schedule);
         assert_eq!(usage(&schedule).map(|usage| usage.under_way), expected, "{calls} {proved} {relayed}");
@@ -129,7 +166,7 @@ fn each_lower_class_gets_half_of_what_the_higher_classes_do_not_hold() {
 fn higher_classes_delay_a_lower_one_and_do_not_block_it() {
     let mut schedule = schedule(4, 1);
     for number in 0..1000 {
-        schedule.add(client(number), Class::Proved);
+        schedule.put(client(number), Class::Proved);
     }
     let mut under_way = start_all(&mut schedule);
     let relayed = add(&mut schedule, client(2000), Class::Relayed, 1);
@@ -144,12 +181,12 @@ fn a_client_that_holds_half_waits_for_all_others_and_uses_slots_that_they_cannot
     let mut schedule = schedule(8, 100);
     add(&mut schedule, client(1), Class::Proved, 4);
     assert_eq!(start_all(&mut schedule).len(), 4);
-    assert!(!schedule.has_to_wait(client(1)), "no other call waits");
+    assert!(!schedule.must_wait(client(1)), "no other call waits");
     add(&mut schedule, client(1), Class::Proved, 4);
     for number in 10..20 {
-        schedule.add(client(number), Class::Unknown);
+        schedule.put(client(number), Class::Unknown);
     }
-    assert!(schedule.has_to_wait(client(1)));
+    assert!(schedule.must_wait(client(1)));
     start_all(&mut schedule);
     // Unknown callers get half of the four slots that the proved caller does not hold. They cannot have the other two.
     assert_eq!(usage(&schedule).map(|usage| usage.under_way), [6, 0, 2, 0, 0]);
@@ -160,12 +197,12 @@ fn a_caller_at_its_limit_delays_only_itself() {
     let mut schedule = schedule(4, 2);
     let many = add(&mut schedule, client(1), Class::Proved, 1000);
     assert_eq!(start_all(&mut schedule), many[..2]);
-    assert!(schedule.has_to_wait(client(1)) && !schedule.has_to_wait(client(2)));
+    assert!(schedule.must_wait(client(1)) && !schedule.must_wait(client(2)));
     let others = [add(&mut schedule, client(2), Class::Proved, 1), add(&mut schedule, client(3), Class::Proved, 1)];
     assert_eq!(start_all(&mut schedule), others.concat());
     // When one ends, the next of the same caller starts, in order of arrival. One that has stopped waiting is skipped.
-    schedule.remove(many[2]);
-    schedule.remove(many[0]);
+    schedule.end(many[2]);
+    schedule.end(many[0]);
     assert_eq!(start_all(&mut schedule), many[3..4]);
 }
 
@@ -174,9 +211,9 @@ fn equal_clients_are_served_in_turn_and_the_calls_of_one_client_in_order() {
     let mut schedule = schedule(1, 10);
     let [a, b, c] = [1, 2, 3].map(|number| add(&mut schedule, client(number), Class::Proved, 3));
     let mut order = Vec::new();
-    while let Some(ticket) = schedule.start_next() {
+    while let Some(ticket) = schedule.start_next(&Free) {
         order.push(ticket);
-        schedule.remove(ticket);
+        schedule.end(ticket);
     }
     let expected: Vec<_> = (0..3).flat_map(|turn| [a[turn], b[turn], c[turn]]).collect();
     assert_eq!(order, expected);
@@ -245,16 +282,16 @@ proptest! {
             match step {
                 Step::Arrive { caller: number, peer: address, connection, class } => {
                     let client = GateClient { caller: number.map(caller), peer: address.and_then(peer), connection };
-                    expected.calls.insert(schedule.add(client, class), (client, class, false));
+                    expected.calls.insert(schedule.put(client, class), (client, class, false));
                 }
                 Step::End(_) if expected.calls.is_empty() => {}
                 Step::End(index) => {
                     let ticket = *index.get(&expected.calls.keys().copied().collect::<Vec<_>>());
                     expected.calls.remove(&ticket);
-                    schedule.remove(ticket);
+                    schedule.end(ticket);
                 }
             }
-            while let Some(ticket) = schedule.start_next() {
+            while let Some(ticket) = schedule.start_next(&Free) {
                 let (client, class, under_way) = expected.calls[&ticket];
                 prop_assert!(!under_way, "started twice");
                 expected.calls.insert(ticket, (client, class, true));
@@ -276,8 +313,8 @@ proptest! {
         // As calls end, all others start, and in the end no call is left.
         while let Some(ticket) = expected.calls.iter().find(|(_, call)| call.2).map(|(ticket, _)| *ticket) {
             expected.calls.remove(&ticket);
-            schedule.remove(ticket);
-            while let Some(ticket) = schedule.start_next() {
+            schedule.end(ticket);
+            while let Some(ticket) = schedule.start_next(&Free) {
                 expected.calls.entry(ticket).and_modify(|call| call.2 = true);
             }
         }
@@ -297,14 +334,14 @@ proptest! {
             add(&mut schedule, client(number), class, *calls);
         }
         let mut under_way = start_all(&mut schedule);
-        let victim = schedule.add(client(1000), class);
+        let victim = schedule.put(client(1000), class);
         under_way.extend(start_all(&mut schedule));
         let mut turns = 0;
         for end in ends {
             if under_way.contains(&victim) {
                 break;
             }
-            schedule.remove(under_way.swap_remove(end.index(under_way.len())));
+            schedule.end(under_way.swap_remove(end.index(under_way.len())));
             let started = start_all(&mut schedule);
             turns += started.len();
             under_way.extend(started);
@@ -319,8 +356,12 @@ impl Schedule {
             && self.callers.is_empty()
             && self.held.is_empty()
             && self.heavy.is_empty()
+            && self.held_callers.is_empty()
             && self.under_way == 0
-            && self.queues.iter().all(|class| class.queue.is_empty() && class.at_caller_limit == 0)
+            && self
+                .queues
+                .iter()
+                .all(|class| class.queue.is_empty() && class.by_api.is_empty() && class.at_caller_limit == 0)
     }
 }
 
@@ -328,16 +369,16 @@ impl Schedule {
 fn calls_of_clients_that_have_closed_their_sending_side_come_last_and_get_a_quarter() {
     let mut schedule = schedule(8, 100);
     for number in 0..9 {
-        schedule.add(client(number), Class::HalfClosed);
+        schedule.put(client(number), Class::HalfClosed);
     }
     let started = start_all(&mut schedule);
     assert_eq!(started.len(), 2, "a quarter, although no other call waits");
     for number in 10..19 {
-        schedule.add(client(number), Class::Proved);
+        schedule.put(client(number), Class::Proved);
     }
     start_all(&mut schedule);
     assert_eq!(usage(&schedule).map(|usage| usage.under_way), [6, 0, 0, 2, 0]);
-    schedule.remove(started[0]);
+    schedule.end(started[0]);
     start_all(&mut schedule);
     assert_eq!(usage(&schedule).map(|usage| usage.under_way), [7, 0, 0, 1, 0], "a proved caller goes first");
 }
@@ -345,18 +386,18 @@ fn calls_of_clients_that_have_closed_their_sending_side_come_last_and_get_a_quar
 #[test]
 fn a_half_closed_call_under_way_keeps_its_slot_if_the_quarter_has_room_or_no_other_call_waits() {
     let mut schedule = schedule(8, 100);
-    let calls: Vec<Ticket> = (0..10).map(|number| schedule.add(client(number), Class::Proved)).collect();
+    let calls: Vec<Ticket> = (0..10).map(|number| schedule.put(client(number), Class::Proved)).collect();
     start_all(&mut schedule);
     assert_eq!([0, 1, 2].map(|call| schedule.move_to_half_closed(calls[call])), [true, true, false]);
     assert!(schedule.move_to_half_closed(calls[0]), "it has been moved before");
     assert_eq!(usage(&schedule).map(|usage| usage.under_way), [6, 0, 0, 2, 0]);
-    schedule.remove(calls[0]);
+    schedule.end(calls[0]);
     assert!(schedule.move_to_half_closed(calls[0]), "it has ended");
     assert!(schedule.move_to_half_closed(calls[2]));
     assert!(!schedule.move_to_half_closed(calls[3]));
-    calls[8..].iter().for_each(|waiting| schedule.remove(*waiting));
+    calls[8..].iter().for_each(|waiting| schedule.end(*waiting));
     assert!(schedule.move_to_half_closed(calls[3]), "no call waits");
-    calls.into_iter().for_each(|call| schedule.remove(call));
+    calls.into_iter().for_each(|call| schedule.end(call));
     assert_eq!(usage(&schedule), [GateUsage::default(); 5]);
 }
 
@@ -371,13 +412,13 @@ fn calls_that_keep_responses_warm_wait_for_all_others_and_get_an_eighth() {
     add(&mut schedule, client(1), Class::Unknown, 7);
     add(&mut schedule, client(1), Class::Proved, 30);
     add(&mut schedule, client(2), Class::HalfClosed, 1);
-    assert!(!schedule.has_to_wait(own));
+    assert!(!schedule.must_wait(own));
     let clients = start_all(&mut schedule);
     assert_eq!((clients.len(), schedule.usage(Class::KeepWarm).under_way), (14, 2));
     under_way.extend(clients);
     // It is not passed over for a while and then served, like a class of clients.
     while schedule.usage(Class::Proved).queued + schedule.usage(Class::Unknown).queued > 0 {
-        schedule.remove(under_way.remove(0));
+        schedule.end(under_way.remove(0));
         under_way.extend(start_all(&mut schedule));
         let waits = schedule.usage(Class::KeepWarm).queued == 1;
         assert!(waits || schedule.usage(Class::HalfClosed).queued == 0);
@@ -392,10 +433,10 @@ fn a_call_that_keeps_a_response_warm_delays_no_caller() {
     add(&mut schedule, client(1), Class::Proved, 1);
     let mut under_way = start_all(&mut schedule);
     let warm = add(&mut schedule, own, Class::KeepWarm, 1);
-    assert!(!schedule.has_to_wait(client(2)));
+    assert!(!schedule.must_wait(client(2)));
     add(&mut schedule, client(2), Class::Unknown, 1);
     for number in 100..200 {
-        schedule.add(client(number), Class::Proved);
+        schedule.put(client(number), Class::Proved);
     }
     assert_eq!(turns_until(&mut schedule, &mut under_way, &warm), 102, "after all clients");
 }

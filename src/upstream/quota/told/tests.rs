@@ -10,11 +10,16 @@ const API: Option<QuotaPolicy> = Some(QuotaPolicy::Api);
 
 fn limit(policy: Option<QuotaPolicy>, calls: u32, seconds: u64) -> ToldLimit {
     let quota = Some(Quota { calls, window: Duration::from_secs(seconds) });
-    ToldLimit { policy, quota, remaining: None, reset: None }
+    ToldLimit { has_refused: false, policy, quota, remaining: None, reset: None }
 }
 
 fn without_quota(policy: Option<QuotaPolicy>) -> ToldLimit {
-    ToldLimit { policy, quota: None, remaining: None, reset: None }
+    ToldLimit { has_refused: false, policy, quota: None, remaining: None, reset: None }
+}
+
+/// As the text of a refusal names it.
+fn named(limit: ToldLimit) -> ToldLimit {
+    ToldLimit { has_refused: true, ..limit }
 }
 
 fn left(remaining: u32, limit: ToldLimit) -> ToldLimit {
@@ -72,6 +77,7 @@ fn the_text_of_a_refusal_names_its_policy_and_quota() {
         ("", Vec::new()),
     ] {
         let text = format!("The throttling threshold has been reached: {text}");
+        let expected: Vec<_> = expected.into_iter().map(named).collect();
         assert_eq!(told_limits(&HeaderMap::new(), &refusal("APIGW.0308", &text)), expected, "{text}");
     }
 }

@@ -1,0 +1,47 @@
+//! What the gateway does with upstream's limits: it learns them from responses, reports changes, and tells clients when
+//! to retry. The ledger itself is [`crate::upstream::quota`].
+
+use std::time::Duration;
+
+use http::header::{Entry, RETRY_AFTER};
+use http::{HeaderValue, Response};
+
+use super::fetcher::seconds;
+use super::observer::Observer;
+use crate::cache::backoffs;
+use crate::catalogue::Service;
+use crate::clock::Clock;
+use crate::telemetry::events::{Event, NewEvent};
+use crate::upstream::gate::Permit;
+use crate::upstream::quota::{Lesson, LimitChange};
+
+/// Learns from what a response says of limits. Of its body only the beginning of a 429's counts.
+pub(super) fn learn<B: AsRef<[u8]>>(permit: &Permit, response: &Response<B>, observer: &Observer, clock: &Clock) {
+    let retry_after = backoffs::retry_after(response.headers(), clock.date());
+    let (status, headers, body) = (response.status(), response.headers(), response.body().as_ref());
+    let Lesson { changes, refused_by } = permit.learn((status, headers, body), retry_after);
+    changes.iter().for_each(|change| observer.limit_changed(permit.service(), change));
+    if let Some(policy) = refused_by {
+        observer.metrics.quota_refused(policy, "upstream");
+    }
+}
+
+/// Adds to a 429 without `Retry-After` when the limit allows the next call.
+pub(super) fn add_retry_after<B>(response: &mut Response<B>, wait: Option<Duration>) {
+    if let (Some(wait), Entry::Vacant(field)) = (wait, response.headers_mut().entry(RETRY_AFTER)) {
+        field.insert(HeaderValue::from(seconds(wait)));
+    }
+}
+
+impl Observer {
+    /// Records that a limit has been learnt, has changed or has ended.
+    pub(super) fn limit_changed(&self, service: Service, change: &LimitChange) {
+        let (what, policy, quota) = match change {
+            LimitChange::Learnt(policy, quota) => ("limits calls", policy, quota),
+            LimitChange::Changed(policy, quota) => ("has changed its limit", policy, quota),
+            LimitChange::Ended(policy, quota) => ("no longer limits calls", policy, quota),
+        };
+        let what = format!("{} {what}: policy {}, {quota}", service.as_str(), policy.into_str());
+        self.record_event(NewEvent::new(Event::Quota, what).at(service));
+    }
+}

@@ -1,0 +1,49 @@
+//! The calls of a class that wait or are under way, in their order, and by operation.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
+use super::fair_queue::FairQueue;
+use super::{Party, Ticket};
+use crate::upstream::quota::Draw;
+
+#[derive(Default)]
+pub(super) struct ClassQueue {
+    pub(super) queue: FairQueue,
+    /// The number of calls that wait for other calls of their caller, and are not in the queue yet.
+    pub(super) at_caller_limit: usize,
+    /// The calls in the queue, by operation.
+    pub(super) by_api: HashMap<u32, ApiCalls>,
+    /// How many slots have gone to higher classes since this class began to wait or last got a slot.
+    pub(super) passed_over: u32,
+}
+
+/// The queued calls of a class and an operation. Limits of all callers count them alike.
+pub(super) struct ApiCalls {
+    /// At least 1.
+    count: usize,
+    /// Without a caller.
+    pub(super) draw: Draw,
+}
+
+impl ClassQueue {
+    pub(super) fn queue(&mut self, path: &[Party], (draw, api): (&Draw, u32), ticket: Ticket) {
+        self.queue.queue(path, ticket);
+        let new = || ApiCalls { count: 0, draw: Draw { caller: None, ..draw.clone() } };
+        self.by_api.entry(api).or_insert_with(new).count += 1;
+    }
+
+    pub(super) fn withdraw(&mut self, path: &[Party], api: u32, ticket: Ticket) {
+        self.queue.withdraw(path, ticket);
+        self.uncount(api);
+    }
+
+    pub(super) fn uncount(&mut self, api: u32) {
+        if let Entry::Occupied(mut calls) = self.by_api.entry(api) {
+            calls.get_mut().count -= 1;
+            if calls.get().count == 0 {
+                calls.remove();
+            }
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! One limit of a service: where it comes from, whom it binds, and when it ends. Pure: the time is an argument.
+//!
+//! A limit that is not configured is learnt from a refusal, or from what upstream says of it in other responses:
+//!
+//! - A `user` or `app` limit binds the caller that met it.
+//! - An `api` or `ip` limit counts the calls of all callers. When one proved caller has met it, it binds that caller and
+//!   all callers that are not proved. When a second proved caller has met it, it binds everybody.
+//! - It ends after two windows in which it has neither been met nor held back a call. After [`MAX_AGE`] without a
+//!   refusal it ends in any case, because upstream may have lifted it.
+
+use std::time::{Duration, Instant};
+
+use super::limiter::Limiter;
+use super::told::ToldLimit;
+use super::{Draw, LimitKind, Share};
+use crate::catalogue::{Quota, QuotaPolicy};
+use crate::request::caller::Caller;
+
+/// A learnt limit without a refusal ends after this time.
+pub(super) const MAX_AGE: Duration = Duration::from_secs(60 * 60);
+
+/// Where a limit comes from.
+#[derive(Clone, Debug)]
+pub(super) enum Source {
+    Configured,
+    Learnt {
+        /// The proved caller that met it first. `None` if upstream has refused two of them.
+        only: Option<Caller>,
+        last_refusal: Instant,
+        last_held: Instant,
+    },
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Limit {
+    pub(super) limiter: Limiter,
+    pub(super) source: Source,
+    /// Until when a product list of a known caller was last held back. Until a window after that, relayed requests get at
+    /// most half.
+    pub(super) list_held_until: Option<Instant>,
+}
+
+/// What upstream has changed.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum LimitChange {
+    Learnt(QuotaPolicy, Quota),
+    Changed(QuotaPolicy, Quota),
+    Ended(QuotaPolicy, Quota),
+}
+
+impl Limit {
+    pub(super) fn configured(quota: Quota) -> Self {
+        Self { limiter: Limiter::new(quota), source: Source::Configured, list_held_until: None }
+    }
+
+    /// Whether the limit holds back such a call, and then whom else.
+    pub(super) fn kind_for(&self, policy: QuotaPolicy, draw: &Draw) -> Option<LimitKind> {
+        match self.source {
+            _ if !policy.is_shared() => Some(LimitKind::Own),
+            Source::Learnt { only: Some(only), .. } if draw.caller == Some(only) => Some(LimitKind::Own),
+            Source::Learnt { only: Some(_), .. } if draw.is_proved => None,
+            Source::Configured | Source::Learnt { .. } => Some(LimitKind::Shared),
+        }
+    }
+
+    pub(super) fn has_ended(&self, now: Instant) -> bool {
+        let Source::Learnt { last_refusal, last_held, .. } = self.source else { return false };
+        let since = |at: Instant| now.saturating_duration_since(at);
+        since(last_refusal.max(last_held)) > 2 * self.limiter.quota().window || since(last_refusal) > MAX_AGE
+    }
+
+    /// When a call may be sent. It is `now` or earlier if it may be sent now.
+    pub(super) fn free_at(&self, draw: &Draw, is_shared: bool, ahead: u32, now: Instant) -> Instant {
+        match draw.share {
+            Share::Unknown if is_shared => self.limiter.free_at_for_unknown(ahead, now),
+            Share::Known | Share::Unknown => self.limiter.free_at(ahead, now),
+            // It is counted, and held back only so that product lists get their half.
+            Share::Relayed => {
+                let window = self.limiter.quota().window;
+                let are_lists_held = self.list_held_until.is_some_and(|until| now < until + window);
+                if are_lists_held { self.limiter.free_at_for_relayed(ahead, now) } else { now }
+            }
+        }
+    }
+
+    pub(super) fn held(&mut self, draw: &Draw, until: Instant, now: Instant) {
+        if let Source::Learnt { last_held, .. } = &mut self.source {
+            *last_held = now;
+        }
+        if draw.share == Share::Known {
+            self.list_held_until = Some(until);
+        }
+    }
+
+    pub(super) fn learn(&mut self, draw: &Draw, told: &ToldLimit, refused: Option<Option<Duration>>, now: Instant) {
+        if let Source::Learnt { only, last_refusal, last_held } = &mut self.source {
+            if refused.is_some() {
+                if *only != draw.caller {
+                    *only = None;
+                }
+                (*last_refusal, *last_held) = (now, now);
+            } else {
+                // Upstream still has this limit.
+                *last_held = now;
+            }
+        }
+        match refused {
+            Some(retry_after) => {
+                self.limiter.expire(now);
+                match retry_after.or(told.reset).filter(|wait| !wait.is_zero()) {
+                    Some(retry_after) => self.limiter.block(now + retry_after, now),
+                    None => _ = self.limiter.refused_unexpectedly(now),
+                }
+            }
+            None if told.remaining == Some(0) => match told.reset {
+                Some(reset) => self.limiter.block(now + reset, now),
+                None => _ = self.limiter.refused_unexpectedly(now),
+            },
+            None => {}
+        }
+    }
+}

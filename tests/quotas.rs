@@ -1,0 +1,209 @@
+//! Quotas: the gateway does not send what upstream would refuse. Upstream enforces quotas of the simulator. The clock is
+//! paused, and moves on as soon as all tasks wait, so all times are exact.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Response, StatusCode};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
+use workspace_gateway::testing::catalogue::{Quota, QuotaPolicy, Service};
+use workspace_gateway::testing::clock::Clock;
+use workspace_gateway::testing::config::Config;
+use workspace_gateway::testing::gateway::Gateway;
+use workspace_gateway::testing::random::Random;
+use workspace_gateway::testing::simulator::{EnforcedQuota, QuotaCall, QuotaWindow, Quotas};
+use workspace_gateway::testing::upstream::UpstreamError;
+
+use crate::support::in_process::{Answers, InProcess, ListCall};
+use crate::support::{Reply, config, get_in_process};
+
+const SECOND: Duration = Duration::from_secs(1);
+const LATENCY: Duration = Duration::from_millis(300);
+const LIST: &str = "/v2/p/products?os_type=Linux";
+
+/// Upstream with quotas.
+#[derive(Default)]
+struct Limited {
+    quotas: Mutex<Quotas>,
+    calls: Mutex<Vec<(Instant, String)>>,
+}
+
+impl Answers for Limited {
+    async fn answer(&self, call: ListCall) -> Result<Response<Bytes>, UpstreamError> {
+        self.calls.lock().unwrap().push((Clock::System.timer_now(), call.target));
+        let counted =
+            QuotaCall { service: Service::Workspace, api: "products", user: Some(&call.credential), app: None };
+        let verdict = self.quotas.lock().unwrap().call(&counted, call.at);
+        sleep(LATENCY).await;
+        if verdict.is_accepted() {
+            return Ok(Response::new(Bytes::from_static(br#"{"products":[]}"#)));
+        }
+        let mut response = Response::new(verdict.body("id"));
+        *response.status_mut() = StatusCode::TOO_MANY_REQUESTS;
+        Ok(response)
+    }
+}
+
+struct World {
+    gateway: Arc<Gateway>,
+    upstream: Arc<Limited>,
+}
+
+fn settings(text: &str) -> Config {
+    config("http://127.0.0.1:1", "http://127.0.0.1:1", &format!("[cache]\nttl_jitter = \"0%\"\n{text}"))
+}
+
+impl World {
+    fn new(text: &str) -> Self {
+        let upstream = Arc::new(Limited::default());
+        let called = Arc::new(InProcess(Arc::clone(&upstream)));
+        let gateway = Gateway::with_upstream(called, &settings(text), Clock::System, Random::System).unwrap();
+        Self { gateway, upstream }
+    }
+
+    fn limit(&self, policy: QuotaPolicy, calls: u32, window: Duration) {
+        let quota = EnforcedQuota::new(policy, Quota { calls, window }, QuotaWindow::Sliding);
+        self.upstream.quotas.lock().unwrap().set(quota);
+    }
+
+    /// Asks for a list, by its number. Returns the response and the time that it took.
+    async fn get(&self, token: &str, list: usize) -> (Reply, Duration) {
+        let begun = Clock::System.timer_now();
+        let reply = get_in_process(&self.gateway, token, &format!("{LIST}&product_id={list}")).await;
+        (reply, Clock::System.timer_now() - begun)
+    }
+
+    /// The number of calls since the last look.
+    fn calls(&self) -> usize {
+        std::mem::take(&mut *self.upstream.calls.lock().unwrap()).len()
+    }
+}
+
+fn header<'r>(reply: &'r Reply, name: &str) -> &'r str {
+    reply.headers().get(name).map_or("", |value| value.to_str().unwrap())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_upstream_throttles_waits_for_its_turn_and_is_sent_once_more() {
+    let world = World::new("");
+    world.limit(QuotaPolicy::User, 2, 10 * SECOND);
+    for list in 0..2 {
+        assert_eq!(world.get("a", list).await.0.status(), StatusCode::OK);
+    }
+    assert_eq!(world.calls(), 2);
+    let (reply, time) = world.get("a", 2).await;
+    assert_eq!((reply.status(), world.calls()), (StatusCode::OK, 2));
+    // Its turn is 10 s after the first call was sent, and a little later.
+    assert!(time > 9 * SECOND && time < 10 * SECOND, "{time:?}");
+    // Now the limit is known, so nothing is sent that would be refused.
+    let (reply, _) = world.get("a", 3).await;
+    assert_eq!((reply.status(), world.calls()), (StatusCode::OK, 1));
+    let (reply, time) = world.get("b", 4).await;
+    assert_eq!((reply.status(), time), (StatusCode::OK, LATENCY), "another caller does not wait");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_whose_turn_comes_too_late_gets_a_429_that_says_when_to_retry() {
+    let world = World::new("");
+    world.limit(QuotaPolicy::User, 1, 120 * SECOND);
+    world.get("a", 0).await;
+    // Upstream's own refusal says it, too, although upstream did not.
+    let (reply, time) = world.get("a", 1).await;
+    assert_eq!((reply.status(), time), (StatusCode::TOO_MANY_REQUESTS, LATENCY));
+    assert!(!reply.text().contains("workspace-gateway"), "{}", reply.text());
+    assert_eq!(header(&reply, "retry-after"), "120");
+    world.calls();
+    let (reply, time) = world.get("a", 2).await;
+    assert_eq!((reply.status(), world.calls()), (StatusCode::TOO_MANY_REQUESTS, 0));
+    assert_eq!(time, 35 * SECOND, "upstream.answer_timeout");
+    assert!(reply.text().contains("APIGW.0308") && reply.text().contains("policy user over ratelimit"));
+    assert_eq!(header(&reply, "retry-after"), "85");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_with_a_grant_gets_a_stale_response_at_once() {
+    let world = World::new("ttl = \"10s\"\nstale_while_revalidate = \"0s\"\n");
+    world.limit(QuotaPolicy::User, 1, 100 * SECOND);
+    world.get("a", 0).await;
+    world.get("a", 1).await;
+    sleep(20 * SECOND).await;
+    world.calls();
+    let (reply, time) = world.get("a", 0).await;
+    assert_eq!((reply.status(), time, world.calls()), (StatusCode::OK, Duration::ZERO, 0));
+    assert!(header(&reply, "cache-status").contains("detail=backoff"), "{:?}", reply.headers());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_whose_grant_has_lapsed_gets_a_stale_response_if_upstream_throttles_it() {
+    let world = World::new("ttl = \"1h\"\n[grants]\ngrant_ttl = \"200s\"\nrenew_ahead = \"0s\"\n");
+    world.limit(QuotaPolicy::User, 1, 20 * SECOND);
+    world.get("a", 0).await;
+    sleep(220 * SECOND).await;
+    // Another client of this user has used the quota up.
+    let now = Clock::System.now();
+    world.upstream.quotas.lock().unwrap().use_quota(Service::Workspace, QuotaPolicy::User, "a", 1, now);
+    let (reply, time) = world.get("a", 0).await;
+    assert_eq!((reply.status(), time), (StatusCode::OK, LATENCY), "it need not wait for its turn");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_configured_limit_holds_from_the_start_and_ends_with_the_setting() {
+    let quota = "[[quota]]\nservice = \"workspace\"\npolicy = \"ip\"\nlimit = 1\nwindow = \"1h\"\n";
+    let world = World::new(quota);
+    // The caller has no proof, and the limit is that of all callers.
+    assert_eq!(world.get("a", 0).await.0.status(), StatusCode::OK);
+    let mut waiting = JoinSet::new();
+    let (gateway, begun) = (Arc::clone(&world.gateway), Clock::System.timer_now());
+    waiting.spawn(async move { get_in_process(&gateway, "b", LIST).await });
+    sleep(SECOND).await;
+    assert_eq!(world.calls(), 1, "only the first");
+    world.gateway.reload(&settings("")).unwrap();
+    let reply = waiting.join_next().await.unwrap().unwrap();
+    assert_eq!((reply.status(), Clock::System.timer_now() - begun), (StatusCode::OK, SECOND + LATENCY));
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_limit_is_learnt_that_the_settings_deny() {
+    let world = World::new("[[quota]]\nservice = \"workspace\"\npolicy = \"user\"\nlimit = \"none\"\n");
+    world.limit(QuotaPolicy::User, 1, 10 * SECOND);
+    world.get("a", 0).await;
+    for list in 1..4 {
+        let (reply, time) = world.get("a", list).await;
+        assert_eq!((reply.status(), time), (StatusCode::TOO_MANY_REQUESTS, LATENCY));
+    }
+    assert_eq!(world.calls(), 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_was_not_sent_extends_no_grant() {
+    let world = World::new("ttl = \"1h\"\n[grants]\ngrant_ttl = \"200s\"\nrenew_ahead = \"0s\"\n");
+    world.limit(QuotaPolicy::User, 1, 300 * SECOND);
+    world.get("a", 0).await;
+    world.get("a", 1).await;
+    // The grant has lapsed, and a failure outside the gateway would extend it.
+    sleep(220 * SECOND).await;
+    world.calls();
+    let (reply, _) = world.get("a", 0).await;
+    assert_eq!((reply.status(), world.calls()), (StatusCode::TOO_MANY_REQUESTS, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn twenty_two_pages_at_once_are_answered_within_what_is_left_of_a_quota() {
+    let world = World::new("");
+    world.limit(QuotaPolicy::User, 200, 300 * SECOND);
+    for list in 0..150 {
+        world.get("a", list).await;
+    }
+    let world = Arc::new(world);
+    let mut pages = JoinSet::new();
+    for page in 150..172 {
+        let world = Arc::clone(&world);
+        pages.spawn(async move { world.get("a", page).await });
+    }
+    for (reply, time) in pages.join_all().await {
+        assert_eq!(reply.status(), StatusCode::OK);
+        assert!(time <= 5 * SECOND, "{time:?}");
+    }
+}
