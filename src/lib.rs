@@ -21,10 +21,11 @@
 //! it.
 //!
 //! [`gateway`] is the only module that knows the order of the steps. `gateway.rs` has the sequence of a request,
-//! `gateway/fetch.rs` that of a fetch, `gateway/forward.rs` that of a relayed request, and `gateway/keep_warm.rs` that
-//! of a request that the gateway sends itself. Steps do not call each other. They are functions of the parts that they need: `memory.rs` (grants, entries, backoffs), `fetcher.rs`
-//! (flights, queue, key breaker), `observer.rs` (metrics, events, health) and `active_config.rs` (the settings in
-//! force). There is no middleware, no registration, and no import circle within a folder.
+//! `gateway/fetch.rs` that of a fetch, `gateway/forward.rs` that of a relayed request, and `gateway/keep_warm.rs`
+//! that of a request that the gateway sends itself. Steps do not call each other. They are functions of the parts
+//! that they need: `memory.rs` (grants, entries, backoffs), `fetcher.rs` (flights, queue, key breaker), `observer.rs`
+//! (metrics, events, health) and `active_config.rs` (the settings in force). There is no middleware, no registration,
+//! and no import circle within a folder.
 //!
 //! `gateway/second_tier.rs` is the only step that may ask another cache tier, within a shared fetch. No tier is built
 //! in yet.
@@ -40,17 +41,17 @@
 //! notices changes, `config/` reads and compares them, and `server/reload.rs` with `gateway/reload.rs` apply all of
 //! them or none.
 //!
-//! A new process can replace an old one without a failed request. Both listen on sockets that a supervisor passes to them
-//! (`cli/inherit.rs`, `server/listeners.rs`). The old process asks its clients to reconnect (`server/shutdown.rs`).
-//! State is not handed over: each process proves its callers anew.
+//! A new process can replace an old one without a failed request. Both listen on sockets that a supervisor passes to
+//! them (`cli/inherit.rs`, `server/listeners.rs`). The old process asks its clients to reconnect
+//! (`server/shutdown.rs`). State is not handed over: each process proves its callers anew.
 //!
 //! `admin/` is the operator's interface; `admin/guard.rs` controls access. Its figures come from the metrics that
 //! Prometheus gets. [`telemetry::events`] keeps recent events.
 //!
-//! [`cache::freshness`] decides how long an entry is fresh, and [`cache::lifetime`] reads what upstream says about it.
-//! [`cache::backoffs`] decides when the gateway does not call upstream. An entry is fresh, then stale while it is
-//! revalidated, then stale if upstream fails or is slow, then gone. [`cache::staleness`] measures how often answers from
-//! memory are wrong, and chooses the ttl of operations with an adaptive ttl.
+//! [`cache::freshness`] decides how long an entry is fresh, and [`cache::lifetime`] reads what upstream says about
+//! it. [`cache::backoffs`] decides when the gateway does not call upstream. An entry is fresh, then stale while it is
+//! revalidated, then stale if upstream fails or is slow, then gone. [`cache::staleness`] measures how often answers
+//! from memory are wrong, and chooses the ttl of operations with an adaptive ttl.
 //!
 //! # Imports
 //!
@@ -66,8 +67,8 @@
 //! - [`signing`] verifies and makes signatures with access keys. It is pure, and secrets do not leave it.
 //! - [`request`] reads requests. It is pure: no sockets, no clock, no runtime.
 //! - [`budget`] counts the memory that clients make the gateway hold.
-//! - [`cache`] has entries, grants, backoffs, flights and measured staleness. Only `cache/store.rs` uses moka, and only `cache/flights.rs`
-//!   waits.
+//! - [`cache`] has entries, grants, backoffs, flights and measured staleness. Only `cache/store.rs` uses moka, and
+//!   only `cache/flights.rs` waits.
 //! - [`upstream`] has the only HTTP client of the gateway, the queues of calls ([`upstream::gate`]), and the ledger of
 //!   upstream's quotas ([`upstream::quota`]). [`proxy_config`] says which route it takes.
 //! - [`clock`], `net`, [`random`] and `sync` are the only clocks, sockets, random numbers and locks. A simulation
@@ -143,45 +144,49 @@
 //! 11. **Isolation.** No client keeps more than half of a resource while others wait for it. For connections a client
 //!     is a peer address ([`request::peer`]). For call slots, relay slots and the budget it is a caller, a peer
 //!     address and a connection. One caller never has more than half of the flights or waiters, and unknown callers
-//!     together never have more than half of the flights, so that renewals find room. Callers are served in
-//!     this order: with a grant or proved within the last hour, known by a relayed request, unknown, and then those whose client has closed its sending side ([`cache::known_callers`], [`upstream::gate`]).
-//!     Renewals and refreshes, for which no client waits, come after unknown callers. Calls that the gateway makes
-//!     itself to keep responses warm come last. A limit of upstream for one caller holds back that caller alone ([`upstream::quota`]). A client
-//!     may take more of the budget only if it then holds at most as many bytes as remain free (for a small request,
-//!     four times as many). Unknown callers together get at most half of what known callers leave, and connections
-//!     without a credential a quarter. Removed entries that clients still read count for no client.
+//!     together never have more than half of the flights (but at least two), so that renewals find room. Callers are
+//!     served in this order: with a grant or proved within the last hour, known by a relayed request, unknown, and
+//!     then those whose client has closed its sending side ([`cache::known_callers`], [`upstream::gate`]). Renewals
+//!     and refreshes, for which no client waits, come after unknown callers. Calls that the gateway makes itself to
+//!     keep responses warm come last. A limit of upstream for one caller holds back that caller alone
+//!     ([`upstream::quota`]). A client may take more of the budget only if it then holds at most as many bytes as
+//!     remain free (for a small request, four times as many). Unknown callers together get at most half of what known
+//!     callers leave, and connections without a credential a quarter. Removed entries that clients still read count
+//!     for no client.
 //! 12. **Time includes system suspend.** An age is at least the larger of the time passed on `CLOCK_BOOTTIME` and on
 //!     the wall clock. Drift of the wall clock up to 30 s is ignored, and a step back changes nothing. After a system
-//!     suspend, a pause of the virtual machine or a forward step, grants have lapsed, entries are stale, and denials, backoffs and suspensions of
-//!     access keys have ended. All rules use this clock ([`clock::Clock::now`]); timers and durations use another one
-//!     ([`clock::Clock::timer_now`]). Dates, those of signatures included, are the wall clock's.
+//!     suspend, a pause of the virtual machine or a forward step, grants have lapsed, entries are stale, and denials,
+//!     backoffs and suspensions of access keys have ended. All rules use this clock ([`clock::Clock::now`]); timers
+//!     and durations use another one ([`clock::Clock::timer_now`]). Dates, those of signatures included, are the wall
+//!     clock's.
 //!
 //! # Glossary
 //!
 //! - **Caller**: a credential, identified by a keyed hash. **Known caller**: a caller that upstream has answered
-//!   successfully, with a product list or on a relayed request. Its calls are served before those of unknown callers. It
-//!   gets nothing from memory without a grant.
+//!   successfully, with a product list or on a relayed request. Its calls are served before those of unknown callers.
+//!   It gets nothing from memory without a grant.
 //! - **Scope**: an operation with the path segments that it captures, such as the project.
 //! - **Proof**: a valid 200 of upstream to the caller's own call. **Denial**: a 401 or 403 to it.
-//! - **Grant**: what a proof gives its caller in a scope, for `grant_ttl`. After that it is *lapsed*. An outage can extend it.
-//!   **Renewal**: a call in the background that proves a caller again before its grant lapses ([`cache::grants`]).
+//! - **Grant**: what a proof gives its caller in a scope, for `grant_ttl`. After that it is *lapsed*. An outage can
+//!   extend it. **Renewal**: a call in the background that proves a caller again before its grant lapses
+//!   ([`cache::grants`]).
 //! - **Flight**: the calls in flight for one cache key, and their waiters. **Leader**: the request that is sent.
 //!   **Waiter**: a request that waits for it. If a leader is refused, another one is *elected* from the waiters.
 //! - **Cache key**: the key of a request, and its owner if the entry belongs to one caller (*private*). A key is
-//!   *uncacheable* for a while after a response for it could not be stored. An entry is *negative* if it is a 400, 404 or
-//!   405.
+//!   *uncacheable* for a while after a response for it could not be stored. An entry is *negative* if it is a 400,
+//!   404 or 405.
 //! - **Look**: a response of upstream that was stored, as evidence whether upstream's answer has changed since the
 //!   previous one for its cache key. A *run* is a row of looks with one digest.
 //! - **Relay**: to pass a request on unchanged and store nothing. The outcome is *bypass* for an operation, else
 //!   *pass-through*.
 //! - **Backoff**: a time in which the gateway does not call upstream for what it can serve stale.
-//! - **Keep warm**: the gateway itself sends configured requests with a configured access key, before their entries and the
-//!   key's grants end (`gateway/keep_warm.rs`).
+//! - **Keep warm**: the gateway itself sends configured requests with a configured access key, before their entries
+//!   and the key's grants end (`gateway/keep_warm.rs`).
 //! - **Slot**: the right to have one call in flight (`upstream.max_calls`). A call waits for its *turn* to get one.
-//! - **Quota**: how many calls upstream accepts in a window. **Limit**: a quota and what it counts: the calls of an API, a
-//!   user, an application or a source address. A limit *holds back* a call that upstream would refuse.
-//! - **Budget**: the bytes that may be held for clients. A *charge* is a part of it that is in use; an *account* is what one
-//!   connection holds. **Shed**: to close a connection because another one, or memory, is needed.
+//! - **Quota**: how many calls upstream accepts in a window. **Limit**: a quota and what it counts: the calls of an
+//!   API, a user, an application or a source address. A limit *holds back* a call that upstream would refuse.
+//! - **Budget**: the bytes that may be held for clients. A *charge* is a part of it that is in use; an *account* is
+//!   what one connection holds. **Shed**: to close a connection because another one, or memory, is needed.
 //!
 //! # Not included, on purpose
 //!

@@ -41,6 +41,7 @@ impl Answers for Limited {
             return Ok(Response::new(Bytes::from_static(br#"{"products":[]}"#)));
         }
         let mut response = Response::new(verdict.body("id"));
+        *response.headers_mut() = verdict.headers(false);
         *response.status_mut() = StatusCode::TOO_MANY_REQUESTS;
         Ok(response)
     }
@@ -120,6 +121,26 @@ async fn a_request_whose_turn_comes_too_late_gets_a_429_that_says_when_to_retry(
     assert_eq!(time, 35 * SECOND, "upstream.answer_timeout");
     assert!(reply.text().contains("APIGW.0308") && reply.text().contains("policy user over ratelimit"));
     assert_eq!(header(&reply, "retry-after"), "85");
+}
+
+#[tokio::test(start_paused = true)]
+async fn retry_after_is_followed_to_its_end() {
+    let world = World::new("");
+    let quota = Quota { calls: 2, window: 300 * SECOND };
+    let mut limit = EnforcedQuota::new(QuotaPolicy::User, quota, QuotaWindow::Sliding);
+    limit.answers.retry_after = true;
+    world.upstream.quotas.lock().unwrap().set(limit);
+    world.get("a", 0).await;
+    // Another client of this user has used the rest, which the gateway cannot know.
+    let now = Clock::System.now();
+    world.upstream.quotas.lock().unwrap().use_quota(Service::Workspace, QuotaPolicy::User, "a", 1, now);
+    let (reply, _) = world.get("a", 1).await;
+    assert_eq!(reply.status(), StatusCode::TOO_MANY_REQUESTS);
+    world.calls();
+    // Longer than any backoff.
+    sleep(100 * SECOND).await;
+    let (reply, _) = world.get("a", 2).await;
+    assert_eq!((reply.status(), world.calls()), (StatusCode::TOO_MANY_REQUESTS, 0));
 }
 
 #[tokio::test(start_paused = true)]

@@ -50,13 +50,13 @@
 //!
 //! # Limits
 //!
-//! At most 64 keys of a scope, 256 scopes, 2,048 keys and 64 runs of a key are kept: 0.3 KB for each run, at most 8 MB;
+//! At most 64 keys of a scope, 256 scopes, 2,048 keys and 64 runs of a key are kept: 0.3 KB for each run, at most about 14 MB;
 //! keys larger than 1 KiB are not measured, so their sum is at most 2 MiB.
 //! If a scope has more keys, the one with the fewest answers makes room for a new one. If there are more scopes, or more
 //! keys in all, it is the scope with the fewest answers, or a key of the scope with the most keys. Answers of other keys
-//! are not judged, and neither are those of a key with one look. An estimate takes about 1 ms for a scope in which changes are rare, and at most about 0.6 s of CPU time for
-//! all scopes of an operation, because the steps of the simulation are limited. A scope for which they are not enough is
-//! left out. If more than a tenth of the answers are left out, the ratio is unknown. One estimate is made at a time, at
+//! are not judged, and neither are those of a key with one look. An estimate takes about 1 ms for a scope in which
+//! changes are rare, and at most about 0.6 s of CPU time for all scopes of an operation, because the steps of the
+//! simulation are limited. A scope for which they are not enough is left out. If more than a tenth of the answers are left out, the ratio is unknown. One estimate is made at a time, at
 //! most one a minute for each operation. [`Staleness::refresh`] must not be called on a thread of the async runtime.
 
 mod answers;

@@ -95,7 +95,7 @@ written_as_text!(
 
 written_as_text!(
     AccessKeyId,
-    "1 to 128 of A-Z a-z 0-9 _ -, but not what looks like a secret (40 characters, with small letters)",
+    "1 to 128 of A-Z a-z 0-9 _ -, but not what looks like a secret (40 letters and digits, with small letters)",
     |text| {
         // Ids are shown in logs, and a user may swap id and secret.
         (is_plain_word(text, 128) && !is_like_secret(text)).then(|| AccessKeyId(text.to_owned()))
@@ -123,7 +123,9 @@ written_as_text!(
 /// Whether a text may be the secret of an access key in the wrong place. Huawei Cloud's access key ids have 20 capitals
 /// and digits, its secrets 40 letters and digits, and its project ids 32 hexadecimal digits.
 fn is_like_secret(text: &str) -> bool {
-    text.len() == 40 && text.contains(|c: char| c.is_ascii_lowercase())
+    text.len() == 40
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric())
+        && text.bytes().any(|byte| byte.is_ascii_lowercase())
 }
 
 impl ProjectId {
@@ -136,7 +138,7 @@ impl ProjectId {
             false => Ok(()),
             true => Err(SettingError::from(format!(
                 "{setting}: (not shown, may be a secret) is not allowed: expected {}, but not what looks like a secret \
-                 (40 characters, with small letters)",
+                 (40 letters and digits, with small letters)",
                 Self::ALLOWED
             ))),
         }

@@ -49,7 +49,7 @@ pub(super) enum HitKind {
     Denied(Duration),
     /// It is stale, and is being revalidated.
     Revalidating,
-    /// It is stale, and the gateway backs off.
+    /// It is stale, and the gateway backs off, or a call would wait for upstream's quota.
     Backoff,
     /// It is fresh, and the request has waited for a call that proved its caller.
     AfterProof,

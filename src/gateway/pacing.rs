@@ -17,7 +17,7 @@ use crate::upstream::quota::{Lesson, LimitChange};
 
 /// Learns from what a response says of limits. Of its body only the beginning of a 429's counts.
 pub(super) fn learn<B: AsRef<[u8]>>(permit: &Permit, response: &Response<B>, observer: &Observer, clock: &Clock) {
-    let retry_after = backoffs::retry_after(response.headers(), clock.date());
+    let retry_after = backoffs::unbounded_retry_after(response.headers(), clock.date());
     let (status, headers, body) = (response.status(), response.headers(), response.body().as_ref());
     let Lesson { changes, refused_by } = permit.learn((status, headers, body), retry_after);
     changes.iter().for_each(|change| observer.limit_changed(permit.service(), change));

@@ -23,9 +23,10 @@
 //! 6. Calls that keep a response warm get a slot only if no other call can have it. They never go before another
 //!    call that waits, also by rule 3. But a call in progress keeps its slot until it ends.
 //!
-//! Exception to rules 2 to 4, but not to rule 6: if [`MAX_PASSED_OVER`] slots have gone to higher classes while a class without a slot was
-//! waiting, this class gets the next slot. So higher classes can delay a lower class but not block it. It does not apply
-//! to calls that draw from a limit of all callers: of such a limit, a lower class gets nothing while a higher one waits.
+//! Exception to rules 2 to 4, but not to rule 6: if [`MAX_PASSED_OVER`] slots have gone to higher classes while a class
+//! without a slot was waiting, this class gets the next slot. So higher classes can delay a lower class but not block
+//! it. It does not apply to calls that draw from a limit of all callers: of such a limit, a lower class gets nothing
+//! while a higher one waits.
 //!
 //! A call that a limit of upstream holds back ([`Pace`]) has no slot while it waits, and delays no other call: those of a
 //! limit of its caller wait as by rule 1, and those of a limit of all callers are passed over in their queues.
@@ -46,7 +47,7 @@ pub(super) trait Pace {
     /// now.
     fn hold(&self, draw: &Draw, kind: LimitKind, ahead: u32) -> Option<Instant>;
 
-    /// Whether a limit of all callers counts the call.
+    /// Whether a limit of all callers may hold back the call.
     fn is_shared(&self, draw: &Draw) -> bool;
 
     /// Counts a call that is sent now.

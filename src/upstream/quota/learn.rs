@@ -68,8 +68,10 @@ impl ServiceLimits {
             // It changes nothing for others.
             if let (Some(retry_after), Some(quota)) = (refused, quota) {
                 let pause = retry_after.unwrap_or(quota.window).min(quota.window);
-                let paused = &mut self.caller_limits(caller, false, now).paused_until;
-                *paused = Some(paused.map_or(now + pause, |until| until.max(now + pause)));
+                let paused = &mut self.caller_limits(caller, false, now).paused;
+                if paused.is_none_or(|(_, until)| until < now + pause) {
+                    *paused = Some((policy, now + pause));
+                }
             }
             return None;
         }
@@ -143,9 +145,9 @@ impl ServiceLimits {
         self.callers.retain(|_, limits| {
             limits.user = limits.user.take().filter(|limit| check(QuotaPolicy::User, limit));
             limits.app = limits.app.take().filter(|limit| check(QuotaPolicy::App, limit));
-            limits.paused_until = limits.paused_until.filter(|until| *until > now);
+            limits.paused = limits.paused.filter(|(_, until)| *until > now);
             let is_idle = now.saturating_duration_since(limits.last_used) > MAX_AGE;
-            !is_idle && (limits.user.is_some() || limits.app.is_some() || limits.paused_until.is_some())
+            !is_idle && (limits.user.is_some() || limits.app.is_some() || limits.paused.is_some())
         });
         ended
     }

@@ -108,12 +108,12 @@ impl Limit {
             Some(retry_after) => {
                 self.limiter.expire(now);
                 match retry_after.or(told.reset).filter(|wait| !wait.is_zero()) {
-                    Some(retry_after) => self.limiter.block(now + retry_after, now),
+                    Some(retry_after) => self.limiter.block(retry_after, now),
                     None => _ = self.limiter.refused_unexpectedly(now),
                 }
             }
             None if told.remaining == Some(0) => match told.reset {
-                Some(reset) => self.limiter.block(now + reset, now),
+                Some(reset) => self.limiter.block(reset, now),
                 None => _ = self.limiter.refused_unexpectedly(now),
             },
             None => {}

@@ -97,9 +97,9 @@ impl Limiter {
         }
     }
 
-    /// Sends nothing until this time, or for one window if that is sooner. So one call in each window is tried.
-    pub(super) fn block(&mut self, until: Instant, now: Instant) {
-        let until = until.min(now + self.span());
+    /// Sends nothing for this time, or for one window if that is shorter. So one call in each window is tried.
+    pub(super) fn block(&mut self, wait: Duration, now: Instant) {
+        let until = now + wait.min(self.span());
         self.blocked_until = Some(self.blocked_until.map_or(until, |blocked| blocked.max(until)));
     }
 
@@ -108,7 +108,7 @@ impl Limiter {
     pub(super) fn refused_unexpectedly(&mut self, now: Instant) -> bool {
         let is_unexpected = self.used() < self.quota.calls;
         if is_unexpected {
-            self.block(now + self.span(), now);
+            self.block(self.span(), now);
         }
         is_unexpected
     }
@@ -154,7 +154,8 @@ impl Limiter {
         let start = self.blocked_until.map_or(now, |until| until.max(now));
         // The calls in the log, and then those ahead, are numbered from 1. This one can be sent when a certain one of
         // them has expired, and each of those ahead when the one `most` numbers before it has expired.
-        let Some(number) = (used.saturating_add(ahead) + 1).checked_sub(most).filter(|number| *number > 0) else {
+        let Some(number) = used.saturating_add(ahead).saturating_add(1).checked_sub(most).filter(|number| *number > 0)
+        else {
             return start;
         };
         let windows = number.saturating_sub(used).div_ceil(most);

@@ -22,7 +22,7 @@ pub(super) struct CallerLimits {
     pub(super) user: Option<Limit>,
     pub(super) app: Option<Limit>,
     /// The caller, which is not proved, has met a limit of all callers. It binds nobody else.
-    pub(super) paused_until: Option<Instant>,
+    pub(super) paused: Option<(QuotaPolicy, Instant)>,
     is_proved: bool,
     pub(super) last_used: Instant,
 }
@@ -95,7 +95,7 @@ impl ServiceLimits {
                 self.callers.remove(&oldest);
             }
         }
-        let new = || CallerLimits { user: None, app: None, paused_until: None, is_proved, last_used: now };
+        let new = || CallerLimits { user: None, app: None, paused: None, is_proved, last_used: now };
         let limits = self.callers.entry(caller).or_insert_with(new);
         limits.is_proved |= is_proved;
         limits.last_used = now;
@@ -122,9 +122,9 @@ impl ServiceLimits {
     /// The limit that holds a call back the longest, if `ahead` other calls are sent before it. `None` if it may be sent
     /// now.
     pub(super) fn hold(&mut self, draw: &Draw, kind: LimitKind, ahead: u32, now: Instant) -> Option<Hold> {
-        let paused = draw.caller.and_then(|caller| self.callers.get(&caller)?.paused_until);
-        let paused = paused.filter(|until| *until > now && kind == LimitKind::Own && draw.share != Share::Relayed);
-        let mut longest = paused.map(|until| Hold { policy: QuotaPolicy::User, until, left: until - now });
+        let paused = draw.caller.and_then(|caller| self.callers.get(&caller)?.paused);
+        let paused = paused.filter(|(_, until)| *until > now && kind == LimitKind::Own && draw.share != Share::Relayed);
+        let mut longest = paused.map(|(policy, until)| Hold { policy, until, left: until - now });
         for (policy, limit) in self.counting(draw) {
             limit.limiter.expire(now);
             if limit.kind_for(policy, draw) != Some(kind) || limit.has_ended(now) {
@@ -148,7 +148,7 @@ impl ServiceLimits {
         }
     }
 
-    /// Whether a limit of all callers counts the call.
+    /// Whether a limit of all callers may hold back the call.
     pub(super) fn has_shared_limit(&mut self, draw: &Draw, now: Instant) -> bool {
         let is_in_force = |policy: QuotaPolicy, limit: &Limit| {
             limit.kind_for(policy, draw) == Some(LimitKind::Shared) && !limit.has_ended(now)

@@ -97,7 +97,7 @@ fn a_limit_of_all_callers_binds_callers_that_are_not_proved_first_and_everybody_
     let limit = told(QuotaPolicy::Ip, quota(2, SECOND));
     // A caller without a proof teaches the gateway nothing about others.
     assert!(bench.refuse(&unknown(9), &limit).is_empty());
-    assert!(bench.hold(&unknown(9)).is_some(), "but waits itself");
+    assert_eq!(bench.hold(&unknown(9)).map(|hold| hold.policy), Some(QuotaPolicy::Ip), "but waits itself");
     assert!(bench.hold(&unknown(8)).is_none());
     assert!(bench.send(&draw(1)) && bench.send(&draw(1)));
     bench.refuse(&draw(1), &limit);
@@ -177,6 +177,18 @@ fn after_a_refusal_that_the_log_does_not_explain_one_call_in_each_window_is_trie
         bench.now += SECOND;
     }
     assert!(bench.send(&draw(1)));
+}
+
+#[test]
+fn retry_after_counts_up_to_one_window_however_long_it_is() {
+    for (retry_after, expected) in [(200, 200.0), (u64::MAX, 300.1)] {
+        let mut bench = Bench::new();
+        let limit = told(QuotaPolicy::User, quota(5, 300 * SECOND));
+        bench.limits.take(&draw(1), bench.now);
+        let refused = Some(Some(Duration::from_secs(retry_after)));
+        bench.limits.learn(&draw(1), bench.now, std::slice::from_ref(&limit), refused, bench.now);
+        assert_eq!(bench.hold(&draw(1)).map(|hold| hold.left.as_secs_f64()), Some(expected));
+    }
 }
 
 #[test]
