@@ -39,9 +39,11 @@
 //!
 //! Numbers of callers decide nothing, because one user may have several tokens. There is one exception: a digest that
 //! several callers have seen for five minutes is not retracted by one that only a single caller has seen. If callers get
-//! alternating responses, the scope becomes private ([`super::divergence`]), and what was seen before is forgotten. A
-//! private list has one caller only, so nobody else can show that it is odd. It is odd after eight different responses in
-//! a row.
+//! alternating responses, the scope becomes private ([`super::divergence`]), and what was seen before is forgotten.
+//!
+//! A list with one caller cannot show that it is odd. If it is private, its caller is odd after eight different responses
+//! in a row. If it is shared, also another caller's response must have been equal to an earlier one meanwhile, at any
+//! list of the scope. The lists that only an odd caller has looked at are not judged.
 //!
 //! # The ttl
 //!
@@ -75,10 +77,9 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 pub use self::answers::AnswerCounters;
-use self::history::{ALWAYS_DIFFERENT, Differences, KeyHistory, Look, MAX_RUNS, OddCallers};
+use self::history::{ALWAYS_DIFFERENT, KeyHistory, Look, MAX_RUNS, ScopeFindings};
 use self::measure::{Estimator, Measurement};
 use self::scope_ttls::{MAX_SCOPES, MeanOfScopes, ScopeTtls};
-use self::settled::Settled;
 use super::cache_key::CacheKey;
 use super::divergence::Observation;
 use crate::catalogue::Operation;
@@ -150,9 +151,7 @@ pub struct OperationStaleness {
 #[derive(Default)]
 struct ScopeState {
     keys: HashMap<CacheKey, KeyHistory>,
-    settled: Settled,
-    odd_callers: OddCallers,
-    differences: Differences,
+    findings: ScopeFindings,
     /// Answers before this time are not judged, because looks of that time were dropped. In seconds.
     judged_from: f64,
     last_look: f64,
@@ -318,7 +317,10 @@ impl State {
     fn add(&mut self, cache_key: &CacheKey, look: Look, counters: Arc<AnswerCounters>) {
         let scope = cache_key.key.scope();
         let known = self.scopes.get(scope);
-        if cache_key.owner.is_some_and(|owner| known.is_some_and(|it| it.odd_callers.contains(owner, look.sent))) {
+        if cache_key
+            .owner
+            .is_some_and(|owner| known.is_some_and(|it| it.findings.odd_callers.contains(owner, look.sent)))
+        {
             return;
         }
         if !known.is_some_and(|state| state.keys.contains_key(cache_key)) {
@@ -326,7 +328,7 @@ impl State {
         }
         let scopes = self.scopes.len().max(1);
         let state = self.scopes.entry(scope.clone()).or_default();
-        let ScopeState { keys, settled, odd_callers, differences, judged_from, last_look } = state;
+        let ScopeState { keys, findings, judged_from, last_look } = state;
         // A scope with few runs does not pay for others with many.
         let are_many = self.runs >= MANY_RUNS && runs_of(keys) > MANY_RUNS / scopes;
         let most = if are_many { FEW_RUNS } else { MAX_RUNS };
@@ -336,19 +338,15 @@ impl State {
         });
         *last_look = last_look.max(look.sent);
         let before = key.runs.len();
-        key.look(look, counters, odd_callers, differences, settled);
+        key.look(look, counters, findings);
         if let Some(dropped) = key.limit(most, look.sent - WINDOW) {
             *judged_from = judged_from.max(dropped);
         }
         self.runs = self.runs + key.runs.len() - before;
-        if let Some(owner) = cache_key.owner
-            && key.is_always_different()
-        {
-            // No other caller can show that this caller is odd.
-            odd_callers.mark(owner, look.sent);
-            differences.retract(ALWAYS_DIFFERENT - 1);
-            let removed = state.keys.extract_if(|key, _| key.owner == Some(owner));
-            for (_, key) in removed {
+        if let Some(caller) = key.always_different(cache_key.owner.is_some(), &findings.repetitions) {
+            findings.odd_callers.mark(caller, look.sent);
+            findings.differences.retract(ALWAYS_DIFFERENT - 1);
+            for (_, key) in state.keys.extract_if(|_, key| key.only_caller() == Some(caller)) {
                 self.keys -= 1;
                 self.runs -= key.runs.len();
             }
@@ -421,6 +419,8 @@ impl State {
     fn forget_shared(&mut self, is_private: impl Fn(&Scope) -> bool) {
         for (_, state) in self.scopes.iter_mut().filter(|(scope, _)| is_private(scope)) {
             state.keys.retain(|cache_key, _| cache_key.owner.is_some());
+            let odd_callers = std::mem::take(&mut state.findings.odd_callers);
+            state.findings = ScopeFindings { odd_callers, ..ScopeFindings::default() };
         }
         self.count();
     }

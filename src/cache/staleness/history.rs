@@ -13,14 +13,14 @@ pub(super) const MAX_RUNS: usize = 64;
 /// Fewer looks at a scope within [`super::WINDOW`] that can be compared with another one at the same key are too little
 /// evidence.
 pub(super) const MIN_LOOKS: usize = 20;
-/// After so many new digests in a row, a private key has a caller whose bodies always differ.
+/// After so many new digests in a row, the only caller of a key may be one whose bodies always differ.
 pub(super) const ALWAYS_DIFFERENT: usize = 8;
 /// The half-life of the number of answers by which keys of a scope are compared, in seconds.
 const ACTIVITY_HALF_LIFE: f64 = 3600.0;
 /// The most responses of a run whose answers are not settled.
 const MAX_UNSETTLED: usize = 8;
-/// The most digests of a key that are remembered after they were retracted.
-const MAX_RETRACTED: usize = 8;
+/// The most digests of a key that are remembered after they were retracted: enough for sixteen odd callers in turn.
+const MAX_RETRACTED: usize = 32;
 /// A caller is odd if so many of its digests were retracted, and none of them has come again.
 const NEVER_REPEATED: usize = 2;
 /// A digest that several callers have seen for so long is not retracted by a single other one. In seconds.
@@ -132,6 +132,23 @@ impl OddCallers {
     }
 }
 
+/// When callers of a scope last got a response that they, or others, had got before: the latest look, and the latest
+/// one of another caller.
+#[derive(Debug, Default)]
+pub(super) struct Repetitions([Option<(Caller, f64)>; 2]);
+
+impl Repetitions {
+    fn add(&mut self, caller: Caller, now: f64) {
+        let other = self.0.into_iter().flatten().find(|(known, _)| *known != caller);
+        self.0 = [Some((caller, now)), other];
+    }
+
+    /// Whether another caller has had one since a time.
+    fn has_other_since(&self, caller: Caller, time: f64) -> bool {
+        self.0.iter().flatten().any(|(known, at)| *known != caller && *at >= time)
+    }
+}
+
 /// How many differences a scope has had, and how many of them were none in the end.
 #[derive(Debug, Default)]
 pub(super) struct Differences {
@@ -158,6 +175,15 @@ impl Differences {
     }
 }
 
+/// What the looks at all keys of a scope say together.
+#[derive(Debug, Default)]
+pub(super) struct ScopeFindings {
+    pub(super) odd_callers: OddCallers,
+    pub(super) differences: Differences,
+    pub(super) repetitions: Repetitions,
+    pub(super) settled: Settled,
+}
+
 /// The runs of a key, oldest first. No digest has two of them.
 #[derive(Debug, Default)]
 pub(super) struct KeyHistory {
@@ -166,8 +192,9 @@ pub(super) struct KeyHistory {
     recent: VecDeque<f64>,
     /// Oldest first.
     retracted: VecDeque<Retracted>,
-    /// The number of looks in a row whose digests were new.
-    different: usize,
+    /// The number of looks in a row whose digests were new, and when the first of them was sent.
+    different: (usize, f64),
+    callers: Option<RunCallers>,
     /// When the latest look was sent, whether it counts or not.
     last_sent: f64,
     /// The answers from responses before the latest one, with exponentially falling weights.
@@ -197,25 +224,21 @@ pub(super) enum Span<'h> {
 
 impl KeyHistory {
     /// Adds a look. Looks may arrive out of order: one that was sent before the latest one is ignored.
-    pub(super) fn look(
-        &mut self,
-        look: Look,
-        counters: Arc<AnswerCounters>,
-        odd_callers: &mut OddCallers,
-        differences: &mut Differences,
-        settled: &mut Settled,
-    ) {
+    pub(super) fn look(&mut self, look: Look, counters: Arc<AnswerCounters>, findings: &mut ScopeFindings) {
+        let ScopeFindings { odd_callers, differences, repetitions, settled } = findings;
         if look.sent < self.last_sent {
             return;
         }
+        self.callers.get_or_insert(RunCallers { first: look.caller, second: None }).add(look.caller);
         self.answers = self.activity(look.sent);
         self.last_sent = look.sent;
         self.latest = Some(Arc::clone(&counters));
         let response = StoredResponse { sent: look.sent, counters };
         let is_odd = odd_callers.contains(look.caller, look.sent);
-        let is_own_view = self.sees_retracted_again(look);
+        let is_own_view = self.note_own_view(look);
         if (is_odd || is_own_view) && self.runs.back().is_some_and(|last| look.sent - last.last_sent > ALONE_AFTER) {
             self.runs.clear();
+            self.recent.clear();
         }
         match self.runs.iter().rposition(|run| run.digest == look.digest) {
             Some(index) => {
@@ -228,10 +251,11 @@ impl KeyHistory {
                     differences.retract(between);
                     self.retract_after(index, look.caller, settled);
                 }
+                repetitions.add(look.caller, look.sent);
+                self.different = (0, look.sent);
                 let run = &mut self.runs[index];
                 run.settle(settled);
                 run.looks += 1;
-                self.different = 0;
                 run.callers.add(look.caller);
                 run.last_sent = look.sent;
                 run.push(response);
@@ -247,7 +271,8 @@ impl KeyHistory {
                     }
                     differences.add_difference();
                 }
-                self.different += 1;
+                let (different, since) = self.different;
+                self.different = (different + 1, if different == 0 { look.sent } else { since });
                 self.runs.push_back(Run {
                     digest: look.digest,
                     looks: 1,
@@ -270,9 +295,17 @@ impl KeyHistory {
         (self.answers + latest) * (-(now - self.last_sent).max(0.0) / ACTIVITY_HALF_LIFE).exp2()
     }
 
-    /// Whether the latest responses were all different, as if each body contained a timestamp.
-    pub(super) fn is_always_different(&self) -> bool {
-        self.different >= ALWAYS_DIFFERENT
+    /// The caller, if it is the only one that has looked at this key.
+    pub(super) fn only_caller(&self) -> Option<Caller> {
+        self.callers.as_ref().and_then(RunCallers::only)
+    }
+
+    /// The only caller, if its latest responses were all different, as if each body contained a timestamp. The key of a
+    /// shared entry shows that only if another caller's responses have been equal since.
+    pub(super) fn always_different(&self, is_private: bool, repetitions: &Repetitions) -> Option<Caller> {
+        let (different, since) = self.different;
+        let caller = self.only_caller().filter(|_| different >= ALWAYS_DIFFERENT)?;
+        (is_private || repetitions.has_other_since(caller, since)).then_some(caller)
     }
 
     /// The digest of a run has returned. What was seen since was no change, because upstream's answer is what it was
@@ -317,7 +350,7 @@ impl KeyHistory {
 
     /// Whether a caller sees a digest again that it has seen before and that was retracted: it has a view of its own.
     /// Notes that.
-    fn sees_retracted_again(&mut self, look: Look) -> bool {
+    fn note_own_view(&mut self, look: Look) -> bool {
         let known = self.retracted.iter_mut().find(|it| it.digest == look.digest && it.caller == look.caller);
         known.map(|known| known.has_returned = true).is_some()
     }

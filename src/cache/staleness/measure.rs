@@ -79,7 +79,7 @@ pub(super) fn collect(scope: &Scope, state: &ScopeState, now: f64) -> Collected 
     // In the order of time, because that of the map is random.
     keys.sort_by(|one, other| one.first_look().total_cmp(&other.first_look()));
     let variant = |counts_all| {
-        let mut variant = Variant { totals: state.settled.since(since), ..Variant::default() };
+        let mut variant = Variant { totals: state.findings.settled.since(since), ..Variant::default() };
         keys.iter().for_each(|key| variant.add(key, counts_all, since, now));
         variant
     };
@@ -89,7 +89,7 @@ pub(super) fn collect(scope: &Scope, state: &ScopeState, now: f64) -> Collected 
         scope: scope.clone(),
         evidence: all.known_since(now - JUDGED) / JUDGED,
         variants: [Some(all), is_suspected.then(|| variant(false))],
-        reliability: if is_suspected { state.differences.reliability() } else { 1.0 },
+        reliability: if is_suspected { state.findings.differences.reliability() } else { 1.0 },
         looks: keys.iter().map(|key| key.compared_since(now - WINDOW)).sum(),
     }
 }
@@ -124,9 +124,7 @@ impl Variant {
             }
         }
     }
-}
 
-impl Variant {
     /// For how many seconds since a time looks say of some list whether it has changed.
     fn known_since(&self, time: f64) -> f64 {
         let Evidence { unchanged, changed, .. } = &self.evidence;

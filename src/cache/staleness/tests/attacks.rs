@@ -26,9 +26,9 @@ fn ttl_of_others(attack: &Attack, is_honest: bool) -> f64 {
             bench.look(list, &if is_honest { format!("{caller}1") } else { look }, second);
             is_known[list] = true;
         }
-        // Nobody asks for the lists of the attacker later on.
-        let asked = if minute < 6 { LISTS + JUNK } else { LISTS };
-        for list in (0..asked).filter(|list| is_known[*list]) {
+        // What has not been looked at for longer than the ttl is not in memory any more.
+        let is_in_memory = |list: &usize| is_known[*list] && bench.sent[*list] + 5 * MINUTE >= second;
+        for list in (0..LISTS + JUNK).filter(is_in_memory) {
             (second + 20..second + MINUTE).step_by(5).for_each(|at| bench.answer(list, at..at + 1));
         }
         if minute % if minute < 60 { 4 } else { 20 } == 3 {
@@ -47,7 +47,7 @@ fn timestamps(tokens: &[&str], minute: u32) -> Vec<(usize, String)> {
 
 #[test]
 fn nobody_moves_the_ttl_of_others_from_the_start_on() {
-    let attacks: [(&str, &Attack); 5] = [
+    let attacks: [(&str, &Attack); 6] = [
         ("one token", &|minute| timestamps(&["X"], minute)),
         ("two tokens", &|minute| timestamps(&["X", "Y"], minute)),
         ("two tokens with equal bodies", &|minute| {
@@ -57,11 +57,25 @@ fn nobody_moves_the_ttl_of_others_from_the_start_on() {
             let token = char::from(b'a' + u8::try_from(minute / 30).unwrap());
             timestamps(&[&token.to_string()], minute)
         }),
+        ("eight tokens in turn", &|minute| {
+            let token = char::from(b'a' + u8::try_from(minute % 8).unwrap());
+            timestamps(&[&token.to_string()], minute)
+        }),
         ("for ten minutes", &|minute| if minute < 10 { timestamps(&["X", "Y"], minute) } else { Vec::new() }),
     ];
     for (name, attack) in attacks {
         let [honest, attacked] = [true, false].map(|is_honest| ttl_of_others(attack, is_honest));
         assert!((attacked / honest - 1.0).abs() < 0.1, "{name}: {attacked} s, not {honest} s");
+    }
+}
+
+#[test]
+fn lists_of_one_caller_whose_bodies_always_differ_move_no_ttl() {
+    let alone = ttl_of_others(&|_| Vec::new(), false);
+    for lists in [1, 20] {
+        let attack = move |minute| (LISTS..LISTS + lists).map(|list| (list, format!("X{minute} {list}"))).collect();
+        let attacked = ttl_of_others(&attack, false);
+        assert!((attacked / alone - 1.0).abs() < 0.1, "{lists} lists: {attacked} s, not {alone} s");
     }
 }
 

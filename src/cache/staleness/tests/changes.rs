@@ -50,7 +50,7 @@ fn odd_callers_of(looks: &str) -> String {
     let mut bench = Bench::new(1);
     let end = f64::from(bench.looks(looks));
     let state = bench.staleness.state.lock();
-    let odd = &state.scopes.values().next().unwrap().odd_callers;
+    let odd = &state.scopes.values().next().unwrap().findings.odd_callers;
     "ABCXY".chars().filter(|name| odd.contains(caller(&name.to_string()), end)).collect()
 }
 
@@ -61,6 +61,8 @@ fn a_caller_is_odd_if_its_digests_never_return_while_those_of_others_do() {
         ("A1 X2 Y3 X4 Y5 A1 X6 Y7 A1 X8 Y9", "XY"),
         ("A1 X2 Y2 A1 X3 Y3 A1 X4 Y4", "XY"),
         ("A1 B1 X2 A1 B1 X3 A1 X4", "X"),
+        // Eight tokens of one user.
+        ("A1 X20 a21 b22 c23 d24 e25 f26 g27 A1 X30 a31 b32 c33 d34 e35 f36 g37 A1 X40 a41", "X"),
         // Limited views.
         ("A1 X9 A1 X9 A1 X9 A2 X9 A2 X9", ""),
         ("X9 A1 X9 A1 X9 A2 X9 A2 X9 A3 X9 A3", ""),

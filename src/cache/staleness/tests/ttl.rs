@@ -81,7 +81,7 @@ fn the_traffic_of_a_project_does_not_move_the_ttl_of_another() {
 }
 
 #[test]
-fn the_rate_of_changes_is_that_of_a_week_for_a_project_as_for_an_operation() {
+fn the_rate_of_changes_of_an_operation_is_the_mean_of_its_projects() {
     let (bench, end) = two_projects([20, 20]);
     let known = bench.staleness.of_operation(bench.keys[0].key.operation(), bench.at(end));
     let rates: Vec<_> = known.projects.iter().filter_map(|project| project.answers.changes_per_hour).collect();
