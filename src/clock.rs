@@ -9,17 +9,21 @@
 //!   is suspended, like the runtime's timers.
 //! - [`Clock::date`], a [`SystemTime`], is the wall clock, for signatures and for dates in headers and logs.
 //!
+//! [`Clock::moment`] is for records that another process reads.
+//!
 //! The first is the second plus a skew that never decreases (`clock/skew.rs`). An `Instant` of the first kind must not
 //! be used for a timer or compared with the second kind. `clippy.toml` forbids `from_std` and `into_std` elsewhere, but
 //! not `into`.
 
 mod manual;
+mod moment;
 mod skew;
 mod system;
 
 use std::time::{Instant, SystemTime};
 
 pub use self::manual::ManualClock;
+pub(crate) use self::moment::Moment;
 
 /// The source of the time.
 #[derive(Clone, Debug, Default)]
@@ -60,5 +64,16 @@ impl Clock {
             Self::System => system::date(),
             Self::Manual(clock) => clock.date(),
         }
+    }
+
+    /// The current time in a form that another process can compare with its own. `None` if the wall clock shows a time
+    /// before 1970.
+    pub(crate) fn moment(&self) -> Option<Moment> {
+        let wall = self.date().duration_since(SystemTime::UNIX_EPOCH).ok()?;
+        let boot = match self {
+            Self::System => system::boot_time(),
+            Self::Manual(clock) => clock.boot_time(),
+        };
+        Some(Moment { boot, wall })
     }
 }

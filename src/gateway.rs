@@ -41,6 +41,7 @@ mod remembered;
 mod role;
 mod second_tier;
 mod settle;
+mod snapshot;
 mod staleness;
 #[cfg(test)]
 mod tests;
@@ -100,6 +101,7 @@ use prove::ProofRole;
 use release::{Release, Releaser};
 pub(crate) use remembered::RememberedLookup;
 use role::Role;
+use snapshot::Snapshot;
 use wait::{AdditionalCall, DEADLINE_MARGIN, ProofWaitOutcome, Timers, WaitOutcome};
 
 /// The gateway: settings, keys, memory, and the client for upstream.
@@ -116,6 +118,8 @@ pub struct Gateway {
     memory: Arc<Memory>,
     fetcher: Arc<Fetcher>,
     observer: Arc<Observer>,
+    /// `None` without `cache.snapshot`.
+    snapshot: Option<Arc<Snapshot>>,
     /// Counts the memory that clients make the gateway hold, without the cache.
     budget: Arc<Budget>,
     clock: Clock,

@@ -28,7 +28,8 @@
 //! and no import circle within a folder.
 //!
 //! `gateway/second_tier.rs` is the only step that may ask another cache tier, within a shared fetch. No tier is built
-//! in yet.
+//! in yet. `gateway/snapshot.rs` keeps memory over a restart (`cache.snapshot`). What leaves the process is sealed
+//! (`seal.rs`): a record that was changed, or that belongs elsewhere, is a miss.
 //!
 //! The fast path ([`fast_path`], setting `listen.fast_path`) answers a request whose head has come before, byte for
 //! byte, before hyper reads it. It stores the result of reading a head under a keyed hash of the head. It looks up the
@@ -43,7 +44,7 @@
 //!
 //! A new process can replace an old one without a failed request. Both listen on sockets that a supervisor passes to
 //! them (`cli/inherit.rs`, `server/listeners.rs`). The old process asks its clients to reconnect
-//! (`server/shutdown.rs`). State is not handed over: each process proves its callers anew.
+//! (`server/shutdown.rs`). Each process proves its callers anew. The new one may read the snapshot of the old one.
 //!
 //! `admin/` is the operator's interface; `admin/guard.rs` controls access. Its figures come from the metrics that
 //! Prometheus gets. [`telemetry::events`] keeps recent events.
@@ -215,9 +216,11 @@ mod proxy_config;
 mod random;
 mod reply;
 mod request;
+mod seal;
 mod server;
 mod signing;
 mod simulator;
+mod snapshot;
 mod stream;
 mod sync;
 mod telemetry;

@@ -56,8 +56,9 @@ impl Bench {
         let settings = "[cache]\nttl = \"5m\"\nttl_jitter = \"0%\"\nstale_while_revalidate = \"0s\"";
         let config = config("http://127.0.0.1:1", "http://127.0.0.1:1", settings);
         let (second_tier, clock) = (Arc::clone(tier) as Arc<dyn SecondTier>, Clock::Manual(clock.clone()));
+        let second_tier = (second_tier, [7; 32]);
         Self {
-            gateway: Gateway::with_second_tier(upstream, Some(second_tier), &config, clock, Random::System).unwrap(),
+            gateway: Gateway::with_second_tier(upstream, second_tier, &config, clock, Random::System).unwrap(),
             calls,
         }
     }

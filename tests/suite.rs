@@ -83,6 +83,7 @@ mod shapes;
 mod sharing;
 mod signals;
 mod signatures;
+mod snapshot;
 mod staleness;
 mod supervised;
 mod table;

@@ -24,7 +24,7 @@ pub struct Observation {
 }
 
 /// The number of alternating responses that is a divergence.
-const MIN_ALTERNATIONS: usize = 4;
+pub(super) const MIN_ALTERNATIONS: usize = 4;
 
 /// The latest responses to one request key that alternate.
 #[derive(Clone, Debug, Default)]
@@ -56,9 +56,19 @@ impl Observations {
         self.0.len() >= MIN_ALTERNATIONS
     }
 
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Observation> {
+        self.0.iter()
+    }
+
     /// Approximate memory use, in bytes.
     pub(super) fn size(&self) -> usize {
         self.0.capacity() * size_of::<Observation>()
+    }
+}
+
+impl FromIterator<Observation> for Observations {
+    fn from_iter<T: IntoIterator<Item = Observation>>(observations: T) -> Self {
+        Self(observations.into_iter().collect())
     }
 }
 

@@ -8,7 +8,9 @@
 //! table is full costs one upstream call. The time is an argument.
 
 mod count;
+mod pending;
 mod renewal;
+mod restore;
 #[cfg(test)]
 mod tests;
 
@@ -16,14 +18,16 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::StatusCode;
 use strum::{IntoStaticStr, VariantArray};
 
+pub(crate) use self::pending::{PendingGrant, RefusedBy};
 use self::renewal::Renewal;
 pub(crate) use self::renewal::{GrantUse, RenewalPolicy, RenewalResult, backoff_after};
+use self::restore::Restored;
 use super::entry::Entry;
 use super::lru_map::LruMap;
-use crate::catalogue::{Service, error_code};
+use super::revocations::Revocations;
+use crate::catalogue::Service;
 use crate::request::caller::Caller;
 use crate::request::key::Scope;
 use crate::sync::{Mutex, MutexGuard};
@@ -62,7 +66,8 @@ pub enum GrantState {
     /// The grant has lapsed. A failure outside the gateway extends it, for entries that were requested no later than
     /// `ended`.
     Lapsed {
-        /// The regular end of the grant: the last proof plus `grant_ttl`.
+        /// The regular end of the grant: the last proof plus `grant_ttl`. For one of an earlier process, at most the time
+        /// of the snapshot.
         ended: Instant,
     },
     /// There is no proof, it is too old, or the caller was denied after it.
@@ -90,6 +95,7 @@ pub enum Proof {
 
 pub(crate) struct Grants {
     tables: Mutex<GrantTables>,
+    revocations: Arc<Revocations>,
 }
 
 /// What a 401 covers: a caller in a service.
@@ -111,6 +117,7 @@ struct GrantTables {
     sequence: u64,
     /// The number of suspensions at present.
     suspensions: usize,
+    restored: Restored,
 }
 
 struct Grant {
@@ -162,7 +169,7 @@ impl ServiceCalls {
 }
 
 impl Grants {
-    pub(crate) fn new(settings: GrantPolicy) -> Self {
+    pub(crate) fn new(settings: GrantPolicy, revocations: Arc<Revocations>) -> Self {
         let tables = GrantTables {
             settings,
             first_renewal: settings.first_renewal(),
@@ -173,8 +180,9 @@ impl Grants {
             service_calls: HashMap::new(),
             sequence: 0,
             suspensions: 0,
+            restored: Restored::default(),
         };
-        Self { tables: Mutex::new(tables) }
+        Self { tables: Mutex::new(tables), revocations }
     }
 
     /// Changes the settings, also for existing grants. Stored refusals keep their old end.
@@ -192,13 +200,16 @@ impl Grants {
         if let Some((refusal, left)) = tables.stored_denial(caller_scope, now) {
             return GrantState::Denied { refusal: Arc::clone(refusal), left };
         }
-        let Some(proved) = tables.proved(caller_scope) else { return GrantState::Unknown };
-        let age = now.saturating_duration_since(proved);
         let GrantPolicy { grant_ttl, outage_grace, .. } = tables.settings;
-        if age < grant_ttl {
+        let restored = tables.restored;
+        let Some(grant) = tables.grant(caller_scope) else { return GrantState::Unknown };
+        let age = now.saturating_duration_since(grant.proved);
+        let written = restored.written(grant);
+        if age < grant_ttl && written.is_none() {
             GrantState::Granted
         } else if outage_grace.is_some_and(|grace| age < grace) {
-            GrantState::Lapsed { ended: proved + grant_ttl }
+            let end = grant.proved + grant_ttl;
+            GrantState::Lapsed { ended: written.map_or(end, |written| end.min(written)) }
         } else {
             GrantState::Unknown
         }
@@ -277,6 +288,15 @@ impl GrantTables {
         self.grant(caller_scope).map(|grant| grant.proved)
     }
 
+    /// The grant of a caller, if it has not lapsed.
+    fn live(&mut self, caller_scope: &CallerScope, now: Instant) -> Option<&mut Grant> {
+        let (grant_ttl, restored) = (self.settings.grant_ttl, self.restored);
+        let is_live = |grant: &&mut Grant| {
+            now.saturating_duration_since(grant.proved) < grant_ttl && restored.written(grant).is_none()
+        };
+        self.grant(caller_scope).filter(is_live)
+    }
+
     /// Whether a call that was sent at the same time or later has been denied.
     fn is_late(&self, caller_scope: &CallerScope, sent: Instant) -> bool {
         let in_scope = self.calls.get(caller_scope).and_then(|calls| calls.denied);
@@ -289,146 +309,5 @@ impl GrantTables {
     fn next_sequence(&mut self) -> u64 {
         self.sequence += 1;
         self.sequence
-    }
-}
-
-/// A caller's own call that is in flight and may prove the caller. If it is dropped without a result, nothing changes.
-/// If it is dropped after a 401, the 401 counts as a refusal of the credential.
-pub(crate) struct PendingGrant {
-    grants: Arc<Grants>,
-    caller: Caller,
-    service: Service,
-    scope: Option<Scope>,
-    sent: Instant,
-    /// The sequence number up to which its 401 suspends grants. `None` after the body has been read.
-    suspension: Option<u64>,
-    /// Whether a request of the scope that was sent later had proved the caller when this one was denied.
-    was_proved_later: bool,
-}
-
-impl PendingGrant {
-    fn caller_service(&self) -> CallerService {
-        (self.caller, self.service)
-    }
-
-    fn caller_scope(&self) -> Option<CallerScope> {
-        self.scope.clone().map(|scope| CallerScope { caller: self.caller, scope })
-    }
-
-    /// The scope of the call. `None` if it is outside of all scopes.
-    pub(crate) fn scope(&self) -> Option<&Scope> {
-        self.scope.as_ref()
-    }
-
-    pub(crate) fn caller(&self) -> Caller {
-        self.caller
-    }
-
-    /// Records a successful response. A call outside of all scopes proves nothing and returns [`Proof::Late`].
-    pub(crate) fn proved(self, now: Instant) -> Proof {
-        let Some(caller_scope) = self.caller_scope() else { return Proof::Late };
-        let mut tables = self.grants.tables();
-        if tables.is_late(&caller_scope, self.sent) {
-            return Proof::Late;
-        }
-        tables.stored_denials.remove(&caller_scope);
-        let before = tables.proved(&caller_scope);
-        let proved = before.map_or(self.sent, |before| before.max(self.sent));
-        let sequence = tables.next_sequence();
-        tables.grants.insert(caller_scope, Grant { proved, sequence, renewal: Renewal::new(proved, sequence) });
-        // If the caller was removed from the table, it is unknown which of its grants had ended. So all earlier ones
-        // end.
-        tables.caller_services.get_or_insert_with(&self.caller_service(), || sequence - 1);
-        let was_live = before.is_some_and(|before| now.saturating_duration_since(before) < tables.settings.grant_ttl);
-        if was_live { Proof::Renewed } else { Proof::Granted }
-    }
-
-    /// Records the head of a 401 or 403. It ends the grant of the call's scope. A 401 also suspends the caller's other
-    /// grants in the service until [`Self::refused`].
-    pub(crate) fn denied(&mut self, status: StatusCode) {
-        debug_assert!(self.suspension.is_none(), "a call is denied once");
-        let mut tables = self.grants.tables();
-        if let Some(caller_scope) = self.caller_scope() {
-            if let Some(calls) = tables.calls.get_mut(&caller_scope) {
-                calls.denied = calls.denied.max(Some(self.sent));
-            }
-            self.was_proved_later = tables.proved(&caller_scope).is_some_and(|proved| proved > self.sent);
-            tables.grants.remove(&caller_scope);
-        }
-        if status == StatusCode::UNAUTHORIZED {
-            let sequence = tables.next_sequence();
-            tables.suspensions += 1;
-            let suspension = Suspension { sequence, sent: self.sent };
-            tables.service_calls.entry(self.caller_service()).or_default().suspensions.push(suspension);
-            self.suspension = Some(sequence);
-        }
-    }
-
-    /// Records the body of the refusal, or that it will not be read. The gateway repeats the refusal for `denial_ttl`,
-    /// if the body is known and no request that was sent later has proved the caller.
-    pub(crate) fn refused(mut self, by: RefusedBy, refusal: Option<Entry>, now: Instant) {
-        self.end_suspension(by);
-        let Some(caller_scope) = self.caller_scope() else { return };
-        let mut tables = self.grants.tables();
-        let is_latest = !self.was_proved_later && tables.proved(&caller_scope).is_none_or(|proved| proved <= self.sent);
-        if let Some(refusal) = refusal.filter(|refusal| is_latest && refusal.size() <= MAX_REFUSAL_SIZE) {
-            let until = now + tables.settings.denial_ttl;
-            tables.stored_denials.insert(caller_scope, StoredDenial { refusal: Arc::new(refusal), until });
-        }
-    }
-
-    fn end_suspension(&mut self, by: RefusedBy) {
-        let Some(sequence) = self.suspension.take() else { return };
-        let mut tables = self.grants.tables();
-        tables.suspensions -= 1;
-        if let Some(calls) = tables.service_calls.get_mut(&self.caller_service()) {
-            calls.suspensions.retain(|suspension| suspension.sequence != sequence);
-            if by == RefusedBy::ApiGateway {
-                calls.denied = calls.denied.max(Some(self.sent));
-            }
-        }
-        if by == RefusedBy::ApiGateway
-            && let Some(ended) = tables.caller_services.get(&self.caller_service())
-        {
-            *ended = sequence.max(*ended);
-        }
-    }
-}
-
-impl Drop for PendingGrant {
-    fn drop(&mut self) {
-        self.end_suspension(RefusedBy::ApiGateway);
-        let (caller_service, caller_scope) = (self.caller_service(), self.caller_scope());
-        let mut tables = self.grants.tables();
-        if let Some(caller_scope) = caller_scope
-            && let Some(calls) = tables.calls.get_mut(&caller_scope)
-        {
-            calls.in_flight -= 1;
-            if calls.in_flight == 0 {
-                tables.calls.remove(&caller_scope);
-            }
-        }
-        if let Some(calls) = tables.service_calls.get_mut(&caller_service) {
-            calls.in_flight -= 1;
-            if calls.in_flight == 0 {
-                tables.service_calls.remove(&caller_service);
-            }
-        }
-    }
-}
-
-/// The sender of a 401 or 403, according to the error code in its body.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum RefusedBy {
-    /// The service. It has accepted the credential and refuses only this request.
-    Service,
-    /// The API gateway in front of the service. Also used if the code does not show the sender.
-    ApiGateway,
-}
-
-impl RefusedBy {
-    /// Reads the error code from the body, or from the part of it that was received.
-    pub(crate) fn of(body: &[u8]) -> Self {
-        if error_code::is_services_own(body) { Self::Service } else { Self::ApiGateway }
     }
 }

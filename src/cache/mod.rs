@@ -16,6 +16,8 @@ pub(crate) mod known_callers;
 pub(crate) mod lifetime;
 pub(crate) mod lru_map;
 pub(crate) mod miss;
+pub(crate) mod record;
+pub(crate) mod revocations;
 pub(crate) mod second_tier;
 pub(crate) mod staleness;
 pub(crate) mod store;

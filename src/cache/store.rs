@@ -7,6 +7,7 @@
 //! after the latest invalidation of its scope, and after that of the present entry. The scope decides whether it is
 //! shared.
 
+mod copies;
 mod invalidations;
 mod private;
 mod selection;
@@ -21,13 +22,14 @@ use moka::notification::RemovalCause;
 use moka::sync::Cache;
 
 use self::invalidations::Invalidations;
-pub(crate) use self::private::PrivateExtent;
 use self::private::PrivateScopes;
+pub(crate) use self::private::{PrivateExtent, PrivateName};
 pub use self::selection::PurgeSelection;
 use super::admission::Audience;
 pub use super::cache_key::CacheKey;
 use super::divergence::{Observation, Observations};
 use super::entry::{Entry, EntryBuilder};
+use super::revocations::Revocations;
 use super::staleness::Staleness;
 use super::unstorable::Unstorable;
 use crate::budget::Budget;
@@ -83,6 +85,7 @@ pub(crate) struct Store {
     staleness: Staleness,
     /// Locked for writing when an entry is stored and when a purge begins or ends.
     sharing: RwLock<SharingState>,
+    revocations: Arc<Revocations>,
 }
 
 /// Marks a cache key for which a response could not be stored. Other requests should not wait for the next response.
@@ -94,6 +97,8 @@ struct UncacheableMark {
 
 #[derive(Default)]
 struct SharingState {
+    /// The number of entries that were stored so far.
+    stored: u64,
     purges: u64,
     /// When the latest purge began, whatever it selected.
     purged: Option<Instant>,
@@ -142,6 +147,7 @@ impl Store {
     pub(crate) fn new(
         max_bytes: u64,
         budget: Arc<Budget>,
+        revocations: Arc<Revocations>,
         evicted: impl Fn(&'static str) + Send + Sync + 'static,
     ) -> Self {
         let entries = Cache::builder()
@@ -167,7 +173,8 @@ impl Store {
             .weigher(|cache_key: &CacheKey, _: &UncacheableMark| weight(cache_key, size_of::<UncacheableMark>()))
             .time_to_live(UNCACHEABLE_TTL)
             .build();
-        Self { entries, negatives, uncacheable, staleness: Staleness::default(), sharing: RwLock::default() }
+        let (staleness, sharing) = (Staleness::default(), RwLock::default());
+        Self { entries, negatives, uncacheable, staleness, sharing, revocations }
     }
 
     /// How often answers were stale.
@@ -210,6 +217,7 @@ impl Store {
     /// used, and responses to requests in flight are not stored. It removes no entry.
     pub(crate) fn invalidate(&self, scope: &Scope, at: Instant) {
         self.write().invalidations.add(scope, at);
+        self.revocations.add();
     }
 
     /// The current epoch. It must be read before a call is sent.
@@ -279,6 +287,7 @@ impl Store {
             }
             look = Some((cache_key.clone(), Arc::clone(entry.answers())));
             self.entries.insert(cache_key, Arc::new(entry));
+            sharing.stored += 1;
             StoreResult::Stored
         };
         drop(sharing);
@@ -289,32 +298,6 @@ impl Store {
             self.remove_shared(scope, extent);
         }
         (result, made_private)
-    }
-
-    /// Stores a shared response of another process. Returns whether it was stored. It is not stored if a newer response
-    /// is known, or if its request was sent before the latest purge (whatever that selected) or the latest invalidation
-    /// of its scope. It does not count as an observation, because no caller of this process got it.
-    pub(crate) fn insert_copy(&self, key: &Arc<RequestKey>, builder: EntryBuilder, epoch: Epoch) -> bool {
-        let sharing = self.write();
-        let cache_key = CacheKey { owner: None, key: Arc::clone(key) };
-        let before = self.entries.get(&cache_key);
-        let is_outdated = before
-            .iter()
-            .chain(&self.negatives.get(&cache_key))
-            .any(|known| known.freshness_info().sent >= builder.sent());
-        let is_storable = sharing.may_share(&cache_key, epoch)
-            && !builder.must_be_private()
-            && sharing.purged.is_none_or(|purged| builder.sent() > purged)
-            && !sharing.invalidations.covers(key.scope(), builder.sent())
-            && !is_outdated;
-        if is_storable {
-            let mut entry = builder.build(false);
-            if let Some(before) = before {
-                (entry.hits, entry.observations) = (Arc::clone(&before.hits), before.observations.clone());
-            }
-            self.entries.insert(cache_key, Arc::new(entry));
-        }
-        is_storable
     }
 
     /// Makes the operation of a scope private, because upstream says that its responses vary on the credential. `None`
@@ -332,6 +315,7 @@ impl Store {
             PrivateExtent::Scope => other == scope,
             PrivateExtent::Operation => other.operation() == scope.operation(),
         };
+        self.revocations.add();
         self.remove(|cache_key| cache_key.owner.is_none() && is_private(cache_key.key.scope()));
         self.staleness.forget_shared(is_private);
     }
@@ -377,6 +361,7 @@ impl Store {
         let mut sharing = self.write();
         (sharing.purges, sharing.purged) = (sharing.purges + 1, Some(now));
         drop(sharing);
+        self.revocations.add();
         for (cache_key, _) in self.uncacheable.iter().filter(|(cache_key, _)| selection.matches(&cache_key.key)) {
             self.uncacheable.invalidate(cache_key.as_ref());
         }

@@ -17,6 +17,8 @@ pub struct ManualClock {
     monotonic: Instant,
     wall: SystemTime,
     runs: bool,
+    /// The id of the boot. `None`: other processes cannot compare `CLOCK_BOOTTIME`.
+    boot_id: Option<[u8; 16]>,
     state: Arc<Mutex<(ClockReading, Skew)>>,
 }
 
@@ -24,6 +26,11 @@ impl ManualClock {
     /// Clocks that run: they show the machine's time plus the moves.
     pub fn running() -> Self {
         Self { runs: true, ..Self::default() }
+    }
+
+    /// The clocks of a boot with this id. They stand still.
+    pub fn of_boot(id: [u8; 16]) -> Self {
+        Self { boot_id: Some(id), ..Self::default() }
     }
 
     /// Moves all clocks forward.
@@ -77,6 +84,12 @@ impl ManualClock {
         if wall < 0 { self.wall - Duration::from_nanos(wall.unsigned_abs()) } else { self.wall + duration(wall) }
     }
 
+    /// `CLOCK_BOOTTIME` begins with the clock.
+    pub(super) fn boot_time(&self) -> Option<([u8; 16], Duration)> {
+        let boot = u64::try_from(self.shown().boot).ok()?;
+        self.boot_id.map(|id| (id, Duration::from_nanos(boot)))
+    }
+
     fn shown(&self) -> ClockReading {
         let moved = self.state().0;
         self.reading(moved)
@@ -105,7 +118,13 @@ impl ManualClock {
 #[allow(clippy::disallowed_methods)]
 impl Default for ManualClock {
     fn default() -> Self {
-        Self { monotonic: system::timer_now().into_std(), wall: system::date(), runs: false, state: Arc::default() }
+        Self {
+            monotonic: system::timer_now().into_std(),
+            wall: system::date(),
+            runs: false,
+            boot_id: None,
+            state: Arc::default(),
+        }
     }
 }
 

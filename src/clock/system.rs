@@ -126,6 +126,16 @@ fn boot() -> Option<i64> {
     boot
 }
 
+/// The id of this boot, and `CLOCK_BOOTTIME`.
+pub(super) fn boot_time() -> Option<([u8; 16], Duration)> {
+    static BOOT_ID: LazyLock<Option<[u8; 16]>> = LazyLock::new(|| {
+        let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+        Some(u128::from_str_radix(&text.trim().replace('-', ""), 16).ok()?.to_be_bytes())
+    });
+    let boot = u64::try_from(boot()?).ok()?;
+    BOOT_ID.map(|id| (id, Duration::from_nanos(boot)))
+}
+
 /// The wall clock in nanoseconds since 1970.
 fn wall() -> i64 {
     match date().duration_since(SystemTime::UNIX_EPOCH) {

@@ -139,7 +139,7 @@ mod tests {
         let in_force = settings("");
         let given = settings(
             "[listen]\nproxy = \"127.0.0.1:1\"\nmetrics = \"127.0.0.1:2\"\nadmin = \"127.0.0.1:3\"\n\
-             [upstream]\nmax_calls = 1\nmax_calls_per_caller = 2\n[cache]\nmax_size = \"9MiB\"\nttl = \"1s\"\n\
+             [upstream]\nmax_calls = 1\nmax_calls_per_caller = 2\n[cache]\nmax_size = \"9MiB\"\nsnapshot = \"/s\"\nttl = \"1s\"\n\
              [limits]\nmax_connections = 3\n[log]\nformat = \"json\"",
         );
         let changes = SettingsDiff::between(&in_force, &given);

@@ -90,6 +90,7 @@ settings! {
         pub stale_if_slow: Span = RUN_TIME,
         pub sharing: Sharing = RUN_TIME,
         pub keyed_headers: Vec<HeaderField> = RUN_TIME,
+        pub snapshot: Option<PathBuf> = RESTART,
     }
 
     pub struct GrantsSettings ["grants"] {

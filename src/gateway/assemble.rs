@@ -7,9 +7,10 @@ use std::time::{Instant, SystemTime};
 
 use tokio::sync::Notify;
 
-use super::fetcher::Fetcher;
+use super::fetcher::{Fetcher, Tier};
 use super::memory::Memory;
 use super::observer::Observer;
+use super::snapshot::Snapshot;
 use super::upstream_setup::{self, UpstreamClientConfig};
 use super::{ActiveConfig, Gateway, Inspection};
 use crate::budget::Budget;
@@ -17,6 +18,7 @@ use crate::cache::backoffs::Backoffs;
 use crate::cache::entry::Entry;
 use crate::cache::flights::{FlightLimits, Flights};
 use crate::cache::grants::{CallerScope, GrantPolicy, Grants, RenewalPolicy};
+use crate::cache::revocations::Revocations;
 use crate::cache::second_tier::SecondTier;
 use crate::cache::store::{CacheKey, PurgeSelection, Store};
 use crate::catalogue::Service;
@@ -30,6 +32,7 @@ use crate::request::fingerprint::Fingerprints;
 use crate::request::hop::Via;
 use crate::request::id::RequestIds;
 use crate::request::key::RequestKey;
+use crate::seal::Sealer;
 use crate::sync::{Mutex, RwLock};
 use crate::telemetry::events::Events;
 use crate::telemetry::failures::Failures;
@@ -49,20 +52,31 @@ struct Backends {
     upstream: Arc<dyn Upstream>,
     /// What `upstream` was built from. `None` if it is not an HTTP client.
     client_config: Option<UpstreamClientConfig>,
-    second_tier: Option<Arc<dyn SecondTier>>,
+    second_tier: Option<Tier>,
+    snapshot: Option<Arc<Snapshot>>,
 }
 
 impl Gateway {
-    /// A gateway with an empty cache. It opens no connection yet.
+    /// A gateway with an empty cache, and without a snapshot. It opens no connection yet.
     ///
     /// # Errors
     /// If `upstream.ca_file` is unusable or the system has no randomness.
     pub fn new(config: &Config, clock: Clock) -> io::Result<Arc<Self>> {
+        Self::new_with(config, clock, None)
+    }
+
+    /// The same with a snapshot, if there is one.
+    pub(super) fn new_with(config: &Config, clock: Clock, snapshot: Option<Snapshot>) -> io::Result<Arc<Self>> {
         let random = Random::System;
         let (via, metrics) = (Via::new(random.u32()?), Metrics::new().map_err(io::Error::other)?);
         let client_config = upstream_setup::client_config(&config.settings)?;
         let upstream = upstream_setup::client(config, &client_config, via.clone(), clock.clone(), &metrics)?;
-        let backends = Backends { upstream: Arc::new(upstream), client_config: Some(client_config), second_tier: None };
+        let backends = Backends {
+            upstream: Arc::new(upstream),
+            client_config: Some(client_config),
+            second_tier: None,
+            snapshot: snapshot.map(Arc::new),
+        };
         Self::assemble(config, clock, random, via, metrics, backends)
     }
 
@@ -76,23 +90,45 @@ impl Gateway {
         clock: Clock,
         random: Random,
     ) -> io::Result<Arc<Self>> {
-        Self::with_second_tier(upstream, None, config, clock, random)
+        let backends = Backends { upstream, client_config: None, second_tier: None, snapshot: None };
+        Self::assemble_for_test(config, clock, random, backends)
     }
 
-    /// A gateway with a simulated upstream and a second tier, for tests.
+    /// A gateway with a simulated upstream and a second tier, for tests. Records are sealed with `secret`.
     ///
     /// # Errors
     /// If the system has no randomness.
     pub fn with_second_tier(
         upstream: Arc<dyn Upstream>,
-        second_tier: Option<Arc<dyn SecondTier>>,
+        (store, secret): (Arc<dyn SecondTier>, [u8; 32]),
         config: &Config,
         clock: Clock,
         random: Random,
     ) -> io::Result<Arc<Self>> {
+        let sealer = Arc::new(Sealer::new(&secret, &[], &random)?);
+        let second_tier = Some(Tier { store, sealer });
+        let backends = Backends { upstream, client_config: None, second_tier, snapshot: None };
+        Self::assemble_for_test(config, clock, random, backends)
+    }
+
+    /// A gateway with a simulated upstream and the snapshot that the settings name, for tests.
+    ///
+    /// # Errors
+    /// If the system has no randomness, or the snapshot cannot be opened.
+    pub fn with_snapshot(
+        upstream: Arc<dyn Upstream>,
+        config: &Config,
+        clock: Clock,
+        random: Random,
+    ) -> io::Result<Arc<Self>> {
+        let snapshot = Snapshot::open(config, &random)?.map(Arc::new);
+        let backends = Backends { upstream, client_config: None, second_tier: None, snapshot };
+        Self::assemble_for_test(config, clock, random, backends)
+    }
+
+    fn assemble_for_test(config: &Config, clock: Clock, random: Random, backends: Backends) -> io::Result<Arc<Self>> {
         let metrics = Metrics::new().map_err(io::Error::other)?;
         let via = Via::new(random.u32()?);
-        let backends = Backends { upstream, client_config: None, second_tier };
         Self::assemble(config, clock, random, via, metrics, backends)
     }
 
@@ -104,13 +140,17 @@ impl Gateway {
         metrics: Arc<Metrics>,
         backends: Backends,
     ) -> io::Result<Arc<Self>> {
-        let Backends { upstream, client_config, second_tier } = backends;
+        let Backends { upstream, client_config, second_tier, snapshot } = backends;
         let settings = &config.settings;
-        let callers = Callers::new(random.key("callers")?);
+        // With a secret, other processes recognise the same callers.
+        let sealer = snapshot.as_ref().map(|snapshot| snapshot.sealer());
+        let callers_key = sealer.map_or_else(|| random.key("callers"), |sealer| Ok(sealer.callers_key()))?;
+        let callers = Callers::new(callers_key);
         let digests = Digests::new(random.key("shown keys")?, random.key("shown callers")?);
         let fingerprints = Fingerprints::new(random.key("last credentials")?);
         let request_ids = RequestIds::new(random.key(REQUEST_IDS)?);
-        let grants = Arc::new(Grants::new(grant_policy(settings)));
+        let revocations = Arc::<Revocations>::default();
+        let grants = Arc::new(Grants::new(grant_policy(settings), Arc::clone(&revocations)));
         let limits = flight_limits(settings);
         let [shared_flights, lone_flights] = [limits; 2].map(|limits| Arc::new(Flights::new(limits)));
         let proofs = Arc::new(Flights::new(limits));
@@ -118,7 +158,8 @@ impl Gateway {
         upstream_setup::watch_quotas(&ledger, &clock, &metrics);
         let [gate, relay_gate] = upstream_setup::gates(&settings.upstream, &metrics, &ledger, &clock);
         let budget = Budget::new(budget_size(&config.settings));
-        let store = Arc::new(Store::new(settings.cache.max_size.0, Arc::clone(&budget), metrics.eviction_counter()));
+        let (max_size, evictions) = (settings.cache.max_size.0, metrics.eviction_counter());
+        let store = Arc::new(Store::new(max_size, Arc::clone(&budget), Arc::clone(&revocations), evictions));
         // Weak references, because the store in turn holds a counter of these metrics.
         let weak_store = Arc::downgrade(&store);
         let weak_flights = [&shared_flights, &lone_flights].map(Arc::downgrade);
@@ -145,7 +186,13 @@ impl Gateway {
             request_ids,
             via,
             bypassing,
-            memory: Arc::new(Memory { grants, store, backoffs: Backoffs::new(), known_callers: Arc::default() }),
+            memory: Arc::new(Memory {
+                grants,
+                store,
+                backoffs: Backoffs::new(),
+                known_callers: Arc::default(),
+                revocations,
+            }),
             fetcher: Arc::new(Fetcher {
                 shared_flights,
                 lone_flights,
@@ -167,6 +214,7 @@ impl Gateway {
                 metrics,
                 clock: clock.clone(),
             }),
+            snapshot,
             budget,
             clock,
             random,

@@ -12,7 +12,6 @@ use super::fetch_result::{AdditionalCallReason, FetchPurpose, FetchResult};
 use super::fetcher::{ProofLeader, Turn, TurnError};
 use super::look_up::{HitKind, LookupResult};
 use super::pacing;
-use super::second_tier::{adopt_record, store_record};
 use super::settle::{self, EndedCall, apply_denial};
 use super::{CacheRequest, Gateway};
 use crate::cache::admission::Verdict;
@@ -124,10 +123,9 @@ impl Gateway {
         }
 
         // The second tier. If it has the entry, all waiters look up again, also those of other calls of the flight.
-        let digests = &self.observer.digests;
         if is_shared
             && let Some(tier) = &self.fetcher.second_tier
-            && adopt_record(&**tier, &self.memory, digests, &self.clock, &request, &cache_key).await
+            && tier.adopt_record(&self.memory, &self.observer, &self.clock, &request, &cache_key).await
         {
             return leader.end(FetchResult::NotSent, true);
         }
@@ -306,7 +304,7 @@ impl Gateway {
         let serves_all = result.serves_all();
         leader.end(result, serves_all);
         if is_stored && let Some(tier) = &self.fetcher.second_tier {
-            store_record(&**tier, &self.memory, request, &self.clock);
+            tier.store_record(&self.memory, request, &self.clock);
         }
     }
 }

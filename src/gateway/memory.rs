@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::cache::backoffs::Backoffs;
 use crate::cache::grants::Grants;
 use crate::cache::known_callers::KnownCallers;
+use crate::cache::revocations::Revocations;
 use crate::cache::store::Store;
 
 pub(super) struct Memory {
@@ -13,4 +14,12 @@ pub(super) struct Memory {
     pub(super) store: Arc<Store>,
     pub(super) backoffs: Backoffs,
     pub(super) known_callers: Arc<KnownCallers>,
+    pub(super) revocations: Arc<Revocations>,
+}
+
+impl Memory {
+    /// A number that grows with each change of what a snapshot would have.
+    pub(super) fn changes(&self) -> u64 {
+        self.store.stored() + self.grants.changes() + self.revocations.count()
+    }
 }

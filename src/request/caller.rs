@@ -1,6 +1,7 @@
 //! The credential of a request, and the caller that it identifies.
 //!
-//! The gateway remembers a caller only by a keyed hash, whose key exists only in this process. A raw credential must be
+//! The gateway remembers a caller only by a keyed hash. Its key is random and exists only in this process, or is derived
+//! from the secret of the snapshot. A raw credential must be
 //! kept nowhere but in its request and in the flight that sends it.
 
 use std::fmt;
@@ -90,6 +91,16 @@ impl Caller {
     /// For another keyed hash only.
     pub(super) fn as_bytes(&self) -> &[u8; 32] {
         &self.0
+    }
+
+    /// For a sealed record only.
+    pub(crate) fn to_sealed(self) -> [u8; 32] {
+        self.0
+    }
+
+    /// A caller from a sealed record.
+    pub(crate) fn from_sealed(hash: [u8; 32]) -> Self {
+        Self(hash)
     }
 }
 

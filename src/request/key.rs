@@ -74,6 +74,10 @@ impl Scope {
     pub fn path(&self) -> &str {
         &self.path
     }
+
+    pub fn origin(&self) -> &Origin {
+        &self.origin
+    }
 }
 
 impl Hash for Scope {
@@ -150,7 +154,7 @@ impl RequestKey {
     }
 
     pub fn origin(&self) -> &Origin {
-        &self.scope.origin
+        self.scope.origin()
     }
 
     /// The URI of the upstream request.

@@ -122,6 +122,7 @@ pub struct Server {
     shedding: JoinHandle<()>,
     logging: JoinHandle<()>,
     keeping_warm: JoinHandle<()>,
+    keeping_snapshot: JoinHandle<()>,
 }
 
 impl Server {
@@ -138,7 +139,7 @@ impl Server {
     /// # Errors
     /// As [`Self::start`], and if an inherited socket has an address that its listener must not have.
     pub async fn start_on(inherited: Inherited, config: &Config, clock: Clock) -> Result<Self, StartError> {
-        let gateway = Gateway::new(config, clock.clone())?;
+        let gateway = Gateway::start(config, clock.clone()).await?;
         let listeners = listeners::open(&config.settings.listen, inherited)?;
         let inherited = NAMES.into_iter().zip(&listeners).filter(|(_, listener)| listener.is_inherited);
         let inherited = inherited.map(|(name, listener)| (name, listener.address)).collect();
@@ -241,6 +242,7 @@ impl Server {
         let shedding = tokio::spawn(short_of_memory::run(Arc::clone(&gateway), registry, clock));
         let logging = tokio::spawn(log_repetitions(Arc::clone(&gateway)));
         let keeping_warm = tokio::spawn(Arc::clone(&gateway).keep_warm());
+        let keeping_snapshot = tokio::spawn(Arc::clone(&gateway).keep_snapshot());
         let reloading = Arc::new(Reloading::new(Arc::clone(&gateway), client_limits, internal_limits, tls_state));
         let [proxy, metrics, admin] = addresses;
         Ok(Self {
@@ -257,6 +259,7 @@ impl Server {
             shedding,
             logging,
             keeping_warm,
+            keeping_snapshot,
         })
     }
 
@@ -318,6 +321,8 @@ impl Server {
         if let Err(error) = self.proxying.await {
             tracing::error!(%error, "the proxy listener failed");
         }
+        self.keeping_snapshot.abort();
+        self.gateway.end_snapshot().await;
         for task in self.internal.into_iter().chain([self.shedding, self.logging]) {
             task.abort();
         }

@@ -52,6 +52,10 @@ pub enum Event {
     MemoryReached,
     /// The memory budget has room again.
     MemoryFree,
+    /// A snapshot of an earlier process was restored.
+    Snapshot,
+    /// The snapshot cannot be read, written or removed.
+    SnapshotFailed,
     /// Other settings are in force.
     Reload,
     /// The configuration was read again and has a mistake.
@@ -75,7 +79,8 @@ impl Event {
     /// Whether an operator has to act. Such events are logged at `warn`, the others at `info`.
     fn needs_action(self) -> bool {
         use Event::{
-            AdminDenied, KeepWarmStopped, KeySuspended, MemoryReached, Outage, PrivateScope, ReloadRefused, Throttled,
+            AdminDenied, KeepWarmStopped, KeySuspended, MemoryReached, Outage, PrivateScope, ReloadRefused,
+            SnapshotFailed, Throttled,
         };
         matches!(
             self,
@@ -87,6 +92,7 @@ impl Event {
                 | KeepWarmStopped
                 | MemoryReached
                 | ReloadRefused
+                | SnapshotFailed
         )
     }
 

@@ -10,7 +10,7 @@ use prometheus::{GaugeVec, HistogramVec, IntCounter, IntCounterVec, IntGauge, In
 use strum::{IntoStaticStr, VariantArray};
 
 use super::families::{each, families, start_at_zero};
-use super::outcome::Outcome;
+use super::outcome::{Outcome, SnapshotResult};
 use super::status::status_label;
 use crate::cache::backoffs::BackoffCause;
 use crate::cache::grants::{Proof, RenewalResult};
@@ -18,6 +18,7 @@ use crate::cache::miss::Miss;
 use crate::cache::unstorable::Unstorable;
 use crate::catalogue::{Operation, QuotaPolicy, Service};
 use crate::request::BypassReason;
+use crate::seal::Unreadable;
 use crate::signing::ring::SignatureRejection;
 use crate::sync::Mutex;
 
@@ -216,6 +217,15 @@ families! {
         "Calls that a limit prevented. `upstream`: upstream answered 429 and named the policy; a rise: others use the \
          same quota. `gateway`: the gateway did not send the call, because its turn did not come in time; a rise: \
          clients need more calls than the quota allows.";
+    snapshot_writes: IntCounterVec = "workspace_gateway_snapshot_writes_total" ["result"]
+        { SnapshotResult::VARIANTS.iter().map(|result| [result.into_str()]) },
+        "Attempts to write the file of cache.snapshot, by result. A rise of `failed`: the file system is full, read-only \
+         or hangs; the log says which. Of `revoked`: purges, invalidations or denials are frequent. Of `not-owner`: \
+         another process uses the same file.";
+    unreadable_records: IntCounterVec = "workspace_gateway_unreadable_records_total" ["reason"]
+        { Unreadable::VARIANTS.iter().map(|reason| [reason.into_str()]) },
+        "Records of a snapshot or of a second tier that could not be opened, by reason. A rise of `damaged`: somebody \
+         else writes there. Of `secret` or `version`: they are from a gateway with another secret or release.";
     stale_answers_ratio: GaugeVec = "workspace_gateway_stale_answers_ratio" ["operation"],
         "The share of the answers from memory in the last hour that differed from what upstream would have said, from \
          0 to 1. NaN while there is too little evidence. A rise: the lists change more often, or cache.ttl is longer.";
@@ -316,6 +326,16 @@ impl Metrics {
     /// Counts a call that a limit has prevented. `source`: who refused it.
     pub(crate) fn quota_refused(&self, policy: QuotaPolicy, source: &'static str) {
         self.quota_refusals.with_label_values(&[policy.into_str(), source]).inc();
+    }
+
+    /// Counts an attempt to write the snapshot.
+    pub(crate) fn snapshot(&self, result: SnapshotResult) {
+        self.snapshot_writes.with_label_values(&[result.into_str()]).inc();
+    }
+
+    /// Counts a record that could not be opened.
+    pub(crate) fn unreadable_record(&self, reason: Unreadable) {
+        self.unreadable_records.with_label_values(&[reason.into_str()]).inc();
     }
 
     /// Counts a call that was made to renew a grant.

@@ -35,6 +35,18 @@ pub enum Outcome {
     Aborted,
 }
 
+/// How an attempt to write the snapshot has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, VariantArray)]
+#[strum(const_into_str, serialize_all = "kebab-case")]
+pub enum SnapshotResult {
+    Written,
+    /// Something was revoked meanwhile.
+    Revoked,
+    /// A process that was started later writes it.
+    NotOwner,
+    Failed,
+}
+
 impl Outcome {
     /// Whether the response came from memory without waiting for a call. `Denied` does not count, although
     /// `Cache-Status` calls it a hit: one client that repeats a refused credential could be most of the hits.

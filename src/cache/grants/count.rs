@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::{CallerScope, Grant, GrantTables, Grants};
 
 /// The number of grants that are counted while the lock is held. This takes about 10 microseconds.
-const STEP: usize = 128;
+pub(super) const STEP: usize = 128;
 
 impl Grants {
     /// The number of live grants. They are counted in steps, and the lock is released after each step. So a grant that
@@ -40,9 +40,15 @@ impl Grants {
 impl GrantTables {
     /// Whether a grant has not lapsed and was neither ended nor suspended.
     fn is_live(&self, caller_scope: &CallerScope, grant: &Grant, now: Instant) -> bool {
-        let caller_service = caller_scope.caller_service();
         now.saturating_duration_since(grant.proved) < self.settings.grant_ttl
-            && self.caller_services.peek(&caller_service).is_some_and(|ended| grant.sequence > *ended)
+            && self.restored.written(grant).is_none()
+            && self.is_in_force(caller_scope, grant)
+    }
+
+    /// Whether a grant was neither ended nor suspended.
+    pub(super) fn is_in_force(&self, caller_scope: &CallerScope, grant: &Grant) -> bool {
+        let caller_service = caller_scope.caller_service();
+        self.caller_services.peek(&caller_service).is_some_and(|ended| grant.sequence > *ended)
             && (self.suspensions == 0
                 || !self.service_calls.get(&caller_service).is_some_and(|calls| calls.suspend(grant.sequence)))
     }

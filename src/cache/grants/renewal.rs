@@ -116,12 +116,9 @@ impl Grants {
         if tables.stored_denial(caller_scope, now).is_some() {
             return GrantUse::NotGranted;
         }
-        let (grant_ttl, first_renewal) = (tables.settings.grant_ttl, tables.first_renewal);
-        let Some(grant) = tables.grant(caller_scope) else { return GrantUse::NotGranted };
+        let first_renewal = tables.first_renewal;
+        let Some(grant) = tables.live(caller_scope, now) else { return GrantUse::NotGranted };
         let age = now.saturating_duration_since(grant.proved);
-        if age >= grant_ttl {
-            return GrantUse::NotGranted;
-        }
         grant.renewal.record_use(now);
         // Most requests end here.
         if age < first_renewal {
@@ -135,18 +132,20 @@ impl Grants {
         }
     }
 
-    /// When the latest proof was sent, and the lifetime of the grant, which may have lapsed. `None` if there is none.
+    /// When the latest proof was sent, and the lifetime of the grant, which may have lapsed. `None` if there is none of
+    /// this process.
     pub(crate) fn lifetime(&self, caller_scope: &CallerScope) -> Option<(Instant, Duration)> {
         let mut tables = self.tables();
-        let grant_ttl = tables.settings.grant_ttl;
-        tables.proved(caller_scope).map(|proved| (proved, grant_ttl))
+        let (grant_ttl, restored) = (tables.settings.grant_ttl, tables.restored);
+        let grant = tables.grant(caller_scope).filter(|grant| restored.written(grant).is_none());
+        grant.map(|grant| (grant.proved, grant_ttl))
     }
 
     /// Whether a grant ends so soon that a renewal is still of use.
     pub(crate) fn ends_soon(&self, caller_scope: &CallerScope, now: Instant) -> bool {
         let mut tables = self.tables();
         let first_renewal = tables.first_renewal;
-        let Some(grant) = tables.grant(caller_scope) else { return true };
+        let Some(grant) = tables.live(caller_scope, now) else { return true };
         now.saturating_duration_since(grant.proved) >= first_renewal
     }
 
@@ -200,7 +199,8 @@ mod tests {
 
     /// The seconds after the proof at which a caller that sends a request at each of `times` is to be renewed.
     fn due(policy: GrantPolicy, times: impl IntoIterator<Item = u32>) -> Vec<u32> {
-        let (grants, me, start) = (Arc::new(Grants::new(policy)), caller_scope("a"), Clock::System.now());
+        let (grants, me, start) =
+            (Arc::new(Grants::new(policy, Arc::default())), caller_scope("a"), Clock::System.now());
         grants.begin_call(me.clone(), start).proved(start);
         let is_due = |second: &u32| grants.use_grant(&me, start + *second * SECOND) == GrantUse::RenewalDue;
         times.into_iter().filter(is_due).collect()
@@ -226,7 +226,8 @@ mod tests {
     #[test]
     fn the_renewals_of_grants_that_were_proved_together_are_spread() {
         let renewal = RenewalPolicy { jitter: 50, ..POLICY.renewal };
-        let (grants, start) = (Arc::new(Grants::new(GrantPolicy { renewal, ..POLICY })), Clock::System.now());
+        let (grants, start) =
+            (Arc::new(Grants::new(GrantPolicy { renewal, ..POLICY }, Arc::default())), Clock::System.now());
         let callers: Vec<_> = (0..100).map(|number| caller_scope(&number.to_string())).collect();
         for caller in &callers {
             grants.begin_call(caller.clone(), start).proved(start);
@@ -250,7 +251,8 @@ mod tests {
     fn the_backoff_of_renewals_doubles_from_5_to_60_seconds_and_ends_with_a_proof() {
         let renewal = RenewalPolicy { max_lead: Duration::from_secs(10_000), jitter: 0 };
         let policy = GrantPolicy { grant_ttl: Duration::from_secs(50_000), renewal, ..POLICY };
-        let (grants, me, start) = (Arc::new(Grants::new(policy)), caller_scope("a"), Clock::System.now());
+        let (grants, me, start) =
+            (Arc::new(Grants::new(policy, Arc::default())), caller_scope("a"), Clock::System.now());
         grants.begin_call(me.clone(), start).proved(start);
         let mut now = start + 48_000 * SECOND;
         let is_due = |now| grants.use_grant(&me, now) == GrantUse::RenewalDue;

@@ -55,7 +55,7 @@ fn grant_state(grants: &Grants, caller_scope: &CallerScope, now: Instant) -> &'s
 
 #[test]
 fn the_lifetime_of_a_grant_begins_when_its_proof_was_sent() {
-    let grants = Arc::new(Grants::new(SETTINGS));
+    let grants = Arc::new(Grants::new(SETTINGS, Arc::default()));
     let (me, start) = (caller_scope("a", "/v2/p/products"), Clock::System.now());
     let at = |second: u32| start + second * SECOND;
     assert_eq!(grant_state(&grants, &me, start), "unknown");
@@ -79,7 +79,7 @@ fn the_lifetime_of_a_grant_begins_when_its_proof_was_sent() {
 
 #[test]
 fn without_outage_grace_a_lapsed_grant_is_unknown() {
-    let grants = Arc::new(Grants::new(GrantPolicy { outage_grace: None, ..SETTINGS }));
+    let grants = Arc::new(Grants::new(GrantPolicy { outage_grace: None, ..SETTINGS }, Arc::default()));
     let (me, start) = (caller_scope("a", "/v2/p/products"), Clock::System.now());
     grants.begin_call(me.clone(), start).proved(start);
     assert_eq!(grant_state(&grants, &me, start + 300 * SECOND), "unknown");
@@ -87,7 +87,7 @@ fn without_outage_grace_a_lapsed_grant_is_unknown() {
 
 #[test]
 fn a_denial_ends_the_grant_and_earlier_calls_are_late() {
-    let grants = Arc::new(Grants::new(SETTINGS));
+    let grants = Arc::new(Grants::new(SETTINGS, Arc::default()));
     let (me, start) = (caller_scope("a", "/v2/p/products"), Clock::System.now());
     let at = |second: u32| start + second * SECOND;
     grants.begin_call(me.clone(), start).proved(start);
@@ -103,7 +103,7 @@ fn a_denial_ends_the_grant_and_earlier_calls_are_late() {
 
 #[test]
 fn a_denial_of_an_older_call_ends_the_grant_and_is_not_repeated() {
-    let grants = Arc::new(Grants::new(SETTINGS));
+    let grants = Arc::new(Grants::new(SETTINGS, Arc::default()));
     let (me, start) = (caller_scope("a", "/v2/p/products"), Clock::System.now());
     let older = grants.begin_call(me.clone(), start);
     grants.begin_call(me.clone(), start + SECOND).proved(start + SECOND);
@@ -113,7 +113,7 @@ fn a_denial_of_an_older_call_ends_the_grant_and_is_not_repeated() {
 
 #[test]
 fn a_denial_is_repeated_for_its_ttl() {
-    let grants = Arc::new(Grants::new(SETTINGS));
+    let grants = Arc::new(Grants::new(SETTINGS, Arc::default()));
     let (me, start) = (caller_scope("a", "/v2/p/products"), Clock::System.now());
     grants.begin_call(me.clone(), start).denied_and_refused(
         RefusedBy::ApiGateway,
@@ -127,7 +127,7 @@ fn a_denial_is_repeated_for_its_ttl() {
 
 #[test]
 fn a_large_refusal_is_not_stored() {
-    let grants = Arc::new(Grants::new(SETTINGS));
+    let grants = Arc::new(Grants::new(SETTINGS, Arc::default()));
     let (me, start) = (caller_scope("a", "/v2/p/products"), Clock::System.now());
     grants.begin_call(me.clone(), start).denied_and_refused(
         RefusedBy::ApiGateway,
@@ -139,7 +139,7 @@ fn a_large_refusal_is_not_stored() {
 
 #[test]
 fn new_settings_apply_to_existing_grants() {
-    let grants = Arc::new(Grants::new(SETTINGS));
+    let grants = Arc::new(Grants::new(SETTINGS, Arc::default()));
     let (me, start) = (caller_scope("a", "/v2/p/products"), Clock::System.now());
     grants.begin_call(me.clone(), start).proved(start);
     grants.begin_call(caller_scope("b", "/v2/p/products"), start).denied_and_refused(
@@ -166,7 +166,7 @@ fn new_settings_apply_to_existing_grants() {
 
 #[test]
 fn the_number_of_grants_is_bounded_and_used_ones_stay() {
-    let grants = Arc::new(Grants::new(SETTINGS));
+    let grants = Arc::new(Grants::new(SETTINGS, Arc::default()));
     let (me, start) = (caller_scope("a", "/v2/p/products"), Clock::System.now());
     grants.begin_call(me.clone(), start).proved(start);
     for number in 0..100 {
@@ -179,7 +179,7 @@ fn the_number_of_grants_is_bounded_and_used_ones_stay() {
 #[test]
 fn grants_are_counted_in_short_steps_and_the_lock_is_free_between_them() {
     const MANY: usize = 100_000;
-    let grants = Arc::new(Grants::new(GrantPolicy { max_grants: MANY, ..SETTINGS }));
+    let grants = Arc::new(Grants::new(GrantPolicy { max_grants: MANY, ..SETTINGS }, Arc::default()));
     let (me, start) = (caller_scope("a", "/v2/p/products"), Clock::System.now());
     let callers = Callers::new([0; 32]);
     for number in 0..MANY {
@@ -203,7 +203,7 @@ fn relayed_call(grants: &Arc<Grants>, service: Service, sent: Instant) -> Pendin
 
 #[test]
 fn a_401_on_any_path_ends_all_grants_of_its_caller_in_that_service() {
-    let grants = Arc::new(Grants::new(SETTINGS));
+    let grants = Arc::new(Grants::new(SETTINGS, Arc::default()));
     let start = Clock::System.now();
     let paths = ["/v2/p/products", "/v2/q/products", "/v1/p/product"];
     let prove = |token| paths.map(|path| grants.begin_call(caller_scope(token, path), start).proved(start));
@@ -225,7 +225,7 @@ fn a_401_on_any_path_ends_all_grants_of_its_caller_in_that_service() {
 
 #[test]
 fn a_401_with_the_services_own_code_ends_the_grant_of_its_scope_only() {
-    let grants = Arc::new(Grants::new(SETTINGS));
+    let grants = Arc::new(Grants::new(SETTINGS, Arc::default()));
     let start = Clock::System.now();
     let (here, there) = (caller_scope("a", "/v2/p/products"), caller_scope("a", "/v2/q/products"));
     for caller_scope in [&here, &there] {
@@ -245,7 +245,7 @@ fn a_401_with_the_services_own_code_ends_the_grant_of_its_scope_only() {
 
 #[test]
 fn a_403_ends_the_grant_of_its_scope_only() {
-    let grants = Arc::new(Grants::new(SETTINGS));
+    let grants = Arc::new(Grants::new(SETTINGS, Arc::default()));
     let start = Clock::System.now();
     let (here, there) = (caller_scope("a", "/v2/p/products"), caller_scope("a", "/v2/q/products"));
     for caller_scope in [&here, &there] {
@@ -258,7 +258,7 @@ fn a_403_ends_the_grant_of_its_scope_only() {
 
 #[test]
 fn a_401_that_is_not_read_to_its_end_ends_all_grants() {
-    let grants = Arc::new(Grants::new(SETTINGS));
+    let grants = Arc::new(Grants::new(SETTINGS, Arc::default()));
     let (me, start) = (caller_scope("a", "/v2/p/products"), Clock::System.now());
     grants.begin_call(me.clone(), start).proved(start);
     let mut denial = relayed_call(&grants, Service::Workspace, start);
@@ -269,7 +269,7 @@ fn a_401_that_is_not_read_to_its_end_ends_all_grants() {
 
 #[test]
 fn a_caller_that_was_removed_from_the_table_gets_no_grant_back() {
-    let grants = Arc::new(Grants::new(SETTINGS));
+    let grants = Arc::new(Grants::new(SETTINGS, Arc::default()));
     let (me, start) = (caller_scope("a", "/v2/p/products"), Clock::System.now());
     grants.begin_call(me.clone(), start).proved(start);
     let mut denial = relayed_call(&grants, Service::Workspace, start);

@@ -24,6 +24,13 @@ pub(crate) enum PrivateExtent {
     Operation,
 }
 
+/// A scope or an operation that has become private.
+#[derive(Clone, Debug)]
+pub(crate) enum PrivateName {
+    Operation(Arc<Operation>),
+    Scope(Scope),
+}
+
 #[derive(Default)]
 pub(super) struct PrivateScopes(HashMap<Arc<Operation>, Private>);
 
@@ -83,6 +90,14 @@ impl PrivateScopes {
                 !scopes.is_empty()
             }
         });
+    }
+
+    pub(super) fn names(&self) -> Vec<PrivateName> {
+        let names = self.0.iter().flat_map(|(operation, private)| match private {
+            Private::Operation => vec![PrivateName::Operation(Arc::clone(operation))],
+            Private::Scopes(scopes) => scopes.iter().cloned().map(PrivateName::Scope).collect(),
+        });
+        names.collect()
     }
 
     /// The number of private scopes. An operation that is private as a whole counts once.

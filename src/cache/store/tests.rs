@@ -23,7 +23,7 @@ impl Bench {
         let catalogue = Catalogue::for_tests(Vec::new());
         let (operation, captured) = catalogue.operation("/v2/p/products").unwrap();
         let key = RequestKey::read(&catalogue, operation, captured, None, &HeaderMap::new(), false).unwrap();
-        let store = Store::new(1 << 20, Budget::new(1 << 20), |_| {});
+        let store = Store::new(1 << 20, Budget::new(1 << 20), Arc::default(), |_| {});
         Self { store, key: Arc::new(key), start: Clock::System.now() }
     }
 
@@ -63,11 +63,9 @@ impl Bench {
         let lifetime = Lifetime { ttl: 60 * SECOND, ..Lifetime::default() };
         let freshness_info =
             FreshnessInfo { sent: self.start + second * SECOND, initial_age: Duration::ZERO, lifetime };
-        self.store.insert_copy(
-            &self.key,
-            EntryBuilder::new(&Response::new(Bytes::from_static(body.as_bytes())), freshness_info, None),
-            epoch,
-        )
+        let response = Response::new(Bytes::from_static(body.as_bytes()));
+        let copy = (EntryBuilder::new(&response, freshness_info, None), Observations::default());
+        self.store.insert_copy((&self.key, None), copy, epoch)
     }
 
     fn get(&self, caller: &'static str) -> Option<Bytes> {

@@ -1,0 +1,29 @@
+//! Counts the events after which older state must not be shown any more: purges, invalidations, scopes that become
+//! private, and denials of callers with a grant. A snapshot from before such an event must not be read by a later process.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tokio::sync::Notify;
+
+#[derive(Default)]
+pub(crate) struct Revocations {
+    count: AtomicU64,
+    changed: Notify,
+}
+
+impl Revocations {
+    pub(super) fn add(&self) {
+        self.count.fetch_add(1, Ordering::AcqRel);
+        self.changed.notify_one();
+    }
+
+    /// The number so far.
+    pub(crate) fn count(&self) -> u64 {
+        self.count.load(Ordering::Acquire)
+    }
+
+    /// Waits until the number has changed since the last call. For one waiter.
+    pub(crate) async fn changed(&self) {
+        self.changed.notified().await;
+    }
+}

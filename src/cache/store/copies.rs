@@ -1,0 +1,81 @@
+//! What the store gives to other processes, and takes from them.
+
+use std::sync::Arc;
+
+use super::private::PrivateName;
+use super::{CacheKey, Epoch, Store};
+use crate::cache::divergence::Observations;
+use crate::cache::entry::{Entry, EntryBuilder};
+use crate::request::caller::Caller;
+use crate::request::key::RequestKey;
+
+impl Store {
+    /// Stores a response that another process has got: a shared one, or one of its `owner` in a private scope. Returns
+    /// whether it was stored. It is not stored if a newer response is known, or if its request was sent before the latest
+    /// purge (whatever that selected) or the latest invalidation of its scope. It does not count as an observation,
+    /// because no caller of this process got it. `observations` are those of the other process.
+    pub(crate) fn insert_copy(
+        &self,
+        (key, owner): (&Arc<RequestKey>, Option<Caller>),
+        (builder, observations): (EntryBuilder, Observations),
+        epoch: Epoch,
+    ) -> bool {
+        let mut sharing = self.write();
+        let cache_key = CacheKey { owner, key: Arc::clone(key) };
+        let before = self.entries.get(&cache_key);
+        let is_outdated = before
+            .iter()
+            .chain(&self.negatives.get(&cache_key))
+            .any(|known| known.freshness_info().sent >= builder.sent());
+        let is_for_owner = owner.is_some() == sharing.private.contains(key.scope());
+        let is_storable = is_for_owner
+            && sharing.may_share(&cache_key, epoch)
+            && (owner.is_some() || !builder.must_be_private())
+            && sharing.purged.is_none_or(|purged| builder.sent() > purged)
+            && !sharing.invalidations.covers(key.scope(), builder.sent())
+            && !is_outdated;
+        if is_storable {
+            let mut entry = builder.build(owner.is_some());
+            entry.observations = observations;
+            if let Some(before) = before {
+                (entry.hits, entry.observations) = (Arc::clone(&before.hits), before.observations.clone());
+            }
+            self.entries.insert(cache_key, Arc::new(entry));
+            sharing.stored += 1;
+        }
+        is_storable
+    }
+
+    /// The number of entries that were stored so far.
+    pub(crate) fn stored(&self) -> u64 {
+        self.read().stored
+    }
+
+    /// The scopes and operations that have become private.
+    pub(crate) fn private(&self) -> Vec<PrivateName> {
+        self.read().private.names()
+    }
+
+    /// Makes a scope or an operation private that was so in another process.
+    pub(crate) fn restore_private(&self, name: &PrivateName) {
+        let private = &mut self.write().private;
+        match name {
+            PrivateName::Operation(operation) => {
+                private.add_operation(operation);
+            }
+            PrivateName::Scope(scope) => {
+                private.add(scope);
+            }
+        }
+    }
+
+    /// The entries that a later process may use: not the ones that were invalidated, or followed by a refusal.
+    pub(crate) fn usable_entries(&self) -> impl Iterator<Item = (Arc<CacheKey>, Arc<Entry>)> {
+        self.entries.iter().filter(|(cache_key, entry)| {
+            let sent = entry.freshness_info().sent;
+            let is_later = |negative: Arc<Entry>| negative.freshness_info().sent > sent;
+            !self.is_invalidated(cache_key.key.scope(), sent)
+                && !self.negatives.get(cache_key.as_ref()).is_some_and(is_later)
+        })
+    }
+}

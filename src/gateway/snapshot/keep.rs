@@ -1,0 +1,205 @@
+//! When the snapshot is read, written and removed. A file system that is full, read-only or hanging costs the snapshot and
+//! nothing else: only threads for blocking work wait for it.
+//!
+//! A purge, an invalidation, a scope that becomes private, and the denial of a caller with a grant remove the file at
+//! once. It is then written anew, at most every 10 s. Otherwise it is written once a minute if something has changed, and
+//! when the process stops.
+
+use std::fmt::Display;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::task::{JoinHandle, JoinSet, spawn_blocking};
+use tokio::time::{sleep_until, timeout};
+
+use super::{RestoredCounts, Restorer, Snapshot};
+use crate::cache::record;
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::gateway::Gateway;
+use crate::gateway::observer::Observer;
+use crate::random::Random;
+use crate::seal::Unreadable;
+use crate::telemetry::events::{Event, NewEvent};
+use crate::telemetry::outcome::SnapshotResult;
+
+/// The least time between two snapshots.
+const SHORTEST_INTERVAL: Duration = Duration::from_secs(10);
+/// The time between two snapshots if nothing was removed.
+const INTERVAL: Duration = Duration::from_secs(60);
+/// How long the start, and the end, of the process wait for the file system.
+const TIME_LIMIT: Duration = Duration::from_secs(5);
+
+/// What a thread for blocking work has done.
+enum Done {
+    Wrote(io::Result<SnapshotResult>),
+    Removed(io::Result<()>),
+}
+
+impl Observer {
+    fn snapshot_failed(&self, what: &'static str, error: &dyn Display) {
+        self.record_event(NewEvent::new(Event::SnapshotFailed, what).with_error(error));
+    }
+
+    fn snapshot_ended(&self, result: &io::Result<SnapshotResult>) {
+        let label = *result.as_ref().unwrap_or(&SnapshotResult::Failed);
+        self.metrics.snapshot(label);
+        if let Err(error) = result {
+            self.snapshot_failed("the snapshot cannot be written", error);
+        }
+    }
+}
+
+impl Gateway {
+    /// As [`Self::new`], with what the snapshot has of an earlier process. If the snapshot is unusable, there is none.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub async fn start(config: &Config, clock: Clock) -> io::Result<Arc<Self>> {
+        let settings = config.clone();
+        let opening = spawn_blocking(move || Snapshot::open(&settings, &Random::System));
+        let (snapshot, failure) = match limited(opening).await {
+            Ok(snapshot) => (snapshot, None),
+            Err(error) => (None, Some(error)),
+        };
+        let gateway = Self::new_with(config, clock, snapshot)?;
+        if let Some(error) = failure {
+            gateway.observer.snapshot_failed("there is no snapshot until the next start", &error);
+        }
+        gateway.restore_snapshot().await;
+        Ok(gateway)
+    }
+
+    /// Restores what the snapshot has, before the first request. It waits at most 5 s for the file system.
+    pub async fn restore_snapshot(&self) {
+        let (Some(snapshot), Some(moment)) = (&self.snapshot, self.clock.moment()) else { return };
+        let active = self.active();
+        let mut restorer = Restorer {
+            memory: &self.memory,
+            catalogue: &active.catalogue,
+            digests: &self.observer.digests,
+            now: self.clock.now(),
+            moment,
+            written: None,
+            proofs: Vec::new(),
+            restored: RestoredCounts::default(),
+        };
+        let max_record = active.settings.cache.max_body_size.bytes().saturating_add(2 * record::MAX_HEAD);
+        let (sender, mut receiver) = mpsc::channel(16);
+        let reading = spawn_blocking({
+            let snapshot = Arc::clone(snapshot);
+            move || snapshot.send_records(max_record, &sender)
+        });
+        let restoring = async {
+            while let Some(record) = receiver.recv().await {
+                match record {
+                    // What is not usable any more is a miss.
+                    Ok(record) => drop(restorer.add(&record)),
+                    Err(reason) => self.observer.metrics.unreadable_record(reason),
+                }
+            }
+        };
+        let is_complete = timeout(TIME_LIMIT, restoring).await.is_ok();
+        // If the file system hangs, the thread ends when it does not hang any more.
+        drop(receiver);
+        let result = if is_complete { limited(reading).await } else { Err(io::ErrorKind::TimedOut.into()) };
+        if let Err(error) = result {
+            self.observer.snapshot_failed("the snapshot cannot be read", &error);
+        }
+        if let Some((RestoredCounts { entries, proofs }, age)) = restorer.finish() {
+            let what = format!("restored a snapshot of {} s ago: {entries} entries, {proofs} proofs", age.as_secs());
+            self.observer.record_event(NewEvent::new(Event::Snapshot, what));
+        }
+    }
+
+    /// Writes and removes the snapshot at the right times. It does not end, unless there is no snapshot.
+    pub async fn keep_snapshot(self: Arc<Self>) {
+        let Some(snapshot) = self.snapshot.clone() else { return };
+        let mut tasks = JoinSet::new();
+        let (mut is_writing, mut is_removing, mut must_remove) = (false, false, false);
+        let mut written_changes = 0;
+        let mut last_write = self.clock.timer_now();
+        let mut next_write = last_write + SHORTEST_INTERVAL;
+        loop {
+            if must_remove && !is_removing {
+                (must_remove, is_removing) = (false, true);
+                let snapshot = Arc::clone(&snapshot);
+                tasks.spawn_blocking(move || Done::Removed(snapshot.file.remove()));
+            }
+            tokio::select! {
+                () = self.memory.revocations.changed() => {
+                    must_remove = true;
+                    next_write = last_write + SHORTEST_INTERVAL;
+                }
+                () = sleep_until(next_write), if !is_writing && !is_removing => {
+                    last_write = self.clock.timer_now();
+                    next_write = last_write + INTERVAL;
+                    let changes = self.memory.changes();
+                    if changes != written_changes {
+                        (written_changes, is_writing) = (changes, true);
+                        let (gateway, snapshot) = (Arc::clone(&self), Arc::clone(&snapshot));
+                        tasks.spawn_blocking(move || Done::Wrote(snapshot.write(&gateway.memory, &gateway.clock)));
+                    }
+                }
+                Some(done) = tasks.join_next() => match done {
+                    Ok(Done::Wrote(result)) => {
+                        is_writing = false;
+                        if !matches!(result, Ok(SnapshotResult::Written)) {
+                            written_changes = 0;
+                        }
+                        self.observer.snapshot_ended(&result);
+                    }
+                    Ok(Done::Removed(result)) => {
+                        is_removing = false;
+                        written_changes = 0;
+                        if let Err(error) = result {
+                            self.observer.snapshot_failed("the snapshot cannot be removed", &error);
+                        }
+                    }
+                    Err(error) => {
+                        (is_writing, is_removing, written_changes) = (false, false, 0);
+                        self.observer.snapshot_failed("the snapshot cannot be written", &error);
+                    }
+                },
+            }
+        }
+    }
+
+    /// Writes the last snapshot, after the last request. It waits at most 5 s for the file system.
+    pub async fn end_snapshot(self: &Arc<Self>) {
+        let Some(snapshot) = self.snapshot.clone() else { return };
+        let gateway = Arc::clone(self);
+        let writing = spawn_blocking(move || {
+            let result = snapshot.write(&gateway.memory, &gateway.clock);
+            if !matches!(result, Ok(SnapshotResult::Written | SnapshotResult::NotOwner)) {
+                // What was revoked must not remain. If this fails, too, it is told as the failure to write.
+                let _ = snapshot.file.remove();
+            }
+            result
+        });
+        self.observer.snapshot_ended(&limited(writing).await);
+    }
+}
+
+/// Waits for a thread for blocking work, at most for [`TIME_LIMIT`].
+async fn limited<T>(work: JoinHandle<io::Result<T>>) -> io::Result<T> {
+    match timeout(TIME_LIMIT, work).await {
+        Ok(done) => done.map_err(io::Error::other).flatten(),
+        Err(_) => Err(io::ErrorKind::TimedOut.into()),
+    }
+}
+
+impl Snapshot {
+    /// Reads all records, until the receiver is dropped.
+    fn send_records(&self, max_record: usize, sender: &mpsc::Sender<Result<Vec<u8>, Unreadable>>) -> io::Result<()> {
+        for record in self.file.read(&self.sealer, max_record)?.into_iter().flatten() {
+            let is_last = record.is_err();
+            if sender.blocking_send(record).is_err() || is_last {
+                break;
+            }
+        }
+        Ok(())
+    }
+}

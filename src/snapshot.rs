@@ -1,0 +1,394 @@
+//! The file of a snapshot: a sequence of sealed records. It does not know what they mean.
+//!
+//! ```text
+//! PATH         magic, random id of the file, and for each record: its length (4 bytes), and the sealed record
+//! PATH.key     the secret. It is made if it does not exist
+//! PATH.owner   the id of the process that writes the snapshot: the one that was started last
+//! PATH.new     a file that is being written. It replaces PATH when it is complete
+//! ```
+//!
+//! The context of a record has the id of the file and the record's number. So records cannot be left out, exchanged, or
+//! taken from another file, except at the end. All functions block.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufReader, BufWriter, ErrorKind, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use crate::random::Random;
+use crate::seal::{self, Sealer, Unreadable};
+
+const MAGIC: &[u8] = b"workspace-gateway snapshot 1\n";
+const ID_LEN: usize = 16;
+/// Only the owner may read the files.
+const PERMISSIONS: u32 = 0o600;
+/// A longer secret file is no secret file.
+const MAX_SECRET: u64 = 4096;
+
+/// The files of a snapshot, as this process sees them.
+pub(crate) struct SnapshotFile {
+    path: PathBuf,
+    /// What this process has written to `PATH.owner`.
+    owner: String,
+    random: Random,
+}
+
+impl SnapshotFile {
+    /// # Errors
+    /// If the system has no randomness.
+    pub(crate) fn new(path: &Path, random: Random) -> io::Result<Self> {
+        let owner = blake3::Hash::from_bytes(random.key("snapshot owner")?).to_hex().to_string();
+        Ok(Self { path: path.to_owned(), owner, random })
+    }
+
+    fn beside(&self, suffix: &str) -> PathBuf {
+        let mut path = self.path.clone().into_os_string();
+        path.push(suffix);
+        path.into()
+    }
+
+    /// The secret beside the snapshot. If there is none, a new one is made.
+    ///
+    /// # Errors
+    /// If it can neither be read nor made.
+    pub(crate) fn secret(&self) -> io::Result<Vec<u8>> {
+        let path = self.beside(".key");
+        let with_path = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
+        match private_file().create_new(true).open(&path) {
+            Ok(mut file) => {
+                let secret = self.random.key("snapshot secret")?;
+                file.write_all(&secret).and_then(|()| file.sync_all()).map_err(with_path)?;
+                Ok(secret.to_vec())
+            }
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                let mut secret = Vec::new();
+                File::open(&path).and_then(|file| file.take(MAX_SECRET).read_to_end(&mut secret)).map_err(with_path)?;
+                if secret.len() < seal::MIN_SECRET {
+                    let error = io::Error::other(format!("has less than {} bytes: remove it", seal::MIN_SECRET));
+                    return Err(with_path(error));
+                }
+                Ok(secret)
+            }
+            Err(error) => Err(with_path(error)),
+        }
+    }
+
+    /// Makes this process the one that writes the snapshot. An earlier one, which may still finish its requests, does not
+    /// write it any more.
+    ///
+    /// # Errors
+    /// If the file system refuses it.
+    pub(crate) fn claim(&self) -> io::Result<()> {
+        private_file().create(true).truncate(true).open(self.beside(".owner"))?.write_all(self.owner.as_bytes())
+    }
+
+    /// Whether this process may write the snapshot.
+    fn is_own(&self) -> io::Result<bool> {
+        match fs::read(self.beside(".owner")) {
+            Ok(owner) => Ok(owner == self.owner.as_bytes()),
+            Err(error) if error.kind() == ErrorKind::NotFound => self.claim().map(|()| true),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Removes the snapshot, whoever has written it.
+    ///
+    /// # Errors
+    /// If the file system refuses it.
+    pub(crate) fn remove(&self) -> io::Result<()> {
+        match fs::remove_file(&self.path) {
+            Ok(()) => self.sync_folder(),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn sync_folder(&self) -> io::Result<()> {
+        let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        File::open(folder)?.sync_all()
+    }
+
+    /// Begins a new snapshot. `None` if another process owns it.
+    ///
+    /// # Errors
+    /// If the file system refuses it.
+    pub(crate) fn write<'s>(&'s self, sealer: &'s Sealer) -> io::Result<Option<SnapshotWriter<'s>>> {
+        if !self.is_own()? {
+            return Ok(None);
+        }
+        let path = self.beside(".new");
+        let mut id = [0; ID_LEN];
+        id.copy_from_slice(&self.random.key("snapshot id")?[..ID_LEN]);
+        let file = private_file().create(true).truncate(true).open(&path)?;
+        let mut writer = SnapshotWriter { to: self, path, file: BufWriter::new(file), sealer, id, number: 0 };
+        writer.file.write_all(MAGIC)?;
+        writer.file.write_all(&id)?;
+        Ok(Some(writer))
+    }
+
+    /// Opens the snapshot. `None` if there is none. Records that are larger than `max_record` bytes cannot be read.
+    ///
+    /// # Errors
+    /// If the file cannot be read, or is no snapshot.
+    pub(crate) fn read<'s>(&self, sealer: &'s Sealer, max_record: usize) -> io::Result<Option<SnapshotReader<'s>>> {
+        let mut file = match File::open(&self.path) {
+            Ok(file) => BufReader::new(file),
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let (mut magic, mut id) = ([0; MAGIC.len()], [0; ID_LEN]);
+        file.read_exact(&mut magic)?;
+        file.read_exact(&mut id)?;
+        if magic != MAGIC {
+            return Err(io::Error::new(ErrorKind::InvalidData, "is no snapshot of this version"));
+        }
+        Ok(Some(SnapshotReader { file, sealer, id, number: 0, max_record }))
+    }
+}
+
+/// For new files that only the owner may read.
+fn private_file() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.write(true).mode(PERMISSIONS);
+    options
+}
+
+fn context(id: &[u8; ID_LEN], number: u64) -> Vec<u8> {
+    [&b"snapshot"[..], id, &number.to_le_bytes()].concat()
+}
+
+/// A snapshot that is being written. If it is dropped, nothing has changed.
+pub(crate) struct SnapshotWriter<'s> {
+    to: &'s SnapshotFile,
+    path: PathBuf,
+    file: BufWriter<File>,
+    sealer: &'s Sealer,
+    id: [u8; ID_LEN],
+    number: u64,
+}
+
+impl SnapshotWriter<'_> {
+    /// Adds a record.
+    ///
+    /// # Errors
+    /// If the file system refuses it.
+    pub(crate) fn add(&mut self, record: &[u8]) -> io::Result<()> {
+        let sealed = self.sealer.seal(&context(&self.id, self.number), record);
+        let too_large = || io::Error::other("a record is too large");
+        let sealed = sealed.ok_or_else(too_large)?;
+        self.number += 1;
+        let length = u32::try_from(sealed.len()).map_err(|_| too_large())?;
+        self.file.write_all(&length.to_le_bytes())?;
+        self.file.write_all(&sealed)
+    }
+
+    /// Replaces the snapshot by this one, if `is_valid` before and after. Returns whether it did.
+    ///
+    /// # Errors
+    /// If the file system refuses it.
+    pub(crate) fn finish(mut self, is_valid: impl Fn() -> bool) -> io::Result<bool> {
+        self.file.flush()?;
+        self.file.get_ref().sync_all()?;
+        if !is_valid() || !self.to.is_own()? {
+            return Ok(false);
+        }
+        fs::rename(&self.path, &self.to.path)?;
+        if !is_valid() {
+            self.to.remove()?;
+            return Ok(false);
+        }
+        self.to.sync_folder()?;
+        Ok(true)
+    }
+}
+
+impl Drop for SnapshotWriter<'_> {
+    fn drop(&mut self) {
+        // After `finish` there is nothing to remove. Otherwise the next writer replaces what remains.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// The records of a snapshot, in order. It ends with the first one that cannot be read.
+pub(crate) struct SnapshotReader<'s> {
+    file: BufReader<File>,
+    sealer: &'s Sealer,
+    id: [u8; ID_LEN],
+    number: u64,
+    max_record: usize,
+}
+
+impl Iterator for SnapshotReader<'_> {
+    type Item = Result<Vec<u8>, Unreadable>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let mut length = [0; 4];
+        match self.file.read_exact(&mut length) {
+            Ok(()) => {}
+            Err(error) if error.kind() == ErrorKind::UnexpectedEof => return None,
+            Err(_) => return self.fail(Unreadable::Damaged),
+        }
+        let length = usize::try_from(u32::from_le_bytes(length)).unwrap_or(usize::MAX);
+        if length > self.max_record.saturating_add(seal::OVERHEAD) {
+            return self.fail(Unreadable::Damaged);
+        }
+        let mut sealed = vec![0; length];
+        if self.file.read_exact(&mut sealed).is_err() {
+            return self.fail(Unreadable::Damaged);
+        }
+        match self.sealer.open(&context(&self.id, self.number), &mut sealed) {
+            Ok(record) => {
+                self.number += 1;
+                Some(Ok(record.to_vec()))
+            }
+            Err(reason) => self.fail(reason),
+        }
+    }
+}
+
+impl SnapshotReader<'_> {
+    /// Nothing after this can be trusted to be in its place.
+    fn fail(&mut self, reason: Unreadable) -> Option<Result<Vec<u8>, Unreadable>> {
+        self.max_record = 0;
+        self.number = u64::MAX;
+        Some(Err(reason))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    /// An empty folder that is removed in the end, and a snapshot in it.
+    struct Folder(PathBuf);
+
+    impl Folder {
+        fn new(name: &str) -> Self {
+            let folder = std::env::temp_dir().join(format!("workspace-gateway-snapshot-{}-{name}", std::process::id()));
+            fs::create_dir_all(&folder).unwrap();
+            Self(folder)
+        }
+
+        fn path(&self) -> PathBuf {
+            self.0.join("snapshot")
+        }
+
+        /// As a new process sees it.
+        fn process(&self) -> (SnapshotFile, Sealer) {
+            let file = SnapshotFile::new(&self.path(), Random::System).unwrap();
+            let sealer = Sealer::new(&file.secret().unwrap(), &[], &Random::System).unwrap();
+            file.claim().unwrap();
+            (file, sealer)
+        }
+    }
+
+    impl Drop for Folder {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn write((file, sealer): &(SnapshotFile, Sealer), records: &[&str]) -> bool {
+        let Some(mut writer) = file.write(sealer).unwrap() else { return false };
+        records.iter().for_each(|record| writer.add(record.as_bytes()).unwrap());
+        writer.finish(|| true).unwrap()
+    }
+
+    /// The records, and why the next one cannot be read.
+    fn read((file, sealer): &(SnapshotFile, Sealer)) -> (Vec<String>, Option<Unreadable>) {
+        let mut records = Vec::new();
+        for record in file.read(sealer, 100).unwrap().into_iter().flatten() {
+            match record {
+                Ok(record) => records.push(String::from_utf8(record).unwrap()),
+                Err(reason) => return (records, Some(reason)),
+            }
+        }
+        (records, None)
+    }
+
+    #[test]
+    fn the_next_process_reads_what_the_last_one_has_written() {
+        let folder = Folder::new("next");
+        let first = folder.process();
+        assert_eq!(read(&first), (Vec::new(), None));
+        assert!(write(&first, &["a", "b"]) && write(&first, &["c", "d"]));
+        let second = folder.process();
+        assert_eq!(read(&second).0, ["c", "d"]);
+        for file in ["snapshot", "snapshot.key"] {
+            let mode = fs::metadata(folder.0.join(file)).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, PERMISSIONS, "{file}");
+        }
+        second.0.remove().unwrap();
+        second.0.remove().unwrap();
+        assert_eq!(read(&second), (Vec::new(), None));
+    }
+
+    #[test]
+    fn only_the_process_that_was_started_last_writes() {
+        let folder = Folder::new("last");
+        let first = folder.process();
+        let mut begun = first.0.write(&first.1).unwrap().unwrap();
+        begun.add(b"old").unwrap();
+        let second = folder.process();
+        assert!(!begun.finish(|| true).unwrap() && !write(&first, &["old"]));
+        assert!(write(&second, &["new"]));
+        assert_eq!(read(&second).0, ["new"]);
+    }
+
+    #[test]
+    fn a_snapshot_that_becomes_invalid_while_it_is_written_replaces_nothing() {
+        let folder = Folder::new("invalid");
+        let process = folder.process();
+        assert!(write(&process, &["old"]));
+        let writer = process.0.write(&process.1).unwrap().unwrap();
+        assert!(!writer.finish(|| false).unwrap());
+        assert_eq!(read(&process).0, ["old"]);
+        // Between the check and the renaming: then both are removed.
+        let writer = process.0.write(&process.1).unwrap().unwrap();
+        let checks = std::cell::Cell::new(0);
+        assert!(!writer.finish(|| checks.replace(checks.get() + 1) == 0).unwrap());
+        assert_eq!(read(&process), (Vec::new(), None));
+        assert!(!folder.0.join("snapshot.new").exists());
+    }
+
+    #[test]
+    fn reading_ends_at_the_first_record_that_is_not_in_its_place() {
+        let folder = Folder::new("place");
+        let process = folder.process();
+        assert!(write(&process, &["aaaa", "bbbb", "cccc"]));
+        let good = fs::read(folder.path()).unwrap();
+        let begin = MAGIC.len() + ID_LEN;
+        let size = (good.len() - begin) / 3;
+        let record = |index: usize| &good[begin + index * size..begin + (index + 1) * size];
+        let swapped = [&good[..begin], record(0), record(2), record(1)].concat();
+        let left_out = [&good[..begin], record(0), record(2)].concat();
+        let mut changed = good.clone();
+        changed[begin + 2 * size - 1] ^= 1;
+        let mut large = good.clone();
+        large[begin + size..begin + size + 4].copy_from_slice(&u32::MAX.to_le_bytes());
+        assert!(write(&process, &["dddd", "eeee"]));
+        let other = fs::read(folder.path()).unwrap();
+        let from_other = [&good[..begin + size], &other[begin + size..]].concat();
+        for damaged in [swapped, left_out, changed, large, from_other, good[..begin + 2 * size - 1].to_vec()] {
+            fs::write(folder.path(), damaged).unwrap();
+            assert_eq!(read(&process), (vec!["aaaa".to_owned()], Some(Unreadable::Damaged)));
+        }
+        fs::write(folder.path(), &good[..begin + size]).unwrap();
+        assert_eq!(read(&process), (vec!["aaaa".to_owned()], None), "the end may be missing");
+        fs::write(folder.path(), b"something else, which is long enough for a head").unwrap();
+        assert!(process.0.read(&process.1, 100).is_err());
+        fs::remove_file(folder.0.join("snapshot.key")).unwrap();
+        fs::write(folder.path(), &good).unwrap();
+        assert_eq!(read(&folder.process()), (Vec::new(), Some(Unreadable::Secret)));
+    }
+
+    #[test]
+    fn a_secret_that_is_too_short_is_refused_and_named() {
+        let folder = Folder::new("secret");
+        fs::write(folder.0.join("snapshot.key"), "short").unwrap();
+        let error = SnapshotFile::new(&folder.path(), Random::System).unwrap().secret().unwrap_err();
+        assert!(error.to_string().contains("snapshot.key: has less than 32 bytes"), "{error}");
+    }
+}

@@ -1,0 +1,294 @@
+//! The snapshot: what survives a restart, who gets it, and what removes it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use http::{Method, StatusCode};
+use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::time::sleep;
+use workspace_gateway::testing::cache::store::PurgeSelection;
+use workspace_gateway::testing::clock::{Clock, ManualClock};
+use workspace_gateway::testing::gateway::Gateway;
+use workspace_gateway::testing::random::Random;
+use workspace_gateway::testing::simulator::Simulator;
+
+use crate::support::process::{Process, folder};
+use crate::support::{Call, Http, PROJECT, Reply, Scripted, config, get_in_process_with, within};
+
+const LIST: &str = "/v2/PROJECT/products?os_type=Linux";
+const OTHER: &str = "/v2/PROJECT/products?os_type=Windows";
+const PROOF: &str = "/v2/PROJECT/products?limit=1";
+const PRODUCTS: &str = r#"{"products":["from upstream"]}"#;
+const NEWER: &str = r#"{"products":["newer"]}"#;
+const SECOND: Duration = Duration::from_secs(1);
+
+/// A machine, on which one gateway runs at a time.
+struct Machine {
+    folder: PathBuf,
+    clock: ManualClock,
+}
+
+/// A gateway, and the calls to its upstream.
+struct Bench {
+    gateway: Arc<Gateway>,
+    calls: UnboundedReceiver<Call>,
+}
+
+impl Machine {
+    fn new(name: &str) -> Self {
+        Self { folder: folder(&format!("snapshot-{name}")), clock: ManualClock::of_boot([1; 16]) }
+    }
+
+    fn file(&self) -> PathBuf {
+        self.folder.join("snapshot")
+    }
+
+    async fn start(&self) -> Bench {
+        self.start_with(Clock::Manual(self.clock.clone())).await
+    }
+
+    async fn start_with(&self, clock: Clock) -> Bench {
+        let (upstream, calls) = Scripted::new();
+        let settings = format!(
+            "[cache]\nttl = \"5m\"\nttl_jitter = \"0%\"\nstale_while_revalidate = \"0s\"\nstale_if_error = \"1h\"\n\
+             snapshot = {:?}\n[grants]\nrenew_ahead = \"0s\"",
+            self.file()
+        );
+        let config = config("http://127.0.0.1:1", "http://127.0.0.1:1", &settings);
+        let gateway = Gateway::with_snapshot(upstream, &config, clock, Random::System).unwrap();
+        gateway.restore_snapshot().await;
+        Bench { gateway, calls }
+    }
+
+    /// Stops a gateway and starts the next one, so many seconds later.
+    async fn restart(&self, bench: Bench, seconds: u32) -> Bench {
+        bench.gateway.end_snapshot().await;
+        drop(bench);
+        self.clock.advance(seconds * SECOND);
+        self.start().await
+    }
+}
+
+impl Bench {
+    /// Panics if the request goes upstream.
+    async fn get(&mut self, token: &str, path: &str) -> Reply {
+        let reply = within(get_in_process_with(&self.gateway, token, path, &[])).await;
+        assert!(self.calls.try_recv().is_err(), "the request went upstream");
+        reply
+    }
+
+    /// The request goes upstream, which answers it.
+    async fn fetch(&mut self, token: &'static str, path: &'static str, answer: (StatusCode, &'static str)) -> Reply {
+        let gateway = Arc::clone(&self.gateway);
+        let pending = tokio::spawn(async move { get_in_process_with(&gateway, token, path, &[]).await });
+        within(self.calls.recv()).await.unwrap().answer(answer.0, answer.1);
+        within(pending).await.unwrap()
+    }
+}
+
+const GOOD: (StatusCode, &str) = (StatusCode::OK, PRODUCTS);
+const OUTAGE: (StatusCode, &str) = (StatusCode::BAD_GATEWAY, r#"{"error_code":"APIGW.0202","error_msg":"down"}"#);
+const DENIAL: (StatusCode, &str) = (StatusCode::UNAUTHORIZED, r#"{"error_code":"APIGW.0307","error_msg":"expired"}"#);
+
+#[tokio::test]
+async fn after_its_own_proof_a_caller_gets_from_the_snapshot_what_it_asks_next() {
+    let machine = Machine::new("proof");
+    let mut bench = machine.start().await;
+    bench.fetch("one", LIST, GOOD).await;
+    bench.fetch("one", OTHER, GOOD).await;
+    let mut bench = machine.restart(bench, 100).await;
+    // The earlier process has proved this caller, but it may have been denied since.
+    let reply = bench.fetch("one", OTHER, (StatusCode::OK, NEWER)).await;
+    assert_eq!((reply.text(), reply.is_hit()), (NEWER, false));
+    let reply = bench.get("one", LIST).await;
+    assert_eq!((reply.text(), reply.is_hit(), reply.header("age")), (PRODUCTS, true, "100"));
+    bench.fetch("two", PROOF, GOOD).await;
+    assert_eq!(bench.get("two", LIST).await.text(), PRODUCTS, "another caller needs its own proof, too");
+}
+
+#[tokio::test]
+async fn in_an_outage_only_callers_that_were_proved_get_what_the_earlier_process_kept() {
+    let machine = Machine::new("outage");
+    let mut bench = machine.start().await;
+    bench.fetch("one", LIST, GOOD).await;
+    bench.fetch("one", OTHER, GOOD).await;
+    let mut bench = machine.restart(bench, 400).await;
+    let reply = bench.fetch("one", LIST, OUTAGE).await;
+    assert_eq!((reply.status(), reply.text(), reply.header("age")), (StatusCode::OK, PRODUCTS, "400"));
+    let reply = bench.fetch("two", LIST, OUTAGE).await;
+    assert_eq!(reply.status(), OUTAGE.0);
+    // A second restart in the same outage.
+    let mut bench = machine.restart(bench, 1000).await;
+    assert_eq!(bench.fetch("one", LIST, OUTAGE).await.text(), PRODUCTS);
+    // After the time of `grants.outage_grace`.
+    let mut bench = machine.restart(bench, 3000).await;
+    assert_eq!(bench.fetch("one", OTHER, OUTAGE).await.status(), OUTAGE.0);
+}
+
+#[tokio::test]
+async fn a_proof_of_an_earlier_process_shows_nothing_that_is_newer_than_the_snapshot() {
+    let machine = Machine::new("newer");
+    let mut bench = machine.start().await;
+    bench.fetch("one", LIST, GOOD).await;
+    let mut bench = machine.restart(bench, 400).await;
+    bench.fetch("two", OTHER, GOOD).await;
+    bench.fetch("two", LIST, (StatusCode::OK, NEWER)).await;
+    for path in [LIST, OTHER] {
+        assert_eq!(bench.fetch("one", path, OUTAGE).await.status(), OUTAGE.0, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn a_denial_after_the_restart_ends_what_was_restored() {
+    let machine = Machine::new("denied");
+    let mut bench = machine.start().await;
+    bench.fetch("one", LIST, GOOD).await;
+    let mut bench = machine.restart(bench, 10).await;
+    assert_eq!(bench.fetch("one", LIST, DENIAL).await.status(), DENIAL.0);
+    machine.clock.advance(10 * SECOND);
+    assert_eq!(bench.fetch("one", LIST, OUTAGE).await.status(), OUTAGE.0);
+}
+
+#[tokio::test]
+async fn lists_that_are_private_stay_so() {
+    let machine = Machine::new("private");
+    let mut bench = machine.start().await;
+    for (token, body) in [("one", PRODUCTS), ("two", NEWER)].repeat(4) {
+        machine.clock.advance(301 * SECOND);
+        bench.fetch(token, LIST, (StatusCode::OK, body)).await;
+    }
+    machine.clock.advance(301 * SECOND);
+    bench.fetch("one", LIST, GOOD).await;
+    let mut bench = machine.restart(bench, 10).await;
+    bench.fetch("one", PROOF, GOOD).await;
+    bench.fetch("two", PROOF, GOOD).await;
+    assert_eq!(bench.get("one", LIST).await.text(), PRODUCTS);
+    bench.fetch("two", LIST, (StatusCode::OK, NEWER)).await;
+}
+
+fn written(file: &Path) -> Option<SystemTime> {
+    fs::metadata(file).ok().map(|metadata| metadata.modified().unwrap())
+}
+
+/// Waits until a file is newer than it was, or exists at all. The clock of the runtime is paused, so this takes no time.
+async fn until_newer(file: &Path, before: Option<SystemTime>, seconds: u32) {
+    for _ in 0..seconds {
+        if written(file) > before {
+            return;
+        }
+        sleep(SECOND).await;
+    }
+    panic!("not written within {seconds} s");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_revokes_removes_the_file_and_it_is_written_again_without_that() {
+    let machine = Machine::new("revoked");
+    let mut bench = machine.start_with(Clock::System).await;
+    let keeping = tokio::spawn(Arc::clone(&bench.gateway).keep_snapshot());
+    let file = machine.file();
+    let mut before = None;
+    for revocation in ["purge", "invalidation", "denial", "private"] {
+        bench.fetch("one", LIST, GOOD).await;
+        until_newer(&file, before, 70).await;
+        sleep(120 * SECOND).await;
+        before = written(&file);
+        match revocation {
+            "purge" => drop(bench.gateway.purge(&PurgeSelection::default())),
+            "invalidation" => {
+                let gateway = Arc::clone(&bench.gateway);
+                let request = http::Request::builder()
+                    .method(Method::POST)
+                    .uri(LIST.replace("PROJECT", PROJECT))
+                    .header("host", "gateway")
+                    .header("x-auth-token", "one");
+                let pending = tokio::spawn(async move { crate::support::handle(&gateway, request).await });
+                within(bench.calls.recv()).await.unwrap().answer_complete(StatusCode::OK, "{}");
+                within(pending).await.unwrap();
+            }
+            "denial" => drop(bench.fetch("one", PROOF, DENIAL).await),
+            _ => {
+                for (token, body) in [("one", PRODUCTS), ("two", NEWER)].repeat(4) {
+                    sleep(301 * SECOND).await;
+                    bench.fetch(token, LIST, (StatusCode::OK, body)).await;
+                }
+            }
+        }
+        // Without a revocation, it would be written after a minute.
+        until_newer(&file, before, 11).await;
+        sleep(301 * SECOND).await;
+        before = written(&file);
+    }
+    // A caller without a grant must not be able to remove it.
+    sleep(120 * SECOND).await;
+    let before = written(&file);
+    bench.fetch("stranger", LIST, DENIAL).await;
+    sleep(11 * SECOND).await;
+    assert_eq!(written(&file), before);
+    keeping.abort();
+}
+
+#[tokio::test]
+async fn a_snapshot_that_cannot_be_read_is_an_empty_cache() {
+    let machine = Machine::new("damaged");
+    let mut bench = machine.start().await;
+    bench.fetch("one", LIST, GOOD).await;
+    bench.gateway.end_snapshot().await;
+    let good = fs::read(machine.file()).unwrap();
+    let key = machine.folder.join("snapshot.key");
+    let secret = fs::read(&key).unwrap();
+    let half = good.len() / 2;
+    let flipped = [&good[..half], &[good[half] ^ 1], &good[half + 1..]].concat();
+    for (content, key_content) in
+        [(flipped, &secret[..]), (good[..half].to_vec(), &secret), (vec![7; 1000], &secret), (good, &[7; 32])]
+    {
+        fs::write(machine.file(), content).unwrap();
+        fs::write(&key, key_content).unwrap();
+        let mut bench = machine.start().await;
+        assert_eq!(bench.fetch("one", LIST, OUTAGE).await.status(), OUTAGE.0);
+    }
+}
+
+#[tokio::test]
+async fn a_restarted_process_answers_in_an_outage_what_the_first_one_could() {
+    let folder = folder("snapshot-process");
+    let file = folder.join("gateway.toml");
+    fs::write(&file, format!("[log]\nformat = \"json\"\n[cache]\nsnapshot = {:?}\n", folder.join("snapshot"))).unwrap();
+    let simulator = Simulator::start().await.unwrap();
+    let process = Process::start(&simulator, &file).await;
+    let http = Http::new();
+    let get = |process: &Process, token: String| {
+        let url = format!("{}/v2/{PROJECT}/products", process.proxy);
+        let http = http.clone();
+        async move { http.send(Method::GET, &url, &[("x-auth-token", &token)], "").await }
+    };
+    let [token, stranger] = [simulator.token(PROJECT), simulator.token(PROJECT)];
+    let expected = get(&process, token.clone()).await;
+    assert_eq!(expected.status(), StatusCode::OK);
+    let (code, _) = process.terminate().await;
+    assert_eq!(code, Some(0));
+    simulator.fail_with(Some(StatusCode::BAD_GATEWAY));
+    let process = Process::start(&simulator, &file).await;
+    let reply = get(&process, token).await;
+    assert_eq!((reply.status(), reply.body()), (StatusCode::OK, expected.body()));
+    assert_ne!(get(&process, stranger).await.status(), StatusCode::OK);
+    process.terminate().await;
+}
+
+#[tokio::test]
+async fn a_file_system_that_refuses_the_snapshot_costs_nothing_else() {
+    let folder = folder("snapshot-refused");
+    let file = folder.join("gateway.toml");
+    fs::write(&file, format!("[log]\nformat = \"json\"\n[cache]\nsnapshot = {:?}\n", folder.join("missing/snapshot")))
+        .unwrap();
+    let simulator = Simulator::start().await.unwrap();
+    let process = Process::start(&simulator, &file).await;
+    let url = format!("{}/v2/{PROJECT}/products", process.proxy);
+    let reply = Http::new().send(Method::GET, &url, &[("x-auth-token", &simulator.token(PROJECT))], "").await;
+    assert_eq!(reply.status(), StatusCode::OK);
+    let (code, log) = process.terminate().await;
+    assert_eq!(code, Some(0));
+    assert!(log.contains("snapshot-failed") && log.contains("missing/snapshot.key"), "{log}");
+}
