@@ -2,6 +2,7 @@
 //!
 //! Where hours pass, the runtime's clock is paused and upstream has no sockets. So all times are exact.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -427,6 +428,21 @@ async fn a_purge_is_followed_by_calls_and_the_end_by_none() {
     sleep(10 * HOUR).await;
     assert!(warm.services.take_calls().is_empty());
     assert_eq!(Arc::strong_count(&warm.gateway), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn access_keys_do_not_wait_for_each_other() {
+    let settings = "[upstream]\nmax_calls = 16\nmax_calls_per_caller = 1\n";
+    let other = format!("{}{}", ACCESS_KEY.replace("AK", "BK"), keep_warm("BK", &[WINDOWS]));
+    let warm = Warm::new(&format!("{settings}{other}"), &[LINUX]);
+    sleep(5 * MINUTE).await;
+    warm.services.take_calls();
+    warm.services.delay(20 * SECOND);
+    sleep(MINUTE).await;
+    warm.gateway.purge(&PurgeSelection::default());
+    sleep(SECOND).await;
+    let credentials: BTreeSet<_> = warm.services.take_calls().into_iter().map(|call| call.credential).collect();
+    assert_eq!(credentials, BTreeSet::from(["AK".to_owned(), "BK".to_owned()]));
 }
 
 #[tokio::test(start_paused = true)]

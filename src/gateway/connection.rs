@@ -14,7 +14,7 @@ use crate::upstream::gate::GateClient;
 pub struct Connection {
     pub(super) local: SocketAddr,
     pub(super) peer: IpAddr,
-    /// Unique in this process.
+    /// See [`Connection::new_id`].
     pub(super) id: u64,
     pub(super) credential: LastCredential,
     pub(super) tracker: RequestTracker,
@@ -24,16 +24,21 @@ pub struct Connection {
 
 impl Connection {
     pub(super) fn open(local: SocketAddr, peer: IpAddr, account: Account) -> Self {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
         Self {
             local,
             peer,
-            id: NEXT.fetch_add(1, Ordering::Relaxed),
+            id: Self::new_id(),
             credential: LastCredential::default(),
             tracker: RequestTracker::default(),
             account,
             half_close: Arc::default(),
         }
+    }
+
+    /// A number that is unique in this process.
+    pub(super) fn new_id() -> u64 {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        NEXT.fetch_add(1, Ordering::Relaxed)
     }
 
     /// Whose share of the call slots a request on this connection uses.

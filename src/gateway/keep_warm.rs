@@ -123,6 +123,7 @@ impl Gateway {
         active: &Arc<ActiveConfig>,
         connection: &Connection,
     ) -> Vec<(WarmKey, WarmRequest, Duration)> {
+        let mut clients = HashMap::new();
         let request = |KeepWarm { key, target }: &KeepWarm| {
             let (operation, path_match) = active.catalogue.operation(target.path())?;
             let headers = HeaderMap::new();
@@ -131,12 +132,13 @@ impl Gateway {
             let credential = Credential::Signed(Arc::new(VerifiedRequest::made_here(Arc::clone(key))));
             let caller_scope = CallerScope { caller: self.callers.of(&credential), scope: request_key.scope().clone() };
             let directives = RequestDirectives::default();
+            let client = clients.entry(*key.fingerprint()).or_insert_with(Connection::new_id);
             let request = CacheRequest {
                 active: Arc::clone(active),
                 credential,
-                // Without the caller, which has a limited number of calls: a client's call with this access key must
-                // not wait for one of the lowest class.
-                client: GateClient { caller: None, peer: None, connection: connection.id },
+                // Each access key takes turns like a client of its own. It is without the caller, which has a limited
+                // number of calls: a client's call with this key must not wait for one of the lowest class.
+                client: GateClient { caller: None, peer: None, connection: *client },
                 account: connection.account.clone(),
                 half_close: Arc::clone(&connection.half_close),
                 lookup: Arc::new(Lookup { caller_scope, key: Arc::new(request_key), directives }),
