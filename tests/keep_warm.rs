@@ -122,11 +122,14 @@ fn config_of(settings: &str) -> Config {
 
 impl Warm {
     fn new(settings: &str, targets: &[&str]) -> Self {
-        let config = config_of(&format!("{settings}\n{}", keep_warm("AK", targets)));
+        Self::with(&config_of(&format!("{settings}\n{}", keep_warm("AK", targets))))
+    }
+
+    fn with(config: &Config) -> Self {
         let (answer, latency) = (Mutex::new(Answer::List), Mutex::new(LATENCY));
         let services = Arc::new(Services { answer, latency, calls: Mutex::default() });
         let upstream = Arc::new(InProcess(Arc::clone(&services)));
-        let gateway = Gateway::with_upstream(upstream, &config, Clock::System, Random::seeded([7; 32])).unwrap();
+        let gateway = Gateway::with_upstream(upstream, config, Clock::System, Random::seeded([7; 32])).unwrap();
         let keeping = tokio::spawn(Arc::clone(&gateway).keep_warm());
         Self { services, gateway, keeping }
     }
@@ -324,6 +327,45 @@ async fn it_never_makes_the_trial_call_of_a_suspended_key() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_refused_call_of_a_client_stops_it_as_well() {
+    let warm = Warm::started("", &ALL).await;
+    warm.services.answer(Answer::Status(StatusCode::UNAUTHORIZED));
+    assert_eq!(warm.get(OTHER).await.status(), StatusCode::UNAUTHORIZED);
+    sleep(10 * SECOND).await;
+    assert_eq!((warm.metric(STOPPED), warm.metric(REFUSED)), (1.0, 0.0));
+    let events = warm.gateway.observer().events().recent();
+    let stopped: Vec<_> = events.iter().filter(|it| it.event == Event::KeepWarmStopped).collect();
+    assert!(stopped.len() == 1 && stopped[0].count == 1 && stopped[0].what.contains("AK"), "{stopped:?}");
+    warm.services.answer(Answer::List);
+    warm.services.take_calls();
+    sleep(HOUR).await;
+    assert_eq!((warm.metric(STOPPED), warm.services.take_calls().len()), (1.0, 0));
+    assert_eq!(warm.get(LINUX).await.status(), StatusCode::OK);
+    sleep(5 * SECOND).await;
+    assert_eq!((warm.metric(STOPPED), warm.services.take_calls().len()), (0.0, ALL.len()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_corrected_secret_waits_for_a_client_and_counts_as_stopped_until_then() {
+    let with_secret = |secret: &str| {
+        let key = ACCESS_KEY.replace("\"s\"", &format!("{secret:?}"));
+        config("http://upstream.test", "http://upstream.test", &format!("{}{key}", keep_warm("AK", &ALL)))
+    };
+    let warm = Warm::with(&with_secret("wrong"));
+    assert_eq!(warm.metric(STOPPED), 0.0, "it has not been tried");
+    warm.services.answer(Answer::Status(StatusCode::UNAUTHORIZED));
+    sleep(5 * MINUTE).await;
+    assert_eq!((warm.metric(STOPPED), warm.services.take_calls().len()), (1.0, 1));
+    warm.gateway.reload(&with_secret("s")).unwrap();
+    warm.services.answer(Answer::List);
+    sleep(HOUR).await;
+    assert_eq!((warm.metric(STOPPED), warm.services.take_calls().len()), (1.0, 0));
+    assert_eq!(warm.get(LINUX).await.status(), StatusCode::OK);
+    sleep(5 * SECOND).await;
+    assert_eq!((warm.metric(STOPPED), warm.services.take_calls().len()), (0.0, ALL.len()));
+}
+
+#[tokio::test(start_paused = true)]
 async fn after_failures_it_waits_longer_and_longer() {
     let warm = Warm::started("", &ALL).await;
     for (answer, seconds) in
@@ -428,6 +470,27 @@ async fn a_purge_is_followed_by_calls_and_the_end_by_none() {
     sleep(10 * HOUR).await;
     assert!(warm.services.take_calls().is_empty());
     assert_eq!(Arc::strong_count(&warm.gateway), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_purge_during_a_call_is_followed_by_one_more_at_once() {
+    let warm = Warm::started("", &[LINUX]).await;
+    warm.services.delay(4 * SECOND);
+    sleep(262 * SECOND).await;
+    assert_eq!(warm.services.take_calls().len(), 1, "it is in flight");
+    warm.gateway.purge(&PurgeSelection::default());
+    sleep(8 * SECOND).await;
+    assert_eq!(warm.services.take_calls().len(), 1);
+    assert!(warm.is_warm(LINUX).await);
+    // One purge after the other costs no more than two calls in 30 s.
+    for _ in 0..HOUR.as_secs() {
+        sleep(SECOND).await;
+        warm.gateway.purge(&PurgeSelection::default());
+    }
+    let calls = warm.services.take_calls().len();
+    assert!((100..=110).contains(&calls), "{calls}");
+    sleep(35 * SECOND).await;
+    assert!(warm.is_warm(LINUX).await);
 }
 
 #[tokio::test(start_paused = true)]

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use http::HeaderMap;
 
 use self::calls::Calls;
-use self::schedule::{CallResult, KeyFacts, Next, Schedule, StoredState, Validity};
+use self::schedule::{CallResult, KeyFacts, Next, Schedule, StoredState, Timing, Validity};
 use super::fetch::NewFetch;
 use super::fetch_result::{FetchPurpose, FetchResult, FetchedResponse};
 use super::prove::{self, LoneCall};
@@ -32,7 +32,7 @@ use crate::catalogue::{Operation, Service};
 use crate::config::Mode;
 use crate::config::keep_warm::{KeepWarm, RESEND_AFTER, interval};
 use crate::request::caller::Credential;
-use crate::request::key::RequestKey;
+use crate::request::key::{RequestKey, Scope};
 use crate::request::request_directives::RequestDirectives;
 use crate::signing::AccessKey;
 use crate::signing::ring::VerifiedRequest;
@@ -92,6 +92,7 @@ impl Gateway {
                 schedule.set(requests, self.clock.now(), random);
                 active = Some(in_force);
             }
+            self.update_keys(&mut schedule);
             let until = match self.mode() {
                 Mode::Cache => self.start_due_calls(&mut schedule, &mut calls),
                 Mode::Bypass => None,
@@ -159,18 +160,34 @@ impl Gateway {
         requests.into_iter().map(with_interval).collect()
     }
 
+    /// Records what is known about the keys, and an event for each that a client's refused call has stopped.
+    fn update_keys(&self, schedule: &mut WarmSchedule) {
+        for key in schedule.keys() {
+            let awaits_client = schedule.awaits_client(&key);
+            let (accepted_call, needs_no_trial) =
+                self.fetcher.key_breaker.for_keep_warm(&key.key, key.service, awaits_client);
+            if schedule.update(&key, KeyFacts { accepted_call, needs_no_trial }) {
+                self.record_stop(&key, None, "upstream has refused a call that was signed with it");
+            }
+        }
+    }
+
+    fn record_stop(&self, key: &WarmKey, scope: Option<&Scope>, reason: &str) {
+        let id = key.key.id();
+        let what =
+            format!("keep warm with access key {id} is stopped until upstream accepts the key for a client: {reason}");
+        self.observer.record_event(NewEvent::new(Event::KeepWarmStopped, what).in_scope(scope));
+    }
+
     /// Starts the calls that are due, at most one for each key. Returns when to look again.
     fn start_due_calls(self: &Arc<Self>, schedule: &mut WarmSchedule, calls: &mut WarmCalls) -> Option<Instant> {
         let mut until: Option<Instant> = None;
         for key in schedule.keys() {
             let now = self.clock.now();
-            let awaits_client = schedule.awaits_client(&key);
-            let (accepted_call, needs_no_trial) =
-                self.fetcher.key_breaker.for_keep_warm(&key.key, key.service, awaits_client);
-            let facts = KeyFacts { accepted_call, needs_no_trial };
-            match schedule.next(&key, facts, |request| self.stored_state(&request.0, now), now) {
-                Next::Call(request) => {
-                    let call = Arc::clone(self).make_warm_call(key.clone(), request.clone());
+            let state = |request: &WarmRequest| self.stored_state(&request.0, now);
+            match schedule.next(&key, state, now) {
+                Next::Call((request, timing)) => {
+                    let call = Arc::clone(self).make_warm_call(key.clone(), request.clone(), timing);
                     calls.start(key, request, call);
                 }
                 Next::Wait(at) => until = Some(until.map_or(at, |until| until.min(at))),
@@ -194,14 +211,19 @@ impl Gateway {
     }
 
     /// Makes a call when no other call needs the slot.
-    async fn make_warm_call(self: Arc<Self>, key: WarmKey, WarmRequest(request): WarmRequest) -> CallResult {
+    async fn make_warm_call(
+        self: Arc<Self>,
+        key: WarmKey,
+        WarmRequest(request): WarmRequest,
+        timing: Timing,
+    ) -> CallResult {
         let request = &request;
         let service = request.lookup.key.operation().service;
         let permit = self.fetcher.gate.enter(service, request.gate_call(Class::KeepWarm)).await;
         let now = self.clock.now();
         let is_needed = Arc::ptr_eq(&request.active, &self.active())
             && self.mode() == Mode::Cache
-            && self.stored_state(request, now).needs_call(now);
+            && timing.is_due(self.stored_state(request, now), now);
         let key_permit = self.fetcher.key_breaker.enter_without_trial(&key.key, service).filter(|_| is_needed);
         let Lookup { caller_scope, key: request_key, .. } = &*request.lookup;
         let cache_key = self.memory.store.cache_key(request_key, caller_scope.caller).of(caller_scope.caller);
@@ -233,8 +255,8 @@ impl Gateway {
                         (KeepWarmResult::Failed, CallResult::Failed { retry_after: None })
                     }
                     Verdict::Proof(_) => {
-                        let fresh = fetched.freshness_info.fresh_for();
-                        (KeepWarmResult::Proved, CallResult::Proved { fresh: not_stored.is_none().then_some(fresh) })
+                        let sent = fetched.freshness_info.sent;
+                        (KeepWarmResult::Proved, CallResult::Proved { sent, not_stored: *not_stored })
                     }
                     Verdict::Denial => (KeepWarmResult::Refused, refused()),
                     Verdict::Throttled | Verdict::Failure => {
@@ -251,13 +273,7 @@ impl Gateway {
         };
         self.observer.metrics.kept_warm(counted);
         if let (CallResult::Refused { .. }, Some(status)) = (result, status) {
-            let what = format!(
-                "keep warm with access key {} is stopped until upstream accepts the key for a client: upstream refused a \
-                 call ({status})",
-                key.key.id()
-            );
-            let scope = Some(request.lookup.key.scope());
-            self.observer.record_event(NewEvent::new(Event::KeepWarmStopped, what).in_scope(scope));
+            self.record_stop(key, Some(request.lookup.key.scope()), &format!("upstream refused a call ({status})"));
         }
         result
     }

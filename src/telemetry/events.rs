@@ -46,7 +46,7 @@ pub enum Event {
     AdminDenied,
     /// An access key is not used for a while, because upstream refuses it.
     KeySuspended,
-    /// Keep warm does not use an access key for now, because upstream has refused a call of it.
+    /// Keep warm does not use an access key for now, because upstream has refused a call with it.
     KeepWarmStopped,
     /// The memory budget is used up.
     MemoryReached,

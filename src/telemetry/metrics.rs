@@ -120,8 +120,9 @@ families! {
          expect. A rise of `failed`: upstream fails, or does not answer a configured request with a product list. Of \
          `refused`: upstream refuses a configured access key, or the key has no permission in a project.";
     keep_warm_stopped_keys: IntGauge = "workspace_gateway_keep_warm_stopped_keys" [],
-        "Access keys with which the gateway keeps nothing warm, because upstream refused a call ([[keep_warm]]). \
-         Anything but 0: correct the key or its projects. It begins again when upstream accepts the key for a client.";
+        "Access keys with which the gateway keeps nothing warm, because upstream refused a call ([[keep_warm]]): one of \
+         its own, or the signature of a client's. Anything but 0: correct the key or its projects. It begins again when \
+         upstream accepts the key for a client.";
     denials: IntCounterVec = "workspace_gateway_denials_total" ["source"] { [["upstream"], ["memory"]] },
         "Refused credentials. `upstream`: upstream answered 401 or 403; a rise: expired or revoked credentials are in \
          use. `memory`: the gateway repeated that response without a call; a rise: a client keeps sending a refused \

@@ -7,7 +7,8 @@
 //!
 //! An entry or grant that ends early, because a client has invalidated the scope for example, is not replaced before the
 //! request's interval has passed since its last call. Otherwise clients could cause more calls than `check` prints. A
-//! purge is the operator's, and is followed by calls at once.
+//! purge is the operator's, and is followed by calls at once. If there is another purge during such a call, the next
+//! one is made after the shortest time between two calls.
 //!
 //! With each key, one call is made at a time. After calls without an answer, the key and the request wait, and longer
 //! after each further one.
@@ -15,6 +16,7 @@
 use std::time::{Duration, Instant};
 
 use crate::cache::grants::backoff_after;
+use crate::cache::unstorable::Unstorable;
 use crate::config::keep_warm::RESEND_AFTER;
 
 /// If upstream has accepted a key for no client, it is tried once at a random moment of this time.
@@ -51,14 +53,6 @@ pub(super) struct StoredState {
     pub(super) is_backing_off: bool,
 }
 
-impl StoredState {
-    /// Whether a call that was due is still needed, and may be made.
-    pub(super) fn needs_call(&self, now: Instant) -> bool {
-        let is_due = |validity: Option<Validity>| validity.is_none_or(|validity| validity.due() <= now);
-        !self.is_backing_off && (is_due(self.entry) || is_due(self.grant))
-    }
-}
-
 /// What is known about an access key.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct KeyFacts {
@@ -71,8 +65,8 @@ pub(super) struct KeyFacts {
 /// How a call has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum CallResult {
-    /// It has proved the caller. `fresh`: how long its response is fresh. `None` if it was not stored.
-    Proved { fresh: Option<Duration> },
+    /// It was sent at this time, and has proved the caller. `not_stored`: why its response was not stored.
+    Proved { sent: Instant, not_stored: Option<Unstorable> },
     /// Upstream has answered with something else, which an early repetition would not change.
     Answered,
     /// There was no good answer. `retry_after`: upstream's `Retry-After`.
@@ -85,9 +79,9 @@ pub(super) enum CallResult {
 
 /// What to do for an access key.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Next<Q> {
-    /// Send this request, and report how the call has ended.
-    Call(Q),
+pub(super) enum Next<C> {
+    /// Make this call, and report how it has ended.
+    Call(C),
     /// Look again at this time.
     Wait(Instant),
     /// Look again when something has changed.
@@ -101,6 +95,8 @@ pub(super) struct Schedule<K, Q> {
 struct KeySchedule<K, Q> {
     id: K,
     state: KeyState,
+    /// Upstream has refused a call, maybe of a client, so that a client's call must try the key first.
+    needs_trial: bool,
     /// After failures of different requests in a row.
     backoff: Backoff,
     last_failed: Option<Q>,
@@ -123,20 +119,38 @@ enum KeyState {
 
 struct RequestSchedule<Q> {
     request: Q,
-    /// The spacing of its calls that the settings lead to.
+    timing: Timing,
+}
+
+/// What decides when a call for a request is due.
+#[derive(Clone, Copy)]
+pub(super) struct Timing {
+    /// The spacing of the calls that the settings lead to.
     interval: Duration,
     not_before: Instant,
-    /// When upstream last answered a call.
-    answered: Option<Instant>,
-    /// Whether the last response was stored, with a lifetime that is long enough to keep it fresh.
-    can_be_fresh: bool,
+    /// When the last call that upstream has answered was sent, and when it ended.
+    answered: Option<(Instant, Instant)>,
+    /// If its response was not stored: when that call was sent.
+    unstored: Option<Instant>,
+    /// Whether there was a purge during the last proof.
+    was_purged: bool,
     backoff: Backoff,
 }
 
-impl<Q> RequestSchedule<Q> {
-    fn new(request: Q, interval: Duration, now: Instant) -> Self {
+impl Timing {
+    fn new(interval: Duration, now: Instant) -> Self {
         let backoff = Backoff::none(now);
-        Self { request, interval, not_before: now, answered: None, can_be_fresh: true, backoff }
+        Self { interval, not_before: now, answered: None, unstored: None, was_purged: false, backoff }
+    }
+
+    /// The shortest time between two calls. An entry with a shorter lifetime is not kept fresh.
+    fn shortest(&self) -> Duration {
+        MIN_INTERVAL.min(self.interval / 2)
+    }
+
+    /// Whether a call that was due is still needed, and may be made.
+    pub(super) fn is_due(&self, state: StoredState, now: Instant) -> bool {
+        self.due(state, now).0 <= now
     }
 
     /// When a call is due, and when the entry alone would need one.
@@ -144,12 +158,43 @@ impl<Q> RequestSchedule<Q> {
         let earliest = self.not_before.max(self.backoff.until);
         let earliest = if state.is_backing_off { earliest.max(now + RECHECK) } else { earliest };
         let if_missing = match self.answered {
-            Some(answered) if state.purged.is_none_or(|purged| purged <= answered) => answered + self.interval,
+            Some((sent, ended)) if state.purged.is_none_or(|purged| purged <= sent) => ended + self.interval,
             _ => earliest,
         };
-        let entry = state.entry.filter(|_| self.can_be_fresh).map_or(if_missing, |entry| entry.due());
+        let entry = state.entry.filter(|entry| self.can_be_fresh(entry)).map_or(if_missing, |entry| entry.due());
         let grant = state.grant.map_or(if_missing, |grant| grant.due());
         (entry.min(grant).max(earliest), entry)
+    }
+
+    /// Whether calls can keep an entry fresh. They cannot if the last one has not replaced it, or if its lifetime is too
+    /// short.
+    fn can_be_fresh(&self, entry: &Validity) -> bool {
+        entry.length >= self.shortest() && self.unstored.is_none_or(|sent| entry.begin > sent)
+    }
+
+    fn ended(&mut self, result: CallResult, now: Instant) {
+        match result {
+            CallResult::Proved { sent, not_stored } => {
+                let is_purged = not_stored == Some(Unstorable::Purged);
+                // The next call is made at once, unless this one was already made for that reason.
+                if !is_purged || self.was_purged {
+                    self.not_before = now + self.shortest();
+                }
+                self.was_purged = is_purged;
+                self.answered = Some((sent, now));
+                self.unstored = not_stored.map(|_| sent);
+            }
+            CallResult::Answered => {
+                self.not_before = now + self.interval;
+                self.answered = Some((now, now));
+            }
+            CallResult::Refused { .. } => self.not_before = now + self.interval,
+            CallResult::Failed { retry_after } => self.backoff.add_failure(retry_after, now),
+            CallResult::NotSent => self.not_before = now + RECHECK,
+        }
+        if let CallResult::Proved { .. } | CallResult::Answered = result {
+            self.backoff = Backoff::none(now);
+        }
     }
 }
 
@@ -184,9 +229,9 @@ impl<K: Eq + Clone, Q: Eq + Clone> Schedule<K, Q> {
         self.keys.iter().any(|key| key.id == *id && !matches!(key.state, KeyState::Running))
     }
 
-    /// The number of keys with which nothing is sent because upstream has refused a call.
+    /// The number of keys with which nothing is sent because upstream has refused a call: the gateway's, or a client's.
     pub(super) fn stopped_keys(&self) -> usize {
-        self.keys.iter().filter(|key| matches!(key.state, KeyState::Stopped { .. })).count()
+        self.keys.iter().filter(|key| key.is_stopped()).count()
     }
 
     /// Replaces the requests. Each has its key and its interval. What is known of keys and requests that remain is kept.
@@ -201,24 +246,40 @@ impl<K: Eq + Clone, Q: Eq + Clone> Schedule<K, Q> {
             });
             let request = match known {
                 // An equal request may have been built with newer settings.
-                Some(known) => RequestSchedule { request, interval, ..known },
-                None => RequestSchedule::new(request, interval, now),
+                Some(known) => RequestSchedule { request, timing: Timing { interval, ..known.timing } },
+                None => RequestSchedule { request, timing: Timing::new(interval, now) },
             };
             if let Some(key) = self.keys.iter_mut().find(|key| key.id == id) {
                 key.requests.push(request);
                 continue;
             }
-            let (state, backoff, is_calling) = match before.iter().find(|key| key.id == id) {
-                Some(key) => (key.state, key.backoff, key.is_calling),
-                None => (KeyState::NotStarted { try_at: now + FIRST_TRY.mul_f64(random()) }, Backoff::none(now), false),
+            let key = match before.iter().find(|key| key.id == id) {
+                Some(KeySchedule { state, needs_trial, backoff, is_calling, .. }) => KeySchedule {
+                    id,
+                    state: *state,
+                    needs_trial: *needs_trial,
+                    backoff: *backoff,
+                    last_failed: None,
+                    is_calling: *is_calling,
+                    requests: vec![request],
+                },
+                None => KeySchedule {
+                    id,
+                    state: KeyState::NotStarted { try_at: now + FIRST_TRY.mul_f64(random()) },
+                    needs_trial: false,
+                    backoff: Backoff::none(now),
+                    last_failed: None,
+                    is_calling: false,
+                    requests: vec![request],
+                },
             };
-            self.keys.push(KeySchedule { id, state, backoff, last_failed: None, is_calling, requests: vec![request] });
+            self.keys.push(key);
         }
     }
 
-    /// What to do now for a key.
-    pub(super) fn next(&mut self, id: &K, facts: KeyFacts, state: impl Fn(&Q) -> StoredState, now: Instant) -> Next<Q> {
-        let Some(key) = self.keys.iter_mut().find(|key| key.id == *id) else { return Next::WaitForChange };
+    /// Records what is known about a key. Returns whether a client's refused call has stopped it.
+    pub(super) fn update(&mut self, id: &K, facts: KeyFacts) -> bool {
+        let Some(key) = self.keys.iter_mut().find(|key| key.id == *id) else { return false };
         match key.state {
             KeyState::NotStarted { .. } if facts.accepted_call.is_some() => key.state = KeyState::Running,
             KeyState::Stopped { calls } if facts.accepted_call.is_some_and(|number| number > calls) => {
@@ -226,30 +287,39 @@ impl<K: Eq + Clone, Q: Eq + Clone> Schedule<K, Q> {
             }
             _ => {}
         }
-        if key.is_calling || !facts.needs_no_trial {
+        let was_stopped = key.is_stopped();
+        key.needs_trial = !facts.needs_no_trial;
+        // The refused call may be the one that is in progress.
+        key.is_stopped() && !was_stopped && !key.is_calling
+    }
+
+    /// What to do now for a key. A call may have to wait for its turn. Its timing decides whether it is still due then.
+    pub(super) fn next(&mut self, id: &K, state: impl Fn(&Q) -> StoredState, now: Instant) -> Next<(Q, Timing)> {
+        let Some(key) = self.keys.iter_mut().find(|key| key.id == *id) else { return Next::WaitForChange };
+        if key.is_calling || key.is_stopped() {
             return Next::WaitForChange;
         }
-        match key.state {
-            KeyState::Running => {}
-            KeyState::NotStarted { try_at } if try_at <= now => {}
-            KeyState::NotStarted { try_at } => return Next::Wait(try_at),
-            KeyState::Stopped { .. } => return Next::WaitForChange,
+        if let KeyState::NotStarted { try_at } = key.state
+            && try_at > now
+        {
+            return Next::Wait(try_at);
         }
         if key.backoff.until > now {
             return Next::Wait(key.backoff.until);
         }
         let times = key.requests.iter().map(|it| {
-            let (due, entry_due) = it.due(state(&it.request), now);
+            let (due, entry_due) = it.timing.due(state(&it.request), now);
             (due, entry_due, it)
         });
         let times: Vec<_> = times.collect();
         // One that fails again and again must not keep the others from their turn.
-        let order = |(_, entry_due, it): &(Instant, Instant, &RequestSchedule<Q>)| (it.backoff.failures, *entry_due);
+        let order =
+            |(_, entry_due, it): &(Instant, Instant, &RequestSchedule<Q>)| (it.timing.backoff.failures, *entry_due);
         let first = times.iter().filter(|(due, ..)| *due <= now).min_by_key(|it| order(it));
         match first {
             Some((.., it)) => {
                 key.is_calling = true;
-                Next::Call(it.request.clone())
+                Next::Call((it.request.clone(), it.timing))
             }
             None => times.iter().map(|(due, ..)| *due).min().map_or(Next::WaitForChange, Next::Wait),
         }
@@ -273,20 +343,16 @@ impl<K: Eq + Clone, Q: Eq + Clone> Schedule<K, Q> {
         if let CallResult::Refused { calls } = result {
             key.state = KeyState::Stopped { calls };
         }
-        let Some(it) = key.requests.iter_mut().find(|it| it.request == *request) else { return };
-        let shortest = MIN_INTERVAL.min(it.interval / 2);
-        match result {
-            CallResult::Proved { fresh } => {
-                it.not_before = now + shortest;
-                it.can_be_fresh = fresh.is_some_and(|fresh| fresh >= shortest);
-            }
-            CallResult::Answered | CallResult::Refused { .. } => it.not_before = now + it.interval,
-            CallResult::Failed { retry_after } => it.backoff.add_failure(retry_after, now),
-            CallResult::NotSent => it.not_before = now + RECHECK,
+        if let Some(it) = key.requests.iter_mut().find(|it| it.request == *request) {
+            it.timing.ended(result, now);
         }
-        if let CallResult::Proved { .. } | CallResult::Answered = result {
-            (it.backoff, it.answered) = (Backoff::none(now), Some(now));
-        }
+    }
+}
+
+impl<K, Q> KeySchedule<K, Q> {
+    /// Whether nothing is sent before upstream accepts a client's call, because it has refused one.
+    fn is_stopped(&self) -> bool {
+        self.needs_trial || matches!(self.state, KeyState::Stopped { .. })
     }
 }
 

@@ -27,8 +27,10 @@ struct Fixture {
     entries: HashMap<u32, Instant>,
     proved: Option<Instant>,
     purged: Option<Instant>,
-    /// Whether responses are stored.
+    /// Whether responses to calls of keep warm are stored.
     is_storing: bool,
+    /// That of the latest call.
+    timing: Option<Timing>,
 }
 
 impl Fixture {
@@ -36,30 +38,59 @@ impl Fixture {
         let start = Clock::System.now();
         let mut schedule = Schedule::new();
         schedule.set((0..requests).map(|request| ("k", request, INTERVAL)).collect(), start, || 0.5);
-        let (entries, proved, purged) = (HashMap::new(), None, None);
-        Self { schedule, start, now: start, ttl: TTL, grant_ttl: TTL, entries, proved, purged, is_storing: true }
+        Self {
+            schedule,
+            start,
+            now: start,
+            ttl: TTL,
+            grant_ttl: TTL,
+            entries: HashMap::new(),
+            proved: None,
+            purged: None,
+            is_storing: true,
+            timing: None,
+        }
     }
 
     fn next(&mut self, facts: KeyFacts) -> Next<u32> {
-        let Self { schedule, now, ttl, grant_ttl, entries, proved, purged, .. } = self;
-        let grant = proved.map(|begin| Validity { begin, length: *grant_ttl });
-        let state = |request: &u32| StoredState {
-            entry: entries.get(request).map(|begin| Validity { begin: *begin, length: *ttl }),
-            grant,
-            purged: *purged,
+        self.schedule.update(&"k", facts);
+        let states: Vec<_> = (0..100).map(|request| self.state(request)).collect();
+        match self.schedule.next(&"k", |request| states[*request as usize], self.now) {
+            Next::Call((request, timing)) => {
+                self.timing = Some(timing);
+                Next::Call(request)
+            }
+            Next::Wait(at) => Next::Wait(at),
+            Next::WaitForChange => Next::WaitForChange,
+        }
+    }
+
+    fn state(&self, request: u32) -> StoredState {
+        let validity = |begin, length| Validity { begin, length };
+        StoredState {
+            entry: self.entries.get(&request).map(|begin| validity(*begin, self.ttl)),
+            grant: self.proved.map(|begin| validity(begin, self.grant_ttl)),
+            purged: self.purged,
             is_backing_off: false,
-        };
-        schedule.next(&"k", facts, state, *now)
+        }
     }
 
     fn ended(&mut self, request: u32, result: CallResult) {
-        if let CallResult::Proved { .. } = result {
-            if self.is_storing {
-                self.entries.insert(request, self.now);
-            }
-            self.proved = Some(self.now);
-        }
         self.schedule.ended(&"k", &request, result, self.now);
+    }
+
+    /// The call has been answered well at once.
+    fn proved(&mut self, request: u32) {
+        self.proved = Some(self.now);
+        self.is_storing.then(|| self.entries.insert(request, self.now));
+        let not_stored = (!self.is_storing).then_some(Unstorable::CacheDirectives);
+        self.ended(request, CallResult::Proved { sent: self.now, not_stored });
+    }
+
+    /// A client's call has been answered well at once.
+    fn refreshed(&mut self, request: u32) {
+        self.proved = Some(self.now);
+        self.entries.insert(request, self.now);
     }
 
     /// Lets time pass. Each call is answered well at once. Returns when which request was sent, in seconds.
@@ -69,7 +100,7 @@ impl Fixture {
             match self.next(accepted(1)) {
                 Next::Call(request) => {
                     calls.push(((self.now - self.start).as_secs(), request));
-                    self.ended(request, CallResult::Proved { fresh: Some(self.ttl) });
+                    self.proved(request);
                 }
                 Next::Wait(at) if at < end => self.now = at,
                 _ => {
@@ -132,33 +163,33 @@ fn a_request_that_is_not_needed_is_looked_at_again_a_second_later() {
 fn one_call_is_made_at_a_time_with_each_key() {
     let mut fixture = Fixture::new(2);
     fixture.schedule.set(vec![("k", 0, TTL), ("k", 1, TTL), ("l", 2, TTL)], fixture.now, || 0.0);
+    fixture.schedule.update(&"l", accepted(1));
     assert_eq!(fixture.next(accepted(1)), Next::Call(0));
     assert_eq!(fixture.next(accepted(1)), Next::WaitForChange);
-    let other = fixture.schedule.next(&"l", accepted(1), |_| StoredState::default(), fixture.now);
-    assert_eq!(other, Next::Call(2));
-    fixture.ended(0, CallResult::Proved { fresh: Some(TTL) });
+    let other = fixture.schedule.next(&"l", |_| StoredState::default(), fixture.now);
+    assert!(matches!(other, Next::Call((2, _))));
+    fixture.proved(0);
     assert_eq!(fixture.next(accepted(1)), Next::Call(1));
 }
 
 #[test]
 fn without_an_accepted_client_there_is_one_try_at_a_random_moment_of_five_minutes() {
-    for result in [
-        CallResult::Proved { fresh: Some(TTL) },
-        CallResult::Refused { calls: 1 },
-        CallResult::Failed { retry_after: None },
-    ] {
+    for result in [None, Some(CallResult::Refused { calls: 1 }), Some(CallResult::Failed { retry_after: None })] {
         let mut fixture = Fixture::new(2);
         assert_eq!(fixture.next(UNTRIED), Next::Wait(fixture.start + FIRST_TRY / 2));
         fixture.now += FIRST_TRY / 2;
         assert_eq!(fixture.next(UNTRIED), Next::Call(0));
-        fixture.ended(0, result);
-        let next = fixture.next(UNTRIED);
-        match result {
-            CallResult::Proved { .. } => assert_eq!(next, Next::Call(1)),
+        let expected = match result {
+            None => Next::Call(1),
             // Without an answer the key has not been tried.
-            CallResult::Failed { .. } => assert_eq!(next, Next::Wait(fixture.now + 5 * SECOND)),
-            _ => assert_eq!(next, Next::WaitForChange),
+            Some(CallResult::Failed { .. }) => Next::Wait(fixture.now + 5 * SECOND),
+            Some(_) => Next::WaitForChange,
+        };
+        match result {
+            None => fixture.proved(0),
+            Some(result) => fixture.ended(0, result),
         }
+        assert_eq!(fixture.next(UNTRIED), expected);
     }
     let mut fixture = Fixture::new(1);
     assert_eq!(fixture.next(accepted(1)), Next::Call(0), "a client is first");
@@ -178,17 +209,33 @@ fn a_refusal_stops_until_a_later_call_of_a_client_is_accepted() {
     ] {
         assert_eq!(fixture.next(facts), expected, "{facts:?}");
     }
-    fixture.ended(1, CallResult::Proved { fresh: Some(TTL) });
+    fixture.proved(1);
     assert_eq!(fixture.next(accepted(10)), Next::Wait(fixture.now + INTERVAL));
 }
 
 #[test]
-fn a_key_that_needs_a_trial_is_not_used() {
+fn a_key_that_needs_a_trial_is_not_used_and_counts_as_stopped() {
     let mut fixture = Fixture::new(1);
     fixture.now += FIRST_TRY;
+    assert!(!fixture.schedule.update(&"k", UNTRIED));
+    assert_eq!(fixture.schedule.stopped_keys(), 0, "it has not been tried");
     let refused = KeyFacts { accepted_call: None, needs_no_trial: false };
+    assert!(fixture.schedule.update(&"k", refused), "it is stopped now");
+    assert!(!fixture.schedule.update(&"k", refused), "it was stopped before");
     assert_eq!(fixture.next(refused), Next::WaitForChange);
     assert_eq!(fixture.next(KeyFacts { accepted_call: Some(1), ..refused }), Next::WaitForChange);
+    fixture.schedule.set(vec![("k", 1, TTL)], fixture.now, || 0.0);
+    assert_eq!(fixture.schedule.stopped_keys(), 1, "also after a reload");
+    assert_eq!(fixture.next(accepted(2)), Next::Call(1));
+    assert_eq!(fixture.schedule.stopped_keys(), 0);
+    assert!(!fixture.schedule.update(&"k", refused), "this may be the refusal of the call in progress");
+    fixture.ended(1, CallResult::Refused { calls: 3 });
+    assert!(!fixture.schedule.update(&"k", refused));
+    assert_eq!(fixture.schedule.stopped_keys(), 1);
+    // Another secret is another key, and upstream counts the refusals of both together.
+    fixture.schedule.set(vec![("l", 1, TTL)], fixture.now, || 0.0);
+    assert!(fixture.schedule.update(&"l", refused));
+    assert_eq!(fixture.schedule.stopped_keys(), 1);
 }
 
 #[test]
@@ -218,7 +265,7 @@ fn a_request_that_always_fails_does_not_stop_the_others() {
             }
             Next::Call(request) => {
                 others += 1;
-                fixture.ended(request, CallResult::Proved { fresh: Some(TTL) });
+                fixture.proved(request);
             }
             Next::Wait(at) => fixture.now = at,
             Next::WaitForChange => panic!("it stops"),
@@ -230,21 +277,65 @@ fn a_request_that_always_fails_does_not_stop_the_others() {
 
 #[test]
 fn what_cannot_be_kept_fresh_costs_no_more_than_the_settings_say() {
-    for (result, expected) in [
-        (CallResult::Answered, INTERVAL),
-        (CallResult::Proved { fresh: None }, INTERVAL),
-        (CallResult::Proved { fresh: Some(29 * SECOND) }, INTERVAL),
-        (CallResult::Proved { fresh: Some(30 * SECOND) }, MIN_INTERVAL),
-    ] {
+    for (is_storing, ttl, expected) in
+        [(false, TTL, INTERVAL), (true, 29 * SECOND, INTERVAL), (true, 30 * SECOND, MIN_INTERVAL)]
+    {
         let mut fixture = Fixture::new(1);
+        (fixture.is_storing, fixture.ttl) = (is_storing, ttl);
         assert_eq!(fixture.next(accepted(1)), Next::Call(0));
-        match result {
-            CallResult::Proved { fresh: Some(fresh) } => fixture.ttl = fresh,
-            _ => fixture.is_storing = false,
-        }
-        fixture.ended(0, result);
-        assert_eq!(fixture.next(accepted(1)), Next::Wait(fixture.now + expected), "{result:?}");
+        fixture.proved(0);
+        assert_eq!(fixture.next(accepted(1)), Next::Wait(fixture.now + expected), "{is_storing} {ttl:?}");
     }
+    let mut fixture = Fixture::new(1);
+    assert_eq!(fixture.next(accepted(1)), Next::Call(0));
+    fixture.ended(0, CallResult::Answered);
+    assert_eq!(fixture.next(accepted(1)), Next::Wait(fixture.now + INTERVAL));
+}
+
+#[test]
+fn what_is_due_is_still_due_when_its_turn_comes_unless_a_client_has_refreshed_it() {
+    // The entry and the grant hold, but calls cannot replace this entry.
+    let mut fixture = Fixture::new(1);
+    fixture.grant_ttl = 60 * MINUTE;
+    fixture.refreshed(0);
+    fixture.now += INTERVAL;
+    assert_eq!(fixture.next(accepted(1)), Next::Call(0));
+    fixture.is_storing = false;
+    fixture.proved(0);
+    fixture.ttl = 60 * MINUTE;
+    assert_eq!(fixture.next(accepted(1)), Next::Wait(fixture.now + INTERVAL), "not before the interval");
+    fixture.now += INTERVAL;
+    assert_eq!(fixture.next(accepted(1)), Next::Call(0));
+    assert!(fixture.timing.unwrap().is_due(fixture.state(0), fixture.now), "the call is made");
+    // While it waits for its turn, a client's call stores a response.
+    fixture.now += SECOND;
+    fixture.refreshed(0);
+    assert!(!fixture.timing.unwrap().is_due(fixture.state(0), fixture.now));
+    fixture.ended(0, CallResult::NotSent);
+    assert_eq!(fixture.next(accepted(1)), Next::Wait(fixture.now + 54 * MINUTE), "nor every second from now on");
+}
+
+#[test]
+fn what_a_purge_removes_during_a_call_is_fetched_once_more_at_once() {
+    let mut fixture = Fixture::new(1);
+    fixture.calls(INTERVAL);
+    assert_eq!(fixture.next(accepted(1)), Next::Call(0));
+    // Each of these calls takes two seconds, and there is a purge meanwhile.
+    for delay in [Duration::ZERO, MIN_INTERVAL, MIN_INTERVAL] {
+        let sent = fixture.now;
+        fixture.purged = Some(sent + SECOND);
+        fixture.entries.clear();
+        fixture.now += 2 * SECOND;
+        fixture.ended(0, CallResult::Proved { sent, not_stored: Some(Unstorable::Purged) });
+        fixture.proved = Some(sent);
+        if !delay.is_zero() {
+            assert_eq!(fixture.next(accepted(1)), Next::Wait(fixture.now + delay));
+            fixture.now += delay;
+        }
+        assert_eq!(fixture.next(accepted(1)), Next::Call(0), "{delay:?}");
+    }
+    fixture.proved(0);
+    assert_eq!(fixture.next(accepted(1)), Next::Wait(fixture.now + INTERVAL));
 }
 
 #[test]
@@ -283,7 +374,7 @@ fn a_reload_keeps_what_is_known_and_forgets_removed_keys() {
     assert_eq!(fixture.next(accepted(6)), Next::Call(1));
     fixture.schedule.set(Vec::new(), fixture.now, || 0.0);
     assert_eq!((fixture.next(accepted(6)), fixture.schedule.keys()), (Next::WaitForChange, vec![]));
-    fixture.ended(1, CallResult::Proved { fresh: Some(TTL) });
+    fixture.proved(1);
     fixture.schedule.set(vec![("k", 1, TTL)], fixture.now, || 1.0);
     assert_eq!(fixture.next(UNTRIED), Next::Wait(fixture.now + FIRST_TRY), "it is new");
 }
