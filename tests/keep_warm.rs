@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Response, StatusCode};
@@ -58,6 +58,8 @@ enum Answer {
     ListFor(u32),
     Status(StatusCode),
     RetryAfter(u32),
+    /// A list, or a 429 if there was another one within a minute.
+    OnceAMinute,
     Unreachable,
 }
 
@@ -66,6 +68,8 @@ struct Services {
     answer: Mutex<Answer>,
     latency: Mutex<Duration>,
     calls: Mutex<Vec<ListCall>>,
+    /// When the latest list was answered, and how many calls were throttled.
+    answered: Mutex<(Option<Instant>, usize)>,
 }
 
 impl Services {
@@ -99,6 +103,17 @@ impl Answers for Services {
                 *response.status_mut() = StatusCode::TOO_MANY_REQUESTS;
                 response.headers_mut().insert("retry-after", HeaderValue::from(seconds));
             }
+            Answer::OnceAMinute => {
+                let mut answered = self.answered.lock().unwrap();
+                if answered.0.is_some_and(|at| call.at < at + MINUTE) {
+                    answered.1 += 1;
+                    let body = r#"{"error_code":"APIGW.0308","error_msg":"The throttling threshold has been reached: policy user over ratelimit,limit:1,time:1 minute"}"#;
+                    *response.body_mut() = Bytes::from_static(body.as_bytes());
+                    *response.status_mut() = StatusCode::TOO_MANY_REQUESTS;
+                } else {
+                    answered.0 = Some(call.at);
+                }
+            }
             Answer::Unreachable => return Err(UpstreamError::Connect("refused".to_owned())),
         }
         response.headers_mut().insert("etag", HeaderValue::from_static("\"e\""));
@@ -127,7 +142,7 @@ impl Warm {
 
     fn with(config: &Config) -> Self {
         let (answer, latency) = (Mutex::new(Answer::List), Mutex::new(LATENCY));
-        let services = Arc::new(Services { answer, latency, calls: Mutex::default() });
+        let services = Arc::new(Services { answer, latency, calls: Mutex::default(), answered: Mutex::default() });
         let upstream = Arc::new(InProcess(Arc::clone(&services)));
         let gateway = Gateway::with_upstream(upstream, config, Clock::System, Random::seeded([7; 32])).unwrap();
         let keeping = tokio::spawn(Arc::clone(&gateway).keep_warm());
@@ -506,6 +521,31 @@ async fn access_keys_do_not_wait_for_each_other() {
     sleep(SECOND).await;
     let credentials: BTreeSet<_> = warm.services.take_calls().into_iter().map(|call| call.credential).collect();
     assert_eq!(credentials, BTreeSet::from(["AK".to_owned(), "BK".to_owned()]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_limit_of_upstream_for_one_operation_does_not_hold_back_the_others() {
+    let quota = "[[quota]]\nservice = \"workspace\"\npolicy = \"api\"\nlimit = 1\nwindow = \"1h\"\n";
+    let warm = Warm::started(quota, &[LINUX, APPS]).await;
+    for _ in 0..3 {
+        sleep(17 * MINUTE).await;
+        assert!(warm.is_warm(APPS).await && !warm.is_warm(LINUX).await);
+    }
+    assert_eq!(warm.metric(FAILED), 0.0);
+    sleep(10 * MINUTE).await;
+    let calls = warm.services.take_calls();
+    assert_eq!(calls.iter().filter(|call| call.target == LINUX).count(), 1, "when its window has passed");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_learnt_limit_that_holds_back_nothing_else_stays_known() {
+    let settings = "[cache]\nttl = \"1m\"\n";
+    let warm = Warm::started(settings, &[LINUX, WINDOWS, OTHER]).await;
+    warm.services.answer(Answer::OnceAMinute);
+    sleep(59 * MINUTE).await;
+    let (calls, throttled) = (warm.services.take_calls().len(), warm.services.answered.lock().unwrap().1);
+    println!("{calls} calls, {throttled} throttled");
+    assert!(calls >= 55 && throttled <= 2, "{calls} calls, {throttled} throttled");
 }
 
 #[tokio::test(start_paused = true)]

@@ -20,7 +20,7 @@ use crate::seal::Sealer;
 use crate::signing::ring::VerifiedRequest;
 use crate::upstream::gate::{Class, Gate, GateCall, Permit};
 use crate::upstream::key_breaker::{KeyBreaker, KeyPermit, SignatureOutcome, Suspended};
-use crate::upstream::quota::{Hold, Ledger};
+use crate::upstream::quota::{Hold, Ledger, LimitKind};
 use crate::upstream::successes::Successes;
 use crate::upstream::{Fault, UpstreamError};
 
@@ -163,6 +163,18 @@ impl Fetcher {
     pub(super) fn held_for(&self, request: &CacheRequest, class: Class) -> Option<Duration> {
         let service = request.lookup.key.operation().service;
         self.gate.hold(service, &request.gate_call(class)).map(|hold| hold.left)
+    }
+
+    /// Until when a limit of upstream holds back a call that waits for this and is not in the queue, at least.
+    pub(super) fn hold_until(&self, request: &CacheRequest, class: Class, now: Instant) -> Option<Instant> {
+        let (service, call) = (request.lookup.key.operation().service, request.gate_call(class));
+        let hold = self.gate.hold(service, &call)?;
+        // Otherwise a learnt limit would end, because it seems to hold back nothing.
+        let draw = self.gate.draw(&call);
+        for kind in [LimitKind::Own, LimitKind::Shared] {
+            self.ledger.hold_call(service, &draw, kind, 0, now);
+        }
+        Some(hold.until)
     }
 
     /// Whether a call would wait for other calls of its client or its access key. Such a caller must not lead a shared

@@ -185,7 +185,8 @@ impl Gateway {
         for key in schedule.keys() {
             let now = self.clock.now();
             let state = |request: &WarmRequest| self.stored_state(&request.0, now);
-            match schedule.next(&key, state, now) {
+            let held = |request: &WarmRequest| self.fetcher.hold_until(&request.0, Class::KeepWarm, now);
+            match schedule.next(&key, state, held, now) {
                 Next::Call((request, timing)) => {
                     let call = Arc::clone(self).make_warm_call(key.clone(), request.clone(), timing);
                     calls.start(key, request, call);

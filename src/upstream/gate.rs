@@ -221,7 +221,7 @@ impl Gate {
     }
 
     /// What decides which limits a call draws from.
-    fn draw(&self, call: &GateCall) -> Draw {
+    pub(crate) fn draw(&self, call: &GateCall) -> Draw {
         let share = match (self.kind, call.class) {
             (GateKind::Relays, _) => Share::Relayed,
             (GateKind::Lists, Class::Unknown | Class::HalfClosed) => Share::Unknown,

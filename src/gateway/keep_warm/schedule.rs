@@ -10,8 +10,9 @@
 //! purge is the operator's, and is followed by calls at once. If there is another purge during such a call, the next
 //! one is made after the shortest time between two calls.
 //!
-//! With each key, one call is made at a time. After calls without an answer, the key and the request wait, and longer
-//! after each further one.
+//! With each key, one call is made at a time. One that a limit of upstream would hold back is not begun, so that the
+//! others do not wait for it. After calls without an answer, the key and the request wait, and longer after each further
+//! one.
 
 use std::time::{Duration, Instant};
 
@@ -293,8 +294,15 @@ impl<K: Eq + Clone, Q: Eq + Clone> Schedule<K, Q> {
         key.is_stopped() && !was_stopped && !key.is_calling
     }
 
-    /// What to do now for a key. A call may have to wait for its turn. Its timing decides whether it is still due then.
-    pub(super) fn next(&mut self, id: &K, state: impl Fn(&Q) -> StoredState, now: Instant) -> Next<(Q, Timing)> {
+    /// What to do now for a key. `held`: until when a limit of upstream holds back a call that is due. A call may have to
+    /// wait for its turn. Its timing decides whether it is still due then.
+    pub(super) fn next(
+        &mut self,
+        id: &K,
+        state: impl Fn(&Q) -> StoredState,
+        held: impl Fn(&Q) -> Option<Instant>,
+        now: Instant,
+    ) -> Next<(Q, Timing)> {
         let Some(key) = self.keys.iter_mut().find(|key| key.id == *id) else { return Next::WaitForChange };
         if key.is_calling || key.is_stopped() {
             return Next::WaitForChange;
@@ -309,7 +317,8 @@ impl<K: Eq + Clone, Q: Eq + Clone> Schedule<K, Q> {
         }
         let times = key.requests.iter().map(|it| {
             let (due, entry_due) = it.timing.due(state(&it.request), now);
-            (due, entry_due, it)
+            let held = if due <= now { held(&it.request) } else { None };
+            (held.unwrap_or(due), entry_due, it)
         });
         let times: Vec<_> = times.collect();
         // One that fails again and again must not keep the others from their turn.

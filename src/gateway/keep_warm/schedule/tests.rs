@@ -29,6 +29,7 @@ struct Fixture {
     purged: Option<Instant>,
     /// Whether responses to calls of keep warm are stored.
     is_storing: bool,
+    held: HashMap<u32, Instant>,
     /// That of the latest call.
     timing: Option<Timing>,
 }
@@ -48,6 +49,7 @@ impl Fixture {
             proved: None,
             purged: None,
             is_storing: true,
+            held: HashMap::new(),
             timing: None,
         }
     }
@@ -55,7 +57,9 @@ impl Fixture {
     fn next(&mut self, facts: KeyFacts) -> Next<u32> {
         self.schedule.update(&"k", facts);
         let states: Vec<_> = (0..100).map(|request| self.state(request)).collect();
-        match self.schedule.next(&"k", |request| states[*request as usize], self.now) {
+        let (state, held) =
+            (|request: &u32| states[*request as usize], |request: &u32| self.held.get(request).copied());
+        match self.schedule.next(&"k", state, held, self.now) {
             Next::Call((request, timing)) => {
                 self.timing = Some(timing);
                 Next::Call(request)
@@ -166,10 +170,22 @@ fn one_call_is_made_at_a_time_with_each_key() {
     fixture.schedule.update(&"l", accepted(1));
     assert_eq!(fixture.next(accepted(1)), Next::Call(0));
     assert_eq!(fixture.next(accepted(1)), Next::WaitForChange);
-    let other = fixture.schedule.next(&"l", |_| StoredState::default(), fixture.now);
+    let other = fixture.schedule.next(&"l", |_| StoredState::default(), |_| None, fixture.now);
     assert!(matches!(other, Next::Call((2, _))));
     fixture.proved(0);
     assert_eq!(fixture.next(accepted(1)), Next::Call(1));
+}
+
+#[test]
+fn a_call_that_a_limit_holds_back_does_not_delay_the_others() {
+    let mut fixture = Fixture::new(3);
+    fixture.held.insert(0, fixture.start + 100 * SECOND);
+    fixture.held.insert(1, fixture.start + 50 * SECOND);
+    assert_eq!(fixture.next(accepted(1)), Next::Call(2));
+    fixture.proved(2);
+    assert_eq!(fixture.next(accepted(1)), Next::Wait(fixture.start + 50 * SECOND));
+    fixture.held.clear();
+    assert_eq!(fixture.next(accepted(1)), Next::Call(0));
 }
 
 #[test]
