@@ -42,6 +42,7 @@ BACKOFFS, WAIT, DIRECTIVES = "src/cache/backoffs.rs", "src/gateway/wait.rs", "sr
 VALIDATE, SUCCESSES = "src/request/validate.rs", "src/upstream/successes.rs"
 SKEW, REMEMBERED = "src/clock/skew.rs", "src/gateway/remembered.rs"
 RENEWAL, BACKGROUND = "src/cache/grants/renewal.rs", "src/gateway/background.rs"
+PENDING = "src/cache/grants/pending.rs"
 PROVE, ROLE, CALLS = "src/gateway/prove.rs", "src/gateway/role.rs", "src/cache/flights/calls.rs"
 
 # Name, the rule that it breaks (invariants are those of src/lib.rs), file, text, replacement.
@@ -63,8 +64,8 @@ MUTATIONS = [
     (
         "denial-keeps-grant",
         "grants: a 401 or 403 ends the grant immediately",
-        GRANTS,
-        "            tables.grants.remove(&caller_scope);\n",
+        PENDING,
+        "            is_of_known |= tables.grants.remove(&caller_scope).is_some();\n",
         "",
     ),
     (
@@ -77,21 +78,21 @@ MUTATIONS = [
     (
         "denial-not-remembered",
         "grants: a denial is remembered for denial_ttl",
-        GRANTS,
+        PENDING,
         "refusal.filter(|refusal| is_latest && refusal.size()",
         "refusal.filter(|refusal| false && is_latest && refusal.size()",
     ),
     (
         "denial-remembered-too-long",
         "grants: a denial is not remembered for longer than denial_ttl",
-        GRANTS,
+        PENDING,
         "let until = now + tables.settings.denial_ttl;",
         "let until = now + 2 * tables.settings.denial_ttl;",
     ),
     (
         "old-denial-remembered",
         "grants: a denial of a call sent before the proof is not remembered",
-        GRANTS,
+        PENDING,
         "let is_latest = !self.was_proved_later && tables.proved(&caller_scope).is_none_or(|proved| proved <= self.sent);",
         "let is_latest = true;",
     ),
@@ -790,7 +791,7 @@ MUTATIONS = [
     (
         "401-ends-one-grant",
         "invariant 9: a 401 ends all grants of its caller in the service",
-        GRANTS,
+        PENDING,
         "if status == StatusCode::UNAUTHORIZED {",
         "if false && status == StatusCode::UNAUTHORIZED {",
     ),
@@ -839,7 +840,7 @@ MUTATIONS = [
     (
         "suspension-never-lifted",
         "invariant 9: the service's own code restores the suspended grants",
-        GRANTS,
+        PENDING,
         "if by == RefusedBy::ApiGateway\n            && let Some(ended)",
         "if let Some(ended)",
     ),
