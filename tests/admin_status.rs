@@ -1,5 +1,6 @@
 //! The status page and its data: figures that equal `/metrics`, stored entries, events and active settings.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Method, StatusCode};
@@ -93,6 +94,31 @@ async fn the_status_figures_equal_the_metrics() {
     assert_eq!(workspace["url"], world.simulator.url(Service::Workspace));
     assert_eq!(workspace["count"], 4);
     assert_eq!(workspace["requests"]["401"], metric("upstream_requests_total{service=\"workspace\",status=\"401\"}"));
+}
+
+#[tokio::test]
+async fn the_status_has_the_limits_of_upstream_and_what_they_hold_back() {
+    let limit = "[[quota]]\nservice = \"workspace\"\npolicy = \"ip\"\nlimit = 1\nwindow = \"1h\"\n";
+    let world = Arc::new(World::with(limit).await);
+    world.get(LIST).await;
+    let held = tokio::spawn({
+        let world = Arc::clone(&world);
+        async move { world.get(&format!("{LIST}?limit=2")).await }
+    });
+    world.until_metric("workspace_gateway_quota_waiting{policy=\"ip\",service=\"workspace\"}", 1.0).await;
+    world.clock.advance(Duration::from_secs(60));
+    let status = status(&world).await;
+    let limit = &status["quotas"][0];
+    let figures =
+        ["service", "policy", "operation", "calls", "used", "remaining", "is_configured"].map(|at| &limit[at]);
+    let expected = [json!("workspace"), json!("ip"), Value::Null, json!(1), json!(1), json!(0), json!(true)];
+    assert_eq!(figures, expected.each_ref());
+    let left = limit["free_in_seconds"].as_f64().unwrap();
+    assert!((3539.0..3540.2).contains(&left), "{left}");
+    let totals =
+        json!({ "waiting": 1, "waits": 0, "wait_seconds": 0.0, "refused_by_upstream": 0, "refused_by_gateway": 0 });
+    assert_eq!(status["quota_policies"]["ip"], totals);
+    held.abort();
 }
 
 #[tokio::test]

@@ -143,6 +143,46 @@ async fn retry_after_is_followed_to_its_end() {
     assert_eq!((reply.status(), world.calls()), (StatusCode::TOO_MANY_REQUESTS, 0));
 }
 
+/// The value of a series in the metrics.
+fn metric(world: &World, series: &str) -> f64 {
+    let page = world.gateway.metrics().encode().unwrap();
+    let line = page.lines().find_map(|line| line.strip_prefix(&format!("workspace_gateway_{series} ")));
+    line.unwrap_or_else(|| panic!("no {series}")).parse().unwrap()
+}
+
+const USER_QUOTA: &str = "[[quota]]\nservice = \"workspace\"\npolicy = \"user\"\nlimit = 2\nwindow = \"10s\"\n";
+
+#[tokio::test(start_paused = true)]
+async fn waits_for_a_quota_are_measured_without_the_wait_for_a_slot() {
+    let world = Arc::new(World::new(&format!("[upstream]\nmax_calls_per_caller = 1\n{USER_QUOTA}")));
+    let mut requests = JoinSet::new();
+    for list in 0..3 {
+        let world = Arc::clone(&world);
+        requests.spawn(async move { world.get("a", list).await });
+    }
+    sleep(SECOND).await;
+    let waiting = || metric(&world, "quota_waiting{policy=\"user\",service=\"workspace\"}");
+    assert_eq!((world.calls(), waiting()), (2, 1.0));
+    let mut times: Vec<_> = requests.join_all().await.into_iter().map(|(_, time)| time).collect();
+    times.sort();
+    // The second waits for the slot of the first. The third does, too, and then for the quota: a window and 1 % of it
+    // after the first.
+    let last = Duration::from_millis(10_100);
+    assert_eq!(times, [LATENCY, 2 * LATENCY, last + LATENCY]);
+    let waits = ["count", "sum"].map(|of| metric(&world, &format!("quota_wait_seconds_{of}{{policy=\"user\"}}")));
+    assert_eq!((waits, waiting()), ([1.0, (last - 2 * LATENCY).as_secs_f64()], 0.0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_wait_of_a_request_whose_turn_comes_too_late_is_measured() {
+    let world = World::new("[[quota]]\nservice = \"workspace\"\npolicy = \"ip\"\nlimit = 1\nwindow = \"1h\"\n");
+    world.get("a", 0).await;
+    assert_eq!(world.get("a", 1).await.0.status(), StatusCode::TOO_MANY_REQUESTS);
+    let waits = ["count", "sum"].map(|of| metric(&world, &format!("quota_wait_seconds_{of}{{policy=\"ip\"}}")));
+    assert_eq!(waits, [1.0, 35.0], "upstream.answer_timeout");
+    assert_eq!(metric(&world, "quota_refusals_total{policy=\"ip\",source=\"gateway\"}"), 1.0);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_caller_with_a_grant_gets_a_stale_response_at_once() {
     let world = World::new("ttl = \"10s\"\nstale_while_revalidate = \"0s\"\n");

@@ -14,11 +14,12 @@ use strum::VariantArray;
 
 use super::{Page, json};
 use crate::cache::staleness::{Answers, OperationStaleness, ProjectStaleness};
-use crate::catalogue::{Operation, Service};
+use crate::catalogue::{Operation, QuotaPolicy, Service};
 use crate::config::Mode;
 use crate::gateway::{ActiveConfig, Gateway, LimitState};
 use crate::telemetry::events::RecordedEvent;
 use crate::telemetry::logs;
+use crate::telemetry::metrics::Metrics;
 use crate::telemetry::outcome::Outcome;
 use crate::telemetry::savings::{RequestSeries, Savings};
 use crate::telemetry::series::{HistogramSnapshot, Series};
@@ -45,6 +46,7 @@ struct Status {
     keep_warm: KeepWarmSummary,
     upstream: Vec<UpstreamSummary>,
     quotas: Vec<QuotaSummary>,
+    quota_policies: BTreeMap<&'static str, QuotaPolicySummary>,
     misses: Counts,
     unstored: Counts,
     bypasses: Counts,
@@ -110,11 +112,26 @@ struct QuotaSummary {
     operation: Option<String>,
     calls: u32,
     window_seconds: f64,
-    /// For limits by user or application: of the caller with the fewest.
+    /// The calls that count now. For limits by user or application: of the caller with the fewest remaining.
+    used: u32,
     remaining: u32,
+    /// How long it is until the next call can be sent; 0 if one can be sent now.
+    free_in_seconds: f64,
     is_configured: bool,
     /// Whether it holds back proved callers that have not met it.
     binds_all: bool,
+}
+
+/// What the limits of one policy have done since the start.
+#[derive(Serialize)]
+struct QuotaPolicySummary {
+    /// Calls that they hold back now.
+    waiting: u64,
+    /// Calls that they have held back, if a client waited for them.
+    waits: u64,
+    wait_seconds: f64,
+    refused_by_upstream: u64,
+    refused_by_gateway: u64,
 }
 
 /// What is held for clients, without the cache.
@@ -257,6 +274,7 @@ fn status(gateway: &Gateway, proxy: SocketAddr) -> Status {
         },
         upstream: active.catalogue().services().map(|service| upstream(gateway, &active, service)).collect(),
         quotas: gateway.limits().into_iter().flat_map(|(service, states)| quotas(service, states)).collect(),
+        quota_policies: QuotaPolicy::VARIANTS.iter().map(|policy| quota_policy(metrics, policy.into_str())).collect(),
         misses: by(&metrics.misses, "reason"),
         unstored: by(&metrics.unstored, "reason"),
         bypasses: by(&metrics.bypasses, "reason"),
@@ -272,10 +290,25 @@ fn quotas(service: Service, states: Vec<LimitState>) -> impl Iterator<Item = Quo
         operation: state.operation.map(|operation| operation.to_string()),
         calls: state.quota.calls,
         window_seconds: state.quota.window.as_secs_f64(),
+        used: state.used,
         remaining: state.remaining,
+        free_in_seconds: state.free_in.as_secs_f64(),
         is_configured: state.is_configured,
         binds_all: state.binds_all,
     })
+}
+
+fn quota_policy(metrics: &Metrics, policy: &'static str) -> (&'static str, QuotaPolicySummary) {
+    let waits = Series::of(&metrics.quota_wait).histogram(&[], "policy", |of| of == policy);
+    let refusals = Series::of(&metrics.quota_refusals);
+    let summary = QuotaPolicySummary {
+        waiting: Series::of(&metrics.quota_waiting).sum(&[("policy", policy)]),
+        waits: waits.count,
+        wait_seconds: waits.sum,
+        refused_by_upstream: refusals.sum(&[("policy", policy), ("source", "upstream")]),
+        refused_by_gateway: refusals.sum(&[("policy", policy), ("source", "gateway")]),
+    };
+    (policy, summary)
 }
 
 fn gauge(gauge: &IntGauge) -> u64 {

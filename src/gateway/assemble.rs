@@ -155,8 +155,9 @@ impl Gateway {
         let [shared_flights, lone_flights] = [limits; 2].map(|limits| Arc::new(Flights::new(limits)));
         let proofs = Arc::new(Flights::new(limits));
         let ledger = Arc::new(Ledger::default());
-        upstream_setup::watch_quotas(&ledger, &clock, &metrics);
-        let [gate, relay_gate] = upstream_setup::gates(&settings.upstream, &metrics, &ledger, &clock);
+        let gates = upstream_setup::gates(&settings.upstream, &metrics, &ledger, &clock);
+        upstream_setup::watch_quotas(&ledger, &gates, &clock, &metrics);
+        let [gate, relay_gate] = gates;
         let budget = Budget::new(budget_size(&config.settings));
         let (max_size, evictions) = (settings.cache.max_size.0, metrics.eviction_counter());
         let store = Arc::new(Store::new(max_size, Arc::clone(&budget), Arc::clone(&revocations), evictions));

@@ -15,7 +15,7 @@ use crate::telemetry::metrics::Metrics;
 use crate::telemetry::sources::{QueueUsage, QuotaUsage};
 use crate::upstream::Authorities;
 use crate::upstream::client::{CallLimits, HttpClient};
-use crate::upstream::gate::{self, Class, Gate, GateKind, GateUsage};
+use crate::upstream::gate::{self, Class, Gate, GateKind, GateUsage, HeldCalls, OnQuotaWait};
 use crate::upstream::quota::Ledger;
 
 /// What a client is built from. A reload builds a new client only if this has changed, because a new client has to open
@@ -86,8 +86,9 @@ pub(super) fn gates(
     clock: &Clock,
 ) -> [Arc<Gate>; 2] {
     let limits = gate::GateLimits { calls: settings.max_calls.0, per_caller: settings.max_calls_per_caller.0 };
+    let on_quota_wait: OnQuotaWait = Arc::new(metrics.quota_wait_recorder());
     let gates = [GateKind::Lists, GateKind::Relays]
-        .map(|kind| Arc::new(Gate::new(kind, limits, Arc::clone(ledger), clock.clone())));
+        .map(|kind| Arc::new(Gate::new(kind, limits, Arc::clone(ledger), Arc::clone(&on_quota_wait), clock.clone())));
     let observed = gates.clone();
     let read = move || {
         let kinds = ["product-list", "relay"].into_iter().zip(&observed);
@@ -97,16 +98,19 @@ pub(super) fn gates(
     gates
 }
 
-/// Shows the limits that are known in the metrics.
-pub(super) fn watch_quotas(ledger: &Arc<Ledger>, clock: &Clock, metrics: &Metrics) {
-    let (ledger, clock) = (Arc::downgrade(ledger), clock.clone());
+/// Shows the limits that are known, and the calls that they hold back, in the metrics.
+pub(super) fn watch_quotas(ledger: &Arc<Ledger>, gates: &[Arc<Gate>; 2], clock: &Clock, metrics: &Metrics) {
+    let (ledger, gates, clock) = (Arc::downgrade(ledger), gates.clone(), clock.clone());
     metrics.watch_quotas(move || {
         let known = ledger.upgrade().map(|ledger| ledger.states(clock.now())).unwrap_or_default();
+        let held: Vec<_> = gates.iter().flat_map(|gate| gate.held_calls()).collect();
         let usage = |service: Service, policy: QuotaPolicy| {
             let states = known.iter().filter(|(of, _)| of.as_str() == service.as_str()).flat_map(|(_, states)| states);
             let fewest = states.filter(|state| state.policy == policy).min_by_key(|state| state.remaining);
             let (calls, remaining) = (fewest.map(|state| state.quota.calls), fewest.map(|state| state.remaining));
-            QuotaUsage { service: service.as_str(), policy, calls, remaining }
+            let is_held = |(of, held): &&(Service, HeldCalls)| of.as_str() == service.as_str() && held.policy == policy;
+            let waiting = held.iter().filter(is_held).map(|(_, held)| held.calls).sum();
+            QuotaUsage { service: service.as_str(), policy, calls, remaining, waiting }
         };
         let policies = || QuotaPolicy::VARIANTS.iter().copied();
         Service::ALL

@@ -173,16 +173,16 @@ families! {
         "Calls to upstream that have a call slot. Those of kind `relay` have it until the body of their response \
          ends. Near upstream.max_calls, further calls are queued.";
     upstream_calls_queued: IntGaugeVec = "workspace_gateway_upstream_calls_queued" ["service", "kind"],
-        "Calls to upstream that wait for a call slot. A rise: upstream is slower, one caller makes more than \
-         upstream.max_calls_per_caller calls at a time, or callers without a proof make more than half of \
-         upstream.max_calls.";
+        "Calls to upstream that wait for a call slot or for a quota. A rise: upstream is slower, one caller makes more \
+         than upstream.max_calls_per_caller calls at a time, callers without a proof make more than half of \
+         upstream.max_calls, or a quota is used up (workspace_gateway_quota_waiting).";
     upstream_calls_by_class: IntGaugeVec = "workspace_gateway_upstream_calls_by_class" ["kind", "class"],
         "Calls to upstream that have a call slot, by the class of their caller: `proved`, `relayed` (upstream \
          answered a relayed request successfully) or `unknown`, or `half-closed` if the client has closed its \
          sending side, or `keep-warm` if the gateway itself makes the call. A rise of `unknown`: invented or expired tokens, or requests without a credential.";
     upstream_calls_queued_by_class: IntGaugeVec = "workspace_gateway_upstream_calls_queued_by_class" ["kind", "class"],
-        "Calls to upstream that wait for a call slot, by the class of their caller. A rise of `proved`: \
-         upstream.max_calls is too low, or upstream is too slow, for the number of callers.";
+        "Calls to upstream that wait for a call slot or for a quota, by the class of their caller. A rise of `proved`: \
+         upstream.max_calls is too low, upstream is too slow, or a quota is too small, for the number of callers.";
     entries: IntGauge = "workspace_gateway_entries" [],
         "Entries in the cache, fresh or stale. A rise: more different cache keys.";
     entries_bytes: IntGauge = "workspace_gateway_entries_bytes" [],
@@ -219,14 +219,21 @@ families! {
          same quota. `gateway`: the gateway did not send the call, because its turn did not come in time; a rise: \
          clients need more calls than the quota allows.";
     snapshot_writes: IntCounterVec = "workspace_gateway_snapshot_writes_total" ["result"]
-        { SnapshotResult::VARIANTS.iter().map(|result| [result.into_str()]) },
+        { each::<SnapshotResult>() },
         "Attempts to write the file of cache.snapshot, by result. A rise of `failed`: the file system is full, read-only \
          or hangs; the log says which. Of `revoked`: purges, invalidations or denials are frequent. Of `not-owner`: \
          another process uses the same file.";
     unreadable_records: IntCounterVec = "workspace_gateway_unreadable_records_total" ["reason"]
-        { Unreadable::VARIANTS.iter().map(|reason| [reason.into_str()]) },
+        { each::<Unreadable>() },
         "Records of a snapshot or of a second tier that could not be opened, by reason. A rise of `damaged`: somebody \
          else writes there. Of `secret` or `version`: they are from a gateway with another secret or release.";
+    quota_wait: HistogramVec = "workspace_gateway_quota_wait_seconds" ["policy"] { each::<QuotaPolicy>() },
+        "How long limits have held back calls for which a client waits, in seconds, by the policy of the last limit. \
+         Calls that were not held back do not count, and neither does the wait for a call slot. A rise: clients need \
+         more calls than the quota allows.";
+    quota_waiting: IntGaugeVec = "workspace_gateway_quota_waiting" ["service", "policy"],
+        "Calls that a limit holds back now, with those for which no client waits. A rise: more calls are needed than \
+         the quota allows.";
     stale_answers_ratio: GaugeVec = "workspace_gateway_stale_answers_ratio" ["operation"],
         "The share of the answers from memory in the last hour that differed from what upstream would have said, from \
          0 to 1. NaN while there is too little evidence. A rise: the lists change more often, or cache.ttl is longer.";
@@ -337,6 +344,12 @@ impl Metrics {
     /// Counts a record that could not be opened.
     pub(crate) fn unreadable_record(&self, reason: Unreadable) {
         self.unreadable_records.with_label_values(&[reason.into_str()]).inc();
+    }
+
+    /// Records how long limits have held back each call for which a client waits.
+    pub(crate) fn quota_wait_recorder(&self) -> impl Fn(QuotaPolicy, Duration) + Send + Sync + 'static {
+        let waits = self.quota_wait.clone();
+        move |policy, time| waits.with_label_values(&[policy.into_str()]).observe(time.as_secs_f64())
     }
 
     /// Counts a call that was made to renew a grant.

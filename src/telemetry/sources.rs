@@ -44,6 +44,8 @@ pub struct QuotaUsage {
     pub calls: Option<u32>,
     /// The calls that may be sent now, of the limit with the fewest.
     pub remaining: Option<u32>,
+    /// The calls that limits hold back.
+    pub waiting: usize,
 }
 
 /// What is known about the answers of an operation, and its ttl in force.
@@ -80,10 +82,12 @@ impl Metrics {
 
     pub fn watch_quotas(&self, usage: impl Fn() -> Vec<QuotaUsage> + Send + Sync + 'static) {
         self.add_source(move |metrics| {
-            for QuotaUsage { service, policy, calls, remaining } in usage() {
+            for QuotaUsage { service, policy, calls, remaining, waiting } in usage() {
+                let labels = [service, policy.into_str()];
                 for (gauge, value) in [(&metrics.quota_calls, calls), (&metrics.quota_remaining, remaining)] {
-                    gauge.with_label_values(&[service, policy.into_str()]).set(value.map_or(f64::NAN, f64::from));
+                    gauge.with_label_values(&labels).set(value.map_or(f64::NAN, f64::from));
                 }
+                set(&metrics.quota_waiting.with_label_values(&labels), waiting);
             }
         });
     }

@@ -6,31 +6,33 @@
 
 mod class_queue;
 mod fair_queue;
+mod pace;
+mod permitted_body;
+mod quota_wait;
 mod schedule;
 
 use std::collections::HashMap;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
-use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use strum::{IntoStaticStr, VariantArray};
 use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 
 use super::quota::{Draw, Hold, Ledger, Lesson, LimitKind, Share};
-use crate::catalogue::Service;
+use crate::catalogue::{QuotaPolicy, Service};
 use crate::clock::Clock;
 use crate::request::caller::Caller;
 use crate::request::half_close::HalfClose;
 use crate::request::peer::Peer;
-use crate::stream::{BoxError, StreamBody};
+use crate::stream::StreamBody;
 use crate::sync::{Mutex, MutexGuard};
-use schedule::{Pace, Schedule};
+use pace::ServicePace;
+use permitted_body::PermittedBody;
+pub(crate) use quota_wait::HeldCalls;
+use schedule::Schedule;
 
 /// A timer looks at the clock at least so often, because a clock may jump, and at most so often.
 const LONGEST_TIMER: Duration = Duration::from_secs(10);
@@ -106,6 +108,16 @@ pub(crate) struct GateCall {
     pub(crate) api: Option<Arc<str>>,
 }
 
+impl Class {
+    /// Whether a client waits for the calls.
+    fn has_client(self) -> bool {
+        match self {
+            Self::Proved | Self::Relayed | Self::Unknown | Self::HalfClosed => true,
+            Self::Renewal | Self::Refresh | Self::KeepWarm => false,
+        }
+    }
+}
+
 impl GateClient {
     /// The party that [`GateLimits::per_caller`] applies to: the caller, or the connection if there is no caller.
     fn identity(&self) -> Party {
@@ -143,19 +155,29 @@ pub(crate) enum GateKind {
     Relays,
 }
 
+/// Is told how long a limit of upstream has held back each call for which a client waits.
+pub(crate) type OnQuotaWait = Arc<dyn Fn(QuotaPolicy, Duration) + Send + Sync>;
+
 /// The gate before all services. The limits apply to each service separately.
 pub(crate) struct Gate {
     kind: GateKind,
     limits: GateLimits,
     ledger: Arc<Ledger>,
+    on_quota_wait: OnQuotaWait,
     clock: Clock,
     /// At most one for each service of the catalogue.
     service_gates: Mutex<HashMap<Service, Arc<ServiceGate>>>,
 }
 
 impl Gate {
-    pub(crate) fn new(kind: GateKind, limits: GateLimits, ledger: Arc<Ledger>, clock: Clock) -> Self {
-        Self { kind, limits, ledger, clock, service_gates: Mutex::default() }
+    pub(crate) fn new(
+        kind: GateKind,
+        limits: GateLimits,
+        ledger: Arc<Ledger>,
+        on_quota_wait: OnQuotaWait,
+        clock: Clock,
+    ) -> Self {
+        Self { kind, limits, ledger, on_quota_wait, clock, service_gates: Mutex::default() }
     }
 
     /// Waits for a call slot, and until no limit of upstream holds the call back. The future may be dropped at any time.
@@ -237,6 +259,13 @@ impl Gate {
         self.service_gate(service).state().schedule.usage(class)
     }
 
+    /// The calls that limits of upstream hold back.
+    pub(crate) fn held_calls(&self) -> Vec<(Service, HeldCalls)> {
+        let service_gates: Vec<_> = self.service_gates().values().cloned().collect();
+        let held = |gate: &Arc<ServiceGate>| gate.state().schedule.held_calls();
+        service_gates.iter().flat_map(|gate| held(gate).into_iter().map(|held| (gate.service, held))).collect()
+    }
+
     /// The services to which there has been a call.
     pub(crate) fn services(&self) -> Vec<Service> {
         self.service_gates().keys().copied().collect()
@@ -245,8 +274,14 @@ impl Gate {
     fn service_gate(&self, service: Service) -> Arc<ServiceGate> {
         let new = || {
             let state = ServiceGateState { schedule: Schedule::new(self.limits), waiting: HashMap::new(), timer: None };
-            let (ledger, clock) = (Arc::clone(&self.ledger), self.clock.clone());
-            Arc::new(ServiceGate { service, ledger, clock, state: Mutex::new(state) })
+            let (ledger, on_quota_wait) = (Arc::clone(&self.ledger), Arc::clone(&self.on_quota_wait));
+            Arc::new(ServiceGate {
+                service,
+                ledger,
+                on_quota_wait,
+                clock: self.clock.clone(),
+                state: Mutex::new(state),
+            })
         };
         Arc::clone(self.service_gates().entry(service).or_insert_with(new))
     }
@@ -259,6 +294,7 @@ impl Gate {
 struct ServiceGate {
     service: Service,
     ledger: Arc<Ledger>,
+    on_quota_wait: OnQuotaWait,
     clock: Clock,
     state: Mutex<ServiceGateState>,
 }
@@ -269,27 +305,6 @@ struct ServiceGateState {
     waiting: HashMap<Ticket, oneshot::Sender<Instant>>,
     /// Starts the calls that a limit of upstream holds back, at this time.
     timer: Option<(Instant, AbortOnDrop)>,
-}
-
-/// The limits of one service at one time.
-struct ServicePace<'g> {
-    ledger: &'g Ledger,
-    service: Service,
-    now: Instant,
-}
-
-impl Pace for ServicePace<'_> {
-    fn hold(&self, draw: &Draw, kind: LimitKind, ahead: u32) -> Option<Instant> {
-        self.ledger.hold_call(self.service, draw, kind, ahead, self.now).map(|hold| hold.until)
-    }
-
-    fn is_shared(&self, draw: &Draw) -> bool {
-        self.ledger.has_shared_limit(self.service, draw, self.now)
-    }
-
-    fn take(&self, draw: &Draw) {
-        self.ledger.take(self.service, draw, self.now);
-    }
 }
 
 impl ServiceGate {
@@ -306,6 +321,7 @@ impl ServiceGate {
         let pace = self.pace(now);
         state.schedule.admit_held(now, &pace);
         while let Some(ticket) = state.schedule.start_next(&pace) {
+            self.report_wait(state, ticket, now);
             if let Some(start) = state.waiting.remove(&ticket) {
                 // If the receiver was just dropped, its permit will take the lock and pass the slot on.
                 let _ = start.send(now);
@@ -314,6 +330,13 @@ impl ServiceGate {
         let release = state.schedule.next_release(&pace);
         if state.timer.as_ref().map(|(at, _)| *at) != release {
             state.timer = release.and_then(|at| Some((at, self.start_at(at)?)));
+        }
+    }
+
+    /// Reports how long a limit has held back a call that waits no longer.
+    fn report_wait(&self, state: &ServiceGateState, ticket: Ticket, now: Instant) {
+        if let Some((policy, time)) = state.schedule.quota_wait(ticket, now) {
+            (self.on_quota_wait)(policy, time);
         }
     }
 
@@ -406,36 +429,11 @@ impl Drop for Permit {
             let ServiceGate { service, ledger, .. } = &*self.service_gate;
             ledger.give_back(*service, &self.draw, self.started.unwrap_or(now));
         }
+        if is_waiting {
+            self.service_gate.report_wait(&state, self.ticket, now);
+        }
         state.schedule.remove(self.ticket, &self.service_gate.pace(now));
         self.service_gate.start_calls(&mut state, now);
-    }
-}
-
-struct PermittedBody {
-    body: StreamBody,
-    permit: Option<Permit>,
-}
-
-impl Body for PermittedBody {
-    type Data = Bytes;
-    type Error = BoxError;
-
-    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let this = self.get_mut();
-        let frame = ready!(Pin::new(&mut this.body).poll_frame(context));
-        // The reader of the last frame may never poll again.
-        if this.body.is_end_stream() || !matches!(frame, Some(Ok(_))) {
-            this.permit = None;
-        }
-        Poll::Ready(frame)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
     }
 }
 

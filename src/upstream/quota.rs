@@ -89,8 +89,12 @@ pub struct LimitState {
     pub policy: QuotaPolicy,
     pub operation: Option<Arc<str>>,
     pub quota: Quota,
+    /// The calls that count now. Fewer than the quota's may have used it up, if others use it too.
+    pub used: u32,
     /// The calls that can be sent now.
     pub remaining: u32,
+    /// How long it is until the next call can be sent. Zero if one can be sent now.
+    pub free_in: Duration,
     pub is_configured: bool,
     /// Whether it binds proved callers that have not met it.
     pub binds_all: bool,

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
 use super::fair_queue::FairQueue;
+use super::quota_wait::HoldClock;
 use super::{Party, Ticket};
 use crate::upstream::quota::Draw;
 
@@ -21,16 +22,21 @@ pub(super) struct ClassQueue {
 /// The queued calls of a class and an operation. Limits of all callers count them alike.
 pub(super) struct ApiCalls {
     /// At least 1.
-    count: usize,
+    pub(super) count: usize,
     /// Without a caller.
     pub(super) draw: Draw,
+    /// How long limits of all callers have held them back.
+    pub(super) clock: HoldClock,
 }
 
 impl ClassQueue {
-    pub(super) fn queue(&mut self, path: &[Party], (draw, api): (&Draw, u32), ticket: Ticket) {
+    /// Adds a call. Returns the calls that it waits with.
+    pub(super) fn queue(&mut self, path: &[Party], (draw, api): (&Draw, u32), ticket: Ticket) -> &ApiCalls {
         self.queue.queue(path, ticket);
-        let new = || ApiCalls { count: 0, draw: Draw { caller: None, ..draw.clone() } };
-        self.by_api.entry(api).or_insert_with(new).count += 1;
+        let new = || ApiCalls { count: 0, draw: Draw { caller: None, ..draw.clone() }, clock: HoldClock::default() };
+        let calls = self.by_api.entry(api).or_insert_with(new);
+        calls.count += 1;
+        calls
     }
 
     pub(super) fn withdraw(&mut self, path: &[Party], api: u32, ticket: Ticket) {

@@ -33,26 +33,16 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use strum::VariantArray;
 
 use super::class_queue::ClassQueue;
+use super::pace::Pace;
+use super::quota_wait::{HeldCalls, HoldClock, QuotaWait};
 use super::{Class, GateClient, GateLimits, GateUsage, Party, Ticket};
-use crate::upstream::quota::{Draw, LimitKind};
-
-/// What paces calls: the quota ledger.
-pub(super) trait Pace {
-    /// Until when limits of a kind hold a call back, if `ahead` other calls are sent before it. `None` if it may be sent
-    /// now.
-    fn hold(&self, draw: &Draw, kind: LimitKind, ahead: u32) -> Option<Instant>;
-
-    /// Whether a limit of all callers may hold back the call.
-    fn is_shared(&self, draw: &Draw) -> bool;
-
-    /// Counts a call that is sent now.
-    fn take(&self, draw: &Draw);
-}
+use crate::catalogue::QuotaPolicy;
+use crate::upstream::quota::{Draw, Hold, LimitKind};
 
 /// How many slots go to higher classes before a waiting class without a slot gets one.
 pub(super) const MAX_PASSED_OVER: u32 = 16;
@@ -89,6 +79,7 @@ struct QueuedCall {
     /// See [`Schedule::apis`].
     api: u32,
     state: CallState,
+    quota_wait: QuotaWait,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -108,6 +99,8 @@ struct CallerCalls {
     /// Calls in the queue of their class.
     queued: u32,
     at_caller_limit: BTreeSet<Ticket>,
+    /// How long limits of the caller have held back its calls.
+    clock: HoldClock,
 }
 
 impl Schedule {
@@ -138,8 +131,10 @@ impl Schedule {
         let api = u32::try_from(api).unwrap_or(u32::MAX);
         let caller = self.callers.entry(client.identity()).or_default();
         caller.at_caller_limit.insert(ticket);
+        let mut quota_wait = QuotaWait::default();
+        quota_wait.join(&caller.clock, pace.now());
         self.queues[class as usize].at_caller_limit += 1;
-        self.calls.insert(ticket, QueuedCall { client, class, draw, api, state: CallState::AtCallerLimit });
+        self.calls.insert(ticket, QueuedCall { client, class, draw, api, state: CallState::AtCallerLimit, quota_wait });
         self.admit(client.identity(), pace);
         ticket
     }
@@ -181,13 +176,16 @@ impl Schedule {
             let caller = self.callers.get_mut(&client.identity())?;
             caller.queued -= 1;
             let call = self.calls.get_mut(&ticket)?;
-            if let Some(until) = held {
+            call.quota_wait.leave(&queue.by_api.get(&api)?.clock, pace.now());
+            if let Some(Hold { policy, until, .. }) = held {
                 // Other calls of the caller have been sent meanwhile, through another gate.
                 queue.withdraw(&path, api, ticket);
                 queue.at_caller_limit += 1;
                 call.state = CallState::AtCallerLimit;
                 caller.admitted -= 1;
                 caller.at_caller_limit.insert(ticket);
+                call.quota_wait.join(&caller.clock, pace.now());
+                caller.clock.set(Some(policy), pace.now());
                 self.hold_caller(client.identity(), until);
                 continue;
             }
@@ -236,12 +234,39 @@ impl Schedule {
     }
 
     /// When a call may be sent that a limit holds back now, or earlier. `None` if none is held back.
-    pub(super) fn next_release(&self, pace: &dyn Pace) -> Option<Instant> {
-        let shared = Class::VARIANTS.iter().flat_map(|class| {
-            let calls = self.queues[*class as usize].by_api.values();
-            calls.filter_map(|calls| pace.hold(&calls.draw, LimitKind::Shared, 0))
+    pub(super) fn next_release(&mut self, pace: &dyn Pace) -> Option<Instant> {
+        let groups = self.queues.iter_mut().flat_map(|queue| queue.by_api.values_mut());
+        let shared = groups.filter_map(|calls| {
+            let hold = pace.hold(&calls.draw, LimitKind::Shared, 0);
+            calls.clock.set(hold.map(|hold| hold.policy), pace.now());
+            hold.map(|hold| hold.until)
         });
         self.held_until.into_iter().chain(shared).min()
+    }
+
+    /// How long limits have held back a call for which a client waits, and the policy of the last one. `None` if none has.
+    pub(super) fn quota_wait(&self, ticket: Ticket, now: Instant) -> Option<(QuotaPolicy, Duration)> {
+        let QueuedCall { client, class, state, api, quota_wait, .. } = self.calls.get(&ticket)?;
+        let clock = match state {
+            CallState::AtCallerLimit => self.callers.get(&client.identity()).map(|caller| &caller.clock),
+            CallState::Queued => self.queues[*class as usize].by_api.get(api).map(|calls| &calls.clock),
+            CallState::UnderWay => None,
+        };
+        quota_wait.so_far(clock, now).filter(|_| class.has_client())
+    }
+
+    /// The calls that limits hold back.
+    pub(super) fn held_calls(&self) -> Vec<HeldCalls> {
+        let own = self.callers.values().filter_map(|caller| {
+            let operation = self.calls.get(caller.at_caller_limit.first()?)?.draw.api.clone();
+            Some(HeldCalls { policy: caller.clock.holding()?, operation, calls: caller.at_caller_limit.len() })
+        });
+        let groups = self.queues.iter().flat_map(|queue| queue.by_api.values());
+        let shared = groups.filter_map(|calls| {
+            let operation = calls.draw.api.clone();
+            Some(HeldCalls { policy: calls.clock.holding()?, operation, calls: calls.count })
+        });
+        own.chain(shared).collect()
     }
 
     /// Moves a call under way to [`Class::HalfClosed`]. Returns `false` if this class has used up its quarter and other
@@ -313,24 +338,27 @@ impl Schedule {
         while caller.admitted < self.limits.per_caller {
             let Some(ticket) = caller.at_caller_limit.first().copied() else { break };
             if let Some(call) = self.calls.get_mut(&ticket) {
-                if let Some(until) = pace.hold(&call.draw, LimitKind::Own, caller.queued) {
-                    held = Some(until);
+                held = pace.hold(&call.draw, LimitKind::Own, caller.queued);
+                if held.is_some() {
                     break;
                 }
                 call.state = CallState::Queued;
                 let class = &mut self.queues[call.class as usize];
                 class.at_caller_limit -= 1;
-                class.queue(&path(&call.client, call.class, call.api), (&call.draw, call.api), ticket);
+                call.quota_wait.leave(&caller.clock, pace.now());
+                let group = class.queue(&path(&call.client, call.class, call.api), (&call.draw, call.api), ticket);
+                call.quota_wait.join(&group.clock, pace.now());
             }
             caller.at_caller_limit.remove(&ticket);
             caller.admitted += 1;
             caller.queued += 1;
         }
+        caller.clock.set(held.map(|hold| hold.policy), pace.now());
         if caller.admitted == 0 && caller.at_caller_limit.is_empty() {
             self.callers.remove(&identity);
         }
-        if let Some(until) = held {
-            self.hold_caller(identity, until);
+        if let Some(hold) = held {
+            self.hold_caller(identity, hold.until);
         }
     }
 

@@ -1,7 +1,8 @@
 //! How calls wait at the gate, and that a call that stops waiting leaves no state behind.
 
 use std::future::Future;
-use std::task::Waker;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
 
 use http::HeaderValue;
 use proptest::prelude::*;
@@ -19,7 +20,7 @@ fn client(number: u32) -> GateClient {
 
 fn gate(calls: usize, per_caller: usize) -> Gate {
     let ledger = Arc::new(Ledger::default());
-    Gate::new(GateKind::Lists, GateLimits { calls, per_caller }, ledger, Clock::System)
+    Gate::new(GateKind::Lists, GateLimits { calls, per_caller }, ledger, Arc::new(|_, _| {}), Clock::System)
 }
 
 fn usage(gate: &Gate, service: Service) -> GateUsage {

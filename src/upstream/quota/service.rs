@@ -1,6 +1,7 @@
 //! The limits of one service: which ones are in force, whom they bind, and what upstream's responses teach about them.
 //! Pure: the time is an argument.
 
+use std::cmp::Reverse;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -196,7 +197,9 @@ impl ServiceLimits {
                 policy,
                 operation: api.cloned(),
                 quota: limit.limiter.quota(),
+                used: limit.limiter.used(),
                 remaining: limit.limiter.remaining(now),
+                free_in: limit.limiter.free_at(0, now).saturating_duration_since(now),
                 is_configured: matches!(limit.source, Source::Configured),
                 binds_all: !matches!(limit.source, Source::Learnt { only: Some(_), .. }),
             });
@@ -205,7 +208,8 @@ impl ServiceLimits {
         self.apis.iter_mut().for_each(|(api, limit)| state(QuotaPolicy::Api, Some(api), limit));
         for policy in [QuotaPolicy::User, QuotaPolicy::App] {
             let limits = self.callers.values_mut().filter_map(|limits| limits.slot(policy).as_mut());
-            if let Some(fewest) = limits.min_by_key(|limit| limit.limiter.remaining(now)) {
+            let free = |limit: &Limit| (limit.limiter.remaining(now), Reverse(limit.limiter.free_at(0, now)));
+            if let Some(fewest) = limits.min_by_key(|limit| free(limit)) {
                 state(policy, None, fewest);
             }
         }

@@ -19,7 +19,11 @@ const CLASSES: [Class; 5] = [Class::Proved, Class::Relayed, Class::Unknown, Clas
 struct Free;
 
 impl Pace for Free {
-    fn hold(&self, _: &Draw, _: LimitKind, _: u32) -> Option<Instant> {
+    fn now(&self) -> Instant {
+        crate::clock::Clock::System.now()
+    }
+
+    fn hold(&self, _: &Draw, _: LimitKind, _: u32) -> Option<Hold> {
         None
     }
 

@@ -1,0 +1,45 @@
+//! What paces the calls of a gate. The schedule knows only the trait, so that its tests need no ledger.
+
+use std::time::Instant;
+
+use crate::catalogue::Service;
+use crate::upstream::quota::{Draw, Hold, Ledger, LimitKind};
+
+/// What paces calls: the quota ledger.
+pub(super) trait Pace {
+    fn now(&self) -> Instant;
+
+    /// Which limit of a kind holds a call back, if `ahead` other calls are sent before it. `None` if it may be sent now.
+    fn hold(&self, draw: &Draw, kind: LimitKind, ahead: u32) -> Option<Hold>;
+
+    /// Whether a limit of all callers may hold back the call.
+    fn is_shared(&self, draw: &Draw) -> bool;
+
+    /// Counts a call that is sent now.
+    fn take(&self, draw: &Draw);
+}
+
+/// The limits of one service at one time.
+pub(super) struct ServicePace<'g> {
+    pub(super) ledger: &'g Ledger,
+    pub(super) service: Service,
+    pub(super) now: Instant,
+}
+
+impl Pace for ServicePace<'_> {
+    fn now(&self) -> Instant {
+        self.now
+    }
+
+    fn hold(&self, draw: &Draw, kind: LimitKind, ahead: u32) -> Option<Hold> {
+        self.ledger.hold_call(self.service, draw, kind, ahead, self.now)
+    }
+
+    fn is_shared(&self, draw: &Draw) -> bool {
+        self.ledger.has_shared_limit(self.service, draw, self.now)
+    }
+
+    fn take(&self, draw: &Draw) {
+        self.ledger.take(self.service, draw, self.now);
+    }
+}
