@@ -152,6 +152,11 @@ function expected(name, metrics) {
         [/^bypasses\./, () => metrics.sum("bypasses_total", { reason: last })],
         [/^backoffs\./, () => metrics.sum("backoffs_total", { cause: last })],
         [/^staleness\.\w+\.ttl_seconds$/, () => metrics.sum("ttl_seconds", { operation: rest[0] })],
+        [/^quotas\.\w+\.\w+(\.\w+)?\.(calls|remaining)$/, () => metrics.sum(`quota_${last}`, { service: rest[0], policy: rest[1] })],
+        [/^quota_policies\.\w+\.waiting$/, () => metrics.sum("quota_waiting", { policy: rest[0] })],
+        [/^quota_policies\.\w+\.waits$/, () => metrics.sum("quota_wait_seconds_count", { policy: rest[0] })],
+        [/^quota_policies\.\w+\.wait_seconds$/, () => metrics.sum("quota_wait_seconds_sum", { policy: rest[0] })],
+        [/^quota_policies\.\w+\.refused_by_/, () => metrics.sum("quota_refusals_total", { policy: rest[0], source: last.replace("refused_by_", "") })],
         [/^version$/, () => [...metrics.values("build_info", "version")][0]],
     ];
     return rows.find(([what]) => what.test(name))?.[1]();

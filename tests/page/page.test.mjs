@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { after, before, beforeEach, afterEach, test } from "node:test";
 
-import { HOSTILE, RESULTS, bypass, busy, entries, fresh, hostile, measured, unknown } from "./fixtures/status.mjs";
+import { HOSTILE, RESULTS, busy, bypass, entries, fresh, hostile, limit, measured, unknown } from "./fixtures/status.mjs";
 import { Gateway, PHONE, Tab, launch } from "./support.mjs";
 
 let browser, gateway, tab;
@@ -126,6 +126,10 @@ function* leaves(value, path = []) {
                     yield* leaves(figures, [...here, operation, "projects", project]);
                 }
             }
+        } else if (here.join(".") === "quotas") {
+            for (const { service, policy, operation, is_configured, binds_all, ...figures } of inner) {
+                yield* leaves(figures, [...here, ...[service, policy, operation].filter((part) => part !== null)]);
+            }
         } else if (inner !== null && typeof inner === "object") {
             yield* leaves(inner, here);
         } else {
@@ -175,6 +179,50 @@ test("stale answers are shown with their range, their changes and the TTL in for
     await tab.pass(2);
     assert.deepEqual((await cells("#staleness-operations"))[1], ["ListSharerProducts", "no answers", "unknown", "5 min", "0"]);
     assert.ok(await isHidden("#no-staleness"));
+});
+
+test("limits of upstream are shown with what counts now, and with what they held back", async () => {
+    works();
+    await open();
+    await tab.state("live");
+    assert.deepEqual(await cells("#quota-limits"), [
+        ["API ListProducts", "workspace", "learnt", "the caller that met it, and those without a proof", "812 of 2,000 in 1 min", "1,188", "now"],
+        ["each user", "workspace", "learnt", "the caller that met it", "200 of 200 in 5 min", "0", "in 1 min 12 s"],
+        ["source address", "workspace", "configured", "all callers", "5 of 5 in 1 s", "0", "in 214 ms"],
+    ]);
+    assert.ok(!(await isHidden("#quota-callers")));
+    assert.ok(await isHidden("#no-limits"));
+    assert.deepEqual(await cells("#quota-policies"), [
+        ["each user", "2", "41", "153.25 s 3.74 s on average", "3", "1"],
+        ["source address", "4", "1,250", "431.5 s 345 ms on average", "1", "0"],
+    ]);
+    // A learnt limit ends. What it held back stays.
+    gateway.status = () => ({ ...busy(4010), quotas: [limit("ip", 1, 5, 1, { binds_all: false }), limit("ip", 2, 7, 1, { service: "appstream" })] });
+    await tab.pass(2);
+    assert.deepEqual(await cells("#quota-limits"), [
+        ["source address", "workspace", "learnt", "the caller that met it, and those without a proof", "1 of 5 in 1 s", "4", "now"],
+        ["source address", "appstream", "learnt", "all callers", "2 of 7 in 1 s", "5", "now"],
+    ]);
+    assert.ok(await isHidden("#quota-callers"));
+    gateway.status = () => ({ ...busy(4020), quotas: [] });
+    await tab.pass(2);
+    assert.ok(await isHidden("#quota-limits"));
+    assert.match(await tab.text("#no-limits"), /^No limit counts calls now\. /);
+    assert.equal((await cells("#quota-policies")).length, 2);
+    // Upstream may refuse before anything has waited.
+    gateway.status = () => ({ ...fresh(), quota_policies: { app: { ...fresh().quota_policies.app, refused_by_upstream: 1 } } });
+    await tab.pass(2);
+    assert.deepEqual(await cells("#quota-policies"), [["each application", "0", "0", "0 s", "1", "0"]]);
+    gateway.status = () => fresh();
+    await tab.pass(2);
+    assert.ok(await isHidden("#quota-policies"));
+    // A gateway of an older version has no such figures.
+    gateway.status = () => {
+        const { quota_policies, ...older } = busy();
+        return older;
+    };
+    await tab.pass(2);
+    assert.ok(await isHidden("#quotas"));
 });
 
 test("at most ten projects are shown, those with most answers", async () => {
@@ -601,9 +649,9 @@ test("for screen readers there are landmarks, headings in order, and tables with
     await tab.state("live");
     await tab.page.locator("#results-details > summary").click();
     const captions = await tab.page.locator("table").evaluateAll((all) => all.map((table) => table.caption?.textContent));
-    assert.deepEqual(captions, ["By result, since the start", "By operation", "By operation, in the last hour", "By project, in the last hour", "Entries"]);
+    assert.deepEqual(captions, ["By result, since the start", "By operation", "By operation, in the last hour", "By project, in the last hour", "Entries", "Limits that count calls now", "Calls that limits held back or refused, since the start"]);
     const headings = await tab.page.locator("#content h2").allTextContents();
-    assert.deepEqual(headings, ["Is it helping?", "Requests", "Stale answers", "In the cache", "Callers", "Upstream", "Events", "Configuration"]);
+    assert.deepEqual(headings, ["Is it helping?", "Requests", "Stale answers", "In the cache", "Quotas", "Callers", "Upstream", "Events", "Configuration"]);
     for (const name of headings) {
         assert.equal(await tab.page.getByRole("region", { name, exact: true }).count(), 1, name);
     }

@@ -111,6 +111,8 @@ const AS = {
     share,
     frequency: (value) => about.format(value),
     span,
+    /** How long until something may happen. */
+    wait: (value) => (value === 0 ? "now" : `in ${span(value)}`),
     seconds: (value) => `${decimal(value < 1 ? 6 : 3).format(value)} s`,
 };
 

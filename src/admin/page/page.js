@@ -167,6 +167,7 @@ function render(status) {
     tally(byId("signatures"), "callers.signatures", counted(status.callers.signatures, "verified"));
     tally(byId("backoffs"), "backoffs", status.backoffs);
     showStaleness(status.staleness);
+    showQuotas(status.quotas, status.quota_policies);
     showUpstream(status.upstream);
     showEvents(status.events);
     const { count: hits, sum: hitSeconds } = status.latency.hits;
