@@ -52,7 +52,6 @@ use std::net::{IpAddr, SocketAddr};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::request::Parts;
@@ -83,7 +82,7 @@ use crate::sync::{Mutex, RwLock};
 use crate::telemetry::outcome::Outcome;
 use crate::telemetry::record::RequestRecord;
 use crate::upstream::UpstreamError;
-pub(crate) use crate::upstream::quota::LimitState;
+pub(crate) use crate::upstream::quota::{Hold, LimitState};
 pub(crate) use active_config::ActiveConfig;
 pub use assemble::REQUEST_IDS;
 use cache_request::{CacheRequest, Lookup};
@@ -139,8 +138,8 @@ pub struct Inspection {
     pub is_suspended: bool,
     /// Whether a backoff is active: a stale entry, if there is one, is served without a call.
     pub is_backing_off: bool,
-    /// How long a call would wait now for upstream's quota, at least.
-    pub held_for: Option<Duration>,
+    /// The limit of upstream for which a call would wait now, and how long at least.
+    pub hold: Option<Hold>,
     /// Why responses cannot be stored, if the key is marked uncacheable.
     pub uncacheable: Option<Unstorable>,
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, Method, StatusCode};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::support::{PROJECT, World};
 
@@ -122,6 +122,36 @@ async fn explain_shows_how_a_request_would_be_handled() {
     }
     assert_eq!(world.http.get(&world.admin_url("/explain")).await.status(), StatusCode::BAD_REQUEST);
     assert_eq!(world.upstream_calls(), 0);
+}
+
+#[tokio::test]
+async fn explain_says_how_long_a_call_would_wait_for_a_quota_and_why() {
+    let limit = "[[quota]]\nservice = \"workspace\"\npolicy = \"ip\"\nlimit = 1\nwindow = \"10m\"\n";
+    let world = World::with(limit).await;
+    let explain = async |query: &str| {
+        let (url, token) = (LIST.replace("PROJECT", PROJECT) + query, format!("X-Auth-Token: {}", world.token));
+        let query =
+            form_urlencoded::Serializer::new(String::new()).extend_pairs([("url", url), ("header", token)]).finish();
+        let explained = world.http.get(&world.admin_url(&format!("/explain?{query}"))).await.json();
+        explained["operation"]["now"].clone()
+    };
+    assert_eq!(explain("").await["quota"], Value::Null);
+    world.get(LIST).await;
+    let why = "because upstream accepts 1 call from the address of the gateway in 10m";
+    let late = "a request waits for at most 35s (upstream.answer_timeout), and then gets a 429";
+    world.clock.advance(Duration::from_secs(402));
+    // 198 s are left, less the time that the test takes.
+    let now = explain("").await;
+    let quota = now["quota"].as_str().unwrap();
+    assert!(quota.starts_with("a call would wait for at least 3m 1"), "{quota}");
+    assert!(quota.ends_with(&format!("s, {why}; {late}")), "{quota}");
+    assert_eq!(now["stored"], "a stale response, served at once: a call would wait for a quota of upstream");
+    world.clock.advance(Duration::from_secs(180));
+    let now = explain("?limit=2").await;
+    let quota = now["quota"].as_str().unwrap();
+    assert!(quota.starts_with("a call would wait for at least 1") && quota.ends_with(&format!("s, {why}")), "{quota}");
+    world.clock.advance(Duration::from_secs(20));
+    assert_eq!(explain("?limit=2").await["quota"], Value::Null);
 }
 
 #[tokio::test]

@@ -8,8 +8,9 @@ use http::{HeaderMap, StatusCode};
 use super::{Page, json, text};
 use crate::cache::freshness::Freshness;
 use crate::cache::grants::GrantState;
+use crate::catalogue::{Quota, QuotaPolicy};
 use crate::explain::{self, Context, ExplainRequest, Now};
-use crate::gateway::{Gateway, Inspection};
+use crate::gateway::{Gateway, Hold, Inspection};
 use crate::request::caller::Credential;
 use crate::request::validate::MAX_FIELDS;
 
@@ -18,7 +19,8 @@ pub(super) fn page(gateway: &Gateway, query: &str) -> Page {
         let active = gateway.active();
         let listen = active.settings().listen.proxy.0;
         let context = Context { rules: gateway.rules(&active), listen, date: gateway.date() };
-        let look = |key, credential: &Credential| Some(describe(&gateway.inspect(key, credential)));
+        let answer_timeout = active.settings().upstream.answer_timeout.0;
+        let look = |key, credential: &Credential| Some(describe(&gateway.inspect(key, credential), answer_timeout));
         explain::explain(context, ExplainRequest { url: &url, headers }, look)
     });
     match explained {
@@ -27,9 +29,12 @@ pub(super) fn page(gateway: &Gateway, query: &str) -> Page {
     }
 }
 
+fn seconds(left: Duration) -> String {
+    humantime::format_duration(Duration::from_secs(left.as_secs())).to_string()
+}
+
 /// What is in memory, in sentences.
-fn describe(known: &Inspection) -> Now {
-    let seconds = |left: Duration| humantime::format_duration(Duration::from_secs(left.as_secs())).to_string();
+fn describe(known: &Inspection, answer_timeout: Duration) -> Now {
     let caller = match &known.grant_state {
         _ if known.is_suspended => {
             "suspended: upstream has refused the access key several times in a row; it is not used for now".to_owned()
@@ -50,6 +55,9 @@ fn describe(known: &Inspection) -> Now {
         (Some(Freshness::WhileRevalidate | Freshness::IfError), _) if known.is_backing_off => {
             "a stale response, served at once: the gateway backs off after a failure of upstream".to_owned()
         }
+        (Some(Freshness::WhileRevalidate | Freshness::IfError), _) if known.hold.is_some() => {
+            "a stale response, served at once: a call would wait for a quota of upstream".to_owned()
+        }
         (Some(Freshness::WhileRevalidate), None) => {
             "a stale response, served at once and refreshed in the background".to_owned()
         }
@@ -62,11 +70,33 @@ fn describe(known: &Inspection) -> Now {
         (_, Some(reason)) => format!("nothing: responses cannot be stored ({})", reason.into_str()),
         (Some(Freshness::Gone) | None, None) => "nothing".to_owned(),
     };
-    let quota = known.held_for.map(|left| {
-        let left = seconds(left + Duration::from_secs(1));
-        format!("used up: a call would wait for at least {left}, or a stale response is served at once")
-    });
+    let quota = known.hold.as_ref().map(|hold| wait_for_quota(hold, answer_timeout));
     Now { caller, shared: known.is_shared, stored, quota }
+}
+
+/// How long a call would wait for a limit of upstream, and why, in sentences.
+fn wait_for_quota(hold: &Hold, answer_timeout: Duration) -> String {
+    let counted = match hold.policy {
+        QuotaPolicy::Api => "of this API",
+        QuotaPolicy::User => "of this user",
+        QuotaPolicy::App => "of this application",
+        QuotaPolicy::Ip => "from the address of the gateway",
+    };
+    let limit = match hold.quota {
+        Some(Quota { calls, window }) => {
+            let (s, window) = (if calls == 1 { "" } else { "s" }, humantime::format_duration(window));
+            format!("upstream accepts {calls} call{s} {counted} in {window}")
+        }
+        None => format!("upstream has just refused this caller because of its limit for calls {counted}"),
+    };
+    let wait = seconds(hold.left + Duration::from_millis(999));
+    let end = if hold.left > answer_timeout {
+        let longest = humantime::format_duration(answer_timeout);
+        format!("; a request waits for at most {longest} (upstream.answer_timeout), and then gets a 429")
+    } else {
+        String::new()
+    };
+    format!("a call would wait for at least {wait}, because {limit}{end}")
 }
 
 const EXPLAIN_USAGE: &str = "expected url once and header=NAME: VALUE any number of times, percent-encoded: curl -G \

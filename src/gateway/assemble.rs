@@ -303,7 +303,7 @@ impl Gateway {
             is_suspended: credential
                 .signed()
                 .is_some_and(|signed| self.fetcher.key_breaker.is_suspended(&signed.key, service)),
-            held_for: self.fetcher.gate.hold(service, &call).map(|hold| hold.left),
+            hold: self.fetcher.gate.hold(service, &call),
             is_backing_off: self.memory.backoffs.is_active_for(&cache_key, &caller_scope, now),
             uncacheable: self.memory.store.uncacheable_reason(&cache_key, caller, now),
         }

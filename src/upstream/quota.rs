@@ -67,12 +67,14 @@ pub(crate) enum LimitKind {
 
 /// A limit that holds a call back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Hold {
-    pub(crate) policy: QuotaPolicy,
+pub struct Hold {
+    pub policy: QuotaPolicy,
+    /// `None` if the caller has met a limit of all callers that binds nobody else, so that it is not known for certain.
+    pub quota: Option<Quota>,
     /// The call can be sent then at the earliest.
-    pub(crate) until: Instant,
+    pub until: Instant,
     /// The time from now until then.
-    pub(crate) left: Duration,
+    pub left: Duration,
 }
 
 /// What a response has taught.

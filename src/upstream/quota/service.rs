@@ -125,7 +125,7 @@ impl ServiceLimits {
     pub(super) fn hold(&mut self, draw: &Draw, kind: LimitKind, ahead: u32, now: Instant) -> Option<Hold> {
         let paused = draw.caller.and_then(|caller| self.callers.get(&caller)?.paused);
         let paused = paused.filter(|(_, until)| *until > now && kind == LimitKind::Own && draw.share != Share::Relayed);
-        let mut longest = paused.map(|(policy, until)| Hold { policy, until, left: until - now });
+        let mut longest = paused.map(|(policy, until)| Hold { policy, quota: None, until, left: until - now });
         for (policy, limit) in self.counting(draw) {
             limit.limiter.expire(now);
             if limit.kind_for(policy, draw) != Some(kind) || limit.has_ended(now) {
@@ -133,7 +133,7 @@ impl ServiceLimits {
             }
             let until = limit.free_at(draw, policy.is_shared(), ahead, now);
             if until > now && longest.is_none_or(|longest| until > longest.until) {
-                longest = Some(Hold { policy, until, left: until - now });
+                longest = Some(Hold { policy, quota: Some(limit.limiter.quota()), until, left: until - now });
             }
         }
         longest
