@@ -2,6 +2,7 @@
 //! a client of the gateway and must not use its internals.
 
 mod steps;
+mod throttled;
 
 use std::io::{self, Write as _};
 use std::process::ExitCode;
@@ -66,7 +67,7 @@ async fn run_steps(once: bool, mode: Mode) -> Result<ExitCode, BoxError> {
          The column \"upstream calls\" counts all calls since the start.\n"
     )?;
     let as_expected = tokio::select! {
-        result = setup.perform() => result?,
+        result = setup.perform_all() => result?,
         () = signals.received() => return Ok(failure(1, &"stopped before the end")),
     };
     if once {
@@ -113,6 +114,11 @@ struct DemoSetup {
 }
 
 impl DemoSetup {
+    async fn perform_all(&self) -> Result<bool, BoxError> {
+        let as_expected = self.perform().await?;
+        Ok(self.perform_throttled().await? && as_expected)
+    }
+
     /// Runs all steps and prints the table. True if the upstreams received exactly the expected requests.
     async fn perform(&self) -> Result<bool, BoxError> {
         let mut out = io::stdout();
@@ -206,9 +212,14 @@ impl DemoSetup {
     }
 
     async fn send(&self, step: &Step) -> Result<Vec<Reply>, BoxError> {
+        let target = format!("{}?{}", step.path.replace("PROJECT", PROJECT), step.query);
+        self.send_all(step.caller, vec![target; step.at_once]).await
+    }
+
+    /// Sends requests at once, by the callers in turn.
+    async fn send_all(&self, caller: DemoCaller, targets: Vec<String>) -> Result<Vec<Reply>, BoxError> {
         let mut requests = JoinSet::new();
-        for credential in self.credentials(step.caller).into_iter().cycle().take(step.at_once) {
-            let target = format!("{}?{}", step.path.replace("PROJECT", PROJECT), step.query);
+        for (target, credential) in targets.into_iter().zip(self.credentials(caller).into_iter().cycle()) {
             let mut request = Request::get(format!("{}{target}", self.gateway)).body(Empty::new())?;
             credential.add_to(&mut request)?;
             let response = self.client.request(request);

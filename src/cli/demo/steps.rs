@@ -7,7 +7,8 @@ use http::StatusCode;
 /// The number of concurrent requests in a burst.
 pub(super) const BURST: usize = 200;
 
-/// Short lifetimes for the sharer list, so that the demo can show what happens when it expires.
+/// Short lifetimes for the sharer list, so that the demo can show what happens when it expires. The quota is one that
+/// upstream is known to have; the demo does not use it up.
 pub(super) const SETTINGS: &str = r#"
 [cache]
 ttl_jitter = "0%"
@@ -19,6 +20,12 @@ stale_if_slow = "400ms"
 name = "ListSharerProducts"
 ttl = "1500ms"
 stale_while_revalidate = "1s"
+
+[[quota]]
+service = "workspace"
+policy = "api"
+limit = 2000
+window = "1m"
 "#;
 
 #[derive(Clone, Copy)]
