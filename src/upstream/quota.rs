@@ -186,7 +186,8 @@ impl Ledger {
         let refused = is_refusal.then_some(retry_after);
         let limits = self.service(service);
         let mut limits = limits.lock();
-        let mut changes = limits.clean_up(now);
+        let mut changes = std::mem::take(&mut limits.ended);
+        changes.extend(limits.clean_up(now));
         changes.extend(limits.learn(draw, taken, &told, refused, now));
         Lesson { changes, refused_by: told.iter().find_map(|told| told.policy).filter(|_| is_refusal) }
     }

@@ -6,7 +6,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::limit::{Limit, Source};
+use super::limit::{Limit, LimitChange, Source};
 use super::{Draw, Hold, LimitKind, LimitState, Share};
 use crate::catalogue::{ConfiguredQuota, Quota, QuotaPolicy};
 use crate::request::caller::Caller;
@@ -36,6 +36,8 @@ pub(super) struct ServiceLimits {
     pub(super) callers: HashMap<Caller, CallerLimits>,
     /// The latest calls, oldest first.
     pub(super) history: VecDeque<(Instant, Draw)>,
+    /// The limits that have ended, if no event says so yet. Only learnt limits end, and learning empties this.
+    pub(super) ended: Vec<LimitChange>,
 }
 
 impl ServiceLimits {
@@ -189,7 +191,8 @@ impl ServiceLimits {
 
     /// The limits in force. Of those of single callers, the one with the fewest calls left of each kind.
     pub(super) fn states(&mut self, now: Instant) -> Vec<LimitState> {
-        self.clean_up(now);
+        let ended = self.clean_up(now);
+        self.ended.extend(ended);
         let mut states = Vec::new();
         let mut state = |policy: QuotaPolicy, api: Option<&Arc<str>>, limit: &mut Limit| {
             limit.limiter.expire(now);

@@ -157,6 +157,26 @@ fn a_limit_that_is_not_met_any_more_ends() {
 }
 
 #[test]
+fn that_a_limit_has_ended_is_reported_even_if_operators_have_looked_meanwhile() {
+    let (ledger, start, caller) = (Ledger::default(), Clock::System.now(), draw(1));
+    let body = br#"{"error_code":"APIGW.0308","error_msg":"policy user over ratelimit,limit:1,time:10 second"}"#;
+    let refuse = |now: Instant| {
+        ledger.take(SERVICE, &caller, now);
+        let refusal = (StatusCode::TOO_MANY_REQUESTS, &HeaderMap::new(), &body[..]);
+        ledger.learn(SERVICE, (&caller, now), refusal, None, now).changes
+    };
+    let limit = quota(1, 10 * SECOND);
+    assert_eq!(refuse(start), [LimitChange::Learnt(QuotaPolicy::User, limit)]);
+    assert_eq!(ledger.states(start)[0].1.len(), 1);
+    let later = start + 60 * SECOND;
+    assert_eq!(ledger.states(later)[0].1, []);
+    assert_eq!(
+        refuse(later),
+        [LimitChange::Ended(QuotaPolicy::User, limit), LimitChange::Learnt(QuotaPolicy::User, limit)]
+    );
+}
+
+#[test]
 fn no_limit_is_learnt_where_the_settings_say_that_there_is_none() {
     let mut bench = Bench::new();
     let none = ConfiguredQuota { service: SERVICE, policy: QuotaPolicy::User, operation: None, quota: None };
