@@ -197,6 +197,27 @@ async fn a_caller_with_a_grant_gets_a_stale_response_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_caller_that_waits_for_its_own_limit_starts_no_refresh() {
+    let world = World::new("ttl = \"10s\"\nstale_while_revalidate = \"1h\"\n");
+    world.limit(QuotaPolicy::User, 1, 100 * SECOND);
+    let refreshes = || metric(&world, "refreshes_total");
+    world.get("a", 0).await;
+    world.get("a", 1).await;
+    sleep(20 * SECOND).await;
+    world.calls();
+    for _ in 0..5 {
+        assert_eq!(world.get("a", 0).await.1, Duration::ZERO);
+        sleep(SECOND).await;
+    }
+    assert_eq!((refreshes(), world.calls()), (0.0, 0));
+    // Its turn has come.
+    sleep(100 * SECOND).await;
+    assert_eq!(world.get("a", 0).await.1, Duration::ZERO);
+    sleep(SECOND).await;
+    assert_eq!((refreshes(), world.calls()), (1.0, 1));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_caller_whose_grant_has_lapsed_gets_a_stale_response_if_upstream_throttles_it() {
     let world = World::new("ttl = \"1h\"\n[grants]\ngrant_ttl = \"200s\"\nrenew_ahead = \"0s\"\n");
     world.limit(QuotaPolicy::User, 1, 20 * SECOND);

@@ -6,15 +6,17 @@ use std::sync::Arc;
 use http::HeaderMap;
 
 use super::fetch::NewFetch;
-use super::fetch_result::FetchPurpose;
+use super::fetch_result::{FetchPurpose, FetchResult};
 use super::prove::LoneCall;
 use super::{CacheRequest, Gateway, prove};
 use crate::cache::flights::FlightCaller;
 use crate::cache::store::CacheKey;
 use crate::telemetry::record::RequestRecord;
+use crate::upstream::gate::Class;
 
 impl Gateway {
-    /// Refreshes a stale entry, unless a call for it is in flight.
+    /// Refreshes a stale entry, unless a call for it is in flight. A caller that would have to wait leads nobody, so it starts
+    /// no refresh of a shared entry.
     pub(super) fn revalidate_in_background(
         self: &Arc<Self>,
         request: &CacheRequest,
@@ -25,6 +27,9 @@ impl Gateway {
         // It holds a grant.
         let caller = FlightCaller { caller: request.lookup.caller_scope.caller, is_known: true };
         if let Some(leader) = self.fetcher.flights(&cache_key).begin(&cache_key, caller) {
+            if cache_key.owner.is_none() && self.fetcher.has_to_wait(request, Class::Refresh) {
+                return leader.end(FetchResult::NotSent, false);
+            }
             self.observer.metrics.refreshes.inc();
             let fetch = NewFetch { leader, cache_key, purpose: FetchPurpose::Refresh, proof: None };
             self.start_fetch(fetch, request, headers, record);
