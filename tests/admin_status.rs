@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
-use workspace_gateway::testing::catalogue::Service;
-use workspace_gateway::testing::simulator::Simulator;
+use workspace_gateway::testing::catalogue::{Quota, QuotaPolicy, Service};
+use workspace_gateway::testing::simulator::{EnforcedQuota, QuotaWindow, Simulator};
 
 use crate::support::process::{Process, folder};
 use crate::support::{Http, PROJECT, World};
@@ -119,6 +119,24 @@ async fn the_status_has_the_limits_of_upstream_and_what_they_hold_back() {
         json!({ "waiting": 1, "waits": 0, "wait_seconds": 0.0, "refused_by_upstream": 0, "refused_by_gateway": 0 });
     assert_eq!(status["quota_policies"]["ip"], totals);
     held.abort();
+}
+
+#[tokio::test]
+async fn the_event_of_a_learnt_limit_names_what_it_limits() {
+    let world = World::new().await;
+    let quota = |calls| Quota { calls, window: Duration::from_secs(120) };
+    let limit =
+        |policy, calls| world.simulator.set_quota(EnforcedQuota::new(policy, quota(calls), QuotaWindow::Sliding));
+    limit(QuotaPolicy::Api, 1);
+    world.get(LIST).await;
+    assert_eq!(world.get(&format!("{LIST}?limit=2")).await.status(), StatusCode::TOO_MANY_REQUESTS);
+    world.simulator.clear_quotas();
+    limit(QuotaPolicy::User, 1);
+    world.get(SHARER).await;
+    assert_eq!(world.get(&format!("{SHARER}?limit=2")).await.status(), StatusCode::TOO_MANY_REQUESTS);
+    let words = events(&world, "quota").await.into_iter().map(|event| event["what"].as_str().unwrap().to_owned());
+    let expected = ["policy user, 1 in 2m", "policy api of ListProducts, 1 in 2m"];
+    assert_eq!(words.collect::<Vec<_>>(), expected.map(|limit| format!("workspace limits calls: {limit}")));
 }
 
 #[tokio::test]

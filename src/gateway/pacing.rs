@@ -9,7 +9,7 @@ use http::{HeaderValue, Response};
 use super::fetcher::seconds;
 use super::observer::Observer;
 use crate::cache::backoffs;
-use crate::catalogue::Service;
+use crate::catalogue::QuotaPolicy;
 use crate::clock::Clock;
 use crate::telemetry::events::{Event, NewEvent};
 use crate::upstream::gate::Permit;
@@ -20,7 +20,7 @@ pub(super) fn learn<B: AsRef<[u8]>>(permit: &Permit, response: &Response<B>, obs
     let retry_after = backoffs::unbounded_retry_after(response.headers(), clock.date());
     let (status, headers, body) = (response.status(), response.headers(), response.body().as_ref());
     let Lesson { changes, refused_by } = permit.learn((status, headers, body), retry_after);
-    changes.iter().for_each(|change| observer.limit_changed(permit.service(), change));
+    changes.iter().for_each(|change| observer.limit_changed(permit, change));
     if let Some(policy) = refused_by {
         observer.metrics.quota_refused(policy, "upstream");
     }
@@ -35,13 +35,17 @@ pub(super) fn add_retry_after<B>(response: &mut Response<B>, wait: Option<Durati
 
 impl Observer {
     /// Records that a limit has been learnt, has changed or has ended.
-    pub(super) fn limit_changed(&self, service: Service, change: &LimitChange) {
-        let (what, policy, quota) = match change {
-            LimitChange::Learnt(policy, quota) => ("limits calls", policy, quota),
-            LimitChange::Changed(policy, quota) => ("has changed its limit", policy, quota),
-            LimitChange::Ended(policy, quota) => ("no longer limits calls", policy, quota),
+    fn limit_changed(&self, permit: &Permit, change: &LimitChange) {
+        let service = permit.service();
+        // Another call may have met a limit that has ended.
+        let (what, policy, quota, operation) = match change {
+            LimitChange::Learnt(policy, quota) => ("limits calls", policy, quota, permit.operation()),
+            LimitChange::Changed(policy, quota) => ("has changed its limit", policy, quota, permit.operation()),
+            LimitChange::Ended(policy, quota) => ("no longer limits calls", policy, quota, None),
         };
-        let what = format!("{} {what}: policy {}, {quota}", service.as_str(), policy.into_str());
+        let operation = operation.filter(|_| *policy == QuotaPolicy::Api);
+        let of = operation.map(|operation| format!(" of {operation}")).unwrap_or_default();
+        let what = format!("{} {what}: policy {}{of}, {quota}", service.as_str(), policy.into_str());
         self.record_event(NewEvent::new(Event::Quota, what).at(service));
     }
 }

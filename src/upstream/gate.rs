@@ -393,6 +393,11 @@ impl Permit {
         self.service_gate.service
     }
 
+    /// The name of the operation. `None` for a request that is not one's.
+    pub(crate) fn operation(&self) -> Option<&Arc<str>> {
+        self.draw.api.as_ref()
+    }
+
     /// Learns from what the response says of limits. `body` is read only if it is a 429.
     pub(crate) fn learn(&self, response: (StatusCode, &HeaderMap, &[u8]), retry_after: Option<Duration>) -> Lesson {
         let ServiceGate { service, ledger, clock, .. } = &*self.service_gate;
