@@ -35,8 +35,11 @@ pub(crate) struct SnapshotFile {
 
 impl SnapshotFile {
     /// # Errors
-    /// If the system has no randomness.
+    /// If the path cannot be that of a file, or the system has no randomness.
     pub(crate) fn new(path: &Path, random: Random) -> io::Result<Self> {
+        if path.is_dir() || path.file_name().is_none() {
+            return Err(io::Error::other(format!("{:?} is a folder: expected the path of a file", path.display())));
+        }
         let owner = blake3::Hash::from_bytes(random.key("snapshot owner")?).to_hex().to_string();
         Ok(Self { path: path.to_owned(), owner, random })
     }
@@ -382,6 +385,15 @@ mod tests {
         fs::remove_file(folder.0.join("snapshot.key")).unwrap();
         fs::write(folder.path(), &good).unwrap();
         assert_eq!(read(&folder.process()), (Vec::new(), Some(Unreadable::Secret)));
+    }
+
+    #[test]
+    fn a_folder_is_no_snapshot() {
+        let folder = Folder::new("folder");
+        for path in [folder.0.as_path(), Path::new(""), Path::new("/")] {
+            let error = SnapshotFile::new(path, Random::System).err().unwrap();
+            assert!(error.to_string().ends_with("is a folder: expected the path of a file"), "{error}");
+        }
     }
 
     #[test]

@@ -3,19 +3,24 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
-use http::{Method, StatusCode};
+use bytes::Bytes;
+use http::{Method, Response, StatusCode};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::sleep;
 use workspace_gateway::testing::cache::store::PurgeSelection;
 use workspace_gateway::testing::clock::{Clock, ManualClock};
+use workspace_gateway::testing::config::Config;
 use workspace_gateway::testing::gateway::Gateway;
 use workspace_gateway::testing::random::Random;
 use workspace_gateway::testing::simulator::Simulator;
+use workspace_gateway::testing::upstream::UpstreamError;
 
+use crate::support::in_process::{Answers, InProcess, ListCall};
 use crate::support::process::{Process, folder};
-use crate::support::{Call, Http, PROJECT, Reply, Scripted, config, get_in_process_with, within};
+use crate::support::{Call, Http, PROJECT, Reply, Scripted, config, get_in_process, get_in_process_with, within};
 
 const LIST: &str = "/v2/PROJECT/products?os_type=Linux";
 const OTHER: &str = "/v2/PROJECT/products?os_type=Windows";
@@ -45,18 +50,22 @@ impl Machine {
         self.folder.join("snapshot")
     }
 
+    fn config(&self) -> Config {
+        let settings = format!(
+            "[cache]\nttl = \"5m\"\nttl_jitter = \"0%\"\nstale_while_revalidate = \"0s\"\nstale_if_error = \"1h\"\n\
+             snapshot = {:?}\n[grants]\nrenew_ahead = \"0s\"",
+            self.file()
+        );
+        config("http://127.0.0.1:1", "http://127.0.0.1:1", &settings)
+    }
+
     async fn start(&self) -> Bench {
         self.start_with(Clock::Manual(self.clock.clone())).await
     }
 
     async fn start_with(&self, clock: Clock) -> Bench {
         let (upstream, calls) = Scripted::new();
-        let settings = format!(
-            "[cache]\nttl = \"5m\"\nttl_jitter = \"0%\"\nstale_while_revalidate = \"0s\"\nstale_if_error = \"1h\"\n\
-             snapshot = {:?}\n[grants]\nrenew_ahead = \"0s\"",
-            self.file()
-        );
-        let config = config("http://127.0.0.1:1", "http://127.0.0.1:1", &settings);
+        let config = self.config();
         let gateway = Gateway::with_snapshot(upstream, &config, clock, Random::System).unwrap();
         gateway.restore_snapshot().await;
         Bench { gateway, calls }
@@ -166,6 +175,57 @@ async fn lists_that_are_private_stay_so() {
     bench.fetch("two", PROOF, GOOD).await;
     assert_eq!(bench.get("one", LIST).await.text(), PRODUCTS);
     bench.fetch("two", LIST, (StatusCode::OK, NEWER)).await;
+}
+
+/// Upstream that answers, or fails for everybody.
+#[derive(Default)]
+struct Flaky(AtomicBool);
+
+impl Answers for Flaky {
+    async fn answer(&self, call: ListCall) -> Result<Response<Bytes>, UpstreamError> {
+        let mut response = Response::new(Bytes::from(format!(r#"{{"products":[{:?}]}}"#, call.target)));
+        if self.0.load(Ordering::Relaxed) {
+            *response.status_mut() = OUTAGE.0;
+        }
+        Ok(response)
+    }
+}
+
+#[tokio::test]
+async fn in_an_outage_a_restarted_gateway_answers_what_an_unrestarted_one_does() {
+    const CALLERS: usize = 40;
+    const LISTS: usize = 50;
+    let machine = Machine::new("completeness");
+    let upstream = Arc::new(Flaky::default());
+    let start = || {
+        let called = Arc::new(InProcess(Arc::clone(&upstream)));
+        let clock = Clock::Manual(machine.clock.clone());
+        Gateway::with_snapshot(called, &machine.config(), clock, Random::System).unwrap()
+    };
+    let first = start();
+    let target = |list: usize| format!("{LIST}&product_id={list}");
+    for number in 0..CALLERS.max(LISTS) {
+        let token = format!("caller-{}", number % CALLERS);
+        assert_eq!(get_in_process(&first, &token, &target(number % LISTS)).await.status(), StatusCode::OK);
+    }
+    machine.clock.advance(400 * SECOND);
+    first.end_snapshot().await;
+    let second = start();
+    second.restore_snapshot().await;
+    upstream.0.store(true, Ordering::Relaxed);
+    machine.clock.advance(10 * SECOND);
+    let mut answered = 0;
+    for (caller, list) in (0..CALLERS).flat_map(|caller| (0..LISTS).map(move |list| (caller, list))) {
+        let token = format!("caller-{caller}");
+        let [expected, got] = [&first, &second].map(|gateway| {
+            let (token, target) = (token.clone(), target(list));
+            async move { get_in_process(gateway, &token, &target).await }
+        });
+        let (expected, got) = (expected.await, got.await);
+        assert_eq!((got.status(), got.body()), (expected.status(), expected.body()), "{token} {list}");
+        answered += usize::from(got.status() == StatusCode::OK);
+    }
+    assert_eq!(answered, CALLERS * LISTS);
 }
 
 fn written(file: &Path) -> Option<SystemTime> {
