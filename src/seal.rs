@@ -2,7 +2,8 @@
 //! know what is in them.
 //!
 //! Each secret gives several keys (HKDF-SHA256, RFC 5869). A record is encrypted with AES-256-GCM, under a key for this
-//! process: the secret's key and a random salt. So nonces can be counted. The context says what a record is and where it
+//! process: the secret's key and a random salt. So a counter is a safe nonce: no
+//! other process uses this key. The context says what a record is and where it
 //! belongs. It is authenticated, but not part of the record.
 //!
 //! ```text

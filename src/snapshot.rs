@@ -4,7 +4,7 @@
 //! PATH         magic, random id of the file, and for each record: its length (4 bytes), and the sealed record
 //! PATH.key     the secret. It is made if it does not exist
 //! PATH.owner   the id of the process that writes the snapshot: the one that was started last
-//! PATH.new     a file that is being written. It replaces PATH when it is complete
+//! PATH.new     a file that is being written. It replaces PATH when it is complete (PATH.key.new is the same for PATH.key)
 //! ```
 //!
 //! The context of a record has the id of the file and the record's number. So records cannot be left out, exchanged, or
@@ -12,8 +12,11 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufReader, BufWriter, ErrorKind, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+
+use nix::fcntl::OFlag;
+use nix::unistd::geteuid;
 
 use crate::random::Random;
 use crate::seal::{self, Sealer, Unreadable};
@@ -38,7 +41,7 @@ impl SnapshotFile {
     /// If the path cannot be that of a file, or the system has no randomness.
     pub(crate) fn new(path: &Path, random: Random) -> io::Result<Self> {
         if path.is_dir() || path.file_name().is_none() {
-            return Err(io::Error::other(format!("{:?} is a folder: expected the path of a file", path.display())));
+            return Err(io::Error::other(format!("{:?}: expected the path of a file", path.display())));
         }
         let owner = blake3::Hash::from_bytes(random.key("snapshot owner")?).to_hex().to_string();
         Ok(Self { path: path.to_owned(), owner, random })
@@ -57,23 +60,19 @@ impl SnapshotFile {
     pub(crate) fn secret(&self) -> io::Result<Vec<u8>> {
         let path = self.beside(".key");
         let with_path = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
-        match private_file().create_new(true).open(&path) {
-            Ok(mut file) => {
-                let secret = self.random.key("snapshot secret")?;
-                file.write_all(&secret).and_then(|()| file.sync_all()).map_err(with_path)?;
-                Ok(secret.to_vec())
-            }
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
-                let mut secret = Vec::new();
-                File::open(&path).and_then(|file| file.take(MAX_SECRET).read_to_end(&mut secret)).map_err(with_path)?;
-                if secret.len() < seal::MIN_SECRET {
-                    let error = io::Error::other(format!("has less than {} bytes: remove it", seal::MIN_SECRET));
-                    return Err(with_path(error));
-                }
-                Ok(secret)
-            }
-            Err(error) => Err(with_path(error)),
+        match read_secret(&path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            read => return read.map_err(with_path),
         }
+        // The file appears with its whole content. If another process is faster, its secret counts.
+        let (secret, new) = (self.random.key("snapshot secret")?, self.beside(".key.new"));
+        let written = new_file(&new).and_then(|mut file| file.write_all(&secret).and_then(|()| file.sync_all()));
+        let linked = written.and_then(|()| match fs::hard_link(&new, &path) {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
+            linked => linked,
+        });
+        let _ = fs::remove_file(&new);
+        linked.and_then(|()| read_secret(&path)).map_err(with_path)
     }
 
     /// Makes this process the one that writes the snapshot. An earlier one, which may still finish its requests, does not
@@ -82,7 +81,8 @@ impl SnapshotFile {
     /// # Errors
     /// If the file system refuses it.
     pub(crate) fn claim(&self) -> io::Result<()> {
-        private_file().create(true).truncate(true).open(self.beside(".owner"))?.write_all(self.owner.as_bytes())
+        let mut file = options().create(true).truncate(true).open(self.beside(".owner"))?;
+        file.write_all(self.owner.as_bytes())
     }
 
     /// Whether this process may write the snapshot.
@@ -122,7 +122,7 @@ impl SnapshotFile {
         let path = self.beside(".new");
         let mut id = [0; ID_LEN];
         id.copy_from_slice(&self.random.key("snapshot id")?[..ID_LEN]);
-        let file = private_file().create(true).truncate(true).open(&path)?;
+        let file = new_file(&path)?;
         let mut writer = SnapshotWriter { to: self, path, file: BufWriter::new(file), sealer, id, number: 0 };
         writer.file.write_all(MAGIC)?;
         writer.file.write_all(&id)?;
@@ -134,26 +134,53 @@ impl SnapshotFile {
     /// # Errors
     /// If the file cannot be read, or is no snapshot.
     pub(crate) fn read<'s>(&self, sealer: &'s Sealer, max_record: usize) -> io::Result<Option<SnapshotReader<'s>>> {
-        let mut file = match File::open(&self.path) {
-            Ok(file) => BufReader::new(file),
+        let file = match options().read(true).write(false).open(&self.path) {
+            Ok(file) => file,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error),
         };
+        let size = file.metadata()?.len();
+        let mut file = BufReader::new(file);
         let (mut magic, mut id) = ([0; MAGIC.len()], [0; ID_LEN]);
         file.read_exact(&mut magic)?;
         file.read_exact(&mut id)?;
         if magic != MAGIC {
             return Err(io::Error::new(ErrorKind::InvalidData, "is no snapshot of this version"));
         }
-        Ok(Some(SnapshotReader { file, sealer, id, number: 0, max_record }))
+        let left = size.saturating_sub((MAGIC.len() + ID_LEN) as u64);
+        Ok(Some(SnapshotReader { file: Some(file), left, sealer, id, number: 0, max_record }))
     }
 }
 
-/// For new files that only the owner may read.
-fn private_file() -> OpenOptions {
+/// For files that only the owner may read. Symbolic links are not followed: somebody else could have made them.
+fn options() -> OpenOptions {
     let mut options = OpenOptions::new();
-    options.write(true).mode(PERMISSIONS);
+    options.write(true).mode(PERMISSIONS).custom_flags(OFlag::O_NOFOLLOW.bits());
     options
+}
+
+/// A new file in place of what is there.
+fn new_file(path: &Path) -> io::Result<File> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    options().create_new(true).open(path)
+}
+
+/// Reads a secret that nobody else can know.
+fn read_secret(path: &Path) -> io::Result<Vec<u8>> {
+    let file = options().read(true).write(false).open(path)?;
+    let metadata = file.metadata()?;
+    if metadata.uid() != geteuid().as_raw() || metadata.mode() & 0o077 != 0 {
+        return Err(io::Error::other("must belong to the user of the gateway, and only that user may read it"));
+    }
+    let mut secret = Vec::new();
+    file.take(MAX_SECRET).read_to_end(&mut secret)?;
+    match secret.len() {
+        0..seal::MIN_SECRET => Err(io::Error::other(format!("has less than {} bytes: remove it", seal::MIN_SECRET))),
+        _ => Ok(secret),
+    }
 }
 
 fn context(id: &[u8; ID_LEN], number: u64) -> Vec<u8> {
@@ -192,7 +219,7 @@ impl SnapshotWriter<'_> {
     pub(crate) fn finish(mut self, is_valid: impl Fn() -> bool) -> io::Result<bool> {
         self.file.flush()?;
         self.file.get_ref().sync_all()?;
-        if !is_valid() || !self.to.is_own()? {
+        if !is_valid() || !self.to.is_own()? || !self.is_in_place() {
             return Ok(false);
         }
         fs::rename(&self.path, &self.to.path)?;
@@ -205,16 +232,30 @@ impl SnapshotWriter<'_> {
     }
 }
 
+impl SnapshotWriter<'_> {
+    /// Whether the path still leads to this file. Another process may have begun one.
+    fn is_in_place(&self) -> bool {
+        let own = self.file.get_ref().metadata().map(|own| (own.dev(), own.ino()));
+        let there = fs::symlink_metadata(&self.path).map(|there| (there.dev(), there.ino()));
+        matches!((own, there), (Ok(own), Ok(there)) if own == there)
+    }
+}
+
 impl Drop for SnapshotWriter<'_> {
     fn drop(&mut self) {
-        // After `finish` there is nothing to remove. Otherwise the next writer replaces what remains.
-        let _ = fs::remove_file(&self.path);
+        // What remains after an error is replaced by the next writer.
+        if self.is_in_place() {
+            let _ = fs::remove_file(&self.path);
+        }
     }
 }
 
 /// The records of a snapshot, in order. It ends with the first one that cannot be read.
 pub(crate) struct SnapshotReader<'s> {
-    file: BufReader<File>,
+    /// `None` after the end.
+    file: Option<BufReader<File>>,
+    /// The rest of the file, in bytes.
+    left: u64,
     sealer: &'s Sealer,
     id: [u8; ID_LEN],
     number: u64,
@@ -225,36 +266,38 @@ impl Iterator for SnapshotReader<'_> {
     type Item = Result<Vec<u8>, Unreadable>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let mut length = [0; 4];
-        match self.file.read_exact(&mut length) {
-            Ok(()) => {}
-            Err(error) if error.kind() == ErrorKind::UnexpectedEof => return None,
-            Err(_) => return self.fail(Unreadable::Damaged),
-        }
-        let length = usize::try_from(u32::from_le_bytes(length)).unwrap_or(usize::MAX);
-        if length > self.max_record.saturating_add(seal::OVERHEAD) {
-            return self.fail(Unreadable::Damaged);
-        }
-        let mut sealed = vec![0; length];
-        if self.file.read_exact(&mut sealed).is_err() {
-            return self.fail(Unreadable::Damaged);
-        }
-        match self.sealer.open(&context(&self.id, self.number), &mut sealed) {
-            Ok(record) => {
-                self.number += 1;
-                Some(Ok(record.to_vec()))
+        loop {
+            let mut file = self.file.take().filter(|_| self.left > 0)?;
+            let read = self.read(&mut file);
+            // Nothing after a record that cannot be read can be trusted to be in its place.
+            self.file = read.is_ok().then_some(file);
+            match read {
+                Ok(None) => {}
+                Ok(Some(record)) => return Some(Ok(record)),
+                Err(reason) => return Some(Err(reason)),
             }
-            Err(reason) => self.fail(reason),
         }
     }
 }
 
 impl SnapshotReader<'_> {
-    /// Nothing after this can be trusted to be in its place.
-    fn fail(&mut self, reason: Unreadable) -> Option<Result<Vec<u8>, Unreadable>> {
-        self.max_record = 0;
-        self.number = u64::MAX;
-        Some(Err(reason))
+    /// Reads the next record. `None` if it is too large. Then it is skipped.
+    fn read(&mut self, file: &mut BufReader<File>) -> Result<Option<Vec<u8>>, Unreadable> {
+        let mut length = [0; 4];
+        file.read_exact(&mut length).map_err(|_| Unreadable::Damaged)?;
+        let length = u32::from_le_bytes(length);
+        let taken = u64::from(length) + 4;
+        self.left = self.left.checked_sub(taken).ok_or(Unreadable::Damaged)?;
+        let number = self.number;
+        self.number += 1;
+        let size = usize::try_from(length).map_err(|_| Unreadable::Damaged)?;
+        if size > self.max_record.saturating_add(seal::OVERHEAD) {
+            file.seek_relative(length.into()).map_err(|_| Unreadable::Damaged)?;
+            return Ok(None);
+        }
+        let mut sealed = vec![0; size];
+        file.read_exact(&mut sealed).map_err(|_| Unreadable::Damaged)?;
+        self.sealer.open(&context(&self.id, number), &mut sealed).map(|record| Some(record.to_vec()))
     }
 }
 
@@ -348,7 +391,7 @@ mod tests {
         let writer = process.0.write(&process.1).unwrap().unwrap();
         assert!(!writer.finish(|| false).unwrap());
         assert_eq!(read(&process).0, ["old"]);
-        // Between the check and the renaming: then both are removed.
+        // Between the check and the renaming: then neither the old nor the new file remains.
         let writer = process.0.write(&process.1).unwrap().unwrap();
         let checks = std::cell::Cell::new(0);
         assert!(!writer.finish(|| checks.replace(checks.get() + 1) == 0).unwrap());
@@ -388,18 +431,64 @@ mod tests {
     }
 
     #[test]
+    fn a_record_that_is_too_large_is_skipped() {
+        let folder = Folder::new("large");
+        let process = folder.process();
+        let large = "x".repeat(101);
+        assert!(write(&process, &["a", &large, "b"]));
+        assert_eq!(read(&process).0, ["a", "b"]);
+    }
+
+    #[test]
+    fn a_writer_does_not_touch_the_file_of_a_later_process() {
+        let folder = Folder::new("two");
+        let first = folder.process();
+        let mut old = first.0.write(&first.1).unwrap().unwrap();
+        old.add(b"old").unwrap();
+        let second = folder.process();
+        let mut new = second.0.write(&second.1).unwrap().unwrap();
+        new.add(b"new").unwrap();
+        drop(old);
+        assert!(new.finish(|| true).unwrap());
+        assert_eq!(read(&second).0, ["new"]);
+    }
+
+    #[test]
+    fn a_secret_that_others_may_read_is_refused_and_links_are_not_followed() {
+        let folder = Folder::new("others");
+        let key = folder.0.join("snapshot.key");
+        folder.process();
+        fs::set_permissions(&key, fs::Permissions::from_mode(0o640)).unwrap();
+        let file = SnapshotFile::new(&folder.path(), Random::System).unwrap();
+        assert!(file.secret().unwrap_err().to_string().contains("only that user may read it"));
+        fs::remove_file(&key).unwrap();
+        let other = folder.0.join("other");
+        fs::write(&other, "kept").unwrap();
+        for name in ["snapshot.key", "snapshot.owner", "snapshot.new", "snapshot"] {
+            let _ = fs::remove_file(folder.0.join(name));
+            std::os::unix::fs::symlink(&other, folder.0.join(name)).unwrap();
+        }
+        assert!(file.secret().is_err() && file.claim().is_err());
+        let sealer = Sealer::new(&[1; 32], &[], &Random::System).unwrap();
+        assert!(!matches!(file.write(&sealer), Ok(Some(_))) && file.read(&sealer, 100).is_err());
+        fs::remove_file(folder.0.join("snapshot.owner")).unwrap();
+        assert!(write(&(file, sealer), &["a"]), "a link in place of a new file is replaced");
+        assert_eq!(fs::read_to_string(&other).unwrap(), "kept");
+    }
+
+    #[test]
     fn a_folder_is_no_snapshot() {
         let folder = Folder::new("folder");
         for path in [folder.0.as_path(), Path::new(""), Path::new("/")] {
             let error = SnapshotFile::new(path, Random::System).err().unwrap();
-            assert!(error.to_string().ends_with("is a folder: expected the path of a file"), "{error}");
+            assert!(error.to_string().ends_with("expected the path of a file"), "{error}");
         }
     }
 
     #[test]
     fn a_secret_that_is_too_short_is_refused_and_named() {
         let folder = Folder::new("secret");
-        fs::write(folder.0.join("snapshot.key"), "short").unwrap();
+        options().create_new(true).open(folder.0.join("snapshot.key")).unwrap().write_all(b"short").unwrap();
         let error = SnapshotFile::new(&folder.path(), Random::System).unwrap().secret().unwrap_err();
         assert!(error.to_string().contains("snapshot.key: has less than 32 bytes"), "{error}");
     }

@@ -81,7 +81,7 @@ async fn nothing_a_client_sends_adds_a_series() {
     let nowhere = "http://127.0.0.1:1";
     let gateway = Gateway::new(&config(nowhere, nowhere, ""), Clock::System).unwrap();
     let ask = async |index: u32| {
-        let scramble = index.wrapping_mul(2_656_435_761);
+        let scramble = index.wrapping_mul(2_654_435_761);
         let method = match index % 4 {
             0 => Method::GET,
             1 => Method::HEAD,

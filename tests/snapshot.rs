@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Method, Response, StatusCode};
@@ -52,7 +52,7 @@ impl Machine {
 
     fn config(&self) -> Config {
         let settings = format!(
-            "[cache]\nttl = \"5m\"\nttl_jitter = \"0%\"\nstale_while_revalidate = \"0s\"\nstale_if_error = \"1h\"\n\
+            "[cache]\nttl = \"5m\"\nttl_jitter = \"0%\"\nstale_while_revalidate = \"0s\"\nstale_if_error = \"4h\"\n\
              snapshot = {:?}\n[grants]\nrenew_ahead = \"0s\"",
             self.file()
         );
@@ -128,11 +128,10 @@ async fn in_an_outage_only_callers_that_were_proved_get_what_the_earlier_process
     assert_eq!((reply.status(), reply.text(), reply.header("age")), (StatusCode::OK, PRODUCTS, "400"));
     let reply = bench.fetch("two", LIST, OUTAGE).await;
     assert_eq!(reply.status(), OUTAGE.0);
-    // A second restart in the same outage.
-    let mut bench = machine.restart(bench, 1000).await;
+    // A second restart in the same outage, just before the end of `grants.outage_grace`, and a third one after it.
+    let mut bench = machine.restart(bench, 3190).await;
     assert_eq!(bench.fetch("one", LIST, OUTAGE).await.text(), PRODUCTS);
-    // After the time of `grants.outage_grace`.
-    let mut bench = machine.restart(bench, 3000).await;
+    let mut bench = machine.restart(bench, 20).await;
     assert_eq!(bench.fetch("one", OTHER, OUTAGE).await.status(), OUTAGE.0);
 }
 
@@ -141,12 +140,32 @@ async fn a_proof_of_an_earlier_process_shows_nothing_that_is_newer_than_the_snap
     let machine = Machine::new("newer");
     let mut bench = machine.start().await;
     bench.fetch("one", LIST, GOOD).await;
-    let mut bench = machine.restart(bench, 400).await;
+    // Its regular end would come later.
+    let mut bench = machine.restart(bench, 10).await;
     bench.fetch("two", OTHER, GOOD).await;
-    bench.fetch("two", LIST, (StatusCode::OK, NEWER)).await;
-    for path in [LIST, OTHER] {
-        assert_eq!(bench.fetch("one", path, OUTAGE).await.status(), OUTAGE.0, "{path}");
+    assert_eq!(bench.fetch("one", OTHER, OUTAGE).await.status(), OUTAGE.0);
+    // Another restart changes nothing.
+    let mut bench = machine.restart(bench, 10).await;
+    assert_eq!(bench.fetch("one", OTHER, OUTAGE).await.status(), OUTAGE.0);
+    assert_eq!(bench.fetch("one", LIST, OUTAGE).await.text(), PRODUCTS);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_repeats_an_expired_token_does_not_keep_the_snapshot_away() {
+    let machine = Machine::new("expired");
+    let mut bench = machine.start_with(Clock::System).await;
+    let keeping = tokio::spawn(Arc::clone(&bench.gateway).keep_snapshot());
+    bench.fetch("one", LIST, GOOD).await;
+    bench.fetch("two", LIST, GOOD).await;
+    bench.fetch("one", PROOF, DENIAL).await;
+    sleep(70 * SECOND).await;
+    let before = id(&machine.file());
+    for _ in 0..3 {
+        bench.fetch("one", PROOF, DENIAL).await;
+        sleep(3 * SECOND).await;
+        assert!(before.is_some() && id(&machine.file()) == before);
     }
+    keeping.abort();
 }
 
 #[tokio::test]
@@ -228,33 +247,42 @@ async fn in_an_outage_a_restarted_gateway_answers_what_an_unrestarted_one_does()
     assert_eq!(answered, CALLERS * LISTS);
 }
 
-fn written(file: &Path) -> Option<SystemTime> {
-    fs::metadata(file).ok().map(|metadata| metadata.modified().unwrap())
+/// The random id in the head of a snapshot. `None` if there is none.
+fn id(file: &Path) -> Option<Vec<u8>> {
+    fs::read(file).ok().map(|content| content[29..45].to_vec())
 }
 
-/// Waits until a file is newer than it was, or exists at all. The clock of the runtime is paused, so this takes no time.
-async fn until_newer(file: &Path, before: Option<SystemTime>, seconds: u32) {
+/// Waits for a snapshot other than this one. The clock of the runtime is paused, so this takes no time.
+async fn until_other(file: &Path, before: &Option<Vec<u8>>, seconds: u32) {
     for _ in 0..seconds {
-        if written(file) > before {
+        if id(file).is_some_and(|id| Some(id) != *before) {
             return;
         }
         sleep(SECOND).await;
     }
-    panic!("not written within {seconds} s");
+    panic!("no other snapshot within {seconds} s");
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_revokes_removes_the_file_and_it_is_written_again_without_that() {
-    let machine = Machine::new("revoked");
-    let mut bench = machine.start_with(Clock::System).await;
-    let keeping = tokio::spawn(Arc::clone(&bench.gateway).keep_snapshot());
-    let file = machine.file();
-    let mut before = None;
     for revocation in ["purge", "invalidation", "denial", "private"] {
+        let machine = Machine::new(revocation);
+        let mut bench = machine.start_with(Clock::System).await;
+        let keeping = tokio::spawn(Arc::clone(&bench.gateway).keep_snapshot());
+        let file = machine.file();
+        if revocation == "private" {
+            for (token, body) in [("one", PRODUCTS), ("two", NEWER), ("one", PRODUCTS)] {
+                bench.fetch(token, LIST, (StatusCode::OK, body)).await;
+                sleep(301 * SECOND).await;
+            }
+        }
         bench.fetch("one", LIST, GOOD).await;
-        until_newer(&file, before, 70).await;
-        sleep(120 * SECOND).await;
-        before = written(&file);
+        until_other(&file, &None, 70).await;
+        // The last snapshot is a few seconds old, so that the next one has to wait.
+        let old = id(&file);
+        bench.fetch("one", OTHER, GOOD).await;
+        until_other(&file, &old, 70).await;
+        let before = id(&file);
         match revocation {
             "purge" => drop(bench.gateway.purge(&PurgeSelection::default())),
             "invalidation" => {
@@ -269,25 +297,47 @@ async fn what_revokes_removes_the_file_and_it_is_written_again_without_that() {
                 within(pending).await.unwrap();
             }
             "denial" => drop(bench.fetch("one", PROOF, DENIAL).await),
-            _ => {
-                for (token, body) in [("one", PRODUCTS), ("two", NEWER)].repeat(4) {
-                    sleep(301 * SECOND).await;
-                    bench.fetch(token, LIST, (StatusCode::OK, body)).await;
-                }
-            }
+            _ => drop(bench.fetch("two", LIST, (StatusCode::OK, NEWER)).await),
         }
+        sleep(SECOND).await;
+        assert!(!file.exists(), "{revocation}");
         // Without a revocation, it would be written after a minute.
-        until_newer(&file, before, 11).await;
-        sleep(301 * SECOND).await;
-        before = written(&file);
+        until_other(&file, &before, 11).await;
+        keeping.abort();
+        let mut next = machine.start_with(Clock::System).await;
+        assert_eq!(next.fetch("one", LIST, OUTAGE).await.status(), OUTAGE.0, "{revocation}");
     }
-    // A caller without a grant must not be able to remove it.
-    sleep(120 * SECOND).await;
-    let before = written(&file);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stranger_cannot_remove_the_snapshot() {
+    let machine = Machine::new("stranger");
+    let mut bench = machine.start_with(Clock::System).await;
+    let keeping = tokio::spawn(Arc::clone(&bench.gateway).keep_snapshot());
+    bench.fetch("one", LIST, GOOD).await;
+    until_other(&machine.file(), &None, 70).await;
+    let before = id(&machine.file());
     bench.fetch("stranger", LIST, DENIAL).await;
     sleep(11 * SECOND).await;
-    assert_eq!(written(&file), before);
+    assert_eq!(id(&machine.file()), before);
     keeping.abort();
+}
+
+#[tokio::test]
+async fn a_file_system_that_hangs_delays_the_start_and_nothing_else() {
+    let folder = folder("snapshot-hangs");
+    let file = folder.join("gateway.toml");
+    fs::write(&file, format!("[log]\nformat = \"json\"\n[cache]\nsnapshot = {:?}\n", folder.join("snapshot"))).unwrap();
+    // Opening it waits for a writer, which never comes.
+    assert!(std::process::Command::new("mkfifo").arg(folder.join("snapshot.key")).status().unwrap().success());
+    let simulator = Simulator::start().await.unwrap();
+    let process = Process::start(&simulator, &file).await;
+    let url = format!("{}/v2/{PROJECT}/products", process.proxy);
+    let reply = Http::new().send(Method::GET, &url, &[("x-auth-token", &simulator.token(PROJECT))], "").await;
+    assert_eq!(reply.status(), StatusCode::OK);
+    let (code, log) = process.terminate().await;
+    assert_eq!(code, Some(0));
+    assert!(log.contains("snapshot-failed") && log.contains("timed out"), "{log}");
 }
 
 #[tokio::test]

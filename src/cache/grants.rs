@@ -23,7 +23,7 @@ use strum::{IntoStaticStr, VariantArray};
 pub(crate) use self::pending::{PendingGrant, RefusedBy};
 use self::renewal::Renewal;
 pub(crate) use self::renewal::{GrantUse, RenewalPolicy, RenewalResult, backoff_after};
-use self::restore::Restored;
+pub(crate) use self::restore::RestoredProof;
 use super::entry::Entry;
 use super::lru_map::LruMap;
 use super::revocations::Revocations;
@@ -108,7 +108,7 @@ struct GrantTables {
     grants: LruMap<CallerScope, Grant>,
     /// The callers with grants in a service. A grant counts only if its caller is in this table. So a caller that is
     /// removed because the table is full does not get ended grants back.
-    caller_services: LruMap<CallerService, Ended>,
+    caller_services: LruMap<CallerService, ServiceGrants>,
     stored_denials: LruMap<CallerScope, StoredDenial>,
     /// The calls in flight, by scope and by service. An entry is removed with its last call.
     calls: HashMap<CallerScope, ScopeCalls>,
@@ -117,7 +117,6 @@ struct GrantTables {
     sequence: u64,
     /// The number of suspensions at present.
     suspensions: usize,
-    restored: Restored,
 }
 
 struct Grant {
@@ -125,11 +124,31 @@ struct Grant {
     proved: Instant,
     /// The sequence number of that proof.
     sequence: u64,
+    /// If an earlier process has proved the caller: the time of the snapshot. The grant counts as lapsed, and covers
+    /// nothing later.
+    restored: Option<Instant>,
     renewal: Renewal,
 }
 
-/// The grants up to this sequence number have ended.
-type Ended = u64;
+impl Grant {
+    /// A grant by a proof of this process.
+    fn new(proved: Instant, sequence: u64) -> Self {
+        Self { proved, sequence, restored: None, renewal: Renewal::new(proved, sequence) }
+    }
+
+    fn is_live(&self, grant_ttl: Duration, now: Instant) -> bool {
+        now.saturating_duration_since(self.proved) < grant_ttl && self.restored.is_none()
+    }
+}
+
+/// The grants of a caller in a service, by their sequence numbers.
+#[derive(Clone, Copy)]
+struct ServiceGrants {
+    /// Those up to this one have ended.
+    ended: u64,
+    /// The latest one.
+    latest: u64,
+}
 
 struct StoredDenial {
     refusal: Arc<Entry>,
@@ -180,7 +199,6 @@ impl Grants {
             service_calls: HashMap::new(),
             sequence: 0,
             suspensions: 0,
-            restored: Restored::default(),
         };
         Self { tables: Mutex::new(tables), revocations }
     }
@@ -201,15 +219,13 @@ impl Grants {
             return GrantState::Denied { refusal: Arc::clone(refusal), left };
         }
         let GrantPolicy { grant_ttl, outage_grace, .. } = tables.settings;
-        let restored = tables.restored;
         let Some(grant) = tables.grant(caller_scope) else { return GrantState::Unknown };
         let age = now.saturating_duration_since(grant.proved);
-        let written = restored.written(grant);
-        if age < grant_ttl && written.is_none() {
+        if age < grant_ttl && grant.restored.is_none() {
             GrantState::Granted
         } else if outage_grace.is_some_and(|grace| age < grace) {
             let end = grant.proved + grant_ttl;
-            GrantState::Lapsed { ended: written.map_or(end, |written| end.min(written)) }
+            GrantState::Lapsed { ended: grant.restored.map_or(end, |written| end.min(written)) }
         } else {
             GrantState::Unknown
         }
@@ -275,7 +291,7 @@ impl GrantTables {
         let Self { grants, caller_services, suspensions, service_calls, .. } = self;
         let grant = grants.get(caller_scope)?;
         let caller_service = caller_scope.caller_service();
-        let ended = *caller_services.get(&caller_service)?;
+        let ServiceGrants { ended, .. } = *caller_services.get(&caller_service)?;
         // Every hit runs this, and suspensions are rare.
         let is_suspended = || {
             *suspensions > 0 && service_calls.get(&caller_service).is_some_and(|calls| calls.suspend(grant.sequence))
@@ -290,11 +306,8 @@ impl GrantTables {
 
     /// The grant of a caller, if it has not lapsed.
     fn live(&mut self, caller_scope: &CallerScope, now: Instant) -> Option<&mut Grant> {
-        let (grant_ttl, restored) = (self.settings.grant_ttl, self.restored);
-        let is_live = |grant: &&mut Grant| {
-            now.saturating_duration_since(grant.proved) < grant_ttl && restored.written(grant).is_none()
-        };
-        self.grant(caller_scope).filter(is_live)
+        let grant_ttl = self.settings.grant_ttl;
+        self.grant(caller_scope).filter(|grant| grant.is_live(grant_ttl, now))
     }
 
     /// Whether a call that was sent at the same time or later has been denied.

@@ -97,8 +97,8 @@ struct UncacheableMark {
 
 #[derive(Default)]
 struct SharingState {
-    /// The number of entries that were stored so far.
-    stored: u64,
+    /// Grows with each response that is stored.
+    changes: u64,
     purges: u64,
     /// When the latest purge began, whatever it selected.
     purged: Option<Instant>,
@@ -287,7 +287,7 @@ impl Store {
             }
             look = Some((cache_key.clone(), Arc::clone(entry.answers())));
             self.entries.insert(cache_key, Arc::new(entry));
-            sharing.stored += 1;
+            sharing.changes += 1;
             StoreResult::Stored
         };
         drop(sharing);
@@ -315,14 +315,14 @@ impl Store {
             PrivateExtent::Scope => other == scope,
             PrivateExtent::Operation => other.operation() == scope.operation(),
         };
-        self.revocations.add();
         self.remove(|cache_key| cache_key.owner.is_none() && is_private(cache_key.key.scope()));
         self.staleness.forget_shared(is_private);
+        self.revocations.add();
     }
 
     /// Stores a 400, 404 or 405, unless a newer response is known.
     pub(crate) fn insert_negative(&self, cache_key: &CacheKey, negative: Entry, epoch: Epoch) -> StoreResult {
-        let sharing = self.write();
+        let mut sharing = self.write();
         if !sharing.may_share(cache_key, epoch) {
             return StoreResult::Purged;
         }
@@ -334,6 +334,7 @@ impl Store {
             return StoreResult::Outdated;
         }
         self.negatives.insert(cache_key.clone(), Arc::new(negative));
+        sharing.changes += 1;
         StoreResult::Stored
     }
 
@@ -361,7 +362,6 @@ impl Store {
         let mut sharing = self.write();
         (sharing.purges, sharing.purged) = (sharing.purges + 1, Some(now));
         drop(sharing);
-        self.revocations.add();
         for (cache_key, _) in self.uncacheable.iter().filter(|(cache_key, _)| selection.matches(&cache_key.key)) {
             self.uncacheable.invalidate(cache_key.as_ref());
         }
@@ -372,6 +372,9 @@ impl Store {
         // This must be last. Otherwise a scope could be shared again while entries from before the divergence remain.
         let mut sharing = self.write();
         sharing.private.purge(selection);
+        drop(sharing);
+        // A snapshot that was begun before this may have what is gone now.
+        self.revocations.add();
         purged
     }
 

@@ -20,6 +20,6 @@ pub(super) struct Memory {
 impl Memory {
     /// A number that grows with each change of what a snapshot would have.
     pub(super) fn changes(&self) -> u64 {
-        self.store.stored() + self.grants.changes() + self.revocations.count()
+        self.store.changes() + self.grants.changes() + self.revocations.count()
     }
 }

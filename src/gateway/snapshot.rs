@@ -16,10 +16,10 @@ use serde::{Deserialize, Serialize};
 
 use super::memory::Memory;
 use crate::cache::freshness::Lifetime;
-use crate::cache::grants::CallerScope;
+use crate::cache::grants::{CallerScope, RestoredProof};
 use crate::cache::record;
 use crate::cache::store::{CacheKey, PrivateName};
-use crate::catalogue::Catalogue;
+use crate::catalogue::{Catalogue, Operation};
 use crate::clock::{Clock, Moment};
 use crate::config::Config;
 use crate::random::Random;
@@ -39,20 +39,26 @@ const UNLIMITED: Lifetime =
 pub(super) struct Snapshot {
     file: SnapshotFile,
     sealer: Arc<Sealer>,
-    /// Held while the file is written.
-    writing: Mutex<()>,
+    /// The number of revocations that the file already takes into account. Locked while the file is written or removed.
+    up_to_date: Mutex<Option<u64>>,
 }
+
+/// The version of [`Record`] and of all types in it. Increase it when one of them changes.
+const VERSION: u8 = 1;
 
 /// A record of the file. Times are counted back from [`Self::Written`], which comes first.
 #[derive(Serialize, Deserialize)]
 enum Record<'a> {
-    Written(Moment),
+    Written {
+        version: u8,
+        at: Moment,
+    },
     #[serde(borrow)]
     Private(ScopeRecord<'a>),
     #[serde(borrow)]
     Proofs(Vec<ProofRecord<'a>>),
     #[serde(borrow)]
-    Entry(EntryRecord<'a>),
+    Entry(StoredRecord<'a>),
 }
 
 #[derive(Serialize, Deserialize)]
@@ -70,10 +76,12 @@ struct ProofRecord<'a> {
     #[serde(borrow)]
     scope: ScopeRecord<'a>,
     proved_before: Duration,
+    /// If it is from an earlier snapshot: when that was written.
+    covers_until_before: Option<Duration>,
 }
 
 #[derive(Serialize, Deserialize)]
-struct EntryRecord<'a> {
+struct StoredRecord<'a> {
     /// The only caller that may see it.
     owner: Option<[u8; 32]>,
     path: &'a str,
@@ -84,16 +92,26 @@ struct EntryRecord<'a> {
 }
 
 impl Snapshot {
-    /// Opens the snapshot that the settings name, and makes this process its owner. `None` if they name none. It blocks.
+    /// Opens the snapshot that the settings name. `None` if they name none. It blocks. If this fails, the snapshot of an
+    /// earlier process is removed, because this process could not remove it when something is revoked.
     ///
     /// # Errors
     /// If the file system refuses it, or the secret beside the file is unusable.
     pub(super) fn open(config: &Config, random: &Random) -> io::Result<Option<Self>> {
         let Some(path) = &config.settings.cache.snapshot else { return Ok(None) };
         let file = SnapshotFile::new(path, random.clone())?;
-        let sealer = Arc::new(Sealer::new(&file.secret()?, &[], random)?);
-        file.claim()?;
-        Ok(Some(Self { file, sealer, writing: Mutex::default() }))
+        let sealer = file.secret().and_then(|secret| Sealer::new(&secret, &[], random));
+        let sealer = Arc::new(sealer.inspect_err(|_| drop(file.remove()))?);
+        Ok(Some(Self { file, sealer, up_to_date: Mutex::default() }))
+    }
+
+    /// Removes the file, unless it was written after the latest revocation. It blocks.
+    fn remove(&self, memory: &Memory) -> io::Result<()> {
+        let up_to_date = self.up_to_date.lock();
+        if *up_to_date == Some(memory.revocations.count()) {
+            return Ok(());
+        }
+        self.file.remove()
     }
 
     pub(super) fn sealer(&self) -> &Arc<Sealer> {
@@ -102,50 +120,51 @@ impl Snapshot {
 
     /// Writes what memory has. It blocks.
     fn write(&self, memory: &Memory, clock: &Clock) -> io::Result<SnapshotResult> {
-        let _writing = self.writing.lock();
+        let mut up_to_date = self.up_to_date.lock();
         let revocations = memory.revocations.count();
         let Some(mut writer) = self.file.write(&self.sealer)? else { return Ok(SnapshotResult::NotOwner) };
+        // In this order: if the machine is suspended between the two, the reader takes ages for too high, not too low.
+        let at = clock.moment().ok_or_else(|| io::Error::other("the wall clock shows a time before 1970"))?;
         let now = clock.now();
-        let moment = clock.moment().ok_or_else(|| io::Error::other("the wall clock shows a time before 1970"))?;
         let mut add = |record: &Record<'_>| {
             let bytes = postcard::to_allocvec(record).map_err(io::Error::other)?;
             writer.add(&bytes)
         };
-        add(&Record::Written(moment))?;
+        add(&Record::Written { version: VERSION, at })?;
         for private in memory.store.private() {
             add(&Record::Private(match &private {
-                PrivateName::Scope(scope) => ScopeRecord::of(scope),
-                PrivateName::Operation(operation) => ScopeRecord {
-                    place: &operation.name,
-                    is_operation: true,
-                    meaning: *blake3::hash(operation.meaning().as_bytes()).as_bytes(),
-                },
+                PrivateName::Scope(scope) => ScopeRecord::new(scope, scope_meaning(scope)),
+                PrivateName::Operation(operation) => {
+                    ScopeRecord { place: &operation.name, is_operation: true, meaning: operation_meaning(operation) }
+                }
             }))?;
         }
         let mut meanings = HashMap::new();
+        let before = |at| now.saturating_duration_since(at);
         let mut result = Ok(());
         memory.grants.visit_proofs(now, |proofs| {
-            let record = |(caller_scope, proved): &'_ (CallerScope, Instant)| {
-                let CallerScope { caller, scope } = caller_scope;
-                let meaning = *meanings.entry(scope.clone()).or_insert_with(|| meaning(scope));
-                (caller.to_sealed(), meaning, now.saturating_duration_since(*proved))
+            let record = |proof: &'_ RestoredProof| {
+                let CallerScope { caller, scope } = &proof.caller_scope;
+                let meaning = *meanings.entry(scope.clone()).or_insert_with(|| scope_meaning(scope));
+                (caller.to_sealed(), meaning, before(proof.proved), proof.covers_until.map(before))
             };
             let found: Vec<_> = proofs.iter().map(record).collect();
-            let records = proofs.iter().zip(found).map(|((caller_scope, _), (caller, meaning, proved_before))| {
-                let scope = ScopeRecord { place: caller_scope.scope.path(), is_operation: false, meaning };
-                ProofRecord { caller, scope, proved_before }
-            });
+            let records =
+                proofs.iter().zip(found).map(|(proof, (caller, meaning, proved_before, covers_until_before))| {
+                    let scope = ScopeRecord::new(&proof.caller_scope.scope, meaning);
+                    ProofRecord { caller, scope, proved_before, covers_until_before }
+                });
             let records: Vec<_> = records.collect();
             if result.is_ok() && !records.is_empty() {
                 result = add(&Record::Proofs(records));
             }
         });
         result?;
-        for (cache_key, entry) in memory.store.usable_entries() {
+        for (cache_key, entry) in memory.store.usable_entries(now) {
             let CacheKey { owner, key } = &*cache_key;
             // One that cannot be encoded would be a miss anyway.
             let Some(record) = record::encode(key, &entry, now) else { continue };
-            add(&Record::Entry(EntryRecord {
+            add(&Record::Entry(StoredRecord {
                 owner: owner.map(Caller::to_sealed),
                 path: key.scope().path(),
                 query: key.query(),
@@ -154,20 +173,24 @@ impl Snapshot {
             }))?;
         }
         let is_valid = || memory.revocations.count() == revocations;
-        Ok(if writer.finish(is_valid)? { SnapshotResult::Written } else { SnapshotResult::Revoked })
+        if !writer.finish(is_valid)? {
+            return Ok(SnapshotResult::Revoked);
+        }
+        *up_to_date = Some(revocations);
+        Ok(SnapshotResult::Written)
     }
 }
 
 impl<'a> ScopeRecord<'a> {
-    fn of(scope: &'a Scope) -> Self {
-        Self { place: scope.path(), is_operation: false, meaning: meaning(scope) }
+    fn new(scope: &'a Scope, meaning: [u8; 32]) -> Self {
+        Self { place: scope.path(), is_operation: false, meaning }
     }
 
     /// `None` if there is no such scope any more.
     fn scope(&self, catalogue: &Catalogue) -> Option<Scope> {
         let (operation, path_match) = catalogue.operation(self.place)?;
         let scope = Scope::read(catalogue, operation, path_match).ok()?;
-        (!self.is_operation && meaning(&scope) == self.meaning).then_some(scope)
+        (!self.is_operation && scope_meaning(&scope) == self.meaning).then_some(scope)
     }
 
     fn private(&self, catalogue: &Catalogue) -> Option<PrivateName> {
@@ -175,13 +198,16 @@ impl<'a> ScopeRecord<'a> {
             return self.scope(catalogue).map(PrivateName::Scope);
         }
         let operation = catalogue.operations().iter().find(|operation| *operation.name == *self.place)?;
-        let is_same = *blake3::hash(operation.meaning().as_bytes()).as_bytes() == self.meaning;
-        is_same.then(|| PrivateName::Operation(Arc::clone(operation)))
+        (operation_meaning(operation) == self.meaning).then(|| PrivateName::Operation(Arc::clone(operation)))
     }
 }
 
-fn meaning(scope: &Scope) -> [u8; 32] {
+fn scope_meaning(scope: &Scope) -> [u8; 32] {
     *blake3::hash(&record::scope_name(scope)).as_bytes()
+}
+
+fn operation_meaning(operation: &Operation) -> [u8; 32] {
+    *blake3::hash(operation.meaning().as_bytes()).as_bytes()
 }
 
 /// Restores records in their order.
@@ -193,7 +219,9 @@ struct Restorer<'m> {
     moment: Moment,
     /// When the snapshot was written, by the clock of this process.
     written: Option<Instant>,
-    proofs: Vec<(CallerScope, Instant)>,
+    proofs: Vec<RestoredProof>,
+    /// The scopes of proofs, by their paths.
+    scopes: HashMap<String, Option<Scope>>,
     restored: RestoredCounts,
 }
 
@@ -209,23 +237,35 @@ impl Restorer<'_> {
     fn add(&mut self, record: &[u8]) -> Option<()> {
         let record = postcard::from_bytes(record).ok()?;
         let Self { memory, catalogue, .. } = *self;
-        if let Record::Written(moment) = record {
-            self.written = self.now.checked_sub(moment.until(&self.moment)?);
+        if let Record::Written { version, at } = record {
+            let passed = at.until(&self.moment).filter(|_| version == VERSION)?;
+            self.written = self.now.checked_sub(passed);
             return Some(());
         }
         let written = self.written?;
         match record {
-            Record::Written(_) => {}
+            Record::Written { .. } => {}
             Record::Private(scope) => memory.store.restore_private(&scope.private(catalogue)?),
             Record::Proofs(proofs) => {
-                let proof = |ProofRecord { caller, scope, proved_before }: ProofRecord<'_>| {
-                    let caller_scope =
-                        CallerScope { caller: Caller::from_sealed(caller), scope: scope.scope(catalogue)? };
-                    Some((caller_scope, written.checked_sub(proved_before)?))
+                let Self { proofs: restored, scopes, .. } = self;
+                let proof = |it: ProofRecord<'_>| {
+                    let scope = match scopes.get(it.scope.place) {
+                        Some(scope) => scope.clone(),
+                        None => scopes.entry(it.scope.place.to_owned()).or_insert(it.scope.scope(catalogue)).clone(),
+                    };
+                    let covers_until = match it.covers_until_before {
+                        Some(before) => Some(written.checked_sub(before)?),
+                        None => None,
+                    };
+                    Some(RestoredProof {
+                        caller_scope: CallerScope { caller: Caller::from_sealed(it.caller), scope: scope? },
+                        proved: written.checked_sub(it.proved_before)?,
+                        covers_until,
+                    })
                 };
-                self.proofs.extend(proofs.into_iter().filter_map(proof));
+                restored.extend(proofs.into_iter().filter_map(proof));
             }
-            Record::Entry(EntryRecord { owner, path, query, headers, record }) => {
+            Record::Entry(StoredRecord { owner, path, query, headers, record }) => {
                 let (operation, path_match) = catalogue.operation(path)?;
                 let mut fields = HeaderMap::new();
                 for (name, value) in headers {

@@ -40,15 +40,13 @@ impl Grants {
 impl GrantTables {
     /// Whether a grant has not lapsed and was neither ended nor suspended.
     fn is_live(&self, caller_scope: &CallerScope, grant: &Grant, now: Instant) -> bool {
-        now.saturating_duration_since(grant.proved) < self.settings.grant_ttl
-            && self.restored.written(grant).is_none()
-            && self.is_in_force(caller_scope, grant)
+        grant.is_live(self.settings.grant_ttl, now) && self.is_in_force(caller_scope, grant)
     }
 
     /// Whether a grant was neither ended nor suspended.
     pub(super) fn is_in_force(&self, caller_scope: &CallerScope, grant: &Grant) -> bool {
         let caller_service = caller_scope.caller_service();
-        self.caller_services.peek(&caller_service).is_some_and(|ended| grant.sequence > *ended)
+        self.caller_services.peek(&caller_service).is_some_and(|grants| grant.sequence > grants.ended)
             && (self.suspensions == 0
                 || !self.service_calls.get(&caller_service).is_some_and(|calls| calls.suspend(grant.sequence)))
     }

@@ -5,8 +5,9 @@ use std::time::Instant;
 
 use http::StatusCode;
 
-use super::renewal::Renewal;
-use super::{CallerScope, CallerService, Grant, Grants, MAX_REFUSAL_SIZE, Proof, StoredDenial, Suspension};
+use super::{
+    CallerScope, CallerService, Grant, Grants, MAX_REFUSAL_SIZE, Proof, ServiceGrants, StoredDenial, Suspension,
+};
 use crate::cache::entry::Entry;
 use crate::catalogue::{Service, error_code};
 use crate::request::caller::Caller;
@@ -56,10 +57,11 @@ impl PendingGrant {
         let was_live = tables.live(&caller_scope, now).is_some();
         let proved = before.map_or(self.sent, |before| before.max(self.sent));
         let sequence = tables.next_sequence();
-        tables.grants.insert(caller_scope, Grant { proved, sequence, renewal: Renewal::new(proved, sequence) });
+        tables.grants.insert(caller_scope, Grant::new(proved, sequence));
         // If the caller was removed from the table, it is unknown which of its grants had ended. So all earlier ones
         // end.
-        tables.caller_services.get_or_insert_with(&self.caller_service(), || sequence - 1);
+        let new = || ServiceGrants { ended: sequence - 1, latest: sequence };
+        tables.caller_services.get_or_insert_with(&self.caller_service(), new).latest = sequence;
         if was_live { Proof::Renewed } else { Proof::Granted }
     }
 
@@ -82,7 +84,8 @@ impl PendingGrant {
             let suspension = Suspension { sequence, sent: self.sent };
             tables.service_calls.entry(self.caller_service()).or_default().suspensions.push(suspension);
             self.suspension = Some(sequence);
-            is_of_known |= tables.caller_services.peek(&self.caller_service()).is_some();
+            let grants = tables.caller_services.peek(&self.caller_service());
+            is_of_known |= grants.is_some_and(|grants| grants.latest > grants.ended);
         }
         drop(tables);
         if is_of_known {
@@ -114,9 +117,9 @@ impl PendingGrant {
             }
         }
         if by == RefusedBy::ApiGateway
-            && let Some(ended) = tables.caller_services.get(&self.caller_service())
+            && let Some(grants) = tables.caller_services.get(&self.caller_service())
         {
-            *ended = sequence.max(*ended);
+            grants.ended = sequence.max(grants.ended);
         }
     }
 }

@@ -136,8 +136,8 @@ impl Grants {
     /// this process.
     pub(crate) fn lifetime(&self, caller_scope: &CallerScope) -> Option<(Instant, Duration)> {
         let mut tables = self.tables();
-        let (grant_ttl, restored) = (tables.settings.grant_ttl, tables.restored);
-        let grant = tables.grant(caller_scope).filter(|grant| restored.written(grant).is_none());
+        let grant_ttl = tables.settings.grant_ttl;
+        let grant = tables.grant(caller_scope).filter(|grant| grant.restored.is_none());
         grant.map(|grant| (grant.proved, grant_ttl))
     }
 

@@ -4,28 +4,21 @@
 use std::time::Instant;
 
 use super::count::STEP;
-use super::{CallerScope, Grant, Grants, Renewal};
+use super::{CallerScope, Grant, Grants, ServiceGrants};
 
-/// Which grants are from an earlier process.
-#[derive(Clone, Copy, Default)]
-pub(super) struct Restored {
-    /// Those up to this sequence number.
-    sequence: u64,
-    /// When its snapshot was written.
-    written: Option<Instant>,
-}
-
-impl Restored {
-    /// If a grant is from an earlier process: when the snapshot was written.
-    pub(super) fn written(self, grant: &Grant) -> Option<Instant> {
-        self.written.filter(|_| grant.sequence <= self.sequence)
-    }
+/// The last proof of a caller in a scope, for another process.
+#[derive(Clone, Debug)]
+pub(crate) struct RestoredProof {
+    pub(crate) caller_scope: CallerScope,
+    /// When the request of the proof was sent.
+    pub(crate) proved: Instant,
+    /// The grant covers nothing later than this.
+    pub(crate) covers_until: Option<Instant>,
 }
 
 impl Grants {
-    /// Visits the grants that a failure could extend later, with the times of their last proofs. The lock is held for a
-    /// few grants at a time.
-    pub(crate) fn visit_proofs(&self, now: Instant, mut visit: impl FnMut(&[(CallerScope, Instant)])) {
+    /// Visits the grants that a failure could extend later. The lock is held for a few grants at a time.
+    pub(crate) fn visit_proofs(&self, now: Instant, mut visit: impl FnMut(&[RestoredProof])) {
         let mut remaining = self.tables().grants.remaining();
         loop {
             let mut proofs = Vec::with_capacity(STEP);
@@ -35,7 +28,8 @@ impl Grants {
                 tables.grants.visit_some(&mut remaining, STEP, |caller_scope, grant| {
                     let age = now.saturating_duration_since(grant.proved);
                     if age < longest && tables.is_in_force(caller_scope, grant) {
-                        proofs.push((caller_scope.clone(), grant.proved));
+                        let (caller_scope, proved) = (caller_scope.clone(), grant.proved);
+                        proofs.push(RestoredProof { caller_scope, proved, covers_until: grant.restored });
                     }
                 })
             };
@@ -49,22 +43,23 @@ impl Grants {
 
     /// Adds the grants of an earlier process, whose snapshot was written at `written`. Returns whether it has done so: not
     /// if there has been a proof or a denial already.
-    pub(crate) fn restore(&self, proofs: Vec<(CallerScope, Instant)>, written: Instant) -> bool {
+    pub(crate) fn restore(&self, proofs: Vec<RestoredProof>, written: Instant) -> bool {
         let mut tables = self.tables();
-        if tables.sequence != tables.restored.sequence {
+        if tables.sequence > 0 {
             return false;
         }
-        for (caller_scope, proved) in proofs {
+        for RestoredProof { caller_scope, proved, covers_until } in proofs {
             let sequence = tables.next_sequence();
             let caller_service = caller_scope.caller_service();
-            tables.grants.insert(caller_scope, Grant { proved, sequence, renewal: Renewal::new(proved, sequence) });
-            tables.caller_services.get_or_insert_with(&caller_service, || 0);
+            let restored = Some(covers_until.map_or(written, |until| until.min(written)));
+            tables.grants.insert(caller_scope, Grant { restored, ..Grant::new(proved, sequence) });
+            let new = || ServiceGrants { ended: 0, latest: sequence };
+            tables.caller_services.get_or_insert_with(&caller_service, new).latest = sequence;
         }
-        tables.restored = Restored { sequence: tables.sequence, written: Some(written) };
         true
     }
 
-    /// The number of proofs and denials so far, which change what a snapshot would have.
+    /// A number that grows with each proof and each denial.
     pub(crate) fn changes(&self) -> u64 {
         self.tables().sequence
     }

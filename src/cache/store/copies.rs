@@ -1,11 +1,13 @@
 //! What the store gives to other processes, and takes from them.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::private::PrivateName;
 use super::{CacheKey, Epoch, Store};
 use crate::cache::divergence::Observations;
 use crate::cache::entry::{Entry, EntryBuilder};
+use crate::cache::freshness::Freshness;
 use crate::request::caller::Caller;
 use crate::request::key::RequestKey;
 
@@ -41,14 +43,14 @@ impl Store {
                 (entry.hits, entry.observations) = (Arc::clone(&before.hits), before.observations.clone());
             }
             self.entries.insert(cache_key, Arc::new(entry));
-            sharing.stored += 1;
+            sharing.changes += 1;
         }
         is_storable
     }
 
-    /// The number of entries that were stored so far.
-    pub(crate) fn stored(&self) -> u64 {
-        self.read().stored
+    /// A number that grows with each response that is stored.
+    pub(crate) fn changes(&self) -> u64 {
+        self.read().changes
     }
 
     /// The scopes and operations that have become private.
@@ -69,12 +71,14 @@ impl Store {
         }
     }
 
-    /// The entries that a later process may use: not the ones that were invalidated, or followed by a refusal.
-    pub(crate) fn usable_entries(&self) -> impl Iterator<Item = (Arc<CacheKey>, Arc<Entry>)> {
-        self.entries.iter().filter(|(cache_key, entry)| {
+    /// The entries that a later process may use: not the ones that are too old, were invalidated, or were followed by a
+    /// refusal.
+    pub(crate) fn usable_entries(&self, now: Instant) -> impl Iterator<Item = (Arc<CacheKey>, Arc<Entry>)> {
+        self.entries.iter().filter(move |(cache_key, entry)| {
             let sent = entry.freshness_info().sent;
             let is_later = |negative: Arc<Entry>| negative.freshness_info().sent > sent;
-            !self.is_invalidated(cache_key.key.scope(), sent)
+            entry.freshness_info().freshness(now) != Freshness::Gone
+                && !self.is_invalidated(cache_key.key.scope(), sent)
                 && !self.negatives.get(cache_key.as_ref()).is_some_and(is_later)
         })
     }

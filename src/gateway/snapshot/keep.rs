@@ -5,6 +5,7 @@
 //! once. It is then written anew, at most every 10 s. Otherwise it is written once a minute if something has changed, and
 //! when the process stops.
 
+use std::collections::HashMap;
 use std::fmt::Display;
 use std::io;
 use std::sync::Arc;
@@ -34,6 +35,8 @@ const TIME_LIMIT: Duration = Duration::from_secs(5);
 
 /// What a thread for blocking work has done.
 enum Done {
+    /// This process is the one that writes the snapshot from now on.
+    Claimed(io::Result<()>),
     Wrote(io::Result<SnapshotResult>),
     Removed(io::Result<()>),
 }
@@ -46,8 +49,12 @@ impl Observer {
     fn snapshot_ended(&self, result: &io::Result<SnapshotResult>) {
         let label = *result.as_ref().unwrap_or(&SnapshotResult::Failed);
         self.metrics.snapshot(label);
-        if let Err(error) = result {
-            self.snapshot_failed("the snapshot cannot be written", error);
+        match result {
+            Ok(SnapshotResult::NotOwner) => {
+                self.snapshot_failed("another process writes the snapshot", &"it was started later");
+            }
+            Ok(SnapshotResult::Written | SnapshotResult::Revoked | SnapshotResult::Failed) => {}
+            Err(error) => self.snapshot_failed("the snapshot cannot be written", error),
         }
     }
 }
@@ -74,20 +81,23 @@ impl Gateway {
 
     /// Restores what the snapshot has, before the first request. It waits at most 5 s for the file system.
     pub async fn restore_snapshot(&self) {
+        // In this order: if the machine is suspended between the two, ages are too high, not too low.
+        let now = self.clock.now();
         let (Some(snapshot), Some(moment)) = (&self.snapshot, self.clock.moment()) else { return };
         let active = self.active();
         let mut restorer = Restorer {
             memory: &self.memory,
             catalogue: &active.catalogue,
             digests: &self.observer.digests,
-            now: self.clock.now(),
+            now,
             moment,
             written: None,
             proofs: Vec::new(),
+            scopes: HashMap::new(),
             restored: RestoredCounts::default(),
         };
         let max_record = active.settings.cache.max_body_size.bytes().saturating_add(2 * record::MAX_HEAD);
-        let (sender, mut receiver) = mpsc::channel(16);
+        let (sender, mut receiver) = mpsc::channel(1);
         let reading = spawn_blocking({
             let snapshot = Arc::clone(snapshot);
             move || snapshot.send_records(max_record, &sender)
@@ -97,7 +107,11 @@ impl Gateway {
                 match record {
                     // What is not usable any more is a miss.
                     Ok(record) => drop(restorer.add(&record)),
-                    Err(reason) => self.observer.metrics.unreadable_record(reason),
+                    Err(reason) => {
+                        self.observer.metrics.unreadable_record(reason);
+                        let why = format!("{} of a record", reason.into_str());
+                        self.observer.snapshot_failed("the snapshot is not usable, or only a part of it", &why);
+                    }
                 }
             }
         };
@@ -120,13 +134,17 @@ impl Gateway {
         let mut tasks = JoinSet::new();
         let (mut is_writing, mut is_removing, mut must_remove) = (false, false, false);
         let mut written_changes = 0;
+        tasks.spawn_blocking({
+            let snapshot = Arc::clone(&snapshot);
+            move || Done::Claimed(snapshot.file.claim())
+        });
         let mut last_write = self.clock.timer_now();
         let mut next_write = last_write + SHORTEST_INTERVAL;
         loop {
             if must_remove && !is_removing {
                 (must_remove, is_removing) = (false, true);
-                let snapshot = Arc::clone(&snapshot);
-                tasks.spawn_blocking(move || Done::Removed(snapshot.file.remove()));
+                let (gateway, snapshot) = (Arc::clone(&self), Arc::clone(&snapshot));
+                tasks.spawn_blocking(move || Done::Removed(snapshot.remove(&gateway.memory)));
             }
             tokio::select! {
                 () = self.memory.revocations.changed() => {
@@ -144,6 +162,10 @@ impl Gateway {
                     }
                 }
                 Some(done) = tasks.join_next() => match done {
+                    Ok(Done::Claimed(Ok(()))) => {}
+                    Ok(Done::Claimed(Err(error))) => {
+                        self.observer.snapshot_failed("the snapshot cannot be written", &error);
+                    }
                     Ok(Done::Wrote(result)) => {
                         is_writing = false;
                         if !matches!(result, Ok(SnapshotResult::Written)) {
@@ -175,7 +197,7 @@ impl Gateway {
             let result = snapshot.write(&gateway.memory, &gateway.clock);
             if !matches!(result, Ok(SnapshotResult::Written | SnapshotResult::NotOwner)) {
                 // What was revoked must not remain. If this fails, too, it is told as the failure to write.
-                let _ = snapshot.file.remove();
+                let _ = snapshot.remove(&gateway.memory);
             }
             result
         });
