@@ -72,6 +72,8 @@
 //!   only `cache/flights.rs` waits.
 //! - [`upstream`] has the only HTTP client of the gateway, the queues of calls ([`upstream::gate`]), and the ledger of
 //!   upstream's quotas ([`upstream::quota`]). [`proxy_config`] says which route it takes.
+//! - [`seal`] encrypts what leaves the process, and [`snapshot`] is the file of the snapshot. Both do not know what is in
+//!   the records.
 //! - [`clock`], `net`, [`random`] and `sync` are the only clocks, sockets, random numbers and locks. A simulation
 //!   replaces them.
 //! - [`simulator`] simulates both upstream services. `demo` runs it. The gateway does not depend on it.
@@ -132,7 +134,8 @@
 //! 9. **Only a failure outside the gateway extends a lapsed grant** ([`upstream::Fault`]). The caller's own call must
 //!    have been sent, and a timeout counts only if upstream has had the whole time limit of the call. The extended
 //!    grant shows no entry that was sent later than its regular end (the last proof and `grant_ttl`). So nobody sees
-//!    newer data than the grant covered, whatever makes the call fail. A 401 or 403 counts as soon as its head is read.
+//!    newer data than the grant covered, whatever makes the call fail. A proof of an earlier process, from a snapshot,
+//!    is a lapsed grant. It covers nothing later than the snapshot ([`cache::grants`]). A 401 or 403 counts as soon as its head is read.
 //!    A 401 on any path suspends all grants of its caller in that service. It ends them, unless the error code in its
 //!    body is one of the service itself.
 //! 10. **The sum is bounded.** One budget ([`budget`], `limits.memory`) covers the memory that clients can make the
@@ -171,6 +174,9 @@
 //! - **Grant**: what a proof gives its caller in a scope, for `grant_ttl`. After that it is *lapsed*. An outage can
 //!   extend it. **Renewal**: a call in the background that proves a caller again before its grant lapses
 //!   ([`cache::grants`]).
+//! - **Snapshot**: a sealed file with entries, private scopes and proofs, for the next process
+//!   (`gateway/snapshot.rs`). **Revocation**: a purge, an invalidation, a scope that becomes private, or the denial of a
+//!   caller with a grant. It ends the snapshots from before ([`cache::revocations`]).
 //! - **Flight**: the calls in flight for one cache key, and their waiters. **Leader**: the request that is sent.
 //!   **Waiter**: a request that waits for it. If a leader is refused, another one is *elected* from the waiters.
 //! - **Cache key**: the key of a request, and its owner if the entry belongs to one caller (*private*). A key is
