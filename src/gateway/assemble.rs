@@ -111,7 +111,8 @@ impl Gateway {
         Self::assemble_for_test(config, clock, random, backends)
     }
 
-    /// A gateway with a simulated upstream and the snapshot that the settings name, for tests.
+    /// A gateway with a simulated upstream and the snapshot that the settings name, for tests. It owns the snapshot from
+    /// now on.
     ///
     /// # Errors
     /// If the system has no randomness, or the snapshot cannot be opened.
@@ -122,6 +123,7 @@ impl Gateway {
         random: Random,
     ) -> io::Result<Arc<Self>> {
         let snapshot = Snapshot::open(config, &random)?.map(Arc::new);
+        snapshot.iter().try_for_each(|snapshot| snapshot.claim())?;
         let backends = Backends { upstream, client_config: None, second_tier: None, snapshot };
         Self::assemble_for_test(config, clock, random, backends)
     }

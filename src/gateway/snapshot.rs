@@ -114,6 +114,11 @@ impl Snapshot {
         self.file.remove()
     }
 
+    /// Makes this process the one that writes the file. It blocks.
+    pub(super) fn claim(&self) -> io::Result<()> {
+        self.file.claim()
+    }
+
     pub(super) fn sealer(&self) -> &Arc<Sealer> {
         &self.sealer
     }

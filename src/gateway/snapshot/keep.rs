@@ -136,7 +136,7 @@ impl Gateway {
         let mut written_changes = 0;
         tasks.spawn_blocking({
             let snapshot = Arc::clone(&snapshot);
-            move || Done::Claimed(snapshot.file.claim())
+            move || Done::Claimed(snapshot.claim())
         });
         let mut last_write = self.clock.timer_now();
         let mut next_write = last_write + SHORTEST_INTERVAL;
