@@ -41,7 +41,7 @@ mod remembered;
 mod role;
 mod second_tier;
 mod settle;
-mod snapshot;
+pub(crate) mod snapshot;
 mod staleness;
 #[cfg(test)]
 mod tests;

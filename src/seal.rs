@@ -25,7 +25,7 @@ const ID_LEN: usize = 8;
 const SALT_LEN: usize = 16;
 const HEAD_LEN: usize = 1 + ID_LEN + SALT_LEN + NONCE_LEN;
 /// By how much a sealed record is longer than its content, in bytes.
-pub(crate) const OVERHEAD: usize = HEAD_LEN + 16;
+pub const OVERHEAD: usize = HEAD_LEN + 16;
 /// The shortest secret, in bytes.
 pub(crate) const MIN_SECRET: usize = 32;
 
@@ -49,7 +49,7 @@ struct Keys {
 }
 
 /// Seals with the first of its secrets, and opens with each of them.
-pub(crate) struct Sealer {
+pub struct Sealer {
     first: Keys,
     others: Vec<Keys>,
     salt: [u8; SALT_LEN],
@@ -63,7 +63,7 @@ impl Sealer {
     ///
     /// # Errors
     /// If the system has no randomness, or if a secret has less than [`MIN_SECRET`] bytes.
-    pub(crate) fn new(secret: &[u8], others: &[&[u8]], random: &Random) -> io::Result<Self> {
+    pub fn new(secret: &[u8], others: &[&[u8]], random: &Random) -> io::Result<Self> {
         let mut salt = [0; SALT_LEN];
         salt.copy_from_slice(&random.key("seal")?[..SALT_LEN]);
         let first = Keys::derive(secret)?;
@@ -78,7 +78,7 @@ impl Sealer {
     }
 
     /// Seals a record. It can only be opened with the same context. `None` if it is too large for the cipher (64 GiB).
-    pub(crate) fn seal(&self, context: &[u8], content: &[u8]) -> Option<Vec<u8>> {
+    pub fn seal(&self, context: &[u8], content: &[u8]) -> Option<Vec<u8>> {
         let mut nonce = [0; NONCE_LEN];
         nonce[..8].copy_from_slice(&self.sealed.fetch_add(1, Ordering::Relaxed).to_le_bytes());
         let mut record = Vec::with_capacity(content.len() + OVERHEAD);
@@ -98,7 +98,7 @@ impl Sealer {
     ///
     /// # Errors
     /// Why it cannot be opened.
-    pub(crate) fn open<'r>(&self, context: &[u8], record: &'r mut [u8]) -> Result<&'r mut [u8], Unreadable> {
+    pub fn open<'r>(&self, context: &[u8], record: &'r mut [u8]) -> Result<&'r mut [u8], Unreadable> {
         let Some((head, sealed)) = record.split_at_mut_checked(HEAD_LEN) else { return Err(Unreadable::Version) };
         let (version, rest) = head.split_at(1);
         let (id, rest) = rest.split_at(ID_LEN);

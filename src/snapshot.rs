@@ -29,7 +29,7 @@ const PERMISSIONS: u32 = 0o600;
 const MAX_SECRET: u64 = 4096;
 
 /// The files of a snapshot, as this process sees them.
-pub(crate) struct SnapshotFile {
+pub struct SnapshotFile {
     path: PathBuf,
     /// What this process has written to `PATH.owner`.
     owner: String,
@@ -39,7 +39,7 @@ pub(crate) struct SnapshotFile {
 impl SnapshotFile {
     /// # Errors
     /// If the path cannot be that of a file, or the system has no randomness.
-    pub(crate) fn new(path: &Path, random: Random) -> io::Result<Self> {
+    pub fn new(path: &Path, random: Random) -> io::Result<Self> {
         if path.is_dir() || path.file_name().is_none() {
             return Err(io::Error::other(format!("{:?}: expected the path of a file", path.display())));
         }
@@ -115,7 +115,7 @@ impl SnapshotFile {
     ///
     /// # Errors
     /// If the file system refuses it.
-    pub(crate) fn write<'s>(&'s self, sealer: &'s Sealer) -> io::Result<Option<SnapshotWriter<'s>>> {
+    pub fn write<'s>(&'s self, sealer: &'s Sealer) -> io::Result<Option<SnapshotWriter<'s>>> {
         if !self.is_own()? {
             return Ok(None);
         }
@@ -133,7 +133,7 @@ impl SnapshotFile {
     ///
     /// # Errors
     /// If the file cannot be read, or is no snapshot.
-    pub(crate) fn read<'s>(&self, sealer: &'s Sealer, max_record: usize) -> io::Result<Option<SnapshotReader<'s>>> {
+    pub fn read<'s>(&self, sealer: &'s Sealer, max_record: usize) -> io::Result<Option<SnapshotReader<'s>>> {
         let file = match options().read(true).write(false).open(&self.path) {
             Ok(file) => file,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
@@ -188,7 +188,7 @@ fn context(id: &[u8; ID_LEN], number: u64) -> Vec<u8> {
 }
 
 /// A snapshot that is being written. If it is dropped, nothing has changed.
-pub(crate) struct SnapshotWriter<'s> {
+pub struct SnapshotWriter<'s> {
     to: &'s SnapshotFile,
     path: PathBuf,
     file: BufWriter<File>,
@@ -202,7 +202,7 @@ impl SnapshotWriter<'_> {
     ///
     /// # Errors
     /// If the file system refuses it.
-    pub(crate) fn add(&mut self, record: &[u8]) -> io::Result<()> {
+    pub fn add(&mut self, record: &[u8]) -> io::Result<()> {
         let sealed = self.sealer.seal(&context(&self.id, self.number), record);
         let too_large = || io::Error::other("a record is too large");
         let sealed = sealed.ok_or_else(too_large)?;
@@ -216,7 +216,7 @@ impl SnapshotWriter<'_> {
     ///
     /// # Errors
     /// If the file system refuses it.
-    pub(crate) fn finish(mut self, is_valid: impl Fn() -> bool) -> io::Result<bool> {
+    pub fn finish(mut self, is_valid: impl Fn() -> bool) -> io::Result<bool> {
         self.file.flush()?;
         self.file.get_ref().sync_all()?;
         if !is_valid() || !self.to.is_own()? || !self.is_in_place() {
@@ -251,7 +251,7 @@ impl Drop for SnapshotWriter<'_> {
 }
 
 /// The records of a snapshot, in order. It ends with the first one that cannot be read.
-pub(crate) struct SnapshotReader<'s> {
+pub struct SnapshotReader<'s> {
     /// `None` after the end.
     file: Option<BufReader<File>>,
     /// The rest of the file, in bytes.

@@ -53,6 +53,9 @@ pub mod fast_path {
 }
 pub mod gateway {
     pub use crate::gateway::{Connection, Gateway, REQUEST_IDS};
+    pub mod snapshot {
+        pub use crate::gateway::snapshot::fuzz::RecordReader;
+    }
 }
 pub mod random {
     pub use crate::random::Random;
@@ -102,6 +105,9 @@ pub mod request {
         pub use crate::request::request_directives::RequestDirectives;
     }
 }
+pub mod seal {
+    pub use crate::seal::{OVERHEAD, Sealer, Unreadable};
+}
 pub mod server {
     pub use crate::server::{Inherited, NAMES, ReloadError, Server, raise_open_files};
 }
@@ -119,6 +125,9 @@ pub mod simulator {
         ChangeUnit, Changes, DebugHeaders, EnforcedQuota, History, IssuedKey, QuotaAnswers, QuotaCall, QuotaRecord,
         QuotaResult, QuotaState, QuotaVerdict, QuotaWindow, Quotas, RecordedCall, RefusalText, Simulator,
     };
+}
+pub mod snapshot {
+    pub use crate::snapshot::{SnapshotFile, SnapshotReader, SnapshotWriter};
 }
 pub mod stream {
     pub use crate::stream::{BoxError, StreamBody, nothing, stream};
@@ -138,6 +147,9 @@ pub mod upstream {
     pub use crate::upstream::{
         Authorities, CallerRefusal, Failure, Fault, PendingResponse, Upstream, UpstreamError, UpstreamResponse,
     };
+    pub mod quota {
+        pub use crate::upstream::quota::told::{ToldLimit, told_limits};
+    }
     pub mod client {
         pub use crate::upstream::client::{CallLimits, FetchContext, HttpClient};
     }

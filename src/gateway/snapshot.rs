@@ -3,6 +3,7 @@
 //!
 //! [`keep`] decides when it is written and removed.
 
+pub(crate) mod fuzz;
 mod keep;
 
 use std::collections::HashMap;
@@ -169,13 +170,7 @@ impl Snapshot {
             let CacheKey { owner, key } = &*cache_key;
             // One that cannot be encoded would be a miss anyway.
             let Some(record) = record::encode(key, &entry, now) else { continue };
-            add(&Record::Entry(StoredRecord {
-                owner: owner.map(Caller::to_sealed),
-                path: key.scope().path(),
-                query: key.query(),
-                headers: key.headers().iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect(),
-                record: &record,
-            }))?;
+            add(&Record::Entry(StoredRecord::of(key, *owner, &record)))?;
         }
         let is_valid = || memory.revocations.count() == revocations;
         if !writer.finish(is_valid)? {
@@ -183,6 +178,18 @@ impl Snapshot {
         }
         *up_to_date = Some(revocations);
         Ok(SnapshotResult::Written)
+    }
+}
+
+impl<'a> StoredRecord<'a> {
+    fn of(key: &'a RequestKey, owner: Option<Caller>, record: &'a [u8]) -> Self {
+        Self {
+            owner: owner.map(Caller::to_sealed),
+            path: key.scope().path(),
+            query: key.query(),
+            headers: key.headers().iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect(),
+            record,
+        }
     }
 }
 

@@ -15,7 +15,7 @@ mod limiter;
 mod service;
 #[cfg(test)]
 mod tests;
-mod told;
+pub(crate) mod told;
 
 use std::collections::HashMap;
 use std::sync::Arc;

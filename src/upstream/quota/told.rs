@@ -35,21 +35,21 @@ const APIG_FIELDS: [(&str, QuotaPolicy); 5] = [
 
 /// What a response says of a limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct ToldLimit {
+pub struct ToldLimit {
     /// Whether the text of a refusal names it.
-    pub(crate) has_refused: bool,
+    pub has_refused: bool,
     /// `None` if upstream counts something else, or does not say what it counts.
-    pub(crate) policy: Option<QuotaPolicy>,
+    pub policy: Option<QuotaPolicy>,
     /// `None` if it is not said, or cannot be a quota, such as 0 calls. The window may have any length.
-    pub(crate) quota: Option<Quota>,
+    pub quota: Option<Quota>,
     /// How many calls are left in the window.
-    pub(crate) remaining: Option<u32>,
+    pub remaining: Option<u32>,
     /// The time in which no more than the remaining calls are accepted, from the response on.
-    pub(crate) reset: Option<Duration>,
+    pub reset: Option<Duration>,
 }
 
 /// Everything that a response says of limits, at most [`MAX_LIMITS`]. The body must be empty unless it is that of a 429.
-pub(crate) fn told_limits(headers: &HeaderMap, body: &[u8]) -> Vec<ToldLimit> {
+pub fn told_limits(headers: &HeaderMap, body: &[u8]) -> Vec<ToldLimit> {
     let mut limits = in_refusal(body);
     limits.extend(in_apig_fields(headers).take(MAX_LIMITS));
     limits.extend(in_ietf_fields(headers));

@@ -1,0 +1,81 @@
+//! What the targets share: seeds, edits of valid inputs, and a limit of memory.
+
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+use std::{env, fs, process};
+
+use workspace_gateway::testing::clock::{Clock, ManualClock};
+use workspace_gateway::testing::config::Config;
+use workspace_gateway::testing::gateway::snapshot::RecordReader;
+
+/// A folder. If it is set, the target writes its valid inputs there and stops.
+const SEEDS: &str = "WORKSPACE_GATEWAY_FUZZ_SEEDS";
+
+/// Later than the machine's clock.
+const YEAR_2100: Duration = Duration::from_secs(130 * 365 * 24 * 60 * 60);
+
+/// Writes the seeds if [`SEEDS`] asks for it.
+pub fn write_seeds(seeds: impl FnOnce() -> Vec<(&'static str, Vec<u8>)>) {
+    let Some(folder) = env::var_os(SEEDS) else { return };
+    let folder = Path::new(&folder);
+    fs::create_dir_all(folder).unwrap();
+    for (name, seed) in seeds() {
+        fs::write(folder.join(name), seed).unwrap();
+    }
+    process::exit(0);
+}
+
+/// A reader of records. Its wall clock stands still at the same time in each process, and its boot is unknown. So an input always
+/// has the same result.
+pub fn record_reader() -> RecordReader {
+    let config = Config::from_layers("config.toml", "region = \"eu-west-101\"", &[]).unwrap();
+    let clock = ManualClock::default();
+    let date = SystemTime::UNIX_EPOCH + YEAR_2100;
+    clock.advance_wall(date.duration_since(Clock::Manual(clock.clone()).date()).unwrap());
+    RecordReader::new(&config, "/v2/p/products", "os_type=Linux", &Clock::Manual(clock)).unwrap()
+}
+
+/// Puts records into one sequence of bytes: before each, its length in two bytes.
+pub fn join(records: &[Vec<u8>]) -> Vec<u8> {
+    let framed = |record: &Vec<u8>| [&u16::try_from(record.len()).unwrap().to_le_bytes()[..], record].concat();
+    records.iter().flat_map(framed).collect()
+}
+
+/// The records of such a sequence. If the last one is incomplete, it is shorter.
+pub fn split(mut bytes: &[u8]) -> Vec<&[u8]> {
+    let mut records = Vec::new();
+    while let Some((length, rest)) = bytes.split_first_chunk() {
+        let (record, rest) = rest.split_at(rest.len().min(u16::from_le_bytes(*length).into()));
+        records.push(record);
+        bytes = rest;
+    }
+    records
+}
+
+/// Edits bytes. Each edit is four bytes of the script: what to do, where (2), and a value.
+pub fn edit(bytes: &mut Vec<u8>, script: &[u8]) {
+    for &[what, low, high, value] in script.as_chunks().0 {
+        if bytes.is_empty() {
+            return;
+        }
+        let at = usize::from(u16::from_le_bytes([low, high])) % bytes.len();
+        match what % 5 {
+            0 => bytes[at] = value,
+            1 => bytes[at] ^= value,
+            2 => bytes.insert(at, value),
+            3 => drop(bytes.drain(at..bytes.len().min(at + usize::from(value)))),
+            _ => {
+                let part = bytes[at..bytes.len().min(at + usize::from(value))].to_vec();
+                bytes.extend(part);
+            }
+        }
+    }
+}
+
+/// Runs `read`, which must not use more than `limit` bytes of memory at any time.
+pub fn within_memory<T>(limit: usize, read: impl FnOnce() -> T) -> T {
+    let mut result = None;
+    let memory = allocation_counter::measure(|| result = Some(read()));
+    assert!(memory.bytes_max <= limit as u64, "{} bytes of memory, and {limit} are allowed", memory.bytes_max);
+    result.unwrap()
+}

@@ -1,0 +1,57 @@
+//! What upstream says of its limits: header fields, an empty line, and a body.
+
+#![no_main]
+
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+use libfuzzer_sys::fuzz_target;
+use workspace_gateway::testing::upstream::quota::{ToldLimit, told_limits};
+use workspace_gateway_fuzz::within_memory;
+
+const MAX_LIMITS: usize = 8;
+/// A unit of the gateway's own field is at most a day, and its number has 32 bits.
+const LONGEST: Duration = Duration::from_secs(u32::MAX as u64 * 24 * 60 * 60);
+/// Lists of the longest fields and bodies that are read at all (4 KiB).
+const MEMORY: usize = 2 << 20;
+
+/// The fields of an input, and its body. A line that is no field is skipped.
+fn read(input: &[u8]) -> (HeaderMap, &[u8]) {
+    let end = input.windows(2).position(|window| window == b"\n\n");
+    let (head, body) = end.map_or((input, &b""[..]), |end| (&input[..end], &input[end + 2..]));
+    let mut headers = HeaderMap::new();
+    for line in head.split(|byte| *byte == b'\n') {
+        let Some(colon) = line.iter().position(|byte| *byte == b':') else { continue };
+        let (name, value) =
+            (HeaderName::from_bytes(&line[..colon]), HeaderValue::from_bytes(line[colon + 1..].trim_ascii()));
+        if let (Ok(name), Ok(value)) = (name, value) {
+            headers.append(name, value);
+        }
+    }
+    (headers, body)
+}
+
+fn check(limits: &[ToldLimit], body: &[u8]) {
+    assert!(limits.len() <= MAX_LIMITS, "{limits:?}");
+    assert!(limits.is_sorted_by_key(|limit| !limit.has_refused), "refusals come first: {limits:?}");
+    for limit in limits {
+        assert!(!limit.has_refused || !body.is_empty(), "{limit:?}");
+        if let Some(quota) = limit.quota {
+            assert!(quota.calls > 0 && !quota.window.is_zero() && quota.window <= LONGEST, "{limit:?}");
+            assert_eq!(quota.window.subsec_nanos(), 0, "{limit:?}");
+        }
+        assert!(limit.reset.is_none_or(|reset| reset <= Duration::from_secs(u32::MAX.into())), "{limit:?}");
+        assert!(!limit.has_refused || limit.reset.is_none(), "{limit:?}");
+    }
+}
+
+fuzz_target!(|input: &[u8]| {
+    let (headers, body) = read(input);
+    let limits = within_memory(MEMORY, || told_limits(&headers, body));
+    check(&limits, body);
+    assert_eq!(limits, told_limits(&headers, body));
+    // Without a body there is no refusal.
+    let without = told_limits(&headers, b"");
+    check(&without, b"");
+    assert!(without.iter().all(|limit| !limit.has_refused));
+});
