@@ -280,3 +280,68 @@ fn a_caller_that_was_removed_from_the_table_gets_no_grant_back() {
     grants.begin_call(caller_scope("a", "/v2/q/products"), start + SECOND).proved(start + SECOND);
     assert_eq!(grant_state(&grants, &me, start + SECOND), "unknown");
 }
+
+/// What another process would be told, by path.
+fn proofs(grants: &Grants, now: Instant) -> Vec<RestoredProof> {
+    let mut all = Vec::new();
+    grants.visit_proofs(now, |proofs| all.extend_from_slice(proofs));
+    all.sort_by(|one, other| one.caller_scope.scope.path().cmp(other.caller_scope.scope.path()));
+    all
+}
+
+#[test]
+fn a_proof_of_an_earlier_process_is_a_lapsed_grant_until_the_caller_proves_itself() {
+    let (first, second, third) = [(); 3].map(|()| Arc::new(Grants::new(SETTINGS, Arc::default()))).into();
+    let (me, start) = (caller_scope("a", "/v2/p/products"), Clock::System.now());
+    let at = |seconds: u32| start + seconds * SECOND;
+    first.begin_call(me.clone(), start).proved(start);
+    assert!(second.restore(proofs(&first, at(10)), at(10)));
+    let covers = |grants: &Grants, now| match grants.grant_state(&me, now) {
+        GrantState::Lapsed { ended } => Some(ended),
+        _ => None,
+    };
+    assert_eq!(covers(&second, at(20)), Some(at(10)), "nothing later than the snapshot");
+    assert_eq!((second.use_grant(&me, at(20)), second.live(at(20))), (GrantUse::NotGranted, 0));
+    assert_eq!((second.lifetime(&me), second.ends_soon(&me, at(20))), (None, true));
+    // The next process keeps the bound, and the time of the proof.
+    assert!(third.restore(proofs(&second, at(200)), at(200)));
+    assert_eq!((covers(&third, at(3599)), covers(&third, at(3600))), (Some(at(10)), None));
+    assert_eq!(second.begin_call(me.clone(), at(20)).proved(at(21)), Proof::Granted);
+    assert_eq!((grant_state(&second, &me, at(21)), second.live(at(21))), ("granted", 1));
+    assert!(!second.restore(proofs(&first, at(10)), at(10)), "too late");
+}
+
+#[test]
+fn another_process_is_told_of_no_grant_that_has_ended_or_is_suspended() {
+    let grants = Arc::new(Grants::new(SETTINGS, Arc::default()));
+    let start = Clock::System.now();
+    for path in ["/v2/p/products", "/v2/q/products", "/v1/p/product"] {
+        grants.begin_call(caller_scope("a", path), start).proved(start);
+    }
+    let told = || proofs(&grants, start).iter().map(|proof| proof.caller_scope.scope.path().to_owned()).collect();
+    let mut denial = grants.begin_call(caller_scope("a", "/v2/p/products"), start);
+    denial.denied(StatusCode::UNAUTHORIZED);
+    let suspended: Vec<String> = told();
+    denial.refused(RefusedBy::ApiGateway, None, start);
+    let ended: Vec<String> = told();
+    assert_eq!((suspended, ended), (vec!["/v1/p/product".to_owned()], vec!["/v1/p/product".to_owned()]));
+    assert!(proofs(&grants, start + 3600 * SECOND).is_empty(), "no failure could extend it");
+}
+
+#[test]
+fn the_denial_of_a_caller_is_a_revocation_only_if_it_ends_a_grant() {
+    let revocations = Arc::<Revocations>::default();
+    let grants = Arc::new(Grants::new(SETTINGS, Arc::clone(&revocations)));
+    let (me, start) = (caller_scope("a", "/v2/p/products"), Clock::System.now());
+    let deny = |caller_scope: &CallerScope| {
+        let before = revocations.count();
+        grants.begin_call(caller_scope.clone(), start).denied_and_refused(RefusedBy::ApiGateway, None, start);
+        revocations.count() - before
+    };
+    assert_eq!(deny(&me), 0);
+    grants.begin_call(me.clone(), start + SECOND).proved(start + SECOND);
+    assert_eq!([deny(&caller_scope("b", "/v2/p/products")), deny(&caller_scope("a", "/v2/q/products"))], [0, 1]);
+    assert_eq!([deny(&me), deny(&caller_scope("a", "/v2/q/products"))], [1, 0]);
+    grants.begin_call(me.clone(), start + 2 * SECOND).proved(start + 2 * SECOND);
+    assert_eq!([deny(&me), deny(&me)], [1, 0]);
+}
