@@ -98,6 +98,8 @@ struct KeySchedule<K, Q> {
     state: KeyState,
     /// Upstream has refused a call, maybe of a client, so that a client's call must try the key first.
     needs_trial: bool,
+    /// Whether there was an event for it since nothing is sent.
+    is_stop_reported: bool,
     /// After failures of different requests in a row.
     backoff: Backoff,
     last_failed: Option<Q>,
@@ -255,10 +257,11 @@ impl<K: Eq + Clone, Q: Eq + Clone> Schedule<K, Q> {
                 continue;
             }
             let key = match before.iter().find(|key| key.id == id) {
-                Some(KeySchedule { state, needs_trial, backoff, is_calling, .. }) => KeySchedule {
+                Some(KeySchedule { state, needs_trial, is_stop_reported, backoff, is_calling, .. }) => KeySchedule {
                     id,
                     state: *state,
                     needs_trial: *needs_trial,
+                    is_stop_reported: *is_stop_reported,
                     backoff: *backoff,
                     last_failed: None,
                     is_calling: *is_calling,
@@ -268,6 +271,7 @@ impl<K: Eq + Clone, Q: Eq + Clone> Schedule<K, Q> {
                     id,
                     state: KeyState::NotStarted { try_at: now + FIRST_TRY.mul_f64(random()) },
                     needs_trial: false,
+                    is_stop_reported: false,
                     backoff: Backoff::none(now),
                     last_failed: None,
                     is_calling: false,
@@ -278,7 +282,8 @@ impl<K: Eq + Clone, Q: Eq + Clone> Schedule<K, Q> {
         }
     }
 
-    /// Records what is known about a key. Returns whether a client's refused call has stopped it.
+    /// Records what is known about a key. Returns whether a client's refused call has stopped it, once for each stop: if
+    /// a call of keep warm is in progress, after its end.
     pub(super) fn update(&mut self, id: &K, facts: KeyFacts) -> bool {
         let Some(key) = self.keys.iter_mut().find(|key| key.id == *id) else { return false };
         match key.state {
@@ -288,10 +293,12 @@ impl<K: Eq + Clone, Q: Eq + Clone> Schedule<K, Q> {
             }
             _ => {}
         }
-        let was_stopped = key.is_stopped();
         key.needs_trial = !facts.needs_no_trial;
+        let is_stopped = key.is_stopped();
         // The refused call may be the one that is in progress.
-        key.is_stopped() && !was_stopped && !key.is_calling
+        let reports = is_stopped && !key.is_stop_reported && !key.is_calling;
+        key.is_stop_reported = is_stopped && (key.is_stop_reported || reports);
+        reports
     }
 
     /// What to do now for a key. `held`: until when a limit of upstream holds back a call that is due. A call may have to
@@ -351,6 +358,8 @@ impl<K: Eq + Clone, Q: Eq + Clone> Schedule<K, Q> {
         }
         if let CallResult::Refused { calls } = result {
             key.state = KeyState::Stopped { calls };
+            // The caller of this function has the refusal.
+            key.is_stop_reported = true;
         }
         if let Some(it) = key.requests.iter_mut().find(|it| it.request == *request) {
             it.timing.ended(result, now);

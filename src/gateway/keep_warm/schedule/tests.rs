@@ -255,6 +255,22 @@ fn a_key_that_needs_a_trial_is_not_used_and_counts_as_stopped() {
 }
 
 #[test]
+fn a_clients_refusal_during_a_call_is_reported_once_when_the_call_has_ended() {
+    let refused = KeyFacts { accepted_call: Some(1), needs_no_trial: false };
+    for result in [CallResult::NotSent, CallResult::Answered, CallResult::Failed { retry_after: None }] {
+        let mut fixture = Fixture::new(1);
+        assert_eq!(fixture.next(accepted(1)), Next::Call(0));
+        assert!(!fixture.schedule.update(&"k", refused), "the call is in progress");
+        fixture.schedule.set(vec![("k", 0, TTL)], fixture.now, || 0.0);
+        fixture.ended(0, result);
+        assert!(fixture.schedule.update(&"k", refused), "{result:?}");
+        assert!(!fixture.schedule.update(&"k", refused), "{result:?}: it was reported");
+        assert!(!fixture.schedule.update(&"k", accepted(2)));
+        assert!(fixture.schedule.update(&"k", refused), "{result:?}: it is stopped again");
+    }
+}
+
+#[test]
 fn after_failures_the_key_waits_from_five_seconds_to_a_minute() {
     let mut fixture = Fixture::new(20);
     for (number, seconds) in [5, 10, 20, 40, 60, 60, 60].into_iter().enumerate() {
