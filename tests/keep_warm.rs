@@ -538,6 +538,32 @@ async fn a_limit_of_upstream_for_one_operation_does_not_hold_back_the_others() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_call_that_waits_for_a_slot_does_not_hold_back_the_others_of_its_key() {
+    let quota = "[[quota]]\nservice = \"workspace\"\npolicy = \"api\"\nlimit = 3\nwindow = \"1h\"\n";
+    let settings = format!("[upstream]\nmax_calls = 1\n[grants]\nrenew_ahead = \"0s\"\n{quota}");
+    let warm = Warm::started(&settings, &[LINUX, APPS]).await;
+    let client = |target| {
+        let gateway = Arc::clone(&warm.gateway);
+        tokio::spawn(async move { send_signed(&gateway, Method::GET, target, None).await.status() })
+    };
+    sleep(245 * SECOND).await;
+    warm.services.delay(25 * SECOND);
+    let slow = client(WINDOWS);
+    sleep(SECOND).await;
+    warm.services.delay(LATENCY);
+    sleep(19 * SECOND).await;
+    assert_eq!(warm.metric(QUEUED), 1.0, "the call for LINUX waits for the slot");
+    let last = client(OTHER);
+    assert_eq!((slow.await.unwrap(), last.await.unwrap()), (StatusCode::OK, StatusCode::OK));
+    // Now the limit is reached for the rest of the hour.
+    for _ in 0..3 {
+        sleep(15 * MINUTE).await;
+        assert!(warm.is_warm(APPS).await && !warm.is_warm(LINUX).await);
+    }
+    assert_eq!(warm.metric(FAILED), 0.0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_learnt_limit_that_holds_back_nothing_else_stays_known() {
     let settings = "[cache]\nttl = \"1m\"\n";
     let warm = Warm::started(settings, &[LINUX, WINDOWS, OTHER]).await;

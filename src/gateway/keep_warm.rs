@@ -42,6 +42,7 @@ use crate::upstream::gate::{Class, GateClient};
 use crate::upstream::{UpstreamError, key_breaker};
 
 /// After this time the loop looks again in any case, because a clock may have jumped, or an entry may have been evicted.
+/// A call that has not got a slot by then is not made, and others of its key have their turn.
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
 
 /// An access key at the services that count its refusals together. Another secret is another key.
@@ -220,7 +221,11 @@ impl Gateway {
     ) -> CallResult {
         let request = &request;
         let service = request.lookup.key.operation().service;
-        let permit = self.fetcher.gate.enter(service, request.gate_call(Class::KeepWarm)).await;
+        // A call that waits would hold back the others of its key. A limit may have been reached since it was due.
+        let entered = self.fetcher.gate.enter(service, request.gate_call(Class::KeepWarm));
+        let Ok(permit) = tokio::time::timeout(LONGEST_WAIT, entered).await else {
+            return CallResult::NotSent;
+        };
         let now = self.clock.now();
         let is_needed = Arc::ptr_eq(&request.active, &self.active())
             && self.mode() == Mode::Cache
