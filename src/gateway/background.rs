@@ -6,7 +6,7 @@ use std::sync::Arc;
 use http::HeaderMap;
 
 use super::fetch::NewFetch;
-use super::fetch_result::{FetchPurpose, FetchResult};
+use super::fetch_result::FetchPurpose;
 use super::prove::LoneCall;
 use super::{CacheRequest, Gateway, prove};
 use crate::cache::flights::FlightCaller;
@@ -26,10 +26,11 @@ impl Gateway {
     ) {
         // It holds a grant.
         let caller = FlightCaller { caller: request.lookup.caller_scope.caller, is_known: true };
+        // Not after a flight has begun: another request could join it, and would not get a response.
+        if cache_key.owner.is_none() && self.fetcher.has_to_wait(request, Class::Refresh) {
+            return;
+        }
         if let Some(leader) = self.fetcher.flights(&cache_key).begin(&cache_key, caller) {
-            if cache_key.owner.is_none() && self.fetcher.has_to_wait(request, Class::Refresh) {
-                return leader.end(FetchResult::NotSent, false);
-            }
             self.observer.metrics.refreshes.inc();
             let fetch = NewFetch { leader, cache_key, purpose: FetchPurpose::Refresh, proof: None };
             self.start_fetch(fetch, request, headers, record);
