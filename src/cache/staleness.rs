@@ -41,9 +41,11 @@
 //! several callers have seen for five minutes is not retracted by one that only a single caller has seen. If callers get
 //! alternating responses, the scope becomes private ([`super::divergence`]), and what was seen before is forgotten.
 //!
-//! A list with one caller cannot show that it is odd. If it is private, its caller is odd after eight different responses
-//! in a row. If it is shared, also another caller's response must have been equal to an earlier one meanwhile, at any
-//! list of the scope. The lists that only an odd caller has looked at are not judged.
+//! Lists whose responses always differ are left out ([`row`]): their answers are not among those that can be judged. If
+//! all bodies of their callers may contain a timestamp, the other lists decide the ratio and the ttl alone, because one
+//! caller must not be able to change them. If a caller has had equal responses elsewhere, it is the list that changes,
+//! and its answers are probably stale: so if they are more than a tenth of the answers, the ratio is unknown, and the
+//! ttl moves to `cache.ttl`. Lists that only an odd caller has looked at are not judged either.
 //!
 //! # The ttl
 //!
@@ -52,20 +54,22 @@
 //!
 //! # Limits
 //!
-//! At most 64 keys of a scope, 256 scopes, 2,048 keys and 64 runs of a key are kept: 0.3 KB for each run, at most about 14 MB;
-//! keys larger than 1 KiB are not measured, so their sum is at most 2 MiB.
+//! At most 64 keys of a scope, 256 scopes, 2,048 keys and 64 runs of a key are kept: 0.3 KB for each run and up to 2.2 KB
+//! more for each key, at most about 18 MB. Keys larger than 1 KiB are not measured, so their sum is at most 2 MiB.
 //! If a scope has more keys, the one with the fewest answers makes room for a new one. If there are more scopes, or more
 //! keys in all, it is the scope with the fewest answers, or a key of the scope with the most keys. Answers of other keys
 //! are not judged, and neither are those of a key with one look. An estimate takes about 1 ms for a scope in which
 //! changes are rare, and at most about 0.6 s of CPU time for all scopes of an operation, because the steps of the
-//! simulation are limited. A scope for which they are not enough is left out. If more than a tenth of the answers are left out, the ratio is unknown. One estimate is made at a time, at
-//! most one a minute for each operation. [`Staleness::refresh`] must not be called on a thread of the async runtime.
+//! simulation are limited. A scope for which they are not enough is left out. If more than a tenth of the answers are
+//! left out, the ratio is unknown. One estimate is made at a time, at most one a minute for each operation.
+//! [`Staleness::refresh`] must not be called on a thread of the async runtime.
 
 mod answers;
 mod dice;
 mod history;
 mod measure;
 mod posterior;
+mod row;
 mod scope_ttls;
 mod settled;
 #[cfg(test)]
@@ -77,8 +81,9 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 pub use self::answers::AnswerCounters;
-use self::history::{ALWAYS_DIFFERENT, KeyHistory, Look, MAX_RUNS, ScopeFindings};
+use self::history::{KeyHistory, Look, MAX_RUNS, ScopeFindings};
 use self::measure::{Estimator, Measurement};
+use self::row::ALWAYS_DIFFERENT;
 use self::scope_ttls::{MAX_SCOPES, MeanOfScopes, ScopeTtls};
 use super::cache_key::CacheKey;
 use super::divergence::Observation;
@@ -331,7 +336,6 @@ impl State {
         let ScopeState { keys, findings, judged_from, last_look } = state;
         // A scope with few runs does not pay for others with many.
         let are_many = self.runs >= MANY_RUNS && runs_of(keys) > MANY_RUNS / scopes;
-        let most = if are_many { FEW_RUNS } else { MAX_RUNS };
         let key = keys.entry(cache_key.clone()).or_insert_with(|| {
             self.keys += 1;
             KeyHistory::default()
@@ -339,17 +343,32 @@ impl State {
         *last_look = last_look.max(look.sent);
         let before = key.runs.len();
         key.look(look, counters, findings);
-        if let Some(dropped) = key.limit(most, look.sent - WINDOW) {
-            *judged_from = judged_from.max(dropped);
-        }
+        let most = if are_many { FEW_RUNS } else { MAX_RUNS };
+        let dropped = key.limit(most, look.sent - WINDOW).filter(|_| key.left_out.is_none());
+        *judged_from = dropped.map_or(*judged_from, |dropped| judged_from.max(dropped));
         self.runs = self.runs + key.runs.len() - before;
-        if let Some(caller) = key.always_different(cache_key.owner.is_some(), &findings.repetitions) {
-            findings.odd_callers.mark(caller, look.sent);
+        if key.row.is_always_different() {
+            self.always_different(cache_key, look.sent);
+        }
+    }
+
+    /// The latest looks at a key were all different. The owner of a private list is odd. A shared list is left out if it
+    /// is unusual among those of its scope. Its callers do not become odd, so their looks at other lists still count.
+    fn always_different(&mut self, cache_key: &CacheKey, now: f64) {
+        let Some(ScopeState { keys, findings, .. }) = self.scopes.get_mut(cache_key.key.scope()) else { return };
+        if let Some(owner) = cache_key.owner {
+            findings.odd_callers.mark(owner, now);
             findings.differences.retract(ALWAYS_DIFFERENT - 1);
-            for (_, key) in state.keys.extract_if(|_, key| key.only_caller() == Some(caller)) {
+            for (_, key) in keys.extract_if(|key, _| key.owner == Some(owner)) {
                 self.keys -= 1;
                 self.runs -= key.runs.len();
             }
+            return;
+        }
+        let others = keys.iter().filter(|(other, _)| *other != cache_key).filter_map(|(_, other)| other.latest());
+        let reason = keys.get(cache_key).and_then(|key| key.row.compare(others));
+        if let (Some(reason), Some(key)) = (reason, keys.get_mut(cache_key)) {
+            key.leave_out(reason, &mut findings.differences);
         }
     }
 

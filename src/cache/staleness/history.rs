@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::answers::AnswerCounters;
+use super::row::{LeftOut, Row};
 use super::settled::Settled;
 use crate::request::caller::Caller;
 
@@ -13,8 +14,6 @@ pub(super) const MAX_RUNS: usize = 64;
 /// Fewer looks at a scope within [`super::WINDOW`] that can be compared with another one at the same key are too little
 /// evidence.
 pub(super) const MIN_LOOKS: usize = 20;
-/// After so many new digests in a row, the only caller of a key may be one whose bodies always differ.
-pub(super) const ALWAYS_DIFFERENT: usize = 8;
 /// The half-life of the number of answers by which keys of a scope are compared, in seconds.
 const ACTIVITY_HALF_LIFE: f64 = 3600.0;
 /// The most responses of a run whose answers are not settled.
@@ -132,23 +131,6 @@ impl OddCallers {
     }
 }
 
-/// When callers of a scope last got a response that they, or others, had got before: the latest look, and the latest
-/// one of another caller.
-#[derive(Debug, Default)]
-pub(super) struct Repetitions([Option<(Caller, f64)>; 2]);
-
-impl Repetitions {
-    fn add(&mut self, caller: Caller, now: f64) {
-        let other = self.0.into_iter().flatten().find(|(known, _)| *known != caller);
-        self.0 = [Some((caller, now)), other];
-    }
-
-    /// Whether another caller has had one since a time.
-    fn has_other_since(&self, caller: Caller, time: f64) -> bool {
-        self.0.iter().flatten().any(|(known, at)| *known != caller && *at >= time)
-    }
-}
-
 /// How many differences a scope has had, and how many of them were none in the end.
 #[derive(Debug, Default)]
 pub(super) struct Differences {
@@ -169,6 +151,11 @@ impl Differences {
         self.all += 1.0;
     }
 
+    /// So many of the differences are of a list that is left out, so they do not count.
+    fn forget(&mut self, count: usize) {
+        self.all = (self.all - count as f64).max(self.retracted);
+    }
+
     /// So many of the differences were no change.
     pub(super) fn retract(&mut self, count: usize) {
         self.retracted += count as f64;
@@ -180,7 +167,6 @@ impl Differences {
 pub(super) struct ScopeFindings {
     pub(super) odd_callers: OddCallers,
     pub(super) differences: Differences,
-    pub(super) repetitions: Repetitions,
     pub(super) settled: Settled,
 }
 
@@ -192,9 +178,9 @@ pub(super) struct KeyHistory {
     recent: VecDeque<f64>,
     /// Oldest first.
     retracted: VecDeque<Retracted>,
-    /// The number of looks in a row whose digests were new, and when the first of them was sent.
-    different: (usize, f64),
-    callers: Option<RunCallers>,
+    pub(super) row: Row,
+    /// Why it is not judged, until a digest comes again.
+    pub(super) left_out: Option<LeftOut>,
     /// When the latest look was sent, whether it counts or not.
     last_sent: f64,
     /// The answers from responses before the latest one, with exponentially falling weights.
@@ -225,11 +211,10 @@ pub(super) enum Span<'h> {
 impl KeyHistory {
     /// Adds a look. Looks may arrive out of order: one that was sent before the latest one is ignored.
     pub(super) fn look(&mut self, look: Look, counters: Arc<AnswerCounters>, findings: &mut ScopeFindings) {
-        let ScopeFindings { odd_callers, differences, repetitions, settled } = findings;
+        let ScopeFindings { odd_callers, differences, settled } = findings;
         if look.sent < self.last_sent {
             return;
         }
-        self.callers.get_or_insert(RunCallers { first: look.caller, second: None }).add(look.caller);
         self.answers = self.activity(look.sent);
         self.last_sent = look.sent;
         self.latest = Some(Arc::clone(&counters));
@@ -248,11 +233,12 @@ impl KeyHistory {
                 }
                 let between = self.runs.len() - index - 1;
                 if between > 0 {
-                    differences.retract(between);
+                    // Those of a list that is left out do not count.
+                    differences.retract(if self.left_out.is_none() { between } else { 0 });
                     self.retract_after(index, look.caller, settled);
                 }
-                repetitions.add(look.caller, look.sent);
-                self.different = (0, look.sent);
+                self.row.add_equal(look.caller, look.sent);
+                self.left_out = None;
                 let run = &mut self.runs[index];
                 run.settle(settled);
                 run.looks += 1;
@@ -269,10 +255,11 @@ impl KeyHistory {
                         odd_callers.mark(look.caller, look.sent);
                         return self.ignore(response);
                     }
-                    differences.add_difference();
+                    if self.left_out.is_none() {
+                        differences.add_difference();
+                    }
                 }
-                let (different, since) = self.different;
-                self.different = (different + 1, if different == 0 { look.sent } else { since });
+                self.row.add_different(look.caller, look.sent);
                 self.runs.push_back(Run {
                     digest: look.digest,
                     looks: 1,
@@ -295,17 +282,22 @@ impl KeyHistory {
         (self.answers + latest) * (-(now - self.last_sent).max(0.0) / ACTIVITY_HALF_LIFE).exp2()
     }
 
-    /// The caller, if it is the only one that has looked at this key.
-    pub(super) fn only_caller(&self) -> Option<Caller> {
-        self.callers.as_ref().and_then(RunCallers::only)
+    /// About how many answers were made in the last hour, if their rate has been constant.
+    pub(super) fn answers_of_last_hour(&self, now: f64) -> f64 {
+        self.activity(now) * std::f64::consts::LN_2 * 3600.0 / ACTIVITY_HALF_LIFE
     }
 
-    /// The only caller, if its latest responses were all different, as if each body contained a timestamp. The key of a
-    /// shared entry shows that only if another caller's responses have been equal since.
-    pub(super) fn always_different(&self, is_private: bool, repetitions: &Repetitions) -> Option<Caller> {
-        let (different, since) = self.different;
-        let caller = self.only_caller().filter(|_| different >= ALWAYS_DIFFERENT)?;
-        (is_private || repetitions.has_other_since(caller, since)).then_some(caller)
+    /// Leaves the list out from now on, because its latest looks were all different.
+    pub(super) fn leave_out(&mut self, reason: LeftOut, differences: &mut Differences) {
+        if self.left_out.is_none() {
+            differences.forget(self.row.looks() - 1);
+        }
+        self.left_out = self.left_out.max(Some(reason));
+    }
+
+    /// When the first response with the latest digest was received, and the latest looks.
+    pub(super) fn latest(&self) -> Option<(f64, &Row)> {
+        self.runs.back().map(|run| (run.first_received, &self.row))
     }
 
     /// The digest of a run has returned. What was seen since was no change, because upstream's answer is what it was

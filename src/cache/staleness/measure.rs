@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::answers::AnswerBin;
 use super::history::{KeyHistory, MIN_LOOKS, Span, StoredResponse};
 use super::posterior::{Doubtful, Evidence};
+use super::row::LeftOut;
 use super::settled::Totals;
 use super::ttl_control::HourOfAnswers;
 use super::{Answers, ScopeState, StaleAnswers, WINDOW};
@@ -20,8 +21,8 @@ const MIN_ANSWERS: f64 = 20.0;
 /// The most steps of the simulation for all scopes of an operation. Each scope gets an equal part, and what is left by
 /// those before it. About 10 ns each.
 const MAX_WORK: usize = 60_000_000;
-/// If more than this share of the answers is in scopes for which there were not enough steps, the ratio of the operation
-/// is unknown.
+/// If more than this share of the answers is in scopes for which there were not enough steps, or from lists that are left
+/// out because they change all the time, the ratio is unknown.
 const MAX_LEFT_OUT: f64 = 0.1;
 
 /// The answers of the last hour in a scope.
@@ -62,6 +63,8 @@ pub(super) struct Collected {
     looks: usize,
     /// For which part of the last hour there is evidence.
     evidence: f64,
+    /// The answers of the last hour from lists that change all the time, about.
+    left_out: f64,
 }
 
 #[derive(Default)]
@@ -74,7 +77,7 @@ struct Variant {
 pub(super) fn collect(scope: &Scope, state: &ScopeState, now: f64) -> Collected {
     let since = (now - JUDGED).max(state.judged_from);
     // Nothing is known about a list after a single look. If its answers counted, they would count with the prior.
-    let is_compared = |key: &&KeyHistory| key.compared_since(now - WINDOW) > 0;
+    let is_compared = |key: &&KeyHistory| key.left_out.is_none() && key.compared_since(now - WINDOW) > 0;
     let mut keys: Vec<&KeyHistory> = state.keys.values().filter(is_compared).collect();
     // In the order of time, because that of the map is random.
     keys.sort_by(|one, other| one.first_look().total_cmp(&other.first_look()));
@@ -84,6 +87,7 @@ pub(super) fn collect(scope: &Scope, state: &ScopeState, now: f64) -> Collected 
         variant
     };
     let is_suspected = keys.iter().any(|key| key.is_suspected());
+    let changing = state.keys.values().filter(|key| key.left_out == Some(LeftOut::ChangingList));
     let all = variant(true);
     Collected {
         scope: scope.clone(),
@@ -91,6 +95,7 @@ pub(super) fn collect(scope: &Scope, state: &ScopeState, now: f64) -> Collected 
         variants: [Some(all), is_suspected.then(|| variant(false))],
         reliability: if is_suspected { state.findings.differences.reliability() } else { 1.0 },
         looks: keys.iter().map(|key| key.compared_since(now - WINDOW)).sum(),
+        left_out: changing.map(|key| key.answers_of_last_hour(now)).sum(),
     }
 }
 
@@ -160,7 +165,7 @@ struct Sums {
     looks: usize,
     /// The most of a scope.
     evidence: f64,
-    /// The answers in scopes for which there were not enough steps.
+    /// The answers in scopes for which there were not enough steps, and from lists that change all the time.
     left_out: f64,
 }
 
@@ -171,7 +176,8 @@ impl Default for Sums {
 }
 
 impl Sums {
-    fn add(&mut self, Drawn { draws, totals, looks, evidence }: &Drawn) {
+    fn add(&mut self, Drawn { draws, totals, looks, evidence, left_out }: &Drawn) {
+        self.left_out += left_out;
         let Some(draws) = draws else {
             self.left_out += totals.answers;
             return;
@@ -218,12 +224,13 @@ struct Drawn {
     totals: Totals,
     looks: usize,
     evidence: f64,
+    left_out: f64,
 }
 
 impl Collected {
     /// Draws the numbers of wrong answers. Subtracts the steps that it takes from `budget`.
     fn draw(self, now: f64, seed: u64, budget: &mut usize) -> Drawn {
-        let Self { variants, reliability, looks, evidence, .. } = self;
+        let Self { variants, reliability, looks, evidence, left_out, .. } = self;
         let first = (reliability * DRAWS as f64).round() as usize;
         let mut variants: Vec<_> = variants.into_iter().zip([first, DRAWS - first]).collect();
         variants.retain(|(variant, count)| variant.is_some() && *count > 0);
@@ -241,7 +248,7 @@ impl Collected {
                 draws
             });
         }
-        Drawn { draws, totals, looks, evidence }
+        Drawn { draws, totals, looks, evidence, left_out }
     }
 }
 

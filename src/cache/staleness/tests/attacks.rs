@@ -70,12 +70,62 @@ fn nobody_moves_the_ttl_of_others_from_the_start_on() {
 }
 
 #[test]
-fn lists_of_one_caller_whose_bodies_always_differ_move_no_ttl() {
+fn lists_of_one_user_whose_bodies_always_differ_move_no_ttl() {
     let alone = ttl_of_others(&|_| Vec::new(), false);
-    for lists in [1, 20] {
-        let attack = move |minute| (LISTS..LISTS + lists).map(|list| (list, format!("X{minute} {list}"))).collect();
+    let tokens: [(&str, fn(u32) -> char); 5] = [
+        ("one token", |_| 'X'),
+        ("a token that expires", |minute| if minute < 100 { 'X' } else { 'Y' }),
+        ("two tokens in turn", |minute| if minute % 2 == 0 { 'X' } else { 'Y' }),
+        ("three tokens in turn", |minute| char::from(b'x' + u8::try_from(minute % 3).unwrap())),
+        ("a new token each half hour", |minute| char::from(b'a' + u8::try_from(minute / 30).unwrap())),
+    ];
+    for ((name, token), lists) in tokens.into_iter().flat_map(|it| [(it, 1), (it, 20)]) {
+        let attack = move |minute| {
+            let token = token(minute);
+            (LISTS..LISTS + lists).map(|list| (list, format!("{token}{minute} {list}"))).collect()
+        };
         let attacked = ttl_of_others(&attack, false);
-        assert!((attacked / alone - 1.0).abs() < 0.1, "{lists} lists: {attacked} s, not {alone} s");
+        assert!((attacked / alone - 1.0).abs() < 0.1, "{name}, {lists} lists: {attacked} s, not {alone} s");
+    }
+}
+
+/// Three callers look at a list that does not change. At another list, X and Y, or A and B, always get new responses.
+/// Returns what is known after two hours, and whether a caller is odd. So many answers a minute come from the latter list.
+fn with_a_changing_list(callers: [&str; 2], answers: u32) -> (Answers, bool) {
+    let mut bench = Bench::new(2);
+    let end = 2 * HOUR;
+    for minute in 0..120 {
+        let second = minute * MINUTE;
+        let caller = ["A", "B", "C"][minute as usize % 3];
+        bench.look(0, &format!("{caller}1"), second);
+        bench.answer(0, second..second + MINUTE);
+        bench.look(1, &format!("{}{minute}", callers[minute as usize % 2]), second);
+        bench.answer(1, second..second + answers);
+    }
+    let state = bench.staleness.state.lock();
+    let odd = &state.scopes.values().next().unwrap().findings.odd_callers;
+    let is_odd = "ABCXY".chars().any(|name| odd.contains(caller(&name.to_string()), f64::from(end)));
+    drop(state);
+    (bench.answers(end), is_odd)
+}
+
+#[test]
+fn a_list_that_changes_all_the_time_counts_as_left_out_and_its_callers_are_not_odd() {
+    for (callers, answers, is_known) in [(["A", "B"], 60, false), (["A", "A"], 60, false), (["A", "B"], 3, true)] {
+        let (answers, is_odd) = with_a_changing_list(callers, answers);
+        assert_eq!((answers.stale.is_some(), is_odd), (is_known, false), "{callers:?} {answers:?}");
+    }
+}
+
+#[test]
+fn the_answers_of_callers_whose_bodies_always_differ_are_not_judged() {
+    for callers in [["X", "X"], ["X", "Y"]] {
+        let (answers, is_odd) = with_a_changing_list(callers, 60);
+        let ratio = answers.stale.map(|stale| stale.ratio);
+        assert!(
+            ratio.is_some_and(|ratio| ratio < 0.005) && answers.answers < 3_700.0 && !is_odd,
+            "{callers:?} {answers:?}"
+        );
     }
 }
 
