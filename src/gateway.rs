@@ -344,10 +344,10 @@ impl Gateway {
             let timers = timers.get_or_insert_with(|| {
                 Timers::begin(request.active.answer_timeout + DEADLINE_MARGIN, request.active.stale_if_slow)
             });
-            let is_known = self.memory.is_known(&request.lookup.caller_scope, self.clock.now());
+            let class = self.memory.class_of(request, self.clock.now());
             let mut proof = None;
             if matches!(miss, Miss::NoGrant | Miss::GrantLapsed) && !is_solo {
-                match prove::join(&self.fetcher, request, is_known, &cache_key, &attempts.proof_waits) {
+                match prove::join(&self.fetcher, request, class, &cache_key, &attempts.proof_waits) {
                     ProofRole::Call(leader) => proof = leader,
                     ProofRole::Wait(mut waiter) => {
                         record.set_outcome(Outcome::Coalesced, "");
@@ -366,7 +366,7 @@ impl Gateway {
                 }
             }
             let (waiter, role, leader) =
-                coalesce::join(&self.fetcher, request, is_known, cache_key, miss, is_solo, &attempts);
+                coalesce::join(&self.fetcher, request, class, cache_key, miss, is_solo, &attempts);
             let role = Role { has_stale, ..role };
             record.set_outcome(role.outcome(), "");
             if let Some(leader) = leader {

@@ -289,3 +289,22 @@ async fn twenty_two_pages_at_once_are_answered_within_what_is_left_of_a_quota() 
         assert!(time <= 5 * SECOND, "{time:?}");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_that_its_limit_holds_back_lets_another_caller_lead() {
+    let world = Arc::new(World::new(""));
+    world.limit(QuotaPolicy::User, 1, 10 * SECOND);
+    for token in ["b", "c", "d", "a"] {
+        world.get(token, 0).await;
+    }
+    // Upstream refuses this one, so the limit is known. Then it is used up.
+    assert_eq!(world.get("a", 1).await.0.status(), StatusCode::OK);
+    world.calls();
+    let mut requests = JoinSet::new();
+    for token in ["a", "b", "b", "c", "c", "d"] {
+        let world = Arc::clone(&world);
+        requests.spawn(async move { world.get(token, 2).await });
+    }
+    assert!(requests.join_all().await.iter().all(|(reply, _)| reply.status() == StatusCode::OK));
+    assert_eq!(world.calls(), 1, "all share one call, and the caller that was held back finds the entry");
+}

@@ -53,11 +53,6 @@ impl Memory {
         self.class(Some(caller_scope.caller), Some(caller_scope), now)
     }
 
-    /// Whether upstream has answered the caller successfully lately.
-    pub(super) fn is_known(&self, caller_scope: &CallerScope, now: Instant) -> bool {
-        self.class(Some(caller_scope.caller), Some(caller_scope), now) != Class::Unknown
-    }
-
     /// Makes the caller known if the relayed response shows that upstream accepted it. The body is observed as it
     /// passes, and is not delayed.
     pub(super) fn make_known(

@@ -7,6 +7,7 @@ use super::role::{ProofWaits, Role};
 use crate::cache::flights::{FlightCaller, Leader, Waiter};
 use crate::cache::miss::Miss;
 use crate::cache::store::CacheKey;
+use crate::upstream::gate::Class;
 
 /// How often a request joins another flight, after the result of the previous one was not for it. After that it makes
 /// a call of its own.
@@ -39,7 +40,7 @@ impl Attempts {
 pub(super) fn join(
     fetcher: &Fetcher,
     request: &CacheRequest,
-    is_known: bool,
+    class: Class,
     cache_key: CacheKey,
     miss: Miss,
     is_solo: bool,
@@ -50,7 +51,11 @@ pub(super) fn join(
         true => flights.solo(caller),
         // The calls of half-closed connections have the lowest priority, so nobody else must wait for such a call.
         false if request.half_close.is_closed() => flights.wait_or_solo(&cache_key, caller),
-        false => flights.join(&cache_key, FlightCaller { caller, is_known }),
+        // Nor for one that waits for its own caller's other calls. It would be elected again and again.
+        false if cache_key.owner.is_none() && fetcher.has_to_wait(request, class) => {
+            flights.wait_or_solo(&cache_key, caller)
+        }
+        false => flights.join(&cache_key, FlightCaller { caller, is_known: class != Class::Unknown }),
     };
     let elected = attempts.leader_was_refused && leader.is_some() && cache_key.owner.is_none();
     let role = Role { leads: leader.is_some(), elected, ..attempts.waiting_role(cache_key, miss) };

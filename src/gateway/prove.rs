@@ -10,6 +10,7 @@ use super::role::ProofWaits;
 use crate::cache::flights::{FlightCaller, Leader, Waiter};
 use crate::cache::grants::CallerScope;
 use crate::cache::store::CacheKey;
+use crate::upstream::gate::Class;
 
 /// What a request of a caller without a grant does first.
 pub(super) enum ProofRole {
@@ -23,7 +24,7 @@ pub(super) enum ProofRole {
 pub(super) fn join(
     fetcher: &Fetcher,
     request: &CacheRequest,
-    is_known: bool,
+    class: Class,
     cache_key: &CacheKey,
     waits: &ProofWaits,
 ) -> ProofRole {
@@ -35,7 +36,9 @@ pub(super) fn join(
     let (waiter, leader) = match request.half_close.is_closed() {
         // The calls of half-closed connections have the lowest priority, so nobody else must wait for such a call.
         true => fetcher.proofs.wait_or_solo(caller_scope, caller_scope.caller),
-        false => fetcher.proofs.join(caller_scope, FlightCaller { caller: caller_scope.caller, is_known }),
+        false => fetcher
+            .proofs
+            .join(caller_scope, FlightCaller { caller: caller_scope.caller, is_known: class != Class::Unknown }),
     };
     match leader {
         Some(leader) => ProofRole::Call(Some(leader)),
