@@ -308,3 +308,24 @@ async fn a_caller_that_its_limit_holds_back_lets_another_caller_lead() {
     assert!(requests.join_all().await.iter().all(|(reply, _)| reply.status() == StatusCode::OK));
     assert_eq!(world.calls(), 1, "all share one call, and the caller that was held back finds the entry");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_limit_that_upstream_raises_releases_those_that_it_has_held_back() {
+    let world = Arc::new(World::new(""));
+    for token in ["a", "b"] {
+        world.get(token, 0).await;
+    }
+    world.limit(QuotaPolicy::Api, 1, 30 * SECOND);
+    world.get("a", 1).await;
+    let held = tokio::spawn({
+        let world = Arc::clone(&world);
+        async move { world.get("a", 2).await }
+    });
+    sleep(SECOND).await;
+    world.limit(QuotaPolicy::Api, 1, 4 * SECOND);
+    // The other caller does not know of the limit, and meets it.
+    assert_eq!(world.get("b", 3).await.0.status(), StatusCode::OK);
+    let (reply, time) = held.await.unwrap();
+    assert_eq!(reply.status(), StatusCode::OK);
+    assert!(time < 15 * SECOND, "{time:?}");
+}

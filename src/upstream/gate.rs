@@ -225,12 +225,7 @@ impl Gate {
     /// Limits of upstream have changed: starts the calls that may be sent now.
     pub(crate) fn limits_changed(&self) {
         let service_gates: Vec<_> = self.service_gates().values().cloned().collect();
-        for service_gate in service_gates {
-            let now = self.clock.now();
-            let mut state = service_gate.state();
-            state.schedule.admit_all(&service_gate.pace(now));
-            service_gate.start_calls(&mut state, now);
-        }
+        service_gates.iter().for_each(ServiceGate::limits_changed);
     }
 
     /// Which limit of upstream would hold a call back if it came now, and until when at the earliest.
@@ -314,6 +309,13 @@ impl ServiceGate {
 
     fn pace(&self, now: Instant) -> ServicePace<'_> {
         ServicePace { ledger: &self.ledger, service: self.service, now }
+    }
+
+    /// Starts the calls that may be sent now, because limits have changed.
+    fn limits_changed(self: &Arc<Self>) {
+        let (mut state, now) = (self.state(), self.clock.now());
+        state.schedule.admit_all(&self.pace(now));
+        self.start_calls(&mut state, now);
     }
 
     /// Starts all calls that can have a slot, and sets the timer for those that a limit of upstream holds back.
@@ -402,7 +404,11 @@ impl Permit {
     pub(crate) fn learn(&self, response: (StatusCode, &HeaderMap, &[u8]), retry_after: Option<Duration>) -> Lesson {
         let ServiceGate { service, ledger, clock, .. } = &*self.service_gate;
         let Some(started) = self.started else { return Lesson::default() };
-        ledger.learn(*service, (&self.draw, started), response, retry_after, clock.now())
+        let lesson = ledger.learn(*service, (&self.draw, started), response, retry_after, clock.now());
+        if !lesson.changes.is_empty() {
+            self.service_gate.limits_changed();
+        }
+        lesson
     }
 
     /// Returns a closure that moves this call to [`Class::HalfClosed`]. The closure returns `false` if the slot must be

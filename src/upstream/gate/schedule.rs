@@ -202,6 +202,10 @@ impl Schedule {
             }
             self.under_way += 1;
             client.parties().for_each(|party| self.count_slot(party));
+            // Calls of this caller that were held back because of this one were assumed to have the same share.
+            if self.held_callers.contains_key(&client.identity()) {
+                self.admit(client.identity(), pace);
+            }
             return Some(ticket);
         }
     }

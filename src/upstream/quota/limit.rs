@@ -77,8 +77,10 @@ impl Limit {
             // It is counted, and held back only so that product lists get their half.
             Share::Relayed => {
                 let window = self.limiter.quota().window;
-                let are_lists_held = self.list_held_until.is_some_and(|until| now < until + window);
-                if are_lists_held { self.limiter.free_at_for_relayed(ahead, now) } else { now }
+                match self.list_held_until.map(|until| until + window).filter(|until| now < *until) {
+                    Some(until) => self.limiter.free_at_for_relayed(ahead, now).min(until),
+                    None => now,
+                }
             }
         }
     }
