@@ -41,6 +41,9 @@ BODY, FRESHNESS, FLIGHTS = "src/cache/body.rs", "src/cache/freshness.rs", "src/c
 BACKOFFS, WAIT, DIRECTIVES = "src/cache/backoffs.rs", "src/gateway/wait.rs", "src/request/request_directives.rs"
 VALIDATE, SUCCESSES = "src/request/validate.rs", "src/upstream/successes.rs"
 SKEW, REMEMBERED = "src/clock/skew.rs", "src/gateway/remembered.rs"
+FETCHER, COALESCE = "src/gateway/fetcher.rs", "src/gateway/coalesce.rs"
+GATE, SCHEDULE, LIMIT = "src/upstream/gate.rs", "src/upstream/gate/schedule.rs", "src/upstream/quota/limit.rs"
+LIMITS, LEARN, LIMITER = "src/upstream/quota/service.rs", "src/upstream/quota/learn.rs", "src/upstream/quota/limiter.rs"
 RENEWAL, BACKGROUND = "src/cache/grants/renewal.rs", "src/gateway/background.rs"
 PENDING = "src/cache/grants/pending.rs"
 PROVE, ROLE, CALLS = "src/gateway/prove.rs", "src/gateway/role.rs", "src/cache/flights/calls.rs"
@@ -997,6 +1000,143 @@ MUTATIONS = [
         PROVE,
         "if waits.are_over() || fetcher.lone_flights.is_in_flight(cache_key) {",
         "if waits.are_over() {",
+    ),
+    (
+        "held-extends-grant",
+        "quotas: a call that is not sent extends no grant",
+        "src/gateway/fetch_result.rs",
+        "duration: None, is_external: false, may_retry: false",
+        "duration: None, is_external: true, may_retry: false",
+    ),
+    (
+        "held-unproved-gets-stale",
+        "quotas: a caller without a grant that is held back gets nothing stale",
+        LOOK_UP,
+        "LookupResult::Fetch { cache_key, miss, stored: None, has_stale: false }",
+        "let stored = self.store.get(&self.store.cache_key(&request.lookup.key, caller));\n"
+        "        LookupResult::Fetch { cache_key, miss, has_stale: stored.is_some(), stored }",
+    ),
+    (
+        "held-gets-no-stale",
+        "quotas: a granted caller that is held back gets a stale response at once, if there is one",
+        GATEWAY,
+        "if let Some(entry) = stored.filter(|_| has_stale)",
+        "if let Some(entry) = stored.filter(|_| has_stale && false)",
+    ),
+    (
+        "stale-although-not-held",
+        "quotas: only a caller that is held back gets a stale response for that reason",
+        GATEWAY,
+        "&& self.fetcher.held_for(request, self.memory.class_of(request, now)).is_some()\n",
+        "",
+    ),
+    (
+        "held-429-is-backoff",
+        "quotas: the gateway's own 429 is remembered for nobody",
+        FETCH,
+        "let epoch = self.memory.store.epoch();\n                        return leader.end(",
+        "let (epoch, now) = (self.memory.store.epoch(), self.clock.now());\n"
+        "                        let (scope, span) = (&request.lookup.caller_scope, request.active.backoff);\n"
+        "                        self.memory.backoffs.begin_for_caller(scope, span, now);\n"
+        "                        return leader.end(",
+    ),
+    (
+        "user-limit-holds-everybody",
+        "quotas: a user's limit holds back that caller alone",
+        LEARN,
+        "Some(self.caller_limits(caller, draw.is_proved, now).slot(policy)),",
+        "Some(&mut self.ip),",
+    ),
+    (
+        "one-caller-learns-for-all",
+        "quotas: a limit of all callers that one proved caller has met holds back no other proved caller",
+        LIMIT,
+        "Source::Learnt { only: Some(_), .. } if draw.is_proved => None,",
+        "Source::Learnt { only: Some(_), .. } if draw.is_proved && false => None,",
+    ),
+    (
+        "throttled-again-and-again",
+        "quotas: a call is repeated once after a 429",
+        FETCH,
+        "is_waited_for && !has_stale && !is_repeated",
+        "is_waited_for && !has_stale && (!is_repeated || true)",
+    ),
+    (
+        "repeated-despite-stale",
+        "quotas: a call is not repeated if there is something stale",
+        FETCH,
+        "is_waited_for && !has_stale && !is_repeated",
+        "is_waited_for && (!has_stale || true) && !is_repeated",
+    ),
+    (
+        "repeated-without-wait",
+        "quotas: a call is repeated only after the wait for its limit",
+        FETCH,
+        "is_repeated = true;\n                        call_metrics.ended(",
+        "is_repeated = true;\n                        turn = Some((key_permit, permit));\n                        call_metrics.ended(",
+    ),
+    (
+        "turn-after-deadline",
+        "quotas: a call waits for its turn until the deadline only",
+        FETCH,
+        "request.active.answer_timeout.saturating_sub(self.clock.timer_now() - begun)",
+        "(2 * request.active.answer_timeout).saturating_sub(self.clock.timer_now() - begun)",
+    ),
+    (
+        "held-call-not-looked-up-again",
+        "quotas: a call whose turn comes is not sent if it can be answered from memory",
+        FETCH,
+        "LookupResult::Hit(..) => return leader.end(FetchResult::NotSent, false),",
+        "LookupResult::Hit(entry, _) => Some(entry),",
+    ),
+    (
+        "held-leader-leads",
+        "quotas: a leader that a limit of its own holds back leads nobody",
+        FETCHER,
+        "self.gate.has_to_wait(service, &request.gate_call(class)) ||",
+        "false && self.gate.has_to_wait(service, &request.gate_call(class)) ||",
+    ),
+    (
+        "limit-exceeded",
+        "quotas: no call is sent that upstream would refuse",
+        LIMITER,
+        "self.free_at_for(self.quota.calls, self.used(),",
+        "self.free_at_for(self.quota.calls + 1, self.used(),",
+    ),
+    (
+        "configured-limit-ends",
+        "quotas: a configured limit is in force from the start",
+        LIMITS,
+        "self.create_configured(draw, now);",
+        "",
+    ),
+    (
+        "held-call-is-forgotten",
+        "quotas: a call gets its turn when its limit allows it",
+        SCHEDULE,
+        "self.held_until.into_iter().chain(shared).min()",
+        "self.held_until.into_iter().chain(shared.filter(|_| false)).min()",
+    ),
+    (
+        "stale-beyond-lifetime-while-held",
+        "quotas: a stale response while held is within its stale lifetime",
+        LOOK_UP,
+        "Freshness::Gone => {}",
+        "Freshness::Gone => has_stale = true,",
+    ),
+    (
+        "held-behind-another-share",
+        "quotas: a caller's call does not wait longer because of the caller's calls with another share of the limit",
+        SCHEDULE,
+        "if self.held_callers.contains_key(&client.identity()) {",
+        "if false && self.held_callers.contains_key(&client.identity()) {",
+    ),
+    (
+        "changed-limit-unnoticed",
+        "quotas: a limit that upstream has changed releases the calls that it held back",
+        GATE,
+        "if !lesson.changes.is_empty() {",
+        "if false && !lesson.changes.is_empty() {",
     ),
 ]
 

@@ -5,6 +5,7 @@
 //! can run.
 
 mod events;
+mod pacing;
 
 use std::future::poll_fn;
 use std::sync::{Arc, LazyLock, Mutex, OnceLock};
@@ -14,6 +15,7 @@ use bytes::Bytes;
 use http::response;
 use http::{Method, Request, Response};
 use http_body_util::{BodyExt, Empty};
+use tokio::sync::Notify;
 use tokio::task::{AbortHandle, yield_now};
 use tokio::time::Instant;
 use workspace_gateway::testing::cache::store::PurgeSelection;
@@ -24,24 +26,27 @@ use workspace_gateway::testing::gateway::{Connection, Gateway};
 
 use super::clocks::{Clocks, Jump};
 use super::domain::{
-    CacheRequest, History, KEYS, Ms, RequestDirectives, RequestId, SCOPES, Scope, Seconds, Spelling, UpstreamState,
-    scope_of,
+    CacheRequest, History, KEYS, Ms, RequestDirectives, RequestId, SCOPES, Scope, ScopeId, Seconds, Spelling,
+    UpstreamResult, UpstreamState, scope_of,
 };
+use super::limits::{LIMITS, Pacing};
 use super::property::Property;
+use super::rules::paced::{Happened, Paced};
 use super::rules::{Effect, Rules, Tally};
 use super::scripted_upstream::{ScriptedUpstream, UpstreamRequest, X_REQUEST_NUMBER, random, via_header};
 use super::settings::Settings;
 use super::steps::{Edge, Outcome, Pass, Sequence, Step};
 use crate::support;
 pub use events::ClientResponse;
-use events::{Event, check_reply};
+use events::Event;
+pub use events::check_reply;
 
 /// How often the driver yields before a step is over. At each yield the runtime runs tasks until none can run, or about
 /// sixty of them. That is several times more than there are.
 const TURNS: usize = 4;
 
 /// The end of a sequence after which the model cannot say what must follow.
-const AMBIGUOUS: &str = "the order of two waiters is not known";
+const AMBIGUOUS: &str = "what must follow is not known";
 
 /// A connection that can take the next request.
 const FREE: ResponderState = ResponderState { is_free: true, is_closing: false };
@@ -64,7 +69,9 @@ struct Driver {
     gateway: Arc<Gateway>,
     connection: Arc<Connection>,
     upstream: Arc<ScriptedUpstream>,
+    /// In place of `paced`, if no limit of upstream holds calls back.
     rules: Rules,
+    paced: Option<Paced>,
     property: Property,
     settings: Settings,
     history: History,
@@ -78,6 +85,8 @@ struct Driver {
     next: RequestId,
     clients: Vec<(RequestId, AbortHandle)>,
     responses: Arc<Mutex<Vec<ClientResponse>>>,
+    /// Notified when a call starts, a request is relayed, or a client gets a response.
+    activity: Arc<Notify>,
     events: Vec<(Ms, Event)>,
 }
 
@@ -96,14 +105,13 @@ pub fn run(sequence: &Sequence) -> Verdict {
 fn run_on_paused_clock(sequence: &Sequence) -> Verdict {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
     runtime.block_on(async {
-        let (settings, config) = settings_and_config(sequence.settings);
-        let mut driver =
-            Driver::new(settings, config, UpstreamState::new(sequence.views_differ), sequence.ignores_deadline);
+        let (settings, config) = settings_and_config(sequence.settings, sequence.pacing);
+        let mut driver = Driver::new(settings, config, sequence);
         let report = match driver.run(&sequence.steps).await {
-            Ok(()) => return Ok(driver.rules.tally),
+            Ok(()) => return Ok(driver.tally()),
             // The sequence ends early: the property was checked up to here.
-            Err(wrong) if wrong == AMBIGUOUS => return Ok(driver.rules.tally),
-            Err(wrong) => format!("{wrong}\n{settings:?}"),
+            Err(wrong) if wrong == AMBIGUOUS => return Ok(driver.tally()),
+            Err(wrong) => format!("{wrong}\n{settings:?}, {:?}", sequence.pacing),
         };
         let events = driver.events.iter().map(|(at, event)| format!("\n{:>9} {event}", Seconds(*at).to_string()));
         Err(report + &events.collect::<String>())
@@ -111,16 +119,20 @@ fn run_on_paused_clock(sequence: &Sequence) -> Verdict {
 }
 
 /// Parsing a complete configuration takes longer than a sequence, so each is parsed once.
-fn settings_and_config(index: usize) -> (Settings, &'static Config) {
-    static ALL: LazyLock<Vec<(Settings, OnceLock<Config>)>> =
-        LazyLock::new(|| Settings::all().into_iter().map(|settings| (settings, OnceLock::new())).collect());
-    let (settings, config) = &ALL[index];
-    (*settings, config.get_or_init(|| support::config("http://w.test", "http://a.test", &settings.to_toml())))
+fn settings_and_config(index: usize, pacing: Pacing) -> (Settings, &'static Config) {
+    type Configs = [OnceLock<Config>; 1 + LIMITS.len()];
+    static ALL: LazyLock<Vec<(Settings, Configs)>> =
+        LazyLock::new(|| Settings::all().into_iter().map(|settings| (settings, Configs::default())).collect());
+    let (settings, configs) = &ALL[index];
+    let place = LIMITS.iter().position(|limit| pacing.configured() == Some(*limit)).map_or(0, |place| 1 + place);
+    let text = || settings.to_toml() + &pacing.to_toml();
+    (*settings, configs[place].get_or_init(|| support::config("http://w.test", "http://a.test", &text())))
 }
 
 impl Driver {
-    fn new(settings: Settings, config: &Config, state: UpstreamState, ignores_deadline: bool) -> Self {
-        let upstream = Arc::new(ScriptedUpstream::default());
+    fn new(settings: Settings, config: &Config, sequence: &Sequence) -> Self {
+        let activity = Arc::new(Notify::new());
+        let upstream = Arc::new(ScriptedUpstream::new(Arc::clone(&activity)));
         let called: Arc<ScriptedUpstream> = Arc::clone(&upstream);
         let clock = ManualClock::running();
         let gateway_clock = Clock::Manual(clock.clone());
@@ -131,24 +143,43 @@ impl Driver {
             connection: Arc::new(connection),
             upstream,
             rules: Rules::new(settings),
+            paced: sequence.pacing.is_active().then(|| Paced::new(settings, sequence.pacing)),
             property: Property::new(settings),
             settings,
-            history: History::new(state),
+            history: History::new(UpstreamState::new(sequence.views_differ)),
             start: Clock::System.timer_now(),
             now: 0,
             clock,
             clocks: Clocks::default(),
             jumped: 0,
-            ignores_deadline,
+            ignores_deadline: sequence.ignores_deadline,
             next: 0,
             clients: Vec::new(),
             responses: Arc::default(),
+            activity,
             events: Vec::new(),
         }
     }
 
     fn record(&mut self, event: Event) {
         self.events.push((self.now, event));
+    }
+
+    fn rules(&self) -> &Rules {
+        self.paced.as_ref().map_or(&self.rules, Paced::rules)
+    }
+
+    fn tally(&self) -> Tally {
+        self.paced.as_ref().map_or_else(|| self.rules.tally.clone(), Paced::tally)
+    }
+
+    /// Requests without a response.
+    fn waiting(&self) -> Vec<RequestId> {
+        self.paced.as_ref().map_or_else(|| self.rules.waiting(), Paced::waiting)
+    }
+
+    fn is_private(&self, scope: ScopeId) -> bool {
+        self.paced.as_ref().map_or_else(|| self.rules.is_private(scope), |paced| paced.is_private(scope))
     }
 
     async fn run(&mut self, steps: &[Step]) -> Result<(), String> {
@@ -158,11 +189,13 @@ impl Driver {
             self.record(Event::Step(step.clone()));
             self.step(step).await?;
         }
-        while let Some(&id) = self.rules.in_flight().first() {
+        self.rest().await?;
+        while let Some(&id) = self.rules().in_flight().first() {
             self.pass(1).await?;
             self.complete(&[(id, &Outcome::Regular { as_sent: false })]).await?;
+            self.rest().await?;
         }
-        match self.rules.waiting().first() {
+        match self.waiting().first() {
             Some(id) => Err(format!("RULES: #{id} waits, and no call is in flight")),
             None => Ok(()),
         }
@@ -171,7 +204,7 @@ impl Driver {
     async fn step(&mut self, step: &Step) -> Result<(), String> {
         match step {
             Step::Requests { key, callers, is_direct, varies_spelling, directives, if_none_match } => {
-                let mut effects = Vec::new();
+                let mut requests = Vec::new();
                 for &caller in callers {
                     let id = self.next;
                     self.next += 1;
@@ -188,9 +221,9 @@ impl Driver {
                         if_none_match,
                     };
                     self.send_request(request);
-                    effects.extend(self.rules.receive(request).map_err(|wrong| format!("RULES: {wrong}"))?);
+                    requests.push(request);
                 }
-                self.expect(effects).await?;
+                self.receive(&requests).await?;
             }
             Step::UnsafeRequest { key, caller } => {
                 let (id, caller, key, directives) = (self.next, *caller, *key, RequestDirectives::None);
@@ -207,11 +240,10 @@ impl Driver {
                     if_none_match: None,
                 };
                 self.send_request(request);
-                let effects = self.rules.receive(request).map_err(|wrong| format!("RULES: {wrong}"))?;
-                self.expect(effects).await?;
+                self.receive(&[request]).await?;
             }
             Step::Complete(ends) => {
-                let mut in_flight = self.rules.in_flight();
+                let mut in_flight = self.rules().in_flight();
                 let mut chosen = Vec::new();
                 for (pick, outcome) in ends {
                     if !in_flight.is_empty() {
@@ -221,14 +253,14 @@ impl Driver {
                 self.complete(&chosen).await?;
             }
             Step::Head(pick, outcome) => {
-                let in_flight = self.rules.in_flight();
+                let in_flight = self.rules().in_flight();
                 if !in_flight.is_empty() {
                     self.deliver_head(in_flight[pick % in_flight.len()], outcome).await?;
                 }
             }
             Step::Series { outcome, purges } => {
                 for _ in 0..6 {
-                    let Some(id) = self.rules.most_awaited() else { break };
+                    let Some(id) = self.rules().most_awaited() else { break };
                     if *purges {
                         self.purge(None, None).await?;
                     }
@@ -238,7 +270,7 @@ impl Driver {
             }
             Step::Pass(Pass::Span(span)) => self.pass(*span).await?,
             Step::Pass(Pass::Until(pick, edge)) => {
-                let expiry_times = self.rules.expiry_times();
+                let expiry_times = self.paced.as_ref().map_or_else(|| self.rules.expiry_times(), Paced::expiry_times);
                 if !expiry_times.is_empty() {
                     // One millisecond passes before the next step.
                     let milliseconds_early = match edge {
@@ -255,11 +287,12 @@ impl Driver {
                 self.history.change(self.now, change);
             }
             Step::Disconnect(pick) => {
-                let waiting = self.rules.waiting();
+                let waiting = self.waiting();
                 if !waiting.is_empty() {
                     let id = waiting[pick % waiting.len()];
                     self.record(Event::Disconnected(id));
                     self.rules.disconnect(id);
+                    self.paced.iter_mut().for_each(|paced| paced.disconnect(id));
                     let client = self.clients.iter().find(|(client, _)| *client == id);
                     client.expect("a waiting client has sent its request").1.abort();
                     self.expect(Vec::new()).await?;
@@ -287,6 +320,7 @@ impl Driver {
         self.now += by;
         self.jumped += by;
         self.rules.jump(by, rule);
+        self.paced.iter_mut().for_each(|paced| paced.jump(by, rule));
         self.property.jumped(by);
         self.expect(Vec::new()).await
     }
@@ -299,6 +333,7 @@ impl Driver {
             operation.is_none_or(|name| name == scope_operation) && project.is_none_or(|id| id == scope_project)
         };
         self.rules.purge(operation, project);
+        self.paced.iter_mut().for_each(|paced| paced.purge(operation, project));
         self.property.purged(self.now, is_selected);
         if project.is_none() {
             self.property.purged_whole(operation);
@@ -312,6 +347,7 @@ impl Driver {
         self.property.requested(request, self.now);
         let (gateway, connection) = (Arc::clone(&self.gateway), Arc::clone(&self.connection));
         let (responses, start, arrived) = (Arc::clone(&self.responses), self.start, self.now - self.jumped);
+        let activity = Arc::clone(&self.activity);
         let method = match request.id % 3 {
             _ if !request.is_unsafe => Method::GET,
             0 => Method::POST,
@@ -348,7 +384,7 @@ impl Driver {
                 let (head, body) = gateway.handle(http_request, &connection).await.into_parts();
                 (head, body.collect().await.unwrap().to_bytes())
             };
-            let at = Ms::try_from((Clock::System.timer_now() - start).as_millis()).unwrap();
+            let at = milliseconds(Clock::System.timer_now() - start);
             let text = |name| head.headers.get(name).map_or("", |value| value.to_str().unwrap()).to_owned();
             let response = ClientResponse {
                 request,
@@ -356,12 +392,36 @@ impl Driver {
                 at,
                 status: head.status.as_u16(),
                 body: String::from_utf8(body.to_vec()).unwrap(),
+                retry_after: text("retry-after").parse().ok(),
                 cache_status: text("cache-status"),
                 has_cookie: !text("set-cookie").is_empty(),
             };
             responses.lock().unwrap().push(response);
+            activity.notify_one();
         });
         self.clients.push((request.id, client.abort_handle()));
+    }
+
+    /// Requests have been sent.
+    async fn receive(&mut self, requests: &[CacheRequest]) -> Result<(), String> {
+        if self.paced.is_some() {
+            return self.follow(Happened::Requests(requests)).await;
+        }
+        let mut effects = Vec::new();
+        for request in requests {
+            effects.extend(self.rules.receive(*request).map_err(|wrong| format!("RULES: {wrong}"))?);
+        }
+        self.expect(effects).await
+    }
+
+    /// The result of a call in flight. Only in sequences in which calls are held back, upstream names its limits.
+    fn result_of(&self, id: RequestId, outcome: &Outcome) -> UpstreamResult {
+        match outcome {
+            Outcome::Throttled(_) if self.paced.is_none() => {
+                self.property.answer(id, &Outcome::Status(429), &self.history)
+            }
+            outcome => self.property.answer(id, outcome, &self.history),
+        }
     }
 
     /// Calls in flight complete at the same moment. The model checks which requests start calls then; it does not
@@ -369,13 +429,16 @@ impl Driver {
     async fn complete(&mut self, ends: &[(RequestId, &Outcome)]) -> Result<(), String> {
         let mut completed = Vec::new();
         for &(id, outcome) in ends {
-            let result = self.property.answer(id, outcome, &self.history);
+            let result = self.result_of(id, outcome);
             self.record(Event::Completed(id, result.clone()));
             if !self.upstream.complete(id, result.clone()) {
                 return Err(format!("RULES: the call of #{id} was cancelled"));
             }
             self.property.completed(id, self.now, &result);
             completed.push((id, result));
+        }
+        if self.paced.is_some() {
+            return self.follow(Happened::Completed(&completed)).await;
         }
         let observed = self.observe().await?;
         let effects =
@@ -385,8 +448,8 @@ impl Driver {
 
     /// The head of a refusal arrives for a call in flight. Any other response completes the call.
     async fn deliver_head(&mut self, id: RequestId, outcome: &Outcome) -> Result<(), String> {
-        let result = self.property.answer(id, outcome, &self.history);
-        if !self.rules.may_have_head(id) || result.denial().is_none() {
+        let result = self.result_of(id, outcome);
+        if !self.rules().may_have_head(id) || result.denial().is_none() {
             return self.complete(&[(id, outcome)]).await;
         }
         self.record(Event::HeadDelivered(id, result.clone()));
@@ -394,6 +457,9 @@ impl Driver {
             return Err(format!("RULES: the call of #{id} was cancelled"));
         }
         self.property.head_delivered(id, self.now, &result);
+        if self.paced.is_some() {
+            return self.follow(Happened::Head(id, &result)).await;
+        }
         let observed = self.observe().await?;
         let effects =
             self.rules.deliver_head(id, &result, &observed.started_ids()).map_err(|wrong| format!("RULES: {wrong}"))?;
@@ -402,6 +468,9 @@ impl Driver {
 
     /// Time passes, in steps of the moments at which a call may start.
     async fn pass(&mut self, span: Ms) -> Result<(), String> {
+        if self.paced.is_some() {
+            return self.pass_paced(span).await;
+        }
         let end = self.now + span;
         loop {
             let next = self.rules.next_call_time().map_or(end, |time| time.min(end));
@@ -422,7 +491,7 @@ impl Driver {
     /// Ends the calls that the gateway's HTTP client would have timed out by now.
     async fn time_out_overdue_calls(&mut self) -> Result<(), String> {
         while !self.ignores_deadline
-            && let Some(id) = self.rules.overdue()
+            && let Some(id) = self.rules().overdue()
         {
             self.complete(&[(id, &Outcome::TimedOut)]).await?;
         }
@@ -431,6 +500,9 @@ impl Driver {
 
     /// Checks that exactly these effects happen.
     async fn expect(&mut self, effects: Vec<Effect>) -> Result<(), String> {
+        if self.paced.is_some() {
+            return self.follow(Happened::Other).await;
+        }
         let observed = self.observe().await?;
         self.compare(effects, &observed)
     }
@@ -452,18 +524,29 @@ impl Driver {
         responses.iter_mut().for_each(|response| response.at += self.jumped);
         self.events.extend(responses.iter().map(|response| (response.at, Event::Response(response.clone()))));
         for response in &responses {
-            self.property.check(response, &self.history, self.rules.is_private(scope_of(response.request.key)))?;
+            self.property.check(response, &self.history, self.is_private(scope_of(response.request.key)))?;
         }
         Ok(Observed { started, relayed, responses })
     }
 
+    /// Checks the calls that have started. Only after the model is it known whether callers still share their calls.
+    fn check_started(&mut self, observed: &Observed) -> Result<(), String> {
+        for &call in &observed.started {
+            let is_private = self.is_private(scope_of(call.key));
+            let may_have_waited = self.paced.is_some();
+            self.property.started(call, is_private, may_have_waited, self.now, &self.history)?;
+        }
+        Ok(())
+    }
+
+    /// The time by timers.
+    fn timer_now(&self) -> Ms {
+        milliseconds(Clock::System.timer_now() - self.start)
+    }
+
     /// Compares what happened with what the model expects.
     fn compare(&mut self, effects: Vec<Effect>, observed: &Observed) -> Result<(), String> {
-        // Only now is it known whether callers still share their calls.
-        for &call in &observed.started {
-            let is_private = self.rules.is_private(scope_of(call.key));
-            self.property.started(call, is_private, self.now, &self.history)?;
-        }
+        self.check_started(observed)?;
         let (mut calls, mut relays, mut replies) = (Vec::new(), Vec::new(), Vec::new());
         for effect in effects {
             match effect {
@@ -496,6 +579,10 @@ impl Driver {
             None => Ok(()),
         }
     }
+}
+
+fn milliseconds(span: Duration) -> Ms {
+    Ms::try_from(span.as_millis()).unwrap()
 }
 
 /// The head of a response that was written as text.

@@ -5,14 +5,18 @@
 //! - responses that arrive out of order
 //! - revocations, catalogue changes, failures, purges and clients that disconnect
 //! - time that passes, and clocks that jump
+//! - limits of upstream, learnt or configured, that hold calls back
 //!
-//! The model and the gateway must agree on every response and on every call to upstream. In addition, every response is
-//! judged by the recorded state of upstream, whatever the two say. A change of a rule needs a change of `rules`.
+//! The model and the gateway must agree on every response and on every call to upstream. While limits hold calls back,
+//! the model does not know when each is sent. Then it takes that from the gateway, and the rules must allow it. In
+//! addition, every response is judged by the recorded state of upstream, whatever the two say. A change of a rule needs
+//! a change of `rules`.
 //!
 //! Nothing in here may use code of the gateway to decide what the gateway should do.
 //!
 //! - [`domain`]: callers, scopes, keys, and the state of upstream.
 //! - [`settings`]: the limits.
+//! - [`limits`]: the limits of upstream, by which the gateway paces its calls.
 //! - [`clocks`]: what a jump of one clock means.
 //! - [`steps`]: what can happen.
 //! - [`scripted_upstream`]: an upstream that the driver controls.
@@ -27,6 +31,7 @@
 mod clocks;
 mod domain;
 mod driver;
+mod limits;
 mod property;
 mod rules;
 mod scripted_upstream;
@@ -52,10 +57,11 @@ const SEQUENCES: u64 = 10_000;
 const BATCH: u64 = 100;
 
 /// Each of these must happen at least 20 times in that many sequences. Otherwise the sequences no longer test the rule.
-const RULES: [&str; 89] = [
+const RULES: [&str; 98] = [
     "304 to the client",
     "304",
     "429 for all waiters",
+    "429 of the gateway for a quota",
     "additional call",
     "ambiguous token",
     "background refresh",
@@ -66,6 +72,7 @@ const RULES: [&str; 89] = [
     "backoff of a scope",
     "backoff of an owned cache key",
     "change by a caller without a grant",
+    "changed limit",
     "client disconnected",
     "collapsed",
     "deadline",
@@ -79,6 +86,7 @@ const RULES: [&str; 89] = [
     "failure inside the gateway",
     "failure",
     "head of a refusal",
+    "held for a quota",
     "hit after a proof",
     "hit during a backoff by grace",
     "hit during a backoff",
@@ -92,14 +100,17 @@ const RULES: [&str; 89] = [
     "jump of the wall clock",
     "late proof during a suspension of grants",
     "late proof",
+    "learnt limit",
     "led a flight",
     "list withheld at release",
     "mark of a single caller",
+    "met a known limit",
     "negative hit",
     "negative response stored",
     "new leader after 429",
     "new leader",
     "new lookup after an invalidation",
+    "no grace for a call that was held",
     "no renewal beside another call",
     "no renewal during a backoff",
     "no renewal for only-if-cached",
@@ -119,6 +130,7 @@ const RULES: [&str; 89] = [
     "renewal",
     "renewed grant",
     "repeated after 5xx",
+    "repeated after a 429 that named a limit",
     "request directives not met",
     "response sent for before a purge",
     "response sent for before an invalidation",
@@ -129,10 +141,12 @@ const RULES: [&str; 89] = [
     "slow without a usable entry",
     "solo flight after too many leaders",
     "solo flight",
+    "stale after a call was held",
     "stale entry overruled",
     "stale if slow",
     "stale on error by grace",
     "stale on error by grant",
+    "stale while held",
     "stale while revalidated",
     "step back of the wall clock",
     "suspended grant restored",

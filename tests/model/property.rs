@@ -14,6 +14,7 @@ use super::domain::{
 };
 use super::domain::{RequestDirectives, SCOPES, ScopeId, UpstreamState, is_list, scope_of, service_of};
 use super::driver::ClientResponse;
+use super::limits::LIMITS;
 use super::scripted_upstream::UpstreamRequest;
 use super::settings::Settings;
 use super::steps::Outcome;
@@ -134,10 +135,12 @@ impl Property {
     }
 
     /// Checks a call that starts: not for `only-if-cached`, and not beside another call that could be shared.
+    /// `may_have_waited`: a call that starts after its request has arrived may have waited for its turn since.
     pub fn started(
         &mut self,
         request: UpstreamRequest,
         is_private: bool,
+        may_have_waited: bool,
         sent: Ms,
         history: &History,
     ) -> Result<(), String> {
@@ -157,7 +160,8 @@ impl Property {
         let may_be_alone = directives == RequestDirectives::NoCache
             || self.has_waited_enough(key, arrived, sent)
             || self.is_marked(key, sent)
-            || self.ends_soon(caller, scope_of(key), sent);
+            || self.ends_soon(caller, scope_of(key), sent)
+            || may_have_waited && arrived < sent;
         let is_bounded = self.settings.max_flights.min(self.settings.max_waiters) < 100;
         let others: Vec<&Call> = self
             .calls
@@ -313,6 +317,7 @@ impl Property {
             ),
             Outcome::Status(status) if call.request.is_unsafe => UpstreamResult::complete(status, ""),
             Outcome::Status(status) => error(status),
+            Outcome::Throttled(limit) => LIMITS[limit].refusal(caller),
             Outcome::RetryAfter(status, after) => error(status).with(ExtraHeader::RetryAfter(after)),
             // A conditional call gets the tag of another list.
             Outcome::NotModified => {
@@ -396,23 +401,24 @@ impl Property {
             return Ok(());
         }
 
-        // Calls that failed at this moment, if that is why the list was served.
-        let is_out_of_time = waited >= Settings::DEADLINE;
-        let mut failed_now = self.calls.iter().filter(|call| {
-            call.request.key == key && (call.has_failed(at, at) || is_out_of_time && call.end.is_none())
-        });
-        let has_failed = failed_now.clone().next().is_some();
-        let own_failed_now = failed_now.any(|call| call.request.caller == caller);
+        // Calls that failed at this moment, if that is why the list was served, or the time that a call may take is over.
+        // The request may wait for the call of an earlier one.
+        let longest = Settings::ANSWER_TIMEOUT + self.settings.longest_wait();
+        let mut requests = self.requests.iter().filter(|(_, request)| request.key == key && !response.is_hit());
+        let is_out_of_time = waited >= Settings::ANSWER_TIMEOUT
+            || requests.any(|(arrived, _)| (Settings::ANSWER_TIMEOUT..=longest).contains(&(at - arrived)));
+        let mut failed_now = self.calls.iter().filter(|call| call.request.key == key && call.has_failed(at, at));
+        let has_failed = is_out_of_time || failed_now.clone().next().is_some();
+        let own_failed_now = is_out_of_time || failed_now.any(|call| call.request.caller == caller);
         // Calls that failed within the longest backoff.
-        let mut failures =
-            self.calls.iter().filter(|call| call.has_failed(at.saturating_sub(Settings::MAX_BACKOFF), at));
+        let failures = self.calls.iter().filter(|call| call.has_failed(at.saturating_sub(Settings::MAX_BACKOFF), at));
         let is_own_key = |call: &Call| (call.request.caller, call.request.key) == (caller, key);
         let is_backing_off = response.detail() == Some("backoff");
 
         // The caller must be granted, not denied since, and accepted by upstream in that time. Only a failure of the
         // caller's own call outside the gateway extends a grant. The extended grant covers no list that was sent for
         // after its regular end.
-        let mut own_failures = failures.clone().filter(|call| is_own_key(call) && self.is_external(call));
+        let mut own_failures = failures.filter(|call| is_own_key(call) && self.is_external(call));
         let has_own_failure = own_failures.any(|call| is_backing_off || call.has_failed(at, at));
         let grant = self.settings.grant_ttl;
         let is_extended = has_own_failure && self.settings.serves_on_outage;
@@ -435,9 +441,8 @@ impl Property {
         let ttl = Settings::ttl(scope);
         let (is_allowed, stale_window) = match response.detail() {
             Some("revalidating") => (response.is_hit(), self.settings.stale_while_revalidate),
-            Some("backoff") => {
-                (response.is_hit() && failures.any(|call| scope_of(call.request.key) == scope), self.settings.stale())
-            }
+            // Why no call was sent is no matter of this property.
+            Some("backoff") => (response.is_hit(), self.settings.stale()),
             Some("stale-if-slow") => (waited >= self.settings.stale_if_slow, self.settings.stale()),
             _ if response.is_hit() => (true, 0),
             _ => (true, if has_failed { self.settings.stale() } else { 0 }),

@@ -10,6 +10,7 @@
 //! - `refusals`: what a refusal changes.
 //! - `release`: who gets the result of a call.
 //! - `additional_calls`: who makes another call while a flight is slow.
+//! - `paced`: the same rules while limits of upstream hold calls back.
 //!
 //! `tests/table/rules.rs` states a part of the same rules again: what one client with consecutive requests sees,
 //! including all of `Cache-Status`. It is not derived from this. Two independent statements find each other's mistakes,
@@ -21,6 +22,7 @@
 mod additional_calls;
 mod look_up;
 mod memory;
+pub mod paced;
 mod proofs;
 mod refusals;
 mod release;
@@ -49,6 +51,7 @@ struct CacheKey {
     owner: Option<CallerId>,
 }
 
+#[derive(Clone, PartialEq)]
 struct Grant {
     caller_scope: CallerScope,
     proved: Ms,
@@ -62,6 +65,7 @@ struct Grant {
     failed_renewals: u32,
 }
 
+#[derive(Clone, PartialEq)]
 struct Refusal {
     caller_scope: CallerScope,
     until: Ms,
@@ -69,6 +73,7 @@ struct Refusal {
     body: String,
 }
 
+#[derive(Clone, PartialEq)]
 struct Entry {
     cache_key: CacheKey,
     body: String,
@@ -81,7 +86,7 @@ struct Entry {
 }
 
 /// Which caller got which body: the input of divergence detection.
-#[derive(Clone)]
+#[derive(Clone, PartialEq)]
 struct Observation {
     body: String,
     caller: CallerId,
@@ -89,6 +94,7 @@ struct Observation {
 }
 
 /// A negative response. It is stored beside the entry.
+#[derive(Clone, PartialEq)]
 struct Negative {
     cache_key: CacheKey,
     status: u16,
@@ -96,6 +102,7 @@ struct Negative {
     sent: Ms,
 }
 
+#[derive(Clone, PartialEq)]
 struct Mark {
     cache_key: CacheKey,
     is_too_large: bool,
@@ -103,12 +110,13 @@ struct Mark {
 }
 
 /// Upstream is not called for what can be given stale.
+#[derive(Clone, PartialEq)]
 struct Backoff {
     target: BackoffTarget,
     until: Ms,
 }
 
-#[derive(PartialEq)]
+#[derive(Clone, PartialEq)]
 enum BackoffTarget {
     CacheKey(CacheKey),
     /// A cache key, for a caller whose call for it has failed.
@@ -120,6 +128,7 @@ enum BackoffTarget {
 }
 
 /// What requests wait for: one call, or up to three of different callers.
+#[derive(Clone)]
 struct Flight {
     id: FlightId,
     cache_key: CacheKey,
@@ -135,6 +144,7 @@ type FlightId = usize;
 const MAX_CALLS: usize = 3;
 
 /// A call in flight, identified by the request that started it. If that has started two, the first is meant.
+#[derive(Clone)]
 struct Call {
     id: RequestId,
     flight: FlightId,
@@ -217,6 +227,8 @@ pub enum ReplyKind {
     PassedThrough,
     /// 504 at the deadline.
     TimedOut,
+    /// 429, because a limit of upstream has held the call back.
+    Held,
     /// 504 for `only-if-cached`.
     NotCached,
     /// 400 because of the spelling of the token.
@@ -244,6 +256,7 @@ impl Reply {
 }
 
 /// A call that has ended, and the recipients of its result.
+#[derive(Clone)]
 struct Ended<'s> {
     call: Call,
     result: &'s UpstreamResult,
@@ -295,6 +308,7 @@ impl Effect {
 /// How often each rule applied.
 pub type Tally = BTreeMap<&'static str, usize>;
 
+#[derive(Clone)]
 pub struct Rules {
     settings: Settings,
     now: Ms,

@@ -4,14 +4,14 @@
 //! here.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, ETAG, RETRY_AFTER, SET_COOKIE, VARY, VIA};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use http_body_util::Full;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use workspace_gateway::testing::budget::Account;
 use workspace_gateway::testing::catalogue::{Origin, Service};
 use workspace_gateway::testing::gateway::REQUEST_IDS;
@@ -47,8 +47,11 @@ pub struct UpstreamRequest {
     pub validator: Option<Version>,
 }
 
-#[derive(Default)]
-pub struct ScriptedUpstream(Mutex<Inner>);
+pub struct ScriptedUpstream {
+    inner: Mutex<Inner>,
+    /// Notified when a request arrives.
+    activity: Arc<Notify>,
+}
 
 /// How a call ends, or the head of a refusal, whose body comes later.
 struct CallResult {
@@ -80,8 +83,12 @@ struct Inner {
 }
 
 impl ScriptedUpstream {
+    pub fn new(activity: Arc<Notify>) -> Self {
+        Self { inner: Mutex::default(), activity }
+    }
+
     fn inner(&self) -> MutexGuard<'_, Inner> {
-        self.0.lock().unwrap()
+        self.inner.lock().unwrap()
     }
 
     /// The calls that started since the last look, in order, and the relayed requests.
@@ -136,6 +143,7 @@ impl Upstream for ScriptedUpstream {
         inner.started.push(request);
         inner.in_flight.push((id, Awaited::Result(sender)));
         drop(inner);
+        self.activity.notify_one();
         Box::pin(async move {
             let CallResult { result, body } = receiver.await.expect("every call is completed");
             match (result, body) {
@@ -166,6 +174,7 @@ impl Upstream for ScriptedUpstream {
         inner.relayed.push(request);
         inner.in_flight.push((id, Awaited::Result(sender)));
         drop(inner);
+        self.activity.notify_one();
         Box::pin(async move {
             let complete = response(id, receiver.await.expect("every call is completed").result)?;
             Ok(complete.map(|body| stream(Full::new(body))))

@@ -9,6 +9,7 @@ use proptest::sample::select;
 
 use super::clocks::Jump;
 use super::domain::{CALLERS, CallerId, Change, KeyId, Ms, RequestDirectives, SCOPES, SECOND, ScopeId, Version};
+use super::limits::{LIMITS, Pacing};
 use super::settings::Settings;
 
 pub const STEPS: usize = 50;
@@ -168,6 +169,8 @@ pub enum Outcome {
     ErrorWith200,
     /// An error that does not depend on the state of upstream.
     Status(u16),
+    /// A 429 that names a limit, an index into `LIMITS`.
+    Throttled(usize),
     /// An error with `Retry-After`, which may be malformed.
     RetryAfter(u16, Option<Ms>),
     /// A 304 that does not name the list of the request.
@@ -191,24 +194,39 @@ pub struct Sequence {
     pub views_differ: bool,
     /// Whether calls stay in flight beyond the timeout of the gateway's HTTP client.
     pub ignores_deadline: bool,
+    /// Whether limits of upstream hold calls back.
+    pub pacing: Pacing,
     pub steps: Vec<Step>,
 }
 
 pub fn sequence() -> impl Strategy<Value = Sequence> {
     let seldom = prop_oneof![3 => Just(false), 1 => Just(true)];
     let before = prop_oneof![4 => Just(Vec::new()), 2 => many_waiters(), 2 => slow_leader(), 3 => expired_entry(), 2 => after_invalidation(), 2 => refusal_in_parts(), 1 => clock_jump()];
-    let steps = (before, vec(step(), STEPS)).prop_map(|(before, mut steps)| {
-        steps.splice(..before.len(), before);
-        steps
-    });
+    let ordinary = (Just(Pacing::None), with_prefix(before));
+    let before = prop_oneof![2 => Just(Vec::new()), 5 => throttled(), 1 => changed_limit()];
+    let paced = (pacing(), with_prefix(before));
+    let steps = prop_oneof![5 => ordinary, 2 => paced];
     (0..Settings::all().len(), any::<bool>(), seldom, steps).prop_map(
-        |(settings, views_differ, ignores_deadline, steps)| Sequence {
+        |(settings, views_differ, ignores_deadline, (pacing, steps))| Sequence {
             settings,
             views_differ,
             ignores_deadline,
+            pacing,
             steps,
         },
     )
+}
+
+/// A prefix, and then any steps.
+fn with_prefix(before: impl Strategy<Value = Vec<Step>>) -> impl Strategy<Value = Vec<Step>> {
+    (before, vec(step(), STEPS)).prop_map(|(before, mut steps)| {
+        steps.splice(..before.len(), before);
+        steps
+    })
+}
+
+fn pacing() -> impl Strategy<Value = Pacing> {
+    prop_oneof![1 => Just(Pacing::Learnt), 1 => select(LIMITS.to_vec()).prop_map(Pacing::Configured)]
 }
 
 fn all_request(key: KeyId) -> Step {
@@ -266,6 +284,61 @@ fn slow_leader() -> impl Strategy<Value = Vec<Step>> {
             steps
         },
     )
+}
+
+/// All callers are granted, and there is an entry. One of them meets a limit, perhaps while others request the same. Then
+/// time passes, and there are requests that can be answered from memory or not.
+fn throttled() -> impl Strategy<Value = Vec<Step>> {
+    let limit = || (0..LIMITS.len()).prop_map(Outcome::Throttled);
+    let pass = |most: Ms| (1..most * SECOND).prop_map(|span| Step::Pass(Pass::Span(span)));
+    let again = prop_oneof![1 => limit(), 2 => outcome()];
+    let directives = || prop_oneof![2 => Just(RequestDirectives::None), 1 => Just(RequestDirectives::NoCache)];
+    (callers(), directives(), limit(), (pass(45), pass(3), pass(40)), key(), callers(), again, directives()).prop_map(
+        |(first, one, limit, (before, between, after), key, then, again, other)| {
+            let requests = |key, callers, directives| Step::Requests {
+                key,
+                callers,
+                is_direct: true,
+                varies_spelling: false,
+                directives,
+                if_none_match: None,
+            };
+            let complete = |outcome| Step::Complete(vec![(0, outcome)]);
+            let mut steps = vec![all_request(0), all_prove(), before];
+            steps.extend([requests(0, first, one), complete(limit), between, requests(key, then, other)]);
+            steps.extend([complete(again), after, complete(Outcome::Regular { as_sent: true })]);
+            steps
+        },
+    )
+}
+
+/// All callers are granted, and nothing is stored. One of them meets a limit and waits for its turn. Another one meets the
+/// limit after it has changed, and time passes.
+fn changed_limit() -> impl Strategy<Value = Vec<Step>> {
+    let limits = || (0..LIMITS.len()).prop_map(Outcome::Throttled);
+    (limits(), limits(), 1..40_u64).prop_map(|(before, after, seconds)| {
+        let requests = |key, callers| Step::Requests {
+            key,
+            callers,
+            is_direct: true,
+            varies_spelling: false,
+            directives: RequestDirectives::None,
+            if_none_match: None,
+        };
+        let complete = |outcome| Step::Complete(vec![(0, outcome)]);
+        let purge = Step::Purge { operation: None, project: None };
+        vec![
+            all_request(0),
+            all_prove(),
+            purge,
+            requests(0, vec![0]),
+            complete(before),
+            requests(0, vec![0]),
+            requests(1, vec![1]),
+            complete(after),
+            Step::Pass(Pass::Span(seconds * SECOND)),
+        ]
+    })
 }
 
 /// An entry has expired, and all callers have been proved by another key since.
@@ -461,7 +534,7 @@ fn outcome() -> impl Strategy<Value = Outcome> {
         1 => Just(Outcome::LongRefusal),
         3 => Just(Outcome::ErrorWith200),
         8 => select(vec![500, 502, 503, 504]).prop_map(Outcome::Status),
-        3 => Just(Outcome::Status(429)),
+        3 => (0..LIMITS.len()).prop_map(Outcome::Throttled),
         4 => retry_after(),
         1 => Just(Outcome::NotModified),
         4 => select(vec![400, 404, 405]).prop_map(Outcome::Status),

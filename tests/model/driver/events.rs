@@ -17,6 +17,8 @@ pub struct ClientResponse {
     pub at: Ms,
     pub status: u16,
     pub body: String,
+    /// In seconds.
+    pub retry_after: Option<u64>,
     pub(super) cache_status: String,
     pub(super) has_cookie: bool,
 }
@@ -100,7 +102,7 @@ impl fmt::Display for Event {
     }
 }
 
-pub(super) fn check_reply(response: &ClientResponse, reply: &Reply, settings: &Settings) -> Result<(), &'static str> {
+pub fn check_reply(response: &ClientResponse, reply: &Reply, settings: &Settings) -> Result<(), &'static str> {
     if response.status != reply.status {
         return Err("wrong status");
     }
@@ -158,6 +160,7 @@ pub(super) fn check_reply(response: &ClientResponse, reply: &Reply, settings: &S
         }
         ReplyKind::Relayed => response.contains("; fwd=bypass"),
         ReplyKind::Fetched => !response.contains("; collapsed"),
+        ReplyKind::Held => response.body.contains("APIGW.0308") && response.retry_after.is_some_and(|after| after > 0),
         ReplyKind::Denied | ReplyKind::TimedOut | ReplyKind::NotCached | ReplyKind::Ambiguous => true,
     };
     if is_described_correctly { Ok(()) } else { Err("Cache-Status is wrong about the source") }

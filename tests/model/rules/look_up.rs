@@ -139,7 +139,7 @@ impl Rules {
     }
 
     /// Whether a request may take a stale entry in place of waiting.
-    fn has_stale(&self, request: &CacheRequest) -> bool {
+    pub(super) fn has_stale(&self, request: &CacheRequest) -> bool {
         let CacheRequest { caller, key, directives, .. } = *request;
         let entry = self.usable(self.cache_key(caller, key));
         let is_granted = self.is_granted((caller, scope_of(key)));

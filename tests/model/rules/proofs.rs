@@ -57,9 +57,7 @@ impl Rules {
             self.count("no renewal for only-if-cached");
             return None;
         }
-        let now = self.now;
-        let grant = self.counting_grant((caller, scope_of(key))).expect("the caller is granted");
-        grant.no_renewal_until = grant.no_renewal_until.max(now + FIRST_BACKOFF);
+        self.postpone_renewal((caller, scope_of(key)));
         if self.is_backing_off_for(caller, self.cache_key(caller, key)) {
             self.count("no renewal during a backoff");
             return None;
@@ -75,6 +73,13 @@ impl Rules {
         let started = self.calls.last_mut().expect("it has started");
         (started.is_proof, started.is_renewal) = (true, true);
         Some(call)
+    }
+
+    /// Whether or not a renewal begins now, none begins soon.
+    pub(super) fn postpone_renewal(&mut self, caller_scope: CallerScope) {
+        let now = self.now;
+        let grant = self.counting_grant(caller_scope).expect("the caller is granted");
+        grant.no_renewal_until = grant.no_renewal_until.max(now + FIRST_BACKOFF);
     }
 
     /// Whether a flight of a caller's own key can begin.

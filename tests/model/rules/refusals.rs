@@ -103,7 +103,7 @@ impl Rules {
     }
 
     /// Applies the head of a refusal. The response to an unsafe method counts only if it is about the credential.
-    fn apply_refusal_head(&mut self, call: &Call, status: u16) -> Head {
+    pub(super) fn apply_refusal_head(&mut self, call: &Call, status: u16) -> Head {
         let caller_scope = (call.caller, scope_of(call.key));
         let proved = self.proved(caller_scope);
         self.count(if proved.is_some() { "denial of a grant" } else { "denial" });

@@ -7,7 +7,7 @@ use super::super::settings::Settings;
 use super::{Backoff, BackoffTarget, CacheKey, Call, Entry, Grant, Mark, Negative, Observation, Rules};
 
 /// Who gets the result of a call, besides its leader.
-#[derive(PartialEq)]
+#[derive(Clone, PartialEq)]
 pub(super) enum Recipients {
     None,
     /// The leader's caller.
