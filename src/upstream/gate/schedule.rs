@@ -307,7 +307,9 @@ impl Schedule {
     pub(super) fn has_to_wait(&self, client: GateClient, draw: &Draw, pace: &dyn Pace) -> bool {
         let calls = self.callers.get(&client.identity());
         let is_held = || pace.hold(draw, LimitKind::Own, calls.map_or(0, |calls| calls.queued)).is_some();
-        let is_full = calls.is_some_and(|calls| calls.admitted >= self.limits.per_caller);
+        // Those that wait already go first, also if a limit has just become free.
+        let do_others_wait = calls.is_some_and(|calls| !calls.at_caller_limit.is_empty());
+        let is_full = do_others_wait || calls.is_some_and(|calls| calls.admitted >= self.limits.per_caller);
         let is_heavy = || self.heavy.contains(&client.identity());
         let is_waited_for = || CLIENT_CLASSES.iter().any(|class| self.queues[*class as usize].queue.waiting() > 0);
         is_full || is_waited_for() && is_heavy() || is_held()
