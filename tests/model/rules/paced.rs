@@ -74,9 +74,9 @@ struct Request {
     has_left: bool,
     /// Whether a client's request has started its call, which may be repeated after a 429.
     may_be_repeated: bool,
-    /// Whether it waits after a 429 to its call, and whether its call has been repeated after that.
-    was_throttled: bool,
-    is_repeated: bool,
+    /// How often it has waited after a 429 to its call, and how often its call has been repeated after that.
+    throttled: u32,
+    repeated: u32,
 }
 
 /// A possible state of the gateway's memory, and the calls that have ended at this moment.
@@ -269,8 +269,8 @@ impl Paced {
             is_held: false,
             has_left: false,
             may_be_repeated: false,
-            was_throttled: false,
-            is_repeated: false,
+            throttled: 0,
+            repeated: 0,
         });
     }
 
@@ -315,8 +315,7 @@ impl Paced {
     fn started(&mut self, worlds: &mut Vec<World<'_>>, call: &UpstreamRequest) -> Result<(), String> {
         let UpstreamRequest { id, caller, key, is_direct, .. } = *call;
         let place = self.place(id)?;
-        let Request { request, arrived, state, background, was_throttled, is_repeated, .. } =
-            self.requests[place].clone();
+        let Request { request, arrived, state, background, throttled, repeated, .. } = self.requests[place].clone();
         if (caller, key, is_direct) != (request.caller, request.key, request.is_direct) {
             return Err(format!("#{id} starts a call for another request: {call:?}"));
         }
@@ -344,14 +343,14 @@ impl Paced {
         if worlds[0].ended.iter().any(names_limit) {
             return Err(format!("#{id} is sent again without a wait after a 429"));
         }
-        if was_throttled {
-            if is_repeated {
+        if throttled > 0 {
+            if repeated >= throttled {
                 return Err(format!("#{id} is sent again for a second time after a 429"));
             }
             if matches!(state, State::Answered(_)) {
                 return Err(format!("#{id} is sent again after its response"));
             }
-            self.requests[place].is_repeated = true;
+            self.requests[place].repeated += 1;
             self.count("repeated after a 429 that named a limit");
         }
         self.check_limits(id, caller, service_of(key))?;

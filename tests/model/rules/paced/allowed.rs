@@ -155,10 +155,12 @@ impl Paced {
                 Ok(())
             })?;
             if was_throttled {
-                if it.was_throttled {
-                    return Err(format!("#{} waits after a second 429", it.request.id));
+                // A leader that must wait for a limit of its own leads nobody: it begins again, alone.
+                let has_led = it.fetch_keys.iter().any(|key| key.owner.is_none());
+                if it.throttled > u32::from(has_led) {
+                    return Err(format!("#{} waits after a further 429", it.request.id));
                 }
-                self.requests[place].was_throttled = true;
+                self.requests[place].throttled += 1;
             }
             if is_held && !it.is_held {
                 self.count("held for a quota");
