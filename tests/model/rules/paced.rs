@@ -315,7 +315,8 @@ impl Paced {
     fn started(&mut self, worlds: &mut Vec<World<'_>>, call: &UpstreamRequest) -> Result<(), String> {
         let UpstreamRequest { id, caller, key, is_direct, .. } = *call;
         let place = self.place(id)?;
-        let Request { request, arrived, state, background, throttled, repeated, .. } = self.requests[place].clone();
+        let Request { request, arrived, state, background, throttled, repeated, has_left, .. } =
+            self.requests[place].clone();
         if (caller, key, is_direct) != (request.caller, request.key, request.is_direct) {
             return Err(format!("#{id} starts a call for another request: {call:?}"));
         }
@@ -343,7 +344,9 @@ impl Paced {
         if worlds[0].ended.iter().any(names_limit) {
             return Err(format!("#{id} is sent again without a wait after a 429"));
         }
-        if throttled > 0 {
+        // If it has left that call, it makes another one for its own reasons.
+        let is_other = |end: &Ended<'_>| end.call.key == key && end.call.id != id;
+        if throttled > 0 && !has_left && !worlds[0].ended.iter().any(is_other) {
             if repeated >= throttled {
                 return Err(format!("#{id} is sent again for a second time after a 429"));
             }

@@ -177,7 +177,8 @@ impl Paced {
             it.is_held = is_held;
             it.was_granted &= is_granted;
             it.may_be_relayed |= is_too_large;
-            it.has_left |= worlds[0].ended.iter().any(|end| end.call.key == it.request.key);
+            let is_other = |end: &Ended<'_>| end.call.key == it.request.key && end.call.id != it.request.id;
+            it.has_left |= worlds[0].ended.iter().any(is_other);
             if !it.fetch_keys.contains(&fetch_key) {
                 it.fetch_keys.push(fetch_key);
             }
