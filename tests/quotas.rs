@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Response, StatusCode};
+use http::{Request, Response, StatusCode};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 use workspace_gateway::testing::catalogue::{Quota, QuotaPolicy, Service};
@@ -17,7 +17,7 @@ use workspace_gateway::testing::simulator::{EnforcedQuota, QuotaCall, QuotaWindo
 use workspace_gateway::testing::upstream::UpstreamError;
 
 use crate::support::in_process::{Answers, InProcess, ListCall};
-use crate::support::{Reply, config, get_in_process};
+use crate::support::{Reply, config, get_in_process, handle};
 
 const SECOND: Duration = Duration::from_secs(1);
 const LATENCY: Duration = Duration::from_millis(300);
@@ -28,6 +28,8 @@ const LIST: &str = "/v2/p/products?os_type=Linux";
 struct Limited {
     quotas: Mutex<Quotas>,
     calls: Mutex<Vec<(Instant, String)>>,
+    /// What the next relayed request gets. Otherwise it gets `{}`.
+    relayed: Mutex<Option<Response<Bytes>>>,
 }
 
 impl Answers for Limited {
@@ -44,6 +46,11 @@ impl Answers for Limited {
         *response.headers_mut() = verdict.headers(false);
         *response.status_mut() = StatusCode::TOO_MANY_REQUESTS;
         Ok(response)
+    }
+
+    async fn answer_relayed(&self) -> Response<Bytes> {
+        sleep(2 * SECOND).await;
+        self.relayed.lock().unwrap().take().unwrap_or_else(|| Response::new(Bytes::from_static(b"{}")))
     }
 }
 
@@ -328,4 +335,33 @@ async fn a_limit_that_upstream_raises_releases_those_that_it_has_held_back() {
     let (reply, time) = held.await.unwrap();
     assert_eq!(reply.status(), StatusCode::OK);
     assert!(time < 15 * SECOND, "{time:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_response_to_a_relayed_request_releases_lists_that_a_limit_has_held_back() {
+    let world = Arc::new(World::new(""));
+    world.limit(QuotaPolicy::User, 2, 50 * SECOND);
+    for list in 0..3 {
+        world.get("a", list).await;
+    }
+    let text = r#"{"error_code":"APIGW.0308","error_msg":"policy user over ratelimit,limit:2,time:4 second"}"#;
+    let mut refusal = Response::new(Bytes::from_static(text.as_bytes()));
+    *refusal.status_mut() = StatusCode::TOO_MANY_REQUESTS;
+    *world.upstream.relayed.lock().unwrap() = Some(refusal);
+    // It is sent before a list is held back, and answered after that.
+    let relayed = tokio::spawn({
+        let world = Arc::clone(&world);
+        let request = Request::post("/v2/p/desktops").header("host", "any").header("x-auth-token", "a");
+        async move { handle(&world.gateway, request).await }
+    });
+    sleep(SECOND).await;
+    let held = tokio::spawn({
+        let world = Arc::clone(&world);
+        async move { world.get("a", 3).await }
+    });
+    world.limit(QuotaPolicy::User, 2, 4 * SECOND);
+    assert_eq!(relayed.await.unwrap().status(), StatusCode::TOO_MANY_REQUESTS);
+    let (reply, time) = held.await.unwrap();
+    assert_eq!(reply.status(), StatusCode::OK);
+    assert!(time < 10 * SECOND, "{time:?}");
 }

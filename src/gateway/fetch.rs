@@ -192,7 +192,7 @@ impl Gateway {
             }
             let mut retry_after = None;
             if let Ok(UpstreamResponse::Complete(response)) = &result {
-                pacing::learn(&permit, response, &self.observer, &self.clock);
+                pacing::learn(&self.fetcher, &permit, response, &self.observer, &self.clock);
                 if response.status() == StatusCode::TOO_MANY_REQUESTS {
                     let wait = self.fetcher.held_for(&request, class);
                     let is_waited_for = matches!(purpose, FetchPurpose::Response | FetchPurpose::Additional(_));

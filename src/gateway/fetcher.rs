@@ -123,6 +123,11 @@ impl Fetcher {
     /// The limits of upstream that are configured from now on.
     pub(super) fn set_quotas(&self, quotas: &[ConfiguredQuota]) {
         self.ledger.configure(quotas);
+        self.limits_changed();
+    }
+
+    /// Limits of upstream have changed: starts the calls that may be sent now.
+    pub(super) fn limits_changed(&self) {
         self.gate.limits_changed();
         self.relay_gate.limits_changed();
     }

@@ -223,7 +223,7 @@ impl Forwarder {
         };
         let (head, body) = response.into_parts();
         let known = Response::from_parts(head, beginning);
-        pacing::learn(permit, &known, &self.observer, &self.clock);
+        pacing::learn(&self.fetcher, permit, &known, &self.observer, &self.clock);
         let (head, beginning) = known.into_parts();
         let response = Response::from_parts(head, body);
         if let Some(key_permit) = key_permit {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use http::header::{Entry, RETRY_AFTER};
 use http::{HeaderValue, Response};
 
-use super::fetcher::seconds;
+use super::fetcher::{Fetcher, seconds};
 use super::observer::Observer;
 use crate::cache::backoffs;
 use crate::catalogue::QuotaPolicy;
@@ -15,12 +15,22 @@ use crate::telemetry::events::{Event, NewEvent};
 use crate::upstream::gate::Permit;
 use crate::upstream::quota::{Lesson, LimitChange};
 
-/// Learns from what a response says of limits. Of its body only the beginning of a 429's counts.
-pub(super) fn learn<B: AsRef<[u8]>>(permit: &Permit, response: &Response<B>, observer: &Observer, clock: &Clock) {
+/// Learns from what a response says of limits. Of its body only the beginning of a 429's counts. A changed limit may
+/// release lists and relayed requests.
+pub(super) fn learn<B: AsRef<[u8]>>(
+    fetcher: &Fetcher,
+    permit: &Permit,
+    response: &Response<B>,
+    observer: &Observer,
+    clock: &Clock,
+) {
     let retry_after = backoffs::unbounded_retry_after(response.headers(), clock.date());
     let (status, headers, body) = (response.status(), response.headers(), response.body().as_ref());
     let Lesson { changes, refused_by } = permit.learn((status, headers, body), retry_after);
     changes.iter().for_each(|change| observer.limit_changed(permit, change));
+    if !changes.is_empty() {
+        fetcher.limits_changed();
+    }
     if let Some(policy) = refused_by {
         observer.metrics.quota_refused(policy, "upstream");
     }

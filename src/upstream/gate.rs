@@ -404,11 +404,7 @@ impl Permit {
     pub(crate) fn learn(&self, response: (StatusCode, &HeaderMap, &[u8]), retry_after: Option<Duration>) -> Lesson {
         let ServiceGate { service, ledger, clock, .. } = &*self.service_gate;
         let Some(started) = self.started else { return Lesson::default() };
-        let lesson = ledger.learn(*service, (&self.draw, started), response, retry_after, clock.now());
-        if !lesson.changes.is_empty() {
-            self.service_gate.limits_changed();
-        }
-        lesson
+        ledger.learn(*service, (&self.draw, started), response, retry_after, clock.now())
     }
 
     /// Returns a closure that moves this call to [`Class::HalfClosed`]. The closure returns `false` if the slot must be

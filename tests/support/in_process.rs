@@ -39,9 +39,14 @@ pub struct ListCall {
 /// What an upstream answers to calls for lists.
 pub trait Answers: Send + Sync + 'static {
     fn answer(&self, call: ListCall) -> impl Future<Output = Result<Response<Bytes>, UpstreamError>> + Send;
+
+    /// What the next relayed request gets.
+    fn answer_relayed(&self) -> impl Future<Output = Response<Bytes>> + Send {
+        async { Response::new(Bytes::from_static(b"{}")) }
+    }
 }
 
-/// An upstream in this process. Relayed requests get `{}`.
+/// An upstream in this process.
 pub struct InProcess<A>(pub Arc<A>);
 
 impl<A: Answers> Upstream for InProcess<A> {
@@ -66,7 +71,7 @@ impl<A: Answers> Upstream for InProcess<A> {
         _: &'a Parts,
         _: StreamBody,
     ) -> PendingResponse<'a, Response<StreamBody>> {
-        Box::pin(async { Ok(Response::new(stream(Full::new(Bytes::from_static(b"{}"))))) })
+        Box::pin(async { Ok(self.0.answer_relayed().await.map(|body| stream(Full::new(body)))) })
     }
 }
 
