@@ -372,7 +372,8 @@ impl Gateway {
             if let Some(leader) = leader {
                 self.observer.metrics.elections.inc_by(u64::from(role.elected));
                 let purpose = attempts.additional.take().map_or(FetchPurpose::Response, FetchPurpose::Additional);
-                let fetch = NewFetch { leader, cache_key: role.cache_key.clone(), purpose, proof };
+                let (cache_key, throttled) = (role.cache_key.clone(), attempts.throttled);
+                let fetch = NewFetch { leader, cache_key, purpose, proof, throttled };
                 self.start_fetch(fetch, request, headers, record);
             }
             let outcome = match self.wait(request, waiter, &role, headers, timers, record).await {
@@ -392,7 +393,7 @@ impl Gateway {
                 }
                 Release::LookUpAgain => {}
             }
-            attempts.number += 1;
+            attempts.count(&outcome);
         }
     }
 
@@ -434,7 +435,8 @@ impl Gateway {
                 WaitOutcome::MayStartCall => {
                     if let Some(leader) = waiter.lead_another(caller) {
                         let purpose = FetchPurpose::Additional(AdditionalCallReason::Slow);
-                        let fetch = NewFetch { leader, cache_key: role.cache_key.clone(), purpose, proof: None };
+                        let (cache_key, proof, throttled) = (role.cache_key.clone(), None, None);
+                        let fetch = NewFetch { leader, cache_key, purpose, proof, throttled };
                         self.start_fetch(fetch, request, headers, record);
                     }
                 }

@@ -365,3 +365,28 @@ async fn a_response_to_a_relayed_request_releases_lists_that_a_limit_has_held_ba
     assert_eq!(reply.status(), StatusCode::OK);
     assert!(time < 10 * SECOND, "{time:?}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_that_must_lead_no_longer_repeats_its_call_only_once() {
+    let world = Arc::new(World::new(""));
+    world.get("a", 0).await;
+    world.limit(QuotaPolicy::User, 1, 10 * SECOND);
+    let use_quota = || {
+        let now = Clock::System.now();
+        world.upstream.quotas.lock().unwrap().use_quota(Service::Workspace, QuotaPolicy::User, "a", 1, now);
+    };
+    // Another client of this user is faster.
+    use_quota();
+    world.calls();
+    let asking = tokio::spawn({
+        let world = Arc::clone(&world);
+        async move { world.get("a", 1).await }
+    });
+    sleep(SECOND).await;
+    for _ in 0..20 {
+        use_quota();
+        sleep(SECOND).await;
+    }
+    let (reply, _) = asking.await.unwrap();
+    assert_eq!((reply.status(), world.calls()), (StatusCode::TOO_MANY_REQUESTS, 2));
+}

@@ -32,7 +32,7 @@ impl Gateway {
         }
         if let Some(leader) = self.fetcher.flights(&cache_key).begin(&cache_key, caller) {
             self.observer.metrics.refreshes.inc();
-            let fetch = NewFetch { leader, cache_key, purpose: FetchPurpose::Refresh, proof: None };
+            let fetch = NewFetch { leader, cache_key, purpose: FetchPurpose::Refresh, proof: None, throttled: None };
             self.start_fetch(fetch, request, headers, record);
         }
     }
@@ -59,7 +59,8 @@ impl Gateway {
         }
         let cache_key = shared_key.of(caller);
         if let Some(LoneCall { leader, proof, .. }) = prove::begin_alone(&self.fetcher, request, &cache_key) {
-            let fetch = NewFetch { leader, cache_key, purpose: FetchPurpose::Renewal, proof: Some(proof) };
+            let fetch =
+                NewFetch { leader, cache_key, purpose: FetchPurpose::Renewal, proof: Some(proof), throttled: None };
             self.start_fetch(fetch, request, headers, record);
         }
     }

@@ -4,7 +4,7 @@ use super::CacheRequest;
 use super::fetch_result::{AdditionalCallReason, FetchResult};
 use super::fetcher::Fetcher;
 use super::role::{ProofWaits, Role};
-use crate::cache::flights::{FlightCaller, Leader, Waiter};
+use crate::cache::flights::{FlightCaller, FlightOutcome, Leader, Waiter};
 use crate::cache::miss::Miss;
 use crate::cache::store::CacheKey;
 use crate::upstream::gate::Class;
@@ -23,10 +23,22 @@ pub(super) struct Attempts {
     pub(super) has_retried: bool,
     /// Set if its next call is that retry.
     pub(super) additional: Option<AdditionalCallReason>,
+    /// When its fetch began, if upstream has throttled its call. It is sent only once more, in the time that is left.
+    pub(super) throttled: Option<tokio::time::Instant>,
     pub(super) proof_waits: ProofWaits,
 }
 
 impl Attempts {
+    /// Counts a flight whose result was not for the request.
+    pub(super) fn count(&mut self, outcome: &FlightOutcome<FetchResult>) {
+        self.number += 1;
+        if let FetchResult::NotSent { throttled: Some(begun) } = outcome.result
+            && outcome.is_own
+        {
+            self.throttled = Some(begun);
+        }
+    }
+
     /// The role of a request that waits for its caller's proof and is in no flight.
     pub(super) fn waiting_role(&self, cache_key: CacheKey, miss: Miss) -> Role {
         let is_last = self.number >= MAX_ELECTIONS;

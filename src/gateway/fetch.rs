@@ -37,6 +37,8 @@ pub(super) struct NewFetch {
     pub(super) purpose: FetchPurpose,
     /// If other requests of the caller wait for the proof.
     pub(super) proof: Option<ProofLeader>,
+    /// When the request's first fetch began, if upstream has throttled that call.
+    pub(super) throttled: Option<tokio::time::Instant>,
 }
 
 /// A call that is going to be made.
@@ -104,13 +106,13 @@ impl Gateway {
     async fn run_fetch(self: Arc<Self>, fetch: Fetch) {
         let Fetch { new, request, mut context, mut turn } = fetch;
         // The proof is held to the end of this function: then the grant is decided.
-        let NewFetch { mut leader, cache_key, purpose, proof } = new;
+        let NewFetch { mut leader, cache_key, purpose, proof, mut throttled } = new;
         let is_for_caller_alone = purpose.is_for_caller_alone();
         let caller = request.lookup.caller_scope.caller;
         let service = request.lookup.key.operation().service;
         self.refresh_staleness(request.lookup.key.operation());
         let is_key_only = self.via.is_own(&context.via) && context.forwarded.is_empty();
-        let begun = self.clock.timer_now();
+        let fetch_begun = throttled.unwrap_or_else(|| self.clock.timer_now());
         let class = self.memory.class_of(&request, self.clock.now());
         let class = match purpose {
             FetchPurpose::Renewal => Class::Renewal,
@@ -119,7 +121,7 @@ impl Gateway {
         };
         let is_shared = leader.is_joinable();
         if is_shared && cache_key.owner.is_none() && self.fetcher.has_to_wait(&request, class) {
-            return leader.end(FetchResult::NotSent, false);
+            return leader.end(FetchResult::NotSent { throttled }, false);
         }
 
         // The second tier. If it has the entry, all waiters look up again, also those of other calls of the flight.
@@ -127,17 +129,16 @@ impl Gateway {
             && let Some(tier) = &self.fetcher.second_tier
             && tier.adopt_record(&self.memory, &self.observer, &self.clock, &request, &cache_key).await
         {
-            return leader.end(FetchResult::NotSent, true);
+            return leader.end(FetchResult::NotSent { throttled }, true);
         }
 
         // A call that upstream throttles in spite of the ledger is made once more, if nothing stale can be served and it
         // need not wait too long for its next turn.
-        let mut is_repeated = false;
         let sent_call = loop {
             // The turn: a permit to use the access key, and one of the gate. The fetch ends if all its clients have
             // disconnected.
             let signed = context.credential.signed();
-            let time_left = || request.active.answer_timeout.saturating_sub(self.clock.timer_now() - begun);
+            let time_left = || request.active.answer_timeout.saturating_sub(self.clock.timer_now() - fetch_begun);
             let wait_for_turn = async {
                 match turn.take() {
                     Some(turn) => Ok(turn),
@@ -167,7 +168,7 @@ impl Gateway {
             // conditional.
             let stored = match self.memory.look_up(&request, sent) {
                 LookupResult::Hit(entry, HitKind::Fresh) if self.is_ahead(purpose, &request, sent) => Some(entry),
-                LookupResult::Hit(..) => return leader.end(FetchResult::NotSent, false),
+                LookupResult::Hit(..) => return leader.end(FetchResult::NotSent { throttled }, false),
                 LookupResult::StaleWhileRevalidate(entry, _) => Some(entry),
                 LookupResult::Fetch { stored, .. } => stored,
             };
@@ -197,15 +198,14 @@ impl Gateway {
                     let wait = self.fetcher.held_for(&request, class);
                     let is_waited_for = matches!(purpose, FetchPurpose::Response | FetchPurpose::Additional(_));
                     let has_stale = self.memory.has_for_failure(&request, times.received);
-                    let may_repeat = is_waited_for && !has_stale && !is_repeated;
+                    let may_repeat = is_waited_for && !has_stale && throttled.is_none();
                     if may_repeat && wait.is_some_and(|wait| wait < time_left()) {
+                        throttled = Some(fetch_begun);
+                        call_metrics.ended(status, self.clock.timer_now().saturating_duration_since(begun));
                         // A leader that waits for a limit of its own leads nobody.
                         if is_shared && cache_key.owner.is_none() && self.fetcher.has_to_wait(&request, class) {
-                            call_metrics.ended(status, self.clock.timer_now().saturating_duration_since(begun));
-                            return leader.end(FetchResult::NotSent, false);
+                            return leader.end(FetchResult::NotSent { throttled }, false);
                         }
-                        is_repeated = true;
-                        call_metrics.ended(status, self.clock.timer_now().saturating_duration_since(begun));
                         continue;
                     }
                     retry_after = wait;

@@ -67,7 +67,10 @@ pub(super) struct FetchedResponse {
 pub(super) enum FetchResult {
     /// No call was made. The entry was stored after the waiters looked it up, or the leader has reached a limit of its
     /// own and must not lead a shared fetch.
-    NotSent,
+    NotSent {
+        /// When the leader's fetch began, if upstream has throttled its call, so that it may be sent only once more.
+        throttled: Option<tokio::time::Instant>,
+    },
     /// No call was made: the leader's access key is suspended.
     Suspended { leader: Caller },
     /// Upstream refused the leader's credential. The body of that response is still to come, for the leader's caller.

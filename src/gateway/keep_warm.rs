@@ -238,7 +238,8 @@ impl Gateway {
         let Some((key_permit, LoneCall { mut waiter, leader, proof })) = begun else {
             return CallResult::NotSent;
         };
-        let fetch = NewFetch { leader, cache_key, purpose: FetchPurpose::KeepWarm, proof: Some(proof) };
+        let fetch =
+            NewFetch { leader, cache_key, purpose: FetchPurpose::KeepWarm, proof: Some(proof), throttled: None };
         self.start_own_fetch(fetch, request, (Some(key_permit), permit));
         let outcome = waiter.final_result().await;
         self.warm_result(&key, request, outcome.map(|outcome| outcome.result))
@@ -248,7 +249,7 @@ impl Gateway {
     fn warm_result(&self, key: &WarmKey, request: &CacheRequest, result: Option<FetchResult>) -> CallResult {
         let response = match result {
             Some(FetchResult::Sent { response, .. }) => response,
-            Some(FetchResult::NotSent | FetchResult::Suspended { .. }) => return CallResult::NotSent,
+            Some(FetchResult::NotSent { .. } | FetchResult::Suspended { .. }) => return CallResult::NotSent,
             Some(FetchResult::Refused { .. }) | None => return CallResult::Failed { retry_after: None },
         };
         let refused = || CallResult::Refused { calls: self.fetcher.key_breaker.issued(&key.key, key.service) };

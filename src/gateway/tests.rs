@@ -50,7 +50,8 @@ async fn fetch(gateway: &Arc<Gateway>, request: &CacheRequest) -> FetchResult {
     let (head, ()) = Request::new(()).into_parts();
     let (metrics, clock, id) = (Arc::clone(gateway.metrics()), gateway.clock.clone(), gateway.request_ids.next());
     let mut record = RequestRecord::begin(metrics, clock, id, &head, [127, 0, 0, 1].into());
-    let fetch = NewFetch { leader: leader.unwrap(), cache_key, purpose: FetchPurpose::Response, proof: None };
+    let (leader, purpose) = (leader.unwrap(), FetchPurpose::Response);
+    let fetch = NewFetch { leader, cache_key, purpose, proof: None, throttled: None };
     gateway.start_fetch(fetch, request, &HeaderMap::new(), &mut record);
     waiter.result().await.unwrap().result
 }
@@ -63,7 +64,7 @@ async fn a_fetch_makes_no_call_for_what_the_previous_one_has_stored() {
     let request = request(&gateway, &token);
     assert!(matches!(fetch(&gateway, &request).await, FetchResult::Sent { response: Ok(_), .. }));
     assert!(matches!(gateway.memory.look_up(&request, gateway.clock.now()), LookupResult::Hit(_, HitKind::Fresh)));
-    assert!(matches!(fetch(&gateway, &request).await, FetchResult::NotSent));
+    assert!(matches!(fetch(&gateway, &request).await, FetchResult::NotSent { throttled: None }));
     assert_eq!(simulator.request_count(), 1);
 }
 

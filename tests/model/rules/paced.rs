@@ -74,9 +74,9 @@ struct Request {
     has_left: bool,
     /// Whether a client's request has started its call, which may be repeated after a 429.
     may_be_repeated: bool,
-    /// How often it has waited after a 429 to its call, and how often its call has been repeated after that.
-    throttled: u32,
-    repeated: u32,
+    /// Whether it waits after a 429 to its call, and whether its call has been repeated after that.
+    was_throttled: bool,
+    is_repeated: bool,
 }
 
 /// A possible state of the gateway's memory, and the calls that have ended at this moment.
@@ -269,8 +269,8 @@ impl Paced {
             is_held: false,
             has_left: false,
             may_be_repeated: false,
-            throttled: 0,
-            repeated: 0,
+            was_throttled: false,
+            is_repeated: false,
         });
     }
 
@@ -315,7 +315,7 @@ impl Paced {
     fn started(&mut self, worlds: &mut Vec<World<'_>>, call: &UpstreamRequest) -> Result<(), String> {
         let UpstreamRequest { id, caller, key, is_direct, .. } = *call;
         let place = self.place(id)?;
-        let Request { request, arrived, state, background, throttled, repeated, has_left, .. } =
+        let Request { request, arrived, state, background, was_throttled, is_repeated, has_left, .. } =
             self.requests[place].clone();
         if (caller, key, is_direct) != (request.caller, request.key, request.is_direct) {
             return Err(format!("#{id} starts a call for another request: {call:?}"));
@@ -346,14 +346,14 @@ impl Paced {
         }
         // If it has left that call, it makes another one for its own reasons.
         let is_other = |end: &Ended<'_>| end.call.key == key && end.call.id != id;
-        if throttled > 0 && !has_left && !worlds[0].ended.iter().any(is_other) {
-            if repeated >= throttled {
+        if was_throttled && !has_left && !worlds[0].ended.iter().any(is_other) {
+            if is_repeated {
                 return Err(format!("#{id} is sent again for a second time after a 429"));
             }
             if matches!(state, State::Answered(_)) {
                 return Err(format!("#{id} is sent again after its response"));
             }
-            self.requests[place].repeated += 1;
+            self.requests[place].is_repeated = true;
             self.count("repeated after a 429 that named a limit");
         }
         self.check_limits(id, caller, service_of(key))?;

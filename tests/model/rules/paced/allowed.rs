@@ -155,12 +155,10 @@ impl Paced {
                 Ok(())
             })?;
             if was_throttled {
-                // A leader that must wait for a limit of its own leads nobody: it begins again, alone.
-                let has_led = it.fetch_keys.iter().any(|key| key.owner.is_none());
-                if it.throttled > u32::from(has_led) {
-                    return Err(format!("#{} waits after a further 429", it.request.id));
+                if it.was_throttled {
+                    return Err(format!("#{} waits after a second 429", it.request.id));
                 }
-                self.requests[place].throttled += 1;
+                self.requests[place].was_throttled = true;
             }
             if is_held && !it.is_held {
                 self.count("held for a quota");
