@@ -217,7 +217,8 @@ impl Gate {
 
     /// Whether another call of a client would have to wait because of calls that the client already has.
     pub(crate) fn has_to_wait(&self, service: Service, call: &GateCall) -> bool {
-        let (service_gate, draw) = (self.service_gate(service), self.draw(call));
+        // It is not in the queue.
+        let (service_gate, draw) = (self.service_gate(service), Draw { has_client: false, ..self.draw(call) });
         let pace = service_gate.pace(self.clock.now());
         service_gate.state().schedule.has_to_wait(call.client, &draw, &pace)
     }
@@ -247,7 +248,7 @@ impl Gate {
             }
         };
         let is_proved = matches!(call.class, Class::Proved | Class::Renewal | Class::Refresh);
-        Draw { caller: call.caller, api: call.api.clone(), share, is_proved }
+        Draw { caller: call.caller, api: call.api.clone(), share, is_proved, has_client: call.class.has_client() }
     }
 
     pub(crate) fn usage(&self, service: Service, class: Class) -> GateUsage {

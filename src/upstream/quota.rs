@@ -54,6 +54,8 @@ pub(crate) struct Draw {
     pub(crate) share: Share,
     /// Whether a product list has proved the caller within the last hour.
     pub(crate) is_proved: bool,
+    /// Whether a client waits for the call. Lists of the other calls take nothing from relayed requests.
+    pub(crate) has_client: bool,
 }
 
 /// Whom a limit holds back.

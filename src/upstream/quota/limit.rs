@@ -35,7 +35,7 @@ pub(super) enum Source {
 pub(super) struct Limit {
     pub(super) limiter: Limiter,
     pub(super) source: Source,
-    /// Until when a product list of a known caller was last held back. Until a window after that, relayed requests get at
+    /// Until when a product list for a client of a known caller was last held back. Until a window after that, relayed requests get at
     /// most half.
     pub(super) list_held_until: Option<Instant>,
 }
@@ -89,7 +89,7 @@ impl Limit {
         if let Source::Learnt { last_held, .. } = &mut self.source {
             *last_held = now;
         }
-        if draw.share == Share::Known {
+        if draw.share == Share::Known && draw.has_client {
             self.list_held_until = Some(until);
         }
     }

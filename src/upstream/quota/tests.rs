@@ -17,7 +17,8 @@ fn caller(number: u32) -> Caller {
 }
 
 fn draw(number: u32) -> Draw {
-    Draw { caller: Some(caller(number)), api: Some("products".into()), share: Share::Known, is_proved: true }
+    let api = Some("products".into());
+    Draw { caller: Some(caller(number)), api, share: Share::Known, is_proved: true, has_client: true }
 }
 
 fn unknown(number: u32) -> Draw {
@@ -132,6 +133,19 @@ fn relayed_requests_are_held_back_only_while_they_keep_product_lists_from_half()
     bench.now += 3 * SECOND;
     bench.hold(&draw(2));
     assert!((0..30).all(|_| bench.send(&relayed)), "none has waited in the last window");
+}
+
+#[test]
+fn lists_that_no_client_waits_for_take_nothing_from_relayed_requests() {
+    let mut bench = Bench::new();
+    let configured =
+        ConfiguredQuota { service: SERVICE, policy: QuotaPolicy::Ip, operation: None, quota: Some(quota(4, SECOND)) };
+    bench.limits.configure(vec![configured]);
+    let relayed = Draw { api: None, share: Share::Relayed, ..draw(1) };
+    (0..4).for_each(|_| assert!(bench.send(&draw(2))));
+    assert!(!bench.send(&Draw { has_client: false, ..draw(2) }));
+    assert!((0..30).all(|_| bench.send(&relayed)));
+    assert!(!bench.send(&draw(3)) && !bench.send(&relayed), "now a client waits");
 }
 
 #[test]
