@@ -312,7 +312,10 @@ async fn a_caller_that_its_limit_holds_back_lets_another_caller_lead() {
         let world = Arc::clone(&world);
         requests.spawn(async move { world.get(token, 2).await });
     }
-    assert!(requests.join_all().await.iter().all(|(reply, _)| reply.status() == StatusCode::OK));
+    for (reply, time) in requests.join_all().await {
+        assert_eq!(reply.status(), StatusCode::OK);
+        assert!(time <= SECOND, "{time:?}");
+    }
     assert_eq!(world.calls(), 1, "all share one call, and the caller that was held back finds the entry");
 }
 

@@ -29,6 +29,9 @@ use crate::upstream::gate::{Class, Permit};
 use crate::upstream::key_breaker::{KeyPermit, SignatureOutcome};
 use crate::upstream::{CallerRefusal, Failure, UpstreamError, UpstreamResponse, is_refusal};
 
+/// How often a call that waits for its turn looks whether another one has stored its entry.
+const RECHECK: Duration = Duration::from_secs(1);
+
 /// What a request needs to start a fetch.
 pub(super) struct NewFetch {
     pub(super) leader: Leader<CacheKey, FetchResult>,
@@ -159,6 +162,9 @@ impl Gateway {
                     }
                 },
                 () = leader.abandoned() => return,
+                () = self.stored_meanwhile(purpose, &request) => {
+                    return leader.end(FetchResult::NotSent { throttled }, false);
+                }
             };
             leader.mark_sent();
             proof.iter().for_each(Leader::mark_sent);
@@ -310,6 +316,19 @@ impl Gateway {
 }
 
 impl Gateway {
+    /// Waits until another call has stored a fresh entry for the caller of a call that waits for its turn.
+    async fn stored_meanwhile(&self, purpose: FetchPurpose, request: &CacheRequest) {
+        loop {
+            tokio::time::sleep(RECHECK).await;
+            let now = self.clock.now();
+            if matches!(self.memory.look_up(request, now), LookupResult::Hit(_, HitKind::Fresh))
+                && !self.is_ahead(purpose, request, now)
+            {
+                return;
+            }
+        }
+    }
+
     /// Whether a call is made although there is a fresh entry, because its caller's grant or the entry ends soon.
     fn is_ahead(&self, purpose: FetchPurpose, request: &CacheRequest, now: Instant) -> bool {
         match purpose {
