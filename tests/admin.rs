@@ -127,7 +127,7 @@ async fn explain_shows_how_a_request_would_be_handled() {
 #[tokio::test]
 async fn explain_says_how_long_a_call_would_wait_for_a_quota_and_why() {
     let limit = "[[quota]]\nservice = \"workspace\"\npolicy = \"ip\"\nlimit = 1\nwindow = \"10m\"\n";
-    let world = World::with(limit).await;
+    let world = World::with(&format!("[cache]\nttl = \"100s\"\n{limit}")).await;
     let explain = async |query: &str| {
         let (url, token) = (LIST.replace("PROJECT", PROJECT) + query, format!("X-Auth-Token: {}", world.token));
         let query =
@@ -139,13 +139,22 @@ async fn explain_says_how_long_a_call_would_wait_for_a_quota_and_why() {
     world.get(LIST).await;
     let why = "because upstream accepts 1 call from the address of the gateway in 10m";
     let late = "a request waits for at most 35s (upstream.answer_timeout), and then gets a 429";
-    world.clock.advance(Duration::from_secs(402));
+    world.clock.advance(Duration::from_secs(202));
+    let now = explain("").await;
+    let quota = now["quota"].as_str().unwrap();
+    assert!(
+        quota.starts_with("a call would wait for at least 6m 3") && quota.ends_with(&format!("s, {why}")),
+        "{quota}"
+    );
+    assert_eq!(now["stored"], "a stale response, served at once: a call would wait for a quota of upstream");
+    // Its grant ends.
+    world.clock.advance(Duration::from_secs(200));
     // 198 s are left, less the time that the test takes.
     let now = explain("").await;
     let quota = now["quota"].as_str().unwrap();
     assert!(quota.starts_with("a call would wait for at least 3m 1"), "{quota}");
     assert!(quota.ends_with(&format!("s, {why}; {late}")), "{quota}");
-    assert_eq!(now["stored"], "a stale response, served at once: a call would wait for a quota of upstream");
+    assert_eq!(now["stored"], "a stale response, only for callers with a grant");
     world.clock.advance(Duration::from_secs(180));
     let now = explain("?limit=2").await;
     let quota = now["quota"].as_str().unwrap();

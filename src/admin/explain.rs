@@ -50,10 +50,14 @@ fn describe(known: &Inspection, answer_timeout: Duration) -> Now {
             format!("denied: the gateway repeats upstream's 401 or 403 for another {}", seconds(*left))
         }
     };
+    let is_granted = matches!(known.grant_state, GrantState::Granted);
     let stored = match (known.entry, known.uncacheable) {
         (Some(Freshness::Fresh { left }), _) => format!("a response, fresh for another {}", seconds(left)),
         (Some(Freshness::WhileRevalidate | Freshness::IfError), _) if known.is_backing_off => {
             "a stale response, served at once: the gateway backs off after a failure of upstream".to_owned()
+        }
+        (Some(Freshness::WhileRevalidate | Freshness::IfError), _) if known.hold.is_some() && !is_granted => {
+            "a stale response, only for callers with a grant".to_owned()
         }
         (Some(Freshness::WhileRevalidate | Freshness::IfError), _) if known.hold.is_some() => {
             "a stale response, served at once: a call would wait for a quota of upstream".to_owned()
@@ -70,12 +74,16 @@ fn describe(known: &Inspection, answer_timeout: Duration) -> Now {
         (_, Some(reason)) => format!("nothing: responses cannot be stored ({})", reason.into_str()),
         (Some(Freshness::Gone) | None, None) => "nothing".to_owned(),
     };
-    let quota = known.hold.as_ref().map(|hold| wait_for_quota(hold, answer_timeout));
+    let is_stored =
+        matches!(known.entry, Some(Freshness::Fresh { .. } | Freshness::WhileRevalidate | Freshness::IfError));
+    let waits = !(is_stored && is_granted);
+    let quota = known.hold.as_ref().map(|hold| wait_for_quota(hold, waits.then_some(answer_timeout)));
     Now { caller, shared: known.is_shared, stored, quota }
 }
 
-/// How long a call would wait for a limit of upstream, and why, in sentences.
-fn wait_for_quota(hold: &Hold, answer_timeout: Duration) -> String {
+/// How long a call would wait for a limit of upstream, and why, in sentences. `longest`: how long a request waits for it at
+/// most. `None` if it is answered at once, from what is stored.
+fn wait_for_quota(hold: &Hold, longest: Option<Duration>) -> String {
     let counted = match hold.policy {
         QuotaPolicy::Api => "of this API",
         QuotaPolicy::User => "of this user",
@@ -90,12 +98,10 @@ fn wait_for_quota(hold: &Hold, answer_timeout: Duration) -> String {
         None => format!("upstream has just refused this caller because of its limit for calls {counted}"),
     };
     let wait = seconds(hold.left + Duration::from_millis(999));
-    let end = if hold.left > answer_timeout {
-        let longest = humantime::format_duration(answer_timeout);
+    let end = longest.filter(|longest| hold.left > *longest).map_or_else(String::new, |longest| {
+        let longest = humantime::format_duration(longest);
         format!("; a request waits for at most {longest} (upstream.answer_timeout), and then gets a 429")
-    } else {
-        String::new()
-    };
+    });
     format!("a call would wait for at least {wait}, because {limit}{end}")
 }
 
