@@ -4,7 +4,6 @@
 //! Calls wait in groups: first those of one caller, then those of an operation in the queue of a class. A limit holds back a
 //! group or nothing of it, so each group has a clock that runs while it is held back.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::catalogue::QuotaPolicy;
@@ -33,8 +32,6 @@ pub(super) struct QuotaWait {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct HeldCalls {
     pub(crate) policy: QuotaPolicy,
-    /// The operation of the first of them.
-    pub(crate) operation: Option<Arc<str>>,
     pub(crate) calls: usize,
 }
 

@@ -262,14 +262,10 @@ impl Schedule {
     /// The calls that limits hold back.
     pub(super) fn held_calls(&self) -> Vec<HeldCalls> {
         let own = self.callers.values().filter_map(|caller| {
-            let operation = self.calls.get(caller.at_caller_limit.first()?)?.draw.api.clone();
-            Some(HeldCalls { policy: caller.clock.holding()?, operation, calls: caller.at_caller_limit.len() })
+            Some(HeldCalls { policy: caller.clock.holding()?, calls: caller.at_caller_limit.len() })
         });
         let groups = self.queues.iter().flat_map(|queue| queue.by_api.values());
-        let shared = groups.filter_map(|calls| {
-            let operation = calls.draw.api.clone();
-            Some(HeldCalls { policy: calls.clock.holding()?, operation, calls: calls.count })
-        });
+        let shared = groups.filter_map(|calls| Some(HeldCalls { policy: calls.clock.holding()?, calls: calls.count }));
         own.chain(shared).collect()
     }
 
