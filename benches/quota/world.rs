@@ -74,7 +74,8 @@ impl World {
         let config = Config::from_layers("quota", settings, &[region]).expect("valid settings");
         let upstream = Arc::new(Mutex::new(UpstreamState::default()));
         let service = Arc::new(Services(Arc::clone(&upstream)));
-        let gateway = Gateway::with_upstream(service, &config, Clock::System, Random::System).expect("a gateway");
+        let gateway =
+            Gateway::with_upstream(service, &config, Clock::System, Random::seeded([22; 32])).expect("a gateway");
         Self { gateway, upstream, answers: Arc::default() }
     }
 
