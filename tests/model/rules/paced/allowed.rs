@@ -126,7 +126,7 @@ impl Paced {
         }
         // When a clock has jumped, or the caller has been proved meanwhile, the gateway may notice too late that nothing
         // holds the call back any more.
-        if (self.is_unnoticed() || !it.was_granted) && may_be_held && waited >= Settings::ANSWER_TIMEOUT {
+        if (self.is_unnoticed() || !it.was_granted) && may_be_held && self.was_held_too_long(it) {
             allowed.extend(reply_of(rules.fail(&request, false, Reply::new(503, None, ReplyKind::TimedOut))));
         }
         allowed
