@@ -82,7 +82,7 @@ use crate::sync::{Mutex, RwLock};
 use crate::telemetry::outcome::Outcome;
 use crate::telemetry::record::RequestRecord;
 use crate::upstream::UpstreamError;
-pub(crate) use crate::upstream::quota::{Hold, LimitState};
+pub(crate) use crate::upstream::quota::{Hold, HoldCause, LimitState};
 pub(crate) use active_config::ActiveConfig;
 pub use assemble::REQUEST_IDS;
 use cache_request::{CacheRequest, Lookup};

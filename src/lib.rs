@@ -199,8 +199,8 @@
 //!
 //! - Layers or middleware: there is one path, readable from top to bottom.
 //! - Retries, except three: a connection that broke before a response, if nothing can happen twice
-//!   ([`upstream::client`]), a 5xx while upstream answers other callers (invariant 4), and a 429 whose limit allows the
-//!   call in time (`gateway/fetch.rs`).
+//!   ([`upstream::client`]), a 5xx while upstream answers other callers (invariant 4), and a 429 if the limit and
+//!   `Retry-After` allow the call in time (`gateway/fetch.rs`).
 //! - Caching rules by pattern or header: an operation is described as a whole, or it is relayed.
 //! - Plain text beyond this machine without an explicit setting ([`config::exposure`]).
 //! - A choice of TLS versions or ciphers.

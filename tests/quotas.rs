@@ -13,7 +13,7 @@ use workspace_gateway::testing::clock::Clock;
 use workspace_gateway::testing::config::Config;
 use workspace_gateway::testing::gateway::Gateway;
 use workspace_gateway::testing::random::Random;
-use workspace_gateway::testing::simulator::{EnforcedQuota, QuotaCall, QuotaWindow, Quotas};
+use workspace_gateway::testing::simulator::{EnforcedQuota, QuotaCall, QuotaWindow, Quotas, RefusalText};
 use workspace_gateway::testing::upstream::UpstreamError;
 
 use crate::support::in_process::{Answers, InProcess, ListCall};
@@ -188,6 +188,52 @@ async fn the_wait_of_a_request_whose_turn_comes_too_late_is_measured() {
     let waits = ["count", "sum"].map(|of| metric(&world, &format!("quota_wait_seconds_{of}{{policy=\"ip\"}}")));
     assert_eq!(waits, [1.0, 35.0], "upstream.answer_timeout");
     assert_eq!(metric(&world, "quota_refusals_total{policy=\"ip\",source=\"gateway\"}"), 1.0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_short_retry_after_is_waited_for_even_if_upstream_names_no_limit() {
+    let world = World::new("");
+    let quota = Quota { calls: 1, window: 20 * SECOND };
+    let mut limit = EnforcedQuota::new(QuotaPolicy::User, quota, QuotaWindow::Sliding);
+    (limit.answers.retry_after, limit.answers.text) = (true, RefusalText::Plain);
+    world.upstream.quotas.lock().unwrap().set(limit);
+    world.get("a", 0).await;
+    world.calls();
+    let (reply, time) = world.get("a", 1).await;
+    assert_eq!((reply.status(), world.calls()), (StatusCode::OK, 2));
+    assert!(time > 19 * SECOND && time <= 21 * SECOND, "{time:?}");
+    // Calls of this caller wait, and those of others do not.
+    let (two, three, other) = tokio::join!(world.get("a", 2), world.get("a", 3), world.get("b", 4));
+    assert_eq!(other.1, LATENCY);
+    // One of them has met a 429 twice.
+    let [accepted, refused] = if two.0.status() == StatusCode::OK { [two.0, three.0] } else { [three.0, two.0] };
+    assert_eq!((accepted.status(), refused.status()), (StatusCode::OK, StatusCode::TOO_MANY_REQUESTS));
+    assert_eq!(header(&refused, "retry-after"), "20");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_longer_of_a_known_limit_and_retry_after_is_waited_for() {
+    let world = World::new("");
+    let limit = |seconds, retry_after| {
+        let quota = Quota { calls: 1, window: seconds * SECOND };
+        let mut limit = EnforcedQuota::new(QuotaPolicy::User, quota, QuotaWindow::Sliding);
+        if retry_after {
+            (limit.answers.retry_after, limit.answers.text) = (true, RefusalText::Plain);
+        }
+        world.upstream.quotas.lock().unwrap().set(limit);
+    };
+    limit(4, false);
+    world.get("a", 0).await;
+    world.get("a", 1).await;
+    // Now one of 4 s is known, and another one is in force.
+    limit(20, true);
+    world.get("b", 2).await;
+    let now = Clock::System.now();
+    world.upstream.quotas.lock().unwrap().use_quota(Service::Workspace, QuotaPolicy::User, "a", 1, now);
+    world.calls();
+    let (reply, time) = world.get("a", 3).await;
+    assert_eq!((reply.status(), world.calls()), (StatusCode::OK, 2));
+    assert!(time > 20 * SECOND && time < 26 * SECOND, "{time:?}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -10,7 +10,7 @@ use crate::cache::freshness::Freshness;
 use crate::cache::grants::GrantState;
 use crate::catalogue::{Quota, QuotaPolicy};
 use crate::explain::{self, Context, ExplainRequest, Now};
-use crate::gateway::{Gateway, Hold, Inspection};
+use crate::gateway::{Gateway, Hold, HoldCause, Inspection};
 use crate::request::caller::Credential;
 use crate::request::validate::MAX_FIELDS;
 
@@ -90,12 +90,13 @@ fn wait_for_quota(hold: &Hold, longest: Option<Duration>) -> String {
         QuotaPolicy::App => "of this application",
         QuotaPolicy::Ip => "from the address of the gateway",
     };
-    let limit = match hold.quota {
-        Some(Quota { calls, window }) => {
+    let limit = match hold.cause {
+        HoldCause::Limit(Quota { calls, window }) => {
             let (s, window) = (if calls == 1 { "" } else { "s" }, humantime::format_duration(window));
             format!("upstream accepts {calls} call{s} {counted} in {window}")
         }
-        None => format!("upstream has just refused this caller because of its limit for calls {counted}"),
+        HoldCause::Asked => "upstream has asked this caller to wait".to_owned(),
+        HoldCause::Met => format!("upstream has just refused this caller because of its limit for calls {counted}"),
     };
     let wait = seconds(hold.left + Duration::from_millis(999));
     let end = longest.filter(|longest| hold.left > *longest).map_or_else(String::new, |longest| {

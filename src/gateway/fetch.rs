@@ -135,8 +135,8 @@ impl Gateway {
             return leader.end(FetchResult::NotSent { throttled }, true);
         }
 
-        // A call that upstream throttles in spite of the ledger is made once more, if nothing stale can be served and it
-        // need not wait too long for its next turn.
+        // A call that upstream throttles in spite of the ledger is made once more, if nothing stale can be served, and if
+        // upstream says when, or the ledger does, and that is soon enough.
         let sent_call = loop {
             // The turn: a permit to use the access key, and one of the gate. The fetch ends if all its clients have
             // disconnected.
@@ -201,11 +201,17 @@ impl Gateway {
             if let Ok(UpstreamResponse::Complete(response)) = &result {
                 pacing::learn(&self.fetcher, &permit, response, &self.observer, &self.clock);
                 if response.status() == StatusCode::TOO_MANY_REQUESTS {
-                    let wait = self.fetcher.held_for(&request, class);
+                    // The longer of what the known limits and the response ask for.
+                    let asked = pacing::retry_after(response, &self.clock);
+                    let held = self.fetcher.held_for(&request, class);
+                    let wait = held.max(asked);
                     let is_waited_for = matches!(purpose, FetchPurpose::Response | FetchPurpose::Additional(_));
                     let has_stale = self.memory.has_for_failure(&request, times.received);
                     let may_repeat = is_waited_for && !has_stale && throttled.is_none();
                     if may_repeat && wait.is_some_and(|wait| wait < time_left()) {
+                        if let Some(asked) = asked.filter(|_| asked > held) {
+                            self.fetcher.pause(&request, class, asked, times.received);
+                        }
                         throttled = Some(fetch_begun);
                         call_metrics.ended(status, self.clock.timer_now().saturating_duration_since(begun));
                         // A leader that waits for a limit of its own leads nobody.

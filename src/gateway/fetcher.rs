@@ -170,6 +170,12 @@ impl Fetcher {
         self.gate.hold(service, &request.gate_call(class)).map(|hold| hold.left)
     }
 
+    /// Holds back the calls of a request's caller for as long as upstream has asked for.
+    pub(super) fn pause(&self, request: &CacheRequest, class: Class, span: Duration, now: Instant) {
+        let draw = self.gate.draw(&request.gate_call(class));
+        self.ledger.pause(request.lookup.key.operation().service, &draw, span, now);
+    }
+
     /// Until when a limit of upstream holds back a call that waits for this and is not in the queue, at least.
     pub(super) fn hold_until(&self, request: &CacheRequest, class: Class, now: Instant) -> Option<Instant> {
         let (service, call) = (request.lookup.key.operation().service, request.gate_call(class));

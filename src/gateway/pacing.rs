@@ -36,6 +36,11 @@ pub(super) fn learn<B: AsRef<[u8]>>(
     }
 }
 
+/// How long upstream asks to wait, if it is longer than nothing.
+pub(super) fn retry_after<B>(response: &Response<B>, clock: &Clock) -> Option<Duration> {
+    backoffs::unbounded_retry_after(response.headers(), clock.date()).filter(|span| !span.is_zero())
+}
+
 /// Adds to a 429 without `Retry-After` when the limit allows the next call.
 pub(super) fn add_retry_after<B>(response: &mut Response<B>, wait: Option<Duration>) {
     if let (Some(wait), Entry::Vacant(field)) = (wait, response.headers_mut().entry(RETRY_AFTER)) {

@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 use http::{HeaderMap, StatusCode};
 
 pub(crate) use self::limit::LimitChange;
-use self::service::ServiceLimits;
+use self::service::{Pause, ServiceLimits};
 use crate::catalogue::{ConfiguredQuota, Quota, QuotaPolicy, Service};
 use crate::request::caller::Caller;
 use crate::sync::Mutex;
@@ -67,12 +67,23 @@ pub(crate) enum LimitKind {
     Shared,
 }
 
-/// A limit that holds a call back.
+/// Why a call is held back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HoldCause {
+    /// A limit is used up.
+    Limit(Quota),
+    /// The caller has met a limit of all callers that binds nobody else, so that it is not known for certain.
+    Met,
+    /// Upstream has asked this caller to wait, and has named no limit.
+    Asked,
+}
+
+/// What holds a call back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hold {
+    /// [`QuotaPolicy::User`] if upstream has named no limit.
     pub policy: QuotaPolicy,
-    /// `None` if the caller has met a limit of all callers that binds nobody else, so that it is not known for certain.
-    pub quota: Option<Quota>,
+    pub cause: HoldCause,
     /// The call can be sent then at the earliest.
     pub until: Instant,
     /// The time from now until then.
@@ -192,6 +203,15 @@ impl Ledger {
         changes.extend(limits.clean_up(now));
         changes.extend(limits.learn(draw, taken, &told, refused, now));
         Lesson { changes, refused_by: told.iter().find_map(|told| told.policy).filter(|_| is_refusal) }
+    }
+
+    /// Holds the lists of a caller for as long as upstream has asked for.
+    pub(crate) fn pause(&self, service: Service, draw: &Draw, span: Duration, now: Instant) {
+        if let Some(caller) = draw.caller {
+            let pause = Pause { policy: QuotaPolicy::User, cause: HoldCause::Asked, until: now + span };
+            let limits = self.service(service);
+            limits.lock().pause(caller, draw.is_proved, pause, now);
+        }
     }
 
     /// The limits in force.

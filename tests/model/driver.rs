@@ -420,6 +420,11 @@ impl Driver {
             Outcome::Throttled(_) if self.paced.is_none() => {
                 self.property.answer(id, &Outcome::Status(429), &self.history)
             }
+            // Here the gateway follows none by waiting.
+            Outcome::RetryAfter(429, Some(after)) if self.paced.is_none() => {
+                let outcome = Outcome::RetryAfter(429, Some(after + Settings::ANSWER_TIMEOUT));
+                self.property.answer(id, &outcome, &self.history)
+            }
             outcome => self.property.answer(id, outcome, &self.history),
         }
     }

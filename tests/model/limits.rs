@@ -1,6 +1,7 @@
 //! The limits of upstream that a sequence can meet: how upstream names them, and how they are configured.
 
-use super::domain::{CallerId, Ms, SECOND, UpstreamResult};
+use super::domain::{CallerId, ExtraHeader, Ms, SECOND, UpstreamResult};
+use super::settings::Settings;
 
 /// What upstream counts together.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -75,6 +76,14 @@ impl Limit {
         let UpstreamResult::Complete { status: 429, body, .. } = result else { return None };
         LIMITS.into_iter().find(|limit| body.contains(&format!("{}\"", limit.text())))
     }
+}
+
+/// How long a 429 asks to wait, if it names no limit and a request can wait so long.
+pub fn asked_wait(result: &UpstreamResult) -> Option<Ms> {
+    let UpstreamResult::Complete { status: 429, extra_header: ExtraHeader::RetryAfter(after), .. } = result else {
+        return None;
+    };
+    after.filter(|after| *after < Settings::ANSWER_TIMEOUT)
 }
 
 /// Whether limits of upstream hold calls back in a sequence.

@@ -57,7 +57,7 @@ const SEQUENCES: u64 = 10_000;
 const BATCH: u64 = 100;
 
 /// Each of these must happen at least 20 times in that many sequences. Otherwise the sequences no longer test the rule.
-const RULES: [&str; 98] = [
+const RULES: [&str; 99] = [
     "304 to the client",
     "304",
     "429 for all waiters",
@@ -130,7 +130,8 @@ const RULES: [&str; 98] = [
     "renewal",
     "renewed grant",
     "repeated after 5xx",
-    "repeated after a 429 that named a limit",
+    "repeated after a 429",
+    "asked to wait without a limit",
     "request directives not met",
     "response sent for before a purge",
     "response sent for before an invalidation",

@@ -20,9 +20,12 @@ use super::staged_upstream::{SLOW, StagedUpstream, TIMEOUT, staged_response};
 use super::states::{Before, GrantState, RequestDirectives, State};
 use crate::support::raw_upstream::{RawUpstream, silent};
 use crate::support::wire::{WireResponse, exchange};
-use crate::support::{HANG, PROJECT, config, get_in_process};
+use crate::support::{PROJECT, config, get_in_process};
 
 const LIST: &str = "/v2/PROJECT/products?os_type=Linux";
+/// Shorter than each `Retry-After` of the table, so that the gateway follows none by waiting.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(29);
+
 /// Proves a caller in the scope of the list.
 const PROOF: &str = "/v2/PROJECT/products?limit=0";
 /// Another key in that scope.
@@ -68,7 +71,8 @@ impl<'b> Row<'b> {
             Endpoint::Unresolved => "http://does-not-exist.invalid".to_owned(),
             Endpoint::NoTls => no_tls().await,
         };
-        let timeout = if behaviour.meaning == Meaning::NoResponse(TIMEOUT) { SLOW } else { HANG }.as_millis();
+        let is_timeout = behaviour.meaning == Meaning::NoResponse(TIMEOUT);
+        let timeout = if is_timeout { SLOW } else { ANSWER_TIMEOUT }.as_millis();
         let stale_if_slow = if behaviour.meaning == Meaning::Late { "1ms" } else { "10m" };
         let settings = format!(
             "[upstream]\nconnect_timeout = \"1s\"\nfirst_byte_timeout = \"1s\"\nanswer_timeout = \"{timeout}ms\"\n\

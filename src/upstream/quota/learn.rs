@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::Draw;
 use super::limit::{Limit, LimitChange, MAX_AGE, Source};
 use super::limiter::Limiter;
-use super::service::{MAX_WINDOW, ServiceLimits};
+use super::service::{MAX_WINDOW, Pause, ServiceLimits};
 use super::told::ToldLimit;
+use super::{Draw, HoldCause};
 use crate::catalogue::{Quota, QuotaPolicy};
 
 impl ServiceLimits {
@@ -68,10 +68,8 @@ impl ServiceLimits {
             // It changes nothing for others.
             if let (Some(retry_after), Some(quota)) = (refused, quota) {
                 let pause = retry_after.unwrap_or(quota.window).min(quota.window);
-                let paused = &mut self.caller_limits(caller, false, now).paused;
-                if paused.is_none_or(|(_, until)| until < now + pause) {
-                    *paused = Some((policy, now + pause));
-                }
+                let pause = Pause { policy, cause: HoldCause::Met, until: now + pause };
+                self.pause(caller, false, pause, now);
             }
             return None;
         }
@@ -145,7 +143,7 @@ impl ServiceLimits {
         self.callers.retain(|_, limits| {
             limits.user = limits.user.take().filter(|limit| check(QuotaPolicy::User, limit));
             limits.app = limits.app.take().filter(|limit| check(QuotaPolicy::App, limit));
-            limits.paused = limits.paused.filter(|(_, until)| *until > now);
+            limits.paused = limits.paused.filter(|pause| pause.until > now);
             let is_idle = now.saturating_duration_since(limits.last_used) > MAX_AGE;
             !is_idle && (limits.user.is_some() || limits.app.is_some() || limits.paused.is_some())
         });

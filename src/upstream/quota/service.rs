@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::limit::{Limit, LimitChange, Source};
-use super::{Draw, Hold, LimitKind, LimitState, Share};
+use super::{Draw, Hold, HoldCause, LimitKind, LimitState, Share};
 use crate::catalogue::{ConfiguredQuota, Quota, QuotaPolicy};
 use crate::request::caller::Caller;
 
@@ -18,12 +18,21 @@ const MAX_HISTORY: usize = 4096;
 /// The most callers with limits of their own.
 const MAX_CALLERS: usize = 4096;
 
+/// Until when the lists of one caller are held back.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pause {
+    pub(super) policy: QuotaPolicy,
+    pub(super) cause: HoldCause,
+    pub(super) until: Instant,
+}
+
 #[derive(Debug)]
 pub(super) struct CallerLimits {
     pub(super) user: Option<Limit>,
     pub(super) app: Option<Limit>,
-    /// The caller, which is not proved, has met a limit of all callers. It binds nobody else.
-    pub(super) paused: Option<(QuotaPolicy, Instant)>,
+    /// Until when the calls of this caller alone are held. It has met a limit that does not bind others yet, or one that
+    /// upstream has not named.
+    pub(super) paused: Option<Pause>,
     is_proved: bool,
     pub(super) last_used: Instant,
 }
@@ -91,6 +100,14 @@ impl ServiceLimits {
         }
     }
 
+    /// Holds a caller's calls until a time.
+    pub(super) fn pause(&mut self, caller: Caller, is_proved: bool, pause: Pause, now: Instant) {
+        let paused = &mut self.caller_limits(caller, is_proved, now).paused;
+        if paused.is_none_or(|known| known.until < pause.until) {
+            *paused = Some(pause);
+        }
+    }
+
     pub(super) fn caller_limits(&mut self, caller: Caller, is_proved: bool, now: Instant) -> &mut CallerLimits {
         if !self.callers.contains_key(&caller) && self.callers.len() >= MAX_CALLERS {
             let oldest = self.callers.iter().min_by_key(|(_, limits)| (limits.is_proved, limits.last_used));
@@ -126,8 +143,8 @@ impl ServiceLimits {
     /// now.
     pub(super) fn hold(&mut self, draw: &Draw, kind: LimitKind, ahead: u32, now: Instant) -> Option<Hold> {
         let paused = draw.caller.and_then(|caller| self.callers.get(&caller)?.paused);
-        let paused = paused.filter(|(_, until)| *until > now && kind == LimitKind::Own && draw.share != Share::Relayed);
-        let mut longest = paused.map(|(policy, until)| Hold { policy, quota: None, until, left: until - now });
+        let paused = paused.filter(|it| it.until > now && kind == LimitKind::Own && draw.share != Share::Relayed);
+        let mut longest = paused.map(|Pause { policy, cause, until }| Hold { policy, cause, until, left: until - now });
         for (policy, limit) in self.counting(draw) {
             limit.limiter.expire(now);
             if limit.kind_for(policy, draw) != Some(kind) || limit.has_ended(now) {
@@ -135,7 +152,8 @@ impl ServiceLimits {
             }
             let until = limit.free_at(draw, policy.is_shared(), ahead, now);
             if until > now && longest.is_none_or(|longest| until > longest.until) {
-                longest = Some(Hold { policy, quota: Some(limit.limiter.quota()), until, left: until - now });
+                let cause = HoldCause::Limit(limit.limiter.quota());
+                longest = Some(Hold { policy, cause, until, left: until - now });
             }
         }
         longest

@@ -17,14 +17,13 @@ mod limits;
 
 use super::super::domain::{CacheRequest, Ms, RequestDirectives, RequestId, UpstreamResult, service_of};
 use super::super::driver::ClientResponse;
-use super::super::limits::Limit;
-use super::super::limits::Pacing;
+use super::super::limits::{Limit, Pacing, asked_wait};
 use super::super::scripted_upstream::UpstreamRequest;
 use super::super::settings::Settings;
 use super::look_up::Action;
 use super::settle::Recipients;
 use super::{CacheKey, Ended, FlightId, Reply, ReplyKind, Rules, Tally, Waiter, scope_of};
-use limits::{Known, Sent};
+use limits::{Asked, Known, Sent};
 
 /// More worlds than that occur rarely. Then the sequence ends early.
 const MAX_WORLDS: usize = 32;
@@ -100,6 +99,7 @@ pub struct Paced {
     next_flight: FlightId,
     configured: Option<Limit>,
     known: Vec<Known>,
+    asked: Vec<Asked>,
     sent: Vec<Sent>,
     /// Until then, by timers, the gateway may not have noticed that a clock has jumped.
     unnoticed_until: Ms,
@@ -120,6 +120,7 @@ impl Paced {
             next_flight: 0,
             configured: pacing.configured(),
             known: Vec::new(),
+            asked: Vec::new(),
             sent: Vec::new(),
             unnoticed_until: 0,
             now: 0,
@@ -280,11 +281,15 @@ impl Paced {
         let (flight, caller, service) = (call.flight, call.caller, service_of(call.key));
         let place = self.candidates.iter().position(|it| it.flight == flight).expect("the call has started");
         let Candidates { fetch_keys, .. } = self.candidates.remove(place);
-        self.learn(flight, caller, service, result);
         // A 429 may be followed by a repetition. Then it changes nothing.
         let it = self.request_mut(id).clone();
         let is_throttled = matches!(result, UpstreamResult::Complete { status: 429, .. });
         let may_repeat = is_throttled && it.may_be_repeated;
+        // It must be, if upstream says when, and nothing else holds the call back until then.
+        let is_soon = asked_wait(result).is_some_and(|after| self.waited(&it) + after < Settings::ANSWER_TIMEOUT);
+        let may_wait = it.state == State::Waiting && !it.was_throttled && !it.has_left;
+        let must_repeat = may_repeat && is_soon && may_wait && !self.may_be_held(&it, &worlds[0].rules);
+        self.learn(flight, caller, service, result);
         let mut after = Vec::new();
         for world in worlds {
             for fetch_key in &fetch_keys {
@@ -299,6 +304,9 @@ impl Paced {
                     let (call, recipients, is_external) = (call.clone(), Recipients::None, true);
                     ended.push(Ended { call, result, recipients, ends_flight: false, may_repeat, is_external });
                     after.push(World { rules, ended });
+                    if must_repeat {
+                        continue;
+                    }
                 }
                 let is_external = rules.is_external(&call, result);
                 let recipients = rules.settle(&call, result);
@@ -340,7 +348,8 @@ impl Paced {
         if self.now > arrived + longest {
             return Err(format!("#{id} starts a call after its deadline"));
         }
-        let names_limit = |end: &Ended<'_>| end.call.id == id && Limit::named_in(end.result).is_some();
+        let says_when = |result: &UpstreamResult| Limit::named_in(result).is_some() || asked_wait(result).is_some();
+        let names_limit = |end: &Ended<'_>| end.call.id == id && says_when(end.result);
         if worlds[0].ended.iter().any(names_limit) {
             return Err(format!("#{id} is sent again without a wait after a 429"));
         }
@@ -354,7 +363,7 @@ impl Paced {
                 return Err(format!("#{id} is sent again after its response"));
             }
             self.requests[place].is_repeated = true;
-            self.count("repeated after a 429 that named a limit");
+            self.count("repeated after a 429");
         }
         self.check_limits(id, caller, service_of(key))?;
         let is_background = background.is_some();

@@ -1,8 +1,8 @@
 //! Which responses and which waits are allowed.
 
-use super::super::super::domain::{Failure, RequestDirectives, UpstreamResult, scope_of};
+use super::super::super::domain::{Failure, RequestDirectives, UpstreamResult, scope_of, service_of};
 use super::super::super::driver::{ClientResponse, check_reply};
-use super::super::super::limits::Limit;
+use super::super::super::limits::{Limit, asked_wait};
 use super::super::super::settings::Settings;
 use super::super::look_up::Action;
 use super::super::{Effect, Ended, Reply, ReplyKind, Rules, Waiter};
@@ -159,6 +159,7 @@ impl Paced {
                     return Err(format!("#{} waits after a second 429", it.request.id));
                 }
                 self.requests[place].was_throttled = true;
+                self.follow_wait(it.request.caller, service_of(it.request.key));
             }
             if is_held && !it.is_held {
                 self.count("held for a quota");
@@ -233,7 +234,7 @@ impl Paced {
             if !may_go_on && !is_released && !is_too_large(end) {
                 return Err(format!("#{id} still waits after its call has ended"));
             }
-            was_throttled &= Limit::named_in(end.result).is_some();
+            was_throttled &= Limit::named_in(end.result).is_some() || asked_wait(end.result).is_some();
         }
         let is_proved = rules.is_granted(caller_scope);
         let awaits_proof = !is_proved

@@ -4,7 +4,7 @@
 use super::super::super::domain::{
     CacheRequest, CallerId, Ms, RequestId, SECOND, UpstreamResult, scope_of, service_of,
 };
-use super::super::super::limits::{Limit, Policy};
+use super::super::super::limits::{Limit, Policy, asked_wait};
 use super::super::{FlightId, Rules};
 use super::{Paced, Request, State};
 
@@ -18,6 +18,16 @@ pub(super) struct Known {
     /// The callers that have met it.
     met_by: Vec<CallerId>,
     refused: Ms,
+}
+
+/// A 429 that names no limit has asked a caller to wait.
+pub(super) struct Asked {
+    caller: CallerId,
+    service: usize,
+    at: Ms,
+    until: Ms,
+    /// Whether the gateway has followed it: it holds the caller's calls.
+    is_followed: bool,
 }
 
 /// A call, or a relayed request.
@@ -68,6 +78,10 @@ impl Paced {
         let UpstreamResult::Complete { status: 429, .. } = result else { return };
         let now = self.now;
         self.sent.iter_mut().filter(|sent| sent.flight == flight).for_each(|sent| sent.was_throttled = true);
+        if let Some(after) = asked_wait(result) {
+            self.count("asked to wait without a limit");
+            self.asked.push(Asked { caller, service, at: now, until: now + after, is_followed: false });
+        }
         let Some(limit) = Limit::named_in(result) else { return };
         let is_same = |known: &&Known| {
             let (is_policy, is_service) = (known.limit.policy == limit.policy, known.service == service);
@@ -135,6 +149,13 @@ impl Paced {
             other.request.id != it.request.id && service_of(other.request.key) == service && may_call
         });
         let others: Vec<_> = others.map(|other| other.request.caller).collect();
+        let is_asked = |asked: &Asked| {
+            let is_over = asked.until + 1 < self.now && !self.is_unnoticed();
+            (asked.caller, asked.service) == (caller, service) && !is_over
+        };
+        if self.asked.iter().any(is_asked) {
+            return true;
+        }
         self.binding(caller, service, is_proved).any(|(limit, refused)| {
             let Limit { policy, calls, .. } = limit;
             let span = span(limit);
@@ -148,12 +169,21 @@ impl Paced {
         })
     }
 
+    /// A request waits after a 429 that has just come.
+    pub(super) fn follow_wait(&mut self, caller: CallerId, service: usize) {
+        let now = self.now;
+        let is_it = |asked: &&mut Asked| (asked.caller, asked.service, asked.at) == (caller, service, now);
+        self.asked.iter_mut().filter(is_it).for_each(|asked| asked.is_followed = true);
+    }
+
     /// When limits may let calls through again.
     pub(super) fn release_times(&self) -> impl Iterator<Item = Ms> {
         let limits = self.known.iter().map(|known| known.limit).chain(self.configured);
         let windows: Vec<_> = limits.map(|limit| limit.window + (limit.window / 50).min(100)).collect();
         let latest = self.sent.iter().rev().take(4).map(|sent| sent.at);
-        latest.flat_map(move |at| windows.iter().map(move |window| at + window).collect::<Vec<_>>())
+        let asked = self.asked.iter().rev().take(4).map(|asked| asked.until);
+        let ends = latest.flat_map(move |at| windows.iter().map(move |window| at + window).collect::<Vec<_>>());
+        ends.chain(asked)
     }
 
     /// A call for a list starts.
@@ -166,6 +196,15 @@ impl Paced {
         let latest = self.known.iter().filter(of_caller).filter(|known| known.service == service);
         let latest = latest.max_by_key(|known| known.refused);
         let in_force = latest.filter(|known| known.refused + 2 * known.limit.window >= self.now);
+        let is_followed = |asked: &Asked| {
+            (asked.caller, asked.service) == (caller, service) && asked.is_followed && asked.until > self.now
+        };
+        // A call that a limit of all callers holds back has passed this.
+        let is_shared =
+            self.known.iter().map(|known| known.limit).chain(self.configured).any(|it| it.policy.is_shared());
+        if !is_shared && self.asked.iter().any(is_followed) {
+            return Err(format!("#{id} starts a call although upstream has asked caller {caller} to wait"));
+        }
         let is_configured = self.configured.is_some_and(|configured| configured.policy == Policy::User);
         let learnt = in_force.filter(|_| !is_configured).map(|known| known.limit);
         for limit in self.configured.into_iter().chain(learnt) {
