@@ -42,7 +42,7 @@ BACKOFFS, WAIT, DIRECTIVES = "src/cache/backoffs.rs", "src/gateway/wait.rs", "sr
 VALIDATE, SUCCESSES = "src/request/validate.rs", "src/upstream/successes.rs"
 SKEW, REMEMBERED = "src/clock/skew.rs", "src/gateway/remembered.rs"
 FETCHER, COALESCE = "src/gateway/fetcher.rs", "src/gateway/coalesce.rs"
-GATE, SCHEDULE, LIMIT = "src/upstream/gate.rs", "src/upstream/gate/schedule.rs", "src/upstream/quota/limit.rs"
+PACING, SCHEDULE, LIMIT = "src/gateway/pacing.rs", "src/upstream/gate/schedule.rs", "src/upstream/quota/limit.rs"
 LIMITS, LEARN, LIMITER = "src/upstream/quota/service.rs", "src/upstream/quota/learn.rs", "src/upstream/quota/limiter.rs"
 RENEWAL, BACKGROUND = "src/cache/grants/renewal.rs", "src/gateway/background.rs"
 PENDING = "src/cache/grants/pending.rs"
@@ -984,8 +984,8 @@ MUTATIONS = [
         "no-wait-for-proof",
         "one proof: the other requests of a caller wait for its first proof in a scope",
         PROVE,
-        "false => fetcher.proofs.join(caller_scope, FlightCaller { caller: caller_scope.caller, is_known }),",
-        "false => fetcher.proofs.solo(caller_scope.caller),",
+        ".join(caller_scope, FlightCaller { caller: caller_scope.caller, is_known: class != Class::Unknown }),",
+        ".solo(caller_scope.caller),",
     ),
     (
         "one-shared-proof",
@@ -1058,35 +1058,56 @@ MUTATIONS = [
         "throttled-again-and-again",
         "quotas: a call is repeated once after a 429",
         FETCH,
-        "is_waited_for && !has_stale && !is_repeated",
-        "is_waited_for && !has_stale && (!is_repeated || true)",
+        "is_waited_for && !has_stale && throttled.is_none()",
+        "is_waited_for && !has_stale && (throttled.is_none() || true)",
+    ),
+    (
+        "former-leader-repeats-again",
+        "quotas: a call is repeated once after a 429, also if it led a flight",
+        COALESCE,
+        "self.throttled = Some(begun);",
+        "self.throttled = Some(begun).filter(|_| false);",
+    ),
+    (
+        "retry-after-not-waited-for",
+        "quotas: a call is repeated after a 429 that names no limit when its `Retry-After` has passed",
+        FETCH,
+        "let wait = held.max(asked);",
+        "let wait = held;",
+    ),
+    (
+        "asked-caller-not-held",
+        "quotas: a caller that upstream has asked to wait does so",
+        FETCH,
+        "asked.filter(|_| asked > held)",
+        "asked.filter(|_| asked > held && false)",
     ),
     (
         "repeated-despite-stale",
         "quotas: a call is not repeated if there is something stale",
         FETCH,
-        "is_waited_for && !has_stale && !is_repeated",
-        "is_waited_for && (!has_stale || true) && !is_repeated",
+        "is_waited_for && !has_stale && throttled.is_none()",
+        "is_waited_for && (!has_stale || true) && throttled.is_none()",
     ),
     (
         "repeated-without-wait",
         "quotas: a call is repeated only after the wait for its limit",
         FETCH,
-        "is_repeated = true;\n                        call_metrics.ended(",
-        "is_repeated = true;\n                        turn = Some((key_permit, permit));\n                        call_metrics.ended(",
+        "throttled = Some(fetch_begun);\n",
+        "throttled = Some(fetch_begun);\n                        turn = Some((key_permit, permit));\n",
     ),
     (
         "turn-after-deadline",
         "quotas: a call waits for its turn until the deadline only",
         FETCH,
-        "request.active.answer_timeout.saturating_sub(self.clock.timer_now() - begun)",
-        "(2 * request.active.answer_timeout).saturating_sub(self.clock.timer_now() - begun)",
+        "request.active.answer_timeout.saturating_sub(self.clock.timer_now() - fetch_begun)",
+        "(2 * request.active.answer_timeout).saturating_sub(self.clock.timer_now() - fetch_begun)",
     ),
     (
         "held-call-not-looked-up-again",
         "quotas: a call whose turn comes is not sent if it can be answered from memory",
         FETCH,
-        "LookupResult::Hit(..) => return leader.end(FetchResult::NotSent, false),",
+        "LookupResult::Hit(..) => return leader.end(FetchResult::NotSent { throttled }, false),",
         "LookupResult::Hit(entry, _) => Some(entry),",
     ),
     (
@@ -1134,9 +1155,9 @@ MUTATIONS = [
     (
         "changed-limit-unnoticed",
         "quotas: a limit that upstream has changed releases the calls that it held back",
-        GATE,
-        "if !lesson.changes.is_empty() {",
-        "if false && !lesson.changes.is_empty() {",
+        PACING,
+        "if !changes.is_empty() {",
+        "if false && !changes.is_empty() {",
     ),
 ]
 
