@@ -10,6 +10,9 @@ const HOURS: u32 = 5;
 /// The looks of an attacker in a minute, at some lists: "X1".
 type Attack = dyn Fn(u32) -> Vec<(usize, String)>;
 
+/// The token that a user has in a minute.
+type TokenOf = fn(u32) -> char;
+
 /// Three callers look at four lists of a project, one each minute. Each list that has been looked at gets an answer every
 /// five seconds. Returns the ttl in the end. If the attacker `is_honest`, it makes the same calls, but sees what others
 /// see: so the ages of the answers are the same.
@@ -72,7 +75,7 @@ fn nobody_moves_the_ttl_of_others_from_the_start_on() {
 #[test]
 fn lists_of_one_user_whose_bodies_always_differ_move_no_ttl() {
     let alone = ttl_of_others(&|_| Vec::new(), false);
-    let tokens: [(&str, fn(u32) -> char); 5] = [
+    let tokens: [(&str, TokenOf); 5] = [
         ("one token", |_| 'X'),
         ("a token that expires", |minute| if minute < 100 { 'X' } else { 'Y' }),
         ("two tokens in turn", |minute| if minute % 2 == 0 { 'X' } else { 'Y' }),
