@@ -844,8 +844,8 @@ MUTATIONS = [
         "suspension-never-lifted",
         "invariant 9: the service's own code restores the suspended grants",
         PENDING,
-        "if by == RefusedBy::ApiGateway\n            && let Some(ended)",
-        "if let Some(ended)",
+        "if by == RefusedBy::ApiGateway\n            && let Some(grants)",
+        "if let Some(grants)",
     ),
     (
         "late-call-proves-in-suspension",
