@@ -39,6 +39,8 @@ pub enum Unreadable {
     Secret,
     /// It was changed, or it belongs elsewhere.
     Damaged,
+    /// It is larger than a record may be.
+    TooLarge,
 }
 
 /// The keys of one secret.

@@ -4,7 +4,7 @@
 //! PATH         magic, random id of the file, and for each record: its length (4 bytes), and the sealed record
 //! PATH.key     the secret. It is made if it does not exist
 //! PATH.owner   the id of the process that writes the snapshot: the one that was started last
-//! PATH.new     a file that is being written. It replaces PATH when it is complete (PATH.key.new is the same for PATH.key)
+//! PATH.new     a file that is being written. It replaces PATH when it is complete
 //! ```
 //!
 //! The context of a record has the id of the file and the record's number. So records cannot be left out, exchanged, or
@@ -65,7 +65,8 @@ impl SnapshotFile {
             read => return read.map_err(with_path),
         }
         // The file appears with its whole content. If another process is faster, its secret counts.
-        let (secret, new) = (self.random.key("snapshot secret")?, self.beside(".key.new"));
+        let new = self.beside(&format!(".key.{}", self.owner.get(..8).unwrap_or_default()));
+        let secret = self.random.key("snapshot secret")?;
         let written = new_file(&new).and_then(|mut file| file.write_all(&secret).and_then(|()| file.sync_all()));
         let linked = written.and_then(|()| match fs::hard_link(&new, &path) {
             Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
@@ -87,8 +88,10 @@ impl SnapshotFile {
 
     /// Whether this process may write the snapshot.
     fn is_own(&self) -> io::Result<bool> {
-        match fs::read(self.beside(".owner")) {
-            Ok(owner) => Ok(owner == self.owner.as_bytes()),
+        let mut owner = Vec::new();
+        let file = options().read(true).write(false).open(self.beside(".owner"));
+        match file.and_then(|file| file.take(MAX_SECRET).read_to_end(&mut owner)) {
+            Ok(_) => Ok(owner == self.owner.as_bytes()),
             Err(error) if error.kind() == ErrorKind::NotFound => self.claim().map(|()| true),
             Err(error) => Err(error),
         }
@@ -152,10 +155,11 @@ impl SnapshotFile {
     }
 }
 
-/// For files that only the owner may read. Symbolic links are not followed: somebody else could have made them.
+/// For files that only the owner may read. Symbolic links are not followed, and nothing waits for the other end of a pipe:
+/// somebody else could have made them.
 fn options() -> OpenOptions {
     let mut options = OpenOptions::new();
-    options.write(true).mode(PERMISSIONS).custom_flags(OFlag::O_NOFOLLOW.bits());
+    options.write(true).mode(PERMISSIONS).custom_flags((OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits());
     options
 }
 
@@ -266,38 +270,30 @@ impl Iterator for SnapshotReader<'_> {
     type Item = Result<Vec<u8>, Unreadable>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        loop {
-            let mut file = self.file.take().filter(|_| self.left > 0)?;
-            let read = self.read(&mut file);
-            // Nothing after a record that cannot be read can be trusted to be in its place.
-            self.file = read.is_ok().then_some(file);
-            match read {
-                Ok(None) => {}
-                Ok(Some(record)) => return Some(Ok(record)),
-                Err(reason) => return Some(Err(reason)),
-            }
-        }
+        let mut file = self.file.take().filter(|_| self.left > 0)?;
+        let read = self.read(&mut file);
+        // Nothing after a record that cannot be read can be trusted to be in its place.
+        self.file = read.is_ok().then_some(file);
+        Some(read)
     }
 }
 
 impl SnapshotReader<'_> {
-    /// Reads the next record. `None` if it is too large. Then it is skipped.
-    fn read(&mut self, file: &mut BufReader<File>) -> Result<Option<Vec<u8>>, Unreadable> {
+    fn read(&mut self, file: &mut BufReader<File>) -> Result<Vec<u8>, Unreadable> {
         let mut length = [0; 4];
         file.read_exact(&mut length).map_err(|_| Unreadable::Damaged)?;
         let length = u32::from_le_bytes(length);
-        let taken = u64::from(length) + 4;
-        self.left = self.left.checked_sub(taken).ok_or(Unreadable::Damaged)?;
-        let number = self.number;
-        self.number += 1;
-        let size = usize::try_from(length).map_err(|_| Unreadable::Damaged)?;
+        self.left = self.left.checked_sub(u64::from(length) + 4).ok_or(Unreadable::Damaged)?;
+        let size = usize::try_from(length).map_err(|_| Unreadable::TooLarge)?;
+        // Nobody has authenticated the length yet, so the record cannot be skipped.
         if size > self.max_record.saturating_add(seal::OVERHEAD) {
-            file.seek_relative(length.into()).map_err(|_| Unreadable::Damaged)?;
-            return Ok(None);
+            return Err(Unreadable::TooLarge);
         }
         let mut sealed = vec![0; size];
         file.read_exact(&mut sealed).map_err(|_| Unreadable::Damaged)?;
-        self.sealer.open(&context(&self.id, number), &mut sealed).map(|record| Some(record.to_vec()))
+        let record = self.sealer.open(&context(&self.id, self.number), &mut sealed)?.to_vec();
+        self.number += 1;
+        Ok(record)
     }
 }
 
@@ -431,12 +427,12 @@ mod tests {
     }
 
     #[test]
-    fn a_record_that_is_too_large_is_skipped() {
+    fn reading_ends_at_a_record_that_is_too_large() {
         let folder = Folder::new("large");
         let process = folder.process();
         let large = "x".repeat(101);
         assert!(write(&process, &["a", &large, "b"]));
-        assert_eq!(read(&process).0, ["a", "b"]);
+        assert_eq!(read(&process), (vec!["a".to_owned()], Some(Unreadable::TooLarge)));
     }
 
     #[test]

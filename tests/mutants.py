@@ -1079,8 +1079,8 @@ MUTATIONS = [
         "asked-caller-not-held",
         "quotas: a caller that upstream has asked to wait does so",
         FETCH,
-        "asked.filter(|_| asked > held)",
-        "asked.filter(|_| asked > held && false)",
+        "if let Some(asked) = asked {",
+        "if let Some(asked) = asked.filter(|_| false) {",
     ),
     (
         "repeated-despite-stale",

@@ -209,7 +209,8 @@ impl Gateway {
                     let has_stale = self.memory.has_for_failure(&request, times.received);
                     let may_repeat = is_waited_for && !has_stale && throttled.is_none();
                     if may_repeat && wait.is_some_and(|wait| wait < time_left()) {
-                        if let Some(asked) = asked.filter(|_| asked > held) {
+                        // Also if it seems shorter than what holds this call: that may be about this operation only.
+                        if let Some(asked) = asked {
                             self.fetcher.pause(&request, class, asked, times.received);
                         }
                         throttled = Some(fetch_begun);

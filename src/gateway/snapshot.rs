@@ -9,6 +9,7 @@ mod keep;
 use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -40,8 +41,10 @@ const UNLIMITED: Lifetime =
 pub(super) struct Snapshot {
     file: SnapshotFile,
     sealer: Arc<Sealer>,
-    /// The number of revocations that the file already takes into account. Locked while the file is written or removed.
-    up_to_date: Mutex<Option<u64>>,
+    /// Held while the file is written.
+    writing: Mutex<()>,
+    /// The number of revocations that the file takes into account. It does so, too, if it does not exist.
+    up_to_date: AtomicU64,
 }
 
 /// The version of [`Record`] and of all types in it. Increase it when one of them changes.
@@ -103,16 +106,18 @@ impl Snapshot {
         let file = SnapshotFile::new(path, random.clone())?;
         let sealer = file.secret().and_then(|secret| Sealer::new(&secret, &[], random));
         let sealer = Arc::new(sealer.inspect_err(|_| drop(file.remove()))?);
-        Ok(Some(Self { file, sealer, up_to_date: Mutex::default() }))
+        Ok(Some(Self { file, sealer, writing: Mutex::default(), up_to_date: AtomicU64::default() }))
     }
 
-    /// Removes the file, unless it was written after the latest revocation. It blocks.
+    /// Removes the file, unless it was written after the latest revocation. It blocks, but does not wait for a writer: a
+    /// file that is being written does not replace anything after a revocation.
     fn remove(&self, memory: &Memory) -> io::Result<()> {
-        let up_to_date = self.up_to_date.lock();
-        if *up_to_date == Some(memory.revocations.count()) {
-            return Ok(());
+        let revocations = memory.revocations.count();
+        if self.up_to_date.load(Ordering::Acquire) < revocations {
+            self.file.remove()?;
+            self.up_to_date.fetch_max(revocations, Ordering::AcqRel);
         }
-        self.file.remove()
+        Ok(())
     }
 
     /// Makes this process the one that writes the file. It blocks.
@@ -126,7 +131,7 @@ impl Snapshot {
 
     /// Writes what memory has. It blocks.
     fn write(&self, memory: &Memory, clock: &Clock) -> io::Result<SnapshotResult> {
-        let mut up_to_date = self.up_to_date.lock();
+        let _writing = self.writing.lock();
         let revocations = memory.revocations.count();
         let Some(mut writer) = self.file.write(&self.sealer)? else { return Ok(SnapshotResult::NotOwner) };
         // In this order: if the machine is suspended between the two, the reader takes ages for too high, not too low.
@@ -176,7 +181,7 @@ impl Snapshot {
         if !writer.finish(is_valid)? {
             return Ok(SnapshotResult::Revoked);
         }
-        *up_to_date = Some(revocations);
+        self.up_to_date.fetch_max(revocations, Ordering::AcqRel);
         Ok(SnapshotResult::Written)
     }
 }
@@ -232,8 +237,9 @@ struct Restorer<'m> {
     /// When the snapshot was written, by the clock of this process.
     written: Option<Instant>,
     proofs: Vec<RestoredProof>,
-    /// The scopes of proofs, by their paths.
-    scopes: HashMap<String, Option<Scope>>,
+    /// The scopes of proofs, by their paths and meanings. A file may have several meanings of a path, if the settings were
+    /// changed. `None` for one that is not valid any more.
+    scopes: HashMap<(String, [u8; 32]), Option<Scope>>,
     restored: RestoredCounts,
 }
 
@@ -261,10 +267,8 @@ impl Restorer<'_> {
             Record::Proofs(proofs) => {
                 let Self { proofs: restored, scopes, .. } = self;
                 let proof = |it: ProofRecord<'_>| {
-                    let scope = match scopes.get(it.scope.place) {
-                        Some(scope) => scope.clone(),
-                        None => scopes.entry(it.scope.place.to_owned()).or_insert(it.scope.scope(catalogue)).clone(),
-                    };
+                    let name = (it.scope.place.to_owned(), it.scope.meaning);
+                    let scope = scopes.entry(name).or_insert_with(|| it.scope.scope(catalogue)).clone();
                     let covers_until = match it.covers_until_before {
                         Some(before) => Some(written.checked_sub(before)?),
                         None => None,

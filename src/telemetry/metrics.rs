@@ -226,7 +226,8 @@ families! {
     unreadable_records: IntCounterVec = "workspace_gateway_unreadable_records_total" ["reason"]
         { each::<Unreadable>() },
         "Records of a snapshot or of a second tier that could not be opened, by reason. A rise of `damaged`: somebody \
-         else writes there. Of `secret` or `version`: they are from a gateway with another secret or release.";
+         else writes there. Of `secret` or `version`: they are from a gateway with another secret or release. Of \
+         `too-large`: cache.max_body_size was lowered.";
     quota_wait: HistogramVec = "workspace_gateway_quota_wait_seconds" ["policy"] { each::<QuotaPolicy>() },
         "How long limits have held back calls for which a client waits, in seconds, by the policy of the last limit. \
          Calls that were not held back do not count, and neither does the wait for a call slot. A rise: clients need \

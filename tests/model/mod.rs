@@ -56,6 +56,12 @@ const SEQUENCES: u64 = 10_000;
 /// Sequences that share a seed: few enough to repeat in a moment.
 const BATCH: u64 = 100;
 
+/// From this seed on, limits of upstream hold calls back. These sequences have fixed seeds, because the rules for them do
+/// not know all that may happen after a jump of a clock yet. `WORKSPACE_GATEWAY_TEST_MODEL_SEED` runs others.
+const PACED: u64 = 1 << 32;
+/// For so many batches of other sequences, there is one of these.
+const OTHERS: u64 = 5;
+
 /// Each of these must happen at least 20 times in that many sequences. Otherwise the sequences no longer test the rule.
 const RULES: [&str; 99] = [
     "304 to the client",
@@ -169,16 +175,18 @@ fn gateway_and_model_agree_in_every_sequence() {
             (u64::from(getrandom::u32().unwrap()), sequences.div_ceil(BATCH))
         }
     };
+    let paced_batches = if number_of(SEED).is_some() { 0 } else { batches.div_ceil(OTHERS) };
+    let seed_of = |batch| if batch < batches { first + batch } else { PACED + batch - batches };
     let next = AtomicU64::new(0);
     let tally = Mutex::new(Tally::new());
     let failure = Mutex::new(None);
     let run_batches = || {
         loop {
             let batch = next.fetch_add(1, Ordering::Relaxed);
-            if batch >= batches || failure.lock().unwrap().is_some() {
+            if batch >= batches + paced_batches || failure.lock().unwrap().is_some() {
                 return;
             }
-            if let Err(report) = run_batch(first + batch, &tally) {
+            if let Err(report) = run_batch(seed_of(batch), &tally) {
                 failure.lock().unwrap().get_or_insert(report);
             }
         }
@@ -208,7 +216,8 @@ fn run_batch(seed: u64, tally: &Mutex<Tally>) -> Result<(), String> {
     let rng = TestRng::from_seed(RngAlgorithm::XorShift, &[seed.to_le_bytes(), (!seed).to_le_bytes()].concat());
     let mut runner = TestRunner::new_with_rng(Config::default(), rng);
     for _ in 0..BATCH {
-        let sequence = steps::sequence().new_tree(&mut runner).expect("a sequence can be generated").current();
+        let sequence =
+            steps::sequence(seed >= PACED).new_tree(&mut runner).expect("a sequence can be generated").current();
         match driver::run(&sequence) {
             Ok(happened) => {
                 let mut tally = tally.lock().unwrap();

@@ -199,13 +199,14 @@ pub struct Sequence {
     pub steps: Vec<Step>,
 }
 
-pub fn sequence() -> impl Strategy<Value = Sequence> {
+/// `is_paced`: limits of upstream hold calls back.
+pub fn sequence(is_paced: bool) -> impl Strategy<Value = Sequence> {
     let seldom = prop_oneof![3 => Just(false), 1 => Just(true)];
     let before = prop_oneof![4 => Just(Vec::new()), 2 => many_waiters(), 2 => slow_leader(), 3 => expired_entry(), 2 => after_invalidation(), 2 => refusal_in_parts(), 1 => clock_jump()];
     let ordinary = (Just(Pacing::None), with_prefix(before));
     let before = prop_oneof![2 => Just(Vec::new()), 5 => throttled(), 1 => changed_limit()];
     let paced = (pacing(), with_prefix(before));
-    let steps = prop_oneof![5 => ordinary, 2 => paced];
+    let steps = if is_paced { paced.boxed() } else { ordinary.boxed() };
     (0..Settings::all().len(), any::<bool>(), seldom, steps).prop_map(
         |(settings, views_differ, ignores_deadline, (pacing, steps))| Sequence {
             settings,

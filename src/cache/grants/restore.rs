@@ -49,6 +49,9 @@ impl Grants {
             return false;
         }
         for RestoredProof { caller_scope, proved, covers_until } in proofs {
+            if tables.grants.peek(&caller_scope).is_some_and(|known| known.proved >= proved) {
+                continue;
+            }
             let sequence = tables.next_sequence();
             let caller_service = caller_scope.caller_service();
             let restored = Some(covers_until.map_or(written, |until| until.min(written)));

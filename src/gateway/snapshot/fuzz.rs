@@ -182,6 +182,26 @@ mod tests {
     }
 
     #[test]
+    fn a_proof_for_an_earlier_meaning_of_a_path_is_not_restored_whatever_comes_before_it() {
+        let reader = reader();
+        let scope = reader.key.scope();
+        let proof = |caller, meaning| ProofRecord {
+            caller: [caller; 32],
+            scope: ScopeRecord::new(scope, meaning),
+            proved_before: Duration::from_secs(1),
+            covers_until_before: None,
+        };
+        let (valid, other) = (scope_meaning(scope), [0; 32]);
+        for meanings in [[valid, other], [other, valid], [other, other]] {
+            let proofs = (1..).zip(meanings).map(|(caller, meaning)| proof(caller, meaning)).collect();
+            let records = [Record::Written { version: VERSION, at: reader.moment }, Record::Proofs(proofs)];
+            let records: Vec<_> = records.iter().map(|record| postcard::to_allocvec(record).unwrap()).collect();
+            let expected = meanings.iter().filter(|meaning| **meaning == valid).count();
+            assert_eq!(restore(&reader, &records).len(), expected);
+        }
+    }
+
+    #[test]
     fn nothing_is_restored_without_the_time_when_the_snapshot_was_written() {
         let reader = reader();
         assert!(restore(&reader, &reader.snapshot_records().unwrap()[1..]).is_empty());

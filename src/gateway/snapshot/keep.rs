@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet, spawn_blocking};
-use tokio::time::{sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::{RestoredCounts, Restorer, Snapshot};
 use crate::cache::record;
@@ -66,10 +66,15 @@ impl Gateway {
     /// As [`Self::new`].
     pub async fn start(config: &Config, clock: Clock) -> io::Result<Arc<Self>> {
         let settings = config.clone();
-        let opening = spawn_blocking(move || Snapshot::open(&settings, &Random::System));
-        let (snapshot, failure) = match limited(opening).await {
+        let mut opening = spawn_blocking(move || Snapshot::open(&settings, &Random::System));
+        let (snapshot, failure) = match limited(&mut opening).await {
             Ok(snapshot) => (snapshot, None),
-            Err(error) => (None, Some(error)),
+            Err(error) => {
+                if error.kind() == io::ErrorKind::TimedOut {
+                    tokio::spawn(remove_when_opened(opening));
+                }
+                (None, Some(error))
+            }
         };
         let gateway = Self::new_with(config, clock, snapshot)?;
         if let Some(error) = failure {
@@ -98,7 +103,7 @@ impl Gateway {
         };
         let max_record = active.settings.cache.max_body_size.bytes().saturating_add(2 * record::MAX_HEAD);
         let (sender, mut receiver) = mpsc::channel(1);
-        let reading = spawn_blocking({
+        let mut reading = spawn_blocking({
             let snapshot = Arc::clone(snapshot);
             move || snapshot.send_records(max_record, &sender)
         });
@@ -118,7 +123,7 @@ impl Gateway {
         let is_complete = timeout(TIME_LIMIT, restoring).await.is_ok();
         // If the file system hangs, the thread ends when it does not hang any more.
         drop(receiver);
-        let result = if is_complete { limited(reading).await } else { Err(io::ErrorKind::TimedOut.into()) };
+        let result = if is_complete { limited(&mut reading).await } else { Err(io::ErrorKind::TimedOut.into()) };
         if let Err(error) = result {
             self.observer.snapshot_failed("the snapshot cannot be read", &error);
         }
@@ -132,7 +137,8 @@ impl Gateway {
     pub async fn keep_snapshot(self: Arc<Self>) {
         let Some(snapshot) = self.snapshot.clone() else { return };
         let mut tasks = JoinSet::new();
-        let (mut is_writing, mut is_removing, mut must_remove) = (false, false, false);
+        let (mut is_writing, mut is_removing, mut is_hanging) = (false, false, false);
+        let mut next_removal: Option<Instant> = None;
         let mut written_changes = 0;
         tasks.spawn_blocking({
             let snapshot = Arc::clone(&snapshot);
@@ -141,15 +147,21 @@ impl Gateway {
         let mut last_write = self.clock.timer_now();
         let mut next_write = last_write + SHORTEST_INTERVAL;
         loop {
-            if must_remove && !is_removing {
-                (must_remove, is_removing) = (false, true);
+            let now = self.clock.timer_now();
+            if !is_removing && next_removal.is_some_and(|at| at <= now) {
+                (next_removal, is_removing) = (None, true);
                 let (gateway, snapshot) = (Arc::clone(&self), Arc::clone(&snapshot));
                 tasks.spawn_blocking(move || Done::Removed(snapshot.remove(&gateway.memory)));
             }
             tokio::select! {
                 () = self.memory.revocations.changed() => {
-                    must_remove = true;
+                    next_removal = Some(self.clock.timer_now());
                     next_write = last_write + SHORTEST_INTERVAL;
+                }
+                () = sleep_until(next_removal.unwrap_or(next_write)), if next_removal.is_some() && !is_removing => {}
+                () = sleep_until(last_write + INTERVAL), if (is_writing || is_removing) && !is_hanging => {
+                    is_hanging = true;
+                    self.observer.snapshot_failed("the file system of the snapshot does not answer", &"it hangs");
                 }
                 () = sleep_until(next_write), if !is_writing && !is_removing => {
                     last_write = self.clock.timer_now();
@@ -167,16 +179,17 @@ impl Gateway {
                         self.observer.snapshot_failed("the snapshot cannot be written", &error);
                     }
                     Ok(Done::Wrote(result)) => {
-                        is_writing = false;
+                        (is_writing, is_hanging) = (false, false);
                         if !matches!(result, Ok(SnapshotResult::Written)) {
                             written_changes = 0;
                         }
                         self.observer.snapshot_ended(&result);
                     }
                     Ok(Done::Removed(result)) => {
-                        is_removing = false;
+                        (is_removing, is_hanging) = (false, false);
                         written_changes = 0;
                         if let Err(error) = result {
+                            next_removal = Some(self.clock.timer_now() + SHORTEST_INTERVAL);
                             self.observer.snapshot_failed("the snapshot cannot be removed", &error);
                         }
                     }
@@ -193,23 +206,28 @@ impl Gateway {
     pub async fn end_snapshot(self: &Arc<Self>) {
         let Some(snapshot) = self.snapshot.clone() else { return };
         let gateway = Arc::clone(self);
-        let writing = spawn_blocking(move || {
+        let mut writing = spawn_blocking(move || {
             let result = snapshot.write(&gateway.memory, &gateway.clock);
-            if !matches!(result, Ok(SnapshotResult::Written | SnapshotResult::NotOwner)) {
-                // What was revoked must not remain. If this fails, too, it is told as the failure to write.
-                let _ = snapshot.remove(&gateway.memory);
-            }
-            result
+            // What was revoked must not remain, in whichever file.
+            snapshot.remove(&gateway.memory).and(result)
         });
-        self.observer.snapshot_ended(&limited(writing).await);
+        self.observer.snapshot_ended(&limited(&mut writing).await);
     }
 }
 
 /// Waits for a thread for blocking work, at most for [`TIME_LIMIT`].
-async fn limited<T>(work: JoinHandle<io::Result<T>>) -> io::Result<T> {
+async fn limited<T>(work: &mut JoinHandle<io::Result<T>>) -> io::Result<T> {
     match timeout(TIME_LIMIT, work).await {
         Ok(done) => done.map_err(io::Error::other).flatten(),
         Err(_) => Err(io::ErrorKind::TimedOut.into()),
+    }
+}
+
+/// Removes the snapshot of an earlier process as soon as that is possible, because this process does not keep it up to date.
+async fn remove_when_opened(opening: JoinHandle<io::Result<Option<Snapshot>>>) {
+    if let Ok(Ok(Some(snapshot))) = opening.await {
+        // It was reported that there is no snapshot.
+        drop(spawn_blocking(move || snapshot.file.remove()).await);
     }
 }
 

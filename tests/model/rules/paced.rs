@@ -404,7 +404,8 @@ impl Paced {
             let relay = world.rules.start_call(&waiter(request), fetch_key, flight, true);
             if relay == *call { Ok(()) } else { Err(format!("expected to relay {relay:?}, got {call:?}")) }
         })?;
-        self.requests[place].is_relayed = true;
+        // A relayed request is not sent again.
+        (self.requests[place].is_relayed, self.requests[place].may_be_repeated) = (true, false);
         self.sent.push(Sent::new(flight, &request, self.now));
         self.candidates.push(Candidates { flight, fetch_keys: vec![fetch_key] });
         Ok(())
