@@ -94,6 +94,15 @@ impl Case<'_> {
     fn was(&self, before: Duration, like: impl Fn(Condition) -> bool) -> bool {
         self.journal.was(ago(self.begun(), before + NOTICE), self.decided(), like)
     }
+
+    /// Whether upstream has throttled this caller so shortly before that the gateway may send no call.
+    fn was_throttled(&self) -> bool {
+        self.was(RETRY_AFTER + LONGEST_CALL, |condition| match condition {
+            Condition::Throttling => true,
+            Condition::ThrottlingOne(caller) => caller == self.exchange.caller,
+            _ => false,
+        })
+    }
 }
 
 fn ago(moment: Instant, span: Duration) -> Instant {
@@ -344,6 +353,7 @@ impl Judge {
     /// If the response says that upstream failed, it did fail.
     fn source_is_possible(&self, case: &Case<'_>) -> Result<(), String> {
         let is_possible = match case.source {
+            Source::Failure if case.cache_status.detail.as_deref() == Some("throttled") => case.was_throttled(),
             Source::Failure => case.was(LONGEST_CALL, |condition| {
                 match (case.cache_status.status, case.cache_status.detail.as_deref()) {
                     (Some(status), _) => gives(condition, status),
@@ -391,6 +401,7 @@ impl Judge {
         let is_possible = match (case.is_own, status) {
             (true, 502) => case.was(ANSWER_TIMEOUT, breaks),
             (true, 503 | 504) => case.was(LONGEST_CALL, is_slow),
+            (true, 429) => case.was_throttled(),
             (true, _) => false,
             (false, _) => case.was(ANSWER_TIMEOUT, |condition| gives(condition, status)),
         };
