@@ -302,8 +302,8 @@ impl Gateway {
                     if matches!(kind, HitKind::Fresh) && is_renewal_due {
                         self.renew_in_background(request, headers, record);
                     }
-                    if matches!(kind, HitKind::Fresh) && attempts.proof_waits.has_waited() {
-                        kind = HitKind::AfterProof;
+                    if matches!(kind, HitKind::Fresh) {
+                        kind = attempts.kind_of_hit();
                     }
                     return respond(respond_from_memory(&self.observer, request, &entry, kind, now, record));
                 }

@@ -27,9 +27,9 @@
 //! (metrics, events, health) and `active_config.rs` (the settings in force). There is no middleware, no registration,
 //! and no import circle within a folder.
 //!
-//! `gateway/second_tier.rs` is the only step that may ask another cache tier, within a shared fetch. No tier is built
-//! in yet. `gateway/snapshot.rs` keeps memory over a restart (`cache.snapshot`). What leaves the process is sealed
-//! (`seal.rs`): a record that was changed, or that belongs elsewhere, is a miss.
+//! `gateway/second_tier.rs` is the only step that asks another cache tier, within a fetch. `gateway/snapshot.rs` keeps
+//! memory over a restart (`cache.snapshot`). What leaves the process is sealed (`seal.rs`): a record that was changed,
+//! or that belongs elsewhere, is a miss.
 //!
 //! The fast path ([`fast_path`], setting `listen.fast_path`) answers a request whose head has come before, byte for
 //! byte, before hyper reads it. It stores the result of reading a head under a keyed hash of the head. It looks up the

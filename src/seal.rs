@@ -48,6 +48,7 @@ struct Keys {
     id: [u8; ID_LEN],
     seal: Prk,
     callers: [u8; 32],
+    names: [u8; 32],
 }
 
 /// Seals with the first of its secrets, and opens with each of them.
@@ -77,6 +78,16 @@ impl Sealer {
     /// A key for hashes of callers, the same in each process with this secret.
     pub(crate) fn callers_key(&self) -> [u8; 32] {
         self.first.callers
+    }
+
+    /// A name for something that is kept elsewhere. It says nothing about it. Another secret gives other names.
+    pub(crate) fn name(&self, kind: &str, what: &[u8]) -> [u8; 16] {
+        let mut hasher = blake3::Hasher::new_keyed(&self.first.names);
+        // The lengths, so that different names never have the same input.
+        hasher.update(&(kind.len() as u64).to_le_bytes()).update(kind.as_bytes()).update(what);
+        let mut name = [0; 16];
+        hasher.finalize_xof().fill(&mut name);
+        name
     }
 
     /// Seals a record. It can only be opened with the same context. `None` if it is too large for the cipher (64 GiB).
@@ -131,12 +142,13 @@ impl Keys {
             return Err(io::Error::other(format!("the secret is too short: at least {MIN_SECRET} bytes are needed")));
         }
         let secret = Salt::new(HKDF_SHA256, b"workspace-gateway").extract(secret);
-        let [id, seal, callers] = [&b"id"[..], b"seal", b"callers"].map(|purpose| expand(&secret, &[purpose]));
+        let [id, seal, callers, names] =
+            [&b"id"[..], b"seal", b"callers", b"names"].map(|purpose| expand(&secret, &[purpose]));
         let none = || io::Error::other("cannot derive a key");
         let (wide_id, mut id) = (id.ok_or_else(none)?, [0; ID_LEN]);
         id.copy_from_slice(&wide_id[..ID_LEN]);
         let seal = Prk::new_less_safe(HKDF_SHA256, &seal.ok_or_else(none)?);
-        Ok(Self { id, seal, callers: callers.ok_or_else(none)? })
+        Ok(Self { id, seal, callers: callers.ok_or_else(none)?, names: names.ok_or_else(none)? })
     }
 
     fn of_salt(&self, salt: &[u8]) -> Option<LessSafeKey> {

@@ -10,7 +10,7 @@ pub mod cache {
         pub use crate::cache::miss::Miss;
     }
     pub mod second_tier {
-        pub use crate::cache::second_tier::SecondTier;
+        pub use crate::cache::second_tier::{Incarnation, LookedUp, Name, Order, Place, SecondTier, Ticket, Voided};
     }
     pub mod divergence {
         pub use crate::cache::divergence::Observation;

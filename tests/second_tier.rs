@@ -4,18 +4,17 @@
 use std::collections::HashMap;
 use std::future::{Future, pending};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::StatusCode;
 use tokio::sync::mpsc::UnboundedReceiver;
-use workspace_gateway::testing::cache::second_tier::SecondTier;
+use workspace_gateway::testing::cache::second_tier::{LookedUp, Name, Order, Place, SecondTier, Ticket, Voided};
 use workspace_gateway::testing::cache::store::PurgeSelection;
 use workspace_gateway::testing::clock::{Clock, ManualClock};
 use workspace_gateway::testing::gateway::Gateway;
 use workspace_gateway::testing::random::Random;
-use workspace_gateway::testing::request::key::RequestKey;
 
 use crate::support::{Call, Reply, Scripted, config, get_in_process_with, within};
 
@@ -25,22 +24,72 @@ const OTHER: &str = "/v2/PROJECT/products?os_type=Windows";
 const THIRD: &str = "/v2/PROJECT/products?os_type=Other";
 const PRODUCTS: &str = r#"{"products":["from upstream"]}"#;
 
+/// Where the clock of the tier begins, as the time since 1970.
+const EPOCH: Duration = Duration::from_secs(1_800_000_000);
+
+/// A tier in memory, with a clock of its own.
 #[derive(Default)]
 struct MemoryTier {
-    records: Mutex<HashMap<String, Bytes>>,
-    lookups: Mutex<usize>,
+    clock: ManualClock,
+    begun: Mutex<Option<Instant>>,
+    state: Mutex<State>,
     hangs: bool,
 }
 
+#[derive(Default)]
+struct State {
+    records: HashMap<Name, (Place, Order, Bytes)>,
+    voided: HashMap<Option<Name>, u64>,
+    tickets: u64,
+    /// The look-ups that wanted a record.
+    lookups: usize,
+}
+
+impl MemoryTier {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+}
+
 impl SecondTier for MemoryTier {
-    fn get<'a>(&'a self, key: &'a RequestKey) -> Pin<Box<dyn Future<Output = Option<Bytes>> + Send + 'a>> {
-        *self.lookups.lock().unwrap() += 1;
-        let record = self.records.lock().unwrap().get(&format!("{key:?}")).cloned();
-        if self.hangs { Box::pin(pending()) } else { Box::pin(async { record }) }
+    fn look_up<'a>(
+        &'a self,
+        place: &'a Place,
+        wants_record: bool,
+    ) -> Pin<Box<dyn Future<Output = Option<LookedUp>> + Send + 'a>> {
+        if self.hangs {
+            return Box::pin(pending());
+        }
+        let mut state = self.state();
+        state.lookups += usize::from(wants_record);
+        state.tickets += 1;
+        let now = Clock::Manual(self.clock.clone()).now();
+        let begun = *self.begun.lock().unwrap().get_or_insert(now);
+        let time = EPOCH + (now - begun);
+        let order = Order { incarnation: [1; 16], number: state.tickets };
+        let is_void = |number: u64| {
+            let sets = place.sets.iter().map(|set| Some(*set)).chain([None]);
+            sets.filter_map(|set| state.voided.get(&set)).any(|voided| *voided >= number)
+        };
+        let found = state.records.get(&place.record).filter(|_| wants_record);
+        let record = found.filter(|(_, order, _)| !is_void(order.number));
+        let record = record.map(|(_, order, record)| (*order, record.clone()));
+        let ticket = Some(Ticket { order, time, drawn: now, connection: 0 });
+        Box::pin(async move { Some(LookedUp { record, ticket, time }) })
     }
 
-    fn put(&self, key: &RequestKey, record: Bytes) {
-        self.records.lock().unwrap().insert(format!("{key:?}"), record);
+    fn store(&self, place: &Place, ticket: &Ticket, record: Bytes, _: Duration) {
+        self.state().records.insert(place.record, (*place, ticket.order, record));
+    }
+
+    fn void(&self, voided: Voided) {
+        let mut state = self.state();
+        let set = match voided {
+            Voided::Everything => None,
+            Voided::Set(name) => Some(name),
+        };
+        let tickets = state.tickets;
+        state.voided.insert(set, tickets);
     }
 }
 
@@ -81,7 +130,8 @@ impl Bench {
 
 /// Two gateways. The first has stored a response, also in the tier.
 async fn two_gateways() -> (Arc<MemoryTier>, Bench, Bench, ManualClock) {
-    let (tier, clock) = (Arc::<MemoryTier>::default(), ManualClock::default());
+    let clock = ManualClock::default();
+    let tier = Arc::new(MemoryTier { clock: clock.clone(), ..MemoryTier::default() });
     let (mut first, second) = (Bench::new(&tier, &clock), Bench::new(&tier, &clock));
     first.fetch("one", LIST, &[]).await;
     (tier, first, second, clock)
@@ -95,19 +145,20 @@ async fn a_granted_caller_gets_what_another_gateway_has_stored_with_its_age() {
     let reply = second.get("two", LIST, &[]).await;
     // Clocks may differ by 5 s. The age must not be too low.
     assert_eq!((reply.status(), reply.text(), reply.header("age")), (StatusCode::OK, PRODUCTS, "105"));
-    let lookups = *tier.lookups.lock().unwrap();
+    assert!(reply.cache_status().ends_with("; detail=fleet"), "{}", reply.cache_status());
+    let lookups = tier.state().lookups;
     // After that it is a hit in memory.
     assert!(second.get("two", LIST, &[]).await.is_hit());
-    assert_eq!(*tier.lookups.lock().unwrap(), lookups);
+    assert_eq!(tier.state().lookups, lookups);
 }
 
 #[tokio::test]
 async fn a_caller_without_a_grant_gets_nothing_from_the_tier() {
     let (tier, _first, mut second, _clock) = two_gateways().await;
-    let lookups = *tier.lookups.lock().unwrap();
+    let lookups = tier.state().lookups;
     let reply = second.fetch("two", LIST, &[]).await;
     assert!(reply.cache_status().contains("; fwd-status=200"), "{}", reply.cache_status());
-    assert_eq!(*tier.lookups.lock().unwrap(), lookups);
+    assert_eq!(tier.state().lookups, lookups);
 }
 
 #[tokio::test]
@@ -143,21 +194,23 @@ async fn damaged_records_and_records_of_other_keys_are_ignored() {
     first.fetch("one", OTHER, &[]).await;
     second.fetch("two", PROOF, &[]).await;
     assert_eq!(second.get("two", LIST, &[]).await.text(), PRODUCTS);
-    let record_of = |part| {
-        let records = tier.records.lock().unwrap();
-        let (key, record) = records.iter().find(|(key, _)| key.contains(part)).unwrap();
-        (key.clone(), record.clone())
+    // In the order in which they were stored: PROOF by the second gateway is the last.
+    let mut records: Vec<_> = tier.state().records.values().cloned().collect();
+    records.sort_by_key(|(_, order, _)| order.number);
+    let ([(place, order, good), (_, other_order, other), _], 3) = (&records[..], records.len()) else {
+        panic!("expected three records, got {}", records.len());
     };
-    let ((key_text, good), (_, other)) = (record_of("Linux"), record_of("Windows"));
     let damaged = [
-        other,
+        other.clone(),
         good.slice(..good.len() - 1),
         [&[good[0] + 1], &good[1..]].concat().into(),
         vec![0xff; 1 << 20].into(),
         Bytes::new(),
     ];
-    for record in damaged {
-        tier.records.lock().unwrap().insert(key_text.clone(), record);
+    let with_order = |record| (*order, record);
+    let replayed = [(*other_order, good.clone()), (Order { incarnation: [2; 16], ..*order }, good.clone())];
+    for (order, record) in damaged.map(with_order).into_iter().chain(replayed) {
+        tier.state().records.insert(place.record, (*place, order, record));
         let mut third = Bench::new(&tier, &clock);
         third.fetch("three", PROOF, &[]).await;
         third.fetch("three", LIST, &[]).await;
@@ -175,7 +228,6 @@ async fn a_tier_that_hangs_delays_a_request_by_eight_milliseconds() {
     let call = bench.calls.recv().await.unwrap();
     let delay = Clock::System.timer_now() - start;
     assert!((Duration::from_millis(8)..=Duration::from_millis(9)).contains(&delay), "{delay:?}");
-    assert_eq!(*tier.lookups.lock().unwrap(), 1);
     call.answer(StatusCode::OK, PRODUCTS);
     assert_eq!(pending.await.unwrap().text(), PRODUCTS);
 }

@@ -250,7 +250,7 @@ impl Entry {
 
     /// How long the store keeps the entry: until it may not be sent any more, and for [`VALIDATION_TTL`] after that if
     /// it has a validator.
-    pub(super) fn storage_ttl(&self) -> Duration {
+    pub(crate) fn storage_ttl(&self) -> Duration {
         let Lifetime { ttl, stale_while_revalidate, stale_if_error } = self.freshness_info.lifetime;
         let usable = ttl.saturating_add(stale_while_revalidate.max(stale_if_error));
         let validatable = if self.validator.is_some() { VALIDATION_TTL } else { Duration::ZERO };

@@ -54,6 +54,9 @@ struct ObservationRecord {
     received_before: Duration,
 }
 
+/// An entry of another process.
+pub(crate) type DecodedEntry = (EntryBuilder, Observations);
+
 /// Encodes an entry.
 pub(crate) fn encode(key: &RequestKey, entry: &Entry, now: Instant) -> Option<Vec<u8>> {
     let FreshnessInfo { sent, initial_age, lifetime } = entry.freshness_info();
@@ -83,12 +86,7 @@ pub(crate) fn encode(key: &RequestKey, entry: &Entry, now: Instant) -> Option<Ve
 
 /// Decodes a record that was written at `written`. The lifetimes are limited to the configured ones. `None` if it has
 /// another version or another key, or is not a record.
-pub(crate) fn decode(
-    record: &Bytes,
-    key: &RequestKey,
-    configured: Lifetime,
-    written: Instant,
-) -> Option<(EntryBuilder, Observations)> {
+pub(crate) fn decode(record: &Bytes, key: &RequestKey, configured: Lifetime, written: Instant) -> Option<DecodedEntry> {
     let read: EntryRecord<'_> = postcard::from_bytes(record).ok()?;
     // Only responses with 200 are kept.
     let is_kept = read.status == StatusCode::OK.as_u16();

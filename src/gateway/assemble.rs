@@ -7,9 +7,10 @@ use std::time::{Instant, SystemTime};
 
 use tokio::sync::Notify;
 
-use super::fetcher::{Fetcher, Tier};
+use super::fetcher::Fetcher;
 use super::memory::Memory;
 use super::observer::Observer;
+use super::second_tier::Tier;
 use super::snapshot::Snapshot;
 use super::upstream_setup::{self, UpstreamClientConfig};
 use super::{ActiveConfig, Gateway, Inspection};
@@ -195,6 +196,7 @@ impl Gateway {
                 backoffs: Backoffs::new(),
                 known_callers: Arc::default(),
                 revocations,
+                second_tier,
             }),
             fetcher: Arc::new(Fetcher {
                 shared_flights,
@@ -205,7 +207,6 @@ impl Gateway {
                 relay_gate,
                 ledger,
                 key_breaker: KeyBreaker::new(clock.clone()),
-                second_tier,
                 keep_warm_changes: Notify::new(),
             }),
             observer: Arc::new(Observer {
@@ -276,6 +277,8 @@ impl Gateway {
     /// Removes the selected entries and returns their number. The result of a call that was sent before the purge is
     /// not stored, and goes only to the request that was sent. Grants stay.
     pub fn purge(&self, selection: &PurgeSelection) -> usize {
+        // First: a look-up that begins later must not find what is gone.
+        self.memory.second_tier.iter().for_each(|tier| tier.purge(selection));
         let purged = self.memory.store.purge(selection, self.clock.now());
         self.memory.backoffs.purge(selection);
         self.fetcher.shared_flights.close_all();

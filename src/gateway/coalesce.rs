@@ -3,6 +3,7 @@
 use super::CacheRequest;
 use super::fetch_result::{AdditionalCallReason, FetchResult};
 use super::fetcher::Fetcher;
+use super::look_up::HitKind;
 use super::role::{ProofWaits, Role};
 use crate::cache::flights::{FlightCaller, FlightOutcome, Leader, Waiter};
 use crate::cache::miss::Miss;
@@ -25,6 +26,8 @@ pub(super) struct Attempts {
     pub(super) additional: Option<AdditionalCallReason>,
     /// When its fetch began, if upstream has throttled its call. It is sent only once more, in the time that is left.
     pub(super) throttled: Option<tokio::time::Instant>,
+    /// Whether the second tier had the entry.
+    pub(super) is_in_second_tier: bool,
     pub(super) proof_waits: ProofWaits,
 }
 
@@ -36,6 +39,16 @@ impl Attempts {
             && outcome.is_own
         {
             self.throttled = Some(begun);
+        }
+        self.is_in_second_tier |= matches!(outcome.result, FetchResult::InSecondTier);
+    }
+
+    /// Where a fresh entry comes from.
+    pub(super) fn kind_of_hit(&self) -> HitKind {
+        match (self.is_in_second_tier, self.proof_waits.has_waited()) {
+            (true, _) => HitKind::Fleet,
+            (false, true) => HitKind::AfterProof,
+            (false, false) => HitKind::Fresh,
         }
     }
 

@@ -12,6 +12,7 @@ use super::fetch_result::{AdditionalCallReason, FetchPurpose, FetchResult};
 use super::fetcher::{ProofLeader, Turn, TurnError};
 use super::look_up::{HitKind, LookupResult};
 use super::pacing;
+use super::second_tier::Consulted;
 use super::settle::{self, EndedCall, apply_denial};
 use super::{CacheRequest, Gateway};
 use crate::cache::admission::Verdict;
@@ -128,11 +129,15 @@ impl Gateway {
         }
 
         // The second tier. If it has the entry, all waiters look up again, also those of other calls of the flight.
-        if is_shared
-            && let Some(tier) = &self.fetcher.second_tier
-            && tier.adopt_record(&self.memory, &self.observer, &self.clock, &request, &cache_key).await
-        {
-            return leader.end(FetchResult::NotSent { throttled }, true);
+        let Consulted { is_answered, ticket } = match &self.memory.second_tier {
+            Some(tier) => {
+                let wants_record = is_shared && cache_key.owner.is_none() && !request.lookup.directives.no_cache;
+                tier.consult(&self.memory, &self.observer, &self.clock, &request, wants_record).await
+            }
+            None => Consulted::default(),
+        };
+        if is_answered {
+            return leader.end(FetchResult::InSecondTier, true);
         }
 
         // A call that upstream throttles in spite of the ledger is made once more, if nothing stale can be served, and if
@@ -316,8 +321,11 @@ impl Gateway {
             FetchResult::Sent { leader: caller, epoch, response, duration: Some(duration), is_external, may_retry };
         let serves_all = result.serves_all();
         leader.end(result, serves_all);
-        if is_stored && let Some(tier) = &self.fetcher.second_tier {
-            tier.store_record(&self.memory, request, &self.clock);
+        if is_stored
+            && let Some(tier) = &self.memory.second_tier
+            && let Some(ticket) = &ticket
+        {
+            tier.store_record(&self.memory, request, ticket, &self.clock);
         }
     }
 }

@@ -71,6 +71,8 @@ pub(super) enum FetchResult {
         /// When the leader's fetch began, if upstream has throttled its call, so that it may be sent only once more.
         throttled: Option<tokio::time::Instant>,
     },
+    /// No call was made: the second tier had the entry.
+    InSecondTier,
     /// No call was made: the leader's access key is suspended.
     Suspended { leader: Caller },
     /// Upstream refused the leader's credential. The body of that response is still to come, for the leader's caller.

@@ -12,11 +12,9 @@ use super::fetch_result::FetchResult;
 use super::observer::Observer;
 use crate::cache::flights::{Flights, Leader};
 use crate::cache::grants::CallerScope;
-use crate::cache::second_tier::SecondTier;
 use crate::cache::store::CacheKey;
 use crate::catalogue::{ConfiguredQuota, Service};
 use crate::request::half_close::HalfClose;
-use crate::seal::Sealer;
 use crate::signing::ring::VerifiedRequest;
 use crate::upstream::gate::{Class, Gate, GateCall, Permit};
 use crate::upstream::key_breaker::{KeyBreaker, KeyPermit, SignatureOutcome, Suspended};
@@ -38,16 +36,9 @@ pub(super) struct Fetcher {
     /// The limits of upstream, which both gates respect.
     pub(super) ledger: Arc<Ledger>,
     pub(super) key_breaker: Arc<KeyBreaker>,
-    pub(super) second_tier: Option<Tier>,
     /// Wakes keep warm, which looks again what is due: settings or entries have changed, or upstream has accepted an
     /// access key for a client while keep warm waited for this.
     pub(super) keep_warm_changes: Notify,
-}
-
-/// A second tier, and the key to its records.
-pub(super) struct Tier {
-    pub(super) store: Arc<dyn SecondTier>,
-    pub(super) sealer: Arc<Sealer>,
 }
 
 /// Held by a call that may prove its caller. The caller's other requests in the scope wait until it is dropped.

@@ -12,8 +12,7 @@ use http::request::Parts;
 use super::cache_request::ClientIdentity;
 use super::memory::Memory;
 use crate::cache::admission;
-use crate::cache::grants::{CallerScope, Grants};
-use crate::cache::store::Store;
+use crate::cache::grants::CallerScope;
 use crate::clock::Clock;
 use crate::request::key::Scope;
 use crate::stream::{StreamBody, peek};
@@ -22,22 +21,25 @@ use crate::upstream::{MAX_PEEK, PEEK_TIMEOUT, UpstreamError};
 /// A request with an unsafe method and the path of an operation.
 pub(super) struct UnsafeRequest {
     caller_scope: CallerScope,
-    grants: Arc<Grants>,
-    store: Arc<Store>,
+    memory: Arc<Memory>,
     clock: Clock,
 }
 
 impl UnsafeRequest {
     /// `None` if the method is safe, or the path is not an operation's.
-    pub(super) fn of(client_identity: &ClientIdentity, head: &Parts, memory: &Memory, clock: &Clock) -> Option<Self> {
+    pub(super) fn of(
+        client_identity: &ClientIdentity,
+        head: &Parts,
+        memory: &Arc<Memory>,
+        clock: &Clock,
+    ) -> Option<Self> {
         if head.method.is_safe() {
             return None;
         }
         let (operation, place) = client_identity.active.catalogue.operation(head.uri.path())?;
         let caller_scope =
             client_identity.caller_scope(Scope::read(&client_identity.active.catalogue, operation, place).ok()?)?;
-        let (grants, store) = (Arc::clone(&memory.grants), Arc::clone(&memory.store));
-        Some(Self { caller_scope, grants, store, clock: clock.clone() })
+        Some(Self { caller_scope, memory: Arc::clone(memory), clock: clock.clone() })
     }
 
     /// Invalidates the scope if the response is no error, before the response is sent to the client.
@@ -48,11 +50,11 @@ impl UnsafeRequest {
         let response = result?;
         let at = self.clock.now();
         let is_success = response.status().is_success() || response.status().is_redirection();
-        if !is_success || !self.grants.is_granted(&self.caller_scope, at) {
+        if !is_success || !self.memory.grants.is_granted(&self.caller_scope, at) {
             return Ok(response);
         }
         // From here on the scope is invalidated, even if the client disconnects, unless the body has an error code.
-        let pending = PendingInvalidation { scope: self.caller_scope.scope, at, store: self.store, is_error: false };
+        let pending = PendingInvalidation { scope: self.caller_scope.scope, at, memory: self.memory, is_error: false };
         Ok(pending.decide(response).await)
     }
 }
@@ -62,7 +64,7 @@ struct PendingInvalidation {
     scope: Scope,
     /// When the head of the response was received.
     at: Instant,
-    store: Arc<Store>,
+    memory: Arc<Memory>,
     is_error: bool,
 }
 
@@ -78,7 +80,9 @@ impl PendingInvalidation {
 impl Drop for PendingInvalidation {
     fn drop(&mut self) {
         if !self.is_error {
-            self.store.invalidate(&self.scope, self.at);
+            // First: a look-up that begins later must not find what is invalidated.
+            self.memory.second_tier.iter().for_each(|tier| tier.void_scope(&self.scope));
+            self.memory.store.invalidate(&self.scope, self.at);
             tracing::debug!(
                 operation = &*self.scope.operation().name,
                 project_id = self.scope.project_id(),

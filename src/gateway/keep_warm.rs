@@ -249,7 +249,9 @@ impl Gateway {
     fn warm_result(&self, key: &WarmKey, request: &CacheRequest, result: Option<FetchResult>) -> CallResult {
         let response = match result {
             Some(FetchResult::Sent { response, .. }) => response,
-            Some(FetchResult::NotSent { .. } | FetchResult::Suspended { .. }) => return CallResult::NotSent,
+            Some(FetchResult::NotSent { .. } | FetchResult::InSecondTier | FetchResult::Suspended { .. }) => {
+                return CallResult::NotSent;
+            }
             Some(FetchResult::Refused { .. }) | None => return CallResult::Failed { retry_after: None },
         };
         let refused = || CallResult::Refused { calls: self.fetcher.key_breaker.issued(&key.key, key.service) };

@@ -53,6 +53,8 @@ pub(super) enum HitKind {
     Backoff,
     /// It is fresh, and the request has waited for a call that proved its caller.
     AfterProof,
+    /// It is fresh, and the second tier had it when this request asked.
+    Fleet,
 }
 
 impl HitKind {
@@ -64,6 +66,7 @@ impl HitKind {
             Self::Revalidating => Outcome::Revalidating,
             Self::Backoff => Outcome::Backoff,
             Self::AfterProof => Outcome::Coalesced,
+            Self::Fleet => Outcome::Fleet,
         }
     }
 }

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use super::second_tier::Tier;
 use crate::cache::backoffs::Backoffs;
 use crate::cache::grants::Grants;
 use crate::cache::known_callers::KnownCallers;
@@ -15,6 +16,8 @@ pub(super) struct Memory {
     pub(super) backoffs: Backoffs,
     pub(super) known_callers: Arc<KnownCallers>,
     pub(super) revocations: Arc<Revocations>,
+    /// Shared with other processes.
+    pub(super) second_tier: Option<Tier>,
 }
 
 impl Memory {

@@ -61,7 +61,7 @@ impl Releaser<'_> {
         let Self { request, role, now, .. } = *self;
         let caller = request.lookup.caller_scope.caller;
         let (leader, epoch, response, is_external, may_retry) = match result {
-            FetchResult::NotSent { .. } => return Release::LookUpAgain,
+            FetchResult::NotSent { .. } | FetchResult::InSecondTier => return Release::LookUpAgain,
             FetchResult::Suspended { leader } if *leader == caller => {
                 self.observer.metrics.signature(SignatureRejection::Suspended.into_str());
                 return Release::Fail(RequestError::Signature(SignatureRejection::Suspended));

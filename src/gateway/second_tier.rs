@@ -1,95 +1,184 @@
-//! The second tier: the look-up there before a call, and storing there after it.
+//! The second tier: the look-up there before a call, storing there after it, and what becomes void there.
 //!
-//! It is used only inside a shared fetch. So there is one look-up for all waiters, a hit in memory does not wait for
-//! it, and only callers with a grant get what it has. Records are sealed under their full key.
+//! It is used only inside a fetch. So there is one look-up for all waiters, and a hit in memory does not wait for it.
+//! Only callers with a grant get what it has. Records are sealed under their full key and their place in the order of
+//! the tier.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
 
 use super::CacheRequest;
-use super::fetcher::Tier;
 use super::look_up::LookupResult;
 use super::memory::Memory;
 use super::observer::Observer;
 use crate::budget::Purpose;
-use crate::cache::record;
-use crate::cache::store::CacheKey;
+use crate::cache::record::{self, DecodedEntry};
+use crate::cache::second_tier::{LookedUp, Name, Order, Place, SecondTier, Ticket, Voided};
+use crate::cache::store::PurgeSelection;
+use crate::catalogue::Operation;
 use crate::clock::{Clock, Moment};
-use crate::request::key::RequestKey;
-use crate::seal::{self, Unreadable};
+use crate::request::key::{RequestKey, Scope};
+use crate::seal::{self, Sealer, Unreadable};
 
 const LOOK_UP_TIMEOUT: Duration = Duration::from_millis(8);
 
 /// The largest part of a sealed record besides its body, in bytes.
-const MAX_RECORD_HEAD: usize = record::MAX_HEAD + seal::OVERHEAD;
+pub(super) const MAX_RECORD_HEAD: usize = record::MAX_HEAD + seal::OVERHEAD;
+
+/// By how much clocks of two machines may differ.
+const MAX_SKEW: Duration = Duration::from_secs(5);
+
+/// A second tier, and the key to its records.
+pub(super) struct Tier {
+    pub(super) store: Arc<dyn SecondTier>,
+    pub(super) sealer: Arc<Sealer>,
+}
+
+/// When a record was written.
+#[derive(Serialize, Deserialize)]
+struct Written {
+    moment: Moment,
+    /// What the clock of the tier showed, as the time since 1970.
+    tier: Duration,
+}
+
+/// What a fetch has found in the tier.
+#[derive(Default)]
+pub(super) struct Consulted {
+    /// The request can be answered from memory now.
+    pub(super) is_answered: bool,
+    /// For the response to the call, if the tier accepts it.
+    pub(super) ticket: Option<Ticket>,
+}
 
 impl Tier {
-    /// Copies the record that the tier has for a key into memory. Returns whether the request can now be answered from
-    /// memory.
-    pub(super) async fn adopt_record(
+    /// Draws a ticket for a call. If `wants_record`, copies the record that the tier has for the key into memory: the
+    /// flight must be shared, so that all its callers have grants.
+    pub(super) async fn consult(
         &self,
         memory: &Memory,
         observer: &Observer,
         clock: &Clock,
         request: &CacheRequest,
-        cache_key: &CacheKey,
-    ) -> bool {
-        // A key without an owner is only for callers with a grant.
-        if cache_key.owner.is_some() || request.lookup.directives.no_cache {
-            return false;
-        }
-        let key = &request.lookup.key;
+        wants_record: bool,
+    ) -> Consulted {
         let epoch = memory.store.epoch();
-        let Ok(Some(sealed)) = timeout(LOOK_UP_TIMEOUT, self.store.get(key)).await else { return false };
+        let place = self.place(&request.lookup.key);
+        let looked_up = timeout(LOOK_UP_TIMEOUT, self.store.look_up(&place, wants_record)).await;
+        let Ok(Some(LookedUp { record, ticket, time })) = looked_up else { return Consulted::default() };
+        let is_answered = wants_record
+            && record.is_some_and(|(order, sealed)| {
+                let copy = self.read(request, observer, clock, (order, sealed), time, memory);
+                copy.is_some_and(|copy| {
+                    memory.store.insert_copy((&request.lookup.key, None), copy, epoch)
+                        && matches!(memory.look_up(request, clock.now()), LookupResult::Hit(..))
+                })
+            });
+        Consulted { is_answered, ticket }
+    }
+
+    /// Opens and decodes a record. `time` is what the clock of the tier shows.
+    fn read(
+        &self,
+        request: &CacheRequest,
+        observer: &Observer,
+        clock: &Clock,
+        (order, sealed): (Order, Bytes),
+        time: Duration,
+        memory: &Memory,
+    ) -> Option<DecodedEntry> {
+        let key = &request.lookup.key;
         if sealed.len() > request.active.settings.cache.max_body_size.bytes().saturating_add(MAX_RECORD_HEAD) {
-            return false;
+            observer.metrics.unreadable_record(Unreadable::TooLarge);
+            return None;
         }
         // For the record, for its plain form, and for its copy until the cache counts the copy as an entry.
-        let Some(_charge) = request.account.try_charge(Purpose::Responses, 3 * sealed.len()) else { return false };
-        let (moment, record) = match self.open(key, &sealed) {
-            Ok(opened) => opened,
-            Err(reason) => {
-                observer.metrics.unreadable_record(reason);
-                return false;
-            }
-        };
+        let _charge = request.account.try_charge(Purpose::Responses, 3 * sealed.len())?;
+        let opened = self.open(key, order, &sealed);
+        let (written, record) = opened.inspect_err(|reason| observer.metrics.unreadable_record(*reason)).ok()?;
         let now = clock.now();
-        let passed = clock.moment().and_then(|read| moment.until(&read));
-        let Some(written) = passed.and_then(|passed| now.checked_sub(passed)) else { return false };
+        let on_tier = match time.checked_sub(written.tier) {
+            Some(passed) => passed,
+            // Not from the future.
+            None => MAX_SKEW.checked_sub(written.tier - time).map(|_| Duration::ZERO)?,
+        };
+        let passed = written.moment.until(&clock.moment()?)?.max(on_tier);
         let configured = request.active.lifetime(key.scope(), memory.store.staleness(), now);
-        let Some((builder, observations)) = record::decode(&record, key, configured, written) else { return false };
-        let copy = (builder.with_key_digest(observer.digests.of_key(key)), observations);
-        memory.store.insert_copy((key, None), copy, epoch)
-            && matches!(memory.look_up(request, now), LookupResult::Hit(..))
+        let (builder, observations) = record::decode(&record, key, configured, now.checked_sub(passed)?)?;
+        Some((builder.with_key_digest(observer.digests.of_key(key)), observations))
     }
 
     /// Stores the entry for a key in the tier, if the entry is shared.
-    pub(super) fn store_record(&self, memory: &Memory, request: &CacheRequest, clock: &Clock) {
+    pub(super) fn store_record(&self, memory: &Memory, request: &CacheRequest, ticket: &Ticket, clock: &Clock) {
         let key = &request.lookup.key;
         let cache_key = memory.store.cache_key(key, request.lookup.caller_scope.caller);
+        let now = clock.now();
         if cache_key.owner.is_none()
             && let Some(entry) = memory.store.get(&cache_key)
+            // Else it is another call's, which may have had an earlier ticket.
+            && entry.freshness_info().sent >= ticket.drawn
             && let Some(_charge) =
                 request.account.try_charge(Purpose::Responses, 2 * (entry.body().len() + MAX_RECORD_HEAD))
             && let Some(moment) = clock.moment()
-            && let Some(record) = record::encode(key, &entry, clock.now())
-            && let Ok(content) = postcard::to_extend(&moment, Vec::with_capacity(record.len() + 64))
-            && let Some(sealed) = self.sealer.seal(&context(key), &[content, record].concat())
+            && let written = (Written { moment, tier: ticket.time + now.saturating_duration_since(ticket.drawn) })
+            && let Some(record) = record::encode(key, &entry, now)
+            && let Ok(content) = postcard::to_extend(&written, Vec::with_capacity(record.len() + 64))
+            && let Some(sealed) = self.sealer.seal(&context(key, ticket.order), &[content, record].concat())
         {
-            self.store.put(key, sealed.into());
+            self.store.store(&self.place(key), ticket, sealed.into(), entry.storage_ttl());
         }
     }
 
-    fn open(&self, key: &RequestKey, sealed: &Bytes) -> Result<(Moment, Bytes), Unreadable> {
+    /// Makes the records void that a purge selects, or more. To be called before the purge.
+    pub(super) fn purge(&self, selection: &PurgeSelection) {
+        let PurgeSelection { operation, project_id, query: _ } = selection;
+        self.store.void(match (operation, project_id) {
+            (_, Some(project_id)) => Voided::Set(self.project(project_id)),
+            (Some(operation), None) => Voided::Set(self.operation(operation)),
+            (None, None) => Voided::Everything,
+        });
+    }
+
+    /// Makes the records of a scope void.
+    pub(super) fn void_scope(&self, scope: &Scope) {
+        self.store.void(Voided::Set(self.scope(scope)));
+    }
+
+    /// Makes the records of an operation void.
+    pub(super) fn void_operation(&self, operation: &Operation) {
+        self.store.void(Voided::Set(self.operation(&operation.name)));
+    }
+
+    fn place(&self, key: &RequestKey) -> Place {
+        let scope = key.scope();
+        let sets = [self.operation(&scope.operation().name), self.project(scope.project_id()), self.scope(scope)];
+        Place { record: self.sealer.name("entry", &record::name(key)), sets }
+    }
+
+    fn operation(&self, name: &str) -> Name {
+        self.sealer.name("operation", name.as_bytes())
+    }
+
+    fn project(&self, project_id: &str) -> Name {
+        self.sealer.name("project", project_id.as_bytes())
+    }
+
+    fn scope(&self, scope: &Scope) -> Name {
+        self.sealer.name("scope", &record::scope_name(scope))
+    }
+
+    fn open(&self, key: &RequestKey, order: Order, sealed: &Bytes) -> Result<(Written, Bytes), Unreadable> {
         let mut sealed = sealed.to_vec();
-        let content = self.sealer.open(&context(key), &mut sealed)?;
-        let (moment, record) = postcard::take_from_bytes(content).map_err(|_| Unreadable::Damaged)?;
-        Ok((moment, Bytes::copy_from_slice(record)))
+        let content = self.sealer.open(&context(key, order), &mut sealed)?;
+        let (written, record) = postcard::take_from_bytes(content).map_err(|_| Unreadable::Damaged)?;
+        Ok((written, Bytes::copy_from_slice(record)))
     }
 }
 
-fn context(key: &RequestKey) -> Vec<u8> {
-    [&b"entry"[..], &record::name(key)].concat()
+fn context(key: &RequestKey, Order { incarnation, number }: Order) -> Vec<u8> {
+    [&b"entry"[..], &incarnation, &number.to_le_bytes(), &record::name(key)].concat()
 }

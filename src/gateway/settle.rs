@@ -175,6 +175,11 @@ impl EndedCall<'_> {
         };
         let what = format!("{why}: {what}. Set sharing = \"caller\" for the operation if this is intended");
         self.observer.record_event(NewEvent::new(Event::PrivateScope, what).in_scope(Some(scope)));
+        // Other gateways may not know yet. They get no shared record of ours.
+        self.memory.second_tier.iter().for_each(|tier| match extent {
+            PrivateExtent::Scope => tier.void_scope(scope),
+            PrivateExtent::Operation => tier.void_operation(scope.operation()),
+        });
     }
 
     /// Stores a 400, 404 or 405 for at most `negative_ttl`, if its only cause can be the key. Returns why it was not

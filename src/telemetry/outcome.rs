@@ -13,6 +13,8 @@ pub enum Outcome {
     Expired,
     /// From an upstream call that another request had begun, or from memory after such a call had proved the caller.
     Coalesced,
+    /// From the second tier, where another gateway or an earlier process has stored it.
+    Fleet,
     /// From memory, although the response or the grant is stale: the upstream call has failed.
     Stale,
     /// From memory, stale, while the response is refreshed in the background.
@@ -51,7 +53,7 @@ impl Outcome {
     /// Whether the response came from memory without waiting for a call. `Denied` does not count, although
     /// `Cache-Status` calls it a hit: one client that repeats a refused credential could be most of the hits.
     pub fn is_hit(self) -> bool {
-        matches!(self, Self::Hit | Self::Revalidating | Self::Backoff | Self::Negative)
+        matches!(self, Self::Hit | Self::Fleet | Self::Revalidating | Self::Backoff | Self::Negative)
     }
 
     /// Whether the request was for an operation and was answered from memory or by a call for the cache.

@@ -7,6 +7,7 @@ const RESULTS = {
     backoff: "from memory, stale, without a call: the gateway backs off after a failure, a 429 or a 503",
     negative: "from memory: a recent 400, 404 or 405 of upstream",
     denied: "from memory: a recent 401 or 403 of upstream",
+    fleet: "from the second tier, where another gateway or an earlier process has stored it",
     coalesced: "from the upstream call of another request",
     miss: "from upstream: nothing was stored, or the caller had no grant",
     expired: "from upstream: the stored response had expired, was invalidated, or was not accepted by the client",

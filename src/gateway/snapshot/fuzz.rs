@@ -149,6 +149,7 @@ impl RecordReader {
             backoffs: Backoffs::new(),
             known_callers: Arc::default(),
             revocations,
+            second_tier: None,
         }
     }
 }
