@@ -45,6 +45,7 @@ pub(crate) mod snapshot;
 mod staleness;
 #[cfg(test)]
 mod tests;
+mod tier;
 mod upstream_setup;
 mod wait;
 

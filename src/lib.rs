@@ -216,6 +216,7 @@ mod clock;
 mod config;
 mod explain;
 mod fast_path;
+mod fleet;
 mod gateway;
 mod net;
 mod proxy_config;

@@ -7,7 +7,7 @@ mod connector;
 mod listener;
 
 pub(crate) use accepted::{Accepted, Reset};
-pub(crate) use connector::{Connector, Stream, SystemResolver, connect, connector};
+pub(crate) use connector::{Connector, Stream, SystemResolver, connect, connector, dial};
 pub(crate) use listener::{Listener, listens};
 
 /// The sizes of the kernel's socket buffers, in bytes. Linux doubles the values that are set (socket(7)).

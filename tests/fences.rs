@@ -86,7 +86,7 @@ fn only_net_opens_sockets() {
     must_not_name(&[""], &names, &["net.rs", "net/"]);
     must_not_name(&[""], &["UnixStream", "UnixListener", "UnixDatagram"], &["cli/supervisor.rs"]);
     // Everything else gets bytes.
-    let users = ["net.rs", "net/", "server", "upstream", "cli"];
+    let users = ["net.rs", "net/", "server", "upstream", "fleet/link.rs", "cli"];
     must_not_name(&[""], &["crate::net"], &users);
 }
 
@@ -123,7 +123,7 @@ fn the_fast_path_is_used_through_its_interface_alone() {
 #[test]
 fn folders_import_only_what_the_table_allows() {
     // Each folder of `src`, and the folders that it may import besides itself. The lowest come first.
-    let table: [(&str, &[&str]); 23] = [
+    let table: [(&str, &[&str]); 24] = [
         ("catalogue", &[]),
         ("signing", &[]),
         ("clock", &[]),
@@ -137,7 +137,11 @@ fn folders_import_only_what_the_table_allows() {
         ("cache", &["budget", "request", "catalogue"]),
         ("config", &["catalogue", "proxy_config", "request", "signing"]),
         ("upstream", &["budget", "certificate", "request", "catalogue", "clock", "proxy_config", "signing", "stream"]),
-        ("telemetry", &["budget", "cache", "request", "catalogue", "config", "clock", "seal", "signing", "upstream"]),
+        ("fleet", &["cache", "clock", "config"]),
+        (
+            "telemetry",
+            &["budget", "cache", "request", "catalogue", "config", "clock", "fleet", "seal", "signing", "upstream"],
+        ),
         ("reply", &["budget", "cache", "request", "signing", "telemetry", "upstream", "stream"]),
         ("fast_path", &["cache", "catalogue", "clock", "reply", "request", "telemetry"]),
         ("explain", &["catalogue", "config", "request", "signing", "upstream"]),
@@ -150,6 +154,7 @@ fn folders_import_only_what_the_table_allows() {
                 "clock",
                 "config",
                 "fast_path",
+                "fleet",
                 "reply",
                 "request",
                 "seal",
@@ -270,7 +275,7 @@ fn files_of_a_folder_do_not_import_each_other_in_circles() {
 #[test]
 fn steps_of_the_path_do_not_call_each_other() {
     // What the steps are given: parts of the gateway, and values.
-    let parts = ["memory", "look_up", "caller_class", "fetcher", "observer", "active_config", "upstream_setup"];
+    let parts = ["memory", "look_up", "caller_class", "fetcher", "observer", "active_config", "upstream_setup", "tier"];
     let values = ["connection", "cache_request", "role", "fetch_result"];
     // These call the steps, or are about the gateway as a whole.
     let callers =

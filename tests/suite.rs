@@ -39,6 +39,7 @@ mod fast_path;
 mod fast_path_attacks;
 mod faults;
 mod fences;
+mod fleet;
 mod flights;
 mod freshness;
 mod half_close;

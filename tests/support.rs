@@ -1,6 +1,7 @@
 //! A gateway with the simulator as its upstream, and HTTP clients for it. No test belongs here.
 
 pub mod clocks;
+pub mod engine;
 pub mod frames;
 pub mod in_process;
 pub mod process;

@@ -12,6 +12,7 @@ use toml::{Table, Value};
 use super::access_keys::AccessKeySettings;
 use super::check::{CheckError, check};
 use super::files::Files;
+use super::fleet::FleetConfig;
 use super::further_errors::MAX_REPORTED;
 use super::locations::Locations;
 use super::names::Address;
@@ -92,18 +93,19 @@ impl Config {
         let (entries, token) = secrets(&table);
         let token = token.map(|secret| AdminToken::look_up(&secret, files)).transpose();
         let keys = access_keys::ring(&entries, files);
-        let (keys, token) = match (keys, token) {
-            (Ok(keys), Ok(token)) => (keys, token),
-            (keys, token) => {
-                let errors = keys.err().into_iter().flatten().take(MAX_REPORTED).chain(token.err());
+        let fleet = config.as_ref().map(|config| FleetConfig::look_up(&config.settings.fleet, files)).transpose();
+        let (keys, token, fleet) = match (keys, token, fleet) {
+            (Ok(keys), Ok(token), Ok(fleet)) => (keys, token, fleet.flatten()),
+            (keys, token, fleet) => {
+                let errors = keys.err().into_iter().flatten().take(MAX_REPORTED).chain(token.err()).chain(fleet.err());
                 all.extend(errors.map(SettingError::from).map(|error| report(origin_of(&error), &error)));
-                (KeyRing::default(), None)
+                (KeyRing::default(), None, None)
             }
         };
         match (ConfigError::together(all), config) {
             (None, Some(config)) => {
                 let keep_warm = keep_warm::expand(&config.settings.keep_warm, &keys);
-                Ok(Self { keys: Arc::new(keys), admin_token: token, keep_warm, ..config })
+                Ok(Self { keys: Arc::new(keys), admin_token: token, keep_warm, fleet, ..config })
             }
             (error, config) => Err((error.unwrap_or(ConfigError::NoUpstream), config.map(Box::new))),
         }

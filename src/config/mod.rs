@@ -6,11 +6,13 @@
 pub(crate) mod access_keys;
 pub(crate) mod changes;
 mod check;
+mod engine_url;
 mod entries;
 pub(crate) mod enums;
 mod error;
 pub(crate) mod exposure;
 mod files;
+pub(crate) mod fleet;
 mod further_errors;
 pub(crate) mod insecure;
 pub(crate) mod keep_warm;
@@ -41,6 +43,7 @@ pub use enums::Mode;
 pub(crate) use enums::{AccessLog, LogFormat, OnOutage};
 pub use error::ConfigError;
 use files::Files;
+use fleet::FleetConfig;
 use keep_warm::KeepWarm;
 pub(crate) use layers::metrics_address;
 use secret::AdminToken;
@@ -74,6 +77,8 @@ pub struct Config {
     pub admin_token: Option<AdminToken>,
     pub keep_warm: Vec<KeepWarm>,
     pub quotas: Vec<ConfiguredQuota>,
+    /// `None` without `fleet.engine`.
+    pub fleet: Option<FleetConfig>,
     /// From the environment, not from the file. By default, connections are direct.
     pub proxy_config: ProxyConfig,
 }

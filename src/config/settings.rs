@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::access_keys::AccessKeySettings;
+use super::engine_url::{EngineUrl, FleetName};
 use super::entries;
 use super::enums::{AccessLog, Level, LogFormat, Mode, OnOutage};
 use super::insecure::Insecure;
@@ -32,6 +33,7 @@ settings! {
         pub upstream: UpstreamSettings,
         pub cache: CacheSettings,
         pub grants: GrantsSettings,
+        pub fleet: FleetSettings,
         #[serde(default, deserialize_with = "entries::read", skip_serializing_if = "Vec::is_empty")]
         pub operation: Vec<OperationSettings> = RUN_TIME.with_follow_ups(&[LogUpstream]),
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -100,6 +102,19 @@ settings! {
         pub outage_grace: Span = RUN_TIME,
         pub on_outage: OnOutage = RUN_TIME,
         pub max_grants: Count = RUN_TIME,
+    }
+
+    pub struct FleetSettings ["fleet"] {
+        pub engine: Option<EngineUrl> = RESTART,
+        pub name: FleetName = RESTART,
+        pub secret: Option<Secret> = RESTART,
+        pub password: Option<Secret> = RESTART,
+        pub ca_file: Option<PathBuf> = RESTART,
+        pub cert_file: Option<PathBuf> = RESTART,
+        pub key_file: Option<PathBuf> = RESTART,
+        pub budget: Span = RESTART,
+        pub max_body_size: Size = RESTART,
+        pub insecure_plaintext: Insecure = RESTART,
     }
 
     pub struct LimitsSettings ["limits"] {

@@ -10,8 +10,8 @@ use tokio::sync::Notify;
 use super::fetcher::Fetcher;
 use super::memory::Memory;
 use super::observer::Observer;
-use super::second_tier::Tier;
 use super::snapshot::Snapshot;
+use super::tier::{LONGEST_LOOK_UP, Tier};
 use super::upstream_setup::{self, UpstreamClientConfig};
 use super::{ActiveConfig, Gateway, Inspection};
 use crate::budget::Budget;
@@ -26,6 +26,7 @@ use crate::catalogue::Service;
 use crate::clock::Clock;
 use crate::config::{Config, Mode, OnOutage, Settings, Size};
 use crate::fast_path::FastPath;
+use crate::fleet::{Fleet, Watcher};
 use crate::random::Random;
 use crate::request::caller::{Callers, Credential};
 use crate::request::digest::Digests;
@@ -107,7 +108,7 @@ impl Gateway {
         random: Random,
     ) -> io::Result<Arc<Self>> {
         let sealer = Arc::new(Sealer::new(&secret, &[], &random)?);
-        let second_tier = Some(Tier { store, sealer });
+        let second_tier = Some(Tier { store, sealer, time_limit: LONGEST_LOOK_UP });
         let backends = Backends { upstream, client_config: None, second_tier, snapshot: None };
         Self::assemble_for_test(config, clock, random, backends)
     }
@@ -143,13 +144,32 @@ impl Gateway {
         metrics: Arc<Metrics>,
         backends: Backends,
     ) -> io::Result<Arc<Self>> {
-        let Backends { upstream, client_config, second_tier, snapshot } = backends;
+        let Backends { upstream, client_config, mut second_tier, snapshot } = backends;
         let settings = &config.settings;
+        let digests = Digests::new(random.key("shown keys")?, random.key("shown callers")?);
+        let observer = Arc::new(Observer {
+            digests,
+            events: Events::default(),
+            failures: Failures::default(),
+            healths: Healths::default(),
+            started: clock.timer_now(),
+            metrics: Arc::clone(&metrics),
+            clock: clock.clone(),
+        });
+        let mut fleet = None;
+        if let Some(config) = &config.fleet {
+            let sealer = Arc::new(Sealer::new(config.secret.as_bytes(), &[], &random)?);
+            let watcher = Arc::clone(&observer) as Arc<dyn Watcher>;
+            let store = Fleet::new(config.clone(), clock.clone(), random.clone(), watcher);
+            fleet = Some(Arc::clone(&store));
+            second_tier = Some(Tier { store, sealer, time_limit: config.budget });
+        }
         // With a secret, other processes recognise the same callers.
-        let sealer = snapshot.as_ref().map(|snapshot| snapshot.sealer());
+        let sealers =
+            second_tier.iter().map(|tier| &tier.sealer).chain(snapshot.iter().map(|snapshot| snapshot.sealer()));
+        let sealer = sealers.into_iter().next();
         let callers_key = sealer.map_or_else(|| random.key("callers"), |sealer| Ok(sealer.callers_key()))?;
         let callers = Callers::new(callers_key);
-        let digests = Digests::new(random.key("shown keys")?, random.key("shown callers")?);
         let fingerprints = Fingerprints::new(random.key("last credentials")?);
         let request_ids = RequestIds::new(random.key(REQUEST_IDS)?);
         let revocations = Arc::<Revocations>::default();
@@ -171,12 +191,14 @@ impl Gateway {
         let (weak_grants, grant_clock) = (Arc::downgrade(&grants), clock.clone());
         let bypassing = Arc::new(AtomicBool::new(settings.mode == Mode::Bypass));
         let is_bypassing = Arc::clone(&bypassing);
+        let weak_fleet = fleet.as_ref().map(Arc::downgrade);
         metrics.watch(move || InUse {
             store: weak_store.upgrade().map(|store| store.usage()).unwrap_or_default(),
             waiting: weak_flights.iter().filter_map(Weak::upgrade).map(|flights| flights.waiting()).sum::<usize>()
                 + weak_proofs.upgrade().map_or(0, |proofs| proofs.waiting()),
             grants: weak_grants.upgrade().map_or(0, |grants| grants.live(grant_clock.now())),
             is_bypassing: is_bypassing.load(Ordering::Relaxed),
+            fleet: weak_fleet.as_ref().and_then(Weak::upgrade).map(|fleet| (fleet.is_in_use(), fleet.pending())),
         });
         metrics.watch_budget(Arc::clone(&budget));
         metrics.start_operations(config.catalogue.operations());
@@ -197,6 +219,7 @@ impl Gateway {
                 known_callers: Arc::default(),
                 revocations,
                 second_tier,
+                fleet,
             }),
             fetcher: Arc::new(Fetcher {
                 shared_flights,
@@ -209,15 +232,7 @@ impl Gateway {
                 key_breaker: KeyBreaker::new(clock.clone()),
                 keep_warm_changes: Notify::new(),
             }),
-            observer: Arc::new(Observer {
-                digests,
-                events: Events::default(),
-                failures: Failures::default(),
-                healths: Healths::default(),
-                started: clock.timer_now(),
-                metrics,
-                clock: clock.clone(),
-            }),
+            observer,
             snapshot,
             budget,
             clock,
@@ -226,6 +241,13 @@ impl Gateway {
         gateway.watch_staleness();
         gateway.fetcher.set_quotas(&config.quotas);
         Ok(gateway)
+    }
+
+    /// Keeps a link to the engine of the fleet, if there is one.
+    pub async fn keep_fleet(self: Arc<Self>) {
+        if let Some(fleet) = &self.memory.fleet {
+            fleet.run().await;
+        }
     }
 
     pub fn observer(&self) -> &Observer {

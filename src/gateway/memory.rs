@@ -3,12 +3,13 @@
 
 use std::sync::Arc;
 
-use super::second_tier::Tier;
+use super::tier::Tier;
 use crate::cache::backoffs::Backoffs;
 use crate::cache::grants::Grants;
 use crate::cache::known_callers::KnownCallers;
 use crate::cache::revocations::Revocations;
 use crate::cache::store::Store;
+use crate::fleet::Fleet;
 
 pub(super) struct Memory {
     pub(super) grants: Arc<Grants>,
@@ -18,6 +19,8 @@ pub(super) struct Memory {
     pub(super) revocations: Arc<Revocations>,
     /// Shared with other processes.
     pub(super) second_tier: Option<Tier>,
+    /// The second tier, if it is the engine of a fleet.
+    pub(super) fleet: Option<Arc<Fleet>>,
 }
 
 impl Memory {

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use crate::catalogue::Service;
 use crate::clock::Clock;
+use crate::fleet::{Fault, LookUpResult, StoreResult, Watcher};
 use crate::request::digest::Digests;
 use crate::request::key::Scope;
 use crate::telemetry::events::{Event, Events, NewEvent};
@@ -104,5 +105,29 @@ impl Observer {
     /// The time since the start, without the time in which the machine was suspended.
     pub fn uptime(&self) -> Duration {
         self.clock.timer_now().saturating_duration_since(self.started)
+    }
+}
+
+impl Watcher for Observer {
+    fn looked_up(&self, result: LookUpResult, took: Duration) {
+        self.metrics.fleet_looked_up(result, took);
+    }
+
+    fn stored(&self, result: StoreResult) {
+        self.metrics.fleet_stored(result);
+    }
+
+    fn faulted(&self, fault: Fault) {
+        self.metrics.fleet_faulted(fault);
+    }
+
+    fn changed(&self, state: Result<(), (Fault, String)>) {
+        self.record_event(match state {
+            Ok(()) => NewEvent::new(Event::Fleet, "the engine of the fleet is in use"),
+            Err((fault, details)) => {
+                let what = format!("the engine of the fleet is not in use: {}", fault.describe());
+                NewEvent::new(Event::FleetLost, what).with_error(&details)
+            }
+        });
     }
 }

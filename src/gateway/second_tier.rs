@@ -1,50 +1,30 @@
-//! The second tier: the look-up there before a call, storing there after it, and what becomes void there.
+//! The second tier in a fetch: the look-up there before a call, and storing there after it.
 //!
 //! It is used only inside a fetch. So there is one look-up for all waiters, and a hit in memory does not wait for it.
 //! Only callers with a grant get what it has. Records are sealed under their full key and their place in the order of
 //! the tier.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
 
 use super::CacheRequest;
 use super::look_up::LookupResult;
 use super::memory::Memory;
 use super::observer::Observer;
+use super::tier::{Tier, Written, context};
 use crate::budget::Purpose;
 use crate::cache::record::{self, DecodedEntry};
-use crate::cache::second_tier::{LookedUp, Name, Order, Place, SecondTier, Ticket, Voided};
-use crate::cache::store::PurgeSelection;
-use crate::catalogue::Operation;
-use crate::clock::{Clock, Moment};
-use crate::request::key::{RequestKey, Scope};
-use crate::seal::{self, Sealer, Unreadable};
-
-const LOOK_UP_TIMEOUT: Duration = Duration::from_millis(8);
+use crate::cache::second_tier::{LookedUp, Order, Ticket};
+use crate::clock::Clock;
+use crate::seal::{self, Unreadable};
 
 /// The largest part of a sealed record besides its body, in bytes.
 pub(super) const MAX_RECORD_HEAD: usize = record::MAX_HEAD + seal::OVERHEAD;
 
 /// By how much clocks of two machines may differ.
 const MAX_SKEW: Duration = Duration::from_secs(5);
-
-/// A second tier, and the key to its records.
-pub(super) struct Tier {
-    pub(super) store: Arc<dyn SecondTier>,
-    pub(super) sealer: Arc<Sealer>,
-}
-
-/// When a record was written.
-#[derive(Serialize, Deserialize)]
-struct Written {
-    moment: Moment,
-    /// What the clock of the tier showed, as the time since 1970.
-    tier: Duration,
-}
 
 /// What a fetch has found in the tier.
 #[derive(Default)]
@@ -68,7 +48,7 @@ impl Tier {
     ) -> Consulted {
         let epoch = memory.store.epoch();
         let place = self.place(&request.lookup.key);
-        let looked_up = timeout(LOOK_UP_TIMEOUT, self.store.look_up(&place, wants_record)).await;
+        let looked_up = timeout(self.time_limit, self.store.look_up(&place, wants_record)).await;
         let Ok(Some(LookedUp { record, ticket, time })) = looked_up else { return Consulted::default() };
         let is_answered = wants_record
             && record.is_some_and(|(order, sealed)| {
@@ -132,53 +112,4 @@ impl Tier {
             self.store.store(&self.place(key), ticket, sealed.into(), entry.storage_ttl());
         }
     }
-
-    /// Makes the records void that a purge selects, or more. To be called before the purge.
-    pub(super) fn purge(&self, selection: &PurgeSelection) {
-        let PurgeSelection { operation, project_id, query: _ } = selection;
-        self.store.void(match (operation, project_id) {
-            (_, Some(project_id)) => Voided::Set(self.project(project_id)),
-            (Some(operation), None) => Voided::Set(self.operation(operation)),
-            (None, None) => Voided::Everything,
-        });
-    }
-
-    /// Makes the records of a scope void.
-    pub(super) fn void_scope(&self, scope: &Scope) {
-        self.store.void(Voided::Set(self.scope(scope)));
-    }
-
-    /// Makes the records of an operation void.
-    pub(super) fn void_operation(&self, operation: &Operation) {
-        self.store.void(Voided::Set(self.operation(&operation.name)));
-    }
-
-    fn place(&self, key: &RequestKey) -> Place {
-        let scope = key.scope();
-        let sets = [self.operation(&scope.operation().name), self.project(scope.project_id()), self.scope(scope)];
-        Place { record: self.sealer.name("entry", &record::name(key)), sets }
-    }
-
-    fn operation(&self, name: &str) -> Name {
-        self.sealer.name("operation", name.as_bytes())
-    }
-
-    fn project(&self, project_id: &str) -> Name {
-        self.sealer.name("project", project_id.as_bytes())
-    }
-
-    fn scope(&self, scope: &Scope) -> Name {
-        self.sealer.name("scope", &record::scope_name(scope))
-    }
-
-    fn open(&self, key: &RequestKey, order: Order, sealed: &Bytes) -> Result<(Written, Bytes), Unreadable> {
-        let mut sealed = sealed.to_vec();
-        let content = self.sealer.open(&context(key, order), &mut sealed)?;
-        let (written, record) = postcard::take_from_bytes(content).map_err(|_| Unreadable::Damaged)?;
-        Ok((written, Bytes::copy_from_slice(record)))
-    }
-}
-
-fn context(key: &RequestKey, Order { incarnation, number }: Order) -> Vec<u8> {
-    [&b"entry"[..], &incarnation, &number.to_le_bytes(), &record::name(key)].concat()
 }

@@ -36,3 +36,13 @@ pub(crate) fn connector<R>(resolver: R, limit: Duration, buffers: Buffers) -> Co
 pub(crate) async fn connect(address: SocketAddr) -> io::Result<Stream> {
     TcpStream::connect(address).await.map(TokioIo::new)
 }
+
+/// Connects to a host by name, without a limit of its own.
+///
+/// # Errors
+/// If the name is unknown, or none of its addresses accepts the connection.
+pub(crate) async fn dial(host: &str, port: u16) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect((host, port)).await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}

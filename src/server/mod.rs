@@ -123,6 +123,7 @@ pub struct Server {
     logging: JoinHandle<()>,
     keeping_warm: JoinHandle<()>,
     keeping_snapshot: JoinHandle<()>,
+    keeping_fleet: JoinHandle<()>,
 }
 
 impl Server {
@@ -243,6 +244,7 @@ impl Server {
         let logging = tokio::spawn(log_repetitions(Arc::clone(&gateway)));
         let keeping_warm = tokio::spawn(Arc::clone(&gateway).keep_warm());
         let keeping_snapshot = tokio::spawn(Arc::clone(&gateway).keep_snapshot());
+        let keeping_fleet = tokio::spawn(Arc::clone(&gateway).keep_fleet());
         let reloading = Arc::new(Reloading::new(Arc::clone(&gateway), client_limits, internal_limits, tls_state));
         let [proxy, metrics, admin] = addresses;
         Ok(Self {
@@ -260,6 +262,7 @@ impl Server {
             logging,
             keeping_warm,
             keeping_snapshot,
+            keeping_fleet,
         })
     }
 
@@ -322,6 +325,7 @@ impl Server {
             tracing::error!(%error, "the proxy listener failed");
         }
         self.keeping_snapshot.abort();
+        self.keeping_fleet.abort();
         self.gateway.end_snapshot().await;
         for task in self.internal.into_iter().chain([self.shedding, self.logging]) {
             task.abort();

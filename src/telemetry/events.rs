@@ -56,6 +56,10 @@ pub enum Event {
     Snapshot,
     /// The snapshot cannot be read, written or removed.
     SnapshotFailed,
+    /// The engine that gateways share is in use.
+    Fleet,
+    /// The engine that gateways share is not in use.
+    FleetLost,
     /// Other settings are in force.
     Reload,
     /// The configuration was read again and has a mistake.
@@ -79,7 +83,7 @@ impl Event {
     /// Whether an operator has to act. Such events are logged at `warn`, the others at `info`.
     fn needs_action(self) -> bool {
         use Event::{
-            AdminDenied, KeepWarmStopped, KeySuspended, MemoryReached, Outage, PrivateScope, ReloadRefused,
+            AdminDenied, FleetLost, KeepWarmStopped, KeySuspended, MemoryReached, Outage, PrivateScope, ReloadRefused,
             SnapshotFailed, Throttled,
         };
         matches!(
@@ -93,6 +97,7 @@ impl Event {
                 | MemoryReached
                 | ReloadRefused
                 | SnapshotFailed
+                | FleetLost
         )
     }
 

@@ -17,6 +17,7 @@ use crate::cache::grants::{Proof, RenewalResult};
 use crate::cache::miss::Miss;
 use crate::cache::unstorable::Unstorable;
 use crate::catalogue::{Operation, QuotaPolicy, Service};
+use crate::fleet::{Fault, LookUpResult, StoreResult};
 use crate::request::BypassReason;
 use crate::seal::Unreadable;
 use crate::signing::ring::SignatureRejection;
@@ -223,6 +224,24 @@ families! {
         "Attempts to write the file of cache.snapshot, by result. A rise of `failed`: the file system is full, read-only \
          or hangs; the log says which. Of `revoked`: purges, invalidations or denials are frequent. Of `not-owner`: \
          another process uses the same file.";
+    fleet_lookups: IntCounterVec = "workspace_gateway_fleet_lookups_total" ["result"] { each::<LookUpResult>() },
+        "Look-ups in the engine of fleet.engine, by result; `ticket` if only the right to store was wanted. A rise of \
+         `late`, `failed` or `skipped`: the engine is slow or not in use, and requests go on without it.";
+    fleet_lookup_durations: HistogramVec = "workspace_gateway_fleet_lookup_seconds" [],
+        "How long look-ups in the engine took, in seconds, without those that were skipped. A rise: the engine or the \
+         network is slower. None takes much longer than fleet.budget.";
+    fleet_stores: IntCounterVec = "workspace_gateway_fleet_stores_total" ["result"] { each::<StoreResult>() },
+        "Records for the engine, by result. A rise of `failed`: the engine has no memory left, or lacks a right. Of \
+         `too-large`: see fleet.max_body_size.";
+    fleet_faults: IntCounterVec = "workspace_gateway_fleet_faults_total" ["cause"] { each::<Fault>() },
+        "Links to the engine that have ended or could not be opened, by cause. A rise: the engine is not in use while \
+         this goes on; see the `fleet` events.";
+    fleet_in_use: IntGauge = "workspace_gateway_fleet_in_use" [],
+        "1 while the engine is in use, else 0. Without fleet.engine it is 0. Anything but 1 with fleet.engine: this \
+         gateway works alone.";
+    fleet_to_tell: IntGauge = "workspace_gateway_fleet_to_tell" [],
+        "Purges and the like that the engine has not been told yet. Until it knows them, nothing is looked up there. \
+         Anything but 0 for long: the engine is not in use.";
     unreadable_records: IntCounterVec = "workspace_gateway_unreadable_records_total" ["reason"]
         { each::<Unreadable>() },
         "Records of a snapshot or of a second tier that could not be opened, by reason. A rise of `damaged`: somebody \
@@ -340,6 +359,24 @@ impl Metrics {
     /// Counts an attempt to write the snapshot.
     pub(crate) fn snapshot(&self, result: SnapshotResult) {
         self.snapshot_writes.with_label_values(&[result.into_str()]).inc();
+    }
+
+    /// Counts a look-up in the engine.
+    pub(crate) fn fleet_looked_up(&self, result: LookUpResult, took: Duration) {
+        self.fleet_lookups.with_label_values(&[result.into_str()]).inc();
+        if result != LookUpResult::Skipped {
+            self.fleet_lookup_durations.with_label_values::<&str>(&[]).observe(took.as_secs_f64());
+        }
+    }
+
+    /// Counts a record for the engine.
+    pub(crate) fn fleet_stored(&self, result: StoreResult) {
+        self.fleet_stores.with_label_values(&[result.into_str()]).inc();
+    }
+
+    /// Counts a link to the engine that has ended.
+    pub(crate) fn fleet_faulted(&self, fault: Fault) {
+        self.fleet_faults.with_label_values(&[fault.into_str()]).inc();
     }
 
     /// Counts a record that could not be opened.

@@ -23,6 +23,8 @@ pub struct InUse {
     /// Requests that wait for a flight that another one began.
     pub waiting: usize,
     pub is_bypassing: bool,
+    /// Whether the engine of a fleet is in use, and how much it has to be told.
+    pub fleet: Option<(bool, usize)>,
 }
 
 /// The calls of one kind, of one class of callers, to one service at a moment. Several of these are added up.
@@ -58,7 +60,7 @@ pub struct StalenessMetrics {
 impl Metrics {
     pub fn watch(&self, usage: impl Fn() -> InUse + Send + Sync + 'static) {
         self.add_source(move |metrics| {
-            let InUse { store, grants, waiting, is_bypassing } = usage();
+            let InUse { store, grants, waiting, is_bypassing, fleet } = usage();
             set(&metrics.entries, store.entries);
             set(&metrics.entries_bytes, store.bytes);
             set(&metrics.uncacheable_keys, store.uncacheable);
@@ -66,6 +68,9 @@ impl Metrics {
             set(&metrics.grants, grants);
             set(&metrics.coalesced_waiters, waiting);
             set(&metrics.bypassing, u8::from(is_bypassing));
+            let (is_in_use, to_tell) = fleet.unwrap_or_default();
+            set(&metrics.fleet_in_use, u8::from(is_in_use));
+            set(&metrics.fleet_to_tell, to_tell);
             raise(&metrics.log_lines_dropped, logs::dropped());
         });
     }

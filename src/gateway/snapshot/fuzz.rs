@@ -150,6 +150,7 @@ impl RecordReader {
             known_callers: Arc::default(),
             revocations,
             second_tier: None,
+            fleet: None,
         }
     }
 }
