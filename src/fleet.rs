@@ -89,6 +89,17 @@ pub(crate) enum EngineState {
     Starting,
 }
 
+impl From<EngineState> for &'static str {
+    fn from(state: EngineState) -> Self {
+        match state {
+            EngineState::InUse => "in-use",
+            EngineState::Slow => "slow",
+            EngineState::Unlinked(fault) => fault.into(),
+            EngineState::Starting => "starting",
+        }
+    }
+}
+
 /// How many records are on their way to the engine at most.
 const MAX_STORES: usize = 16;
 /// The most that is kept to be told. With more, everything becomes void.
@@ -376,6 +387,45 @@ impl Fleet {
             }
         }
     }
+}
+
+/// How many look-ups are timed.
+const CHECKED_LOOK_UPS: usize = 21;
+
+/// Connects to the engine, and runs each command once. Returns what an operator wants to know of it.
+///
+/// # Errors
+/// Why the engine cannot be used.
+pub(crate) async fn check(config: &FleetConfig, clock: Clock, random: Random) -> Result<String, (Fault, String)> {
+    struct Nobody;
+    impl Watcher for Nobody {
+        fn looked_up(&self, _: LookUpResult, _: Duration) {}
+        fn stored(&self, _: StoreResult) {}
+        fn faulted(&self, _: Fault) {}
+        fn changed(&self, _: Result<(), (Fault, String)>) {}
+    }
+    let fleet = Fleet::new(config.clone(), clock.clone(), random, Arc::new(Nobody));
+    let explain = |fault: Fault| (fault, "a command has failed, see deploy/fleet.md for the rights".to_owned());
+    let link = Link::open(config, &fleet.keys, 1).await?;
+    fleet.begin(&link).await.map_err(explain)?;
+    // A set that no record is in.
+    fleet.send_void(&link, Voided::Set([0; 16])).await.map_err(explain)?;
+    fleet.ping(&link).await.map_err(explain)?;
+    let place = Place { record: [0; 16], sets: [[0; 16]; 3] };
+    let mut times = Vec::new();
+    for _ in 0..CHECKED_LOOK_UPS {
+        let begun = clock.timer_now();
+        fleet.ask(&link, &place, true).await.map_err(explain)?;
+        times.push(clock.timer_now() - begun);
+    }
+    times.sort_unstable();
+    let (median, longest) = (times[CHECKED_LOOK_UPS / 2], times[CHECKED_LOOK_UPS - 1]);
+    Ok(format!(
+        "a look-up takes {:.2} ms (the longest of {CHECKED_LOOK_UPS}: {:.2} ms), fleet.budget is {} ms",
+        median.as_secs_f64() * 1e3,
+        longest.as_secs_f64() * 1e3,
+        config.budget.as_millis()
+    ))
 }
 
 impl SecondTier for Fleet {

@@ -192,6 +192,7 @@ fn folders_import_only_what_the_table_allows() {
                 "config",
                 "proxy_config",
                 "explain",
+                "fleet",
                 "gateway",
                 "request",
                 "server",

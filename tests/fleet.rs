@@ -16,7 +16,7 @@ use crate::support::{HANG, PROJECT, PROOF, Reply, World, config, within};
 
 const LIST: &str = "/v2/PROJECT/products?os_type=Linux";
 const OTHER: &str = "/v2/PROJECT/products?os_type=Windows";
-const IN_USE: &str = "workspace_gateway_fleet_in_use";
+const LOST: &str = "workspace_gateway_fleet_lost";
 const STORED: &str = "workspace_gateway_fleet_stores_total{result=\"stored\"}";
 const TO_TELL: &str = "workspace_gateway_fleet_to_tell";
 
@@ -58,7 +58,7 @@ async fn two_gateways(engine: &Engine) -> (World, World) {
     let first = first_gateway(&settings).await;
     let second = gateway_of(&first.simulator, &settings).await;
     for world in [&first, &second] {
-        world.until_metric(IN_USE, 1.0).await;
+        world.until_metric(LOST, 0.0).await;
     }
     (first, second)
 }
@@ -110,7 +110,7 @@ async fn a_restarted_gateway_finds_what_it_has_stored() {
     drop(second);
     let mut restarted = gateway_of(&first.simulator, &settings).await;
     restarted.token.clone_from(&first.token);
-    restarted.until_metric(IN_USE, 1.0).await;
+    restarted.until_metric(LOST, 0.0).await;
     restarted.get(PROOF).await;
     let reply = restarted.get(LIST).await;
     assert!(
@@ -197,16 +197,16 @@ async fn a_suspended_engine_is_not_asked_and_is_in_use_again_when_it_runs() {
     let Some(engine) = redis("suspended", &[]).await else { return };
     // With the budget that requests have.
     let world = World::with(&settings(&engine.url(), "budget = \"8ms\"")).await;
-    world.until_metric(IN_USE, 1.0).await;
+    world.until_metric(LOST, 0.0).await;
     engine.signal("STOP");
     for number in 0..20 {
         ask_upstream(&world, number).await;
     }
-    world.until_metric(IN_USE, 0.0).await;
+    world.until_metric(LOST, 1.0).await;
     // Three in a row open the breaker. Others are not sent.
     assert!(world.metric(LATE) <= 3.0, "{}", world.metric(LATE));
     engine.signal("CONT");
-    world.until_metric(IN_USE, 1.0).await;
+    world.until_metric(LOST, 0.0).await;
 }
 
 #[tokio::test]
@@ -215,13 +215,13 @@ async fn an_engine_that_is_killed_is_in_use_again_after_its_restart() {
     let (first, second) = two_gateways_with_a_list(&engine).await;
     engine.kill().await;
     ask_upstream(&second, 1).await;
-    second.until_metric(IN_USE, 0.0).await;
+    second.until_metric(LOST, 1.0).await;
     // What becomes void meanwhile is told later.
     first.purge();
     assert!(first.metric(TO_TELL) > 0.0);
     engine.restart().await;
     for world in [&first, &second] {
-        world.until_metric(IN_USE, 1.0).await;
+        world.until_metric(LOST, 0.0).await;
         world.until_metric(TO_TELL, 0.0).await;
     }
     first.seconds_pass(6);
@@ -244,7 +244,7 @@ async fn an_engine_that_went_back_in_time_is_void() {
     assert_ne!(engine.run(&["--scan", "--pattern", "*:e:*"]).await, "", "the backup has the list");
     first.until_metric_over(&fault("connection"), 0.0).await;
     second.until_metric_over(&fault("went-back"), 0.0).await;
-    second.until_metric(IN_USE, 1.0).await;
+    second.until_metric(LOST, 0.0).await;
     assert!(!is_from_fleet(&second.get(LIST).await));
 }
 
@@ -299,7 +299,7 @@ async fn a_fault_of_the_engine_gives_no_wrong_answer_and_it_is_in_use_again_afte
         }
         second.until_metric_over(&fault(cause), 0.0).await;
         engine.run(end).await;
-        second.until_metric(IN_USE, 1.0).await;
+        second.until_metric(LOST, 0.0).await;
         let reply = second.get(LIST).await;
         assert!(is_from_fleet(&reply), "{name}: {}", reply.cache_status());
     }
@@ -344,7 +344,7 @@ async fn values_that_are_none_of_ours_are_misses() {
     let control = engine.run(&["--scan", "--pattern", "*:c"]).await;
     engine.run(&["SET", &control, "text"]).await;
     ask_upstream(&second, 1).await;
-    assert!(second.metric(IN_USE) > 0.0);
+    assert!(second.metric(LOST) < 1.0);
 }
 
 #[tokio::test]
@@ -366,10 +366,10 @@ async fn tls_with_a_client_certificate_and_a_user_with_few_rights() {
     );
     let url = format!("rediss://gateway@localhost:{}", engine.port);
     let first = first_gateway(&settings(&url, &more)).await;
-    first.until_metric(IN_USE, 1.0).await;
+    first.until_metric(LOST, 0.0).await;
     store(&first, LIST).await;
     let second = gateway_of(&first.simulator, &settings(&url, &more)).await;
-    second.until_metric(IN_USE, 1.0).await;
+    second.until_metric(LOST, 0.0).await;
     second.get(PROOF).await;
     assert!(is_from_fleet(&second.get(LIST).await));
     first.purge();
@@ -379,7 +379,7 @@ async fn tls_with_a_client_certificate_and_a_user_with_few_rights() {
     engine.run(&["CLIENT", "KILL", "USER", "gateway"]).await;
     first.until_metric_over(&fault("denied"), 0.0).await;
     std::fs::write(engine.folder.join("password"), "other\n").unwrap();
-    first.until_metric(IN_USE, 1.0).await;
+    first.until_metric(LOST, 0.0).await;
 }
 
 /// With an authority of its own, which has also issued a client certificate.
@@ -422,7 +422,7 @@ async fn the_master_that_sentinel_names_is_used_also_after_a_failover() {
     let sentinel = Engine::start("redis-server", "sentinel", &[file.to_str().unwrap(), "--sentinel"]).await;
     let url = format!("redis-sentinel://127.0.0.1:{}/ours", sentinel.port);
     let first = first_gateway(&settings(&url, "")).await;
-    first.until_metric(IN_USE, 1.0).await;
+    first.until_metric(LOST, 0.0).await;
     store(&first, LIST).await;
     // Sentinel refuses or gives up while it does not know the replica well enough.
     within(async {
@@ -438,7 +438,7 @@ async fn the_master_that_sentinel_names_is_used_also_after_a_failover() {
         }
     })
     .await;
-    first.until_metric(IN_USE, 1.0).await;
+    first.until_metric(LOST, 0.0).await;
     store(&first, OTHER).await;
     assert_ne!(replica.run(&["--scan", "--pattern", "*:e:*"]).await, "");
 }
@@ -458,7 +458,7 @@ async fn the_node_of_the_hash_slot_is_found_in_a_cluster() {
     let first = first_gateway(&settings(&url(&one), "")).await;
     let second = gateway_of(&first.simulator, &settings(&url(&other), "")).await;
     for world in [&first, &second] {
-        world.until_metric(IN_USE, 1.0).await;
+        world.until_metric(LOST, 0.0).await;
     }
     store(&first, LIST).await;
     second.get(PROOF).await;
@@ -507,6 +507,34 @@ async fn peers_that_are_no_engine_are_never_in_use() {
         for number in 0..3 {
             ask_upstream(&world, number).await;
         }
-        assert!(world.metric(IN_USE) < 1.0, "{name}");
+        assert!(world.metric(LOST) > 0.0, "{name}");
     }
+}
+
+/// Runs `check --fleet`. Returns its exit code and the line about the engine.
+fn check(url: &str, more: &str) -> (Option<i32>, String) {
+    let file = folder("check-fleet").join(format!("{}.toml", url.len() + more.len()));
+    std::fs::write(&file, settings(url, more)).unwrap();
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_workspace-gateway"));
+    command.args(["check", "--fleet", "--region", "cn-north-4", "--config"]).arg(file);
+    let output = command.output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let line = text.lines().find(|line| line.starts_with("# fleet: ")).unwrap_or_default().to_owned();
+    (output.status.code(), line)
+}
+
+#[tokio::test]
+async fn check_says_whether_the_engine_can_be_used() {
+    let Some(engine) = redis("check", &[]).await else { return };
+    let (code, line) = check(&engine.url(), "");
+    assert!(code == Some(0) && line.contains(" can be used: a look-up takes "), "{code:?} {line}");
+    engine.run(&["ACL", "SETUSER", "default", "-eval"]).await;
+    let (code, line) = check(&engine.url(), "");
+    assert!(code == Some(1) && line.contains(" cannot be used: it refuses "), "{code:?} {line}");
+    engine.run(&["CONFIG", "SET", "requirepass", "swordfish"]).await;
+    let (code, line) = check(&engine.url(), "password = \"wrong-word\"");
+    let shows_none = !line.contains("swordfish") && !line.contains("wrong-word");
+    assert!(code == Some(1) && line.contains("password") && shows_none, "{code:?} {line}");
+    let (code, line) = check("redis://127.0.0.1:1", "");
+    assert!(code == Some(1) && line.contains("there is no connection to it"), "{code:?} {line}");
 }

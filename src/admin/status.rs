@@ -47,6 +47,8 @@ struct Status {
     upstream: Vec<UpstreamSummary>,
     quotas: Vec<QuotaSummary>,
     quota_policies: BTreeMap<&'static str, QuotaPolicySummary>,
+    /// `None` without `fleet.engine`.
+    fleet: Option<FleetSummary>,
     misses: Counts,
     unstored: Counts,
     bypasses: Counts,
@@ -132,6 +134,20 @@ struct QuotaPolicySummary {
     wait_seconds: f64,
     refused_by_upstream: u64,
     refused_by_gateway: u64,
+}
+
+/// The engine that gateways share.
+#[derive(Serialize)]
+struct FleetSummary {
+    /// `in-use`, `slow`, `starting`, or why there is no connection.
+    state: &'static str,
+    /// Purges and the like that it has not been told yet.
+    to_tell: u64,
+    lookups: Counts,
+    /// Of all look-ups since the start that were sent. `None` if there was none.
+    mean_lookup_seconds: Option<f64>,
+    stores: Counts,
+    faults: Counts,
 }
 
 /// What is held for clients, without the cache.
@@ -275,11 +291,24 @@ fn status(gateway: &Gateway, proxy: SocketAddr) -> Status {
         upstream: active.catalogue().services().map(|service| upstream(gateway, &active, service)).collect(),
         quotas: gateway.limits().into_iter().flat_map(|(service, states)| quotas(service, states)).collect(),
         quota_policies: QuotaPolicy::VARIANTS.iter().map(|policy| quota_policy(metrics, policy.into_str())).collect(),
+        fleet: gateway.fleet_state().map(|state| fleet(metrics, state)),
         misses: by(&metrics.misses, "reason"),
         unstored: by(&metrics.unstored, "reason"),
         bypasses: by(&metrics.bypasses, "reason"),
         backoffs: by(&metrics.backoffs, "cause"),
         events: gateway.observer().events().recent().into_iter().map(event).collect(),
+    }
+}
+
+fn fleet(metrics: &Metrics, state: &'static str) -> FleetSummary {
+    let times = Series::of(&metrics.fleet_lookup_durations).histogram(&[], "result", |_| true);
+    FleetSummary {
+        state,
+        to_tell: gauge(&metrics.fleet_to_tell),
+        lookups: by(&metrics.fleet_lookups, "result"),
+        mean_lookup_seconds: (times.count > 0).then(|| times.sum / times.count as f64),
+        stores: by(&metrics.fleet_stores, "result"),
+        faults: by(&metrics.fleet_faults, "cause"),
     }
 }
 

@@ -3,6 +3,7 @@
 
 mod access_key;
 mod announce;
+mod check_fleet;
 mod demo;
 mod flags;
 mod health;
@@ -56,6 +57,10 @@ enum Command {
         /// and no credential. The exit code is 0 if all are reachable, 1 if one is not.
         #[arg(long)]
         probe: bool,
+        /// Also connect to fleet.engine, run each command that the gateway needs, and print how long look-ups take. The
+        /// exit code is 1 if the engine cannot be used.
+        #[arg(long)]
+        fleet: bool,
         #[command(flatten)]
         settings: FlagSettings,
     },
@@ -95,8 +100,8 @@ pub fn run() -> ExitCode {
     signals::unblock();
     match Cli::parse().command {
         Command::Serve(settings) => with_config(settings, |config, source| serve::run(&config, source)),
-        Command::Check { probe, settings } => {
-            with_config(settings, |config, source| check(&config, source.file(), probe))
+        Command::Check { probe, fleet, settings } => {
+            with_config(settings, |config, source| check(&config, source.file(), probe, fleet))
         }
         Command::Explain { url, headers, settings } => with_config(settings.or_any_region(), |config, _| {
             let headers = headers.iter().map(|text| explain::header(text)).collect::<Result<HeaderMap, _>>();
@@ -168,9 +173,9 @@ fn report_unusable_files(config: &Config) -> bool {
     !errors.is_empty()
 }
 
-/// Prints the effective settings, errors in the files that they name, and with `probe` whether the upstreams are
-/// reachable.
-fn check(config: &Config, file: Option<&Path>, probe: bool) -> ExitCode {
+/// Prints the effective settings, errors in the files that they name, with `probe` whether the upstreams are reachable,
+/// and with `fleet` whether the engine can be used.
+fn check(config: &Config, file: Option<&Path>, probe: bool, fleet: bool) -> ExitCode {
     // Checks the files that the settings name, such as certificates.
     let checked = Server::check(config);
     let unusable = checked.as_ref().err().into_iter().flatten().map(ToString::to_string);
@@ -183,7 +188,15 @@ fn check(config: &Config, file: Option<&Path>, probe: bool) -> ExitCode {
     }
     warn(config, file, checked.ok().and_then(|checked| checked.certificate_not_after));
     let printed = print(&config.to_toml());
-    if probe { probe::run(config) } else { printed }
+    let probed = if probe { probe::run(config) } else { printed };
+    match fleet {
+        true if probed == ExitCode::SUCCESS => check_fleet::run(config),
+        true => {
+            check_fleet::run(config);
+            probed
+        }
+        false => probed,
+    }
 }
 
 /// Prints the warnings that `serve` would log at start with these settings.

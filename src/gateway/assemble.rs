@@ -198,7 +198,7 @@ impl Gateway {
                 + weak_proofs.upgrade().map_or(0, |proofs| proofs.waiting()),
             grants: weak_grants.upgrade().map_or(0, |grants| grants.live(grant_clock.now())),
             is_bypassing: is_bypassing.load(Ordering::Relaxed),
-            fleet: weak_fleet.as_ref().and_then(Weak::upgrade).map(|fleet| (fleet.is_in_use(), fleet.pending())),
+            fleet: weak_fleet.as_ref().and_then(Weak::upgrade).map(|fleet| (!fleet.is_in_use(), fleet.pending())),
         });
         metrics.watch_budget(Arc::clone(&budget));
         metrics.start_operations(config.catalogue.operations());
@@ -241,6 +241,11 @@ impl Gateway {
         gateway.watch_staleness();
         gateway.fetcher.set_quotas(&config.quotas);
         Ok(gateway)
+    }
+
+    /// The state of the engine of the fleet, if there is one.
+    pub fn fleet_state(&self) -> Option<&'static str> {
+        self.memory.fleet.as_ref().map(|fleet| fleet.state().into())
     }
 
     /// Keeps a link to the engine of the fleet, if there is one.

@@ -227,8 +227,8 @@ families! {
     fleet_lookups: IntCounterVec = "workspace_gateway_fleet_lookups_total" ["result"] { each::<LookUpResult>() },
         "Look-ups in the engine of fleet.engine, by result; `ticket` if only the right to store was wanted. A rise of \
          `late`, `failed` or `skipped`: the engine is slow or not in use, and requests go on without it.";
-    fleet_lookup_durations: HistogramVec = "workspace_gateway_fleet_lookup_seconds" [],
-        "How long look-ups in the engine took, in seconds, without those that were skipped. A rise: the engine or the \
+    fleet_lookup_durations: HistogramVec = "workspace_gateway_fleet_lookup_seconds" ["result"],
+        "How long look-ups in the engine took, in seconds, by result, without those that were skipped. A rise: the engine or the \
          network is slower. None takes much longer than fleet.budget.";
     fleet_stores: IntCounterVec = "workspace_gateway_fleet_stores_total" ["result"] { each::<StoreResult>() },
         "Records for the engine, by result. A rise of `failed`: the engine has no memory left, or lacks a right. Of \
@@ -236,9 +236,8 @@ families! {
     fleet_faults: IntCounterVec = "workspace_gateway_fleet_faults_total" ["cause"] { each::<Fault>() },
         "Links to the engine that have ended or could not be opened, by cause. A rise: the engine is not in use while \
          this goes on; see the `fleet` events.";
-    fleet_in_use: IntGauge = "workspace_gateway_fleet_in_use" [],
-        "1 while the engine is in use, else 0. Without fleet.engine it is 0. Anything but 1 with fleet.engine: this \
-         gateway works alone.";
+    fleet_lost: IntGauge = "workspace_gateway_fleet_lost" [],
+        "1 while there is a fleet.engine and it is not in use, else 0. Anything but 0: this gateway works alone.";
     fleet_to_tell: IntGauge = "workspace_gateway_fleet_to_tell" [],
         "Purges and the like that the engine has not been told yet. Until it knows them, nothing is looked up there. \
          Anything but 0 for long: the engine is not in use.";
@@ -365,7 +364,7 @@ impl Metrics {
     pub(crate) fn fleet_looked_up(&self, result: LookUpResult, took: Duration) {
         self.fleet_lookups.with_label_values(&[result.into_str()]).inc();
         if result != LookUpResult::Skipped {
-            self.fleet_lookup_durations.with_label_values::<&str>(&[]).observe(took.as_secs_f64());
+            self.fleet_lookup_durations.with_label_values(&[result.into_str()]).observe(took.as_secs_f64());
         }
     }
 

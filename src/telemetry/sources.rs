@@ -23,7 +23,7 @@ pub struct InUse {
     /// Requests that wait for a flight that another one began.
     pub waiting: usize,
     pub is_bypassing: bool,
-    /// Whether the engine of a fleet is in use, and how much it has to be told.
+    /// Whether the engine of a fleet is not in use, and how much it has to be told.
     pub fleet: Option<(bool, usize)>,
 }
 
@@ -68,8 +68,8 @@ impl Metrics {
             set(&metrics.grants, grants);
             set(&metrics.coalesced_waiters, waiting);
             set(&metrics.bypassing, u8::from(is_bypassing));
-            let (is_in_use, to_tell) = fleet.unwrap_or_default();
-            set(&metrics.fleet_in_use, u8::from(is_in_use));
+            let (is_lost, to_tell) = fleet.unwrap_or_default();
+            set(&metrics.fleet_lost, u8::from(is_lost));
             set(&metrics.fleet_to_tell, to_tell);
             raise(&metrics.log_lines_dropped, logs::dropped());
         });

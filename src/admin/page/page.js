@@ -168,6 +168,7 @@ function render(status) {
     tally(byId("backoffs"), "backoffs", status.backoffs);
     showStaleness(status.staleness);
     showQuotas(status.quotas, status.quota_policies);
+    showFleet(status.fleet);
     showUpstream(status.upstream);
     showEvents(status.events);
     const { count: hits, sum: hitSeconds } = status.latency.hits;

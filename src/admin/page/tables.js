@@ -30,6 +30,29 @@ function tally(list, prefix, figures, none = "none") {
         show(row.lastElementChild, figures[name], "count"));
 }
 
+/** What the states of the engine mean, beside the causes why there is no connection. */
+const ENGINE_STATES = {
+    "in-use": "In use.",
+    slow: "Not in use: it does not answer in time. It is tried all the time.",
+    starting: "Not in use yet: the first connection is being made.",
+};
+
+/** The engine that gateways share. `fleet` is null without one. */
+function showFleet(fleet) {
+    byId("fleet").hidden = !fleet;
+    if (!fleet) {
+        return;
+    }
+    const mean = fleet.mean_lookup_seconds;
+    const time = mean === null ? "" : ` A look-up takes ${(mean * 1000).toFixed(2)} ms on average.`;
+    const told = fleet.to_tell === 0 ? "" : ` ${fleet.to_tell} purges and the like are not told yet.`;
+    const state = ENGINE_STATES[fleet.state] ?? `Not in use: ${fleet.state}. This gateway works alone.`;
+    say(byId("fleet-state"), state + time + told);
+    tally(byId("fleet-lookups"), "fleet.lookups", counted(fleet.lookups, "record", "none"));
+    tally(byId("fleet-stores"), "fleet.stores", counted(fleet.stores, "stored"));
+    tally(byId("fleet-faults"), "fleet.faults", counted(fleet.faults), "no fault");
+}
+
 /** The figures above 0, and those that are always shown. */
 function counted(figures, ...always) {
     return Object.fromEntries(Object.entries(figures).filter(([name, value]) => value > 0 || always.includes(name)));
