@@ -271,6 +271,26 @@ async fn a_caller_that_waits_for_its_own_limit_starts_no_refresh() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_renewal_that_upstream_throttles_is_repeated_after_its_backoff_and_waits_for_its_turn() {
+    let world = World::new("ttl = \"1h\"\n[grants]\ngrant_ttl = \"5m\"\nrenew_ahead = \"60s\"\n");
+    world.get("a", 0).await;
+    sleep(250 * SECOND).await;
+    world.limit(QuotaPolicy::User, 1, 12 * SECOND);
+    get_in_process(&world.gateway, "a", "/v2/q/products").await;
+    // The next call is the renewal.
+    world.get("a", 0).await;
+    sleep(SECOND).await;
+    assert_eq!(world.calls(), 3);
+
+    // The backoff is 5 s, because upstream asks for no other.
+    sleep(5 * SECOND).await;
+    world.get("a", 0).await;
+    assert_eq!(world.calls(), 0, "the limit holds the renewal back");
+    sleep(10 * SECOND).await;
+    assert_eq!(world.calls(), 1, "the renewal is sent without another request");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_caller_whose_grant_has_lapsed_gets_a_stale_response_if_upstream_throttles_it() {
     let world = World::new("ttl = \"1h\"\n[grants]\ngrant_ttl = \"200s\"\nrenew_ahead = \"0s\"\n");
     world.limit(QuotaPolicy::User, 1, 20 * SECOND);

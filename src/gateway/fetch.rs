@@ -16,6 +16,7 @@ use super::second_tier::Consulted;
 use super::settle::{self, EndedCall, apply_denial};
 use super::{CacheRequest, Gateway};
 use crate::cache::admission::Verdict;
+use crate::cache::backoffs;
 use crate::cache::entry::Entry;
 use crate::cache::flights::Leader;
 use crate::cache::grants::{PendingGrant, Proof};
@@ -279,8 +280,11 @@ impl Gateway {
         let (memory, observer) = (&self.memory, &self.observer);
         let (request, cache_key) = (&request, &cache_key);
         let call = EndedCall { memory, observer, request, cache_key, is_for_caller_alone, is_key_only, epoch, times };
+        let mut asked = None;
         let (response, is_external) = match result.and_then(|response| resolve_304(response, revalidated.as_ref())) {
             Ok((response, upstream_status)) => {
+                // Not what the known limits ask for: they hold the next renewal back.
+                asked = backoffs::retry_after(response.headers(), times.date);
                 let mut fetched = call.settle(pending_grant, response, upstream_status);
                 pacing::add_retry_after(&mut fetched.response, retry_after);
                 // The cause may be a header of this request that is not in the key. Others did not send it.
@@ -307,8 +311,8 @@ impl Gateway {
             self.fetcher.proofs.release(&request.lookup.caller_scope);
         }
         if purpose == FetchPurpose::Renewal {
-            let headers = response.as_ref().ok().map(|fetched| fetched.response.headers());
-            settle::end_renewal(memory, observer, &request.lookup.caller_scope, is_proved, headers, times);
+            let caller_scope = &request.lookup.caller_scope;
+            settle::end_renewal(memory, observer, caller_scope, is_proved, asked, times.received);
         }
         let is_stored = is_proved && response.as_ref().is_ok_and(|fetched| fetched.not_stored.is_none());
         self.observer.record_health(service, status, class != Class::Unknown || is_proved);

@@ -3,6 +3,7 @@
 //! A caller that is not proved and has no grant must not change what other callers get.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, DATE, ETAG, Entry as Field};
@@ -284,19 +285,18 @@ impl EndedCall<'_> {
     }
 }
 
-/// Applies what the end of a renewal changes. `headers` are upstream's, if there was a response.
+/// Applies what the end of a renewal changes. `retry_after` is what upstream asks for.
 pub(super) fn end_renewal(
     memory: &Memory,
     observer: &Observer,
     caller_scope: &CallerScope,
     is_proved: bool,
-    headers: Option<&HeaderMap>,
-    times: ResponseTimes,
+    retry_after: Option<Duration>,
+    now: Instant,
 ) {
     observer.metrics.renewal(if is_proved { RenewalResult::Proved } else { RenewalResult::Failed });
     if !is_proved {
-        let retry_after = headers.and_then(|headers| backoffs::retry_after(headers, times.date));
-        memory.grants.renewal_failed(caller_scope, retry_after, times.received);
+        memory.grants.renewal_failed(caller_scope, retry_after, now);
     }
 }
 
