@@ -556,7 +556,7 @@ impl Rules {
         let mut effects = Vec::new();
         for mut waiter in callers {
             waiter.look_up_again();
-            let fetch_key = self.fetch_key(&waiter.request);
+            let (caller, fetch_key) = (waiter.request.caller, self.fetch_key(&waiter.request));
             let is_shared = fetch_key.owner.is_none();
             // Whether a waiter has started its call by now, and so woken up.
             let is_awake = |id: RequestId| position_of(id).is_some_and(|at| Some(at) <= position(&waiter));
@@ -567,7 +567,7 @@ impl Rules {
             let (before, any) = (not_awake(|shared, is_shared| shared == Some(is_shared)), not_awake(|_, _| true));
             let action = match self.next_action(&mut waiter) {
                 Action::Join(flight)
-                    if self.followers(is_shared) + if self.is_slow(flight) { before } else { any }
+                    if self.followers(is_shared) + if self.is_slow_for(caller, flight) { before } else { any }
                         >= self.settings.max_waiters =>
                 {
                     Action::Solo(fetch_key)
@@ -578,7 +578,7 @@ impl Rules {
                     self.action(&Waiter { proof_was_slow: true, ..waiter.clone() })
                 }
                 // It joins a slow flight and makes an additional call for it.
-                Action::Join(flight) if self.is_slow(flight) => Action::Join(flight),
+                Action::Join(flight) if self.is_slow_for(caller, flight) => Action::Join(flight),
                 action => return Err(format!("#{} started a call, expected {action:?}", waiter.request.id)),
             };
             if action.starts_call() {
@@ -592,10 +592,14 @@ impl Rules {
         for mut waiter in others {
             waiter.look_up_again();
             match self.next_action(&mut waiter) {
+                // No more may wait for its caller's flight, so it has looked up before that began.
+                Action::Solo(_) if self.may_wait_instead(&waiter) => {
+                    effects.extend(self.perform(waiter, Action::WaitForProof));
+                }
                 action if action.starts_call() => {
                     return Err(format!("#{} started no call, expected {action:?}", waiter.request.id));
                 }
-                Action::Join(flight) if self.may_wait_instead(&waiter, flight) => {
+                Action::Join(flight) if self.may_wait_instead(&waiter) => {
                     self.count("ambiguous order");
                     self.is_ambiguous = true;
                     effects.extend(self.perform(waiter, Action::Join(flight)));

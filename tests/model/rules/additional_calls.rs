@@ -1,6 +1,6 @@
 //! Additional calls while the calls of a flight are slow.
 
-use super::super::domain::{RequestId, service_of};
+use super::super::domain::{CallerId, RequestId, service_of};
 use super::{Call, Effect, Flight, FlightId, MAX_CALLS, Rules, Waiter};
 
 impl Rules {
@@ -9,8 +9,10 @@ impl Rules {
         self.listed[service_of(call.key)].is_some_and(|sent| sent > call.sent)
     }
 
-    pub(super) fn is_slow(&self, id: FlightId) -> bool {
-        self.flights.iter().any(|flight| flight.id == id && self.may_have_another(flight))
+    /// Whether a caller that joins a flight makes an additional call for it at once. No caller makes two.
+    pub(super) fn is_slow_for(&self, caller: CallerId, id: FlightId) -> bool {
+        let mut flights = self.flights.iter().filter(|flight| flight.id == id && self.may_have_another(flight));
+        flights.any(|flight| !flight.callers.contains(&caller))
     }
 
     /// Whether a flight may have an additional call: all its calls are slow, and upstream answers other calls.

@@ -42,7 +42,7 @@ impl Rules {
 
     /// What happens to a request that arrives.
     pub(super) fn action(&self, waiter: &Waiter) -> Action {
-        let Waiter { request, elections, .. } = waiter;
+        let Waiter { request, .. } = waiter;
         let CacheRequest { caller, key, directives, .. } = *request;
         let caller_scope = (caller, scope_of(key));
         let fetch_key = self.fetch_key(request);
@@ -77,7 +77,7 @@ impl Rules {
         if let Some(mark) = self.mark(fetch_key, caller) {
             return if mark.is_too_large { Action::Relay(fetch_key) } else { Action::Solo(fetch_key) };
         }
-        if *elections > MAX_ELECTIONS || directives == RequestDirectives::NoCache {
+        if self.calls_alone(waiter, fetch_key) {
             return Action::Solo(fetch_key);
         }
         if self.waits_for_proof(waiter, flight.map(|flight| flight.id)) {
@@ -88,6 +88,13 @@ impl Rules {
             None if open.len() < self.settings.max_flights => Action::Lead(fetch_key),
             _ => Action::Solo(fetch_key),
         }
+    }
+
+    /// Whether a request makes a call of its own, whatever others do.
+    pub(super) fn calls_alone(&self, waiter: &Waiter, fetch_key: CacheKey) -> bool {
+        waiter.elections > MAX_ELECTIONS
+            || waiter.request.directives == RequestDirectives::NoCache
+            || self.mark(fetch_key, waiter.request.caller).is_some()
     }
 
     /// The cache key of the flight for a request: shared, or the caller's own if it has no grant.
@@ -195,9 +202,7 @@ impl Rules {
             }
             Action::Lead(cache_key) | Action::Solo(cache_key) => {
                 let is_open = matches!(action, Action::Lead(_));
-                let is_alone = waiter.elections > MAX_ELECTIONS
-                    || waiter.request.directives == RequestDirectives::NoCache
-                    || self.mark(cache_key, waiter.request.caller).is_some();
+                let is_alone = self.calls_alone(&waiter, cache_key);
                 let own = self.flights.iter().find(|flight| flight.is_open && flight.cache_key == cache_key);
                 let is_proof = !is_alone && self.leads_proof(&waiter, own.map(|flight| flight.id));
                 self.count(if is_open { "led a flight" } else { "solo flight" });

@@ -143,11 +143,15 @@ impl Rules {
             && !waiter.proof_was_slow
     }
 
-    /// Whether a request that joins a flight of its caller has perhaps looked up before that flight began, at the same
-    /// moment. Then it waits for a proof instead.
-    pub(super) fn may_wait_instead(&self, waiter: &Waiter, flight: FlightId) -> bool {
-        let began_now = |call: &Call| call.flight == flight && call.sent == self.now && !call.is_proof;
-        self.calls.iter().any(began_now) && self.waits_for_proof(waiter, None)
+    /// Whether a request whose caller has a flight for the same key has perhaps looked up before that flight began, at
+    /// the same moment. Then it waits for a proof instead.
+    pub(super) fn may_wait_instead(&self, waiter: &Waiter) -> bool {
+        let own = CacheKey { key: waiter.request.key, owner: Some(waiter.request.caller) };
+        let is_own = |id: FlightId| {
+            self.flights.iter().any(|flight| flight.id == id && flight.is_open && flight.cache_key == own)
+        };
+        let began_now = |call: &Call| call.sent == self.now && !call.is_proof && is_own(call.flight);
+        self.calls.iter().any(began_now) && !self.calls_alone(waiter, own) && self.waits_for_proof(waiter, None)
     }
 
     /// When a request no longer waits for its caller's proof.
@@ -171,18 +175,18 @@ impl Rules {
             others -= 1;
             (waiter.awaits_proof, waiter.proof_was_slow, waiter.had_no_stale) = (false, true, true);
             waiter.end_proof_wait(now);
-            let fetch_key = self.fetch_key(&waiter.request);
+            let (caller, fetch_key) = (waiter.request.caller, self.fetch_key(&waiter.request));
             let followers = self.followers(fetch_key.owner.is_none()) + others;
             let action = match self.action(&waiter) {
                 // It makes an additional call at once.
-                Action::Join(flight) if self.is_slow(flight) => Action::Join(flight),
+                Action::Join(flight) if self.is_slow_for(caller, flight) => Action::Join(flight),
                 // Others may have joined before it.
                 Action::Join(_) if position(&waiter).is_some() && followers >= self.settings.max_waiters => {
                     Action::Solo(fetch_key)
                 }
                 action => action,
             };
-            let is_additional = matches!(action, Action::Join(flight) if self.is_slow(flight));
+            let is_additional = matches!(action, Action::Join(flight) if self.is_slow_for(caller, flight));
             if action.starts_call() != position(&waiter).is_some() && !is_additional {
                 return Err(format!("#{} waited for its caller's proof, expected {action:?}", waiter.request.id));
             }
