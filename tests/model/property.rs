@@ -96,10 +96,17 @@ impl Call {
     }
 }
 
+/// A request, and when it arrived. For timers that is later by the jumps of clocks since then.
+struct Arrived {
+    request: CacheRequest,
+    at: Ms,
+    timer_at: Ms,
+}
+
 pub struct Property {
     settings: Settings,
     calls: Vec<Call>,
-    requests: Vec<(Ms, CacheRequest)>,
+    requests: Vec<Arrived>,
     purged: [Option<Ms>; SCOPES.len()],
     last_purge: Option<Ms>,
     /// The last change by a granted caller.
@@ -118,10 +125,11 @@ impl Property {
     /// A clock jumps: this much time passes for rules, but not for timers.
     pub fn jumped(&mut self, by: Ms) {
         self.calls.iter_mut().for_each(|call| call.timer_sent += by);
+        self.requests.iter_mut().for_each(|arrived| arrived.timer_at += by);
     }
 
     pub fn requested(&mut self, request: CacheRequest, at: Ms) {
-        self.requests.push((at, request));
+        self.requests.push(Arrived { request, at, timer_at: at });
     }
 
     pub fn purged(&mut self, at: Ms, selected: impl Fn(ScopeId) -> bool) {
@@ -145,7 +153,8 @@ impl Property {
         history: &History,
     ) -> Result<(), String> {
         let UpstreamRequest { id, caller, key, validator, .. } = request;
-        let (arrived, CacheRequest { directives, spelling, .. }) = self.requests[id as usize];
+        let Arrived { request: CacheRequest { directives, spelling, .. }, at: arrived, .. } =
+            self.requests[id as usize];
         if spelling.is_ambiguous() {
             return Err(format!("PROPERTY: #{id} starts a call with an ambiguous token"));
         }
@@ -404,9 +413,9 @@ impl Property {
         // Calls that failed at this moment, if that is why the list was served, or the time that a call may take is over.
         // The request may wait for the call of an earlier one.
         let longest = Settings::ANSWER_TIMEOUT + self.settings.longest_wait();
-        let mut requests = self.requests.iter().filter(|(_, request)| request.key == key && !response.is_hit());
+        let mut requests = self.requests.iter().filter(|it| it.request.key == key && !response.is_hit());
         let is_out_of_time = waited >= Settings::ANSWER_TIMEOUT
-            || requests.any(|(arrived, _)| (Settings::ANSWER_TIMEOUT..=longest).contains(&(at - arrived)));
+            || requests.any(|it| (Settings::ANSWER_TIMEOUT..=longest).contains(&(at - it.timer_at)));
         let mut failed_now = self.calls.iter().filter(|call| call.request.key == key && call.has_failed(at, at));
         let has_failed = is_out_of_time || failed_now.clone().next().is_some();
         let own_failed_now = is_out_of_time || failed_now.any(|call| call.request.caller == caller);
