@@ -148,6 +148,13 @@ impl Paced {
                 other.state == State::Waiting || other.state == State::Disconnected || other.background.is_some();
             other.request.id != it.request.id && service_of(other.request.key) == service && may_call
         });
+        // A limit of all callers may hold back a call of this caller as that of an unproved one. The caller's own limit
+        // counts that call, and holds back the others.
+        let is_shared = |known: &Known| known.limit.policy.is_shared() && known.service == service;
+        let is_unsent = |id: RequestId| rules.calls.iter().all(|call| call.id != id);
+        let is_unproved =
+            |other: &Request| other.request.caller == caller && !other.was_granted && is_unsent(other.request.id);
+        let is_behind = self.known.iter().any(is_shared) && others.clone().any(is_unproved);
         let others: Vec<_> = others.map(|other| other.request.caller).collect();
         let is_asked = |asked: &Asked| {
             let is_over = asked.until + 1 < self.now && !self.is_unnoticed();
@@ -164,7 +171,7 @@ impl Paced {
             let sent = self.sent.iter().filter(is_recent).count();
             let ahead = others.iter().filter(|other| policy.is_shared() || **other == caller).count();
             let most = if policy.is_shared() && !is_proved { (calls / 4).max(1) } else { calls };
-            let is_full = sent > 0 && sent + ahead >= most;
+            let is_full = (sent > 0 || is_behind && !policy.is_shared()) && sent + ahead >= most;
             is_full || refused.is_some_and(|refused| refused + span > self.now) || is_unnoticed
         })
     }
