@@ -71,6 +71,8 @@ struct Request {
     is_held: bool,
     /// Whether it may have left its call for another one, because a call for the same key has ended.
     has_left: bool,
+    /// Whether it has made its call after it had left another one. So that call may go on after the request's deadline.
+    began_late: bool,
     /// Whether a client's request has started its call, which may be repeated after a 429.
     may_be_repeated: bool,
     /// Whether it waits after a 429 to its call, and whether its call has been repeated after that.
@@ -269,6 +271,7 @@ impl Paced {
             may_be_relayed: false,
             is_held: false,
             has_left: false,
+            began_late: false,
             may_be_repeated: false,
             was_throttled: false,
             is_repeated: false,
@@ -323,8 +326,8 @@ impl Paced {
     fn started(&mut self, worlds: &mut Vec<World<'_>>, call: &UpstreamRequest) -> Result<(), String> {
         let UpstreamRequest { id, caller, key, is_direct, .. } = *call;
         let place = self.place(id)?;
-        let Request { request, arrived, state, background, was_throttled, is_repeated, has_left, .. } =
-            self.requests[place].clone();
+        let it = self.requests[place].clone();
+        let Request { request, arrived, state, background, was_throttled, is_repeated, has_left, .. } = it;
         if (caller, key, is_direct) != (request.caller, request.key, request.is_direct) {
             return Err(format!("#{id} starts a call for another request: {call:?}"));
         }
@@ -359,7 +362,7 @@ impl Paced {
             if is_repeated {
                 return Err(format!("#{id} is sent again for a second time after a 429"));
             }
-            if matches!(state, State::Answered(_)) {
+            if matches!(state, State::Answered(_)) && !it.began_late {
                 return Err(format!("#{id} is sent again after its response"));
             }
             self.requests[place].is_repeated = true;
@@ -383,6 +386,7 @@ impl Paced {
             self.count(if is_renewal { "renewal" } else { "background refresh" });
             self.requests[place].background = None;
         }
+        self.requests[place].began_late |= has_left;
         (self.requests[place].is_held, self.requests[place].has_left) = (false, false);
         self.sent.push(Sent::new(flight, &request, self.now));
         self.candidates.push(Candidates { flight, fetch_keys });
