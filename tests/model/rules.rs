@@ -620,18 +620,22 @@ impl Rules {
 
     /// Time passes, at most until the next such time. `started` is as above.
     pub fn pass(&mut self, until: Ms, started: &[RequestId]) -> Result<Vec<Effect>, String> {
-        let mut effects = Vec::new();
+        // The waiters in flights of one caller and in shared flights, before the first of them leaves at this moment.
+        let (mut effects, mut before) = (Vec::new(), None);
         let end = |waiter: &Waiter| waiter.stale_if_slow.unwrap_or(Ms::MAX).min(waiter.deadline.unwrap_or(Ms::MAX));
         while let Some(next) = (0..self.waiters.len()).min_by_key(|&index| end(&self.waiters[index]))
             && end(&self.waiters[next]) <= until
         {
+            if end(&self.waiters[next]) == until && before.is_none() {
+                before = Some([false, true].map(|are_shared| self.followers(are_shared)));
+            }
             let waiter = self.waiters.remove(next);
             self.now = end(&waiter);
             let is_slow = waiter.stale_if_slow == Some(self.now);
             effects.extend(if is_slow { self.reach_stale_if_slow(waiter) } else { Some(self.time_out(&waiter)) });
         }
         self.now = until;
-        effects.extend(self.end_proof_waits(started)?);
+        effects.extend(self.end_proof_waits(started, before.unwrap_or_default())?);
         effects.extend(self.make_additional_calls(started)?);
         Ok(effects)
     }

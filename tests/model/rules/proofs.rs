@@ -160,9 +160,12 @@ impl Rules {
     }
 
     /// Requests that have waited too long for a proof make their own calls. `started` has the requests whose calls
-    /// started, in order.
-    pub(super) fn end_proof_waits(&mut self, started: &[RequestId]) -> Result<Vec<Effect>, String> {
+    /// started, in order. `before` has the waiters in flights of one caller and in shared flights, with those that have
+    /// just left.
+    pub(super) fn end_proof_waits(&mut self, started: &[RequestId], before: [usize; 2]) -> Result<Vec<Effect>, String> {
         let now = self.now;
+        let left =
+            [false, true].map(|are_shared| before[usize::from(are_shared)].saturating_sub(self.followers(are_shared)));
         let (mut due, waiting): (Vec<_>, Vec<_>) = std::mem::take(&mut self.waiters)
             .into_iter()
             .partition(|waiter| self.proof_wait_end(waiter).is_some_and(|end| end <= now));
@@ -176,11 +179,12 @@ impl Rules {
             (waiter.awaits_proof, waiter.proof_was_slow, waiter.had_no_stale) = (false, true, true);
             waiter.end_proof_wait(now);
             let (caller, fetch_key) = (waiter.request.caller, self.fetch_key(&waiter.request));
-            let followers = self.followers(fetch_key.owner.is_none()) + others;
+            let is_shared = fetch_key.owner.is_none();
+            let followers = self.followers(is_shared) + others + left[usize::from(is_shared)];
             let action = match self.action(&waiter) {
                 // It makes an additional call at once.
                 Action::Join(flight) if self.is_slow_for(caller, flight) => Action::Join(flight),
-                // Others may have joined before it.
+                // Others may have joined before it, or have not left yet.
                 Action::Join(_) if position(&waiter).is_some() && followers >= self.settings.max_waiters => {
                     Action::Solo(fetch_key)
                 }

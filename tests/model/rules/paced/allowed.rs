@@ -32,7 +32,7 @@ impl Paced {
                 match check_reply(response, reply, &settings) {
                     Ok(()) => {
                         kind = Some(reply.kind);
-                        is_held = matches!(reply.kind, ReplyKind::Backoff(_)) && !world.rules.has_reply(&it);
+                        is_held |= matches!(reply.kind, ReplyKind::Backoff(_)) && !world.rules.has_reply(&it);
                         return Ok(());
                     }
                     Err(it) => wrong = Some(it),
@@ -242,7 +242,7 @@ impl Paced {
         let awaits_proof = !is_proved
             && waited < rules.settings.stale_if_slow
             && calls.any(|call| (call.caller, scope_of(call.key)) == caller_scope);
-        match is_awaited || awaits_proof || may_be_held {
+        match is_awaited || awaits_proof || may_be_held || self.may_share_held_call(it, rules) {
             true => Ok((!is_awaited && !awaits_proof, was_throttled)),
             false => Err(format!("#{id} waits, but no call is in flight and no limit holds it back")),
         }

@@ -138,6 +138,27 @@ impl Paced {
     /// Whether a limit may hold back the call for a request.
     pub(super) fn may_be_held(&self, it: &Request, rules: &Rules) -> bool {
         let (caller, service) = (it.request.caller, service_of(it.request.key));
+        let is_asked = |asked: &Asked| {
+            let is_over = asked.until + 1 < self.now && !self.is_unnoticed();
+            (asked.caller, asked.service) == (caller, service) && !is_over
+        };
+        self.asked.iter().any(is_asked) || self.may_be_held_by(it, rules, |_| true)
+    }
+
+    /// Whether a request may wait for the call of another one that a limit of all callers holds back. Such a limit may
+    /// bind that caller only. A caller that a limit of its own holds back leads nobody.
+    pub(super) fn may_share_held_call(&self, it: &Request, rules: &Rules) -> bool {
+        let may_share = |other: &&Request| {
+            let is_waiting = other.state == State::Waiting && !other.is_relay() && other.request.id != it.request.id;
+            is_waiting && other.fetch_keys.iter().any(|key| it.fetch_keys.contains(key))
+        };
+        let mut others = self.requests.iter().filter(may_share);
+        others.any(|other| self.may_be_held_by(other, rules, Policy::is_shared))
+    }
+
+    /// Whether one of some limits may hold back the call for a request.
+    fn may_be_held_by(&self, it: &Request, rules: &Rules, is_one: fn(Policy) -> bool) -> bool {
+        let (caller, service) = (it.request.caller, service_of(it.request.key));
         // The limits of relayed requests are no matter of these rules: they may be held back at any time.
         let is_relayed = it.is_relay() || it.may_be_relayed;
         let is_unnoticed = self.is_unnoticed() || is_relayed;
@@ -156,14 +177,8 @@ impl Paced {
             |other: &Request| other.request.caller == caller && !other.was_granted && is_unsent(other.request.id);
         let is_behind = self.known.iter().any(is_shared) && others.clone().any(is_unproved);
         let others: Vec<_> = others.map(|other| other.request.caller).collect();
-        let is_asked = |asked: &Asked| {
-            let is_over = asked.until + 1 < self.now && !self.is_unnoticed();
-            (asked.caller, asked.service) == (caller, service) && !is_over
-        };
-        if self.asked.iter().any(is_asked) {
-            return true;
-        }
-        self.binding(caller, service, is_proved).any(|(limit, refused)| {
+        let mut binding = self.binding(caller, service, is_proved).filter(|(limit, _)| is_one(limit.policy));
+        binding.any(|(limit, refused)| {
             let Limit { policy, calls, .. } = limit;
             let span = span(limit);
             let is_recent =
