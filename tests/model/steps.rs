@@ -14,6 +14,9 @@ use super::settings::Settings;
 
 pub const STEPS: usize = 50;
 
+/// The number of calls of a flight while upstream is slow, and of the attempts to make another one.
+const MAX_CALLS: usize = 3;
+
 /// An index, taken modulo the number of candidates.
 pub type Pick = usize;
 
@@ -202,7 +205,7 @@ pub struct Sequence {
 /// `is_paced`: limits of upstream hold calls back.
 pub fn sequence(is_paced: bool) -> impl Strategy<Value = Sequence> {
     let seldom = prop_oneof![3 => Just(false), 1 => Just(true)];
-    let before = prop_oneof![4 => Just(Vec::new()), 2 => many_waiters(), 2 => slow_leader(), 3 => expired_entry(), 2 => after_invalidation(), 2 => refusal_in_parts(), 1 => clock_jump()];
+    let before = prop_oneof![4 => Just(Vec::new()), 2 => many_waiters(), 2 => slow_leader(), 1 => slow_callers(), 3 => expired_entry(), 2 => after_invalidation(), 2 => refusal_in_parts(), 1 => clock_jump()];
     let ordinary = (Just(Pacing::None), with_prefix(before));
     let before = prop_oneof![2 => Just(Vec::new()), 5 => throttled(), 1 => changed_limit()];
     let paced = (pacing(), with_prefix(before));
@@ -285,6 +288,29 @@ fn slow_leader() -> impl Strategy<Value = Vec<Step>> {
             steps
         },
     )
+}
+
+/// All callers are granted and nothing is stored. One leads and the others wait. Calls for another key succeed again and
+/// again. So one caller after the other makes an additional call, as many as may.
+fn slow_callers() -> impl Strategy<Value = Vec<Step>> {
+    (select(vec![4, 12]), vec(outcome(), 0..=2)).prop_map(|(seconds, more)| {
+        let mut steps =
+            vec![all_request(0), all_prove(), Step::Purge { operation: None, project: None }, all_request(0)];
+        for others in 1..=MAX_CALLS {
+            steps.push(Step::Pass(Pass::Span(seconds * SECOND)));
+            steps.push(Step::Requests {
+                key: 1,
+                callers: vec![0],
+                is_direct: true,
+                varies_spelling: false,
+                directives: RequestDirectives::NoCache,
+                if_none_match: None,
+            });
+            steps.push(Step::Complete(vec![(others, Outcome::Regular { as_sent: true })]));
+        }
+        steps.extend(more.into_iter().map(|outcome| Step::Complete(vec![(0, outcome)])));
+        steps
+    })
 }
 
 /// All callers are granted, and there is an entry. One of them meets a limit, perhaps while others request the same. Then
