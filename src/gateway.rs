@@ -373,7 +373,7 @@ impl Gateway {
             if let Some(leader) = leader {
                 self.observer.metrics.elections.inc_by(u64::from(role.elected));
                 let purpose = attempts.additional.take().map_or(FetchPurpose::Response, FetchPurpose::Additional);
-                let (cache_key, throttled) = (role.cache_key.clone(), attempts.throttled);
+                let (cache_key, throttled) = (role.cache_key.clone(), role.throttled);
                 let fetch = NewFetch { leader, cache_key, purpose, proof, throttled };
                 self.start_fetch(fetch, request, headers, record);
             }
@@ -436,7 +436,7 @@ impl Gateway {
                 WaitOutcome::MayStartCall => {
                     if let Some(leader) = waiter.lead_another(caller) {
                         let purpose = FetchPurpose::Additional(AdditionalCallReason::Slow);
-                        let (cache_key, proof, throttled) = (role.cache_key.clone(), None, None);
+                        let (cache_key, proof, throttled) = (role.cache_key.clone(), None, role.throttled);
                         let fetch = NewFetch { leader, cache_key, purpose, proof, throttled };
                         self.start_fetch(fetch, request, headers, record);
                     }

@@ -69,6 +69,7 @@ mod pass_through;
 mod proxies;
 mod python_sdk;
 mod queueing;
+mod quota_flights;
 mod quotas;
 mod reasons;
 mod reload;

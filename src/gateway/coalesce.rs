@@ -55,8 +55,9 @@ impl Attempts {
     /// The role of a request that waits for its caller's proof and is in no flight.
     pub(super) fn waiting_role(&self, cache_key: CacheKey, miss: Miss) -> Role {
         let is_last = self.number >= MAX_ELECTIONS;
-        let (leads, elected, has_stale, has_retried) = (false, false, false, self.has_retried);
-        Role { leads, elected, is_last, has_retried, cache_key, miss, has_stale }
+        let (leads, elected, has_stale) = (false, false, false);
+        let (has_retried, throttled) = (self.has_retried, self.throttled);
+        Role { leads, elected, is_last, has_retried, cache_key, miss, has_stale, throttled }
     }
 }
 

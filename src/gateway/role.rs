@@ -20,6 +20,8 @@ pub(super) struct Role {
     pub(super) miss: Miss,
     /// Whether it can get a stale entry if upstream is slow.
     pub(super) has_stale: bool,
+    /// See [`NewFetch`](super::fetch::NewFetch).
+    pub(super) throttled: Option<tokio::time::Instant>,
 }
 
 impl Role {

@@ -1,0 +1,96 @@
+//! Flights while upstream limits the calls of a caller: who makes the call, who waits for it, and which calls are not
+//! needed any more. The test gives the responses of upstream. The clock is paused: it moves on as soon as all tasks wait.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::StatusCode;
+use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::task::JoinHandle;
+use tokio::time::sleep;
+use workspace_gateway::testing::cache::store::PurgeSelection;
+use workspace_gateway::testing::clock::Clock;
+use workspace_gateway::testing::gateway::Gateway;
+use workspace_gateway::testing::random::Random;
+
+use crate::support::{Call, Reply, Scripted, config, get_in_process, get_in_process_with, within};
+
+const SECOND: Duration = Duration::from_secs(1);
+const LIST: &str = "/v2/p/products?product_id=list";
+const OTHER: &str = "/v2/p/products?product_id=other";
+const PROOF: &str = "/v2/p/products?limit=1";
+
+const EMPTY: &str = r#"{"products":[]}"#;
+
+/// A gateway whose calls wait for the test.
+struct Bench {
+    gateway: Arc<Gateway>,
+    calls: UnboundedReceiver<Call>,
+}
+
+impl Bench {
+    async fn with_granted(settings: &str, tokens: &[&'static str]) -> Self {
+        let (upstream, calls) = Scripted::new();
+        let text = format!("[cache]\nstale_if_slow = \"1s\"\nttl_jitter = \"0%\"\n{settings}");
+        let config = config("http://127.0.0.1:1", "http://127.0.0.1:1", &text);
+        let gateway = Gateway::with_upstream(upstream, &config, Clock::System, Random::System).unwrap();
+        let mut bench = Self { gateway, calls };
+        for token in tokens {
+            bench.complete_call(token, PROOF).await;
+        }
+        bench
+    }
+
+    fn begin(&self, token: &'static str, path: &'static str) -> JoinHandle<Reply> {
+        let gateway = Arc::clone(&self.gateway);
+        tokio::spawn(async move { get_in_process(&gateway, token, path).await })
+    }
+
+    /// Panics unless the next call is this caller's.
+    async fn next_call_of(&mut self, token: &str) -> Call {
+        let call = within(self.calls.recv()).await.unwrap();
+        assert_eq!(call.token, token);
+        call
+    }
+
+    /// A caller gets a list from upstream.
+    async fn complete_call(&mut self, token: &'static str, path: &'static str) {
+        let gateway = Arc::clone(&self.gateway);
+        let no_cache = &[("cache-control", "no-cache")];
+        let pending = tokio::spawn(async move { get_in_process_with(&gateway, token, path, no_cache).await });
+        self.next_call_of(token).await.answer(StatusCode::OK, EMPTY);
+        assert_eq!(pending.await.unwrap().status(), StatusCode::OK);
+    }
+
+    /// On a paused clock, all tasks that can run do so before this returns.
+    async fn settle(&self) {
+        sleep(Duration::from_millis(1)).await;
+    }
+}
+
+fn refusal(seconds: u64) -> String {
+    let text = format!("policy user over ratelimit,limit:1,time:{seconds} second");
+    format!(r#"{{"error_code":"APIGW.0308","error_msg":"{text}"}}"#)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_upstream_throttles_twice_is_not_sent_a_third_time_for_a_slow_flight() {
+    let mut bench = Bench::with_granted("", &["a", "b", "c"]).await;
+    sleep(20 * SECOND).await;
+    // Its first call is throttled. After the purge, another caller begins a flight that it joins.
+    let asking = bench.begin("a", LIST);
+    let first = bench.next_call_of("a").await;
+    bench.gateway.purge(&PurgeSelection::default());
+    let _leading = bench.begin("b", LIST);
+    let _slow = bench.next_call_of("b").await;
+    first.answer(StatusCode::TOO_MANY_REQUESTS, refusal(10));
+    sleep(12 * SECOND).await;
+    // That flight is slow, and upstream answers another call.
+    bench.complete_call("c", OTHER).await;
+    bench.next_call_of("a").await.answer(StatusCode::TOO_MANY_REQUESTS, refusal(10));
+    bench.settle().await;
+    assert!(asking.is_finished());
+    let reply = asking.await.unwrap();
+    assert_eq!(reply.status(), StatusCode::TOO_MANY_REQUESTS);
+    assert!(reply.headers().contains_key("retry-after"));
+}
