@@ -106,7 +106,8 @@
 //!    `negative_ttl`. An operation whose responses vary on the credential becomes private (`cache/store/private.rs`).
 //! 4. **One call at a time for each cache key, or up to three if upstream is slow only for this key.** For callers that
 //!    may share a response, at most one call per cache key is in flight ([`cache::flights`]). It runs in a task of its
-//!    own. While all calls of a flight are slow, and upstream has answered a later request for a product list
+//!    own. A caller whose call would wait for its other calls, or for a limit of upstream for this caller, makes none
+//!    for others. Its requests share a call of their own (`gateway/coalesce.rs`), for others must not wait for it. While all calls of a flight are slow, and upstream has answered a later request for a product list
 //!    ([`upstream::successes`]), another caller makes another call, three in all. A failure ends only its own call.
 //!    After a 5xx, another caller retries once under the same condition. Nobody gets another caller's refusal: each
 //!    waiter is checked again when it is released (`gateway/release.rs`). Renewals, and calls that

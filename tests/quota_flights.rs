@@ -13,7 +13,7 @@ use workspace_gateway::testing::clock::Clock;
 use workspace_gateway::testing::gateway::Gateway;
 use workspace_gateway::testing::random::Random;
 
-use crate::support::{Call, Reply, Scripted, config, get_in_process, get_in_process_with, within};
+use crate::support::{Call, Reply, Scripted, all_replies, config, get_in_process, get_in_process_with, within};
 
 const SECOND: Duration = Duration::from_secs(1);
 const LIST: &str = "/v2/p/products?product_id=list";
@@ -62,9 +62,24 @@ impl Bench {
         assert_eq!(pending.await.unwrap().status(), StatusCode::OK);
     }
 
+    /// Upstream refuses a call of a caller that has just made one, and names a limit of one call in so many seconds.
+    async fn throttle(&mut self, token: &'static str, seconds: u64) {
+        let pending = self.begin(token, OTHER);
+        self.next_call_of(token).await.answer(StatusCode::TOO_MANY_REQUESTS, refusal(seconds));
+        if seconds < 35 {
+            self.next_call_of(token).await.answer(StatusCode::OK, EMPTY);
+        }
+        pending.await.unwrap();
+    }
+
     /// On a paused clock, all tasks that can run do so before this returns.
     async fn settle(&self) {
         sleep(Duration::from_millis(1)).await;
+    }
+
+    async fn assert_no_call(&mut self) {
+        self.settle().await;
+        assert!(self.calls.try_recv().is_err(), "a call");
     }
 }
 
@@ -93,4 +108,51 @@ async fn a_request_that_upstream_throttles_twice_is_not_sent_a_third_time_for_a_
     let reply = asking.await.unwrap();
     assert_eq!(reply.status(), StatusCode::TOO_MANY_REQUESTS);
     assert!(reply.headers().contains_key("retry-after"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn equal_requests_of_a_caller_that_its_limit_holds_back_share_one_call() {
+    let mut bench = Bench::with_granted("", &["a", "b"]).await;
+    bench.throttle("a", 10).await;
+    let held: Vec<_> = (0..5).map(|_| bench.begin("a", LIST)).collect();
+    bench.assert_no_call().await;
+    sleep(11 * SECOND).await;
+    let call = bench.next_call_of("a").await;
+    sleep(20 * SECOND).await;
+    bench.assert_no_call().await;
+    call.answer(StatusCode::OK, EMPTY);
+    for reply in all_replies(held).await {
+        assert_eq!(reply.status(), StatusCode::OK);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_waits_for_the_call_of_a_caller_that_its_limit_holds_back() {
+    let mut bench = Bench::with_granted("", &["a", "b"]).await;
+    bench.throttle("a", 10).await;
+    let held: Vec<_> = (0..2).map(|_| bench.begin("a", LIST)).collect();
+    bench.settle().await;
+    let other = bench.begin("b", LIST);
+    bench.next_call_of("b").await.answer(StatusCode::OK, EMPTY);
+    assert_eq!(other.await.unwrap().status(), StatusCode::OK);
+    // The entry is for those that are held back, too.
+    for reply in all_replies(held).await {
+        assert_eq!(reply.status(), StatusCode::OK);
+    }
+    bench.assert_no_call().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_outlives_the_call_that_it_shares_with_an_earlier_one() {
+    let mut bench = Bench::with_granted("", &["a"]).await;
+    bench.throttle("a", 60).await;
+    // 25 s later, the first of them can wait for 35 s, and its turn comes 1 s after that.
+    sleep(25 * SECOND).await;
+    let early = bench.begin("a", LIST);
+    sleep(10 * SECOND).await;
+    let late = bench.begin("a", LIST);
+    sleep(27 * SECOND).await;
+    assert_eq!(early.await.unwrap().status(), StatusCode::TOO_MANY_REQUESTS);
+    bench.next_call_of("a").await.answer(StatusCode::OK, EMPTY);
+    assert_eq!(late.await.unwrap().status(), StatusCode::OK);
 }

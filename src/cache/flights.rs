@@ -255,9 +255,9 @@ impl<K: Eq + Hash, T> Leader<K, T> {
         });
     }
 
-    /// Whether other requests can join the flight, or could join it before it was closed.
-    pub(crate) fn is_joinable(&self) -> bool {
-        self.key.is_some()
+    /// The key under which other requests can join the flight, or could join it before it was closed.
+    pub(crate) fn key(&self) -> Option<&K> {
+        self.key.as_ref()
     }
 
     /// Waits until no request waits for the flight and none can join it.

@@ -73,15 +73,20 @@ pub(super) fn join(
     attempts: &Attempts,
 ) -> (Waiter<CacheKey, FetchResult>, Role, Option<Leader<CacheKey, FetchResult>>) {
     let (flights, caller) = (fetcher.flights(&cache_key), request.lookup.caller_scope.caller);
+    let flight_caller = FlightCaller { caller, is_known: class != Class::Unknown };
     let (waiter, leader) = match is_solo {
         true => flights.solo(caller),
         // The calls of half-closed connections have the lowest priority, so nobody else must wait for such a call.
         false if request.half_close.is_closed() => flights.wait_or_solo(&cache_key, caller),
-        // Nor for one that waits for its own caller's other calls. It would be elected again and again.
+        // Nor for one that waits for its own caller's other calls, or for a limit of its caller: it would be elected again
+        // and again. The caller's own requests share its call.
         false if cache_key.owner.is_none() && fetcher.has_to_wait(request, class) => {
-            flights.wait_or_solo(&cache_key, caller)
+            match flights.is_in_flight(&cache_key) {
+                true => flights.wait_or_solo(&cache_key, caller),
+                false => fetcher.lone_flights.join(&cache_key.of(caller), flight_caller),
+            }
         }
-        false => flights.join(&cache_key, FlightCaller { caller, is_known: class != Class::Unknown }),
+        false => flights.join(&cache_key, flight_caller),
     };
     let elected = attempts.leader_was_refused && leader.is_some() && cache_key.owner.is_none();
     let role = Role { leads: leader.is_some(), elected, ..attempts.waiting_role(cache_key, miss) };

@@ -124,8 +124,10 @@ impl Gateway {
             FetchPurpose::Refresh => Class::Refresh,
             FetchPurpose::Response | FetchPurpose::Additional(_) | FetchPurpose::KeepWarm => class,
         };
-        let is_shared = leader.is_joinable();
-        if is_shared && cache_key.owner.is_none() && self.fetcher.has_to_wait(&request, class) {
+        let is_shared = leader.key().is_some();
+        // Not if all requests of the flight are its caller's. Their response may be for others, too.
+        let leads_others = leader.key().is_some_and(|key| key.owner.is_none());
+        if leads_others && self.fetcher.has_to_wait(&request, class) {
             return leader.end(FetchResult::NotSent { throttled }, false);
         }
 
@@ -222,7 +224,7 @@ impl Gateway {
                         throttled = Some(fetch_begun);
                         call_metrics.ended(status, self.clock.timer_now().saturating_duration_since(begun));
                         // A leader that waits for a limit of its own leads nobody.
-                        if is_shared && cache_key.owner.is_none() && self.fetcher.has_to_wait(&request, class) {
+                        if leads_others && self.fetcher.has_to_wait(&request, class) {
                             return leader.end(FetchResult::NotSent { throttled }, false);
                         }
                         continue;

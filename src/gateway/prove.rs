@@ -61,5 +61,5 @@ pub(super) fn begin_alone(fetcher: &Fetcher, request: &CacheRequest, cache_key: 
     let caller = FlightCaller { caller: caller_scope.caller, is_known: true };
     let proof = fetcher.proofs.begin(caller_scope, caller)?;
     let (waiter, leader) = fetcher.lone_flights.join(cache_key, caller);
-    Some(LoneCall { waiter, leader: leader.filter(Leader::is_joinable)?, proof })
+    Some(LoneCall { waiter, leader: leader.filter(|leader| leader.key().is_some())?, proof })
 }

@@ -70,12 +70,12 @@ async fn a_caller_with_half_of_the_flights_or_waiters_makes_its_own_calls_and_ot
     assert_eq!((joining.iter().filter(|(_, leader)| leader.is_none()).count(), flights.waiting()), (3, 6));
     // Each of the two has led three flights that others can join.
     for led in [&looping, &others] {
-        let is_joinable = |(_, leader): &&(_, Option<Leader<usize, ()>>)| leader.as_ref().unwrap().is_joinable();
+        let is_joinable = |(_, leader): &&(_, Option<Leader<usize, ()>>)| leader.as_ref().unwrap().key().is_some();
         assert_eq!(led.iter().filter(is_joinable).count(), 3);
     }
     // The end of a flight makes room for another one.
     drop((waiting, joining, looping));
-    assert!(flights.join(&20, known(0)).1.unwrap().is_joinable());
+    assert!(flights.join(&20, known(0)).1.unwrap().key().is_some());
     assert_eq!(flights.waiting(), 0);
 }
 
