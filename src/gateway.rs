@@ -409,18 +409,17 @@ impl Gateway {
         timers: &mut Timers,
         record: &mut RequestRecord,
     ) -> ControlFlow<Response<Content>, Option<FlightOutcome<FetchResult>>> {
-        let (caller, service) = (request.lookup.caller_scope.caller, request.lookup.key.operation().service);
+        let (caller, class) = (request.lookup.caller_scope.caller, self.memory.class_of(request, self.clock.now()));
         // The caller's grant may have ended, and the entry may have been stored by another call.
-        let may_start = || {
+        let is_needed = || {
             let found = self.memory.look_up(request, self.clock.now());
-            let has_to_wait = request.half_close.is_closed()
-                || self.fetcher.has_to_wait(request, self.memory.class_of(request, self.clock.now()));
-            matches!(found, LookupResult::Fetch { cache_key, .. } if cache_key == role.cache_key) && !has_to_wait
+            let is_for_key = matches!(found, LookupResult::Fetch { cache_key, .. } if cache_key == role.cache_key);
+            is_for_key && !request.half_close.is_closed()
         };
         let mut is_refused = false;
         loop {
-            let additional =
-                AdditionalCall { caller, service, successes: &self.fetcher.successes, may_start: &may_start };
+            let (fetcher, clock, is_needed) = (&self.fetcher, &self.clock, &is_needed);
+            let additional = AdditionalCall { request, class, fetcher, clock, is_needed };
             let waited = match is_refused {
                 false => timers.wait_for(&mut waiter, role.has_stale, additional).await,
                 true => timers.wait_for_complete(&mut waiter).await,

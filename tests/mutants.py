@@ -872,8 +872,8 @@ MUTATIONS = [
         "additional-call-in-outage",
         "invariant 4: an additional call is made only while upstream answers others",
         WAIT,
-        "() = additional.successes.listed_since(additional.service, sent) => {",
-        "() = std::future::ready(()) => {\n                        let _ = (sent, additional.service);",
+        "fetcher.successes.listed_since(request.lookup.key.operation().service, sent).await;",
+        "let _ = sent;\n            if !is_needed() {\n                std::future::pending::<()>().await;\n            }",
     ),
     (
         "additional-call-same-caller",

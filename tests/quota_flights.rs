@@ -156,3 +156,38 @@ async fn a_request_outlives_the_call_that_it_shares_with_an_earlier_one() {
     bench.next_call_of("a").await.answer(StatusCode::OK, EMPTY);
     assert_eq!(late.await.unwrap().status(), StatusCode::OK);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_waiter_makes_a_call_for_a_slow_flight_as_soon_as_its_own_limit_allows_it() {
+    let mut bench = Bench::with_granted("", &["a", "b", "c"]).await;
+    bench.throttle("b", 20).await;
+    let _leading = bench.begin("a", LIST);
+    let _slow = bench.next_call_of("a").await;
+    let waiting = bench.begin("b", LIST);
+    sleep(2 * SECOND).await;
+    // Upstream answers others. But this caller has to wait until its limit allows a call.
+    bench.complete_call("c", OTHER).await;
+    sleep(17 * SECOND).await;
+    bench.assert_no_call().await;
+    sleep(3 * SECOND).await;
+    bench.next_call_of("b").await.answer(StatusCode::OK, EMPTY);
+    assert_eq!(waiting.await.unwrap().status(), StatusCode::OK);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_waiter_makes_a_call_for_a_slow_flight_as_soon_as_another_call_of_its_caller_has_ended() {
+    let mut bench = Bench::with_granted("[upstream]\nmax_calls_per_caller = 1\n", &["a", "b", "c"]).await;
+    let _leading = bench.begin("a", LIST);
+    let _slow = bench.next_call_of("a").await;
+    let busy = bench.begin("b", OTHER);
+    let under_way = bench.next_call_of("b").await;
+    let waiting = bench.begin("b", LIST);
+    sleep(2 * SECOND).await;
+    bench.complete_call("c", PROOF).await;
+    bench.assert_no_call().await;
+    // It is no reason for an additional call itself.
+    under_way.answer(StatusCode::BAD_GATEWAY, "");
+    bench.next_call_of("b").await.answer(StatusCode::OK, EMPTY);
+    assert_eq!(waiting.await.unwrap().status(), StatusCode::OK);
+    assert_eq!(busy.await.unwrap().status(), StatusCode::BAD_GATEWAY);
+}

@@ -187,6 +187,20 @@ impl Fetcher {
         self.gate.has_to_wait(service, &request.gate_call(class)) || request.credential.signed().is_some_and(is_busy)
     }
 
+    /// Waits until [`Fetcher::has_to_wait`] is false.
+    pub(super) async fn ready_to_lead(&self, request: &CacheRequest, class: Class) {
+        let service = request.lookup.key.operation().service;
+        loop {
+            if let Some(signed) = request.credential.signed() {
+                self.key_breaker.ready(&signed.key, service).await;
+            }
+            self.gate.ready(service, &request.gate_call(class)).await;
+            if !self.has_to_wait(request, class) {
+                return;
+            }
+        }
+    }
+
     /// Records what a call has shown about its signature. `is_client_accepted`: it was a client's, and upstream has not
     /// refused it.
     pub(super) fn signature_ended(

@@ -2,18 +2,18 @@
 //! an additional call, or at the request's deadline. Nothing is decided here about the response.
 
 use std::pin::Pin;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::time::{Sleep, sleep};
 
+use super::CacheRequest;
 use super::fetch_result::FetchResult;
+use super::fetcher::Fetcher;
 use crate::cache::flights::{FlightOutcome, Waiter};
 use crate::cache::grants::CallerScope;
 use crate::cache::store::CacheKey;
-use crate::catalogue::Service;
 use crate::clock::Clock;
-use crate::request::caller::Caller;
-use crate::upstream::successes::Successes;
+use crate::upstream::gate::Class;
 
 /// How much longer a request waits than its call may take. So a call that is sent immediately has all of
 /// `answer_timeout`, and its failure is known before the request's own deadline.
@@ -47,11 +47,29 @@ pub(super) enum ProofWaitOutcome {
 
 /// What decides whether a waiter may start an additional call.
 pub(super) struct AdditionalCall<'g> {
-    pub(super) caller: Caller,
-    pub(super) service: Service,
-    pub(super) successes: &'g Successes,
-    /// Whether the caller may make a call for all waiters at this moment.
-    pub(super) may_start: &'g (dyn Fn() -> bool + Sync),
+    pub(super) request: &'g CacheRequest,
+    pub(super) class: Class,
+    pub(super) fetcher: &'g Fetcher,
+    pub(super) clock: &'g Clock,
+    /// Whether the request still needs a call for all waiters of its flight.
+    pub(super) is_needed: &'g (dyn Fn() -> bool + Sync),
+}
+
+impl AdditionalCall<'_> {
+    /// Waits until upstream has answered a call for a list that was sent after the calls of the flight, and the caller's
+    /// call would not wait for its own calls, for a limit of its own or for its access key.
+    async fn may_start(&self, mut sent: Instant) {
+        let Self { request, class, fetcher, clock, is_needed } = *self;
+        loop {
+            fetcher.successes.listed_since(request.lookup.key.operation().service, sent).await;
+            fetcher.ready_to_lead(request, class).await;
+            if is_needed() {
+                return;
+            }
+            // A later list may have proved the caller.
+            sent = clock.now();
+        }
+    }
 }
 
 impl Timers {
@@ -71,16 +89,11 @@ impl Timers {
         let mut slow = waiter.slowness();
         let may_start = async {
             loop {
-                let sent = slow.all_slow(additional.caller).await;
+                let sent = slow.all_slow(additional.request.lookup.caller_scope.caller).await;
                 tokio::select! {
                     biased;
                     () = slow.changed() => {}
-                    () = additional.successes.listed_since(additional.service, sent) => {
-                        if (additional.may_start)() {
-                            return;
-                        }
-                        slow.changed().await;
-                    }
+                    () = additional.may_start(sent) => return,
                 }
             }
         };

@@ -9,6 +9,7 @@ mod fair_queue;
 mod pace;
 mod permitted_body;
 mod quota_wait;
+mod ready;
 mod schedule;
 
 use std::collections::HashMap;
@@ -18,7 +19,7 @@ use std::time::{Duration, Instant};
 use http::{HeaderMap, StatusCode};
 use http_body_util::BodyExt;
 use strum::{IntoStaticStr, VariantArray};
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use tokio::task::AbortHandle;
 
 use super::quota::{Draw, Hold, Ledger, Lesson, LimitKind, Share};
@@ -32,6 +33,7 @@ use crate::sync::{Mutex, MutexGuard};
 use pace::ServicePace;
 use permitted_body::PermittedBody;
 pub(crate) use quota_wait::HeldCalls;
+use ready::sleep_until;
 use schedule::Schedule;
 
 /// A timer looks at the clock at least so often, because a clock may jump, and at most so often.
@@ -277,6 +279,7 @@ impl Gate {
                 on_quota_wait,
                 clock: self.clock.clone(),
                 state: Mutex::new(state),
+                changed: Notify::new(),
             })
         };
         Arc::clone(self.service_gates().entry(service).or_insert_with(new))
@@ -293,6 +296,8 @@ struct ServiceGate {
     on_quota_wait: OnQuotaWait,
     clock: Clock,
     state: Mutex<ServiceGateState>,
+    /// Wakes those that wait in [`Gate::ready`].
+    changed: Notify,
 }
 
 struct ServiceGateState {
@@ -334,6 +339,7 @@ impl ServiceGate {
         if state.timer.as_ref().map(|(at, _)| *at) != release {
             state.timer = release.and_then(|at| Some((at, self.start_at(at)?)));
         }
+        self.changed.notify_waiters();
     }
 
     /// Reports how long a limit has held back a call that waits no longer.
@@ -348,13 +354,7 @@ impl ServiceGate {
         let runtime = tokio::runtime::Handle::try_current().ok()?;
         let (gate, clock) = (Arc::downgrade(self), self.clock.clone());
         let timer = runtime.spawn(async move {
-            loop {
-                let left = at.saturating_duration_since(clock.now());
-                if left.is_zero() {
-                    break;
-                }
-                tokio::time::sleep(left.clamp(SHORTEST_TIMER, LONGEST_TIMER)).await;
-            }
+            sleep_until(&clock, at).await;
             if let Some(gate) = gate.upgrade() {
                 let mut state = gate.state();
                 // Aborting this task is harmless: it waits for nothing any more.
