@@ -38,6 +38,7 @@ CACHE_REQUEST = "src/gateway/cache_request.rs"
 LOOK_UP, SETTLE, ASSEMBLE = "src/gateway/look_up.rs", "src/gateway/settle.rs", "src/gateway/assemble.rs"
 PRIVATE, SELECTION, INVALIDATE = "src/cache/store/private.rs", "src/cache/store/selection.rs", "src/gateway/invalidate.rs"
 BODY, FRESHNESS, FLIGHTS = "src/cache/body.rs", "src/cache/freshness.rs", "src/cache/flights.rs"
+LEADER = "src/cache/flights/leader.rs"
 BACKOFFS, WAIT, DIRECTIVES = "src/cache/backoffs.rs", "src/gateway/wait.rs", "src/request/request_directives.rs"
 VALIDATE, SUCCESSES = "src/request/validate.rs", "src/upstream/successes.rs"
 SKEW, REMEMBERED = "src/clock/skew.rs", "src/gateway/remembered.rs"
@@ -815,7 +816,7 @@ MUTATIONS = [
     (
         "waiters-wait-for-refusal-body",
         "invariant 9: waiters of other callers are released at the head of a refusal",
-        FLIGHTS,
+        LEADER,
         "self.publish(FlightState::Announced(result));",
         "let _ = result;",
     ),
@@ -829,7 +830,7 @@ MUTATIONS = [
     (
         "refused-flight-joinable",
         "invariant 9: nobody joins a flight after the head of a refusal",
-        FLIGHTS,
+        LEADER,
         "            self.close();\n            self.publish(FlightState::Announced(result));",
         "            self.publish(FlightState::Announced(result));",
     ),
@@ -913,14 +914,14 @@ MUTATIONS = [
     (
         "one-failure-ends-flight",
         "invariant 4: a failure ends only its own call",
-        FLIGHTS,
+        LEADER,
         "let is_over = self.finish_call() || serves_all;",
         "let is_over = self.finish_call() || true;",
     ),
     (
         "success-ends-own-call-only",
         "invariant 4: the first success serves all waiters",
-        FLIGHTS,
+        LEADER,
         "let is_over = self.finish_call() || serves_all;",
         "let is_over = self.finish_call() || serves_all && false;",
     ),

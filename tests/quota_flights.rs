@@ -10,6 +10,7 @@ use tokio::task::JoinHandle;
 use tokio::time::sleep;
 use workspace_gateway::testing::cache::store::PurgeSelection;
 use workspace_gateway::testing::clock::Clock;
+use workspace_gateway::testing::config::Config;
 use workspace_gateway::testing::gateway::Gateway;
 use workspace_gateway::testing::random::Random;
 
@@ -29,11 +30,9 @@ struct Bench {
 }
 
 impl Bench {
-    async fn with_granted(settings: &str, tokens: &[&'static str]) -> Self {
+    async fn with_granted(text: &str, tokens: &[&'static str]) -> Self {
         let (upstream, calls) = Scripted::new();
-        let text = format!("[cache]\nstale_if_slow = \"1s\"\nttl_jitter = \"0%\"\n{settings}");
-        let config = config("http://127.0.0.1:1", "http://127.0.0.1:1", &text);
-        let gateway = Gateway::with_upstream(upstream, &config, Clock::System, Random::System).unwrap();
+        let gateway = Gateway::with_upstream(upstream, &settings(text), Clock::System, Random::System).unwrap();
         let mut bench = Self { gateway, calls };
         for token in tokens {
             bench.complete_call(token, PROOF).await;
@@ -81,6 +80,16 @@ impl Bench {
         self.settle().await;
         assert!(self.calls.try_recv().is_err(), "a call");
     }
+}
+
+fn settings(text: &str) -> Config {
+    let text = format!("[cache]\nstale_if_slow = \"1s\"\nttl_jitter = \"0%\"\n{text}");
+    config("http://127.0.0.1:1", "http://127.0.0.1:1", &text)
+}
+
+/// One call in so many seconds, of all callers.
+fn ip_quota(seconds: u64) -> String {
+    format!("[[quota]]\nservice = \"workspace\"\npolicy = \"ip\"\nlimit = 1\nwindow = \"{seconds}s\"\n")
 }
 
 fn refusal(seconds: u64) -> String {
@@ -190,4 +199,71 @@ async fn a_waiter_makes_a_call_for_a_slow_flight_as_soon_as_another_call_of_its_
     bench.next_call_of("b").await.answer(StatusCode::OK, EMPTY);
     assert_eq!(waiting.await.unwrap().status(), StatusCode::OK);
     assert_eq!(busy.await.unwrap().status(), StatusCode::BAD_GATEWAY);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_held_call_is_not_sent_if_all_its_clients_have_gone() {
+    let mut bench = Bench::with_granted("", &["a", "b"]).await;
+    bench.throttle("a", 10).await;
+    let held: Vec<_> = (0..2).map(|_| bench.begin("a", LIST)).collect();
+    bench.settle().await;
+    held.iter().for_each(JoinHandle::abort);
+    sleep(11 * SECOND).await;
+    bench.assert_no_call().await;
+    // Nothing of it is left.
+    let asking = bench.begin("a", LIST);
+    bench.next_call_of("a").await.answer(StatusCode::OK, EMPTY);
+    assert_eq!(asking.await.unwrap().status(), StatusCode::OK);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_held_call_is_sent_for_the_last_client_that_waits_for_it() {
+    let mut bench = Bench::with_granted("", &["a", "b", "c"]).await;
+    bench.gateway.reload(&settings(&ip_quota(20))).unwrap();
+    bench.complete_call("c", OTHER).await;
+    let leading = bench.begin("a", LIST);
+    bench.settle().await;
+    let (gone, waiting) = (bench.begin("b", LIST), bench.begin("b", LIST));
+    bench.settle().await;
+    leading.abort();
+    gone.abort();
+    bench.next_call_of("a").await.answer(StatusCode::OK, EMPTY);
+    assert_eq!(waiting.await.unwrap().status(), StatusCode::OK);
+}
+
+const SHORT_LIVED: &str = "ttl = \"10s\"\nstale_while_revalidate = \"5s\"\nstale_if_error = \"0s\"\n";
+
+#[tokio::test(start_paused = true)]
+async fn a_held_refresh_for_which_a_client_waits_takes_that_client_s_turn() {
+    let mut bench = Bench::with_granted(SHORT_LIVED, &["a", "b", "c"]).await;
+    bench.complete_call("a", LIST).await;
+    sleep(11 * SECOND).await;
+    bench.gateway.reload(&settings(&format!("{SHORT_LIVED}{}", ip_quota(40)))).unwrap();
+    bench.complete_call("c", PROOF).await;
+    assert_eq!(bench.begin("a", LIST).await.unwrap().status(), StatusCode::OK);
+    // The entry can no longer be used.
+    sleep(6 * SECOND).await;
+    let waiting = bench.begin("b", LIST);
+    bench.settle().await;
+    let other = bench.begin("c", OTHER);
+    // A refresh would be sent after the other call, and not after 35 s.
+    bench.next_call_of("a").await.answer(StatusCode::OK, EMPTY);
+    assert_eq!(waiting.await.unwrap().status(), StatusCode::OK);
+    assert_eq!(other.await.unwrap().status(), StatusCode::TOO_MANY_REQUESTS);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_held_refresh_is_sent_although_no_client_waits_for_it() {
+    let mut bench = Bench::with_granted(SHORT_LIVED, &["a", "b"]).await;
+    bench.complete_call("a", LIST).await;
+    sleep(11 * SECOND).await;
+    bench.gateway.reload(&settings(&format!("{SHORT_LIVED}{}", ip_quota(20)))).unwrap();
+    bench.complete_call("b", PROOF).await;
+    assert_eq!(bench.begin("a", LIST).await.unwrap().status(), StatusCode::OK);
+    sleep(6 * SECOND).await;
+    // A client waits for it for a moment.
+    let waiting = bench.begin("b", LIST);
+    bench.settle().await;
+    waiting.abort();
+    bench.next_call_of("a").await.answer(StatusCode::OK, EMPTY);
 }

@@ -14,6 +14,7 @@
 //! ends the flight. Any other result ends only its own call, as long as another call is in flight.
 
 mod calls;
+mod leader;
 mod shares;
 mod slowness;
 #[cfg(test)]
@@ -30,6 +31,7 @@ use tokio::sync::{oneshot, watch};
 use crate::request::caller::Caller;
 use crate::sync::{Mutex, MutexGuard, RwLock};
 use calls::FlightCalls;
+pub(crate) use leader::Leader;
 pub(crate) use shares::FlightCaller;
 use shares::{FlightPlace, Shares};
 pub(crate) use slowness::Slowness;
@@ -64,8 +66,8 @@ struct Joinable<T> {
     flight: Arc<Flight<T>>,
     /// The caller that began it.
     caller: FlightCaller,
-    /// Makes [`Leader::abandoned`] wait, because a request may still join.
-    _receiver: watch::Receiver<FlightState<T>>,
+    /// Makes [`Leader::abandoned`] wait for a call that is wanted although no request waits for it.
+    _wanted: Option<watch::Receiver<FlightState<T>>>,
 }
 
 /// The calls for one key, and the state that is published to the waiters.
@@ -75,6 +77,8 @@ struct Flight<T> {
     slow: watch::Sender<Option<Instant>>,
     calls: Mutex<FlightCalls>,
     is_sent: AtomicBool,
+    /// Whether a request has joined it.
+    is_joined: watch::Sender<bool>,
 }
 
 #[derive(Clone)]
@@ -92,7 +96,8 @@ impl<T> Flight<T> {
         let mut calls = FlightCalls { is_closed, ..FlightCalls::default() };
         calls.begin(caller);
         let (state, slow) = (watch::Sender::new(FlightState::Pending), watch::Sender::new(None));
-        Arc::new(Self { state, slow, calls: Mutex::new(calls), is_sent: AtomicBool::new(false) })
+        let (calls, is_sent, is_joined) = (Mutex::new(calls), AtomicBool::new(false), watch::Sender::new(false));
+        Arc::new(Self { state, slow, calls, is_sent, is_joined })
     }
 
     fn calls(&self) -> MutexGuard<'_, FlightCalls> {
@@ -128,7 +133,7 @@ impl<K: Eq + Hash + Clone, T: Clone> Flights<K, T> {
         if let Some(joinable) = in_flight.flights.get(key) {
             return self.wait(key, joinable, caller.caller);
         }
-        let flight = in_flight.begin(key, caller, self.shared.limits());
+        let flight = in_flight.begin(key, caller, false, self.shared.limits());
         drop(in_flight);
         match flight {
             Some(flight) => self.lead(flight, Some(key.clone()), caller.caller),
@@ -152,18 +157,25 @@ impl<K: Eq + Hash + Clone, T: Clone> Flights<K, T> {
     fn wait(&self, key: &K, joinable: &Joinable<T>, caller: Caller) -> (Waiter<K, T>, Option<Leader<K, T>>) {
         let share = FlightPlace::take(&self.shared.waiting, caller, self.shared.limits().waiting);
         let Some(share) = share else { return self.solo(caller) };
+        joinable.flight.is_joined.send_if_modified(|is_joined| !std::mem::replace(is_joined, true));
         (Waiter::new(&self.shared, &joinable.flight, Some(key.clone()), Some(share)), None)
     }
 
-    /// Begins a flight without a waiter. `None` if there is already a flight for the key, or the limit is reached.
+    /// Begins a flight whose call is wanted also without a waiter. `None` if there is already a flight for the key, or the
+    /// limit is reached.
     pub(crate) fn begin(&self, key: &K, caller: FlightCaller) -> Option<Leader<K, T>> {
+        self.begin_with_waiter(key, caller).map(|(_, leader)| leader)
+    }
+
+    pub(crate) fn begin_with_waiter(&self, key: &K, caller: FlightCaller) -> Option<(Waiter<K, T>, Leader<K, T>)> {
         let mut in_flight = self.shared.in_flight();
         if in_flight.flights.contains_key(key) {
             return None;
         }
-        let flight = in_flight.begin(key, caller, self.shared.limits())?;
+        let flight = in_flight.begin(key, caller, true, self.shared.limits())?;
         drop(in_flight);
-        self.lead(flight, Some(key.clone()), caller.caller).1
+        let (waiter, leader) = self.lead(flight, Some(key.clone()), caller.caller);
+        Some((waiter, leader?))
     }
 
     /// Begins a flight that no other request can join.
@@ -207,13 +219,30 @@ impl<K: Eq + Hash + Clone, T: Clone> Flights<K, T> {
 
 impl<K: Eq + Hash + Clone, T> InFlight<K, T> {
     /// A new flight, unless the limit is reached.
-    fn begin(&mut self, key: &K, caller: FlightCaller, limits: FlightLimits) -> Option<Arc<Flight<T>>> {
+    fn begin(
+        &mut self,
+        key: &K,
+        caller: FlightCaller,
+        is_wanted: bool,
+        limits: FlightLimits,
+    ) -> Option<Arc<Flight<T>>> {
         self.shares.take(caller, limits.flights).then(|| {
             let flight = Flight::new(caller.caller, false);
-            let joinable = Joinable { _receiver: flight.state.subscribe(), flight: Arc::clone(&flight), caller };
+            let wanted = is_wanted.then(|| flight.state.subscribe());
+            let joinable = Joinable { flight: Arc::clone(&flight), caller, _wanted: wanted };
             self.flights.insert(key.clone(), joinable);
             flight
         })
+    }
+}
+
+impl<K: Eq + Hash, T> InFlight<K, T> {
+    /// Removes a flight, unless a newer one has the key after [`Flights::close_all`].
+    fn remove(&mut self, key: &K, flight: &Arc<Flight<T>>) {
+        if self.flights.get(key).is_some_and(|joinable| Arc::ptr_eq(&joinable.flight, flight)) {
+            let ended = self.flights.remove(key);
+            ended.inspect(|ended| self.shares.give_back(ended.caller));
+        }
     }
 }
 
@@ -224,122 +253,6 @@ impl<K, T> FlightsInner<K, T> {
 
     fn in_flight(&self) -> MutexGuard<'_, InFlight<K, T>> {
         self.in_flight.lock()
-    }
-}
-
-/// Makes one call of a flight, and must end it.
-pub(crate) struct Leader<K: Eq + Hash, T> {
-    /// `None` for a flight that no other request can join.
-    key: Option<K>,
-    flight: Arc<Flight<T>>,
-    caller: Caller,
-    /// Sends the result to the leader's own request. `None` after that.
-    own: Option<oneshot::Sender<T>>,
-    /// After the call has finished: whether it was the last one in flight.
-    was_last: Option<bool>,
-    shared: Arc<FlightsInner<K, T>>,
-}
-
-impl<K: Eq + Hash, T> Leader<K, T> {
-    /// Notes that the request is being sent to upstream. Before that, the call waits for a call slot.
-    pub(crate) fn mark_sent(&self) {
-        self.flight.is_sent.store(true, Ordering::Relaxed);
-    }
-
-    /// Notes that the call has taken so long that another caller may make one. `sent` is when this call was sent.
-    pub(crate) fn mark_slow(&self, sent: Instant) {
-        self.flight.update(|calls| {
-            if let Some(call) = calls.in_flight.iter_mut().find(|call| call.caller == self.caller) {
-                call.slow = Some(sent);
-            }
-        });
-    }
-
-    /// The key under which other requests can join the flight, or could join it before it was closed.
-    pub(crate) fn key(&self) -> Option<&K> {
-        self.key.as_ref()
-    }
-
-    /// Waits until no request waits for the flight and none can join it.
-    pub(crate) async fn abandoned(&self) {
-        self.flight.state.closed().await;
-    }
-
-    /// Releases the waiters before the result is complete, if this is the last call. Requests of its own caller must
-    /// then wait for [`Waiter::final_result`].
-    pub(crate) fn announce(&mut self, result: T) {
-        if self.finish_call() {
-            self.close();
-            self.publish(FlightState::Announced(result));
-        }
-    }
-
-    /// Ends the call. A result that serves all callers ends the flight. Any other result ends it only if this is the
-    /// last call. Otherwise only the leader's own request gets it.
-    pub(crate) fn end(mut self, result: T, serves_all: bool)
-    where
-        T: Clone,
-    {
-        let own = self.own.take();
-        if serves_all {
-            // Before `finish_call`, which may wake a waiter that would begin another call.
-            self.close();
-        }
-        let is_over = self.finish_call() || serves_all;
-        if is_over {
-            // Before any request gets the result. Otherwise a later request could still join.
-            self.close();
-        }
-        if let Some(own) = own {
-            // The client of that request may have disconnected.
-            let _ = own.send(result.clone());
-        }
-        if is_over {
-            self.publish(FlightState::Ended(result));
-        }
-    }
-
-    /// Removes the call from those in flight. Returns whether it was the last one.
-    fn finish_call(&mut self) -> bool {
-        *self.was_last.get_or_insert_with(|| {
-            self.flight.update(|calls| {
-                calls.in_flight.retain(|call| call.caller != self.caller);
-                calls.in_flight.is_empty()
-            })
-        })
-    }
-
-    /// Publishes the state, unless the flight has ended.
-    fn publish(&self, state: FlightState<T>) {
-        self.flight.state.send_if_modified(|published| {
-            let is_over = matches!(published, FlightState::Ended(_) | FlightState::Lost);
-            if !is_over {
-                *published = state;
-            }
-            !is_over
-        });
-    }
-
-    /// Closes the flight: no request can join it.
-    fn close(&self) {
-        let Some(key) = &self.key else { return };
-        self.flight.update(|calls| calls.is_closed = true);
-        let mut in_flight = self.shared.in_flight();
-        // After `close_all` a newer flight may have the key.
-        if in_flight.flights.get(key).is_some_and(|joinable| Arc::ptr_eq(&joinable.flight, &self.flight)) {
-            let ended = in_flight.flights.remove(key);
-            ended.inspect(|ended| in_flight.shares.give_back(ended.caller));
-        }
-    }
-}
-
-impl<K: Eq + Hash, T> Drop for Leader<K, T> {
-    fn drop(&mut self) {
-        // This changes nothing if the call has ended.
-        if self.finish_call() {
-            self.close();
-            self.publish(FlightState::Lost);
-        }
     }
 }
 

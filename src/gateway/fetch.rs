@@ -117,12 +117,12 @@ impl Gateway {
         let service = request.lookup.key.operation().service;
         self.refresh_staleness(request.lookup.key.operation());
         let is_key_only = self.via.is_own(&context.via) && context.forwarded.is_empty();
-        let fetch_begun = throttled.unwrap_or_else(|| self.clock.timer_now());
-        let class = self.memory.class_of(&request, self.clock.now());
-        let class = match purpose {
+        let mut fetch_begun = throttled.unwrap_or_else(|| self.clock.timer_now());
+        let class_of_client = || self.memory.class_of(&request, self.clock.now());
+        let mut class = match purpose {
             FetchPurpose::Renewal => Class::Renewal,
             FetchPurpose::Refresh => Class::Refresh,
-            FetchPurpose::Response | FetchPurpose::Additional(_) | FetchPurpose::KeepWarm => class,
+            FetchPurpose::Response | FetchPurpose::Additional(_) | FetchPurpose::KeepWarm => class_of_client(),
         };
         let is_shared = leader.key().is_some();
         // Not if all requests of the flight are its caller's. Their response may be for others, too.
@@ -146,8 +146,12 @@ impl Gateway {
         // A call that upstream throttles in spite of the ledger is made once more, if nothing stale can be served, and if
         // upstream says when, or the ledger does, and that is soon enough.
         let sent_call = loop {
+            // From now on a client waits for the renewal or refresh.
+            if !class.has_client() && leader.is_joined() {
+                (class, fetch_begun) = (class_of_client(), self.clock.timer_now());
+            }
             // The turn: a permit to use the access key, and one of the gate. The fetch ends if all its clients have
-            // disconnected.
+            // disconnected, unless it is a renewal or a refresh.
             let signed = context.credential.signed();
             let time_left = || request.active.answer_timeout.saturating_sub(self.clock.timer_now() - fetch_begun);
             let wait_for_turn = async {
@@ -170,6 +174,7 @@ impl Gateway {
                     }
                 },
                 () = leader.abandoned() => return,
+                () = leader.joined(), if !class.has_client() => continue,
                 () = self.stored_meanwhile(purpose, &request) => {
                     return leader.end(FetchResult::NotSent { throttled }, false);
                 }
@@ -213,7 +218,8 @@ impl Gateway {
                     let asked = pacing::retry_after(response, &self.clock);
                     let held = self.fetcher.held_for(&request, class);
                     let wait = held.max(asked);
-                    let is_waited_for = matches!(purpose, FetchPurpose::Response | FetchPurpose::Additional(_));
+                    let has_client = class.has_client() || leader.is_joined();
+                    let is_waited_for = has_client && purpose != FetchPurpose::KeepWarm;
                     let has_stale = self.memory.has_for_failure(&request, times.received);
                     let may_repeat = is_waited_for && !has_stale && throttled.is_none();
                     if may_repeat && wait.is_some_and(|wait| wait < time_left()) {

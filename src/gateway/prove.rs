@@ -60,6 +60,6 @@ pub(super) fn begin_alone(fetcher: &Fetcher, request: &CacheRequest, cache_key: 
     // It holds a grant, or is a configured access key.
     let caller = FlightCaller { caller: caller_scope.caller, is_known: true };
     let proof = fetcher.proofs.begin(caller_scope, caller)?;
-    let (waiter, leader) = fetcher.lone_flights.join(cache_key, caller);
-    Some(LoneCall { waiter, leader: leader.filter(|leader| leader.key().is_some())?, proof })
+    let (waiter, leader) = fetcher.lone_flights.begin_with_waiter(cache_key, caller)?;
+    Some(LoneCall { waiter, leader, proof })
 }

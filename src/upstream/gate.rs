@@ -112,7 +112,7 @@ pub(crate) struct GateCall {
 
 impl Class {
     /// Whether a client waits for the calls.
-    fn has_client(self) -> bool {
+    pub(crate) fn has_client(self) -> bool {
         match self {
             Self::Proved | Self::Relayed | Self::Unknown | Self::HalfClosed => true,
             Self::Renewal | Self::Refresh | Self::KeepWarm => false,

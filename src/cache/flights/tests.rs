@@ -160,6 +160,49 @@ async fn a_flight_without_waiters_can_be_joined_and_begins_only_once() {
     assert!(flights.begin(&"key", known(0)).is_some());
 }
 
+#[tokio::test]
+async fn a_call_is_abandoned_when_no_request_waits_for_it_any_more() {
+    let flights = flights::<u8>();
+    let (waiter, leader) = flights.join(&"key", known(0));
+    let leader = leader.unwrap();
+    assert!(!leader.is_joined());
+    let (joined, _) = flights.join(&"key", known(1));
+    assert!(leader.is_joined());
+    drop(waiter);
+    assert!(now(leader.abandoned()).is_none());
+    drop(joined);
+    assert!(now(leader.abandoned()).is_some());
+    // The next request begins a flight, which the end of the abandoned call does not change.
+    let (mut next, next_leader) = flights.join(&"key", known(0));
+    drop(leader);
+    next_leader.unwrap().end(1, true);
+    assert_eq!(result(&mut next).await, Some(1));
+    // A refresh is wanted for itself, until a purge.
+    let refresh = flights.begin(&"key", known(0)).unwrap();
+    assert!(now(refresh.abandoned()).is_none());
+    drop(flights.join(&"key", known(1)));
+    assert!(refresh.is_joined() && now(refresh.abandoned()).is_none());
+    flights.close_all();
+    assert!(now(refresh.abandoned()).is_some());
+}
+
+#[tokio::test]
+async fn an_abandoned_call_leaves_the_other_calls_of_its_flight() {
+    let flights = flights::<u8>();
+    let (first, leader) = flights.join(&"key", known(0));
+    let (mut second, _) = flights.join(&"key", known(1));
+    let leader = leader.unwrap();
+    leader.mark_slow(Clock::System.now());
+    let another = second.lead_another(caller(1)).unwrap();
+    drop((first, second));
+    assert!(now(another.abandoned()).is_some());
+    drop(another);
+    let (mut late, none) = flights.join(&"key", known(2));
+    assert!(none.is_none() && now(result(&mut late)).is_none());
+    leader.end(1, true);
+    assert_eq!(result(&mut late).await, Some(1));
+}
+
 const SECOND: Duration = Duration::from_secs(1);
 
 #[tokio::test]
