@@ -89,6 +89,7 @@ pub(super) fn gates(
     let on_quota_wait: OnQuotaWait = Arc::new(metrics.quota_wait_recorder());
     let gates = [GateKind::Lists, GateKind::Relays]
         .map(|kind| Arc::new(Gate::new(kind, limits, Arc::clone(ledger), Arc::clone(&on_quota_wait), clock.clone())));
+    gate::share_quotas(&gates);
     let observed = gates.clone();
     let read = move || {
         let kinds = ["product-list", "relay"].into_iter().zip(&observed);

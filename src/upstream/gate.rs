@@ -7,32 +7,31 @@
 mod class_queue;
 mod fair_queue;
 mod pace;
+mod permit;
 mod permitted_body;
 mod quota_wait;
 mod ready;
 mod schedule;
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
-use http::{HeaderMap, StatusCode};
-use http_body_util::BodyExt;
 use strum::{IntoStaticStr, VariantArray};
 use tokio::sync::{Notify, oneshot};
 use tokio::task::AbortHandle;
 
-use super::quota::{Draw, Hold, Ledger, Lesson, LimitKind, Share};
+use super::quota::{Draw, Hold, Ledger, LimitKind, Share};
 use crate::catalogue::{QuotaPolicy, Service};
 use crate::clock::Clock;
 use crate::request::caller::Caller;
 use crate::request::half_close::HalfClose;
 use crate::request::peer::Peer;
-use crate::stream::StreamBody;
 use crate::sync::{Mutex, MutexGuard};
 use pace::ServicePace;
-use permitted_body::PermittedBody;
+pub(crate) use permit::Permit;
 pub(crate) use quota_wait::HeldCalls;
+use quota_wait::QuotaWait;
 use ready::sleep_until;
 use schedule::Schedule;
 
@@ -160,6 +159,17 @@ pub(crate) enum GateKind {
 /// Is told how long a limit of upstream has held back each call for which a client waits.
 pub(crate) type OnQuotaWait = Arc<dyn Fn(QuotaPolicy, Duration) + Send + Sync>;
 
+/// The gate that draws from the same limits of upstream.
+type OtherGate = OnceLock<Weak<Gate>>;
+
+/// Two gates draw from the same limits of upstream: a call of one that gives quota back may make room for one of the other.
+pub(crate) fn share_quotas([one, other]: &[Arc<Gate>; 2]) {
+    for (gate, other) in [(one, other), (other, one)] {
+        // They are paired once.
+        let _ = gate.other.set(Arc::downgrade(other));
+    }
+}
+
 /// The gate before all services. The limits apply to each service separately.
 pub(crate) struct Gate {
     kind: GateKind,
@@ -167,6 +177,7 @@ pub(crate) struct Gate {
     ledger: Arc<Ledger>,
     on_quota_wait: OnQuotaWait,
     clock: Clock,
+    other: Arc<OtherGate>,
     /// At most one for each service of the catalogue.
     service_gates: Mutex<HashMap<Service, Arc<ServiceGate>>>,
 }
@@ -179,42 +190,56 @@ impl Gate {
         on_quota_wait: OnQuotaWait,
         clock: Clock,
     ) -> Self {
-        Self { kind, limits, ledger, on_quota_wait, clock, service_gates: Mutex::default() }
+        let (other, service_gates) = (Arc::default(), Mutex::default());
+        Self { kind, limits, ledger, on_quota_wait, clock, other, service_gates }
     }
 
     /// Waits for a call slot, and until no limit of upstream holds the call back. The future may be dropped at any time.
     pub(crate) async fn enter(&self, service: Service, call: GateCall) -> Permit {
-        let service_gate = self.service_gate(service);
-        let draw = self.draw(&call);
-        let (start, started) = oneshot::channel();
-        let ticket = {
-            let (mut state, now) = (service_gate.state(), self.clock.now());
-            let ticket = state.schedule.add(call.client, call.class, draw.clone(), &service_gate.pace(now));
-            state.waiting.insert(ticket, start);
-            service_gate.start_calls(&mut state, now);
-            ticket
-        };
-        let mut permit = Permit { service_gate, ticket, draw, started: None, is_sent: false };
-        // The sender is dropped only after it has sent, or together with this permit. So this cannot fail.
-        permit.started = started.await.ok();
-        permit
+        let (permit, started) = self.queue(service, &call, QuotaWait::default());
+        permit.started(started.await)
     }
 
     /// As [`Gate::enter`], for a client that may close its sending side, or has done so. A call of such a client waits
     /// in the class [`Class::HalfClosed`]. If it already has a slot, it is moved to that class if there is room, and
     /// else waits for another slot.
     pub(crate) async fn enter_unless_closed(&self, service: Service, call: GateCall, half_close: &HalfClose) -> Permit {
+        let mut waited = QuotaWait::default();
         if !half_close.is_closed() {
-            let entered = tokio::select! {
+            let (permit, started) = self.queue(service, &call, waited);
+            let started = tokio::select! {
                 biased;
-                permit = self.enter(service, call.clone()) => Some(permit),
+                started = started => Some(started),
                 () = half_close.closed() => None,
             };
-            if let Some(permit) = entered.filter(|permit| half_close.may_keep_slot(permit.half_close_handler())) {
-                return permit;
-            }
+            let permit = match started {
+                Some(started) => {
+                    let permit = permit.started(started);
+                    if half_close.may_keep_slot(permit.half_close_handler()) {
+                        return permit;
+                    }
+                    permit
+                }
+                None => permit,
+            };
+            waited = permit.leave();
         }
-        self.enter(service, GateCall { class: Class::HalfClosed, ..call }).await
+        let (permit, started) = self.queue(service, &GateCall { class: Class::HalfClosed, ..call }, waited);
+        permit.started(started.await)
+    }
+
+    /// Adds a call to the queue. It gets a message when it has a slot. `waited`: how long it has waited for limits before.
+    fn queue(&self, service: Service, call: &GateCall, waited: QuotaWait) -> (Permit, oneshot::Receiver<Instant>) {
+        let service_gate = self.service_gate(service);
+        let draw = self.draw(call);
+        let (start, started) = oneshot::channel();
+        let (mut state, now) = (service_gate.state(), self.clock.now());
+        let ticket = state.schedule.add(call.client, call.class, draw.clone(), &service_gate.pace(now));
+        state.schedule.add_wait(ticket, waited);
+        state.waiting.insert(ticket, start);
+        service_gate.start_calls(&mut state, now);
+        drop(state);
+        (Permit::new(service_gate, ticket, draw), started)
     }
 
     /// Whether another call of a client would have to wait because of calls that the client already has.
@@ -229,6 +254,12 @@ impl Gate {
     pub(crate) fn limits_changed(&self) {
         let service_gates: Vec<_> = self.service_gates().values().cloned().collect();
         service_gates.iter().for_each(ServiceGate::limits_changed);
+    }
+
+    /// A call at the other gate has given quota back.
+    fn quota_returned(&self, service: Service) {
+        let service_gate = self.service_gates().get(&service).cloned();
+        service_gate.iter().for_each(ServiceGate::limits_changed);
     }
 
     /// Which limit of upstream would hold a call back if it came now, and until when at the earliest.
@@ -272,12 +303,12 @@ impl Gate {
     fn service_gate(&self, service: Service) -> Arc<ServiceGate> {
         let new = || {
             let state = ServiceGateState { schedule: Schedule::new(self.limits), waiting: HashMap::new(), timer: None };
-            let (ledger, on_quota_wait) = (Arc::clone(&self.ledger), Arc::clone(&self.on_quota_wait));
             Arc::new(ServiceGate {
                 service,
-                ledger,
-                on_quota_wait,
+                ledger: Arc::clone(&self.ledger),
+                on_quota_wait: Arc::clone(&self.on_quota_wait),
                 clock: self.clock.clone(),
+                other: Arc::clone(&self.other),
                 state: Mutex::new(state),
                 changed: Notify::new(),
             })
@@ -295,6 +326,7 @@ struct ServiceGate {
     ledger: Arc<Ledger>,
     on_quota_wait: OnQuotaWait,
     clock: Clock,
+    other: Arc<OtherGate>,
     state: Mutex<ServiceGateState>,
     /// Wakes those that wait in [`Gate::ready`].
     changed: Notify,
@@ -329,7 +361,6 @@ impl ServiceGate {
         let pace = self.pace(now);
         state.schedule.admit_held(now, &pace);
         while let Some(ticket) = state.schedule.start_next(&pace) {
-            self.report_wait(state, ticket, now);
             if let Some(start) = state.waiting.remove(&ticket) {
                 // If the receiver was just dropped, its permit will take the lock and pass the slot on.
                 let _ = start.send(now);
@@ -340,13 +371,6 @@ impl ServiceGate {
             state.timer = release.and_then(|at| Some((at, self.start_at(at)?)));
         }
         self.changed.notify_waiters();
-    }
-
-    /// Reports how long a limit has held back a call that waits no longer.
-    fn report_wait(&self, state: &ServiceGateState, ticket: Ticket, now: Instant) {
-        if let Some((policy, time)) = state.schedule.quota_wait(ticket, now) {
-            (self.on_quota_wait)(policy, time);
-        }
     }
 
     /// Starts calls again at a time. `None` without a runtime: then no call waits.
@@ -372,76 +396,6 @@ struct AbortOnDrop(AbortHandle);
 impl Drop for AbortOnDrop {
     fn drop(&mut self) {
         self.0.abort();
-    }
-}
-
-/// A call slot, or a place in the queue until the slot is assigned. Dropping it ends the call.
-#[must_use = "the call is under way as long as this is held"]
-pub(crate) struct Permit {
-    service_gate: Arc<ServiceGate>,
-    ticket: Ticket,
-    draw: Draw,
-    /// When the slot was assigned, and the call was counted.
-    started: Option<Instant>,
-    is_sent: bool,
-}
-
-impl Permit {
-    /// The call is sent now. Without this, dropping the permit takes it from the limits that have counted it.
-    pub(crate) fn mark_sent(&mut self) {
-        self.is_sent = true;
-    }
-
-    pub(crate) fn service(&self) -> Service {
-        self.service_gate.service
-    }
-
-    /// The name of the operation. `None` for a request that is not one's.
-    pub(crate) fn operation(&self) -> Option<&Arc<str>> {
-        self.draw.api.as_ref()
-    }
-
-    /// Learns from what the response says of limits. `body` is read only if it is a 429.
-    pub(crate) fn learn(&self, response: (StatusCode, &HeaderMap, &[u8]), retry_after: Option<Duration>) -> Lesson {
-        let ServiceGate { service, ledger, clock, .. } = &*self.service_gate;
-        let Some(started) = self.started else { return Lesson::default() };
-        ledger.learn(*service, (&self.draw, started), response, retry_after, clock.now())
-    }
-
-    /// Returns a closure that moves this call to [`Class::HalfClosed`]. The closure returns `false` if the slot must be
-    /// released.
-    fn half_close_handler(&self) -> impl Fn() -> bool + Send + 'static {
-        let (service_gate, ticket) = (Arc::downgrade(&self.service_gate), self.ticket);
-        move || {
-            service_gate.upgrade().is_none_or(|service_gate| {
-                let mut state = service_gate.state();
-                let may_keep_slot = state.schedule.move_to_half_closed(ticket);
-                service_gate.start_calls(&mut state, service_gate.clock.now());
-                may_keep_slot
-            })
-        }
-    }
-
-    /// Returns a body that ends the call when it ends or is dropped.
-    pub(crate) fn hold(self, body: StreamBody) -> StreamBody {
-        PermittedBody { body, permit: Some(self) }.boxed_unsync()
-    }
-}
-
-impl Drop for Permit {
-    fn drop(&mut self) {
-        let (mut state, now) = (self.service_gate.state(), self.service_gate.clock.now());
-        // The slot may have been assigned after the future that waits for it was last polled.
-        let is_waiting = state.waiting.remove(&self.ticket).is_some();
-        if !is_waiting && !self.is_sent {
-            let ServiceGate { service, ledger, .. } = &*self.service_gate;
-            ledger.give_back(*service, &self.draw, self.started.unwrap_or(now));
-        }
-        if is_waiting {
-            self.service_gate.report_wait(&state, self.ticket, now);
-        }
-        state.schedule.remove(self.ticket, &self.service_gate.pace(now));
-        self.service_gate.start_calls(&mut state, now);
     }
 }
 

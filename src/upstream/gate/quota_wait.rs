@@ -66,12 +66,22 @@ impl QuotaWait {
         }
     }
 
-    /// How long the call has been held back, and by which limit last. `clock`: that of its group. `None` if it has not
-    /// been held back.
-    pub(super) fn so_far(mut self, clock: Option<&HoldClock>, now: Instant) -> Option<(QuotaPolicy, Duration)> {
+    /// Adds the wait of the same call in another place.
+    pub(super) fn add(&mut self, other: Self) {
+        self.total += other.total;
+        self.policy = self.policy.or(other.policy);
+    }
+
+    /// How long the call has been held back. `clock`: that of its group.
+    pub(super) fn so_far(mut self, clock: Option<&HoldClock>, now: Instant) -> Self {
         if let Some(clock) = clock {
             self.leave(clock, now);
         }
+        self
+    }
+
+    /// How long the call has been held back, and by which limit last. `None` if it has not been held back.
+    pub(super) fn by(self) -> Option<(QuotaPolicy, Duration)> {
         Some((self.policy?, self.total))
     }
 }
@@ -88,17 +98,17 @@ mod tests {
         own.set(Some(QuotaPolicy::User), start);
         let mut wait = QuotaWait::default();
         wait.join(&own, start + second);
-        assert_eq!(wait.so_far(Some(&own), start + second), None, "it has not waited yet");
-        assert_eq!(wait.so_far(Some(&own), start + 2 * second), Some((QuotaPolicy::User, second)));
+        assert_eq!(wait.so_far(Some(&own), start + second).by(), None, "it has not waited yet");
+        assert_eq!(wait.so_far(Some(&own), start + 2 * second).by(), Some((QuotaPolicy::User, second)));
         // Later it waits for a slot.
         own.set(None, start + 3 * second);
         wait.leave(&own, start + 9 * second);
         wait.join(&shared, start + 9 * second);
-        assert_eq!(wait.so_far(Some(&shared), start + 20 * second), Some((QuotaPolicy::User, 2 * second)));
+        assert_eq!(wait.so_far(Some(&shared), start + 20 * second).by(), Some((QuotaPolicy::User, 2 * second)));
         // Then for another limit.
         shared.set(Some(QuotaPolicy::Ip), start + 20 * second);
         shared.set(Some(QuotaPolicy::Ip), start + 21 * second);
         wait.leave(&shared, start + 25 * second);
-        assert_eq!(wait.so_far(None, start + 30 * second), Some((QuotaPolicy::Ip, 7 * second)));
+        assert_eq!(wait.so_far(None, start + 30 * second).by(), Some((QuotaPolicy::Ip, 7 * second)));
     }
 }

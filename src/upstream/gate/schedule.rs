@@ -33,15 +33,14 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use strum::VariantArray;
 
 use super::class_queue::ClassQueue;
 use super::pace::Pace;
-use super::quota_wait::{HeldCalls, HoldClock, QuotaWait};
+use super::quota_wait::{HoldClock, QuotaWait};
 use super::{Class, GateClient, GateLimits, GateUsage, Party, Ticket};
-use crate::catalogue::QuotaPolicy;
 use crate::upstream::quota::{Draw, Hold, LimitKind};
 
 /// How many slots go to higher classes before a waiting class without a slot gets one.
@@ -248,27 +247,6 @@ impl Schedule {
         self.held_until.into_iter().chain(shared).min()
     }
 
-    /// How long limits have held back a call for which a client waits, and the policy of the last one. `None` if none has.
-    pub(super) fn quota_wait(&self, ticket: Ticket, now: Instant) -> Option<(QuotaPolicy, Duration)> {
-        let QueuedCall { client, class, state, api, quota_wait, .. } = self.calls.get(&ticket)?;
-        let clock = match state {
-            CallState::AtCallerLimit => self.callers.get(&client.identity()).map(|caller| &caller.clock),
-            CallState::Queued => self.queues[*class as usize].by_api.get(api).map(|calls| &calls.clock),
-            CallState::UnderWay => None,
-        };
-        quota_wait.so_far(clock, now).filter(|_| class.has_client())
-    }
-
-    /// The calls that limits hold back.
-    pub(super) fn held_calls(&self) -> Vec<HeldCalls> {
-        let own = self.callers.values().filter_map(|caller| {
-            Some(HeldCalls { policy: caller.clock.holding()?, calls: caller.at_caller_limit.len() })
-        });
-        let groups = self.queues.iter().flat_map(|queue| queue.by_api.values());
-        let shared = groups.filter_map(|calls| Some(HeldCalls { policy: calls.clock.holding()?, calls: calls.count }));
-        own.chain(shared).collect()
-    }
-
     /// Moves a call under way to [`Class::HalfClosed`]. Returns `false` if this class has used up its quarter and other
     /// calls wait. Then the slot must be released.
     pub(super) fn move_to_half_closed(&mut self, ticket: Ticket) -> bool {
@@ -444,6 +422,8 @@ fn path(client: &GateClient, class: Class, api: u32) -> Vec<Party> {
     path.push(Party::Api(api));
     path
 }
+
+mod waits;
 
 #[cfg(test)]
 mod tests;

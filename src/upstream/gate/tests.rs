@@ -9,6 +9,7 @@ use proptest::prelude::*;
 use strum::VariantArray;
 
 use super::*;
+use crate::catalogue::{ConfiguredQuota, Quota};
 use crate::request::caller::Callers;
 
 const WORKSPACE: Service = Service::Workspace;
@@ -21,6 +22,20 @@ fn client(number: u32) -> GateClient {
 fn gate(calls: usize, per_caller: usize) -> Gate {
     let ledger = Arc::new(Ledger::default());
     Gate::new(GateKind::Lists, GateLimits { calls, per_caller }, ledger, Arc::new(|_, _| {}), Clock::System)
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// A gate for lists and one for relayed requests. Upstream has this quota.
+fn gates(policy: QuotaPolicy, calls: u32, on_quota_wait: OnQuotaWait) -> [Arc<Gate>; 2] {
+    let quota = Some(Quota { calls, window: 10 * SECOND });
+    let ledger = Arc::new(Ledger::default());
+    ledger.configure(&[ConfiguredQuota { service: WORKSPACE, policy, operation: None, quota }]);
+    let limits = GateLimits { calls: 100, per_caller: 100 };
+    let gates = [GateKind::Lists, GateKind::Relays]
+        .map(|kind| Arc::new(Gate::new(kind, limits, Arc::clone(&ledger), Arc::clone(&on_quota_wait), Clock::System)));
+    share_quotas(&gates);
+    gates
 }
 
 fn usage(gate: &Gate, service: Service) -> GateUsage {
@@ -94,6 +109,44 @@ fn the_services_do_not_wait_for_each_other() {
     assert!(poll(&mut entering).is_some());
     let only = GateUsage { under_way: 1, queued: 0 };
     assert_eq!((usage(&gate, WORKSPACE), usage(&gate, Service::AppStream)), (only, GateUsage::default()));
+}
+
+#[test]
+fn a_call_that_was_not_sent_makes_room_for_a_call_at_the_other_gate() {
+    for relay_waits in [true, false] {
+        let [lists, relays] = gates(QuotaPolicy::Ip, 4, Arc::new(|_, _| {}));
+        for (number, gate) in [(1, &lists), (2, &lists), (3, if relay_waits { &relays } else { &lists })] {
+            let Ok(mut permit) = enter(gate, client(number), Class::Proved) else { panic!("held") };
+            permit.mark_sent();
+        }
+        let (unsent, waiting) = if relay_waits { (&lists, &relays) } else { (&relays, &lists) };
+        let unsent = enter(unsent, client(4), Class::Proved);
+        // Relayed requests are held back only if lists have been held back lately.
+        assert!(unsent.is_ok() && enter(&lists, client(5), Class::Proved).is_err());
+        let Err(mut waiting) = enter(waiting, client(6), Class::Proved) else { panic!("not held") };
+        assert!(poll(&mut waiting).is_none());
+        drop(unsent);
+        assert!(poll(&mut waiting).is_some(), "relay_waits: {relay_waits}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wait_for_a_quota_goes_on_if_the_client_closes_its_sending_side() {
+    let waits = Arc::new(Mutex::new(Vec::new()));
+    let recorded = Arc::clone(&waits);
+    let on_quota_wait = move |policy, time| recorded.lock().push((policy, time));
+    let [lists, _] = gates(QuotaPolicy::User, 1, Arc::new(on_quota_wait));
+    let first = lists.enter(WORKSPACE, call(client(1), Class::Proved)).await;
+    { first }.mark_sent();
+    let half_close = Arc::new(HalfClose::default());
+    let held = tokio::spawn({
+        let (lists, half_close) = (Arc::clone(&lists), Arc::clone(&half_close));
+        async move { lists.enter_unless_closed(WORKSPACE, call(client(1), Class::Proved), &half_close).await.mark_sent() }
+    });
+    tokio::time::sleep(4 * SECOND).await;
+    half_close.close();
+    held.await.unwrap();
+    assert_eq!(*waits.lock(), [(QuotaPolicy::User, 10 * SECOND + Duration::from_millis(100))]);
 }
 
 proptest! {
