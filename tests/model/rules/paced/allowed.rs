@@ -109,8 +109,9 @@ impl Paced {
         }
         let mut allowed: Vec<_> = allowed.into_iter().map(|reply| rules.conditional(it, reply)).collect();
         for end in world.ended.iter().filter(|end| end.call.key == key) {
-            let is_own = end.call.id == request.id;
-            if is_own || it.fetch_keys.contains(&end.call.fetch_key) {
+            // The requests of a caller share its call while a limit holds it back, those with a grant and those without.
+            let is_own = end.call.caller == caller && directives != RequestDirectives::NoCache;
+            if end.call.id == request.id || is_own || it.fetch_keys.contains(&end.call.fetch_key) {
                 allowed.extend(rules.released(it, end));
             }
         }
@@ -138,7 +139,8 @@ impl Paced {
         let longest = self.settings.longest_wait() + Settings::ANSWER_TIMEOUT;
         let may_share = |other: &&Request| {
             let background = other.background.map(|(key, _)| key);
-            other.fetch_keys.iter().chain(&background).any(|key| it.fetch_keys.contains(key))
+            let is_own = other.request.caller == it.request.caller && other.request.key == it.request.key;
+            is_own || other.fetch_keys.iter().chain(&background).any(|key| it.fetch_keys.contains(key))
         };
         let mut others = self.requests.iter().filter(may_share).map(|other| self.waited(other));
         others.any(|waited| (Settings::ANSWER_TIMEOUT..=longest).contains(&waited))
