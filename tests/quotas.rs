@@ -237,6 +237,29 @@ async fn the_longer_of_a_known_limit_and_retry_after_is_waited_for() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_request_waits_only_if_a_known_limit_and_retry_after_both_end_before_its_deadline() {
+    // The window of the known limit, what the response asks for, and when the request comes, in seconds.
+    for (known, asked, after) in [(4, 60, 0), (60, 4, 61)] {
+        let world = World::new("");
+        world.limit(QuotaPolicy::User, 1, known * SECOND);
+        world.get("a", 0).await;
+        world.get("a", 1).await;
+        sleep(after * SECOND).await;
+        // Another limit is in force, which upstream does not name, and another client of this user has used it up.
+        let mut limit =
+            EnforcedQuota::new(QuotaPolicy::User, Quota { calls: 1, window: asked * SECOND }, QuotaWindow::Sliding);
+        (limit.answers.retry_after, limit.answers.text) = (true, RefusalText::Plain);
+        world.upstream.quotas.lock().unwrap().set(limit);
+        let now = Clock::System.now();
+        world.upstream.quotas.lock().unwrap().use_quota(Service::Workspace, QuotaPolicy::User, "a", 1, now);
+        world.calls();
+        let (reply, time) = world.get("a", 2).await;
+        assert_eq!((reply.status(), world.calls()), (StatusCode::TOO_MANY_REQUESTS, 1), "{known} s");
+        assert!(time < 5 * SECOND, "{known} s: it waited for {time:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_caller_with_a_grant_gets_a_stale_response_at_once() {
     let world = World::new("ttl = \"10s\"\nstale_while_revalidate = \"0s\"\n");
     world.limit(QuotaPolicy::User, 1, 100 * SECOND);
