@@ -125,3 +125,38 @@ fn request(query: &str) -> Result<(String, HeaderMap), String> {
     }
     Ok((url.ok_or(EXPLAIN_USAGE)?, headers))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Clock;
+
+    #[test]
+    fn the_reason_of_a_wait_names_what_is_known() {
+        let second = Duration::from_secs(1);
+        let limit = HoldCause::Limit(Quota { calls: 200, window: 300 * second });
+        let cases = [
+            (QuotaPolicy::User, limit, 5, "upstream accepts 200 calls of this user in 5m"),
+            (QuotaPolicy::App, limit, 5, "upstream accepts 200 calls of this application in 5m"),
+            (QuotaPolicy::User, HoldCause::Asked, 5, "upstream has asked this caller to wait"),
+            (
+                QuotaPolicy::Api,
+                HoldCause::Met,
+                5,
+                "upstream has just refused this caller because of its limit for calls of this API",
+            ),
+            (
+                QuotaPolicy::User,
+                HoldCause::Asked,
+                40,
+                "upstream has asked this caller to wait; a request waits for at most 35s (upstream.answer_timeout), and \
+                 then gets a 429",
+            ),
+        ];
+        for (policy, cause, left, why) in cases {
+            let hold = Hold { policy, cause, until: Clock::System.now(), left: left * second };
+            let expected = format!("a call would wait for at least {left}s, because {why}");
+            assert_eq!(wait_for_quota(&hold, Some(35 * second)), expected);
+        }
+    }
+}

@@ -130,6 +130,25 @@ fn a_call_that_was_not_sent_makes_room_for_a_call_at_the_other_gate() {
     }
 }
 
+#[test]
+fn only_a_list_for_which_a_client_waits_holds_back_relayed_requests() {
+    for class in Class::VARIANTS.iter().copied() {
+        let [lists, relays] = gates(QuotaPolicy::User, 2, Arc::new(|_, _| {}));
+        for gate in [&lists, &relays] {
+            let Ok(mut permit) = enter(gate, client(1), Class::Proved) else { panic!("held") };
+            permit.mark_sent();
+        }
+        // A look at the limit holds back nothing.
+        assert!(lists.has_to_wait(WORKSPACE, &call(client(1), class)));
+        assert!(enter(&relays, client(1), Class::Proved).is_ok());
+        let held = enter(&lists, client(1), class);
+        assert!(held.is_err());
+        let is_relay_held = enter(&relays, client(1), Class::Proved).is_err();
+        let is_known = !matches!(class, Class::Unknown | Class::HalfClosed);
+        assert_eq!(is_relay_held, is_known && class.has_client(), "{class:?}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_wait_for_a_quota_goes_on_if_the_client_closes_its_sending_side() {
     let waits = Arc::new(Mutex::new(Vec::new()));
