@@ -56,7 +56,9 @@ impl Observer {
         let (what, policy, quota, operation) = match change {
             LimitChange::Learnt(policy, quota) => ("limits calls", policy, quota, permit.operation()),
             LimitChange::Changed(policy, quota) => ("has changed its limit", policy, quota, permit.operation()),
-            LimitChange::Ended(policy, quota) => ("no longer limits calls", policy, quota, None),
+            LimitChange::Ended(policy, quota, operation) => {
+                ("no longer limits calls", policy, quota, operation.as_ref())
+            }
         };
         let operation = operation.filter(|_| *policy == QuotaPolicy::Api);
         let of = operation.map(|operation| format!(" of {operation}")).unwrap_or_default();

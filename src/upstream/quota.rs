@@ -193,12 +193,12 @@ impl Ledger {
     ) -> Lesson {
         let is_refusal = status == StatusCode::TOO_MANY_REQUESTS;
         let told = told::told_limits(headers, if is_refusal { body } else { b"" });
-        if !is_refusal && told.is_empty() {
-            return Lesson::default();
-        }
-        let refused = is_refusal.then_some(retry_after);
         let limits = self.service(service);
         let mut limits = limits.lock();
+        if !is_refusal && told.is_empty() {
+            return Lesson { changes: limits.ended_by(now), refused_by: None };
+        }
+        let refused = is_refusal.then_some(retry_after);
         let mut changes = std::mem::take(&mut limits.ended);
         changes.extend(limits.clean_up(now));
         changes.extend(limits.learn(draw, taken, &told, refused, now));

@@ -131,18 +131,18 @@ impl ServiceLimits {
     /// Removes limits that have ended, and callers without limits.
     pub(super) fn clean_up(&mut self, now: Instant) -> Vec<LimitChange> {
         let mut ended = Vec::new();
-        let mut check = |policy: QuotaPolicy, limit: &Limit| {
+        let mut check = |policy: QuotaPolicy, api: Option<&Arc<str>>, limit: &Limit| {
             let has_ended = limit.has_ended(now);
             if has_ended {
-                ended.push(LimitChange::Ended(policy, limit.limiter.quota()));
+                ended.push(LimitChange::Ended(policy, limit.limiter.quota(), api.cloned()));
             }
             !has_ended
         };
-        self.ip = self.ip.take().filter(|limit| check(QuotaPolicy::Ip, limit));
-        self.apis.retain(|_, limit| check(QuotaPolicy::Api, limit));
+        self.ip = self.ip.take().filter(|limit| check(QuotaPolicy::Ip, None, limit));
+        self.apis.retain(|api, limit| check(QuotaPolicy::Api, Some(api), limit));
         self.callers.retain(|_, limits| {
-            limits.user = limits.user.take().filter(|limit| check(QuotaPolicy::User, limit));
-            limits.app = limits.app.take().filter(|limit| check(QuotaPolicy::App, limit));
+            limits.user = limits.user.take().filter(|limit| check(QuotaPolicy::User, None, limit));
+            limits.app = limits.app.take().filter(|limit| check(QuotaPolicy::App, None, limit));
             limits.paused = limits.paused.filter(|pause| pause.until > now);
             let is_idle = now.saturating_duration_since(limits.last_used) > MAX_AGE;
             !is_idle && (limits.user.is_some() || limits.app.is_some() || limits.paused.is_some())

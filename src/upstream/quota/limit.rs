@@ -8,6 +8,7 @@
 //! - It ends after two windows in which it has neither been met nor held back a call. After [`MAX_AGE`] without a
 //!   refusal it ends in any case, because upstream may have lifted it.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::limiter::Limiter;
@@ -45,7 +46,8 @@ pub(super) struct Limit {
 pub(crate) enum LimitChange {
     Learnt(QuotaPolicy, Quota),
     Changed(QuotaPolicy, Quota),
-    Ended(QuotaPolicy, Quota),
+    /// With the operation of an `api` limit.
+    Ended(QuotaPolicy, Quota, Option<Arc<str>>),
 }
 
 impl Limit {

@@ -15,6 +15,8 @@ use crate::request::caller::Caller;
 pub(super) const MAX_WINDOW: Duration = Duration::from_secs(5 * 60);
 /// Calls are remembered for limits that are not known yet: as many, and for [`MAX_WINDOW`].
 const MAX_HISTORY: usize = 4096;
+/// How often responses that say nothing of limits remove those that have ended.
+const CLEAN_UP_INTERVAL: Duration = Duration::from_secs(60);
 /// The most callers with limits of their own.
 const MAX_CALLERS: usize = 4096;
 
@@ -45,8 +47,10 @@ pub(super) struct ServiceLimits {
     pub(super) callers: HashMap<Caller, CallerLimits>,
     /// The latest calls, oldest first.
     pub(super) history: VecDeque<(Instant, Draw)>,
-    /// The limits that have ended, if no event says so yet. Only learnt limits end, and learning empties this.
+    /// The limits that have ended, if no event says so yet. Only learnt limits end, and each response empties this.
     pub(super) ended: Vec<LimitChange>,
+    /// When a response has last removed what has ended.
+    cleaned_up: Option<Instant>,
 }
 
 impl ServiceLimits {
@@ -167,6 +171,16 @@ impl ServiceLimits {
                 limit.held(draw, until, now);
             }
         }
+    }
+
+    /// The limits that have ended by now, and that no event has told yet. They are looked for once a minute.
+    pub(super) fn ended_by(&mut self, now: Instant) -> Vec<LimitChange> {
+        if self.cleaned_up.is_none_or(|at| now.saturating_duration_since(at) >= CLEAN_UP_INTERVAL) {
+            self.cleaned_up = Some(now);
+            let ended = self.clean_up(now);
+            self.ended.extend(ended);
+        }
+        std::mem::take(&mut self.ended)
     }
 
     /// Whether a limit of all callers may hold back the call.

@@ -157,7 +157,7 @@ fn a_limit_that_is_not_met_any_more_ends() {
     assert!(bench.limits.clean_up(bench.now).is_empty());
     bench.now += SECOND;
     assert!(bench.send(&draw(1)) && bench.send(&draw(1)), "it holds back nothing any more");
-    assert_eq!(bench.limits.clean_up(bench.now), [LimitChange::Ended(QuotaPolicy::User, quota(1, 10 * SECOND))]);
+    assert_eq!(bench.limits.clean_up(bench.now), [LimitChange::Ended(QuotaPolicy::User, quota(1, 10 * SECOND), None)]);
     // While it holds calls back it stays, but not longer than an hour.
     bench.refuse(&draw(1), &limit);
     for _ in 0..(3600 / 5) {
@@ -186,8 +186,27 @@ fn that_a_limit_has_ended_is_reported_even_if_operators_have_looked_meanwhile() 
     assert_eq!(ledger.states(later)[0].1, []);
     assert_eq!(
         refuse(later),
-        [LimitChange::Ended(QuotaPolicy::User, limit), LimitChange::Learnt(QuotaPolicy::User, limit)]
+        [LimitChange::Ended(QuotaPolicy::User, limit, None), LimitChange::Learnt(QuotaPolicy::User, limit)]
     );
+}
+
+#[test]
+fn that_a_limit_has_ended_is_reported_with_its_operation_at_a_response_to_any_call() {
+    let (ledger, start, caller) = (Ledger::default(), Clock::System.now(), draw(1));
+    let body = br#"{"error_code":"APIGW.0308","error_msg":"policy api over ratelimit,limit:1,time:10 second"}"#;
+    let learn = |status: StatusCode, draw: &Draw, now: Instant| {
+        ledger.take(SERVICE, draw, now);
+        ledger.learn(SERVICE, (draw, now), (status, &HeaderMap::new(), &body[..]), None, now).changes
+    };
+    let limit = quota(1, 10 * SECOND);
+    let learnt = learn(StatusCode::TOO_MANY_REQUESTS, &caller, start);
+    assert_eq!(learnt, [LimitChange::Learnt(QuotaPolicy::Api, limit)]);
+    let other = Draw { api: Some(Arc::from("other")), ..draw(2) };
+    assert_eq!(learn(StatusCode::OK, &other, start + 15 * SECOND), []);
+    let ended = LimitChange::Ended(QuotaPolicy::Api, limit, caller.api.clone());
+    assert!(caller.api.is_some());
+    assert_eq!(learn(StatusCode::OK, &other, start + 80 * SECOND), [ended]);
+    assert_eq!(learn(StatusCode::OK, &other, start + 140 * SECOND), []);
 }
 
 #[test]
