@@ -1,8 +1,9 @@
 //! Coalescing: concurrent requests with the same key share one flight, and normally one upstream call.
 //!
 //! This file does not know what is fetched or how. The first request for a key gets the [`Leader`], and the leader's
-//! call runs in a task of its own, so waiters that disconnect change nothing. A leader that is dropped without a
-//! result, after a panic for example, releases the waiters immediately.
+//! call runs in a task of its own, so waiters that disconnect change nothing. Only a call that still waits for its turn
+//! is given up when none is left ([`Leader::abandoned`]). A leader that is dropped without a result, after a panic for
+//! example, releases the waiters immediately.
 //!
 //! Waiters get the result from the flight. They must not read it from the cache, which may have rejected the entry.
 //! When the limits on flights or waiters are reached, each request makes its own call. So does each request of a caller
