@@ -1,16 +1,17 @@
 //! The engine (Valkey or Redis) that several gateways share, as a second tier. A request never depends on it: without an
 //! answer within its budget, the request goes on without it.
 //!
-//! - `commands`: what is said to the engine, and how replies are read. Pure.
+//! - `keeper`: the task that keeps a link to the engine.
+//! - `commands`: the commands, and how replies are read. Pure.
 //! - `link`: connections to the node that has the keys; `stream` bounds what it may send, `tls` is for `rediss://`.
 //! - `breaker`: when look-ups are sent. Pure.
-//!
-//! One task keeps a link ([`Fleet::run`]): it connects, finds out whether the engine has lost data, tells it what has
-//! become void, and pings it. Until all that is done, look-ups do not reach the engine.
+//! - `pending`: what has become void and must be told. Pure.
 
 mod breaker;
 mod commands;
+mod keeper;
 mod link;
+mod pending;
 mod stream;
 mod tls;
 
@@ -23,19 +24,23 @@ use std::time::Duration;
 use bytes::Bytes;
 use strum::{IntoStaticStr, VariantArray};
 use tokio::sync::{Notify, Semaphore};
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
-use self::breaker::Breaker;
 pub(crate) use self::commands::Fault;
 use self::commands::{Keys, LookUp, read_done};
-use self::link::{Link, MAX_IN_FLIGHT, SILENT};
+pub(crate) use self::keeper::check;
+use self::link::{Link, MAX_IN_FLIGHT};
+use self::pending::Pending;
 use crate::cache::second_tier::{Incarnation, LookedUp, Order, Place, SecondTier, Ticket, Voided};
 use crate::clock::Clock;
 use crate::config::fleet::FleetConfig;
 use crate::random::Random;
 use crate::sync::{Mutex, RwLock};
 
-/// What has become of a look-up. The label of a metric.
+/// Why the engine is not in use, and details for an operator.
+pub(crate) type LinkError = (Fault, String);
+
+/// The result of a look-up. The label of a metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, VariantArray)]
 #[strum(const_into_str, serialize_all = "kebab-case")]
 pub(crate) enum LookUpResult {
@@ -74,7 +79,7 @@ pub(crate) trait Watcher: Send + Sync {
     /// A link has ended, or could not be opened.
     fn faulted(&self, fault: Fault);
     /// The engine is in use from now on, or no longer because of `fault`, with details for an operator.
-    fn changed(&self, state: Result<(), (Fault, String)>);
+    fn changed(&self, state: Result<(), LinkError>);
 }
 
 /// Whether the engine is in use, and why not.
@@ -100,50 +105,10 @@ impl From<EngineState> for &'static str {
     }
 }
 
-/// How many records are on their way to the engine at most.
-const MAX_STORES: usize = 16;
-/// The most that is kept to be told. With more, everything becomes void.
-const MAX_PENDING: usize = 256;
+/// The records on their way to the engine have at most so many KiB, or there is only one of them.
+const MAX_STORED_KIB: u32 = 4096;
 /// A record is kept no longer than a response can be of use by default, in any case.
 const MAX_LIFETIME: Duration = Duration::from_secs(2 * 3600 + 300);
-const PING_IN_USE: Duration = Duration::from_millis(500);
-const PING_WHILE_SLOW: Duration = Duration::from_millis(20);
-const SHORTEST_RETRY: Duration = Duration::from_millis(20);
-const LONGEST_RETRY: Duration = Duration::from_millis(300);
-/// After a fault that only an operator can end.
-const RETRY_OF_SETTINGS: Duration = Duration::from_secs(5);
-
-/// What has become void, and was not told to the engine yet. No look-up is sent meanwhile.
-#[derive(Default)]
-struct Pending {
-    queue: Vec<Voided>,
-    /// Whether one is being told. If the same becomes void meanwhile, that is told again.
-    is_telling: bool,
-}
-
-impl Pending {
-    fn is_empty(&self) -> bool {
-        self.queue.is_empty() && !self.is_telling
-    }
-
-    fn add(&mut self, voided: Voided) {
-        if voided == Voided::Everything || self.queue.len() >= MAX_PENDING {
-            self.queue = vec![Voided::Everything];
-        } else if !self.queue.contains(&voided) && !self.queue.contains(&Voided::Everything) {
-            self.queue.push(voided);
-        }
-    }
-
-    fn begin(&mut self) -> Option<Voided> {
-        let next = self.queue.pop();
-        self.is_telling = next.is_some();
-        next
-    }
-
-    fn end(&mut self) {
-        self.is_telling = false;
-    }
-}
 
 pub(crate) struct Fleet {
     config: FleetConfig,
@@ -151,15 +116,18 @@ pub(crate) struct Fleet {
     clock: Clock,
     random: Random,
     watcher: Arc<dyn Watcher>,
-    link: RwLock<Option<Arc<Link>>>,
-    breaker: Mutex<Breaker>,
+    /// Or why there is none. `None` before the first attempt.
+    link: RwLock<Result<Arc<Link>, Option<LinkError>>>,
+    /// While it is not empty, no look-up is sent.
     pending: Mutex<Pending>,
     to_tell: Notify,
+    all_told: Notify,
     in_flight: Arc<Semaphore>,
     stores: Arc<Semaphore>,
     nonce: AtomicU64,
     /// The last ticket that the engine has given.
     latest: Mutex<Option<Order>>,
+    /// The state that was reported last.
     state: Mutex<EngineState>,
 }
 
@@ -172,12 +140,12 @@ impl Fleet {
             clock,
             random,
             watcher,
-            link: RwLock::default(),
-            breaker: Mutex::default(),
+            link: RwLock::new(Err(None)),
             pending: Mutex::default(),
             to_tell: Notify::new(),
+            all_told: Notify::new(),
             in_flight: Arc::new(Semaphore::new(MAX_IN_FLIGHT)),
-            stores: Arc::new(Semaphore::new(MAX_STORES)),
+            stores: Arc::new(Semaphore::new(MAX_STORED_KIB as usize)),
             nonce: AtomicU64::default(),
             latest: Mutex::default(),
             state: Mutex::new(EngineState::Starting),
@@ -192,133 +160,36 @@ impl Fleet {
         self.state() == EngineState::InUse
     }
 
-    /// How much has become void and was not told to the engine yet.
-    pub(crate) fn pending(&self) -> usize {
-        let pending = self.pending.lock();
-        pending.queue.len() + usize::from(pending.is_telling)
+    /// How much has become void that the engine does not know yet.
+    pub(crate) fn to_tell(&self) -> usize {
+        self.pending.lock().len()
     }
 
-    /// Keeps a link to the engine. It does not return.
-    pub(crate) async fn run(&self) {
-        let mut retry = SHORTEST_RETRY;
-        for number in 1.. {
-            let opened = timeout(4 * SILENT, Link::open(&self.config, &self.keys, number)).await;
-            let opened = opened.unwrap_or_else(|_| Err((Fault::Silent, "no answer within 2 s".to_owned())));
-            let result = match opened {
-                Ok(link) => self.use_link(Arc::new(link), &mut retry).await,
-                Err(error) => error,
-            };
-            self.unlink(&result);
-            let pause = match result.0 {
-                Fault::Denied | Fault::Settings => RETRY_OF_SETTINGS,
-                _ => retry,
-            };
-            sleep(pause).await;
-            retry = (2 * retry).min(LONGEST_RETRY);
-        }
+    fn connect(&self, link: Arc<Link>) {
+        *self.link.write() = Ok(link);
+        self.report();
     }
 
-    fn unlink(&self, error: &(Fault, String)) {
-        *self.link.write() = None;
+    fn unlink(&self, error: LinkError) {
         self.watcher.faulted(error.0);
-        self.enter(EngineState::Unlinked(error.0), Err(error.clone()));
+        *self.link.write() = Err(Some(error));
+        self.report();
     }
 
-    fn enter(&self, state: EngineState, report: Result<(), (Fault, String)>) {
-        let before = std::mem::replace(&mut *self.state.lock(), state.clone());
-        if before != state {
+    /// Reports the state if it has changed.
+    fn report(&self) {
+        let mut state = self.state.lock();
+        let (now, report) = match &*self.link.read() {
+            Ok(link) if link.breaker.lock().is_open() => {
+                (EngineState::Slow, Err((Fault::Silent, "three look-ups in a row took too long".to_owned())))
+            }
+            Ok(_) => (EngineState::InUse, Ok(())),
+            Err(Some(error)) => (EngineState::Unlinked(error.0), Err(error.clone())),
+            Err(None) => return,
+        };
+        if std::mem::replace(&mut *state, now.clone()) != now {
             self.watcher.changed(report);
         }
-    }
-
-    /// Uses a link until it fails. Returns why.
-    async fn use_link(&self, link: Arc<Link>, retry: &mut Duration) -> (Fault, String) {
-        let explain = |fault: Fault| (fault, fault.describe().to_owned());
-        if let Err(fault) = self.begin(&link).await {
-            return explain(fault);
-        }
-        *self.breaker.lock() = Breaker::default();
-        if let Err(fault) = self.tell(&link).await {
-            return explain(fault);
-        }
-        *self.link.write() = Some(Arc::clone(&link));
-        self.enter(EngineState::InUse, Ok(()));
-        *retry = SHORTEST_RETRY;
-        loop {
-            let pause = if self.breaker.lock().is_open() { PING_WHILE_SLOW } else { PING_IN_USE };
-            tokio::select! {
-                biased;
-                fault = link.failed() => return explain(fault),
-                () = self.to_tell.notified() => if let Err(fault) = self.tell(&link).await {
-                    return explain(fault);
-                },
-                () = sleep(pause) => if let Err(fault) = self.ping(&link).await {
-                    return explain(fault);
-                },
-            }
-        }
-    }
-
-    /// Whether the engine does what is needed, and whether it has lost data.
-    async fn begin(&self, link: &Link) -> Result<(), Fault> {
-        let place = Place { record: [0; 16], sets: [[0; 16]; 3] };
-        let latest = *self.latest.lock();
-        let looked_up = timeout(SILENT, self.ask(link, &place, true)).await.unwrap_or(Err(Fault::Silent))?;
-        let Some(Ticket { order, .. }) = looked_up.ticket else {
-            // It is full: it gives what it has.
-            return Ok(());
-        };
-        // Another incarnation may be an earlier one, from a backup.
-        let went_back =
-            latest.is_some_and(|latest| latest.incarnation == order.incarnation && latest.number >= order.number);
-        if went_back {
-            self.watcher.faulted(Fault::WentBack);
-            self.send_void(link, Voided::Everything).await?;
-        }
-        // A scratch record shows whether the rights suffice.
-        let ticket = Ticket { order, time: Duration::ZERO, drawn: self.clock.now(), connection: link.number };
-        let scratch = self.keys.store(&place, &ticket, b"test", Duration::from_millis(1));
-        match read_done(&link.writes.send(&scratch).await?) {
-            Ok(_) | Err(Fault::Full) => Ok(()),
-            Err(fault) => Err(fault),
-        }
-    }
-
-    /// Tells the engine what has become void.
-    async fn tell(&self, link: &Link) -> Result<(), Fault> {
-        loop {
-            let Some(voided) = self.pending.lock().begin() else { return Ok(()) };
-            let told = self.send_void(link, voided).await;
-            let mut pending = self.pending.lock();
-            pending.end();
-            told.inspect_err(|_| pending.add(voided))?;
-        }
-    }
-
-    async fn send_void(&self, link: &Link, voided: Voided) -> Result<(), Fault> {
-        let incarnation = self.new_incarnation()?;
-        match read_done(&link.writes.send(&self.keys.void(voided, incarnation)).await?) {
-            Ok(_) => Ok(()),
-            // Everything becomes void, which needs no memory.
-            Err(Fault::Full | Fault::Error) => match link.writes.send(&self.keys.void_without_memory()).await? {
-                redis::Value::Int(_) => Ok(()),
-                redis::Value::ServerError(error) => Err(Fault::of_server(&error)),
-                _ => Err(Fault::Reply),
-            },
-            Err(fault) => Err(fault),
-        }
-    }
-
-    async fn ping(&self, link: &Link) -> Result<(), Fault> {
-        let begun = self.clock.timer_now();
-        // A master that has become a replica still answers look-ups.
-        let role = link.look_ups.send(&redis::cmd("ROLE")).await?;
-        commands::read_role(&role)?;
-        let is_in_time = self.clock.timer_now() - begun <= self.config.budget;
-        if self.breaker.lock().pinged(is_in_time) {
-            self.enter(EngineState::InUse, Ok(()));
-        }
-        Ok(())
     }
 
     fn new_incarnation(&self) -> Result<Incarnation, Fault> {
@@ -330,8 +201,9 @@ impl Fleet {
 
     /// The link, if look-ups may be sent.
     fn usable(&self) -> Option<Arc<Link>> {
-        let link = self.link.read().clone().filter(|link| !link.is_failed())?;
-        (!self.breaker.lock().is_open() && self.pending.lock().is_empty()).then_some(link)
+        let link = self.link.read().as_ref().ok().filter(|link| !link.is_failed()).cloned()?;
+        let is_slow = link.breaker.lock().is_open();
+        (!is_slow && self.pending.lock().is_empty()).then_some(link)
     }
 
     async fn ask(&self, link: &Link, place: &Place, wants_record: bool) -> Result<LookedUp, Fault> {
@@ -342,9 +214,8 @@ impl Fleet {
             nonce: self.nonce.fetch_add(1, Ordering::Relaxed),
             max_record: self.config.max_record(),
         };
-        let drawn = self.clock.now();
         let replies = link.look_ups.send_all(&self.keys.look_up(&look_up)).await?;
-        let looked_up = look_up.read(replies, drawn, link.number)?;
+        let looked_up = look_up.read(replies, self.clock.now(), link.number)?;
         if let Some(Ticket { order, .. }) = looked_up.ticket {
             let mut latest = self.latest.lock();
             let is_later = |latest: &Order| latest.incarnation != order.incarnation || latest.number < order.number;
@@ -360,7 +231,10 @@ impl Fleet {
         let Ok(_permit) = self.in_flight.try_acquire() else { return (LookUpResult::Skipped, None) };
         match timeout(self.config.budget, self.ask(&link, place, wants_record)).await {
             Ok(Ok(looked_up)) => {
-                self.breaker.lock().answered();
+                link.breaker.lock().answered();
+                if looked_up.ticket.is_none() {
+                    self.watcher.faulted(Fault::Full);
+                }
                 let result = match (wants_record, &looked_up.record) {
                     (false, _) => LookUpResult::Ticket,
                     (true, Some(_)) => LookUpResult::Record,
@@ -375,57 +249,16 @@ impl Fleet {
                 (LookUpResult::Failed, None)
             }
             Err(_) => {
-                if self.breaker.lock().missed() {
-                    self.enter(
-                        EngineState::Slow,
-                        Err((Fault::Silent, "three look-ups in a row took too long".to_owned())),
-                    );
-                    // So that the task begins to ping often.
+                let opens = link.breaker.lock().missed();
+                if opens {
+                    self.report();
+                    // So that the task asks the engine often from now on.
                     self.to_tell.notify_one();
                 }
                 (LookUpResult::Late, None)
             }
         }
     }
-}
-
-/// How many look-ups are timed.
-const CHECKED_LOOK_UPS: usize = 21;
-
-/// Connects to the engine, and runs each command once. Returns what an operator wants to know of it.
-///
-/// # Errors
-/// Why the engine cannot be used.
-pub(crate) async fn check(config: &FleetConfig, clock: Clock, random: Random) -> Result<String, (Fault, String)> {
-    struct Nobody;
-    impl Watcher for Nobody {
-        fn looked_up(&self, _: LookUpResult, _: Duration) {}
-        fn stored(&self, _: StoreResult) {}
-        fn faulted(&self, _: Fault) {}
-        fn changed(&self, _: Result<(), (Fault, String)>) {}
-    }
-    let fleet = Fleet::new(config.clone(), clock.clone(), random, Arc::new(Nobody));
-    let explain = |fault: Fault| (fault, "a command has failed, see deploy/fleet.md for the rights".to_owned());
-    let link = Link::open(config, &fleet.keys, 1).await?;
-    fleet.begin(&link).await.map_err(explain)?;
-    // A set that no record is in.
-    fleet.send_void(&link, Voided::Set([0; 16])).await.map_err(explain)?;
-    fleet.ping(&link).await.map_err(explain)?;
-    let place = Place { record: [0; 16], sets: [[0; 16]; 3] };
-    let mut times = Vec::new();
-    for _ in 0..CHECKED_LOOK_UPS {
-        let begun = clock.timer_now();
-        fleet.ask(&link, &place, true).await.map_err(explain)?;
-        times.push(clock.timer_now() - begun);
-    }
-    times.sort_unstable();
-    let (median, longest) = (times[CHECKED_LOOK_UPS / 2], times[CHECKED_LOOK_UPS - 1]);
-    Ok(format!(
-        "a look-up takes {:.2} ms (the longest of {CHECKED_LOOK_UPS}: {:.2} ms), fleet.budget is {} ms",
-        median.as_secs_f64() * 1e3,
-        longest.as_secs_f64() * 1e3,
-        config.budget.as_millis()
-    ))
 }
 
 impl SecondTier for Fleet {
@@ -447,7 +280,8 @@ impl SecondTier for Fleet {
             return self.watcher.stored(StoreResult::TooLarge);
         }
         let link = self.usable().filter(|link| link.number == ticket.connection);
-        let (Some(link), Ok(permit)) = (link, Arc::clone(&self.stores).try_acquire_owned()) else {
+        let size = u32::try_from(record.len() / 1024 + 1).map_or(MAX_STORED_KIB, |size| size.min(MAX_STORED_KIB));
+        let (Some(link), Ok(permit)) = (link, Arc::clone(&self.stores).try_acquire_many_owned(size)) else {
             return self.watcher.stored(StoreResult::Skipped);
         };
         let command = self.keys.store(place, ticket, &record, lifetime.min(MAX_LIFETIME));

@@ -72,6 +72,7 @@
 //!   only `cache/flights.rs` waits.
 //! - [`upstream`] has the only HTTP client of the gateway, the queues of calls ([`upstream::gate`]), and the ledger of
 //!   upstream's quotas ([`upstream::quota`]). [`proxy_config`] says which route it takes.
+//! - [`fleet`] is a second tier: an engine (Valkey or Redis) that several gateways share. No request depends on it.
 //! - [`seal`] encrypts what leaves the process, and [`snapshot`] is the file of the snapshot. Both do not know what is in
 //!   the records.
 //! - [`clock`], `net`, [`random`] and `sync` are the only clocks, sockets, random numbers and locks. A simulation
@@ -175,6 +176,9 @@
 //! - **Grant**: what a proof gives its caller in a scope, for `grant_ttl`. After that it is *lapsed*. An outage can
 //!   extend it. **Renewal**: a call in the background that proves a caller again before its grant lapses
 //!   ([`cache::grants`]).
+//! - **Second tier**: a store of sealed records outside the process, here the **engine** of a fleet. A **ticket** is drawn
+//!   there before a call is sent. It orders records without clocks. An **incarnation** is the time between two losses of
+//!   the engine's data. To **void** is to make what has earlier tickets unusable.
 //! - **Snapshot**: a sealed file with entries, private scopes and proofs, for the next process
 //!   (`gateway/snapshot.rs`). **Revocation**: a purge, an invalidation, a scope that becomes private, or the denial of a
 //!   caller with a grant. It ends the snapshots from before ([`cache::revocations`]).

@@ -189,6 +189,22 @@ async fn records_from_before_a_purge_are_not_used() {
 }
 
 #[tokio::test]
+async fn a_lapsed_caller_gets_no_copy_that_may_be_from_after_the_end_of_its_grant() {
+    let (_tier, mut first, mut second, clock) = two_gateways().await;
+    second.fetch("lapsed", PROOF, &[]).await;
+    // Its grant ends after 300 s. The list is requested 2 s later. A copy of it seems up to 5 s older than it is.
+    clock.advance(Duration::from_secs(302));
+    first.fetch("one", OTHER, &[]).await;
+    second.fetch("two", PROOF, &[]).await;
+    assert!(second.get("two", OTHER, &[]).await.cache_status().ends_with("; detail=fleet"));
+    let gateway = Arc::clone(&second.gateway);
+    let pending = tokio::spawn(async move { get_in_process_with(&gateway, "lapsed", OTHER, &[]).await });
+    within(second.calls.recv()).await.unwrap().answer(StatusCode::SERVICE_UNAVAILABLE, "{}");
+    let reply = within(pending).await.unwrap();
+    assert_eq!(reply.status(), StatusCode::SERVICE_UNAVAILABLE, "{}", reply.cache_status());
+}
+
+#[tokio::test]
 async fn damaged_records_and_records_of_other_keys_are_ignored() {
     let (tier, mut first, mut second, clock) = two_gateways().await;
     first.fetch("one", OTHER, &[]).await;

@@ -99,6 +99,9 @@ pub struct Entry {
     body: Bytes,
     removal_charge: Arc<OnceLock<Charge>>,
     freshness_info: FreshnessInfo,
+    /// When its request was sent at the latest. Only for a response of another process this is later than
+    /// `freshness_info.sent`.
+    sent_by: Instant,
     /// The digest of the request key. `None` for a stored refusal.
     key: Option<ShortDigest>,
     validator: Option<Validator>,
@@ -120,6 +123,7 @@ pub(crate) struct EntryBuilder {
     head: HeaderMap,
     body: Bytes,
     freshness_info: FreshnessInfo,
+    sent_by: Instant,
     key: Option<ShortDigest>,
     validator: Option<Validator>,
     /// Whether the response reserves fields for its caller, so that no other caller may get it.
@@ -139,6 +143,7 @@ impl EntryBuilder {
             status: response.status(),
             head: fields.map(|(name, value)| (name.clone(), copied(value))).collect(),
             body: Bytes::copy_from_slice(response.body()),
+            sent_by: freshness_info.sent,
             freshness_info,
             key: None,
             validator: validator.filter(|validator| may_be_stored(&validator.of_answer())),
@@ -151,6 +156,13 @@ impl EntryBuilder {
     }
 
     /// When the request was sent.
+    /// For a response that another process has got: its request may have been sent later than `sent` says, because that
+    /// is the earliest time. It was sent by this time.
+    #[must_use]
+    pub(crate) fn sent_by(self, time: Instant) -> Self {
+        Self { sent_by: time, ..self }
+    }
+
     pub(crate) fn sent(&self) -> Instant {
         self.freshness_info.sent
     }
@@ -162,7 +174,7 @@ impl EntryBuilder {
 
     /// Builds the entry. If `is_private`, it belongs to one caller. Otherwise all callers with a grant may see it.
     pub(crate) fn build(self, is_private: bool) -> Entry {
-        let Self { status, head, body, freshness_info, key, validator, must_be_private } = self;
+        let Self { status, head, body, freshness_info, sent_by, key, validator, must_be_private } = self;
         debug_assert!(is_private || !must_be_private, "fields reserved for one caller must not be shared");
         let mut head: HeaderMap = if is_private {
             head
@@ -179,6 +191,7 @@ impl EntryBuilder {
             body: Bytes::from_owner(Body { bytes: body, _removal_charge: Arc::clone(&removal_charge) }),
             removal_charge,
             freshness_info,
+            sent_by,
             key,
             // Two callers may get different responses with the same `Last-Modified`.
             validator: validator.filter(|it| is_private || matches!(it, Validator::EntityTag(_))),
@@ -227,6 +240,11 @@ impl Entry {
     /// The digest of the request key. `None` for a stored refusal.
     pub fn key(&self) -> Option<ShortDigest> {
         self.key
+    }
+
+    /// When its request was sent at the latest.
+    pub(crate) fn sent_by(&self) -> Instant {
+        self.sent_by
     }
 
     pub fn freshness_info(&self) -> FreshnessInfo {

@@ -261,7 +261,7 @@ impl Store {
         let mut look = None;
         let result = if sharing.invalidations.covers(scope, builder.sent()) {
             StoreResult::Invalidated
-        } else if before.as_ref().is_some_and(|before| before.freshness_info().sent >= builder.sent()) {
+        } else if before.as_ref().is_some_and(|before| before.sent_by() >= builder.sent()) {
             StoreResult::Outdated
         } else if cache_key.owner.is_none() && builder.must_be_private() {
             // The scope was private when the request was sent. Only a purge ends that.

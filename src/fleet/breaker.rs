@@ -2,10 +2,10 @@
 
 /// So many look-ups in a row without an answer in time open the breaker.
 const MISSES: u32 = 3;
-/// So many pings in a row with an answer in time close it.
+/// So many answers about its role in a row with an answer in time close it.
 const ANSWERS: u32 = 2;
 
-/// Look-ups never test the engine. The link does, with pings.
+/// Look-ups never test the engine. The task that keeps the link does.
 #[derive(Default)]
 pub(super) struct Breaker {
     missed: u32,
@@ -31,8 +31,8 @@ impl Breaker {
         self.missed = 0;
     }
 
-    /// A ping was answered. Returns whether this has closed the breaker.
-    pub(super) fn pinged(&mut self, is_in_time: bool) -> bool {
+    /// The engine has answered outside of look-ups. Returns whether this has closed the breaker.
+    pub(super) fn answered_role(&mut self, is_in_time: bool) -> bool {
         self.answered = if is_in_time { self.answered + 1 } else { 0 };
         let closes = self.is_open && self.answered >= ANSWERS;
         if closes {
@@ -47,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn three_misses_in_a_row_open_it_and_two_pings_in_a_row_close_it() {
+    fn three_misses_in_a_row_open_it_and_two_answers_in_a_row_close_it() {
         let mut breaker = Breaker::default();
         assert!(!breaker.missed() && !breaker.missed());
         breaker.answered();
@@ -56,8 +56,8 @@ mod tests {
         // Those that were sent before it opened.
         assert!(!breaker.missed());
         breaker.answered();
-        assert!(!breaker.pinged(true) && !breaker.pinged(false) && !breaker.pinged(true));
-        assert!(breaker.pinged(true) && !breaker.is_open());
+        assert!(!breaker.answered_role(true) && !breaker.answered_role(false) && !breaker.answered_role(true));
+        assert!(breaker.answered_role(true) && !breaker.is_open());
         assert!(!breaker.missed() && !breaker.missed() && breaker.missed());
     }
 }

@@ -66,6 +66,10 @@ impl Fault {
 
     pub(super) fn of(error: &redis::RedisError) -> Self {
         match error.kind() {
+            // The crate takes each error before the first command for this.
+            redis::ErrorKind::AuthenticationFailed if error.to_string().contains("max number of clients") => {
+                Self::Error
+            }
             redis::ErrorKind::AuthenticationFailed => Self::Denied,
             redis::ErrorKind::Parse | redis::ErrorKind::UnexpectedReturnType => Self::Reply,
             redis::ErrorKind::Io if error.is_timeout() => Self::Silent,
@@ -192,6 +196,12 @@ impl Keys {
         command
     }
 
+    pub(super) fn delete(&self, place: &Place) -> Cmd {
+        let mut command = cmd("DEL");
+        command.arg(self.entry(place));
+        command
+    }
+
     /// Which node has the keys: another node of a cluster says so in its error.
     pub(super) fn find(&self) -> Cmd {
         let mut command = cmd("HMGET");
@@ -244,11 +254,14 @@ impl LookUp<'_> {
             Value::Nil => true,
             voided => text(voided).and_then(digits).is_some_and(|voided| voided < number),
         };
-        let record = value.and_then(into_bytes).filter(|value| value.len() > PREFIX).and_then(|value| {
-            let number = digits(&value[16..PREFIX])?;
-            let is_valid = value[..16] == incarnation && voided.iter().all(|voided| is_after(number, voided));
-            is_valid.then(|| (order(number), value.slice(PREFIX..)))
-        });
+        let record = value
+            .and_then(into_bytes)
+            .filter(|value| (PREFIX + 1..=PREFIX + self.max_record).contains(&value.len()))
+            .and_then(|value| {
+                let number = digits(&value[16..PREFIX])?;
+                let is_valid = value[..16] == incarnation && voided.iter().all(|voided| is_after(number, voided));
+                is_valid.then(|| (order(number), value.slice(PREFIX..)))
+            });
         Ok(LookedUp { record, ticket, time })
     }
 }
@@ -260,6 +273,18 @@ impl LookUp<'_> {
 pub(super) fn read_done(reply: &Value) -> Result<bool, Fault> {
     match reply {
         Value::Int(done @ (0 | 1)) => Ok(*done == 1),
+        Value::ServerError(error) => Err(Fault::of_server(error)),
+        _ => Err(Fault::Reply),
+    }
+}
+
+/// Whether keys were deleted, or were not there.
+///
+/// # Errors
+/// If the command has failed.
+pub(super) fn read_deleted(reply: &Value) -> Result<(), Fault> {
+    match reply {
+        Value::Int(_) => Ok(()),
         Value::ServerError(error) => Err(Fault::of_server(error)),
         _ => Err(Fault::Reply),
     }

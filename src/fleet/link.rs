@@ -2,6 +2,7 @@
 //! voided, so that look-ups do not wait behind large records.
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,15 +12,18 @@ use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
+use super::LinkError;
+use super::breaker::Breaker;
 use super::commands::{Fault, Keys};
 use super::stream::{Allowance, BoundedStream};
 use super::tls;
 use crate::config::fleet::{FleetConfig, Topology};
 use crate::net;
+use crate::sync::Mutex;
 
 /// For everything that is not a look-up. After so long without a reply, a connection is given up.
 pub(super) const SILENT: Duration = Duration::from_millis(500);
@@ -27,8 +31,8 @@ pub(super) const SILENT: Duration = Duration::from_millis(500);
 /// How many look-ups wait for the engine at most. Further ones do without it.
 pub(super) const MAX_IN_FLIGHT: usize = 128;
 
-/// What the small parts of the replies in flight may have, in bytes.
-const SMALL_REPLIES: u64 = MAX_IN_FLIGHT as u64 * 64 * 1024;
+/// The most that a reply may have besides a record, in bytes.
+const SMALL_REPLY: u64 = 64 * 1024;
 
 /// How often another node is followed.
 const MAX_HOPS: usize = 5;
@@ -38,6 +42,8 @@ pub(super) struct Link {
     pub(super) number: u64,
     pub(super) look_ups: Connection,
     pub(super) writes: Connection,
+    /// Whether look-ups are sent.
+    pub(super) breaker: Mutex<Breaker>,
     /// Why it must not be used any more.
     fault: watch::Sender<Option<Fault>>,
 }
@@ -60,20 +66,30 @@ impl Link {
     ///
     /// # Errors
     /// Why this failed, and for an operator what.
-    pub(super) async fn open(config: &FleetConfig, keys: &Keys, number: u64) -> Result<Self, (Fault, String)> {
-        let files = config.read_files().map_err(|error| (Fault::Settings, error))?;
-        let tls =
-            config.engine.is_tls.then(|| tls::config(&files)).transpose().map_err(|error| (Fault::Settings, error))?;
-        let dialer = Dialer { config, password: files.password, tls };
+    pub(super) async fn open(config: &FleetConfig, keys: &Keys, number: u64) -> Result<Self, LinkError> {
+        // Reading the files blocks, for long if their file system hangs.
+        let read = config.clone();
+        let reading = spawn_blocking(move || {
+            let files = read.read_files()?;
+            let tls = read.engine.is_tls.then(|| tls::config(&files)).transpose()?;
+            Ok((files.password, tls))
+        });
+        let limit = || (Fault::Settings, "the files of [fleet] cannot be read within 500 ms".to_owned());
+        let read: Result<_, String> = timeout(SILENT, reading).await.map_err(|_| limit())?.map_err(|_| limit())?;
+        let (password, tls) = read.map_err(|error| (Fault::Settings, error))?;
+        let dialer = Dialer { config, password, tls };
         let node = match &config.engine.topology {
             Topology::Standalone => {
                 config.engine.hosts.first().cloned().ok_or((Fault::Settings, "no host".to_owned()))?
             }
-            Topology::Sentinel { master } => dialer.ask_sentinels(master).await?,
-            Topology::Cluster => dialer.find_in_cluster(keys).await?,
+            // The first host differs, so that one that is gone does not delay each attempt.
+            Topology::Sentinel { master } => dialer.ask_sentinels(master, number).await?,
+            Topology::Cluster => dialer.find_in_cluster(keys, number).await?,
         };
-        let (look_ups, writes) = tokio::try_join!(dialer.dial(&node, true), dialer.dial(&node, true))?;
-        Ok(Self { number, look_ups, writes, fault: watch::Sender::new(None) })
+        let (look_ups, address) = dialer.dial(&node, None, true).await?;
+        // A name could stand for another machine by now.
+        let (writes, _) = dialer.dial(&node, Some(address), true).await?;
+        Ok(Self { number, look_ups, writes, breaker: Mutex::default(), fault: watch::Sender::new(None) })
     }
 
     /// Makes the link unusable. The first fault counts.
@@ -101,16 +117,15 @@ impl Link {
 
 impl Connection {
     pub(super) async fn send_all(&self, commands: &redis::Pipeline) -> Result<Vec<Value>, Fault> {
-        self.allowance.renew();
+        self.allowance.add();
         let mut connection = self.inner.clone();
         let replies = connection.send_packed_commands(commands, 0, commands.len()).await;
-        self.allowance.renew();
         replies.map_err(|error| Fault::of(&error))
     }
 
     /// Sends a command, and waits for at most [`SILENT`].
     pub(super) async fn send(&self, command: &Cmd) -> Result<Value, Fault> {
-        self.allowance.renew();
+        self.allowance.add();
         let mut connection = self.inner.clone();
         match timeout(SILENT, connection.send_packed_command(command)).await {
             Ok(reply) => reply.map_err(|error| Fault::of(&error)),
@@ -129,32 +144,46 @@ struct Dialer<'c> {
 }
 
 impl Dialer<'_> {
-    /// `logs_in`: with the user and the password.
-    async fn dial(&self, node: &Node, logs_in: bool) -> Result<Connection, (Fault, String)> {
+    /// Connects to a node, or to this address of it. `logs_in`: with the user and the password.
+    async fn dial(
+        &self,
+        node: &Node,
+        address: Option<SocketAddr>,
+        logs_in: bool,
+    ) -> Result<(Connection, SocketAddr), LinkError> {
         let (host, port) = (&*node.0, node.1);
         let describe = |fault: Fault, error: &dyn std::fmt::Display| (fault, format!("{host}:{port}: {error}"));
         let connecting = async {
-            let tcp = net::dial(host, port).await.map_err(|error| describe(Fault::Connection, &error))?;
-            match &self.tls {
-                None => self.log_in(tcp, logs_in).await.map_err(|(fault, error)| describe(fault, &error)),
-                Some(tls) => {
-                    let name = ServerName::try_from(host.to_owned());
-                    let name = name.map_err(|error| describe(Fault::Settings, &error))?;
-                    let stream = TlsConnector::from(tls.clone()).connect(name, tcp).await;
-                    let stream = stream.map_err(|error| describe(tls_fault(&error), &error))?;
-                    self.log_in(stream, logs_in).await.map_err(|(fault, error)| describe(fault, &error))
+            let failed = |error: io::Error| describe(Fault::Connection, &error);
+            let tcp = match address {
+                Some(address) => net::dial(&address.ip().to_string(), address.port()).await.map_err(failed)?,
+                None => net::dial(host, port).await.map_err(failed)?,
+            };
+            let address = tcp.peer_addr().map_err(failed)?;
+            let Some(tls) = &self.tls else {
+                // Sentinels and nodes of a cluster name others.
+                if !self.config.allows_plaintext && !address.ip().is_loopback() {
+                    let what = "is not on this machine: expected TLS (rediss…://), or fleet.insecure_plaintext = true";
+                    return Err(describe(Fault::Settings, &what));
                 }
-            }
+                let connection = self.log_in(tcp, logs_in).await;
+                return Ok((connection.map_err(|(fault, error)| describe(fault, &error))?, address));
+            };
+            let name = ServerName::try_from(host.to_owned());
+            let name = name.map_err(|error| describe(Fault::Settings, &error))?;
+            let stream = TlsConnector::from(Arc::clone(tls)).connect(name, tcp).await;
+            let stream = stream.map_err(|error| describe(tls_fault(&error), &error))?;
+            let connection = self.log_in(stream, logs_in).await;
+            Ok((connection.map_err(|(fault, error)| describe(fault, &error))?, address))
         };
         timeout(SILENT, connecting).await.unwrap_or_else(|_| Err(describe(Fault::Silent, &"no answer within 500 ms")))
     }
 
-    async fn log_in<S>(&self, stream: S, logs_in: bool) -> Result<Connection, (Fault, String)>
+    async fn log_in<S>(&self, stream: S, logs_in: bool) -> Result<Connection, LinkError>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let most = SMALL_REPLIES + 2 * self.config.max_record() as u64;
-        let allowance = Allowance::new(most);
+        let allowance = Allowance::new(self.config.max_record() as u64 + SMALL_REPLY);
         let mut info = RedisConnectionInfo::default().set_protocol(ProtocolVersion::RESP2).set_skip_set_lib_name();
         if logs_in && let Some(password) = &self.password {
             info = info.set_password(password);
@@ -174,14 +203,21 @@ impl Dialer<'_> {
         Ok(Connection { inner, allowance, driver: tokio::spawn(driver) })
     }
 
+    /// All hosts, each time beginning with another one.
+    fn hosts_from(&self, number: u64) -> impl Iterator<Item = &Node> {
+        let hosts = &self.config.engine.hosts;
+        let first = usize::try_from(number).unwrap_or_default() % hosts.len().max(1);
+        hosts.iter().cycle().skip(first).take(hosts.len())
+    }
+
     /// The address of the master, from the first Sentinel that knows it.
-    async fn ask_sentinels(&self, master: &str) -> Result<Node, (Fault, String)> {
+    async fn ask_sentinels(&self, master: &str, number: u64) -> Result<Node, LinkError> {
         let mut last = (Fault::Connection, format!("no Sentinel knows the master {master:?}"));
         let mut command = redis::cmd("SENTINEL");
         command.arg("get-master-addr-by-name").arg(master);
-        for sentinel in &self.config.engine.hosts {
-            let reply = match self.dial(sentinel, false).await {
-                Ok(connection) => connection.send(&command).await,
+        for sentinel in self.hosts_from(number) {
+            let reply = match self.dial(sentinel, None, false).await {
+                Ok((connection, _)) => connection.send(&command).await,
                 Err(error) => {
                     last = error;
                     continue;
@@ -198,13 +234,13 @@ impl Dialer<'_> {
     }
 
     /// The node of the keys' hash slot. Other nodes name it.
-    async fn find_in_cluster(&self, keys: &Keys) -> Result<Node, (Fault, String)> {
+    async fn find_in_cluster(&self, keys: &Keys, number: u64) -> Result<Node, LinkError> {
         let mut last = (Fault::NotMaster, "no node of the cluster has the keys".to_owned());
-        for first in &self.config.engine.hosts {
+        for first in self.hosts_from(number) {
             let mut node = first.clone();
             for _ in 0..MAX_HOPS {
-                let reply = match self.dial(&node, true).await {
-                    Ok(connection) => connection.send(&keys.find()).await,
+                let reply = match self.dial(&node, None, true).await {
+                    Ok((connection, _)) => connection.send(&keys.find()).await,
                     Err(error) => {
                         last = error;
                         break;
@@ -216,7 +252,10 @@ impl Dialer<'_> {
                         node = next;
                     }
                     Ok(Value::ServerError(error)) => {
-                        last = (Fault::of_server(&error), format!("{}:{}: {}", node.0, node.1, error.code()));
+                        last = (
+                            Fault::of_server(&error),
+                            format!("{}:{}: {}", node.0, node.1, Fault::of_server(&error).describe()),
+                        );
                         break;
                     }
                     Ok(_) => return Ok(node),
@@ -242,7 +281,8 @@ fn moved_to(details: &str, from: &Node) -> Option<Node> {
 fn shown(error: &redis::RedisError) -> String {
     match (Fault::of(error), error.code()) {
         (Fault::Denied, _) => "the user or the password is refused, or a password is needed".to_owned(),
-        (_, Some(code)) => code.to_owned(),
+        (_, Some(code)) if code.len() <= 32 && code.bytes().all(|byte| byte.is_ascii_uppercase()) => code.to_owned(),
+        (_, Some(_)) => "an unknown error".to_owned(),
         (_, None) => error.category().to_owned(),
     }
 }

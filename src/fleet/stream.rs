@@ -9,21 +9,28 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// How many bytes the engine may still send.
+/// How many bytes the engine may still send: those of a reply for each command that was sent, and no more than those of
+/// [`MAX_REPLIES`].
 #[derive(Clone)]
 pub(super) struct Allowance {
     left: Arc<AtomicU64>,
-    most: u64,
+    reply: u64,
 }
 
+/// More large replies are not on their way at a time.
+const MAX_REPLIES: u64 = 32;
+
 impl Allowance {
-    pub(super) fn new(most: u64) -> Self {
-        Self { left: Arc::new(AtomicU64::new(most)), most }
+    /// `reply`: the largest reply, in bytes.
+    pub(super) fn new(reply: u64) -> Self {
+        Self { left: Arc::new(AtomicU64::new(reply)), reply }
     }
 
-    /// A command is sent, or a reply has come.
-    pub(super) fn renew(&self) {
-        self.left.store(self.most, Ordering::Relaxed);
+    /// A command is sent.
+    pub(super) fn add(&self) {
+        let most = MAX_REPLIES.saturating_mul(self.reply);
+        let add = |left: u64| Some(left.saturating_add(self.reply).min(most));
+        let _ = self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add);
     }
 
     fn use_up(&self, bytes: u64) -> bool {

@@ -3,9 +3,10 @@
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::Notify;
+use tokio::time::timeout;
 
 use super::fetcher::Fetcher;
 use super::memory::Memory;
@@ -36,7 +37,7 @@ use crate::request::id::RequestIds;
 use crate::request::key::RequestKey;
 use crate::seal::Sealer;
 use crate::sync::{Mutex, RwLock};
-use crate::telemetry::events::Events;
+use crate::telemetry::events::{Event, Events, NewEvent};
 use crate::telemetry::failures::Failures;
 use crate::telemetry::health::Healths;
 use crate::telemetry::metrics::Metrics;
@@ -49,6 +50,9 @@ use crate::upstream::successes::Successes;
 
 /// The purpose of the random key for request ids. Tests predict the ids with it.
 pub const REQUEST_IDS: &str = "request ids";
+
+/// The engine has its own limit. This one is only for what is around it.
+const SCHEDULING: Duration = Duration::from_millis(2);
 
 struct Backends {
     upstream: Arc<dyn Upstream>,
@@ -162,7 +166,7 @@ impl Gateway {
             let watcher = Arc::clone(&observer) as Arc<dyn Watcher>;
             let store = Fleet::new(config.clone(), clock.clone(), random.clone(), watcher);
             fleet = Some(Arc::clone(&store));
-            second_tier = Some(Tier { store, sealer, time_limit: config.budget });
+            second_tier = Some(Tier { store, sealer, time_limit: config.budget + SCHEDULING });
         }
         // With a secret, other processes recognise the same callers.
         let sealers =
@@ -198,7 +202,7 @@ impl Gateway {
                 + weak_proofs.upgrade().map_or(0, |proofs| proofs.waiting()),
             grants: weak_grants.upgrade().map_or(0, |grants| grants.live(grant_clock.now())),
             is_bypassing: is_bypassing.load(Ordering::Relaxed),
-            fleet: weak_fleet.as_ref().and_then(Weak::upgrade).map(|fleet| (!fleet.is_in_use(), fleet.pending())),
+            fleet: weak_fleet.as_ref().and_then(Weak::upgrade).map(|fleet| (!fleet.is_in_use(), fleet.to_tell())),
         });
         metrics.watch_budget(Arc::clone(&budget));
         metrics.start_operations(config.catalogue.operations());
@@ -252,6 +256,16 @@ impl Gateway {
     pub async fn keep_fleet(self: Arc<Self>) {
         if let Some(fleet) = &self.memory.fleet {
             fleet.run().await;
+        }
+    }
+
+    /// Waits for at most 1 s until the engine of the fleet knows what has become void here. The next process does not
+    /// know it.
+    pub async fn end_fleet(&self) {
+        let Some(fleet) = &self.memory.fleet else { return };
+        if timeout(Duration::from_secs(1), fleet.told()).await.is_err() {
+            let what = "the engine of the fleet was not told of the last purges or invalidations: see deploy/fleet.md";
+            self.observer.record_event(NewEvent::new(Event::FleetLost, what));
         }
     }
 

@@ -133,11 +133,12 @@ impl Gateway {
 
         // The second tier. If it has the entry, all waiters look up again, also those of other calls of the flight.
         let Consulted { is_answered, ticket } = match &self.memory.second_tier {
-            Some(tier) => {
+            // Responses to one caller alone stay here.
+            Some(tier) if self.memory.store.cache_key(&request.lookup.key, caller).owner.is_none() => {
                 let wants_record = is_shared && cache_key.owner.is_none() && !request.lookup.directives.no_cache;
                 tier.consult(&self.memory, &self.observer, &self.clock, &request, wants_record).await
             }
-            None => Consulted::default(),
+            _ => Consulted::default(),
         };
         if is_answered {
             return leader.end(FetchResult::InSecondTier, true);

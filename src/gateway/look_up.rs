@@ -137,7 +137,7 @@ impl Memory {
     ) -> Option<Arc<Entry>> {
         let entry = self.store.get(&self.store.cache_key(&request.lookup.key, request.lookup.caller_scope.caller))?;
         let freshness_info = entry.freshness_info();
-        (freshness_info.sent <= latest_sent && freshness_info.freshness(now) != Freshness::Gone).then_some(entry)
+        (entry.sent_by() <= latest_sent && freshness_info.freshness(now) != Freshness::Gone).then_some(entry)
     }
 
     /// The fresh entry for a caller that has a grant. For the fast path.

@@ -89,13 +89,15 @@ impl Tier {
         let passed = written.moment.until(&clock.moment()?)?.max(on_tier);
         let configured = request.active.lifetime(key.scope(), memory.store.staleness(), now);
         let (builder, observations) = record::decode(&record, key, configured, now.checked_sub(passed)?)?;
-        Some((builder.with_key_digest(observer.digests.of_key(key)), observations))
+        Some((builder.sent_by(now).with_key_digest(observer.digests.of_key(key)), observations))
     }
 
     /// Stores the entry for a key in the tier, if the entry is shared.
     pub(super) fn store_record(&self, memory: &Memory, request: &CacheRequest, ticket: &Ticket, clock: &Clock) {
         let key = &request.lookup.key;
         let cache_key = memory.store.cache_key(key, request.lookup.caller_scope.caller);
+        // In this order: if the machine is suspended between the two, ages are too high, not too low.
+        let Some(moment) = clock.moment() else { return };
         let now = clock.now();
         if cache_key.owner.is_none()
             && let Some(entry) = memory.store.get(&cache_key)
@@ -103,7 +105,6 @@ impl Tier {
             && entry.freshness_info().sent >= ticket.drawn
             && let Some(_charge) =
                 request.account.try_charge(Purpose::Responses, 2 * (entry.body().len() + MAX_RECORD_HEAD))
-            && let Some(moment) = clock.moment()
             && let written = (Written { moment, tier: ticket.time + now.saturating_duration_since(ticket.drawn) })
             && let Some(record) = record::encode(key, &entry, now)
             && let Ok(content) = postcard::to_extend(&written, Vec::with_capacity(record.len() + 64))

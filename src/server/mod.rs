@@ -325,6 +325,7 @@ impl Server {
             tracing::error!(%error, "the proxy listener failed");
         }
         self.keeping_snapshot.abort();
+        self.gateway.end_fleet().await;
         self.keeping_fleet.abort();
         self.gateway.end_snapshot().await;
         for task in self.internal.into_iter().chain([self.shedding, self.logging]) {

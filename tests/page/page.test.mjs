@@ -642,16 +642,38 @@ test("there is no other request while a response is slow", async () => {
     await tab.settled(polls + 2);
 });
 
+/** The engine of a fleet, in `/status`. */
+function engine(changes = {}) {
+    return { state: "in-use", to_tell: 0, lookups: { record: 12, none: 3, late: 0 }, mean_lookup_seconds: 0.000214, stores: { stored: 3, failed: 0 }, faults: { silent: 0 }, ...changes };
+}
+
+test("the engine of a fleet is shown with its state, and not without one", async () => {
+    works();
+    gateway.status = () => ({ ...busy(), fleet: null });
+    await open();
+    await tab.state("live");
+    assert.ok(await isHidden("#fleet"));
+    gateway.status = () => ({ ...busy(4000), fleet: engine() });
+    await tab.pass(2);
+    assert.equal(await tab.text("#fleet-state"), "In use. A look-up takes 0.21 ms on average.");
+    assert.equal(await tab.text("#fleet-lookups"), "record12none3");
+    gateway.status = () => ({ ...busy(4010), fleet: engine({ state: "silent", to_tell: 2, faults: { silent: 4 }, mean_lookup_seconds: null }) });
+    await tab.pass(2);
+    assert.equal(await tab.text("#fleet-state"), "Not in use: silent. This gateway works alone. 2 purges and the like are not told yet.");
+    assert.equal(await tab.text("#fleet-faults"), "silent4");
+});
+
 test("for screen readers there are landmarks, headings in order, and tables with captions", async () => {
     works();
     gateway.entries = entries(3);
+    gateway.status = () => ({ ...busy(), fleet: engine() });
     await open();
     await tab.state("live");
     await tab.page.locator("#results-details > summary").click();
     const captions = await tab.page.locator("table").evaluateAll((all) => all.map((table) => table.caption?.textContent));
     assert.deepEqual(captions, ["By result, since the start", "By operation", "By operation, in the last hour", "By project, in the last hour", "Entries", "Limits that count calls now", "Calls that limits held back or refused, since the start"]);
     const headings = await tab.page.locator("#content h2").allTextContents();
-    assert.deepEqual(headings, ["Is it helping?", "Requests", "Stale answers", "In the cache", "Quotas", "Callers", "Upstream", "Events", "Configuration"]);
+    assert.deepEqual(headings, ["Is it helping?", "Requests", "Stale answers", "In the cache", "Quotas", "Engine of the fleet", "Callers", "Upstream", "Events", "Configuration"]);
     for (const name of headings) {
         assert.equal(await tab.page.getByRole("region", { name, exact: true }).count(), 1, name);
     }

@@ -1,0 +1,120 @@
+//! What has become void, and whether the engine knows. Pure.
+
+use std::time::{Duration, Instant};
+
+use crate::cache::second_tier::Voided;
+
+/// The most that is kept. With more, everything becomes void.
+const MAX_KEPT: usize = 256;
+
+/// What has become void and was not told to the engine yet, and what it was told in the last time. The engine may have
+/// lost that: a replica that was behind becomes the master, or a backup is restored. So each new link is told it again.
+#[derive(Default)]
+pub(super) struct Pending {
+    queue: Vec<Voided>,
+    /// Whether one is being told. If the same becomes void meanwhile, that is told, too.
+    is_telling: bool,
+    told: Vec<(Voided, Instant)>,
+}
+
+impl Pending {
+    /// Whether the engine knows all.
+    pub(super) fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// How much the engine does not know yet.
+    pub(super) fn len(&self) -> usize {
+        self.queue.len() + usize::from(self.is_telling)
+    }
+
+    pub(super) fn add(&mut self, voided: Voided) {
+        if voided == Voided::Everything || self.queue.len() >= MAX_KEPT {
+            self.queue = vec![Voided::Everything];
+        } else if !self.queue.contains(&voided) && !self.queue.contains(&Voided::Everything) {
+            self.queue.push(voided);
+        }
+    }
+
+    /// The next one to tell. [`Self::end`] must follow.
+    pub(super) fn begin(&mut self) -> Option<Voided> {
+        let next = self.queue.pop();
+        self.is_telling = next.is_some();
+        next
+    }
+
+    pub(super) fn end(&mut self, voided: Voided, is_told: bool, now: Instant) {
+        self.is_telling = false;
+        if !is_told {
+            return self.add(voided);
+        }
+        self.told.retain(|(told, _)| *told != voided && voided != Voided::Everything);
+        self.told.push((voided, now));
+        if self.told.len() > MAX_KEPT {
+            self.told = vec![(Voided::Everything, now)];
+        }
+    }
+
+    /// There is a new link: what was told within `lifetime` is told again.
+    pub(super) fn tell_again(&mut self, lifetime: Duration, now: Instant) {
+        let is_recent = |at: &Instant| now.saturating_duration_since(*at) < lifetime;
+        for (voided, _) in std::mem::take(&mut self.told).into_iter().filter(|(_, at)| is_recent(at)) {
+            self.add(voided);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Clock;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn set(number: u8) -> Voided {
+        Voided::Set([number; 16])
+    }
+
+    #[test]
+    fn what_becomes_void_while_it_is_told_is_told_again() {
+        let (mut pending, now) = (Pending::default(), Clock::System.now());
+        pending.add(set(1));
+        assert_eq!(pending.begin(), Some(set(1)));
+        pending.add(set(1));
+        pending.end(set(1), true, now);
+        assert_eq!((pending.len(), pending.begin()), (1, Some(set(1))));
+        pending.end(set(1), false, now);
+        assert_eq!((pending.len(), pending.begin()), (1, Some(set(1))));
+        pending.end(set(1), true, now);
+        assert!(pending.is_empty());
+    }
+
+    #[test]
+    fn a_new_link_is_told_again_what_may_matter_still() {
+        let (mut pending, begun) = (Pending::default(), Clock::System.now());
+        for (number, second) in [(1, 0), (2, 5)] {
+            pending.add(set(number));
+            let voided = pending.begin().unwrap();
+            pending.end(voided, true, begun + second * SECOND);
+        }
+        pending.tell_again(10 * SECOND, begun + 12 * SECOND);
+        assert_eq!((pending.begin(), pending.begin()), (Some(set(2)), None));
+    }
+
+    #[test]
+    fn too_much_is_everything() {
+        let (mut pending, now) = (Pending::default(), Clock::System.now());
+        for number in 0..=MAX_KEPT {
+            let mut name = [0; 16];
+            name[..2].copy_from_slice(&u16::try_from(number).unwrap().to_le_bytes());
+            pending.add(Voided::Set(name));
+            let voided = pending.begin().unwrap();
+            pending.end(voided, true, now);
+        }
+        pending.tell_again(SECOND, now);
+        assert_eq!((pending.begin(), pending.begin()), (Some(Voided::Everything), None));
+        pending.add(Voided::Everything);
+        pending.add(set(1));
+        assert_eq!(pending.len(), 1);
+    }
+}
