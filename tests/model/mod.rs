@@ -52,7 +52,7 @@ const NUMBER: &str = "WORKSPACE_GATEWAY_TEST_MODEL_SEQUENCES";
 const RANDOM: &str = "WORKSPACE_GATEWAY_TEST_MODEL_RANDOM";
 const AS_FOUND: &str = "WORKSPACE_GATEWAY_TEST_MODEL_AS_FOUND";
 
-const SEQUENCES: u64 = 10_000;
+const SEQUENCES: u64 = 5_000;
 
 /// Sequences that share a seed: few enough to repeat in a moment.
 const BATCH: u64 = 100;

@@ -656,11 +656,11 @@ test("the engine of a fleet is shown with its state, and not without one", async
     gateway.status = () => ({ ...busy(4000), fleet: engine() });
     await tab.pass(2);
     assert.equal(await tab.text("#fleet-state"), "In use. A look-up takes 0.21 ms on average.");
-    assert.equal(await tab.text("#fleet-lookups"), "record12none3");
+    assert.equal(await tab.text("#fleet-lookups"), "record\n12\nnone\n3");
     gateway.status = () => ({ ...busy(4010), fleet: engine({ state: "silent", to_tell: 2, faults: { silent: 4 }, mean_lookup_seconds: null }) });
     await tab.pass(2);
     assert.equal(await tab.text("#fleet-state"), "Not in use: silent. This gateway works alone. 2 purges and the like are not told yet.");
-    assert.equal(await tab.text("#fleet-faults"), "silent4");
+    assert.equal(await tab.text("#fleet-faults"), "silent\n4");
 });
 
 test("for screen readers there are landmarks, headings in order, and tables with captions", async () => {
