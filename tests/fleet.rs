@@ -381,7 +381,7 @@ async fn tls_with_a_client_certificate_and_a_user_with_few_rights() {
     let guide = include_str!("../deploy/fleet.md");
     let user =
         guide.lines().find_map(|line| line.trim().strip_prefix("ACL SETUSER ")).unwrap().replace("PASSWORD", "secret");
-    let user: Vec<&str> = ["ACL", "SETUSER"].into_iter().chain(user.split(' ')).chain(["on"]).collect();
+    let user: Vec<&str> = ["ACL", "SETUSER"].into_iter().chain(user.split(' ')).collect();
     assert_eq!(engine.run(&user).await, "OK");
     std::fs::write(engine.folder.join("password"), "secret\n").unwrap();
     let more = format!(

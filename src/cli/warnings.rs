@@ -138,7 +138,9 @@ fn secrets(settings: &Settings) -> impl Iterator<Item = (String, &Secret)> {
         [Some((name("secret"), &entry.secret)), token].into_iter().flatten()
     });
     let token = settings.listen.admin_token.as_ref().map(|token| ("listen.admin_token".to_owned(), token));
-    keys.chain(token)
+    let fleet = [("fleet.secret", &settings.fleet.secret), ("fleet.password", &settings.fleet.password)];
+    let fleet = fleet.into_iter().filter_map(|(name, secret)| Some((name.to_owned(), secret.as_ref()?)));
+    keys.chain(token).chain(fleet)
 }
 
 /// Secrets that look like the path of a file.

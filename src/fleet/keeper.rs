@@ -63,9 +63,9 @@ impl Fleet {
 
     /// Uses a link until it fails. Returns why.
     async fn use_link(&self, link: Arc<Link>) -> LinkError {
-        let explain = |fault: Fault| (fault, fault.describe().to_owned());
-        if let Err(fault) = self.begin(&link).await {
-            return explain(fault);
+        let explain = |fault: Fault| (fault, link.node.clone());
+        if let Err(error) = self.begin(&link).await {
+            return error;
         }
         self.pending.lock().tell_again(MAX_LIFETIME, self.clock.now());
         if let Err(fault) = self.tell(&link).await {
@@ -97,10 +97,14 @@ impl Fleet {
     }
 
     /// Tries all commands, and finds out whether the engine has lost data.
-    async fn begin(&self, link: &Link) -> Result<(), Fault> {
-        read_role(&link.look_ups.send(&redis::cmd("ROLE")).await?)?;
+    async fn begin(&self, link: &Link) -> Result<(), LinkError> {
+        let trying =
+            |command: &'static str| move |fault: Fault| (fault, format!("{}: {command} has failed", link.node));
+        let role = link.look_ups.send(&redis::cmd("ROLE")).await;
+        role.and_then(|reply| read_role(&reply)).map_err(trying("ROLE"))?;
         let latest = *self.latest.lock();
-        let looked_up = timeout(SILENT, self.ask(link, &SCRATCH, true)).await.unwrap_or(Err(Fault::Silent))?;
+        let looked_up = timeout(SILENT, self.ask(link, &SCRATCH, true)).await.unwrap_or(Err(Fault::Silent));
+        let looked_up = looked_up.map_err(trying("a look-up (GETRANGE, HSETNX, HMGET, HINCRBY, TIME, ECHO)"))?;
         let order = looked_up.ticket.as_ref().map(|ticket| ticket.order);
         // Another incarnation may be an earlier one, from a backup. Without a ticket nobody knows.
         let is_later =
@@ -118,10 +122,14 @@ impl Fleet {
             result => result,
         };
         let store = self.keys.store(&SCRATCH, &ticket, b"test", Duration::from_millis(1));
-        full_is_fine(read_done(&link.writes.send(&store).await?))?;
-        read_deleted(&link.writes.send(&self.keys.delete(&SCRATCH)).await?)?;
-        let void = self.keys.void(Voided::Set(SCRATCH.sets[0]), self.new_incarnation()?);
-        full_is_fine(read_done(&link.writes.send(&void).await?)).map(|_| ())
+        let stored = full_is_fine(link.writes.send(&store).await.and_then(|reply| read_done(&reply)));
+        stored.map_err(trying("storing (EVAL of HGET, GETRANGE, SET)"))?;
+        let deleted = link.writes.send(&self.keys.delete(&SCRATCH)).await.and_then(|reply| read_deleted(&reply));
+        deleted.map_err(trying("DEL"))?;
+        let incarnation = self.new_incarnation().map_err(trying("a random number"))?;
+        let void = self.keys.void(Voided::Set(SCRATCH.sets[0]), incarnation);
+        let voided = full_is_fine(link.writes.send(&void).await.and_then(|reply| read_done(&reply)));
+        voided.map(|_| ()).map_err(trying("voiding (EVAL of HLEN, HEXISTS, HINCRBY, HSET, DEL)"))
     }
 
     /// Tells the engine what has become void.
@@ -176,9 +184,9 @@ pub(crate) async fn check(config: &FleetConfig, clock: Clock, random: Random) ->
         fn changed(&self, _: Result<(), LinkError>) {}
     }
     let fleet = Fleet::new(config.clone(), clock.clone(), random, Arc::new(Nobody));
-    let explain = |fault: Fault| (fault, "a command has failed, see deploy/fleet.md for the rights".to_owned());
+    let explain = |fault: Fault| (fault, "a look-up has failed".to_owned());
     let link = Link::open(config, &fleet.keys, 1).await?;
-    fleet.begin(&link).await.map_err(explain)?;
+    fleet.begin(&link).await?;
     let mut times = Vec::new();
     for _ in 0..CHECKED_LOOK_UPS {
         let begun = clock.timer_now();

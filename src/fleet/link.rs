@@ -40,6 +40,8 @@ const MAX_HOPS: usize = 5;
 pub(super) struct Link {
     /// Grows with each link of this process.
     pub(super) number: u64,
+    /// The host and port, for an operator.
+    pub(super) node: String,
     pub(super) look_ups: Connection,
     pub(super) writes: Connection,
     /// Whether look-ups are sent.
@@ -89,7 +91,14 @@ impl Link {
         let (look_ups, address) = dialer.dial(&node, None, true).await?;
         // A name could stand for another machine by now.
         let (writes, _) = dialer.dial(&node, Some(address), true).await?;
-        Ok(Self { number, look_ups, writes, breaker: Mutex::default(), fault: watch::Sender::new(None) })
+        Ok(Self {
+            number,
+            node: format!("{}:{}", node.0, node.1),
+            look_ups,
+            writes,
+            breaker: Mutex::default(),
+            fault: watch::Sender::new(None),
+        })
     }
 
     /// Makes the link unusable. The first fault counts.

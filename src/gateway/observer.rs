@@ -125,7 +125,8 @@ impl Watcher for Observer {
         self.record_event(match state {
             Ok(()) => NewEvent::new(Event::Fleet, "the engine of the fleet is in use"),
             Err((fault, details)) => {
-                let what = format!("the engine of the fleet is not in use: {}", fault.describe());
+                let what =
+                    format!("the engine of the fleet is not in use ({}): {}", fault.into_str(), fault.describe());
                 NewEvent::new(Event::FleetLost, what).with_error(&details)
             }
         });

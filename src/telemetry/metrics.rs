@@ -234,13 +234,13 @@ families! {
         "Records for the engine, by result. A rise of `failed`: the engine has no memory left, or lacks a right. Of \
          `too-large`: see fleet.max_body_size.";
     fleet_faults: IntCounterVec = "workspace_gateway_fleet_faults_total" ["cause"] { each::<Fault>() },
-        "Links to the engine that have ended or could not be opened, by cause. A rise: the engine is not in use while \
-         this goes on; see the `fleet` events.";
+        "Faults of the engine, by cause. A rise of `full`: it has no memory left. Of `went-back`: it has lost data, and \
+         all of it is void. Of others: links end or cannot be opened, and it is not in use while this goes on.";
     fleet_lost: IntGauge = "workspace_gateway_fleet_lost" [],
         "1 while there is a fleet.engine and it is not in use, else 0. Anything but 0: this gateway works alone.";
     fleet_to_tell: IntGauge = "workspace_gateway_fleet_to_tell" [],
-        "Purges and the like that the engine has not been told yet. Until it knows them, nothing is looked up there. \
-         Anything but 0 for long: the engine is not in use.";
+        "Purges, invalidations and private scopes that the engine has not received. Until it has, nothing is looked up \
+         there. Anything but 0 for long: the engine is not in use.";
     unreadable_records: IntCounterVec = "workspace_gateway_unreadable_records_total" ["reason"]
         { each::<Unreadable>() },
         "Records of a snapshot or of a second tier that could not be opened, by reason. A rise of `damaged`: somebody \
