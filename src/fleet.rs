@@ -3,12 +3,14 @@
 //!
 //! - `keeper`: the task that keeps a link to the engine.
 //! - `commands`: the commands, and how replies are read. Pure.
-//! - `link`: connections to the node that has the keys; `stream` bounds what it may send, `tls` is for `rediss://`.
+//! - `link`: connections to the node that has the keys; `stream` and `framing` bound what it may send, `tls`
+//!   is for `rediss://`.
 //! - `breaker`: when look-ups are sent. Pure.
 //! - `pending`: what has become void and must be told. Pure.
 
 mod breaker;
 mod commands;
+mod framing;
 mod keeper;
 mod link;
 mod pending;
@@ -118,7 +120,7 @@ pub(crate) struct Fleet {
     watcher: Arc<dyn Watcher>,
     /// Or why there is none. `None` before the first attempt.
     link: RwLock<Result<Arc<Link>, Option<LinkError>>>,
-    /// While it is not empty, no look-up is sent.
+    /// No look-up is sent for what it concerns.
     pending: Mutex<Pending>,
     to_tell: Notify,
     all_told: Notify,
@@ -199,11 +201,11 @@ impl Fleet {
         Ok(incarnation)
     }
 
-    /// The link, if look-ups may be sent.
-    fn usable(&self) -> Option<Arc<Link>> {
+    /// The link, if look-ups of a place may be sent.
+    fn usable(&self, place: &Place) -> Option<Arc<Link>> {
         let link = self.link.read().as_ref().ok().filter(|link| !link.is_failed()).cloned()?;
         let is_slow = link.breaker.lock().is_open();
-        (!is_slow && self.pending.lock().is_empty()).then_some(link)
+        (!is_slow && !self.pending.lock().concerns(place)).then_some(link)
     }
 
     async fn ask(&self, link: &Link, place: &Place, wants_record: bool) -> Result<LookedUp, Fault> {
@@ -227,7 +229,7 @@ impl Fleet {
     }
 
     async fn look_up_in_time(&self, place: &Place, wants_record: bool) -> (LookUpResult, Option<LookedUp>) {
-        let Some(link) = self.usable() else { return (LookUpResult::Skipped, None) };
+        let Some(link) = self.usable(place) else { return (LookUpResult::Skipped, None) };
         let Ok(_permit) = self.in_flight.try_acquire() else { return (LookUpResult::Skipped, None) };
         match timeout(self.config.budget, self.ask(&link, place, wants_record)).await {
             Ok(Ok(looked_up)) => {
@@ -279,7 +281,7 @@ impl SecondTier for Fleet {
         if record.len() > self.config.max_record() {
             return self.watcher.stored(StoreResult::TooLarge);
         }
-        let link = self.usable().filter(|link| link.number == ticket.connection);
+        let link = self.usable(place).filter(|link| link.number == ticket.connection);
         let size = u32::try_from(record.len() / 1024 + 1).map_or(MAX_STORED_KIB, |size| size.min(MAX_STORED_KIB));
         let (Some(link), Ok(permit)) = (link, Arc::clone(&self.stores).try_acquire_many_owned(size)) else {
             return self.watcher.stored(StoreResult::Skipped);

@@ -155,12 +155,17 @@ impl Fleet {
         }
     }
 
-    /// Asks whether the node is a master still: one that has become a replica answers look-ups, too.
+    /// Asks whether the node is a master still: one that has become a replica answers look-ups, too. While the breaker is
+    /// open, tries a look-up.
     async fn ask_role(&self, link: &Link) -> Result<(), Fault> {
-        let begun = self.clock.timer_now();
         read_role(&link.look_ups.send(&redis::cmd("ROLE")).await?)?;
+        if !link.breaker.lock().is_open() {
+            return Ok(());
+        }
+        let begun = self.clock.timer_now();
+        timeout(SILENT, self.ask(link, &SCRATCH, true)).await.unwrap_or(Err(Fault::Silent))?;
         let is_in_time = self.clock.timer_now() - begun <= self.config.budget;
-        let closes = link.breaker.lock().answered_role(is_in_time);
+        let closes = link.breaker.lock().tried(is_in_time);
         if closes {
             self.report();
         }

@@ -126,7 +126,7 @@ impl Link {
 
 impl Connection {
     pub(super) async fn send_all(&self, commands: &redis::Pipeline) -> Result<Vec<Value>, Fault> {
-        self.allowance.add();
+        self.allowance.add(commands.len());
         let mut connection = self.inner.clone();
         let replies = connection.send_packed_commands(commands, 0, commands.len()).await;
         replies.map_err(|error| Fault::of(&error))
@@ -134,7 +134,7 @@ impl Connection {
 
     /// Sends a command, and waits for at most [`SILENT`].
     pub(super) async fn send(&self, command: &Cmd) -> Result<Value, Fault> {
-        self.allowance.add();
+        self.allowance.add(1);
         let mut connection = self.inner.clone();
         match timeout(SILENT, connection.send_packed_command(command)).await {
             Ok(reply) => reply.map_err(|error| Fault::of(&error)),

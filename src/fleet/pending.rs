@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::cache::second_tier::Voided;
+use crate::cache::second_tier::{Place, Voided};
 
 /// The most that is kept. With more, everything becomes void.
 const MAX_KEPT: usize = 256;
@@ -12,8 +12,8 @@ const MAX_KEPT: usize = 256;
 #[derive(Default)]
 pub(super) struct Pending {
     queue: Vec<Voided>,
-    /// Whether one is being told. If the same becomes void meanwhile, that is told, too.
-    is_telling: bool,
+    /// The one that is being told. If the same becomes void meanwhile, that is told, too.
+    telling: Option<Voided>,
     told: Vec<(Voided, Instant)>,
 }
 
@@ -25,7 +25,15 @@ impl Pending {
 
     /// How much the engine does not know yet.
     pub(super) fn len(&self) -> usize {
-        self.queue.len() + usize::from(self.is_telling)
+        self.queue.len() + usize::from(self.telling.is_some())
+    }
+
+    /// Whether the engine may not know yet that a record of this place is void.
+    pub(super) fn concerns(&self, place: &Place) -> bool {
+        self.queue.iter().chain(&self.telling).any(|voided| match voided {
+            Voided::Everything => true,
+            Voided::Set(name) => place.sets.contains(name),
+        })
     }
 
     pub(super) fn add(&mut self, voided: Voided) {
@@ -38,13 +46,12 @@ impl Pending {
 
     /// The next one to tell. [`Self::end`] must follow.
     pub(super) fn begin(&mut self) -> Option<Voided> {
-        let next = self.queue.pop();
-        self.is_telling = next.is_some();
-        next
+        self.telling = self.queue.pop();
+        self.telling
     }
 
     pub(super) fn end(&mut self, voided: Voided, is_told: bool, now: Instant) {
-        self.is_telling = false;
+        self.telling = None;
         if !is_told {
             return self.add(voided);
         }
@@ -87,6 +94,20 @@ mod tests {
         assert_eq!((pending.len(), pending.begin()), (1, Some(set(1))));
         pending.end(set(1), true, now);
         assert!(pending.is_empty());
+    }
+
+    #[test]
+    fn only_places_of_what_is_pending_are_concerned() {
+        let place = |number: u8| Place { record: [0; 16], sets: [[9; 16], [8; 16], [number; 16]] };
+        let (mut pending, now) = (Pending::default(), Clock::System.now());
+        pending.add(set(1));
+        assert!(pending.concerns(&place(1)) && !pending.concerns(&place(2)));
+        pending.begin();
+        assert!(pending.concerns(&place(1)) && !pending.concerns(&place(2)));
+        pending.end(set(1), true, now);
+        assert!(!pending.concerns(&place(1)));
+        pending.add(Voided::Everything);
+        assert!(pending.concerns(&place(2)));
     }
 
     #[test]

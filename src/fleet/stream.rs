@@ -1,20 +1,25 @@
-//! The stream to an engine: TCP or TLS. It ends when the engine sends far more than it was asked for, so that replies
-//! cannot use up the memory.
+//! The stream to an engine: TCP or TLS. It ends when the engine sends more than it was asked for, so that replies cannot
+//! use up the memory.
 
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// How many bytes the engine may still send: those of a reply for each command that was sent, and no more than those of
-/// [`MAX_REPLIES`].
+use super::framing::Framing;
+use crate::sync::Mutex;
+
+/// What the engine may still send.
 #[derive(Clone)]
-pub(super) struct Allowance {
-    left: Arc<AtomicU64>,
+pub(super) struct Allowance(Arc<Mutex<Left>>);
+
+struct Left {
+    bytes: u64,
+    /// The largest reply, in bytes.
     reply: u64,
+    framing: Framing,
 }
 
 /// More large replies are not on their way at a time.
@@ -23,18 +28,21 @@ const MAX_REPLIES: u64 = 32;
 impl Allowance {
     /// `reply`: the largest reply, in bytes.
     pub(super) fn new(reply: u64) -> Self {
-        Self { left: Arc::new(AtomicU64::new(reply)), reply }
+        Self(Arc::new(Mutex::new(Left { bytes: reply, reply, framing: Framing::new(reply) })))
     }
 
-    /// A command is sent.
-    pub(super) fn add(&self) {
-        let most = MAX_REPLIES.saturating_mul(self.reply);
-        let add = |left: u64| Some(left.saturating_add(self.reply).min(most));
-        let _ = self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add);
+    /// Commands are sent, with one large reply at most.
+    pub(super) fn add(&self, commands: usize) {
+        let mut left = self.0.lock();
+        left.bytes = left.bytes.saturating_add(left.reply).min(MAX_REPLIES.saturating_mul(left.reply));
+        left.framing.sent(commands as u64);
     }
 
-    fn use_up(&self, bytes: u64) -> bool {
-        self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(bytes)).is_ok()
+    fn accepts(&self, bytes: &[u8]) -> bool {
+        let mut left = self.0.lock();
+        let Some(remaining) = left.bytes.checked_sub(bytes.len() as u64) else { return false };
+        left.bytes = remaining;
+        left.framing.accepts(bytes)
     }
 }
 
@@ -53,11 +61,12 @@ impl<S: AsyncRead + Unpin> AsyncRead for BoundedStream<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.inner).poll_read(cx, buffer))?;
-        let read = (buffer.filled().len() - before) as u64;
-        Poll::Ready(match self.allowance.use_up(read) {
-            true => Ok(()),
-            false => Err(io::Error::other("the engine sent more than it was asked for")),
-        })
+        let read = buffer.filled().get(before..).unwrap_or_default();
+        if self.allowance.accepts(read) {
+            return Poll::Ready(Ok(()));
+        }
+        buffer.set_filled(before);
+        Poll::Ready(Err(io::Error::other("the engine sent something that it was not asked for")))
     }
 }
 
