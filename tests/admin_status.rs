@@ -40,7 +40,8 @@ async fn without_requests_the_status_has_empty_figures() {
         );
     }
     assert_eq!((&status["mode"], &status["events"], &status["log_level"]), (&json!("cache"), &json!([]), &Value::Null));
-    assert_eq!(status["requests"]["results"].as_object().unwrap().len(), 14);
+    assert_eq!(status["requests"]["results"].as_object().unwrap().len(), 15);
+    assert_eq!(status["fleet"], Value::Null);
     assert_eq!(status["proxy"], format!("http://{}", world.server.proxy_address()));
 }
 

@@ -197,8 +197,8 @@ MUTATIONS = [
         "older-replaces-newer",
         "freshness: a response that was sent for earlier does not replace a newer one",
         STORE,
-        "|before| before.freshness_info().sent >= builder.sent()",
-        "|before| false && before.freshness_info().sent >= builder.sent()",
+        "|before| before.sent_by() >= builder.sent()",
+        "|before| false && before.sent_by() >= builder.sent()",
     ),
     (
         "grace-after-another-failure",
@@ -647,15 +647,15 @@ MUTATIONS = [
         "unproved-invalidates",
         "invalidation: only a granted caller invalidates",
         INVALIDATE,
-        "if !is_success || !self.grants.is_granted(&self.caller_scope, at) {",
+        "if !is_success || !self.memory.grants.is_granted(&self.caller_scope, at) {",
         "if !is_success {",
     ),
     (
         "error-status-invalidates",
         "invalidation: only a 2xx or 3xx invalidates",
         INVALIDATE,
-        "if !is_success || !self.grants.is_granted(",
-        "if !self.grants.is_granted(",
+        "if !is_success || !self.memory.grants.is_granted(",
+        "if !self.memory.grants.is_granted(",
     ),
     (
         "error-code-invalidates",
@@ -761,7 +761,7 @@ MUTATIONS = [
         "extended-grant-shows-newer",
         "invariant 9: an extended grant shows nothing that was sent for after its regular end",
         LOOK_UP,
-        "(freshness_info.sent <= latest_sent && fresh",
+        "(entry.sent_by() <= latest_sent && fresh",
         "(latest_sent <= now && fresh",
     ),
     (
