@@ -905,13 +905,6 @@ MUTATIONS = [
         "matches!(found, LookupResult::Fetch { .. })",
     ),
     (
-        "earlier-list-counts",
-        "invariant 4: the list that upstream has answered was sent for after the slow call",
-        SUCCESSES,
-        "latest.is_some_and(|sent| sent > moment)",
-        "latest.is_some_and(|sent| sent > moment || true)",
-    ),
-    (
         "one-failure-ends-flight",
         "invariant 4: a failure ends only its own call",
         LEADER,
@@ -1145,13 +1138,6 @@ MUTATIONS = [
         LOOK_UP,
         "Freshness::Gone => {}",
         "Freshness::Gone => has_stale = true,",
-    ),
-    (
-        "held-behind-another-share",
-        "quotas: a caller's call does not wait longer because of the caller's calls with another share of the limit",
-        SCHEDULE,
-        "if self.held_callers.contains_key(&client.identity()) {",
-        "if false && self.held_callers.contains_key(&client.identity()) {",
     ),
     (
         "changed-limit-unnoticed",
