@@ -155,7 +155,6 @@ impl EntryBuilder {
         Self { key: Some(key), ..self }
     }
 
-    /// When the request was sent.
     /// For a response that another process has got: its request may have been sent later than `sent` says, because that
     /// is the earliest time. It was sent by this time.
     #[must_use]
@@ -163,6 +162,7 @@ impl EntryBuilder {
         Self { sent_by: time, ..self }
     }
 
+    /// When the request was sent.
     pub(crate) fn sent(&self) -> Instant {
         self.freshness_info.sent
     }

@@ -1,3 +1,5 @@
+//! What the replies of an engine mean, and which of them are no answers.
+
 use redis::Value;
 
 use super::*;
