@@ -247,10 +247,7 @@ impl Gateway {
             Some(reason) => {
                 self.forwarder().bypass(&client_identity, reason, service, caller_scope, request, record).await
             }
-            None => {
-                record.set_outcome(Outcome::PassThrough, "");
-                self.forwarder().forward(&client_identity, service, caller_scope, request, record).await
-            }
+            None => self.forwarder().pass_through(&client_identity, service, request, record).await,
         };
         classify::by_client(connection, &client_identity, None, &self.memory, &self.clock);
         result

@@ -14,6 +14,7 @@ use crate::support::signer::{Signed, world_with_key};
 use crate::support::{Http, PROJECT, World, all_replies, with_fast_path, within};
 
 const LIST: &str = "/v2/PROJECT/products?os_type=Linux";
+const OTHER: &str = "/v2/PROJECT/products?os_type=Windows";
 
 fn budget(world: &World) -> &Arc<Budget> {
     world.server.gateway().budget()
@@ -127,6 +128,34 @@ async fn without_memory_a_response_is_streamed_and_not_stored() {
     // The key is not marked as unstorable.
     assert!(world.get(LIST).await.cache_status().contains("; stored"));
     assert!(world.get(LIST).await.is_hit());
+}
+
+#[tokio::test]
+async fn a_call_in_flight_has_memory_for_its_response() {
+    let world = World::new().await;
+    world.simulator.hold();
+    let pending = world.begin_and_reach_upstream(&world.token, LIST, 1).await;
+    let _all = leave_free(&world, 0);
+    world.simulator.release();
+    let reply = within(pending).await.unwrap();
+    assert_eq!((reply.status(), world.upstream_calls()), (StatusCode::OK, 1), "{}", reply.text());
+    assert!(reply.cache_status().contains("; stored"), "{}", reply.cache_status());
+}
+
+#[tokio::test]
+async fn without_memory_for_the_response_a_list_is_not_requested() {
+    let quota = "[[quota]]\nservice = \"workspace\"\npolicy = \"user\"\nlimit = 1\nwindow = \"60s\"\n";
+    for (settings, status) in [("", StatusCode::SERVICE_UNAVAILABLE), (quota, StatusCode::TOO_MANY_REQUESTS)] {
+        let world = World::with(settings).await;
+        let mut client = RawClient::connect(&world).await;
+        assert_eq!(client.exchange(&head_as(&world.token, LIST, &[])).await.status(), 200);
+        // It is enough for the request.
+        let charge = leave_free(&world, 80 * 1024);
+        let reply = client.exchange(&head_as(&world.token, OTHER, &[])).await;
+        assert_eq!((reply.status(), world.upstream_calls()), (status.as_u16(), 1), "{reply:?}");
+        assert_eq!(reply.head.contains("retry-after"), !settings.is_empty(), "{reply:?}");
+        drop(charge);
+    }
 }
 
 #[tokio::test]

@@ -13,6 +13,7 @@ use workspace_gateway::testing::clock::Clock;
 use workspace_gateway::testing::config::Config;
 use workspace_gateway::testing::gateway::Gateway;
 use workspace_gateway::testing::random::Random;
+use workspace_gateway::testing::upstream::UpstreamError;
 
 use crate::support::{Call, Reply, Scripted, all_replies, config, get_in_process, get_in_process_with, within};
 
@@ -90,6 +91,11 @@ fn settings(text: &str) -> Config {
 /// One call in so many seconds, of all callers.
 fn ip_quota(seconds: u64) -> String {
     format!("[[quota]]\nservice = \"workspace\"\npolicy = \"ip\"\nlimit = 1\nwindow = \"{seconds}s\"\n")
+}
+
+/// One call of a caller in so many seconds.
+fn user_quota(seconds: u64) -> String {
+    ip_quota(seconds).replace("\"ip\"", "\"user\"")
 }
 
 fn refusal(seconds: u64) -> String {
@@ -266,4 +272,16 @@ async fn a_held_refresh_is_sent_although_no_client_waits_for_it() {
     bench.settle().await;
     waiting.abort();
     bench.next_call_of("a").await.answer(StatusCode::OK, EMPTY);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_list_that_is_relayed_because_it_is_too_large_waits_for_its_turn() {
+    let mut bench = Bench::with_granted(&user_quota(10), &["a"]).await;
+    sleep(20 * SECOND).await;
+    let asking = bench.begin("a", LIST);
+    bench.next_call_of("a").await.fail(UpstreamError::TooLarge(StatusCode::OK));
+    bench.assert_no_call().await;
+    sleep(11 * SECOND).await;
+    bench.next_call_of("a").await.answer_complete(StatusCode::OK, EMPTY);
+    assert_eq!(asking.await.unwrap().status(), StatusCode::OK);
 }

@@ -32,7 +32,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
-use workspace_gateway::testing::budget::Account;
+use workspace_gateway::testing::budget::Charge;
 use workspace_gateway::testing::cache::store::PurgeSelection;
 use workspace_gateway::testing::catalogue::{Origin, Service};
 use workspace_gateway::testing::clock::{Clock, ManualClock};
@@ -440,6 +440,8 @@ pub struct Scripted(mpsc::UnboundedSender<Call>);
 pub struct Call {
     pub token: String,
     response: oneshot::Sender<Result<Response<Bytes>, UpstreamError>>,
+    /// For the response to a list. It is held until the call is answered.
+    _memory: Option<Charge>,
 }
 
 impl Call {
@@ -475,12 +477,11 @@ impl Upstream for Scripted {
         &'a self,
         _: &'a RequestKey,
         context: FetchContext,
-        _: &'a Account,
+        memory: Charge,
     ) -> PendingResponse<'a, UpstreamResponse> {
         let (response, received) = oneshot::channel();
-        self.0
-            .send(Call { token: context.credential.token().unwrap().to_str().unwrap().to_owned(), response })
-            .unwrap();
+        let token = context.credential.token().unwrap().to_str().unwrap().to_owned();
+        self.0.send(Call { token, response, _memory: Some(memory) }).unwrap();
         Box::pin(async { received.await.unwrap().map(UpstreamResponse::read) })
     }
 
@@ -494,7 +495,7 @@ impl Upstream for Scripted {
     ) -> PendingResponse<'a, Response<StreamBody>> {
         let (response, received) = oneshot::channel();
         let token = head.headers.get("x-auth-token").map_or("", |token| token.to_str().unwrap()).to_owned();
-        self.0.send(Call { token, response }).unwrap();
+        self.0.send(Call { token, response, _memory: None }).unwrap();
         Box::pin(async move {
             let (head, beginning) = received.await.unwrap()?.into_parts();
             let is_complete = head.extensions.get::<Complete>().is_some();

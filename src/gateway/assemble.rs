@@ -43,7 +43,7 @@ use crate::telemetry::health::Healths;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::sources::InUse;
 use crate::upstream::Upstream;
-use crate::upstream::gate::{GateCall, GateClient};
+use crate::upstream::gate::{CallKind, GateCall, GateClient};
 use crate::upstream::key_breaker::KeyBreaker;
 use crate::upstream::quota::{Ledger, LimitState};
 use crate::upstream::successes::Successes;
@@ -339,6 +339,7 @@ impl Gateway {
             class: self.memory.class(Some(caller), Some(&caller_scope), now),
             caller: Some(caller),
             api: Some(Arc::clone(&cache_key.key.operation().name)),
+            kind: CallKind::List,
         };
         Inspection {
             grant_state: self.memory.grants.grant_state(&caller_scope, now),

@@ -10,7 +10,7 @@ use crate::request::decide::AuthorizationAction;
 use crate::request::half_close::HalfClose;
 use crate::request::key::{RequestKey, Scope};
 use crate::request::request_directives::RequestDirectives;
-use crate::upstream::gate::{Class, GateCall, GateClient};
+use crate::upstream::gate::{CallKind, Class, GateCall, GateClient};
 
 /// The client of a request, after its credential has been read and its signature verified.
 pub(super) struct ClientIdentity {
@@ -68,7 +68,7 @@ impl CacheRequest {
     pub(super) fn gate_call(&self, class: Class) -> GateCall {
         let Lookup { caller_scope, key, .. } = &*self.lookup;
         let api = Some(Arc::clone(&key.operation().name));
-        GateCall { client: self.client, class, caller: Some(caller_scope.caller), api }
+        GateCall { client: self.client, class, caller: Some(caller_scope.caller), api, kind: CallKind::List }
     }
 }
 

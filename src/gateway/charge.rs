@@ -6,7 +6,7 @@ use http::request::Parts;
 use tokio::time::timeout;
 
 use super::Connection;
-use crate::budget::{Charge, ConnectionClass, Purpose};
+use crate::budget::{Account, Charge, ConnectionClass, Purpose};
 use crate::request::decide::head_size;
 
 /// The state of a request in progress, in bytes. Measured.
@@ -14,6 +14,9 @@ const REQUEST_SIZE: usize = 16 * 1024;
 
 /// The state of a request that is refused because there is no memory for it, in bytes. Measured.
 const REFUSAL_SIZE: usize = 8 * 1024;
+
+/// The expected size of a product list, in bytes: a complete one has some 45 KB. The charge of a larger one grows while it is read.
+const RESPONSE_SIZE: usize = 64 * 1024;
 
 /// The part of a body that may arrive before the gateway reads it, in bytes: the window of an HTTP/2 stream, or the
 /// kernel's receive buffer in HTTP/1.
@@ -40,6 +43,11 @@ pub(super) async fn for_request(
         }
         charge => charge,
     }
+}
+
+/// Charges the response to a call that is going to be made. `None` if the client may not have the memory.
+pub(super) fn for_response(account: &Account) -> Option<Charge> {
+    account.try_charge(Purpose::Responses, RESPONSE_SIZE)
 }
 
 /// Charges the response to a refused request, until the client has read it. This cannot fail.

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::{HeaderMap, Response, StatusCode};
 
+use super::charge;
 use super::fetch_result::{AdditionalCallReason, FetchPurpose, FetchResult};
 use super::fetcher::{ProofLeader, Turn, TurnError};
 use super::look_up::{HitKind, LookupResult};
@@ -15,6 +16,7 @@ use super::pacing;
 use super::second_tier::Consulted;
 use super::settle::{self, EndedCall, apply_denial};
 use super::{CacheRequest, Gateway};
+use crate::budget::Charge;
 use crate::cache::admission::Verdict;
 use crate::cache::backoffs;
 use crate::cache::entry::Entry;
@@ -53,6 +55,8 @@ struct Fetch {
     context: FetchContext,
     /// The turn, if the call has had it already.
     turn: Option<Turn>,
+    /// For the response.
+    memory: Charge,
 }
 
 /// A call that was sent, and its result.
@@ -89,7 +93,7 @@ impl Gateway {
             trace: record.forward_trace(headers),
             forwarded: forwarded::select(request.lookup.key.operation(), headers),
         };
-        tokio::spawn(Arc::clone(self).run_fetch(Fetch { new, request: request.clone(), context, turn: None }));
+        self.spawn_fetch(new, request, context, None);
     }
 
     /// The same without a client, for a call that has had its turn. The request is built only from the key, the
@@ -104,12 +108,27 @@ impl Gateway {
             trace: None,
             forwarded: HeaderMap::new(),
         };
-        tokio::spawn(Arc::clone(self).run_fetch(Fetch { new, request: request.clone(), context, turn: Some(turn) }));
+        self.spawn_fetch(new, request, context, Some(turn));
+    }
+
+    /// The response is charged here, before the requests that wait for it can fill the share of their client. Without
+    /// memory for it, the call would be made in vain.
+    fn spawn_fetch(self: &Arc<Self>, new: NewFetch, request: &CacheRequest, context: FetchContext, turn: Option<Turn>) {
+        let Some(memory) = charge::for_response(&request.account) else {
+            let class = self.memory.class_of(request, self.clock.now());
+            let error = match self.fetcher.deadline_error(request, class, false, &self.observer) {
+                UpstreamError::Busy => UpstreamError::NoRoom,
+                held => held,
+            };
+            let (caller, epoch) = (request.lookup.caller_scope.caller, self.memory.store.epoch());
+            return new.leader.end(FetchResult::failed_before_sending(caller, epoch, error), false);
+        };
+        tokio::spawn(Arc::clone(self).run_fetch(Fetch { new, request: request.clone(), context, turn, memory }));
     }
 
     /// Calls upstream, applies what the response changes, and releases the waiters.
     async fn run_fetch(self: Arc<Self>, fetch: Fetch) {
-        let Fetch { new, request, mut context, mut turn } = fetch;
+        let Fetch { new, request, mut context, mut turn, mut memory } = fetch;
         // The proof is held to the end of this function: then the grant is decided.
         let NewFetch { mut leader, cache_key, purpose, proof, mut throttled } = new;
         let is_for_caller_alone = purpose.is_for_caller_alone();
@@ -205,7 +224,7 @@ impl Gateway {
             }
             context.date = self.clock.date();
             permit.mark_sent();
-            let result = call_upstream(&request, context.clone(), sent, &mut leader).await;
+            let result = call_upstream(&request, context.clone(), memory, sent, &mut leader).await;
             let times = ResponseTimes { sent, received: self.clock.now(), date: self.clock.date() };
             let status = result.as_ref().map(UpstreamResponse::status).map_err(UpstreamError::failure);
             if status.is_ok_and(|status| !status.is_server_error()) {
@@ -223,7 +242,11 @@ impl Gateway {
                     let is_waited_for = has_client && purpose != FetchPurpose::KeepWarm;
                     let has_stale = self.memory.has_for_failure(&request, times.received);
                     let may_repeat = is_waited_for && !has_stale && throttled.is_none();
-                    if may_repeat && wait.is_some_and(|wait| wait < time_left()) {
+                    if may_repeat
+                        && wait.is_some_and(|wait| wait < time_left())
+                        && let Some(for_second) = charge::for_response(&request.account)
+                    {
+                        memory = for_second;
                         // Also if it seems shorter than what holds this call: that may be about this operation only.
                         if let Some(asked) = asked {
                             self.fetcher.pause(&request, class, asked, times.received);
@@ -373,10 +396,11 @@ impl Gateway {
 async fn call_upstream(
     request: &CacheRequest,
     context: FetchContext,
+    memory: Charge,
     sent: Instant,
     leader: &mut Leader<CacheKey, FetchResult>,
 ) -> Result<UpstreamResponse, UpstreamError> {
-    let mut call = request.active.upstream.fetch_list(&request.lookup.key, context, &request.account);
+    let mut call = request.active.upstream.fetch_list(&request.lookup.key, context, memory);
     tokio::select! {
         biased;
         result = call.as_mut() => result,

@@ -163,7 +163,7 @@ impl Fetcher {
 
     /// Holds back the calls of a request's caller for as long as upstream has asked for.
     pub(super) fn pause(&self, request: &CacheRequest, class: Class, span: Duration, now: Instant) {
-        let draw = self.gate.draw(&request.gate_call(class));
+        let draw = Gate::draw(&request.gate_call(class));
         self.ledger.pause(request.lookup.key.operation().service, &draw, span, now);
     }
 
@@ -172,7 +172,7 @@ impl Fetcher {
         let (service, call) = (request.lookup.key.operation().service, request.gate_call(class));
         let hold = self.gate.hold(service, &call)?;
         // Otherwise a learnt limit would end, because it seems to hold back nothing.
-        let draw = self.gate.draw(&call);
+        let draw = Gate::draw(&call);
         for kind in [LimitKind::Own, LimitKind::Shared] {
             self.ledger.hold_call(service, &draw, kind, 0, now);
         }

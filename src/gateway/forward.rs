@@ -36,7 +36,7 @@ use crate::signing::ring::{SignatureRejection, VerifiedRequest};
 use crate::stream::{StreamBody, peek, stream};
 use crate::telemetry::outcome::Outcome;
 use crate::telemetry::record::RequestRecord;
-use crate::upstream::gate::{Class, GateCall, Permit};
+use crate::upstream::gate::{CallKind, Class, GateCall, Permit};
 use crate::upstream::key_breaker::{KeyPermit, SignatureOutcome};
 use crate::upstream::{MAX_PEEK, PEEK_TIMEOUT, UpstreamError, is_refusal};
 
@@ -54,6 +54,18 @@ pub(super) struct Forwarder {
 }
 
 impl Forwarder {
+    /// Relays a request that is for no operation.
+    pub(super) async fn pass_through(
+        &self,
+        client_identity: &ClientIdentity,
+        service: Service,
+        request: Request<StreamBody>,
+        record: &mut RequestRecord,
+    ) -> Result<Response<Content>, RequestError> {
+        record.set_outcome(Outcome::PassThrough, "");
+        self.forward(client_identity, service, None, CallKind::Relay, request, record).await
+    }
+
     /// Relays a request for an operation, and gives the reason in `Cache-Status`.
     pub(super) async fn bypass(
         &self,
@@ -65,7 +77,9 @@ impl Forwarder {
         record: &mut RequestRecord,
     ) -> Result<Response<Content>, RequestError> {
         record.set_outcome(Outcome::Bypass, reason.into_str());
-        let mut response = match self.forward(client_identity, service, caller_scope, request, record).await {
+        // A list that is too large to be stored is one nevertheless.
+        let kind = if reason == BypassReason::TooLarge { CallKind::List } else { CallKind::Relay };
+        let mut response = match self.forward(client_identity, service, caller_scope, kind, request, record).await {
             Ok(response) => {
                 self.observer.metrics.bypass(reason);
                 response
@@ -92,11 +106,12 @@ impl Forwarder {
 
     /// Relays a request, and streams the response. It is no proof, because the gateway does not read it to its end. But
     /// a 401 or 403 ends a grant.
-    pub(super) async fn forward(
+    async fn forward(
         &self,
         client_identity: &ClientIdentity,
         service: Service,
         caller_scope: Option<CallerScope>,
+        kind: CallKind,
         request: Request<StreamBody>,
         record: &mut RequestRecord,
     ) -> Result<Response<Content>, RequestError> {
@@ -120,7 +135,7 @@ impl Forwarder {
             }
         }
         let (key_permit, mut permit, buffers) =
-            self.wait_for_turn(client_identity, signed, service, caller_scope.as_ref()).await?;
+            self.wait_for_turn(client_identity, signed, service, caller_scope.as_ref(), kind).await?;
         // The upload can go on after the response has ended.
         let body = if body.is_end_stream() { body } else { charged(body, Arc::clone(&buffers)) };
         if let Some(signed) = signed {
@@ -251,11 +266,12 @@ impl Forwarder {
         signed: Option<&VerifiedRequest>,
         service: Service,
         caller_scope: Option<&CallerScope>,
+        kind: CallKind,
     ) -> Result<(Option<KeyPermit>, Permit, Arc<Charge>), RequestError> {
         let caller = client_identity.caller();
         let class = self.memory.class(caller, caller_scope, self.clock.now());
         let api = caller_scope.map(|caller_scope| Arc::clone(&caller_scope.scope.operation().name));
-        let call = GateCall { client: client_identity.client, class, caller, api };
+        let call = GateCall { client: client_identity.client, class, caller, api, kind };
         let (gate, half_close) = (&self.fetcher.relay_gate, &client_identity.half_close);
         let mut timeout_error = None;
         let turn = async {

@@ -15,7 +15,7 @@ use crate::telemetry::metrics::Metrics;
 use crate::telemetry::sources::{QueueUsage, QuotaUsage};
 use crate::upstream::Authorities;
 use crate::upstream::client::{CallLimits, HttpClient};
-use crate::upstream::gate::{self, Class, Gate, GateKind, GateUsage, HeldCalls, OnQuotaWait};
+use crate::upstream::gate::{self, Class, Gate, GateUsage, HeldCalls, OnQuotaWait};
 use crate::upstream::quota::Ledger;
 
 /// What a client is built from. A reload builds a new client only if this has changed, because a new client has to open
@@ -87,8 +87,8 @@ pub(super) fn gates(
 ) -> [Arc<Gate>; 2] {
     let limits = gate::GateLimits { calls: settings.max_calls.0, per_caller: settings.max_calls_per_caller.0 };
     let on_quota_wait: OnQuotaWait = Arc::new(metrics.quota_wait_recorder());
-    let gates = [GateKind::Lists, GateKind::Relays]
-        .map(|kind| Arc::new(Gate::new(kind, limits, Arc::clone(ledger), Arc::clone(&on_quota_wait), clock.clone())));
+    let gates =
+        [(); 2].map(|()| Arc::new(Gate::new(limits, Arc::clone(ledger), Arc::clone(&on_quota_wait), clock.clone())));
     gate::share_quotas(&gates);
     let observed = gates.clone();
     let read = move || {

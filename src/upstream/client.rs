@@ -31,7 +31,7 @@ use super::{
     AGENT, CallerRefusal, MAX_PEEK, PEEK_TIMEOUT, PendingResponse, Upstream, UpstreamError, UpstreamResponse,
     is_refusal,
 };
-use crate::budget::{Account, Collected, Purpose};
+use crate::budget::{Charge, Collected};
 use crate::catalogue::{Origin, Service};
 use crate::clock::Clock;
 use crate::proxy_config::ProxyConfig;
@@ -137,7 +137,7 @@ impl HttpClient {
         &self,
         key: &RequestKey,
         context: FetchContext,
-        account: &Account,
+        memory: Charge,
     ) -> Result<UpstreamResponse, UpstreamError> {
         let request = product_list_request(key, context).map_err(|error| UpstreamError::unsendable(&error))?;
         let max_body = self.limits.max_body;
@@ -154,18 +154,17 @@ impl HttpClient {
             if body.size_hint().lower() > max_body as u64 {
                 return Err(UpstreamError::TooLarge(head.status));
             }
-            let body = self.collect(body, head.status, account).await?;
+            let body = self.collect(body, head.status, memory).await?;
             Ok(UpstreamResponse::Complete(Response::from_parts(head, body)))
         };
         timeout(self.limits.answer, exchange).await.unwrap_or(Err(UpstreamError::Timeout))
     }
 
-    /// Reads a complete body, if the client's share of the memory budget has room for it.
-    async fn collect(&self, body: Incoming, status: StatusCode, account: &Account) -> Result<Bytes, UpstreamError> {
+    /// Reads a complete body, if it fits in `memory`, or the client's share of the memory budget has room for the rest.
+    async fn collect(&self, body: Incoming, status: StatusCode, memory: Charge) -> Result<Bytes, UpstreamError> {
         let declared = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
         let no_room = || UpstreamError::NoMemory(status);
-        let mut collected = Collected::with_capacity(account, Purpose::Responses, declared, self.limits.max_body)
-            .ok_or_else(no_room)?;
+        let mut collected = Collected::with_charge(memory, declared, self.limits.max_body).ok_or_else(no_room)?;
         let mut body = Limited::new(body, self.limits.max_body);
         while let Some(frame) = body.frame().await {
             let frame = frame.map_err(|error| UpstreamError::of_body(&error, status))?;
@@ -223,9 +222,9 @@ impl Upstream for HttpClient {
         &'a self,
         key: &'a RequestKey,
         context: FetchContext,
-        account: &'a Account,
+        memory: Charge,
     ) -> PendingResponse<'a, UpstreamResponse> {
-        Box::pin(self.fetch_list(key, context, account))
+        Box::pin(self.fetch_list(key, context, memory))
     }
 
     fn relay<'a>(

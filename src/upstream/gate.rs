@@ -107,6 +107,7 @@ pub(crate) struct GateCall {
     pub(crate) caller: Option<Caller>,
     /// The name of the operation. `None` for a request that is not one's.
     pub(crate) api: Option<Arc<str>>,
+    pub(crate) kind: CallKind,
 }
 
 impl Class {
@@ -147,13 +148,13 @@ impl GateClient {
 /// Identifies a call. Tickets are numbered in order of arrival.
 type Ticket = u64;
 
-/// What the calls of a gate are for.
+/// What a call is for. Limits of upstream hold back lists and relayed requests differently.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum GateKind {
-    /// Product lists.
-    Lists,
-    /// Relayed requests.
-    Relays,
+pub(crate) enum CallKind {
+    /// A product list, also one that is relayed because it is too large to be stored.
+    List,
+    /// Any other relayed request.
+    Relay,
 }
 
 /// Is told how long a limit of upstream has held back each call for which a client waits.
@@ -172,7 +173,6 @@ pub(crate) fn share_quotas([one, other]: &[Arc<Gate>; 2]) {
 
 /// The gate before all services. The limits apply to each service separately.
 pub(crate) struct Gate {
-    kind: GateKind,
     limits: GateLimits,
     ledger: Arc<Ledger>,
     on_quota_wait: OnQuotaWait,
@@ -183,15 +183,9 @@ pub(crate) struct Gate {
 }
 
 impl Gate {
-    pub(crate) fn new(
-        kind: GateKind,
-        limits: GateLimits,
-        ledger: Arc<Ledger>,
-        on_quota_wait: OnQuotaWait,
-        clock: Clock,
-    ) -> Self {
+    pub(crate) fn new(limits: GateLimits, ledger: Arc<Ledger>, on_quota_wait: OnQuotaWait, clock: Clock) -> Self {
         let (other, service_gates) = (Arc::default(), Mutex::default());
-        Self { kind, limits, ledger, on_quota_wait, clock, other, service_gates }
+        Self { limits, ledger, on_quota_wait, clock, other, service_gates }
     }
 
     /// Waits for a call slot, and until no limit of upstream holds the call back. The future may be dropped at any time.
@@ -231,7 +225,7 @@ impl Gate {
     /// Adds a call to the queue. It gets a message when it has a slot. `waited`: how long it has waited for limits before.
     fn queue(&self, service: Service, call: &GateCall, waited: QuotaWait) -> (Permit, oneshot::Receiver<Instant>) {
         let service_gate = self.service_gate(service);
-        let draw = self.draw(call);
+        let draw = Self::draw(call);
         let (start, started) = oneshot::channel();
         let (mut state, now) = (service_gate.state(), self.clock.now());
         let ticket = state.schedule.add(call.client, call.class, draw.clone(), &service_gate.pace(now));
@@ -245,7 +239,7 @@ impl Gate {
     /// Whether another call of a client would have to wait because of calls that the client already has.
     pub(crate) fn has_to_wait(&self, service: Service, call: &GateCall) -> bool {
         // It is not in the queue.
-        let (service_gate, draw) = (self.service_gate(service), Draw { has_client: false, ..self.draw(call) });
+        let (service_gate, draw) = (self.service_gate(service), Draw { has_client: false, ..Self::draw(call) });
         let pace = service_gate.pace(self.clock.now());
         service_gate.state().schedule.has_to_wait(call.client, &draw, &pace)
     }
@@ -264,7 +258,7 @@ impl Gate {
 
     /// Which limit of upstream would hold a call back if it came now, and until when at the earliest.
     pub(crate) fn hold(&self, service: Service, call: &GateCall) -> Option<Hold> {
-        let (service_gate, draw, now) = (self.service_gate(service), self.draw(call), self.clock.now());
+        let (service_gate, draw, now) = (self.service_gate(service), Self::draw(call), self.clock.now());
         let (own, others) = service_gate.state().schedule.ahead(call.client, call.class);
         let of_kind = |kind, ahead| self.ledger.hold(service, &draw, kind, ahead, now);
         let holds = [of_kind(LimitKind::Own, own), of_kind(LimitKind::Shared, others)];
@@ -272,11 +266,11 @@ impl Gate {
     }
 
     /// What decides which limits a call draws from.
-    pub(crate) fn draw(&self, call: &GateCall) -> Draw {
-        let share = match (self.kind, call.class) {
-            (GateKind::Relays, _) => Share::Relayed,
-            (GateKind::Lists, Class::Unknown | Class::HalfClosed) => Share::Unknown,
-            (GateKind::Lists, Class::Proved | Class::Relayed | Class::Renewal | Class::Refresh | Class::KeepWarm) => {
+    pub(crate) fn draw(call: &GateCall) -> Draw {
+        let share = match (call.kind, call.class) {
+            (CallKind::Relay, _) => Share::Relayed,
+            (CallKind::List, Class::Unknown | Class::HalfClosed) => Share::Unknown,
+            (CallKind::List, Class::Proved | Class::Relayed | Class::Renewal | Class::Refresh | Class::KeepWarm) => {
                 Share::Known
             }
         };

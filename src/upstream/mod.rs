@@ -32,7 +32,7 @@ use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderValue, Response, StatusCode, response};
 
-use crate::budget::Account;
+use crate::budget::Charge;
 use crate::catalogue::{Origin, Service};
 use crate::request::key::RequestKey;
 use crate::stream::StreamBody;
@@ -95,12 +95,12 @@ pub(crate) fn is_refusal(status: StatusCode) -> bool {
 /// Both upstream services. The implementations are the HTTP client and test doubles.
 pub trait Upstream: Send + Sync {
     /// Sends a request for a product list and reads the complete response within the deadline. Of a 401 or 403, it
-    /// reads only the head. The bytes that are read are charged to the account.
+    /// reads only the head. `memory` is charged for the response, and grows with it.
     fn fetch_list<'a>(
         &'a self,
         key: &'a RequestKey,
         context: FetchContext,
-        account: &'a Account,
+        memory: Charge,
     ) -> PendingResponse<'a, UpstreamResponse>;
 
     /// Relays a request unchanged, except for hop-by-hop fields, and streams both bodies. Fails if no response head

@@ -12,7 +12,7 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use http_body_util::Full;
 use tokio::sync::{Notify, oneshot};
-use workspace_gateway::testing::budget::Account;
+use workspace_gateway::testing::budget::Charge;
 use workspace_gateway::testing::catalogue::{Origin, Service};
 use workspace_gateway::testing::gateway::REQUEST_IDS;
 use workspace_gateway::testing::random::Random;
@@ -129,7 +129,7 @@ impl Upstream for ScriptedUpstream {
         &'a self,
         key: &'a RequestKey,
         context: FetchContext,
-        _: &'a Account,
+        _: Charge,
     ) -> PendingResponse<'a, UpstreamResponse> {
         let target = key.uri().unwrap().path_and_query().unwrap().to_string();
         let id = number_of(&context.request_id);

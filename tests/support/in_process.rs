@@ -9,7 +9,7 @@ use http::header::HOST;
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri};
 use http_body_util::Full;
-use workspace_gateway::testing::budget::Account;
+use workspace_gateway::testing::budget::Charge;
 use workspace_gateway::testing::catalogue::{Origin, Service};
 use workspace_gateway::testing::clock::Clock;
 use workspace_gateway::testing::gateway::Gateway;
@@ -54,7 +54,7 @@ impl<A: Answers> Upstream for InProcess<A> {
         &'a self,
         key: &'a RequestKey,
         context: FetchContext,
-        _: &'a Account,
+        _: Charge,
     ) -> PendingResponse<'a, UpstreamResponse> {
         let target = key.uri().unwrap().path_and_query().unwrap().as_str().replace(PROJECT, "PROJECT");
         let signed = context.credential.signed().map(|signed| signed.key.id());

@@ -9,7 +9,7 @@ use http::Response;
 use http::request::Parts;
 use http_body_util::{BodyExt, Full};
 use tokio::sync::watch;
-use workspace_gateway::testing::budget::Account;
+use workspace_gateway::testing::budget::Charge;
 use workspace_gateway::testing::catalogue::{Origin, Service};
 use workspace_gateway::testing::clock::Clock;
 use workspace_gateway::testing::proxy_config::ProxyConfig;
@@ -113,13 +113,13 @@ impl Upstream for StagedUpstream {
         &'a self,
         key: &'a RequestKey,
         context: FetchContext,
-        account: &'a Account,
+        memory: Charge,
     ) -> PendingResponse<'a, UpstreamResponse> {
         let response = self.next_response.lock().unwrap().clone();
         Box::pin(self.counted(async move {
             match response {
                 Some(response) => Ok(UpstreamResponse::read(response)),
-                None => Upstream::fetch_list(&*self.client, key, context, account).await,
+                None => Upstream::fetch_list(&*self.client, key, context, memory).await,
             }
         }))
     }

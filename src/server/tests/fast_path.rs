@@ -5,7 +5,7 @@ use std::sync::Arc;
 use http::request::Parts;
 
 use super::*;
-use crate::budget::Account;
+use crate::budget::Charge;
 use crate::catalogue::{Origin, Service};
 use crate::config::{Config, Override};
 use crate::gateway::Gateway;
@@ -25,7 +25,7 @@ impl Upstream for Fixed {
         &'a self,
         _: &'a RequestKey,
         _: FetchContext,
-        _: &'a Account,
+        _: Charge,
     ) -> PendingResponse<'a, UpstreamResponse> {
         Box::pin(std::future::ready(Ok(UpstreamResponse::read(Response::new(self.0.clone())))))
     }

@@ -20,7 +20,7 @@ impl Gate {
             if !self.has_to_wait(service, call) {
                 return;
             }
-            let hold = self.ledger.hold(service, &self.draw(call), LimitKind::Own, 0, self.clock.now());
+            let hold = self.ledger.hold(service, &Self::draw(call), LimitKind::Own, 0, self.clock.now());
             let free = async {
                 match hold {
                     Some(hold) => sleep_until(&self.clock, hold.until).await,

@@ -21,7 +21,7 @@ fn client(number: u32) -> GateClient {
 
 fn gate(calls: usize, per_caller: usize) -> Gate {
     let ledger = Arc::new(Ledger::default());
-    Gate::new(GateKind::Lists, GateLimits { calls, per_caller }, ledger, Arc::new(|_, _| {}), Clock::System)
+    Gate::new(GateLimits { calls, per_caller }, ledger, Arc::new(|_, _| {}), Clock::System)
 }
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -32,8 +32,8 @@ fn gates(policy: QuotaPolicy, calls: u32, on_quota_wait: OnQuotaWait) -> [Arc<Ga
     let ledger = Arc::new(Ledger::default());
     ledger.configure(&[ConfiguredQuota { service: WORKSPACE, policy, operation: None, quota }]);
     let limits = GateLimits { calls: 100, per_caller: 100 };
-    let gates = [GateKind::Lists, GateKind::Relays]
-        .map(|kind| Arc::new(Gate::new(kind, limits, Arc::clone(&ledger), Arc::clone(&on_quota_wait), Clock::System)));
+    let gates =
+        [(); 2].map(|()| Arc::new(Gate::new(limits, Arc::clone(&ledger), Arc::clone(&on_quota_wait), Clock::System)));
     share_quotas(&gates);
     gates
 }
@@ -45,7 +45,11 @@ fn usage(gate: &Gate, service: Service) -> GateUsage {
 }
 
 fn call(client: GateClient, class: Class) -> GateCall {
-    GateCall { client, class, caller: client.caller, api: None }
+    GateCall { client, class, caller: client.caller, api: None, kind: CallKind::List }
+}
+
+fn relay(client: GateClient) -> GateCall {
+    GateCall { kind: CallKind::Relay, ..call(client, Class::Proved) }
 }
 
 /// A call that waits at the gate.
@@ -53,7 +57,11 @@ type Entering<'g> = Pin<Box<dyn Future<Output = Permit> + 'g>>;
 
 /// Starts a call. When this returns, it has a slot or is in the queue.
 fn enter(gate: &Gate, client: GateClient, class: Class) -> Result<Permit, Entering<'_>> {
-    let mut entering: Entering = Box::pin(gate.enter(WORKSPACE, call(client, class)));
+    enter_with(gate, call(client, class))
+}
+
+fn enter_with(gate: &Gate, call: GateCall) -> Result<Permit, Entering<'_>> {
+    let mut entering: Entering = Box::pin(gate.enter(WORKSPACE, call));
     poll(&mut entering).ok_or(entering)
 }
 
@@ -115,15 +123,17 @@ fn the_services_do_not_wait_for_each_other() {
 fn a_call_that_was_not_sent_makes_room_for_a_call_at_the_other_gate() {
     for relay_waits in [true, false] {
         let [lists, relays] = gates(QuotaPolicy::Ip, 4, Arc::new(|_, _| {}));
-        for (number, gate) in [(1, &lists), (2, &lists), (3, if relay_waits { &relays } else { &lists })] {
-            let Ok(mut permit) = enter(gate, client(number), Class::Proved) else { panic!("held") };
+        let list = |number| (&lists, call(client(number), Class::Proved));
+        let relayed = |number| (&relays, relay(client(number)));
+        for (gate, call) in [list(1), list(2), if relay_waits { relayed(3) } else { list(3) }] {
+            let Ok(mut permit) = enter_with(gate, call) else { panic!("held") };
             permit.mark_sent();
         }
-        let (unsent, waiting) = if relay_waits { (&lists, &relays) } else { (&relays, &lists) };
-        let unsent = enter(unsent, client(4), Class::Proved);
+        let (unsent, waiting) = if relay_waits { (list(4), relayed(6)) } else { (relayed(4), list(6)) };
+        let unsent = enter_with(unsent.0, unsent.1);
         // Relayed requests are held back only if lists have been held back lately.
         assert!(unsent.is_ok() && enter(&lists, client(5), Class::Proved).is_err());
-        let Err(mut waiting) = enter(waiting, client(6), Class::Proved) else { panic!("not held") };
+        let Err(mut waiting) = enter_with(waiting.0, waiting.1) else { panic!("not held") };
         assert!(poll(&mut waiting).is_none());
         drop(unsent);
         assert!(poll(&mut waiting).is_some(), "relay_waits: {relay_waits}");
@@ -134,16 +144,16 @@ fn a_call_that_was_not_sent_makes_room_for_a_call_at_the_other_gate() {
 fn only_a_list_for_which_a_client_waits_holds_back_relayed_requests() {
     for class in Class::VARIANTS.iter().copied() {
         let [lists, relays] = gates(QuotaPolicy::User, 2, Arc::new(|_, _| {}));
-        for gate in [&lists, &relays] {
-            let Ok(mut permit) = enter(gate, client(1), Class::Proved) else { panic!("held") };
+        for (gate, call) in [(&lists, call(client(1), Class::Proved)), (&relays, relay(client(1)))] {
+            let Ok(mut permit) = enter_with(gate, call) else { panic!("held") };
             permit.mark_sent();
         }
         // A look at the limit holds back nothing.
         assert!(lists.has_to_wait(WORKSPACE, &call(client(1), class)));
-        assert!(enter(&relays, client(1), Class::Proved).is_ok());
+        assert!(enter_with(&relays, relay(client(1))).is_ok());
         let held = enter(&lists, client(1), class);
         assert!(held.is_err());
-        let is_relay_held = enter(&relays, client(1), Class::Proved).is_err();
+        let is_relay_held = enter_with(&relays, relay(client(1))).is_err();
         let is_known = !matches!(class, Class::Unknown | Class::HalfClosed);
         assert_eq!(is_relay_held, is_known && class.has_client(), "{class:?}");
     }
