@@ -285,3 +285,35 @@ async fn a_list_that_is_relayed_because_it_is_too_large_waits_for_its_turn() {
     bench.next_call_of("a").await.answer_complete(StatusCode::OK, EMPTY);
     assert_eq!(asking.await.unwrap().status(), StatusCode::OK);
 }
+
+#[tokio::test(start_paused = true)]
+async fn retry_after_does_not_count_requests_that_give_up_before_their_turn() {
+    let mut bench = Bench::with_granted(&user_quota(10), &["a"]).await;
+    let pending: Vec<_> = (0..200)
+        .map(|number| {
+            let gateway = Arc::clone(&bench.gateway);
+            tokio::spawn(
+                async move { get_in_process(&gateway, "a", &format!("/v2/p/products?product_id={number}")).await },
+            )
+        })
+        .collect();
+    let answering = tokio::spawn(async move {
+        while let Some(call) = bench.calls.recv().await {
+            call.answer(StatusCode::OK, EMPTY);
+        }
+    });
+    // One is sent every 10 s. The others give up after 30 s.
+    let (mut sent, mut throttled) = (0, 0);
+    for reply in all_replies(pending).await {
+        match reply.status() {
+            StatusCode::OK => sent += 1,
+            status => {
+                throttled += 1;
+                let retry_after: u64 = reply.header("retry-after").parse().unwrap();
+                assert!(status == StatusCode::TOO_MANY_REQUESTS && retry_after <= 11, "{status} {retry_after}");
+            }
+        }
+    }
+    assert!(sent >= 2 && throttled > 190, "{sent} {throttled}");
+    answering.abort();
+}

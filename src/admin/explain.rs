@@ -98,7 +98,9 @@ fn wait_for_quota(hold: &Hold, longest: Option<Duration>) -> String {
         HoldCause::Asked => "upstream has asked this caller to wait".to_owned(),
         HoldCause::Met => format!("upstream has just refused this caller because of its limit for calls {counted}"),
     };
-    let wait = seconds(hold.left + Duration::from_millis(999));
+    // Tenths of a second, rounded down.
+    let tenths = u64::try_from(hold.left.as_millis() / 100).unwrap_or(u64::MAX);
+    let wait = humantime::format_duration(Duration::from_millis(tenths.saturating_mul(100)));
     let end = longest.filter(|longest| hold.left > *longest).map_or_else(String::new, |longest| {
         let longest = humantime::format_duration(longest);
         format!("; a request waits for at most {longest} (upstream.answer_timeout), and then gets a 429")
@@ -130,6 +132,18 @@ fn request(query: &str) -> Result<(String, HeaderMap), String> {
 mod tests {
     use super::*;
     use crate::clock::Clock;
+
+    #[test]
+    fn a_wait_is_not_told_longer_than_it_is() {
+        let hold = |left| {
+            let (policy, cause) = (QuotaPolicy::User, HoldCause::Asked);
+            Hold { policy, cause, until: Clock::System.now(), left: Duration::from_millis(left) }
+        };
+        for (left, expected) in [(9_999, "9s 900ms"), (10_000, "10s"), (120, "100ms"), (70, "0s")] {
+            let text = wait_for_quota(&hold(left), None);
+            assert!(text.starts_with(&format!("a call would wait for at least {expected}, because")), "{text}");
+        }
+    }
 
     #[test]
     fn the_reason_of_a_wait_names_what_is_known() {

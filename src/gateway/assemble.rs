@@ -340,6 +340,7 @@ impl Gateway {
             caller: Some(caller),
             api: Some(Arc::clone(&cache_key.key.operation().name)),
             kind: CallKind::List,
+            max_wait: self.active().answer_timeout,
         };
         Inspection {
             grant_state: self.memory.grants.grant_state(&caller_scope, now),

@@ -68,7 +68,14 @@ impl CacheRequest {
     pub(super) fn gate_call(&self, class: Class) -> GateCall {
         let Lookup { caller_scope, key, .. } = &*self.lookup;
         let api = Some(Arc::clone(&key.operation().name));
-        GateCall { client: self.client, class, caller: Some(caller_scope.caller), api, kind: CallKind::List }
+        GateCall {
+            client: self.client,
+            class,
+            caller: Some(caller_scope.caller),
+            api,
+            kind: CallKind::List,
+            max_wait: self.active.answer_timeout,
+        }
     }
 }
 

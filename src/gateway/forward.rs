@@ -271,7 +271,8 @@ impl Forwarder {
         let caller = client_identity.caller();
         let class = self.memory.class(caller, caller_scope, self.clock.now());
         let api = caller_scope.map(|caller_scope| Arc::clone(&caller_scope.scope.operation().name));
-        let call = GateCall { client: client_identity.client, class, caller, api, kind };
+        let max_wait = client_identity.active.answer_timeout;
+        let call = GateCall { client: client_identity.client, class, caller, api, kind, max_wait };
         let (gate, half_close) = (&self.fetcher.relay_gate, &client_identity.half_close);
         let mut timeout_error = None;
         let turn = async {
@@ -293,9 +294,7 @@ impl Forwarder {
             Ok((key_permit, permit, Arc::new(buffers)))
         };
         let late = || RequestError::Upstream(self.fetcher.late_error(gate, service, &call, &self.observer));
-        timeout(client_identity.active.answer_timeout, turn)
-            .await
-            .unwrap_or_else(|_| Err(timeout_error.unwrap_or_else(late)))
+        timeout(max_wait, turn).await.unwrap_or_else(|_| Err(timeout_error.unwrap_or_else(late)))
     }
 
     /// Whether upstream throttles calls, by 429 or by 503 with `Retry-After`.

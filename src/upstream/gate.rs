@@ -5,6 +5,7 @@
 //! its ticket must be removed everywhere.
 
 mod class_queue;
+mod deadlines;
 mod fair_queue;
 mod pace;
 mod permit;
@@ -28,6 +29,7 @@ use crate::request::caller::Caller;
 use crate::request::half_close::HalfClose;
 use crate::request::peer::Peer;
 use crate::sync::{Mutex, MutexGuard};
+use deadlines::Deadlines;
 use pace::ServicePace;
 pub(crate) use permit::Permit;
 pub(crate) use quota_wait::HeldCalls;
@@ -108,6 +110,8 @@ pub(crate) struct GateCall {
     /// The name of the operation. `None` for a request that is not one's.
     pub(crate) api: Option<Arc<str>>,
     pub(crate) kind: CallKind,
+    /// How long it waits for its turn at most.
+    pub(crate) max_wait: Duration,
 }
 
 impl Class {
@@ -228,7 +232,7 @@ impl Gate {
         let draw = Self::draw(call);
         let (start, started) = oneshot::channel();
         let (mut state, now) = (service_gate.state(), self.clock.now());
-        let ticket = state.schedule.add(call.client, call.class, draw.clone(), &service_gate.pace(now));
+        let ticket = state.schedule.add(call.client, call.class, draw.clone(), call.max_wait, &service_gate.pace(now));
         state.schedule.add_wait(ticket, waited);
         state.waiting.insert(ticket, start);
         service_gate.start_calls(&mut state, now);
@@ -241,7 +245,7 @@ impl Gate {
         // It is not in the queue.
         let (service_gate, draw) = (self.service_gate(service), Draw { has_client: false, ..Self::draw(call) });
         let pace = service_gate.pace(self.clock.now());
-        service_gate.state().schedule.has_to_wait(call.client, &draw, &pace)
+        service_gate.state().schedule.has_to_wait(call.client, call.class, &draw, &pace)
     }
 
     /// Limits of upstream have changed: starts the calls that may be sent now.
@@ -259,9 +263,12 @@ impl Gate {
     /// Which limit of upstream would hold a call back if it came now, and until when at the earliest.
     pub(crate) fn hold(&self, service: Service, call: &GateCall) -> Option<Hold> {
         let (service_gate, draw, now) = (self.service_gate(service), Self::draw(call), self.clock.now());
-        let (own, others) = service_gate.state().schedule.ahead(call.client, call.class);
-        let of_kind = |kind, ahead| self.ledger.hold(service, &draw, kind, ahead, now);
-        let holds = [of_kind(LimitKind::Own, own), of_kind(LimitKind::Shared, others)];
+        let [own, others] = service_gate.state().schedule.before(call.client, call.class);
+        let of_kind = |kind, waiting: &Deadlines| {
+            let hold = |ahead| self.ledger.hold(service, &draw, kind, ahead, now);
+            hold(waiting.ahead(|ahead| hold(ahead).map_or(now, |hold| hold.until)))
+        };
+        let holds = [of_kind(LimitKind::Own, &own), of_kind(LimitKind::Shared, &others)];
         holds.into_iter().flatten().max_by_key(|hold| hold.until)
     }
 

@@ -2,7 +2,9 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::time::Instant;
 
+use super::deadlines::Deadlines;
 use super::fair_queue::FairQueue;
 use super::quota_wait::HoldClock;
 use super::{Party, Ticket};
@@ -15,6 +17,8 @@ pub(super) struct ClassQueue {
     pub(super) at_caller_limit: usize,
     /// The calls in the queue, by operation.
     pub(super) by_api: HashMap<u32, ApiCalls>,
+    /// Those of the calls in the queue.
+    pub(super) deadlines: Deadlines,
     /// How many slots have gone to higher classes since this class began to wait or last got a slot.
     pub(super) passed_over: u32,
 }
@@ -30,17 +34,24 @@ pub(super) struct ApiCalls {
 }
 
 impl ClassQueue {
-    /// Adds a call. Returns the calls that it waits with.
-    pub(super) fn queue(&mut self, path: &[Party], (draw, api): (&Draw, u32), ticket: Ticket) -> &ApiCalls {
+    /// Adds a call with its deadline. Returns the calls that it waits with.
+    pub(super) fn queue(
+        &mut self,
+        path: &[Party],
+        (draw, api): (&Draw, u32),
+        (ticket, deadline): (Ticket, Instant),
+    ) -> &ApiCalls {
         self.queue.queue(path, ticket);
+        self.deadlines.add(deadline);
         let new = || ApiCalls { count: 0, draw: Draw { caller: None, ..draw.clone() }, clock: HoldClock::default() };
         let calls = self.by_api.entry(api).or_insert_with(new);
         calls.count += 1;
         calls
     }
 
-    pub(super) fn withdraw(&mut self, path: &[Party], api: u32, ticket: Ticket) {
+    pub(super) fn withdraw(&mut self, path: &[Party], api: u32, (ticket, deadline): (Ticket, Instant)) {
         self.queue.withdraw(path, ticket);
+        self.deadlines.remove(deadline);
         self.uncount(api);
     }
 

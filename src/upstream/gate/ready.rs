@@ -20,7 +20,9 @@ impl Gate {
             if !self.has_to_wait(service, call) {
                 return;
             }
-            let hold = self.ledger.hold(service, &Self::draw(call), LimitKind::Own, 0, self.clock.now());
+            let (draw, now) = (Self::draw(call), self.clock.now());
+            let hold = |kind| self.ledger.hold(service, &draw, kind, 0, now);
+            let hold = hold(LimitKind::Own).or_else(|| hold(LimitKind::Shared));
             let free = async {
                 match hold {
                     Some(hold) => sleep_until(&self.clock, hold.until).await,

@@ -33,11 +33,12 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use strum::VariantArray;
 
 use super::class_queue::ClassQueue;
+use super::deadlines::Deadlines;
 use super::pace::Pace;
 use super::quota_wait::{HoldClock, QuotaWait};
 use super::{Class, GateClient, GateLimits, GateUsage, Party, Ticket};
@@ -78,6 +79,8 @@ struct QueuedCall {
     /// See [`Schedule::apis`].
     api: u32,
     state: CallState,
+    /// When it gives up waiting.
+    deadline: Instant,
     quota_wait: QuotaWait,
 }
 
@@ -95,9 +98,11 @@ enum CallState {
 struct CallerCalls {
     /// Calls under way, or in the queue of their class.
     admitted: usize,
-    /// Calls in the queue of their class.
-    queued: u32,
+    /// Calls in the queue of their class, by class.
+    queued: [u32; Class::VARIANTS.len()],
     at_caller_limit: BTreeSet<Ticket>,
+    /// Those of all calls that wait.
+    deadlines: Deadlines,
     /// How long limits of the caller have held back its calls.
     clock: HoldClock,
 }
@@ -119,8 +124,15 @@ impl Schedule {
         }
     }
 
-    /// Adds a call. It waits until [`Schedule::start_next`] returns its ticket.
-    pub(super) fn add(&mut self, client: GateClient, class: Class, draw: Draw, pace: &dyn Pace) -> Ticket {
+    /// Adds a call. It waits until [`Schedule::start_next`] returns its ticket, or for `max_wait`.
+    pub(super) fn add(
+        &mut self,
+        client: GateClient,
+        class: Class,
+        draw: Draw,
+        max_wait: Duration,
+        pace: &dyn Pace,
+    ) -> Ticket {
         let ticket = self.next_ticket;
         self.next_ticket += 1;
         let api = self.apis.iter().position(|known| *known == draw.api).unwrap_or_else(|| {
@@ -129,23 +141,26 @@ impl Schedule {
         });
         let api = u32::try_from(api).unwrap_or(u32::MAX);
         let caller = self.callers.entry(client.identity()).or_default();
+        let deadline = pace.now() + max_wait;
         caller.at_caller_limit.insert(ticket);
+        caller.deadlines.add(deadline);
         let mut quota_wait = QuotaWait::default();
         quota_wait.join(&caller.clock, pace.now());
         self.queues[class as usize].at_caller_limit += 1;
-        self.calls.insert(ticket, QueuedCall { client, class, draw, api, state: CallState::AtCallerLimit, quota_wait });
+        let state = CallState::AtCallerLimit;
+        self.calls.insert(ticket, QueuedCall { client, class, draw, api, state, deadline, quota_wait });
         self.admit(client.identity(), pace);
         ticket
     }
 
     /// Removes a call that has ended or stopped waiting.
     pub(super) fn remove(&mut self, ticket: Ticket, pace: &dyn Pace) {
-        let Some(QueuedCall { client, class, state, api, .. }) = self.calls.remove(&ticket) else { return };
+        let Some(QueuedCall { client, class, state, api, deadline, .. }) = self.calls.remove(&ticket) else { return };
         let path = path(&client, class, api);
         let queue = &mut self.queues[class as usize];
         match state {
             CallState::AtCallerLimit => queue.at_caller_limit -= 1,
-            CallState::Queued => queue.withdraw(&path, api, ticket),
+            CallState::Queued => queue.withdraw(&path, api, (ticket, deadline)),
             CallState::UnderWay => queue.queue.release(&path),
         }
         if queue.queue.waiting() == 0 {
@@ -158,8 +173,14 @@ impl Schedule {
         if let Some(caller) = self.callers.get_mut(&client.identity()) {
             match state {
                 CallState::AtCallerLimit => _ = caller.at_caller_limit.remove(&ticket),
-                CallState::Queued => (caller.admitted, caller.queued) = (caller.admitted - 1, caller.queued - 1),
+                CallState::Queued => {
+                    caller.admitted -= 1;
+                    caller.queued[class as usize] -= 1;
+                }
                 CallState::UnderWay => caller.admitted -= 1,
+            }
+            if state != CallState::UnderWay {
+                caller.deadlines.remove(deadline);
             }
         }
         self.admit(client.identity(), pace);
@@ -169,16 +190,16 @@ impl Schedule {
     pub(super) fn start_next(&mut self, pace: &dyn Pace) -> Option<Ticket> {
         loop {
             let ticket = self.next(pace)?;
-            let QueuedCall { client, class, ref draw, api, .. } = *self.calls.get(&ticket)?;
+            let QueuedCall { client, class, ref draw, api, deadline, .. } = *self.calls.get(&ticket)?;
             let path = path(&client, class, api);
             let (held, queue) = (pace.hold(draw, LimitKind::Own, 0), &mut self.queues[class as usize]);
             let caller = self.callers.get_mut(&client.identity())?;
-            caller.queued -= 1;
+            caller.queued[class as usize] -= 1;
             let call = self.calls.get_mut(&ticket)?;
             call.quota_wait.leave(&queue.by_api.get(&api)?.clock, pace.now());
             if let Some(Hold { policy, until, .. }) = held {
                 // Other calls of the caller have been sent meanwhile, through another gate.
-                queue.withdraw(&path, api, ticket);
+                queue.withdraw(&path, api, (ticket, deadline));
                 queue.at_caller_limit += 1;
                 call.state = CallState::AtCallerLimit;
                 caller.admitted -= 1;
@@ -191,7 +212,9 @@ impl Schedule {
             call.state = CallState::UnderWay;
             pace.take(&call.draw);
             queue.uncount(api);
+            queue.deadlines.remove(deadline);
             queue.queue.start(&path, ticket);
+            caller.deadlines.remove(deadline);
             queue.passed_over = 0;
             for lower in Class::VARIANTS.iter().copied().filter(|lower| *lower > class) {
                 let lower = &mut self.queues[lower as usize];
@@ -275,35 +298,6 @@ impl Schedule {
         self.queues[Class::HalfClosed as usize].queue.held() < (self.limits.calls / 4).max(1)
     }
 
-    /// Whether another call of a caller would have to wait for its own calls: the caller has reached its limit or one
-    /// of upstream's for it, or holds half of all slots while other calls wait. Peer address and connection do not count, because many callers
-    /// may share them.
-    pub(super) fn has_to_wait(&self, client: GateClient, draw: &Draw, pace: &dyn Pace) -> bool {
-        let calls = self.callers.get(&client.identity());
-        let is_held = || pace.hold(draw, LimitKind::Own, calls.map_or(0, |calls| calls.queued)).is_some();
-        // Those that wait already go first, also if a limit has just become free.
-        let do_others_wait = calls.is_some_and(|calls| !calls.at_caller_limit.is_empty());
-        let is_full = do_others_wait || calls.is_some_and(|calls| calls.admitted >= self.limits.per_caller);
-        let is_heavy = || self.heavy.contains(&client.identity());
-        let is_waited_for = || CLIENT_CLASSES.iter().any(|class| self.queues[*class as usize].queue.waiting() > 0);
-        is_full || is_waited_for() && is_heavy() || is_held()
-    }
-
-    /// How many calls of the same caller wait, and how many of all callers go before a new one of a class. Unknown
-    /// callers have a share of their own, so only such calls go before theirs.
-    pub(super) fn ahead(&self, client: GateClient, class: Class) -> (u32, u32) {
-        let own = self.callers.get(&client.identity());
-        let own = own.map_or(0, |own| own.at_caller_limit.len() + usize::try_from(own.queued).unwrap_or(usize::MAX));
-        let goes_before = |other: Class| match class {
-            Class::Unknown | Class::HalfClosed => matches!(other, Class::Unknown | Class::HalfClosed),
-            _ => true,
-        };
-        let before = Class::VARIANTS.iter().filter(|other| **other <= class && goes_before(**other));
-        let all: usize = before.map(|other| self.queues[*other as usize].queue.waiting()).sum();
-        let count = |calls: usize| u32::try_from(calls).unwrap_or(u32::MAX);
-        (count(own), count(all))
-    }
-
     pub(super) fn usage(&self, class: Class) -> GateUsage {
         let class = &self.queues[class as usize];
         GateUsage { under_way: class.queue.held(), queued: class.queue.waiting() + class.at_caller_limit }
@@ -318,20 +312,24 @@ impl Schedule {
         while caller.admitted < self.limits.per_caller {
             let Some(ticket) = caller.at_caller_limit.first().copied() else { break };
             if let Some(call) = self.calls.get_mut(&ticket) {
-                held = pace.hold(&call.draw, LimitKind::Own, caller.queued);
+                held = pace.hold(&call.draw, LimitKind::Own, caller.queued_before(call.class));
                 if held.is_some() {
                     break;
                 }
                 call.state = CallState::Queued;
                 let class = &mut self.queues[call.class as usize];
                 class.at_caller_limit -= 1;
+                caller.queued[call.class as usize] += 1;
                 call.quota_wait.leave(&caller.clock, pace.now());
-                let group = class.queue(&path(&call.client, call.class, call.api), (&call.draw, call.api), ticket);
+                let group = class.queue(
+                    &path(&call.client, call.class, call.api),
+                    (&call.draw, call.api),
+                    (ticket, call.deadline),
+                );
                 call.quota_wait.join(&group.clock, pace.now());
             }
             caller.at_caller_limit.remove(&ticket);
             caller.admitted += 1;
-            caller.queued += 1;
         }
         caller.clock.set(held.map(|hold| hold.policy), pace.now());
         if caller.admitted == 0 && caller.at_caller_limit.is_empty() {
@@ -423,6 +421,7 @@ fn path(client: &GateClient, class: Class, api: u32) -> Vec<Party> {
     path
 }
 
+mod new_call;
 mod waits;
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
-use http::HeaderValue;
+use http::{HeaderMap, HeaderValue, StatusCode};
 use proptest::prelude::*;
 use strum::VariantArray;
 
@@ -28,9 +28,16 @@ const SECOND: Duration = Duration::from_secs(1);
 
 /// A gate for lists and one for relayed requests. Upstream has this quota.
 fn gates(policy: QuotaPolicy, calls: u32, on_quota_wait: OnQuotaWait) -> [Arc<Gate>; 2] {
-    let quota = Some(Quota { calls, window: 10 * SECOND });
+    gates_with(&[(policy, calls)], on_quota_wait)
+}
+
+fn gates_with(quotas: &[(QuotaPolicy, u32)], on_quota_wait: OnQuotaWait) -> [Arc<Gate>; 2] {
+    let quota = |(policy, calls): &(QuotaPolicy, u32)| {
+        let quota = Some(Quota { calls: *calls, window: 10 * SECOND });
+        ConfiguredQuota { service: WORKSPACE, policy: *policy, operation: None, quota }
+    };
     let ledger = Arc::new(Ledger::default());
-    ledger.configure(&[ConfiguredQuota { service: WORKSPACE, policy, operation: None, quota }]);
+    ledger.configure(&quotas.iter().map(quota).collect::<Vec<_>>());
     let limits = GateLimits { calls: 100, per_caller: 100 };
     let gates =
         [(); 2].map(|()| Arc::new(Gate::new(limits, Arc::clone(&ledger), Arc::clone(&on_quota_wait), Clock::System)));
@@ -45,7 +52,7 @@ fn usage(gate: &Gate, service: Service) -> GateUsage {
 }
 
 fn call(client: GateClient, class: Class) -> GateCall {
-    GateCall { client, class, caller: client.caller, api: None, kind: CallKind::List }
+    GateCall { client, class, caller: client.caller, api: None, kind: CallKind::List, max_wait: 30 * SECOND }
 }
 
 fn relay(client: GateClient) -> GateCall {
@@ -156,6 +163,32 @@ fn only_a_list_for_which_a_client_waits_holds_back_relayed_requests() {
         let is_relay_held = enter_with(&relays, relay(client(1))).is_err();
         let is_known = !matches!(class, Class::Unknown | Class::HalfClosed);
         assert_eq!(is_relay_held, is_known && class.has_client(), "{class:?}");
+    }
+}
+
+#[test]
+fn a_call_that_a_limit_of_all_callers_holds_back_does_not_delay_its_callers_calls_of_a_higher_class() {
+    let [lists, _] = gates_with(&[(QuotaPolicy::Ip, 4), (QuotaPolicy::User, 2)], Arc::new(|_, _| {}));
+    // Unknown callers may make one call in a window.
+    let Ok(mut permit) = enter(&lists, client(1), Class::Unknown) else { panic!("held") };
+    permit.mark_sent();
+    let Err(mut unknown) = enter(&lists, client(1), Class::Unknown) else { panic!("not held") };
+    let Ok(mut permit) = enter(&lists, client(1), Class::Proved) else { panic!("the other call was counted") };
+    permit.mark_sent();
+    assert!(poll(&mut unknown).is_none());
+    assert!(enter(&lists, client(1), Class::Proved).is_err());
+}
+
+#[test]
+fn a_caller_must_not_lead_if_a_limit_of_all_callers_holds_it_back_but_no_proved_caller() {
+    let gate = gate(100, 100);
+    // One proved caller has met the limit.
+    let Ok(mut permit) = enter(&gate, client(1), Class::Proved) else { panic!("held") };
+    permit.mark_sent();
+    let body = br#"{"error_code":"APIGW.0308","error_msg":"policy ip over ratelimit,limit:4,time:1 minute"}"#;
+    permit.learn((StatusCode::TOO_MANY_REQUESTS, &HeaderMap::new(), body), None);
+    for (class, must_wait) in [(Class::Proved, false), (Class::Relayed, true), (Class::Unknown, true)] {
+        assert_eq!(gate.has_to_wait(WORKSPACE, &call(client(2), class)), must_wait, "{class:?}");
     }
 }
 

@@ -40,7 +40,7 @@ fn draw(client: GateClient) -> Draw {
 
 impl Schedule {
     fn put(&mut self, client: GateClient, class: Class) -> Ticket {
-        self.add(client, class, draw(client), &Free)
+        self.add(client, class, draw(client), Duration::from_secs(30), &Free)
     }
 
     fn end(&mut self, ticket: Ticket) {
@@ -48,7 +48,7 @@ impl Schedule {
     }
 
     fn must_wait(&self, client: GateClient) -> bool {
-        self.has_to_wait(client, &draw(client), &Free)
+        self.has_to_wait(client, Class::Proved, &draw(client), &Free)
     }
 }
 
@@ -362,10 +362,12 @@ impl Schedule {
             && self.heavy.is_empty()
             && self.held_callers.is_empty()
             && self.under_way == 0
-            && self
-                .queues
-                .iter()
-                .all(|class| class.queue.is_empty() && class.by_api.is_empty() && class.at_caller_limit == 0)
+            && self.queues.iter().all(|class| {
+                class.queue.is_empty()
+                    && class.by_api.is_empty()
+                    && class.at_caller_limit == 0
+                    && class.deadlines.is_empty()
+            })
     }
 }
 
