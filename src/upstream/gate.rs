@@ -14,6 +14,7 @@ mod quota_wait;
 mod ready;
 mod schedule;
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
@@ -167,7 +168,7 @@ pub(crate) type OnQuotaWait = Arc<dyn Fn(QuotaPolicy, Duration) + Send + Sync>;
 /// The gate that draws from the same limits of upstream.
 type OtherGate = OnceLock<Weak<Gate>>;
 
-/// Two gates draw from the same limits of upstream: a call of one that gives quota back may make room for one of the other.
+/// Two gates draw from the same limits of upstream, so a call of one may make room for one of the other.
 pub(crate) fn share_quotas([one, other]: &[Arc<Gate>; 2]) {
     for (gate, other) in [(one, other), (other, one)] {
         // They are paired once.
@@ -235,8 +236,7 @@ impl Gate {
         let ticket = state.schedule.add(call.client, call.class, draw.clone(), call.max_wait, &service_gate.pace(now));
         state.schedule.add_wait(ticket, waited);
         state.waiting.insert(ticket, start);
-        service_gate.start_calls(&mut state, now);
-        drop(state);
+        service_gate.start_calls(state, now);
         (Permit::new(service_gate, ticket, draw), started)
     }
 
@@ -254,8 +254,8 @@ impl Gate {
         service_gates.iter().for_each(ServiceGate::limits_changed);
     }
 
-    /// A call at the other gate has given quota back.
-    fn quota_returned(&self, service: Service) {
+    /// A call at the other gate has given quota back, or has used what was left for it.
+    fn quota_changed(&self, service: Service) {
         let service_gate = self.service_gates().get(&service).cloned();
         service_gate.iter().for_each(ServiceGate::limits_changed);
     }
@@ -347,18 +347,18 @@ impl ServiceGate {
     }
 
     fn pace(&self, now: Instant) -> ServicePace<'_> {
-        ServicePace { ledger: &self.ledger, service: self.service, now }
+        ServicePace { ledger: &self.ledger, service: self.service, now, frees_lists: Cell::default() }
     }
 
     /// Starts the calls that may be sent now, because limits have changed.
     fn limits_changed(self: &Arc<Self>) {
         let (mut state, now) = (self.state(), self.clock.now());
         state.schedule.admit_all(&self.pace(now));
-        self.start_calls(&mut state, now);
+        self.start_calls(state, now);
     }
 
     /// Starts all calls that can have a slot, and sets the timer for those that a limit of upstream holds back.
-    fn start_calls(self: &Arc<Self>, state: &mut ServiceGateState, now: Instant) {
+    fn start_calls(self: &Arc<Self>, mut state: MutexGuard<'_, ServiceGateState>, now: Instant) {
         let pace = self.pace(now);
         state.schedule.admit_held(now, &pace);
         while let Some(ticket) = state.schedule.start_next(&pace) {
@@ -371,7 +371,19 @@ impl ServiceGate {
         if state.timer.as_ref().map(|(at, _)| *at) != release {
             state.timer = release.and_then(|at| Some((at, self.start_at(at)?)));
         }
+        // Two gates must not lock each other.
+        drop(state);
         self.changed.notify_waiters();
+        if pace.frees_lists.get() {
+            self.quota_changed_for_other();
+        }
+    }
+
+    /// Calls at the other gate may be sent earlier.
+    fn quota_changed_for_other(&self) {
+        if let Some(other) = self.other.get().and_then(Weak::upgrade) {
+            other.quota_changed(self.service);
+        }
     }
 
     /// Starts calls again at a time. `None` without a runtime: then no call waits.
@@ -384,7 +396,7 @@ impl ServiceGate {
                 let mut state = gate.state();
                 // Aborting this task is harmless: it waits for nothing any more.
                 state.timer = None;
-                gate.start_calls(&mut state, clock.now());
+                gate.start_calls(state, clock.now());
             }
         });
         Some(AbortOnDrop(timer.abort_handle()))

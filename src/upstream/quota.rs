@@ -172,9 +172,10 @@ impl Ledger {
         self.service(service).lock().has_shared_limit(draw, now)
     }
 
-    /// Counts a call that is sent now. The caller has checked that it may be.
-    pub(crate) fn take(&self, service: Service, draw: &Draw, now: Instant) {
-        self.service(service).lock().take(draw, now);
+    /// Counts a call that is sent now. The caller has checked that it may be. Returns whether lists have left room for
+    /// it, and may be sent earlier from now on.
+    pub(crate) fn take(&self, service: Service, draw: &Draw, now: Instant) -> bool {
+        self.service(service).lock().take(draw, now)
     }
 
     /// A call that was counted is not sent.

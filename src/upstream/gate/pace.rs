@@ -1,5 +1,6 @@
 //! What paces the calls of a gate. The schedule knows only the trait, so that its tests need no ledger.
 
+use std::cell::Cell;
 use std::time::Instant;
 
 use crate::catalogue::Service;
@@ -24,6 +25,8 @@ pub(super) struct ServicePace<'g> {
     pub(super) ledger: &'g Ledger,
     pub(super) service: Service,
     pub(super) now: Instant,
+    /// Set if lists may be sent earlier, because a relayed request has been sent that they have left room for.
+    pub(super) frees_lists: Cell<bool>,
 }
 
 impl Pace for ServicePace<'_> {
@@ -40,6 +43,8 @@ impl Pace for ServicePace<'_> {
     }
 
     fn take(&self, draw: &Draw) {
-        self.ledger.take(self.service, draw, self.now);
+        if self.ledger.take(self.service, draw, self.now) {
+            self.frees_lists.set(true);
+        }
     }
 }

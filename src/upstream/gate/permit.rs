@@ -1,6 +1,6 @@
 //! The permit of a call: its place in the queue, and then its slot. What the call gives back is given back here.
 
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::{HeaderMap, StatusCode};
@@ -84,7 +84,7 @@ impl Permit {
             service_gate.upgrade().is_none_or(|service_gate| {
                 let mut state = service_gate.state();
                 let may_keep_slot = state.schedule.move_to_half_closed(ticket);
-                service_gate.start_calls(&mut state, service_gate.clock.now());
+                service_gate.start_calls(state, service_gate.clock.now());
                 may_keep_slot
             })
         }
@@ -102,17 +102,15 @@ impl Drop for Permit {
         let (mut state, now) = (self.service_gate.state(), self.service_gate.clock.now());
         // The slot may have been assigned after the future that waits for it was last polled.
         let is_waiting = state.waiting.remove(&self.ticket).is_some();
-        let ServiceGate { service, ledger, other, .. } = &*self.service_gate;
+        let ServiceGate { service, ledger, .. } = &*self.service_gate;
         let gives_back = !is_waiting && !self.is_sent;
         if gives_back {
             ledger.give_back(*service, &self.draw, self.started.unwrap_or(now));
         }
         state.schedule.remove(self.ticket, &self.service_gate.pace(now));
-        self.service_gate.start_calls(&mut state, now);
-        // Two gates must not lock each other.
-        drop(state);
-        if gives_back && let Some(other) = other.get().and_then(Weak::upgrade) {
-            other.quota_returned(*service);
+        self.service_gate.start_calls(state, now);
+        if gives_back {
+            self.service_gate.quota_changed_for_other();
         }
     }
 }

@@ -7,6 +7,7 @@ use std::task::{Context, Poll, Waker};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use proptest::prelude::*;
 use strum::VariantArray;
+use tokio::task::JoinHandle;
 
 use super::*;
 use crate::catalogue::{ConfiguredQuota, Quota};
@@ -190,6 +191,49 @@ fn a_caller_must_not_lead_if_a_limit_of_all_callers_holds_it_back_but_no_proved_
     for (class, must_wait) in [(Class::Proved, false), (Class::Relayed, true), (Class::Unknown, true)] {
         assert_eq!(gate.has_to_wait(WORKSPACE, &call(client(2), class)), must_wait, "{class:?}");
     }
+}
+
+/// A call that is sent as soon as it may be.
+fn begin(gate: &Arc<Gate>, call: GateCall) -> JoinHandle<()> {
+    let gate = Arc::clone(gate);
+    tokio::spawn(async move { gate.enter(WORKSPACE, call).await.mark_sent() })
+}
+
+fn sent(calls: &[JoinHandle<()>]) -> usize {
+    calls.iter().filter(|call| call.is_finished()).count()
+}
+
+#[tokio::test(start_paused = true)]
+async fn lists_and_relayed_requests_that_wait_get_half_each() {
+    for policy in [QuotaPolicy::User, QuotaPolicy::Ip] {
+        let [lists, relays] = gates(policy, 4, Arc::new(|_, _| {}));
+        let waiting_lists: Vec<_> = (0..20).map(|_| begin(&lists, call(client(1), Class::Proved))).collect();
+        tokio::time::sleep(SECOND).await;
+        let waiting_relays: Vec<_> = (0..4).map(|_| begin(&relays, relay(client(1)))).collect();
+        for (second, lists_sent, relays_sent) in [(1, 4, 0), (11, 6, 2), (21, 8, 4), (31, 12, 4)] {
+            tokio::task::yield_now().await;
+            let all_sent = (sent(&waiting_lists), sent(&waiting_relays));
+            assert_eq!(all_sent, (lists_sent, relays_sent), "{policy:?}, {second} s");
+            tokio::time::sleep(10 * SECOND + Duration::from_millis(200)).await;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn lists_use_what_they_left_for_a_relayed_request_as_soon_as_it_is_sent() {
+    let tenth = SECOND / 10;
+    let [lists, relays] = gates(QuotaPolicy::Ip, 4, Arc::new(|_, _| {}));
+    let mut waiting = Vec::new();
+    for _ in 0..5 {
+        waiting.push(begin(&lists, call(client(1), Class::Proved)));
+        tokio::time::sleep(3 * tenth).await;
+    }
+    let relayed = begin(&relays, relay(client(1)));
+    // A call counts for 10.1 s. The relayed request takes the place of the first list.
+    tokio::time::sleep(102 * tenth - 15 * tenth).await;
+    assert!(relayed.is_finished() && sent(&waiting) == 4);
+    tokio::time::sleep(3 * tenth).await;
+    assert_eq!(sent(&waiting), 5);
 }
 
 #[tokio::test(start_paused = true)]

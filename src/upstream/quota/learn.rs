@@ -92,7 +92,7 @@ impl ServiceLimits {
             limiter.expire(now);
             let only = policy.is_shared().then_some(caller);
             let source = Source::Learnt { only, last_refusal: now, last_held: now };
-            Limit { limiter, source, list_held_until: None }
+            Limit::new(limiter, source)
         };
         let limit = match (slot, quota) {
             (Some(slot), quota) => {

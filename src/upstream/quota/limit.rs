@@ -20,6 +20,9 @@ use crate::request::caller::Caller;
 /// A learnt limit without a refusal ends after this time.
 pub(super) const MAX_AGE: Duration = Duration::from_secs(60 * 60);
 
+/// How long lists leave room for a relayed request after its turn has come. If it still waits then, it is held back again.
+const RELAY_GRACE: Duration = Duration::from_secs(1);
+
 /// Where a limit comes from.
 #[derive(Clone, Debug)]
 pub(super) enum Source {
@@ -36,9 +39,12 @@ pub(super) enum Source {
 pub(super) struct Limit {
     pub(super) limiter: Limiter,
     pub(super) source: Source,
-    /// Until when a product list for a client of a known caller was last held back. Until a window after that, relayed requests get at
-    /// most half.
-    pub(super) list_held_until: Option<Instant>,
+    /// Until when a product list for a client of a known caller was last held back. Until a window after that, relayed
+    /// requests get at most half.
+    list_held_until: Option<Instant>,
+    /// Until when a relayed request was last held back. Until [`RELAY_GRACE`] after that, lists get at most the other half.
+    /// `None` if a relayed request has been sent since.
+    relay_held_until: Option<Instant>,
 }
 
 /// What upstream has changed.
@@ -52,7 +58,11 @@ pub(crate) enum LimitChange {
 
 impl Limit {
     pub(super) fn configured(quota: Quota) -> Self {
-        Self { limiter: Limiter::new(quota), source: Source::Configured, list_held_until: None }
+        Self::new(Limiter::new(quota), Source::Configured)
+    }
+
+    pub(super) fn new(limiter: Limiter, source: Source) -> Self {
+        Self { limiter, source, list_held_until: None, relay_held_until: None }
     }
 
     /// Whether the limit holds back such a call, and then whom else.
@@ -73,26 +83,42 @@ impl Limit {
 
     /// When a call may be sent. It is `now` or earlier if it may be sent now.
     pub(super) fn free_at(&self, draw: &Draw, is_shared: bool, ahead: u32, now: Instant) -> Instant {
+        let until =
+            |held_until: Option<Instant>, more| held_until.map(|until| until + more).filter(|until| now < *until);
         match draw.share {
-            Share::Unknown if is_shared => self.limiter.free_at_for_unknown(ahead, now),
-            Share::Known | Share::Unknown => self.limiter.free_at(ahead, now),
-            // It is counted, and held back only so that product lists get their half.
-            Share::Relayed => {
-                let window = self.limiter.quota().window;
-                match self.list_held_until.map(|until| until + window).filter(|until| now < *until) {
-                    Some(until) => self.limiter.free_at_for_relayed(ahead, now).min(until),
-                    None => now,
+            Share::Known | Share::Unknown => {
+                let free = match draw.share {
+                    Share::Unknown if is_shared => self.limiter.free_at_for_unknown(ahead, now),
+                    _ => self.limiter.free_at(ahead, now),
+                };
+                match until(self.relay_held_until, RELAY_GRACE) {
+                    Some(until) => free.max(self.limiter.free_at_for_lists(ahead, now).min(until)),
+                    None => free,
                 }
             }
+            // It is counted, and held back only so that product lists get their half.
+            Share::Relayed => match until(self.list_held_until, self.limiter.quota().window) {
+                Some(until) => self.limiter.free_at_for_relayed(ahead, now).min(until),
+                None => now,
+            },
         }
+    }
+
+    /// Counts a call that is sent now. Returns whether lists have left room for it.
+    pub(super) fn take(&mut self, draw: &Draw, now: Instant) -> bool {
+        self.limiter.expire(now);
+        self.limiter.add(now, draw.share);
+        draw.share == Share::Relayed && self.relay_held_until.take().is_some()
     }
 
     pub(super) fn held(&mut self, draw: &Draw, until: Instant, now: Instant) {
         if let Source::Learnt { last_held, .. } = &mut self.source {
             *last_held = now;
         }
-        if draw.share == Share::Known && draw.has_client {
-            self.list_held_until = Some(until);
+        match draw.share {
+            Share::Known if draw.has_client => self.list_held_until = Some(until),
+            Share::Relayed if draw.has_client => self.relay_held_until = Some(until),
+            Share::Known | Share::Unknown | Share::Relayed => {}
         }
     }
 

@@ -138,9 +138,19 @@ impl Limiter {
 
     /// The same for a relayed request while product lists wait: relayed requests get at most half.
     pub(super) fn free_at_for_relayed(&self, ahead: u32, now: Instant) -> Instant {
-        let most = (self.quota.calls / 2).max(1);
-        let share = self.free_at_of(Share::Relayed, most, ahead, now);
+        let share = self.free_at_of(Share::Relayed, self.most_relayed(), ahead, now);
         share.max(self.free_at(ahead, now))
+    }
+
+    /// The same for a product list while relayed requests wait: lists leave them their half.
+    pub(super) fn free_at_for_lists(&self, ahead: u32, now: Instant) -> Instant {
+        let most = self.quota.calls.saturating_sub(self.most_relayed()).max(1);
+        let lists = |calls: &[u32; Share::COUNT]| calls[Share::Known as usize] + calls[Share::Unknown as usize];
+        self.free_at_for(most, lists(&self.calls), |place| lists(&place.calls), ahead, now)
+    }
+
+    fn most_relayed(&self) -> u32 {
+        (self.quota.calls / 2).max(1)
     }
 
     /// The same, if a share may have at most so many calls.

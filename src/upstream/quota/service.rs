@@ -191,12 +191,12 @@ impl ServiceLimits {
         self.counting(draw).any(|(policy, limit)| is_in_force(policy, limit))
     }
 
-    /// Counts a call that is sent now.
-    pub(super) fn take(&mut self, draw: &Draw, now: Instant) {
+    /// Counts a call that is sent now. Returns whether lists have left room for it.
+    pub(super) fn take(&mut self, draw: &Draw, now: Instant) -> bool {
         self.create_configured(draw, now);
+        let mut had_room_left = false;
         for (_, limit) in self.counting(draw) {
-            limit.limiter.expire(now);
-            limit.limiter.add(now, draw.share);
+            had_room_left |= limit.take(draw, now);
         }
         while self.history.front().is_some_and(|(sent, _)| now.saturating_duration_since(*sent) > MAX_WINDOW) {
             self.history.pop_front();
@@ -205,6 +205,7 @@ impl ServiceLimits {
             self.history.pop_front();
         }
         self.history.push_back((now, draw.clone()));
+        had_room_left
     }
 
     /// A call that was counted is not sent.

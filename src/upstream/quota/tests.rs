@@ -128,11 +128,36 @@ fn relayed_requests_are_held_back_only_while_they_keep_product_lists_from_half()
     (0..30).for_each(|_| assert!(bench.send(&relayed), "no product list waits"));
     assert!(!bench.send(&draw(2)));
     assert!(!bench.send(&relayed), "one waits");
-    bench.now += 2 * SECOND;
+    bench.now += 4 * SECOND;
     assert_eq!(bench.send_all(&draw(2)), 10);
     bench.now += 3 * SECOND;
     bench.hold(&draw(2));
     assert!((0..30).all(|_| bench.send(&relayed)), "none has waited in the last window");
+}
+
+#[test]
+fn lists_leave_room_for_a_relayed_request_that_waits() {
+    let mut bench = Bench::new();
+    let configured = ConfiguredQuota {
+        service: SERVICE,
+        policy: QuotaPolicy::Ip,
+        operation: None,
+        quota: Some(quota(5, 10 * SECOND)),
+    };
+    bench.limits.configure(vec![configured]);
+    let relayed = Draw { api: None, share: Share::Relayed, ..draw(1) };
+    assert_eq!(bench.send_all(&draw(2)), 5);
+    assert!(!bench.send(&relayed));
+    bench.now += 10 * SECOND + SECOND / 10;
+    assert_eq!(bench.send_all(&draw(2)), 3);
+    assert!(bench.send(&relayed));
+    assert_eq!(bench.send_all(&draw(2)), 1, "no relayed request waits any more");
+    // It stops waiting without being sent.
+    assert!(!bench.send(&relayed));
+    bench.now += 10 * SECOND + SECOND / 10;
+    assert_eq!(bench.send_all(&draw(2)), 3);
+    bench.now += SECOND;
+    assert_eq!(bench.send_all(&draw(2)), 2);
 }
 
 #[test]
