@@ -21,7 +21,7 @@ use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
-use workspace_gateway::testing::budget::Account;
+use workspace_gateway::testing::budget::Charge;
 use workspace_gateway::testing::catalogue::{Origin, Service};
 use workspace_gateway::testing::clock::Clock;
 use workspace_gateway::testing::config::{Config, Override};
@@ -324,7 +324,7 @@ impl Upstream for Services {
         &'a self,
         key: &'a RequestKey,
         context: FetchContext,
-        _: &'a Account,
+        _: Charge,
     ) -> PendingResponse<'a, UpstreamResponse> {
         lock(&self.ledger)
             .record_call(key, context.credential.token().and_then(|token| token.to_str().ok()).expect("a token"));

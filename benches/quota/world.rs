@@ -9,7 +9,7 @@ use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Empty, Full};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
-use workspace_gateway::testing::budget::Account;
+use workspace_gateway::testing::budget::Charge;
 use workspace_gateway::testing::catalogue::{Origin, Quota, QuotaPolicy, Service};
 use workspace_gateway::testing::clock::Clock;
 use workspace_gateway::testing::config::{Config, Override};
@@ -182,7 +182,7 @@ impl Upstream for Services {
         &'a self,
         key: &'a RequestKey,
         context: FetchContext,
-        _: &'a Account,
+        _: Charge,
     ) -> PendingResponse<'a, UpstreamResponse> {
         let token = text(context.credential.token());
         let operation = Arc::clone(key.operation());

@@ -4,7 +4,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use proptest::prelude::*;
 use strum::VariantArray;
 use tokio::task::JoinHandle;
@@ -234,6 +234,25 @@ async fn lists_use_what_they_left_for_a_relayed_request_as_soon_as_it_is_sent() 
     assert!(relayed.is_finished() && sent(&waiting) == 4);
     tokio::time::sleep(3 * tenth).await;
     assert_eq!(sent(&waiting), 5);
+}
+
+#[test]
+fn a_call_is_not_held_back_by_a_call_of_its_caller_that_has_another_share() {
+    let gate = gate(3, 3);
+    // The limit binds this caller alone. Its calls that prove it in another scope get a quarter.
+    let Ok(mut permit) = enter(&gate, client(1), Class::Proved) else { panic!("held") };
+    permit.mark_sent();
+    let limit = HeaderValue::from_static("remain:6,limit:7,time:1 minute");
+    let headers = HeaderMap::from_iter([(HeaderName::from_static("x-apig-ratelimit-ip"), limit)]);
+    permit.learn((StatusCode::OK, &headers, b""), None);
+    drop(permit);
+    assert!(gate.hold(WORKSPACE, &call(client(1), Class::Proved)).is_none());
+    let others = [2, 3, 4].map(|number| enter(&gate, client(number), Class::Proved));
+    let Err(mut proved) = enter(&gate, client(1), Class::Proved) else { panic!("four calls under way") };
+    let Err(mut unknown) = enter(&gate, client(1), Class::Unknown) else { panic!("five calls under way") };
+    drop(others);
+    let (proved, unknown) = (poll(&mut proved), poll(&mut unknown));
+    assert!(proved.is_some() && unknown.is_some());
 }
 
 #[tokio::test(start_paused = true)]
