@@ -4,39 +4,35 @@
 //! Nothing here waits in real time, and nothing runs in parallel. There is one thread, and a step lasts until no task
 //! can run.
 
+mod client;
 mod events;
 mod pacing;
 
-use std::future::poll_fn;
 use std::sync::{Arc, LazyLock, Mutex, OnceLock};
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::response;
-use http::{Method, Request, Response};
-use http_body_util::{BodyExt, Empty};
 use tokio::sync::Notify;
 use tokio::task::{AbortHandle, yield_now};
 use tokio::time::Instant;
 use workspace_gateway::testing::cache::store::PurgeSelection;
 use workspace_gateway::testing::clock::{Clock, ManualClock};
 use workspace_gateway::testing::config::Config;
-use workspace_gateway::testing::fast_path::{Responder, ResponderState};
 use workspace_gateway::testing::gateway::{Connection, Gateway};
 
 use super::clocks::{Clocks, Jump};
 use super::domain::{
-    CacheRequest, History, KEYS, Ms, RequestDirectives, RequestId, SCOPES, Scope, ScopeId, Seconds, Spelling,
-    UpstreamResult, UpstreamState, scope_of,
+    CacheRequest, History, Ms, RequestDirectives, RequestId, SCOPES, Scope, ScopeId, Seconds, Spelling, UpstreamResult,
+    UpstreamState, scope_of,
 };
 use super::limits::{LIMITS, Pacing};
 use super::property::Property;
 use super::rules::paced::{Happened, Paced};
 use super::rules::{Effect, Rules, Tally};
-use super::scripted_upstream::{ScriptedUpstream, UpstreamRequest, X_REQUEST_NUMBER, random, via_header};
+use super::scripted_upstream::{ScriptedUpstream, UpstreamRequest, random};
 use super::settings::Settings;
 use super::steps::{Edge, Outcome, Pass, Sequence, Step};
 use crate::support;
+use client::milliseconds;
 pub use events::ClientResponse;
 use events::Event;
 pub use events::check_reply;
@@ -47,9 +43,6 @@ const TURNS: usize = 4;
 
 /// The end of a sequence after which the model cannot say what must follow.
 const AMBIGUOUS: &str = "what must follow is not known";
-
-/// A connection that can take the next request.
-const FREE: ResponderState = ResponderState { is_free: true, is_closing: false };
 
 /// What has happened since the last look.
 struct Observed {
@@ -345,61 +338,14 @@ impl Driver {
     fn send_request(&mut self, request: CacheRequest) {
         self.record(Event::Request(request));
         self.property.requested(request, self.now);
-        let (gateway, connection) = (Arc::clone(&self.gateway), Arc::clone(&self.connection));
-        let (responses, start, arrived) = (Arc::clone(&self.responses), self.start, self.now - self.jumped);
-        let activity = Arc::clone(&self.activity);
-        let method = match request.id % 3 {
-            _ if !request.is_unsafe => Method::GET,
-            0 => Method::POST,
-            1 => Method::DELETE,
-            _ => Method::from_bytes(b"PURGE").unwrap(),
-        };
-        let http_request = Request::builder()
-            .method(method)
-            .uri(KEYS[request.key].1)
-            .version(request.spelling.version())
-            .header("host", "gateway.test")
-            .header(X_REQUEST_NUMBER, request.id);
-        let mut http_request = http_request.body(Empty::<Bytes>::new()).unwrap();
-        for (name, value) in request.spelling.fields(request.caller) {
-            http_request.headers_mut().append(name, value.parse().unwrap());
-        }
-        http_request.headers_mut().extend(via_header(request.is_direct));
-        for (name, value) in request.headers() {
-            http_request.headers_mut().insert(name, value.parse().unwrap());
-        }
-        // The header fields on the wire. The number belongs to the test, not to the client.
-        let mut headers = http_request.headers().clone();
-        headers.remove(X_REQUEST_NUMBER);
-        let bytes = format!("GET {} {:?}\r\n{headers:?}\r\n\r\n", http_request.uri(), http_request.version());
-        let client = tokio::spawn(async move {
-            let mut responder = Responder::new(Arc::clone(&gateway), Arc::clone(&connection));
-            let is_hit = !request.is_unsafe && responder.take(bytes.as_bytes(), FREE);
-            let (head, body) = if is_hit {
-                let mut written = Vec::new();
-                poll_fn(|context| responder.poll_write(&mut written, context)).await.unwrap();
-                let end = written.windows(4).position(|bytes| bytes == b"\r\n\r\n").unwrap();
-                (read_head(&written[..end]), Bytes::copy_from_slice(&written[end + 4..]))
-            } else {
-                let (head, body) = gateway.handle(http_request, &connection).await.into_parts();
-                (head, body.collect().await.unwrap().to_bytes())
-            };
-            let at = milliseconds(Clock::System.timer_now() - start);
-            let text = |name| head.headers.get(name).map_or("", |value| value.to_str().unwrap()).to_owned();
-            let response = ClientResponse {
-                request,
-                waited: at - arrived,
-                at,
-                status: head.status.as_u16(),
-                body: String::from_utf8(body.to_vec()).unwrap(),
-                retry_after: text("retry-after").parse().ok(),
-                cache_status: text("cache-status"),
-                has_cookie: !text("set-cookie").is_empty(),
-            };
+        let (responses, activity) = (Arc::clone(&self.responses), Arc::clone(&self.activity));
+        let deliver = move |response| {
             responses.lock().unwrap().push(response);
             activity.notify_one();
-        });
-        self.clients.push((request.id, client.abort_handle()));
+        };
+        let gateway = (&self.gateway, &self.connection);
+        let client = client::send(gateway, request, self.start, self.now - self.jumped, deliver);
+        self.clients.push((request.id, client));
     }
 
     /// Requests have been sent.
@@ -584,18 +530,4 @@ impl Driver {
             None => Ok(()),
         }
     }
-}
-
-fn milliseconds(span: Duration) -> Ms {
-    Ms::try_from(span.as_millis()).unwrap()
-}
-
-/// The head of a response that was written as text.
-fn read_head(text: &[u8]) -> response::Parts {
-    let mut lines = std::str::from_utf8(text).unwrap().lines();
-    let status = lines.next().unwrap().split(' ').nth(1).unwrap();
-    let fields = lines.filter_map(|line| line.split_once(": "));
-    let response =
-        fields.fold(Response::builder().status(status), |response, (name, value)| response.header(name, value));
-    response.body(()).unwrap().into_parts().0
 }
