@@ -32,14 +32,14 @@ use super::scripted_upstream::{ScriptedUpstream, UpstreamRequest, random};
 use super::settings::Settings;
 use super::steps::{Edge, Outcome, Pass, Sequence, Step};
 use crate::support;
-use client::milliseconds;
+pub use client::{milliseconds, send};
 pub use events::ClientResponse;
 use events::Event;
 pub use events::check_reply;
 
 /// How often the driver yields before a step is over. At each yield the runtime runs tasks until none can run, or about
 /// sixty of them. That is several times more than there are.
-const TURNS: usize = 4;
+pub const TURNS: usize = 4;
 
 /// The end of a sequence after which the model cannot say what must follow.
 const AMBIGUOUS: &str = "what must follow is not known";
@@ -112,7 +112,7 @@ fn run_on_paused_clock(sequence: &Sequence) -> Verdict {
 }
 
 /// Parsing a complete configuration takes longer than a sequence, so each is parsed once.
-fn settings_and_config(index: usize, pacing: Pacing) -> (Settings, &'static Config) {
+pub fn settings_and_config(index: usize, pacing: Pacing) -> (Settings, &'static Config) {
     type Configs = [OnceLock<Config>; 1 + LIMITS.len()];
     static ALL: LazyLock<Vec<(Settings, Configs)>> =
         LazyLock::new(|| Settings::all().into_iter().map(|settings| (settings, Configs::default())).collect());

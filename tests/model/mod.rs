@@ -6,6 +6,7 @@
 //! - revocations, catalogue changes, failures, purges and clients that disconnect
 //! - time that passes, and clocks that jump
 //! - limits of upstream, learnt or configured, that hold calls back
+//! - two gateways with a second tier that loses, delays, repeats and swaps records, and gateways that are restarted
 //!
 //! The model and the gateway must agree on every response and on every call to upstream. While limits hold calls back,
 //! the model does not know when each is sent. Then it takes that from the gateway, and the rules must allow it. In
@@ -23,10 +24,16 @@
 //! - [`rules`]: the model.
 //! - [`property`]: the safety property, judged from the history alone.
 //! - [`driver`]: runs a sequence.
+//! - [`tiered`]: runs a sequence of two gateways with a second tier. It has the property, and no rules.
 //!
-//! A failure prints its seed. `WORKSPACE_GATEWAY_TEST_MODEL_SEED` repeats it. `WORKSPACE_GATEWAY_TEST_MODEL_SEQUENCES`
-//! is the number of sequences. With `WORKSPACE_GATEWAY_TEST_MODEL_RANDOM` they are others each time. With `WORKSPACE_GATEWAY_TEST_MODEL_AS_FOUND` a failure is reported as it was found and
-//! not shrunk first. `tests/mutants.py` shows that no rule can be broken unnoticed.
+//! A failure prints its seed. These environment variables begin with `WORKSPACE_GATEWAY_TEST_MODEL_`:
+//! - `SEED` repeats the sequences of a seed.
+//! - `SEQUENCES` is the number of sequences.
+//! - `KIND` chooses a kind of sequences: `ordinary`, `paced` or `tiered`.
+//! - With `RANDOM` they are others each time.
+//! - With `AS_FOUND` a failure is reported as it was found, and not shrunk first.
+//!
+//! `tests/mutants.py` shows that no rule can be broken unnoticed.
 
 mod clocks;
 mod domain;
@@ -37,19 +44,21 @@ mod rules;
 mod scripted_upstream;
 mod settings;
 mod steps;
+mod tiered;
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
+use driver::Verdict;
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use rules::Tally;
-use steps::Sequence;
 
 const SEED: &str = "WORKSPACE_GATEWAY_TEST_MODEL_SEED";
 const NUMBER: &str = "WORKSPACE_GATEWAY_TEST_MODEL_SEQUENCES";
 const RANDOM: &str = "WORKSPACE_GATEWAY_TEST_MODEL_RANDOM";
+const KIND: &str = "WORKSPACE_GATEWAY_TEST_MODEL_KIND";
 const AS_FOUND: &str = "WORKSPACE_GATEWAY_TEST_MODEL_AS_FOUND";
 
 const SEQUENCES: u64 = 5_000;
@@ -62,17 +71,20 @@ const BATCH: u64 = 100;
 const FIRST: u64 = 34;
 /// From this seed on, limits of upstream hold calls back.
 const PACED: u64 = 1 << 32;
-/// For so many batches of other sequences, there is one of these.
+/// From this seed on, there are two gateways and a second tier.
+const TIERED: u64 = 2 << 32;
+/// For so many batches of ordinary sequences, there is one of each of the two other kinds.
 const OTHERS: u64 = 5;
 
 /// Each of these must happen at least 20 times in that many sequences. Otherwise the sequences no longer test the rule.
-const RULES: [&str; 99] = [
+const RULES: [&str; 108] = [
     "304 to the client",
     "304",
     "429 for all waiters",
     "429 of the gateway for a quota",
     "additional call",
     "ambiguous token",
+    "answered because of the second tier",
     "background refresh",
     "backoff of a cache key for a caller",
     "backoff of a cache key",
@@ -99,6 +111,8 @@ const RULES: [&str; 99] = [
     "hit after a proof",
     "hit during a backoff by grace",
     "hit during a backoff",
+    "hit in the second tier after a purge",
+    "hit in the second tier",
     "hit",
     "incomplete refusal after its head",
     "incomplete refusal",
@@ -132,7 +146,11 @@ const RULES: [&str; 99] = [
     "private operation after a purge of a project",
     "proof too slow",
     "proof",
+    "purge beside a second tier",
     "purge",
+    "record of another key",
+    "record of the second tier",
+    "record that is void",
     "relayed because of a mark",
     "relayed because of no-store",
     "released at the head of a refusal",
@@ -145,6 +163,7 @@ const RULES: [&str; 99] = [
     "response sent for before a purge",
     "response sent for before an invalidation",
     "response too large",
+    "restarted gateway",
     "revalidated after an invalidation",
     "scope turned private",
     "served by another call of the flight",
@@ -159,6 +178,7 @@ const RULES: [&str; 99] = [
     "stale while held",
     "stale while revalidated",
     "step back of the wall clock",
+    "stored in the second tier",
     "suspended grant restored",
     "suspended grants",
     "suspension of the machine",
@@ -175,7 +195,7 @@ fn gateway_and_model_agree_in_every_sequence() {
     let seeds = match number_of(SEED) {
         Some(seed) => vec![seed],
         None => {
-            let first = std::env::var_os(RANDOM).map_or(FIRST, |_| u64::from(getrandom::u32().unwrap()));
+            let first = std::env::var_os(RANDOM).map(|_| u64::from(getrandom::u32().unwrap() / 2));
             seeds(first, sequences.div_ceil(BATCH))
         }
     };
@@ -203,22 +223,33 @@ fn gateway_and_model_agree_in_every_sequence() {
     println!("{tally:#?}");
     let ambiguous = tally.get("ambiguous order").copied().unwrap_or_default() as u64;
     assert!(ambiguous * 100 <= seeds.len() as u64 * BATCH + 100, "{ambiguous} sequences ended early");
-    if seeds.len() > 1 && sequences >= SEQUENCES {
+    if std::env::var_os(SEED).is_none() && std::env::var_os(KIND).is_none() && sequences >= SEQUENCES {
         for rule in RULES {
             assert!(tally.get(rule).is_some_and(|&times| times >= 20), "fewer than 20 times {rule}: {tally:#?}");
         }
     }
 }
 
-/// The seeds of so many batches. Those in which limits hold calls back are spread among the others, so that a mutant of
-/// either is noticed soon.
-fn seeds(first: u64, batches: u64) -> Vec<u64> {
-    let all = batches + batches.div_ceil(OTHERS);
-    let seed_of = |place: u64| match (place / (OTHERS + 1), place % (OTHERS + 1)) {
-        (group, 0) => PACED + group,
-        (group, _) => first + place - group - 1,
-    };
-    (0..all).map(seed_of).collect()
+/// The seeds of so many batches of the chosen kind, from a random one on. Without a kind, of so many ordinary batches and the others for them. They
+/// are mixed, so that a mutant of each kind is noticed soon.
+fn seeds(random: Option<u64>, batches: u64) -> Vec<u64> {
+    let (first, others) = (random.unwrap_or(FIRST), random.unwrap_or(0));
+    let from = |first: u64| (first..first + batches).collect();
+    match std::env::var(KIND).as_deref() {
+        Ok("ordinary") => from(first),
+        Ok("paced") => from(PACED + others),
+        Ok("tiered") => from(TIERED + others),
+        Ok(kind) => panic!("{KIND} is ordinary, paced or tiered, not {kind}"),
+        Err(_) => (0..batches.div_ceil(OTHERS))
+            .flat_map(|group| {
+                let ordinary = group * OTHERS..batches.min((group + 1) * OTHERS);
+                [PACED, TIERED]
+                    .map(|kind| kind + others + group)
+                    .into_iter()
+                    .chain(ordinary.map(move |batch| first + batch))
+            })
+            .collect(),
+    }
 }
 
 /// Runs the sequences of a seed. Returns the first failure, shrunk.
@@ -227,53 +258,69 @@ fn run_batch(seed: u64, tally: &Mutex<Tally>) -> Result<(), String> {
     let rng = TestRng::from_seed(RngAlgorithm::XorShift, &[seed.to_le_bytes(), (!seed).to_le_bytes()].concat());
     let mut runner = TestRunner::new_with_rng(Config::default(), rng);
     for _ in 0..BATCH {
-        let sequence =
-            steps::sequence(seed >= PACED).new_tree(&mut runner).expect("a sequence can be generated").current();
-        match driver::run(&sequence) {
-            Ok(happened) => {
-                let mut tally = tally.lock().unwrap();
-                happened.into_iter().for_each(|(rule, times)| *tally.entry(rule).or_default() += times);
-            }
-            Err(report) => {
-                let report = if std::env::var_os(AS_FOUND).is_some() { report } else { shrink(sequence, report) };
-                return Err(format!("{SEED}={seed}\n{report}"));
-            }
-        }
+        let verdict = if seed >= TIERED {
+            let sequence = generate(&mut runner, &tiered::steps::sequence());
+            let run = |steps: &[tiered::steps::Step]| {
+                tiered::run(&tiered::steps::Sequence { steps: steps.to_vec(), ..sequence })
+            };
+            run_sequence(sequence.steps.clone(), run, tiered::steps::Step::simpler)
+        } else {
+            let sequence = generate(&mut runner, &steps::sequence(seed >= PACED));
+            let run =
+                |steps: &[steps::Step]| driver::run(&steps::Sequence { steps: steps.to_vec(), ..sequence.clone() });
+            run_sequence(sequence.steps.clone(), run, steps::Step::simpler)
+        };
+        let happened = verdict.map_err(|report| format!("{SEED}={seed}\n{report}"))?;
+        let mut tally = tally.lock().unwrap();
+        happened.into_iter().for_each(|(rule, times)| *tally.entry(rule).or_default() += times);
     }
     Ok(())
 }
 
-/// Runs a sequence several times, because the order in which waiters wake up is left to chance.
-fn fails(sequence: &Sequence) -> Option<String> {
-    (0..3).find_map(|_| driver::run(sequence).err())
+fn generate<S: Strategy>(runner: &mut TestRunner, sequence: &S) -> S::Value {
+    sequence.new_tree(runner).expect("a sequence can be generated").current()
+}
+
+/// Runs a sequence with `run`. A failure is shrunk.
+fn run_sequence<S: Clone>(steps: Vec<S>, run: impl Fn(&[S]) -> Verdict, simpler: impl Fn(&S) -> Vec<S>) -> Verdict {
+    run(&steps).map_err(|report| match std::env::var_os(AS_FOUND) {
+        Some(_) => report,
+        // Several times, because the order in which waiters wake up is left to chance.
+        None => shrink(steps, report, |steps| (0..3).find_map(|_| run(steps).err()), simpler),
+    })
 }
 
 /// Removes the steps that a failure does not need: long runs first, then parts of steps. Not done by proptest, which
 /// goes step by step: a sequence takes as long as many small cases.
-fn shrink(mut failing: Sequence, mut report: String) -> String {
-    let mut length = failing.steps.len();
+fn shrink<S: Clone>(
+    mut failing: Vec<S>,
+    mut report: String,
+    fails: impl Fn(&[S]) -> Option<String>,
+    simpler: impl Fn(&S) -> Vec<S>,
+) -> String {
+    let mut length = failing.len();
     while length > 0 {
-        let before = failing.steps.len();
+        let before = failing.len();
         let mut from = 0;
-        while from < failing.steps.len() {
+        while from < failing.len() {
             let mut less = failing.clone();
-            less.steps.drain(from..(from + length).min(failing.steps.len()));
+            less.drain(from..(from + length).min(failing.len()));
             match fails(&less) {
                 None => from += length,
                 Some(wrong) => (failing, report) = (less, wrong),
             }
         }
         // A step that was needed before may no longer be needed.
-        length = if failing.steps.len() < before { length.min(failing.steps.len()) } else { length / 2 };
+        length = if failing.len() < before { length.min(failing.len()) } else { length / 2 };
     }
-    for index in 0..failing.steps.len() {
-        let mut simpler = failing.steps[index].simpler();
-        while let Some(step) = simpler.pop() {
+    for index in 0..failing.len() {
+        let mut candidates = simpler(&failing[index]);
+        while let Some(step) = candidates.pop() {
             let mut less = failing.clone();
-            less.steps[index] = step.clone();
+            less[index] = step.clone();
             if let Some(wrong) = fails(&less) {
                 (failing, report) = (less, wrong);
-                simpler = step.simpler();
+                candidates = simpler(&step);
             }
         }
     }

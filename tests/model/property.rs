@@ -103,9 +103,19 @@ struct Arrived {
     timer_at: Ms,
 }
 
+/// A response that this gateway has got from a second tier.
+pub struct Copy {
+    pub key: KeyId,
+    pub list: String,
+    pub sent: Ms,
+    /// The time from which its age counts at least. It is later than `sent` if clocks were set back.
+    pub counts_from: Ms,
+}
+
 pub struct Property {
     settings: Settings,
     calls: Vec<Call>,
+    copies: Vec<Copy>,
     requests: Vec<Arrived>,
     purged: [Option<Ms>; SCOPES.len()],
     last_purge: Option<Ms>,
@@ -117,9 +127,49 @@ pub struct Property {
 
 impl Property {
     pub fn new(settings: Settings) -> Self {
-        let (calls, requests, varying) = (Vec::new(), Vec::new(), Vec::new());
+        let (calls, copies, requests, varying) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let (purged, changed) = ([None; SCOPES.len()], [None; SCOPES.len()]);
-        Self { settings, calls, requests, purged, last_purge: None, changed, varying }
+        Self { settings, calls, copies, requests, purged, last_purge: None, changed, varying }
+    }
+
+    /// The gateway gets a response from a second tier.
+    pub fn copied(&mut self, copy: Copy) {
+        self.copies.push(copy);
+    }
+
+    /// The response to the last call of a request, and when it was sent, if other gateways may have it.
+    pub fn shared(&self, id: RequestId) -> Option<(KeyId, String, Ms)> {
+        let call = self.calls.iter().rfind(|call| call.request.id == id && call.end.is_some())?;
+        let (key, (at, result)) = (call.request.key, call.end.as_ref()?);
+        let is_storable = matches!(result, UpstreamResult::Complete { extra_header: ExtraHeader::None, .. });
+        let is_shared = SCOPES[scope_of(key)].is_shared && !self.varies(scope_of(key));
+        let list = call.list(*at).filter(|_| is_storable && is_shared && !call.is_void && !call.is_relay)?;
+        Some((key, list, call.sent))
+    }
+
+    /// Whether upstream has told a caller with a proof that the responses of an operation vary on the credential.
+    pub fn varies(&self, scope: ScopeId) -> bool {
+        self.varying.contains(&SCOPES[scope].operation)
+    }
+
+    /// The last change of a scope by a granted caller.
+    pub fn changed(&self, scope: ScopeId) -> Option<Ms> {
+        self.changed[scope]
+    }
+
+    /// Whether something that this gateway knows may prevent the use of a copy: a purge or a change later than `since`, or
+    /// a response to the same key that was not stored as an entry.
+    pub fn may_prevent_copy(&self, key: KeyId, since: Ms, at: Ms) -> bool {
+        let scope = scope_of(key);
+        let is_negative = |call: &Call| {
+            matches!(call.end, Some((_, UpstreamResult::Complete { status: 400 | 404 | 405, .. })))
+                && call.request.key == key
+        };
+        self.last_purge.is_some_and(|purge| purge >= since)
+            || self.changed[scope].is_some_and(|change| change >= since)
+            || self.varies(scope)
+            || self.is_marked(key, at)
+            || self.calls.iter().any(is_negative)
     }
 
     /// A clock jumps: this much time passes for rules, but not for timers.
@@ -478,8 +528,7 @@ impl Property {
             let is_young = call.sent + (ttl + stale_window).min(max_age) > at;
             let arrived_now =
                 !response.is_hit() && matches!(call.completed(at), Some((completed, _)) if completed == at);
-            let varies = self.varying.contains(&SCOPES[scope].operation);
-            let is_for_all = !(is_private || varies) || call.request.caller == caller;
+            let is_for_all = !(is_private || self.varies(scope)) || call.request.caller == caller;
             // In the moment of the change the order is not known.
             let is_after_change = self.changed[scope].is_none_or(|change| call.sent > change || at == change);
             let is_storable = !matches!(
@@ -496,7 +545,15 @@ impl Property {
             let is_before_limit = call.sent <= sent_until;
             may_be_source && is_before_limit && (is_young || arrived_now) && call.list(at).as_ref() == Some(&list)
         });
-        if !is_from_upstream {
+        let is_from_tier = self.copies.iter().any(|copy| {
+            let is_young = copy.counts_from + (ttl + stale_window).min(max_age) > at;
+            let is_known_void = self.purged[scope].is_some_and(|purge| copy.sent < purge)
+                || self.changed[scope].is_some_and(|change| copy.sent <= change && at != change)
+                || is_private
+                || self.varies(scope);
+            (copy.key, &copy.list) == (key, &list) && copy.sent <= sent_until && is_young && !is_known_void
+        });
+        if !(is_from_upstream || is_from_tier) {
             return Err(format!(
                 "PROPERTY: #{id} was served a list that upstream has not sent within the allowed time"
             ));
@@ -505,7 +562,7 @@ impl Property {
     }
 
     /// Whether upstream has proved a caller within `lifetime`, and has not denied it since.
-    fn is_proved(&self, caller: CallerId, scope: ScopeId, lifetime: Ms, at: Ms) -> bool {
+    pub fn is_proved(&self, caller: CallerId, scope: ScopeId, lifetime: Ms, at: Ms) -> bool {
         self.proof(caller, scope, lifetime, at).is_some()
     }
 

@@ -97,6 +97,11 @@ impl ScriptedUpstream {
         (std::mem::take(&mut inner.started), std::mem::take(&mut inner.relayed))
     }
 
+    /// The calls and relayed requests in flight, in the order in which they started.
+    pub fn in_flight(&self) -> Vec<RequestId> {
+        self.inner().in_flight.iter().map(|(id, _)| *id).collect()
+    }
+
     /// Completes a call. Returns whether the gateway still waits for it.
     pub fn complete(&self, id: RequestId, result: UpstreamResult) -> bool {
         let mut inner = self.inner();

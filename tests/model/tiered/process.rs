@@ -1,0 +1,100 @@
+//! The process of a gateway: the gateway, its clients, its upstream, its link to the engine, and what is known of it.
+
+use std::sync::{Arc, Mutex};
+
+use tokio::sync::Notify;
+use tokio::task::AbortHandle;
+use tokio::time::Instant;
+use workspace_gateway::testing::cache::second_tier::SecondTier;
+use workspace_gateway::testing::clock::{Clock, ManualClock};
+use workspace_gateway::testing::config::Config;
+use workspace_gateway::testing::gateway::{Connection, Gateway};
+
+use super::super::domain::{CacheRequest, Ms, RequestId};
+use super::super::driver::{ClientResponse, send};
+use super::super::property::Property;
+use super::super::scripted_upstream::{ScriptedUpstream, random};
+use super::super::settings::Settings;
+use super::Selection;
+use super::engine::{Engine, Link};
+
+/// The secret of the fleet.
+const SECRET: [u8; 32] = [7; 32];
+
+pub(super) struct Process {
+    /// No two processes have the same.
+    pub(super) number: usize,
+    pub(super) gateway: Arc<Gateway>,
+    connection: Arc<Connection>,
+    pub(super) upstream: Arc<ScriptedUpstream>,
+    pub(super) link: Arc<Link>,
+    pub(super) property: Property,
+    /// The number of its next request.
+    pub(super) next: RequestId,
+    clients: Vec<AbortHandle>,
+    pub(super) responses: Arc<Mutex<Vec<ClientResponse>>>,
+    /// Requests without a response.
+    pub(super) waiting: Vec<RequestId>,
+    /// The calls in flight. Not relayed requests.
+    pub(super) calls: Vec<Call>,
+    /// What has become void and was not told to the engine yet.
+    pub(super) to_tell: Vec<Selection>,
+}
+
+/// A call in flight.
+pub(super) struct Call {
+    pub(super) id: RequestId,
+    /// When it was sent, by timers, and by the time that has really passed.
+    pub(super) sent: Ms,
+    pub(super) real_sent: Ms,
+}
+
+impl Process {
+    /// A gateway with an empty memory.
+    pub(super) fn start(
+        number: usize,
+        (settings, config): (Settings, &Config),
+        engine: &Arc<Engine>,
+        clock: &ManualClock,
+        activity: &Arc<Notify>,
+    ) -> Self {
+        let upstream = Arc::new(ScriptedUpstream::new(Arc::clone(activity)));
+        let link = Link::new(engine, number, clock);
+        let (called, tier) = (Arc::clone(&upstream), Arc::clone(&link) as Arc<dyn SecondTier>);
+        let clock = Clock::Manual(clock.clone());
+        let gateway = Gateway::with_second_tier(called, (tier, SECRET), config, clock, random()).unwrap();
+        let connection = Arc::new(gateway.connection(([127, 0, 0, 1], 8080).into(), [127, 0, 0, 1].into()));
+        Self {
+            number,
+            gateway,
+            connection,
+            upstream,
+            link,
+            property: Property::new(settings),
+            next: 0,
+            clients: Vec::new(),
+            responses: Arc::default(),
+            waiting: Vec::new(),
+            calls: Vec::new(),
+            to_tell: Vec::new(),
+        }
+    }
+
+    /// A client sends a request, and its response is added to `responses`. `start` and `arrived` are as in [`send`].
+    pub(super) fn send(&mut self, request: CacheRequest, start: Instant, arrived: Ms, activity: &Arc<Notify>) {
+        self.next += 1;
+        self.waiting.push(request.id);
+        let (responses, activity) = (Arc::clone(&self.responses), Arc::clone(activity));
+        let deliver = move |response| {
+            responses.lock().unwrap().push(response);
+            activity.notify_one();
+        };
+        self.clients.push(send((&self.gateway, &self.connection), request, start, arrived, deliver));
+    }
+
+    /// It ends without a word, and its clients are disconnected.
+    pub(super) fn kill(&self) {
+        self.link.kill();
+        self.clients.iter().for_each(AbortHandle::abort);
+    }
+}
