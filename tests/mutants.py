@@ -49,6 +49,7 @@ RENEWAL, BACKGROUND = "src/cache/grants/renewal.rs", "src/gateway/background.rs"
 PENDING = "src/cache/grants/pending.rs"
 TIER, SECOND_TIER = "src/gateway/tier.rs", "src/gateway/second_tier.rs"
 COPIES, RECORD = "src/cache/store/copies.rs", "src/cache/record.rs"
+SNAPSHOT, RESTORE = "src/gateway/snapshot.rs", "src/cache/grants/restore.rs"
 PROVE, ROLE, CALLS = "src/gateway/prove.rs", "src/gateway/role.rs", "src/cache/flights/calls.rs"
 
 # Name, the rule that it breaks (invariants are those of src/lib.rs), file, text, replacement.
@@ -1267,6 +1268,48 @@ MUTATIONS = [
         "builder.sent_by(now)",
         "builder",
     ),
+    (
+        "restored-grant-counts",
+        "snapshot: a grant from a snapshot counts as lapsed",
+        RESTORE,
+        "Grant { restored, ..Grant::new(proved, sequence) }",
+        "Grant::new(proved, sequence)",
+    ),
+    (
+        "restored-grant-covers-newer",
+        "snapshot: a grant from a snapshot covers nothing that was sent for later than the snapshot",
+        RESTORE,
+        "Some(covers_until.map_or(written, |until| until.min(written)))",
+        "Some(written + tables.settings.grant_ttl)",
+    ),
+    (
+        "time-between-processes-not-counted",
+        "snapshot: the time until the next process starts counts",
+        SNAPSHOT,
+        "self.written = self.now.checked_sub(passed);",
+        "self.written = Some(self.now);",
+    ),
+    (
+        "private-scopes-not-restored",
+        "snapshot: what has become private stays so",
+        SNAPSHOT,
+        "memory.store.restore_private(&scope.private(catalogue)?),",
+        "drop(scope.private(catalogue)?),",
+    ),
+    (
+        "entries-not-restored",
+        "snapshot: what the snapshot has is not fetched again",
+        SNAPSHOT,
+        "memory.store.insert_copy((&key, owner), copy, memory.store.epoch())",
+        "false",
+    ),
+    (
+        "proofs-not-restored",
+        "snapshot: after a restart in an outage, callers get what they could see before",
+        SNAPSHOT,
+        "if self.memory.grants.restore(proofs, written) {",
+        "if false && self.memory.grants.restore(proofs, written) {",
+    ),
 ]
 
 
@@ -1388,7 +1431,7 @@ def build() -> pathlib.Path:
 
 def kind_of(rule: str) -> str:
     """The kind of sequences that must notice that a rule is broken."""
-    return {"quotas": "paced", "tier": "tiered"}.get(rule.split(":")[0], "ordinary")
+    return {"quotas": "paced", "snapshot": "tiered", "tier": "tiered"}.get(rule.split(":")[0], "ordinary")
 
 
 def run_model(

@@ -1,6 +1,7 @@
 //! Building a gateway from its parts, and the interface for its operator. No request is processed here.
 
 use std::io;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant, SystemTime};
@@ -115,6 +116,28 @@ impl Gateway {
         let second_tier = Some(Tier { store, sealer, time_limit: LONGEST_LOOK_UP });
         let backends = Backends { upstream, client_config: None, second_tier, snapshot: None };
         Self::assemble_for_test(config, clock, random, backends)
+    }
+
+    /// The same with a snapshot at this path. It owns the snapshot from now on.
+    ///
+    /// # Errors
+    /// If the system has no randomness, or the snapshot cannot be opened.
+    pub fn with_second_tier_and_snapshot(
+        upstream: Arc<dyn Upstream>,
+        (store, secret): (Arc<dyn SecondTier>, [u8; 32]),
+        path: &Path,
+        config: &Config,
+        clock: Clock,
+        random: Random,
+    ) -> io::Result<Arc<Self>> {
+        let mut config = config.clone();
+        config.settings.cache.snapshot = Some(path.to_owned());
+        let snapshot = Snapshot::open(&config, &random)?.map(Arc::new);
+        snapshot.iter().try_for_each(|snapshot| snapshot.claim())?;
+        let sealer = Arc::new(Sealer::new(&secret, &[], &random)?);
+        let second_tier = Some(Tier { store, sealer, time_limit: LONGEST_LOOK_UP });
+        let backends = Backends { upstream, client_config: None, second_tier, snapshot };
+        Self::assemble_for_test(&config, clock, random, backends)
     }
 
     /// A gateway with a simulated upstream and the snapshot that the settings name, for tests. It owns the snapshot from

@@ -77,7 +77,7 @@ const TIERED: u64 = 2 << 32;
 const OTHERS: u64 = 5;
 
 /// Each of these must happen at least 20 times in that many sequences. Otherwise the sequences no longer test the rule.
-const RULES: [&str; 108] = [
+const RULES: [&str; 110] = [
     "304 to the client",
     "304",
     "429 for all waiters",
@@ -121,6 +121,7 @@ const RULES: [&str; 108] = [
     "joined a flight",
     "jump of the boot clock",
     "jump of the wall clock",
+    "killed gateway",
     "late proof during a suspension of grants",
     "late proof",
     "learnt limit",
@@ -171,6 +172,7 @@ const RULES: [&str; 108] = [
     "solo flight after too many leaders",
     "solo flight",
     "stale after a call was held",
+    "stale because of a snapshot",
     "stale entry overruled",
     "stale if slow",
     "stale on error by grace",

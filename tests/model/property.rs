@@ -7,7 +7,11 @@
 //! windows for a valid reason. A denial counts from its head on. Until its body has arrived, a 401 denies all grants of
 //! its caller in the service.
 //!
+//! What other processes have got counts, too, if this one has it from a second tier or from a snapshot (`kept`).
+//!
 //! No call is made twice: of the callers that may share a response, one calls at a time.
+
+mod kept;
 
 use super::domain::{
     CacheRequest, CallerId, ExtraHeader, Failure, History, KeyId, Ms, RequestId, UpstreamResult, Version,
@@ -18,6 +22,8 @@ use super::limits::LIMITS;
 use super::scripted_upstream::UpstreamRequest;
 use super::settings::Settings;
 use super::steps::Outcome;
+pub use kept::Copy;
+use kept::EarlierCall;
 
 /// How often a request waits for the call of another at most.
 const MAX_ELECTIONS: usize = 4;
@@ -103,18 +109,10 @@ struct Arrived {
     timer_at: Ms,
 }
 
-/// A response that this gateway has got from a second tier.
-pub struct Copy {
-    pub key: KeyId,
-    pub list: String,
-    pub sent: Ms,
-    /// The time from which its age counts at least. It is later than `sent` if clocks were set back.
-    pub counts_from: Ms,
-}
-
 pub struct Property {
     settings: Settings,
     calls: Vec<Call>,
+    earlier: Vec<EarlierCall>,
     copies: Vec<Copy>,
     requests: Vec<Arrived>,
     purged: [Option<Ms>; SCOPES.len()],
@@ -127,49 +125,10 @@ pub struct Property {
 
 impl Property {
     pub fn new(settings: Settings) -> Self {
-        let (calls, copies, requests, varying) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let (calls, earlier, copies) = (Vec::new(), Vec::new(), Vec::new());
+        let (requests, varying) = (Vec::new(), Vec::new());
         let (purged, changed) = ([None; SCOPES.len()], [None; SCOPES.len()]);
-        Self { settings, calls, copies, requests, purged, last_purge: None, changed, varying }
-    }
-
-    /// The gateway gets a response from a second tier.
-    pub fn copied(&mut self, copy: Copy) {
-        self.copies.push(copy);
-    }
-
-    /// The response to the last call of a request, and when it was sent, if other gateways may have it.
-    pub fn shared(&self, id: RequestId) -> Option<(KeyId, String, Ms)> {
-        let call = self.calls.iter().rfind(|call| call.request.id == id && call.end.is_some())?;
-        let (key, (at, result)) = (call.request.key, call.end.as_ref()?);
-        let is_storable = matches!(result, UpstreamResult::Complete { extra_header: ExtraHeader::None, .. });
-        let is_shared = SCOPES[scope_of(key)].is_shared && !self.varies(scope_of(key));
-        let list = call.list(*at).filter(|_| is_storable && is_shared && !call.is_void && !call.is_relay)?;
-        Some((key, list, call.sent))
-    }
-
-    /// Whether upstream has told a caller with a proof that the responses of an operation vary on the credential.
-    pub fn varies(&self, scope: ScopeId) -> bool {
-        self.varying.contains(&SCOPES[scope].operation)
-    }
-
-    /// The last change of a scope by a granted caller.
-    pub fn changed(&self, scope: ScopeId) -> Option<Ms> {
-        self.changed[scope]
-    }
-
-    /// Whether something that this gateway knows may prevent the use of a copy: a purge or a change later than `since`, or
-    /// a response to the same key that was not stored as an entry.
-    pub fn may_prevent_copy(&self, key: KeyId, since: Ms, at: Ms) -> bool {
-        let scope = scope_of(key);
-        let is_negative = |call: &Call| {
-            matches!(call.end, Some((_, UpstreamResult::Complete { status: 400 | 404 | 405, .. })))
-                && call.request.key == key
-        };
-        self.last_purge.is_some_and(|purge| purge >= since)
-            || self.changed[scope].is_some_and(|change| change >= since)
-            || self.varies(scope)
-            || self.is_marked(key, at)
-            || self.calls.iter().any(is_negative)
+        Self { settings, calls, earlier, copies, requests, purged, last_purge: None, changed, varying }
     }
 
     /// A clock jumps: this much time passes for rules, but not for timers.
@@ -483,9 +442,11 @@ impl Property {
         let is_extended = has_own_failure && self.settings.serves_on_outage;
         let is_granted = self.is_proved(caller, scope, grant, at);
         let extended_proof = self.proof(caller, scope, Settings::OUTAGE_GRACE, at).filter(|_| is_extended);
-        let (lifetime, sent_until) = match extended_proof {
+        let earlier_proof = self.earlier_proof(caller, scope, at).filter(|_| is_extended);
+        let extended_until = extended_proof.map(|proved| proved + grant).max(earlier_proof);
+        let (lifetime, sent_until) = match extended_until {
             _ if is_granted => (grant, at),
-            Some(proved) => (Settings::OUTAGE_GRACE, proved + grant),
+            Some(until) => (Settings::OUTAGE_GRACE, until),
             None => {
                 return Err(format!("PROPERTY: #{id} was served a list, but caller {caller} has no valid proof"));
             }
@@ -524,7 +485,8 @@ impl Property {
             RequestDirectives::MaxAge(max_age) if !has_failed => max_age + 1,
             _ => Ms::MAX,
         };
-        let is_from_upstream = self.calls.iter().any(|call| {
+        let earlier = self.earlier.iter().filter(|earlier| earlier.has_response).map(|earlier| &earlier.call);
+        let is_from_upstream = self.calls.iter().chain(earlier).any(|call| {
             let is_young = call.sent + (ttl + stale_window).min(max_age) > at;
             let arrived_now =
                 !response.is_hit() && matches!(call.completed(at), Some((completed, _)) if completed == at);

@@ -5,7 +5,8 @@
 //!   key, and nothing that was told to the engine since has made it void.
 //! - Only a response that is for all granted callers is stored.
 //! - The tier is asked for a record only for a caller with a grant.
-//! - A request that can be answered from the tier is.
+//! - A request that can be answered from the tier is. After a restart that is so for the snapshot, too, also if the
+//!   caller's own call fails.
 //! - No request waits without a call for longer than a look-up may take.
 //!
 //! No two calls return the same list. So it is known from which call a list comes.
@@ -38,11 +39,12 @@ use super::domain::{
 };
 use super::driver::{Verdict, milliseconds, settings_and_config};
 use super::limits::Pacing;
+use super::property::Property;
 use super::rules::Tally;
 use super::settings::Settings;
 use super::steps::Outcome;
 use engine::{Engine, RecordId};
-use process::{Call, Process};
+use process::{Call, Folder, Process};
 use steps::{Fault, GATEWAYS, GatewayId, Mode, Sequence, Step};
 
 /// Clocks of two machines may differ by this much. So a copy may seem so much older than it is, and a little more.
@@ -81,6 +83,8 @@ struct Driver {
     /// Killed ones. Their calls never end.
     killed: Vec<Process>,
     engine: Arc<Engine>,
+    /// For the snapshots, if a gateway is restarted.
+    folder: Option<Folder>,
     sources: HashMap<RecordId, Source>,
     places: HashMap<Name, KeyId>,
     /// What the engine was told to be void, and when.
@@ -114,7 +118,7 @@ pub fn run(sequence: &Sequence) -> Verdict {
 fn run_on_paused_clock(sequence: &Sequence) -> Verdict {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
     runtime.block_on(async {
-        let mut driver = Driver::new(sequence.settings);
+        let mut driver = Driver::new(sequence);
         match driver.run(&sequence.steps).await {
             Ok(()) => Ok(driver.tally),
             Err(wrong) => Err(format!("{wrong}\n{:?}{}", driver.settings, driver.events.concat())),
@@ -123,8 +127,9 @@ fn run_on_paused_clock(sequence: &Sequence) -> Verdict {
 }
 
 impl Driver {
-    fn new(settings: usize) -> Self {
-        let (settings, config) = settings_and_config(settings, Pacing::None);
+    fn new(sequence: &Sequence) -> Self {
+        let (settings, config) = settings_and_config(sequence.settings, Pacing::None);
+        let has_restart = sequence.steps.iter().any(|step| matches!(step, Step::Restart(..)));
         let start = Clock::System.timer_now();
         let mut driver = Self {
             settings,
@@ -132,6 +137,7 @@ impl Driver {
             processes: Vec::new(),
             killed: Vec::new(),
             engine: Engine::new(start),
+            folder: has_restart.then(Folder::new),
             sources: HashMap::new(),
             places: HashMap::new(),
             told: Vec::new(),
@@ -151,13 +157,18 @@ impl Driver {
         };
         // Views that differ would make scopes private in a way that only the gateway knows.
         (0..SCOPES.len()).for_each(|scope| driver.history.change(0, &Change::Views(scope, false)));
-        driver.processes = (0..GATEWAYS).map(|number| driver.start(number)).collect();
+        (0..GATEWAYS).for_each(|gateway| {
+            let process = driver.start(gateway);
+            driver.processes.push(process);
+        });
         driver
     }
 
     /// A gateway with an empty memory.
-    fn start(&self, number: usize) -> Process {
-        Process::start(number, (self.settings, self.config), &self.engine, &self.clock, &self.activity)
+    fn start(&self, gateway: GatewayId) -> Process {
+        let number = self.processes.len() + self.killed.len();
+        let path = self.folder.as_ref().map(|folder| folder.path().join(gateway.to_string()));
+        Process::start(number, path.as_deref(), (self.settings, self.config), &self.engine, &self.clock, &self.activity)
     }
 
     fn count(&mut self, rule: &'static str) {
@@ -218,16 +229,33 @@ impl Driver {
                 Ok(())
             }
             Step::Purge { gateway, operation, project } => self.purge(gateway, operation, project).await,
-            Step::Restart(gateway) => {
+            Step::Kill(gateway) => {
+                self.count("killed gateway");
+                self.replace(gateway).await.map(|_| ())
+            }
+            Step::Restart(gateway, down) => {
                 self.count("restarted gateway");
-                let process = self.start(self.processes.len() + self.killed.len());
-                let killed = std::mem::replace(&mut self.processes[gateway], process);
-                killed.kill();
-                self.killed.push(killed);
+                self.processes[gateway].gateway.end_snapshot().await;
+                let (ended, before) = (self.now, self.replace(gateway).await?);
+                self.pass(down).await?;
+                let process = &mut self.processes[gateway];
+                process.gateway.restore_snapshot().await;
+                process.property = before.restarted(ended);
                 self.observe().await
             }
             Step::Engine(ref fault) => self.spoil(fault).await,
         }
+    }
+
+    /// Another process takes the place of one. Returns what is known of that.
+    async fn replace(&mut self, gateway: GatewayId) -> Result<Property, String> {
+        let process = self.start(gateway);
+        let mut killed = std::mem::replace(&mut self.processes[gateway], process);
+        killed.kill();
+        let property = std::mem::replace(&mut killed.property, Property::new(self.settings));
+        self.killed.push(killed);
+        self.observe().await?;
+        Ok(property)
     }
 
     /// The engine does something wrong, or is well again.
@@ -347,19 +375,27 @@ impl Driver {
         Ok(id)
     }
 
-    /// Whether a request must be answered from the tier, or from memory.
+    /// Whether a request must be answered from the tier, or from what a snapshot had.
     fn can_answer(&self, gateway: GatewayId, key: KeyId, caller: CallerId) -> bool {
         let process = &self.processes[gateway];
-        let Some((place, _)) = self.places.iter().find(|(_, its)| **its == key) else { return false };
-        let Some(source) = self.engine.holds(place).and_then(|record| self.sources.get(&record)) else { return false };
-        let is_young = self.now - source.sent + SKEW < Settings::ttl(scope_of(key));
-        let is_quiet = process.waiting.is_empty() && process.upstream.in_flight().is_empty();
-        self.engine.mode() == Mode::Well
-            && is_young
-            && is_quiet
-            && self.last_move < source.sent
+        let place = self.places.iter().find(|(_, its)| **its == key).filter(|_| self.engine.mode() == Mode::Well);
+        let record = place.and_then(|(place, _)| self.engine.holds(place));
+        let in_tier = record.and_then(|record| self.sources.get(&record)).map(|source| source.sent);
+        let may_have = |sent: Ms| {
+            let is_young = self.now - sent + SKEW < Settings::ttl(scope_of(key));
+            let may_be_refused = process.property.may_prevent_copy(key, sent.saturating_sub(SKEW), self.now);
+            is_young && self.last_move < sent && !may_be_refused
+        };
+        process.waiting.is_empty()
+            && process.upstream.in_flight().is_empty()
             && process.property.is_proved(caller, scope_of(key), self.settings.grant_ttl, self.now)
-            && !process.property.may_prevent_copy(key, source.sent.saturating_sub(SKEW), self.now)
+            && in_tier.into_iter().chain(process.property.kept(key)).any(may_have)
+    }
+
+    /// Whether a request whose call has failed must be answered from what a snapshot had.
+    fn can_be_stale(&self, gateway: GatewayId, id: RequestId) -> bool {
+        let Process { property, waiting, .. } = &self.processes[gateway];
+        self.last_move == 0 && waiting.contains(&id) && property.must_be_kept_for(id, SKEW, self.now)
     }
 
     async fn time_out_overdue_calls(&mut self, gateway: GatewayId) -> Result<(), String> {
@@ -392,7 +428,15 @@ impl Driver {
         if voided.contains(&true) {
             self.make_void(gateway, voided);
         }
-        self.look(Some(Completed { gateway, id, source })).await
+        let must_be_stale = matches!(outcome, Outcome::Status(500..=504)) && self.can_be_stale(gateway, id);
+        self.look(Some(Completed { gateway, id, source })).await?;
+        if must_be_stale {
+            self.count("stale because of a snapshot");
+            if !self.processes[gateway].listed.contains(&id) {
+                return Err(format!("RULES: the snapshot had what #{id} of gateway {gateway} needs"));
+            }
+        }
+        Ok(())
     }
 
     /// Time passes. A request waits no longer for the tier than that allows.

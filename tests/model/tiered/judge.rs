@@ -120,6 +120,7 @@ impl Driver {
         let (mut from_tier, mut after_void) = (0, 0);
         for response in &responses {
             process.waiting.retain(|id| *id != response.request.id);
+            process.listed.extend(response.list().map(|_| response.request.id));
             events.push(format!("    gateway {gateway}: {response:?}"));
             from_tier += usize::from(response.detail() == Some("fleet"));
             after_void += usize::from(response.detail() == Some("fleet") && !self.told.is_empty());

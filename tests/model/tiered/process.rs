@@ -1,5 +1,7 @@
 //! The process of a gateway: the gateway, its clients, its upstream, its link to the engine, and what is known of it.
 
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use tokio::sync::Notify;
@@ -35,6 +37,8 @@ pub(super) struct Process {
     pub(super) responses: Arc<Mutex<Vec<ClientResponse>>>,
     /// Requests without a response.
     pub(super) waiting: Vec<RequestId>,
+    /// Requests that got a list.
+    pub(super) listed: Vec<RequestId>,
     /// The calls in flight. Not relayed requests.
     pub(super) calls: Vec<Call>,
     /// What has become void and was not told to the engine yet.
@@ -50,9 +54,10 @@ pub(super) struct Call {
 }
 
 impl Process {
-    /// A gateway with an empty memory.
+    /// A gateway with an empty memory, and with a snapshot if there is a path for it.
     pub(super) fn start(
         number: usize,
+        snapshot: Option<&Path>,
         (settings, config): (Settings, &Config),
         engine: &Arc<Engine>,
         clock: &ManualClock,
@@ -62,7 +67,12 @@ impl Process {
         let link = Link::new(engine, number, clock);
         let (called, tier) = (Arc::clone(&upstream), Arc::clone(&link) as Arc<dyn SecondTier>);
         let clock = Clock::Manual(clock.clone());
-        let gateway = Gateway::with_second_tier(called, (tier, SECRET), config, clock, random()).unwrap();
+        let tier = (tier, SECRET);
+        let gateway = match snapshot {
+            Some(path) => Gateway::with_second_tier_and_snapshot(called, tier, path, config, clock, random()),
+            None => Gateway::with_second_tier(called, tier, config, clock, random()),
+        };
+        let gateway = gateway.unwrap();
         let connection = Arc::new(gateway.connection(([127, 0, 0, 1], 8080).into(), [127, 0, 0, 1].into()));
         Self {
             number,
@@ -75,6 +85,7 @@ impl Process {
             clients: Vec::new(),
             responses: Arc::default(),
             waiting: Vec::new(),
+            listed: Vec::new(),
             calls: Vec::new(),
             to_tell: Vec::new(),
         }
@@ -96,5 +107,28 @@ impl Process {
     pub(super) fn kill(&self) {
         self.link.kill();
         self.clients.iter().for_each(AbortHandle::abort);
+    }
+}
+
+/// A folder for the snapshots of a sequence. It is removed at the end.
+pub(super) struct Folder(PathBuf);
+
+impl Folder {
+    pub(super) fn new() -> Self {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let folder = std::env::temp_dir().join(format!("workspace-gateway-model-{}-{number}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        Self(folder)
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
     }
 }

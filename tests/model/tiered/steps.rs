@@ -96,7 +96,9 @@ pub enum Step {
         project: Option<ScopeId>,
     },
     /// The process is killed, and another one is started in its place.
-    Restart(GatewayId),
+    Kill(GatewayId),
+    /// The process ends and leaves a snapshot to another one, which starts so much later (ms).
+    Restart(GatewayId, Ms),
     Engine(Fault),
 }
 
@@ -183,7 +185,7 @@ fn between() -> impl Strategy<Value = Between> {
     let spoilt = prop_oneof![
         3 => fault().prop_map(|fault| vec![Step::Engine(fault)]),
         1 => Just(Vec::new()),
-        1 => Just(vec![Step::Engine(Fault::ForgetVoided)]),
+        2 => Just(vec![Step::Engine(Fault::ForgetVoided)]),
         1 => Just(vec![Step::Engine(Fault::Flush), Step::Engine(Fault::Repeat(0, Label::Incarnation))]),
         2 => (0..4_usize, label()).prop_map(|(pick, label)| vec![Step::Engine(Fault::Repeat(pick, label))]),
     ];
@@ -206,11 +208,45 @@ fn between() -> impl Strategy<Value = Between> {
         1 => Just(Between::Steps(Vec::new(), false)),
         6 => voided,
         3 => fault().prop_map(|fault| Between::Steps(vec![Step::Engine(fault)], false)),
-        1 => Just(Between::Steps(vec![Step::Restart(1)], true)),
+        1 => Just(Between::Steps(vec![Step::Kill(1)], true)),
+        5 => restarted(),
         3 => old,
         1 => suspended,
         3 => lapsed,
     ]
+}
+
+/// The other gateway has stored the response, too. Perhaps something makes it void. Then the gateway is restarted while the
+/// engine is away, perhaps another caller stores a newer response, and a call fails or proves its caller.
+fn restarted() -> impl Strategy<Value = Between> {
+    let void = prop_oneof![2 => Just(Vec::new()), 1 => purge_or_change().prop_map(at_other_gateway)];
+    let outcome = prop_oneof![2 => failure(), 1 => Just(Outcome::Regular { as_sent: false })];
+    let down = prop_oneof![2 => Just(0), 1 => 1..40 * SECOND];
+    let newer = prop_oneof![3 => Just(None), 1 => Just(Some(fetch(1, 0, 2)))];
+    (0..2_usize, void, pass(), down, newer, outcome, any::<bool>()).prop_map(
+        |(caller, void, span, down, newer, outcome, proves_again)| {
+            let mut steps = vec![Step::Engine(Fault::Mode(Mode::Away)), fetch(1, 0, caller)];
+            steps.extend(
+                void.into_iter().chain([Step::Pass(span.min(40 * SECOND)), Step::Restart(1, down)]).chain(newer),
+            );
+            steps.extend([request(1, 0, caller), Step::Complete { gateway: 1, call: 0, outcome }]);
+            Between::Steps(steps, proves_again)
+        },
+    )
+}
+
+fn at_other_gateway(mut steps: Vec<Step>) -> Vec<Step> {
+    for step in &mut steps {
+        if let Step::Request { gateway, .. }
+        | Step::Fetch { gateway, .. }
+        | Step::Unsafe { gateway, .. }
+        | Step::Complete { gateway, .. }
+        | Step::Purge { gateway, .. } = step
+        {
+            *gateway = 1;
+        }
+    }
+    steps
 }
 
 /// Something makes records void.
@@ -245,7 +281,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => jump().prop_map(Step::Jump),
         4 => change().prop_map(Step::Change),
         4 => purge(),
-        3 => gateway().prop_map(Step::Restart),
+        3 => gateway().prop_map(Step::Kill),
         12 => fault().prop_map(Step::Engine),
     ]
 }
