@@ -40,6 +40,7 @@ mod fast_path_attacks;
 mod faults;
 mod fences;
 mod fleet;
+mod fleet_faults;
 mod flights;
 mod freshness;
 mod half_close;

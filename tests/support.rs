@@ -2,6 +2,7 @@
 
 pub mod clocks;
 pub mod engine;
+pub mod fleet;
 pub mod frames;
 pub mod in_process;
 pub mod process;

