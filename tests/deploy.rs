@@ -5,9 +5,10 @@ use workspace_gateway::testing::budget::DEFAULT;
 use workspace_gateway::testing::config::REFERENCE;
 use workspace_gateway::testing::fast_path::MAX_HEADS;
 
-const MANIFESTS: [(&str, &str); 2] = [
+const MANIFESTS: [(&str, &str); 3] = [
     ("kubernetes-sidecar.yaml", include_str!("../deploy/kubernetes-sidecar.yaml")),
     ("kubernetes-standalone.yaml", include_str!("../deploy/kubernetes-standalone.yaml")),
+    ("kubernetes-fleet.yaml", include_str!("../deploy/kubernetes-fleet.yaml")),
 ];
 const UNIT: &str = include_str!("../deploy/workspace-gateway.service");
 const README: &str = include_str!("../deploy/README.md");

@@ -1,0 +1,86 @@
+//! `deploy/kubernetes-fleet.yaml`: an engine with the `valkey.conf` and the secrets that deploy/README.md makes, and a
+//! gateway with the `config.toml`, work together.
+
+use std::path::Path;
+use std::process::Command;
+
+use crate::support::engine::{Engine, redis};
+use crate::support::process::folder;
+use crate::support::tls::Authority;
+
+const MANIFEST: &str = include_str!("../deploy/kubernetes-fleet.yaml");
+
+/// A file of a ConfigMap, with other paths and names in it.
+fn file(name: &str, replaced: &[(&str, &str)]) -> String {
+    let (_, text) = MANIFEST.split_once(&format!("  {name}: |\n")).unwrap();
+    let lines = text.lines().take_while(|line| line.is_empty() || line.starts_with("    "));
+    let text: String = lines.map(|line| format!("{}\n", line.trim_start())).collect();
+    replaced.iter().fold(text, |text, (from, to)| {
+        assert!(text.contains(from), "{name} has no {from}");
+        text.replace(from, to)
+    })
+}
+
+/// Runs the commands of deploy/README.md that make the secrets.
+fn make_secrets(folder: &Path) {
+    let (_, guide) = include_str!("../deploy/README.md").split_once("### Fleet\n").unwrap();
+    let (_, commands) = guide.split_once("```sh\n").unwrap();
+    let (commands, _) = commands.split_once("# A certificate for").unwrap();
+    let output = Command::new("sh").args(["-e", "-c", commands]).current_dir(folder).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[tokio::test]
+async fn the_engine_and_the_gateways_of_the_manifest_work_together() {
+    let (secrets, of_engine) = (folder("fleet-manifest"), folder("fleet-manifest-engine"));
+    make_secrets(&secrets);
+    std::fs::rename(secrets.join("users.acl"), of_engine.join("users.acl")).unwrap();
+    let authority = Authority::new();
+    std::fs::write(secrets.join("engine-ca.crt"), authority.pem()).unwrap();
+    for folder in [&secrets, &of_engine] {
+        let identity = authority.issue("localhost");
+        std::fs::write(folder.join("tls.crt"), identity.certificate).unwrap();
+        std::fs::write(folder.join("tls.key"), identity.key).unwrap();
+    }
+    let in_folder = |folder: &Path| format!("{}/", folder.display());
+    let settings = of_engine.join("valkey.conf");
+    std::fs::write(&settings, file("valkey.conf", &[("/run/secrets/valkey/", &in_folder(&of_engine))])).unwrap();
+    let arguments = [settings.to_str().unwrap(), "--tls-port", "PORT"];
+    let Some(mut engine) = redis("manifest", &arguments).await else { return };
+
+    let host = format!("localhost:{}", engine.port);
+    let replaced =
+        [("/run/secrets/workspace-gateway/", &*in_folder(&secrets)), ("workspace-gateway-valkey:6379", &*host)];
+    let config = secrets.join("config.toml");
+    std::fs::write(&config, file("config.toml", &replaced)).unwrap();
+    let mut check = Command::new(env!("CARGO_BIN_EXE_workspace-gateway"));
+    let output = check.args(["check", "--fleet", "--config"]).arg(&config).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && text.contains(" can be used: a look-up takes "), "{text}");
+
+    assert_eq!(run(&mut engine, &secrets, &[], "PING").await, "NOAUTH Authentication required.");
+    let password = std::fs::read_to_string(secrets.join("engine-password")).unwrap();
+    let login = ["--no-auth-warning", "--user", "gateway", "--pass", &password];
+    assert_eq!(run(&mut engine, &secrets, &login, "TIME").await.lines().count(), 2);
+    for command in ["KEYS *", "FLUSHALL", "CONFIG GET *", "GET other"] {
+        assert!(run(&mut engine, &secrets, &login, command).await.starts_with("NOPERM "), "{command}");
+    }
+}
+
+/// Runs a command of the engine with this login.
+async fn run(engine: &mut Engine, secrets: &Path, login: &[&str], command: &str) -> String {
+    let ca = secrets.join("engine-ca.crt").display().to_string();
+    engine.login = ["--tls", "--cacert", &ca].into_iter().chain(login.iter().copied()).map(str::to_owned).collect();
+    let words: Vec<_> = command.split(' ').collect();
+    engine.run(&words).await
+}
+
+#[test]
+fn the_user_of_the_engine_has_the_rights_that_the_guide_names() {
+    let rights = |text: &str| -> String {
+        let (_, rights) = text.split_once("~wg1:*").unwrap();
+        rights.split(['\'', '\n']).next().unwrap().trim().to_owned()
+    };
+    let (_, guide) = include_str!("../deploy/fleet.md").split_once("ACL SETUSER gateway").unwrap();
+    assert_eq!(rights(include_str!("../deploy/README.md")), rights(guide));
+}
