@@ -118,8 +118,17 @@ mod tests {
         let nested = b"*1\r\n".repeat(100);
         let long = [b"-".as_slice(), &[b'x'; MAX_LINE + 1]].concat();
         let wide = b":1\r\n".repeat(100);
-        let cases: [&[u8]; 8] =
-            [&nested, &long, &wide, b"*65\r\n", b"$6\r\n", b"$99999999999999999999\r\n", b"%1\r\n", b"HTTP/1.1"];
+        let cases: [&[u8]; 9] = [
+            &nested,
+            &long,
+            &wide,
+            b"*65\r\n",
+            b"$6\r\n",
+            b"$99999999999999999999\r\n",
+            b"%1\r\n",
+            b"HTTP/1.1",
+            b"$-1\r\n$6\r\n",
+        ];
         for bytes in cases {
             assert!(!Framing::new(5).accepts(bytes), "{:?}", String::from_utf8_lossy(&bytes[..bytes.len().min(20)]));
         }

@@ -86,7 +86,7 @@ mod tests {
     fn what_becomes_void_while_it_is_told_is_told_again() {
         let (mut pending, now) = (Pending::default(), Clock::System.now());
         pending.add(set(1));
-        assert_eq!(pending.begin(), Some(set(1)));
+        assert_eq!((pending.begin(), pending.len()), (Some(set(1)), 1));
         pending.add(set(1));
         pending.end(set(1), true, now);
         assert_eq!((pending.len(), pending.begin()), (1, Some(set(1))));
@@ -124,15 +124,21 @@ mod tests {
 
     #[test]
     fn too_much_is_everything() {
-        let (mut pending, now) = (Pending::default(), Clock::System.now());
-        for number in 0..=MAX_KEPT {
+        let numbered = |number: usize| {
             let mut name = [0; 16];
             name[..2].copy_from_slice(&u16::try_from(number).unwrap().to_le_bytes());
-            pending.add(Voided::Set(name));
+            Voided::Set(name)
+        };
+        let (mut pending, now) = (Pending::default(), Clock::System.now());
+        for number in 0..=MAX_KEPT {
+            pending.add(numbered(number));
             let voided = pending.begin().unwrap();
             pending.end(voided, true, now);
+            assert!(pending.told.len() <= MAX_KEPT);
         }
         pending.tell_again(SECOND, now);
+        assert_eq!((pending.begin(), pending.begin()), (Some(Voided::Everything), None));
+        (0..=MAX_KEPT).for_each(|number| pending.add(numbered(number)));
         assert_eq!((pending.begin(), pending.begin()), (Some(Voided::Everything), None));
         pending.add(Voided::Everything);
         pending.add(set(1));

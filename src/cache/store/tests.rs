@@ -68,6 +68,16 @@ impl Bench {
         self.store.insert_copy((&self.key, None), copy, epoch)
     }
 
+    /// Stores a refusal of a request that was sent at `second`.
+    fn insert_negative(&self, cache_key: &CacheKey, second: u32, epoch: Epoch) -> StoreResult {
+        let freshness_info = FreshnessInfo {
+            sent: self.start + second * SECOND,
+            initial_age: Duration::ZERO,
+            lifetime: Lifetime::default(),
+        };
+        self.store.insert_negative(cache_key, Entry::new(&Response::new(Bytes::new()), freshness_info, None), epoch)
+    }
+
     fn get(&self, caller: &'static str) -> Option<Bytes> {
         let cache_key = self.store.cache_key(&self.key, Self::caller(caller));
         self.store.get(&cache_key).map(|entry| entry.body().clone())
@@ -149,14 +159,7 @@ fn entries_from_before_an_invalidation_are_only_validated_and_later_ones_are_sto
     assert_eq!(bench.get("a"), None);
     assert_eq!(bench.store.get_for_validation(&cache_key).unwrap().body(), "old");
     assert_eq!(bench.insert("a", "in flight", 2, epoch), StoreResult::Invalidated);
-    let insert_negative = |second: u32| {
-        let freshness_info = FreshnessInfo {
-            sent: bench.start + second * SECOND,
-            initial_age: Duration::ZERO,
-            lifetime: Lifetime::default(),
-        };
-        bench.store.insert_negative(&cache_key, Entry::new(&Response::new(Bytes::new()), freshness_info, None), epoch)
-    };
+    let insert_negative = |second: u32| bench.insert_negative(&cache_key, second, epoch);
     assert_eq!(insert_negative(2), StoreResult::Invalidated);
     assert!(!bench.store.may_share(&cache_key, epoch, at) && bench.store.may_share(&cache_key, epoch, at + SECOND));
     assert_eq!(insert_negative(3), StoreResult::Stored);
@@ -237,4 +240,21 @@ fn a_copy_is_stored_only_if_it_is_newer_and_may_be_shared() {
     assert!(bench.insert_copy("sent after the purge", 9, epoch));
     bench.store.make_private(bench.key.scope()).unwrap();
     assert!(!bench.insert_copy("shared elsewhere", 10, epoch));
+}
+
+#[test]
+fn a_later_process_gets_no_entry_that_a_later_refusal_has_followed() {
+    for (second, is_usable) in [(1, true), (3, false)] {
+        let bench = Bench::new();
+        let epoch = bench.store.epoch();
+        let cache_key = bench.store.cache_key(&bench.key, Bench::caller("a"));
+        if second == 1 {
+            bench.insert_negative(&cache_key, second, epoch);
+        }
+        assert_eq!(bench.insert("a", "list", 2, epoch), StoreResult::Stored);
+        if second == 3 {
+            assert_eq!(bench.insert_negative(&cache_key, second, epoch), StoreResult::Stored);
+        }
+        assert_eq!(bench.store.usable_entries(bench.start + 4 * SECOND).count(), usize::from(is_usable));
+    }
 }
