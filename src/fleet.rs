@@ -229,8 +229,9 @@ impl Fleet {
     }
 
     async fn look_up_in_time(&self, place: &Place, wants_record: bool) -> (LookUpResult, Option<LookedUp>) {
-        let Some(link) = self.usable(place) else { return (LookUpResult::Skipped, None) };
+        // In this order: who gets the place of one that was late sees whether that has opened the breaker.
         let Ok(_permit) = self.in_flight.try_acquire() else { return (LookUpResult::Skipped, None) };
+        let Some(link) = self.usable(place) else { return (LookUpResult::Skipped, None) };
         match timeout(self.config.budget, self.ask(&link, place, wants_record)).await {
             Ok(Ok(looked_up)) => {
                 link.breaker.lock().answered();

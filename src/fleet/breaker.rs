@@ -1,7 +1,7 @@
 //! When look-ups are sent to the engine: not while it is slow. Pure.
 
 /// So many look-ups of requests in a row without an answer in time open the breaker.
-const MISSES: u32 = 3;
+pub(super) const MISSES: u32 = 3;
 /// So many trials in a row with an answer in time close it; twice as many each time that it opens soon again.
 const TRIALS: u32 = 2;
 const MAX_TRIALS: u32 = 32;

@@ -17,7 +17,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 use super::LinkError;
-use super::breaker::Breaker;
+use super::breaker::{Breaker, MISSES};
 use super::commands::{Fault, Keys};
 use super::stream::{Allowance, BoundedStream};
 use super::tls;
@@ -28,8 +28,10 @@ use crate::sync::Mutex;
 /// For everything that is not a look-up. After so long without a reply, a connection is given up.
 pub(super) const SILENT: Duration = Duration::from_millis(500);
 
-/// How many look-ups wait for the engine at most. Further ones do without it.
-pub(super) const MAX_IN_FLIGHT: usize = 128;
+/// How many look-ups wait for a fault of the engine at most. Further ones do without it.
+const MAX_WAITING: usize = 128;
+/// How many are in flight. Those that are late before the breaker opens leave their places to others.
+pub(super) const MAX_IN_FLIGHT: usize = MAX_WAITING + 1 - MISSES as usize;
 
 /// The most that a reply may have besides a record, in bytes.
 const SMALL_REPLY: u64 = 64 * 1024;
