@@ -18,6 +18,7 @@ mod stream;
 mod tls;
 
 use std::future::Future;
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -127,6 +128,8 @@ pub(crate) struct Fleet {
     in_flight: Arc<Semaphore>,
     stores: Arc<Semaphore>,
     nonce: AtomicU64,
+    /// Incarnations are derived from it, each from another number.
+    incarnations: [u8; 32],
     /// The last ticket that the engine has given.
     latest: Mutex<Option<Order>>,
     /// The state that was reported last.
@@ -135,11 +138,20 @@ pub(crate) struct Fleet {
 
 impl Fleet {
     /// It connects when [`Self::run`] is called.
-    pub(crate) fn new(config: FleetConfig, clock: Clock, random: Random, watcher: Arc<dyn Watcher>) -> Arc<Self> {
-        Arc::new(Self {
+    ///
+    /// # Errors
+    /// If the system has no randomness.
+    pub(crate) fn new(
+        config: FleetConfig,
+        clock: Clock,
+        random: Random,
+        watcher: Arc<dyn Watcher>,
+    ) -> io::Result<Arc<Self>> {
+        Ok(Arc::new(Self {
             keys: Keys::new(&config.name),
             config,
             clock,
+            incarnations: random.key("incarnations")?,
             random,
             watcher,
             link: RwLock::new(Err(None)),
@@ -151,7 +163,7 @@ impl Fleet {
             nonce: AtomicU64::default(),
             latest: Mutex::default(),
             state: Mutex::new(EngineState::Starting),
-        })
+        }))
     }
 
     pub(crate) fn state(&self) -> EngineState {
@@ -194,11 +206,13 @@ impl Fleet {
         }
     }
 
-    fn new_incarnation(&self) -> Result<Incarnation, Fault> {
-        let key = self.random.key("incarnation").map_err(|_| Fault::Settings)?;
+    /// A number that this process has not used yet, and an incarnation that nobody has used.
+    fn next(&self) -> (u64, Incarnation) {
+        let nonce = self.nonce.fetch_add(1, Ordering::Relaxed);
+        let hash = blake3::keyed_hash(&self.incarnations, &nonce.to_le_bytes());
         let mut incarnation = Incarnation::default();
-        incarnation.copy_from_slice(&key[..16]);
-        Ok(incarnation)
+        incarnation.copy_from_slice(&hash.as_bytes()[..16]);
+        (nonce, incarnation)
     }
 
     /// The link, if look-ups of a place may be sent.
@@ -208,14 +222,14 @@ impl Fleet {
         (!is_slow && !self.pending.lock().concerns(place)).then_some(link)
     }
 
+    /// Whether the engine knows all that has become void for a place.
+    pub(crate) fn is_told_of(&self, place: &Place) -> bool {
+        !self.pending.lock().concerns(place)
+    }
+
     async fn ask(&self, link: &Link, place: &Place, wants_record: bool) -> Result<LookedUp, Fault> {
-        let look_up = LookUp {
-            place,
-            wants_record,
-            incarnation: self.new_incarnation()?,
-            nonce: self.nonce.fetch_add(1, Ordering::Relaxed),
-            max_record: self.config.max_record(),
-        };
+        let (nonce, incarnation) = self.next();
+        let look_up = LookUp { place, wants_record, incarnation, nonce, max_record: self.config.max_record() };
         let replies = link.look_ups.send_all(&self.keys.look_up(&look_up)).await?;
         let looked_up = look_up.read(replies, self.clock.now(), link.number)?;
         if let Some(Ticket { order, .. }) = looked_up.ticket {

@@ -126,8 +126,7 @@ impl Fleet {
         stored.map_err(trying("storing (EVAL of HGET, GETRANGE, SET)"))?;
         let deleted = link.writes.send(&self.keys.delete(&SCRATCH)).await.and_then(|reply| read_deleted(&reply));
         deleted.map_err(trying("DEL"))?;
-        let incarnation = self.new_incarnation().map_err(trying("a random number"))?;
-        let void = self.keys.void(Voided::Set(SCRATCH.sets[0]), incarnation);
+        let void = self.keys.void(Voided::Set(SCRATCH.sets[0]), self.next().1);
         let voided = full_is_fine(link.writes.send(&void).await.and_then(|reply| read_done(&reply)));
         voided.map(|_| ()).map_err(trying("voiding (EVAL of HLEN, HEXISTS, HINCRBY, HSET, DEL)"))
     }
@@ -146,8 +145,7 @@ impl Fleet {
     }
 
     async fn send_void(&self, link: &Link, voided: Voided) -> Result<(), Fault> {
-        let incarnation = self.new_incarnation()?;
-        match read_done(&link.writes.send(&self.keys.void(voided, incarnation)).await?) {
+        match read_done(&link.writes.send(&self.keys.void(voided, self.next().1)).await?) {
             Ok(_) => Ok(()),
             // Everything becomes void, which needs no memory.
             Err(Fault::Full | Fault::Error) => read_deleted(&link.writes.send(&self.keys.void_without_memory()).await?),
@@ -189,6 +187,7 @@ pub(crate) async fn check(config: &FleetConfig, clock: Clock, random: Random) ->
         fn changed(&self, _: Result<(), LinkError>) {}
     }
     let fleet = Fleet::new(config.clone(), clock.clone(), random, Arc::new(Nobody));
+    let fleet = fleet.map_err(|error| (Fault::Settings, error.to_string()))?;
     let explain = |fault: Fault| (fault, "a look-up has failed".to_owned());
     let link = Link::open(config, &fleet.keys, 1).await?;
     fleet.begin(&link).await?;

@@ -187,7 +187,7 @@ impl Gateway {
         if let Some(config) = &config.fleet {
             let sealer = Arc::new(Sealer::new(config.secret.as_bytes(), &[], &random)?);
             let watcher = Arc::clone(&observer) as Arc<dyn Watcher>;
-            let store = Fleet::new(config.clone(), clock.clone(), random.clone(), watcher);
+            let store = Fleet::new(config.clone(), clock.clone(), random.clone(), watcher)?;
             fleet = Some(Arc::clone(&store));
             second_tier = Some(Tier { store, sealer, time_limit: config.budget + SCHEDULING });
         }
