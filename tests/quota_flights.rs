@@ -1,67 +1,23 @@
 //! Flights while upstream limits the calls of a caller: who makes the call, who waits for it, and which calls are not
 //! needed any more. The test gives the responses of upstream. The clock is paused: it moves on as soon as all tasks wait.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use http::StatusCode;
-use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 use workspace_gateway::testing::cache::store::PurgeSelection;
-use workspace_gateway::testing::clock::Clock;
-use workspace_gateway::testing::config::Config;
-use workspace_gateway::testing::gateway::Gateway;
-use workspace_gateway::testing::random::Random;
 use workspace_gateway::testing::upstream::UpstreamError;
 
-use crate::support::{Call, Reply, Scripted, all_replies, config, get_in_process, get_in_process_with, within};
+use crate::support::{all_replies, get_in_process};
+use crate::support::scripted::{Bench, EMPTY, settings};
 
 const SECOND: Duration = Duration::from_secs(1);
 const LIST: &str = "/v2/p/products?product_id=list";
 const OTHER: &str = "/v2/p/products?product_id=other";
 const PROOF: &str = "/v2/p/products?limit=1";
 
-const EMPTY: &str = r#"{"products":[]}"#;
-
-/// A gateway whose calls wait for the test.
-struct Bench {
-    gateway: Arc<Gateway>,
-    calls: UnboundedReceiver<Call>,
-}
-
 impl Bench {
-    async fn with_granted(text: &str, tokens: &[&'static str]) -> Self {
-        let (upstream, calls) = Scripted::new();
-        let gateway = Gateway::with_upstream(upstream, &settings(text), Clock::System, Random::System).unwrap();
-        let mut bench = Self { gateway, calls };
-        for token in tokens {
-            bench.complete_call(token, PROOF).await;
-        }
-        bench
-    }
-
-    fn begin(&self, token: &'static str, path: &'static str) -> JoinHandle<Reply> {
-        let gateway = Arc::clone(&self.gateway);
-        tokio::spawn(async move { get_in_process(&gateway, token, path).await })
-    }
-
-    /// Panics unless the next call is this caller's.
-    async fn next_call_of(&mut self, token: &str) -> Call {
-        let call = within(self.calls.recv()).await.unwrap();
-        assert_eq!(call.token, token);
-        call
-    }
-
-    /// A caller gets a list from upstream.
-    async fn complete_call(&mut self, token: &'static str, path: &'static str) {
-        let gateway = Arc::clone(&self.gateway);
-        let no_cache = &[("cache-control", "no-cache")];
-        let pending = tokio::spawn(async move { get_in_process_with(&gateway, token, path, no_cache).await });
-        self.next_call_of(token).await.answer(StatusCode::OK, EMPTY);
-        assert_eq!(pending.await.unwrap().status(), StatusCode::OK);
-    }
-
     /// Upstream refuses a call of a caller that has just made one, and names a limit of one call in so many seconds.
     async fn throttle(&mut self, token: &'static str, seconds: u64) {
         let pending = self.begin(token, OTHER);
@@ -71,21 +27,6 @@ impl Bench {
         }
         pending.await.unwrap();
     }
-
-    /// On a paused clock, all tasks that can run do so before this returns.
-    async fn settle(&self) {
-        sleep(Duration::from_millis(1)).await;
-    }
-
-    async fn assert_no_call(&mut self) {
-        self.settle().await;
-        assert!(self.calls.try_recv().is_err(), "a call");
-    }
-}
-
-fn settings(text: &str) -> Config {
-    let text = format!("[cache]\nstale_if_slow = \"1s\"\nttl_jitter = \"0%\"\n{text}");
-    config("http://127.0.0.1:1", "http://127.0.0.1:1", &text)
 }
 
 /// One call in so many seconds, of all callers.

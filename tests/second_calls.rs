@@ -2,80 +2,19 @@
 //! callers, the gateway must not make additional calls.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use http::StatusCode;
-use tokio::sync::mpsc::UnboundedReceiver;
-use tokio::task::JoinHandle;
 use tokio::time::sleep;
-use workspace_gateway::testing::clock::Clock;
-use workspace_gateway::testing::gateway::Gateway;
-use workspace_gateway::testing::random::Random;
 
-use crate::support::{Call, Reply, Scripted, config, get_in_process, within};
+use crate::support::scripted::{Bench, EMPTY};
+use crate::support::within;
 
-const LIST: &str = "/v2/PROJECT/products?os_type=Linux";
-const OTHER: &str = "/v2/PROJECT/products?os_type=Windows";
-const PROOF: &str = "/v2/PROJECT/products?limit=1";
+const LIST: &str = "/v2/p/products?os_type=Linux";
+const OTHER: &str = "/v2/p/products?os_type=Windows";
+const PROOF: &str = "/v2/p/products?limit=1";
 
-const EMPTY: &str = r#"{"products":[]}"#;
 const FULL: &str = r#"{"products":["full"]}"#;
-
-/// A gateway on a paused clock. The test gives the responses of upstream. `cache.stale_if_slow` is 1 s.
-struct Bench {
-    gateway: Arc<Gateway>,
-    calls: UnboundedReceiver<Call>,
-}
-
-impl Bench {
-    async fn with_granted(tokens: &[&'static str]) -> Self {
-        let (upstream, calls) = Scripted::new();
-        let config =
-            config("http://127.0.0.1:1", "http://127.0.0.1:1", "[cache]\nstale_if_slow = \"1s\"\nttl_jitter = \"0%\"");
-        let gateway = Gateway::with_upstream(upstream, &config, Clock::System, Random::System).unwrap();
-        let mut bench = Self { gateway, calls };
-        for token in tokens {
-            bench.complete_call(token, PROOF).await;
-        }
-        bench
-    }
-
-    fn begin(&self, token: &'static str, path: &'static str) -> JoinHandle<Reply> {
-        let gateway = Arc::clone(&self.gateway);
-        tokio::spawn(async move { get_in_process(&gateway, token, path).await })
-    }
-
-    async fn next_call(&mut self) -> Call {
-        within(self.calls.recv()).await.unwrap()
-    }
-
-    /// Panics unless the next call is this caller's.
-    async fn next_call_of(&mut self, token: &str) -> Call {
-        let call = self.next_call().await;
-        assert_eq!(call.token, token);
-        call
-    }
-
-    /// A caller gets a list from upstream.
-    async fn complete_call(&mut self, token: &'static str, path: &'static str) {
-        // With `no-cache`, so that the request goes upstream.
-        let gateway = Arc::clone(&self.gateway);
-        let pending = tokio::spawn(async move { get_with_no_cache(&gateway, token, path).await });
-        self.next_call_of(token).await.answer(StatusCode::OK, EMPTY);
-        assert_eq!(within(pending).await.unwrap().status(), StatusCode::OK);
-    }
-
-    async fn assert_no_call(&mut self) {
-        // On a paused clock, this lets all runnable tasks proceed.
-        sleep(Duration::from_millis(1)).await;
-        assert!(self.calls.try_recv().is_err(), "an additional call");
-    }
-}
-
-async fn get_with_no_cache(gateway: &Arc<Gateway>, token: &str, path: &str) -> Reply {
-    crate::support::get_in_process_with(gateway, token, path, &[("cache-control", "no-cache")]).await
-}
 
 /// The clock is paused. It moves on as soon as all tasks wait.
 async fn seconds_pass(seconds: u64) {
@@ -89,7 +28,7 @@ async fn a_moment_passes() {
 
 #[tokio::test(start_paused = true)]
 async fn a_waiter_makes_a_second_call_when_only_the_leader_is_slow() {
-    let mut bench = Bench::with_granted(&["leader", "one", "two", "other"]).await;
+    let mut bench = Bench::with_granted("", &["leader", "one", "two", "other"]).await;
     let leading = bench.begin("leader", LIST);
     let slow = bench.next_call_of("leader").await;
     let waiting = [bench.begin("one", LIST), bench.begin("two", LIST), bench.begin("leader", LIST)];
@@ -112,7 +51,7 @@ async fn a_waiter_makes_a_second_call_when_only_the_leader_is_slow() {
 
 #[tokio::test(start_paused = true)]
 async fn no_second_call_is_made_while_upstream_is_slow_for_everybody() {
-    let mut bench = Bench::with_granted(&["leader", "one", "other"]).await;
+    let mut bench = Bench::with_granted("", &["leader", "one", "other"]).await;
     let pending = [bench.begin("leader", LIST), bench.begin("one", LIST)];
     let slow = bench.next_call_of("leader").await;
     let other = bench.begin("other", OTHER);
@@ -130,7 +69,7 @@ async fn no_second_call_is_made_while_upstream_is_slow_for_everybody() {
 
 #[tokio::test(start_paused = true)]
 async fn a_success_sent_before_the_slow_call_causes_no_second_call() {
-    let mut bench = Bench::with_granted(&["leader", "one", "other"]).await;
+    let mut bench = Bench::with_granted("", &["leader", "one", "other"]).await;
     let other = bench.begin("other", OTHER);
     let earlier = bench.next_call_of("other").await;
     let _leading = bench.begin("leader", LIST);
@@ -144,7 +83,7 @@ async fn a_success_sent_before_the_slow_call_causes_no_second_call() {
 
 #[tokio::test(start_paused = true)]
 async fn at_most_three_calls_run_and_a_failure_ends_only_its_own() {
-    let mut bench = Bench::with_granted(&["leader", "one", "two", "three", "other"]).await;
+    let mut bench = Bench::with_granted("", &["leader", "one", "two", "three", "other"]).await;
     let leading = bench.begin("leader", LIST);
     let first = bench.next_call_of("leader").await;
     let mut waiting = HashMap::from(["one", "two", "three"].map(|token| (token.to_owned(), bench.begin(token, LIST))));
@@ -172,7 +111,7 @@ async fn at_most_three_calls_run_and_a_failure_ends_only_its_own() {
 
 #[tokio::test(start_paused = true)]
 async fn a_leaders_500_is_not_shared_while_upstream_answers_others() {
-    let mut bench = Bench::with_granted(&["leader", "one", "two", "other"]).await;
+    let mut bench = Bench::with_granted("", &["leader", "one", "two", "other"]).await;
     let leading = bench.begin("leader", LIST);
     let failing = bench.next_call_of("leader").await;
     let waiting = [bench.begin("one", LIST), bench.begin("two", LIST)];
@@ -189,7 +128,7 @@ async fn a_leaders_500_is_not_shared_while_upstream_answers_others() {
 
 #[tokio::test(start_paused = true)]
 async fn a_failed_call_is_repeated_once() {
-    let mut bench = Bench::with_granted(&["leader", "one", "two", "late", "other"]).await;
+    let mut bench = Bench::with_granted("", &["leader", "one", "two", "late", "other"]).await;
     let leading = bench.begin("leader", LIST);
     let failing = bench.next_call_of("leader").await;
     let waiting = [bench.begin("one", LIST), bench.begin("two", LIST)];
@@ -210,7 +149,7 @@ async fn a_failed_call_is_repeated_once() {
 
 #[tokio::test(start_paused = true)]
 async fn a_500_is_shared_while_upstream_answers_nobody() {
-    let mut bench = Bench::with_granted(&["leader", "one"]).await;
+    let mut bench = Bench::with_granted("", &["leader", "one"]).await;
     let pending = [bench.begin("leader", LIST), bench.begin("one", LIST)];
     let failing = bench.next_call_of("leader").await;
     a_moment_passes().await;
@@ -223,7 +162,7 @@ async fn a_500_is_shared_while_upstream_answers_nobody() {
 
 #[tokio::test(start_paused = true)]
 async fn a_waiter_whose_grant_has_lapsed_makes_no_second_call() {
-    let mut bench = Bench::with_granted(&["one"]).await;
+    let mut bench = Bench::with_granted("", &["one"]).await;
     seconds_pass(290).await;
     for token in ["leader", "other"] {
         bench.complete_call(token, PROOF).await;

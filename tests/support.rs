@@ -8,6 +8,7 @@ pub mod in_process;
 pub mod process;
 pub mod raw_client;
 pub mod raw_upstream;
+pub mod scripted;
 pub mod signer;
 pub mod tls;
 pub mod wire;
