@@ -43,6 +43,18 @@ pub enum Unreadable {
     TooLarge,
 }
 
+impl Unreadable {
+    /// For an operator: why a record is not used.
+    pub(crate) fn describe(self) -> &'static str {
+        match self {
+            Self::Version => "it is of another version of the gateway",
+            Self::Secret => "it was sealed with another secret",
+            Self::Damaged => "it was changed, or is incomplete",
+            Self::TooLarge => "it is larger than cache.max_body_size allows now",
+        }
+    }
+}
+
 /// The keys of one secret.
 struct Keys {
     id: [u8; ID_LEN],

@@ -114,8 +114,9 @@ impl Gateway {
                     Ok(record) => drop(restorer.add(&record)),
                     Err(reason) => {
                         self.observer.metrics.unreadable_record(reason);
-                        let why = format!("{} of a record", reason.into_str());
-                        self.observer.snapshot_failed("the snapshot is not usable, or only a part of it", &why);
+                        let why = format!("a record cannot be read: {}", reason.describe());
+                        let what = "the snapshot is used up to a record that cannot be read, and no further";
+                        self.observer.snapshot_failed(what, &why);
                     }
                 }
             }
