@@ -112,6 +112,7 @@ impl Event {
         match self {
             Self::Recovery => Some(Self::Outage),
             Self::MemoryFree => Some(Self::MemoryReached),
+            Self::Fleet => Some(Self::FleetLost),
             _ => None,
         }
     }

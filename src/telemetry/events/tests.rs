@@ -128,6 +128,23 @@ fn if_an_outage_is_logged_its_end_is_logged() {
 }
 
 #[test]
+fn if_it_is_logged_that_an_engine_is_lost_it_is_logged_that_it_is_in_use_again() {
+    let mut bench = Bench::new();
+    let lost = |cause: &'static str| NewEvent::new(Event::FleetLost, cause);
+    let in_use = || NewEvent::new(Event::Fleet, "in use");
+    assert_eq!(bench.note(lost("silent")), [line("silent", 1, None)]);
+    assert_eq!(bench.note(in_use()), [line("in use", 1, None)]);
+    // What is held back is only logged by its end.
+    assert_eq!((bench.note(lost("silent")), bench.note(in_use())), (vec![], vec![]));
+    bench.seconds_pass(5);
+    // Another cause has its own line, and so has its end.
+    assert_eq!(bench.note(lost("denied")), [line("denied", 1, None)]);
+    assert_eq!(bench.note(in_use()), [line("in use", 1, None)]);
+    bench.seconds_pass(60);
+    assert_eq!(bench.due(), []);
+}
+
+#[test]
 fn counted_events_are_logged_when_the_process_ends() {
     let mut bench = Bench::new();
     assert_eq!(bench.denied("a"), [line("a", 1, None)]);
