@@ -1,8 +1,9 @@
-//! `fleet.engine` and `fleet.name`: their forms, and what errors say is allowed.
+//! The values of `[fleet]`: their forms, and what errors say is allowed.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
-use super::units::written_as_text;
+use super::units::{Size, Span, written_as_text};
 
 /// Where the engine is: `rediss://user@host:6379` and the like.
 #[derive(Clone, PartialEq, Eq)]
@@ -45,6 +46,34 @@ written_as_text!(
         ((1..=32).contains(&text.len()) && text.bytes().all(is_plain)).then(|| FleetName(text.to_owned()))
     },
     |name| name.0.clone()
+);
+
+/// The gateway waits no longer for a second tier.
+const MAX_BUDGET: Duration = Duration::from_millis(8);
+
+/// Larger values make the engine slow for everybody.
+const LARGEST_BODY: Size = Size(8 << 20);
+
+/// `fleet.budget`: how long a request waits for the engine.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct LookUpBudget(pub Duration);
+
+written_as_text!(
+    LookUpBudget,
+    "a duration from 1ms to 8ms, such as \"5ms\"",
+    |text| text.parse::<Span>().ok().filter(|span| span.0 <= MAX_BUDGET).map(|span| LookUpBudget(span.0)),
+    |budget| Span(budget.0).to_string()
+);
+
+/// `fleet.max_body_size`: the largest body that is stored in the engine.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct SharedSize(pub Size);
+
+written_as_text!(
+    SharedSize,
+    "a size from 1B to 8MiB, such as \"1MiB\"",
+    |text| text.parse::<Size>().ok().filter(|size| size.0 <= LARGEST_BODY.0).map(SharedSize),
+    |size| size.0.to_string()
 );
 
 fn parse(text: &str) -> Option<EngineUrl> {

@@ -88,6 +88,11 @@ fn is_of_key(path: &[Part]) -> bool {
     matches!(path.first(), Some(Part::Name(list)) if list == "access_key" || list == "keep_warm")
 }
 
+/// Whether a path is that of a text beside `fleet.password`. The value may be the password, or a URL with it.
+fn is_beside_password(path: &[Part]) -> bool {
+    matches!(path, [Part::Name(section), Part::Name(name)] if section == "fleet" && (name == "engine" || name == "name"))
+}
+
 /// What serde calls a sequence or map, in words of the configuration file.
 fn expectation(path: &[Part], expected: &str) -> String {
     let name = path.iter().rev().find_map(|part| match part {
@@ -123,7 +128,8 @@ fn setting_error(path: Vec<Part>, message: &str) -> SettingError {
     let is_value = found.starts_with("invalid type: ") || found.starts_with("invalid value: ");
     let expected = expectation(&path, expected);
     let is_of_keep_warm = expected == KeepWarmSettings::EXPECTED;
-    if is_value && (is_of_key || is_of_keep_warm || expected == "a table of settings") {
+    let is_hidden = is_of_key || is_of_keep_warm || is_beside_password(&path) || expected == "a table of settings";
+    if is_value && is_hidden {
         return SettingError::new(path, format!("(not shown, may be a secret) is not allowed: expected {expected}"));
     }
     if is_value {

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::access_keys::AccessKeySettings;
-use super::engine_url::{EngineUrl, FleetName};
+use super::engine_url::{EngineUrl, FleetName, LookUpBudget, SharedSize};
 use super::entries;
 use super::enums::{AccessLog, Level, LogFormat, Mode, OnOutage};
 use super::insecure::Insecure;
@@ -112,8 +112,8 @@ settings! {
         pub ca_file: Option<PathBuf> = RESTART,
         pub cert_file: Option<PathBuf> = RESTART,
         pub key_file: Option<PathBuf> = RESTART,
-        pub budget: Span = RESTART,
-        pub max_body_size: Size = RESTART,
+        pub budget: LookUpBudget = RESTART,
+        pub max_body_size: SharedSize = RESTART,
         pub insecure_plaintext: Insecure = RESTART,
     }
 

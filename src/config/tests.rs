@@ -86,6 +86,19 @@ fn errors_name_the_setting_the_value_and_what_is_allowed() {
         ("region = \"x\"\n[cache]\nttl = \"2000y\"", &["cache.ttl", "2000y", "a year"]),
         ("region = \"x\"\n[cache]\nmax_size = \"64\"", &["cache.max_size", "64", "\"64MiB\""]),
         ("region = \"x\"\n[cache]\nmax_size = \"1MiB\"", &["cache.max_body_size", "at most cache.max_size"]),
+        ("region = \"x\"\n[fleet]\nbudget = \"9ms\"", &["fleet.budget", "9ms", "from 1ms to 8ms"]),
+        ("region = \"x\"\n[fleet]\nbudget = \"0s\"", &["fleet.budget", "0s", "from 1ms to 8ms"]),
+        ("region = \"x\"\n[fleet]\nmax_body_size = \"9MiB\"", &["fleet.max_body_size", "9MiB", "from 1B to 8MiB"]),
+        ("region = \"x\"\n[fleet]\nmax_body_size = 0", &["fleet.max_body_size", "0", "from 1B to 8MiB"]),
+        (
+            "region = \"x\"\n[fleet]\nengine = \"redis://:swordfish@a\"",
+            &["fleet.engine: (not shown", "without a password"],
+        ),
+        (
+            "region = \"x\"\n[fleet]\nengine = \"swordfish\"",
+            &["fleet.engine: (not shown", "\"redis://127.0.0.1:6379\""],
+        ),
+        ("region = \"x\"\n[fleet]\nname = \"sword fish\"", &["fleet.name: (not shown", "1 to 32 of A-Z"]),
         ("region = \"x\"\n[cache]\nkeyed_headers = [\"a b\"]", &["cache.keyed_headers[0]", "a b", "name of a header"]),
         (
             "region = \"x\"\n[cache]\nkeyed_headers = [\"X-Auth-Token\"]",
