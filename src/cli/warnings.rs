@@ -5,6 +5,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
+use nix::unistd::{AccessFlags, access};
+
 use crate::budget::{Budget, memory_limit};
 use crate::catalogue::Catalogue;
 use crate::certificate::{NotAfter, date};
@@ -48,7 +50,50 @@ pub(super) fn of(config: &Config, file: Option<&Path>) -> Vec<String> {
     all.extend(too_little_memory(config, limits.into_iter().flatten().min()));
     all.extend(paths_as_secrets(config));
     all.extend(readable_secrets(config, file));
+    all.extend(settings_without_engine(config));
+    all.extend(snapshot_folder(config));
     all
+}
+
+/// The settings of a fleet that have no effect, because there is no engine.
+fn settings_without_engine(config: &Config) -> Option<String> {
+    let fleet = &config.settings.fleet;
+    let given = [
+        ("secret", fleet.secret.is_some()),
+        ("password", fleet.password.is_some()),
+        ("ca_file", fleet.ca_file.is_some()),
+        ("cert_file", fleet.cert_file.is_some()),
+        ("key_file", fleet.key_file.is_some()),
+        ("insecure_plaintext", fleet.insecure_plaintext.0),
+    ];
+    let given: Vec<_> =
+        given.into_iter().filter(|(_, is_given)| *is_given).map(|(name, _)| format!("fleet.{name}")).collect();
+    let verb = if given.len() == 1 { "has" } else { "have" };
+    (fleet.engine.is_none() && !given.is_empty()).then(|| {
+        format!(
+            "{} {verb} no effect without fleet.engine: responses are not shared with other gateways",
+            given.join(", ")
+        )
+    })
+}
+
+/// The snapshot is written to a new file beside it.
+fn snapshot_folder(config: &Config) -> Option<String> {
+    let path = config.settings.cache.snapshot.as_deref()?;
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let shown = folder.display();
+    if path.is_dir() {
+        return Some(format!("cache.snapshot: {} is a folder: expected the path of a file", path.display()));
+    }
+    if !folder.is_dir() {
+        return Some(format!("cache.snapshot: there is no folder {shown}, so nothing is kept over a restart"));
+    }
+    let may_write = access(folder, AccessFlags::W_OK | AccessFlags::X_OK);
+    let error = may_write.err()?;
+    Some(format!(
+        "cache.snapshot: the folder {shown} is not writable ({}), so nothing is kept over a restart",
+        error.desc()
+    ))
 }
 
 /// The warning begins so long before the certificate expires: 14 days.
@@ -210,9 +255,41 @@ mod tests {
         }
     }
 
+    fn config(text: &str) -> Config {
+        Config::from_layers("f", &format!("region = \"cn-north-4\"\n{text}"), &[]).unwrap()
+    }
+
+    #[test]
+    fn settings_of_a_fleet_without_an_engine_cause_a_warning() {
+        let secret = format!("secret = \"{}\"", "s".repeat(32));
+        for (text, expected) in [
+            (String::new(), None),
+            (secret.clone(), Some("fleet.secret has no effect without fleet.engine")),
+            (format!("{secret}\nca_file = \"ca.pem\""), Some("fleet.secret, fleet.ca_file have no effect")),
+            (format!("{secret}\nengine = \"redis://127.0.0.1\""), None),
+        ] {
+            let warning = settings_without_engine(&config(&format!("[fleet]\n{text}")));
+            assert_eq!(warning.is_some(), expected.is_some(), "{text}: {warning:?}");
+            assert!(warning.unwrap_or_default().contains(expected.unwrap_or_default()), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_snapshot_that_cannot_be_written_causes_a_warning() {
+        for (path, expected) in [
+            ("/tmp/snapshot", None),
+            ("/tmp", Some("is a folder")),
+            ("/nowhere/snapshot", Some("there is no folder /nowhere")),
+            ("/proc/self/snapshot", Some("the folder /proc/self is not writable")),
+        ] {
+            let warning = snapshot_folder(&config(&format!("[cache]\nsnapshot = \"{path}\"")));
+            assert_eq!(warning.is_some(), expected.is_some(), "{path}: {warning:?}");
+            assert!(warning.unwrap_or_default().contains(expected.unwrap_or_default()), "{path}");
+        }
+    }
+
     #[test]
     fn sizes_above_the_memory_limit_cause_a_warning() {
-        let config = |sizes: &str| Config::from_layers("f", &format!("region = \"cn-north-4\"\n{sizes}"), &[]).unwrap();
         let config = config("[cache]\nmax_size = \"64MiB\"\n[limits]\nmemory = \"96MiB\"");
         for limit in [None, Some(256 << 20), Some(u64::MAX)] {
             assert_eq!(too_little_memory(&config, limit), None, "{limit:?}");
