@@ -59,8 +59,8 @@
 //! Imports run one way. `tests/fences.rs` has the full table.
 //!
 //! ```text
-//! main → cli → server → admin ─┬→ gateway → fast_path → reply ─┬→ telemetry → cache → request → catalogue, signing
-//!           ├→ simulator       └→ explain ─────────────────────┴→ upstream ────────────┘
+//! main → cli → server → admin ─┬→ gateway → fast_path → reply ─┬→ telemetry → fleet → cache → request → catalogue, signing
+//!           ├→ simulator       └→ explain ─────────────────────┴→ upstream ────────────────────┘
 //!           └→ config → request, signing, proxy_config      all → budget → request, all → clock, random, stream, sync
 //! ```
 //!

@@ -141,7 +141,7 @@ struct QuotaPolicySummary {
 struct FleetSummary {
     /// `in-use`, `slow`, `starting`, or why there is no connection.
     state: &'static str,
-    /// Purges and the like that it has not been told yet.
+    /// Purges, invalidations and private scopes that it has not been told yet.
     to_tell: u64,
     lookups: Counts,
     /// Of all look-ups since the start that were sent. `None` if there was none.

@@ -45,7 +45,7 @@ function showFleet(fleet) {
     }
     const mean = fleet.mean_lookup_seconds;
     const time = mean === null ? "" : ` A look-up takes ${(mean * 1000).toFixed(2)} ms on average.`;
-    const told = fleet.to_tell === 0 ? "" : ` ${fleet.to_tell} purges and the like are not told yet.`;
+    const told = fleet.to_tell === 0 ? "" : ` Not told yet: ${fleet.to_tell} (purges, invalidations and private scopes).`;
     const state = ENGINE_STATES[fleet.state] ?? `Not in use: ${fleet.state}. This gateway works alone.`;
     say(byId("fleet-state"), state + time + told);
     tally(byId("fleet-lookups"), "fleet.lookups", counted(fleet.lookups, "record", "none"));
