@@ -140,6 +140,9 @@ pub(crate) struct Now {
     pub shared: bool,
     /// What is stored under the key.
     pub stored: String,
+    /// Whether the second tier would be looked up before a call.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub second_tier: Option<String>,
     /// How long a call would wait for upstream's quota.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub quota: Option<String>,

@@ -27,6 +27,7 @@ mod fetch_result;
 mod fetcher;
 mod forward;
 mod identify;
+mod inspect;
 mod invalidate;
 mod keep_warm;
 mod look_up;
@@ -61,8 +62,7 @@ use http_body::Body;
 
 use crate::budget::{Account, Budget};
 use crate::cache::flights::{FlightOutcome, Waiter};
-use crate::cache::freshness::Freshness;
-use crate::cache::grants::{GrantState, GrantUse};
+use crate::cache::grants::GrantUse;
 use crate::cache::miss::Miss;
 use crate::cache::store::CacheKey;
 use crate::cache::unstorable::Unstorable;
@@ -94,6 +94,7 @@ use fetch_result::{AdditionalCallReason, FetchPurpose, FetchResult};
 use fetcher::Fetcher;
 use forward::Forwarder;
 use identify::IdentityResolver;
+pub(crate) use inspect::{EngineInspection, Inspection};
 use look_up::{HitKind, LookupResult, respond_from_memory};
 use memory::Memory;
 pub(crate) use observer::Observer;
@@ -124,25 +125,6 @@ pub struct Gateway {
     budget: Arc<Budget>,
     clock: Clock,
     random: Random,
-}
-
-/// The state of a cache key for one caller, for `explain`.
-pub struct Inspection {
-    pub grant_state: GrantState,
-    /// Whether callers share the entry.
-    pub is_shared: bool,
-    /// `None` if nothing is stored.
-    pub entry: Option<Freshness>,
-    /// Whether the stored entry must be revalidated before it is served, because an unsafe method invalidated it.
-    pub needs_confirmation: bool,
-    /// Whether the caller's access key is suspended, because upstream refused it too often.
-    pub is_suspended: bool,
-    /// Whether a backoff is active: a stale entry, if there is one, is served without a call.
-    pub is_backing_off: bool,
-    /// The limit of upstream for which a call would wait now, and how long at least.
-    pub hold: Option<Hold>,
-    /// Why responses cannot be stored, if the key is marked uncacheable.
-    pub uncacheable: Option<Unstorable>,
 }
 
 impl Gateway {

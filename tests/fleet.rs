@@ -8,7 +8,7 @@ use crate::support::fleet::{
 };
 use crate::support::process::folder;
 use crate::support::tls::Authority;
-use crate::support::{PROJECT, PROOF, within};
+use crate::support::{PROJECT, PROOF, World, within};
 
 #[tokio::test]
 async fn a_proved_caller_gets_what_another_gateway_has_stored() {
@@ -208,6 +208,37 @@ async fn the_node_of_the_hash_slot_is_found_in_a_cluster() {
     store(&first, LIST).await;
     second.get(PROOF).await;
     assert!(is_from_fleet(&second.get(LIST).await));
+}
+
+/// What `/explain` says of the second tier.
+async fn explained(world: &World, path: &str) -> String {
+    let mut query = form_urlencoded::Serializer::new(String::new());
+    query.append_pair("url", &path.replace("PROJECT", PROJECT));
+    query.append_pair("header", &format!("X-Auth-Token: {}", world.token));
+    let explained = world.http.get(&world.admin_url(&format!("/explain?{}", query.finish()))).await.json();
+    explained["operation"]["now"]["second_tier"].as_str().unwrap_or_default().to_owned()
+}
+
+#[tokio::test]
+async fn explain_says_whether_the_second_tier_is_looked_up() {
+    assert_eq!(explained(&World::new().await, LIST).await, "");
+    let Some(mut engine) = redis("explain", &[]).await else { return };
+    let (first, _second) = two_gateways(&engine).await;
+    let says = async |words: &str| {
+        let text = explained(&first, LIST).await;
+        assert!(text.contains(words), "{text}");
+    };
+    says("not looked up: upstream must first accept this caller").await;
+    first.get(PROOF).await;
+    says("looked up before a call").await;
+    first.get(LIST).await;
+    says("not looked up: the response is in memory").await;
+    first.purge();
+    says("the engine has not received the last purges").await;
+    first.until_metric(TO_TELL, 0.0).await;
+    engine.kill().await;
+    first.until_metric(LOST, 1.0).await;
+    says("not looked up: the engine is not in use (connection)").await;
 }
 
 /// Runs `check --fleet`. Returns its exit code and the line about the engine.

@@ -1,6 +1,7 @@
 //! Flights while upstream limits the calls of a caller: who makes the call, who waits for it, and which calls are not
 //! needed any more. The test gives the responses of upstream. The clock is paused: it moves on as soon as all tasks wait.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::StatusCode;
@@ -9,8 +10,8 @@ use tokio::time::sleep;
 use workspace_gateway::testing::cache::store::PurgeSelection;
 use workspace_gateway::testing::upstream::UpstreamError;
 
-use crate::support::{all_replies, get_in_process};
 use crate::support::scripted::{Bench, EMPTY, settings};
+use crate::support::{all_replies, get_in_process};
 
 const SECOND: Duration = Duration::from_secs(1);
 const LIST: &str = "/v2/p/products?product_id=list";

@@ -10,7 +10,7 @@ use crate::cache::freshness::Freshness;
 use crate::cache::grants::GrantState;
 use crate::catalogue::{Quota, QuotaPolicy};
 use crate::explain::{self, Context, ExplainRequest, Now};
-use crate::gateway::{Gateway, Hold, HoldCause, Inspection};
+use crate::gateway::{EngineInspection, Gateway, Hold, HoldCause, Inspection};
 use crate::request::caller::Credential;
 use crate::request::validate::MAX_FIELDS;
 
@@ -78,7 +78,25 @@ fn describe(known: &Inspection, answer_timeout: Duration) -> Now {
         matches!(known.entry, Some(Freshness::Fresh { .. } | Freshness::WhileRevalidate | Freshness::IfError));
     let waits = !(is_stored && is_granted);
     let quota = known.hold.as_ref().map(|hold| wait_for_quota(hold, waits.then_some(answer_timeout)));
-    Now { caller, shared: known.is_shared, stored, quota }
+    let is_fresh = is_granted && matches!(known.entry, Some(Freshness::Fresh { .. }));
+    let second_tier = known.engine.map(|engine| second_tier(engine, known.is_shared, is_granted, is_fresh));
+    Now { caller, shared: known.is_shared, stored, second_tier, quota }
+}
+
+/// Whether the second tier would be looked up, and why not, in a sentence. `is_fresh`: the caller gets a fresh response from
+/// memory.
+fn second_tier(engine: EngineInspection, is_shared: bool, is_granted: bool, is_fresh: bool) -> String {
+    let why = match engine {
+        _ if !is_shared => "it has no responses for one caller alone".to_owned(),
+        _ if !is_granted => "upstream must first accept this caller at this gateway".to_owned(),
+        _ if is_fresh => "the response is in memory".to_owned(),
+        EngineInspection { is_in_use: false, state, .. } => format!("the engine is not in use ({state})"),
+        EngineInspection { is_told: false, .. } => {
+            "the engine has not received the last purges, invalidations or private scopes".to_owned()
+        }
+        _ => return "looked up before a call to upstream".to_owned(),
+    };
+    format!("not looked up: {why}")
 }
 
 /// How long a call would wait for a limit of upstream, and why, in sentences. `longest`: how long a request waits for it at
@@ -142,6 +160,29 @@ mod tests {
         for (left, expected) in [(9_999, "9s 900ms"), (10_000, "10s"), (120, "100ms"), (70, "0s")] {
             let text = wait_for_quota(&hold(left), None);
             assert!(text.starts_with(&format!("a call would wait for at least {expected}, because")), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_second_tier_is_looked_up_only_if_that_may_help() {
+        let engine = EngineInspection { state: "in-use", is_in_use: true, is_told: true };
+        let lost = EngineInspection { state: "silent", is_in_use: false, is_told: false };
+        let behind = EngineInspection { is_told: false, ..engine };
+        for (engine, shared, granted, fresh, expected) in [
+            (engine, true, true, false, "looked up before a call to upstream"),
+            (engine, true, true, true, "not looked up: the response is in memory"),
+            (engine, true, false, false, "not looked up: upstream must first accept this caller at this gateway"),
+            (engine, false, true, false, "not looked up: it has no responses for one caller alone"),
+            (lost, true, true, false, "not looked up: the engine is not in use (silent)"),
+            (
+                behind,
+                true,
+                true,
+                false,
+                "not looked up: the engine has not received the last purges, invalidations or private scopes",
+            ),
+        ] {
+            assert_eq!(second_tier(engine, shared, granted, fresh), expected);
         }
     }
 

@@ -15,12 +15,12 @@ use super::observer::Observer;
 use super::snapshot::Snapshot;
 use super::tier::{LONGEST_LOOK_UP, Tier};
 use super::upstream_setup::{self, UpstreamClientConfig};
-use super::{ActiveConfig, Gateway, Inspection};
+use super::{ActiveConfig, Gateway};
 use crate::budget::Budget;
 use crate::cache::backoffs::Backoffs;
 use crate::cache::entry::Entry;
 use crate::cache::flights::{FlightLimits, Flights};
-use crate::cache::grants::{CallerScope, GrantPolicy, Grants, RenewalPolicy};
+use crate::cache::grants::{GrantPolicy, Grants, RenewalPolicy};
 use crate::cache::revocations::Revocations;
 use crate::cache::second_tier::SecondTier;
 use crate::cache::store::{CacheKey, PurgeSelection, Store};
@@ -30,12 +30,11 @@ use crate::config::{Config, Mode, OnOutage, Settings, Size};
 use crate::fast_path::FastPath;
 use crate::fleet::{Fleet, Watcher};
 use crate::random::Random;
-use crate::request::caller::{Callers, Credential};
+use crate::request::caller::Callers;
 use crate::request::digest::Digests;
 use crate::request::fingerprint::Fingerprints;
 use crate::request::hop::Via;
 use crate::request::id::RequestIds;
-use crate::request::key::RequestKey;
 use crate::seal::Sealer;
 use crate::sync::{Mutex, RwLock};
 use crate::telemetry::events::{Event, Events, NewEvent};
@@ -44,7 +43,6 @@ use crate::telemetry::health::Healths;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::sources::InUse;
 use crate::upstream::Upstream;
-use crate::upstream::gate::{CallKind, GateCall, GateClient};
 use crate::upstream::key_breaker::KeyBreaker;
 use crate::upstream::quota::{Ledger, LimitState};
 use crate::upstream::successes::Successes;
@@ -349,35 +347,6 @@ impl Gateway {
         self.fetcher.lone_flights.close_all();
         self.fetcher.keep_warm_changes.notify_one();
         purged
-    }
-
-    /// The state of a key for a caller, for `explain`.
-    pub fn inspect(&self, key: RequestKey, credential: &Credential) -> Inspection {
-        let (now, caller) = (self.clock.now(), self.callers.of(credential));
-        let service = key.operation().service;
-        let cache_key = self.memory.store.cache_key(&Arc::new(key), caller);
-        let caller_scope = CallerScope { caller, scope: cache_key.key.scope().clone() };
-        let call = GateCall {
-            client: GateClient { caller: Some(caller), peer: None, connection: 0 },
-            class: self.memory.class(Some(caller), Some(&caller_scope), now),
-            caller: Some(caller),
-            api: Some(Arc::clone(&cache_key.key.operation().name)),
-            kind: CallKind::List,
-            max_wait: self.active().answer_timeout,
-        };
-        Inspection {
-            grant_state: self.memory.grants.grant_state(&caller_scope, now),
-            is_shared: cache_key.owner.is_none(),
-            entry: self.memory.store.get(&cache_key).map(|entry| entry.freshness_info().freshness(now)),
-            needs_confirmation: self.memory.store.get(&cache_key).is_none()
-                && self.memory.store.get_for_validation(&cache_key).is_some(),
-            is_suspended: credential
-                .signed()
-                .is_some_and(|signed| self.fetcher.key_breaker.is_suspended(&signed.key, service)),
-            hold: self.fetcher.gate.hold(service, &call),
-            is_backing_off: self.memory.backoffs.is_active_for(&cache_key, &caller_scope, now),
-            uncacheable: self.memory.store.uncacheable_reason(&cache_key, caller, now),
-        }
     }
 }
 
