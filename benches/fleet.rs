@@ -21,7 +21,7 @@ use http_body_util::{BodyExt, Empty};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
-use workspace_gateway::testing::budget::Account;
+use workspace_gateway::testing::budget::Charge;
 use workspace_gateway::testing::catalogue::{Origin, Service};
 use workspace_gateway::testing::clock::Clock;
 use workspace_gateway::testing::config::{Config, Override};
@@ -277,7 +277,7 @@ impl Upstream for Services {
         &'a self,
         key: &'a RequestKey,
         _: FetchContext,
-        _: &'a Account,
+        _: Charge,
     ) -> PendingResponse<'a, UpstreamResponse> {
         let list = key.query().split_once("product_id=").map_or("", |(_, list)| list);
         let list = list.split('&').next().unwrap_or_default();
